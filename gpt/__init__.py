@@ -8,6 +8,7 @@
     accounting.py     parameters, FLOPs and memory of a model, by formula
     console.py        the one place that writes to the screen
     files.py          reading text and JSON with clear errors; writing files that are whole or absent
+    ranges.py         one sentence for each setting that is outside its range
 """
 
 from .model.config import GPTConfig, LlamaConfig

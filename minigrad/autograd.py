@@ -28,9 +28,9 @@ A Function works on plain arrays (NumPy or CuPy), not on Tensors, so each half c
         def backward(ctx, dout):
             return dout * ctx.y, dout * ctx.x
 
-`Function.apply` records the graph, and `backward` walks it. What they call in other files: `switches` says whether to
-record, which kernel runs, and who is watching; `dtypes` casts; `graph_checks` finds mistakes. All of it is reverse-mode
-differentiation: Baydin et al. 2018, "Automatic differentiation in machine learning", section 3.2.
+`Function.apply` records the graph, and `backward` walks it. They call four other files: `dtypes` casts inputs to one
+dtype, `switches` says whether to record and which kernel runs, `graph_checks` finds mistakes, and `backend` knows NumPy
+and CuPy. This is reverse-mode differentiation: Baydin et al. 2018, "Automatic differentiation in machine learning".
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import graph_checks, switches
 from .backend import Array, module_of
-from .dtypes import agree, is_floating
+from .dtypes import is_floating, promote_inputs
 
 if TYPE_CHECKING:  # for annotations only: tensor.py imports this file
     from .tensor import Tensor
 
-# Where an input came from: (the Context that computed it, the number of its output), or (the Tensor itself, 0) if it is
-# a leaf. Gradients travel along the edges, from an op to where its inputs came from. `is_leaf` tells the two apart.
+# Where an input came from, and so where its gradient goes: (source, number of its output). The source is the Context
+# that computed the input, or, for a leaf, the Tensor itself, with number 0. `is_leaf` tells the two apart.
 Edge = tuple[Any, int]
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ class Context:
                 yield edge[0]
 
     def saved(self) -> dict[str, Any]:
-        """What forward saved for backward, by name."""
+        """The values that forward saved for backward, by name."""
         return {name: value for name, value in vars(self).items() if name not in self._node}
 
     def release(self) -> None:
@@ -136,16 +136,16 @@ class Function:
             versions.append(x.version if wanted else None)
 
         # Run: `kernel` is a faster Function that computes the same, or the op itself if there is none.
-        arrays = agree(cls, arrays)  # cast as dtype_rule says
-        kernel = switches.choose(cls, arrays, needs_grad, options)
+        arrays = promote_inputs(cls, arrays)  # type promotion: cast to a common dtype, as dtype_rule says
+        kernel = switches.choose_kernel(cls, arrays, needs_grad, options)
         if kernel.compose is not None:  # a fused op for which there is no kernel
             return kernel.compose(*inputs, **options)
         ctx = Context()
         ctx.function, ctx.needs_grad = kernel, needs_grad
         ctx.edges, ctx.versions = edges, versions
-        switches.tell_before("forward", ctx, arrays)  # tells a profiler, if one is running
+        switches.notify_before("forward", ctx, arrays)  # a profiler, if one is running
         result = kernel.forward(ctx, *arrays, **options)
-        switches.tell_after("forward", ctx, arrays, result)
+        switches.notify_after("forward", ctx, arrays, result)
 
         # Record: backward finds ctx through its outputs.
         several = type(result) is tuple
@@ -249,7 +249,7 @@ def run_backward(node: Context, douts: list[Any]) -> list[Any]:
             douts[index] = xp.asarray(douts[index])
     for index, tensor in (node.retain_grad_of or {}).items():
         add_to_grad(tensor, douts[index])
-    switches.tell_before("backward", node, douts)
+    switches.notify_before("backward", node, douts)
     dinputs = node.function.backward(node, *douts)  # the node is the ctx that forward filled
-    switches.tell_after("backward", node, douts, dinputs)
+    switches.notify_after("backward", node, douts, dinputs)
     return graph_checks.check_returned(node, dinputs)

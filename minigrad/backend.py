@@ -57,8 +57,11 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
     Without a dtype, Python floats become float32. Raises ValueError for a list whose rows differ in length, TypeError
     for anything else that does not consist of numbers.
     """
-    array = data if is_array(data) else _array_of_numbers(data)
     what = f"cannot make a tensor of {type(data).__name__}"
+    try:
+        array = data if is_array(data) else np.asarray(data)
+    except ValueError:
+        raise ValueError(f"{what}: its rows differ in length") from None
     if isinstance(array, np.matrix):
         raise TypeError(f"{what}, whose * is a matrix product: pass np.asarray(matrix)")
     if isinstance(array, np.ma.MaskedArray):
@@ -72,15 +75,8 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
     return array if device is None else to_device(array, device)
 
 
-def _array_of_numbers(data: Any) -> np.ndarray:
-    try:
-        return np.asarray(data)
-    except ValueError:
-        raise ValueError(f"cannot make a tensor of {type(data).__name__}: its rows differ in length") from None
-
-
 def device_of(array: Any) -> str:
-    """Where `array` lives: "cpu" or "cuda:0"."""
+    """The device that holds `array`: "cpu" or "cuda:0"."""
     if module_of(array) is np:
         return "cpu"
     return f"cuda:{array.device.id}"
@@ -133,7 +129,7 @@ def resolve_device(device: str) -> str:
 
 
 def device_and_dtype(targets: tuple[Any, ...], device: str | None, dtype: Any) -> tuple[str | None, np.dtype | None]:
-    """What `x.to(*targets, device=..., dtype=...)` asks for, where each target is a device or a dtype.
+    """The device and the dtype that `x.to(*targets, device=..., dtype=...)` asks for; each target is one of the two.
 
     >>> device_and_dtype(("cpu", np.float64), None, None)
     ('cpu', dtype('float64'))
@@ -252,7 +248,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def blas_threads() -> int:
-    """How many threads matrix products run on. Another number sums in another order, which changes the last bits."""
+    """The number of threads of matrix products. Another number sums in another order, which changes the last bits."""
     try:
         from threadpoolctl import threadpool_info
     except ImportError:

@@ -1,4 +1,4 @@
-"""Which dtype a result has, by PyTorch's rules.
+"""Type promotion: the dtype that an op computes in, by PyTorch's rules.
 
 In NumPy, int32 + float32 is float64, and one float64 number in an array without dimensions turns a float32 array into
 float64. PyTorch does neither, and neither do we: a training run in float32 must stay in float32.
@@ -73,30 +73,30 @@ def _rank(dtype: np.dtype) -> int:
     return {"b": 0, "i": 1, "u": 1, "c": 3}.get(dtype.kind, 2)  # the rest are floats
 
 
-def agree(function: Any, operands: list[Any]) -> list[Any]:
-    """The operands of an op, cast as its `dtype_rule` says.
+def promote_inputs(function: Any, operands: list[Any]) -> list[Any]:
+    """Cast the inputs of an op as its `dtype_rule` says.
 
     Raises RuntimeError for operands on two devices, TypeError for dtypes that must not be mixed and for anything that
     is not a tensor, an array or a number.
     """
-    first, alike = None, True
+    first, same_dtype = None, True
     for operand in operands:
         kind = type(operand)
         if kind is np.ndarray:
             if first is None:
                 first = operand.dtype
             elif operand.dtype is not first:
-                alike = False
+                same_dtype = False
         elif kind is not float and kind is not int and operand is not None:
             break
     else:  # the usual case: all on the CPU, and of one dtype or free to differ
         rule = function.dtype_rule
-        if rule == "any" or (alike and (first is None or first.kind == "f" or rule == "same")):
+        if rule == "any" or (same_dtype and (first is None or first.kind == "f" or rule == "same")):
             return operands
-    return _agree_in_general(function, [x.item() if isinstance(x, np.generic) else x for x in operands])
+    return _promote_in_general(function, [x.item() if isinstance(x, np.generic) else x for x in operands])
 
 
-def _agree_in_general(function: Any, operands: list[Any]) -> list[Any]:
+def _promote_in_general(function: Any, operands: list[Any]) -> list[Any]:
     for operand in operands:
         if operand is not None and type(operand) not in _SCALARS and not is_array(operand):
             raise TypeError(f"{op_name(function)}: expected tensors, arrays or numbers, got {type(operand).__name__}")

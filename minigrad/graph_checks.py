@@ -53,7 +53,7 @@ def _saved_arrays(ctx: Any) -> Iterator[tuple[str, Array]]:
 
 
 def check_returned(ctx: Any, returned: Any) -> list[Any]:
-    """What `ctx`'s backward returned, as a list: one gradient per input, of the input's shape and dtype.
+    """Check what the backward of `ctx` returned, and return it as a list: a gradient per input, in the input's dtype.
 
     Raises TypeError where it is not a tuple of that length, ValueError for a gradient of another shape.
     """

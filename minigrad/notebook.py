@@ -1,4 +1,4 @@
-"""How a notebook shows tensors, modules and reports: as HTML without scripts, readable on a light and a dark page."""
+"""Tensors, modules and reports in a notebook: HTML without scripts, readable on a light and a dark page."""
 
 from __future__ import annotations
 
@@ -51,3 +51,10 @@ def outline_html(text: str) -> str:
 def report_html(report: object) -> str:
     """A report as the table that `print` shows."""
     return f'<pre style="overflow-x:auto">{escape(str(report))}</pre>'
+
+
+class NotebookReport:
+    """Base of reports: a notebook shows the table that `print` shows."""
+
+    def _repr_html_(self) -> str:
+        return report_html(self)

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import switches
 from .backend import Array, module_of
+from .functional.argument_checks import check_fraction
 from .parameter_groups import ParameterGroups
 from .tensor import Tensor
 
@@ -26,9 +27,8 @@ class Optimizer(ParameterGroups):
     def step(self) -> None:
         """Update every parameter that has a gradient."""
         moves = self.moves()
-        gradients = [grad for _, grad, _, _ in moves]
         # a fast kernel that updates all parameters at once, if one is selected; else `update_each`
-        update_all = switches.kernel_for(type(self), gradients, Optimizer.update_each)
+        update_all = switches.kernel_for(type(self), [grad for _, grad, _, _ in moves]) or Optimizer.update_each
         update_all(self, moves)
         for p, *_ in moves:
             p.version += 1  # counts changes in place: a backward() that needs the old values will raise an error
@@ -177,11 +177,13 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> A
         return np.zeros((), np.float32)
     xp = module_of(gradients[0])
     # one norm over all parameters together, as if they were one long vector
-    total = xp.asarray(xp.sqrt(switches.kernel_for(sum_of_squares, gradients)(gradients)))
+    add_squares = switches.kernel_for(sum_of_squares, gradients) or sum_of_squares
+    total = xp.asarray(xp.sqrt(add_squares(gradients)))
     # factor = min(1, max_norm / (total + 1e-6)), but 1 where total is not finite
     is_finite = xp.isfinite(total)
     factor = xp.where(is_finite, xp.minimum(1.0, max_norm / (xp.where(is_finite, total, 0) + 1e-6)), 1.0)
-    switches.kernel_for(scale, gradients)(gradients, factor)
+    scale_all = switches.kernel_for(scale, gradients) or scale
+    scale_all(gradients, factor)
     return total
 
 
@@ -209,8 +211,7 @@ class WarmupCosine:
     def __init__(self, optimizer: Optimizer, warmup_steps: int, total_steps: int, min_ratio: float = 0.1):
         if not 0 <= warmup_steps <= total_steps:
             raise ValueError(f"a warm-up of {warmup_steps} steps does not fit into {total_steps} steps")
-        if not 0 <= min_ratio <= 1:
-            raise ValueError(f"min_ratio must be in 0..1, got {min_ratio}")
+        check_fraction("min_ratio", min_ratio)
         self.optimizer, self.min_ratio = optimizer, min_ratio
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
         self.peaks: list[float] = [group["lr"] for group in optimizer.param_groups]

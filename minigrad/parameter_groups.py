@@ -1,4 +1,4 @@
-"""What every optimizer keeps: groups of parameters with their settings, and a state for each parameter; how to save it.
+"""The part that all optimizers share: parameters in groups with settings, a state for each, and how they are saved.
 
 The rules that change the parameters are in optim.py.
 """
@@ -33,10 +33,9 @@ class ParameterGroups:
 
     def add_param_group(self, group: dict[str, Any]) -> None:
         """Add parameters with settings of their own."""
-        self._check_names(group)
+        self._check(group)
         params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         group = {**self.defaults, **group, "params": params}
-        _check_settings(group)
         known = {id(p) for p in self._parameters()}
         for p in params:
             if not isinstance(p, Tensor) or not p.is_leaf:
@@ -47,11 +46,21 @@ class ParameterGroups:
             known.add(id(p))
         self.param_groups.append(group)
 
-    def _check_names(self, group: dict[str, Any]) -> None:
+    def _check(self, group: dict[str, Any]) -> None:
+        """Raise ValueError for settings that the optimizer does not have, or that are out of range."""
         unknown = set(group) - set(self.defaults) - {"params"}
         if unknown:
             known = ", ".join(self.defaults)
             raise ValueError(f"{type(self).__name__} has no setting {', '.join(sorted(unknown))}; it has {known}")
+        settings = {**self.defaults, **group}
+        for name in ("lr", "weight_decay", "eps", "momentum"):
+            if name in settings and not settings[name] >= 0:
+                raise ValueError(f"{name} must be >= 0, got {settings[name]}")
+        if settings.get("nesterov") and not settings.get("momentum"):
+            raise ValueError("nesterov=True needs a momentum > 0, got 0")
+        for beta in settings.get("betas", ()):
+            if not 0 <= beta < 1:
+                raise ValueError(f"betas must be in [0, 1), got {settings['betas']}")
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
@@ -80,8 +89,7 @@ class ParameterGroups:
         if ours != theirs:
             raise ValueError(f"the optimizer has groups of {ours} parameters, its saved state of {theirs}")
         for group in groups:
-            self._check_names(group)
-            _check_settings(group)
+            self._check(group)
         parameters = dict(enumerate(self._parameters()))
         loaded: dict[int, dict[str, Any]] = {}
         for key, saved in state_dict["state"].items():
@@ -100,14 +108,3 @@ def _loaded(name: str, value: Any, p: Tensor) -> Any:
     if tuple(value.shape) != p.shape:
         raise ValueError(f"a saved {name} has shape {tuple(value.shape)}, its parameter {p.shape}")
     return to_device(value, device_of(p.data)).astype(p.dtype)
-
-
-def _check_settings(group: dict[str, Any]) -> None:
-    for name in ("lr", "weight_decay", "eps", "momentum"):
-        if name in group and not group[name] >= 0:
-            raise ValueError(f"{name} must be >= 0, got {group[name]}")
-    if group.get("nesterov") and not group.get("momentum"):
-        raise ValueError("nesterov=True needs a momentum > 0, got 0")
-    for beta in group.get("betas", ()):
-        if not 0 <= beta < 1:
-            raise ValueError(f"betas must be in [0, 1), got {group['betas']}")

@@ -68,7 +68,7 @@ def autocast(dtype: str = "bfloat16", enabled: bool = True) -> Iterator[None]:
 
 
 def _in_bfloat16(textbook: Any, chosen: Any) -> Any:
-    """What runs in place of `chosen`.
+    """Return the Function that runs in place of `chosen`: step 4 of how an op finds its kernel, in switches.py.
 
     A fused op runs as the ops that it consists of, so that the results in between are rounded. A kernel that takes
     bfloat16 arrays runs as it is.

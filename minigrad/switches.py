@@ -1,7 +1,17 @@
-"""What `Function.apply` looks up each time it runs: is the graph recorded, which kernel runs, who is watching.
+"""Switches that `Function.apply` reads each time it runs: is the graph recorded, which kernel runs, who is watching?
 
 Recording (`no_grad`) and mixed precision (`autocast`) are switched for one thread, as in PyTorch. The choice of kernels
 and the observers hold for all threads of the process.
+
+How an op finds its kernel, a faster Function with the same arguments and, up to rounding, the same result:
+
+1. `use_kernels("fast")` fills two tables {op: kernel}, one for NumPy arrays and one for a GPU (kernels/dispatch.py).
+2. For each call, `choose_kernel` looks the op up in the table of the device that holds the arrays. (An optimizer finds
+   a kernel that updates all parameters at once in the same tables: optim.py.)
+3. A kernel that is made for some inputs only has a method `suits`. Where it returns False, or the table has no kernel,
+   the op itself runs: its textbook form.
+4. Inside `autocast`, a Function that rounds to bfloat16 takes the place of the chosen one (precision.py).
+5. The node that is recorded keeps the Function that ran forward, so backward always matches it.
 """
 
 from __future__ import annotations
@@ -18,7 +28,7 @@ from .backend import is_array, module_of
 
 
 class Observer:
-    """Base of what watches every op of all threads while it is in `observers`: a profiler, an account of memory, ..."""
+    """Base of classes that watch every op of all threads while they are in `observers`: a profiler, for example."""
 
     def before(self, phase: str, ctx: Any, arrays: list[Any]) -> None:
         """`phase` is "forward" or "backward"; `arrays` are what the Function is about to get."""
@@ -34,8 +44,9 @@ recording: ContextVar[tuple[bool, ...]] = ContextVar("recording", default=(True,
 autocast: ContextVar[Callable[[type, type], type] | None] = ContextVar("autocast", default=None)
 tf32 = ContextVar("tf32", default=False)  # do a GPU's products of float32 keep 10 bits of the mantissa?
 
-kernels: dict[Any, Any] = {}  # textbook Function -> the one to run in its place; see kernels/__init__.py
-cuda_kernels: Mapping[Any, Any] = {}  # the same where the arrays are on a GPU
+kernels: dict[Any, Any] = {}  # op -> the kernel to run in its place
+# The same for arrays on a GPU. A function makes the table, so the CUDA files are read when the first such array comes.
+cuda_kernels: Callable[[], Mapping[Any, Any]] = dict
 accumulate: Callable[..., None] | None = None  # what runs in place of autograd.add_up; see kernels/accumulation.py
 observers: list[Observer] = []
 
@@ -45,37 +56,33 @@ def is_recording() -> bool:
     return recording.get()[-1]
 
 
-def choose(op: Any, arrays: Sequence[Any], needs_grad: Sequence[bool], options: dict[str, Any]) -> Any:
-    """The Function that runs when `op` is called: a kernel that suits the arrays, else `op` itself.
-
-    A kernel that is made for some arrays only says so: `suits(needs_grad, *arrays, **options)`. autocast puts one that
-    rounds in its place.
-    """
+def choose_kernel(op: Any, arrays: Sequence[Any], needs_grad: Sequence[bool], options: dict[str, Any]) -> Any:
+    """Return the Function that runs when `op` is called: a kernel, or `op` itself. See above."""
     kernel, rounding = kernel_for(op, arrays), autocast.get()
-    if kernel is not op and hasattr(kernel, "suits") and not kernel.suits(needs_grad, *arrays, **options):
+    if kernel is None or (hasattr(kernel, "suits") and not kernel.suits(needs_grad, *arrays, **options)):
         kernel = op
     return kernel if rounding is None else rounding(op, kernel)
 
 
-def kernel_for(op: Any, arrays: Sequence[Any], otherwise: Any = None) -> Any:
-    """What runs for `op` on the device that holds `arrays`: a fast kernel, else `otherwise`, else `op` itself."""
+def kernel_for(op: Any, arrays: Sequence[Any]) -> Any:
+    """Look `op` up in the table of the device that holds `arrays`; None if there is no kernel."""
     table: Mapping[Any, Any] = kernels
     for array in arrays:
         if type(array) is np.ndarray:  # nearly always
             break
         if is_array(array):
-            table = kernels if module_of(array) is np else cuda_kernels
+            table = kernels if module_of(array) is np else cuda_kernels()
             break
-    return table.get(op, otherwise or op)
+    return table.get(op)
 
 
-def tell_before(phase: str, ctx: Any, arrays: list[Any]) -> None:
+def notify_before(phase: str, ctx: Any, arrays: list[Any]) -> None:
     """Tell every observer that an op is about to run."""
     for observer in observers:
         observer.before(phase, ctx, arrays)
 
 
-def tell_after(phase: str, ctx: Any, arrays: list[Any], result: Any) -> None:
+def notify_after(phase: str, ctx: Any, arrays: list[Any], result: Any) -> None:
     """Tell every observer that it has run. The last one is told first, so that each measures the op, not the others."""
     for observer in observers[::-1] if observers else ():
         observer.after(phase, ctx, arrays, result if isinstance(result, tuple) else (result,))
@@ -87,12 +94,12 @@ class no_grad(contextlib.ContextDecorator):
     It holds for the thread that enters it. Other threads go on recording.
     """
 
+    _records = False
+
     def __call__(self, function: Any) -> Any:
         if inspect.isgeneratorfunction(function):  # calling it only makes the generator, which runs later
             raise TypeError(f"@no_grad() cannot wrap the generator {function.__name__}; use `with no_grad()` in it")
         return super().__call__(function)
-
-    _records = False
 
     def __enter__(self) -> None:
         recording.set((*recording.get(), self._records))

@@ -11,7 +11,7 @@ import numpy as np
 from . import autograd, backend
 from . import functional as F
 from .backend import DEFAULT_DTYPE, NUMBERS, Array
-from .dtypes import agree, is_floating
+from .dtypes import is_floating, promote_inputs
 from .notebook import tensor_html
 
 # What `ndarray * tensor` and the like reach, through Tensor.__array_ufunc__.
@@ -182,7 +182,7 @@ class _Comparison:
 
 
 def _compare(op: Callable[..., Array], *operands: Any) -> Tensor:
-    return Tensor(op(*agree(_Comparison, [_data(x) for x in operands])))
+    return Tensor(op(*promote_inputs(_Comparison, [_data(x) for x in operands])))
 
 
 def _data(x: Any) -> Any:

@@ -6,8 +6,8 @@ import webbrowser
 
 from minigrad import use_kernels
 from scripts.explain import inside_page
+from scripts.pages.explore_data import Looker
 from scripts.pages.local_server import LocalServer
-from scripts.pages.look import Looker
 from scripts.pages.web_page import POLICY
 from scripts.shared import command_line
 

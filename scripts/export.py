@@ -16,7 +16,7 @@ EXAMPLES = """examples:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("run", metavar="RUN", help="a run, a Hugging Face folder, a GGUF file, or a name")
+    parser.add_argument("run", metavar="RUN", help=command_line.SOURCES)
     parser.add_argument("folder", metavar="FOLDER", help="a new or empty folder to write into")
     text = f"write a GGUF file whose matrices are of this kind: {', '.join(KINDS)}; adapters are merged"
     parser.add_argument("--gguf", choices=KINDS, default=None, metavar="KIND", help=text)

@@ -15,7 +15,8 @@ import numpy as np
 
 import minigrad.functional as F
 from minigrad import Tensor, manual_seed
-from minigrad.gradcheck.check import GradcheckError, Report, band, gradcheck
+from minigrad.gradcheck.check import gradcheck
+from minigrad.gradcheck.report import GradcheckError, Report, band
 from scripts.shared import command_line
 
 METHODS = ("central", "complex")

@@ -22,7 +22,6 @@ EXAMPLES = """examples:
   python scripts/lora.py --compare --out-dir runs/methods           full, lora and qlora on the same data, in one table
 """
 LET_IT_WRITE = "to generate text with it:\n  python scripts/generate.py --model {folder}"
-MERGE_IT = "to merge the adapters into the model:\n  python scripts/lora.py --merge {folder} --out-dir {folder}-merged"
 ADAPTERS = ("r", "alpha", "dropout", "target_modules", "slices", "use_rslora")  # options of adapters alone
 LEARNING_RATES = {"full": 1e-3, "lora": 1e-2, "qlora": 1e-2}  # adapters start at zero and tolerate larger steps
 
@@ -73,8 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         method = settings_of(AdaptationConfig, arguments.out_dir).method
     if method == "full":
         command_line.refuse(parser, given, ADAPTERS, "sets up adapters, which --method full does not have")
-    advice = LET_IT_WRITE if method == "full" else MERGE_IT
-    return stage_options.run(parser, argv, train_adaptation, AdaptationConfig, "lora", advice, _as_settings)
+    return stage_options.run(parser, argv, train_adaptation, AdaptationConfig, "lora", LET_IT_WRITE, _as_settings)
 
 
 def _as_settings(options: dict[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from typing import Any
 
 from gpt.training.data_parallel import Team
 from gpt.training.pretraining import PretrainingConfig, pretrain, resume_pretraining
 from gpt.training.run import Run
-from gpt.training.run_folder import settings_of
 from gpt.training.training_config import OPTIMIZERS, PRECISIONS
 from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
@@ -21,7 +19,7 @@ EXAMPLES = """examples:
   python scripts/train.py --init-from runs/book --data more.txt --out-dir runs/more     a trained model on another text
   mpiexec -n 2 python scripts/train.py --data-parallel             two processes that share each batch
 """
-SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "dropout", "vocab_size")
+SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "dropout")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,19 +55,12 @@ def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Ru
     if arguments.precision == "tf32" and device == "cpu":
         raise ValueError("--precision tf32 needs a GPU: on the CPU, use float32 or bfloat16")
     if arguments.init_from == "resume":
-        run = dataclasses.asdict(settings_of(PretrainingConfig, arguments.out_dir))
-        command_line.refuse_contradictions(given, {**run, **run["model"], **run["training"]}, arguments.out_dir)
+        stage_options.refuse_contradictions(given, PretrainingConfig, arguments.out_dir)
         return resume_pretraining(arguments.out_dir, device, team)
-    if arguments.init_from == "scratch":
-        shape = [name for name in SHAPE if name != "vocab_size"]
-        return pretrain(_config(vars(arguments), shape), device, team=team)
-    shape = [name for name in SHAPE if name in given]
-    return pretrain(_config(vars(arguments), shape), device, arguments.init_from, team)
-
-
-def _config(options: dict[str, Any], shape: list[str]) -> PretrainingConfig:
-    """The settings of a run. shape: the options of the model's shape to include."""
-    return stage_options.build(PretrainingConfig, {**options, "model": {name: options[name] for name in shape}})
+    options, is_new = vars(arguments), arguments.init_from == "scratch"
+    shape = SHAPE if is_new else [name for name in (*SHAPE, "vocab_size") if name in given]
+    config = stage_options.build(PretrainingConfig, {**options, "model": {name: options[name] for name in shape}})
+    return pretrain(config, device, None if is_new else arguments.init_from, team)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 import minigrad.functional as F
+from gpt.ranges import check_ranges
 from minigrad import Tensor, nn
 from minigrad.backend import Array, device_of, module_of, to_device
 from minigrad.nn.layers import activate
@@ -131,12 +132,9 @@ class LoRAConfig:
     alpha_pattern: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
-            raise ValueError(f"the rank r must be an integer >= 1, got {self.r!r}")
-        if not 0 < self.alpha < math.inf:
-            raise ValueError(f"alpha must be a number > 0, got {self.alpha!r}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
+        check_ranges(self, "an integer >= 1", "r")
+        check_ranges(self, "a number > 0", "alpha")
+        check_ranges(self, "in [0, 1)", "dropout")
         for name in ("target_modules", "slices", "modules_to_save"):  # lists, as JSON has them, become tuples
             if not isinstance(getattr(self, name), str | None):
                 object.__setattr__(self, name, tuple(getattr(self, name)))

@@ -41,7 +41,7 @@ def times_transposed(x: Array, weight: Weight) -> Array | None:
 
 
 def _for_kernels(x: Array, weight: Weight) -> QuantizedMatrix | BlockMatrix | None:
-    if module_of(x) is np or not switches.cuda_kernels or x.dtype != np.float32 or len(x) == 0:
+    if module_of(x) is np or not switches.cuda_kernels() or x.dtype != np.float32 or len(x) == 0:
         return None
     matrix = _arrays_of(weight)
     return matrix if matrix.fits() else None

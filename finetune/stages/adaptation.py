@@ -84,7 +84,7 @@ class AdaptationConfig(RunConfig):
 
     @property
     def beside_quantized(self) -> bool:
-        """Whether the adapters are trained beside quantized weights, of which there are float ones in `init_from`."""
+        """Whether the adapters are trained beside quantized weights of a base model that also has float ones."""
         return self.method == "qlora" or self.packed
 
 

@@ -30,12 +30,13 @@ import numpy as np
 
 from gpt import LanguageModel, Tokenizer
 from gpt.console import show
+from gpt.ranges import check_ranges
 from gpt.training.checkpoint import save_checkpoint
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
-from gpt.training.training_config import TrainingConfig, check_ranges
+from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_step
 from minigrad import Tensor, backend, no_grad
 from minigrad.backend import to_numpy

@@ -27,10 +27,11 @@ import numpy as np
 
 from gpt import Tokenizer
 from gpt.console import show
+from gpt.ranges import check_ranges
 from gpt.training.checkpoint import CheckpointError, check_like
 from gpt.training.loading import load_model
 from gpt.training.run import Run
-from gpt.training.training_config import TrainingConfig, check_ranges
+from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_step
 from minigrad import Tensor, backend, nn
 from minigrad.backend import to_numpy

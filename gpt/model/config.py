@@ -6,6 +6,8 @@ import dataclasses
 import math
 from typing import Any, Self
 
+from ..ranges import check_ranges
+
 ACTIVATIONS = ("gelu_tanh", "gelu", "relu", "silu")
 INIT_STD = 0.02  # the standard deviation of weights at first
 GPT2_VOCAB_SIZE = 50257
@@ -37,22 +39,6 @@ class Settings:
         (124439808, 134515008)
         """
         return sum(self.parameters().values())
-
-    def _check_counts(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-
-    def _check_epsilon(self, name: str) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, float | int) or not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be a number >= 0, got {value!r}")
-
-    def _check_flags(self, *names: str) -> None:
-        for name in names:
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
 
     def _check_heads(self, n_embd: int, n_head: int) -> None:
         if n_embd % n_head:
@@ -87,17 +73,16 @@ class GPTConfig(Settings):
     tied: bool = True
 
     def __post_init__(self) -> None:
-        self._check_counts("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
+        check_ranges(self, "an integer >= 1", "vocab_size block_size n_layer n_head n_embd")
         self._check_heads(self.n_embd, self.n_head)
         if self.n_inner is None:
             object.__setattr__(self, "n_inner", 4 * self.n_embd)
-        self._check_counts("n_inner")
-        self._check_flags("tied")
+        check_ranges(self, "an integer >= 1", "n_inner")
+        check_ranges(self, "true or false", "tied")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
-        if not isinstance(self.dropout, float | int) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be a number in [0, 1), got {self.dropout!r}")
-        self._check_epsilon("layer_norm_epsilon")
+        check_ranges(self, "a number in [0, 1)", "dropout")
+        check_ranges(self, "a number >= 0", "layer_norm_epsilon")
         if self.norm not in ("pre", "post"):
             raise ValueError(f"norm must be 'pre' or 'post', got {self.norm!r}")
         if self.positions not in ("learned", "sinusoidal"):
@@ -208,11 +193,11 @@ class LlamaConfig(Settings):
     qk_norm: bool = False
 
     def __post_init__(self) -> None:
-        self._check_counts("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "n_inner")
+        check_ranges(self, "an integer >= 1", "vocab_size block_size n_layer n_head n_kv_head n_embd n_inner")
         if self.head_size is None:
             self._check_heads(self.n_embd, self.n_head)
             object.__setattr__(self, "head_size", self.n_embd // self.n_head)
-        self._check_counts("head_size")
+        check_ranges(self, "an integer >= 1", "head_size")
         if isinstance(self.rope_scaling, dict):  # from JSON
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
         if self.n_head % self.n_kv_head:
@@ -225,10 +210,9 @@ class LlamaConfig(Settings):
                 f"rotary positions turn pairs of numbers, but a head has {self.head_size} (n_embd / n_head); choose "
                 "an even head size"
             )
-        if not isinstance(self.rope_theta, float | int) or not 0 < self.rope_theta < math.inf:
-            raise ValueError(f"rope_theta must be a number > 0, got {self.rope_theta!r}")
-        self._check_epsilon("rms_norm_epsilon")
-        self._check_flags("tied", "qkv_bias", "qk_norm")
+        check_ranges(self, "a number > 0", "rope_theta")
+        check_ranges(self, "a number >= 0", "rms_norm_epsilon")
+        check_ranges(self, "true or false", "tied qkv_bias qk_norm")
 
     def parameters(self) -> dict[str, int]:
         """The number of parameters of each kind of component, where G = K D are the channels of keys and of values.

@@ -8,7 +8,6 @@ one token. The rest of the page is about what they keep between two steps.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import zip_longest
@@ -20,6 +19,7 @@ from minigrad import Tensor, no_grad
 from minigrad.backend import generator
 from minigrad.nn.module import evaluating
 
+from ..ranges import check_ranges
 from .kv_cache import KVCache
 
 
@@ -65,14 +65,10 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must be a number >= 0, got {self.temperature}")
-        if self.top_k is not None and not (isinstance(self.top_k, int | np.integer) and self.top_k >= 1):
-            raise ValueError(f"top_k must be an integer >= 1 or None, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
-        if not 0 < self.repetition_penalty < math.inf:
-            raise ValueError(f"repetition_penalty must be a number > 0, got {self.repetition_penalty}")
+        check_ranges(self, "a number >= 0", "temperature")
+        check_ranges(self, "an integer >= 1 or None", "top_k")
+        check_ranges(self, "in (0, 1]", "top_p")
+        check_ranges(self, "a number > 0", "repetition_penalty")
 
     def choose(self, logits: np.ndarray, seen: Iterable[int], rng: np.random.Generator) -> int:
         """Choose one token. logits: (V,). seen: the tokens that are in the text."""

@@ -108,7 +108,7 @@ def check_moments(optimizer: Optimizer, saved: dict[str, Any], steps: int) -> No
 
 def arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:
     """The versions and settings that decide the last bits of a sum, apart from the processor."""
-    kernels = switches.kernels if parameter.device == "cpu" else switches.cuda_kernels
+    kernels = switches.kernels if parameter.device == "cpu" else switches.cuda_kernels()
     return {
         "cores": backend.usable_cores(),
         "threads": backend.blas_threads(),

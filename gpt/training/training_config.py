@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
-from typing import Any
 
 from minigrad import nn, optim
 from minigrad.muon import Muon, muon_groups
 
+from ..ranges import check_ranges
+
 PRECISIONS = ("float32", "tf32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon")
-
-
-RANGES: dict[str, Callable[[float], bool]] = {
-    ">= 1": lambda x: x >= 1,
-    ">= 2": lambda x: x >= 2,
-    "a number >= 0": lambda x: 0 <= x < math.inf,
-    "a number > 0": lambda x: 0 < x < math.inf,
-    "in [0, 1]": lambda x: 0 <= x <= 1,
-}
-
-
-def check_ranges(settings: Any, words: str, names: str) -> None:
-    """Raise ValueError unless each of the settings of these names is what the words, one of RANGES, say."""
-    for name in names.split():
-        if not RANGES[words](value := getattr(settings, name)):
-            raise ValueError(f"{name} must be {words}, got {value}")
 
 
 @dataclasses.dataclass(frozen=True)

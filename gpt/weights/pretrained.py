@@ -6,7 +6,8 @@ A folder has config.json, usually a tokenizer, and the tensors, in one safetenso
     model-00001-of-00002.safetensors     some tensors (a "shard"), and
     model.safetensors.index.json         {"weight_map": {"wte.weight": "model-00001-of-00002.safetensors", ...}}
 
-gpt2_huggingface.py and llama_huggingface.py have the tables from these settings and tensors to ours.
+gpt2_huggingface.py and llama_huggingface.py have the tables from these settings and tensors to ours. The first begins
+with a naive loader of fifteen lines: all that loading is, without the checks.
 
 Pickled weights (pytorch_model.bin) are not loaded, because a pickle is a program and can do anything when it is loaded.
 """

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..autograd import Function
 from ..backend import Array, module_of
-from .broadcasting import check_floating, normalize_dim
+from .argument_checks import check_floating, normalize_dim
 from .elementwise import div, mul, neg, where
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
 from ..backend import module_of, next_stream
-from .broadcasting import array_of, check_broadcastable, check_floating, check_tensor, shape_of, unbroadcast
+from .argument_checks import array_of, check_floating, check_fraction, check_tensor
+from .broadcasting import check_broadcastable, shape_of, unbroadcast
 from .shape import reshape, unsqueeze
-from .stochastic import check_probability, keep_scale
+from .stochastic import keep_scale
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -48,13 +49,13 @@ class ScaledDotProductAttention(Function):
         ctx.keep = attention_dropout(q, scores.shape, dropout_p, stream)  # (..., T, S), or None without dropout
         ctx.q, ctx.k, ctx.v, ctx.scale = q, k, v, scale
         ctx.mask_shape = shape_of(mask)
-        return drop(ctx.probs, ctx.keep) @ v  # (..., T, Dv)
+        return apply_dropout(ctx.probs, ctx.keep) @ v  # (..., T, Dv)
 
     @staticmethod
     def backward(ctx, dout):
-        # out = drop(probs) @ v
-        dv = drop(ctx.probs, ctx.keep).swapaxes(-1, -2) @ dout  # (..., S, Dv)
-        dprobs = drop(dout @ ctx.v.swapaxes(-1, -2), ctx.keep)  # (..., T, S)
+        # out = apply_dropout(probs) @ v
+        dv = apply_dropout(ctx.probs, ctx.keep).swapaxes(-1, -2) @ dout  # (..., S, Dv)
+        dprobs = apply_dropout(dout @ ctx.v.swapaxes(-1, -2), ctx.keep)  # (..., T, S)
         # probs = softmax(scores)
         dscores = ctx.probs * (dprobs - (dprobs * ctx.probs).sum(axis=-1, keepdims=True))  # (..., T, S)
         # scores = q @ k.T * scale + mask
@@ -84,7 +85,7 @@ def scaled_dot_product_attention(
     ScaledDotProductAttention. Raises ValueError for shapes that do not fit, TypeError for mixed dtypes and for a mask
     of integers.
     """
-    check_probability("scaled_dot_product_attention", dropout_p)
+    check_fraction("scaled_dot_product_attention: probability", dropout_p)
     if enable_gqa:
         out_shape = (*query.shape[:-1], value.shape[-1])
         query, key, value, attn_mask = _share_heads(query, key, value, attn_mask)
@@ -141,7 +142,7 @@ def attention_dropout(q, shape, p, stream):
     return out.reshape(shape)
 
 
-def drop(x, keep):
+def apply_dropout(x, keep):
     """x times its dropout scales; x itself without dropout."""
     return x if keep is None else x * keep
 

@@ -1,73 +1,12 @@
-"""What ops share: broadcasting and its reverse, the `dim` argument, and checks of what they were given.
-
-Functions with a `dim` also have a parameter `**numpy_names`. It catches NumPy's `axis=` and `keepdims=`, so that the
-error can say which name to use (`check_names`).
-"""
+"""Broadcasting: NumPy repeats an array that is too small for an operation; backward adds up the copies' gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Never, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from ..backend import Array, module_of
-from ..dtypes import is_floating
-
-if TYPE_CHECKING:
-    from ..tensor import Tensor
-
-Operand: TypeAlias = "Tensor | Array | float"  # what an elementwise op accepts
-Dims: TypeAlias = int | Sequence[int] | None  # one axis, several, or all of them
-_NO_NAMES: Mapping[str, Never] = {}
-
-
-def shape_of(x: Any) -> tuple[int, ...]:
-    """The shape of an array; () for a Python number."""
-    return getattr(x, "shape", ())
-
-
-def array_of(x: Any) -> Any:
-    """The array of a Tensor; anything else as it is."""
-    return x.data if hasattr(x, "requires_grad") else x
-
-
-def check_tensor(op: str, *operands: Any) -> None:
-    """Raise TypeError for what is neither a Tensor nor an array, such as a list."""
-    for x in operands:
-        if not hasattr(x, "ndim"):
-            raise TypeError(f"{op}: expected a tensor, got {type(x).__name__}; make one with minigrad.tensor(...)")
-
-
-def check_names(op: str, numpy_names: Mapping[str, Never]) -> None:
-    """Raise TypeError for an argument that the function does not have, and say which names there are."""
-    if numpy_names:
-        names = "dim (or dims) for NumPy's axis, keepdim for keepdims"
-        raise TypeError(f"{op}: there is no argument {', '.join(numpy_names)!r}; the names are PyTorch's: {names}")
-
-
-def check_floating(op: str, x: Any) -> None:
-    """Raise TypeError for integers and booleans."""
-    check_tensor(op, x)
-    if not is_floating(x.dtype):
-        raise TypeError(f"{op}: needs floating point, got {x.dtype}; convert with .to(np.float32)")
-
-
-def check_boolean(op: str, mask: Any) -> None:
-    """Raise TypeError unless the mask is a tensor or an array of booleans."""
-    dtype = getattr(mask, "dtype", None)
-    if dtype is None or dtype.kind != "b":
-        found = type(mask).__name__ if dtype is None else dtype
-        raise TypeError(f"{op}: the mask must be boolean, got {found}; compare, as in x > 0, to make one")
-
-
-def check_broadcastable(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that `shapes` broadcast to. Raises ValueError if there is none."""
-    try:
-        return np.broadcast_shapes(*shapes)
-    except ValueError:
-        names = " and ".join([str(shape) for shape in shapes])
-        raise ValueError(f"{op}: shapes {names} cannot be broadcast together") from None
+from ..backend import Array
 
 
 def unbroadcast(dout: Array, shape: tuple[int, ...]) -> Array:
@@ -83,49 +22,21 @@ def unbroadcast(dout: Array, shape: tuple[int, ...]) -> Array:
     """
     if dout.shape == shape:
         return dout
-    added = dout.ndim - len(shape)
+    added = dout.ndim - len(shape)  # axes that NumPy put in front
+    # axes of length 1 that became longer; `shape` has them at axis, dout at axis + added
     stretched = tuple(axis + added for axis, size in enumerate(shape) if size == 1 and dout.shape[axis + added] != 1)
     return dout.sum(axis=tuple(range(added)) + stretched, keepdims=True).reshape(shape)
 
 
-def normalize_dims(op: str, dim: Dims, x: Any, numpy_names: Mapping[str, Never] = _NO_NAMES) -> tuple[int, ...]:
-    """The axes of x that `dim` names, as a sorted tuple of numbers >= 0; None and () mean all of them.
-
-    Raises IndexError for an axis that does not exist, ValueError for one named twice, TypeError for a dim that is not
-    an integer, for an x that is not a tensor, and for arguments with NumPy's names.
-
-    >>> x = np.zeros((2, 3, 4))
-    >>> normalize_dims("sum", -1, x), normalize_dims("sum", (2, 0), x), normalize_dims("sum", None, x)
-    ((2,), (0, 2), (0, 1, 2))
-    """
-    check_tensor(op, x)
-    check_names(op, numpy_names)
-    if dim is None:
-        return tuple(range(x.ndim))
-    dims = dim if isinstance(dim, tuple | list) else (dim,)
-    axes = sorted([normalize_dim(op, d, x) for d in dims])
-    if len(set(axes)) < len(axes):
-        raise ValueError(f"{op}: dim {dim} names an axis twice")
-    return tuple(axes) if axes and x.ndim else tuple(range(x.ndim))
+def shape_of(x: Any) -> tuple[int, ...]:
+    """The shape of an array; () for a Python number."""
+    return getattr(x, "shape", ())
 
 
-def normalize_dim(op: str, dim: Any, x: Any, numpy_names: Mapping[str, Never] = _NO_NAMES, new_axes: int = 0) -> int:
-    """The axis of x that `dim` names, counted from the front; errors as above.
-
-    A tensor of no dimensions accepts 0 and -1, as in PyTorch. new_axes: how many axes the result has more than x.
-    """
-    check_tensor(op, x)
-    check_names(op, numpy_names)
-    ndim = x.ndim + new_axes
-    if isinstance(dim, bool) or not isinstance(dim, int | np.integer):
-        raise TypeError(f"{op}: dim must be an integer, got {type(dim).__name__} {dim!r}")
-    size = ndim or 1
-    if not -size <= dim < size:
-        allowed = f"it must be {-size}..{size - 1}"
-        raise IndexError(f"{op}: dim {dim} does not exist in a tensor of {ndim} dimensions; {allowed}")
-    return int(dim) % size
-
-
-def restore_dims(reduced: Array, dims: tuple[int, ...], ndim: int) -> Array:
-    """A reduced array with its reduced axes put back, with length 1."""
-    return reduced if reduced.ndim == ndim else module_of(reduced).expand_dims(reduced, dims)
+def check_broadcastable(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape that `shapes` broadcast to. Raises ValueError if there is none."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        names = " and ".join([str(shape) for shape in shapes])
+        raise ValueError(f"{op}: shapes {names} cannot be broadcast together") from None

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..autograd import Function
 from ..backend import device_and_dtype, device_of, is_array, module_of, to_device
 from ..dtypes import promote, result_type
-from .broadcasting import Operand, check_boolean, shape_of, unbroadcast
+from .argument_checks import Operand, check_boolean
+from .broadcasting import shape_of, unbroadcast
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -312,7 +313,7 @@ def minimum(x: Operand, y: Operand) -> Tensor:
 
 
 def _to_winner(ctx, dout, x_wins, y_wins):
-    """Where one is nan, neither wins: both get dout, as in PyTorch."""
+    """Give dout to the one that is the result. Where one is nan, neither wins: both get dout, as in PyTorch."""
     xp = module_of(dout)
     share = xp.where(ctx.x == ctx.y, dout / 2, dout)  # a tie: half for each
     dx = unbroadcast(xp.where(y_wins, 0, share), shape_of(ctx.x)) if ctx.needs_grad[0] else None

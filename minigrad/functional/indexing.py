@@ -13,7 +13,8 @@ import numpy as np
 from ..autograd import Function
 from ..backend import Array, is_array, module_of, scatter_add
 from ..dtypes import is_floating
-from .broadcasting import array_of, check_boolean, check_tensor, normalize_dim, normalize_dims, shape_of
+from .argument_checks import array_of, check_boolean, check_tensor, normalize_dim, normalize_dims
+from .broadcasting import shape_of
 from .elementwise import Where, to
 from .shape import reshape
 

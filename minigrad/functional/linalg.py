@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..autograd import Function
 from ..backend import module_of
 from .activation import check_approximate, gelu
-from .broadcasting import check_broadcastable, check_tensor, unbroadcast
+from .argument_checks import check_tensor
+from .broadcasting import check_broadcastable, unbroadcast
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -32,7 +33,7 @@ class Matmul(Function):
         if ctx.needs_grad[1]:
             ctx.x = x
         if y.ndim == 2:  # one product of (rows, K) and (K, N)
-            return (_rows(x) @ y).reshape(*x.shape[:-1], y.shape[1])
+            return (as_rows(x) @ y).reshape(*x.shape[:-1], y.shape[1])
         return x @ y  # (..., M, N)
 
     @staticmethod
@@ -45,7 +46,7 @@ class Matmul(Function):
             if ctx.needs_grad[0]:
                 dx = (dout @ ctx.y.reshape(ctx.y_shape[0], columns).T).reshape(ctx.x_shape)
             if ctx.needs_grad[1]:
-                dy = (_rows(ctx.x).T @ dout).reshape(ctx.y_shape)
+                dy = (as_rows(ctx.x).T @ dout).reshape(ctx.y_shape)
             return dx, dy
         if len(ctx.x_shape) == 1:
             dout = dout[..., None, :]  # (..., 1, N)
@@ -91,20 +92,20 @@ class Linear(Function):
             ctx.weight = weight
         if ctx.needs_grad[1]:
             ctx.x = x
-        out = _rows(x) @ weight.T
+        out = as_rows(x) @ weight.T
         if bias is not None:
             out += bias
         return out.reshape(*x.shape[:-1], weight.shape[0])  # (..., O)
 
     @staticmethod
     def backward(ctx, dout):
-        dout = _rows(dout)  # (N, O)
+        dout = as_rows(dout)  # (N, O)
         dx = dweight = dbias = None
         # out = x @ weight.T + bias
         if ctx.needs_grad[0]:
             dx = (dout @ ctx.weight).reshape(ctx.x_shape)  # (N, O) @ (O, I)
         if ctx.needs_grad[1]:
-            dweight = dout.T @ _rows(ctx.x)  # (O, N) @ (N, I): the sum over all rows that the weight was used for
+            dweight = dout.T @ as_rows(ctx.x)  # (O, N) @ (N, I): the sum over all rows that the weight was used for
         if ctx.needs_grad[2]:
             dbias = dout.sum(axis=0)  # (O)
         return dx, dweight, dbias
@@ -128,7 +129,7 @@ def check_linear(op: str, x: Any, weight: Any, bias: Any) -> None:
         raise ValueError(f"{op}: bias of shape {bias.shape} does not fit {weight.shape[0]} outputs")
 
 
-def _rows(x):
+def as_rows(x):
     """x (..., C) as a matrix (N, C)."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 

@@ -9,7 +9,7 @@ from ..autograd import Function
 from ..backend import Array, is_array, module_of
 from ..dtypes import is_floating
 from .activation import log_softmax, log_softmax_of_array, logsigmoid
-from .broadcasting import array_of, check_floating, check_tensor
+from .argument_checks import array_of, check_floating, check_fraction, check_tensor
 from .elementwise import exp, log, where
 from .indexing import check_indices, check_integers, gather
 from .linalg import check_linear, linear
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 class CrossEntropy(Function):
     """loss = -ln softmax(logits)[target] for each row, then the mean or the sum over the rows.
 
-    For one row, loss = ln Σ_c e^(logits_c) - logits_target. The derivative of the first term is e^(logits_c) / Σ, which
-    is softmax(logits). That of logits_target is onehot(target), which is 1 at the target and 0 elsewhere. So
+    softmax(logits)[target] is the probability of the right class. Its -ln is 0 where the model was certain and right,
+    and grows without bound the less probable it thought the truth. For one row, loss = ln Σ_c e^(logits_c) -
+    logits_target. The derivative of the first term is e^(logits_c) / Σ, which is softmax(logits). That of logits_target
+    is onehot(target), which is 1 at the target and 0 elsewhere. So
 
         dlogits = dloss * (softmax(logits) - onehot(target))
 
-    which is what the model believed minus what was true.
+    which is what the model believed minus what was true. (A mean over n rows divides it by n.)
 
     Rows whose target is `ignore_index` do not count (padding, or a prompt that the model should not learn to write):
     their loss and their gradient are 0, and the mean is over the other rows.
@@ -44,6 +46,7 @@ class CrossEntropy(Function):
         ctx.log_probs = log_softmax_of_array(logits, dim=1)  # (N, C)
         # (N): -ln of the probability of the target
         losses = xp.where(ctx.kept, -ctx.log_probs[ctx.rows, ctx.targets], 0)
+        # the mean is over the rows that count; if there are none, it is nan
         ctx.n = nan_if_0(ctx.kept.sum(dtype=logits.dtype)) if reduction == "mean" else 1
         return losses if reduction == "none" else losses.sum() / ctx.n
 
@@ -67,52 +70,65 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """-ln softmax(logits)[target].
+    """The mean of -ln softmax(logits)[target]: logits (N, C), targets (N), the number of each row's right class.
 
-        logits (N, C)            targets (N)              the number of the right class for each row
-        logits (C)               targets ()
-        logits (N, C, d1, ...)   targets (N, d1, ...)
-
-    Backward: dlogits = dloss * (softmax(logits) - onehot(target)). Targets may also be probabilities: floats in the
-    shape of the logits. `weight` (C) multiplies the loss of each class. Label smoothing e moves e of the probability
-    from the target to all classes, e/C to each. reduction: "mean" divides the sum by the number of rows that count (by
-    the sum of their class weights); "sum"; "none" gives a loss for each row. If all rows are ignored, the mean is nan,
-    as in PyTorch. Raises IndexError for a target outside 0..C-1 that is not `ignore_index`, ValueError for shapes that
-    do not fit, TypeError for logits that are integers.
-
-    With two equally likely classes, either one is a surprise of ln 2:
+    Backward: dlogits = dloss * (softmax(logits) - onehot(target)) / N, for the mean over N rows. With two equally
+    likely classes, either one is a surprise of ln 2:
 
     >>> import numpy as np
     >>> cross_entropy(np.array([[0.0, 0.0]]), np.array([1])).item() == math.log(2)
     True
+
+    Rows whose target is `ignore_index` do not count (-100 is PyTorch's default: no class has this number). reduction:
+    "mean", "sum", or "none" for a loss per row. For other shapes, class weights, probabilities as targets and label
+    smoothing, see `general_cross_entropy`. Raises IndexError for a target outside 0..C-1 that is not `ignore_index`,
+    ValueError for shapes that do not fit, TypeError for logits that are integers.
     """
     check_reduction("cross_entropy", reduction)
     check_floating("cross_entropy", logits)
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"cross_entropy: label_smoothing must be in 0..1, got {label_smoothing}")
+    if logits.ndim == 2 and weight is None and label_smoothing == 0 and not are_probabilities(targets):
+        targets = array_of(targets)
+        check_targets("cross_entropy", targets, logits.shape, 1, ignore_index)
+        return CrossEntropy.apply(logits, targets, ignore_index=ignore_index, reduction=reduction)
+    return general_cross_entropy(logits, targets, weight, ignore_index, reduction, label_smoothing)
+
+
+# --- cross-entropy beyond logits (N, C) and class numbers (N) ---
+
+
+def general_cross_entropy(
+    logits: Tensor, targets: Any, weight: Tensor | None, ignore_index: int, reduction: str, label_smoothing: float
+) -> Tensor:
+    """Cross-entropy of any shape, with class weights, probabilities as targets, or label smoothing.
+
+    Shapes: logits (C) and a target (); or (N, C, d1, ...) and (N, d1, ...), as for the pixels of N images. Targets may
+    also be probabilities: floats in the shape of the logits. weight (C) multiplies the loss of each class, and the mean
+    is then divided by the sum of the rows' weights. Label smoothing e moves e of the probability from the target to all
+    classes, e/C to each. If no row counts, the mean is nan, as in PyTorch.
+    """
+    check_fraction("cross_entropy: label_smoothing", label_smoothing)
     class_dim = 1 if logits.ndim > 1 else 0
     check_class_weight("cross_entropy", weight, logits, class_dim)
-    labels = array_of(targets)
-    if is_array(labels) and is_floating(labels.dtype):
+    if are_probabilities(targets):
         if ignore_index != -100:
             raise ValueError("cross_entropy: ignore_index is for class numbers, but the targets are probabilities")
         return _soft_cross_entropy(logits, targets, weight, reduction, label_smoothing, class_dim)
-    check_targets("cross_entropy", labels, logits.shape, class_dim, ignore_index)
+    targets = array_of(targets)
+    check_targets("cross_entropy", targets, logits.shape, class_dim, ignore_index)
     if weight is not None or label_smoothing > 0:
         log_probs = log_softmax(logits, class_dim)
-        return _nll_loss(log_probs, labels, weight, ignore_index, reduction, label_smoothing, class_dim)
-    options = {"ignore_index": ignore_index, "reduction": reduction}
-    if logits.ndim == 2:  # the usual case
-        return CrossEntropy.apply(logits, labels, **options)
-    loss = CrossEntropy.apply(_rows(logits, class_dim), labels.reshape(-1), **options)
-    return reshape(loss, labels.shape) if reduction == "none" else loss
+        return _nll_loss(log_probs, targets, weight, ignore_index, reduction, label_smoothing, class_dim)
+    # only the shape is unusual: the classes go last, and all other axes become rows
+    others = [axis for axis in range(logits.ndim) if axis != class_dim]
+    rows = reshape(permute(logits, (*others, class_dim)), (targets.size, logits.shape[class_dim]))
+    loss = CrossEntropy.apply(rows, targets.reshape(-1), ignore_index=ignore_index, reduction=reduction)
+    return reshape(loss, targets.shape) if reduction == "none" else loss
 
 
-def _rows(logits: Tensor, class_dim: int) -> Tensor:
-    """Logits (N, C, d1, ...) as (N * d1 * ..., C), and (C) as (1, C)."""
-    others = [axis for axis in range(logits.ndim) if axis != class_dim]  # the classes go last
-    n = math.prod([logits.shape[axis] for axis in others])
-    return reshape(permute(logits, (*others, class_dim)), (n, logits.shape[class_dim]))
+def are_probabilities(targets: Any) -> bool:
+    """True for floats; class numbers are integers."""
+    array = array_of(targets)
+    return is_array(array) and is_floating(array.dtype)
 
 
 def _soft_cross_entropy(logits, targets, weight, reduction, label_smoothing, class_dim):
@@ -123,36 +139,6 @@ def _soft_cross_entropy(logits, targets, weight, reduction, label_smoothing, cla
         targets = targets * (1 - label_smoothing) + label_smoothing / logits.shape[class_dim]
     log_probs = _times_class_weight(log_softmax(logits, class_dim), weight, class_dim)
     return _reduced(-sum_of(log_probs * targets, class_dim), reduction)
-
-
-class LinearCrossEntropy(Function):
-    """cross_entropy(x @ weightᵀ, targets): a language model's head and its loss as one fused op.
-
-    A fused op does the work of several ops at once. Here it has no forward and backward of its own: `compose` runs the
-    ops that it consists of. A fast kernel, where one is selected, has both halves and never holds all logits (N, V):
-    see kernels/cpu/cross_entropy.py.
-    """
-
-    @staticmethod
-    def compose(x, weight, targets, ignore_index, reduction):
-        return cross_entropy(linear(x, weight), targets, ignore_index=ignore_index, reduction=reduction)
-
-
-def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean"
-) -> Tensor:
-    """cross_entropy(x @ weightᵀ, targets), with x (N, C), weight (V, C), targets (N).
-
-    Backward: dlogits as in `cross_entropy`, then dx = dlogits @ weight and dweight = dlogitsᵀ @ x. Errors as in
-    `cross_entropy`, and ValueError for an x that is not a matrix.
-    """
-    op, targets = "linear_cross_entropy", array_of(targets)
-    check_reduction(op, reduction)
-    check_linear(op, x, weight, None)
-    if x.ndim != 2:
-        raise ValueError(f"{op}: x must be (N, C), got shape {x.shape}; reshape it")
-    check_targets(op, targets, (x.shape[0], weight.shape[0]), 1, ignore_index)
-    return LinearCrossEntropy.apply(x, weight, targets, ignore_index=ignore_index, reduction=reduction)
 
 
 def nll_loss(
@@ -192,6 +178,36 @@ def _times_class_weight(log_probs, weight, class_dim):
     if weight is None:
         return log_probs
     return log_probs * reshape(weight, [-1 if axis == class_dim else 1 for axis in range(log_probs.ndim)])
+
+
+class LinearCrossEntropy(Function):
+    """cross_entropy(x @ weightᵀ, targets): a language model's head and its loss as one fused op.
+
+    A fused op does the work of several ops at once. Here it has no forward and backward of its own: `compose` runs the
+    ops that it consists of. A fast kernel, where one is selected, has both halves and never holds all logits (N, V):
+    see kernels/cpu/cross_entropy.py.
+    """
+
+    @staticmethod
+    def compose(x, weight, targets, ignore_index, reduction):
+        return cross_entropy(linear(x, weight), targets, ignore_index=ignore_index, reduction=reduction)
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean"
+) -> Tensor:
+    """cross_entropy(x @ weightᵀ, targets), with x (N, C), weight (V, C), targets (N).
+
+    Backward: dlogits as in `cross_entropy`, then dx = dlogits @ weight and dweight = dlogitsᵀ @ x. Errors as in
+    `cross_entropy`, and ValueError for an x that is not a matrix.
+    """
+    op, targets = "linear_cross_entropy", array_of(targets)
+    check_reduction(op, reduction)
+    check_linear(op, x, weight, None)
+    if x.ndim != 2:
+        raise ValueError(f"{op}: x must be (N, C), got shape {x.shape}; reshape it")
+    check_targets(op, targets, (x.shape[0], weight.shape[0]), 1, ignore_index)
+    return LinearCrossEntropy.apply(x, weight, targets, ignore_index=ignore_index, reduction=reduction)
 
 
 def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..autograd import Function
 from ..backend import module_of
-from .broadcasting import check_floating
+from .argument_checks import check_floating
 
 if TYPE_CHECKING:
     from ..tensor import Tensor

@@ -10,8 +10,8 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Never
 
 from ..autograd import Function
-from ..backend import module_of
-from .broadcasting import Dims, check_floating, normalize_dim, normalize_dims, restore_dims
+from ..backend import Array, module_of
+from .argument_checks import Dims, check_floating, normalize_dim, normalize_dims
 from .elementwise import cast
 from .shape import reshape
 
@@ -313,7 +313,7 @@ def _extreme_axes(op: str, x: Tensor, dim: Dims, numpy_names: dict[str, Never]) 
 
 
 class ValuesAndIndices(NamedTuple):
-    """What `max(x, dim)`, `min(x, dim)`, `sort` and `topk` return."""
+    """The result of `max(x, dim)`, `min(x, dim)`, `sort` and `topk`."""
 
     values: Tensor
     indices: Tensor
@@ -381,3 +381,8 @@ def cumsum(x: Tensor, dim: int, *, dtype: Any = None, **numpy_names: Never) -> T
 def _unsigned_to_int64(x):
     """The dtype of sums and products: int64 for unsigned integers, as in PyTorch; None: what NumPy or CuPy chooses."""
     return "int64" if x.dtype.kind == "u" else None
+
+
+def restore_dims(reduced: Array, dims: tuple[int, ...], ndim: int) -> Array:
+    """`reduced` with the axes `dims` put back, with length 1: it then broadcasts to x."""
+    return reduced if reduced.ndim == ndim else module_of(reduced).expand_dims(reduced, dims)

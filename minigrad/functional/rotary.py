@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from ..autograd import Function
 from ..backend import Array, module_of
-from .broadcasting import array_of, check_broadcastable, check_floating
+from .argument_checks import array_of, check_floating
+from .broadcasting import check_broadcastable
 
 if TYPE_CHECKING:
     from ..tensor import Tensor

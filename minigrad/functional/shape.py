@@ -11,7 +11,8 @@ import numpy as np
 
 from ..autograd import Function
 from ..backend import module_of
-from .broadcasting import Dims, check_tensor, normalize_dim, normalize_dims, unbroadcast
+from .argument_checks import Dims, check_tensor, normalize_dim, normalize_dims
+from .broadcasting import unbroadcast
 
 if TYPE_CHECKING:
     from ..tensor import Tensor

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Never
 
 from ..autograd import Function
 from ..backend import module_of
-from .broadcasting import normalize_dim
+from .argument_checks import normalize_dim
 from .indexing import getitem
 from .reduction import ValuesAndIndices
 from .shape import reshape

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..autograd import Function
 from ..backend import module_of, next_stream, uniform
+from .argument_checks import check_fraction
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -35,7 +36,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
 
     Backward: dx = dout / (1 - p) where x was kept, else 0. Elementwise. Raises ValueError for a p outside 0..1.
     """
-    check_probability("dropout", p)
+    check_fraction("dropout: probability", p)
     if not training or p == 0:
         return x
     return Dropout.apply(x, p=p, stream=next_stream())
@@ -45,8 +46,3 @@ def keep_scale(xp, stream, shape, p, head=0, block=0):
     """1 / (1 - p) for elements that are kept, else 0, in float32: a pure function of (stream, head, block)."""
     keep = uniform(xp, stream, shape, head, block) >= p
     return keep * xp.float32(1 / (1 - p) if p < 1 else 0)
-
-
-def check_probability(op: str, p: float) -> None:
-    if not 0 <= p <= 1:
-        raise ValueError(f"{op}: probability must be in 0..1, got {p}")

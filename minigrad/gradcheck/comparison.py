@@ -1,4 +1,4 @@
-"""Compare the two Jacobians of jacobian.py: is a difference rounding, a kink, or a wrong gradient?"""
+"""Compare the Jacobians of jacobian.py and differences.py: is a difference rounding, a kink, or a wrong gradient?"""
 
 from __future__ import annotations
 
@@ -9,23 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..backend import Array
-from .jacobian import (
-    EPSILON,
-    STEP,
-    Graph,
-    Probe,
-    Rows,
-    Slopes,
-    Subject,
-    as_matrix,
-    complex_slope,
-    extrapolated,
-    flat,
-    kinks,
-    place,
-    probes_of,
-    slopes,
-)
+from ..dtypes import op_name
+from .differences import EPSILON, STEP, Probe, Slopes, complex_slope, extrapolated, kinks, probes_of, slopes
+from .jacobian import Graph, Rows, Subject, as_matrix, flat, unravel
 
 MOST_SPLITS = 400  # directions through kinks are halved at most this often
 PRECISE = 1e-8  # with a relative error below this, the differences are precise enough
@@ -56,7 +42,7 @@ class Column:
     analytic: Array
     numeric: Array
     noise: Array  # a bound of the rounding error in `numeric`
-    known: Array  # False at a kink, where `numeric` is the allowed slope that is nearest to `analytic`
+    smooth: Array  # False at a kink, where `numeric` is the allowed slope that is nearest to `analytic`
     slopes: Slopes | None = None  # of all outputs, if they were measured by central differences
 
 
@@ -77,6 +63,15 @@ class Comparison:
         self.given_up = 0  # directions that were not checked because of their many kinks
         self._splits = 0
 
+    @property
+    def name(self) -> str:
+        """The name of the function, or of the op that computed its output if the function has no name."""
+        name = getattr(self.subject.fn, "__name__", "<lambda>")
+        node = self.graph.outputs[0].grad_fn
+        if name not in ("<lambda>", "apply"):
+            return name
+        return "fn" if node is None else op_name(node.function)
+
     # --- the two sides ---
 
     def backward(self) -> None:
@@ -88,13 +83,13 @@ class Comparison:
                 gradients[row] = gradient
         for k, gradients in enumerate(self.analytic):
             if not np.isfinite(gradients).all():
-                self._complain_of_gradient(k)
+                self._raise_not_finite(k)
 
     def central(self) -> None:
         """Measure every probe by central differences, and look closer at those that may be imprecise or at a kink."""
         self._measure(self._central_column)
         for k, columns in enumerate(self.columns):
-            self.columns[k] = [settled for column in columns for settled in self._settle(k, column)]
+            self.columns[k] = [settled for column in columns for settled in self._look_closer(k, column)]
         before = self.floors
         self._set_floors()  # a closer look may have found more rounding noise
         self.floors = [np.maximum(*floors) for floors in zip(before, self.floors, strict=True)]
@@ -112,7 +107,7 @@ class Comparison:
 
     def _column(self, k: int, probe: Probe, slope: Array, noise: Array, measured: Slopes | None = None) -> Column:
         known = np.ones(len(self.rows), bool)
-        numeric, noise = self.rows.project(slope), self.rows.reach(noise)
+        numeric, noise = self.rows.project(slope), self.rows.largest_change(noise)
         return Column(probe, probe.along(self.analytic[k]), numeric, noise, known, measured)
 
     def _central_column(self, k: int, probe: Probe) -> Column:
@@ -130,10 +125,10 @@ class Comparison:
     def describe(self, k: int, i: int) -> str:
         """ "input 0 (x)[1, 2] = 0.5" """
         name, value = self.subject.variables[k].name, self.subject.variables[k].value
-        element = place(value.shape, i)
+        element = unravel(value.shape, i)
         return f"{name}{in_brackets(element)} = {float(value[element]):.6g}"
 
-    def _complain_of_gradient(self, k: int) -> None:
+    def _raise_not_finite(self, k: int) -> None:
         gradients = as_matrix(self.analytic[k])
         # Look for infinity before nan: an infinite slope also turns other rows into nan (0 * inf).
         bad = np.isinf(gradients)
@@ -183,8 +178,8 @@ class Comparison:
         """(R, number of probes)."""
         return self._side(k, "numeric")
 
-    def known(self, k: int) -> Array:
-        return self._side(k, "known").astype(bool)
+    def smooth(self, k: int) -> Array:
+        return self._side(k, "smooth").astype(bool)
 
     def _side(self, k: int, side: str) -> Array:
         columns = [getattr(column, side) for column in self.columns[k]]
@@ -210,9 +205,13 @@ class Comparison:
                 i = int(wrong.argmax())
                 yield k, i, float(mixed.flat[i]), float(expected.flat[i])
 
+    def predicted(self, k: int, gradients: Array) -> Array:
+        """The slopes (R, number of probes) that gradients (R, *shape) of variable k predict."""
+        return np.stack([column.probe.along(gradients) for column in self.columns[k]], axis=1)
+
     # --- a closer look ---
 
-    def _settle(self, k: int, column: Column) -> list[Column]:
+    def _look_closer(self, k: int, column: Column) -> list[Column]:
         """Look closer at a column that is not precise, or that may have a kink.
 
         Kinks are found from f alone (`kinks`), and a kink allows only slopes between the left and the right one, so it
@@ -230,19 +229,19 @@ class Comparison:
                 self.given_up += 1
                 return []
             halves = [self._central_column(k, half) for half in probe.halves()]
-            return [settled for half in halves for settled in self._settle(k, half)]
+            return [settled for half in halves for settled in self._look_closer(k, half)]
         tiny = self._slopes(k, probe, 1e-2)
-        self._take_nearest(k, column, tiny)
+        self._take_nearest_estimate(k, column, tiny)
         # Noise grows as the step shrinks. Where terms cancel inside fn, there is more of it than fn's size suggests.
         scale = max(float(np.abs(x).max(initial=0)) for x in (self.subject.variables[k].value, self.subject.base))
         rounds = np.abs(tiny.central) * tiny.step <= 1e-12 * scale  # a jump grows like noise, but is larger
-        growth = self.rows.reach(np.where(rounds, np.abs(tiny.central - wide.central), 0)) / 100
+        growth = self.rows.largest_change(np.where(rounds, np.abs(tiny.central - wide.central), 0)) / 100
         column.noise = np.maximum(column.noise, 16 * growth)
         if at.any():
             self._allow_kinks(k, column, at, tiny)
         return [column]
 
-    def _take_nearest(self, k: int, column: Column, tiny: Slopes) -> None:
+    def _take_nearest_estimate(self, k: int, column: Column, tiny: Slopes) -> None:
         """Use the estimate that is nearest to the gradient, because the function decides which estimate is best.
 
         Extrapolation from large steps is the most precise if f is smooth. Small steps avoid a kink or an edge beside x.
@@ -262,12 +261,12 @@ class Comparison:
         i, first = int(column.probe.places[0]), int(at.argmax())
         variable = self.subject.variables[k]
         left, right = float(tiny.left[first]), float(tiny.right[first])
-        self.kinks[k, i] = Kink(variable.name, place(variable.value.shape, i), left, right)
+        self.kinks[k, i] = Kink(variable.name, unravel(variable.value.shape, i), left, right)
         middle = self.rows.project(tiny.central)
-        either_way = self.rows.reach(np.where(at, np.abs(tiny.right - tiny.left) / 2, 0))
-        column.known = either_way == 0
+        either_way = self.rows.largest_change(np.where(at, np.abs(tiny.right - tiny.left) / 2, 0))
+        column.smooth = either_way == 0
         allowed = np.clip(column.analytic, middle - either_way, middle + either_way)
-        column.numeric = np.where(column.known, column.numeric, allowed)
+        column.numeric = np.where(column.smooth, column.numeric, allowed)
 
     def worst_element(self, k: int) -> Column:
         """The column of the element of variable k with the largest error. A direction is halved until it is found."""

@@ -1,4 +1,4 @@
-"""What is wrong with a gradient: found by trying.
+"""Find out what is wrong with a gradient, by trying.
 
 Each hypothesis below repairs the wrong gradient in one way (turns its sign, transposes it, takes the other input's,
 ...) and looks whether it then agrees with the differences. The repair that works is the diagnosis. If none works,
@@ -27,7 +27,7 @@ from .source_repair import repaired_by
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is wrong, in a `sentence`; `others` are explanations that fit as well.
+    """An explanation of a wrong gradient, in a `sentence`; `others` are explanations that fit as well.
 
     `kind` names it for programs: "sign" "factor" "transposed" "reversed" "exchanged" "missing sum" "missing repeat"
     "upstream" "diagonal" "missing term" "missing factor" "incomplete" "partial" "overwritten" "in place" "cut off"
@@ -70,26 +70,22 @@ class Case:
         self.jacobians = self._jacobians() if comparison.rows.dense[output] and comparison.is_dense(wrong) else None
 
     def _jacobians(self) -> Jacobians:
-        numeric, known = (side(self.wrong)[self._mine] for side in (self.comparison.numeric, self.comparison.known))
+        numeric, known = (side(self.wrong)[self._mine] for side in (self.comparison.numeric, self.comparison.smooth))
         analytic = self.gradient[self._mine].reshape(numeric.shape)
         largest = max(float(np.abs(side).max(initial=0)) for side in (analytic, numeric))
         return Jacobians(analytic, np.where(known, numeric, analytic), 1e-6 * largest)
 
-    def along_probes(self, gradient: Array, k: int) -> Array:
-        """The slopes (rows of this output, probes) that a gradient (R, *shape) of variable k predicts."""
-        return np.stack([column.probe.along(gradient) for column in self.comparison.columns[k]], axis=1)
-
     def agrees(self, candidate: Array, k: int | None = None) -> bool:
         """Would `candidate` (R, *shape) be right for variable k (the wrong one)?"""
         k = self.wrong if k is None else k
-        errors = self.comparison.errors(k, self.along_probes(candidate, k), self.comparison.numeric(k))
-        known = self.comparison.known(k)[self._mine]
+        errors = self.comparison.errors(k, self.comparison.predicted(k, candidate), self.comparison.numeric(k))
+        known = self.comparison.smooth(k)[self._mine]
         return bool((errors[self._mine][known] <= 10 * self.comparison.rtol).all())
 
     def ratio(self) -> tuple[float, int]:
         """The one factor that fits analytic = factor * numeric best, and how many slopes it was found from."""
-        numeric = np.where(self.comparison.known(self.wrong), self.comparison.numeric(self.wrong), 0)[self._mine]
-        analytic = self.along_probes(self.gradient, self.wrong)[self._mine]
+        numeric = np.where(self.comparison.smooth(self.wrong), self.comparison.numeric(self.wrong), 0)[self._mine]
+        analytic = self.comparison.predicted(self.wrong, self.gradient)[self._mine]
         square = float((numeric * numeric).sum())
         informative = int((np.abs(numeric) > 1e-6 * np.abs(numeric).max(initial=0)).sum())
         return float((analytic * numeric).sum()) / square if square else 0.0, informative
@@ -123,15 +119,12 @@ def diagnose_not_linear(comparison: Comparison, wrong: int) -> Diagnosis:
 
 
 def diagnose_writing(comparison: Comparison) -> Diagnosis | None:
-    """Does a backward change its dout? In another graph, where others hold this array, gradients would be wrong."""
-    watch = _WritesToDout()
-    with watching(watch):
-        comparison.graph.vjp(comparison.rows.cotangents(comparison.rng.standard_normal(len(comparison.rows))))
-    return None if watch.found is None else _in_place(watch.found)
-
-
-def _in_place(op: str) -> Diagnosis:
-    sentence = f"{op}.backward changes dout in place, which others hold too"
+    """Does a backward change its dout? In a graph where other ops hold this array, gradients would be wrong."""
+    with watching(_WritesToDout()) as watch:
+        comparison.graph.vjp(comparison.rows.cotangents(np.random.default_rng(3).standard_normal(len(comparison.rows))))
+    if watch.found is None:
+        return None
+    sentence = f"{watch.found}.backward changes dout in place, which others hold too"
     return Diagnosis("in place", f"{sentence}: write dout = dout * y, not dout *= y")
 
 
@@ -180,11 +173,8 @@ def _overwritten(case: Case) -> Diagnosis | None:
     walked = np.stack([_added_up(case.graph, case.rows.cotangents_of(row), case.wrong) for row in rows])
     if np.allclose(walked, case.gradient, rtol=1e-9, atol=0) or not case.agrees(walked):
         return None
-    watch = _WritesToDout()
-    with watching(watch):
-        case.vjp(np.ones(len(case.rows)))
-    if watch.found is not None:
-        return _in_place(watch.found)
+    if (writing := diagnose_writing(case.comparison)) is not None:
+        return writing
     leaf, edges = case.graph.leaves[case.wrong], [edge for node in case.graph.nodes for edge in node.edges]
     uses = sum(edge is not None and edge[0] is leaf for edge in edges)
     what = f"a result between {case.name} and the output is used more than once"
@@ -386,7 +376,7 @@ def _diagonal(case: Case, jacobians: Jacobians) -> Diagnosis | None:
 
 
 def _incomplete(case: Case, jacobians: Jacobians) -> Diagnosis | None:
-    """Where it is not right, is it zero? Then the pattern of what is left tells why."""
+    """Is the Jacobian zero wherever it is not right? Then the pattern of what is left tells why."""
     needed = np.abs(jacobians.numeric) > jacobians.tolerance
     lost = needed & (np.abs(jacobians.analytic) <= jacobians.tolerance)
     kept = needed & ~lost
@@ -445,10 +435,11 @@ def _missing_term(case: Case, jacobians: Jacobians) -> Diagnosis | None:
     for axis, length in enumerate(case.shape):
         if length < 4:  # a pattern in three numbers may be chance
             continue
+        centered = case.x - case.x.mean(axis=axis, keepdims=True)
         patterns = [
             ("the same for all elements, as the gradient through a mean", np.ones(case.shape)),
             ("proportional to the input, as the gradient through a norm or mean square", case.x),
-            ("proportional to the input minus its mean, as the gradient through a variance", _centered(case.x, axis)),
+            ("proportional to the input minus its mean, as the gradient through a variance", centered),
             ("proportional to the output, as the gradient through a normalizing sum", case.out),
         ]
         for words, pattern in patterns:
@@ -456,10 +447,6 @@ def _missing_term(case: Case, jacobians: Jacobians) -> Diagnosis | None:
                 error_in_words = f"along axis {axis} of {case.name} the error is {words} is"
                 return Diagnosis("missing term", f"a term is missing or too much: {error_in_words}")
     return None
-
-
-def _centered(x: Array, axis: int) -> Array:
-    return x - x.mean(axis=axis, keepdims=True)
 
 
 def _is_multiple(error: Array, pattern: Array, axis: int) -> bool:
@@ -479,7 +466,7 @@ def _partial(case: Case, jacobians: Jacobians) -> Diagnosis | None:
 
 
 def _whereabouts(case: Case, wrong: Array) -> str:
-    """What do the wrong elements (flat, True or False) of the input have in common?"""
+    """Say what the wrong elements of the input (flat, True or False) have in common, if anything."""
     wrong = wrong.reshape(case.shape)
     for words, there in (("negative", case.x < 0), ("positive", case.x > 0)):
         if np.array_equal(wrong, there):

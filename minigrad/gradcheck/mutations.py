@@ -310,9 +310,8 @@ def _of_axes(node: ast.Call) -> Iterator[New]:
     keywords = {keyword.arg: keyword.value for keyword in node.keywords}
     is_reduction = name in (*_REDUCTIONS, "argmax", "argmin", "cumsum")
 
-    def with_keywords(**changed: Any) -> ast.Call:
-        merged: dict[str | None, Any] = dict(keywords)
-        merged |= {key: None if v is None else ast.Constant(v) for key, v in changed.items()}
+    def with_keywords(**changed: ast.expr | None) -> ast.Call:
+        merged: dict[Any, ast.expr | None] = {**keywords, **changed}
         return ast.Call(node.func, node.args, [ast.keyword(key, value) for key, value in merged.items() if value])
 
     if "axis" in keywords:
@@ -320,17 +319,17 @@ def _of_axes(node: ast.Call) -> Iterator[New]:
         for axis in ("None", "0", "1", "2", "3", "-1", "-2"):
             if axis != right:
                 where = "over everything" if axis == "None" else f"along axis {axis}"
-                new = ast.Call(node.func, node.args, [
-                    ast.keyword(k.arg, _expression(axis) if k.arg == "axis" else k.value) for k in node.keywords
-                ])  # fmt: skip
+                new = with_keywords(axis=_expression(axis))
                 yield new, f"`{name}` runs {where}: it must run along axis={right}", 0, f"{right} {axis}"
     if "keepdims" in keywords:
         sentence = f"keepdims=True is missing in {in_words(node)}: its axis must stay"
         yield with_keywords(keepdims=None), sentence, 0, "stay"
     elif is_reduction and "axis" in keywords:
-        yield with_keywords(keepdims=True), f"the axis must go: keepdims=True is too much in {in_words(node)}", 1, "go"
+        sentence = f"the axis must go: keepdims=True is too much in {in_words(node)}"
+        yield with_keywords(keepdims=ast.Constant(True)), sentence, 1, "go"
     if name == "var":
-        yield with_keywords(ddof=1), "the variance divides by n - 1: it must divide by n (ddof=0)", 0, "ddof"
+        sentence = "the variance divides by n - 1: it must divide by n (ddof=0)"
+        yield with_keywords(ddof=ast.Constant(1)), sentence, 0, "ddof"
     if name in ("transpose", "reshape") and isinstance(node.func, ast.Attribute) and 1 < len(node.args) < 6:
         for i, j in itertools.combinations(range(len(node.args)), 2):
             arguments = list(node.args)
@@ -340,24 +339,20 @@ def _of_axes(node: ast.Call) -> Iterator[New]:
 
 
 class _Site(NamedTuple):
-    """A place of a tree: a field of `parent`, or one of its entries."""
+    """A place in a tree: `holder[key]`, where the holder is a list of nodes, or the attributes of one node."""
 
-    parent: ast.AST
-    field: str
-    place: int | None
+    holder: Any
+    key: Any
     statement: ast.stmt
 
     def get(self) -> Any:
-        value = getattr(self.parent, self.field)
-        return value if self.place is None else value[self.place]
+        return self.holder[self.key]
 
     def put(self, node: Any) -> None:
-        if self.place is None:
-            setattr(self.parent, self.field, node)
-        elif isinstance(node, list):  # statements in the place of one
-            getattr(self.parent, self.field)[self.place : self.place + 1] = node
+        if isinstance(node, list):  # statements in the place of one
+            self.holder[self.key : self.key + 1] = node
         else:
-            getattr(self.parent, self.field)[self.place] = node
+            self.holder[self.key] = node
 
 
 def _sites(parent: ast.AST, statement: ast.stmt | None = None) -> Iterator[_Site]:
@@ -365,10 +360,11 @@ def _sites(parent: ast.AST, statement: ast.stmt | None = None) -> Iterator[_Site
     for field, value in ast.iter_fields(parent):
         if statement is None and field != "body":
             continue  # not arguments, decorators and annotations
-        for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
+        holder: Any = value if isinstance(value, list) else vars(parent)
+        for key, node in enumerate(value) if isinstance(value, list) else [(field, value)]:
             is_target = isinstance(getattr(node, "ctx", None), ast.Store)
             if isinstance(node, ast.stmt | ast.expr | ast.Slice) and not is_target:
-                site = _Site(parent, field, index, node if isinstance(node, ast.stmt) else statement)  # type: ignore[arg-type]
+                site = _Site(holder, key, node if isinstance(node, ast.stmt) else statement)  # type: ignore[arg-type]
                 if not _is_docstring(node):
                     yield site
                     yield from _sites(node, site.statement)
@@ -406,9 +402,9 @@ def _changes_of_statement(site: _Site) -> Iterator[tuple[Any, str, int]]:
         yield changed, f"the sign of {target_of(node) or 'the result'} is flipped", rank
     if isinstance(node, ast.For):
         yield ast.For(node.target, node.iter, [*node.body, ast.Break()], [], lineno=0), "it stops after one round", 1
-    body = getattr(site.parent, site.field)
-    if site.place is not None and site.place + 1 < len(body) and not isinstance(body[site.place + 1], ast.Return):
-        following = in_words(body[site.place + 1]).splitlines()[0].rstrip("`") + "`"
+    body = site.holder
+    if site.key + 1 < len(body) and not isinstance(body[site.key + 1], ast.Return):
+        following = in_words(body[site.key + 1]).splitlines()[0].rstrip("`") + "`"
         yield None, f"the order of the steps is wrong: {words} must come before {following}", 2
 
 
@@ -435,11 +431,10 @@ def mutants(function: ast.AST, extra: Sequence[str] = ()) -> Iterator[Change]:
         for site in list(_sites(method)):
             old = site.get()
             if isinstance(old, ast.stmt):
-                body = getattr(site.parent, site.field)
-                kept = list(body)
+                body, kept = site.holder, list(site.holder)
                 for new, sentence, rank in _changes_of_statement(site):
                     if new is None:
-                        body[site.place : site.place + 2] = body[site.place : site.place + 2][::-1]  # type: ignore[operator]
+                        body[site.key : site.key + 2] = body[site.key : site.key + 2][::-1]
                     else:
                         site.put(new)
                     yield Change(in_words(old), in_words(new) if new else "", "", old.lineno, sentence, rank)
@@ -458,7 +453,7 @@ def mutants(function: ast.AST, extra: Sequence[str] = ()) -> Iterator[Change]:
                 yield change
                 site.put(old)
     for group in together.values():
-        sites = {(id(site.parent), site.field, site.place): (site, site.get(), new) for site, new, _ in group}
+        sites = {(id(site.holder), site.key): (site, site.get(), new) for site, new, _ in group}
         if len(sites) > 1:
             for site, _, new in sites.values():
                 site.put(new)
@@ -468,7 +463,7 @@ def mutants(function: ast.AST, extra: Sequence[str] = ()) -> Iterator[Change]:
 
 
 def _names(method: ast.FunctionDef) -> Iterator[ast.expr]:
-    """What a formula in `method` may name: its arguments, its variables and what it or forward has put into ctx."""
+    """Names that a formula in `method` may use: arguments, variables, and what it or forward has put into ctx."""
     names = {argument.arg for argument in method.args.args} - {"ctx", "self"}
     names |= {node.id for node in ast.walk(method) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     yield from (ast.Name(name, ast.Load()) for name in sorted(names))
@@ -477,7 +472,7 @@ def _names(method: ast.FunctionDef) -> Iterator[ast.expr]:
 
 
 def compiled(tree: ast.Module, namespace: dict[str, Any], path: str = "<mutant>") -> dict[str, Any]:
-    """What the program defines, besides the names in `namespace`."""
+    """Run the program, and return what it defines, together with the names in `namespace`."""
     made = dict(namespace)
     exec(compile(ast.fix_missing_locations(tree), path, "exec"), made)
     return made

@@ -1,19 +1,22 @@
-"""What gradcheck tells: a report if nothing is wrong, a GradcheckError otherwise."""
+"""The result of gradcheck: a Report if nothing is wrong; otherwise a GradcheckError, which shows the wrong number."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..backend import Array
-from ..notebook import report_html
-from .comparison import Kink
-from .diagnosis import Diagnosis
+from ..notebook import NotebookReport
+from .comparison import Comparison, Kink, in_brackets
+from .diagnosis import Diagnosis, diagnose, diagnose_not_linear
+from .jacobian import unravel
 
 _BANDS = [(1e-2, "wrong"), (1e-4, "suspicious"), (1e-7, "high, unless there are kinks"), (0.0, "right")]
 
 
 def band(error: float) -> str:
-    """What a relative error in float64 means: the bands of Stanford's CS231n, "Gradient checks".
+    """Say in words how large a relative error in float64 is: the bands of Stanford's CS231n, "Gradient checks".
 
     >>> band(2.0), band(3e-9)
     ('wrong', 'right')
@@ -57,7 +60,7 @@ class InputReport:
 
 
 @dataclass
-class Report:
+class Report(NotebookReport):
     """The result of a check that found nothing wrong."""
 
     name: str
@@ -82,6 +85,100 @@ class Report:
             lines.append(f"  and {len(self.kinks) - 5} more kinks")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        return report_html(self)
+
+# --- nothing is wrong -------------------------------------------------------------------------------------------------
+
+
+def passed(comparison: Comparison, method: str) -> Report:
+    """The report of a comparison in which everything agrees."""
+    notes = list(comparison.subject.notes)
+    if comparison.given_up:
+        notes.append(f"{comparison.given_up} directions have so many kinks that they were not checked")
+    if comparison.kinks and len(comparison.kinks) == sum(map(len, comparison.columns)):
+        notes.append("every element is at a kink, so this check proves little: choose other inputs")
+    inputs = []
+    for k, (variable, columns) in enumerate(zip(comparison.subject.variables, comparison.columns, strict=True)):
+        errors = [float(comparison.errors_of(k, column).max(initial=0)) for column in columns]
+        numeric, checked = None, f"{len(columns)} directions"
+        if comparison.is_dense(k):
+            numeric = comparison.numeric(k).reshape(comparison.analytic[k].shape)
+            checked = f"{len(columns)} element{'' if len(columns) == 1 else 's'}"
+        largest, rows = max(errors, default=0.0), comparison.analytic[k]
+        inputs.append(InputReport(variable.name, variable.value.shape, checked, largest, rows, numeric))
+    return Report(comparison.name, method, inputs, list(comparison.kinks.values()), notes)
+
+
+# --- something is wrong -----------------------------------------------------------------------------------------------
+
+
+def error_of(comparison: Comparison, diagnosis: Diagnosis) -> GradcheckError:
+    """An error that is about the function as a whole, not about one number."""
+    return GradcheckError(f"gradcheck of {comparison.name}: {diagnosis}", diagnosis)
+
+
+def wrong_derivative(comparison: Comparison, k: int) -> GradcheckError:
+    """An error that shows the derivative by an element of input k that is wrong by the largest amount."""
+    column = comparison.worst_element(k)
+    row = int(np.argmax(np.abs(column.analytic - column.numeric)))
+    output, out_element = comparison.rows.output_of(row), comparison.rows.element(row)
+    diagnosis = diagnose(comparison, k, output)
+    error = _located(comparison, k, int(column.probe.places[0]), column.analytic[row], column.numeric[row], diagnosis)
+    error.output_index, error.output_element = output, out_element
+
+    variable, numerator = comparison.subject.variables[k], f"d {output_name(comparison, output, out_element)}"
+    lines = [
+        f"gradcheck of {comparison.name}: {numerator} / d {variable.name}{in_brackets(error.element or ())} is "
+        f"{error.numeric:.6g} by central differences, and {error.analytic:.6g} by backward "
+        f"(relative error {error.relative_error:.1e}: {band(error.relative_error or 0)})",
+        f"diagnosis: {diagnosis}",
+    ]
+    if comparison.is_dense(k) and variable.value.ndim:
+        lines.append(f"{numerator} / d {variable.name}, of shape {variable.value.shape}:")
+        numeric = comparison.numeric(k)[row].reshape(variable.value.shape)
+        for side, array in (("  differences ", numeric), ("  backward    ", comparison.analytic[k][row])):
+            digits = np.array2string(array + 0.0, precision=4, suppress_small=True, threshold=60, prefix=side)
+            lines.append(side + digits)
+    error.args = ("\n".join([*lines, _overview(comparison)]),)
+    return error
+
+
+def wrong_mixture(comparison: Comparison, k: int, i: int, analytic: float, numeric: float) -> GradcheckError:
+    """An error about a backward that is right for each element of dout on its own, but not for a mixture of them."""
+    error = _located(comparison, k, i, analytic, numeric, diagnose_not_linear(comparison, k))
+    error.args = (
+        f"gradcheck of {comparison.name}: for a random dout, backward gives {analytic:.6g} at "
+        f"{comparison.describe(k, i)}, and {numeric:.6g} would follow from its gradients for single elements of dout\n"
+        f"diagnosis: {error.diagnosis}",
+    )
+    return error
+
+
+def _located(
+    comparison: Comparison, k: int, i: int, analytic: float, numeric: float, diagnosis: Diagnosis
+) -> GradcheckError:
+    """An error about element i of variable k. The caller adds the message."""
+    error, variable = GradcheckError("", diagnosis), comparison.subject.variables[k]
+    error.input_index, error.element = variable.position, unravel(variable.value.shape, i)
+    error.analytic, error.numeric = float(analytic), float(numeric)
+    size = max(abs(error.analytic), abs(error.numeric))
+    error.relative_error = abs(error.analytic - error.numeric) / size if size else 0.0
+    return error
+
+
+def output_name(comparison: Comparison, output: int, element: tuple[int, ...] | None) -> str:
+    """ "output[0, 2]", with the number of the output if there are several."""
+    number = f" {output}" if len(comparison.graph.outputs) > 1 else ""
+    return f"(a random mixture of output{number})" if element is None else f"output{number}{in_brackets(element)}"
+
+
+def _overview(comparison: Comparison) -> str:
+    """The number of wrong elements, and the inputs that are right."""
+    wrong, right = [], []
+    for k, variable in enumerate(comparison.subject.variables):
+        kind = "elements" if comparison.is_dense(k) else "directions"
+        count = len(comparison.wrong_columns(k))
+        if count:
+            wrong.append(f"{count} of {len(comparison.columns[k])} {kind} of {variable.name}")
+        else:
+            right.append(variable.name)
+    return f"wrong: {', '.join(wrong)}" + (f"; right: {', '.join(right)}" if right else "")

@@ -31,32 +31,25 @@ def diagnose_shape(comparison: Comparison) -> Diagnosis:
     Each repair is applied after the op's backward, in this graph only, and the whole comparison is repeated.
     """
     graph, rows = comparison.graph, comparison.rows
-    last = _LastBackward()
-    with contextlib.suppress(ValueError, TypeError), watching(last):
+    with contextlib.suppress(ValueError, TypeError), watching(_LastBackward()) as last:
         graph.vjp(rows.cotangents(np.ones(len(rows))))
     node = last.node
     if node is None or len(last.results) != len(node.edges) or not _misfits(node, last.results):
         sentence = "backward must return a tuple, with one gradient per input of forward"
         return Diagnosis("shape", f"{sentence}: `return (dx,)` where there is one")
-    original = node.function
-    nodes = [other for other in graph.nodes if other.function is original]
-    fitting = []
+    original, fitting = node.function, []
     for kind, repair in _SHAPE_REPAIRS:
         repaired = repair(node, last.results)
         if repaired is None:
             continue
         fitting.append(Diagnosis(kind, repaired[1]))
-        with contextlib.suppress(ValueError, TypeError, NotFinite):  # another gradient may have a wrong shape too
-            try:
-                for other in nodes:
-                    other.function = _with_repair(original, repair)
-                comparison.backward()
-                comparison.central()
-                if not comparison.is_wrong:
-                    return fitting[-1]
-            finally:
-                for other in nodes:
-                    other.function = original
+        backward = _with_repair(original, repair)
+        # another gradient may have a wrong shape too
+        with contextlib.suppress(ValueError, TypeError, NotFinite), graph.with_backward(original, backward):
+            comparison.backward()
+            comparison.central()
+            if not comparison.is_wrong:
+                return fitting[-1]
     if not fitting:
         return Diagnosis("shape", "each gradient must have the shape of its input")
     but = "but even with the right shape the values are wrong"
@@ -74,13 +67,13 @@ class _LastBackward(switches.Observer):
             self.node, self.results = ctx, results
 
 
-def _with_repair(function: type[Any], repair: Repair) -> type[Any]:
+def _with_repair(function: type[Any], repair: Repair) -> Callable[..., Any]:
     def backward(ctx: Any, *douts: Any) -> Any:
         results = function.backward(ctx, *douts)
         repaired = repair(ctx, results)
         return results if repaired is None else tuple(repaired[0])
 
-    return type(function.__name__, (function,), {"backward": staticmethod(backward)})
+    return backward
 
 
 def _each(fit: Fit) -> Repair:
@@ -167,7 +160,7 @@ _SHAPE_REPAIRS: list[tuple[str, Repair]] = [
 
 
 def numpy_in_words(message: str) -> str:
-    """What NumPy's message about shapes means, to be added to it; "" for another message."""
+    """Explain NumPy's message about shapes, in words to be added to it; "" for another message."""
     return "".join(f": {words}" for pattern, words in _NUMPY if re.search(pattern, message))
 
 

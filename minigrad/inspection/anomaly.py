@@ -32,7 +32,7 @@ from ..kernels.accumulation import SparseGradient
 from .observers import input_names, saved_arrays, watching
 
 _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_PLACES_A_GIVEN_VALUE = {"Pad"}  # its `value` may be -inf and is not an input
+_MAY_MAKE_INFINITY = {"Pad"}  # its `value` may be -inf and is not an input
 
 
 class AnomalyError(RuntimeError):
@@ -41,7 +41,7 @@ class AnomalyError(RuntimeError):
 
 @dataclass
 class _Forward:
-    """What a message about backward needs to know about the forward call."""
+    """A forward call, as a message about its backward describes it."""
 
     where: str
     call: str
@@ -103,7 +103,7 @@ def _check_results(phase: str, ctx: Any, given: dict[str, Any], made: dict[str, 
             continue
         nan_given = [n for n, value in given.items() if _any("isnan", value)]
         inf_given = [n for n, value in given.items() if _any("isinf", value)]
-        if not has_nan and phase == "forward" and (inf_given or ctx.function.__name__ in _PLACES_A_GIVEN_VALUE):
+        if not has_nan and phase == "forward" and (inf_given or ctx.function.__name__ in _MAY_MAKE_INFINITY):
             continue  # an infinity that passes through, as in a mask
         # Earlier ops were checked when they ran, so a bad number in an input came from outside the block.
         what = "nan" if has_nan else "inf"

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from .. import switches
 from ..backend import Array
-from ..notebook import report_html
+from ..notebook import NotebookReport
 from .observers import arrays_of, buffer_of, human, saved_arrays, watching
 
 Saved: TypeAlias = tuple[tuple[str, str], int]  # (op, name), bytes
@@ -34,7 +34,7 @@ class HeldRow:
     current: int
 
 
-class MemoryReport(switches.Observer):
+class MemoryReport(switches.Observer, NotebookReport):
     """The result of `memory()`, in bytes: `current`, `peak`, `rows`. `print(report)` shows a table."""
 
     def __init__(self) -> None:
@@ -86,8 +86,8 @@ class MemoryReport(switches.Observer):
 
     # --- showing ---
 
-    def table(self) -> str:
-        """Per op and saved name: bytes at the peak, their share of it, bytes now."""
+    def __str__(self) -> str:
+        """A table. Per op and saved name: bytes at the peak, their share of it, bytes now."""
         rows = self.rows
         names = [f"{row.op}.{row.saved}" for row in rows]
         width = max([20, *(len(name) for name in names)])
@@ -98,13 +98,6 @@ class MemoryReport(switches.Observer):
             lines.append(f"{name:{width}} {_bytes(row.at_peak):>10} {share:6.1f} {_bytes(row.current):>10}")
         lines += ["-" * len(header), f"{'all':{width}} {_bytes(self.peak):>10} {'':6} {_bytes(self.current):>10}"]
         return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.table()
-
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        return report_html(self)
 
 
 @contextlib.contextmanager
@@ -119,8 +112,7 @@ def memory() -> Iterator[MemoryReport]:
 
     Not included: parameters, optimizer state, the gradients that backward computes, and temporary arrays inside an op.
     """
-    report = MemoryReport()
-    with watching(report):
+    with watching(MemoryReport()) as report:
         yield report
 
 

@@ -112,11 +112,11 @@ def _shift(layer: list[Box], down: bool) -> None:
         i = layer.index(box)
         low = max((shifts[other] for other in layer[:i] if other in shifts), default=-math.inf)
         high = min((shifts[other] for other in layer[i:] if other in shifts), default=math.inf)
-        shifts[box] = min(max(_wish(box, down) - box.packed, low), high)
+        shifts[box] = min(max(_wanted_x(box, down) - box.packed, low), high)
         box.x = box.packed + shifts[box]
 
 
-def _wish(box: Box, down: bool) -> float:
+def _wanted_x(box: Box, down: bool) -> float:
     """The x that is in line with the neighbors above or below: their mean, weighted by rank."""
     neighbors = (box.above or box.below) if down else (box.below or box.above)
     ranks = sum(other.rank for other, _ in neighbors)

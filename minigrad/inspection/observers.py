@@ -1,4 +1,4 @@
-"""What the observers share: entering and leaving `switches.observers`, and finding the arrays of a call.
+"""Helpers of all observers: entering and leaving `switches.observers`, and finding the arrays of a call.
 
 An observer has methods `before` and `after`, which are called around every op in forward and backward.
 """
@@ -9,7 +9,7 @@ import contextlib
 import inspect
 from collections.abc import Iterable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,16 +17,18 @@ from .. import switches
 from ..autograd import Function
 from ..backend import Array, is_array
 
+O = TypeVar("O", bound=switches.Observer)
+
 
 @contextlib.contextmanager
-def watching(observer: switches.Observer) -> Iterator[None]:
+def watching(observer: O) -> Iterator[O]:
     """Let `observer` watch every op in the block, even if the block ends with an exception.
 
     Before an op the innermost observer is called last; after it, first.
     """
     switches.observers.append(observer)
     try:
-        yield
+        yield observer
     finally:
         switches.observers.remove(observer)
 

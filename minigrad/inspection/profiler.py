@@ -1,4 +1,4 @@
-"""Where a step's time goes, and whether each op waits for arithmetic or for memory.
+"""The time that a step spends in each op, and whether the op waits for arithmetic or for memory.
 
 An op that does F FLOPs on B bytes has the arithmetic intensity F / B. A machine does so many FLOPs in the time that it
 moves one byte: an A100 156 (312 TFLOP/s over 2 TB/s), a laptop core about 10. An op below its machine's number is
@@ -21,7 +21,7 @@ from typing import Any
 
 from .. import functional, graph_checks, switches
 from ..backend import device_of, is_array
-from ..notebook import report_html
+from ..notebook import NotebookReport
 from . import flops
 from .observers import arrays_of, buffer_of, human, saved_arrays, watching
 
@@ -53,13 +53,12 @@ class OpProfile:
         return None if self.flops is None or not self.nanoseconds else self.flops / self.nanoseconds
 
 
-class Profile(switches.Observer):
-    """What `profile()` measured: `rows`, `total`, `seconds`; as a table, `print(report)`."""
+class Profile(switches.Observer, NotebookReport):
+    """The result of `profile()`: `rows`, `total`, `seconds`; as a table, `print(report)`."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], OpProfile] = {}
         self._start = 0  # of the op that is running
-        self._ops: dict[type, str] = {}
         self._begin = perf_counter_ns()
         self._end: int | None = None
 
@@ -71,22 +70,15 @@ class Profile(switches.Observer):
     @property
     def total(self) -> OpProfile:
         """All ops together. `flops` and `bytes` leave out ops whose FLOPs are unknown."""
-        total = OpProfile("all ops", "")
-        for row in self._rows.values():
-            total.calls += row.calls
-            total.nanoseconds += row.nanoseconds
-            if row.flops is not None and total.flops is not None:
-                total.flops += row.flops
-                total.bytes += row.bytes
-        return total
+        rows = self._rows.values()
+        known = [(row.flops, row.bytes) for row in rows if row.flops is not None]
+        calls, nanoseconds = sum(row.calls for row in rows), sum(row.nanoseconds for row in rows)
+        return OpProfile("all ops", "", calls, nanoseconds, sum(flops for flops, _ in known), sum(b for _, b in known))
 
     @property
     def seconds(self) -> float:
         """Wall time of the block, or the time so far if it has not ended."""
         return ((perf_counter_ns() if self._end is None else self._end) - self._begin) / 1e9
-
-    def stop(self) -> None:
-        self._end = perf_counter_ns()
 
     # --- watching ---
 
@@ -102,30 +94,20 @@ class Profile(switches.Observer):
         row.calls += 1
         row.nanoseconds += elapsed
         row.bytes += _bytes_moved(phase, ctx, arrays, results)
-        op = self._textbook_op(ctx.function, arrays)
+        op = _textbook_op(ctx.function, arrays)
         count = flops.count(op, phase, _call(phase, ctx, arrays, results)) if op else None
         row.flops = None if count is None or row.flops is None else row.flops + count
 
-    def _textbook_op(self, function: type, arrays: list[Any]) -> str:
-        """The op of `minigrad.functional` that a Function is, derives from or replaces; "" if there is none."""
-        if function not in self._ops:
-            on_gpu = any(is_array(array) and device_of(array) != "cpu" for array in arrays)
-            kernels = switches.cuda_kernels if on_gpu else switches.kernels
-            replaced = [op for op, kernel in kernels.items() if kernel in function.__mro__]
-            known = [c for c in (*function.__mro__, *replaced) if c.__module__.startswith(_OPS)]
-            self._ops[function] = known[0].__name__ if known else ""
-        return self._ops[function]
-
     # --- showing ---
 
-    def table(self, limit: int | None = None) -> str:
-        """The rows (the first `limit` of them), the total, and the time spent outside ops."""
+    def __str__(self) -> str:
+        """A table: the rows, the total, and the time spent outside ops."""
         width = max([12, *(len(row.op) for row in self._rows.values())])
         header = f"{'op':{width}}  {'phase':8} {'calls':>6} {'ms':>10} {'%':>5} "
         header += f"{'FLOP':>8} {'bytes':>8} {'FLOP/byte':>9} {'GFLOP/s':>8}"
         wall, total = self.seconds, self.total
         lines = [header, "-" * len(header)]
-        lines += [_line(row, width, wall) for row in self.rows[:limit]]
+        lines += [_line(row, width, wall) for row in self.rows]
         lines += ["-" * len(header), _line(total, width, wall)]
         outside = OpProfile("outside ops", "", 0, round(wall * 1e9) - total.nanoseconds)
         lines.append(_line(outside, width, wall)[: width + 34] + "  Python: the graph, data, optimizer, printing")
@@ -134,13 +116,6 @@ class Profile(switches.Observer):
         if unknown:
             lines.append(f"not in the sums of FLOP and bytes, as their FLOPs are not known: {', '.join(unknown)}")
         return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.table()
-
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        return report_html(self)
 
 
 @contextlib.contextmanager
@@ -156,12 +131,20 @@ def profile() -> Iterator[Profile]:
     a GPU the profiler waits for each op in order to time it, so the whole step takes longer. If you use several
     observers, enter `profile` last: it also measures the observers that are entered inside its block.
     """
-    report = Profile()
-    try:
-        with watching(report):
+    with watching(Profile()) as report:
+        try:
             yield report
-    finally:
-        report.stop()
+        finally:
+            report._end = perf_counter_ns()
+
+
+def _textbook_op(function: type, arrays: list[Any]) -> str:
+    """The op of `minigrad.functional` that a Function is, derives from or replaces; "" if there is none."""
+    on_gpu = any(is_array(array) and device_of(array) != "cpu" for array in arrays)
+    kernels = switches.cuda_kernels() if on_gpu else switches.kernels
+    replaced = [op for op, kernel in kernels.items() if kernel in function.__mro__]
+    known = [c for c in (*function.__mro__, *replaced) if c.__module__.startswith(_OPS)]
+    return known[0].__name__ if known else ""
 
 
 def _call(phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> flops.Call:

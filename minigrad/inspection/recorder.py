@@ -105,7 +105,7 @@ class Update:
 
 
 class Recording(switches.Observer):
-    """What `record()` saw: `calls` in forward order, and after `update`, `updates` and the gradient's norm."""
+    """The result of `record()`: `calls` in forward order, and after `update`, `updates` and the gradient's norm."""
 
     def __init__(self, budget: int = BUDGET, largest: int = LARGEST, jacobian: int = JACOBIAN, top: Any = None):
         self.calls: list[Call] = []
@@ -156,7 +156,7 @@ class Recording(switches.Observer):
         return fits
 
     def _input(self, x: Any, edge: Any) -> Value | None:
-        """What an op got: an earlier output, a leaf, or something that needs no gradient."""
+        """An input of an op: an earlier output, a leaf, or something that needs no gradient."""
         if x is None:
             return None
         known: Value | None = None
@@ -183,26 +183,20 @@ class Recording(switches.Observer):
             return None
         if not self._fits(numbers * outputs[0].dtype.itemsize):
             return None
-        rows: dict[int, list[np.ndarray]] = {i: [] for i in columns}
-        for which, size in enumerate(sizes):
-            for place in range(size):
-                douts = [np.zeros_like(output.array) for output in outputs]
-                douts[which].flat[place] = 1
-                try:
-                    gradients = ctx.function.backward(copy.copy(ctx), *douts)
-                    found = {i: self._row(gradients[i], inputs[i]) for i in columns}
-                except Exception:  # a learner's wrong backward; the real call, later, shows the error
-                    return None
+        jacobian = {i: np.zeros((sum(sizes), size), inputs[i].dtype) for i, size in columns.items()}
+        places = [(which, place) for which, size in enumerate(sizes) for place in range(size)]
+        for row, (which, place) in enumerate(places):
+            douts = [np.zeros_like(output.array) for output in outputs]
+            douts[which].flat[place] = 1
+            try:
+                gradients = ctx.function.backward(copy.copy(ctx), *douts)
                 for i in columns:
-                    rows[i].append(found[i])
-        return {i: np.array(rows[i]).reshape(sum(sizes), columns[i]) for i in columns}
-
-    @staticmethod
-    def _row(gradient: Any, x: Value) -> np.ndarray:
-        if gradient is None:
-            return np.zeros(int(np.prod(x.shape)), x.dtype)
-        gradient = gradient.dense() if isinstance(gradient, SparseGradient) else gradient
-        return np.broadcast_to(gradient, x.shape).astype(x.dtype).reshape(-1)
+                    if (gradient := gradients[i]) is not None:
+                        gradient = gradient.dense() if isinstance(gradient, SparseGradient) else gradient
+                        jacobian[i][row] = np.broadcast_to(gradient, inputs[i].shape).reshape(-1)
+            except Exception:  # a learner's wrong backward; the real call, later, shows the error
+                return None
+        return jacobian
 
     def _call_site(self) -> tuple[dict[str, Any], list[Place]]:
         """The options of the call, which only the frame of `Function.apply` knows, and the lines that led to it."""
@@ -255,8 +249,7 @@ def record(budget: int = BUDGET, largest: int = LARGEST, jacobian: int = JACOBIA
     budget: bytes of arrays that are kept. largest: numbers of an array that is kept. jacobian: the largest number of
     derivatives that are recorded for one op.
     """
-    recording = Recording(budget, largest, jacobian, top=sys._getframe(2))
-    with watching(recording):
+    with watching(Recording(budget, largest, jacobian, top=sys._getframe(2))) as recording:
         yield recording
 
 

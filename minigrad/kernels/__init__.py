@@ -1,9 +1,11 @@
-"""How do the hot operations become fast? Each has a twin that computes the same result in a different order.
+"""Fast twins of the hot operations: kernels that compute the same result in a different order.
 
     dispatch.py       use_kernels: the switch between the textbook forms and their twins
     accumulation.py   gradients that meet add up, in place where that is safe
     cpu/              blocked, threaded NumPy
     cuda/             hand-written CUDA through CuPy
+
+How an op finds its twin each time it runs is told in minigrad/switches.py, in five steps.
 """
 
 from .dispatch import use_kernels

@@ -1,4 +1,4 @@
-"""The fast twin of `autograd.add_up`: where gradients meet, they add up in place.
+"""The fast twin of `autograd.add_up`: accumulate gradients in place, without needless copies.
 
 A new array for each sum would slow a training step down. But we never write into an array that somebody else holds. A
 backward may return `dout` itself (`x + y` returns it twice), a view of it, or an array that it keeps; and a user may

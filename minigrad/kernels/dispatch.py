@@ -4,17 +4,14 @@
     minigrad.use_kernels({"softmax": MySoftmax})     # one op of your own, on top of the current choice
     with minigrad.use_kernels("textbook"): ...       # only here
 
-A twin is a Function with the same arguments and, up to rounding, the same result. How one is found, each time an op
-runs: `Function.apply` asks `switches.choose`, which looks into the table of the device that holds the arrays; the
-tables are filled here. A twin that is made for some arrays only says so in `suits`; for others, the op itself runs. A
-recorded op keeps the Function that ran forward, so forward and backward always match.
+The fast twin of an op, its kernel, is a Function with the same arguments and, up to rounding, the same result. This
+file fills the tables {op: kernel}; minigrad/switches.py tells how an op finds its kernel in them.
 """
 
 from __future__ import annotations
 
 import functools
-from collections import UserDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from .. import functional, optim, switches
@@ -46,25 +43,13 @@ FAST: dict[str, type[Function]] = {
 FAST_OPTIM = {optim.Adam: update_all, optim.AdamW: update_all, optim.sum_of_squares: sum_of_squares, optim.scale: scale}
 
 
-class CudaKernels(UserDict[Any, Any]):
-    """{op: kernel} for arrays on a GPU, made when the first such array asks for a kernel.
-
-    Only then are the CUDA files imported: a machine without a GPU never reads them.
-    """
-
-    def __init__(self, make: Callable[[], dict[Any, Any]]):
-        self._make = make
-
-    @functools.cached_property
-    def data(self) -> dict[Any, Any]:  # type: ignore[override]
-        """The dictionary that a UserDict looks into."""
-        return self._make()
-
-    def get(self, op: Any, default: Any = None) -> Any:  # UserDict's own raises a KeyError first, which takes longer
-        return self.data.get(op, default)
+def fast_on_cpu() -> dict[Any, Any]:
+    """The table that "fast" selects for NumPy arrays."""
+    return {**_by_class(FAST), **FAST_OPTIM}
 
 
-def _fast_on_cuda() -> dict[Any, Any]:
+def fast_on_cuda() -> dict[Any, Any]:
+    """The table for a GPU. Called, and so imported, only when the first array on a GPU asks for a kernel."""
     from . import cuda
 
     return {**_by_class(cuda.CUDA), **cuda.CUDA_OPTIM}
@@ -79,21 +64,18 @@ class use_kernels:
     """
 
     def __init__(self, choice: str | Mapping[Any, type[Function]]):
-        accumulate = switches.accumulate
-        on_cpu: dict[Any, Any] = {}
-        on_cuda: Mapping[Any, Any] = {}
+        self._previous = switches.kernels, switches.cuda_kernels, switches.accumulate
         if choice == "textbook":
-            accumulate = None
+            _select({}, dict, None)
         elif choice == "fast":
-            on_cpu, on_cuda, accumulate = {**_by_class(FAST), **FAST_OPTIM}, CudaKernels(_fast_on_cuda), add_in_place
+            _select(fast_on_cpu(), functools.cache(fast_on_cuda), add_in_place)
         elif isinstance(choice, Mapping):
-            chosen, before = _by_class(choice), switches.cuda_kernels
-            on_cpu = {**switches.kernels, **_not_from("cuda", chosen)}
-            on_cuda = CudaKernels(lambda: {**before, **_not_from("cpu", chosen)})
+            on_cpu, on_cuda, accumulate = self._previous
+            added = _by_class(choice)
+            make_cuda_table = functools.cache(lambda: {**on_cuda(), **_not_from("cpu", added)})
+            _select({**on_cpu, **_not_from("cuda", added)}, make_cuda_table, accumulate)
         else:
             raise ValueError(f"kernels are 'textbook', 'fast' or a dictionary {{op name: Function}}, not {choice!r}")
-        self._previous = switches.kernels, switches.cuda_kernels, switches.accumulate
-        _select(on_cpu, on_cuda, accumulate)
 
     def __enter__(self) -> use_kernels:
         return self
@@ -103,11 +85,11 @@ class use_kernels:
 
 
 def _not_from(folder: str, chosen: dict[type, type]) -> dict[type, type]:
-    """The chosen Functions without the twins that are made for the other device."""
+    """Leave out the kernels of kernels/cpu/ or kernels/cuda/, which are made for the other device."""
     return {op: f for op, f in chosen.items() if not f.__module__.startswith(f"{__package__}.{folder}.")}
 
 
-def _select(on_cpu: dict[Any, Any], on_cuda: Mapping[Any, Any], accumulate: Any) -> None:
+def _select(on_cpu: dict[Any, Any], on_cuda: Any, accumulate: Any) -> None:
     switches.kernels, switches.cuda_kernels, switches.accumulate = on_cpu, on_cuda, accumulate
     if any(kernel in FAST.values() for kernel in on_cpu.values()):
         threads.start()
@@ -116,9 +98,8 @@ def _select(on_cpu: dict[Any, Any], on_cuda: Mapping[Any, Any], accumulate: Any)
 
 
 def only_fast() -> bool:
-    """Are the fast kernels selected, and nothing else?"""
-    fast: dict[Any, Any] = {**_by_class(FAST), **FAST_OPTIM}
-    return switches.kernels == fast
+    """Return True if the fast kernels are selected, and nothing else."""
+    return switches.kernels == fast_on_cpu()
 
 
 def textbook_functions() -> dict[str, type[Function]]:

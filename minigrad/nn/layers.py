@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import functional as F
-from ..functional.stochastic import check_probability
+from ..functional.argument_checks import check_fraction
 from ..tensor import Tensor
 from . import init
 from .module import Module, Parameter, empty_parameter
@@ -106,7 +106,7 @@ class Dropout(Module):
     """In training, set each element to 0 with probability p and scale the others by 1 / (1 - p); else do nothing."""
 
     def __init__(self, p: float = 0.5):
-        check_probability("Dropout", p)
+        check_fraction("Dropout: probability", p)
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:

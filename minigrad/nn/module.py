@@ -33,7 +33,7 @@ class Parameter(Tensor):
 
 
 class Hook:
-    """What `register_forward_hook` returns; `remove()` unregisters the hook."""
+    """The handle that `register_forward_hook` returns; `remove()` unregisters the hook."""
 
     def __init__(self, hooks: dict[Hook, Callable]):
         self._hooks = hooks
@@ -85,22 +85,19 @@ class Module:
             if isinstance(value, Module):
                 yield name, value
 
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """This module and all below it, each once, with dotted names."""
-        yield from self._named_modules(prefix, set())
-
-    def _named_modules(self, prefix: str, seen: set[int]) -> Iterator[tuple[str, Module]]:
+    def named_modules(self, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Module]]:
+        """This module and all below it, each once, with dotted names. seen: the ids of modules that were listed."""
+        seen = set() if seen is None else seen
         if id(self) in seen:  # one module in two places counts once
             return
         seen.add(id(self))
         yield prefix, self
         for name, child in self.named_children():
-            yield from child._named_modules(f"{prefix}.{name}" if prefix else name, seen)
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name, seen)
 
     def modules(self) -> Iterator[Module]:
         """This module and all below it, each once."""
-        for _, module in self.named_modules():
-            yield module
+        return (module for _, module in self.named_modules())
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """All parameters with their dotted names. A tied one appears once, under its first name."""
@@ -113,8 +110,7 @@ class Module:
 
     def parameters(self) -> Iterator[Parameter]:
         """All parameters, tied ones once."""
-        for _, parameter in self.named_parameters():
-            yield parameter
+        return (parameter for _, parameter in self.named_parameters())
 
     def named_buffers(self, persistent_only: bool = False) -> Iterator[tuple[str, Array]]:
         """All buffers, or those that are saved, with their dotted names."""
@@ -229,11 +225,11 @@ class Module:
     # --- looking at it ---
 
     def num_parameters(self, trainable_only: bool = False) -> int:
-        """How many numbers the module learns; tied weights count once."""
+        """Count the numbers that the module learns; tied weights count once."""
         return sum(p.data.size for p in self.parameters() if p.requires_grad or not trainable_only)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows for this module beside its parameters."""
+        """The text that `print(model)` shows for this module beside its parameters."""
         return ""
 
     def __repr__(self) -> str:

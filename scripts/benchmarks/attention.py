@@ -22,7 +22,7 @@ def measure(name: str, steps: int) -> dict[str, Any]:
 
 
 def lines(row: dict[str, Any]) -> list[str]:
-    """A table: milliseconds and MiB."""
+    """Return the lines to print: a table of milliseconds and MiB."""
     out = [f"{'T':>5} | {'fast':>18} | {'PyTorch':>18} | {'textbook':>18}      (forward and backward of one layer)"]
     for time, sides in row["times"].items():
         cells = []

@@ -1,4 +1,4 @@
-"""What is measured, on our side: each job does the same work at every `step`."""
+"""The jobs that are measured, on our side: each does the same work at every `step`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
 
 
 def select_kernels(side: str) -> None:
-    """ "textbook", "fast" or what is fast under another name, or "without TECHNIQUE"."""
+    """Select the kernels of a side: "textbook", "without TECHNIQUE", or the fast ones for any other name."""
     technique = side.removeprefix("without ")
     if technique == side:
         use_kernels("textbook" if side == "textbook" else "fast")
@@ -89,7 +89,7 @@ class Generation:
 
 
 class QuantizedGeneration(Generation):
-    """Greedy generation by the model in ROOT/SIDE, in the numbers in which it lies there."""
+    """Greedy generation by the model in the folder ROOT/SIDE, from the numbers that are stored there."""
 
     def __init__(self, root: str, prompt: int, new_tokens: int, side: str):
         self.model: Any = load_model(Path(root) / side)[0]
@@ -97,7 +97,7 @@ class QuantizedGeneration(Generation):
 
 
 class SmolLM2(Generation):
-    """Greedy generation by SmolLM2, with its weights as floats or, of the side "packed", as they are in its file."""
+    """Greedy generation by SmolLM2, with its weights as floats or, on the side "packed", as they are in its file."""
 
     def __init__(self, folder: str, prompt: int, new_tokens: int, side: str):
         self.model: Any = (load_packed if side == "packed" else load_model)("smollm2")[0]
@@ -105,7 +105,7 @@ class SmolLM2(Generation):
 
 
 class Loading:
-    """A Hugging Face folder becomes a model that has read some tokens: before that, theirs has read no weights."""
+    """Load a Hugging Face folder and read some tokens: before that, transformers has not read all weights."""
 
     def __init__(self, folder: str):
         self.folder = folder

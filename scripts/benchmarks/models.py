@@ -81,7 +81,7 @@ def add_ratios(row: dict[str, Any]) -> None:
 
 
 def lines(row: dict[str, Any]) -> list[str]:
-    """What to print."""
+    """Return the lines to print."""
     out = []
     for side, figures in row["sides"].items():
         out.append(

@@ -40,7 +40,7 @@ def measure(name: str, steps: int) -> dict[str, Any]:
 
 
 def lines(row: dict[str, Any]) -> list[str]:
-    """What to print."""
+    """Return the lines to print."""
     return [
         f"{side:<8} {figures['tokens_per_second']:6.1f} tokens/s, {figures['speed_against_float32']:.2f}x float32 | "
         f"peak memory {figures['peak_bytes'] / 2**20:5.0f} MiB, {figures['memory_against_float32']:.2f} of float32's"

@@ -59,7 +59,7 @@ def sgemm_rate(side: str, n: int = 2048) -> float:
 
 
 def library(side: str) -> str:
-    """What multiplies matrices on this side, and with which instructions."""
+    """The library that multiplies matrices on this side, and the instructions that it uses."""
     if side.startswith("torch"):
         import torch
 

@@ -40,7 +40,7 @@ def measure(name: str, steps: int) -> dict[str, Any]:
 
 
 def lines(row: dict[str, Any]) -> list[str]:
-    """What to print."""
+    """Return the lines to print."""
     out = []
     for side, figures in row["sides"].items():
         line = f"{side:<9} {figures['tokens_per_second']:6.1f} tokens/s | resident memory "

@@ -1,4 +1,4 @@
-"""What each technique of minigrad/kernels contributes: a training step with all of them, and without one at a time."""
+"""The contribution of each technique of minigrad/kernels: a training step with all, and without one at a time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def measure(name: str, steps: int) -> dict[str, Any]:
 
 
 def lines(row: dict[str, Any]) -> list[str]:
-    """A table, the largest contribution first."""
+    """Return the lines to print: a table, the largest contribution first."""
     out = [f"training step, {row['step']}"]
     for technique, figures in sorted(row["rows"].items(), key=lambda item: -item[1]["slower"]):
         out.append(

@@ -57,7 +57,7 @@ def seconds(function: Callable[[], Any], times: int) -> float:
 
 
 def lines(row: dict[str, Any]) -> list[str]:
-    """What to print."""
+    """Return the lines to print."""
     trained = ", ".join(f"{who} {duration:.2f} s" for who, duration in row["training_seconds"].items())
     encoded = ", ".join(f"{who} {rate:.1f} MB/s" for who, rate in row["encoding_mb_per_s"].items())
     return [row["corpus"], f"training {row['vocab_size']:,} tokens: {trained}", f"encoding: {encoded}"]

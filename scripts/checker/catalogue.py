@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from .checks import Exercise as Exercise  # teachers' files may import it from here
+from .checks import Exercise
 
 HERE = Path(__file__).resolve().parents[1] / "exercises"
 ASSESSMENT = HERE / "assessment"

@@ -1,4 +1,4 @@
-"""What an exercise is, what is tested of a solution, and what a test finds: the vocabulary of every exercise file.
+"""Exercises, checks, cases and verdicts: the vocabulary of every exercise file.
 
 A check names what the learner writes and draws cases for it (Hypothesis: shapes and values); the exercise's completed
 stub says what is right. `telling` is one case more, with a different length for every axis, from which a diagnosis can
@@ -32,7 +32,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What the learner writes as `name`, for drawn `cases` and for the `telling` one.
+    """A check of the learner's `name`, in drawn `cases` and in the `telling` one.
 
     examples: how many cases are drawn. tolerance: relative. reference: the completed stub and `call`, and slips:
     programs with a well-known mistake and a sentence for each; `catalogue.load` adds them.
@@ -61,7 +61,7 @@ class OpCheck(Check):
 
 
 class FunctionCheck(Check):
-    """A plain function (or class): what it returns against what the completed stub's returns.
+    """A plain function (or class): its result against the completed stub's.
 
     call: how a case becomes a call of what the learner wrote; by default directly.
     """
@@ -69,7 +69,7 @@ class FunctionCheck(Check):
 
 @dataclasses.dataclass
 class Verdict:
-    """What a check found.
+    """The result of checking a file.
 
     status: "passed", "unfinished" (a TODO is left), "wrong", "error" (an exception), "syntax", "refused" (it calls the
     library), "timeout", "memory". line: of the learner's file, where one is to blame. diagnosis: the sentence to read
@@ -94,14 +94,11 @@ class Verdict:
         return self.status == "passed"
 
     def facts(self) -> dict[str, Any]:
-        """What can be written as JSON."""
+        """The fields that can be written as JSON."""
         return {name: value for name, value in vars(self).items() if name != "shown"}
 
 
 # --- an exercise ------------------------------------------------------------------------------------------------------
-
-find_object = pkgutil.resolve_name  # "minigrad.optim.SGD.update": a module's function or class, or what is in a class
-
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
@@ -119,12 +116,14 @@ class Kernel:
     takes: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
 class Patch:
-    """A place in the GPT: that of library objects, named with dots. adapt: definitions -> what stands there."""
+    """A place in the GPT: the learner's `name` replaces library objects, the `targets`, which are named with dots.
 
-    targets: tuple[str, ...]
-    adapt: Callable[[dict[str, Any]], Any]
+    adapt: to the arguments that the library's objects get.
+    """
+
+    def __init__(self, name: str, *targets: str, adapt: Callable[[Any], Any] = lambda written: written):
+        self.name, self.targets, self.adapt = name, targets, adapt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +134,8 @@ class Exercise:
     with an empty line between two blocks; a comment in it explains a mistake in its line. slips: a part of blanks, what
     stands there in a well-known mistake, and the sentence for it. title: half a sentence. group: the part of the GPT
     that it belongs to. effort: minutes and difficulty, "10 min, easy". hints: the idea, the shapes, the line. checks:
-    what is tested, in this order. answer: dotted names of library objects. adapt: the library objects, by their last
-    names -> what the stub asks for, where names or arguments differ. place: how it gets into the GPT (Kernel, Patch),
-    if it does.
+    what is tested, in this order. answer: dotted names of library objects, which show the library's way. place: how it
+    gets into the GPT (Kernel, Patch), if it does.
     """
 
     stub: str
@@ -149,20 +147,13 @@ class Exercise:
     hints: tuple[str, str, str]
     checks: Sequence[Check]
     answer: tuple[str, ...] = ()
-    adapt: Callable[[dict[str, Any]], dict[str, Any]] = dict
     effort: str = ""
     place: Any = None
     name: str = ""
     path: Path = Path()
 
-    def reference(self) -> dict[str, Any]:
-        """What a learner's file that is right defines, made of the library's own objects."""
-        return self.adapt({name.rpartition(".")[2]: find_object(name) for name in self.answer})
-
     def completed(self, old: str = "", new: str = "") -> str:
-        """The stub with its blanks filled: a right solution, in the shape in which a learner writes it; or one in which
-        `new` stands where `old` belongs.
-        """
+        """The stub with its blanks filled, which is a right solution; or with `new` in place of `old` in them."""
         blanks = self.blanks.replace(old, new) if old else self.blanks
         blocks, lines = iter(blanks.strip("\n").split("\n\n")), []
         for line in self.stub.splitlines():
@@ -174,7 +165,7 @@ class Exercise:
         """The library's source of the answer, with the place where it stands."""
         parts = []
         for name in self.answer:
-            found = find_object(name)
+            found = pkgutil.resolve_name(name)  # "minigrad.optim.SGD.update", for example
             lines, first = inspect.getsourcelines(found)
             file = Path(inspect.getsourcefile(found) or "")
             where = "/".join(file.parts[-3:])
@@ -199,6 +190,14 @@ def values(shape: int | tuple[int, ...], low: float = -3, high: float = 3) -> st
 def ids(shape: int | tuple[int, ...], below: int) -> st.SearchStrategy[np.ndarray]:
     """Integers from 0 to below - 1."""
     return hnp.arrays(np.int64, shape, elements=st.integers(0, below - 1), fill=st.nothing())
+
+
+@st.composite
+def reductions(draw: st.DrawFn) -> Case:
+    """An array, the axes `dims` that are to be reduced, and `keepdim`."""
+    shape = draw(shapes(1, 3))
+    dims = draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))
+    return Case(draw(values(shape)), dims=tuple(sorted(dims)), keepdim=draw(st.booleans()))
 
 
 def some(*shape: int, seed: int = 0, low: float = -2, high: float = 2) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""A result beside the one that was expected: is it the same, and if not, in what do they differ?
+"""Compare a result with the one that was expected, and say in one sentence how they differ.
 
-Like minigrad/gradcheck/diagnosis.py, which does this for gradients, it tries: if the result times -1, or divided by the
-length of an axis, is right, then that is the diagnosis.
+Like minigrad/gradcheck/diagnosis.py, which does this for gradients, it tries changes: if multiplying by -1, or
+exchanging two axes, makes the result right, then that is the diagnosis.
 """
 
 from __future__ import annotations

@@ -25,9 +25,8 @@ from minigrad.gradcheck.check import GradcheckError, gradcheck
 from minigrad.gradcheck.mutations import compiled
 
 from . import comparing
-from .answering import Answer, answer
 from .checks import Case
-from .trial import Finding, Trial
+from .trial import Answer, Finding, Trial, answer
 
 MOST_LINES = 5000  # that a changed solution may run in one case
 SURE = {"cut off", "upstream", "sign", "missing sum", "missing repeat", "shape"}  # kinds of gradcheck's diagnoses
@@ -61,11 +60,11 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     right = found.shown.get("right")
     if isinstance(right, list) and isinstance(right[found.number], str):  # not a number: what a `call` says about it
         return f"{found.answer.value[found.number]}", case
-    return f"{found.plain}{whereabouts(trial, first)}; {UNEXPLAINED}", case
+    return f"{found.plain}{signs_of_wrong_inputs(trial, first)}; {UNEXPLAINED}", case
 
 
-def whereabouts(trial: Trial, first: Finding | None) -> str:
-    """What the wrong elements of the telling case have in common."""
+def signs_of_wrong_inputs(trial: Trial, first: Finding | None) -> str:
+    """The property that the wrong elements of the telling case have in common, as a clause; "" if there is none."""
     case = trial.check.telling
     if first is None or not isinstance(first.wrong, np.ndarray):
         return ""
@@ -82,7 +81,7 @@ def without_numbers(sentence: str) -> str:
 
 
 class Search:
-    """For something that gives in every case what the learner's gives; the first case decides."""
+    """A search for a program that gives the learner's results in every case, the first one above all."""
 
     def __init__(self, trial: Trial, found: Finding, cases: list[Case]):
         self.trial, self.found, self.cases = trial, found, cases
@@ -94,7 +93,7 @@ class Search:
 
     @functools.cached_property
     def wrong(self) -> list[bool]:
-        """In which cases the learner is wrong. Elsewhere, whatever has no effect agrees."""
+        """For each case, whether the learner is wrong. In the others, a change without an effect agrees as well."""
         return [self.trial.test(case) is not None for case in self.cases]
 
     def douts(self, case: Case) -> list[np.ndarray] | None:
@@ -106,8 +105,9 @@ class Search:
         return self.observed[id(case)]
 
     def fit(self, explanation: Callable[[Case], Answer]) -> tuple[bool, float]:
-        """Does it give all of the learner's results, not only the one that is looked at; in which part of the cases, of
-        those where the learner is wrong and of the others? Zero if not in the first and the telling case.
+        """Whether it gives all of the learner's results, and not only the one that is looked at; and the share of cases
+        in which it does, the lower one of the cases where the learner is wrong and of the others. The share is 0 if it
+        does not in the first and in the telling case.
         """
         self.explanation = explanation
         first = self.agreement(self.cases[0])
@@ -133,8 +133,8 @@ class Search:
         return 0
 
     def slip(self) -> str | None:
-        """The sentence of the well-known slip that gives what the learner's gives, in the telling case at least: a slip
-        need not agree with it for extreme numbers. A slip in forward does not explain a wrong backward.
+        """The sentence of the well-known slip that gives the learner's results, at least in the telling case: with
+        extreme numbers it need not agree. A slip in forward does not explain a wrong backward.
         """
         reference, telling, fits = self.trial.reference, self.trial.check.telling, []
         for program, sentence in reference.check.slips:
@@ -148,7 +148,7 @@ class Search:
         return sentence if share >= (0.1 if self.in_telling else 0.75) else None
 
     def as_answers(self, written: Any) -> Callable[[Case], Answer]:
-        """What a changed solution gives."""
+        """The answers of a changed solution, case by case."""
 
         def formula(case: Case) -> Answer:
             with _bounded():
@@ -157,7 +157,7 @@ class Search:
         return formula
 
     def change(self) -> str | None:
-        """What has to be changed in the right solution to get the learner's: of several changes the most usual one."""
+        """The change of the right solution that gives the learner's results; of several changes the most usual one."""
         reference, fits = self.trial.reference, []
         for written, change in reference.mutants(self.part):
             whole, share = self.fit(self.as_answers(written))
@@ -201,7 +201,7 @@ def _same(got: Any, wanted: Any, tolerance: float) -> bool:
 
 
 def ask_gradcheck(trial: Trial, first: Finding) -> tuple[str, str]:
-    """What gradcheck finds in the telling case: the kind and the sentence, empty if nothing."""
+    """The diagnosis of gradcheck in the telling case: its kind and its sentence, empty if it finds nothing."""
     case, op = trial.check.telling, trial.written
     wanted = [gradient is not None for gradient in trial.reference.run(case, trial.douts(case)).value]
 

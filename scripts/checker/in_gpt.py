@@ -1,4 +1,4 @@
-"""The reward: what the learner wrote, at work in a GPT, and its loss beside the library's own.
+"""The reward: the learner's parts at work in a GPT, with its loss beside that of the library's parts.
 
 Two models with the same weights see the same batches; one runs with the learner's parts in it. Some of the exercises'
 ops are inside fused ones in GPT-2 (softmax inside attention, tanh inside GELU). Then both models run a form that is
@@ -25,14 +25,15 @@ from gpt.files import write_text
 from gpt.tokenizer.pre_tokenization import split_words
 from gpt.training.batches import RandomBatches
 from gpt.training.standard_library import help_text
+from gpt.training.training_step import training_step
 from minigrad import Tensor, manual_seed, optim, use_kernels
 from minigrad.autograd import Function
 from minigrad.kernels.dispatch import textbook_functions
 from scripts.pages import my_gpt
 
 from . import source
-from .adapters import when
-from .checks import Kernel, Patch
+from .checks import Patch
+from .places import used_where
 from .workspace import Workspace
 
 STEPS = {False: 80, True: 160}  # of one part, of all of them
@@ -43,7 +44,7 @@ SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 32}
 
 
 def attention(q: Any, k: Any, v: Any, mask: Any, is_causal: bool, scale: float, dropout_p: float, stream: Any) -> Any:
-    """Out of matmul, mul, softmax and masked_fill."""
+    """Attention, composed of matmul, mul, softmax and masked_fill."""
     scores = F.matmul(q, k.transpose(-1, -2)) * Tensor(np.full(q.shape[:-1] + k.shape[-2:-1], scale, q.dtype))
     if is_causal:
         scores = F.masked_fill(scores, Tensor(np.tri(*scores.shape[-2:]) == 0), -math.inf)
@@ -53,31 +54,32 @@ def attention(q: Any, k: Any, v: Any, mask: Any, is_causal: bool, scale: float, 
 
 
 def gelu(x: Any, approximate: str) -> Any:
-    """Out of tanh and mul."""
+    """GELU, composed of tanh and mul."""
     u = (x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)
     return x * (F.tanh(u) + 1.0) * 0.5
 
 
 def layer_norm(x: Any, weight: Any, bias: Any, axes: Any, eps: float) -> Any:
-    """Out of mean, mul and sqrt."""
+    """Layer norm, composed of mean, mul and sqrt."""
     centered = x - F.mean(x, -1, keepdim=True)
     variance = F.mean(centered * centered, -1, keepdim=True)
     return centered / F.sqrt(variance + eps) * weight + bias
 
 
 def cross_entropy(logits: Any, targets: Any, ignore_index: int, reduction: str) -> Any:
-    """Out of log_softmax, mul and sum; only what training here asks for: the mean, with every target counted."""
+    """Cross-entropy, composed of log_softmax, mul and sum, as training here needs it: the mean over all targets."""
     onehot = np.arange(logits.shape[1]) == np.asarray(targets)[:, None]
     return F.sum(F.log_softmax(logits, 1) * Tensor(onehot.astype(logits.dtype))) * (-1 / len(onehot))
 
 
-APART: dict[str, tuple[str, Callable[..., Any]]] = {
-    "scaled_dot_product_attention": ("scaled_dot_product_attention", attention),
-    "gelu": ("gelu", gelu),
-    "gelu to relu": ("gelu", lambda x, approximate: F.relu(x)),
-    "layer_norm": ("layer_norm", layer_norm),
-    "layer_norm to rms_norm": ("layer_norm", lambda x, w, b, axes, eps: F.rms_norm(x, x.shape[-1], w, eps) + b),
-    "cross_entropy": ("cross_entropy", cross_entropy),
+# op -> its form out of small ops; "op to another": another op in its place, which computes something else
+APART: dict[str, Callable[..., Any]] = {
+    "scaled_dot_product_attention": attention,
+    "gelu": gelu,
+    "gelu to relu": lambda x, approximate: F.relu(x),
+    "layer_norm": layer_norm,
+    "layer_norm to rms_norm": lambda x, w, b, axes, eps: F.rms_norm(x, x.shape[-1], w, eps) + b,
+    "cross_entropy": cross_entropy,
 }
 
 
@@ -95,26 +97,26 @@ class Parts:
         self.dropout = 0.0
 
     def add(self, name: str, place: Any, definitions: dict[str, Any]) -> None:
-        """Take in what the file of one exercise defines; nothing, if it has no place in the GPT."""
+        """Add the parts that the file of one exercise defines, if they have a place in the GPT."""
         for part in place if isinstance(place, tuple) else (place,) if place else ():
+            written = part.adapt(definitions[part.name])
             if isinstance(part, Patch):
-                self.patches |= {target: part.adapt(definitions) for target in part.targets}
+                self.patches |= dict.fromkeys(part.targets, written)
                 continue
-            assert isinstance(part, Kernel)
-            op = part.adapt(definitions[part.name])
-            self.kernels[part.op] = op if part.fits is None else when(part.fits, op, textbook_functions()[part.op])
+            fits = part.fits
+            self.kernels[part.op] = used_where(fits, written, textbook_functions()[part.op]) if fits else written
             for form in part.takes:
                 if form == "dropout":
                     self.dropout = 0.1
-                elif form in APART:
-                    op, compose = APART[form]
-                    self.apart.setdefault(op, type("Apart", (Function,), {"compose": staticmethod(compose)}))
+                else:
+                    apart = type("Apart", (Function,), {"compose": staticmethod(APART[form])})
+                    self.apart.setdefault(form.partition(" to ")[0], apart)
         if place is not None:
             self.used.append(name)
 
     @contextlib.contextmanager
     def installed(self, mine: bool) -> Iterator[None]:
-        """The library's parts, taken apart as the learner's need it; with `mine`, the learner's in them."""
+        """Inside the block, fused ops are taken apart as the learner's parts need it; with `mine`, these are used."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(use_kernels("textbook"))
             apart = {op: function for op, function in self.apart.items() if op not in self.kernels}
@@ -137,6 +139,11 @@ def read_corpus() -> tuple[Tokenizer, np.ndarray]:
 corpus = functools.cache(read_corpus)
 
 
+def mean_loss(model: GPT, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, int, dict[str, Any]]:
+    """The mean as one number, because the learner's cross-entropy computes the mean and not the sum."""
+    return model.loss(*batch), 1, {}
+
+
 def train(parts: Parts, mine: bool, steps: int, use: str) -> tuple[list[float], str, float]:
     """The loss of every step, a sample of the model's text, and seconds per step."""
     with parts.installed(mine):
@@ -151,14 +158,7 @@ def train(parts: Parts, mine: bool, steps: int, use: str) -> tuple[list[float], 
         batches = RandomBatches(tokens, 8, SHAPE["block_size"], seed=0)
         losses, started = [], time.perf_counter()
         for _ in range(steps):
-            inputs, targets = next(batches)
-            loss = model.loss(inputs, targets)
-            loss.backward()
-            optim.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-            losses.append(loss.item())
+            losses.append(training_step(model, [next(batches)], mean_loss, optimizer, schedule, max_norm=1.0).loss)
         seconds = (time.perf_counter() - started) / steps
         prompt = [token for word in split_words("The") for token in tokenizer.encode(word, textbook=True)]
         new = model.generate([prompt], 40, temperature=0.8, top_p=0.95, seed=0)[0]

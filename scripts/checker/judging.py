@@ -34,8 +34,8 @@ def judge(checks: Sequence[Check], definitions: Mapping[str, Any], text: str, pa
     started, cases = time.perf_counter(), 0
     for check in checks:
         trial = Trial(check, definitions, text, path)
-        refusal = not_there(trial)
-        verdict = of_trial(trial, seed) if refusal is None else Verdict("wrong", check.name, refusal)
+        refusal = missing_definition(trial)
+        verdict = verdict_of_check(trial, seed) if refusal is None else Verdict("wrong", check.name, refusal)
         cases += verdict.cases
         if not verdict.passed:
             break
@@ -44,7 +44,7 @@ def judge(checks: Sequence[Check], definitions: Mapping[str, Any], text: str, pa
 
 
 def parts(checks: Sequence[Check], definitions: Mapping[str, Any], seed: int, passed: bool) -> dict[str, bool]:
-    """Which parts are right, each judged without the others: backward also where forward is wrong, for one."""
+    """Whether each part is right, judged without the others: backward may be right where forward is wrong."""
     right: dict[str, bool] = {}
     for check in checks:
         trial = Trial(check, definitions)
@@ -56,7 +56,7 @@ def parts(checks: Sequence[Check], definitions: Mapping[str, Any], seed: int, pa
 
 @functools.cache
 def drawn(strategy: Any, count: int, seed: int) -> list[Case]:
-    """The cases that a check draws, nothing failing."""
+    """Draw the cases of a check, without testing them."""
     cases: list[Case] = []
     search = hypothesis.given(strategy)(lambda case: cases.append(case))
     hypothesis.seed(seed)(hypothesis.settings(max_examples=count, phases=[Phase.generate], **QUIET)(search))()
@@ -64,13 +64,13 @@ def drawn(strategy: Any, count: int, seed: int) -> list[Case]:
 
 
 def run_once(check: Check, case: Case, definitions: Mapping[str, Any]) -> None:
-    """Forward and backward of one case, or a call: for what they print, and to step through."""
+    """Run forward and backward of one case, or call the function: to see what it prints, or to step through it."""
     trial = Trial(check, definitions)
     trial.run(case, trial.douts(case))
 
 
-def not_there(trial: Trial) -> str | None:
-    """Why what the check asks for cannot be tried: it is missing, or something else."""
+def missing_definition(trial: Trial) -> str | None:
+    """The sentence for a file without the op or function that is checked; None if the file has it."""
     name, written = trial.check.name, trial.written
     if written is None:
         return f"the file defines no {name}: its name must stay as it was in the stub"
@@ -84,7 +84,7 @@ def not_there(trial: Trial) -> str | None:
     return None
 
 
-def of_trial(trial: Trial, seed: int) -> Verdict:
+def verdict_of_check(trial: Trial, seed: int) -> Verdict:
     """The verdict by one check: the first case that fails, the reason, and the smallest case that shows it."""
     check = trial.check
     first = trial.test(check.telling)
@@ -143,7 +143,7 @@ class _Enough(BaseException):
 
 
 def _size(case: Case) -> tuple[float, ...]:
-    """How much there is to read: numbers, and how large they are."""
+    """A key that orders cases by how much there is to read: how many numbers, and how large they are."""
     numbers = [np.asarray(n, dtype=float) for a in (*case.arguments, *case.options.values()) for n in arrays(a)]
     return (
         sum(n.size for n in numbers),
@@ -161,7 +161,7 @@ def line_of(trial: Trial, found: Finding) -> int | None:
 
 
 def details(trial: Trial, case: Case, more: dict[str, Any]) -> str:
-    """The case as text: a row for each input, and for what came of it."""
+    """The case as text: a row for each input and each result."""
     names = trial.names + [f"argument {i}" for i in range(len(trial.names), len(case.arguments))]
     rows = {**dict(zip(names, case.arguments, strict=False)), **case.options, **more}
     width = max(map(len, rows), default=0)

@@ -235,7 +235,7 @@ def judge_all(
 
 
 def judge(file: File, exercise: Path, seed: int, limits: Limits) -> Verdict:
-    """In a process of the pool: the verdict on one file."""
+    """The verdict on one file. It runs in a process of the pool."""
     if file.problem:
         return Verdict("missing", file.exercise, file.problem)
     try:
@@ -251,7 +251,7 @@ load = functools.cache(catalogue.load)
 
 
 def end_with_parent() -> None:
-    """Prepare a process of the pool: Ctrl-C is for its parent, and without a parent there is nothing to do."""
+    """Prepare a process of the pool: it leaves Ctrl-C to its parent, and ends when its parent has ended."""
 
     def wait() -> None:
         multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])  # type: ignore[union-attr]
@@ -273,18 +273,20 @@ def table(results: Results, exercises: dict[str, Path]) -> str:
     """marks.csv: a row for each student, with the points of each exercise and its parts, the sum, and what is wrong."""
     parts = {name: [part for part in PARTS if any(part in v[name].parts for v in results.values())]
              for name in exercises}  # fmt: skip
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = [column for name in exercises for column in (name, *(f"{name}_{part}" for part in parts[name]))]
-    writer.writerow(["student", *columns, "points", "of", "percent", *(f"{name}_verdict" for name in exercises)])
+    rows: list[dict[str, Any]] = []
     for who, verdicts in results.items():
-        row: list[Any] = []
+        row: dict[str, Any] = {"student": _harmless(_text(who))}
         for name in exercises:
-            row += [f"{points(verdicts[name]):.3g}", *(int(verdicts[name].parts.get(p, False)) for p in parts[name])]
-        total = sum(map(points, verdicts.values()))
-        reasons = [_cell(verdicts[name]) for name in exercises]
-        writer.writerow([_harmless(_text(who)), *row, f"{total:.3g}", len(exercises),
-                         f"{100 * total / len(exercises):.3g}", *reasons])  # fmt: skip
+            row[name] = f"{points(verdicts[name]):.3g}"
+            row |= {f"{name}_{part}": int(verdicts[name].parts.get(part, False)) for part in parts[name]}
+        total, most = sum(map(points, verdicts.values())), len(exercises)
+        row |= {"points": f"{total:.3g}", "of": most, "percent": f"{100 * total / most:.3g}"}
+        row |= {f"{name}_verdict": _cell(verdicts[name]) for name in exercises}
+        rows.append(row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 
@@ -294,17 +296,17 @@ def _cell(verdict: Verdict) -> str:
 
 
 def _harmless(text: str) -> str:
-    """A spreadsheet takes a cell that begins with one of these for a formula."""
+    """Quote a cell that a spreadsheet would take for a formula."""
     return "'" + text if text[:1] in ("=", "+", "-", "@", "\t") else text
 
 
 def _text(text: str) -> str:
-    """Without control characters, and without what UTF-8 cannot hold (names of folders may have it)."""
+    """The text without control characters and without what UTF-8 cannot hold, which names of folders may have."""
     return printable(text.encode("utf-8", "replace").decode())
 
 
 def summary(results: Results, exercises: dict[str, Path]) -> str:
-    """How many passed each exercise, and how often each diagnosis was given."""
+    """The number of students who passed each exercise, and how often each diagnosis was given."""
     lines = []
     for name in exercises:
         verdicts = [of_student[name] for of_student in results.values()]

@@ -1,4 +1,4 @@
-"""The judge's side of a submission: its process (worker.py), and what it defines as if it were here.
+"""The judge's side of a submission: it starts the process (worker.py) and calls the submission's functions there.
 
 The judge calls `definitions` like any Function or function; the call travels to the worker and the result back. Nothing
 else does, so a submission can change its answers and nothing more.
@@ -32,7 +32,7 @@ LINES_SHOWN = 10
 
 
 class Limits(NamedTuple):
-    """Of one file: seconds of the processor's time, megabytes."""
+    """The limits of one file: seconds of the processor's time, and megabytes."""
 
     seconds: int = 5
     megabytes: int = 2048
@@ -42,7 +42,7 @@ LIMITS = Limits()
 
 
 class Ended(BaseException):
-    """The worker is gone. No Exception: no part of a judgment may take it for something that the learner raised."""
+    """The worker is gone. It is not an Exception, so that it is never taken for something that the learner raised."""
 
     def __init__(self, verdict: Verdict):
         super().__init__(verdict.diagnosis)
@@ -129,7 +129,7 @@ class Submission:
     def definitions(self, checks: Sequence[Check]) -> tuple[list[Check], dict[str, Any]]:
         """Checks and definitions for the judge; where a check has a `call`, that runs in the worker as well."""
         calls = [check.call for check in checks if check.call is not None]
-        kinds = self.ask("define", self.text, str(self.path), HARNESS + "\n\n".join(map(source.whole, calls)))
+        kinds = self.ask("define", self.text, str(self.path), HARNESS + "\n\n".join(map(source.with_helpers, calls)))
         definitions: dict[str, Any] = {}
         for check in checks:
             if (kind := kinds.get(check.name)) == "op" and isinstance(check, OpCheck):
@@ -144,7 +144,7 @@ class Submission:
         class Remote(Function):
             @staticmethod
             def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
-                ctx.kept = Kept(submission)
+                ctx.kept = KeptContext(submission)
                 needs_grad = [bool(ctx.needs_grad[i]) for i in range(len(arrays))]
                 return submission.ask("forward", name, ctx.kept.number, needs_grad, arrays, options)
 
@@ -159,8 +159,8 @@ class Submission:
         return lambda *arguments, **options: self.ask("call", check.name, through, arguments, options)
 
 
-class Kept:
-    """What an op's forward left in its ctx: it stays in the worker as long as this is here."""
+class KeptContext:
+    """The ctx of an op's forward, which stays in the worker as long as this object exists."""
 
     def __init__(self, submission: Submission):
         submission.count += 1
@@ -176,7 +176,7 @@ RAISED = {kind.__name__: kind for kind in (AttributeError, IndexError, MemoryErr
 
 
 def _exception(kinds: list[str], message: str, line: int | None) -> Exception:
-    """What the file raised: by name, with its message, as one of the kinds that the judge tells apart."""
+    """The exception that the file raised: its name and message, as one of the kinds that the judge tells apart."""
     base: Any = next((RAISED[kind] for kind in kinds if kind in RAISED), RuntimeError)
     name = str(kinds[0]) if str(kinds[0]).isidentifier() else "Exception"
     error: Exception = type(name, (base,), {"__str__": lambda self: message})()
@@ -185,7 +185,7 @@ def _exception(kinds: list[str], message: str, line: int | None) -> Exception:
 
 
 def is_waiting(process: int) -> bool:
-    """Does a process wait for something other than a processor? True where the system does not tell."""
+    """Whether a process waits for something other than a processor. True where the system does not tell."""
     with contextlib.suppress(OSError):
         if sys.platform == "linux":
             return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "S"
@@ -193,7 +193,7 @@ def is_waiting(process: int) -> bool:
 
 
 def environment() -> dict[str, str]:
-    """Of a worker: one thread, as arrays are small and several workers may run side by side."""
+    """The environment of a worker: one thread, as arrays are small and several workers may run side by side."""
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
     return {**os.environ, **threads, "PYTHONHASHSEED": "0"}
 
@@ -226,7 +226,7 @@ def judge(
 
 
 def is_confined() -> bool:
-    """Does this system keep a submission away from files and other processes?"""
+    """Whether this system keeps a submission away from files and other processes."""
     with Submission("", Path(), LIMITS) as submission:
         submission.ask("define", "", "", "")
         return bool(submission.ask("is_confined"))

@@ -1,4 +1,4 @@
-"""What the learner reads: a verdict, the list, a hint."""
+"""The texts that a learner reads in the terminal: a verdict, the list of exercises, the start of one."""
 
 from __future__ import annotations
 

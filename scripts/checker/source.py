@@ -1,4 +1,4 @@
-"""The learner's file as text: may it be run, and which of its lines is to blame?"""
+"""The learner's file as text: whether it may be run, and which of its lines is to blame."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _forbidden(tree: ast.Module) -> tuple[ast.AST, str] | None:
 
 
 def define(text: str, path: Path) -> tuple[dict[str, Any], Verdict | None]:
-    """Run the file, as `import` would; its definitions, or the verdict on what it raised."""
+    """Run the file, as `import` would. Returns its definitions, and the verdict on what it raised, if anything."""
     module = types.ModuleType(path.stem)
     module.__file__ = str(path)
     try:
@@ -80,8 +80,8 @@ def kind_of(error: BaseException) -> tuple[str, str]:
     return "error", f"{type(error).__name__}: {error}"
 
 
-def whole(function: Callable[..., Any]) -> str:
-    """The source of a function, together with everything in its file that it uses."""
+def with_helpers(function: Callable[..., Any]) -> str:
+    """The source of a function and of the functions and classes of its file that it uses."""
     tree = ast.parse(Path(function.__code__.co_filename).read_text(encoding="utf-8"))
     definitions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     needed: dict[str, str] = {}

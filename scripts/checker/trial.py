@@ -1,32 +1,36 @@
-"""One check of one file: what is right, what the learner wrote gives, and what is wrong with a case.
+"""One check of one file: it compares the learner's answer to a case with that of the completed stub.
 
-Right is what the exercise's completed stub gives, forward and backward.
+The completed stub is right by definition, forward and backward. The learner's ops and functions are stand-ins here
+(processes.py): the learner's own code runs in a process of its own.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import dataclasses
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from minigrad.autograd import Context
 from minigrad.gradcheck.mutations import Change, compiled, mutants
 from minigrad.gradcheck.shape_diagnosis import numpy_in_words
 
 from . import comparing, source
-from .answering import Answer, answer, douts_for
 from .checks import Case, Check, OpCheck
+from .worker import call_read_only
 
 EXTREME = 100  # a case with numbers of this size counts for the part "extremes", and for no other
 
 
 class Reference:
-    """The completed stub: what is right, and what each small change of it gives."""
+    """The completed stub: it gives the right answer, and its small changes give answers to compare mistakes with."""
 
     def __init__(self, check: Check):
         text, call = check.reference
@@ -45,7 +49,7 @@ class Reference:
         return right
 
     def mutants(self, part: str) -> Iterator[tuple[Any, Change]]:
-        """What the name stands for after each change of the function, or of the method `part`."""
+        """The op or function after each small change of it (of the method `part`, for an op), and the change."""
         methods = [n for n in ast.walk(self.node) if isinstance(n, ast.FunctionDef) and n.name == part]
         for change in mutants(methods[0] if methods else self.node):
             with contextlib.suppress(SyntaxError, ValueError, TypeError):
@@ -54,8 +58,9 @@ class Reference:
 
 @dataclasses.dataclass
 class Finding:
-    """That one case is wrong. kind: in what way, for programs. sentence: what would repair the numbers, if something
-    simple does; plain: what they are. number: of several results the one that is wrong; gradient: its name in backward.
+    """A case that is wrong. kind: in what way, for programs. sentence: what would repair the numbers, if something
+    simple does; plain: how they differ. number: of several results the one that is wrong; gradient: its name in
+    backward.
     """
 
     kind: str
@@ -70,7 +75,7 @@ class Finding:
 
 
 class Trial:
-    """One check of one file."""
+    """One check of one file: `test` tries one case."""
 
     def __init__(self, check: Check, definitions: Mapping[str, Any], text: str = "", path: str = ""):
         self.check, self.text, self.path = check, text, path
@@ -87,7 +92,7 @@ class Trial:
         return douts_for(self.reference.run(case).value) if self.is_op else None
 
     def test(self, case: Case) -> Finding | None:
-        """What is wrong with this case; None if nothing is."""
+        """Find out whether the learner's result is wrong in this case; None if it is right."""
         where = "forward of " + self.check.name if self.is_op else self.check.name
         got, right = self.run(case), self.reference.run(case)
         if (finding := self._failed(got, where, {})) is not None:
@@ -114,11 +119,11 @@ class Trial:
         return {"forward": forward, "backward": backward} if self.is_op else {"result": forward}
 
     def _failed(self, got: Answer, where: str, shown: dict[str, Any]) -> Finding | None:
-        """Was something raised, or an input changed?"""
+        """The finding where something was raised, also because of an input that was changed; else None."""
         error = got.raised
-        if error is None and not got.changed:
+        if error is None:
             return None
-        if error is None or (isinstance(error, ValueError) and "read-only" in str(error)):
+        if isinstance(error, ValueError) and "read-only" in str(error):
             what = "dout or another array" if where.startswith("backward") else "its input"
             sentence = f"it writes to {what}, which belongs to somebody else: compute into a new array, or copy first"
             return Finding("changed", where, sentence, got, shown)
@@ -174,7 +179,7 @@ class Trial:
 
 
 def in_plain_words(got: Answer, names: list[str]) -> str:
-    """What was raised; NumPy's messages about shapes in words."""
+    """The exception as a sentence, with NumPy's messages about shapes in words."""
     message = str(got.raised)
     if got.line is None:  # not in the learner's file: raised where it was called, or where its result was read
         if isinstance(got.raised, TypeError) and "argument" in message:
@@ -184,7 +189,7 @@ def in_plain_words(got: Answer, names: list[str]) -> str:
 
 
 def _kind_of(got: Any, right: Any) -> str:
-    """Shapes are looked at before numbers, and both before nan."""
+    """The kind of a finding. Shapes are looked at before numbers, and both before nan."""
     several = isinstance(got, tuple) and isinstance(right, tuple)
     pairs = list(zip(got, right, strict=False)) if several else [(got, right)]
     with contextlib.suppress(TypeError, ValueError):  # texts, lists of several lengths
@@ -204,3 +209,61 @@ def arrays(value: Any) -> list[Any]:
     if isinstance(value, list | tuple):
         return [found for part in value for found in arrays(part)]
     return [value] if isinstance(value, np.ndarray | np.generic | int | float) else []
+
+
+# --- the answer to one case -------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Answer:
+    """value: the result of forward or of the function, or backward's gradients. raised: the exception in place of a
+    value, with its line in the learner's file (None: not in it).
+    """
+
+    value: Any = None
+    raised: Exception | None = None
+    line: int | None = None
+
+    @property
+    def error(self) -> str:
+        return f"{type(self.raised).__name__}: {self.raised}" if self.raised is not None else ""
+
+
+def answer(written: Any, path: str, check: Check, case: Case, douts: Sequence[Any] | None = None) -> Answer:
+    """Run a function, or the forward of an op, and with `douts` also its backward, on inputs that are read-only."""
+    arguments, options = [_frozen(a) for a in case.arguments], copy.deepcopy(case.options)
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if isinstance(check, OpCheck):
+                ctx = Context()
+                value = call_read_only(written.forward, (ctx, *arguments), options)
+                if douts is not None:
+                    value = written.backward(ctx, *[_frozen(dout) for dout in douts])
+            elif check.call:
+                value = call_read_only(check.call, (written, *arguments), options)
+            else:
+                value = call_read_only(written, arguments, options)
+    except Exception as error:
+        return Answer(raised=error, line=getattr(error, "line", None) or source.line_of(error, path))
+    return Answer(value)
+
+
+def _frozen(value: Any) -> Any:
+    """A copy, whose arrays cannot be written to."""
+    if isinstance(value, np.ndarray):
+        value = value.copy()
+        value.flags.writeable = False
+        return value
+    if isinstance(value, list | tuple):
+        return type(value)(_frozen(part) for part in value)
+    return copy.deepcopy(value)
+
+
+def douts_for(out: Any) -> list[np.ndarray]:
+    """The gradients that arrive at backward, one for each output of forward: one decimal, both signs, never 0."""
+    douts, rng = [], np.random.default_rng(1)
+    for output in out if isinstance(out, tuple) else (out,):
+        dout = np.round(rng.uniform(-2, 2, np.shape(output)), 1)
+        douts.append(np.asarray(np.where(dout == 0, 0.7, dout), np.asarray(output).dtype))
+    return douts

@@ -21,14 +21,14 @@ KEYS = "n next   h hint   l list   c check all   r reset   q quit"
 
 
 def watch(workspace: Workspace, manual: bool = False) -> int:
-    """Until the learner quits. Returns the exit status."""
+    """Run the loop until the learner quits. Returns the exit status."""
     session = Session(workspace)
-    if session.name is None:
+    if not session.name:
         return 0
     session.check()
     single_keys = not manual and sys.stdin.isatty()
     with _single_keys() if single_keys else contextlib.nullcontext(_lines(poll=not manual)) as read_key:
-        while session.name is not None:
+        while session.name:
             key = read_key()
             if key is None:
                 if not manual and session.saved():
@@ -44,12 +44,12 @@ class Session:
     def __init__(self, workspace: Workspace, say: Callable[[str], None] = lambda text: print(text, flush=True)):
         self.workspace, self.say = workspace, say
         self.asking = False
-        self.name = workspace.current()
+        self.name = workspace.current() or ""  # of the exercise; "" at the end of the course
         self._seen: tuple[float, int] | None = None
         self._begin()
 
     def _begin(self) -> None:
-        if self.name is None:
+        if not self.name:
             self.say("You have passed every exercise.")
             return
         file = self.workspace.start(self.name)
@@ -57,11 +57,10 @@ class Session:
         self.say(showing.start_text(self.workspace.exercise(self.name), file))
 
     def saved(self) -> bool:
-        """Has the current file changed since the last check?"""
+        """Whether the current file has changed since the last check."""
         return self._state() != self._seen
 
     def _state(self) -> tuple[float, int] | None:
-        assert self.name is not None
         try:
             status = os.stat(self.workspace.file(self.name))
         except OSError:
@@ -69,7 +68,6 @@ class Session:
         return status.st_mtime, status.st_size
 
     def check(self) -> None:
-        assert self.name is not None
         self.say(f"\nChecking {self.name} ...")
         self._seen = self._state()
         verdict = self.workspace.check(self.name)
@@ -81,8 +79,7 @@ class Session:
         self.say(f"\n{KEYS}")
 
     def press(self, key: str) -> bool:
-        """Do what a key says; False to quit."""
-        assert self.name is not None
+        """Do what a key stands for. Returns False for the key that quits."""
         if self.asking:
             self.asking = False
             if key == "y":
@@ -112,14 +109,13 @@ class Session:
         return True
 
     def _next(self) -> None:
-        assert self.name is not None
         following = self.workspace.following(self.name)
         if following is None and not self.workspace.has_passed(self.name):
             self.say("This is the last one that is not passed.")
             return
-        self.name = following
+        self.name = following or ""
         self._begin()
-        if self.name is not None:
+        if self.name:
             self.check()
 
 

@@ -43,7 +43,7 @@ LENGTHS = struct.Struct("<II")  # of a message's JSON, and of the bytes behind i
 
 
 class UsesLibrary(ImportError):
-    """A submission wants a module that would give it the answer."""
+    """The submission imports a module that would give it the answer."""
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def pack(value: Any) -> bytes:
 
 
 def read(stream: IO[bytes], writeable: bool = True) -> Any:
-    """The next message of a stream, in which nothing is believed. Raises EOFError at its end, and ValueError."""
+    """The next message of a stream. Nothing in it is trusted. Raises EOFError at its end, ValueError for a bad one."""
     lengths = stream.read(LENGTHS.size)
     if len(lengths) < LENGTHS.size:
         raise EOFError
@@ -130,11 +130,11 @@ def _unpack(head: Any, body: memoryview, writeable: bool) -> Any:
 
 
 class Function:
-    """What a submission derives its op from: minigrad's Function without the engine."""
+    """The base class of a submission's ops: minigrad's Function without the engine."""
 
 
 class Solution:
-    """What a submission defines. Each public method is a request that it answers."""
+    """The submission's definitions. Each public method is a request that is answered with them."""
 
     def __init__(self) -> None:
         self.path = ""
@@ -143,7 +143,7 @@ class Solution:
         self.contexts: dict[int, Any] = {}
 
     def define(self, text: str, path: str, harness: str) -> dict[str, str]:
-        """Run the file; of each name that it defines, what it is. harness: functions of the exercise that call it."""
+        """Run the file; returns the kind of each name in it. harness: functions of the exercise that call it."""
         module = types.ModuleType("submission")
         sys.modules["submission"] = module
         self.path, self.names = path, vars(module)
@@ -154,19 +154,19 @@ class Solution:
     def forward(self, name: str, number: int, needs_grad: list[bool], arguments: Any, options: Any) -> Any:
         """Forward of an op; what it leaves in ctx stays here, under `number`."""
         ctx = self.contexts[number] = types.SimpleNamespace(needs_grad=needs_grad)
-        return _call(self.names[name].forward, (ctx, *arguments), options)
+        return call_read_only(self.names[name].forward, (ctx, *arguments), options)
 
     def backward(self, name: str, number: int, douts: Any) -> Any:
-        return _call(self.names[name].backward, (self.contexts[number], *douts), {})
+        return call_read_only(self.names[name].backward, (self.contexts[number], *douts), {})
 
     def call(self, name: str, through: str, arguments: Any, options: Any) -> Any:
-        """A function, or a function of the harness with what the submission defines as its first argument."""
+        """Call a function of the submission, or the harness function `through` with it as the first argument."""
         if through:
-            return _call(self.harness[through], (self.names[name], *arguments), options)
-        return _call(self.names[name], arguments, options)
+            return call_read_only(self.harness[through], (self.names[name], *arguments), options)
+        return call_read_only(self.names[name], arguments, options)
 
     def is_confined(self) -> bool:
-        """Can files not be reached? Asked before any submission is."""
+        """Whether files are out of reach. This is asked before any submission runs."""
         try:
             return not os.listdir(os.sep)
         except OSError as error:
@@ -193,8 +193,8 @@ class Solution:
         return line
 
 
-def _call(function: Any, arguments: Any, options: Any) -> Any:
-    """Call with arrays that cannot be written to. A list or dict that was changed is an error as well."""
+def call_read_only(function: Any, arguments: Any, options: Any) -> Any:
+    """Call with arrays that cannot be written to. Raises ValueError for a list or dict that was changed."""
     given = [value for value in (*arguments, *options.values()) if isinstance(value, list | dict)]
     before = [pack(value) for value in given]
     result = function(*arguments, **options)
@@ -210,7 +210,7 @@ def _kind(thing: Any) -> str:
 
 
 class _FewLines(io.StringIO):
-    """Takes what is printed, and keeps the beginning of it."""
+    """A file that keeps only the beginning of what is printed."""
 
     def write(self, text: str) -> int:
         super().write(text[: max(MOST_PRINTED - self.tell(), 0)])
@@ -221,7 +221,7 @@ class _FewLines(io.StringIO):
 
 
 def confine(seconds: int, megabytes: int) -> None:
-    """Limit time and memory, and give up files, network and other processes, as far as the system can. For good."""
+    """Limit time and memory, and give up files, network and other processes for good, as far as the system can."""
     limit_resources(seconds, megabytes)
     sys.path.clear()
     sys.meta_path[:] = [_NothingMore]
@@ -236,7 +236,7 @@ class _NothingMore:
 
 
 def limit_resources(seconds: int, megabytes: int) -> None:
-    """Of the processor's time and of memory so much; no new files, no other processes (not on Windows)."""
+    """Limit the processor's time and memory, and allow no new files and processes (not on Windows)."""
     if resource is None:
         return
     used = math.ceil(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))

@@ -41,7 +41,7 @@ class Workspace:
 
     @property
     def passed(self) -> list[str]:
-        """Passed, and the file is still the one that passed, in the order of the course."""
+        """The exercises that have passed with the file as it is now, in the order of the course."""
         return [name for name in self.paths if self.has_passed(name)]
 
     def has_passed(self, name: str) -> bool:
@@ -62,7 +62,7 @@ class Workspace:
         return next((n for n in names[place:] + names[:place] if n != name and not self.has_passed(n)), None)
 
     def start(self, name: str) -> Path:
-        """Make it the current one, and write its stub unless there is a file already."""
+        """Make an exercise the current one, and write its stub unless there is a file already."""
         file = self.file(name)
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ class Workspace:
         return level, self.exercise(name).hints[level - 1]
 
     def reset(self, name: str) -> Path | None:
-        """The stub again; what was there is kept beside it, and returned."""
+        """Write the stub again. Returns the path under which the old file is kept beside it, if there was one."""
         file, kept = self.file(name), None
         if file.exists():
             numbers = (n for n in range(1, 10_000) if not file.with_suffix(f".old{n}.txt").exists())
@@ -106,7 +106,7 @@ class Workspace:
 
 
 def read_progress(path: Path) -> dict[str, Any]:
-    """What progress.json says. Raises ValueError for one that was edited into something else."""
+    """Read progress.json. Raises ValueError for one that was edited into something else."""
     state = read_json(path)
     kinds = {"passed": (dict, str), "hints": (dict, int), "current": (str | None, None)}
     for name, (kind, part) in kinds.items():

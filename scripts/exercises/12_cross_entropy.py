@@ -13,8 +13,8 @@ Example: logits = [[0, 0], [5, 1]], targets = [1, -100]  ->  loss = 0.6931, dlog
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.adapters import with_arguments
 from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
+from scripts.checker.places import with_arguments
 
 STUB = f'"""{__doc__}"""' + '''
 
@@ -74,10 +74,6 @@ def cases(draw):
     return Case(draw(values((n, classes))) * scale, np.array(targets), ignore_index=-100)
 
 
-def with_the_mean(logits, targets, ignore_index):
-    return logits, targets, ignore_index, "mean"
-
-
 EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
     title="what a language model is trained with",
@@ -90,7 +86,6 @@ EXERCISE = Exercise(
         "dlogits = np.exp(log_probs); dlogits[rows, safe_targets] -= 1; dlogits * kept[:, None] * dout / n",
     ),
     checks=[OpCheck("CrossEntropy", cases(), Case(some(5, 4), np.array([1, -100, 3, 0, 3]), ignore_index=-100))],
-    adapt=lambda library: {"CrossEntropy": with_arguments(library["CrossEntropy"], with_the_mean)},
     place=Kernel(
         "cross_entropy",
         "CrossEntropy",

@@ -11,8 +11,8 @@ Example: x = [[3, 4]], weight = [1, 2], eps = 0  ->  rms = 3.5355, out = [[0.848
 
 import hypothesis.strategies as st
 
-from scripts.checker.adapters import with_arguments
 from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
+from scripts.checker.places import with_arguments
 
 STUB = f'"""{__doc__}"""' + '''
 
@@ -66,10 +66,6 @@ def cases(draw):
     return Case(draw(values((*lead, channels))), draw(values(channels)), eps=draw(st.sampled_from([0.1, 0.5])))
 
 
-def over_last_axis(x, weight, eps):
-    return x, weight, (x.ndim - 1,), eps
-
-
 def without_axes(x, weight, axes, eps):
     return x, weight, eps
 
@@ -84,7 +80,6 @@ EXERCISE = Exercise(
         "dx = (d - x_hat * (d * x_hat).mean(-1, keepdims=True)) / rms, with d = dout * weight",
     ),
     checks=[OpCheck("RmsNorm", cases(), Case(some(2, 3, 5), some(5), eps=0.1), examples=15)],
-    adapt=lambda library: {"RmsNorm": with_arguments(library["RmsNorm"], over_last_axis)},
     place=Kernel("rms_norm", "RmsNorm", lambda op: with_arguments(op, without_axes), takes=("layer_norm to rms_norm",)),
     answer=("minigrad.functional.normalization.RmsNorm",),
 )

@@ -10,15 +10,13 @@ Shapes: x, uniform, out, dout and dx have the same shape; 0 <= p < 1. uniform ge
 Example: x = [1, 2], uniform = [0.9, 0.1], p = 0.5, dout = [1, 1]  ->  out = [2, 0], dx = [2, 0]
 """
 
-from unittest import mock
 
 import hypothesis.strategies as st
 import numpy as np
 
 from minigrad.backend import uniform as draw_uniform
-from minigrad.functional import stochastic
-from scripts.checker.adapters import with_arguments
 from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+from scripts.checker.places import with_arguments
 
 STUB = f'"""{__doc__}"""' + '''
 
@@ -74,28 +72,11 @@ EXERCISE = Exercise(
         "ctx.scale = ((uniform >= p) / (1 - p)).astype(x.dtype); out = x * ctx.scale; dx = dout * ctx.scale",
     ),
     checks=[OpCheck("Dropout", cases(), Case(some(3, 4), UNIFORM, p=0.3), in_float32=True)],
-    adapt=lambda library: {"Dropout": with_given_numbers(library["Dropout"])},
     place=Kernel(
         "dropout", "Dropout", lambda op: with_arguments(op, from_stream, lambda grads: grads[:1]), takes=("dropout",)
     ),
     answer=("minigrad.functional.stochastic.Dropout",),
 )
-
-
-def with_given_numbers(library):
-    """The library's op, which draws from a stream, made to use the numbers that the exercise gives."""
-
-    class Dropout(library):  # type: ignore[misc, valid-type]
-        @staticmethod
-        def forward(ctx, x, uniform, p):
-            with mock.patch.object(stochastic, "uniform", lambda *stream: uniform):
-                return library.forward(ctx, x, p, None)
-
-        @staticmethod
-        def backward(ctx, dout):
-            return *library.backward(ctx, dout), None
-
-    return Dropout
 
 
 def from_stream(x, p, stream):

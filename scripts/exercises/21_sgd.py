@@ -13,9 +13,8 @@ Example: p = [1.0], grad = [0.5], velocity = [2.0], lr = 0.1, momentum = 0.9, we
 
 import hypothesis.strategies as st
 
-from minigrad import Tensor
 from scripts.checker.checks import Case, Exercise, FunctionCheck, shapes, some, values
-from scripts.checker.optimizers import as_update
+from scripts.checker.places import as_update
 
 STUB = f'"""{__doc__}"""' + '''
 
@@ -63,17 +62,6 @@ EXERCISE = Exercise(
         "g = grad + weight_decay * p; velocity = momentum * velocity + g; return p - lr * velocity, velocity",
     ),
     checks=[FunctionCheck("sgd", cases(), TELLING)],
-    adapt=lambda library: {"sgd": with_library(library["update"])},
     place=as_update("sgd", "SGD"),
     answer=("minigrad.optim.SGD.update",),
 )
-
-
-def with_library(update):
-    def sgd(p, grad, velocity, lr, momentum, weight_decay):
-        tensor, state = Tensor(p.copy()), {"velocity": velocity.copy()}
-        group = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        update(None, tensor, grad, state, group)
-        return tensor.data, state["velocity"] if momentum else (p - tensor.data) / lr
-
-    return sgd

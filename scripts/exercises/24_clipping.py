@@ -12,7 +12,6 @@ Example: clip([[3.0], [4.0]], 1.0)  ->  ([[0.6], [0.8]], 5.0);   clip([[3.0], [4
 import hypothesis.strategies as st
 import numpy as np
 
-from minigrad import Tensor
 from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch, shapes, some, values
 
 STUB = f'"""{__doc__}"""' + '''
@@ -48,6 +47,19 @@ def cases(draw):
     return Case(arrays, draw(st.sampled_from([0.5, 1.0, 5.0])))
 
 
+def in_place(clip):
+    """As the library has it: on parameters."""
+
+    def clip_grad_norm_(parameters, max_norm):
+        moved = [p for p in parameters if p.grad is not None]
+        scaled, norm = clip([p.grad for p in moved], max_norm)
+        for p, gradient in zip(moved, scaled, strict=True):
+            p.grad = np.asarray(gradient, p.grad.dtype)
+        return np.asarray(norm)
+
+    return clip_grad_norm_
+
+
 EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
     title="bound the length of a step, keep its direction",
@@ -61,31 +73,6 @@ EXERCISE = Exercise(
         # the library adds 1e-6 to the norm
         FunctionCheck("clip", cases(), Case([some(2, 3), some(4), some(2, 2)], 1.5), tolerance=1e-5)
     ],
-    adapt=lambda library: {"clip": with_library(library["clip_grad_norm_"])},
-    place=Patch(("minigrad.optim.clip_grad_norm_",), lambda definitions: in_place(definitions["clip"])),
+    place=Patch("clip", "minigrad.optim.clip_grad_norm_", adapt=in_place),
     answer=("minigrad.optim.clip_grad_norm_",),
 )
-
-
-def with_library(clip_grad_norm_):
-    def clip(gradients, max_norm):
-        tensors = [Tensor(g.copy()) for g in gradients]
-        for tensor, gradient in zip(tensors, gradients, strict=True):
-            tensor.grad = gradient.copy()
-        norm = float(clip_grad_norm_(tensors, max_norm))
-        return [tensor.grad for tensor in tensors], norm
-
-    return clip
-
-
-def in_place(clip):
-    """As the library has it: on parameters."""
-
-    def clip_grad_norm_(parameters, max_norm):
-        moved = [p for p in parameters if p.grad is not None]
-        scaled, norm = clip([p.grad for p in moved], max_norm)
-        for p, gradient in zip(moved, scaled, strict=True):
-            p.grad = np.asarray(gradient, p.grad.dtype)
-        return np.asarray(norm)
-
-    return clip_grad_norm_

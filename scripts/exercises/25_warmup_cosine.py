@@ -9,7 +9,6 @@ Shapes: numbers; steps are counted from 0.
 Example: warmup = 3, total = 7, min_ratio = 0.1, steps 0, 1, 2, 3, 5, 7  ->  0.25, 0.5, 0.75, 1.0, 0.55, 0.1
 """
 
-import types
 
 import hypothesis.strategies as st
 
@@ -60,6 +59,10 @@ def at_steps(ratio, steps):
     return [float(ratio(*step)) for step in steps]
 
 
+def as_method(ratio):
+    return lambda schedule, step: ratio(step, schedule.warmup_steps, schedule.total_steps, schedule.min_ratio)
+
+
 STEPS = [(step, 3, 9, 0.1) for step in range(11)]
 
 EXERCISE = Exercise(
@@ -72,20 +75,6 @@ EXERCISE = Exercise(
         "min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))",
     ),
     checks=[FunctionCheck("ratio", cases().map(lambda case: Case([case.arguments])), Case(STEPS), call=at_steps)],
-    adapt=lambda library: {"ratio": with_library(library["ratio"])},
-    place=Patch(
-        ("minigrad.optim.WarmupCosine.ratio",),
-        lambda definitions: (
-            lambda self, step: definitions["ratio"](step, self.warmup_steps, self.total_steps, self.min_ratio)
-        ),
-    ),
+    place=Patch("ratio", "minigrad.optim.WarmupCosine.ratio", adapt=as_method),
     answer=("minigrad.optim.WarmupCosine.ratio",),
 )
-
-
-def with_library(method):
-    def ratio(step, warmup, total, min_ratio):
-        schedule = types.SimpleNamespace(warmup_steps=warmup, total_steps=total, min_ratio=min_ratio)
-        return float(method(schedule, step))
-
-    return ratio

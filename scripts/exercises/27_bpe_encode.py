@@ -83,9 +83,6 @@ EXERCISE = Exercise(
         "bpe_merge",
     ),
     checks=[FunctionCheck("encode_word", cases(), Case(b"bcababcaabba", RANKS))],
-    place=Patch(
-        ("gpt.tokenizer.tokenizer.encode_word", "gpt.tokenizer.bpe.encode_word"),
-        lambda definitions: definitions["encode_word"],
-    ),
+    place=Patch("encode_word", "gpt.tokenizer.tokenizer.encode_word", "gpt.tokenizer.bpe.encode_word"),
     answer=("gpt.tokenizer.bpe.encode_word",),
 )

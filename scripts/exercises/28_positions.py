@@ -9,7 +9,6 @@ Shapes: length T and size C (even) -> (T, C)
 Example: T = 2, C = 4  ->  [[0, 1, 0, 1], [0.8415, 0.5403, 0.0100, 1.0000]]
 """
 
-
 import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch
@@ -63,7 +62,6 @@ EXERCISE = Exercise(
         # the library's table is float32
         FunctionCheck("sinusoidal", sizes, Case(5, 6), tolerance=1e-5)
     ],
-    adapt=lambda library: {"sinusoidal": library["sinusoidal_table"]},
-    place=Patch(("gpt.model.original_transformer.sinusoidal_table",), lambda definitions: definitions["sinusoidal"]),
+    place=Patch("sinusoidal", "gpt.model.original_transformer.sinusoidal_table"),
     answer=("gpt.model.original_transformer.sinusoidal_table",),
 )

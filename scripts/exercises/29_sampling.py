@@ -68,6 +68,14 @@ def cases(draw):
     return Case(logits, draw(st.sampled_from([0.5, 1.0, 2.0])), top_k, draw(st.sampled_from([0.33, 0.61, 0.87, 1.0])))
 
 
+def as_method(probabilities):
+    def method(self: Sampling, logits, seen=()):
+        logits = self.penalized(logits, seen).astype(np.float64)
+        return np.arange(len(logits)), np.asarray(probabilities(logits, self.temperature, self.top_k, self.top_p))
+
+    return method
+
+
 EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
     title="temperature, top-k and top-p",
@@ -82,27 +90,6 @@ EXERCISE = Exercise(
         FunctionCheck("probabilities", cases(), Case(some(6), 0.5, 3, 1.0)),
         FunctionCheck("probabilities", cases(), Case(some(6), 2.0, None, 0.61), examples=1),
     ),
-    adapt=lambda library: {"probabilities": with_library(library)},
-    place=Patch(
-        ("gpt.model.generation.Sampling.candidates",), lambda definitions: as_method(definitions["probabilities"])
-    ),
+    place=Patch("probabilities", "gpt.model.generation.Sampling.candidates", adapt=as_method),
     answer=("gpt.model.generation.Sampling.candidates",),
 )
-
-
-def with_library(library):
-    def probabilities(logits, temperature, top_k, top_p):
-        tokens, kept = library["candidates"](Sampling(temperature, top_k, top_p), logits)
-        probs = np.zeros(len(logits))
-        probs[tokens] = kept
-        return probs
-
-    return probabilities
-
-
-def as_method(probabilities):
-    def method(self: Sampling, logits, seen=()):
-        logits = self.penalized(logits, seen).astype(np.float64)
-        return np.arange(len(logits)), np.asarray(probabilities(logits, self.temperature, self.top_k, self.top_p))
-
-    return method

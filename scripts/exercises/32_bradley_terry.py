@@ -11,7 +11,6 @@ Example: chosen = [2], rejected = [0], dout = [1]  ->  loss = [0.1269], dchosen 
 
 import hypothesis.strategies as st
 
-from scripts.checker.adapters import as_function
 from scripts.checker.checks import Case, Exercise, OpCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
@@ -68,6 +67,5 @@ EXERCISE = Exercise(
         "dchosen = -dout * sigmoid(rejected - chosen); drejected = -dchosen",
     ),
     checks=[OpCheck("RewardLoss", cases(), Case(some(5), some(5, seed=1)))],
-    adapt=lambda library: {"RewardLoss": as_function(library["reward_loss"], "RewardLoss")},
     answer=("finetune.objectives.reward.reward_loss",),
 )

@@ -13,7 +13,6 @@ Example: policy_chosen = [-4], policy_rejected = [-9], both references = [-5], b
 
 import hypothesis.strategies as st
 
-from scripts.checker.adapters import as_function
 from scripts.checker.checks import Case, Exercise, OpCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
@@ -78,6 +77,5 @@ EXERCISE = Exercise(
         "dpolicy_chosen = -dout * beta * sigmoid(-beta h); dpolicy_rejected = -dpolicy_chosen",
     ),
     checks=[OpCheck("DPOLoss", cases(), Case(*[some(5, seed=seed, low=-5, high=-1) for seed in range(4)], beta=0.3))],
-    adapt=lambda library: {"DPOLoss": as_function(library["dpo_loss"], "DPOLoss", differentiate=(0, 1))},
     answer=("finetune.objectives.dpo.dpo_loss",),
 )

@@ -14,8 +14,6 @@ Example: ratio = [1.5], A = [1], eps = 0.2  ->  loss = [-1.2], dlogprobs = [0]
 import hypothesis.strategies as st
 import numpy as np
 
-from minigrad import Tensor
-from scripts.checker.adapters import as_function
 from scripts.checker.checks import Case, Exercise, OpCheck, values
 
 STUB = f'"""{__doc__}"""' + '''
@@ -75,14 +73,5 @@ EXERCISE = Exercise(
         "dlogprobs = np.where(plain <= clipped, -dout * ratio * advantages, 0)",
     ),
     checks=[OpCheck("PolicyLoss", cases(), Case(np.log(RATIOS), np.zeros(6), ADVANTAGES, eps=0.2))],
-    adapt=lambda library: {"PolicyLoss": with_library(library["policy_loss"])},
     answer=("finetune.objectives.ppo.policy_loss",),
 )
-
-
-def with_library(policy_loss):
-    def loss(logprobs, old_logprobs, advantages, eps):
-        logprobs = logprobs if isinstance(logprobs, Tensor) else Tensor(logprobs)
-        return policy_loss(logprobs, old_logprobs, advantages, clip=eps)
-
-    return as_function(loss, "PolicyLoss", differentiate=(0,))

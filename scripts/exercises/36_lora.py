@@ -11,9 +11,6 @@ Example: x = [[1, 2]], W = [[1, 0]], A = [[1, 1]], B = [[3]], scaling = 2, dout 
 
 import hypothesis.strategies as st
 
-from finetune.adapters.lora import LoRALinear
-from minigrad import Tensor, nn
-from scripts.checker.adapters import as_function
 from scripts.checker.checks import Case, Exercise, FunctionCheck, OpCheck, some, values
 
 STUB = f'"""{__doc__}"""' + '''
@@ -81,7 +78,7 @@ TELLING = Case(some(2, 5), some(4, 5), some(3, 5, seed=1), some(4, 3, seed=2), s
 
 EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
-    title="the detour of low rank, and the merge",
+    title="a low-rank update of a frozen weight, and the merge",
     group="Fine-tuning", effort="30 min, hard",
     hints=(
         "Two paths from x to out; gradients of both add up in dx. Each path consists of linear layers only.",
@@ -98,18 +95,5 @@ EXERCISE = Exercise(
             Case(*TELLING.arguments[1:], **TELLING.options),
         ),
     ),
-    adapt=lambda library: {
-        "LoRA": as_function(
-            lambda x, weight, A, B, scaling: library["forward"](layer(weight, A, B, scaling), x), "LoRA", (0, 2, 3)
-        ),
-        "merge": lambda weight, A, B, scaling: weight + library["delta"](layer(weight, A, B, scaling)),
-    },
     answer=("finetune.adapters.lora.LoRALinear.forward", "finetune.adapters.lora.LoRALinear.delta"),
 )
-
-
-def layer(weight, A, B, scaling):
-    base = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    made = LoRALinear(base, r=A.shape[0], scaling=scaling)
-    base.weight, made.lora_A, made.lora_B = (a if isinstance(a, Tensor) else Tensor(a) for a in (weight, A, B))  # type: ignore[assignment]
-    return made

@@ -12,7 +12,6 @@ Example: values = [2.0, -1.0, 0.1, 0.0], block = 4  ->  scales [2.0], codes [15,
 import hypothesis.strategies as st
 import numpy as np
 
-from finetune.quantization.array import unpack
 from finetune.quantization.nf4 import nf4_levels
 from scripts.checker.checks import Case, Exercise, FunctionCheck, some, values
 
@@ -66,14 +65,5 @@ EXERCISE = Exercise(
         "codes = np.abs(scaled[:, None] - levels).argmin(axis=1), with scaled = values / np.repeat(scales, block)",
     ),
     checks=[FunctionCheck("nf4", cases(), Case(some(12), 4, LEVELS))],
-    adapt=lambda library: {"nf4": with_library(library["nf4"])},
     answer=("finetune.quantization.nf4.nf4", "finetune.quantization.nf4.nearest"),
 )
-
-
-def with_library(nf4):
-    def in_blocks(values, block, levels):
-        quantized = nf4(values[None].astype(np.float32), group_size=block, double_quant=False)
-        return unpack(quantized.codes)[0].astype(int), quantized.scales[0].astype(np.float64)
-
-    return in_blocks

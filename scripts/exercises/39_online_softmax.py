@@ -15,7 +15,6 @@ Example: q = [[1]], k = [[0], [ln 3]], v = [[0], [1]], tile = 1  ->  m = 0, l = 
          l = 1/3 + 1, out = 0 + 1; result [[0.75]]
 """
 
-import math
 
 import hypothesis.strategies as st
 import numpy as np
@@ -107,31 +106,5 @@ EXERCISE = Exercise(
     checks=[
         FunctionCheck("attention", cases(), Case(some(9, 3), some(7, 3, seed=1), some(7, 3, seed=2), 2), call=in_tiles)
     ],
-    adapt=lambda library: {"attention": with_library(library["_forward_rows"])},
     answer=("minigrad.kernels.cpu.attention._forward_rows",),
 )
-
-
-def with_library(forward_rows):
-    """The library's loop over tiles, with a plan that says what its own plan would."""
-
-    class Plan:
-        may_hide_rows = False
-
-        def __init__(self, q, k, tile):
-            self.q, self.scale, self.keys, self.tile = q[None], 1 / math.sqrt(q.shape[1]), len(k), tile
-
-        def key_blocks(self, rows: slice):
-            return [slice(start, start + self.tile) for start in range(0, self.keys, self.tile)]
-
-        def hide(self, scores, *where):
-            return scores
-
-        def keep(self, *where):
-            return None
-
-    def attention(q, k, v, tile):
-        plan = Plan(q, k, tile)
-        return forward_rows(plan, slice(None), slice(0, len(q)), k[None], v[None])[0][0]
-
-    return attention

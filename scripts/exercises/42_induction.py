@@ -54,5 +54,4 @@ EXERCISE = Exercise(
                       Case(np.array([1, 2, 1, 1, 2])))
     ],
     answer=("gpt.interpretability.induction.follows_earlier",),
-    adapt=lambda library: {"follows_earlier": lambda row: library["follows_earlier"](row[None])[0]},
 )  # fmt: skip

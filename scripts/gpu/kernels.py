@@ -41,7 +41,7 @@ Case = tuple[list[Any], dict[str, Any]]  # inputs, float32 arrays among them are
 
 
 def cases(sizes: Sizes) -> dict[str, Case]:
-    """What each op in `CUDA` is given."""
+    """The inputs and options of each op in `CUDA`."""
     rng = np.random.default_rng(0)
 
     def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
@@ -210,7 +210,7 @@ def _quantized(sizes: Sizes) -> dict[str, Any]:
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """What to print."""
+    """Return the lines to print."""
     out = [f"{'kernel':<40} {'error':>9} {'allowed':>9} {'ms':>9} {'generic ms':>11}"]
     for name, row in result["rows"].items():
         verdict = "" if row["error"] <= row["tolerance"] else "  WRONG"

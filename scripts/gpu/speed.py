@@ -39,7 +39,7 @@ def _measure(side: str, kind: str, arguments: list[Any], steps: int) -> list[flo
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """What to print."""
+    """Return the lines to print."""
     out = [f"{'':<24} {'minigrad ms':>12} {'PyTorch ms':>12} {'ours/theirs':>12}"]
     for name, row in result["rows"].items():
         theirs = f"{row['torch']['seconds'] * 1e3:12.1f} {row['over_torch']:12.2f}" if "torch" in row else f"{'-':>12}"

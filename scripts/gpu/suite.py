@@ -36,6 +36,6 @@ def check(files: tuple[str, ...] = FILES) -> dict[str, Any]:
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """What to print."""
+    """Return the lines to print."""
     counts = ", ".join(f"{n} {what}" for what, n in result["counts"].items()) or "no test ran"
     return [counts, *result["failed"], *result["output"].splitlines()[-30:]]

@@ -19,7 +19,7 @@ TOLERANCE = 5e-3  # nats: what differs in the last digit at first grows with eve
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What is trained. The text is one in which what follows can be learned."""
+    """The sizes of the training run. Its text can be learned: three tokens may follow each token."""
 
     steps: int = 100
     batch: int = 8
@@ -55,7 +55,7 @@ def losses(run: Run, device: str) -> dict[str, Any]:
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """What to print."""
+    """Return the lines to print."""
     out = []
     for device in ("cpu", "cuda"):
         first, *_, last = result[device]["losses"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import timeit
 from typing import Any
 
 import numpy as np
@@ -44,24 +45,12 @@ for rows, value in intensity.items():
     print(f"  a layer 768 -> 768 on {rows:4} token(s): {value:6.1f} FLOPs per byte: {verdict}")
 assert intensity[1] < ridge < intensity[1024]
 
-
-def fastest(job: object, repeats: int = 5) -> float:
-    """The seconds of the fastest of some runs."""
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        job()  # type: ignore[operator]
-        times.append(time.perf_counter() - started)
-    return min(times)
-
-
-square, large, out = (
-    rng.standard_normal((1024, 1024)).astype(np.float32),
-    np.ones(2**24, np.float32),
-    np.empty(2**24, np.float32),
-)
-peak = 2 * 1024**3 / fastest(lambda: square @ square)  # FLOP/s of one core, by a matrix product
-bandwidth = 2 * large.nbytes / fastest(lambda: np.copyto(out, large))  # bytes/s, by copying
+square = rng.standard_normal((1024, 1024)).astype(np.float32)
+large, out = np.ones(2**24, np.float32), np.empty(2**24, np.float32)
+product = min(timeit.repeat(lambda: square @ square, number=1, repeat=5))  # seconds; the fastest of five
+copying = min(timeit.repeat(lambda: np.copyto(out, large), number=1, repeat=5))
+peak = 2 * 1024**3 / product  # FLOP/s of one core
+bandwidth = 2 * large.nbytes / copying  # bytes/s
 print(f"this machine, one core: {peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.0f} GB/s: {peak / bandwidth:.1f}")
 
 model = new_gpt(512, n_embd=128, block_size=128)

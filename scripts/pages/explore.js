@@ -1,4 +1,4 @@
-// The explorer: every number comes from the model, through the server that this page came from (look.py answers).
+// The explorer: every number comes from the model, through the server that this page came from (explore_data.py answers).
 const start = JSON.parse(document.querySelector("script[type='application/json']").textContent);
 const LONGEST_TABLE = 128; // tokens: the attention of a longer text is shown for the chosen token only
 const at = (id) => document.getElementById(id);

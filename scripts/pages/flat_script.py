@@ -212,7 +212,7 @@ class _Inliner(ast.NodeTransformer):
         self.saved = {node.attr for node in halves if isinstance(node, ast.Attribute) and _is_ctx(node)}
 
     def body(self, statements: list[ast.stmt]) -> Any:
-        """What the statements return, as code; None if they do not."""
+        """The value that the statements return, as code; None if they return nothing."""
         for statement in statements:
             if isinstance(statement, ast.If):
                 returned = self.body(statement.body if self._value(statement.test) else statement.orelse)

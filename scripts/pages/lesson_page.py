@@ -66,7 +66,7 @@ class Body:
         self.widgets: list[str] = []
 
     def of(self, ran: Iterable[Ran]) -> tuple[str, list[str]]:
-        """HTML, and the names of the widgets in it."""
+        """The HTML of a lesson that ran, and the names of the widgets in it."""
         for cell, output, value in ran:
             if cell.kind == "prose":
                 self._prose(cell)
@@ -122,7 +122,7 @@ class Body:
     def link(self, target: str) -> str | None:
         """The address of a file of the project: a link's target, a path, or a command that names one."""
         exercise = _EXERCISE.search(target)
-        named = [*LESSONS.parent.glob(f"exercises/*_{exercise[1]}.py")] if exercise else []
+        named = [*LESSONS.parent.glob(f"exercises/??_{exercise[1]}.py")] if exercise else []
         found = _PATH.search(target)
         named += [(LESSONS / target).resolve()] if re.fullmatch(r"[\w./-]+", target) else []
         named += [ROOT / found[0]] if found else []
@@ -133,7 +133,7 @@ class Body:
 
 
 def _sentence(text: str) -> str:
-    """What stands after "Predict:" or "Answer:", which the page does not show: with a capital at its beginning."""
+    """The text after "Predict:" or "Answer:", with a capital at its beginning; the page does not show the word."""
     text = text.strip()
     return text[:1].upper() + text[1:]
 
@@ -155,7 +155,7 @@ def picture_html(path: Path, name: str) -> str:
 
 
 def _value(value: Any) -> Iterator[str]:
-    """What a notebook would show of a cell's last value."""
+    """The HTML that a notebook would show of a cell's last value."""
     for method in ("_repr_svg_", "_repr_html_"):
         if hasattr(value, method):
             yield f'<figure class="scroll{" drawing" * (method == "_repr_svg_")}">{getattr(value, method)()}</figure>'
@@ -165,7 +165,7 @@ def _value(value: Any) -> Iterator[str]:
 
 
 def _concepts(rows: list[Concept], exercises: list[str], folder: Path) -> str:
-    """Which concepts the lesson teaches, with their code, tests and exercises."""
+    """The concepts that the lesson teaches, with their code, tests and exercises."""
     html = []
     for row in rows:
         html.append(f"<li>{escaped(row.name)}")
@@ -193,7 +193,7 @@ def _connect(folder: Path) -> None:
             back = _to("previous", order[place - 1], pages) if place else ""
             on = _to("next", order[place + 1], pages) if place + 1 < len(order) else ""
             nav = f'<!--nav--><nav aria-label="lessons">{back}<a href="index.html">all lessons</a>{on}</nav><!--/nav-->'
-            write_text(pages[lesson], NAV.sub(lambda _, nav=nav: nav, read_text(pages[lesson])))
+            write_text(pages[lesson], nav.join(NAV.split(read_text(pages[lesson]))))
     items = "".join(f"<li>{_to('', lesson, pages)}</li>" for lesson in order)
     write_text(folder / "index.html", page("The lessons", f"<h1>The lessons</h1>\n<ul>{items}</ul>"))
 

@@ -75,4 +75,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *args: Any) -> None:
-        """Nothing: the terminal shows the address only."""
+        """Print nothing: the terminal shows the address only."""

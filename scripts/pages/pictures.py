@@ -1,4 +1,4 @@
-"""What every lesson needs: its folder, its pictures, and figures that take too long to measure each time.
+"""The tools of every lesson: its folder, its pictures, and figures that take too long to measure each time.
 
 A lesson is a script of `# %%` cells, which editors open as a notebook. Without matplotlib it runs all the same, and
 says that there are no pictures.
@@ -56,7 +56,7 @@ class Lesson:
         self.name, self.number = name, name.partition("_")[0]
 
     def picture(self, name: str, title: str, columns: int = 1, rows: int = 1, size: Any = (7, 4)) -> Any:
-        """`with lesson.picture(...) as axes:` see `picture`."""
+        """Axes to draw on, as in `with lesson.picture(...) as axes:` (see `picture`)."""
         return picture(self.out_dir, name, title, columns, rows, size)
 
     def widget(self, name: str, data: Any) -> None:
@@ -70,7 +70,7 @@ class Lesson:
             display(HTML(widget_html(name, data, alone=True)))
 
     def measured(self, name: str, measure: Callable[[], Any], *helpers: Callable[..., Any]) -> Any:
-        """What `measure()` returned when it last ran, and how to run it again: for figures that take minutes.
+        """Return the last result of `measure()`, and print how to run it again: for figures that take minutes.
 
         helpers: functions of the lesson that `measure` calls. The result is anything that JSON can hold, kept in
         measured/ with a hash of their sources. Raises ValueError where one of them has changed since, or nothing was

@@ -142,7 +142,7 @@ def place_data(place: Place) -> dict[str, Any]:
 
 
 def shown_path(path: str) -> str:
-    """Relative to the project if the file is in it."""
+    """The path relative to the project if the file is in it, else the name of the file."""
     return Path(path).relative_to(ROOT).as_posix() if Path(path).is_relative_to(ROOT) else os.path.basename(path)
 
 

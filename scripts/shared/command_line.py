@@ -28,7 +28,7 @@ ADVICE: dict[type[BaseException], str] = {
     NotTrainableError: "take the model that they were made from, or train adapters beside them with scripts/lora.py",
 }
 # What --model and --init-from accept in every script (gpt/training/loading.py).
-SOURCES = "a run, a quantized model, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)"
+SOURCES = "a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)"
 # What other projects call our options.
 SPELLINGS = {"--lr": "--learning-rate", "--dataset": "--data", "--start": "--prompt", "--dtype": "--precision"}
 SPELLINGS |= {"--steps": "--max-iters", "--output-dir": "--out-dir", "--rank": "--r", "--lora-alpha": "--alpha"}
@@ -205,16 +205,6 @@ def refuse(options: argparse.ArgumentParser, given: Mapping[str, Any], names: It
     for action in options._actions:
         if action.dest in given and action.dest in names:
             options.error(f"{flag(action)} {reason}")
-
-
-def refuse_contradictions(given: Mapping[str, Any], settings: Mapping[str, Any], out_dir: str) -> None:
-    """Raise ValueError for an option that contradicts the settings of a run that is to be resumed."""
-    for name, value in given.items():
-        if settings.get(name, value) != value:
-            raise ValueError(
-                f"the run in {out_dir} has {name} {settings[name]}, not {value}: a resumed run keeps its settings; "
-                f"to change them, start a new run from its weights (--init-from {out_dir} --out-dir ANOTHER)"
-            )
 
 
 @contextlib.contextmanager

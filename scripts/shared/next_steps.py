@@ -1,4 +1,4 @@
-"""Tell the user what to type next: how to resume an interrupted run, and how to use a finished one."""
+"""The next command to type: how to resume an interrupted run, and how to use a finished one."""
 
 from __future__ import annotations
 

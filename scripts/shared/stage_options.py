@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpt.training.run import Run, resume, start
@@ -44,8 +44,7 @@ def run(
     device = command_line.set_up(arguments)
     if arguments.init_from == "resume":
         del given["init_from"]
-        settings = dataclasses.asdict(settings_of(config_class, arguments.out_dir))
-        command_line.refuse_contradictions(given, _flat(settings), arguments.out_dir)
+        refuse_contradictions(given, config_class, arguments.out_dir)
         done = resume(train, config_class, arguments.out_dir, device)
     else:
         done = start(train, build(config_class, as_settings(vars(arguments))), device)
@@ -63,9 +62,14 @@ def build(config_class: Any, options: dict[str, Any]) -> Any:
     return config_class(**values)
 
 
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    flat = dict(settings)
-    for value in settings.values():
-        if isinstance(value, dict):
-            flat |= value
-    return flat
+def refuse_contradictions(given: Mapping[str, Any], config_class: Any, out_dir: str) -> None:
+    """Raise ValueError for an option that contradicts the settings of the run in `out_dir`, which is to be resumed."""
+    settings = dataclasses.asdict(settings_of(config_class, out_dir))
+    for inner in [value for value in settings.values() if isinstance(value, dict)]:  # such as those of the training
+        settings |= inner
+    for name, value in given.items():
+        if settings.get(name, value) != value:
+            raise ValueError(
+                f"the run in {out_dir} has {name} {settings[name]}, not {value}: a resumed run keeps its settings; "
+                f"to change them, start a new run from its weights (--init-from {out_dir} --out-dir ANOTHER)"
+            )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from scripts.checker import judging, source
 from scripts.checker.catalogue import ASSESSMENT, HERE, load, paths
+from tests.exercises import library
 
 REFERENCES = Path(__file__).parent / "references"
 PATHS = paths([HERE, ASSESSMENT])
@@ -21,7 +22,7 @@ def reference_text(name):
 
 def reference(exercise):
     """The definitions of a right solution that was not made of the stub."""
-    return exercise.reference() if exercise.answer else defined(reference_text(exercise.name))
+    return library.definitions(exercise) if exercise.answer else defined(reference_text(exercise.name))
 
 
 def defined(text):

@@ -140,5 +140,5 @@ def test_a_call_brings_its_helpers_along_and_no_answer(tmp_path):
     )
     names = {}
     exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), names)
-    sent = source.whole(names["call"])
+    sent = source.with_helpers(names["call"])
     assert "class Helper" in sent and "def helper" in sent and "right" not in sent

@@ -3,7 +3,7 @@
 import pytest
 
 from scripts.checker import in_gpt
-from tests.exercises import planting
+from tests.exercises import library, planting
 
 PLACED = [name for name in planting.PATHS if planting.exercise_named(name).place is not None]
 
@@ -12,7 +12,7 @@ def parts_of(*names):
     parts = in_gpt.Parts()
     for name in names:
         exercise = planting.exercise_named(name)
-        parts.add(name, exercise.place, exercise.reference())
+        parts.add(name, exercise.place, library.definitions(exercise))
     return parts
 
 

@@ -317,7 +317,7 @@ def change(folder, **settings):
         ({"peft_type": "LOHA"}, "peft_type is 'LOHA'; only 'LORA' is supported"),
         ({"r": 4}, r"is F32 of shape \(2, 8\); with r = 4, numbers of shape \(4, 8\) would fit"),
         ({"r": True}, "r must be an integer, got True"),
-        ({"r": 0}, "rank r must be an integer >= 1"),
+        ({"r": 0}, "r must be an integer >= 1"),
         ({"lora_alpha": [4]}, "lora_alpha must be a number"),
         ({"lora_alpha": float("inf")}, "alpha must be a number > 0"),
         ({"lora_dropout": 2}, "dropout must be in"),

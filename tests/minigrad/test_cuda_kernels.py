@@ -308,7 +308,7 @@ def test_an_op_of_ones_own_runs_on_both_devices_and_a_twin_only_on_its_own():
     with use_kernels({"gelu": CUDA["gelu"]}):
         assert F.gelu(Tensor(randn(3), True)).grad_fn.function is not CUDA["gelu"]
         assert F.gelu(Tensor(randn(3), True, device="cuda")).grad_fn.function is CUDA["gelu"]
-    assert switches.kernels == switches.cuda_kernels == {}
+    assert switches.kernels == switches.cuda_kernels() == {}
 
 
 def test_a_launch_refuses_arrays_with_gaps_and_does_nothing_for_an_empty_grid():

@@ -11,8 +11,8 @@ import pytest
 
 import minigrad.functional as F
 from gpt.interpretability import ablated, attention_patterns, logit_lens
+from scripts.pages.explore_data import Looker
 from scripts.pages.local_server import LocalServer
-from scripts.pages.look import Looker
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import save_model
 from tests.scripts.running import command, environment

@@ -8,8 +8,8 @@ import pytest
 
 from scripts import explain
 from scripts.explore import explorer_page
+from scripts.pages.explore_data import Looker
 from scripts.pages.local_server import LocalServer
-from scripts.pages.look import Looker
 from scripts.pages.step_data import step_data
 from tests.finetune.small import small_chat_model
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, opened, press

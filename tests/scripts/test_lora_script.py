@@ -41,7 +41,7 @@ def test_a_run_then_resume_then_merge(base, text, tmp_path):
         "before     after",
         "trained 4 steps in ",
         f"adapter for PEFT: {run / 'adapter'} (0.0",
-        f"python scripts/lora.py --merge {run.as_posix()} --out-dir {run.as_posix()}-merged",
+        f"python scripts/generate.py --model {run.as_posix()}",
     ):
         assert part in output, part
     settings = json.loads((run / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))

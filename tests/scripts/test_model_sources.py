@@ -75,8 +75,9 @@ def test_any_source_is_a_model_to_use(source, capsys):
 def test_any_source_with_float_weights_is_a_model_to_start_from(source, folder, tmp_path):
     text = ["--data", folder / "text.txt", "--out-dir", tmp_path / "run"]
     assert run_here(train.main, "--init-from", source, *text, *FEW, "--block-size", 8) == 0
-    before, after = (load_model(place, trainable=True)[0].state_dict() for place in (source, tmp_path / "run"))
-    change = max(abs(array - after[name]).max() for name, array in before.items())
+    (before, tokenizer), (after, same) = (load_model(place, trainable=True) for place in (source, tmp_path / "run"))
+    assert after.config == before.config and same.vocab == tokenizer.vocab
+    change = max(abs(array - after.state_dict()[name]).max() for name, array in before.state_dict().items())
     assert 0 < change < 0.01  # one step away
 
 

@@ -58,7 +58,7 @@ class TiledAttention(Function):
             return _group_as_rows(ctx, q, k, v, mask, scale)
         ctx.q, ctx.k, ctx.v = q, k, v  # where the engine sees what is saved
         ctx.plan = plan = _Plan(q, k, v, mask, is_causal, scale, dropout_p, stream)
-        ctx.out = plan.heads_last(plan.lead, q.shape[-2], v.shape[-1], q.dtype)
+        ctx.out = plan.empty_heads_last(plan.lead, q.shape[-2], v.shape[-1], q.dtype)
         ctx.logsumexp = np.empty((*plan.lead, q.shape[-2], 1), q.dtype)
 
         def attend(heads):
@@ -73,22 +73,22 @@ class TiledAttention(Function):
     @staticmethod
     def backward(ctx, dout):
         plan = ctx.plan
-        dq, dk, dv = plan.room_for_gradients(dout.dtype)
+        dq, dk, dv = plan.empty_gradients(dout.dtype)
         dout = dout.reshape(ctx.out.shape)
 
         def attend(heads):
-            keys, values = (_beside(x[plan.of_keys(heads)], 1) for x in (plan.k, plan.v))  # (b, h or 1, S, D + 1)
+            keys, values = (_with_column(x[plan.of_keys(heads)], 1) for x in (plan.k, plan.v))  # (b, h or 1, S, D + 1)
             dkeys, dvalues = np.zeros_like(keys[..., :-1]), np.zeros_like(values[..., :-1])
             for rows in plan.query_blocks():
                 at = (..., rows, slice(None))
-                queries = _beside(plan.q[heads][at] * plan.scale, -ctx.logsumexp[heads][at])
-                douts = _beside(dout[heads][at], -_row_dots(dout[heads][at], ctx.out[heads][at]))
+                queries = _with_column(plan.q[heads][at] * plan.scale, -ctx.logsumexp[heads][at])
+                douts = _with_column(dout[heads][at], -_row_dots(dout[heads][at], ctx.out[heads][at]))
                 dq[heads][at] = _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues)
             dk[plan.of_keys(heads)], dv[plan.of_keys(heads)] = dkeys, dvalues
 
         parallel(attend, plan.head_groups())
         gradients = zip((dq, dk, dv), plan.shapes, strict=True)
-        return *(plan.as_given(gradient, shape) for gradient, shape in gradients), None
+        return *(plan.sum_to_input(gradient, shape) for gradient, shape in gradients), None
 
 
 def _forward_rows(plan, heads, rows, keys, values):
@@ -217,12 +217,12 @@ class _Plan:
         """The index of the keys and values of `heads`: the only head of them if they are shared."""
         return (*heads[:-1], slice(0, 1)) if self.shared else heads
 
-    def as_given(self, gradient, shape):
+    def sum_to_input(self, gradient, shape):
         """A gradient with the common leading axes, summed to the shape of its input."""
         lead = gradient.shape[gradient.ndim - len(self.out_shape) : -2]  # without the axes that __init__ added
         return unbroadcast(gradient.reshape(*lead, *shape[-2:]), shape)
 
-    def heads_last(self, lead, rows, size, dtype):
+    def empty_heads_last(self, lead, rows, size, dtype):
         """An empty (..., H, T, D) array laid out as (..., T, H, D), so that merging the heads afterwards needs no copy.
 
         With the heads in groups, (..., K, G, T, D) as (..., T, K, G, D).
@@ -232,12 +232,12 @@ class _Plan:
         laid_out = np.empty((*outer, rows, *inner, size), dtype)
         return np.moveaxis(laid_out, len(outer), -2)
 
-    def room_for_gradients(self, dtype):
+    def empty_gradients(self, dtype):
         """Empty dq, dk and dv. If their shapes are equal, they have the memory layout that `FastSplitHeads` expects."""
         if self.q.shape == self.k.shape == self.v.shape:
             *outer, heads, rows, size = self.q.shape
             return np.moveaxis(np.empty((*outer, rows, 3, heads, size), dtype), -3, 0).swapaxes(-2, -3)
-        return [self.heads_last(x.shape[:-2], x.shape[-2], x.shape[-1], dtype) for x in (self.q, self.k, self.v)]
+        return [self.empty_heads_last(x.shape[:-2], x.shape[-2], x.shape[-1], dtype) for x in (self.q, self.k, self.v)]
 
     def head_groups(self) -> Iterator[tuple]:
         """Heads to compute together: as many as fit in a tile, from several sequences if one has too few, in groups
@@ -284,7 +284,7 @@ class _Plan:
         return tile.reshape(*numbers.shape, *tile.shape[1:])
 
 
-def _beside(x, column):
+def _with_column(x, column):
     """[x, column]: (..., D + 1)."""
     out = np.empty((*x.shape[:-1], x.shape[-1] + 1), x.dtype)
     out[..., :-1], out[..., -1:] = x, column

@@ -27,16 +27,10 @@ class FastLinearCrossEntropy(Function):
     @staticmethod
     def forward(ctx, x, weight, targets, ignore_index, reduction):  # x (N, C), weight (V, C), targets (N)
         kept = targets != ignore_index
-        safe = np.where(kept, targets, 0)
-        losses = np.zeros(len(x), x.dtype)
-        ctx.x, ctx.weight, ctx.kept, ctx.safe, ctx.reduction = x, weight, kept, safe, reduction
-        at_once = reduction != "none"
-        ctx.dx, ctx.dweight = _room_for_gradients(ctx, x, weight) if at_once else (None, None)
-        for rows in _chunks(len(x)):
-            probs = _softmax(x[rows], weight, safe[rows], losses[rows])
-            if ctx.dx is not None or ctx.dweight is not None:
-                _subtract_truth(probs, safe[rows], kept[rows].astype(x.dtype))
-                _gradients(probs, x[rows], weight, ctx.dx, ctx.dweight, rows)
+        ctx.x, ctx.weight, ctx.kept, ctx.reduction = x, weight, kept, reduction
+        ctx.safe = np.where(kept, targets, 0)
+        at_once = reduction != "none" and (ctx.needs_grad[0] or ctx.needs_grad[1])
+        losses, ctx.dx, ctx.dweight = _in_chunks(ctx, kept.astype(x.dtype) if at_once else None)
         losses = np.where(kept, losses, 0)
         if reduction == "none":
             return losses
@@ -50,8 +44,7 @@ class FastLinearCrossEntropy(Function):
         dx, dweight = ctx.dx, ctx.dweight
         ctx.dx = ctx.dweight = None  # the caller owns them now; a second backward computes them again
         if dx is None and dweight is None:
-            row_scale = np.where(ctx.kept, dout, 0)
-            dx, dweight = _from_scratch(ctx, row_scale)
+            _, dx, dweight = _in_chunks(ctx, np.where(ctx.kept, dout, 0))
         else:
             for gradient in (dx, dweight):
                 if gradient is not None and dout != 1:
@@ -59,27 +52,22 @@ class FastLinearCrossEntropy(Function):
         return dx, dweight, None
 
 
-def _from_scratch(ctx, row_scale):
-    """dx and dweight when each row has its own dout, from logits that are computed again."""
+def _in_chunks(ctx, row_scale):
+    """Losses (N); also dx and dweight, if row_scale (N), the gradient of each row's loss, is given."""
     x, weight = ctx.x, ctx.weight
-    dx, dweight = _room_for_gradients(ctx, x, weight)
-    for rows in _chunks(len(x)):
-        probs = _softmax(x[rows], weight, ctx.safe[rows], np.empty(len(x[rows]), x.dtype))
-        _subtract_truth(probs, ctx.safe[rows], row_scale[rows])
-        _gradients(probs, x[rows], weight, dx, dweight, rows)
-    return dx, dweight
-
-
-def _room_for_gradients(ctx, x, weight):
-    dx = np.empty_like(x) if ctx.needs_grad[0] else None
-    dweight = np.empty_like(weight) if ctx.needs_grad[1] else None
+    losses = np.zeros(len(x), x.dtype)
+    wants_dx, wants_dweight = (row_scale is not None and ctx.needs_grad[i] for i in (0, 1))
+    dx = np.empty_like(x) if wants_dx else None
+    dweight = np.empty_like(weight) if wants_dweight else None
     if dweight is not None and len(x) == 0:  # no chunk will write it
         dweight[...] = 0
-    return dx, dweight
-
-
-def _chunks(n):
-    return [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
+    for start in range(0, len(x), CHUNK):
+        rows = slice(start, min(start + CHUNK, len(x)))
+        probs = _softmax(x[rows], weight, ctx.safe[rows], losses[rows])
+        if row_scale is not None:
+            _subtract_truth(probs, ctx.safe[rows], row_scale[rows])
+            _gradients(probs, x[rows], weight, dx, dweight, rows)
+    return losses, dx, dweight
 
 
 def _softmax(x, weight, targets, losses):

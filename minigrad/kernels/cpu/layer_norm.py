@@ -20,34 +20,11 @@ class FastLayerNorm(Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, axes, eps):
-        flat = _as_rows(ctx, x, weight, axes)
-        bias = None if bias is None else bias.reshape(-1)
-        keep = True in ctx.needs_grad
-        out = np.empty_like(flat)
-        ctx.normalized = np.empty_like(flat) if keep else out
-        ctx.inverse_std = np.empty((len(flat), 1), flat.dtype)
-
-        def normalize(rows):
-            block, centered = flat[rows], ctx.normalized[rows]
-            np.subtract(block, row_means(block), out=centered)
-            variance = sums_of_squares(centered)[:, None] / max(flat.shape[1], 1)
-            inverse_std = ctx.inverse_std[rows]
-            np.divide(1, np.sqrt(variance + eps), out=inverse_std)
-            centered *= inverse_std
-            scaled = out[rows]
-            if ctx.weight is not None:
-                np.multiply(centered, ctx.weight, out=scaled)
-            elif keep:
-                scaled[...] = centered
-            if bias is not None:
-                scaled += bias
-
-        parallel(normalize, row_blocks(*flat.shape))
-        return out.reshape(x.shape)
+        return _forward(ctx, x, weight, bias, axes, eps, centered=True)
 
     @staticmethod
     def backward(ctx, dout):
-        return _backward(ctx, dout, ctx.inverse_std, centered=True, wants_dbias=ctx.needs_grad[2])
+        return _backward(ctx, dout, centered=True, wants_dbias=ctx.needs_grad[2])
 
 
 class FastRmsNorm(Function):
@@ -55,42 +32,49 @@ class FastRmsNorm(Function):
 
     @staticmethod
     def forward(ctx, x, weight, axes, eps):
-        flat = _as_rows(ctx, x, weight, axes)
-        keep = True in ctx.needs_grad
-        out = np.empty_like(flat)
-        ctx.normalized = np.empty_like(flat) if keep and weight is not None else out
-        ctx.inverse_rms = np.empty((len(flat), 1), flat.dtype)
-
-        def normalize(rows):
-            block, inverse_rms = flat[rows], ctx.inverse_rms[rows]
-            mean_square = sums_of_squares(block)[:, None] / max(flat.shape[1], 1)
-            np.divide(1, np.sqrt(mean_square + eps), out=inverse_rms)
-            np.multiply(block, inverse_rms, out=ctx.normalized[rows])
-            if ctx.weight is not None:
-                np.multiply(ctx.normalized[rows], ctx.weight, out=out[rows])
-
-        parallel(normalize, row_blocks(*flat.shape), uses_blas=False)
-        return out.reshape(x.shape)
+        return _forward(ctx, x, weight, None, axes, eps, centered=False)
 
     @staticmethod
     def backward(ctx, dout):
-        return _backward(ctx, dout, ctx.inverse_rms, centered=False, wants_dbias=False)[:2]
+        return _backward(ctx, dout, centered=False, wants_dbias=False)[:2]
 
 
-def _as_rows(ctx, x, weight, axes):
-    """x as rows of the numbers that are normalized together. Saves the shapes and the weight for backward."""
+def _forward(ctx, x, weight, bias, axes, eps, centered):
+    """normalized * weight + bias, where normalized = (x - mean) / std if `centered`, else x / rms."""
     ctx.shape, ctx.affine_shape = x.shape, x.shape[axes[0] :]
-    ctx.weight = None if weight is None else weight.reshape(-1)
-    return np.ascontiguousarray(x).reshape(math.prod(x.shape[: axes[0]]), math.prod(ctx.affine_shape))
+    columns = math.prod(ctx.affine_shape)
+    flat = np.ascontiguousarray(x).reshape(math.prod(x.shape[: axes[0]]), columns)
+    ctx.weight, bias = (None if affine is None else affine.reshape(-1) for affine in (weight, bias))
+    out = np.empty_like(flat)
+    keep = True in ctx.needs_grad and (centered or weight is not None)  # an array of its own for backward
+    ctx.normalized = np.empty_like(flat) if keep else out
+    ctx.inverse_scale = np.empty((len(flat), 1), flat.dtype)  # 1 / std, or 1 / rms
+
+    def normalize(rows):
+        block, normalized, scaled, inverse_scale = flat[rows], ctx.normalized[rows], out[rows], ctx.inverse_scale[rows]
+        if centered:
+            block = np.subtract(block, row_means(block), out=normalized)
+        mean_square = sums_of_squares(block)[:, None] / max(columns, 1)
+        np.divide(1, np.sqrt(mean_square + eps), out=inverse_scale)
+        np.multiply(block, inverse_scale, out=normalized)
+        if ctx.weight is not None:
+            np.multiply(normalized, ctx.weight, out=scaled)
+        elif keep:
+            scaled[...] = normalized
+        if bias is not None:
+            scaled += bias
+
+    parallel(normalize, row_blocks(*flat.shape), uses_blas=centered)
+    return out.reshape(x.shape)
 
 
-def _backward(ctx, dout, inverse_scale, centered, wants_dbias):
+def _backward(ctx, dout, centered, wants_dbias):
     """dx, dweight and dbias of out = normalized * weight + bias, where normalized = (x - mean) / std, or x / rms.
 
         dnormalized = dout * weight
         dx = (dnormalized - mean(dnormalized) - normalized mean(dnormalized normalized)) / std
 
-    Without centering, mean(dnormalized) is not subtracted. inverse_scale (rows, 1): 1 / std or 1 / rms.
+    Without centering, mean(dnormalized) is not subtracted.
     """
     dout = np.ascontiguousarray(dout).reshape(ctx.normalized.shape)
     dx = np.empty_like(dout) if ctx.needs_grad[0] else None
@@ -114,7 +98,7 @@ def _backward(ctx, dout, inverse_scale, centered, wants_dbias):
                 dnormalized -= row_means(dnormalized)
             np.multiply(normalized, projection, out=product)
             dnormalized -= product
-            dnormalized *= inverse_scale[rows]
+            dnormalized *= ctx.inverse_scale[rows]
         return dweight, dbias
 
     sums = parallel(chain, row_blocks(*dout.shape))

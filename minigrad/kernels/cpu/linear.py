@@ -18,6 +18,7 @@ import numpy as np
 
 from ...autograd import Function
 from ...functional.activation import erf_of_array
+from ...functional.linalg import as_rows
 from .threads import column_sums, matmul, parallel, product_then, products, row_blocks, total
 
 
@@ -29,26 +30,25 @@ class FastLinear(Function):
         def add_bias(rows):
             out[rows] += bias
 
-        out = room_for_linear(ctx, x, weight)  # (N, O)
-        rows = x.reshape(len(out), x.shape[-1])
+        out = prepare_linear(ctx, x, weight)  # (N, O)
         if bias is None:
-            matmul(rows, weight.T, out)
+            matmul(as_rows(x), weight.T, out)
         else:
-            product_then(rows, weight.T, out, add_bias)
+            product_then(as_rows(x), weight.T, out, add_bias)
         return out.reshape(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx, dout):
-        return linear_backward(ctx, dout.reshape(math.prod(dout.shape[:-1]), dout.shape[-1]))
+        return linear_backward(ctx, as_rows(dout))
 
 
-def room_for_linear(ctx, x, weight):
+def prepare_linear(ctx, x, weight):
     """An empty array (N, O), where N counts all leading axes of x. Saves what `linear_backward` needs."""
     ctx.x_shape = x.shape
     if ctx.needs_grad[0]:
         ctx.weight = weight
     if ctx.needs_grad[1]:
-        ctx.x = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+        ctx.x = as_rows(x)
     return np.empty((math.prod(x.shape[:-1]), weight.shape[0]), x.dtype)
 
 
@@ -83,9 +83,9 @@ class FastLinearGelu(Function):
                 h += bias
             gelu(h, out[rows], slope=h if wants_slope else None)
 
-        hidden = room_for_linear(ctx, x, weight)  # (N, O)
+        hidden = prepare_linear(ctx, x, weight)  # (N, O)
         out = np.empty_like(hidden) if wants_slope else hidden
-        product_then(x.reshape(len(hidden), x.shape[-1]), weight.T, hidden, activate)
+        product_then(as_rows(x), weight.T, hidden, activate)
         if wants_slope:
             ctx.slope = hidden
         return out.reshape(*x.shape[:-1], weight.shape[0])
@@ -153,10 +153,8 @@ def gelu_tanh(h, out, slope):
 def gelu_exact(h, out, slope):
     """Like gelu_tanh, with the exact normal distribution function instead of its approximation."""
     cdf = 0.5 * (1 + erf_of_array(h / math.sqrt(2)))
+    np.multiply(h, cdf, out=out)  # `out` is `h` itself only where no slope is wanted
     if slope is not None:
         density = np.exp(-0.5 * h * h) / math.sqrt(2 * math.pi)
         density *= h
-        density += cdf
-    np.multiply(h, cdf, out=out)
-    if slope is not None:
-        slope[...] = density
+        np.add(density, cdf, out=slope)

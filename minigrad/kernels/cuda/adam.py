@@ -18,7 +18,7 @@ import numpy as np
 from ... import optim
 from ...backend import module_of
 from . import many_arrays
-from .launch import THREADS, launch, real_of, takes
+from .launch import THREADS, launch, real_of, supports
 from .many_arrays import tables
 
 SOURCE = (
@@ -83,7 +83,7 @@ def update_all(optimizer, moves):
         if not state:
             state.update(step=0, exp_avg=xp.zeros_like(p.data), exp_avg_sq=xp.zeros_like(p.data))
         arrays = [p.data, grad, state["exp_avg"], state["exp_avg_sq"]]
-        if not (takes(*arrays) and all(array.flags.c_contiguous for array in arrays)):
+        if not (supports(*arrays) and all(array.flags.c_contiguous for array in arrays)):
             optimizer.update(p, grad, state, group)
             continue
         state["step"] += 1
@@ -105,7 +105,7 @@ def sum_of_squares(arrays):
     """Σ x² over all arrays, always in the same order."""
     total = 0
     for together in _by_dtype([module_of(array).ascontiguousarray(array) for array in arrays]):
-        if not takes(*together):
+        if not supports(*together):
             total = total + optim.sum_of_squares(together)
             continue
         blocks, args = tables(together)
@@ -118,7 +118,7 @@ def sum_of_squares(arrays):
 def scale(arrays, factor):
     """x *= factor, in place, for all arrays."""
     for together in _by_dtype(arrays):
-        if not takes(*together) or not all(array.flags.c_contiguous for array in together):
+        if not supports(*together) or not all(array.flags.c_contiguous for array in together):
             optim.scale(together, factor)
             continue
         blocks, args = tables(together)

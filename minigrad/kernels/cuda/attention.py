@@ -29,7 +29,7 @@ from ...functional.attention import DROPOUT_ROWS
 from ...functional.broadcasting import unbroadcast
 from . import one_query
 from .dropout import draw_kept, scale_of_kept
-from .launch import WARP, ceil_div, launch, takes
+from .launch import WARP, ceil_div, defines, launch, real_of, supports
 from .products import multiply
 
 QUERIES = 4 * DROPOUT_ROWS  # queries in a tile
@@ -147,7 +147,7 @@ class CudaAttention(Function):
     @staticmethod
     def suits(needs_grad, q, k, v, mask, is_causal, scale, dropout_p, stream):
         """float32, float64 or bfloat16, not empty, and no mask or one boolean mask for all heads."""
-        if not takes(q, k, v) or 0 in (q.size, k.size, v.size):
+        if not supports(q, k, v) or 0 in (q.size, k.size, v.size):
             return False
         if mask is None:
             return True
@@ -161,23 +161,23 @@ class CudaAttention(Function):
         heads = _Heads(q, k, v, mask, is_causal, scale, dropout_p, stream)
         learns = any([ctx.needs_grad[i] for i in range(3)])
         if heads.queries == 1 and not learns and dropout_p == 0 and max(heads.D, heads.Dv) <= one_query.MOST_SIZE:
-            return heads.as_given(_attend_once(heads), heads.Dv)
+            return heads.from_rows(_attend_once(heads), heads.Dv)
         ctx.q, ctx.k, ctx.v = heads.q, heads.k, heads.v  # where the engine sees what is saved
         ctx.heads = heads
-        ctx.logsumexp = heads.room(heads.queries, heads.group)
-        out = heads.room(heads.queries * heads.group, heads.Dv)
+        ctx.logsumexp = heads.empty(heads.queries, heads.group)
+        out = heads.empty(heads.queries * heads.group, heads.Dv)
         for tile in heads.tiles():
             scores = multiply(tile.q, tile.k.swapaxes(-1, -2), scale=scale)  # (heads, rows, columns)
             dropped = _like_operands(scores, q)
             tile.launch("softmax", scores, dropped, ctx.logsumexp)
             multiply(dropped, tile.v, out=out[tile.at])
-        return heads.as_given(out, heads.Dv)
+        return heads.from_rows(out, heads.Dv)
 
     @staticmethod
     def backward(ctx, dout):
         heads, xp = ctx.heads, module_of(dout)
         dout = heads.rows_of_queries(dout).astype(ctx.q.dtype, copy=False)
-        dq = heads.room(heads.queries * heads.group, heads.D)
+        dq = heads.empty(heads.queries * heads.group, heads.D)
         dk, dv = (xp.zeros(x.shape, dq.dtype) for x in (ctx.k, ctx.v))
         for tile in heads.tiles():
             scores = multiply(tile.q, tile.k.swapaxes(-1, -2), scale=heads.scale)
@@ -231,19 +231,18 @@ class _Heads:
         grouped = module_of(x).broadcast_to(x, (*self.lead, T, D)).reshape(self.N, self.group, T, D)
         return grouped.swapaxes(1, 2).reshape(self.N, T * self.group, D)
 
-    def as_given(self, x: Array, D: int) -> Array:
+    def from_rows(self, x: Array, D: int) -> Array:
         """x (N, T·G, D) as (..., T, D): the reverse of `rows_of_queries`."""
         return x.reshape(self.N, self.queries, self.group, D).swapaxes(1, 2).reshape(*self.lead, self.queries, D)
 
     def gradients(self, dq: Array, dk: Array, dv: Array) -> tuple[Array, ...]:
         q_shape, k_shape, v_shape = self.shapes
         dk, dv = (x.reshape(*self.key_lead, *x.shape[-2:]) for x in (dk, dv))
-        return unbroadcast(self.as_given(dq, self.D), q_shape), unbroadcast(dk, k_shape), unbroadcast(dv, v_shape)
+        return unbroadcast(self.from_rows(dq, self.D), q_shape), unbroadcast(dk, k_shape), unbroadcast(dv, v_shape)
 
-    def room(self, rows: int, size: int) -> Array:
+    def empty(self, rows: int, size: int) -> Array:
         """An empty (N, rows, size) for results."""
-        dtype = np.float64 if self.q.dtype == np.float64 else np.float32
-        return module_of(self.q).empty((self.N, rows, size), dtype)
+        return module_of(self.q).empty((self.N, rows, size), real_of(self.q))
 
     def tiles(self) -> Iterator[_Tile]:
         for first in range(0, self.queries, QUERIES):
@@ -260,8 +259,7 @@ class _Heads:
 @functools.cache
 def _complete(source: str, **facts: bool) -> str:
     """`source` after the constants that it is compiled with. Cached, because a launch finds a kernel by its source."""
-    defines = [f"#define {name} {int(value)}\n" for name, value in facts.items()]
-    return "".join([*defines, f"#define DROPOUT_ROWS {DROPOUT_ROWS}\n", source])
+    return defines(**facts, DROPOUT_ROWS=DROPOUT_ROWS) + source
 
 
 class _Tile:
@@ -293,7 +291,7 @@ class _Tile:
 
 def _attend_once(heads: _Heads) -> Array:
     keys = min(1, heads.keys) if heads.is_causal else heads.keys
-    out = heads.room(heads.group, heads.Dv)
+    out = heads.empty(heads.group, heads.Dv)
     mask = heads.mask if heads.has_mask else None
     one_query.attend(heads.q, heads.k[:, :keys], heads.v[:, :keys], mask, heads.heads_per_mask, heads.scale, out)
     return out

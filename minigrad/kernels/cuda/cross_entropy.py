@@ -23,12 +23,12 @@ import numpy as np
 from ...autograd import Function
 from ...backend import module_of
 from ...functional.loss import nan_if_0
-from .launch import THREADS, ceil_div, launch, real_of, takes
+from .launch import THREADS, ceil_div, launch, real_of, supports
 from .products import multiply
 
 SOURCE = r"""
-// One block per row. logits and dlogits (rows, line), of which the first `columns` count; all others (rows). A target
-// of -1 is no target: loss 0.
+// One block per row. logits and dlogits (rows, line), of which the first `columns` count; all others (rows). A row
+// whose target is -1 does not count: its loss is 0.
 
 extern "C" __global__ void cross_entropy_forward(const real* logits, const long long* targets, real* losses,
                                                  real* logsumexp, int columns, int line) {
@@ -48,7 +48,7 @@ extern "C" __global__ void cross_entropy_forward(const real* logits, const long 
     if (threadIdx.x == 0) {
         long long target = targets[blockIdx.x];
         logsumexp[blockIdx.x] = of_block + log(sum);
-        // Targets are checked on the host. One that is no class makes an infinite loss, and reads nothing elsewhere.
+        // Targets are checked on the host. For one that is not a class the loss is infinite, and nothing else is read.
         losses[blockIdx.x] = target < 0          ? real(0)
                              : target >= columns ? infinity()
                                                  : log(sum) - (row[target] - of_block);
@@ -76,7 +76,7 @@ class CudaCrossEntropy(Function):
 
     @staticmethod
     def suits(needs_grad, logits, targets, ignore_index, reduction):
-        return takes(logits, bfloat16=False)
+        return supports(logits, bfloat16=False)
 
     @staticmethod
     def forward(ctx, logits, targets, ignore_index, reduction):  # logits (N, C), targets (N)

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...autograd import Function
 from ...backend import Array, module_of
 from ...functional.attention import DROPOUT_ROWS
-from .launch import THREADS, ceil_div, launch, takes
+from .launch import THREADS, CudaKernel, ceil_div, launch
 
 SOURCE = r"""
 __device__ void philox(unsigned long long c[4], unsigned long long key0, unsigned long long key1) {
@@ -67,12 +66,8 @@ extern "C" __global__ void draw_kept(unsigned char* kept, int heads, int first_h
 """
 
 
-class CudaDropout(Function):
+class CudaDropout(CudaKernel):
     """out = x * keep / (1 - p). See functional.stochastic.Dropout. The mask is drawn again for backward."""
-
-    @staticmethod
-    def suits(needs_grad, x, p, stream):
-        return takes(x)
 
     @staticmethod
     def forward(ctx, x, p, stream):

@@ -15,7 +15,7 @@ from ...autograd import Function
 from ...backend import module_of
 from ...functional.indexing import Embedding
 from ..accumulation import SparseGradient
-from .launch import THREADS, launch, takes
+from .launch import THREADS, launch, supports
 
 SOURCE = r"""
 // One block for each place in `ids` (n, sorted); `order` says where in dout (n, columns) its row is. Added to dweight
@@ -49,7 +49,7 @@ class CudaEmbedding(Function):
 
     @staticmethod
     def suits(needs_grad, ids, weight, padding_idx=None):
-        return takes(weight)
+        return supports(weight)
 
     @staticmethod
     def backward(ctx, dout):

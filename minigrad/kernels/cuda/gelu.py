@@ -14,8 +14,9 @@ import numpy as np
 
 from ...autograd import Function
 from ...backend import module_of
-from .launch import THREADS, ceil_div, launch, takes
-from .products import as_rows, column_sums, multiply
+from ...functional.linalg import as_rows
+from .launch import THREADS, ceil_div, launch, supports
+from .products import column_sums, multiply
 
 SOURCE = r"""
 // Φ(h) and its slope φ(h): of the normal distribution, or of GPT-2's approximation to it by a tanh.
@@ -57,7 +58,7 @@ extern "C" __global__ void gelu_backward(const number* dout, const real* hidden,
 }
 """
 
-ROW = 4 * THREADS  # numbers for a block where there is no bias, and a row is as long as we like
+ROW = 4 * THREADS  # numbers for a block if there is no bias, so that the length of a row does not matter
 
 
 class CudaGelu(Function):
@@ -65,7 +66,7 @@ class CudaGelu(Function):
 
     @staticmethod
     def suits(needs_grad, x, approximate):
-        return takes(x, bfloat16=False)
+        return supports(x, bfloat16=False)
 
     @staticmethod
     def forward(ctx, x, approximate):
@@ -95,7 +96,7 @@ class CudaLinearGelu(Function):
     def forward(ctx, x, weight, bias, approximate):
         outputs = len(weight)
         ctx.x_shape, ctx.exact = x.shape, approximate != "tanh"
-        ctx.x, ctx.weight, ctx.bias = as_rows(x, weight.dtype), weight, bias
+        ctx.x, ctx.weight, ctx.bias = as_rows(x).astype(weight.dtype, copy=False), weight, bias
         ctx.hidden = multiply(ctx.x, weight.T)  # (N, O), without the bias
         out = module_of(x).empty_like(ctx.hidden)
         args = [ctx.hidden, *_bias_or(ctx.hidden, bias), out, np.int64(out.size), outputs, ctx.exact]
@@ -105,7 +106,7 @@ class CudaLinearGelu(Function):
     @staticmethod
     def backward(ctx, dout):
         xp = module_of(dout)
-        dout = xp.ascontiguousarray(as_rows(dout, ctx.weight.dtype))  # (N, O)
+        dout = xp.ascontiguousarray(as_rows(dout).astype(ctx.weight.dtype, copy=False))  # (N, O)
         dhidden = xp.empty_like(dout)
         sizes = [np.int64(dout.size), dout.shape[-1]]
         args = [dout, ctx.hidden, *_bias_or(ctx.hidden, ctx.bias), dhidden, *sizes, ctx.exact]

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from ...autograd import Function
 from ...backend import Array, is_array, module_of
 
 WARP = 32
@@ -128,6 +129,15 @@ def name_of(dtype: np.dtype) -> str:
     return dtype.name
 
 
+def defines(**facts: int) -> str:
+    """Lines of C that define constants; True is 1 and False is 0.
+
+    >>> defines(BITS=4, HAS_MASK=True)
+    '#define BITS 4\\n#define HAS_MASK 1\\n'
+    """
+    return "".join([f"#define {name} {int(value)}\n" for name, value in facts.items()])
+
+
 @functools.cache
 def compiled(xp: Any, source: str, name: str, dtype: str) -> Any:
     """A RawKernel of `xp` (CuPy), which is compiled at its first launch and then kept."""
@@ -142,10 +152,18 @@ def full_source(source: str, dtype: str) -> str:
     return (TYPES[dtype] + PRELUDE + source).encode("ascii", "ignore").decode("ascii")
 
 
-def takes(*arrays: Any, bfloat16: bool = True) -> bool:
+def supports(*arrays: Any, bfloat16: bool = True) -> bool:
     """Whether all `arrays` have the same dtype, and kernels support it. None is ignored."""
     names = {name_of(array.dtype) for array in arrays if array is not None}
     return len(names) == 1 and (names <= {"float32", "float64"} or (bfloat16 and names == {"bfloat16"}))
+
+
+class CudaKernel(Function):
+    """A Function whose source is compiled for one dtype, which all its inputs must have (`suits`)."""
+
+    @staticmethod
+    def suits(needs_grad, *arrays, **options):
+        return supports(*arrays)
 
 
 def real_of(array: Array) -> type:

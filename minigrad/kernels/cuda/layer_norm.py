@@ -20,9 +20,8 @@ import math
 
 import numpy as np
 
-from ...autograd import Function
 from ...backend import module_of
-from .launch import WARP, ceil_div, launch, real_of, takes
+from .launch import WARP, CudaKernel, ceil_div, launch, real_of
 
 SOURCE = r"""
 // The row of this warp; x, out, dout and dx are (rows, columns), mean and inverse_std (rows).
@@ -102,12 +101,8 @@ HEIGHT = 128  # rows that a block of norm_backward_sums adds up, or more where t
 MOST_SLICES = 4096  # of the rows: the grid must not be taller than 65,535
 
 
-class CudaLayerNorm(Function):
+class CudaLayerNorm(CudaKernel):
     """out = (x - mean) / std * weight + bias over the last axes. See functional.normalization.LayerNorm."""
-
-    @staticmethod
-    def suits(needs_grad, x, weight, bias, axes, eps):
-        return takes(x, weight, bias)
 
     @staticmethod
     def forward(ctx, x, weight, bias, axes, eps):
@@ -118,12 +113,8 @@ class CudaLayerNorm(Function):
         return _backward(ctx, dout, ctx.needs_grad[2])
 
 
-class CudaRmsNorm(Function):
+class CudaRmsNorm(CudaKernel):
     """out = x / rms * weight over the last axes. See functional.normalization.RmsNorm."""
-
-    @staticmethod
-    def suits(needs_grad, x, weight, axes, eps):
-        return takes(x, weight)
 
     @staticmethod
     def forward(ctx, x, weight, axes, eps):
@@ -143,7 +134,7 @@ def _forward(ctx, x, weight, bias, axes, eps, centered):
     ctx.mean, ctx.inverse_std = xp.empty(rows, real), xp.empty(rows, real)
     bias = None if bias is None else xp.ascontiguousarray(bias)
     out = xp.empty_like(ctx.x)
-    # CuPy passes no null pointers: x stands in for what there is not, and is not read.
+    # CuPy cannot pass null pointers. Where weight or bias is None, x is passed in its place, and not read.
     affine = [ctx.x if a is None else a for a in (ctx.weight, bias)] + [a is not None for a in (ctx.weight, bias)]
     args = [ctx.x, *affine, centered, out, ctx.mean, ctx.inverse_std, np.int64(rows), columns, float(eps)]
     launch(SOURCE, "norm_forward", x, ceil_div(rows, ROWS), ROWS * WARP, args)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...backend import Array, module_of
-from .launch import WARP, ceil_div, launch
+from .launch import WARP, ceil_div, defines, launch
 
 WARPS = 16  # of a block
 MOST_SIZE = 256  # of a head's keys and values: there is room for their sums in a block's memory
@@ -76,12 +76,11 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None, heads_per_mask: int
     """
     k, v = _with_rows_together(k), _with_rows_together(v)
     (N, G, D), (_, S, Dv) = q.shape, v.shape
-    facts = {"WARPS": WARPS, "PER_LANE": ceil_div(max(D, Dv), WARP), "HAS_MASK": int(mask is not None)}
-    defines = "".join([f"#define {name} {value}\n" for name, value in facts.items()])
+    source = defines(WARPS=WARPS, PER_LANE=ceil_div(max(D, Dv), WARP), HAS_MASK=mask is not None) + SOURCE
     strides = [np.int64(x.strides[axis] // x.itemsize) for x in (k, v) for axis in (0, 1)]
     mask = module_of(q).empty((1, 1, 1), bool) if mask is None else mask  # not read
     args = [q, k, v, out, mask, D, Dv, S, G, heads_per_mask, *strides, float(scale)]
-    launch(defines + SOURCE, "one_query", q, N * G, WARPS * WARP, args, gaps=True)
+    launch(source, "one_query", q, N * G, WARPS * WARP, args, gaps=True)
 
 
 def _with_rows_together(x: Array) -> Array:

@@ -21,7 +21,8 @@ import numpy as np
 from ... import switches
 from ...autograd import Function
 from ...backend import Array, device_of, module_of
-from .launch import name_of, real_of, takes
+from ...functional.linalg import as_rows
+from .launch import name_of, real_of, supports
 
 # What cuBLAS calls the types of numbers (library_types.h), and how to multiply and add them (cublas_api.h).
 DATA_TYPES = {"float32": 0, "float64": 1, "bfloat16": 14}
@@ -109,12 +110,12 @@ class CudaLinear(Function):
 
     @staticmethod
     def suits(needs_grad, x, weight, bias):
-        return takes(weight)
+        return supports(weight)
 
     @staticmethod
     def forward(ctx, x, weight, bias):  # x (..., I), weight (O, I), bias (O) or None
         ctx.x_shape = x.shape
-        x = as_rows(x, weight.dtype)
+        x = as_rows(x).astype(weight.dtype, copy=False)
         if ctx.needs_grad[0]:
             ctx.weight = weight
         if ctx.needs_grad[1]:
@@ -127,7 +128,7 @@ class CudaLinear(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        dout = as_rows(dout, ctx.operand_dtype)  # (N, O)
+        dout = as_rows(dout).astype(ctx.operand_dtype, copy=False)  # (N, O)
         dx = dweight = dbias = None
         # out = x @ weight.T + bias
         if ctx.needs_grad[0]:
@@ -137,11 +138,6 @@ class CudaLinear(Function):
         if ctx.needs_grad[2]:
             dbias = column_sums(dout)
         return dx, dweight, dbias
-
-
-def as_rows(x: Array, dtype: Any) -> Array:
-    """x (..., I) as one matrix (N, I) of `dtype`."""
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).astype(dtype, copy=False)
 
 
 def column_sums(x: Array) -> Array:

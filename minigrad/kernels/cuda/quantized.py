@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...backend import Array, module_of
-from .launch import THREADS, WARP, ceil_div, launch
+from .launch import THREADS, WARP, ceil_div, defines, launch
 
 MOST_ROWS = 8  # of x, for which reading the codes again costs less than writing floats
 WARPS = 4  # of a block
@@ -199,9 +199,9 @@ def times_quantized(x: Array, weight: QuantizedMatrix | BlockMatrix) -> Array:
         launch(source + _source(weight), "times_quantized", x, ceil_div(rows, WARPS), WARPS * WARP, args)
         return out
     bits, minimums = (8 if weight.codes.dtype == np.int8 else 4), weight.minimums
-    facts = {"BITS": bits, "ZERO": weight.zero, "HAS_MINIMUMS": int(minimums is not None), "WARPS": BLOCK_WARPS}
     args = [x, out, weight.codes, weight.scales, weight.scales if minimums is None else minimums]
-    source += _defines(facts) + f"typedef {'signed char' if bits == 8 else 'unsigned short'} codes_of_row;\n"
+    source += defines(BITS=bits, ZERO=weight.zero, HAS_MINIMUMS=minimums is not None, WARPS=BLOCK_WARPS)
+    source += f"typedef {'signed char' if bits == 8 else 'unsigned short'} codes_of_row;\n"
     grid = ceil_div(rows, WARP)
     launch(source + BLOCKS, "times_blocks", x, grid, BLOCK_WARPS * WARP, [*args, rows, len(weight.codes)])
     return out
@@ -217,19 +217,14 @@ def dequantize(weight: QuantizedMatrix, dtype: Any = np.float32) -> Array:
 
 def _source(weight: QuantizedMatrix) -> str:
     bits = 8 if weight.codebook is None else 4
-    facts = {
-        "BITS": bits,
-        "GROUP_SIZE": weight.shape[1] // _groups(weight).shape[1],
-        "HAS_ZEROS": int(weight.zeros is not None),
-        "DOUBLE_QUANT": int(weight.double is not None),
-        "SCALES_PER_BLOCK": SCALES_PER_BLOCK,
-    }
-    four_codes = f"typedef unsigned {'short' if bits == 4 else 'int'} four_codes;\n"
-    return four_codes + _defines(facts) + SOURCE
-
-
-def _defines(facts: dict[str, int]) -> str:
-    return "".join([f"#define {name} {value}\n" for name, value in facts.items()])
+    facts = defines(
+        BITS=bits,
+        GROUP_SIZE=weight.shape[1] // _groups(weight).shape[1],
+        HAS_ZEROS=weight.zeros is not None,
+        DOUBLE_QUANT=weight.double is not None,
+        SCALES_PER_BLOCK=SCALES_PER_BLOCK,
+    )
+    return f"typedef unsigned {'short' if bits == 4 else 'int'} four_codes;\n" + facts + SOURCE
 
 
 def _groups(weight: QuantizedMatrix) -> Array:

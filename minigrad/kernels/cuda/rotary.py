@@ -12,7 +12,7 @@ import numpy as np
 
 from ...autograd import Function
 from ...backend import module_of
-from .launch import WARP, ceil_div, launch, takes
+from .launch import WARP, ceil_div, launch, supports
 
 SOURCE = r"""
 // A warp for each row: x (A, B, T, 2 half), whose numbers in a row are neighbors; out the same without gaps; cosine
@@ -42,7 +42,7 @@ class CudaRotaryEmbedding(Function):
 
     @staticmethod
     def suits(needs_grad, x, cos, sin):
-        return takes(x, cos, sin) and 2 <= x.ndim <= 4
+        return supports(x, cos, sin) and 2 <= x.ndim <= 4
 
     @staticmethod
     def forward(ctx, x, cos, sin):  # x (..., T, D), cos and sin (..., T, D/2)

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...autograd import Function
 from ...backend import module_of
-from .launch import THREADS, ceil_div, launch, takes
+from .launch import THREADS, CudaKernel, ceil_div, launch
 
 SOURCE = r"""
 // e^-gate overflows for a gate far below 0, to infinity, and 1 / infinity is the 0 that it should be.
@@ -37,12 +36,8 @@ extern "C" __global__ void swiglu_backward(const number* dout, const number* gat
 """
 
 
-class CudaSwiglu(Function):
+class CudaSwiglu(CudaKernel):
     """out = silu(gate) * up. See functional.activation.Swiglu."""
-
-    @staticmethod
-    def suits(needs_grad, gate, up):
-        return takes(gate, up)
 
     @staticmethod
     def forward(ctx, gate, up):

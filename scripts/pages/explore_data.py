@@ -1,4 +1,4 @@
-"""What the explorer shows: one forward pass of a model on the reader's text, with parts switched off or changed."""
+"""The explorer's numbers: one forward pass of a model on the reader's text, with parts switched off or changed."""
 
 from __future__ import annotations
 

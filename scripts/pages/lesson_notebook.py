@@ -60,6 +60,6 @@ def _worked_in(path: Path) -> bool:
 
 
 def _fingerprint(notebook: Any) -> str:
-    """Of all that a reader can change: texts and outputs."""
+    """A hash of all that a reader can change: texts and outputs."""
     cells = [[cell["cell_type"], "".join(cell["source"]), cell.get("outputs", [])] for cell in notebook["cells"]]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
