@@ -28,6 +28,7 @@ from tests.gpt.small import save_model
 from tests.helpers import read_json
 from tests.scripts.running import write_text
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 LORA = LoRAConfig(r=2, alpha=8, dropout=0.1, target_modules=("c_attn", "c_fc"), slices=("q", "v"))
 
 
@@ -39,7 +40,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    return write_text(tmp_path_factory.mktemp("text") / "story.txt", words=2000)
+    return write_text(tmp_path_factory.mktemp("text") / "story.txt", words=1200)
 
 
 def settings(base, data, folder, method="lora", steps=6, lora=LORA):
@@ -143,11 +144,15 @@ def test_another_or_a_changed_base_is_refused(method, base, text, tmp_path):
         go_on(tmp_path / "run")
 
 
-def test_a_promised_rank_that_is_not_stored_asks_for_no_memory(finished, tmp_path):
+def test_promised_adapters_that_are_not_stored_are_refused_before_memory_is_asked_for(finished, tmp_path):
     folder = shutil.copytree(finished["lora"], tmp_path / "run")
-    huge = dataclasses.replace(config_of(folder), lora=dataclasses.replace(LORA, r=10**12))
-    with pytest.raises(CheckpointError, match="adapters of rank 1000000000000 are promised"):
-        load_checkpoint(folder, kind=kind_of(huge))
+    for change, words in (
+        ({"r": 10**12}, "adapters of rank 1000000000000 are promised"),
+        ({"target_modules": ("c_attn", "c_fc", "c_proj")}, "transformer.h.0.attn.c_proj.lora_A is missing"),
+    ):
+        promised = dataclasses.replace(config_of(folder), lora=dataclasses.replace(LORA, **change))
+        with pytest.raises(CheckpointError, match=words):
+            load_checkpoint(folder, kind=kind_of(promised))
 
 
 def test_runs_of_other_stages_are_refused(base, finished, tmp_path):
@@ -266,6 +271,7 @@ def test_the_comparison_measures_each_method_once(base, text, tmp_path, monkeypa
     table = as_table(rows)
     assert [line.split()[0] for line in table.splitlines()] == ["method", "base", *adaptation.METHODS]
     assert f"{full.trained:,}" in table and f"{qlora.peak / 1e6:.1f} MB" in table
+    monkeypatch.undo()  # here pictures are drawn
     picture = plot_comparison(configs, tmp_path / "comparison.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
 

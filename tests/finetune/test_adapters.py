@@ -131,7 +131,7 @@ def test_there_and_back(make, config, tmp_path):
 
 
 def logits_in_peft(base, folder, ids):
-    """What PEFT computes with the adapter in `folder`, beside a model of transformers; and the settings it read."""
+    """Return PEFT's logits with the adapter in `folder`, on a model of transformers, and the settings it has read."""
     import peft
     import torch
 

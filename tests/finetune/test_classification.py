@@ -137,6 +137,7 @@ def classify(base, csv, out_dir, blocks, **changes):
     return start(train_classifier, config)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_frozen_model_forgets_nothing_and_a_trained_one_does(base, csv, tmp_path, capsys):
     frozen, full = classify(base, csv, tmp_path / "head", 0), classify(base, csv, tmp_path / "all", None)
     trained = [run.model.num_parameters(trainable_only=True) for run in (frozen, full)]

@@ -43,7 +43,7 @@ def template_of(source):
 
 
 def jinja(source, messages, prompt):
-    """What transformers writes, or None where the template refuses the conversation."""
+    """Return the text that transformers writes, or None where the template refuses the conversation."""
     import jinja2
     from transformers.utils.chat_template_utils import render_jinja_template
 

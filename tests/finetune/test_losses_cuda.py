@@ -1,5 +1,7 @@
 """Loss functions on a GPU, as far as can be seen without one: they wait for nothing, and give what a CPU gives."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -49,13 +51,14 @@ def texts():
     return random_ids((4, 6)), np.array([6, 2, 3, 6]), np.array([0, 2, 1, 1])
 
 
+one_block = partial(small_gpt, n_layer=1)
 LOSSES = {
-    "sft": (small_gpt, sft.sft_loss, conversations),
-    "dpo": (small_gpt, dpo.dpo_batch_loss, preferences),
-    "ipo": (small_gpt, ipo_loss, preferences),
-    "reward": (lambda: GPTWithHead(small_gpt().transformer, ["score"]), reward_batch_loss, preferences),
-    "classification": (lambda: GPTWithHead(small_gpt().transformer, ["a", "b", "c"]), classification_loss, texts),
-    "ppo": (lambda: PolicyWithValue(small_gpt()), ppo_loss, replies),
+    "sft": (one_block, sft.sft_loss, conversations),
+    "dpo": (one_block, dpo.dpo_batch_loss, preferences),
+    "ipo": (one_block, ipo_loss, preferences),
+    "reward": (lambda: GPTWithHead(one_block().transformer, ["score"]), reward_batch_loss, preferences),
+    "classification": (lambda: GPTWithHead(one_block().transformer, ["a", "b", "c"]), classification_loss, texts),
+    "ppo": (lambda: PolicyWithValue(one_block()), ppo_loss, replies),
 }
 
 

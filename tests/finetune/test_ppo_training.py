@@ -19,6 +19,7 @@ from tests.gpt.small import assert_same, save_model, weights_of
 from tests.scripts.preference_files import write_questions
 from tests.scripts.running import assert_same_run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 CONFIG = PPOConfig(total_iterations=3, batch_size=6, num_ppo_epochs=2, num_mini_batches=2, response_length=5)
 TRAINING = TrainingConfig(learning_rate=1e-3, warmup_iters=0, weight_decay=0.0, eval_interval=2)
 

@@ -283,8 +283,8 @@ def folder_with(path, config, tokenizer, make=small_gpt, **changes):
 
 
 @quantized_models
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_folder_brings_the_same_model_back(tmp_path, make, config, tied, tokenizer):
+def test_a_folder_brings_the_same_model_back(tmp_path, make, config, tokenizer):
+    tied = config.method != "zeropoint"  # so that a head of its own is stored, too
     model = folder_with(tmp_path / "q", config, tokenizer, make, tied=tied)
     loaded, its_tokenizer = load_quantized(tmp_path / "q")
     assert type(loaded) is type(model) and loaded.config == model.config

@@ -19,7 +19,7 @@ def permuted(array, n_head):
 
 
 def metadata_of(config):
-    """What a GGUF file says of a Llama's shape."""
+    """The settings in which a GGUF file describes a Llama's shape."""
     return {
         "general.architecture": "llama",
         "llama.vocab_size": config.vocab_size,

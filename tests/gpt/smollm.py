@@ -22,7 +22,7 @@ TEMPLATE = (
 
 
 def metadata(**changes):
-    """What a GGUF file says about the tokenizer; `changes` replace entries (dots in keys are written "__")."""
+    """A tokenizer as a GGUF file describes it; `changes` replace entries (with "__" for the dots in their names)."""
     _, merges = train_bpe_from_text(CORPUS, 400)
     tokens = [*SPECIAL, *(visible(bytes([byte])) for byte in BYTE_ORDER if byte not in TOKENLESS)]
     tokens += [visible(first + second) for first, second in merges]

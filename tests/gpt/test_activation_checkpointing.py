@@ -29,8 +29,7 @@ def frozen(model):
     return model
 
 
-@pytest.mark.parametrize("kernels", ["textbook", "fast"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("kernels", "precision"), [("textbook", "float32"), ("fast", "bfloat16")])
 @pytest.mark.parametrize(
     "build",
     [lambda: small_gpt(dropout=0.3), lambda: small_gpt(norm="post"), small_llama, lambda: frozen(small_gpt())],

@@ -53,7 +53,7 @@ def arrays_of(model, optimizer_state):
 
 
 def number_of(folder):
-    """Which run is in the folder; all of it has to be of that one."""
+    """Return the number of the run in the folder; all of it has to be of that one."""
     checkpoint = load_checkpoint(folder)
     number = checkpoint.state["step"]
     arrays = arrays_of(checkpoint.model, checkpoint.optimizer_state)
@@ -237,7 +237,7 @@ def test_a_crash_in_the_save_after_a_crash_loses_nothing_either(tmp_path, saving
         crashed = shutil.copytree(start, tmp_path / f"{first}")
         save_on_failing_disk(crashed, runs[2], first, Crash())
         survived = number_of(crashed)
-        for second in (1, 2, 3, 5, 8, 13, 21, 34):
+        for second in (1, 5, 13, 34):
             folder = shutil.copytree(crashed, tmp_path / f"{first}-{second}")
             save_on_failing_disk(folder, runs[3], second, Crash())
             assert number_of(folder) in (survived, 3)

@@ -24,8 +24,7 @@ both_kernels = pytest.mark.parametrize("kernels", ["textbook", "fast"])
 
 @both_models
 @both_kernels
-@pytest.mark.parametrize("padding", [0, 4])
-@pytest.mark.parametrize("chunks", [[9], [1] * 9, [6, 2, 1], [2, 7]])
+@pytest.mark.parametrize(("padding", "chunks"), [(0, [9]), (0, [1] * 9), (4, [6, 2, 1]), (4, [2, 7])])
 def test_reading_in_chunks_with_a_cache_gives_the_same_logits(small, kernels, padding, chunks):
     model, ids, mask = small(dtype="float64"), random_ids((3, 9)), np.ones((3, 9), int)
     mask[1, :padding] = 0
@@ -51,11 +50,11 @@ def test_reading_in_chunks_with_a_cache_gives_the_same_logits(small, kernels, pa
         (small_llama, {"tied": False, "n_kv_head": 1}),
     ],
 )
-@pytest.mark.parametrize("prompt", [1, 5, 12, 13, 40])
+@pytest.mark.parametrize("prompt", [1, 12, 40])
 def test_cached_equals_uncached_also_beyond_the_block(prompt, small, changes):
     """Token for token, with prompts shorter and longer than the block, and texts that outgrow it several times."""
     model, ids = small(**changes), random_ids((2, prompt))
-    options = {"max_new_tokens": 3 * BLOCK, "temperature": 0.9, "seed": 5}
+    options = {"max_new_tokens": 2 * BLOCK, "temperature": 0.9, "seed": 5}
     assert model.generate(ids, **options) == model.generate(ids, use_cache=False, **options)
 
 
@@ -102,21 +101,20 @@ def test_a_cache_refuses_what_does_not_fit():
 
 @both_models
 @both_kernels
-@pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize(
     ("prompts", "n"), [([[1, 2, 3, 4, 5], [6], [7, 8, 9]], 6), ([range(BLOCK - 1), [6], range(BLOCK - 4)], 16)]
 )
-def test_a_batch_of_different_lengths_equals_each_prompt_alone(small, kernels, use_cache, prompts, n):
+def test_a_batch_of_different_lengths_equals_each_prompt_alone(small, kernels, prompts, n):
     """Also beyond the block: each forgets its older half when it is full, at once or later."""
     model, prompts = small(dtype="float64"), [list(prompt) for prompt in prompts]
     longest = max(map(len, prompts))
     padded = np.array([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
     mask = np.arange(longest) >= longest - np.array([[len(prompt)] for prompt in prompts])
     with use_kernels(kernels):
-        alone = [model.generate([prompt], n, temperature=0)[0] for prompt in prompts]
-        arrays = [np.array(prompt) for prompt in prompts]
-        assert model.generate(arrays, n, temperature=0, use_cache=use_cache) == alone
-        assert model.generate(padded, n, temperature=0, use_cache=use_cache, attention_mask=mask) == alone
+        alone = [model.generate([np.array(prompt)], n, temperature=0, use_cache=False)[0] for prompt in prompts]
+        assert model.generate(prompts, n, temperature=0) == alone
+        for use_cache in (True, False):
+            assert model.generate(padded, n, temperature=0, use_cache=use_cache, attention_mask=mask) == alone
 
 
 def test_a_row_draws_the_same_in_every_batch():

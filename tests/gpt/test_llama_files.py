@@ -14,7 +14,7 @@ from gpt.training.loading import load_model
 from gpt.training.run import Run
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFError, GGUFFile
-from gpt.weights.llama_gguf import config_from_gguf, gguf_rows, name_there, permute, unpermute
+from gpt.weights.llama_gguf import config_from_gguf, gguf_rows, name_there, permute, unpermute, weights_of
 from gpt.weights.llama_huggingface import from_json, to_json
 from minigrad import nn
 from scripts import train
@@ -351,6 +351,7 @@ def run_from(tmp_path, name, source, *more):
     return run_here(train.main, *options, "--out-dir", tmp_path / name, "--sample-interval", 0, *more)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_training_starts_from_a_llama_and_goes_on_after_an_interruption(tmp_path, monkeypatch, capsys):
     tokenizer = Tokenizer.train("low lower lowest", vocab_size=260)
     source = tmp_path / "llama"
@@ -385,3 +386,14 @@ def test_a_context_longer_than_the_model_reads_and_a_shape_it_does_not_have_are_
     error = refusal(train.main, capsys, *options, "--dropout", "0.1")
     assert "has no dropout; it cannot be made 0.1" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_the_source_says_where_a_tensor_is(tmp_path):
+    """`tensor_table.fill` asks a source for this, beside the tensors."""
+
+    class File:
+        path, tensors = tmp_path / "model.gguf", {}
+
+    weights = weights_of(File, LlamaConfig())
+    places = weights.place, weights.path("any"), weights.described_in
+    assert places == (tmp_path / "model.gguf", tmp_path / "model.gguf", "its own metadata")

@@ -307,7 +307,7 @@ def test_loss_counts_only_targets_that_count(kernels):
 @both_models
 @both_kernels
 def test_a_hooked_layer_is_called_and_not_fused_away(small, kernels):
-    """What replaces or watches a layer from outside (LoRA, quantization, a forward hook) has to be called."""
+    """A layer that is replaced or watched from outside (LoRA, quantization, a forward hook) has to be called."""
     model, ids, called = small(dtype="float64"), random_ids((2, 6)), []
     with use_kernels(kernels), no_grad():
         expected = model.loss(ids, ids).item()

@@ -233,7 +233,7 @@ def test_a_bool_is_0_or_1(tmp_path):
 
 
 def outcome(path, content):
-    """What comes of a file with these bytes: its arrays, or None; any other error is a failure."""
+    """Read a file with these bytes: its arrays, or None where it is refused; any other error is a failure."""
     path.write_bytes(content)
     with peak_below(2_000_000):  # the files are small
         try:

@@ -44,7 +44,7 @@ def test_every_digit_of_unicode_is_a_word():
     assert len(DIGITS) > 500
     for digit in DIGITS:
         assert split_words(f"a {digit}{digit}b", "smollm") == ["a", " ", digit, digit, "b"]
-    others = sorted(set(OLD) - set(DIGITS))
+    others = sorted(set(OLD) - set(DIGITS))[::5]
     words = [word for other in others for word in split_words(f"{other}{other}", "smollm")]
     assert words == [f"{other}{other}" for other in others]
 

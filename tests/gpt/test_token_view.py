@@ -18,7 +18,7 @@ TOKENIZER = Tokenizer.train("the cat sat on the mat, the cat 猫", vocab_size=27
 
 
 class Page(HTMLParser):
-    """What a browser makes of a page: the tags, and the text and the titles in <pre>."""
+    """A page as a browser reads it: the tags, and the text and the titles in <pre>."""
 
     def __init__(self, page):
         super().__init__(convert_charrefs=True)

@@ -39,7 +39,7 @@ every = pytest.mark.parametrize("name", TOKENIZERS)
 
 
 def kept(name, data):
-    """What a tokenizer keeps of these bytes: SmolLM2's has no token of some."""
+    """Return the bytes that are left after encoding: SmolLM2's tokenizer has no token for some."""
     return data.translate(None, delete=TOKENLESS) if name == "smollm" else data
 
 

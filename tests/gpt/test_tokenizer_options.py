@@ -1,4 +1,4 @@
-"""What a tokenizer's files ask for beside vocabulary and merges: the ids of `tokenizers`, or a refusal by name."""
+"""Options in a tokenizer's files, beside vocabulary and merges: the ids of `tokenizers`, or a refusal by name."""
 
 import json
 import unicodedata

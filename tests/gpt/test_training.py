@@ -79,7 +79,7 @@ def begin(folder, options=None, device="cpu", **changes):
 
 
 def go_on(folder, device="cpu", **options):
-    """What a new process does: other random numbers, a new model, the checkpoint."""
+    """Go on as a new process does: other random numbers, a new model, the checkpoint."""
     manual_seed(99)
     return resume(partial(train, **options), Settings, str(folder), device)
 
@@ -251,18 +251,27 @@ def test_bfloat16_trains_with_float32_weights(kernels):
 HARD = {"dropout": 0.2, "gradient_accumulation_steps": 2}
 
 
-@pytest.fixture(scope="module", params=["textbook", "fast"])
-def uninterrupted(request, tmp_path_factory):
-    """A run with dropout and accumulation that was never stopped: (kernels, run, log)."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    with use_kernels(request.param):
-        return request.param, begin(folder, **HARD), log_without_times(folder)
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """uninterrupted(kernels): a run with dropout and accumulation that was never stopped, and its log."""
+
+    @functools.cache
+    def uninterrupted(kernels):
+        folder = tmp_path_factory.mktemp("uninterrupted")
+        with use_kernels(kernels):
+            return begin(folder, **HARD), log_without_times(folder)
+
+    return uninterrupted
 
 
-@pytest.mark.parametrize("batches", [1, 8, 9, 10, 23])
-def test_a_killed_run_goes_on_bit_by_bit(tmp_path, uninterrupted, batches, capsys):
+@pytest.mark.parametrize(
+    ("kernels", "batches"),
+    [("textbook", 1), ("textbook", 8), ("textbook", 9), ("fast", 10), ("textbook", 23)],
+)
+def test_a_killed_run_goes_on_bit_by_bit(tmp_path, uninterrupted, kernels, batches, capsys):
     """Killed in step (batches + 1) // 2: before, at and after evaluations, log lines, and inside an accumulation."""
-    kernels, expected, log = uninterrupted
+    expected, log = uninterrupted(kernels)
+    capsys.readouterr()
     with use_kernels(kernels):
         with pytest.raises(Stopped):
             begin(tmp_path, {"stop_at": batches}, **HARD)
@@ -309,9 +318,9 @@ def test_a_run_with_muon_goes_on_bit_by_bit_and_its_state_is_checked(tmp_path):
             restorer(tmp_path / "whole", optimizer=optimizer).restore(checkpoint)
 
 
-@pytest.mark.parametrize("step", [1, 4, 11])
-def test_ctrl_c_saves_and_the_run_goes_on_bit_by_bit(tmp_path, uninterrupted, step):
-    kernels, expected, log = uninterrupted
+@pytest.mark.parametrize(("kernels", "step"), [("textbook", 1), ("textbook", 4), ("fast", 11)])
+def test_ctrl_c_saves_and_the_run_goes_on_bit_by_bit(tmp_path, uninterrupted, kernels, step):
+    expected, log = uninterrupted(kernels)
 
     def loss_then_ctrl_c(run, model, batch):
         if run.steps_done == step - 1:

@@ -20,7 +20,7 @@ on_kernels = pytest.mark.parametrize("kernels", ["textbook", pytest.param("fast"
 
 def new_model(device):
     manual_seed(11)
-    return GPT(GPTConfig(**SHAPE)).to(device)
+    return GPT(GPTConfig(**{**SHAPE, "n_layer": 1})).to(device)
 
 
 def not_finite_at(*steps):
@@ -62,17 +62,17 @@ def test_a_step_that_is_not_finite_changes_nothing_on_the_device(cuda, kernels):
     ends = {}
     for device in ("cpu", "cuda"):
         with use_kernels(kernels):
-            model, loss_fn = new_model(device), not_finite_at(1, 4)
+            model, loss_fn = new_model(device), not_finite_at(1, 3)
             optimizer, schedule = prepare_training(model, TrainingConfig(max_iters=12, learning_rate=1e-2))
             stream = RandomBatches(TEXT, 4, 8, seed=2)
             skipped = []
-            for number in range(1, 6):
+            for number in range(1, 5):
                 before = arrays_of(model, optimizer)
                 skipped.append(training_step(model, [next(stream)], loss_fn, optimizer, schedule, 1.0).skipped)
                 after = arrays_of(model, optimizer)
-                if number in (1, 4):
+                if number in (1, 3):
                     assert_same(after, before)  # Adam's count of steps, too
-        assert skipped == [True, False, False, True, False]
+        assert skipped == [True, False, True, False]
         ends[device] = after
     assert_same(ends["cuda"], ends["cpu"], rtol=1e-3, atol=1e-5)
 

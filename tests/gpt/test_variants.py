@@ -61,7 +61,7 @@ GOLDEN_VARIANTS = ["qwen3", "qwen2, scaled", "Llama 3 scaling, head size"]
 
 
 def golden_name(name):
-    """What is a variant called in golden/variants, which every machine can compare with."""
+    """The name of a variant in golden/variants, which every machine can compare with."""
     return name.replace(",", "").replace(" ", "-")
 
 

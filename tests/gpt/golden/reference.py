@@ -1,4 +1,4 @@
-"""What the scripts of this folder do with a model of transformers: random weights, and what it computes with them."""
+"""A model of transformers with random weights and what it computes, for the scripts of this folder."""
 
 import sys
 
@@ -41,7 +41,7 @@ def logits_and_loss(model, ids, targets):
 
 
 def continuation(model, ids, length, **options):
-    """What the model writes after `ids`, always the token it likes best."""
+    """Return the tokens that the model writes after `ids`, each time the most likely one."""
     options |= {"attention_mask": torch.ones(ids.shape), "do_sample": False, "pad_token_id": 0}
     new = model.generate(torch.from_numpy(ids), max_new_tokens=length, **options)
     return new[:, ids.shape[1] :].numpy()
