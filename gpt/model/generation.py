@@ -57,9 +57,9 @@ class Sampling:
     top_k: sample only from the k most likely tokens, and from tokens exactly as likely as the k-th.
     top_p: sample only from the most likely tokens that together have probability p (nucleus sampling; Holtzman et al.
     2020).
-    repetition_penalty: a number above 1 makes tokens less likely that are already in the text (Keskar et al. 2019,
+    repetition_penalty: a number above 1 makes tokens that are already in the text less likely (Keskar et al. 2019,
     section 4.1). It divides positive logits and multiplies negative ones, so both become smaller. (The paper divides
-    all logits, but dividing a negative logit makes it larger.)
+    negative logits too, but this makes them larger.)
 
     Raises ValueError for a number outside its range.
     """
