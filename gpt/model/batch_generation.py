@@ -199,9 +199,8 @@ class TextSoFar:
             full = self.real[:, 0]
             keep = max(1, self.block // 2) - 1
             self.real[full, : self.block - keep] = False
-            # Remove the columns that are padding in every row. (In a block of one token, all of them are.)
-            start = int(self.real.any(axis=0).argmax()) if self.real.any() else self.block
-            self.ids, self.real, self.read = self.ids[:, start:], self.real[:, start:], 0
+            used = self.real.any(axis=0)  # (T): False for columns that are padding in every row
+            self.ids, self.real, self.read = self.ids[:, used], self.real[:, used], 0
             self.cache.cut(0)  # all tokens have new positions, so their keys and values are computed again
         self.ids = np.column_stack([self.ids, tokens])
         self.real = np.column_stack([self.real, np.ones(len(tokens), bool)])

@@ -130,7 +130,7 @@ class Sampling:
 
     def penalized(self, logits: np.ndarray, seen: Iterable[int]) -> np.ndarray:
         """Return the logits after the repetition penalty. Raises ValueError if they are not finite."""
-        if not np.isfinite(logits.max()):  # max lets nan through
+        if not np.isfinite(logits.max()):  # the largest is nan if any of them is nan
             raise ValueError(
                 "the model's logits are not finite (nan or inf): its weights are damaged or its training diverged"
             )

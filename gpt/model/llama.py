@@ -98,8 +98,8 @@ class LlamaMLP(nn.Module):
     """The feed-forward network with a gate: down(silu(gate(x)) * up(x)), where silu(z) = z sigmoid(z).
 
     GELU changes each inner number by itself; here one layer decides how much of another's result passes. silu is a
-    smooth ReLU, like GELU: close to 0 for very negative gates, and close to z for large ones. With three
-    matrices instead of two, the inner width is 8/3 C instead of 4 C, to cost the same. Shazeer 2020.
+    smooth ReLU, like GELU: close to 0 for very negative z, and close to z for large ones. With three matrices instead
+    of two, the inner width is 8/3 C instead of 4 C, to cost the same. Shazeer 2020.
     """
 
     def __init__(self, config: LlamaConfig):
@@ -145,7 +145,7 @@ class LlamaAttention(nn.Module):
             k, v = cache.append(layer, k, v)  # (B, K, S, D): of all S tokens read so far
         is_causal = mask is None and x.shape[1] > 1  # a single token is the last one so far and sees all S tokens
         grouped = self.n_kv_head < self.n_head
-        # softmax(q kᵀ / sqrt(D)) v, as in GPT-2. (B, H, T, D)
+        # softmax(q kᵀ / sqrt(D)) v, as in GPT-2: (B, H, T, D)
         out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=grouped)
         return self.o_proj(F.merge_heads(out))  # (B, T, C)
 
