@@ -12,7 +12,8 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 
 from gpt import LanguageModel, Tokenizer
-from gpt.model.generation import Memory, Sampling, stream
+from gpt.model.batch_generation import Memory, stream
+from gpt.model.generation import Sampling
 from gpt.tokenizer.token_view import TextStream
 
 from .chat_template import IM_END, IM_START, ChatTemplate, Message, check_messages, without_oldest_turn

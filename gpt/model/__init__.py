@@ -8,13 +8,14 @@
     structure.py              the names of a model's parts, for code that changes it from outside
     positions.py              where each token stands, and which tokens it may attend to
     kv_cache.py               keys and values of earlier tokens, computed once
-    generation.py             sampling: temperature, top-k, top-p, stop tokens
+    generation.py             the loop that writes a text; sampling: temperature, top-k, top-p
+    batch_generation.py       the same loop for a batch of texts, with a KV cache
     speculation.py            several tokens in one pass: guess, and let the model check
     decoding.py               the decode step, for a few new tokens, in plain NumPy
     original_transformer.py   post-norm and sinusoidal positions, which GPT-2 gave up
 """
 
-# generation.py uses decoding.py from now on, and gpt2.py original_transformer.py
+# Importing them is enough: they register with batch_generation.py and gpt2.py.
 from . import decoding, original_transformer  # noqa: F401
 from .config import GPTConfig, LlamaConfig
 from .gpt2 import GPT

@@ -8,8 +8,8 @@ in, arrays come out, and x changes in place.
 `forward_for`, below the formulas, returns such a function if fast kernels are selected and the model consists of
 ordinary parts. A layer that replaces a Linear or an Embedding, such as an adapter or a quantized layer, is called as
 usual. In all other cases (another architecture, a replaced block, a hook, an op of your own, an observer, a GPU) it
-returns None, and generation runs the model itself. generation.py does not import this file, because the models import
-generation.py: `forward_for` is registered there, and asked once for each text.
+returns None, and generation runs the model itself. `forward_for` is registered in batch_generation.py, which asks it
+once for each batch of texts. That file does not import this one, because the models import that file.
 
 Shapes: R = B T rows of x, one for each new token; H heads of queries, K heads of keys and values, D numbers per head, S
 tokens so far.
@@ -27,7 +27,7 @@ from minigrad.functional.rotary import rotate
 from minigrad.kernels import dispatch
 from minigrad.kernels.cpu import threads
 
-from . import generation, gpt2, llama
+from . import batch_generation, gpt2, llama
 from .kv_cache import KVCache
 from .original_transformer import OriginalTransformer
 from .positions import positions_and_mask
@@ -70,7 +70,7 @@ def llama_forward(model: Any, ids: np.ndarray, cache: KVCache, attention_mask: n
 
 
 def linear(x: np.ndarray, layer: Any, activation: str | None = None) -> np.ndarray:
-    """(R, in) -> (R, out). What is not an ordinary Linear runs as everywhere else."""
+    """(R, in) -> (R, out). A layer that is not an ordinary Linear is called as usual."""
     if not is_plain(layer):
         return layer(Tensor(x), activation).data
     out = threads.matmul(x, layer.weight.data.T)
@@ -129,9 +129,9 @@ def attention(qkv: np.ndarray, H: int, K: int, layer: int, cache: KVCache, mask:
     return (probs @ values.data).reshape(B, H, T, D).swapaxes(1, 2).reshape(B * T, H * D)
 
 
-@generation.register_decode_step
-def forward_for(model: Any) -> generation.DecodeStep | None:
-    """A function above that computes `model`'s hidden states, or None if none does.
+@batch_generation.register_decode_step
+def forward_for(model: Any) -> batch_generation.DecodeStep | None:
+    """Return a function above that computes `model`'s hidden states, or None if none does.
 
     The weights of a Llama's q, k and v then lie in one array, and those of gate and up in another (`join`).
     """

@@ -10,11 +10,12 @@ the V tokens; softmax turns them into probabilities of the next token. Parameter
     transformer.wpe   word position embedding       transformer.h.N.attn, mlp    its two sub-layers
     transformer.ln_f  final layer norm              lm_head                      language-model head, tied to wte
 
-`layer`, `cache` and `mask` are for generation and padded batches. In training all T tokens are read at once, and cache
-and mask are None. A KV cache holds the keys and values of the tokens from earlier calls, so they are not computed again
-(kv_cache.py). `layer` is the number of a block: the cache stores each block's keys and values under it, and nothing
-else uses it. A mask says which token may attend to which. It hides padding, and it is needed when several tokens follow
-a cache.
+On a first reading, leave out `layer`, `cache` and `mask`: training calls the model without them, and reads all T tokens
+at once. They serve generation and padded batches:
+
+    cache   holds the keys and values of the tokens from earlier calls, so they are not computed again (kv_cache.py)
+    layer   the number of a block; the cache stores each block's keys and values under it, and nothing else uses it
+    mask    says which token may attend to which: it hides padding, and orders several tokens that follow a cache
 """
 
 from __future__ import annotations
@@ -36,20 +37,26 @@ class CausalSelfAttention(nn.Module):
     """Each token gathers information from itself and the tokens before it: the only place where tokens meet.
 
     Every token asks (query), offers (key) and contributes (value). H heads do this side by side, each in its own D
-    channels, so a token can ask H questions at once. Vaswani et al. 2017, section 3.2.2.
+    channels, so a token can ask H questions at once. Vaswani et al. 2017, section 3.2. In each head, the output for the
+    token at position t is an average of the values of the tokens s = 0 ... t, weighted by how well query t fits key s:
 
-        attention(q, k, v) = softmax(q kᵀ / sqrt(D) + mask) v            mask: 0 where t may attend to s, else -inf
+        out_t = Σ_s weight_ts v_s        weight_t = softmax over s of q_t · k_s / sqrt(D), where s <= t
 
-    `forward` calls this F.scaled_dot_product_attention. Step by step, the same numbers come out:
+    The product of D numbers each grows with D: if they are independent, of mean 0 and variance 1, its standard
+    deviation is sqrt(D). Without the division, large products would push the softmax to a single weight of 1, where its
+    gradient vanishes.
+
+    `forward` calls F.scaled_dot_product_attention, which computes this for all t at once. Step by step, the same
+    numbers come out (without dropout, which is 0 by default):
 
     >>> import numpy as np
     >>> T, D = 5, 4
     >>> attn = CausalSelfAttention(GPTConfig(n_head=2, n_embd=2 * D))
     >>> x = Tensor(np.random.default_rng(0).standard_normal((1, T, 2 * D), np.float32))  # (B, T, C)
-    >>> q, k, v = F.split_heads(attn.c_attn(x), 2, parts=3)  # (B, H, T, D) each
-    >>> scores = q @ k.transpose(-2, -1) / D**0.5  # (B, H, T, T): how well query t fits key s
+    >>> q, k, v = F.split_heads(attn.c_attn(x), 2, parts=3)  # cut 3C channels into q, k, v, each into (B, H, T, D)
+    >>> scores = q @ k.transpose(-2, -1) / D**0.5  # (B, H, T, T): in row t and column s, how well query t fits key s
     >>> later = np.triu(np.ones((T, T), bool), 1)  # (T, T): True where s is after t
-    >>> weights = scores.masked_fill(later, -np.inf).softmax(-1)  # (B, H, T, T): each row sums to 1
+    >>> weights = scores.masked_fill(later, -np.inf).softmax(-1)  # (B, H, T, T): each row sums to 1, as e^-inf = 0
     >>> out = attn.c_proj(F.merge_heads(weights @ v))  # (B, H, T, D) -> (B, T, C)
     >>> np.allclose(out.data, attn(x).data, atol=1e-6)
     True
@@ -57,6 +64,7 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, config: GPTConfig):
         self.n_head = config.n_head
+        # Dropout: in training, each number becomes 0 with this probability, so the model cannot rely on any single one.
         self.dropout_p = config.dropout
         # "c" for convolution: OpenAI wrote linear layers as convolutions of width 1.
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # queries, keys and values in one product
@@ -66,7 +74,7 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x: Tensor, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, C). layer: the block's number, for the cache.
 
-        mask (T, S): True where query t may attend to key s; None is the causal rule.
+        mask (T, S): True where query t may attend to key s, of the S tokens read so far; None: all s up to t.
         """
         # The row of a token holds its query, key and value for all heads: (B, T, 3C) -> three times (B, H, T, D).
         q, k, v = F.split_heads(self.c_attn(x), self.n_head, parts=3)
@@ -76,7 +84,7 @@ class CausalSelfAttention(nn.Module):
         # Several tokens that follow a cache come with a mask (positions_and_mask).
         is_causal = mask is None and x.shape[1] > 1
         dropout_p = self.dropout_p if self.training else 0.0  # dropout on the attention weights
-        # softmax(q kᵀ / sqrt(D) + mask) v: every query averages the values, weighted by how well their keys match it.
+        # softmax(q kᵀ / sqrt(D)) v: every query averages the values, weighted by how well their keys match it.
         out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal)  # (B, H, T, D)
         out = F.merge_heads(out)  # (B, T, C): concatenate the heads
         return self.resid_dropout(self.c_proj(out))  # (B, T, C): W_O combines the results of the heads
@@ -97,7 +105,8 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.c_fc(x, activation=self.activation)  # (B, T, 4C): gelu(x Wᵀ + b), GELU in its tanh form
+        # gelu(c_fc(x)), in its tanh form. The layer applies it, because one op for both saves a pass over the memory.
+        hidden = self.c_fc(x, activation=self.activation)  # (B, T, 4C)
         return self.dropout(self.c_proj(hidden))  # (B, T, C)
 
 
@@ -106,7 +115,8 @@ class Block(nn.Module):
 
     x is called the residual stream: a sum that runs through all blocks, and each block adds to it. Gradients flow back
     through these additions unchanged, so they reach the first block even in a deep model. Pre-norm means that a
-    sub-layer reads a normalized copy of the stream, while the stream itself is not normalized.
+    sub-layer reads a normalized copy of the stream, while the stream itself is not normalized. A layer norm brings each
+    token's C numbers to mean 0 and variance 1, and then scales and shifts each channel by a learned weight and bias.
     """
 
     def __init__(self, config: GPTConfig):
@@ -142,7 +152,8 @@ class Transformer(nn.Module):
         return self.ln_f(x)  # (B, T, C)
 
 
-# The body for each GPTConfig.norm and .positions. original_transformer.py adds the three that are not GPT-2's.
+# The class of the body for each GPTConfig.norm and GPTConfig.positions. GPT-2 has pre-norm and learned positions. The
+# class for the other three combinations is in original_transformer.py, which adds it to this table.
 TRANSFORMERS = {("pre", "learned"): Transformer}
 
 
@@ -164,15 +175,16 @@ class GPT(LanguageModel):
     def __init__(self, config: GPTConfig):
         self.config = config
         with nn.init.skipped():  # init_weights, below, sets all weights
-            self.transformer = TRANSFORMERS[config.norm, config.positions](config)
+            self.transformer = TRANSFORMERS[config.norm, config.positions](config)  # for GPT-2: Transformer(config)
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         # Tied weights: one matrix, used twice. A row is the input vector of a token, and the token's logit is the dot
         # product of a hidden state with the same row.
         if config.tied:
             self.lm_head.weight = self.transformer.wte.weight
-        # All matrices start with standard deviation 0.02. Both sub-layers end in a c_proj, whose output is added to the
-        # residual stream: 2 n_layer additions. These weights start smaller, by 1 / sqrt(2 n_layer), so the stream does
-        # not grow with the number of layers.
+        # All matrices start with standard deviation 0.02, the choice of GPT-1 (Radford et al. 2018, section 4.1). Both
+        # sub-layers end in a c_proj, whose output is added to the residual stream: 2 n_layer additions. These weights
+        # start smaller, by 1 / sqrt(2 n_layer), so the stream does not grow with the number of layers (Radford et al.
+        # 2019, section 2.3).
         init_weights(self, residual_projections=("c_proj.weight",))
 
     def forward(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
@@ -184,7 +196,9 @@ class GPT(LanguageModel):
         ids, attention_mask = self.checked(ids, attention_mask)  # integers below V, on the model's device
         return self.transformer(ids, cache, attention_mask)
 
-    # For code that looks into the model or changes it from outside, such as LoRA (structure.py explains the names).
+    # The rest is not needed to compute anything: names for code that loads the model, looks into it or changes it from
+    # outside. `Names` tells it which part has which name here (LoRA asks for the layers to adapt). `SharedInput` tells
+    # it which layers read the same input, and which module produces that input (quantization asks). See structure.py.
     model_type = "gpt2"  # in Hugging Face's config.json
     family = "gpt"  # in ours
     config_class = GPTConfig

@@ -19,7 +19,7 @@ from minigrad import Tensor, nn
 from minigrad.backend import Array, module_of
 from minigrad.functional.indexing import check_indices
 
-from . import generation
+from . import batch_generation
 from .config import INIT_STD, Settings
 from .kv_cache import KVCache
 from .structure import StructuredModel
@@ -70,8 +70,8 @@ class LanguageModel(StructuredModel):
         return -self.loss(ids, targets, reduction="none")
 
     def generate(self, ids: Any, max_new_tokens: int, **options: Any) -> list[list[int]]:
-        """Continue `ids` token by token: see `gpt.model.generation.generate`."""
-        return generation.generate(self, ids, max_new_tokens, **options)
+        """Continue `ids` token by token: see `gpt.model.batch_generation.generate`."""
+        return batch_generation.generate(self, ids, max_new_tokens, **options)
 
     # A model computes without any files, so what reads and writes them is imported only where it is used.
 

@@ -7,11 +7,16 @@ models". Llama 1, 2 and 3 have this shape, and so do TinyLlama and SmolLM2.
     GELU between 2 layers   SwiGLU among 3 layers      a gate, computed from the token, decides what passes
     a key head per query    grouped-query attention    fewer heads of keys and values: a smaller KV cache
 
-    Zhang & Sennrich 2019; Su et al. 2021; Shazeer 2020; Ainslie et al. 2023.
+    RMSNorm(x) = x / sqrt(mean(x²) + eps) * weight     over a token's C numbers; Zhang & Sennrich 2019
+    rotary positions                                   `rotations` below; Su et al. 2021
+    SwiGLU = silu(gate) * up, silu(z) = z sigmoid(z)   `LlamaMLP` below; Shazeer 2020
+    grouped-query attention                            `LlamaAttention` below; Ainslie et al. 2023
 
-In addition, no linear layer has a bias. The rest is GPT-2 (gpt2.py explains it): residual stream, pre-norm blocks,
-causal attention, the head (here tied or not). Mistral also has this shape. Qwen2 adds biases to queries, keys
-and values; Qwen3 normalizes queries and keys. Simplified: no dropout.
+In addition, Llama's linear layers have no biases. The rest is GPT-2 (gpt2.py explains it): residual stream, pre-norm
+blocks, causal attention, the head (here tied or not). Simplified: no dropout.
+
+Mistral also has this shape. Two other models differ from it in a setting: in Qwen2, the layers that compute queries,
+keys and values do have biases (config.qkv_bias); Qwen3 normalizes queries and keys (config.qk_norm).
 
 Shapes: B batch, T time, C channels (n_embd), H heads of queries, K heads of keys and values, D head size (usually
 C / H), I inner channels, V vocabulary. Parameters carry Hugging Face's names:
@@ -44,31 +49,45 @@ Rotation = tuple[Array, Array]  # cosine and sine of every token's angles: (T, D
 def rotations(
     positions: Array, head_size: int, theta: float, dtype: object, scaling: RopeScaling | None = None
 ) -> Rotation:
-    """Cosine and sine of the angles t / theta^(2i/D), by which pair i of a query or key at position t is turned.
+    """Return cosine and sine of the angles by which queries and keys are turned, for tokens at these positions.
 
-    positions (T) -> (T, D/2); (B, T) -> (B, 1, T, D/2), the same for all heads. Su et al. 2021, section 3.2.2.
+    The D numbers of a query or key x are read as D/2 pairs, and each pair as a point in the plane: with D = 4 the pairs
+    are (x[0], x[2]) and (x[1], x[3]), in general pair i is (x[i], x[i + D/2]), one number from each half. At position
+    t, pair i is turned about the origin by the angle t / theta^(2i/D).
 
-    Pair i of a query or key x (D) is (x[i], x[i + D/2]), one number from each half, as in Hugging Face's files: with
-    D = 4 the pairs are (x[0], x[2]) and (x[1], x[3]). The paper and llama.cpp turn neighbors, (x[2i], x[2i + 1]), and
-    so the rows of queries and keys in a GGUF file have another order (gpt/weights/llama_gguf.py).
-
-    The pairs are like the hands of a clock: the first turns by one radian per token and tells neighbors apart, the last
-    turns nearly theta times slower and tells far from near.
+    The pairs are like the hands of a clock. Pair 0 turns by one radian per token and tells neighbors apart. Each
+    further pair turns more slowly, and the last ones tell far from near. theta is 10,000 in Llama 1 and 2 and 500,000
+    in Llama 3. With theta = 100 and D = 4, pair 1 is slower by 100^(2/4) = 10:
 
     >>> import numpy as np
     >>> cos, sin = rotations(np.arange(3), head_size=4, theta=100.0, dtype=np.float64)
-    >>> np.degrees(np.arctan2(sin, cos)).round(1)
+    >>> np.degrees(np.arctan2(sin, cos)).round(1)  # a row for each position, a column for each pair
     array([[  0. ,   0. ],
            [ 57.3,   5.7],
            [114.6,  11.5]])
     >>> x = np.array([1.0, 0.0, 0.0, 0.0])  # pair 0 is (1, 0), pair 1 is (0, 0)
     >>> F.rotary_embedding(x, cos[1], sin[1]).data.round(2)  # turned by 57.3 degrees, pair 0 is (0.54, 0.84)
     array([0.54, 0.  , 0.84, 0.  ])
+
+    Why this works: turning two vectors by the same angle does not change their dot product. So if a query is turned for
+    position t and a key for position s, their product is that of the query turned for t - s and the key as it is. It
+    depends on the distance t - s and not on where the two tokens are:
+
+    >>> def turn(x, t):
+    ...     return F.rotary_embedding(x, cos[t], sin[t]).data
+    >>> q, k = np.array([1.0, 2.0, 3.0, 4.0]), np.array([5.0, 6.0, 7.0, 8.0])
+    >>> np.allclose(turn(q, 2) @ turn(k, 1), turn(q, 1) @ k)
+    True
+
+    positions (T) -> (T, D/2); (B, T) -> (B, 1, T, D/2), the same for all heads. scaling: slows the hands down, for
+    longer texts than the model was first trained on. Su et al. 2021, section 3.2.2. The pairs are those of Hugging
+    Face's files. The paper and llama.cpp turn neighbors, (x[2i], x[2i + 1]), so the rows of queries and keys in a GGUF
+    file have another order (gpt/weights/llama_gguf.py).
     """
-    xp = module_of(positions)
+    xp = module_of(positions)  # NumPy, or CuPy if they are on a GPU
     speeds = theta ** (-xp.arange(0, head_size, 2) / head_size)  # (D/2), in float64: far positions keep their digits
     if scaling is not None:
-        speeds = slowed(speeds, scaling)
+        speeds = slowed(speeds, scaling)  # as Llama 3.1 does (positions.py)
     angles = positions[..., None] * speeds  # (T, D/2), or (B, T, D/2) where padding shifts each row's positions
     if positions.ndim == 2:
         angles = angles[:, None]  # (B, 1, T, D/2): broadcast over the heads
@@ -76,10 +95,11 @@ def rotations(
 
 
 class LlamaMLP(nn.Module):
-    """The feed-forward network with a gate: down(silu(gate(x)) * up(x)).
+    """The feed-forward network with a gate: down(silu(gate(x)) * up(x)), where silu(z) = z sigmoid(z).
 
-    GELU changes each inner number by itself; here one layer decides how much of another's result passes. With three
-    matrices instead of two, the inner width is 8/3 C instead of 4 C, to cost the same. Shazeer 2020.
+    GELU changes each inner number by itself; here one layer decides how much of another's result passes. silu is a
+    smooth ReLU, like GELU: close to 0 for very negative z, and close to z for large ones. With three matrices instead
+    of two, the inner width is 8/3 C instead of 4 C, to cost the same. Shazeer 2020.
     """
 
     def __init__(self, config: LlamaConfig):
@@ -96,8 +116,8 @@ class LlamaAttention(nn.Module):
     """Grouped-query attention, with rotary positions.
 
     H heads ask, but only K answer: each head of keys and values serves H / K neighboring heads of queries, and the KV
-    cache holds K heads instead of H (Ainslie et al. 2023). Queries and keys are turned by their positions before they
-    meet, so their product depends on the distance between the two tokens.
+    cache holds K heads instead of H (Ainslie et al. 2023). Queries and keys are turned according to their positions
+    before they are multiplied, so the product depends on the distance between the two tokens (`rotations` shows it).
     """
 
     def __init__(self, config: LlamaConfig):
@@ -123,9 +143,10 @@ class LlamaAttention(nn.Module):
         q, k = F.rotary_embedding(q, *rotation), F.rotary_embedding(k, *rotation)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, K, S, D): of all S tokens read so far
-        is_causal = mask is None and x.shape[1] > 1  # as in gpt2.py
+        is_causal = mask is None and x.shape[1] > 1  # a single token is the last one so far and sees all S tokens
         grouped = self.n_kv_head < self.n_head
-        out = F.scaled_dot_product_attention(q, k, v, mask, 0.0, is_causal, enable_gqa=grouped)  # (B, H, T, D)
+        # softmax(q kᵀ / sqrt(D)) v, as in GPT-2: (B, H, T, D)
+        out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=grouped)
         return self.o_proj(F.merge_heads(out))  # (B, T, C)
 
 
@@ -146,7 +167,7 @@ class LlamaBlock(nn.Module):
 
 
 class LlamaTransformer(nn.Module):
-    """Everything below the head: ids in, hidden states out."""
+    """Everything below the head: from ids to hidden states, which are one vector of C numbers per token."""
 
     def __init__(self, config: LlamaConfig):
         self.config = config
@@ -167,7 +188,7 @@ class LlamaTransformer(nn.Module):
 
 
 class Llama(LanguageModel):
-    """A transformer and its language-model head, as `GPT`."""
+    """A transformer and its language-model head, which computes logits from hidden states; used like `GPT`."""
 
     def __init__(self, config: LlamaConfig):
         self.config = config
@@ -187,7 +208,7 @@ class Llama(LanguageModel):
         ids, attention_mask = self.checked(ids, attention_mask)
         return self.model(ids, cache, attention_mask)
 
-    # As in `GPT`, for code that looks into the model, or changes it from outside.
+    # As in `GPT`: names for code that loads the model, looks into it or changes it from outside (structure.py).
     model_type = family = "llama"
     config_class = LlamaConfig
     names = Names(

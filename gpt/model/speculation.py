@@ -21,7 +21,8 @@ import numpy as np
 from minigrad.backend import generator
 from minigrad.nn.module import evaluating
 
-from .generation import Sampling, TextSoFar, as_batch
+from .batch_generation import TextSoFar, as_batch
+from .generation import Sampling
 
 NGRAM = 3  # this many tokens must repeat before we guess that the text goes on repeating
 MOST = 15  # guesses in a pass; with the last token these are 16 rows
@@ -36,7 +37,7 @@ def speculate(
     seed: int | None = None,
     stop_tokens: Sequence[int] = (),
 ) -> Generator[list[int], None, None]:
-    """Continue one prompt like `generation.stream`; each step gives the one or more tokens of a pass.
+    """Continue one prompt like `batch_generation.stream`; each step gives the one or more tokens of a pass.
 
     The tokens are those that `stream` gives for the same seed. (Rounding may differ, and decide between two tokens that
     are equally likely.)

@@ -36,7 +36,12 @@ def merge(tokens: list[bytes], pair: Pair) -> list[bytes]:
 
 
 def learn_merges_textbook(word_counts: dict[bytes, int], wanted: int) -> list[Pair]:
-    """Learn merges: again and again, join the most frequent pair. Ties go to the lexicographically greatest pair."""
+    """Learn merges: again and again, join the most frequent pair. Ties go to the lexicographically greatest pair.
+
+    Any rule for ties would do that does not depend on the order of the words: the same corpus then always gives the
+    same merges. `learn_merges` in bpe_training.py learns the same merges faster: here each round counts all pairs
+    again, there only those in words that the last merge has changed.
+    """
     words = {word: single_bytes(word) for word in word_counts}  # each word, and its tokens so far
     merges: list[Pair] = []
     while len(merges) < wanted:
@@ -46,7 +51,7 @@ def learn_merges_textbook(word_counts: dict[bytes, int], wanted: int) -> list[Pa
                 pair_counts[pair] += word_counts[word]  # once for each time the word occurs in the corpus
         if not pair_counts:
             break  # every word is one token
-        best = max(pair_counts, key=lambda pair: (pair_counts[pair], pair))
+        best = max(pair_counts, key=lambda pair: (pair_counts[pair], pair))  # by count, then by the bytes
         merges.append(best)
         words = {word: merge(tokens, best) for word, tokens in words.items()}
     return merges
@@ -55,6 +60,10 @@ def learn_merges_textbook(word_counts: dict[bytes, int], wanted: int) -> list[Pa
 def encode_word(word: bytes, ranks: dict[Pair, int]) -> list[bytes]:
     """Cut a word into tokens: join the pair of the lowest rank (the one learned first) wherever it occurs; repeat."""
     tokens = single_bytes(word)
-    while pairs := [pair for pair in zip(tokens, tokens[1:]) if pair in ranks]:
-        tokens = merge(tokens, min(pairs, key=lambda pair: ranks[pair]))
-    return tokens
+    while True:
+        neighbors = zip(tokens, tokens[1:])
+        learned = [pair for pair in neighbors if pair in ranks]
+        if not learned:
+            return tokens
+        first = min(learned, key=lambda pair: ranks[pair])
+        tokens = merge(tokens, first)

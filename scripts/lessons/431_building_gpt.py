@@ -238,7 +238,7 @@ for temperature in (0.0, 1.0):
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start weight_tying`, then sampling
-# - read: gpt/model/gpt2.py beside this file; gpt/model/generation.py: top-k, top-p, the KV cache
+# - read: gpt/model/gpt2.py beside this file; gpt/model/generation.py: top-k, top-p; batch_generation.py: the KV cache
 # - break: `python scripts/break.py no_tying`. Expect: the loss does not complain, but the parameter count does:
 #   166,656, where the formula says 133,888. The difference is a second matrix of 512 x 64.
 # - lesson: `python scripts/lesson.py 432`

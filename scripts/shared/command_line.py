@@ -163,7 +163,7 @@ def add_training(
 def add_sampling(
     options: argparse.ArgumentParser, max_new_tokens: int = 200, temperature: float | None = 0.8, penalty: float = 1.0
 ) -> None:
-    """How a model samples tokens: the settings of `gpt.model.generation.generate`."""
+    """How a model samples tokens: the settings of `gpt.model.batch_generation.generate`."""
     add, number = options.add_argument, whole_number
     add("--max-new-tokens", type=number(0), default=max_new_tokens, help="number of tokens to generate per text")
     add("--temperature", type=float, default=temperature, help="0 always takes the most likely token")

@@ -11,7 +11,8 @@ from finetune.data import conversation as conversation_module
 from finetune.data.chat_template import IM_END, IM_START, ChatTemplate
 from finetune.data.conversation import Conversation, Transcript, until
 from gpt import Llama, LlamaConfig, Tokenizer
-from gpt.model.generation import Sampling, stream
+from gpt.model.batch_generation import stream
+from gpt.model.generation import Sampling
 from tests.gpt.small import small_gpt
 
 GREEDY = Sampling(temperature=0)

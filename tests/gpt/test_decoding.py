@@ -6,7 +6,8 @@ import pytest
 from finetune import LoRAConfig, QuantizationConfig, apply_lora, quantize
 from gpt import KVCache
 from gpt.model import decoding
-from gpt.model.generation import Sampling, generate
+from gpt.model.batch_generation import generate
+from gpt.model.generation import Sampling
 from gpt.model.speculation import guess, speculate
 from minigrad import Function, inspection, nn, no_grad, use_kernels
 from tests.gpt.small import random_ids, small_gpt, small_llama

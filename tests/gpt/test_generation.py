@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from gpt import GPT, KVCache
-from gpt.model.generation import Memory, Sampling, generate, generate_textbook, stream
+from gpt.model.batch_generation import Memory, generate, stream
+from gpt.model.generation import Sampling, generate_textbook
 from minigrad import no_grad, switches, use_kernels
 from tests.gpt.small import GOLDEN, golden, random_ids, small_gpt, small_llama
 
