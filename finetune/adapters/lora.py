@@ -1,13 +1,17 @@
-"""LoRA: a trainable low-rank update added to frozen weights.
+r"""LoRA: a trainable low-rank update added to frozen weights.
 
     h = W x + scaling * B A x           A (r, in), B (out, r),   scaling = alpha / r
 
-    x ----- W (frozen) ------ + ---> h
-     \\-- A --> r numbers -- B --/
+    x ----- W (frozen) ------- + ---> h
+     \-- A --> r numbers -- B --/
 
-What fine-tuning adds to a weight matrix W (out, in) has few directions that matter, so the update is written as the
-product of two thin matrices. B starts with zeros, so training starts from the unchanged model. A and B have r (in +
-out) numbers instead of in * out, and only they need gradients and Adam's moments: that is why fine-tuning fits into a
+Fine-tuning adds an update to a weight matrix W (out, in). LoRA writes the update as the product of two thin matrices, B
+and A, and trains only these. Whatever x is, A x has only r numbers, so the update reads r directions of the input and
+writes r directions of the output. The number of such directions is the *rank* of a matrix; that of W can be as large as
+in or out, that of B A is at most r. A low rank is enough: in the paper, 1 to 8 did as well as 64 [section 7.2].
+
+B starts with zeros, so training starts from the unchanged model. A and B have r (in + out) numbers instead of in * out.
+Only they need gradients, and only for them does Adam keep its two running averages: that is why fine-tuning fits into a
 small memory. After training, W + scaling * B A can be merged into one matrix, and using the model costs nothing extra.
 
 The layer comes first, whole; below it are the settings, adapters for parts of a layer's outputs, and how layers get
@@ -39,7 +43,7 @@ from .targets import check_modules_to_save, ends_with, full_names, holders, is_i
 class LoRALinear(nn.Module):
     """h = base(x) + scaling * B A x, around a linear layer `base`: x (..., in) -> (..., out).
 
-    `base` holds W, which is frozen (`apply_lora` freezes it). Only A, lora_A (r, in), and B, lora_B (out, r), are
+    `base` holds W, which is frozen (`apply_lora` freezes it). Only `lora_A`, A (r, in), and `lora_B`, B (out, r), are
     trained. scaling: alpha / r. dropout: probability, applied to the input of A in training.
 
     A new layer computes what `base` computes. With A = [[1, 0, 0]], B = [[0], [5]] and scaling = 2, the update is 10
@@ -50,31 +54,36 @@ class LoRALinear(nn.Module):
     >>> x = Tensor(np.ones((1, 3), np.float32))
     >>> (layer(x) - base(x)).numpy().tolist()
     [[0.0, 0.0]]
-    >>> layer.lora_A.data[:], layer.lora_B.data[:] = [[1, 0, 0]], [[0], [5]]
-    >>> (layer(x) - base(x)).numpy().round(4).tolist(), layer.delta().tolist()
-    ([[0.0, 10.0]], [[0.0, 0.0, 0.0], [10.0, 0.0, 0.0]])
+    >>> layer.lora_A.data[:] = [[1, 0, 0]]
+    >>> layer.lora_B.data[:] = [[0], [5]]
+    >>> (layer(x) - base(x)).numpy().round(4).tolist()
+    [[0.0, 10.0]]
+    >>> layer.delta().tolist()  # scaling * B A
+    [[0.0, 0.0, 0.0], [10.0, 0.0, 0.0]]
     """
 
     def __init__(self, base: Any, r: int, scaling: float, dropout: float = 0.0):
         self.base, self.scaling = base, scaling
         self.in_features, self.out_features = base.in_features, base.out_features
         self.dropout = nn.Dropout(dropout)
-        # A starts uniform in ±1/sqrt(in), like the weight of a linear layer; B starts with zeros, and so does B A.
+        # A starts like the weight of a linear layer, uniform in ±sqrt(6 / ((1 + a²) in)); a = sqrt(5) makes this
+        # ±1/sqrt(in). B starts with zeros, and so does B A.
         self.lora_A = nn.init.kaiming_uniform_(empty_parameter(r, self.in_features), a=math.sqrt(5))
         self.lora_B = nn.init.zeros_(empty_parameter(self.out_features, r))
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         hidden = F.linear(self.dropout(x), self.lora_A)  # A x: (..., in) -> (..., r)
-        # A first, then B: their product B A, which is as large as W, is never made
+        # A first, then B: their product B A, which is as large as W, is never made. `whole_B()` is lora_B.
         out = self.base(x) + F.linear(hidden * self.scaling, self.whole_B())  # (..., out)
-        return activate(out, activation)  # the activation function that the layer is asked to apply, if any
+        # A model may ask any linear layer for an activation function after it; with None, this returns `out`.
+        return activate(out, activation)
 
     def delta(self) -> Array:
         """The change of the weight that merging makes: scaling * B A, (out, in)."""
         return (self.whole_B().data * self.scaling) @ self.lora_A.data
 
     def whole_B(self) -> Tensor:
-        """B as one matrix, (out, r). `LoRASlices` stores parts of it."""
+        """B, (out, r): here lora_B as it is. A subclass that stores B in parts, `LoRASlices` below, joins them."""
         return self.lora_B
 
     def cross_entropy(self, x: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
@@ -100,22 +109,28 @@ def adapter_parameters(in_features: int, out_features: int, r: int) -> int:
 # --- the settings -----------------------------------------------------------------------------------------------------
 
 FUSED = "c_attn"  # GPT-2's layer that computes query, key and value in one product, each a third of its outputs
-SLICES = ("q", "k", "v")  # in this order
+SLICES = ("q", "k", "v")  # the thirds, in this order
 
 
 @dataclasses.dataclass(frozen=True)
 class LoRAConfig:
     """The settings of LoRA: which layers are adapted, and how.
 
-    r: the rank. alpha: scaling = alpha / r, so another r does not need another learning rate. use_rslora: scaling =
-    alpha / sqrt(r), which keeps the size of the update for large ranks as well (Kalajdzievski 2023, "A rank
-    stabilization scaling factor for fine-tuning with LoRA"). dropout: probability, applied to the input of A in
-    training. target_modules: the linear layers to adapt, by the last parts of their names ("c_attn", "mlp.c_proj"); or
-    one string: "all-linear" for all but the output layer, or a regular expression for whole names. None: the layers
-    that compute queries and values, "c_attn" in GPT-2, "q_proj" and "v_proj" in a Llama. slices: which outputs of
-    `c_attn` to adapt, ("q", "v") in the paper; () means all. modules_to_save: modules that are trained as a whole
-    beside the adapters, such as a new head ("score"). rank_pattern, alpha_pattern: other ranks and alphas, by the ends
-    of layers' names. Raises ValueError for settings out of range.
+    r: the rank of the update B A, which is the number of rows of A and of columns of B.
+    alpha: the size of the update, scaling = alpha / r. Dividing by r lets another r keep the learning rate.
+    dropout: probability, applied to the input of A in training.
+    target_modules: the linear layers to adapt.
+        A tuple: the last parts of their names ("c_attn", "mlp.c_proj").
+        A string: "all-linear" for all but the output layer, or a regular expression for whole names.
+        None: the layers that compute queries and values, "c_attn" in GPT-2, "q_proj" and "v_proj" in a Llama.
+    slices: which outputs of `c_attn` to adapt, ("q", "v") in the paper; () means all.
+    use_rslora: scaling = alpha / sqrt(r), which keeps the size of the update for large ranks as well (Kalajdzievski
+        2023, "A rank stabilization scaling factor for fine-tuning with LoRA").
+    modules_to_save: modules that are trained as a whole beside the adapters, such as a new head ("score").
+    rank_pattern: other ranks for some layers, by the ends of the layers' names, {"mlp.c_proj": 16}.
+    alpha_pattern: other alphas, in the same way.
+
+    Raises ValueError for settings out of range.
 
     >>> LoRAConfig(r=8, alpha=16).scaling, LoRAConfig(r=16, alpha=16, use_rslora=True).scaling
     (2.0, 4.0)
@@ -224,7 +239,10 @@ def new_layers(model: nn.Module, config: LoRAConfig) -> dict[str, LoRALinear]:
 
 
 def _new_layer(name: str, base: Any, config: LoRAConfig) -> LoRALinear:
-    """An adapter around `base`, in its mode, on its device, in float64 if it is; beside other weights in float32."""
+    """A new adapter around `base`, on the same device, and like `base` in training or in evaluation mode.
+
+    A and B are float64 if `base` is. Otherwise they are float32, also if `base` is quantized or of half precision.
+    """
     layer: LoRALinear
     if config.slices and name.rpartition(".")[2] == FUSED:
         layer = LoRASlices(base, config.r, config.scaling, config.dropout, config.slices)
@@ -302,7 +320,7 @@ def unmerge_lora(model: nn.Module, layers: Mapping[str, LoRALinear]) -> None:
 
 def _add(weight: Tensor, delta: Array) -> None:
     weight.data += delta
-    weight.version += 1
+    weight.version += 1  # counts changes in place: a backward() that needs the old weight will raise an error
 
 
 def _check_mergeable(model: nn.Module, name: str, layer: LoRALinear) -> None:

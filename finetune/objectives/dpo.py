@@ -1,16 +1,31 @@
 """Direct preference optimization: learn from pairs of replies without a reward model and without generating.
 
-    loss = -ln σ(β [(ln π(chosen) - ln ρ(chosen)) - (ln π(rejected) - ln ρ(rejected))])
+    loss = -ln σ(β [(ln π(chosen) - ln ρ(chosen)) - (ln π(rejected) - ln ρ(rejected))])        σ(x) = 1 / (1 + e^-x)
 
-π is the policy, which is trained. ρ is the reference, the model that training starts from. For a given reward r, the
-policy that maximizes the mean of r minus β KL(π || ρ) can be written down, without training:
+π is the policy, which is trained. ρ is the reference, the model that training starts from. ln π - ln ρ says how much
+more likely a reply has become in training. The loss falls if this grows for the chosen reply, and if it falls for the
+rejected one. β, 0.1 say, is the strength of the penalty for moving away from the reference: with a large β, a small
+change is enough to make the loss small. The rest of this page derives the loss.
 
-    π(reply) = ρ(reply) e^(r(reply) / β) / Z        Z: the sum over all replies to this prompt, so that π sums to 1
+*The best policy for a reward.* Let r(reply) be a reward. We want a high mean reward, and a policy that stays close to
+the reference; the KL divergence KL(π || ρ), the mean of ln π - ln ρ over the policy's replies, measures the distance.
+The policy with the largest mean(r) - β KL(π || ρ) can be written down, without training:
 
-It is the best because mean(r) - β KL(π || ρ) = β ln Z - β KL(π || ρ e^(r/β) / Z), and a KL divergence is smallest, 0,
-where both are equal. Nobody can compute Z, but it is not needed. Solved for the reward, the formula says
+    π*(reply) = ρ(reply) e^(r(reply) / β) / Z        Z: the sum over all replies to this prompt, so that π* sums to 1
 
-    r(reply) = β (ln π(reply) - ln ρ(reply)) + β ln Z
+It is the best because for every π, with sums over all replies,
+
+    mean(r) - β KL(π || ρ) = Σ π (r - β ln π + β ln ρ)          the definitions of mean and KL
+                           = Σ π (β ln(ρ e^(r/β)) - β ln π)     as r = β ln e^(r/β)
+                           = Σ π (β ln Z + β ln π* - β ln π)    as ρ e^(r/β) = Z π*
+                           = β ln Z - β KL(π || π*)             as Σ π = 1
+
+and a KL divergence is smallest, 0, where both are equal.
+
+*The reward of a policy.* Nobody can compute Z, but it is not needed. Take the logarithm of the formula for π*, and
+solve it for the reward:
+
+    r(reply) = β (ln π*(reply) - ln ρ(reply)) + β ln Z
 
 Therefore a policy *is* a reward model. It can be trained like one: in the model of Bradley and Terry (reward.py), a
 reply is preferred with probability σ(r(chosen) - r(rejected)). In this difference β ln Z cancels, because both replies
@@ -50,20 +65,27 @@ def dpo_loss(
 ) -> Tensor:
     """The loss of each pair, from the log-probabilities (B) of its two replies under policy and reference -> (B).
 
-        h = (ln π(chosen) - ln ρ(chosen)) - (ln π(rejected) - ln ρ(rejected))      how much more the policy prefers it
+        h = (ln π(chosen) - ln ρ(chosen)) - (ln π(rejected) - ln ρ(rejected))
+
+    h is the margin: by how much more than the reference the policy prefers the chosen reply to the rejected one.
 
         sigmoid    -ln σ(β h)                                Rafailov et al. 2023, equation 7
         hinge      max(0, 1 - β h)                           Zhao et al. 2023 (SLiC), equation 2; Liu et al. 2024 (RSO)
         ipo        (h - 1/(2β))²                             Azar et al. 2023, equation 17: h is drawn to 1/(2β)
         robust     (-(1-ε) ln σ(β h) + ε ln σ(-β h)) / (1-2ε)    Chowdhury et al. 2024: a share ε of labels is wrong
 
-    For "ipo", pass log-probabilities per token, as its authors did and TRL does (`dpo_batch_loss` divides): with sums,
-    the same target would ask less of longer replies. ε is `label_smoothing`, which only "robust" uses.
+    For "ipo", pass log-probabilities per token: the sum over a reply's tokens divided by their number. Its authors and
+    TRL do so, and `dpo_batch_loss` divides. With sums, the tokens of a long reply would have to change less than those
+    of a short one to bring h to the target 1/(2β). ε is `label_smoothing`, which only "robust" uses.
+
     Raises ValueError for another kind, beta <= 0, or label_smoothing outside [0, 0.5).
 
-    >>> before = dpo_loss(Tensor([-5.0]), Tensor([-5.0]), Tensor([-5.0]), Tensor([-5.0]))  # no preference: ln 2
+    Before training, policy and reference are equal: h = 0, and the loss is -ln σ(0) = ln 2. Then the chosen reply
+    becomes more likely, from -5 to -4, and the rejected one less likely, from -5 to -9: h = 1 - (-4) = 5, β h = 0.5.
+
+    >>> before = dpo_loss(Tensor([-5.0]), Tensor([-5.0]), Tensor([-5.0]), Tensor([-5.0]))
     >>> after = dpo_loss(Tensor([-4.0]), Tensor([-9.0]), Tensor([-5.0]), Tensor([-5.0]))
-    >>> round(before.item(), 4), round(after.item(), 4)
+    >>> round(before.item(), 4), round(after.item(), 4)  # ln 2, and -ln σ(0.5)
     (0.6931, 0.4741)
     """
     check_dpo(kind, beta, label_smoothing)
@@ -98,9 +120,10 @@ def dpo_batch_loss(
     difference. rewards/accuracies: how often it is positive. logps/chosen, logps/rejected: ln π of the replies.
     """
     B = batch.size
-    # ln π of all replies: the chosen ones first, then the rejected ones. `shifted` gives the model's inputs and, for
-    # each, the token after it as its target; only the tokens of the reply count.
-    policy = sequence_logprobs(model, *batch.shifted())  # (2B)
+    # ln π of all replies: the chosen ones first, then the rejected ones. The target of each token is the token after
+    # it, and only the tokens of the reply count.
+    ids, targets = batch.shifted()  # (2B, T-1) each
+    policy = sequence_logprobs(model, ids, targets)  # (2B)
     reference = Tensor(batch.reference, dtype=policy.dtype, device=policy.device)  # (2B), stored with the data
     # ipo compares log-probabilities per token, see dpo_loss; `learned` (2B, T) is True at the tokens of the reply
     per_token = 1 / batch.learned.sum(axis=1) if kind == "ipo" else np.ones(2 * B)
@@ -109,7 +132,8 @@ def dpo_batch_loss(
     reference_chosen, reference_rejected = F.split(reference * weight, B)
     losses = dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta, kind, label_smoothing)
 
-    # Metrics, as plain numbers: no gradient flows through them.
+    # Metrics, as plain numbers: no gradient flows through them. They are of whole replies, sums over the tokens, also
+    # for ipo, whose loss is per token: so the margins of all kinds can be compared, but ipo's is not the h of its loss.
     logps = policy.data.astype(np.float64)
     rewards = beta * (logps - to_device(batch.reference, policy.device))
     margins = rewards[:B] - rewards[B:]

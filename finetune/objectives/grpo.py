@@ -1,17 +1,37 @@
 """Group relative policy optimization (GRPO): learn from your own answers, where code can check them.
 
-    A_i  = (r_i - mean(r)) / std(r)         the advantage of answer i, of G answers to one question
-    loss = mean_i 1/|o_i| Σ_t (β KL - min(ratio A_i, clip(ratio, 1 - ε, 1 + ε) A_i))    ratio = π(token) / π_old(token)
+The *policy*, the language model that is trained, answers the same question G times. Code checks each answer, and its
+reward r_i is 1 if it is right, else 0. The *advantage* of answer i says how much better it is than its group:
 
-o_i is answer i and |o_i| its number of tokens; t runs over them. π is the policy, the model that is trained, and π_old
-the policy that wrote the answers. KL estimates how far π is from a reference model. The min, which clips, is PPO's
-(ppo.py).
+    A_i = (r_i - mean(r)) / std(r)           rewards 1, 0, 0, 0 give the advantages 1.73, -0.58, -0.58, -0.58
 
-PPO trains a value head that estimates how good a reply to this question is going to be. GRPO measures it: the policy
-answers the same question G times, and the answers' mean reward is what was to be expected. An answer that is better
-than the others of its group becomes more likely, with all its tokens, and a worse one less likely. No value head is
-needed; and where code checks the answers, no reward model either. If all answers of a group are right, or all are
-wrong, there is nothing to learn from them.
+An answer that is better than its group becomes more likely, with all its tokens, and a worse one less likely. If all
+answers of a group are right, or all are wrong, there is nothing to learn from them.
+
+PPO compares a reply with an estimate: it trains a layer, the value head, to predict how good a reply to the question is
+going to be. GRPO needs no value head, because the group's mean reward tells what was to be expected. And where code
+checks the answers, no reward model is needed either.
+
+*The loss of a token* is PPO's (ppo.py). clip(x, low, high) limits x to the range from low to high, and ε is 0.2:
+
+    loss_token = -min(ratio A, clip(ratio, 1 - ε, 1 + ε) A)          ratio = π(token) / π_old(token)
+
+π is the policy now, and π_old the policy when it wrote the answers, so training begins with ratio 1. Without the clip,
+-ratio A would push the tokens of a good answer up, and those of a bad one down, without limit. With it, the loss stays
+the same once the ratio has moved by ε in the direction of A. There is no gradient any more (*), and π stays near π_old:
+
+    ratio        0.5      1.1      1.8
+    A =  1      -0.5     -1.1     -1.2 *      the last: min(1.8, 1.2) = 1.2
+    A = -1       0.8 *    1.1      1.8        the first: min(-0.5, -0.8) = -0.8; the last: min(-1.8, -1.2) = -1.8
+
+Where the ratio has moved against A, the gradient remains and corrects it: see A = 1 with 0.5, and A = -1 with 1.8.
+
+*The whole loss* is the mean over the answers, each of which is a mean over its tokens t, with a penalty:
+
+    loss = mean_i 1/|o_i| Σ_t (loss_token + β KL)
+
+o_i is answer i, and |o_i| its number of tokens. KL, the KL divergence (logprobs.py), measures how far π has moved from
+a reference model, usually the one that training starts from. β is the strength of this penalty; it is often 0.
 
 The methods below are small changes of this one, in a line each of `group_advantages`, `answer_weights` and CLIP:
 
@@ -19,8 +39,11 @@ The methods below are small changes of this one, in a line each of `group_advant
     dr_grpo   Liu et al. 2025, "Understanding R1-Zero-like training": does not divide by std, because dividing gives
               more weight to questions that are nearly always or never answered right (their std is small); nor by
               |o_i|, because dividing makes each token of a wrong answer cheaper, the longer the answer is
-    dapo      Yu et al. 2025, "DAPO": a higher upper clip, with which rare tokens can grow; each token counts the same
-    rloo      Ahmadian et al. 2024, "Back to basics": REINFORCE, not clipped, whose baseline leaves the answer out
+    dapo      Yu et al. 2025, "DAPO": a higher upper clip, 1.28 instead of 1.2, because this clip holds back rare
+              tokens: from 0.01 to 0.012 is not much, while a token at 0.9 reaches 1 before it is clipped; and each
+              token counts the same
+    rloo      Ahmadian et al. 2024, "Back to basics": not clipped, which makes it REINFORCE, gradient ascent on A ln π;
+              an answer is compared with the mean of the *other* answers ("leave one out")
 
 Simplified: one reward for a whole answer, which judges its outcome ("outcome supervision"; "process supervision" would
 reward each step of the reasoning). DAPO's dynamic sampling and its reward for length are left out.
@@ -46,11 +69,11 @@ METHODS = tuple(CLIP)
 def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
     """The advantage of each answer: how much better it is than the others to its question. Rewards (Q, G) -> (Q, G).
 
-        grpo, dapo    (r_i - mean(r)) / std(r)
+        grpo, dapo    (r_i - mean(r)) / (std(r) + 1e-4)        1e-4: no division by 0
         dr_grpo       r_i - mean(r)
         rloo          r_i - the mean of the others = G / (G - 1) (r_i - mean(r))
 
-    All 0 in a group whose rewards are equal. Raises ValueError for another method and for groups of 1.
+    They are all 0 in a group whose rewards are equal. Raises ValueError for another method and for groups of 1.
 
     >>> group_advantages(np.array([[1.0, 0.0, 0.0, 0.0]])).round(2).tolist()
     [[1.73, -0.58, -0.58, -0.58]]
@@ -62,7 +85,8 @@ def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
     if G < 2:
         raise ValueError(f"a group needs at least 2 answers to compare, got {G}")
     better = rewards - rewards.mean(axis=1, keepdims=True)  # (Q, G): the group's mean takes the value head's place
-    better = np.where(np.ptp(rewards, axis=1, keepdims=True) == 0, 0.0, better)  # a mean of equal numbers is rounded
+    # Equal rewards have advantages of exactly 0: rounding can make the mean of 0.1, 0.1 and 0.1 differ from 0.1.
+    better = np.where(np.ptp(rewards, axis=1, keepdims=True) == 0, 0.0, better)
     if method == "dr_grpo":
         return better
     if method == "rloo":
@@ -71,12 +95,16 @@ def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
 
 
 def answer_weights(lengths: np.ndarray, method: str = "grpo", longest: int = 1) -> np.ndarray:
-    """The weight of each token's loss, by the length of its answer: lengths |o_i| (B) -> (B). The loss is then
-    mean_i Σ_t weight_i loss_it.
+    """The weight of each answer's tokens, by the lengths |o_i| of the answers: (B) -> (B).
+
+    The loss is then mean_i Σ_t weight_i loss_it, for token t of answer i.
 
         grpo             1 / |o_i|               each answer counts the same: a token of a long one counts less
         dapo             1 / mean(|o|)           each token counts the same
-        dr_grpo, rloo    1 / longest             the same, with a constant: the length of the longest answer allowed
+        dr_grpo, rloo    1 / longest             each token counts the same, in every batch
+
+    longest: the number of tokens of the longest answer allowed. Only dr_grpo and rloo use it; with 1, the default,
+    their weights are 1, and the losses of an answer's tokens are added up.
 
     >>> answer_weights(np.array([1, 3])).round(2).tolist(), answer_weights(np.array([1, 3]), "dapo").tolist()
     ([1.0, 0.33], [0.5, 0.5])
@@ -96,14 +124,23 @@ def grpo_loss(
     reference_logprobs: np.ndarray | None = None,
     beta: float = 0.0,
 ) -> Tensor:
-    """weight (β k3 - min(ratio A, clip(ratio, 1 - ε_low, 1 + ε_high) A)) of N tokens -> (N,).
+    """The loss of each of N tokens -> (N,). Shao et al. 2024, equations 3 and 4.
 
-    advantages, weights: of each token's answer. k3 = ρ/π - 1 - ln(ρ/π), with the token's probabilities π and ρ under
-    policy and reference, estimates the KL divergence (see `estimated_kl`). It stays in the loss, where PPO subtracts it
-    from the reward. beta = 0 needs no reference. Shao et al. 2024, equations 3 and 4.
+        weight (β k3 - min(ratio A, clip(ratio, 1 - ε_low, 1 + ε_high) A))
 
-    >>> old, better = np.log([0.5, 0.5]), np.array([1.0, -1.0])
-    >>> grpo_loss(Tensor(np.log([0.9, 0.9])), old, better, np.array([0.5, 0.5])).data.round(2).tolist()
+    advantages A, weights: of each token's answer. beta = 0 needs no reference.
+
+    k3 = ρ/π - 1 - ln(ρ/π) estimates the KL divergence, with the token's probabilities π under the policy and ρ under
+    the reference. Over tokens that the policy writes, the mean of -ln(ρ/π) is the divergence, by definition. The mean
+    of ρ/π is Σ π ρ/π = Σ ρ = 1, so ρ/π - 1 adds 0 on average; but with it, no single k3 is negative (`estimated_kl`).
+    The penalty is a part of the loss, where PPO subtracts it from the reward.
+
+    Two tokens have become more likely, from 0.5 to 0.9, so both ratios are 1.8. The weights are 0.5. The first token,
+    of a good answer, is clipped: -0.5 min(1.8, 1.2) = -0.6. The second is not: -0.5 min(-1.8, -1.2) = 0.9.
+
+    >>> new, old = Tensor(np.log([0.9, 0.9])), np.log([0.5, 0.5])
+    >>> advantages, weights = np.array([1.0, -1.0]), np.array([0.5, 0.5])
+    >>> grpo_loss(new, old, advantages, weights).data.round(2).tolist()
     [-0.6, 0.9]
     """
     check_method(method)

@@ -5,16 +5,39 @@ with its neighbors, the level stands for the number
 
     w ≈ scale · (level - zero)
 
-The *grid* is the set of these numbers for all levels: with scale 0.5 and zero 0 it is -4, -3.5, ..., 3.5. Rounding to
-nearest takes the number of the grid that is closest to w. But what matters is the layer's output W x on real inputs x.
-If the weights W (O, I) change by D, the output changes by D x, and the sum of its squares over all inputs is
+The *grid* is the set of these numbers for all levels: with scale 0.5 and zero 0 it is -4, -3.5, ..., 3.5. A grid is
+given by its scale and its zero; the function `grid` (rounding.py) computes them from the weights. Rounding to nearest
+takes the number of the grid that is closest to w.
 
-    Σ_x |D x|² = tr(D H Dᵀ),        H = Σ_x x xᵀ  (I, I)
+*The aim.* What matters is not each weight, but the layer's output W x on real inputs x. The rows of W (O, I) do not
+depend on each other, so take one of them. If it changes by d (1, I), its output changes by the number d x, whose square
+is (d x)(d x)ᵀ = d x xᵀ dᵀ. The sum over all inputs should be as small as possible:
 
-H is called the Hessian: 2 H is the matrix of second derivatives of this sum by the elements of one row of D. If two
-inputs are usually equal and one of their weights is rounded up, the other one should be lowered. GPTQ does this: it
-goes through the columns of W from left to right, rounds each to nearest, and changes all columns that are left so as to
-correct the output for the error.
+    Σ_x (d x)² = d H dᵀ,        H = Σ_x x xᵀ  (I, I)
+
+H is called the Hessian: 2 H is the matrix of second derivatives of this sum by the elements of d.
+
+*The method.* Go through the columns of W from left to right. Round the weight of column q to nearest, with the error
+e = weight - rounded. Then change the weights after it so as to correct the output for the error: if two inputs are
+usually equal and one of their weights is rounded down, the other one should be raised.
+
+*The correction* (equation 2 of the paper). The weights before q are rounded already and stay as they are. Let d be the
+change of the weights from q on: its first element is -e, the others are free. Let H_q = H[q:, q:] be the rows and
+columns of H that belong to them. d H_q dᵀ is smallest where its derivative by each free element is 0. The derivatives
+are the elements of 2 d H_q, so only the first of these can differ from 0. Call it 2 λ:
+
+    d H_q = (λ, 0, ..., 0)
+    d     = (λ, 0, ..., 0) H_q⁻¹ = λ · (first row of H_q⁻¹)
+
+λ is what makes the first element -e:
+
+    d = -e · (first row of H_q⁻¹) / (first element of H_q⁻¹)
+
+The corrections before this one may be ignored: they left a derivative of 0 for every weight that is not yet rounded.
+
+An inverse for every q would be expensive. `inverse_factor` computes one matrix U that contains the first rows of all of
+them, and `round_columns` is the method itself. Below them is what a whole weight needs: groups of columns with their
+own grids, blocks for speed, and a Hessian that can be inverted.
 
 Frantar et al. 2022, "GPTQ: Accurate post-training quantization for generative pre-trained transformers".
 """
@@ -27,24 +50,46 @@ from .array import WHOLE_ARRAY, WHOLE_ROW, QuantizedArray, as_matrix, number_of_
 from .rounding import grid, to_levels
 
 
+def inverse_factor(hessian: np.ndarray) -> np.ndarray:
+    """The upper triangular U with H⁻¹ = Uᵀ U, from which all corrections follow (section 3.3 of the paper, step 3).
+
+    For every q,
+
+        first row of H[q:, q:]⁻¹ = U[q, q] · U[q, q:]        so the correction is d = -e · U[q, q:] / U[q, q]
+
+    This is why:
+
+    1. Let H = R Rᵀ with an upper triangular R. In columns before q, the rows of R from q on are 0. These columns add
+       nothing to the product of these rows, so H[q:, q:] = R[q:, q:] R[q:, q:]ᵀ.
+    2. Let U = R⁻¹. It is upper triangular as well, and U[q:, q:] is the inverse of R[q:, q:]. Inverting both sides of
+       step 1 gives H[q:, q:]⁻¹ = U[q:, q:]ᵀ U[q:, q:].
+    3. The first row of U[q:, q:]ᵀ is U[q, q] and zeros. So the first row of the product is U[q, q] times the first row
+       of U[q:, q:], which is U[q, q:].
+
+    >>> hessian = np.array([[4.0, 2.0, 1.0], [2.0, 3.0, 1.0], [1.0, 1.0, 2.0]])
+    >>> U = inverse_factor(hessian)
+    >>> print(np.linalg.inv(hessian[1:, 1:])[0], (U[1, 1] * U[1, 1:]).round(3))  # q = 1
+    [ 0.4 -0.2] [ 0.4 -0.2]
+
+    Raises LinAlgError unless H is positive definite.
+    """
+    # NumPy's Cholesky factor L is lower triangular. Reversing its rows and its columns makes it upper triangular:
+    # [[a, 0], [b, c]] becomes [[c, b], [0, a]]. With L Lᵀ = the reversed H, reversing both sides gives R Rᵀ = H.
+    R = np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
+    return np.linalg.inv(R)
+
+
 def round_columns(
     weight: np.ndarray, U: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, bits: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """GPTQ with one grid per row: round a weight (O, I) column by column, and correct the columns that are left.
 
-    U: `inverse_factor` of the Hessian. scales, zeros (O): of the grids; zeros is None if all are 0. Returns the levels,
-    and the errors divided by the diagonal of U, (O, I) each.
+    U: `inverse_factor` of the Hessian. scales, zeros (O): the scale and the zero of each row's grid; zeros is None if
+    all are 0. Returns the levels (O, I), and e / U[q, q] for each weight (O, I), where e is its error and q its column.
 
-    *The correction* [equation 2]. The rows of W do not depend on each other; let d be the change of one. Column q is
-    rounded, so d_q = -e with e = weight - rounded. Earlier columns stay as they are. The later elements of d are free,
-    and shall make d H dᵀ as small as possible, with only the rows and columns H[q:, q:] that are left. Then the
-    derivative 2 d H is 0 at the free elements, so d H = λ (1, 0, ..., 0), and d = λ times the first row of the inverse
-    of H[q:, q:]. The factor λ follows from d_q = -e:
-
-        d = -e · (first row of H[q:, q:]⁻¹) / (its first element) = -e · U[q, q:] / U[q, q]
-
-    *Example.* Two inputs are nearly equal. The first weight is rounded down to 0. Its error e = 0.4 raises the second
-    one by 0.4 · 0.99 to 0.796, and that is rounded up to 1:
+    *Example.* Two inputs are nearly equal: the first row of H⁻¹ is proportional to (1, -0.99). The first weight is
+    rounded down from 0.4 to 0, so e = 0.4 and d = -0.4 · (1, -0.99). The second weight becomes 0.4 + 0.396 = 0.796,
+    which is rounded up to 1:
 
     >>> U = inverse_factor(np.array([[1.0, 0.99], [0.99, 1.0]]))
     >>> levels, errors = round_columns(np.array([[0.4, 0.4]]), U, np.array([1.0]), None, bits=4)
@@ -57,33 +102,16 @@ def round_columns(
         levels[:, q] = to_levels(left[:, q], scales, zeros, bits)  # (O)
         rounded = scales * (levels[:, q] if zeros is None else levels[:, q] - zeros)
         errors[:, q] = (left[:, q] - rounded) / U[q, q]  # e / U[q, q] of each row
-        left[:, q + 1 :] -= np.outer(errors[:, q], U[q, q + 1 :])  # d of each row
+        left[:, q + 1 :] -= np.outer(errors[:, q], U[q, q + 1 :])  # add d = -e · U[q, q:] / U[q, q], for each row
     return levels, errors
-
-
-def inverse_factor(hessian: np.ndarray) -> np.ndarray:
-    """The upper triangular U with H⁻¹ = Uᵀ U. It replaces the inverse of H[q:, q:] for every q [section 3.3, step 3].
-
-    Let R be upper triangular with H = R Rᵀ. The rows of R from q on have only zeros left of column q, so H[q:, q:] =
-    R[q:, q:] R[q:, q:]ᵀ. With U = R⁻¹, which is upper triangular as well, H[q:, q:]⁻¹ = U[q:, q:]ᵀ U[q:, q:]. The first
-    column of U[q:, q:] is U[q, q] and zeros, so the first row of the inverse is U[q, q] · U[q, q:]:
-
-    >>> hessian = np.array([[4.0, 2.0, 1.0], [2.0, 3.0, 1.0], [1.0, 1.0, 2.0]])
-    >>> U = inverse_factor(hessian)
-    >>> print(np.linalg.inv(hessian[1:, 1:])[0], (U[1, 1] * U[1, 1:]).round(3))
-    [ 0.4 -0.2] [ 0.4 -0.2]
-
-    Raises LinAlgError unless H is positive definite.
-    """
-    # NumPy's Cholesky factor is lower triangular. That of H with its rows and columns reversed, reversed again, is R.
-    R = np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
-    return np.linalg.inv(R)
 
 
 # --- groups, blocks, ordering and damping -----------------------------------------------------------------------------
 
-COLUMNS = 128  # columns of a block: inside it each column is corrected at once, the columns after it once per block
-MOST_DAMPING = 1.0
+# Columns are rounded in blocks. Those after a block are corrected once, when the block is complete: one product of
+# matrices is faster than 128 outer products, and gives the same result. 128 is the paper's (section 3.3).
+COLUMNS_PER_BLOCK = 128
+MOST_DAMPING = 1.0  # adds the mean of the Hessian's diagonal to the diagonal, which doubles the mean
 
 
 def gptq(
@@ -97,11 +125,15 @@ def gptq(
 ) -> QuantizedArray:
     """Round a weight (O, I) so that its outputs change little on inputs with this `hessian` Σ x xᵀ (I, I).
 
-    group_size: as in `absmax`. The scale of a group is computed when its first column is reached, from weights that
-    have been corrected by then. act_order: round the columns with the largest inputs first, when most columns are left
-    to correct for them. damping: this share of the diagonal's mean is added to the diagonal, and ten times as much each
-    time the matrix is singular. Raises ValueError for numbers that are not finite, sizes that do not fit, and a matrix
-    that no damping makes positive definite, because it is not a sum of x xᵀ.
+    group_size: numbers in a row that share a grid; WHOLE_ROW (-1) or WHOLE_ARRAY (0) for one grid per row, or for all.
+        The grid of a group is computed when its first column is reached, from weights that are corrected by then.
+    symmetric: whether all zeros are 0, as in `absmax`; otherwise they are chosen as in `zero_point`.
+    act_order: round the columns with the largest inputs first, when most columns are left to correct for them.
+    damping: this share of the mean of H's diagonal is added to the diagonal; ten times as much each time the matrix is
+        singular.
+
+    Raises ValueError for numbers that are not finite, sizes that do not fit, and a matrix that no damping makes
+    positive definite, because it is not a sum of x xᵀ.
 
     The two middle inputs are nearly equal. One weight is rounded down to 0, so the other is rounded up to 1:
 
@@ -111,32 +143,33 @@ def gptq(
     [[7. 0. 1. 0.]]
     """
     weight = as_matrix(weight, "the weight")
-    groups = number_of_groups(weight.shape, bits, group_size)
+    number_of_groups(weight.shape, bits, group_size)  # raises an error if the sizes do not fit
     hessian = checked_hessian(hessian, weight.shape[1])
     order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(weight.shape[1])
     hessian = hessian[np.ix_(order, order)]  # rows and columns in the new order
     unused = np.diag(hessian) == 0  # these inputs are always 0, so their weights may be 0
     left = np.where(unused, 0, weight[:, order]).astype(hessian.dtype)  # (O, I): weights with all corrections so far
     U = _damped_factor(hessian, damping)
-    one_grid = None  # for the whole row or array, the grid is known before the first column is rounded
-    if group_size in (WHOLE_ROW, WHOLE_ARRAY):
-        one_grid = grid(left.reshape(1, -1) if group_size == WHOLE_ARRAY else left, bits, symmetric)
-    step = weight.shape[1] // groups if one_grid is None else COLUMNS
-    levels, grids = np.empty_like(left), []  # grids: (scales, zeros) of each group
-    for start in range(0, weight.shape[1], step):
-        block = slice(start, min(start + step, weight.shape[1]))  # the columns of a group, or some of them
-        scales, zeros = one_grid or grid(left[:, block], bits, symmetric)  # (O), or (1) for the whole array
-        grids.append((scales, zeros))
-        levels[:, block], errors = round_columns(left[:, block], U[block, block], scales, zeros, bits)
-        left[:, block.stop :] -= errors @ U[block, block.stop :]  # d of all the block's columns together
-    grids = grids[:groups]  # a single grid was appended once per block of columns
+    levels, grids = np.empty_like(left), []  # grids: of each group its scales and zeros, (O) or (1)
+
+    # With groups, a block is a group. With one grid for the whole row or array, this grid is known from the start.
+    has_groups = group_size not in (WHOLE_ROW, WHOLE_ARRAY)
+    if not has_groups:
+        grids.append(grid(left.reshape(1, -1) if group_size == WHOLE_ARRAY else left, bits, symmetric))
+    width = group_size if has_groups else COLUMNS_PER_BLOCK
+    for start in range(0, weight.shape[1], width):
+        block = slice(start, start + width)  # the last one may be shorter
+        if has_groups:
+            grids.append(grid(left[:, block], bits, symmetric))
+        levels[:, block], errors = round_columns(left[:, block], U[block, block], *grids[-1], bits)
+        left[:, block.stop :] -= errors @ U[block, block.stop :]  # the corrections for all columns of the block
     scales = np.stack([scales for scales, _ in grids], axis=1)  # (O, G)
     zeros = np.stack([zeros for _, zeros in grids if zeros is not None], axis=1) if not symmetric else None
     return QuantizedArray(levels, scales, zeros, bits, order=order if act_order else None)
 
 
 def _damped_factor(hessian: np.ndarray, damping: float) -> np.ndarray:
-    """`inverse_factor` of a Hessian with larger numbers on its diagonal, so that it can be inverted."""
+    """The `inverse_factor` of a Hessian whose diagonal has been increased, which makes it possible to invert it."""
     diagonal = np.diag(hessian)
     mean = diagonal.mean() or 1.0
     diagonal = np.where(diagonal == 0, mean, diagonal)  # inputs that are always 0 would make H singular

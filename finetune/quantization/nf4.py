@@ -3,8 +3,9 @@
     weight ≈ scale · level              level: one of 16 numbers in [-1, 1]; scale: the largest magnitude of 64 weights
 
 Trained weights are distributed like a bell curve, so equally spaced levels waste codes on its thin ends. NF4's 16
-levels are quantiles of the normal distribution instead: each one stands for about the same share, 1/16, of the area
-under the bell. They are crowded around 0 and far apart at the ends. The 4 bits of a weight are the number of its level.
+levels are quantiles of the normal distribution instead: they are placed so that each one stands for about the same
+share of the area under the bell, 1/15 to 1/17. They are crowded around 0 and far apart at the ends. The 4 bits of a
+weight are the number of its level, 0 to 15.
 
 *Double quantization* also quantizes the scales. With blocks of 64 numbers, a float32 scale costs 32 / 64 = 0.5 bit per
 number. Most scales are close to each other, so their mean is subtracted and the rest is stored in 8 bits, in blocks of
@@ -27,53 +28,59 @@ from .array import QuantizedArray, in_groups
 BLOCK = 64  # weights that share a scale
 SCALES_PER_BLOCK = 256  # scales that share a scale, in double quantization
 TINY = np.float32(1e-38)  # in place of a scale of 0, by which one cannot divide
+# The share of all numbers that are smaller than the largest level. It cannot be 1, whose quantile is infinite. The
+# middle of the last of 15 equal shares is at 1 - 1/30, and that of 16 equal shares at 1 - 1/32. The authors' code uses
+# the mean of the two; their paper does not say why.
+OUTERMOST = ((1 - 1 / 30) + (1 - 1 / 32)) / 2  # 0.9677083
 
 
 def nf4_levels() -> np.ndarray:
     """The 16 levels, sorted, float32: 8 above 0, 7 below, and 0 itself, which makes 0 exact.
 
     Let Q be the quantile function of the normal distribution: a share p of all numbers is smaller than Q(p). The levels
-    above 0 are Q(p), with p in 8 equal steps from 1/2, where Q is 0, to `outermost`. Those below 0 are -Q(p), with p in
-    7 equal steps. All are divided by Q(outermost), so the ends are -1 and 1. Q(1) is infinite, so `outermost` is half a
-    share below 1: with 15 shares this would be 1 - 1/30, with 16 it would be 1 - 1/32, and it is the mean of the two.
+    above 0 are Q(p), with p in 8 equal steps from 1/2, where Q is 0, to OUTERMOST. Those below 0 are -Q(p), with p in
+    7 equal steps over the same range. All are divided by Q(OUTERMOST), so the ends are -1 and 1.
 
     >>> levels = nf4_levels()
     >>> print(levels.round(3))
     [-1.    -0.696 -0.525 -0.395 -0.284 -0.185 -0.091  0.     0.08   0.161
       0.246  0.338  0.441  0.563  0.723  1.   ]
 
-    The share of the bell for which each level between the ends is the nearest one, about 1/15 below 0 and 1/17 above:
+    Each level stands for the numbers that are nearest to it. For the 14 levels between the ends, their share of the
+    bell is about 1/15 = 0.067 below 0, where there are 7 levels, and 1/17 = 0.059 above, where there are 8:
 
     >>> bell = NormalDist()
-    >>> borders = bell.inv_cdf(0.9677) * (levels[:-1] + levels[1:]) / 2
+    >>> borders = bell.inv_cdf(OUTERMOST) * (levels[:-1] + levels[1:]) / 2  # halfway from level to level
     >>> print(np.diff([bell.cdf(x) for x in borders]).round(3))
     [0.071 0.068 0.067 0.067 0.067 0.067 0.063 0.059 0.059 0.059 0.059 0.059
      0.06  0.062]
     """
     quantile = NormalDist().inv_cdf
-    outermost = ((1 - 1 / 30) + (1 - 1 / 32)) / 2  # 0.9677083
-    positive = [quantile(p) for p in np.linspace(0.5, outermost, 9)[1:]]
-    negative = [-quantile(p) for p in np.linspace(0.5, outermost, 8)[1:]]
-    return (np.array(negative[::-1] + [0.0] + positive) / quantile(outermost)).astype(np.float32)
+    positive = [quantile(p) for p in np.linspace(0.5, OUTERMOST, 9)[1:]]
+    negative = [-quantile(p) for p in np.linspace(0.5, OUTERMOST, 8)[1:]]
+    return (np.array(negative[::-1] + [0.0] + positive) / quantile(OUTERMOST)).astype(np.float32)
 
 
 def nf4(values: np.ndarray, group_size: int = BLOCK, double_quant: bool = True) -> QuantizedArray:
     """Divide each number by the largest magnitude of its group, and round it to the nearest of the 16 levels.
 
-    values: a matrix (R, K). group_size: numbers in a row that share a scale; -1 for a whole row, 0 for the whole
-    matrix. double_quant: also store the scales in 8 bits (`quantize_scales`). Raises ValueError for numbers that are
-    not finite and for a group size that does not divide the row.
+    values: a matrix (R, K). group_size: numbers in a row that share a scale; WHOLE_ROW (-1) for a whole row,
+    WHOLE_ARRAY (0) for the whole matrix. double_quant: also store the scales in 8 bits (`quantize_scales`). Raises
+    ValueError for numbers that are not finite and for a group size that does not divide the row.
 
     >>> q = nf4(np.array([[2.0, -1.0, 0.1, 0.0]]), group_size=4, double_quant=False)
-    >>> print(q.codes, q.dequantize().round(3))  # codes 15 and 2, 8 and 7, two in a byte
-    [[242 135]] [[ 2.    -1.05   0.159  0.   ]]
+    >>> print(q.codes)  # the codes 15, 2, 8, 7, two in a byte: 15 · 16 + 2 = 242, 8 · 16 + 7 = 135
+    [[242 135]]
+    >>> print(q.dequantize().round(3))
+    [[ 2.    -1.05   0.159  0.   ]]
     """
-    groups = in_groups(values, 4, group_size)  # (R, G, K/G): each row cut into G groups
+    groups = in_groups(values, bits=4, group_size=group_size)  # (R, G, K/G): each row cut into G groups
     scales = np.abs(groups).max(axis=-1)  # (R, G): then every number of a group is in [-1, 1]
+    # One division per group, and then products, as in bitsandbytes: dividing each number could be rounded differently.
     inverse = 1 / np.maximum(scales, TINY)  # a group of zeros stays a group of zeros
     codebook = nf4_levels()
     codes = nearest(groups * inverse[..., None], codebook).astype(np.uint8).reshape(values.shape)
-    return QuantizedArray(codes, quantize_scales(scales) if double_quant else scales, None, 4, codebook)
+    return QuantizedArray(codes, quantize_scales(scales) if double_quant else scales, bits=4, codebook=codebook)
 
 
 def nearest(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -91,17 +98,25 @@ def nearest(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
 def dynamic_levels() -> np.ndarray:
     """The 256 levels of the 8-bit "dynamic" number, sorted, float32.
 
-    The number of leading zero bits is a decimal exponent, and the bits after the first 1 are a fraction. For e = 0 .. 6
-    this gives 2^e equal steps of [0.1, 1] times 10^(e - 6), with either sign. The last two levels are 0 and 1.
+    It is a floating-point number with as many bits for the fraction as the exponent leaves over. Read 8 bits as a sign,
+    then z zeros, then a 1, then the 6 - z bits that are left, which are an integer f:
+
+        number = ± 10^-z · m        m: the middle of step f, if [0.1, 1] is cut into 2^(6 - z) equal steps
+
+    In 0 001 0110, the sign is +, z = 2 and f = 6. Of 16 steps, step 6 (counted from 0) has its middle at
+    0.1 + 0.9 · 6.5 / 16 = 0.4656, so the number is 0.004656. z = 0 to 6 gives 2 · (64 + 32 + ... + 1) = 254 numbers;
+    0 and 1 are added. What is stored for a number is its place in the sorted list.
 
     >>> levels = dynamic_levels()
     >>> print(len(levels), levels[-3:].round(4), (levels[127:130] * 1e6).round(2))
     256 [0.9789 0.993  1.    ] [0.   0.55 3.25]
+    >>> print(levels[nearest(np.array([0.0046]), levels)].round(6))
+    [0.004656]
     """
     levels = [0.0, 1.0]
-    for exponent in range(7):
-        edges = np.linspace(0.1, 1, 2**exponent + 1, dtype=np.float32)
-        middles = np.float32(10.0 ** (exponent - 6)) * (edges[:-1] + edges[1:]) / 2
+    for fraction_bits in range(7):  # 6 - z
+        edges = np.linspace(0.1, 1, 2**fraction_bits + 1, dtype=np.float32)
+        middles = np.float32(10.0 ** (fraction_bits - 6)) * (edges[:-1] + edges[1:]) / 2
         levels += [*middles.tolist(), *(-middles).tolist()]
     return np.array(sorted(levels), np.float32)
 

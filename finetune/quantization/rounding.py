@@ -20,8 +20,9 @@ from .array import WHOLE_ROW, QuantizedArray, as_matrix, in_groups
 def absmax(values: np.ndarray, bits: int = 8, group_size: int = WHOLE_ROW) -> QuantizedArray:
     """scale = max |value| / (2^(bits-1) - 1),  level = round(value / scale), with one scale per group in a row.
 
-    group_size: numbers that share a scale; -1 for a whole row, 0 for the whole array. Raises ValueError for numbers
-    that are not finite, bits other than 8 and 4, and a group size that does not divide the row.
+    group_size: numbers in a row that share a scale; WHOLE_ROW (-1) for a whole row, WHOLE_ARRAY (0) for the whole
+    array. Raises ValueError for numbers that are not finite, bits other than 8 and 4, and a group size that does not
+    divide the row.
 
     The largest magnitude becomes 127, so the step is 2.4 / 127:
 
@@ -62,7 +63,10 @@ def round_to_nearest(values: np.ndarray, bits: int, group_size: int, symmetric: 
 
 
 def grid(values: np.ndarray, bits: int, symmetric: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """The scales, and the zeros (None if symmetric), of the numbers along the last axis: (..., K) -> (...), float32."""
+    """The scale and the zero of a grid for the numbers along the last axis: (..., K) -> (...) and (...), float32.
+
+    symmetric: the grid of `absmax`, where all zeros are 0 and None is returned for them; else that of `zero_point`.
+    """
     top, steps = 2 ** (bits - 1) - 1, 2**bits - 1  # in 8 bits: levels -128 .. 127, 255 steps from end to end
     smallest = np.finfo(np.float32).smallest_subnormal  # in place of 0, where all numbers are
     if symmetric:
