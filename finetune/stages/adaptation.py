@@ -25,7 +25,7 @@ from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import ModelKind, Shapes, check_like, load_checkpoint, save_checkpoint, writing
 from gpt.training.loading import NotTrainableError, load_model
 from gpt.training.plots import plot_run
-from gpt.training.pretraining import show_sample
+from gpt.training.pretraining import show_sample, write_corpus
 from gpt.training.run import Run
 from gpt.training.run_folder import check_unused, claim, settings_of
 from gpt.training.training_step import training_step
@@ -39,7 +39,7 @@ from ..data.datasets import Example, read_examples
 from ..data.tasks import TASKS
 from ..evaluation.answering import SHOWN, likely_replies, show_replies
 from ..quantization.packed import load_packed
-from .adaptation_data import Task, conversations_task, is_conversations, loss_on_own_text, text_task, write_corpus
+from .adaptation_data import Task, conversations_task, is_conversations, loss_on_own_text, text_task
 from .run_config import RunConfig, check_batch_memory
 from .sft import load_data
 
@@ -144,7 +144,7 @@ def _task(run: Run, config: AdaptationConfig, tokenizer: Tokenizer, length: int)
         task = conversations_task(train, test, built_in, tokenizer, length, config.batch_size, config.seed)
         return task, list(test[:SHOWN])
     if run.is_new:
-        write_corpus(config.data, tokenizer, length, run.out_dir)
+        write_corpus(config.data, run.out_dir, length, tokenizer)
     return text_task(run.out_dir / "data", len(tokenizer), length, config.batch_size, config.seed), []
 
 

@@ -13,11 +13,8 @@ from typing import Any
 import numpy as np
 
 from gpt import Tokenizer
-from gpt.console import show
-from gpt.training.batches import RandomBatches, check_length, encode_parts, get_batch, open_tokens, write_tokens
-from gpt.training.corpora import load_corpus
+from gpt.training.batches import RandomBatches, get_batch, open_tokens
 from gpt.training.evaluation import evaluated, held_out_loss, perplexity
-from gpt.training.run_folder import claim
 from gpt.training.training_step import LossFunction, language_model_loss
 
 from ..data.chat_template import ChatTemplate
@@ -47,22 +44,10 @@ def is_conversations(data: str) -> bool:
     return data == TASKS or Path(data).suffix.lower() in (".jsonl", ".json")
 
 
-def write_corpus(data: str, tokenizer: Tokenizer, block_size: int, out_dir: Path) -> None:
-    """Write a text's token files into a run's folder. Raises what `load_corpus` raises, and ValueError for a text that
-    is too short.
-    """
-    corpus = load_corpus(data)
-    show(str(corpus))
-    parts = encode_parts(corpus.text, tokenizer)
-    check_length(parts["train"], block_size)
-    claim(out_dir)
-    for name, ids in parts.items():
-        write_tokens(out_dir / "data" / f"{name}.bin", ids, len(tokenizer))
-
-
 def text_task(folder: Path, vocab_size: int, block_size: int, batch_size: int, seed: int) -> Task:
-    """The data that `write_corpus` has written, for a model that reads `block_size` tokens. Raises ValueError if there
-    are too few.
+    """The tokens that `write_corpus` (pretraining.py) has written, for a model that reads `block_size` of them.
+
+    Raises ValueError if there are too few.
     """
     train, validation = open_tokens(folder / "train.bin"), open_tokens(folder / "val.bin")
     get_batch(train, 1, block_size, np.random.default_rng(0), vocab_size)  # raises if it is too short, or damaged

@@ -146,7 +146,7 @@ def _new_model(run: Run, config: PretrainingConfig, init_from: str | None) -> tu
         shape = GPTConfig(**{**config.model, "vocab_size": 257})  # checked before there is a tokenizer
         context = shape.block_size
         _check_memory(shape, config.batch_size, context, config.training, run.team)
-        corpus = run.team.once(lambda: _write_tokens(config, context))
+        corpus = run.team.once(lambda: write_corpus(config.data, run.out_dir, context, None, config.vocab_size))
         tokenizer = Tokenizer.load(run.out_dir)
         model: LanguageModel = GPT(GPTConfig(**config.model, vocab_size=len(tokenizer)))
     else:
@@ -154,18 +154,24 @@ def _new_model(run: Run, config: PretrainingConfig, init_from: str | None) -> tu
         context = _checked_context(model.config, config.model, init_from)
         _check_memory(model.config, config.batch_size, context, config.training, run.team)
         show(f"starting from the weights in {init_from}")
-        corpus = run.team.once(lambda: _write_tokens(config, context, tokenizer))
+        corpus = run.team.once(lambda: write_corpus(config.data, run.out_dir, context, tokenizer))
     run.config = dataclasses.replace(config, vocab_size=model.config.vocab_size, model=_shape(model, context))
     run.extra |= corpus
     return model, tokenizer
 
 
-def _write_tokens(config: PretrainingConfig, context: int, tokenizer: Tokenizer | None = None) -> dict[str, str]:
-    """Write the tokenizer (a new one, unless it is given) and the token files. Returns a description of the text."""
-    corpus, out_dir = load_corpus(config.data), Path(config.out_dir)
+def write_corpus(
+    data: str, out_dir: Path, context: int, tokenizer: Tokenizer | None, vocab_size: int = 0
+) -> dict[str, str]:
+    """Write a text's tokenizer and token files into a run's folder. Returns a description of the text.
+
+    data: see `load_corpus`. context: the length of the sequences to train on. tokenizer: None for a new one with
+    `vocab_size` tokens. Raises what `load_corpus` raises, and ValueError for a text that is too short.
+    """
+    corpus = load_corpus(data)
     show(str(corpus))
     if tokenizer is None:
-        tokenizer = _new_tokenizer(corpus.text, config.vocab_size)
+        tokenizer = _new_tokenizer(corpus.text, vocab_size)
     parts = encode_parts(corpus.text, tokenizer)
     check_length(parts["train"], context)
     claim(out_dir)
