@@ -57,7 +57,7 @@ class Item:
 
     def as_json(self) -> dict[str, Any]:
         """The item's fields, as the functions below read them from a line."""
-        return {name: value for name, value in vars(self).items() if name != "place"}
+        return {name: value for name, value in vars(self).items() if name != "place" and value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +70,18 @@ class Example(Item):
 
 @dataclasses.dataclass(frozen=True)
 class Preference(Item):
-    """Two answers to one conversation, one better than the other."""
+    """Two answers to one conversation, one better than the other.
+
+    ref_chosen_logps, ref_rejected_logps: ln of their probabilities under DPO's reference model, once they are computed;
+    the names are those of TRL.
+    """
 
     prompt: list[Message]
     chosen: str
     rejected: str
     place: str = dataclasses.field(default="", compare=False)
+    ref_chosen_logps: float | None = None
+    ref_rejected_logps: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +110,7 @@ def read_examples(path: StrPath) -> list[Example]:
 def read_preferences(path: StrPath) -> list[Preference]:
     """Read pairs of answers. Raises ValueError naming file, line and field, also if the two answers are the same."""
     rows = list(read_rows(path))
-    preferences = [Preference(*parts, place) for parts, place in _parsed(rows, _preference)]
+    preferences = [dataclasses.replace(p, place=place) for p, place in _parsed(rows, _preference)]
     _name_ignored(path, [(row, PREFERENCE_FIELDS) for _, row in rows])
     return preferences
 
@@ -175,7 +181,7 @@ def _conversation(row: Row) -> list[Message]:
     return messages
 
 
-def _preference(row: Row) -> tuple[list[Message], str, str]:
+def _preference(row: Row) -> Preference:
     prompt = _as_messages(row, "prompt", "user")
     check_messages(prompt)
     answers = []
@@ -190,7 +196,8 @@ def _preference(row: Row) -> tuple[list[Message], str, str]:
         answers.append(messages[0]["content"])
     if answers[0] == answers[1]:
         raise ValueError("chosen and rejected are the same: there is nothing to prefer")
-    return prompt, answers[0], answers[1]
+    references = {name: row.get(name) for name in ("ref_chosen_logps", "ref_rejected_logps")}
+    return Preference(prompt, *answers, **references)
 
 
 def _labelled(row: Row) -> tuple[str, str]:

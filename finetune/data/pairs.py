@@ -6,15 +6,12 @@ A batch holds the better replies first and then the worse ones: one forward pass
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 
 import numpy as np
 
-from gpt.files import StrPath
-
 from .chat_template import ChatTemplate, Message, needed, without_oldest_turn
-from .datasets import IGNORE, Preference, encode_items, hold_out, pad_right, read_preferences, read_rows
+from .datasets import IGNORE, Preference, encode_items, hold_out, pad_right, read_preferences
 from .tasks import TASKS, preference_pairs
 
 TRAIN_PAIRS, TEST_PAIRS = 3000, 300
@@ -53,16 +50,17 @@ def encode_pairs(preferences: Sequence[Preference], template: ChatTemplate, max_
 
 def _encode(preference: Preference, template: ChatTemplate, max_tokens: int) -> tuple[Pair, bool]:
     prompt, texts = list(preference.prompt), (preference.chosen, preference.rejected)
-    while max(needed(template.encode(_talk(prompt, text))[1]) for text in texts) > max_tokens:
-        shorter = without_oldest_turn(prompt)
-        if shorter is None:
-            break
+    references = (preference.ref_chosen_logps or 0.0, preference.ref_rejected_logps or 0.0)
+    while (
+        max(needed(template.encode(_talk(prompt, text))[1]) for text in texts) > max_tokens
+        and (shorter := without_oldest_turn(prompt)) is not None
+    ):
         prompt = shorter
     replies, cut = [], len(prompt) < len(preference.prompt)
-    for text in texts:
+    for text, reference in zip(texts, references):
         ids, learned, was_cut = template.encode_to_fit(_talk(prompt, text), max_tokens)
         end = needed(learned)  # behind the token that ends the reply, which is its summary
-        replies.append(Reply(ids[:end], learned[:end]))
+        replies.append(Reply(ids[:end], learned[:end], reference))
         cut = cut or was_cut
     if replies[0].ids == replies[1].ids:
         raise ValueError(f"the two replies differ only after the {max_tokens} tokens that the model can read")
@@ -114,42 +112,3 @@ def load_pairs(data: str, seed: int) -> tuple[list[Preference], list[Preference]
     if data == TASKS:
         return preference_pairs("train", TRAIN_PAIRS, seed), preference_pairs("test", TEST_PAIRS, seed)
     return hold_out(read_preferences(data), data, "pair")
-
-
-@dataclasses.dataclass(frozen=True)
-class ReferencedPreference(Preference):
-    """A preference with its replies' log-probabilities under the reference, in columns named as in TRL.
-
-    `read_preferences` reads such lines as well, and ignores the columns.
-    """
-
-    ref_chosen_logps: float = 0.0
-    ref_rejected_logps: float = 0.0
-
-
-def with_columns(preferences: Sequence[Preference], pairs: Sequence[Pair]) -> list[ReferencedPreference]:
-    """Preferences with what `dpo.with_reference` has found out about them."""
-    return [
-        ReferencedPreference(p.prompt, p.chosen, p.rejected, p.place, pair.chosen.reference, pair.rejected.reference)
-        for p, pair in zip(preferences, pairs, strict=True)
-    ]
-
-
-def read_referenced(path: StrPath) -> list[ReferencedPreference]:
-    """Preferences with the log-probabilities that were stored with them; ValueError where these are missing."""
-    preferences = []
-    for p, (_, row) in zip(read_preferences(path), read_rows(path), strict=True):
-        try:
-            reference = float(row["ref_chosen_logps"]), float(row["ref_rejected_logps"])
-        except (KeyError, TypeError, ValueError):
-            raise ValueError(f"{os.fspath(path)} has a pair without ref_chosen_logps and ref_rejected_logps") from None
-        preferences.append(ReferencedPreference(p.prompt, p.chosen, p.rejected, p.place, *reference))
-    return preferences
-
-
-def encode_referenced(
-    preferences: Sequence[ReferencedPreference], template: ChatTemplate, max_tokens: int
-) -> list[Pair]:
-    """Pairs as tokens (see `encode_pairs`), with the reference's log-probabilities of their replies."""
-    pairs, _ = encode_pairs(preferences, template, max_tokens)
-    return [pair.with_reference(p.ref_chosen_logps, p.ref_rejected_logps) for pair, p in zip(pairs, preferences)]

@@ -20,16 +20,8 @@ from gpt.training.run import Run
 from gpt.training.training_step import training_step
 
 from ..data.chat_template import ChatTemplate
-from ..data.datasets import ShuffledBatches, batches_of
-from ..data.pairs import (
-    ReferencedPreference,
-    encode_pairs,
-    encode_referenced,
-    load_pairs,
-    pair_batch,
-    read_referenced,
-    with_columns,
-)
+from ..data.datasets import Preference, ShuffledBatches, batches_of, read_preferences
+from ..data.pairs import encode_pairs, load_pairs, pair_batch
 from ..data.tasks import TASKS, instruction_tasks
 from ..evaluation.judge import Judge
 from ..objectives.dpo import check_dpo, dpo_batch_loss, with_reference
@@ -72,9 +64,9 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     # the log-probabilities are computed once. They are stored with the pairs, as text that you can read.
     model, tokenizer = run.model_from(lambda: load_model(config.init_from, trainable=True))
     check_batch_memory(model, config.batch_size, config.training)
-    preferences = run.data(lambda: _referenced_pairs(model, tokenizer, config), read_referenced)
+    preferences = run.data(lambda: _referenced_pairs(model, tokenizer, config), read_preferences)
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
-    train, tests = (encode_referenced(part, template, block_size) for part in preferences)
+    (train, _), (tests, _) = (encode_pairs(part, template, block_size) for part in preferences)
     show(f"data: {len(train):,} pairs of replies to learn from, {len(tests):,} to test on")
     run.explain_columns(COLUMNS, "pairs", SHOWN)
 
@@ -107,9 +99,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
         run.finish(f"trained {run.steps_done} steps, {run.count:,} pairs,", picture)
 
 
-def _referenced_pairs(
-    model: LanguageModel, tokenizer: Tokenizer, config: DPOConfig
-) -> list[list[ReferencedPreference]]:
+def _referenced_pairs(model: LanguageModel, tokenizer: Tokenizer, config: DPOConfig) -> list[list[Preference]]:
     """Pairs to train on and to test on, with the log-probabilities of their replies under the model."""
     show(f"starting from the weights in {config.init_from}, which are also the reference")
     parts = []
@@ -117,5 +107,11 @@ def _referenced_pairs(
         pairs, shortened = encode_pairs(preferences, ChatTemplate(tokenizer), model.config.block_size)
         if shortened:
             show(f"{name}: {shortened:,} pairs were too long: oldest turns left out, or the replies' ends cut")
-        parts.append(with_columns(preferences, with_reference(model, pairs, config.batch_size)))
+        replies = [(pair.chosen, pair.rejected) for pair in with_reference(model, pairs, config.batch_size)]
+        parts.append(
+            [
+                dataclasses.replace(p, ref_chosen_logps=chosen.reference, ref_rejected_logps=rejected.reference)
+                for p, (chosen, rejected) in zip(preferences, replies, strict=True)
+            ]
+        )
     return parts
