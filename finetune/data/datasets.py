@@ -101,18 +101,12 @@ def read_examples(path: StrPath) -> list[Example]:
 
     An Alpaca "input" is appended to its instruction after an empty line. Raises ValueError naming file, line and field.
     """
-    rows = list(read_rows(path))
-    examples = [Example(messages, place) for messages, place in _parsed(rows, _conversation)]
-    _name_ignored(path, [(row, FORMATS[_format(row)]) for _, row in rows])
-    return examples
+    return _read_items(path, read_rows(path), _conversation, lambda row: FORMATS[_format(row)])
 
 
 def read_preferences(path: StrPath) -> list[Preference]:
     """Read pairs of answers. Raises ValueError naming file, line and field, also if the two answers are the same."""
-    rows = list(read_rows(path))
-    preferences = [dataclasses.replace(p, place=place) for p, place in _parsed(rows, _preference)]
-    _name_ignored(path, [(row, PREFERENCE_FIELDS) for _, row in rows])
-    return preferences
+    return _read_items(path, read_rows(path), _preference, lambda row: PREFERENCE_FIELDS)
 
 
 def read_labelled(path: StrPath) -> list[Labelled]:
@@ -120,10 +114,8 @@ def read_labelled(path: StrPath) -> list[Labelled]:
 
     Raises ValueError naming file, line and field.
     """
-    rows = list(_table(path) if Path(path).suffix.lower() in (".csv", ".tsv") else read_rows(path))
-    items = [Labelled(*parts, place) for parts, place in _parsed(rows, _labelled)]
-    _name_ignored(path, [(row, ("text", "label")) for _, row in rows])
-    return items
+    rows = _table(path) if Path(path).suffix.lower() in (".csv", ".tsv") else read_rows(path)
+    return _read_items(path, rows, _labelled, lambda row: ("text", "label"))
 
 
 def write_jsonl(path: StrPath, items: Iterable[Item]) -> None:
@@ -131,24 +123,30 @@ def write_jsonl(path: StrPath, items: Iterable[Item]) -> None:
     write_json_lines(path, (item.as_json() for item in items))
 
 
-def _parsed(rows: Iterable[tuple[str, Row]], parse: Callable[[Row], T]) -> Iterator[tuple[T, str]]:
-    """(parse(row), place) for each (place, row)."""
+def _read_items(
+    path: StrPath,
+    rows: Iterable[tuple[str, Row]],
+    parse: Callable[[Row, str], AnItem],
+    fields: Callable[[Row], Sequence[str]],
+) -> list[AnItem]:
+    """The items of rows, which come with their places. Shows which fields of rows, and of the messages in them, are not
+    read.
+
+    parse(row, place): the item in a row. fields(row): the names of the fields that are read.
+    """
+    items = []
+    ignored: dict[str, None] = {}
     for place, row in rows:
         with errors_at(place):
-            parsed = parse(row)
-        yield parsed, place
-
-
-def _name_ignored(path: StrPath, rows: Iterable[tuple[dict[str, Any], Sequence[str]]]) -> None:
-    """Show which fields of rows, and of the messages in them, are not read; each row comes with those that are."""
-    ignored: dict[str, None] = {}
-    for row, read in rows:
+            items.append(parse(row, place))
+        read = fields(row)
         ignored |= dict.fromkeys(name for name in row if name not in read)
         for field in read:
             for message in row[field] if isinstance(row.get(field), list) else ():
                 ignored |= dict.fromkeys(f"{field}.{name}" for name in message if name not in MESSAGE_FIELDS)
     if ignored:
         show(f"{os.fspath(path)}: fields that are not read: {_names(ignored)}")
+    return items
 
 
 def _format(row: Row) -> str:
@@ -160,7 +158,7 @@ def _format(row: Row) -> str:
     return found
 
 
-def _conversation(row: Row) -> list[Message]:
+def _conversation(row: Row, place: str) -> Example:
     kind = _format(row)
     if kind in ("messages", "conversations"):
         messages = _checked(row[kind])
@@ -178,10 +176,10 @@ def _conversation(row: Row) -> list[Message]:
         raise ValueError("before the assistant's last message there must be one of the user's: what it answers")
     if not messages[-1]["content"].strip():
         raise ValueError("the assistant's last message is empty: there is nothing to learn from")
-    return messages
+    return Example(messages, place)
 
 
-def _preference(row: Row) -> Preference:
+def _preference(row: Row, place: str) -> Preference:
     prompt = _as_messages(row, "prompt", "user")
     check_messages(prompt)
     answers = []
@@ -196,18 +194,18 @@ def _preference(row: Row) -> Preference:
         answers.append(messages[0]["content"])
     if answers[0] == answers[1]:
         raise ValueError("chosen and rejected are the same: there is nothing to prefer")
-    references = {name: row.get(name) for name in ("ref_chosen_logps", "ref_rejected_logps")}
-    return Preference(prompt, *answers, **references)
+    references = row.get("ref_chosen_logps"), row.get("ref_rejected_logps")
+    return Preference(prompt, answers[0], answers[1], place, *references)
 
 
-def _labelled(row: Row) -> tuple[str, str]:
+def _labelled(row: Row, place: str) -> Labelled:
     if type(row.get("label")) is int:  # not a bool, which is an int as well
         row = {**row, "label": str(row["label"])}
     text, label = _text(row, "text"), _text(row, "label")
     for field in ("text", "label"):
         if not row[field].strip():
             raise ValueError(f"{field} is empty")
-    return text, label
+    return Labelled(text, label, place)
 
 
 def _as_messages(row: Row, field: str, role: str) -> list[Message]:

@@ -156,10 +156,8 @@ def show_scores(before: dict[str, Any], after: dict[str, Any]) -> None:
     """Print what `following` measured before and after training, side by side."""
     show(f"\n{'':40}{'right answer':>20}{'form of an answer':>22}")
     show(f"{'':40}{'before':>11}{'after':>9}{'before':>13}{'after':>9}")
-    rows = [
-        (f"held-out questions {name}", *(measured["templates"][name] for measured in (before, after)))
-        for name in TEMPLATES
-    ]
+    pairs = {name: (before["templates"][name], after["templates"][name]) for name in TEMPLATES}
+    rows = [(f"held-out questions {name}", *pair) for name, pair in pairs.items()]
     rows.append((f"{len(KNOWLEDGE)} questions of general knowledge", before["knowledge"], after["knowledge"]))
     for name, *pair in rows:
         shares = [part[key] for key in ("exact_match", "format") for part in pair]

@@ -148,16 +148,13 @@ def as_table(rows: Sequence[Row]) -> str:
     extra = [name for name in LABELS if all(name in row.after for row in rows)]
     heads = ["trained", "before", "after", *(LABELS[name] for name in extra), "weights", "moments", "peak", "ms"]
     base = ["", "", f"{rows[0].before['val_loss']:.3f}", *(f"{rows[0].before[name]:.3f}" for name in extra)]
-    lines = [
-        "".join([f"{name:>8}", *(f"{cell:>11}" for cell in cells)])
-        for name, cells in (("method", heads), ("base", base))
-    ]
+    table = [("method", heads), ("base", base)]
     for row in rows:
         losses = [row.before["val_loss"], row.after["val_loss"], *(row.after[name] for name in extra)]
         sizes = [f"{size / 1e6:.1f} MB" for size in (row.weights, row.moments, row.peak)]
         cells = [f"{row.trained:,}", *(f"{loss:.3f}" for loss in losses), *sizes, f"{row.milliseconds:.0f}"]
-        lines.append(f"{row.method:>8}" + "".join(f"{cell:>11}" for cell in cells))
-    return "\n".join(lines)
+        table.append((row.method, cells))
+    return "\n".join(f"{name:>8}" + "".join(f"{cell:>11}" for cell in cells) for name, cells in table)
 
 
 LABELS = {"exact_match": "right", "own_text": "old text"}

@@ -145,6 +145,7 @@ def parts_of(config: PipelineConfig, device: str) -> list[Part]:
         first = Part("pretrained", (), f"nothing: {config.init_from}, as it is", take_over)
     scored = "which of two replies is better, from pairs: the reward model"
     adapted = "the preferred replies alone, with adapters of low rank beside frozen weights; then merged"
+    rounded = "nothing: the model after DPO, with 4 bits per weight"
     parts = [
         first,
         Part("sft", ("pretrained",), "to answer questions, from conversations", by(train_sft, sft)),
@@ -152,12 +153,7 @@ def parts_of(config: PipelineConfig, device: str) -> list[Part]:
         Part("dpo", ("sft",), "to reply as is preferred, from the same pairs", by(train_dpo, dpo)),
         Part("ppo", ("sft", "reward"), "to reply as the reward model likes, from its own replies", by(train_ppo, ppo)),
         Part("lora", ("sft",), adapted, partial(_adapt, lora, amount, by(train_adaptation, lora))),
-        Part(
-            "quantized",
-            ("dpo",),
-            "nothing: the model after DPO, with 4 bits per weight",
-            partial(_quantize, folder("dpo"), folder("quantized")),
-        ),
+        Part("quantized", ("dpo",), rounded, partial(_quantize, folder("dpo"), folder("quantized"))),
     ]
     return [part for part in parts if config.ppo or part.name != "ppo"]
 

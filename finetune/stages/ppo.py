@@ -223,19 +223,9 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
     """For the training loop: the sum of the losses of a batch's N tokens, N, and sums of the metrics."""
     logits, values = model(batch.tokens, batch.places)  # (N, V), (N)
     logprobs = selected_logprobs(logits, batch.drawn)  # (N)
-    loss, policy, value = ppo_loss(
-        logprobs,
-        values,
-        batch.logprobs,
-        batch.values,
-        batch.advantages,
-        batch.returns,
-        config.cliprange,
-        config.cliprange_value,
-        config.vf_coef,
-    )
-
+    known = (batch.logprobs, batch.values, batch.advantages, batch.returns)
     clip = config.cliprange
+    loss, policy, value = ppo_loss(logprobs, values, *known, clip, config.cliprange_value, config.vf_coef)
     metrics = {
         **update_metrics(logits, logprobs, batch.logprobs, batch.advantages, clip, clip),
         "loss/policy_avg": policy.data.sum(),

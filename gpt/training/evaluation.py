@@ -219,14 +219,9 @@ def sliding_windows(n: int, block: int, stride: int | None = None) -> Iterator[t
 
 def _batches_of_windows(n: int, block: int, stride: int | None) -> Iterator[list[tuple[int, int, int]]]:
     """The windows, which have the same length, in batches."""
-    batch: list[tuple[int, int, int]] = []
-    for window in sliding_windows(n, block, stride):
-        batch.append(window)
-        if len(batch) * block >= TOKENS_AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    windows, rows = list(sliding_windows(n, block, stride)), math.ceil(TOKENS_AT_ONCE / block)
+    for i in range(0, len(windows), rows):
+        yield windows[i : i + rows]
 
 
 # --- simple models to compare with ------------------------------------------------------------------------------------

@@ -128,12 +128,8 @@ class SafetensorsFile(contextlib.AbstractContextManager["SafetensorsFile"]):
 
     def _fill(self, array: np.ndarray, name: str) -> None:
         """Fill a flat array with bytes from the file."""
-        wanted = array.view(np.uint8).data
-        while len(wanted):
-            got = self._file.readinto(wanted)  # type: ignore[attr-defined]
-            if not got:
-                raise SafetensorsError(f"{self.path}: the file became shorter while {name} was read from it")
-            wanted = wanted[got:]
+        if self._file.readinto(array.view(np.uint8).data) < array.nbytes:  # type: ignore[attr-defined]
+            raise SafetensorsError(f"{self.path}: the file became shorter while {name} was read from it")
 
 
 def _read_header(file: BinaryIO, path: str) -> tuple[dict[str, Entry], dict[str, str]]:
