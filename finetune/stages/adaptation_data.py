@@ -45,7 +45,7 @@ def is_conversations(data: str) -> bool:
 
 
 def text_task(folder: Path, vocab_size: int, block_size: int, batch_size: int, seed: int) -> Task:
-    """The tokens that `write_corpus` (pretraining.py) has written, for a model that reads `block_size` of them.
+    """The tokens that `gpt.training.pretraining.write_corpus` has written, for a model that reads `block_size` of them.
 
     Raises ValueError if there are too few.
     """
