@@ -184,7 +184,7 @@ def _prepare_model(model: LanguageModel, config: AdaptationConfig, vocab_size: i
     """Add embedding rows for new tokens, quantize the base model, and attach adapters. Returns what is trained."""
     if model.config.vocab_size < vocab_size:
         resize_token_embeddings(model, vocab_size)
-    total = model.num_parameters()
+    total = model.config.num_parameters()  # those of packed and quantized weights too
     if config.method != "full":
         _check_rank(model, config.lora)
     if config.method == "lora":
