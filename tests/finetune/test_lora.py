@@ -198,12 +198,6 @@ def test_modules_to_save_are_trained_beside_the_adapters():
     assert trained == {f"transformer.{end}" for end in ends}
 
 
-def test_tied_weights_may_be_trained_under_both_names():
-    model = small_gpt()
-    apply_lora(model, LoRAConfig(r=2, modules_to_save=("wte", "lm_head")))
-    assert model.lm_head.weight is model.transformer.wte.weight and model.lm_head.weight.requires_grad
-
-
 # --- in use -----------------------------------------------------------------------------------------------------------
 
 
