@@ -116,6 +116,7 @@ def test_there_and_back(make, config, tmp_path):
     ids = random_ids((2, 7))
     np.testing.assert_allclose(outputs(base, ids), outputs(model, ids), rtol=1e-5, atol=1e-6)
     assert base_fingerprint(base, config.modules_to_save) == before
+    assert [p.requires_grad for p in base.parameters()] == [p.requires_grad for p in model.parameters()]
     if not config.slices:  # PEFT's format cannot say more of slices than what they compute
         assert_same(base, weights_of(model))
 
