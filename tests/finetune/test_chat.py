@@ -202,14 +202,6 @@ def test_a_vocabulary_with_room_is_not_enlarged():
     np.testing.assert_array_equal(weight[len(tokenizer) :], rows[len(tokenizer) :])
 
 
-def test_gradients_reach_the_one_tied_matrix():
-    model, tokenizer = small_chat_model()
-    add_chat_tokens(model, tokenizer)
-    model.loss(np.array([[1, len(tokenizer) - 1]]), np.array([[len(tokenizer) - 2, 2]])).backward()
-    assert np.abs(model.lm_head.weight.grad[-2:]).sum() > 0
-    assert sum(p is model.lm_head.weight for p in model.parameters()) == 1
-
-
 def test_models_that_cannot_be_resized_are_refused():
     model, _ = small_chat_model()
     with pytest.raises(ValueError, match="would lose some of them with 10"):

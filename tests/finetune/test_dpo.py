@@ -90,25 +90,6 @@ def test_a_model_that_is_its_reference_prefers_nothing(pairs, kind):
     assert metrics["logps/rejected"] == pytest.approx(sum(pair.rejected.reference for pair in pairs))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_is_the_sum_of_its_pairs(pairs, kind):
-    model = small_policy(small_template(), seed=2, dtype="float64")
-    options = {"beta": 0.3, "kind": kind, "label_smoothing": 0.1}
-    loss, n, metrics = dpo_batch_loss(model, pair_batch(pairs), **options)
-    loss.backward()
-    together = {name: p.grad for name, p in model.named_parameters()}
-    model.zero_grad()
-    total, sums = 0.0, dict.fromkeys(metrics, 0.0)
-    for pair in pairs:
-        one, _, more = dpo_batch_loss(model, pair_batch([pair]), **options)
-        one.backward()
-        total += one.item()
-        sums = {name: sums[name] + more[name] for name in sums}
-    assert loss.item() == pytest.approx(total, rel=1e-12) and metrics == pytest.approx(sums, rel=1e-9)
-    for name, p in model.named_parameters():
-        np.testing.assert_allclose(p.grad, together[name], rtol=1e-9, atol=1e-12)
-
-
 def test_the_metrics_are_those_of_trl(pairs):
     """rewards: β (ln π - ln ρ), with the sums of the log-probabilities, for ipo as well."""
     model = small_policy(small_template(), seed=2, dtype="float64")

@@ -64,6 +64,12 @@ QUESTION = [{"role": "user", "content": "The dog?"}]
 ANSWERED = [*QUESTION, {"role": "assistant", "content": "the fox"}, QUESTION[0], {"role": "assistant", "content": "No"}]
 
 
+def learned_texts(template, ids, learned):
+    """The text of each run of tokens that are learned."""
+    runs = itertools.groupby(zip(ids, learned), lambda pair: pair[1])
+    return [template.tokenizer.decode([id for id, _ in run]) for learn, run in runs if learn]
+
+
 # --- honored ---------------------------------------------------------------------------------------------------------
 
 
@@ -85,12 +91,11 @@ def test_what_is_learned_is_each_answer_and_the_token_that_ends_it(name):
     assert template.tokenizer.special_tokens[ENDS[name]] == template.end == template.stop_tokens[0]
     ids, learned = template.encode(ANSWERED)
     assert template.tokenizer.decode(ids) == template.render(ANSWERED)
-    runs = [[id for id, _ in run] for learn, run in itertools.groupby(zip(ids, learned), lambda x: x[1]) if learn]
-    said = [template.tokenizer.decode(run) for run in runs]
     thought = "<think>\n\n</think>\n\n" if name == "qwen3" else ""
     space = " " if name in ("llama-2", "mistral-v1", "vicuna") else ""
     before_end = " " if name == "llama-2" else ""
-    assert said == [f"{space}{text}{before_end}{ENDS[name]}" for text in ("the fox", f"{thought}No")]
+    expected = [f"{space}{text}{before_end}{ENDS[name]}" for text in ("the fox", f"{thought}No")]
+    assert learned_texts(template, ids, learned) == expected
     for i in (1, 3):  # what the model is given to answer is the start of what it was trained on
         prompt, _ = template.encode(ANSWERED[:i], add_generation_prompt=True)
         assert ids[: len(prompt)] == prompt and learned[len(prompt)] and not learned[len(prompt) - 1]
@@ -105,12 +110,10 @@ def test_answers_are_found_or_refused_and_never_anything_else(name, messages):
     except ValueError:
         return
     assert template.tokenizer.decode(ids) == template.render(messages)
-    runs = [[id for id, _ in run] for learn, run in itertools.groupby(zip(ids, learned), lambda x: x[1]) if learn]
+    said = learned_texts(template, ids, learned)
     answers = [message["content"].strip() for message in messages if message["role"] == "assistant"]
-    assert len(runs) == len(answers)
-    for run, answer in zip(runs, answers):
-        said = template.tokenizer.decode(run)
-        assert run[-1] == template.end and said.removesuffix(ENDS[name]).rsplit("</think>")[-1].strip() == answer
+    assert all(text.endswith(ENDS[name]) for text in said)
+    assert [text.removesuffix(ENDS[name]).rsplit("</think>")[-1].strip() for text in said] == answers
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

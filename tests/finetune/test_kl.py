@@ -1,5 +1,7 @@
 """KL divergence: the exact one is a divergence, and the estimators estimate it."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,17 +46,6 @@ def test_k2_is_biased_but_close_where_the_policy_has_moved_little():
         assert (abs(estimate - exact) < error * exact) == (distance < 1)
 
 
-def test_k2_and_k3_are_never_negative_and_vary_less():
-    rng = np.random.default_rng(0)
-    p, q = (log_softmax(0.3 * rng.standard_normal(20)) for _ in range(2))
-    drawn = rng.choice(20, size=4000, p=np.exp(p))
-    samples = {kind: estimated_kl(Tensor(p[drawn]), Tensor(q[drawn]), kind).data for kind in KL_ESTIMATORS}
-    assert samples["k1"].min() < 0 <= min(samples["k2"].min(), samples["k3"].min())
-    assert samples["k3"].std() < 0.5 * samples["k1"].std() and samples["k2"].std() < 0.5 * samples["k1"].std()
-    exact = exact_kl(Tensor(p), Tensor(q)).item()
-    assert samples["k3"].mean() == pytest.approx(exact, rel=0.05)
-
-
 def test_the_expected_gradient_of_k2_is_that_of_the_kl_and_the_one_of_k1_is_zero():
     """Differentiating a sample of k1 alone forgets that the samples move, too: what PPO's reward makes up for."""
     p, q = Tensor([0.3, -0.2, 1.0], dtype="float64", requires_grad=True), Tensor([0.0, 0.4, 0.1], dtype="float64")
@@ -67,16 +58,10 @@ def test_the_expected_gradient_of_k2_is_that_of_the_kl_and_the_one_of_k1_is_zero
         p.grad = None
 
 
-@pytest.mark.parametrize("kind", KL_ESTIMATORS)
-def test_gradients_of_the_estimators(kind):
+@pytest.mark.parametrize("kl", [exact_kl, *(partial(estimated_kl, kind=kind) for kind in KL_ESTIMATORS)])
+def test_gradients(kl):
     rng = np.random.default_rng(0)
-    inputs = [rng.standard_normal((2, 3)), rng.standard_normal((2, 3))]
-    assert gradcheck(lambda p, q: estimated_kl(p, q, kind), inputs).max_error < 1e-6
-
-
-def test_gradients_of_the_exact_kl():
-    rng = np.random.default_rng(0)
-    assert gradcheck(exact_kl, [rng.standard_normal((2, 4)), rng.standard_normal((2, 4))]).max_error < 1e-6
+    assert gradcheck(kl, [rng.standard_normal((2, 4)), rng.standard_normal((2, 4))]).max_error < 1e-6
 
 
 def test_another_estimator_is_an_error():

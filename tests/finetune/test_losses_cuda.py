@@ -39,14 +39,6 @@ def replies():
     return PPOBatch(tokens, places, tokens[places.here], *known)
 
 
-def ipo_loss(model, batch):
-    return dpo.dpo_batch_loss(model, batch, kind="ipo")
-
-
-def ppo_loss(model, batch):
-    return ppo_batch_loss(model, batch, PPOConfig())
-
-
 def texts():
     return random_ids((4, 6)), np.array([6, 2, 3, 6]), np.array([0, 2, 1, 1])
 
@@ -55,10 +47,10 @@ one_block = partial(small_gpt, n_layer=1)
 LOSSES = {
     "sft": (one_block, sft.sft_loss, conversations),
     "dpo": (one_block, dpo.dpo_batch_loss, preferences),
-    "ipo": (one_block, ipo_loss, preferences),
+    "ipo": (one_block, partial(dpo.dpo_batch_loss, kind="ipo"), preferences),
     "reward": (lambda: GPTWithHead(one_block().transformer, ["score"]), reward_batch_loss, preferences),
     "classification": (lambda: GPTWithHead(one_block().transformer, ["a", "b", "c"]), classification_loss, texts),
-    "ppo": (lambda: PolicyWithValue(one_block()), ppo_loss, replies),
+    "ppo": (lambda: PolicyWithValue(one_block()), partial(ppo_batch_loss, config=PPOConfig()), replies),
 }
 
 

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from finetune.objectives.ppo import gae, policy_loss, ppo_loss, token_rewards, whiten
 from minigrad import Tensor
@@ -42,32 +40,6 @@ def test_losses_and_their_gradients_are_those_of_trl(reference):
     assert not arrays["gradient/new_logprobs"][~mask].any()
 
 
-@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.5, 0.95, 1.0]), st.sampled_from([0.9, 1.0]))
-def test_advantages_are_the_weighted_sum_of_what_was_better_than_expected(seed, lam, gamma):
-    """A_t = Σ_k (γλ)^k δ_{t+k}, summed directly; with λ = 1 the rewards to come minus the value."""
-    rng = np.random.default_rng(seed)
-    length = int(rng.integers(1, 6))
-    mask = np.arange(6)[None] < length
-    rewards, values = rng.standard_normal((1, 6)) * mask, rng.standard_normal((1, 6))
-    advantages, returns = gae(rewards, values, mask, gamma, lam)
-    r, v = rewards[0, :length], np.append(values[0, :length], 0)
-    deltas = [r[t] + gamma * v[t + 1] - v[t] for t in range(length)]
-    expected = [sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, length)) for t in range(length)]
-    np.testing.assert_allclose(advantages[0, :length], expected, atol=1e-12)
-    assert not advantages[0, length:].any() and not returns[0, length:].any()
-    if lam == 1:
-        to_come = [sum(gamma ** (k - t) * r[k] for k in range(t, length)) for t in range(length)]
-        np.testing.assert_allclose(returns[0, :length], to_come, atol=1e-12)
-
-
-def test_the_score_is_paid_with_the_last_token_and_the_kl_with_each():
-    mask = np.array([[True, True, True], [True, False, False]])
-    kl = np.array([[0.1, 0.2, 0.3], [1.0, 50.0, 50.0]])
-    rewards = token_rewards(np.array([2.0, -1.0]), kl, mask, kl_coef=0.5)
-    np.testing.assert_allclose(rewards, [[-0.05, -0.1, 2 - 0.15], [-1 - 0.5, 0, 0]])
-    np.testing.assert_array_equal(token_rewards(np.array([2.0, -1.0]), kl, mask, 0), [[0, 0, 2], [-1, 0, 0]])
-
-
 def test_whitening_looks_at_real_tokens_only():
     rng = np.random.default_rng(0)
     x, mask = 5 + 3 * rng.standard_normal((4, 6)), rng.random((4, 6)) < 0.6
@@ -93,10 +65,11 @@ def test_padding_changes_neither_rewards_nor_advantages():
     mask = np.arange(4)[None] < np.array([[4], [2]])
     kl, values, scores = rng.standard_normal((2, 4)), rng.standard_normal((2, 4)), np.array([1.0, 2.0])
     results = []
-    for filler in (0.0, np.nan):
+    for filler in (0.0, 7.0, np.nan):
         rewards = token_rewards(scores, np.where(mask, kl, filler), mask, 0.1)
         results.append([rewards, *gae(rewards, np.where(mask, values, filler), mask)])
-    np.testing.assert_array_equal(*results)
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
 
 
 def test_a_reply_without_tokens_is_an_error():

@@ -108,24 +108,6 @@ def test_rows_are_rows_of_the_whole(bits, group_size, symmetric):
     assert q.dequantize_rows(slice(0, 0)).shape == (0, 24)
 
 
-def test_an_order_is_undone():
-    weight, order = normal(4, 6), np.array([3, 0, 5, 1, 2, 4])
-    plain = absmax(weight)
-    stored = absmax(weight[:, order])
-    q = QuantizedArray(stored.codes, stored.scales, order=order)
-    np.testing.assert_array_equal(q.dequantize(), plain.dequantize())
-    np.testing.assert_array_equal(q.dequantize_rows(slice(1, 3)), plain.dequantize()[1:3])
-
-
-def test_it_computes_in_float64_when_moved_there():
-    for q in (absmax(normal(3, 8)), absmax(normal(3, 8), 4, 4), zero_point(normal(3, 8)), nf4(normal(3, 8), 4)):
-        single = q.dequantize()
-        codes = q.codes.copy()
-        double = q.to(np.float64).dequantize()
-        assert double.dtype == np.float64 and q.codes.dtype == codes.dtype
-        np.testing.assert_allclose(double, single, rtol=1e-6, atol=1e-7)
-
-
 @pytest.mark.parametrize(
     ("values", "options", "words"),
     [

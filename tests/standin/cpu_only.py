@@ -47,7 +47,6 @@ CPU_ONLY = {
     "minigrad/test_tensor.py::test_an_array_is_shared_and_not_copied": "expects NumPy arrays",
     "minigrad/test_tensor.py::test_asarray_refuses*": "expects NumPy arrays",
     "minigrad/test_tensor.py::test_a_tensor_of_tensors": "CuPy refuses implicit conversion",
-    "finetune/test_dpo.py::test_a_batch_is_the_sum_of_its_pairs*": "compares dictionaries of arrays with approx",
     # on a GPU indices are not looked at: that would wait for it
     "minigrad/test_nn.py::test_embedding_with_padding": "ids are checked on the host only",
     "finetune/test_quant_blocks.py::test_the_numbers_are_those*": "indexes with arrays of the host",
