@@ -33,22 +33,18 @@ HELP = "/reset forgets the conversation, exit (or /quit, or Ctrl-D) leaves, Ctrl
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    command_line.add_model(parser, default="runs/sft")
-    command_line.add_model_options(parser)
+    command_line.add_model_to_run(parser, default="runs/sft")
     parser.add_argument("--system", default=None, help="system message at the start, in place of the model's own")
     command_line.add_sampling(parser, max_new_tokens=400, temperature=None, penalty=1.05)
-    command_line.add_kernels(parser)
-    command_line.add_device(parser)
+    command_line.add_kernels_and_device(parser)
     command_line.add_seed(parser, default=None)
     arguments = parser.parse_args(argv)
-    device = command_line.set_up(arguments)
-    model, tokenizer = command_line.load(arguments, device)
+    model, tokenizer = command_line.load(arguments, command_line.set_up(arguments))
 
     conversation = Conversation(model, tokenizer, arguments.system)
     if arguments.temperature is None:
         arguments.temperature = 0.2 if conversation.knows_chat else 0.8
-    names = ("temperature", "top_k", "top_p", "repetition_penalty")
-    sampling = Sampling(**{name: getattr(arguments, name) for name in names})
+    sampling = Sampling(**command_line.sampling(arguments))
     if conversation.knows_chat:
         print(f"{arguments.model} was tuned on conversations with {conversation.template.name}.")
         told = conversation.template.default_system

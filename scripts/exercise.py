@@ -87,8 +87,8 @@ def name_in(workspace: Any, arguments: Any) -> str:
     return str(name)
 
 
-def say(arguments: Any, facts: dict[str, Any], text: str) -> None:
-    """Print a result as text, or as a JSON object with --json."""
+def say(arguments: Any, facts: Any, text: str) -> None:
+    """Print a result as text, or its facts as JSON with --json."""
     print(json.dumps(facts) if arguments.json else text)
 
 
@@ -102,14 +102,11 @@ def show_list(arguments: Any) -> int:
     from scripts.checker import showing
 
     workspace = workspace_of(arguments)
-    if arguments.json:
-        passed = set(workspace.passed)
-        exercises = {name: workspace.exercise(name) for name in workspace.paths}
-        hints = workspace.state["hints"]
-        print(json.dumps([{"name": name, "title": exercise.title, "effort": exercise.effort, "passed": name in passed,
-                           "hints": hints.get(name, 0)} for name, exercise in exercises.items()]))  # fmt: skip
-    else:
-        print(showing.list_text(workspace))
+    passed, hints = set(workspace.passed), workspace.state["hints"]
+    exercises = {name: workspace.exercise(name) for name in workspace.paths}
+    facts = [{"name": name, "title": exercise.title, "effort": exercise.effort, "passed": name in passed,
+              "hints": hints.get(name, 0)} for name, exercise in exercises.items()]  # fmt: skip
+    say(arguments, facts, showing.list_text(workspace))
     return 0
 
 

@@ -67,9 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         texts, name = [tokenizer.decode([i]) for i in range(len(tokenizer))], arguments.model
     recording, ids = take_step(model, arguments.stage, parts, arguments.learning_rate)
     seconds = time.perf_counter() - began
-    folder = Path(arguments.out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ("step" if arguments.stage == "pretraining" else arguments.stage)
+    path = Path(arguments.out_dir) / ("step" if arguments.stage == "pretraining" else arguments.stage)
     if arguments.as_script:
         path = path.with_suffix(".py")
         write_text(path, flat_script(recording))

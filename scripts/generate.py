@@ -21,54 +21,53 @@ EXAMPLES = """examples:
 """
 
 
-RUN = ("max_new_tokens", "seed", "stop_tokens")  # what says how long to write; the other options are `Sampling`'s
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    command_line.add_model(parser)
-    command_line.add_model_options(parser)
+    command_line.add_model_to_run(parser)
     add("--prompt", default="The", help="the text to continue")
     add("--num-samples", type=number(1), default=1, help="number of texts, generated as one batch")
     command_line.add_sampling(parser)
     add("--stop", default=None, metavar="TOKEN", help="stop at this token, in addition to the end-of-text token")
     text = "let repetitions in the text guess the next tokens and check several in one pass: the same text, sooner"
     add("--speculate", action="store_true", help=text)
-    command_line.add_kernels(parser)
-    command_line.add_device(parser)
+    command_line.add_kernels_and_device(parser)
     command_line.add_seed(parser, default=None)
     arguments = parser.parse_args(argv)
     if arguments.speculate and arguments.num_samples > 1:
         parser.error("--speculate is for one text: leave out --num-samples")
-    device = command_line.set_up(arguments)
-    model, tokenizer = command_line.load(arguments, device)
+    model, tokenizer = command_line.load(arguments, command_line.set_up(arguments))
     prompt = tokenizer.encode(arguments.prompt)
     if not prompt:
         raise ValueError("--prompt is empty: give at least one character to continue")
-    options = command_line.sampling(arguments) | {"stop_tokens": _stop_tokens(tokenizer, arguments.stop)}
+    options: dict[str, Any] = {"max_new_tokens": arguments.max_new_tokens, "seed": arguments.seed}
+    options["stop_tokens"] = _stop_tokens(tokenizer, arguments.stop)
+    settings = command_line.sampling(arguments)
+    sampling = Sampling(**settings)  # raises, before anything is printed
     if arguments.num_samples == 1:
         stream = TextStream(tokenizer)
-        Sampling(**{name: options[name] for name in options.keys() - RUN})  # raises, before anything is printed
         print(arguments.prompt, end="", flush=True)
         if arguments.speculate:
-            _speculate(model, prompt, stream, options)
+            _speculate(model, prompt, stream, sampling, options)
         else:
-            model.generate([prompt], on_token=lambda ids: print(stream.text(ids[0]), end="", flush=True), **options)
+            options["on_token"] = lambda ids: print(stream.text(ids[0]), end="", flush=True)
+            model.generate([prompt], **options, **settings)
             print(stream.rest())
         return 0
     with progress_bar(arguments.max_new_tokens, "writing", "token") as bar:
-        texts = model.generate([prompt] * arguments.num_samples, on_token=lambda _: bar.update(1), **options)
+        options["on_token"] = lambda _: bar.update(1)
+        texts = model.generate([prompt] * arguments.num_samples, **options, **settings)
     for i, ids in enumerate(texts, start=1):
         print(f"--- {i} ---\n{printable(tokenizer.decode(prompt + ids, skip_special_tokens=True))}")
     return 0
 
 
-def _speculate(model: LanguageModel, prompt: list[int], stream: TextStream, options: dict[str, Any]) -> None:
+def _speculate(
+    model: LanguageModel, prompt: list[int], stream: TextStream, sampling: Sampling, options: dict[str, Any]
+) -> None:
     """Write with guesses, and say how many tokens a pass gave."""
-    run = {name: options.pop(name) for name in RUN}
     passes, tokens = 0, 0
-    for new in speculate(model, prompt, sampling=Sampling(**options), **run):
+    for new in speculate(model, prompt, sampling=sampling, **options):
         print("".join(stream.text(token) for token in new), end="", flush=True)
         passes, tokens = passes + 1, tokens + len(new)
     print(stream.rest())

@@ -99,7 +99,6 @@ def one(lesson: Path, arguments: argparse.Namespace) -> None:
         raise ValueError(f"{lesson.stem} has no long measurements to repeat: leave out --measure")
     cells, out_dir = read_cells(lesson), Path(arguments.out_dir)
     if arguments.notebook:
-        out_dir.mkdir(parents=True, exist_ok=True)
         notebook = out_dir / f"{lesson.stem}.ipynb"
         write_notebook(cells, notebook)
         print(f"notebook: {notebook.as_posix()}")

@@ -31,12 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     add, number = parser.add_argument, command_line.whole_number
     text = "english, python (code), a text file, a .jsonl or .json file of conversations, or tasks (built-in questions)"
     stage_options.add_run(parser, "runs/demo", "runs/lora", text, default="python")
-    add(
-        "--method",
-        choices=METHODS,
-        default="lora",
-        help="full trains all weights, lora adapters, qlora adapters on 4-bit weights",
-    )
+    text = "full trains all weights, lora adapters, qlora adapters on 4-bit weights"
+    add("--method", choices=METHODS, default="lora", help=text)
     text = "keep the base weights of a GGUF file (smollm2) in 4 and 8 bits"
     add("--packed", action="store_true", help=text)
     add("--compare", action="store_true", help="run all three methods, in subfolders of --out-dir; print a table")

@@ -163,12 +163,8 @@ def check_comparable(config: GPTConfig, of: GPTConfig | LlamaConfig, path: str) 
 def check_computation(model: GPT, reference: Trace, dtype: str) -> list[str]:
     """Print every activation and gradient beside the reference's; returns the first difference. Leaves float32."""
     model.to(dtype)
-    comparison = Comparison(
-        verification.trace(model, reference.ids, reference.targets),
-        reference,
-        model.config,
-        verification.TOLERANCE[dtype],
-    )
+    ours = verification.trace(model, reference.ids, reference.targets)
+    comparison = Comparison(ours, reference, model.config, verification.TOLERANCE[dtype])
     model.to("float32")
     print(comparison.text())
     problem = comparison.problem()

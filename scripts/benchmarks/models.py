@@ -63,10 +63,8 @@ def add_floor(row: dict[str, Any], config: GPTConfig, batch: int, time: int) -> 
 
 def add_bound(row: dict[str, Any], config: GPTConfig) -> None:
     """The bandwidth bound: every token reads all weights."""
-    row["bandwidth_bound_tokens_per_second"] = accounting.generation_bound(
-        config, row["sides"]["fast"]["read_bytes_per_second"]
-    )
-    row["share_of_bound"] = row["tokens_per_second"]["fast"] / row["bandwidth_bound_tokens_per_second"]
+    bound = accounting.generation_bound(config, row["sides"]["fast"]["read_bytes_per_second"])
+    row |= {"bandwidth_bound_tokens_per_second": bound, "share_of_bound": row["tokens_per_second"]["fast"] / bound}
 
 
 def add_ratios(row: dict[str, Any]) -> None:

@@ -196,7 +196,6 @@ def run(workspace: Workspace, names: list[str], out_dir: Path, whole: bool) -> i
     print(f"your parts in it: {', '.join(parts.used) or 'none'}")
     print(f"it writes: {text}")
     if whole:
-        out_dir.mkdir(parents=True, exist_ok=True)
         path = out_dir / "my_gpt.html"
         titles = [(name, workspace.exercise(name)) for name in workspace.paths]
         write_text(path, my_gpt.html(titles, names, parts.used, theirs, mine, text))

@@ -30,7 +30,6 @@ class Workspace:
         return self.folder / "progress.json"
 
     def save(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.record, json.dumps(self.state, indent=1) + "\n")
 
     def exercise(self, name: str) -> Exercise:
@@ -65,7 +64,6 @@ class Workspace:
         """Make an exercise the current one, and write its stub unless there is a file already."""
         file = self.file(name)
         if not file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
             write_text(file, self.exercise(name).stub)
         self.state["current"] = name
         self.save()

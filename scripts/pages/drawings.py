@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpt import GPT
+from gpt.interpretability.activations import hooked
 
 
 def generation_loop(axes: Any, steps: Sequence[tuple[str, dict[str, float], str]], shown: int = 4) -> None:
@@ -30,13 +31,9 @@ def generation_loop(axes: Any, steps: Sequence[tuple[str, dict[str, float], str]
 def tokens_computed(model: GPT, prompt: list[int], new: int, use_cache: bool) -> list[int]:
     """How many tokens' queries, keys and values the first block computes at each step of generation."""
     counts: list[int] = []
-    hook = model.transformer.h[0].attn.c_attn.register_forward_hook(
-        lambda module, given, output: counts.append(output.shape[1])
-    )
-    try:
+    count = {"transformer.h.0.attn.c_attn": lambda module, given, output: counts.append(output.shape[1])}
+    with hooked(model, count):
         model.generate([prompt], new, temperature=0, use_cache=use_cache)
-    finally:
-        hook.remove()
     return counts
 
 

@@ -84,7 +84,6 @@ class Lesson:
             start = time.perf_counter()
             with use_kernels("fast"):  # the same numbers up to rounding, in a fraction of the time
                 result = measure()
-            path.parent.mkdir(exist_ok=True)
             record = {"code": code, "seconds": round(time.perf_counter() - start), "result": result}
             write_text(path, json.dumps(record, indent=1) + "\n")
         if not path.exists():

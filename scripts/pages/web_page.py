@@ -56,6 +56,5 @@ def page(title: str, body: str, scripts: Iterable[str] = (), styles: Iterable[st
 
 def data_script(data: Any) -> str:
     """Data for a page's scripts, as JSON that no text in it can end early."""
-    return (
-        f'<script type="application/json">{json.dumps(data, allow_nan=False).replace("<", chr(92) + "u003c")}</script>'
-    )
+    text = json.dumps(data, allow_nan=False).replace("<", r"\u003c")
+    return f'<script type="application/json">{text}</script>'

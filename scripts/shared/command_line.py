@@ -90,8 +90,9 @@ def add_model(options: argparse.ArgumentParser, default: str | None = "runs/demo
     options.add_argument("--model", default=default, help=f"{SOURCES}; without one, {without}" if without else SOURCES)
 
 
-def add_model_options(options: argparse.ArgumentParser) -> None:
-    """--packed and --adapter: what `load` does with the model."""
+def add_model_to_run(options: argparse.ArgumentParser, default: str = "runs/demo") -> None:
+    """--model, --packed and --adapter: the options of `load`."""
+    add_model(options, default)
     text = "keep the weights of a GGUF file (smollm2) in 4 and 8 bits: less memory, but slower"
     options.add_argument("--packed", action="store_true", help=text)
     text = "a LoRA adapter for that model: a run of scripts/lora.py, or a folder of PEFT"
@@ -106,10 +107,6 @@ def load(arguments: argparse.Namespace, device: str) -> tuple[LanguageModel, Tok
     return model.to(device), tokenizer
 
 
-def add_device(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="the device to compute on")
-
-
 def add_seed(options: argparse.ArgumentParser, default: int | None = 1337) -> None:
     options.add_argument("--seed", type=whole_number(0), default=default, help="the same seed gives the same result")
 
@@ -117,6 +114,11 @@ def add_seed(options: argparse.ArgumentParser, default: int | None = 1337) -> No
 def add_kernels(options: argparse.ArgumentParser) -> None:
     text = "fast kernels, or the textbook forms to step through; results agree to rounding"
     options.add_argument("--kernels", choices=["fast", "textbook"], default="fast", help=text)
+
+
+def add_kernels_and_device(options: argparse.ArgumentParser) -> None:
+    add_kernels(options)
+    options.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="the device to compute on")
 
 
 def add_steps(
@@ -155,8 +157,7 @@ def add_training(
     add("--weight-decay", type=float, default=weight_decay, help="weight decay of the matrices")
     add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0 turns clipping off")
     add("--eval-interval", type=number(0), default=eval_interval, help=f"{unit} between validations and checkpoints")
-    add_kernels(options)
-    add_device(options)
+    add_kernels_and_device(options)
     add_seed(options)
 
 
@@ -174,8 +175,8 @@ def add_sampling(
 
 
 def sampling(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of `add_sampling` and `add_seed` as arguments of `generate`."""
-    names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")
+    """The settings of `Sampling` that the user chose."""
+    names = ("temperature", "top_k", "top_p", "repetition_penalty")
     return {name: getattr(arguments, name) for name in names}
 
 
