@@ -26,9 +26,6 @@ DEFAULT_DTYPE = np.dtype(np.float32)
 NUMBERS = "biufc"  # NumPy's kinds of dtypes: booleans, integers, floats, complex numbers
 
 _modules: dict[type, Any] = {np.ndarray: np}  # the type of an array -> the module that computes with it
-_cupy: Any = None
-_NOT_LOOKED_YET = "not looked for yet"
-_cuda_problem: str | None = _NOT_LOOKED_YET
 
 
 # --- which library, which device -------------------------------------------------------------------------------------
@@ -82,19 +79,13 @@ def device_of(array: Any) -> str:
     return f"cuda:{array.device.id}"
 
 
+@functools.cache
 def cuda_problem() -> str | None:
     """Why CUDA cannot be used here, in one sentence, or None if it can.
 
     This is found out by trying: CuPy can be imported without a GPU, and its libraries may be missing although there is
     one.
     """
-    global _cuda_problem
-    if _cuda_problem == _NOT_LOOKED_YET:
-        _cuda_problem = _find_cuda_problem()
-    return _cuda_problem
-
-
-def _find_cuda_problem() -> str | None:
     try:
         xp = _load_cupy()
         if not xp.cuda.is_available():
@@ -166,14 +157,12 @@ def to_numpy(array: Any) -> np.ndarray:
     return array if isinstance(array, np.ndarray) else array.get()
 
 
+@functools.cache
 def _load_cupy() -> Any:
-    global _cupy
-    if _cupy is None:
-        import cupy
+    import cupy
 
-        _cupy = cupy
-        _modules[cupy.ndarray] = cupy
-    return _cupy
+    _modules[cupy.ndarray] = cupy
+    return cupy
 
 
 # --- scatter-add ------------------------------------------------------------------------------------------------------

@@ -16,8 +16,7 @@ h = (1e-16)^(1/3), about 6e-6 with the constants, the two are equal, and ten dig
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -89,7 +88,8 @@ def gradcheck(
         if value is not None and not value > 0:
             raise ValueError(f"gradcheck: {name} must be > 0, got {value}")
     subject = Subject(fn, inputs)
-    with _undisturbed():
+    # record gradients and compute in float64, regardless of no_grad and autocast around the call
+    with np.errstate(all="ignore"), autocast(enabled=False), switches.enable_grad():
         comparison = compute_outputs(subject, eps, atol, rtol)  # calls fn, and records the graph
         try:
             check_repeatable(comparison, calls=2)  # the same inputs give the same outputs
@@ -108,10 +108,3 @@ def gradcheck(
         if (writing := diagnose_writing(comparison)) is not None:  # into dout, which other ops hold too
             raise error_of(comparison, writing)
         return passed(comparison, method)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Record gradients and compute in float64, regardless of no_grad and autocast around the call."""
-    with np.errstate(all="ignore"), autocast(enabled=False), switches.enable_grad():
-        yield

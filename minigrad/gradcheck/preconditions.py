@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import numpy as np
 
 from .. import graph_checks
@@ -60,10 +62,8 @@ def run_backward(comparison: Comparison) -> None:
 
 def _is_from_engine(error: Exception) -> bool:
     """Whether the engine's own check of the returned gradients raised this error."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return frame is not None and frame.tb_frame.f_code is graph_checks.check_returned.__code__
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code is graph_checks.check_returned.__code__
 
 
 def measure_columns(comparison: Comparison, method: str) -> str:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import linecache
-import os
 import sys
 import weakref
 import zlib
@@ -29,9 +28,8 @@ import numpy as np
 from .. import switches
 from ..backend import Array, is_array, module_of, to_numpy
 from ..kernels.accumulation import SparseGradient
-from .observers import input_names, saved_arrays, watching
+from .observers import ENGINE, input_names, saved_arrays, watching
 
-_ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _MAY_MAKE_INFINITY = {"Pad"}  # its `value` may be -inf and is not an input
 
 
@@ -172,7 +170,7 @@ def _checksum(array: Array) -> int:
 def _users_line() -> str:
     """file:line, function and source of the innermost frame outside minigrad."""
     frame = sys._getframe(1)
-    while frame.f_code.co_filename.startswith(_ENGINE) and frame.f_back is not None:
+    while frame.f_code.co_filename.startswith(ENGINE) and frame.f_back is not None:
         frame = frame.f_back
     code, line = frame.f_code, frame.f_lineno
     source = linecache.getline(code.co_filename, line, frame.f_globals).strip()

@@ -62,10 +62,8 @@ def read_graph(tensor: Any, names: Any = None, limit: int = 300) -> Graph:
     names: {tensor: "name"}, or a module, which names its parameters. Works before and after backward.
     """
     tensors = _named(tensor, names)
-    if tensor.grad_fn is None:
-        leaf = _leaf(tensor, tensors)
-        return Graph([leaf], leaf, False, 0)
-    order = consumers_first([tensor.grad_fn])[::-1]
+    root = tensor.grad_fn  # None for a leaf, which is then the whole graph
+    order = consumers_first([root] if root else [])[::-1]
     shown = order[-limit:]
     rest = Node("rest", f"{len(order) - len(shown):,} ops before these are not shown", [])
     known: dict[Any, Node] = {}
@@ -86,7 +84,8 @@ def read_graph(tensor: Any, names: Any = None, limit: int = 300) -> Graph:
         _describe(node, ctx, tensors)
         known[ctx] = node
         nodes.append(node)
-    return Graph(nodes, known[tensor.grad_fn], tensor.grad_fn.released, len(order) - len(shown))
+    result = node_of(root or tensor)
+    return Graph(nodes, result, root is not None and root.released, len(order) - len(shown))
 
 
 def consumers_first(roots: list[Context]) -> list[Context]:

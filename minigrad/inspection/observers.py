@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ from ..autograd import Function
 from ..backend import Array, is_array
 
 O = TypeVar("O", bound=switches.Observer)
+
+ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # the folder of minigrad
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,13 +32,12 @@ from ..dtypes import is_floating
 from ..kernels.accumulation import SparseGradient
 from ..nn import Module
 from ..optim import Optimizer, clip_grad_norm_
-from .observers import input_names, watching
+from .observers import ENGINE, input_names, watching
 
 BUDGET = 256 * 2**20  # bytes of arrays in a recording
 LARGEST = 2**20  # numbers of an array that is kept
 JACOBIAN = 20_000  # numbers: the Jacobian of a larger op is not recorded
 CORNER = 8  # of an array that is not kept, the first rows and columns
-_ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 @dataclass(eq=False)
@@ -206,7 +204,7 @@ class Recording(switches.Observer):
             code = frame.f_code
             if options is None and code is Function.apply.__func__.__code__:  # type: ignore[attr-defined]
                 options = dict(frame.f_locals["options"])  # not those of a fused op that is further out
-            elif not code.co_filename.startswith(_ENGINE):
+            elif not code.co_filename.startswith(ENGINE):
                 where.append(Place(code.co_filename, frame.f_lineno, code.co_qualname))
             if frame is self._top:
                 break

@@ -34,7 +34,8 @@ def svg_of(graph: Graph) -> str:
     boxes = {node: _box(node) for node in graph.nodes}
     edges = [edge for node in graph.nodes for edge in _edges(node, boxes)]
     width, height = place(list(boxes.values()), edges, GAP_X, GAP_Y)
-    title = _title(graph)
+    title = [f"{graph.title} (gray); arrows point forward{', backward has run' * graph.released}"]
+    title += [f"{graph.left_out:,} ops before these are not shown"] * (graph.left_out > 0)
     width = max(width, *(len(line) * SIZE["text"] * LETTER for line in title)) + 2 * MARGIN
     height += 2 * MARGIN + TITLE
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
@@ -50,11 +51,6 @@ def svg_of(graph: Graph) -> str:
         "</svg>",
     ]
     return "\n".join(parts)
-
-
-def _title(graph: Graph) -> list[str]:
-    lines = [f"{graph.title} (gray); arrows point forward{', backward has run' * graph.released}"]
-    return lines + [f"{graph.left_out:,} ops before these are not shown"] * (graph.left_out > 0)
 
 
 # --- boxes ---

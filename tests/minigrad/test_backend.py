@@ -44,7 +44,7 @@ def test_unknown_devices(name):
 
 
 def test_cuda_without_cupy(monkeypatch):
-    monkeypatch.setattr(backend, "_cuda_problem", backend._NOT_LOOKED_YET)
+    monkeypatch.setattr(backend, "cuda_problem", backend.cuda_problem.__wrapped__)
     monkeypatch.setattr(backend, "_load_cupy", lambda: (_ for _ in ()).throw(ModuleNotFoundError(name="cupy")))
     assert backend.resolve_device("auto") == backend.resolve_device("cpu") == "cpu"
     tensor = Tensor(1.0)
@@ -62,7 +62,7 @@ def test_cuda_without_cupy(monkeypatch):
 )
 def test_cuda_that_does_not_work(monkeypatch, available, reason):
     cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: available))
-    monkeypatch.setattr(backend, "_cuda_problem", backend._NOT_LOOKED_YET)
+    monkeypatch.setattr(backend, "cuda_problem", backend.cuda_problem.__wrapped__)
     monkeypatch.setattr(backend, "_load_cupy", lambda: cupy)
     assert backend.resolve_device("auto") == "cpu"
     with pytest.raises(RuntimeError, match=f"'cuda' cannot be used: {reason}"):

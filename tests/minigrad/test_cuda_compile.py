@@ -43,7 +43,7 @@ def sources(monkeypatch):
 
     def note(xp, source, name, dtype):
         launched[launch.full_source(source, dtype)] = f"{name} of {dtype}"
-        return lambda grid, block, args, shared_mem: None
+        return lambda grid, block, args: None
 
     monkeypatch.setattr(launch, "compiled", note)
     with np.errstate(all="ignore"):  # nothing writes results

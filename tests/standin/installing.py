@@ -65,8 +65,8 @@ def installed(devices=1):
         mock.patch.dict(sys.modules, modules),
         mock.patch.object(cuda, "device_count", devices),
         mock.patch.object(arrays, "_devices", [0]),
-        mock.patch.object(backend, "_cupy", None),
-        mock.patch.object(backend, "_cuda_problem", backend._NOT_LOOKED_YET),
+        mock.patch.object(backend, "_load_cupy", functools.cache(backend._load_cupy.__wrapped__)),
+        mock.patch.object(backend, "cuda_problem", functools.cache(backend.cuda_problem.__wrapped__)),
         mock.patch.dict(backend._modules),
     ):
         problem = backend.cuda_problem()

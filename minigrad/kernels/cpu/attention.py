@@ -82,7 +82,8 @@ class TiledAttention(Function):
             for rows in plan.query_blocks():
                 at = (..., rows, slice(None))
                 queries = _with_column(plan.q[heads][at] * plan.scale, -ctx.logsumexp[heads][at])
-                douts = _with_column(dout[heads][at], -_row_dots(dout[heads][at], ctx.out[heads][at]))
+                dots = np.einsum("...i,...i->...", dout[heads][at], ctx.out[heads][at])  # (b, h, R): dout · out
+                douts = _with_column(dout[heads][at], -dots[..., None])
                 dq[heads][at] = _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues)
             dk[plan.of_keys(heads)], dv[plan.of_keys(heads)] = dkeys, dvalues
 
@@ -106,7 +107,7 @@ def _forward_rows(plan, heads, rows, keys, values):
         safe_max = np.where(np.isinf(new_max), 0, new_max) if plan.may_hide_rows else new_max
         scores -= safe_max
         probs = np.exp(scores, out=scores)
-        tile_sum = _row_sums(probs)
+        tile_sum = (probs @ np.ones(probs.shape[-1], probs.dtype))[..., None]  # sums of rows, as products with ones
         keep = plan.keep(heads, rows, columns)
         tile_out = (probs if keep is None else probs * keep) @ values[..., columns, :]
         if running_max is None:
@@ -289,13 +290,3 @@ def _with_column(x, column):
     out = np.empty((*x.shape[:-1], x.shape[-1] + 1), x.dtype)
     out[..., :-1], out[..., -1:] = x, column
     return out
-
-
-def _row_sums(x):
-    """(..., 1): the sums over the last axis, as products with ones."""
-    return (x @ np.ones(x.shape[-1], x.dtype))[..., None]
-
-
-def _row_dots(x, y):
-    """(..., 1): Σ x y over the last axis."""
-    return np.einsum("...i,...i->...", x, y)[..., None]

@@ -118,7 +118,4 @@ def _gradients(dlogits, x, weight, dx, dweight, rows):
 
 
 def _scale(array, factor):
-    def multiply(rows):
-        array[rows] *= factor
-
-    parallel(multiply, row_blocks(*array.shape), uses_blas=False)
+    parallel(lambda rows: np.multiply(array[rows], factor, out=array[rows]), row_blocks(*array.shape), uses_blas=False)

@@ -69,25 +69,19 @@ __device__ real warp_max(real value) {
     return value;
 }
 
-// The sum, or the maximum, over all threads of a block, for each thread. The order is fixed, so the bits are the same.
-__device__ real block_sum(real value) {
+// Every warp of a block has a value: lane w gets that of warp w, and the lanes left over get `rest`.
+__device__ real exchange_between_warps(real value, real rest) {
     __shared__ real of_warp[32];
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    value = warp_sum(value);
     __syncthreads();  // no thread still reads the results of the previous call
     if (lane == 0) of_warp[warp] = value;
     __syncthreads();
-    return warp_sum(lane < blockDim.x / 32 ? of_warp[lane] : real(0));
+    return lane < blockDim.x / 32 ? of_warp[lane] : rest;
 }
-__device__ real block_max(real value) {
-    __shared__ real of_warp[32];
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    value = warp_max(value);
-    __syncthreads();
-    if (lane == 0) of_warp[warp] = value;
-    __syncthreads();
-    return warp_max(lane < blockDim.x / 32 ? of_warp[lane] : of_warp[0]);
-}
+
+// The sum, or the maximum, over all threads of a block, for each thread. The order is fixed, so the bits are the same.
+__device__ real block_sum(real value) { return warp_sum(exchange_between_warps(warp_sum(value), 0)); }
+__device__ real block_max(real value) { return warp_max(exchange_between_warps(warp_max(value), -infinity())); }
 """
 
 
@@ -98,7 +92,6 @@ def launch(
     grid: int | tuple[int, ...],
     block: int,
     args: Sequence[Any],
-    shared_bytes: int = 0,
     gaps: bool = False,
 ) -> None:
     """Run kernel `name` of `source`, compiled for the dtype of `like`, with `grid` blocks of `block` threads.
@@ -120,7 +113,7 @@ def launch(
             raise ValueError(f"kernel {name}: an array of shape {arg.shape} is not contiguous")
         in_c.append(arg)
     kernel = compiled(module_of(like), source, name, name_of(like.dtype))
-    kernel(grid, (block,), tuple(in_c), shared_mem=shared_bytes)
+    kernel(grid, (block,), tuple(in_c))
 
 
 @functools.cache
