@@ -32,6 +32,7 @@ from tests.gpt.golden_folders import (
     write_shards,
 )
 from tests.gpt.small import GOLDEN, assert_same, small_gpt
+from tests.gpt.test_variants import LLAMA3
 from tests.helpers import peak_below, read_json, write_json
 
 FOLDER = GPT2_FOLDER.path
@@ -293,8 +294,6 @@ def nan(array):
     return array
 
 
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-LLAMA3 |= {"original_max_position_embeddings": 16}
 GPT2_TENSORS = [
     (lambda t, c: t.pop("h.1.ln_2.bias"), "h.1.ln_2.bias is missing; its shape should be (16,)"),
     (lambda t, c: t.pop("ln_f.weight"), "FOLDER does not fit config.json: ln_f.weight is missing"),

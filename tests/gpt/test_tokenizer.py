@@ -400,24 +400,20 @@ def test_missing_files(tmp_path):
         Tokenizer.load(tmp_path)
 
 
-def test_errors_of_use():
-    for id in (-1, 370, 10**9):
-        with pytest.raises(ValueError, match=rf"no token has the id {id}: the vocabulary has 370 tokens, 0 to 369"):
-            TOKENIZER.decode([0, id])
-    with pytest.raises(ValueError, match="no token has the id"):
-        TOKENIZER.id_to_token(370)
-    with pytest.raises(TypeError, match="encode takes a str, got bytes; for bytes there is encode_bytes"):
-        TOKENIZER.encode(b"bytes")
-    with pytest.raises(ValueError, match=r"allowed_special: '<\|x\|>' is not one of \["):
-        TOKENIZER.encode("text", ["<|x|>"])
-    with pytest.raises(TypeError, match="must be a list of strings"):
-        TOKENIZER.encode("text", END)
-    with pytest.raises(ValueError, match="'é' cannot be a special token: vocab.json spells"):
-        Tokenizer.train("x", 300, ["é"])
-    with pytest.raises(ValueError, match="pattern must be one of gpt2, smollm, llama3, qwen2, got 'gpt4'"):
-        Tokenizer(BYTES, [], pattern="gpt4")
-    with pytest.raises(ValueError, match="ids 0 and 256 are the same token '!'"):
-        Tokenizer({**BYTES, 256: b"!"}, [])
+@pytest.mark.parametrize(("use", "error", "message"), [
+    (lambda: TOKENIZER.decode([0, -1]), ValueError, "no token has the id -1: the vocabulary has 370 tokens, 0 to 369"),
+    (lambda: TOKENIZER.decode([0, 370]), ValueError, "no token has the id 370"),
+    (lambda: TOKENIZER.id_to_token(370), ValueError, "no token has the id"),
+    (lambda: TOKENIZER.encode(b"bytes"), TypeError, "encode takes a str, got bytes; for bytes there is encode_bytes"),
+    (lambda: TOKENIZER.encode("text", ["<|x|>"]), ValueError, r"allowed_special: '<\|x\|>' is not one of \["),
+    (lambda: TOKENIZER.encode("text", END), TypeError, "must be a list of strings"),
+    (lambda: Tokenizer.train("x", 300, ["é"]), ValueError, "'é' cannot be a special token: vocab.json spells"),
+    (lambda: Tokenizer(BYTES, [], pattern="gpt4"), ValueError, "pattern must be one of gpt2, smollm, llama3, qwen2, g"),
+    (lambda: Tokenizer({**BYTES, 256: b"!"}, []), ValueError, "ids 0 and 256 are the same token '!'"),
+])  # fmt: skip
+def test_errors_of_use(use, error, message):
+    with pytest.raises(error, match=message):
+        use()
 
 
 # -- GPT-2's vocabulary -----------------------------------------------------------------------------------------------
