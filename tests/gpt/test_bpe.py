@@ -179,6 +179,6 @@ def test_errors_of_training(tmp_path):
     ("text", 300, [""], ValueError, "at least one valid character; got ''"),
     ("text", 300, ["\ud800"], ValueError, "at least one valid character"),
 ])  # fmt: skip
-def test_what_nothing_can_be_learned_from_is_refused(text, size, special, error, words):
+def test_what_cannot_be_trained_on_is_refused(text, size, special, error, words):
     with pytest.raises(error, match=words):
         train_bpe_from_text(text, size, special)

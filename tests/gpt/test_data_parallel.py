@@ -66,9 +66,7 @@ def run_together(processes, arguments, accident=None):
 
 
 def wait_for(command):
-    return subprocess.run(
-        command, cwd=ROOT, env=environment(**MPI), capture_output=True, encoding="utf-8", timeout=300
-    )
+    return subprocess.run(command, cwd=ROOT, env=environment(**MPI), capture_output=True, encoding="utf-8", timeout=300)
 
 
 @pytest.fixture(scope="module")

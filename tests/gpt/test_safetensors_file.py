@@ -38,7 +38,7 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
 def some_arrays():
     rng = np.random.default_rng(0)
     arrays = {dtype: rng.integers(0, 2, (3, 5)).astype(dtype) for dtype in DTYPES}
-    return arrays | {
+    arrays |= {
         "one number": np.array(3.5, np.float32),
         "none": np.zeros((2, 0, 3), np.float32),
         "größe": rng.standard_normal((4, 3)).astype(np.float32).T,  # not in C order
@@ -49,6 +49,7 @@ def some_arrays():
         "big-endian": np.arange(6, dtype=">f4").reshape(2, 3).T,
         "every second": rng.standard_normal(10)[::-2],
     }
+    return arrays
 
 
 # --- the same as the library ------------------------------------------------------------------------------------------

@@ -212,12 +212,6 @@ def test_options_of_added_tokens(tmp_path, option):
         Tokenizer.load(tmp_path)
 
 
-def test_an_eos_token_that_is_not_special():
-    base = tokenizer()
-    with pytest.raises(ValueError, match="the eos_token 'the' is not one of the special tokens"):
-        Tokenizer(base.vocab, base.merges, base.special_tokens, "the")
-
-
 # --- GGUF -------------------------------------------------------------------------------------------------------------
 
 
