@@ -23,7 +23,7 @@ from gpt.weights.safetensors_file import write_safetensors
 from minigrad import nn, use_kernels
 from tests.gpt.gguf_files import block_llama
 from tests.gpt.golden_folders import GPT2_FOLDER, INDEX, WEIGHTS, of_both, put, write_model, write_shards
-from tests.gpt.small import GOLDEN, assert_same, small_gpt
+from tests.gpt.small import assert_same, golden_arrays, small_gpt
 from tests.gpt.test_variants import LLAMA3
 from tests.helpers import peak_below, read_json, write_json
 
@@ -44,8 +44,7 @@ DISTILGPT2_CONFIG = {
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(GOLDEN / "gpt2-folder.npz") as file:
-        return dict(file)
+    return golden_arrays("gpt2-folder")
 
 
 # --- the golden folder ------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from scripts import train
 from tests.gpt import smollm
 from tests.gpt.gguf_files import block_llama, metadata_of, permuted, tensors_of, write_gguf, write_llama
 from tests.gpt.golden_folders import LLAMA_FOLDER, write_model
-from tests.gpt.small import GOLDEN, assert_same, random_ids, small_gpt
+from tests.gpt.small import assert_same, golden_arrays, random_ids, small_gpt
 from tests.helpers import peak_below, read_json
 from tests.scripts.running import refusal, run_here, write_text
 
@@ -41,8 +41,7 @@ SMOLLM2_CONFIG = {
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(GOLDEN / "llama-folder.npz") as file:
-        return dict(file)
+    return golden_arrays("llama-folder")
 
 
 def assert_same_weights(one, other):

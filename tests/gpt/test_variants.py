@@ -11,7 +11,7 @@ from gpt.model.config import RopeScaling
 from gpt.weights import gguf_writing, gpt2_gguf, llama_gguf
 from gpt.weights.gguf_file import K_QUANTS, GGUFError
 from tests.gpt.gguf_files import write_gguf
-from tests.gpt.small import GOLDEN, random_ids
+from tests.gpt.small import GOLDEN, golden_arrays, random_ids
 from tests.helpers import change_json, read_json, write_json
 
 V = 60
@@ -128,9 +128,8 @@ def tensors_of(model):
 @pytest.mark.parametrize("name", GOLDEN_VARIANTS)
 def test_golden_logits_of_transformers(name):
     place = GOLDEN / "variants" / golden_name(name)
-    with np.load(f"{place}.npz") as file:
-        expected = file["logits"], file["greedy"].tolist()
-        assert_same(Llama.from_pretrained(place), file["ids"], expected)
+    arrays = golden_arrays(f"variants/{golden_name(name)}")
+    assert_same(Llama.from_pretrained(place), arrays["ids"], (arrays["logits"], arrays["greedy"].tolist()))
 
 
 @pytest.mark.oracle
