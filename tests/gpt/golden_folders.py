@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from gpt import GPT, Llama
@@ -14,9 +13,6 @@ from tests.gpt.small import GOLDEN
 from tests.helpers import peak_below, read_json, write_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-VALUES = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.lists(st.integers(), max_size=2)
-)
 
 
 class GoldenFolder(NamedTuple):
@@ -48,15 +44,6 @@ class GoldenFolder(NamedTuple):
         message = str(caught.value)
         assert str(folder) in message and message.isprintable()
         return message.replace(str(folder), "FOLDER")
-
-    def loaded_or_refused(self, folder):
-        """The weights in a damaged folder, or None where it was refused; any other error is a failure."""
-        with peak_below(5_000_000):
-            try:
-                return self.load(folder).state_dict()
-            except (ValueError, FileNotFoundError) as error:
-                assert str(folder) in str(error) and "\n" not in str(error)
-                return None
 
 
 GPT2_FOLDER = GoldenFolder(GOLDEN / "gpt2-folder", "transformer.", GPT.from_pretrained)
@@ -90,8 +77,3 @@ def write_shards(folder, tensors, config, parts=3):
 
 def put(name, value):
     return lambda tensors, config: tensors.__setitem__(name, value)
-
-
-def some_settings(names, numbers):
-    """A few settings with any values, often one of these numbers."""
-    return st.dictionaries(st.sampled_from(names), VALUES | st.sampled_from(numbers), min_size=1, max_size=3)

@@ -31,10 +31,15 @@ def _with_random_weights(model, seed, dtype):
     return model.to(dtype)
 
 
+def golden_arrays(name):
+    """The arrays of golden/NAME.npz."""
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return dict(file)
+
+
 def golden(kind):
     """The arrays of golden/KIND.npz, and a model with its weights, in float64."""
-    with np.load(GOLDEN / f"{kind}.npz") as file:
-        arrays = dict(file)
+    arrays = golden_arrays(kind)
     config = json.loads(str(arrays["config"]))
     model = Llama(LlamaConfig(**config)) if kind.startswith("llama") else GPT(GPTConfig(**config))
     model.to("float64")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpt import GPT, GPTConfig, KVCache, LlamaConfig, accounting
+from gpt import GPTConfig, KVCache, LlamaConfig, accounting
 from minigrad import no_grad, optim, use_kernels
 from minigrad.inspection import memory, profile
 from tests.gpt.small import small_gpt, small_llama
@@ -74,16 +74,12 @@ def test_activations_are_what_the_graph_holds(kernels, small, changes):
     with use_kernels(kernels), memory() as report:
         model.loss(ids, ids)
         held = report.peak
-    masks = _bytes_of_masks(report)
+    masks = sum(row.at_peak for row in report.rows if "above_diagonal" in row.saved)
     assert held - masks == pytest.approx(accounting.activation_bytes(model.config, B, T, kernels=kernels), rel=0.03)
 
 
-def _bytes_of_masks(report):
-    return sum(row.at_peak for row in report.rows if "above_diagonal" in row.saved)
-
-
 def test_training_memory_is_that_of_adams_arrays():
-    model = GPT(GPTConfig(**{"vocab_size": 37, "block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 8}))
+    model = small_gpt()
     optimizer = optim.AdamW(model.parameters(), lr=1e-3)
     ids = [[1, 2, 3]]
     model.loss(ids, ids).backward()

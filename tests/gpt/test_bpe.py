@@ -165,19 +165,20 @@ def test_errors_of_training(tmp_path):
     (tmp_path / "empty.txt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"empty\.txt is empty: there is nothing to learn"):
         train_bpe(tmp_path / "empty.txt", 300)
-    with pytest.raises(ValueError, match="the text is empty"):
-        train_bpe_from_text(END * 3, 300, [END])
     with pytest.raises(FileNotFoundError, match=r"missing\.txt does not exist"):
         train_bpe(tmp_path / "missing.txt", 300)
     with pytest.raises(IsADirectoryError, match="is a folder; give the path of one file in it"):
         train_bpe(tmp_path, 300)
-    with pytest.raises(ValueError, match="vocab_size 256 is too small: the 256 bytes and 1 special tokens need 257"):
-        train_bpe_from_text("text", 256, [END])
-    with pytest.raises(TypeError, match=r"special_tokens must be a list of strings, as in \['<"):
-        train_bpe_from_text("text", 300, END)
-    with pytest.raises(TypeError, match="a special token must be a string; got 7"):
-        train_bpe_from_text("text", 300, [7])
-    with pytest.raises(ValueError, match="at least one valid character; got ''"):
-        train_bpe_from_text("text", 300, [""])
-    with pytest.raises(ValueError, match="at least one valid character"):
-        train_bpe_from_text("text", 300, ["\ud800"])
+
+
+@pytest.mark.parametrize(("text", "size", "special", "error", "words"), [
+    (END * 3, 300, [END], ValueError, "the text is empty"),
+    ("text", 256, [END], ValueError, "vocab_size 256 is too small: the 256 bytes and 1 special tokens need 257"),
+    ("text", 300, END, TypeError, r"special_tokens must be a list of strings, as in \['<"),
+    ("text", 300, [7], TypeError, "a special token must be a string; got 7"),
+    ("text", 300, [""], ValueError, "at least one valid character; got ''"),
+    ("text", 300, ["\ud800"], ValueError, "at least one valid character"),
+])  # fmt: skip
+def test_what_cannot_be_trained_on_is_refused(text, size, special, error, words):
+    with pytest.raises(error, match=words):
+        train_bpe_from_text(text, size, special)

@@ -62,14 +62,11 @@ def script(accident=None):
 
 def run_together(processes, arguments, accident=None):
     """scripts/train.py in `processes` processes; with an accident (see sabotage.py) in process 1."""
-    return subprocess.run(
-        [*mpiexec(processes), *script(accident), "--data-parallel", *arguments],
-        cwd=ROOT,
-        env=environment(**MPI),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-    )
+    return wait_for([*mpiexec(processes), *script(accident), "--data-parallel", *arguments])
+
+
+def wait_for(command):
+    return subprocess.run(command, cwd=ROOT, env=environment(**MPI), capture_output=True, encoding="utf-8", timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -204,8 +201,7 @@ def test_what_is_wrong_in_all_of_them_is_said_once(text, alone, tmp_path):
 def test_other_options_in_one_process_are_refused_at_the_start(text, tmp_path, option, theirs):
     ours = [*script(), "--data-parallel", *options(text, tmp_path / "run")]
     theirs = str(tmp_path / theirs if option == "out-dir" else theirs)
-    command = [*mpiexec(1), *ours, ":", "-n", "1", *ours, f"--{option}", theirs]
-    done = subprocess.run(command, cwd=ROOT, env=environment(**MPI), capture_output=True, encoding="utf-8", timeout=120)
+    done = wait_for([*mpiexec(1), *ours, ":", "-n", "1", *ours, f"--{option}", theirs])
     words = f"error: process 1 has {option.replace('-', '_')} {theirs}, and process 0 "
     assert done.returncode == 1 and done.stderr.count(words) == 1 and "Traceback" not in done.stderr, done.stderr
     assert not (tmp_path / "run").exists()
@@ -325,20 +321,16 @@ def test_gradients_are_summed_in_one_message_on_any_device(cuda, where):
 
 
 def test_settings_that_differ_are_named():
-    def gathering(value):
-        return [{"lr": 0.1, "steps": 5}, {"lr": 0.1, "steps": 5}, {"lr": 0.1, "steps": 6}]
-
     made = team(1, 3)
-    made.gather = gathering
+    made.gather = lambda settings: [settings, settings, {"lr": 0.1, "steps": 6}]
     with pytest.raises(ValueError, match="process 2 has steps 6, and process 0 5: all of them need the same options"):
         made.check_same({"lr": 0.1, "steps": 5})
     ALONE.check_same({"lr": 0.1})
 
 
 def test_a_team_of_one_changes_nothing():
-    assert (
-        ALONE.gather(3) == [3] and ALONE.once(lambda: 4) == 4 and ALONE.add_up({"loss": 2.0}, 5) == ({"loss": 2.0}, 5)
-    )
+    assert ALONE.gather(3) == [3] and ALONE.once(lambda: 4) == 4
+    assert ALONE.add_up({"loss": 2.0}, 5) == ({"loss": 2.0}, 5)
     with start_team(False) as one:
         assert one is ALONE
     with pytest.raises(ValueError, match="a batch of 2 cannot be shared by 3 processes: take a --batch-size of"):

@@ -96,9 +96,7 @@ def test_joined_weights_are_the_same_parameters(build):
 
 
 @pytest.mark.parametrize("build", [small_gpt, small_llama])
-@pytest.mark.parametrize(
-    ("kernels", "temperature"), [("fast", 0), ("fast", 0.3), ("fast", 1.0), ("textbook", 0.3)]
-)
+@pytest.mark.parametrize(("kernels", "temperature"), [("fast", 0), ("fast", 0.3), ("fast", 1.0), ("textbook", 0.3)])
 def test_speculation_gives_the_same_text(build, temperature, kernels):
     """Also beyond the block, with a penalty, and up to a stop token."""
     model, sampling = build(block_size=40, dtype="float64"), Sampling(temperature, repetition_penalty=1.1)

@@ -6,7 +6,6 @@ import sys
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from finetune.adapters.adapter_files import load_adapter
@@ -140,4 +139,3 @@ def test_a_limit_of_bytes(tmp_path):
     assert read_text(path, max_bytes=4) == "four"
     with pytest.raises(ValueError, match="text has 4 bytes, and more than 3 are not expected there"):
         read_text(path, max_bytes=3)
-    assert np.fromfile(path, np.uint8).size == 4

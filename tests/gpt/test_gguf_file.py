@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gpt.weights import gguf_file
 from gpt.weights.gguf_file import BLOCKS, GGUFError, GGUFFile, GGUFTensor, dequantize, unpack
 from tests.gpt.gguf_files import write_gguf
-from tests.gpt.small import GOLDEN
+from tests.gpt.small import golden_arrays
 from tests.helpers import peak_below
 
 needs_gguf = pytest.mark.oracle("gguf")
@@ -22,8 +22,7 @@ HEADER = 24  # bytes before the first setting: magic, version, number of tensors
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(GOLDEN / "gguf-blocks.npz") as file:
-        return dict(file)
+    return golden_arrays("gguf-blocks")
 
 
 def assert_same_bits(found, expected):

@@ -218,9 +218,14 @@ def test_a_cache_without_tokenizer_is_completed_or_else_taken_as_it_is(server, t
     assert find("gpt2", tmp_path, server.endpoint) != partial
 
 
-def test_a_folder_that_exists_wins_over_a_name(tmp_path, monkeypatch):
+@pytest.fixture
+def no_library(tmp_path, monkeypatch):
+    """An empty working folder, and no library that could download anything."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+
+
+def test_a_folder_that_exists_wins_over_a_name(tmp_path, no_library):
     os.makedirs("gpt2")
     os.makedirs("someone/tiny")
     assert hub.find("gpt2") == Path("gpt2") and hub.find(tmp_path) == tmp_path
@@ -230,9 +235,7 @@ def test_a_folder_that_exists_wins_over_a_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "source", ["gpt3", "./gpt2", "../owner/name", "a/b/c", "", "/a/b", "owner/", "a/b c", "a/..", "~/x"]
 )
-def test_what_can_be_no_name_is_refused_without_asking_anybody(source, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+def test_what_can_be_no_name_is_refused_without_asking_anybody(source, no_library):
     with pytest.raises(FileNotFoundError, match="there is no folder .*; names that need none are gpt2, gpt2-medium"):
         hub.find(source)
     with pytest.raises(FileNotFoundError, match="there is no file models/tiny/some.gguf; names"):
@@ -241,17 +244,13 @@ def test_what_can_be_no_name_is_refused_without_asking_anybody(source, tmp_path,
         hub.find("runs/demo")
 
 
-def test_without_the_library_the_way_out_is_named(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+def test_without_the_library_the_way_out_is_named(no_library):
     with pytest.raises(FileNotFoundError, match="no folder gpt2; to fetch .*: pip install huggingface_hub"):
         hub.find("gpt2")
 
 
-def test_importing_everything_imports_no_library_that_may_be_missing_or_could_ask_the_network():
+def test_importing_everything_imports_no_library_that_may_be_missing_or_could_ask_the_network(tmp_path):
     modules = "gpt, gpt.training.loading, gpt.training.pretraining, gpt.weights.hub, finetune, scripts.generate"
     code = f"import sys, {modules}; print([name for name in ('gguf', 'huggingface_hub') if name in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, encoding="utf-8"
-    )
+    done = python(code, tmp_path, NOWHERE)
     assert done.stdout == "[]\n", done.stderr

@@ -38,20 +38,18 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
 def some_arrays():
     rng = np.random.default_rng(0)
     arrays = {dtype: rng.integers(0, 2, (3, 5)).astype(dtype) for dtype in DTYPES}
-    return (
-        arrays
-        | {
-            "one number": np.array(3.5, np.float32),
-            "none": np.zeros((2, 0, 3), np.float32),
-            "größe": rng.standard_normal((4, 3)).astype(np.float32).T,  # not in C order
-            "reversed": rng.standard_normal((4, 3))[::-1],
-            "one of three": rng.standard_normal((4, 3))[:, 1],
-            "a part": rng.standard_normal((4, 3))[1:, :2],
-            "stretched": np.broadcast_to(np.float32(2), (3, 4)),
-            "big-endian": np.arange(6, dtype=">f4").reshape(2, 3).T,
-            "every second": rng.standard_normal(10)[::-2],
-        }
-    )
+    arrays |= {
+        "one number": np.array(3.5, np.float32),
+        "none": np.zeros((2, 0, 3), np.float32),
+        "größe": rng.standard_normal((4, 3)).astype(np.float32).T,  # not in C order
+        "reversed": rng.standard_normal((4, 3))[::-1],
+        "one of three": rng.standard_normal((4, 3))[:, 1],
+        "a part": rng.standard_normal((4, 3))[1:, :2],
+        "stretched": np.broadcast_to(np.float32(2), (3, 4)),
+        "big-endian": np.arange(6, dtype=">f4").reshape(2, 3).T,
+        "every second": rng.standard_normal(10)[::-2],
+    }
+    return arrays
 
 
 # --- the same as the library ------------------------------------------------------------------------------------------

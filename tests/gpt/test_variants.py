@@ -11,7 +11,7 @@ from gpt.model.config import RopeScaling
 from gpt.weights import gguf_writing, gpt2_gguf, llama_gguf
 from gpt.weights.gguf_file import K_QUANTS, GGUFError
 from tests.gpt.gguf_files import write_gguf
-from tests.gpt.small import GOLDEN, random_ids
+from tests.gpt.small import GOLDEN, golden_arrays, random_ids
 from tests.helpers import change_json, read_json, write_json
 
 V = 60
@@ -110,19 +110,26 @@ def block_model(name):
 
     from gpt.weights.pretrained import ARCHITECTURES
 
-    shape = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8}
-    shape = {} if kind == "gpt2" else {**LLAMA, **shape}
-    config = transformers.AutoConfig.for_model(kind, **{**shape, **(GPT2 if kind == "gpt2" else {}), **changes})
+    blocks = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8}
+    shape = GPT2 if kind == "gpt2" else {**LLAMA, **blocks}
+    config = transformers.AutoConfig.for_model(kind, **{**shape, **changes})
     ours = ARCHITECTURES[kind].from_json(config.to_dict())
     return (Llama if isinstance(ours, LlamaConfig) else GPT)(ours).eval()
+
+
+def settings_of(model):
+    return (gpt2_gguf if isinstance(model, GPT) else llama_gguf).settings(model.config)
+
+
+def tensors_of(model):
+    return dict(gguf_writing._tensors(model, gpt2_gguf if isinstance(model, GPT) else llama_gguf))
 
 
 @pytest.mark.parametrize("name", GOLDEN_VARIANTS)
 def test_golden_logits_of_transformers(name):
     place = GOLDEN / "variants" / golden_name(name)
-    with np.load(f"{place}.npz") as file:
-        expected = file["logits"], file["greedy"].tolist()
-        assert_same(Llama.from_pretrained(place), file["ids"], expected)
+    arrays = golden_arrays(f"variants/{golden_name(name)}")
+    assert_same(Llama.from_pretrained(place), arrays["ids"], (arrays["logits"], arrays["greedy"].tolist()))
 
 
 @pytest.mark.oracle
@@ -192,26 +199,9 @@ def test_a_variant_in_a_gguf_file(tmp_path, name):
     arch = next(iter(settings_of(model))).partition(".")[0]
     extra = {"tokenizer.ggml.tokens": ["a"] * V} if arch == "gpt2" else {}
     metadata = {"general.architecture": arch, **settings_of(model), **extra}
-    path = write_gguf(tmp_path / "model.gguf", metadata, dict(_tensors(model)))
-    loaded = load(path)
+    loaded = LanguageModel.from_pretrained(write_gguf(tmp_path / "model.gguf", metadata, tensors_of(model)))
     assert loaded.config == model.config
     assert all(np.array_equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values()))
-
-
-def described(model):
-    return gpt2_gguf if isinstance(model, GPT) else llama_gguf
-
-
-def settings_of(model):
-    return described(model).settings(model.config)
-
-
-def _tensors(model):
-    return gguf_writing._tensors(model, described(model))
-
-
-def load(path):
-    return LanguageModel.from_pretrained(path)
 
 
 @pytest.mark.oracle("gguf", "transformers")
@@ -227,14 +217,14 @@ def test_llama_3s_scaling_in_a_gguf_file_is_a_tensor(tmp_path):
     speeds = 500000.0 ** (-torch.arange(0, 32, 2, dtype=torch.float64) / 32)
     slower = (speeds / ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0]).float().numpy()
     metadata = {"general.architecture": "llama", **settings_of(model), "llama.rope.freq_base": 500000.0}
-    tensors = {**dict(_tensors(model)), "rope_freqs.weight": slower}
-    found = load(write_gguf(tmp_path / "model.gguf", metadata, tensors)).config
+    tensors = {**tensors_of(model), "rope_freqs.weight": slower}
+    found = LanguageModel.from_pretrained(write_gguf(tmp_path / "model.gguf", metadata, tensors)).config
     assert found.rope_scaling == RopeScaling(32.0, 1.0, 4.0, 8192) and found.rope_theta == 500000.0
     same = Llama(found)
-    assert np.allclose(dict(_tensors(same))["rope_freqs.weight"], slower, rtol=1e-6) and settings_of(same)
+    assert np.allclose(tensors_of(same)["rope_freqs.weight"], slower, rtol=1e-6) and settings_of(same)
     tensors["rope_freqs.weight"] = slower[::-1].copy()
     with pytest.raises(GGUFError, match=r"rope_freqs.weight is not the scaling of Llama 3.1"):
-        load(write_gguf(tmp_path / "other.gguf", metadata, tensors))
+        LanguageModel.from_pretrained(write_gguf(tmp_path / "other.gguf", metadata, tensors))
 
 
 @pytest.mark.oracle("gguf")
@@ -250,8 +240,8 @@ def test_k_quants_are_read_as_the_library_reads_them(tmp_path, kind):
     for place in half:  # the scales: finite numbers
         raw[:, place : place + 2] = np.full((256, 1), 0.01, np.float16).view(np.uint8)
     name = "blk.1.ffn_up.weight"
-    path = write_gguf(tmp_path / "model.gguf", metadata, {**dict(_tensors(model)), name: raw}, {name: kind})
-    found = load(path).state_dict()["model.layers.1.mlp.up_proj.weight"]
+    path = write_gguf(tmp_path / "model.gguf", metadata, {**tensors_of(model), name: raw}, {name: kind})
+    found = LanguageModel.from_pretrained(path).state_dict()["model.layers.1.mlp.up_proj.weight"]
     np.testing.assert_array_equal(found, gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind]))
     from finetune.quantization.packed import load_packed
 
