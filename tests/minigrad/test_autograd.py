@@ -649,13 +649,6 @@ def test_a_sparse_gradient_takes_the_dtype_of_its_input(adding):
     assert x.grad.dtype == np.float16 and x.grad.tolist() == [[3.0, 3.0], [0.0, 0.0]]
 
 
-@pytest.fixture
-def fast(monkeypatch):
-    monkeypatch.setattr(switches, "accumulate", add_in_place)
-    with use_kernels({"embedding": FAST["embedding"]}):
-        yield
-
-
 class TiedModel(nn.Module):
     """Embedding and output layer with one weight, as in GPT-2."""
 
@@ -668,7 +661,9 @@ class TiedModel(nn.Module):
         return self.head(self.embedding(ids).tanh())
 
 
-def test_a_tied_embedding_never_has_two_dense_gradients_at_once(fast):
+def test_a_tied_embedding_never_has_two_dense_gradients_at_once(monkeypatch):
+    monkeypatch.setattr(switches, "accumulate", add_in_place)
+    use_kernels({"embedding": FAST["embedding"]})
     model = TiedModel(50_000, 16)
     dense = model.embedding.weight.data.nbytes  # the logits of 2 tokens are an eighth of that
     ids = np.array([3, 3])
