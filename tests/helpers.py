@@ -1,10 +1,20 @@
-"""Shared by the tests of several folders: JSON in files, a limit on memory, and a server in this process."""
+"""Shared by the tests of several folders: skips, JSON in files, a limit on memory, and a server in this process."""
 
 import contextlib
 import json
+import os
 import signal
 import threading
 import tracemalloc
+
+import pytest
+
+
+def skip_or_fail(reason):
+    """Skip the test for want of something; with MINIGRAD_REQUIRE_ORACLE=1 nothing may be missing, and it fails."""
+    if os.environ.get("MINIGRAD_REQUIRE_ORACLE") == "1":
+        pytest.fail(f"MINIGRAD_REQUIRE_ORACLE is set, and this test {reason}", pytrace=False)
+    pytest.skip(reason)
 
 
 @contextlib.contextmanager

@@ -51,10 +51,6 @@ HANDLE = 1
 _C = {np.float32: ctypes.c_float, np.float64: ctypes.c_double}
 
 
-def get_cublas_handle():
-    return HANDLE
-
-
 def _columns(address, type_number, shape, leading, stride, batch):
     """The batch of column-major matrices at an address, (batch, rows, columns), writable."""
     rows, columns = shape

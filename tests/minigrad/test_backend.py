@@ -1,8 +1,10 @@
 """Devices, arrays and random streams."""
 
+import functools
 import importlib.util
 import json
 import types
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -43,30 +45,27 @@ def test_unknown_devices(name):
         backend.resolve_device(name)
 
 
-def test_cuda_without_cupy(monkeypatch):
-    monkeypatch.setattr(backend, "cuda_problem", backend.cuda_problem.__wrapped__)
-    monkeypatch.setattr(backend, "_load_cupy", lambda: (_ for _ in ()).throw(ModuleNotFoundError(name="cupy")))
-    assert backend.resolve_device("auto") == backend.resolve_device("cpu") == "cpu"
-    tensor = Tensor(1.0)
-    for ask in (backend.resolve_device, tensor.to, lambda device: Tensor(1.0, device=device)):
-        with pytest.raises(RuntimeError, match=r"device 'cuda' cannot be used: CuPy is not installed \(pip install"):
-            ask("cuda")
+def cupy_where(available):
+    """A CuPy that can say whether there is a GPU, and nothing else."""
+    return types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: available))
 
 
 @pytest.mark.parametrize(
-    ("available", "reason"),
+    ("found", "reason"),
     [
-        (False, "CuPy is installed, but finds no NVIDIA GPU or driver"),
-        (True, "CuPy is installed, but a first computation failed: AttributeError: "),  # it has no `ones`
+        (ModuleNotFoundError(name="cupy"), r"CuPy is not installed \(pip install"),
+        (cupy_where(False), "CuPy is installed, but finds no NVIDIA GPU or driver"),
+        (cupy_where(True), "CuPy is installed, but a first computation failed: AttributeError: "),  # it has no `ones`
     ],
 )
-def test_cuda_that_does_not_work(monkeypatch, available, reason):
-    cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: available))
-    monkeypatch.setattr(backend, "cuda_problem", backend.cuda_problem.__wrapped__)
-    monkeypatch.setattr(backend, "_load_cupy", lambda: cupy)
-    assert backend.resolve_device("auto") == "cpu"
-    with pytest.raises(RuntimeError, match=f"'cuda' cannot be used: {reason}"):
-        backend.resolve_device("cuda")
+def test_cuda_that_does_not_work(monkeypatch, found, reason):
+    monkeypatch.setattr(backend, "cuda_problem", functools.cache(backend.cuda_problem.__wrapped__))
+    monkeypatch.setattr(backend, "_load_cupy", mock.Mock(side_effect=[found]))
+    assert backend.resolve_device("auto") == backend.resolve_device("cpu") == "cpu"
+    tensor = Tensor(1.0)
+    for ask in (backend.resolve_device, tensor.to, lambda device: Tensor(1.0, device=device)):
+        with pytest.raises(RuntimeError, match=f"device 'cuda' cannot be used: {reason}"):
+            ask("cuda")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")

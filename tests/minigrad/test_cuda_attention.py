@@ -40,16 +40,12 @@ def test_equals_the_textbook(case):
         check(ATTENTION[case], "cuda", dtype)
 
 
-def check_one_query(sample, dtype=np.float64):
-    """Without gradients, as in generation."""
-    check(sample, "cuda", dtype, wanted=())
-
-
 @pytest.mark.parametrize("size", [1, 31, 64, 80, 256])
 @pytest.mark.parametrize("keys", [1, 5, 33, 200])
 def test_one_query(keys, size):
+    """Without gradients, as in generation."""
     for dtype in (np.float32, np.float64):
-        check_one_query(attention((2, 3), 1, keys, D=size, Dv=min(size, 40)), dtype)
+        check(attention((2, 3), 1, keys, D=size, Dv=min(size, 40)), "cuda", dtype, wanted=())
 
 
 def test_one_query_with_a_mask_and_shared_heads():
@@ -57,7 +53,7 @@ def test_one_query_with_a_mask_and_shared_heads():
     seen[1] = False
     for options in ({"attn_mask": seen}, {}, {"is_causal": True}):
         sample = attention((2, 9), 1, 37, key_lead=(2, 3), enable_gqa=True, **options)
-        check_one_query(sample)
+        check(sample, "cuda", wanted=())
         assert output(sample, wanted=())[1].any() == ("attn_mask" not in options)
 
 

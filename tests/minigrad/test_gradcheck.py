@@ -382,24 +382,21 @@ def test_random_functions_are_found():
     gradcheck(seeded, random(3, 4))
 
 
-def test_lower_precision_inside_fn_is_named():
-    with pytest.raises(TypeError, match=r"fn turns float64 into float32.*look for a \.to\(\)"):
-        gradcheck(lambda x: x.to(np.float32), random(3))
-
-
-def test_what_is_not_for_gradcheck():
-    with pytest.raises(ValueError, match="no input is a floating-point tensor"):
-        gradcheck(F.tanh, np.arange(3))
-    with pytest.raises(TypeError, match="must return a Tensor or a tuple of Tensors, it returned float"):
-        gradcheck(lambda x: x.data.sum().item(), random(3))
-    with pytest.raises(TypeError, match="fn returns no floating-point Tensor"):
-        gradcheck(lambda x: x > 0, random(3))
-    with pytest.raises(TypeError, match="input 0 .* is complex"):
-        gradcheck(lambda x: x, random(3) + 1j)
-    with pytest.raises(ValueError, match="method must be 'central' or 'complex', got 'forward'"):
-        gradcheck(F.tanh, random(3), method="forward")
-    with pytest.raises(ValueError, match="eps must be > 0, got 0"):
-        gradcheck(F.tanh, random(3), eps=0)
+@pytest.mark.parametrize(
+    ("fn", "x", "options", "error", "message"),
+    [
+        (F.tanh, np.arange(3), {}, ValueError, "no input is a floating-point tensor"),
+        (F.tanh, random(3) + 1j, {}, TypeError, "input 0 .* is complex"),
+        (F.tanh, random(3), {"method": "forward"}, ValueError, "method must be 'central' or 'complex', got 'forward'"),
+        (F.tanh, random(3), {"eps": 0}, ValueError, "eps must be > 0, got 0"),
+        (lambda x: 1.0, random(3), {}, TypeError, "must return a Tensor or a tuple of Tensors, it returned float"),
+        (lambda x: x > 0, random(3), {}, TypeError, "fn returns no floating-point Tensor"),
+        (lambda x: x.to(np.float32), random(3), {}, TypeError, r"fn turns float64 into float32.*look for a \.to\(\)"),
+    ],
+)
+def test_what_is_not_for_gradcheck(fn, x, options, error, message):
+    with pytest.raises(error, match=message):
+        gradcheck(fn, x, **options)
 
 
 def test_an_exception_in_backward_comes_through_with_its_place():

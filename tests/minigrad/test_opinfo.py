@@ -14,7 +14,7 @@ import pytest
 
 import minigrad.functional as F
 from minigrad import Tensor
-from tests.minigrad.test_ops_torch import assert_equal
+from tests.minigrad.test_ops_torch import as_tuple, assert_equal
 
 pytestmark = pytest.mark.oracle("torch")
 
@@ -179,10 +179,6 @@ def ours(value, pairs):
     return replaced(value, converted)
 
 
-def as_list(result):
-    return list(result) if isinstance(result, tuple | list) else [result]
-
-
 class Refused(Exception):
     """PyTorch itself raises for this sample."""
 
@@ -195,12 +191,12 @@ def compare(torch, call_torch, call_ours, sample):
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
-            expected = as_list(call_torch(inputs[0], *inputs[1], **inputs[2]))
+            expected = as_tuple(call_torch(inputs[0], *inputs[1], **inputs[2]))
             seeds = [torch.randn_like(e) if e.requires_grad else None for e in expected]
             expected_gradients = gradients(torch, expected, seeds, [leaf for leaf, _ in pairs])
         except (RuntimeError, NotImplementedError, TypeError) as error:
             raise Refused from error
-        for e, g, seed in zip(expected, as_list(call_ours(x, *args, **kwargs)), seeds, strict=True):
+        for e, g, seed in zip(expected, as_tuple(call_ours(x, *args, **kwargs)), seeds, strict=True):
             assert_equal(g.numpy(), e.detach().numpy())
             if seed is not None and g.requires_grad:
                 g.backward(seed.numpy(), retain_graph=True)

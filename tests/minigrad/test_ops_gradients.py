@@ -16,7 +16,7 @@ import minigrad.functional as F
 from minigrad import Tensor
 from minigrad.gradcheck.check import gradcheck
 from tests.minigrad.strategies import arrays, axes, axis, broadcast_shapes, integers, masks, shapes, side
-from tests.minigrad.test_ops_torch import EQUATIONS, INDICES
+from tests.minigrad.test_ops_torch import EQUATIONS, INDICES, as_tuple
 
 
 def pick(draw, *options):
@@ -489,7 +489,3 @@ def read_only(value, shape):
     array = np.full(shape, value)
     array.flags.writeable = False
     return array
-
-
-def as_tuple(result):
-    return tuple(result) if isinstance(result, tuple) else (result,)

@@ -42,11 +42,6 @@ class ndarray:
     __array_priority__ = 100
     __hash__ = None
 
-    def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
-        if memptr is not None or strides is not None:
-            raise NotImplementedError("the stand-in has no memory pointers")
-        self._host, self.base, self.device = np.empty(shape, _supported(dtype), order), None, current_device()
-
     # --- attributes ---
 
     shape = property(lambda self: self._host.shape)
@@ -57,7 +52,6 @@ class ndarray:
     nbytes = property(lambda self: self._host.nbytes)
     strides = property(lambda self: self._host.strides)
     T = property(lambda self: view(self, self._host.T))
-    mT = property(lambda self: view(self, self._host.mT))
     real = property(lambda self: view(self, self._host.real))
     imag = property(lambda self: view(self, self._host.imag))
     flags = property(lambda self: Flags(self))
@@ -113,14 +107,7 @@ class ndarray:
         counters.synchronise(copies=1)
         return format(self._host.item() if self.ndim == 0 else self._host, spec)
 
-    def __reduce__(self):
-        counters.synchronise(copies=1)
-        return _unpickled, (self._host.copy(),)
-
     # --- copies, views and the rest ---
-
-    def __copy__(self):
-        return wrap(self._host.copy())
 
     def __deepcopy__(self, memo):
         return wrap(self._host.copy())
@@ -144,9 +131,6 @@ class ndarray:
     def view(self, dtype=None, type=None):
         return view(self, self._host.view() if dtype is None else self._host.view(_supported(dtype)))
 
-    def scatter_add(self, slices, value):
-        scatter(self, slices, value, np.add)
-
     # --- indexing ---
 
     def __getitem__(self, index):
@@ -167,18 +151,14 @@ class Flags:
 
     def __init__(self, array):
         self.c_contiguous, self.f_contiguous = array._host.flags.c_contiguous, array._host.flags.f_contiguous
-        self.forc, self.fnc = array._host.flags.forc, array._host.flags.fnc
         self.owndata = array.base is None
-
-    def __getitem__(self, name):
-        return getattr(self, name.lower())
 
 
 class Pointer:
     """The address of an array's first element, on the (imagined) device."""
 
     def __init__(self, array):
-        self.ptr, self.device = array._host.__array_interface__["data"][0], array.device
+        self.ptr = array._host.__array_interface__["data"][0]
         remember(array._host)  # the address may be handed to a kernel
 
 
@@ -202,11 +182,6 @@ def _on_host(value):
     if type(value) in (tuple, list):
         return type(value)(map(_on_host, value))
     return value._host if isinstance(value, ndarray) else value
-
-
-def _unpickled(host):
-    counters.upload()
-    return wrap(host)
 
 
 # --- between the two sides -------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import re
 import types
 
 import numpy as np
@@ -11,8 +10,7 @@ from . import arrays, counters
 
 device_count = 1
 
-SHARED_BYTES = 48 * 1024  # of a block, unless the kernel is allowed more
-MOST_SHARED_BYTES = 227 * 1024  # what it may be allowed, on an H100
+SHARED_BYTES = 48 * 1024  # of a block; a kernel can be allowed more, but none of ours is
 
 
 class CUDARuntimeError(RuntimeError):
@@ -33,9 +31,6 @@ class Device:
 
     def __exit__(self, *exc):
         arrays._devices.pop()
-
-    def __int__(self):
-        return self.id
 
     def __eq__(self, other):
         return isinstance(other, Device) and other.id == self.id
@@ -75,21 +70,16 @@ class RawKernel:
     refuses unless the kernel expects that.
     """
 
-    def __init__(self, code, name, options=(), backend="nvrtc", translate_cucomplex=False, *, jitify=None):
-        self.code, self.name, self.backend = code, name, backend
-        self.defines = "".join(_define(option) for option in options)
-        self.max_dynamic_shared_size_bytes = SHARED_BYTES
+    def __init__(self, code, name):
+        self.code, self.name = code, name
 
     def __call__(self, grid, block, args, *, shared_mem=0):
         from tests.cuda_emulation.run import launch
 
-        if self.max_dynamic_shared_size_bytes > MOST_SHARED_BYTES:
-            raise CUDARuntimeError(f"{self.name}: no GPU shares {self.max_dynamic_shared_size_bytes} bytes")
-        if shared_mem > self.max_dynamic_shared_size_bytes:
-            wanted = f"{shared_mem} bytes of shared memory, {self.max_dynamic_shared_size_bytes} allowed"
-            raise CUDARuntimeError(f"{self.name}: {wanted}; set kernel.max_dynamic_shared_size_bytes")
+        if shared_mem > SHARED_BYTES:
+            raise CUDARuntimeError(f"{self.name}: {shared_mem} bytes of shared memory, {SHARED_BYTES} allowed")
         arrays.device_arrays(*args)
-        launch(self.defines + self.code, self.name, grid, block, [self._host(arg) for arg in args], shared_mem)
+        launch(self.code, self.name, grid, block, [self._host(arg) for arg in args], shared_mem)
 
     def _host(self, arg):
         if isinstance(arg, arrays.ndarray):
@@ -98,8 +88,3 @@ class RawKernel:
             raise TypeError(f"{self.name}: Unsupported type <class 'numpy.ndarray'>, which is not on the device")
         passed_as = {bool: np.bool_, int: np.int64, float: np.float64, complex: np.complex128}
         return passed_as[type(arg)](arg) if type(arg) in passed_as else arg
-
-
-def _define(option):
-    found = re.match(r"(?:-D|--define-macro=)\s*(\w+)(?:=(.*))?$", option)
-    return f"#define {found[1]} {found[2] or 1}\n" if found else ""

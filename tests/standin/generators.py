@@ -38,16 +38,9 @@ for _name, _parameters in NAMES["generator"].items():
 _default = np.random.default_rng(0)
 
 
-def default_rng(seed=None):
-    """A generator with its own stream."""
-    return Generator(Philox4x3210(seed))
-
-
 def sample(size=None):
     """Numbers in [0, 1)."""
     return wrap(_default.random(size))
 
 
-random = types.SimpleNamespace(
-    Generator=Generator, Philox4x3210=Philox4x3210, default_rng=default_rng, random=sample, random_sample=sample
-)
+random = types.SimpleNamespace(Generator=Generator, Philox4x3210=Philox4x3210, random=sample)
