@@ -1,6 +1,7 @@
 """A whole GPT or Llama, quantized: what it computes, what is counted, what is refused, and its folder."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -63,8 +64,12 @@ def logits(model, ids=IDS):
         return model(ids).data
 
 
-@pytest.mark.parametrize("model", [small_gpt(), small_llama(), small_gpt(norm="post")], ids=["gpt", "llama", "post"])
-def test_the_parts_are_there_under_these_names(model):
+@pytest.mark.cpu_only("models are quantized, and so calibrated, on the CPU")
+@pytest.mark.parametrize(
+    "make", [small_gpt, small_llama, partial(small_gpt, norm="post")], ids=["gpt", "llama", "post"]
+)
+def test_the_parts_are_there_under_these_names(make):
+    model = make()
     assert architecture_of(model.config) is type(model)
     modules = dict(model.named_modules())
     assert modules[model.names.embedding] is model.embedding and type(model.embedding) is nn.Embedding
