@@ -132,8 +132,9 @@ def grpo_loss(
 
     k3 = ρ/π - 1 - ln(ρ/π) estimates the KL divergence, with the token's probabilities π under the policy and ρ under
     the reference. Over tokens that the policy writes, the mean of -ln(ρ/π) is the divergence, by definition. The mean
-    of ρ/π is Σ π ρ/π = Σ ρ = 1, so ρ/π - 1 adds 0 on average; but with it, no single k3 is negative (`estimated_kl`).
-    The penalty is a part of the loss, where PPO subtracts it from the reward.
+    of ρ/π is Σ π ρ/π = Σ ρ = 1, so ρ/π - 1 adds 0 on average; but with it, no single k3 is negative, because ln x is
+    at most x - 1. (It is the third of three estimators, k1 to k3: `estimated_kl`.) The penalty is a part of the loss,
+    where PPO subtracts it from the reward.
 
     Two tokens have become more likely, from 0.5 to 0.9, so both ratios are 1.8. The weights are 0.5. The first token,
     of a good answer, is clipped: -0.5 min(1.8, 1.2) = -0.6. The second is not: -0.5 min(-1.8, -1.2) = 0.9.

@@ -24,7 +24,7 @@ usually equal and one of their weights is rounded down, the other one should be 
 *The correction* (equation 2 of the paper). The weights before q are rounded already and stay as they are. Let d be the
 change of the weights from q on: its first element is -e, the others are free. Let H_q = H[q:, q:] be the rows and
 columns of H that belong to them. d H_q dᵀ is smallest where its derivative by each free element is 0. The derivatives
-are the elements of 2 d H_q, so only the first of these can differ from 0. Call it 2 λ:
+are the elements of 2 d H_q. All but the first, which belongs to -e, are 0. Call the first one 2 λ:
 
     d H_q = (λ, 0, ..., 0)
     d     = (λ, 0, ..., 0) H_q⁻¹ = λ · (first row of H_q⁻¹)
@@ -33,7 +33,9 @@ are the elements of 2 d H_q, so only the first of these can differ from 0. Call 
 
     d = -e · (first row of H_q⁻¹) / (first element of H_q⁻¹)
 
-The corrections before this one may be ignored: they left a derivative of 0 for every weight that is not yet rounded.
+What earlier columns have changed need not enter here. The sum is quadratic, so its derivative by a free weight is that
+of the change so far plus that of d. Each earlier correction has made the first of the two 0, for every weight after its
+column, so only the second counts.
 
 An inverse for every q would be expensive. `inverse_factor` computes one matrix U that contains the first rows of all of
 them, and `round_columns` is the method itself. Below them is what a whole weight needs: groups of columns with their

@@ -4,8 +4,8 @@
 
 Trained weights are distributed like a bell curve, so equally spaced levels waste codes on its thin ends. NF4's 16
 levels are quantiles of the normal distribution instead: they are placed so that each one stands for about the same
-share of the area under the bell, 1/15 to 1/17. They are crowded around 0 and far apart at the ends. The 4 bits of a
-weight are the number of its level, 0 to 15.
+share of the area under the bell, 6 to 7 %. They are crowded around 0 and far apart at the ends. The 4 bits of a weight
+are the number of its level, 0 to 15.
 
 *Double quantization* also quantizes the scales. With blocks of 64 numbers, a float32 scale costs 32 / 64 = 0.5 bit per
 number. Most scales are close to each other, so their mean is subtracted and the rest is stored in 8 bits, in blocks of

@@ -98,7 +98,7 @@ class Sampling:
             kth = logits.size - self.top_k
             tokens = np.flatnonzero(logits >= np.partition(logits, kth)[kth])  # more than k if several are equal to it
 
-        # temperature, in the softmax. The largest logit is subtracted: then e^x does not overflow.
+        # softmax(logits / temperature). Subtracting the largest logit does not change it, and e^x cannot overflow.
         kept = logits[tokens].astype(np.float64)
         with np.errstate(over="ignore"):  # with a tiny temperature all other tokens may become -inf
             probs = np.exp((kept - kept.max()) / self.temperature)

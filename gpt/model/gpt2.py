@@ -143,7 +143,8 @@ class Transformer(nn.Module):
 
     def forward(self, ids: Array, cache: KVCache | None = None, attention_mask: Array | None = None) -> Tensor:
         positions, mask = positions_and_mask(ids, cache, attention_mask, self.config.block_size)
-        # positions (T): 0, 1, ..., T - 1; with a cache they start at its length
+        # positions (T): 0, 1, ..., T - 1; with a cache they start at its length. Without them, the model could not tell
+        # the order of earlier tokens: attention averages, and an average does not depend on the order.
         x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C): what the token is, plus where it is
         for layer, block in enumerate(self.h):
             x = block(x, layer, cache, mask)  # (B, T, C)

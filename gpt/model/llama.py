@@ -5,7 +5,8 @@ models". Llama 1, 2 and 3 have this shape, and so do TinyLlama and SmolLM2.
     LayerNorm               RMSNorm                    subtracting the mean is not needed: cheaper, and as good
     learned positions       rotary positions           attention sees distances; nothing is learned or stored
     GELU between 2 layers   SwiGLU among 3 layers      a gate, computed from the token, decides what passes
-    a key head per query    grouped-query attention    fewer heads of keys and values: a smaller KV cache
+    a key head per          grouped-query attention    fewer heads of keys and values: a smaller KV cache
+      query head
 
     RMSNorm(x) = x / sqrt(mean(x²) + eps) * weight     over a token's C numbers; Zhang & Sennrich 2019
     rotary positions                                   `rotations` below; Su et al. 2021

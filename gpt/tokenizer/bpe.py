@@ -39,8 +39,8 @@ def learn_merges_textbook(word_counts: dict[bytes, int], wanted: int) -> list[Pa
     """Learn merges: again and again, join the most frequent pair. Ties go to the lexicographically greatest pair.
 
     Any rule for ties would do that does not depend on the order of the words: the same corpus then always gives the
-    same merges. `learn_merges` in bpe_training.py learns the same merges faster: here each round counts all pairs
-    again, there only those in words that the last merge has changed.
+    same merges. `learn_merges` in bpe_training.py learns the same merges faster: it counts pairs again only in the
+    words that the last merge has changed.
     """
     words = {word: single_bytes(word) for word in word_counts}  # each word, and its tokens so far
     merges: list[Pair] = []

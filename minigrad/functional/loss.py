@@ -76,8 +76,12 @@ def cross_entropy(
     likely classes, either one is a surprise of ln 2:
 
     >>> import numpy as np
-    >>> cross_entropy(np.array([[0.0, 0.0]]), np.array([1])).item() == math.log(2)
-    True
+    >>> from minigrad import Tensor
+    >>> logits = Tensor(np.array([[0.0, 0.0]]), requires_grad=True)  # softmax is (0.5, 0.5)
+    >>> loss = cross_entropy(logits, np.array([1]))
+    >>> loss.backward()
+    >>> loss.item() == math.log(2), logits.grad  # (0.5, 0.5) - (0, 1)
+    (True, array([[ 0.5, -0.5]]))
 
     Rows whose target is `ignore_index` do not count (-100 is PyTorch's default: no class has this number). reduction:
     "mean", "sum", or "none" for a loss per row. For other shapes, class weights, probabilities as targets and label

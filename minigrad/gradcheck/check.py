@@ -3,15 +3,19 @@
     (f(x + h) - f(x - h)) / 2h = f'(x) + O(h²)
 
 `numeric_gradient` is this formula, for each element of x. `gradcheck` does the same for functions with several inputs
-and outputs, whose derivatives form a matrix, the Jacobian. Backward gives its rows (jacobian.py), and differences give
-its columns (differences.py). If the two differ, diagnosis.py finds out why, and report.py says it. Stanford's CS231n,
-"Gradient checks", describes the method.
+and outputs, whose derivatives form a matrix, the Jacobian:
+
+    f(x, y) = (x y, x + y)        J = [y  x]        row 0 is what backward gives for dout = (1, 0)
+                                      [1  1]        column 0 is how both outputs change if x is moved
+
+Backward gives its rows (jacobian.py), and differences give its columns (differences.py). If the two differ,
+diagnosis.py finds out why, and report.py says it. Stanford's CS231n, "Gradient checks", describes the method.
 
 A kink is a point where the slope jumps. At 0, for example, the slope of relu(x) is 0 on the left and 1 on the right.
 There is no derivative at a kink, and backward may return any number between the two slopes.
 
-The step h = 6e-6 is a compromise. The formula's own error is about h², and float64's rounding adds about 1e-16 / h: at
-h = (1e-16)^(1/3), about 6e-6 with the constants, the two are equal, and ten digits are right.
+The step h = 6e-6 is a compromise. The formula's own error is about h², and rounding adds about ε / h, where ε = 2.2e-16
+is the precision of float64. At h = ε^(1/3) = 6e-6 the two are equal, and ten digits are right.
 """
 
 from __future__ import annotations
@@ -72,8 +76,8 @@ def gradcheck(
     |x| has none, "central" takes its place, with a note in the report.
 
     With up to 200 output and 1000 input elements the whole Jacobian is compared. Larger ones would take too long:
-    there, a sum of all outputs with random weights takes the place of the outputs, and moving all elements of an input
-    by random amounts that of moving each. At a kink (relu at 0, equal maxima) any slope between the left and the right
+    there, sums of all outputs with random weights are compared instead of the outputs, and all elements of an input are
+    moved at once, by random amounts. At a kink (relu at 0, equal maxima) any slope between the left and the right
     one passes, and the report lists the kink.
 
     >>> import minigrad.functional as F
