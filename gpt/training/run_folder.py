@@ -58,6 +58,8 @@ def settings_of(config_class: Any, out_dir: str) -> Any:
     Raises CheckpointError if there is no run, or if it is a run of another stage.
     """
     extra = load_state(out_dir).get("extra", {})
+    if not isinstance(extra, dict):
+        raise CheckpointError(f"the checkpoint in {out_dir} is of another version: its settings are {shortened(extra)}")
     wanted, found = getattr(config_class, "stage", None), extra.get("stage")
     if found != wanted:
         kind = "of pretraining" if found is None else f"of the stage {found!r}"
