@@ -5,15 +5,30 @@ import functools
 import io
 import json
 import sys
+from unittest import mock
 
 import pytest
 
+from minigrad.kernels.cpu import threads
 from scripts import reward
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import save_model
 from tests.scripts.preference_files import write_model, write_pairs, write_questions
 from tests.scripts.running import output_of, write_text
 from tests.scripts.runs import run_on
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread(request):
+    """Small runs take one thread, because those of two test workers would wait for each other for a core.
+
+    test_train_script.py compares runs, bit for bit, with runs in processes of their own, which take all cores.
+    """
+    if request.module.__name__.endswith("test_train_script"):
+        yield
+        return
+    with mock.patch.multiple(threads, _pool=None, _workers=1, usable_cores=lambda: 1):
+        yield
 
 
 @pytest.fixture(scope="session")
