@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +89,8 @@ def save_adapter(model: nn.Module, folder: StrPath, base_name: str = "") -> None
     write_text(folder / CONFIG, json.dumps(settings, indent=2) + "\n")  # last: with it the adapter is complete
 
 
-def _short_names(model: nn.Module, layers: Iterable[str]) -> tuple[str, ...]:
+def _short_names(model: nn.Module, layers: Collection[str]) -> tuple[str, ...]:
     """The last parts of the layers' names, such as "c_attn", if they match only these layers; else the full names."""
-    layers = list(layers)
     last = tuple(dict.fromkeys(name.rpartition(".")[2] for name in layers))
     return last if set(full_names(model, last)) == set(layers) else tuple(layers)
 
@@ -132,7 +131,10 @@ def load_adapter(model: nn.Module, folder: StrPath, check_base: bool = True) -> 
     folder = Path(folder)
     settings = _read_settings(folder)
     config = from_peft(settings, str(folder / CONFIG))
-    with SafetensorsFile(_weights_path(folder)) as file:
+    pickle = folder / "adapter_model.bin"
+    if pickle.exists() and not (folder / WEIGHTS).exists():
+        raise AdapterError(f"{pickle} is a pickle, which can run code; save the adapter as {WEIGHTS}")
+    with SafetensorsFile(folder / WEIGHTS) as file:
         # PEFT lists the heads of several kinds of models there, "classifier" beside "score".
         present = tuple(found for name in config.modules_to_save for found in _peft_finds(model, name))
         if settings.get("ensure_weight_tying"):  # then PEFT also trains the modules that share a weight with these
@@ -161,13 +163,6 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         return read_json(folder / CONFIG)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"there is no adapter in {folder}: {CONFIG} is missing") from None
-
-
-def _weights_path(folder: Path) -> Path:
-    pickle = folder / "adapter_model.bin"
-    if pickle.exists() and not (folder / WEIGHTS).exists():
-        raise AdapterError(f"{pickle} is a pickle, which can run code; save the adapter as {WEIGHTS}")
-    return folder / WEIGHTS
 
 
 def _adapted_layers(model: nn.Module, config: LoRAConfig, file: SafetensorsFile) -> list[str]:

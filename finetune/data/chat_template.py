@@ -161,10 +161,9 @@ class ChatTemplate:
     def default_system(self) -> str | None:
         """The system message that the template adds to conversations that have none; None if it adds nothing."""
         question = Message(role="user", content="?")
+        mark = "\U000f0000"  # a character that no template writes
         try:
-            before, _, after = self.render([Message(role="system", content="\U000f0000"), question]).partition(
-                "\U000f0000"
-            )
+            before, _, after = self.render([Message(role="system", content=mark), question]).partition(mark)
             text = self.render([question])
         except ValueError:  # there are templates without system messages
             return None

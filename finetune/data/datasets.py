@@ -376,9 +376,8 @@ class ShuffledBatches(Generic[T]):
     def __next__(self) -> Any:
         places = range(self.taken, self.taken + self.batch_size)
         self.taken += self.batch_size
-        return self.collate(
-            [self.items[self._order(place // len(self.items))[place % len(self.items)]] for place in places]
-        )
+        n = len(self.items)
+        return self.collate([self.items[self._order(place // n)[place % n]] for place in places])
 
     def _order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.items))

@@ -116,6 +116,11 @@ def instruction_tasks(split: Split, n: int, seed: int = 0) -> list[TaskItem]:
     return [_item(rng, split, types[i % len(types)]) for i in range(n)]
 
 
+def instruction_examples(split: Split, n: int, seed: int = 0) -> list[Example]:
+    """The questions of `instruction_tasks` with their answers, as conversations to learn from."""
+    return [item.example() for item in instruction_tasks(split, n, seed)]
+
+
 def _item(rng: np.random.Generator, split: Split, task: str) -> TaskItem:
     words = _different_words(rng, split, 3)
     listed = words[: rng.integers(2, 4)]

@@ -105,7 +105,7 @@ def scale_block(
             continue
         its = moments[shared.layers[0]]
         together = np.concatenate([layer.weight.data for layer in layers])  # (outputs of all, I)
-        scales, alpha = search_scales(together, its.hessian, its.mean_magnitude, rounding)
+        scales, alpha = search_scales(together, its.hessian, its.magnitude / its.count, rounding)
         for name, layer in zip(shared.layers, layers):
             _set(layer.weight, layer.weight.data * scales)
             alphas[name] = alpha

@@ -7,7 +7,7 @@ and which of them are correlated, and the mean of |x|. Both are sums, so the inp
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,6 @@ class InputMoments:
         self.magnitude = np.zeros(size, np.float32)
         self.count = 0
 
-    @property
-    def mean_magnitude(self) -> np.ndarray:
-        """Mean |x| (I)."""
-        return self.magnitude / max(self.count, 1)
-
     def add(self, x: np.ndarray) -> None:
         """Add inputs (..., I) to the sums."""
         flat = x.reshape(-1, x.shape[-1])
@@ -49,7 +44,8 @@ class Reader:
 
     @no_grad()
     def __init__(self, model: StructuredModel, ids: np.ndarray):
-        self.batch = max(1, BATCH_TOKENS // ids.shape[1])
+        rows_at_once = max(1, BATCH_TOKENS // ids.shape[1])
+        self.batches = [slice(start, start + rows_at_once) for start in range(0, len(ids), rows_at_once)]
         self.hidden = np.empty((*ids.shape, model.config.n_embd), next(model.body.parameters()).dtype)
         self.block_arguments: tuple[Any, ...] = ()  # the same for all blocks, as without a cache
 
@@ -58,7 +54,7 @@ class Reader:
             raise _Enough
 
         with hooked(model, {model.names.block(0): keep}):
-            for rows in self._batches():
+            for rows in self.batches:
                 with contextlib.suppress(_Enough):
                     model.body(ids[rows])
 
@@ -78,7 +74,7 @@ class Reader:
             return hook
 
         with hooked(block, {layers[0]: counting(layers[0]) for layers, _ in inputs}):
-            for rows in self._batches():
+            for rows in self.batches:
                 with contextlib.suppress(_Enough):
                     block(Tensor(self.hidden[rows]), *self.block_arguments)
         return moments
@@ -86,12 +82,8 @@ class Reader:
     @no_grad()
     def pass_through(self, block: nn.Module) -> None:
         """Replace the hidden states by the output of `block`, the input of the next block."""
-        for rows in self._batches():
+        for rows in self.batches:
             self.hidden[rows] = block(Tensor(self.hidden[rows]), *self.block_arguments).data
-
-    def _batches(self) -> Iterator[slice]:
-        for start in range(0, len(self.hidden), self.batch):
-            yield slice(start, start + self.batch)
 
 
 def check_ids(ids: Any, config: Any) -> None:

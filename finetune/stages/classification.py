@@ -92,8 +92,7 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     model.train()
     with run:
         for batches in run.batches(stream, validate):
-            step = training_step(model, batches, classification_loss, optimizer, schedule, max_norm, run.gradients)
-            run.record(step)
+            run.record(training_step(model, batches, classification_loss, optimizer, schedule, max_norm, run.gradients))
 
     if not run.interrupted:
         after = validate()
@@ -155,8 +154,7 @@ def load_data(data: str, seed: int) -> tuple[list[Labelled], list[Labelled]]:
     if data == QUESTIONS:
         return question_texts("train", 2000, seed), question_texts("test", 400, seed)
     texts = read_labelled(data)
-    order = np.random.default_rng(seed).permutation(len(texts))
-    texts = [texts[i] for i in order]
+    texts = [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
     held_out = max(len(texts) // 5, 1)
     if len(texts) < 4:
         raise ValueError(f"{data} has {len(texts)} texts: too few to learn from some and test on others")

@@ -89,8 +89,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     model.train()
     with run:
         for batches in run.batches(stream, validate):
-            step = training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradients)
-            run.record(step)
+            run.record(training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradients))
 
     if not run.interrupted:
         judge.show_change()
@@ -107,11 +106,9 @@ def _referenced_pairs(model: LanguageModel, tokenizer: Tokenizer, config: DPOCon
         pairs, shortened = encode_pairs(preferences, ChatTemplate(tokenizer), model.config.block_size)
         if shortened:
             show(f"{name}: {shortened:,} pairs were too long: oldest turns left out, or the replies' ends cut")
-        replies = [(pair.chosen, pair.rejected) for pair in with_reference(model, pairs, config.batch_size)]
-        parts.append(
-            [
-                dataclasses.replace(p, ref_chosen_logps=chosen.reference, ref_rejected_logps=rejected.reference)
-                for p, (chosen, rejected) in zip(preferences, replies, strict=True)
-            ]
-        )
+        referenced = [
+            dataclasses.replace(p, ref_chosen_logps=pair.chosen.reference, ref_rejected_logps=pair.rejected.reference)
+            for p, pair in zip(preferences, with_reference(model, pairs, config.batch_size), strict=True)
+        ]
+        parts.append(referenced)
     return parts

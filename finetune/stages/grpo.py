@@ -254,8 +254,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     show(f"data: {learned} to learn from, {len(held_out):,} questions to test on, such as {items[0].prompt}")
     run.explain_columns(CONTROL_COLUMNS if config.control else COLUMNS, shown=None if config.control else SHOWN_METRICS)
     # What the model can do before training: to be compared with what it can do afterwards.
-    form = score_answers(items[:1], [[""] * SAMPLES])
-    before = run.keep("before", lambda: exam.scores(items), like=form)
+    before = run.keep("before", lambda: exam.scores(items), like=score_answers(items[:1], [[""] * SAMPLES]))
     replies = run.keep("replies", lambda: exam.replies(items), like={item.prompt: "" for item in items[:SHOWN]})
 
     def validate() -> dict[str, float]:
@@ -319,8 +318,7 @@ def _starting_model(run: Run, config: GRPORunConfig, worked: Sequence[Example]) 
         return load_model(config.init_from, trainable=True)
     model, tokenizer = worked_model(worked, config.seed, config.sft_steps)
     # It is kept as it is before the first step: other runs can start from it, and a KL penalty needs it.
-    run.write_at_start(lambda: tokenizer.save(_start(config)))
-    run.write_at_start(lambda: save_checkpoint(_start(config), model))
+    run.write_at_start += [lambda: tokenizer.save(_start(config)), lambda: save_checkpoint(_start(config), model)]
     return model, tokenizer
 
 

@@ -20,6 +20,7 @@ from gpt.training import folder_lock
 from gpt.training.batches import open_tokens
 from gpt.training.checkpoint import has_checkpoint, load_state, remove_checkpoint, writing
 from gpt.training.loading import load_model
+from gpt.training.log import read_log
 from gpt.weights import hub
 
 from ..evaluation.report import COLUMNS, measure, show_samples, show_table
@@ -83,19 +84,13 @@ def _measured(name: str, notes: Notes, config: PipelineConfig) -> dict[str, Any]
     """The table row of a stage. A reward model generates no text, so its row is its accuracy."""
     folder = notes.folder / name
     if name == "reward":
-        return {"note": reward_note(folder)}
+        accuracy = [row["accuracy"] for row in read_log(folder / "log.jsonl") if "val_loss" in row][-1]
+        return {"note": f"prefers the better of two replies in {accuracy:.1%} of held-out pairs"}
     reference = None if name in ("pretrained", "sft") else load_model(notes.folder / "sft")[0]
     model, tokenizer = load_model(folder / MERGED if (folder / MERGED).exists() else folder)
     tokens = open_tokens(notes.folder / "pretrained" / "data" / "val.bin")
     questions = SHORT_QUESTIONS if config.short or config.init_from is not None else QUESTIONS
     return measure(model, tokenizer, reference, tokens, config.seed, questions)
-
-
-def reward_note(folder: Path) -> str:
-    """The accuracy of a finished reward model, from its log."""
-    rows = [json.loads(line) for line in read_text(folder / "log.jsonl").splitlines()]
-    accuracy = [row["accuracy"] for row in rows if "val_loss" in row][-1]
-    return f"prefers the better of two replies in {accuracy:.1%} of held-out pairs"
 
 
 # --- what has been done -----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from gpt.training.training_config import TrainingConfig
 
 from ..data import pairs
 from ..data.datasets import Example, write_jsonl
-from ..data.tasks import instruction_tasks, preference_pairs
+from ..data.tasks import instruction_examples, preference_pairs
 from ..quantization import QuantizationConfig, quantize
 from ..quantization.folder import save_quantized
 from .adaptation import AdaptationConfig, merge_run, train_adaptation
@@ -166,8 +166,7 @@ def _take_over(source: str, folder: str, amount: Amount, seed: int) -> bool:
     prepare(text, tokenizer, Path(folder) / "data", validation_fraction=0.9)
     out_dir = Path(folder).parent
     if amount.examples is not None:
-        examples = [item.example() for item in instruction_tasks("train", amount.examples, seed)]
-        write_jsonl(out_dir / "conversations.jsonl", examples)
+        write_jsonl(out_dir / "conversations.jsonl", instruction_examples("train", amount.examples, seed))
         write_jsonl(out_dir / "pairs.jsonl", preference_pairs("train", amount.examples, seed))
     _make_room(Path(folder))
     save_checkpoint(folder, model, state={"seconds": 0.0})

@@ -39,7 +39,7 @@ from minigrad.backend import to_numpy
 from ..data.chat_template import ChatTemplate, without_oldest_turn
 from ..data.datasets import Example, ShuffledBatches, encode_items, read_examples, read_preferences
 from ..data.pairs import encode_pairs
-from ..data.tasks import TASKS, TaskItem, instruction_tasks
+from ..data.tasks import TASKS, TaskItem, instruction_examples, instruction_tasks
 from ..evaluation.answering import Reply
 from ..evaluation.judge import Judge, qualities, shares
 from ..evaluation.reward_hacking import plot_reinforcement
@@ -281,10 +281,7 @@ def checked_reward_model(folder: str, tokenizer: Tokenizer, block_size: int) -> 
 def load_questions(data: str, seed: int) -> tuple[list[Example], list[Example]]:
     """Conversations to answer, for training and for tests. Answers that they contain are not used."""
     if data == TASKS:
-        return (
-            [item.example() for item in instruction_tasks("train", TRAIN_ITEMS, seed + 1)],
-            [item.example() for item in instruction_tasks("test", TEST_ITEMS, seed)],
-        )
+        return instruction_examples("train", TRAIN_ITEMS, seed + 1), instruction_examples("test", TEST_ITEMS, seed)
     examples = read_examples(data)
     held_out = max(len(examples) // 10, 1)
     return examples[:-held_out] or examples, examples[-held_out:]

@@ -79,8 +79,7 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     with run:
         for batches in run.batches(stream, lambda: _validate(model, tests, config.batch_size)):
             # run.gradients: one backward pass, unless the settings want accumulation, low precision or a team.
-            step = training_step(model, batches, reward_batch_loss, optimizer, schedule, max_norm, run.gradients)
-            run.record(step)
+            run.record(training_step(model, batches, reward_batch_loss, optimizer, schedule, max_norm, run.gradients))
 
     if not run.interrupted:
         _show_replies(tokenizer, shown, before, _scores(model, shown))

@@ -24,7 +24,7 @@ from gpt.training.training_step import training_step
 from ..data.chat_template import ChatTemplate, add_chat_tokens
 from ..data.datasets import Example, ShuffledBatches, batches_of, hold_out, read_examples
 from ..data.mask_view import mask_as_text
-from ..data.tasks import TASKS, TaskItem, instruction_tasks
+from ..data.tasks import TASKS, TaskItem, instruction_examples, instruction_tasks
 from ..evaluation.answering import (
     SHOWN,
     ask,
@@ -91,8 +91,7 @@ def train_sft(run: Run, config: SFTConfig) -> None:
         for batches in run.batches(
             stream, lambda: validate_answers(model, tokenizer, tests, asked, config.batch_size)
         ):
-            step = training_step(model, batches, sft_loss, optimizer, schedule, max_norm, run.gradients)
-            run.record(step)
+            run.record(training_step(model, batches, sft_loss, optimizer, schedule, max_norm, run.gradients))
 
     if not run.interrupted:
         _show_change(before, _measure(model, tokenizer, items, held_out), held_out)
@@ -145,10 +144,7 @@ def _show_change(before: dict[str, Any], after: dict[str, Any], held_out: Sequen
 def load_data(data: str, seed: int) -> tuple[list[Example], list[Example]]:
     """Training and test conversations: the built-in ones of a seed, or those of a file with the last tenth held out."""
     if data == TASKS:
-        return (
-            [item.example() for item in instruction_tasks("train", TRAIN_ITEMS, seed)],
-            [item.example() for item in instruction_tasks("test", TEST_ITEMS, seed)],
-        )
+        return instruction_examples("train", TRAIN_ITEMS, seed), instruction_examples("test", TEST_ITEMS, seed)
     return hold_out(read_examples(data), data, "conversation")
 
 

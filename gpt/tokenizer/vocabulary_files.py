@@ -206,8 +206,7 @@ def vocabulary_of_gguf(metadata: Mapping[str, Any], name: str = "the GGUF file")
     added = {token: ids[token] for token, kind in zip(tokens, kinds) if kind in _GGUF_SPECIAL}
     pattern = GGUF_PATTERNS[pre]
     vocabulary = assemble(ids, entries("ggml.merges", str), added, roles, name, ignore_merges=pattern == "llama3")
-    template = entry("chat_template", str)
-    return vocabulary._replace(pattern=pattern, around=(begin, end), chat_template=template)
+    return vocabulary._replace(pattern=pattern, around=(begin, end), chat_template=entry("chat_template", str))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

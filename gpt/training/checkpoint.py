@@ -385,7 +385,7 @@ def _load(folder: Path, with_optimizer: bool, kinds: Iterable[ModelKind]) -> Che
             with errors_at(f"{paths[CONFIG]} describes no model that can be loaded", CheckpointError):
                 model = kind.build(config, file.shapes)
             _fill(model, kind, file)
-        moments = dict(_arrays(paths[MOMENTS])) if MOMENTS in paths else None
+        moments = _arrays(paths[MOMENTS]) if MOMENTS in paths else None
     except (SafetensorsError, OSError) as error:
         raise CheckpointError(str(error)) from None
     optimizer_state = None if moments is None else _put_together(record["optimizer"], moments, record_path)
@@ -471,10 +471,9 @@ def _read(file: SafetensorsFile, name: str, out: Array) -> np.ndarray:
     return array
 
 
-def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _arrays(path: Path) -> dict[str, np.ndarray]:
     with SafetensorsFile(path) as file:
-        for name in file.entries:
-            yield name, file.read(name)
+        return {name: file.read(name) for name in file.entries}
 
 
 def _put_together(settings: Any, moments: dict[str, np.ndarray], path: Path) -> dict[str, Any]:

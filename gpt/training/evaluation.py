@@ -169,12 +169,13 @@ def token_losses(model: Any, ids: np.ndarray, stride: int | None = None) -> np.n
     the work.
     """
     losses = np.empty(len(ids) - 1)
+    windows = list(sliding_windows(len(losses), model.config.block_size, stride))  # all of the same length
+    at_once = math.ceil(TOKENS_AT_ONCE / model.config.block_size)
     with evaluating(model), progress_bar(len(losses), "reading", "token") as bar:
-        for windows in _batches_of_windows(len(losses), model.config.block_size, stride):
-            rows = [ids[start : stop + 1] for start, stop, _ in windows]
-            inputs = np.stack(rows)  # (B, T + 1)
+        for part in (windows[i : i + at_once] for i in range(0, len(windows), at_once)):
+            inputs = np.stack([ids[start : stop + 1] for start, stop, _ in part])  # (B, T + 1)
             found = to_numpy(model.loss(inputs[:, :-1], inputs[:, 1:], reduction="none").data)  # (B, T)
-            for row, (_, stop, counted) in zip(found, windows, strict=True):
+            for row, (_, stop, counted) in zip(found, part, strict=True):
                 losses[stop - counted : stop] = row[-counted:]
                 bar.update(counted)
     return losses
@@ -215,13 +216,6 @@ def sliding_windows(n: int, block: int, stride: int | None = None) -> Iterator[t
         counted = min(stride, n - stop)
         stop += counted
         yield stop - block, stop, counted
-
-
-def _batches_of_windows(n: int, block: int, stride: int | None) -> Iterator[list[tuple[int, int, int]]]:
-    """The windows, which have the same length, in batches."""
-    windows, rows = list(sliding_windows(n, block, stride)), math.ceil(TOKENS_AT_ONCE / block)
-    for i in range(0, len(windows), rows):
-        yield windows[i : i + rows]
 
 
 # --- simple models to compare with ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -119,12 +120,10 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     with open_regular(path) as file:
         text = file.read().decode("utf-8", errors="replace")
     for line in text.splitlines():
-        try:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
             row = json.loads(line)
             row["step"] + 0
-        except (ValueError, TypeError, KeyError):
-            continue
-        rows.append(row)
+            rows.append(row)
     return rows
 
 

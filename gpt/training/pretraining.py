@@ -128,8 +128,7 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
     model.train()
     with run:
         for batches in run.batches(stream, validate):
-            step = training_step(model, batches, language_model_loss, optimizer, schedule, max_norm, run.gradients)
-            run.record(step)
+            run.record(training_step(model, batches, language_model_loss, optimizer, schedule, max_norm, run.gradients))
             if run.is_time_to_sample:
                 show_sample(model, tokenizer, config.sample_prompt, config.sample_tokens, config.seed)
     if not run.interrupted:

@@ -112,7 +112,7 @@ class Run:
         self.saved_step: int | None = None
         self.interrupted = False
         self._checkpoint: Checkpoint | None = None
-        self._write_at_start: list[Callable[[], Any]] = []
+        self.write_at_start: list[Callable[[], Any]] = []  # called when the loop of a new run begins: all checks passed
 
     # --- before the loop: what is made for a new run, and found in the folder of a resumed one ---
 
@@ -126,7 +126,7 @@ class Run:
         self.kind = kind
         if self.is_new:
             self.model, tokenizer = make()
-            self.write_at_start(lambda: tokenizer.save(self.out_dir))
+            self.write_at_start.append(lambda: tokenizer.save(self.out_dir))
         else:
             self._checkpoint = load_checkpoint(self.out_dir, kind=kind)
             self.model, tokenizer = self._checkpoint.model, Tokenizer.load(self.out_dir)
@@ -147,7 +147,7 @@ class Run:
             return [read(path) for path in paths]
         made = list(make())
         for path, items in zip(paths, made, strict=True):
-            self.write_at_start(partial(write_json_lines, path, [item.as_json() for item in items]))  # type: ignore[attr-defined]
+            self.write_at_start.append(partial(write_json_lines, path, [item.as_json() for item in items]))  # type: ignore[attr-defined]
         return made
 
     def keep(self, name: str, make: Callable[[], T], like: Any = None) -> T:
@@ -162,10 +162,6 @@ class Run:
             if like is not None:
                 check_like(self.extra[name], like, f"the state's {name}")
         return self.extra[name]
-
-    def write_at_start(self, write: Callable[[], Any]) -> None:
-        """Call `write()` when the loop of a new run begins: by then all checks have passed."""
-        self._write_at_start.append(write)
 
     def explain_columns(self, columns: str, unit: str = "tokens", shown: tuple[str, ...] | None = None) -> None:
         """Show what the columns mean. unit: what is counted. shown: the metrics to print; log.jsonl has all."""
@@ -360,7 +356,7 @@ class Run:
 
     def _write_beginning(self) -> None:
         claim(self.out_dir)
-        for write in self._write_at_start:
+        for write in self.write_at_start:
             write()
 
     def restore(self, checkpoint: Checkpoint) -> None:
