@@ -12,6 +12,7 @@ from finetune.data.datasets import Preference
 from gpt import GPT, GPTConfig, Tokenizer
 from gpt.training.training_step import training_step
 from minigrad import manual_seed, nn
+from tests.gpt.small import golden_arrays
 
 TEXT = (
     'the word is "kel". please write the word twice: here is "stor", "dal". what is the first word? give me both words '
@@ -42,6 +43,11 @@ def write_rows(path, rows):
 
 def normal(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def log_softmax(x):
+    """The logarithm of softmax over the last axis, in plain NumPy."""
+    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
 
 
 def dequantized(layer):
@@ -82,8 +88,7 @@ def watch(page, monkeypatch, name):
 
 def golden(part):
     """The settings, and the arrays of "dpo", "reward" or "ppo" without that prefix."""
-    with np.load(Path(__file__).parent / "golden" / "preferences.npz") as file:
-        arrays = dict(file)
+    arrays = golden_arrays(Path(__file__).parent / "golden" / "preferences")
     settings = {name: float(value) for name, value in arrays.items() if "/" not in name}
     return settings, {name.removeprefix(f"{part}/"): value for name, value in arrays.items() if name.startswith(part)}
 

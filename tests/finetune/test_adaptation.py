@@ -85,9 +85,8 @@ def test_training_lowers_the_loss(finished, method):
     rows = [row["val_loss"] for row in read_log(finished[method] / "log.jsonl") if "val_loss" in row]
     assert len(rows) == 4 and rows[-1] < rows[0] - 0.2
     extra = load_state(finished[method])["extra"]
-    assert extra["before"]["val_loss"] == pytest.approx(rows[0]) and extra["after"]["val_loss"] == pytest.approx(
-        rows[-1]
-    )
+    assert extra["before"]["val_loss"] == pytest.approx(rows[0])
+    assert extra["after"]["val_loss"] == pytest.approx(rows[-1])
     assert extra["before"].keys() == {"val_loss", "perplexity"}  # the base's folder has no text of its own
 
 

@@ -122,9 +122,8 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def csv(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "pets.csv"
-    rows = [
-        f"the {'cat sat on' if i % 2 else 'dog ran to'} a {word},{i % 2}" for i, word in enumerate("abcdefghij" * 4)
-    ]
+    pets = ["dog ran to", "cat sat on"]
+    rows = [f"the {pets[i % 2]} a {word},{i % 2}" for i, word in enumerate("abcdefghij" * 4)]
     path.write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
     (path.parent / "english.txt").write_text("the cat sat on a mat and the dog ran to a house. " * 40, encoding="utf-8")
     return path

@@ -10,10 +10,10 @@ import minigrad as mg
 from finetune.data import conversation as conversation_module
 from finetune.data.chat_template import IM_END, IM_START, ChatTemplate
 from finetune.data.conversation import Conversation, Transcript, until
-from gpt import Llama, LlamaConfig, Tokenizer
+from gpt import Tokenizer
 from gpt.model.batch_generation import stream
 from gpt.model.generation import Sampling
-from tests.gpt.small import small_gpt
+from tests.gpt.small import small_gpt, small_llama
 
 GREEDY = Sampling(temperature=0)
 STOP = Transcript.stop_text
@@ -149,12 +149,9 @@ def test_a_real_model_answers_and_is_left_as_it_was(tokenizer):
     assert ask(conversation, "Hello", 12) == first
 
 
-@pytest.mark.parametrize("kind", ["gpt", "llama"])
-def test_what_was_read_is_not_read_again_and_the_answers_are_the_same(kind, tokenizer, monkeypatch):
-    if kind == "gpt":
-        model = small_gpt(vocab_size=len(tokenizer), block_size=300)
-    else:
-        model = Llama(LlamaConfig(len(tokenizer), 300, n_layer=2, n_head=2, n_kv_head=1, n_embd=16, n_inner=16))
+@pytest.mark.parametrize("small", [small_gpt, small_llama])
+def test_what_was_read_is_not_read_again_and_the_answers_are_the_same(small, tokenizer, monkeypatch):
+    model = small(vocab_size=len(tokenizer), block_size=300)
     for parameter in model.parameters():
         parameter.data *= 5  # so that what it writes depends on what it reads
     read = []

@@ -19,6 +19,7 @@ from finetune.data.datasets import (
     read_preferences,
     write_jsonl,
 )
+from tests.finetune.small import write_rows
 
 
 def user(text):
@@ -31,11 +32,6 @@ def assistant(text):
 
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 TOOL, PART = {"role": "tool", "content": "42"}, {"type": "text", "text": "a"}
-
-
-def file(path, *rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture
@@ -98,7 +94,7 @@ def test_every_format_is_read_from_lines_and_from_an_array(row, messages, path):
     ],
 )
 def test_errors_name_file_line_and_field(row, words, path):
-    file(path, {"prompt": "a", "completion": "b"}, row)
+    write_rows(path, [{"prompt": "a", "completion": "b"}, row])
     with pytest.raises(ValueError) as caught:
         read_examples(path)
     assert str(caught.value).startswith(f"{path}, line 2: ") and words in str(caught.value)
@@ -144,7 +140,7 @@ FIELDS += ["chosen", "rejected", "text", "label"]
 
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON))
 def test_any_json_is_read_or_refused_in_one_sentence(tmp_path_factory, row):
-    path = file(tmp_path_factory.getbasetemp() / "any.jsonl", row)
+    path = write_rows(tmp_path_factory.getbasetemp() / "any.jsonl", [row])
     for read in (read_examples, read_preferences, read_labelled):
         try:
             assert len(read(path)) == 1
@@ -164,7 +160,7 @@ def test_any_json_is_read_or_refused_in_one_sentence(tmp_path_factory, row):
     ],
 )
 def test_preferences_are_texts_or_messages_with_or_without_the_prompt(row, path):
-    assert read_preferences(file(path, row)) == [Preference([user("a")], "b", "c")]
+    assert read_preferences(write_rows(path, [row])) == [Preference([user("a")], "b", "c")]
 
 
 @pytest.mark.parametrize(
@@ -179,16 +175,16 @@ def test_preferences_are_texts_or_messages_with_or_without_the_prompt(row, path)
 )
 def test_errors_of_preferences(row, words, path):
     with pytest.raises(ValueError, match=f"line 1: {words}"):
-        read_preferences(file(path, row))
+        read_preferences(write_rows(path, [row]))
 
 
 def test_fields_that_are_not_read_are_named_once(path, capsys):
     row = {"messages": [{**user("a"), "weight": 0}, assistant("b")], "source": "x"}
-    read_examples(file(path, row, {**row, "id": 3}))
+    read_examples(write_rows(path, [row, {**row, "id": 3}]))
     assert capsys.readouterr().out == f"{path}: fields that are not read: 'source', 'messages.weight', 'id'\n"
-    read_preferences(file(path, {"prompt": "a", "chosen": "b", "rejected": "c", "score": 1}))
+    read_preferences(write_rows(path, [{"prompt": "a", "chosen": "b", "rejected": "c", "score": 1}]))
     assert "not read: 'score'\n" in capsys.readouterr().out
-    write_jsonl(path, read_examples(file(path, {"prompt": "a", "completion": "b"})))
+    write_jsonl(path, read_examples(write_rows(path, [{"prompt": "a", "completion": "b"}])))
     read_examples(path)
     assert capsys.readouterr().out == ""
 
@@ -211,7 +207,7 @@ def test_labelled_texts_from_csv_tsv_and_lines(tmp_path):
 
 
 def test_numbers_may_be_labels_of_lines(path):
-    assert read_labelled(file(path, {"text": "a", "label": 1})) == [Labelled("a", "1")]
+    assert read_labelled(write_rows(path, [{"text": "a", "label": 1}])) == [Labelled("a", "1")]
 
 
 @pytest.mark.parametrize(

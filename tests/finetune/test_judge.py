@@ -7,7 +7,7 @@ from finetune.data.tasks import CLOSING, TaskItem, instruction_tasks
 from finetune.evaluation import judge as judging
 from finetune.evaluation.answering import Reply
 from finetune.evaluation.judge import Judge, judge, kl_of_replies, qualities, show_verdicts, win_rate
-from tests.finetune.small import question, small_policy, small_template
+from tests.finetune.small import log_softmax, question, small_policy, small_template
 from tests.gpt.small import save_model, small_gpt
 
 ITEM = TaskItem("repeat", 'Say "kelo".', "kelo")
@@ -16,10 +16,6 @@ ITEM = TaskItem("repeat", 'Say "kelo".', "kelo")
 @pytest.fixture(scope="module")
 def template():
     return small_template()
-
-
-def log_softmax(x):
-    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
 
 
 def test_being_right_counts_first_courtesy_second_and_what_does_not_end_is_nothing():

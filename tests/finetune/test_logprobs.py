@@ -5,11 +5,8 @@ import pytest
 
 from finetune.objectives.logprobs import entropy, exact_kl, selected_logprobs, sequence_logprobs
 from minigrad import Tensor, gradcheck, use_kernels
+from tests.finetune.small import log_softmax
 from tests.gpt.small import random_ids, small_gpt
-
-
-def log_softmax(x):
-    return x - x.max(-1, keepdims=True) - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))
 
 
 @pytest.fixture

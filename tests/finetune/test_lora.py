@@ -53,9 +53,9 @@ def randomize(model, seed=1):
         layer.lora_B.data[...] = 0.3 * rng.standard_normal(layer.lora_B.shape)
 
 
-def logits(model, ids=None):
+def logits(model):
     with no_grad():
-        return model(random_ids((2, 7)) if ids is None else ids).data
+        return model(random_ids((2, 7))).data
 
 
 # --- the formula ------------------------------------------------------------------------------------------------------
@@ -102,8 +102,6 @@ def test_lora_adapts_queries_and_values_unless_told_otherwise():
     assert list(layers) == [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qv"]
     assert len(apply_lora(small_llama(), LoRAConfig(r=2, target_modules="all-linear"))) == 14
     assert list(apply_lora(small_gpt(), LoRAConfig(r=2))) == [f"transformer.h.{i}.attn.c_attn" for i in range(2)]
-    with pytest.raises(ValueError, match="slices q are of c_attn, which is not in target_modules"):
-        apply_lora(small_llama(), LoRAConfig(r=2, slices=("q",)))
     with pytest.raises(ValueError, match="a Linear does not say which layers to adapt: set target_modules"):
         apply_lora(nn.Linear(2, 2), LoRAConfig())
 
@@ -231,7 +229,6 @@ def test_merged_equals_unmerged_and_the_model_is_plain_again(config, dtype, tole
     merge_lora(model)
     after = logits(model)
     error = abs(after - before).max() / abs(before).max()
-    print(f"merged against unmerged: relative error {error:.1e}")
     assert error < tolerance
     assert model.state_dict().keys() == plain_names and not lora_layers(model)
     assert all(type(m) is nn.Linear for m in model.modules() if hasattr(m, "in_features"))
@@ -246,9 +243,7 @@ def test_unmerging_gives_back_base_and_adapters(config):
     assert lora_layers(model) == layers
     assert_same(model, before, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(logits(model), expected, rtol=1e-4, atol=1e-4)
-    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
-        name for name in model.state_dict() if name.endswith(("lora_A", "lora_B"))
-    }
+    assert all(p.requires_grad == name.endswith(("lora_A", "lora_B")) for name, p in model.named_parameters())
 
 
 def test_merging_or_unmerging_twice_is_an_error_and_changes_nothing():
@@ -299,9 +294,8 @@ def refuse_to_merge(model, match):
 
 
 def test_merging_refuses_tied_half_precision_and_broken_weights_and_changes_nothing():
-    refuse_to_merge(
-        adapted(LoRAConfig(r=2, target_modules=("lm_head",))), "lm_head shares its weight with transformer.wte"
-    )
+    tied = adapted(LoRAConfig(r=2, target_modules=("lm_head",)))
+    refuse_to_merge(tied, "lm_head shares its weight with transformer.wte")
     refuse_to_merge(adapted(VARIANTS["c_attn"], "float32").to("float16"), "c_attn is float16, too coarse")
     model = adapted(VARIANTS["all layers"])
     lora_layers(model)["transformer.h.1.mlp.c_proj"].lora_B.data[0, 0] = np.nan

@@ -145,10 +145,6 @@ def predicted(shape, r, method):
     return accounting.qlora_memory(base, adapter)
 
 
-def arrays_only(snapshot):
-    return snapshot.filter_traces([tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)])
-
-
 SHAPES = [
     GPTConfig(vocab_size=512, block_size=64, n_layer=3, n_head=4, n_embd=128),
     pytest.param(GPTConfig(vocab_size=2000, block_size=64, n_layer=2, n_head=8, n_embd=512), marks=pytest.mark.slow),
@@ -183,7 +179,8 @@ def test_memory_is_within_a_tenth_of_what_the_formulas_say(shape, method):
             model.loss(ids, ids).backward()
             optimizer.step()
         gc.collect()
-        allocated = sum(trace.size for trace in arrays_only(tracemalloc.take_snapshot()).traces)
+        arrays_only = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
+        allocated = sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([arrays_only]).traces)
     finally:
         tracemalloc.stop()
     held, expected = held_bytes(model, optimizer), predicted(shape, config.r, method)

@@ -11,8 +11,8 @@ from finetune.quantization import QuantizedArray, absmax, nf4_levels, zero_point
 from finetune.quantization.array import pack, unpack
 from finetune.quantization.nf4 import dynamic_levels, nf4, quantize_scales
 from tests.finetune.small import normal
+from tests.gpt.small import golden_arrays
 
-GOLDEN = Path(__file__).parent / "golden" / "nf4.npz"
 # Dettmers et al. 2023, appendix E.
 PUBLISHED = [
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
@@ -23,8 +23,7 @@ PUBLISHED = [
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(GOLDEN) as file:
-        return dict(file)
+    return golden_arrays(Path(__file__).parent / "golden" / "nf4")
 
 
 # --- codes ---

@@ -9,11 +9,11 @@ from finetune.quantization import BlockArray, QuantizedEmbedding, QuantizedLinea
 from finetune.quantization.array import FEW_ROWS
 from finetune.quantization.packed import load_packed
 from gpt.training.loading import load_model
-from gpt.weights.gguf_file import GGUFError, GGUFFile, unpack
+from gpt.weights.gguf_file import GGUFError, GGUFFile
 from minigrad import Tensor, gradcheck, no_grad, use_kernels
 from scripts import evaluate, generate
 from tests.gpt import smollm
-from tests.gpt.gguf_files import SHAPE, block_llama, write_gguf, write_llama
+from tests.gpt.gguf_files import SHAPE, block_llama, write_llama
 from tests.gpt.small import random_ids, small_gpt
 from tests.scripts.running import run_here, write_text
 
@@ -43,22 +43,6 @@ def test_the_numbers_are_those_of_the_formula(kind, rows, blocks, seed):
     np.testing.assert_array_equal(array.dequantize_rows(slice(1, rows)), floats[1:])
     some = np.array([0, rows - 1, 0])
     np.testing.assert_array_equal(array.dequantize_rows(some), floats[some])
-
-
-@needs_gguf
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_file_s_tensor_is_dequantized_as_the_library_does_it(kind, tmp_path):
-    import gguf
-
-    values = np.random.default_rng(0).standard_normal((6, 96)).astype(np.float32)
-    path = write_gguf(tmp_path / "one.gguf", {}, {"w": values}, kind)
-    tensor = GGUFFile(path).tensors["w"]
-    codes, scales, minimums = unpack(tensor)
-    zero = 8 if kind == "Q4_0" else 0
-    array = BlockArray(codes + np.int8(zero) if zero else codes, scales, minimums, 8 if kind == "Q8_0" else 4, zero)
-    expected = gguf.quants.dequantize(tensor.raw, gguf.GGMLQuantizationType[kind])
-    np.testing.assert_array_equal(array.dequantize(), expected)
-    assert array.nbytes * 8 / values.size == {"Q8_0": 9, "Q4_0": 5, "Q4_1": 6}[kind]  # scales are float32 here
 
 
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
@@ -118,12 +102,13 @@ def test_a_packed_model_computes_what_the_float_one_does(tmp_path, kinds, tied):
     if isinstance(kinds, dict):
         names = {name for name, module in packed.named_modules() if isinstance(module, QuantizedLinear)}
         assert names == {"model.layers.0.self_attn.q_proj", *(["lm_head"] if tied else [])}
-    if kinds == "Q4_1":
+    if kinds in KINDS:
         assert isinstance(packed.model.embed_tokens, QuantizedEmbedding)
         assert (packed.lm_head.weight is packed.model.embed_tokens.weight) == tied
         matrices = sum(p.data.nbytes for p in plain.parameters() if p.ndim == 2)
         norms = sum(p.data.nbytes for p in plain.parameters() if p.ndim == 1)
-        assert memory(packed) == matrices * 6 / 32 + norms
+        bits = {"Q8_0": 9, "Q4_0": 5, "Q4_1": 6}[kinds]  # of each number; scales are float32 here
+        assert memory(packed) == matrices * bits / 32 + norms
 
 
 @needs_gguf

@@ -13,7 +13,7 @@ from finetune.quantization.folder import load_quantized, matrices, save_quantize
 from gpt import GPT, save_checkpoint
 from gpt.model.language_model import architecture_of, from_settings, to_settings
 from gpt.tokenizer.tokenizer import Tokenizer
-from gpt.training.checkpoint import CheckpointError
+from gpt.training.checkpoint import CheckpointError, ModelKind
 from gpt.training.loading import load_model
 from gpt.weights.safetensors_file import SafetensorsFile
 from minigrad import Tensor, nn, no_grad
@@ -306,8 +306,6 @@ def test_nothing_is_overwritten_and_no_wrong_description_is_saved(tmp_path, toke
 
 def resave(folder, change=None, settings=None):
     """Change the arrays or the config of a folder, with fingerprints that fit, as a stranger could."""
-    from gpt.training.checkpoint import ModelKind
-
     config = read_json(folder / "config.json")
     with SafetensorsFile(folder / "model.safetensors") as file:
         stored = {name: file.read(name) for name in file.entries}

@@ -190,9 +190,8 @@ def test_built_in_questions_are_held_out(monkeypatch):
     monkeypatch.setattr(page, "TRAIN_ITEMS", 2000)
     train, test = load_data("tasks", seed=3)
     assert len(train) == 2000 and len(test) == page.TEST_ITEMS
-    assert not {example.messages[-1]["content"] for example in train} & {
-        example.messages[-1]["content"] for example in test
-    }
+    answers = [{example.messages[-1]["content"] for example in part} for part in (train, test)]
+    assert answers[0].isdisjoint(answers[1])
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------

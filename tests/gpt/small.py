@@ -32,7 +32,7 @@ def _with_random_weights(model, seed, dtype):
 
 
 def golden_arrays(name):
-    """The arrays of golden/NAME.npz."""
+    """The arrays of golden/NAME.npz, or of PATH.npz."""
     with np.load(GOLDEN / f"{name}.npz") as file:
         return dict(file)
 
@@ -64,6 +64,11 @@ def assert_same(found, expected, rtol=0.0, atol=0.0):
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol, atol, err_msg=name)
+
+
+def files_of(folder):
+    """The bytes of each file in a folder, by its name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def random_ids(shape, seed=0, vocab_size=SHAPE["vocab_size"]):

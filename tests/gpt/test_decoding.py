@@ -14,10 +14,8 @@ from tests.gpt.small import random_ids, small_gpt, small_llama
 
 
 def with_lora(model):
-    apply_lora(model, LoRAConfig(r=2))
-    for name, parameter in model.named_parameters():
-        if name.endswith("lora_B.weight"):
-            parameter.data[...] = 0.3
+    for layer in apply_lora(model, LoRAConfig(r=2)).values():
+        layer.lora_B.data[...] = 0.3
     return model
 
 

@@ -23,7 +23,7 @@ from gpt.weights.safetensors_file import write_safetensors
 from minigrad import nn, use_kernels
 from tests.gpt.gguf_files import block_llama
 from tests.gpt.golden_folders import GPT2_FOLDER, INDEX, WEIGHTS, of_both, put, write_model, write_shards
-from tests.gpt.small import assert_same, golden_arrays, small_gpt
+from tests.gpt.small import assert_same, files_of, golden_arrays, small_gpt
 from tests.gpt.test_variants import LLAMA3
 from tests.helpers import peak_below, read_json, write_json
 
@@ -36,9 +36,6 @@ GPT2_CONFIG = {
     "resid_pdrop": 0.1, "summary_activation": None, "summary_first_dropout": 0.1, "summary_proj_to_labels": True,
     "summary_type": "cls_index", "summary_use_proj": True,
     "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}, "vocab_size": 50257,
-}  # fmt: skip
-DISTILGPT2_CONFIG = {
-    **GPT2_CONFIG, "_num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "n_layer": 6,
 }  # fmt: skip
 
 
@@ -192,7 +189,7 @@ def test_whatever_transformers_saves(tmp_path, dtype, kind, size):
     ("config", "preset"),
     [
         (GPT2_CONFIG, "gpt2"),
-        (DISTILGPT2_CONFIG, "distilgpt2"),
+        ({**GPT2_CONFIG, "n_layer": 6, "_num_labels": 1, "id2label": {"0": "a"}, "label2id": {"a": 0}}, "distilgpt2"),
         ({**GPT2_CONFIG, "n_layer": 24, "n_head": 16, "n_embd": 1024}, "gpt2-medium"),
         ({**GPT2_CONFIG, "n_layer": 36, "n_head": 20, "n_embd": 1280}, "gpt2-large"),
         ({**GPT2_CONFIG, "n_layer": 48, "n_head": 25, "n_embd": 1600}, "gpt2-xl"),
@@ -564,38 +561,36 @@ def test_transformers_loads_what_is_saved_and_computes_the_same(tmp_path, auto):
     assert loader.from_pretrained(tmp_path)(text)["input_ids"] == tokenizer.encode(text)
 
 
-def snapshot(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_what_is_no_plain_gpt2_is_not_saved_and_what_was_there_stays(tmp_path):
+def test_what_is_no_plain_model_is_not_saved_and_what_was_there_stays(tmp_path):
     class Wrapped(nn.Module):
         def __init__(self, base):
             self.base = base
 
     small_gpt().save_pretrained(tmp_path)
-    before = snapshot(tmp_path)
-    wrapped, broken = small_gpt(), small_gpt()
+    before = files_of(tmp_path)
+    wrapped, broken, llama = small_gpt(), small_gpt(), block_llama()
+    llama.extra = nn.Linear(2, 2)
     wrapped.set_submodule("transformer.h.0.attn.c_attn", Wrapped(wrapped.transformer.h[0].attn.c_attn))
     broken.transformer.h[1].mlp.c_fc.weight.data[0, 0] = np.inf
     for model, words in [
         (wrapped, "only a plain GPT-2 can be saved as one: transformer.h.0.attn.c_attn.base.bias is missing, or"),
         (broken, "transformer.h.1.mlp.c_fc.weight holds numbers that are not finite .* nothing was saved"),
+        (llama, r"only a plain Llama can be saved as one: extra\..* is missing, or is none of"),
         (small_gpt(norm="post"), "norm 'post' and positions 'learned' cannot be saved"),
         (small_gpt(positions="sinusoidal"), "norm 'pre' and positions 'sinusoidal' cannot be saved"),
     ]:
         with pytest.raises(ValueError, match=words):
             model.save_pretrained(tmp_path)
-    assert snapshot(tmp_path) == before
+    assert files_of(tmp_path) == before
 
 
 @pytest.mark.parametrize("make", [small_gpt, block_llama])
 def test_a_run_is_not_overwritten(tmp_path, make):
     save_checkpoint(tmp_path, make())
-    before = snapshot(tmp_path)
+    before = files_of(tmp_path)
     with pytest.raises(FileExistsError, match="holds a training run, which would be overwritten"):
         make().save_pretrained(tmp_path)
-    assert snapshot(tmp_path) == before
+    assert files_of(tmp_path) == before
 
 
 @pytest.mark.cpu_only("a model on a GPU is copied to the host as a whole: the library writes all arrays at once")

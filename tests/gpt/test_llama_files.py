@@ -107,14 +107,6 @@ def test_what_is_saved_says_what_smollm2s_folder_says():
     assert len(same) == 18 and {name: config[name] for name in same} == {name: SMOLLM2_CONFIG[name] for name in same}
 
 
-def test_only_a_plain_llama_is_saved(tmp_path):
-    model = block_llama()
-    model.extra = nn.Linear(2, 2)
-    words = r"only a plain Llama can be saved as one: extra\..* is missing, or is none of"
-    with pytest.raises(ValueError, match=words):
-        model.save_pretrained(tmp_path)
-
-
 # --- GGUF files -------------------------------------------------------------------------------------------------------
 
 
@@ -264,16 +256,6 @@ def test_a_model_larger_than_its_file_is_refused_before_memory_is_asked_for(tmp_
 
 
 # --- load_model -------------------------------------------------------------------------------------------------------
-
-
-@needs_gguf
-def test_a_gguf_file_brings_its_tokenizer(tmp_path):
-    tokenizer = smollm.smollm_tokenizer()
-    model = block_llama(vocab_size=len(tokenizer))
-    path = write_llama(tmp_path / "model.gguf", model, **smollm.metadata())
-    loaded, its_tokenizer = load_model(path)
-    assert_same_weights(model, loaded)
-    assert its_tokenizer.vocab == tokenizer.vocab and its_tokenizer.eos_token == "<|im_end|>"
 
 
 @needs_gguf

@@ -25,9 +25,7 @@ DIGITS = [character for character in OLD if unicodedata.category(character)[0] =
 MARKS = [character for character in OLD if unicodedata.category(character)[0] == "M"]
 PARTS = [*CORPUS[:160].split(" "), *SPECIAL, "<|im_", " ", "  ", "\n", "\r\n", "'", "'s", "5", " 42"]
 PARTS += ["👩\u200d👩\u200d👧", "\x04"]
-CHARACTERS = (
-    st.sampled_from(OLD) | st.sampled_from(DIGITS) | st.sampled_from(MARKS) | st.sampled_from(string.whitespace)
-)
+CHARACTERS = st.one_of(*map(st.sampled_from, (OLD, DIGITS, MARKS, string.whitespace)))
 TEXT = st.lists(st.sampled_from(PARTS) | CHARACTERS).map("".join)
 
 

@@ -26,7 +26,7 @@ from gpt.training.run import Run, resume, start
 from gpt.training.training_config import TrainingConfig, prepare_training
 from gpt.training.training_step import language_model_loss, training_step, training_steps
 from minigrad import Tensor, backend, manual_seed, optim, use_kernels
-from tests.gpt.small import SHAPE, assert_same, random_ids, small_gpt, weights_of
+from tests.gpt.small import SHAPE, assert_same, files_of, random_ids, small_gpt, weights_of
 from tests.scripts.running import log_without_times
 
 TEXT = np.arange(2000) * 5 % 37  # what follows is easy to learn
@@ -338,9 +338,9 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_over_with_a_new_log(
 
 
 def test_a_finished_run_goes_on_with_nothing(copied):
-    before = {path.name: path.read_bytes() for path in copied.iterdir()}
+    before = files_of(copied)
     assert go_on(copied).steps_done == 12
-    assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
+    assert files_of(copied) == before
 
 
 def test_a_second_ctrl_c_stops_at_once_and_the_handler_is_put_back(tmp_path):

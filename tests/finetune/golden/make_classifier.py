@@ -20,7 +20,7 @@ PAD = 59
 LABELS = ["ham", "spam", "eggs"]
 
 
-def main():
+if __name__ == "__main__":
     shape = {"vocab_size": 60, "n_positions": 12, "n_embd": 8, "n_layer": 2, "n_head": 2}
     config = transformers.GPT2Config(**shape, bos_token_id=PAD, eos_token_id=PAD, pad_token_id=PAD, num_labels=3)
     config.id2label = dict(enumerate(LABELS))
@@ -35,7 +35,3 @@ def main():
     with torch.no_grad():
         logits = model.double().eval()(torch.from_numpy(ids)).logits.numpy()
     np.savez_compressed(GOLDEN / "classifier.npz", ids=ids, lengths=lengths, logits=logits)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,6 @@ the classifier), in float64.
 """
 
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -26,7 +25,7 @@ def base():
     return small_llama(seed=7).eval()
 
 
-def main():
+if __name__ == "__main__":
     import peft
     import torch
     import transformers
@@ -57,7 +56,3 @@ def main():
         classifier.float().save_pretrained(FOLDER / "classifier")
     (FOLDER / "adapter" / "README.md").unlink(missing_ok=True)
     np.savez_compressed(FOLDER / "expected.npz", ids=ids, lengths=LENGTHS, adapted=adapted, scores=scores)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,7 +13,7 @@ import torch
 BLOCK = 64
 
 
-def main():
+if __name__ == "__main__":
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((72, 320)).astype(np.float32) * np.exp(rng.standard_normal((72, 1))).astype(np.float32)
     weight[5, :BLOCK] = 0  # a block of nothing
@@ -35,7 +35,3 @@ def main():
         scale_levels=nested.state2.code.numpy(),
         nested_values=bnb.dequantize_4bit(nested_packed, nested).numpy()[:8],
     )
-
-
-if __name__ == "__main__":
-    main()

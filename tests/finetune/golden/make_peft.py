@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import peft
+import torch
+import transformers
 
 from tests.gpt.small import golden, random_ids
 
@@ -33,9 +36,6 @@ ADAPTERS = {
 
 def base(kind="GPT2LMHeadModel", **settings):
     """The golden model in transformers, in float64."""
-    import torch
-    import transformers
-
     _, arrays = golden("gpt2")
     shape = json.loads(str(arrays["config"]))
     config = transformers.GPT2Config(
@@ -52,9 +52,6 @@ def base(kind="GPT2LMHeadModel", **settings):
 
 def adapted(model, settings):
     """The model with an adapter that has random numbers everywhere; tied weights stay equal."""
-    import peft
-    import torch
-
     model = peft.get_peft_model(model, peft.LoraConfig(**{"task_type": "CAUSAL_LM", **settings})).double().eval()
     torch.manual_seed(0)
     with torch.no_grad():
@@ -78,8 +75,6 @@ def save(model, folder):
 
 def compute():
     """Save all adapters; returns the arrays of peft.npz."""
-    import torch
-
     arrays = {"ids": IDS}
     ids = torch.from_numpy(IDS)
     for name, settings in ADAPTERS.items():

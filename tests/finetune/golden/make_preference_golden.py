@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 FOLDER = Path(__file__).parent
 BETA, SMOOTHING = 0.3, 0.2
@@ -19,9 +21,6 @@ GAMMA, LAM, CLIP_POLICY, CLIP_VALUE, KL_COEF = 0.98, 0.9, 0.2, 0.15, 0.07
 
 def dpo_losses(kind, chosen_scores, rejected_scores):
     """The branches of DPOTrainer; for ipo the scores are per token already."""
-    import torch
-    import torch.nn.functional as F
-
     delta_score = chosen_scores - rejected_scores
     if kind == "sigmoid":
         return -F.logsigmoid(BETA * delta_score)
@@ -35,8 +34,6 @@ def dpo_losses(kind, chosen_scores, rejected_scores):
 
 
 def dpo_arrays(rng):
-    import torch
-
     names = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
     arrays = {f"dpo/{name}": -8 * rng.random(6) for name in names}
     for kind in ("sigmoid", "ipo", "hinge", "robust"):
@@ -54,9 +51,6 @@ def dpo_arrays(rng):
 
 
 def reward_arrays(rng):
-    import torch
-    import torch.nn.functional as F
-
     chosen, rejected = (torch.tensor(3 * rng.standard_normal(6), requires_grad=True) for _ in range(2))
     loss = -F.logsigmoid(chosen - rejected).mean()
     loss.backward()
@@ -70,8 +64,6 @@ def masked_mean(values, mask):
 
 
 def ppo_arrays(rng):
-    import torch
-
     B, T = 4, 5
     mask = torch.arange(T) < torch.tensor([[5], [3], [1], [4]])
     logprobs = torch.tensor(-3 * rng.random((B, T)))

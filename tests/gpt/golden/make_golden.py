@@ -14,13 +14,13 @@ import numpy as np
 import torch
 import transformers
 
+from tests.gpt import small
 from tests.gpt.golden.reference import continuation, ids_and_targets, logits_and_loss, show_sizes, with_random_weights
 
 FOLDER = Path(__file__).resolve().parent
-CONFIG = {"vocab_size": 37, "block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 8}
+CONFIG = small.SHAPE
 GPT_THERE = {"n_positions" if name == "block_size" else name: value for name, value in CONFIG.items()}
-LLAMA = {"vocab_size": 37, "block_size": 12, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 16, "n_inner": 20}
-LLAMA |= {"rope_theta": 100.0, "rms_norm_epsilon": 1e-3, "tied": True}
+LLAMA = {**small.LLAMA, "rms_norm_epsilon": 1e-3, "tied": True}
 CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # stored (in, out) there, (out, in) here
 
 

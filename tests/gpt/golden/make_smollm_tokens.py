@@ -35,12 +35,8 @@ def reference():
     return tokenizer
 
 
-def main():
+if __name__ == "__main__":
     tokenizer = reference()
     lines = [json.dumps([text, tokenizer.encode(text).ids]) for text in TEXTS]
     path = Path(__file__).with_name("smollm_tokens.json")
     path.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8", newline="\n")
-
-
-if __name__ == "__main__":
-    main()
