@@ -8,7 +8,6 @@ from tests.exercises.planting import verdict_on_edit
 RIGHT = [
     ("attention", "math.sqrt(", "np.sqrt("),
     ("cross_entropy", "n = kept.sum()", "n = np.count_nonzero(kept)"),
-    ("online_softmax", "math.sqrt(", "np.sqrt("),
     ("mean", "np.prod([", "np.float64(1) * np.prod(["),
 ]
 

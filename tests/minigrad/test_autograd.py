@@ -242,12 +242,6 @@ def test_backward_takes_a_gradient(gradient):
     assert x.grad.dtype == np.float32
 
 
-def test_one_element_is_a_scalar_whatever_its_shape():
-    x = leaf([[3.0]])
-    (x * 2).backward()
-    np.testing.assert_array_equal(x.grad, [[2.0]])
-
-
 def test_where_backward_cannot_start():
     x = leaf([1.0, 2.0])
     with pytest.raises(RuntimeError, match=r"starts from a scalar; for shape \(2,\)"):

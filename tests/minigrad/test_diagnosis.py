@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from minigrad import Function, Tensor, autograd, use_kernels
-from minigrad.functional.activation import LogSoftmax, Relu, Sigmoid, Softmax, Tanh
+from minigrad import Function, autograd, use_kernels
+from minigrad.functional.activation import Relu, Sigmoid, Softmax, Tanh
 from minigrad.functional.attention import ScaledDotProductAttention
 from minigrad.functional.elementwise import Add, Div, Exp, Mul, Pow, Sub, Where
 from minigrad.functional.indexing import Embedding, Gather, Getitem
 from minigrad.functional.linalg import Matmul
 from minigrad.functional.loss import CrossEntropy
-from minigrad.functional.normalization import LayerNorm, RmsNorm
+from minigrad.functional.normalization import LayerNorm
 from minigrad.functional.reduction import Cumsum, Mean, Sum, Var
 from minigrad.functional.shape import Cat, Permute
 from minigrad.gradcheck.check import GradcheckError, gradcheck
@@ -56,10 +56,6 @@ def cross_entropy(logits):
     return F.cross_entropy(logits, np.array([4, 0, 2]))
 
 
-def original(op, ctx, *douts):
-    return op.backward(ctx, *douts)
-
-
 def wrong_layer_norm(mean=True, variance=True):
     def backward(ctx, dout):
         dnormalized = dout * ctx.weight
@@ -68,7 +64,7 @@ def wrong_layer_norm(mean=True, variance=True):
             dx = dx - dnormalized.mean(axis=-1, keepdims=True)
         if variance:
             dx = dx - ctx.normalized * (dnormalized * ctx.normalized).mean(axis=-1, keepdims=True)
-        _, dweight, dbias = original(LayerNorm, ctx, dout)
+        _, dweight, dbias = LayerNorm.backward(ctx, dout)
         return dx / ctx.std, dweight, dbias
 
     return backward
@@ -87,7 +83,7 @@ def overwriting_gather(ctx, dout):
 
 
 def attention_without_scale(ctx, dout):
-    dq, dk, dv, dmask = original(ScaledDotProductAttention, ctx, dout)
+    dq, dk, dv, dmask = ScaledDotProductAttention.backward(ctx, dout)
     return dq, dk / ctx.scale, dv, dmask
 
 
@@ -111,7 +107,7 @@ MUTANTS = {
     "mean of all gets sum's": (F.mean, X, Mean, lambda c, d: (repeated(d, c),),
         "factor", "15x too large: a sum over all elements"),
     "cross-entropy's mean is not divided": (cross_entropy, X, CrossEntropy,
-        lambda c, d: original(CrossEntropy, c, d * c.n),
+        lambda c, d: CrossEntropy.backward(c, d * c.n),
         "factor", r"3x too large: .* axis 0 of input 0 \(logits\) \(length 3\)"),
     "bias gets the mean over the batch": (F.add, [X, ROW], Add, lambda c, d: (d, d.mean(0)),
         "factor", "3x too small: .* mean over axis 0"),
@@ -147,27 +143,22 @@ MUTANTS = {
         "missing repeat", r"forward reduced input 0 of Sum from shape \(3, 5\) to \(3,\), so backward must repeat"),
     "dout ignored": (F.mul, [X, Y], Mul, lambda c, d: (c.y, d * c.x),
         "upstream", "backward ignores the upstream gradient dout"),
-    "dout ignored by a loss": (cross_entropy, X, CrossEntropy, lambda c, d: original(CrossEntropy, c, np.ones(())),
+    "dout ignored by a loss": (cross_entropy, X, CrossEntropy, lambda c, d: CrossEntropy.backward(c, np.ones(())),
         "upstream", "backward ignores the upstream gradient"),
     "dout squared": (F.mean, X, Mean, lambda c, d: (repeated(d * d / 15, c),),
         "upstream", "twice the dout must give twice"),
-    "sign of dout": (F.relu, X, Relu, lambda c, d: (np.sign(d) * (c.out > 0),), "upstream", "twice the dout"),
     "softmax's diagonal": (softmax_last, X, Softmax, lambda c, d: (d * c.out * (1 - c.out),),
         "diagonal", "only the diagonal of the Jacobian"),
     "softmax without the sum": (softmax_last, X, Softmax, lambda c, d: (d * c.out,),
         "missing term", "treats each element on its own"),
-    "log-softmax without the sum": (lambda x: F.log_softmax(x, 1), X, LogSoftmax, lambda c, d: (d,),
-        "missing term", "on its own"),
     "layer norm without the mean": (layer_norm, LN, LayerNorm, wrong_layer_norm(mean=False),
         "missing term", "along axis 1 of .* the error is the same for all elements, as the gradient through a mean"),
     "layer norm without the variance": (layer_norm, LN, LayerNorm, wrong_layer_norm(variance=False),
         "missing term", "proportional to the input minus its mean, as the gradient through a variance"),
     "layer norm without both": (layer_norm, LN, LayerNorm, wrong_layer_norm(mean=False, variance=False),
         "missing term", "on its own"),
-    "rms norm without its norm": (lambda x: F.rms_norm(x, 5, Tensor(LN[1])), X, RmsNorm,
-        lambda c, d: (d * c.weight / c.rms, None), "missing term", "on its own"),
     "layer norm's weight without the sum": (layer_norm, LN, LayerNorm,
-        lambda c, d: (original(LayerNorm, c, d)[0], d * c.normalized, d.sum(0)),
+        lambda c, d: (LayerNorm.backward(c, d)[0], d * c.normalized, d.sum(0)),
         "missing sum", r"the sum over axis 0 \(length 3\) is missing: forward repeated input 1"),
     "exchanged": (F.mul, [X, Y], Mul, lambda c, d: (d * c.x, d * c.y), "exchanged", "input 0 .* and input 1"),
     "exchanged by shape": (F.matmul, [X, random(5, 4)], Matmul, lambda c, d: (c.x.T @ d, d @ c.y.T),
@@ -176,8 +167,6 @@ MUTANTS = {
         "exchanged", "input 0 .* gets the gradient of input 1"),
     "embedding overwrites": (embed, random(3, 2), Embedding, overwriting_embedding,
         "overwritten", "are used several times"),
-    "gather gives zeros": (lambda x: F.gather(x, 0, IDS), random(3, 5), Gather, lambda c, d: (np.zeros(c.shape), None),
-        "cut off", "zeros"),
     "repeated index with +=": (lambda x: F.gather(x, 1, IDS), random(1, 5), Gather, overwriting_gather,
         "overwritten", r"x\[index\] \+= \.\.\."),
     "None": (F.mul, [X, Y], Mul, lambda c, d: (None, d * c.x), "cut off", "backward returns None for it"),
@@ -242,7 +231,6 @@ def diamond(x):
             lambda x: x * F.tanh(x),
             r"input 0 \(x\) is used 2 times, and the gradients of all uses must be added \(\+=\)",
         ),
-        (lambda x: x + x, "is used 2 times"),
         (diamond, r"a result between input 0 \(x\) and the output is used more than once"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import minigrad.functional as F
-from minigrad import Function, Tensor, autocast, manual_seed, no_grad, use_kernels
+from minigrad import Function, Tensor, autocast, manual_seed, no_grad
 from minigrad.gradcheck import jacobian
 from minigrad.gradcheck.check import gradcheck
 from minigrad.gradcheck.report import GradcheckError, band
@@ -143,10 +143,6 @@ def test_one_tensor_given_twice_is_one_variable():
 def test_outputs_that_do_not_depend_on_an_input():
     gradcheck(lambda x, y: (x * 2, Tensor(np.ones(2))), [random(2), random(3)])
     gradcheck(lambda x: Tensor(np.ones(2)), random(2))
-
-
-def test_integer_outputs_are_left_out():
-    gradcheck(lambda x: F.max(x, 1), random(3, 4))
 
 
 def test_nothing_of_the_callers_is_changed():
@@ -437,16 +433,6 @@ def test_complex_step_falls_back_where_an_op_is_not_analytic():
         report = gradcheck(Halving.apply, random(3), method="complex")
     assert report.method == "central"
     assert "does not take complex numbers" in report.notes[0]
-
-
-def test_replaced_kernels_are_what_is_checked():
-    class Wrong(Function):
-        forward = staticmethod(lambda ctx, x: np.tanh(x))
-        backward = staticmethod(lambda ctx, dout: (dout,))
-
-    with use_kernels({"tanh": Wrong}):
-        fails(F.tanh, random(3))
-    gradcheck(F.tanh, random(3))
 
 
 def test_limits_are_as_documented():

@@ -52,13 +52,11 @@ def test_forward_names_op_place_values_and_line():
     ("run", "what"),
     [
         (lambda: leaf([0.0]).log(), "Log made inf in forward"),
-        (lambda: leaf([1000.0]).exp(), "Exp made inf in forward"),
         (lambda: leaf([1.0]) / leaf([0.0]), "Div made inf in forward"),
         (lambda: leaf([0.0]) / 0.0, "Div made nan in forward"),
-        (lambda: leaf([3e38]) + leaf([3e38]), "Add made inf in forward"),
         (lambda: leaf([[3e38]]) @ leaf([[3e38]]), "Matmul made inf in forward"),
         (lambda: leaf(-1.0) ** 0.5, "Pow made nan in forward"),
-        (lambda: Tensor(np.array([1e300])).to(np.float32), "To made inf in forward"),
+        (lambda: Tensor(np.array([1e300])).to(np.float32), "To made inf in forward"),  # without a graph
         (lambda: F.cross_entropy(leaf([[1.0, 2.0]]), np.array([-100])), "CrossEntropy made nan in forward"),
         (lambda: leaf([np.inf]) * leaf([0.0]), "Mul made nan in forward, of the infinity in x"),
         (lambda: F.softmax(leaf([-np.inf, -np.inf]), 0), "Softmax made nan in forward, of the infinity in x"),
@@ -80,10 +78,6 @@ def test_the_line_is_the_users_and_not_that_of_a_module_or_a_composed_loss():
         line = here(1)
         F.mse_loss(leaf([1e30]), Tensor([0.0]))
     assert f"called at {line}" in str(in_loss.value)
-
-
-def test_ops_without_a_graph_are_looked_at_too():
-    assert caught(lambda: Tensor([-1.0]).sqrt()).startswith("Sqrt made nan in forward")
 
 
 # --- what was there before ---

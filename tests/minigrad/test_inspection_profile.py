@@ -119,9 +119,7 @@ def test_mixed_precision_counts_the_same():
 
 
 class Fails(Function):
-    @staticmethod
-    def forward(ctx, x):
-        raise ArithmeticError("no")
+    forward = staticmethod(lambda ctx, x: 1 / 0)
 
 
 class Double(Function):
@@ -212,7 +210,7 @@ def test_the_table_shows_every_row_the_total_and_the_rest():
 
 def test_an_op_that_failed_does_not_disturb_the_next_ones(clock):
     with profile() as report:
-        with pytest.raises(ArithmeticError):
+        with pytest.raises(ZeroDivisionError):
             Fails.apply(leaf(3))
         clock[0] += 20
         leaf(3).exp()

@@ -6,8 +6,8 @@ import pytest
 
 from gpt.training.checkpoint import has_checkpoint
 from minigrad import __version__
-from scripts import demo, lesson, lora, quantize
-from tests.scripts.running import output_of, refusal, run_here
+from scripts import demo, lora, quantize
+from tests.scripts.running import output_of, refusal
 
 FILES = {
     "tiny.txt": b"ab",
@@ -133,7 +133,6 @@ REFUSED = [
     ("generate", "--model nowhere", "there is no folder nowhere; names that need none are gpt2,"),
     ("generate", "--model runs/none", "there is no run in runs/none: scripts/train.py makes one, and scripts/demo.py"),
     ("generate", "--model {}/base --top-p 2", "top_p must be in (0, 1], got 2.0"),
-    ("generate", "--model {}/base --temperature -1", "temperature must be a number >= 0, got -1.0"),
     ("generate", "--model {}/base --temperature inf", "temperature must be a number >= 0, got inf"),
     ("generate", "--top-k 0", "argument --top-k: must be an integer >= 1, got 0"),
     ("generate", "--model {}/base --repetition-penalty nan", "repetition_penalty must be a number > 0, got nan"),
@@ -162,7 +161,6 @@ REFUSED = [
     ("gradcheck", "sofmax", "there is no op 'sofmax'; did you mean softmax or log_softmax?"),
     ("gradcheck", "xyzzy", "there is no op 'xyzzy'; without a name, all ops are listed"),
     ("gradcheck", "--seed x", "argument --seed: invalid integer value: 'x'"),
-    ("gradcheck", "--seed -1", "argument --seed: must be an integer >= 0, got -1"),
     ("gradcheck", "mul add", "unrecognized arguments: add"),
     ("verify_gpt2", "--model {}/base --reference nothing.npz", "nothing.npz"),
     ("verify_gpt2", "--model {}/base --reference {}/base/config.json", "is not a reference from --save-reference"),
@@ -177,12 +175,16 @@ REFUSED = [
     ("train", "--batchsize 4", "did you mean --batch-size?"),
     ("generate", "--start x", "did you mean --prompt?"),
     ("lora", "--rank 8", "did you mean --r?"),
-    ("chat", "--temprature 1", "did you mean --temperature?"),
     ("break", "", "name a bug: no_mask, no_scale"),
     ("break", "no_such_bug", "invalid choice: 'no_such_bug'"),
     ("lesson", "1", "'1' is not a lesson: did you mean 00_gradients?"),
     ("lesson", "atention", "did you mean raw_attention"),
     ("lesson", "attention", "did you mean 421_raw_attention?"),
+    ("lesson", "41", "more than one lesson"),
+    ("lesson", "421 422", "421 takes no further words"),
+    ("lesson", "find", "find needs a word"),
+    ("lesson", "find zeppelin", "'zeppelin' is not in the concept table"),
+    ("lesson", "find tempertaure", "did you mean temperature"),
 ]
 
 
@@ -213,11 +215,6 @@ def test_a_folder_in_use_advises_only_options_that_the_script_has(folder, finish
     ):
         sentence = refusal(main, capsys, *arguments, "--out-dir", run)
         assert "holds a run already" in sentence and ("--init-from resume" in sentence) == resumes
-
-
-def test_a_word_that_is_nowhere_gets_a_suggestion(capsys):
-    assert run_here(lesson.main, "find", "tempertaure") == 1
-    assert "did you mean temperature" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script", ["train", "chat", "export"])

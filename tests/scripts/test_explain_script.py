@@ -109,11 +109,6 @@ def test_the_flat_script_has_the_same_numbers_to_the_last_bit(kind, stage, tmp_p
         assert np.array_equal(found["parameters"][update.name], update.before.array)
 
 
-@pytest.fixture(scope="module")
-def model_folder(given):
-    return given / "wide"
-
-
 @pytest.mark.parametrize(
     ("stage", "text", "op"),
     [
@@ -123,9 +118,9 @@ def model_folder(given):
         ("ppo", "the cat| sat", "Minimum"),
     ],
 )
-def test_any_model_text_and_stage(stage, text, op, model_folder, tmp_path, capsys):
-    given = ["--model", model_folder, "--text", text]
-    for folder, options in ((tmp_path / "own", given), (tmp_path / "tiny", [])):
+def test_any_model_text_and_stage(stage, text, op, given, tmp_path, capsys):
+    own = ["--model", given / "wide", "--text", text]
+    for folder, options in ((tmp_path / "own", own), (tmp_path / "tiny", [])):
         assert run_here(explain.main, "--stage", stage, "--out-dir", folder, *options) == 0
         (path,) = folder.iterdir()
         data = data_of(path)
@@ -134,10 +129,10 @@ def test_any_model_text_and_stage(stage, text, op, model_folder, tmp_path, capsy
     assert "MB" in capsys.readouterr().out
 
 
-def test_what_does_not_fit_is_summarized(model_folder):
+def test_what_does_not_fit_is_summarized(given):
     from gpt.training.loading import load_model
 
-    model, tokenizer = load_model(model_folder)
+    model, tokenizer = load_model(given / "wide")
     recording, _ = explain.take_step(model, "pretraining", [tokenizer.encode("the cat sat")], 0.1)
     data = step_data(recording, "title", [])
     assert data["limit"] in LIMITS

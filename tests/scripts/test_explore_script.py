@@ -4,7 +4,6 @@ import http.client
 import json
 import signal
 import subprocess
-import threading
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from scripts.pages.explore_data import Looker
 from scripts.pages.local_server import LocalServer
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import save_model
+from tests.helpers import serving
 from tests.scripts.running import command, environment
 
 
@@ -88,12 +88,8 @@ def test_what_cannot_be_answered_is_refused_and_leaves_the_model_whole(looker, q
 
 @pytest.fixture(scope="module")
 def server(looker):
-    with LocalServer("<p>the page</p>", looker.look) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
+    with serving(LocalServer("<p>the page</p>", looker.look)) as running:
         yield running
-        running.shutdown()
-        thread.join()
 
 
 def request(server, method, path, body=None, host=None, kind="application/json", **headers):

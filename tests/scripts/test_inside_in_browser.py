@@ -1,7 +1,6 @@
 """The page of a recorded step and the explorer in a headless Chromium: keys, clicks, and the numbers that they show."""
 
 import re
-import threading
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from scripts.pages.explore_data import Looker
 from scripts.pages.local_server import LocalServer
 from scripts.pages.step_data import step_data
 from tests.finetune.small import small_chat_model
+from tests.helpers import serving
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, opened, press
 
 _ = chromium  # a fixture
@@ -134,14 +134,9 @@ def test_the_page_fits_its_screen_and_opens_quickly(chromium, recorded, scheme, 
 @pytest.fixture(scope="module")
 def explorer():
     """A running server with a small model, and the model."""
-    model, tokenizer = small_chat_model(n_layer=2, n_embd=32, block_size=32)
-    looker = Looker(model, tokenizer)
-    with LocalServer(explorer_page("a small model", "the cat sat"), looker.look) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    looker = Looker(*small_chat_model(n_layer=2, n_embd=32, block_size=32))
+    with serving(LocalServer(explorer_page("a small model", "the cat sat"), looker.look)) as server:
         yield server, looker
-        server.shutdown()
-        thread.join()
 
 
 def asked(tab, action):
