@@ -182,11 +182,10 @@ def find(word: str) -> int:
         raise ValueError("find needs a word, for example: python scripts/lesson.py find cache")
     found = []
     for row in concepts():
-        names = [row.name, row.exercise or "", *(place.name for place in row.code)]
+        names = [row.name, row.exercise, *(place.name for place in row.code)]
         if any(_squeezed(word) in _squeezed(name) for name in names):  # "kv cache" is also in KVCache and kv_cache
             found.append(row)
-    for row in found:
-        show_concept(row)
+            show_concept(row)
     places = [
         f"scripts/lessons/{lesson.name}:{number}"
         for lesson in lessons()

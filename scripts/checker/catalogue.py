@@ -24,8 +24,7 @@ _FILE = re.compile(r"(\d+)_(\w+)\.py")
 def load(path: Path) -> Exercise:
     """The exercise in a file. Raises ValueError where it has none."""
     spec = importlib.util.spec_from_file_location(f"exercise_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} cannot be loaded")
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     exercise = getattr(module, "EXERCISE", None)

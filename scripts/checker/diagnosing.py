@@ -40,8 +40,7 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
         return first.sentence, telling
     if any("random" in vars(node).values() for node in ast.walk(ast.parse(trial.text))):
         return "it draws random numbers: the same arguments must give the same result (keep the mask of forward)", case
-    search = Search(trial, found, witnesses if first is not None else [case, *witnesses])
-    search.in_telling = first is not None
+    search = Search(trial, found, witnesses if first is not None else [case, *witnesses], first is not None)
     in_backward = first is not None and first.where.startswith("backward")
     kind, by_gradcheck = ask_gradcheck(trial, first) if in_backward and first is not None else ("", "")
     if kind in SURE and search.slip() is None:
@@ -81,14 +80,16 @@ def without_numbers(sentence: str) -> str:
 
 
 class Search:
-    """A search for a program that gives the learner's results in every case, the first one above all."""
+    """A search for a program that gives the learner's results in every case, the first one above all.
 
-    def __init__(self, trial: Trial, found: Finding, cases: list[Case]):
-        self.trial, self.found, self.cases = trial, found, cases
+    in_telling: whether the telling case is wrong as well.
+    """
+
+    def __init__(self, trial: Trial, found: Finding, cases: list[Case], in_telling: bool):
+        self.trial, self.found, self.cases, self.in_telling = trial, found, cases, in_telling
         self.part = found.where.partition(" of ")[0]
         self.is_backward = found.where.startswith("backward of")
         self.observed: dict[int, Answer] = {}
-        self.in_telling = False  # is the telling case wrong, too?
         self.explanation: Callable[[Case], Answer] | None = None
 
     @functools.cached_property

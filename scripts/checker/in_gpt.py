@@ -197,8 +197,8 @@ def run(workspace: Workspace, names: list[str], out_dir: Path, whole: bool) -> i
     print(f"it writes: {text}")
     if whole:
         path = out_dir / "my_gpt.html"
-        titles = [(name, workspace.exercise(name)) for name in workspace.paths]
-        write_text(path, my_gpt.html(titles, names, parts.used, theirs, mine, text))
+        exercises = [workspace.exercise(name) for name in workspace.paths]
+        write_text(path, my_gpt.html(exercises, names, parts.used, theirs, mine, text))
         print(f"the page: {path}")
     return 0 if worst < 0.1 else 1
 

@@ -23,7 +23,8 @@ from .checks import Case, Check, Verdict
 from .trial import Finding, Trial, arrays
 
 SHRINKS = 80  # cases tried to make a failing one smaller
-QUIET: Any = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
+QUIET: Any = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck),
+              "report_multiple_bugs": False}  # fmt: skip
 WITNESSES = 24  # cases, besides the telling and the smallest one, in which a diagnosis must hold
 EXPLAINED = ("values", "shape", "error", "non-finite")  # kinds of findings whose reason is looked for
 STATUSES = ("unfinished", "refused", "error", "memory")  # kinds that are a status; the others are "wrong"
@@ -115,9 +116,7 @@ def smallest_failing(trial: Trial, seed: int, first: Finding | None) -> tuple[Ca
     after = 0
 
     @hypothesis.seed(seed)
-    @hypothesis.settings(
-        max_examples=check.examples, report_multiple_bugs=False, phases=[Phase.generate, Phase.shrink], **QUIET
-    )
+    @hypothesis.settings(max_examples=check.examples, phases=[Phase.generate, Phase.shrink], **QUIET)
     @hypothesis.given(check.cases)
     def search(case: Case) -> None:
         nonlocal after

@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from gpt.console import printable
 from gpt.files import write_text
@@ -65,7 +65,8 @@ def mark(folder: Path, exercises: dict[str, Path], out_dir: Path, seed: int, lim
     submissions = find_submissions(folder, out_dir)
     files = [file for submission in submissions for file in collect(submission, exercises)]
     out_dir.mkdir(parents=True, exist_ok=True)
-    with Record(out_dir / "results.jsonl", exercises, (seed, *limits)) as record:
+    with open(out_dir / "results.jsonl", "a+", encoding="utf-8") as lines:  # open for reading and for appending
+        record = Record(lines, exercises, (seed, *limits))
         waiting = [file for file in files if record.verdict(file) is None]
         print(f"Marking {len(exercises)} exercises of {len(submissions)} students; {len(files) - len(waiting)} of "
               f"{len(files)} have a verdict from before.", flush=True)  # fmt: skip
@@ -170,26 +171,20 @@ def read_limited(size: int, read: Callable[[], bytes]) -> bytes:
 class Record:
     """results.jsonl: a line for each verdict, with a fingerprint of everything that it depends on."""
 
-    def __init__(self, path: Path, exercises: dict[str, Path], settings: tuple[int, ...]):
+    def __init__(self, lines: TextIO, exercises: dict[str, Path], settings: tuple[int, ...]):
         ours = [file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))]
         self.base = {name: hashlib.sha256(b"".join([file.read_bytes(), *ours])).hexdigest()
                      for name, file in exercises.items()}  # fmt: skip
-        self.settings = settings
+        self.settings, self.lines = settings, lines
         self.verdicts: dict[str, Verdict] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        lines.seek(0)
+        for line in lines:
             try:
                 entry = json.loads(line)
                 self.verdicts[entry["fingerprint"]] = Verdict(**entry["verdict"])
             except (ValueError, KeyError, TypeError):
                 continue  # the last line of a run that was killed
-        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closed by __exit__
-        self.file.write("\n")
-
-    def __enter__(self) -> Record:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.file.close()
+        lines.write("\n")
 
     def fingerprint(self, file: File) -> str:
         parts = (file.student, file.exercise, file.name, file.problem, self.base[file.exercise], *self.settings)
@@ -202,8 +197,8 @@ class Record:
         entry = {"student": file.student, "exercise": file.exercise, "fingerprint": self.fingerprint(file),
                  "verdict": verdict.facts()}  # fmt: skip
         self.verdicts[self.fingerprint(file)] = verdict
-        self.file.write(json.dumps(entry) + "\n")
-        self.file.flush()
+        self.lines.write(json.dumps(entry) + "\n")
+        self.lines.flush()
 
 
 def judge_all(

@@ -134,12 +134,8 @@ def check_all(workspace: Workspace, say: Callable[[str], None]) -> bool:
 @contextlib.contextmanager
 def _single_keys() -> Iterator[Callable[[], str | None]]:
     """A function that waits PERIOD for a key, without Enter; None if none came."""
-    try:
-        import msvcrt
-    except ImportError:
-        pass
-    else:
-        yield lambda: _windows_key(msvcrt)
+    if os.name == "nt":
+        yield _windows_key
         return
     import termios
     import tty
@@ -158,7 +154,9 @@ def _single_keys() -> Iterator[Callable[[], str | None]]:
         termios.tcsetattr(terminal, termios.TCSADRAIN, settings)
 
 
-def _windows_key(msvcrt: object) -> str | None:
+def _windows_key() -> str | None:
+    import msvcrt
+
     end = time.monotonic() + PERIOD
     while time.monotonic() < end:
         if msvcrt.kbhit():  # type: ignore[attr-defined]

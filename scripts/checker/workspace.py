@@ -21,13 +21,10 @@ class Workspace:
 
     def __init__(self, folder: Path, paths: dict[str, Path], seed: int = 0):
         self.folder, self.paths, self.seed = folder, paths, seed
+        self.record = folder / "progress.json"
         self.state: dict[str, Any] = {"passed": {}, "hints": {}, "current": None}
         if self.record.exists():
             self.state |= read_progress(self.record)
-
-    @property
-    def record(self) -> Path:
-        return self.folder / "progress.json"
 
     def save(self) -> None:
         write_text(self.record, json.dumps(self.state, indent=1) + "\n")
@@ -45,7 +42,7 @@ class Workspace:
 
     def has_passed(self, name: str) -> bool:
         file = self.file(name)
-        return file.exists() and self.state["passed"].get(name) == fingerprint(file)
+        return file.exists() and self.state["passed"].get(name) == fingerprint(file.read_bytes())
 
     def current(self) -> str | None:
         """The exercise that was started last, or the first one that is not passed; None at the end of the course."""
@@ -77,7 +74,7 @@ class Workspace:
         if debug:
             processes.debug(exercise, verdict, content, file)
         if verdict.passed:
-            self.state["passed"][name] = hashlib.sha256(content).hexdigest()
+            self.state["passed"][name] = fingerprint(content)
         else:
             self.state["passed"].pop(name, None)
         self.save()
@@ -115,6 +112,6 @@ def read_progress(path: Path) -> dict[str, Any]:
     return state
 
 
-def fingerprint(file: Path) -> str:
-    """SHA-256 of a file's content."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def fingerprint(content: bytes) -> str:
+    """The SHA-256 hash of a file's content."""
+    return hashlib.sha256(content).hexdigest()

@@ -120,9 +120,8 @@ for weight, kept in zip(projections, learned):
     weight.data[...] = kept
 print(f"validation loss: learned W_O {whole:.3f}, heads only concatenated {unmixed:.3f}")
 assert unmixed > whole + 0.03
-with lesson.picture(
-    "mixing", "How strongly an output channel hears each head (layer 0, trained)", size=(11, 3)
-) as axes:
+title = "How strongly an output channel hears each head (layer 0, trained)"
+with lesson.picture("mixing", title, size=(11, 3)) as axes:
     norms = np.sqrt((projections[0].data.reshape(-1, 4, D) ** 2).sum(axis=2)).T  # (heads, C)
     heatmap(axes, norms, [f"head {h}" for h in range(4)], [str(c) for c in range(norms.shape[1])], "")
     axes.set(xlabel="output channel")

@@ -47,9 +47,8 @@ assert moved > 0.1
 # %% Attention blends; the feed-forward network transforms
 # A weighted average lies inside the convex hull of what it averages, whatever the weights. An MLP can leave it.
 values = rng.standard_normal((1, 6, 2))
-blended = F.scaled_dot_product_attention(
-    *(Tensor(rng.standard_normal((1, 6, 2)) * 3) for _ in "qk"), Tensor(values)
-).data
+q, k = (Tensor(rng.standard_normal((1, 6, 2)) * 3) for _ in "qk")
+blended = F.scaled_dot_product_attention(q, k, Tensor(values)).data
 mlp = MLP(GPTConfig(n_embd=2, n_head=1, vocab_size=2, block_size=6, n_layer=1))
 for layer in (mlp.c_fc, mlp.c_proj):
     layer.weight.data[...] = rng.standard_normal(layer.weight.shape)

@@ -193,10 +193,8 @@ for my, our in zip(mine.blocks, ours.transformer.h):
     for h, head in enumerate(my.attention.heads):
         for i, layer in enumerate((head.query, head.key, head.value)):  # c_attn: all queries, all keys, all values
             place = slice(i * C + h * D, i * C + (h + 1) * D)
-            layer.weight.data[...], layer.bias.data[...] = (
-                our.attn.c_attn.weight.data[place],
-                our.attn.c_attn.bias.data[place],
-            )
+            layer.weight.data[...] = our.attn.c_attn.weight.data[place]
+            layer.bias.data[...] = our.attn.c_attn.bias.data[place]
     pairs = ((my.attention.projection, our.attn.c_proj), (my.feed_forward.wide, our.mlp.c_fc))
     for to, source in (*pairs, (my.feed_forward.projection, our.mlp.c_proj)):
         to.weight.data[...], to.bias.data[...] = source.weight.data, source.bias.data

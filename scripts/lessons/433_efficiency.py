@@ -58,9 +58,8 @@ batch = rng.integers(0, 512, (4, 129))
 with profile() as report:
     model.loss(batch[:, :-1], batch[:, 1:]).backward()
 rows_ = [r for r in report.rows if r.intensity and r.gflops_per_second]
-with lesson.picture(
-    "roofline", "Roofline of a training step (2 layers, 128 wide, 4 x 128 tokens; one core)", size=(8, 4.8)
-) as axes:
+title = "Roofline of a training step (2 layers, 128 wide, 4 x 128 tokens; one core)"
+with lesson.picture("roofline", title, size=(8, 4.8)) as axes:
     x = np.logspace(-2, 3, 100)
     axes.loglog(x, np.minimum(peak, x * bandwidth) / 1e9, color="black", label="the roof: bandwidth, then arithmetic")
     for r in sorted(rows_, key=lambda r: -r.nanoseconds)[:10]:
@@ -102,9 +101,7 @@ assert abs(np.mean(curves["float32"][-15:]) - np.mean(curves["bfloat16"][-15:]))
 # Without a cache, the whole text is read again for every new token.
 #
 # Predict: a prompt of 10 tokens is continued by 1,000. How many times fewer tokens are read with a cache?
-read = {
-    n: (accounting.tokens_read(10, n, cached=False), accounting.tokens_read(10, n, cached=True)) for n in (100, 1000)
-}
+read = {n: [accounting.tokens_read(10, n, cached) for cached in (False, True)] for n in (100, 1000)}
 for n, (without, with_) in read.items():
     print(f"{n:5} new tokens after 10: {without:7,} tokens read without, {with_:5,} with: {without / with_:.0f} times")
 assert [round(a / b) for a, b in read.values()] == [55, 505]  # the course says 55 and 500
@@ -123,10 +120,9 @@ cache = KVCache.for_model(model, batch=1)
 assert sum(a.nbytes for a in [*cache.keys, *cache.values]) == accounting.kv_cache_bytes(model.config, 1, 160)
 with lesson.picture("kv-cache", "What the KV cache saves and costs", columns=2, size=(10, 3.8)) as (left, right):
     n = np.arange(1, 1001)
-    left.plot(
-        n, [accounting.tokens_read(10, int(i), False) / 1e3 for i in n], "-", color="black", label="without: n² / 2"
-    )
-    left.plot(n, [accounting.tokens_read(10, int(i), True) / 1e3 for i in n], "--", color="black", label="with: n")
+    for cached, line, name in ((False, "-", "without: n² / 2"), (True, "--", "with: n")):
+        thousands = [accounting.tokens_read(10, int(i), cached) / 1e3 for i in n]
+        left.plot(n, thousands, line, color="black", label=name)
     left.set(xlabel="new tokens n", ylabel="tokens read (thousands)")
     for name, line in (("gpt2", "-"), ("gpt2-medium", "--"), ("gpt2-xl", ":")):
         sizes = [accounting.kv_cache_bytes(GPTConfig.preset(name), 1, int(i), "bfloat16") / 1e6 for i in n]
@@ -214,9 +210,8 @@ difference = np.abs(tiled(q, k, v) - F.scaled_dot_product_attention(Tensor(q), T
 print(f"tiles of 16 keys and all 64 keys at once differ by {difference:.0e}")
 assert difference < 1e-12
 whole, tiles = accounting.attention_bytes(12, 4096), accounting.attention_bytes(12, 4096, tiled=True)
-print(
-    f"4,096 tokens, 12 heads, bfloat16: {whole / 2**20:.0f} MB of weights a layer, or {tiles / 2**10:.0f} KB in tiles"
-)
+sizes = f"{whole / 2**20:.0f} MB of weights a layer, or {tiles / 2**10:.0f} KB in tiles"
+print(f"4,096 tokens, 12 heads, bfloat16: {sizes}")
 assert (whole, tiles) == (384 * 2**20, 384 * 2**10)
 memory = {}
 for kernels in ("textbook", "fast"):

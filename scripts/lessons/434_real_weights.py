@@ -61,11 +61,7 @@ assert np.allclose(layer(nn.Parameter(x)).data, x @ there)
 expected = [m.expected for m in matches if m.expected]
 transposed = [row.theirs for row in expected if row.transposed]
 print(f"{len(transposed)} of the matrices are transposed: {', '.join(transposed[:4])} ...")
-square = [
-    m.name
-    for m in matches
-    if m.expected and m.expected.transposed and m.expected.our_shape[0] == m.expected.our_shape[1]
-]
+square = [row.theirs for row in expected if row.transposed and row.our_shape[0] == row.our_shape[1]]
 print(f"square: {square[0]}")
 
 # %% Evidence 1, structure: the parameter count

@@ -164,7 +164,6 @@ with lesson.picture("classes", "From which part of the documentation?", columns=
     for (name, curve), line in zip(curves.items(), LINES):
         one.plot(smooth(curve), line, color="black", label=name)
     one.set(xlabel="step", ylabel="loss (nats per text), smoothed", title="learning to classify", ylim=(0, None))
-    one.legend(frameon=False)
     heatmap(two, counts, labels, labels, ".0f")
     two.set(title="test texts, everything trained", xlabel="predicted", ylabel="true")
 

@@ -355,7 +355,6 @@ with lesson.picture("dpo", "Forty steps of DPO", columns=3, size=(12, 3.6)) as (
     for name, line in (("logps/chosen", "-"), ("logps/rejected", "--")):
         three.plot(smooth([s.metrics[name] for s in steps], 5), line, color="black", label=name.removeprefix("logps/"))
     three.set(title="on the training pairs", xlabel="step", ylabel="log-probability (nats per reply)")
-    three.legend(frameon=False)
 
 # %% [markdown]
 # With the higher rate, the lower loss belongs to the worse model: more of its replies are none of the three kinds. DPO

@@ -50,9 +50,8 @@ print(f"together {total / 1e9:.0f} GB, {full['optimizer'] / total:.0%} of it Ada
 # %% A large matrix as the product of two thin ones
 # Predict: a matrix of 768 x 768 is replaced by (768, 8) @ (8, 768). How many times fewer numbers are that?
 thin = adapter_parameters(768, 768, r=8)
-print(
-    f"a 768 x 768 matrix has {768 * 768:,} numbers; as (768, 8) @ (8, 768) {thin:,}, {768 * 768 / thin:.0f} times fewer"
-)
+fewer = f"{thin:,}, {768 * 768 / thin:.0f} times fewer"
+print(f"a 768 x 768 matrix has {768 * 768:,} numbers; as (768, 8) @ (8, 768) {fewer}")
 assert thin == np.zeros((768, 8)).size + np.zeros((8, 768)).size == 768 * 768 / 48
 B, A = rng.standard_normal((6, 2)), rng.standard_normal((2, 6))
 assert np.linalg.matrix_rank(B @ A) == 2
@@ -224,19 +223,14 @@ assert quantiles < uniform
 with lesson.picture("rounding", "Rounding, outliers and NF4", columns=3, size=(13, 3.8)) as (left, middle, right):
     left.plot(row[0, :16], rounded["no outlier"].dequantize()[0, :16], "o", mfc="none", color="black", label="alone")
     left.plot(row[0, :16], rounded["outlier, one scale"].dequantize()[0, :16], "x", color="black", label="beside an 8")
-    left.set(
-        xlabel="weight",
-        ylabel="after rounding to 8 bits",
-        title="an outlier makes steps of 0.06",
-        xticks=[-0.05, 0, 0.05],
-    )
+    left.set(xlabel="weight", ylabel="after rounding to 8 bits", title="an outlier makes steps of 0.06")
+    left.set_xticks([-0.05, 0, 0.05])
     bars(middle, {name.replace(", ", ",\n"): 100 * error for name, error in off.items()}, "error of normal weights (%)")
     right.hist((sample / np.abs(sample).max(axis=1, keepdims=True)).ravel(), 60, color="0.8", density=True)
     right.vlines(nf4_levels(), 0, 0.5, color="black", label="NF4's 16 levels")
     right.vlines(np.arange(-7, 8) / 7, 1.35, 1.5, color="0.4", label="equal steps")
-    right.set(
-        xlabel="weight / largest of its group", ylabel="density", title="levels where the weights are", ylim=(0, 1.9)
-    )
+    right.set(xlabel="weight / largest of its group", ylabel="density", ylim=(0, 1.9))
+    right.set(title="levels where the weights are")
     right.legend(frameon=False, loc="upper right", ncols=2, fontsize=8)
 
 # %%

@@ -177,10 +177,9 @@ in_bfloat16 = copy.deepcopy(lora)
 for p in in_bfloat16.parameters():
     p.data[...] = round_bfloat16(p.data)
 fewer_bits = {"bfloat16": in_bfloat16}
-for name, options in (("int8", {"method": "absmax"}), ("NF4", {"method": "nf4"}), ("GPTQ", {"method": "gptq"}),
-                      ("AWQ", {"method": "awq"})):  # fmt: skip
+for name, method in (("int8", "absmax"), ("NF4", "nf4"), ("GPTQ", "gptq"), ("AWQ", "awq")):
     fewer_bits[name] = copy.deepcopy(lora)
-    quantize(fewer_bits[name], QuantizationConfig(**options), calibration)
+    quantize(fewer_bits[name], QuantizationConfig(method), calibration)
 print(f"perplexity on plain text, float32: {math.exp(whole):.2f}")
 rise = {name: 100 * (math.exp(validation_loss(m, val_ids) - whole) - 1) for name, m in fewer_bits.items()}
 for name, percent in rise.items():

@@ -198,9 +198,8 @@ with lesson.picture("changes", "The same training, change after change", 2, size
     left.set(xlabel="step", ylabel="training loss (nats per token)")
     left.legend(frameon=False, fontsize=8)
     labels = [name.replace(" ", "\n").replace("+\n", "+ ") for name in CHANGES]
-    bars(
-        right, {label: float(np.mean(found)) for label, found in zip(labels, losses.values())}, "validation loss", ".3f"
-    )
+    means = [float(np.mean(found)) for found in losses.values()]
+    bars(right, dict(zip(labels, means)), "validation loss", ".3f")
     right.tick_params(labelsize=7)
 
 # %% [markdown]

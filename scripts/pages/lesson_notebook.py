@@ -28,9 +28,8 @@ def write_notebook(cells: list[Cell], path: Path) -> None:
         raise FileExistsError(
             f"{path.as_posix()} has been worked in, and is kept as it is: rename it, or take another --out-dir"
         )
-    start = (
-        f"import os, sys\n\nos.chdir({str(ROOT)!r})  # pictures and models are in its folder runs\nsys.path[:0] = ['.']"
-    )
+    to_root = f"os.chdir({str(ROOT)!r})  # pictures and models are in its folder runs"
+    start = f"import os, sys\n\n{to_root}\nsys.path[:0] = ['.']"
     notebook = v4.new_notebook(cells=[v4.new_markdown_cell(cells[0].text), v4.new_code_cell(start)])
     for cell in cells[1:]:
         if cell.kind == "prose":

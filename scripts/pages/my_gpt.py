@@ -5,10 +5,9 @@ Parts that are the learner's are dark, so the page can be read in black and whit
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from scripts.checker.checks import Exercise
 from scripts.pages.web_page import escaped, page
 
 GROUPS = ("Tokenizer", "Embedding", "Norms", "Attention", "MLP", "Loss", "Optimizer", "Writing", "Engine",
@@ -24,22 +23,17 @@ pre { white-space: pre-wrap; background: var(--box); }
 
 
 def html(
-    exercises: list[tuple[str, Any]],
-    passed: list[str],
-    used: list[str],
-    theirs: list[float],
-    mine: list[float],
-    text: str,
+    exercises: list[Exercise], passed: list[str], used: list[str], theirs: list[float], mine: list[float], text: str
 ) -> str:
-    """The page. exercises: (name, Exercise) of the whole course; used: those that ran in this training."""
+    """The page. exercises: those of the whole course; used: the names of those that ran in this training."""
     groups: dict[str, str] = dict.fromkeys(GROUPS, "")
-    for name, exercise in exercises:
-        classes = "part" + " mine" * (name in passed) + " used" * (name in used)
+    for exercise in exercises:
+        classes = "part" + " mine" * (exercise.name in passed) + " used" * (exercise.name in used)
         tip = escaped(f"{exercise.title} ({exercise.effort})")
-        box = f'<span class="{classes}" title="{tip}">{escaped(name)}</span>'
+        box = f'<span class="{classes}" title="{tip}">{escaped(exercise.name)}</span>'
         groups[exercise.group] = groups.get(exercise.group, "") + box
     rows = [f'<div class="row"><b>{escaped(group)}</b>{boxes}</div>' for group, boxes in groups.items() if boxes]
-    body = f"""<h1>My GPT: {sum(name in passed for name, _ in exercises)} of {len(exercises)} parts are mine</h1>
+    body = f"""<h1>My GPT: {sum(each.name in passed for each in exercises)} of {len(exercises)} parts are mine</h1>
 <p>Dark: I wrote it, and it passed. With a thick frame: it ran in the training below. Light: still the library's.</p>
 {"".join(rows)}
 <h2>How it learned</h2>

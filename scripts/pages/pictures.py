@@ -127,9 +127,8 @@ def picture(folder: Path, name: str, title: str, columns: int = 1, rows: int = 1
 
 def widget_html(name: str, data: Any, alone: bool = False) -> str:
     """A widget as HTML. alone: with its scripts, as a notebook needs it; a page has them once, at its end."""
-    place = (
-        f'<figure class="widget" data-widget="{name}">{data_script(data)}<p>This drawing needs JavaScript.</p></figure>'
-    )
+    inside = f"{data_script(data)}<p>This drawing needs JavaScript.</p>"
+    place = f'<figure class="widget" data-widget="{name}">{inside}</figure>'
     if not alone:
         return place
     style = f"<style>{read_text(COLORS)}{read_text(WIDGETS / 'widgets.css')}</style>"

@@ -73,10 +73,9 @@ class Table:
             return None
         if value not in self.numbers:
             self.numbers[value] = len(self.rows)
-            whole = value.array is not None and value.array.size <= self.limit
             row: dict[str, Any] = {"shape": value.shape, "name": value.name, "made_by": value.made_by}
             row["dtype"] = str(value.dtype)
-            if whole:
+            if value.array is not None and value.array.size <= self.limit:
                 row["data"] = self.packed(value.array)
             else:
                 row |= {"corner": self.packed(value.corner), "corner_shape": value.corner.shape}

@@ -114,7 +114,8 @@ def walk(model: GPT, tokenizer: Tokenizer, text: str) -> list[dict[str, Any]]:
     step("wpe", x[-1])
     for layer in range(model.config.n_layer):
         made = {name: seen[f"h.{layer}.{name}"][0] for name in PARTS}
-        q, _, v = (split(part, model.config.n_head) for part in np.split(made["attn.c_attn"], 3, axis=-1))  # (H, T, D)
+        heads = made["attn.c_attn"].reshape(len(texts), 3, model.config.n_head, -1)  # (T, 3, H, D)
+        q, _, v = heads.transpose(1, 2, 0, 3)  # (H, T, D) each
         weights = patterns[layer, 0]  # (H, T, T)
         most = int(weights[0, -1].argmax())
         step("ln_1", made["ln_1"][-1], layer=layer)
@@ -141,8 +142,3 @@ def walk(model: GPT, tokenizer: Tokenizer, text: str) -> list[dict[str, Any]]:
 
 
 PARTS = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
-
-
-def split(rows: np.ndarray, heads: int) -> np.ndarray:
-    """(T, C) -> (H, T, D)"""
-    return rows.reshape(len(rows), heads, -1).swapaxes(0, 1)
