@@ -80,6 +80,10 @@ class Profile(switches.Observer, NotebookReport):
         """Wall time of the block, or the time so far if it has not ended."""
         return ((perf_counter_ns() if self._end is None else self._end) - self._begin) / 1e9
 
+    def stop(self) -> None:
+        """End the measured time."""
+        self._end = perf_counter_ns()
+
     # --- watching ---
 
     def before(self, phase: str, ctx: Any, arrays: list[Any]) -> None:
@@ -101,13 +105,16 @@ class Profile(switches.Observer, NotebookReport):
     # --- showing ---
 
     def __str__(self) -> str:
-        """A table: the rows, the total, and the time spent outside ops."""
+        return self.table()
+
+    def table(self, limit: int | None = None) -> str:
+        """The rows (the first `limit` of them), the total, and the time spent outside ops."""
         width = max([12, *(len(row.op) for row in self._rows.values())])
         header = f"{'op':{width}}  {'phase':8} {'calls':>6} {'ms':>10} {'%':>5} "
         header += f"{'FLOP':>8} {'bytes':>8} {'FLOP/byte':>9} {'GFLOP/s':>8}"
         wall, total = self.seconds, self.total
         lines = [header, "-" * len(header)]
-        lines += [_line(row, width, wall) for row in self.rows]
+        lines += [_line(row, width, wall) for row in self.rows[:limit]]
         lines += ["-" * len(header), _line(total, width, wall)]
         outside = OpProfile("outside ops", "", 0, round(wall * 1e9) - total.nanoseconds)
         lines.append(_line(outside, width, wall)[: width + 34] + "  Python: the graph, data, optimizer, printing")
@@ -135,7 +142,7 @@ def profile() -> Iterator[Profile]:
         try:
             yield report
         finally:
-            report._end = perf_counter_ns()
+            report.stop()
 
 
 def _textbook_op(function: type, arrays: list[Any]) -> str:
