@@ -180,7 +180,7 @@ def test_the_other_names_of_gpt2s_settings(tmp_path):
     assert_same(GPT.from_pretrained(tmp_path), ids, outputs(transformers_model(tmp_path), ids))
 
 
-@pytest.mark.oracle("gguf")
+@pytest.mark.oracle("gguf", "torch", "transformers")
 @pytest.mark.parametrize("name", [n for n, (kind, _) in VARIANTS.items() if kind != "mistral" and n != "gpt2, erf"])
 def test_a_variant_in_a_gguf_file(tmp_path, name):
     model = block_model(name)
@@ -227,7 +227,7 @@ def test_llama_3s_scaling_in_a_gguf_file_is_a_tensor(tmp_path):
         LanguageModel.from_pretrained(write_gguf(tmp_path / "other.gguf", metadata, tensors))
 
 
-@pytest.mark.oracle("gguf")
+@pytest.mark.oracle("gguf", "torch", "transformers")
 @pytest.mark.parametrize("kind", K_QUANTS)
 def test_k_quants_are_read_as_the_library_reads_them(tmp_path, kind):
     import gguf
