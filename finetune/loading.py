@@ -1,4 +1,4 @@
-"""Load fine-tuned models: what `gpt.training.loading.load_model` accepts beside whole models, once this is imported.
+"""Loading fine-tuned models. Importing this file lets `gpt.training.loading.load_model` load two more kinds of folders:
 
     a quantized folder           the model, with its weights in 8 or 4 bits
     a run that holds adapters    the base model, which must still be in its place, with the adapters merged into it

@@ -1,4 +1,4 @@
-"""Ranges of settings: one that is outside its range is refused in a sentence that names it."""
+"""Ranges of settings: a value outside its range is refused in a sentence that names the setting."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RANGES: dict[str, Callable[[Any], bool]] = {
 
 
 def check_ranges(settings: Any, words: str, names: str) -> None:
-    """Raise ValueError unless each of the settings of these names is what the words, one of RANGES, say."""
+    """Raise ValueError unless each of these settings lies in the range `words`, a key of RANGES. names: "r alpha"."""
     for name in names.split():
         value = getattr(settings, name)
         try:

@@ -33,9 +33,9 @@ are the elements of 2 d H_q. All but the first, which belongs to -e, are 0. Call
 
     d = -e · (first row of H_q⁻¹) / (first element of H_q⁻¹)
 
-What earlier columns have changed need not enter here. The sum is quadratic, so its derivative by a free weight is that
-of the change so far plus that of d. Each earlier correction has made the first of the two 0, for every weight after its
-column, so only the second counts.
+Changes made for earlier columns do not enter here. The sum is quadratic, so its derivative by a free weight has two
+parts: one from the changes so far, and one from d. Each earlier correction has made the first part 0 for every weight
+after its column, so only the second part counts.
 
 An inverse for every q would be expensive. `inverse_factor` computes one matrix U that contains the first rows of all of
 them, and `round_columns` is the method itself. Below them is what a whole weight needs: groups of columns with their
