@@ -226,11 +226,12 @@ def random_state() -> dict[str, Any]:
 
 def set_random_state(state: dict[str, Any]) -> None:
     """Continue from what `random_state` returned. For anything else, an error, and nothing changes."""
-    global _random
     restored = _RandomState(state["seed"])
     restored.streams_used = int(state["streams_used"])
     restored.host.bit_generator.state = state["host"]
-    _random = restored
+    # If all of it was right: somebody may hold the generator, so it stays the same object.
+    _random.host.bit_generator.state = state["host"]
+    _random.seed, _random.streams_used = restored.seed, restored.streams_used
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------
