@@ -58,7 +58,7 @@ class Profile(switches.Observer, NotebookReport):
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], OpProfile] = {}
-        self._start = 0  # of the op that is running
+        self._start = 0  # of the op that is running, or the end of the last one that it ran itself
         self._begin = perf_counter_ns()
         self._end: int | None = None
 
@@ -101,6 +101,7 @@ class Profile(switches.Observer, NotebookReport):
         op = _textbook_op(ctx.function, arrays)
         count = flops.count(op, phase, _call(phase, ctx, arrays, results)) if op else None
         row.flops = None if count is None or row.flops is None else row.flops + count
+        self._start = perf_counter_ns()
 
     # --- showing ---
 

@@ -62,6 +62,13 @@ class Join(Function):
         return ctx.douts
 
 
+class TensorOfAnEarlierCall:
+    """Stands where this call found a tensor of an earlier one and left another. A block that computes with it fails.
+
+    Most blocks do not read the old tensor. As an input, it would keep the graph of the earlier call alive.
+    """
+
+
 class BlockCall:
     """One call of a block, with all that its result depends on at that time: calling it repeats the call."""
 
@@ -84,13 +91,14 @@ class BlockCall:
             if type(value) is Tensor and value is not held.get(name)
         ]
         for module, name in self.left:
-            self.held[module].pop(name, None)  # left by an earlier call: the block has replaced it, and not read it
+            if getattr(self.held[module].get(name), "grad_fn", None):
+                self.held[module][name] = TensorOfAnEarlierCall()
         read = [*self.arguments, *(value for held in self.held.values() for value in held.values())]
         self.inputs = list({id(x): x for x in read if isinstance(x, Tensor)}.values())  # a tied weight once
         return [result, *(vars(module)[name] for module, name in self.left)]
 
     def __call__(self, leaves: Sequence[Tensor]) -> list[Tensor]:
-        """Repeat `run` with a graph, and with `leaves` in the place of `inputs`. Nothing else notices it."""
+        """Repeat `run` with a graph, and with `leaves` in the place of `inputs`. All else stays as it is."""
         instead = {id(x): leaf for x, leaf in zip(self.inputs, leaves, strict=True)}
         attributes = {module: vars(module) for module in self.held}
         random, kernels = backend.random_state(), (switches.kernels, switches.cuda_kernels)

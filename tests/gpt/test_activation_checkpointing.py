@@ -183,14 +183,14 @@ def test_the_switches_of_forward_hold_in_the_second_one(dtype):
 
 
 class Conditioned(nn.Module):
-    """A block that also reads a tensor that it is given, one in an attribute, and leaves one in another."""
+    """A block that also reads a tensor that it is given, one in an attribute, and leaves some in others."""
 
     def __init__(self):
-        self.lin, self.penalty, self.unused = nn.Linear(3, 3), None, None
+        self.lin, self.penalty, self.unused = nn.Linear(3, 3), 0.0, None
 
     def forward(self, x, memory):
         h = self.lin(x * memory)
-        self.penalty, self.unused = (h * h).mean(), h.exp()
+        self.penalty, self.unused = self.penalty + (h * h).mean(), h.exp()
         return x + F.tanh(h) * self.scale
 
 
@@ -207,7 +207,7 @@ def test_tensors_that_a_block_reads_and_leaves_have_gradients():
         for _ in range(2):  # two passes in one graph
             x, memory, scale = map(F.tanh, leaves)
             for block in model.blocks:
-                block.scale = scale
+                block.scale, block.penalty = scale, 0.0
                 x = block(x, memory)
                 loss = loss + block.penalty
             loss = loss + x.sum()
@@ -219,6 +219,18 @@ def test_tensors_that_a_block_reads_and_leaves_have_gradients():
         np.testing.assert_allclose(again, plain, rtol=1e-12)
 
 
+def test_a_block_that_adds_to_what_it_left_earlier_is_refused():
+    model = Blocks(Conditioned())
+    nn.checkpoint_activations(model)
+    (block,), x = model.blocks, Tensor([[1.0, 2.0, 3.0]], requires_grad=True)
+    block.scale = 1.0
+    block(x, x)
+    block(x, x)
+    with pytest.raises(TypeError, match="add: expected .*, got TensorOfAnEarlierCall"):
+        block.penalty.backward()
+
+
+@pytest.mark.cpu_only("use_experts makes the experts on the CPU")
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_a_balance_loss_has_its_gradient(kernels, weight):
