@@ -24,6 +24,8 @@ Array: TypeAlias = np.ndarray  # or cupy.ndarray, which has the same methods
 
 DEFAULT_DTYPE = np.dtype(np.float32)
 NUMBERS = "biufc"  # NumPy's kinds of dtypes: booleans, integers, floats, complex numbers
+# The dtypes of NumPy's numbers in this machine's byte order. In the other order, np.dtype(">f4"), they equal none here.
+NATIVE = frozenset(map(np.dtype, "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]))
 
 _modules: dict[type, Any] = {np.ndarray: np}  # the type of an array -> the module that computes with it
 
@@ -49,10 +51,11 @@ def is_array(value: Any) -> bool:
 
 
 def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
-    """A number or a nested list as an array. An array is returned as it is, not copied, unless it must be converted.
+    """A number or a nested list as an array. An array is shared, not copied, unless it must be converted.
 
-    Without a dtype, Python floats become float32. Raises ValueError for a list whose rows differ in length, TypeError
-    for anything else that does not consist of numbers.
+    The result is a plain array of numbers in the machine's byte order. Without a dtype, Python floats become float32.
+    Raises ValueError for a list whose rows differ in length, TypeError for anything else that does not consist of
+    numbers.
     """
     what = f"cannot make a tensor of {type(data).__name__}"
     try:
@@ -69,7 +72,14 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
         array = array.astype(dtype, copy=False)
     elif array.dtype == np.float64 and not (is_array(data) or isinstance(data, np.generic)):
         array = array.astype(DEFAULT_DTYPE)
+    if is_unusual(array):
+        array = np.asarray(array, array.dtype.newbyteorder("="))
     return array if device is None else to_device(array, device)
+
+
+def is_unusual(value: Any) -> bool:
+    """Is `value` an array of a subclass, whose operators may do something else, or in the other byte order?"""
+    return isinstance(value, np.ndarray) and (type(value) is not np.ndarray or not value.dtype.isnative)
 
 
 def device_of(array: Any) -> str:
@@ -131,7 +141,7 @@ def device_and_dtype(targets: tuple[Any, ...], device: str | None, dtype: Any) -
         else:
             dtype = target
     try:
-        dtype = None if dtype is None else np.dtype(dtype)
+        dtype = None if dtype is None else np.dtype(dtype).newbyteorder("=")
     except TypeError:
         raise TypeError(f"{dtype!r} is neither a device ('cpu', 'cuda', 'cuda:N', 'auto') nor a dtype") from None
     return None if device is None else resolve_device(device), dtype

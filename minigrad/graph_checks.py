@@ -7,40 +7,36 @@ from typing import Any
 
 import numpy as np
 
-from . import switches
+from . import in_place, switches
 from .backend import Array, is_array, module_of
 
 
 def check_graph(nodes: Iterable[Any]) -> None:
     """Raise RuntimeError if what a node saved was freed by an earlier backward, or overwritten.
 
-    `nodes` are the Contexts. Whatever writes to a leaf in place (an optimizer, `load_state_dict`) increments its
-    `version`. A Context holds the version that its op saw. Where the two differ, an array that the op saved may hold
-    other numbers by now.
+    `nodes` are the Contexts. Only those that ran before the last change in place (in_place.py) are looked at: in a
+    training loop there are none.
     """
-    changed: list[Any] = []
+    older: list[Any] = []
     for ctx in nodes:
         if ctx.released:
             raise RuntimeError(
                 f"backward() reached {ctx}, but an earlier backward() has freed what it saved. Run the forward pass "
                 "again, or keep the graph the first time with backward(retain_graph=True)"
             )
-        for edge, version in zip(ctx.edges, ctx.versions, strict=True):
-            if edge is not None and edge[0].is_leaf and edge[0].version != version:
-                changed.append(edge[0])
-    for ctx in nodes if changed else ():
+        if ctx.changes < in_place.changes:
+            older.append(ctx)
+    changed = in_place.changed_since(min(ctx.changes for ctx in older)) if older else {}
+    for ctx in older if changed else ():
         _check_not_overwritten(ctx, changed)
 
 
-def _check_not_overwritten(ctx: Any, changed: list[Any]) -> None:
-    for leaf in changed:
-        versions = [version for edge, version in zip(ctx.edges, ctx.versions, strict=True) if edge and edge[0] is leaf]
-        if leaf.version in versions:  # the op ran after the change
-            continue
-        for name, array in _saved_arrays(ctx):
-            if module_of(array) is module_of(leaf.data) and module_of(array).may_share_memory(array, leaf.data):
+def _check_not_overwritten(ctx: Any, changed: dict[int, list[tuple[int, Array]]]) -> None:
+    for name, saved in _saved_arrays(ctx):
+        for number, array in changed.get(id(in_place.owner(saved)), ()):
+            if number > ctx.changes and module_of(saved).may_share_memory(saved, array):
                 raise RuntimeError(
-                    f"{ctx} saved a tensor of shape {leaf.shape} as ctx.{name}, and it was changed in place before "
+                    f"{ctx} saved a tensor of shape {array.shape} as ctx.{name}, and it was changed in place before "
                     "backward(), perhaps by an optimizer or by loading weights. Run the forward pass again"
                 )
 

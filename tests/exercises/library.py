@@ -215,7 +215,9 @@ def lora(library):
     def layer(weight, A, B, scaling):
         base = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         made = LoRALinear(base, r=A.shape[0], scaling=scaling)
-        base.weight, made.lora_A, made.lora_B = (a if isinstance(a, Tensor) else Tensor(a) for a in (weight, A, B))
+        for module, name, value in ((base, "weight", weight), (made, "lora_A", A), (made, "lora_B", B)):
+            del vars(module)[name]  # a parameter could only be replaced by another one
+            setattr(module, name, value if isinstance(value, Tensor) else Tensor(value))
         return made
 
     def forward(x, weight, A, B, scaling):
