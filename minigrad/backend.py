@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterable, Iterator
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -80,6 +82,32 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
 def is_unusual(value: Any) -> bool:
     """Is `value` an array of a subclass, whose operators may do something else, or in the other byte order?"""
     return isinstance(value, np.ndarray) and (type(value) is not np.ndarray or not value.dtype.isnative)
+
+
+def buffer_of(array: Array) -> Array:
+    """The array that owns the memory of `array`: `array` itself, or the one that it is a view of."""
+    base: Any = array.base
+    return buffer_of(base) if is_array(base) else array
+
+
+def named_arrays(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Array]]:
+    """The arrays among the values, with their names, also inside tuples, lists, dictionaries and plain objects."""
+    pending, seen = list(named), set()
+    while pending:
+        name, value = pending.pop(0)
+        if is_array(value):
+            yield name, value
+        elif isinstance(value, tuple | list):
+            pending += [(f"{name}[{i}]", entry) for i, entry in enumerate(value)]
+        elif isinstance(value, dict):
+            pending += [(f"{name}[{key!r}]", entry) for key, entry in value.items()]
+        elif _is_plain_object(value) and id(value) not in seen:  # an object may refer to itself
+            seen.add(id(value))
+            pending += [(f"{name}.{key}", entry) for key, entry in vars(value).items()]
+
+
+def _is_plain_object(value: Any) -> bool:
+    return hasattr(value, "__dict__") and not callable(value) and not isinstance(value, ModuleType)
 
 
 def device_of(array: Any) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from . import in_place, switches
-from .backend import Array, is_array, module_of
+from .backend import Array, buffer_of, is_array, module_of, named_arrays
 
 
 def check_graph(nodes: Iterable[Any]) -> None:
@@ -32,20 +32,13 @@ def check_graph(nodes: Iterable[Any]) -> None:
 
 
 def _check_not_overwritten(ctx: Any, changed: dict[int, list[tuple[int, Array]]]) -> None:
-    for name, saved in _saved_arrays(ctx):
-        for number, array in changed.get(id(in_place.owner(saved)), ()):
+    for name, saved in named_arrays(ctx.saved().items()):
+        for number, array in changed.get(id(buffer_of(saved)), ()):
             if number > ctx.changes and module_of(saved).may_share_memory(saved, array):
                 raise RuntimeError(
                     f"{ctx} saved a tensor of shape {array.shape} as ctx.{name}, and it was changed in place before "
                     "backward(), perhaps by an optimizer or by loading weights. Run the forward pass again"
                 )
-
-
-def _saved_arrays(ctx: Any) -> Iterator[tuple[str, Array]]:
-    for name, value in ctx.saved().items():
-        for entry in value if isinstance(value, tuple | list) else (value,):
-            if is_array(entry):
-                yield name, entry
 
 
 def check_returned(ctx: Any, returned: Any) -> list[Any]:

@@ -4,8 +4,8 @@ Forward saves arrays for backward, not copies of them. If one is overwritten bef
 of other numbers. So whatever in this library overwrites an array (an optimizer, `load_state_dict`, an initializer,
 `p += 1`) announces it here first, and each change gets a number: 1, 2, 3, ... A node of the graph keeps the number of
 the last change before it ran. If a later one hit memory that the node saved, backward raises an error
-(graph_checks.py). It is the memory that counts, so it does not matter whether the saved tensor gets a gradient, and a
-detached tensor or a view counts as what it shares memory with.
+(graph_checks.py). It is the memory that counts: whether the saved tensor gets a gradient, or is frozen, detached or a
+view of the one that changed, makes no difference.
 
 The library does not see what NumPy does to an array: `x.data[0] = 1`, `x.data -= 1`, `x.numpy()[0] = 1`. Such a change
 between forward and backward gives wrong gradients without an error, as in PyTorch. `inspection.detect_anomaly()` finds
@@ -15,15 +15,14 @@ it, because it compares checksums.
 from __future__ import annotations
 
 import functools
-import operator
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from . import switches
-from .backend import Array, is_array
+from .backend import Array, buffer_of
 
 changes = 0  # the number of the last change
 # id of an array -> [the number of its last change, a reference that does not keep the array alive]
@@ -46,15 +45,15 @@ def announce_update(tensors: Iterable[Any]) -> None:
     """Say that the arrays of these tensors are about to be overwritten. A read-only one is replaced by a copy first.
 
     Arrays of a file that is mapped into memory are read-only, and those of `np.broadcast_to`, whose elements share
-    memory. As the parameter's own array, a copy is what was meant.
+    memory. A parameter needs numbers of its own.
     """
     arrays = []
     for tensor in tensors:
         if id(tensor.data) not in _changed:  # the first time
             if not getattr(tensor.data.flags, "writeable", True):  # CuPy has no read-only arrays
                 tensor.data = np.array(tensor.data)
-            elif not tensor.requires_grad and is_array(owner(tensor.data)):
-                arrays.append(owner(tensor.data))  # x[1:] of x: the view dies at once, and its entry with it
+            elif not tensor.requires_grad:  # perhaps x[1:], a view that dies at once, and its entry with it
+                arrays.append(buffer_of(tensor.data))
         arrays.append(tensor.data)
     announce(arrays)
 
@@ -65,20 +64,13 @@ def version(array: Array) -> int:
 
 
 def changed_since(number: int) -> dict[int, list[tuple[int, Array]]]:
-    """The later changes (number, array), by the id of the object that owns the array's memory."""
+    """The later changes (number, array), by the id of the array that owns the memory."""
     found: dict[int, list[tuple[int, Array]]] = {}
     for last, reference in list(_changed.values()):
         array = reference()
         if last > number and array is not None:
-            found.setdefault(id(owner(array)), []).append((last, array))
+            found.setdefault(id(buffer_of(array)), []).append((last, array))
     return found
-
-
-def owner(array: Any) -> Any:
-    """The object whose memory `array` shows: the array itself, unless it is a view."""
-    while getattr(array, "base", None) is not None:
-        array = array.base
-    return array
 
 
 class InPlaceOperators:
@@ -86,53 +78,49 @@ class InPlaceOperators:
 
     On the result of an op and on data, `h += x` is `h = h + x`: a new tensor gets the name. On a Parameter, and on any
     leaf with requires_grad, it writes to the tensor's own array, inside of `no_grad`. A graph cannot record such a
-    change, so anywhere else it raises RuntimeError, as in PyTorch. So does `p[index] = x`, which needs no graph only if
-    neither p nor x has a gradient.
+    change, so anywhere else it raises RuntimeError, as in PyTorch. So does `p[index] = x`, unless neither p nor x has a
+    gradient.
+
+    Other than in PyTorch, `p[0]` and `p.detach()` are results like any other: `h = p[0]`, then `h += 1` leaves p as it
+    is. `p[0] += 1` changes p.
     """
 
     __slots__ = ()
     is_parameter = False
 
-    def __iadd__(self: Any, x: Any) -> Any: return self + x if self.grad_fn else _update(self, operator.add, "+=", x)
-    def __isub__(self: Any, x: Any) -> Any: return self - x if self.grad_fn else _update(self, operator.sub, "-=", x)
-    def __imul__(self: Any, x: Any) -> Any: return self * x if self.grad_fn else _update(self, operator.mul, "*=", x)
-    def __ipow__(self: Any, x: Any) -> Any: return self**x if self.grad_fn else _update(self, operator.pow, "**=", x)
-
-    def __itruediv__(self: Any, x: Any) -> Any:
-        return self / x if self.grad_fn else _update(self, operator.truediv, "/=", x)
-
-    def __imatmul__(self: Any, x: Any) -> Any:
-        return self @ x if self.grad_fn else _update(self, operator.matmul, "@=", x)
+    def __iadd__(self: Any, x: Any) -> Any: return _assign(self, "+=", self + x)
+    def __isub__(self: Any, x: Any) -> Any: return _assign(self, "-=", self - x)
+    def __imul__(self: Any, x: Any) -> Any: return _assign(self, "*=", self * x)
+    def __itruediv__(self: Any, x: Any) -> Any: return _assign(self, "/=", self / x)
+    def __ipow__(self: Any, x: Any) -> Any: return _assign(self, "**=", self**x)
+    def __imatmul__(self: Any, x: Any) -> Any: return _assign(self, "@=", self @ x)
 
     def __setitem__(self: Any, index: Any, x: Any) -> None:
-        _check_not_recorded(self, "x[index] = ...", x, "new = F.where(mask, value, x)")
-        index = tuple(map(_array, index)) if isinstance(index, tuple) else _array(index)
+        if switches.is_recording() and (self.requires_grad or getattr(x, "requires_grad", False)):
+            raise RuntimeError(_NOT_RECORDED.format("x[index] = ...", "new = F.where(mask, value, x)"))
         announce_update([self])
-        self.data[index] = _array(x)
+        self.data[tuple(map(_array, index)) if isinstance(index, tuple) else _array(index)] = _array(x)
 
 
-def _update(tensor: Any, op: Callable[[Any, Any], Any], symbol: str, x: Any) -> Any:
-    """`tensor += x` for a leaf."""
-    if not (tensor.requires_grad or tensor.is_parameter):
-        return op(tensor, x)
-    _check_not_recorded(tensor, f"x {symbol} ...", x, f"new = x {symbol[:-1]} ...")
-    result = op(tensor, x).data
-    if result.shape != tensor.shape:
-        raise RuntimeError(f"{symbol} cannot change a tensor of shape {tensor.shape} in place to shape {result.shape}")
-    if not np.can_cast(result.dtype, tensor.dtype, "same_kind"):
-        raise RuntimeError(f"{symbol} cannot change a tensor of {tensor.dtype} in place to {result.dtype}")
+_NOT_RECORDED = (
+    "`{}` changes a tensor in place, which the graph cannot record: write it under `with no_grad():` to update a "
+    "parameter, or `{}` to compute a new tensor"
+)
+
+
+def _assign(tensor: Any, symbol: str, result: Any) -> Any:
+    """What `tensor += x` makes of `result`, which is tensor + x: the new tensor, or the new numbers of the old one."""
+    if tensor.grad_fn or not (tensor.requires_grad or tensor.is_parameter):
+        return result
+    if result.requires_grad:  # so it was recorded
+        raise RuntimeError(_NOT_RECORDED.format(f"x {symbol} ...", f"new = x {symbol[:-1]} ..."))
+    if result.shape != tensor.shape or not np.can_cast(result.dtype, tensor.dtype, "same_kind"):
+        before, after = (f"shape {array.shape} and dtype {array.dtype}" for array in (tensor, result))
+        raise RuntimeError(f"`x {symbol} ...` changes x in place and cannot turn {before} into {after}")
     announce_update([tensor])
-    tensor.data[...] = result
+    tensor.data[...] = result.data
     return tensor
 
 
-def _check_not_recorded(tensor: Any, statement: str, x: Any, instead: str) -> None:
-    if switches.is_recording() and (tensor.requires_grad or getattr(x, "requires_grad", False)):
-        raise RuntimeError(
-            f"`{statement}` changes a tensor in place, which the graph cannot record: write it under `with no_grad():` "
-            f"to update a parameter, or `{instead}` to compute a new tensor"
-        )
-
-
 def _array(x: Any) -> Any:
-    return x.data if isinstance(x, InPlaceOperators) else x
+    return x.data if isinstance(x, InPlaceOperators) else x  # type: ignore[attr-defined]

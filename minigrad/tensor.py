@@ -25,7 +25,7 @@ class Tensor(in_place.InPlaceOperators):
 
     data: an array, a Tensor, a number or a nested list. An array is shared, not copied; Python floats become float32.
     grad: for a leaf with requires_grad, after `backward()`: an array of the same shape and dtype; adds up until zeroed.
-    How a tensor may be changed in place, as in `p -= lr * p.grad`, stands in in_place.py.
+    For changes in place, such as `p -= lr * p.grad`, see in_place.py.
     Raises TypeError for data that does not consist of numbers, ValueError for a list whose rows differ in length.
     """
 

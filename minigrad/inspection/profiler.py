@@ -20,10 +20,10 @@ from time import perf_counter_ns
 from typing import Any
 
 from .. import functional, graph_checks, switches
-from ..backend import device_of, is_array
+from ..backend import buffer_of, device_of, is_array
 from ..notebook import NotebookReport
 from . import flops
-from .observers import arrays_of, buffer_of, human, saved_arrays, watching
+from .observers import arrays_of, human, saved_arrays, watching
 
 _OPS = functional.__name__ + "."
 

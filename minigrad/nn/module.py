@@ -65,9 +65,8 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(vars(self).get(name), Parameter) and not isinstance(value, Parameter | None):
             raise TypeError(
-                f"{type(self).__name__}.{name} is a Parameter, and an object of type {type(value).__name__} cannot "
-                "replace it, because optimizers would not find that. Assign nn.Parameter(...), or change the parameter "
-                f"itself, as in `with no_grad(): layer.{name} *= 2`"
+                f"{type(self).__name__}.{name} is a Parameter, which optimizers would lose: assign nn.Parameter(...), "
+                f"not {type(value).__name__}, or change its numbers, as in `with no_grad(): layer.{name} *= 2`"
             )
         super().__setattr__(name, value)
 
