@@ -27,16 +27,15 @@ class Optimizer(ParameterGroups):
     def step(self) -> None:
         """Update every parameter that has a gradient."""
         moves = self.moves()
-        in_place.announce_update([p for p, _, _, _ in moves])
+        in_place.announce_update([p for p, _, _, _ in moves])  # a backward() that needs the old values will raise
         # a fast kernel that updates all parameters at once, if one is selected; else `update_each`
         update_all = switches.kernel_for(type(self), [grad for _, grad, _, _ in moves]) or Optimizer.update_each
         update_all(self, moves)
 
     def moves(self) -> list[Move]:
         """Each parameter that has a gradient, with its gradient, its state from earlier steps, and its group."""
-        pairs = enumerate([(p, group) for group in self.param_groups for p in group["params"]])
-        state = self.state
-        return [(p, p.grad, state.setdefault(i, {}), group) for i, (p, group) in pairs if p.grad is not None]
+        positions = enumerate([(p, group) for group in self.param_groups for p in group["params"]])
+        return [(p, p.grad, self.state.setdefault(i, {}), group) for i, (p, group) in positions if p.grad is not None]
 
     def update_each(self, moves: list[Move]) -> None:
         """Update one parameter after the other."""
