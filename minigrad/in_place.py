@@ -30,12 +30,14 @@ _changed: dict[int, list[Any]] = {}
 
 
 def announce(arrays: Iterable[Array]) -> None:
-    """Say that these arrays are about to be overwritten."""
+    """Say that these arrays are about to be overwritten. Raises ValueError for one that is read-only."""
     global changes
     changes += 1
     for array in arrays:
         entry = _changed.get(id(array))
         if entry is None:  # when the array dies, its entry is removed, because another array may get its id
+            if not _is_writable(array):
+                raise ValueError(f"an array of shape {array.shape} is read-only, but must be overwritten: pass a copy")
             forget = functools.partial(_changed.pop, id(array))
             _changed[id(array)] = entry = [changes, weakref.ref(array, forget)]
         entry[0] = changes
@@ -50,12 +52,16 @@ def announce_update(tensors: Iterable[Any]) -> None:
     arrays = []
     for tensor in tensors:
         if id(tensor.data) not in _changed:  # the first time
-            if not getattr(tensor.data.flags, "writeable", True):  # CuPy has no read-only arrays
+            if not _is_writable(tensor.data):
                 tensor.data = np.array(tensor.data)
             elif not tensor.requires_grad:  # perhaps x[1:], a view that dies at once, and its entry with it
                 arrays.append(buffer_of(tensor.data))
         arrays.append(tensor.data)
     announce(arrays)
+
+
+def _is_writable(array: Array) -> bool:
+    return getattr(array.flags, "writeable", True)  # CuPy has no read-only arrays
 
 
 def version(array: Array) -> int:

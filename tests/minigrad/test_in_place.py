@@ -413,6 +413,19 @@ def test_a_read_only_parameter_becomes_a_copy(tmp_path, source, name, kernels):
     assert (read_only.data != before).any() and type(read_only.data) is np.ndarray
 
 
+def test_other_arrays_that_are_read_only_are_refused():
+    read_only = np.broadcast_to(np.float32(1), 3)
+    model, parameter = nn.Linear(3, 3), leaf()
+    model.register_buffer("buffer", read_only)
+    before = model.weight.data.copy()
+    with pytest.raises(ValueError, match=r"an array of shape \(3,\) is read-only, .*: pass a copy"):
+        model.load_state_dict({**nn.Linear(3, 3).state_dict(), "buffer": np.ones(3)})
+    np.testing.assert_array_equal(model.weight.data, before)
+    parameter.grad = read_only
+    with pytest.raises(ValueError, match="read-only, but must be overwritten"):
+        optim.clip_grad_norm_(parameter, 1.0)
+
+
 def load_into(parameter):
     model = nn.Module()
     model.parameter = parameter
