@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
 from . import in_place, switches
-from .backend import Array, buffer_of, is_array, module_of, named_arrays
+from .backend import buffer_of, is_array, module_of, named_arrays
 
 
-def check_graph(nodes: Iterable[Any]) -> None:
+def check_graph(nodes: Collection[Any]) -> None:
     """Raise RuntimeError if what a node saved was freed by an earlier backward, or overwritten.
 
-    `nodes` are the Contexts. Only those that ran before the last change in place (in_place.py) are looked at: in a
-    training loop there are none.
+    `nodes` are the Contexts. Only those that ran before the last change in place (in_place.py) are searched for
+    overwritten arrays: in a training loop there are none.
     """
-    older: list[Any] = []
     for ctx in nodes:
         if ctx.released:
             raise RuntimeError(
                 f"backward() reached {ctx}, but an earlier backward() has freed what it saved. Run the forward pass "
                 "again, or keep the graph the first time with backward(retain_graph=True)"
             )
-        if ctx.changes < in_place.changes:
-            older.append(ctx)
-    changed = in_place.changed_since(min(ctx.changes for ctx in older)) if older else {}
-    for ctx in older if changed else ():
-        _check_not_overwritten(ctx, changed)
+    if older := [ctx for ctx in nodes if ctx.changes < in_place.changes]:
+        _check_not_overwritten(older)
 
 
-def _check_not_overwritten(ctx: Any, changed: dict[int, list[tuple[int, Array]]]) -> None:
-    for name, saved in named_arrays(ctx.saved().items()):
-        for number, array in changed.get(id(buffer_of(saved)), ()):
-            if number > ctx.changes and module_of(saved).may_share_memory(saved, array):
-                raise RuntimeError(
-                    f"{ctx} saved a tensor of shape {array.shape} as ctx.{name}, and it was changed in place before "
-                    "backward(), perhaps by an optimizer or by loading weights. Run the forward pass again"
-                )
+def _check_not_overwritten(nodes: list[Any]) -> None:
+    changed = in_place.changed_since(min(ctx.changes for ctx in nodes))
+    for ctx in nodes:
+        for name, saved in named_arrays(ctx.saved().items()):
+            for number, array in changed.get(id(buffer_of(saved)), ()):
+                if number > ctx.changes and module_of(saved).may_share_memory(saved, array):
+                    raise RuntimeError(
+                        f"{ctx} saved a tensor of shape {array.shape} as ctx.{name}, and it was changed in place "
+                        "before backward(), perhaps by an optimizer or by loading weights. Run the forward pass again"
+                    )
 
 
 def check_returned(ctx: Any, returned: Any) -> list[Any]:
