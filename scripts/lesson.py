@@ -9,13 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from scripts.shared import command_line
+
 from gpt.files import read_text, write_text
 from scripts.checker.workspace import read_progress
 from scripts.lessons.cells import QUESTION, Cell, Running, lessons, read_cells, title
 from scripts.lessons.concepts import Concept, concepts
 from scripts.pages.lesson_notebook import write_notebook
 from scripts.pages.lesson_page import record, write_page
-from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/lesson.py               list lessons and exercises in order, with what is done and what is next

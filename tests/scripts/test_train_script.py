@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 
+from scripts.shared import command_line
+
 import pytest
 
 from gpt import Tokenizer, load_checkpoint
@@ -16,7 +18,6 @@ from gpt.training.checkpoint import has_checkpoint
 from gpt.training.log import read_log
 from minigrad import backend
 from scripts import demo, generate, lora, pipeline, quantize, sft, train
-from scripts.shared import command_line
 from tests.scripts.running import (
     ROOT,
     SMALL_RUN,
