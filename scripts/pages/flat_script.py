@@ -165,7 +165,9 @@ class _Writer:
         optimizer: Any = self.recording.optimizer
         rule = {"optimizer": optimizer.__name__, "rule": DECAY[optimizer]}
         for settings, group in itertools.groupby(updates, lambda update: update.settings):
-            text += ADAM.format(names=[update.name for update in group], **rule, **settings)
+            names = [update.name for update in group]
+            all_or_some = "parameters" if len(names) == len(updates) else names
+            text += ADAM.format(names=all_or_some, **rule, **settings)
         return text + END
 
     # --- arrays ---
