@@ -20,7 +20,7 @@ from scripts.checker.places import with_arguments
 
 
 def definitions(exercise):
-    """What a learner's file that is right defines, made of the objects that the exercise names as its answer."""
+    """The definitions of a right learner's file, made of the objects that the exercise names as its answer."""
     library = {name.rpartition(".")[2]: pkgutil.resolve_name(name) for name in exercise.answer}
     return ADAPTED.get(exercise.name, dict)(library)
 
