@@ -21,6 +21,8 @@ from tests.minigrad.kernel_checks import (
     ATTENTION,
     LAYOUTS,
     SAMPLES,
+    SHARED_DROPOUT,
+    assert_close,
     attention,
     check,
     check_each_gradient_alone,
@@ -45,7 +47,8 @@ LARGE = {
     "one query, dropout": attention((2,), 1, 1030, dropout_p=0.4),
 }
 TWINS = {name: sample for name, sample in SAMPLES.items() if sample[0] in FAST}
-TWINS |= {**ATTENTION, **LARGE} | {f"split_heads {n}": ("split_heads", [randn(n, 3, 8)], {"n_head": 2}) for n in (0, 2)}
+TWINS |= {**ATTENTION, **LARGE, **SHARED_DROPOUT}
+TWINS |= {f"split_heads {n}": ("split_heads", [randn(n, 3, 8)], {"n_head": 2}) for n in (0, 2)}
 FIRST = [name for op in FAST for name in [name for name, sample in TWINS.items() if sample[0] == op][:5]]
 
 
@@ -139,6 +142,19 @@ def test_a_whole_tile_may_be_hidden_before_very_low_scores():
     expected = F.scaled_dot_product_attention(q, k, v, mask)
     with use_kernels("fast"):
         np.testing.assert_allclose(F.scaled_dot_product_attention(q, k, v, mask).data, expected.data, atol=1e-12)
+
+
+@pytest.mark.parametrize("lowest", [-1e4, -1e9, -3e38])
+def test_rows_that_a_large_number_hides_get_the_gradients_of_the_textbook_form(lowest):
+    """Beside such a score m, ln l is lost in m + ln l. Whole numbers as scores: their sums are exact in any order."""
+    hide = np.where(mask(70, 1100), 0, lowest)
+    hide[[3, 66]] = lowest
+    for dtype in (np.float32, np.float64):
+        inputs = [(2 * randn(2, n, 3, seed=n)).round().astype(dtype) for n in (70, 1100)]
+        sample = "scaled_dot_product_attention", [*inputs, inputs[1]], {"attn_mask": hide.astype(dtype), "scale": 1.0}
+        ran, expected = (run(sample, kernels, dtype=dtype) for kernels in ("fast", "textbook"))
+        assert ran.function is TiledAttention
+        assert_close(ran.arrays, expected.arrays, dtype)
 
 
 def test_a_mask_that_learns_takes_the_naive_path():
