@@ -161,9 +161,8 @@ def forward_for(model: Any) -> batch_generation.DecodeStep | None:
     if isinstance(model, llama.Llama):
         joined: Joined = {}
         for block in model.blocks:
-            attn, mlp = block.self_attn, block.mlp
-            join(joined, attn.q_proj, attn.k_proj, attn.v_proj)
-            join(joined, mlp.gate_proj, mlp.up_proj)
+            join(joined, block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj)
+            join(joined, block.mlp.gate_proj, block.mlp.up_proj)
         forward = functools.partial(forward, joined=joined)
 
     def decode(ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None = None) -> np.ndarray:

@@ -80,8 +80,7 @@ class TiledAttention(Function):
         dq, dk, dv = plan.empty_gradients(dout.dtype)
         dout = dout.reshape(ctx.out.shape)
         logsumexp, far = ctx.logsumexp, np.abs(ctx.logsumexp) > FAR
-        any_far = far.any()
-        if any_far:  # subtracted only after the mask has been added, because then the difference is exact
+        if far.any():  # subtracted only after the mask has been added, because then the difference is exact
             plan.far = np.where(far, logsumexp, 0)
             logsumexp = logsumexp - plan.far
 
@@ -93,7 +92,7 @@ class TiledAttention(Function):
                 queries = _with_column(plan.q[heads][at] * plan.scale, -logsumexp[heads][at])
                 dots = np.einsum("...i,...i->...", dout[heads][at], ctx.out[heads][at])  # (b, h, R): dout · out
                 douts = _with_column(dout[heads][at], -dots[..., None])
-                if any_far:  # dividing dout divides dq, dk and dv; the other rows are divided by 1
+                if plan.far is not None:  # dividing dout divides dq, dk and dv; the other rows are divided by 1
                     douts /= np.where(far[heads][at], _sums_of_probs(plan, heads, rows, queries, keys), 1)
                 dq[heads][at] = _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues)
             dk[plan.of_keys(heads)], dv[plan.of_keys(heads)] = dkeys, dvalues

@@ -154,15 +154,12 @@ def parallel(function: Callable[[Piece], Any], pieces: Iterable[Piece], uses_bla
         for lock in locks:
             _pool.put(functools.partial(take_part, lock))
         take_part(threading.Lock())
-    except BaseException as error:  # Ctrl-C, outside of a piece
+    except BaseException as error:  # Ctrl-C before or after the pieces
         give_up(error)
-    are_done = False
-    while not are_done:  # also if Ctrl-C is pressed again
+    while locks:  # wait for the other threads, also if Ctrl-C is pressed again
         try:
-            for lock in locks:
-                with lock:  # free if its thread has finished, or has not begun: then it will find no pieces
-                    pass
-            are_done = True
+            with locks[-1]:  # free if its thread has finished, or has not begun and so will find no pieces
+                locks.pop()
         except BaseException as error:
             give_up(error)
     if errors:
