@@ -126,6 +126,7 @@ def parallel(function: Callable[[Piece], Any], pieces: Iterable[Piece], uses_bla
     After an exception, or Ctrl-C, no thread begins another piece; the first exception is raised when all have finished
     theirs. A call from inside a piece is not split again: it runs in the thread of that piece.
     """
+    # The function is part of the queue, so that a thread that wakes up late finds nothing that would keep arrays alive.
     queue = deque((function, index, piece) for index, piece in enumerate(pieces))
     results: list[Any] = [None] * len(queue)
     alone = _workers == 1 or len(queue) < 2 or (uses_blas and _blas_limit is None)
