@@ -17,7 +17,7 @@ from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
-from gpt.training.training_step import training_step
+from gpt.training.training_step import in_precision, training_step
 
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import Preference, ShuffledBatches, batches_of, read_preferences
@@ -106,9 +106,12 @@ def _referenced_pairs(model: LanguageModel, tokenizer: Tokenizer, config: DPOCon
         pairs, shortened = encode_pairs(preferences, ChatTemplate(tokenizer), model.config.block_size)
         if shortened:
             show(f"{name}: {shortened:,} pairs were too long: oldest turns left out, or the replies' ends cut")
+        # in the precision in which the policy's are going to be computed: tests are evaluated in float32
+        with in_precision(config.training.precision if name == "train" else "float32"):
+            pairs = with_reference(model, pairs, config.batch_size)
         referenced = [
             dataclasses.replace(p, ref_chosen_logps=pair.chosen.reference, ref_rejected_logps=pair.rejected.reference)
-            for p, pair in zip(preferences, with_reference(model, pairs, config.batch_size), strict=True)
+            for p, pair in zip(preferences, pairs, strict=True)
         ]
         parts.append(referenced)
     return parts

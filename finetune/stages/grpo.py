@@ -37,7 +37,7 @@ from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import training_step
+from gpt.training.training_step import in_precision, training_step
 from minigrad import Tensor, backend, no_grad
 from minigrad.backend import to_numpy
 
@@ -136,7 +136,7 @@ def _learn_from_answers(
     optimizer, schedule = run.prepare(model, training)
     loss_fn = partial(grpo_batch_loss, config=grpo)
     model.eval()  # without dropout throughout
-    with run:
+    with run, in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
         # An iteration. `run.batches` gives as many batches as a step accumulates, which is one: some questions, each
         # with its prompt as tokens.
         for (questions,) in run.batches(stream, validate, grpo.num_mini_batches):

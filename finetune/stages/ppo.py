@@ -32,7 +32,7 @@ from gpt.training.checkpoint import CheckpointError, check_like
 from gpt.training.loading import load_model
 from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import training_step
+from gpt.training.training_step import in_precision, training_step
 from minigrad import Tensor, backend, nn
 from minigrad.backend import to_numpy
 
@@ -151,7 +151,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     optimizer, schedule = run.prepare(model, training)
     loss_fn = partial(ppo_batch_loss, config=ppo)
     stream = ShuffledBatches(questions, ppo.batch_size, list, config.seed)
-    with run:
+    with run, in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
         # An iteration. `run.batches` gives as many batches as a step accumulates, which is one: some prompts, each with
         # its task.
         for (asked,) in run.batches(stream, judge.validate if is_built_in else None, ppo.steps_per_iteration):

@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from minigrad import backend, manual_seed
+from minigrad import autocast, backend, manual_seed
 
 from ..console import progress_bar, show
 from ..files import write_json_lines
@@ -279,7 +279,8 @@ class Run:
 
     def _validate(self, validate: Callable[[], dict[str, float]] | None) -> bool:
         """Log what `validate()` measures. Returns whether a validation loss has shown that the weights are good."""
-        metrics = {} if validate is None else validate()
+        with autocast(enabled=False):  # in float32, also where rollouts have the precision of the steps
+            metrics = {} if validate is None else validate()
         if metrics:
             self.log.validation(self.steps_done, metrics)
         if "val_loss" not in metrics or self.steps_per_iteration is not None:

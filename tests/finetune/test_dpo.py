@@ -5,11 +5,17 @@ import math
 import numpy as np
 import pytest
 
+from finetune.data.datasets import write_jsonl
 from finetune.data.pairs import encode_pairs, pair_batch
 from finetune.objectives.dpo import KINDS, dpo_batch_loss, dpo_loss, with_reference
 from finetune.objectives.logprobs import sequence_logprobs
+from finetune.stages import dpo as page
+from finetune.stages.dpo import DPOConfig, train_dpo
+from gpt.training.run import start
+from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor
-from tests.finetune.small import golden, preferences, small_policy, small_template
+from tests.finetune.small import golden, preferences, small_policy, small_template, watch
+from tests.gpt.small import save_model
 
 NAMES = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
 
@@ -108,3 +114,16 @@ def test_ipo_compares_tokens_and_not_sums(pairs):
     h = (sequence_logprobs(model, *batch.shifted()).data - batch.reference) / batch.learned.sum(axis=1)
     loss, _, _ = dpo_batch_loss(model, batch, beta=0.5, kind="ipo")
     assert loss.item() == pytest.approx(((h[:5] - h[5:] - 1) ** 2).sum())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_begins_where_policy_and_reference_agree_in_every_precision(precision, tmp_path, monkeypatch):
+    template = small_template()
+    base = str(save_model(tmp_path / "base", small_policy(template, 1, block_size=48), template.tokenizer))
+    write_jsonl(tmp_path / "pairs.jsonl", preferences(30))
+    losses = watch(page, monkeypatch, "dpo_batch_loss")
+    training = TrainingConfig(max_iters=1, warmup_iters=0, precision=precision)
+    start(train_dpo, DPOConfig(base, str(tmp_path / "pairs.jsonl"), str(tmp_path / "run"), 8, training=training))
+    for (_, batch), (loss, n, metrics) in losses[:-1]:  # the first evaluation, in float32, and the step
+        assert abs(metrics["logps/chosen"] - batch.reference[:n].sum()) < 1e-4
+        assert loss.item() / n == pytest.approx(math.log(2), abs=1e-4)
