@@ -44,6 +44,7 @@ from minigrad.backend import to_numpy
 from ..data.chains import CHECKERS, Chain, chains, worked_examples
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import Example, ShuffledBatches, batches_of, read_examples
+from ..evaluation.answering import text_of
 from ..evaluation.exam import MEASURES, SAMPLES, SHOWN, VALIDATION_ITEMS, Exam, score_answers, show_change
 from ..objectives.grpo import CLIP, answer_weights, check_method, group_advantages, grpo_loss
 from ..objectives.logprobs import selected_logprobs
@@ -162,7 +163,7 @@ def check_answers(
     asked: Sequence[Chain], answers: Replies, tokenizer: Tokenizer, checker: str
 ) -> tuple[np.ndarray, dict[str, float]]:
     """The reward of each answer, (B): 1 if the checker accepts it, else 0. The exact check is reported beside it."""
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers.replies()]
+    texts = [text_of(tokenizer, *answer) for answer in zip(answers.replies(), answers.ended)]
     rewards = np.array([float(CHECKERS[checker](*answer)) for answer in zip(asked, texts, answers.ended)])
     measured = score_answers(asked, [[text if ended else ""] for text, ended in zip(texts, answers.ended)])
     return rewards, {name: measured[name] for name in ("exact", "format", "thought")}

@@ -40,7 +40,7 @@ from ..data.chat_template import ChatTemplate, without_oldest_turn
 from ..data.datasets import Example, ShuffledBatches, encode_items, read_examples, read_preferences
 from ..data.pairs import encode_pairs
 from ..data.tasks import TASKS, TaskItem, instruction_examples, instruction_tasks
-from ..evaluation.answering import Reply
+from ..evaluation.answering import Reply, text_of
 from ..evaluation.judge import Judge, qualities, shares
 from ..evaluation.reward_hacking import plot_reinforcement
 from ..objectives.gpt_with_head import GPTWithHead
@@ -239,9 +239,9 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
 
 def _really_right(asked: Sequence[TaskItem], rollout: Rollout, tokenizer: Tokenizer) -> dict[str, float]:
     """The shares of a rollout's replies that are right, and right and courteous: the reward model knows neither."""
-    replies = rollout.replies()
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in replies]
-    return shares(qualities(asked, [Reply(*reply) for reply in zip(texts, rollout.ended, replies)]))
+    written = zip(rollout.replies(), rollout.ended)
+    replies = [Reply(text_of(tokenizer, ids, ended), ended, ids) for ids, ended in written]
+    return shares(qualities(asked, replies))
 
 
 class _HeadState:

@@ -203,6 +203,26 @@ def test_only_finished_answers_are_rewarded():
     assert rewards.tolist() == [1, 0] and metrics["exact"] == metrics["format"] == 0.5
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "<think></think><|im_start|><|im_start|>2<|im_end|>",
+        "<think></think>2<|im_start|><|im_end|>",
+        "<|im_start|><think></think>2<|im_end|>",
+        "<th<|im_start|>ink></think>2<|im_end|>",
+        "<think></thi<|im_start|>nk>2<|im_end|>",
+    ],
+)
+def test_special_tokens_in_an_answer_earn_nothing(reply):
+    template, item = small_template(), Chain("1+1")
+    ids = template.tokenizer.encode(reply, allowed_special="all")
+    assert template.tokenizer.decode(ids, skip_special_tokens=True) == "<think></think>2"
+    tokens, _, starts, mask = prompts_with_replies([[1]], [ids])
+    answers = Replies(tokens, starts, mask, np.array([True]))
+    rewards, metrics = check_answers([item], answers, template.tokenizer, "exact")
+    assert rewards.tolist() == [0] and metrics["exact"] == metrics["format"] == 0
+
+
 def test_a_damaged_state_is_refused(settings, tmp_path):
     run = start(train_grpo, settings(grpo=dataclasses.replace(CONFIG, total_iterations=1)))
     run.extra["before"] = {"exact": "all"}
