@@ -27,7 +27,7 @@ from gpt.training.loading import NotTrainableError, load_model
 from gpt.training.plots import plot_run
 from gpt.training.pretraining import show_sample, write_corpus
 from gpt.training.run import Run
-from gpt.training.run_folder import check_unused, claim, settings_of
+from gpt.training.run_folder import check_unused, claim, leaving_nothing_unfinished, settings_of
 from gpt.training.training_step import training_step
 
 from ..adapters.adapter_files import CONFIG, base_fingerprint, save_adapter
@@ -242,7 +242,7 @@ def merge_run(run: StrPath, out_dir: StrPath) -> None:
     """
     if settings_of(AdaptationConfig, str(run)).method == "full":
         raise ValueError(f"the run in {run} trained all weights: it has no adapters to merge, use it as it is")
-    with writing(out_dir):
+    with writing(out_dir), leaving_nothing_unfinished(out_dir):
         check_unused(Path(out_dir), can_resume=False)
         model, tokenizer = load_model(run, trainable=True)  # calls load_merged
         claim(out_dir)

@@ -10,9 +10,9 @@
 
 `start` calls such a function for a new run, and `resume` for one that was interrupted. `model_from`, `data` and `keep`
 get a function instead of a value, because it is called for a new run only; a resumed run reads the result from its
-folder. What goes through them is written when the loop begins, so a run that fails a check leaves nothing behind. The
-tokens of a text are the exception: they are read from disk, so they are written once the text has passed its checks.
-Between two steps, `batches` evaluates the model and saves it, and ends the loop after Ctrl-C.
+folder. What goes through them is written when the loop begins. (The tokens of a text are written before, because they
+are read from disk.) A run that fails, or that Ctrl-C ends, before its first checkpoint leaves nothing behind. Between
+two steps, `batches` evaluates the model and saves it, and ends the loop after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -48,7 +48,15 @@ from .checkpoint import (
 )
 from .data_parallel import ALONE, Team
 from .log import RunLog, mean_step
-from .run_folder import arithmetic, check_moments, check_unused, claim, keep_batches, settings_of
+from .run_folder import (
+    arithmetic,
+    check_moments,
+    check_unused,
+    claim,
+    keep_batches,
+    leaving_nothing_unfinished,
+    settings_of,
+)
 from .training_config import TrainingConfig, prepare_training
 from .training_step import Gradients, Step, gradients_for
 
@@ -67,7 +75,8 @@ def start(train: Callable[[Run, Any], None], config: Any, device: str = "cpu", t
         team.once(lambda: check_unused(Path(config.out_dir)))
         manual_seed(config.seed)
         run = Run(config, device, team)
-        train(run, config)
+        with leaving_nothing_unfinished(run.out_dir) if team.rank == 0 else contextlib.nullcontext():
+            train(run, config)
     return run
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +49,21 @@ def check_unused(out_dir: Path, can_resume: bool = True) -> None:
 def claim(out_dir: str | os.PathLike[str]) -> None:
     """Mark a folder as that of a run by an empty log. A run that stops before its first checkpoint can start again."""
     write_text(Path(out_dir) / "log.jsonl", "")
+
+
+@contextlib.contextmanager
+def leaving_nothing_unfinished(out_dir: str | os.PathLike[str]) -> Iterator[None]:
+    """If the block fails, or Ctrl-C ends it, before the folder has a checkpoint: delete what it has written there.
+
+    Files that were there before, such as those of an earlier attempt, stay.
+    """
+    before = set(Path(out_dir).iterdir())
+    try:
+        yield
+    except BaseException:
+        for path in set() if has_checkpoint(out_dir) else set(Path(out_dir).iterdir()) - before:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
 
 
 # --- a run that is continued ------------------------------------------------------------------------------------------

@@ -337,6 +337,21 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_over_with_a_new_log(
     assert [row["step"] for row in log_without_times(tmp_path)] == [0, 1, 2, 4, 4, 6, 8, 8, 10, 12, 12]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, Stopped])
+def test_a_run_that_ends_before_its_first_checkpoint_leaves_nothing_but_what_was_there(tmp_path, error):
+    def validate():
+        assert (tmp_path / "new" / "log.jsonl").exists()
+        raise error
+
+    for new in (True, False):
+        with pytest.raises(error):
+            begin(tmp_path / "new", {"validate": validate})
+        assert not (tmp_path / "new").exists() or not new
+        (tmp_path / "new").mkdir(exist_ok=True)
+        (tmp_path / "new" / "log.jsonl").write_text("", encoding="utf-8")  # of an earlier attempt
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["log.jsonl"]
+
+
 def test_a_finished_run_goes_on_with_nothing(copied):
     before = files_of(copied)
     assert go_on(copied).steps_done == 12
