@@ -130,7 +130,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
         _show_change(before, run.extra["after"])
         run.finish(f"trained {run.steps_done} steps", plot_run(run.out_dir, {}, title="Fine-tuning"))
         if config.method != "full":
-            _export_adapter(model, run.out_dir, config.init_from)
+            _export_adapter(run, config.init_from)
 
 
 # --- the data and the model -------------------------------------------------------------------------------------------
@@ -225,11 +225,13 @@ def _show_change(before: dict[str, float], after: dict[str, float]) -> None:
         show(f"{label:>24}{before[name]:>10.3f}{after[name]:>10.3f}")
 
 
-def _export_adapter(model: LanguageModel, out_dir: Path, init_from: str) -> None:
-    """Write the adapter of a finished run as PEFT's files, if it is not there yet."""
-    folder = out_dir / ADAPTER
+def _export_adapter(run: Run, init_from: str) -> None:
+    """Write the adapter of a finished run as PEFT's files, unless they are there already."""
+    folder = run.out_dir / ADAPTER
+    if run.steps_done != run.resumed_at:
+        (folder / CONFIG).unlink(missing_ok=True)  # the adapter before the run was trained longer
     if not (folder / CONFIG).exists():
-        save_adapter(model, folder, init_from)
+        save_adapter(run.model, folder, init_from)
     size = sum(path.stat().st_size for path in folder.iterdir())
     show(f"adapter for PEFT: {folder} ({size / 1e6:.2f} MB)")
 

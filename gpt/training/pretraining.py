@@ -89,12 +89,13 @@ def pretrain(config: PretrainingConfig, device: str = "cpu", init_from: str | No
     return start(partial(train_language_model, init_from=init_from), config, device, team)
 
 
-def resume_pretraining(out_dir: str, device: str = "cpu", team: Team = ALONE) -> Run:
+def resume_pretraining(out_dir: str, device: str = "cpu", team: Team = ALONE, length: int | None = None) -> Run:
     """Continue the run in `out_dir`, with its own settings and data, as if it had never stopped.
 
-    Raises CheckpointError if there is no run that can be continued.
+    length: of the run in steps, if it is to end later than planned (see `resume`). Raises CheckpointError if there is
+    no run that can be continued.
     """
-    return resume(train_language_model, PretrainingConfig, out_dir, device, team)
+    return resume(train_language_model, PretrainingConfig, out_dir, device, team, length)
 
 
 def train_language_model(run: Run, config: PretrainingConfig, init_from: str | None = None) -> None:

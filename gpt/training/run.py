@@ -55,7 +55,9 @@ from .run_folder import (
     claim,
     keep_batches,
     leaving_nothing_unfinished,
+    length_setting,
     settings_of,
+    with_length,
 )
 from .training_config import TrainingConfig, prepare_training
 from .training_step import Gradients, Step, gradients_for
@@ -81,14 +83,24 @@ def start(train: Callable[[Run, Any], None], config: Any, device: str = "cpu", t
 
 
 def resume(
-    train: Callable[[Run, Any], None], config_class: Any, out_dir: str, device: str = "cpu", team: Team = ALONE
+    train: Callable[[Run, Any], None],
+    config_class: Any,
+    out_dir: str,
+    device: str = "cpu",
+    team: Team = ALONE,
+    length: int | None = None,
 ) -> Run:
     """Continue the run in `out_dir` with its own settings and data, as if it had never stopped.
 
-    Raises CheckpointError if there is no run with such settings, or one that cannot be continued.
+    length: the steps (of PPO and GRPO: iterations) after which it now ends, instead of those that were planned. So a
+    finished run can be trained longer; its learning rate then follows the schedule of the new length. Raises
+    CheckpointError if there is no run with such settings, or one that cannot be continued; ValueError for a length that
+    the run has exceeded.
     """
     with writing(out_dir, team):
-        run = Run(settings_of(config_class, out_dir), device, team, is_new=False)
+        config = settings_of(config_class, out_dir)
+        run = Run(config if length is None else with_length(config, length), device, team, is_new=False)
+        run.has_new_length = length is not None
         train(run, run.config)
     return run
 
@@ -114,6 +126,8 @@ class Run:
         self.extra: dict[str, Any] = {}
         self.parts: dict[str, Any] = {}  # objects whose `state_dict()`, JSON-able, belongs to the checkpoint
         self.steps_done = 0
+        self.resumed_at: int | None = None  # the step at which a resumed run goes on
+        self.has_new_length = False
         self.count = 0  # of the items (tokens, pairs, ...) that were learned from
         self.seconds = 0.0
         self.best_loss = math.inf
@@ -386,11 +400,15 @@ class Run:
             free = ("arithmetic", "inputs", "extra")
             expected = {name: value for name, value in self.state_dict().items() if name not in free}
             check_like({name: state[name] for name in expected}, expected, "the state")
+            planned, total = state["training"]["max_iters"], self.training.max_iters
+            notes = list(state["extra"].get("notes", ()))
+            if self.has_new_length:
+                state["training"] = {**state["training"], "max_iters": total}
             schedule = {**expected["schedule"], "steps_done": state["step"]}
             if (state["training"], state["schedule"]) != (expected["training"], schedule):
                 raise ValueError("its settings of training, or its learning rates, are those of another run")
-            if state["step"] > self.training.max_iters:
-                raise ValueError(f"it is at step {state['step']} of {self.training.max_iters}")
+            if state["step"] > planned:
+                raise ValueError(f"it is at step {state['step']} of {planned}")
             check_moments(self.optimizer, checkpoint.optimizer_state, state["step"])
             self.optimizer.load_state_dict(checkpoint.optimizer_state)
             self.schedule.load_state_dict(state["schedule"])
@@ -405,18 +423,34 @@ class Run:
             then, now = {"processes": 1, **state["arithmetic"]}, arithmetic(self.parameters[0], self.team)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"the checkpoint in {self.out_dir} is not of a run like this: {error}") from None
-        self.saved_step = self.steps_done
-        self.log.rewind(self.steps_done)
+        done = self.steps_done
+        if done > total:
+            raise ValueError(f"the run in {self.out_dir} is at step {done:,} already, and cannot end at step {total:,}")
+        self.saved_step = self.resumed_at = done
+        self.log.rewind(done)
         changed = [f"{name} {then.get(name)} -> {value}" for name, value in now.items() if then.get(name) != value]
         warning = (
             f"; changed since the run was saved: {', '.join(changed)}; sums are taken in another order, so the run "
             "will equal an uninterrupted one up to rounding, but not bit for bit"
         )
-        show(f"resuming {self.out_dir} at step {self.steps_done}{warning if changed else ''}")
+        show(f"resuming {self.out_dir} at step {done}{warning if changed else ''}")
+        if planned != total:
+            notes.append(
+                f"this is not the run that was planned with {total:,} steps from the start, because its learning rate "
+                f"has already decayed as planned for {planned:,}; from step {done:,} on it follows the schedule of "
+                f"{total:,}"
+            )
+            show(notes[-1])
+        if notes:
+            self.extra["notes"] = notes  # of each change of the length
 
     def finish(self, done: str, picture: Path | None) -> None:
         """Show how much was `done`, and where the results are."""
-        show(f"\n{done} in {self.seconds:.0f} s; saved in {shlex.quote(self.out_dir.as_posix())}")
+        is_old = self.steps_done == self.resumed_at
+        words = "this run was finished already: " if is_old else ""
+        show(f"\n{words}{done} in {self.seconds:.0f} s; saved in {shlex.quote(self.out_dir.as_posix())}")
+        if is_old:
+            show(f"to train it longer, resume it with a larger --{length_setting(self.config)[1].replace('_', '-')}")
         show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
 
 

@@ -92,6 +92,23 @@ def settings_of(config_class: Any, out_dir: str) -> Any:
         raise CheckpointError(f"the checkpoint in {out_dir} is of another version: {error}") from None
 
 
+def length_setting(config: Any) -> tuple[str, str]:
+    """The place of the setting that says how long a run is: "training", "max_iters", or the iterations of PPO and GRPO.
+
+    Its second part is also the name of the option.
+    """
+    for part, settings in vars(config).items():
+        if hasattr(settings, "total_iterations"):
+            return part, "total_iterations"
+    return "training", "max_iters"
+
+
+def with_length(config: Any, length: int) -> Any:
+    """The settings of the same run with another length."""
+    part, name = length_setting(config)
+    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **{name: length})})
+
+
 def check_types(config: T) -> T:
     """Return settings from a file. Raises ValueError for one of another type than its annotation, or below 0."""
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
