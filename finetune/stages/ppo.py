@@ -116,7 +116,7 @@ COLUMNS = """\
          tokens/s  of replies, generated, judged and learned from
  objective/scores  what the reward model gives the replies, on average: what is maximized
      objective/kl  how far the policy has moved from the reference, in nats per reply; this is penalized
-            right  share of replies that are right, which the reward model does not know (100 at an evaluation)
+            right  share of replies that are right, which the reward model does not know (up to 100 at an evaluation)
         courteous  share of replies that are right and courteous, as in the preferred replies"""
 
 
@@ -138,6 +138,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
 
     # The data: prompts, each with its task, so that code can check the reply; and other questions to test on.
     examples, held_out = run.data(lambda: load_questions(config.data, config.seed), read_examples)
+    held_out = held_out[: run.most_tested()]
     template = ChatTemplate(tokenizer)
     is_built_in = config.data == TASKS
     known = instruction_tasks("train", len(examples), config.seed + 1) if is_built_in else examples

@@ -63,6 +63,7 @@ from .training_config import TrainingConfig, prepare_training
 from .training_step import Gradients, Step, gradients_for
 
 T = TypeVar("T")
+LEAST_TESTED = 40  # held-out items
 MAX_SKIPPED = 10  # steps in a row that are not finite
 
 
@@ -199,6 +200,19 @@ class Run:
         self.optimizer, self.schedule = prepare_training(model, training)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         return self.optimizer, self.schedule
+
+    def most_tested(self, item_size: int = 1, least: int = LEAST_TESTED) -> int:
+        """How many held-out items to evaluate at most: a third as many as the run learns from, but not too few to tell.
+
+        Reading an item takes a third of the time of learning from it, and asking the model a question about as long. So
+        the evaluation of a short run does not take longer than its training, and yet depends on its settings alone.
+        item_size, least: to count the tokens of a text, of which each item has item_size.
+        """
+        part, name = length_setting(self.config)
+        settings = getattr(self.config, part)  # those of PPO and GRPO have a batch size
+        per_step = getattr(settings, "batch_size", 0) or self.config.batch_size
+        per_step *= self.config.training.gradient_accumulation_steps
+        return max(getattr(settings, name) * per_step * item_size // 3, least)
 
     @property
     def gradients(self) -> Gradients:

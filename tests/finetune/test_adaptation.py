@@ -23,7 +23,7 @@ from gpt.training.run_folder import settings_of
 from gpt.training.training_config import TrainingConfig
 from gpt.weights.safetensors_file import SafetensorsFile
 from minigrad import no_grad
-from tests.finetune.small import interrupt_at, small_chat_model, write_rows
+from tests.finetune.small import interrupt_at, small_chat_model, watch, write_rows
 from tests.gpt.small import save_model
 from tests.helpers import read_json
 from tests.scripts.running import write_text
@@ -63,6 +63,17 @@ def finished(base, text, tmp_path_factory):
         for method, folder in folders.items():
             assert not start(train_adaptation, settings(base, text, folder, method)).interrupted
     return folders
+
+
+def test_of_a_long_held_out_text_a_short_run_evaluates_a_part(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(adaptation, "LEAST_TOKENS", 300)
+    text = write_text(tmp_path / "story.txt", words=4000)
+    read = watch(adaptation_data, monkeypatch, "held_out_loss")
+    start(train_adaptation, settings(base, text, tmp_path / "run", steps=1))
+    assert "300 to test on, all of them at each evaluation" in capsys.readouterr().out
+    assert [len(tokens) for (_, tokens, *_), _ in read] == [300] * 4  # before and after, and at the first and last step
+    start(train_adaptation, settings(base, text, tmp_path / "longer", steps=20))
+    assert len(read[-1][0][1]) == 20 * 2 * 48 // 3
 
 
 # --- what a run leaves ------------------------------------------------------------------------------------------------
