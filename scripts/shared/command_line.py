@@ -21,6 +21,7 @@ from gpt.training.loading import NotTrainableError, load_model
 from gpt.weights.hub import NoRunError
 from minigrad import __version__, manual_seed, use_kernels
 from minigrad.backend import resolve_device
+from scripts.shared import ignored_interrupts
 
 # The packages do not know the scripts, so the script that helps is named here.
 ADVICE: dict[type[BaseException], str] = {
@@ -252,6 +253,8 @@ def run(main: Callable[[list[str] | None], int | None]) -> NoReturn:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
+        if ignored_interrupts:
+            raise KeyboardInterrupt
         code: Any = main(None) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:

@@ -342,3 +342,29 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
 
     with pytest.raises(KeyError):
         command_line.run(main)
+
+
+# Ctrl-C where Python cannot raise it: as in the callbacks that clean up after an import.
+LOST = """
+class Broken:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+Broken()
+from scripts.shared import command_line
+command_line.run(lambda argv: print("not reached", file=sys.stderr))"""
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "error"),
+    [
+        ("signal.raise_signal(signal.SIGINT)", 130, "^\ninterrupted\n$"),  # as in the imports of a script
+        ("threading._register_atexit(signal.raise_signal, signal.SIGINT)", 0, "^$"),  # when threads are waited for
+        (LOST, 130, "^\ninterrupted\n$"),
+        ("raise KeyError('x')", 1, "^Traceback .*KeyError: 'x'\n$"),
+        ("threading._register_atexit(int, 'x')", 0, "Traceback .*ValueError: invalid literal"),
+    ],
+)
+def test_ctrl_c_is_no_traceback_before_a_script_begins_or_after_it_has_ended(code, status, error):
+    code = f"import scripts.shared, signal, sys, threading\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == status and re.search(error, done.stderr, re.DOTALL)
