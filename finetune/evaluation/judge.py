@@ -43,12 +43,7 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    model: Any,
-    reference: Any,
-    tokenizer: Tokenizer,
-    items: Sequence[TaskItem],
-    seed: int = 0,
-    theirs: np.ndarray | None = None,
+    model: Any, reference: Any, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int = 0, theirs: Any = None
 ) -> Verdict:
     """Let both models answer the questions, with different seeds, and compare the replies.
 

@@ -46,7 +46,6 @@ from .sft import load_data
 METHODS = ("full", "lora", "qlora")
 ADAPTER_KINDS = ("minigrad-lora", "minigrad-qlora")  # in config.json of a run that holds adapters only: see `kind_of`
 ADAPTER = "adapter"  # the folder of PEFT's files, in that of a run
-LEAST_TOKENS = 10_000  # of a held-out text that are evaluated, however short the run is
 LONGEST = 1024  # tokens of a training sequence, for models that can read more
 REPLY_TOKENS = 40  # length of the replies that are shown
 PROMPTS = {"python": "import os\n\ndef"}  # of the samples, by corpus; "The" for all others
@@ -103,8 +102,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
 
     # The test: held-out data, and text of the kind that the base model was trained on, which it may forget.
     def measure() -> dict[str, float]:
-        most = run.most_tested(model.config.block_size, LEAST_TOKENS)
-        own = loss_on_own_text(model, config.init_from, most)  # None if there is no such text
+        own = loss_on_own_text(model, config.init_from, run.most_tested)  # None if there is no such text
         return {**task.validate(model, True), **({} if own is None else {"own_text": own})}
 
     # The model's results and answers before training: to be compared with those afterwards.
@@ -142,14 +140,14 @@ def _task(run: Run, config: AdaptationConfig, tokenizer: Tokenizer, length: int)
     """The data as a task for sequences of `length` tokens, and the conversations whose answers are shown, if any."""
     if is_conversations(config.data):
         train, test = run.data(lambda: load_data(config.data, config.seed), read_examples)
-        test = test[: run.most_tested()]
+        test = test[: run.most_tested]
         built_in = config.data == TASKS
         task = conversations_task(train, test, built_in, tokenizer, length, config.batch_size, config.seed)
         return task, list(test[:SHOWN])
     if run.is_new:
         write_corpus(config.data, run.out_dir, length, tokenizer)
-    most = run.most_tested(length, LEAST_TOKENS)
-    return text_task(run.out_dir / "data", len(tokenizer), length, config.batch_size, config.seed, most), []
+    batch_size, most = config.batch_size, run.most_tested
+    return text_task(run.out_dir / "data", len(tokenizer), length, batch_size, config.seed, most), []
 
 
 def _check_measured(before: Any, task: Task) -> None:

@@ -67,7 +67,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     preferences = run.data(lambda: _referenced_pairs(model, tokenizer, config), read_preferences)
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
     (train, _), (tests, _) = (encode_pairs(part, template, block_size) for part in preferences)
-    tests = tests[: run.most_tested()]
+    tests = tests[: run.most_tested]
     show(f"data: {len(train):,} pairs of replies to learn from, {len(tests):,} to test on")
     run.explain_columns(COLUMNS, "pairs", SHOWN)
 
@@ -75,7 +75,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     loss_fn = partial(dpo_batch_loss, beta=config.beta, kind=config.loss_type, label_smoothing=config.label_smoothing)
 
     # The test: the loss on held-out pairs, and the model's own answers to held-out questions.
-    items = instruction_tasks("test", min(TEST_ITEMS, run.most_tested()), config.seed) if config.data == TASKS else []
+    items = instruction_tasks("test", min(TEST_ITEMS, run.most_tested), config.seed) if config.data == TASKS else []
     questions = [preference.prompt for preference in preferences[1]]
     judge = Judge(model, tokenizer, config.init_from, items, questions, config.seed)
 

@@ -247,7 +247,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     worked, train, held_out = run.data(lambda: _load_data(config), read_examples, ("worked", "train", "test"))
     model, tokenizer = run.model_from(lambda: _starting_model(run, config, worked))
     check_batch_memory(model, config.grpo.batch_size * config.grpo.num_generations, config.training)
-    items = [Chain(example.messages[0]["content"]) for example in held_out[: run.most_tested()]]
+    items = [Chain(example.messages[0]["content"]) for example in held_out[: run.most_tested]]
     tests, _ = encode_examples(held_out, ChatTemplate(tokenizer), model.config.block_size)
     exam = Exam(model, tokenizer, config.grpo.response_length)
     check_room([exam.prompt(item.question) for item in items], config.grpo.response_length, model.config.block_size)

@@ -138,7 +138,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
 
     # The data: prompts, each with its task, so that code can check the reply; and other questions to test on.
     examples, held_out = run.data(lambda: load_questions(config.data, config.seed), read_examples)
-    held_out = held_out[: run.most_tested()]
+    held_out = held_out[: run.most_tested]
     template = ChatTemplate(tokenizer)
     is_built_in = config.data == TASKS
     known = instruction_tasks("train", len(examples), config.seed + 1) if is_built_in else examples

@@ -69,7 +69,7 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     model, tokenizer = run.model_from(lambda: _with_chat_tokens(config.init_from))
     check_batch_memory(model, config.batch_size, config.training)
     examples, held_out = run.data(lambda: load_data(config.data, config.seed), read_examples)
-    held_out = held_out[: run.most_tested()]
+    held_out = held_out[: run.most_tested]
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
     train, shortened = encode_examples(examples, template, block_size)
     tests, _ = encode_examples(held_out, template, block_size)

@@ -57,13 +57,12 @@ from .run_folder import (
     leaving_nothing_unfinished,
     length_setting,
     settings_of,
-    with_length,
 )
 from .training_config import TrainingConfig, prepare_training
 from .training_step import Gradients, Step, gradients_for
 
 T = TypeVar("T")
-LEAST_TESTED = 40  # held-out items
+LEAST_TESTED = 40  # held-out items, however short the run is
 MAX_SKIPPED = 10  # steps in a row that are not finite
 
 
@@ -99,9 +98,7 @@ def resume(
     the run has exceeded.
     """
     with writing(out_dir, team):
-        config = settings_of(config_class, out_dir)
-        run = Run(config if length is None else with_length(config, length), device, team, is_new=False)
-        run.has_new_length = length is not None
+        run = Run(settings_of(config_class, out_dir, length), device, team, is_new=False)
         train(run, run.config)
     return run
 
@@ -128,7 +125,6 @@ class Run:
         self.parts: dict[str, Any] = {}  # objects whose `state_dict()`, JSON-able, belongs to the checkpoint
         self.steps_done = 0
         self.resumed_at: int | None = None  # the step at which a resumed run goes on
-        self.has_new_length = False
         self.count = 0  # of the items (tokens, pairs, ...) that were learned from
         self.seconds = 0.0
         self.best_loss = math.inf
@@ -201,18 +197,18 @@ class Run:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         return self.optimizer, self.schedule
 
-    def most_tested(self, item_size: int = 1, least: int = LEAST_TESTED) -> int:
-        """How many held-out items to evaluate at most: a third as many as the run learns from, but not too few to tell.
+    @property
+    def most_tested(self) -> int:
+        """The most held-out items (of a text: sequences) to evaluate: a third of the number that the run learns from.
 
         Reading an item takes a third of the time of learning from it, and asking the model a question about as long. So
-        the evaluation of a short run does not take longer than its training, and yet depends on its settings alone.
-        item_size, least: to count the tokens of a text, of which each item has item_size.
+        the evaluation of a short run does not take longer than its training, but depends on the run's settings alone.
         """
         part, name = length_setting(self.config)
-        settings = getattr(self.config, part)  # those of PPO and GRPO have a batch size
-        per_step = getattr(settings, "batch_size", 0) or self.config.batch_size
-        per_step *= self.config.training.gradient_accumulation_steps
-        return max(getattr(settings, name) * per_step * item_size // 3, least)
+        settings = getattr(self.config, part)
+        batch_size = getattr(settings, "batch_size", 0) or self.config.batch_size  # PPO's and GRPO's: beside the length
+        learned = getattr(settings, name) * self.config.training.gradient_accumulation_steps * batch_size
+        return max(learned // 3, LEAST_TESTED)
 
     @property
     def gradients(self) -> Gradients:
@@ -416,8 +412,7 @@ class Run:
             check_like({name: state[name] for name in expected}, expected, "the state")
             planned, total = state["training"]["max_iters"], self.training.max_iters
             notes = list(state["extra"].get("notes", ()))
-            if self.has_new_length:
-                state["training"] = {**state["training"], "max_iters": total}
+            state["training"] = {**state["training"], "max_iters": total}  # `resume` may have been given another length
             schedule = {**expected["schedule"], "steps_done": state["step"]}
             if (state["training"], state["schedule"]) != (expected["training"], schedule):
                 raise ValueError("its settings of training, or its learning rates, are those of another run")
@@ -437,8 +432,7 @@ class Run:
             then, now = {"processes": 1, **state["arithmetic"]}, arithmetic(self.parameters[0], self.team)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"the checkpoint in {self.out_dir} is not of a run like this: {error}") from None
-        done = self.steps_done
-        if done > total:
+        if (done := self.steps_done) > total:
             raise ValueError(f"the run in {self.out_dir} is at step {done:,} already, and cannot end at step {total:,}")
         self.saved_step = self.resumed_at = done
         self.log.rewind(done)

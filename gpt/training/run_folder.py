@@ -69,8 +69,8 @@ def leaving_nothing_unfinished(out_dir: str | os.PathLike[str]) -> Iterator[None
 # --- a run that is continued ------------------------------------------------------------------------------------------
 
 
-def settings_of(config_class: Any, out_dir: str) -> Any:
-    """The settings of the run in `out_dir`, a `config_class`.
+def settings_of(config_class: Any, out_dir: str, length: int | None = None) -> Any:
+    """The settings of the run in `out_dir`, a `config_class`. length: another length of the run than it had.
 
     Raises CheckpointError if there is no run, or if it is a run of another stage.
     """
@@ -87,7 +87,10 @@ def settings_of(config_class: Any, out_dir: str) -> Any:
         for field in dataclasses.fields(config_class):
             if dataclasses.is_dataclass(field.default_factory):  # settings inside the settings, such as `training`
                 settings[field.name] = field.default_factory(**settings[field.name])
-        return check_types(config_class(**settings))
+        config = check_types(config_class(**settings))
+        part, name = length_setting(config)
+        longer = {} if length is None else {part: dataclasses.replace(getattr(config, part), **{name: length})}
+        return dataclasses.replace(config, **longer)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint in {out_dir} is of another version: {error}") from None
 
@@ -101,12 +104,6 @@ def length_setting(config: Any) -> tuple[str, str]:
         if hasattr(settings, "total_iterations"):
             return part, "total_iterations"
     return "training", "max_iters"
-
-
-def with_length(config: Any, length: int) -> Any:
-    """The settings of the same run with another length."""
-    part, name = length_setting(config)
-    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **{name: length})})
 
 
 def check_types(config: T) -> T:

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+import gpt.training.run
 from finetune.adapters.adapter_files import load_adapter
 from finetune.adapters.lora import LoRAConfig, lora_layers
 from finetune.data.chat_template import add_chat_tokens
@@ -66,14 +67,14 @@ def finished(base, text, tmp_path_factory):
 
 
 def test_of_a_long_held_out_text_a_short_run_evaluates_a_part(base, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(adaptation, "LEAST_TOKENS", 300)
+    monkeypatch.setattr(gpt.training.run, "LEAST_TESTED", 6)
     text = write_text(tmp_path / "story.txt", words=4000)
     read = watch(adaptation_data, monkeypatch, "held_out_loss")
     start(train_adaptation, settings(base, text, tmp_path / "run", steps=1))
-    assert "300 to test on, all of them at each evaluation" in capsys.readouterr().out
-    assert [len(tokens) for (_, tokens, *_), _ in read] == [300] * 4  # before and after, and at the first and last step
+    assert "288 to test on, all of them at each evaluation" in capsys.readouterr().out
+    assert [len(tokens) for (_, tokens, *_), _ in read] == [6 * 48] * 4  # before, at the first step, at the last, after
     start(train_adaptation, settings(base, text, tmp_path / "longer", steps=20))
-    assert len(read[-1][0][1]) == 20 * 2 * 48 // 3
+    assert len(read[-1][0][1]) == 20 * 2 // 3 * 48
 
 
 # --- what a run leaves ------------------------------------------------------------------------------------------------

@@ -154,8 +154,7 @@ def test_a_short_run_is_evaluated_on_fewer_items_and_the_runs_of_the_scripts_on_
     assert reference is not model
 
     long = dataclasses.replace(config, training=TrainingConfig(max_iters=30, gradient_accumulation_steps=2))
-    assert Run(long).most_tested() == 30 * 2 * 8 // 3 and Run(long).most_tested(100, 10) == 30 * 2 * 8 * 100 // 3
-    assert Run(config).most_tested() == 40 and Run(config).most_tested(100, 10_000) == 10_000
+    assert Run(long).most_tested == 30 * 2 * 8 // 3 and Run(config).most_tested == 40
     for stage, count in {
         SFTConfig(training=TrainingConfig(max_iters=800)): sft.TEST_ITEMS,
         DPOConfig(training=TrainingConfig(max_iters=60)): page.TEST_ITEMS,
@@ -163,4 +162,4 @@ def test_a_short_run_is_evaluated_on_fewer_items_and_the_runs_of_the_scripts_on_
         PPORunConfig(): ppo.TEST_ITEMS,
         GRPORunConfig(): grpo.TEST_ITEMS,
     }.items():
-        assert Run(stage).most_tested() >= count, stage
+        assert Run(stage).most_tested >= count, stage
