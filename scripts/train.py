@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from gpt.training.data_parallel import Team
-from gpt.training.pretraining import PretrainingConfig, pretrain, resume_pretraining
-from gpt.training.run import Run
+from gpt.training.pretraining import PretrainingConfig, pretrain, train_language_model
+from gpt.training.run import Run, resume
 from gpt.training.training_config import OPTIMIZERS, PRECISIONS
 from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
@@ -57,7 +57,7 @@ def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Ru
         raise ValueError("--precision tf32 needs a GPU: on the CPU, use float32 or bfloat16")
     if arguments.init_from == "resume":
         length = stage_options.new_length(given, PretrainingConfig, arguments.out_dir)
-        return resume_pretraining(arguments.out_dir, device, team, length)
+        return resume(train_language_model, PretrainingConfig, arguments.out_dir, device, team, length)
     options, is_new = vars(arguments), arguments.init_from == "scratch"
     shape = SHAPE if is_new else [name for name in (*SHAPE, "vocab_size") if name in given]
     config = stage_options.build(PretrainingConfig, {**options, "model": {name: options[name] for name in shape}})

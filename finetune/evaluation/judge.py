@@ -51,8 +51,7 @@ def judge(
     """
     replies = sampled(model, tokenizer, items, seed)
     ours = qualities(items, replies)
-    if theirs is None:
-        theirs = qualities(items, sampled(reference, tokenizer, items, seed + 1))
+    theirs = qualities(items, sampled(reference, tokenizer, items, seed + 1)) if theirs is None else theirs
     encode = chat_template(tokenizer)
     kl = kl_of_replies(model, reference, [encode(item.question) for item in items], [r.ids for r in replies])
     return Verdict(win_rate=win_rate(ours, theirs), kl=kl, **shares(ours))

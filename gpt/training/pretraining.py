@@ -30,7 +30,7 @@ from .loading import load_model
 from .log import COLUMNS
 from .memory_check import check_memory
 from .plots import plot_run
-from .run import Run, resume, start
+from .run import Run, start
 from .run_folder import claim
 from .training_config import TrainingConfig
 from .training_step import language_model_loss, training_step
@@ -87,15 +87,6 @@ def pretrain(config: PretrainingConfig, device: str = "cpu", init_from: str | No
     `load_corpus`, `start` and `Run.batches` raise.
     """
     return start(partial(train_language_model, init_from=init_from), config, device, team)
-
-
-def resume_pretraining(out_dir: str, device: str = "cpu", team: Team = ALONE, length: int | None = None) -> Run:
-    """Continue the run in `out_dir`, with its own settings and data, as if it had never stopped.
-
-    length: of the run in steps, if it is to end later than planned (see `resume`). Raises CheckpointError if there is
-    no run that can be continued.
-    """
-    return resume(train_language_model, PretrainingConfig, out_dir, device, team, length)
 
 
 def train_language_model(run: Run, config: PretrainingConfig, init_from: str | None = None) -> None:

@@ -454,10 +454,10 @@ class Run:
 
     def finish(self, done: str, picture: Path | None) -> None:
         """Show how much was `done`, and where the results are."""
-        is_old = self.steps_done == self.resumed_at
-        words = "this run was finished already: " if is_old else ""
-        show(f"\n{words}{done} in {self.seconds:.0f} s; saved in {shlex.quote(self.out_dir.as_posix())}")
-        if is_old:
+        was_finished = self.steps_done == self.resumed_at
+        before = "this run was finished already: " if was_finished else ""
+        show(f"\n{before}{done} in {self.seconds:.0f} s; saved in {shlex.quote(self.out_dir.as_posix())}")
+        if was_finished:
             show(f"to train it longer, resume it with a larger --{length_setting(self.config)[1].replace('_', '-')}")
         show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
 

@@ -62,7 +62,8 @@ def leaving_nothing_unfinished(out_dir: str | os.PathLike[str]) -> Iterator[None
         yield
     except BaseException:
         for path in set() if has_checkpoint(out_dir) else set(Path(out_dir).iterdir()) - before:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            with contextlib.suppress(OSError):  # Windows does not delete files that are open
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         raise
 
 
