@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from scripts.shared import command_line, stage_options
+from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
+
 from gpt.training.data_parallel import Team
 from gpt.training.pretraining import PretrainingConfig, pretrain, train_language_model
 from gpt.training.run import Run, resume
 from gpt.training.training_config import OPTIMIZERS, PRECISIONS
-from scripts.shared import command_line, stage_options
-from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
 
 EXAMPLES = """examples:
   python scripts/train.py                                          a small model on the built-in English

@@ -1,7 +1,11 @@
-"""What the scripts share. They import it first: from then on, Ctrl-C ends them with a word instead of a traceback."""
+"""What the scripts share. They import it first: without NumPy or minigrad it ends them with the command that helps, and
+while the packages are loaded, Ctrl-C ends them with a word instead of a traceback.
+"""
 
+import importlib.util
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -22,3 +26,11 @@ def _show_ignored(ignored: Any) -> None:
 
 ignored_interrupts: list[bool] = []  # `command_line.run` ends the script if there is one
 sys.excepthook, sys.unraisablehook = _show_error, _show_ignored
+
+missing = [name for name in ("numpy", "minigrad") if importlib.util.find_spec(name) is None]
+if missing:
+    venv = Path(__file__).resolve().parent.parent.parent / ".venv"
+    command = r".venv\Scripts\activate" if os.name == "nt" else ". .venv/bin/activate"
+    if not venv.exists() or Path(sys.prefix).resolve() == venv:
+        command = f"{Path(sys.executable).name} scripts/setup.py install` and `{command}"
+    sys.exit(f"This Python, {sys.executable}, lacks {' and '.join(missing)}. In {venv.parent}, type `{command}`.")

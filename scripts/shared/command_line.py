@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
+from scripts.shared import ignored_interrupts
+
 from finetune.loading import add_adapter_to
 from finetune.quantization.packed import load_packed
 from gpt import LanguageModel, Tokenizer
@@ -21,7 +23,6 @@ from gpt.training.loading import NotTrainableError, load_model
 from gpt.weights.hub import NoRunError
 from minigrad import __version__, manual_seed, use_kernels
 from minigrad.backend import resolve_device
-from scripts.shared import ignored_interrupts
 
 # The packages do not know the scripts, so the script that helps is named here.
 ADVICE: dict[type[BaseException], str] = {

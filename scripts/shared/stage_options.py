@@ -7,10 +7,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gpt.training.run import Run, resume, start
-from gpt.training.run_folder import length_setting, settings_of
 from scripts.shared import command_line
 from scripts.shared.next_steps import show_next_steps
+
+from gpt.training.run import Run, resume, start
+from gpt.training.run_folder import length_setting, settings_of
 
 PAIRS = "tasks (built-in questions), or a file of preference pairs (prompt, chosen, rejected)"
 RATE = "peak learning rate; 1e-6 for a large model"

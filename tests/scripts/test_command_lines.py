@@ -157,6 +157,8 @@ REFUSED = [
     ("exercise", "check sofmax", "did you mean softmax"),
     ("exercise", "solution", "needs a name"),
     ("exercise", "mark", "needs a folder"),
+    ("exercise", "stubs", "needs a folder"),
+    ("exercise", "hint softplus --exercises scripts/exercises/assessment --workspace {new}", "there are no hints"),
     ("exercise", "mark nowhere", "not a folder"),
     ("exercise", "list --exercises nowhere", "no folder"),
     ("exercise", "frobnicate", "invalid choice"),

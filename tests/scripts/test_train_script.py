@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 
+from scripts.shared import command_line
+
 import pytest
 
 from gpt import Tokenizer, load_checkpoint
@@ -16,7 +18,6 @@ from gpt.training.checkpoint import has_checkpoint
 from gpt.training.log import read_log
 from minigrad import backend
 from scripts import demo, generate, lora, pipeline, quantize, sft, train
-from scripts.shared import command_line
 from tests.scripts.running import (
     ROOT,
     SMALL_RUN,
@@ -368,3 +369,17 @@ def test_ctrl_c_is_no_traceback_before_a_script_begins_or_after_it_has_ended(cod
     code = f"import scripts.shared, signal, sys, threading\n{code}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == status and re.search(error, done.stderr, re.DOTALL)
+
+
+@pytest.mark.parametrize("script", ["train", "grpo", "generate", "explore"])
+def test_ctrl_c_is_no_traceback_while_a_script_loads_the_packages(script):
+    code = f"""import runpy, signal, sys
+class CtrlC:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "gpt":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, CtrlC)
+runpy.run_path("scripts/{script}.py", run_name="__main__")"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert (done.returncode, done.stderr) == (130, "\ninterrupted\n")
