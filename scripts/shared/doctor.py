@@ -6,6 +6,8 @@ needs only the standard library, and NumPy for the checks of NumPy. The exit cod
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -17,13 +19,12 @@ UPGRADE = f'type `"{sys.executable}" -m pip install --upgrade numpy`'
 # CUDA supports. Blackwell needs CUDA 12.8, and both bring a newer one.
 EXTRAS = {"cuda12": (5.0, 525), "cuda13": (7.5, 580)}
 NO_EXTRA = "no extra fits, because CUDA 12 needs compute capability 5.0 and driver 525: try to update the driver"
-ASK_FOR_CARDS = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+ASK_FOR_CARDS = "nvidia-smi --query-gpu=name,compute_cap,driver_version --format=csv,noheader"
 
 
 def main() -> int:
     """Print the results of all checks, and return the exit code."""
-    print(f"Python {sys.version.split()[0]}: {sys.executable}")
-    lines = [*check_numpy(), *check_cards()]
+    lines = [f"Python {sys.version.split()[0]}: {sys.executable}", *check_numpy(), *check_cards()]
     print("\n".join(lines))
     return int(any(line.startswith("WRONG") for line in lines))
 
@@ -51,10 +52,8 @@ def check_numpy() -> Iterator[str]:
                 right = np.einsum("ik,kj->ij", a, b, dtype=np.float64)  # in a loop of NumPy's own
                 if not np.allclose(np.matmul(a, b), right, rtol=1e-4):
                     wrong.append(f"{name} of {shape}")
-    if wrong:
-        yield f"WRONG: float32 {', '.join(wrong)}: {UPGRADE}, or on an M4 set OPENBLAS_CORETYPE=NEOVERSEN1"
-    else:
-        yield "x @ y.T, x @ x.T and x.T @ x are right in float32"
+    found = f"WRONG: float32 {', '.join(wrong)}: {UPGRADE}, or on an M4 set OPENBLAS_CORETYPE=NEOVERSEN1"
+    yield found if wrong else "x @ y.T, x @ x.T and x.T @ x are right in float32"
     if raised:
         yield f"WRONG: products of small numbers raise a warning ({raised[0].message}): {UPGRADE}"
 
@@ -71,17 +70,15 @@ def threads() -> str:
 
 def check_cards() -> Iterator[str]:
     """Say which extra fits each NVIDIA card."""
-    try:
-        answer = subprocess.run(ASK_FOR_CARDS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
-    except OSError:
+    if shutil.which("nvidia-smi") is None:
         yield "no NVIDIA card found: there is no program nvidia-smi"
         return
-    if answer.returncode != 0:
-        yield f"WRONG: nvidia-smi says: {answer.stdout.strip()}. Install or update the driver of the NVIDIA card."
-        return
-    for line in answer.stdout.splitlines():
-        _, capability, driver = line.rsplit(", ", 2)
-        has = float(capability), float(driver.partition(".")[0])
+    for line in subprocess.getoutput(ASK_FOR_CARDS).splitlines() or ["nothing"]:
+        card = re.fullmatch(r".+, ([\d.]+), (\d+)[\d.]*", line)
+        if card is None:  # a driver that does not work, or does not know the capability
+            yield f"WRONG: nvidia-smi says: {line}. Install or update the driver of the NVIDIA card."
+            continue
+        has = float(card[1]), int(card[2])
         fits = [extra for extra, needs in EXTRAS.items() if has[0] >= needs[0] and has[1] >= needs[1]]
         yield f"card {line}: take the extra {' or '.join(fits)}" if fits else f"WRONG: card {line}: {NO_EXTRA}"
 

@@ -103,10 +103,26 @@ def test_which_extra_fits_a_card(cards, capsys, card, fits):
     assert line == (f"card {card}: take the extra {fits}" if fits else f"WRONG: card {card}: {doctor.NO_EXTRA}")
 
 
-def test_a_driver_that_does_not_work_is_found(cards, capsys):
-    cards("NVIDIA-SMI has failed", code=9)
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("NVIDIA-SMI has failed", 9), ("No devices were found", 0), ("NVIDIA A100, [N/A], 580.95.05", 0)],
+)
+def test_a_driver_that_does_not_work_is_found(cards, capsys, text, status):
+    cards(text, status)
     code, (*_, line) = examined(capsys)
-    assert code == 1 and line.startswith("WRONG: nvidia-smi says: NVIDIA-SMI has failed. Install or update the driver")
+    assert code == 1 and line.startswith(f"WRONG: nvidia-smi says: {text}. Install or update the driver")
+
+
+def test_an_answer_without_a_word_is_a_driver_that_does_not_work(cards, capsys):
+    cards("", code=15)
+    _, (*_, line) = examined(capsys)
+    assert line.startswith("WRONG: nvidia-smi says: ")
+
+
+def test_each_of_several_cards_has_a_line(cards, capsys):
+    cards("Tesla V100-SXM2-16GB, 7.0, 580.95.05\nNVIDIA H100, 9.0, 580.95.05")
+    code, (*_, first, second) = examined(capsys)
+    assert code == 0 and first.endswith("extra cuda12") and second.endswith("cuda12 or cuda13")
 
 
 def test_the_extras_are_those_of_setup_cfg():
