@@ -21,7 +21,7 @@ from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
 from ..model.gpt2 import GPT
 from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
-from .batches import RandomBatches, Tokens, encode_parts, get_batch, open_tokens, write_tokens
+from .batches import RandomBatches, Tokens, check_length, encode_parts, get_batch, open_tokens, write_tokens
 from .checkpoint import CheckpointError
 from .corpora import load_corpus
 from .data_parallel import ALONE, Team
@@ -164,14 +164,9 @@ def write_corpus(
     if tokenizer is None:
         tokenizer = _new_tokenizer(corpus.text, vocab_size)
     parts = encode_parts(corpus.text, tokenizer)
-    learned, tested = len(parts["train"]), len(parts["val"])
-    if learned < context + 1 or tested < 2:
-        shorter = f", or a --block-size of at most {learned - 1:,}" if learned > 1 < tested else ""
-        raise ValueError(
-            f"{corpus.name} has {len(corpus.text):,} characters: its {learned:,} tokens to learn from and {tested:,} "
-            f"to test on are too few for block_size {context:,}, which needs {context + 1:,} and 2: take more text"
-            f"{shorter}"
-        )
+    check_length(parts["train"], context)
+    if len(parts["val"]) < 2:
+        raise ValueError(f"{corpus.name} is too short: its last tenth, to test on, must have 2 tokens: take more text")
     claim(out_dir)
     tokenizer.save(out_dir)
     for name, ids in parts.items():

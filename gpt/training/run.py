@@ -22,6 +22,7 @@ import dataclasses
 import json
 import math
 import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -202,13 +203,18 @@ class Run:
         """The most held-out items (of a text: sequences) to evaluate: a third of the number that the run learns from.
 
         Reading an item takes a third of the time of learning from it, and asking the model a question about as long. So
-        the evaluation of a short run does not take longer than its training, but depends on the run's settings alone.
+        the evaluation of a short run does not take longer than its training, but depends on the run's settings alone. A
+        run that is trained longer keeps its number, because its results are compared with those before training.
         """
-        part, name = length_setting(self.config)
-        settings = getattr(self.config, part)
-        batch_size = getattr(settings, "batch_size", 0) or self.config.batch_size  # PPO's and GRPO's: beside the length
-        learned = getattr(settings, name) * self.config.training.gradient_accumulation_steps * batch_size
-        return max(learned // 3, LEAST_TESTED)
+
+        def third() -> int:
+            part, name = length_setting(self.config)
+            settings = getattr(self.config, part)
+            batch_size = getattr(settings, "batch_size", 0) or self.config.batch_size  # PPO's, GRPO's: with the length
+            learned = getattr(settings, name) * self.config.training.gradient_accumulation_steps * batch_size
+            return max(learned // 3, LEAST_TESTED)
+
+        return self.keep("most_tested", third) or sys.maxsize  # None: the run began when there was no limit
 
     @property
     def gradients(self) -> Gradients:

@@ -12,7 +12,7 @@ from typing import Any
 def _show_error(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
     """Show an error that nobody caught. While a script is still being loaded, nobody catches Ctrl-C."""
     if not issubclass(kind, KeyboardInterrupt):
-        return sys.__excepthook__(kind, error, traceback)
+        return show_error(kind, error, traceback)
     print("\ninterrupted", file=sys.stderr, flush=True)
     os._exit(130)
 
@@ -20,10 +20,11 @@ def _show_error(kind: type[BaseException], error: BaseException, traceback: Any)
 def _show_ignored(ignored: Any) -> None:
     """Show an error that Python cannot pass on. For Ctrl-C this happens while it loads a module or ends threads."""
     if ignored.exc_type is not KeyboardInterrupt:
-        return sys.__unraisablehook__(ignored)
+        return show_ignored(ignored)
     ignored_interrupts.append(True)
 
 
+show_error, show_ignored = sys.excepthook, sys.unraisablehook  # perhaps not Python's: pytest has its own
 ignored_interrupts: list[bool] = []  # `command_line.run` ends the script if there is one
 sys.excepthook, sys.unraisablehook = _show_error, _show_ignored
 

@@ -27,7 +27,7 @@ from minigrad import no_grad
 from tests.finetune.small import interrupt_at, small_chat_model, watch, write_rows
 from tests.gpt.small import save_model
 from tests.helpers import read_json
-from tests.scripts.running import write_text
+from tests.scripts.running import forge, write_text
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 LORA = LoRAConfig(r=2, alpha=8, dropout=0.1, target_modules=("c_attn", "c_fc"), slices=("q", "v"))
@@ -75,6 +75,12 @@ def test_of_a_long_held_out_text_a_short_run_evaluates_a_part(base, tmp_path, mo
     assert [len(tokens) for (_, tokens, *_), _ in read] == [6 * 48] * 4  # before, at the first step, at the last, after
     start(train_adaptation, settings(base, text, tmp_path / "longer", steps=20))
     assert len(read[-1][0][1]) == 20 * 2 // 3 * 48
+    # Trained longer, the first run evaluates what it has evaluated before training, so that both can be compared.
+    resume(train_adaptation, AdaptationConfig, str(tmp_path / "run"), length=20)
+    assert len(read[-1][0][1]) == 6 * 48
+    forge(tmp_path / "longer", ["state", "extra", "most_tested"], None)  # as it began when all of the text was evaluated
+    resume(train_adaptation, AdaptationConfig, str(tmp_path / "longer"))
+    assert len(read[-1][0][1]) > 20 * 2 // 3 * 48
 
 
 # --- what a run leaves ------------------------------------------------------------------------------------------------

@@ -363,10 +363,12 @@ command_line.run(lambda argv: print("not reached", file=sys.stderr))"""
         (LOST, 130, "^\ninterrupted\n$"),
         ("raise KeyError('x')", 1, "^Traceback .*KeyError: 'x'\n$"),
         ("threading._register_atexit(int, 'x')", 0, "Traceback .*ValueError: invalid literal"),
+        ("raise ValueError", 1, "^somebody's own hook$"),
     ],
 )
 def test_ctrl_c_is_no_traceback_before_a_script_begins_or_after_it_has_ended(code, status, error):
-    code = f"import scripts.shared, signal, sys, threading\n{code}"
+    hook = "sys.excepthook = lambda *error: print(\"somebody's own hook\", file=sys.stderr)" if "own" in error else ""
+    code = f"import sys\n{hook}\nimport scripts.shared, signal, threading\n{code}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == status and re.search(error, done.stderr, re.DOTALL)
 
