@@ -1,9 +1,10 @@
 """A recorded training step as a flat NumPy script: no engine, no graph, and the same numbers to the last bit.
 
 The lines are those of the ops. Each call's `forward` and `backward` are run again on the recorded arrays, one statement
-at a time, and each statement that runs is written down: with `ctx.x` of call 4 as the variable x_4, the inputs under
-the names of the arrays that they were, and without the branches that this call does not take. What backward's walk over
-the graph does is one line per gradient: the first one that arrives at an array is assigned, each later one is added.
+at a time, and each statement that runs is written down: with the `ctx` of call 4 as ctx_4, its variable x as x_4, the
+inputs under the names of the arrays that they were, and without the branches that this call does not take. What
+backward's walk over the graph does is one line per gradient: the first one that arrives at an array is assigned, each
+later one is added.
 
 A script is right to the last bit, or it is refused with a sentence that says why. What is known to have no flat form is
 refused first; then each finished script is run once, and must compute the recorded numbers.
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import itertools
 import sys
 import textwrap
 from types import FunctionType, ModuleType
@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from minigrad import optim
 from minigrad.autograd import Context, Function
 from minigrad.dtypes import op_name
 from minigrad.inspection.recorder import Call, Recording, Value
+from minigrad.optim import AdamW
 from scripts.pages.step_data import shown_path
 
-HEAD = '''"""One training step without an engine: forward, backward, clipping and an update, as plain NumPy.
+HEAD = '''"""One training step without an engine: forward, backward, clipping and AdamW, as plain NumPy.
 
 Written by scripts/explain.py --as-script. Each line comes from the op that is named above it.
 """
@@ -49,27 +49,23 @@ STUBS = {
     "device_of": "def device_of(x):\n    return None",
     "to_device": "def to_device(x, device):\n    return x",
 }
-CLIP = """
+UPDATE = """
 # --- clip: one factor for all gradients, so that their norm is at most {max_norm} ---
 norm = np.sqrt(sum(g.reshape(-1) @ g.reshape(-1) for g in gradients.values()))
 factor = np.minimum(1.0, {max_norm} / (norm + 1e-6)) if np.isfinite(norm) else np.ones_like(norm)
 clipped = {{name: g * factor.astype(g.dtype) for name, g in gradients.items()}}
-after = {{}}
-"""
-ADAM = """
-# --- {optimizer}, step 1: its means m and v start at 0 ---
+
+# --- AdamW, step 1: its means m and v start at 0 ---
 lr, (beta1, beta2), eps, decay = {lr!r}, {betas!r}, {eps!r}, {weight_decay!r}
-for name in {names}:
-    p, g = parameters[name], clipped[name]
-    {rule}
+after = {{}}
+for name, p in parameters.items():
+    g = clipped[name]
     m = beta1 * 0 + (1 - beta1) * g
     v = beta2 * 0 + (1 - beta2) * g * g
     m_hat = m / (1 - beta1**1)
     v_hat = v / (1 - beta2**1)
-    after[name] = p - lr * m_hat / (np.sqrt(v_hat) + eps)
-"""
-DECAY: dict[Any, str] = {optim.AdamW: "p = p * (1 - lr * decay)", optim.Adam: "g = g + decay * p"}
-END = """
+    after[name] = p * (1 - lr * decay) - lr * m_hat / (np.sqrt(v_hat) + eps)
+
 if __name__ == "__main__":
     print("loss", loss, " gradient norm", norm)
     for name, g in gradients.items():
@@ -81,7 +77,7 @@ def flat_script(recording: Recording) -> str:
     """The script. After it has run, `loss`, `parameters`, `gradients`, `clipped` and `after` hold the step.
 
     Raises ValueError, which says why, for a step that a script cannot repeat to the last bit: it can repeat one
-    backward() of textbook ops and the first step of AdamW or Adam.
+    backward() of textbook ops and the first step of AdamW, with a single group of parameters.
     """
     _check_recording(recording)
     writer = _Writer(recording)
@@ -92,12 +88,15 @@ def flat_script(recording: Recording) -> str:
 
 def _check_recording(recording: Recording) -> None:
     """Raise ValueError for what is known to have no flat form."""
-    if recording.optimizer not in DECAY:
+    updates = recording.updates
+    if recording.optimizer is not AdamW:
         name = recording.optimizer and recording.optimizer.__name__
-        raise ValueError(f"a flat script has a step of AdamW or Adam, but the recording has one of {name}")
-    if any(update.state["step"] > 1 for update in recording.updates):
+        raise ValueError(f"a flat script has a step of AdamW, but the recording has one of {name}")
+    if any(update.settings != updates[0].settings for update in updates):
+        raise ValueError("a flat script has a single group of parameters, but this optimizer has several")
+    if any(update.state["step"] > 1 for update in updates):
         raise ValueError("a flat script has the optimizer's first step, but this optimizer had taken steps before")
-    names = [update.name.replace(".", "_") for update in recording.updates]
+    names = [update.name.replace(".", "_") for update in updates]
     if "" in names or len(set(names)) < len(names):
         raise ValueError("a flat script needs a name for each parameter: pass the module that has them to update()")
     for call in recording.calls:
@@ -106,7 +105,7 @@ def _check_recording(recording: Recording) -> None:
             way_out = "take the step with textbook kernels, without autocast and checkpoint_activations"
             raise ValueError(f"{name} of {module} has no flat form: {way_out}")
     values = [value for call in recording.calls for value in (*call.inputs, *call.outputs, *call.douts)]
-    values += [value for u in recording.updates for value in (u.before, u.gradient, u.clipped, u.after)]
+    values += [value for u in updates for value in (u.before, u.gradient, u.clipped, u.after)]
     if any(value is not None and value.array is None for value in values):
         raise ValueError("an array did not fit into the recording, so the step cannot be written as a script")
 
@@ -123,11 +122,10 @@ def _check_numbers(text: str, names: dict[Value, str], recording: Recording) -> 
             cause = "one of its arrays has been changed in place, or is not contiguous in memory"
             raise ValueError(f"a flat script would compute another {name}: {cause}")
     for update in recording.updates:
-        if not _is_equal(found["gradients"][update.name], update.gradient.array):
-            raise ValueError(f"a flat script has a single backward(), and the gradient of {update.name} is not of one")
-        for what, value in (("clipped", update.clipped), ("after", update.after)):
+        for what, value in (("gradients", update.gradient), ("clipped", update.clipped), ("after", update.after)):
             if not _is_equal(found[what][update.name], value.array):
-                raise ValueError(f"a flat script has no fast kernels, and one has changed {update.name}")
+                cause = "it has a single backward() and no fast kernels"
+                raise ValueError(f"a flat script would compute another {what}[{update.name!r}]: {cause}")
 
 
 class _Writer:
@@ -142,8 +140,7 @@ class _Writer:
     def text(self) -> str:
         calls, updates = self.recording.calls, self.recording.updates
         for update in updates:
-            name = update.name.replace(".", "_")
-            self._define(update.before, name if "." in update.name and name.isidentifier() else f"p_{name}")
+            self._define(update.before, f"p_{update.name.replace('.', '_')}")
         self.lines.append("\n# --- forward ---")
         for call in calls:
             self._forward(call)
@@ -161,14 +158,8 @@ class _Writer:
             rows = [f'    "{update.name}": {prefix}{self.names[update.before]}{copy},' for update in updates]
             self.lines += ["", f"{title} = {{", *rows, "}"]
         parts = [HEAD, *(f"\n\n{source}" for source in self.helpers.values()), "\n\n# --- parameters and data ---"]
-        text = "\n".join([*parts, *self.inputs, *self.lines]) + "\n" + CLIP.format(max_norm=self.recording.max_norm)
-        optimizer: Any = self.recording.optimizer
-        rule = {"optimizer": optimizer.__name__, "rule": DECAY[optimizer]}
-        for settings, group in itertools.groupby(updates, lambda update: update.settings):
-            names = [update.name for update in group]
-            all_or_some = "parameters" if len(names) == len(updates) else names
-            text += ADAM.format(names=all_or_some, **rule, **settings)
-        return text + END
+        settings = {"max_norm": self.recording.max_norm, **updates[0].settings}
+        return "\n".join([*parts, *self.inputs, *self.lines]) + "\n" + UPDATE.format(**settings)
 
     # --- arrays ---
 
@@ -194,8 +185,9 @@ class _Writer:
         where = f"  ({shown_path(call.where[0].path)}:{call.where[0].line})" if call.where else ""
         shapes = ", ".join(str(output.shape) for output in call.outputs)
         self.lines.append(f"\n# {call.function.__name__}{where} -> {shapes}")
-        ctx = self.contexts[call.number] = Context()
-        ctx.needs_grad = call.needs_grad
+        self.lines.append(f"ctx_{call.number} = SimpleNamespace(needs_grad={call.needs_grad})")
+        self.contexts[call.number] = Context()
+        self.contexts[call.number].needs_grad = call.needs_grad
         given = [None if x is None else x.array if x.number is None else x.number for x in call.inputs]
         texts = [self._input(call, i) for i in range(len(given))]
         returned = self._run(call, call.function.forward, given, texts, call.options)
@@ -236,9 +228,7 @@ class _Writer:
             for name, text in bind(f"ctx_{call.number}", *texts, **written).arguments.items():
                 several = isinstance(text, tuple)  # *tensors
                 code[name] = _expression(f"({''.join(part + ', ' for part in text)})" if several else text)
-            inliner = _Inliner(call, scope, code)
-            if inliner.has_ctx and half is call.function.forward:
-                inliner.lines.append(f"ctx_{call.number} = SimpleNamespace(needs_grad={call.needs_grad})")
+            inliner = _Inliner(call.number, scope, code)
             returned = inliner.body(function.body)
             for node in [ast.parse(line) for line in inliner.lines] + [returned]:
                 self._need(node, half.__globals__)
@@ -272,15 +262,10 @@ class _Writer:
 class _Inliner(ast.NodeTransformer):
     """Runs statements in `scope` and rewrites them in the variables of the script."""
 
-    def __init__(self, call: Call, scope: dict[str, Any], code: dict[str, ast.expr]):
-        self.number, self.scope, self.code = call.number, scope, code
+    def __init__(self, number: int, scope: dict[str, Any], code: dict[str, ast.expr]):
+        self.number, self.scope, self.code = number, scope, code
         self.lines: list[str] = []
         self.is_tuple = False  # is that what the statements return?
-        halves = [textwrap.dedent(inspect.getsource(half)) for half in (call.function.forward, call.function.backward)]
-        nodes = ast.walk(ast.parse("".join(halves)))
-        self.saved = {node.attr for node in nodes if isinstance(node, ast.Attribute) and _is_ctx(node)}
-        # Does forward give ctx as a whole to a function, which may save something in it? Then the script has a ctx.
-        self.has_ctx = halves[0].count("(ctx,") > 1
 
     def body(self, statements: list[ast.stmt]) -> Any:
         """The value that the statements return, as code; None if they return nothing."""
@@ -305,17 +290,12 @@ class _Inliner(ast.NodeTransformer):
         if len(assigned) == 1 and len(targets) == 1 and self.scope[assigned[0]] is np:  # xp = module_of(x)
             self.code[assigned[0]] = ast.Name("np")
             return
-        if isinstance(statement, ast.Assign):  # the right side before the left side gets its new name
+        if targets:  # the right side before the left side gets its new name
             statement.value = self.visit(statement.value)
         for name in assigned:
-            self.code[name] = ast.Name(f"{name}_{self.number}" + "_" * (name in self.saved))
-        if isinstance(statement, ast.Assign):
-            statement.targets = [self.visit(target) for target in statement.targets]
-        else:
-            statement = self.visit(statement)
-        line = ast.unparse(statement)
-        if not (isinstance(statement, ast.Assign) and line.partition(" = ")[0] == line.rpartition(" = ")[2]):
-            self.lines.append(line)
+            self.code[name] = ast.Name(f"{name}_{self.number}")
+        statement = self.visit(statement)
+        self.lines.append(ast.unparse(statement))
 
     def _value(self, expression: ast.expr) -> Any:
         return eval(ast.unparse(expression), self.scope)
@@ -330,18 +310,7 @@ class _Inliner(ast.NodeTransformer):
         is_module = isinstance(node.func, ast.Name) and node.func.id == "module_of"
         return ast.Name("np") if is_module else self.generic_visit(node)
 
-    def visit_Attribute(self, node: ast.Attribute) -> Any:
-        if not _is_ctx(node):
-            return self.generic_visit(node)
-        if node.attr == "needs_grad":
-            return _expression(repr(self.scope["ctx"].needs_grad))
-        return _expression(f"ctx_{self.number}.{node.attr}" if self.has_ctx else f"{node.attr}_{self.number}")
-
     def visit_Name(self, node: ast.Name) -> Any:
-        if node.id == "ctx" and not self.has_ctx:  # as a whole, for a function that only reads from it
-            ctx = self.scope["ctx"]
-            parts = [*(f"{name}={name}_{self.number}" for name in ctx.saved()), f"needs_grad={ctx.needs_grad}"]
-            return _expression(f"SimpleNamespace({', '.join(parts)})")
         return self.code.get(node.id, node)
 
 
@@ -373,7 +342,3 @@ def _literal(value: Any, what: str) -> str:
 
 def _expression(text: str) -> ast.expr:
     return ast.parse(text, mode="eval").body
-
-
-def _is_ctx(node: ast.Attribute) -> bool:
-    return isinstance(node.value, ast.Name) and node.value.id == "ctx"

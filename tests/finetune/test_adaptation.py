@@ -78,7 +78,7 @@ def test_of_a_long_held_out_text_a_short_run_evaluates_a_part(base, tmp_path, mo
     # Trained longer, the first run evaluates what it has evaluated before training, so that both can be compared.
     resume(train_adaptation, AdaptationConfig, str(tmp_path / "run"), length=20)
     assert len(read[-1][0][1]) == 6 * 48
-    forge(tmp_path / "longer", ["state", "extra", "most_tested"], None)  # as it began when all of the text was evaluated
+    forge(tmp_path / "longer", ["state", "extra", "most_tested"], None)  # as before there was a limit
     resume(train_adaptation, AdaptationConfig, str(tmp_path / "longer"))
     assert len(read[-1][0][1]) > 20 * 2 // 3 * 48
 

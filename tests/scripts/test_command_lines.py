@@ -77,7 +77,7 @@ REFUSED = [
     ("train", "... --data {}/blank.txt", "contains no text"),
     ("train", "... --data {}/short.txt", "are too few for block_size"),
     ("train", "... --data {}/tiny.txt", "0.1 of 2 characters leaves none for training or for validation"),
-    ("train", "... --data {}/tiny-line.txt --block-size 2", "tiny-line.txt is too short: its last tenth, to test on, must"),
+    ("train", "... --data {}/tiny-line.txt --block-size 2", "is too short: its last tenth, to test on, must have 2"),
     ("train", "... --data {}/short.txt --block-size 90", "which needs 91: take more text, or a --block-size"),
     ("train", "... --data {}/binary.txt", "is not UTF-8 text"),
     ("train", "... --init-from {}", "there is no model in"),
