@@ -417,7 +417,6 @@ class Run:
             expected = {name: value for name, value in self.state_dict().items() if name not in free}
             check_like({name: state[name] for name in expected}, expected, "the state")
             planned, total = state["training"]["max_iters"], self.training.max_iters
-            notes = list(state["extra"].get("notes", ()))
             state["training"] = {**state["training"], "max_iters": total}  # `resume` may have been given another length
             schedule = {**expected["schedule"], "steps_done": state["step"]}
             if (state["training"], state["schedule"]) != (expected["training"], schedule):
@@ -449,14 +448,11 @@ class Run:
         )
         show(f"resuming {self.out_dir} at step {done}{warning if changed else ''}")
         if planned != total:
-            notes.append(
+            show(
                 f"this is not the run that was planned with {total:,} steps from the start, because its learning rate "
                 f"has already decayed as planned for {planned:,}; from step {done:,} on it follows the schedule of "
                 f"{total:,}"
             )
-            show(notes[-1])
-        if notes:
-            self.extra["notes"] = notes  # of each change of the length
 
     def finish(self, done: str, picture: Path | None) -> None:
         """Show how much was `done`, and where the results are."""

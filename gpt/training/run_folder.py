@@ -57,11 +57,12 @@ def leaving_nothing_unfinished(out_dir: str | os.PathLike[str]) -> Iterator[None
 
     Files that were there before, such as those of an earlier attempt, stay.
     """
-    before = set(Path(out_dir).iterdir())
+    before = set(Path(out_dir).glob("*"))
     try:
         yield
     except BaseException:
-        for path in set() if has_checkpoint(out_dir) else set(Path(out_dir).iterdir()) - before:
+        written = set() if has_checkpoint(out_dir) else set(Path(out_dir).glob("*")) - before
+        for path in written:
             with contextlib.suppress(OSError):  # Windows does not delete files that are open
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         raise
