@@ -199,9 +199,8 @@ def stubs(arguments: Any) -> int:
 
     folder = Path(arguments.name)
     files = {folder / path.name: catalogue.load(path).stub for path in assessment_of(arguments).values()}
-    for file in files:
-        if file.exists():
-            raise ValueError(f"{file} exists, and may be somebody's work: give a new folder")
+    if existing := [file for file in files if file.exists()]:
+        raise ValueError(f"{existing[0]} exists, and may be somebody's work: give a new folder")
     for file, stub in files.items():
         write_text(file, stub)
     print(f"{folder} contains {len(files)} stubs, without solutions and hints")

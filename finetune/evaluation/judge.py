@@ -43,18 +43,15 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    model: Any, reference: Any, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int = 0, theirs: Any = None
-) -> Verdict:
-    """Let both models answer the questions, with different seeds, and compare the replies.
-
-    theirs: the qualities of the reference's replies, if they are known.
-    """
-    replies = sampled(model, tokenizer, items, seed)
-    ours = qualities(items, replies)
-    theirs = qualities(items, sampled(reference, tokenizer, items, seed + 1)) if theirs is None else theirs
+    model: Any, reference: Any, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int = 0
+) -> tuple[Verdict, Verdict]:
+    """The verdicts on the reference and on the model: both answer the questions, with different seeds."""
+    replies, others = sampled(model, tokenizer, items, seed), sampled(reference, tokenizer, items, seed + 1)
+    ours, theirs = qualities(items, replies), qualities(items, others)
     encode = chat_template(tokenizer)
     kl = kl_of_replies(model, reference, [encode(item.question) for item in items], [r.ids for r in replies])
-    return Verdict(win_rate=win_rate(ours, theirs), kl=kl, **shares(ours))
+    start = Verdict(win_rate=0.5, kl=0.0, **shares(theirs))  # the reference against itself
+    return start, Verdict(win_rate=win_rate(ours, theirs), kl=kl, **shares(ours))
 
 
 def sampled(model: Any, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int) -> list[Reply]:
@@ -142,9 +139,7 @@ class Judge:
         show_replies(before, after, {item.prompt: item.answer for item in self.items})
         if not self.items:
             return None
-        theirs = qualities(self.items, sampled(reference, self.tokenizer, self.items, self.seed + 1))
-        start = Verdict(win_rate=0.5, kl=0.0, **shares(theirs))  # it against itself
-        end = judge(self.model, reference, self.tokenizer, self.items, self.seed, theirs)
+        start, end = judge(self.model, reference, self.tokenizer, self.items, self.seed)
         show_verdicts({"before": start, "after": end}, len(self.items))
         return end
 

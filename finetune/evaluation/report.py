@@ -44,7 +44,7 @@ def measure(
     row |= {"MB": memory(model) / 1e6, "asked": items[0].prompt, "reply": replies[0].text}
     if reference is None:
         return row | {"courteous": shares(qualities(items, sampled(model, tokenizer, items, seed)))["courteous"]}
-    verdict = judge(model, reference, tokenizer, items, seed)
+    _, verdict = judge(model, reference, tokenizer, items, seed)
     return row | {"courteous": verdict.courteous, "against": verdict.win_rate, "KL": verdict.kl}
 
 

@@ -228,12 +228,10 @@ def _show_change(before: dict[str, float], after: dict[str, float]) -> None:
 
 
 def _export_adapter(run: Run, init_from: str) -> None:
-    """Write the adapter of a finished run as PEFT's files, unless they are there already."""
+    """Write the adapter of a finished run as PEFT's files."""
     folder = run.out_dir / ADAPTER
-    if run.steps_done != run.resumed_at:
-        (folder / CONFIG).unlink(missing_ok=True)  # the adapter before the run was trained longer
-    if not (folder / CONFIG).exists():
-        save_adapter(run.model, folder, init_from)
+    (folder / CONFIG).unlink(missing_ok=True)  # of an earlier run in this folder, or before this one was trained longer
+    save_adapter(run.model, folder, init_from)
     size = sum(path.stat().st_size for path in folder.iterdir())
     show(f"adapter for PEFT: {folder} ({size / 1e6:.2f} MB)")
 

@@ -58,8 +58,7 @@ class Submission:
     def __init__(self, text: str, path: Path, limits: Limits):
         self.path, self.limits, self.text = path, limits, text
         self.printed: list[str] = []
-        self.released: list[int] = []  # contexts that the worker need not keep
-        self.count = 0
+        self.count = 0  # of calls of forward
         self.asked: float | None = None  # since when an answer is awaited
         self.verdict_at_end: Verdict | None = None
         folders = [str(Path(__file__).parent), str(Path(np.__file__).parents[1])]
@@ -86,8 +85,7 @@ class Submission:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.asked = time.monotonic()
         try:
-            released = [self.released.pop() for _ in range(len(self.released))]
-            self.process.stdin.write(worker.pack((request, arguments, released)))
+            self.process.stdin.write(worker.pack((request, arguments)))
             self.process.stdin.flush()
             reply = worker.read(self.process.stdout)
             error = reply.get("error")
@@ -144,30 +142,20 @@ class Submission:
         class Remote(Function):
             @staticmethod
             def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
-                ctx.kept = KeptContext(submission)
+                submission.count += 1
+                ctx.number = submission.count
                 needs_grad = [bool(ctx.needs_grad[i]) for i in range(len(arrays))]
-                return submission.ask("forward", name, ctx.kept.number, needs_grad, arrays, options)
+                return submission.ask("forward", name, ctx.number, needs_grad, arrays, options)
 
             @staticmethod
             def backward(ctx: Any, *douts: Any) -> Any:
-                return submission.ask("backward", name, ctx.kept.number, douts)
+                return submission.ask("backward", name, ctx.number, douts)
 
         return Remote
 
     def _function(self, check: Check) -> Callable[..., Any]:
         through = "" if check.call is None else check.call.__name__
         return lambda *arguments, **options: self.ask("call", check.name, through, arguments, options)
-
-
-class KeptContext:
-    """The ctx of an op's forward, which stays in the worker as long as this object exists."""
-
-    def __init__(self, submission: Submission):
-        submission.count += 1
-        self.number, self.released = submission.count, submission.released
-
-    def __del__(self) -> None:
-        self.released.append(self.number)
 
 
 # Exceptions that the judge tells apart.

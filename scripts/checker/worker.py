@@ -290,9 +290,7 @@ def main() -> None:
     sys.modules |= {"minigrad": types.ModuleType("minigrad"), "minigrad.autograd": engine}
     solution = Solution()
     while True:
-        request, arguments, released = read(requests, writeable=False)
-        for number in released:
-            solution.contexts.pop(number, None)
+        request, arguments = read(requests, writeable=False)
         if request == "define":
             for name in (*LIBRARIES, *(f"numpy.{part}" for part in PARTS_OF_NUMPY)):
                 if name.rpartition(".")[2] in arguments[0]:

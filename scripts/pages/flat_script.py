@@ -118,12 +118,12 @@ def _check_numbers(text: str, names: dict[Value, str], recording: Recording) -> 
     except Exception as error:
         raise ValueError(f"this step has no flat form: its script ends in {type(error).__name__}: {error}") from error
     for value, name in names.items():
-        if not _is_equal(found[name], value.array):
+        if not np.array_equal(found[name], value.array, equal_nan=True):
             cause = "one of its arrays has been changed in place, or is not contiguous in memory"
             raise ValueError(f"a flat script would compute another {name}: {cause}")
     for update in recording.updates:
         for what, value in (("gradients", update.gradient), ("clipped", update.clipped), ("after", update.after)):
-            if not _is_equal(found[what][update.name], value.array):
+            if not np.array_equal(found[what][update.name], value.array, equal_nan=True):
                 cause = "it has a single backward() and no fast kernels"
                 raise ValueError(f"a flat script would compute another {what}[{update.name!r}]: {cause}")
 
@@ -312,10 +312,6 @@ class _Inliner(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> Any:
         return self.code.get(node.id, node)
-
-
-def _is_equal(x: Any, y: Any) -> bool:
-    return np.array_equal(x, y, equal_nan=True)
 
 
 def _array(array: Any) -> str:

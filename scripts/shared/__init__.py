@@ -6,26 +6,29 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
-def _show_error(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
-    """Show an error that nobody caught. While a script is still being loaded, nobody catches Ctrl-C."""
-    if not issubclass(kind, KeyboardInterrupt):
-        return show_error(kind, error, traceback)
+def _end() -> NoReturn:
     print("\ninterrupted", file=sys.stderr, flush=True)
     os._exit(130)
 
 
+def _show_error(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+    """Show an error that nobody caught. While a script is still being loaded, nobody catches Ctrl-C."""
+    if issubclass(kind, KeyboardInterrupt):
+        _end()
+    show_error(kind, error, traceback)
+
+
 def _show_ignored(ignored: Any) -> None:
     """Show an error that Python cannot pass on. For Ctrl-C this happens while it loads a module or ends threads."""
-    if ignored.exc_type is not KeyboardInterrupt:
-        return show_ignored(ignored)
-    ignored_interrupts.append(True)
+    if ignored.exc_type is KeyboardInterrupt:
+        _end()
+    show_ignored(ignored)
 
 
 show_error, show_ignored = sys.excepthook, sys.unraisablehook  # perhaps not Python's: pytest has its own
-ignored_interrupts: list[bool] = []  # `command_line.run` ends the script if there is one
 sys.excepthook, sys.unraisablehook = _show_error, _show_ignored
 
 missing = [name for name in ("numpy", "minigrad") if importlib.util.find_spec(name) is None]

@@ -1,7 +1,7 @@
 """Check this machine: NumPy's matrix products, and which CUDA extra fits the graphics card. A line for each check.
 
-`python scripts/setup.py doctor` runs this file in .venv, or, where there is none, in the Python that was called. It
-needs only the standard library, and NumPy for the checks of NumPy. The exit code is 1 if a check fails.
+`python scripts/setup.py doctor` runs this file in .venv, or, where there is none, in the Python that was called. The
+graphics card is checked also where nothing is installed. The exit code is 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -36,12 +36,15 @@ def check_numpy() -> Iterator[str]:
     """
     try:
         import numpy as np
+        from threadpoolctl import threadpool_info
 
         blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     except (ImportError, TypeError):  # there is no NumPy, or one that knows no `mode`
-        yield "WRONG: NumPy 2 is missing: type `python scripts/setup.py install`"
+        yield "WRONG: NumPy 2 or threadpoolctl is missing: type `python scripts/setup.py install`"
         return
-    yield f"NumPy {np.__version__} multiplies matrices with {blas['name']} {blas['version']}, {threads()}"
+    counts = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+    threads = f"in {counts[0]} threads" if counts else "whose threads only VECLIB_MAXIMUM_THREADS limits"  # Accelerate
+    yield f"NumPy {np.__version__} multiplies matrices with {blas['name']} {blas['version']}, {threads}"
     wrong = []
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
@@ -54,16 +57,6 @@ def check_numpy() -> Iterator[str]:
     wrong += [f"a false warning: {warning.message}" for warning in raised[:1]]
     way_out = f'type `"{sys.executable}" -m pip install --upgrade numpy`, or on an M4 set OPENBLAS_CORETYPE=NEOVERSEN1'
     yield f"WRONG: float32 {', '.join(wrong)}: {way_out}" if wrong else "products of float32 matrices are right"
-
-
-def threads() -> str:
-    """How many threads the library uses for a product."""
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        return "threads unknown without threadpoolctl"
-    found = [f"{library['num_threads']} threads" for library in threadpool_info() if library["user_api"] == "blas"]
-    return found[0] if found else "whose threads only VECLIB_MAXIMUM_THREADS limits"  # Accelerate
 
 
 def check_cards() -> Iterator[str]:

@@ -77,7 +77,7 @@ def test_a_verdict_on_two_models(template, monkeypatch):
         return [Reply(said[id(model)], True, [5, 6]) for _ in questions]
 
     monkeypatch.setattr(judging, "ask", ask)
-    verdict = judge(model, reference, template.tokenizer, [ITEM, TaskItem("repeat", 'Say "x".', "x")], seed=4)
+    before, verdict = judge(model, reference, template.tokenizer, [ITEM, TaskItem("repeat", 'Say "x".', "x")], seed=4)
     assert verdict[:3] == (1.0, 0.5, 0.5) and verdict.kl > 0
     assert [temperature for temperature, _ in seeds] == [1.0, 1.0] and seeds[0][1] != seeds[1][1]
 

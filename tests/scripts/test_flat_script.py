@@ -164,7 +164,7 @@ REFUSED = {
     ),
     "SGD": (small_gpt, lambda model: optim.SGD(model.parameters()), "the recording has one of SGD"),
     "a later step": (small_gpt, adamw, "this optimizer had taken steps before"),
-    "a second backward()": (small_gpt, adamw, "another gradients['transformer.wte.weight']: it has a single backward()"),
+    "a second backward()": (small_gpt, adamw, "another gradients['transformer.wte.weight']: it has a single back"),
     "gradient accumulation": (small_gpt, adamw, "it has a single backward()"),
     "a gradient from before": (small_gpt, adamw, "it has a single backward()"),
     "autocast": (small_gpt, adamw, "Linear of minigrad.precision has no flat form: take the step with textbook"),

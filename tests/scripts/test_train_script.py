@@ -359,7 +359,7 @@ command_line.run(lambda argv: print("not reached", file=sys.stderr))"""
     ("code", "status", "error"),
     [
         ("signal.raise_signal(signal.SIGINT)", 130, "^\ninterrupted\n$"),  # as in the imports of a script
-        ("threading._register_atexit(signal.raise_signal, signal.SIGINT)", 0, "^$"),  # when threads are waited for
+        ("threading._register_atexit(signal.raise_signal, signal.SIGINT)", 130, "^\ninterrupted\n$"),  # at the end
         (LOST, 130, "^\ninterrupted\n$"),
         ("raise KeyError('x')", 1, "^Traceback .*KeyError: 'x'\n$"),
         ("threading._register_atexit(int, 'x')", 0, "Traceback .*ValueError: invalid literal"),
