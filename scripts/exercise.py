@@ -76,7 +76,7 @@ def workspace_of(arguments: Any) -> Any:
     if Path(arguments.workspace).is_file():
         raise NotADirectoryError(f"--workspace {arguments.workspace} is a file: give a folder")
     folder = catalogue.HERE if arguments.exercises is None else Path(arguments.exercises)
-    return Workspace(Path(arguments.workspace), catalogue.paths([folder]), arguments.seed)
+    return Workspace(Path(arguments.workspace), catalogue.paths(folder), arguments.seed)
 
 
 def name_in(workspace: Any, arguments: Any) -> str:
@@ -190,7 +190,7 @@ def assessment_of(arguments: Any) -> dict[str, Path]:
     """The files of the exercises for a class, by name: of --exercises, or of our assessment."""
     from scripts.checker import catalogue
 
-    return catalogue.paths([Path(arguments.exercises or catalogue.ASSESSMENT)])
+    return catalogue.paths(Path(arguments.exercises or catalogue.ASSESSMENT))
 
 
 def stubs(arguments: Any) -> int:

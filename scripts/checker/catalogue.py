@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import importlib.util
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from .checks import Exercise
@@ -45,17 +45,13 @@ def name_of(path: Path) -> str:
     return match[2] if match else path.stem
 
 
-def paths(folders: Iterable[Path] = (HERE,)) -> dict[str, Path]:
-    """The files of all exercises by name, in the order of the course; a later folder may replace a name."""
-    found: dict[str, Path] = {}
-    for folder in folders:
-        if not folder.is_dir():
-            raise ValueError(f"{folder} is no folder with exercises")
-        for path in sorted(folder.glob("*.py")):
-            if _FILE.fullmatch(path.name):
-                found[name_of(path)] = path
+def paths(folder: Path = HERE) -> dict[str, Path]:
+    """The files of the exercises in a folder by name, in the order of the course."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder with exercises")
+    found = {name_of(path): path for path in sorted(folder.glob("*.py")) if _FILE.fullmatch(path.name)}
     if not found:
-        raise ValueError(f"there are no exercises (files named NN_name.py) in {', '.join(map(str, folders))}")
+        raise ValueError(f"there are no exercises (files named NN_name.py) in {folder}")
     return found
 
 

@@ -140,9 +140,9 @@ class Trial:
         for factor in DOUT_FACTORS:
             multiples = [np.asarray(factor * dout) for dout in douts]
             if (finding := self._test_dout(case, multiples, max(1, abs(factor)))) is not None:
-                cause = "does not follow the sign of dout" if factor == -1 else "is not linear in dout"
                 reason = finding.sentence if finding.kind == "error" else "is there an abs, a maximum, a power, an if?"
-                sentence = f"backward {cause}: right for one dout, and wrong for {factor:g} times that dout ({reason})"
+                sentence = "backward is not linear in dout: right for one dout, and wrong for "
+                sentence += f"{factor:g} times that dout ({reason})"
                 return dataclasses.replace(finding, kind="not linear", sentence=sentence, douts=multiples)
         return self._in_float32(case) if self.check.in_float32 else None
 

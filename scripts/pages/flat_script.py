@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.autograd import Context, Function
+from minigrad.autograd import Context
 from minigrad.dtypes import op_name
 from minigrad.inspection.recorder import Call, Recording, Value
 from minigrad.optim import AdamW
@@ -253,8 +253,6 @@ class _Writer:
                 source = textwrap.dedent(inspect.getsource(found))
                 self._need(ast.parse(source), found.__globals__)
                 self.helpers[name] = source.rstrip()
-            elif isinstance(found, type) and issubclass(found, Function):
-                raise ValueError(f"it calls {name}")
             elif isinstance(found, int | float | str | np.ndarray | np.dtype):
                 self.helpers[name] = f"{name} = {_literal(found, name)}"
 
@@ -286,11 +284,10 @@ class _Inliner(ast.NodeTransformer):
         exec(source, self.scope)
         names = [node for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
         assigned = [node.id for node in names if node.id in self.scope]  # others exist inside a comprehension only
-        targets = statement.targets if isinstance(statement, ast.Assign) else []
-        if len(assigned) == 1 and len(targets) == 1 and self.scope[assigned[0]] is np:  # xp = module_of(x)
+        if assigned and self.scope[assigned[0]] is np:  # xp = module_of(x)
             self.code[assigned[0]] = ast.Name("np")
             return
-        if targets:  # the right side before the left side gets its new name
+        if isinstance(statement, ast.Assign):  # the right side before the left side gets its new name
             statement.value = self.visit(statement.value)
         for name in assigned:
             self.code[name] = ast.Name(f"{name}_{self.number}")

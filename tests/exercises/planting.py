@@ -8,7 +8,7 @@ from scripts.checker.catalogue import ASSESSMENT, HERE, load, paths
 from tests.exercises import library
 
 REFERENCES = Path(__file__).parent / "references"
-PATHS = paths([HERE, ASSESSMENT])
+PATHS = paths(HERE) | paths(ASSESSMENT)
 
 
 @functools.cache  # so that all tests of an exercise share the cases that it draws

@@ -153,7 +153,7 @@ def test_the_readmes_example_is_an_exercise(tmp_path):
     text = (catalogue.HERE / "README.md").read_text(encoding="utf-8")
     file = tmp_path / "01_swish.py"
     file.write_text(text.partition("```python\n")[2].partition("```")[0], encoding="utf-8")
-    swish = catalogue.load(catalogue.paths([tmp_path])["swish"])
+    swish = catalogue.load(catalogue.paths(tmp_path)["swish"])
     right = swish.completed()
     assert processes.judge(swish, right.encode(), file).passed
     verdict = processes.judge(swish, right.replace("s + ctx.x * s * (1 - s)", "s").encode(), file, credit=True)

@@ -110,7 +110,7 @@ def check_assessed(folder, capsys, name):
 
 
 def test_a_class_gets_stubs_without_solutions(tmp_path, capsys):
-    exercises = [catalogue.load(path) for path in catalogue.paths([catalogue.ASSESSMENT]).values()]
+    exercises = [catalogue.load(path) for path in catalogue.paths(catalogue.ASSESSMENT).values()]
     assert "6 stubs" in output_of(exercise.main, "stubs", tmp_path / "class")
     assert len(list((tmp_path / "class").iterdir())) == len(exercises) == 6
     for each in exercises:
@@ -126,9 +126,9 @@ def test_a_class_gets_stubs_without_solutions(tmp_path, capsys):
 
 
 def test_nothing_tells_the_solution_of_an_assessment(tmp_path, capsys):
-    softplus = catalogue.load(catalogue.paths([catalogue.ASSESSMENT])["softplus"])
+    softplus = catalogue.load(catalogue.paths(catalogue.ASSESSMENT)["softplus"])
     said = []
-    session = watching.Session(Workspace(tmp_path, catalogue.paths([catalogue.ASSESSMENT])), said.append)
+    session = watching.Session(Workspace(tmp_path, catalogue.paths(catalogue.ASSESSMENT)), said.append)
     assert session.press("h") and said[-1].startswith("there are no hints for softplus")
     for old, new, reason in [*softplus.slips, ("np.logaddexp(0, x)", "np.log(1 + np.exp(x))", "np.logaddexp")]:
         (tmp_path / "01_softplus.py").write_text(softplus.completed(old, new), encoding="utf-8")
