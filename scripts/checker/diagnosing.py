@@ -59,20 +59,7 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     right = found.shown.get("right")
     if isinstance(right, list) and isinstance(right[found.number], str):  # not a number: what a `call` says about it
         return f"{found.answer.value[found.number]}", case
-    return f"{found.plain}{signs_of_wrong_inputs(trial, first)}; {UNEXPLAINED}", case
-
-
-def signs_of_wrong_inputs(trial: Trial, first: Finding | None) -> str:
-    """The property that the wrong elements of the telling case have in common, as a clause; "" if there is none."""
-    case = trial.check.telling
-    if first is None or not isinstance(first.wrong, np.ndarray):
-        return ""
-    for name, x in zip(trial.names, case.arguments, strict=False):
-        if isinstance(x, np.ndarray) and x.shape == first.wrong.shape:
-            for words, there in ((f"negative ({name} < 0)", x < 0), (f"positive ({name} > 0)", x > 0)):
-                if np.array_equal(first.wrong, there):
-                    return f" (in a larger case exactly where {name} is {words})"
-    return ""
+    return f"{found.plain}; {UNEXPLAINED}", case
 
 
 def without_numbers(sentence: str) -> str:

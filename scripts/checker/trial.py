@@ -72,7 +72,6 @@ class Finding:
     number: int = 0
     gradient: str = ""
     plain: str = ""
-    wrong: Any = None  # which elements
     douts: list[np.ndarray] | None = None
 
 
@@ -178,8 +177,6 @@ class Trial:
         if isinstance(got, tuple | list) and isinstance(right, tuple | list) and len(got) == len(right):
             pairs = enumerate(zip(got, right, strict=True))
             finding.number = next(i for i, (g, r) in pairs if not comparing.same(g, r, self.check.tolerance))
-        elif np.shape(got) == np.shape(right) and np.asarray(right).dtype.kind == "f":
-            finding.wrong = ~np.isclose(got, right, rtol=self.check.tolerance, equal_nan=True)
         return finding
 
     def _in_float32(self, case: Case) -> Finding | None:
