@@ -456,11 +456,10 @@ class Run:
 
     def finish(self, done: str, picture: Path | None) -> None:
         """Show how much was `done`, and where the results are."""
-        was_finished = self.steps_done == self.resumed_at
-        before = "this run was finished already: " if was_finished else ""
-        show(f"\n{before}{done} in {self.seconds:.0f} s; saved in {shlex.quote(self.out_dir.as_posix())}")
-        if was_finished:
-            show(f"to train it longer, resume it with a larger --{length_setting(self.config)[1].replace('_', '-')}")
+        if self.steps_done == self.resumed_at:
+            option = f"--{length_setting(self.config)[1].replace('_', '-')}"
+            show(f"\nthis run was finished already; to train it longer, resume it with a larger {option}")
+        show(f"\n{done} in {self.seconds:.0f} s; saved in {shlex.quote(self.out_dir.as_posix())}")
         show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
 
 

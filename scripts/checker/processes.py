@@ -203,8 +203,7 @@ def judge(
                 checks, definitions = submission.definitions(exercise.checks)
             except Exception as error:
                 return source.verdict_of(error, text, path)
-            explain = credit or not exercise.is_assessment
-            verdict = judging.judge(checks, definitions, text, str(path), seed, explain)
+            verdict = judging.judge(checks, definitions, text, str(path), seed, credit or not exercise.is_assessment)
             if credit:
                 verdict.parts = judging.parts(checks, definitions, seed, verdict.passed)
             if verdict.shown is not None:

@@ -82,7 +82,7 @@ def flat_script(recording: Recording) -> str:
     _check_recording(recording)
     writer = _Writer(recording)
     text = writer.text()
-    _check_numbers(text, writer.names, recording)
+    _check_numbers(text, writer.names, recording.updates)
     return text
 
 
@@ -90,7 +90,7 @@ def _check_recording(recording: Recording) -> None:
     """Raise ValueError for what is known to have no flat form."""
     updates = recording.updates
     if recording.optimizer is not AdamW:
-        name = recording.optimizer and recording.optimizer.__name__
+        name = getattr(recording.optimizer, "__name__", None)
         raise ValueError(f"a flat script has a step of AdamW, but the recording has one of {name}")
     if any(update.settings != updates[0].settings for update in updates):
         raise ValueError("a flat script has a single group of parameters, but this optimizer has several")
@@ -110,7 +110,7 @@ def _check_recording(recording: Recording) -> None:
         raise ValueError("an array did not fit into the recording, so the step cannot be written as a script")
 
 
-def _check_numbers(text: str, names: dict[Value, str], recording: Recording) -> None:
+def _check_numbers(text: str, names: dict[Any, str], updates: list[Any]) -> None:
     """Run the script, and raise ValueError unless it computes the recorded numbers."""
     found: dict[str, Any] = {}
     try:
@@ -121,7 +121,7 @@ def _check_numbers(text: str, names: dict[Value, str], recording: Recording) -> 
         if not np.array_equal(found[name], value.array, equal_nan=True):
             cause = "one of its arrays has been changed in place, or is not contiguous in memory"
             raise ValueError(f"a flat script would compute another {name}: {cause}")
-    for update in recording.updates:
+    for update in updates:
         for what, value in (("gradients", update.gradient), ("clipped", update.clipped), ("after", update.after)):
             if not np.array_equal(found[what][update.name], value.array, equal_nan=True):
                 cause = "it has a single backward() and no fast kernels"
@@ -291,8 +291,7 @@ class _Inliner(ast.NodeTransformer):
             statement.value = self.visit(statement.value)
         for name in assigned:
             self.code[name] = ast.Name(f"{name}_{self.number}")
-        statement = self.visit(statement)
-        self.lines.append(ast.unparse(statement))
+        self.lines.append(ast.unparse(self.visit(statement)))
 
     def _value(self, expression: ast.expr) -> Any:
         return eval(ast.unparse(expression), self.scope)

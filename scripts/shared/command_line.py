@@ -176,8 +176,7 @@ def add_sampling(
 
 def sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings of `Sampling` that the user chose."""
-    names = ("temperature", "top_k", "top_p", "repetition_penalty")
-    return {name: getattr(arguments, name) for name in names}
+    return {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
 
 
 def set_up(arguments: argparse.Namespace) -> str:

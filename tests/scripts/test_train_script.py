@@ -157,13 +157,13 @@ def test_a_finished_run_says_so_and_is_trained_longer_if_asked(finished, tmp_pat
     folder = shutil.copytree(finished[0], tmp_path / "run")
     resume = ["--init-from", "resume", "--out-dir", folder]
     output = output_of(train.main, *resume)
-    assert "\nthis run was finished already: trained 12 steps, 1,536 tokens, in " in output
-    assert "\nto train it longer, resume it with a larger --max-iters\n" in output
+    said = "this run was finished already; to train it longer, resume it with a larger --max-iters"
+    assert f"\n{said}\n\ntrained 12 steps, 1,536 tokens, in " in output
     output = output_of(train.main, *resume, "--max-iters", "20")
     assert f"resuming {folder} at step 12\nthis is not the run that was planned with 20 steps" in output
     assert "20/20 | loss" in output and "\ntrained 20 steps, 2,560 tokens, in " in output
     assert "finished already" not in output
-    assert "finished already: trained 20 steps" in output_of(train.main, *resume)
+    assert "this run was finished already" in output_of(train.main, *resume)
 
 
 def test_resume_refuses_what_contradicts_the_run(finished, capsys):
