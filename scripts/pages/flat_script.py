@@ -16,12 +16,11 @@ import ast
 import inspect
 import sys
 import textwrap
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from minigrad.autograd import Context
 from minigrad.dtypes import op_name
 from minigrad.inspection.recorder import Call, Recording, Value
 from minigrad.optim import AdamW
@@ -97,7 +96,7 @@ def _check_recording(recording: Recording) -> None:
     if any(update.state["step"] > 1 for update in updates):
         raise ValueError("a flat script has the optimizer's first step, but this optimizer had taken steps before")
     names = [update.name.replace(".", "_") for update in updates]
-    if "" in names or len(set(names)) < len(names):
+    if not names or "" in names or len(set(names)) < len(names):
         raise ValueError("a flat script needs a name for each parameter: pass the module that has them to update()")
     for call in recording.calls:
         name, module = call.function.__name__, call.function.__module__
@@ -135,7 +134,7 @@ class _Writer:
         self.inputs: list[str] = []  # lines that define parameters and constants
         self.lines: list[str] = []
         self.helpers: dict[str, str] = {}  # functions that the lines call, each after those that it calls
-        self.contexts: dict[int, Context] = {}
+        self.contexts: dict[int, SimpleNamespace] = {}
 
     def text(self) -> str:
         calls, updates = self.recording.calls, self.recording.updates
@@ -186,8 +185,7 @@ class _Writer:
         shapes = ", ".join(str(output.shape) for output in call.outputs)
         self.lines.append(f"\n# {call.function.__name__}{where} -> {shapes}")
         self.lines.append(f"ctx_{call.number} = SimpleNamespace(needs_grad={call.needs_grad})")
-        self.contexts[call.number] = Context()
-        self.contexts[call.number].needs_grad = call.needs_grad
+        self.contexts[call.number] = SimpleNamespace(needs_grad=call.needs_grad)
         given = [None if x is None else x.array if x.number is None else x.number for x in call.inputs]
         texts = [self._input(call, i) for i in range(len(given))]
         returned = self._run(call, call.function.forward, given, texts, call.options)

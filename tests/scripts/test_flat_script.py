@@ -194,6 +194,11 @@ def test_an_incomplete_recording_is_refused():
     with pytest.raises(ValueError, match="needs a name for each parameter"):
         flat_script(recording)
     model.zero_grad()
+    with record() as recording:
+        loss = F.cross_entropy(model(IDS).reshape(-1, V), TARGETS)
+    recording.update(adamw(model), model)  # which have no gradients
+    with pytest.raises(ValueError, match="needs a name for each parameter"):
+        flat_script(recording)
     with record(largest=50) as recording:
         F.cross_entropy(model(IDS).reshape(-1, V), TARGETS).backward()
     recording.update(adamw(model), model)
