@@ -16,17 +16,9 @@ import numpy as np
 
 from finetune.adapters.lora import LoRAConfig, LoRALinear, adapter_parameters, apply_lora, merge_lora
 from finetune.adapters.qlora import apply_qlora
-from finetune.quantization import (
-    QuantizationConfig,
-    absmax,
-    int8_product,
-    memory,
-    outlier_columns,
-    quantize,
-    zero_point,
-)
+from finetune.quantization import QuantizationConfig, memory, quantize
 from finetune.quantization.nf4 import nf4, nf4_levels
-from finetune.quantization.rounding import relative_error
+from finetune.quantization.rounding import absmax, int8_product, outlier_columns, relative_error, zero_point
 from gpt import GPTConfig, accounting
 from gpt.training.standard_library import python_code
 from minigrad import no_grad
