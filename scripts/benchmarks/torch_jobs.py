@@ -85,7 +85,7 @@ class Generation:
     """transformers' own generate, greedy, with its KV cache."""
 
     def __init__(
-        self, preset: str, prompt: int, new_tokens: int, device: str = "cpu", precision: str = "float32", texts: int = 1
+        self, preset: str, prompt: int, new_tokens: int, texts: int, device: str = "cpu", precision: str = "float32"
     ):
         transformers = _transformers()
         config = GPTConfig.preset(preset)
