@@ -509,7 +509,7 @@ def test_what_is_saved_is_what_transformers_would_save(tmp_path):
     for name, array in theirs.items():
         assert ours[name].dtype == array.dtype
         np.testing.assert_array_equal(ours[name], array)
-    assert (folder / WEIGHTS).read_bytes()[8:].startswith(b'{"__metadata__": {"format": "pt"}, "transf')
+    assert (folder / WEIGHTS).read_bytes()[8:].startswith(b'{"__metadata__":{"format":"pt"},"transf')
     expected = GPT2_FOLDER.contents()[1] | {"n_ctx": 24}
     config = read_json(folder / "config.json")
     assert config == {name: expected[name] for name in config}
