@@ -29,7 +29,7 @@ from .pre_tokenization import (
     split_words,
     without_surrogates,
 )
-from .vocabulary import ENDOFTEXT, Vocabulary, check_merges, check_tokens, visible
+from .vocabulary import ENDOFTEXT, Vocabulary, check_merges, check_tokens, from_visible, visible
 from .vocabulary_files import parse_vocabulary, read_vocabulary, vocabulary_of_gguf, write_vocabulary
 
 if TYPE_CHECKING:  # loaded when it is needed: a tokenizer works without it, only slower
@@ -64,7 +64,7 @@ class Tokenizer:
     >>> tokenizer = Tokenizer.train("low low low lower lower newest newest widest widest", vocab_size=262)
     >>> tokenizer.encode("lowest<|endoftext|>")
     [257, 259, 261]
-    >>> [tokenizer.decode([id]) for id in (257, 259, 261)]
+    >>> [tokenizer.id_to_token(id) for id in (257, 259, 261)]
     ['low', 'est', '<|endoftext|>']
     >>> tokenizer.decode([257, 259])
     'lowest'
@@ -192,6 +192,20 @@ class Tokenizer:
     def eos_token_id(self) -> int | None:
         """The id of `eos_token`, or None."""
         return None if self.eos_token is None else self.special_tokens[self.eos_token]
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token, spelled as in GPT-2's files ("Ġthe" for " the"), or None if there is no such token."""
+        if token in self.special_tokens:
+            return self.special_tokens[token]
+        try:
+            return self._ids.get(from_visible(token))
+        except KeyError:
+            return None
+
+    def id_to_token(self, id: int) -> str:
+        """The token with an id, spelled as in GPT-2's files. Raises ValueError for an unknown id."""
+        token = self.decode_bytes([id])
+        return next((text for text, special in self.special_tokens.items() if special == id), visible(token))
 
     def add_special_tokens(self, tokens: Iterable[str]) -> int:
         """Make tokens special. New tokens get the next ids. Returns the number of new tokens.

@@ -112,7 +112,7 @@ def test_special_tokens():
     double, start = TOKENIZER.special_tokens[END + END], TOKENIZER.special_tokens[START]
     ids = TOKENIZER.encode(text)
     assert ids == [0, double, start, 2]  # the longest is taken
-    assert start not in TOKENIZER.encode(text, {END})
+    assert START not in [TOKENIZER.id_to_token(id) for id in TOKENIZER.encode(text, {END})]
     assert TOKENIZER.encode(text, [END]).count(TOKENIZER.eos_token_id) == 2
     assert TOKENIZER.decode(TOKENIZER.encode(text, ())) == text
     assert TOKENIZER.decode(ids, skip_special_tokens=True) == "!#"
@@ -188,8 +188,11 @@ def test_where_tiktoken_is_used_it_agrees_for_any_list_of_merges(choices, order,
 
 def test_names_and_numbers():
     assert len(TOKENIZER) == TOKENIZER.vocab_size == 370 == len(TOKENIZER.vocab)
-    assert TOKENIZER.eos_token_id == TOKENIZER.special_tokens[END] == 366
-    assert TOKENIZER.decode([366]) == END and TOKENIZER.decode([0]) == "!"
+    assert TOKENIZER.eos_token_id == TOKENIZER.token_to_id(END) == 366
+    assert TOKENIZER.id_to_token(366) == END and TOKENIZER.id_to_token(0) == "!"
+    id = TOKENIZER.token_to_id("Ġthe")
+    assert TOKENIZER.vocab[id] == b" the" and TOKENIZER.id_to_token(id) == "Ġthe"
+    assert TOKENIZER.token_to_id("no such token") is None and TOKENIZER.token_to_id(" the") is None
     assert Tokenizer.train("x", 257, [START]).eos_token_id is None
     assert repr(Tokenizer.train("ab", 258)) == f"Tokenizer(258 tokens, 1 merges, special: ['{END}'])"
 
@@ -233,7 +236,7 @@ def test_saved_and_loaded(tmp_path):
     }  # fmt: skip
     merges = (tmp_path / "merges.txt").read_bytes()
     assert merges.startswith(b"#version: 0.2\n") and b"\r" not in merges
-    assert loaded.vocab[read_json(tmp_path / "vocab.json")["Ġthe"]] == b" the"
+    assert read_json(tmp_path / "vocab.json")["Ġthe"] == loaded.token_to_id("Ġthe")
 
 
 def test_windows_line_ends_and_openai_names(tmp_path):
@@ -396,6 +399,7 @@ def test_missing_files(tmp_path):
 @pytest.mark.parametrize(("use", "error", "message"), [
     (lambda: TOKENIZER.decode([0, -1]), ValueError, "no token has the id -1: the vocabulary has 370 tokens, 0 to 369"),
     (lambda: TOKENIZER.decode([0, 370]), ValueError, "no token has the id 370"),
+    (lambda: TOKENIZER.id_to_token(370), ValueError, "no token has the id"),
     (lambda: TOKENIZER.encode(b"bytes"), TypeError, "encode takes a str, got bytes; for bytes there is encode_bytes"),
     (lambda: TOKENIZER.encode("text", ["<|x|>"]), ValueError, r"allowed_special: '<\|x\|>' is not one of \["),
     (lambda: TOKENIZER.encode("text", END), TypeError, "must be a list of strings"),
@@ -459,7 +463,7 @@ GOLDEN_TOKENS = [
 
 
 def test_golden_tokens_of_transformers():
-    assert [visible(TOKENIZER.vocab[id]) for id in TOKENIZER.encode(GOLDEN_TEXT)] == GOLDEN_TOKENS
+    assert [TOKENIZER.id_to_token(id) for id in TOKENIZER.encode(GOLDEN_TEXT)] == GOLDEN_TOKENS
 
 
 @pytest.fixture(scope="module")
