@@ -238,8 +238,10 @@ class Run:
             is_sound = to_validate and self._validate(validate)
             # If one process was interrupted, all of them stop after the same step.
             stopping = any(self.team.gather(self.interrupted))
-            # After a step that was skipped, only a validation can tell whether the weights are still good.
-            if (self.skipped_in_a_row == 0 or is_sound) and (to_validate or stopping):
+            # After a step that was skipped, only a validation can tell whether the weights are still good. At the end
+            # they are saved without one, as in PPO and GRPO: all that was learned since the last checkpoint is in them.
+            is_good = self.skipped_in_a_row == 0 or is_sound or self.steps_done == total
+            if is_good and (to_validate or stopping):
                 self.save()
         self.interrupted = stopping and self.steps_done < total
 

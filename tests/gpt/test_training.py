@@ -559,6 +559,11 @@ def test_ctrl_c_after_a_skipped_step_saves_nothing_that_may_be_damaged(tmp_path)
     assert run.saved_step == load_checkpoint(tmp_path).state["step"] == 4
 
 
+def test_a_run_whose_last_step_is_skipped_is_saved_also_without_a_validation_loss(tmp_path):
+    run = begin(tmp_path, {"loss_fn": not_finite_at(12), "validate": lambda: {"right": 0.5}}, eval_interval=8)
+    assert run.skipped_in_a_row == 1 and run.saved_step == load_checkpoint(tmp_path).state["step"] == 12
+
+
 def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path):
     losses = iter([3.0, 2.0, math.nan])
     with pytest.raises(FloatingPointError, match="validation loss is not finite: .* last good checkpoint, of step 4"):
