@@ -46,7 +46,7 @@ from .checkpoint import (
     save_checkpoint,
     writing,
 )
-from .data_parallel import ALONE, Team
+from .data_parallel import ALONE, Team, weights_sha256
 from .log import RunLog, mean_step
 from .run_folder import arithmetic, check_moments, check_unused, claim, keep_batches, settings_of
 from .training_config import TrainingConfig, prepare_training
@@ -162,6 +162,19 @@ class Run:
             if like is not None:
                 check_like(self.extra[name], like, f"the state's {name}")
         return self.extra[name]
+
+    def check_unchanged(self, name: str, model: Any, source: str) -> None:
+        """Raise CheckpointError unless a model that the run needs beside its own is the one that it was started with.
+
+        name: what the model is to the run, such as its reference. source: where it was loaded from.
+        """
+        now = weights_sha256(model.parameters())
+        then = self.keep(f"{name}_sha256", lambda: now)
+        if then not in (now, None):  # None: the run is older than this check
+            raise CheckpointError(
+                f"the {name.replace('_', ' ')} in {source} is not the one that the run in {self.out_dir} was started "
+                "with: put the old one back, or start a new run"
+            )
 
     def explain_columns(self, columns: str, unit: str = "tokens", shown: tuple[str, ...] | None = None) -> None:
         """Show what the columns mean. unit: what is counted. shown: the metrics to print; log.jsonl has all."""
