@@ -110,7 +110,8 @@ class Run:
         self.best_loss = math.inf
         self.skipped_in_a_row = 0
         self.saved_step: int | None = None
-        self.interrupted = False
+        self.interrupted = False  # by Ctrl-C, before the last step
+        self.asked_to_stop = False  # also in the last step or the evaluation after it, which is no interruption
         self._checkpoint: Checkpoint | None = None
         self.write_at_start: list[Callable[[], Any]] = []  # called when the loop of a new run begins: all checks passed
 
@@ -256,6 +257,7 @@ class Run:
             is_good = self.skipped_in_a_row == 0 or is_sound or self.steps_done == total
             if is_good and (to_validate or stopping):
                 self.save()
+        self.asked_to_stop = stopping
         self.interrupted = stopping and self.steps_done < total
 
     def record(self, *steps: Step, **metrics: float) -> None:

@@ -360,6 +360,7 @@ def test_a_second_ctrl_c_stops_at_once_and_the_handler_is_put_back(tmp_path):
 def test_ctrl_c_in_the_last_step_is_no_interruption(tmp_path):
     run = begin(tmp_path, {"after_step": lambda run: run.steps_done == 12 and signal.raise_signal(signal.SIGINT)})
     assert not run.interrupted and load_checkpoint(tmp_path).state["step"] == 12
+    assert run.asked_to_stop  # for those who have more to run
 
 
 def test_it_runs_in_a_thread_where_no_signal_can_be_caught(tmp_path):
