@@ -38,7 +38,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import graph_checks, switches
+from . import graph_checks, in_place, switches
 from .backend import Array, module_of
 from .dtypes import is_floating, promote_inputs
 
@@ -78,12 +78,12 @@ class Context:
     """
 
     # The attributes of the node itself; all others are what forward saved.
-    _node = ("function", "needs_grad", "edges", "versions", "outputs", "released", "retain_grad_of")
+    _node = ("function", "needs_grad", "edges", "changes", "outputs", "released", "retain_grad_of")
 
     function: Any  # the Function's class
     needs_grad: Any = _Everything()
     edges: Sequence[Edge | None] = ()  # one for each input; None if no gradient is wanted
-    versions: Sequence[int | None] = ()  # of each input: how often it had been changed in place; see graph_checks
+    changes = 0  # how many changes in place there had been when it ran; see in_place.py
     outputs: list[tuple[tuple[int, ...], Any]]  # the shape and dtype of each output
     released = False  # has backward been here and freed what forward saved?
     retain_grad_of: dict[int, Tensor] | None = None  # outputs that keep their gradient: Tensor.retain_grad
@@ -126,14 +126,13 @@ class Function:
     def apply(cls, *inputs: Any, **options: Any) -> Any:
         """Run forward on the inputs' arrays and record the call: the one place where arrays become graph."""
         # Gather: each input's array, whether its gradient is wanted, and where it came from.
-        arrays, needs_grad, edges, versions = [], [], [], []
+        arrays, needs_grad, edges = [], [], []
         for x in inputs:
             is_tensor = isinstance(x, _tensor_class)
             wanted = is_tensor and x.requires_grad and switches.is_recording()
             arrays.append(x.data if is_tensor else x)
             needs_grad.append(wanted)
             edges.append((x.grad_fn or x, x.output_index) if wanted else None)
-            versions.append(x.version if wanted else None)
 
         # Run: `kernel` is a faster Function that computes the same, or the op itself if there is none.
         arrays = promote_inputs(cls, arrays)  # type promotion: cast to a common dtype, as dtype_rule says
@@ -142,7 +141,7 @@ class Function:
             return kernel.compose(*inputs, **options)
         ctx = Context()
         ctx.function, ctx.needs_grad = kernel, needs_grad
-        ctx.edges, ctx.versions = edges, versions
+        ctx.edges, ctx.changes = edges, in_place.changes
         switches.notify_before("forward", ctx, arrays)  # a profiler, if one is running
         result = kernel.forward(ctx, *arrays, **options)
         switches.notify_after("forward", ctx, arrays, result)
@@ -173,7 +172,7 @@ def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
 
     A node runs once all uses of its outputs have sent their gradients, because only then is the gradient of its outputs
     complete. retain_graph: keep what forward saved, for a second backward. Raises RuntimeError, before it changes
-    anything, if the graph was already walked, or if a saved parameter that gets a gradient was changed in place.
+    anything, if the graph was already walked, or if an array that it saved has been changed in place (in_place.py).
     """
     ready = [] if root.grad_fn is None else [root.grad_fn]  # nodes that can run
     uses_left = count_uses(ready)  # node -> how many uses of its outputs have not sent a gradient yet

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterable, Iterator
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +26,8 @@ Array: TypeAlias = np.ndarray  # or cupy.ndarray, which has the same methods
 
 DEFAULT_DTYPE = np.dtype(np.float32)
 NUMBERS = "biufc"  # NumPy's kinds of dtypes: booleans, integers, floats, complex numbers
+# The dtypes of NumPy's numbers in this machine's byte order. In the other order, np.dtype(">f4"), they equal none here.
+NATIVE = frozenset(map(np.dtype, "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]))
 
 _modules: dict[type, Any] = {np.ndarray: np}  # the type of an array -> the module that computes with it
 
@@ -49,10 +53,11 @@ def is_array(value: Any) -> bool:
 
 
 def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
-    """A number or a nested list as an array. An array is returned as it is, not copied, unless it must be converted.
+    """A number or a nested list as an array. An array is shared, not copied, unless it must be converted.
 
-    Without a dtype, Python floats become float32. Raises ValueError for a list whose rows differ in length, TypeError
-    for anything else that does not consist of numbers.
+    The result is a plain array of numbers in the machine's byte order. Without a dtype, Python floats become float32.
+    Raises ValueError for a list whose rows differ in length, TypeError for anything else that does not consist of
+    numbers.
     """
     what = f"cannot make a tensor of {type(data).__name__}"
     try:
@@ -69,7 +74,40 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
         array = array.astype(dtype, copy=False)
     elif array.dtype == np.float64 and not (is_array(data) or isinstance(data, np.generic)):
         array = array.astype(DEFAULT_DTYPE)
+    if is_unusual(array):
+        array = np.asarray(array, array.dtype.newbyteorder("="))
     return array if device is None else to_device(array, device)
+
+
+def is_unusual(value: Any) -> bool:
+    """Is `value` an array of a subclass, whose operators may do something else, or in the other byte order?"""
+    return isinstance(value, np.ndarray) and (type(value) is not np.ndarray or not value.dtype.isnative)
+
+
+def buffer_of(array: Array) -> Array:
+    """The array that owns the memory of `array`: `array` itself, or the one that it is a view of."""
+    base: Any = array.base
+    return buffer_of(base) if is_array(base) else array
+
+
+def named_arrays(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Array]]:
+    """The arrays among the values, with their names, also inside tuples, lists, dictionaries and plain objects."""
+    pending, seen = list(named), set()
+    while pending:
+        name, value = pending.pop(0)
+        if is_array(value):
+            yield name, value
+        elif isinstance(value, tuple | list):
+            pending += [(f"{name}[{i}]", entry) for i, entry in enumerate(value)]
+        elif isinstance(value, dict):
+            pending += [(f"{name}[{key!r}]", entry) for key, entry in value.items()]
+        elif _is_plain_object(value) and id(value) not in seen:  # an object may refer to itself
+            seen.add(id(value))
+            pending += [(f"{name}.{key}", entry) for key, entry in vars(value).items()]
+
+
+def _is_plain_object(value: Any) -> bool:
+    return hasattr(value, "__dict__") and not callable(value) and not isinstance(value, ModuleType)
 
 
 def device_of(array: Any) -> str:
@@ -131,7 +169,7 @@ def device_and_dtype(targets: tuple[Any, ...], device: str | None, dtype: Any) -
         else:
             dtype = target
     try:
-        dtype = None if dtype is None else np.dtype(dtype)
+        dtype = None if dtype is None else np.dtype(dtype).newbyteorder("=")
     except TypeError:
         raise TypeError(f"{dtype!r} is neither a device ('cpu', 'cuda', 'cuda:N', 'auto') nor a dtype") from None
     return None if device is None else resolve_device(device), dtype
@@ -226,11 +264,12 @@ def random_state() -> dict[str, Any]:
 
 def set_random_state(state: dict[str, Any]) -> None:
     """Continue from what `random_state` returned. For anything else, an error, and nothing changes."""
-    global _random
     restored = _RandomState(state["seed"])
     restored.streams_used = int(state["streams_used"])
     restored.host.bit_generator.state = state["host"]
-    _random = restored
+    # If all of it was right: somebody may hold the generator, so it stays the same object.
+    _random.host.bit_generator.state = state["host"]
+    _random.seed, _random.streams_used = restored.seed, restored.streams_used
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------

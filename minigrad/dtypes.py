@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .backend import DEFAULT_DTYPE, device_of, is_array
+from .backend import DEFAULT_DTYPE, as_array, device_of, is_array, is_unusual
 
 _EXACT = "biu"  # NumPy's kinds: boolean, signed, unsigned integer; the rest is floating point
 _SCALARS = {bool: np.dtype(bool), int: np.dtype(np.int64), float: DEFAULT_DTYPE, complex: np.dtype(np.complex64)}
@@ -76,22 +76,23 @@ def _rank(dtype: np.dtype) -> int:
 def promote_inputs(function: Any, operands: list[Any]) -> list[Any]:
     """Cast the inputs of an op as its `dtype_rule` says.
 
-    Raises RuntimeError for operands on two devices, TypeError for dtypes that must not be mixed and for anything that
-    is not a tensor, an array or a number.
+    Raises RuntimeError for operands on two devices, TypeError for dtypes that must not be mixed, for np.matrix and
+    masked arrays, and for anything that is not a tensor, an array or a number.
     """
-    first, same_dtype = None, True
+    dtype, same_dtype = None, True
     for operand in operands:
         kind = type(operand)
         if kind is np.ndarray:
-            if first is None:
-                first = operand.dtype
-            elif operand.dtype is not first:
-                same_dtype = False
+            if operand.dtype is not dtype:
+                same_dtype = dtype is None
+                dtype = operand.dtype
+                if not dtype.isnative:
+                    break
         elif kind is not float and kind is not int and operand is not None:
             break
-    else:  # the usual case: all on the CPU, and of one dtype or free to differ
+    else:  # the usual case: all on the CPU, in the machine's byte order, and of one dtype or free to differ
         rule = function.dtype_rule
-        if rule == "any" or (same_dtype and (first is None or first.kind == "f" or rule == "same")):
+        if rule == "any" or (same_dtype and (dtype is None or dtype.kind == "f" or rule == "same")):
             return operands
     return _promote_in_general(function, [x.item() if isinstance(x, np.generic) else x for x in operands])
 
@@ -100,6 +101,7 @@ def _promote_in_general(function: Any, operands: list[Any]) -> list[Any]:
     for operand in operands:
         if operand is not None and type(operand) not in _SCALARS and not is_array(operand):
             raise TypeError(f"{op_name(function)}: expected tensors, arrays or numbers, got {type(operand).__name__}")
+    operands = [as_array(operand) if is_unusual(operand) else operand for operand in operands]
     arrays = [operand for operand in operands if is_array(operand)]
     devices = list(dict.fromkeys(device_of(array) for array in arrays))
     if len(devices) > 1:

@@ -2,54 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
-from . import switches
-from .backend import Array, is_array, module_of
+from . import in_place, switches
+from .backend import buffer_of, is_array, module_of, named_arrays
 
 
-def check_graph(nodes: Iterable[Any]) -> None:
+def check_graph(nodes: Collection[Any]) -> None:
     """Raise RuntimeError if what a node saved was freed by an earlier backward, or overwritten.
 
-    `nodes` are the Contexts. Whatever writes to a leaf in place (an optimizer, `load_state_dict`) increments its
-    `version`. A Context holds the version that its op saw. Where the two differ, an array that the op saved may hold
-    other numbers by now.
+    `nodes` are the Contexts. Only those that ran before the last change in place (in_place.py) are searched for
+    overwritten arrays: in a training loop there are none.
     """
-    changed: list[Any] = []
     for ctx in nodes:
         if ctx.released:
             raise RuntimeError(
                 f"backward() reached {ctx}, but an earlier backward() has freed what it saved. Run the forward pass "
                 "again, or keep the graph the first time with backward(retain_graph=True)"
             )
-        for edge, version in zip(ctx.edges, ctx.versions, strict=True):
-            if edge is not None and edge[0].is_leaf and edge[0].version != version:
-                changed.append(edge[0])
-    for ctx in nodes if changed else ():
-        _check_not_overwritten(ctx, changed)
+    if older := [ctx for ctx in nodes if ctx.changes < in_place.changes]:
+        _check_not_overwritten(older)
 
 
-def _check_not_overwritten(ctx: Any, changed: list[Any]) -> None:
-    for leaf in changed:
-        versions = [version for edge, version in zip(ctx.edges, ctx.versions, strict=True) if edge and edge[0] is leaf]
-        if leaf.version in versions:  # the op ran after the change
-            continue
-        for name, array in _saved_arrays(ctx):
-            if module_of(array) is module_of(leaf.data) and module_of(array).may_share_memory(array, leaf.data):
-                raise RuntimeError(
-                    f"{ctx} saved a tensor of shape {leaf.shape} as ctx.{name}, and it was changed in place before "
-                    "backward(), perhaps by an optimizer or by loading weights. Run the forward pass again"
-                )
-
-
-def _saved_arrays(ctx: Any) -> Iterator[tuple[str, Array]]:
-    for name, value in ctx.saved().items():
-        for entry in value if isinstance(value, tuple | list) else (value,):
-            if is_array(entry):
-                yield name, entry
+def _check_not_overwritten(nodes: list[Any]) -> None:
+    changed = in_place.changed_since(min(ctx.changes for ctx in nodes))
+    for ctx in nodes:
+        for name, saved in named_arrays(ctx.saved().items()):
+            for number, array in changed.get(id(buffer_of(saved)), ()):
+                if number > ctx.changes and module_of(saved).may_share_memory(saved, array):
+                    raise RuntimeError(
+                        f"{ctx} saved a tensor of shape {array.shape} as ctx.{name}, and it was changed in place "
+                        "before backward(), perhaps by an optimizer or by loading weights. Run the forward pass again"
+                    )
 
 
 def check_returned(ctx: Any, returned: Any) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import switches
+from . import in_place, switches
 from .backend import Array, module_of
 from .functional.argument_checks import check_fraction
 from .parameter_groups import ParameterGroups
@@ -27,15 +27,14 @@ class Optimizer(ParameterGroups):
     def step(self) -> None:
         """Update every parameter that has a gradient."""
         moves = self.moves()
+        in_place.announce_update([p for p, _, _, _ in moves])  # a backward() that needs the old values will raise
         # a fast kernel that updates all parameters at once, if one is selected; else `update_each`
         update_all = switches.kernel_for(type(self), [grad for _, grad, _, _ in moves]) or Optimizer.update_each
         update_all(self, moves)
-        for p, *_ in moves:
-            p.version += 1  # counts changes in place: a backward() that needs the old values will raise an error
 
     def moves(self) -> list[Move]:
         """Each parameter that has a gradient, with its gradient, its state from earlier steps, and its group."""
-        positions = enumerate((p, group) for group in self.param_groups for p in group["params"])
+        positions = enumerate([(p, group) for group in self.param_groups for p in group["params"]])
         return [(p, p.grad, self.state.setdefault(i, {}), group) for i, (p, group) in positions if p.grad is not None]
 
     def update_each(self, moves: list[Move]) -> None:
@@ -182,6 +181,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> A
     # factor = min(1, max_norm / (total + 1e-6)), but 1 where total is not finite
     is_finite = xp.isfinite(total)
     factor = xp.where(is_finite, xp.minimum(1.0, max_norm / (xp.where(is_finite, total, 0) + 1e-6)), 1.0)
+    in_place.announce(gradients)
     scale_all = switches.kernel_for(scale, gradients) or scale
     scale_all(gradients, factor)
     return total
@@ -195,7 +195,7 @@ def sum_of_squares(arrays: list[Array]) -> Any:
 def scale(arrays: list[Array], factor: Array) -> None:
     """x *= factor, in place, for all arrays."""
     for array in arrays:
-        array *= factor.astype(array.dtype)
+        array *= factor.astype(array.dtype, copy=False)
 
 
 class WarmupCosine:

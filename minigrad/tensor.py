@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from . import autograd, backend
+from . import autograd, backend, in_place
 from . import functional as F
-from .backend import DEFAULT_DTYPE, NUMBERS, Array
+from .backend import DEFAULT_DTYPE, NATIVE, Array
 from .dtypes import is_floating, promote_inputs
 from .notebook import tensor_html
 
@@ -20,25 +20,25 @@ _COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_
 
 
 @autograd.register_tensor_class
-class Tensor:
+class Tensor(in_place.InPlaceOperators):
     """An n-dimensional array that remembers how it was computed.
 
     data: an array, a Tensor, a number or a nested list. An array is shared, not copied; Python floats become float32.
     grad: for a leaf with requires_grad, after `backward()`: an array of the same shape and dtype; adds up until zeroed.
+    For changes in place, such as `p -= lr * p.grad`, see in_place.py.
     Raises TypeError for data that does not consist of numbers, ValueError for a list whose rows differ in length.
     """
 
-    __slots__ = ("data", "grad", "requires_grad", "grad_fn", "output_index", "version", "__weakref__")
+    __slots__ = ("data", "grad", "requires_grad", "grad_fn", "output_index", "__weakref__")
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None):
-        usual = type(data) is np.ndarray and (data.dtype is DEFAULT_DTYPE or data.dtype.kind in NUMBERS)
+        usual = type(data) is np.ndarray and (data.dtype is DEFAULT_DTYPE or data.dtype in NATIVE)
         if not usual or dtype is not None or device is not None:
             data = backend.as_array(_data(data), dtype, device)
         self.data: Array = data
         self.grad: Array | None = None
         self.grad_fn: autograd.Context | None = None  # the call that computed it; None for a leaf
         self.output_index = 0
-        self.version = 0  # how often the library has written to data in place
         self.requires_grad = False
         if requires_grad:
             self.requires_grad_()
@@ -48,6 +48,7 @@ class Tensor:
     dtype = property(lambda self: self.data.dtype)
     device = property(lambda self: backend.device_of(self.data))
     is_leaf = property(lambda self: self.grad_fn is None)
+    version = property(lambda self: in_place.version(self.data))  # grows when the library changes data in place
 
     # --- gradients ---
 

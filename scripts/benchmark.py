@@ -8,13 +8,14 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from scripts.shared import command_line
+
 import numpy as np
 
 from gpt.files import write_text
 from minigrad.backend import usable_cores
 from scripts.benchmarks import attention, models, picture, quantized, smollm2, techniques, tokenizing
 from scripts.benchmarks.sides import opponent
-from scripts.shared import command_line
 
 MODULES = {
     name: module for module in (models, quantized, smollm2, attention, tokenizing, techniques) for name in module.NAMES

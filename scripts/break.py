@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+from scripts.shared import command_line
+
 import numpy as np
 
 import minigrad.functional as F
@@ -32,7 +34,6 @@ from minigrad.functional.activation import Gelu
 from minigrad.functional.indexing import Embedding
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train, write
 from scripts.pages.pictures import picture, use_one_core
-from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/break.py no_mask     one bug: loss curves in runs/break/no_mask.png, samples, and the check

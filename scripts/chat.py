@@ -13,11 +13,12 @@ import signal
 import sys
 from collections.abc import Iterator
 
+from scripts.shared import command_line
+from scripts.shared.terminal import WrappedText, dots, typing_unseen
+
 from finetune.data.conversation import Conversation
 from gpt.console import printable
 from gpt.model.generation import Sampling
-from scripts.shared import command_line
-from scripts.shared.terminal import WrappedText, dots, typing_unseen
 
 EXAMPLES = """examples:
   python scripts/chat.py --model smollm2                             SmolLM2, 135 million parameters, on any laptop

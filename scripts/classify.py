@@ -6,14 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from scripts.shared import command_line, stage_options
+from scripts.shared.next_steps import show_next_steps
+
 from finetune.evaluation.confusion import predict
 from finetune.objectives.gpt_with_head import HEAD_KIND, GPTWithHead, load_classifier
 from finetune.stages.classification import ClassifyConfig, train_classifier
 from gpt import Tokenizer
 from gpt.training.checkpoint import has_checkpoint, load_checkpoint
 from gpt.training.run import Run, start
-from scripts.shared import command_line, stage_options
-from scripts.shared.next_steps import show_next_steps
 
 EXAMPLES = """examples:
   python scripts/classify.py                                          the demo's frozen model; Python's documentation

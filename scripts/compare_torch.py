@@ -10,6 +10,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from scripts.shared import command_line
+
 import numpy as np
 
 from gpt import GPT, GPTConfig, Llama, LlamaConfig
@@ -19,7 +21,6 @@ from gpt.training.loading import load_model
 from gpt.weights import gpt2_huggingface, llama_huggingface, verification
 from gpt.weights.verification import Stage, Trace
 from minigrad.backend import generator, to_numpy
-from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/compare_torch.py                              a small GPT with random weights, in float64

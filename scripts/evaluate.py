@@ -10,13 +10,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+from scripts.shared import command_line
+
 import numpy as np
 
 from gpt import Tokenizer
 from gpt.files import read_pieces, write_text
 from gpt.tokenizer.token_view import MarkedToken, readable_pieces, to_html, to_terminal
 from gpt.training.evaluation import TextScore, likely_tokens, score_text
-from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/evaluate.py --model runs/demo --data book.txt

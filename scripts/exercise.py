@@ -19,10 +19,12 @@ EXAMPLES = """commands:
   start NAME        make an exercise the current one, and write its file
   check [NAME]      check an exercise once; --all: check every file in the workspace; --debug: also run the failing
                     case in this process, where breakpoint() and an editor's debugger work
-  hint [NAME]       show the next of three hints: the idea, the shapes, the line
+  hint [NAME]       show the next of three hints: the idea, the shapes, the line; not for assessments
   solution NAME     show the library's implementation, once yours passes
   reset NAME        restore the stub; your file is kept beside it
   run [NAME]        train the GPT with your part, if it has a place there; --all: with all that you passed, and a page
+  stubs FOLDER      for teachers: write the files that a class completes, without solutions (of the assessment, or of
+                    --exercises)
   mark FOLDER       for teachers: mark a folder of submissions (subfolders or zips), see the README
 
 examples:
@@ -30,6 +32,7 @@ examples:
   python scripts/exercise.py start softmax
   python scripts/exercise.py check softmax --json
   python scripts/exercise.py run --all
+  python scripts/exercise.py stubs handout
   python scripts/exercise.py mark submissions --exercises scripts/exercises/assessment
 
 exit code: 0 passed, 1 not passed or not possible, 2 wrong arguments
@@ -56,8 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if importlib.util.find_spec("hypothesis") is None:
         raise ValueError('the exercises need Hypothesis: pip install "hypothesis>=6.100"')
-    if arguments.command in ("solution", "start", "mark") and arguments.name is None:
-        parser.error(f"{arguments.command} needs a {'folder' if arguments.command == 'mark' else 'name'}")
+    if arguments.command in ("solution", "start", "stubs", "mark") and arguments.name is None:
+        parser.error(f"{arguments.command} needs a {'folder' if arguments.command in ('stubs', 'mark') else 'name'}")
     command, used = COMMANDS[arguments.command]
     given, used = command_line.given(parser, argv), ("command", "exercises", "seed", *used)
     command_line.refuse(parser, given, given.keys() - set(used), f"does not go with {arguments.command}")
@@ -151,7 +154,7 @@ def solution(arguments: Any) -> int:
     name = name_in(workspace, arguments)
     if not workspace.has_passed(name):
         raise ValueError(f"the library's {name} is shown once yours passes: run check {name}, or hint {name} for help")
-    text = workspace.exercise(name).solution() or "The library has no such op: your file is the solution."
+    text = workspace.exercise(name).solution() or "Your file is the solution: the library's way is not shown here."
     say(arguments, {"name": name, "solution": text}, text)
     return 0
 
@@ -183,12 +186,33 @@ def run(arguments: Any) -> int:
     return in_gpt.run(workspace, names, out_dir, whole=arguments.all)
 
 
-def mark(arguments: Any) -> int:
-    from scripts.checker import catalogue, marking
+def assessment_of(arguments: Any) -> dict[str, Path]:
+    """The files of the exercises for a class, by name: of --exercises, or of our assessment."""
+    from scripts.checker import catalogue
 
-    folder = catalogue.ASSESSMENT if arguments.exercises is None else Path(arguments.exercises)
+    return catalogue.paths([Path(arguments.exercises or catalogue.ASSESSMENT)])
+
+
+def stubs(arguments: Any) -> int:
+    from gpt.files import write_text
+    from scripts.checker import catalogue
+
+    folder = Path(arguments.name)
+    files = {folder / path.name: catalogue.load(path).stub for path in assessment_of(arguments).values()}
+    for file in files:
+        if file.exists():
+            raise ValueError(f"{file} exists, and may be somebody's work: give a new folder")
+    for file, stub in files.items():
+        write_text(file, stub)
+    print(f"{folder} contains {len(files)} stubs, without solutions and hints")
+    return 0
+
+
+def mark(arguments: Any) -> int:
+    from scripts.checker import marking
+
     limits = marking.Limits(arguments.timeout, arguments.memory)
-    return marking.mark(Path(arguments.name), catalogue.paths([folder]), Path(arguments.out_dir or "runs/marks"),
+    return marking.mark(Path(arguments.name), assessment_of(arguments), Path(arguments.out_dir or "runs/marks"),
                         arguments.seed, limits, arguments.jobs)  # fmt: skip
 
 
@@ -202,6 +226,7 @@ COMMANDS = {
     "solution": (solution, ("workspace", "json", "name")),
     "reset": (reset, ("workspace", "json", "name", "yes")),
     "run": (run, ("workspace", "name", "all", "out_dir")),
+    "stubs": (stubs, ("name",)),
     "mark": (mark, ("name", "out_dir", "jobs", "timeout", "memory")),
 }
 

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from scripts.shared import command_line
+
 import numpy as np
 
 from finetune.data.datasets import IGNORE
@@ -23,7 +25,6 @@ from minigrad.inspection import Recording, record
 from scripts.pages.flat_script import flat_script
 from scripts.pages.step_data import LIMITS, step_data
 from scripts.pages.web_page import POLICY, data_script, page
-from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/explain.py                                    the step of scripts/step.py: runs/explain/step.html

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import webbrowser
 
+from scripts.shared import command_line
+
 from minigrad import use_kernels
 from scripts.explain import inside_page
 from scripts.pages.explore_data import Looker
 from scripts.pages.local_server import LocalServer
 from scripts.pages.web_page import POLICY
-from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/explore.py                      runs/demo; prints the page's address and opens it

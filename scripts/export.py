@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from scripts.shared import command_line
+
 from finetune.export import export
 from gpt.weights.gguf_writing import KINDS
-from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/export.py runs/sft exported            a folder for AutoModelForCausalLM and AutoTokenizer

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from scripts.shared import command_line
+
 from gpt import LanguageModel, Tokenizer
 from gpt.console import printable, progress_bar
 from gpt.model.generation import Sampling
 from gpt.model.speculation import speculate
 from gpt.tokenizer.token_view import TextStream
-from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/generate.py --prompt "The"                       the model of the demo

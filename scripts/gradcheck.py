@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from scripts.shared import command_line
+
 import numpy as np
 
 import minigrad.functional as F
 from minigrad import Tensor, manual_seed
 from minigrad.gradcheck.check import gradcheck
 from minigrad.gradcheck.report import GradcheckError, Report, band
-from scripts.shared import command_line
 
 METHODS = ("central", "complex")
 Sample = tuple[Callable[..., Any], list[Any]]  # an op with one set of inputs

@@ -9,13 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from scripts.shared import command_line
+
 from gpt.files import read_text, write_text
 from scripts.checker.workspace import read_progress
 from scripts.lessons.cells import QUESTION, Cell, Running, lessons, read_cells, title
 from scripts.lessons.concepts import Concept, concepts
 from scripts.pages.lesson_notebook import write_notebook
 from scripts.pages.lesson_page import record, write_page
-from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/lesson.py               list lessons and exercises in order, with what is done and what is next
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--html", action="store_true", help="write a page that can be read offline")
     parser.add_argument("--notebook", action="store_true", help="write a notebook; an edited one is kept")
     parser.add_argument("--measure", action="store_true", help="repeat the measurements that take minutes")
+    parser.add_argument("--unread", action="store_true", help=argparse.SUPPRESS)  # of all --html: nobody read the page
     arguments = parser.parse_args(argv)
     if arguments.word and arguments.what != "find":
         parser.error(f"{arguments.what} takes no further words; did you mean: find {' '.join(arguments.word)}")
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         one(lesson_called(arguments.what), arguments)
         return 0
     flags = [f"--{name}" for name in ("html", "notebook") if getattr(arguments, name)]
-    options = ["--out-dir", arguments.out_dir, *flags]
+    options = ["--out-dir", arguments.out_dir, *flags, *["--unread"] * arguments.html]
     for lesson in lessons():  # each in a process of its own
         measure = ["--measure"] * (arguments.measure and is_measured(lesson))
         code = subprocess.run([sys.executable, __file__, lesson.stem, *options, *measure]).returncode
@@ -112,7 +114,8 @@ def one(lesson: Path, arguments: argparse.Namespace) -> None:
         print(f"page: {page.as_posix()}")
     else:
         show(running, cells)
-    write_text(folder / DONE, "This lesson has run to its end.\n")
+    if not arguments.unread:
+        write_text(folder / DONE, "This lesson has run to its end.\n")
 
 
 def show(running: Running, cells: list[Cell]) -> None:

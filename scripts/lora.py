@@ -6,11 +6,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from scripts.shared import command_line, stage_options
+
 from finetune.stages.adaptation import METHODS, AdaptationConfig, merge_run, train_adaptation
 from finetune.stages.adaptation_data import is_conversations
 from finetune.stages.method_comparison import EXPLANATION, as_table, compare, plot_comparison
 from gpt.training.run_folder import settings_of
-from scripts.shared import command_line, stage_options
 
 EXAMPLES = """examples:
   python scripts/lora.py                                            the demo's model learns Python code with LoRA

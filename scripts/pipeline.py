@@ -6,9 +6,10 @@ the pipeline starts from a model that is already trained and skips pretraining.
 
 from __future__ import annotations
 
+from scripts.shared import command_line
+
 from finetune.stages.pipeline import run_pipeline
 from finetune.stages.pipeline_stages import PipelineConfig
-from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/pipeline.py

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from scripts.shared import command_line, stage_options
+from scripts.shared.next_steps import TALK_TO_IT
+
 from finetune.evaluation.reward_hacking import plot_reinforcement
 from finetune.stages.ppo import PPORunConfig, train_ppo
 from gpt.training.run_folder import settings_of
-from scripts.shared import command_line, stage_options
-from scripts.shared.next_steps import TALK_TO_IT
 
 EXAMPLES = """examples:
   python scripts/ppo.py                                              the models of scripts/sft.py and scripts/reward.py

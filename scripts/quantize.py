@@ -8,6 +8,8 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+from scripts.shared import command_line
+
 import numpy as np
 
 from finetune.quantization import QuantizationConfig, QuantizationReport, memory, quantize
@@ -21,7 +23,6 @@ from gpt.training.evaluation import mean_loss, perplexity
 from gpt.training.loading import load_model
 from gpt.training.run_folder import check_unused
 from gpt.weights import hub
-from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/quantize.py                                             the demo's model in 8 bits

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from finetune.stages.reward import RewardConfig, train_reward_model
 from scripts.shared import command_line, stage_options
+
+from finetune.stages.reward import RewardConfig, train_reward_model
 
 EXAMPLES = """examples:
   python scripts/reward.py                                           from the model of scripts/sft.py

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 11)
 PYTHON_VERSION = "{}.{}".format(*sys.version_info)
 PACKAGES = ["minigrad", "gpt", "finetune"]
-COMMANDS = ["demo", "pipeline", "test", "test-all", "lint", "install"]
+COMMANDS = ["demo", "pipeline", "test", "test-all", "lint", "doctor", "install"]
 STAMP = "minigrad-setup.json"
 # Options of pytest-xdist: a worker per core; an idle worker takes over half of another one's tests.
 IN_PARALLEL = ["--numprocesses=auto", "--maxprocesses=8", "--dist=worksteal"]
@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     try:
         check_python(sys.version_info[:3], arguments.command)
-        prepare(wanted_extras(arguments))
+        if arguments.command != "doctor":
+            prepare(wanted_extras(arguments))
         for command in commands(arguments.command, arguments.arguments):
             code = run_in_foreground(command)
             if code != 0:
@@ -82,6 +83,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "  test      run the tests (pytest; try: test -k softmax)\n"
         "  test-all  also the slow tests, more random examples, and the packages' tests on an emulated GPU\n"
         "  lint      run ruff and mypy\n"
+        "  doctor    check this machine's matrix products, and say which CUDA extra fits its graphics card\n"
         "  install   only make .venv\n",
     )
     text = "also install these extras of setup.cfg, separated by commas (oracle,dev,smollm)"
@@ -119,8 +121,10 @@ def wanted_extras(arguments: argparse.Namespace) -> set[str]:
 
 
 def commands(name: str, arguments: list[str]) -> list[list[str]]:
-    """The commands to run in `.venv`, one after the other."""
+    """The commands to run in `.venv`, one after the other; `doctor` runs in this Python if there is no `.venv`."""
     python = str(venv_python())
+    if name == "doctor":
+        return [[python if venv_python().exists() else sys.executable, "scripts/shared/doctor.py"]]
     if name in ("demo", "pipeline"):
         return [[python, f"scripts/{name}.py", *arguments]]
     pytest = [python, "-m", "pytest", *IN_PARALLEL]

@@ -1,10 +1,12 @@
 """One training step of a GPT so small that every array fits on the screen. Step into the marked lines in a debugger.
 
 VS Code: open this file, set a breakpoint below "# forward", press F5; F11 steps into a call, F10 over, Shift+F11 out.
-pdb:     python -m pdb scripts/step.py   then: b 32 (a breakpoint), c (go there), s (into), n (over), r (out), p x
+pdb:     python -m pdb scripts/step.py   then: b 34 (a breakpoint), c (go there), s (into), n (over), r (out), p x
 """
 
 import sys
+
+import scripts.shared  # noqa: F401  (says what to do where NumPy or minigrad is not installed)
 
 import numpy as np
 

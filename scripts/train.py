@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gpt.training.data_parallel import Team
-from gpt.training.pretraining import PretrainingConfig, pretrain, resume_pretraining
-from gpt.training.run import Run
-from gpt.training.training_config import OPTIMIZERS, PRECISIONS
 from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
+
+from gpt.training.data_parallel import Team
+from gpt.training.pretraining import PretrainingConfig, pretrain, train_language_model
+from gpt.training.run import Run, resume
+from gpt.training.training_config import OPTIMIZERS, PRECISIONS
 
 EXAMPLES = """examples:
   python scripts/train.py                                          a small model on the built-in English
   python scripts/train.py --data mybook.txt --out-dir runs/book    your own text
   python scripts/train.py --init-from resume --out-dir runs/book   resume the run, with its own settings
+  python scripts/train.py --init-from resume --out-dir runs/book --max-iters 2000       train it longer than planned
   python scripts/train.py --init-from runs/book --data more.txt --out-dir runs/more     a trained model on another text
   mpiexec -n 2 python scripts/train.py --data-parallel             two processes that share each batch
 """
@@ -55,8 +57,8 @@ def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Ru
     if arguments.precision == "tf32" and device == "cpu":
         raise ValueError("--precision tf32 needs a GPU: on the CPU, use float32 or bfloat16")
     if arguments.init_from == "resume":
-        stage_options.refuse_contradictions(given, PretrainingConfig, arguments.out_dir)
-        return resume_pretraining(arguments.out_dir, device, team)
+        length = stage_options.new_length(given, PretrainingConfig, arguments.out_dir)
+        return resume(train_language_model, PretrainingConfig, arguments.out_dir, device, team, length)
     options, is_new = vars(arguments), arguments.init_from == "scratch"
     shape = SHAPE if is_new else [name for name in (*SHAPE, "vocab_size") if name in given]
     config = stage_options.build(PretrainingConfig, {**options, "model": {name: options[name] for name in shape}})

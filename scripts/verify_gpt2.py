@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scripts.shared import command_line
+
 import numpy as np
 
 from gpt import GPT, GPTConfig, LlamaConfig, Tokenizer, accounting
@@ -23,7 +25,6 @@ from gpt.training.loading import load_model
 from gpt.weights import hub, pretrained, verification
 from gpt.weights.verification import Comparison, Trace
 from scripts import compare_torch
-from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/verify_gpt2.py --model gpt2                       OpenAI's weights

@@ -11,12 +11,13 @@ import shutil
 import subprocess
 from typing import Any
 
+from scripts.shared import command_line
+
 import numpy as np
 
 from gpt.files import write_text
 from minigrad.backend import module_of, resolve_device, to_device
 from scripts.gpu import kernels, speed, suite, training
-from scripts.shared import command_line
 
 PARTS = {"suite": suite, "kernels": kernels, "training": training, "speed": speed}
 EXAMPLES = """examples:

@@ -179,6 +179,15 @@ def test_what_each_command_runs(machine, argv, expected, capsys):
     assert (f"Ready: {setup.venv_python()}" in capsys.readouterr().out) == (argv == ["install"])
 
 
+def test_the_doctor_installs_nothing_and_needs_no_environment(machine):
+    assert machine.call("doctor") == 0 and machine.done == []
+    assert machine.launched == [[sys.executable, "scripts/shared/doctor.py"]]
+    setup.venv_python().parent.mkdir(parents=True)
+    setup.venv_python().touch()
+    assert machine.call("doctor") == 0 and machine.done == []
+    assert machine.launched == [[str(setup.venv_python()), "scripts/shared/doctor.py"]]
+
+
 def test_the_exit_code_is_that_of_what_was_run(machine):
     for command, code in (("test", 5), ("lint", 1)):
         machine.exit_codes = [code]

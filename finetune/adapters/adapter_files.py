@@ -26,6 +26,7 @@ from gpt.files import StrPath, errors_at, read_json, write_text
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import nn
 from minigrad.backend import to_device, to_numpy
+from minigrad.in_place import announce_update
 
 from .lora import LoRAConfig, attach, lora_layers, new_layers
 from .peft_format import CONV1D, PREFIX, A, AdapterError, B, as_stored, from_peft, to_peft
@@ -237,5 +238,5 @@ def _finite(file: SafetensorsFile, key: str) -> np.ndarray:
 
 
 def _write(parameter: nn.Parameter, array: np.ndarray) -> None:
+    announce_update([parameter])
     parameter.data[...] = to_device(array, parameter.device)
-    parameter.version += 1

@@ -34,6 +34,7 @@ import minigrad.functional as F
 from gpt.ranges import check_ranges
 from minigrad import Tensor, nn
 from minigrad.backend import Array, device_of, module_of, to_device
+from minigrad.in_place import announce_update
 from minigrad.nn.layers import activate
 from minigrad.nn.module import empty_parameter
 
@@ -319,8 +320,8 @@ def unmerge_lora(model: nn.Module, layers: Mapping[str, LoRALinear]) -> None:
 
 
 def _add(weight: Tensor, delta: Array) -> None:
+    announce_update([weight])
     weight.data += delta
-    weight.version += 1  # counts changes in place: a backward() that needs the old weight will raise an error
 
 
 def _check_mergeable(model: nn.Module, name: str, layer: LoRALinear) -> None:

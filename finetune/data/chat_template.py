@@ -26,6 +26,7 @@ from gpt.tokenizer.pre_tokenization import split_special
 from gpt.tokenizer.vocabulary import ENDOFTEXT
 from minigrad import nn
 from minigrad.backend import module_of
+from minigrad.in_place import announce_update
 
 from .jinja_template import program
 
@@ -247,6 +248,7 @@ def add_chat_tokens(model: LanguageModel, tokenizer: Tokenizer) -> int:
     if len(tokenizer) > model.config.vocab_size:
         resize_token_embeddings(model, len(tokenizer))
     for weight in {id(layer.weight): layer.weight for layer in (model.embedding, model.lm_head)}.values():
+        announce_update([weight])
         weight.data[known : known + new] = weight.data[:known].mean(axis=0)
     return new
 

@@ -39,11 +39,20 @@ KNOWLEDGE = {
 
 
 class Reply(NamedTuple):
-    """A model's reply: its text without special tokens, whether it ended with a stop token, and its tokens."""
+    """A model's reply: its text (see `text_of`), whether it ended with a stop token, and its tokens."""
 
     text: str
     ended: bool
     ids: list[int]
+
+
+def text_of(tokenizer: Tokenizer, ids: Sequence[int], ended: bool) -> str:
+    """The text of a reply as it was written, without the stop token if it has ended with one.
+
+    Other special tokens stay: a reply with <|im_start|> before its answer is not the answer alone. Without them in the
+    text, reinforcement learning would find out that they are free.
+    """
+    return tokenizer.decode(ids[:-1] if ended else ids)
 
 
 def ask(
@@ -63,8 +72,8 @@ def ask(
         for start in range(0, len(questions), batch_size):
             prompts = [encode(question) for question in questions[start : start + batch_size]]
             for ids in model.generate(prompts, max_new_tokens, stop_tokens=stop, **options):
-                text = tokenizer.decode(ids, skip_special_tokens=True)
-                replies.append(Reply(text, bool(ids) and ids[-1] in stop, ids))
+                ended = bool(ids) and ids[-1] in stop
+                replies.append(Reply(text_of(tokenizer, ids, ended), ended, ids))
             bar.update(len(prompts))
     return replies
 

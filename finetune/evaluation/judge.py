@@ -42,10 +42,16 @@ class Verdict(NamedTuple):
     kl: float
 
 
-def judge(model: Any, reference: Any, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int = 0) -> Verdict:
-    """Let both models answer the questions, with different seeds, and compare the replies."""
-    replies, others = sampled(model, tokenizer, items, seed), sampled(reference, tokenizer, items, seed + 1)
-    ours, theirs = qualities(items, replies), qualities(items, others)
+def judge(
+    model: Any, reference: Any, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int = 0, theirs: Any = None
+) -> Verdict:
+    """Let both models answer the questions, with different seeds, and compare the replies.
+
+    theirs: the qualities of the reference's replies, if they are known.
+    """
+    replies = sampled(model, tokenizer, items, seed)
+    ours = qualities(items, replies)
+    theirs = qualities(items, sampled(reference, tokenizer, items, seed + 1)) if theirs is None else theirs
     encode = chat_template(tokenizer)
     kl = kl_of_replies(model, reference, [encode(item.question) for item in items], [r.ids for r in replies])
     return Verdict(win_rate=win_rate(ours, theirs), kl=kl, **shares(ours))
@@ -136,9 +142,9 @@ class Judge:
         show_replies(before, after, {item.prompt: item.answer for item in self.items})
         if not self.items:
             return None
-        replies = sampled(reference, self.tokenizer, self.items, self.seed + 1)
-        start = Verdict(win_rate=0.5, kl=0.0, **shares(qualities(self.items, replies)))  # it against itself
-        end = judge(self.model, reference, self.tokenizer, self.items, self.seed)
+        theirs = qualities(self.items, sampled(reference, self.tokenizer, self.items, self.seed + 1))
+        start = Verdict(win_rate=0.5, kl=0.0, **shares(theirs))  # it against itself
+        end = judge(self.model, reference, self.tokenizer, self.items, self.seed, theirs)
         show_verdicts({"before": start, "after": end}, len(self.items))
         return end
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from gpt.model.structure import SharedInput
-from minigrad import Tensor, nn
+from minigrad import nn
 
 from .array import QuantizedArray
 from .calibration import InputMoments
@@ -107,19 +107,14 @@ def scale_block(
         together = np.concatenate([layer.weight.data for layer in layers])  # (outputs of all, I)
         scales, alpha = search_scales(together, its.hessian, its.magnitude / its.count, rounding)
         for name, layer in zip(shared.layers, layers):
-            _set(layer.weight, layer.weight.data * scales)
+            layer.weight.data = layer.weight.data * scales
             alphas[name] = alpha
         for parameter in (before.weight, getattr(before, "bias", None)):
             if parameter is not None:
                 divided = parameter.data.copy()
                 # The last rows of a matrix or elements of a vector, where c_attn computes the values.
                 divided[-size:] = (divided[-size:].T / scales).T
-                _set(parameter, divided)
+                parameter.data = divided
         its.hessian /= np.outer(scales, scales)
         its.magnitude /= scales
     return alphas
-
-
-def _set(parameter: Tensor, data: np.ndarray) -> None:
-    parameter.data = data
-    parameter.version += 1

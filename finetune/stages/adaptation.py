@@ -27,7 +27,7 @@ from gpt.training.loading import NotTrainableError, load_model
 from gpt.training.plots import plot_run
 from gpt.training.pretraining import show_sample, write_corpus
 from gpt.training.run import Run
-from gpt.training.run_folder import check_unused, claim, settings_of
+from gpt.training.run_folder import check_unused, claim, leaving_nothing_unfinished, settings_of
 from gpt.training.training_step import training_step
 
 from ..adapters.adapter_files import CONFIG, base_fingerprint, save_adapter
@@ -102,7 +102,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
 
     # The test: held-out data, and text of the kind that the base model was trained on, which it may forget.
     def measure() -> dict[str, float]:
-        own = loss_on_own_text(model, config.init_from)  # None if there is no such text
+        own = loss_on_own_text(model, config.init_from, run.most_tested)  # None if there is no such text
         return {**task.validate(model, True), **({} if own is None else {"own_text": own})}
 
     # The model's results and answers before training: to be compared with those afterwards.
@@ -130,7 +130,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
         _show_change(before, run.extra["after"])
         run.finish(f"trained {run.steps_done} steps", plot_run(run.out_dir, {}, title="Fine-tuning"))
         if config.method != "full":
-            _export_adapter(model, run.out_dir, config.init_from)
+            _export_adapter(run, config.init_from)
 
 
 # --- the data and the model -------------------------------------------------------------------------------------------
@@ -140,12 +140,14 @@ def _task(run: Run, config: AdaptationConfig, tokenizer: Tokenizer, length: int)
     """The data as a task for sequences of `length` tokens, and the conversations whose answers are shown, if any."""
     if is_conversations(config.data):
         train, test = run.data(lambda: load_data(config.data, config.seed), read_examples)
+        test = test[: run.most_tested]
         built_in = config.data == TASKS
         task = conversations_task(train, test, built_in, tokenizer, length, config.batch_size, config.seed)
         return task, list(test[:SHOWN])
     if run.is_new:
         write_corpus(config.data, run.out_dir, length, tokenizer)
-    return text_task(run.out_dir / "data", len(tokenizer), length, config.batch_size, config.seed), []
+    batch_size, most = config.batch_size, run.most_tested
+    return text_task(run.out_dir / "data", len(tokenizer), length, batch_size, config.seed, most), []
 
 
 def _check_measured(before: Any, task: Task) -> None:
@@ -225,11 +227,13 @@ def _show_change(before: dict[str, float], after: dict[str, float]) -> None:
         show(f"{label:>24}{before[name]:>10.3f}{after[name]:>10.3f}")
 
 
-def _export_adapter(model: LanguageModel, out_dir: Path, init_from: str) -> None:
-    """Write the adapter of a finished run as PEFT's files, if it is not there yet."""
-    folder = out_dir / ADAPTER
+def _export_adapter(run: Run, init_from: str) -> None:
+    """Write the adapter of a finished run as PEFT's files, unless they are there already."""
+    folder = run.out_dir / ADAPTER
+    if run.steps_done != run.resumed_at:
+        (folder / CONFIG).unlink(missing_ok=True)  # the adapter before the run was trained longer
     if not (folder / CONFIG).exists():
-        save_adapter(model, folder, init_from)
+        save_adapter(run.model, folder, init_from)
     size = sum(path.stat().st_size for path in folder.iterdir())
     show(f"adapter for PEFT: {folder} ({size / 1e6:.2f} MB)")
 
@@ -242,7 +246,7 @@ def merge_run(run: StrPath, out_dir: StrPath) -> None:
     """
     if settings_of(AdaptationConfig, str(run)).method == "full":
         raise ValueError(f"the run in {run} trained all weights: it has no adapters to merge, use it as it is")
-    with writing(out_dir):
+    with writing(out_dir), leaving_nothing_unfinished(out_dir):
         check_unused(Path(out_dir), can_resume=False)
         model, tokenizer = load_model(run, trainable=True)  # calls load_merged
         claim(out_dir)

@@ -44,12 +44,12 @@ def is_conversations(data: str) -> bool:
     return data == TASKS or Path(data).suffix.lower() in (".jsonl", ".json")
 
 
-def text_task(folder: Path, vocab_size: int, block_size: int, batch_size: int, seed: int) -> Task:
+def text_task(folder: Path, vocab_size: int, block_size: int, batch_size: int, seed: int, most: int) -> Task:
     """The tokens that `gpt.training.pretraining.write_corpus` has written, for a model that reads `block_size` of them.
 
-    Raises ValueError if there are too few.
+    most: of the held-out sequences, how many to evaluate. Raises ValueError if there are too few to learn from.
     """
-    train, validation = open_tokens(folder / "train.bin"), open_tokens(folder / "val.bin")
+    train, validation = open_tokens(folder / "train.bin"), open_tokens(folder / "val.bin")[: most * block_size]
     get_batch(train, 1, block_size, np.random.default_rng(0), vocab_size)  # raises if it is too short, or damaged
 
     def validate(model: Any, whole: bool) -> dict[str, float]:
@@ -85,12 +85,13 @@ def conversations_task(
     return Task(batches, sft_loss, validate, metrics, f"{len(conversations):,} conversations to learn from{note}")
 
 
-def loss_on_own_text(model: Any, source: str) -> float | None:
+def loss_on_own_text(model: Any, source: str, most: int) -> float | None:
     """The loss on text of the kind that the base model was trained on, which it may forget. None if there is no text.
 
-    source: the run folder of the base model, which holds its validation text.
+    source: the run folder of the base model, which holds its validation text. most: how many sequences to evaluate.
     """
     path = Path(source) / "data" / "val.bin"
     if not path.is_file():
         return None
-    return held_out_loss(model, open_tokens(path), 16, model.config.block_size, whole=False)["val_loss"]
+    block_size = model.config.block_size
+    return held_out_loss(model, open_tokens(path)[: most * block_size], 16, block_size, whole=False)["val_loss"]

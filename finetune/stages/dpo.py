@@ -17,7 +17,7 @@ from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
-from gpt.training.training_step import training_step
+from gpt.training.training_step import in_precision, training_step
 
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import Preference, ShuffledBatches, batches_of, read_preferences
@@ -54,7 +54,7 @@ COLUMNS = """\
     rewards/margins  how much more than the reference it prefers the better reply: beta times nats
  rewards/accuracies  how often it does
             pairs/s  comparisons learned from per second
-              right  share of 100 held-out questions answered rightly, at temperature 1
+              right  share of up to 100 held-out questions answered rightly, at temperature 1
           courteous  share of them answered rightly and courteously, as in the preferred replies"""
 
 
@@ -67,6 +67,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     preferences = run.data(lambda: _referenced_pairs(model, tokenizer, config), read_preferences)
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
     (train, _), (tests, _) = (encode_pairs(part, template, block_size) for part in preferences)
+    tests = tests[: run.most_tested]
     show(f"data: {len(train):,} pairs of replies to learn from, {len(tests):,} to test on")
     run.explain_columns(COLUMNS, "pairs", SHOWN)
 
@@ -74,7 +75,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     loss_fn = partial(dpo_batch_loss, beta=config.beta, kind=config.loss_type, label_smoothing=config.label_smoothing)
 
     # The test: the loss on held-out pairs, and the model's own answers to held-out questions.
-    items = instruction_tasks("test", TEST_ITEMS, config.seed) if config.data == TASKS else []
+    items = instruction_tasks("test", min(TEST_ITEMS, run.most_tested), config.seed) if config.data == TASKS else []
     questions = [preference.prompt for preference in preferences[1]]
     judge = Judge(model, tokenizer, config.init_from, items, questions, config.seed)
 
@@ -106,9 +107,12 @@ def _referenced_pairs(model: LanguageModel, tokenizer: Tokenizer, config: DPOCon
         pairs, shortened = encode_pairs(preferences, ChatTemplate(tokenizer), model.config.block_size)
         if shortened:
             show(f"{name}: {shortened:,} pairs were too long: oldest turns left out, or the replies' ends cut")
+        # in the precision in which the policy's are going to be computed: tests are evaluated in float32
+        with in_precision(config.training.precision if name == "train" else "float32"):
+            pairs = with_reference(model, pairs, config.batch_size)
         referenced = [
             dataclasses.replace(p, ref_chosen_logps=pair.chosen.reference, ref_rejected_logps=pair.rejected.reference)
-            for p, pair in zip(preferences, with_reference(model, pairs, config.batch_size), strict=True)
+            for p, pair in zip(preferences, pairs, strict=True)
         ]
         parts.append(referenced)
     return parts

@@ -37,13 +37,14 @@ from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import training_step
+from gpt.training.training_step import in_precision, training_step
 from minigrad import Tensor, backend, no_grad
 from minigrad.backend import to_numpy
 
 from ..data.chains import CHECKERS, Chain, chains, worked_examples
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import Example, ShuffledBatches, batches_of, read_examples
+from ..evaluation.answering import text_of
 from ..evaluation.exam import MEASURES, SAMPLES, SHOWN, VALIDATION_ITEMS, Exam, score_answers, show_change
 from ..objectives.grpo import CLIP, answer_weights, check_method, group_advantages, grpo_loss
 from ..objectives.logprobs import selected_logprobs
@@ -136,7 +137,7 @@ def _learn_from_answers(
     optimizer, schedule = run.prepare(model, training)
     loss_fn = partial(grpo_batch_loss, config=grpo)
     model.eval()  # without dropout throughout
-    with run:
+    with run, in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
         # An iteration. `run.batches` gives as many batches as a step accumulates, which is one: some questions, each
         # with its prompt as tokens.
         for (questions,) in run.batches(stream, validate, grpo.num_mini_batches):
@@ -162,7 +163,7 @@ def check_answers(
     asked: Sequence[Chain], answers: Replies, tokenizer: Tokenizer, checker: str
 ) -> tuple[np.ndarray, dict[str, float]]:
     """The reward of each answer, (B): 1 if the checker accepts it, else 0. The exact check is reported beside it."""
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers.replies()]
+    texts = [text_of(tokenizer, *answer) for answer in zip(answers.replies(), answers.ended)]
     rewards = np.array([float(CHECKERS[checker](*answer)) for answer in zip(asked, texts, answers.ended)])
     measured = score_answers(asked, [[text if ended else ""] for text, ended in zip(texts, answers.ended)])
     return rewards, {name: measured[name] for name in ("exact", "format", "thought")}
@@ -246,7 +247,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     worked, train, held_out = run.data(lambda: _load_data(config), read_examples, ("worked", "train", "test"))
     model, tokenizer = run.model_from(lambda: _starting_model(run, config, worked))
     check_batch_memory(model, config.grpo.batch_size * config.grpo.num_generations, config.training)
-    items = [Chain(example.messages[0]["content"]) for example in held_out]
+    items = [Chain(example.messages[0]["content"]) for example in held_out[: run.most_tested]]
     tests, _ = encode_examples(held_out, ChatTemplate(tokenizer), model.config.block_size)
     exam = Exam(model, tokenizer, config.grpo.response_length)
     check_room([exam.prompt(item.question) for item in items], config.grpo.response_length, model.config.block_size)

@@ -32,7 +32,7 @@ from gpt.training.checkpoint import CheckpointError, check_like
 from gpt.training.loading import load_model
 from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import training_step
+from gpt.training.training_step import in_precision, training_step
 from minigrad import Tensor, backend, nn
 from minigrad.backend import to_numpy
 
@@ -40,7 +40,7 @@ from ..data.chat_template import ChatTemplate, without_oldest_turn
 from ..data.datasets import Example, ShuffledBatches, encode_items, read_examples, read_preferences
 from ..data.pairs import encode_pairs
 from ..data.tasks import TASKS, TaskItem, instruction_examples, instruction_tasks
-from ..evaluation.answering import Reply
+from ..evaluation.answering import Reply, text_of
 from ..evaluation.judge import Judge, qualities, shares
 from ..evaluation.reward_hacking import plot_reinforcement
 from ..objectives.gpt_with_head import GPTWithHead
@@ -116,7 +116,7 @@ COLUMNS = """\
          tokens/s  of replies, generated, judged and learned from
  objective/scores  what the reward model gives the replies, on average: what is maximized
      objective/kl  how far the policy has moved from the reference, in nats per reply; this is penalized
-            right  share of replies that are right, which the reward model does not know (100 at an evaluation)
+            right  share of replies that are right, which the reward model does not know (up to 100 at an evaluation)
         courteous  share of replies that are right and courteous, as in the preferred replies"""
 
 
@@ -140,6 +140,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
 
     # The data: prompts, each with its task, so that code can check the reply; and other questions to test on.
     examples, held_out = run.data(lambda: load_questions(config.data, config.seed), read_examples)
+    held_out = held_out[: run.most_tested]
     template = ChatTemplate(tokenizer)
     is_built_in = config.data == TASKS
     known = instruction_tasks("train", len(examples), config.seed + 1) if is_built_in else examples
@@ -153,7 +154,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     optimizer, schedule = run.prepare(model, training)
     loss_fn = partial(ppo_batch_loss, config=ppo)
     stream = ShuffledBatches(questions, ppo.batch_size, list, config.seed)
-    with run:
+    with run, in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
         # An iteration. `run.batches` gives as many batches as a step accumulates, which is one: some prompts, each with
         # its task.
         for (asked,) in run.batches(stream, judge.validate if is_built_in else None, ppo.steps_per_iteration):
@@ -241,9 +242,9 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
 
 def _really_right(asked: Sequence[TaskItem], rollout: Rollout, tokenizer: Tokenizer) -> dict[str, float]:
     """The shares of a rollout's replies that are right, and right and courteous: the reward model knows neither."""
-    replies = rollout.replies()
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in replies]
-    return shares(qualities(asked, [Reply(*reply) for reply in zip(texts, rollout.ended, replies)]))
+    written = zip(rollout.replies(), rollout.ended)
+    replies = [Reply(text_of(tokenizer, ids, ended), ended, ids) for ids, ended in written]
+    return shares(qualities(asked, replies))
 
 
 class _HeadState:

@@ -64,6 +64,7 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     preferences = run.data(lambda: load_pairs(config.data, config.seed), read_preferences)
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
     (train, shortened), (tests, _) = (encode_pairs(part, template, block_size) for part in preferences)
+    tests = tests[: run.most_tested]
     show(f"data: {len(train):,} pairs of replies to learn from, {len(tests):,} to test on")
     if shortened:
         show(f"{shortened:,} pairs were too long for the model: oldest turns left out, or the replies' ends cut")

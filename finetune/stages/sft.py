@@ -59,7 +59,7 @@ COLUMNS = """\
                  loss  of the assistant's tokens only; all others are masked
   mean_token_accuracy  how often the most likely token is the right one
              tokens/s  tokens learned from, per second: a few of each conversation
-          exact match  share of 80 held-out questions answered with the right words, nothing more, and then <|im_end|>
+          exact match  share of up to 80 held-out questions answered with the right words, nothing more, and <|im_end|>
                format  share of replies that look like an answer, right or wrong, and then end"""
 
 
@@ -69,6 +69,7 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     model, tokenizer = run.model_from(lambda: _with_chat_tokens(config.init_from))
     check_batch_memory(model, config.batch_size, config.training)
     examples, held_out = run.data(lambda: load_data(config.data, config.seed), read_examples)
+    held_out = held_out[: run.most_tested]
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
     train, shortened = encode_examples(examples, template, block_size)
     tests, _ = encode_examples(held_out, template, block_size)

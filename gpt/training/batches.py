@@ -97,7 +97,7 @@ def encode_parts(text: str, tokenizer: Tokenizer, validation_fraction: float = 0
     if not 0 < split < len(text):
         raise ValueError(
             f"validation_fraction {validation_fraction} of {len(text):,} characters leaves none for training or for "
-            "validation; take 0.1, or a longer text"
+            "validation; take a longer text, or another fraction"
         )
     encoded = {}
     for name, part in {"train": text[:split], "val": text[split:]}.items():
@@ -160,9 +160,10 @@ def get_batch(
 def check_length(tokens: Tokens, block_size: int) -> None:
     """Raise ValueError for fewer tokens than a window of `block_size` and its last target."""
     if len(tokens) < block_size + 1:
+        shorter = f", or a --block-size of at most {len(tokens) - 1:,}" if len(tokens) > 1 else ""
         raise ValueError(
             f"{len(tokens):,} tokens are too few for block_size {block_size:,}, which needs {block_size + 1:,}: "
-            f"take more text, or a --block-size of at most {max(len(tokens) - 1, 0):,}"
+            f"take more text{shorter}"
         )
 
 

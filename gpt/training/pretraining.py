@@ -21,7 +21,7 @@ from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
 from ..model.gpt2 import GPT
 from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
-from .batches import RandomBatches, Tokens, check_length, encode_parts, get_batch, open_tokens, write_tokens
+from .batches import RandomBatches, Tokens, encode_parts, get_batch, open_tokens, write_tokens
 from .checkpoint import CheckpointError
 from .corpora import load_corpus
 from .data_parallel import ALONE, Team
@@ -30,7 +30,7 @@ from .loading import load_model
 from .log import COLUMNS
 from .memory_check import check_memory
 from .plots import plot_run
-from .run import Run, resume, start
+from .run import Run, start
 from .run_folder import claim
 from .training_config import TrainingConfig
 from .training_step import language_model_loss, training_step
@@ -87,14 +87,6 @@ def pretrain(config: PretrainingConfig, device: str = "cpu", init_from: str | No
     `load_corpus`, `start` and `Run.batches` raise.
     """
     return start(partial(train_language_model, init_from=init_from), config, device, team)
-
-
-def resume_pretraining(out_dir: str, device: str = "cpu", team: Team = ALONE) -> Run:
-    """Continue the run in `out_dir`, with its own settings and data, as if it had never stopped.
-
-    Raises CheckpointError if there is no run that can be continued.
-    """
-    return resume(train_language_model, PretrainingConfig, out_dir, device, team)
 
 
 def train_language_model(run: Run, config: PretrainingConfig, init_from: str | None = None) -> None:
@@ -172,7 +164,14 @@ def write_corpus(
     if tokenizer is None:
         tokenizer = _new_tokenizer(corpus.text, vocab_size)
     parts = encode_parts(corpus.text, tokenizer)
-    check_length(parts["train"], context)
+    learned, tested = len(parts["train"]), len(parts["val"])
+    if learned < context + 1 or tested < 2:
+        shorter = f", or a --block-size of at most {learned - 1:,}" if learned > 1 < tested else ""
+        raise ValueError(
+            f"{corpus.name} has {len(corpus.text):,} characters: its {learned:,} tokens to learn from and {tested:,} "
+            f"to test on are too few for block_size {context:,}, which needs {context + 1:,} and 2: take more text"
+            f"{shorter}"
+        )
     claim(out_dir)
     tokenizer.save(out_dir)
     for name, ids in parts.items():

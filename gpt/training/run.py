@@ -10,9 +10,9 @@
 
 `start` calls such a function for a new run, and `resume` for one that was interrupted. `model_from`, `data` and `keep`
 get a function instead of a value, because it is called for a new run only; a resumed run reads the result from its
-folder. What goes through them is written when the loop begins, so a run that fails a check leaves nothing behind. The
-tokens of a text are the exception: they are read from disk, so they are written once the text has passed its checks.
-Between two steps, `batches` evaluates the model and saves it, and ends the loop after Ctrl-C.
+folder. What goes through them is written when the loop begins. (The tokens of a text are written before, because they
+are read from disk.) A run that fails, or that Ctrl-C ends, before its first checkpoint leaves nothing behind. Between
+two steps, `batches` evaluates the model and saves it, and ends the loop after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from minigrad import backend, manual_seed
+from minigrad import autocast, backend, manual_seed
 
 from ..console import progress_bar, show
 from ..files import write_json_lines
@@ -48,11 +48,21 @@ from .checkpoint import (
 )
 from .data_parallel import ALONE, Team, weights_sha256
 from .log import RunLog, mean_step
-from .run_folder import arithmetic, check_moments, check_unused, claim, keep_batches, settings_of
+from .run_folder import (
+    arithmetic,
+    check_moments,
+    check_unused,
+    claim,
+    keep_batches,
+    leaving_nothing_unfinished,
+    length_setting,
+    settings_of,
+)
 from .training_config import TrainingConfig, prepare_training
 from .training_step import Gradients, Step, gradients_for
 
 T = TypeVar("T")
+LEAST_TESTED = 40  # held-out items, however short the run is
 MAX_SKIPPED = 10  # steps in a row that are not finite
 
 
@@ -67,19 +77,28 @@ def start(train: Callable[[Run, Any], None], config: Any, device: str = "cpu", t
         team.once(lambda: check_unused(Path(config.out_dir)))
         manual_seed(config.seed)
         run = Run(config, device, team)
-        train(run, config)
+        with leaving_nothing_unfinished(run.out_dir) if team.rank == 0 else contextlib.nullcontext():
+            train(run, config)
     return run
 
 
 def resume(
-    train: Callable[[Run, Any], None], config_class: Any, out_dir: str, device: str = "cpu", team: Team = ALONE
+    train: Callable[[Run, Any], None],
+    config_class: Any,
+    out_dir: str,
+    device: str = "cpu",
+    team: Team = ALONE,
+    length: int | None = None,
 ) -> Run:
     """Continue the run in `out_dir` with its own settings and data, as if it had never stopped.
 
-    Raises CheckpointError if there is no run with such settings, or one that cannot be continued.
+    length: the steps (of PPO and GRPO: iterations) after which it now ends, instead of those that were planned. So a
+    finished run can be trained longer; its learning rate then follows the schedule of the new length. Raises
+    CheckpointError if there is no run with such settings, or one that cannot be continued; ValueError for a length that
+    the run has exceeded.
     """
     with writing(out_dir, team):
-        run = Run(settings_of(config_class, out_dir), device, team, is_new=False)
+        run = Run(settings_of(config_class, out_dir, length), device, team, is_new=False)
         train(run, run.config)
     return run
 
@@ -105,6 +124,7 @@ class Run:
         self.extra: dict[str, Any] = {}
         self.parts: dict[str, Any] = {}  # objects whose `state_dict()`, JSON-able, belongs to the checkpoint
         self.steps_done = 0
+        self.resumed_at: int | None = None  # the step at which a resumed run goes on
         self.count = 0  # of the items (tokens, pairs, ...) that were learned from
         self.seconds = 0.0
         self.best_loss = math.inf
@@ -190,6 +210,19 @@ class Run:
         self.optimizer, self.schedule = prepare_training(model, training)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         return self.optimizer, self.schedule
+
+    @property
+    def most_tested(self) -> int:
+        """The most held-out items (of a text: sequences) to evaluate: a third of the number that the run learns from.
+
+        Reading an item takes a third of the time of learning from it, and asking the model a question about as long. So
+        the evaluation of a short run does not take longer than its training, but depends on the run's settings alone.
+        """
+        part, name = length_setting(self.config)
+        settings = getattr(self.config, part)
+        batch_size = getattr(settings, "batch_size", 0) or self.config.batch_size  # PPO's and GRPO's: beside the length
+        learned = getattr(settings, name) * self.config.training.gradient_accumulation_steps * batch_size
+        return max(learned // 3, LEAST_TESTED)
 
     @property
     def gradients(self) -> Gradients:
@@ -296,7 +329,8 @@ class Run:
 
     def _validate(self, validate: Callable[[], dict[str, float]] | None) -> bool:
         """Log what `validate()` measures. Returns whether a validation loss has shown that the weights are good."""
-        metrics = {} if validate is None else validate()
+        with autocast(enabled=False):  # in float32, also where rollouts have the precision of the steps
+            metrics = {} if validate is None else validate()
         if metrics:
             self.log.validation(self.steps_done, metrics)
         if "val_loss" not in metrics or self.steps_per_iteration is not None:
@@ -393,11 +427,14 @@ class Run:
             free = ("arithmetic", "inputs", "extra")
             expected = {name: value for name, value in self.state_dict().items() if name not in free}
             check_like({name: state[name] for name in expected}, expected, "the state")
+            planned, total = state["training"]["max_iters"], self.training.max_iters
+            notes = list(state["extra"].get("notes", ()))
+            state["training"] = {**state["training"], "max_iters": total}  # `resume` may have been given another length
             schedule = {**expected["schedule"], "steps_done": state["step"]}
             if (state["training"], state["schedule"]) != (expected["training"], schedule):
                 raise ValueError("its settings of training, or its learning rates, are those of another run")
-            if state["step"] > self.training.max_iters:
-                raise ValueError(f"it is at step {state['step']} of {self.training.max_iters}")
+            if state["step"] > planned:
+                raise ValueError(f"it is at step {state['step']} of {planned}")
             check_moments(self.optimizer, checkpoint.optimizer_state, state["step"])
             self.optimizer.load_state_dict(checkpoint.optimizer_state)
             self.schedule.load_state_dict(state["schedule"])
@@ -412,18 +449,33 @@ class Run:
             then, now = {"processes": 1, **state["arithmetic"]}, arithmetic(self.parameters[0], self.team)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"the checkpoint in {self.out_dir} is not of a run like this: {error}") from None
-        self.saved_step = self.steps_done
-        self.log.rewind(self.steps_done)
+        if (done := self.steps_done) > total:
+            raise ValueError(f"the run in {self.out_dir} is at step {done:,} already, and cannot end at step {total:,}")
+        self.saved_step = self.resumed_at = done
+        self.log.rewind(done)
         changed = [f"{name} {then.get(name)} -> {value}" for name, value in now.items() if then.get(name) != value]
         warning = (
             f"; changed since the run was saved: {', '.join(changed)}; sums are taken in another order, so the run "
             "will equal an uninterrupted one up to rounding, but not bit for bit"
         )
-        show(f"resuming {self.out_dir} at step {self.steps_done}{warning if changed else ''}")
+        show(f"resuming {self.out_dir} at step {done}{warning if changed else ''}")
+        if planned != total:
+            notes.append(
+                f"this is not the run that was planned with {total:,} steps from the start, because its learning rate "
+                f"has already decayed as planned for {planned:,}; from step {done:,} on it follows the schedule of "
+                f"{total:,}"
+            )
+            show(notes[-1])
+        if notes:
+            self.extra["notes"] = notes  # of each change of the length
 
     def finish(self, done: str, picture: Path | None) -> None:
         """Show how much was `done`, and where the results are."""
-        show(f"\n{done} in {self.seconds:.0f} s; saved in {shlex.quote(self.out_dir.as_posix())}")
+        was_finished = self.steps_done == self.resumed_at
+        before = "this run was finished already: " if was_finished else ""
+        show(f"\n{before}{done} in {self.seconds:.0f} s; saved in {shlex.quote(self.out_dir.as_posix())}")
+        if was_finished:
+            show(f"to train it longer, resume it with a larger --{length_setting(self.config)[1].replace('_', '-')}")
         show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,11 +51,27 @@ def claim(out_dir: str | os.PathLike[str]) -> None:
     write_text(Path(out_dir) / "log.jsonl", "")
 
 
+@contextlib.contextmanager
+def leaving_nothing_unfinished(out_dir: str | os.PathLike[str]) -> Iterator[None]:
+    """If the block fails, or Ctrl-C ends it, before the folder has a checkpoint: delete what it has written there.
+
+    Files that were there before, such as those of an earlier attempt, stay.
+    """
+    before = set(Path(out_dir).iterdir())
+    try:
+        yield
+    except BaseException:
+        for path in set() if has_checkpoint(out_dir) else set(Path(out_dir).iterdir()) - before:
+            with contextlib.suppress(OSError):  # Windows does not delete files that are open
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
+
+
 # --- a run that is continued ------------------------------------------------------------------------------------------
 
 
-def settings_of(config_class: Any, out_dir: str) -> Any:
-    """The settings of the run in `out_dir`, a `config_class`.
+def settings_of(config_class: Any, out_dir: str, length: int | None = None) -> Any:
+    """The settings of the run in `out_dir`, a `config_class`. length: another length of the run than it had.
 
     Raises CheckpointError if there is no run, or if it is a run of another stage.
     """
@@ -70,9 +88,23 @@ def settings_of(config_class: Any, out_dir: str) -> Any:
         for field in dataclasses.fields(config_class):
             if dataclasses.is_dataclass(field.default_factory):  # settings inside the settings, such as `training`
                 settings[field.name] = field.default_factory(**settings[field.name])
-        return check_types(config_class(**settings))
+        config = check_types(config_class(**settings))
+        part, name = length_setting(config)
+        longer = {} if length is None else {part: dataclasses.replace(getattr(config, part), **{name: length})}
+        return dataclasses.replace(config, **longer)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint in {out_dir} is of another version: {error}") from None
+
+
+def length_setting(config: Any) -> tuple[str, str]:
+    """The place of the setting that says how long a run is: "training", "max_iters", or the iterations of PPO and GRPO.
+
+    Its second part is also the name of the option.
+    """
+    for part, settings in vars(config).items():
+        if hasattr(settings, "total_iterations"):
+            return part, "total_iterations"
+    return "training", "max_iters"
 
 
 def check_types(config: T) -> T:

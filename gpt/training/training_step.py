@@ -6,6 +6,7 @@ loss function. `training_steps` is the shortest loop around the step; run.py has
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -161,10 +162,19 @@ def gradients_for(config: TrainingConfig, gradients: Gradients | None = None) ->
     compute = gradients
 
     def in_low_precision(model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
-        with minigrad.autocast(config.precision):
+        with in_precision(config.precision):
             return compute(model, batches, loss_fn)
 
     return in_low_precision
+
+
+def in_precision(precision: str) -> contextlib.AbstractContextManager[None]:
+    """A block whose matrix products are computed in this precision (see minigrad/precision.py).
+
+    A step computes its gradients in such a block. The log-probabilities that it compares with its own, of a reference
+    model or of the policy before the step, belong in one too: otherwise rounding looks like a change of the policy.
+    """
+    return contextlib.nullcontext() if precision == "float32" else minigrad.autocast(precision)
 
 
 # --- the numbers of a step --------------------------------------------------------------------------------------------

@@ -78,7 +78,8 @@ def gradcheck(
     With up to 200 output and 1000 input elements the whole Jacobian is compared. Larger ones would take too long:
     there, sums of all outputs with random weights are compared instead of the outputs, and all elements of an input are
     moved at once, by random amounts. At a kink (relu at 0, equal maxima) any slope between the left and the right
-    one passes, and the report lists the kink.
+    one passes, and the report lists the kink. Backward must be linear in dout, so in the end it is run for random douts
+    of both signs and of several sizes.
 
     >>> import minigrad.functional as F
     >>> print(gradcheck(F.relu, np.array([-1.0, 0.0, 2.0])))  # doctest: +ELLIPSIS
@@ -106,9 +107,10 @@ def gradcheck(
                 check_repeatable(comparison, calls=5)  # otherwise we would diagnose noise
                 raise wrong_derivative(comparison, k)
         # All rows are right, but they were asked for with a dout of zeros and a single 1. Is backward right for any
-        # dout? One with `dout * dout` where `dout` belongs would have passed: the square of 0 is 0, and that of 1 is 1.
-        for k, i, analytic, numeric in comparison.not_linear():
-            raise wrong_mixture(comparison, k, i, analytic, numeric)
+        # dout, of both signs and of any size? One with `dout * dout` or `abs(dout)` where `dout` belongs would have
+        # passed: the square of 0 is 0, and that of 1 is 1.
+        for k, i, analytic, numeric, dout in comparison.not_linear():
+            raise wrong_mixture(comparison, k, i, analytic, numeric, dout)
         if (writing := diagnose_writing(comparison)) is not None:  # into dout, which other ops hold too
             raise error_of(comparison, writing)
         return passed(comparison, method)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from .differences import EPSILON, STEP, Probe, Slopes, complex_slope, extrapolat
 from .jacobian import Graph, Rows, Subject, as_matrix, flat, unravel
 
 MOST_SPLITS = 400  # directions through kinks are halved at most this often
+DOUT_FACTORS = (1, -1, 2**20, -(2**20), 2**-20, -(2**-20))  # powers of 2, so that no rounding is added
 PRECISE = 1e-8  # with a relative error below this, the differences are precise enough
 
 
@@ -189,21 +191,24 @@ class Comparison:
         """Whether each element of variable k was moved separately."""
         return len(self.columns[k]) == self.subject.variables[k].value.size
 
-    def not_linear(self) -> Iterator[tuple[int, int, float, float]]:
-        """(variable, element, its gradient, the right one) where backward is not linear in dout.
+    def not_linear(self) -> Iterator[tuple[int, int, float, float, Array]]:
+        """(variable, element, its gradient, the right one, dout by rows) where backward is not linear in dout.
 
         A mixture of rows must give the mixture of their gradients. dout² would be right for each single row, because
-        there dout is 1 or 0.
+        there dout is 1 or 0. Also right there are |dout|, max(dout, 0), and a backward that is wrong only for a large
+        or a small dout, so mixtures of both signs and of several sizes are tried.
         """
-        coefficients = self.rng.standard_normal(len(self.rows))
-        for k, mixed in enumerate(self.graph.dense_vjp(self.rows.cotangents(coefficients))):
-            expected = np.tensordot(coefficients, self.analytic[k], 1)
-            size = max(float(np.abs(expected).max(initial=0)), float(np.abs(mixed).max(initial=0)))
-            rounding = self.rtol * float((np.abs(coefficients) * self.floors[k][:, 0]).sum())
-            wrong = np.abs(mixed - expected) > 1e-7 * size + rounding
-            if wrong.any():
-                i = int(wrong.argmax())
-                yield k, i, float(mixed.flat[i]), float(expected.flat[i])
+        mixture = self.rng.standard_normal(len(self.rows))
+        for factor in DOUT_FACTORS:
+            coefficients = factor * mixture
+            for k, mixed in enumerate(self.graph.dense_vjp(self.rows.cotangents(coefficients))):
+                expected = np.tensordot(coefficients, self.analytic[k], 1)
+                size = max(float(np.abs(expected).max(initial=0)), float(np.abs(mixed).max(initial=0)))
+                rounding = self.rtol * float((np.abs(coefficients) * self.floors[k][:, 0]).sum())
+                wrong = np.abs(mixed - expected) > 1e-7 * size + rounding
+                if wrong.any():
+                    i = int(wrong.argmax())
+                    yield k, i, float(mixed.flat[i]), float(expected.flat[i]), coefficients
 
     def predicted(self, k: int, gradients: Array) -> Array:
         """The slopes (R, number of probes) that gradients (R, *shape) of variable k predict."""
@@ -222,7 +227,9 @@ class Comparison:
         assert wide is not None
         if not wide.may_have_kinks and self._passes(k, column, PRECISE):
             return [column]
-        at = kinks(wide, self._slopes(k, probe, 1e-1))
+        narrow, tiny = self._slopes(k, probe, 1e-1), self._slopes(k, probe, 1e-2)
+        rounding = self._rounding_inside(k, slopes(self.subject, k, probe, 150), wide, narrow, tiny)
+        at = kinks(wide, narrow._replace(noise=np.maximum(narrow.noise, rounding / narrow.step)))
         if at.any() and len(probe.places) > 1:
             self._splits += 1
             if self._splits > MOST_SPLITS:
@@ -230,13 +237,9 @@ class Comparison:
                 return []
             halves = [self._central_column(k, half) for half in probe.halves()]
             return [settled for half in halves for settled in self._look_closer(k, half)]
-        tiny = self._slopes(k, probe, 1e-2)
         self._take_nearest_estimate(k, column, tiny)
-        # Noise grows as the step shrinks. Where terms cancel inside fn, there is more of it than fn's size suggests.
-        scale = max(float(np.abs(x).max(initial=0)) for x in (self.subject.variables[k].value, self.subject.base))
-        rounds = np.abs(tiny.central) * tiny.step <= 1e-12 * scale  # a jump grows like noise, but is larger
-        growth = self.rows.largest_change(np.where(rounds, np.abs(tiny.central - wide.central), 0)) / 100
-        column.noise = np.maximum(column.noise, 16 * growth)
+        fails = self.errors_of(k, column) > self.rtol
+        column.noise = np.maximum(column.noise, fails * self.rows.largest_change(rounding / wide.step))
         if at.any():
             self._allow_kinks(k, column, at, tiny)
         return [column]
@@ -255,6 +258,35 @@ class Comparison:
             numeric = self.rows.project(estimate)
             nearer = np.abs(column.analytic - numeric) < np.abs(column.analytic - column.numeric)
             column.numeric = np.where(nearer, numeric, column.numeric)
+
+    def _rounding_inside(self, k: int, large: Slopes, wide: Slopes, narrow: Slopes, tiny: Slopes) -> Array:
+        """A bound of each output's rounding error, where it comes from values inside fn larger than the output.
+
+        The smaller the step, the more rounding there is in a slope. Where terms cancel inside fn, as in x - mean(x),
+        the slope of a tiny step differs from that of a wide one, and the difference shows how large the error is.
+
+        It shows nothing where fn is saturated. ln(1 + e^-x) is 0 at x = 40, because 1 + e^-40 is 1 in float64, and it
+        stays 0 when x moves a little. At x = 33 it stays where it is for a while and then jumps. So an output counts as
+        saturated if its slope is 0, or another one for each step. The bound is then EPSILON times the size of the
+        values inside, which we cannot see. It becomes visible where the output is not saturated: we take how far the
+        output moves when x goes to 0 or to -x.
+
+        e^-x at x = 40 is as small, but its slope is the same for all steps: a wrong gradient of it is found.
+        """
+        scale = max(float(np.abs(x).max(initial=0)) for x in (self.subject.variables[k].value, self.subject.base))
+        rounds = np.abs(tiny.central) * tiny.step <= 1e-12 * scale  # a jump grows like noise, but is larger
+        rounding = np.where(rounds, np.abs(tiny.central - wide.central) * tiny.step, 0)
+
+        moves = np.zeros_like(rounding)
+        for factor in (0, -1):
+            arrays = [np.array(variable.value) for variable in self.subject.variables]
+            arrays[k] *= factor
+            with contextlib.suppress(Exception):  # fn may refuse such an input
+                distance = np.abs(self.subject.values(arrays) - self.subject.base)
+                moves = np.maximum(moves, np.nan_to_num(distance, posinf=0))
+        half = np.abs(wide.central) / 2
+        saturated = (np.abs(large.central - wide.central) >= half) | (np.abs(narrow.central - wide.central) >= half)
+        return 16 * np.where(saturated, np.maximum(rounding, EPSILON * moves), rounding)
 
     def _allow_kinks(self, k: int, column: Column, at: Array, tiny: Slopes) -> None:
         """Accept any slope between the left and the right one for outputs that have a kink."""

@@ -20,7 +20,7 @@ from ..autograd import Context
 from ..backend import Array, module_of, to_numpy
 from ..inspection.observers import watching
 from ..kernels.accumulation import SparseGradient
-from .comparison import Comparison
+from .comparison import DOUT_FACTORS, Comparison
 from .jacobian import Graph
 from .source_repair import repaired_by
 
@@ -152,19 +152,25 @@ def _random(case: Case) -> Diagnosis | None:
 def _upstream(case: Case) -> Diagnosis | None:
     """Backward must be linear in dout, the gradient that arrives: twice as much in, twice as much out."""
     one, other = np.random.default_rng(1).standard_normal((2, len(case.rows)))
-    of_one, of_other, of_two, of_both = (case.vjp(mixture) for mixture in (one, other, 2 * one, one + other))
+    of_one, of_minus, of_other, of_both = (case.vjp(mixture) for mixture in (one, -one, other, one + other))
     rounding = 1e-9 * max(float(np.abs(one_of_them).max(initial=0)) for one_of_them in (of_one, of_other, of_both))
 
     def same(a: Array, b: Array) -> bool:
         return bool((np.abs(a - b) <= rounding).all())
 
-    if same(of_one, of_two) and same(of_one, of_other):
+    if same(of_one, of_minus) and same(of_one, of_other) and same(of_one, of_both):
         sentence = "backward ignores the upstream gradient dout: its result is the same for every dout"
         return Diagnosis("upstream", f"{sentence}; multiply by dout (chain rule)")
-    if not same(of_two, 2 * of_one) or not same(of_both, of_one + of_other):
-        sentence = "backward does not use the upstream gradient dout as a factor"
-        return Diagnosis("upstream", f"{sentence}: twice the dout must give twice the gradient")
-    return None
+    problem = None
+    if not same(case.vjp(2 * one), 2 * of_one):
+        problem = "does not use the upstream gradient dout as a factor: twice the dout must give twice the gradient"
+    elif not same(of_minus, -of_one):
+        problem = "does not follow the sign of the upstream gradient dout: -dout must give the gradient times -1"
+    elif not all(same(case.vjp(factor * one) / factor, of_one) for factor in DOUT_FACTORS):
+        problem = "is not linear in the upstream gradient dout: it is right for some sizes of dout only"
+    elif not same(of_both, of_one + of_other):
+        problem = "is not linear in the upstream gradient dout: a sum of two douts must give the sum of their gradients"
+    return None if problem is None else Diagnosis("upstream", f"backward {problem}")
 
 
 def _overwritten(case: Case) -> Diagnosis | None:

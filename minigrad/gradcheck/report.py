@@ -142,11 +142,14 @@ def wrong_derivative(comparison: Comparison, k: int) -> GradcheckError:
     return error
 
 
-def wrong_mixture(comparison: Comparison, k: int, i: int, analytic: float, numeric: float) -> GradcheckError:
-    """An error about a backward that is right for each element of dout on its own, but not for a mixture of them."""
+def wrong_mixture(
+    comparison: Comparison, k: int, i: int, analytic: float, numeric: float, dout: Array
+) -> GradcheckError:
+    """An error about a backward that is right where one element of dout is 1 and the others 0, but not for any dout."""
     error = _located(comparison, k, i, analytic, numeric, diagnose_not_linear(comparison, k))
+    size = f"dout = {dout[0]:.3g}" if dout.size == 1 else f"a random dout from {dout.min():.3g} to {dout.max():.3g}"
     error.args = (
-        f"gradcheck of {comparison.name}: for a random dout, backward gives {analytic:.6g} at "
+        f"gradcheck of {comparison.name}: for {size}, backward gives {analytic:.6g} at "
         f"{comparison.describe(k, i)}, and {numeric:.6g} would follow from its gradients for single elements of dout\n"
         f"diagnosis: {error.diagnosis}",
     )

@@ -55,10 +55,10 @@ def repaired_by(comparison: Comparison) -> str | None:
 
 
 def _is_right(comparison: Comparison) -> bool:
-    """Do the gradients agree with the differences, for a mixture of all rows and then for each row?"""
+    """Do the gradients agree with the differences, for a mixture of all rows, its negative, and each row?"""
     graph, rows = comparison.graph, comparison.rows
     mixture = np.random.default_rng(2).standard_normal(len(rows))
-    for coefficients in [mixture, *np.eye(len(rows))]:
+    for coefficients in [mixture, -mixture, *np.eye(len(rows))]:
         for k, gradient in enumerate(graph.dense_vjp(rows.cotangents(coefficients))):
             numeric, smooth = comparison.numeric(k), comparison.smooth(k)[coefficients != 0].all(axis=0)
             errors = np.abs(comparison.predicted(k, gradient[None])[0] - coefficients @ numeric)

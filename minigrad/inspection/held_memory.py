@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from .. import switches
-from ..backend import Array
+from ..backend import Array, buffer_of
 from ..notebook import NotebookReport
-from .observers import arrays_of, buffer_of, human, saved_arrays, watching
+from .observers import arrays_of, human, saved_arrays, watching
 
 Saved: TypeAlias = tuple[tuple[str, str], int]  # (op, name), bytes
 

@@ -9,14 +9,13 @@ import contextlib
 import inspect
 import os
 from collections.abc import Iterable, Iterator
-from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
 
 from .. import switches
 from ..autograd import Function
-from ..backend import Array, is_array
+from ..backend import Array, named_arrays
 
 O = TypeVar("O", bound=switches.Observer)
 
@@ -39,38 +38,12 @@ def watching(observer: O) -> Iterator[O]:
 def arrays_of(values: Iterable[Any]) -> list[Array]:
     """The arrays in `values`, each once, and NumPy's scalars (which full reductions return) as arrays."""
     numbers_too = [("", np.asarray(value) if isinstance(value, np.generic) else value) for value in values]
-    return list({id(array): array for _, array in _arrays_in(numbers_too)}.values())
+    return list({id(array): array for _, array in named_arrays(numbers_too)}.values())
 
 
 def saved_arrays(ctx: Any) -> Iterator[tuple[str, Array]]:
     """(name, array) of everything that forward saved in `ctx` for backward."""
-    return _arrays_in(ctx.saved().items())
-
-
-def _arrays_in(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Array]]:
-    """The arrays among the values, also inside tuples, lists, dictionaries and plain objects."""
-    pending, seen = list(named), set()
-    while pending:
-        name, value = pending.pop(0)
-        if is_array(value):
-            yield name, value
-        elif isinstance(value, tuple | list):
-            pending += [(f"{name}[{i}]", entry) for i, entry in enumerate(value)]
-        elif isinstance(value, dict):
-            pending += [(f"{name}[{key!r}]", entry) for key, entry in value.items()]
-        elif _is_plain_object(value) and id(value) not in seen:  # an object may refer to itself
-            seen.add(id(value))
-            pending += [(f"{name}.{key}", entry) for key, entry in vars(value).items()]
-
-
-def _is_plain_object(value: Any) -> bool:
-    return hasattr(value, "__dict__") and not callable(value) and not isinstance(value, ModuleType)
-
-
-def buffer_of(array: Array) -> Array:
-    """The array that owns the memory of `array`: `array` itself, or the one that it is a view of."""
-    base: Any = array.base
-    return buffer_of(base) if is_array(base) else array
+    return named_arrays(ctx.saved().items())
 
 
 def input_names(function: Any, count: int) -> list[str]:

@@ -20,10 +20,10 @@ from time import perf_counter_ns
 from typing import Any
 
 from .. import functional, graph_checks, switches
-from ..backend import device_of, is_array
+from ..backend import buffer_of, device_of, is_array
 from ..notebook import NotebookReport
 from . import flops
-from .observers import arrays_of, buffer_of, human, saved_arrays, watching
+from .observers import arrays_of, human, saved_arrays, watching
 
 _OPS = functional.__name__ + "."
 
@@ -58,7 +58,7 @@ class Profile(switches.Observer, NotebookReport):
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], OpProfile] = {}
-        self._start = 0  # of the op that is running
+        self._start = 0  # of the op that is running, or the end of the last one that it ran itself
         self._begin = perf_counter_ns()
         self._end: int | None = None
 
@@ -101,6 +101,7 @@ class Profile(switches.Observer, NotebookReport):
         op = _textbook_op(ctx.function, arrays)
         count = flops.count(op, phase, _call(phase, ctx, arrays, results)) if op else None
         row.flops = None if count is None or row.flops is None else row.flops + count
+        self._start = perf_counter_ns()
 
     # --- showing ---
 

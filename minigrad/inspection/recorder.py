@@ -11,7 +11,9 @@ and none of more than `largest` numbers: of the others only the shape, the stati
 and `Value.array` is None.
 
 For a small op, the whole Jacobian is recorded as well, row by row: backward of a gradient that is 1 for one output
-number and 0 for the others. This needs nothing but the op's own backward, so it works for every op.
+number and 0 for the others. This needs nothing but the op's own backward, so it works for every op. Each of these runs
+gets a copy of what forward saved, because a backward may overwrite it: the step itself computes what it would compute
+without a recording.
 """
 
 from __future__ import annotations
@@ -19,13 +21,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import switches
+from .. import backend, switches
 from ..autograd import Function
 from ..backend import is_array, to_numpy
 from ..dtypes import is_floating
@@ -115,8 +118,14 @@ class Recording(switches.Observer):
         self._numbers: dict[Any, int] = {}  # Context -> the number of its call
         self._leaves: dict[tuple[int, int], tuple[Any, Value]] = {}  # (id, version) -> a leaf; it keeps the id taken
         self._ran_back = 0
+        self._thread_in_jacobian: int | None = None
 
     # --- watching ---
+
+    def before(self, phase: str, ctx: Any, arrays: list[Any]) -> None:
+        """Refuse the op if it runs in the backward of another op for the sake of its Jacobian: see `_jacobian_of`."""
+        if self._thread_in_jacobian == threading.get_ident():
+            raise RuntimeError(f"{ctx} would run, and be recorded, although the step does not run it")
 
     def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
         if phase == "backward":
@@ -173,7 +182,11 @@ class Recording(switches.Observer):
         return value
 
     def _jacobian_of(self, ctx: Any, inputs: Any, outputs: Any, wanted: list[bool]) -> dict[int, np.ndarray] | None:
-        """d outputs / d input by input, one row per output number: vjps of one-hot gradients."""
+        """d outputs / d input by input, one row per output number: vjps of one-hot gradients.
+
+        None for an op that is too large, that runs other ops in its backward (they are recorded one by one when the
+        step runs them), or whose backward fails (the step shows the error).
+        """
         sizes = [int(np.prod(output.shape)) * is_floating(output.dtype) for output in outputs]
         columns = {i: int(np.prod(x.shape)) for i, x in enumerate(inputs) if wanted[i]}
         numbers = sum(sizes) * sum(columns.values())
@@ -183,17 +196,23 @@ class Recording(switches.Observer):
             return None
         jacobian = {i: np.zeros((sum(sizes), size), inputs[i].dtype) for i, size in columns.items()}
         places = [(which, place) for which, size in enumerate(sizes) for place in range(size)]
-        for row, (which, place) in enumerate(places):
-            douts = [np.zeros_like(output.array) for output in outputs]
-            douts[which].flat[place] = 1
-            try:
-                gradients = ctx.function.backward(copy.copy(ctx), *douts)
+        random, self._thread_in_jacobian = backend.random_state(), threading.get_ident()
+        try:
+            for row, (which, place) in enumerate(places):
+                douts = [np.zeros_like(output.array) for output in outputs]
+                douts[which].flat[place] = 1
+                own = copy.copy(ctx)
+                vars(own).update(copy.deepcopy(ctx.saved()))
+                gradients = ctx.function.backward(own, *douts)
                 for i in columns:
                     if (gradient := gradients[i]) is not None:
                         gradient = gradient.dense() if isinstance(gradient, SparseGradient) else gradient
                         jacobian[i][row] = np.broadcast_to(gradient, inputs[i].shape).reshape(-1)
-            except Exception:  # a learner's wrong backward; the real call, later, shows the error
-                return None
+        except Exception:
+            return None
+        finally:
+            self._thread_in_jacobian = None
+            backend.set_random_state(random)
         return jacobian
 
     def _call_site(self) -> tuple[dict[str, Any], list[Place]]:

@@ -5,52 +5,127 @@ checkpointing a block of a model saves its input and nothing else. Its backward 
 with a graph, and walks that graph. Memory falls from all activations to one block's, and each step computes a second
 forward pass: a third more work, as backward costs twice as much as forward. Chen et al. 2016, "Training deep nets with
 sublinear memory cost".
+
+The second forward must compute what the first did, whatever happened in between: somebody called `model.eval()`, drew
+random numbers or left an `autocast` block. `BlockCall` keeps what a block's result depends on, and puts it back.
 """
 
 from __future__ import annotations
 
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import backend, switches
 from ..autograd import Function
 from ..tensor import Tensor
-from .module import Module, ModuleList
+from .module import Module, ModuleList, Parameter
 
 
 class Recompute(Function):
-    """A whole block as one op. Its parameters are inputs only to say that their gradients are wanted."""
+    """A whole block as one op, which saves what goes in, and in backward runs the block again.
+
+    Its inputs are all tensors that the block reads: its arguments and what its modules hold, such as weights. Its
+    outputs are the block's result and the tensors that it leaves in attributes, such as a mixture's balance loss.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Any, *parameters: Any, block: Any, arguments: Any) -> Any:
-        ctx.x, ctx.block, ctx.arguments = x, block, arguments
-        ctx.random, ctx.autocast = backend.random_state(), switches.autocast.get()
-        with switches.no_grad():
-            return block(Tensor(x), *arguments).data
+    def forward(ctx: Any, *inputs: Any, call: BlockCall, outputs: tuple[Any, ...]) -> Any:
+        ctx.inputs, ctx.call = inputs, call  # with the weights, so the engine notices if one is overwritten
+        return outputs  # the block has run already, without a graph
+
+    @staticmethod
+    def backward(ctx: Any, *douts: Any) -> Any:
+        # The second graph gets leaves of its own. It ends at them, and adds to no other tensor's gradient.
+        leaves = [Parameter(array, wanted) for array, wanted in zip(ctx.inputs, ctx.needs_grad, strict=True)]
+        outputs = ctx.call(leaves)
+        if len(outputs) == 1:
+            root, dout = outputs[0], douts[0]
+        else:
+            root, dout = Join.apply(*outputs, douts=douts), None
+        if root.requires_grad:
+            root.backward(dout)
+        return tuple(leaf.grad for leaf in leaves)
+
+
+class Join(Function):
+    """One root for a backward that starts at several outputs, each with a gradient of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, *outputs: Any, douts: Any) -> Any:
+        ctx.douts = douts
+        return backend.module_of(outputs[0]).zeros(())
 
     @staticmethod
     def backward(ctx: Any, dout: Any) -> Any:
-        x = Tensor(ctx.x, requires_grad=ctx.needs_grad[0])
-        now = backend.random_state()
-        autocast = switches.autocast.set(ctx.autocast)
-        backend.set_random_state(ctx.random)  # dropout draws the same masks as in forward
+        return ctx.douts
+
+
+class TensorOfAnEarlierCall:
+    """Stands where this call found a tensor of an earlier one and left another. A block that computes with it fails.
+
+    Most blocks do not read the old tensor. As an input, it would keep the graph of the earlier call alive.
+    """
+
+
+class BlockCall:
+    """One call of a block, with all that its result depends on at that time: calling it repeats the call."""
+
+    def __init__(self, block: Module, forward: Callable[..., Tensor], arguments: Sequence[Any]):
+        self.forward, self.arguments = forward, arguments
+        self.held = {  # the attributes of each module: weights, hooks, training or inference mode, ...
+            module: {**vars(module), "_forward_hooks": dict(module._forward_hooks)} for module in block.modules()
+        }
+        self.random, self.kernels = backend.random_state(), (switches.kernels, switches.cuda_kernels)
+        self.thread = contextvars.copy_context()  # the switches of this thread: is a graph recorded, autocast
+
+    def run(self) -> list[Tensor]:
+        """Run the block without a graph. Returns its result, then the tensors that it left in attributes."""
+        with switches.no_grad():
+            result = self.forward(*self.arguments)
+        self.left = [
+            (module, name)
+            for module, held in self.held.items()
+            for name, value in vars(module).items()
+            if type(value) is Tensor and value is not held.get(name)
+        ]
+        for module, name in self.left:
+            if getattr(self.held[module].get(name), "grad_fn", None):
+                self.held[module][name] = TensorOfAnEarlierCall()
+        read = [*self.arguments, *(value for held in self.held.values() for value in held.values())]
+        self.inputs = list({id(x): x for x in read if isinstance(x, Tensor)}.values())  # a tied weight once
+        return [result, *(vars(module)[name] for module, name in self.left)]
+
+    def __call__(self, leaves: Sequence[Tensor]) -> list[Tensor]:
+        """Repeat `run` with a graph, and with `leaves` in the place of `inputs`. All else stays as it is."""
+        instead = {id(x): leaf for x, leaf in zip(self.inputs, leaves, strict=True)}
+        attributes = {module: vars(module) for module in self.held}
+        random, kernels = backend.random_state(), (switches.kernels, switches.cuda_kernels)
         try:
-            with switches.enable_grad():
-                out = ctx.block(x, *ctx.arguments)
+            for module, held in self.held.items():
+                module.__dict__ = {name: instead.get(id(value), value) for name, value in held.items()}
+            backend.set_random_state(self.random)  # dropout draws the same masks as in forward
+            switches.kernels, switches.cuda_kernels = self.kernels
+            result = self.thread.run(self.forward, *[instead.get(id(x), x) for x in self.arguments])
+            return [result, *(vars(module)[name] for module, name in self.left)]
         finally:
-            backend.set_random_state(now)
-            switches.autocast.reset(autocast)
-        out.backward(dout)  # adds to the .grad of the block's parameters
-        return x.grad, *[None] * (len(ctx.needs_grad) - 1)
+            for module, now in attributes.items():
+                module.__dict__ = now
+            backend.set_random_state(random)
+            switches.kernels, switches.cuda_kernels = kernels
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BlockCall:
+        return self  # a copy of the graph repeats the same call
 
 
 def checkpoint_activations(model: Module) -> None:
     """Let each block of `model`, the modules in its first ModuleList, compute its activations again in backward.
 
-    Loss and gradients stay the same to the last bit. A block must give nothing away but its output: what else it keeps
-    for the loss, like the `balance` of a mixture of experts, gets no gradient. Raises ValueError for a model without a
-    ModuleList.
+    Loss and gradients stay the same to the last bit. A block may leave tensors for the loss in attributes of its
+    modules, like the `balance` of a mixture of experts. A tensor that leaves the block in another way, such as through
+    a hook that appends it to a list, has no gradient. Hooks inside a block run twice. Raises ValueError for a model
+    without a ModuleList.
     """
     blocks = next((module for module in model.modules() if isinstance(module, ModuleList)), None)
     if blocks is None:
@@ -60,8 +135,12 @@ def checkpoint_activations(model: Module) -> None:
         block.forward = functools.partial(_checkpointed, block, block.forward)
 
 
-def _checkpointed(block: Module, plain: Callable[..., Tensor], x: Tensor, *arguments: Any) -> Tensor:
+def _checkpointed(block: Module, plain: Callable[..., Tensor], *arguments: Any) -> Tensor:
     if not switches.is_recording():
-        return plain(x, *arguments)
-    wanted = [parameter for parameter in block.parameters() if parameter.requires_grad]
-    return Recompute.apply(x, *wanted, block=plain, arguments=arguments)
+        return plain(*arguments)
+    call = BlockCall(block, plain, arguments)
+    outputs = tuple(output.data for output in call.run())
+    result, *left = Recompute.apply(*call.inputs, call=call, outputs=outputs)
+    for (module, name), tensor in zip(call.left, left, strict=True):
+        setattr(module, name, tensor)
+    return result

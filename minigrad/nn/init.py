@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from .. import in_place
 from ..backend import generator, module_of
 from ..tensor import Tensor
 
@@ -45,6 +46,7 @@ def _draw(tensor: T, distribution: str, scale: float, shift: float) -> T:
     """
     if _skipping.get():
         return tensor
+    in_place.announce_update([tensor])
     data, draw = tensor.data, getattr(generator(), distribution)
     rows = max(1, _NUMBERS // max(data[:1].size, 1)) if data.ndim else 1
     for part in [data[i : i + rows] for i in range(0, len(data), rows)] if data.ndim else [data]:
@@ -52,7 +54,6 @@ def _draw(tensor: T, distribution: str, scale: float, shift: float) -> T:
         values *= np.float32(scale)
         values += np.float32(shift)
         part[...] = module_of(data).asarray(values, dtype=tensor.dtype)
-    tensor.version += 1
     return tensor
 
 
@@ -69,8 +70,8 @@ def uniform_(tensor: T, a: float = 0.0, b: float = 1.0) -> T:
 def constant_(tensor: T, value: float) -> T:
     """Set every element to `value`."""
     if not _skipping.get():
+        in_place.announce_update([tensor])
         tensor.data[...] = value
-        tensor.version += 1
     return tensor
 
 

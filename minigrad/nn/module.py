@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
+from .. import in_place
 from ..backend import Array, as_array, device_and_dtype, device_of, is_array, to_device
 from ..dtypes import is_floating
 from ..notebook import outline_html
@@ -27,6 +28,7 @@ class Parameter(Tensor):
     """A tensor that a module learns: found by `parameters()`, updated by optimizers."""
 
     __slots__ = ()
+    is_parameter = True
 
     def __init__(self, data: Any, requires_grad: bool = True):
         super().__init__(data, requires_grad)
@@ -59,6 +61,14 @@ class Module:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{type(self).__name__} must define forward")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(vars(self).get(name), Parameter) and not isinstance(value, Parameter | None):
+            raise TypeError(
+                f"{type(self).__name__}.{name} is a Parameter, which optimizers would lose: assign nn.Parameter(...), "
+                f"not {type(value).__name__}, or change its numbers, as in `with no_grad(): layer.{name} *= 2`"
+            )
+        super().__setattr__(name, value)
 
     def __call__(self: _WithForward[P, R_co], *args: P.args, **kwargs: P.kwargs) -> R_co:
         output: Any = self.forward(*args, **kwargs)
@@ -215,11 +225,12 @@ class Module:
             raise ValueError(f"the state does not fit {type(self).__name__}; {problems}")
         values = {name: _fitting(name, state[name], array) for name, array in own.items() if name in state}
         parameters = dict(self.named_parameters())
+        in_place.announce_update([parameters[name] for name in values if name in parameters])
+        own = self.state_dict()  # again, because read-only arrays have been replaced
+        in_place.announce(own[name] for name in values)  # the buffers too
         for name, array in values.items():
             # In place, so that the optimizer, tied modules and views keep the arrays that they hold.
             own[name][...] = to_device(array, device_of(own[name])).astype(own[name].dtype, copy=False)
-            if name in parameters:
-                parameters[name].version += 1
         return missing, unexpected
 
     # --- looking at it ---

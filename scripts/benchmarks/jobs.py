@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import minigrad.functional as F
 from finetune.quantization.packed import load_packed
 from gpt import GPT, GPTConfig
 from gpt.training.loading import load_model
-from minigrad import Tensor, autocast, no_grad, optim, switches, use_kernels
+from gpt.training.training_step import in_precision
+from minigrad import Tensor, no_grad, optim, switches, use_kernels
 from minigrad.kernels.cpu import threads
 from minigrad.kernels.dispatch import FAST, FAST_OPTIM, textbook_functions
 
@@ -126,11 +126,6 @@ class Attention:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         out.backward(self.inputs[3])
         return float(out.data[0, 0, -1, 0])
-
-
-def in_precision(precision: str) -> Any:
-    """A block whose matrix products are computed in it."""
-    return contextlib.nullcontext() if precision == "float32" else autocast(precision)
 
 
 def token_ids(config: Any, *shape: int) -> np.ndarray:

@@ -29,7 +29,7 @@ def load(path: Path) -> Exercise:
     spec.loader.exec_module(module)
     exercise = getattr(module, "EXERCISE", None)
     if not isinstance(exercise, Exercise):
-        raise ValueError(f"{path} defines no EXERCISE: see scripts/exercises/README.md")
+        raise ValueError(f"{path} defines no EXERCISE (a stub goes into --workspace): see scripts/exercises/README.md")
     text = exercise.completed()
     slips = tuple((exercise.completed(old, new), sentence) for old, new, sentence in exercise.slips)
     checks = [dataclasses.replace(check, reference=(text, check.call), slips=slips) for check in exercise.checks]

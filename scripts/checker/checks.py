@@ -74,7 +74,8 @@ class Verdict:
     status: "passed", "unfinished" (a TODO is left), "wrong", "error" (an exception), "syntax", "refused" (it calls the
     library), "timeout", "memory". line: of the learner's file, where one is to blame. diagnosis: the sentence to read
     first. details: arrays, as text. printed: the first lines that the file prints in this case. parts: what is right
-    ("forward", "backward", ...), where credit is given for parts. shown: (check, case) that the details are about.
+    ("forward", "backward", ...), where credit is given for parts. shown: what the details are about, as (check, case,
+    douts), where None stands for the usual douts.
     """
 
     status: str
@@ -133,9 +134,9 @@ class Exercise:
     stub: the file that the learner completes. blanks: what completes it, one block of lines for each TODO that raises,
     with an empty line between two blocks; a comment in it explains a mistake in its line. slips: a part of blanks, what
     stands there in a well-known mistake, and the sentence for it. title: half a sentence. group: the part of the GPT
-    that it belongs to. effort: minutes and difficulty, "10 min, easy". hints: the idea, the shapes, the line. checks:
-    what is tested, in this order. answer: dotted names of library objects, which show the library's way. place: how it
-    gets into the GPT (Kernel, Patch), if it does.
+    that it belongs to, or "Assessment". effort: minutes and difficulty, "10 min, easy". checks: what is tested, in this
+    order. hints: the idea, the shapes, the line; none for an assessment. answer: dotted names of library objects, which
+    show the library's way. place: how it gets into the GPT (Kernel, Patch), if it does.
     """
 
     stub: str
@@ -144,13 +145,18 @@ class Exercise:
     _: dataclasses.KW_ONLY
     title: str
     group: str
-    hints: tuple[str, str, str]
     checks: Sequence[Check]
+    hints: tuple[str, ...] = ()
     answer: tuple[str, ...] = ()
     effort: str = ""
     place: Any = None
     name: str = ""
     path: Path = Path()
+
+    @property
+    def is_assessment(self) -> bool:
+        """Whether it is graded. Then there are no hints, and a check says what is wrong, but not why."""
+        return self.group == "Assessment"
 
     def completed(self, old: str = "", new: str = "") -> str:
         """The stub with its blanks filled, which is a right solution; or with `new` in place of `old` in them."""

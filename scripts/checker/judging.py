@@ -30,13 +30,18 @@ EXPLAINED = ("values", "shape", "error", "non-finite")  # kinds of findings whos
 STATUSES = ("unfinished", "refused", "error", "memory")  # kinds that are a status; the others are "wrong"
 
 
-def judge(checks: Sequence[Check], definitions: Mapping[str, Any], text: str, path: str, seed: int = 0) -> Verdict:
-    """The verdict on a learner's `definitions`, which came from the program `text` in the file `path`."""
+def judge(
+    checks: Sequence[Check], definitions: Mapping[str, Any], text: str, path: str, seed: int = 0, explain: bool = True
+) -> Verdict:
+    """The verdict on a learner's `definitions`, which came from the program `text` in the file `path`.
+
+    explain: look for the reason of a wrong result; otherwise the verdict says only how the numbers differ.
+    """
     started, cases = time.perf_counter(), 0
     for check in checks:
         trial = Trial(check, definitions, text, path)
         refusal = missing_definition(trial)
-        verdict = verdict_of_check(trial, seed) if refusal is None else Verdict("wrong", check.name, refusal)
+        verdict = verdict_of_check(trial, seed, explain) if refusal is None else Verdict("wrong", check.name, refusal)
         cases += verdict.cases
         if not verdict.passed:
             break
@@ -64,10 +69,10 @@ def drawn(strategy: Any, count: int, seed: int) -> list[Case]:
     return cases
 
 
-def run_once(check: Check, case: Case, definitions: Mapping[str, Any]) -> None:
+def run_once(check: Check, case: Case, douts: list[np.ndarray] | None, definitions: Mapping[str, Any]) -> None:
     """Run forward and backward of one case, or call the function: to see what it prints, or to step through it."""
     trial = Trial(check, definitions)
-    trial.run(case, trial.douts(case))
+    trial.run(case, douts or trial.douts(case))
 
 
 def missing_definition(trial: Trial) -> str | None:
@@ -85,7 +90,7 @@ def missing_definition(trial: Trial) -> str | None:
     return None
 
 
-def verdict_of_check(trial: Trial, seed: int) -> Verdict:
+def verdict_of_check(trial: Trial, seed: int, explain: bool) -> Verdict:
     """The verdict by one check: the first case that fails, the reason, and the smallest case that shows it."""
     check = trial.check
     first = trial.test(check.telling)
@@ -95,11 +100,11 @@ def verdict_of_check(trial: Trial, seed: int) -> Verdict:
         return Verdict("passed", check.name, cases=len(tried) + 1)
     status = found.kind if found.kind in STATUSES else "wrong"
     verdict = Verdict(status, found.where, found.sentence, cases=len(tried) + 1)
-    if found.kind in EXPLAINED:
+    if explain and found.kind in EXPLAINED:
         witnesses = [check.telling, case, *tried[:WITNESSES]]
         verdict.diagnosis, case = diagnosing.reason(trial, found, case, first, witnesses)
         found = trial.test(case) or found
-    verdict.details, verdict.shown = details(trial, case, found.shown), (check, case)
+    verdict.details, verdict.shown = details(trial, case, found.shown), (check, case, found.douts)
     verdict.line = found.answer.line or line_of(trial, found)
     verdict.code = source.code_at(trial.text, verdict.line)
     return verdict

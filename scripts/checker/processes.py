@@ -201,7 +201,10 @@ def environment() -> dict[str, str]:
 def judge(
     exercise: Exercise, content: bytes, path: Path, seed: int = 0, limits: Limits = LIMITS, credit: bool = False
 ) -> Verdict:
-    """The verdict on the content of a learner's file; never raises for what the file does. credit: with its parts."""
+    """The verdict on the content of a learner's file; never raises for what the file does.
+
+    credit: with its parts. In an assessment, reasons are given with the credit only: they quote the right solution.
+    """
     text, refusal = source.read(content, path)
     if refusal is not None:
         return refusal
@@ -212,13 +215,14 @@ def judge(
                 checks, definitions = submission.definitions(exercise.checks)
             except Exception as error:
                 return source.verdict_of(error, text, path)
-            verdict = judging.judge(checks, definitions, text, str(path), seed)
+            explain = credit or not exercise.is_assessment
+            verdict = judging.judge(checks, definitions, text, str(path), seed, explain)
             if credit:
                 verdict.parts = judging.parts(checks, definitions, seed, verdict.passed)
             if verdict.shown is not None:
                 submission.printed.clear()
-                check, case = verdict.shown
-                judging.run_once(check, case, definitions)
+                check, case, douts = verdict.shown
+                judging.run_once(check, case, douts, definitions)
                 verdict.printed = "".join(submission.printed).splitlines()[:LINES_SHOWN]
     except Ended as ended:
         return verdict or ended.verdict
@@ -236,6 +240,6 @@ def debug(exercise: Exercise, verdict: Verdict, content: bytes, path: Path) -> N
     """Run the case that a verdict is about in this process, where `breakpoint()` and an editor's debugger work."""
     definitions, problem = source.define(content.decode("utf-8-sig"), path)
     if problem is None:
-        check, case = verdict.shown or (exercise.checks[0], exercise.checks[0].telling)
+        check, case, douts = verdict.shown or (exercise.checks[0], exercise.checks[0].telling, None)
         whole = next(each for each in exercise.checks if each.name == check.name)  # with its `call`
-        judging.run_once(whole, case, definitions)
+        judging.run_once(whole, case, douts, definitions)

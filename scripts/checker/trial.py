@@ -26,6 +26,7 @@ from . import comparing, source
 from .checks import Case, Check, OpCheck
 from .worker import call_read_only
 
+DOUT_FACTORS = (-1, 1000, -1000, 0.001)
 EXTREME = 100  # a case with numbers of this size counts for the part "extremes", and for no other
 
 
@@ -60,7 +61,7 @@ class Reference:
 class Finding:
     """A case that is wrong. kind: in what way, for programs. sentence: what would repair the numbers, if something
     simple does; plain: how they differ. number: of several results the one that is wrong; gradient: its name in
-    backward.
+    backward; douts: what arrived there, if it is not `Trial.douts`.
     """
 
     kind: str
@@ -72,6 +73,7 @@ class Finding:
     gradient: str = ""
     plain: str = ""
     wrong: Any = None  # which elements
+    douts: list[np.ndarray] | None = None
 
 
 class Trial:
@@ -131,8 +133,22 @@ class Trial:
         return Finding(kind, where, in_plain_words(got, self.names) if kind == "error" else sentence, got, shown)
 
     def _test_backward(self, case: Case, out: Any) -> Finding | None:
-        where, names = "backward of " + self.check.name, self.names
+        """Find out whether backward is wrong. It must be linear in dout, so multiples of dout are tried as well."""
         douts = douts_for(out)
+        if (finding := self._test_dout(case, douts)) is not None:
+            return finding
+        for factor in DOUT_FACTORS:
+            multiples = [np.asarray(factor * dout) for dout in douts]
+            if (finding := self._test_dout(case, multiples, max(1, abs(factor)))) is not None:
+                cause = "does not follow the sign of dout" if factor == -1 else "is not linear in dout"
+                reason = finding.sentence if finding.kind == "error" else "is there an abs, a maximum, a power, an if?"
+                sentence = f"backward {cause}: right for one dout, and wrong for {factor:g} times that dout ({reason})"
+                return dataclasses.replace(finding, kind="not linear", sentence=sentence, douts=multiples)
+        return self._in_float32(case) if self.check.in_float32 else None
+
+    def _test_dout(self, case: Case, douts: list[np.ndarray], size: float = 1) -> Finding | None:
+        """Compare the gradients for these douts. size: how much larger than usual they are, and so their rounding."""
+        where, names = "backward of " + self.check.name, self.names
         got, right = self.run(case, douts), self.reference.run(case, douts)
         shown: dict[str, Any] = {"dout": douts if len(douts) > 1 else douts[0]}
         if (finding := self._failed(got, where, shown)) is not None:
@@ -149,13 +165,13 @@ class Trial:
             if r is None:
                 continue
             g = np.asarray(g) if isinstance(g, np.generic | int | float) else g
-            sentence = comparing.difference(g, np.asarray(r), self.check.tolerance, name)
+            sentence = comparing.difference(g, np.asarray(r), size * self.check.tolerance, name)
             if sentence is not None:
                 if g is None:
                     sentence = f"{name} is None: no gradient reaches {name[1:]}"
                 shown |= {f"your {name}": g, f"right {name}": r}
                 return self._described(Finding(_kind_of(g, r), where, sentence, got, shown, i, name), g, r, name)
-        return self._in_float32(case) if self.check.in_float32 else None
+        return None
 
     def _described(self, finding: Finding, got: Any, right: Any, what: str) -> Finding:
         finding.plain = comparing.difference(got, right, self.check.tolerance, what, guess=False) or ""

@@ -93,8 +93,11 @@ class Session:
         elif key == "n":
             self._next()
         elif key == "h":
-            level, hint = self.workspace.hint(self.name)
-            self.say(f"Hint {level} of 3: {hint}")
+            try:
+                level, hint = self.workspace.hint(self.name)
+                self.say(f"Hint {level} of 3: {hint}")
+            except ValueError as refusal:  # of an assessment
+                self.say(str(refusal))
         elif key == "l":
             self.say(showing.list_text(self.workspace))
         elif key == "c":

@@ -81,11 +81,14 @@ class Workspace:
         return verdict
 
     def hint(self, name: str) -> tuple[int, str]:
-        """The next of the three hints, and its number; the last one again after that."""
+        """The next of the three hints, and its number; the last one again after that. An assessment has none."""
+        exercise = self.exercise(name)
+        if exercise.is_assessment or not exercise.hints:
+            raise ValueError(f"there are no hints for {name}: assessments have none")
         level = min(self.state["hints"].get(name, 0) + 1, 3)
         self.state["hints"][name] = level
         self.save()
-        return level, self.exercise(name).hints[level - 1]
+        return level, exercise.hints[level - 1]
 
     def reset(self, name: str) -> Path | None:
         """Write the stub again. Returns the path under which the old file is kept beside it, if there was one."""

@@ -4,24 +4,30 @@ The lines are those of the ops. Each call's `forward` and `backward` are run aga
 at a time, and each statement that runs is written down: with `ctx.x` of call 4 as the variable x_4, the inputs under
 the names of the arrays that they were, and without the branches that this call does not take. What backward's walk over
 the graph does is one line per gradient: the first one that arrives at an array is assigned, each later one is added.
+
+A script is right to the last bit, or it is refused with a sentence that says why. What is known to have no flat form is
+refused first; then each finished script is run once, and must compute the recorded numbers.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import itertools
+import sys
 import textwrap
 from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 
-from minigrad.autograd import Context
+from minigrad import optim
+from minigrad.autograd import Context, Function
 from minigrad.dtypes import op_name
 from minigrad.inspection.recorder import Call, Recording, Value
 from scripts.pages.step_data import shown_path
 
-HEAD = '''"""One training step without an engine: forward, backward, clipping and AdamW, as plain NumPy.
+HEAD = '''"""One training step without an engine: forward, backward, clipping and an update, as plain NumPy.
 
 Written by scripts/explain.py --as-script. Each line comes from the op that is named above it.
 """
@@ -29,6 +35,7 @@ Written by scripts/explain.py --as-script. Each line comes from the op that is n
 from __future__ import annotations
 
 import math
+from math import inf, nan
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,24 +46,30 @@ Array = np.ndarray
 STUBS = {
     "module_of": "def module_of(x):\n    return np",
     "is_array": "def is_array(x):\n    return isinstance(x, np.ndarray)",
+    "device_of": "def device_of(x):\n    return None",
+    "to_device": "def to_device(x, device):\n    return x",
 }
-UPDATE = """
+CLIP = """
 # --- clip: one factor for all gradients, so that their norm is at most {max_norm} ---
 norm = np.sqrt(sum(g.reshape(-1) @ g.reshape(-1) for g in gradients.values()))
-factor = np.minimum(1.0, {max_norm} / (norm + 1e-6))
+factor = np.minimum(1.0, {max_norm} / (norm + 1e-6)) if np.isfinite(norm) else np.ones_like(norm)
 clipped = {{name: g * factor.astype(g.dtype) for name, g in gradients.items()}}
-
-# --- AdamW, step 1: its means m and v start at 0 ---
-lr, (beta1, beta2), eps, decay = {lr}, {betas}, {eps}, {weight_decay}
 after = {{}}
-for name, p in parameters.items():
-    g = clipped[name]
-    m = (1 - beta1) * g
-    v = (1 - beta2) * g * g
+"""
+ADAM = """
+# --- {optimizer}, step 1: its means m and v start at 0 ---
+lr, (beta1, beta2), eps, decay = {lr!r}, {betas!r}, {eps!r}, {weight_decay!r}
+for name in {names}:
+    p, g = parameters[name], clipped[name]
+    {rule}
+    m = beta1 * 0 + (1 - beta1) * g
+    v = beta2 * 0 + (1 - beta2) * g * g
     m_hat = m / (1 - beta1**1)
     v_hat = v / (1 - beta2**1)
-    after[name] = p * (1 - lr * decay) - lr * m_hat / (np.sqrt(v_hat) + eps)
-
+    after[name] = p - lr * m_hat / (np.sqrt(v_hat) + eps)
+"""
+DECAY: dict[Any, str] = {optim.AdamW: "p = p * (1 - lr * decay)", optim.Adam: "g = g + decay * p"}
+END = """
 if __name__ == "__main__":
     print("loss", loss, " gradient norm", norm)
     for name, g in gradients.items():
@@ -67,9 +80,54 @@ if __name__ == "__main__":
 def flat_script(recording: Recording) -> str:
     """The script. After it has run, `loss`, `parameters`, `gradients`, `clipped` and `after` hold the step.
 
-    Raises ValueError for an array that did not fit into the recording, or an op whose code has no flat form.
+    Raises ValueError, which says why, for a step that a script cannot repeat to the last bit: it can repeat one
+    backward() of textbook ops and the first step of AdamW or Adam.
     """
-    return _Writer(recording).text()
+    _check_recording(recording)
+    writer = _Writer(recording)
+    text = writer.text()
+    _check_numbers(text, writer.names, recording)
+    return text
+
+
+def _check_recording(recording: Recording) -> None:
+    """Raise ValueError for what is known to have no flat form."""
+    if recording.optimizer not in DECAY:
+        name = recording.optimizer and recording.optimizer.__name__
+        raise ValueError(f"a flat script has a step of AdamW or Adam, but the recording has one of {name}")
+    if any(update.state["step"] > 1 for update in recording.updates):
+        raise ValueError("a flat script has the optimizer's first step, but this optimizer had taken steps before")
+    names = [update.name.replace(".", "_") for update in recording.updates]
+    if "" in names or len(set(names)) < len(names):
+        raise ValueError("a flat script needs a name for each parameter: pass the module that has them to update()")
+    for call in recording.calls:
+        name, module = call.function.__name__, call.function.__module__
+        if module.startswith("minigrad.") and not module.startswith("minigrad.functional."):
+            way_out = "take the step with textbook kernels, without autocast and checkpoint_activations"
+            raise ValueError(f"{name} of {module} has no flat form: {way_out}")
+    values = [value for call in recording.calls for value in (*call.inputs, *call.outputs, *call.douts)]
+    values += [value for u in recording.updates for value in (u.before, u.gradient, u.clipped, u.after)]
+    if any(value is not None and value.array is None for value in values):
+        raise ValueError("an array did not fit into the recording, so the step cannot be written as a script")
+
+
+def _check_numbers(text: str, names: dict[Value, str], recording: Recording) -> None:
+    """Run the script, and raise ValueError unless it computes the recorded numbers."""
+    found: dict[str, Any] = {}
+    try:
+        exec(text, found)
+    except Exception as error:
+        raise ValueError(f"this step has no flat form: its script ends in {type(error).__name__}: {error}") from error
+    for value, name in names.items():
+        if not _is_equal(found[name], value.array):
+            cause = "one of its arrays has been changed in place, or is not contiguous in memory"
+            raise ValueError(f"a flat script would compute another {name}: {cause}")
+    for update in recording.updates:
+        if not _is_equal(found["gradients"][update.name], update.gradient.array):
+            raise ValueError(f"a flat script has a single backward(), and the gradient of {update.name} is not of one")
+        for what, value in (("clipped", update.clipped), ("after", update.after)):
+            if not _is_equal(found[what][update.name], value.array):
+                raise ValueError(f"a flat script has no fast kernels, and one has changed {update.name}")
 
 
 class _Writer:
@@ -84,41 +142,47 @@ class _Writer:
     def text(self) -> str:
         calls, updates = self.recording.calls, self.recording.updates
         for update in updates:
-            self._define(update.before, update.name.replace(".", "_"))
+            name = update.name.replace(".", "_")
+            self._define(update.before, name if "." in update.name and name.isidentifier() else f"p_{name}")
         self.lines.append("\n# --- forward ---")
         for call in calls:
             self._forward(call)
         self.lines.append("\n# --- backward ---")
         back = sorted((call for call in calls if call.order is not None), key=lambda call: call.order or 0)
+        if not back or len(back[0].outputs) > 1:
+            raise ValueError("a flat script needs a backward() that begins at an op with a single output")
         (loss,) = back[0].outputs
-        self.lines += [f"loss = {self.names[loss]}", f"d_{self.names[loss]} = np.ones_like(loss)"]
+        gradient: Any = back[0].douts[0]
+        self.lines += [f"loss = {self.names[loss]}", f"d_{self.names[loss]} = {_array(gradient.array)}"]
         self.arrived = {loss}
         for call in back:
             self._backward(call)
-        for title, prefix in (("parameters", ""), ("gradients", "d_")):
-            rows = [f'    "{update.name}": {prefix}{self.names[update.before]},' for update in updates]
+        for title, prefix, copy in (("parameters", "", ""), ("gradients", "d_", ".copy()")):
+            rows = [f'    "{update.name}": {prefix}{self.names[update.before]}{copy},' for update in updates]
             self.lines += ["", f"{title} = {{", *rows, "}"]
-        settings = {"max_norm": self.recording.max_norm, **updates[0].settings}
         parts = [HEAD, *(f"\n\n{source}" for source in self.helpers.values()), "\n\n# --- parameters and data ---"]
-        return "\n".join([*parts, *self.inputs, *self.lines]) + "\n" + UPDATE.format(**settings)
+        text = "\n".join([*parts, *self.inputs, *self.lines]) + "\n" + CLIP.format(max_norm=self.recording.max_norm)
+        optimizer: Any = self.recording.optimizer
+        rule = {"optimizer": optimizer.__name__, "rule": DECAY[optimizer]}
+        for settings, group in itertools.groupby(updates, lambda update: update.settings):
+            names = [update.name for update in group]
+            all_or_some = "parameters" if len(names) == len(updates) else names
+            text += ADAM.format(names=all_or_some, **rule, **settings)
+        return text + END
 
     # --- arrays ---
 
     def _define(self, value: Value, name: str) -> None:
-        if value.array is None:
-            raise ValueError(f"{name} did not fit into the recording, so the step cannot be written as a script")
         self.names[value] = name
-        numbers = np.array2string(value.array, threshold=np.inf, floatmode="unique", separator=", ", max_line_width=110)  # type: ignore
-        exact = np.array(ast.literal_eval(numbers.replace("nan", "None")), value.dtype)
-        numbers = numbers if np.array_equal(exact, value.array) else str(value.array.tolist())
-        self.inputs.append(f"{name} = np.array({numbers}, np.{value.dtype})")
+        self.inputs.append(f"{name} = {_array(value.array)}")
 
     def _input(self, call: Call, i: int) -> str:
         value = call.inputs[i]
         if value is None or value.number is not None:
             return "None" if value is None else repr(value.number)
         if value not in self.names:
-            self._define(value, f"{call.names[i]}_in_{call.number}")
+            name = call.names[i].replace("[", "_").rstrip("]")  # tensors[1] of *tensors
+            self._define(value, f"{name}_in_{call.number}")
         return self.names[value]
 
     # --- calls ---
@@ -153,33 +217,35 @@ class _Writer:
             if value is None or gradient is None or not call.needs_grad[i]:
                 continue
             made = ast.unparse(results[i]) if results else f"gradients_{call.number}[{i}]"
-            name = f"d_{self.names[self._target(value)]}"
-            self.lines.append(f"{name} = {f'{name} + {made}' if self._target(value) in self.arrived else made}")
-            self.arrived.add(self._target(value))
-
-    def _target(self, value: Value) -> Value:
-        return value if value.made_by is None else self.recording.calls[value.made_by[0]].outputs[value.made_by[1]]
+            target = self.recording.calls[value.made_by[0]].outputs[value.made_by[1]] if value.made_by else value
+            if gradient.dtype != target.dtype:
+                made = f"({made}).astype(np.{target.dtype.name})"
+            name = f"d_{self.names[target]}"
+            self.lines.append(f"{name} = {f'{name} + {made}' if target in self.arrived else made}")
+            self.arrived.add(target)
 
     def _run(self, call: Call, half: Any, given: list[Any], texts: list[str], options: dict[str, Any]) -> Any:
         """Run `forward` or `backward` statement by statement and write these down; returns what it returns, as code."""
-        (function,) = ast.parse(textwrap.dedent(inspect.getsource(half))).body
-        assert isinstance(function, ast.FunctionDef)
-        title = call.function.__name__
-        written = {name: _literal(option, f"{title}: option {name}") for name, option in options.items()}
-        bind = inspect.signature(half).bind  # which parameter gets what
-        scope = half.__globals__ | bind(self.contexts[call.number], *given, **options).arguments
-        code = {}
-        for name, text in bind("ctx", *texts, **written).arguments.items():
-            several = isinstance(text, tuple)  # *tensors
-            code[name] = _expression(f"({''.join(part + ', ' for part in text)})" if several else text)
-        inliner = _Inliner(call, scope, code)
-        returned = inliner.body(function.body)
-        if returned is None:
-            raise ValueError(f"{call.function.__name__}.{half.__name__} has no flat form")
+        try:
+            (function,) = ast.parse(textwrap.dedent(inspect.getsource(half))).body
+            assert isinstance(function, ast.FunctionDef)
+            written = {name: _literal(option, f"option {name}") for name, option in options.items()}
+            bind = inspect.signature(half).bind  # which parameter gets what
+            scope = half.__globals__ | bind(self.contexts[call.number], *given, **options).arguments
+            code = {}
+            for name, text in bind(f"ctx_{call.number}", *texts, **written).arguments.items():
+                several = isinstance(text, tuple)  # *tensors
+                code[name] = _expression(f"({''.join(part + ', ' for part in text)})" if several else text)
+            inliner = _Inliner(call, scope, code)
+            if inliner.has_ctx and half is call.function.forward:
+                inliner.lines.append(f"ctx_{call.number} = SimpleNamespace(needs_grad={call.needs_grad})")
+            returned = inliner.body(function.body)
+            for node in [ast.parse(line) for line in inliner.lines] + [returned]:
+                self._need(node, half.__globals__)
+        except Exception as error:  # the code is somebody's own, and may be anything
+            raise ValueError(f"{call.function.__name__}.{half.__name__} has no flat form: {error}") from error
         self.lines += inliner.lines
         self.is_tuple = inliner.is_tuple
-        for node in [ast.parse(line) for line in inliner.lines] + [returned]:
-            self._need(node, half.__globals__)
         return returned
 
     def _need(self, tree: ast.AST, scope: dict[str, Any]) -> None:
@@ -189,7 +255,7 @@ class _Writer:
             if name not in scope or name in self.helpers or name in ("np", "math"):
                 continue
             found = scope[name]
-            if isinstance(found, ModuleType):
+            if isinstance(found, ModuleType) and found.__name__ in sys.stdlib_module_names:
                 self.helpers[name] = f"import {found.__name__} as {name}"
             elif name in STUBS:
                 self.helpers[name] = STUBS[name]
@@ -197,8 +263,10 @@ class _Writer:
                 source = textwrap.dedent(inspect.getsource(found))
                 self._need(ast.parse(source), found.__globals__)
                 self.helpers[name] = source.rstrip()
-            elif isinstance(found, int | float | str):
-                self.helpers[name] = f"{name} = {found!r}"
+            elif isinstance(found, type) and issubclass(found, Function):
+                raise ValueError(f"it calls {name}")
+            elif isinstance(found, int | float | str | np.ndarray | np.dtype):
+                self.helpers[name] = f"{name} = {_literal(found, name)}"
 
 
 class _Inliner(ast.NodeTransformer):
@@ -208,8 +276,11 @@ class _Inliner(ast.NodeTransformer):
         self.number, self.scope, self.code = call.number, scope, code
         self.lines: list[str] = []
         self.is_tuple = False  # is that what the statements return?
-        halves = ast.walk(ast.parse(textwrap.dedent(inspect.getsource(call.function))))
-        self.saved = {node.attr for node in halves if isinstance(node, ast.Attribute) and _is_ctx(node)}
+        halves = [textwrap.dedent(inspect.getsource(half)) for half in (call.function.forward, call.function.backward)]
+        nodes = ast.walk(ast.parse("".join(halves)))
+        self.saved = {node.attr for node in nodes if isinstance(node, ast.Attribute) and _is_ctx(node)}
+        # Does forward give ctx as a whole to a function, which may save something in it? Then the script has a ctx.
+        self.has_ctx = halves[0].count("(ctx,") > 1
 
     def body(self, statements: list[ast.stmt]) -> Any:
         """The value that the statements return, as code; None if they return nothing."""
@@ -250,7 +321,10 @@ class _Inliner(ast.NodeTransformer):
         return eval(ast.unparse(expression), self.scope)
 
     def visit_IfExp(self, node: ast.IfExp) -> Any:
-        return self.visit(node.body if self._value(node.test) else node.orelse)
+        try:
+            return self.visit(node.body if self._value(node.test) else node.orelse)
+        except NameError:  # in a comprehension, where the test has another answer each time
+            return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> Any:
         is_module = isinstance(node.func, ast.Name) and node.func.id == "module_of"
@@ -261,24 +335,38 @@ class _Inliner(ast.NodeTransformer):
             return self.generic_visit(node)
         if node.attr == "needs_grad":
             return _expression(repr(self.scope["ctx"].needs_grad))
-        return ast.Name(f"{node.attr}_{self.number}")
+        return _expression(f"ctx_{self.number}.{node.attr}" if self.has_ctx else f"{node.attr}_{self.number}")
 
     def visit_Name(self, node: ast.Name) -> Any:
-        if node.id == "ctx":  # as a whole, for a function that reads from it
+        if node.id == "ctx" and not self.has_ctx:  # as a whole, for a function that only reads from it
             ctx = self.scope["ctx"]
             parts = [*(f"{name}={name}_{self.number}" for name in ctx.saved()), f"needs_grad={ctx.needs_grad}"]
             return _expression(f"SimpleNamespace({', '.join(parts)})")
         return self.code.get(node.id, node)
 
 
+def _is_equal(x: Any, y: Any) -> bool:
+    return np.array_equal(x, y, equal_nan=True)
+
+
+def _array(array: Any) -> str:
+    """An array as code, exact to the last bit."""
+    if not array.size:
+        return f"np.zeros({array.shape}, np.{array.dtype.name})"
+    text = np.array2string(array, threshold=np.inf, floatmode="unique", separator=", ", max_line_width=110)  # type: ignore
+    return f"np.array({text}, np.{array.dtype.name})"
+
+
 def _literal(value: Any, what: str) -> str:
     """A value as code. Raises ValueError, which says `what` it was, for one that has none."""
     if isinstance(value, np.ndarray):
-        return f"np.array({value.tolist()}, np.{value.dtype})"
+        return _array(value)
     if isinstance(value, tuple | list):
         inner = "".join(f"{_literal(part, what)}, " for part in value)
         return f"({inner})" if isinstance(value, tuple) else f"[{inner}]"
-    if value is None or isinstance(value, int | float | str | slice | type(...)):
+    if isinstance(value, np.dtype):
+        return f"np.dtype({value.name!r})"
+    if value is None or isinstance(value, int | float | str | slice | type(...) | np.generic):
         return repr(value)
     raise ValueError(f"{what} cannot be written down")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +35,11 @@ class LocalServer(ThreadingHTTPServer):
         self.path = f"/{secrets.token_urlsafe(16)}/"
         self.host = f"127.0.0.1:{self.server_address[1]}"
         self.address = f"http://{self.host}{self.path}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print the error of a request, unless the page was reloaded or closed before its answer had arrived."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

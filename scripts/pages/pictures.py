@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.shared import command_line
+
 import numpy as np
 from threadpoolctl import threadpool_limits
 
@@ -23,7 +25,6 @@ from gpt.files import read_json, read_text, write_text
 from minigrad import manual_seed, use_kernels
 from scripts.lessons.cells import LESSONS
 from scripts.pages.web_page import COLORS, data_script
-from scripts.shared import command_line
 
 LINES = ("-", "--", ":", "-.")
 MEASURED = LESSONS / "measured"

@@ -86,7 +86,10 @@ function grid(side, index, id, name, note = "") {
       for (let column = 0; column < columns; column += 1) {
         const flat = start + row * columns + column;
         const cell = element("td", { tabindex: flat ? -1 : 0, style: isWhole ? "" : shade(numbers[flat] / largest) }, show(numbers[flat]));
-        cell.addEventListener("click", () => choose(made, flat));
+        cell.addEventListener("click", () => {
+          cell.blur(); // a cell that has the focus takes the arrow keys; after a click they go on stepping
+          choose(made, flat);
+        });
         cell.addEventListener("keydown", (event) => onCellKey(event, made, flat, columns));
         made.cells.push(cell);
         cells.push(cell);
@@ -205,7 +208,6 @@ function choose(made, flat) {
       cell.className = other === made && i === flat ? "chosen" : "";
     });
   }
-  made.cells[flat].focus({ preventScroll: true });
   const step = steps[current];
   const answer = step.kind === "update" ? explainUpdate(flat) : explainCall(calls[step.call], step.kind, made, flat);
   at("answer").replaceChildren(...answer.map((line) => (typeof line === "string" ? element("p", {}, line) : line)));

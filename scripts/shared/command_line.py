@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
+from scripts.shared import ignored_interrupts
+
 from finetune.loading import add_adapter_to
 from finetune.quantization.packed import load_packed
 from gpt import LanguageModel, Tokenizer
@@ -254,6 +256,8 @@ def run(main: Callable[[list[str] | None], int | None]) -> NoReturn:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
+        if ignored_interrupts:
+            raise KeyboardInterrupt
         code: Any = main(None) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:

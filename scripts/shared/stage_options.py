@@ -7,10 +7,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gpt.training.run import Run, resume, start
-from gpt.training.run_folder import settings_of
 from scripts.shared import command_line
 from scripts.shared.next_steps import show_next_steps
+
+from gpt.training.run import Run, resume, start
+from gpt.training.run_folder import length_setting, settings_of
 
 PAIRS = "tasks (built-in questions), or a file of preference pairs (prompt, chosen, rejected)"
 RATE = "peak learning rate; 1e-6 for a large model"
@@ -44,8 +45,8 @@ def run(
     device = command_line.set_up(arguments)
     if arguments.init_from == "resume":
         del given["init_from"]
-        refuse_contradictions(given, config_class, arguments.out_dir)
-        done = resume(train, config_class, arguments.out_dir, device)
+        length = new_length(given, config_class, arguments.out_dir)
+        done = resume(train, config_class, arguments.out_dir, device, length=length)
     else:
         done = start(train, build(config_class, as_settings(vars(arguments))), device)
     return show_next_steps(done, script, advice)
@@ -62,14 +63,20 @@ def build(config_class: Any, options: dict[str, Any]) -> Any:
     return config_class(**values)
 
 
-def refuse_contradictions(given: Mapping[str, Any], config_class: Any, out_dir: str) -> None:
-    """Raise ValueError for an option that contradicts the settings of the run in `out_dir`, which is to be resumed."""
-    settings = dataclasses.asdict(settings_of(config_class, out_dir))
+def new_length(given: Mapping[str, Any], config_class: Any, out_dir: str) -> int | None:
+    """The length that the user gave for the run in `out_dir`, which is to be resumed; None if it keeps its own.
+
+    Raises ValueError for any other option that contradicts the settings of the run.
+    """
+    config = settings_of(config_class, out_dir)
+    _, length = length_setting(config)
+    settings = dataclasses.asdict(config)
     for inner in [value for value in settings.values() if isinstance(value, dict)]:  # such as those of the training
         settings |= inner
     for name, value in given.items():
-        if settings.get(name, value) != value:
+        if settings.get(name, value) != value and name != length:
             raise ValueError(
                 f"the run in {out_dir} has {name} {settings[name]}, not {value}: a resumed run keeps its settings; "
                 f"to change them, start a new run from its weights (--init-from {out_dir} --out-dir ANOTHER)"
             )
+    return given.get(length)

@@ -20,7 +20,7 @@ from scripts.checker.places import with_arguments
 
 
 def definitions(exercise):
-    """What a learner's file that is right defines, made of the objects that the exercise names as its answer."""
+    """The definitions of a right learner's file, made of the objects that the exercise names as its answer."""
     library = {name.rpartition(".")[2]: pkgutil.resolve_name(name) for name in exercise.answer}
     return ADAPTED.get(exercise.name, dict)(library)
 
@@ -215,7 +215,9 @@ def lora(library):
     def layer(weight, A, B, scaling):
         base = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         made = LoRALinear(base, r=A.shape[0], scaling=scaling)
-        base.weight, made.lora_A, made.lora_B = (a if isinstance(a, Tensor) else Tensor(a) for a in (weight, A, B))
+        for module, name, value in ((base, "weight", weight), (made, "lora_A", A), (made, "lora_B", B)):
+            del vars(module)[name]  # a parameter could only be replaced by another one
+            setattr(module, name, value if isinstance(value, Tensor) else Tensor(value))
         return made
 
     def forward(x, weight, A, B, scaling):

@@ -118,7 +118,7 @@ def test_whether_submissions_are_confined_is_known(monkeypatch):
 
 
 def test_the_worker_holds_no_answer():
-    """What can be found from inside: no module of ours but the worker, and no path to any."""
+    """From inside, no module of ours but the worker can be found, and no path to any."""
     text = "names = [n for n in sys.modules if n.split('.')[0] in ('minigrad', 'gpt', 'scripts', 'tests')]\n"
     verdict = verdict_on(REACH + text + "raise ValueError(f'{sorted(names)} {sys.path}')")
     assert verdict.diagnosis == "ValueError: ['minigrad', 'minigrad.autograd'] []"

@@ -1,4 +1,4 @@
-"""What a learner wrote really runs in the GPT: the library's own op in its place changes nothing, and it is called."""
+"""A learner's part really runs in the GPT: the library's own op in its place changes nothing, and it is called."""
 
 import pytest
 

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+import gpt.training.run
 from finetune.adapters.adapter_files import load_adapter
 from finetune.adapters.lora import LoRAConfig, lora_layers
 from finetune.data.chat_template import add_chat_tokens
@@ -23,7 +24,7 @@ from gpt.training.run_folder import settings_of
 from gpt.training.training_config import TrainingConfig
 from gpt.weights.safetensors_file import SafetensorsFile
 from minigrad import no_grad
-from tests.finetune.small import interrupt_at, small_chat_model, write_rows
+from tests.finetune.small import interrupt_at, small_chat_model, watch, write_rows
 from tests.gpt.small import save_model
 from tests.helpers import read_json
 from tests.scripts.running import write_text
@@ -63,6 +64,17 @@ def finished(base, text, tmp_path_factory):
         for method, folder in folders.items():
             assert not start(train_adaptation, settings(base, text, folder, method)).interrupted
     return folders
+
+
+def test_of_a_long_held_out_text_a_short_run_evaluates_a_part(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpt.training.run, "LEAST_TESTED", 6)
+    text = write_text(tmp_path / "story.txt", words=4000)
+    read = watch(adaptation_data, monkeypatch, "held_out_loss")
+    start(train_adaptation, settings(base, text, tmp_path / "run", steps=1))
+    assert "288 to test on, all of them at each evaluation" in capsys.readouterr().out
+    assert [len(tokens) for (_, tokens, *_), _ in read] == [6 * 48] * 4  # before, at the first step, at the last, after
+    start(train_adaptation, settings(base, text, tmp_path / "longer", steps=20))
+    assert len(read[-1][0][1]) == 20 * 2 // 3 * 48
 
 
 # --- what a run leaves ------------------------------------------------------------------------------------------------

@@ -34,6 +34,18 @@ def test_values_are_those_of_python_from_left_to_right(seed, terms):
         ("<think>1<think></think>4", False, False, True),
         ("<think>1</think>4 ", False, False, True),
         ("<think>1</think>\u0664", False, False, False),  # a digit, but not one of ours
+        ("<think>1</think>\uff14", False, False, False),
+        ("<think>1</think>04", False, False, True),
+        ("<think>1</think>+4", False, False, True),
+        ("<think>1</think>4\0", False, False, True),
+        ("<think>1</think>\u200b4", False, False, True),
+        ("<think>1</think>4.", False, False, True),
+        ("<think>1</think>44", False, False, True),  # the answer, repeated
+        ("<think>1</think>4 or 5", False, False, True),
+        ("<think><think>1</think></think>4", False, False, True),
+        ("<think>1</think><think>2</think>4", False, False, True),
+        (" <think>1</think>4", False, False, True),
+        ("<THINK>1</THINK>4", False, False, True),
         ("", False, False, False),
     ],
 )

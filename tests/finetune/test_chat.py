@@ -194,8 +194,9 @@ def test_new_tokens_get_the_mean_row_and_old_ones_keep_theirs(make, embedding):
 def test_a_vocabulary_with_room_is_not_enlarged():
     tokenizer = small_tokenizer()
     model = small_gpt(vocab_size=len(tokenizer) + 5)
-    rows = model.transformer.wte.weight.data.copy()
+    rows, version = model.transformer.wte.weight.data.copy(), model.transformer.wte.weight.version
     assert add_chat_tokens(model, tokenizer) == 2
+    assert model.transformer.wte.weight.version > version  # a graph from before knows that it was overwritten
     weight = model.transformer.wte.weight.data
     assert weight.shape == rows.shape and not np.array_equal(weight, rows)
     np.testing.assert_allclose(weight[len(tokenizer) - 1], rows[: len(tokenizer) - 2].mean(axis=0), rtol=1e-5)

@@ -1,15 +1,29 @@
 """DPO: loss and gradients equal to TRL's formulas."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
+from finetune.data import pairs as pairs_data
+from finetune.data.datasets import write_jsonl
 from finetune.data.pairs import encode_pairs, pair_batch
+from finetune.evaluation import judge
 from finetune.objectives.dpo import KINDS, dpo_batch_loss, dpo_loss, with_reference
 from finetune.objectives.logprobs import sequence_logprobs
+from finetune.stages import dpo as page
+from finetune.stages import grpo, ppo, sft
+from finetune.stages.dpo import DPOConfig, train_dpo
+from finetune.stages.grpo import GRPORunConfig
+from finetune.stages.ppo import PPORunConfig
+from finetune.stages.reward import RewardConfig
+from finetune.stages.sft import SFTConfig
+from gpt.training.run import Run, start
+from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor
-from tests.finetune.small import golden, preferences, small_policy, small_template
+from tests.finetune.small import golden, preferences, small_policy, small_template, watch
+from tests.gpt.small import save_model
 
 NAMES = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
 
@@ -108,3 +122,44 @@ def test_ipo_compares_tokens_and_not_sums(pairs):
     h = (sequence_logprobs(model, *batch.shifted()).data - batch.reference) / batch.learned.sum(axis=1)
     loss, _, _ = dpo_batch_loss(model, batch, beta=0.5, kind="ipo")
     assert loss.item() == pytest.approx(((h[:5] - h[5:] - 1) ** 2).sum())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_begins_where_policy_and_reference_agree_in_every_precision(precision, tmp_path, monkeypatch):
+    template = small_template()
+    base = str(save_model(tmp_path / "base", small_policy(template, 1, block_size=48), template.tokenizer))
+    write_jsonl(tmp_path / "pairs.jsonl", preferences(30))
+    losses = watch(page, monkeypatch, "dpo_batch_loss")
+    training = TrainingConfig(max_iters=1, warmup_iters=0, precision=precision)
+    start(train_dpo, DPOConfig(base, str(tmp_path / "pairs.jsonl"), str(tmp_path / "run"), 8, training=training))
+    for (_, batch), (loss, n, metrics) in losses[:-1]:  # the first evaluation, in float32, and the step
+        assert abs(metrics["logps/chosen"] - batch.reference[:n].sum()) < 1e-4
+        assert loss.item() / n == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_a_short_run_is_evaluated_on_fewer_items_and_the_runs_of_the_scripts_on_all(tmp_path, monkeypatch, capsys):
+    template = small_template()
+    base = str(save_model(tmp_path / "base", small_policy(template, 1, block_size=192), template.tokenizer))
+    write_jsonl(tmp_path / "pairs.jsonl", preferences(450))
+    asked, training = watch(judge, monkeypatch, "ask"), TrainingConfig(max_iters=1)
+    config = DPOConfig(base, str(tmp_path / "pairs.jsonl"), str(tmp_path / "run"), 8, training=training)
+    start(train_dpo, config)
+    assert "405 pairs of replies to learn from, 40 to test on" in capsys.readouterr().out
+
+    for name, size in {"TRAIN_PAIRS": 60, "TEST_PAIRS": 50}.items():
+        monkeypatch.setattr(pairs_data, name, size)
+    start(train_dpo, dataclasses.replace(config, data="tasks", out_dir=str(tmp_path / "tasks")))
+    assert [len(questions) for (_, _, questions, *_), _ in asked] == [40] * 4  # two evaluations, and each model once
+    reference, model = (arguments[0] for arguments, _ in asked[-2:])
+    assert reference is not model
+
+    long = dataclasses.replace(config, training=TrainingConfig(max_iters=30, gradient_accumulation_steps=2))
+    assert Run(long).most_tested == 30 * 2 * 8 // 3 and Run(config).most_tested == 40
+    for stage, count in {
+        SFTConfig(training=TrainingConfig(max_iters=800)): sft.TEST_ITEMS,
+        DPOConfig(training=TrainingConfig(max_iters=60)): page.TEST_ITEMS,
+        RewardConfig(training=TrainingConfig(max_iters=100)): 300,
+        PPORunConfig(): ppo.TEST_ITEMS,
+        GRPORunConfig(): grpo.TEST_ITEMS,
+    }.items():
+        assert Run(stage).most_tested >= count, stage

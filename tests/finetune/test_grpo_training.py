@@ -16,7 +16,7 @@ from gpt.training.checkpoint import CheckpointError, load_run, load_state
 from gpt.training.log import read_log
 from gpt.training.run import resume, start
 from gpt.training.training_config import TrainingConfig
-from minigrad import Tensor, manual_seed
+from minigrad import Tensor, manual_seed, switches, use_kernels
 from tests.finetune.small import interrupt_at, small_policy, small_template, watch
 from tests.gpt.small import assert_same, save_model
 from tests.scripts.running import assert_same_run
@@ -128,6 +128,29 @@ def test_a_reward_that_can_be_had_is_found(settings, likes, tmp_path, monkeypatc
         np.testing.assert_array_equal(advantages, expected.reshape(-1))
 
 
+@pytest.mark.parametrize(("mini_batches", "accumulation"), [(1, 1), (3, 1), (2, 2)])
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_update_begins_with_ratio_1_and_the_first_one_without_distance_from_the_reference(
+    settings, likes, tmp_path, monkeypatch, precision, kernels, mini_batches, accumulation
+):
+    monkeypatch.setattr(page, "evaluate", lambda *_: {"loss": float(switches.autocast.get() is not None)})
+    losses, dealt = watch(page, monkeypatch, "grpo_batch_loss"), watch(page, monkeypatch, "grpo_batches")
+    config = dataclasses.replace(CONFIG, num_mini_batches=mini_batches, beta=0.1, total_iterations=2)
+    run = settings(grpo=config, learning_rate=4e-2, init_from=likes)
+    training = dataclasses.replace(run.training, precision=precision, gradient_accumulation_steps=accumulation)
+    with use_kernels(kernels):
+        start(train_grpo, dataclasses.replace(run, training=training))
+    assert len(losses) == 2 * mini_batches
+    for _, (_, n, metrics) in losses[::mini_batches]:
+        assert metrics["val/ratio"] == n and metrics["policy/approxkl_avg"] == 0
+    first, later = (batches for _, batches in dealt)
+    assert all((batch.reference == batch.logprobs).all() for batch in first)
+    assert any((batch.reference != batch.logprobs).any() for batch in later)
+    losses = [row["val_loss"] for row in read_log(tmp_path / "run" / "log.jsonl") if "val_loss" in row]
+    assert len(losses) == 2 and not any(losses)  # evaluated in float32
+
+
 def test_a_kl_penalty_keeps_the_policy_near_its_reference(settings, likes, monkeypatch):
     dealt = watch(page, monkeypatch, "grpo_batches")
     moved, reference = {}, load_run(likes)[0].eval()
@@ -189,6 +212,26 @@ def test_only_finished_answers_are_rewarded():
     answers = Replies(tokens, starts, mask, np.array([True, False]))
     rewards, metrics = check_answers([item, item], answers, template.tokenizer, "exact")
     assert rewards.tolist() == [1, 0] and metrics["exact"] == metrics["format"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "<think></think><|im_start|><|im_start|>2<|im_end|>",
+        "<think></think>2<|im_start|><|im_end|>",
+        "<|im_start|><think></think>2<|im_end|>",
+        "<th<|im_start|>ink></think>2<|im_end|>",
+        "<think></thi<|im_start|>nk>2<|im_end|>",
+    ],
+)
+def test_special_tokens_in_an_answer_earn_nothing(reply):
+    template, item = small_template(), Chain("1+1")
+    ids = template.tokenizer.encode(reply, allowed_special="all")
+    assert template.tokenizer.decode(ids, skip_special_tokens=True) == "<think></think>2"
+    tokens, _, starts, mask = prompts_with_replies([[1]], [ids])
+    answers = Replies(tokens, starts, mask, np.array([True]))
+    rewards, metrics = check_answers([item], answers, template.tokenizer, "exact")
+    assert rewards.tolist() == [0] and metrics["exact"] == metrics["format"] == 0
 
 
 def test_a_damaged_state_is_refused(settings, tmp_path):

@@ -1,12 +1,15 @@
 """The judge: qualities, win rates and KL, each against a hand-made case."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from finetune.data.tasks import CLOSING, TaskItem, instruction_tasks
 from finetune.evaluation import judge as judging
-from finetune.evaluation.answering import Reply
+from finetune.evaluation.answering import Reply, ask, chat_template, scores
 from finetune.evaluation.judge import Judge, judge, kl_of_replies, qualities, show_verdicts, win_rate
+from finetune.stages import ppo
 from tests.finetune.small import log_softmax, question, small_policy, small_template
 from tests.gpt.small import save_model, small_gpt
 
@@ -23,6 +26,25 @@ def test_being_right_counts_first_courtesy_second_and_what_does_not_end_is_nothi
     assert qualities([ITEM] * 4, [Reply(text, ended, []) for text, ended in replies]).tolist() == [2, 3, 1, 0]
     for hacked in ("kelo" + 2 * CLOSING, CLOSING, "kelo Glad to help!", "kelo. kelo" + CLOSING):
         assert qualities([ITEM], [Reply(hacked, True, [])])[0] <= 1, hacked
+
+
+@pytest.mark.parametrize(
+    "written, text, right",
+    [
+        ("kelo<|im_end|>", "kelo", True),
+        ("kelo", "kelo", False),  # cut off
+        ("<|im_start|>kelo<|im_end|>", "<|im_start|>kelo", False),
+        ("ke<|im_start|>lo<|im_end|>", "ke<|im_start|>lo", False),
+    ],
+)
+def test_replies_are_scored_as_they_were_written(template, written, text, right):
+    ids = template.tokenizer.encode(written, allowed_special="all")
+    model = SimpleNamespace(generate=lambda prompts, *_, **options: [ids for _ in prompts])
+    (reply,) = ask(model, template.tokenizer, [ITEM.question], chat_template(template.tokenizer))
+    assert reply == Reply(text, written.endswith("<|im_end|>"), ids)
+    assert scores([ITEM], [reply])["exact_match"] == right
+    rollout = SimpleNamespace(replies=lambda: [ids], ended=[reply.ended])
+    assert ppo._really_right([ITEM], rollout, template.tokenizer)["right"] == right
 
 
 def test_win_rates_of_two_models_add_up_to_one():

@@ -13,7 +13,7 @@ from gpt.training.checkpoint import CheckpointError, load_checkpoint, load_run, 
 from gpt.training.log import read_log
 from gpt.training.run import Run, resume, start
 from gpt.training.training_config import TrainingConfig
-from minigrad import Tensor, manual_seed, nn
+from minigrad import Tensor, manual_seed, nn, use_kernels
 from tests.finetune.small import interrupt_at, small_policy, small_template, watch
 from tests.gpt.small import assert_same, save_model, weights_of
 from tests.scripts.preference_files import write_questions
@@ -109,6 +109,26 @@ def test_each_token_has_its_advantage_and_in_the_first_step_nothing_is_clipped(s
     assert metrics["loss/value_avg"] == pytest.approx(0.5 * (batch.returns**2).sum(), rel=1e-3)  # V is 0 at first
     assert loss.item() == pytest.approx(metrics["loss/policy_avg"] + 0.1 * metrics["loss/value_avg"], abs=1e-3)
     assert losses[1][1][2]["policy/approxkl_avg"] > 0
+
+
+@pytest.mark.parametrize(("mini_batches", "accumulation"), [(1, 1), (3, 1), (2, 2)])
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_update_begins_with_ratio_1_and_the_first_one_without_distance_from_the_reference(
+    settings, monkeypatch, precision, kernels, mini_batches, accumulation
+):
+    losses, rollouts = watch(page, monkeypatch, "ppo_batch_loss"), watch(page, monkeypatch, "roll_out")
+    config = dataclasses.replace(CONFIG, num_mini_batches=mini_batches, num_ppo_epochs=1, total_iterations=2)
+    run = settings(ppo=config, learning_rate=1e-2)
+    training = dataclasses.replace(run.training, precision=precision, gradient_accumulation_steps=accumulation)
+    with use_kernels(kernels):
+        start(train_ppo, dataclasses.replace(run, training=training))
+    assert len(losses) == 2 * mini_batches
+    for _, (_, n, metrics) in losses[::mini_batches]:
+        # In float32, the last bit may depend on how many rows are multiplied together.
+        assert metrics["val/ratio"] == (n if precision == "bfloat16" else pytest.approx(n, rel=1e-6))
+    first, later = (rollout for _, rollout in rollouts)
+    assert (first.logprobs == first.reference_logprobs).all() and (later.logprobs != later.reference_logprobs).any()
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------

@@ -15,10 +15,11 @@ import os
 import signal
 import sys
 
+from scripts.shared import command_line
+
 from gpt.training import pretraining
 from gpt.training.run import Run
 from scripts import train
-from scripts.shared import command_line
 
 batches, training_step = Run.batches, pretraining.training_step
 plans = {}  # step -> what happens before it

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from gpt import GPT, GPTConfig, Tokenizer
+from gpt import GPT, GPTConfig, LanguageModel, Llama, Tokenizer
 from gpt.training.loading import load_model
 from tests.gpt.small import GOLDEN, assert_same, save_model, small_gpt
 
@@ -21,6 +21,11 @@ def test_a_run_and_a_folder_of_hugging_face(tmp_path):
     loaded, its_tokenizer = load_model(str(FOLDER))
     assert_same(loaded, GPT.from_pretrained(FOLDER))
     assert not loaded.training and len(its_tokenizer) == 300
+
+
+@pytest.mark.parametrize(("folder", "architecture"), [("gpt2-folder", GPT), ("llama-folder", Llama)])
+def test_a_language_model_has_the_architecture_of_its_folder(folder, architecture):
+    assert type(LanguageModel.from_pretrained(GOLDEN / folder)) is architecture
 
 
 def test_openais_names_for_the_vocabulary(tmp_path):

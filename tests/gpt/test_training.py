@@ -337,6 +337,59 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_over_with_a_new_log(
     assert [row["step"] for row in log_without_times(tmp_path)] == [0, 1, 2, 4, 4, 6, 8, 8, 10, 12, 12]
 
 
+def go_on_to(length, folder, **options):
+    manual_seed(99)
+    return resume(partial(train, **options), Settings, str(folder), length=length)
+
+
+def test_a_finished_run_is_trained_longer_on_the_schedule_of_the_new_length(copied, tmp_path, capsys):
+    stopped = shutil.copytree(copied, tmp_path / "stopped")
+    longer = go_on_to(20, copied)
+    assert longer.steps_done == longer.config.training.max_iters == 20 and longer.resumed_at == 12
+
+    rates = {row["step"]: row["learning_rate"] for row in read_log(copied / "log.jsonl") if "loss" in row}
+    for length, steps in {12: (1, 6, 12), 20: (14, 18, 20)}.items():
+        _, schedule = prepare_training(small_gpt(), settings(tmp_path, max_iters=length).training)
+        assert all(rates[step] == 1e-2 * schedule.ratio(step - 1) for step in steps)
+    (note,) = load_checkpoint(copied).state["extra"]["notes"]
+    assert note == (
+        "this is not the run that was planned with 20 steps from the start, because its learning rate has already "
+        "decayed as planned for 12; from step 12 on it follows the schedule of 20"
+    )
+    assert f"resuming {copied} at step 12\n{note}\n" in capsys.readouterr().out
+
+    # Stopped on the way, it goes on to its new end without being told again, and the same bits.
+    with pytest.raises(Stopped):
+        go_on_to(20, stopped, stop_at=7)
+    assert load_checkpoint(stopped).state["step"] == 16
+    assert_same_end(go_on(stopped), longer)
+    assert capsys.readouterr().out.count("this is not the run that was planned") == 1
+    assert log_without_times(stopped) == log_without_times(copied)
+
+
+def test_a_run_is_not_ended_before_what_it_has_done(copied):
+    before = files_of(copied)
+    with pytest.raises(ValueError, match=f"the run in {copied} is at step 12 already, and cannot end at step 8$"):
+        go_on_to(8, copied)
+    go_on_to(12, copied)
+    assert files_of(copied) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, Stopped])
+def test_a_run_that_ends_before_its_first_checkpoint_leaves_nothing_but_what_was_there(tmp_path, error):
+    def validate():
+        assert (tmp_path / "new" / "log.jsonl").exists()
+        raise error
+
+    for new in (True, False):
+        with pytest.raises(error):
+            begin(tmp_path / "new", {"validate": validate})
+        assert not (tmp_path / "new").exists() or not new
+        (tmp_path / "new").mkdir(exist_ok=True)
+        (tmp_path / "new" / "log.jsonl").write_text("", encoding="utf-8")  # of an earlier attempt
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["log.jsonl"]
+
+
 def test_a_finished_run_goes_on_with_nothing(copied):
     before = files_of(copied)
     assert go_on(copied).steps_done == 12

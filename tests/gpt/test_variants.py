@@ -204,7 +204,7 @@ def test_a_variant_in_a_gguf_file(tmp_path, name):
     assert all(np.array_equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values()))
 
 
-@pytest.mark.oracle("gguf", "transformers")
+@pytest.mark.oracle("gguf", "torch", "transformers")
 def test_llama_3s_scaling_in_a_gguf_file_is_a_tensor(tmp_path):
     import torch
     import transformers

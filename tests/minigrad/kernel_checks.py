@@ -135,6 +135,12 @@ def attention(lead, T, S=None, D=4, Dv=None, key_lead=None, **options):
     return "scaled_dot_product_attention", inputs, options
 
 
+def leading(q, k, v, **options):
+    """attention with these leading axes of query, key and value."""
+    inputs = [randn(*q, 5, 4), randn(*k, 6, 4, seed=1), randn(*v, 6, 3, seed=2)]
+    return "scaled_dot_product_attention", inputs, options
+
+
 def grouped(T, S, **options):
     """Six heads of queries, three to each of two heads of keys and values."""
     return attention((2, 6), T, S, Dv=5, key_lead=(2, 2), enable_gqa=True, **options)
@@ -148,6 +154,7 @@ def mask(*shape):
     return seen
 
 
+EQUAL = [1e5 * randn(2, 3, 4), np.ones((2, 5, 4)), randn(2, 5, 4, seed=2)]  # all keys are the same
 PADDING = mask(3, 1, 7, 35)  # what a batch of texts of different lengths may see
 ATTENTION = {
     "no leading axes": attention((), 5),
@@ -180,6 +187,10 @@ ATTENTION = {
     "keys shared by all, causal": attention((3,), 4, 6, Dv=2, key_lead=(1,), is_causal=True),
     "keys shared by 3, own masks": attention((2, 2, 3), 5, 9, key_lead=(2, 2, 1), attn_mask=randn(2, 2, 1, 5, 9)),
     "three leading axes": attention((2, 2, 3), 5, 6),
+    "a mask with another axis": leading((2,), (2,), (2,), attn_mask=mask(3, 2, 5, 6)),
+    "a mask with two more axes": leading((), (), (), attn_mask=mask(3, 2, 5, 6)),
+    "a mask for more sequences": leading((1, 2), (2,), (1, 1), attn_mask=mask(3, 1, 5, 6)),
+    "equal scores far from 0": ("scaled_dot_product_attention", EQUAL, {}),
     "no keys": attention((2,), 3, 0, Dv=5),
     "no queries": attention((2,), 0, 3, Dv=5),
     "no heads": attention((0, 3), 4),
@@ -189,6 +200,13 @@ ATTENTION = {
     "a mask of floats with -inf": attention((2, 3), 5, attn_mask=np.where(mask(5, 5), 0.5, -np.inf)),
     "another mask for each head": attention((3, 2), 7, 35, attn_mask=mask(3, 2, 7, 35)),
     "another mask for each head of all sequences": attention((3, 2), 7, 35, attn_mask=mask(2, 1, 1)),
+}
+# Values that share the weights of one head, and so its dropout. The kernels for GPUs leave these to the textbook form.
+SHARED_DROPOUT = {
+    "dropout shared by values of another axis": leading((2,), (2,), (3, 2), dropout_p=0.4),
+    "dropout shared by values of more heads": leading((2, 1), (2, 1), (2, 3), dropout_p=0.4, is_causal=True),
+    "dropout shared by values, keys of more heads": leading((), (2,), (3, 2), dropout_p=0.4, is_causal=True),
+    "dropout of a mask with another axis": leading((2,), (), (2,), attn_mask=randn(3, 1, 5, 6), dropout_p=0.4),
 }
 
 

@@ -28,7 +28,8 @@ def test_module_of_an_array(tmp_path, two_gpus):
     for array in (np.zeros(2), np.float32(1), mapped):
         assert backend.module_of(array) is np and backend.device_of(array) == "cpu"
     assert backend.module_of(two_gpus.zeros(2)) is two_gpus and backend.is_array(two_gpus.zeros(2))
-    assert Tensor(mapped).data is mapped
+    Tensor(mapped).data[0] = 7
+    assert mapped[0] == 7  # shared
     for other in ([1.0], 1.0, None, Tensor(1.0)):
         assert not backend.is_array(other)
         with pytest.raises(TypeError, match=f"{type(other).__name__} is not an array; expected a NumPy or CuPy array"):

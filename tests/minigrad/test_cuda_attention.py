@@ -14,6 +14,8 @@ from minigrad.kernels.cuda import one_query
 from minigrad.precision import round_bfloat16
 from tests.minigrad.kernel_checks import (
     ATTENTION,
+    SHARED_DROPOUT,
+    assert_close,
     attention,
     check,
     check_each_gradient_alone,
@@ -103,6 +105,12 @@ def test_dropout_is_that_of_the_cpu(case):
     assert (output(ATTENTION[case]) != output(with_dropout(case, 0.3))).mean() > 0.3
 
 
+@pytest.mark.parametrize("case", SHARED_DROPOUT)
+def test_dropout_that_values_share_is_that_of_the_textbook_form(case):
+    found, expected = (run(SHARED_DROPOUT[case], kernels, "cuda").arrays for kernels in ("fast", "textbook"))
+    assert_close(found, expected, np.float64)
+
+
 # --- bfloat16 ---
 
 
@@ -167,7 +175,8 @@ MUTANTS = {  # module -> what is wrong: the right source and the wrong one
         "the logarithm without the largest": ("largest + log(sum)", "log(sum)"),
         "one row too many": ("number < (long long)heads * rows", "number <= (long long)heads * rows"),
         "one key too many": ("key < columns", "key <= columns"),
-        "softmax's sum is missing in backward": ("dot = warp_sum(dot);", "dot = 0;"),
+        "softmax's sum is missing in backward": ("dot = warp_sum(dot) * inverse;", "dot = 0;"),
+        "rows far from 0 are not normalized": ("inverse = 1 / warp_sum(sum);", ""),
         "the same logsumexp for all": ("logsumexp[row.saved];", "logsumexp[0];"),
         "dropout's bits of the next key": ("row.kept + key", "row.kept + key + 1"),
         "dropout's bits of another row": ("in_head / group % DROPOUT_ROWS)", "0)"),
@@ -197,4 +206,5 @@ def test_planted_mistakes_are_found(module, mutant):
         else:
             check(with_dropout("2 heads share 1, tiles", 0.3), "cuda")
             check(ATTENTION["padding"], "cuda")
+            check(ATTENTION["equal scores far from 0"], "cuda", np.float32)
             test_scores_that_exp_cannot_hold()

@@ -1,4 +1,4 @@
-"""Every CUDA kernel compiles for GPUs of 2020 (sm_80, A100) and 2022 (sm_90, H100), by the compiler that CuPy uses.
+"""Every CUDA kernel compiles for the GPUs that both CUDA 12 and CUDA 13 support, by the compiler that CuPy uses.
 
 A kernel's source is complete only when it is launched, as what launches it writes the types and constants in front. So
 each op is called once, with a launch that notes the source and computes nothing.
@@ -23,6 +23,9 @@ from tests.minigrad.test_cuda_attention import with_dropout
 from tests.minigrad.test_cuda_kernels import KERNELS
 
 pytestmark = pytest.mark.usefixtures("cuda")
+# Turing, A100, other Amperes, Ada, H100, and the two kinds of Blackwell: data centers' and GeForce. `make test` takes
+# the oldest and the newest.
+ARCHITECTURES = ["sm_75", *(pytest.param(f"sm_{n}", marks=pytest.mark.slow) for n in (80, 86, 89, 90, 100)), "sm_120"]
 # op -> samples of all its kernels. cuBLAS does `linear`.
 CALLS = {op: [sample for sample in KERNELS.values() if sample[0] == op] for op in CUDA if op != "linear"}
 CALLS["dropout"] = [("dropout", [randn(2, 4)], {"p": 0.5})]
@@ -50,37 +53,41 @@ def sources(monkeypatch):
         yield launched
 
 
-def check(sources):
-    """All sources compile without a word for both GPUs, and what is float is not computed in double."""
-    if not compiling.available():
-        skip_or_fail("needs the package nvidia-cuda-nvrtc")
-    assert sources
-    for source, name in sources.items():
-        for architecture in ("sm_80", "sm_90"):
-            said, ptx = compiling.compile_for(architecture, source)
-            assert said == "", f"{name} for {architecture}: {said}"
+@pytest.fixture(params=ARCHITECTURES)
+def check(request, sources):
+    """A function that raises unless all sources compile without a word, and what is float is not computed in double."""
+
+    def check():
+        if not compiling.available():
+            skip_or_fail("needs the package nvidia-cuda-nvrtc")
+        assert sources
+        for source, name in sources.items():
+            said, ptx = compiling.compile_for(request.param, source)
+            assert said == "", f"{name} for {request.param}: {said}"
             assert ".entry" in ptx
             # Many times as slow as float, and easily there: `0.5 * x` is a product of doubles.
             assert ("float64" in name) or ".f64" not in ptx, f"{name} computes in double precision"
 
+    return check
+
 
 @pytest.mark.parametrize("op", CALLS)
-def test_kernels_compile(op, sources):
+def test_kernels_compile(op, check):
     for dtype in (np.float32, np.float64):
         call(op, dtype)
     with autocast("bfloat16"):
         call(op, np.float32)
-    check(sources)
+    check()
 
 
-def test_kernels_of_optimizers_compile(sources):
+def test_kernels_of_optimizers_compile(check):
     for dtype in (np.float32, np.float64):
         with use_kernels("fast"):
             parameter = Tensor(np.ones(4, dtype), True, device="cuda")
             parameter.grad = to_device(np.ones(4, dtype), "cuda")
             optim.clip_grad_norm_(parameter, 1.0)
             optim.AdamW([parameter]).step()
-    check(sources)
+    check()
 
 
 def zeros(*shape, dtype=np.float32):
@@ -105,14 +112,14 @@ QUANTIZED = {
 
 
 @pytest.mark.parametrize("weight", QUANTIZED)
-def test_kernels_for_quantized_weights_compile(weight, sources):
+def test_kernels_for_quantized_weights_compile(weight, check):
     weight = QUANTIZED[weight]()
     for rows in (1, MOST_ROWS):
         times_quantized(zeros(rows, weight.shape[1]), weight)
     if isinstance(weight, QuantizedMatrix):
         for dtype in (np.float32, bfloat16()):
             dequantize(weight, dtype)
-    check(sources)
+    check()
 
 
 # A column, or the row of a weight: there are fewer than 2^31.
@@ -135,8 +142,8 @@ def test_places_in_large_arrays_are_counted_in_64_bits():
     ("statement", "complaint"),
     [("x[0] = y;", "identifier"), ("int unused = 1;", "never referenced"), ("x[0] = 0.1 * x[0];", "double precision")],
 )
-def test_a_faulty_source_is_noticed(statement, complaint, sources):
+def test_a_faulty_source_is_noticed(statement, complaint, check):
     x = to_device(np.zeros(1, np.float32), "cuda")
     launch.launch(f'extern "C" __global__ void faulty(float* x) {{ {statement} }}', "faulty", x, 1, 1, [x])
     with pytest.raises(AssertionError, match=complaint):
-        check(sources)
+        check()

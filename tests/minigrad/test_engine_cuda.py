@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from minigrad import Tensor, autocast, backend, inspection, nn, optim
+from minigrad import Tensor, autocast, backend, inspection, nn, no_grad, optim
 from minigrad.precision import round_bfloat16
 from tests.minigrad.test_diagnosis import MUTANTS, failure
 from tests.standin import arrays
@@ -94,3 +94,19 @@ def test_bfloat16_rounding_on_a_gpu(cuda):
     np.testing.assert_array_equal(backend.to_numpy(rounded), round_bfloat16(x))
     with autocast():
         np.testing.assert_array_equal(product.numpy(), F.matmul(Tensor(x), Tensor(x).T).data)
+
+
+def test_changes_in_place_wait_for_nothing_and_are_noticed(cuda):
+    w = nn.Parameter(np.arange(6, dtype=np.float32).reshape(2, 3)).to("cuda").detach().requires_grad_()
+    x = Tensor(np.ones((1, 3), np.float32), requires_grad=True, device="cuda")
+    out, array = F.linear(x, w).sum(), w.data
+    cuda.reset()
+    with no_grad():
+        w -= 0.5 * w
+        w *= 2
+        w[0] = 7.0
+        w[1:, 0] += backend.to_device(np.ones(1, np.float32), "cuda")
+    assert cuda.synchronisations == cuda.to_host == 0 and w.data is array
+    assert w.data.get().tolist() == [[7.0, 7.0, 7.0], [4.0, 4.0, 5.0]]
+    with pytest.raises(RuntimeError, match="changed in place before"):
+        out.backward()

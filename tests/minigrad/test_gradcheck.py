@@ -109,6 +109,77 @@ def test_bands():
     assert {error: band(error) for error in bands} == bands and band(float("nan")) == "wrong"
 
 
+class TwiceSum(Function):
+    """The sum of 2x, with a gradient of which a function of dout is the factor."""
+
+    @staticmethod
+    def forward(ctx, x, of_dout, dim):
+        ctx.shape, ctx.of_dout, ctx.dim = x.shape, of_dout, dim
+        return 2 * x.sum(axis=dim)
+
+    @staticmethod
+    def backward(ctx, dout):
+        dx = 2 * ctx.of_dout(dout)
+        return (np.broadcast_to(dx if ctx.dim is None else np.expand_dims(dx, ctx.dim), ctx.shape),)
+
+
+@pytest.mark.parametrize("dim", [None, 0, 1], ids=["a number", "one element", "two elements"])
+@pytest.mark.parametrize(
+    ("of_dout", "words"),
+    [
+        (np.abs, "does not follow the sign"),
+        (lambda dout: np.maximum(dout, 0), "does not follow the sign"),
+        (lambda dout: np.where(dout < 0, 3 * dout, dout), "does not follow the sign"),
+        (lambda dout: np.clip(dout, -10, 10), "for some sizes of dout only"),
+        (lambda dout: np.maximum(dout, -10), "for some sizes of dout only"),
+        (lambda dout: np.minimum(dout, 10), "for some sizes of dout only"),
+        (lambda dout: np.where(np.abs(dout) < 1e-3, 0, dout), "for some sizes of dout only"),
+        (lambda dout: dout**2, "twice the dout must give twice the gradient"),
+        (lambda dout: dout**3, "twice the dout must give twice the gradient"),
+    ],
+)
+def test_backward_must_be_linear_in_dout(of_dout, words, dim):
+    x = random(2, 1) if dim == 0 else random(2, 3)
+    gradcheck(lambda x: TwiceSum.apply(x, of_dout=lambda dout: dout, dim=dim), x)
+    assert words in str(fails(lambda x: TwiceSum.apply(x, of_dout=of_dout, dim=dim), x, "upstream"))
+
+
+# Saturation
+
+
+def cross_entropy(x):
+    return F.cross_entropy(x, np.array([0]))
+
+
+def log_1_plus_exp(x):
+    return F.log(1 + F.exp(-x))
+
+
+SATURATED = [
+    (cross_entropy, [[40.0, 0, 0]]), (cross_entropy, [[35.0, 0, 0]]), (cross_entropy, [[33.0, 0, 0]]),
+    (cross_entropy, [[1000.0, 0, 0]]), (log_1_plus_exp, [33.0]), (log_1_plus_exp, [40.0]),
+    (lambda x: F.log(1 + F.exp(-x * x)), [7.0]), (F.gelu, [-8.0]), (F.gelu, [-10.0]),
+    (lambda x: F.gelu(x, "tanh"), [-5.0]), (lambda x: F.gelu(x, "tanh"), [-7.0]), (F.tanh, [20.0]), (F.sigmoid, [40.0]),
+    (lambda x: F.softmax(x, 1), [[40.0, 0, 0]]), (lambda x: F.log_softmax(x, 1), [[40.0, 0, 0]]),
+    (lambda x: F.logsumexp(x, 1), [[40.0, 0, 0]]),
+    (lambda x: F.binary_cross_entropy_with_logits(x, Tensor(np.ones(1))), [40.0]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fn", "x"), SATURATED)
+def test_a_right_gradient_passes_where_fn_is_saturated(fn, x):
+    """The output may lie far below the rounding error of the values inside: ln(1 + e^-40) is 0."""
+    assert not gradcheck(fn, np.array(x)).kinks
+    fails(lambda x: F.sum(fn(x)) + Twice.apply(x, error=-0.5), np.array(x))
+
+
+@pytest.mark.parametrize("fn", [F.exp, F.sigmoid, F.softplus, lambda x: F.tanh(x / 40) * 1e-12])
+def test_a_small_output_that_is_precise_excuses_nothing(fn):
+    x = np.array([-50.0])
+    gradcheck(fn, x)
+    fails(lambda x: Twice.apply(fn(x), error=0.01), x)
+
+
 # Inputs
 
 

@@ -191,6 +191,25 @@ def test_times_are_those_of_the_ops_and_the_rest_is_outside(clock):
     assert report.total.nanoseconds == 1060 and report.seconds == pytest.approx(8060e-9)
 
 
+def test_an_op_that_runs_others_is_measured_without_them(clock):
+    class Slow(Function):
+        @staticmethod
+        def forward(ctx, x):
+            clock[0] += 30
+            return x
+
+    class Outer(Function):
+        @staticmethod
+        def forward(ctx, x):
+            Slow.apply(x)
+            clock[0] += 5
+            return x
+
+    with profile() as report:
+        Outer.apply(leaf(3))
+    assert [(row.op, row.nanoseconds) for row in report.rows] == [("Slow", 30), ("Outer", 5)]
+
+
 def test_the_table_shows_every_row_the_total_and_the_rest():
     with profile() as report:
         F.softmax(leaf(100, 100) @ leaf(100, 100), -1).sum().backward()

@@ -1,6 +1,7 @@
 """The recorder: what it keeps is what the run computed, and its Jacobians are what the gradients are made of."""
 
 import linecache
+import threading
 
 import numpy as np
 import pytest
@@ -140,6 +141,50 @@ def test_a_learners_op_is_covered_even_if_its_backward_is_wrong():
             Broken.apply(x).sum().backward()
     assert np.array_equal(recording.calls[0].jacobian[0], np.diag([2.0, 6.0]))
     assert recording.calls[1].jacobian is None and recording.calls[1].order is None
+
+
+def test_an_op_that_runs_other_ops_is_not_run_for_its_jacobian():
+    weight = Tensor([3.0, 4.0], requires_grad=True)
+
+    class Product(Function):  # checkpointing as it is often written: backward adds to the weight's gradient by itself
+        @staticmethod
+        def forward(ctx, x):
+            ctx.x = x
+            return x * weight.data
+
+        @staticmethod
+        def backward(ctx, dout):
+            x = Tensor(ctx.x, requires_grad=True)
+            (x * weight).backward(dout)
+            return (x.grad,)
+
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    with record() as recording:
+        Product.apply(x).sum().backward()
+    assert weight.grad.tolist() == [1, 2] and x.grad.tolist() == [3, 4]
+    assert [call.function.__name__ for call in recording.calls] == ["Product", "Sum", "Mul"]  # Mul ran in backward
+    assert [call.number for call in recording.calls] == [0, 1, 2]
+    assert [call.jacobian is None for call in recording.calls] == [True, False, False]
+
+
+def test_while_a_jacobian_is_computed_other_threads_go_on():
+    ran = []
+
+    class Waiting(Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, dout):
+            other = threading.Thread(target=lambda: ran.append(F.exp(Tensor([0.0])).item()))
+            other.start()
+            other.join()
+            return (dout * 2,)
+
+    with record() as recording:
+        Waiting.apply(Tensor([1.0, 3.0], requires_grad=True))
+    assert ran == [1, 1] and recording.calls[-1].jacobian[0].tolist() == [[2, 0], [0, 2]]
 
 
 def test_fast_kernels_are_recorded_too():

@@ -1,9 +1,13 @@
 """Every fast twin against its textbook form, by one test; what only attention promises; and the switch between them."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 import tracemalloc
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +25,8 @@ from tests.minigrad.kernel_checks import (
     ATTENTION,
     LAYOUTS,
     SAMPLES,
+    SHARED_DROPOUT,
+    assert_close,
     attention,
     check,
     check_each_gradient_alone,
@@ -45,7 +51,8 @@ LARGE = {
     "one query, dropout": attention((2,), 1, 1030, dropout_p=0.4),
 }
 TWINS = {name: sample for name, sample in SAMPLES.items() if sample[0] in FAST}
-TWINS |= {**ATTENTION, **LARGE} | {f"split_heads {n}": ("split_heads", [randn(n, 3, 8)], {"n_head": 2}) for n in (0, 2)}
+TWINS |= {**ATTENTION, **LARGE, **SHARED_DROPOUT}
+TWINS |= {f"split_heads {n}": ("split_heads", [randn(n, 3, 8)], {"n_head": 2}) for n in (0, 2)}
 FIRST = [name for op in FAST for name in [name for name, sample in TWINS.items() if sample[0] == op][:5]]
 
 
@@ -139,6 +146,19 @@ def test_a_whole_tile_may_be_hidden_before_very_low_scores():
     expected = F.scaled_dot_product_attention(q, k, v, mask)
     with use_kernels("fast"):
         np.testing.assert_allclose(F.scaled_dot_product_attention(q, k, v, mask).data, expected.data, atol=1e-12)
+
+
+@pytest.mark.parametrize("lowest", [-1e4, -1e9, -3e38])
+def test_rows_that_a_large_number_hides_get_the_gradients_of_the_textbook_form(lowest):
+    """Beside such a score m, ln l is lost in m + ln l. Whole numbers as scores: their sums are exact in any order."""
+    hide = np.where(mask(70, 1100), 0, lowest)
+    hide[[3, 66]] = lowest
+    for dtype in (np.float32, np.float64):
+        inputs = [(2 * randn(2, n, 3, seed=n)).round().astype(dtype) for n in (70, 1100)]
+        sample = "scaled_dot_product_attention", [*inputs, inputs[1]], {"attn_mask": hide.astype(dtype), "scale": 1.0}
+        ran, expected = (run(sample, kernels, dtype=dtype) for kernels in ("fast", "textbook"))
+        assert ran.function is TiledAttention
+        assert_close(ran.arrays, expected.arrays, dtype)
 
 
 def test_a_mask_that_learns_takes_the_naive_path():
@@ -295,6 +315,134 @@ def test_every_thread_gets_as_much():
         assert [sum(r.stop - r.start for r in threads.row_blocks(n, 7, 70)) for n in (0, 1, 99)] == [0, 1, 99]
         assert len(list(threads.row_blocks(1000, 1000, 300_000))) % workers == 0
         assert threads.divide_evenly(12, 5, workers) == 5 and 1 <= threads.divide_evenly(0, 5, 1) <= 5
+
+
+@pytest.fixture
+def four_threads(monkeypatch):
+    """Fast kernels with four threads, however many cores there are."""
+    monkeypatch.setattr(threads, "usable_cores", lambda: 4)
+    monkeypatch.setattr(threads, "_workers", 1)
+    monkeypatch.setattr(threads, "_pool", None)
+    with use_kernels("fast"):
+        yield
+
+
+class Others:
+    """Counts what the pool's threads do. Ctrl-C reaches only the main thread."""
+
+    def __init__(self):
+        self.begun, self.ended, self.is_there = deque(), deque(), threading.Event()
+
+    def piece(self, seconds, in_main=None, in_others=lambda: None):
+        """A piece of work. With `in_main`, the main thread waits until another thread has begun one, and then calls it.
+
+        (Ctrl-C in the wait itself could leave the event's lock locked.)
+        """
+        if threading.current_thread() is threading.main_thread():
+            if in_main is not None:
+                assert self.is_there.wait(60)
+                in_main()
+        else:
+            self.begun.append(1)
+            self.is_there.set()
+            time.sleep(seconds)
+            self.ended.append(1)
+            in_others()
+
+    def assert_at_rest(self):
+        """None is at work, and in a while none has begun anything."""
+        begun = len(self.begun)
+        assert begun == len(self.ended)
+        time.sleep(0.02)
+        assert begun == len(self.begun)
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize("error", [ValueError("of a piece"), KeyboardInterrupt("of a piece"), IndexError("of a piece")])
+@pytest.mark.parametrize("where", ["in_main", "in_others"])
+def test_after_an_exception_no_thread_is_at_work(four_threads, where, error):
+    others, begun = Others(), deque()
+    actions = {"in_main": lambda: time.sleep(0.005), where: lambda: fail(error)}
+    with pytest.raises(type(error), match="of a piece"):
+        threads.parallel(lambda i: (begun.append(i), others.piece(0.005, **actions)), range(200), uses_blas=False)
+    others.assert_at_rest()
+    assert len(begun) < 100
+    assert threads.parallel(abs, range(-200, 0), uses_blas=False) == list(range(200, 0, -1))
+
+
+@pytest.fixture
+def ctrl_c():
+    """ctrl_c(seconds) raises KeyboardInterrupt after that time, as soon as `parallel` runs."""
+
+    def interrupt(_, frame):
+        while frame is not None and frame.f_code is not threads.parallel.__code__:
+            frame = frame.f_back
+        if frame is None:
+            ctrl_c(1e-4)
+        else:
+            raise KeyboardInterrupt
+
+    def ctrl_c(seconds):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    yield ctrl_c
+    ctrl_c(0)  # never
+    signal.signal(signal.SIGALRM, before)
+
+
+ctrl_c_is_there = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer for signals")
+
+
+@ctrl_c_is_there
+def test_ctrl_c_at_any_moment(four_threads, ctrl_c):
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        others = Others()
+        with pytest.raises(KeyboardInterrupt):
+            ctrl_c(rng.uniform(2e-5, 2e-3))
+            while True:
+                threads.parallel(lambda _, others=others: others.piece(5e-5), range(10), uses_blas=False)
+        assert len(others.begun) == len(others.ended)
+
+
+@ctrl_c_is_there
+def test_a_second_ctrl_c_while_the_others_finish(four_threads, ctrl_c):
+    others = Others()
+
+    def two_of_them():
+        ctrl_c(0.05)
+        raise KeyboardInterrupt("the first")
+
+    with pytest.raises(KeyboardInterrupt, match="the first"):
+        threads.parallel(lambda _: others.piece(0.3, two_of_them), range(200), uses_blas=False)
+    others.assert_at_rest()
+    assert len(others.begun) < 20
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)  # the second came
+
+
+def test_a_call_from_inside_a_piece_stays_in_its_thread(four_threads, monkeypatch):
+    """Two threads of the pool that wait for each other would wait for ever."""
+    inside, start_others = threading.local(), threads._give_blas  # `parallel` calls it first
+
+    def from_outside(count):
+        assert not hasattr(inside, "piece")
+        start_others(count)
+
+    def piece(_):
+        inside.piece = True
+        others.piece(0.001, in_main=lambda: None)
+        inner = threads.parallel(lambda _: threading.get_ident(), range(9), uses_blas=False)
+        del inside.piece
+        return set(inner) == {threading.get_ident()}
+
+    monkeypatch.setattr(threads, "_give_blas", from_outside)
+    for _ in range(2):
+        others = Others()
+        assert all(threads.parallel(piece, range(20), uses_blas=False))
 
 
 FORK = """

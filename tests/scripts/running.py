@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from scripts.shared import command_line
+
 import pytest
 
 from gpt import GPT, GPTConfig, Tokenizer
@@ -15,7 +17,6 @@ from gpt.training import checkpoint
 from gpt.training.checkpoint import load_state
 from gpt.training.log import read_log
 from minigrad import manual_seed
-from scripts.shared import command_line
 from tests.gpt.small import save_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -59,11 +59,13 @@ def test_a_wrong_file_gets_its_diagnosis_and_its_line(tmp_path, capsys, body, he
     assert verdict["code"] == file.read_text(encoding="utf-8").splitlines()[verdict["line"] - 1].strip()
 
 
-def test_what_the_failing_case_prints_is_shown(tmp_path, capfd):
-    body = "        print('dout is', dout)\n        return (dout * (1 - ctx.out),)\n"
-    write_tanh(tmp_path, body)
+@pytest.mark.parametrize(
+    ("dx", "dout"), [("dout * (1 - ctx.out)", "[0.7]"), ("np.minimum(dout, 9) * (1 - ctx.out**2)", "[700.]")]
+)
+def test_what_the_failing_case_prints_is_shown(tmp_path, capfd, dx, dout):
+    write_tanh(tmp_path, f"        print('dout is', dout)\n        return ({dx},)\n")
     code, verdict = check(tmp_path, capfd)
-    assert code == 1 and verdict["printed"][0].startswith("dout is [0.7]")
+    assert code == 1 and verdict["printed"][0].startswith(f"dout is {dout}")
     assert run_here(exercise.main, "check", "tanh", "--workspace", tmp_path) == 1
     assert "In this case it prints:" in capfd.readouterr().out
 
@@ -101,6 +103,37 @@ def test_list_start_and_hints(tmp_path, capsys):
     for level in (1, 2, 3, 3):
         said = json.loads(output_of(exercise.main, "hint", "--workspace", tmp_path, "--json"))
         assert (said["name"], said["level"]) == ("softmax", level)
+
+
+def check_assessed(folder, capsys, name):
+    return check(folder, capsys, "--exercises", catalogue.ASSESSMENT, name=name)
+
+
+def test_a_class_gets_stubs_without_solutions(tmp_path, capsys):
+    exercises = [catalogue.load(path) for path in catalogue.paths([catalogue.ASSESSMENT]).values()]
+    assert "6 stubs" in output_of(exercise.main, "stubs", tmp_path / "class")
+    assert len(list((tmp_path / "class").iterdir())) == len(exercises) == 6
+    for each in exercises:
+        text = (tmp_path / "class" / each.path.name).read_text(encoding="utf-8")
+        secret = [*each.blanks.splitlines(), "EXERCISE", "BLANKS", "SLIPS", "hints", *(why for _, _, why in each.slips)]
+        assert "TODO" in text and not [line for line in secret if line.strip() and line.strip() in text]
+        assert check_assessed(tmp_path / "class", capsys, each.name)[1]["status"] == "unfinished"
+    file = tmp_path / "class" / "01_softplus.py"
+    file.write_text(exercises[0].completed(), encoding="utf-8")
+    assert check_assessed(tmp_path / "class", capsys, "softplus")[1]["status"] == "passed"
+    assert "01_softplus.py exists" in refusal(exercise.main, capsys, "stubs", tmp_path / "class")
+    assert file.read_text(encoding="utf-8") == exercises[0].completed()
+
+
+def test_nothing_tells_the_solution_of_an_assessment(tmp_path, capsys):
+    softplus = catalogue.load(catalogue.paths([catalogue.ASSESSMENT])["softplus"])
+    said = []
+    session = watching.Session(Workspace(tmp_path, catalogue.paths([catalogue.ASSESSMENT])), said.append)
+    assert session.press("h") and said[-1].startswith("there are no hints for softplus")
+    for old, new, reason in [*softplus.slips, ("np.logaddexp(0, x)", "np.log(1 + np.exp(x))", "np.logaddexp")]:
+        (tmp_path / "01_softplus.py").write_text(softplus.completed(old, new), encoding="utf-8")
+        _, verdict = check_assessed(tmp_path, capsys, "softplus")
+        assert verdict["status"] == "wrong" and verdict["details"] and reason not in verdict["diagnosis"]
 
 
 def test_reset_keeps_the_learners_file(tmp_path, monkeypatch):

@@ -3,7 +3,9 @@
 import http.client
 import json
 import signal
+import socket
 import subprocess
+import threading
 
 import numpy as np
 import pytest
@@ -121,6 +123,47 @@ def test_the_server_is_for_this_machine_and_for_who_knows_the_address(server):
 def test_a_bad_question_gets_a_sentence(server, body):
     status, text = request(server, "POST", server.path + "look", body)
     assert status == 200 and json.loads(text)["error"]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_shown"),
+    [
+        (BrokenPipeError, False),
+        (ConnectionResetError, False),
+        (ConnectionAbortedError, False),  # what Windows says
+        (ZeroDivisionError, True),
+    ],
+)
+def test_a_page_that_is_gone_is_not_an_error_and_others_are_shown(error, is_shown, capsys, monkeypatch):
+    def answer(question):
+        raise error("while the answer was made")
+
+    ended = threading.Event()
+    with serving(LocalServer("", answer)) as server:
+        monkeypatch.setattr(server, "close_request", lambda request: (request.close(), ended.set()))
+        with pytest.raises(http.client.RemoteDisconnected):
+            request(server, "POST", server.path + "look", "{}")
+        assert ended.wait(20)
+    assert (error.__name__ in capsys.readouterr().err) == is_shown
+
+
+def test_a_page_may_be_reloaded_while_its_answer_comes(capsys, monkeypatch):
+    asked, gone, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def answer(question):
+        asked.set()
+        assert gone.wait(20)
+        return {"text": "x" * 10_000_000}  # more than the system holds for a reader that is gone
+
+    with serving(LocalServer("", answer)) as server:
+        monkeypatch.setattr(server, "close_request", lambda request: (request.close(), ended.set()))
+        head = f"POST {server.path}look HTTP/1.1\r\nHost: {server.host}\r\nContent-Type: application/json\r\n"
+        with socket.create_connection(server.server_address) as page:
+            page.sendall(f"{head}Content-Length: 2\r\n\r\n{{}}".encode())
+            assert asked.wait(20)
+        gone.set()
+        assert ended.wait(20)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_script_prints_its_address_and_ends_with_ctrl_c(tmp_path):

@@ -96,6 +96,22 @@ def test_a_tied_weight_adds_up_its_uses_and_says_what_adam_did(chromium, recorde
         assert close([number(after)], update.after.array.reshape(-1)[5])
 
 
+def test_the_arrow_keys_go_on_stepping_after_a_click_on_a_number(chromium, recorded):
+    with opened(chromium, recorded[0]) as tab:
+        cells = tab.locator("#card td")
+        cells.nth(1).click()
+        press(tab, "ArrowRight")
+        assert tab.locator("#card h2").inner_text().startswith("2 of ")
+        cells.nth(1).click()
+        press(tab, "ArrowLeft")
+        assert tab.locator("#card h2").inner_text().startswith("1 of ")
+        # with the keyboard alone they move from number to number
+        cells.first.focus()
+        press(tab, "ArrowRight", "Enter", "ArrowRight", "Enter")
+        assert tab.locator("#card h2").inner_text().startswith("1 of ")
+        assert "chosen" in cells.nth(2).get_attribute("class")
+
+
 def test_search_minimap_and_play(chromium, recorded):
     path, recording = recorded
     with opened(chromium, path) as tab:
@@ -144,6 +160,28 @@ def asked(tab, action):
     with tab.expect_response("**/look"):
         action()
     tab.wait_for_timeout(50)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_colors_of_surprise_are_what_the_page_says(chromium, explorer, scheme):
+    def answer(question):
+        found = explorer[1].look(question)
+        return {**found, "surprise": [None, *range(1, len(found["tokens"]))]}
+
+    def color_of(place):
+        text = place.evaluate("place => getComputedStyle(place).backgroundColor")
+        *rgb, alpha = [*map(float, re.findall(r"[\d.]+", text)), 1.0][:4]
+        return np.array(rgb), alpha
+
+    server = LocalServer(explorer_page("a small model", "the cat sat"), answer)
+    with serving(server), opened(chromium, server.address, color_scheme=scheme) as tab:
+        tab.locator("#tokens button").first.wait_for()
+        (word,) = re.findall(r"The (\w+) a token, the less the model expected it", tab.locator("main").inner_text())
+        paper, _ = color_of(tab.locator("body"))
+        tokens = [color_of(token) for token in tab.locator("#tokens button").all()[1:]]
+        shown = np.array([alpha * rgb + (1 - alpha) * paper for rgb, alpha in tokens])
+    measure = {"darker": -shown.sum(1), "bluer": shown[:, 2] - shown[:, 0]}[word]
+    assert len(measure) > 3 and (np.diff(measure) > 1).all()
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP])

@@ -108,10 +108,11 @@ def test_a_lesson_that_fails_leaves_no_page(tmp_path):
 
 # The notebook.
 
-nbformat = pytest.importorskip("nbformat")
 
-
+@pytest.mark.oracle("nbformat")
 def test_a_notebook_runs_from_top_to_bottom(tmp_path, capsys, monkeypatch):
+    import nbformat
+
     path = tmp_path / "999_title.ipynb"
     write_notebook(read_cells(write(tmp_path)), path)
     notebook = nbformat.read(path, as_version=4)
@@ -129,9 +130,11 @@ def test_a_notebook_runs_from_top_to_bottom(tmp_path, capsys, monkeypatch):
     assert "secret" in capsys.readouterr().out
 
 
+@pytest.mark.oracle("nbformat", "nbclient", "ipykernel")
 def test_a_real_kernel_shows_pictures_inline(tmp_path):
-    nbclient = pytest.importorskip("nbclient")
-    pytest.importorskip("ipykernel")
+    import nbclient
+    import nbformat
+
     path = tmp_path / "999_title.ipynb"
     write_notebook(read_cells(write(tmp_path)), path)
     notebook = nbformat.read(path, as_version=4)
@@ -140,6 +143,7 @@ def test_a_real_kernel_shows_pictures_inline(tmp_path):
     assert {"image/png", "text/html", "image/svg+xml"} <= set(kinds)
 
 
+@pytest.mark.oracle("nbformat")
 def test_a_notebook_in_which_somebody_has_worked_is_kept(tmp_path):
     path, cells = tmp_path / "999_title.ipynb", read_cells(write(tmp_path))
     write_notebook(cells, path)

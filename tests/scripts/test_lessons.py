@@ -114,6 +114,18 @@ def test_the_path_ticks_what_is_done_and_marks_what_is_next(tmp_path):
     assert "next: python scripts/lesson.py 411" in shown and "exercises: " in shown
 
 
+def test_all_pages_mark_no_lesson_as_done(tmp_path, monkeypatch):
+    """A page is read later or never: only the lesson that somebody asked for is done."""
+    only = [path for path in lesson.lessons() if path.stem.startswith("421")]
+    monkeypatch.setattr(lesson, "lessons", lambda: only)
+    monkeypatch.setattr(lesson.subprocess, "run", lambda command: SimpleNamespace(returncode=lesson.main(command[2:])))
+    assert lesson.main(["all", "--html", "--out-dir", str(tmp_path)]) == 0
+    assert (tmp_path / "421_raw_attention.html").exists()
+    assert "[x] 421" not in output_of(lesson.main, "--out-dir", tmp_path)
+    assert lesson.main(["all", "--out-dir", str(tmp_path)]) == 0
+    assert "[x] 421" in output_of(lesson.main, "--out-dir", tmp_path)
+
+
 def test_every_exercise_is_on_the_path_once(tmp_path):
     listed = re.findall(r"exercises: (.+)", output_of(lesson.main, "--out-dir", tmp_path))
     names = [name.removesuffix(" [x]") for line in listed for name in line.split(", ")]

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 
+from scripts.shared import command_line
+
 import pytest
 
 from gpt import Tokenizer, load_checkpoint
@@ -16,7 +18,6 @@ from gpt.training.checkpoint import has_checkpoint
 from gpt.training.log import read_log
 from minigrad import backend
 from scripts import demo, generate, lora, pipeline, quantize, sft, train
-from scripts.shared import command_line
 from tests.scripts.running import (
     ROOT,
     SMALL_RUN,
@@ -152,13 +153,27 @@ def test_resume_says_where_it_goes_on_and_what_is_not_as_before(finished, tmp_pa
     assert "up to rounding, but not bit for bit" in output
 
 
+def test_a_finished_run_says_so_and_is_trained_longer_if_asked(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    resume = ["--init-from", "resume", "--out-dir", folder]
+    output = output_of(train.main, *resume)
+    assert "\nthis run was finished already: trained 12 steps, 1,536 tokens, in " in output
+    assert "\nto train it longer, resume it with a larger --max-iters\n" in output
+    output = output_of(train.main, *resume, "--max-iters", "20")
+    assert f"resuming {folder} at step 12\nthis is not the run that was planned with 20 steps" in output
+    assert "20/20 | loss" in output and "\ntrained 20 steps, 2,560 tokens, in " in output
+    assert "finished already" not in output
+    assert "finished already: trained 20 steps" in output_of(train.main, *resume)
+
+
 def test_resume_refuses_what_contradicts_the_run(finished, capsys):
     folder, _ = finished
     before = files_of(folder)
     resume = ["--init-from", "resume", "--out-dir", folder]
     words = {
         "--n-layer 3": "n_layer 1, not 3: a resumed run keeps its settings",
-        "--max-iters 50": "max_iters 12, not 50",
+        "--max-iters 8": f"the run in {folder} is at step 12 already, and cannot end at step 8",
+        "--max-iters 50 --batch-size 3": "batch_size 4, not 3",
         "--data other.txt": "data ",
         "--learning-rate 0.5": "learning_rate 0.001, not 0.5",
     }
@@ -339,3 +354,43 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
 
     with pytest.raises(KeyError):
         command_line.run(main)
+
+
+# Ctrl-C where Python cannot raise it: as in the callbacks that clean up after an import.
+LOST = """
+class Broken:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+Broken()
+from scripts.shared import command_line
+command_line.run(lambda argv: print("not reached", file=sys.stderr))"""
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "error"),
+    [
+        ("signal.raise_signal(signal.SIGINT)", 130, "^\ninterrupted\n$"),  # as in the imports of a script
+        ("threading._register_atexit(signal.raise_signal, signal.SIGINT)", 0, "^$"),  # when threads are waited for
+        (LOST, 130, "^\ninterrupted\n$"),
+        ("raise KeyError('x')", 1, "^Traceback .*KeyError: 'x'\n$"),
+        ("threading._register_atexit(int, 'x')", 0, "Traceback .*ValueError: invalid literal"),
+    ],
+)
+def test_ctrl_c_is_no_traceback_before_a_script_begins_or_after_it_has_ended(code, status, error):
+    code = f"import scripts.shared, signal, sys, threading\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == status and re.search(error, done.stderr, re.DOTALL)
+
+
+@pytest.mark.parametrize("script", ["train", "grpo", "generate", "explore"])
+def test_ctrl_c_is_no_traceback_while_a_script_loads_the_packages(script):
+    code = f"""import runpy, signal, sys
+class CtrlC:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "gpt":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, CtrlC)
+runpy.run_path("scripts/{script}.py", run_name="__main__")"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert (done.returncode, done.stderr) == (130, "\ninterrupted\n")

@@ -2,6 +2,7 @@
 stand-in for a GPU, it learns what the CPU learns."""
 
 import itertools
+import shutil
 import signal
 
 import pytest
@@ -36,6 +37,26 @@ def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(
     resume = ["--init-from", "resume", "--out-dir", tmp_path / "run", "--kernels", "textbook"]
     assert run_here(script.main, *resume) == 0
     assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if not name.startswith("train")])
+def test_a_finished_run_is_trained_longer(name, finished, tmp_path, capsys):
+    folder = shutil.copytree(finished(name)[0], tmp_path / "run")
+    main, done = RUNS[name][0].main, load_state(folder)["step"]
+    option = "--total-iterations" if name.startswith(("ppo", "grpo")) else "--max-iters"
+    resume = ["--init-from", "resume", "--out-dir", folder, "--kernels", "textbook"]
+    output = output_of(main, *resume)
+    assert "this run was finished already" in output and f"resume it with a larger {option}\n" in output
+    assert "cannot end at step" in refusal(main, capsys, *resume, option, "1")
+    adapter = folder / "adapter" / "adapter_model.safetensors"
+    before = adapter.read_bytes() if adapter.exists() else None
+    length = 6 if option == "--max-iters" else 3
+    assert "this is not the run that was planned with" in output_of(main, *resume, option, length)
+    state = load_state(folder)
+    assert state["step"] == state["training"]["max_iters"] == done * 3 // 2
+    assert before is None or adapter.read_bytes() != before
+    assert len(state["extra"].pop("notes")) == 1
+    assert state["extra"].keys() == load_state(finished(name)[0])["extra"].keys()
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name not in ("lora, full", "lora, dropout")])

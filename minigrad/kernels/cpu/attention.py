@@ -18,6 +18,9 @@ beside the keys, and the negative of the subtrahend beside the queries,
 
     [k, 1] @ [q, -(m + ln l)]ᵀ = scoresᵀ - (m + ln l)            [v, 1] @ [dout, -dout · out]ᵀ = dprobsᵀ - dout · out
 
+Rows far from 0 need more care. If a mask of numbers adds -1e9 to a whole row, m is about -1e9, where neighboring
+float32 numbers are 64 apart: ln l is lost in m + ln l. Such rows are divided by their sum a second time, in backward.
+
 A tile has a few heads x query rows x KEYS numbers, which fit in the processor's cache. Groups of heads are split among
 the threads. Query heads that share a head of keys and values (grouped-query attention) stay in one group, which reads
 the keys and values once.
@@ -33,10 +36,11 @@ import numpy as np
 
 from ...autograd import Context, Function
 from ...functional.attention import DROPOUT_ROWS, ScaledDotProductAttention, SplitHeads
-from ...functional.broadcasting import unbroadcast
+from ...functional.broadcasting import shape_of, unbroadcast
 from ...functional.stochastic import keep_scale
 from .threads import divide_evenly, parallel
 
+FAR = 8192  # beyond it, neighboring float32 numbers are at least 0.001 apart
 KEYS = 1024  # keys of a tile
 TILE = 256 * 1024  # numbers in a tile over all its heads
 
@@ -75,15 +79,21 @@ class TiledAttention(Function):
         plan = ctx.plan
         dq, dk, dv = plan.empty_gradients(dout.dtype)
         dout = dout.reshape(ctx.out.shape)
+        logsumexp, far = ctx.logsumexp, np.abs(ctx.logsumexp) > FAR
+        if far.any():  # subtracted only after the mask has been added, because then the difference is exact
+            plan.far = np.where(far, logsumexp, 0)
+            logsumexp = logsumexp - plan.far
 
         def attend(heads):
             keys, values = (_with_column(x[plan.of_keys(heads)], 1) for x in (plan.k, plan.v))  # (b, h or 1, S, D + 1)
             dkeys, dvalues = np.zeros_like(keys[..., :-1]), np.zeros_like(values[..., :-1])
             for rows in plan.query_blocks():
                 at = (..., rows, slice(None))
-                queries = _with_column(plan.q[heads][at] * plan.scale, -ctx.logsumexp[heads][at])
+                queries = _with_column(plan.q[heads][at] * plan.scale, -logsumexp[heads][at])
                 dots = np.einsum("...i,...i->...", dout[heads][at], ctx.out[heads][at])  # (b, h, R): dout · out
                 douts = _with_column(dout[heads][at], -dots[..., None])
+                if plan.far is not None:  # dividing dout divides dq, dk and dv; the other rows are divided by 1
+                    douts /= np.where(far[heads][at], _sums_of_probs(plan, heads, rows, queries, keys), 1)
                 dq[heads][at] = _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues)
             dk[plan.of_keys(heads)], dv[plan.of_keys(heads)] = dkeys, dvalues
 
@@ -132,9 +142,7 @@ def _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalu
     q, dout = queries[..., :-1], douts[..., :-1]
     dq = np.zeros_like(q)
     for columns in plan.key_blocks(rows):
-        scores = keys[..., columns, :] @ queries.swapaxes(-1, -2)  # less (m + ln l)
-        scores = plan.hide(scores.swapaxes(-1, -2), heads, rows, columns).swapaxes(-1, -2)
-        probs = np.exp(scores, out=scores)
+        probs = _probs(plan, heads, rows, columns, queries, keys)
         keep = plan.keep(heads, rows, columns)
         # out = (probs * keep) @ v
         if keep is None:
@@ -153,6 +161,22 @@ def _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalu
         _add_shared(dkeys[..., columns, :], dscores @ q)
     dq *= plan.scale
     return dq
+
+
+def _probs(plan, heads, rows, columns, queries, keys):
+    """e^(scores - (m + ln l)) of a tile (b, h, KEYS, R)."""
+    scores = keys[..., columns, :] @ queries.swapaxes(-1, -2)  # less (m + ln l)
+    scores = plan.hide(scores.swapaxes(-1, -2), heads, rows, columns)
+    if plan.far is not None:
+        scores -= plan.far[heads][..., rows, :]
+    scores = scores.swapaxes(-1, -2)
+    return np.exp(scores, out=scores)
+
+
+def _sums_of_probs(plan, heads, rows, queries, keys):
+    """The sum of each row's `_probs`, (b, h, R, 1)."""
+    tiles = (_probs(plan, heads, rows, columns, queries, keys) for columns in plan.key_blocks(rows))
+    return sum(tile.sum(axis=-2) for tile in tiles)[..., None]
 
 
 def _add_shared(total, addend):
@@ -199,7 +223,8 @@ class _Plan:
     """The operands with common leading axes (batch..., heads), and the order of the tiles."""
 
     def __init__(self, q, k, v, mask, is_causal, scale, dropout_p, stream):
-        lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+        self.scores_lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], shape_of(mask)[:-2])
+        lead = np.broadcast_shapes(self.scores_lead, v.shape[:-2])
         self.lead = (1,) * (2 - len(lead)) + lead  # a batch and a head axis even where the caller has none
         self.shared = _shares_keys(q, k, v)
         self.key_lead = (*lead[:-1], 1) if self.shared else self.lead
@@ -211,6 +236,7 @@ class _Plan:
         self.mask = None if mask is None else np.broadcast_to(mask, (*self.lead, self.queries, self.keys))
         self.is_causal, self.scale, self.dropout_p, self.stream = is_causal, scale, dropout_p, stream
         self.may_hide_rows = mask is not None
+        self.far: Any = None  # in backward: what is subtracted from scores far from 0
         self.rows = DROPOUT_ROWS
         self.above_diagonal = np.triu(np.full((self.rows, self.rows), -math.inf, q.dtype), 1)
 
@@ -278,7 +304,8 @@ class _Plan:
         """The dropout scales of a tile, equal to those that the textbook form draws for the same place."""
         if self.dropout_p == 0:
             return None
-        numbers = np.arange(math.prod(self.lead)).reshape(self.lead)[heads]  # of the heads of this tile
+        numbers = np.arange(math.prod(self.scores_lead)).reshape(self.scores_lead)  # values may have more leading axes
+        numbers = np.broadcast_to(numbers, self.lead)[heads]  # of the heads of this tile
         shape, block = (rows.stop - rows.start, self.keys), rows.start // DROPOUT_ROWS
         scales = [keep_scale(np, self.stream, shape, self.dropout_p, int(head), block) for head in numbers.flat]
         tile = np.stack(scales)[:, :, columns].astype(self.q.dtype, copy=False)

@@ -25,9 +25,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import math
 import os
 import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,15 +38,16 @@ import numpy as np
 
 from ...backend import Array, usable_cores
 
-if TYPE_CHECKING:  # imported where it is used: it takes as long as a quarter of minigrad
-    from concurrent.futures import ThreadPoolExecutor
+if TYPE_CHECKING:  # imported where it is used
+    from queue import SimpleQueue
 
 BLOCK = 256 * 1024  # numbers
 FEW_ROWS = 16  # products with at most this many rows are faster on the matrix library's own threads
 ROW_BY_ROW = 6  # up to this many rows are faster as products of one row each
 Piece = TypeVar("Piece")
 
-_pool: ThreadPoolExecutor | None = None
+_pool: SimpleQueue[Callable[[], None]] | None = None  # of tasks: a thread of the pool takes one and runs it
+_this_thread = threading.local()  # is_busy: whether this thread works on a piece
 _workers = 1
 _blas_limit: Any = None  # threadpoolctl's limit while it is in force
 _blas_libraries: list[Any] = []
@@ -52,14 +56,10 @@ _blas_threads = 1  # the number of threads that the matrix library may use now
 
 def start() -> None:
     """Start the pool with one thread per usable core, give the matrix library one thread, and keep freed memory."""
-    global _pool, _workers, _blas_limit, _blas_libraries, _blas_threads
+    global _workers, _blas_limit, _blas_libraries, _blas_threads
     if _pool is None:
         _workers = usable_cores()
-        _pool = _new_pool()
-        try:
-            _pool.submit(int).result()  # does a thread start?
-        except RuntimeError:
-            _workers = 1
+        _start_threads()
         _keep_freed_memory()
     if _blas_limit is None:
         try:
@@ -70,17 +70,31 @@ def start() -> None:
         _blas_limit, _blas_libraries, _blas_threads = controller.limit(limits=1), controller.lib_controllers, 1
 
 
-def _new_pool() -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor
+def _start_threads() -> None:
+    """Make a pool of one thread less than there are workers, because the caller's thread works too.
 
-    return ThreadPoolExecutor(max(1, _workers - 1), thread_name_prefix="minigrad")
+    Not Python's ThreadPoolExecutor: Ctrl-C at the wrong moment leaves one of its locks locked.
+    """
+    global _pool, _workers
+    from queue import SimpleQueue
+
+    _pool = SimpleQueue()
+    try:
+        for _ in range(_workers - 1):
+            threading.Thread(target=_run_tasks, args=(_pool,), name="minigrad", daemon=True).start()
+    except RuntimeError:  # no thread can be started
+        _workers = 1
+
+
+def _run_tasks(pool: SimpleQueue[Callable[[], None]]) -> None:
+    while True:
+        pool.get()()
 
 
 def _after_fork() -> None:
     """A forked process has no threads but the one that forked, and would wait for the pool's for ever: a new pool."""
-    global _pool
     if _pool is not None:
-        _pool = _new_pool()
+        _start_threads()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
@@ -107,25 +121,61 @@ def _keep_freed_memory() -> None:
 
 
 def parallel(function: Callable[[Piece], Any], pieces: Iterable[Piece], uses_blas: bool = True) -> list[Any]:
-    """[function(piece) for piece in pieces], split among the threads. Results are in order; raises the first error."""
-    work = list(enumerate(pieces))
-    results: list[Any] = [None] * len(work)
-    if _pool is None or _workers == 1 or len(work) < 2 or (uses_blas and _blas_limit is None):
-        for index, piece in work:
-            results[index] = function(piece)
+    """[function(piece) for piece in pieces], split among the threads, with the results in order.
+
+    After an exception, or Ctrl-C, no thread begins another piece; the first exception is raised when all have finished
+    theirs. A call from inside a piece is not split again: it runs in the thread of that piece.
+    """
+    # The function is part of the queue, so that a thread that wakes up late finds nothing that would keep arrays alive.
+    queue = deque((function, index, piece) for index, piece in enumerate(pieces))
+    results: list[Any] = [None] * len(queue)
+    alone = _workers == 1 or len(queue) < 2 or (uses_blas and _blas_limit is None)
+    if _pool is None or alone or getattr(_this_thread, "is_busy", False):
+        _work_off(queue, results)
         return results
     _give_blas(1)
-    queue = iter(work)  # shared: each thread takes the next piece when it is free
+    errors: list[BaseException] = []
 
-    def take() -> None:
-        for index, piece in queue:
-            results[index] = function(piece)
+    def give_up(error: BaseException) -> None:
+        errors.append(error)
+        queue.clear()
 
-    others = [_pool.submit(take) for _ in range(min(_workers, len(work)) - 1)]
-    take()
-    for other in others:
-        other.result()
+    def take_part(busy: threading.Lock) -> None:
+        with busy:
+            try:
+                _this_thread.is_busy = True
+                _work_off(queue, results)
+            except BaseException as error:
+                give_up(error)
+            finally:
+                _this_thread.is_busy = False
+
+    locks = [threading.Lock() for _ in range(min(_workers, len(queue)) - 1)]
+    try:
+        for lock in locks:
+            _pool.put(functools.partial(take_part, lock))
+        take_part(threading.Lock())
+    except BaseException as error:  # Ctrl-C before or after the pieces
+        give_up(error)
+    while locks:  # wait for the other threads, also if Ctrl-C is pressed again
+        try:
+            with locks[-1]:  # free if its thread has finished, or has not begun and so will find no pieces
+                locks.pop()
+        except BaseException as error:
+            give_up(error)
+    if errors:
+        raise errors.pop(0)
     return results
+
+
+def _work_off(queue: deque[tuple], results: list[Any]) -> None:
+    """Take pieces from the queue until it is empty. Several threads may do so: a deque gives each piece to one."""
+    while True:
+        try:
+            function, index, piece = queue.popleft()
+        except IndexError:
+            return
+        results[index] = function(piece)
 
 
 def row_blocks(rows: int, columns: int, numbers: int = BLOCK) -> Iterator[slice]:

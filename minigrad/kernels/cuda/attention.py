@@ -121,15 +121,24 @@ extern "C" __global__ void softmax_backward(const real* scores, const real* ddro
     int lane = threadIdx.x % 32;
     real log_of_sum = logsumexp[row.saved];
 
+    // Far from 0, ln Σ e^(score - largest) is lost in logsumexp, which is then `largest`: divide by that sum here.
+    real inverse = 1;
+    if (fabs(log_of_sum) > 8192) {  // float32 numbers beyond it are 0.001 apart
+        real sum = 0;
+        for (int key = lane; key < columns; key += 32)
+            if (sees(row.mask, row.query, key)) sum += exp(scores[key] - log_of_sum);
+        inverse = 1 / warp_sum(sum);
+    }
+
     real dot = 0;
     for (int key = lane; key < columns; key += 32)
         if (sees(row.mask, row.query, key))
             dot += exp(scores[key] - log_of_sum) * ddropped[key] * keep(kept, row.kept + key, keep_scale);
-    dot = warp_sum(dot);
+    dot = warp_sum(dot) * inverse;
 
     for (int key = lane; key < columns; key += 32) {
         bool seen = sees(row.mask, row.query, key);
-        real prob = seen ? exp(scores[key] - log_of_sum) : real(0);
+        real prob = seen ? exp(scores[key] - log_of_sum) * inverse : real(0);
         real kept_of = keep(kept, row.kept + key, keep_scale);
         real dscore = seen ? prob * (ddropped[key] * kept_of - dot) : real(0);
         store(dropped, key, prob * kept_of);
@@ -146,12 +155,17 @@ class CudaAttention(Function):
 
     @staticmethod
     def suits(needs_grad, q, k, v, mask, is_causal, scale, dropout_p, stream):
-        """float32, float64 or bfloat16, not empty, and no mask or one boolean mask for all heads."""
+        """float32, float64 or bfloat16, not empty, and no mask or one boolean mask for all heads.
+
+        Not for dropout if v has leading axes that the scores lack: its values share the random numbers of one score.
+        """
         if not supports(q, k, v) or 0 in (q.size, k.size, v.size):
+            return False
+        lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+        if dropout_p > 0 and lead != np.broadcast_shapes(q.shape[:-2], k.shape[:-2]):
             return False
         if mask is None:
             return True
-        lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
         heads = (1,) * (len(lead) + 2 - mask.ndim) + mask.shape[:-2]  # as many axes as `lead`
         alike = len(heads) == len(lead) and all([n == 1 for n in heads[1:]]) and heads[:1] in ((), (1,), lead[:1])
         return mask.dtype == bool and alike and (len(lead) > 1 or heads[:1] in ((), (1,)))

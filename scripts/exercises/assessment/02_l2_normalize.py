@@ -58,11 +58,5 @@ EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
     title="vectors of length 1",
     group="Assessment", effort="20 min, medium",
-    hints=(
-        "x acts itself, and through the length. Stretching x changes nothing (eps aside): that direction falls "
-        "out of dx.",
-        "The length is (..., 1); the dot product dout · out is one number per row.",
-        "dx = (dout - out * (dout * out).sum(-1, keepdims=True)) / length",
-    ),
     checks=[OpCheck("L2Normalize", cases(), Case(some(2, 3, 5), eps=0.1), examples=15)],
 )

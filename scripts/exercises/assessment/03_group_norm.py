@@ -79,11 +79,5 @@ EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
     title="layer norm within groups of channels",
     group="Assessment", effort="40 min, hard",
-    hints=(
-        "Reshape to (N, groups, C / groups): then it is layer norm over the last axis.",
-        "mean and std are (N, groups, 1). weight and bias act on (N, C), so their gradients are sums over N.",
-        "d = (dout * weight).reshape(N, groups, -1); dx = (d - mean(d) - x_hat * mean(d * x_hat)) / std, "
-        "reshaped to (N, C)",
-    ),
     checks=[OpCheck("GroupNorm", cases(), Case(some(3, 8), some(8), some(8, seed=1), groups=2, eps=0.1), examples=15)],
 )

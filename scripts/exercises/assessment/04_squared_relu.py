@@ -49,11 +49,6 @@ EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
     title="a relu without a corner",
     group="Assessment", effort="5 min, easy",
-    hints=(
-        "Chain rule through the square, then through relu.",
-        "Element by element: 2 r times the gate, where r = max(x, 0).",
-        "dx = dout * 2 * np.maximum(x, 0)",
-    ),
     checks=(
         OpCheck(
             "SquaredRelu",

@@ -55,10 +55,5 @@ EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
     title="logits that cannot run away",
     group="Assessment", effort="10 min, easy",
-    hints=(
-        "Chain rule: the factor cap outside, 1/cap inside.",
-        "Element by element, and the two constants cancel.",
-        "dx = dout * (1 - np.tanh(x / cap) ** 2)",
-    ),
     checks=[OpCheck("SoftCap", cases(), Case(some(3, 4), cap=1.7))],
 )

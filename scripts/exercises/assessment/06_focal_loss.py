@@ -69,10 +69,5 @@ EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
     title="cross-entropy that cares about what is hard",
     group="Assessment", effort="40 min, hard",
-    hints=(
-        "Product rule in p: (1 - p)^gamma depends on it as well as ln p. Then d p / d logits, which is softmax's row.",
-        "dp is one number per row (N, 1); dp / dlogits = p (onehot - softmax) is (N, C).",
-        "dp = gamma * (1-p)**(gamma-1) * ln(p) - (1-p)**gamma / p; dlogits = dout / N * dp * p * (onehot - probs)",
-    ),
     checks=[OpCheck("FocalLoss", cases(), Case(some(5, 4), np.array([0, 3, 1, 2, 3]), gamma=2.0))],
 )

@@ -1,0 +1,90 @@
+"""Check this machine: NumPy's matrix products, and which CUDA extra fits the graphics card. A line for each check.
+
+`python scripts/setup.py doctor` runs this file in .venv, or, where there is none, in the Python that was called. It
+needs only the standard library, and NumPy for the checks of NumPy. The exit code is 1 if a check fails.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+
+SHAPES = [(4, 5), (17, 33), (64, 64), (300, 672)]  # also sizes that are not multiples of a vector's width
+UPGRADE = f'type `"{sys.executable}" -m pip install --upgrade numpy`'
+# The extras of setup.cfg for GPUs: the oldest compute capability (Maxwell; Turing) and the oldest driver that their
+# CUDA supports. Blackwell needs CUDA 12.8, and both bring a newer one.
+EXTRAS = {"cuda12": (5.0, 525), "cuda13": (7.5, 580)}
+NO_EXTRA = "no extra fits, because CUDA 12 needs compute capability 5.0 and driver 525: try to update the driver"
+ASK_FOR_CARDS = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+
+
+def main() -> int:
+    """Print the results of all checks, and return the exit code."""
+    print(f"Python {sys.version.split()[0]}: {sys.executable}")
+    lines = [*check_numpy(), *check_cards()]
+    print("\n".join(lines))
+    return int(any(line.startswith("WRONG") for line in lines))
+
+
+def check_numpy() -> Iterator[str]:
+    """Name the library that multiplies matrices, and check products of float32.
+
+    One OpenBLAS is wrong on Apple's M4 if both factors are the same array, as in x @ x.T (numpy issue 31776), which
+    Muon's Newton-Schulz iteration computes. Other libraries raise false warnings on an M4 (numpy issue 28687).
+    """
+    try:
+        import numpy as np
+
+        blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    except (ImportError, TypeError):  # there is no NumPy, or one that knows no `mode`
+        yield "WRONG: NumPy 2 is missing: type `python scripts/setup.py install`"
+        return
+    yield f"NumPy {np.__version__} multiplies matrices with {blas['name']} {blas['version']}, {threads()}"
+    wrong = []
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        for shape in SHAPES:
+            x, y = np.random.default_rng(0).random((2, *shape), np.float32)
+            for name, a, b in (("x @ y.T", x, y.T), ("x @ x.T", x, x.T), ("x.T @ x", x.T, x)):
+                right = np.einsum("ik,kj->ij", a, b, dtype=np.float64)  # in a loop of NumPy's own
+                if not np.allclose(np.matmul(a, b), right, rtol=1e-4):
+                    wrong.append(f"{name} of {shape}")
+    if wrong:
+        yield f"WRONG: float32 {', '.join(wrong)}: {UPGRADE}, or on an M4 set OPENBLAS_CORETYPE=NEOVERSEN1"
+    else:
+        yield "x @ y.T, x @ x.T and x.T @ x are right in float32"
+    if raised:
+        yield f"WRONG: products of small numbers raise a warning ({raised[0].message}): {UPGRADE}"
+
+
+def threads() -> str:
+    """How many threads the library uses for a product."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return "threads unknown without threadpoolctl"
+    found = [f"{library['num_threads']} threads" for library in threadpool_info() if library["user_api"] == "blas"]
+    return found[0] if found else "whose threads only VECLIB_MAXIMUM_THREADS limits"  # Accelerate
+
+
+def check_cards() -> Iterator[str]:
+    """Say which extra fits each NVIDIA card."""
+    try:
+        answer = subprocess.run(ASK_FOR_CARDS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+    except OSError:
+        yield "no NVIDIA card found: there is no program nvidia-smi"
+        return
+    if answer.returncode != 0:
+        yield f"WRONG: nvidia-smi says: {answer.stdout.strip()}. Install or update the driver of the NVIDIA card."
+        return
+    for line in answer.stdout.splitlines():
+        _, capability, driver = line.rsplit(", ", 2)
+        has = float(capability), float(driver.partition(".")[0])
+        fits = [extra for extra, needs in EXTRAS.items() if has[0] >= needs[0] and has[1] >= needs[1]]
+        yield f"card {line}: take the extra {' or '.join(fits)}" if fits else f"WRONG: card {line}: {NO_EXTRA}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

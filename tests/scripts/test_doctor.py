@@ -1,0 +1,122 @@
+"""scripts/shared/doctor.py finds wrong matrix products, false warnings, and CUDA that does not fit the card."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+from scripts.shared import doctor
+
+import numpy as np
+import pytest
+import threadpoolctl
+
+from scripts import setup
+from tests.scripts.running import ROOT
+
+
+@pytest.fixture(autouse=True)
+def no_card(monkeypatch, tmp_path):
+    """No program is found, and so no nvidia-smi."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+@pytest.fixture
+def cards(monkeypatch, tmp_path):
+    """Put a program nvidia-smi on the path, which answers with this text and exit code."""
+
+    def make(text, code=0):
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\necho '{text}'\nexit {code}\n", encoding="utf-8")
+        program.chmod(0o755)
+
+    if os.name == "nt":
+        pytest.skip("the stand-in for nvidia-smi is a shell script")
+    return make
+
+
+def examined(capsys):
+    """The exit code, and the lines below the first one, which names the Python."""
+    code = doctor.main()
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.endswith(sys.executable)
+    return code, lines
+
+
+def test_this_machine_is_right(capsys):
+    code, (numpy, products, card) = examined(capsys)
+    assert code == 0 and products == "x @ y.T, x @ x.T and x.T @ x are right in float32"
+    assert numpy.startswith(f"NumPy {np.__version__} multiplies matrices with ")
+    assert card == "no NVIDIA card found: there is no program nvidia-smi"
+
+
+def test_products_of_a_matrix_with_itself_that_are_wrong_are_found(monkeypatch, capsys):
+    def matmul(a, b, real=np.matmul):
+        return real(a, b) * (1 - 2 * (np.shares_memory(a, b) and len(a) > 4))
+
+    monkeypatch.setattr(np, "matmul", matmul)
+    code, (_, products, _) = examined(capsys)
+    assert code == 1 and products.startswith("WRONG: float32 x.T @ x of (4, 5), x @ x.T of (17, 33), x.T @ x of (17, ")
+    assert "y.T" not in products and products.endswith("numpy`, or on an M4 set OPENBLAS_CORETYPE=NEOVERSEN1")
+
+
+def test_false_warnings_are_found(monkeypatch, capsys):
+    def matmul(a, b, real=np.matmul):
+        warnings.warn("divide by zero encountered in matmul", RuntimeWarning, stacklevel=2)
+        return real(a, b)
+
+    monkeypatch.setattr(np, "matmul", matmul)
+    code, (_, products, warned, _) = examined(capsys)
+    assert code == 1 and products.endswith("are right in float32")
+    assert warned.startswith("WRONG: products of small numbers raise a warning (divide by zero encountered in matmul)")
+
+
+def test_the_library_and_its_threads_are_named(monkeypatch, capsys):
+    accelerate = {"Build Dependencies": {"blas": {"name": "accelerate", "version": "unknown"}}}
+    monkeypatch.setattr(np, "show_config", lambda mode: accelerate)
+    openmp, openblas = {"user_api": "openmp", "num_threads": 4}, {"user_api": "blas", "num_threads": 8}
+    its_own = "whose threads only VECLIB_MAXIMUM_THREADS limits"
+    for loaded, said in ([openmp, openblas], "8 threads"), ([openmp], its_own):
+        monkeypatch.setattr(threadpoolctl, "threadpool_info", lambda loaded=loaded: loaded)
+        _, (numpy, *_) = examined(capsys)
+        assert numpy == f"NumPy {np.__version__} multiplies matrices with accelerate unknown, {said}"
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    assert doctor.threads() == "threads unknown without threadpoolctl"
+
+
+@pytest.mark.parametrize(
+    ("card", "fits"),
+    [
+        ("GeForce GTX 970, 5.2, 580.95.05", "cuda12"),  # Maxwell
+        ("Tesla V100-SXM2-16GB, 7.0, 580.95.05", "cuda12"),  # Volta
+        ("NVIDIA GeForce RTX 2060, 7.5, 580.95.05", "cuda12 or cuda13"),  # Turing
+        ("NVIDIA H100 80GB HBM3, 9.0, 535.129.03", "cuda12"),
+        ("NVIDIA B200, 10.0, 595.10", "cuda12 or cuda13"),  # Blackwell
+        ("GeForce GTX 780, 3.5, 470.256.02", ""),  # Kepler
+        ("NVIDIA A100-SXM4-80GB, 8.0, 515.65", ""),
+    ],
+)
+def test_which_extra_fits_a_card(cards, capsys, card, fits):
+    cards(card)
+    code, (*_, line) = examined(capsys)
+    assert code == (0 if fits else 1)
+    assert line == (f"card {card}: take the extra {fits}" if fits else f"WRONG: card {card}: {doctor.NO_EXTRA}")
+
+
+def test_a_driver_that_does_not_work_is_found(cards, capsys):
+    cards("NVIDIA-SMI has failed", code=9)
+    code, (*_, line) = examined(capsys)
+    assert code == 1 and line.startswith("WRONG: nvidia-smi says: NVIDIA-SMI has failed. Install or update the driver")
+
+
+def test_the_extras_are_those_of_setup_cfg():
+    for extra in doctor.EXTRAS:
+        assert setup.known_extras()[extra][0].startswith(f"cupy-{extra}x")
+    assert "cuda-toolkit>=12.8,<13" in setup.known_extras()["cuda12"]  # older ones have no Blackwell
+
+
+def test_without_packages_it_says_that_numpy_is_missing():
+    command = [sys.executable, "-E", "-S", "scripts/shared/doctor.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == 1 and done.stderr == ""
+    assert "WRONG: NumPy 2 is missing: type `python scripts/setup.py install`\nno NVIDIA card" in done.stdout
