@@ -48,13 +48,8 @@ def outline_html(text: str) -> str:
     return "".join(html)
 
 
-def report_html(report: object) -> str:
-    """A report as the table that `print` shows."""
-    return f'<pre style="overflow-x:auto">{escape(str(report))}</pre>'
-
-
 class NotebookReport:
     """Base of reports: a notebook shows the table that `print` shows."""
 
     def _repr_html_(self) -> str:
-        return report_html(self)
+        return f'<pre style="overflow-x:auto">{escape(str(self))}</pre>'

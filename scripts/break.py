@@ -23,7 +23,7 @@ from finetune.objectives.grpo import group_advantages, grpo_loss
 from finetune.objectives.logprobs import selected_logprobs
 from gpt import GPT, Tokenizer
 from gpt.console import printable
-from gpt.interpretability import record
+from gpt.interpretability.heads import recorded_attention
 from gpt.model.gpt2 import Block
 from gpt.model.moe import mixtures, use_experts, with_balance
 from gpt.training.batches import Batch, RandomBatches
@@ -101,8 +101,8 @@ class Bug:
 
     title: what is wrong. check: returns a sentence about the bug, or "" if it finds nothing. change: applied to a new
     model. patch: active while the model trains, generates and is checked. batches: the class that makes batches.
-    shape: of the model, where SHAPE would hide the bug. scale: of attention's scores; None: 1 / sqrt(D). loss_fn: what
-    is trained. beside: the same without the mistake; None: HEALTHY in this shape.
+    shape: of the model, where SHAPE would hide the bug. loss_fn: what is trained. beside: the same without the mistake;
+    None: HEALTHY in this shape.
     """
 
     title: str
@@ -111,7 +111,6 @@ class Bug:
     patch: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     batches: Any = RandomBatches
     shape: tuple[tuple[str, int], ...] = tuple(SHAPE.items())
-    scale: float | None = None
     loss_fn: Any = language_model_loss
     beside: Bug | None = None
 
@@ -199,7 +198,6 @@ BUGS = {
         same_as_reference,
         patch=lambda: mock.patch.object(F, "scaled_dot_product_attention", unscaled),
         shape=tuple({**SHAPE, "n_head": 1, "n_embd": 128}.items()),  # D = 128: with 16, the scores stay small
-        scale=1.0,
     ),
     "no_residual": Bug(
         "sub-layers replace x instead of adding to it",
@@ -250,19 +248,11 @@ class Result(NamedTuple):
     entropies: tuple[float, float] | None = None
 
 
-def attention_entropy(model: GPT, scale: float | None) -> float:
+def attention_entropy(model: GPT) -> float:
     """The mean entropy of the attention weights, in nats: how widely attention looks. 0: at one token only."""
-    layers = [f"transformer.h.{layer}.attn.c_attn" for layer in range(model.config.n_layer)]
-    with no_grad(), record(model, layers) as found:
+    with no_grad(), recorded_attention() as layers:
         model(english()[2][:160].reshape(-1, 16))
-    entropies = []
-    for output in found.values():
-        q, k, _ = (part.data for part in F.split_heads(Tensor(output), model.config.n_head, parts=3))  # (B, H, T, D)
-        scores = q @ k.swapaxes(-1, -2) * (scale or q.shape[-1] ** -0.5)
-        future = np.triu(np.ones(scores.shape[-2:], bool), 1)
-        weights = F.softmax(Tensor(np.where(future, -np.inf, scores)), -1).data
-        entropies.append(-(weights * np.log(weights + 1e-30)).sum(axis=-1).mean())
-    return float(np.mean(entropies))
+    return float(np.mean([-(weights * np.log(weights + 1e-30)).sum(axis=-1).mean() for weights in layers]))
 
 
 def learn(bug: Bug) -> tuple[np.ndarray, str, float]:
@@ -272,7 +262,7 @@ def learn(bug: Bug) -> tuple[np.ndarray, str, float]:
     with bug.patch():
         losses = train(model, tokens, STEPS, learning_rate=1.5e-3, batches=bug.batches, loss_fn=bug.loss_fn)
         text = write(model, tokenizer, "The value", 24)
-        return smooth(losses), text, attention_entropy(model, bug.scale)
+        return smooth(losses), text, attention_entropy(model)
 
 
 healthy = functools.cache(learn)  # several bugs have the same model beside them

@@ -84,7 +84,7 @@ def _compare(arguments: argparse.Namespace, device: str) -> int:
         here = {"trained_blocks": blocks, "out_dir": str(Path(arguments.out_dir) / name)}
         config = stage_options.build(ClassifyConfig, _as_settings({**vars(arguments), **here}))
         runs[name] = start(train_classifier, config, device)
-        if show_next_steps(runs[name], SCRIPT, ADVICE) != 0:
+        if show_next_steps(runs[name], SCRIPT, ADVICE) != 0 or runs[name].asked_to_stop:
             return 130
         print()
     print(f"{'trained':>12}{'parameters':>13}{'accuracy':>10}{'language loss before':>22}{'after':>8}{'seconds':>9}")

@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     ours = verification.trace(model, ids, targets)
     reference = torch_trace(carried_over(model), config, ids, targets)
     comparison = verification.Comparison(ours, reference, config, verification.TOLERANCE[arguments.dtype])
-    print(comparison.text())
+    print(comparison)
     if problem := comparison.problem():
         raise ValueError(problem)
     print(f"\nThe same everywhere: no array differs by more than {comparison.tolerance:.0e} of its standard deviation.")

@@ -11,6 +11,7 @@ from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
 from gpt.training.data_parallel import Team
 from gpt.training.pretraining import PretrainingConfig, pretrain, train_language_model
 from gpt.training.run import Run, resume
+from gpt.training.run_folder import settings_of
 from gpt.training.training_config import OPTIMIZERS, PRECISIONS
 
 EXAMPLES = """examples:
@@ -58,6 +59,9 @@ def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Ru
         raise ValueError("--precision tf32 needs a GPU: on the CPU, use float32 or bfloat16")
     if arguments.init_from == "resume":
         length = stage_options.new_length(given, PretrainingConfig, arguments.out_dir)
+        its_shape = settings_of(PretrainingConfig, arguments.out_dir).model
+        for name in [name for name in SHAPE if name in given and name not in its_shape]:
+            raise ValueError(f"the model in {arguments.out_dir} has no {name}")  # as at the start
         return resume(train_language_model, PretrainingConfig, arguments.out_dir, device, team, length)
     options, is_new = vars(arguments), arguments.init_from == "scratch"
     shape = SHAPE if is_new else [name for name in (*SHAPE, "vocab_size") if name in given]

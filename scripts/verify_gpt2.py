@@ -167,7 +167,7 @@ def check_computation(model: GPT, reference: Trace, dtype: str) -> list[str]:
     ours = verification.trace(model, reference.ids, reference.targets)
     comparison = Comparison(ours, reference, model.config, verification.TOLERANCE[dtype])
     model.to("float32")
-    print(comparison.text())
+    print(comparison)
     problem = comparison.problem()
     print(f"\n{'FAILED: ' + problem if problem else 'the same everywhere'}")
     return [f"computation: {problem}"] if problem else []

@@ -22,19 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from gpt import Tokenizer, save_checkpoint
+from gpt import Tokenizer, load_checkpoint, save_checkpoint
 from gpt.files import StrPath
 from gpt.model.language_model import LanguageModel, architecture_of, from_settings, to_settings
-from gpt.training.checkpoint import (
-    WEIGHTS,
-    CheckpointError,
-    ModelKind,
-    Shapes,
-    check_size,
-    load_checkpoint,
-    load_config,
-    writing,
-)
+from gpt.training.checkpoint import WEIGHTS, CheckpointError, ModelKind, Shapes, check_size, load_config, writing
 from gpt.training.run_folder import check_unused, claim
 from gpt.weights.pretrained import ARCHITECTURES
 from minigrad import nn

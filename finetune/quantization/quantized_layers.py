@@ -30,10 +30,12 @@ Weight = QuantizedArray | BlockArray
 class QuantizedProduct(Function):
     """out = x @ Wᵀ + bias,  dx = dout @ W,  dbias = Σ dout, where W (O, I) is the dequantized `weight`.
 
-    With textbook kernels the tiles are computed one after the other, with fast kernels by several threads.
+    With textbook kernels the tiles are computed one after the other, with fast kernels by several threads. In mixed
+    precision x, out and their gradients are rounded to bfloat16; the dequantized weight is not.
     """
 
     dtype_rule = "same"
+    autocast = True
 
     @staticmethod
     def forward(ctx: Any, x: Array, bias: Array | None, weight: Weight) -> Array:  # x (..., I), bias (O)

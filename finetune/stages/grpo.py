@@ -324,6 +324,7 @@ def _starting_model(run: Run, config: GRPORunConfig, worked: Sequence[Example]) 
 
 
 def _reference(run: Run, config: GRPORunConfig, model: LanguageModel) -> LanguageModel:
-    """The model at the start of training, which stays as it is."""
+    """The model at the start of training, which stays as it is. Raises CheckpointError if it has changed since."""
     start = copy.deepcopy(model) if run.is_new else load_model(_start(config))[0].to(run.device)
+    run.check_unchanged("reference", start, _start(config))
     return start.eval()

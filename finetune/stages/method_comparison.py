@@ -74,7 +74,7 @@ def compare(configs: Sequence[AdaptationConfig], device: str = "cpu") -> list[Ro
             show("finished already")
         else:
             run = start_or_resume(train_adaptation, config, device)
-            if run.interrupted:
+            if run.asked_to_stop:
                 return None
             write_text(row_path, json.dumps(dataclasses.asdict(_measured(run, config)), indent=1))
         rows.append(Row(**parse_json(read_text(row_path), str(row_path))))

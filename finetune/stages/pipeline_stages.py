@@ -80,7 +80,7 @@ SHORT_TRAINED = dataclasses.replace(
 class Part:
     """One stage: its name and folder, the stages that it depends on, and what it teaches, as a text for the reader.
 
-    run(): run the stage, from its checkpoint if there is one. Returns False if Ctrl-C stopped it.
+    run(): run the stage, from its checkpoint if there is one. Returns False if Ctrl-C was pressed.
     """
 
     name: str
@@ -98,7 +98,7 @@ def parts_of(config: PipelineConfig, device: str) -> list[Part]:
         return (Path(config.out_dir) / name).as_posix()
 
     def by(train: Callable[[Run, Any], None], settings: Any) -> Callable[[], bool]:
-        return lambda: not start_or_resume(train, settings, device).interrupted
+        return lambda: not start_or_resume(train, settings, device).asked_to_stop
 
     def data(name: str) -> str:
         return "tasks" if amount.examples is None else (Path(config.out_dir) / f"{name}.jsonl").as_posix()

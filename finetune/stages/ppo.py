@@ -123,7 +123,7 @@ COLUMNS = """\
 def train_ppo(run: Run, config: PPORunConfig) -> None:
     """Train an instruction-tuned language model by PPO on a reward model. The reference is the model before training.
 
-    To continue a run, its reference and its reward model must still be there.
+    To continue a run, its reference and its reward model must still be there, and be the same.
     """
     # Three models: the policy, which is trained with a value head on top; the reference; and the reward model.
     ppo = config.ppo
@@ -133,6 +133,8 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
         show(f"starting from the weights in {config.init_from}, which are also the reference")
     reward_model = checked_reward_model(config.reward_model, tokenizer, policy.config.block_size).to(run.device).eval()
     reference = load_model(config.init_from)[0].to(run.device).eval()
+    run.check_unchanged("reward_model", reward_model, config.reward_model)
+    run.check_unchanged("reference", reference, config.init_from)
     model = PolicyWithValue(policy).eval()  # without dropout throughout
     run.parts["value_head"] = _HeadState(model.value_head)
 

@@ -306,12 +306,15 @@ def load_run(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
 
 
 def inputs(folder: StrPath, data: bool = True) -> dict[str, str]:
-    """The SHA-256 of each tokenizer and data file of a run, by its name in the run's folder."""
+    """The SHA-256 of each tokenizer and data file of a run, by its name in the run's folder.
+
+    Hidden files in the data folder are not the run's: macOS leaves a .DS_Store in every folder that somebody looks at.
+    """
     folder = Path(folder)
     paths = [folder / name for name in TOKENIZER_FILES] + (sorted((folder / "data").glob("*")) if data else [])
     hashes = {}
     for path in paths:
-        if path.is_file():
+        if path.is_file() and not path.name.startswith("."):
             with open_regular(path, sys.maxsize if path.parent != folder else MAX_MODEL_TEXT) as file:
                 hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes
@@ -323,7 +326,8 @@ def check_inputs(folder: StrPath, state: Mapping[str, Any], data: bool = True) -
     if not isinstance(then, dict):
         raise CheckpointError(f"the state of the checkpoint in {folder} is damaged: inputs is {shortened(then)}")
     for name in sorted(then.keys() | now.keys()) if then else ():  # empty where nothing was trained
-        if then.get(name) != now.get(name) and (data or not name.startswith("data/")):
+        is_checked = not name.startswith("data/." if data else "data/")  # a hidden one is in the state of older runs
+        if is_checked and then.get(name) != now.get(name):
             raise CheckpointError(f"{Path(folder) / name} was altered since the run started: put the old file back")
 
 

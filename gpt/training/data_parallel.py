@@ -105,10 +105,7 @@ class Team:
         """Raise ValueError in all processes unless all have the same weights, on the same kind of device."""
         if self.size == 1:
             return
-        digest = hashlib.sha256()
-        for p in parameters:
-            digest.update(np.ascontiguousarray(to_numpy(p.data)).data)
-        for what, ours in (("device", parameters[0].device), ("weights", digest.hexdigest())):
+        for what, ours in (("device", parameters[0].device), ("weights", weights_sha256(parameters))):
             found = self.gather(ours)
             if different := [rank for rank, theirs in enumerate(found) if theirs != found[0]]:
                 raise ValueError(
@@ -118,6 +115,14 @@ class Team:
 
 
 ALONE = Team()
+
+
+def weights_sha256(parameters: Iterable[Tensor]) -> str:
+    """The SHA-256 of the numbers of all parameters, which tells whether two models are the same."""
+    digest = hashlib.sha256()
+    for p in parameters:
+        digest.update(np.ascontiguousarray(to_numpy(p.data)).data)
+    return digest.hexdigest()
 
 
 class MPITeam(Team):

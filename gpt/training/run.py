@@ -47,7 +47,7 @@ from .checkpoint import (
     save_checkpoint,
     writing,
 )
-from .data_parallel import ALONE, Team
+from .data_parallel import ALONE, Team, weights_sha256
 from .log import RunLog, mean_step
 from .run_folder import (
     arithmetic,
@@ -131,7 +131,8 @@ class Run:
         self.best_loss = math.inf
         self.skipped_in_a_row = 0
         self.saved_step: int | None = None
-        self.interrupted = False
+        self.interrupted = False  # by Ctrl-C, before the last step
+        self.asked_to_stop = False  # also in the last step or the evaluation after it, which is no interruption
         self._checkpoint: Checkpoint | None = None
         self.write_at_start: list[Callable[[], Any]] = []  # called when the loop of a new run begins: all checks passed
 
@@ -183,6 +184,19 @@ class Run:
             if like is not None:
                 check_like(self.extra[name], like, f"the state's {name}")
         return self.extra[name]
+
+    def check_unchanged(self, name: str, model: Any, source: str) -> None:
+        """Raise CheckpointError unless a model that the run needs beside its own is the one that it was started with.
+
+        name: what the model is to the run, such as its reference. source: where it was loaded from.
+        """
+        now = weights_sha256(model.parameters())
+        then = self.keep(f"{name}_sha256", lambda: now)
+        if then not in (now, None):  # None: the run is older than this check
+            raise CheckpointError(
+                f"the {name.replace('_', ' ')} in {source} is not the one that the run in {self.out_dir} was started "
+                "with: put the old one back, or start a new run"
+            )
 
     def explain_columns(self, columns: str, unit: str = "tokens", shown: tuple[str, ...] | None = None) -> None:
         """Show what the columns mean. unit: what is counted. shown: the metrics to print; log.jsonl has all."""
@@ -277,9 +291,12 @@ class Run:
             is_sound = to_validate and self._validate(validate)
             # If one process was interrupted, all of them stop after the same step.
             stopping = any(self.team.gather(self.interrupted))
-            # After a step that was skipped, only a validation can tell whether the weights are still good.
-            if (self.skipped_in_a_row == 0 or is_sound) and (to_validate or stopping):
+            # After a step that was skipped, only a validation can tell whether the weights are still good. At the end
+            # they are saved without one, as in PPO and GRPO: all that was learned since the last checkpoint is in them.
+            is_good = self.skipped_in_a_row == 0 or is_sound or self.steps_done == total
+            if is_good and (to_validate or stopping):
                 self.save()
+        self.asked_to_stop = stopping
         self.interrupted = stopping and self.steps_done < total
 
     def record(self, *steps: Step, **metrics: float) -> None:

@@ -198,6 +198,8 @@ def read_numbers(values: Mapping[str, Any]) -> dict[str, float]:
     >>> read_numbers({"loss": np.array(2.5, np.float32), "right": 3})
     {'loss': 2.5, 'right': 3.0}
     """
+    if not values:  # of a process of a team that had no batch to evaluate
+        return {}
     array = next((value for value in values.values() if backend.is_array(value)), np.zeros(()))
     xp = backend.module_of(array)
     numbers = xp.stack([xp.asarray(value, dtype=np.float64) for value in values.values()])

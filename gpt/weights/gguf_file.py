@@ -232,22 +232,22 @@ def dequantize(tensor: GGUFTensor, out: np.ndarray | None = None) -> np.ndarray:
     step = max(1, _PIECE // columns)
 
     def read_rows(start: int) -> None:
-        rows[start : start + step] = _numbers(raw[start : start + step], tensor.kind)
+        rows[start : start + step] = _numbers(tensor._replace(raw=raw[start : start + step]))
 
     threads.parallel(read_rows, range(0, len(rows), step), uses_blas=False)
     return out
 
 
-def _numbers(raw: np.ndarray, kind: str) -> np.ndarray:
-    if kind in ("F32", "F16"):
-        return raw
-    if kind == "BF16":  # the upper half of a float32
-        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    if kind in K_QUANTS:
+def _numbers(tensor: GGUFTensor) -> np.ndarray:
+    if tensor.kind in ("F32", "F16"):
+        return tensor.raw
+    if tensor.kind == "BF16":  # the upper half of a float32
+        return (tensor.raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    if tensor.kind in K_QUANTS:
         import gguf
 
-        return gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind])
-    codes, scales, minimums = _unpack(raw, kind)
+        return gguf.quants.dequantize(tensor.raw, gguf.GGMLQuantizationType[tensor.kind])
+    codes, scales, minimums = unpack(tensor)
     numbers = codes.reshape(*scales.shape, BLOCK) * scales[..., None]  # (rows, blocks, 32)
     if minimums is not None:
         numbers += minimums[..., None]
@@ -269,15 +269,11 @@ def unpack(tensor: GGUFTensor) -> tuple[np.ndarray, np.ndarray, np.ndarray | Non
     """
     if tensor.kind not in BLOCKS:
         raise GGUFError(f"{tensor.name} is {tensor.kind}, not quantized as {', '.join(BLOCKS)} are")
-    return _unpack(tensor.raw, tensor.kind)
-
-
-def _unpack(raw: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    blocks = raw.view(BLOCKS[kind])  # (rows, columns / 32)
+    blocks = tensor.raw.view(BLOCKS[tensor.kind])  # (rows, columns / 32)
     codes = blocks["codes"]  # (rows, columns / 32, 32 or 16)
-    if kind != "Q8_0":
+    if tensor.kind != "Q8_0":
         codes = np.concatenate([codes & 15, codes >> 4], axis=-1)  # numbers 0 to 15, then 16 to 31
-    if kind == "Q4_0":
+    if tensor.kind == "Q4_0":
         codes = codes.astype(np.int8) - np.int8(8)
-    minimums = blocks["minimum"].astype(np.float32) if kind == "Q4_1" else None
-    return codes.reshape(*raw.shape[:-1], -1), blocks["scale"].astype(np.float32), minimums
+    minimums = blocks["minimum"].astype(np.float32) if tensor.kind == "Q4_1" else None
+    return codes.reshape(*tensor.raw.shape[:-1], -1), blocks["scale"].astype(np.float32), minimums

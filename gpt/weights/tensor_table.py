@@ -106,12 +106,10 @@ def matches(source: Source, expected: Iterable[Row], tied_to: str = "") -> Itera
     """
     left = dict(source.entries)
     for row in expected:
-        found = left.pop(row.theirs, None)
-        yield Match(row.theirs, row, found, _problem(row, found, source.kinds))
-        if row.theirs == tied_to and HEAD in left:
-            head = row._replace(theirs=HEAD)
-            found = left.pop(HEAD)
-            yield Match(HEAD, head, found, _problem(head, found, source.kinds))
+        tied = [row._replace(theirs=HEAD)] if row.theirs == tied_to and HEAD in left else []
+        for wanted in (row, *tied):
+            found = left.pop(wanted.theirs, None)
+            yield Match(wanted.theirs, wanted, found, _problem(wanted, found, source.kinds))
     for name, found in left.items():
         yield Match(name, None, found, _surplus(name, found))
 

@@ -22,7 +22,7 @@ import numpy as np
 from minigrad import Tensor, nn, no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
-from minigrad.notebook import report_html
+from minigrad.notebook import NotebookReport
 
 from ..files import StrPath, atomic_write, open_regular
 from ..interpretability.activations import hooked
@@ -234,8 +234,8 @@ def table(rows: list[Difference], tolerance: float) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
-    """A trace compared with a reference. `text()` shows every row; `problem()` describes the first problem, or None."""
+class Comparison(NotebookReport):
+    """A trace compared with a reference. `print` shows every row; `problem()` describes the first problem, or None."""
 
     ours: Trace
     reference: Trace
@@ -248,7 +248,7 @@ class Comparison:
     def gradients(self) -> list[Difference]:
         return differences(self.ours.gradients, self.reference.gradients)
 
-    def text(self) -> str:
+    def __str__(self) -> str:
         parts = [
             "activations, in the order of forward\n" + table(self.activations(), self.tolerance),
             "gradients of the parameters, in the order of backward\n" + table(self.gradients(), self.tolerance),
@@ -257,10 +257,6 @@ class Comparison:
         for ours, reference in zip(self.ours.continuation, self.reference.continuation):
             parts[-1] += f"\ncontinuation  {ours}   reference {reference}"
         return "\n\n".join(parts)
-
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        return report_html(self.text())
 
     def problem(self) -> str | None:
         """A sentence about the first difference and where to look, or None if everything agrees."""

@@ -104,13 +104,10 @@ def consumers_first(roots: list[Context]) -> list[Context]:
 
 def _named(root: Any, names: Any) -> dict[tuple[Any, int], tuple[Any, str]]:
     """(leaf, 0) or (Context, output index) -> (tensor, name), for all tensors whose name or value is known."""
-    if names is None:
-        pairs = []
-    elif isinstance(names, Mapping):
-        pairs = list(names.items())
-    else:
-        pairs = [(parameter, name) for name, parameter in names.named_parameters()]
-    return {(tensor.grad_fn or tensor, tensor.output_index): (tensor, name) for tensor, name in [(root, ""), *pairs]}
+    if names is not None and not isinstance(names, Mapping):
+        names = {parameter: name for name, parameter in names.named_parameters()}
+    named = {root: "", **(names or {})}
+    return {(tensor.grad_fn or tensor, tensor.output_index): (tensor, name) for tensor, name in named.items()}
 
 
 def _leaf(tensor: Any, tensors: dict[tuple[Any, int], tuple[Any, str]]) -> Node:

@@ -76,7 +76,7 @@ class Generation:
     precision = "float32"
 
     def __init__(
-        self, preset: str, prompt: int, new_tokens: int, device: str = "cpu", precision: str = "float32", texts: int = 1
+        self, preset: str, prompt: int, new_tokens: int, texts: int, device: str = "cpu", precision: str = "float32"
     ):
         config = GPTConfig.preset(preset)
         self.model = GPT(config).to(device).eval()

@@ -11,10 +11,10 @@ from minigrad import manual_seed
 from scripts.benchmarks.side import OPPONENTS
 from scripts.benchmarks.sides import compare, installed, opponent
 
-# name -> preset, and batch and time steps; or tokens of the prompt, new ones, device, precision, and number of texts
+# name -> preset, and batch and time steps; or tokens of the prompt, new ones, and number of texts
 TRAINING = {"baby": ("baby", 12, 256), "gpt2 4x256": ("gpt2", 4, 256), "gpt2 1x1024": ("gpt2", 1, 1024)}
-GENERATION: dict[str, tuple[Any, ...]] = {"gpt2 generate": ("gpt2", 32, 128), "gpt2 prefill": ("gpt2", 512, 0)}
-GENERATION |= {f"gpt2 generate {n} texts": ("gpt2", 32, 32, "cpu", "float32", n) for n in (4, 16, 32)}
+GENERATION = {"gpt2 generate": ("gpt2", 32, 128, 1), "gpt2 prefill": ("gpt2", 512, 0, 1)}
+GENERATION |= {f"gpt2 generate {n} texts": ("gpt2", 32, 32, n) for n in (4, 16, 32)}
 COMPILED = "baby beside compilers"
 LOADING = "gpt2 load"
 NAMES = [*TRAINING, COMPILED, *GENERATION, LOADING]
@@ -30,8 +30,7 @@ def measure(name: str, steps: int) -> dict[str, Any]:
         sides = ["fast"] + ["torch.compile"] * bool(opponent()) + ["jax.jit"] * installed("jax")
         row = {"sides": compare(sides, "train", TRAINING["baby"], steps)}
     elif name in GENERATION:
-        preset, _, new_tokens, *rest = GENERATION[name]
-        texts = rest[-1] if rest else 1
+        preset, _, new_tokens, texts = GENERATION[name]
         one = texts == 1  # the textbook's form and the bandwidth bound are about one text
         row = {"sides": (with_textbook if one else compare)(sides, "generate", GENERATION[name], steps)}
         if new_tokens:

@@ -85,12 +85,13 @@ class Generation:
     """transformers' own generate, greedy, with its KV cache."""
 
     def __init__(
-        self, preset: str, prompt: int, new_tokens: int, device: str = "cpu", precision: str = "float32", texts: int = 1
+        self, preset: str, prompt: int, new_tokens: int, texts: int, device: str = "cpu", precision: str = "float32"
     ):
-        GPT2Config, GPT2LMHeadModel = _transformers()
+        transformers = _transformers()
         config = GPTConfig.preset(preset)
         shape = {name: getattr(config, name) for name in ("n_layer", "n_head", "n_embd", "vocab_size")}
-        self.model = GPT2LMHeadModel(GPT2Config(n_positions=config.block_size, **shape)).to(device).eval()
+        theirs = transformers.GPT2Config(n_positions=config.block_size, **shape)
+        self.model = transformers.GPT2LMHeadModel(theirs).to(device).eval()
         self.in_precision = in_precision(device, precision)
         self.prompt, self.new_tokens = torch.from_numpy(token_ids(config, texts, prompt)).to(device), new_tokens
 
@@ -109,10 +110,7 @@ class SmolLM2(Generation):
     """The same weights, from a folder that we have written, in transformers' own generate."""
 
     def __init__(self, folder: str, prompt: int, new_tokens: int):
-        from transformers import AutoModelForCausalLM
-
-        _transformers()  # no progress bars
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model = _transformers().AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.in_precision = in_precision("cpu", "float32")
         self.prompt, self.new_tokens = torch.from_numpy(token_ids(self.model.config, 1, prompt)), new_tokens
 
@@ -122,7 +120,7 @@ class Loading:
 
     def __init__(self, folder: str):
         self.folder = folder
-        self.model_class = _transformers()[1]
+        self.model_class = _transformers().GPT2LMHeadModel
 
     @torch.no_grad()
     def step(self) -> float:
@@ -149,12 +147,12 @@ def in_precision(device: str, precision: str) -> Any:
 
 
 def _transformers() -> Any:
-    from transformers import GPT2Config, GPT2LMHeadModel
-    from transformers.utils import logging
+    """The library, without its warnings and progress bars."""
+    import transformers
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    return GPT2Config, GPT2LMHeadModel
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
 
 
 JOBS = {"train": Training, "generate": Generation, "smollm2": SmolLM2, "load": Loading, "attention": Attention}

@@ -15,6 +15,8 @@ import numpy as np
 
 import minigrad
 import minigrad.functional as F
+from finetune.quantization.nf4 import nf4
+from finetune.quantization.rounding import absmax
 from minigrad import Tensor, optim, use_kernels
 from minigrad.backend import Array, to_device, to_numpy
 from minigrad.kernels.cuda import CUDA
@@ -187,22 +189,18 @@ def _adamw(sizes: Sizes) -> dict[str, Any]:
 def _quantized(sizes: Sizes) -> dict[str, Any]:
     """Products of one row with a weight of 4 and of 8 bits, and the weight as floats."""
     rng = np.random.default_rng(0)
-    rows, columns, group = 4 * sizes.width, sizes.width, 64 if sizes.width % 64 == 0 else sizes.width
-    scales = rng.random((rows, columns // group), dtype=np.float32) + 0.5
-    x = rng.standard_normal((1, columns), dtype=np.float32)
-    codebook = np.sort(rng.standard_normal(16, dtype=np.float32))
-    four = rng.integers(0, 16, (rows, columns))
-    eight = rng.integers(-127, 128, (rows, columns)).astype(np.int8)
-    packed = (four[:, ::2] * 16 + four[:, 1::2]).astype(np.uint8)
+    group = 64 if sizes.width % 64 == 0 else sizes.width
+    weight = rng.standard_normal((4 * sizes.width, sizes.width), dtype=np.float32)
+    x = rng.standard_normal((1, sizes.width), dtype=np.float32)
     found: dict[str, Any] = {}
-    for name, codes, levels, book in (("4-bit", packed, codebook[four], codebook), ("8-bit", eight, eight, None)):
-        floats = levels * np.repeat(scales, group, axis=1).astype(np.float64)
-        there = None if book is None else to_device(book, "cuda")
-        weight = QuantizedMatrix(to_device(codes, "cuda"), to_device(scales, "cuda"), codebook=there)
+    for name, array in (("4-bit", nf4(weight, group, double_quant=False)), ("8-bit", absmax(weight, 8, group))):
+        floats = array.dequantize().astype(np.float64)
         row, dense = to_device(x, "cuda"), to_device(floats.astype(x.dtype), "cuda")
+        array.to("cuda")
+        matrix = QuantizedMatrix(array.codes, array.scales, codebook=array.codebook if array.bits == 4 else None)
         for what, expected, kernel, generic in (
-            ("product", x @ floats.T, partial(times_quantized, row, weight), partial(operator.matmul, row, dense.T)),
-            ("dequantize", floats, partial(dequantize, weight), dense.copy),
+            ("product", x @ floats.T, partial(times_quantized, row, matrix), partial(operator.matmul, row, dense.T)),
+            ("dequantize", floats, partial(dequantize, matrix), dense.copy),
         ):
             times = [seconds_of(work, sizes.repeats) for work in (kernel, generic)]
             found[f"{name} {what} float32"] = _row([to_numpy(kernel())], [expected], times)

@@ -13,15 +13,15 @@ from scripts.benchmarks.sides import Side, opponent
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 AIM = 1.5  # times PyTorch's time for a step in bfloat16
-# name -> job (see benchmarks/jobs.py), preset, and batch and time steps; or tokens of the prompt, and new ones
-JOBS = {"train 4x1024": ("train", "gpt2", 4, 1024), "generate": ("generate", "gpt2", 32, 128)}
+# name -> job (see benchmarks/jobs.py), preset, and batch and time steps; or tokens of the prompt, new ones, texts
+JOBS = {"train 4x1024": ("train", ("gpt2", 4, 1024)), "generate": ("generate", ("gpt2", 32, 128, 1))}
 WARMUP = 3
 
 
 def check(steps: int = 10) -> dict[str, Any]:
     """A row per job and precision: the median seconds of each side, and ours over theirs."""
     rows: dict[str, Any] = {}
-    for name, (kind, *arguments) in JOBS.items():
+    for name, (kind, arguments) in JOBS.items():
         for precision in PRECISIONS:
             row: dict[str, Any] = {}
             for side in ("fast", *opponent()):

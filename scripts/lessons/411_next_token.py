@@ -107,13 +107,10 @@ assert texts[0] != texts[1]
 # comes after it.
 
 # %%
-rng, text_so_far, steps = np.random.default_rng(0), "t", []
-for _ in range(6):
-    probs = Sampling(1.0).probabilities(logits[number[text_so_far[-1]]])
-    drawn = letters[rng.choice(V, p=probs)]
-    steps.append((text_so_far, dict(zip(letters, probs.tolist())), drawn))
-    text_so_far += drawn
-assert texts[0].startswith(text_so_far)  # the same draws as in write()
+steps = []
+for t in range(1, 7):  # the first six letters of the text of seed 0, after the "t" that it starts with
+    probs = Sampling(1.0).probabilities(logits[number[texts[0][t - 1]]])
+    steps.append((texts[0][:t], dict(zip(letters, probs.tolist())), texts[0][t]))
 with lesson.picture("loop", "Sample, append, repeat: six steps of the model above", size=(10, 3.6)) as axes:
     drawings.generation_loop(axes, steps)
 

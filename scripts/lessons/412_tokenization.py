@@ -9,6 +9,7 @@ Sennrich et al. 2016, "Neural machine translation of rare words with subword uni
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 
@@ -86,45 +87,31 @@ with lesson.picture("vocabulary", "A larger vocabulary makes shorter texts", siz
     axes.minorticks_off()
 
 # %% How a word is put together
-table = {pair: i for i, pair in enumerate(tokenizer.merges)}
+made_of = {first + second: (first, second) for first, second in tokenizer.merges}
 
 
-def merge_tree(word: bytes) -> list[tuple[int, int, int, str]]:
-    """(first byte, last byte, height, text) of every piece between the bytes and the final tokens."""
-    pieces = [(i, i, 0, chr(byte)) for i, byte in enumerate(word)]
-    tokens, here = single_bytes(word), list(pieces)
-    while pair := min(zip(tokens, tokens[1:]), key=lambda p: table.get(p, len(table)), default=None):
-        if pair not in table:
-            break
-        joined = merge(tokens, pair)
-        places, i = [], 0
-        for token in joined:
-            if i < len(tokens) and token == tokens[i]:
-                places.append(here[i])
-                i += 1
-            else:
-                left, right = here[i], here[i + 1]
-                places.append((left[0], right[1], max(left[2], right[2]) + 1, token.decode()))
-                pieces.append(places[-1])
-                i += 2
-        tokens, here = joined, places
-    return pieces
+def draw_token(axes: Any, token: bytes, start: int) -> tuple[float, int]:
+    """Draw a token above the tokens that it was made of; returns the middle of its bytes and its height."""
+    middle, height = start + (len(token) - 1) / 2, 0
+    if token in made_of:
+        first, second = made_of[token]
+        parts = draw_token(axes, first, start), draw_token(axes, second, start + len(first))
+        height = 1 + max(below for _, below in parts)
+        for place, below in parts:
+            axes.plot([place, middle], [below, height], color="0.5", zorder=1)
+    axes.text(middle, height, token.decode().replace(" ", "_"), ha="center", va="center", fontsize=11,
+              bbox={"boxstyle": "round", "facecolor": "white"}, zorder=3)  # fmt: skip
+    return middle, height
 
 
-word = b" expressions"
 with lesson.picture("merge-tree", "The merges that make ' expressions'", size=(9, 4)) as axes:
-    pieces = merge_tree(word)
-    for first, last, height, piece in pieces:
-        axes.text((first + last) / 2, height, piece.replace(" ", "_"), ha="center", va="center", fontsize=11,
-                  bbox={"boxstyle": "round", "facecolor": "white"}, zorder=3)  # fmt: skip
-        inside = [p for p in pieces if first <= p[0] and p[1] <= last and p[2] < height]
-        for left, right, below, _ in inside:
-            outer = [p for p in inside if p[0] <= left and right <= p[1] and p[2] > below]
-            if not outer:  # a direct part of this piece
-                axes.plot([(left + right) / 2, (first + last) / 2], [below, height], color="0.5", zorder=1)
+    start, heights = 0, []
+    for id in tokenizer.encode(" expressions"):
+        heights.append(draw_token(axes, tokenizer.vocab[id], start)[1])
+        start += len(tokenizer.vocab[id])
     axes.set(xlabel="byte of the word ('_' is the space before it)", ylabel="merges on top of each other")
-    axes.set_xticks(range(len(word)))
-    axes.set_ylim(-0.6, max(p[2] for p in pieces) + 0.6)
+    axes.set_xticks(range(start))
+    axes.set_ylim(-0.6, max(heights) + 0.6)
 
 # %% What a model cannot see
 # **Spelling.** Where the word strawberry is frequent, it becomes a few tokens. How many r does it have? The model gets

@@ -212,8 +212,7 @@ rows, output = nn.Embedding(len(vocabulary), 8), nn.Linear(8, len(vocabulary))
 optimizer = optim.Adam([*rows.parameters(), *output.parameters()], lr=0.03)
 for _ in range(300):
     loss = F.cross_entropy(output(rows(pairs[:, 0])), pairs[:, 1])
-    rows.zero_grad()
-    output.zero_grad()
+    optimizer.zero_grad()
     loss.backward()
     optimizer.step()
 for word in ("shore", "vault", "bank"):

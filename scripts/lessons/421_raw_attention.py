@@ -85,11 +85,11 @@ bench = embed("the bench bank")
 for sentence, X_ in (("the river bank", water), ("the bench bank", bench)):
     print(f"weights of 'bank' in {sentence!r}: {F.softmax(Tensor(X_ @ X_.T), -1).data[2]}")
 
-with lesson.picture("raw-attention", "Attention on raw embeddings", columns=2, size=(10, 3.8)) as (left, right):
-    heatmap(left, scores, names, names)
-    left.set(title="scores X X^T: symmetric", xlabel="key (looked at)", ylabel="query (looking)")
-    heatmap(right, weights, names, names)
-    right.set(title="weights: softmax of each row", xlabel="key (looked at)", ylabel="query (looking)")
+with lesson.picture("raw-attention", "Attention on raw embeddings", columns=2, size=(10, 3.8)) as pair:
+    titles = ("scores X X^T: symmetric", "weights: softmax of each row")
+    for axes, title, matrix in zip(pair, titles, (scores, weights)):
+        heatmap(axes, matrix, names, names)
+        axes.set(title=title, xlabel="key (looked at)", ylabel="query (looking)")
 
 # %% [markdown]
 # Answer: at itself, with a score of 2.25; river follows with 2.1. A row is nearly always most similar to itself.

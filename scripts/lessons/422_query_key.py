@@ -32,11 +32,10 @@ assert scores[2, 2] == 0  # and a word does not have to attend to itself
 
 raw = F.softmax(Tensor(X @ X.T), -1).data
 learned = F.softmax(Tensor(scores), -1).data
-with lesson.picture("projections", "Similarity and relevance", columns=2, size=(10, 3.8)) as (left, right):
-    heatmap(left, raw, words, words)
-    left.set(title="softmax(X X^T)", xlabel="key (looked at)", ylabel="query (looking)")
-    heatmap(right, learned, words, words)
-    right.set(title="softmax(Q K^T)", xlabel="key (looked at)", ylabel="query (looking)")
+with lesson.picture("projections", "Similarity and relevance", columns=2, size=(10, 3.8)) as pair:
+    for axes, title, weights in zip(pair, ("softmax(X X^T)", "softmax(Q K^T)"), (raw, learned)):
+        heatmap(axes, weights, words, words)
+        axes.set(title=title, xlabel="key (looked at)", ylabel="query (looking)")
 
 # %% The projections can be learned
 # A task that similarity cannot solve: each token must attend to the next one in a fixed circle.
@@ -49,8 +48,7 @@ optimizer = optim.Adam([*query.parameters(), *key.parameters()], lr=0.03)
 x = Tensor(tokens)
 for _ in range(150):
     loss = F.cross_entropy(query(x) @ key(x).T, wanted)
-    query.zero_grad()
-    key.zero_grad()
+    optimizer.zero_grad()
     loss.backward()
     optimizer.step()
 similarity_loss = F.cross_entropy(x @ x.T, wanted).item()
@@ -64,8 +62,9 @@ widths = [4, 16, 64, 256, 1024]
 spreads, entropies, scaled_entropies, slopes, scaled_slopes = [], [], [], [], []
 
 
-def entropy(weights: np.ndarray) -> float:
-    return float(-(weights * np.log(weights + 1e-30)).sum(axis=-1).mean())
+def entropy(scores: np.ndarray) -> float:
+    p = F.softmax(Tensor(scores), -1).data
+    return float(-(p * np.log(p + 1e-30)).sum(axis=-1).mean())
 
 
 def slope(scores: np.ndarray) -> float:
@@ -79,12 +78,10 @@ for d_k in widths:
     q, k = rng.standard_normal((200, d_k)), rng.standard_normal((8, d_k))  # of mean 0 and variance 1, as after a norm
     s = q @ k.T  # a sum of d_k products of variance 1: its variance is d_k
     spreads.append(s.std())
-    for values, entropy_list, slope_list in (
-        (s, entropies, slopes),
-        (s / np.sqrt(d_k), scaled_entropies, scaled_slopes),
-    ):
-        entropy_list.append(entropy(F.softmax(Tensor(values), -1).data))
-        slope_list.append(slope(values))
+    entropies.append(entropy(s))
+    slopes.append(slope(s))
+    scaled_entropies.append(entropy(s / np.sqrt(d_k)))
+    scaled_slopes.append(slope(s / np.sqrt(d_k)))
 print("d_k                    " + "".join(f"{d:8}" for d in widths))
 print("std of the scores      " + "".join(f"{v:8.2f}" for v in spreads))
 print("sqrt(d_k)              " + "".join(f"{v:8.2f}" for v in np.sqrt(widths)))

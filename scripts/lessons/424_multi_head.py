@@ -22,11 +22,6 @@ from scripts.pages.pictures import Lesson, heatmap
 lesson = Lesson("424_multi_head", __doc__)
 rng = np.random.default_rng(0)
 
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    return F.softmax(Tensor(scores), -1).data
-
-
 # %% What one head cannot do
 # 'it' needs two things: what "animal" is, and how "tired" is. A token carries both numbers: (what, how). A head takes
 # one weighted average m = w animal + (1 - w) tired, and everything after it (W_V, W_O) is a linear map of m: the noise
@@ -81,7 +76,8 @@ heads = []
 for h in range(H):
     mine = slice(h * D, (h + 1) * D)  # the channels of this head
     scores = Q[:, mine] @ K[:, mine].T / np.sqrt(D)  # (T, T)
-    heads.append(softmax(np.where(future, -np.inf, scores)) @ V[:, mine])  # (T, D)
+    weights = F.softmax(Tensor(np.where(future, -np.inf, scores)), -1).data
+    heads.append(weights @ V[:, mine])  # (T, D)
 side_by_side = np.concatenate(heads, axis=1)  # (T, C)
 by_hand = side_by_side @ attention.c_proj.weight.data.T + attention.c_proj.bias.data
 with no_grad():

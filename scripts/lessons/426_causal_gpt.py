@@ -73,11 +73,11 @@ assert wrong.sum(axis=1)[:-1].max() < 1
 print("set to -inf before the softmax, rows sum to", weights.sum(axis=1))
 print("set to 0 after it, they sum to             ", wrong.sum(axis=1))
 names = [f"token {t}" for t in range(T)]
-with lesson.picture("mask", "The causal mask", columns=2, size=(10, 3.6)) as (left, right):
-    heatmap(left, np.where(future, np.nan, scores), names, names)
-    left.set(title="scores; blank: minus infinity", xlabel="key (looked at)", ylabel="query (looking)")
-    heatmap(right, weights, names, names)
-    right.set(title="weights", xlabel="key (looked at)", ylabel="query (looking)")
+with lesson.picture("mask", "The causal mask", columns=2, size=(10, 3.6)) as pair:
+    titles = ("scores; blank: minus infinity", "weights")
+    for axes, title, matrix in zip(pair, titles, (np.where(future, np.nan, scores), weights)):
+        heatmap(axes, matrix, names, names)
+        axes.set(title=title, xlabel="key (looked at)", ylabel="query (looking)")
 
 # %% One pass, T predictions
 # With the mask, a prediction depends on nothing that comes later. So one pass over a text makes the same predictions as

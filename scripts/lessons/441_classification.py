@@ -53,11 +53,10 @@ with no_grad():
     last = np.array([hidden[b, lengths[b] - 1] for b in range(4)])  # (4, C)
     by_hand = last @ classifier.score.weight.data.T  # (4, classes)
     scores = classifier(ids, lengths).data
+    longer = np.pad(ids, ((0, 0), (0, pretrained.config.block_size - ids.shape[1])))
+    assert np.allclose(classifier(longer, lengths).data, scores, atol=1e-5)  # padding changes nothing
 assert np.allclose(by_hand, scores, atol=1e-5)
 print(f"hidden states {hidden.shape} -> of the last tokens {last.shape} -> scores {scores.shape}")
-with no_grad():
-    longer = np.pad(ids, ((0, 0), (0, pretrained.config.block_size - ids.shape[1])))
-    assert np.allclose(classifier(longer, lengths).data, scores, atol=1e-5)
 
 changed = ids.copy()
 changed[:, 0] = (changed[:, 0] + 1) % len(tokenizer)

@@ -76,10 +76,8 @@ def tune(model: Any, items: Sequence[Any], batch: Callable[..., Any], loss: Any,
 
 def change(after: Any, before: Any) -> float:
     """How far the weights have moved, relative to their size: |after - before| / |before|."""
-    pairs = [(p.data, q.data) for p, q in zip(after.parameters(), before.parameters(), strict=True)]
-    moved, size = (sum(float((array**2).sum()) for array in arrays) for arrays in
-                   ([a - b for a, b in pairs], [b for _, b in pairs]))  # fmt: skip
-    return float(np.sqrt(moved / size))
+    new, old = (np.concatenate([p.data.ravel() for p in model.parameters()]) for model in (after, before))
+    return float(np.linalg.norm(new - old) / np.linalg.norm(old))
 
 
 # %% Five stages, each starting from the one before

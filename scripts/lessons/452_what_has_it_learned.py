@@ -12,15 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from gpt import Llama, LlamaConfig
-from gpt.interpretability import (
-    ablated,
-    attention_patterns,
-    induction_scores,
-    logit_lens,
-    patch_effects,
-    record,
-    repeated_tokens,
-)
+from gpt.interpretability import ablated, attention_patterns, logit_lens, patch_effects, record
+from gpt.interpretability.induction import induction_scores, repeated_tokens
 from gpt.training.loading import load_model
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFError

@@ -221,7 +221,9 @@ def team(data_parallel: bool) -> Iterator[Team]:
                 raise
             if processes.rank > 0:
                 time.sleep(1)  # if process 0 has the same problem, it ends all processes by then
-            if isinstance(error, USER_ERRORS) and not _wants_traceback():
+            if isinstance(error, KeyboardInterrupt):
+                print("\ninterrupted", file=sys.stderr, flush=True)
+            elif isinstance(error, USER_ERRORS) and not _wants_traceback():
                 where = f" in process {processes.rank}" if processes.rank > 0 else ""
                 print(f"error{where}: {_sentence(error)}", file=sys.stderr, flush=True)
             else:

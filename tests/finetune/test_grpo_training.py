@@ -185,6 +185,17 @@ def test_a_run_stops_between_iterations_and_a_resumed_one_equals_one_that_never_
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
+def test_a_run_does_not_go_on_with_another_reference(settings, likes, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at(2, page, patch)
+        start(train_grpo, settings(grpo=dataclasses.replace(CONFIG, beta=0.1)))
+    worked, tokenizer = load_run(tmp_path / "run" / "worked")
+    worked.lm_head.weight.data[0, 0] += 1
+    save_model(tmp_path / "run" / "worked", worked, tokenizer)
+    with pytest.raises(CheckpointError, match="the reference in .*worked is not the one that the run in .*run was"):
+        resume(train_grpo, GRPORunConfig, str(tmp_path / "run"))
+
+
 def test_the_control_learns_from_the_worked_examples_only(settings, tmp_path):
     run = start(train_grpo, settings(control=True, grpo=dataclasses.replace(CONFIG, total_iterations=2)))
     assert run.steps_done == 2 * 2 * page.CONTROL_STEPS

@@ -9,7 +9,7 @@ from finetune.objectives.ppo import gae, token_rewards, whiten
 from finetune.objectives.rollout import Rollout, rollout_metrics
 from finetune.stages import ppo as page
 from finetune.stages.ppo import PPOConfig, PPORunConfig, ppo_batches, train_ppo
-from gpt.training.checkpoint import load_checkpoint, load_run, load_state
+from gpt.training.checkpoint import CheckpointError, load_checkpoint, load_run, load_state
 from gpt.training.log import read_log
 from gpt.training.run import Run, resume, start
 from gpt.training.training_config import TrainingConfig
@@ -189,6 +189,23 @@ def test_a_run_stops_between_iterations_and_a_resumed_one_equals_one_that_never_
     assert not second.interrupted and second.steps_done == 12
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
     assert any(map(any, load_state(tmp_path / "parts")["extra"]["value_head"]["weight"]))
+
+
+@pytest.mark.parametrize("changed", ["reference", "reward model"])
+def test_a_run_does_not_go_on_with_another_reference_or_reward_model(settings, tmp_path, monkeypatch, changed):
+    likes = Likes()
+    likes.weight = nn.Parameter(np.ones(3, np.float32))
+    monkeypatch.setattr(page, "checked_reward_model", lambda *_: likes)
+    with monkeypatch.context() as patch:
+        interrupt_at(2, page, patch)
+        start(train_ppo, settings())
+    if changed == "reference":
+        template = small_template()
+        save_model(tmp_path / "base", small_policy(template, 2, n_embd=8, block_size=192), template.tokenizer)
+    else:
+        likes.weight.data[1] = 2
+    with pytest.raises(CheckpointError, match=f"the {changed} in .* is not the one that the run in .*run was started"):
+        resume(train_ppo, PPORunConfig, str(tmp_path / "run"))
 
 
 def test_a_reward_that_is_not_finite_skips_steps_keeps_the_batches_and_stops(settings, tmp_path, monkeypatch):

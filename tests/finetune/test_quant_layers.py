@@ -9,7 +9,8 @@ from finetune.quantization.array import QuantizedArray
 from finetune.quantization.gptq import gptq
 from finetune.quantization.nf4 import nf4
 from finetune.quantization.rounding import relative_error
-from minigrad import Tensor, nn, use_kernels
+from minigrad import Tensor, autocast, nn, use_kernels
+from minigrad.precision import round_bfloat16
 from tests.finetune.small import dequantized, normal
 from tests.helpers import peak_below
 
@@ -68,6 +69,20 @@ def test_the_floats_of_the_weight_never_exist_at_once(kernels, monkeypatch):
     layer(x)  # makes the table of what pairs of bytes stand for: 1 MiB, once for all weights
     with peak_below(whole / 5):
         layer(x).sum().backward()
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+def test_in_mixed_precision_what_goes_in_and_out_is_rounded(kernels):
+    layer = QuantizedLinear(nf4(normal(7, 12), 4))
+    weight, dout = layer.weight.dequantize(), normal(3, 7, seed=4)
+    x = Tensor(normal(3, 12, seed=3), requires_grad=True)
+    with use_kernels(kernels), autocast():
+        out = layer(x)
+        out.backward(dout)
+    expected = round_bfloat16(x.data) @ weight.T, round_bfloat16(dout) @ weight
+    for found, exact in zip((out.data, x.grad), expected, strict=True):
+        np.testing.assert_array_equal(found, round_bfloat16(found))
+        np.testing.assert_allclose(found, exact, rtol=2**-8)
 
 
 def test_an_input_that_does_not_fit_is_named():

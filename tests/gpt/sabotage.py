@@ -7,6 +7,7 @@ WHAT, before the step is taken:
     bug     any other exception
     kill    the system kills it
     ctrl-c  Ctrl-C reaches it, and no other
+    twice   Ctrl-C reaches it twice, which ends it at once
     drift   its weights become others (only seen where they are compared, at the start of a run: step 0)
 """
 
@@ -40,7 +41,7 @@ def sabotaged_step(model, batches, loss_fn, *arguments):
         raise AssertionError("this cannot happen")
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if what == "ctrl-c":
+    for _ in range({"ctrl-c": 1, "twice": 2}.get(what, 0)):
         signal.raise_signal(signal.SIGINT)
 
     def not_finite(model, batch):

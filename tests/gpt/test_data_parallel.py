@@ -20,9 +20,11 @@ from gpt import load_checkpoint
 from gpt.training import data_parallel
 from gpt.training.batches import RandomBatches
 from gpt.training.data_parallel import ALONE, MPITeam, Team, start_team
+from gpt.training.evaluation import evaluate
 from gpt.training.log import read_log
 from minigrad import backend
 from scripts import train
+from tests.gpt.small import small_gpt
 from tests.scripts.running import ROOT, command, environment, refusal, run_here, run_process, write_text
 
 OPTIONS = {
@@ -148,6 +150,7 @@ def test_what_is_not_finite_in_one_process_is_skipped_by_all(text, alone, tmp_pa
         ("raise:4", "error in process 1: the data are not to my taste\n"),
         pytest.param("bug:4", "AssertionError: this cannot happen\n", marks=pytest.mark.slow),
         ("kill:4", "signal 9"),
+        ("twice:4", "\ninterrupted\n"),
     ],
 )
 def test_a_process_that_dies_ends_the_run_and_the_last_checkpoint_is_whole(text, alone, tmp_path, accident, words):
@@ -297,14 +300,17 @@ def test_mpiexec_without_data_parallel_is_refused(text, tmp_path, capsys, monkey
     assert "mpiexec has started 2 processes for the same run: add --data-parallel" in words
 
 
-def fake_mpi(copies):
-    """`mpi4py.MPI`, as if `copies` processes had all contributed the same."""
+def fake_mpi(copies, others=()):
+    """`mpi4py.MPI`, as if `copies` processes had all contributed the same. others: what others gathered before us."""
 
     def all_reduce(in_place, flat):
         assert in_place == "in place"
         flat *= copies
 
-    world = types.SimpleNamespace(rank=0, size=copies, Allreduce=all_reduce)
+    def all_gather(value):
+        return [*others, value]
+
+    world = types.SimpleNamespace(rank=len(others), size=copies, Allreduce=all_reduce, allgather=all_gather)
     return types.SimpleNamespace(COMM_WORLD=world, IN_PLACE="in place")
 
 
@@ -318,6 +324,12 @@ def test_gradients_are_summed_in_one_message_on_any_device(cuda, where):
     for p, expected in zip(parameters, (1.5, 1.5, 1.5, 0.0)):
         assert backend.device_of(p.grad) == where and p.grad.dtype == np.float32
         np.testing.assert_array_equal(backend.to_numpy(p.grad), np.full(p.shape, expected))
+
+
+def test_a_process_without_a_batch_to_evaluate_adds_nothing():
+    """A short held-out text has fewer batches than the team has processes."""
+    made = MPITeam(fake_mpi(2, others=[({"loss": 3.0}, 4)]))
+    assert evaluate(small_gpt(), [None], team=made) == {"loss": 0.75}
 
 
 def test_settings_that_differ_are_named():

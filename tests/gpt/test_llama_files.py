@@ -330,7 +330,10 @@ def test_training_starts_from_a_llama_and_goes_on_after_an_interruption(tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(Run, "record", interrupt)
         assert run_from(tmp_path, "broken", source, "--max-iters", 4, "--block-size", 16) == 130
-    assert run_here(train.main, "--init-from", "resume", "--out-dir", tmp_path / "broken") == 0
+    resume = ["--init-from", "resume", "--out-dir", tmp_path / "broken"]
+    error = refusal(train.main, capsys, *resume, "--dropout", "0.1")  # as at the start
+    assert f"the model in {tmp_path / 'broken'} has no dropout" in error
+    assert run_here(train.main, *resume) == 0
     assert_same_weights(load_model(tmp_path / "broken")[0], whole)
 
 

@@ -412,6 +412,7 @@ def test_a_second_ctrl_c_stops_at_once_and_the_handler_is_put_back(tmp_path):
 def test_ctrl_c_in_the_last_step_is_no_interruption(tmp_path):
     run = begin(tmp_path, {"after_step": lambda run: run.steps_done == 12 and signal.raise_signal(signal.SIGINT)})
     assert not run.interrupted and load_checkpoint(tmp_path).state["step"] == 12
+    assert run.asked_to_stop  # for those who have more to run
 
 
 def test_it_runs_in_a_thread_where_no_signal_can_be_caught(tmp_path):
@@ -609,6 +610,11 @@ def test_ctrl_c_after_a_skipped_step_saves_nothing_that_may_be_damaged(tmp_path)
     run = begin(tmp_path, {"loss_fn": not_finite_at(7), "after_step": ctrl_c}, sample_interval=0)
     assert run.interrupted and run.steps_done == 7
     assert run.saved_step == load_checkpoint(tmp_path).state["step"] == 4
+
+
+def test_a_run_whose_last_step_is_skipped_is_saved_also_without_a_validation_loss(tmp_path):
+    run = begin(tmp_path, {"loss_fn": not_finite_at(12), "validate": lambda: {"right": 0.5}}, eval_interval=8)
+    assert run.skipped_in_a_row == 1 and run.saved_step == load_checkpoint(tmp_path).state["step"] == 12
 
 
 def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path):

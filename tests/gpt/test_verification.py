@@ -48,7 +48,7 @@ def test_every_activation_and_gradient_is_that_of_transformers(model, reference,
     assert len(comparison.gradients()) == len(list(model.parameters()))
     worst = max(row.relative for row in comparison.activations() + comparison.gradients())
     assert worst < {"float64": 1e-13, "float32": 1e-5}[dtype]
-    assert "differs" not in comparison.text()
+    assert "differs" not in str(comparison)
 
 
 # --- planted mistakes -------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_a_mistake_is_found_where_it_is(model, reference, plant, module, place):
     stage = next(stage for stage in verification.stages(model.config) if stage.name == place)
     assert f"the first activation that differs is {place} (" in comparison.problem()
     assert stage.suspect in comparison.problem()
-    marked = [line for line in comparison.text().splitlines() if "<-- the first that differs" in line]
+    marked = [line for line in str(comparison).splitlines() if "<-- the first that differs" in line]
     assert marked[0].split()[0] == place
 
 

@@ -130,14 +130,15 @@ def test_a_stage_that_is_deleted_is_done_again_and_so_is_what_was_made_from_it(f
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_ctrl_c_stops_it_and_the_next_call_goes_on_in_the_stage(tmp_path, monkeypatch, capsys):
-    interrupt_at(4, sft, monkeypatch)
+@pytest.mark.parametrize("step", [4, 12])  # the last one of this stage is 12: then the next stage does not begin
+def test_ctrl_c_stops_it_and_the_next_call_goes_on_in_the_stage(tmp_path, monkeypatch, capsys, step):
+    interrupt_at(step, sft, monkeypatch)
     assert run_here(script.main, "--short", "--out-dir", tmp_path) == 130
     assert "call it again and it goes on" in capsys.readouterr().out
-    assert load_state(tmp_path / "sft")["step"] == 4 and not (tmp_path / "dpo").exists()
+    assert load_state(tmp_path / "sft")["step"] == step and not (tmp_path / "reward").exists()
     monkeypatch.undo()
     output = output_of(script.main, "--short", "--out-dir", tmp_path)
-    assert f"resuming {tmp_path / 'sft'} at step 4" in output and "=== 6/6 quantized" in output
+    assert f"resuming {tmp_path / 'sft'} at step {step}" in output and "=== 6/6 quantized" in output
 
 
 def test_a_run_of_something_else_in_a_stages_folder_is_not_touched(finished, tmp_path, capsys):

@@ -221,6 +221,17 @@ def test_data_and_tokenizer_that_were_edited_in_place_are_noticed(finished, tmp_
             checkpoint.load_run(folder)
 
 
+def test_hidden_files_in_the_data_folder_are_not_the_runs(finished, tmp_path):
+    """macOS leaves a .DS_Store in every folder that somebody looks at."""
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    (folder / "data" / ".DS_Store").write_bytes(b"where the icons are")
+    assert checkpoint.inputs(folder).keys() == checkpoint.load_state(folder)["inputs"].keys()
+    assert run_here(train.main, "--init-from", "resume", "--out-dir", folder) == 0
+    state = checkpoint.load_state(folder)
+    state["inputs"]["data/.train.bin.123.unfinished"] = "of a killed run; somebody has deleted it since"
+    checkpoint.check_inputs(folder, state)
+
+
 FORGED = ["run.batch_size", "run.model", "run.data", "run.training", "run.model.dropout", "run.training.beta1", "run"]
 
 

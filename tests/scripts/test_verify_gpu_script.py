@@ -119,4 +119,4 @@ def test_what_is_measured_runs_on_the_device(cuda, monkeypatch, precision):
         work = jobs.Training("gpt2", 2, 8, "cuda", precision)
         first = work.step()
         assert work.model.lm_head.weight.device == "cuda:0" and np.isfinite(first) and work.step() < first
-        assert jobs.Generation("gpt2", 3, 4, "cuda", precision).step() == 4
+        assert jobs.Generation("gpt2", 3, 4, 1, "cuda", precision).step() == 4
