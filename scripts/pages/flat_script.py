@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.autograd import Function
 from minigrad.dtypes import op_name
 from minigrad.inspection.recorder import Call, Recording, Value
 from minigrad.optim import AdamW
@@ -253,6 +254,8 @@ class _Writer:
                 self.helpers[name] = source.rstrip()
             elif isinstance(found, int | float | str | np.ndarray | np.dtype):
                 self.helpers[name] = f"{name} = {_literal(found, name)}"
+            elif isinstance(found, type) and issubclass(found, Function):
+                raise ValueError(f"it calls {name}")
 
 
 class _Inliner(ast.NodeTransformer):

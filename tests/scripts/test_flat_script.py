@@ -250,7 +250,7 @@ def step_of(function, inputs, dtype):
 def test_every_op_has_a_flat_form_but_std(name, data):
     recording, truth = step_of(*CASES[name](data.draw), data.draw(st.sampled_from(["float32", "float64"])))
     if name == "std" and recording:
-        with pytest.raises(ValueError, match="no flat form: its script ends in NameError: name 'Var' is not defined"):
+        with pytest.raises(ValueError, match=r"^Std.forward has no flat form: it calls Var$"):
             flat_script(recording)
     elif recording:
         check(flat_script(recording), truth)
