@@ -28,8 +28,10 @@ def _show_ignored(ignored: Any) -> None:
     show_ignored(ignored)
 
 
-show_error, show_ignored = sys.excepthook, sys.unraisablehook  # perhaps not Python's: pytest has its own
-sys.excepthook, sys.unraisablehook = _show_error, _show_ignored
+show_error, show_ignored = sys.excepthook, sys.unraisablehook
+main = Path(getattr(sys.modules["__main__"], "__file__", None) or "none").resolve()
+if Path(__file__).resolve().parent.parent in main.parents:  # a script was started, not a notebook or a test
+    sys.excepthook, sys.unraisablehook = _show_error, _show_ignored
 
 missing = [name for name in ("numpy", "minigrad") if importlib.util.find_spec(name) is None]
 if missing:

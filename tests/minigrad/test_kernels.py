@@ -1,5 +1,6 @@
 """Every fast twin against its textbook form, by one test; what only attention promises; and the switch between them."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -402,9 +403,9 @@ def test_ctrl_c_at_any_moment(four_threads, ctrl_c):
     rng = np.random.default_rng(0)
     for _ in range(100):
         others = Others()
-        with pytest.raises(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt):  # it may come where Python cannot raise it, as in a destructor
             ctrl_c(rng.uniform(2e-5, 2e-3))
-            while True:
+            while signal.getitimer(signal.ITIMER_REAL) != (0, 0):
                 threads.parallel(lambda _, others=others: others.piece(5e-5), range(10), uses_blas=False)
         assert len(others.begun) == len(others.ended)
 
