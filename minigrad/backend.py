@@ -26,8 +26,6 @@ Array: TypeAlias = np.ndarray  # or cupy.ndarray, which has the same methods
 
 DEFAULT_DTYPE = np.dtype(np.float32)
 NUMBERS = "biufc"  # NumPy's kinds of dtypes: booleans, integers, floats, complex numbers
-# The dtypes of NumPy's numbers in this machine's byte order. In the other order, np.dtype(">f4"), they equal none here.
-NATIVE = frozenset(map(np.dtype, "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]))
 
 _modules: dict[type, Any] = {np.ndarray: np}  # the type of an array -> the module that computes with it
 

@@ -69,14 +69,10 @@ def version(array: Array) -> int:
     return _changed[id(array)][0] if id(array) in _changed else 0
 
 
-def changed_since(number: int) -> dict[int, list[tuple[int, Array]]]:
-    """The later changes (number, array), by the id of the array that owns the memory."""
-    found: dict[int, list[tuple[int, Array]]] = {}
-    for last, reference in list(_changed.values()):
-        array = reference()
-        if last > number and array is not None:
-            found.setdefault(id(buffer_of(array)), []).append((last, array))
-    return found
+def changed_since(number: int) -> list[tuple[int, Array]]:
+    """The later changes: (number, array)."""
+    found = [(last, reference()) for last, reference in list(_changed.values()) if last > number]
+    return [(last, array) for last, array in found if array is not None]
 
 
 class InPlaceOperators:

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import autograd, backend, in_place
 from . import functional as F
-from .backend import DEFAULT_DTYPE, NATIVE, Array
+from .backend import NUMBERS, Array
 from .dtypes import is_floating, promote_inputs
 from .notebook import tensor_html
 
@@ -32,7 +32,7 @@ class Tensor(in_place.InPlaceOperators):
     __slots__ = ("data", "grad", "requires_grad", "grad_fn", "output_index", "__weakref__")
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None):
-        usual = type(data) is np.ndarray and (data.dtype is DEFAULT_DTYPE or data.dtype in NATIVE)
+        usual = type(data) is np.ndarray and data.dtype.isnative and data.dtype.kind in NUMBERS
         if not usual or dtype is not None or device is not None:
             data = backend.as_array(_data(data), dtype, device)
         self.data: Array = data
