@@ -50,6 +50,11 @@ def is_array(value: Any) -> bool:
     return type(value) in _modules or isinstance(value, np.ndarray) or type(value).__module__.split(".")[0] == "cupy"
 
 
+def array_of(x: Any) -> Any:
+    """The array of a Tensor; anything else as it is."""
+    return x.data if hasattr(x, "requires_grad") else x
+
+
 def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
     """A number or a nested list as an array. An array is shared, not copied, unless it must be converted.
 
