@@ -26,8 +26,6 @@ Array: TypeAlias = np.ndarray  # or cupy.ndarray, which has the same methods
 
 DEFAULT_DTYPE = np.dtype(np.float32)
 NUMBERS = "biufc"  # NumPy's kinds of dtypes: booleans, integers, floats, complex numbers
-# The dtypes of NumPy's numbers in this machine's byte order. In the other order, np.dtype(">f4"), they equal none here.
-NATIVE = frozenset(map(np.dtype, "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]))
 
 _modules: dict[type, Any] = {np.ndarray: np}  # the type of an array -> the module that computes with it
 
@@ -50,6 +48,11 @@ def module_of(array: Any) -> Any:
 def is_array(value: Any) -> bool:
     """Is `value` a NumPy or CuPy array? (NumPy's scalars are not.)"""
     return type(value) in _modules or isinstance(value, np.ndarray) or type(value).__module__.split(".")[0] == "cupy"
+
+
+def array_of(x: Any) -> Any:
+    """The array of a Tensor; anything else as it is."""
+    return x.data if hasattr(x, "requires_grad") else x
 
 
 def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:

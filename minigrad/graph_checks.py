@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import in_place, switches
-from .backend import buffer_of, is_array, module_of, named_arrays
+from .backend import is_array, module_of, named_arrays
 
 
 def check_graph(nodes: Collection[Any]) -> None:
@@ -31,8 +31,9 @@ def _check_not_overwritten(nodes: list[Any]) -> None:
     changed = in_place.changed_since(min(ctx.changes for ctx in nodes))
     for ctx in nodes:
         for name, saved in named_arrays(ctx.saved().items()):
-            for number, array in changed.get(id(buffer_of(saved)), ()):
-                if number > ctx.changes and module_of(saved).may_share_memory(saved, array):
+            xp = module_of(saved)
+            for number, array in changed:
+                if number > ctx.changes and module_of(array) is xp and xp.may_share_memory(saved, array):
                     raise RuntimeError(
                         f"{ctx} saved a tensor of shape {array.shape} as ctx.{name}, and it was changed in place "
                         "before backward(), perhaps by an optimizer or by loading weights. Run the forward pass again"

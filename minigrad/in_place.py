@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from . import switches
-from .backend import Array, buffer_of
+from .backend import Array, array_of, buffer_of
 
 changes = 0  # the number of the last change
 # id of an array -> [the number of its last change, a reference that does not keep the array alive]
@@ -51,11 +51,10 @@ def announce_update(tensors: Iterable[Any]) -> None:
     """
     arrays = []
     for tensor in tensors:
-        if id(tensor.data) not in _changed:  # the first time
-            if not _is_writable(tensor.data):
-                tensor.data = np.array(tensor.data)
-            elif not tensor.requires_grad:  # perhaps x[1:], a view that dies at once, and its entry with it
-                arrays.append(buffer_of(tensor.data))
+        if not _is_writable(tensor.data):
+            tensor.data = np.array(tensor.data)
+        elif not tensor.requires_grad:  # perhaps x[1:], a view that dies at once, and its entry with it
+            arrays.append(buffer_of(tensor.data))
         arrays.append(tensor.data)
     announce(arrays)
 
@@ -66,17 +65,13 @@ def _is_writable(array: Array) -> bool:
 
 def version(array: Array) -> int:
     """The number of the last change of `array`; 0 if there was none."""
-    return _changed[id(array)][0] if id(array) in _changed else 0
+    return _changed.get(id(array), [0])[0]
 
 
-def changed_since(number: int) -> dict[int, list[tuple[int, Array]]]:
-    """The later changes (number, array), by the id of the array that owns the memory."""
-    found: dict[int, list[tuple[int, Array]]] = {}
-    for last, reference in list(_changed.values()):
-        array = reference()
-        if last > number and array is not None:
-            found.setdefault(id(buffer_of(array)), []).append((last, array))
-    return found
+def changed_since(number: int) -> list[tuple[int, Array]]:
+    """The later changes: (number, array)."""
+    found = [(last, reference()) for last, reference in list(_changed.values()) if last > number]
+    return [(last, array) for last, array in found if array is not None]
 
 
 class InPlaceOperators:
@@ -105,7 +100,7 @@ class InPlaceOperators:
         if switches.is_recording() and (self.requires_grad or getattr(x, "requires_grad", False)):
             raise RuntimeError(_NOT_RECORDED.format("x[index] = ...", "new = F.where(mask, value, x)"))
         announce_update([self])
-        self.data[tuple(map(_array, index)) if isinstance(index, tuple) else _array(index)] = _array(x)
+        self.data[tuple(map(array_of, index)) if isinstance(index, tuple) else array_of(index)] = array_of(x)
 
 
 _NOT_RECORDED = (
@@ -126,7 +121,3 @@ def _assign(tensor: Any, symbol: str, result: Any) -> Any:
     announce_update([tensor])
     tensor.data[...] = result.data
     return tensor
-
-
-def _array(x: Any) -> Any:
-    return x.data if isinstance(x, InPlaceOperators) else x  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import autograd, backend, in_place
 from . import functional as F
-from .backend import DEFAULT_DTYPE, NATIVE, Array
+from .backend import NUMBERS, Array
 from .dtypes import is_floating, promote_inputs
 from .notebook import tensor_html
 
@@ -32,9 +32,9 @@ class Tensor(in_place.InPlaceOperators):
     __slots__ = ("data", "grad", "requires_grad", "grad_fn", "output_index", "__weakref__")
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None):
-        usual = type(data) is np.ndarray and (data.dtype is DEFAULT_DTYPE or data.dtype in NATIVE)
+        usual = type(data) is np.ndarray and data.dtype.isnative and data.dtype.kind in NUMBERS
         if not usual or dtype is not None or device is not None:
-            data = backend.as_array(_data(data), dtype, device)
+            data = backend.as_array(backend.array_of(data), dtype, device)
         self.data: Array = data
         self.grad: Array | None = None
         self.grad_fn: autograd.Context | None = None  # the call that computed it; None for a leaf
@@ -63,7 +63,7 @@ class Tensor(in_place.InPlaceOperators):
         if gradient is None and self.data.size != 1:
             raise RuntimeError(f"backward() starts from a scalar; for shape {self.shape}, pass its gradient")
         ones = backend.module_of(self.data).ones_like
-        gradient = ones(self.data) if gradient is None else backend.as_array(_data(gradient), self.dtype)
+        gradient = ones(self.data) if gradient is None else backend.as_array(backend.array_of(gradient), self.dtype)
         if gradient.shape != self.shape or backend.device_of(gradient) != self.device:
             got, here = (f"shape {x.shape} on {backend.device_of(x)}" for x in (gradient, self.data))
             raise RuntimeError(f"backward() got a gradient of {got} for a tensor of {here}")
@@ -183,11 +183,7 @@ class _Comparison:
 
 
 def _compare(op: Callable[..., Array], *operands: Any) -> Tensor:
-    return Tensor(op(*promote_inputs(_Comparison, [_data(x) for x in operands])))
-
-
-def _data(x: Any) -> Any:
-    return x.data if isinstance(x, Tensor) else x
+    return Tensor(op(*promote_inputs(_Comparison, [backend.array_of(x) for x in operands])))
 
 
 def unpacked(sizes: tuple[Any, ...]) -> tuple[int, ...]:

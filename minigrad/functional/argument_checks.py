@@ -22,11 +22,6 @@ Dims: TypeAlias = int | Sequence[int] | None  # one axis, several, or all of the
 _NO_NAMES: Mapping[str, Never] = {}
 
 
-def array_of(x: Any) -> Any:
-    """The array of a Tensor; anything else as it is."""
-    return x.data if hasattr(x, "requires_grad") else x
-
-
 def check_tensor(op: str, *operands: Any) -> None:
     """Raise TypeError for what is neither a Tensor nor an array, such as a list."""
     for x in operands:

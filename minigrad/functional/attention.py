@@ -14,8 +14,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
-from ..backend import module_of, next_stream
-from .argument_checks import array_of, check_floating, check_fraction, check_tensor
+from ..backend import array_of, module_of, next_stream
+from .argument_checks import check_floating, check_fraction, check_tensor
 from .broadcasting import check_broadcastable, shape_of, unbroadcast
 from .shape import reshape, unsqueeze
 from .stochastic import keep_scale

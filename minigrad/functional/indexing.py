@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Never
 import numpy as np
 
 from ..autograd import Function
-from ..backend import Array, is_array, module_of, scatter_add
+from ..backend import Array, array_of, is_array, module_of, scatter_add
 from ..dtypes import is_floating
-from .argument_checks import array_of, check_boolean, check_tensor, normalize_dim, normalize_dims
+from .argument_checks import check_boolean, check_tensor, normalize_dim, normalize_dims
 from .broadcasting import shape_of
 from .elementwise import Where, to
 from .shape import reshape

@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
-from ..backend import Array, is_array, module_of
+from ..backend import Array, array_of, is_array, module_of
 from ..dtypes import is_floating
 from .activation import log_softmax, log_softmax_of_array, logsigmoid
-from .argument_checks import array_of, check_floating, check_fraction, check_tensor
+from .argument_checks import check_floating, check_fraction, check_tensor
 from .elementwise import exp, log, where
 from .indexing import check_indices, check_integers, gather
 from .linalg import check_linear, linear

@@ -15,8 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..autograd import Function
-from ..backend import Array, module_of
-from .argument_checks import array_of, check_floating
+from ..backend import Array, array_of, module_of
+from .argument_checks import check_floating
 from .broadcasting import check_broadcastable
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd import Context, Function
-from ..backend import Array, device_of, is_array, module_of, to_device, to_numpy
+from ..backend import Array, device_of, is_array, to_device, to_numpy
 from ..dtypes import is_floating
 from ..inspection.graph import consumers_first
+from ..nn.activation_checkpointing import Join
 from ..switches import no_grad
 from ..tensor import Tensor
 
@@ -139,19 +140,6 @@ def _frozen(array: Array, dtype: Any = None) -> Array:
 # --- rows: backward ---------------------------------------------------------------------------------------------------
 
 
-class _Seed(Function):
-    """Σ_o out_o · v_o. Its backward gives each output o its cotangent v_o, so one walk serves all outputs."""
-
-    @staticmethod
-    def forward(ctx: Any, *outputs: Any, cotangents: Any) -> Any:
-        ctx.cotangents = cotangents
-        return module_of(outputs[0]).zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, *douts: Any) -> Any:
-        return tuple(to_device(v.copy(), device_of(douts[0])) for v in ctx.cotangents)
-
-
 class Graph:
     """One recorded call of the subject, which backward can walk many times."""
 
@@ -164,7 +152,9 @@ class Graph:
         self._other_leaves = {id(x): x for x in targets if not isinstance(x, Context) and id(x) not in ours}
 
     def root(self, cotangents: list[Array]) -> Tensor:
-        return _Seed.apply(*self.outputs, cotangents=cotangents)
+        """One tensor whose backward gives each output its cotangent, so one walk serves all outputs."""
+        douts = [to_device(v.copy(), out.device) for v, out in zip(cotangents, self.outputs, strict=True)]
+        return Join.apply(*self.outputs, douts=tuple(douts))
 
     def vjp(self, cotangents: list[Array]) -> list[Array | None]:
         """vᵀJ for the cotangents v: one array per variable, or None if no gradient arrived.

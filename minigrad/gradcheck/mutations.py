@@ -365,15 +365,12 @@ def _sites(parent: ast.AST, statement: ast.stmt | None = None) -> Iterator[_Site
             is_target = isinstance(getattr(node, "ctx", None), ast.Store)
             if isinstance(node, ast.stmt | ast.expr | ast.Slice) and not is_target:
                 site = _Site(holder, key, node if isinstance(node, ast.stmt) else statement)  # type: ignore[arg-type]
-                if not _is_docstring(node):
+                is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+                if not is_docstring:
                     yield site
                     yield from _sites(node, site.statement)
             elif isinstance(node, ast.AST) and statement is not None:  # keywords, slices, comprehensions
                 yield from _sites(node, statement)
-
-
-def _is_docstring(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _changes_of_statement(site: _Site) -> Iterator[tuple[Any, str, int]]:

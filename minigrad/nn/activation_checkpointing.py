@@ -20,7 +20,7 @@ from typing import Any
 from .. import backend, switches
 from ..autograd import Function
 from ..tensor import Tensor
-from .module import Module, ModuleList, Parameter
+from .module import Module, ModuleList
 
 
 class Recompute(Function):
@@ -38,12 +38,12 @@ class Recompute(Function):
     @staticmethod
     def backward(ctx: Any, *douts: Any) -> Any:
         # The second graph gets leaves of its own. It ends at them, and adds to no other tensor's gradient.
-        leaves = [Parameter(array, wanted) for array, wanted in zip(ctx.inputs, ctx.needs_grad, strict=True)]
+        leaves = [Tensor(array, wanted) for array, wanted in zip(ctx.inputs, ctx.needs_grad, strict=True)]
         outputs = ctx.call(leaves)
-        if len(outputs) == 1:
-            root, dout = outputs[0], douts[0]
-        else:
-            root, dout = Join.apply(*outputs, douts=douts), None
+        root, dout = outputs[0], douts[0]
+        if len(outputs) > 1:
+            with switches.enable_grad():  # backward may have been called inside of no_grad
+                root, dout = Join.apply(*outputs, douts=douts), None
         if root.requires_grad:
             root.backward(dout)
         return tuple(leaf.grad for leaf in leaves)
@@ -77,22 +77,20 @@ class BlockCall:
         self.held = {  # the attributes of each module: weights, hooks, training or inference mode, ...
             module: {**vars(module), "_forward_hooks": dict(module._forward_hooks)} for module in block.modules()
         }
-        self.random, self.kernels = backend.random_state(), (switches.kernels, switches.cuda_kernels)
+        self.random = backend.random_state()
         self.thread = contextvars.copy_context()  # the switches of this thread: is a graph recorded, autocast
 
     def run(self) -> list[Tensor]:
         """Run the block without a graph. Returns its result, then the tensors that it left in attributes."""
         with switches.no_grad():
             result = self.forward(*self.arguments)
-        self.left = [
-            (module, name)
-            for module, held in self.held.items()
-            for name, value in vars(module).items()
-            if type(value) is Tensor and value is not held.get(name)
-        ]
-        for module, name in self.left:
-            if getattr(self.held[module].get(name), "grad_fn", None):
-                self.held[module][name] = TensorOfAnEarlierCall()
+        self.left = []
+        for module, held in self.held.items():
+            for name, value in vars(module).items():
+                if type(value) is Tensor and value is not held.get(name):
+                    self.left.append((module, name))
+                    if getattr(held.get(name), "grad_fn", None):
+                        held[name] = TensorOfAnEarlierCall()
         read = [*self.arguments, *(value for held in self.held.values() for value in held.values())]
         self.inputs = list({id(x): x for x in read if isinstance(x, Tensor)}.values())  # a tied weight once
         return [result, *(vars(module)[name] for module, name in self.left)]
@@ -101,19 +99,17 @@ class BlockCall:
         """Repeat `run` with a graph, and with `leaves` in the place of `inputs`. All else stays as it is."""
         instead = {id(x): leaf for x, leaf in zip(self.inputs, leaves, strict=True)}
         attributes = {module: vars(module) for module in self.held}
-        random, kernels = backend.random_state(), (switches.kernels, switches.cuda_kernels)
+        random = backend.random_state()
         try:
             for module, held in self.held.items():
                 module.__dict__ = {name: instead.get(id(value), value) for name, value in held.items()}
             backend.set_random_state(self.random)  # dropout draws the same masks as in forward
-            switches.kernels, switches.cuda_kernels = self.kernels
             result = self.thread.run(self.forward, *[instead.get(id(x), x) for x in self.arguments])
             return [result, *(vars(module)[name] for module, name in self.left)]
         finally:
             for module, now in attributes.items():
                 module.__dict__ = now
             backend.set_random_state(random)
-            switches.kernels, switches.cuda_kernels = kernels
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BlockCall:
         return self  # a copy of the graph repeats the same call
@@ -122,10 +118,10 @@ class BlockCall:
 def checkpoint_activations(model: Module) -> None:
     """Let each block of `model`, the modules in its first ModuleList, compute its activations again in backward.
 
-    Loss and gradients stay the same to the last bit. A block may leave tensors for the loss in attributes of its
-    modules, like the `balance` of a mixture of experts. A tensor that leaves the block in another way, such as through
-    a hook that appends it to a list, has no gradient. Hooks inside a block run twice. Raises ValueError for a model
-    without a ModuleList.
+    Loss and gradients stay the same to the last bit, unless other kernels are selected before backward. A block may
+    leave tensors for the loss in attributes of its modules, like the `balance` of a mixture of experts. A tensor that
+    leaves the block in another way, such as through a hook that appends it to a list, has no gradient. Hooks inside a
+    block run twice. Raises ValueError for a model without a ModuleList.
     """
     blocks = next((module for module in model.modules() if isinstance(module, ModuleList)), None)
     if blocks is None:

@@ -253,6 +253,15 @@ CHANGES += [lambda w: nn.init.ones_(w.detach()), lambda w: assign(Tensor(w.numpy
 CHANGES += [initialize_a_view]
 
 
+def test_a_window_that_slides_over_an_array_shares_its_memory():
+    data = Tensor(np.ones(8, np.float32))
+    windows = Tensor(np.lib.stride_tricks.sliding_window_view(data.data, 3))  # has no base, by its own account
+    loss = (leaf() * windows).sum()
+    data[0] = 3.0
+    with pytest.raises(RuntimeError, match="<Mul> saved a tensor .* as ctx.y, and it was changed in place"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
 @pytest.mark.parametrize(
     "make", [lambda a: nn.Parameter(a), lambda a: nn.Parameter(a, requires_grad=False), Tensor, lambda a: a]

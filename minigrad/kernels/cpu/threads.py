@@ -32,14 +32,12 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ...backend import Array, usable_cores
-
-if TYPE_CHECKING:  # imported where it is used
-    from queue import SimpleQueue
 
 BLOCK = 256 * 1024  # numbers
 FEW_ROWS = 16  # products with at most this many rows are faster on the matrix library's own threads
@@ -76,8 +74,6 @@ def _start_threads() -> None:
     Not Python's ThreadPoolExecutor: Ctrl-C at the wrong moment leaves one of its locks locked.
     """
     global _pool, _workers
-    from queue import SimpleQueue
-
     _pool = SimpleQueue()
     try:
         for _ in range(_workers - 1):
