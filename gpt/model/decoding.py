@@ -17,6 +17,8 @@ tokens so far.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from typing import Any
 
@@ -46,8 +48,10 @@ def gpt_forward(model: Any, ids: np.ndarray, cache: KVCache, attention_mask: np.
     return layer_norm(x, body.ln_f).reshape(*ids.shape, -1)
 
 
-def llama_forward(model: Any, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None) -> np.ndarray:
-    """`Llama.hidden_states` of ids (B, T), which continue the cache -> (B, T, C)."""
+def llama_forward(
+    model: Any, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None, joined: Joined
+) -> np.ndarray:
+    """`Llama.hidden_states` of ids (B, T), which continue the cache -> (B, T, C). joined: filled by `join`."""
     body, config = model.model, model.config
     H, K = config.n_head, config.n_kv_head
     positions, mask = positions_and_mask(ids, cache, attention_mask, config.block_size)
@@ -55,14 +59,14 @@ def llama_forward(model: Any, ids: np.ndarray, cache: KVCache, attention_mask: n
     cos, sin = llama.rotations(positions, config.head_size, config.rope_theta, x.dtype, config.rope_scaling)
     for layer, block in enumerate(body.layers):
         attn, mlp = block.self_attn, block.mlp
-        qkv = joined_linear(rms_norm(x, block.input_layernorm), attn.q_proj, attn.k_proj, attn.v_proj)
+        qkv = joined_linear(rms_norm(x, block.input_layernorm), joined, attn.q_proj, attn.k_proj, attn.v_proj)
         qkv = heads(qkv, ids, H + 2 * K)  # (B, H + 2K, T, D)
         if attn.qk_norm:
             qkv[:, :H] = rms_norm(qkv[:, :H], attn.q_norm)
             qkv[:, H : H + K] = rms_norm(qkv[:, H : H + K], attn.k_norm)
         qkv[:, : H + K] = rotate(qkv[:, : H + K], cos, sin)
         x += linear(attention(qkv, H, K, layer, cache, mask), attn.o_proj)
-        gate_up = joined_linear(rms_norm(x, block.post_attention_layernorm), mlp.gate_proj, mlp.up_proj)
+        gate_up = joined_linear(rms_norm(x, block.post_attention_layernorm), joined, mlp.gate_proj, mlp.up_proj)
         gate, up = gate_up[:, : config.n_inner], gate_up[:, config.n_inner :]  # (R, I)
         x += linear(gate / (1 + np.exp(-gate)) * up, mlp.down_proj)  # silu(gate) * up
     cache.advance(ids.shape[1])
@@ -87,12 +91,15 @@ def is_plain(layer: Any) -> bool:
     return type(layer) is nn.Linear and not layer._forward_hooks
 
 
-def joined_linear(x: np.ndarray, *layers: Any) -> np.ndarray:
-    """(R, in) -> the outputs of several layers beside each other, in one product if `join` has joined their weights."""
-    weight = joined_weight(layers)
-    if weight is None:
+def joined_linear(x: np.ndarray, joined: Joined, *layers: Any) -> np.ndarray:
+    """(R, in) -> the outputs of several layers beside each other, in one product if their weights are joined."""
+    whole, weights = joined.get(layers, (None, []))
+    for layer, weight in zip(layers, weights):
+        if layer.weight.data is not weight or layer.bias is not None or not is_plain(layer):  # changed since `join`
+            whole = None
+    if whole is None:
         return np.concatenate([linear(x, layer) for layer in layers], axis=-1)
-    return threads.matmul(x, weight.T)
+    return threads.matmul(x, whole.T)
 
 
 def layer_norm(x: np.ndarray, norm: Any) -> np.ndarray:
@@ -150,11 +157,13 @@ def forward_for(model: Any) -> batch_generation.DecodeStep | None:
     # Squares of float16 numbers soon exceed 65504, the largest of them.
     if not all(type(p.data) is np.ndarray and p.dtype != np.float16 for p in model.parameters()):
         return None
-    if isinstance(model, llama.Llama):
-        for block in model.blocks:
-            join(block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj)
-            join(block.mlp.gate_proj, block.mlp.up_proj)
     forward = forwards[type(model)]
+    if isinstance(model, llama.Llama):
+        joined: Joined = {}
+        for block in model.blocks:
+            join(joined, block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj)
+            join(joined, block.mlp.gate_proj, block.mlp.up_proj)
+        forward = functools.partial(forward, joined=joined)
 
     def decode(ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None = None) -> np.ndarray:
         # In x / (1 + e^-x), e^-x may be infinite; the quotient is then 0, as it should be.
@@ -164,35 +173,33 @@ def forward_for(model: Any) -> batch_generation.DecodeStep | None:
     return decode
 
 
-def join(*layers: Any) -> None:
-    """Move the weights of layers with the same input into one array, each with its rows, for a single product.
+# Layers -> the array that holds their weights one below the other, and the weights themselves, which are views of it.
+Joined = dict[tuple[Any, ...], tuple[np.ndarray, list[np.ndarray]]]
+
+
+def join(joined: Joined, *layers: Any) -> None:
+    """Move the weights of layers with the same input into one array, for a single product. They may be there already.
 
     A small product reaches half of the memory's speed, because the threads take as long to start as to multiply.
     """
-    if joined_weight(layers) is None and all(is_plain(layer) and layer.bias is None for layer in layers):
-        weights = [layer.weight for layer in layers]
-        joined = np.concatenate([weight.data for weight in weights])
-        for weight, end in zip(weights, np.cumsum([len(weight.data) for weight in weights]), strict=True):
-            weight.data = joined[end - len(weight.data) : end]
-
-
-def joined_weight(layers: tuple[Any, ...]) -> np.ndarray | None:
-    """The one array that consists of the weights of `layers`, one below the other, if there is one.
-
-    The array is looked for in each step, because somebody may have exchanged layers or weights since `join`.
-    """
     if not all(is_plain(layer) and layer.bias is None for layer in layers):
-        return None
-    whole = layers[0].weight.data.base
-    if not isinstance(whole, np.ndarray) or whole.ndim != 2:
-        return None
-    start = address(whole)
-    for weight in [layer.weight.data for layer in layers]:
-        if weight.base is not whole or not weight.flags.c_contiguous or address(weight) != start:
-            return None
-        start += weight.nbytes
-    return whole if start == address(whole) + whole.nbytes else None
+        return
+    weights = [layer.weight.data for layer in layers]
+    whole = weights[0].base
+    fits = isinstance(whole, np.ndarray) and whole.shape[:1] == (sum(map(len, weights)),)
+    if not fits or not all(map(is_same_view, weights, rows_for(weights, whole))):
+        whole = np.concatenate(weights)
+        weights = rows_for(weights, whole)
+        for layer, weight in zip(layers, weights, strict=True):
+            layer.weight.data = weight
+    joined[layers] = whole, weights
 
 
-def address(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
+def rows_for(weights: list[np.ndarray], whole: np.ndarray) -> list[np.ndarray]:
+    """`whole` cut into as many rows as each of the weights has."""
+    ends = itertools.accumulate(map(len, weights))
+    return [whole[end - len(weight) : end] for weight, end in zip(weights, ends, strict=True)]
+
+
+def is_same_view(x: np.ndarray, y: np.ndarray) -> bool:
+    return x.__array_interface__ == y.__array_interface__  # address, shape, strides and dtype
