@@ -399,6 +399,7 @@ ctrl_c_is_there = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="t
 
 
 @ctrl_c_is_there
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_at_any_moment(four_threads, ctrl_c):
     rng = np.random.default_rng(0)
     for _ in range(100):
