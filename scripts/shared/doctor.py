@@ -64,7 +64,7 @@ def check_cards() -> Iterator[str]:
     if shutil.which("nvidia-smi") is None:
         yield "no NVIDIA card found: there is no program nvidia-smi"
         return
-    for line in subprocess.getoutput(ASK_FOR_CARDS).splitlines() or ["nothing"]:
+    for line in subprocess.getoutput(ASK_FOR_CARDS, encoding="utf-8", errors="replace").splitlines() or ["nothing"]:
         card = re.fullmatch(r".+, ([\d.]+), (\d+)[\d.]*", line)
         if card is None:  # a driver that does not work, or does not know the capability
             yield f"WRONG: nvidia-smi says: {line}. Install or update the driver of the NVIDIA card."
