@@ -39,7 +39,7 @@ class Recompute(Function):
     def backward(ctx: Any, *douts: Any) -> Any:
         # The second graph gets leaves of its own. It ends at them, and adds to no other tensor's gradient.
         leaves = [Tensor(array, wanted) for array, wanted in zip(ctx.inputs, ctx.needs_grad, strict=True)]
-        outputs = ctx.call(leaves)
+        outputs = ctx.call.repeat(leaves)
         root, dout = outputs[0], douts[0]
         if len(outputs) > 1:
             with switches.enable_grad():  # backward may have been called inside of no_grad
@@ -70,7 +70,7 @@ class TensorOfAnEarlierCall:
 
 
 class BlockCall:
-    """One call of a block, with all that its result depends on at that time: calling it repeats the call."""
+    """One call of a block, with all that its result depends on at that time: `run` makes it, `repeat` repeats it."""
 
     def __init__(self, block: Module, forward: Callable[..., Tensor], arguments: Sequence[Any]):
         self.forward, self.arguments = forward, arguments
@@ -95,8 +95,8 @@ class BlockCall:
         self.inputs = list({id(x): x for x in read if isinstance(x, Tensor)}.values())  # a tied weight once
         return [result, *(vars(module)[name] for module, name in self.left)]
 
-    def __call__(self, leaves: Sequence[Tensor]) -> list[Tensor]:
-        """Repeat `run` with a graph, and with `leaves` in the place of `inputs`. All else stays as it is."""
+    def repeat(self, leaves: Sequence[Tensor]) -> list[Tensor]:
+        """Do what `run` did, now with a graph, and with `leaves` in the place of `inputs`. All else stays as it is."""
         instead = {id(x): leaf for x, leaf in zip(self.inputs, leaves, strict=True)}
         attributes = {module: vars(module) for module in self.held}
         random = backend.random_state()
