@@ -59,7 +59,7 @@ class Join(Function):
 
     @staticmethod
     def backward(ctx: Any, dout: Any) -> Any:
-        return ctx.douts
+        return ctx.douts  # backward starts here, so dout is 1
 
 
 class TensorOfAnEarlierCall:
