@@ -147,7 +147,7 @@ def test_what_is_not_finite_in_one_process_is_skipped_by_all(text, alone, tmp_pa
 @pytest.mark.parametrize(
     ("accident", "words"),
     [
-        ("raise:4", "error in process 1: the data are not to my taste"),  # mpiexec may print its own words before the end of the line
+        ("raise:4", "error in process 1: the data are not to my taste"),  # mpiexec may go on in this line
         pytest.param("bug:4", "AssertionError: this cannot happen\n", marks=pytest.mark.slow),
         ("kill:4", "signal 9"),
         ("twice:4", "\ninterrupted\n"),
