@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     names = arguments.only or [name for name in MODULES if name != smollm2.NAMES[0] or smollm2.is_there()]
     for name in names:
         print(f"\n{name}", flush=True)
-        row = MODULES[name].measure(name, arguments.steps)
-        print("\n".join(f"  {line}" for line in MODULES[name].lines(row)), flush=True)
+        command = f'python scripts/benchmark.py --only "{name}" --steps {arguments.steps}'
+        row = {"date": time.strftime("%Y-%m-%d"), "command": command} | MODULES[name].measure(name, arguments.steps)
+        measured = f"measured on {row['date']} by {command}"
+        print("\n".join(f"  {line}" for line in [*MODULES[name].lines(row), measured]), flush=True)
         results["rows"][name] = row
         write_text(arguments.out, json.dumps(results, indent=1) + "\n")
     print(f"\nresults in {arguments.out}")

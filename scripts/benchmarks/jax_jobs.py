@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt import GPTConfig
-from scripts.benchmarks.jobs import token_ids
+from scripts.benchmarks.jobs import model_config, token_ids
 
 
 def parameters(config: GPTConfig) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Training:
     """forward, backward, clip, AdamW on one batch."""
 
     def __init__(self, preset: str, batch: int, time: int):
-        config = GPTConfig.preset(preset)
+        config = model_config(preset)
         self.n_head = config.n_head
         self.ids, self.targets = jnp.asarray(token_ids(config, 2, batch, time))
         p = parameters(config)

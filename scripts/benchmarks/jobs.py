@@ -11,10 +11,13 @@ import minigrad.functional as F
 from finetune.quantization.packed import load_packed
 from gpt import GPT, GPTConfig
 from gpt.training.loading import load_model
+from gpt.training.pretraining import demo_config
 from gpt.training.training_step import in_precision
 from minigrad import Tensor, no_grad, optim, switches, use_kernels
 from minigrad.kernels.cpu import threads
 from minigrad.kernels.dispatch import FAST, FAST_OPTIM, textbook_functions
+
+DEMO = demo_config(short=False, out_dir="", seed=0)
 
 # The fast kernels without one technique: what each contributes. "memory" keeps freed memory with the process;
 # "threads" are ours, and without them the matrix library uses its own.
@@ -49,11 +52,18 @@ def select_kernels(side: str) -> None:
         switches.kernels = {op: kernel for op, kernel in switches.kernels.items() if op not in FAST_OPTIM}
 
 
+def model_config(preset: str) -> GPTConfig:
+    """The shape of a model to measure: a preset's, or the model's that `make demo` trains."""
+    if preset == "demo":
+        return GPTConfig(DEMO.vocab_size, **DEMO.model)
+    return GPTConfig.preset(preset)
+
+
 class Training:
     """forward, backward, clip, AdamW on one batch."""
 
     def __init__(self, preset: str, batch: int, time: int, device: str = "cpu", precision: str = "float32"):
-        config = GPTConfig.preset(preset)
+        config = model_config(preset)
         self.ids, self.targets = token_ids(config, 2, batch, time)
         self.model = GPT(config).to(device)
         self.precision = precision

@@ -8,16 +8,26 @@ from typing import Any
 
 from gpt import GPT, GPTConfig, accounting
 from minigrad import manual_seed
+from scripts.benchmarks.jobs import DEMO, model_config
 from scripts.benchmarks.side import OPPONENTS
 from scripts.benchmarks.sides import compare, installed, opponent
 
 # name -> preset, and batch and time steps; or tokens of the prompt, new ones, and number of texts
-TRAINING = {"baby": ("baby", 12, 256), "gpt2 4x256": ("gpt2", 4, 256), "gpt2 1x1024": ("gpt2", 1, 1024)}
+TRAINING = {
+    "demo": ("demo", DEMO.batch_size, DEMO.model["block_size"]),
+    "baby": ("baby", 12, 256),
+    "gpt2 4x256": ("gpt2", 4, 256),
+    "gpt2 1x1024": ("gpt2", 1, 1024),
+}
 GENERATION = {"gpt2 generate": ("gpt2", 32, 128, 1), "gpt2 prefill": ("gpt2", 512, 0, 1)}
 GENERATION |= {f"gpt2 generate {n} texts": ("gpt2", 32, 32, n) for n in (4, 16, 32)}
-COMPILED = "baby beside compilers"
+# The same training steps beside other opponents: name -> the row of TRAINING, and the opponents.
+BESIDE = {"beside compilers": ["torch.compile", "jax.jit"], "beside bfloat16": ["torch bfloat16"]}
+TRAINING_BESIDE = {
+    f"{step} {beside}": (step, sides) for step in ("demo", "baby", "gpt2 4x256") for beside, sides in BESIDE.items()
+}
 LOADING = "gpt2 load"
-NAMES = [*TRAINING, COMPILED, *GENERATION, LOADING]
+NAMES = [*TRAINING, *TRAINING_BESIDE, *GENERATION, LOADING]
 
 
 def measure(name: str, steps: int) -> dict[str, Any]:
@@ -25,10 +35,12 @@ def measure(name: str, steps: int) -> dict[str, Any]:
     sides = ["fast", *opponent()]
     if name in TRAINING:
         row = {"sides": with_textbook(sides, "train", TRAINING[name], steps)}
-        add_floor(row, GPTConfig.preset(TRAINING[name][0]), *TRAINING[name][1:])
-    elif name == COMPILED:
-        sides = ["fast"] + ["torch.compile"] * bool(opponent()) + ["jax.jit"] * installed("jax")
-        row = {"sides": compare(sides, "train", TRAINING["baby"], steps)}
+        add_floor(row, *TRAINING[name])
+    elif name in TRAINING_BESIDE:
+        step, opponents = TRAINING_BESIDE[name]
+        there = [side for side in opponents if (installed("jax") if side == "jax.jit" else opponent())]
+        row = {"sides": compare(["fast", *there], "train", TRAINING[step], steps)}
+        add_floor(row, *TRAINING[step])
     elif name in GENERATION:
         preset, _, new_tokens, texts = GENERATION[name]
         one = texts == 1  # the textbook's form and the bandwidth bound are about one text
@@ -52,11 +64,11 @@ def with_textbook(sides: list[str], kind: str, arguments: tuple[Any, ...], steps
     return compare(sides, kind, arguments, steps) | compare(["textbook"], kind, arguments, min(steps, 3), warmup=1)
 
 
-def add_floor(row: dict[str, Any], config: GPTConfig, batch: int, time: int) -> None:
+def add_floor(row: dict[str, Any], preset: str, batch: int, time: int) -> None:
     """The matmul floor: the step's matrix products at the measured rate. A token sees T/2 others on average."""
-    flops = 3 * batch * time * accounting.token_flops(config, time // 2)
+    flops = 3 * batch * time * accounting.token_flops(model_config(preset), time // 2)
     fast = row["sides"]["fast"]
-    row["matmul_floor_seconds"] = flops / fast["sgemm_flops"]
+    row["matmul_floor_seconds"] = flops / fast["product_flops"]
     row["step_over_floor"] = fast["seconds"] / row["matmul_floor_seconds"]
 
 
@@ -70,7 +82,7 @@ def add_ratios(row: dict[str, Any]) -> None:
     """Our speed and memory over those of each opponent: the speed in each pair of steps, least first."""
     sides = row["sides"]
     row["against"] = {}
-    for side in sides.keys() & OPPONENTS.keys():
+    for side in [side for side in sides if side in OPPONENTS]:
         pairs = zip(sides[side]["all_seconds"], sides["fast"]["all_seconds"], strict=True)
         speeds = sorted(theirs / ours for theirs, ours in pairs)
         memory = sides["fast"]["peak_bytes"] / max(sides[side]["peak_bytes"], 1)
@@ -82,8 +94,8 @@ def lines(row: dict[str, Any]) -> list[str]:
     out = []
     for side, figures in row["sides"].items():
         out.append(
-            f"{side:<13} {figures['seconds'] * 1000:9.1f} ms | peak memory {figures['peak_bytes'] / 2**20:6.0f} MiB | "
-            f"sgemm {figures['sgemm_flops'] / 1e9:4.0f} GFLOP/s ({figures['library']})"
+            f"{side:<14} {figures['seconds'] * 1000:9.1f} ms | peak memory {figures['peak_bytes'] / 2**20:6.0f} MiB | "
+            f"products {figures['product_flops'] / 1e9:4.0f} GFLOP/s ({figures['library']})"
         )
     for side, ratios in row["against"].items():
         speeds = ratios["speeds"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import sys
 import time
 import timeit
@@ -25,6 +26,7 @@ from scripts.benchmarks import jobs
 OPPONENTS = {
     "torch": "torch_jobs",
     "torch.compile": "torch_jobs",
+    "torch bfloat16": "torch_jobs",
     "jax.jit": "jax_jobs",
     "llama.cpp": "llama_cpp_jobs",
 }
@@ -33,6 +35,8 @@ OPPONENTS = {
 def job(side: str, kind: str, arguments: list[str]) -> Any:
     """The job of that kind on `side`: one of OPPONENTS, or what `jobs.select_kernels` takes."""
     values = [int(text) if text.isdigit() else text for text in arguments]
+    if side == "torch bfloat16":  # a training step in mixed precision: the weights stay float32
+        values += ["cpu", "bfloat16"]
     if side in OPPONENTS:
         opponent: Any = importlib.import_module(f"scripts.benchmarks.{OPPONENTS[side]}")
         if OPPONENTS[side] == "torch_jobs":
@@ -42,13 +46,13 @@ def job(side: str, kind: str, arguments: list[str]) -> Any:
     return jobs.JOBS[kind](*values, **({"side": side} if kind in ("quantized", "smollm2") else {}))
 
 
-def sgemm_rate(side: str, n: int = 2048) -> float:
-    """Floating-point operations per second of an n x n float32 product."""
+def product_rate(side: str, n: int = 2048) -> float:
+    """Floating-point operations per second of an n x n product, in float32 or in the side's bfloat16."""
     a = np.random.default_rng(0).standard_normal((n, n), dtype=np.float32)
     if side.startswith("torch"):
         import torch
 
-        x = torch.from_numpy(a)
+        x = torch.from_numpy(a).to(torch.bfloat16 if side == "torch bfloat16" else torch.float32)
         return 2 * n**3 / median_seconds(lambda: x @ x)
     if side.startswith("jax"):
         import jax
@@ -59,12 +63,19 @@ def sgemm_rate(side: str, n: int = 2048) -> float:
 
 
 def library(side: str) -> str:
-    """The library that multiplies matrices on this side, and the instructions that it uses."""
+    """The library that multiplies matrices on this side, its version, and the instructions that it may use.
+
+    On AMD, MKL does not use AVX-512 although PyTorch's own loops do: the rate of products shows it.
+    """
     if side.startswith("torch"):
         import torch
 
-        name = "MKL" if torch.backends.mkl.is_available() else "its own library"
-        return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+        name, called = ("oneDNN", "MKL-DNN v") if side == "torch bfloat16" else ("MKL", "Math Kernel Library Version ")
+        version = re.search(rf"{called}([\d.]+)", torch.__config__.show())
+        instructions, processor = torch.backends.cpu.get_cpu_capability(), Path("/proc/cpuinfo")
+        if side == "torch bfloat16" and processor.exists() and "amx_bf16" in processor.read_text(encoding="utf-8"):
+            instructions = "AMX"
+        return f"{name} {version[1]}, {instructions}" if version else f"its own library, {instructions}"
     if side in OPPONENTS:
         return {"jax.jit": "XLA", "llama.cpp": "ggml"}[side]
     from threadpoolctl import threadpool_info
@@ -109,7 +120,7 @@ def report(side: str, at_first: int) -> dict[str, Any]:
     """The memory of this process, of which `at_first` bytes were there before the first step; the machine's rates."""
     peak = peak_memory()  # memory before the rates, whose measurement needs memory too
     memory = {"peak_bytes": peak, "resident_bytes": resident_memory(), "job_bytes": peak - at_first}
-    rates: dict[str, Any] = {"library": library(side), "sgemm_flops": sgemm_rate(side)}
+    rates: dict[str, Any] = {"library": library(side), "product_flops": product_rate(side)}
     if side not in OPPONENTS:
         rates["read_bytes_per_second"] = read_rate()
     return memory | rates

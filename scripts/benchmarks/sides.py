@@ -54,7 +54,7 @@ class Side:
 
 
 def compare(sides: list[str], kind: str, arguments: Sequence[Any], steps: int, warmup: int = 2) -> dict[str, Any]:
-    """By side: the median of `steps` steps, taken in turns after `warmup`; memory; sgemm rate and reading rate."""
+    """By side: the median of `steps` steps, taken in turns after `warmup`; and what `side.report` says."""
     workers = {side: Side(side, kind, arguments) for side in sides}
     for worker in workers.values():
         for _ in range(warmup):

@@ -48,6 +48,6 @@ def lines(row: dict[str, Any]) -> list[str]:
         if side != "torch" and "speed_against_transformers" in figures:
             line += f" | {figures['speed_against_transformers']:.2f}x transformers' speed, "
             line += f"{figures['memory_against_transformers']:.2f} of its memory"
-        out.append(line)
+        out.append(f"{line} | {figures['library']}")
     bound = row["bandwidth_bound_tokens_per_second"]
     return [*out, f"float32: {row['share_of_bound']:.0%} of the bandwidth bound of {bound:.0f} tokens/s"]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from gpt import GPTConfig
 from minigrad.backend import usable_cores
-from scripts.benchmarks.jobs import token_ids
+from scripts.benchmarks.jobs import model_config, token_ids
 
 torch.set_num_threads(usable_cores())
 COMPILE = False  # side.py sets it for the side "torch.compile"
@@ -61,7 +61,7 @@ class Training:
     """forward, backward, clip, AdamW."""
 
     def __init__(self, preset: str, batch: int, time: int, device: str = "cpu", precision: str = "float32"):
-        config = GPTConfig.preset(preset)
+        config = model_config(preset)
         self.model = TorchGPT(config).to(device)
         self.in_precision = in_precision(device, precision)
         self.ids, self.targets = torch.from_numpy(token_ids(config, 2, batch, time)).to(device)

@@ -1,0 +1,48 @@
+"""scripts/benchmark.py on a model so small that only its report is of interest."""
+
+import json
+
+import pytest
+
+from gpt import GPTConfig
+from scripts import benchmark
+from scripts.benchmarks import jobs, models
+from tests.scripts.running import run_here
+
+
+def measured(monkeypatch, tmp_path, name):
+    """The row of one measurement, with one step of a tiny model in the place of the step `name`."""
+    monkeypatch.setitem(models.TRAINING, name.partition(" ")[0], ("tiny", 1, 8))
+    assert run_here(benchmark.main, "--only", name, "--steps", 1, "--out", tmp_path / "out.json") == 0
+    return json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["rows"][name]
+
+
+def test_the_demo_is_measured_in_the_shape_that_it_trains():
+    model, batch, block_size = models.TRAINING["demo"]
+    assert (batch, block_size) == (jobs.DEMO.batch_size, jobs.DEMO.model["block_size"])
+    assert jobs.model_config(model) == GPTConfig(jobs.DEMO.vocab_size, **jobs.DEMO.model)
+    assert jobs.model_config("baby") == GPTConfig.preset("baby")
+
+
+def test_a_row_says_when_how_and_with_what_it_was_measured(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(models, "opponent", list)
+    monkeypatch.setattr(models, "installed", lambda *packages: False)
+    row = measured(monkeypatch, tmp_path, "demo beside compilers")
+    shown = capsys.readouterr().out
+    assert row["sides"].keys() == {"fast"} and not row["against"]
+    for words in (row["sides"]["fast"]["library"], "of the matmul floor", row["command"], row["date"]):
+        assert words in shown
+    assert row["command"] == 'python scripts/benchmark.py --only "demo beside compilers" --steps 1'
+
+
+@pytest.mark.oracle
+def test_pytorch_computes_a_step_in_bfloat16_with_float32_weights(monkeypatch, tmp_path):
+    row = measured(monkeypatch, tmp_path, "baby beside bfloat16")
+    assert row["sides"].keys() == {"fast", "torch bfloat16"} and row["against"].keys() == {"torch bfloat16"}
+    assert row["sides"]["torch bfloat16"]["library"].startswith(("oneDNN", "its own library"))
+    from scripts.benchmarks import side, torch_jobs
+
+    job = side.job("torch bfloat16", "train", ["tiny", "1", "8"])
+    assert {p.dtype for p in job.model.parameters()} == {torch_jobs.torch.float32}
+    with job.in_precision:
+        assert job.model.lm_head(torch_jobs.torch.zeros(1, 128)).dtype == torch_jobs.torch.bfloat16
