@@ -13,12 +13,9 @@ Check this file as it is, and read the diagnosis. Then repair it.
 
 from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 from scripts.checker.places import alike
+from scripts.exercises.learners_file import beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-from minigrad.autograd import Function
-
-
+STUB = beginning(__doc__, "from minigrad.autograd import Function") + '''
 class Mul(Function):
     @staticmethod
     def forward(ctx, x, y):

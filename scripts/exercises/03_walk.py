@@ -19,10 +19,9 @@ nodes 0, 1, 2, 3: [(0, 1, 2.0), (0, 2, 3.0), (1, 3, 1.0), (2, 3, 1.0)]
 import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, FunctionCheck
+from scripts.exercises.learners_file import beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-
+STUB = beginning(__doc__) + '''
 def backward(root):
     """Set .grad of `root` and of every node that it was computed from."""
 

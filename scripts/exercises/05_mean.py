@@ -7,14 +7,9 @@ Example: x = [[1, 2, 3]], dims = (1,), dout = [6]  ->  out = [2], dx = [[2, 2, 2
 """
 
 from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, reductions, some
+from scripts.exercises.learners_file import OP, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-from minigrad.autograd import Function
-
-
+STUB = beginning(__doc__, OP) + '''
 class Mean(Function):
     @staticmethod
     def forward(ctx, x, dims, keepdim):  # dims: a tuple of axes

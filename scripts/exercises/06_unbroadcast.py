@@ -13,12 +13,9 @@ Example: unbroadcast([[1, 2, 3], [10, 20, 30]], (3,)) = [11, 22, 33]; to (2, 1):
 import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch, shapes, some, values
+from scripts.exercises.learners_file import NUMPY, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-
+STUB = beginning(__doc__, NUMPY) + '''
 def unbroadcast(dout, shape):
     # TODO: sum the axes in front away; then sum every axis that has length 1 in `shape` only (keepdims)
     raise NotImplementedError("unbroadcast")

@@ -9,14 +9,9 @@ Example: x = [-1.0, 2.0], dout = [10.0, 20.0]  ->  out = [0.0, 2.0], dx = [0.0, 
 """
 
 from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+from scripts.exercises.learners_file import OP, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-from minigrad.autograd import Function
-
-
+STUB = beginning(__doc__, OP) + '''
 class Relu(Function):
     @staticmethod
     def forward(ctx, x):

@@ -11,16 +11,9 @@ Example: x = [1.0], dout = [1.0]  ->  out = [0.8412], dx = [1.0830]
 
 from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 from scripts.checker.places import with_arguments
+from scripts.exercises.learners_file import OP, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import math
-
-import numpy as np
-
-from minigrad.autograd import Function
-
-
+STUB = beginning(__doc__, "import math", OP) + '''
 class Gelu(Function):
     @staticmethod
     def forward(ctx, x):

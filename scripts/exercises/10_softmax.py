@@ -15,14 +15,9 @@ Example: x = [[ln 1, ln 3]], dim = 1, dout = [[1, 0]]  ->  out = [[0.25, 0.75]],
 import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+from scripts.exercises.learners_file import OP, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-from minigrad.autograd import Function
-
-
+STUB = beginning(__doc__, OP) + '''
 class Softmax(Function):
     @staticmethod
     def forward(ctx, x, dim):

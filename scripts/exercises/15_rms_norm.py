@@ -13,14 +13,9 @@ import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
 from scripts.checker.places import with_arguments
+from scripts.exercises.learners_file import OP, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-from minigrad.autograd import Function
-
-
+STUB = beginning(__doc__, OP) + '''
 class RmsNorm(Function):
     @staticmethod
     def forward(ctx, x, weight, eps):

@@ -17,14 +17,9 @@ import numpy as np
 from minigrad.backend import uniform as draw_uniform
 from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
 from scripts.checker.places import with_arguments
+from scripts.exercises.learners_file import OP, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-from minigrad.autograd import Function
-
-
+STUB = beginning(__doc__, OP) + '''
 class Dropout(Function):
     @staticmethod
     def forward(ctx, x, uniform, p):

@@ -20,16 +20,9 @@ import numpy as np
 
 from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
 from scripts.checker.places import with_arguments
+from scripts.exercises.learners_file import OP, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import math
-
-import numpy as np
-
-from minigrad.autograd import Function
-
-
+STUB = beginning(__doc__, "import math", OP) + '''
 class Attention(Function):
     @staticmethod
     def forward(ctx, q, k, v, mask):

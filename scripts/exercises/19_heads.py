@@ -13,14 +13,9 @@ Example: x = [[[1, 2, 3, 4]]], n_head = 2, parts = 1  ->  ([[[[1, 2]], [[3, 4]]]
 import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
+from scripts.exercises.learners_file import OP, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-from minigrad.autograd import Function
-
-
+STUB = beginning(__doc__, OP) + '''
 class SplitHeads(Function):
     @staticmethod
     def forward(ctx, x, n_head, parts):

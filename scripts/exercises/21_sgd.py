@@ -15,10 +15,9 @@ import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, FunctionCheck, shapes, some, values
 from scripts.checker.places import as_update
+from scripts.exercises.learners_file import beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-
+STUB = beginning(__doc__) + '''
 def sgd(p, grad, velocity, lr, momentum, weight_decay):
     # TODO
     raise NotImplementedError("the step of SGD")

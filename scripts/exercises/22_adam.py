@@ -18,12 +18,9 @@ import numpy as np
 
 from scripts.checker.checks import Case, Exercise, FunctionCheck, shapes, some, values
 from scripts.checker.places import as_update
+from scripts.exercises.learners_file import NUMPY, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-
+STUB = beginning(__doc__, NUMPY) + '''
 def adam(p, grad, m, v, t, lr, beta1, beta2, eps):
     # TODO
     raise NotImplementedError("the step of Adam")

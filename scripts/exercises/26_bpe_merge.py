@@ -10,10 +10,9 @@ Example: merge([b"l", b"o", b"w", b"l", b"o"], (b"l", b"o"))  ->  [b"lo", b"w", 
 import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch
+from scripts.exercises.learners_file import beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-
+STUB = beginning(__doc__) + '''
 def merge(tokens, pair):
     # TODO
     raise NotImplementedError("the merge")

@@ -11,10 +11,9 @@ Example: ranks = {(b"s", b"t"): 0, (b"e", b"st"): 1, (b"o", b"w"): 2, (b"l", b"o
 import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch
+from scripts.exercises.learners_file import beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-
+STUB = beginning(__doc__) + '''
 def encode_word(word, ranks):
     tokens = [word[i : i + 1] for i in range(len(word))]
     # TODO

@@ -12,12 +12,9 @@ Example: T = 2, C = 4  ->  [[0, 1, 0, 1], [0.8415, 0.5403, 0.0100, 1.0000]]
 import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch
+from scripts.exercises.learners_file import NUMPY, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-
+STUB = beginning(__doc__, NUMPY) + '''
 def sinusoidal(length, size):
     # TODO
     raise NotImplementedError("the table")

@@ -17,12 +17,9 @@ import numpy as np
 
 from gpt.model.generation import Sampling
 from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch, some, values
+from scripts.exercises.learners_file import NUMPY, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-
+STUB = beginning(__doc__, NUMPY) + '''
 def probabilities(logits, temperature, top_k, top_p):
     # TODO
     raise NotImplementedError("the distribution")

@@ -16,12 +16,9 @@ import hypothesis.strategies as st
 from gpt.model import kv_cache
 from minigrad import Tensor
 from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch, some, values
+from scripts.exercises.learners_file import NUMPY, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-
+STUB = beginning(__doc__, NUMPY) + '''
 class KVCache:
     def __init__(self):
         # TODO

@@ -13,12 +13,9 @@ Example: [([7, 8, 9], [False, False, True]), ([7, 9], [False, True])]
 import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, FunctionCheck
+from scripts.exercises.learners_file import NUMPY, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-
+STUB = beginning(__doc__, NUMPY) + '''
 def collate(conversations):
     # TODO
     raise NotImplementedError("inputs and targets")

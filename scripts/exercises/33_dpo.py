@@ -14,14 +14,9 @@ Example: policy_chosen = [-4], policy_rejected = [-9], both references = [-5], b
 import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, OpCheck, some, values
+from scripts.exercises.learners_file import OP, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-from minigrad.autograd import Function
-
-
+STUB = beginning(__doc__, OP) + '''
 class DPOLoss(Function):
     @staticmethod
     def forward(ctx, policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):

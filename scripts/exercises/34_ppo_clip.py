@@ -15,14 +15,9 @@ import hypothesis.strategies as st
 import numpy as np
 
 from scripts.checker.checks import Case, Exercise, OpCheck, values
+from scripts.exercises.learners_file import OP, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-from minigrad.autograd import Function
-
-
+STUB = beginning(__doc__, OP) + '''
 class PolicyLoss(Function):
     @staticmethod
     def forward(ctx, logprobs, old_logprobs, advantages, eps):

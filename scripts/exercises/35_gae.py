@@ -13,12 +13,9 @@ Example: rewards = [0, 1], values = [0.5, 0.8], gamma = 1, lam = 0.5  ->  advant
 import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, FunctionCheck, some, values
+from scripts.exercises.learners_file import NUMPY, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-
+STUB = beginning(__doc__, NUMPY) + '''
 def gae(rewards, values, gamma, lam):
     # TODO
     raise NotImplementedError("advantages and returns")

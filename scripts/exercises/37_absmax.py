@@ -14,12 +14,9 @@ import hypothesis.strategies as st
 import numpy as np
 
 from scripts.checker.checks import Case, Exercise, FunctionCheck, shapes, some, values
+from scripts.exercises.learners_file import NUMPY, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-
+STUB = beginning(__doc__, NUMPY) + '''
 def absmax(values):
     # TODO: rows of zeros must not divide 0 by 0
     raise NotImplementedError("codes and scales")

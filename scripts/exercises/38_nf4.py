@@ -14,12 +14,9 @@ import numpy as np
 
 from finetune.quantization.nf4 import nf4_levels
 from scripts.checker.checks import Case, Exercise, FunctionCheck, some, values
+from scripts.exercises.learners_file import NUMPY, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-
+STUB = beginning(__doc__, NUMPY) + '''
 def nf4(values, block, levels):
     # TODO; a block of zeros has codes of the level 0
     raise NotImplementedError("codes and scales")

@@ -20,14 +20,9 @@ import hypothesis.strategies as st
 import numpy as np
 
 from scripts.checker.checks import Case, Exercise, FunctionCheck, some, values
+from scripts.exercises.learners_file import NUMPY, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import math
-
-import numpy as np
-
-
+STUB = beginning(__doc__, "import math", NUMPY) + '''
 def attention(q, k, v, tile):
     # TODO
     raise NotImplementedError("attention in tiles")

@@ -17,12 +17,9 @@ import hypothesis.strategies as st
 import numpy as np
 
 from scripts.checker.checks import Case, Exercise, FunctionCheck, some, values
+from scripts.exercises.learners_file import NUMPY, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-
+STUB = beginning(__doc__, NUMPY) + '''
 def newton_schulz(matrix, steps):
     a, b, c = 3.4445, -4.7750, 2.0315
     # TODO

@@ -18,12 +18,9 @@ import hypothesis.strategies as st
 import numpy as np
 
 from scripts.checker.checks import Case, Exercise, FunctionCheck
+from scripts.exercises.learners_file import NUMPY, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-
+STUB = beginning(__doc__, NUMPY) + '''
 def grpo_loss(ratio, mask, rewards):
     # TODO
     raise NotImplementedError("the loss")

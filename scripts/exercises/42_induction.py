@@ -12,12 +12,9 @@ import hypothesis.strategies as st
 import numpy as np
 
 from scripts.checker.checks import Case, Exercise, FunctionCheck, ids
+from scripts.exercises.learners_file import NUMPY, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-
+STUB = beginning(__doc__, NUMPY) + '''
 def follows_earlier(ids):
     length = len(ids)
     # TODO

@@ -9,12 +9,9 @@ Example: without_heads(x, [0], 2) of a token [1, 2, 3, 4] is [0, 0, 3, 4]
 import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, FunctionCheck, some, values
+from scripts.exercises.learners_file import NUMPY, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-
+STUB = beginning(__doc__, NUMPY) + '''
 def without_heads(x, off, n_head):
     # TODO
     raise NotImplementedError("zeros for the heads that are off")

@@ -9,14 +9,9 @@ Example: x = [[3, 4]], eps = 0, dout = [[1, 0]]  ->  out = [[0.6, 0.8]], dx = [[
 import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, OpCheck, some, values
+from scripts.exercises.learners_file import OP, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-from minigrad.autograd import Function
-
-
+STUB = beginning(__doc__, OP) + '''
 class L2Normalize(Function):
     @staticmethod
     def forward(ctx, x, eps):

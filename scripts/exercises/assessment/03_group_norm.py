@@ -11,14 +11,9 @@ Example: x = [[1, 3, 10, 30]], groups = 2, weight = [1, 1, 1, 1], bias = [0, 0, 
 import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, OpCheck, some, values
+from scripts.exercises.learners_file import OP, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-from minigrad.autograd import Function
-
-
+STUB = beginning(__doc__, OP) + '''
 class GroupNorm(Function):
     @staticmethod
     def forward(ctx, x, weight, bias, groups, eps):

@@ -9,14 +9,9 @@ Example: x = [-1.0, 3.0], dout = [1.0, 1.0]  ->  out = [0.0, 9.0], dx = [0.0, 6.
 import numpy as np
 
 from scripts.checker.checks import Case, Exercise, OpCheck, shapes, some, values
+from scripts.exercises.learners_file import OP, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-from minigrad.autograd import Function
-
-
+STUB = beginning(__doc__, OP) + '''
 class SquaredRelu(Function):
     @staticmethod
     def forward(ctx, x):

@@ -9,14 +9,9 @@ Example: x = [10.0], cap = 10, dout = [1.0]  ->  out = [7.6159], dx = [0.4200]
 import hypothesis.strategies as st
 
 from scripts.checker.checks import Case, Exercise, OpCheck, shapes, some, values
+from scripts.exercises.learners_file import OP, beginning
 
-STUB = f'"""{__doc__}"""' + '''
-
-import numpy as np
-
-from minigrad.autograd import Function
-
-
+STUB = beginning(__doc__, OP) + '''
 class SoftCap(Function):
     @staticmethod
     def forward(ctx, x, cap):
