@@ -22,7 +22,7 @@ MODULES = {
     name: module for module in (models, quantized, smollm2, attention, tokenizing, techniques) for name in module.NAMES
 }
 EXAMPLES = f"""examples:
-  python scripts/benchmark.py                      everything (about fifteen minutes)
+  python scripts/benchmark.py                      everything (about twenty minutes)
   python scripts/benchmark.py --only baby --steps 20
   python scripts/benchmark.py --only smollm2       needs python scripts/setup.py --with smollm install
 measurements: {", ".join(MODULES)}
