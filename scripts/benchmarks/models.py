@@ -13,12 +13,8 @@ from scripts.benchmarks.side import OPPONENTS
 from scripts.benchmarks.sides import compare, installed, opponent
 
 # name -> preset, and batch and time steps; or tokens of the prompt, new ones, and number of texts
-TRAINING = {
-    "demo": ("demo", DEMO.batch_size, DEMO.model["block_size"]),
-    "baby": ("baby", 12, 256),
-    "gpt2 4x256": ("gpt2", 4, 256),
-    "gpt2 1x1024": ("gpt2", 1, 1024),
-}
+TRAINING = {"demo": ("demo", DEMO.batch_size, DEMO.model["block_size"])}
+TRAINING |= {"baby": ("baby", 12, 256), "gpt2 4x256": ("gpt2", 4, 256), "gpt2 1x1024": ("gpt2", 1, 1024)}
 GENERATION = {"gpt2 generate": ("gpt2", 32, 128, 1), "gpt2 prefill": ("gpt2", 512, 0, 1)}
 GENERATION |= {f"gpt2 generate {n} texts": ("gpt2", 32, 32, n) for n in (4, 16, 32)}
 # The same training steps beside other opponents: name -> the row of TRAINING, and the opponents.

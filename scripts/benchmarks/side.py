@@ -35,13 +35,12 @@ OPPONENTS = {
 def job(side: str, kind: str, arguments: list[str]) -> Any:
     """The job of that kind on `side`: one of OPPONENTS, or what `jobs.select_kernels` takes."""
     values = [int(text) if text.isdigit() else text for text in arguments]
-    if side == "torch bfloat16":  # a training step in mixed precision: the weights stay float32
-        values += ["cpu", "bfloat16"]
     if side in OPPONENTS:
         opponent: Any = importlib.import_module(f"scripts.benchmarks.{OPPONENTS[side]}")
         if OPPONENTS[side] == "torch_jobs":
             opponent.COMPILE = side == "torch.compile"
-        return opponent.JOBS[kind](*values)
+        # Mixed precision: products in bfloat16, weights in float32.
+        return opponent.JOBS[kind](*values, **({"precision": "bfloat16"} if side == "torch bfloat16" else {}))
     jobs.select_kernels(side)
     return jobs.JOBS[kind](*values, **({"side": side} if kind in ("quantized", "smollm2") else {}))
 
