@@ -172,17 +172,18 @@ class Solution:
         except OSError as error:
             return isinstance(error, PermissionError)
 
-    def answer(self, request: str, arguments: Any) -> dict[str, Any]:
-        """The result of a request or what it raised, and what was printed meanwhile."""
+    def answer(self, request: str, arguments: Any) -> bytes:
+        """The message with the result of a request or what it raised, and what was printed meanwhile."""
         printed = _FewLines()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             try:
                 reply = {"result": getattr(self, request)(*arguments)}
-                pack(reply)
+                message = pack(reply)
             except BaseException as error:  # SystemExit as well
                 kinds = [kind.__name__ for kind in type(error).__mro__]
                 reply = {"error": kinds, "message": str(error)[:1000], "line": self._line(error)}
-        return {**reply, "printed": printed.getvalue()} if printed.tell() else reply
+                message = pack(reply)
+        return pack({**reply, "printed": printed.getvalue()}) if printed.tell() else message
 
     def _line(self, error: BaseException) -> int | None:
         """The last line of the submission that an exception went through."""
@@ -296,5 +297,5 @@ def main() -> None:
                 if name.rpartition(".")[2] in arguments[0]:
                     importlib.import_module(name)
             confine(seconds, megabytes)
-        answers.write(pack(solution.answer(request, arguments)))
+        answers.write(solution.answer(request, arguments))
         answers.flush()
