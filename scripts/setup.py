@@ -85,7 +85,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n"
         "  demo      train a small GPT and generate text (scripts/demo.py; try: demo --help)\n"
-        "  chat      talk with SmolLM2, 135 million parameters; downloads 93 MB once (scripts/chat.py; try: chat --help)\n"
+        "  chat      talk with SmolLM2, which is downloaded once, 93 MB (scripts/chat.py; try: chat --help)\n"
         "  pipeline  pretrain a model, tune it and align it, in four minutes (scripts/pipeline.py)\n"
         "  test      run the tests (pytest; try: test -k softmax)\n"
         "  test-all  also the slow tests, more random examples, and the packages' tests on an emulated GPU\n"
@@ -132,10 +132,9 @@ def commands(name: str, arguments: list[str]) -> list[list[str]]:
     python = str(venv_python())
     if name == "doctor":
         return [[python if venv_python().exists() else sys.executable, "scripts/shared/doctor.py"]]
-    if name == "chat":
-        return [[python, "scripts/chat.py", "--model", "smollm2", *arguments]]
-    if name in ("demo", "pipeline"):
-        return [[python, f"scripts/{name}.py", *arguments]]
+    if name in ("demo", "chat", "pipeline"):
+        model = ["--model", "smollm2"] if name == "chat" else []
+        return [[python, f"scripts/{name}.py", *model, *arguments]]
     pytest = [python, "-m", "pytest", *IN_PARALLEL]
     if name == "test":
         return [[*pytest, *arguments]]

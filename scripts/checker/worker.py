@@ -172,18 +172,17 @@ class Solution:
         except OSError as error:
             return isinstance(error, PermissionError)
 
-    def answer(self, request: str, arguments: Any) -> bytes:
-        """The message with the result of a request or what it raised, and what was printed meanwhile."""
+    def answer(self, request: str, arguments: Any) -> dict[str, Any]:
+        """The result of a request or what it raised, and what was printed meanwhile."""
         printed = _FewLines()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             try:
                 reply = {"result": getattr(self, request)(*arguments)}
-                message = pack(reply)
+                pack(reply)
             except BaseException as error:  # SystemExit as well
                 kinds = [kind.__name__ for kind in type(error).__mro__]
                 reply = {"error": kinds, "message": str(error)[:1000], "line": self._line(error)}
-                message = pack(reply)
-        return pack({**reply, "printed": printed.getvalue()}) if printed.tell() else message
+        return {**reply, "printed": printed.getvalue()} if printed.tell() else reply
 
     def _line(self, error: BaseException) -> int | None:
         """The last line of the submission that an exception went through."""
@@ -297,5 +296,5 @@ def main() -> None:
                 if name.rpartition(".")[2] in arguments[0]:
                     importlib.import_module(name)
             confine(seconds, megabytes)
-        answers.write(solution.answer(request, arguments))
+        answers.write(pack(solution.answer(request, arguments)))
         answers.flush()

@@ -283,5 +283,4 @@ def _sentence(error: BaseException) -> str:
     sentence = str(error) or type(error).__name__
     if isinstance(error, MemoryError):
         sentence = f"not enough memory ({sentence}): take a smaller model or batch, or a shorter context"
-    advice = ADVICE.get(type(error).__name__)
-    return f"{sentence}: {advice}" if advice else sentence
+    return f"{sentence}: {ADVICE[name]}" if (name := type(error).__name__) in ADVICE else sentence
