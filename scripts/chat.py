@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_kernels_and_device(parser)
     command_line.add_seed(parser, default=None)
     arguments = parser.parse_args(argv)
+    print(f"Loading {arguments.model} ...", flush=True)
     model, tokenizer = command_line.load(arguments, command_line.set_up(arguments))
 
     conversation = Conversation(model, tokenizer, arguments.system)

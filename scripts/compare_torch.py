@@ -14,6 +14,7 @@ from scripts.shared import command_line
 
 import numpy as np
 
+import finetune  # noqa: F401  (load_model then also loads what was fine-tuned)
 from gpt import GPT, GPTConfig, Llama, LlamaConfig
 from gpt.interpretability.activations import hooked
 from gpt.model.language_model import LanguageModel

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 11)
 PYTHON_VERSION = "{}.{}".format(*sys.version_info)
 PACKAGES = ["minigrad", "gpt", "finetune"]
-COMMANDS = ["demo", "pipeline", "test", "test-all", "lint", "doctor", "install"]
+COMMANDS = ["demo", "chat", "pipeline", "test", "test-all", "lint", "doctor", "install"]
 STAMP = "minigrad-setup.json"
 # Options of pytest-xdist: a worker per core; an idle worker takes over half of another one's tests.
 IN_PARALLEL = ["--numprocesses=auto", "--maxprocesses=8", "--dist=worksteal"]
@@ -42,6 +42,10 @@ NETWORK_TROUBLE = re.compile(
 
 class SetupError(Exception):
     """An error, in a sentence that says what went wrong and what to do."""
+
+
+class NoNetworkError(SetupError):
+    """The package index cannot be reached. pip downloads before it installs, so `.venv` is as it was."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,10 +79,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/setup.py",
         usage="python scripts/setup.py [--with EXTRAS] {" + ",".join(COMMANDS) + "} [arguments passed on]",
-        description="Make .venv, install minigrad into it, and run the demo or the tests there.",
+        description="Make .venv, install minigrad into it, and run the demo, a chat or the tests there.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n"
         "  demo      train a small GPT and generate text (scripts/demo.py; try: demo --help)\n"
+        "  chat      talk with SmolLM2, which is downloaded once, 93 MB (scripts/chat.py; try: chat --help)\n"
         "  pipeline  pretrain a model, tune it and align it, in four minutes (scripts/pipeline.py)\n"
         "  test      run the tests (pytest; try: test -k softmax)\n"
         "  test-all  also the slow tests, more random examples, and the packages' tests on an emulated GPU\n"
@@ -117,7 +122,7 @@ def wanted_extras(arguments: argparse.Namespace) -> set[str]:
     unknown = extras - set(known)
     if unknown:
         raise SetupError(f"There is no extra {', '.join(sorted(unknown))}: choose from {', '.join(known)}.")
-    return extras | {"all"} | ({"dev"} if arguments.command == "lint" else set())
+    return extras | {"all"} | {"chat": {"smollm"}, "lint": {"dev"}}.get(arguments.command, set())
 
 
 def commands(name: str, arguments: list[str]) -> list[list[str]]:
@@ -125,8 +130,9 @@ def commands(name: str, arguments: list[str]) -> list[list[str]]:
     python = str(venv_python())
     if name == "doctor":
         return [[python if venv_python().exists() else sys.executable, "scripts/shared/doctor.py"]]
-    if name in ("demo", "pipeline"):
-        return [[python, f"scripts/{name}.py", *arguments]]
+    if name in ("demo", "chat", "pipeline"):
+        model = ["--model", "smollm2"] if name == "chat" else []
+        return [[python, f"scripts/{name}.py", *model, *arguments]]
     pytest = [python, "-m", "pytest", *IN_PARALLEL]
     if name == "test":
         return [[*pytest, *arguments]]
@@ -155,7 +161,12 @@ def prepare(extras: set[str]) -> None:
     else:
         extras = extras | set(stamp.get("extras", []))  # those installed earlier stay up to date
         write_stamp({"finished": False})
-    install(extras)
+    try:
+        install(extras)
+    except NoNetworkError:
+        if not reason:  # what worked before still does
+            write_stamp(stamp)
+        raise
     write_stamp({"finished": True, "root": str(ROOT), "settings": settings, "extras": sorted(extras)})
 
 
@@ -232,7 +243,7 @@ def install(extras: set[str]) -> None:
     """Install the project into `.venv`, editable, so that a change to the sources takes effect at once."""
     message = "Installing NumPy and the other libraries into it (about a minute, once)"
     if extras != {"all"}:
-        message = f"Installing minigrad[{','.join(sorted(extras))}] into .venv"
+        message = f"Installing minigrad[{','.join(sorted(extras))}] into .venv (a minute or two, once)"
     others = known_extras()["smollm"] if "smollm" in extras else []
     alone = [package for package in others if package.startswith(WITHOUT_DEPENDENCIES)]
     project = f".[{','.join(sorted(extras - {'smollm'}))}]"
@@ -248,7 +259,7 @@ def pip_install(message: str, what: list[str]) -> None:
     if code == 0:
         return
     if NETWORK_TROUBLE.search(output):
-        raise SetupError(
+        raise NoNetworkError(
             "The package index cannot be reached, so nothing could be installed: "
             "check the network (or pip's proxy settings), then run this again."
         )

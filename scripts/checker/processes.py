@@ -199,6 +199,8 @@ def judge(
     verdict = None
     try:
         with Submission(text, path, limits) as submission:
+            for check in exercise.checks:  # while the process starts
+                judging.drawn(check.cases, check.examples, seed)
             try:
                 checks, definitions = submission.definitions(exercise.checks)
             except Exception as error:

@@ -13,7 +13,7 @@ import minigrad.functional as F
 from gpt import GPTConfig, accounting
 from gpt.model.original_transformer import sinusoidal_table
 from minigrad import Tensor, nn, no_grad, optim
-from scripts.lessons.small_gpt import english, new_gpt, train
+from scripts.lessons.small_gpt import english, new_gpt, train, train_once
 from scripts.pages.pictures import Lesson
 
 lesson = Lesson("413_embeddings", __doc__)
@@ -39,7 +39,7 @@ before = model.transformer.wte.weight.data.copy()
 early = new_gpt(len(tokenizer))  # the same weights at first
 train(early, train_ids, 40)
 during = early.transformer.wte.weight.data
-losses = train(model, train_ids, 300)
+losses = train_once(model, train_ids, 300)
 after = model.transformer.wte.weight.data.copy()
 print(f"a small GPT, 300 steps: loss {losses[0]:.2f} -> {np.mean(losses[-20:]):.2f}")
 

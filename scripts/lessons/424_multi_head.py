@@ -16,7 +16,7 @@ from gpt.model.config import GPTConfig
 from gpt.model.gpt2 import CausalSelfAttention
 from minigrad import Tensor, no_grad
 from minigrad.inspection import profile
-from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss
+from scripts.lessons.small_gpt import english, new_gpt, train_once, validation_loss
 from scripts.pages.pictures import Lesson, heatmap
 
 lesson = Lesson("424_multi_head", __doc__)
@@ -91,7 +91,7 @@ assert difference < 1e-5
 # what is the learned mixing worth? Replace W_O by a multiple of the identity, of the same total size.
 tokenizer, train_ids, val_ids = english()
 model = new_gpt(len(tokenizer), n_layer=2, n_head=4)
-losses = train(model, train_ids, 400)
+losses = train_once(model, train_ids, 400)
 whole = validation_loss(model, val_ids)
 D = model.config.n_embd // model.config.n_head
 print(f"2 layers of 4 heads, 400 steps: validation loss {whole:.3f}")

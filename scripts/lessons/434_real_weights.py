@@ -21,7 +21,7 @@ from gpt.weights import pretrained
 from gpt.weights.safetensors_file import SafetensorsFile
 from gpt.weights.verification import Comparison, load_trace, trace
 from minigrad import nn, no_grad
-from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss, write
+from scripts.lessons.small_gpt import english, new_gpt, train_once, validation_loss, write
 from scripts.pages.pictures import Lesson
 
 lesson = Lesson("434_real_weights", __doc__)
@@ -136,7 +136,7 @@ tokenizer, train_ids, val_ids = english()
 vessel = new_gpt(len(tokenizer))
 print(f"the same code with random weights: {write(vessel, tokenizer, 'The', 20)}")
 random_loss = validation_loss(vessel, val_ids)
-train(vessel, train_ids, 400)
+train_once(vessel, train_ids, 400)
 print(f"after 400 steps of training:       {write(vessel, tokenizer, 'The', 30)}")
 print(f"loss on text that it has not seen: {random_loss:.2f} -> {validation_loss(vessel, val_ids):.2f}")
 assert validation_loss(vessel, val_ids) < random_loss - 1.5

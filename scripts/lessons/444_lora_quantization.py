@@ -22,7 +22,7 @@ from finetune.quantization.rounding import absmax, int8_product, outlier_columns
 from gpt import GPTConfig, accounting
 from gpt.training.standard_library import python_code
 from minigrad import no_grad
-from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validation_loss
+from scripts.lessons.small_gpt import english, new_gpt, smooth, train, train_once, validation_loss
 from scripts.pages import drawings
 from scripts.pages.pictures import Lesson, bars
 
@@ -59,7 +59,7 @@ print(f"rank of (6, 2) @ (2, 6): {np.linalg.matrix_rank(B @ A)}")
 # English; now it learns Python code.
 tokenizer, train_ids, val_ids = english()
 base = new_gpt(len(tokenizer))
-train(base, train_ids, 300)
+train_once(base, train_ids, 300)
 code = np.array(tokenizer.encode(python_code(150_000)))
 code_train, code_val = code[: len(code) * 9 // 10], code[len(code) * 9 // 10 :]
 print(f"before: loss on English {validation_loss(base, val_ids):.2f}, on code {validation_loss(base, code_val):.2f}")

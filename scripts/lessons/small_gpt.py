@@ -5,19 +5,26 @@ The training loop is the project's own (`gpt.training.training_step`); lesson 43
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpt import GPT, GPTConfig, Tokenizer
 from gpt.console import printable
+from gpt.files import atomic_write, cache_folder
 from gpt.training.batches import RandomBatches, sequential_batches
 from gpt.training.evaluation import mean_loss
 from gpt.training.standard_library import help_text
 from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import LossFunction, language_model_loss, training_steps
-from minigrad import manual_seed
+from minigrad import manual_seed, switches
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @functools.cache
@@ -56,6 +63,33 @@ def train(
     config = TrainingConfig(max_iters=steps, learning_rate=learning_rate, warmup_iters=warmup, **options)
     drawn = batches(tokens, 16, model.config.block_size, seed)
     return [step.loss for step in training_steps(model, drawn, loss_fn, config)]
+
+
+def train_once(model: GPT, tokens: np.ndarray, steps: int) -> list[float]:
+    """`train`, for a model that several lessons need: it is kept in the cache folder and read from there the next time.
+
+    The file is named after all that the result depends on (the weights before training, the tokens, the steps, the
+    code), so it holds what training would give, to the last bit. With other kernels than the textbook's, nothing is
+    kept.
+    """
+    if switches.kernels:
+        return train(model, tokens, steps)
+    weights = {name: p.data for name, p in model.named_parameters()}
+    sources = [Path(__file__), *sorted(ROOT.glob("gpt/**/*.py")), *sorted(ROOT.glob("minigrad/**/*.py"))]
+    facts = repr((model.config, steps, np.__version__, np.show_config(mode="dicts"))).encode()
+    everything = (facts, *(path.read_bytes() for path in sources), *weights.values(), tokens)
+    name = f"lessons-{hashlib.sha256(b''.join(everything)).hexdigest()[:16]}.npz"
+    with contextlib.suppress(OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile):  # not there, or damaged
+        found = dict(np.load(cache_folder() / name))  # which compares checksums
+        for part, array in weights.items():
+            array[...] = found[part]
+        print(f"(trained before, and read from {cache_folder() / name}: delete that file to train again)")
+        model.eval()
+        return found["losses"].tolist()
+    losses = train(model, tokens, steps)
+    with contextlib.suppress(OSError, RuntimeError), atomic_write(cache_folder() / name) as file:
+        np.savez(file, losses=losses, **weights)
+    return losses
 
 
 def validation_loss(model: Any, tokens: np.ndarray, limit: int = 4096) -> float:

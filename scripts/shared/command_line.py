@@ -11,21 +11,19 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from finetune.loading import add_adapter_to
-from finetune.quantization.packed import load_packed
-from gpt import LanguageModel, Tokenizer
-from gpt.training.data_parallel import Team, start_team
-from gpt.training.loading import NotTrainableError, load_model
-from gpt.weights.hub import NoRunError
 from minigrad import __version__, manual_seed, use_kernels
 from minigrad.backend import resolve_device
 
-# The packages do not know the scripts, so the script that helps is named here.
-ADVICE: dict[type[BaseException], str] = {
-    NoRunError: "scripts/train.py makes one, and scripts/demo.py makes runs/demo",
-    NotTrainableError: "take the model that they were made from, or train adapters beside them with scripts/lora.py",
+if TYPE_CHECKING:
+    from gpt import LanguageModel, Tokenizer
+    from gpt.training.data_parallel import Team
+
+# The packages do not know the scripts, so the script that helps is named here, by the exception's name.
+ADVICE = {
+    "NoRunError": "scripts/train.py makes one, and scripts/demo.py makes runs/demo",
+    "NotTrainableError": "take the model that they were made from, or train adapters beside them with scripts/lora.py",
 }
 # What --model and --init-from accept in every script (gpt/training/loading.py).
 SOURCES = "a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)"
@@ -101,6 +99,10 @@ def add_model_to_run(options: argparse.ArgumentParser, default: str = "runs/demo
 
 def load(arguments: argparse.Namespace, device: str) -> tuple[LanguageModel, Tokenizer]:
     """The model of --model, --packed and --adapter, on a device, with its tokenizer."""
+    from finetune.loading import add_adapter_to  # here, so that a script without a model starts at once
+    from finetune.quantization.packed import load_packed
+    from gpt.training.loading import load_model
+
     model, tokenizer = load_packed(arguments.model) if arguments.packed else load_model(arguments.model)
     if arguments.adapter is not None:
         tokenizer = add_adapter_to(model, tokenizer, arguments.adapter)
@@ -213,6 +215,8 @@ def team(data_parallel: bool) -> Iterator[Team]:
 
     An error in one process ends all of them with one message, because the others would wait for it forever.
     """
+    from gpt.training.data_parallel import start_team
+
     with start_team(data_parallel, "mpiexec -n 2 python scripts/train.py --data-parallel") as processes:
         try:
             yield processes
@@ -279,4 +283,4 @@ def _sentence(error: BaseException) -> str:
     sentence = str(error) or type(error).__name__
     if isinstance(error, MemoryError):
         sentence = f"not enough memory ({sentence}): take a smaller model or batch, or a shorter context"
-    return f"{sentence}: {ADVICE[type(error)]}" if type(error) in ADVICE else sentence
+    return f"{sentence}: {ADVICE[name]}" if (name := type(error).__name__) in ADVICE else sentence
