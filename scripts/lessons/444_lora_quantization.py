@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import timeit
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,8 @@ from finetune.quantization.nf4 import nf4, nf4_levels
 from finetune.quantization.rounding import absmax, int8_product, outlier_columns, relative_error, zero_point
 from gpt import GPTConfig, accounting
 from gpt.training.standard_library import python_code
-from minigrad import no_grad
+from minigrad import no_grad, use_kernels
+from minigrad.kernels.cpu import threads
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train, train_once, validation_loss
 from scripts.pages import drawings
 from scripts.pages.pictures import Lesson, bars
@@ -229,6 +232,35 @@ grids = {"no outlier": few, "one weight is 0.5": np.where(np.arange(12) == 5, np
 drawn = {name: (w[0], absmax(w, 4).dequantize()[0], np.abs(w).max() / 7) for name, w in grids.items()}
 with lesson.picture("grid", "Twelve weights (dots) rounded to 4 bits (squares)", size=(10, 4)) as axes:
     drawings.quantization_grid(axes, drawn)
+
+# %% An eighth of the bytes, and still not faster
+# A product of a few rows waits for the weights to come from memory, so with an eighth of the bytes it should be faster.
+# In llama.cpp it is: its loop makes floats of the codes inside the processor. NumPy makes one pass over an array for
+# each operation, here to look the floats up, to multiply them and to apply the scales. Predict: do pieces that fit in
+# the cache help, and does a second core?
+matrix, x = rng.standard_normal((12_288, 768), dtype=np.float32), rng.standard_normal((4, 768), dtype=np.float32)
+packed = absmax(matrix, bits=4, group_size=64)
+pieces = [slice(row, row + 128) for row in range(0, len(matrix), 128)]
+works: dict[str, tuple[int, Callable[[], Any]]] = {  # and the rows of the matrix that each reads
+    "float32 on one core": (len(matrix), lambda: x @ matrix.T),
+    "int4 on one core": (128, lambda: packed.times_rows(x, pieces[0])),
+    "of which the lookup": (128, lambda: packed.levels(pieces[0])),
+    "float32 on all cores": (len(matrix), lambda: threads.matmul(x, matrix.T)),
+    "int4 on all cores": (len(matrix), lambda: threads.parallel(lambda piece: packed.times_rows(x, piece), pieces)),
+}
+with use_kernels("fast"):
+    for name, (rows, work) in works.items():
+        cost = 1e9 * min(timeit.repeat(work, number=1, repeat=9)) / (768 * rows)
+        print(f"  {name:21} {cost:5.2f} ns per weight, for 4 rows of x")
+assert packed.levels(pieces[0]).nbytes == matrix[pieces[0]].nbytes == 8 * packed.codes[pieces[0]].nbytes
+
+# %% [markdown]
+# Answer: only on one core. The lookup writes four bytes for each weight, as many as float32 reads, and is half of the
+# work. Small pieces stay in the cache, but each takes several calls of NumPy. Between two calls a thread needs Python's
+# lock, and waking a thread that waits for the lock takes about as long as a piece: the second core gains nothing. Large
+# pieces need few calls, but leave the cache, which costs as much. With more rows the product takes longer, and the
+# lookup counts less. On two cores, GPT-2 in int4 writes 1 text at 0.38 of float32's speed, 4 at 0.65 and 16 at 0.87;
+# in NF4 at 0.33, 0.6 and 0.8.
 
 # %% A whole model in fewer bits; GPTQ and AWQ look at the inputs
 # GPTQ uses the same grid as absmax, but adjusts the weights that are not yet rounded to compensate for the others. AWQ
