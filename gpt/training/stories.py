@@ -16,22 +16,22 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+STORIES_PER_BOOK = 6  # about the same people: a model that often sees a name again soon learns to remember it
 LENGTH = range(60, 101)  # words in a story: it fits into a context of 128 tokens
 FORMS = ("", "him", "his")
 PRONOUNS = {"she": ("she", "her", "her"), "he": ("he", "him", "his"), "it": ("it", "it", "its")}
 
-# The words for the slots of a text. Each story takes one of those between " | ", with the facts that follow it: a cat
-# climbs, a ball is a toy that rolls. One of (this|that) is taken each time it is told.
+# The words for the slots of a text. Each story takes one of those between " | ", with the facts that follow it:
+# Ruby climbs, the ball is a toy that rolls. One of (this|that) is taken each time it is told.
 WORDS = """
-she: Anna | Lily | Mia | Sara | Lucy | Rosie | Emma | Zoe | Nina | Ella | Ruby | Molly | Daisy | Jane | Kate | Amy
-he: Tom | Ben | Max | Sam | Tim | Leo | Jack | Finn | Oscar | Paul | Bob | Dan | Hugo | Pip | Teddy | Joe
-animal: squirrel +climbs | monkey +climbs | cat +climbs | duck +swims | frog +swims | otter +swims | dog | mole |
-  rabbit | mouse | bear | fox | pig | sheep | pony | hedgehog | cow | goat | hare | lamb | kitten +climbs | puppy | deer
-thing: ball +toy +rolls +floats | kite +toy +light +breaks | balloon +toy +light | hat +light +floats | key +rolls |
-  doll +toy +floats +breaks | boat +toy +floats +breaks | drum +toy +rolls +floats +breaks | plane +toy +light +breaks |
-  car +toy +rolls +breaks | train +toy +breaks | scarf +light +floats | basket +floats +breaks | robot +toy +breaks |
-  cup +rolls +breaks | bell +rolls | coin +rolls | ring +rolls | flag +light | flute +floats +breaks | marble +rolls
-color: red | blue | green | yellow | pink | purple | orange | white | brown | black | golden | big | small | old | new
+she: Lily the girl | Mia the girl | Daisy the duck +swims | Ruby the cat +climbs | Molly the mouse | Nina the bear |
+  Rosie the pig | Zoe the fox | Kate the sheep
+he: Tom the boy | Ben the boy | Sam the frog +swims | Leo the monkey +climbs | Max the dog | Pip the rabbit |
+  Oscar the owl | Hugo the pony | Teddy the hedgehog
+thing: red ball +toy +rolls +floats | green kite +toy +light +breaks | pink balloon +toy +light | blue hat +light |
+  little doll +toy +floats +breaks | white boat +toy +floats +breaks | big drum +toy +rolls | brown cup +breaks |
+  yellow plane +toy +light +breaks | black car +toy +rolls +breaks | purple scarf +light +floats | golden ring +rolls |
+  silver bell +rolls | old basket +floats +breaks | new train +toy +breaks | orange flag +light
 look: brave | kind | clever | curious | cheerful | funny | quiet | happy | gentle | shy | lively | friendly
 snack: apple | pear | cookie | sandwich | bun | peach | carrot | banana | muffin | cake | pie | plum
 family: mom | dad | grandma | grandpa | aunt | uncle
@@ -42,18 +42,18 @@ day: One (sunny|warm|windy|cold|cloudy|fine) (morning|afternoon|day)
 then: (Suddenly|But then|All at once)
 soon: (Just then|Soon|After a while|A little later)
 b:new: a {b:kind} (named|called) {b:name}
-x: the ({color} |){thing}
-x:noun: ({color} |){thing}
-x:new: a {color} {thing}
+x: the ({color} |){noun}
+x:noun: ({color} |){noun}
+x:new: a {color} {noun}
 """
 
 # Before the colon: fact `f` must hold and `!f` must not; `-f` must hold and ends; `+f` begins. Then what is told: one
 # of the texts between " | ". After " = ": what somebody in trouble says about it.
 EVENTS = """
--start +met: Once upon a time(,|) there (was|lived) a {look} (little |young |){a:kind} (named|called) {a:name}. |
-  {a:name} was a {look} (little |young |){a:kind} who lived (near|close to) {place}.
+-start +met: Once upon a time(,|) there (was|lived) a {look} (little |young |){a:kind} (named|called) {a:name}. | A
+  {look} (little |young |){a:kind} (named|called) {a:name} lived (near|close to) {place}.
 -met +calm +x@a: {a} (had|found) {x:new}( that {a} loved|). | {a:his} {family} gave {a:him} {x:new}( for {a:his}
-  birthday|). | {a} (loved|liked) {a:his} {color} {thing}( very much| more than anything).
+  birthday|). | {a} (loved|liked) {a:his} {color} {noun}( very much| more than anything).
 -met +calm +x@a +b +friends: {a:his} best friend was {b:new}. {a} (had|found) {x:new} and showed it to {b:him}.
 -met +calm +x@b +b +friends: {a:his} (best |good |)friend was {b:new}. {b} (had|found) {x:new}( that {b} loved|).
 -met +calm +walk: {a} (loved|liked) to (walk|run|sing) (in the sun|all day). | {a} had no friends, and {a} felt alone.
@@ -112,10 +112,11 @@ def stories(seed: int = 1337, characters: int = 1_900_000) -> str:
     number = random.Random(seed).random  # choice() and shuffle() may change from one version to the next
     told: dict[str, None] = {}  # a set that keeps the order
     while characters > 0:
-        text = Story(lambda choices: choices[int(number() * len(choices))]).tell()
-        if len(text.split()) in LENGTH and text not in told:
-            told[text] = None
-            characters -= len(text) + 2
+        book = Book(lambda choices: choices[int(number() * len(choices))])
+        for text in (book.tell() for _ in range(STORIES_PER_BOOK)):
+            if len(text.split()) in LENGTH and text not in told:
+                told[text] = None
+                characters -= len(text) + 2
     return "\n\n".join(told) + "\n"
 
 
@@ -131,35 +132,36 @@ _EVENTS = [
 ]
 
 
-class Story:
-    """Two people, a thing and a place: the facts about them, and the words for them. draw(choices) takes one of them.
+class Book:
+    """Two people, a thing and a place, with stories about them. draw(choices) takes one of the choices.
 
+    facts: what is true of them when a story starts. words: what stands for a slot of a text:
     {a} becomes "Tom" or "he", {a:him} "Tom" or "him", {a:his} "Tom's" or "his", {x} "the ball" or "it".
     """
 
     def __init__(self, draw: Callable[[Any], Any]):
-        self.draw, self.words, self.facts = draw, dict[str, str](), {"start"}
-        self.before, self.now = set[str](), set[str]()  # who and what the last text spoke of, and this one
+        self.draw, self.words, self.facts = draw, {"says": ""}, {"start"}
+        roles = dict(zip(draw([("she", "he"), ("he", "she")]), "ab"))
         for slot, choices in _WORDS.items():
             self.words[slot], *facts = draw(choices).split(" +")
-            self.facts.update(facts)
+            self.facts |= {f"{roles[slot]}.{fact}" if slot in roles else fact for fact in facts}
+        self.words["color"], self.words["noun"] = self.words["thing"].split()
         self.words["place"] = self.words["in_place"].partition(" ")[2]
         self.pronouns = {"x": "it"}
-        for role, pronoun in zip("ab", draw([("she", "he"), ("he", "she")])):
-            self.pronouns[role], self.words[role] = pronoun, self.words[pronoun]
-            child = {"she": "girl", "he": "boy"}[pronoun]
-            self.words[f"{role}:kind"], *skills = draw([child, draw(_WORDS["animal"])]).split(" +")
-            self.facts |= {f"{role}.{skill}" for skill in skills}
+        for pronoun, role in roles.items():
+            self.pronouns[role] = pronoun
+            self.words[role], self.words[f"{role}:kind"] = self.words[pronoun].split(" the ")
 
     def tell(self) -> str:
         """Let events happen while any is possible, and tell them."""
-        told = []
-        while possible := [event for event in _EVENTS if event[0] <= self.facts and not event[1] & self.facts]:
+        told, facts = [], self.facts
+        self.now = set[str]()  # whom and what the text of an event speaks of, and `before`, that of the one before
+        while possible := [event for event in _EVENTS if event[0] <= facts and not event[1] & facts]:
             _, _, ends, begins, texts = self.draw(possible)
-            self.facts = self.facts - ends | begins
-            self.before, self.now = self.now, set()
+            facts = facts - ends | begins
+            self.before, self.now = self.now, set[str]()
             text, _, says = self.draw(texts).partition(" = ")
-            self.words["says"] = says or self.words.get("says", "")
+            self.words["says"] = says or self.words["says"]
             told.append(self._write(text))
         story = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", " ".join(told))
         return re.sub(r'(^|[.!?] )("?[a-z])', lambda match: match[1] + match[2].upper(), story)

@@ -12,10 +12,9 @@ TALK_TO_IT = "to chat with it:\n  python scripts/chat.py --model {folder}"
 
 
 def show_next_steps(run: Run, script: str, advice: str) -> int:
-    """Show how to resume the run of `script` if it was interrupted, else `advice`, in which {folder} is its
-    folder and {its.seed} one of its settings.
+    """Show how to resume the run of `script` if it was interrupted, else `advice` on what to do with it.
 
-    Returns the script's exit status.
+    {folder} in `advice` becomes the run's folder, {its.seed} its setting `seed`. Returns the script's exit status.
     """
     folder = shlex.quote(run.out_dir.as_posix())
     if not run.interrupted:
