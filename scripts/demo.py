@@ -15,8 +15,7 @@ from gpt.training.run_folder import check_unused, settings_of
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "")
     parser.add_argument("--short", action="store_true", help="train a smaller model, in half a minute")
-    text = "text to learn from: stories, english (the documentation inside Python), or as in train.py"
-    parser.add_argument("--data", default="stories", help=text)
+    parser.add_argument("--data", default="stories", help="stories, english (Python's documentation), or see train.py")
     parser.add_argument("--out-dir", default="runs/demo", help="the run's folder; an earlier demo there is replaced")
     command_line.add_kernels_and_device(parser)
     command_line.add_seed(parser)

@@ -5,7 +5,7 @@ of a small world. Theirs were written by GPT-4; these are made by a program, so 
 
 A world is a set of facts: "x@a" means that person a has thing x. An event can happen if the facts allow it, and it
 changes the facts, as in the planner STRIPS (Fikes & Nilsson 1971). A story starts with two people and a thing, and
-possible events happen, drawn at random, until one ends it. So nobody gives away what they do not have, and what was
+possible events happen, drawn at random, until none is left. So nobody gives away what they do not have, and what was
 lost is found where it was lost. Each event is told by one of many sentences.
 """
 
@@ -16,7 +16,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-STORIES_PER_BOOK = 6  # about the same people: a model that often sees a name again soon learns to remember it
 LENGTH = range(60, 101)  # words in a story: it fits into a context of 128 tokens
 FORMS = ("", "him", "his")
 PRONOUNS = {"she": ("she", "her", "her"), "he": ("he", "him", "his"), "it": ("it", "it", "its")}
@@ -113,7 +112,7 @@ def stories(seed: int = 1337, characters: int = 1_900_000) -> str:
     told: dict[str, None] = {}  # a set that keeps the order
     while characters > 0:
         book = Book(lambda choices: choices[int(number() * len(choices))])
-        for text in (book.tell() for _ in range(STORIES_PER_BOOK)):
+        for text in (book.tell() for _ in range(6)):  # words that return teach a model to look back (Chan et al. 2022)
             if len(text.split()) in LENGTH and text not in told:
                 told[text] = None
                 characters -= len(text) + 2
@@ -121,11 +120,13 @@ def stories(seed: int = 1337, characters: int = 1_900_000) -> str:
 
 
 def _rows(table: str) -> dict[str, list[str]]:
+    """The lines of a table: what is before the first colon, and the list of texts after it."""
     rows = (line.split(": ", 1) for line in table.replace("\n  ", " ").strip().splitlines())
     return {name: texts.split(" | ") for name, texts in rows}
 
 
 _WORDS = _rows(WORDS)
+# Of each event: the facts that it needs, excludes, ends and begins, and its texts.
 _EVENTS = [
     (*(set(re.findall(rf"(?<!\S){sign}([\w.@]+)", facts)) for sign in ("-?", "!", "-", "[+]")), texts)
     for facts, texts in _rows(EVENTS).items()
@@ -135,21 +136,20 @@ _EVENTS = [
 class Book:
     """Two people, a thing and a place, with stories about them. draw(choices) takes one of the choices.
 
-    facts: what is true of them when a story starts. words: what stands for a slot of a text:
-    {a} becomes "Tom" or "he", {a:him} "Tom" or "him", {a:his} "Tom's" or "his", {x} "the ball" or "it".
+    facts: what is true of them when a story starts. words: what a slot of a text may stand for. pronouns: of the two
+    people, a and b, and the thing, x. {a} becomes "Tom" or "he", {a:him} "Tom" or "him", {a:his} "Tom's" or "his".
     """
 
     def __init__(self, draw: Callable[[Any], Any]):
         self.draw, self.words, self.facts = draw, {"says": ""}, {"start"}
-        roles = dict(zip(draw([("she", "he"), ("he", "she")]), "ab"))
+        roles = draw([{"she": "a", "he": "b"}, {"he": "a", "she": "b"}])
         for slot, choices in _WORDS.items():
             self.words[slot], *facts = draw(choices).split(" +")
             self.facts |= {f"{roles[slot]}.{fact}" if slot in roles else fact for fact in facts}
         self.words["color"], self.words["noun"] = self.words["thing"].split()
         self.words["place"] = self.words["in_place"].partition(" ")[2]
-        self.pronouns = {"x": "it"}
+        self.pronouns = {"x": "it"} | {role: pronoun for pronoun, role in roles.items()}
         for pronoun, role in roles.items():
-            self.pronouns[role] = pronoun
             self.words[role], self.words[f"{role}:kind"] = self.words[pronoun].split(" the ")
 
     def tell(self) -> str:
