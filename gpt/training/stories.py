@@ -127,7 +127,7 @@ def _rows(table: str) -> dict[str, list[str]]:
 
 _WORDS = _rows(WORDS)
 # Of each event: the facts that it needs, excludes, ends and begins, and its texts.
-_EVENTS = [
+_EVENTS: list[tuple[Any, ...]] = [
     (*(set(re.findall(rf"(?<!\S){sign}([\w.@]+)", facts)) for sign in ("-?", "!", "-", "[+]")), texts)
     for facts, texts in _rows(EVENTS).items()
 ]

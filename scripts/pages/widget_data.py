@@ -23,7 +23,7 @@ SHOWN = 12  # numbers of a row
 
 def demo_model() -> tuple[Any, Tokenizer, str]:
     """The model of `demo.py --data english` where there is one, or else a smaller one, trained now; and what it is."""
-    if has_checkpoint(DEMO) and settings_of(PretrainingConfig, DEMO).data == "english":
+    if has_checkpoint(DEMO) and settings_of(PretrainingConfig, str(DEMO)).data == "english":
         model, tokenizer = load_model(DEMO)
         return model, tokenizer, "the model of scripts/demo.py"
     tokenizer, tokens, _ = english()
