@@ -1,4 +1,4 @@
-"""Train a GPT on real English, from random weights to readable text, in one to three minutes on two cores."""
+"""Train a GPT on short stories, from random weights to readable text, in one to three minutes on two cores."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from gpt.training.run_folder import check_unused, settings_of
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "")
     parser.add_argument("--short", action="store_true", help="train a smaller model, in half a minute")
+    parser.add_argument("--data", default="stories", help="stories, english (Python's documentation), or see train.py")
     parser.add_argument("--out-dir", default="runs/demo", help="the run's folder; an earlier demo there is replaced")
     command_line.add_kernels_and_device(parser)
     command_line.add_seed(parser)
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     device = command_line.set_up(arguments)
     with writing(arguments.out_dir):
         _forget_earlier_demo(arguments.out_dir)
-        run = pretrain(demo_config(arguments.short, arguments.out_dir, arguments.seed), device)
+        run = pretrain(demo_config(arguments.short, arguments.out_dir, arguments.seed, data=arguments.data), device)
     return show_next_steps(run, "train", LET_IT_WRITE)
 
 

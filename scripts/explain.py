@@ -29,7 +29,7 @@ from scripts.pages.web_page import POLICY, data_script, page
 EXAMPLES = """examples:
   python scripts/explain.py                                    the step of scripts/step.py: runs/explain/step.html
   python scripts/explain.py --as-script                        the same step as a flat NumPy script, without an engine
-  python scripts/explain.py --model runs/demo --text "A function returns"
+  python scripts/explain.py --model runs/demo --text "Once upon a time"
   python scripts/explain.py --model runs/sft --stage sft --text "What is 1 + 1?| 2"          prompt|reply
   python scripts/explain.py --stage dpo --model runs/sft --text "What is 1 + 1?| 2| a fish"  prompt|better|worse
 A recording keeps at most 256 MB of arrays. The page says which arrays it summarizes because they are large.

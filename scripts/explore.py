@@ -23,7 +23,7 @@ prediction after each layer, and what changes if heads or layers are switched of
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     command_line.add_model_to_run(parser)
-    parser.add_argument("--text", default="The function returns the value of the", help="the text at the start")
+    parser.add_argument("--text", default="Once upon a time there was a brave little", help="the text at the start")
     parser.add_argument("--port", type=command_line.whole_number(0), default=0, help="0 takes any free port")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     arguments = parser.parse_args(argv)

@@ -13,7 +13,7 @@ from gpt.model.speculation import speculate
 from gpt.tokenizer.token_view import TextStream
 
 EXAMPLES = """examples:
-  python scripts/generate.py --prompt "The"                       the model of the demo
+  python scripts/generate.py --prompt "One day, Tom"              the model of the demo
   python scripts/generate.py --model runs/book --prompt "It was" --temperature 0 --max-new-tokens 50
   python scripts/generate.py --model gpt2 --prompt "Alan Turing"  OpenAI's GPT-2: a download of 0.5 GB, once
   python scripts/generate.py --model smollm2 --prompt "The sea is"        SmolLM2, 135 million parameters, on any laptop
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
     command_line.add_model_to_run(parser)
-    add("--prompt", default="The", help="the text to continue")
+    add("--prompt", default="Once upon a time", help="the text to continue")
     add("--num-samples", type=number(1), default=1, help="number of texts, generated as one batch")
     command_line.add_sampling(parser)
     add("--stop", default=None, metavar="TOKEN", help="stop at this token, in addition to the end-of-text token")

@@ -29,7 +29,7 @@ SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "dropout")
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    add("--data", default="english", help="english, python (code), shakespeare (a download), or a UTF-8 text file")
+    add("--data", default="english", help="stories, english, python (code), shakespeare (a download), or a UTF-8 file")
     add("--out-dir", default="runs/train", help="the run's folder, for checkpoint, tokenizer, log and picture")
     text = f"scratch: random weights; resume: continue the run in --out-dir; MODEL: {command_line.SOURCES}"
     add("--init-from", default="scratch", metavar="scratch|resume|MODEL", help=text)

@@ -137,7 +137,7 @@ def parts_of(config: PipelineConfig, device: str) -> list[Part]:
         folder("sft"), preferred, folder("lora"), batch_size=size, seed=seed, training=training(*amount.lora, 10)
     )
     if config.init_from is None:
-        base = demo_config(config.short, folder("pretrained"), seed, made_by="pipeline")
+        base = demo_config(config.short, folder("pretrained"), seed, "pipeline", "english")
         teaches = "a tokenizer, and then the next token, from plain text"
         first = Part("pretrained", (), teaches, by(train_language_model, base))
     else:

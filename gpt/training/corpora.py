@@ -1,4 +1,4 @@
-"""Texts to train on: the built-in English and Python code, Shakespeare by download, or a file of your own."""
+"""Texts to train on: built-in stories, English and Python code, Shakespeare by download, or a file of your own."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 
 from ..files import StrPath, atomic_write, cache_folder, read_text
 from .standard_library import english_text, python_code
+from .stories import stories
 
 # "Tiny Shakespeare", 1,115,394 bytes, from Karpathy's char-rnn (2015); a mirror may be named in the environment.
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-NAMES = ("english", "python", "shakespeare")
+NAMES = ("stories", "english", "python", "shakespeare")
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,15 @@ class Corpus:
 
 
 def load_corpus(name_or_path: StrPath) -> Corpus:
-    """Load a corpus by name ("english", "python", "shakespeare"), or the text of a UTF-8 file.
+    """Load a corpus by name ("stories", "english", "python", "shakespeare"), or the text of a UTF-8 file.
 
-    Every Python installation has "english" and "python" (see standard_library.py). "shakespeare" is downloaded once,
-    from the address in MINIGRAD_SHAKESPEARE_URL if this variable is set. Raises FileNotFoundError, IsADirectoryError,
-    ValueError for a file that is empty or not UTF-8, and what `download` raises.
+    "stories" are made by a program (see stories.py), and are the same everywhere. Every Python installation has
+    "english" and "python" (see standard_library.py). "shakespeare" is downloaded once, from the address in
+    MINIGRAD_SHAKESPEARE_URL if this variable is set. Raises FileNotFoundError, IsADirectoryError, ValueError for a file
+    that is empty or not UTF-8, and what `download` raises.
     """
+    if name_or_path == "stories":
+        return Corpus("stories", stories(), "short stories that a program tells (gpt/training/stories.py)")
     if name_or_path == "english":
         return Corpus("english", english_text(), f"the documentation inside Python {platform.python_version()}")
     if name_or_path == "python":

@@ -62,7 +62,9 @@ class PretrainingConfig:
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
-def demo_config(short: bool, out_dir: str, seed: int, made_by: str = "demo") -> PretrainingConfig:
+def demo_config(
+    short: bool, out_dir: str, seed: int, made_by: str = "demo", data: str = "stories"
+) -> PretrainingConfig:
     """A model that learns to write in about three minutes on two cores; `short`: a smaller one, in half a minute."""
     steps = 100 if short else 900
     training = TrainingConfig(
@@ -74,9 +76,8 @@ def demo_config(short: bool, out_dir: str, seed: int, made_by: str = "demo") -> 
         log_interval=steps // 50,
     )
     model = {"n_layer": 4, "n_head": 4, "n_embd": 128 if short else 192, "block_size": 128}
-    return PretrainingConfig(
-        "english", out_dir, vocab_size=1024, batch_size=12, seed=seed, made_by=made_by, model=model, training=training
-    )
+    prompt = "Once upon a time" if data == "stories" else "The"
+    return PretrainingConfig(data, out_dir, 1024, 12, seed, prompt, made_by=made_by, model=model, training=training)
 
 
 def pretrain(config: PretrainingConfig, device: str = "cpu", init_from: str | None = None, team: Team = ALONE) -> Run:

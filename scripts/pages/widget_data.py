@@ -12,6 +12,8 @@ from gpt.interpretability import attention_patterns, record
 from gpt.model.config import PRESETS
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.loading import load_model
+from gpt.training.pretraining import PretrainingConfig
+from gpt.training.run_folder import settings_of
 from minigrad import no_grad
 from scripts.lessons.small_gpt import english, new_gpt, train
 
@@ -20,8 +22,8 @@ SHOWN = 12  # numbers of a row
 
 
 def demo_model() -> tuple[Any, Tokenizer, str]:
-    """The model of scripts/demo.py where it has been trained, or else a smaller one, trained now; and what it is."""
-    if has_checkpoint(DEMO):
+    """The model of `demo.py --data english` where there is one, or else a smaller one, trained now; and what it is."""
+    if has_checkpoint(DEMO) and settings_of(PretrainingConfig, str(DEMO)).data == "english":
         model, tokenizer = load_model(DEMO)
         return model, tokenizer, "the model of scripts/demo.py"
     tokenizer, tokens, _ = english()

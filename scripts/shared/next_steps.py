@@ -7,18 +7,18 @@ import shlex
 from gpt.console import show
 from gpt.training.run import Run
 
-LET_IT_WRITE = 'to generate text with it:\n  python scripts/generate.py --model {folder} --prompt "The"'
+LET_IT_WRITE = 'to generate text with it:\n  python scripts/generate.py --model {folder} --prompt "{its.sample_prompt}"'
 TALK_TO_IT = "to chat with it:\n  python scripts/chat.py --model {folder}"
 
 
 def show_next_steps(run: Run, script: str, advice: str) -> int:
-    """Show how to resume the run of `script` if it was interrupted, else `advice` with the folder in place of {folder}.
+    """Show how to resume the run of `script` if it was interrupted, else `advice` on what to do with it.
 
-    Returns the script's exit status.
+    {folder} in `advice` becomes the run's folder, {its.seed} its setting `seed`. Returns the script's exit status.
     """
     folder = shlex.quote(run.out_dir.as_posix())
     if not run.interrupted:
-        show(advice.format(folder=folder))
+        show(advice.format(folder=folder, its=run.config))
         return 0
     start, end = "", ""
     if run.team.size > 1:

@@ -16,8 +16,8 @@ def quick(monkeypatch, tmp_path):
     """The demo, of two steps on a small text."""
     text, settings = write_text(tmp_path / "text.txt"), demo.demo_config
 
-    def small(short, out_dir, seed):
-        config = settings(short, out_dir, seed)
+    def small(short, out_dir, seed, data):
+        config = settings(short, out_dir, seed, data=data)
         shape = {"n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 8}
         training = dataclasses.replace(config.training, max_iters=2, warmup_iters=1)
         return dataclasses.replace(config, data=text, vocab_size=260, model=shape, training=training)

@@ -26,8 +26,8 @@ def small(tmp_path_factory):
     text = write_text(tmp_path_factory.mktemp("text") / "text.txt", words=12_000)
     demo_config, chance = pipeline_stages.demo_config, "finetune.stages.reward.CHANCE"
 
-    def small_config(short, out_dir, seed, made_by):
-        config = demo_config(short, out_dir, seed, made_by)
+    def small_config(short, out_dir, seed, made_by, data):
+        config = demo_config(short, out_dir, seed, made_by, data)
         shape = {"n_layer": 1, "n_head": 1, "n_embd": 64, "block_size": 192}
         training = dataclasses.replace(config.training, max_iters=4, warmup_iters=1, eval_interval=2)
         return dataclasses.replace(config, data=text, vocab_size=280, batch_size=2, model=shape, training=training)
