@@ -179,7 +179,7 @@ class TextSoFar:
         self.seen = [set(row[is_real].tolist()) for row, is_real in zip(ids, real, strict=True)]
         # The context, (B, T): the tokens, and the mask that is False on padding. The first `read` are in the cache.
         self.ids, self.real, self.read = ids[:, -self.block :], real[:, -self.block :], 0
-        self.decode = decode_step_for(model)  # a faster `hidden_states`, or None (see the end of this page)
+        self.decode = decode_step_for(model)  # a faster forward pass, or None (see the end of this page)
         if memory is None:
             self.cache = KVCache.for_model(model, len(ids), min(self.block, ids.shape[1] + room))
         else:  # continue with its cache, from the first token that differs
@@ -202,8 +202,8 @@ class TextSoFar:
             used = self.real.any(axis=0)  # (T): False for columns that are padding in every row
             self.ids, self.real, self.read = self.ids[:, used], self.real[:, used], 0
             self.cache.cut(0)  # all tokens have new positions, so their keys and values are computed again
-        self.ids = np.column_stack([self.ids, tokens])
-        self.real = np.column_stack([self.real, np.ones(len(tokens), bool)])
+        self.ids = np.concatenate([self.ids, np.array(tokens)[:, None]], axis=1)
+        self.real = np.concatenate([self.real, np.ones((len(tokens), 1), bool)], axis=1)
 
     def next_logits(self, guesses: Sequence[int] = ()) -> np.ndarray:
         """Return the logits of the token after the context, (B, V).
@@ -212,14 +212,17 @@ class TextSoFar:
         pass, and the logits after each of them follow: (1 + G, V). If a guess comes true, its logits are there already.
         """
         # Read only tokens that are not in the cache: the prompt at first, and then one token at a time.
-        new = np.concatenate([self.ids[:, self.read :], np.array([guesses] * len(self.ids), np.int64)], axis=1)
+        new = self.ids[:, self.read :]
+        if guesses:
+            new = np.concatenate([new, [guesses]], axis=1)
         mask = None if self.real.all() else self.real
+        wanted = slice(-1 - len(guesses), None)  # where the next token is wanted
         with no_grad():
             if self.decode is not None and self.read > 0 and new.shape[1] <= MAX_DECODE_TOKENS:
-                hidden = Tensor(self.decode(new, self.cache, mask))  # (B, T, C)
+                logits = self.decode(new, self.cache, mask)[:, wanted]
             else:
-                hidden = self.model.hidden_states(new, self.cache, mask)
-            logits = self.model.lm_head(hidden[:, -1 - len(guesses) :]).numpy()  # where the next token is wanted
+                hidden = self.model.hidden_states(new, self.cache, mask)  # (B, T, C)
+                logits = self.model.lm_head(hidden[:, wanted]).numpy()
         self.read = self.ids.shape[1]
         return logits.reshape(-1, self.model.config.vocab_size)
 
@@ -230,14 +233,14 @@ class TextSoFar:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The decode step: a faster `hidden_states` for a few new tokens after a cache. decoding.py registers it here. This page
+# The decode step: a faster forward pass for a few new tokens after a cache. decoding.py registers it here. This page
 # cannot import decoding.py, because that page imports the models, and the models import this one for `generate`.
 
 # The most new tokens for a decode step: 1 in `stream`, and in speculation.py the last token and up to 15 guesses. More
 # tokens are a prompt, which the model reads itself: beside its large products, what the step saves does not count.
 MAX_DECODE_TOKENS = 16
 
-DecodeStep = Callable[..., np.ndarray]  # (ids (B, T), cache, attention mask (B, S) or None) -> hidden states (B, T, C)
+DecodeStep = Callable[..., np.ndarray]  # (ids (B, T), cache, attention mask (B, S) or None) -> logits (B, T, V)
 _makers: list[Callable[[Any], DecodeStep | None]] = []  # functions that get a model and return its decode step, or None
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import Tensor, nn, switches
-from minigrad.functional.rotary import rotate
+from minigrad.functional.indexing import check_indices
 from minigrad.kernels import dispatch
 from minigrad.kernels.cpu import threads
 
@@ -36,27 +36,28 @@ from .positions import positions_and_mask
 
 
 def gpt_forward(model: Any, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None) -> np.ndarray:
-    """`GPT.hidden_states` of ids (B, T), which continue the cache -> (B, T, C)."""
+    """The logits of `GPT` for ids (B, T), which continue the cache -> (B, T, V)."""
     body, H = model.transformer, model.config.n_head
     positions, mask = positions_and_mask(ids, cache, attention_mask, model.config.block_size)
-    x = (body.wte(ids).data + body.wpe(positions).data).reshape(ids.size, -1)  # (R, C)
+    x = (embedding(ids, body.wte) + embedding(positions, body.wpe)).reshape(ids.size, -1)  # (R, C)
     for layer, block in enumerate(body.h):
         qkv = heads(linear(layer_norm(x, block.ln_1), block.attn.c_attn), ids, 3 * H)  # (R, 3C) -> (B, 3H, T, D)
         x += linear(attention(qkv, H, H, layer, cache, mask), block.attn.c_proj)
         x += linear(linear(layer_norm(x, block.ln_2), block.mlp.c_fc, block.mlp.activation), block.mlp.c_proj)
     cache.advance(ids.shape[1])
-    return layer_norm(x, body.ln_f).reshape(*ids.shape, -1)
+    return linear(layer_norm(x, body.ln_f), model.lm_head).reshape(*ids.shape, -1)
 
 
 def llama_forward(
     model: Any, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None, joined: Joined
 ) -> np.ndarray:
-    """`Llama.hidden_states` of ids (B, T), which continue the cache -> (B, T, C). joined: filled by `join`."""
+    """The logits of `Llama` for ids (B, T), which continue the cache -> (B, T, V). joined: filled by `join`."""
     body, config = model.model, model.config
     H, K = config.n_head, config.n_kv_head
     positions, mask = positions_and_mask(ids, cache, attention_mask, config.block_size)
-    x = body.embed_tokens(ids).data.reshape(ids.size, -1)  # (R, C)
+    x = embedding(ids, body.embed_tokens).reshape(ids.size, -1)  # (R, C)
     cos, sin = llama.rotations(positions, config.head_size, config.rope_theta, x.dtype, config.rope_scaling)
+    cos, sin = np.stack([cos, cos], axis=-2), np.stack([-sin, sin], axis=-2)  # (T, 2, D/2), as `turn` takes them
     for layer, block in enumerate(body.layers):
         attn, mlp = block.self_attn, block.mlp
         qkv = joined_linear(rms_norm(x, block.input_layernorm), joined, attn.q_proj, attn.k_proj, attn.v_proj)
@@ -64,13 +65,23 @@ def llama_forward(
         if attn.qk_norm:
             qkv[:, :H] = rms_norm(qkv[:, :H], attn.q_norm)
             qkv[:, H : H + K] = rms_norm(qkv[:, H : H + K], attn.k_norm)
-        qkv[:, : H + K] = rotate(qkv[:, : H + K], cos, sin)
+        turn(qkv[:, : H + K], cos, sin)
         x += linear(attention(qkv, H, K, layer, cache, mask), attn.o_proj)
         gate_up = joined_linear(rms_norm(x, block.post_attention_layernorm), joined, mlp.gate_proj, mlp.up_proj)
         gate, up = gate_up[:, : config.n_inner], gate_up[:, config.n_inner :]  # (R, I)
-        x += linear(gate / (1 + np.exp(-gate)) * up, mlp.down_proj)  # silu(gate) * up
+        gate /= 1 + np.exp(-gate)  # silu
+        gate *= up
+        x += linear(gate, mlp.down_proj)
     cache.advance(ids.shape[1])
-    return rms_norm(x, body.norm).reshape(*ids.shape, -1)
+    return linear(rms_norm(x, body.norm), model.lm_head).reshape(*ids.shape, -1)
+
+
+def embedding(ids: np.ndarray, layer: Any) -> np.ndarray:
+    """(B, T) -> (B, T, C). A layer that is not an ordinary Embedding is called as usual."""
+    if type(layer) is not nn.Embedding or layer._forward_hooks:
+        return layer(ids).data
+    check_indices("embedding", ids, layer.num_embeddings, "the vocabulary")
+    return layer.weight.data[ids]
 
 
 def linear(x: np.ndarray, layer: Any, activation: str | None = None) -> np.ndarray:
@@ -83,7 +94,13 @@ def linear(x: np.ndarray, layer: Any, activation: str | None = None) -> np.ndarr
     if activation is None:
         return out
     if activation == "gelu_tanh":  # h (1 + tanh u) / 2 = h / (1 + exp(-2u)), where u = sqrt(2 / pi) (h + 0.044715 h³)
-        return out / (1 + np.exp(-2 * math.sqrt(2 / math.pi) * out * (1 + 0.044715 * out * out)))
+        c = -2 * math.sqrt(2 / math.pi)
+        inner = out * out
+        inner *= 0.044715 * c
+        inner += c
+        inner *= out  # -2u
+        out /= 1 + np.exp(inner, out=inner)
+        return out
     return nn.layers.activate(Tensor(out), activation).data
 
 
@@ -104,16 +121,24 @@ def joined_linear(x: np.ndarray, joined: Joined, *layers: Any) -> np.ndarray:
 
 def layer_norm(x: np.ndarray, norm: Any) -> np.ndarray:
     x = x - np.add.reduce(x, axis=-1, keepdims=True) / x.shape[-1]
-    x *= 1 / np.sqrt(np.vecdot(x, x)[..., None] / x.shape[-1] + norm.eps)
+    x /= np.sqrt(np.vecdot(x, x)[..., None] / x.shape[-1] + norm.eps)
     x *= norm.weight.data
     x += norm.bias.data
     return x
 
 
 def rms_norm(x: np.ndarray, norm: Any) -> np.ndarray:
-    x = x * (1 / np.sqrt(np.vecdot(x, x)[..., None] / x.shape[-1] + norm.eps))
+    x = x / np.sqrt(np.vecdot(x, x)[..., None] / x.shape[-1] + norm.eps)
     x *= norm.weight.data
     return x
+
+
+def turn(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> None:
+    """`rotate` in place, x (B, heads, T, D): cos holds (cos, cos), and sin holds (-sin, sin), (T, 2, D/2)."""
+    pairs = x.reshape(*x.shape[:-1], 2, -1)  # (B, heads, T, 2, D/2), a view: x₁ and x₂
+    turned = pairs[..., ::-1, :] * sin  # -x₂ sin and x₁ sin
+    pairs *= cos
+    pairs += turned
 
 
 def heads(x: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
@@ -125,20 +150,20 @@ def attention(qkv: np.ndarray, H: int, K: int, layer: int, cache: KVCache, mask:
     """The T new tokens attend to each other and to the cache: qkv (B, H + 2K, T, D) -> (R, H D)."""
     B, _, T, D = qkv.shape
     q = qkv[:, :H].reshape(B, K, H // K * T, D) * D**-0.5  # queries that share keys are the rows of one matrix
-    keys, values = cache.append(layer, Tensor(qkv[:, H : H + K]), Tensor(qkv[:, H + K :]))  # (B, K, S, D)
-    scores = q @ keys.data.swapaxes(-1, -2)  # (B, K, H/K T, S)
+    keys, values = cache.store(layer, qkv[:, H : H + K], qkv[:, H + K :])  # (B, K, S, D)
+    scores = q @ keys.swapaxes(-1, -2)  # (B, K, H/K T, S)
     if mask is not None:  # (T, S), or (B, 1, T, S) where prompts are padded
         each_head = scores.reshape(B, K, H // K, T, -1)  # a view: the mask is added to the scores themselves
         each_head += np.where(mask.data, 0, -np.inf)[..., None, :, :]
     scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
     probs = np.exp(scores, out=scores)
     probs /= np.add.reduce(probs, axis=-1, keepdims=True)
-    return (probs @ values.data).reshape(B, H, T, D).swapaxes(1, 2).reshape(B * T, H * D)
+    return (probs @ values).reshape(B, H, T, D).swapaxes(1, 2).reshape(B * T, H * D)
 
 
 @batch_generation.register_decode_step
 def forward_for(model: Any) -> batch_generation.DecodeStep | None:
-    """Return a function above that computes `model`'s hidden states, or None if none does.
+    """Return a function above that computes `model`'s logits, or None if none does.
 
     The weights of a Llama's q, k and v then lie in one array, and those of gate and up in another (`join`).
     """
@@ -152,7 +177,7 @@ def forward_for(model: Any) -> batch_generation.DecodeStep | None:
     layers = {name.rpartition(".")[2] for name in (*model.names.embeddings, *model.names.layers, "lm_head")}
     for name, module in model.named_modules():
         known = type(module) in parts or not layers.isdisjoint(name.split("."))
-        if not known or (module._forward_hooks and module is not model.lm_head):
+        if not known or module._forward_hooks:
             return None
     # Squares of float16 numbers soon exceed 65504, the largest of them.
     if not all(type(p.data) is np.ndarray and p.dtype != np.float16 for p in model.parameters()):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad import Tensor
-from minigrad.backend import module_of
+from minigrad.backend import Array, module_of
 
 
 class KVCache:
@@ -39,15 +39,19 @@ class KVCache:
         """Append keys and values (B, H, T, D) to those of a layer; returns all of them, (B, H, length + T, D)."""
         if keys.requires_grad:
             raise RuntimeError("a KV cache keeps no gradients: call the model inside `with no_grad():`")
+        return tuple(map(Tensor, self.store(layer, keys.data, values.data)))
+
+    def store(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
+        """`append` for arrays."""
         start, stop = self.length, self.length + keys.shape[2]
         if stop > self.capacity:
             raise ValueError(f"the KV cache has room for {self.capacity} tokens, holds {start}, and got {stop - start}")
         if keys.shape[0] != self.keys[layer].shape[0]:
             raise ValueError(f"the KV cache is for {self.keys[layer].shape[0]} sequences, got {keys.shape[0]}")
         # in place: the memory for the whole text was reserved at the beginning
-        self.keys[layer][:, :, start:stop] = keys.data
-        self.values[layer][:, :, start:stop] = values.data
-        return Tensor(self.keys[layer][:, :, :stop]), Tensor(self.values[layer][:, :, :stop])
+        self.keys[layer][:, :, start:stop] = keys
+        self.values[layer][:, :, start:stop] = values
+        return self.keys[layer][:, :, :stop], self.values[layer][:, :, :stop]
 
     def advance(self, tokens: int) -> None:
         """Add `tokens` to the length, after every layer has stored them."""

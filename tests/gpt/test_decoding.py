@@ -45,15 +45,15 @@ def test_the_plain_forward_equals_the_model(build, pieces, texts, padded):
         mask[1, : pieces[0]] = False  # nothing of the first piece is real
         mask[2, 0] = False
     with no_grad(), use_kernels("fast"):
-        expected = model.hidden_states(ids, None, mask).data
+        expected = model(ids, None, mask).data
         forward, cache = decoding.forward_for(model), KVCache.for_model(model, texts)
         assert forward is not None
         first = pieces[0]
         seen = [None if mask is None else mask[:, :stop] for stop in range(9)]
         model.hidden_states(ids[:, :first], cache, seen[first])
         for n in pieces[1:]:
-            hidden = forward(ids[:, first : first + n], cache, seen[first + n])
-            np.testing.assert_allclose(hidden, expected[:, first : first + n], rtol=0, atol=2e-5)
+            logits = forward(ids[:, first : first + n], cache, seen[first + n])
+            np.testing.assert_allclose(logits, expected[:, first : first + n], rtol=0, atol=2e-5)
             first += n
 
 
@@ -144,7 +144,7 @@ def test_weights_that_change_after_they_were_joined(change):
     block = model.blocks[1]
     change(model, block.mlp, block.self_attn)
     with no_grad():
-        expected, tokens = model.hidden_states(ids).data, generate(model, ids, 4, seed=0)
+        expected, tokens = model(ids).data, generate(model, ids, 4, seed=0)
         with use_kernels("fast"):
             assert generate(model, ids, 4, seed=0) == tokens
             for forward in (begun, decoding.forward_for(model)):
