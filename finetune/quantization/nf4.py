@@ -149,9 +149,15 @@ class QuantizedScales(nn.Module):
         xp = module_of(self.codes)
         R, G = self.codes.shape
         rows = rows if R > 1 else slice(None)  # one scale for the whole array
-        position = xp.arange(R)[rows, None] * G + xp.arange(G)  # of each scale, counted along the rows
-        levels = xp.asarray(DYNAMIC_LEVELS, dtype=self.dtype)
-        return levels[self.codes[rows]] * self.absmax[position // SCALES_PER_BLOCK] + self.offset
+        codes, levels = self.codes[rows], xp.asarray(DYNAMIC_LEVELS, dtype=self.dtype)
+        if isinstance(rows, slice):  # neighboring rows, the usual case: repeating absmax is faster than looking it up
+            block, skipped = divmod((rows.start or 0) * G, SCALES_PER_BLOCK)
+            blocks = self.absmax[block : block + (skipped + codes.size) // SCALES_PER_BLOCK + 1]
+            absmax = blocks.repeat(SCALES_PER_BLOCK)[skipped : skipped + codes.size].reshape(codes.shape)
+        else:
+            position = xp.arange(R)[rows, None] * G + xp.arange(G)  # of each scale, counted along the rows
+            absmax = self.absmax[position // SCALES_PER_BLOCK]
+        return levels.take(codes) * absmax + self.offset
 
 
 def quantize_scales(scales: np.ndarray) -> QuantizedScales:

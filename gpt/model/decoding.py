@@ -34,6 +34,8 @@ from .kv_cache import KVCache
 from .original_transformer import OriginalTransformer
 from .positions import positions_and_mask
 
+SIGNS = np.array([[-1], [1]], np.float32)  # of sin in the two halves of a rotated vector
+
 
 def gpt_forward(model: Any, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None) -> np.ndarray:
     """The logits of `GPT` for ids (B, T), which continue the cache -> (B, T, V)."""
@@ -57,7 +59,7 @@ def llama_forward(
     positions, mask = positions_and_mask(ids, cache, attention_mask, config.block_size)
     x = embedding(ids, body.embed_tokens).reshape(ids.size, -1)  # (R, C)
     cos, sin = llama.rotations(positions, config.head_size, config.rope_theta, x.dtype, config.rope_scaling)
-    cos, sin = np.stack([cos, cos], axis=-2), np.stack([-sin, sin], axis=-2)  # (T, 2, D/2), as `turn` takes them
+    cos, sin = cos[..., None, :], sin[..., None, :] * SIGNS  # (T, 1, D/2), and (T, 2, D/2) with -sin and sin
     for layer, block in enumerate(body.layers):
         attn, mlp = block.self_attn, block.mlp
         qkv = joined_linear(rms_norm(x, block.input_layernorm), joined, attn.q_proj, attn.k_proj, attn.v_proj)
@@ -69,9 +71,7 @@ def llama_forward(
         x += linear(attention(qkv, H, K, layer, cache, mask), attn.o_proj)
         gate_up = joined_linear(rms_norm(x, block.post_attention_layernorm), joined, mlp.gate_proj, mlp.up_proj)
         gate, up = gate_up[:, : config.n_inner], gate_up[:, config.n_inner :]  # (R, I)
-        gate /= 1 + np.exp(-gate)  # silu
-        gate *= up
-        x += linear(gate, mlp.down_proj)
+        x += linear(gate / (1 + np.exp(-gate)) * up, mlp.down_proj)  # silu(gate) * up
     cache.advance(ids.shape[1])
     return linear(rms_norm(x, body.norm), model.lm_head).reshape(*ids.shape, -1)
 
@@ -80,7 +80,6 @@ def embedding(ids: np.ndarray, layer: Any) -> np.ndarray:
     """(B, T) -> (B, T, C). A layer that is not an ordinary Embedding is called as usual."""
     if type(layer) is not nn.Embedding or layer._forward_hooks:
         return layer(ids).data
-    check_indices("embedding", ids, layer.num_embeddings, "the vocabulary")
     return layer.weight.data[ids]
 
 
@@ -95,12 +94,7 @@ def linear(x: np.ndarray, layer: Any, activation: str | None = None) -> np.ndarr
         return out
     if activation == "gelu_tanh":  # h (1 + tanh u) / 2 = h / (1 + exp(-2u)), where u = sqrt(2 / pi) (h + 0.044715 h³)
         c = -2 * math.sqrt(2 / math.pi)
-        inner = out * out
-        inner *= 0.044715 * c
-        inner += c
-        inner *= out  # -2u
-        out /= 1 + np.exp(inner, out=inner)
-        return out
+        return out / (1 + np.exp(out * (c + 0.044715 * c * (out * out))))
     return nn.layers.activate(Tensor(out), activation).data
 
 
@@ -134,11 +128,11 @@ def rms_norm(x: np.ndarray, norm: Any) -> np.ndarray:
 
 
 def turn(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> None:
-    """`rotate` in place, x (B, heads, T, D): cos holds (cos, cos), and sin holds (-sin, sin), (T, 2, D/2)."""
-    pairs = x.reshape(*x.shape[:-1], 2, -1)  # (B, heads, T, 2, D/2), a view: x₁ and x₂
-    turned = pairs[..., ::-1, :] * sin  # -x₂ sin and x₁ sin
-    pairs *= cos
-    pairs += turned
+    """`rotate` (functional/rotary.py) in place: [x₁ cos - x₂ sin, x₂ cos + x₁ sin], where x = [x₁, x₂]."""
+    halves = x.reshape(*x.shape[:-1], 2, -1)  # (B, heads, T, 2, D/2), a view: x₁ and x₂
+    swapped = halves[..., ::-1, :] * sin  # -x₂ sin and x₁ sin
+    halves *= cos
+    halves += swapped
 
 
 def heads(x: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
@@ -191,6 +185,7 @@ def forward_for(model: Any) -> batch_generation.DecodeStep | None:
         forward = functools.partial(forward, joined=joined)
 
     def decode(ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None = None) -> np.ndarray:
+        check_indices("embedding", ids, model.config.vocab_size, "the vocabulary")
         # In x / (1 + e^-x), e^-x may be infinite; the quotient is then 0, as it should be.
         with np.errstate(over="ignore"):
             return forward(model, ids, cache, attention_mask)

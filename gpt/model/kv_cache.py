@@ -39,10 +39,11 @@ class KVCache:
         """Append keys and values (B, H, T, D) to those of a layer; returns all of them, (B, H, length + T, D)."""
         if keys.requires_grad:
             raise RuntimeError("a KV cache keeps no gradients: call the model inside `with no_grad():`")
-        return tuple(map(Tensor, self.store(layer, keys.data, values.data)))
+        all_keys, all_values = self.store(layer, keys.data, values.data)
+        return Tensor(all_keys), Tensor(all_values)
 
     def store(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
-        """`append` for arrays."""
+        """Append like `append`, but take and return plain arrays."""
         start, stop = self.length, self.length + keys.shape[2]
         if stop > self.capacity:
             raise ValueError(f"the KV cache has room for {self.capacity} tokens, holds {start}, and got {stop - start}")
