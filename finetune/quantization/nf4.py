@@ -152,8 +152,8 @@ class QuantizedScales(nn.Module):
         codes, levels = self.codes[rows], xp.asarray(DYNAMIC_LEVELS, dtype=self.dtype)
         if isinstance(rows, slice):  # neighboring rows, the usual case: repeating absmax is faster than looking it up
             block, skipped = divmod((rows.start or 0) * G, SCALES_PER_BLOCK)
-            blocks = self.absmax[block : block + (skipped + codes.size) // SCALES_PER_BLOCK + 1]
-            absmax = blocks.repeat(SCALES_PER_BLOCK)[skipped : skipped + codes.size].reshape(codes.shape)
+            each = self.absmax[block : block + codes.size // SCALES_PER_BLOCK + 2].repeat(SCALES_PER_BLOCK)
+            absmax = each[skipped : skipped + codes.size].reshape(codes.shape)
         else:
             position = xp.arange(R)[rows, None] * G + xp.arange(G)  # of each scale, counted along the rows
             absmax = self.absmax[position // SCALES_PER_BLOCK]

@@ -212,9 +212,7 @@ class TextSoFar:
         pass, and the logits after each of them follow: (1 + G, V). If a guess comes true, its logits are there already.
         """
         # Read only tokens that are not in the cache: the prompt at first, and then one token at a time.
-        new = self.ids[:, self.read :]
-        if guesses:
-            new = np.concatenate([new, [guesses]], axis=1)
+        new = np.concatenate([self.ids[:, self.read :], np.array([guesses] * len(self.ids), np.int64)], axis=1)
         mask = None if self.real.all() else self.real
         wanted = slice(-1 - len(guesses), None)  # where the next token is wanted
         with no_grad():

@@ -34,8 +34,6 @@ from .kv_cache import KVCache
 from .original_transformer import OriginalTransformer
 from .positions import positions_and_mask
 
-SIGNS = np.array([[-1], [1]], np.float32)  # of sin in the two halves of a rotated vector
-
 
 def gpt_forward(model: Any, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None) -> np.ndarray:
     """The logits of `GPT` for ids (B, T), which continue the cache -> (B, T, V)."""
@@ -59,7 +57,7 @@ def llama_forward(
     positions, mask = positions_and_mask(ids, cache, attention_mask, config.block_size)
     x = embedding(ids, body.embed_tokens).reshape(ids.size, -1)  # (R, C)
     cos, sin = llama.rotations(positions, config.head_size, config.rope_theta, x.dtype, config.rope_scaling)
-    cos, sin = cos[..., None, :], sin[..., None, :] * SIGNS  # (T, 1, D/2), and (T, 2, D/2) with -sin and sin
+    cos, sin = cos[..., None, :], sin[..., None, :] * np.array([[-1], [1]], x.dtype)  # (T, 1, D/2), (T, 2, D/2)
     for layer, block in enumerate(body.layers):
         attn, mlp = block.self_attn, block.mlp
         qkv = joined_linear(rms_norm(x, block.input_layernorm), joined, attn.q_proj, attn.k_proj, attn.v_proj)
@@ -78,9 +76,7 @@ def llama_forward(
 
 def embedding(ids: np.ndarray, layer: Any) -> np.ndarray:
     """(B, T) -> (B, T, C). A layer that is not an ordinary Embedding is called as usual."""
-    if type(layer) is not nn.Embedding or layer._forward_hooks:
-        return layer(ids).data
-    return layer.weight.data[ids]
+    return layer.weight.data[ids] if is_plain(layer) else layer(ids).data
 
 
 def linear(x: np.ndarray, layer: Any, activation: str | None = None) -> np.ndarray:
@@ -99,7 +95,7 @@ def linear(x: np.ndarray, layer: Any, activation: str | None = None) -> np.ndarr
 
 
 def is_plain(layer: Any) -> bool:
-    return type(layer) is nn.Linear and not layer._forward_hooks
+    return type(layer) in (nn.Linear, nn.Embedding) and not layer._forward_hooks
 
 
 def joined_linear(x: np.ndarray, joined: Joined, *layers: Any) -> np.ndarray:
@@ -128,7 +124,10 @@ def rms_norm(x: np.ndarray, norm: Any) -> np.ndarray:
 
 
 def turn(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> None:
-    """`rotate` (functional/rotary.py) in place: [x₁ cos - x₂ sin, x₂ cos + x₁ sin], where x = [x₁, x₂]."""
+    """`rotate` (functional/rotary.py) in place. x = [x₁, x₂] becomes [x₁ cos - x₂ sin, x₂ cos + x₁ sin].
+
+    cos (T, 1, D/2), and sin (T, 2, D/2), which holds -sin and sin.
+    """
     halves = x.reshape(*x.shape[:-1], 2, -1)  # (B, heads, T, 2, D/2), a view: x₁ and x₂
     swapped = halves[..., ::-1, :] * sin  # -x₂ sin and x₁ sin
     halves *= cos

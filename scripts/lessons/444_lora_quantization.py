@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-import time
 import timeit
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,11 +20,10 @@ from finetune.adapters.lora import LoRAConfig, LoRALinear, adapter_parameters, a
 from finetune.adapters.qlora import apply_qlora
 from finetune.quantization import QuantizationConfig, memory, quantize
 from finetune.quantization.nf4 import nf4, nf4_levels
-from finetune.quantization.quantized_layers import QuantizedLinear
 from finetune.quantization.rounding import absmax, int8_product, outlier_columns, relative_error, zero_point
 from gpt import GPTConfig, accounting
 from gpt.training.standard_library import python_code
-from minigrad import Tensor, no_grad, use_kernels
+from minigrad import no_grad, use_kernels
 from minigrad.kernels.cpu import threads
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validation_loss
 from scripts.pages import drawings
@@ -241,42 +238,29 @@ with lesson.picture("grid", "Twelve weights (dots) rounded to 4 bits (squares)",
 # In llama.cpp it is: its loop makes floats of the codes inside the processor. NumPy makes one pass over an array for
 # each operation, here to look the floats up, to multiply them and to apply the scales. Predict: do pieces that fit in
 # the cache help, and does a second core?
-matrix = rng.standard_normal((12_288, 768), dtype=np.float32)
+matrix, x = rng.standard_normal((12_288, 768), dtype=np.float32), rng.standard_normal((4, 768), dtype=np.float32)
 packed = absmax(matrix, bits=4, group_size=64)
-int4, pieces = QuantizedLinear(packed), [slice(row, row + 128) for row in range(0, len(matrix), 128)]
-
-
-def nanoseconds(work: Callable[[], Any], rows: int = len(matrix), clock: Any = time.thread_time) -> float:
-    return min(timeit.repeat(work, clock, number=1, repeat=9)) / (768 * rows) * 1e9
-
-
-def costs(count: int) -> dict[str, float]:
-    """Nanoseconds per weight of a product with `count` rows: on one core, and then on all cores."""
-    x = rng.standard_normal((count, 768), dtype=np.float32)
-    product = partial(packed.times_rows, x)
-    found = {"float32": nanoseconds(lambda: x @ matrix.T)}
-    found["look up"] = nanoseconds(lambda: packed.levels(pieces[0]), 128)
-    found["int4"] = nanoseconds(lambda: product(pieces[0]), 128)
-    with use_kernels("fast"), no_grad():
-        wall = partial(nanoseconds, clock=time.perf_counter)
-        found["all: float32"] = wall(lambda: threads.matmul(x, matrix.T))
-        found["small pieces"] = wall(lambda: threads.parallel(product, pieces))
-        found["large pieces"] = wall(lambda: int4(Tensor(x)))
-    return found
-
-
-for count in (1, 4, 16):
-    taken = costs(count)
-    print(f"{count:2} rows, ns per weight: " + ", ".join(f"{name} {cost:.2f}" for name, cost in taken.items()))
-    assert taken["float32"] < taken["int4"] or count > 1  # of one row; for more, one core has too much to multiply
-assert packed.levels(pieces[0]).nbytes == matrix[pieces[0]].nbytes  # the lookup writes as much as float32 reads
+pieces = [slice(row, row + 128) for row in range(0, len(matrix), 128)]
+works: dict[str, tuple[int, Callable[[], Any]]] = {  # and the rows of the matrix that each reads
+    "float32 on one core": (len(matrix), lambda: x @ matrix.T),
+    "int4 on one core": (128, lambda: packed.times_rows(x, pieces[0])),
+    "of which the lookup": (128, lambda: packed.levels(pieces[0])),
+    "float32 on all cores": (len(matrix), lambda: threads.matmul(x, matrix.T)),
+    "int4 on all cores": (len(matrix), lambda: threads.parallel(lambda piece: packed.times_rows(x, piece), pieces)),
+}
+with use_kernels("fast"):
+    for name, (rows, work) in works.items():
+        cost = 1e9 * min(timeit.repeat(work, number=1, repeat=9)) / (768 * rows)
+        print(f"  {name:21} {cost:5.2f} ns per weight, for 4 rows of x")
+assert packed.levels(pieces[0]).nbytes == matrix[pieces[0]].nbytes == 8 * packed.codes[pieces[0]].nbytes
 
 # %% [markdown]
-# Answer: hardly. The lookup writes four bytes for each weight, as many as float32 reads, before the product begins.
-# Small pieces stay in the cache, but each takes several calls of NumPy. Between two calls a thread needs Python's lock,
-# and waking a thread that waits for the lock takes about as long as a piece: the second core gains little. Large pieces
-# (4 MB) need few calls, but leave the cache. With more rows the product takes longer, and the lookup counts less: GPT-2
-# in int4 writes one text at 0.4 of float32's speed, 4 texts at 0.67, and 8 or 16 at 0.85.
+# Answer: only on one core. The lookup writes four bytes for each weight, as many as float32 reads, and is half of the
+# work. Small pieces stay in the cache, but each takes several calls of NumPy. Between two calls a thread needs Python's
+# lock, and waking a thread that waits for the lock takes about as long as a piece: the second core gains nothing. Large
+# pieces need few calls, but leave the cache, which costs as much. With more rows the product takes longer, and the
+# lookup counts less. On two cores, GPT-2 in int4 writes 1 text at 0.38 of float32's speed, 4 at 0.65 and 16 at 0.87;
+# in NF4 at 0.33, 0.6 and 0.8.
 
 # %% A whole model in fewer bits; GPTQ and AWQ look at the inputs
 # GPTQ uses the same grid as absmax, but adjusts the weights that are not yet rounded to compensate for the others. AWQ
