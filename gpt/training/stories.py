@@ -68,7 +68,7 @@ x@place try !b !back +back: {a} (had an idea|thought hard). {a} (ran|went|hurrie
 -out light -x@a !a.climbs +x@away +upset +tree: {then}, the wind blew {x} into a tree. = My {x:noun} is in that tree
 -out wet floats -x@a !a.swims +x@away +upset +water: {then}, {x} fell into the water. = My {x:noun} is in the water
 -out rolls -x@a +x@away +upset: {a} slipped, and {x} rolled into a hole. = My {x:noun} is in that hole
-x@away !try +try: {a} tried (again and again|as hard as {a} could), but {a} could not (reach|get) {x}.
+x@away !try !offer +try: {a} tried (again and again|as hard as {a} could), but {a} could not (reach|get) {x}.
 -x@away tree knows b.climbs +x@a +ok: {b} climbed up (quickly |slowly |)and (threw|brought) {x} down to {a:him}.
 -x@away water knows b.swims +x@a +ok: {b} (jumped|dived) into the water and (soon |)brought {x} back to {a:him}.
 -x@away knows +x@a +ok: {b} found a long (stick|branch|string), and (together|with it) they got {x} back.
