@@ -216,6 +216,51 @@ class RandomBatches:
             raise ValueError(f"this is not a state of RandomBatches ({error!r}): {state!r:.80}") from None
 
 
+@dataclasses.dataclass
+class EpochBatches(RandomBatches):
+    """A stream like RandomBatches that goes through the whole text before any of it comes again.
+
+    An epoch cuts the text into windows, beginning at a random token, and takes them in random order. Independent draws,
+    as in RandomBatches, leave out 1/e = 37 % of the text in the time of an epoch, and repeat other parts instead.
+
+    >>> batches = EpochBatches(np.arange(101), batch_size=6, block_size=8, seed=1)
+    >>> first, second = next(batches)[0], next(batches)[0]
+    >>> len(np.unique([first, second]))
+    88
+    """
+
+    def __post_init__(self) -> None:
+        check_length(self.tokens, self.block_size)
+        self.taken = 0  # windows so far
+        self.per_epoch = max(1, (len(self.tokens) - 1) // self.block_size - 1)  # one less than fit, to begin anywhere
+        self.epoch, self.starts = -1, np.empty(0, np.int64)
+
+    def __next__(self) -> Batch:
+        places = range(self.taken, self.taken + self.batch_size)
+        starts = np.array([self._start(*divmod(place, self.per_epoch)) for place in places])
+        self.taken += self.batch_size
+        windows = self.tokens[starts[self.rows, None] + np.arange(self.block_size + 1)]
+        return _shifted(windows, self.vocab_size)
+
+    def _start(self, epoch: int, place: int) -> int:
+        """The first token of an epoch's window."""
+        if epoch != self.epoch:
+            rng = np.random.default_rng([self.seed, epoch])
+            shift = rng.integers(len(self.tokens) - self.per_epoch * self.block_size)
+            self.epoch, self.starts = epoch, shift + self.block_size * rng.permutation(self.per_epoch)
+        return int(self.starts[place])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position of the stream, JSON-able."""
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict()`. Raises ValueError for anything else."""
+        if type(state.get("taken")) is not int or state["taken"] < 0:
+            raise ValueError(f"this is not a state of EpochBatches: {state!r:.80}")
+        self.taken = state["taken"]
+
+
 def sequential_batches(
     tokens: Tokens, batch_size: int, block_size: int, vocab_size: int | None = None, sample: int | None = None
 ) -> Iterator[Batch]:

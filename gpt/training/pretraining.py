@@ -21,7 +21,7 @@ from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
 from ..model.gpt2 import GPT
 from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
-from .batches import RandomBatches, Tokens, check_length, encode_parts, get_batch, open_tokens, write_tokens
+from .batches import EpochBatches, Tokens, check_length, encode_parts, get_batch, open_tokens, write_tokens
 from .checkpoint import CheckpointError
 from .corpora import load_corpus
 from .data_parallel import ALONE, Team
@@ -100,7 +100,7 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
     train, validation = (open_tokens(run.out_dir / "data" / name) for name in ("train.bin", "val.bin"))
     get_batch(train, 1, block_size, np.random.default_rng(0), len(tokenizer))  # raises if it is too short or damaged
     rows = run.team.rows(config.batch_size)
-    stream = RandomBatches(train, config.batch_size, block_size, config.seed, len(tokenizer), rows)
+    stream = EpochBatches(train, config.batch_size, block_size, config.seed, len(tokenizer), rows)
 
     # Show the size of model and text, and the losses of simple models to compare with.
     _introduce(run, model, tokenizer, train, validation)
@@ -115,7 +115,7 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
         bits = bits_per_byte(found["val_loss"], len(validation) - 1, n_bytes)
         return {**found, "perplexity": perplexity(found["val_loss"]), "bits_per_byte": bits}
 
-    # Training: each batch of random windows of the text changes the weights once.
+    # Training: each batch of windows of the text, in random order, changes the weights once.
     optimizer, schedule = run.prepare(model, config.training)
     max_norm = config.training.grad_clip
     model.train()
