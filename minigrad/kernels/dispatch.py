@@ -41,13 +41,8 @@ FAST: dict[str, type[Function]] = {
     "swiglu": FastSwiglu,
 }
 
-FAST_OPTIM = {
-    optim.Adam: update_all,
-    optim.AdamW: update_all,
-    Muon: muon.update_all,
-    optim.sum_of_squares: sum_of_squares,
-    optim.scale: scale,
-}
+FAST_OPTIM: dict[Any, Any] = {optim.Adam: update_all, optim.AdamW: update_all, Muon: muon.update_all}
+FAST_OPTIM |= {optim.sum_of_squares: sum_of_squares, optim.scale: scale}
 
 
 def fast_on_cpu() -> dict[Any, Any]:
