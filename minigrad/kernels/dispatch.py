@@ -17,8 +17,9 @@ from typing import Any
 from .. import functional, optim, switches
 from ..autograd import Function
 from ..dtypes import op_name
+from ..muon import Muon
 from .accumulation import add_in_place
-from .cpu import threads
+from .cpu import muon, threads
 from .cpu.adam import scale, sum_of_squares, update_all
 from .cpu.attention import FastSplitHeads, TiledAttention
 from .cpu.cross_entropy import FastLinearCrossEntropy
@@ -40,7 +41,8 @@ FAST: dict[str, type[Function]] = {
     "swiglu": FastSwiglu,
 }
 
-FAST_OPTIM = {optim.Adam: update_all, optim.AdamW: update_all, optim.sum_of_squares: sum_of_squares, optim.scale: scale}
+FAST_OPTIM: dict[Any, Any] = {optim.Adam: update_all, optim.AdamW: update_all, Muon: muon.update_all}
+FAST_OPTIM |= {optim.sum_of_squares: sum_of_squares, optim.scale: scale}
 
 
 def fast_on_cpu() -> dict[Any, Any]:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt import GPT, GPTConfig
-from minigrad import backend, manual_seed, nn, optim
+from minigrad import backend, manual_seed, nn, optim, use_kernels
+from minigrad.kernels.cpu import muon as twin
 from minigrad.muon import COEFFICIENTS, Muon, muon_groups, newton_schulz
 from tests.minigrad.test_optim import through_json
 
@@ -31,8 +32,10 @@ def test_newton_schulz_changes_the_singular_values_only_and_brings_them_close_to
     for _ in range(5):
         expected = a * expected + b * expected**3 + c * expected**5
     assert expected.min() > 0.68 and expected.max() < 1.21
-    for dtype, tolerance in ((np.float64, 1e-9), (np.float32, 1e-3)):
-        found = newton_schulz(matrix.astype(dtype))
+    forms = [(newton_schulz, np.float64, 1e-9), (newton_schulz, np.float32, 1e-3)]
+    forms += [(twin.newton_schulz, np.float64, 1e-8), (twin.newton_schulz, np.float32, 1e-2)]  # it squares the values
+    for orthogonalize, dtype, tolerance in forms:
+        found = orthogonalize(matrix.astype(dtype))
         assert found.dtype == dtype
         np.testing.assert_allclose(found, u * expected @ vt, atol=tolerance)
         assert np.sum(found * (u @ vt)) / np.linalg.norm(found) / np.sqrt(rank) > 0.96  # the cosine to U Vᵀ
@@ -41,8 +44,10 @@ def test_newton_schulz_changes_the_singular_values_only_and_brings_them_close_to
 def test_a_zero_gradient_moves_nothing_and_small_singular_values_come_closer():
     for shape in ((3, 2), (0, 2), (1, 1)):
         assert not newton_schulz(np.zeros(shape, np.float32)).any()
-    found = np.linalg.svd(newton_schulz(np.diag([1.0, 1e-3, 0.0])))[1]
-    assert 0.68 < found[0] < 1.21 and 0.3 < found[1] < 0.68 and found[2] == 0
+        assert not twin.newton_schulz(np.zeros(shape, np.float32)).any()
+    for orthogonalize in (newton_schulz, twin.newton_schulz):
+        found = np.linalg.svd(orthogonalize(np.diag([1.0, 1e-3, 0.0])))[1]
+        assert 0.68 < found[0] < 1.21 and 0.3 < found[1] < 0.68 and found[2] == 0
 
 
 def steps(optimizer, parameters, numbers):
@@ -113,6 +118,29 @@ def test_the_other_groups_are_updated_as_by_adamw_and_a_saved_state_goes_on_bit_
     np.testing.assert_array_equal(q.data, r.data)
     with pytest.raises(ValueError, match="that of another optimizer"):
         Muon([r], orthogonalize=False).load_state_dict(adamw.state_dict())
+
+
+def test_the_fast_kernel_takes_the_same_steps_and_the_same_bits_each_time():
+    """Many matrices, of which a thread takes the next one when it is free, and groups of AdamW."""
+
+    def trained(kernels):
+        rng = np.random.default_rng(5)
+        shapes = [(24, 24), (72, 24), (24, 96), (96, 24)] * 3
+        matrices = [nn.Parameter(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
+        others = [nn.Parameter(rng.standard_normal(shape).astype(np.float32)) for shape in ((40, 24), (24,))]
+        optimizer = Muon([{"params": matrices}, {"params": others, "orthogonalize": False}], lr=0.1)
+        before = [p.data.copy() for p in matrices + others]
+        with use_kernels(kernels):
+            steps(optimizer, matrices + others, range(4))
+        return before, [p.data for p in matrices + others]
+
+    before, expected = trained("textbook")
+    _, found = trained("fast")
+    for start, p, q in zip(before, expected, found, strict=True):
+        np.testing.assert_allclose(q, p, atol=1e-4 * np.abs(p - start).max())
+    for _ in range(3):
+        for p, q in zip(found, trained("fast")[1], strict=True):
+            np.testing.assert_array_equal(p, q)
 
 
 def test_a_vector_is_refused_and_not_added():

@@ -8,4 +8,5 @@
     swiglu.py          the middle of Llama's feed-forward network
     embedding.py       the backward of an embedding
     adam.py            Adam(W), the gradient norm and clipping
+    muon.py            Muon: Newton-Schulz by way of the Gram matrix
 """

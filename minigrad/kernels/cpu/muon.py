@@ -1,0 +1,59 @@
+"""Muon on the CPU: the matrices side by side, and Newton-Schulz on small squares.
+
+Idea: a step of Newton-Schulz is X <- P X, where P = a I + b G + c G² and G = X Xᵀ. So five steps give P5 P4 P3 P2 P1 X,
+and the next G needs no X: it is (P X) (P X)ᵀ = P G Pᵀ = P (P G), because P is symmetric and commutes with G. For a
+matrix (n, m) with n < m, only the first G and the last product read all m columns; the rest are products of (n, n).
+G holds the squares of the singular values, so rounding in float32 reaches those below a thousandth of the norm sooner.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ...muon import COEFFICIENTS
+from . import adam
+from .threads import parallel
+
+
+def update_all(optimizer, moves):
+    """Muon.update for every (parameter, gradient, state, group), in place. AdamW's groups: adam.py."""
+    adam.update_all(optimizer, [move for move in moves if not move[3]["orthogonalize"]])
+    matrices = [move for move in moves if move[3]["orthogonalize"]]
+    parallel(_update, sorted(matrices, key=lambda move: -move[1].size))  # the last ones are short: threads end together
+
+
+def _update(move):
+    p, grad, state, group = move
+    if not state:
+        state["momentum_buffer"] = np.zeros_like(p.data)
+    p, m, beta, lr = p.data, state["momentum_buffer"], group["momentum"], group["lr"]
+    new = (1 - beta) * grad
+    m *= beta
+    m += new
+    new += beta * m
+    direction = newton_schulz(new)
+    direction *= lr * 0.2 * math.sqrt(max(p.shape))
+    p *= 1 - lr * group["weight_decay"]
+    p -= direction
+
+
+def newton_schulz(matrix, steps=5):
+    """minigrad.muon.newton_schulz by way of G."""
+    a, b, c = COEFFICIENTS
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if is_tall else matrix
+    x = x / np.maximum(np.sqrt((x * x).sum()), 1e-7)
+    gram, total = x @ x.T, None  # G_k, and P_k ... P_1
+    diagonal = np.arange(len(x))
+    for step in range(1, steps + 1):
+        factor = gram @ gram.T  # the transpose of a symmetric matrix: NumPy computes only half of y @ y.T
+        factor *= c
+        factor += b * gram
+        factor[diagonal, diagonal] += a
+        total = factor if total is None else factor @ total
+        if step < steps:
+            gram = factor @ (factor @ gram)
+    x = total @ x
+    return x.T if is_tall else x
