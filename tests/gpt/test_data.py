@@ -17,6 +17,7 @@ from gpt.files import atomic_write, cache_folder, write_text
 from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.training import corpora, standard_library
 from gpt.training.batches import (
+    EpochBatches,
     RandomBatches,
     get_batch,
     open_tokens,
@@ -313,6 +314,40 @@ def test_random_batches_resume_exactly_from_json():
 def test_other_states_are_refused(state):
     with pytest.raises(ValueError, match="this is not a state of RandomBatches"):
         RandomBatches(np.arange(10), 1, 4).load_state_dict(state)
+
+
+@given(st.integers(2, 100), st.sampled_from([2, 4, 6]), st.integers(1, 12), st.integers(0, 9))
+def test_an_epoch_takes_no_token_twice_and_leaves_out_less_than_two_windows(size, batch_size, block_size, seed):
+    block_size = min(block_size, size - 1)
+
+    def stream(rows=slice(None), taken=0):
+        batches = EpochBatches(np.arange(size), batch_size, block_size, seed, size, rows)
+        batches.load_state_dict(json.loads(json.dumps({**batches.state_dict(), "taken": taken})))
+        return batches
+
+    batches, n = stream(), stream().per_epoch
+    drawn = [next(batches) for _ in range(2 + 2 * n // batch_size)]  # two epochs and more
+    inputs, targets = (np.concatenate(part) for part in zip(*drawn))
+    assert (targets == inputs + 1).all() and (np.diff(inputs, axis=1) == 1).all()
+    for epoch in (inputs[:n], inputs[n : 2 * n]):
+        assert np.unique(epoch).size == epoch.size > size - 1 - 2 * block_size
+    # It resumes exactly, also in the middle of a text, and several processes share a batch.
+    assert np.array_equal(next(stream(taken=batch_size)), drawn[1])
+    halves = [next(stream(rows))[0] for rows in (slice(batch_size // 2), slice(batch_size // 2, None))]
+    assert np.array_equal(np.concatenate(halves), drawn[0][0])
+
+
+def test_epochs_differ_and_begin_anywhere():
+    batches = EpochBatches(np.arange(41), 9, 4)  # a batch is an epoch
+    epochs = [next(batches)[0][:, 0] for _ in range(60)]
+    assert {start for epoch in epochs for start in epoch} == set(range(37))
+    assert len({tuple(epoch) for epoch in epochs}) == 60
+
+
+@pytest.mark.parametrize("state", [{}, {"taken": "1"}, {"taken": -1}, {"generator": {}}, None])
+def test_a_state_of_another_stream_is_refused(state):
+    with pytest.raises(ValueError, match="this is not a state of EpochBatches"):
+        EpochBatches(np.arange(10), 1, 4).load_state_dict(state)
 
 
 @given(st.integers(2, 100), st.integers(1, 5), st.integers(1, 12))
