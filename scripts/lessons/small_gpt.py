@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from gpt import GPT, GPTConfig, Tokenizer
 from gpt.console import printable
@@ -69,14 +70,15 @@ def train_once(model: GPT, tokens: np.ndarray, steps: int) -> list[float]:
     """`train`, for a model that several lessons need: it is kept in the cache folder and read from there the next time.
 
     The file is named after all that the result depends on (the weights before training, the tokens, the steps, the
-    code), so it holds what training would give, to the last bit. With other kernels than the textbook's, nothing is
-    kept.
+    code, the matrix library and its threads), so it holds what training would give, to the last bit. With other kernels
+    than the textbook's, nothing is kept.
     """
     if switches.kernels:
         return train(model, tokens, steps)
     weights = {name: p.data for name, p in model.named_parameters()}
     sources = [Path(__file__), *sorted(ROOT.glob("gpt/**/*.py")), *sorted(ROOT.glob("minigrad/**/*.py"))]
-    facts = repr((model.config, steps, np.__version__, np.show_config(mode="dicts"))).encode()
+    blas = [{**pool, "filepath": ""} for pool in threadpool_info() if pool["user_api"] == "blas"]
+    facts = repr((model.config, steps, np.__version__, np.show_config(mode="dicts"), blas)).encode()
     everything = (facts, *(path.read_bytes() for path in sources), *weights.values(), tokens)
     name = f"lessons-{hashlib.sha256(b''.join(everything)).hexdigest()[:16]}.npz"
     with contextlib.suppress(OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile):  # not there, or damaged
