@@ -24,7 +24,7 @@ WHOLE_ROW, WHOLE_ARRAY = -1, 0  # group sizes; GPTQ's files also use -1 for a wh
 FEW_ROWS = 16  # a product with more rows of x is faster with dequantized weights, which then serve all rows
 INT4 = np.arange(-8, 8, dtype=np.float32)  # the levels of the codes 0..15 if there is no other codebook
 
-Rows = slice | Array  # which rows: a slice, or an array of numbers
+Rows = slice | Array  # which rows: a slice of neighbors, or an array of numbers
 
 
 def pack(codes: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     texts, test_texts = run.data(lambda: load_data(config.data, config.seed), read_labelled)
     labels = sorted({text.label for part in (texts, test_texts) for text in part})
     model, tokenizer = run.model_from(lambda: _with_head(config, labels), HEAD_KIND)
-    test_texts = test_texts[:: -(-len(test_texts) // run.most_tested)]  # not the first ones: they have the same label
+    test_texts = test_texts[:: -(-len(test_texts) // run.most_tested)]  # the first ones have one label
     check_batch_memory(model, config.batch_size, config.training)
     freeze(model, config.trained_blocks)
     to_fit = model.labels, tokenizer, model.config.block_size

@@ -26,7 +26,7 @@ B = f"({'|'.join(NAMES)}|him|her)"
 
 
 def mistakes(story):
-    """The mistakes of a story: somebody or something appears from nowhere, or is given away by one who has it not."""
+    """The mistakes of a story: somebody or something appears from nowhere, or a person gives away another's thing."""
     found, people = [], {}  # people: the one who is "she", and the one who is "he"
     tokens = re.findall(r"\w+", story)
     for before, token in zip(["", *tokens], tokens):
@@ -37,7 +37,7 @@ def mistakes(story):
         if token.lower() in PRONOUNS and PRONOUNS[token.lower()] not in people:
             found.append(f"{token} is nobody")
     found += [
-        f"{name} is no {kind}"
+        f"{name} is not a {kind}"
         for kind, name in re.findall(r"(\w+) (?:named|called) (\w+)", story)
         if KINDS.get(name) != kind
     ]

@@ -185,7 +185,7 @@ def row_blocks(rows: int, columns: int, numbers: int = BLOCK) -> Iterator[slice]
 
 
 def divide_evenly(n: int, most: int, times: int) -> int:
-    """The largest size up to `most` so that `times` times n items make equally many pieces of it for every thread."""
+    """Choose the size of pieces, at most `most`. `times` times n items then give every thread equally many pieces."""
     for size in range(min(n, most), 0, -1):
         pieces = math.ceil(n / size)
         if pieces * times % _workers == 0:
