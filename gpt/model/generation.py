@@ -77,8 +77,6 @@ class Sampling:
 
     def choose(self, logits: np.ndarray, seen: Iterable[int], rng: np.random.Generator) -> int:
         """Choose one token. logits: (V,). seen: the tokens that are in the text."""
-        if self.temperature == 0:  # always the most likely token: nothing is drawn
-            return int(self.penalized(logits, seen).argmax())
         tokens, probs = self.candidates(logits, seen)
         # Lay the probabilities side by side on the line from 0 to 1. A random point falls into token i's piece with
         # probability probs[i]. The piece is the first whose end, a running sum, lies to the right of the point.
