@@ -25,7 +25,7 @@ def demo_model() -> tuple[Any, Tokenizer, str]:
     """The model of `demo.py --data english` where there is one, or else a smaller one, trained now; and what it is."""
     if has_checkpoint(DEMO) and settings_of(PretrainingConfig, str(DEMO)).data == "english":
         model, tokenizer = load_model(DEMO)
-        return model, tokenizer, "the model of scripts/demo.py"
+        return model, tokenizer, "the model of scripts/demo.py --data english"
     tokenizer, tokens, _ = english()
     model = new_gpt(len(tokenizer))
     train(model, tokens, 300)
