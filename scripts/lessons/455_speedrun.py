@@ -137,10 +137,10 @@ assert [name for name, gain in gains.items() if gain > 0.01] == ["momentum 0.9",
 # one seed cannot tell that from chance. A rate that falls to 0 costs something in a run this short. This is not a
 # verdict on the ideas: modded-nanogpt's runs see hundreds of times as many tokens, and there several of them pay.
 #
-# A trapezoid, whose rate stays at its peak and falls only at the end (Hägele et al. 2024, 2405.18392), was not better
-# than the cosine, and neither were larger embeddings or another rate for them. Two changes cost as much as they bring:
-# three steps of Newton-Schulz instead of five save 4 % of the time and raise the loss by 0.04; queries, keys and values
-# as three matrices lower it by 0.02 and add 4 % to the time.
+# Tried once, with seed 1, and not in the table: a trapezoid, whose rate stays at its peak and falls only at the end
+# (Hägele et al. 2024, 2405.18392), was not better than the cosine, and neither were larger embeddings or another rate
+# for them. Two changes cost about what they bring: three steps of Newton-Schulz instead of five save 4 % of the time and
+# raise the loss by 0.04; queries, keys and values as three matrices lower it by 0.02 and make each step longer.
 #
 # ## The whole run, one change after another
 
@@ -179,6 +179,7 @@ assert abs(losses["+ momentum 0.85"][0] - losses["+ weight decay 0.3"][0]) < 0.0
 #
 # ## What next
 #
+# - exercise: `python scripts/exercise.py start warmup_cosine`
 # - read: minigrad/kernels/cpu/muon.py, a page beside minigrad/muon.py
 # - try: `loss_after(300, 1, **BEST, beta2=0.95)` at the end of this file, which takes some minutes. Expect: most
 #   ideas change the loss by less than another seed does.
