@@ -81,7 +81,7 @@ def milliseconds() -> dict[str, float]:
     return {name: round(min(turn[name] for turn in turns), 1) for name in settings}
 
 
-ms = lesson.measured("milliseconds", milliseconds, trained, demo_text)
+ms = lesson.measured("milliseconds", milliseconds, trained)
 for name, taken in ms.items():
     print(f"{name:20} {taken:6.1f} ms per step: {ms['Muon'] / taken * 300:4.0f} steps in the time of 300 with Muon")
 
@@ -126,7 +126,7 @@ def tried() -> dict[str, float]:
     return {name: loss_after(**{"steps": 300, "seed": 1, **MUON, **changes}) for name, changes in TRIED.items()}
 
 
-found = lesson.measured("tried", tried, loss_after, trained, demo_text)
+found = lesson.measured("tried", tried, loss_after, trained)
 gains = {name: found["Muon"] - loss for name, loss in found.items()}
 for name, gain in gains.items():
     print(f"{name:25} {found[name]:.3f}, lower by {gain:6.3f}")
@@ -139,8 +139,8 @@ assert [name for name, gain in gains.items() if gain > 0.01] == ["momentum 0.9",
 #
 # Tried once, with seed 1, and not in the table: a trapezoid, whose rate stays at its peak and falls only at the end
 # (Hägele et al. 2024, 2405.18392), was not better than the cosine, and neither were larger embeddings or another rate
-# for them. Two changes cost about what they bring: three steps of Newton-Schulz instead of five save 4 % of the time and
-# raise the loss by 0.04; queries, keys and values as three matrices lower it by 0.02 and make each step longer.
+# for them. Two changes cost about what they bring: three steps of Newton-Schulz instead of five save 4 % of the time
+# and raise the loss by 0.04; queries, keys and values as three matrices lower it by 0.02 and make each step longer.
 #
 # ## The whole run, one change after another
 
@@ -161,7 +161,7 @@ def race() -> dict[str, list[float]]:
     return {name: [loss_after(steps, seed, **changes) for seed in SEEDS] for name, (steps, changes) in RUNS.items()}
 
 
-losses = lesson.measured("race", race, loss_after, trained, demo_text)
+losses = lesson.measured("race", race, loss_after, trained)
 for name, (steps, changes) in RUNS.items():
     seconds = steps * ms["AdamW" if changes is ADAMW else "Muon"] / 1000
     print(f"{name:20} {steps} steps in {seconds:3.0f} s, validation loss {losses[name]}")
