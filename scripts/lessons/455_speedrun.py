@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpt import Tokenizer
-from gpt.training.batches import RandomBatches, encode_parts
+from gpt.training.batches import EpochBatches, RandomBatches, encode_parts
 from gpt.training.corpora import load_corpus
 from gpt.training.evaluation import held_out_loss
 from minigrad import nn
@@ -62,13 +62,15 @@ def demo_text() -> tuple[np.ndarray, np.ndarray]:
     return parts["train"], parts["val"]
 
 
-def trained(steps: int, seed: int, batch: int = 12, zero: bool = False, **options: Any) -> tuple[Any, float]:
+def trained(
+    steps: int, seed: int, batch: int = 12, zero: bool = False, stream: Any = RandomBatches, **options: Any
+) -> tuple[Any, float]:
     """The demo's model after so many steps, and the milliseconds of a step. zero: each c_proj starts at 0."""
     model = new_gpt(1024, seed, n_layer=4, n_embd=192, block_size=128)
     for name, parameter in model.named_parameters():
         if zero and name.endswith("c_proj.weight"):
             nn.init.zeros_(parameter)
-    batches = lambda tokens, _, context, seed: RandomBatches(tokens, batch, context, seed)  # noqa: E731
+    batches = lambda tokens, _, context, seed: stream(tokens, batch, context, seed)  # noqa: E731
     started = time.perf_counter()
     train(model, demo_text()[0], steps, batches=batches, seed=seed, **options)
     return model, 1000 * (time.perf_counter() - started) / steps
@@ -143,39 +145,68 @@ assert [name for name, gain in gains.items() if gain > 0.01] == ["momentum 0.9",
 # and raise the loss by 0.04; queries, keys and values as three matrices lower it by 0.02 and make each step longer.
 #
 # ## The whole run, one change after another
+#
+# 900 steps with AdamW take as long as 800 with Muon. So many steps read the text 2.6 times, and the model begins to
+# learn it by heart: at the end, the loss on the batches is half a nat below that on the held-out text. Two remedies:
+#
+# * a stronger weight decay, 0.3 instead of 0.1
+# * batches without replacement: in each epoch every part of the text comes once, in another order (`EpochBatches`).
+#   Windows drawn independently leave out 1/e = 37 % of the text in the time of an epoch, and repeat other parts.
+#
+# Predict: which of the two helps?
 
 # %%
-BEST = {**MUON, "momentum": 0.85}
-RUNS = {
+SHORT_MOMENTUM: dict[str, Any] = {**MUON, "momentum": 0.85}
+BEST: dict[str, Any] = {**SHORT_MOMENTUM, "stream": EpochBatches}
+CHAIN: dict[str, tuple[int, dict[str, Any]]] = {
     "AdamW": (900, ADAMW),
-    "+ Muon": (800, MUON),
-    "+ momentum 0.85": (800, BEST),
-    "+ weight decay 0.3": (800, {**BEST, "weight_decay": 0.3}),
-    "momentum 0.85": (470, BEST),
+    "Muon": (800, MUON),
+    "Muon, momentum 0.85": (800, SHORT_MOMENTUM),
+    "the same, weight decay 0.3": (800, {**SHORT_MOMENTUM, "weight_decay": 0.3}),
+    "the same, without replacement": (800, BEST),
+    "AdamW, without replacement": (900, {**ADAMW, "stream": EpochBatches}),
 }
-SEEDS = (1,)
+
+
+def chain() -> dict[str, float]:
+    """The loss with seed 1, by run."""
+    return {name: loss_after(steps, 1, **changes) for name, (steps, changes) in CHAIN.items()}
+
+
+losses = lesson.measured("chain", chain, loss_after, trained)
+for name, (steps, _) in CHAIN.items():
+    seconds = steps * ms["AdamW" if "AdamW" in name else "Muon"] / 1000
+    print(f"{name:31} {steps} steps in {seconds:3.0f} s, validation loss {losses[name]:.3f}")
+assert losses["AdamW"] > losses["Muon"] > losses["Muon, momentum 0.85"] > losses["the same, without replacement"] + 0.02
+assert abs(losses["the same, weight decay 0.3"] - losses["Muon, momentum 0.85"]) < 0.01
+
+# %% [markdown]
+# Answer: the order of the text. Weight decay changes nothing here. Both optimizers gain from each part of the text
+# coming equally often, and it costs nothing.
+#
+# ## The race, with five seeds
+
+# %%
+RACE = {"AdamW": (900, ADAMW), "the demo's settings": (800, BEST), "in half the time": (400, BEST)}
+SEEDS = 1, 2, 3, 4, 5
 
 
 def race() -> dict[str, list[float]]:
     """The losses of all seeds, by run."""
-    return {name: [loss_after(steps, seed, **changes) for seed in SEEDS] for name, (steps, changes) in RUNS.items()}
+    return {name: [loss_after(steps, seed, **changes) for seed in SEEDS] for name, (steps, changes) in RACE.items()}
 
 
-losses = lesson.measured("race", race, loss_after, trained)
-for name, (steps, changes) in RUNS.items():
-    seconds = steps * ms["AdamW" if changes is ADAMW else "Muon"] / 1000
-    print(f"{name:20} {steps} steps in {seconds:3.0f} s, validation loss {losses[name]}")
-assert losses["+ momentum 0.85"] < losses["+ Muon"] < losses["AdamW"] > losses["momentum 0.85"]
-assert abs(losses["+ momentum 0.85"][0] - losses["+ weight decay 0.3"][0]) < 0.01
+raced = lesson.measured("race", race, loss_after, trained)
+for name, found_losses in raced.items():
+    shown = "  ".join(f"{loss:.3f}" for loss in found_losses)
+    print(f"{name:20} validation loss {shown}, mean {np.mean(found_losses):.3f}")
+assert max(raced["the demo's settings"]) < min(raced["AdamW"]) - 0.25
+assert abs(np.mean(raced["in half the time"]) - np.mean(raced["AdamW"])) < 0.05
 
 # %% [markdown]
-# Muon brings most, and the shorter momentum keeps its gain in the longer run. With 800 steps the model reads the text
-# 2.6 times, so one might expect that a stronger weight decay helps; it does not. The last line is the other way to use
-# what was gained: a lower loss than AdamW's, in less than six tenths of its time.
-#
-# All this is one seed. Muon's gain is far larger than the differences between seeds (lesson 453 has three). That of the
-# momentum is several times what the other changes did, and it came in runs of two lengths. More entries in `SEEDS`
-# repeat the race. The demo trains with the third line's settings.
+# The demo's settings end more than 0.25 lower with every seed, and 400 steps bring them to where AdamW is after 900. No
+# pair of seeds differs by more than a tenth of that, so five are more than enough for the whole, and for Muon (lesson
+# 453 has three more). The single changes above, of 0.01 to 0.06, have one seed each.
 #
 # ## What next
 #
