@@ -78,8 +78,8 @@ def demo_config(
         log_interval=steps // 50,
     )
     model = {"n_layer": 4, "n_head": 4, "n_embd": 128 if short else 192, "block_size": 128}
-    prompt = "Once upon a time" if data == "stories" else "The"
-    return PretrainingConfig(data, out_dir, 1024, 12, seed, prompt, made_by=made_by, model=model, training=training)
+    sample = ("Once upon a time", 110) if data == "stories" else ("The", 80)
+    return PretrainingConfig(data, out_dir, 1024, 12, seed, *sample, made_by, model, training)
 
 
 def pretrain(config: PretrainingConfig, device: str = "cpu", init_from: str | None = None, team: Team = ALONE) -> Run:

@@ -259,8 +259,8 @@ assert packed.levels(pieces[0]).nbytes == matrix[pieces[0]].nbytes == 8 * packed
 # work. Small pieces stay in the cache, but each takes several calls of NumPy. Between two calls a thread needs Python's
 # lock, and waking a thread that waits for the lock takes about as long as a piece: the second core gains nothing. Large
 # pieces need few calls, but leave the cache, which costs as much. With more rows the product takes longer, and the
-# lookup counts less. On two cores of an Intel Xeon, GPT-2 in int4 writes 1 text at 0.38 of the speed of float32, 4
-# texts at 0.65 and 16 at 0.87; in NF4 at 0.33, 0.6 and 0.8.
+# lookup counts less. On two cores of an Intel Xeon, GPT-2 in int4 writes 1 text at 0.38 of the speed of float32, 4 at
+# 0.65 and 16 at 0.87; in NF4 at 0.33, 0.6 and 0.8.
 
 # %% A whole model in fewer bits; GPTQ and AWQ look at the inputs
 # GPTQ uses the same grid as absmax, but adjusts the weights that are not yet rounded to compensate for the others. AWQ

@@ -154,3 +154,4 @@ assert max(experts["ms"]) > 1.5 * max(dense["ms"])  # the same FLOPs, in eight s
 # - break: `python scripts/break.py collapsed_router`. Expect: two of eight experts get all tokens, and the loss is only
 #   a little higher.
 # - try: `use_experts(model, 8, 4)`, where half of the experts compute. Expect: narrower experts, the same work.
+# - lesson: `python scripts/lesson.py 455`
