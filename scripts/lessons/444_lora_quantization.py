@@ -233,11 +233,16 @@ drawn = {name: (w[0], absmax(w, 4).dequantize()[0], np.abs(w).max() / 7) for nam
 with lesson.picture("grid", "Twelve weights (dots) rounded to 4 bits (squares)", size=(10, 4)) as axes:
     drawings.quantization_grid(axes, drawn)
 
-# %% An eighth of the bytes, and still not faster
+# %% [markdown]
+# ## An eighth of the bytes, and still not faster
+#
 # A product of a few rows waits for the weights to come from memory, so with an eighth of the bytes it should be faster.
 # In llama.cpp it is: its loop makes floats of the codes inside the processor. NumPy makes one pass over an array for
-# each operation, here to look the floats up, to multiply them and to apply the scales. Predict: do pieces that fit in
-# the cache help, and does a second core?
+# each operation, here to look the floats up, to multiply them and to apply the scales.
+#
+# Predict: do pieces that fit in the cache help, and does a second core?
+
+# %%
 matrix, x = rng.standard_normal((12_288, 768), dtype=np.float32), rng.standard_normal((4, 768), dtype=np.float32)
 packed = absmax(matrix, bits=4, group_size=64)
 pieces = [slice(row, row + 128) for row in range(0, len(matrix), 128)]
