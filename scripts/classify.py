@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     text = "what is trained: the head only, the head and the last N blocks, or the whole model"
     add("--train", dest="trained_blocks", type=_blocks, default="head", metavar="head|N|all", help=text)
     add("--compare", action="store_true", help="train in all three ways, each in a subfolder of --out-dir")
-    add("--language", default="english", help="corpus or text file whose last tenth measures what the model forgets")
+    text = "text whose last tenth measures what the model forgets (what it learned from, or english)"
+    add("--language", default=None, help=text)
     command_line.add_steps(parser, "texts", batch_size=16, max_iters=300)
     rate = "peak learning rate (3e-3 for the head alone, else 1e-3)"
     command_line.add_training(
@@ -70,7 +71,9 @@ def _blocks(text: str) -> int | None:
 
 
 def _as_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """The options, with the default learning rate for the head alone or for more than the head."""
+    """The options, with the default language, and learning rate for the head alone or for more than the head."""
+    if options.get("language", "") is None:
+        options = {**options, "language": stage_options.corpus_of(options["init_from"])}
     if options.get("learning_rate", 0) is None:
         return {**options, "learning_rate": 3e-3 if options["trained_blocks"] == 0 else 1e-3}
     return options

@@ -8,7 +8,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
-from scripts.shared import command_line
+from scripts.shared import command_line, stage_options
 
 import numpy as np
 
@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--desc-act", action="store_true", help="gptq: quantize columns in order of decreasing activation")
     add("--double-quant", action="store_true", help="nf4: also quantize the scales, to 8 bits")
     add("--float-embedding", action="store_true", help="do not quantize the token embedding")
-    add("--calibration", default="english", help="text to calibrate on; its last tenth measures perplexity")
+    text = "text to calibrate on, whose last tenth measures perplexity (what the model learned from, or english)"
+    add("--calibration", default=None, help=text)
     add("--sequences", type=number(1), default=128, help="number of calibration sequences for gptq and awq")
     text = f"quantize with {', '.join(COMPARED)}, each in a subfolder of --out-dir, and print one table"
     add("--compare", action="store_true", help=text)
@@ -67,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     given = command_line.given(parser, argv)
     command_line.set_up(arguments)
+    arguments.calibration = arguments.calibration or stage_options.corpus_of(arguments.model)
     if arguments.compare:
         own = ("method", "bits", "group_size", "zero_point", "desc_act", "double_quant", "float_embedding")
         command_line.refuse(parser, given, own, "does not go with --compare, which has settings of its own")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 from scripts.shared import command_line
 from scripts.shared.next_steps import show_next_steps
 
+from gpt.training import corpora
+from gpt.training.checkpoint import CheckpointError
+from gpt.training.pretraining import PretrainingConfig
 from gpt.training.run import Run, resume, start
 from gpt.training.run_folder import length_setting, settings_of
 
@@ -24,6 +28,15 @@ def add_run(parser: argparse.ArgumentParser, init_from: str, out_dir: str, data:
     parser.add_argument("--data", default=default, help=data)
     text = "the run's folder, for checkpoint, tokenizer, data, log and picture"
     parser.add_argument("--out-dir", default=out_dir, help=text)
+
+
+def corpus_of(model: str) -> str:
+    """The built-in text that a run of pretraining learned from; "english" for every other model."""
+    with contextlib.suppress(CheckpointError):
+        data = settings_of(PretrainingConfig, model).data
+        if data in corpora.NAMES:
+            return data
+    return "english"
 
 
 def run(

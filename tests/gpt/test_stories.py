@@ -1,5 +1,6 @@
 """The stories: the same in every Python, none twice, and each makes sense to a checker that reads only its text."""
 
+import dataclasses
 import hashlib
 import re
 
@@ -113,3 +114,15 @@ def test_the_demo_learns_stories_or_another_text():
     demo, english = demo_config(False, "out", 1), demo_config(False, "out", 1, data="english")
     assert (demo.data, demo.sample_prompt) == ("stories", "Once upon a time")
     assert (english.data, english.sample_prompt) == ("english", "The")
+
+
+def test_quantizing_and_classifying_measure_on_the_text_that_a_run_learned_from(tmp_path):
+    from scripts.shared.stage_options import corpus_of
+
+    from gpt.training.pretraining import pretrain
+
+    config = demo_config(True, str(tmp_path / "run"), 0)
+    model, once = {**config.model, "n_layer": 1, "n_embd": 8}, dataclasses.replace(config.training, max_iters=1)
+    pretrain(dataclasses.replace(config, vocab_size=300, model=model, training=once, sample_tokens=1))
+    assert corpus_of(str(tmp_path / "run")) == "stories"
+    assert corpus_of(str(tmp_path)) == corpus_of("smollm2") == "english"
