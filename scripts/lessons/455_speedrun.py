@@ -142,7 +142,8 @@ assert [name for name, gain in gains.items() if gain > 0.01] == ["momentum 0.9",
 # Tried once, with seed 1, and not in the table: a trapezoid, whose rate stays at its peak and falls only at the end
 # (Hägele et al. 2024, 2405.18392), was not better than the cosine, and neither were larger embeddings or another rate
 # for them. Two changes cost about what they bring: three steps of Newton-Schulz instead of five save 4 % of the time
-# and raise the loss by 0.04; queries, keys and values as three matrices lower it by 0.02 and make each step longer.
+# and raise the loss by 0.04; queries, keys and values as three matrices lower it by 0.02 and need three times as many
+# products of Newton-Schulz.
 #
 # ## The whole run, one change after another
 #
