@@ -35,9 +35,9 @@ class Side:
         cores = str(usable_cores())
         threads = {f"{library}_NUM_THREADS": cores for library in ("OMP", "MKL", "OPENBLAS")}
         environment = {**os.environ, **threads, "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, str(Path(__file__).with_name("side.py")), side, kind, *map(str, arguments)]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8", env=environment)
+        command = [sys.executable, "-m", "scripts.benchmarks.side", side, kind, *map(str, arguments)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+        self.process = subprocess.Popen(command, cwd=Path(__file__).parents[2], env=environment, **pipes)
 
     def ask(self, command: str) -> dict[str, Any]:
         """Send a command, wait for its answer. Raises RuntimeError if the worker died."""
