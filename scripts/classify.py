@@ -71,7 +71,7 @@ def _blocks(text: str) -> int | None:
 
 
 def _as_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """The options, with the default language, and learning rate for the head alone or for more than the head."""
+    """The options with two defaults that depend on others: the text of `--language`, and the learning rate."""
     if options.get("language", "") is None:
         options = {**options, "language": stage_options.corpus_of(options["init_from"])}
     if options.get("learning_rate", 0) is None:

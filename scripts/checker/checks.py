@@ -210,3 +210,17 @@ def some(*shape: int, seed: int = 0, low: float = -2, high: float = 2) -> np.nda
     """Fixed float64 numbers with two decimals, for a `telling` case; never 0, no two alike by chance."""
     array = np.random.default_rng([seed, *shape]).uniform(low, high, shape).round(2)
     return np.where(np.abs(array) < 0.05, 0.07, array)
+
+
+# --- the beginning of a learner's file --------------------------------------------------------------------------------
+
+NUMPY = "import numpy as np"
+OP = f"{NUMPY}\n\nfrom minigrad.autograd import Function"
+
+
+def beginning(statement: str | None, *imports: str) -> str:
+    """The exercise's statement, which is the docstring of its own file, and the imports that the learner needs.
+
+    An exercise puts its unfinished functions and classes behind it.
+    """
+    return "\n\n".join([f'"""{statement}"""', *imports]) + "\n\n"

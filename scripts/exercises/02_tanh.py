@@ -9,8 +9,7 @@ Shapes: x, out, dout and dx have the same shape.
 Example: x = [0.5], dout = [2.0]  ->  out = [0.4621], dx = [1.5729]
 """
 
-from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, shapes, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class Tanh(Function):

@@ -18,8 +18,7 @@ nodes 0, 1, 2, 3: [(0, 1, 2.0), (0, 2, 3.0), (1, 3, 1.0), (2, 3, 1.0)]
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck
-from scripts.exercises.learners_file import beginning
+from scripts.checker.checks import Case, Exercise, FunctionCheck, beginning
 
 STUB = beginning(__doc__) + '''
 def backward(root):

@@ -9,8 +9,7 @@ Shapes: x (2, 3), dims = (1,), keepdim = False: out (2,), dout (2,), dx (2, 3). 
 Example: x = [[1, 2, 3], [4, 5, 6]], dims = (1,), dout = [10, 20]  ->  out = [6, 15], dx = [[10, 10, 10], [20, 20, 20]]
 """
 
-from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, reductions, some
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, reductions, some
 
 STUB = beginning(__doc__, OP) + '''
 class Sum(Function):

@@ -6,8 +6,7 @@ Shapes: as for sum. x (2, 3), dims = (1,): n = 3, out (2,), dout (2,), dx (2, 3)
 Example: x = [[1, 2, 3]], dims = (1,), dout = [6]  ->  out = [2], dx = [[2, 2, 2]]
 """
 
-from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, reductions, some
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, reductions, some
 
 STUB = beginning(__doc__, OP) + '''
 class Mean(Function):

@@ -12,8 +12,7 @@ Example: unbroadcast([[1, 2, 3], [10, 20, 30]], (3,)) = [11, 22, 33]; to (2, 1):
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch, shapes, some, values
-from scripts.exercises.learners_file import NUMPY, beginning
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, Patch, beginning, shapes, some, values
 
 STUB = beginning(__doc__, NUMPY) + '''
 def unbroadcast(dout, shape):

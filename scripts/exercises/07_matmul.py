@@ -13,8 +13,7 @@ Example: x = [[1, 2]], y = [[3], [4]], dout = [[10]]  ->  out = [[11]], dx = [[3
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class Matmul(Function):

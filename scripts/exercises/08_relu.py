@@ -8,8 +8,7 @@ Shapes: x, out, dout and dx have the same shape.
 Example: x = [-1.0, 2.0], dout = [10.0, 20.0]  ->  out = [0.0, 2.0], dx = [0.0, 20.0]
 """
 
-from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, shapes, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class Relu(Function):

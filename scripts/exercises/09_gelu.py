@@ -9,9 +9,8 @@ Shapes: x, out, dout and dx have the same shape.
 Example: x = [1.0], dout = [1.0]  ->  out = [0.8412], dx = [1.0830]
 """
 
-from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, shapes, some, values
 from scripts.checker.places import with_arguments
-from scripts.exercises.learners_file import OP, beginning
 
 STUB = beginning(__doc__, "import math", OP) + '''
 class Gelu(Function):

@@ -14,8 +14,7 @@ Example: x = [[ln 1, ln 3]], dim = 1, dout = [[1, 0]]  ->  out = [[0.25, 0.75]],
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, shapes, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class Softmax(Function):

@@ -13,9 +13,8 @@ Example: logits = [[0, 0], [5, 1]], targets = [1, -100]  ->  loss = 0.6931, dlog
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
+from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, some, values
 from scripts.checker.places import with_arguments
-from scripts.exercises.learners_file import OP, beginning
 
 STUB = beginning(__doc__, OP) + '''
 class CrossEntropy(Function):

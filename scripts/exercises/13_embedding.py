@@ -12,9 +12,8 @@ Example: ids = [2, 0, 2], dout = [[1], [10], [100]], V = 3  ->  dweight = [[10],
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, ids, shapes, some, values
+from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, ids, shapes, some, values
 from scripts.checker.places import with_arguments
-from scripts.exercises.learners_file import OP, beginning
 
 STUB = beginning(__doc__, OP) + '''
 class Embedding(Function):

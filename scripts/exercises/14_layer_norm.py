@@ -16,9 +16,8 @@ Example: x = [[1, 3]], weight = [2, 2], bias = [0, 1], eps = 0  ->  out = [[-2, 
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
+from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, some, values
 from scripts.checker.places import with_arguments
-from scripts.exercises.learners_file import OP, beginning
 
 STUB = beginning(__doc__, OP) + '''
 class LayerNorm(Function):

@@ -11,9 +11,8 @@ Example: x = [[3, 4]], weight = [1, 2], eps = 0  ->  rms = 3.5355, out = [[0.848
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
+from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, some, values
 from scripts.checker.places import with_arguments
-from scripts.exercises.learners_file import OP, beginning
 
 STUB = beginning(__doc__, OP) + '''
 class RmsNorm(Function):

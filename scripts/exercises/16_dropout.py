@@ -15,9 +15,8 @@ import hypothesis.strategies as st
 import numpy as np
 
 from minigrad.backend import uniform as draw_uniform
-from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, shapes, some, values
+from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, shapes, some, values
 from scripts.checker.places import with_arguments
-from scripts.exercises.learners_file import OP, beginning
 
 STUB = beginning(__doc__, OP) + '''
 class Dropout(Function):

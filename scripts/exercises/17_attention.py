@@ -18,9 +18,8 @@ import math
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
+from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, some, values
 from scripts.checker.places import with_arguments
-from scripts.exercises.learners_file import OP, beginning
 
 STUB = beginning(__doc__, "import math", OP) + '''
 class Attention(Function):

@@ -13,8 +13,7 @@ Example: causal_mask(3, 3) = [[1, 0, 0], [1, 1, 0], [1, 1, 1]];  causal_mask(1, 
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch
-from scripts.exercises.learners_file import NUMPY, beginning
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, Patch, beginning
 
 STUB = beginning(__doc__, NUMPY) + '''
 def causal_mask(queries, keys):

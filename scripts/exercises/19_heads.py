@@ -12,8 +12,7 @@ Example: x = [[[1, 2, 3, 4]]], n_head = 2, parts = 1  ->  ([[[[1, 2]], [[3, 4]]]
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, Kernel, OpCheck, some, values
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class SplitHeads(Function):

@@ -12,8 +12,7 @@ Example: ids = [1], weight = [[1], [2]], dout = [[1, 0]]  ->  logits = [[2, 4]],
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import Case, Exercise, OpCheck, ids, some, values
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, OpCheck, beginning, ids, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class Tied(Function):

@@ -13,9 +13,8 @@ Example: p = [1.0], grad = [0.5], velocity = [2.0], lr = 0.1, momentum = 0.9, we
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck, shapes, some, values
+from scripts.checker.checks import Case, Exercise, FunctionCheck, beginning, shapes, some, values
 from scripts.checker.places import as_update
-from scripts.exercises.learners_file import beginning
 
 STUB = beginning(__doc__) + '''
 def sgd(p, grad, velocity, lr, momentum, weight_decay):

@@ -16,9 +16,8 @@ Example: p = [1], grad = [0.5], m = v = [0], t = 1, lr = 0.1, beta1 = 0.9, beta2
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck, shapes, some, values
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, beginning, shapes, some, values
 from scripts.checker.places import as_update
-from scripts.exercises.learners_file import NUMPY, beginning
 
 STUB = beginning(__doc__, NUMPY) + '''
 def adam(p, grad, m, v, t, lr, beta1, beta2, eps):

@@ -12,8 +12,7 @@ Example: clip([[3.0], [4.0]], 1.0)  ->  ([[0.6], [0.8]], 5.0);   clip([[3.0], [4
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch, shapes, some, values
-from scripts.exercises.learners_file import NUMPY, beginning
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, Patch, beginning, shapes, some, values
 
 STUB = beginning(__doc__, NUMPY) + '''
 def clip(gradients, max_norm):

@@ -12,8 +12,7 @@ Example: warmup = 3, total = 7, min_ratio = 0.1, steps 0, 1, 2, 3, 5, 7  ->  0.2
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch
-from scripts.exercises.learners_file import beginning
+from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch, beginning
 
 STUB = beginning(__doc__, "import math") + '''
 def ratio(step, warmup, total, min_ratio):

@@ -9,8 +9,7 @@ Example: merge([b"l", b"o", b"w", b"l", b"o"], (b"l", b"o"))  ->  [b"lo", b"w", 
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch
-from scripts.exercises.learners_file import beginning
+from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch, beginning
 
 STUB = beginning(__doc__) + '''
 def merge(tokens, pair):

@@ -10,8 +10,7 @@ Example: ranks = {(b"s", b"t"): 0, (b"e", b"st"): 1, (b"o", b"w"): 2, (b"l", b"o
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch
-from scripts.exercises.learners_file import beginning
+from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch, beginning
 
 STUB = beginning(__doc__) + '''
 def encode_word(word, ranks):

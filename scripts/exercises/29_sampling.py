@@ -16,8 +16,7 @@ import hypothesis.strategies as st
 import numpy as np
 
 from gpt.model.generation import Sampling
-from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch, some, values
-from scripts.exercises.learners_file import NUMPY, beginning
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, Patch, beginning, some, values
 
 STUB = beginning(__doc__, NUMPY) + '''
 def probabilities(logits, temperature, top_k, top_p):

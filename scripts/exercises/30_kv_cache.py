@@ -15,8 +15,7 @@ import hypothesis.strategies as st
 
 from gpt.model import kv_cache
 from minigrad import Tensor
-from scripts.checker.checks import Case, Exercise, FunctionCheck, Patch, some, values
-from scripts.exercises.learners_file import NUMPY, beginning
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, Patch, beginning, some, values
 
 STUB = beginning(__doc__, NUMPY) + '''
 class KVCache:

@@ -12,8 +12,7 @@ Example: [([7, 8, 9], [False, False, True]), ([7, 9], [False, True])]
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck
-from scripts.exercises.learners_file import NUMPY, beginning
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, beginning
 
 STUB = beginning(__doc__, NUMPY) + '''
 def collate(conversations):

@@ -11,8 +11,7 @@ Example: chosen = [2], rejected = [0], dout = [1]  ->  loss = [0.1269], dchosen 
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, OpCheck, some, values
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, OpCheck, beginning, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class RewardLoss(Function):

@@ -13,8 +13,7 @@ Example: policy_chosen = [-4], policy_rejected = [-9], both references = [-5], b
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, OpCheck, some, values
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, OpCheck, beginning, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class DPOLoss(Function):

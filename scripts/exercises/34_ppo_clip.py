@@ -14,8 +14,7 @@ Example: ratio = [1.5], A = [1], eps = 0.2  ->  loss = [-1.2], dlogprobs = [0]
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import Case, Exercise, OpCheck, values
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, OpCheck, beginning, values
 
 STUB = beginning(__doc__, OP) + '''
 class PolicyLoss(Function):

@@ -12,8 +12,7 @@ Example: rewards = [0, 1], values = [0.5, 0.8], gamma = 1, lam = 0.5  ->  advant
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck, some, values
-from scripts.exercises.learners_file import NUMPY, beginning
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, beginning, some, values
 
 STUB = beginning(__doc__, NUMPY) + '''
 def gae(rewards, values, gamma, lam):

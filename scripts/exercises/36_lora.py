@@ -11,8 +11,7 @@ Example: x = [[1, 2]], W = [[1, 0]], A = [[1, 1]], B = [[3]], scaling = 2, dout 
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck, OpCheck, some, values
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, FunctionCheck, OpCheck, beginning, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class LoRA(Function):

@@ -13,8 +13,7 @@ Example: [[0.5, -1.3, 2.4, -0.1]]  ->  scale 0.0189, codes [[26, -69, 127, -5]]
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck, shapes, some, values
-from scripts.exercises.learners_file import NUMPY, beginning
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, beginning, shapes, some, values
 
 STUB = beginning(__doc__, NUMPY) + '''
 def absmax(values):

@@ -13,8 +13,7 @@ import hypothesis.strategies as st
 import numpy as np
 
 from finetune.quantization.nf4 import nf4_levels
-from scripts.checker.checks import Case, Exercise, FunctionCheck, some, values
-from scripts.exercises.learners_file import NUMPY, beginning
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, beginning, some, values
 
 STUB = beginning(__doc__, NUMPY) + '''
 def nf4(values, block, levels):

@@ -16,8 +16,7 @@ Example: newton_schulz([[3.0, 0.0], [0.0, 4.0]], 1)  ->  [[1.1933, 0.0], [0.0, 0
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck, some, values
-from scripts.exercises.learners_file import NUMPY, beginning
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, beginning, some, values
 
 STUB = beginning(__doc__, NUMPY) + '''
 def newton_schulz(matrix, steps):

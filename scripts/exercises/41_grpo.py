@@ -17,8 +17,7 @@ Example: rewards = [[1, 0]], ratio = [[1, 2], [1, 9]], mask = [[True, True], [Tr
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck
-from scripts.exercises.learners_file import NUMPY, beginning
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, beginning
 
 STUB = beginning(__doc__, NUMPY) + '''
 def grpo_loss(ratio, mask, rewards):

@@ -11,8 +11,7 @@ Example: follows_earlier([5, 7, 5]): row 2 is [False, True, False], because 5 wa
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck, ids
-from scripts.exercises.learners_file import NUMPY, beginning
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, beginning, ids
 
 STUB = beginning(__doc__, NUMPY) + '''
 def follows_earlier(ids):

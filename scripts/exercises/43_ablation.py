@@ -8,8 +8,7 @@ Example: without_heads(x, [0], 2) of a token [1, 2, 3, 4] is [0, 0, 3, 4]
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck, some, values
-from scripts.exercises.learners_file import NUMPY, beginning
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, beginning, some, values
 
 STUB = beginning(__doc__, NUMPY) + '''
 def without_heads(x, off, n_head):

@@ -8,8 +8,7 @@ Example: x = [[3, 4]], eps = 0, dout = [[1, 0]]  ->  out = [[0.6, 0.8]], dx = [[
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, OpCheck, some, values
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, OpCheck, beginning, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class L2Normalize(Function):

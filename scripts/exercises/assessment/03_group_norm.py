@@ -10,8 +10,7 @@ Example: x = [[1, 3, 10, 30]], groups = 2, weight = [1, 1, 1, 1], bias = [0, 0, 
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, OpCheck, some, values
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, OpCheck, beginning, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class GroupNorm(Function):

@@ -8,8 +8,7 @@ Example: x = [-1.0, 3.0], dout = [1.0, 1.0]  ->  out = [0.0, 9.0], dx = [0.0, 6.
 
 import numpy as np
 
-from scripts.checker.checks import Case, Exercise, OpCheck, shapes, some, values
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, OpCheck, beginning, shapes, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class SquaredRelu(Function):

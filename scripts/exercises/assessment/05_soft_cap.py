@@ -8,8 +8,7 @@ Example: x = [10.0], cap = 10, dout = [1.0]  ->  out = [7.6159], dx = [0.4200]
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, OpCheck, shapes, some, values
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, OpCheck, beginning, shapes, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class SoftCap(Function):

@@ -11,8 +11,7 @@ Example: logits = [[0, 0]], targets = [1], gamma = 2, dout = 1  ->  p = 0.5, los
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import Case, Exercise, OpCheck, some, values
-from scripts.exercises.learners_file import OP, beginning
+from scripts.checker.checks import OP, Case, Exercise, OpCheck, beginning, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class FocalLoss(Function):
