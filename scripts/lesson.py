@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   python scripts/lesson.py               list lessons and exercises in order, with what is done and what is next
   python scripts/lesson.py 421           read a lesson while it runs (its pictures: runs/lessons/421_raw_attention)
   python scripts/lesson.py all           all lessons, one after the other
+  python scripts/lesson.py 421 --seed 7  the same with other random numbers: what it concludes must still hold
   python scripts/lesson.py 421 --html    as a page with code, output and pictures: runs/lessons/421_raw_attention.html
   python scripts/lesson.py all --html    all pages, and an index
   python scripts/lesson.py 421 --notebook
@@ -30,7 +31,7 @@ EXAMPLES = """examples:
 """
 ROOT = Path(__file__).resolve().parent.parent
 DONE = "done.txt"  # in a lesson's folder once it has run to its end: what the path ticks
-MODULES = {"0": "0 Gradients", "41": "4.1 Language modeling", "42": "4.2 Attention and the transformer"}
+MODULES = {"0": "0 Before the course", "41": "4.1 Language modeling", "42": "4.2 Attention and the transformer"}
 MODULES |= {"43": "4.3 Building and training a GPT", "44": "4.4 Beyond pretraining", "45": "After the course"}
 # Exercises on what a lesson builds on, without a row of their own in the concept table.
 MORE_EXERCISES = {
@@ -49,13 +50,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--html", action="store_true", help="write a page that can be read offline")
     parser.add_argument("--notebook", action="store_true", help="write a notebook; an edited one is kept")
     parser.add_argument("--measure", action="store_true", help="repeat the measurements that take minutes")
+    command_line.add_seed(parser, 0)
     parser.add_argument("--unread", action="store_true", help=argparse.SUPPRESS)  # of all --html: nobody read the page
     arguments = parser.parse_args(argv)
     if arguments.word and arguments.what != "find":
         parser.error(f"{arguments.what} takes no further words; did you mean: find {' '.join(arguments.word)}")
     if arguments.what in ("path", "find"):
         given = command_line.given(parser, argv)
-        command_line.refuse(parser, given, ("html", "notebook", "measure"), "needs a lesson, or all")
+        command_line.refuse(parser, given, ("html", "notebook", "measure", "seed"), "needs a lesson, or all")
     if arguments.what == "path":
         show_path(Path(arguments.out_dir))
         return 0
@@ -65,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         one(lesson_called(arguments.what), arguments)
         return 0
     flags = [f"--{name}" for name in ("html", "notebook") if getattr(arguments, name)]
-    options = ["--out-dir", arguments.out_dir, *flags, *["--unread"] * arguments.html]
+    options = ["--out-dir", arguments.out_dir, "--seed", str(arguments.seed), *flags, *["--unread"] * arguments.html]
     for lesson in lessons():  # each in a process of its own
         measure = ["--measure"] * (arguments.measure and is_measured(lesson))
         code = subprocess.run([sys.executable, __file__, lesson.stem, *options, *measure]).returncode
@@ -79,7 +81,7 @@ def lesson_called(name: str) -> Path:
     """The lesson whose number or name starts like that. Raises ValueError, with suggestions, for none or several."""
     wanted = name.replace(".", "").removesuffix("py").lower()
     stems = {path.stem: path for path in lessons()}
-    found = [stem for stem in stems if stem.startswith(wanted)]
+    found = [stem for stem in stems if stem.startswith(f"{wanted}_")] or [s for s in stems if s.startswith(wanted)]
     if len(found) != 1:
         near = found or [stem for stem in stems if wanted in stem.partition("_")[2]]
         if not found and wanted.isdigit() and 1 <= int(wanted) <= len(stems):
@@ -107,7 +109,8 @@ def one(lesson: Path, arguments: argparse.Namespace) -> None:
         if not arguments.html:
             return
     folder = out_dir / lesson.stem
-    running = Running(lesson, ["--out-dir", str(folder), *["--measure"] * arguments.measure])
+    options = ["--out-dir", str(folder), "--seed", str(arguments.seed), *["--measure"] * arguments.measure]
+    running = Running(lesson, options)
     if arguments.html:
         print(f"running {lesson.stem} ...", flush=True)
         page = write_page(lesson, record(running, cells), exercises(lesson), out_dir)
@@ -149,8 +152,8 @@ def show_path(out_dir: Path) -> None:
     passed = passed_exercises()
     for lesson in lessons():
         number = lesson.stem.partition("_")[0]
-        if number[:-1] != module:
-            module = number[:-1]
+        if number.rstrip("b")[:-1] != module:
+            module = number.rstrip("b")[:-1]
             print(f"\n{MODULES[module]}")
         done = (out_dir / lesson.stem / DONE).exists()
         is_next = not done and next_one is None

@@ -34,16 +34,18 @@ WIDGETS = Path(__file__).resolve().parent / "widgets"
 class Lesson:
     """One lesson: reads its command line, and gives it a folder and the same random numbers every time.
 
-    name: of its file, without .py. description: its docstring.
+    name: of its file, without .py. description: its docstring. Its `seed` is 0 unless the command line says otherwise:
+    what a lesson concludes must hold with others, too.
     """
 
     def __init__(self, name: str, description: str | None):
         options = command_line.parser(description or "")
         options.add_argument("--out-dir", default=f"runs/lessons/{name}", help="where its pictures go")
         options.add_argument("--measure", action="store_true", help="measure again what takes long (see `measured`)")
+        command_line.add_seed(options, 0)
         in_notebook = "ipykernel" in sys.modules  # whose own arguments are not ours
         arguments = options.parse_args([] if in_notebook else None)
-        self.out_dir, self.measures = Path(arguments.out_dir), arguments.measure
+        self.out_dir, self.measures, self.seed = Path(arguments.out_dir), arguments.measure, arguments.seed
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")
@@ -52,7 +54,7 @@ class Lesson:
         except OSError as error:
             options.error(f"{self.out_dir} cannot be made a folder for pictures: {error.strerror}")
         np.set_printoptions(precision=3, suppress=True, linewidth=110)
-        manual_seed(0)
+        manual_seed(self.seed)
         use_one_core()
         self.name, self.number = name, name.partition("_")[0]
 
