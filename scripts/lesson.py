@@ -122,18 +122,28 @@ def one(lesson: Path, arguments: argparse.Namespace) -> None:
 
 
 def show(running: Running, cells: list[Cell]) -> None:
-    """Print a lesson's prose and run its code, cell by cell. After a question, wait for the reader's guess."""
+    """Print a lesson's prose, and its code with the numbers of its lines, each statement followed by its output.
+
+    In a terminal, wait for the reader before each section, and for a guess after each question.
+    """
+    waits = sys.stdin.isatty() and sys.stdout.isatty()
     for cell in cells:
-        if cell.kind == "prose":
-            for paragraph in cell.paragraphs():
-                print("\n" + underlined(paragraph), flush=True)
-                if paragraph.startswith(QUESTION) and sys.stdin.isatty() and sys.stdout.isatty():
-                    input("\n[Enter] shows what happens ")
-        else:
+        if cell.kind == "code":
             print()
-            value = running.execute(cell)
+            value = None
+            for statement in cell.statements():
+                for number, line in enumerate(statement.text.splitlines(), statement.line):
+                    print(f"{number:4} | {line}".rstrip(), flush=True)
+                value = running.execute(statement)
             if value is not None:
                 print(value)
+            continue
+        for paragraph in cell.paragraphs():
+            if waits and paragraph.startswith("## "):
+                input("\n[Enter] goes on ")
+            print("\n" + underlined(paragraph), flush=True)
+            if waits and paragraph.startswith(QUESTION):
+                input("\n[Enter] shows what happens ")
 
 
 def underlined(paragraph: str) -> str:

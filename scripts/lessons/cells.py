@@ -47,6 +47,15 @@ class Cell(NamedTuple):
         """The prose, cut at empty lines."""
         return [part.strip("\n") for part in self.text.split("\n\n") if part.strip()]
 
+    def statements(self) -> Iterator[Cell]:
+        """The code, cut after each statement; a comment belongs to the statement below it."""
+        lines, start = self.text.splitlines(), 0
+        ends = [statement.end_lineno or 0 for statement in ast.parse(self.text).body]
+        for end in [*ends[:-1], len(lines)]:
+            if end > start:
+                yield Cell("code", "\n".join(lines[start:end]), self.line + start)
+                start = end
+
 
 def read_cells(lesson: Path) -> list[Cell]:
     """The cells of a lesson, of which its docstring is the first.
