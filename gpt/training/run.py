@@ -432,6 +432,8 @@ class Run:
         try:
             free = ("arithmetic", "inputs", "extra")
             expected = {name: value for name, value in self.state_dict().items() if name not in free}
+            if isinstance(state["batches"], dict) and state["batches"].keys() != expected["batches"].keys():
+                raise ValueError("it drew its batches as older versions did; a new run can begin from its model")
             check_like({name: state[name] for name in expected}, expected, "the state")
             planned, total = state["training"]["max_iters"], self.training.max_iters
             state["training"] = {**state["training"], "max_iters": total}  # `resume` may have been given another length

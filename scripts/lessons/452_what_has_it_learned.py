@@ -27,7 +27,7 @@ T, V, STEPS = 32, 32, 500
 # Random tokens, and then the same ones again. Nothing can be learned about the tokens themselves, because each row has
 # others. But once a row repeats, the next token is known: it is the one that followed last time. The rows repeat after
 # different numbers of tokens, so no position is always the right one to copy from.
-test_ids, periods = repeated_tokens(np.random.default_rng(99), 64, T + 1, V)
+test_ids, periods = repeated_tokens(np.random.default_rng(lesson.seed + 99), 64, T + 1, V)
 known = np.arange(1, T + 1) >= periods[:, None] + 1  # targets that a copy of the context predicts
 print("a row that repeats after", periods[0], "tokens:", test_ids[0, : 2 * periods[0]])
 
@@ -65,7 +65,7 @@ def grow(seed: int) -> tuple[Llama, list[tuple[int, float, float, float]]]:
 
 
 with use_kernels("fast"):
-    model, history = grow(seed=0)
+    model, history = grow(lesson.seed)
 for step, new, repeated, score in history[::4]:
     print(f"step {step:4}  loss of new tokens {new:.2f}, of repeated ones {repeated:.2f}; induction score {score:.2f}")
 steps, new_losses, repeated_losses, best_scores = map(np.array, zip(*history))

@@ -295,6 +295,9 @@ def test_a_run_saved_before_a_setting_existed_goes_on(tmp_path):
     resaved(tmp_path, lambda state: state["training"].update(optimizer="muon"))
     with pytest.raises(CheckpointError, match="are those of another run"):
         go_on(tmp_path)
+    resaved(tmp_path, lambda state: state.update(batches={"drawn": 7}))
+    with pytest.raises(CheckpointError, match="drew its batches as older versions did; a new run can begin from"):
+        go_on(tmp_path)
 
 
 def test_a_run_with_muon_goes_on_bit_by_bit_and_its_state_is_checked(tmp_path):
