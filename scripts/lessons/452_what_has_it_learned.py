@@ -18,6 +18,7 @@ from gpt.training.loading import load_model
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFError
 from minigrad import manual_seed, no_grad, optim, use_kernels
+from minigrad.muon import Muon, muon_groups
 from scripts.pages.pictures import Lesson, heatmap
 
 lesson = Lesson("452_what_has_it_learned", __doc__)
@@ -36,6 +37,7 @@ print("a row that repeats after", periods[0], "tokens:", test_ids[0, : 2 * perio
 # bend?
 
 # %% Growing an induction head
+# The optimizer is Muon (lesson 453). With AdamW the same happens, but with some seeds it takes more than 700 steps.
 
 
 def losses_on_test(model: Llama) -> tuple[float, float]:
@@ -49,7 +51,8 @@ def grow(seed: int) -> tuple[Llama, list[tuple[int, float, float, float]]]:
     """A model after STEPS steps; on the way: step, loss of new tokens, of repeated ones, highest induction score."""
     manual_seed(seed)
     model = Llama(LlamaConfig(V, T, n_layer=2, n_head=2, n_kv_head=2, n_embd=64, n_inner=128))
-    optimizer = optim.AdamW(model.parameters(), lr=5e-3, betas=(0.9, 0.99), weight_decay=0.01)
+    matrices = model.model.layers.parameters()
+    optimizer = Muon(muon_groups(model.named_parameters(), matrices, weight_decay=0.01), lr=1e-2)
     schedule = optim.WarmupCosine(optimizer, 30, STEPS)
     rng, history = np.random.default_rng(seed), []
     for step in range(STEPS + 1):
@@ -70,7 +73,7 @@ for step, new, repeated, score in history[::4]:
     print(f"step {step:4}  loss of new tokens {new:.2f}, of repeated ones {repeated:.2f}; induction score {score:.2f}")
 steps, new_losses, repeated_losses, best_scores = map(np.array, zip(*history))
 assert abs(new_losses[0] - np.log(V)) < 0.1 and abs(repeated_losses[0] - np.log(V)) < 0.1  # nothing is known
-assert repeated_losses[-1] < 1 and new_losses[-1] > 2.5 and best_scores[-1] > 0.5
+assert repeated_losses[-1] < 1 and new_losses[-1] > 2.5 and best_scores[-1] > 0.4
 falls = -np.diff(repeated_losses)
 bend = int(falls.argmax())
 assert falls[bend] > 3 * falls[:4].mean()  # slow at first, then fast
@@ -83,8 +86,8 @@ with lesson.picture("bend", "An induction head forms, and the loss bends", 2, si
 
 # %% [markdown]
 # Answer: for a while hardly anything happens. Then the loss of the repeated tokens bends downward, and at the same time
-# the induction score of a head rises. Two heads have to work together, and each is useless without the other: this is
-# why it begins so slowly. In large models the same bend is visible in the training loss of real text.
+# the induction score of a head rises. Heads of two layers have to work together, and neither helps without the other:
+# this is why it begins so slowly. In large models the same bend is visible in the training loss of real text.
 
 # %% Finding it: a score
 # The score of a head is the attention from a token to the tokens that followed its earlier occurrences.
@@ -96,8 +99,9 @@ assert best[0] == 1  # it needs the layer below
 patterns = attention_patterns(model, test_ids[:1, :-1])[:, 0]  # (L, H, T, T)
 previous = patterns[0][:, np.arange(1, T), np.arange(T - 1)].mean(axis=1)  # attention to the token before
 helper = int(previous.argmax())
-print("attention of layer 0's heads to the previous token:", previous.round(2))
-assert previous.max() > 0.3
+evenly = float(np.mean(1 / np.arange(2, T + 1)))  # the control: attention that is spread over all tokens so far
+print(f"attention of layer 0's heads to the previous token: {previous.round(2)}; spread evenly {evenly:.2f}")
+assert previous.max() > 2 * evenly
 with lesson.picture("heads", "The two heads that copy", 2, size=(10, 5)) as (left, right):
     for axes, weights, name in (
         (left, patterns[0, helper], f"layer 0, head {helper}: previous token"),
@@ -121,12 +125,12 @@ with ablated(model, heads=[(0, helper)]):
 print(f"whole model:                              new {whole[0]:.2f}, repeated {whole[1]:.2f}")
 print(f"without the induction heads {inducers}: new {without[0]:.2f}, repeated {without[1]:.2f}")
 print(f"without the previous-token head (0, {helper}):   new {without_helper[0]:.2f}, repeated {without_helper[1]:.2f}")
-assert without[1] > whole[1] + 1.5  # copying has vanished
+assert without[1] > whole[1] + 1.5 and without_helper[1] > whole[1] + 0.5  # copying has suffered
 assert abs(without[0] - whole[0]) < without[1] - whole[1]
 
 # %% [markdown]
 # Answer: that of the repeated tokens, in both cases. Without the induction heads the model cannot copy, and they find
-# nothing without the head below. A score shows where a head looks; ablation shows what that is good for.
+# less without the head below. A score shows where a head looks; ablation shows what that is good for.
 
 # %% The logit lens: what would it say after each layer?
 # Every layer adds to the same stream, so the output layer can read the stream after any of them.
@@ -145,13 +149,13 @@ corrupted = clean.copy()
 corrupted[4] = 20  # now next comes 20
 effects = patch_effects(model, clean, corrupted, lambda logits: float(logits[-1, 4] - logits[-1, 20]))
 print("after layer 0, place:", {place: round(float(effect), 2) for place, effect in enumerate(effects[0])})
-assert effects[0].argmax() == 4 and effects[1].argmax() == len(clean) - 1
+assert effects[0].argmax() in (4, 5) and effects[1].argmax() == len(clean) - 1
 with lesson.picture("patching", "How much of the clean answer one activation brings back", size=(9, 2.2)) as axes:
     heatmap(axes, effects, ["after layer 0", "after layer 1"], [str(token) for token in clean])
 
 # %% [markdown]
-# After the first layer the answer is still at the place of the token itself. The second layer carries it to the last
-# place: that is the induction head at work.
+# After the first layer the answer is still at the place of the token itself, or at the next place, to which layer 0's
+# heads have copied it. The second layer carries it to the last place: that is the induction head at work.
 
 # %% The same in a real model: SmolLM2
 try:
@@ -175,6 +179,10 @@ else:
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start induction`, then `ablation`.
-# - try: `grow(seed=1)`. Expect: the bend is at another step, and perhaps another head of layer 1 has the highest score.
-# - try: `n_layer=1`. Expect: no bend, and repeated tokens stay nearly as surprising as new ones.
-# - break: use the same period for all rows. Expect: the loss falls, but the model has learned a distance.
+# - try: `grow(lesson.seed + 1)`. Expect: the bend is within 50 steps of this one, and perhaps the other head of layer 1
+#   has the highest score.
+# - try: `n_layer=1`. Expect: no induction head (its score stays below 0.2). The loss of repeated tokens falls to about
+#   2.2 and not to 0, because one layer can prefer the tokens of the row, but not find the one that comes next.
+# - break: in `grow`, let all rows repeat after 12 tokens: `ids = np.array([np.resize(rng.permutation(V)[:12], T + 1)
+#   for _ in range(32)])`. Expect: no induction head either, and a loss of repeated tokens near 10. The model knows
+#   a distance: it copies from 12 tokens back, which is wrong in the test's rows.

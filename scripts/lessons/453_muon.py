@@ -31,19 +31,21 @@ lesson = Lesson("453_muon", __doc__)
 
 # %%
 tokenizer, train_ids, val_ids = english()
-model = new_gpt(len(tokenizer))
-train(model, train_ids, 30)
+rng = np.random.default_rng(lesson.seed)
+model = new_gpt(len(tokenizer), lesson.seed)
+train(model, train_ids, 30, seed=lesson.seed)
 model.zero_grad()
-model.loss(*get_batch(train_ids, 16, 32, np.random.default_rng(0))).backward()
+model.loss(*get_batch(train_ids, 16, 32, rng)).backward()
 weight = model.transformer.h[0].mlp.c_fc.weight  # (256, 64)
 gradient, before = weight.grad.copy(), weight.data.copy()
 optim.AdamW([weight], lr=1.0, weight_decay=0.0).step()
 steps = {"gradient": gradient, "AdamW": before - weight.data, "Muon": newton_schulz(gradient)}
+steps["random numbers"] = rng.standard_normal(gradient.shape)  # the control: numbers without any structure
 spectra = {name: np.linalg.svd(step, compute_uv=False) for name, step in steps.items()}
 shares = {name: np.cumsum(s**2) / np.sum(s**2) for name, s in spectra.items()}
 for name, share in shares.items():
     needed = int(np.searchsorted(share, 0.9)) + 1
-    print(f"{name:9} 5 directions hold {share[4]:4.0%} of the sum of squares; for 90 % it takes {needed}")
+    print(f"{name:14} 5 directions hold {share[4]:4.0%} of the sum of squares; for 90 % it takes {needed}")
 assert shares["gradient"][4] > 0.8 > shares["AdamW"][4] > 0.5 > 0.2 > shares["Muon"][4]
 with lesson.picture("directions", "How strong each direction of a step is") as axes:
     for (name, s), line in zip(spectra.items(), LINES):
@@ -84,11 +86,11 @@ assert reached["Muon"] < 0.002 < 0.03 < reached["classical"]
 # U Vᵀ of a matrix (n, m) has min(n, m) singular values of 1, so its root mean square is 1 / √max(n, m). Muon multiplies
 # by 0.2 √max(n, m), and every step has a root mean square near 0.2 lr, as AdamW's usually have.
 for shape in ((64, 64), (256, 64), (64, 1024)):
-    step = 0.2 * np.sqrt(max(shape)) * newton_schulz(np.random.default_rng(0).standard_normal(shape))
+    step = 0.2 * np.sqrt(max(shape)) * newton_schulz(rng.standard_normal(shape))
     assert abs(np.sqrt((step**2).mean()) - 0.2) < 0.05
 n, T = 128, 12 * 128
 print("Five steps take about 5 (4 n² m + 2 n³) FLOPs for a matrix (n, m), n <= m, and the model 6 n m T for T tokens.")
-print(f"For n = m that is 5 n / T: {5 * n / T:.0%} more work in the demo ({n} wide, {T} tokens in a step), and")
+print(f"For n = m that is 5 n / T: {5 * n / T:.0%} more work for the short demo ({n} wide, {T} tokens a step), and")
 print(f"{5 * 768 / 500_000:.1%} for GPT-2 and its half a million tokens. Muon pays with large batches.")
 
 # %% Matrices in the blocks for Muon, everything else for AdamW

@@ -30,7 +30,7 @@ lesson = Lesson("454_experts", __doc__)
 # %% One token through the router
 # The router is one matrix: a score for each expert. The best two compute, and the softmax of their two scores weighs
 # their outputs.
-manual_seed(0)
+manual_seed(lesson.seed)
 moe = MixtureOfExperts(3, [nn.Linear(3, 3) for _ in range(4)], top_k=2)
 x = np.array([1.0, -2.0, 0.5], np.float32)
 scores = moe.router.weight.data @ x
@@ -67,9 +67,9 @@ def balanced(weight: float) -> Any:
 
 def shares_after(weight: float, rate: float = 5e-3) -> np.ndarray:
     """The share of all choices that each expert of the last layer gets after 60 steps."""
-    model = new_gpt(V)
+    model = new_gpt(V, lesson.seed)
     use_experts(model, 8, 2)
-    train(model, train_ids, 60, rate, loss_fn=balanced(weight))
+    train(model, train_ids, 60, rate, seed=lesson.seed, loss_fn=balanced(weight))
     with no_grad():
         model(val_ids[:2048].reshape(-1, 32))
     return mixtures(model)[-1].counts / mixtures(model)[-1].counts.sum()
