@@ -17,10 +17,10 @@ from scripts.pages.pictures import Lesson, bars, heatmap
 lesson = Lesson("422_query_key", __doc__)
 
 # %% Two cards per word
-# The words of "cats chase small mice", in three made-up numbers: (a noun, a verb, an adjective). A matrix W_Q turns each
-# row into a query, q = x W_Q, and another, W_K, turns the same row into a key, k = x W_K. In this example nouns look for
-# verbs, and verbs and adjectives look for nouns. Nouns offer themselves as nouns and verbs as verbs; adjectives offer
-# nothing.
+# The words of "cats chase small mice", in three made-up numbers: (a noun, a verb, an adjective). A matrix W_Q turns
+# each row into a query, q = x W_Q, and another, W_K, turns the same row into a key, k = x W_K. In this example nouns
+# look for verbs, and verbs and adjectives look for nouns. Nouns offer themselves as nouns and verbs as verbs;
+# adjectives offer nothing.
 #
 # Predict: "small" looks for "mice". How much does "mice" look for "small"? And how much would it with X X^T?
 

@@ -53,8 +53,9 @@ for name, column in (("noun", 0), ("plural", 3)):
     other[1, column] = 0.5
     moves[name] = [float(np.abs((other - X) @ W).max()) for W in (W_K, W_V, np.eye(5))]
     moved = F.softmax(Tensor(Q @ (other @ W_K).T), -1).data[0, 1] - weights[0, 1]
-    print(f"change {name!r}: the weight of mice moves by {moved:.2f}, its key by {moves[name][0]}, its value by ", end="")
-    print(f"{moves[name][1]}; without projections, the row that is both by {moves[name][2]}")
+    key, value, row = moves[name]
+    print(f"change {name!r}: the weight of mice moves by {moved:.2f}, its key by {key}, its value by {value};", end=" ")
+    print(f"without projections, the row that is both by {row}")
 assert moves == {"noun": [0.5, 0, 0.5], "plural": [0, 0.5, 0.5]}
 
 # %% [markdown]
@@ -150,7 +151,9 @@ assert arrives["replaced", 0.25] < 1e-9 < 1e-2 < arrives["replaced", 1.0]
 assert arrives["replaced, each sees itself", 0.25] < 1e-9
 assert differences["added", 0.25][-1] > 0.3 and 0.5 < arrives["added", 0.25] < 20
 
-with lesson.picture("residual", "A stack of 24 attention layers, scale 0.25", columns=2, size=(10, 3.8)) as (left, right):
+# %%
+title = "A stack of 24 attention layers, scale 0.25"
+with lesson.picture("residual", title, columns=2, size=(10, 3.8)) as (left, right):
     for axes, curves in ((left, differences), (right, gradients)):
         for name, line in zip(WAYS, ("--", ":", "-")):
             axes.semilogy(curves[name, 0.25], line, color="black", label=name)
@@ -165,8 +168,9 @@ with lesson.picture("residual", "A stack of 24 attention layers, scale 0.25", co
 #
 # So add: x + attention(x). Each token keeps what it was. With small weights, as at the start of GPT-2's training, each
 # layer changes it a little, and differences and gradient both survive: d(x + f(x))/dx = 1 + f'(x), and the 1 is a path
-# for the gradient around every layer, which no scale makes smaller. Large weights are a problem for the sum as well (the
-# last line of the table): it grows with each layer, and the averages outweigh the tokens. Lesson 4.2.5 has a remedy.
+# for the gradient around every layer, which no scale makes smaller. Large weights are a problem for the sum as well
+# (the last line of the table): it grows with each layer, and the averages outweigh the tokens. Lesson 4.2.5 has a
+# remedy.
 #
 # ## A shared document
 #

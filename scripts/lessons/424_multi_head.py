@@ -260,11 +260,11 @@ print(f"validation loss {whole:.3f}; without all heads {all_heads:+.3f}")
 print("           std of the costs       2 of 8 removed, share of the cost of all 8      costliest")
 print("seed    heads  random channels    cheapest  costliest  cheapest random channels   head")
 for seed, found in enumerate(table["costs"], 11):
-    spread = [float(np.std(found[name]["alone"])) for name in groups]
-    two = found["heads"]["cheapest"][1], found["heads"]["costliest"][1], found["random channels"]["cheapest"][1]
-    parts = [share / found["heads"]["cheapest"][-1] for share in two]
-    print(f"{seed:4}    {spread[0]:.3f}  {spread[1]:15.3f}    {parts[0]:8.0%}  {parts[1]:9.0%}  {parts[2]:24.0%}", end="")
-    print(f"   {np.argmax(found['heads']['alone']):4}")
+    of_heads, of_channels = found["heads"], found["random channels"]
+    two = np.array([of_heads["cheapest"][1], of_heads["costliest"][1], of_channels["cheapest"][1]])
+    low, high, channels = two / of_heads["cheapest"][-1]
+    print(f"{seed:4}    {np.std(of_heads['alone']):.3f}  {np.std(of_channels['alone']):15.3f}    ", end="")
+    print(f"{low:8.0%}  {high:9.0%}  {channels:24.0%}   {np.argmax(of_heads['alone']):4}")
 for found in [costs, *table["costs"]]:
     assert found["heads"]["cheapest"][1] < min(0.15 * found["heads"]["cheapest"][-1], 0.02 * whole)
 
