@@ -62,7 +62,6 @@ assert np.allclose((average @ water)[0], (average @ water)[2])
 # %%
 fixed = np.eye(4) * 0.8 + np.eye(4, k=-1) * 0.2
 far = embed("river the the bank")
-print("the weights of each word:\n", fixed)
 print("bank, directly after river:", fixed[3] @ embed("the the river bank"), "  three words after it:", fixed[3] @ far)
 assert np.allclose(fixed[3] @ far, 0.2 * np.array(rows["the"]) + 0.8 * np.array(rows["bank"]))
 

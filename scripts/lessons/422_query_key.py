@@ -77,17 +77,9 @@ similarity_loss = F.cross_entropy(x @ x.T, wanted).item()
 print(f"similarity {similarity_loss:.2f}, untrained projections {untrained_loss:.2f}, learned {loss.item():.3f}")
 assert loss.item() < 0.1 < 1 < untrained_loss and similarity_loss > np.log(n)
 
-# %%
-found = F.softmax(query(x) @ key(x).T, -1).data
-there, back = found[np.arange(n), wanted], found[wanted, np.arange(n)]
-print("weight of its successor for each token:", there)
-print("weight of the token for its successor: ", back)
-assert there.min() > 0.5 > 0.1 > back.max()
-
 # %% [markdown]
 # Answer: a much higher one. Each token is most similar to itself, so most of its weight goes there, and even weights
-# would do better. **Similarity is not the same as relevance.** The learned weights run one way: from each token
-# to its successor, and not back.
+# would do better. **Similarity is not the same as relevance.** Two learned matrices find what is relevant here.
 #
 # ## The size of the scores
 #

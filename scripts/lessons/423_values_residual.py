@@ -11,7 +11,7 @@ import numpy as np
 
 import minigrad.functional as F
 from minigrad import Tensor
-from scripts.pages.pictures import Lesson, heatmap
+from scripts.pages.pictures import Lesson
 
 lesson = Lesson("423_values_residual", __doc__)
 rng = np.random.default_rng(lesson.seed)
@@ -191,11 +191,6 @@ for name, way in WAYS.items():
 assert np.allclose(x0 + sum_of_notes["added"], output["added"])
 assert not np.allclose(x0 + sum_of_notes["replaced"], output["replaced"])
 assert recognized["added"] > 0.4 > max(abs(recognized[name]) for name in WAYS if name != "added")
-
-# %%
-sizes = np.array([[np.linalg.norm(note[0, t]) for t in range(T)] for note in notes[:8]])
-with lesson.picture("notes", "How much each of the first 8 layers adds to each token", size=(6, 4)) as axes:
-    heatmap(axes, sizes, [f"layer {i}" for i in range(8)], [f"token {t}" for t in range(T)], ".1f")
 
 # %% [markdown]
 # Answer: yes, where layers add; no, where they replace. **The residual stream is a shared document**: each layer reads

@@ -19,7 +19,7 @@ from gpt.model.gpt2 import CausalSelfAttention
 from minigrad import Tensor, no_grad, optim
 from minigrad.inspection import profile
 from scripts.lessons.small_gpt import english, new_gpt, train, train_once, validation_loss
-from scripts.pages.pictures import Lesson, bars, heatmap
+from scripts.pages.pictures import Lesson, heatmap
 
 lesson = Lesson("424_multi_head", __doc__)
 rng = np.random.default_rng(lesson.seed)
@@ -223,9 +223,6 @@ for w_o, found in table["losses"].items():
 losses = {w_o: np.array(found) for w_o, found in table["losses"].items()}
 assert (losses["learned"] + 0.02 < np.minimum(losses["rotation"], losses["identity"])).all()
 assert (np.maximum(losses["rotation"], losses["identity"]) + 0.15 < losses["no attention"]).all()
-with lesson.picture("w-o", "What W_O is worth (mean of five seeds)", size=(6, 3.6)) as axes:
-    bars(axes, {w_o: float(found.mean()) for w_o, found in losses.items()}, "validation loss", ".2f")
-    axes.set(ylim=(3, 3.6))
 
 # %% [markdown]
 # A W_O that learns lowers the loss by 0.03 to 0.06, attention as a whole by 0.3. Even the identity loses little: the
@@ -268,13 +265,6 @@ for seed, found in enumerate(table["costs"], 11):
 for found in [costs, *table["costs"]]:
     assert found["heads"]["cheapest"][1] < min(0.15 * found["heads"]["cheapest"][-1], 0.02 * whole)
 
-# %%
-with lesson.picture("pruning", "Removing more and more heads", size=(6, 3.8)) as axes:
-    for line, (name, order) in zip(("-", "--", ":"), (("heads", "cheapest"), ("heads", "costliest"),
-                                                      ("random channels", "cheapest"))):  # fmt: skip
-        axes.plot(range(1, 9), costs[name][order], line, color="black", label=f"{name}, {order} first")
-    axes.set(xlabel="groups of 8 channels removed", ylabel="rise of the loss")
-
 # %% [markdown]
 # Answer: yes, some heads cost several times as much as others. But so do groups of random channels, in some models just
 # as unevenly. So unequal costs alone do not show that heads have specialized. They show spare capacity: the two
@@ -289,8 +279,7 @@ with lesson.picture("pruning", "Removing more and more heads", size=(6, 3.8)) as
 
 # %%
 before = {name: np.diagonal(of, -1, axis1=2, axis2=3).mean(axis=(0, 2)) for name, of in looks.items()}
-print("mean weight of the previous token, by head (even weights: ", end="")
-print(f"{np.mean(1 / np.arange(2, 33)):.2f})")
+print(f"mean weight of the previous token, by head (even weights: {np.mean(1 / np.arange(2, 33)):.2f})")
 for name, of in before.items():
     print(f"  {name:9}", of.round(2))
 costliest = {int(np.argmax(found["heads"]["alone"])) for found in table["costs"]}

@@ -15,7 +15,7 @@ from gpt import GPTConfig, accounting
 from gpt.model.gpt2 import MLP, Block
 from minigrad import Tensor, use_kernels
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train
-from scripts.pages.pictures import Lesson, bars
+from scripts.pages.pictures import Lesson
 
 lesson = Lesson("425_block", __doc__)
 rng = np.random.default_rng(lesson.seed)
@@ -164,9 +164,6 @@ assert (attention, feed_forward) == (4 * C * C + 4 * C, 8 * C * C + 5 * C)
 share = feed_forward / (attention + feed_forward)
 print(f"a block of GPT-2: attention {attention:,}, MLP {feed_forward:,} ({C} -> {4 * C} -> {C}): {share:.0%} is MLP")
 assert abs(share - 2 / 3) < 0.001
-print(f"{config.n_layer} blocks of 2 sub-layers: {2 * config.n_layer}")
-with lesson.picture("block", "Parameters of one block of GPT-2", size=(5, 3.6)) as axes:
-    bars(axes, {"attention": attention / 1e6, "MLP": feed_forward / 1e6, "2 norms": 4 * C / 1e6}, "millions", ".2f")
 
 # %% [markdown]
 # Answer: one third and two thirds. Attention has 4 matrices of C x C. The MLP has two of C x 4C, which is 8 of that
