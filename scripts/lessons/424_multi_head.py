@@ -270,8 +270,8 @@ for found in [costs, *table["costs"]]:
 # as unevenly. So unequal costs alone do not show that heads have specialized. They show spare capacity: the two
 # cheapest heads, a quarter of all, take away about a tenth of what attention is worth or less, and less than 2 % of the
 # loss. (Michel et al. could remove 20 to 40 % of the heads of large models almost without a loss.) It matters which
-# ones: the two costliest take about a quarter or more. That they are whole heads matters little here. It makes a model
-# faster, though, as a head that is gone need not be computed.
+# ones: the two costliest take about a quarter or more. That they are whole heads matters little here. But a whole
+# head that is gone need not be computed, so the model becomes faster.
 #
 # Have the heads specialized? Look at where they look:
 #

@@ -100,11 +100,15 @@ with lesson.picture("hull", "Blending and transforming", size=(5.5, 4)) as axes:
 # attention blends. The MLP leaves it: it transforms.
 
 # %% The MLP as keys and values
-# An MLP makes a token four times as wide, bends it with GELU, and makes it narrow again. It can be read as a memory:
+# An MLP makes a token four times as wide, applies GELU to each number, and makes it narrow again. It can be read as a
+# memory of 4C hidden units:
 #
-# c_proj(gelu(c_fc(x))) = sum over the 4C hidden units of gelu(key_i . x + b_i) value_i + b. Each unit has a pattern
-# that it responds to, its key (a row of c_fc), and a vector that it then adds to the stream, its value (a column of
-# c_proj).
+#     c_proj(gelu(c_fc(x))) = sum over i of gelu(key_i . x + b_i) value_i  + b
+#
+# Each unit has a pattern that it responds to, its key (a row of c_fc), and a vector that it then adds to the stream,
+# its value (a column of c_proj).
+
+# %%
 C = 16
 mlp = MLP(GPTConfig(n_embd=C, n_head=1, vocab_size=2, block_size=6, n_layer=1))
 row = rng.standard_normal(C).astype(np.float32)

@@ -175,8 +175,9 @@ with mock.patch.object(F, "scaled_dot_product_attention", unmasked):
     counted["all, first marked"] = says_its_position(True)
 for name, (right, off) in counted.items():
     print(f"{name:21} {right:4.0%} right, {off:.1f} places off")
+print("always saying 8:        6% right, 4.0 places off")
 assert counted["causal, first marked"][0] > 0.6 > 0.25 > counted["all, first marked"][0]
-assert counted["causal, none marked"][1] < 0.75 * counted["all, first marked"][1]
+assert counted["causal, none marked"][1] < 3.5 < counted["all, first marked"][1]
 
 # %% [markdown]
 # Without a mask it can only guess: tokens that look alike get the same answer wherever they stand. With the mask one
