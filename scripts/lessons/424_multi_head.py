@@ -149,9 +149,8 @@ def error_in_channel_0(w_o: str, steps: int = 300) -> float:
     return loss.item()
 
 
-pooled = {w_o: error_in_channel_0(w_o) for w_o in ("learned", *FIXED)}
+pooled = {w_o: error_in_channel_0(w_o) for w_o in ("learned", *FIXED)} | {"untrained": error_in_channel_0("learned", 0)}
 print("error of channel 0, by W_O:", ", ".join(f"{w_o} {value:.2f}" for w_o, value in pooled.items()))
-print(f"untrained: {error_in_channel_0('learned', steps=0):.2f}")
 assert max(pooled["learned"], pooled["rotation"]) < 0.05 < 0.8 < pooled["identity"] < 0.75 * pooled["no attention"]
 
 # %% [markdown]
