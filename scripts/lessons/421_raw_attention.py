@@ -136,7 +136,8 @@ assert np.allclose([sum(w) for w in given.values()], 1) and given["river"][1] > 
 #
 # Three readers learn it. All have rows for tokens and for places, and a small network that turns one row into a guess.
 # They differ in how the nine rows become one: by an average (bag of words); by a convolution at the end, which has
-# learned weights for each of the last four places; or by attention of the last token, softmax(x X^T) X.
+# learned weights for each of the last four places; or by attention of the last token, softmax(x X^T) X. For comparison,
+# a fourth one has a convolution as wide as all nine places.
 #
 # Predict: how often is each of them right? (Chance: one letter of six.)
 
@@ -192,10 +193,11 @@ assert right["attention"].min() > 0.9 and abs(right["bag of words"].mean() - mos
 assert right["convolution, 4 wide"][:3].min() > 0.9 > 0.3 > right["convolution, 4 wide"][3:].max()
 
 # %% [markdown]
-# Answer: the bag cannot see order. It is as good as always saying the most frequent letter. The convolution finds
-# what its four places reach, three letters, and guesses the others. Attention finds all, with as few parameters as the
-# bag: the digit decides where to look. A convolution as wide as the sentence reaches everything, too. It needs weights
-# for every place, six times as many parameters here, and a longer sentence would need a new one.
+# Answer: the bag cannot see order: the average is the same whatever it is. It does as well as always saying the most
+# frequent letter. The convolution finds what its four places reach, three letters, and guesses the others. Attention
+# finds all, with as few parameters as the bag: the digit decides where to look. The wide convolution also reaches
+# everything, but it needs weights for every place, six times as many parameters here, and a longer sentence would need
+# a new one.
 #
 # ## The limitation: one row, two roles
 #
