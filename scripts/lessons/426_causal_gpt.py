@@ -10,7 +10,6 @@ Vaswani et al. 2017; Radford et al. 2019; Brown et al. 2020 (GPT-3), table 2.1; 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from unittest import mock
 
 import numpy as np
@@ -83,16 +82,9 @@ assert (weights[future] == 0).all() and np.allclose(weights.sum(axis=1), 1)
 assert np.allclose(weights @ v.data[0], F.scaled_dot_product_attention(q, k, v, is_causal=True).data[0])
 wrong = F.softmax(Tensor(scores), -1).data * ~future
 assert wrong.sum(axis=1)[:-1].max() < 1
+print("scores\n", masked, "\nweights\n", weights)
 print("set to -inf before the softmax, rows sum to", weights.sum(axis=1))
 print("set to 0 after it, they sum to             ", wrong.sum(axis=1))
-
-# %%
-names = [f"token {t}" for t in range(T)]
-with lesson.picture("mask", "The causal mask", columns=2, size=(10, 3.6)) as pair:
-    titles = ("scores; blank: minus infinity", "weights")
-    for axes, title, matrix in zip(pair, titles, (np.where(future, np.nan, scores), weights)):
-        heatmap(axes, matrix, names, names)
-        axes.set(title=title, xlabel="key (looked at)", ylabel="query (looking)")
 
 # %% [markdown]
 # Answer: the score, before the softmax. e^-inf is 0, and the softmax shares all of the weight among the others.
@@ -151,11 +143,16 @@ for is_causal in (True, False):
 # %%
 
 
-def says_its_position(first_is_marked: bool) -> tuple[float, float]:
-    """How often it is right, and by how many places it is wrong on average."""
-    model = new_gpt(16, lesson.seed, n_layer=1, n_head=2, n_embd=32, block_size=16)
+def without_positions(n_layer: int) -> GPT:
+    model = new_gpt(16, lesson.seed, n_layer=n_layer, n_head=2, n_embd=32, block_size=16)
     model.transformer.wpe.weight.data[...] = 0
     model.transformer.wpe.weight.requires_grad_(False)
+    return model
+
+
+def says_its_position(first_is_marked: bool) -> tuple[float, float]:
+    """How often a model of one layer is right, and by how many places it is wrong on average."""
+    model = without_positions(n_layer=1)
     optimizer = optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     positions = np.tile(np.arange(16), (16, 1))
     for _ in range(300):
@@ -181,9 +178,35 @@ assert counted["causal, none marked"][1] < 3.5 < counted["all, first marked"][1]
 
 # %% [markdown]
 # Without a mask it can only guess: tokens that look alike get the same answer wherever they stand. With the mask one
-# layer is enough to count: nearly always right with a marked first token, roughly without. So a causal model without
-# positions is not a bag of words. What are position embeddings worth, then? The table they are in must be learned.
-# Validation loss after few steps and after more, with five seeds:
+# layer is enough to count: nearly always right with a marked first token, roughly without.
+#
+# ## From counting to order
+#
+# Predict: in a text, two earlier tokens change places. Does the prediction after the last token change, in a model
+# without positions that has one layer? In one that has two?
+
+# %%
+tokens = rng.permutation(16)[None]
+swapped = tokens[:, [0, 1, 5, 3, 4, 2, *range(6, 16)]]
+order_matters = {}
+for name, n_layer, attention in (
+    ("1 layer, causal", 1, causal_attention), ("2 layers, causal", 2, causal_attention), ("2 layers, all", 2, unmasked)
+):  # fmt: skip
+    with mock.patch.object(F, "scaled_dot_product_attention", attention), no_grad():
+        model = without_positions(n_layer)
+        order_matters[name] = float(np.abs(model(tokens).data - model(swapped).data)[0, -1].max())
+print("tokens 2 and 5 change places, the last prediction moves by", {n: f"{m:.0e}" for n, m in order_matters.items()})
+one_layer, two_layers, no_mask = order_matters.values()
+assert max(one_layer, no_mask) < 1e-6 < 1e-4 < two_layers
+
+# %% [markdown]
+# Answer: not with one layer, up to rounding: an average does not depend on the order of what it averages. With two
+# layers it changes: the tokens that the second layer averages have counted in the first one, each at its own place. So
+# a causal model of two layers or more can learn the order without positions. Without the mask, no number of layers
+# helps.
+#
+# What are position embeddings worth, then? The table they are in must be learned. Validation loss of models with one
+# layer after few steps and after more, with five seeds:
 
 # %%
 
@@ -237,27 +260,6 @@ shares = {name: round(100 * share) for name, share in accounting.shares(counts).
 assert (shares["attention"], shares["MLP"], shares["token embedding"]) == (23, 46, 31)
 small = GPT(GPTConfig(vocab_size=50, block_size=8, n_layer=2, n_head=2, n_embd=16))
 assert small.num_parameters() == small.config.num_parameters()  # the formula, against a model that was really built
-
-# %%
-
-
-def boxes() -> Iterator[tuple[str, str, float]]:
-    """From the bottom: what it is, its shape and size, and how wide to draw it."""
-    yield "ids", "(T)", 0
-    yield "token embedding wte", f"{V:,} x {C} = {counts['token embedding'] / 1e6:.1f}M", 38.6
-    yield "+ position embedding wpe", f"{T:,} x {C} = {T * C / 1e6:.1f}M", 0.8
-    yield "12 x  x + attention(norm(x))", f"{counts['attention'] / 1e6:.1f}M", 28.3
-    yield "12 x  x + MLP(norm(x))", f"{counts['MLP'] / 1e6:.1f}M", 56.7
-    yield "norm ln_f", f"{2 * C:,}", 0.1
-    yield "output layer = wte again (tied)", "0 more", 0
-    yield "logits: a score for each next token", f"(T, {V:,})", 0
-
-
-with lesson.picture("architecture", "GPT-2, from ids to logits (124,439,808 parameters)", size=(8, 5)) as axes:
-    for height, (name, size, millions) in enumerate(boxes()):
-        axes.barh(height, millions, color="0.8", edgecolor="black")
-        axes.text(millions + 0.8, height, f"{name}   {size}", va="center", fontsize=10)
-    axes.set(xlabel="parameters (millions)", ylabel="from bottom to top", xlim=(0, 90), yticks=[])
 
 # %% [markdown]
 # Answer: less than a quarter. Twice as many are in the MLPs: a transformer is a cycle of reading and processing.
