@@ -162,7 +162,7 @@ with lesson.picture("residual", title, columns=2, size=(10, 3.8)) as (left, righ
     right.set(ylabel="mean size of the gradient", title="backward, from the right: does it arrive?")
 
 # %% [markdown]
-# Answer: they vanish, at either scale: every layer averages, and after 24 averages all tokens are the same up to
+# Answer: they vanish, at either scale: every layer averages, and in the end all tokens are the same up to
 # rounding. Where each token sees only itself, the differences stay. The gradient is another matter. Every layer
 # multiplies it by the scale, averaging or not: with 0.25 nothing arrives at the first layer, with 1 it does.
 #
