@@ -60,10 +60,10 @@ with lesson.picture("cheating", "A loss that is too good to be true") as axes:
     axes.set(xlabel="step", ylabel="loss (nats per token), smoothed", ylim=(0, None))
 
 # %% [markdown]
-# Answer: the one that sees all has a far lower loss and writes far worse. The target of a token is the next token, and
-# here the model can look at it: position t copies token t + 1. In generation there is no token t + 1 to copy. So each
-# token may see only itself and what stands before it: this rule is the causal mask. Training is an exam, and the mask
-# keeps the answer sheet covered.
+# Answer: the one that sees all has a far lower loss, and in writing it only repeats itself. The target of a token is
+# the next token, and here the model can look at it: position t copies token t + 1. In generation there is no token
+# t + 1 to copy. So each token may see only itself and what stands before it: this rule is the causal mask. Training is
+# an exam, and the mask keeps the answer sheet covered.
 #
 # ## Hiding the later tokens
 #
