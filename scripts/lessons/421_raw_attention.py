@@ -7,16 +7,20 @@ Bahdanau et al. 2015, "Neural machine translation by jointly learning to align a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 import minigrad.functional as F
-from minigrad import Tensor
+from minigrad import Tensor, nn, no_grad, optim
 from scripts.pages.pictures import Lesson, heatmap
 
 lesson = Lesson("421_raw_attention", __doc__)
 
 # %% 'bank' has one row
 # Three made-up numbers per word: (about water, about money, about sitting).
+
+# %%
 rows = {
     "the": [0.1, 0.1, 0.1],
     "river": [2.0, 0.0, 0.2],
@@ -35,31 +39,51 @@ print("bank beside river:", water[2], "  bank beside money:", money[2])
 assert np.array_equal(water[2], money[2])
 
 # %% Attempt 1: average everything
-# Now "bank" depends on its neighbors, but all words of a sentence become the same.
+# Each token becomes the average of all tokens of the sentence.
+#
+# Predict: now "bank" depends on its neighbors. What is lost?
+
+# %%
 average = np.full((3, 3), 1 / 3)
 print("bank beside river:", average[2] @ water, "  beside money:", average[2] @ money)
+print("all words of 'the river bank':\n", average @ water)
 assert np.allclose((average @ water)[0], (average @ water)[2])
 
-# %% Attempt 2: fixed weights, as in a convolution
-# A little of each neighbor. But a word further away is out of reach: these weights depend on the distance, not on the
-# words.
-fixed = np.array([[0.8, 0.2, 0.0], [0.1, 0.8, 0.1], [0.0, 0.2, 0.8]])
-print("bank beside river:", fixed[2] @ water)
-far = embed("river the the bank")
-print("bank, with river three words away:", (np.eye(4) * 0.8 + np.eye(4, k=-1) * 0.2)[3] @ far)
-assert np.allclose(0.2 * far[2] + 0.8 * far[3], 0.2 * np.array(rows["the"]) + 0.8 * np.array(rows["bank"]))
+# %% [markdown]
+# Answer: the words. All tokens of a sentence become the same row, in which their order is lost as well. A sentence that
+# is only an average is called a bag of words.
+#
+# ## Attempt 2: fixed weights, as in a convolution
+#
+# A little of each neighbor: 0.8 of the word itself and 0.2 of the word before it.
+#
+# Predict: what does "bank" take from "river" in "river the the bank"?
 
-# %% Attempt 3: let the words decide
+# %%
+fixed = np.eye(4) * 0.8 + np.eye(4, k=-1) * 0.2
+far = embed("river the the bank")
+print("bank, directly after river:", fixed[3] @ embed("the the river bank"), "  three words after it:", fixed[3] @ far)
+assert np.allclose(fixed[3] @ far, 0.2 * np.array(rows["the"]) + 0.8 * np.array(rows["bank"]))
+
+# %% [markdown]
+# Answer: nothing. A word further away is out of reach: these weights depend on the distance, not on the words.
+#
+# ## Attempt 3: let the words decide
+#
 # How related are two words? Take their dot product: it is large where both are large in the same columns. Softmax turns
 # each row of products into weights: positive, with sum 1.
 #
 # Predict: in 'the river bank bench', which word does bank look at most?
+
+# %%
 X = embed("the river bank bench")
 names = ["the", "river", "bank", "bench"]
 scores = X @ X.T  # (T, T): all pairs
 print("scores X X^T\n", scores)
 print("by hand, river . bank = 2*1 + 0*1 + 0.2*0.5 =", 2 * 1 + 0 * 1 + 0.2 * 0.5)
 assert np.isclose(scores[1, 2], 2.1)
+
+# %%
 weights = F.softmax(Tensor(scores), dim=-1).data  # each row by itself
 print("weights softmax(X X^T)\n", weights)
 assert np.allclose(weights.sum(axis=1), 1)
@@ -69,22 +93,7 @@ for i in range(4):  # by hand, a row at a time
     e = np.exp(scores[i])
     assert np.allclose(out[i], sum(e[j] / e.sum() * X[j] for j in range(4)))
 
-
-def attend(X: np.ndarray) -> np.ndarray:
-    return F.softmax(Tensor(X @ X.T), -1).data @ X
-
-
-print("\nbank beside river:", attend(water)[2], "  beside money:", attend(money)[2])
-assert attend(water)[2, 0] > attend(water)[2, 1] and attend(money)[2, 1] > attend(money)[2, 0]
-print("bank, with river three words away:", attend(far)[3])
-assert attend(far)[3, 0] > attend(far)[3, 1]
-
-# This is new: in a linear layer or a convolution, the weights are learned numbers, the same for every input. Here they
-# are computed from each input.
-bench = embed("the bench bank")
-for sentence, X_ in (("the river bank", water), ("the bench bank", bench)):
-    print(f"weights of 'bank' in {sentence!r}: {F.softmax(Tensor(X_ @ X_.T), -1).data[2]}")
-
+# %%
 with lesson.picture("raw-attention", "Attention on raw embeddings", columns=2, size=(10, 3.8)) as pair:
     titles = ("scores X X^T: symmetric", "weights: softmax of each row")
     for axes, title, matrix in zip(pair, titles, (scores, weights)):
@@ -94,11 +103,108 @@ with lesson.picture("raw-attention", "Attention on raw embeddings", columns=2, s
 # %% [markdown]
 # Answer: at itself, with a score of 2.25; river follows with 2.1. A row is nearly always most similar to itself.
 #
-# The same row of "bank" went in, and a row about water or about money came out. Distance does not matter.
+# The same row of "bank" now becomes a row about water or about money, at any distance:
 
-# %% The limitation: one row, two roles
+# %%
+
+
+def attend(X: np.ndarray) -> np.ndarray:
+    return F.softmax(Tensor(X @ X.T), -1).data @ X
+
+
+print("bank beside river:", attend(water)[2], "  beside money:", attend(money)[2])
+print("bank, with river three words away:", attend(far)[3], "  with the fixed weights:", fixed[3] @ far)
+assert attend(water)[2, 0] > attend(water)[2, 1] and attend(money)[2, 1] > attend(money)[2, 0]
+assert attend(far)[3, 0] > attend(far)[3, 1] + 0.1 and np.isclose(*(fixed[3] @ far)[:2])
+
+# %% [markdown]
+# This is new: in a linear layer or a convolution, the weights are learned numbers, the same for every input. Here they
+# are computed from each input. **Attention is a weighted average where the input determines the weights.** The weights
+# of "bank":
+
+# %%
+given = {}
+for neighbor in ("river", "bench"):
+    X_ = embed(f"the {neighbor} bank")
+    given[neighbor] = F.softmax(Tensor(X_ @ X_.T), -1).data[2]
+    print(f"attention, 'the {neighbor} bank':", given[neighbor], "  fixed:", fixed[3, 1:])
+assert np.allclose([sum(w) for w in given.values()], 1) and given["river"][1] > given["bench"][1] + 0.1
+
+# %% The three attempts, trained
+# A task with a relation at a distance that varies: after eight letters comes a digit, and the answer is the letter
+# that stands so many places before it. The answer to "b a f c a d e a 5" is c.
+#
+# Three readers learn it. All have rows for tokens and for places, and a small network that turns one row into a guess.
+# They differ in how the nine rows become one: by an average (bag of words); by a convolution at the end, which has
+# learned weights for each of the last four places; or by attention of the last token, softmax(x X^T) X. For comparison,
+# a fourth one has a convolution as wide as all nine places.
+#
+# Predict: how often is each of them right? (Chance: one letter of six.)
+
+# %%
+LETTERS, LENGTH, C = 6, 8, 32
+rng = np.random.default_rng(lesson.seed)
+
+
+def examples(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Token ids (n, 9), the answers (n,), and how far back each stands."""
+    letters, back = rng.integers(LETTERS, size=(n, LENGTH)), rng.integers(1, LENGTH + 1, size=n)
+    return np.column_stack([letters, LETTERS + back - 1]), letters[np.arange(n), LENGTH - back], back
+
+
+class Reader(nn.Module):
+    """Reads letters and a digit, and guesses a letter. mix: makes one row (width) of the rows (B, T, C)."""
+
+    def __init__(self, mix: Callable[[Tensor], Tensor], width: int):
+        self.tokens, self.places, self.mix = nn.Embedding(LETTERS + LENGTH, C), nn.Embedding(LENGTH + 1, C), mix
+        self.hidden, self.output = nn.Linear(width, 64), nn.Linear(64, LETTERS)
+
+    def forward(self, ids: np.ndarray) -> Tensor:
+        X = 0.3 * (self.tokens(ids) + self.places(np.arange(LENGTH + 1)))  # (B, T, C); small: softmax starts flat
+        return self.output(F.gelu(self.hidden(self.mix(X))))
+
+
+# %%
+readers = {
+    "bag of words": Reader(lambda X: X.mean(1), C),
+    "convolution, 4 wide": Reader(lambda X: X[:, -4:].reshape(-1, 4 * C), 4 * C),
+    "convolution, 9 wide": Reader(lambda X: X.reshape(-1, 9 * C), 9 * C),
+    "attention": Reader(lambda X: (F.softmax(X[:, -1:] @ X.transpose(1, 2), -1) @ X)[:, 0], C),
+}
+ids, answers, back = examples(4000)
+most_frequent = np.mean([np.bincount(row[:LENGTH]).max() / LENGTH for row in ids])
+print(f"always saying the most frequent letter of the eight: {most_frequent:.2f} right")
+print("                     right  parameters  by distance, 1 to 8")
+right = {}
+for name, reader in readers.items():
+    optimizer = optim.Adam(reader.parameters(), lr=5e-3)
+    for _ in range(400):
+        batch, targets, _ = examples(64)
+        loss = F.cross_entropy(reader(batch), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with no_grad():
+        hits = reader(ids).data.argmax(axis=1) == answers
+    right[name] = np.array([hits[back == distance].mean() for distance in range(1, LENGTH + 1)])
+    size = sum(parameter.data.size for parameter in reader.parameters())
+    print(f"{name:19}  {hits.mean():.2f}  {size:9,}     {right[name].round(2)}")
+assert right["attention"].min() > 0.9 and abs(right["bag of words"].mean() - most_frequent) < 0.05
+assert right["convolution, 4 wide"][:3].min() > 0.9 > 0.3 > right["convolution, 4 wide"][3:].max()
+
+# %% [markdown]
+# Answer: the bag cannot see order: the average is the same whatever it is. It does as well as always saying the most
+# frequent letter. The convolution finds what its four places reach, three letters, and guesses the others. Attention
+# finds all, with as few parameters as the bag: the digit decides where to look. The wide convolution also reaches
+# everything, but it needs weights for every place, six times as many parameters here, and a longer sentence would need
+# a new one.
+#
+# ## The limitation: one row, two roles
+#
 # X X^T is always symmetric: river matters to bank exactly as much as bank matters to river. And river, bank and bench
 # each score highest with themselves. Similarity is not relevance.
+
+# %%
 assert np.array_equal(scores, scores.T)
 assert (np.argmax(scores, axis=1)[1:] == np.arange(1, 4)).all()
 print("river -> bank", scores[1, 2], "  bank -> river", scores[2, 1])

@@ -17,52 +17,108 @@ from scripts.pages.pictures import Lesson, bars, heatmap
 lesson = Lesson("422_query_key", __doc__)
 
 # %% Two cards per word
-# The words of "cats chase small mice", in three made-up numbers: (a noun, a verb, an adjective).
+# The words of "cats chase small mice", in three made-up numbers: (a noun, a verb, an adjective). A matrix W_Q turns
+# each row into a query, q = x W_Q, and another, W_K, turns the same row into a key, k = x W_K. In this example nouns
+# look for verbs, and verbs and adjectives look for nouns. Nouns offer themselves as nouns and verbs as verbs;
+# adjectives offer nothing.
+#
+# Predict: "small" looks for "mice". How much does "mice" look for "small"? And how much would it with X X^T?
+
+# %%
 words = ["cats", "chase", "small", "mice"]
 X = np.array([[2.0, 0, 0], [0, 2.0, 0], [0, 0, 2.0], [2.0, 0, 0.3]])
-W_Q = np.array([[0, 1.0], [1, 0], [1, 0]])  # (C, d_k): nouns look for verbs; verbs and adjectives look for nouns
-W_K = np.array([[1.0, 0], [0, 1], [0, 0]])  # nouns offer themselves as nouns, verbs as verbs; adjectives offer nothing
+W_Q = np.array([[0, 1.0], [1, 0], [1, 0]])  # (C, d_k)
+W_K = np.array([[1.0, 0], [0, 1], [0, 0]])
 Q, K = X @ W_Q, X @ W_K  # (T, d_k) each: two views of the same rows
-scores = Q @ K.T
-print("queries\n", Q, "\nkeys\n", K, "\nscores Q K^T\n", scores)
-assert not np.array_equal(scores, scores.T)
-print("small looks for mice with", scores[2, 3], "and mice for small with", scores[3, 2])
-assert scores[2, 3] > 0 == scores[3, 2]
-assert scores[2, 2] == 0  # and a word does not have to attend to itself
+print("queries\n", Q, "\nkeys\n", K)
 
-raw = F.softmax(Tensor(X @ X.T), -1).data
-learned = F.softmax(Tensor(scores), -1).data
+# %%
+similarity, scores = X @ X.T, Q @ K.T
+print("scores Q K^T\n", scores)
+print("           small -> mice, mice -> small, small -> small")
+for name, table in (("X X^T", similarity), ("Q K^T", scores)):
+    print(f"{name:10} {table[2, 3]:13.1f}{table[3, 2]:15.1f}{table[2, 2]:16.1f}")
+assert np.array_equal(similarity, similarity.T) and not np.array_equal(scores, scores.T)
+assert scores[2, 3] > scores[3, 2] == 0 and similarity[2, 3] == similarity[3, 2]
+assert scores[2, 2] == 0 < similarity[2, 2]  # and a word does not have to attend to itself
+
+# %%
+raw, learned = (F.softmax(Tensor(table), -1).data for table in (similarity, scores))
 with lesson.picture("projections", "Similarity and relevance", columns=2, size=(10, 3.8)) as pair:
     for axes, title, weights in zip(pair, ("softmax(X X^T)", "softmax(Q K^T)"), (raw, learned)):
         heatmap(axes, weights, words, words)
         axes.set(title=title, xlabel="key (looked at)", ylabel="query (looking)")
 
-# %% The projections can be learned
-# A task that similarity cannot solve: each token must attend to the next one in a fixed circle.
-rng = np.random.default_rng(0)
+# %% [markdown]
+# Answer: not at all, as "mice" looks for a verb. X X^T gives both directions the same score. **Q and K are learned
+# lenses: same embedding, different lens, different view.**
+#
+# ## Can the two matrices be learned?
+#
+# Here they were made by hand. Now a task that similarity cannot solve: six random tokens stand in a circle, and each
+# must attend to the next one. The loss is the cross-entropy of its attention weights.
+#
+# Predict: what loss does similarity have, compared to even weights (ln 6 = 1.79)?
+
+# %%
+rng = np.random.default_rng(lesson.seed)
 C, n = 8, 6
-tokens = rng.standard_normal((n, C)).astype(np.float32)
+x = Tensor(rng.standard_normal((n, C)).astype(np.float32))
 wanted = np.roll(np.arange(n), -1)
 query, key = nn.Linear(C, C, bias=False), nn.Linear(C, C, bias=False)
+untrained_loss = F.cross_entropy(query(x) @ key(x).T, wanted).item()
 optimizer = optim.Adam([*query.parameters(), *key.parameters()], lr=0.03)
-x = Tensor(tokens)
 for _ in range(150):
     loss = F.cross_entropy(query(x) @ key(x).T, wanted)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
 similarity_loss = F.cross_entropy(x @ x.T, wanted).item()
-print(f"loss of 'attend to your successor': similarity {similarity_loss:.2f}, learned projections {loss.item():.3f}")
-assert loss.item() < 0.1 < similarity_loss
+print(f"similarity {similarity_loss:.2f}, untrained projections {untrained_loss:.2f}, learned {loss.item():.3f}")
+assert loss.item() < 0.1 < 1 < untrained_loss and similarity_loss > np.log(n)
 
-# %% Scores grow with sqrt(d_k)
+# %% [markdown]
+# Answer: a much higher one. Each token is most similar to itself, so most of its weight goes there, and even weights
+# would do better. **Similarity is not the same as relevance.** Two learned matrices find what is relevant here.
+#
+# ## The size of the scores
+#
 # Predict: softmax turns the scores 22, -15, 3 and 8 into weights. How much is left for the last three together? And if
 # all scores are divided by 8?
+
+# %%
+example = np.array([22.0, -15, 3, 8])
+collapsed, kept = (F.softmax(Tensor(v), -1).data for v in (example, example / 8))
+print("softmax([22, -15, 3, 8])     =", collapsed, " one token takes everything")
+print("softmax([22, -15, 3, 8] / 8) =", kept)
+assert collapsed[0] > 0.999999 and abs(1 - collapsed[0] - np.exp(-14)) < 1e-7  # the rest is e^(8 - 22)
+assert np.isclose(kept[0], np.exp(2.75) / np.exp(example / 8).sum())
+
+# %%
+grads = []
+for scale in (1.0, 1 / 8):
+    s_ = Tensor(example, requires_grad=True)
+    F.softmax(s_ * scale, -1)[0].backward()
+    grads.append(float(np.abs(s_.grad).max()))
+print(f"gradient of the first weight: {grads[0]:.1e} unscaled, {grads[1]:.1e} divided by 8")
+assert grads[0] < 1e-5 < 1e-2 < grads[1]
+
+# %% [markdown]
+# Answer: less than a millionth, nearly all of it e^(8 - 22) for the last one. Divided by 8, they keep 22 %. A collapsed
+# softmax has no gradient, so it cannot learn. Dividing is the temperature of lesson 4.1.1, with T = 8.
+#
+# Where do such scores come from? A score is a sum of d_k products, one for each number of a query and a key. If the
+# numbers are independent, of mean 0 and variance 1, each product has variance 1, and their sum has variance d_k: its
+# standard deviation is sqrt(d_k). With d_k = 64, as in GPT-2, scores of 8 are usual.
+#
+# Predict: by which number must the scores be divided so that their size does not depend on d_k?
+
+# %%
 widths = [4, 16, 64, 256, 1024]
-spreads, entropies, scaled_entropies, slopes, scaled_slopes = [], [], [], [], []
 
 
 def entropy(scores: np.ndarray) -> float:
+    """How widely the weights are spread, in nats: ln 8 for even ones, 0 where one token takes everything."""
     p = F.softmax(Tensor(scores), -1).data
     return float(-(p * np.log(p + 1e-30)).sum(axis=-1).mean())
 
@@ -74,9 +130,11 @@ def slope(scores: np.ndarray) -> float:
     return float(np.linalg.norm(jacobian, axis=(1, 2)).mean())
 
 
+# %%
+spreads, entropies, scaled_entropies, slopes, scaled_slopes = [], [], [], [], []
 for d_k in widths:
-    q, k = rng.standard_normal((200, d_k)), rng.standard_normal((8, d_k))  # of mean 0 and variance 1, as after a norm
-    s = q @ k.T  # a sum of d_k products of variance 1: its variance is d_k
+    q, k = rng.standard_normal((400, 1, d_k)), rng.standard_normal((400, d_k, 8))  # 400 queries, each with 8 keys
+    s = (q @ k)[:, 0]
     spreads.append(s.std())
     entropies.append(entropy(s))
     slopes.append(slope(s))
@@ -89,23 +147,10 @@ print("entropy of the weights " + "".join(f"{v:8.3f}" for v in entropies))
 print("        ... scaled     " + "".join(f"{v:8.3f}" for v in scaled_entropies))
 print("slope of softmax       " + "".join(f"{v:8.4f}" for v in slopes))
 print("        ... scaled     " + "".join(f"{v:8.4f}" for v in scaled_slopes))
-assert np.allclose(spreads, np.sqrt(widths), rtol=0.25)
+assert np.allclose(spreads, np.sqrt(widths), rtol=0.1)
 assert slopes[-1] < 0.25 * scaled_slopes[-1] and min(scaled_entropies) > 1.2 > entropies[-1]
 
-example = np.array([22.0, -15, 3, 8])
-collapsed, kept = (F.softmax(Tensor(v), -1).data for v in (example, example / np.sqrt(64)))
-print("\nsoftmax([22, -15, 3, 8])          =", collapsed, " one token takes everything")
-print("softmax([22, -15, 3, 8] / sqrt 64) =", kept)
-assert collapsed[0] > 0.999999 and abs(1 - collapsed[0] - np.exp(-14)) < 1e-7  # the rest is e^(8 - 22)
-assert np.isclose(kept[0], np.exp(2.75) / np.exp(example / 8).sum())
-grads = []
-for scale in (1.0, 1 / 8):
-    s_ = Tensor(example, requires_grad=True)
-    F.softmax(s_ * scale, -1)[0].backward()
-    grads.append(float(np.abs(s_.grad).max()))
-print(f"gradient of the first weight: {grads[0]:.1e} unscaled, {grads[1]:.1e} scaled")
-assert grads[0] < 1e-5 < 1e-2 < grads[1]
-
+# %%
 with lesson.picture("scaling", "Why scores are divided by sqrt(d_k)", columns=3, size=(12, 3.6)) as (a, b, c):
     labels = ["22", "-15", "3", "8"]
     bars(a, dict(zip(labels, collapsed.tolist())), "weight", ".2f")
@@ -117,8 +162,7 @@ with lesson.picture("scaling", "Why scores are divided by sqrt(d_k)", columns=3,
     c.set(xlabel="d_k (numbers per key)", ylabel="slope of softmax", title="how much gradient is left")
 
 # %% [markdown]
-# Answer: less than a millionth, nearly all of it e^(8 - 22) for the last one. Divided by 8, they keep 22 %. A collapsed
-# softmax has no gradient, so it cannot learn. Dividing is the temperature of lesson 4.1.1, with T = sqrt(d_k).
+# Answer: by sqrt(d_k). Then entropy and slope stay about the same at every width; without it, both fall as d_k grows.
 #
 # ## The formula so far
 #
