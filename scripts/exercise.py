@@ -23,6 +23,8 @@ EXAMPLES = """commands:
   solution NAME     show the library's implementation, once yours passes
   reset NAME        restore the stub; your file is kept beside it
   run [NAME]        train the GPT with your part, if it has a place there; --all: with all that you passed, and a page
+  capstone          your own GPT out of block, gpt, training_loop and load_weights: it trains, takes real weights and,
+                    with llama, becomes a Llama; compared with ours at each step
   stubs FOLDER      for teachers: write the files that a class completes, without solutions (of the assessment, or of
                     --exercises)
   mark FOLDER       for teachers: mark a folder of submissions (subfolders or zips), see the README
@@ -32,6 +34,7 @@ examples:
   python scripts/exercise.py start softmax
   python scripts/exercise.py check softmax --json
   python scripts/exercise.py run --all
+  python scripts/exercise.py capstone
   python scripts/exercise.py stubs handout
   python scripts/exercise.py mark submissions --exercises scripts/exercises/assessment
 
@@ -52,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--manual", action="store_true", help="the loop checks when you press Enter, not on save")
     add("--yes", action="store_true", help="reset without asking")
     add("--seed", type=number(0), default=0, help="the same file and seed give the same verdict")
-    add("--out-dir", default=None, metavar="DIR", help="output folder of run and mark (below runs/)")
+    add("--out-dir", default=None, metavar="DIR", help="output folder of run, capstone and mark (below runs/)")
     add("--jobs", type=number(1), default=None, help="mark: number of files judged in parallel (one per core)")
     add("--timeout", type=number(1), default=5, help="mark: seconds of computing (not waiting) for each file")
     add("--memory", type=number(64), default=2048, help="mark: megabytes for each file (not on Windows)")
@@ -186,6 +189,12 @@ def run(arguments: Any) -> int:
     return in_gpt.run(workspace, names, out_dir, whole=arguments.all)
 
 
+def capstone(arguments: Any) -> int:
+    from scripts.checker import capstone
+
+    return capstone.run(workspace_of(arguments), Path(arguments.out_dir or "runs/exercises"))
+
+
 def assessment_of(arguments: Any) -> dict[str, Path]:
     """The files of the exercises for a class, by name: of --exercises, or of our assessment."""
     from scripts.checker import catalogue
@@ -225,6 +234,7 @@ COMMANDS = {
     "solution": (solution, ("workspace", "json", "name")),
     "reset": (reset, ("workspace", "json", "name", "yes")),
     "run": (run, ("workspace", "name", "all", "out_dir")),
+    "capstone": (capstone, ("workspace", "out_dir")),
     "stubs": (stubs, ("name",)),
     "mark": (mark, ("name", "out_dir", "jobs", "timeout", "memory")),
 }

@@ -38,7 +38,7 @@ MORE_EXERCISES = {
     "00_gradients.py": ["mul", "tanh", "walk", "sum", "mean", "unbroadcast"],
     "411_next_token.py": ["log_softmax"],
     "425_block.py": ["relu", "rms_norm", "dropout"],
-    "432_pretraining.py": ["sgd", "adam"],
+    "432_pretraining.py": ["sgd", "adam", "adamw"],
 }
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import pkgutil
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +210,11 @@ def some(*shape: int, seed: int = 0, low: float = -2, high: float = 2) -> np.nda
     """Fixed float64 numbers with two decimals, for a `telling` case; never 0, no two alike by chance."""
     array = np.random.default_rng([seed, *shape]).uniform(low, high, shape).round(2)
     return np.where(np.abs(array) < 0.05, 0.07, array)
+
+
+def filled(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Fixed arrays of these shapes, by name."""
+    return {name: some(*shape, seed=seed) for seed, (name, shape) in enumerate(shapes.items())}
 
 
 # --- the beginning of a learner's file --------------------------------------------------------------------------------

@@ -144,7 +144,9 @@ def shown(value: Any, indent: str = "") -> str:
                                threshold=80, separator=", ", prefix=indent)  # fmt: skip
     if isinstance(value, np.generic | float):
         return f"{value:.6g}"
-    if isinstance(value, list | tuple) and any(isinstance(part, np.ndarray) for part in value):
+    if isinstance(value, Mapping):
+        return f"\n{indent}".join(f"{name}: {shown(part, f'{indent}{name}: ')}" for name, part in value.items())
+    if isinstance(value, list | tuple) and any(isinstance(part, np.ndarray | Mapping) for part in value):
         brackets = "[]" if isinstance(value, list) else "()"
         inner = f",\n{indent} ".join(shown(part, indent + " ") for part in value)
         return brackets[0] + inner + brackets[1]

@@ -187,12 +187,8 @@ def run(workspace: Workspace, names: list[str], out_dir: Path, whole: bool) -> i
     steps = STEPS[whole]
     print(f"Training a small GPT twice, {steps} steps each: with the library's parts, and with yours ...", flush=True)
     (theirs, _, their_time), (mine, text, my_time) = (train(parts, side, steps, use) for side in (False, True))
-    print(f"{'step':>6}  {'library':>9}  {'yours':>9}")
-    for step in sorted({0, *range(max(steps // 8, 1) - 1, steps, max(steps // 8, 1))}):
-        print(f"{step + 1:6}  {theirs[step]:9.4f}  {mine[step]:9.4f}")
-    worst = max(abs(a - b) for a, b in zip(theirs, mine, strict=True))
-    milliseconds = f"{1000 * their_time:.1f} with the library's, {1000 * my_time:.1f} with yours"
-    print(f"largest difference {worst:.1e}; ms per step: {milliseconds}")
+    worst = show_losses(theirs, mine)
+    print(f"ms per step: {1000 * their_time:.1f} with the library's, {1000 * my_time:.1f} with yours")
     print(f"your parts in it: {', '.join(parts.used) or 'none'}")
     print(f"it writes: {text}")
     if whole:
@@ -201,6 +197,17 @@ def run(workspace: Workspace, names: list[str], out_dir: Path, whole: bool) -> i
         write_text(path, my_gpt.html(exercises, names, parts.used, theirs, mine, text))
         print(f"the page: {path}")
     return 0 if worst < 0.1 else 1
+
+
+def show_losses(theirs: list[float], mine: list[float]) -> float:
+    """Print the losses of some steps side by side. Returns the largest difference of all."""
+    steps = len(theirs)
+    print(f"{'step':>6}  {'library':>9}  {'yours':>9}")
+    for step in sorted({0, *range(max(steps // 8, 1) - 1, steps, max(steps // 8, 1))}):
+        print(f"{step + 1:6}  {theirs[step]:9.4f}  {mine[step]:9.4f}")
+    worst = max(abs(a - b) for a, b in zip(theirs, mine, strict=True))
+    print(f"largest difference {worst:.1e}")
+    return worst
 
 
 ELSEWHERE = "see the library's at work with scripts/sft.py, reward.py, dpo.py, ppo.py, lora.py or quantize.py"

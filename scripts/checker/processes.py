@@ -32,10 +32,11 @@ LINES_SHOWN = 10
 
 
 class Limits(NamedTuple):
-    """The limits of one file: seconds of the processor's time, and megabytes."""
+    """The limits of one file: seconds of the processor's time, megabytes, and bytes of a message."""
 
     seconds: int = 5
     megabytes: int = 2048
+    message: int = worker.LARGEST_MESSAGE
 
 
 LIMITS = Limits()
@@ -63,7 +64,7 @@ class Submission:
         self.verdict_at_end: Verdict | None = None
         folders = [str(Path(__file__).parent), str(Path(np.__file__).parents[1])]
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-c", START, *folders, str(limits.seconds), str(limits.megabytes)],
+            [sys.executable, "-I", "-c", START, *folders, *map(str, limits)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tempfile.gettempdir(), env=environment(),
         )  # fmt: skip
         self.over = threading.Event()
@@ -85,9 +86,9 @@ class Submission:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.asked = time.monotonic()
         try:
-            self.process.stdin.write(worker.pack((request, arguments)))
+            self.process.stdin.write(worker.pack((request, arguments), self.limits.message))
             self.process.stdin.flush()
-            reply = worker.read(self.process.stdout)
+            reply = worker.read(self.process.stdout, most=self.limits.message)
             error = reply.get("error")
         except (OSError, EOFError):
             raise Ended(self._how_it_ended()) from None

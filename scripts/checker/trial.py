@@ -219,8 +219,9 @@ def _to_float32(value: Any) -> Any:
 
 def arrays(value: Any) -> list[Any]:
     """The arrays and numbers in a value."""
-    if isinstance(value, list | tuple):
-        return [found for part in value for found in arrays(part)]
+    if isinstance(value, list | tuple | dict):
+        parts = value.values() if isinstance(value, dict) else value
+        return [found for part in parts for found in arrays(part)]
     return [value] if isinstance(value, np.ndarray | np.generic | int | float) else []
 
 

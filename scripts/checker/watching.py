@@ -50,7 +50,7 @@ class Session:
 
     def _begin(self) -> None:
         if not self.name:
-            self.say("You have passed every exercise.")
+            self.say("You have passed every exercise. python scripts/exercise.py capstone builds a GPT out of yours.")
             return
         file = self.workspace.start(self.name)
         self.say(f"\n{showing.progress_text(len(self.workspace.passed), len(self.workspace.paths))}")

@@ -35,7 +35,7 @@ except ImportError:  # Windows
 LIBRARIES = ("bisect", "collections", "copy", "dataclasses", "functools", "heapq", "itertools", "math", "numpy",
              "operator", "statistics", "string", "typing")  # fmt: skip
 PARTS_OF_NUMPY = ("fft", "linalg", "ma", "polynomial", "random", "testing")
-LARGEST_MESSAGE = 2**20  # bytes
+LARGEST_MESSAGE = 2**20  # bytes; `main` sets another limit where the judge does
 MOST_PRINTED = 2000  # characters of each call
 DTYPES = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
           "float64", "complex64", "complex128"}  # fmt: skip
@@ -49,9 +49,9 @@ class UsesLibrary(ImportError):
 # --- messages ---------------------------------------------------------------------------------------------------------
 
 
-def pack(value: Any) -> bytes:
+def pack(value: Any, most: int | None = None) -> bytes:
     """A message: arrays, numbers, strings, bytes, None, and lists, tuples and dicts of those. Of anything else, only
-    the name of its type is sent.
+    the name of its type is sent. Raises ValueError for more than `most` bytes (LARGEST_MESSAGE).
     """
     body: list[bytes] = []
 
@@ -71,18 +71,21 @@ def pack(value: Any) -> bytes:
 
     head = json.dumps(tree(value)).encode()
     size = sum(map(len, body))
-    if len(head) + size > LARGEST_MESSAGE:
-        raise ValueError(f"the result takes {len(head) + size:,} bytes; {LARGEST_MESSAGE:,} are the most")
+    most = most or LARGEST_MESSAGE
+    if len(head) + size > most:
+        raise ValueError(f"the result takes {len(head) + size:,} bytes; {most:,} are the most")
     return b"".join([LENGTHS.pack(len(head), size), head, *body])
 
 
-def read(stream: IO[bytes], writeable: bool = True) -> Any:
-    """The next message of a stream. Nothing in it is trusted. Raises EOFError at its end, ValueError for a bad one."""
+def read(stream: IO[bytes], writeable: bool = True, most: int | None = None) -> Any:
+    """The next message of a stream. Nothing in it is trusted. Raises EOFError at its end, ValueError for a bad one or
+    one of more than `most` bytes (LARGEST_MESSAGE).
+    """
     lengths = stream.read(LENGTHS.size)
     if len(lengths) < LENGTHS.size:
         raise EOFError
     head_size, size = LENGTHS.unpack(lengths)
-    if head_size + size > LARGEST_MESSAGE:
+    if head_size + size > (most or LARGEST_MESSAGE):
         raise ValueError("the message is too large")
     head, body = stream.read(head_size), stream.read(size)
     if len(head) < head_size or len(body) < size:
@@ -277,8 +280,9 @@ def allow_system_calls() -> bool:
 
 
 def main() -> None:
-    """Serve the requests that arrive at standard input. Arguments: seconds, megabytes."""
-    seconds, megabytes = map(int, sys.argv[-2:])
+    """Serve the requests that arrive at standard input. Arguments: seconds, megabytes, bytes of a message."""
+    global LARGEST_MESSAGE
+    seconds, megabytes, LARGEST_MESSAGE = map(int, sys.argv[-3:])
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):

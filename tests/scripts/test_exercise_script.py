@@ -7,9 +7,11 @@ import time
 
 import pytest
 
+from gpt import Llama, LlamaConfig, Tokenizer
+from minigrad import manual_seed
 from scripts import exercise
-from scripts.checker import catalogue, watching
-from scripts.checker.workspace import Workspace
+from scripts.checker import capstone, catalogue, watching
+from scripts.checker.workspace import Workspace, fingerprint
 from tests.scripts.running import output_of, refusal, run_here
 
 TANH = "        return (dout * (1 - ctx.out * ctx.out),)\n"
@@ -194,3 +196,80 @@ def test_run_puts_the_learners_part_into_the_gpt(tmp_path, capsys, monkeypatch):
     page = (tmp_path / "page" / "my_gpt.html").read_text(encoding="utf-8")
     assert f"1 of {len(catalogue.paths())} parts are mine" in page
     assert 'class="part mine used" title="a first backward' in page and "<polyline" in page
+
+
+def pass_parts(folder, *names, edits=None):
+    """A workspace in which these exercises are noted as passed. edits: of an exercise's right solution."""
+    folder.mkdir(exist_ok=True)
+    passed = {}
+    for name in names:
+        each = catalogue.load(catalogue.paths()[name])
+        text = each.completed()
+        for old, new in (edits or {}).get(name, {}).items():
+            assert old in text
+            text = text.replace(old, new)
+        (folder / each.path.name).write_text(text, encoding="utf-8")
+        passed[name] = fingerprint((folder / each.path.name).read_bytes())
+    (folder / "progress.json").write_text(json.dumps({"passed": passed}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """Few steps, and a small Llama instead of SmolLM2; GPT-2 cannot be had."""
+    manual_seed(0)
+    tokenizer = Tokenizer.train("what is the capital of france", 280, ("<|im_start|>", "<|im_end|>"))
+    shape = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 16, "n_inner": 24, "block_size": 128}
+    llama = Llama(LlamaConfig(vocab_size=len(tokenizer), **shape))
+    for parameter in llama.parameters():
+        parameter.data *= 5  # so that it does not attend to all tokens alike
+    llama.save_pretrained(tmp_path / "llama", tokenizer)
+
+    def find(source):
+        if source == "gpt2":
+            raise FileNotFoundError("there is no network")
+        return tmp_path / "llama" if source == "smollm2" else source
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(capstone.hub, "find", find)
+    monkeypatch.setattr(capstone, "STEPS", 10)
+
+
+PARTS = (*capstone.PARTS, "llama")
+
+
+def test_the_capstone_trains_takes_weights_and_becomes_a_llama(tmp_path, models):
+    folder = pass_parts(tmp_path / "mine", *PARTS)
+    said = output_of(exercise.main, "capstone", "--workspace", folder, "--out-dir", tmp_path / "out")
+    assert "largest difference" in said and "gpt2 is left out: there is no network" in said
+    assert "demo: the 4 states of the prompt" in said and "llama: the 4 states of the prompt" in said
+    for name, function in (("my_gpt", "train"), ("my_llama", "llama_block")):
+        assert f"def {function}(" in (tmp_path / "out" / f"{name}.py").read_text(encoding="utf-8")
+
+
+def capstone_refusal(folder, capsys):
+    return refusal(exercise.main, capsys, "capstone", "--workspace", folder, "--out-dir", folder / "out")
+
+
+def test_the_capstone_says_what_to_write_next(tmp_path, models, capsys):
+    folder = pass_parts(tmp_path / "mine", "block", "gpt")
+    assert "exercise.py start training_loop" in capstone_refusal(folder, capsys)
+    pass_parts(folder, *capstone.PARTS)
+    assert "exercise.py start llama" in capstone_refusal(folder, capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "words"),
+    [
+        ("block", {"x = x + attention": "x = attention"}, "your loss[0] has wrong values"),
+        ("training_loop", {"gradients = {": "gradients = gradients if step else {"}, "your loss[2] has wrong values"),
+        ("gpt", {"n_head, block, norm):": "n_head, block, norm):\n    return np.array(nothing)"}, "NameError: name 'n"),
+        ("load_weights", {"name.removeprefix": "1 / 0 or name.removeprefix"}, "ZeroDivisionError"),
+        ("llama", {"100_000": "10_000"}, "llama: your block 0 differs first from ours"),
+        ("llama", {"D = len": "while True: pass\n    D = len"}, "no end after 2 seconds"),
+    ],
+)
+def test_the_capstone_names_what_is_wrong(tmp_path, models, capsys, monkeypatch, name, edit, words):
+    monkeypatch.setattr(capstone, "LIMITS", capstone.LIMITS._replace(seconds=2))
+    folder = pass_parts(tmp_path / "mine", *PARTS, edits={name: edit})
+    assert words in capstone_refusal(folder, capsys)

@@ -1,0 +1,87 @@
+"""gpt: the whole model, from ids to logits. Forward only.
+
+    x = tokens[ids] + positions[0 ... T - 1]                   what each token is, plus where it is
+    x = block(x, parameters of block i, n_head)                for each block, i = 0 ... n_layer - 1
+    logits = norm(x) tokens^T                                  tied: the matrix that embeds tokens scores them, too
+
+The caller gives you `block`, for example yours of the last exercise, and norm(x, params, name), such as its layer_norm.
+Here they are simpler: x * scale + shift * n_head, and x * weight. Names in the dictionary `params`:
+
+    tokens (V, C), positions (the longest text, C)             embeddings: a row for each token, and for each position
+    blocks.0.NAME, blocks.1.NAME, ...                          of block 0, 1, ...: it gets them as NAME, without prefix
+    norm.NAME                                                  of the norm behind the last block, whose name is "norm"
+
+A model without "positions" in params adds none; the last exercise has one.
+
+Shapes: ids (B, T) integers  ->  logits (B, T, V): scores of all tokens, before softmax
+Example: ids = [[1]], tokens = [[2, 0], [0, 1]], positions = [[0, 2]], no block, norm.weight = [1, 2]
+         x = [0, 3], after the norm [0, 6]  ->  logits = [[[0, 6]]]
+"""
+
+import hypothesis.strategies as st
+import numpy as np
+
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, beginning, filled, ids
+
+STUB = beginning(__doc__, NUMPY) + '''
+def part_of(params, prefix):
+    return {name.removeprefix(prefix): p for name, p in params.items() if name.startswith(prefix)}
+
+def gpt(params, ids, n_layer, n_head, block, norm):
+    # TODO: part_of(params, "blocks.0.") are the parameters of block 0
+    raise NotImplementedError("the logits")
+'''
+BLANKS = '''
+x = params["tokens"][ids]
+if "positions" in params:
+    x = x + params["positions"][: ids.shape[1]]  # the token at t gets row t
+for layer in range(n_layer):
+    x = block(x, part_of(params, f"blocks.{layer}."), n_head)
+return norm(x, params, "norm") @ params["tokens"].T  # (B, T, V)
+'''
+SLIPS = [
+    ('["positions"][: ids.shape[1]]', '["positions"][ids % 4]', "positions are looked up by token: by place is right"),
+    ('["positions"][', '["positions"][1:][', "positions are counted from 1: the first token gets row 0"),
+    ("blocks.{layer}.", "blocks.0.", "every block gets the parameters of block 0"),
+    ('part_of(params, f"blocks.{layer}.")', "params",
+     "a block gets its own parameters, with names without prefix and dot: part_of(params, f'blocks.{layer}.')"),
+    ("range(n_layer)", "reversed(range(n_layer))", "the blocks are in the reverse order: block 0 is the first one"),
+    ("block(x,", "x + block(x,", "x is added to what a block returns: a block has added it already"),
+    ('n_head)\nreturn norm(x, params, "norm")', 'n_head)\n    x = norm(x, params, "norm")\nreturn x',
+     "the norm comes after every block: it comes once, behind the last one"),
+    ('norm(x, params, "norm")', "x", "the norm behind the last block is missing"),
+    ("return norm(x,",
+     "e = np.exp(norm(x, params, 'norm') @ params['tokens'].T)\nreturn e / e.sum(-1, keepdims=True)\nnorm(x,",
+     "these are probabilities: logits are the scores before softmax"),
+]  # fmt: skip
+POSITIONS = {"positions": (4, 2)}
+
+
+def simple_parts(gpt, params, ids, n_layer, n_head):
+    """Blocks that scale and shift, and a norm that scales."""
+    return gpt(params, ids, n_layer, n_head, lambda x, p, n_head: x * p["scale"] + p["shift"] * n_head,
+               lambda x, p, name: x * p[name + ".weight"])  # fmt: skip
+
+
+def case(ids, V, n_layer, n_head, more):
+    shapes = {f"blocks.{layer}.{name}": (2,) for layer in range(n_layer) for name in ("scale", "shift")}
+    return Case(filled({"tokens": (V, 2), **more, "norm.weight": (2,), **shapes}), ids, n_layer, n_head)
+
+
+@st.composite
+def cases(draw):
+    B, T, V, n_layer, n_head = (draw(st.integers(least, 3)) for least in (1, 1, 2, 0, 1))
+    return case(draw(ids((B, T), V)), V, n_layer, n_head, draw(st.sampled_from([POSITIONS, {}])))
+
+
+EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
+    title="GPT-2, from ids to logits", group="Model", effort="20 min, easy",
+    hints=(
+        "Four lines and a loop: embed, go through the blocks one by one, normalize, compare with every token.",
+        'params["tokens"][ids] is (B, T, C), params["positions"][:T] is (T, C); the logits are (B, T, C) @ (C, V).',
+        'x = block(x, part_of(params, f"blocks.{layer}."), n_head); norm(x, params, "norm") @ params["tokens"].T',
+    ),
+    checks=[FunctionCheck("gpt", cases(), case(np.array([[2, 0, 4]]), 5, 3, 2, POSITIONS), call=simple_parts)],
+    answer=("gpt.model.gpt2.Transformer.forward", "gpt.model.gpt2.GPT.forward"),
+)  # fmt: skip

@@ -1,0 +1,96 @@
+"""load_weights: from the tensors of a GPT-2, as Hugging Face stores them, to the parameters of your gpt and block.
+
+    theirs                          yours                                           what changes
+    wte.weight, wpe.weight          tokens, positions                               the name
+    h.0.ln_1, h.0.ln_2              blocks.0.norm_1, blocks.0.norm_2                the name
+    h.0.attn.c_attn                 blocks.0.query, blocks.0.key, blocks.0.value    transposed, and one becomes three
+    h.0.attn.c_proj                 blocks.0.output                                 transposed
+    h.0.mlp.c_fc, h.0.mlp.c_proj    blocks.0.up, blocks.0.down                      transposed
+    ln_f                            norm                                            the name
+
+From h.0 on, each has a .weight and a .bias. OpenAI stored the weights of linear layers as (in, out), and yours are
+(out, in). attn.c_attn.weight is (C, 3 C): the outputs of the queries, then of the keys, then of the values.
+
+Some files put "transformer." before every name. Some have more than you need, to be left out: h.0.attn.bias and
+h.0.attn.masked_bias are causal masks, and lm_head.weight is wte.weight once more (tied).
+
+Shapes: a dictionary name -> array  ->  a dictionary with your names, in any order. It may have only a few of the
+        tensors: take what comes.
+Example: {"wpe.weight": w, "transformer.h.0.mlp.c_fc.bias": b}  ->  {"positions": w, "blocks.0.up.bias": b}
+"""
+
+import hypothesis.strategies as st
+
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, beginning, filled
+
+STUB = beginning(__doc__, NUMPY) + '''
+def load_weights(tensors):
+    params = {}
+    for name, array in tensors.items():
+        # TODO: params[your name] = array, transposed or cut into three where necessary; leave out what you do not need
+        raise NotImplementedError("your names")
+    return params
+'''
+BLANKS = '''
+name = name.removeprefix("transformer.")
+if name.endswith((".attn.bias", ".masked_bias")) or name == "lm_head.weight":
+    continue  # causal masks, and a copy of wte
+if name in ("wte.weight", "wpe.weight"):
+    params[{"wte.weight": "tokens", "wpe.weight": "positions"}[name]] = array
+    continue
+name = name.replace("ln_f", "norm").replace("h.", "blocks.", 1).replace("ln_", "norm_")
+name = name.replace("attn.c_proj", "output").replace("mlp.c_fc", "up").replace("mlp.c_proj", "down")
+is_linear = array.ndim == 2
+array = array.T if is_linear else array  # (in, out) -> (out, in)
+if "c_attn" in name:
+    for ours, part in zip(("query", "key", "value"), np.split(array, 3)):
+        params[name.replace("attn.c_attn", ours)] = part
+else:
+    params[name] = array
+'''
+LINEAR = "is_linear = array.ndim == 2"
+SLIPS = [
+    (LINEAR, "is_linear = False", "the linear layers are not transposed: theirs are (in, out), yours (out, in)"),
+    (LINEAR, LINEAR + ' and "output" not in name',
+     "attn.c_proj is not transposed: it is square, so no shape tells; all four linear layers of a block are (in, out)"),
+    (LINEAR, LINEAR + ' and "c_attn" not in name', "attn.c_attn is not transposed: it is (C, 3 C), so (in, out)"),
+    ("np.split(array, 3)", "(array[i::3] for i in range(3))",
+     "every third row is taken: all queries come first, then all keys, then all values"),
+    ('(".attn.bias", ".masked_bias")', '"masked_bias"', "h.0.attn.bias is a causal mask and not a bias: leave it out"),
+    ('(".attn.bias"', '("attn.bias"', "attn.c_attn.bias is left out: only h.0.attn.bias is a mask, and both end alike"),
+    (' or name == "lm_head.weight"', "", "lm_head.weight is not needed: it is wte.weight once more"),
+]  # fmt: skip
+
+
+def sorted_by_name(load_weights, tensors):
+    params = load_weights(tensors)
+    return {name: params[name] for name in sorted(params, key=str)} if isinstance(params, dict) else params
+
+
+BLOCK = {"ln_1": (2,), "attn.c_attn": (2, 6), "attn.c_proj": (2, 2), "ln_2": (2,), "mlp.c_fc": (2, 3),
+         "mlp.c_proj": (3, 2)}  # fmt: skip
+LAYERS = {f"h.{i}.{name}": shape for i in (0, 10) for name, shape in BLOCK.items()} | {"ln_f": (2,)}
+SHAPES = {"h.0.attn.bias": (1, 1, 2, 2), "h.10.attn.bias": (1, 1, 2, 2), "h.0.attn.masked_bias": ()}
+SHAPES |= {"wte.weight": (3, 2), "wpe.weight": (2, 2), "lm_head.weight": (3, 2)}
+SHAPES |= {f"{name}.weight": shape for name, shape in LAYERS.items()}
+TENSORS = filled(SHAPES | {f"{name}.bias": shape[-1:] for name, shape in LAYERS.items()})
+
+
+def case(names, prefix):
+    return Case({("" if "lm_head" in name else prefix) + name: TENSORS[name] for name in names})
+
+
+some_names = st.lists(st.sampled_from(sorted(TENSORS)), min_size=1, max_size=4, unique=True)
+cases = st.builds(case, some_names, st.sampled_from(["", "transformer."]))
+
+EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
+    title="real weights under your own names", group="Model", effort="30 min, medium",
+    hints=(
+        "Remove the prefix and leave out what you do not need; then some are renamed, some transposed, one cut.",
+        "All matrices of the blocks are transposed, no embedding is. c_attn: (C, 3 C) -> (3 C, C) -> three (C, C).",
+        'for part, piece in zip(("query", "key", "value"), np.split(array.T, 3)): ...; the T of a bias is the bias',
+    ),
+    checks=[FunctionCheck("load_weights", cases, case(TENSORS, "transformer."), call=sorted_by_name)],
+    answer=("gpt.weights.gpt2_huggingface.rows",),
+)  # fmt: skip

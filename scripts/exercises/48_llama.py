@@ -1,0 +1,102 @@
+"""llama: turn your GPT-2 into a Llama. The model around the blocks (your gpt) stays; what is inside them is exchanged.
+
+    layer norm             RMS norm: x / sqrt(mean(x^2) + eps) * weight (`rms_norm` below)
+    learned positions      rotary positions: queries and keys are turned by angles that depend on their position
+    GELU between 2 layers  SwiGLU among 3: down(silu(gate(x)) * up(x)), silu(z) = z / (1 + e^-z)
+    a key head for each    grouped-query attention: K heads of keys and values, and each serves the next n_head / K
+      query head           heads of queries (np.repeat); K D is the number of rows of k_proj.weight
+
+`turned`: of D numbers, pair i is (x[i], x[i + D / 2]). At position t it is turned by the angle t THETA^(-2 i / D):
+
+    (a, b)  ->  (a cos - b sin, a sin + b cos)
+
+`llama_block`, as in GPT-2: x = x + attention(norm(x)), x = x + mlp(norm(x)). There are no biases. p has Hugging Face's
+names, each with ".weight": input_layernorm (C), self_attn.q_proj (H D, C), k_proj and v_proj (K D, C), o_proj (C, H D),
+post_attention_layernorm (C), mlp.gate_proj and mlp.up_proj (I, C), mlp.down_proj (C, I). Values are not turned.
+
+Shapes: turned: x (B, H, T, D) -> the same;  llama_block: x (B, T, C), n_head = H -> (B, T, C)
+Example: turned of two tokens [[1, 0], [1, 0]], D = 2: the first stays, the second turns by 1 radian: [0.5403, 0.8415]
+"""
+
+import hypothesis.strategies as st
+
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, beginning, filled, some, values
+
+STUB = beginning(__doc__, NUMPY) + '''
+THETA, EPS = 100_000, 1e-5  # of SmolLM2
+
+def rms_norm(x, p, name):
+    return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + EPS) * p[name + ".weight"]
+
+def turned(x):
+    # TODO: angles (T, D / 2); their cosine and sine
+    raise NotImplementedError("rotary positions")
+
+def llama_block(x, p, n_head):
+    # TODO: queries and keys are turned; keys and values are repeated
+    raise NotImplementedError("the block of a Llama")
+'''
+BLANKS = '''
+T, D = x.shape[2:]
+angles = np.arange(T)[:, None] * THETA ** (-np.arange(0, D, 2) / D)
+a, b = x[..., : D // 2], x[..., D // 2 :]
+return np.concatenate([a * np.cos(angles) - b * np.sin(angles), a * np.sin(angles) + b * np.cos(angles)], axis=-1)
+
+B, T, C = x.shape
+D = len(p["self_attn.q_proj.weight"]) // n_head
+h = rms_norm(x, p, "input_layernorm")
+q = (h @ p["self_attn.q_proj.weight"].T).reshape(B, T, -1, D).transpose(0, 2, 1, 3)  # (B, H, T, D)
+k = (h @ p["self_attn.k_proj.weight"].T).reshape(B, T, -1, D).transpose(0, 2, 1, 3)  # (B, K, T, D)
+v = (h @ p["self_attn.v_proj.weight"].T).reshape(B, T, -1, D).transpose(0, 2, 1, 3)
+group = n_head // k.shape[1]
+q, k, v = turned(q), np.repeat(turned(k), group, axis=1), np.repeat(v, group, axis=1)
+scores = np.where(np.tri(T) > 0, q @ k.swapaxes(-1, -2) / np.sqrt(D), -np.inf)
+e = np.exp(scores - scores.max(axis=-1, keepdims=True))
+out = e / e.sum(axis=-1, keepdims=True) @ v
+x = x + out.transpose(0, 2, 1, 3).reshape(B, T, n_head * D) @ p["self_attn.o_proj.weight"].T
+h = rms_norm(x, p, "post_attention_layernorm")
+gate = h @ p["mlp.gate_proj.weight"].T
+up = h @ p["mlp.up_proj.weight"].T
+return x + (gate / (1 + np.exp(-gate)) * up) @ p["mlp.down_proj.weight"].T
+'''
+SLIPS = [
+    ("x[..., : D // 2], x[..., D // 2 :]", "x[..., ::2], x[..., 1::2]",
+     "neighbors are paired: pair i is one number from each half, (x[i], x[i + D / 2])"),
+    ("THETA **", "10000 **", "theta is 10000, that of the first Llama: this model's is THETA"),
+    ("n_head // k.shape[1]", "1", "keys and values are not repeated: each head of them serves n_head / K of queries"),
+    ("turned(q), np", "q, np", "queries are not turned: queries and keys are, both"),
+    ("repeat(turned(k)", "repeat((k)", "keys are not turned: queries and keys are, both"),
+    ("repeat(v,", "repeat(turned(v),", "values are turned: only queries and keys are"),
+    ("np.repeat(turned(k), group, axis=1), np.repeat(v, group, axis=1)", "np.tile(turned(k), (1, group, 1, 1)), "
+     "np.tile(v, (1, group, 1, 1))", "a key head serves neighboring query heads: np.repeat, not np.tile"),
+    ("gate / (1", "1 / (1", "the gate is silu(z) = z sigmoid(z): this is the sigmoid alone"),
+]  # fmt: skip
+
+
+def case(x, K, group):
+    """A block with K key heads of two numbers, each for `group` query heads."""
+    C, H = x.shape[-1], K * group
+    attention = {"q_proj": (2 * H, C), "k_proj": (2 * K, C), "v_proj": (2 * K, C), "o_proj": (C, 2 * H)}
+    shapes = {"input_layernorm": (C,), "post_attention_layernorm": (C,), "mlp.gate_proj": (1, C), "mlp.up_proj": (1, C),
+              "mlp.down_proj": (C, 1), **{f"self_attn.{name}": shape for name, shape in attention.items()}}  # fmt: skip
+    return Case(x, filled({f"{name}.weight": shape for name, shape in shapes.items()}), H)
+
+
+one_or_two = st.integers(1, 2)
+heads = st.tuples(one_or_two, one_or_two, st.integers(1, 3), one_or_two.map(lambda n: 2 * n)).flatmap(values)
+blocks = st.builds(case, heads.map(lambda x: x[:1, 0]), one_or_two, one_or_two)
+
+EXERCISE = Exercise(
+    STUB, BLANKS, SLIPS,
+    title="from GPT-2 to Llama", group="Model", effort="40 min, hard",
+    hints=(
+        "Copy your block and attention, and exchange one thing after the other. a and b are halves: (..., D / 2).",
+        "np.arange(T)[:, None] * THETA ** (-np.arange(0, D, 2) / D) is (T, D / 2); np.repeat(k, n_head // K, axis=1).",
+        "np.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1); gate / (1 + np.exp(-gate)) * up",
+    ),
+    checks=[
+        FunctionCheck("turned", heads.map(Case), Case(some(2, 3, 5, 6))),
+        FunctionCheck("llama_block", blocks, case(some(1, 3, 5), 2, 2), examples=20),
+    ],
+    answer=("gpt.model.llama.rotations", "gpt.model.llama.LlamaBlock"),
+)  # fmt: skip
