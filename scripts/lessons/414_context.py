@@ -203,7 +203,8 @@ for n in (1, 2, longest):
         results[f"network, {n}"] = F.cross_entropy(model(asked[:, :-1]), asked[:, -1]).item()
     print(f"network, {n} letters: test loss {results[f'network, {n}']:.3f}, {model.num_parameters():,} parameters")
 print("tables: " + ", ".join(f"{name} {loss:.3f}" for name, loss in list(results.items())[:3]))
-print(f"the best table: {min(losses):.3f}, with {np.argmin(losses)} letters of context")
+stored = sum(len(occurrences(train_text, n + 1)) for n in range(longest))
+print(f"the best table: {min(losses):.3f}, with up to {np.argmin(losses)} letters of context and {stored:,} counts")
 assert abs(results["network, 1"] - losses[1]) < 0.05 and losses[2] < results["network, 2"] < losses[2] + 0.2
 assert min(losses) < results["network, 8"] < losses[2] - 0.1
 
