@@ -9,7 +9,6 @@ Sennrich et al. 2016, "Neural machine translation of rare words with subword uni
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from gpt.training.standard_library import help_text
 from minigrad import nn
 from scripts.lessons.small_gpt import new_gpt, train
 from scripts.pages import widget_data
-from scripts.pages.pictures import Lesson, bars
+from scripts.pages.pictures import Lesson
 
 lesson = Lesson("412_tokenization", __doc__)
 rng = np.random.default_rng(lesson.seed)
@@ -77,8 +76,7 @@ assert encode_word(b"lowest", ranks) == [b"low", b"est"]
 # %% What is a tokenizer?
 # We train one on the text, and throw away all of it but the list of its merges, in their order.
 #
-# Predict: is that enough to cut every word as before? Is the *set* of the merges enough, in any order? And is the list
-# of the tokens enough, if we always take the longest token that fits?
+# Predict: is that enough to cut every word as before? And is the *set* of the merges enough, in any order?
 
 # %%
 tokenizer = Tokenizer.train([text], 1024)
@@ -98,28 +96,18 @@ def cut_by(merges: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
     return {word: encode_word(word, ranks) for word in word_counts}
 
 
-def longest_first(word: bytes, tokens: set[bytes]) -> list[bytes]:
-    """The longest token that the word begins with, then the longest that the rest begins with, ..."""
-    found = next(end for end in range(len(word), 0, -1) if end == 1 or word[:end] in tokens)
-    return [word[:found], *(longest_first(word[found:], tokens) if word[found:] else [])]
-
-
 # %%
 shuffled = [tokenizer.merges[i] for i in rng.permutation(len(tokenizer.merges))]
-joined = {first + second for first, second in tokenizer.merges}
-cut_words = {
-    "the merge table": cut_by(tokenizer.merges),
-    "its merges, shuffled": cut_by(shuffled),
-    "tokens, longest first": {word: longest_first(word, joined) for word in word_counts},
-}
-same = {name: np.mean([cut[word] == whole[word] for word in whole]) for name, cut in cut_words.items()}
-for name, share in same.items():
-    print(f"{name:22} cuts {share:6.1%} of {len(whole):,} words as the tokenizer does")
-assert same["the merge table"] == 1 and max(same["its merges, shuffled"], same["tokens, longest first"]) < 0.9
+same = {}
+for name, merges in (("the merge table", tokenizer.merges), ("its merges, shuffled", shuffled)):
+    cut_words = cut_by(merges)
+    same[name] = np.mean([cut_words[word] == whole[word] for word in whole])
+    print(f"{name:20} cuts {same[name]:6.1%} of {len(whole):,} words as the tokenizer does")
+assert same["the merge table"] == 1 and same["its merges, shuffled"] < 0.9
 
 # %% [markdown]
-# Answer: the merge table is enough, and less is not. The same merges in another order, and the same tokens without the
-# merges, cut many words in other places. **The merge table is the tokenizer.** Its order belongs to it.
+# Answer: the merge table is enough. The same merges in another order make the same tokens possible, and cut more than
+# half of the words in other places. **The merge table IS the tokenizer**, and its order belongs to it.
 
 # %% How large a vocabulary?
 # Each merge makes a token of two neighbors, so a text gets shorter with every merge that it contains.
@@ -137,43 +125,8 @@ print("vocabulary    " + "".join(f"{size:7,}" for size in sizes))
 print("letters/token " + "".join(f"{ratio:7.2f}" for ratio in per_token))
 assert per_token == sorted(per_token)
 
-with lesson.picture("vocabulary", "A larger vocabulary makes shorter texts", size=(6, 3.6)) as axes:
-    axes.plot(sizes, per_token, "o-", color="black")
-    axes.set(xlabel="vocabulary size (tokens)", ylabel="letters per token", xscale="log")
-    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    axes.minorticks_off()
-
 # %% [markdown]
 # Answer: far from it. Each later merge is rarer than the ones before, and joins less of the text.
-#
-# The picture shows how one word is put together:
-
-# %%
-made_of = {first + second: (first, second) for first, second in tokenizer.merges}
-
-
-def draw_token(axes: Any, token: bytes, start: int) -> tuple[float, int]:
-    """Draw a token above the tokens that it was made of; returns the middle of its bytes and its height."""
-    middle, height = start + (len(token) - 1) / 2, 0
-    if token in made_of:
-        first, second = made_of[token]
-        parts = draw_token(axes, first, start), draw_token(axes, second, start + len(first))
-        height = 1 + max(below for _, below in parts)
-        for place, below in parts:
-            axes.plot([place, middle], [below, height], color="0.5", zorder=1)
-    axes.text(middle, height, token.decode().replace(" ", "_"), ha="center", va="center", fontsize=11,
-              bbox={"boxstyle": "round", "facecolor": "white"}, zorder=3)  # fmt: skip
-    return middle, height
-
-
-with lesson.picture("merge-tree", "The merges that make ' expressions'", size=(9, 4)) as axes:
-    start, heights = 0, []
-    for id in tokenizer.encode(" expressions"):
-        heights.append(draw_token(axes, tokenizer.vocab[id], start)[1])
-        start += len(tokenizer.vocab[id])
-    axes.set(xlabel="byte of the word ('_' is the space before it)", ylabel="merges on top of each other")
-    axes.set_xticks(range(start))
-    axes.set_ylim(-0.6, max(heights) + 0.6)
 
 # %% What does a model see of a word?
 # A model gets the ids of tokens, and nothing else.
@@ -235,9 +188,6 @@ for name in languages:
 times_bytes, times_tokens = size["Hindi"] / size["English"], cost["Hindi"] / cost["English"]
 print(f"Hindi / English: {times_bytes:.1f} times the bytes, {times_tokens:.1f} times the tokens")
 assert cost["English"] == min(cost.values()) and times_tokens > 2 * times_bytes
-title = "Tokens for the same sentence, by a vocabulary learned from English"
-with lesson.picture("languages", title, size=(6, 3.6)) as axes:
-    bars(axes, {name: float(n) for name, n in cost.items()}, "tokens", ".0f")
 
 # %% [markdown]
 # Answer: German 1.4 times, Russian 4.5 times, Hindi 8 times. A part of that is UTF-8, which needs two or three bytes

@@ -11,10 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 import minigrad.functional as F
-from gpt import GPTConfig, accounting
 from gpt.model.original_transformer import sinusoidal_table
 from minigrad import Tensor, manual_seed, nn, no_grad, optim
-from scripts.lessons.small_gpt import english, new_gpt, train, train_once
+from scripts.lessons.small_gpt import english, new_gpt, train_once
 from scripts.pages.pictures import Lesson
 
 lesson = Lesson("413_embeddings", __doc__)
@@ -38,11 +37,10 @@ print("one-hot (3, 6) @ table (6, 4) = rows 3, 1, 3 of the table")
 looked_up.sum().backward()
 print("gradient of each row, first column:", table.weight.grad[:, 0])
 assert table.weight.grad[:, 0].tolist() == [0, 1, 0, 2, 0, 0]
-gpt2 = accounting.parameters(GPTConfig())["token embedding"]
-print(f"GPT-2: 50,257 tokens x 768 numbers = {gpt2 / 1e6:.1f}M parameters")
 
 # %% [markdown]
 # Answer: 2 for row 3, which was used twice, 1 for row 1, and 0 for all others. Only the rows that were looked up learn.
+# GPT-2 has 50,257 rows of 768 numbers: 38.6 million parameters, learned like all others.
 
 # %% A dictionary that nobody wrote
 # A dictionary gives a word its entry. The table gives a token its row. At first the rows are random.
@@ -54,11 +52,8 @@ print(f"GPT-2: 50,257 tokens x 768 numbers = {gpt2 / 1e6:.1f}M parameters")
 tokenizer, train_ids, _ = english()
 model = new_gpt(len(tokenizer), lesson.seed)
 rows = {"before": model.transformer.wte.weight.data.copy()}
-early = new_gpt(len(tokenizer), lesson.seed)  # the same weights at first
-train(early, train_ids, 40, seed=lesson.seed)
-rows["40 steps"] = early.transformer.wte.weight.data
 losses = train_once(model, train_ids, 300)
-rows["300 steps"] = model.transformer.wte.weight.data.copy()
+rows["after"] = model.transformer.wte.weight.data.copy()
 print(f"a small GPT, 300 steps: loss {losses[0]:.2f} -> {np.mean(losses[-20:]):.2f}")
 
 # %%
@@ -89,146 +84,122 @@ def gap(alike: np.ndarray, names: np.ndarray) -> float:
 # %%
 alike = {when: cosines(table)[np.ix_(numbers, numbers)] for when, table in rows.items()}
 gaps = {when: gap(cosine, names) for when, cosine in alike.items()}
-by_chance = [gap(alike["300 steps"], rng.permutation(names)) for _ in range(200)]  # the control: groups drawn by lot
+by_chance = [gap(alike["after"], rng.permutation(names)) for _ in range(200)]  # the control: groups drawn by lot
 print("cosine within the groups, less that between them:", {when: round(value, 2) for when, value in gaps.items()})
-print(f"after 300 steps, 200 other ways to group these tokens: {min(by_chance):.2f} to {max(by_chance):.2f}")
-assert gaps["300 steps"] > max(by_chance) and gaps["300 steps"] > gaps["before"] + 0.1
+print(f"after, 200 other ways to group these tokens: {min(by_chance):.2f} to {max(by_chance):.2f}")
+assert gaps["after"] > max(by_chance) and gaps["after"] > gaps["before"] + 0.1
 can, will, ing = (numbers.index(tokenizer.encode(word)[0]) for word in (" can", " will", "ing"))
-for when in ("before", "300 steps"):
+for when in alike:
     with_will, with_ing = alike[when][can, [will, ing]]
-    print(f"{when:9}: cosine of ' can' with ' will' {with_will:5.2f}, with 'ing' {with_ing:5.2f}")
+    print(f"{when:6}: cosine of ' can' with ' will' {with_will:5.2f}, with 'ing' {with_ing:5.2f}")
 assert with_will > with_ing + 0.1
-
-# %%
-for place in range(0, len(chosen), 3):
-    others = np.delete(np.arange(len(chosen)), place)
-    nearest = [max(others, key=lambda i: cosine[place, i]) for cosine in alike.values()]
-    print(f"nearest to {chosen[place][1]!r:7} " + ", ".join(f"{w}: {chosen[i][1]!r}" for w, i in zip(alike, nearest)))
 
 # %% [markdown]
 # Answer: " can" and " will". The same tokens follow both, so both get similar gradients, and their rows move the same
 # way. **Embeddings are a learned dictionary**: you look a token up and get its entry, and training has written the
 # entries. They say how a token is used. The four groups hold together better than 200 groupings drawn by lot.
 
-
 # %%
-def two_dimensions(rows: np.ndarray) -> np.ndarray:
-    """Principal components: the plane in which the rows differ most. (n, C) -> (n, 2)."""
-    centered = rows - rows.mean(axis=0)
-    _, _, directions = np.linalg.svd(centered, full_matrices=False)
-    return centered @ directions[:2].T
-
-
-with lesson.picture("clusters", "Rows of the embedding, in the plane of most variance", 3, size=(15, 4.8)) as panels:
+with lesson.picture("clusters", "Rows of the embedding, in the plane of most variance", 2, size=(10, 4.8)) as panels:
     for axes, (when, table) in zip(panels, rows.items()):
-        flat = two_dimensions(table[numbers])
+        centered = table[numbers] - table[numbers].mean(axis=0)
+        _, _, directions = np.linalg.svd(centered, full_matrices=False)  # principal components
+        flat = centered @ directions[:2].T  # (n, C) -> (n, 2)
         for marker, name in zip("os^D", groups):
-            label = name if when == "300 steps" else None
-            axes.plot(*flat[names == name].T, marker, color="black", markerfacecolor="0.75", markersize=5, label=label)
+            axes.plot(*flat[names == name].T, marker, color="black", markerfacecolor="0.75", label=name)
         for (x, y), (_, word) in zip(flat, chosen):
             axes.annotate(word.strip(), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
         axes.set(title=when, xlabel="first component", ylabel="second component")
         axes.margins(0.12)
-        if when == "300 steps":
-            axes.legend(frameon=False, fontsize=8)
 
 # %% Dog bites man
 # A model needs one result for a whole text, and the simplest way is to add up the rows of its tokens, or to take their
 # mean. This is called a *bag of words*: shake the text in a bag, and all that is left is how often each word is in it.
 #
-# Predict: a network is trained on top of such sums. It is asked (a) "is there a dog in the sentence?" and (b) "does the
-# dog stand before the man?" How often is it right, of 100 times? Then each word's row gets a row for its position
-# added before the sum is taken. Does that help with (b)?
+# Predict: a network is trained on top of such a sum. It is asked (a) "is there a cat in the sentence?" and (b) "does
+# the dog stand before the man?" How often is it right, of 100 times? And if a row for its position is added to each
+# word's row before the sum is taken, does the sum know the order?
 
 # %%
-words = {word: row for word, row in zip(("dog", "bites", "man"), np.eye(3, dtype=np.float32))}
-sums = [sum(words[word] for word in sentence.split()) for sentence in ("dog bites man", "man bites dog")]
-print("sums of the rows:", *sums)
-assert np.array_equal(*sums)
+words = {word: row for word, row in zip(("dog", "bites", "man"), np.eye(3))}
+places = rng.integers(1, 9, (3, 3))  # a row for each of three positions
+for sentence in ("dog bites man", "man bites dog"):
+    found = np.array([words[word] for word in sentence.split()])  # (T, C)
+    print(f"{sentence}: sum of the rows {found.sum(axis=0)}, of rows + positions {(found + places).sum(axis=0)}")
+    assert (found.sum(axis=0) == 1).all() and np.array_equal((found + places).sum(axis=0), 1 + places.sum(axis=0))
 
 
 # %%
 class SumOfWords(nn.Module):
-    """Yes or no, from a sum over the words of a sentence; the sum is followed by a network of two layers."""
+    """Yes or no, from a sum over the words of a sentence, each of which goes through a layer by itself before."""
 
-    def __init__(self, positions: bool, layer: bool) -> None:
-        self.rows, self.positions = nn.Embedding(8, 16), nn.Embedding(5, 16) if positions else None
-        self.each = nn.Linear(16, 32) if layer else None  # a layer for each word by itself, before the sum
-        self.hidden, self.output = nn.Linear(32 if layer else 16, 32), nn.Linear(32, 2)
+    def __init__(self, positions: bool) -> None:
+        self.rows, self.positions = nn.Embedding(8, 32), nn.Embedding(5, 32) if positions else None
+        self.each = nn.Sequential(nn.Linear(32, 32), nn.Tanh())
+        self.after = nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2))
 
     def forward(self, ids: np.ndarray) -> Tensor:  # (B, T) -> (B, 2)
         x = self.rows(ids)  # (B, T, C)
-        x = x if self.positions is None else x + self.positions.weight
-        x = x if self.each is None else F.tanh(self.each(x))
-        return self.output(F.tanh(self.hidden(x.sum(1))))
+        if self.positions is not None:
+            x = x + self.positions.weight
+        return self.after(self.each(x).sum(1))
 
 
-# %%
-def share_right(question: str, positions: bool, layer: bool, seed: int) -> float:
-    """The share of right answers after 300 steps. Half of the new sentences are the other half read backwards."""
-    manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    sentences = rng.permuted(np.tile(np.arange(8), (9000, 1)), axis=1)[:, :5]  # five of eight words, in any order
-    dog, man = (sentences == 0).any(axis=1), (sentences == 1).any(axis=1)
-    if question == "before":
-        sentences = sentences[dog & man]
-        dog = (sentences == 0).argmax(axis=1) < (sentences == 1).argmax(axis=1)
-    model = SumOfWords(positions, layer)
+def fit(model: nn.Module, inputs: np.ndarray, targets: np.ndarray, rng: np.random.Generator) -> None:
+    """300 steps of Adam, on batches of 64."""
     optimizer = optim.Adam(model.parameters(), lr=0.01)
     for _ in range(300):
-        batch = rng.integers(0, 2000, 64)
-        loss = F.cross_entropy(model(sentences[batch]), dog[batch].astype(int))
+        batch = rng.integers(0, len(inputs), 64)
+        loss = F.cross_entropy(model(inputs[batch]), targets[batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    asked, answers = sentences[2000:], dog[2000:]
-    backwards = ~answers if question == "before" else answers
+
+
+# %%
+def share_right(question: str, positions: bool, seed: int) -> float:
+    """The share of right answers to new sentences. Half of these are the other half, read backwards."""
+    manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    sentences = rng.permuted(np.tile(np.arange(8), (6000, 1)), axis=1)[:, :5]  # five of eight words, in any order
+    sentences = sentences[(sentences < 2).sum(axis=1) == 2]  # 0 is the dog, 1 the man: those with both
+    sentences = np.concatenate([sentences, sentences[-1000:, ::-1]])
+    answers = (sentences == 2).any(axis=1)  # 2 is the cat
+    if question == "dog before man":
+        answers = (sentences == 0).argmax(axis=1) < (sentences == 1).argmax(axis=1)
+    model = SumOfWords(positions)
+    fit(model, sentences[:-2000], answers[:-2000].astype(int), rng)
     with no_grad():
-        found = model(np.concatenate([asked, asked[:, ::-1]])).data.argmax(axis=1) == 1
-    return float(np.mean(found == np.concatenate([answers, backwards])))
-
-
-def bags(seed: int) -> dict[str, list[float]]:
-    """For each way to sum: how often it is right about a dog in the sentence, and about the dog before the man."""
-    ways = {
-        "rows": (False, False),
-        "a layer, then the sum": (False, True),
-        "rows + positions": (True, False),
-        "rows + positions, a layer, then the sum": (True, True),
-    }
-    asked = ("there", "before")
-    return {way: [share_right(question, *parts, seed) for question in asked] for way, parts in ways.items()}
+        return float(np.mean(model(sentences[-2000:]).data.argmax(axis=1) == answers[-2000:]))
 
 
 # %%
-right = bags(lesson.seed)
-print(f"{'summed':42} a dog?   dog before man?")
-for way, (there, before) in right.items():
-    print(f"{way:42} {there:6.1%}   {before:6.1%}")
-blind = [before for way, (_, before) in right.items() if not way.startswith("rows + positions,")]
-assert max(abs(share - 0.5) for share in blind) < 0.01 and min(there for there, _ in right.values()) > 0.95
-assert right["rows + positions, a layer, then the sum"][1] > 0.95
+right = {}
+for question in ("a cat", "dog before man"):
+    right[question] = [share_right(question, positions, lesson.seed) for positions in (False, True)]
+    print(f"{question:14}: without positions {right[question][0]:6.1%}, with positions {right[question][1]:6.1%}")
+bag, told = right["dog before man"]
+assert abs(bag - 0.5) < 0.01 and min(told, *right["a cat"]) > 0.95
 
 
 # %%
-def five_seeds() -> list[dict[str, list[float]]]:
-    return [bags(seed) for seed in (11, 12, 13, 14, 15)]
+def five_seeds() -> list[list[float]]:
+    return [[share_right("dog before man", positions, seed) for seed in range(11, 16)] for positions in (False, True)]
 
 
-table = lesson.measured("bags", five_seeds, bags, share_right)
-for way in table[0]:
-    print(f"{way:42} dog before man, five seeds: " + ", ".join(f"{results[way][1]:.1%}" for results in table))
+for name, shares in zip(("without", "with"), lesson.measured("order", five_seeds, share_right, fit)):
+    print(f"five seeds, {name:7} positions: " + ", ".join(f"{share:.1%}" for share in shares))
 
 # %% [markdown]
 # Answer: (a) nearly always: which words are there is what a bag knows. (b) 50 times: chance, however long it trains. A
 # sentence and the same one read backwards have the same sum, hence the same answer, and exactly one of the two is
 # right. **Without position, embeddings are a bag of words.**
 #
-# Adding positions alone does not help! The sum of (row + position) is the sum of the rows plus the sum of the
-# positions, and the second is the same for every sentence. A layer for each word alone does not help either. It takes
-# both: the word and its position go through a layer with a nonlinearity (here tanh), and "dog at place 1" becomes
-# something else than "dog at place 3". Then the sum can tell. In a transformer, attention and the MLP do that. Lesson
-# 4.2.1 compares the bag of words with a convolution and with attention.
+# Adding positions does not help by itself! The sum of (row + position) is the sum of the rows plus the sum of the
+# positions, and the second is the same for every sentence. Each row and its position must first go through a layer with
+# a nonlinearity, here tanh: it makes "dog at place 1" something else than "dog at place 3", and then the sum can tell.
+# Such a layer without positions changes nothing: that is the first of the two networks. In a transformer, attention and
+# the MLP combine the two. Lesson 4.2.1 compares the bag of words with a convolution and with attention.
 
 # %% Does attention know the order?
 # Attention is a sum over tokens, too, with weights computed from the tokens (lesson 4.2.1). GPT adds a restriction: a
@@ -294,11 +265,9 @@ assert np.allclose(sinusoidal_table(4 * T, C)[:T], code)  # any length: a longer
 angle = 5.0 / 10000 ** (np.arange(0, C, 2) / C)
 sin, cos = code[:, 0::2], code[:, 1::2]
 assert np.allclose(sin[:-5] * np.cos(angle) + cos[:-5] * np.sin(angle), sin[5:], atol=1e-4)
-turns = 2 * np.pi * 5 / angle[[0, -1]]
-print(f"tokens for a whole turn: first pair of columns {turns[0]:.1f}, last {turns[1]:,.0f}")
 spread = {name: np.diag(rows @ rows.T, 10).std() for name, rows in (("sinusoidal", code), ("random", random_code))}
 print("dot products of rows 10 tokens apart vary by", {name: round(float(s), 3) for name, s in spread.items()})
-assert np.isclose(turns[0], 2 * np.pi) and turns[1] > 4 * T and spread["sinusoidal"] < 1e-3 < 1 < spread["random"]
+assert spread["sinusoidal"] < 1e-3 < 1 < spread["random"]
 
 with lesson.picture("positions", "Sinusoidal positions", columns=2, size=(11, 4)) as (left, right_axes):
     left.imshow(code.T, cmap="Greys", aspect="auto", interpolation="nearest")
@@ -347,14 +316,6 @@ assert np.array_equal(inputs[0], added)
 print(f"{tokenizer.decode(ids)!r}: the block gets {inputs[0].shape}, which is exactly wte[ids] + wpe[:8]")
 
 # %%
-side_by_side = np.concatenate([wte[ids], wpe[:8]], axis=1)  # (T, 2C)
-eye = np.eye(64, dtype=np.float32)
-assert np.allclose(side_by_side @ np.concatenate([eye, eye]), added, atol=1e-6)
-double = GPTConfig(n_embd=2 * 768).num_parameters() / GPTConfig().num_parameters()
-print(f"width: side by side {side_by_side.shape[1]}, added {added.shape[1]}")
-print(f"a GPT-2 of twice the width has {double:.1f} times the parameters")
-
-# %%
 tokens, places = rng.integers(0, len(wte), 8000), rng.integers(0, 32, 8000)
 hits = {}
 for name, x in (("in the sum", wte[tokens] + wpe[places]), ("in the token's row alone", wte[tokens])):
@@ -400,21 +361,16 @@ text = ["river bank floods", "money bank lends", "river shore floods", "money va
 vocabulary = sorted({word for sentence in text for word in sentence.split()})
 number = {word: i for i, word in enumerate(vocabulary)}
 pairs = np.array([[number[a], number[b]] for s in text for a, b in zip(s.split(), s.split()[1:])])
-bank_rows, output = nn.Embedding(len(vocabulary), 8), nn.Linear(8, len(vocabulary))
-optimizer = optim.Adam([*bank_rows.parameters(), *output.parameters()], lr=0.03)
-for _ in range(300):
-    loss = F.cross_entropy(output(bank_rows(pairs[:, 0])), pairs[:, 1])
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+bank_model = nn.Sequential(nn.Embedding(len(vocabulary), 8), nn.Linear(8, len(vocabulary)))
+fit(bank_model, pairs[:, 0], pairs[:, 1], rng)
 
 # %%
 expected = {}
 for word in ("shore", "vault", "bank"):
-    probs = F.softmax(output(bank_rows(np.array([number[word]]))), -1).data[0]
+    probs = F.softmax(bank_model(np.array([number[word]])), -1).data[0]
     expected[word] = {name: round(float(probs[number[name]]), 2) for name in ("floods", "lends")}
     print(f"  after {word:6}", expected[word])
-assert expected["shore"]["floods"] > 0.95 < expected["vault"]["lends"] and 0.4 < expected["bank"]["floods"] < 0.6
+assert expected["shore"]["floods"] > 0.9 < expected["vault"]["lends"] and 0.3 < expected["bank"]["floods"] < 0.7
 
 # %% [markdown]
 # Answer: half floods, half lends, in both. "River bank" and "money bank" are clear to us. The lookup gives "bank" the

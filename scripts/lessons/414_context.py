@@ -13,12 +13,12 @@ import itertools
 from collections import Counter
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 import minigrad.functional as F
-from gpt import GPTConfig, accounting
 from gpt.training.standard_library import help_text
 from minigrad import Tensor, nn, no_grad, optim
-from scripts.pages.pictures import Lesson, bars
+from scripts.pages.pictures import Lesson
 
 lesson = Lesson("414_context", __doc__)
 rng = np.random.default_rng(lesson.seed)
@@ -71,26 +71,16 @@ print("letters of context" + "".join(f"{n:8}" for n in range(longest)))
 print("loss              " + "".join(f"{loss:8.3f}" for loss in losses))
 print("contexts unseen   " + "".join(f"{share:8.1%}" for share in unseen))
 
-# %%
-fewer, fewer_unseen = count_contexts(train_text[: cut // 8])  # a control: is it a matter of how much text there is?
-print("an eighth of the text:")
-print("loss              " + "".join(f"{loss:8.3f}" for loss in fewer))
-print("contexts unseen   " + "".join(f"{share:8.1%}" for share in fewer_unseen))
-for of_text in (losses, fewer):
-    assert of_text[0] - of_text[4] > 1 > 10 * (of_text[4] - of_text[7]) and unseen[7] > 0.2 > unseen[4]
+assert losses[0] - losses[4] > 1 > 10 * (losses[4] - losses[7]) and unseen[7] > 0.2 > unseen[4]
 
-with lesson.picture("contexts", "Counting longer contexts", columns=2, size=(10, 3.6)) as (left, right):
-    for name, line, loss, share in (("all", "o-", losses, unseen), ("an eighth", "s--", fewer, fewer_unseen)):
-        left.plot(loss, line, color="black", label=f"{name} of the text")
-        right.plot(100 * np.array(share), line, color="black")
-    left.set(xlabel="letters of context", ylabel="test loss (nats per letter)")
-    right.set(xlabel="letters of context", ylabel="contexts never seen in training (%)")
+with lesson.picture("contexts", "Counting longer contexts") as axes:
+    axes.plot(losses, "o-", color="black")
+    axes.set(xlabel="letters of context", ylabel="test loss (nats per letter)")
 
 # %% [markdown]
 # Answer: the loss falls quickly at first, and hardly at all after four letters. About three in ten contexts of 7
 # letters are new, and then the table can only repeat what a shorter context says. Many others have occurred just once
-# or twice. With an eighth of the text, it stops at a far higher loss. More text moves the limit, but slowly: one letter
-# more means up to V times as many rows. This is **sparsity**: a long context hardly ever occurs twice.
+# or twice. This is *sparsity*. More text moves the limit, but slowly: one letter more means up to V times as many rows.
 
 # %% What a table cannot know
 # Six animals, six vehicles, four verbs, and a text of sentences such as "now cat needs food". The last word depends on
@@ -110,11 +100,13 @@ inputs = np.array([[words.index(word) for word in sentence] for sentence in sent
 # %%
 absent = {noun: str(rng.choice(list(verbs))) for noun in nouns} | {"cat": "drinks"}  # the verb it never stands with
 new = np.array([absent[noun] == verb for _, noun, verb in sentences])
-kind = {noun: [i // 6] * 4 for i, noun in enumerate(nouns)}  # for each verb 0, an animal, or 1, a vehicle
-lot = {noun: rng.integers(0, 2, 4).tolist() for noun in nouns}  # a control: drawn for each noun and verb
+choices = {
+    "by kind": np.repeat([0, 1], 24),  # for each of the 48 pairs of noun and verb: 0, an animal, or 1, a vehicle
+    "by lot": rng.integers(0, 2, 48),  # a control: nothing holds for several nouns
+}
 answers = {
-    name: np.array([words.index(verbs[verb][chosen[noun][list(verbs).index(verb)]]) for _, noun, verb in sentences])
-    for name, chosen in (("by kind", kind), ("by lot", lot))
+    name: np.array([words.index(verbs[verb][i]) for (_, _, verb), i in zip(sentences, np.tile(choice, len(fillers)))])
+    for name, choice in choices.items()
 }
 print(f"{new.sum()} of {len(new)} contexts are never seen, such as:", *sentences[np.flatnonzero(new)[0]])
 
@@ -133,7 +125,6 @@ class WindowModel(nn.Module):
 
     def __init__(self, vocab_size: int, n: int, C: int, H: int) -> None:
         self.rows = nn.Embedding(vocab_size, C)
-        self.rows.weight.data *= 0.1  # from large random rows, it would learn each context by heart
         self.hidden, self.output = nn.Linear(n * C, H), nn.Linear(H, vocab_size)
 
     def forward(self, ids: np.ndarray) -> Tensor:  # (B, n) -> (B, V)
@@ -143,16 +134,14 @@ class WindowModel(nn.Module):
 
 # %%
 def fit(model: nn.Module, inputs: np.ndarray, targets: np.ndarray, steps: int) -> None:
-    """Adam on batches of 256. The learning rate falls to a tenth, in half a cosine."""
-    optimizer = optim.Adam(model.parameters(), lr=0.01)
-    schedule = optim.WarmupCosine(optimizer, 0, steps)
+    """Adam on batches of 256."""
+    optimizer = optim.Adam(model.parameters(), lr=0.005)
     for _ in range(steps):
         batch = rng.integers(0, len(inputs), 256)
         loss = F.cross_entropy(model(inputs[batch]), targets[batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        schedule.step()
 
 
 def right(model: nn.Module, inputs: np.ndarray, targets: np.ndarray) -> float:
@@ -172,8 +161,8 @@ for name, targets in answers.items():
 
 # %% [markdown]
 # Answer: a table has no row for "cat drinks". It falls back to "drinks", where water and oil are equally likely: 50 %.
-# You say water, because a cat is like a dog. So does the network: nouns that are used alike got similar rows, and what
-# it learns about one holds for the others. Where the next word is drawn by lot, there is nothing to carry over, and it
+# You say water, because a cat is like a dog: it needs and has the same. So does the network: what it learns about one
+# noun holds for nouns that are used alike. Where the next word is drawn by lot, there is nothing to carry over, and it
 # knows the contexts it has seen only. **Similar contexts get similar predictions**: that is what a network adds to
 # counting.
 
@@ -188,28 +177,20 @@ number = {letter: i for i, letter in enumerate(letters)}
 train_ids, test_ids = (np.array([number[letter] for letter in part]) for part in (train_text, test_text))
 
 
-def windows(ids: np.ndarray, n: int) -> np.ndarray:
-    """All pieces of n neighbors: (len(ids) - n + 1, n)."""
-    return np.lib.stride_tricks.sliding_window_view(ids, n)
-
-
-results = {"unigrams": losses[0], "bigrams": losses[1], "trigrams": losses[2]}
+network = {}
 for n in (1, 2, longest):
     model = WindowModel(V, n, C=16, H=128)
-    pieces = windows(train_ids, n + 1)
+    pieces = sliding_window_view(train_ids, n + 1)  # all pieces of n + 1 neighbors
     fit(model, pieces[:, :-1], pieces[:, -1], 2500)
-    asked = windows(test_ids, longest + 1)[:, longest - n :]
+    asked = sliding_window_view(test_ids, longest + 1)[:, longest - n :]
     with no_grad():
-        results[f"network, {n}"] = F.cross_entropy(model(asked[:, :-1]), asked[:, -1]).item()
-    print(f"network, {n} letters: test loss {results[f'network, {n}']:.3f}, {model.num_parameters():,} parameters")
-print("tables: " + ", ".join(f"{name} {loss:.3f}" for name, loss in list(results.items())[:3]))
+        network[n] = F.cross_entropy(model(asked[:, :-1]), asked[:, -1]).item()
+    print(f"network, {n} letters: test loss {network[n]:.3f}, {model.num_parameters():,} parameters")
+print(f"tables: unigrams {losses[0]:.3f}, bigrams {losses[1]:.3f}, trigrams {losses[2]:.3f}")
 stored = sum(len(occurrences(train_text, n + 1)) for n in range(longest))
 print(f"the best table: {min(losses):.3f}, with up to {np.argmin(losses)} letters of context and {stored:,} counts")
-assert abs(results["network, 1"] - losses[1]) < 0.05 and losses[2] < results["network, 2"] < losses[2] + 0.2
-assert min(losses) < results["network, 8"] < losses[2] - 0.1
-
-with lesson.picture("network", "Test loss, in nats per letter", size=(8, 3.6)) as axes:
-    bars(axes, {**results, "best table": min(losses)}, "nats per letter", ".2f")
+assert abs(network[1] - losses[1]) < 0.1 and losses[2] < network[2] < losses[2] + 0.2
+assert min(losses) < network[longest] < losses[2] - 0.1
 
 # %% [markdown]
 # Answer: with one letter it is as good as the table of bigrams. With two it is a little worse than the trigrams: nearly
@@ -218,8 +199,8 @@ with lesson.picture("network", "Test loss, in nats per letter", size=(8, 3.6)) a
 # twice the numbers.
 #
 # But it does not beat the best table of the first section. On a short text that repeats its phrases, long counts are
-# strong. With words, and a million of them, Bengio et al. report a perplexity 24 % better than that of the best table,
-# and 8 % better with 14 million. Later models of this series owe more to the amount of text than to anything else.
+# strong. On a million words, Bengio et al. report that the perplexity of the best table is 24 % above that of their
+# network (averaged with a table of trigrams); on 14 million, 8 %.
 
 # %% What is still missing
 # The network knows "now cat needs food". Now the noun stands one place earlier: "cat now needs".
@@ -232,12 +213,6 @@ same = right(learner["by kind"], inputs, answers["by kind"])
 print(f"the noun where it was in training {same:.0%}, one place earlier {moved:.0%} (guessing: 50 %)")
 assert moved < 0.75 < 0.95 < same
 
-# %%
-C = GPTConfig().n_embd  # 768, the width of GPT-2
-attention = accounting.parameters(GPTConfig())["attention"] / GPTConfig().n_layer
-for n in (8, 64, 1024):
-    print(f"{n:5} tokens of context: W has {n * C * 4 * C / 1e6:7,.0f}M numbers; attention {attention / 1e6:.1f}M")
-
 # %% [markdown]
 # Answer: about half, which is guessing. W has a block of C columns for each place of the window. What the block of one
 # place has learned about cats, the block of another place does not know: **each position has weights of its own**.
@@ -246,8 +221,8 @@ for n in (8, 64, 1024):
 #
 # - The window is fixed. What stands n + 1 tokens back does not exist.
 # - Everything must be learned once for each place.
-# - W grows with n. At the width of GPT-2, with a hidden layer four times as wide, 1,024 tokens of context would cost
-#   2.4 billion numbers in this one layer.
+# - W grows with n: it has n C H numbers. At GPT-2's width, C = 768 and H = 3,072, and with its 1,024 tokens of context,
+#   that is 2,416 million numbers. Attention needs 4 C² = 2.4 million in each block, for any n.
 #
 # Attention has the same weights for all positions, and computes from the tokens themselves how much each of them
 # counts. It reaches back as far as there are tokens, and its parameters do not grow with n. Lesson 4.2.1 builds it.
@@ -258,7 +233,7 @@ for n in (8, 64, 1024):
 # - read: gpt/training/evaluation.py: how a test loss is measured; minigrad/nn: Embedding, Linear
 # - try: a window of 3 in `for n in (1, 2, longest)`. Expect: a loss close to that of 8 letters. The nearest letters say
 #   most.
-# - break: leave out `*= 0.1` in WindowModel. Expect: fewer right words in contexts never seen, and the assertion there
-#   fails for most seeds. Large random rows are far apart, so cats and dogs have nothing in common, and the network
-#   learns each context by heart.
+# - break: let each noun stand with two of the four verbs only. Expect: about 50 % in contexts never seen, as if the
+#   next word were drawn by lot. What the nouns of a kind have in common is too little, and the network learns each
+#   context by heart.
 # - lesson: `python scripts/lesson.py 421`
