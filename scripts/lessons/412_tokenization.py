@@ -106,8 +106,8 @@ for name, merges in (("the merge table", tokenizer.merges), ("its merges, shuffl
 assert same["the merge table"] == 1 and same["its merges, shuffled"] < 0.9
 
 # %% [markdown]
-# Answer: the merge table is enough. The same merges in another order make the same tokens possible, and cut more than
-# half of the words in other places. **The merge table IS the tokenizer**, and its order belongs to it.
+# Answer: the merge table is enough. The same merges in another order make the same tokens possible, and cut many
+# words in other places. **The merge table IS the tokenizer**, and its order belongs to it.
 
 # %% How large a vocabulary?
 # Each merge makes a token of two neighbors, so a text gets shorter with every merge that it contains.

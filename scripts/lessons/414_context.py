@@ -98,7 +98,8 @@ sentences = list(itertools.product(fillers, nouns, verbs))  # without their last
 inputs = np.array([[words.index(word) for word in sentence] for sentence in sentences])  # (192, 3)
 
 # %%
-absent = {noun: str(rng.choice(list(verbs))) for noun in nouns} | {"cat": "drinks"}  # the verb it never stands with
+lots = [rng.permutation([*verbs, *verbs])[:6] for _ in ("animals", "vehicles")]
+absent = dict(zip(nouns, np.concatenate(lots))) | {"cat": "drinks"}  # the verb that each noun never stands with
 new = np.array([absent[noun] == verb for _, noun, verb in sentences])
 choices = {
     "by kind": np.repeat([0, 1], 24),  # for each of the 48 pairs of noun and verb: 0, an animal, or 1, a vehicle
@@ -211,7 +212,7 @@ assert min(losses) < network[longest] < losses[2] - 0.1
 moved = right(learner["by kind"], inputs[:, [1, 0, 2]], answers["by kind"])
 same = right(learner["by kind"], inputs, answers["by kind"])
 print(f"the noun where it was in training {same:.0%}, one place earlier {moved:.0%} (guessing: 50 %)")
-assert moved < 0.75 < 0.95 < same
+assert moved < 0.75 < 0.9 < same
 
 # %% [markdown]
 # Answer: about half, which is guessing. W has a block of C columns for each place of the window. What the block of one
