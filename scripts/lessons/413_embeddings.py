@@ -373,9 +373,9 @@ for word in ("shore", "vault", "bank"):
 assert expected["shore"]["floods"] > 0.9 < expected["vault"]["lends"] and 0.3 < expected["bank"]["floods"] < 0.7
 
 # %% [markdown]
-# Answer: half floods, half lends, in both. "River bank" and "money bank" are clear to us. The lookup gives "bank" the
-# same row in both. The meaning of a word depends on its neighbors, so a model has to look at more than one token. The
-# next lesson does that with what we have, and then the transformer does it better.
+# Answer: about half floods, half lends, in both. "River bank" and "money bank" are clear to us. The lookup gives "bank"
+# the same row in both. The meaning of a word depends on its neighbors, so a model has to look at more than one token.
+# The next lesson does that with what we have, and then the transformer does it better.
 #
 # ## What next
 #
