@@ -36,7 +36,8 @@ MODULES |= {"43": "4.3 Building and training a GPT", "44": "4.4 Beyond pretraini
 # Exercises on what a lesson builds on, without a row of their own in the concept table.
 MORE_EXERCISES = {
     "00_gradients.py": ["mul", "tanh", "walk", "sum", "mean", "unbroadcast"],
-    "411_next_token.py": ["log_softmax"],
+    "01_learning.py": ["softmax", "log_softmax", "cross_entropy", "sgd", "adam"],
+    "414_context.py": ["matmul"],
     "425_block.py": ["relu", "rms_norm", "dropout"],
     "432_pretraining.py": ["sgd", "adam", "adamw"],
 }

@@ -1,4 +1,4 @@
-"""Lesson 0: gradients, from nudging a number to automatic differentiation
+"""Lesson 0.0: gradients, from nudging a number to automatic differentiation
 
 To learn, a network needs to know for each of its numbers how the loss changes if that number grows a little: a slope.
 This lesson finds slopes by nudging, then by the chain rule, then with a program of sixty lines that applies the chain
@@ -151,7 +151,7 @@ assert x_.grad == 39
 # With = instead of +=, one of them is lost: `python scripts/break.py overwrite` shows what that does to a GPT.
 
 # %% Fitting a line: learning means following slopes downhill
-rng = np.random.default_rng(0)
+rng = np.random.default_rng(lesson.seed)
 xs = np.linspace(-1, 1, 20)
 ys = 1.5 * xs - 0.7 + 0.1 * rng.standard_normal(20)
 slope, offset, losses = Value(0.0), Value(0.0), []
@@ -207,4 +207,4 @@ draw(loss_tensor, names={weight: "weight", bias: "bias", loss_tensor: "loss"})
 # - break: the += in Value.backward above: make it = and see which assert fails first. Expect: the first one, `(a.grad,
 #   c.grad) == (dw, db)`. The error is multiplied by itself, and of its two gradients the second replaces the first, so
 #   both slopes are half of what they should be.
-# - lesson: `python scripts/lesson.py 411`
+# - lesson: `python scripts/lesson.py 01`

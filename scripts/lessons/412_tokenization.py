@@ -2,14 +2,13 @@
 
 Single letters make texts long; whole words make the vocabulary endless. Byte-pair encoding lies between the two: start
 with bytes and join the most frequent pair of neighbors, again and again. The list of these merges is the tokenizer. It
-is not neutral preprocessing, because it decides what the model can see. This lesson shows four things that go wrong.
+is not neutral preprocessing, because it decides what the model can see. Four examples show how.
 Sennrich et al. 2016, "Neural machine translation of rare words with subword units", section 3.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 
@@ -21,24 +20,35 @@ from gpt.training.standard_library import help_text
 from minigrad import nn
 from scripts.lessons.small_gpt import new_gpt, train
 from scripts.pages import widget_data
-from scripts.pages.pictures import Lesson, bars
+from scripts.pages.pictures import Lesson
 
 lesson = Lesson("412_tokenization", __doc__)
-text = help_text()
+rng = np.random.default_rng(lesson.seed)
 
 # %% Letters, words, or something between?
-# With letters, texts are long, and a token has no meaning. With words, the vocabulary is endless: new text brings new
-# words.
+# What should a model read: letters, or words? We cut a text into both.
+#
+# Predict: which needs more tokens, and which more kinds of tokens? And after nine tenths of the text have been read,
+# what share of the words in the last tenth is new?
+
+# %%
+text = help_text()
 words = text.split()
 seen, unseen = set(words[: len(words) * 9 // 10]), words[len(words) * 9 // 10 :]
 unknown = sum(word not in seen for word in unseen) / len(unseen)
 print(f"letters: {len(set(text)):6,} kinds, {len(text):7,} tokens")
 print(f"words:   {len(set(words)):6,} kinds, {len(words):7,} tokens; {unknown:.1%} of the words in new text are new")
 
+# %% [markdown]
+# Answer: with letters, texts are long, and a token has no meaning. With words, the vocabulary has no end: new text
+# brings new words, and a model has no token for them.
+
 # %% Byte-pair encoding
 # The example from the paper: four words and how often each occurs.
 #
 # Predict: the words are low (5 times), lower (2), newest (6) and widest (3). Which two letters are joined first?
+
+# %%
 counts = {b"low": 5, b"lower": 2, b"newest": 6, b"widest": 3}
 cut = {word: single_bytes(word) for word in counts}
 merges: list[tuple[bytes, bytes]] = []
@@ -53,6 +63,8 @@ for step in range(6):
     shown = "  ".join("|".join(token.decode() for token in tokens) for tokens in cut.values())
     print(f"{step + 1}. join {best[0].decode():>3} {best[1].decode():<3} ({pairs[best]} times): {shown}")
 assert merges == learn_merges(counts, 6)  # bpe_training.py updates the counts instead of counting again
+
+# %%
 ranks = {pair: i for i, pair in enumerate(merges)}
 print("'lowest', which was not among the training words:", encode_word(b"lowest", ranks))
 assert encode_word(b"lowest", ranks) == [b"low", b"est"]
@@ -61,16 +73,49 @@ assert encode_word(b"lowest", ranks) == [b"low", b"est"]
 # Answer: s and t. They stand side by side 9 times, in newest and widest. So do e and s; of equals, the pair that is
 # last in the alphabet is taken.
 
-# %% The merge table is the tokenizer
+# %% What is a tokenizer?
+# We train one on the text, and throw away all of it but the list of its merges, in their order.
+#
+# Predict: is that enough to cut every word as before? And is the *set* of the merges enough, in any order?
+
+# %%
 tokenizer = Tokenizer.train([text], 1024)
-again = Tokenizer(tokenizer.vocab, tokenizer.merges)  # a new tokenizer, made from the merge table only
-sample = " The interpreter evaluates expressions."
-assert again.encode(sample) == tokenizer.encode(sample)
 print(f"{len(tokenizer.merges)} merges; the first: {[(a + b).decode() for a, b in tokenizer.merges[:12]]}")
+sample = " The interpreter evaluates expressions."
 print("encoded:", [tokenizer.decode([i]) for i in tokenizer.encode(sample)])
 assert tokenizer.decode(tokenizer.encode(sample)) == sample
 
+# %%
 word_counts = count_words([text])
+whole = {word: [tokenizer.vocab[i] for i in tokenizer.encode(word.decode())] for word in word_counts}
+
+
+def cut_by(merges: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
+    """Every word of the text, cut by the merges alone."""
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    return {word: encode_word(word, ranks) for word in word_counts}
+
+
+# %%
+shuffled = [tokenizer.merges[i] for i in rng.permutation(len(tokenizer.merges))]
+same = {}
+for name, merges in (("the merge table", tokenizer.merges), ("its merges, shuffled", shuffled)):
+    cut_words = cut_by(merges)
+    same[name] = np.mean([cut_words[word] == whole[word] for word in whole])
+    print(f"{name:20} cuts {same[name]:6.1%} of {len(whole):,} words as the tokenizer does")
+assert same["the merge table"] == 1 and same["its merges, shuffled"] < 0.9
+
+# %% [markdown]
+# Answer: the merge table is enough. The same merges in another order make the same tokens possible, and cut many
+# words in other places. **The merge table IS the tokenizer**, and its order belongs to it.
+
+# %% How large a vocabulary?
+# Each merge makes a token of two neighbors, so a text gets shorter with every merge that it contains.
+#
+# Predict: a vocabulary of 512 tokens makes tokens of so many letters on average. How many letters with 1,024: twice as
+# many?
+
+# %%
 sizes = [257, 300, 400, 512, 768, 1024, 2048]
 per_token = []
 for size in sizes:
@@ -80,66 +125,54 @@ print("vocabulary    " + "".join(f"{size:7,}" for size in sizes))
 print("letters/token " + "".join(f"{ratio:7.2f}" for ratio in per_token))
 assert per_token == sorted(per_token)
 
-with lesson.picture("vocabulary", "A larger vocabulary makes shorter texts", size=(6, 3.6)) as axes:
-    axes.plot(sizes, per_token, "o-", color="black")
-    axes.set(xlabel="vocabulary size (tokens)", ylabel="letters per token", xscale="log")
-    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    axes.minorticks_off()
+# %% [markdown]
+# Answer: far from it. Each later merge is rarer than the ones before, and joins less of the text.
 
-# %% How a word is put together
-made_of = {first + second: (first, second) for first, second in tokenizer.merges}
-
-
-def draw_token(axes: Any, token: bytes, start: int) -> tuple[float, int]:
-    """Draw a token above the tokens that it was made of; returns the middle of its bytes and its height."""
-    middle, height = start + (len(token) - 1) / 2, 0
-    if token in made_of:
-        first, second = made_of[token]
-        parts = draw_token(axes, first, start), draw_token(axes, second, start + len(first))
-        height = 1 + max(below for _, below in parts)
-        for place, below in parts:
-            axes.plot([place, middle], [below, height], color="0.5", zorder=1)
-    axes.text(middle, height, token.decode().replace(" ", "_"), ha="center", va="center", fontsize=11,
-              bbox={"boxstyle": "round", "facecolor": "white"}, zorder=3)  # fmt: skip
-    return middle, height
+# %% What does a model see of a word?
+# A model gets the ids of tokens, and nothing else.
+#
+# Predict: the word strawberry is frequent in a text. Can a model that reads its tokens count the letters r in it?
 
 
-with lesson.picture("merge-tree", "The merges that make ' expressions'", size=(9, 4)) as axes:
-    start, heights = 0, []
-    for id in tokenizer.encode(" expressions"):
-        heights.append(draw_token(axes, tokenizer.vocab[id], start)[1])
-        start += len(tokenizer.vocab[id])
-    axes.set(xlabel="byte of the word ('_' is the space before it)", ylabel="merges on top of each other")
-    axes.set_xticks(range(start))
-    axes.set_ylim(-0.6, max(heights) + 0.6)
-
-# %% What a model cannot see
-# **Spelling.** Where the word strawberry is frequent, it becomes a few tokens. How many r does it have? The model gets
-# the ids of tokens, not letters, so it has to learn the spelling of each token.
-
-
+# %%
 def pieces_of(word: str, by: Tokenizer = tokenizer) -> list[str]:
     return [by.decode([i]) for i in by.encode(word)]
 
 
 many = Tokenizer.train([text + " strawberry" * 500 + " raspberry" * 500], 1024)
-print("strawberry:", pieces_of(" strawberry", many))
-assert len(many.encode(" strawberry")) < len("strawberry") / 2
+seen, letter_r = many.encode(" strawberry"), many.encode("r")[0]
+print("frequent:", pieces_of(" strawberry", many), "ids", seen, "; the id of the letter r is", letter_r)
+print("rare:    ", pieces_of(" strawberry"))  # the control: the same word, for the tokenizer above
+assert letter_r not in seen and len(seen) < 3 < len(pieces_of(" strawberry"))
 
 # %% [markdown]
-# **Arithmetic.** Numbers are split by how frequent their pieces were, so a digit has no fixed place.
+# Answer: it cannot see them. The token of r does not occur in what it reads; it has to learn the spelling of each token
+# from other texts, as one learns a foreign word by ear. Where the word is rare, more of its letters are in sight.
+# **Tokenization defines what the model can see.**
+
+# %% What does it see of a number?
+# Predict: 127, 1275 and 12750 are cut into tokens, by a tokenizer that has read many numbers. Does the digit for the
+# hundreds have a fixed place?
 
 # %%
-rng = np.random.default_rng(0)
 numbers = rng.zipf(1.2, 20_000) % 10_000  # as in real texts, small numbers are frequent and large ones rare
 sums = Tokenizer.train([text + " ".join(map(str, numbers))], 1024)
 for number in ("12", "127", "1275", "12750"):
     print(f"{number:>6} -> {'|'.join(pieces_of(number, sums))}")
-assert len({len(piece) for number in range(1000, 1100) for piece in pieces_of(str(number), sums)}) > 1
+
+# %%
+ways = Counter(tuple(len(piece) for piece in pieces_of(str(number), sums)) for number in range(1000, 2000))
+print("how the numbers from 1000 to 1999 are cut (lengths of the pieces):", dict(ways.most_common(5)))
+assert len(ways) > 2
 
 # %% [markdown]
-# **Languages.** The same sentence needs more tokens in a language that the tokenizer has hardly seen. Its speakers pay
-# more, and fit less into the context.
+# Answer: no. Numbers are cut by how frequent their pieces were, so numbers of the same length are cut in different
+# ways. To add them, a model has to know for each token which digits are in it. (SmolLM2's tokenizer makes each digit a
+# token: one way for all.)
+
+# %% What does another language cost?
+# Predict: the vocabulary was learned from English. The same sentence in German, Russian and Hindi: how many times as
+# many tokens does it take as in English?
 
 # %%
 languages = {
@@ -149,47 +182,60 @@ languages = {
     "Hindi": "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है।",
 }
 cost = {name: len(tokenizer.encode(sentence)) for name, sentence in languages.items()}
-print("tokens for the same sentence:", ", ".join(f"{name} {n}" for name, n in cost.items()))
-print(f"Hindi / English: {cost['Hindi'] / cost['English']:.0f}")
-assert cost["English"] == min(cost.values()) and cost["Hindi"] > 4 * cost["English"]
-title = "Tokens for the same sentence, by a vocabulary learned from English"
-with lesson.picture("languages", title, size=(6, 3.6)) as axes:
-    bars(axes, {name: float(n) for name, n in cost.items()}, "tokens", ".0f")
+size = {name: len(sentence.encode()) for name, sentence in languages.items()}  # the control: bytes, without any merges
+for name in languages:
+    print(f"{name:8} {len(languages[name]):3} letters, {size[name]:3} bytes, {cost[name]:3} tokens")
+times_bytes, times_tokens = size["Hindi"] / size["English"], cost["Hindi"] / cost["English"]
+print(f"Hindi / English: {times_bytes:.1f} times the bytes, {times_tokens:.1f} times the tokens")
+assert cost["English"] == min(cost.values()) and times_tokens > 2 * times_bytes
 
 # %% [markdown]
+# Answer: German 1.4 times, Russian 4.5 times, Hindi 8 times. A part of that is UTF-8, which needs two or three bytes
+# for most letters that are not Latin. The rest is the merges: they join what is frequent in English, and not one of
+# them applies to the Russian or the Hindi sentence. Speakers of a language that the tokenizer has hardly seen pay more,
+# and fit less into the context.
+
+# %% A token that no text contains
 # **Glitch tokens** are frequent in the text that the tokenizer learned from, and absent from the text that the model
-# is trained on. (SolidGoldMagikarp was a user of a forum.) What does training do to the row of such a token?
+# is trained on. (SolidGoldMagikarp was a user of a forum.) Each token has a row of numbers (lesson 4.1.3), which
+# training changes.
+#
+# Predict: what does training do to the row of a token that is never there? Once where rows are used for the input only,
+# and once where they are used for the output, too (tied, as in GPT-2).
 
 # %%
 glitchy = Tokenizer.train([text + " SolidGoldMagikarp" * 2000], 1024)
 (glitch,) = glitchy.encode(" SolidGoldMagikarp")
+(frequent,) = glitchy.encode(" the")  # the control
 ids = np.array(glitchy.encode(text)[:20_000])
 assert glitch not in ids
 
 
-def glitch_row(tied: bool, seed: int) -> tuple[float, float]:
-    """The row of the glitch token after 100 training steps: how far it moved (in lengths of the row), and how much of
-    its direction it kept (cosine)."""
-    model = new_gpt(len(glitchy), seed, n_layer=1, n_head=1, n_embd=16)
+def cosines_to_start(tied: bool) -> dict[str, float]:
+    """How much of its direction a row keeps in 100 training steps: the cosine of the angle between start and end."""
+    model = new_gpt(len(glitchy), lesson.seed, n_layer=1, n_head=1, n_embd=16)
     if not tied:  # an output layer of its own, as in lesson 4.3.1
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.data.copy())
-    before = model.transformer.wte.weight.data[glitch].copy()
-    train(model, ids, 100)
-    after = model.transformer.wte.weight.data[glitch]
-    lengths = np.linalg.norm(before), np.linalg.norm(after)
-    return float(np.linalg.norm(after - before) / lengths[0]), float(before @ after / lengths[0] / lengths[1])
+    rows = model.transformer.wte.weight.data
+    before = rows.copy()
+    train(model, ids, 100, seed=lesson.seed)
+    lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(rows, axis=1)
+    kept = (before * rows).sum(axis=1) / lengths
+    return {glitchy.decode([token]): float(kept[token]) for token in (glitch, frequent)}
 
 
-print(f"the row of {glitchy.decode([glitch])!r}, one token, after 100 steps without it; seeds 0, 1 and 2:")
-for tied, what in ((False, "used as an input only       "), (True, "tied: also scores the output")):
-    moved, kept = np.array([glitch_row(tied, seed) for seed in (0, 1, 2)]).T
-    print(f"   {what}  moved by {moved.min():.2f} to {moved.max():.2f} lengths, cosine to the start {kept.round(2)}")
-    assert (moved.min() > 1 and kept.max() < 0.7) if tied else kept.min() > 0.9999
+# %%
+for tied, what in ((False, "used as an input only"), (True, "tied: also scores the output")):
+    kept = cosines_to_start(tied)
+    print(f"{what:29}", {name: f"{cosine:.4f}" for name, cosine in kept.items()})
+    never, often = kept.values()
+    assert (never < 0.9 if tied else never > 0.9999) and often < 0.95
 
 # %% [markdown]
-# As an input it has no gradient: only weight decay shrinks it, so it stays random noise. In a tied model, such as
-# GPT-2, every training step also says that this token is not the next one, and pushes the row away. So it learns when
-# not to be written, and still nothing about what it means when it is read.
+# Answer: as an input it has no gradient. Only weight decay shrinks it, so it keeps its direction and stays random
+# noise, while the row of " the" moves. In a tied model, such as GPT-2, every training step also says that this token is
+# not the next one, and pushes the row away. So it learns when not to be written, and still nothing about what it means
+# when it is read.
 #
 # ## Your own text
 #

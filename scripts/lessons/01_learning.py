@@ -1,0 +1,246 @@
+"""Lesson 0.1: from a slope to learning
+
+Lesson 0.0 went down a slope and found the two numbers of a line. A language model has millions of numbers, and its
+answer is a choice among many tokens. This lesson adds what is missing: softmax makes probabilities of scores,
+cross-entropy says how wrong they are, and momentum and Adam choose the steps. Each is a formula and a few lines of
+NumPy, compared with the project's own.
+Bishop 2006, "Pattern recognition and machine learning", section 4.3.4; Kingma & Ba 2015, "Adam", algorithm 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+import minigrad.functional as F
+from minigrad import Tensor, nn, optim
+from scripts.pages.pictures import LINES, Lesson
+
+lesson = Lesson("01_learning", __doc__)
+rng = np.random.default_rng(lesson.seed)
+
+# %% Softmax: scores become probabilities
+# A model that chooses among V tokens computes a score for each of them: a *logit*. It may be any number. Softmax turns
+# V logits z into V probabilities p. They are positive, they sum to 1, and the larger logit has the larger probability:
+#
+#     p_i = exp(z_i) / (exp(z_1) + ... + exp(z_V))
+#
+# Predict: add 1,000 to each of three logits. What happens to the three probabilities, and does the formula survive it
+# in a computer?
+
+
+# %%
+def softmax(z: np.ndarray) -> np.ndarray:
+    """Logits to probabilities, along the last dimension."""
+    powers = np.exp(z - z.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+z = np.array([2.0, 1.0, 0.0])
+print("logits       ", z)
+print("probabilities", softmax(z), " sum", softmax(z).sum())
+print("logits + 1000", softmax(z + 1000))
+with np.errstate(over="ignore", invalid="ignore"):
+    print("the formula as it stands:", np.exp(z + 1000) / np.exp(z + 1000).sum())
+assert np.allclose(softmax(z), softmax(z + 1000)) and np.allclose(softmax(z), F.softmax(Tensor(z), -1).data)
+
+# %% [markdown]
+# Answer: nothing happens to the probabilities. Numerator and denominator are both multiplied by exp(1000), and only
+# *differences* of logits count: a logit that is larger by 1 makes a token e = 2.72 times as likely. But exp(1000) is
+# too large for a computer's numbers, and infinity / infinity is "not a number". So the code subtracts the largest logit
+# first, which changes nothing else.
+
+# %% Cross-entropy: how wrong are the probabilities?
+# The text says which token really came: the target y. The loss is the surprise at it, the *cross-entropy*:
+#
+#     loss = -ln p_y
+#
+# It is 0 for p_y = 1, 0.69 for p_y = 1/2, 4.6 for p_y = 1/100, and it grows without limit as p_y goes to 0.
+#
+# To learn, we need its slopes with respect to the logits. Insert softmax into the loss, and differentiate:
+#
+#     loss         = -ln (exp(z_y) / Σ_j exp(z_j)) = -z_y + ln Σ_j exp(z_j)
+#     d loss / d z_i = -[i = y] + exp(z_i) / Σ_j exp(z_j) = p_i - onehot_i
+#
+# [i = y] is 1 for the target and 0 for the others: these V numbers are the target as a *one-hot* row.
+#
+# Predict: the logits are 2, 1 and 0, and the target is the second token. Which of the three slopes are negative, and
+# what is the sum of all three?
+
+# %%
+y, onehot = 1, np.array([0.0, 1.0, 0.0])
+by_formula = softmax(z) - onehot
+print("p - onehot       ", by_formula)
+
+# %%
+logits = Tensor(z[None], requires_grad=True)  # (1, V): one row, three logits
+F.cross_entropy(logits, np.array([y])).backward()
+print("by minigrad      ", logits.grad[0])
+assert np.allclose(by_formula, logits.grad[0], atol=1e-12)
+
+# %% [markdown]
+# Answer: the target's slope is negative, and only that one: a step against the slopes raises the target's logit and
+# lowers all others. The sum is 0, because both p and onehot sum to 1. The slopes are largest where the model is most
+# wrong, and they vanish when p_y = 1.
+
+# %% Gradient descent finds the shares
+# Now learn. A bag holds letters: 70 % are a, 20 % b and 10 % c. The model is three logits, the same for every draw. The
+# mean slope over the draws is p - share. *Gradient descent* steps against it, with a learning rate η (lr in code):
+#
+#     z <- z - η (p - share)
+#
+# Predict: which probabilities does it end with, and is the loss 0 then?
+
+# %%
+draws = rng.choice(3, 10_000, p=[0.7, 0.2, 0.1])
+share = np.bincount(draws) / len(draws)
+z = np.zeros(3)
+print("shares ", share, f" first loss {-(share @ np.log(softmax(z))):.4f}")
+for _ in range(200):
+    z -= 1.0 * (softmax(z) - share)
+print("learned", softmax(z), f" last loss  {-(share @ np.log(softmax(z))):.4f}")
+assert np.allclose(softmax(z), share, atol=1e-3) and -(share @ np.log(share)) > 0.5
+
+# %% [markdown]
+# Answer: it ends with the shares, because there the slope p - share is 0. Learning has found what counting finds. The
+# loss is not 0: nobody can know which letter comes next. What remains is the *entropy* of the shares. At first all
+# logits are equal, and the loss is ln 3 = 1.10.
+#
+# The same loop with the project's parts is the one in all lessons to come. Each step looks at a few drawn examples
+# only, a *batch*: its mean slope is an estimate of that of all examples, and far cheaper. This is *stochastic* gradient
+# descent, SGD.
+
+# %%
+model = nn.Parameter(np.zeros((1, 3), np.float32))
+optimizer = optim.SGD([model], lr=0.1)
+for _ in range(1000):
+    batch = rng.choice(draws, 100)
+    loss = F.cross_entropy(model.expand(100, 3), batch)  # the mean of -ln p_y
+    optimizer.zero_grad()  # gradients add up: start from 0
+    loss.backward()  # model.grad: the mean of p - onehot
+    optimizer.step()  # model <- model - lr * model.grad
+print("learned from batches", softmax(model.data[0]))
+assert np.abs(softmax(model.data[0]) - share).max() < 0.05
+
+# %% Momentum: do not forget the last step
+# Two numbers a and b, and loss = (a² + 50 b²) / 2. Their slopes are a and 50 b. One step multiplies a by 1 - η and b by
+# 1 - 50 η. If η > 2 / 50, then |1 - 50 η| > 1, and b grows at each step: the loss *diverges*. So b sets the limit, and
+# a has to wait. *Momentum* sums the slopes up, older ones counting less. Where they agree, the steps get longer:
+#
+#     v <- μ v + slope,    θ <- θ - η v        (often μ = 0.9)
+#
+# Predict: start at a = b = 1 with η = 0.03 and take 50 steps. How much of a is left without momentum: a tenth, a fifth,
+# a half? Is it less with momentum?
+
+
+# %%
+def descend(rate: float, mu: float, steps: int = 50) -> np.ndarray:
+    """a and b after each step, (steps + 1, 2)."""
+    path, v = [np.ones(2)], np.zeros(2)
+    for _ in range(steps):
+        slope = path[-1] * [1, 50]
+        v = mu * v + slope
+        path.append(path[-1] - rate * v)
+    return np.array(path)
+
+
+paths = {"η = 0.03": descend(0.03, 0), "η = 0.03, momentum": descend(0.03, 0.9), "η = 0.041": descend(0.041, 0)}
+for name, path in paths.items():
+    print(f"{name:19} |a| after 50 steps {abs(path[-1, 0]):.4f}, |b| {abs(path[-1, 1]):.4f}")
+slow, quick, diverged = (np.abs(path[-10:]).max(axis=0) for path in paths.values())
+assert np.isclose(slow[0], 0.97**41) and quick[0] < slow[0] / 2 and diverged[1] > 10
+
+with lesson.picture("momentum", "loss = (a² + 50 b²) / 2, from a = b = 1") as axes:
+    for (name, path), line in zip(paths.items(), LINES):
+        axes.semilogy((path**2 @ [0.5, 25]), line, color="black", label=name)
+    axes.set(xlabel="step", ylabel="loss")
+
+# %% [markdown]
+# Answer: 0.97^50 = 0.22, about a fifth. With momentum, less than a tenth. And 0.041, just over 2 / 50, diverges.
+
+# %% Adam: a step size for each number
+# Adam goes further. It keeps two running means for each number: of its slopes g, and of their squares. The step is the
+# first, divided by the root of the second. β1 = 0.9 and β2 = 0.999 say how slowly the means change:
+#
+#     m <- β1 m + (1 - β1) g          the mean slope
+#     v <- β2 v + (1 - β2) g²         the mean square
+#     m̂ = m / (1 - β1^t),  v̂ = v / (1 - β2^t)     both begin at 0; after t steps this makes up for it
+#     θ <- θ - η m̂ / (√v̂ + ε)         ε = 1e-8: no division by 0
+#
+# Predict: one number has the slope 0.001, another the slope 1,000. How far does Adam's first step move each?
+
+
+# %%
+def adam(theta: np.ndarray, g: np.ndarray, state: dict, lr: float) -> np.ndarray:
+    """The parameters after one more step of Adam."""
+    t = state["t"] = state.get("t", 0) + 1
+    m = state["m"] = 0.9 * state.get("m", 0) + 0.1 * g
+    v = state["v"] = 0.999 * state.get("v", 0) + 0.001 * g * g
+    return theta - lr * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+
+
+print("first step, lr = 0.1:", adam(np.zeros(2), np.array([0.001, 1000.0]), {}, lr=0.1))
+
+# %%
+theta, state = rng.standard_normal(5), {}
+ours = nn.Parameter(theta.copy())
+optimizer = optim.Adam([ours], lr=0.1)
+for _ in range(50):
+    g = rng.standard_normal(5) * [1e-4, 1e-2, 1, 1e2, 1e4]
+    theta, ours.grad = adam(theta, g, state, lr=0.1), g
+    optimizer.step()
+print(f"50 steps: these lines and minigrad.optim.Adam differ by {np.abs(theta - ours.data).max():.0e}")
+assert np.abs(theta - ours.data).max() < 1e-12
+
+# %% [markdown]
+# Answer: both by 0.1, the learning rate. In the first step m̂ / √v̂ is g / |g|, which is 1 or -1. Adam's steps do not
+# depend on the scale of the slopes.
+
+# %% Why Adam?
+# A model of text has numbers for each token, and "the" is a thousand times as frequent as "zebra". The mean slope of a
+# rare token's numbers is small, only because most examples say nothing about them. Here are ten bags of letters, each
+# with its own shares and its own row of logits. A step sees bag k with frequency f_k, so the slope of row k is
+# f_k (p - share). Each bag is half as frequent as the one before it; or, as a control, all are equally frequent.
+#
+# Predict: SGD takes 100 steps, at the best of six learning rates. Does it learn the rarest bag?
+
+
+# %%
+def learn(frequency: np.ndarray, shares: np.ndarray, rule: str, lr: float) -> np.ndarray:
+    """How much of each bag's avoidable loss is left after 100 steps: 1 is nothing learned, 0 is all."""
+    z, state = np.zeros_like(shares), {}
+    for _ in range(100):
+        g = frequency[:, None] * (softmax(z) - shares)
+        z = adam(z, g, state, lr) if rule == "Adam" else z - lr * g
+    avoidable = (shares * np.log(shares / softmax(z))).sum(axis=1)  # the loss less the entropy
+    return avoidable / (shares * np.log(shares * shares.shape[1])).sum(axis=1)
+
+
+rates = {"SGD": (0.3, 1, 3, 10, 30, 100), "Adam": (0.003, 0.01, 0.03, 0.1, 0.3, 1)}
+shares = softmax(2 * rng.standard_normal((10, 8)))  # ten bags of eight letters
+left = {}
+for kind, frequency in (("halving", 0.5 ** np.arange(10)), ("equal", np.ones(10))):
+    frequency = frequency / frequency.sum()
+    for rule in rates:
+        tried = [learn(frequency, shares, rule, lr) for lr in rates[rule]]
+        left[kind, rule] = min(tried, key=lambda remaining: frequency @ remaining)
+        print(f"{kind:8} frequencies, {rule:4}: left of bags 1 to 10", *(f"{part:4.0%}" for part in left[kind, rule]))
+assert left["halving", "SGD"][-1] > 0.5 and left["equal", "SGD"].max() < 0.1
+assert left["halving", "Adam"].max() < 0.1
+
+# %% [markdown]
+# Answer: more than half of what could be learned about the rarest bag is left. At higher rates SGD diverges, at the
+# *most* frequent bag, and at its best rate the rarest one moves little. Adam divides each slope by its own scale and
+# learns all ten. The control shows that the frequencies are the reason: where all are equal, SGD learns all bags, too.
+# A text is a case of unequal frequencies (Kunstner et al. 2024, "Heavy-tailed class imbalance and why Adam outperforms
+# gradient descent on language models").
+#
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start softmax`, then cross_entropy, sgd, then adam
+# - read: minigrad/functional/loss.py: CrossEntropy; minigrad/optim.py: SGD and Adam
+# - try: momentum in `learn`, as a third rule with rates from 0.03 to 10. Expect: about a tenth is left of the rarest
+#   bag, less than with SGD and more than with Adam. Momentum makes steps up to ten times as long, for frequent and rare
+#   bags alike.
+# - break: the bias correction in `adam`: leave out both divisors. Expect: minigrad differs, and the first step is 0.3
+#   and not 0.1: m is a tenth of the slope, and the root of v only 0.03 of it.
+# - lesson: `python scripts/lesson.py 411`
