@@ -191,8 +191,9 @@ assert safe_loss < unsafe_loss
 
 # %% [markdown]
 # Answer: each helps, and a long warm-up makes clipping superfluous. Without both, some seeds lose almost a whole nat
-# and others hardly anything. Clipping repairs most of that, because it limits what the worst batch can do. A warm-up of 30 steps without clipping is no better than none. After 100 steps of warm-up hardly
-# anything is left for clipping to do. Real runs use both: they cost nothing, and one accident costs a run.
+# and others hardly anything. Clipping repairs most of that, because it limits what the worst batch can do. A warm-up of
+# 30 steps without clipping is no better than none. After 100 steps of warm-up hardly anything is left for clipping to
+# do. Real runs use both: they cost nothing, and one accident costs a run.
 
 # %% Why decay: large steps jump around a minimum
 # Train a small model at a constant, large rate. Then go on from the same weights, once at that rate and once with a
