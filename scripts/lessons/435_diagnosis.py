@@ -1,7 +1,7 @@
 """Lesson 4.3.5: when training goes wrong
 
 A mistake in a training loop seldom stops it. The loss falls, a text comes out, and the model is worse than it could be.
-This lesson breaks training in ten ways, and shows the four instruments that tell what happened: one window to overfit,
+This lesson breaks training in nine ways, and shows the four instruments that tell what happened: one window to overfit,
 statistics of activations and gradients in each layer, the loss as a function of the learning rate, and loss curves
 beside what simple models reach. Karpathy 2019, "A recipe for training neural networks"; Smith 2017 (the learning-rate
 curve).
@@ -61,7 +61,7 @@ def run(tokens: np.ndarray, steps: int, rate: float, batches: Any = RandomBatche
 # a working loop must learn it by heart: the loss goes to 0. Here is a loop with a bug: the targets of a batch lose
 # their order, so they no longer belong to the inputs.
 #
-# Predict: after 90 steps on the whole text, can you tell from the loss which loop is broken? And on one window?
+# Predict: after 60 steps on the whole text, can you tell from the loss which loop is broken? And on one window?
 
 
 class Mixed(RandomBatches):
@@ -83,7 +83,7 @@ class Unshifted(RandomBatches):
 # %%
 found = {}
 for name, batches in (("healthy", RandomBatches), ("mixed", Mixed), ("unshifted", Unshifted)):
-    whole, window = (run(tokens, 90, 1e-2, batches).train for tokens in (train_ids, train_ids[: T + 1]))
+    whole, window = (run(tokens, 60, 1e-2, batches).train for tokens in (train_ids, train_ids[: T + 1]))
     found[name] = (np.mean(whole[-10:]), np.mean(window[-10:]))
     print(f"{name:10} whole text {whole[0]:.2f} -> {found[name][0]:.2f}   one window -> {found[name][1]:.3f}")
 assert abs(found["mixed"][0] - found["healthy"][0]) < 0.4 and found["healthy"][1] < 0.1 < 1 < found["mixed"][1]
@@ -150,14 +150,14 @@ def detached(self: Block, x: Tensor, *_: Any) -> Tensor:
 tables, falls = {"healthy": statistics(), "20 times": statistics(too_large)}, {}
 for name, forward in (("replaced", replaced), ("detached", detached)):
     with mock.patch.object(Block, "forward", forward):
-        tables[name], falls[name] = statistics(), run(train_ids, 90, 1e-2).train
+        tables[name], falls[name] = statistics(), run(train_ids, 60, 1e-2).train
 print(f"{'':9} {'block':>5} {'std of x':>9} {'|dL/dx|':>9} {'attention':>9} {'MLP':>9}")
 for name, rows in tables.items():
     for number in (0, 7):
         std, *norms = rows[number]
         print(f"{name:9} {number:5} {std:9.4f}" + "".join(f"{norm:10.1e}" for norm in norms))
 for name, losses in falls.items():
-    print(f"{name}: in 90 steps the loss falls all the same, {losses[0]:.2f} -> {np.mean(losses[-10:]):.2f}")
+    print(f"{name}: in 60 steps the loss falls all the same, {losses[0]:.2f} -> {np.mean(losses[-10:]):.2f}")
 
 # %%
 first, last = (np.array([tables[name][number] for name in tables]) for number in (0, 7))  # (4 models, 4 statistics)
@@ -286,7 +286,7 @@ assert list(told.values()) == names
 #
 # - exercise: `python scripts/exercise.py start clipping`
 # - read: gpt/training/evaluation.py: `baseline_losses`; minigrad/inspection/anomaly.py: the first NaN, and its line
-# - break: `python scripts/break.py all`. Expect: nine bugs of models, with their curves, and the check that finds each.
+# - break: `python scripts/break.py all`. Expect: eleven bugs with their curves, and the check that finds each.
 # - break: leave out `.ravel()` and `.reshape(...)` in `Mixed`. Expect: whole rows are exchanged, 16 windows instead of
 #   256 tokens, and on one window nothing shows, because its rows are all the same.
 # - lesson: `python scripts/lesson.py 441`
