@@ -68,8 +68,6 @@ class Head(nn.Module):
 head = Head()
 weights = head.weights(x)
 print(f"queries, keys, values {head.query(x).shape}, weights {weights.shape}, output {head(x).shape}")
-sums = weights.data.sum(axis=-1)
-print(f"each row of weights sums to {sums.min():.3f} to {sums.max():.3f}")
 assert head(x).shape == (2, T, D) and np.triu(weights.data[0], 1).max() == 0  # nothing is read from later tokens
 
 # %% Several heads
@@ -90,8 +88,7 @@ class CausalSelfAttention(nn.Module):
 
 # %%
 attention = CausalSelfAttention()
-print(f"{H} outputs of {head(x).shape}, concatenated and mixed: {attention(x).shape}")
-print(f"{attention.num_parameters():,} parameters = 4 x (64 x 64 + 64)")
+print(f"{H} times {head(x).shape} -> {attention(x).shape}, {attention.num_parameters():,} parameters = 4 C^2 + 4 C")
 assert attention(x).shape == x.shape and attention.num_parameters() == 4 * (C * C + C)
 
 # %% The feed-forward network
@@ -111,7 +108,7 @@ class FeedForward(nn.Module):
 # %%
 feed_forward = FeedForward()
 print(f"{x.shape} -> {feed_forward.wide(x).shape} -> {feed_forward(x).shape}")
-print(f"{feed_forward.num_parameters():,} parameters = 64 x 256 + 256 + 256 x 64 + 64")
+print(f"{feed_forward.num_parameters():,} parameters = 8 C^2 + 5 C")
 assert feed_forward(x).shape == x.shape and feed_forward.num_parameters() == 8 * C * C + 5 * C
 
 # %% The block

@@ -224,8 +224,6 @@ assert finals["200 more, falling"] < finals["200 more, constant"] < finals["600 
 #
 # Predict: where does the loss fall more, in the first 60 steps, or from step 300 to step 600?
 baselines = baseline_losses(train_ids, val_ids[:4096], V)
-noise = np.std(np.array(losses[-60:]) - smooth(losses)[-60:])
-print(f"from step to step the loss varies by {noise:.2f}")
 print("baselines:", {name: round(loss, 2) for name, loss in baselines.items()})
 with lesson.picture("curve", "A loss curve, with baselines", size=(8, 4)) as axes:
     axes.plot(losses, color="0.75", label="loss of a batch")

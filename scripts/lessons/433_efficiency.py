@@ -12,22 +12,20 @@ from __future__ import annotations
 import itertools
 import time
 import timeit
-from typing import Any
 
 import numpy as np
 
 import minigrad as mg
 import minigrad.functional as F
-from gpt import GPTConfig, KVCache, Tokenizer, accounting
+from gpt import GPTConfig, KVCache, accounting
 from gpt.model.generation import Sampling
 from gpt.model.speculation import speculate
-from gpt.training.standard_library import english_text
 from minigrad import Tensor, nn
 from minigrad.inspection import profile
 from minigrad.precision import round_bfloat16
 from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss
 from scripts.pages import drawings
-from scripts.pages.pictures import LINES, Lesson
+from scripts.pages.pictures import Lesson
 
 lesson = Lesson("433_efficiency", __doc__)
 rng = np.random.default_rng(lesson.seed)
@@ -166,16 +164,6 @@ per_token = accounting.kv_cache_bytes(config, 1, 1, "bfloat16")
 print(f"the price: 2 x 12 layers x 768 x 2 bytes = {per_token:,} bytes per token (GPT-2, bfloat16)")
 cache = KVCache.for_model(model, batch=1)
 assert sum(a.nbytes for a in [*cache.keys, *cache.values]) == accounting.kv_cache_bytes(model.config, 1, 160)
-with lesson.picture("kv-cache", "What the KV cache saves and costs", columns=2, size=(10, 3.8)) as (left, right):
-    n = np.arange(1, 1001)
-    for cached, line, name in ((False, "-", "without: n² / 2"), (True, "--", "with: n")):
-        thousands = [accounting.tokens_read(10, int(i), cached) / 1e3 for i in n]
-        left.plot(n, thousands, line, color="black", label=name)
-    left.set(xlabel="new tokens n", ylabel="tokens read (thousands)")
-    for name, line in (("gpt2", "-"), ("gpt2-medium", "--"), ("gpt2-xl", ":")):
-        sizes = [accounting.kv_cache_bytes(GPTConfig.preset(name), 1, int(i), "bfloat16") / 1e6 for i in n]
-        right.plot(n, sizes, line, color="black", label=name)
-    right.set(xlabel="tokens in the text", ylabel="cache (MB, bfloat16)")
 
 # %%
 counts = {cached: drawings.tokens_computed(model, [1, 2, 3, 4], 12, cached) for cached in (False, True)}
@@ -412,77 +400,6 @@ gopher, chinchilla = accounting.chinchilla_loss(280e9, 300e9), accounting.chinch
 print(f"their fit: Gopher (280B parameters, 300B tokens) {gopher:.3f}, Chinchilla (70B, 1,400B) {chinchilla:.3f}")
 fall = 1 - accounting.compute_loss(1e21) / accounting.compute_loss(1e20)
 print(f"L ~ C^-0.05 (Kaplan et al. 2020): ten times the compute takes {fall:.0%} off the loss")
-
-
-# %% A scaling law fitted to our own runs
-# A law of small models and little text says nothing about large ones, but it can be tested: fit it without the largest
-# model on the most tokens, and predict that one. For a budget C = 6 N D, the law is smallest at N ~ C^(b / (a + b)).
-# Each run below is the mean of two seeds.
-def scaling_runs() -> list[dict[str, Any]]:
-    """Validation losses by size (parameters without the embeddings, as in Kaplan et al.) and training tokens."""
-    text = english_text()
-    tokenizer = Tokenizer.train([text], 512)
-    ids = np.array(tokenizer.encode(text))
-    cut = len(ids) * 9 // 10
-    runs = []
-    for width, steps in itertools.product((16, 32, 64), (60, 125, 250, 500, 1000)):
-        losses = []
-        for seed in (0, 1):
-            model = new_gpt(len(tokenizer), seed, n_embd=width)
-            train(model, ids[:cut], steps, seed=seed)
-            losses.append(round(validation_loss(model, ids[cut:], 16_384), 4))
-        counts = accounting.parameters(model.config)
-        inner = counts["attention"] + counts["MLP"] + counts["layer norms"]
-        runs.append({"parameters": inner, "tokens": steps * 16 * 32, "available": cut, "losses": losses})
-    return runs
-
-
-runs = lesson.measured("scaling", scaling_runs)
-N, D = (np.array([run[name] for run in runs], float) for name in ("parameters", "tokens"))
-L = np.array([np.mean(run["losses"]) for run in runs])
-seeds_differ = np.mean([np.ptp(run["losses"]) for run in runs])
-
-
-def fit(N: np.ndarray, D: np.ndarray, L: np.ndarray) -> tuple[float, ...]:
-    """E, A, a, B, b of L = E + A / N^a + B / D^b by least squares: a and b from a grid, the rest is linear."""
-    found = []
-    for a, b in itertools.product(np.arange(0.05, 1.55, 0.05), repeat=2):
-        terms = np.column_stack([np.ones(len(L)), N**-a, D**-b])
-        (E, A, B), *_ = np.linalg.lstsq(terms, L, rcond=None)
-        if min(E, A, B) >= 0:
-            found.append((float(((terms @ [E, A, B] - L) ** 2).sum()), E, A, a, B, b))
-    return min(found)[1:]
-
-
-def predict(law: tuple[float, ...], N: np.ndarray, D: np.ndarray) -> np.ndarray:
-    E, A, a, B, b = law
-    return E + A / N**a + B / D**b
-
-
-seen = (N.max() > N) | (D.max() > D)  # fitted without the largest model on the most tokens, which is then predicted
-law = fit(N[seen], D[seen], L[seen])
-print("L = {:.2f} + {:.3g} / N^{:.2f} + {:.3g} / D^{:.2f}".format(*law), f"fitted to {seen.sum()} of {len(L)} runs")
-for width in np.unique(N):
-    print(f"  {width:9,.0f} parameters: " + "  ".join(f"{loss:.2f}" for loss in L[width == N]))
-print("  " + " " * 12 + "tokens: " + "  ".join(f"{tokens / 1000:.0f}k" for tokens in np.unique(D)))
-guess, truth = float(predict(law, N.max(), D.max())), float(L[~seen][0])
-print(f"the largest run: predicted {guess:.2f}, measured {truth:.2f} (seeds differ by {seeds_differ:.2f})")
-within = np.abs(predict(law, N, D) - L)[seen].mean()
-assert abs(guess - truth) < 0.25 and within < 0.1
-share = law[4] / (law[2] + law[4])
-print(f"with this law the best N grows as C^{share:.2f} and the best D as C^{1 - share:.2f}; Hoffmann et al.: 0.5 each")
-assert 0.2 < share < 0.8
-print(f"different tokens in the text: {runs[0]['available']:,}")
-with lesson.picture("scaling", "Published laws, and ours", columns=2, size=(10, 3.8)) as (left, right):
-    flops = np.logspace(17, 24, 50)
-    left.loglog(flops, [accounting.chinchilla_optimal(c)[0] for c in flops], "-", color="black", label="parameters")
-    left.loglog(flops, [accounting.chinchilla_optimal(c)[1] for c in flops], "--", color="black", label="tokens")
-    left.set(xlabel="training budget (FLOPs)", ylabel="number", title="compute-optimal (Hoffmann et al.)")
-    for width, line in zip(np.unique(N), LINES):
-        here = width == N
-        right.semilogx(D[here], L[here], "o", color="0.5")
-        right.plot(D[here], predict(law, N[here], D[here]), line, color="black", label=f"{width:,.0f} parameters")
-    right.set(xlabel="training tokens", ylabel="validation loss (nats per token)", title="runs and the fitted law")
 
 # %% [markdown]
 # ## What next

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -24,7 +24,7 @@ from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import language_model_loss, training_steps
 from minigrad import Tensor
 from scripts.lessons.small_gpt import english, new_gpt, smooth, validation_loss
-from scripts.pages.pictures import LINES, Lesson
+from scripts.pages.pictures import Lesson
 
 lesson = Lesson("435_diagnosis", __doc__)
 rng = np.random.default_rng(lesson.seed)
@@ -35,13 +35,7 @@ print(f"{len(train_ids):,} tokens to train on; ln V = {math.log(V):.2f}")
 
 # %% The loop that will be broken
 # The training step of lesson 4.3.2, with the loss on held-out text from time to time.
-
-
-class Run(NamedTuple):
-    """The loss of every step, and the loss on held-out text after every 30 steps."""
-
-    train: list[float]
-    held_out: list[float]
+Run = tuple[list[float], list[float]]  # the loss of every step; the loss on held-out text after every 30 steps
 
 
 def run(tokens: np.ndarray, steps: int, rate: float, batches: Any = RandomBatches, **options: Any) -> Run:
@@ -53,7 +47,7 @@ def run(tokens: np.ndarray, steps: int, rate: float, batches: Any = RandomBatche
         losses.append(step.loss)
         if len(losses) % 30 == 0:
             held_out.append(validation_loss(model, val_ids, 2048))
-    return Run(losses, held_out)
+    return losses, held_out
 
 
 # %% First test: overfit one window
@@ -83,7 +77,7 @@ class Unshifted(RandomBatches):
 # %%
 found = {}
 for name, batches in (("healthy", RandomBatches), ("mixed", Mixed), ("unshifted", Unshifted)):
-    whole, window = (run(tokens, 60, 1e-2, batches).train for tokens in (train_ids, train_ids[: T + 1]))
+    whole, window = (run(tokens, 60, 1e-2, batches)[0] for tokens in (train_ids, train_ids[: T + 1]))
     found[name] = (np.mean(whole[-10:]), np.mean(window[-10:]))
     print(f"{name:10} whole text {whole[0]:.2f} -> {found[name][0]:.2f}   one window -> {found[name][1]:.3f}")
 assert abs(found["mixed"][0] - found["healthy"][0]) < 0.4 and found["healthy"][1] < 0.1 < 1 < found["mixed"][1]
@@ -150,7 +144,7 @@ def detached(self: Block, x: Tensor, *_: Any) -> Tensor:
 tables, falls = {"healthy": statistics(), "20 times": statistics(too_large)}, {}
 for name, forward in (("replaced", replaced), ("detached", detached)):
     with mock.patch.object(Block, "forward", forward):
-        tables[name], falls[name] = statistics(), run(train_ids, 60, 1e-2).train
+        tables[name], falls[name] = statistics(), run(train_ids, 60, 1e-2)[0]
 print(f"{'':9} {'block':>5} {'std of x':>9} {'|dL/dx|':>9} {'attention':>9} {'MLP':>9}")
 for name, rows in tables.items():
     for number in (0, 7):
@@ -166,11 +160,6 @@ assert last[1, 0] > 50 * last[0, 0] and first[1, 1] > 2 * last[1, 1]  # 20 times
 assert last[2, 0] < last[0, 0] / 10  # replaced: x shrinks
 assert first[3, 3] == last[3, 3] == 0 and first[3, 2] > 0  # detached: no gradient
 assert all(np.mean(losses[-10:]) < losses[0] - 0.5 for losses in falls.values())
-with lesson.picture("layers", "Statistics of 8 blocks before training", columns=2, size=(10, 3.8)) as panels:
-    for axes, column, label in zip(panels, (0, 3), ("std of x behind the block", "norm of the MLP's gradient")):
-        for (name, rows), line in zip(tables.items(), LINES):
-            axes.semilogy([max(row[column], 1e-5) for row in rows], line, color="black", label=name)
-        axes.set(xlabel="block", ylabel=label)
 
 # %% [markdown]
 # Answer: the loss falls with a mistake, too. In a healthy model the numbers of all blocks are alike. With weights that
@@ -188,7 +177,7 @@ with lesson.picture("layers", "Statistics of 8 blocks before training", columns=
 RATES = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0)
 ends = {}
 for rate in RATES:
-    losses = run(train_ids, 150, rate, warmup_iters=0, min_lr_ratio=1.0).train
+    losses, _ = run(train_ids, 150, rate, warmup_iters=0, min_lr_ratio=1.0)
     ends[rate] = float(np.mean(losses[-15:]))
     print(f"  rate {rate:7}: {ends[rate]:6.2f}")
 best = min(ends, key=lambda rate: ends[rate])
