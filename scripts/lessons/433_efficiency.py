@@ -107,37 +107,33 @@ tokenizer, train_ids, val_ids = english()
 curves = {}
 for precision in ("float32", "bfloat16"):
     trained = new_gpt(512, lesson.seed)
-    curves[precision] = train(trained, train_ids, 150, seed=lesson.seed, precision=precision)
+    curves[precision] = train(trained, train_ids, 150, seed=lesson.seed, warmup=75, precision=precision)
     print(f"  150 steps with products in {precision:8}: loss {np.mean(curves[precision][-15:]):.3f}")
 assert abs(np.mean(curves["float32"][-15:]) - np.mean(curves["bfloat16"][-15:])) < 0.15
 
 # %% No loss scaling in bfloat16
-# The gradient of a logit is (p - 1 for the right token, else p) / N, for N tokens in the batch. Most p are tiny, and so
-# are these gradients. float16's smallest number is 6e-8. So training in float16 multiplies the loss by a large factor
-# and divides the gradients by it before the step; the factor is lowered where something overflows (PyTorch's
-# `GradScaler`).
+# The gradient of a logit is (p - 1 for the right token, else p) / N, for N tokens in the batch. Most p are tiny, and N
+# is large. float16's smallest number is 6e-8. So training in float16 multiplies the loss by a large factor and divides
+# the gradients by it before the step; the factor is lowered where something overflows (PyTorch's `GradScaler`).
 #
-# Predict: a model trained for 150 steps, a batch of 512 tokens. Which share of the logits' gradients becomes 0 in
-# float16, in float16 with a factor of 65,536, and in bfloat16?
+# Predict: a model trained for 150 steps, and a batch of 512 tokens, or half a million, as for GPT-2. Which share of the
+# logits' gradients becomes 0 in float16, in float16 with a factor of 65,536, and in bfloat16?
 inputs, targets = train_ids[:512].reshape(16, 32), train_ids[1:513].reshape(16, 32)
 logits = trained(inputs)
 logits.retain_grad()
 F.cross_entropy(logits.reshape(-1, 512), targets.reshape(-1)).backward()
-gradients = logits.grad.ravel()
-print(f"sizes from {np.abs(gradients).min():.0e} to {np.abs(gradients).max():.0e}")
-formats = {
-    "float16": gradients.astype(np.float16),
-    "float16, scaled": (gradients * 2**16).astype(np.float16),
-    "bfloat16": round_bfloat16(gradients),
-}
-zeros = {name: float((numbers == 0).mean()) for name, numbers in formats.items()}
-print(", ".join(f"{name}: {share:.1%} zeros" for name, share in zeros.items()))
-assert zeros["float16"] > 0.1 > zeros["float16, scaled"] >= zeros["bfloat16"] == 0
-print(f"GPT-2's V and a batch of half a million tokens, all p equal: {1 / 50_257 / 2**19:.0e} for each gradient")
+zeros = {}
+for N in (512, 2**19):
+    gradients = logits.grad * np.float32(512 / N)  # the mean over N tokens instead of 512
+    short = (gradients.astype(np.float16), (gradients * 2**16).astype(np.float16), round_bfloat16(gradients))
+    zeros[N] = [float((numbers == 0).mean()) for numbers in short]
+    print(f"{N:7,} tokens, sizes {np.abs(gradients).min():.0e} to {np.abs(gradients).max():.0e}; zeros in float16 "
+          "{:.1%}, scaled {:.1%}, in bfloat16 {:.1%}".format(*zeros[N]))  # fmt: skip
+assert zeros[512][0] < 0.1 and zeros[2**19][0] > 0.5 and zeros[2**19][1] < 0.1 and zeros[2**19][2] == 0
 
 # %% [markdown]
-# Answer: a large share, next to none, and none. bfloat16 has the range of float32, so nothing has to be scaled: no
-# `GradScaler` is needed.
+# Answer: few in the small batch and most in the large one, almost none with the factor, and none in bfloat16. It has
+# the range of float32, so nothing has to be scaled: **no `GradScaler` is needed in bfloat16**.
 
 # %% The KV cache: keep the keys and values of earlier tokens
 # Without a cache, the whole text is read again for every new token.
