@@ -217,6 +217,7 @@ for mistake, problems in found.items():
 print(f"and where to look, for c_proj:{found['c_proj']['activations'].partition(':')[2]}")
 first = {mistake: next(link for link in LINKS if problems[link]) for mistake, problems in found.items()}
 assert list(first.values()) == ["count", "shapes", *["activations"] * 3, "generation"]
+assert not found["GELU"]["generation"]  # the last link alone would miss it
 assert "h.0.attn " in found["c_proj"]["activations"]  # and it says where
 
 # %% [markdown]
