@@ -183,14 +183,14 @@ diverges = min((rate for rate in RATES if ends[rate] > math.log(V)), default=mat
 print(f"lowest at {best}, diverges from {diverges} on")
 assert 1e-4 < best < 1e-1 < diverges == 1.0 and ends[1e-5] > math.log(V) - 0.3 and ends[1e-1] > ends[best] + 0.2
 with lesson.picture("rates", "Loss after 150 steps, for seven learning rates") as axes:
-    axes.loglog(list(ends), list(ends.values()), "o-", color="black")
+    axes.semilogx(list(ends), list(ends.values()), "o-", color="black")
     axes.axhline(math.log(V), linestyle=":", color="0.3", label="knowing nothing, ln V")
     axes.set(xlabel="learning rate", ylabel="loss (nats per token)")
 
 # %% [markdown]
-# Answer: lowest near 0.003. The curve is flat where nothing happens yet, falls, and rises where steps are too large. At 1
-# the loss is above its start: training diverges. At 0.1 it does not diverge, but hardly learns more than how frequent
-# each token is, which is easy to mistake for a slow start. A curve like this costs minutes and saves days.
+# Answer: lowest near 0.003. The curve is flat where nothing happens yet, falls, and rises where steps are too large. At
+# 1 the loss is above its start: training diverges. At 0.1 it does not diverge, but hardly learns more than how frequent
+# each token is, which is easy to mistake for a slow start.
 
 # %% Fourth instrument: loss curves
 # Six runs of 300 steps, on the training text and on held-out text. Beside them is what models without any training
