@@ -207,10 +207,10 @@ for name, model in (("tied", mine), ("not tied", untied)):
 #     var(x after L blocks) = var(x before) + 2 L s^2
 #
 # which grows with the depth. GPT-2 draws the weights with std 0.02, and divides that of the two layers whose output is
-# added (c_proj) by sqrt(2 L): then the sum is s^2, however deep the model.
+# added (c_proj) by sqrt(2 L): then the sum is s^2, however deep the model. Compare this rule with std 0.02 everywhere,
+# with PyTorch's default for nn.Linear, std 1 / sqrt(3 fan_in), and with Kaiming's, std sqrt(2 / fan_in).
 #
-# Predict: the stream starts with std 0.8. After 12 blocks, with which of four rules is it still below 0.9? With which
-# is it several times as large?
+# Predict: the stream starts with std 0.8. Roughly, what is it after 12 blocks, with each of the four rules?
 
 
 def spread(kind: str) -> list[float]:
@@ -236,7 +236,7 @@ RULES = {
     "GPT-2": "std 0.02, c_proj 0.02 / sqrt(2 L)",
     "unscaled": "std 0.02 everywhere",
     "PyTorch": "default of nn.Linear, 1 / sqrt(3 fan_in)",
-    "Kaiming": "sqrt(2 / fan_in), made for ReLU without a residual stream",
+    "Kaiming": "sqrt(2 / fan_in), made for ReLU layers without a residual stream",
 }
 spreads = {kind: spread(kind) for kind in RULES}
 print("std of the residual stream before block 1 and after blocks 3, 6, 9 and 12:")
@@ -256,8 +256,8 @@ with lesson.picture("initialization", "Does the signal keep its size? (12 blocks
 
 # %% [markdown]
 # Answer: GPT-2's rule keeps the stream between 0.80 and 0.85. Kaiming's rule lets it grow about eightfold: then the
-# first blocks' contributions are small beside the last ones', and the embeddings are drowned. PyTorch's default is
-# closer than its name suggests, because attention over random tokens averages values, and averages are small.
+# first blocks' contributions are small beside the last ones', and the embeddings are drowned. PyTorch's default has std
+# 0.02 for 768 inputs and half of that for the 3,072 of the MLP's c_proj, so it grows less than std 0.02 everywhere.
 
 # %% The first loss is known in advance
 # An untrained model should know nothing: probability 1/V for every token, a loss of ln V. The logits are not quite
