@@ -83,14 +83,12 @@ model, losses, rates, norms = pretrain(steps, peak=3e-3, warmup=warmup, clip=1.0
 print(f"loss {losses[0]:.2f} -> {np.mean(losses[-15:]):.2f} in {steps} steps of 16 x 32 tokens")
 assert np.mean(losses[-15:]) < losses[0] - 1.5
 
-# %% Why warm up: Adam's first steps are its largest
+# %% Why warm up?
 # Adam moves a weight by
 #
 #     lr m / (sqrt(v) + eps)        m: running mean of its gradients g;  v: running mean of g^2
 #
-# both corrected for having started at 0. After the first gradient m = g and v = g^2. The step is lr g / |g|: plus or
-# minus the whole rate, whether the gradient is large or is mostly noise. Later, gradients of changing signs cancel in
-# m, but not in v.
+# both corrected for having started at 0, so that after the first gradient m = g and v = g^2.
 #
 # Predict: how far does the first step move a weight on average, as a part of the rate? How far the 50th?
 model_ = new_gpt(V, lesson.seed)
@@ -108,9 +106,10 @@ for step in (1, 2, 5, 10, 50):
 assert moved[0] > 0.95 and moved[49] < 0.4
 
 # %% [markdown]
-# Answer: by all of it, and later by a small part. The weights start with std 0.02, and the rate is 0.003: a few such
-# steps in one direction replace what initialization has arranged. So the rate starts near 0 and rises in a line, while
-# m and v become good estimates.
+# Answer: by all of it, and later by a small part. The first step is lr g / |g|: plus or minus the whole rate, whether
+# the gradient is large or is mostly noise. Later, gradients of changing signs cancel in m, but not in v. The weights
+# start with std 0.02, and the rate is 0.003: a few such steps in one direction replace what initialization has
+# arranged. So the rate starts near 0 and rises in a line, while m and v become good estimates.
 
 # %% The schedule: linear warm-up, then cosine decay
 # With W warm-up steps of S, and a last rate of a tenth of the peak, step t (from 0) has the rate
@@ -195,7 +194,7 @@ assert safe_loss < unsafe_loss
 # 30 steps without clipping is no better than none. After 100 steps of warm-up hardly anything is left for clipping to
 # do. Real runs use both: they cost nothing, and one accident costs a run.
 
-# %% Why decay: large steps jump around a minimum
+# %% Why decay?
 # Train a small model at a constant, large rate. Then go on from the same weights, once at that rate and once with a
 # rate that falls.
 #
@@ -213,9 +212,9 @@ print({name: round(loss, 3) for name, loss in finals.items()})
 assert finals["200 more, falling"] < finals["200 more, constant"] < finals["600 steps"]
 
 # %% [markdown]
-# Answer: the falling rate. But decay has a price: while the rate falls, the model learns less. In the table above, the
-# runs of 300 steps are so short that a constant rate after the warm-up ends no worse than a cosine. Decay pays at the
-# end of a run that is long for its model, and it has to be the end.
+# Answer: the falling rate. Large steps jump around a minimum; smaller ones get closer to it. But decay has a price:
+# while the rate falls, the model learns less. In the table above, the runs of 300 steps are so short that a constant
+# rate after the warm-up ends no worse than a cosine. Decay pays at the end of a run that is long for its model.
 
 # %% Reading a loss curve
 # From step to step the loss varies, because batches differ: look at a mean. And compare it with what simpler models
