@@ -254,7 +254,7 @@ assert curve == sorted(curve, reverse=True) and curve[0] - curve[1] > curve[2] -
 # - exercise: `python scripts/exercise.py start adamw`, clipping, warmup_cosine
 # - read: gpt/training/training_step.py: the step above; pretraining.py: the loop; minigrad/optim.py
 # - break: `python scripts/break.py unshifted`. Expect: a loss near 0, because the answer is in the input, and a text
-#   that repeats its last token.
+#   that mostly repeats its last token.
 # - try: betas=(0.9, 0.9999) in `pretrain`. Expect: hardly a difference. The mean over 10,000 steps has seen 300, and
 #   Adam's bias correction makes up for that.
 # - lesson: `python scripts/lesson.py 433`
