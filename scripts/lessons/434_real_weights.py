@@ -187,20 +187,14 @@ assert not any(chain(right, config).values())
 # | blocks | it exchanges two blocks |
 # | GELU | the model computes GELU without the tanh |
 # | context | the generation loop reads the last token only |
-
-
-def changed(name: str, array: np.ndarray) -> State:
-    return {**right, f"transformer.{name}": array}
-
-
-BIAS, FC, PROJ = "h.0.mlp.c_fc.bias", "h.0.mlp.c_fc.weight", "h.0.attn.c_proj.weight"
-no_bias = {name: array for name, array in right.items() if not name.endswith(BIAS)}
+FC, PROJ = "transformer.h.0.mlp.c_fc.weight", "transformer.h.0.attn.c_proj.weight"
+no_bias = {name: array for name, array in right.items() if name != "transformer.h.0.mlp.c_fc.bias"}
 exchanged = {name.replace(".h.0.", ".h.X.").replace(".h.1.", ".h.0.").replace(".h.X.", ".h.1."): array
              for name, array in right.items()}  # fmt: skip
 found = {
     "no bias": chain(no_bias, config),
-    "c_fc": chain(changed(FC, right[f"transformer.{FC}"].T), config),
-    "c_proj": chain(changed(PROJ, right[f"transformer.{PROJ}"].T), config),
+    "c_fc": chain({**right, FC: right[FC].T}, config),
+    "c_proj": chain({**right, PROJ: right[PROJ].T}, config),
     "blocks": chain(exchanged, config),
     "GELU": chain(right, dataclasses.replace(config, activation="gelu")),
     "context": chain(right, config, lambda model, ids: greedy(model, ids, context=1)),
