@@ -178,21 +178,22 @@ with lesson.picture("cache-steps", title, columns=2, size=(11, 3.8)) as (left, r
 # may follow again. The model reads all guesses in one pass and draws its own token after each of them. As long as that
 # token equals the guess, the next one counts too. The text is the same.
 #
-# Predict: 60 tokens of a text that repeats itself, up to 15 guesses each time. How many passes?
+# Predict: 200 tokens of a text that soon repeats itself, up to 15 guesses each time. How many passes?
 prompt = tokenizer.encode("The name of the file is the name of the file")
-passes = list(speculate(trained, prompt, 60, Sampling(temperature=0)))
-assert sum(passes, []) == trained.generate([prompt], 60, temperature=0)[0]
-print(f"{tokenizer.decode(prompt)!r} goes on: {tokenizer.decode(sum(passes, []))!r}")
-print(f"60 tokens in {len(passes)} passes: {[len(tokens) for tokens in passes]}")
-assert len(passes) < 40
+passes = list(speculate(trained, prompt, 200, Sampling(temperature=0)))
+assert sum(passes, []) == trained.generate([prompt], 200, temperature=0)[0]
+print(f"{tokenizer.decode(prompt)!r} goes on: {tokenizer.decode(sum(passes, [])[:40])!r} ...")
+print(f"200 tokens in {len(passes)} passes: {[len(tokens) for tokens in passes]}")
+assert len(passes) < 150
 rows = {n: accounting.matmul_intensity(n, 768, 768) for n in (1, 16)}
 print(f"FLOPs per byte of a layer 768 -> 768, float32: {rows[1]:.2f} for one row, {rows[16]:.1f} for 16")
 assert rows[16] > 14 * rows[1]
 
 # %% [markdown]
-# Answer: one for each number in the list; the number says how many tokens the pass gave. A pass over 16 rows is hardly
-# slower than one over a single row where only memory counts, as on a GPU. NumPy takes about three times as long, so
-# guesses pay from three right ones on. After wrong guesses `speculate` waits before it guesses again.
+# Answer: one for each number in the list; the number says how many tokens the pass gave. It depends on how soon the
+# text repeats itself. A pass over 16 rows is hardly slower than one over a single row where only memory counts, as on a
+# GPU. NumPy takes about three times as long, so guesses pay from three right ones on. After wrong guesses `speculate`
+# waits before it guesses again.
 
 # %% Continuous batching: no row waits for the longest answer
 # A server answers several requests in one batch, because a pass over 8 rows costs hardly more than one over a single
