@@ -2,57 +2,66 @@
 
 Forward, loss, backward, step: every network is trained in this loop. The loop of a GPT has three additions: a learning
 rate that warms up and decays, gradients that are clipped, and a text that supplies its own labels. This lesson writes
-the loop once, measures what the additions do, and reads loss curves. gpt/training/training_step.py is the same step;
-run.py, beside it, is what surrounds the loop of a longer run.
-Radford et al. 2019; Pascanu et al. 2013, "On the difficulty of training recurrent neural networks".
+the loop once, shows why each addition is there, and measures what it is worth. gpt/training/training_step.py is the
+same step; run.py, beside it, is what surrounds the loop of a longer run.
+Radford et al. 2019; Pascanu et al. 2013, "On the difficulty of training recurrent neural networks"; Goyal et al. 2017
+(warm-up); Loshchilov and Hutter 2017 (cosine decay).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 
 import minigrad.functional as F
+from gpt import GPT
 from gpt.training.batches import get_batch
 from gpt.training.evaluation import baseline_losses
-from minigrad import optim, use_kernels
+from minigrad import optim
 from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validation_loss, write
-from scripts.pages.pictures import LINES, Lesson
+from scripts.pages.pictures import Lesson
 
 lesson = Lesson("432_pretraining", __doc__)
+rng = np.random.default_rng(lesson.seed)
 
 # %% Inputs and targets
+# A batch is a few windows of the text, cut at random. The targets are the inputs, one token later.
 tokenizer, train_ids, val_ids = english()
 V = len(tokenizer)
-rng = np.random.default_rng(0)
+print(f"{len(train_ids):,} tokens for training, {len(val_ids):,} for validation")
 inputs, targets = get_batch(train_ids, batch_size=2, block_size=6, rng=rng)
 for name, row in (("input ", inputs[0]), ("target", targets[0])):
     print(name, [tokenizer.decode([i]) for i in row])
 assert (inputs[:, 1:] == targets[:, :-1]).all()
-print(f"{len(train_ids):,} tokens for training, {len(val_ids):,} for validation")
 
 # %% Cross-entropy over all positions at once
-model = new_gpt(V)
+# Predict: 2 windows of 6 tokens, and a model that has not learned anything. How many predictions does it make, and what
+# is the mean of -ln p(target)?
+model = new_gpt(V, lesson.seed)
 logits = model(inputs)  # (B, T, V)
 flat = F.cross_entropy(logits.reshape(-1, V), targets.reshape(-1))  # (B*T, V) against (B*T)
+print(f"logits {logits.shape}, as rows {logits.reshape(-1, V).shape}: one loss, {flat.item():.3f}")
 by_hand = -np.log([F.softmax(logits, -1).data[b, t, targets[b, t]] for b in range(2) for t in range(6)]).mean()
-assert np.isclose(flat.item(), by_hand, atol=1e-5)
-print(f"12 predictions, one loss: {flat.item():.3f}; knowing nothing is ln {V} = {math.log(V):.3f}")
-assert abs(flat.item() - math.log(V)) < 0.2
+print(f"by hand {by_hand:.3f}; knowing nothing is ln {V} = {math.log(V):.3f}")
+assert np.isclose(flat.item(), by_hand, atol=1e-5) and abs(flat.item() - math.log(V)) < 0.25
+
+# %% [markdown]
+# Answer: 12 predictions, one for each position, and about ln V.
 
 # %% The loop
 # The loop of lesson 4.1.1, or of any network: a batch, forward, loss, backward, step. The text supplies the batches,
 # which is the first addition. The other two are marked.
 
 
-def pretrain(steps: int, peak: float, warmup: int, clip: float) -> tuple[list[float], list[float], list[float]]:
-    """Losses, learning rates, and gradient norms of every step."""
-    model = new_gpt(V)
+def pretrain(steps: int, peak: float, warmup: int, clip: float) -> tuple[GPT, list[float], list[float], list[float]]:
+    """The trained model; the loss, the learning rate and the gradient norm of every step."""
+    model = new_gpt(V, lesson.seed)
     optimizer = optim.AdamW(optim.decay_groups(model.named_parameters(), 0.1), lr=peak, betas=(0.9, 0.99))
     schedule = optim.WarmupCosine(optimizer, warmup, steps)  # addition: a learning rate that changes
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(lesson.seed)
     losses, rates, norms = [], [], []
     for _ in range(steps):
         inputs, targets = get_batch(train_ids, 16, model.config.block_size, rng)
@@ -65,89 +74,154 @@ def pretrain(steps: int, peak: float, warmup: int, clip: float) -> tuple[list[fl
         schedule.step()
         losses.append(loss.item())
         norms.append(float(norm))
-    return losses, rates, norms
+    return model, losses, rates, norms
 
-
-steps = 300
-warmup = 30
-losses, rates, norms = pretrain(steps, peak=3e-3, warmup=warmup, clip=1.0)
-print(f"loss {losses[0]:.2f} -> {np.mean(losses[-15:]):.2f} in {steps} steps of 16 x 32 tokens")
-
-# %% The learning rate: linear warm-up, then cosine decay
-# Why not a constant rate? Early, Adam's estimates are poor and large steps do lasting harm. Late, large steps jump
-# around a minimum. Does it matter here?
-assert np.argmax(rates) == warmup and np.isclose(max(rates), 3e-3)
-assert np.isclose(rates[warmup // 2], 3e-3 * (warmup // 2 + 1) / (warmup + 1))  # a line
-middle = (warmup + steps) // 2
-assert np.isclose(rates[middle], 3e-3 * 0.55, rtol=0.02)  # half way between the peak and a tenth of it
-print(f"first step {rates[0]:.1e}, peak {max(rates):.1e} at step {warmup}, last {rates[-1]:.1e}")
-SCHEDULES = {  # warm-up steps of 200, and the last rate as a part of the peak
-    "constant": (0, 1.0),
-    "cosine": (0, 0.1),
-    "warm-up, then cosine": (10, 0.1),
-}
-RATES = (1e-3, 1e-2, 3e-2)
-
-
-def schedule_losses() -> dict[str, list[list[float]]]:
-    """For each schedule, and for each of RATES, the validation losses of three seeds."""
-    found: dict[str, list[list[float]]] = {name: [] for name in SCHEDULES}
-    for rate, (name, (warmup, last)) in itertools.product(RATES, SCHEDULES.items()):
-        losses = []
-        for seed in (0, 1, 2):
-            model = new_gpt(V, seed)
-            train(model, train_ids, 200, rate, seed=seed, warmup=warmup, min_lr_ratio=last)
-            losses.append(round(validation_loss(model, val_ids), 4))
-        found[name].append(losses)
-    return found
-
-
-ends = {name: np.array(losses) for name, losses in lesson.measured("schedules", schedule_losses).items()}
-print("validation loss after 200 steps, mean and standard deviation of seeds 0, 1 and 2:")
-print(f"{'peak rate':>9}" + "".join(f"{name:>24}" for name in SCHEDULES))
-for i, rate in enumerate(RATES):
-    cells = [f"{losses[i].mean():.2f} +- {losses[i].std(ddof=1):.2f}" for losses in ends.values()]
-    print(f"{rate:9g}" + "".join(f"{cell:>24}" for cell in cells))
-constant, cosine, warmed = ends.values()  # (rates, seeds) each
-assert constant[0].max() < cosine[0].min() and (warmed.mean(axis=1) >= cosine.mean(axis=1)).all()
-
-# %% [markdown]
-# In so short a run of so small a model, a schedule does not help. At the smallest rate the constant one is clearly
-# better, because 200 steps are too few to slow down; warming up helps at none of the three rates. The course's reason
-# for the schedule, a constant rate that fails, does not show here. Large models do use one.
 
 # %%
-with lesson.picture("schedule", "The learning rate", columns=2, size=(10, 3.6)) as (left, right):
-    left.plot(rates, color="black")
-    left.set(xlabel="step", ylabel="learning rate", title="linear warm-up, cosine decay", ylim=(0, None))
-    for (name, of_seeds), line in zip(ends.items(), LINES):
-        means, spreads = of_seeds.mean(axis=1), of_seeds.std(axis=1, ddof=1)
-        right.errorbar(RATES, means, spreads, linestyle=line, color="black", capsize=3, label=name)
-    right.set(xlabel="peak learning rate", ylabel="validation loss (nats per token)", xscale="log")
+steps, warmup = 300, 100
+model, losses, rates, norms = pretrain(steps, peak=3e-3, warmup=warmup, clip=1.0)
+print(f"loss {losses[0]:.2f} -> {np.mean(losses[-15:]):.2f} in {steps} steps of 16 x 32 tokens")
+assert np.mean(losses[-15:]) < losses[0] - 1.5
+
+# %% Why warm up?
+# Adam moves a weight by
+#
+#     lr m / (sqrt(v) + eps)        m: running mean of its gradients g;  v: running mean of g^2
+#
+# both corrected for having started at 0, so that after the first gradient m = g and v = g^2.
+#
+# Predict: how far does the first step move a weight on average, as a part of the rate? How far the 50th?
+model_ = new_gpt(V, lesson.seed)
+optimizer = optim.AdamW(model_.parameters(), lr=3e-3, betas=(0.9, 0.99), weight_decay=0.0)
+moved = []
+for _ in range(50):
+    before = [p.data.copy() for p in model_.parameters()]
+    model_.zero_grad()
+    model_.loss(*get_batch(train_ids, 16, 32, rng)).backward()
+    optimizer.step()
+    changes = [np.abs(p.data - old).ravel() for p, old in zip(model_.parameters(), before)]
+    moved.append(float(np.concatenate(changes).mean()) / 3e-3)
+for step in (1, 2, 5, 10, 50):
+    print(f"  step {step:2}: weights move by {moved[step - 1]:.2f} of the rate")
+assert moved[0] > 0.95 and moved[49] < 0.4
+
+# %% [markdown]
+# Answer: by all of it, and later by a small part. The first step is lr g / |g|: plus or minus the whole rate, whether
+# the gradient is large or is mostly noise. Later, gradients of changing signs cancel in m, but not in v. The weights
+# start with std 0.02, and the rate is 0.003: a few such steps in one direction replace what initialization has
+# arranged. So the rate starts near 0 and rises in a line, while m and v become good estimates.
+
+# %% The schedule: linear warm-up, then cosine decay
+# With W warm-up steps of S, and a last rate of a tenth of the peak, step t (from 0) has the rate
+#
+#     peak (t + 1) / (W + 1)                                              t < W
+#     peak (0.1 + 0.9 (1 + cos(pi p)) / 2),    p = (t - W) / (S - W)      later
+#
+# A cosine falls slowly at first, fastest in the middle, and slowly again at the end.
+by_formula = [3e-3 * (0.1 + 0.9 * (1 + math.cos(math.pi * (t - warmup) / (steps - warmup))) / 2)
+              if t >= warmup else 3e-3 * (t + 1) / (warmup + 1) for t in range(steps)]  # fmt: skip
+assert np.allclose(rates, by_formula)
+for t in (0, warmup // 2, warmup, (warmup + steps) // 2, steps - 1):
+    print(f"  step {t:3}: {rates[t]:.1e}")
+with lesson.picture("schedule", "The learning rate: linear warm-up, cosine decay") as axes:
+    axes.plot(rates, color="black")
+    axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
 
 # %% Clipping bounds the step and keeps its direction
-model = new_gpt(V)
-model.loss(*get_batch(train_ids, 16, 32, rng)).backward()
-parameters = list(model.parameters())
-before = np.concatenate([p.grad.ravel() for p in parameters])
+# If the norm of all gradients together, sqrt(sum of g^2), is above a limit, all are scaled by limit / norm. One batch
+# with a huge gradient then cannot throw the weights far away, or fill Adam's v for many steps.
+probe = new_gpt(V, lesson.seed)
+probe.loss(*get_batch(train_ids, 16, 32, rng)).backward()
+parameters = list(probe.parameters())
+before_ = np.concatenate([p.grad.ravel() for p in parameters])
 norm = float(optim.clip_grad_norm_(parameters, 0.5))
 after = np.concatenate([p.grad.ravel() for p in parameters])
-cosine = after @ before / np.linalg.norm(after) / np.linalg.norm(before)
+cosine = after @ before_ / np.linalg.norm(after) / np.linalg.norm(before_)
 print(f"norm {norm:.3f} -> {np.linalg.norm(after):.3f}, cosine of the angle between them {cosine:.6f}")
 assert np.isclose(np.linalg.norm(after), min(norm, 0.5), rtol=1e-4) and cosine > 0.9999
 print(f"in the run above the median norm was {np.median(norms):.2f} and the largest {max(norms):.2f}; "
       f"{np.mean(np.array(norms) > 1):.0%} of the steps were clipped")  # fmt: skip
 
+# %% What are warm-up and clipping worth?
+# The same run with another start of the schedule, with and without clipping, and once without decay.
+#
+# Predict: which one helps more, warming up or clipping? Does one make the other superfluous?
+SCHEDULES = {  # warm-up steps of 300, and the last rate as a part of the peak
+    "no warm-up, cosine": (0, 0.1),
+    "30, cosine": (30, 0.1),
+    "100, cosine": (100, 0.1),
+    "100, constant": (100, 1.0),
+}
+
+
+def schedule_losses() -> list[dict[str, Any]]:
+    """For each schedule, without clipping and with it: the validation losses after 300 steps of seeds 11 to 15."""
+    rows = []
+    for (name, (warmup, last)), clip in itertools.product(SCHEDULES.items(), (0.0, 1.0)):
+        losses = []
+        for seed in range(11, 16):
+            model = new_gpt(V, seed)
+            train(model, train_ids, 300, 3e-3, seed=seed, warmup=warmup, min_lr_ratio=last, grad_clip=clip)
+            losses.append(round(validation_loss(model, val_ids), 4))
+        rows.append({"schedule": name, "clip": clip, "losses": losses})
+    return rows
+
+
+# %%
+rows = lesson.measured("schedules", schedule_losses)
+print("validation loss after 300 steps at the rate 0.003, mean and largest of five seeds:")
+for row in rows:
+    clipped = "clipped at 1" if row["clip"] else "not clipped"
+    print(f"  {row['schedule']:18} {clipped:12} {np.mean(row['losses']):.2f}, {max(row['losses']):.2f}")
+table = {(row["schedule"], row["clip"]): np.array(row["losses"]) for row in rows}
+
+means = {key: losses.mean() for key, losses in table.items()}
+none, short, long, constant = SCHEDULES
+assert means[none, 1.0] < means[none, 0.0] - 0.2 and means[short, 1.0] < means[short, 0.0] - 0.2
+assert (table[long, 1.0] < table[none, 0.0]).all() and abs(means[long, 1.0] - means[long, 0.0]) < 0.05
+assert abs(means[constant, 1.0] - means[long, 1.0]) < 0.05
+
+# %%
+unsafe, *_ = pretrain(steps, peak=3e-3, warmup=0, clip=math.inf)  # one cell of the table, today
+safe_loss, unsafe_loss = validation_loss(model, val_ids), validation_loss(unsafe, val_ids)
+print(f"100 and clipped {safe_loss:.2f}, no warm-up and not clipped {unsafe_loss:.2f}")
+assert safe_loss < unsafe_loss
+
+# %% [markdown]
+# Answer: each helps, and a long warm-up makes clipping superfluous. Without both, some seeds lose almost a whole nat
+# and others hardly anything. Clipping repairs most of that, because it limits what the worst batch can do. A warm-up of
+# 30 steps without clipping is no better than none. After 100 steps of warm-up hardly anything is left for clipping to
+# do. Real runs use both: they cost nothing, and one accident costs a run.
+
+# %% Why decay?
+# Train a small model at a constant, large rate. Then go on from the same weights, once at that rate and once with a
+# rate that falls.
+#
+# Predict: after 200 more steps, which one has the lower loss?
+shape = {"n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 16}
+small = new_gpt(V, lesson.seed, **shape)
+train(small, train_ids, 600, 1e-2, seed=lesson.seed, warmup=100, min_lr_ratio=1.0)
+kept = {name: p.data.copy() for name, p in small.named_parameters()}
+finals = {"600 steps": validation_loss(small, val_ids, 16_384)}
+for name, last in (("200 more, constant", 1.0), ("200 more, falling", 0.1)):
+    small.load_state_dict(kept)
+    train(small, train_ids, 200, 1e-2, seed=lesson.seed + 1, warmup=0, min_lr_ratio=last)
+    finals[name] = validation_loss(small, val_ids, 16_384)
+print({name: round(loss, 3) for name, loss in finals.items()})
+assert finals["200 more, falling"] < finals["200 more, constant"] < finals["600 steps"]
+
+# %% [markdown]
+# Answer: the falling rate. Large steps jump around a minimum; smaller ones get closer to it. But decay has a price:
+# while the rate falls, the model learns less. In the table above, the runs of 300 steps are so short that a constant
+# rate after the warm-up ends no worse than a cosine. Decay pays at the end of a run that is long for its model.
+
 # %% Reading a loss curve
 # From step to step the loss varies, because batches differ: look at a mean. And compare it with what simpler models
-# reach, which know only how frequent each token is, or each pair of tokens.
+# reach, which know only how frequent each token is, or each pair of tokens. Equal distances in loss are not equal
+# distances in quality.
 #
-# Equal distances in loss are not equal distances in quality.
-#
-# Predict: where does the loss fall more, in the first 60 steps, or from step 300 to step 1,000?
+# Predict: where does the loss fall more, in the first 60 steps, or from step 300 to step 600?
 baselines = baseline_losses(train_ids, val_ids[:4096], V)
-noise = np.std(np.array(losses[-60:]) - smooth(losses)[-60:])
-print(f"from step to step the loss varies by {noise:.2f}")
 print("baselines:", {name: round(loss, 2) for name, loss in baselines.items()})
 with lesson.picture("curve", "A loss curve, with baselines", size=(8, 4)) as axes:
     axes.plot(losses, color="0.75", label="loss of a batch")
@@ -157,37 +231,29 @@ with lesson.picture("curve", "A loss curve, with baselines", size=(8, 4)) as axe
     axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.legend(frameon=False, ncols=2)
 
-curve = []
-for steps_ in (0, 60, 300, 1000):
-    model = new_gpt(V)
-    if steps_:
-        with use_kernels("fast"):
-            train(model, train_ids, steps_)
-    curve.append(validation_loss(model, val_ids))
-    text = write(model, tokenizer, "The", 24)
-    better_than = [name for name, loss in baselines.items() if curve[-1] < loss - 0.01]
-    print(f"  {steps_:4} steps, validation loss {curve[-1]:.2f}, better than")
-    print(f"  {', '.join(better_than) or 'none of them'}: {text}")
+# %%
+models = {0: new_gpt(V, lesson.seed), 60: new_gpt(V, lesson.seed), 300: model, 600: new_gpt(V, lesson.seed)}
+for steps_ in (60, 600):
+    train(models[steps_], train_ids, steps_, seed=lesson.seed)
+curve = [validation_loss(each, val_ids) for each in models.values()]
+for (steps_, each), loss in zip(models.items(), curve):
+    better_than = [name for name, baseline in baselines.items() if loss < baseline - 0.01]
+    print(f"{steps_:4} steps, validation loss {loss:.2f}, better than: {', '.join(better_than) or 'none of them'}")
+    print(f"     {write(each, tokenizer, 'The', 24, seed=lesson.seed)}")
 assert curve == sorted(curve, reverse=True) and curve[0] - curve[1] > curve[2] - curve[3]
 
 # %% [markdown]
 # Answer: in the first 60 steps. There the model learns which tokens are frequent. What comes later costs more and more
 # steps, and is what makes text readable. Sentences that make sense need a larger model: `python scripts/demo.py`.
 #
-# ## What is wrong here?
-#
-# | the curve | the reason |
-# |---|---|
-# | flat at ln V | nothing is learned: the learning rate is 0, or no gradients arrive |
-# | falls, then jumps and stays | a step was too large: warm up longer, clip, lower the rate |
-# | near 0 within 400 steps | it sees the answer: a missing mask, or unshifted targets (`break.py`) |
-# | training falls, validation rises | overfitting: more text, or fewer steps |
+# Curves of runs that went wrong, and how to find the reason, are the subject of lesson 4.3.5.
 #
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start adamw`, clipping, warmup_cosine
 # - read: gpt/training/training_step.py: the step above; pretraining.py: the loop; minigrad/optim.py
-# - break: `python scripts/break.py unshifted`. Expect: a loss near 0, and a model that repeats its last token for ever.
-# - try: betas=(0.9, 0.9999) above. Expect: hardly a difference, 3.71 in place of 3.73. The mean over 10,000 steps has
-#   seen 300, and Adam's bias correction makes up for that.
+# - break: `python scripts/break.py unshifted`. Expect: a loss near 0, because the answer is in the input, and a text
+#   that mostly repeats its last token.
+# - try: betas=(0.9, 0.9999) in `pretrain`. Expect: hardly a difference. The mean over 10,000 steps has seen 300, and
+#   Adam's bias correction makes up for that.
 # - lesson: `python scripts/lesson.py 433`
