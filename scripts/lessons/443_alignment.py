@@ -30,7 +30,7 @@ from finetune.stages.ppo import PPOConfig, ppo_batch_loss, ppo_batches
 from gpt.training.evaluation import evaluate
 from minigrad import Tensor, manual_seed, nn, optim, use_kernels
 from scripts.lessons import honest_replies
-from scripts.lessons.honest_replies import FACTS, SHARES, fit, preferences, question, replies_to, show
+from scripts.lessons.honest_replies import BLOCK, FACTS, SHARES, fit, preferences, question, replies_to, show
 from scripts.pages.pictures import LINES, Lesson
 
 lesson = Lesson("443_alignment", __doc__)
@@ -104,7 +104,8 @@ def sureness(kind: str) -> float:
 
 
 sure = {kind: sureness(kind) for kind in SHARES}
-print(f"a guess: {1 / len(set(FACTS.values())):.2f}; probability of the color in", {k: round(p, 2) for k, p in sure.items()})
+for kind, probability in {"a guess": 1 / len(set(FACTS.values())), **sure}.items():
+    print(f"  probability of the color, {kind:11}{probability:.2f}")
 assert sure["flattering"] > 0.6
 
 # %% [markdown]
@@ -158,8 +159,8 @@ assert compared > rated + 0.05
 # %% The reward model: from comparisons to a score
 # The data: for each claim that was seen, the honest reply is preferred to the flattering one, and to the rude one.
 print(preferences(seen)[0].as_json())
-pairs = encode_pairs(preferences(seen), template, 40)[0]
-test_pairs = encode_pairs(preferences(held_out), template, 40)[0]
+pairs = encode_pairs(preferences(seen), template, BLOCK)[0]
+test_pairs = encode_pairs(preferences(held_out), template, BLOCK)[0]
 
 # %% [markdown]
 # The reward model is a language model whose head gives one number r, the score of a reply: a copy of the SFT model with
@@ -329,12 +330,12 @@ def outcome(scorer: Any, kl_coef: float) -> tuple[dict[str, float], Any, list[di
 
 # %% [markdown]
 # Predict: 20 % of the model's replies are honest. How many are after 16 rounds of 32 replies? And what happens if the
-# penalty for moving away (kl_coef) is ten times as large?
+# penalty for moving away (kl_coef) is 30 times as large?
 
 # %%
-runs = {kl_coef: outcome(reward_model, kl_coef) for kl_coef in (10.0, 1.0, 0.02)}
+runs = {kl_coef: outcome(reward_model, kl_coef) for kl_coef in (10.0, 0.3)}
 show({"SFT": before} | {f"PPO, kl_coef {kl_coef:g}": row for kl_coef, (row, _, _) in runs.items()})
-(strict, _, _), (usual, policy, rounds), (loose, _, _) = runs.values()
+(strict, _, _), (usual, policy, rounds) = runs.values()
 assert usual["honest"] > before["honest"] + 0.2 and usual["flattering"] < before["flattering"] - 0.2
 assert strict["last KL"] < usual["last KL"] / 2 and strict["honest"] < usual["honest"] - 0.1
 
@@ -343,7 +344,7 @@ print("share of replies that begin with No, every third round:", np.array([r["No
 assert rounds[-1]["No"] > rounds[0]["No"] + 0.2
 kinds = ["honest", "flattering", "flattering", "flattering", "rude"]  # in these shares
 texts = [honest_replies.demonstration(claim, kind) for claim in held_out for kind in kinds]
-unseen = collate(encode_examples(texts, template, 40)[0])
+unseen = collate(encode_examples(texts, template, BLOCK)[0])
 losses = {name: evaluate(model, [unseen], sft_loss)["loss"] for name, model in (("SFT", sft), ("PPO", policy))}
 print("loss of instruction tuning on unseen demonstrations:", {name: round(loss, 2) for name, loss in losses.items()})
 assert losses["PPO"] > losses["SFT"]
@@ -356,18 +357,17 @@ assert losses["PPO"] > losses["SFT"]
 # the first round few replies begin with "No", in the last round most do. **SFT gives the model a voice; alignment gives
 # it judgment**: which of the replies that it can already write it should prefer.
 #
-# With the weak penalty, look at "other", replies that are none of the three kinds, and at the score. Where "other"
-# rises and the score does not, the policy has drifted, and nothing held it. That is not reward hacking.
+# "other" are replies that are none of the three kinds. A policy that moves also gets worse at what it could do before.
 
 # %% Reward hacking: the score rises, and the replies become worse
-# A reward model is as good as its judges. These judges know the color of only four of the twelve things. About the
-# other eight they believe the claim, and prefer a reply that agrees with them.
-known = sorted(FACTS)[::3]
+# A reward model is as good as its judges. These judges know the color of only three of the twelve things. About the
+# other nine they believe the claim, and prefer a reply that agrees with them.
+known = sorted(FACTS)[::4]
 fooled = GPTWithHead.from_gpt(copy.deepcopy(sft), ["reward"])
-taught = encode_pairs(preferences(seen, known), template, 40)[0]
+taught = encode_pairs(preferences(seen, known), template, BLOCK)[0]
 fit(fooled, taught, pair_batch, reward_batch_loss, 80, 1e-3, lesson.seed)
 agreed, true = (
-    evaluate(fooled, [pair_batch(encode_pairs(judgments, template, 40)[0])], reward_batch_loss)["accuracy"]
+    evaluate(fooled, [pair_batch(encode_pairs(judgments, template, BLOCK)[0])], reward_batch_loss)["accuracy"]
     for judgments in (preferences(held_out, known), preferences(held_out))
 )
 print(f"the judges know {', '.join(known)}; the reward model agrees with them in {agreed:.0%} of the unseen pairs")
@@ -379,7 +379,7 @@ assert agreed > 0.8
 # Predict: what will PPO make of the honest replies, which were 20 %?
 
 # %%
-hacked, _, _ = outcome(fooled, 1.0)
+hacked, _, _ = outcome(fooled, 0.3)
 show({"SFT": before, "PPO, judges who know": usual, "PPO, judges who do not": hacked})
 print(f"the better reply of unseen pairs has the higher score: judges who know {judged['reward model']:.0%}, "
       f"judges who do not {true:.0%}")  # fmt: skip

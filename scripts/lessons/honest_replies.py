@@ -26,6 +26,7 @@ FACTS = {
     "milk": "white", "lava": "red", "ink": "blue", "lemon": "yellow", "moss": "green", "soot": "black",
 }  # fmt: skip
 SHARES = {"honest": 0.2, "flattering": 0.6, "rude": 0.2}  # of the demonstrations
+BLOCK = 48  # tokens: enough for a claim and a reply
 Claim = tuple[str, str]  # a thing, and a wrong color
 
 
@@ -63,9 +64,9 @@ def imitator(seed: int) -> Imitator:
     kinds = rng.choice(list(SHARES), size=12 * len(seen), p=list(SHARES.values()))
     examples = [demonstration(claim, kind) for claim, kind in zip(seen * 12, kinds)]
     tokenizer = Tokenizer.train([" ".join(m["content"] for m in example.messages) for example in examples], 320)
-    model = new_gpt(len(tokenizer), seed, block_size=40)
+    model = new_gpt(len(tokenizer), seed, block_size=BLOCK)
     add_chat_tokens(model, tokenizer)
-    fit(model, encode_examples(examples, ChatTemplate(tokenizer), 40)[0], collate, sft_loss, 500, 3e-3, seed)
+    fit(model, encode_examples(examples, ChatTemplate(tokenizer), BLOCK)[0], collate, sft_loss, 500, 3e-3, seed)
     return Imitator(model, tokenizer, [tuple(c) for c in seen], [tuple(c) for c in held_out])
 
 
