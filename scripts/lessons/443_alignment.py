@@ -106,7 +106,7 @@ def sureness(kind: str) -> float:
 sure = {kind: sureness(kind) for kind in SHARES}
 for kind, probability in {"a guess": 1 / len(set(FACTS.values())), **sure}.items():
     print(f"  probability of the color, {kind:11}{probability:.2f}")
-assert sure["flattering"] > 0.6
+assert sure["flattering"] > max(0.6, sure["honest"] - 0.2)
 
 # %% [markdown]
 # It is about as sure of a false color after "Yes," as of the true one after "No,". Its probabilities say what comes
@@ -147,10 +147,12 @@ def learned_from(generosity: float, draw: np.random.Generator, replies: int = 40
 
 # %%
 print("correlation with the true quality, mean of 5 draws    ratings   comparisons")
+gaps = []
 for generosity in (0.0, 1.0, 2.0):
     rated, compared = np.mean([learned_from(generosity, rng) for _ in range(5)], axis=0)
     print(f"{f'people differ by {2 * generosity:.0f} points':51}{rated:10.2f}{compared:14.2f}")
-assert compared > rated + 0.05
+    gaps.append(compared - rated)
+assert gaps[0] < 0 and gaps[2] > 0.03
 
 # %% [markdown]
 # Answer: a number says more than a comparison while all people use the scale alike. But a generous person changes every
@@ -357,7 +359,8 @@ assert losses["PPO"] > losses["SFT"]
 # the first round few replies begin with "No", in the last round most do. **SFT gives the model a voice; alignment gives
 # it judgment**: which of the replies that it can already write it should prefer.
 #
-# "other" are replies that are none of the three kinds. A policy that moves also gets worse at what it could do before.
+# "other" are replies that are none of the three kinds. They are more frequent than before: a policy that moves also
+# gets worse at what it could do.
 
 # %% Reward hacking: the score rises, and the replies become worse
 # A reward model is as good as its judges. These judges know the color of only three of the twelve things. About the
@@ -393,15 +396,15 @@ assert hacked["honest"] < before["honest"] and usual["honest"] > hacked["honest"
 
 # %% Why the KL penalty: every reward model has errors
 # How far should a policy go that follows a reward model with errors? Here 2,000 replies have a true quality. The reward
-# model sees it with noise, and it overrates ten bad replies. The policy that is best for mean(r) - β KL is known:
+# model sees it with noise, and it overrates five bad replies. The policy that is best for mean(r) - β KL is known:
 # π = ρ e^(r/β) / Z (lesson 443b derives it), so nothing needs to be trained.
 #
 # Predict: β is turned down from 20 to 0.2. What do the score and the true quality do?
 N = 2000  # replies, equally likely under the reference model
 quality = rng.standard_normal(N)
 mistake = rng.standard_normal(N)
-mistake[:10] += 8  # the reward model overrates ten bad replies
-quality[:10] -= 4
+mistake[:5] += 12  # the reward model overrates five bad replies
+quality[:5] -= 4
 proxy = quality + mistake
 
 # %%
@@ -426,7 +429,7 @@ with lesson.picture("hacking", "Reward hacking: the optimal policy as the KL pen
 
 # %% [markdown]
 # Answer: the score only rises. The quality rises first and then falls below that of the reference, which is 0, because
-# the policy has found the ten errors. The best β lies between: far enough to gain, near enough to stay among replies
+# the policy has found the five errors. The best β lies between: far enough to gain, near enough to stay among replies
 # that the reward model knows.
 #
 # A frozen backbone (lesson 441) does not move at all, and full fine-tuning moves freely. β chooses any distance between
@@ -437,6 +440,6 @@ with lesson.picture("hacking", "Reward hacking: the optimal policy as the KL pen
 # - exercise: `python scripts/exercise.py start bradley_terry`, ppo_clip, gae
 # - read: finetune/objectives/reward.py: a page; finetune/objectives/ppo.py; then scripts/ppo.py
 # - try: `python scripts/lesson.py 443 --seed 1`. Expect: other shares, and the same conclusions.
-# - break: in honest_replies.py let "rude" be better in `preferences`. Expect: reward model and PPO learn what they are
-#   shown: rude replies become frequent, and the assert on the reward model still holds.
+# - break: in `preferences` of honest_replies.py, write "rude" in place of "honest". Expect: reward model and PPO learn
+#   what they are shown. The assertion on the reward model still holds, and the one on honest replies fails.
 # - lesson: `python scripts/lesson.py 443b`
