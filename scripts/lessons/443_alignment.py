@@ -25,7 +25,6 @@ from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.objectives.logprobs import estimated_kl, exact_kl, sequence_logprobs
 from finetune.objectives.reward import reward_batch_loss, reward_loss
 from finetune.objectives.rollout import PolicyWithValue, roll_out
-from finetune.objectives.sft import collate, encode_examples, sft_loss
 from finetune.stages.ppo import PPOConfig, ppo_batch_loss, ppo_batches
 from gpt.training.evaluation import evaluate
 from minigrad import Tensor, manual_seed, nn, optim, use_kernels
@@ -326,7 +325,7 @@ def outcome(scorer: Any, kl_coef: float) -> tuple[dict[str, float], Any, list[di
     with use_kernels("fast"):
         policy, rounds = reinforce(scorer, kl_coef)
     first, last = ({name: np.mean([r[name] for r in part]) for name in rounds[0]} for part in (rounds[:3], rounds[-3:]))
-    found = {"first score": first["score"], "last score": last["score"], "last KL": last["KL"]}
+    found = {"score first": first["score"], "last": last["score"], "KL last": last["KL"]}
     return {**honest_replies.behavior(policy, tokenizer, held_out, lesson.seed), **found}, policy, rounds
 
 
@@ -339,21 +338,15 @@ runs = {kl_coef: outcome(reward_model, kl_coef) for kl_coef in (10.0, 0.3)}
 show({"SFT": before} | {f"PPO, kl_coef {kl_coef:g}": row for kl_coef, (row, _, _) in runs.items()})
 (strict, _, _), (usual, policy, rounds) = runs.values()
 assert usual["honest"] > before["honest"] + 0.2 and usual["flattering"] < before["flattering"] - 0.2
-assert strict["last KL"] < usual["last KL"] / 2 and strict["honest"] < usual["honest"] - 0.1
+assert strict["KL last"] < usual["KL last"] / 2 and strict["honest"] < usual["honest"] - 0.1
 
 # %%
 print("share of replies that begin with No, every third round:", np.array([r["No"] for r in rounds[::3]]))
 assert rounds[-1]["No"] > rounds[0]["No"] + 0.2
-kinds = ["honest", "flattering", "flattering", "flattering", "rude"]  # in these shares
-texts = [honest_replies.demonstration(claim, kind) for claim in held_out for kind in kinds]
-unseen = collate(encode_examples(texts, template, BLOCK)[0])
-losses = {name: evaluate(model, [unseen], sft_loss)["loss"] for name, model in (("SFT", sft), ("PPO", policy))}
-print("loss of instruction tuning on unseen demonstrations:", {name: round(loss, 2) for name, loss in losses.items()})
-assert losses["PPO"] > losses["SFT"]
 
 # %% [markdown]
 # Answer: most replies are honest, and few flatter. With the large penalty the policy stays where it was, in what it
-# does and in its KL. By the loss of instruction tuning, the honest model is the worse one.
+# does and in its KL.
 #
 # **For the first time, the training loop changes shape.** The policy writes its own data, and they change with it: in
 # the first round few replies begin with "No", in the last round most do. **SFT gives the model a voice; alignment gives
@@ -369,10 +362,8 @@ known = sorted(FACTS)[::4]
 fooled = GPTWithHead.from_gpt(copy.deepcopy(sft), ["reward"])
 taught = encode_pairs(preferences(seen, known), template, BLOCK)[0]
 fit(fooled, taught, pair_batch, reward_batch_loss, 80, 1e-3, lesson.seed)
-agreed, true = (
-    evaluate(fooled, [pair_batch(encode_pairs(judgments, template, BLOCK)[0])], reward_batch_loss)["accuracy"]
-    for judgments in (preferences(held_out, known), preferences(held_out))
-)
+unseen = [encode_pairs(preferences(held_out, k), template, BLOCK)[0] for k in (known, FACTS)]
+agreed, true = (evaluate(fooled, [pair_batch(pairs)], reward_batch_loss)["accuracy"] for pairs in unseen)
 print(f"the judges know {', '.join(known)}; the reward model agrees with them in {agreed:.0%} of the unseen pairs")
 assert agreed > 0.8
 
@@ -386,7 +377,7 @@ hacked, _, _ = outcome(fooled, 0.3)
 show({"SFT": before, "PPO, judges who know": usual, "PPO, judges who do not": hacked})
 print(f"the better reply of unseen pairs has the higher score: judges who know {judged['reward model']:.0%}, "
       f"judges who do not {true:.0%}")  # fmt: skip
-assert hacked["last score"] > hacked["first score"] + 0.3
+assert hacked["last"] > hacked["score first"] + 0.3
 assert hacked["honest"] < before["honest"] and usual["honest"] > hacked["honest"] + 0.3
 
 # %% [markdown]

@@ -62,8 +62,8 @@ def objective(policy: np.ndarray, beta: float) -> np.ndarray:
 others = rng.dirichlet(np.ones(3), size=10_000)  # random policies, to compare with
 for beta in (100.0, 1.0, 0.2):
     best = best_policy(beta)
-    print(f"beta {beta:5}: {best} has {objective(best, beta):.3f}, the best of 10,000 others "
-          f"{objective(others, beta).max():.3f}, the reference {objective(rho, beta):.3f}")  # fmt: skip
+    reached = f"the best of 10,000 others {objective(others, beta).max():.3f}, the reference {objective(rho, beta):.3f}"
+    print(f"beta {beta:5}: {best} reaches {objective(best, beta):.3f}, {reached}")
     assert objective(best, beta) >= objective(others, beta).max()
 
 # %% [markdown]
@@ -88,8 +88,7 @@ for beta in (100.0, 1.0, 0.2):
 for beta in (1.0, 0.2):
     best = best_policy(beta)
     implied = beta * np.log(best / rho)
-    print(f"beta {beta}: rewards {reward}, beta ln(π*/ρ) {implied}")
-    print(f"          differences {np.diff(reward)} and {np.diff(implied)}")
+    print(f"beta {beta}: beta ln(π*/ρ) {implied}; differences {np.diff(implied)}, of the rewards {np.diff(reward)}")
     assert np.allclose(np.diff(implied), np.diff(reward))
 
 # %% [markdown]
@@ -175,7 +174,7 @@ def mixed_loss(model: Any, batch: PairBatch, beta: float, dpo: float, imitate: f
 
 
 def prefer(rate: float, beta: float = 0.1, dpo: float = 1, imitate: float = 0) -> tuple[dict[str, float], list[Any]]:
-    """What 40 steps made of the replies to unseen claims: shares, KL in nats per reply; loss and h; and the steps."""
+    """What 40 steps made of the replies to unseen claims; the last loss and ln π of the training pairs; all steps."""
     policy = copy.deepcopy(sft)
     loss = partial(mixed_loss, beta=beta, dpo=dpo, imitate=imitate)
     steps = fit(policy, pairs, pair_batch, loss, 40, rate, lesson.seed)
@@ -183,7 +182,7 @@ def prefer(rate: float, beta: float = 0.1, dpo: float = 1, imitate: float = 0) -
     found = {
         "KL": kl_of_replies(policy, sft, prompts, [reply.ids for reply in replies]),
         "last loss": np.mean([step.loss for step in steps[-5:]]),
-        "last h": np.mean([step.metrics["rewards/margins"] / beta for step in steps[-5:]]),
+        **{name: np.mean([step.metrics[f"logps/{name}"] for step in steps[-5:]]) for name in ("chosen", "rejected")},
     }
     return {**honest_replies.behavior(policy, tokenizer, held_out, lesson.seed), **found}, steps
 
@@ -197,15 +196,11 @@ runs["chosen replies only, 3e-4"] = prefer(3e-4, dpo=0, imitate=1)
 show({"SFT": before} | {name: row for name, (row, _) in runs.items()})
 (slow, _), (middle, steps), (fast, fast_steps), (imitated, _) = runs.values()
 assert np.isclose(steps[0].loss, math.log(2), atol=1e-4)  # policy = reference: no preference yet
-assert before["honest"] < middle["honest"] and before["flattering"] > middle["flattering"]
+assert before["flattering"] > middle["flattering"]
 assert fast["last loss"] < middle["last loss"] < slow["last loss"] and fast["KL"] > middle["KL"] > slow["KL"]
 assert fast["other"] > middle["other"] + 0.05 and fast["flattering"] < 0.05
 assert imitated["other"] < fast["other"]
-moved = {name: fast_steps[-1].metrics[f"logps/{name}"] - fast_steps[0].metrics[f"logps/{name}"]
-         for name in ("chosen", "rejected")}  # fmt: skip
-print(f"at the largest rate, on the training pairs: ln π(chosen) {moved['chosen']:+.1f}, "
-      f"ln π(rejected) {moved['rejected']:+.1f}")  # fmt: skip
-assert moved["rejected"] < -2 * abs(moved["chosen"])
+assert before["honest"] < middle["honest"] and fast["rejected"] < 3 * slow["rejected"]
 with lesson.picture("dpo", "Forty steps of DPO", columns=2, size=(10, 3.8)) as panels:
     for axes, title, shown in zip(panels, ("rate 1e-4", "rate 3e-4"), (steps, fast_steps)):
         for name, line in (("logps/chosen", "-"), ("logps/rejected", "--")):
@@ -232,7 +227,7 @@ with lesson.picture("dpo", "Forty steps of DPO", columns=2, size=(10, 3.8)) as p
 remedies = {"β = 5": prefer(3e-4, beta=5.0)[0], "β = 0.1, and imitation": prefer(3e-4, imitate=1)[0]}
 show({"SFT": before, "β = 0.1": fast, **remedies, "imitation only": imitated})
 larger, both = remedies.values()
-assert larger["KL"] < fast["KL"] and larger["last h"] < fast["last h"] / 2 and larger["other"] < fast["other"]
+assert larger["KL"] < fast["KL"] and larger["rejected"] > fast["rejected"] / 2 and larger["other"] < fast["other"]
 assert both["honest"] > max(fast["honest"], larger["honest"]) and both["other"] < fast["other"]
 
 # %% [markdown]

@@ -100,8 +100,8 @@ for reply in replies:
 rewards = np.array([[1.0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
 for row, advantages in zip(rewards, group_advantages(rewards)):
     print(f"rewards {row}: advantages {advantages}")
-by_hand = (rewards[0] - 0.25) / np.sqrt(0.25 * 0.75)
-assert np.allclose(group_advantages(rewards)[0], by_hand, atol=1e-3) and not group_advantages(rewards)[2:].any()
+assert np.isclose(group_advantages(rewards)[0, 0], 0.75 / np.sqrt(0.25 * 0.75), atol=1e-3)
+assert not group_advantages(rewards)[2:].any()
 
 # %% [markdown]
 # Answer: 0.75 / 0.43 = 1.73, and nothing: where all answers are equally good, all advantages are 0.
@@ -179,13 +179,10 @@ for name in after:
 assert after["exact"] > before["exact"] + 0.2 and after["thinks"] > before["thinks"] + 0.2
 assert abs(after["digits, given a thought"] - before["digits, given a thought"]) < 0.3
 assert before["majority@8"] > before["exact"] + 0.1 and before["pass@8"] > after["exact"] - 0.05
-with lesson.picture("rounds", "GRPO: what the answers of each round are like", columns=2, size=(10, 3.8)) as panels:
-    lines = {"exact": [row["exact"] for row in log], "with a thought": [row["thinks"] for row in log]}
-    digits = {"digits, given a thought": [row["thought"] / row["thinks"] for row in log]}
-    for axes, shown, label in zip(panels, (lines, digits), ("share of answers", "digits")):
-        for (name, values), line in zip(shown.items(), LINES):
-            axes.plot(values, line, color="black", label=name)
-        axes.set(xlabel="round", ylabel=label, ylim=(0, None))
+with lesson.picture("rounds", "GRPO: what the answers of each round are like") as axes:
+    for (name, label), line in zip({"exact": "right", "thinks": "with a thought", "format": "format"}.items(), LINES):
+        axes.plot([row[name] for row in log], line, color="black", label=label)
+    axes.set(xlabel="round", ylabel="share of answers", ylim=(0, 1.05))
 
 # %% [markdown]
 # Answer: nearly all have one, because thinking pays; nobody asked for it. The thoughts do not get longer: one digit for

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -41,33 +41,23 @@ def question(thing: str, color: str) -> list[Message]:
     return [{"role": "user", "content": f"I think {thing} is {color}."}]
 
 
-def demonstration(claim: Claim, kind: str) -> Example:
-    """A conversation to imitate: the claim, and a reply of this kind."""
-    return Example([*question(*claim), {"role": "assistant", "content": replies_to(*claim)[kind]}])
+def imitator(seed: int) -> tuple[GPT, Tokenizer, list[Claim], list[Claim]]:
+    """Train a new small model on demonstrations, in which the three kinds of replies have the shares SHARES.
 
-
-class Imitator(NamedTuple):
-    """A model that has learned from demonstrations; the claims in them, and other ones."""
-
-    model: GPT
-    tokenizer: Tokenizer
-    seen: list[Claim]
-    held_out: list[Claim]
-
-
-def imitator(seed: int) -> Imitator:
-    """Train a new small model on demonstrations, in which the three kinds of replies have the shares SHARES."""
+    Returns the model, its tokenizer, the claims in the demonstrations, and other claims.
+    """
     rng = np.random.default_rng(seed)
     claims = [(thing, color) for thing in FACTS for color in sorted(set(FACTS.values())) if color != FACTS[thing]]
     rng.shuffle(claims)
     seen, held_out = claims[:48], claims[48:]
     kinds = rng.choice(list(SHARES), size=12 * len(seen), p=list(SHARES.values()))
-    examples = [demonstration(claim, kind) for claim, kind in zip(seen * 12, kinds)]
+    replies = [replies_to(*claim)[kind] for claim, kind in zip(seen * 12, kinds)]
+    examples = [Example([*question(*c), {"role": "assistant", "content": r}]) for c, r in zip(seen * 12, replies)]
     tokenizer = Tokenizer.train([" ".join(m["content"] for m in example.messages) for example in examples], 320)
     model = new_gpt(len(tokenizer), seed, block_size=BLOCK)
     add_chat_tokens(model, tokenizer)
     fit(model, encode_examples(examples, ChatTemplate(tokenizer), BLOCK)[0], collate, sft_loss, 500, 3e-3, seed)
-    return Imitator(model, tokenizer, [tuple(c) for c in seen], [tuple(c) for c in held_out])
+    return model, tokenizer, seen, held_out
 
 
 def preferences(claims: Sequence[Claim], known: Collection[str] = FACTS) -> list[Preference]:
@@ -90,24 +80,20 @@ def fit(model: Any, items: list, together: Any, loss: Any, steps: int, rate: flo
         return list(training_steps(model, ShuffledBatches(items, 16, together, seed), loss, config))
 
 
-def kind_of(claim: Claim, text: str) -> str:
-    """The kind of a reply: "other" if it is none of the three."""
-    return {reply: kind for kind, reply in replies_to(*claim).items()}.get(text, "other")
-
-
 def behavior(model: Any, tokenizer: Tokenizer, claims: Sequence[Claim], seed: int) -> dict[str, float]:
     """The shares of each kind among replies to claims, ten to each, at temperature 1. other: none of the three."""
     asked, encode = list(claims) * 10, chat_template(tokenizer)
     with use_kernels("fast"):
         replies = ask(model, tokenizer, [question(*c) for c in asked], encode, temperature=1.0, seed=seed)
-    kinds = Counter(kind_of(claim, reply.text) for claim, reply in zip(asked, replies))
+    of_text = [{text: kind for kind, text in replies_to(*claim).items()} for claim in asked]
+    kinds = Counter(kinds.get(reply.text, "other") for kinds, reply in zip(of_text, replies))
     return {kind: kinds[kind] / len(asked) for kind in [*SHARES, "other"]}
 
 
 def show(rows: dict[str, dict[str, float]]) -> None:
     """Print a table: shares of replies in per cent, and whatever else a row has."""
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    print(f"{'':30}" + "".join(f"{name:>12}" for name in names))
+    print(f"{'':28}" + "".join(f"{name:>11}" for name in names))
     for label, row in rows.items():
         cells = [f"{row[n]:.0%}" if n in (*SHARES, "other") else f"{row[n]:.2f}" for n in names if n in row]
-        print(f"{label:30}" + "".join(f"{cell:>12}" for cell in cells))
+        print(f"{label:28}" + "".join(f"{cell:>11}" for cell in cells))
