@@ -1,8 +1,8 @@
 """Lesson 4.4.3: alignment, or learning which reply is better
 
-Instruction tuning (SFT, supervised fine-tuning) imitates its demonstrations, good and bad ones alike. In this lesson a
-model answers people who say "grass is red": sometimes honestly, sometimes with flattery, sometimes rudely. It learns
-which reply is better from comparisons: a reward model turns them into a score, and PPO trains the model to score high.
+Instruction tuning (SFT, supervised fine-tuning) learns from demonstrations, and these are not all good. In this lesson
+a model answers people who say "grass is red": honestly, with flattery, or rudely. It learns which reply is better from
+comparisons: a reward model turns them into a score, and PPO trains the model to score high.
 Part 2, lesson 443b, reaches the same aim with DPO, which needs neither.
 Ouyang et al. 2022 (InstructGPT); Schulman et al. 2016 and 2017 (GAE, PPO); Gao et al. 2023 (reward hacking).
 """
@@ -35,7 +35,7 @@ from scripts.pages.pictures import LINES, Lesson
 lesson = Lesson("443_alignment", __doc__)
 rng = np.random.default_rng(lesson.seed)
 
-# %% A model that imitates: honest, flattering, rude
+# %% Demonstrations: honest, flattering, rude
 # Somebody makes a wrong claim. Of the demonstrations, only 20 % correct it politely. 60 % agree with it, and 20 % are
 # rude. (The data and the small model are in [honest_replies.py](honest_replies.py).)
 for kind, reply in replies_to("grass", "red").items():
@@ -224,8 +224,7 @@ kl = np.array([[0.5, 0.0, 0.5]])  # ln π - ln ρ of each: the policy has made t
 rewards = ppo.token_rewards(np.array([1.0]), kl, mask, kl_coef=0.2)
 assert np.allclose(rewards, [[-0.1, 0.0, 0.9]])  # score 1 at the end, and 0.2 x 0.5 off wherever it moved
 advantages, returns = ppo.gae(rewards, np.array([[0.5, 0.5, 0.5]]), mask, gamma=1.0, lam=0.95)
-by_hand = [-0.1 + 0.95 * (0.95 * 0.4), 0.95 * 0.4, 0.9 - 0.5]
-assert np.allclose(advantages, [by_hand])
+assert np.allclose(advantages, [[-0.1 + 0.95 * (0.95 * 0.4), 0.95 * 0.4, 0.9 - 0.5]])  # by hand
 print("rewards of three tokens:", rewards[0], " advantages, where 0.5 was expected:", advantages[0])
 
 # %% [markdown]
@@ -320,13 +319,14 @@ def reinforce(scorer: Any, kl_coef: float) -> tuple[Any, list[dict[str, float]]]
     return actor.policy, rounds
 
 
-def outcome(scorer: Any, kl_coef: float) -> tuple[dict[str, float], Any, list[dict[str, float]]]:
-    """PPO's replies to unseen claims, and means of its first and last three rounds; the policy; all rounds."""
+def outcome(scorer: Any, kl_coef: float) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """PPO's replies to unseen claims, with means of the first and the last three rounds; and all rounds."""
     with use_kernels("fast"):
         policy, rounds = reinforce(scorer, kl_coef)
-    first, last = ({name: np.mean([r[name] for r in part]) for name in rounds[0]} for part in (rounds[:3], rounds[-3:]))
-    found = {"score first": first["score"], "last": last["score"], "KL last": last["KL"]}
-    return {**honest_replies.behavior(policy, tokenizer, held_out, lesson.seed), **found}, policy, rounds
+    found = honest_replies.behavior(policy, tokenizer, held_out, lesson.seed)
+    for name, part in (("first", rounds[:3]), ("last", rounds[-3:])):
+        found |= {f"{name} {key}": float(np.mean([each[key] for each in part])) for key in ("score", "KL")}
+    return found, rounds
 
 
 # %% [markdown]
@@ -335,10 +335,10 @@ def outcome(scorer: Any, kl_coef: float) -> tuple[dict[str, float], Any, list[di
 
 # %%
 runs = {kl_coef: outcome(reward_model, kl_coef) for kl_coef in (10.0, 0.3)}
-show({"SFT": before} | {f"PPO, kl_coef {kl_coef:g}": row for kl_coef, (row, _, _) in runs.items()})
-(strict, _, _), (usual, policy, rounds) = runs.values()
+show({"SFT": before} | {f"PPO, kl_coef {kl_coef:g}": row for kl_coef, (row, _) in runs.items()})
+(strict, _), (usual, rounds) = runs.values()
 assert usual["honest"] > before["honest"] + 0.2 and usual["flattering"] < before["flattering"] - 0.2
-assert strict["KL last"] < usual["KL last"] / 2 and strict["honest"] < usual["honest"] - 0.1
+assert strict["last KL"] < usual["last KL"] / 2 and strict["honest"] < usual["honest"] - 0.1
 
 # %%
 print("share of replies that begin with No, every third round:", np.array([r["No"] for r in rounds[::3]]))
@@ -355,7 +355,7 @@ assert rounds[-1]["No"] > rounds[0]["No"] + 0.2
 # "other" are replies that are none of the three kinds. They are more frequent than before: a policy that moves also
 # gets worse at what it could do.
 
-# %% Reward hacking: the score rises, and the replies become worse
+# %% Judges who do not know everything
 # A reward model is as good as its judges. These judges know the color of only three of the twelve things. About the
 # other nine they believe the claim, and prefer a reply that agrees with them.
 known = sorted(FACTS)[::4]
@@ -373,17 +373,17 @@ assert agreed > 0.8
 # Predict: what will PPO make of the honest replies, which were 20 %?
 
 # %%
-hacked, _, _ = outcome(fooled, 0.3)
+hacked, _ = outcome(fooled, 0.3)
 show({"SFT": before, "PPO, judges who know": usual, "PPO, judges who do not": hacked})
 print(f"the better reply of unseen pairs has the higher score: judges who know {judged['reward model']:.0%}, "
       f"judges who do not {true:.0%}")  # fmt: skip
-assert hacked["last"] > hacked["score first"] + 0.3
+assert hacked["last score"] > hacked["first score"] + 0.3
 assert hacked["honest"] < before["honest"] and usual["honest"] > hacked["honest"] + 0.3
 
 # %% [markdown]
-# Answer: the score rises, and the model becomes less honest than it was. Nobody who looks at the score can see it. This
-# is how assistants learn flattery from people's preferences (Sharma et al. 2023). What is optimized, the score, stands
-# for what is meant, honesty, only as far as the judges could see.
+# Answer: the score rises, and the model becomes less honest than it was. This is *reward hacking*: what is optimized,
+# the score, stands for what is meant, honesty, only as far as the judges could see. Nobody who looks at the score
+# notices. In this way assistants learn flattery from people's preferences (Sharma et al. 2023).
 
 # %% Why the KL penalty: every reward model has errors
 # How far should a policy go that follows a reward model with errors? Here 2,000 replies have a true quality. The reward
@@ -405,16 +405,15 @@ for beta in betas:
     logits = Tensor(proxy / beta)
     chances = F.softmax(logits, -1).data
     curve.append((exact_kl(logits, Tensor(np.zeros(N))).item(), chances @ proxy, chances @ quality))
-kls, rewarded, true_quality = np.array(curve).T
+kls, rewarded, truth = np.array(curve).T
 assert kls[0] < 0.1 and (np.diff(kls) > 0).all()  # from nearly frozen to free: beta is a dial, not a switch
-best = int(true_quality.argmax())
-assert (np.diff(rewarded) > -1e-5).all() and 0 < best < len(betas) - 1 and true_quality[-1] < 0 < true_quality[best]
+best = int(truth.argmax())
+assert (np.diff(rewarded) > -1e-5).all() and 0 < best < len(betas) - 1 and truth[-1] < 0 < truth[best]
 for place in (0, best, -1):
-    found = f"score {rewarded[place]:+.2f}, quality {true_quality[place]:+.2f}"
-    print(f"beta {betas[place]:5.1f}: KL {kls[place]:.2f}, {found}")
+    print(f"beta {betas[place]:5.1f}: KL {kls[place]:.2f}, score {rewarded[place]:+.2f}, quality {truth[place]:+.2f}")
 with lesson.picture("hacking", "Reward hacking: the optimal policy as the KL penalty is turned down") as axes:
     axes.plot(kls, rewarded, "--", color="black", label="score of the reward model")
-    axes.plot(kls, true_quality, "-", color="black", label="true quality")
+    axes.plot(kls, truth, "-", color="black", label="true quality")
     axes.axvline(kls[best], color="0.6", linestyle=":", label=f"best: beta = {betas[best]:.1f}")
     axes.set(xlabel="KL from the reference (nats per reply)", ylabel="mean score (standard deviations)")
 

@@ -23,8 +23,7 @@ from finetune.evaluation.judge import kl_of_replies
 from finetune.objectives.dpo import dpo_batch_loss, dpo_loss, with_reference
 from finetune.objectives.logprobs import sequence_logprobs
 from minigrad import Tensor, optim
-from scripts.lessons import honest_replies
-from scripts.lessons.honest_replies import BLOCK, fit, preferences, question, show
+from scripts.lessons.honest_replies import BLOCK, behavior, fit, imitator, preferences, question, show
 from scripts.lessons.small_gpt import smooth
 from scripts.pages.pictures import Lesson
 
@@ -158,10 +157,10 @@ assert gradients(-7.0, -30.0)[0] < gradients(-4.0, -9.0)[0] < math.log(2)
 # %% DPO in the familiar loop
 # The model and the pairs are those of lesson 443. The reference never changes, so its log-probabilities are computed
 # once. The control imitates the chosen replies only: loss = -ln π(chosen), with the same steps.
-sft, tokenizer, seen, held_out = honest_replies.imitator(lesson.seed)
+sft, tokenizer, seen, held_out = imitator(lesson.seed)
 pairs = with_reference(sft, encode_pairs(preferences(seen), ChatTemplate(tokenizer), BLOCK)[0])
 prompts = [chat_template(tokenizer)(question(*claim)) for claim in held_out]
-before = honest_replies.behavior(sft, tokenizer, held_out, lesson.seed)
+before = behavior(sft, tokenizer, held_out, lesson.seed)
 
 
 def mixed_loss(model: Any, batch: PairBatch, beta: float, dpo: float, imitate: float) -> tuple[Tensor, int, dict]:
@@ -184,7 +183,7 @@ def prefer(rate: float, beta: float = 0.1, dpo: float = 1, imitate: float = 0) -
         "last loss": np.mean([step.loss for step in steps[-5:]]),
         **{name: np.mean([step.metrics[f"logps/{name}"] for step in steps[-5:]]) for name in ("chosen", "rejected")},
     }
-    return {**honest_replies.behavior(policy, tokenizer, held_out, lesson.seed), **found}, steps
+    return {**behavior(policy, tokenizer, held_out, lesson.seed), **found}, steps
 
 
 # %% [markdown]
@@ -211,8 +210,8 @@ with lesson.picture("dpo", "Forty steps of DPO", columns=2, size=(10, 3.8)) as p
 # %% [markdown]
 # Answer: no. At the largest rate flattery is gone, the loss is lowest, and more replies than before are none of the
 # three kinds. The picture shows why: the loss falls because the rejected replies become ever less likely, far beyond
-# the point where they are never written. The probability that they lose need not go to the chosen reply. DPO has no
-# reward model to fool, but its loss says nothing about all other replies.
+# the point where they are never written. The probability that they lose need not go to the chosen reply, which may even
+# become less likely itself. DPO has no reward model to fool, but its loss says nothing about all other replies.
 #
 # Imitating the chosen replies is a strong control. It keeps to replies that were written, but says nothing against the
 # rejected ones. It works here because each chosen reply is exactly what we want. Where the better of two replies is

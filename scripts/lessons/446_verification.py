@@ -196,7 +196,7 @@ with lesson.picture("rounds", "GRPO: what the answers of each round are like") a
 # More training from the same examples does not: `python scripts/grpo.py --control`, see scripts/README.md for three
 # seeds of both.
 
-# %% A lenient checker is found out
+# %% A lenient checker
 # From a good start, being right is the easiest way to mention the right digit, and the lenient checker does no harm. So
 # take a start that has learned a third as long.
 #
