@@ -199,7 +199,7 @@ assert before["flattering"] > middle["flattering"]
 assert fast["last loss"] < middle["last loss"] < slow["last loss"] and fast["KL"] > middle["KL"] > slow["KL"]
 assert fast["other"] > middle["other"] + 0.05 and fast["flattering"] < 0.05
 assert imitated["other"] < fast["other"]
-assert before["honest"] < middle["honest"] and fast["rejected"] < 3 * slow["rejected"]
+assert before["honest"] < middle["honest"] > fast["honest"] and fast["rejected"] < 3 * slow["rejected"]
 with lesson.picture("dpo", "Forty steps of DPO", columns=2, size=(10, 3.8)) as panels:
     for axes, title, shown in zip(panels, ("rate 1e-4", "rate 3e-4"), (steps, fast_steps)):
         for name, line in (("logps/chosen", "-"), ("logps/rejected", "--")):
@@ -208,17 +208,19 @@ with lesson.picture("dpo", "Forty steps of DPO", columns=2, size=(10, 3.8)) as p
         axes.set(title=title, xlabel="step", ylabel="log-probability (nats per reply)")
 
 # %% [markdown]
-# Answer: no. At the largest rate flattery is gone, the loss is lowest, and more replies than before are none of the
-# three kinds. The picture shows why: the loss falls because the rejected replies become ever less likely, far beyond
-# the point where they are never written. The probability that they lose need not go to the chosen reply, which may even
-# become less likely itself. DPO has no reward model to fool, but its loss says nothing about all other replies.
+# Answer: no. The middle rate does: more replies are honest, and fewer flatter. At the largest rate flattery is gone,
+# the loss is lowest, and more replies than before are none of the three kinds. The picture shows why: the loss falls
+# because the rejected replies become ever less likely, far beyond the point where they are never written. The
+# probability that they lose need not go to the chosen reply, which may even become less likely itself. DPO has no
+# reward model to fool, but its loss says nothing about all other replies.
 #
 # Imitating the chosen replies is a strong control. It keeps to replies that were written, but says nothing against the
 # rejected ones. It works here because each chosen reply is exactly what we want. Where the better of two replies is
 # only less bad, imitating it is not enough.
 
 # %% Two remedies: a larger β, or imitation beside the preference
-# A large β stops when h is a few times 1/β. And -ln π(chosen), added to the loss, says where the probability should go.
+# With a large β the gradient fades as soon as h is a few times 1/β. And -ln π(chosen), added to the loss, says where the
+# probability should go (Pang et al. 2024).
 #
 # Predict: which of the two gives more honest replies, at the rate that was too large?
 
