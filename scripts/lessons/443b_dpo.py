@@ -219,8 +219,8 @@ with lesson.picture("dpo", "Forty steps of DPO", columns=2, size=(10, 3.8)) as p
 # only less bad, imitating it is not enough.
 
 # %% Two remedies: a larger β, or imitation beside the preference
-# With a large β the gradient fades as soon as h is a few times 1/β. And -ln π(chosen), added to the loss, says where the
-# probability should go (Pang et al. 2024).
+# With a large β the gradient fades as soon as h is a few times 1/β. And -ln π(chosen), added to the loss, says where
+# the probability should go (Pang et al. 2024).
 #
 # Predict: which of the two gives more honest replies, at the rate that was too large?
 
