@@ -22,7 +22,7 @@ from finetune.evaluation.answering import ask, chat_template, text_of
 from finetune.evaluation.exam import score_answers
 from finetune.objectives.grpo import METHODS, answer_weights, group_advantages
 from finetune.objectives.rollout import sample_replies
-from finetune.stages.grpo import THINKING, WORKED_EXAMPLES, GRPOConfig, grpo_batch_loss, grpo_batches
+from finetune.stages.grpo import THINKING, GRPOConfig, grpo_batch_loss, grpo_batches
 from finetune.stages.worked_model import worked_model
 from gpt.training.loading import load_model
 from minigrad import manual_seed, optim, use_kernels
@@ -43,11 +43,11 @@ assert item.values == "7132" and item.answer == "2"
 # In half of the examples the writer answers at once, and correctly: people can do that.
 #
 # Predict: how often is the model right when it thinks, and how often when it does not?
-examples = worked_examples(chains("train", WORKED_EXAMPLES, TERMS, lesson.seed), THINKING, lesson.seed)
+examples = worked_examples(chains("train", 4_000, TERMS, lesson.seed), THINKING, lesson.seed)
 
 # %%
 with use_kernels("fast"):
-    sft, tokenizer = worked_model(examples, seed=lesson.seed, steps=800)
+    sft, tokenizer = worked_model(examples, seed=lesson.seed, steps=1000)
 template, test = ChatTemplate(tokenizer), chains("test", 60, TERMS, lesson.seed)
 
 
@@ -198,7 +198,7 @@ with lesson.picture("rounds", "GRPO: what the answers of each round are like") a
 
 # %% A lenient checker
 # From a good start, being right is the easiest way to mention the right digit, and the lenient checker does no harm. So
-# take a start that has learned a third as long.
+# take a start that has learned a quarter as long.
 #
 # Predict: what will its answers be like if the reward is 1 as soon as the right digit is somewhere in the reply?
 
