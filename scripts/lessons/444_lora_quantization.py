@@ -191,10 +191,10 @@ print(f"size of the change / size of the weights before: pretraining {pretrainin
 assert fine_tuning < pretraining / 2
 
 # %% [markdown]
-# Answer: most of it, and in a random matrix about as much as in one that has been shuffled, a little over a quarter.
-# The 8 strongest directions also do nearly all of the work; 8 random ones do not. Pretraining changed the weights by
-# more than their own size, fine-tuning by a part of it. **Finetuning is a refinement, not a revolution**: it uses what
-# the model has, and moves it in few directions. That is why a small rank is enough, and a low rank costs so little.
+# Answer: most of it. In a random matrix it is a little over a quarter, and shuffled numbers are no different. The 8
+# strongest directions also do nearly all of the work; 8 random ones do not. Pretraining changed the weights by more
+# than their own size, fine-tuning by a part of it. **Finetuning is a refinement, not a revolution**: it uses what the
+# model has, and moves it in few directions. That is why a small rank is enough.
 
 # %% LoRA against full fine-tuning, with few examples
 METHODS: dict[str, tuple[LoRAConfig | None, tuple[float, ...]]] = {  # and the learning rates that are tried
