@@ -151,11 +151,11 @@ for generosity in (0.0, 1.0, 2.0):
     rated, compared = np.mean([learned_from(generosity, rng) for _ in range(5)], axis=0)
     print(f"{f'people differ by {2 * generosity:.0f} points':51}{rated:10.2f}{compared:14.2f}")
     gaps.append(compared - rated)
-assert gaps[0] < 0 and gaps[2] > 0.03
+assert gaps[0] < gaps[2] - 0.05 and gaps[2] > 0.03
 
 # %% [markdown]
-# Answer: a number says more than a comparison while all people use the scale alike. But a generous person changes every
-# number, and no comparison, because the person sees both replies.
+# Answer: a number says at least as much as a comparison while all people use the scale alike. But a generous person
+# changes every number, and no comparison, because the person sees both replies.
 
 # %% The reward model: from comparisons to a score
 # The data: for each claim that was seen, the honest reply is preferred to the flattering one, and to the rude one.
