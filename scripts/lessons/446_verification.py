@@ -186,8 +186,8 @@ with lesson.picture("rounds", "GRPO: what the answers of each round are like") a
 
 # %% [markdown]
 # Answer: nearly all have one, because thinking pays; nobody asked for it. The thoughts do not get longer: one digit for
-# each term, as in the examples. (DeepSeek-R1's thoughts grew in length as well. Nothing here rewards that.) So what was
-# learned is mostly *when* to think.
+# each term, as in the examples. (DeepSeek-R1's thoughts grew in length as well. Nothing here rewards that.) And an
+# answer with a thought is right about as often as before (the last row). So what was learned is mostly *when* to think.
 #
 # The right answers were in reach before: among eight answers there was nearly always a right one (pass@8), and a
 # majority of eight was better than a single answer (majority@8). GRPO turns what a model can do in eight attempts into
