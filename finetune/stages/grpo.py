@@ -13,9 +13,9 @@ algorithm 1. The names are those of TRL.
 
 The task is arithmetic in several steps. A new small model first learns from worked examples. Half of them show
 the steps (a thought), half give only the answer. Instruction tuning imitates this mixture. GRPO sees only whether
-answers are right, and finds out that thinking pays: the model's thoughts grow, and then their steps become more often
-right (DeepSeek-AI 2025, "DeepSeek-R1", section 2.2: the same with a large model). The control run spends the same
-effort on more training from the worked examples.
+answers are right, and finds out that thinking pays: more and more of its answers have a thought. (The thoughts of
+DeepSeek-R1 also became longer: DeepSeek-AI 2025, section 2.2. These have one digit for each term from the start.) The
+control run spends the same effort on more training from the worked examples.
 """
 
 from __future__ import annotations

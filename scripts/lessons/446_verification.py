@@ -18,11 +18,11 @@ import numpy as np
 from finetune import LoRAConfig, apply_lora
 from finetune.data.chains import CHECKERS, Chain, chains, split_thought, worked_examples
 from finetune.data.chat_template import ChatTemplate, Message
-from finetune.evaluation.answering import ask, chat_template
+from finetune.evaluation.answering import ask, chat_template, text_of
 from finetune.evaluation.exam import score_answers
 from finetune.objectives.grpo import METHODS, answer_weights, group_advantages
 from finetune.objectives.rollout import sample_replies
-from finetune.stages.grpo import THINKING, WORKED_EXAMPLES, GRPOConfig, grpo_batch_loss, grpo_batches
+from finetune.stages.grpo import THINKING, GRPOConfig, grpo_batch_loss, grpo_batches
 from finetune.stages.worked_model import worked_model
 from gpt.training.loading import load_model
 from minigrad import manual_seed, optim, use_kernels
@@ -43,17 +43,20 @@ assert item.values == "7132" and item.answer == "2"
 # In half of the examples the writer answers at once, and correctly: people can do that.
 #
 # Predict: how often is the model right when it thinks, and how often when it does not?
-examples = worked_examples(chains("train", WORKED_EXAMPLES, TERMS), THINKING)
+examples = worked_examples(chains("train", 4_000, TERMS, lesson.seed), THINKING, lesson.seed)
+
+# %%
 with use_kernels("fast"):
-    sft, tokenizer = worked_model(examples, seed=0, steps=800)
-template, test = ChatTemplate(tokenizer), chains("test", 60, TERMS)
+    sft, tokenizer = worked_model(examples, seed=lesson.seed, steps=1000)
+template, test = ChatTemplate(tokenizer), chains("test", 60, TERMS, lesson.seed)
 
 
 def answers(model: Any) -> list[list[str]]:
     """Eight answers of a model to each held-out question, at temperature 1."""
     asked = [item.question for item in test for _ in range(SAMPLES)]
     with use_kernels("fast"):
-        replies = ask(model, tokenizer, asked, chat_template(tokenizer), batch_size=len(asked), temperature=1.0)
+        encode, sampling = chat_template(tokenizer), {"temperature": 1.0, "seed": lesson.seed}
+        replies = ask(model, tokenizer, asked, encode, batch_size=len(asked), **sampling)
     texts = [reply.text if reply.ended else "" for reply in replies]
     return [texts[i : i + SAMPLES] for i in range(0, len(texts), SAMPLES)]
 
@@ -64,6 +67,7 @@ def right_if(thinks: bool, replies: list[list[str]]) -> float:
     return float(np.mean([item.is_correct(text) for item, text in pairs if bool(split_thought(text)[0]) == thinks]))
 
 
+# %%
 imitated = answers(sft)
 before = score_answers(test, imitated)
 print(f"{before['thinks']:.0%} of its answers have a thought; right with one {right_if(True, imitated):.0%}, "
@@ -84,19 +88,48 @@ for reply in replies:
     print(f"{reply:30}{graded[0]!s:>8}{graded[1]!s:>8}{graded[2]!s:>9}")
 
 # %% Groups: the other answers say what was to be expected
-# PPO's value head estimates the reward before each token. GRPO answers the same question several times, and compares.
-# A group that is all right or all wrong teaches nothing. The methods differ in one line each.
-rewards = np.array([[1.0, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
-by_hand = (rewards[0] - 0.25) / np.sqrt(0.25 * 0.75)
-assert np.allclose(group_advantages(rewards)[0], by_hand, atol=1e-3) and not group_advantages(rewards)[2].any()
+# PPO's value head estimates what reward to expect (lesson 443). Group relative policy optimization (GRPO) needs none:
+# it answers the same question G times, and compares. With the rewards r of the group, the advantage of answer i is
+#
+#     A_i = (r_i - mean(r)) / std(r)
+#
+# Predict: the rewards of four answers are 1, 0, 0, 0. What is the advantage of the right one? And what is learned from
+# the groups 1, 1, 1, 1 and 0, 0, 0, 0?
+
+# %%
+rewards = np.array([[1.0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+for row, advantages in zip(rewards, group_advantages(rewards)):
+    print(f"rewards {row}: advantages {advantages}")
+assert np.isclose(group_advantages(rewards)[0, 0], 0.75 / np.sqrt(0.25 * 0.75), atol=1e-3)
+assert not group_advantages(rewards)[2:].any()
+
+# %% [markdown]
+# Answer: 0.75 / 0.43 = 1.73, and nothing: where all answers are equally good, all advantages are 0.
+#
+# Each token of answer o_i has PPO's clipped loss, and the loss of a group is the mean over its answers, each of which
+# is a mean over its |o_i| tokens:
+#
+#     loss_t = -min(ratio A_i, clip(ratio, 1 - ε, 1 + ε) A_i)        ratio = π(token) / π_old(token), ε = 0.2
+#     loss = mean_i 1/|o_i| Σ_t (loss_t + β k3)                      k3 estimates the KL (lesson 443); β is often 0
+#
+# Its variants change a line each:
+#
+# * **Dr. GRPO**: A_i = r_i - mean(r), and 1/L for the longest allowed length L in place of 1/|o_i|. Dividing by std
+#   gives more weight to questions that are nearly always right or wrong; dividing by |o_i| makes each token of a wrong
+#   answer cheaper, the longer the answer is.
+# * **DAPO**: clip(ratio, 1 - 0.2, 1 + 0.28), "clip higher", because from a probability of 0.01 an upper limit of 1.2
+#   allows only 0.012, and 1/mean(|o|) in place of 1/|o_i|: all tokens of the batch count the same.
+# * **RLOO**: A_i = r_i - the mean of the *other* rewards, and no clip.
+
+# %%
 for method in METHODS:
     advantages = group_advantages(rewards, method)
     weights = answer_weights(np.array([4, 12]), method, longest=24)
-    print(f"{method:8} the only right answer in 4: {advantages[0, 0]:+.2f}, the only wrong one: {advantages[1, 3]:+.2f}"
+    print(f"{method:8} the only right answer in 4: {advantages[0, 0]:+.2f}, one of two: {advantages[1, 0]:+.2f}"
           f"; weight of a token among 4: {weights[0]:.3f}, among 12: {weights[1]:.3f}")  # fmt: skip
 
 # %% The loop: answer, check, compare, update
-unseen = chains("train", 512, TERMS, seed=1)
+unseen = chains("train", 512, TERMS, lesson.seed + 1)
 questions = [(template.encode(item.question, add_generation_prompt=True)[0], item) for item in unseen]
 config = GRPOConfig()
 
@@ -105,8 +138,8 @@ def reinforce(
     start: Any, checker: Callable[[Chain, str, bool], bool], Q: int, rate: float
 ) -> tuple[Any, list[dict[str, Any]]]:
     """A policy after 16 rounds of GRPO with Q questions each, and the scores of each round's answers."""
-    manual_seed(0)
-    policy, rng, log = copy.deepcopy(start).eval(), np.random.default_rng(0), []
+    manual_seed(lesson.seed)
+    policy, rng, log = copy.deepcopy(start).eval(), np.random.default_rng(lesson.seed), []
     optimizer = optim.Adam(policy.parameters(), lr=rate)
     G = config.num_generations
     for first in range(0, 16 * Q, Q):
@@ -114,7 +147,7 @@ def reinforce(
         asked = [question for question in questions[first : first + Q] for _ in range(G)]
         prompts, items = zip(*asked)
         rollout = sample_replies(policy, prompts, config.response_length, template.stop_tokens)
-        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in rollout.replies()]
+        texts = [text_of(tokenizer, ids, ended) for ids, ended in zip(rollout.replies(), rollout.ended)]
         # 2. check; 3. compare within each group
         rewards = np.array([float(checker(*answer)) for answer in zip(items, texts, rollout.ended)])
         advantages = group_advantages(rewards.reshape(Q, G)).reshape(-1)
@@ -128,52 +161,66 @@ def reinforce(
     return policy, log
 
 
+# %% [markdown]
+# Predict: after 16 rounds in which right answers were rewarded, how many answers have a thought? Are the thoughts
+# longer than before? And are answers with a thought more often right?
+
+# %%
 with use_kernels("fast"):
     policy, log = reinforce(sft, CHECKERS["exact"], Q=32, rate=1e-4)
 found = answers(policy)
 after = score_answers(test, found)
-print(f"{'':14}{'SFT':>8}{'GRPO':>8}     60 held-out questions, 8 answers each")
+for scores, replies in ((before, imitated), (after, found)):
+    scores["digits, given a thought"] = scores.pop("thought") / scores["thinks"]
+    scores |= {"right, given a thought": right_if(True, replies)}
+print(f"{'':24}{'SFT':>8}{'GRPO':>8}     60 held-out questions, 8 answers each")
 for name in after:
-    print(f"{name:14}{before[name]:8.2f}{after[name]:8.2f}")
-assert after["exact"] > before["exact"] + 0.25 and after["thought"] > before["thought"] + 1
-with lesson.picture("rounds", "GRPO: what the answers of each round are like", columns=2, size=(10, 3.8)) as panels:
-    for axes, names, label in zip(panels, (("exact", "format"), ("thought",)), ("share of answers", "digits")):
-        for name, line in zip(names, LINES):
-            axes.plot([row[name] for row in log], line, color="black", label=name)
-        axes.set(xlabel="round", ylabel=label, ylim=(0, None))
+    print(f"{name:24}{before[name]:8.2f}{after[name]:8.2f}")
+assert after["exact"] > before["exact"] + 0.2 and after["thinks"] > before["thinks"] + 0.2
+assert abs(after["digits, given a thought"] - before["digits, given a thought"]) < 0.3
+assert before["majority@8"] > before["exact"] + 0.1 and before["pass@8"] > after["exact"] - 0.05
+with lesson.picture("rounds", "GRPO: what the answers of each round are like") as axes:
+    for (name, label), line in zip({"exact": "right", "thinks": "with a thought", "format": "format"}.items(), LINES):
+        axes.plot([row[name] for row in log], line, color="black", label=label)
+    axes.set(xlabel="round", ylabel="share of answers", ylim=(0, 1.05))
 
 # %% [markdown]
-# The thoughts grow because thinking pays, and nobody asked for it. This is the curve that DeepSeek-R1 became known for.
-# What was learned is mostly *when* to think: with a thought, most answers were right from the start. The right answers
-# were in reach before: pass@8 was high, and a majority of eight answers was already far better than one (majority@8).
-# GRPO turns what a model can do in eight attempts into what it does in one.
+# Answer: nearly all have one, because thinking pays; nobody asked for it. The thoughts do not get longer: one digit for
+# each term, as in the examples. (DeepSeek-R1's thoughts grew in length as well. Nothing here rewards that.) And an
+# answer with a thought is right about as often as before (the last row). So what was learned is mostly *when* to think.
+#
+# The right answers were in reach before: among eight answers there was nearly always a right one (pass@8), and a
+# majority of eight was better than a single answer (majority@8). GRPO turns what a model can do in eight attempts into
+# what it does in one.
 #
 # More training from the same examples does not: `python scripts/grpo.py --control`, see scripts/README.md for three
 # seeds of both.
 
-# %% A lenient checker is found out
+# %% A lenient checker
 # From a good start, being right is the easiest way to mention the right digit, and the lenient checker does no harm. So
-# take a start that has learned a third as long.
+# take a start that has learned a quarter as long.
 #
 # Predict: what will its answers be like if the reward is 1 as soon as the right digit is somewhere in the reply?
+
+# %%
 with use_kernels("fast"):
-    weak, _ = worked_model(examples, seed=0, steps=250)
+    weak, _ = worked_model(examples, seed=lesson.seed, steps=250)
     _, hacked = reinforce(weak, CHECKERS["lenient"], Q=16, rate=3e-4)
 print("round    reward    exact    format")
 for number in (0, 3, 7, 11, 15):
     row = hacked[number]
     print(f"{number + 1:5}{row['reward']:10.2f}{row['exact']:9.2f}{row['format']:10.2f}")
 print("a reply in the first round:", hacked[0]["text"], " in the last:", hacked[-1]["text"])
-assert hacked[-1]["reward"] > hacked[0]["reward"] + 0.25 and hacked[-1]["format"] < 0.5
+assert hacked[-1]["reward"] > hacked[0]["reward"] + 0.2 and hacked[-1]["format"] < 0.5
+assert hacked[-1]["exact"] < hacked[-1]["reward"] / 2
 
 # %% [markdown]
-# Answer: it writes digits, as many as it may, and no longer ends its answers: sooner or later the right one is among
-# them. The reward rises and nothing is right: reward hacking, without any learned reward model. A checker is a
-# specification, and this one says "mention the answer".
+# Answer: it writes many digits and gives up the format: sooner or later the right digit is among them. The reward rises
+# and few answers are right: reward hacking, without any learned reward model. A checker is a specification, and this
+# one says "mention the answer".
 #
 # The repair is a checker that grades what was meant: one thought, then one digit, then the end (`Chain.is_correct`).
 # What to look at while training is a measurement that is not the reward: `exact` and `format` are reported apart here.
-# A KL penalty (`--beta`) only slows the hack down.
 
 # %% A real model, with LoRA
 # SmolLM2, 135 million parameters, speaks, but rarely adds: asked for a sum, it talks about mathematics. The reward is 1
