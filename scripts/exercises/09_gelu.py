@@ -35,6 +35,7 @@ dx = dout * (0.5 * (1 + tanh) + 0.5 * x * (1 - tanh**2) * du)  # product rule, t
 
 SLIPS = [
     ("(1 - tanh**2) * du", "(1 - tanh**2)", "the inner derivative is missing: multiply by du (chain rule)"),
+    ("(1 - tanh**2)", "tanh", "the derivative of tanh is missing: 1 - tanh² stands there, not tanh"),
     ("tanh**2", "tanh", "tanh's derivative is 1 - tanh²: the square is missing"),
     ("3 * 0.044715", "0.044715", "du lacks the factor 3: the derivative of x³ is 3 x²"),
     (" + 0.5 * x * (1 - tanh**2) * du", "", "the second half of the product rule is missing"),

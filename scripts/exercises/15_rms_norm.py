@@ -42,6 +42,9 @@ dx = (dx_hat - through_rms) / ctx.rms
 SLIPS = [
     ("ctx.rms = np", "x = x - x.mean(axis=-1, keepdims=True)\nctx.rms = np",
      "the mean is subtracted: that is layer_norm, rms_norm leaves it in"),
+    ("x / ctx.rms", "(x - x.mean(axis=-1, keepdims=True)) / ctx.rms", "the mean is subtracted: rms_norm leaves it in"),
+    ("np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps)", "np.abs(x).mean(axis=-1, keepdims=True) + eps",
+     "this is the mean magnitude: rms is the root of the mean square"),
     ("(x**2).mean", "(x**2).sum", "this divides by the length: rms is the root of the mean square, not of the sum"),
     ("np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps)", "(x**2).mean(axis=-1, keepdims=True) + eps",
      "the root is missing: rms = sqrt(mean(x²) + eps)"),

@@ -50,6 +50,7 @@ SLIPS = [
     (" + scaling * (hidden @ B.T)", "", "the adapter's path is missing: this is the frozen layer only"),
     ("x @ weight.T +", "scaling * (x @ weight.T) +",
      "the frozen layer is scaled, too: scaling belongs to the adapter only"),
+    ("scaling * (hidden", "scaling / len(A) * (hidden", "it is divided by the rank r, which scaling contains already"),
     ("x @ weight.T + ", "", "the frozen layer's part is missing: both paths are added"),
     ("dout @ ctx.weight + ", "", "dx lacks the path through the frozen weight: frozen, but still passed through"),
     ("dB = ctx.scaling * (dout.T @ ctx.hidden)\ndA = dhidden.T @ ctx.x",

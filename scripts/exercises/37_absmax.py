@@ -29,6 +29,9 @@ return np.rint(values / scales).astype(np.int8), scales
 
 SLIPS = [
     ("np.abs(values)", "values", "max of the values, not of their magnitudes: take np.abs first"),
+    ("np.abs(values).max(axis=1, keepdims=True)", "np.ptp(values, axis=1, keepdims=True) / 2",
+     "the scale comes from max - min: it is the largest magnitude of the row / 127, symmetric around 0"),
+    ("values / scales)", "values / scales * 128 / 127)", "codes reach 128, an overflow to -128: the largest is 127"),
     ("np.rint", "np.trunc", "cut off, not rounded: np.rint before astype"),
     ("np.rint", "np.floor", "rounded down: to the nearest, np.rint"),
     ("/ 127", "/ 128", "128 does not fit into int8: the largest code is 127"),

@@ -50,6 +50,8 @@ SLIPS = [
     ("np.maximum(m, s.max(axis=1, keepdims=True))", "np.zeros_like(m)", "overflow: the running maximum is not used"),
     (" / math.sqrt(q.shape[1])", "", "the scale 1 / sqrt(D) is missing"),
     ("range(0, len(k), tile)", "range(0, len(k) // tile * tile, tile)", "the last, shorter tile is missing"),
+    ("    m = m_new\nreturn out / l", "    out, m = out / l, m_new\nreturn out",
+     "it is divided by l in every tile: divide once, at the end"),
     ("l = l * shrink + ", "l = ", "the sum is that of the last tile only: it must run along"),
 ]  # fmt: skip
 
