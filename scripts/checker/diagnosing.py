@@ -49,9 +49,10 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
         kind, by_gradcheck = ask_gradcheck(trial, first, telling)
         if kind and (in_small := ask_gradcheck(trial, found, case))[0] == kind:
             by_gradcheck, shown = in_small[1], case
-    sentence = sentence or search.change(certain=kind in SURE)
-    if sentence is None and kind in SURE:
-        return by_gradcheck, shown
+        sentence = search.change(certain=True) if kind == "upstream" else None
+        if sentence is None and kind in SURE:
+            return by_gradcheck, shown
+    sentence = sentence or search.change()
     said = f" ({found.sentence})" if found.kind == "error" else ""
     if sentence is not None:
         return sentence + said, case if search.agreement(case) else telling
@@ -192,14 +193,14 @@ class Search:
 
     def in_all_cases(self) -> str | None:
         """How the result differs from the right one, if it is in the same way in all cases: a sign, a factor."""
-        found, pairs = self.found, []
+        found, got, right = self.found, [], []
         for other in filter(None, map(self.trial.test, self.cases)):
             if (other.where, other.number, other.kind) == (found.where, found.number, "values"):
-                pairs.append([np.concatenate([np.ravel(array) for array in arrays([part])]) for part in other.pair])
-        if len(pairs) < 3 or any(got.dtype.kind != "f" or got.shape != right.shape for got, right in pairs):
+                got += [np.ravel(part) for part in arrays([other.pair[0]])]
+                right += [np.ravel(part) for part in arrays([other.pair[1]])]
+        if found.kind != "values" or len(got) < 3 or [g.size for g in got] != [r.size for r in right]:
             return None
-        got, right = map(np.concatenate, zip(*pairs, strict=True))
-        how = comparing.about_values(got, right, self.trial.check.tolerance, guess=True)
+        how = comparing.about_values(np.concatenate(got), np.concatenate(right), self.trial.check.tolerance, guess=True)
         return None if "wrong values" in how else f"{found.plain.partition(' has ')[0]} {how}"
 
     def as_answers(self, written: Any) -> Callable[[Case], Answer]:
@@ -211,7 +212,7 @@ class Search:
 
         return formula
 
-    def change(self, certain: bool) -> str | None:
+    def change(self, certain: bool = False) -> str | None:
         """The change of the right solution that gives the learner's results; of several changes the most usual one.
 
         certain: only a usual change that gives all of them, in every case.
@@ -229,7 +230,8 @@ class Search:
         _, change, self.explanation = min(fits, key=lambda fit: fit[0])
         gradient, comment = self.found.gradient, reference.comments.get(change.line, "")
         where = f"where {change.target} is computed, " if change.target not in ("", gradient) else ""
-        inside = f", in {change.old}" if not change.target and change.old not in change.sentence else ""
+        is_clear = change.target or " = " in change.old or change.old in change.sentence
+        inside = "" if is_clear else f", in {change.old}"
         sentence = f"{gradient}: " * bool(gradient) + where + change.sentence + inside
         return sentence + (f" ({comment})" if comment else "")
 

@@ -23,7 +23,7 @@ def clip(gradients, max_norm):
 BLANKS = '''
 norm = np.sqrt(sum((g * g).sum() for g in gradients))  # one norm for all arrays
 factor = min(1, max_norm / norm) if norm > 0 else 1
-return [g * factor for g in gradients], float(norm)
+return [g * factor for g in gradients], float(norm)  # the same factor for all, max_norm / norm
 '''
 
 SLIPS = [
@@ -34,7 +34,6 @@ SLIPS = [
      "each element is clipped: that changes the direction; scale all by one factor"),
     ("np.sqrt(sum((g * g).sum() for g in gradients))", "max(np.abs(g).max() for g in gradients)",
      "the largest element is taken as the norm: it is the root of the sum of all squares"),
-    ("g * factor", "g / factor", "the factor is upside down: it is max_norm / norm"),
     ("float(norm)", "float(min(norm, max_norm))", "the norm that is returned is the one before scaling"),
 ]  # fmt: skip
 
