@@ -1,8 +1,8 @@
 """Why a result is wrong: slips that an exercise names, then every small change of the right solution, then gradcheck.
 
 The right solution is the completed stub. A change of it (minigrad/gradcheck/mutations.py) that gives exactly the
-learner's numbers in every case is what the learner did, in whatever form. Where nothing explains the numbers, the
-smallest failing case is shown, and said to be no more than that: a vague diagnosis is better than a wrong one.
+learner's numbers in every case is what the learner did, in whatever form. Where nothing explains the numbers, the first
+step of the right solution that is not among the learner's is named: a vague diagnosis is better than a wrong one.
 """
 
 from __future__ import annotations
