@@ -217,7 +217,10 @@ class Search:
 
         certain: only a usual change that gives all of them, in every case.
         """
-        reference, fits = self.trial.reference, []
+        reference, fits, value = self.trial.reference, [], self.learner(self.cases[0]).value
+        numbers = arrays(value[self.found.number :][:1] if isinstance(value, tuple | list) else [value])
+        if numbers and self.in_telling and not any(np.isfinite(part).any() for part in numbers):
+            return None  # many changes give nothing but nan
         for written, change in reference.mutants(self.part):
             least = 1 if certain else {0: 0.75, 1: 0.95}.get(change.rank, 1)  # a rare change must agree in every case
             if certain and change.rank > 1:

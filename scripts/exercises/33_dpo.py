@@ -35,8 +35,8 @@ ctx.h, ctx.beta = h, beta
 return np.logaddexp(0, -beta * h)
 
 sigmoid = 0.5 * (1 + np.tanh(-ctx.beta * ctx.h / 2))  # sigmoid(-beta h) = 1 - sigmoid(beta h)
-dpolicy_chosen = -dout * ctx.beta * sigmoid  # beta h: beta is the inner derivative
-dpolicy_rejected = dout * ctx.beta * sigmoid  # beta h: beta is the inner derivative
+dpolicy_chosen = -dout * ctx.beta * sigmoid
+dpolicy_rejected = dout * ctx.beta * sigmoid
 '''
 
 SLIPS = [
@@ -47,6 +47,7 @@ SLIPS = [
     ("(policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)",
      "(policy_chosen + reference_chosen) - (policy_rejected + reference_rejected)",
      "the reference has the wrong sign, or the two references are exchanged: each is subtracted from its policy"),
+    ("ctx.beta * sigmoid", "sigmoid", "beta is missing on the way back (chain rule)"),
     ("np.logaddexp(0, -beta * h)", "beta * np.logaddexp(0, -h)",
      "beta stands outside: it belongs inside the sigmoid, sigmoid(beta h)"),
 ]  # fmt: skip
