@@ -278,7 +278,7 @@ def _changes_of(node: ast.AST, names: list[ast.expr], smooth: bool) -> Iterator[
             yield new, sentence.format(old=in_words(node), new=in_words(new), **words), rank, sentence
     if isinstance(node, ast.Call):
         yield from _of_axes(node)
-    operand = node.operand if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) else node
+    operand: Any = node.operand if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) else node
     if isinstance(operand, ast.Constant) and type(operand.value) in (int, float):
         number: Any = operand.value if operand is node else -operand.value
         tenth = number // 10 if number % 10 == 0 else number / 10

@@ -37,9 +37,6 @@ np.add.at(as_embedding, ctx.ids, dhidden)  # the other use: the embedding, where
 dweight = as_output + as_embedding  # the gradients of both uses, added
 '''
 
-SLIPS = [
-]  # fmt: skip
-
 
 @st.composite
 def cases(draw):
@@ -48,7 +45,7 @@ def cases(draw):
 
 
 EXERCISE = Exercise(
-    STUB, BLANKS, SLIPS,
+    STUB, BLANKS,
     title="one matrix used twice: its gradients add up",
     group="Embedding", effort="20 min, medium",
     hints=(
