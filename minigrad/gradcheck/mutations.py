@@ -278,9 +278,10 @@ def _changes_of(node: ast.AST, names: list[ast.expr], smooth: bool) -> Iterator[
             yield new, sentence.format(old=in_words(node), new=in_words(new), **words), rank, sentence
     if isinstance(node, ast.Call):
         yield from _of_axes(node)
-    operand: Any = node.operand if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) else node
+    operand = node.operand if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) else node
     if isinstance(operand, ast.Constant) and type(operand.value) in (int, float):
-        number: Any = operand.value if operand is node else -operand.value
+        number: Any = operand.value
+        number = number if operand is node else -number
         tenth = number // 10 if number % 10 == 0 else number / 10
         for value in dict.fromkeys([number + 1, number - 1, -number, 0, 1, number * 2, number * 10, tenth]):
             if value != number:

@@ -85,11 +85,11 @@ def first_step(trial: Trial, found: Finding, case: Case) -> str:
         return f": the first nan comes from `{bad[1]}` in line {bad[0]}"
     before, differs, built_on = "", None, set[str]()
     for line, text, value in right[::-1] if yours else []:
-        name, _, formula = trial.reference.text.splitlines()[line - 1].partition(" = ")
+        _, _, inputs = trial.reference.text.splitlines()[line - 1].partition(" = ")
         says_nothing = len(np.unique(value)) < 2 and bool(np.isin(value, (-1, 0, 1)).all())
         reached = any(_alike(mine, value) for _, _, mine in yours)
         if reached or says_nothing or _name(text) in built_on:
-            built_on |= set(re.findall(r"\w+", formula))
+            built_on |= set(re.findall(r"\w+", inputs))
             before = before or (_name(text) if reached and not says_nothing else "")
         else:
             before, differs = "", (_name(text), line)
@@ -97,8 +97,9 @@ def first_step(trial: Trial, found: Finding, case: Case) -> str:
     if differs is None and not before:
         return ""
     name, line = differs or (found.gradient or "out|loss", trial.reference.last_line(found.where))
-    statement, comment = trial.reference.text.split('"""')[1], trial.reference.comments[line]
-    formula = re.search(rf"^ *((?:{name.rstrip('s')})s? +=.*?)(?:   .*|,)?$", statement, re.MULTILINE)
+    statement, comment = trial.reference.text.split('"""')[1], trial.reference.comments.get(line, "")
+    pattern = re.escape(name.rstrip("s")) if differs else name
+    formula = re.search(rf"^ *((?:{pattern})s? +=.*?)(?:   .*|,)?$", statement, re.MULTILINE)
     step = f"`{re.sub(' +', ' ', formula[1]) if formula else name}`"
     what = f"the first step of a right solution that is not among yours is {step}"
     if differs is None and formula is None:
