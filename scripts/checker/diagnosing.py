@@ -67,7 +67,7 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
         return f"{found.answer.value[found.number]}", case
     if in_all:
         return in_all, case
-    if "values: " not in found.plain and ":" in found.sentence:
+    if "values: " not in found.plain and (":" in found.sentence or "shape" not in found.plain):
         return found.sentence, case
     tells = first is not None and (first.where, first.kind) == (found.where, found.kind)
     step = first_step(trial, found, telling if tells else case)
@@ -198,8 +198,8 @@ class Search:
         found, got, right = self.found, [], []
         for other in filter(None, map(self.trial.test, self.cases)):
             if (other.where, other.number, other.kind) == (found.where, found.number, "values"):
-                got += [np.ravel(part) for part in arrays([other.pair[0]])]
-                right += [np.ravel(part) for part in arrays([other.pair[1]])]
+                got += [np.ravel(part).astype(float) for part in arrays([other.pair[0]])]
+                right += [np.ravel(part).astype(float) for part in arrays([other.pair[1]])]
         if found.kind != "values" or len(got) < 3 or [g.size for g in got] != [r.size for r in right]:
             return None
         how = comparing.about_values(np.concatenate(got), np.concatenate(right), self.trial.check.tolerance, guess=True)

@@ -238,9 +238,10 @@ class Recorder(ast.NodeTransformer):
 
     def visit(self, node: ast.AST) -> Any:
         text = ast.unparse(node) if isinstance(node, ast.BinOp | ast.UnaryOp | ast.Call | ast.Compare) else ""
+        target = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else ""
         self.generic_visit(node)
         if isinstance(node, ast.Assign):
-            node.value = self.recorded(f"{ast.unparse(node.targets[0])} =", node.value)
+            node.value = self.recorded(f"{target} =", node.value)
         return self.recorded(text, node) if text else node
 
     def recorded(self, text: str, value: Any) -> ast.Call:

@@ -53,7 +53,6 @@ push(root)
 ''',
      "a node hands its gradient on too early, and again whenever more arrives, so parts count twice: each node "
      "must hand on once, when all its consumers have (walk `order` from its end)"),
-    ("+= node.grad", "*= node.grad", "contributions are multiplied: they must be added to what the source has"),
 ]  # fmt: skip
 
 
