@@ -67,7 +67,8 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
         return f"{found.answer.value[found.number]}", case
     if in_all:
         return in_all, case
-    if "values: " not in found.plain and (":" in found.sentence or "shape" not in found.plain):
+    is_about_shape = "has shape" in found.plain
+    if ": " in found.sentence if is_about_shape else not re.search("values: |numbers belong", found.plain):
         return found.sentence, case
     tells = first is not None and (first.where, first.kind) == (found.where, found.kind)
     step = first_step(trial, found, telling if tells else case)
