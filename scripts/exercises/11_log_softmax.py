@@ -36,6 +36,7 @@ dx = dout - np.exp(ctx.out) * dout.sum(axis=ctx.dim, keepdims=True)  # exp(out):
 '''
 
 SLIPS = [
+    ("shifted - np.log", "x - np.log", "the maximum is taken away inside exp only: go on from x - max"),
     ("shifted - np.log(np.exp(shifted)", "np.log(np.exp(shifted) / np.exp(shifted)",
      "log of a softmax that rounded to 0 is -inf: subtract logarithms, do not divide first"),
     ("shifted - np.log(np.exp(shifted)", "(np.exp(shifted) / np.exp(shifted)",

@@ -170,7 +170,6 @@ MISTAKES = [
     ("gelu", "(1 - tanh**2) * du", "(1 - tanh**2)", "`du`"),
     ("log_softmax", "np.exp(ctx.out)", "ctx.out", "the exponential is missing"),
     ("log_softmax", "dout.sum(axis=ctx.dim, keepdims=True)", "dout", "the sum is missing"),
-    ("log_softmax", "shifted - np.log", "x - np.log", "`shifted`"),
     ("log_softmax", "x - x.max(axis=dim, keepdims=True)", "x", "overflow"),
     ("lora", "scaling * (B @ A)", "B @ A", "`scaling`"),
     ("lora", " + dhidden @ ctx.A", "", "`dhidden @ A`"),
