@@ -140,7 +140,7 @@ def check(arguments: Any) -> int:
     if not arguments.json:
         print(f"Checking {name} ...", flush=True)
     verdict = workspace.check(name, arguments.debug)
-    say(arguments, {"name": name, **verdict.facts()}, showing.verdict_text(name, verdict, workspace.file(name)))
+    say(arguments, {"name": name, **verdict.facts()}, showing.verdict_text(name, verdict, workspace))
     return 0 if verdict.passed else 1
 
 

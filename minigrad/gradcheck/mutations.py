@@ -47,6 +47,7 @@ TERMS = [
     ("a - b", "a", "a term is missing: {b} must be subtracted"),
     ("a - b", "-b", "a term is missing: {a}"),
     ("a - b", "b", "{b} stands where {old} belongs"),
+    ("a - b", "a / b", "{a} is divided by {b}: their difference is needed"),
     ("a - b", "a + b", "the sign of {b} is flipped: it must be subtracted"),
     ("a - b", "b - a", "the difference is the wrong way round: its operands are exchanged, {old} is right"),
     ("-a", "a", "the sign is flipped: the minus in front of {a} is missing"),
@@ -60,6 +61,7 @@ FACTORS = [
     ("a * b", "a", "a factor is missing: {b}"),
     ("a * b", "b", "a factor is missing: {a}"),
     ("a * b", "a / b", "it is divided by {b}: it must be multiplied by it"),
+    ("a * b", "b / a", "it is divided by {a}: it must be multiplied by it"),
     ("a * b", "a + b", "{a} and {b} are added: they must be multiplied"),
     ("a / b", "a", "not divided by {b}: the division is missing"),
     ("a / b", "a * b", "it is multiplied by {b}: it must be divided by it"),
@@ -105,6 +107,7 @@ CHOICES = [
     ("np.where(a, b, c)", "b", "the condition {a} is ignored: where it does not hold, {c} belongs"),
     ("np.where(a, b, c)", "c", "the condition {a} is ignored: where it holds, {b} belongs"),
     ("np.clip(a, b, c)", "a", "the clipping of {a} is missing"),
+    ("np.clip(a, b, c) * d", "np.clip(a * d, b, c)", "the product with {d} is clipped: only {a} must be, {old}"),
     ("np.clip(a, b, c)", "np.minimum(a, c)", "{a} is clipped from above only: the lower bound {b} is missing"),
     ("np.clip(a, b, c)", "np.maximum(a, b)", "{a} is clipped from below only: the upper bound {c} is missing"),
     ("reversed(a)", "a", "the order is wrong: it goes forwards, and must go backwards (reversed)"),
@@ -137,7 +140,7 @@ _INSTEAD = {
     "maximum": ("minimum", "add"), "minimum": ("maximum",), "argmax": ("argmin",), "argmin": ("argmax",),
     "cos": ("sin",), "sin": ("cos",), "rint": ("trunc", "floor", "ceil"), "tril": ("triu",), "any": ("all",),
     "all": ("any",), "exp": ("expm1",), "log": ("log2", "log10", "log1p"), "tanh": ("sin", "arctan"),
-    "zeros": ("ones",), "concatenate": ("stack",), "sqrt": ("square",), "abs": ("square",),
+    "prod": ("sum",), "zeros": ("ones",), "concatenate": ("stack",), "sqrt": ("square",), "abs": ("square",),
 }  # fmt: skip
 
 
@@ -275,8 +278,10 @@ def _changes_of(node: ast.AST, names: list[ast.expr], smooth: bool) -> Iterator[
             yield new, sentence.format(old=in_words(node), new=in_words(new), **words), rank, sentence
     if isinstance(node, ast.Call):
         yield from _of_axes(node)
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        number: Any = node.value
+    operand = node.operand if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) else node
+    if isinstance(operand, ast.Constant) and type(operand.value) in (int, float):
+        number: Any = operand.value
+        number = number if operand is node else -number
         tenth = number // 10 if number % 10 == 0 else number / 10
         for value in dict.fromkeys([number + 1, number - 1, -number, 0, 1, number * 2, number * 10, tenth]):
             if value != number:

@@ -6,6 +6,7 @@ exchanging two axes, makes the result right, then that is the diagnosis.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,6 +60,8 @@ def _of_arrays(got: Any, expected: Any, tolerance: float, what: str, guess: bool
         return f"{what} has shape {got.shape}, and should have {expected.shape}{about}"
     if expected.dtype.kind in "iub":
         if not np.array_equal(got, expected):
+            if got.ndim > 1 and np.array_equal(got.swapaxes(-1, -2), expected):
+                return f"{what} is transposed: with its last two axes exchanged it is right"
             return f"{what} has other values{_whereabouts(got, expected, tolerance)}"
         kind = "boolean" if expected.dtype.kind == "b" else "integers"
         alike = got.dtype.kind == expected.dtype.kind or {got.dtype.kind, expected.dtype.kind} <= set("iu")
@@ -68,7 +71,7 @@ def _of_arrays(got: Any, expected: Any, tolerance: float, what: str, guess: bool
     got = got.astype(np.float64)
     if close(got, expected, tolerance):
         return None
-    return f"{what} {_about_values(got, expected, tolerance, guess)}"
+    return f"{what} {about_values(got, expected, tolerance, guess)}"
 
 
 def close(got: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
@@ -80,16 +83,21 @@ def _about_shapes(got: np.ndarray, expected: np.ndarray, tolerance: float) -> st
         return ": the values are right, only the shape is not (keepdims? reshape?)"
     if got.T.shape == expected.shape and close(got.T, expected, tolerance):
         return ": transposed it is right"
+    axes = [axes for n in (1, 2) for axes in itertools.combinations(range(expected.ndim), n)]
+    for axis, keepdims in itertools.product(axes, (False, True)):
+        summed = expected.sum(axis=axis, keepdims=keepdims)
+        if got.shape == summed.shape and close(got, summed, tolerance):
+            return f": it is summed too far, over axis {axis[0] if len(axis) == 1 else axis} of the right result"
     if got.ndim > expected.ndim:
         return ": an axis too many is left, which should be summed or averaged"
     return ""
 
 
-def _about_values(got: np.ndarray, expected: np.ndarray, tolerance: float, guess: bool) -> str:
+def about_values(got: np.ndarray, expected: np.ndarray, tolerance: float, guess: bool) -> str:
     bad = ~np.isfinite(got) & np.isfinite(expected)
     if bad.any():
         kind = "nan" if np.isnan(got[bad]).any() else "inf"
-        return f"has {kind} in it: look for an overflow (subtract the maximum before exp), 0 / 0 or log 0"
+        return f"has {kind} in it, where numbers belong"
     finite = np.isfinite(expected) & np.isfinite(got)
     if (np.isfinite(expected) != np.isfinite(got)).any():
         return "is finite where it should be -inf (a masked place?), or the other way round"

@@ -1,8 +1,8 @@
 """Why a result is wrong: slips that an exercise names, then every small change of the right solution, then gradcheck.
 
 The right solution is the completed stub. A change of it (minigrad/gradcheck/mutations.py) that gives exactly the
-learner's numbers in every case is what the learner did, in whatever form. Where nothing explains the numbers, the
-smallest failing case is shown, and said to be no more than that: a vague diagnosis is better than a wrong one.
+learner's numbers in every case is what the learner did, in whatever form. Where nothing explains the numbers, the first
+step of the right solution that is not among the learner's is named: a vague diagnosis is better than a wrong one.
 """
 
 from __future__ import annotations
@@ -26,44 +26,99 @@ from minigrad.gradcheck.mutations import compiled
 
 from . import comparing
 from .checks import Case
-from .trial import Answer, Finding, Trial, answer
+from .trial import Answer, Finding, Trial, answer, arrays
 
 MOST_LINES = 5000  # that a changed solution may run in one case
 SURE = {"cut off", "upstream", "sign", "missing sum", "missing repeat", "shape"}  # kinds of gradcheck's diagnoses
-UNEXPLAINED = "no single slip explains it: follow this small case by hand"
+VAGUE = {"partial", "incomplete", "unknown", "source"}  # kinds that say no more than where the numbers differ
+UNEXPLAINED = "no single slip explains it"
 
 
 def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witnesses: list[Case]) -> tuple[str, Case]:
     """The diagnosis, and the case to show with it, in which it holds: `case` if possible, else the telling one."""
     telling = trial.check.telling
-    if found.kind == "shape" and first is not None and "right" in first.sentence:
-        return first.sentence, telling
     if any("random" in vars(node).values() for node in ast.walk(ast.parse(trial.text))):
         return "it draws random numbers: the same arguments must give the same result (keep the mask of forward)", case
     search = Search(trial, found, witnesses if first is not None else [case, *witnesses], first is not None)
-    in_backward = first is not None and first.where.startswith("backward")
-    kind, by_gradcheck = ask_gradcheck(trial, first) if in_backward and first is not None else ("", "")
-    if kind in SURE and search.slip() is None:
-        return by_gradcheck, telling
-    sentence = search.slip() or search.change()
+    sentence = search.slip()
+    kind, by_gradcheck, shown = "", "", telling
+    if sentence is None and found.kind == "shape" and first is not None and "right" in first.sentence:
+        same = found.sentence.partition(": ")[2] == first.sentence.partition(": ")[2]
+        return (found.sentence, case) if same else (first.sentence, telling)
+    if sentence is None and first is not None and first.where.startswith("backward"):
+        kind, by_gradcheck = ask_gradcheck(trial, first, telling)
+        if kind and (in_small := ask_gradcheck(trial, found, case))[0] == kind:
+            by_gradcheck, shown = in_small[1], case
+        if "but even" in by_gradcheck:  # a guess, which does not make the numbers right
+            kind = "unknown"
+        if kind in SURE:
+            return by_gradcheck, shown
+    sentence = sentence or search.change()
     said = f" ({found.sentence})" if found.kind == "error" else ""
     if sentence is not None:
         return sentence + said, case if search.agreement(case) else telling
     if found.kind == "error":
         return found.sentence, case
-    if by_gradcheck:
-        return by_gradcheck, telling
-    if first is not None and "values: " not in first.sentence:
-        same = without_numbers(first.sentence) == without_numbers(found.sentence)
-        return (found.sentence, case) if same else (first.sentence, telling)
+    in_all = search.in_all_cases()
+    if by_gradcheck and kind not in VAGUE and (kind != "factor" or in_all):
+        return by_gradcheck, shown
     right = found.shown.get("right")
     if isinstance(right, list) and isinstance(right[found.number], str):  # not a number: what a `call` says about it
         return f"{found.answer.value[found.number]}", case
-    return f"{found.plain}; {UNEXPLAINED}", case
+    if in_all:
+        return in_all, case
+    is_about_shape = "has shape" in found.plain
+    if ": " in found.sentence if is_about_shape else not re.search("values: |numbers belong", found.plain):
+        return found.sentence, case
+    tells = first is not None and (first.where, first.kind) == (found.where, found.kind)
+    step = first_step(trial, found, telling if tells else case)
+    return f"{found.plain}; {UNEXPLAINED}{step or ': follow this small case by hand'}", case
 
 
-def without_numbers(sentence: str) -> str:
-    return re.sub(r"[-+]?\d[\d.e+-]*|\(.*?\)|\[.*?\]", "#", sentence)
+def first_step(trial: Trial, found: Finding, case: Case) -> str:
+    """The first step of the right solution that the learner's file does not reach, in words; "" if none is known.
+
+    A step that is left out, while one that builds on it is right, was done in another way.
+    """
+    douts = trial.douts(case) if found.where.startswith("backward") else None
+    yours, right = trial.steps(case, douts), trial.reference.steps(case, douts)
+    if found.kind == "non-finite" and (bad := next((s for s in yours if np.isnan(s[2]).any()), None)):
+        return f": the first nan comes from `{bad[1]}` in line {bad[0]}"
+    before, differs, built_on = "", None, set[str]()
+    for line, text, value in right[::-1] if yours else []:
+        _, _, inputs = trial.reference.text.splitlines()[line - 1].partition(" = ")
+        says_nothing = len(np.unique(value)) < 2 and bool(np.isin(value, (-1, 0, 1)).all())
+        reached = any(_alike(mine, value) for _, _, mine in yours)
+        if reached or says_nothing or _name(text) in built_on:
+            built_on |= set(re.findall(r"\w+", inputs))
+            before = before or (_name(text) if reached and not says_nothing else "")
+        else:
+            before, differs = "", (_name(text), line)
+    so_far = f": your numbers agree with the right ones up to `{before}`" if before else ""
+    if differs is None and not before:
+        return ""
+    name, line = differs or (found.gradient or "out|loss", trial.reference.last_line(found.where))
+    statement, comment = trial.reference.text.split('"""')[1], trial.reference.comments.get(line, "")
+    pattern = re.escape(name.rstrip("s")) if differs else name
+    formula = re.search(rf"^ *((?:{pattern})s? +=.*?)(?:   .*|,)?$", statement, re.MULTILINE)
+    step = f"`{re.sub(' +', ' ', formula[1]) if formula else name}`"
+    what = f"the first step of a right solution that is not among yours is {step}"
+    if differs is None and formula is None:
+        what = "what is done with it is not"
+    return f"{so_far}{'; ' if so_far else ': '}{what}" + (f" ({comment})" if comment else "")
+
+
+def _name(text: str) -> str:
+    return text.removesuffix(" =").removeprefix("ctx.")
+
+
+def _alike(mine: np.ndarray, right: np.ndarray) -> bool:
+    """Whether these are the same numbers, in whatever shape or order of axes, with either sign, or upside down."""
+    if mine.size != right.size:
+        return False
+    with np.errstate(all="ignore"):
+        ways = [mine, mine.T, 1 - mine if mine.dtype == bool else -mine, 1 / mine]
+    return any(comparing.close(np.ravel(way), np.ravel(right).astype(float), 1e-6) for way in ways)
 
 
 class Search:
@@ -117,7 +172,11 @@ class Search:
             if not isinstance(got.value, tuple):
                 return 0
             g, w = got.value[self.found.number], wanted.value[self.found.number]
-            return int(w is not None and _same(g, w, self.trial.check.tolerance))
+            if w is None or not _same(g, w, self.trial.check.tolerance):
+                return 0
+            right = self.trial.reference.run(case, self.douts(case)).value
+            others = zip(got.value, wanted.value, right, strict=True)
+            return int(all(_same(w, r, 1e-6) for g, w, r in others if _same(g, r, 1e-6)))  # what is right stays right
         return 0
 
     def slip(self) -> str | None:
@@ -135,6 +194,18 @@ class Search:
         (_, share), sentence, self.explanation = max(fits, key=lambda fit: fit[0], default=((False, 0.0), "", None))
         return sentence if share >= (0.1 if self.in_telling else 0.75) else None
 
+    def in_all_cases(self) -> str | None:
+        """How the result differs from the right one, if it is in the same way in all cases: a sign, a factor."""
+        found, got, right = self.found, [], []
+        for other in filter(None, map(self.trial.test, self.cases)):
+            if (other.where, other.number, other.kind) == (found.where, found.number, "values"):
+                got += [np.ravel(part).astype(float) for part in arrays([other.pair[0]])]
+                right += [np.ravel(part).astype(float) for part in arrays([other.pair[1]])]
+        if found.kind != "values" or len(got) < 3 or [g.size for g in got] != [r.size for r in right]:
+            return None
+        how = comparing.about_values(np.concatenate(got), np.concatenate(right), self.trial.check.tolerance, guess=True)
+        return None if "wrong values" in how else f"{found.plain.partition(' has ')[0]} {how}"
+
     def as_answers(self, written: Any) -> Callable[[Case], Answer]:
         """The answers of a changed solution, case by case."""
 
@@ -146,7 +217,10 @@ class Search:
 
     def change(self) -> str | None:
         """The change of the right solution that gives the learner's results; of several changes the most usual one."""
-        reference, fits = self.trial.reference, []
+        reference, fits, value = self.trial.reference, [], self.learner(self.cases[0]).value
+        numbers = arrays(value[self.found.number :][:1] if isinstance(value, tuple | list) else [value])
+        if numbers and self.in_telling and not any(np.isfinite(part).any() for part in numbers):
+            return None  # many changes give nothing but nan
         for written, change in reference.mutants(self.part):
             whole, share = self.fit(self.as_answers(written))
             if share >= {0: 0.75, 1: 0.95}.get(change.rank, 1):  # a rare change must agree in every case
@@ -156,7 +230,10 @@ class Search:
         _, change, self.explanation = min(fits, key=lambda fit: fit[0])
         gradient, comment = self.found.gradient, reference.comments.get(change.line, "")
         where = f"where {change.target} is computed, " if change.target not in ("", gradient) else ""
-        return (f"{gradient}: " if gradient else "") + where + change.sentence + (f" ({comment})" if comment else "")
+        is_clear = change.target or " = " in change.old or change.old in change.sentence
+        inside = "" if is_clear else f", in {change.old}"
+        sentence = f"{gradient}: " * bool(gradient) + where + change.sentence + inside
+        return sentence + (f" ({comment})" if comment else "")
 
 
 @contextlib.contextmanager
@@ -188,9 +265,9 @@ def _same(got: Any, wanted: Any, tolerance: float) -> bool:
     return comparing.same(got, wanted, tolerance)
 
 
-def ask_gradcheck(trial: Trial, first: Finding) -> tuple[str, str]:
-    """The diagnosis of gradcheck in the telling case: its kind and its sentence, empty if it finds nothing."""
-    case, op = trial.check.telling, trial.written
+def ask_gradcheck(trial: Trial, first: Finding, case: Case) -> tuple[str, str]:
+    """The diagnosis of gradcheck in a case: its kind and its sentence, empty if it finds nothing."""
+    op = trial.written
     wanted = [gradient is not None for gradient in trial.reference.run(case, trial.douts(case)).value]
 
     def fn(*tensors: Any) -> Any:

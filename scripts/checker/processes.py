@@ -24,6 +24,7 @@ from minigrad.autograd import Function
 
 from . import judging, source, worker
 from .checks import Check, Exercise, OpCheck, Verdict
+from .trial import ASK
 
 START = "import sys; sys.path += sys.argv[1:3]; import worker; worker.main()"
 HARNESS = "from __future__ import annotations\nimport math\nimport numpy as np\n"
@@ -129,7 +130,7 @@ class Submission:
         """Checks and definitions for the judge; where a check has a `call`, that runs in the worker as well."""
         calls = [check.call for check in checks if check.call is not None]
         kinds = self.ask("define", self.text, str(self.path), HARNESS + "\n\n".join(map(source.with_helpers, calls)))
-        definitions: dict[str, Any] = {}
+        definitions: dict[str, Any] = {ASK: self.ask}
         for check in checks:
             if (kind := kinds.get(check.name)) == "op" and isinstance(check, OpCheck):
                 definitions[check.name] = self._op(check.name)
@@ -152,6 +153,7 @@ class Submission:
             def backward(ctx: Any, *douts: Any) -> Any:
                 return submission.ask("backward", name, ctx.number, douts)
 
+        Remote.__name__ = name
         return Remote
 
     def _function(self, check: Check) -> Callable[..., Any]:

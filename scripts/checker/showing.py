@@ -21,10 +21,12 @@ HEADINGS = {
 }
 
 
-def verdict_text(name: str, verdict: Verdict, file: Path) -> str:
-    """The verdict: what is wrong, in which line, and the smallest case that shows it."""
+def verdict_text(name: str, verdict: Verdict, workspace: Workspace) -> str:
+    """The verdict: what is wrong, in which line, and the smallest case that shows it; or what comes next."""
+    file, following = workspace.file(name), workspace.following(name)
     if verdict.passed:
-        return f"{name}: right, in all {verdict.cases} cases that were tried."
+        after = f"next: {following}, {workspace.exercise(following).title}" if following else "That was the last one."
+        return f"{name}: right, in all {verdict.cases} cases that were tried.\n{after}"
     lines = [f"{name}: {HEADINGS[verdict.status]}  ({verdict.where})", ""]
     lines += textwrap.wrap(verdict.diagnosis, 110, initial_indent="  ", subsequent_indent="  ")
     if verdict.line is not None:

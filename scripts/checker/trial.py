@@ -24,9 +24,10 @@ from minigrad.gradcheck.shape_diagnosis import numpy_in_words
 
 from . import comparing, source
 from .checks import Case, Check, OpCheck
-from .worker import call_read_only
+from .worker import Step, call_read_only, recorded
 
 DOUT_FACTORS = (-1, 1000, -1000, 0.001)
+ASK = "ask the process"  # among a file's definitions: asks the process in which it runs
 EXTREME = 100  # a case with numbers of this size counts for the part "extremes", and for no other
 
 
@@ -34,11 +35,11 @@ class Reference:
     """The completed stub: it gives the right answer, and its small changes give answers to compare mistakes with."""
 
     def __init__(self, check: Check):
-        text, call = check.reference
+        self.text, call = check.reference
         self.check = dataclasses.replace(check, call=call)
-        self.comments = dict(enumerate((line.partition("  # ")[2].strip() for line in text.splitlines()), 1))
-        self.namespace = compiled(ast.parse(text), {"np": np, "math": math})
-        self.node = next(n for n in ast.parse(text).body if getattr(n, "name", "") == check.name)
+        self.comments = dict(enumerate((line.partition("  # ")[2].strip() for line in self.text.splitlines()), 1))
+        self.namespace = compiled(ast.parse(self.text), {"np": np, "math": math})
+        self.node = next(n for n in ast.parse(self.text).body if getattr(n, "name", "") == check.name)
         written, is_op = self.namespace[check.name], isinstance(check, OpCheck)
         signature = inspect.signature(written.forward if is_op else call or written)
         self.names = [*signature.parameters][is_op or call is not None :]  # of the inputs, as the stub calls them
@@ -48,6 +49,17 @@ class Reference:
         if right.raised is not None:
             raise right.raised  # a mistake of ours: it must not be taken for the learner's
         return right
+
+    def steps(self, case: Case, douts: Sequence[Any] | None) -> list[Step]:
+        """What the lines of the completed stub compute, one after the other."""
+        steps: list[Step] = []
+        answer(recorded(self.text, "", steps)[self.check.name], "", self.check, case, douts)
+        return [step for step in steps if step[1].endswith(" =")]
+
+    def last_line(self, where: str) -> int:
+        """The last line of the function, or of the op's method, in which something is wrong."""
+        methods = {node.name: node for node in ast.walk(self.node) if isinstance(node, ast.FunctionDef)}
+        return methods.get(where.partition(" of ")[0], self.node).end_lineno or 0
 
     def mutants(self, part: str) -> Iterator[tuple[Any, Change]]:
         """The op or function after each small change of it (of the method `part`, for an op), and the change."""
@@ -61,7 +73,7 @@ class Reference:
 class Finding:
     """A case that is wrong. kind: in what way, for programs. sentence: what would repair the numbers, if something
     simple does; plain: how they differ. number: of several results the one that is wrong; gradient: its name in
-    backward; douts: what arrived there, if it is not `Trial.douts`.
+    backward; douts: what arrived there, if it is not `Trial.douts`; pair: the wrong result and the right one.
     """
 
     kind: str
@@ -73,6 +85,7 @@ class Finding:
     gradient: str = ""
     plain: str = ""
     douts: list[np.ndarray] | None = None
+    pair: tuple[Any, Any] = ((), ())
 
 
 class Trial:
@@ -82,11 +95,20 @@ class Trial:
         self.check, self.text, self.path = check, text, path
         self.is_op = isinstance(check, OpCheck)
         self.written: Any = definitions.get(check.name)
+        self.ask: Any = definitions.get(ASK)
         self.reference = Reference(check)
         self.names = self.reference.names
 
     def run(self, case: Case, douts: Sequence[Any] | None = None) -> Answer:
         return answer(self.written, self.path, self.check, case, douts)
+
+    def steps(self, case: Case, douts: Sequence[Any] | None) -> list[Step]:
+        """The learner's steps, as far as they come; none where the file does not run in a process of its own."""
+        with contextlib.suppress(Exception):
+            self.ask("record")
+            self.run(case, douts)
+            return list(self.ask("taken"))
+        return []
 
     def douts(self, case: Case) -> list[np.ndarray] | None:
         """The gradients that arrive at an op; None for a function."""
@@ -177,6 +199,8 @@ class Trial:
         if isinstance(got, tuple | list) and isinstance(right, tuple | list) and len(got) == len(right):
             pairs = enumerate(zip(got, right, strict=True))
             finding.number = next(i for i, (g, r) in pairs if not comparing.same(g, r, self.check.tolerance))
+            got, right = got[finding.number], right[finding.number]
+        finding.pair = got, right
         return finding
 
     def _in_float32(self, case: Case) -> Finding | None:

@@ -71,7 +71,7 @@ class Session:
         self.say(f"\nChecking {self.name} ...")
         self._seen = self._state()
         verdict = self.workspace.check(self.name)
-        self.say(showing.verdict_text(self.name, verdict, self.workspace.file(self.name)))
+        self.say(showing.verdict_text(self.name, verdict, self.workspace))
         if verdict.passed:
             self.say(f"n: the next one. python scripts/exercise.py solution {self.name} shows the library's way.")
             if self.workspace.exercise(self.name).place is not None:

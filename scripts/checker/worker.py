@@ -12,6 +12,7 @@ but those for memory, time and the two pipes: no file, no network, no other proc
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import ctypes
 import importlib
@@ -37,6 +38,7 @@ LIBRARIES = ("bisect", "collections", "copy", "dataclasses", "functools", "heapq
 PARTS_OF_NUMPY = ("fft", "linalg", "ma", "polynomial", "random", "testing")
 LARGEST_MESSAGE = 2**20  # bytes; `main` sets another limit where the judge does
 MOST_PRINTED = 2000  # characters of each call
+MOST_STEPS, MOST_NUMBERS = 700, 100  # expressions recorded in a run, and the numbers in one of them
 DTYPES = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
           "float64", "complex64", "complex128"}  # fmt: skip
 LENGTHS = struct.Struct("<II")  # of a message's JSON, and of the bytes behind it
@@ -140,16 +142,17 @@ class Solution:
     """The submission's definitions. Each public method is a request that is answered with them."""
 
     def __init__(self) -> None:
-        self.path = ""
+        self.path = self.text = ""
         self.names: dict[str, Any] = {}
         self.harness: dict[str, Any] = {}
         self.contexts: dict[int, Any] = {}
+        self.steps: list[Step] = []
 
     def define(self, text: str, path: str, harness: str) -> dict[str, str]:
         """Run the file; returns the kind of each name in it. harness: functions of the exercise that call it."""
         module = types.ModuleType("submission")
         sys.modules["submission"] = module
-        self.path, self.names = path, vars(module)
+        self.path, self.text, self.names = path, text, vars(module)
         exec(harness, self.harness)
         exec(compile(text, path, "exec"), self.names)
         return {name: _kind(thing) for name, thing in list(self.names.items()) if not name.startswith("__")}
@@ -167,6 +170,14 @@ class Solution:
         if through:
             return call_read_only(self.harness[through], (self.names[name], *arguments), options)
         return call_read_only(self.names[name], arguments, options)
+
+    def record(self) -> None:
+        """Run the file once more. From now on its steps are recorded."""
+        self.names = recorded(self.text, self.path, self.steps)
+
+    def taken(self) -> list[Step]:
+        """The steps that have been recorded."""
+        return self.steps
 
     def is_confined(self) -> bool:
         """Whether files are out of reach. This is asked before any submission runs."""
@@ -218,6 +229,42 @@ class _FewLines(io.StringIO):
     def write(self, text: str) -> int:
         super().write(text[: max(MOST_PRINTED - self.tell(), 0)])
         return len(text)
+
+
+# --- the steps of a run -----------------------------------------------------------------------------------------------
+
+Step = tuple[int, str, Any]  # the line, an expression as text or "name =", and its value: an array
+
+
+class Recorder(ast.NodeTransformer):
+    """Change a program: the value of each operation, and of what is assigned to a name, also goes to `record_step`."""
+
+    def visit(self, node: ast.AST) -> Any:
+        text = ast.unparse(node) if isinstance(node, ast.BinOp | ast.UnaryOp | ast.Call | ast.Compare) else ""
+        target = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else ""
+        self.generic_visit(node)
+        if isinstance(node, ast.Assign):
+            node.value = self.recorded(f"{target} =", node.value)
+        return self.recorded(text, node) if text else node
+
+    def recorded(self, text: str, value: Any) -> ast.Call:
+        arguments = [ast.Constant(value.lineno), ast.Constant(text), value]
+        return ast.copy_location(ast.Call(ast.Name("record_step", ast.Load()), arguments, []), value)
+
+
+def recorded(text: str, path: str, steps: list[Step]) -> dict[str, Any]:
+    """The definitions of a program that adds its steps to `steps` when it runs."""
+
+    def record_step(line: int, text: str, value: Any) -> Any:
+        is_number = isinstance(value, np.ndarray | np.number | bool | int | float)
+        if is_number and len(steps) < MOST_STEPS and np.size(value) <= MOST_NUMBERS:
+            steps.append((line, text, np.array(value)))  # a copy: it may be written to later
+        return value
+
+    names: dict[str, Any] = {"record_step": record_step}
+    exec(compile(ast.fix_missing_locations(Recorder().visit(ast.parse(text))), path, "exec"), names)
+    steps.clear()
+    return names
 
 
 # --- giving up rights -------------------------------------------------------------------------------------------------

@@ -26,13 +26,12 @@ class Tanh(Function):
 '''
 
 SLIPS = [
-    ("ctx.out**2", "ctx.out", "the output must be squared: the derivative is 1 - out²"),
-    ("ctx.out**2", "np.arctanh(ctx.out) ** 2", "1 - x² is not 1 - out²: use what forward saved"),
+    ("ctx.out**2", "np.tanh(ctx.out) ** 2", "ctx.out is tanh x already: tanh is taken twice"),
     ("1 - ctx.out**2", "ctx.out * (1 - ctx.out)", "this is the sigmoid's, out (1 - out)"),
 ]  # fmt: skip
 
 EXERCISE = Exercise(
-    STUB, "dx = dout * (1 - ctx.out**2)", SLIPS,
+    STUB, "dx = dout * (1 - ctx.out**2)  # the derivative is 1 - out²", SLIPS,
     title="a first backward, from the output alone",
     group="Engine", effort="5 min, easy",
     hints=(

@@ -37,19 +37,12 @@ ctx.out, ctx.dim = e / e.sum(axis=dim, keepdims=True), dim
 return ctx.out
 
 dot = (dout * ctx.out).sum(axis=ctx.dim, keepdims=True)  # one per row; without the sum, only the Jacobian's diagonal
-dx = ctx.out * (dout - dot)
+dx = ctx.out * (dout - dot)  # the factor out belongs to both
 '''
 
 SLIPS = [
-    ("x - x.max(axis=dim, keepdims=True)", "x",
-     "overflow: take the largest score away before np.exp, x - x.max(axis=dim, keepdims=True)"),
     ("axis=dim, keepdims=True", "", "the sum runs over everything: each row along `dim` must sum to 1 (axis=dim)"),
     ("axis=dim", "axis=0", "the sum runs along axis 0, not along `dim`"),
-    ("dout * ctx.out", "dout", "in the sum over the row, dout must be multiplied by out"),
-    (").sum(axis=ctx.dim", ").mean(axis=ctx.dim", "the row's dot product dout · out is a sum, not a mean"),
-    ("axis=ctx.dim, keepdims=True", "",
-     "the dot product is taken over everything: it is one number per row (axis=dim)"),
-    ("ctx.out * (dout - dot)", "dout - dot", "the factor out in front is missing: out * (dout - dot)"),
 ]  # fmt: skip
 
 

@@ -32,24 +32,20 @@ shifted = x - x.max(axis=dim, keepdims=True)  # so that exp cannot overflow
 ctx.out, ctx.dim = shifted - np.log(np.exp(shifted).sum(axis=dim, keepdims=True)), dim
 return ctx.out
 
-dx = dout - np.exp(ctx.out) * dout.sum(axis=ctx.dim, keepdims=True)
+dx = dout - np.exp(ctx.out) * dout.sum(axis=ctx.dim, keepdims=True)  # exp(out): the softmax; dout summed over the row
 '''
 
 SLIPS = [
-    ("x - x.max(axis=dim, keepdims=True)", "x",
-     "overflow: take the largest score away before np.exp, and go on from x - max"),
     ("shifted - np.log", "x - np.log", "the maximum is taken away inside exp only: go on from x - max"),
     ("shifted - np.log(np.exp(shifted)", "np.log(np.exp(shifted) / np.exp(shifted)",
      "log of a softmax that rounded to 0 is -inf: subtract logarithms, do not divide first"),
     ("shifted - np.log(np.exp(shifted)", "(np.exp(shifted) / np.exp(shifted)",
      "this is the softmax: its logarithm is asked for"),
-    ("dout.sum(axis=ctx.dim, keepdims=True)", "dout", "dout must be summed over the row"),
     (" * dout.sum(axis=ctx.dim, keepdims=True)", "",
      "the second term lacks the row's sum of dout (this is right for dout = one-hot only)"),
     ("dout - np.exp(ctx.out) * dout.sum(",
      "np.exp(ctx.out) * (dout - (dout * np.exp(ctx.out)).sum(axis=ctx.dim, keepdims=True)) # ",
      "this is softmax's backward, not that of its logarithm"),
-    ("np.exp(ctx.out)", "ctx.out", "ctx.out is the logarithm: the softmax is np.exp(ctx.out)"),
 ]  # fmt: skip
 
 

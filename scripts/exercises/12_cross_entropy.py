@@ -43,18 +43,15 @@ return (losses * kept).sum() / n
 probs = np.exp(ctx.log_probs)
 onehot = np.zeros_like(probs)
 onehot[ctx.rows, ctx.classes] = 1  # the truth: 1 at each row's target
-dlogits = (probs - onehot) * ctx.kept[:, None] * dout / ctx.n
+dlogits = (probs - onehot) * ctx.kept[:, None] * dout / ctx.n  # probabilities minus the truth, over the rows that count
 '''
 
 SLIPS = [
     ("n = kept.sum()", "n = len(targets)", "ignored rows count in the mean: divide by the number of rows that count"),
     ("(losses * kept).sum() / n", "losses.mean()", "ignored rows are in the loss: targets of ignore_index must give 0"),
-    ("probs - onehot", "probs", "the truth is missing: subtract 1 at each row's target (the one-hot)"),
     ("(probs - onehot) * ctx.kept[:, None]", "(probs - onehot * ctx.kept[:, None])",
      "ignored rows get a gradient: it must be 0 there"),
-    (" / ctx.n", "", "not divided by n: loss is a mean over the rows that count"),
     ("/ ctx.n", "/ len(ctx.kept)", "divided by all rows: n is the number of rows that count"),
-    ("= 1  #", "= -1  #", "the truth is added: it must be subtracted, softmax - onehot"),
 ]  # fmt: skip
 
 

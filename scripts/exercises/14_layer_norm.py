@@ -52,13 +52,9 @@ dx = (dx_hat - through_mean - through_std) / ctx.std
 SLIPS = [
     ("((x - mean) ** 2).mean(axis=-1, keepdims=True)", "x.var(axis=-1, keepdims=True, ddof=1)",
      "the variance divides by C - 1: layer norm divides by C (ddof=0)"),
-    ("axis=-1", "axis=0", "normalized along axis 0: it is the last axis, each token for itself"),
     (" - through_mean - through_std", "",
      "a term is missing: x also acts through the mean and through std (two terms)"),
     (" - through_std", "", "the term through std is missing: x_hat * mean(dx_hat * x_hat)"),
-    (" - through_mean", "", "the term through the mean is missing: mean(dx_hat)"),
-    ("dout * ctx.weight", "dout", "weight is missing: dx_hat = dout * weight"),
-    ("through_std) / ctx.std", "through_std)", "not divided by std: a 1 / std is missing"),
 ]  # fmt: skip
 
 

@@ -42,15 +42,11 @@ dx = (dx_hat - through_rms) / ctx.rms
 SLIPS = [
     ("ctx.rms = np", "x = x - x.mean(axis=-1, keepdims=True)\nctx.rms = np",
      "the mean is subtracted: that is layer_norm, rms_norm leaves it in"),
-    ("(x**2).mean", "(x**2).sum", "this divides by the length: rms is the root of the mean square, not of the sum"),
-    ("np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps)", "(x**2).mean(axis=-1, keepdims=True) + eps",
-     "the root is missing: rms = sqrt(mean(x²) + eps)"),
-    (" - through_rms", "", "the term through rms is missing: x_hat * mean(dx_hat * x_hat)"),
-    ("dout * ctx.weight", "dout", "weight is missing: dx_hat = dout * weight"),
+    ("x / ctx.rms", "(x - x.mean(axis=-1, keepdims=True)) / ctx.rms", "the mean is subtracted: rms_norm leaves it in"),
+    ("np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps)", "np.abs(x).mean(axis=-1, keepdims=True) + eps",
+     "this is the mean magnitude: rms is the root of the mean square"),
     ("(dx_hat - through", "(dx_hat - dx_hat.mean(axis=-1, keepdims=True) - through",
      "there is no mean in rms_norm: the term mean(dx_hat) is too much"),
-    ("(dx_hat * ctx.x_hat).mean", "(dx_hat * ctx.x_hat).sum",
-     "the dot product dx_hat · x_hat is a mean here, not a sum"),
 ]  # fmt: skip
 
 

@@ -41,7 +41,7 @@ dx = dout * ctx.scaled_mask
 '''
 
 SLIPS = [
-    ("keep / (1 - p)", "keep * 1.0", "the scale 1 / (1 - p) is missing"),
+    ("uniform >= p", "uniform < 1 - p", "another mask: keep where uniform >= p, not where uniform < 1 - p"),
     ("dout * ctx.scaled_mask", "dout * (ctx.scaled_mask > 0)", "dx lacks the scale 1 / (1 - p)"),
     ("dout * ctx.scaled_mask", "dout * ctx.scaled_mask.max()", "dx lacks the mask: what was dropped gets 0"),
 ]  # fmt: skip

@@ -39,7 +39,7 @@ class Attention(Function):
 
 BLANKS = '''
 scale = 1 / math.sqrt(q.shape[-1])  # the scale 1 / sqrt(D)
-scores = q @ k.swapaxes(-1, -2) * scale + mask
+scores = q @ k.swapaxes(-1, -2) * scale + mask  # divided by sqrt(D), and the mask is added
 shifted = scores - scores.max(axis=-1, keepdims=True)  # so that exp cannot overflow
 e = np.exp(shifted)
 probs = e / e.sum(axis=-1, keepdims=True)  # softmax over the keys of each query
@@ -50,14 +50,11 @@ dv = ctx.probs.swapaxes(-1, -2) @ dout
 dprobs = dout @ ctx.v.swapaxes(-1, -2)
 dot = (dprobs * ctx.probs).sum(axis=-1, keepdims=True)  # softmax's dot product, one number per row
 dscores = ctx.probs * (dprobs - dot)  # softmax backward
-dq = dscores @ ctx.k * ctx.scale
-dk = dscores.swapaxes(-1, -2) @ ctx.q * ctx.scale
+dq = dscores @ ctx.k * ctx.scale  # the scale 1 / sqrt(D) again
+dk = dscores.swapaxes(-1, -2) @ ctx.q * ctx.scale  # the scale 1 / sqrt(D) again
 '''
 
 SLIPS = [
-    (" * scale + mask", " + mask", "the scale is missing: divide by sqrt(D)"),
-    ("1 / math.sqrt(q.shape[-1])", "1 / q.shape[-1]", "the scores are divided by D: the scale is 1 / sqrt(D)"),
-    (" + mask", "", "the mask is not added to the scores"),
     ("probs = e /", "e = np.exp(q @ k.swapaxes(-1, -2) * scale)\nprobs = (mask == 0) * e /",
      "the mask comes after softmax: hidden keys must get -inf before it, or the weights do not sum to 1"),
     ("shifted =", "scores = np.where(mask == 0, q @ k.swapaxes(-1, -2) * scale, 0)\nshifted =",
@@ -66,8 +63,6 @@ SLIPS = [
     ("(dprobs - dot)", "(1 - ctx.probs) * dprobs",
      "only the diagonal of softmax's Jacobian: the dot product of the row is missing"),
     (" * ctx.scale", "", "the scale 1/sqrt(D) is missing on the way back, in dq and dk"),
-    ("@ ctx.q * ctx.scale", "@ ctx.q", "dk lacks the scale 1/sqrt(D)"),
-    ("@ ctx.k * ctx.scale", "@ ctx.k", "dq lacks the scale 1/sqrt(D)"),
     ("ctx.probs * (dprobs - dot)", "dprobs", "softmax is left out on the way back: dscores is not dprobs"),
 ]  # fmt: skip
 

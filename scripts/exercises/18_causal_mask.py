@@ -27,6 +27,8 @@ return np.arange(keys) <= asking  # a token sees itself and what came before, no
 '''
 
 SLIPS = [
+    ("np.arange(keys - queries, keys)", "(np.arange(queries) + queries - keys)",
+     "the sign of the offset S - T is flipped: query t is token S - T + t"),
     ("keys - queries, keys", "queries",
      "queries are numbered from token 0, but with a cache they are the last ones of S: offset S - T"),
 ]  # fmt: skip

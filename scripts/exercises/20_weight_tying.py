@@ -34,17 +34,8 @@ dhidden = dout @ ctx.weight
 as_output = dout.T @ ctx.hidden  # one of the two uses: the output layer
 as_embedding = np.zeros_like(ctx.weight)
 np.add.at(as_embedding, ctx.ids, dhidden)  # the other use: the embedding, where ids repeat
-dweight = as_output + as_embedding
+dweight = as_output + as_embedding  # the gradients of both uses, added
 '''
-
-SLIPS = [
-    ("as_output + as_embedding", "as_output",
-     "one of the two uses is missing: this is the gradient as output layer only, the embedding's is not added"),
-    ("as_output + as_embedding", "as_embedding",
-     "one of the two uses is missing: this is the gradient as embedding only, the output layer's is not added"),
-    ("as_output + as_embedding", "(as_output + as_embedding) / 2",
-     "this is the mean of the two uses: gradients add up"),
-]  # fmt: skip
 
 
 @st.composite
@@ -54,7 +45,7 @@ def cases(draw):
 
 
 EXERCISE = Exercise(
-    STUB, BLANKS, SLIPS,
+    STUB, BLANKS,
     title="one matrix used twice: its gradients add up",
     group="Embedding", effort="20 min, medium",
     hints=(

@@ -26,11 +26,10 @@ def sgd(p, grad, velocity, lr, momentum, weight_decay):
 BLANKS = '''
 g = grad + weight_decay * p
 velocity = momentum * velocity + g
-p = p - lr * velocity
+p = p - lr * velocity  # downhill, along the velocity
 '''
 
 SLIPS = [
-    ("p - lr * velocity", "p + lr * velocity", "the step goes uphill: subtract lr * velocity"),
     ("+ g\n", "+ (1 - momentum) * g\n", "the gradient is damped by 1 - momentum: here it enters the velocity whole"),
     ("lr * velocity", "lr * (g + momentum * velocity)",
      "this is Nesterov's step: here it follows the velocity alone, p - lr * velocity"),

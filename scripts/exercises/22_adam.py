@@ -31,15 +31,13 @@ m = beta1 * m + (1 - beta1) * grad
 v = beta2 * v + (1 - beta2) * grad**2
 m_hat = m / (1 - beta1**t)  # bias correction
 v_hat = v / (1 - beta2**t)  # bias correction
-p = p - lr * m_hat / (np.sqrt(v_hat) + eps)
+p = p - lr * m_hat / (np.sqrt(v_hat) + eps)  # downhill
 '''
 
 SLIPS = [
     ("p - lr", "p + lr", "the step goes uphill: subtract it"),
     ("/ (1 - beta1**t)  # bias correction\nv_hat = v / (1 - beta2**t)", "\nv_hat = v",
      "the bias correction is missing: divide m by 1 - beta1^t, v by 1 - beta2^t"),
-    ("/ (1 - beta2**t)", "", "v lacks its bias correction, 1 - beta2^t"),
-    ("/ (1 - beta1**t)", "", "m lacks its bias correction, 1 - beta1^t"),
     ("**t)", "**(t + 1))", "t is counted once too often: it is 1 in the first step already"),
 ]  # fmt: skip
 

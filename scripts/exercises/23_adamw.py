@@ -27,15 +27,15 @@ m = beta1 * m + (1 - beta1) * grad
 v = beta2 * v + (1 - beta2) * grad**2
 m_hat = m / (1 - beta1**t)  # bias correction
 v_hat = v / (1 - beta2**t)  # bias correction
-decay = lr * weight_decay * p
-p = p - decay - lr * m_hat / (np.sqrt(v_hat) + eps)
+decay = lr * weight_decay * p  # of p itself: not divided by sqrt(v_hat), and with the factor lr
+p = p - decay - lr * m_hat / (np.sqrt(v_hat) + eps)  # Adam's step, and the decay
 '''
 
 SLIPS = [
     ("m = beta1", "grad, weight_decay = grad + weight_decay * p, 0\nm = beta1",
      "the decay is added to the gradient: that is Adam's, not AdamW's (decoupled)"),
-    ("lr * weight_decay", "weight_decay", "the decay lacks the factor lr"),
-    (" - decay", "", "there is no weight decay: this is Adam"),
+    ("decay - lr * m_hat", "lr * (m_hat + weight_decay * p)",
+     "the decay is divided by sqrt(v_hat) as well: decoupled, it stands outside of the fraction"),
     ("p - decay - lr * m_hat / (np.sqrt(v_hat) + eps)",
      "(p - lr * m_hat / (np.sqrt(v_hat) + eps)) * (1 - lr * weight_decay)",
      "the step decays, too: shrink p before the step is taken"),

@@ -23,7 +23,7 @@ def clip(gradients, max_norm):
 BLANKS = '''
 norm = np.sqrt(sum((g * g).sum() for g in gradients))  # one norm for all arrays
 factor = min(1, max_norm / norm) if norm > 0 else 1
-return [g * factor for g in gradients], float(norm)
+return [g * factor for g in gradients], float(norm)  # the same factor for all, max_norm / norm
 '''
 
 SLIPS = [
@@ -32,7 +32,8 @@ SLIPS = [
     ("min(1, max_norm / norm)", "max_norm / norm", "small gradients are scaled up: the factor must never be above 1"),
     ("g * factor", "np.clip(g, -max_norm, max_norm)",
      "each element is clipped: that changes the direction; scale all by one factor"),
-    ("g * factor", "g / factor", "the factor is upside down: it is max_norm / norm"),
+    ("np.sqrt(sum((g * g).sum() for g in gradients))", "max(np.abs(g).max() for g in gradients)",
+     "the largest element is taken as the norm: it is the root of the sum of all squares"),
     ("float(norm)", "float(min(norm, max_norm))", "the norm that is returned is the one before scaling"),
 ]  # fmt: skip
 

@@ -35,6 +35,7 @@ SLIPS = [
     ("min_ratio + (1 - min_ratio) * (1 + math.cos(math.pi * progress)) / 2",
      "max(min_ratio, (1 + math.cos(math.pi * progress)) / 2)",
      "min_ratio cuts the cosine off: it must end there, scaled by 1 - min_ratio"),
+    ("math.pi * progress", "180 * progress", "math.cos takes radians: pi * progress, not degrees"),
     ("math.pi * progress", "2 * math.pi * progress", "a whole cosine comes up again: half a wave, cos(pi * progress)"),
     ("(step - warmup) / (total - warmup)", "step / total",
      "progress counts from step 0: it must count from the end of the warm-up"),

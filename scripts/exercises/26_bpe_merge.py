@@ -31,6 +31,7 @@ SLIPS = [
     ("(merged[-1], token) == pair:\n        merged[-1] = pair[0] + pair[1]",
      "pair in ((merged[-1], token), (token, merged[-1])):\n        merged[-1] += token",
      "the order of the pair is ignored: the first token must be pair[0], the second pair[1]"),
+    ("(merged[-1], token) == pair", "merged[-1] == pair[0]", "only the first token of the pair is compared"),
     ("== pair:", "== pair and pair[0] + pair[1] not in merged:",
      "only the first place is joined: the pair must be joined wherever it stands"),
     ("pair[0] + pair[1]", "pair[0] + pair[1]\n        merged.append(token)",

@@ -38,8 +38,8 @@ return tokens
 SLIPS = [
     ("min(pairs, key=lambda pair: ranks[pair])", "pairs[0]",
      "the first pair in the word is joined: take the lowest rank"),
-    ("min(pairs", "max(pairs", "the pair learned last is joined first: take the lowest rank, min and not max"),
     ("    tokens = merged", "    return merged", "it stops after one merge: go on until no pair has a rank"),
+    ("if pair in ranks]", "if ranks.get(pair)]", "the pair of rank 0 is overlooked, because 0 counts as false"),
     ("if not pairs", "if True", "nothing is joined: these are the single bytes"),
     ("ranks[pair])", "[*ranks].index(pair))",
      "the order of the dict is taken for the ranks: the lowest ranks[pair] decides"),

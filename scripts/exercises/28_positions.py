@@ -37,7 +37,6 @@ SLIPS = [
      "all sines come first: sine and cosine must alternate, even columns and odd ones"),
     ("np.sin(angle)\ntable[:, 1::2] = np.cos(angle)", "np.cos(angle)\ntable[:, 1::2] = np.sin(angle)",
      "sine and cosine are exchanged: even columns have the sine"),
-    ("np.sin(angle)", "np.cos(angle)", "every column has the cosine: even columns have the sine"),
     ("np.arange(length)", "np.arange(1, length + 1)", "places are counted from 1: the first is 0"),
 ]  # fmt: skip
 

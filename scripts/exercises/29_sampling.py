@@ -25,7 +25,7 @@ def probabilities(logits, temperature, top_k, top_p):
 '''
 
 BLANKS = '''
-logits = logits / temperature
+logits = logits / temperature  # before softmax: after it, the temperature would cancel
 if top_k is not None:
     kth = np.sort(logits)[-top_k]
     logits = np.where(logits >= kth, logits, -np.inf)
@@ -36,23 +36,19 @@ before = np.cumsum(probs[order]) - probs[order]  # what the more likely tokens h
 kept = order[before < top_p]  # the one that reaches top_p is kept
 nucleus = np.zeros_like(probs)
 nucleus[kept] = probs[kept]
-return nucleus / nucleus.sum()
+return nucleus / nucleus.sum()  # scaled to sum to 1 again
 '''
 
 SLIPS = [
-    (" / temperature", "",
-     "the temperature has no effect: it must divide the logits, before softmax (after it, it cancels)"),
     ("logits >= kth", "logits >= -np.inf", "top_k has no effect: only the k largest logits may be kept"),
     ("[-top_k]\n    logits = np.where(logits >= kth", "[top_k - 1]\n    logits = np.where(logits <= kth",
      "the k smallest logits are kept: top_k keeps the largest"),
     ("[-top_k]", "[-min(top_k + 1, len(logits))]", "one token too many is kept: top_k is how many there are"),
+    ("logits, -np.inf)", "logits, 0.0)", "logits that are cut are set to 0, but e^0 is 1: they must be -inf"),
+    ("before < top_p", "(before + probs[order] <= top_p) | (before == 0)",
+     "the token with which top_p is reached must be kept, too"),
     ("before < top_p", "before < 1", "top_p has no effect"),
-    (" / nucleus.sum()", "", "after top_p the rest must be scaled to sum to 1 again"),
     (" - probs[order]", " - probs[order] * (top_p == 1)", "the token with which top_p is reached must be kept, too"),
-    ("before =",
-     "unscaled = probs**temperature / (probs**temperature).sum()\nbefore = np.cumsum(unscaled[order]) - "
-     "unscaled[order]  #",
-     "top_p is applied before the temperature: divide the logits first"),
 ]  # fmt: skip
 
 

@@ -32,13 +32,19 @@ BLANKS = '''
 self.keys, self.values = None, None
 
 if self.keys is not None:
-    keys = np.concatenate([self.keys, keys], axis=2)  # time is axis 2 of (B, H, T, D)
-    values = np.concatenate([self.values, values], axis=2)
+    keys = np.concatenate([self.keys, keys], axis=2)  # all so far, then the new: time is axis 2 of (B, H, T, D)
+    values = np.concatenate([self.values, values], axis=2)  # all tokens so far, and behind them the new ones
 self.keys, self.values = keys, values
 return keys, values
 '''
 
 SLIPS = [
+    ("self.keys, self.values = keys, values", "if self.keys is None:\n    self.keys, self.values = keys, values",
+     "only the first append is stored: keep the joined arrays, or later calls lose what was appended"),
+    ("self.keys, self.values = keys, values",
+     "n = keys.shape[2] - (0 if self.keys is None else self.keys.shape[2])\n"
+     "self.keys, self.values = keys[:, :, -n:], values[:, :, -n:]",
+     "only the last append is remembered: keep all tokens so far, the joined arrays"),
     ("self.keys is not None", "False", "only the new tokens come back: the old ones must stand before them"),
 ]  # fmt: skip
 

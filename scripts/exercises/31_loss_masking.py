@@ -21,16 +21,18 @@ def collate(conversations):
 '''
 
 BLANKS = '''
-T = max(len(ids) for ids, _ in conversations) - 1
+T = max(len(ids) for ids, _ in conversations) - 1  # the longest one, without its last token
 inputs = np.zeros((len(conversations), T), int)
 targets = np.full((len(conversations), T), -100)
 for row, (ids, learned) in enumerate(conversations):
-    inputs[row, : len(ids) - 1] = ids[:-1]
-    targets[row, : len(ids) - 1] = np.where(learned[1:], ids[1:], -100)
+    inputs[row, : len(ids) - 1] = ids[:-1]  # without the last token, padded on the right with 0
+    targets[row, : len(ids) - 1] = np.where(learned[1:], ids[1:], -100)  # the next tokens, where they are learned
 return inputs, targets
 '''
 
 SLIPS = [
+    ("np.zeros((len(conversations), T), int)", "np.full((len(conversations), T), -100)",
+     "inputs are padded with -100, which is not a token: pad inputs with 0"),
     (" ids[1:]", " ids[:-1]", "targets are not shifted: each token must predict the next one, ids[1:]"),
     ("learned[1:]", "learned[:-1]", "the mask is not shifted: learned[1:] belongs to the targets ids[1:]"),
     ("np.where(learned[1:], ids[1:], -100)", "ids[1:]",

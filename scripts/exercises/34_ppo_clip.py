@@ -43,6 +43,8 @@ dlogprobs = -dout * ctx.ratio * ctx.advantages * ctx.unclipped  # no gradient wh
 SLIPS = [
     ("np.minimum(plain, clipped)", "clipped", "min is missing: the clipped product alone also hides harm"),
     ("np.minimum(plain, clipped)", "plain", "the clipping is missing"),
+    ("np.exp(logprobs - old_logprobs)", "logprobs / old_logprobs",
+     "the quotient of the log-probabilities is not the ratio: exp(logprobs - old_logprobs)"),
     ("plain <= clipped", "np.abs(ratio - 1) <= eps",
      "0 wherever the ratio is outside: with A < 0 and a large ratio (or A > 0 and a small one) min is not clipped"),
 ]  # fmt: skip

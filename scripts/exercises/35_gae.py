@@ -24,22 +24,21 @@ BLANKS = '''
 advantages = np.zeros(len(rewards))
 following, next_value = 0.0, 0.0
 for t in reversed(range(len(rewards))):
-    delta = rewards[t] + gamma * next_value - values[t]
-    following = delta + gamma * lam * following
+    delta = rewards[t] + gamma * next_value - values[t]  # r_t + gamma V_{t+1} - V_t
+    following = delta + gamma * lam * following  # A_t = delta_t + gamma lam A_{t+1}
     advantages[t] = following
     next_value = values[t]
-return advantages, advantages + values
+return advantages, advantages + values  # the returns are A_t + V_t
 '''
 
 SLIPS = [
-    (" + gamma * next_value", "", "delta lacks the next value: r_t + gamma V_{t+1} - V_t"),
     ("next_value = 0.0, 0.0", "next_value = 0.0, values[-1]", "after the last token V is 0: it is over"),
-    ("gamma * lam", "gamma", "lam is missing: A_t = delta_t + gamma lam A_{t+1}"),
-    (" + gamma * lam * following", "", "only delta: what the move led to, gamma lam A_{t+1}, is missing"),
     ("reversed(range(len(rewards))):",
      "range(len(rewards)):\n    next_value = values[t + 1] if t + 1 < len(values) else 0.0",
      "it walks forwards: A_t needs A_{t+1}, so begin at the end"),
     ("= following", "= following\n    following = delta", "it walks forwards: A_t needs A_{t+1}, so begin at the end"),
+    ("gamma * next_value", "gamma * values[t]", "delta takes V_t twice: the next value is V_{t+1}"),
+    ("advantages + values", "np.cumsum(rewards[::-1])[::-1]", "returns are A_t + V_t, not sums of the rewards"),
     ("advantages + values", "advantages + rewards", "returns are advantages + values, not + rewards"),
 ]  # fmt: skip
 

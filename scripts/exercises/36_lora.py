@@ -35,29 +35,24 @@ def merge(weight, A, B, scaling):
 BLANKS = '''
 hidden = x @ A.T
 ctx.x, ctx.weight, ctx.A, ctx.B, ctx.hidden, ctx.scaling = x, weight, A, B, hidden, scaling
-return x @ weight.T + scaling * (hidden @ B.T)
+return x @ weight.T + scaling * (hidden @ B.T)  # the frozen layer, and the path through the adapter
 
 dhidden = ctx.scaling * (dout @ ctx.B)
 dB = ctx.scaling * (dout.T @ ctx.hidden)
 dA = dhidden.T @ ctx.x
-dx = dout @ ctx.weight + dhidden @ ctx.A
+dx = dout @ ctx.weight + dhidden @ ctx.A  # through the frozen layer, and through the adapter
 
 return weight + scaling * (B @ A)
 '''
 
 SLIPS = [
-    ("scaling * (hidden @ B.T)", "hidden @ B.T", "scaling is missing in the adapter's path"),
-    (" + scaling * (hidden @ B.T)", "", "the adapter's path is missing: this is the frozen layer only"),
     ("x @ weight.T +", "scaling * (x @ weight.T) +",
      "the frozen layer is scaled, too: scaling belongs to the adapter only"),
-    ("x @ weight.T + ", "", "the frozen layer's part is missing: both paths are added"),
-    ("dout @ ctx.weight + ", "", "dx lacks the path through the frozen weight: frozen, but still passed through"),
+    ("scaling * (hidden", "scaling / len(A) * (hidden", "it is divided by the rank r, which scaling contains already"),
     ("dB = ctx.scaling * (dout.T @ ctx.hidden)\ndA = dhidden.T @ ctx.x",
      "dB = dout.T @ ctx.hidden\ndA = dhidden.T @ ctx.x / ctx.scaling",
      "scaling is missing in dA and dB"),
     ("dhidden @ ctx.A", "dout @ ctx.B @ ctx.A", "scaling is missing in dx"),
-    (" + dhidden @ ctx.A", "", "dx lacks the path through the adapter"),
-    ("scaling * (B @ A)", "B @ A", "scaling is missing in the merge"),
 ]  # fmt: skip
 
 

@@ -24,13 +24,14 @@ def absmax(values):
 BLANKS = '''
 largest = np.abs(values).max(axis=1, keepdims=True)
 scales = np.where(largest > 0, largest, 1) / 127  # a row of zeros must not divide 0 by 0
-return np.rint(values / scales).astype(np.int8), scales
+return np.rint(values / scales).astype(np.int8), scales  # rounded to the nearest code
 '''
 
 SLIPS = [
     ("np.abs(values)", "values", "max of the values, not of their magnitudes: take np.abs first"),
-    ("np.rint", "np.trunc", "cut off, not rounded: np.rint before astype"),
-    ("np.rint", "np.floor", "rounded down: to the nearest, np.rint"),
+    ("np.abs(values).max(axis=1, keepdims=True)", "np.ptp(values, axis=1, keepdims=True) / 2",
+     "the scale comes from max - min: it is the largest magnitude of the row / 127, symmetric around 0"),
+    ("values / scales)", "values / scales * 128 / 127)", "codes reach 128, an overflow to -128: the largest is 127"),
     ("/ 127", "/ 128", "128 does not fit into int8: the largest code is 127"),
     ("np.abs(values).max(axis=1, keepdims=True)", "np.full((len(values), 1), np.abs(values).max())",
      "one scale for the whole matrix: each row has its own (axis=1, keepdims=True)"),

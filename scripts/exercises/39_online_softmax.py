@@ -31,25 +31,24 @@ BLANKS = '''
 m, l = np.full((len(q), 1), -np.inf), np.zeros((len(q), 1))
 out = np.zeros((len(q), v.shape[1]))
 for start in range(0, len(k), tile):
-    s = q @ k[start : start + tile].T / math.sqrt(q.shape[1])
+    s = q @ k[start : start + tile].T / math.sqrt(q.shape[1])  # the scale 1 / sqrt(D)
     m_new = np.maximum(m, s.max(axis=1, keepdims=True))
     shrink = np.exp(m - m_new)
     e = np.exp(s - m_new)
-    l = l * shrink + e.sum(axis=1, keepdims=True)
-    out = out * shrink + e @ v[start : start + tile]
+    l = l * shrink + e.sum(axis=1, keepdims=True)  # the sum so far has to shrink when the maximum rises
+    out = out * shrink + e @ v[start : start + tile]  # and so does the output
     m = m_new
 return out / l
 '''
 
 SLIPS = [
-    ("l = l * shrink", "l = l", "the running sum is not shrunk when the maximum rises"),
-    ("out = out * shrink", "out = out", "the unfinished output is not shrunk when the maximum rises"),
     ("np.exp(m - m_new)", "1", "nothing is shrunk when the maximum rises: e^(m - m_new)"),
     ("np.exp(m - m_new)", "np.exp(m_new - m) if start else 0",
      "shrink is the wrong way round: e^(m - m_new), which is at most 1"),
     ("np.maximum(m, s.max(axis=1, keepdims=True))", "np.zeros_like(m)", "overflow: the running maximum is not used"),
-    (" / math.sqrt(q.shape[1])", "", "the scale 1 / sqrt(D) is missing"),
     ("range(0, len(k), tile)", "range(0, len(k) // tile * tile, tile)", "the last, shorter tile is missing"),
+    ("    m = m_new\nreturn out / l", "    out, m = out / l, m_new\nreturn out",
+     "it is divided by l in every tile: divide once, at the end"),
     ("l = l * shrink + ", "l = ", "the sum is that of the last tile only: it must run along"),
 ]  # fmt: skip
 

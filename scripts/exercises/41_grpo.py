@@ -29,27 +29,21 @@ BLANKS = '''
 advantages = (rewards - rewards.mean(axis=1, keepdims=True)) / (rewards.std(axis=1, keepdims=True) + 1e-4)
 A = advantages.reshape(-1, 1)
 losses = -np.minimum(ratio * A, np.clip(ratio, 0.8, 1.2) * A)
-means = (losses * mask).sum(axis=1) / mask.sum(axis=1)
-return means.mean()
+means = (losses * mask).sum(axis=1) / mask.sum(axis=1)  # of each answer over its tokens
+return means.mean()  # over the answers
 '''
 
 SLIPS = [
     ("mean(axis=1, keepdims=True)) / (rewards.std(axis=1, keepdims=True)", "mean()) / (rewards.std()",
      "answers are compared with those to other questions: mean and std within each group"),
     ("std(axis=1, keepdims=True)", "std(axis=1, keepdims=True, ddof=1)", "std divides by G - 1: by G is asked for"),
-    (" / (rewards.std(axis=1, keepdims=True) + 1e-4)", "",
-     "the division by std is missing (without it, it is Dr. GRPO)"),
     ("reshape(-1, 1)", "T.reshape(-1, 1)",
      "the advantages are in another order than the answers, which stand question by question"),
-    ("np.minimum", "np.maximum", "the larger product is taken: min, so that nobody is paid for going too far"),
     ("np.minimum(ratio * A, np.clip(ratio, 0.8, 1.2) * A)", "(ratio * A)", "the clipping is missing"),
-    ("-np.minimum", "np.minimum", "the sign is flipped: a loss is made smaller"),
     (" * mask).sum(axis=1) / mask.sum(axis=1)", ").mean(axis=1)",
      "it counts places where an answer has no token: use the mask"),
-    (" / mask.sum(axis=1)", "", "an answer's tokens are summed: their mean is asked for"),
     ("means = (losses * mask).sum(axis=1) / mask.sum(axis=1)", "means = losses[mask]",
      "all tokens count the same, as in DAPO: first the mean of each answer, then the mean over answers"),
-    ("means.mean()", "means.sum()", "the mean over the answers is asked for, not their sum"),
 ]  # fmt: skip
 
 

@@ -32,6 +32,8 @@ SLIPS = [
      "these are the places of the same token; the head looks at the place that follows it"),
     ("follows &= np.tri(length, dtype=bool)", "follows &= True",
      "the places after t are in the future: a token cannot look there"),
+    ("1:] = ids[:, None] == ids[None, :-1]", ":-1] = ids[:, None] == ids[None, 1:]",
+     "the token after s is compared: it must be the one before s"),
     ("np.tri(length, dtype=bool)", "np.tri(length, k=-1, dtype=bool)",
      "place t itself counts, if the token before it is the same one: s <= t"),
 ]  # fmt: skip

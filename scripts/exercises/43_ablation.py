@@ -20,7 +20,7 @@ BLANKS = '''
 keep = np.ones(n_head)
 keep[off] = 0  # these heads, and no others
 mask = np.repeat(keep, x.shape[-1] // n_head)  # each number of keep D times, side by side
-return x * mask
+return x * mask  # along the last axis, the channels
 '''
 
 SLIPS = [
@@ -28,6 +28,7 @@ SLIPS = [
      "a head has neighboring channels, so every number of the mask is repeated D times: np.repeat, not np.tile"),
     ("keep = np.ones(n_head)\nkeep[off] = 0", "keep = np.zeros(n_head)\nkeep[off] = 1",
      "the heads in `off` are switched off, and the others stay"),
+    ("keep[off]", "keep[off[:1]]", "only the first head of `off` is off: all of them must be"),
     ("return x * mask", "return x * mask * n_head / max(1, keep.sum())",
      "the other heads stay as they are: this is not dropout, nothing is scaled up"),
 ]  # fmt: skip

@@ -1,9 +1,11 @@
 """A learner's own way of writing passes, and the case shown is the case diagnosed."""
 
+from pathlib import Path
+
 import pytest
 
-from scripts.checker import diagnosing
-from tests.exercises.planting import verdict_on_edit
+from scripts.checker import diagnosing, processes
+from tests.exercises.planting import exercise_named, verdict_on_edit
 
 RIGHT = [
     ("attention", "math.sqrt(", "np.sqrt("),
@@ -39,6 +41,32 @@ def test_the_case_shown_is_one_that_fails():
     verdict = verdict_on_edit("softmax", "(dout * ctx.out).sum(axis=ctx.dim, keepdims=True)", "dout * ctx.out")
     check, case, _ = verdict.shown
     assert "diagonal" in verdict.diagnosis and case.arguments[0].size < check.telling.arguments[0].size
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "words"),
+    [
+        ("adam", "m / (1 - beta1**t)", "m / (1 - beta1**t) ** 3", "not among yours is `m_hat = m / (1 - beta1^t)`"),
+        ("adam", "np.sqrt(v_hat)", "np.sqrt(-1 - v_hat)", "the first nan comes from `np.sqrt(-1 - v_hat)` in line"),
+        ("sgd", "weight_decay * p", "weight_decay * p * abs(p)", "not among yours is `g = grad + weight_decay * p`"),
+    ],
+)
+def test_an_answer_that_nothing_explains_is_told_the_first_step_that_differs(name, old, new, words):
+    exercise = exercise_named(name)
+    verdict = processes.judge(exercise, exercise.completed(old, new).encode(), Path("planted.py"))
+    assert "no single slip explains it" in verdict.diagnosis and words in verdict.diagnosis, verdict
+
+
+def test_the_first_exercise_shows_one_number():
+    exercise = exercise_named("mul")
+    verdict = processes.judge(exercise, exercise.stub.encode(), Path("planted.py"))
+    assert verdict.diagnosis == "dy: the sign is flipped: the negative is right"
+    assert verdict.shown[1].arguments[0].size == 1
+
+
+def test_a_change_that_makes_a_right_result_wrong_explains_nothing():
+    verdict = verdict_on_edit("gae", "advantages + values", "np.cumsum(rewards[::-1])[::-1] + 0 * values")
+    assert "gamma" not in verdict.diagnosis, verdict
 
 
 def test_a_changed_solution_that_never_ends_is_ended():

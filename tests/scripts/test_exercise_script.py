@@ -45,7 +45,7 @@ def test_a_right_file_passes_and_opens_the_solution(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("body", "head", "status", "words"),
     [
-        ("        return (dout * (1 - ctx.out),)\n", "", "wrong", "squared"),
+        ("        return (dout * (1 - ctx.out),)\n", "", "wrong", "square is missing"),
         ("        dx = -dout * (1 - ctx.out**2)\n        return (dx,)\n", "", "wrong", "dx: the sign is flipped"),
         ("        return (\n", "", "syntax", "cannot read"),
         ("        return (dout * ctx.nothing,)\n", "", "error", "AttributeError"),
@@ -171,7 +171,7 @@ def test_the_loop_checks_when_the_file_is_saved(tmp_path):
     write_tanh(tmp_path)
     assert session.saved()
     session.check()
-    assert any("right, in all" in text for text in said)
+    assert any("right, in all" in text and "next: walk, the diamond" in text for text in said)
     answers = {"h": "Hint 1 of 3", "l": "[x] tanh", "c": "1 of", "r": "y or n", "n": "Nothing was", "?": "q quit"}
     for key, words in answers.items():
         assert session.press(key) and any(words in text for text in said[-3:]), key
