@@ -230,19 +230,20 @@ tuned = measure(model, in_chat)
 print(f"{'':25}{'right: base':>12}{'SFT':>6}{'control':>9}{'in form: base':>16}{'SFT':>6}{'control':>9}")
 for group, name in groups:
     shares = [[found[name][i] for found in (untuned, tuned, control)] for i in (0, 1)]
-    (a, b, c), (d, e, f) = shares
-    print(f"{name:18} ({len(group):2})   {a:12.0%}{b:6.0%}{c:9.0%}{d:16.0%}{e:6.0%}{f:9.0%}")
+    cells = [f"{share:{width}.0%}" for share, width in zip(sum(shares, []), (12, 6, 9, 16, 6, 9))]
+    print(f"{name:18} ({len(group):2})   {''.join(cells)}")
 for group, name in groups:
     (reply,) = ask(model, tokenizer, [question(group[0])], TEMPLATES[in_chat](tokenizer))
     verdict = "right" if reply.text == answer(group[0]) else f"wrong: it is {capitals[group[0]]}"
     print(f"  {name:17} {question(group[0])[0]['content']}  {reply.text}  ({verdict})")
 assert tuned["only in the text"][0] > control["only in the text"][0] + 0.3 and tuned["in no text"][0] < 0.2
-assert min(tuned[name][1] for _, name in groups) > 0.5 > max(untuned[name][1] for _, name in groups)
+assert max(untuned[name][1] for _, name in groups) < 0.1
+assert min(found[name][1] for _, name in groups for found in (tuned, control)) > 0.5
 
 # %% [markdown]
-# Answer: **SFT teaches format, not knowledge.** The form is there in all groups, and nothing had it before. Right
-# answers about countries that no conversation mentioned come from pretraining: where a capital is in no text, the
-# answer has the same form, and is wrong; and the control learns its twenty answers by heart, and no others.
+# Answer: **SFT teaches format, not knowledge.** The form is there in all groups, and the base model had it in none.
+# Even the control, which has read nothing, learns it. Right answers about countries that no conversation mentioned come
+# from pretraining: the control has none, and where a capital is in no text, the answer has the form, and is wrong.
 #
 # How much does this depend on the random numbers? Five other models, each pretrained from other weights and tuned in
 # another order; and the same with twice the learning rate.
