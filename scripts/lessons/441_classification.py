@@ -192,8 +192,8 @@ assert right_few["everything"] > right_few["head only"] - 0.05  # within the err
 # A model with random weights mixes them as well, and its states are almost as useful: so little pretraining has made
 # hardly any features for this task.
 #
-# From 22 texts, full training learns all by heart, and of other texts all ways know much less. One often hears that few
-# texts are a reason to freeze, because fewer weights overfit less. Compare the last column: here freezing does not help.
+# From 22 texts, full training learns all by heart, and all ways know much less of other texts. One often hears that few
+# texts are a reason to freeze, because fewer weights overfit less. Compare the last column: here that does not help.
 
 # %%
 test_ids, true = zip(*tests)
