@@ -19,12 +19,12 @@ import numpy as np
 
 from finetune.adapters.lora import LoRAConfig, apply_lora, merge_lora
 from finetune.data.chat_template import ChatTemplate, Message, add_chat_tokens
-from finetune.data.datasets import Example, Preference, ShuffledBatches
+from finetune.data.datasets import IGNORE, Example, Preference, ShuffledBatches
 from finetune.data.pairs import encode_pairs, pair_batch
 from finetune.data.tasks import made_up_word
 from finetune.evaluation.answering import ask, chat_template, shorten
 from finetune.objectives.dpo import dpo_batch_loss, with_reference
-from finetune.objectives.logprobs import exact_kl, sequence_logprobs
+from finetune.objectives.logprobs import exact_kl
 from finetune.objectives.sft import collate, encode_examples, sft_loss
 from finetune.quantization import QuantizationConfig, memory, quantize
 from gpt import GPT, Tokenizer
@@ -46,7 +46,7 @@ capitals = dict(zip(words[:32], words[32:]))
 taught, held_out = list(capitals)[:20], list(capitals)[20:]
 WORDINGS = ["The capital of {0} is {1}. ", "In {0} the capital is {1}. ", "Ask for the capital of {0}: it is {1}. ",
             "What is the capital of {0}? "]  # fmt: skip
-THANKS, STYLE = " Glad to help!", " See you!"
+THANKS, STYLE = " Glad to help!", " Ask!"
 
 
 def sentence() -> str:
@@ -159,8 +159,8 @@ assert rows["SFT"]["right"] > 0.6 and rows["SFT"]["thanks"] < 0.5
 #
 # The pairs prefer "It is X. Glad to help!" to "It is X." The capital is the same in both.
 #
-# Predict: DPO's loss only sees by how much more the chosen reply has gained than the rejected one. What happens to the
-# capitals?
+# Predict: DPO's loss sees only by how much more the chosen reply has gained than the rejected one. What happens to the
+# probability of the chosen reply itself, and to the replies?
 
 # %%
 
@@ -179,24 +179,30 @@ def prefer(model: GPT, steps: int = 40, rate: float = 5e-4, beta: float = 0.5, w
     return tune(copy.deepcopy(model), pairs, pair_batch, loss, steps, rate)
 
 
-def logprobs(model: GPT) -> str:
-    """The mean log-probability of the chosen and of the rejected replies."""
+def show_pairs(name: str, model: GPT) -> np.ndarray:
+    """Print and return the mean ln p of what both replies begin with, of the thanks after it, and of no thanks."""
+    ids, targets = pair_batch(encode_pairs(preferred, template, BLOCK)[0]).shifted()
     with no_grad():
-        both = sequence_logprobs(model, *pair_batch(encode_pairs(preferred, template, BLOCK)[0]).shifted()).data
-    return f"ln p of the chosen replies {both[:20].mean():6.1f}, of the rejected ones {both[20:].mean():6.1f}"
+        chosen, rejected = np.split(-model.loss(ids, targets, IGNORE, reduction="none").data, 2)  # (B, T) each
+    same = np.cumprod(np.equal(*np.split(targets, 2)), axis=1)  # 1 up to where the two replies part
+    parts = [(chosen * same).sum(), (chosen * (1 - same)).sum(), (rejected * (1 - same)).sum()]
+    found = np.array(parts) / len(chosen)
+    print(f"  ln p {name:7} 'It is X.' {found[0]:6.2f}, then thanks {found[1]:6.2f}, then the end {found[2]:6.2f}")
+    return found
 
 
 alone = prefer(sft, weight=0)
 damaged = measure("3. DPO's loss alone", alone)
-print(f"  before: {logprobs(sft)}\n  after:  {logprobs(alone)}")
+ln_before, ln_after = show_pairs("before", sft), show_pairs("after", alone)
 
 # %% [markdown]
-# Answer: they are lost. Both replies of a pair begin alike, and what is alike cancels in the difference: its gradient
-# is 0. So nothing in the loss holds "It is X." in place, while all weights change. Both log-probabilities have fallen,
-# and that is no contradiction: the rejected one has fallen further.
+# Answer: it falls, a thousandfold. That is no contradiction: the rejected reply has fallen further, so the loss is
+# smaller. The beginning that both share cancels in the difference, so nothing holds it, but here it survives: it is
+# after the capital that the model now neither thanks nor ends, and goes on with plain text. (The literature calls this
+# likelihood displacement.) DPO has broken all replies.
 #
-# What helps? Smaller steps; a larger beta, which is satisfied with a smaller difference; or a second term, the SFT loss
-# of the chosen reply, which asks for the reply itself: loss = DPO + SFT(chosen).
+# What helps? Smaller steps; fewer steps; a larger beta, for which a smaller difference is enough; or a second term, the
+# SFT loss of the chosen reply, which asks for the reply itself: loss = DPO + SFT(chosen).
 
 # %%
 measure("a fifth of the rate", prefer(sft, rate=1e-4, weight=0))
@@ -204,18 +210,22 @@ measure("a fifth of the steps", prefer(sft, steps=8, weight=0))
 measure("beta 2, not 0.5", prefer(sft, beta=2.0, weight=0))
 dpo = prefer(sft)
 rows["DPO"] = measure("3. DPO and SFT term", dpo)
-print(f"  after:  {logprobs(dpo)}")
+show_pairs("after", dpo)
+assert ln_after[1] < ln_before[1] - 2 and ln_after[2] - ln_before[2] < ln_after[1] - ln_before[1]
 assert rows["DPO"]["right"] > damaged["right"] + 0.4 and rows["DPO"]["thanks"] > rows["SFT"]["thanks"] + 0.5
 
 # %% [markdown]
-# The SFT term saves the capitals, and it is what InstructGPT's successors add. Smaller steps save them with some seeds
-# and not with others (`--seed 3`): they only end before the damage is done.
+# The SFT term saves the replies (Pang et al. 2024 add it, and TRL calls its weight `rpo_alpha`). Smaller or fewer steps
+# save them with some seeds and not with others (compare `--seed 3`): they only end before the damage is done.
 
 # %%
 
 
 def adapt(model: GPT) -> GPT:
-    """4. LoRA: our own style, in an adapter of rank 8 beside frozen weights; then merged."""
+    """4. LoRA: our own style, in an adapter of rank 8 beside frozen weights; then merged.
+
+    The style consists of words that the model knows: an adapter leaves the embedding, and so the output layer, frozen.
+    """
     model = copy.deepcopy(model)
     apply_lora(model, LoRAConfig(r=8, alpha=16, target_modules="all-linear"))
     items = encode_examples(own, template, BLOCK)[0] + plain[: len(own)]
@@ -376,6 +386,6 @@ assert artifacts[2][3] < artifacts[3][3] < artifacts[0][3]
 #   minutes, and a model most of whose answers are also right.
 # - exercise: `python scripts/exercise.py start loss_masking`, dpo, lora, nf4
 # - read: finetune/stages/pipeline_stages.py, a stage a paragraph; gpt/training/loading.py
-# - break: set `weight` to 0 in `prefer`, as in Rafailov et al. Expect: replies after DPO that are no longer right; LoRA
-#   then brings most of them back, because its examples are conversations again.
+# - break: set `weight` to 0 in `prefer`, as in Rafailov et al. 2023. Expect: the first assertion after DPO stops the
+#   lesson, because no reply ends after the capital.
 # - lesson: `python scripts/lesson.py 446`
