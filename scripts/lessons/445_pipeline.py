@@ -334,12 +334,12 @@ def near_reference(model: Any, batch: Any) -> Any:
 
 
 free, held = copy.deepcopy(dpo), copy.deepcopy(dpo)
-tune(free, with_style, collate, sft_loss, 80, 3e-3)
-tune(held, with_style, collate, near_reference, 80, 3e-3)
+tune(free, with_style, collate, sft_loss, 60, 3e-3)
+tune(held, with_style, collate, near_reference, 60, 3e-3)
 low_rank = copy.deepcopy(dpo)
 apply_lora(low_rank, LoRAConfig(r=8, alpha=16, target_modules="all-linear"))
 trained = {"frozen": 0, "LoRA": low_rank.num_parameters(trainable_only=True)}
-tune(low_rank, with_style, collate, sft_loss, 80, 6e-3)  # B starts at 0: larger steps (lesson 444)
+tune(low_rank, with_style, collate, sft_loss, 60, 3e-3)
 merge_lora(low_rank)
 
 # %%
