@@ -158,7 +158,7 @@ with lesson.picture("mask", "The tokens with a loss (gray) in one conversation",
     axes.set(xlabel="position (tokens)", yticks=[], xlim=(-0.6, len(ids) - 0.4))
 
 # %% [markdown]
-# ## The loop is that of pretraining
+# ## Another loss?
 #
 # Predict: if every token were marked as one to learn, what would remain of the difference between this loss and the
 # loss of pretraining?
@@ -192,9 +192,13 @@ def measure(model: Any, how: str) -> dict[str, tuple[float, float]]:
 in_chat, *others = TEMPLATES
 untuned = measure(model, in_chat)
 
+# %% Five steps, four of them as in pretraining
+# Half of the examples are plain text again, all of it learned: a reminder of what was read.
+reminders = np.array(tokenizer.encode(text[:30_000]))[: 33 * 100].reshape(100, 33)
+mixed = conversations * 5 + [(ids.tolist(), [True] * 33) for ids in reminders]
 
-# %%
-def instruct(base: Any, examples: list, seed: int, rate: float = 5e-4, steps: int = 160) -> tuple[Any, list[float]]:
+
+def instruct(base: Any, examples: list, seed: int, rate: float = 3e-3, steps: int = 100) -> tuple[Any, list[float]]:
     """A copy of the base model after SFT, and the losses."""
     model = copy.deepcopy(base)
     optimizer = optim.AdamW(optim.decay_groups(model.named_parameters(), 0.1), lr=rate, betas=(0.9, 0.99))
@@ -215,17 +219,17 @@ def instruct(base: Any, examples: list, seed: int, rate: float = 5e-4, steps: in
     return model.eval(), losses
 
 
-model, losses = instruct(base, conversations, lesson.seed)
+model, losses = instruct(base, mixed, lesson.seed)
 print(f"{len(losses)} steps: loss {losses[0]:.2f} -> {losses[-1]:.2f} (uniform: {math.log(len(tokenizer)):.2f})")
-assert losses[-1] < 0.2 * losses[0]
+assert losses[-1] < 0.5 * losses[0]
 
 # %% What has it learned from twenty conversations?
 # Twenty countries were in the conversations. Fourteen were only in the text of pretraining, and six in no text. The
-# control is a model with random weights and the same conversations: what it can do does not come from pretraining.
+# control is a model with random weights and the same examples: what it can do does not come from pretraining.
 #
 # Predict: for each of the three groups, how many answers have the form "It is X.", and how many are right?
 blank = new_gpt(base.config.vocab_size, lesson.seed, n_layer=1)
-control = measure(instruct(blank, conversations, lesson.seed)[0], in_chat)
+control = measure(instruct(blank, mixed, lesson.seed)[0], in_chat)
 tuned = measure(model, in_chat)
 print(f"{'':25}{'right: base':>12}{'SFT':>6}{'control':>9}{'in form: base':>16}{'SFT':>6}{'control':>9}")
 for group, name in groups:
@@ -246,24 +250,29 @@ assert min(found[name][1] for _, name in groups for found in (tuned, control)) >
 # from pretraining: the control has none, and where a capital is in no text, the answer has the form, and is wrong.
 #
 # How much does this depend on the random numbers? Five other models, each pretrained from other weights and tuned in
-# another order; and the same with twice the learning rate.
+# another order; and the same without plain text among the examples, at a sixth of the rate.
 
 
 # %%
 def of_seeds() -> dict[str, list[float]]:
-    """For two learning rates: the shares of right answers, where the capital is only in the text, of five seeds."""
-    found: dict[str, list[float]] = {"0.0005": [], "0.001": []}
+    """The shares of right answers, where the capital is only in the text, of five seeds."""
+    found: dict[str, list[float]] = {"with plain text": [], "conversations only": []}
     for seed in range(11, 16):
         other, _ = pretrained(seed)
-        for rate, shares in found.items():
-            tuned, _ = instruct(other, conversations, seed, float(rate))
-            shares.append(round(measure(tuned, in_chat)["only in the text"][0], 2))
+        for name, how in (("with plain text", (mixed, seed)), ("conversations only", (conversations, seed, 5e-4, 160))):
+            tuned, _ = instruct(other, *how)
+            found[name].append(round(measure(tuned, in_chat)["only in the text"][0], 2))
     return found
 
 
-by_rate = lesson.measured("seeds", of_seeds, pretrained, instruct, measure)
-for rate, values in by_rate.items():
-    print(f"rate {rate:6}: right " + ", ".join(f"{share:.0%}" for share in values))
+for name, values in lesson.measured("seeds", of_seeds, pretrained, instruct, measure).items():
+    print(f"{name:18}: right " + ", ".join(f"{share:.0%}" for share in values))
+alone = measure(instruct(base, conversations, lesson.seed, 5e-4, 160)[0], in_chat)["only in the text"][0]
+print(f"today, conversations only: right {alone:.0%}")
+
+# %% [markdown]
+# Without plain text the form is learned as well, but whether the capitals are still found depends on the seed: with
+# `--seed 21`, hardly any. SFT does not teach knowledge, but it can bury it.
 
 # %% The same questions in another template
 # The questions that it was taught, in the template of the conversations, without one, and in another model's.
