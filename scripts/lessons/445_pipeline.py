@@ -255,17 +255,18 @@ changed = {
     "DPO, then SFT": measure("DPO, then SFT", instruct(prefer(base))),
 }
 whole = measure("all, in order", dpo)
-needs = [("no pretraining", "right"), ("no SFT", "in form"), ("no DPO", "thanks"), ("DPO, then SFT", "thanks")]
-assert all(changed[name][lost] < whole[lost] - 0.5 for name, lost in [*needs, ("SFT, then pretraining", "in form")])
+lost = {"no pretraining": "right", "no SFT": "in form", **dict.fromkeys([*changed][2:], "thanks")}
+assert all(changed[name][column] < whole[column] - 0.5 for name, column in lost.items())
 assert changed["no pretraining"]["in form"] > 0.5 and changed["no DPO"]["right"] > 0.6
 
 # %% [markdown]
 # Answer: without pretraining the form is there, and the facts are not. Without SFT there is no reply: DPO chooses among
-# replies that a model can give, and the base model gives none. Without DPO the thanks are missing, and also if SFT
-# comes after it, because SFT imitates its mixture again. Plain text after SFT makes the model forget the form.
+# replies that a model can give, and the base model gives none. Without DPO the thanks are missing. They are missing,
+# too, if SFT comes after DPO, because SFT imitates its mixture again; and if pretraining comes after SFT: plain text
+# weakens the replies, with most seeds until none is left, and DPO has nothing to choose from.
 #
-# **The pipeline is assembly, not invention**: every stage is the loop above with other data and another loss. What has
-# to be invented is nothing; what has to be right is the order. Does that mean that every stage needs every other one?
+# **The pipeline is assembly, not invention**: every stage is the loop above with other data and another loss. Nothing
+# has to be invented, but the order has to be right. Does that mean that every stage needs every other one?
 
 # %%
 without_dpo, on_the_base = measure("LoRA without DPO", adapt(sft)), measure("LoRA on the base model", adapt(base))
