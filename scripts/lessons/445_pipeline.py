@@ -196,7 +196,7 @@ damaged = measure("3. DPO's loss alone", alone)
 ln_before, ln_after = show_pairs("before", sft), show_pairs("after", alone)
 
 # %% [markdown]
-# Answer: it falls, a thousandfold. That is no contradiction: the rejected reply has fallen further, so the loss is
+# Answer: it falls, by several nats. That is no contradiction: the rejected reply has fallen further, so the loss is
 # smaller. The beginning that both share cancels in the difference, so nothing holds it, but here it survives: it is
 # after the capital that the model now neither thanks nor ends, and goes on with plain text. (The literature calls this
 # likelihood displacement.) DPO has broken all replies.
@@ -255,7 +255,8 @@ changed = {
     "DPO, then SFT": measure("DPO, then SFT", instruct(prefer(base))),
 }
 whole = measure("all, in order", dpo)
-lost = {"no pretraining": "right", "no SFT": "in form", **dict.fromkeys([*changed][2:], "thanks")}
+lost = {"no pretraining": "right", "no SFT": "in form", "no DPO": "thanks"}
+lost |= {"SFT, then pretraining": "thanks", "DPO, then SFT": "thanks"}
 assert all(changed[name][column] < whole[column] - 0.5 for name, column in lost.items())
 assert changed["no pretraining"]["in form"] > 0.5 and changed["no DPO"]["right"] > 0.6
 
