@@ -198,7 +198,7 @@ reminders = np.array(tokenizer.encode(text[:30_000]))[: 33 * 100].reshape(100, 3
 mixed = conversations * 5 + [(ids.tolist(), [True] * 33) for ids in reminders]
 
 
-def instruct(base: Any, examples: list, seed: int, rate: float = 3e-3, steps: int = 100) -> tuple[Any, list[float]]:
+def instruct(base: Any, examples: list, seed: int, rate: float = 3e-3, steps: int = 200) -> tuple[Any, list[float]]:
     """A copy of the base model after SFT, and the losses."""
     model = copy.deepcopy(base)
     optimizer = optim.AdamW(optim.decay_groups(model.named_parameters(), 0.1), lr=rate, betas=(0.9, 0.99))
@@ -242,12 +242,13 @@ for group, name in groups:
     print(f"  {name:17} {question(group[0])[0]['content']}  {reply.text}  ({verdict})")
 assert tuned["only in the text"][0] > control["only in the text"][0] + 0.3 and tuned["in no text"][0] < 0.2
 assert max(untuned[name][1] for _, name in groups) < 0.1
-assert min(found[name][1] for _, name in groups for found in (tuned, control)) > 0.5
+assert min(tuned["only in the text"][1], control["only in the text"][1]) > 0.5
 
 # %% [markdown]
-# Answer: **SFT teaches format, not knowledge.** The form is there in all groups, and the base model had it in none.
-# Even the control, which has read nothing, learns it. Right answers about countries that no conversation mentioned come
-# from pretraining: the control has none, and where a capital is in no text, the answer has the form, and is wrong.
+# Answer: **SFT teaches format, not knowledge.** The form is there, also for countries that no conversation mentioned,
+# and the base model never had it. Even the control, which has read nothing, learns it. Right answers about countries
+# that no conversation mentioned come from pretraining: the control has none, and where a capital is in no text, no
+# answer is right.
 #
 # How much does this depend on the random numbers? Five other models, each pretrained from other weights and tuned in
 # another order; and the same without plain text among the examples, at a sixth of the rate.
