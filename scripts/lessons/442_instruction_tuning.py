@@ -1,9 +1,9 @@
 """Lesson 4.4.2: instruction tuning, or how a model that continues text comes to answer
 
-Ask a pretrained model a question, and it continues the text, perhaps with another question, even if it knows the
-answer. Instruction tuning (supervised fine-tuning, SFT) trains it on a few conversations. The loop and the loss are
-those of pretraining. What is new is in the data: a template and a mask. The model learns the format; knowledge comes
-from pretraining. In this lesson both can be counted, because its world consists of forty invented countries.
+A pretrained model has read many facts. Does it answer when it is asked for one? Instruction tuning (supervised
+fine-tuning, SFT) trains it on a few conversations. The loop and the loss are those of pretraining; what is new is in
+the data: a template and a mask. What does the model learn from them, and what did it know before? In this lesson both
+can be counted, because its world consists of forty invented countries.
 Ouyang et al. 2022 (InstructGPT); Taori et al. 2023 (Alpaca); Zhou et al. 2023 (LIMA).
 """
 
@@ -23,7 +23,7 @@ from finetune.data.mask_view import mask_as_text
 from finetune.data.tasks import made_up_word
 from finetune.evaluation.answering import TEMPLATES, ask, shorten
 from finetune.objectives.sft import collate, encode_examples, sft_loss
-from gpt import Tokenizer
+from gpt import GPT, Tokenizer
 from gpt.console import printable
 from gpt.files import write_text
 from minigrad import no_grad, optim, use_kernels
@@ -31,12 +31,10 @@ from scripts.lessons.small_gpt import new_gpt, smooth, train, write
 from scripts.pages.pictures import Lesson, bars
 
 lesson = Lesson("442_instruction_tuning", __doc__)
-rng = np.random.default_rng(0)
+rng = np.random.default_rng(lesson.seed)
 
-# %% A base model continues
-# Pretrain a small GPT on facts about capitals, and on questions that nobody answers.
-#
-# Predict: the model knows a capital. What will it write after a question for it?
+# %% A model that has read, and is asked
+# Its text: facts about capitals, and questions that nobody answers, as in a book of exercises.
 words = list(dict.fromkeys(made_up_word(rng, "train").capitalize() for _ in range(200)))[:80]
 capitals = dict(zip(words[:40], words[40:]))  # invented, so the model can know them from this text only
 countries = list(capitals)
@@ -46,7 +44,7 @@ WORDINGS = ["The capital of {0} is {1}. ", "In {0} the capital is {1}. ", "Ask f
 
 
 def sentence() -> str:
-    """A fact in one of three wordings, or a question without an answer, as in a book of exercises."""
+    """A fact in one of three wordings, or a question without an answer."""
     if rng.random() < 0.2:
         return QUESTION.format(rng.choice(countries))
     country = str(rng.choice(taught + held_out))
@@ -56,9 +54,22 @@ def sentence() -> str:
 text = "".join(sentence() for _ in range(6000))
 names = "".join(f" {word}" * 300 for word in words)  # so that each name becomes one token
 tokenizer = Tokenizer.train([text + names], 512)
-model = new_gpt(len(tokenizer))
-with use_kernels("fast"):  # lesson 432 shows the steps
-    losses = train(model, np.array(tokenizer.encode(text)), 1200)
+print(text[:200])
+
+# %% [markdown]
+# Predict: the model will complete "The capital of X is" correctly. What will it write after the question "What is the
+# capital of X?"
+
+
+# %%
+def pretrained(seed: int) -> tuple[GPT, list[float]]:
+    """A small GPT that has read the text, and its losses; lesson 432 shows the steps."""
+    model = new_gpt(len(tokenizer), seed, n_layer=1)
+    with use_kernels("fast"):
+        return model, train(model, np.array(tokenizer.encode(text)), 1200, seed=seed)
+
+
+model, losses = pretrained(lesson.seed)
 print(f"pretrained on 6,000 sentences: loss {losses[0]:.2f} -> {np.mean(losses[-15:]):.2f}")
 
 
@@ -75,8 +86,9 @@ print(f"a question, however: {write(model, tokenizer, QUESTION.format(some).stri
 assert known > 0.7 and not any(knows(country) for country in unknown)
 
 # %% [markdown]
-# Answer: another sentence of the kind that follows a question in its text, about some other country. It completes the
-# statement correctly, so it has the knowledge; what it lacks is the form of an answer.
+# Answer: another sentence of the kind that follows a question in its text, mostly about some other country. It
+# completes the statement correctly, so it has the knowledge; what it lacks is the form of an answer. It is like an
+# expert in monologue, who knows the subject and does not notice that somebody has asked.
 
 # %% The data: pairs of an instruction and a response, of many kinds
 # The format of Alpaca's file: an instruction, an optional input that it is about, and the output to learn.
@@ -115,6 +127,7 @@ def answer(country: str) -> str:
 examples = [Example([*question(c), {"role": "assistant", "content": answer(c)}]) for c in taught]
 before = len(tokenizer)
 added = add_chat_tokens(model, tokenizer)
+base = model
 template = ChatTemplate(tokenizer)
 print(template.render(examples[0].messages))
 assert added == 2 and template.end == before + 1 and tokenizer.encode("<|im_end|>", allowed_special=())[0] < before
@@ -144,7 +157,24 @@ with lesson.picture("mask", "The tokens with a loss (gray) in one conversation",
         axes.text(place, 0.5, piece, rotation=90, ha="center", va="center", fontsize=9)
     axes.set(xlabel="position (tokens)", yticks=[], xlim=(-0.6, len(ids) - 0.4))
 
-# %% The same heartbeat: five steps, four of them as in pretraining
+# %% [markdown]
+# ## Another loss?
+#
+# Predict: if every token were marked as one to learn, what would remain of the difference between this loss and the
+# loss of pretraining?
+
+# %%
+everywhere = (np.array([ids[:-1]]), np.array([ids[1:]]))  # the mask lets everything through
+total, count, _ = sft_loss(model, everywhere)
+print(f"sft_loss {total.item() / count:.4f}, loss of pretraining {model.loss(*everywhere).item():.4f}")
+assert np.isclose(total.item() / count, model.loss(*everywhere).item(), atol=1e-5)
+assert not np.isclose(total.item() / count, by_hand, atol=1e-2)  # the mask does make a difference
+
+# %% [markdown]
+# Answer: nothing. Pretraining, classification and now SFT: **the same heartbeat, the third time**. A batch, forward,
+# backward, clip, step; only the batch is another one.
+
+# %%
 groups = [(taught, "taught in SFT"), (held_out, "only in the text"), (unknown, "in no text")]
 
 
@@ -162,8 +192,13 @@ def measure(model: Any, how: str) -> dict[str, tuple[float, float]]:
 in_chat, *others = TEMPLATES
 untuned = measure(model, in_chat)
 
+# %% Five steps, four of them as in pretraining
+# Half of the examples are plain text again, all of it learned: a reminder of what was read.
+reminders = np.array(tokenizer.encode(text[:30_000]))[: 33 * 100].reshape(100, 33)
+mixed = conversations * 5 + [(ids.tolist(), [True] * 33) for ids in reminders]
 
-def instruct(base: Any, examples: list, seed: int, rate: float = 5e-4, steps: int = 160) -> tuple[Any, list[float]]:
+
+def instruct(base: Any, examples: list, seed: int, rate: float = 3e-3, steps: int = 200) -> tuple[Any, list[float]]:
     """A copy of the base model after SFT, and the losses."""
     model = copy.deepcopy(base)
     optimizer = optim.AdamW(optim.decay_groups(model.named_parameters(), 0.1), lr=rate, betas=(0.9, 0.99))
@@ -184,42 +219,66 @@ def instruct(base: Any, examples: list, seed: int, rate: float = 5e-4, steps: in
     return model.eval(), losses
 
 
-base = model
-model, losses = instruct(base, conversations, seed=0)
+model, losses = instruct(base, mixed, lesson.seed)
 print(f"{len(losses)} steps: loss {losses[0]:.2f} -> {losses[-1]:.2f} (uniform: {math.log(len(tokenizer)):.2f})")
-assert losses[-1] < 0.2 * losses[0]
+assert losses[-1] < 0.5 * losses[0]
 
-# %% What was learned: the format
+# %% What has it learned from twenty conversations?
+# Twenty countries were in the conversations. Fourteen were only in the text of pretraining, and six in no text. The
+# control is a model with random weights and the same examples: what it can do does not come from pretraining.
+#
+# Predict: for each of the three groups, how many answers have the form "It is X.", and how many are right?
+blank = new_gpt(base.config.vocab_size, lesson.seed, n_layer=1)
+control = measure(instruct(blank, mixed, lesson.seed)[0], in_chat)
 tuned = measure(model, in_chat)
-print(f"{'answers about countries':26}{'right: before':>14}{'after':>7}{'in form: before':>17}{'after':>7}")
+print(f"{'':25}{'right: base':>12}{'SFT':>6}{'control':>9}{'in form: base':>16}{'SFT':>6}{'control':>9}")
 for group, name in groups:
-    (right, formed), (right_now, formed_now) = untuned[name], tuned[name]
-    print(f"{name:18} ({len(group):2})    {right:14.0%}{right_now:7.0%}{formed:17.0%}{formed_now:7.0%}")
+    shares = [[found[name][i] for found in (untuned, tuned, control)] for i in (0, 1)]
+    cells = [f"{share:{width}.0%}" for share, width in zip(sum(shares, []), (12, 6, 9, 16, 6, 9))]
+    print(f"{name:18} ({len(group):2})   {''.join(cells)}")
 for group, name in groups:
     (reply,) = ask(model, tokenizer, [question(group[0])], TEMPLATES[in_chat](tokenizer))
     verdict = "right" if reply.text == answer(group[0]) else f"wrong: it is {capitals[group[0]]}"
     print(f"  {name:17} {question(group[0])[0]['content']}  {reply.text}  ({verdict})")
-# No conversation mentioned the second group, so right answers come from pretraining. No text mentioned the third group.
-assert tuned["only in the text"][0] > 0.3 and tuned["in no text"][0] == 0 and tuned["in no text"][1] > 0.5
+assert tuned["only in the text"][0] > control["only in the text"][0] + 0.3 and tuned["in no text"][0] < 0.2
+assert max(untuned[name][1] for _, name in groups) < 0.1
+assert min(tuned["only in the text"][1], control["only in the text"][1]) > 0.5
 
 # %% [markdown]
-# Some answers about countries that no conversation mentioned are right: their capitals come from pretraining. Where the
-# capital is in no text, most answers have the same form, and none is right. The same with other orders of the
-# conversations and another learning rate (with too small a rate or too few steps, no answer has the form yet):
+# Answer: **SFT teaches format, not knowledge.** The form is there, also for countries that no conversation mentioned,
+# and the base model never had it. Even the control, which has read only the reminders, learns it. Right answers about
+# countries that no conversation mentioned come from plain text: the control has few or none, because it has read little
+# of it, and where a capital is in no text, no answer is right.
+#
+# How much does this depend on the random numbers? Five other models, each pretrained from other weights and tuned in
+# another order; and the same without plain text among the examples, at a sixth of the rate.
+
 
 # %%
-print("right answers, taught and only in the text:")
-with use_kernels("fast"):
-    for seed, rate in ((1, 5e-4), (2, 5e-4), (1, 1e-3)):
-        result = measure(instruct(base, conversations, seed, rate)[0], in_chat)
-        print(f"  seed {seed}, rate {rate:g}: " + ", ".join(f"{result[name][0]:.0%}" for _, name in groups[:2]))
-        assert result["only in the text"][0] > 0.3 and result["in no text"][0] == 0
-    few, _ = instruct(base, conversations[:4], seed=0)
-    formed = measure(few, in_chat)["only in the text"][1]
-print(f"with 4 conversations instead of {len(conversations)}, {formed:.0%} of the answers to new questions are in form")
+def of_seeds() -> dict[str, list[float]]:
+    """The shares of right answers, where the capital is only in the text, of five seeds."""
+    found: dict[str, list[float]] = {"with plain text": [], "conversations only": []}
+    for seed in range(11, 16):
+        other, _ = pretrained(seed)
+        for name, how in (("with plain text", (mixed, seed)), ("conversations only", (conversations, seed, 5e-4, 160))):
+            tuned, _ = instruct(other, *how)
+            found[name].append(round(measure(tuned, in_chat)["only in the text"][0], 2))
+    return found
+
+
+for name, values in lesson.measured("seeds", of_seeds, pretrained, instruct, measure).items():
+    print(f"{name:18}: right " + ", ".join(f"{share:.0%}" for share in values))
+alone = measure(instruct(base, conversations, lesson.seed, 5e-4, 160)[0], in_chat)["only in the text"][0]
+print(f"today, conversations only: right {alone:.0%}")
+
+# %% [markdown]
+# Without plain text the form is learned as well, but whether the capitals are still found depends on the seed: with
+# `--seed 21`, hardly any. SFT does not teach knowledge, but it can bury it.
 
 # %% The same questions in another template
-# The template is not decoration: it is part of what was learned.
+# The questions that it was taught, in the template of the conversations, without one, and in another model's.
+#
+# Predict: does the template matter?
 shares = {in_chat: tuned["taught in SFT"][0]}
 for how in others:
     shares[how] = measure(model, how)["taught in SFT"][0]
@@ -241,6 +300,8 @@ with lesson.picture("format", "SFT teaches format, not knowledge", columns=3, si
     three.set(title="taught questions, three templates")
 
 # %% [markdown]
+# Answer: yes, it is part of what was learned. In another template, few of the answers are left.
+#
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start loss_masking`
