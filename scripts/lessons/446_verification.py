@@ -178,6 +178,7 @@ for name in after:
     print(f"{name:24}{before[name]:8.2f}{after[name]:8.2f}")
 assert after["exact"] > before["exact"] + 0.2 and after["thinks"] > before["thinks"] + 0.2
 assert abs(after["digits, given a thought"] - before["digits, given a thought"]) < 0.3
+assert abs(after["right, given a thought"] - before["right, given a thought"]) < 0.1
 assert before["majority@8"] > before["exact"] + 0.1 and before["pass@8"] > after["exact"] - 0.05
 with lesson.picture("rounds", "GRPO: what the answers of each round are like") as axes:
     for (name, label), line in zip({"exact": "right", "thinks": "with a thought", "format": "format"}.items(), LINES):
