@@ -89,7 +89,7 @@ assert found["unshifted"][1] < 0.1
 # tokens.
 #
 # The test finds what loses information between input, target and loss, and a loop that does not optimize. It does not
-# find a leak: with the inputs as targets, one window is learned by heart, too. That one shows in the curve, below.
+# find a leak: with the inputs as targets, one window is also learned by heart. A leak shows in the loss curves below.
 
 # %% Second instrument: statistics of each layer
 # One forward and one backward pass tell whether the signal reaches the last block, and the gradient the first. For
@@ -230,7 +230,7 @@ with lesson.picture("curves", "Training (line) and held-out text (dots)", column
         axes.set(title=name, xlabel="step", ylim=(0, 9))
 
 # %% [markdown]
-# Answer: as drawn. The dotted line is the unigram loss. Six curves, six diagnoses, and each can be told by a rule:
+# Answer: see the six panels; the dotted line is the unigram loss. A rule of a few lines can tell the six apart:
 
 
 # %%
