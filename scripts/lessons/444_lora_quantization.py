@@ -52,7 +52,6 @@ print(f"a 768 x 768 matrix: {768 * 768:,} numbers; (768, 8) @ (8, 768): {thin:,}
 assert thin == np.zeros((768, 8)).size + np.zeros((8, 768)).size == 768 * 768 / 48
 B, A = rng.standard_normal((6, 2)), rng.standard_normal((2, 6))
 assert np.linalg.matrix_rank(B @ A) == 2
-print(f"rank of (6, 2) @ (2, 6): {np.linalg.matrix_rank(B @ A)}")
 
 # %% [markdown]
 # Answer: 48 times, 12,288 in place of 589,824. A product through 8 dimensions has rank 8 at most. LoRA's assumption:
