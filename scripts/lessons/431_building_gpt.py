@@ -255,7 +255,7 @@ with lesson.picture("initialization", "Does the signal keep its size? (12 blocks
     axes.set(xlabel="block", ylabel="std of the residual stream")
 
 # %% [markdown]
-# Answer: GPT-2's rule keeps the stream between 0.80 and 0.85. Kaiming's rule lets it grow about eightfold: then the
+# Answer: GPT-2's rule keeps the stream between 0.80 and 0.85. Kaiming's rule lets it grow about ninefold: then the
 # first blocks' contributions are small beside the last ones', and the embeddings are drowned. PyTorch's default has std
 # 0.02 for 768 inputs and half of that for the 3,072 of the MLP's c_proj, so it grows less than std 0.02 everywhere.
 
@@ -336,7 +336,7 @@ for temperature in (0.0, 1.0):
 #
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start weight_tying`, then sampling
+# - exercise: `python scripts/exercise.py start block`, then gpt: the modules above, written by you
 # - read: gpt/model/gpt2.py beside this file; gpt/model/generation.py: top-k, top-p; batch_generation.py: the KV cache
 # - break: `python scripts/break.py no_tying`. Expect: the loss does not complain, but the parameter count does:
 #   166,656, where the formula says 133,888. The difference is a second matrix of 512 x 64.

@@ -127,7 +127,7 @@ with lesson.picture("schedule", "The learning rate: linear warm-up, cosine decay
     axes.plot(rates, color="black")
     axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
 
-# %% Clipping bounds the step and keeps its direction
+# %% Clipping bounds the gradient and keeps its direction
 # If the norm of all gradients together, sqrt(sum of g^2), is above a limit, all are scaled by limit / norm. One batch
 # with a huge gradient then cannot throw the weights far away, or fill Adam's v for many steps.
 probe = new_gpt(V, lesson.seed)
@@ -189,9 +189,9 @@ assert safe_loss < unsafe_loss
 
 # %% [markdown]
 # Answer: each helps, and a long warm-up makes clipping superfluous. Without both, some seeds lose almost a whole nat
-# and others hardly anything. Clipping repairs most of that, because it limits what the worst batch can do. A warm-up of
-# 30 steps without clipping is no better than none. After 100 steps of warm-up hardly anything is left for clipping to
-# do. Real runs use both: they cost nothing, and one accident costs a run.
+# and others hardly anything. Clipping repairs most of that. A warm-up of 30 steps without clipping is no better than
+# none. After 100 steps of warm-up hardly anything is left for clipping to do. Real runs use both: they cost little, and
+# one accident costs a run.
 
 # %% Why decay?
 # Train a small model at a constant, large rate. Then go on from the same weights, once at that rate and once with a
@@ -250,7 +250,7 @@ assert curve == sorted(curve, reverse=True) and curve[0] - curve[1] > curve[2] -
 #
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start adamw`, clipping, warmup_cosine
+# - exercise: `python scripts/exercise.py start adamw`, clipping, warmup_cosine, then training_loop
 # - read: gpt/training/training_step.py: the step above; pretraining.py: the loop; minigrad/optim.py
 # - break: `python scripts/break.py unshifted`. Expect: a loss near 0, because the answer is in the input, and a text
 #   that mostly repeats its last token.

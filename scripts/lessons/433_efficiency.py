@@ -36,7 +36,6 @@ rng = np.random.default_rng(lesson.seed)
 #
 # Predict: a linear layer 768 -> 768, for one token and for 1,024 tokens. Which of them waits for memory?
 ridge = accounting.ridge_point(312e12, 2e12)
-assert ridge == 156
 print(f"312 TFLOP/s / 2 TB/s = {ridge:.0f} FLOPs in the time of one byte")
 intensity = {rows: accounting.matmul_intensity(rows, 768, 768, "bfloat16") for rows in (1, 1024)}
 for rows, value in intensity.items():
@@ -113,8 +112,9 @@ assert abs(np.mean(curves["float32"][-15:]) - np.mean(curves["bfloat16"][-15:]))
 
 # %% No loss scaling in bfloat16
 # The gradient of a logit is (p - 1 for the right token, else p) / N, for N tokens in the batch. Most p are tiny, and N
-# is large. float16's smallest number is 6e-8. So training in float16 multiplies the loss by a large factor and divides
-# the gradients by it before the step; the factor is lowered where something overflows (PyTorch's `GradScaler`).
+# is large. The smallest positive number of float16 is 6e-8. So training in float16 multiplies the loss by a large
+# factor and divides the gradients by it before the step; the factor is lowered where something overflows (PyTorch's
+# `GradScaler`).
 #
 # Predict: a model trained for 150 steps, and a batch of 512 tokens, or half a million, as for GPT-2. Which share of the
 # logits' gradients becomes 0 in float16, in float16 with a factor of 65,536, and in bfloat16?
@@ -192,8 +192,8 @@ assert rows[16] > 14 * rows[1]
 # %% [markdown]
 # Answer: one for each number in the list; the number says how many tokens the pass gave. It depends on how soon the
 # text repeats itself. A pass over 16 rows is hardly slower than one over a single row where only memory counts, as on a
-# GPU. NumPy takes about three times as long, so guesses pay from three right ones on. After wrong guesses `speculate`
-# waits before it guesses again.
+# GPU. On a CPU it takes longer, so only several right guesses in a pass pay. After wrong guesses `speculate` waits
+# before it guesses again.
 
 # %% Continuous batching: no row waits for the longest answer
 # A server answers several requests in one batch, because a pass over 8 rows costs hardly more than one over a single

@@ -61,7 +61,7 @@ print(f"read by hand, its first numbers are {by_hand[0, :3]}, as in gpt/weights/
 # | wpe.weight | (T, C) | positions | transformer.wpe | (T, C) |
 # | h.N.ln_1.weight, .bias | (C) | norm_1 | transformer.h.N.ln_1 | (C) |
 # | h.N.attn.c_attn.weight | (C, 3C) | query, key, value of all heads | transformer.h.N.attn.c_attn | (3C, C) |
-# | h.N.attn.c_proj.weight | (C, C) | attention.projection | transformer.h.N.attn.c_proj | (C, C), transposed |
+# | h.N.attn.c_proj.weight | (C, C) | attention.projection | transformer.h.N.attn.c_proj | (C, C) |
 # | h.N.ln_2.weight, .bias | (C) | norm_2 | transformer.h.N.ln_2 | (C) |
 # | h.N.mlp.c_fc.weight | (C, 4C) | feed_forward.wide | transformer.h.N.mlp.c_fc | (4C, C) |
 # | h.N.mlp.c_proj.weight | (4C, C) | feed_forward.projection | transformer.h.N.mlp.c_proj | (C, 4C) |
@@ -275,7 +275,7 @@ else:
 #
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start attention`: which of your mistakes would the parameter count notice?
+# - exercise: `python scripts/exercise.py start load_weights`: from Hugging Face's names to your own
 # - read: gpt/weights/gpt2_huggingface.py: the table of names; gpt/weights/verification.py: where two computations
 #   differ first
 # - try: `python scripts/verify_gpt2.py --model tests/gpt/golden/gpt2-folder`. Expect: "verified". The perplexity is

@@ -89,7 +89,7 @@ assert found["unshifted"][1] < 0.1
 # tokens.
 #
 # The test finds what loses information between input, target and loss, and a loop that does not optimize. It does not
-# find a leak: with the inputs as targets, one window is learned by heart, too. That one shows in the curve, below.
+# find a leak: with the inputs as targets, one window is also learned by heart. A leak shows in the loss curves below.
 
 # %% Second instrument: statistics of each layer
 # One forward and one backward pass tell whether the signal reaches the last block, and the gradient the first. For
@@ -122,7 +122,7 @@ def statistics(change: Callable[[Any], None] | None = None) -> list[tuple[float,
 # Three mistakes: weights that are 20 times too large, sub-layers that replace x instead of adding to it, and a
 # `detach()` that cuts the MLP off from its gradient.
 #
-# Predict: which of them would let the loss fall all the same? In which column does each one show?
+# Predict: with the last two, does the loss fall all the same? In which column does each of the three show?
 
 
 # %%
@@ -162,7 +162,7 @@ assert first[3, 3] == last[3, 3] == 0 and first[3, 2] > 0  # detached: no gradie
 assert all(np.mean(losses[-10:]) < losses[0] - 0.5 for losses in falls.values())
 
 # %% [markdown]
-# Answer: the loss falls with a mistake, too. In a healthy model the numbers of all blocks are alike. With weights that
+# Answer: the loss falls in spite of them. In a healthy model the numbers of all blocks are alike. With weights that
 # are too large x grows from block to block, and the gradient with it changes from block to block. Without the residual
 # sum x shrinks, because nothing carries the embedding on. Behind the `detach()` the MLP's gradient is exactly 0: a
 # parameter whose gradient is 0 or None takes part in the forward pass, but never learns.
@@ -230,7 +230,7 @@ with lesson.picture("curves", "Training (line) and held-out text (dots)", column
         axes.set(title=name, xlabel="step", ylim=(0, 9))
 
 # %% [markdown]
-# Answer: as drawn. The dotted line is the unigram loss. Six curves, six diagnoses, and each can be told by a rule:
+# Answer: see the six panels; the dotted line is the unigram loss. A rule of a few lines can tell the six apart:
 
 
 # %%

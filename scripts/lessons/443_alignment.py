@@ -196,7 +196,7 @@ assert judged["reward model"] > max(0.8, judged["the more probable reply, says t
 
 # %% [markdown]
 # Answer: ln 2 = 0.69, the loss of a coin. After 40 steps it prefers the honest reply in pairs that it has not seen. The
-# SFT model, whose knowledge of language it shares, is no judge: it prefers what is frequent.
+# SFT model, whose knowledge of language it shares, is not a judge: it prefers what is frequent.
 #
 # The reward model cannot write; it judges what others have written. **The reward model is an experienced editor**:
 # experienced because it begins as a language model, and an editor because its judgment is learned from corrections.

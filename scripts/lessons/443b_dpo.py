@@ -208,9 +208,9 @@ with lesson.picture("dpo", "Forty steps of DPO", columns=2, size=(10, 3.8)) as p
         axes.set(title=title, xlabel="step", ylabel="log-probability (nats per reply)")
 
 # %% [markdown]
-# Answer: no. The middle rate does: more replies are honest, and fewer flatter. At the largest rate flattery is gone,
-# the loss is lowest, and more replies than before are none of the three kinds. The picture shows why: the loss falls
-# because the rejected replies become ever less likely, far beyond the point where they are never written. The
+# Answer: no. At the middle rate more replies are honest than before, and fewer flatter. At the largest rate flattery is
+# gone, the loss is lowest, and more replies than before are none of the three kinds. The picture shows why: the loss
+# falls because the rejected replies become ever less likely, far beyond the point where they are never written. The
 # probability that they lose need not go to the chosen reply, which may even become less likely itself. DPO has no
 # reward model to fool, but its loss says nothing about all other replies.
 #

@@ -52,7 +52,6 @@ print(f"a 768 x 768 matrix: {768 * 768:,} numbers; (768, 8) @ (8, 768): {thin:,}
 assert thin == np.zeros((768, 8)).size + np.zeros((8, 768)).size == 768 * 768 / 48
 B, A = rng.standard_normal((6, 2)), rng.standard_normal((2, 6))
 assert np.linalg.matrix_rank(B @ A) == 2
-print(f"rank of (6, 2) @ (2, 6): {np.linalg.matrix_rank(B @ A)}")
 
 # %% [markdown]
 # Answer: 48 times, 12,288 in place of 589,824. A product through 8 dimensions has rank 8 at most. LoRA's assumption:
@@ -103,7 +102,7 @@ for name, model, rate in (("full fine-tuning", tuned, 1e-3), ("LoRA, rank 8, W_Q
 full_change, frozen_change = moved.values()
 assert frozen_change == 0 < full_change
 in_full, in_lora = after.values()
-assert in_full[0] < in_lora[0] < validation_loss(base, code_val) - 0.5 and in_lora[1] < in_full[1]
+assert in_full[0] < in_lora[0] < (in_full[0] + validation_loss(base, code_val)) / 2 and in_lora[1] < in_full[1]
 
 # %%
 merged = copy.deepcopy(adapted)
@@ -181,20 +180,20 @@ with lesson.picture("rank", "How well a matrix of low rank can be the change of 
     drawings.rank_error(axes, spectra, 64)
 
 # %%
-def relative_change(before: dict[str, Any], after: dict[str, Any]) -> float:
-    return float(np.mean([np.linalg.norm(after[n] - before[n]) / np.linalg.norm(before[n]) for n in changes]))
-
-
-pretraining = relative_change(untrained, old)
-fine_tuning = relative_change(old, {n: old[n] + changes[n] for n in changes})
-print(f"size of the change / size of the weights before: pretraining {pretraining:.2f}, fine-tuning {fine_tuning:.2f}")
-assert fine_tuning < pretraining / 2
+scratch = new_gpt(len(tokenizer), lesson.seed)  # the control: the same steps, but from random weights
+with use_kernels("fast"):
+    train(scratch, code_train, 200, learning_rate=1e-3, weight_decay=0.0, seed=lesson.seed)
+moves = spectra_of(p.data - untrained[name] for name, p in scratch.named_parameters() if name in changes)
+concentrated, reached = np.mean([s[:8].sum() / s.sum() for s in moves]), validation_loss(scratch, code_val)
+print(f"from random weights: {concentrated:.0%} in 8 directions, loss on code {reached:.2f}, not {in_full[0]:.2f}")
+assert in_full[0] < reached - 0.1
 
 # %% [markdown]
 # Answer: most of it. In a random matrix it is a little over a quarter, and shuffled numbers are no different. The 8
-# strongest directions also do nearly all of the work; 8 random ones do not. Pretraining changed the weights by more
-# than their own size, fine-tuning by a part of it. **Finetuning is a refinement, not a revolution**: it uses what the
-# model has, and moves it in few directions. That is why a small rank is enough.
+# strongest directions also do nearly all of the work; 8 random ones do not. That is why a small rank is enough. It is
+# not special to fine-tuning: a model that starts from random weights also moves in few directions. But the same steps
+# reach a lower loss from pretrained weights. **Finetuning is a refinement, not a revolution**: it uses
+# what the model has, and moves it in few directions.
 
 # %% LoRA against full fine-tuning, with few examples
 # Now there are only 1,000 or 8,000 tokens of code, and 100 steps. Each method tries three learning rates, on three
@@ -369,8 +368,7 @@ assert packed.levels(pieces[0]).nbytes == matrix[pieces[0]].nbytes == 8 * packed
 # %% [markdown]
 # Answer: far from eight times, if at all; it depends on the machine, so only the bytes are asserted here. The lookup
 # writes four bytes for each weight, as many as float32 reads. Small pieces stay in the cache, but each takes several
-# calls of NumPy, and between two calls a thread needs Python's lock. A thread that waits for the lock can take longer
-# to wake up than its piece takes, so a second core does little.
+# calls of NumPy, and between two calls the threads wait for each other, so a second core does little.
 
 # %% GPTQ: correct the error of one weight in the others
 # What matters is not each weight, but the output W x on real inputs. GPTQ rounds one column after the other to the grid

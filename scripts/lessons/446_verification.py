@@ -1,7 +1,7 @@
 """Lesson 4.4.6: from preference to verification, or learning from what code can check
 
-A reward model learns from people's choices, and its mistakes are found and used (lesson 443). For some questions no
-judge is needed: code can check the answer. In this lesson a small model calculates. It has learned from examples whose
+A reward model learns from people's choices, and training exploits its mistakes (lesson 443). Some questions do not
+need a judge: code can check the answer. In this lesson a small model calculates. It has learned from examples whose
 writers sometimes think first and sometimes answer at once. Nobody tells it which is better; it finds out.
 Shao et al. 2024 (DeepSeekMath: GRPO); DeepSeek-AI 2025 (R1); Liu et al. 2025 (Dr. GRPO); Yu et al. 2025 (DAPO).
 """
@@ -76,7 +76,7 @@ assert right_if(True, imitated) > right_if(False, imitated) + 0.3
 
 # %% [markdown]
 # Answer: with a thought it is mostly right. At once it guesses: its two layers have not learned to take four steps.
-# Instruction tuning imitates the mixture of its examples, although one half of it does not work for this reader.
+# Instruction tuning imitates the mixture of its examples, although half of them cannot be imitated in two layers.
 # Nothing in its loss says that the point is to be right.
 
 # %% The reward is checked
@@ -178,6 +178,7 @@ for name in after:
     print(f"{name:24}{before[name]:8.2f}{after[name]:8.2f}")
 assert after["exact"] > before["exact"] + 0.2 and after["thinks"] > before["thinks"] + 0.2
 assert abs(after["digits, given a thought"] - before["digits, given a thought"]) < 0.3
+assert abs(after["right, given a thought"] - before["right, given a thought"]) < 0.1
 assert before["majority@8"] > before["exact"] + 0.1 and before["pass@8"] > after["exact"] - 0.05
 with lesson.picture("rounds", "GRPO: what the answers of each round are like") as axes:
     for (name, label), line in zip({"exact": "right", "thinks": "with a thought", "format": "format"}.items(), LINES):
@@ -220,7 +221,7 @@ assert hacked[-1]["exact"] < hacked[-1]["reward"] / 2
 # one says "mention the answer".
 #
 # The repair is a checker that grades what was meant: one thought, then one digit, then the end (`Chain.is_correct`).
-# What to look at while training is a measurement that is not the reward: `exact` and `format` are reported apart here.
+# While training, watch a measurement that is not the reward: here `exact` and `format` are reported apart.
 
 # %% A real model, with LoRA
 # SmolLM2, 135 million parameters, speaks, but rarely adds: asked for a sum, it talks about mathematics. The reward is 1
