@@ -222,8 +222,8 @@ class Search:
     def change(self) -> str | None:
         """The change of the right solution that gives the learner's results; of several changes the most usual one.
 
-        A line that stands in the learner's file as well has not been changed. A rare change is named only if no other
-        that is as rare agrees; of usual ones that agree in different lines, two are named.
+        A line that stands in the learner's file as well has not been changed. Of changes that are as usual and agree
+        in different lines, two are named; rare ones are not named at all if they agree in more than two.
         """
         reference, fits, value = self.trial.reference, [], self.learner(self.cases[0]).value
         numbers = arrays(value[self.found.number :][:1] if isinstance(value, tuple | list) else [value])
@@ -238,7 +238,7 @@ class Search:
                 fits.append(((change.rank > 1, not whole, change.rank, -share), change, self.explanation))
         best = min((key for key, _, _ in fits), default=())
         changes = {change.line: (change, explanation) for key, change, explanation in fits[::-1] if key == best}
-        if not best or best[0] and len({change.sentence for key, change, _ in fits if key[0]}) > 1:
+        if not best or best[0] and len(changes) > 2:
             return None
         (change, self.explanation), *others = sorted(changes.values(), key=lambda found: found[0].line)
         said = [self.in_words(change) for change, _ in [(change, None), *others[:1]]]
