@@ -272,7 +272,7 @@ def _changes_of(node: ast.AST, names: list[ast.expr], smooth: bool) -> Iterator[
     """All replacements of one expression. smooth: no comparison in the function lets results agree by chance."""
     for pattern, template, sentence, rank in rules().get(type(node), ()):
         found: dict[str, Any] = {}
-        if _match(pattern, node, found):
+        if _match(pattern, node, found) and not isinstance(getattr(node, "operand", None), ast.Constant):
             new = _filled(template, found)
             words = {letter: in_words(part) for letter, part in found.items() if isinstance(part, ast.AST)}
             yield new, sentence.format(old=in_words(node), new=in_words(new), **words), rank, sentence

@@ -59,13 +59,15 @@ def _of_arrays(got: Any, expected: Any, tolerance: float, what: str, guess: bool
         about = _about_shapes(got, expected, tolerance)
         return f"{what} has shape {got.shape}, and should have {expected.shape}{about}"
     if expected.dtype.kind in "iub":
-        if not np.array_equal(got, expected):
-            if got.ndim > 1 and np.array_equal(got.swapaxes(-1, -2), expected):
-                return f"{what} is transposed: with its last two axes exchanged it is right"
-            return f"{what} has other values{_whereabouts(got, expected, tolerance)}"
         kind = "boolean" if expected.dtype.kind == "b" else "integers"
         alike = got.dtype.kind == expected.dtype.kind or {got.dtype.kind, expected.dtype.kind} <= set("iu")
-        return None if alike else f"{what} must be {kind}, it is {got.dtype}"
+        if not alike and (kind == "boolean" or np.array_equal(got, expected)):
+            return f"{what} must be {kind}, it is {got.dtype}"
+        if np.array_equal(got, expected):
+            return None
+        if got.ndim > 1 and np.array_equal(got.swapaxes(-1, -2), expected):
+            return f"{what} is transposed: with its last two axes exchanged it is right"
+        return f"{what} has other values{_whereabouts(got, expected, tolerance)}"
     if got.dtype.kind not in "fiu":
         return f"{what} must be of floating-point numbers, got {got.dtype}"
     got = got.astype(np.float64)

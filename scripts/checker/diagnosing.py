@@ -22,7 +22,7 @@ import numpy as np
 
 from minigrad import Tensor
 from minigrad.gradcheck.check import GradcheckError, gradcheck
-from minigrad.gradcheck.mutations import compiled
+from minigrad.gradcheck.mutations import Change, compiled
 
 from . import comparing
 from .checks import Case
@@ -31,6 +31,7 @@ from .trial import Answer, Finding, Trial, answer, arrays
 MOST_LINES = 5000  # that a changed solution may run in one case
 SURE = {"cut off", "upstream", "sign", "missing sum", "missing repeat", "shape"}  # kinds of gradcheck's diagnoses
 VAGUE = {"partial", "incomplete", "unknown", "source"}  # kinds that say no more than where the numbers differ
+OF_SEVERAL_LINES = ("the order of the steps", "it stops after one round")  # changes in which a line stays as it was
 UNEXPLAINED = "no single slip explains it"
 
 
@@ -100,10 +101,12 @@ def first_step(trial: Trial, found: Finding, case: Case) -> str:
     name, line = differs or (found.gradient or "out|loss", trial.reference.last_line(found.where))
     statement, comment = trial.reference.text.split('"""')[1], trial.reference.comments.get(line, "")
     pattern = re.escape(name.rstrip("s")) if differs else name
-    formula = re.search(rf"^ *((?:{pattern})s? +=.*?)(?:   .*|,)?$", statement, re.MULTILINE)
-    step = f"`{re.sub(' +', ' ', formula[1]) if formula else name}`"
+    formulas = re.findall(rf"^ *((?:{pattern})s? +=.*?)(?:   .*|,)?$", statement, re.MULTILINE)
+    before_it = {other for other, text, _ in right if _name(text) == name and other < line}
+    formula = (formulas[len(before_it) :] or formulas)[:1]
+    step = f"`{re.sub(' +', ' ', formula[0]) if formula else name}`"
     what = f"the first step of a right solution that is not among yours is {step}"
-    if differs is None and formula is None:
+    if differs is None and not formula:
         what = "what is done with it is not"
     return f"{so_far}{'; ' if so_far else ': '}{what}" + (f" ({comment})" if comment else "")
 
@@ -192,13 +195,14 @@ class Search:
                 continue
             fits.append((self.fit(self.as_answers(written)), sentence, self.explanation))
         (_, share), sentence, self.explanation = max(fits, key=lambda fit: fit[0], default=((False, 0.0), "", None))
-        return sentence if share >= (0.1 if self.in_telling else 0.75) else None
+        return sentence if share >= (0.5 if self.in_telling else 0.75) else None
 
     def in_all_cases(self) -> str | None:
         """How the result differs from the right one, if it is in the same way in all cases: a sign, a factor."""
         found, got, right = self.found, [], []
         for other in filter(None, map(self.trial.test, self.cases)):
-            if (other.where, other.number, other.kind) == (found.where, found.number, "values"):
+            is_alike = (other.where, other.number, other.kind) == (found.where, found.number, "values")
+            if is_alike and " has " in other.plain:
                 got += [np.ravel(part).astype(float) for part in arrays([other.pair[0]])]
                 right += [np.ravel(part).astype(float) for part in arrays([other.pair[1]])]
         if found.kind != "values" or len(got) < 3 or [g.size for g in got] != [r.size for r in right]:
@@ -216,24 +220,43 @@ class Search:
         return formula
 
     def change(self) -> str | None:
-        """The change of the right solution that gives the learner's results; of several changes the most usual one."""
+        """The change of the right solution that gives the learner's results; of several changes the most usual one.
+
+        A line that stands in the learner's file as well has not been changed. Of changes that are as usual and agree
+        in different lines, two are named; rare ones are not named at all if they agree in more than two.
+        """
         reference, fits, value = self.trial.reference, [], self.learner(self.cases[0]).value
         numbers = arrays(value[self.found.number :][:1] if isinstance(value, tuple | list) else [value])
         if numbers and self.in_telling and not any(np.isfinite(part).any() for part in numbers):
             return None  # many changes give nothing but nan
+        lines, kept = reference.text.splitlines(), {_code(line) for line in self.trial.text.splitlines()}
         for written, change in reference.mutants(self.part):
+            if _code(lines[change.line - 1]) in kept and not change.sentence.startswith(OF_SEVERAL_LINES):
+                continue
             whole, share = self.fit(self.as_answers(written))
             if share >= {0: 0.75, 1: 0.95}.get(change.rank, 1):  # a rare change must agree in every case
-                fits.append(((not whole, change.rank, -share), change, self.explanation))
-        if not fits:
+                fits.append(((change.rank > 1, not whole, change.rank, -share), change, self.explanation))
+        best = min((key for key, _, _ in fits), default=())
+        changes = {change.line: (change, explanation) for key, change, explanation in fits[::-1] if key == best}
+        if not best or best[0] and len(changes) > 2:
             return None
-        _, change, self.explanation = min(fits, key=lambda fit: fit[0])
+        (change, self.explanation), *others = sorted(changes.values(), key=lambda found: found[0].line)
+        said = [self.in_words(change) for change, _ in [(change, None), *others[:1]]]
+        return "; or, with the same numbers: ".join(said)
+
+    def in_words(self, change: Change) -> str:
+        """The sentence of a change, with the gradient that is wrong and the place where it is computed."""
+        reference = self.trial.reference
         gradient, comment = self.found.gradient, reference.comments.get(change.line, "")
         where = f"where {change.target} is computed, " if change.target not in ("", gradient) else ""
         is_clear = change.target or " = " in change.old or change.old in change.sentence
         inside = "" if is_clear else f", in {change.old}"
         sentence = f"{gradient}: " * bool(gradient) + where + change.sentence + inside
         return sentence + (f" ({comment})" if comment else "")
+
+
+def _code(line: str) -> str:
+    return line.partition("  # ")[0].strip()
 
 
 @contextlib.contextmanager

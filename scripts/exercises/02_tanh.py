@@ -28,6 +28,7 @@ class Tanh(Function):
 SLIPS = [
     ("ctx.out**2", "np.tanh(ctx.out) ** 2", "ctx.out is tanh x already: tanh is taken twice"),
     ("1 - ctx.out**2", "ctx.out * (1 - ctx.out)", "this is the sigmoid's, out (1 - out)"),
+    ("1 - ctx.out**2", "(1 - ctx.out) ** 2", "only out is squared: 1 - out², not (1 - out)²"),
 ]  # fmt: skip
 
 EXERCISE = Exercise(

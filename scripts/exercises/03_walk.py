@@ -53,6 +53,8 @@ push(root)
 ''',
      "a node hands its gradient on too early, and again whenever more arrives, so parts count twice: each node "
      "must hand on once, when all its consumers have (walk `order` from its end)"),
+    ("source.grad += node.grad * slope", "pass",
+     "nothing is handed on: `order` ends with the root, so begin there, and add (+=) to each source.grad, which is 0"),
 ]  # fmt: skip
 
 

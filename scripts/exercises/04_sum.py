@@ -30,8 +30,13 @@ dout = dout if ctx.keepdim else np.expand_dims(dout, ctx.dims)
 dx = np.broadcast_to(dout, ctx.shape)
 '''
 
+SLIPS = [
+    ("np.broadcast_to(dout,", "np.broadcast_to(dout.sum(),",
+     "dout is summed up: each element gets the gradient of its own sum only, dout repeated"),
+]  # fmt: skip
+
 EXERCISE = Exercise(
-    STUB, BLANKS,
+    STUB, BLANKS, SLIPS,
     title="a reduction forward, a repetition backward",
     group="Engine", effort="10 min, easy",
     hints=(

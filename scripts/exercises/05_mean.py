@@ -28,8 +28,16 @@ n = np.prod([ctx.shape[axis] for axis in ctx.dims])  # how many elements go into
 dx = np.broadcast_to(dout / n, ctx.shape)
 '''
 
+COUNT, ADVICE = "np.prod([ctx.shape[axis] for axis in ctx.dims])", "n is the product of the lengths along `dims`"
+
+SLIPS = [
+    (COUNT, "np.prod(ctx.shape)", f"n counts all elements of x: {ADVICE} only"),
+    (COUNT, "ctx.shape[ctx.dims[0]]", f"n counts one axis only: {ADVICE}"),
+    (COUNT, "ctx.shape[ctx.dims[-1]]", f"n counts one axis only: {ADVICE}"),
+]  # fmt: skip
+
 EXERCISE = Exercise(
-    STUB, BLANKS,
+    STUB, BLANKS, SLIPS,
     title="a sum whose gradient is shared out",
     group="Engine", effort="10 min, easy",
     hints=(

@@ -34,7 +34,6 @@ dx = dout * (ctx.x > 0)
 SLIPS = [
     ("np.maximum(x, 0)", "np.abs(x)", "this is |x|: negative numbers become 0, not positive"),
     ("np.maximum(x, 0)", "np.where(x > 0, x, 0.01 * x)", "this is the leaky relu: negative numbers become 0"),
-    (" * (ctx.x > 0)", "", "dout passes everywhere: where x was negative, nothing may pass"),
     ("ctx.x > 0", "dout > 0", "the gate is on dout: it must be on x, whatever dout's sign"),
     ("(ctx.x > 0)", "np.maximum(ctx.x, 0)", "the slope is 1 where x > 0, not x"),
 ]  # fmt: skip

@@ -52,17 +52,19 @@ SLIPS = [
     ("(probs - onehot) * ctx.kept[:, None]", "(probs - onehot * ctx.kept[:, None])",
      "ignored rows get a gradient: it must be 0 there"),
     ("/ ctx.n", "/ len(ctx.kept)", "divided by all rows: n is the number of rows that count"),
+    ("!= ignore_index", "!= -100", "-100 is written into the code: `ignore_index` says which rows do not count"),
 ]  # fmt: skip
 
 
 @st.composite
 def cases(draw):
     n, classes = draw(st.integers(1, 4)), draw(st.integers(2, 4))
+    ignore_index = draw(st.sampled_from([-100, -100, -1]))
     targets = [draw(st.integers(0, classes - 1))] + draw(
-        st.lists(st.sampled_from([*range(classes), -100]), min_size=n - 1, max_size=n - 1)
+        st.lists(st.sampled_from([*range(classes), ignore_index]), min_size=n - 1, max_size=n - 1)
     )
     scale = draw(st.sampled_from([1.0, 1.0, 1000.0]))
-    return Case(draw(values((n, classes))) * scale, np.array(targets), ignore_index=-100)
+    return Case(draw(values((n, classes))) * scale, np.array(targets), ignore_index=ignore_index)
 
 
 EXERCISE = Exercise(

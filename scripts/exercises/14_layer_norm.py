@@ -54,7 +54,6 @@ SLIPS = [
      "the variance divides by C - 1: layer norm divides by C (ddof=0)"),
     (" - through_mean - through_std", "",
      "a term is missing: x also acts through the mean and through std (two terms)"),
-    (" - through_std", "", "the term through std is missing: x_hat * mean(dx_hat * x_hat)"),
 ]  # fmt: skip
 
 

@@ -35,10 +35,10 @@ p = p - lr * m_hat / (np.sqrt(v_hat) + eps)  # downhill
 '''
 
 SLIPS = [
-    ("p - lr", "p + lr", "the step goes uphill: subtract it"),
     ("/ (1 - beta1**t)  # bias correction\nv_hat = v / (1 - beta2**t)", "\nv_hat = v",
      "the bias correction is missing: divide m by 1 - beta1^t, v by 1 - beta2^t"),
     ("**t)", "**(t + 1))", "t is counted once too often: it is 1 in the first step already"),
+    ("**t)", "**(t - 1))", "t is counted too low: it is 1 in the first step, so the corrections take t, not t - 1"),
 ]  # fmt: skip
 
 

@@ -35,6 +35,8 @@ SLIPS = [
     ("np.sqrt(sum((g * g).sum() for g in gradients))", "max(np.abs(g).max() for g in gradients)",
      "the largest element is taken as the norm: it is the root of the sum of all squares"),
     ("float(norm)", "float(min(norm, max_norm))", "the norm that is returned is the one before scaling"),
+    ("np.sqrt(sum((g * g).sum() for g in gradients))", "sum(np.sqrt((g * g).sum()) for g in gradients)",
+     "the norms of the arrays are added up: take one root, of the sum of all squares"),
 ]  # fmt: skip
 
 

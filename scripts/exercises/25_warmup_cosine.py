@@ -42,6 +42,8 @@ SLIPS = [
     ("(1 + math.cos(math.pi * progress)) / 2", "(1 - progress)",
      "it goes down along a straight line: half a cosine is asked for, (1 + cos(pi progress)) / 2"),
     ("step >= total", "False", "after `total` the rate must stay at min_ratio: the cosine rises again"),
+    ("min_ratio + (1 - min_ratio)", "1", "the cosine ends at 0: scale it by 1 - min_ratio, and add min_ratio"),
+    ("min_ratio", "0", "it ends at 0: it must end at min_ratio, and the cosine be scaled by 1 - min_ratio"),
 ]  # fmt: skip
 
 

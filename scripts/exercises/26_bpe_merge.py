@@ -49,6 +49,9 @@ return merged
 ''',
      "joined from the right: among overlapping places, the left one comes first"),
     ("return merged", "return list(tokens)", "nothing is joined: the list comes back as it was"),
+    ("= pair[0] + pair[1]", "= pair", "the pair itself is put in: joined, it is one bytes object, pair[0] + pair[1]"),
+    ("return merged", "return [pair[0] + pair[1]] * (len(tokens) - len(merged))",
+     "tokens outside the pair are dropped: all others belong to the result as they are"),
 ]  # fmt: skip
 
 

@@ -51,6 +51,8 @@ while i < len(word):
 return tokens
 ''',
      "the longest token is taken greedily: BPE repeats its merges instead"),
+    ("key=lambda pair: ranks[pair]", "key=lambda pair: pair",
+     "the pairs are compared as bytes: their ranks decide, min(pairs, key=lambda pair: ranks[pair])"),
 ]  # fmt: skip
 
 

@@ -49,6 +49,8 @@ SLIPS = [
      "the token with which top_p is reached must be kept, too"),
     ("before < top_p", "before < 1", "top_p has no effect"),
     (" - probs[order]", " - probs[order] * (top_p == 1)", "the token with which top_p is reached must be kept, too"),
+    (BLANKS, BLANKS.replace("np.where(logits >= kth, logits, -np.inf)", "logits").replace("top_p]", "top_p][:top_k]"),
+     "top_p comes before top_k: cut by top_k first, and take the softmax of what is kept"),
 ]  # fmt: skip
 
 
@@ -81,6 +83,7 @@ EXERCISE = Exercise(
     checks=(
         FunctionCheck("probabilities", cases(), Case(some(6), 0.5, 3, 1.0)),
         FunctionCheck("probabilities", cases(), Case(some(6), 2.0, None, 0.61), examples=1),
+        FunctionCheck("probabilities", cases(), Case(some(6), 2.0, 3, 0.61), examples=20),
     ),
     place=Patch("probabilities", "gpt.model.generation.Sampling.candidates", adapt=as_method),
     answer=("gpt.model.generation.Sampling.candidates",),

@@ -46,6 +46,9 @@ SLIPS = [
      "self.keys, self.values = keys[:, :, -n:], values[:, :, -n:]",
      "only the last append is remembered: keep all tokens so far, the joined arrays"),
     ("self.keys is not None", "False", "only the new tokens come back: the old ones must stand before them"),
+    ("self.keys, self.values = keys, values\nreturn keys, values",
+     "first, self.keys, self.values = self.keys is None, keys, values\nreturn None if first else (keys, values)",
+     "the first append returns nothing: what is stored comes back there as well"),
 ]  # fmt: skip
 
 

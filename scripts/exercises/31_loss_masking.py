@@ -38,6 +38,11 @@ SLIPS = [
     ("np.where(learned[1:], ids[1:], -100)", "ids[1:]",
      "the questions are learned, too: targets that are not learned must be -100"),
     ("T), -100", "T), 0", "targets are padded with 0, which would be learned: pad with -100"),
+    (BLANKS, BLANKS.replace("ids[:-1]", "ids").replace("[1:]", "").replace(") - 1", ")"),
+     "nothing is shifted: inputs leave out the last token, targets the first, so T is the longest length - 1"),
+    ("- 1  # the longest one, without its last token", "", "T is one too large: the longest length - 1"),
+    ("T = max(len(ids) for ids, _ in conversations) - 1", "T = len(conversations[0][0]) - 1",
+     "T is the length of the first conversation: it is the longest length - 1"),
 ]  # fmt: skip
 
 

@@ -36,6 +36,7 @@ SLIPS = [
     ("np.abs(values).max(axis=1, keepdims=True)", "np.full((len(values), 1), np.abs(values).max())",
      "one scale for the whole matrix: each row has its own (axis=1, keepdims=True)"),
     ("/ 127", "/ 7", "these are 4 bits: the largest code of 8 bits is 127"),
+    (".astype(np.int8), scales", ".astype(np.int8), scales[:, 0]", "scales must be (R, 1): keepdims=True"),
 ]  # fmt: skip
 
 

@@ -31,6 +31,8 @@ SLIPS = [
     ("keep[off]", "keep[off[:1]]", "only the first head of `off` is off: all of them must be"),
     ("return x * mask", "return x * mask * n_head / max(1, keep.sum())",
      "the other heads stay as they are: this is not dropout, nothing is scaled up"),
+    (BLANKS, "x = x.copy()\nx[:, off] = 0\nreturn x", "tokens are set to 0: a head is D channels of the last axis"),
+    (BLANKS, "x = x.copy()\nx[..., off] = 0\nreturn x", "single channels are set to 0: head h has D of them"),
 ]  # fmt: skip
 
 

@@ -42,7 +42,7 @@ MISTAKES = [
     ("softmax", "x - x.max(axis=dim, keepdims=True)", "x", "overflow"),
     ("softmax", "ctx.out * (dout - dot)", "ctx.out * (1 - ctx.out) * dout", "diagonal"),
     ("softmax", "ctx.out * (dout - dot)", "ctx.out * dout - dot", "`dot` lacks the factor `out`"),
-    ("cross_entropy", "= 1  #", "= -1  #", "sign of `onehot`"),
+    ("cross_entropy", "= 1  #", "= -1  #", "sign of onehot"),
     ("cross_entropy", " / ctx.n", "", "not divided by `n`"),
     ("cross_entropy", "probs - onehot", "probs", "`onehot` must be subtracted"),
     ("cross_entropy", "probs - onehot", "probs + onehot", "subtract"),

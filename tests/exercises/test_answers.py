@@ -72,3 +72,22 @@ def test_a_change_that_makes_a_right_result_wrong_explains_nothing():
 def test_a_changed_solution_that_never_ends_is_ended():
     with pytest.raises(RuntimeError, match="does not end"), diagnosing._bounded():
         exec(compile("while True:\n    pass", "<mutant>", "exec"))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "words"),
+    [
+        ("walk", "reversed(order)", "reversed(order[:-1])", "begin there, and add (+=)"),
+        ("bpe_encode", "key=lambda pair: ranks[pair]", "key=lambda pair: (pair,)", "compared as bytes"),
+        ("cross_entropy", "= 1  #", "= -1  #", "the sign of onehot[rows, classes] is flipped"),
+    ],
+)
+def test_a_line_that_is_as_it_should_be_is_not_blamed(name, old, new, words):
+    verdict = verdict_on_edit(name, old, new)
+    assert words in verdict.diagnosis and "is not treated" not in verdict.diagnosis, verdict
+
+
+def test_the_formula_of_a_step_is_the_one_of_its_line():
+    exercise = exercise_named("newton_schulz")
+    text = exercise.completed("c * A @ A", "c * A")
+    assert "X = matrix / sqrt" not in processes.judge(exercise, text.encode(), Path("planted.py")).diagnosis
