@@ -58,8 +58,8 @@ with lesson.picture("projections", "Similarity and relevance", columns=2, size=(
 # Here they were made by hand. Now a task that similarity cannot solve: six random tokens stand in a circle, and each
 # must attend to the next one. The loss is the cross-entropy of its attention weights.
 #
-# Predict: what loss does similarity have, compared to even weights (ln 6 = 1.79)? And after training, one matrix that is
-# used for both queries and keys?
+# Predict: what loss does similarity have, compared to even weights (ln 6 = 1.79)? And after training, one matrix that
+# is used for both queries and keys?
 
 # %%
 rng = np.random.default_rng(lesson.seed)
@@ -82,9 +82,9 @@ assert learned[2] < 0.1 < np.log(2) < learned[1] and similarity_loss > np.log(n)
 
 # %% [markdown]
 # Answer: a much higher one. Each token is most similar to itself, so most of its weight goes there, and even weights
-# would do better. **Similarity is not the same as relevance.** Training one matrix for both does not solve it. The scores
-# stay symmetric, so a token that looks at the next one is looked at in return. That leaves at most half of the weight
-# for the right one, on average, and a loss of at least ln 2 = 0.69. Two matrices solve it.
+# would do better. **Similarity is not the same as relevance.** Training one matrix for both does not solve it. The
+# scores stay symmetric, so a token that looks at the next one is looked at in return. That leaves at most half of the
+# weight for the right one, on average, and a loss of at least ln 2 = 0.69. Two matrices solve it.
 #
 # ## The size of the scores
 #
