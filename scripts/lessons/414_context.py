@@ -201,8 +201,8 @@ assert min(losses) < network[longest] < losses[2] - 0.1
 #
 # But it does not beat the best table of the first section. On a short text that repeats its phrases, long counts are
 # strong, and our network is small and its training is short. On a million words, Bengio et al. report that the
-# perplexity of the best table is 24 % above that of their network (averaged with a table of trigrams); on 14 million, 8
-# %.
+# perplexity of the best table is 24 % above that of their network (averaged with a table of trigrams); on 14 million,
+# 8 %.
 
 # %% What is still missing
 # The network knows "now cat needs food". Now the noun stands one place earlier: "cat now needs".

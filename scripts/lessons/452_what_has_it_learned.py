@@ -132,7 +132,7 @@ without_helper, without_other = layer_0[helper], layer_0[1 - helper]
 print(f"whole model:                              new {whole[0]:.2f}, repeated {whole[1]:.2f}")
 print(f"without the induction heads {inducers}: new {without[0]:.2f}, repeated {without[1]:.2f}")
 print(f"without the previous-token head (0, {helper}):   new {without_helper[0]:.2f}, repeated {without_helper[1]:.2f}")
-print(f"without the other head (0, {1 - helper}):            new {without_other[0]:.2f}, repeated {without_other[1]:.2f}")
+print(f"without the other head (0, {1 - helper}): new {without_other[0]:.2f}, repeated {without_other[1]:.2f}")
 assert without[1] > whole[1] + 1.5 and max(without_helper[1], without_other[1]) > whole[1] + 1.5
 assert abs(without[0] - whole[0]) < without[1] - whole[1]
 
