@@ -46,7 +46,7 @@ shares = {name: np.cumsum(s**2) / np.sum(s**2) for name, s in spectra.items()}
 for name, share in shares.items():
     needed = int(np.searchsorted(share, 0.9)) + 1
     print(f"{name:14} 5 directions hold {share[4]:4.0%} of the sum of squares; for 90 % it takes {needed}")
-assert shares["gradient"][4] > 0.8 > shares["AdamW"][4] > 0.5 > 2 * shares["random numbers"][4]
+assert shares["gradient"][4] > shares["AdamW"][4] + 0.1 and shares["AdamW"][4] > 0.5 > 2 * shares["random numbers"][4]
 assert shares["Muon"][4] < 1.1 * shares["random numbers"][4]
 with lesson.picture("directions", "How strong each direction of a step is") as axes:
     for (name, s), line in zip(spectra.items(), LINES):
