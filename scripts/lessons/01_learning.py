@@ -122,40 +122,43 @@ print("learned from batches", softmax(model.data[0]))
 assert np.abs(softmax(model.data[0]) - share).max() < 0.05
 
 # %% Momentum: do not forget the last step
-# Two numbers a and b, and loss = (a² + 50 b²) / 2. Their slopes are a and 50 b. One step multiplies a by 1 - η and b by
-# 1 - 50 η. If η > 2 / 50, then |1 - 50 η| > 1, and b grows at each step: the loss *diverges*. So b sets the limit, and
-# a has to wait. *Momentum* sums the slopes up, older ones counting less. Where they agree, the steps get longer:
+# Two numbers a and b, and loss = (a² + 500 b²) / 2. Their slopes are a and 500 b. One step multiplies a by 1 - η and b
+# by 1 - 500 η. If η > 2 / 500, then |1 - 500 η| > 1, and b grows at each step: the loss *diverges*. So b sets the
+# limit, and a has to wait. *Momentum* sums the slopes up, older ones counting less. Where they agree, the steps get
+# longer:
 #
 #     v <- μ v + slope,    θ <- θ - η v        (often μ = 0.9)
 #
-# Predict: start at a = b = 1 with η = 0.03 and take 50 steps. How much of a is left without momentum: a tenth, a fifth,
-# a half? Is it less with momentum?
+# Predict: start at a = b = 1 with η = 0.003 and take 100 steps. How much of a is left without momentum: a tenth, a
+# half, three quarters? Momentum also sums up the slopes of b, whose sign changes. Does it help a, b, or the loss?
 
 
 # %%
-def descend(rate: float, mu: float, steps: int = 50) -> np.ndarray:
+def descend(rate: float, mu: float, steps: int = 100) -> np.ndarray:
     """a and b after each step, (steps + 1, 2)."""
     path, v = [np.ones(2)], np.zeros(2)
     for _ in range(steps):
-        slope = path[-1] * [1, 50]
+        slope = path[-1] * [1, 500]
         v = mu * v + slope
         path.append(path[-1] - rate * v)
     return np.array(path)
 
 
-paths = {"η = 0.03": descend(0.03, 0), "η = 0.03, momentum": descend(0.03, 0.9), "η = 0.041": descend(0.041, 0)}
+paths = {"η = 0.003": descend(0.003, 0), "η = 0.003, momentum": descend(0.003, 0.9), "η = 0.0041": descend(0.0041, 0)}
+losses = {name: path**2 @ [0.5, 250] for name, path in paths.items()}
 for name, path in paths.items():
-    print(f"{name:19} |a| after 50 steps {abs(path[-1, 0]):.4f}, |b| {abs(path[-1, 1]):.4f}")
-slow, quick, diverged = (np.abs(path[-10:]).max(axis=0) for path in paths.values())
-assert np.isclose(slow[0], 0.97**41) and quick[0] < slow[0] / 2 and diverged[1] > 10
+    print(f"{name:19} after 100 steps |a|, |b|", np.abs(path[-1]).round(4), f" loss {losses[name][-1]:.4g}")
+slow, quick, diverged = (loss[-10:].max() for loss in losses.values())
+assert np.isclose(losses["η = 0.003"][-1], 0.997**200 / 2) and quick < slow / 5 and diverged > losses["η = 0.0041"][0]
 
-with lesson.picture("momentum", "loss = (a² + 50 b²) / 2, from a = b = 1") as axes:
-    for (name, path), line in zip(paths.items(), LINES):
-        axes.semilogy((path**2 @ [0.5, 25]), line, color="black", label=name)
+with lesson.picture("momentum", "loss = (a² + 500 b²) / 2, from a = b = 1") as axes:
+    for (name, loss), line in zip(losses.items(), LINES):
+        axes.semilogy(loss, line, color="black", label=name)
     axes.set(xlabel="step", ylabel="loss")
 
 # %% [markdown]
-# Answer: 0.97^50 = 0.22, about a fifth. With momentum, less than a tenth. And 0.041, just over 2 / 50, diverges.
+# Answer: 0.997^100 = 0.74, about three quarters. With momentum about a hundredth of a is left. It does not help b,
+# which now swings around 0 for a while, but a was what kept the loss up. And 0.0041, just over 2 / 500, diverges.
 
 # %% Adam: a step size for each number
 # Adam goes further. It keeps two running means for each number: of its slopes g, and of their squares. The step is the

@@ -160,7 +160,7 @@ assert changed["reads its text"][0] > 0.8 > 0.3 > changed["reads its text"][19] 
 # whatever it has written before, and its two texts are the same.
 #
 # In our model the start is mostly forgotten after twenty letters: it remembers one letter only, so as soon as both
-# texts have the same letter, they go on alike. A model that sees the whole text never forgets.
+# texts have the same letter, they go on alike. A model that sees the whole text need not forget.
 
 # %% Temperature
 # Divide the logits by a temperature T before the softmax: softmax(logits / T).

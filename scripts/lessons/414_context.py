@@ -194,14 +194,15 @@ assert abs(network[1] - losses[1]) < 0.1 and losses[2] < network[2] < losses[2] 
 assert min(losses) < network[longest] < losses[2] - 0.1
 
 # %% [markdown]
-# Answer: with one letter it is as good as the table of bigrams. With two it is a little worse than the trigrams: nearly
-# all contexts of two letters occur in the training text, and where they do, counting is hard to beat. With eight
+# Answer: with one letter it is about as good as the table of bigrams. With two it is a little worse than the trigrams:
+# nearly all contexts of two letters occur in the training text, and where they do, counting is hard to beat. With eight
 # letters it is better than unigrams, bigrams and trigrams, and it has grown little: eight times the context costs about
 # twice the numbers.
 #
 # But it does not beat the best table of the first section. On a short text that repeats its phrases, long counts are
-# strong. On a million words, Bengio et al. report that the perplexity of the best table is 24 % above that of their
-# network (averaged with a table of trigrams); on 14 million, 8 %.
+# strong, and our network is small and its training is short. On a million words, Bengio et al. report that the
+# perplexity of the best table is 24 % above that of their network (averaged with a table of trigrams); on 14 million,
+# 8 %.
 
 # %% What is still missing
 # The network knows "now cat needs food". Now the noun stands one place earlier: "cat now needs".
@@ -234,7 +235,6 @@ assert moved < 0.75 < 0.9 < same
 # - read: gpt/training/evaluation.py: how a test loss is measured; minigrad/nn: Embedding, Linear
 # - try: a window of 3 in `for n in (1, 2, longest)`. Expect: a loss close to that of 8 letters. The nearest letters say
 #   most.
-# - break: let each noun stand with two of the four verbs only. Expect: about 50 % in contexts never seen, as if the
-#   next word were drawn by lot. What the nouns of a kind have in common is too little, and the network learns each
-#   context by heart.
+# - break: let each noun stand with two of the four verbs only. Expect: about two thirds right in contexts never
+#   seen, in place of nearly all. What the nouns of a kind have in common is little.
 # - lesson: `python scripts/lesson.py 421`

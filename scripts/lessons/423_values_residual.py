@@ -174,7 +174,7 @@ with lesson.picture("residual", title, columns=2, size=(10, 3.8)) as (left, righ
 #
 # ## A shared document
 #
-# After all layers, x is the input plus what each layer wrote. Layers add to the stream and never erase it.
+# After all layers, x is the input plus what each layer wrote. A layer can only add to the stream, not replace it.
 #
 # Predict: can the input still be recognized after 24 layers? (A cosine of 1: the same direction; about 0: unrelated.)
 

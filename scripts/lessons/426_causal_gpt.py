@@ -234,8 +234,8 @@ for steps, sign in ((350, 1), (1500, -1)):
     assert (sign * np.subtract(table[f"{steps} steps, positions"], table[f"{steps} steps, none"]) > 0.03).all()
 
 # %% [markdown]
-# After 350 steps the model without positions is ahead in every run, after 1500 steps the one that has them: the rows of
-# the table have to be learned first. So the loss of a short run does not show this bug.
+# After 350 steps the model without positions is ahead in every run, after 1500 steps the one that has them: probably
+# the rows of the table have to be learned first. So the loss of a short run does not show this bug.
 #
 # ## The whole GPT
 #
@@ -443,8 +443,8 @@ for name, model in {
 assert right["decoder-only"] > right["encoder-decoder"] - 0.03 > 0.9 > 0.3 > right["no cross-attention"]
 
 # %% [markdown]
-# Answer: both get all letters, and without cross-attention it is chance. So one stack gives up nothing here, with fewer
-# kinds of parts.
+# Answer: both get nearly all letters, and without cross-attention it is about chance. So one stack gives up nothing
+# here, with fewer kinds of parts.
 #
 # **The simplest architecture that works is the one that scales.** The lesson shows that the simpler one works. That it
 # is the one that scales is history, and no experiment of a minute can show it: GPT-3 is this blueprint 1,400 times as

@@ -77,25 +77,29 @@ def shares_after(weight: float, rate: float = 5e-3) -> np.ndarray:
 
 alone, kept = shares_after(0.0), shares_after(0.1)
 busy, less_busy = (np.sort(shares)[-2:].sum() for shares in (alone, kept))
-print(f"The two busiest of 8 experts get {busy:.0%} of the choices; with the balancing loss {less_busy:.0%}.")
-print("The learning rate is high, 5e-3, and so is the weight of the balancing loss, 0.1, to show it in 60 steps.")
-print("With smaller rates it takes longer, or happens in part, as in the table below.")
-assert busy > less_busy + 0.2
+print(f"choices of the two busiest of 8 experts: {busy:.0%}, with the balancing loss {less_busy:.0%}; even: 25%")
+assert busy > 0.5 and less_busy < busy
 with lesson.picture("shares", "How often each expert is chosen", columns=2, size=(9, 3.4)) as pair:
     for axes, name, shares in zip(pair, ("the loss alone", "with the balancing loss"), (alone, kept)):
         bars(axes, {str(e): float(share) for e, share in enumerate(shares)}, "share of the choices", ".2f")
         axes.set(title=name, xlabel="expert", ylim=(0, 0.6))
 
 # %% [markdown]
-# Answer: to a few experts that do everything, which make the others, and their memory, useless. The **balancing loss**
-# E Σ f_e P_e (Switch, equation 4) is 1 when all experts are used equally, and larger otherwise. f_e, the share of the
-# choices, is counted and has no gradient; P_e, the mean probability, has. So the loss lowers the probability of those
-# that are chosen most. It is one more term of the training loss, and no page of the model changes:
+# Answer: to a few experts that do everything, which make the others, and their memory, useless. The learning rate is
+# high, 5e-3, to show it in 60 steps. The **balancing loss** works against it, slowly: in 60 steps it helps much with
+# some seeds and little with others, and the table below shows it after 300 steps. It is E Σ f_e P_e (Switch, equation
+# 4): 1 when all experts are used equally, larger when those that are chosen often also have high probabilities. f_e,
+# the share of the choices, is counted and has no gradient; P_e, the mean probability, has. So the loss lowers the
+# probability of those that are chosen most. It is one more term of the training loss, and no page of the model changes:
 # `model.loss(ids, targets) + 0.01 * balance_loss(model)`.
 
 # %% Is it worth it?
 # Four models: the dense one; its experts, which do the same work per token; the same without balancing; and a dense one
 # with as many weights as all experts, which all compute.
+#
+# Predict: which has the lowest loss, and how long does a step take with experts, compared to the dense model?
+
+# %%
 STEPS, SEEDS = 300, (0, 1, 2)
 
 
@@ -138,9 +142,9 @@ assert all(w < d for w, d in zip(wide["losses"], dense["losses"])) and max(exper
 assert max(experts["ms"]) > 1.5 * max(dense["ms"])  # the same FLOPs, in eight small products
 
 # %% [markdown]
-# More weights help with every seed if all of them compute. The experts do not help here: they are better than the dense
-# model with seed 0, worse with seeds 1 and 2, and the seeds differ more than the models. A likely reason is the short
-# run: of 300 steps of 512 tokens, each expert sees a quarter. They are also twice as slow as the dense model,
+# Answer: more weights help with every seed if all of them compute. The experts do not help here: they are better than
+# the dense model with seed 0, worse with seeds 1 and 2, and the seeds differ more than the models. A likely reason is
+# the short run: of 300 steps of 512 tokens, each expert sees a quarter. They are also twice as slow as the dense model,
 # although the FLOPs are the same, because eight small products take longer than one large one. Mixtures pay at another
 # scale: Switch reports the loss of a dense T5 up to seven times sooner, with the same FLOPs per token and far more
 # weights. The balancing loss does what it should: the busiest expert gets about a fifth of the choices instead of a
