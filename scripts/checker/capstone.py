@@ -75,7 +75,7 @@ def program(workspace: Workspace, parts: Sequence[str], path: Path) -> Iterator[
     for name in parts:
         if not workspace.has_passed(name):
             command = "check" if workspace.file(name).exists() else "start"
-            raise ValueError(f"the capstone needs your {name}, passed: next, python scripts/exercise.py {command} {name}")
+            raise ValueError(f"{name} has not passed yet: next, python scripts/exercise.py {command} {name}")
     text = "\n\n".join(workspace.file(name).read_text(encoding="utf-8-sig") for name in parts)
     write_text(path, text)
     print(f"\n{', '.join(parts)} are one program: {path}", flush=True)
