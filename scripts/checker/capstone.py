@@ -1,7 +1,7 @@
 """The capstone: the learner's own GPT, put together from the exercises, learns, takes real weights, becomes a Llama.
 
-    1. it trains on a text, with the learner's loop: the losses are ours, step by step
-    2. it takes the weights of a model in a Hugging Face folder, and GPT-2's: every layer computes what ours does
+    1. it trains on a text, with the learner's loop: every layer computes what ours does, and the losses are ours
+    2. it takes the weights of a model in a Hugging Face folder, and GPT-2's: it continues a text as ours does
     3. with another block it is a Llama, takes SmolLM2's weights and answers
 
 Each step compares with the library's model, and stops at the first thing that differs. The learner's program runs in a
