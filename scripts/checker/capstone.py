@@ -109,7 +109,7 @@ def train(call: Call, folder: Path) -> None:
     def kept(*arguments: Any) -> Any:
         """Compute the gradients of a step, and keep a copy as Hugging Face would store it."""
         result = mean_gradients(*arguments)
-        ours = {name: p.grad.copy() for name, p in model.named_parameters()}
+        ours = {name: np.array(p.grad) for name, p in model.named_parameters()}
         rows = gpt2_huggingface.rows(model.config)
         gradients.append({row.theirs: ours[row.ours].T if row.transposed else ours[row.ours] for row in rows})
         return result
