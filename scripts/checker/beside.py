@@ -10,24 +10,28 @@ from typing import Any
 
 import numpy as np
 
-KEPT: dict[str, Any] = {"params": {}, "tensors": {}, "gradients": {}}
+TENSORS: dict[str, Any] = {}  # that have arrived
+PARAMS: dict[str, Any] = {}  # of the learner's model
+SHAPE = (0, 0)  # its n_layer and n_head
 
 
-def keep(_: Any, kind: str, name: Any, value: Any) -> None:
-    KEPT[kind][name] = value
+def keep(_: Any, name: str, value: Any) -> None:
+    TENSORS[name] = value
 
 
-def load(load_weights: Any) -> int:
-    """Put the tensors under the learner's names. Returns how many names there are."""
-    KEPT["params"] = load_weights(KEPT["tensors"])
-    return len(KEPT["params"])
+def load(model: Any, n_layer: int, n_head: int) -> None:
+    """Make what has arrived the parameters of the learner's model: a GPT's are translated by load_weights."""
+    global PARAMS, SHAPE
+    SHAPE = n_layer, n_head
+    PARAMS = model.__globals__.get("load_weights", dict)(TENSORS)
+    TENSORS.clear()
 
 
-def states(model: Any, ids: Any, n_layer: int, n_head: int) -> dict[str, Any]:
+def states(model: Any, ids: Any) -> dict[str, Any]:
     """All that the learner's model computes, in order: the embeddings, the output of each block, the logits."""
-    names, params = model.__globals__, KEPT["params"]
-    is_gpt = "positions" in params
-    block, norm = (names["block"], names["layer_norm"]) if is_gpt else (names["llama_block"], names["rms_norm"])
+    names = model.__globals__
+    is_llama = "llama_block" in names
+    block, norm = (names["llama_block"], names["rms_norm"]) if is_llama else (names["block"], names["layer_norm"])
     found: dict[str, Any] = {}
 
     def seen(x: Any, p: Any, heads: int) -> Any:
@@ -35,33 +39,34 @@ def states(model: Any, ids: Any, n_layer: int, n_head: int) -> dict[str, Any]:
         out = found[f"block {len(found) - 1}"] = np.asarray(block(x, p, heads), np.float32)
         return out
 
-    logits = model(params, ids, n_layer, n_head, seen, norm)
+    logits = model(PARAMS, ids, *SHAPE, seen, norm)
     return {**found, "logits": np.asarray(logits, np.float32)}
 
 
-def write(model: Any, ids: list[int], count: int, stop: list[int], *shape: int) -> list[int]:
+def write(model: Any, ids: list[int], count: int, stop: list[int]) -> list[int]:
     """The greedy continuation, of at most `count` tokens, up to one of `stop`."""
     new: list[int] = []
     while len(new) < count and not set(new) & set(stop):
-        new.append(int(states(model, np.array([ids + new]), *shape)["logits"][0, -1].argmax()))
+        new.append(int(states(model, np.array([ids + new]))["logits"][0, -1].argmax()))
     return new
 
 
-def learn(train: Any, tokens: Any, steps: Any, length: int, rates: Any, *shape: int) -> list[float]:
-    """The losses of the learner's loop, with SGD: those of the learner's model. The gradients are the engine's for the
-    same step, which have been kept.
+def learn(train: Any, tokens: Any, steps: Any, length: int, rates: Any, gradients: Any) -> list[float]:
+    """The losses of the learner's model in the learner's loop. gradients: the engine's for each step, under the names
+    of Hugging Face. The optimizer is SGD.
     """
-    names, losses = train.__globals__, []
+    names, arriving = train.__globals__, iter(gradients)
 
     def backward(params: Any, x: Any, y: Any, gradients: Any) -> float:
-        KEPT["params"] = params
-        logits = states(names["gpt"], x, *shape)["logits"].astype(float)
-        losses.append((np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, y[..., None], -1)[..., 0]).mean())
-        for name, gradient in names["load_weights"](KEPT["gradients"].pop(len(losses) - 1)).items():
+        global PARAMS
+        PARAMS = params
+        logits = states(names["gpt"], x)["logits"].astype(float)
+        for name, gradient in names["load_weights"](next(arriving)).items():
             gradients[name] += gradient
-        return float(losses[-1])
+        right = np.take_along_axis(logits, y[..., None], -1)[..., 0]
+        return float((np.log(np.exp(logits).sum(-1)) - right).mean())
 
     def update(name: str, p: Any, gradient: Any, lr: float) -> Any:
         return p - np.float32(lr) * gradient
 
-    return train(KEPT["params"], tokens, steps, length, backward, update, lambda step: rates[step], 1.0)[1]
+    return train(PARAMS, tokens, steps, length, backward, update, lambda step: rates[step], 1.0)[1]

@@ -49,9 +49,8 @@ def block(x, p, n_head):
 BLANKS = '''
 B, T, C = x.shape
 D = C // n_head
-q = linear(x, p, "query").reshape(B, T, n_head, D).transpose(0, 2, 1, 3)  # (B, H, T, D)
-k = linear(x, p, "key").reshape(B, T, n_head, D).transpose(0, 2, 1, 3)
-v = linear(x, p, "value").reshape(B, T, n_head, D).transpose(0, 2, 1, 3)
+heads = [linear(x, p, name).reshape(B, T, n_head, D) for name in ("query", "key", "value")]
+q, k, v = (head.transpose(0, 2, 1, 3) for head in heads)  # (B, H, T, D)
 scores = q @ k.swapaxes(-1, -2) / np.sqrt(D)  # the scale is 1 / sqrt(D)
 scores = np.where(np.tri(T) > 0, scores, -np.inf)  # a token sees itself and what came before
 e = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -67,11 +66,12 @@ SLIPS = [
     ("-np.inf", "0", "hidden scores are 0 where they must be -inf: e^0 = 1 is a weight as large as others"),
     ("out = e /", "e = np.exp(q @ k.swapaxes(-1, -2) / np.sqrt(D))\nout = np.tri(T) * e /",
      "the mask comes after softmax: hidden keys must get -inf before it, or the weights do not sum to 1"),
+    ("np.tri(T) > 0", "np.tri(T) == 0", "the mask is the wrong way round: it hides s <= t, and s > t is right"),
     ("np.tri(T)", "np.tri(T).T", "the mask is the wrong way round: it hides what came before"),
     ("np.tri(T)", "np.tri(T, k=-1)", "a token does not see itself: the mask hides s > t, and not s = t"),
     ("np.tri(T) > 0, scores, -np.inf", "np.tri(T, k=-1) > 0, scores, -1e9",
      "a token does not see itself: the mask hides s > t, and not s = t"),
-    ("B, T, n_head, D).transpose(0, 2, 1, 3)", "B, n_head, T, D)",
+    (".transpose(0, 2, 1, 3) for head", ".reshape(B, n_head, T, D) for head",
      "reshape alone mixes tokens and heads: reshape to (B, T, H, D) first, then transpose"),
     ('linear(out, p, "output")', "out", "the output layer is missing: it mixes what the heads have found"),
     ('layer_norm(x, p, "norm_1")', "x", "attention reads x as it is: it must read a normalized copy, norm_1"),

@@ -36,7 +36,7 @@ def train(params, tokens, steps, length, backward, update, rate, max_norm):
 '''
 BLANKS = '''
 x = np.array([tokens[begin : begin + length] for begin in begins])
-y = np.array([tokens[begin + 1 : begin + length + 1] for begin in begins])  # the next tokens
+y = np.array([tokens[begin + 1 : begin + length + 1] for begin in begins])  # each next token
 return x, y
 
 x, y = batch(tokens, begins, length)
@@ -47,24 +47,23 @@ factor = max_norm / norm if norm > max_norm else 1
 for name, p in params.items():
     params[name] = update(name, p, gradients[name] * factor, rate(step))
 '''
+NOT_ZERO = "the gradients are not set to zero: what earlier steps left is added to those of this step"
 SLIPS = [
-    ("begin + 1 : begin + length + 1", "begin : begin + length",
-     "the targets are not shifted: y must be the tokens that follow those of x, begin + 1 ... begin + length"),
     ("gradients = {", "gradients = gradients if step else {",
-     "the gradients are not set to zero: what earlier steps left is added to those of this step"),
-    (" * factor", "", "the gradients are not clipped: multiply all by max_norm / norm where norm is larger"),
+     NOT_ZERO),
+    ("gradients = {", "for name in gradients if step else ():\n    gradients[name] = gradients[name] * factor\n"
+     "gradients = gradients if step else {", NOT_ZERO),
     (" * factor", " * min(1, max_norm / np.linalg.norm(gradients[name]))",
      "each array is clipped for itself: one norm and one factor for all of them"),
     ("gradients[name] * factor", "np.clip(gradients[name], -max_norm, max_norm)",
      "each element is clipped: that changes the direction; scale all by one factor"),
     ("np.sqrt(sum((g * g).sum() for g in gradients.values()))", "sum(np.linalg.norm(g) for g in gradients.values())",
      "the norms of the arrays are added: add the squares of all elements, and take one root at the end"),
-    ("rate(step)", "rate(step + 1)", "the learning rate is off by a step: step 0 is the first, with rate(0)"),
     ("rate(step)", "rate(max(step - 1, 0))", "the learning rate is off by a step: it is that of the step before"),
     ("update(name, p, gradients[name] * factor, rate(step))", "p - rate(step) * gradients[name] * factor",
      "update is not used: this is plain gradient descent, without the optimizer's averages"),
     ("gradients[name] * factor", "np.zeros_like(p)",
-     "update comes before backward: at that time the gradients are still zero, and nothing is learned"),
+     "nothing is learned: update comes after backward, and what it returns is the new params[name]"),
 ]  # fmt: skip
 
 

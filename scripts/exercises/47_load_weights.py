@@ -40,25 +40,19 @@ if name in ("wte.weight", "wpe.weight"):
     continue
 name = name.replace("ln_f", "norm").replace("h.", "blocks.", 1).replace("ln_", "norm_")
 name = name.replace("attn.c_proj", "output").replace("mlp.c_fc", "up").replace("mlp.c_proj", "down")
-is_linear = array.ndim == 2
-array = array.T if is_linear else array  # (in, out) -> (out, in)
+array = array.T  # (in, out) -> (out, in); a bias stays as it is
 if "c_attn" in name:
     for ours, part in zip(("query", "key", "value"), np.split(array, 3)):
         params[name.replace("attn.c_attn", ours)] = part
 else:
     params[name] = array
 '''
-LINEAR = "is_linear = array.ndim == 2"
 SLIPS = [
-    (LINEAR, "is_linear = False", "the linear layers are not transposed: theirs are (in, out), yours (out, in)"),
-    (LINEAR, LINEAR + ' and "output" not in name',
-     "attn.c_proj is not transposed: it is square, so no shape tells; all four linear layers of a block are (in, out)"),
-    (LINEAR, LINEAR + ' and "c_attn" not in name', "attn.c_attn is not transposed: it is (C, 3 C), so (in, out)"),
+    ("array = array.T", "", "a linear layer is not transposed: theirs is (in, out), c_attn (C, 3 C)"),
     ("np.split(array, 3)", "(array[i::3] for i in range(3))",
      "every third row is taken: all queries come first, then all keys, then all values"),
     ('(".attn.bias", ".masked_bias")', '"masked_bias"', "h.0.attn.bias is a causal mask and not a bias: leave it out"),
     ('(".attn.bias"', '("attn.bias"', "attn.c_attn.bias is left out: only h.0.attn.bias is a mask, and both end alike"),
-    (' or name == "lm_head.weight"', "", "lm_head.weight is not needed: it is wte.weight once more"),
 ]  # fmt: skip
 
 

@@ -170,7 +170,7 @@ MISTAKES = [
     ("load_weights", '.replace("ln_", "norm_")', "", "norm_1"),
     ("load_weights", 'name.removeprefix("transformer.")', "name", "transformer."),
     ("llama", "np.arange(0, D, 2) / D", "np.arange(0, D, 2)", "not divided by `D`"),
-    ("llama", "* np.cos(angles) - b", "* np.cos(angles) + b", "subtract"),
+    ("llama", "* cos - b", "* cos + b", "subtract"),
     ("llama", "gate / (1 + np.exp(-gate)) * up", "gate / (1 + np.exp(-gate))", "a factor is missing: `up`"),
     ("llama", "x = x + out", "x = out", "a term is missing: `x`"),
     ("softplus", "np.logaddexp(0, x)", "np.log(1 + np.exp(x))", "overflow"),
