@@ -48,7 +48,7 @@ Call = Callable[..., Any]
 def run(workspace: Workspace, out_dir: Path) -> int:
     """Take all steps. Raises ValueError with what is wrong, or what to write next."""
     folder = out_dir / "small_gpt"
-    with program(workspace, PARTS, out_dir / "my_gpt.py") as call:
+    with program(workspace, PARTS, out_dir / "my_gpt") as call:
         print("\n1. It trains ...", flush=True)
         train(call, folder)
         print("\n2. It takes weights from a Hugging Face folder ...", flush=True)
@@ -60,7 +60,7 @@ def run(workspace: Workspace, out_dir: Path) -> int:
             print("(there is no runs/demo, which scripts/demo.py makes: the model of step 1 is taken)")
         take(call, folder, "The")
         take(call, "gpt2", "Alan Turing theorized that")
-    with program(workspace, ("gpt", "llama"), out_dir / "my_llama.py") as call:
+    with program(workspace, ("gpt", "llama"), out_dir / "my_llama") as call:
         print("\n3. It becomes a Llama ...", flush=True)
         take(call, "smollm2", QUESTION)
     print("\nYou have written a GPT and a Llama.")
@@ -69,9 +69,10 @@ def run(workspace: Workspace, out_dir: Path) -> int:
 
 @contextlib.contextmanager
 def program(workspace: Workspace, parts: Sequence[str], path: Path) -> Iterator[Call]:
-    """Put the learner's files together in one, `path`, and run it in a process of its own. Raises ValueError, naming
-    the line, for what goes wrong there.
+    """Put the learner's files together in one, `path` with .py, and run it in a process of its own. Raises ValueError,
+    naming the line, for what goes wrong there.
     """
+    path = path.with_suffix(".py")
     for name in parts:
         if not workspace.has_passed(name):
             command = "check" if workspace.file(name).exists() else "start"

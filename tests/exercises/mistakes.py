@@ -31,7 +31,7 @@ MISTAKES = [
     ("matmul", "ctx.x.swapaxes(-1, -2) @ dout", "dout.swapaxes(-1, -2) @ ctx.x", "transposed"),
     ("matmul", "return dx, dy", "return dx, None", "no gradient"),
     ("matmul", "ctx.y.swapaxes(-1, -2)", "ctx.y.T", "swapaxes(-1, -2)"),
-    ("relu", "dout * (ctx.x > 0)", "np.where(np.maximum(ctx.x, 0) < 0, 0, dout)", "passes everywhere"),
+    ("relu", "dout * (ctx.x > 0)", "np.where(np.maximum(ctx.x, 0) < 0, 0, dout)", "a factor is missing: `x > 0`"),
     ("relu", "ctx.x > 0", "ctx.x <= 0", "wrong way round"),
     ("relu", "dx = dout * (ctx.x > 0)", "dout *= ctx.x > 0\ndx = dout", "writes to dout"),
     ("relu", "ctx.x > 0", "ctx.x >= 0", "at the border"),
