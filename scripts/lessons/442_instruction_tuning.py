@@ -248,7 +248,7 @@ assert min(tuned["only in the text"][1], control["only in the text"][1]) > 0.5
 # Answer: **SFT teaches format, not knowledge.** The form is there, also for countries that no conversation mentioned,
 # and the base model never had it. Even the control, which has read only the reminders, learns it. Right answers about
 # countries that no conversation mentioned come from plain text: the control has few or none, because it has read little
-# of it, and where a capital is in no text, no answer is right.
+# of it, and where a capital is in no text, an answer is right by luck only.
 #
 # How much does this depend on the random numbers? Five other models, each pretrained from other weights and tuned in
 # another order; and the same without plain text among the examples, at a sixth of the rate.

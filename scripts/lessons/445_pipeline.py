@@ -199,7 +199,7 @@ ln_before, ln_after = show_pairs("before", sft), show_pairs("after", alone)
 # Answer: it falls, by several nats. That is no contradiction: the rejected reply has fallen further, so the loss is
 # smaller. The beginning that both share cancels in the difference, so nothing holds it, but here it survives: it is
 # after the capital that the model now neither thanks nor ends, and goes on with plain text. (The literature calls this
-# likelihood displacement.) DPO has broken all replies.
+# likelihood displacement.) DPO has broken the replies.
 #
 # What helps? Smaller steps; fewer steps; a larger beta, for which a smaller difference is enough; or a second term, the
 # SFT loss of the chosen reply, which asks for the reply itself: loss = DPO + SFT(chosen).
@@ -320,6 +320,8 @@ assert abs(rise["int8"]) < 1 and max(rise[name] for name in ("NF4", "GPTQ", "AWQ
 # * **LoRA**: the weights are frozen, and an adapter of low rank is trained beside them.
 # * **KL penalty**: all weights are trained, but the loss adds KL(model || model before), measured on plain text.
 # * **everything**: all weights are trained, with nothing to hold them. This is the control.
+#
+# Each is trained for 60 steps at the same learning rate.
 #
 # Predict: which of them learn the style, and which keep the capitals?
 with_style = encode_examples(own, template, BLOCK)[0]
