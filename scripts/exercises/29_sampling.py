@@ -40,6 +40,8 @@ return nucleus / nucleus.sum()  # scaled to sum to 1 again
 '''
 
 SLIPS = [
+    (BLANKS, BLANKS.replace("np.where(logits >= kth, logits, -np.inf)", "logits").replace("top_p]", "top_p][:top_k]"),
+     "top_p comes before top_k: cut by top_k first, and take the softmax of what is kept"),
     ("logits >= kth", "logits >= -np.inf", "top_k has no effect: only the k largest logits may be kept"),
     ("[-top_k]\n    logits = np.where(logits >= kth", "[top_k - 1]\n    logits = np.where(logits <= kth",
      "the k smallest logits are kept: top_k keeps the largest"),
@@ -49,8 +51,6 @@ SLIPS = [
      "the token with which top_p is reached must be kept, too"),
     ("before < top_p", "before < 1", "top_p has no effect"),
     (" - probs[order]", " - probs[order] * (top_p == 1)", "the token with which top_p is reached must be kept, too"),
-    (BLANKS, BLANKS.replace("np.where(logits >= kth, logits, -np.inf)", "logits").replace("top_p]", "top_p][:top_k]"),
-     "top_p comes before top_k: cut by top_k first, and take the softmax of what is kept"),
 ]  # fmt: skip
 
 

@@ -6,8 +6,8 @@ return e / e.sum(1, keepdims=True) @ v
 m, l ="""
 TWO_PASSES = "for start in range(0, len(k), tile):\n    k[start : start + tile].max()\nm, l ="
 DECAYED = "weight_decay, grad = 0, grad + weight_decay * p\nm = beta1 * m"
-KEPT = """keys = np.concatenate([self.keys, keys], axis=2)  # time is axis 2 of (B, H, T, D)
-    values = np.concatenate([self.values, values], axis=2)"""
+KEPT = """keys = np.concatenate([self.keys, keys], axis=2)  # all so far, then the new: time is axis 2 of (B, H, T, D)
+    values = np.concatenate([self.values, values], axis=2)  # all tokens so far, and behind them the new ones"""
 NEW_FIRST = "keys, values = (np.concatenate(pair, axis=2) for pair in ((keys, self.keys), (values, self.values)))"
 
 MISTAKES = [
@@ -65,15 +65,14 @@ MISTAKES = [
     ("rms_norm", "(x**2).mean", "(x**2).sum", "`sum` stands where `mean`"),
     ("rms_norm", "(dx_hat - through_rms) / ctx.rms", "dx_hat / ctx.rms - through_rms", "is not divided by `rms`"),
     ("dropout", "keep / (1 - p)", "keep * 1.0", "not divided by `1 - p`"),
-    ("dropout", "keep / (1 - p)", "1.0 * keep", "scale 1 / (1 - p) is missing"),
+    ("dropout", "keep / (1 - p)", "1.0 * keep", "not divided by `1 - p`"),
     ("dropout", "uniform >= p", "uniform < p", "wrong way round"),
-    ("dropout", "dout * ctx.scaled_mask", "dout / (1 - 0.3)", "lacks the mask"),
     ("dropout", "ctx.scaled_mask\n", "np.random.default_rng(0).random(dout.shape)\n", "random"),
     ("attention", "@ ctx.k * ctx.scale", "@ ctx.k", "`scale`"),
     ("attention", "@ ctx.q * ctx.scale", "@ ctx.q", "`scale`"),
     ("attention", " + mask", "", "`mask`"),
     ("attention", "1 / math.sqrt(q.shape[-1])", "1 / q.shape[-1]", "twice"),
-    ("attention", " * scale + mask", " + mask", "the division is missing"),
+    ("attention", " * scale + mask", " + mask", "a factor is missing: `scale"),
     ("attention", "scores - scores.max(axis=-1, keepdims=True)", "scores", "overflow"),
     ("causal_mask", "<= asking", "< asking", "itself"),
     ("causal_mask", "<= asking", ">= asking", "wrong way round"),
@@ -86,7 +85,7 @@ MISTAKES = [
     ("weight_tying", "as_output + as_embedding", "as_output", "`as_embedding`"),
     ("weight_tying", "np.add.at(as_embedding, ctx.ids, dhidden)", "as_embedding[ctx.ids] += dhidden", "repeat"),
     ("sgd", "p - lr * velocity", "p + lr * velocity", "must be subtracted"),
-    ("sgd", "p - lr", "p + lr", "uphill"),
+    ("sgd", "p - lr", "p + lr", "the sign of `lr * velocity` is flipped"),
     ("sgd", "grad + weight_decay", "grad - weight_decay", "sign of `weight_decay * p`"),
     ("adam", "/ (1 - beta1**t)", "", "`1 - beta1^t`"),
     ("adam", "/ (1 - beta2**t)", "", "`1 - beta2^t`"),
@@ -128,8 +127,8 @@ MISTAKES = [
     ("gae", " + gamma * lam * following", "", "a term is missing"),
     ("gae", "gamma * lam", "gamma", "`lam`"),
     ("gae", " + gamma * next_value", "", "`gamma * next_value`"),
-    ("gae", "gamma * lam * following", "gamma * following", "lam is missing"),
-    ("gae", "delta + gamma * lam * following", "delta", "only delta"),
+    ("gae", "gamma * lam * following", "gamma * following", "a factor is missing: `lam`"),
+    ("gae", "delta + gamma * lam * following", "delta", "a term is missing"),
     ("gae", "reversed(range(len(rewards)))", "range(len(rewards))", "forwards"),
     ("grpo", "means.mean()", "means.sum()", "`sum` stands"),
     ("grpo", " / mask.sum(axis=1)", "", "not divided by"),
@@ -166,7 +165,7 @@ MISTAKES = [
     ("training_loop", "begin + 1 : begin + length + 1", "begin + 2 : begin + length + 2", "2 stands where 1 belongs"),
     ("training_loop", "if norm > max_norm else 1", "", "the case where `norm > max_norm` does not hold"),
     ("load_weights", '("query", "key", "value")', '("key", "query", "value")', "are exchanged"),
-    ("load_weights", '"positions"}[name]] = array', '"positions"}[name]] = array.T', "transposed"),
+    ("load_weights", '"positions"}[name]] = array', '"positions"}[name]] = array.T', "the result['positions'] has wrong values"),
     ("load_weights", '.replace("ln_", "norm_")', "", "norm_1"),
     ("load_weights", 'name.removeprefix("transformer.")', "name", "transformer."),
     ("llama", "np.arange(0, D, 2) / D", "np.arange(0, D, 2)", "not divided by `D`"),
