@@ -165,7 +165,7 @@ MISTAKES = [
     ("training_loop", "begin + 1 : begin + length + 1", "begin + 2 : begin + length + 2", "2 stands where 1 belongs"),
     ("training_loop", "if norm > max_norm else 1", "", "the case where `norm > max_norm` does not hold"),
     ("load_weights", '("query", "key", "value")', '("key", "query", "value")', "are exchanged"),
-    ("load_weights", '"positions"}[name]] = array', '"positions"}[name]] = array.T', "the result['positions'] has wrong values"),
+    ("load_weights", '"positions"}[name]] = array', '"positions"}[name]] = array.T', "['positions'] has wrong values"),
     ("load_weights", '.replace("ln_", "norm_")', "", "norm_1"),
     ("load_weights", 'name.removeprefix("transformer.")', "name", "transformer."),
     ("llama", "np.arange(0, D, 2) / D", "np.arange(0, D, 2)", "not divided by `D`"),
