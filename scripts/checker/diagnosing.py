@@ -240,9 +240,9 @@ class Search:
         changes = {change.line: (change, explanation) for key, change, explanation in fits[::-1] if key == best}
         if not best or best[0] and len(changes) > 2:
             return None
-        (change, self.explanation), *others = sorted(changes.values(), key=lambda found: found[0].line)
-        said = [self.in_words(change) for change, _ in [(change, None), *others[:1]]]
-        return "; or, with the same numbers: ".join(said)
+        by_line = sorted(changes.values(), key=lambda fit: fit[0].line)
+        self.explanation = by_line[0][1]
+        return "; or, with the same numbers: ".join(self.in_words(change) for change, _ in by_line[:2])
 
     def in_words(self, change: Change) -> str:
         """The sentence of a change, with the gradient that is wrong and the place where it is computed."""
