@@ -82,8 +82,8 @@ for name, item in (("2. SFT:  ", shown[0]), ("3. DPO:  ", preferred[0]), ("4. Lo
     print(name, item.as_json())
 
 # %% The same questions after every stage
-# The twelve countries that no conversation mentions. Is the reply right, and has it one of the forms that were shown?
-# Does it thank, as the pairs prefer it? Is it in our own style?
+# The twelve countries that no conversation mentions. Is the reply right, and does it have one of the forms that
+# were shown? Does it thank, as the pairs prefer? Is it in our own style?
 BLOCK = 28
 start = new_gpt(len(tokenizer), lesson.seed, n_layer=1, block_size=BLOCK)  # random weights
 add_chat_tokens(start, tokenizer)
@@ -113,7 +113,7 @@ measure("random weights", start)
 # %% Five stages, each starting from the one before
 # All stages share one loop; only the data, the loss and the trained weights differ. A stage returns a new model.
 #
-# Predict: after which stage are replies right? After which have they the form of a reply?
+# Predict: after which stage are the replies right? After which do they have the form of a reply?
 
 
 def tune(model: Any, items: Sequence[Any], batch: Callable[..., Any], loss: Any, steps: int, rate: float) -> Any:
@@ -216,7 +216,7 @@ assert rows["DPO"]["right"] > damaged["right"] + 0.4 and rows["DPO"]["thanks"] >
 
 # %% [markdown]
 # The SFT term saves the replies (Pang et al. 2024 add it, and TRL calls its weight `rpo_alpha`). Smaller or fewer steps
-# save them with some seeds and not with others (compare `--seed 3`): they only end before the damage is done.
+# save them with some seeds and not with others: they only end before the damage is done.
 
 # %%
 
@@ -310,8 +310,7 @@ assert abs(rise["int8"]) < 1 and max(rise[name] for name in ("NF4", "GPTQ", "AWQ
 
 # %% [markdown]
 # Answer: 16, 8 and 4 bits move the predictions more each time, and yet hardly change the perplexity. One bit ruins the
-# model: between the sign of a weight and its value lies what it has learned. (Lesson 444 takes NF4, GPTQ and AWQ
-# apart.)
+# model: the signs of the weights are not enough. (Lesson 444 takes NF4, GPTQ and AWQ apart.)
 
 # %% How much should I change?
 # Our own style once more, now without plain text among the examples: nothing reminds the model of its language. Four
