@@ -16,8 +16,9 @@ import numpy as np
 
 from gpt import Tokenizer
 from gpt.files import read_pieces, write_text
-from gpt.tokenizer.token_view import MarkedToken, readable_pieces, to_html, to_terminal
+from gpt.tokenizer.token_view import MarkedToken, readable_pieces, to_terminal
 from gpt.training.evaluation import TextScore, likely_tokens, score_text
+from scripts.pages import marked_text
 
 EXAMPLES = """examples:
   python scripts/evaluate.py --model runs/demo --data book.txt
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.html is not None:
         best = likely_tokens(model, score.ids, ALTERNATIVES, arguments.stride)
         title = f"How surprising is {arguments.data} to {arguments.model}?"
-        write_text(arguments.html, to_html(marked(score, tokenizer, best), title, LEGEND, facts))
+        write_text(arguments.html, marked_text.html(marked(score, tokenizer, best), title, LEGEND, facts))
         print(f"\nthe page is in {arguments.html}")
     return 0
 

@@ -18,13 +18,13 @@ from finetune.objectives.ppo import ppo_loss
 from finetune.objectives.rollout import Places, PolicyWithValue
 from finetune.objectives.sft import sft_loss
 from gpt import GPT, GPTConfig
-from gpt.files import read_text, write_text
+from gpt.files import write_text
 from gpt.training.loading import load_model
 from minigrad import manual_seed, no_grad, optim
 from minigrad.inspection import Recording, record
+from scripts.pages.explain_data import LIMITS, explain_data
 from scripts.pages.flat_script import flat_script
-from scripts.pages.step_data import LIMITS, step_data
-from scripts.pages.web_page import POLICY, data_script, page
+from scripts.pages.web_page import page_of_data
 
 EXAMPLES = """examples:
   python scripts/explain.py                                    the step of scripts/step.py: runs/explain/step.html
@@ -37,8 +37,6 @@ A recording keeps at most 256 MB of arrays. The page says which arrays it summar
 TEXTS = {"pretraining": "some text", "sft": "prompt|reply", "dpo": "prompt|better|worse", "ppo": "prompt|reply"}
 TINY = [[3], [1, 4], [2, 5]]  # tokens of the small model: a prompt, a reply, a worse reply
 TINY_TEXT = [[3, 1, 4, 1]]  # what scripts/step.py learns from
-FOLDER = Path(__file__).parent / "pages"
-COMMON = FOLDER / "widgets" / "common.js"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,9 +73,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"script: {path.as_posix()}")
         return 0
     title = f"One step of {'pretraining' if arguments.stage == 'pretraining' else arguments.stage.upper()}: {name}"
-    data = step_data(recording, title, [texts[i] for i in ids])
+    data = explain_data(recording, title, [texts[i] for i in ids])
     path = path.with_suffix(".html")
-    write_text(path, inside_page("step", title, data))
+    write_text(path, page_of_data("explain", title, data))
     megabytes = path.stat().st_size / 1e6
     print(f"{len(recording.calls)} ops, {recording.bytes / 1e6:.1f} MB of arrays, recorded in {seconds:.1f} s")
     print(f"page: {path.as_posix()} ({megabytes:.1f} MB)")
@@ -138,12 +136,6 @@ def take_step(model: Any, stage: str, parts: list[list[int]], lr: float) -> tupl
         loss.backward()
     recording.update(optimizer, trained, max_norm=1.0)
     return recording, ids
-
-
-def inside_page(name: str, title: str, data: dict[str, Any], policy: str = POLICY) -> str:
-    """The page of pages/NAME.html, with its data, style and script inside."""
-    html, style, script = (read_text(FOLDER / f"{name}.{kind}") for kind in ("html", "css", "js"))
-    return page(title, html + data_script(data), [read_text(COMMON), script], [style], policy)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,9 @@ import webbrowser
 from scripts.shared import command_line
 
 from minigrad import use_kernels
-from scripts.explain import inside_page
 from scripts.pages.explore_data import Looker
 from scripts.pages.local_server import LocalServer
-from scripts.pages.web_page import POLICY
+from scripts.pages.web_page import POLICY, page_of_data
 
 EXAMPLES = """examples:
   python scripts/explore.py                      runs/demo; prints the page's address and opens it
@@ -43,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 def explorer_page(model: str, text: str) -> str:
     """The page. Its script may connect to the server that it came from, and to no other."""
     policy = f"{POLICY}; connect-src 'self'"
-    return inside_page("explore", f"Explore {model}", {"model": model, "text": text}, policy)
+    return page_of_data("explore", f"Explore {model}", {"model": model, "text": text}, policy)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
     vocabulary.py         how files spell tokens; build a vocabulary from any file format, and check it
     vocabulary_files.py   vocab.json and merges.txt, and the vocabulary of a GGUF file
     tokenizer_json.py     tokenizer.json, the format of Hugging Face's `tokenizers`
-    token_view.py         ids to text while they arrive; marked tokens, in the terminal or as HTML
+    token_view.py         ids to text while they arrive; marked tokens in the terminal
 """
 
 from .bpe_training import train_bpe

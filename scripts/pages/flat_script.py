@@ -25,7 +25,7 @@ from minigrad.autograd import Function
 from minigrad.dtypes import op_name
 from minigrad.inspection.recorder import Call, Recording, Value
 from minigrad.optim import AdamW
-from scripts.pages.step_data import shown_path
+from scripts.pages.explain_data import shown_path
 
 HEAD = '''"""One training step without an engine: forward, backward, clipping and AdamW, as plain NumPy.
 

@@ -16,7 +16,7 @@ from gpt.files import read_json, read_text, write_text
 from scripts.lessons.cells import ANSWER, LESSONS, QUESTION, Cell, Running, lessons, title
 from scripts.lessons.concepts import ROOT, Concept, concepts
 from scripts.pages.markup import markdown_to_html, python_to_html
-from scripts.pages.pictures import WIDGETS, widget_html, widget_scripts
+from scripts.pages.pictures import widget_html, widget_scripts
 from scripts.pages.web_page import escaped, page
 
 NAV = re.compile(r"<!--nav-->.*?<!--/nav-->", re.DOTALL)
@@ -50,8 +50,8 @@ def write_page(lesson: Path, ran: Iterable[Ran], exercises: list[str], folder: P
     nav = "<!--nav--><!--/nav-->"
     html = f"<header>{nav}</header>\n<main>\n{body}\n{places}</main>\n<footer>{nav}</footer>"
     name = title(lesson)
-    scripts, styles = ([widget_scripts(widgets)], [read_text(WIDGETS / "widgets.css")]) if widgets else ([], [])
-    write_text(path, page(name[:1].upper() + name[1:], html, scripts, styles))
+    scripts = [widget_scripts(widgets)] if widgets else []
+    write_text(path, page(name[:1].upper() + name[1:], html, "lesson", scripts))
     _connect(folder)
     return path
 
@@ -195,7 +195,7 @@ def _connect(folder: Path) -> None:
             nav = f'<!--nav--><nav aria-label="lessons">{back}<a href="index.html">all lessons</a>{on}</nav><!--/nav-->'
             write_text(pages[lesson], nav.join(NAV.split(read_text(pages[lesson]))))
     items = "".join(f"<li>{_to('', lesson, pages)}</li>" for lesson in order)
-    write_text(folder / "index.html", page("The lessons", f"<h1>The lessons</h1>\n<ul>{items}</ul>"))
+    write_text(folder / "index.html", page("The lessons", f"<h1>The lessons</h1>\n<ul>{items}</ul>", "index"))
 
 
 def _to(word: str, lesson: Path, pages: Mapping[Path, Path]) -> str:

@@ -12,14 +12,6 @@ from scripts.pages.web_page import escaped, page
 
 GROUPS = ("Tokenizer", "Embedding", "Norms", "Attention", "MLP", "Loss", "Optimizer", "Writing", "Engine",
           "Fine-tuning", "Quantization")  # fmt: skip
-STYLE = """
-.row { display: flex; flex-wrap: wrap; align-items: center; gap: .4em; border: 1px solid var(--line); padding: .5em; }
-.row b { width: 8em; }
-.part { border: 1px solid var(--soft); padding: .1em .6em; border-radius: .3em; color: var(--soft); }
-.mine { background: var(--accent); color: var(--paper); }
-.used { outline: 3px solid var(--ink); outline-offset: 1px; }
-pre { white-space: pre-wrap; background: var(--box); }
-"""
 
 
 def html(
@@ -33,16 +25,17 @@ def html(
         box = f'<span class="{classes}" title="{tip}">{escaped(exercise.name)}</span>'
         groups[exercise.group] = groups.get(exercise.group, "") + box
     rows = [f'<div class="row"><b>{escaped(group)}</b>{boxes}</div>' for group, boxes in groups.items() if boxes]
-    body = f"""<h1>My GPT: {sum(each.name in passed for each in exercises)} of {len(exercises)} parts are mine</h1>
+    body = f"""<p class="kind">minigrad: the exercises</p>
+<h1>My GPT: {sum(each.name in passed for each in exercises)} of {len(exercises)} parts are mine</h1>
 <p>Dark: I wrote it, and it passed. With a thick frame: it ran in the training below. Light: still the library's.</p>
 {"".join(rows)}
 <h2>How it learned</h2>
-<p>Loss in nats per token, over {len(mine)} steps: the library's parts as a wide gray line, mine as a thin black one on
+<p>Loss in nats per token, over {len(mine)} steps: the library's parts as a wide gray line, mine as a thin blue one on
 it. Last step: {mine[-1]:.3f} with my parts, {theirs[-1]:.3f} with the library's.</p>
-<figure class="drawing">{curve(theirs, mine)}</figure>
+<figure>{curve(theirs, mine)}</figure>
 <h2>What it writes</h2>
-<pre>{escaped(text)}</pre>"""
-    return page("My GPT", body, styles=[STYLE])
+<pre class="output">{escaped(text)}</pre>"""
+    return page("My GPT", body, "report")
 
 
 def curve(theirs: list[float], mine: list[float]) -> str:
@@ -55,12 +48,14 @@ def curve(theirs: list[float], mine: list[float]) -> str:
         return top + (high - loss) / ((high - low) or 1.0) * (bottom - top)
 
     lines = ""
-    for losses, style in ((theirs, 'stroke="#aaa" stroke-width="6"'), (mine, 'stroke="#000" stroke-width="1.5"')):
+    styles = 'stroke="var(--line)" stroke-width="6"', 'stroke="var(--accent)" stroke-width="2"'
+    for losses, style in zip((theirs, mine), styles):
         points = " ".join(f"{x:.1f},{y(loss):.1f}" for x, loss in zip(xs, losses, strict=True))
         lines += f'<polyline fill="none" {style} points="{points}"/>'
     labels = "".join(f'<text x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.1f}</text>'
                      for tick in np.linspace(low, high, 5))  # fmt: skip
-    return f"""<svg viewBox="0 0 720 290" width="100%" font-size="13" role="img" aria-label="loss by step">
-<path d="M{left},{top} V{bottom} H{right}" fill="none" stroke="#000"/>{labels}{lines}
+    return f"""<svg viewBox="0 0 720 290" width="100%" font-size="13" fill="currentColor"
+ role="img" aria-label="loss by step">
+<path d="M{left},{top} V{bottom} H{right}" fill="none" stroke="currentColor"/>{labels}{lines}
 <text x="{left}" y="{bottom + 20}">step 1</text><text x="{right}" y="{bottom + 20}" text-anchor="end">{len(mine)}</text>
 </svg>"""

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from gpt.files import read_json, read_text, write_text
 from minigrad import manual_seed, use_kernels
 from scripts.lessons.cells import LESSONS
-from scripts.pages.web_page import COLORS, data_script
+from scripts.pages.web_page import data_script, look
 
 LINES = ("-", "--", ":", "-.")
 MEASURED = LESSONS / "measured"
@@ -134,7 +134,7 @@ def widget_html(name: str, data: Any, alone: bool = False) -> str:
     place = f'<figure class="widget" data-widget="{name}">{inside}</figure>'
     if not alone:
         return place
-    style = f"<style>{read_text(COLORS)}{read_text(WIDGETS / 'widgets.css')}</style>"
+    style = f"<style>{look('colors', 'widgets')}</style>"
     return f"{style}{place}<script>(() => {{\n{widget_scripts([name])}\n}})()</script>"
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from gpt.files import read_text
 
-STYLE, COLORS = (Path(__file__).with_name(name) for name in ("web_page.css", "web_page_colors.css"))
+FOLDER = Path(__file__).parent
+COMMON = FOLDER / "widgets" / "common.js"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 # Paper has no buttons: answers are printed.
 OPEN_ANSWERS = "document.querySelectorAll('details.answer').forEach((answer) => { answer.open = true; })"
@@ -27,9 +29,8 @@ def escaped(text: Any) -> str:
     return html.escape(str(text).encode("utf-8", "replace").decode("utf-8"))
 
 
-def page(title: str, body: str, scripts: Iterable[str] = (), styles: Iterable[str] = (), policy: str = POLICY) -> str:
-    """A whole page. body: HTML. scripts, styles: JavaScript and CSS, put into the page."""
-    style = "\n".join([read_text(COLORS), read_text(STYLE), *styles])
+def page(title: str, body: str, kind: str, scripts: Iterable[str] = (), policy: str = POLICY) -> str:
+    """A whole page. body: HTML. kind: of the page, whose rules the stylesheet has. scripts: JavaScript, put into it."""
     script = "\n".join([ON_PRINT, *scripts])
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -41,10 +42,10 @@ def page(title: str, body: str, scripts: Iterable[str] = (), styles: Iterable[st
 <title>{escaped(title)}</title>
 <link rel="icon" href="data:,">
 <style>
-{style}
+{read_text(FOLDER / "look.css")}
 </style>
 </head>
-<body>
+<body class="{kind}">
 {body}
 <script>
 {script}
@@ -58,3 +59,15 @@ def data_script(data: Any) -> str:
     """Data for a page's scripts, as JSON that no text in it can end early."""
     text = json.dumps(data, allow_nan=False).replace("<", r"\u003c")
     return f'<script type="application/json">{text}</script>'
+
+
+def look(*sections: str) -> str:
+    """Some sections of the stylesheet, for a notebook, which has a look of its own."""
+    parts = re.split(r"/\* === (\w+)", read_text(FOLDER / "look.css"))
+    return "".join(f"/* {name}{rules}" for name, rules in zip(parts[1::2], parts[2::2]) if name in sections)
+
+
+def page_of_data(name: str, title: str, data: Any, policy: str = POLICY) -> str:
+    """A page that its script draws: NAME.html and NAME.js of this folder, with data."""
+    body = f"{read_text(FOLDER / f'{name}.html')}{data_script(data)}"
+    return page(title, body, name, [read_text(COMMON), read_text(FOLDER / f"{name}.js")], policy)

@@ -14,9 +14,9 @@ from minigrad import optim
 from minigrad.autograd import Context
 from minigrad.kernels.dispatch import textbook_functions
 from scripts import explain
+from scripts.pages.explain_data import LIMITS, explain_data
 from scripts.pages.flat_script import flat_script
 from scripts.pages.formula import formulas
-from scripts.pages.step_data import LIMITS, step_data
 from tests.scripts.running import run_here
 
 
@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_summarized(given):
 
     model, tokenizer = load_model(given / "wide")
     recording, _ = explain.take_step(model, "pretraining", [tokenizer.encode("the cat sat")], 0.1)
-    data = step_data(recording, "title", [])
+    data = explain_data(recording, "title", [])
     assert data["limit"] in LIMITS
     large = [value for value in data["values"] if np.prod(value["shape"]) > data["limit"]]
     assert large

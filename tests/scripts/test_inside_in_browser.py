@@ -7,9 +7,10 @@ import pytest
 
 from scripts import explain
 from scripts.explore import explorer_page
+from scripts.pages.explain_data import explain_data
 from scripts.pages.explore_data import Looker
 from scripts.pages.local_server import LocalServer
-from scripts.pages.step_data import step_data
+from scripts.pages.web_page import page_of_data
 from tests.finetune.small import small_chat_model
 from tests.helpers import serving
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, opened, press
@@ -25,8 +26,8 @@ def number(text):
 def recorded(tmp_path_factory):
     recording, ids = explain.take_step(explain.tiny_gpt(), "pretraining", explain.TINY_TEXT, 0.1)
     path = tmp_path_factory.mktemp("inside") / "step.html"
-    data = step_data(recording, "One step", list("3141"))
-    path.write_text(explain.inside_page("step", "One step", data), encoding="utf-8")
+    data = explain_data(recording, "One step", list("3141"))
+    path.write_text(page_of_data("explain", "One step", data), encoding="utf-8")
     return path, recording
 
 

@@ -1,4 +1,4 @@
-// The page of a recorded training step. Its data are made by step_data.py: calls of ops, the arrays, the updates.
+// The page of a recorded training step. Its data are made by explain_data.py: calls of ops, the arrays, the updates.
 const data = JSON.parse(document.querySelector("script[type='application/json']").textContent);
 const SHOWN_TERMS = 12;
 const at = (id) => document.getElementById(id);

@@ -1,4 +1,4 @@
-"""A recorded training step as data for its page: everything that step.js draws, in a form that JSON can hold.
+"""A recorded training step as data for its page: everything that explain.js draws, in a form that JSON can hold.
 
 Arrays of at most `limit` numbers are in the data whole, as base64 of their bytes, so the page shows exactly what the
 run computed. Of larger ones there are the shape, the statistics and the first rows and columns. The limit is as large
@@ -27,7 +27,7 @@ LIMITS = (65536, 16384, 4096, 1024, 256, 64)
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def step_data(recording: Recording, title: str, tokens: list[str]) -> dict[str, Any]:
+def explain_data(recording: Recording, title: str, tokens: list[str]) -> dict[str, Any]:
     """The whole data of a page. tokens: the texts of the tokens that the model read."""
     for limit in LIMITS:
         table = Table(limit)
