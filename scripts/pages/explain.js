@@ -48,12 +48,19 @@ function axesOf({ name, shape, dtype }) {
   if (/(wte|embed_tokens|lm_head)\.weight$/.test(name)) return ["vocabulary", "channel"];
   if (name.endsWith("wpe.weight")) return ["position", "channel"];
   if (name) return [["channel"], ["output", "input"]][shape.length - 1] ?? [];
-  const length = data.read[0].length, last = shape.at(-1) === data.vocabulary.length ? "vocabulary" : "channel";
-  const axes = dtype.startsWith("int")
-    ? [[], ["token"], ["batch", "token"]][shape.length]
-    : [[], ["token"], ["token", last], ["batch", "token", last], ["batch", "head", "token", last], ["batch", "group", "head", "token", last]][shape.length];
-  const tokens = axes?.includes("token") ? shape[axes.indexOf("token")] : 0;
-  return tokens && tokens % length === 0 ? axes : [];
+  const [B, T, C, V] = [data.read.length, data.read[0].length, data.values[calls[0].inputs[1]].shape[1], data.vocabulary.length];
+  const last = shape.at(-1) !== V ? "channel" : V === C ? "" : "vocabulary", any = null;
+  const known = [
+    [[B, T, any], ["batch", "token", last]],
+    [[B, any, T, any], ["batch", "head", "token", last]],
+    [[B, any, any, T, any], ["batch", "group", "head", "token", last]],
+    [[B, T], ["batch", "token"]],
+    [[T, any], ["token", last]],
+    [[B * T, any], ["token", last]],
+    [[B * T], ["token"]],
+    [[dtype.startsWith("int") ? T : B], [dtype.startsWith("int") ? "token" : "batch"]],
+  ];
+  return known.find(([sizes]) => sizes.length === shape.length && sizes.every((size, axis) => size === any || size === shape[axis]))?.[1] ?? [];
 }
 
 function nameOnAxis(axis, i, batch) {
@@ -369,7 +376,7 @@ function passages(call, made, flat) {
   const name = data.values[id].name || (isDout ? made.name : `the gradient of ${made.name.slice(1)}`);
   const lines = uses.length > 1 || isDout ? [sumText(`${isDout ? "It is the sum of what came back: " : "Gradients add up: "}${name} ${show(total)}`, terms)] : [];
   const update = data.updates.find((u) => u.name && u.name === data.values[id].name);
-  if (update && numbersOf(update.before)) lines.push(`${data.optimizer} changed ${update.name}${indexText(data.values[update.before].shape, flat)} from ${show(numbersOf(update.before)[flat])} to ${show(numbersOf(update.after)[flat])}.`);
+  if (update && numbersOf(update.before)) lines.push(`${update.label}${indexText(data.values[update.before].shape, flat)}: from ${show(numbersOf(update.before)[flat])} to ${show(numbersOf(update.after)[flat])}.`);
   return lines;
 }
 

@@ -32,19 +32,18 @@ Inside = tuple[dict[str, Value], dict[str, Value]]  # of an op in forward and in
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def explain_data(
-    recording: Recording, title: str, tokens: list[str], vocabulary: Sequence[str] = ()
-) -> dict[str, Any]:
+def explain_data(recording: Recording, title: str, tokens: list[str], vocabulary: Sequence[str] = ()) -> dict[str, Any]:
     """The whole data of a page. tokens: the texts of the tokens of the text. vocabulary: those of all tokens."""
     inside = [inside_attention(call, recording) for call in recording.calls]
-    ids = recording.calls[0].inputs[0].array  # (B, T): a model begins by looking up the embeddings of its tokens
+    ids: Any = recording.calls[0].inputs[0]  # (B, T): a model begins by looking up the embeddings of its tokens
+    optimizer: Any = recording.optimizer
     for limit in LIMITS:
         table = Table(limit)
         calls = [call_data(call, matrices, table) for call, matrices in zip(recording.calls, inside, strict=True)]
         updates = [
             {
                 "name": update.name,
-                "label": f"{recording.optimizer.__name__} {short(update.name)}",
+                "label": f"{optimizer.__name__} {short(update.name)}",
                 **{name: table.add(getattr(update, name)) for name in ("before", "gradient", "clipped", "after")},
                 "state": {k: table.add(v) for k, v in update.state.items() if isinstance(v, Value)},
                 "t": update.state.get("step"),
@@ -57,16 +56,15 @@ def explain_data(
     return {
         "title": title,
         "tokens": tokens,
-        "read": [[vocabulary[i] if vocabulary else str(i) for i in row] for row in ids],
+        "read": [[vocabulary[i] if vocabulary else str(i) for i in row] for row in ids.array],
         "vocabulary": list(vocabulary) if len(vocabulary) <= LIMITS[2] else [],
         "calls": calls,
         "values": table.rows,
         "functions": {call.function.__name__: function_data(call.function) for call in recording.calls},
         "updates": updates,
-        "optimizer": recording.optimizer.__name__,
-        "rule": rule_data(recording.optimizer),
+        "rule": rule_data(optimizer),
         "norm": recording.norm,
-        "max_norm": recording.max_norm if np.isfinite(recording.max_norm) else None,
+        "max_norm": recording.max_norm,
         "limit": limit,
         "graph": graph_data(recording),
     }
@@ -132,25 +130,25 @@ def label(call: Call) -> str:
 
 def short(name: str) -> str:
     """A module's or parameter's name without that of the whole model."""
-    return re.sub(r"^(transformer|model)\.", "", name)
+    return re.sub(r"^(policy\.)?(transformer|model)\.", "", name)
 
 
 def inside_attention(call: Call, recording: Recording) -> Inside:
     """The matrices (..., T, S) that attention computes on its way: scores and probs, and in backward their gradients.
 
-    Dropout, which would come between probs and out, is not shown.
+    A model that is loaded is in evaluation mode, without the dropout that would come between probs and out.
     """
-    arrays = [None if value is None else value.array for value in call.inputs]
-    kept = all(array is not None for array, value in zip(arrays, call.inputs) if value is not None)
-    if call.function is not ScaledDotProductAttention or call.options["dropout_p"] or not kept:
+    arrays: list[Any] = [value.array for value in (*call.inputs, *call.douts) if value is not None]
+    if call.function is not ScaledDotProductAttention or any(array is None for array in arrays):
         return {}, {}
-    q, k, v, mask = arrays
+    q, k, v = arrays[:3]
+    mask = call.inputs[3] and call.inputs[3].array
     scores = hide(q @ k.swapaxes(-1, -2) * call.options["scale"], mask, call.options["is_causal"])
     probs = softmax_or_zeros(scores)
     forward = {"scores": recording.value(scores), "probs": recording.value(probs)}
-    if call.order is None or call.douts[0].array is None:
+    if call.order is None:
         return forward, {}
-    dprobs = call.douts[0].array @ v.swapaxes(-1, -2)
+    dprobs = arrays[-1] @ v.swapaxes(-1, -2)
     dscores = probs * (dprobs - (dprobs * probs).sum(axis=-1, keepdims=True))
     return forward, {"dprobs": recording.value(dprobs), "dscores": recording.value(dscores)}
 
@@ -198,18 +196,13 @@ def function_data(function: Any) -> dict[str, Any]:
 
 def rule_data(optimizer: Any) -> dict[str, Any]:
     """Formulas and source of an optimizer's rule. AdamW has its own formula, and the rest from Adam."""
-    classes = optimizer.__mro__
-    owner = next(cls for cls in classes if "update" in vars(cls))
-    lines = [line for cls in classes[: classes.index(owner) + 1] for line in formulas(cls)[0]]
-    return {"formulas": lines, "update": source_data(owner.update)}
+    lines = [line for cls in optimizer.__mro__ for line in formulas(cls)[0]]
+    return {"formulas": lines, "update": source_data(optimizer.update)}
 
 
-def source_data(half: Any) -> dict[str, Any] | None:
+def source_data(half: Any) -> dict[str, Any]:
     """Where a function is and its lines in color."""
-    try:
-        lines, first = inspect.getsourcelines(half)
-    except (OSError, TypeError):  # typed into a console
-        return None
+    lines, first = inspect.getsourcelines(half)
     html = python_to_html(inspect.cleandoc("\n" + "".join(lines)))
     return {"path": shown_path(inspect.getsourcefile(half) or ""), "line": first, "html": html}
 

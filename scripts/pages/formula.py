@@ -23,13 +23,12 @@ _PROSE = re.compile(
     r"[,:]? (?:where|with|for|so|over|along|elementwise|of|in|on|else|then|repeated|if|and|the|a|"
     r"each|which|is|since|summed|without|before|keeps)\b.*"
 )
-_TOKEN = re.compile(r"\s*(\d+\.?\d*|<-|[^\W\d_][^\W\d_²³\u1d40]*[\u0300-\u036f']*(?:[₀-₉]|_[a-z]{2,})?|.)")
+_TOKEN = re.compile(r"\s*(\d+\.?\d*|[^\W\d_][^\W\d_²³\u1d40]*[\u0300-\u036f']*(?:[₀-₉]|_[a-z]{3,})?|.)")
 _PREFIXES = {"Σ", "Π", "√", "∫", "ln", "exp", "tanh", "mean", "softmax", "max", "min", "sign"}
 _FUNCTIONS = (_PREFIXES | {"silu", "sigmoid", "erf", "onehot"}) - {"Σ", "Π", "√", "∫"}
 _UPPER = {"²": "2", "³": "3", "ᵀ": "T"}
 _CLOSING = {"(": ")", "[": "]"}
-_RELATIONS = {*"=≈<>≤≥,|", "<-"}
-_SHOWN = {"-": "−", "<-": "←"}
+_RELATIONS = set("=≈←<>≤≥,|")
 
 
 def formulas(function: Any) -> tuple[list[str], list[str]]:
@@ -48,16 +47,13 @@ def formulas(function: Any) -> tuple[list[str], list[str]]:
                 found.append(piece)
             elif found and piece.startswith(("- ", "+ ")):  # goes on from the line before
                 found[-1] += " " + piece
-    # Where the docstring refines a formula, as attention does, the last version has the names of the steps.
-    results = {_FORMULA.match(piece)[0]: piece for piece in found if _name(piece) in _RESULTS}  # type: ignore[index]
-    forward: list[str] = []
-    for piece in results.values():
-        _after_what_it_uses(piece, found, forward)
-    both = list(forward)
-    for piece in found:
-        if _name(piece) not in _RESULTS:
-            _after_what_it_uses(piece, found, both)
-    return [mathml(piece) for piece in forward], [mathml(piece) for piece in both[len(forward) :]]
+    # Where the docstring gives the result twice, as attention's does, the last version is the one in steps.
+    last = {piece.split(" ")[0] if _name(piece) in _RESULTS else piece: piece for piece in found}
+    ordered: list[str] = []
+    for piece in sorted(last.values(), key=lambda piece: _name(piece) not in _RESULTS):
+        _after_what_it_uses(piece, list(last.values()), ordered)
+    end = max((i + 1 for i, piece in enumerate(ordered) if _name(piece) in _RESULTS), default=0)
+    return [mathml(piece) for piece in ordered[:end]], [mathml(piece) for piece in ordered[end:]]
 
 
 def _name(piece: str) -> str:
@@ -79,7 +75,7 @@ def _after_what_it_uses(piece: str, found: list[str], ordered: list[str]) -> Non
 
 def mathml(text: str) -> str:
     """One formula as a paragraph; prose at its end is text."""
-    text = re.sub(r"(,? so)?[.,]*$", "", re.sub(r"(?<=[α-ω])(?=\d)", "_", text))  # β1 is β_1
+    text = re.sub(r"(,? so)?[.,]*$", "", re.sub(r"(?<=[α-ω])(?=\d)", "_", text)).replace("<-", "←")  # β1 is β_1
     prose = _PROSE.search(text)
     end = prose.start() if prose else len(text)
     while text.count("(", 0, end) > text.count(")", 0, end):  # the prose began inside parentheses
@@ -100,18 +96,15 @@ class _Reader:
 
     def line(self, end: str = "") -> str:
         """Up to `end`. Outside of parentheses there is a "\\n" where the formula may wrap."""
-        line, after_a_factor = "", False
+        parts: list[str] = []
         while self.tokens and self.next() != end:
             if self.next() in _RELATIONS or self.next() in "+-":
-                token = self.tokens.pop(0)
-                wraps = not end and after_a_factor and token not in ",|"
-                line += '\n<mo form="infix">' if wraps else "<mo>"
-                line += f"{escaped(_SHOWN.get(token, token))}</mo>"
-                after_a_factor = False
+                wraps = not end and parts and not parts[-1].endswith("</mo>") and self.next() not in ",|"
+                sign = escaped(self.tokens.pop(0).replace("-", "−"))
+                parts.append(f'\n<mo form="infix">{sign}</mo>' if wraps else f"<mo>{sign}</mo>")
             else:
-                line += self.product(end)
-                after_a_factor = True
-        return line
+                parts.append(self.product(end))
+        return "".join(parts)
 
     def product(self, end: str) -> str:
         done = self.factor()
