@@ -135,7 +135,7 @@ function grid(side, index, id, name, { note = "", like = id, axes = axesOf(data.
   made.base = made.cells.map((cell) => ({ style: cell.getAttribute("style") ?? "", class: cell.className }));
   grids.push(made);
   const sizes = value.shape.map((size, axis) => (axes[axis] ? `${axes[axis]} ${size}` : size));
-  const caption = element("figcaption", {}, element("strong", {}, name), ` (${sizes.join(", ")}) `, note);
+  const caption = element("figcaption", {}, element("strong", {}, name), ` (${sizes.join(", ") || "one number"}) `, note);
   if (!whole) {
     const s = value.statistics;
     caption.append(` Too large to show: the first ${shapeText(shape)} of ${sizeOf(id)} numbers; ${Object.entries(s).map(([name, x]) => `${name} ${show(Number(x))}`).join(", ")}.`);
