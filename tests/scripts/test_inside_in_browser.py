@@ -7,7 +7,7 @@ import pytest
 
 from scripts import explain
 from scripts.explore import explorer_page
-from scripts.pages.explain_data import explain_data
+from scripts.pages.explain_data import explain_data, inside_attention
 from scripts.pages.explore_data import Looker
 from scripts.pages.local_server import LocalServer
 from scripts.pages.web_page import page_of_data
@@ -26,14 +26,14 @@ def number(text):
 def recorded(tmp_path_factory):
     recording, ids = explain.take_step(explain.tiny_gpt(), "pretraining", explain.TINY_TEXT, 0.1)
     path = tmp_path_factory.mktemp("inside") / "step.html"
-    data = explain_data(recording, "One step", list("3141"))
+    data = explain_data(recording, "One step", list("3141"), list("01234567"))
     path.write_text(page_of_data("explain", "One step", data), encoding="utf-8")
     return path, recording
 
 
 def grids(tab):
     tables = tab.locator("#card figure").all()
-    return [[number(text) for text in table.locator("td").all_inner_texts()] for table in tables]
+    return [[number(text or "-inf") for text in table.locator("td").all_inner_texts()] for table in tables]
 
 
 def close(shown, array):
@@ -42,11 +42,13 @@ def close(shown, array):
 
 def cards_of(recording):
     """Of each card a part of its heading and the values: forward, backward, and Adam's updates."""
-    yield from (("", (*call.inputs, *call.outputs)) for call in recording.calls)
+    inside = {call: [half.values() for half in inside_attention(call, recording)] for call in recording.calls}
+    yield from (("", (*call.inputs, *inside[call][0], *call.outputs)) for call in recording.calls)
     back = sorted(recording.calls, key=lambda call: call.order)
-    yield from ((": backward", (*call.douts, *call.dinputs)) for call in back)
+    yield from ((": backward", (*call.douts, *inside[call][1], *call.dinputs)) for call in back)
     for u in recording.updates:
-        yield u.name, (u.before, u.gradient, u.clipped, u.state["exp_avg"], u.state["exp_avg_sq"], u.after)
+        heading = f"AdamW {u.name.removeprefix('transformer.')}: update"
+        yield heading, (u.before, u.gradient, u.clipped, u.state["exp_avg"], u.state["exp_avg_sq"], u.after)
 
 
 def test_each_card_shows_the_numbers_of_the_run(chromium, recorded):
@@ -55,7 +57,9 @@ def test_each_card_shows_the_numbers_of_the_run(chromium, recorded):
         for heading, values in cards_of(recording):
             assert heading in tab.locator("#card h2").inner_text()
             for shown, value in zip(grids(tab), [value for value in values if value is not None], strict=True):
-                assert close(shown, value.array), heading
+                masked = np.isinf(shown)  # an empty cell: what a mask hides, or its weight or gradient
+                wanted = np.where(masked, 0, np.asarray(value.array, np.float64).reshape(-1))
+                assert masked.sum() in (0, 6) and close(np.where(masked, 0, shown), wanted), heading
             press(tab, "ArrowRight")
         press(tab, "Home")
         assert tab.locator("#card h2").inner_text().startswith("1 of ")
@@ -79,7 +83,7 @@ def test_a_click_shows_the_derivatives_and_a_sum_that_adds_up(chromium, recorded
         assert lit == np.count_nonzero(call.jacobian[1][5])
         # back: the shares of a gradient, exact
         press(tab, "End")
-        tab.locator("#timeline button.backward", has_text="c_attn").click()
+        tab.locator("#timeline button", has_text="c_attn").nth(1).click()
         text = answer_of(tab, 1, 0)
         total, terms = re.search(r"dx\[0,0,0\] = (\S+) = (.*)$", text, re.MULTILINE).groups()
         shares = re.findall(r"(?:^|\+ )(\S+) \((?:\S+) (?:from|more)", terms)
@@ -90,22 +94,64 @@ def test_a_tied_weight_adds_up_its_uses_and_says_what_adam_did(chromium, recorde
     path, recording = recorded
     update = next(update for update in recording.updates if update.name == "transformer.wte.weight")
     with opened(chromium, path) as tab:
-        tab.locator("#timeline button.update", has_text="transformer.wte").click()
-        text = answer_of(tab, 0, 5)
-        assert "(Linear, step" in text and "(Embedding, step" in text
-        after = re.search(r"after = .* = (\S+)$", text, re.MULTILINE)[1]
-        assert close([number(after)], update.after.array.reshape(-1)[5])
+        tab.locator("#timeline button", has_text="AdamW wte").click()
+        for place, text in ((0, tab.locator("#answer").inner_text()), (5, answer_of(tab, 0, 5))):
+            assert "(Linear, step" in text and "(Embedding, step" in text
+            lines = dict(re.findall(r"^(\S+)\t(.*)$", text, re.MULTILINE))
+            names = ["gradient", "clipped", "decayed", "m", "v", "m\u0302", "v\u0302", "step", "after"]
+            assert list(lines) == names
+            for name, line in lines.items():  # formula = the same with numbers = result: the numbers add up
+                *_, numbers, result = line.replace("\u2212", "-").split(" = ")
+                numbers = re.sub(r" \([A-Z]\w+, step \d+\)", "", numbers).replace("²", "**2").replace("^", "**")
+                computed = eval(numbers.replace("×", "*"), {"min": min})
+                assert np.isclose(computed, float(result), rtol=0.003), (name, line)
+            for name, value in {"gradient": update.gradient, "clipped": update.clipped, "after": update.after}.items():
+                assert close([number(lines[name].split(" = ")[-1])], value.array.reshape(-1)[place]), name
 
 
-def test_the_arrow_keys_go_on_stepping_after_a_click_on_a_number(chromium, recorded):
+def test_the_numbers_inside_attention_say_what_they_are_computed_from(chromium, recorded):
+    path, recording = recorded
+    call = next(call for call in recording.calls if call.function.__name__ == "ScaledDotProductAttention")
+    with opened(chromium, path) as tab:
+        tab.get_by_role("button", name="the attention weights").click()
+        assert tab.locator("#inside").bounding_box()["y"] < 200  # they are in sight
+        head = tab.locator("#card figure").nth(4).locator("table").nth(1)  # the weights of head 1
+        assert head.locator("caption").inner_text() == "head 1"
+        assert head.locator("th").all_inner_texts() == ["query ↓\nkey →", "3", "1", "4", "3", "1", "4"]
+        assert head.locator("td.masked").count() == 3 and tab.locator(".legend .masked").count() == 1
+        for figure, (name, array) in ((3, ("scores", 0)), (4, ("probs", 1))):
+            wanted = list(inside_attention(call, recording)[0].values())[array].array[0, 1, 2, 1]
+            text = answer_of(tab, figure, 9 + 7).replace("\u2212", "-")  # head 1, query 2, key 1
+            assert text.startswith(f"{name}[0,1,2,1] = ")
+            result, numbers = re.match(r"\S+ = (\S+) = ([^:]*):", text).groups()
+            computed = eval(re.sub(r"e\^(\S+?)(?=[ )]|$)", r"exp(\1)", numbers.replace("×", "*")), {"exp": np.exp})
+            assert close([float(result)], wanted) and np.isclose(computed, wanted, rtol=0.02)
+        assert tab.locator("#card td.lit").count() == 3  # the scores of query 2
+        assert "hides" in answer_of(tab, 4, 1)
+
+
+def test_the_arrow_keys_go_on_stepping_after_a_click_anywhere(chromium, recorded):
+    places = [
+        "#card td >> nth=1",
+        "#card th >> nth=1",
+        "#card summary >> nth=0",
+        "#card pre >> nth=0",
+        "#card figcaption button >> nth=0",
+        "#first button >> nth=0",
+        "#timeline button >> nth=3",
+        "#minimap g >> nth=4",
+        "#next",
+        "h1",
+    ]
     with opened(chromium, recorded[0]) as tab:
+        step = lambda: int(tab.locator("#card h2").inner_text().split(" of ")[0])  # noqa: E731
+        for place in places:
+            tab.locator(place).click()
+            before = step()
+            press(tab, "ArrowRight", "ArrowRight", "ArrowLeft")
+            assert step() == before + 1, place
+        press(tab, "Home")
         cells = tab.locator("#card td")
-        cells.nth(1).click()
-        press(tab, "ArrowRight")
-        assert tab.locator("#card h2").inner_text().startswith("2 of ")
-        cells.nth(1).click()
-        press(tab, "ArrowLeft")
-        assert tab.locator("#card h2").inner_text().startswith("1 of ")
         # with the keyboard alone they move from number to number
         cells.first.focus()
         press(tab, "ArrowRight", "Enter", "ArrowRight", "Enter")
@@ -122,8 +168,11 @@ def test_search_minimap_and_play(chromium, recorded):
         assert len(shown) == 1 and "c_proj" in shown[0]
         press(tab, "Enter")
         assert "attn.c_proj: backward" in tab.locator("#card h2").inner_text()
+        press(tab, "ArrowRight")
+        assert "MergeHeads: backward" in tab.locator("#card h2").inner_text()
         assert tab.locator("#minimap rect").count() == len(recording.calls) + len(recording.updates)
-        tab.locator("#minimap rect[data-key='0']").click()
+        assert tab.locator("#minimap g[data-key='4'] text").text_content() == "Linear h.0.attn.c_attn"
+        tab.locator("#minimap g[data-key='0']").click()
         assert "Embedding" in tab.locator("#card h2").inner_text()
         press(tab, "Home")
         tab.get_by_role("button", name="Play").click()
@@ -133,16 +182,58 @@ def test_search_minimap_and_play(chromium, recorded):
         assert "def forward" in tab.locator("#card pre.code").first.inner_text()
 
 
+# The text with the lowest contrast with its background, all layers of which are mixed: [contrast, text].
+CONTRAST = """() => {
+  const rgba = (color) => [...color.matchAll(/[\\d.]+/g)].map(Number);
+  const over = ([r, g, b, a = 1], below) => [r, g, b].map((x, i) => x * a + below[i] * (1 - a));
+  const light = (rgb) => rgb.map((x) => x / 255).map((x) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, x, i) => sum + x * [0.2126, 0.7152, 0.0722][i], 0);
+  const layer = (node) => rgba(getComputedStyle(node).backgroundColor);
+  const behind = (node) => (node ? over(layer(node), behind(node.parentElement)) : [255, 255, 255]);
+  const found = [...document.querySelectorAll("body *")].filter((node) => node.checkVisibility()
+    && [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim())).map((node) => {
+      const inGraph = node.closest("svg"), box = inGraph && node.parentNode.querySelector("rect");
+      const paper = box ? rgba(getComputedStyle(box).fill).slice(0, 3) : behind(node);
+      const ink = rgba(getComputedStyle(node)[box ? "fill" : "color"]).slice(0, 3);
+      const [dark, bright] = [light(ink), light(paper)].sort((a, b) => a - b);
+      return [(bright + 0.05) / (dark + 0.05), node.textContent.slice(0, 40)];
+    });
+  return found.sort((a, b) => a[0] - b[0])[0];
+}"""
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
-def test_the_page_fits_its_screen_and_opens_quickly(chromium, recorded, scheme, viewport):
-    with opened(chromium, recorded[0], viewport=viewport, color_scheme=scheme, has_touch=True) as tab:
-        for key in ("Home", "End"):
-            press(tab, key)
+def test_every_card_fits_its_screen_and_can_be_read(chromium, recorded, scheme, viewport):
+    path, recording = recorded
+    with opened(chromium, path, viewport=viewport, color_scheme=scheme, has_touch=True) as tab:
+        assert "Loss: 2.0770" in tab.locator("#facts").inner_text()
+        for _ in range(2 * len(recording.calls) + 1):
             assert tab.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
-        tab.locator("#card td").nth(1).tap()
-        assert "after = before" in tab.locator("#answer").inner_text()
+            assert tab.evaluate(CONTRAST)[0] >= 4.5, tab.evaluate(CONTRAST)
+            headings = tab.locator("h1, h2, h3").evaluate_all("all => all.map((h) => Number(h.tagName[1]))")
+            assert headings[0] == 1 and max(np.diff(headings)) <= 1 and headings.count(1) == 1
+            tab.locator("#next").tap()
+        tab.locator("#card td").nth(-1).tap()
+        assert "decayed − step" in tab.locator("#answer").inner_text()
         assert len(tab.pdf()) > 10_000
+
+
+def test_every_control_can_be_reached_and_used_by_keyboard(chromium, recorded):
+    with opened(chromium, recorded[0]) as tab:
+        controls = "button:not(#timeline button), summary, input, #minimap g, #timeline [aria-pressed=true]"
+        wanted, reached = tab.locator(controls).count(), 0
+        for _ in range(3 * wanted):  # grids, which Tab enters once, are on the way as well
+            press(tab, "Tab")
+            reached += tab.evaluate("controls => document.activeElement.matches(controls)", controls)
+            if tab.evaluate("document.activeElement === document.querySelector('#minimap g:last-child')"):
+                break
+        assert reached == wanted
+        press(tab, "Enter")
+        assert "CrossEntropy" in tab.locator("#card h2").inner_text()
+        tab.locator("#timeline [aria-pressed=true]").focus()
+        press(tab, "ArrowLeft", "ArrowLeft")
+        assert tab.evaluate("document.activeElement.textContent").startswith("17 ")
 
 
 # The explorer.
