@@ -82,13 +82,13 @@ function fill(place, ...children) {
 
 function drawText() {
   const { tokens, surprise, change, position } = answer;
-  const expected = (i) => (surprise[i] === null ? "The first token has no prediction." : `surprise ${surprise[i].toFixed(2)} nats: the model gave it ${percent(Math.exp(-surprise[i]))}.`);
+  const expected = (i) => (surprise[i] === null ? "the first token, which nothing predicts." : `surprise ${surprise[i].toFixed(2)} nats; the model gave it ${percent(Math.exp(-surprise[i]))}.`);
   const changed = (i) => (change ? ` What follows has changed by ${change[i].toFixed(3)} nats (KL).` : "");
   fill(at("tokens"), ...tokens.map((token, i) => button({
     ...pressed(i === question.position), title: expected(i) + changed(i), onclick: () => isCurrent() && ask({ position: i }),
     style: `${shade((surprise[i] ?? 0) / 10)}; border-bottom-width: ${1 + (change ? Math.min(change[i] * 6, 6) : 0)}px`,
   }, shown(token))));
-  at("told").textContent = `${shown(tokens[position])} — ${expected(position)}${changed(position)}`;
+  at("told").textContent = `${shown(tokens[position])}: ${expected(position)}${changed(position)}`;
   at("after").textContent = `After “${shown(tokens[position])}”`;
 }
 
@@ -130,7 +130,7 @@ function drawLayers() {
     element("th", {}, button({ "aria-label": `layer ${layer}`, ...pressed(layer === question.layer), onclick: () => ask({ layer }) }, layer)),
     element("td", { style: shade(best.p) }, element("code", {}, shown(best.text)), " ", percent(best.p)),
     element("td", {}, toggle("attention", layer, "att", { layer }), toggle("mlps", layer, "MLP", { layer }),
-      ...Array.from({ length: answer.heads }, (_, head) => toggle("heads", [layer, head], head, { layer, head }))))));
+      ...Array.from({ length: answer.attention.length }, (_, head) => toggle("heads", [layer, head], head, { layer, head }))))));
 }
 
 const isOff = (layer, head) => question.attention.includes(layer) || question.heads.some(isSame([layer, head]));
@@ -139,8 +139,9 @@ function drawHeads() {
   const { layer, attention, lens } = answer;
   at("layer").textContent = `Attention in layer ${layer}`;
   fill(at("heads"), ...attention.map((weights, head) => button({
-    "aria-label": `head ${layer}.${head}`, ...pressed(head === question.head), onclick: () => (keep({ head }), draw()),
-  }, thumbnail(weights), `head ${head}${isOff(layer, head) ? " (off)" : ""}`)));
+    "aria-label": `head ${layer}.${head}${isOff(layer, head) ? ", off" : ""}`, class: isOff(layer, head) && "off",
+    ...pressed(head === question.head), onclick: () => (keep({ head }), draw()),
+  }, thumbnail(weights), `head ${head}`)));
   at("edited").textContent = layer;
 }
 
@@ -149,7 +150,7 @@ function thumbnail(weights) {
   const paint = canvas.getContext("2d");
   paint.fillStyle = `rgb(${getComputedStyle(document.body).getPropertyValue("--heat")})`;
   weights.forEach((row, i) => row.slice(0, i + 1).forEach((weight, j) => {
-    paint.globalAlpha = weight;
+    paint.globalAlpha = Math.sqrt(weight);
     paint.fillRect(j, i, 1, 1);
   }));
   return canvas;
@@ -167,7 +168,7 @@ function drawMap() {
   at("map").replaceChildren(
     element("tr", {}, element("th", {}, "looks at →", element("br"), "token ↓"), ...weights.map((_, j) => element("th", { scope: "col" }, element("span", {}, name(j))))),
     ...weights.map((row, i) => element("tr", { class: i === Math.floor(position / block) ? "chosen" : "" }, element("th", { scope: "row" }, name(i)),
-      ...row.slice(0, i + 1).map((weight, j) => element("td", { style: shade(weight), title: `${name(i)} looks at ${name(j)}: ${percent(weight)}` })))));
+      ...row.slice(0, i + 1).map((weight, j) => element("td", { style: shade(Math.sqrt(weight)), title: `${name(i)} looks at ${name(j)}: ${percent(weight)}` })))));
 }
 
 function drawNumber() {

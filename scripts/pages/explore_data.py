@@ -20,6 +20,8 @@ ALTERNATIVES = 10
 LONGEST_TEXT = 512  # tokens: the attention of all heads of a longer one would not fit into a small machine's memory
 LARGEST_MAP = 64  # rows and columns of an attention map; a cell of a longer text's map stands for several tokens
 
+Off = tuple[tuple[Head, ...], tuple[int, ...], tuple[int, ...]]  # heads, attention and MLPs that are switched off
+
 
 class Edit(NamedTuple):
     """A number of the residual stream after a layer, and the value that takes its place."""
@@ -60,14 +62,15 @@ class Looker:
             layer = _number(question, "layer", self.model.config.n_layer)
             heads = tuple((int(a), int(b)) for a, b in question.get("heads") or ())
             attention, mlps = (tuple(int(i) for i in question.get(name) or ()) for name in ("attention", "mlps"))
+            off = heads, attention, mlps
             edit = self._edit(question["edit"], len(ids)) if question.get("edit") else None
         except (TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"this question cannot be read: {error}") from None
-        run = self._kept_run(ids, heads, attention, mlps, edit)
+        run = self._kept_run(ids, off, edit)
         after, patterns = run.log_probs, run.patterns[layer]
         if np.isnan(after).any():
             raise ValueError("the model's numbers overflow with this change; a smaller value may work")
-        before = self._kept_log_probs(ids) if edit or heads or attention or mlps else None
+        before = self._kept_log_probs(ids) if edit or any(off) else None
         lens = F.log_softmax(Tensor(read_stream(self.model, run.streams[:, position])), -1).data  # (L, V)
         answer = {
             "ids": ids,
@@ -81,23 +84,14 @@ class Looker:
             "numbers": run.streams[layer, position].tolist(),
             "position": position,
             "layer": layer,
-            "layers": self.model.config.n_layer,
-            "heads": self.model.config.n_head,
         }
         if before is not None:
             answer["change"] = (np.exp(before) * (before - after)).sum(axis=1).tolist()  # KL(before || after) in nats
         return answer
 
-    def _run(
-        self,
-        ids: tuple[int, ...],
-        heads: tuple[Head, ...],
-        attention: tuple[int, ...],
-        mlps: tuple[int, ...],
-        edit: Edit | None,
-    ) -> Run:
+    def _run(self, ids: tuple[int, ...], off: Off, edit: Edit | None) -> Run:
         names = self.model.part_names()
-        changed = ablated(self.model, heads, attention, mlps), patched(self.model, self._changes(edit))
+        changed = ablated(self.model, *off), patched(self.model, self._changes(edit) if edit else {})
         with changed[0], changed[1], recorded_attention() as patterns, record(self.model, names) as found:
             log_probs = self._log_probs(ids)
         return Run(log_probs, np.array([to_numpy(found[name])[0] for name in names]), [p[0] for p in patterns])
@@ -137,10 +131,8 @@ class Looker:
             raise ValueError("the new value must be a finite number")
         return Edit(layer, *place, value)
 
-    def _changes(self, edit: Edit | None) -> dict[str, Any]:
+    def _changes(self, edit: Edit) -> dict[str, Any]:
         """An edit as `patched` takes it."""
-        if edit is None:
-            return {}
 
         def change(output: Tensor) -> Tensor:
             array = output.data.copy()
@@ -156,12 +148,10 @@ def attention_maps(patterns: np.ndarray) -> np.ndarray:
     k = -(-length // LARGEST_MAP)
     missing = -length % k
     padded = np.pad(patterns, ((0, 0), (0, missing), (0, missing)))
-    size = (length + missing) // k
-    return padded.reshape(heads, size, k, size, k).max(axis=(2, 4))
+    return padded.reshape(heads, -1, k, padded.shape[-1] // k, k).max(axis=(2, 4))
 
 
-def _bytes_as_hex(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeDecodeError)
+def _bytes_as_hex(error: Any) -> tuple[str, int]:
     return "".join(f"<0x{byte:02X}>" for byte in error.object[error.start : error.end]), error.end
 
 

@@ -109,8 +109,10 @@ def test_what_is_not_text_has_a_name(looker):
         ({"ids": [float("inf")]}, "cannot be read"),
         ({"text": TEXT, "edit": {"layer": 0, "position": 0, "channel": 0}}, "cannot be read"),
         ({"text": TEXT, "edit": {"value": float("nan")}}, "finite"),
+        ({"text": TEXT, "edit": {"layer": 0, "position": 0, "channel": 0, "value": 1e300}}, "overflow"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 def test_what_cannot_be_answered_is_refused_and_leaves_the_model_whole(looker, question, words):
     with pytest.raises(ValueError, match=words):
         looker.look(question)

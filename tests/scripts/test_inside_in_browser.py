@@ -244,10 +244,10 @@ def test_thumbnails_choose_a_head_and_the_map_shows_its_weights(chromium, explor
         assert np.allclose(shown, weights[np.tril_indices(len(weights))], atol=1e-3)
         best = max(range(len(weights)), key=lambda i: weights[-1, i])
         assert f"looks most at {wanted['tokens'][best].replace(' ', '·')} (" in tab.locator("#most").inner_text()
-        # a thumbnail has the same weights as opacity
+        # a thumbnail's opacity is the square root of the weights
         pixels = "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 3)"
         alphas = tab.locator("#heads canvas").nth(1).evaluate(pixels)
-        assert np.allclose(np.array(alphas).reshape(weights.shape) / 255, weights, atol=0.01)
+        assert np.allclose(np.array(alphas).reshape(weights.shape) / 255, weights**0.5, atol=0.01)
 
 
 def test_a_reload_keeps_the_text_and_the_choices(chromium, explorer):
@@ -286,6 +286,15 @@ def test_nothing_is_empty_while_the_model_computes_and_nothing_old_looks_new(chr
         gate.release(2)
         tab.locator("main[aria-busy=false]").wait_for()
         assert len(questions) == 3 and questions[-1]["heads"] == [[0, 1], [1, 1], [1, 0]]
+        # tokens of the text before are not asked about any more, and what is being typed stays
+        tab.fill("#text", "a mat")
+        tab.get_by_role("button", name="Read it").click()
+        tab.locator("#tokens button").first.click()
+        tab.fill("#text", "half a sen")
+        gate.release()
+        tab.locator("main[aria-busy=false]").wait_for()
+        assert len(questions) == 4 and tab.locator("#text").input_value() == "half a sen"
+        assert tab.locator("#tokens button").first.inner_text() == "a"
         # what cannot be answered: a sentence, and the numbers fade
         gate.release(9)
         asked(tab, lambda: (tab.fill("#text", "the " * 60), tab.get_by_role("button", name="Read it").click()))
