@@ -6,7 +6,7 @@ const main = document.querySelector("main");
 let question = { text: start.text, ids: null, position: null, layer: 0, head: 0, heads: [], attention: [], mlps: [], edit: null, ...history.state };
 let answered = question, answer = null, changes = 0, isAsking = false;
 
-const percent = (p) => (p < 0.001 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
+const percent = (p) => (p < 0.001 ? "<\u00a00.1\u00a0%" : `${(100 * p).toFixed(1)}\u00a0%`);
 const hex = (sign) => `<U+${sign.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}>`;
 const shown = (token) => visible(token).replace(/[\p{C}\p{Z}]/gu, hex) || "∅"; // signs that cannot be seen, by number
 const button = (attributes, ...children) => element("button", { type: "button", ...attributes }, ...children);

@@ -201,14 +201,14 @@ def test_the_explorer_reads_branches_switches_off_and_changes_a_number(chromium,
         asked(tab, lambda: tab.locator("#tokens button").nth(2).click())
         wanted = looker.look({"text": "the cat sat on a mat", "position": 2})
         numbers = tab.locator("#alternatives td:nth-child(3)")
-        assert numbers.all_inner_texts() == [f"{100 * a['p']:.1f} %" for a in wanted["alternatives"]]
+        assert numbers.all_inner_texts() == [f"{100 * a['p']:.1f}\u00a0%" for a in wanted["alternatives"]]
         # a head and an MLP off: the distribution changes, and the page says what is off
         asked(tab, lambda: switch(tab, "off head 1.1").click())
         asked(tab, lambda: switch(tab, "off MLP 0").click())
         off = looker.look({"text": "the cat sat on a mat", "position": 2, "heads": [[1, 1]], "mlps": [0]})
-        assert numbers.all_inner_texts() == [f"{100 * a['p']:.1f} %" for a in off["alternatives"]]
+        assert numbers.all_inner_texts() == [f"{100 * a['p']:.1f}\u00a0%" for a in off["alternatives"]]
         before = tab.locator("#alternatives td:nth-child(4)").first.inner_text()
-        assert before == f"{100 * off['alternatives'][0]['before']:.1f} %"
+        assert before == f"{100 * off['alternatives'][0]['before']:.1f}\u00a0%"
         assert f"changed by {off['change'][2]:.3f} nats" in tab.locator("#told").inner_text()
         assert tab.locator("#off button").all_inner_texts() == ["head 1.1 ×", "MLP 0 ×", "All on"]
         asked(tab, lambda: switch(tab, "MLP 0 on").click())
@@ -239,7 +239,7 @@ def test_thumbnails_choose_a_head_and_the_map_shows_its_weights(chromium, explor
         asked(tab, lambda: tab.get_by_role("button", name="layer 1", exact=True).click())
         tab.get_by_role("button", name="head 1.1", exact=True).click()
         titles = [cell.get_attribute("title") for cell in tab.locator("#map td").all()]
-        shown = [float(re.search(r"([\d.]+) %$", title)[1]) / 100 for title in titles]
+        shown = [float(re.search(r"([\d.]+)\s%$", title)[1]) / 100 for title in titles]
         weights = np.array(wanted["attention"][1])
         assert np.allclose(shown, weights[np.tril_indices(len(weights))], atol=1e-3)
         best = max(range(len(weights)), key=lambda i: weights[-1, i])
