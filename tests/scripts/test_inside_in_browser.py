@@ -1,6 +1,9 @@
 """The page of a recorded step and the explorer in a headless Chromium: keys, clicks, and the numbers that they show."""
 
+import contextlib
+import itertools
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -266,15 +269,20 @@ def test_the_explorer_reads_branches_switches_off_and_changes_a_number(chromium,
         assert tab.locator("#tokens button").count() == len(wanted["tokens"])
         asked(tab, lambda: tab.locator("#tokens button").nth(2).click())
         wanted = looker.look({"text": "the cat sat on a mat", "position": 2})
-        shown = tab.locator("#alternatives td:last-child").all_inner_texts()
-        assert [text.split(" %")[0] for text in shown] == [f"{100 * a['p']:.1f}" for a in wanted["alternatives"]]
-        # a head off: the distribution changes
-        asked(tab, lambda: tab.get_by_role("button", name="head 1.1", exact=True).click())
-        asked(tab, lambda: tab.get_by_role("button", name="Switch head 1.1 off").click())
+        numbers = tab.locator("#alternatives td:nth-child(3)")
+        assert numbers.all_inner_texts() == [f"{100 * a['p']:.1f}\u00a0%" for a in wanted["alternatives"]]
+        # a head and an MLP off: the distribution changes, and the page says what is off
+        asked(tab, lambda: switch(tab, "off head 1.1").click())
+        asked(tab, lambda: switch(tab, "off MLP 0").click())
+        off = looker.look({"text": "the cat sat on a mat", "position": 2, "heads": [[1, 1]], "mlps": [0]})
+        assert numbers.all_inner_texts() == [f"{100 * a['p']:.1f}\u00a0%" for a in off["alternatives"]]
+        before = tab.locator("#alternatives td:nth-child(4)").first.inner_text()
+        assert before == f"{100 * off['alternatives'][0]['before']:.1f}\u00a0%"
+        assert f"changed by {off['change'][2]:.3f} nats" in tab.locator("#told").inner_text()
+        assert tab.locator("#off button").all_inner_texts() == ["head 1.1 ×", "MLP 0 ×", "All on"]
+        asked(tab, lambda: switch(tab, "MLP 0 on").click())
+        assert tab.locator("#off button").all_inner_texts() == ["head 1.1 ×", "All on"]
         off = looker.look({"text": "the cat sat on a mat", "position": 2, "heads": [[1, 1]]})
-        shown = tab.locator("#alternatives td:last-child").all_inner_texts()
-        assert "(was" in shown[0] and shown[0].startswith(f"{100 * off['alternatives'][0]['p']:.1f} %")
-        assert tab.locator("#changes span").count() == len(off["change"])
         # another continuation
         first = off["alternatives"][0]
         asked(tab, lambda: tab.locator("#alternatives button").first.click())
@@ -282,10 +290,166 @@ def test_the_explorer_reads_branches_switches_off_and_changes_a_number(chromium,
         assert tab.locator("#text").input_value() == looker.tokenizer.decode([*wanted["ids"][:3], first["id"]])
         # a number changed
         asked(tab, lambda: tab.get_by_role("button", name="All on").click())
+        assert "Everything is on" in tab.locator("#off").text_content()
+        tab.get_by_text("Change a number").click()
         asked(tab, lambda: tab.get_by_role("button", name="Change it").click())
-        assert tab.locator("#changes span").count() == 4
-        assert tab.locator("#number").inner_text() == "10.0000"
+        assert "changed by" in tab.locator("#told").inner_text() and tab.locator("#number").inner_text() == "10.0000"
         assert tab.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
-        # what cannot be answered is said
+
+
+def switch(tab, name):
+    return tab.get_by_role("button", name=f"switch {name}", exact=True)
+
+
+def test_thumbnails_choose_a_head_and_the_map_shows_its_weights(chromium, explorer):
+    server, looker = explorer
+    wanted = looker.look({"text": "the cat sat", "layer": 1})
+    with opened(chromium, server.address) as tab:
+        asked(tab, lambda: tab.get_by_role("button", name="layer 1", exact=True).click())
+        tab.get_by_role("button", name="head 1.1", exact=True).click()
+        titles = [cell.get_attribute("title") for cell in tab.locator("#map td").all()]
+        shown = [float(re.search(r"([\d.]+)\s%$", title)[1]) / 100 for title in titles]
+        weights = np.array(wanted["attention"][1])
+        assert np.allclose(shown, weights[np.tril_indices(len(weights))], atol=1e-3)
+        best = max(range(len(weights)), key=lambda i: weights[-1, i])
+        assert f"looks most at {wanted['tokens'][best].replace(' ', '·')} (" in tab.locator("#most").inner_text()
+        # a thumbnail's opacity is the square root of the weights
+        pixels = "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 3)"
+        alphas = tab.locator("#heads canvas").nth(1).evaluate(pixels)
+        assert np.allclose(np.array(alphas).reshape(weights.shape) / 255, weights**0.5, atol=0.01)
+
+
+def test_a_reload_keeps_the_text_and_the_choices(chromium, explorer):
+    with opened(chromium, explorer[0].address) as tab:
+        asked(tab, lambda: (tab.fill("#text", "a mat on the cat"), press(tab, "Control+Enter")))
+        asked(tab, lambda: tab.locator("#tokens button").nth(1).click())
+        asked(tab, lambda: switch(tab, "off head 1.1").click())
+        asked(tab, tab.reload)
+        assert tab.locator("#text").input_value() == "a mat on the cat"
+        assert tab.locator("#tokens button").nth(1).get_attribute("aria-pressed") == "true"
+        assert tab.locator("#off button").all_inner_texts() == ["head 1.1 ×", "All on"]
+        assert tab.locator("#head").inner_text() == "Head 1.1 (off)"
+
+
+def test_nothing_is_empty_while_the_model_computes_and_nothing_old_looks_new(chromium, explorer):
+    gate, looker = threading.Semaphore(0), explorer[1]
+    questions = []
+
+    def answer(question):
+        questions.append(question)
+        assert gate.acquire(timeout=60)
+        return looker.look(question)
+
+    server = LocalServer(explorer_page("a small model", "the cat sat"), answer)
+    with serving(server), opened(chromium, server.address) as tab:
+        assert "is reading the text" in tab.locator("#state").inner_text()
+        assert not tab.locator("main").is_visible()
+        gate.release()
+        tab.locator("#tokens button").first.wait_for()
+        assert tab.locator("#state").inner_text() == ""
+        # three clicks while the model computes: two questions, and the last one has all three changes
+        for head in ("0.1", "1.1", "1.0"):
+            switch(tab, f"off head {head}").click()
+        assert tab.locator("main").get_attribute("aria-busy") == "true"
+        assert tab.locator("#off button").all_inner_texts() == ["head 0.1 ×", "head 1.1 ×", "head 1.0 ×", "All on"]
+        gate.release(2)
+        tab.locator("main[aria-busy=false]").wait_for()
+        assert len(questions) == 3 and questions[-1]["heads"] == [[0, 1], [1, 1], [1, 0]]
+        # tokens of the text before are not asked about any more, and what is being typed stays
+        tab.fill("#text", "a mat")
+        tab.get_by_role("button", name="Read it").click()
+        tab.locator("#tokens button").first.click()
+        tab.fill("#text", "half a sen")
+        gate.release()
+        tab.locator("main[aria-busy=false]").wait_for()
+        assert len(questions) == 4 and tab.locator("#text").input_value() == "half a sen"
+        assert tab.locator("#tokens button").first.inner_text() == "a"
+        # what cannot be answered: a sentence, and the numbers fade
+        gate.release(9)
         asked(tab, lambda: (tab.fill("#text", "the " * 60), tab.get_by_role("button", name="Read it").click()))
+        tab.wait_for_timeout(500)
         assert "the model reads 1 to 32" in tab.locator("#state").inner_text()
+        opacity = "place => Number(getComputedStyle(place).opacity)"
+        numbers = tab.locator("#tokens, .next table, #map")
+        assert all(place.evaluate(opacity) < 0.5 for place in numbers.all())
+        asked(tab, lambda: tab.locator("#tokens button").first.click())
+        tab.wait_for_timeout(500)
+        assert tab.locator("#state").inner_text() == ""
+        assert all(place.evaluate(opacity) == 1 for place in numbers.all())
+
+
+def test_a_server_that_is_gone_is_said(chromium, explorer):
+    context = chromium.new_context()
+    with contextlib.closing(context):
+        tab = context.new_page()
+        with serving(LocalServer(explorer_page("a small model", "the cat sat"), explorer[1].look)) as server:
+            tab.goto(server.address)
+            tab.locator("#tokens button").first.wait_for()
+        context.set_offline(True)
+        tab.locator("#tokens button").first.click()
+        tab.get_by_text("The server does not answer").wait_for()
+        assert tab.locator("main.old").is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
+def test_the_explorer_can_be_read_and_reached_by_everybody(chromium, viewport, scheme):
+    looker = Looker(*small_chat_model(n_layer=9, n_embd=32, block_size=32))
+
+    def answer(question):
+        found = looker.look(question)
+        found["surprise"] = [None, *[99.0] * (len(found["tokens"]) - 1)]  # the strongest shades
+        for of_layer in found["lens"]:
+            of_layer[0]["p"] = 1.0
+        return found
+
+    server = LocalServer(explorer_page("a small model", "the cat sat on the mat"), answer)
+    with serving(server), opened(chromium, server.address, viewport=viewport, color_scheme=scheme) as tab:
+        tab.locator("#tokens button").first.wait_for()
+        asked(tab, lambda: switch(tab, "off head 1.1").click())
+        tab.wait_for_timeout(500)
+        assert tab.evaluate(CONTRAST) == []
+        levels = [int(heading.evaluate("h => h.tagName[1]")) for heading in tab.locator("h1, h2, h3, h4").all()]
+        assert levels[0] == 1 and all(b <= a + 1 for a, b in itertools.pairwise(levels))
+        assert all(heading.inner_text() for heading in tab.locator("h1, h2, h3, h4").all())
+        # the predictions stay in sight beside the last switch and the map
+        for place in ("#layers tbody tr:last-child", "#map"):
+            tab.locator(place).evaluate("place => place.scrollIntoView({ block: 'end' })")
+            assert tab.locator("#alternatives tr").first.evaluate(IN_SIGHT)
+        # every control has the focus once, and a key does what a click does
+        controls = tab.locator("button, textarea, summary").count()
+        tab.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+        tab.locator("#text").focus()
+        reached = set()
+        for _ in range(controls):
+            reached.add(tab.evaluate("[...document.querySelectorAll('*')].indexOf(document.activeElement)"))
+            press(tab, "Tab")
+        assert len(reached) == controls
+        switch(tab, "off MLP 1").focus()
+        asked(tab, lambda: press(tab, "Space"))
+        assert switch(tab, "off MLP 1").evaluate("place => place === document.activeElement")
+        assert switch(tab, "off MLP 1").get_attribute("aria-pressed") == "true"
+        assert tab.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+
+
+IN_SIGHT = "place => { const box = place.getBoundingClientRect(); return box.top >= 0 && box.bottom <= innerHeight; }"
+# Texts whose contrast with what is behind them is below 4.5, as WCAG 2 computes it.
+CONTRAST = r"""() => {
+  const rgba = (color) => { const [r, g, b, a = 1] = color.match(/[\d.]+/g).map(Number); return [r, g, b, a]; };
+  const over = ([r, g, b, a], under) => [r, g, b].map((c, i) => a * c + (1 - a) * under[i]);
+  const behind = (place) => {
+    const under = place.parentElement ? behind(place.parentElement) : [255, 255, 255];
+    return over(rgba(getComputedStyle(place).backgroundColor), under);
+  };
+  const linear = (c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4);
+  const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const found = [];
+  for (const place of document.querySelectorAll("body *:not(script)")) {
+    const hasText = [...place.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim());
+    if (!hasText || !place.checkVisibility()) continue;
+    const [a, b] = [rgba(getComputedStyle(place).color), behind(place)].map(luminance);
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (contrast < 4.5) found.push(`${place.outerHTML.slice(0, 80)}: ${contrast.toFixed(2)}`);
+  }
+  return found;
+}"""
