@@ -22,7 +22,7 @@ import numpy as np
 
 from minigrad import Tensor
 from minigrad.gradcheck.check import GradcheckError, gradcheck
-from minigrad.gradcheck.mutations import Change, compiled
+from minigrad.gradcheck.mutations import Change, compiled, in_words
 
 from . import comparing
 from .checks import Case
@@ -83,27 +83,38 @@ def first_step(trial: Trial, found: Finding, case: Case) -> str:
     """
     douts = trial.douts(case) if found.where.startswith("backward") else None
     yours, right = trial.steps(case, douts), trial.reference.steps(case, douts)
-    if found.kind == "non-finite" and (bad := next((s for s in yours if np.isnan(s[2]).any()), None)):
-        return f": the first nan comes from `{bad[1]}` in line {bad[0]}"
-    before, differs, built_on = "", None, set[str]()
+    first_nan = ""
+    if found.kind == "non-finite":
+        bad = next((s for s in yours if np.isnan(s[2]).any() and not re.search(r"empty|=$", s[1])), None)
+        first_nan = f": the first nan comes from `{bad[1]}` in line {bad[0]}" if bad else ""
+    before, last, differs, built_on = "", "", None, trial.right_names(case, douts)
+    named = {text: value for _, text, value in yours}
     for line, text, value in right[::-1] if yours else []:
+        is_named = text.endswith(" =")  # the others are parts of such a step
         _, _, inputs = trial.reference.text.splitlines()[line - 1].partition(" = ")
-        says_nothing = len(np.unique(value)) < 2 and bool(np.isin(value, (-1, 0, 1)).all())
-        reached = any(_alike(mine, value) for _, _, mine in yours)
-        if reached or says_nothing or _name(text) in built_on:
-            built_on |= set(re.findall(r"\w+", inputs))
-            before = before or (_name(text) if reached and not says_nothing else "")
-        else:
+        says_nothing = len(np.unique(value)) < 2 and bool(np.isin(value, range(-3, 4)).all())
+        if is_named and not re.search(r"[(+*/@]", inputs) or not is_named and value.ndim == 0 and text.endswith(")"):
+            says_nothing = True  # it takes something that is there, or a maximum, which others have as well
+        elif value.ndim == 0 and value.dtype.kind in "iub":  # a length or a count, which other steps have by chance
+            says_nothing |= text not in named or np.array_equal(named[text], value)
+        reached = not says_nothing and any(_alike(mine, value) for _, _, mine in yours)
+        last = last or (in_words(ast.parse(_name(text), mode="eval")) if reached else "")
+        if reached or is_named and _name(text).partition("[")[0] in built_on:
+            built_on |= set(re.findall(r"\w+", inputs if is_named else text))
+            before = before or (f"`{_name(text)}`" if reached and is_named else "")
+        elif is_named and not says_nothing:
             before, differs = "", (_name(text), line)
-    so_far = f": your numbers agree with the right ones up to `{before}`" if before else ""
+    before = before if differs else last
+    so_far = first_nan + (f": your numbers agree with the right ones up to {before}" if before else "")
     if differs is None and not before:
-        return ""
+        return first_nan
     name, line = differs or (found.gradient or "out|loss", trial.reference.last_line(found.where))
-    statement, comment = trial.reference.text.split('"""')[1], trial.reference.comments.get(line, "")
-    pattern = re.escape(name.rstrip("s")) if differs else name
-    formulas = re.findall(rf"^ *((?:{pattern})s? +=.*?)(?:   .*|,)?$", statement, re.MULTILINE)
-    before_it = {other for other, text, _ in right if _name(text) == name and other < line}
-    formula = (formulas[len(before_it) :] or formulas)[:1]
+    statement = trial.reference.text.split('"""')[1].partition("\nExample")[0]
+    comment = trial.reference.comments.get(line, "")
+    pattern = re.escape(name.partition("[")[0].rstrip("s")) if differs else name
+    formulas = re.findall(rf"^ *(?:\w+  +)?((?:{pattern})s?(?:\[.*?\])? +=.*?)(?:   .*|,)?$", statement, re.MULTILINE)
+    before_it = {other for other, text, _ in right if text == f"{name} =" and other < line}
+    formula = formulas[min(len(before_it), len(formulas) - 1) :][:1]
     step = f"`{re.sub(' +', ' ', formula[0]) if formula else name}`"
     what = f"the first step of a right solution that is not among yours is {step}"
     if differs is None and not formula:
@@ -117,8 +128,9 @@ def _name(text: str) -> str:
 
 def _alike(mine: np.ndarray, right: np.ndarray) -> bool:
     """Whether these are the same numbers, in whatever shape or order of axes, with either sign, or upside down."""
-    if mine.size != right.size:
-        return False
+    if mine.size != right.size:  # of three axes, one may be gone through by a loop, as the heads often are
+        slices = [right.take(0, axis) for axis in range(right.ndim) if right.ndim > 2 and right.shape[axis] > 1]
+        return any(mine.size == part.size > 1 and _alike(mine, part) for part in slices)
     with np.errstate(all="ignore"):
         ways = [mine, mine.T, 1 - mine if mine.dtype == bool else -mine, 1 / mine]
     return any(comparing.close(np.ravel(way), np.ravel(right).astype(float), 1e-6) for way in ways)
@@ -199,12 +211,15 @@ class Search:
 
     def in_all_cases(self) -> str | None:
         """How the result differs from the right one, if it is in the same way in all cases: a sign, a factor."""
-        found, got, right = self.found, [], []
+        found, got, right, sentences = self.found, [], [], [self.found.sentence]
         for other in filter(None, map(self.trial.test, self.cases)):
             is_alike = (other.where, other.number, other.kind) == (found.where, found.number, "values")
             if is_alike and " has " in other.plain:
+                sentences.append(other.sentence)
                 got += [np.ravel(part).astype(float) for part in arrays([other.pair[0]])]
                 right += [np.ravel(part).astype(float) for part in arrays([other.pair[1]])]
+        if all("is transposed" in sentence for sentence in sentences):
+            return found.sentence
         if found.kind != "values" or len(got) < 3 or [g.size for g in got] != [r.size for r in right]:
             return None
         how = comparing.about_values(np.concatenate(got), np.concatenate(right), self.trial.check.tolerance, guess=True)
@@ -230,15 +245,24 @@ class Search:
         if numbers and self.in_telling and not any(np.isfinite(part).any() for part in numbers):
             return None  # many changes give nothing but nan
         lines, kept = reference.text.splitlines(), {_code(line) for line in self.trial.text.splitlines()}
-        for written, change in reference.mutants(self.part):
-            if _code(lines[change.line - 1]) in kept and not change.sentence.startswith(OF_SEVERAL_LINES):
-                continue
-            whole, share = self.fit(self.as_answers(written))
-            if share >= {0: 0.75, 1: 0.95}.get(change.rank, 1):  # a rare change must agree in every case
-                fits.append(((change.rank > 1, not whole, change.rank, -share), change, self.explanation))
+
+        stores = [n for n in ast.walk(reference.node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        first = {n.id: n.lineno for n in sorted(stores, key=lambda n: -n.lineno) if not self.trial.is_op}
+
+        def is_possible(change: Change, rare: bool) -> bool:
+            is_kept = _code(lines[change.line - 1]) in kept and not change.sentence.startswith(OF_SEVERAL_LINES)
+            return (change.rank > 1) is rare and not is_kept and first.get(change.new.strip("`"), 0) < change.line
+
+        for rare in (False, True):
+            for written, change in reference.mutants(self.part, functools.partial(is_possible, rare=rare)):
+                whole, share = self.fit(self.as_answers(written))
+                if share >= {0: 0.75, 1: 0.95}.get(change.rank, 1):  # a rare change must agree in every case
+                    fits.append(((not whole, change.rank, -share), change, self.explanation))
+            if fits:
+                break
         best = min((key for key, _, _ in fits), default=())
         changes = {change.line: (change, explanation) for key, change, explanation in fits[::-1] if key == best}
-        if not best or best[0] and len(changes) > 2:
+        if not best or rare and len(changes) > 2:
             return None
         by_line = sorted(changes.values(), key=lambda fit: fit[0].line)
         self.explanation = by_line[0][1]
@@ -250,7 +274,7 @@ class Search:
         gradient, comment = self.found.gradient, reference.comments.get(change.line, "")
         where = f"where {change.target} is computed, " if change.target not in ("", gradient) else ""
         is_clear = change.target or " = " in change.old or change.old in change.sentence
-        inside = "" if is_clear else f", in {change.old}"
+        inside = "" if is_clear else f", in {change.old.splitlines()[0].rstrip('`')}`"
         sentence = f"{gradient}: " * bool(gradient) + where + change.sentence + inside
         return sentence + (f" ({comment})" if comment else "")
 
@@ -283,6 +307,8 @@ def _bounded() -> Iterator[None]:
 def _same(got: Any, wanted: Any, tolerance: float) -> bool:
     if got is None or wanted is None:
         return got is wanted
+    if isinstance(wanted, bool) and isinstance(got, np.ndarray):  # a comparison without effect: true everywhere
+        wanted = np.full(got.shape, wanted)
     if isinstance(got, tuple) and isinstance(wanted, tuple) and len(got) == len(wanted):
         return all(w is None or _same(g, w, tolerance) for g, w in zip(got, wanted, strict=True))
     return comparing.same(got, wanted, tolerance)

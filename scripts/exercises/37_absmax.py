@@ -52,7 +52,8 @@ def quantized(absmax, values):
     if scales.shape == (len(values), 1):
         scales = np.where(np.any(values, axis=1, keepdims=True), scales, 0)  # of a row of zeros any scale is right
     has_nan = any("cast" in str(warning.message) for warning in said)
-    return ["nan, from 0 / 0 in a row of zeros, made an integer" if has_nan else str(codes.dtype), codes, scales]
+    about = "nan, from 0 / 0 in a row of zeros, made an integer" if has_nan else f"the codes are {codes.dtype}"
+    return [about, codes, scales]
 
 
 @st.composite
