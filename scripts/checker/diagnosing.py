@@ -96,7 +96,7 @@ def first_step(trial: Trial, found: Finding, case: Case) -> str:
         if is_named and not re.search(r"[(+*/@]", inputs) or not is_named and value.ndim == 0 and text.endswith(")"):
             says_nothing = True  # it takes something that is there, or a maximum, which others have as well
         elif value.ndim == 0 and value.dtype.kind in "iub":  # a length or a count, which other steps have by chance
-            says_nothing |= text not in named or np.array_equal(named[text], value)
+            says_nothing |= not is_named or text not in named or np.array_equal(named[text], value)
         reached = not says_nothing and any(_alike(mine, value) for _, _, mine in yours)
         last = last or (in_words(ast.parse(_name(text), mode="eval")) if reached else "")
         if reached or is_named and _name(text).partition("[")[0] in built_on:
@@ -112,8 +112,8 @@ def first_step(trial: Trial, found: Finding, case: Case) -> str:
     statement = trial.reference.text.split('"""')[1].partition("\nExample")[0]
     comment = trial.reference.comments.get(line, "")
     pattern = re.escape(name.partition("[")[0].rstrip("s")) if differs else name
-    formulas = re.findall(rf"^ *(?:\w+  +)?((?:{pattern})s?(?:\[.*?\])? +=.*?)(?:   .*|,)?$", statement, re.MULTILINE)
-    before_it = {other for other, text, _ in right if text == f"{name} =" and other < line}
+    formulas = re.findall(rf"^ *(?:\w+  +)?((?:{pattern})s?(?:\[.*?\])? +=.*?),?(?:   .*)?$", statement, re.MULTILINE)
+    before_it = {other for other, text, _ in right if text.endswith(" =") and _name(text) == name and other < line}
     formula = formulas[min(len(before_it), len(formulas) - 1) :][:1]
     step = f"`{re.sub(' +', ' ', formula[0]) if formula else name}`"
     what = f"the first step of a right solution that is not among yours is {step}"
@@ -218,7 +218,7 @@ class Search:
                 sentences.append(other.sentence)
                 got += [np.ravel(part).astype(float) for part in arrays([other.pair[0]])]
                 right += [np.ravel(part).astype(float) for part in arrays([other.pair[1]])]
-        if all("is transposed" in sentence for sentence in sentences):
+        if any(all(words in sentence for sentence in sentences) for words in ("is transposed", "in other places")):
             return found.sentence
         if found.kind != "values" or len(got) < 3 or [g.size for g in got] != [r.size for r in right]:
             return None
@@ -247,7 +247,9 @@ class Search:
         lines, kept = reference.text.splitlines(), {_code(line) for line in self.trial.text.splitlines()}
 
         stores = [n for n in ast.walk(reference.node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-        first = {n.id: n.lineno for n in sorted(stores, key=lambda n: -n.lineno) if not self.trial.is_op}
+        inputs = {n.arg for n in ast.walk(reference.node) if isinstance(n, ast.arg)}
+        stores = [n for n in sorted(stores, key=lambda n: -n.lineno) if n.id not in inputs]
+        first = {n.id: n.lineno for n in stores if not self.trial.is_op}
 
         def is_possible(change: Change, rare: bool) -> bool:
             is_kept = _code(lines[change.line - 1]) in kept and not change.sentence.startswith(OF_SEVERAL_LINES)

@@ -28,14 +28,11 @@ return np.rint(values / scales).astype(np.int8), scales  # rounded to the neares
 '''
 
 SLIPS = [
-    ("np.abs(values)", "values", "max of the values, not of their magnitudes: take np.abs first"),
     ("np.abs(values).max(axis=1, keepdims=True)", "np.ptp(values, axis=1, keepdims=True) / 2",
      "the scale comes from max - min: it is the largest magnitude of the row / 127, symmetric around 0"),
     ("values / scales)", "values / scales * 128 / 127)", "codes reach 128, an overflow to -128: the largest is 127"),
-    ("/ 127", "/ 128", "128 does not fit into int8: the largest code is 127"),
     ("np.abs(values).max(axis=1, keepdims=True)", "np.full((len(values), 1), np.abs(values).max())",
      "one scale for the whole matrix: each row has its own (axis=1, keepdims=True)"),
-    ("/ 127", "/ 7", "these are 4 bits: the largest code of 8 bits is 127"),
     (".astype(np.int8), scales", ".astype(np.int8), scales[:, 0]", "scales must be (R, 1): keepdims=True"),
 ]  # fmt: skip
 

@@ -78,7 +78,7 @@ def test_a_changed_solution_that_never_ends_is_ended():
     ("name", "old", "new", "words"),
     [
         ("walk", "reversed(order)", "reversed(order[:-1])", "begin there, and add (+=)"),
-        ("bpe_encode", "key=lambda pair: ranks[pair]", "key=lambda pair: (pair,)", "compared as bytes"),
+        ("bpe_encode", "key=lambda pair: ranks[pair]", "key=lambda pair: (pair,)", "must be joined to"),
         ("cross_entropy", "= 1  #", "= -1  #", "the sign of onehot[rows, classes] is flipped"),
     ],
 )
