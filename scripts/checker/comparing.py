@@ -147,7 +147,7 @@ def _about_texts(got: list[bytes], expected: list[bytes]) -> str:
     place = next(i for i, (g, e) in enumerate(zip(got, expected, strict=False)) if g != e)
     g, e = got[place], expected[place]
     should = f"joined to {g!r}, and must stay {e!r}" if len(g) > len(e) else f"{g!r}, and must be joined to {e!r}"
-    return f"is cut in other places: token {place} is {should}"
+    return f"is cut elsewhere: token {place} is {should}"
 
 
 def _factor(got: np.ndarray, expected: np.ndarray, tolerance: float) -> float | None:

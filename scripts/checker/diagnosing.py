@@ -70,7 +70,8 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
         return in_all, case
     is_about_shape = "has shape" in found.plain
     if ": " in found.sentence if is_about_shape else not re.search("values: |numbers belong", found.plain):
-        return found.sentence, case
+        remarks = [remark for remark in trial.reference.comments.values() if remark and "token" in found.plain]
+        return found.sentence + (f" ({'; '.join(remarks)})" if remarks else ""), case
     tells = first is not None and (first.where, first.kind) == (found.where, found.kind)
     step = first_step(trial, found, telling if tells else case)
     return f"{found.plain}; {UNEXPLAINED}{step or ': follow this small case by hand'}", case
@@ -95,9 +96,10 @@ def first_step(trial: Trial, found: Finding, case: Case) -> str:
         says_nothing = len(np.unique(value)) < 2 and bool(np.isin(value, range(-3, 4)).all())
         if is_named and not re.search(r"[(+*/@]", inputs) or not is_named and value.ndim == 0 and text.endswith(")"):
             says_nothing = True  # it takes something that is there, or a maximum, which others have as well
-        elif value.ndim == 0 and value.dtype.kind in "iub":  # a length or a count, which other steps have by chance
-            says_nothing |= not is_named or text not in named or np.array_equal(named[text], value)
-        reached = not says_nothing and any(_alike(mine, value) for _, _, mine in yours)
+        is_count = value.ndim == 0 and value.dtype.kind in "iub"  # a length, which other steps have by chance
+        if is_count:
+            says_nothing = not is_named or text not in named or np.array_equal(named[text], value)
+        reached = not says_nothing and not is_count and any(_alike(mine, value) for _, _, mine in yours)
         last = last or (in_words(ast.parse(_name(text), mode="eval")) if reached else "")
         if reached or is_named and _name(text).partition("[")[0] in built_on:
             built_on |= set(re.findall(r"\w+", inputs if is_named else text))

@@ -20,19 +20,18 @@ def merge(tokens, pair):
 BLANKS = '''
 merged = []
 for token in tokens:
-    if (*merged[-1:], token) == pair:
-        merged[-1] = pair[0] + pair[1]
+    if (*merged[-1:], token) == pair:  # both, in this order, from left to right
+        merged[-1] = pair[0] + pair[1]  # wherever the pair stands
     else:
         merged.append(token)
 return merged
 '''
 
+BOTH_LINES = BLANKS[BLANKS.index("(*merged") : BLANKS.index("  # wherever")]
 SLIPS = [
-    ("(*merged[-1:], token) == pair:\n        merged[-1] = pair[0] + pair[1]",
-     "pair in ((*merged[-1:], token), (token, *merged[-1:])):\n        merged[-1] += token",
+    (BOTH_LINES, "pair in ((*merged[-1:], token), (token, *merged[-1:])):\n        merged[-1] += token",
      "the order of the pair is ignored: the first token must be pair[0], the second pair[1]"),
-    ("(*merged[-1:], token) == pair:\n        merged[-1] = pair[0] + pair[1]",
-     "(token, *merged[-1:]) == pair:\n        merged[-1] += token",
+    (BOTH_LINES, "(token, *merged[-1:]) == pair:\n        merged[-1] += token",
      "the pair is the wrong way round: the first token must be pair[0], the second pair[1]"),
     ("(*merged[-1:], token) == pair", "merged[-1:] == [pair[0]]", "only the first token of the pair is compared"),
     ("== pair:", "== pair and pair[0] + pair[1] not in merged:",

@@ -21,14 +21,14 @@ def encode_word(word, ranks):
 
 BLANKS = '''
 for _ in word:
-    pairs = [pair for pair in zip(tokens, tokens[1:]) if pair in ranks]
+    pairs = [pair for pair in zip(tokens, tokens[1:]) if pair in ranks]  # anew in each round
     if not pairs:
         return tokens
     first = min(pairs, key=lambda pair: ranks[pair])  # the one learned first, of the lowest rank
     merged = []
     for token in tokens:
         if merged and (merged[-1], token) == first:
-            merged[-1] = first[0] + first[1]
+            merged[-1] = first[0] + first[1]  # wherever the pair stands
         else:
             merged.append(token)
     tokens = merged
