@@ -119,7 +119,7 @@ def about_values(got: np.ndarray, expected: np.ndarray, tolerance: float, guess:
         words = f"{abs(factor):.6g}x too large" if abs(factor) > 1 else f"{1 / abs(factor):.6g}x too small"
         return f"is {words}, everywhere" + (", and its sign is flipped" if factor < 0 else "")
     if got.ndim > 1 and close(np.sort(got.ravel()), np.sort(expected.ravel()), tolerance):
-        return "has the right numbers in other places: are axes mixed up (reshape where transpose belongs)?"
+        return "has the right numbers in other places: are axes mixed up (reshape?), or parts joined in another order?"
     shift = got[finite] - expected[finite]
     if shift.size > 1 and np.ptp(shift) < 1e-7 * max(1.0, float(np.abs(shift).max())):
         return f"is off by the same number everywhere: {float(shift.flat[0]):+.6g}"

@@ -27,12 +27,14 @@ from minigrad.gradcheck.mutations import Change, compiled, in_words
 from . import comparing
 from .checks import Case
 from .trial import Answer, Finding, Trial, answer, arrays
+from .worker import Step
 
 MOST_LINES = 5000  # that a changed solution may run in one case
 SURE = {"cut off", "upstream", "sign", "missing sum", "missing repeat", "shape"}  # kinds of gradcheck's diagnoses
 VAGUE = {"partial", "incomplete", "unknown", "source"}  # kinds that say no more than where the numbers differ
 OF_SEVERAL_LINES = ("the order of the steps", "it stops after one round")  # changes in which a line stays as it was
 UNEXPLAINED = "no single slip explains it"
+COMPUTES = re.compile(r"[(+*/@<>=]").search  # whether a line does more than take what is there
 
 
 def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witnesses: list[Case]) -> tuple[str, Case]:
@@ -70,58 +72,67 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
         return in_all, case
     is_about_shape = "has shape" in found.plain
     if ": " in found.sentence if is_about_shape else not re.search("values: |numbers belong", found.plain):
-        remarks = [remark for remark in trial.reference.comments.values() if remark and "token" in found.plain]
-        return found.sentence + (f" ({'; '.join(remarks)})" if remarks else ""), case
+        remarks = [remark for remark in trial.reference.comments.values() if remark not in ("", "TODO")]
+        return found.sentence + (f" ({'; '.join(remarks)})" if "is cut" in found.plain else ""), case
     tells = first is not None and (first.where, first.kind) == (found.where, found.kind)
     step = first_step(trial, found, telling if tells else case)
     return f"{found.plain}; {UNEXPLAINED}{step or ': follow this small case by hand'}", case
 
 
 def first_step(trial: Trial, found: Finding, case: Case) -> str:
-    """The first step of the right solution that the learner's file does not reach, in words; "" if none is known.
-
-    A step that is left out, while one that builds on it is right, was done in another way.
-    """
+    """The first step of the right solution that the learner's file does not reach, in words; "" if none is known."""
     douts = trial.douts(case) if found.where.startswith("backward") else None
     yours, right = trial.steps(case, douts), trial.reference.steps(case, douts)
-    first_nan = ""
+    lines = [line.partition(" = ")[2] for line in trial.reference.text.splitlines()]  # the expressions assigned
+    before, differs = compare_steps(yours, right, lines, trial.right_names(case, douts))
+    so_far = f": your numbers agree with the right ones up to {before}" if before else ""
     if found.kind == "non-finite":
-        bad = next((s for s in yours if np.isnan(s[2]).any() and not re.search(r"empty|=$", s[1])), None)
-        first_nan = f": the first nan comes from `{bad[1]}` in line {bad[0]}" if bad else ""
-    before, last, differs, built_on = "", "", None, trial.right_names(case, douts)
-    named = {text: value for _, text, value in yours}
-    for line, text, value in right[::-1] if yours else []:
-        is_named = text.endswith(" =")  # the others are parts of such a step
-        _, _, inputs = trial.reference.text.splitlines()[line - 1].partition(" = ")
-        says_nothing = len(np.unique(value)) < 2 and bool(np.isin(value, range(-3, 4)).all())
-        if is_named and not re.search(r"[(+*/@]", inputs) or not is_named and value.ndim == 0 and text.endswith(")"):
-            says_nothing = True  # it takes something that is there, or a maximum, which others have as well
-        is_count = value.ndim == 0 and value.dtype.kind in "iub"  # a length, which other steps have by chance
-        if is_count:
-            says_nothing = not is_named or text not in named or np.array_equal(named[text], value)
-        reached = not says_nothing and not is_count and any(_alike(mine, value) for _, _, mine in yours)
-        last = last or (in_words(ast.parse(_name(text), mode="eval")) if reached else "")
-        if reached or is_named and _name(text).partition("[")[0] in built_on:
-            built_on |= set(re.findall(r"\w+", inputs if is_named else text))
-            before = before or (f"`{_name(text)}`" if reached and is_named else "")
-        elif is_named and not says_nothing:
-            before, differs = "", (_name(text), line)
-    before = before if differs else last
-    so_far = first_nan + (f": your numbers agree with the right ones up to {before}" if before else "")
+        nan = next((s for s in yours if np.isnan(s[2]).any() and not re.search(r"empty|=$", s[1])), None)
+        so_far = (f": the first nan comes from `{nan[1]}` in line {nan[0]}" if nan else "") + so_far
     if differs is None and not before:
-        return first_nan
+        return so_far
     name, line = differs or (found.gradient or "out|loss", trial.reference.last_line(found.where))
-    statement = trial.reference.text.split('"""')[1].partition("\nExample")[0]
-    comment = trial.reference.comments.get(line, "")
+    statement, comment = trial.reference.statement, trial.reference.comments.get(line, "")
     pattern = re.escape(name.partition("[")[0].rstrip("s")) if differs else name
     formulas = re.findall(rf"^ *(?:\w+  +)?((?:{pattern})s?(?:\[.*?\])? +=.*?),?(?:   .*)?$", statement, re.MULTILINE)
-    before_it = {other for other, text, _ in right if text.endswith(" =") and _name(text) == name and other < line}
-    formula = formulas[min(len(before_it), len(formulas) - 1) :][:1]
+    same = {other for other, text, _ in right if text.endswith(" =") and _name(text) == name}
+    number = sum(other < line and COMPUTES(lines[other - 1]) is not None for other in same)
+    formula = formulas[min(number, len(formulas) - 1) :][:1]
     step = f"`{re.sub(' +', ' ', formula[0]) if formula else name}`"
     what = f"the first step of a right solution that is not among yours is {step}"
     if differs is None and not formula:
         what = "what is done with it is not"
     return f"{so_far}{'; ' if so_far else ': '}{what}" + (f" ({comment})" if comment else "")
+
+
+def compare_steps(
+    yours: list[Step], right: list[Step], lines: list[str], built_on: set[str]
+) -> tuple[str, tuple[str, int] | None]:
+    """The last right step that is among yours, before the first one that is not; and that one's name and line.
+
+    A step that is left out, while one that builds on it is right, was done in another way. lines: the expression that
+    is assigned in each line of the right solution. built_on: names whose values are known to be right.
+    """
+    before, last, differs = "", "", None
+    named = {text: value for _, text, value in yours}
+    for line, text, value in right[::-1] if yours else []:
+        is_named = text.endswith(" =")  # the others are parts of such a step
+        is_count = value.ndim == 0 and value.dtype.kind in "iub"  # a length, which other steps have by chance
+        if is_count:
+            says_nothing = not is_named or text not in named or np.array_equal(named[text], value)
+        elif is_named:
+            says_nothing = not COMPUTES(lines[line - 1])
+        else:
+            says_nothing = value.ndim == 0 and text.endswith(")")  # a maximum or a sum, which others have as well
+        says_nothing |= not is_count and len(np.unique(value)) < 2 and bool(np.isin(value, range(-3, 4)).all())
+        reached = not says_nothing and not is_count and any(_alike(mine, value) for _, _, mine in yours)
+        last = last or (in_words(ast.parse(_name(text), mode="eval")) if reached else "")
+        if reached or is_named and _name(text).partition("[")[0] in built_on:
+            built_on |= set(re.findall(r"\w+", lines[line - 1] if is_named else text))
+            before = before or (f"`{_name(text)}`" if reached and is_named else "")
+        elif is_named and not says_nothing:
+            before, differs = "", (_name(text), line)
+    return before if differs else last, differs
 
 
 def _name(text: str) -> str:

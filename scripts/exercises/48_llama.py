@@ -91,7 +91,7 @@ EXERCISE = Exercise(
     ),
     checks=[
         FunctionCheck("turned", heads.map(Case), Case(some(2, 3, 5, 6))),
-        FunctionCheck("llama_block", blocks, case(some(1, 3, 5), 2, 2), examples=20),
+        FunctionCheck("llama_block", blocks, case(some(2, 3, 5), 2, 2), examples=20),
     ],
     answer=("gpt.model.llama.rotations", "gpt.model.llama.LlamaBlock"),
 )  # fmt: skip

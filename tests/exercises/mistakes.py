@@ -10,6 +10,15 @@ KEPT = """keys = np.concatenate([self.keys, keys], axis=2)  # all so far, then t
     values = np.concatenate([self.values, values], axis=2)  # all tokens so far, and behind them the new ones"""
 NEW_FIRST = "keys, values = (np.concatenate(pair, axis=2) for pair in ((keys, self.keys), (values, self.values)))"
 
+WALK = """for node in reversed(order):  # consumers first
+    for source, slope in node.inputs:
+        source.grad += node.grad * slope"""
+EVERY_PATH = """waiting = [root]
+for node in waiting:
+    for source, slope in node.inputs:
+        source.grad += node.grad * slope
+        waiting.append(source)"""
+
 MISTAKES = [
     ("mul", "dout * ctx.x", "-dout * ctx.x", "sign"),
     ("mul", "dout * ctx.y", "dout", "factor is missing"),
@@ -18,6 +27,7 @@ MISTAKES = [
     ("walk", "+=", "=", "overwritten"),
     ("walk", "reversed(order)", "order", "order"),
     ("walk", " * slope", "", "slope"),
+    ("walk", WALK, EVERY_PATH, "before it has got all of it, or more than once"),
     ("sum", "ctx.shape)", "ctx.shape) * 2", "2x too large"),
     ("sum", "ctx.shape)", "ctx.shape) / len(ctx.shape)", "small"),
     ("sum", "np.broadcast_to(dout, ctx.shape)", "dout", "repeat"),
@@ -137,6 +147,7 @@ MISTAKES = [
     ("ppo_clip", "np.clip(ratio, 1 - eps, 1 + eps)", "ratio", "clipping is missing"),
     ("gae", " + gamma * lam * following", "", "a term is missing"),
     ("gae", "gamma * lam", "gamma", "`lam`"),
+    ("gae", "advantages + values", "advantages + rewards", "`rewards` stands where `values` belongs"),
     ("gae", " + gamma * next_value", "", "`gamma * next_value`"),
     ("gae", "gamma * lam * following", "gamma * following", "a factor is missing: `lam`"),
     ("gae", "delta + gamma * lam * following", "delta", "a term is missing"),
@@ -159,6 +170,7 @@ MISTAKES = [
      "whole matrix"),
     ("absmax", "np.where(largest > 0, largest, 1)", "largest", "divide 0 by 0"),
     ("online_softmax", " / math.sqrt(q.shape[1])", "", "not divided by"),
+    ("online_softmax", "l = l * shrink + ", "l = ", "a term is missing: `l * shrink`"),
     ("online_softmax", "out = out * shrink", "out = out", "`shrink`"),
     ("online_softmax", "l = l * shrink", "l = l", "`shrink`"),
     ("online_softmax", "m, l =", PLAIN, "matrix of scores"),
