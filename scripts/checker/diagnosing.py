@@ -42,6 +42,9 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     telling = trial.check.telling
     if any("random" in vars(node).values() for node in ast.walk(ast.parse(trial.text))):
         return "it draws random numbers: the same arguments must give the same result (keep the mask of forward)", case
+    right = found.shown.get("right")
+    if isinstance(right, list) and right and right[-1] is None and found.answer.value[-1]:
+        return str(found.answer.value[-1]), case
     search = Search(trial, found, witnesses if first is not None else [case, *witnesses], first is not None)
     sentence = search.slip()
     kind, by_gradcheck, shown = "", "", telling
@@ -65,7 +68,6 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     in_all = search.in_all_cases()
     if by_gradcheck and kind not in VAGUE and (kind != "factor" or in_all):
         return by_gradcheck, shown
-    right = found.shown.get("right")
     if isinstance(right, list) and isinstance(right[found.number], str):  # not a number: what a `call` says about it
         return f"{found.answer.value[found.number]}", case
     if in_all:

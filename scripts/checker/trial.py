@@ -37,7 +37,7 @@ class Reference:
     def __init__(self, check: Check):
         self.text, call = check.reference
         self.check = dataclasses.replace(check, call=call)
-        self.statement = self.text.split('"""')[1].partition("\nExample")[0]
+        self.statement = (ast.get_docstring(ast.parse(self.text)) or "").partition("\nExample")[0]
         self.comments = dict(enumerate((line.partition("  # ")[2].strip() for line in self.text.splitlines()), 1))
         self.namespace = compiled(ast.parse(self.text), {"np": np, "math": math})
         self.node = next(n for n in ast.parse(self.text).body if getattr(n, "name", "") == check.name)

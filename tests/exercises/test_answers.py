@@ -5,17 +5,25 @@ from pathlib import Path
 import pytest
 
 from scripts.checker import diagnosing, processes
+from tests.exercises.mistakes import WALK
 from tests.exercises.planting import exercise_named, verdict_on_edit
+
+ALONG_EACH_PATH = """waiting = [(root, 1.0)]
+for node, share in waiting:
+    for source, slope in node.inputs:
+        source.grad += share * slope
+        waiting.append((source, share * slope))"""
 
 RIGHT = [
     ("attention", "math.sqrt(", "np.sqrt("),
     ("cross_entropy", "n = kept.sum()", "n = np.count_nonzero(kept)"),
     ("mean", "np.prod([", "np.float64(1) * np.prod(["),
+    ("walk", WALK, ALONG_EACH_PATH),
 ]
 
 
 @pytest.mark.parametrize(("name", "old", "new"), RIGHT)
-def test_numpy_scalars_are_right(name, old, new):
+def test_other_ways_are_right(name, old, new):
     assert verdict_on_edit(name, old, new).passed
 
 
