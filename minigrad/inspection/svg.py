@@ -1,4 +1,4 @@
-"""A graph as a picture, without Graphviz: boxes and arrows in SVG, which every browser shows.
+"""A graph as a picture, without Graphviz: boxes and arrows in SVG, in the color of the text around them.
 
 Arrows point in the direction of the forward pass. Ops have round corners, leaves are gray and have square corners, and
 the result has a thick border. An op with several inputs names them at its top edge; an op with several outputs numbers
@@ -18,14 +18,18 @@ LETTER = 0.61  # width of a letter in a monospace font, relative to its size
 MARGIN, PADDING, TITLE = 16, 9, 44
 GAP_X, GAP_Y = 18, 34
 STYLE = f"""<style>
-text {{ font: {SIZE["text"]}px monospace }}
+text {{ font: {SIZE["text"]}px monospace; fill: currentColor }}
 .op {{ font-weight: bold }}
-.port {{ font-size: {SIZE["port"]}px; fill: #444 }}
-.edge {{ fill: none; stroke: #333; marker-end: url(#arrow) }}
+.port {{ font-size: {SIZE["port"]}px; fill-opacity: 0.75 }}
+.edge {{ fill: none; stroke: currentColor; marker-end: url(#arrow) }}
 </style>
 <defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8"
- markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0.8 L8 4 L0 7.2 z"/></marker></defs>"""
-SHAPE = {"op": 'rx="7" fill="white"', "leaf": 'fill="#e8e8e8"', "rest": 'rx="7" fill="white" stroke-dasharray="4 3"'}
+ markerUnits="userSpaceOnUse" orient="auto"><path fill="currentColor" d="M0 0.8 L8 4 L0 7.2 z"/></marker></defs>"""
+SHAPE = {
+    "op": 'rx="7" fill="none"',
+    "leaf": 'fill="currentColor" fill-opacity="0.1"',
+    "rest": 'rx="7" fill="none" stroke-dasharray="4 3"',
+}
 RANK = {"op": 1.0, "leaf": 0.1, "rest": 0.1}  # the chain of ops runs straight down, with parameters beside it
 
 
@@ -42,7 +46,6 @@ def svg_of(graph: Graph) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size}>',
         STYLE,
-        '<rect width="100%" height="100%" fill="white"/>',
         *(f'<text x="{MARGIN}" y="{MARGIN + 10 + 16 * i}">{line}</text>' for i, line in enumerate(title)),
         f'<g transform="translate({MARGIN} {MARGIN + TITLE})" text-anchor="middle">',
         *(_edge_path(edge) for edge in edges),
@@ -84,7 +87,7 @@ def _node(node: Node, box: Box, is_result: bool) -> str:
     rows = _rows(node)
     title = "; ".join(texts[0] for kind, texts in rows if kind != "port")
     size = f'x="{box.x - box.width / 2:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}"'
-    border = f'stroke="black" stroke-width="{2.5 if is_result else 1}"'
+    border = f'stroke="currentColor" stroke-width="{2.5 if is_result else 1}"'
     parts = [
         f'<g class="{node.kind}-node"><title>{escape(title)}</title>',
         f"<rect {size} {SHAPE[node.kind]} {border}/>",

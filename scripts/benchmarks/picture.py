@@ -1,4 +1,4 @@
-"""All measurements in one picture: each side's time over the best that the machine could do, or over PyTorch's."""
+"""All measurements in one picture: our time over that of the library which it is compared with, whose time is 1."""
 
 from __future__ import annotations
 
@@ -7,48 +7,67 @@ from typing import Any
 
 from scripts.benchmarks.side import OPPONENTS
 
-SHADES = {"fast": "0.15", "float32": "0.15", **dict.fromkeys(OPPONENTS, "0.8")}  # our other sides are between
+OURS = ("fast", "float32")
+BLUE, LIGHT = "#1d4f91", "#a9bfdc"
 
 
 def draw(rows: dict[str, Any], path: str | Path) -> None:
-    """Bars of seconds over the floor of matrix products or the bandwidth bound; without either, over PyTorch's."""
+    """A bar for each of our sides and each further opponent, from the least favorable on; with least and most.
+
+    A tick marks the floor where it is known: the time of the matrix products alone, or of reading the weights.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    compared = {name: row for name, row in rows.items() if "sides" in row}
+    compared = {name: row for name, row in rows.items() if _opponent(row)}
     if not compared:
-        raise ValueError("there is nothing to draw: measurements of attention, tokenizers and techniques have no bars")
-    figure, axes = plt.subplots(figsize=(9, 1 + 0.8 * len(compared)), layout="constrained")
+        raise ValueError("there is nothing to draw: no measurement was compared with another library")
+    by_time = sorted(compared, key=lambda name: -_ours(compared[name])["seconds"] / _theirs(compared[name]))
+    figure, axes = plt.subplots(figsize=(9, 1 + 0.5 * len(compared)), layout="constrained")
     place, ticks = 0.0, {}
-    for name, row in compared.items():
-        best, what = _best(row)
-        ticks[place + 0.3 * (len(row["sides"]) - 1) / 2] = f"{name}\n(1 = {what})"
-        for side, figures in row["sides"].items():
-            times = [seconds / best for seconds in figures["all_seconds"]]
-            middle = figures["seconds"] / best
+    for name in by_time:
+        row, one = compared[name], _theirs(compared[name])
+        bars = {side: figures for side, figures in row["sides"].items() if side != _opponent(row)}
+        ticks[place + 0.3 * (len(bars) - 1) / 2] = f"{name.partition(' beside')[0]}, against {_opponent(row)}"
+        for side, figures in bars.items():
+            times = [seconds / one for seconds in figures["all_seconds"]]
+            middle = figures["seconds"] / one
+            color = BLUE if side in OURS else LIGHT
             spread = [[middle - min(times)], [max(times) - middle]]
-            axes.barh(place, middle, 0.28, xerr=spread, color=SHADES.get(side, "0.55"), ecolor="0.3", capsize=2)
-            axes.annotate(f"{side} {middle:.2f}", (max(times), place), (4, -3), textcoords="offset points", fontsize=8)
+            axes.barh(place, middle, 0.28, xerr=spread, color=color, ecolor="0.3", capsize=2)
+            note = f"{middle:.2f}" if side in OURS else f"{side} {middle:.2f}"
+            axes.annotate(note, (max(times), place), (4, -3), textcoords="offset points", fontsize=8)
             place += 0.3
-        place += 0.4
-    axes.axvline(1, color="black", linewidth=1)
+        if floor := _floor(row):
+            axes.vlines(floor / one, place - 0.3 * len(bars) - 0.17, place - 0.13, color="black", linewidth=2)
+        place += 0.25
+    axes.axvline(1, color="0.4", linewidth=1)
     axes.set_yticks(list(ticks), list(ticks.values()), fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.15 * axes.get_xlim()[1])
-    axes.set(xlabel="time (shorter is better), with the least and the most of all steps")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlim(0, 1.1 * axes.get_xlim()[1])
+    axes.set(xlabel="our time; 1 is theirs. Black tick: the matrix products, or reading the weights, alone")
     figure.savefig(path)
     plt.close(figure)
 
 
-def _best(row: dict[str, Any]) -> tuple[float, str]:
-    """The seconds that count as 1, and what they are."""
-    sides = row["sides"]
-    ours = next(side for side in ("fast", "float32") if side in sides)
-    if "matmul_floor_seconds" in row:
-        return row["matmul_floor_seconds"], "the matrix products alone"
-    if "share_of_bound" in row:
-        return sides[ours]["seconds"] * row["share_of_bound"], "reading float32 weights"
-    theirs = next((side for side in OPPONENTS if side in sides), ours)
-    return sides[theirs]["seconds"], theirs
+def _opponent(row: dict[str, Any]) -> str | None:
+    """The library that a measurement is compared with, or None."""
+    return next((side for side in OPPONENTS if side in row.get("sides", {})), None)
+
+
+def _theirs(row: dict[str, Any]) -> float:
+    return float(row["sides"][_opponent(row)]["seconds"])
+
+
+def _ours(row: dict[str, Any]) -> dict[str, Any]:
+    sides: dict[str, Any] = row["sides"]
+    return next(sides[side] for side in OURS if side in sides)
+
+
+def _floor(row: dict[str, Any]) -> float:
+    """The seconds that the machine needs at least, or 0 where nobody knows."""
+    bound = _ours(row)["seconds"] * row.get("share_of_bound", 0)
+    return float(row.get("matmul_floor_seconds", bound))

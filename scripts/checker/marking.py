@@ -32,6 +32,8 @@ from typing import Any, NamedTuple, TextIO
 from gpt.console import printable
 from gpt.files import write_text
 from minigrad.backend import usable_cores
+from scripts.pages import web_page
+from scripts.pages.web_page import escaped
 
 from . import catalogue, processes
 from .checks import Verdict
@@ -79,7 +81,7 @@ def mark(folder: Path, exercises: dict[str, Path], out_dir: Path, seed: int, lim
     write_text(out_dir / "marks.csv", table(results, exercises))
     write_text(out_dir / "summary.txt", summary(results, exercises))
     for who, verdicts in results.items():
-        write_text(out_dir / f"{who}.md", page(who, verdicts, seed))
+        write_text(out_dir / f"{who}.html", page(who, verdicts, seed))
     print(summary(results, exercises))
     print(f"The marks are in {out_dir / 'marks.csv'}, with a page for each student beside it.")
     return 0
@@ -319,22 +321,26 @@ def summary(results: Results, exercises: dict[str, Path]) -> str:
 
 
 def page(who: str, verdicts: dict[str, Verdict], seed: int) -> str:
-    """A student's feedback, in Markdown."""
-    passed = sum(verdict.passed for verdict in verdicts.values())
-    lines = [f"# {_text(who)}: {passed} of {len(verdicts)} passed", ""]
+    """A student's feedback, as a page. What comes from the submission is shown as text."""
+    title = f"{_text(who)}: {sum(verdict.passed for verdict in verdicts.values())} of {len(verdicts)} passed"
+    body = [f'<p class="kind">minigrad: feedback on exercises</p><h1>{escaped(title)}</h1>']
     for name, verdict in verdicts.items():
-        lines += [f"## {name}: {'passed' if verdict.passed else verdict.status}", ""]
+        body.append(f"<h2>{name}: {'passed' if verdict.passed else verdict.status}</h2>")
         if verdict.passed:
-            lines += [f"Right in all {verdict.cases} cases.", ""]
+            body.append(f"<p>Right in all {verdict.cases} cases.</p>")
             continue
-        lines += [_text(f"{verdict.where}: {verdict.diagnosis}"), ""]
+        body.append(f"<p>{_shown(f'{verdict.where}: {verdict.diagnosis}')}</p>")
         if verdict.parts:
             parts = [f"{part} {'right' if verdict.parts[part] else 'wrong'}" for part in PARTS if part in verdict.parts]
-            lines += [f"{points(verdict):.3g} of 1 point: {', '.join(parts)}.", ""]
+            body.append(f"<p>{points(verdict):.3g} of 1 point: {', '.join(parts)}.</p>")
         if verdict.line is not None:
-            lines += ["```python", f"{_text(verdict.code)}  # line {verdict.line}", "```", ""]
-        for title, text in (("A small case that fails:", verdict.details), ("It prints:", "\n".join(verdict.printed))):
+            body.append(f'<pre class="code">{_shown(verdict.code)}  # line {verdict.line}</pre>')
+        for heading, text in (("A small case that fails", verdict.details), ("It prints", "\n".join(verdict.printed))):
             if text:
-                lines += [title, "", *(f"    {line}" for line in _text(text).split("\n")), ""]
-    lines += ["---", f"Marked with seed {seed}: the same file gets the same verdict.", ""]
-    return "\n".join(lines)
+                body.append(f'<h3>{heading}</h3><pre class="output">{_shown(text)}</pre>')
+    body.append(f'<p class="soft">Marked with seed {seed}: the same file gets the same verdict.</p>')
+    return web_page.page(title, "\n".join(body), "report")
+
+
+def _shown(text: str) -> str:
+    return escaped(_text(text))

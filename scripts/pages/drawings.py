@@ -9,6 +9,7 @@ import numpy as np
 
 from gpt import GPT
 from gpt.interpretability.activations import hooked
+from scripts.pages.pictures import BLUE, ORANGE, blues
 
 
 def generation_loop(axes: Any, steps: Sequence[tuple[str, dict[str, float], str]], shown: int = 4) -> None:
@@ -19,7 +20,7 @@ def generation_loop(axes: Any, steps: Sequence[tuple[str, dict[str, float], str]
         best = sorted(probabilities, key=lambda token: -probabilities[token])[:shown]
         for place, token in enumerate(best if drawn in best else [*best[:-1], drawn]):
             x, is_drawn = 3.4 + 1.5 * place, token == drawn
-            axes.barh(row, 1.4 * probabilities[token], left=x, height=0.7, color="0.55" if is_drawn else "0.85")
+            axes.barh(row, 1.4 * probabilities[token], left=x, height=0.7, color=BLUE, alpha=0.65 if is_drawn else 0.25)
             label = f"{token!r} {probabilities[token]:.0%}"
             axes.text(x + 0.05, row, label, va="center", weight="bold" if is_drawn else "normal", fontsize=9)
     axes.text(0, -0.8, "text so far")
@@ -38,14 +39,14 @@ def tokens_computed(model: GPT, prompt: list[int], new: int, use_cache: bool) ->
 
 
 def cache_filling(axes: Any, computed: Sequence[int], prompt: int, title: str) -> None:
-    """A row for each step of generation, a square for each token: dark, computed now; light, taken from the cache."""
+    """A row for each step of generation, a square for each token: strong, computed now; light, taken from the cache."""
     for step, count in enumerate(computed):
         known = prompt + step
         grid = np.full((1, prompt + len(computed) - 1), np.nan)
         grid[0, :known] = 0.25
         grid[0, known - count : known] = 0.8
         place = (-0.5, grid.shape[1] - 0.5, step + 0.45, step - 0.45)
-        axes.imshow(grid, cmap="Greys", vmin=0, vmax=1, extent=place, aspect="auto", interpolation="nearest")
+        axes.imshow(grid, cmap=blues(), vmin=0, vmax=1, extent=place, aspect="auto", interpolation="nearest")
     axes.set(xlim=(-0.5, prompt + len(computed) - 1.5), ylim=(len(computed) - 0.5, -0.5))
     axes.set(xlabel="token", ylabel="step", title=f"{title}: {sum(computed)} computed")
 
@@ -56,8 +57,8 @@ def quantization_grid(axes: Any, rows: dict[str, tuple[np.ndarray, np.ndarray, f
     for row, (name, (weights, after, step)) in enumerate(rows.items()):
         y = -2.2 * row
         axes.vlines(np.arange(-7, 8) * step, y - 0.25, y + 0.05, color="0.75", linewidth=0.8)
-        axes.plot(weights, np.full(weights.size, y + 1), "o", color="black", markersize=4)
-        axes.plot(after, np.full(after.size, y), "s", color="0.4", markersize=4)
+        axes.plot(weights, np.full(weights.size, y + 1), "o", color=BLUE, markersize=4)
+        axes.plot(after, np.full(after.size, y), "s", color=ORANGE, markersize=4)
         axes.plot(np.stack([weights, after]), np.stack([np.full(weights.size, y + 1.0), np.full(after.size, y)]),
                   color="0.6", linewidth=0.6)  # fmt: skip
         axes.text(-limit, y + 1.25, f"{name}: steps of {step:.3f}, {len(np.unique(after))} of 15 levels used")
@@ -70,7 +71,7 @@ def rank_error(axes: Any, changes: Sequence[np.ndarray], size: int) -> None:
     ranks = range(1, size + 1)
     for spectra, line, name in ((changes, "-", "change of full fine-tuning"), ([noise], ":", "random numbers")):
         errors = np.mean([np.sqrt(np.maximum(1 - s[:size].cumsum() / s.sum(), 0)) for s in spectra], axis=0)
-        axes.plot(ranks, 100 * errors, line, color="black", label=name)
+        axes.plot(ranks, 100 * errors, line, label=name)
     axes.set(xlabel="rank", ylabel="best possible error (%)", xscale="log", ylim=(0, 105))
     axes.set_xticks([1, 2, 4, 8, 16, 32, size], ["1", "2", "4", "8", "16", "32", str(size)])
     axes.minorticks_off()

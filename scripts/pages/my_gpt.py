@@ -1,6 +1,6 @@
 """The page about the GPT that a learner has built: which parts are theirs, how it learned, what it writes.
 
-Parts that are the learner's are dark, so the page can be read in black and white.
+Parts that are the learner's are filled, so the page can be read in black and white.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def html(
     rows = [f'<div class="row"><b>{escaped(group)}</b>{boxes}</div>' for group, boxes in groups.items() if boxes]
     body = f"""<p class="kind">minigrad: the exercises</p>
 <h1>My GPT: {sum(each.name in passed for each in exercises)} of {len(exercises)} parts are mine</h1>
-<p>Dark: I wrote it, and it passed. With a thick frame: it ran in the training below. Light: still the library's.</p>
+<p class="legend"><span class="part mine">I wrote it, and it passed</span> <span class="part">still the library's</span>
+<span class="part used">ran in the training below</span></p>
 {"".join(rows)}
 <h2>How it learned</h2>
 <p>Loss in nats per token, over {len(mine)} steps: the library's parts as a wide gray line, mine as a thin blue one on

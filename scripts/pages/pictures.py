@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import io
 import json
 import sys
 import time
@@ -24,9 +25,13 @@ from threadpoolctl import threadpool_limits
 from gpt.files import read_json, read_text, write_text
 from minigrad import manual_seed, use_kernels
 from scripts.lessons.cells import LESSONS
-from scripts.pages.web_page import data_script, look
+from scripts.pages.web_page import data_script, escaped, look
 
 LINES = ("-", "--", ":", "-.")
+BLUE, ORANGE = "#1d4f91", "#be5416"
+# Black and the two colors are the page's: dark mode changes them. Alone, a browser shows the picture on white.
+OF_THE_PAGE = {"#000000": "currentColor", BLUE: "rgb(var(--heat, 29 79 145))", ORANGE: "rgb(var(--cold, 190 84 22))"}
+STYLE = {"svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False, "font.size": 10.0}
 MEASURED = LESSONS / "measured"
 WIDGETS = Path(__file__).resolve().parent / "widgets"
 
@@ -101,31 +106,40 @@ class Lesson:
 
 @contextlib.contextmanager
 def picture(folder: Path, name: str, title: str, columns: int = 1, rows: int = 1, size: Any = (7, 4)) -> Iterator[Any]:
-    """Axes to draw on (a list, if there are several); afterwards the picture is saved as NAME.png in the folder.
+    """Axes to draw on (a list, if there are several); afterwards the picture is saved as NAME.svg in the folder.
 
     Axes get a legend where something on them has a label.
     """
     several = rows * columns > 1
     try:
+        import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
         print(f"(no picture {name}: matplotlib is not installed; pip install matplotlib)")
         yield [_Nothing()] * (rows * columns) if several else _Nothing()
         return
-    figure = Figure(figsize=size, layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    yield axes if several else axes[0]
-    for drawn in axes:
-        if drawn.get_legend() is None and drawn.get_legend_handles_labels()[1]:
-            drawn.legend(frameon=False)
-    figure.suptitle(title, x=0.01, ha="left")
-    path = folder / f"{name}.png"
-    figure.savefig(path, dpi=120)
+    cycle = matplotlib.cycler(color=[BLUE, ORANGE, "#5f7f3f", "#8a5aa0", "#808080"])
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name, "axes.prop_cycle": cycle}):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+        yield axes if several else axes[0]
+        for drawn in axes:
+            if drawn.get_legend() is None and drawn.get_legend_handles_labels()[1]:
+                drawn.legend(frameon=False)
+        figure.suptitle(title, x=0.01, ha="left")
+        written = io.StringIO()
+        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
+    svg = written.getvalue()
+    svg = svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{escaped(title)}" ', 1)
+    for color, of_the_page in OF_THE_PAGE.items():
+        svg = svg.replace(color, of_the_page)
+    path = folder / f"{name}.svg"
+    write_text(path, svg)
     print(f"picture: {path.as_posix()} ({title})")
     if "ipykernel" in sys.modules:
-        from IPython.display import Image, display
+        from IPython.display import SVG, display
 
-        display(Image(filename=path))
+        display(SVG(svg))
 
 
 def widget_html(name: str, data: Any, alone: bool = False) -> str:
@@ -158,24 +172,31 @@ class _Nothing:
 
 
 def heatmap(axes: Any, matrix: Any, rows: Sequence[str], columns: Sequence[str], numbers: str = ".2f") -> None:
-    """A matrix as shades of gray, dark for large, each cell with its number. numbers: their format; "" for none."""
+    """A matrix as shades of blue, strong for large, each cell with its number. numbers: their format; "" for none."""
     matrix = np.asarray(matrix)
-    lightest, darkest = min(0.0, float(np.nanmin(matrix))), float(np.nanmax(matrix))
-    axes.imshow(matrix, cmap="Greys", aspect="auto", vmin=lightest, vmax=darkest)
+    axes.imshow(matrix, cmap=blues(), aspect="auto", vmin=min(0.0, float(np.nanmin(matrix))), vmax=np.nanmax(matrix))
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
-    middle = (lightest + darkest) / 2
     for (i, j), value in np.ndenumerate(matrix):
         if numbers and np.isfinite(value):
-            axes.text(j, i, format(value, numbers), ha="center", va="center", color="white" if value > middle else "k")
+            axes.text(j, i, format(value, numbers), ha="center", va="center")
 
 
-def bars(axes: Any, heights: dict[str, float], unit: str, numbers: str = ".3g", hatches: Sequence[str] = ("",)) -> None:
-    """One bar per name, with its height written above it."""
-    drawn = axes.bar(list(heights), list(heights.values()), color="0.8", edgecolor="black")
+def blues() -> Any:
+    """Shades for `imshow`, from nothing to blue: black text can be read on them, and white text in dark mode."""
+    try:
+        from matplotlib.colors import LinearSegmentedColormap, to_rgba
+    except ImportError:
+        return None
+    return LinearSegmentedColormap.from_list("blues", [to_rgba(BLUE, 0.0), to_rgba(BLUE, 0.65)])
+
+
+def bars(
+    axes: Any, heights: dict[str, float], unit: str, numbers: str = ".3g", colors: Sequence[str] = (BLUE,)
+) -> None:
+    """One bar per name, with its height written above it. colors: of the bars, from the beginning again."""
+    drawn = axes.bar(list(heights), list(heights.values()), color=list(colors) * len(heights), alpha=0.65)
     if not isinstance(axes, _Nothing):
-        for bar, hatch in zip(drawn, list(hatches) * len(heights)):
-            bar.set_hatch(hatch)
         axes.bar_label(drawn, fmt=lambda height: format(height, numbers), padding=2, fontsize=8)
         axes.margins(y=0.12)
     axes.set(ylabel=unit)

@@ -66,7 +66,7 @@ def test_marking_a_class(tmp_path, exercises, capsys):
     assert [rows["bob"][f"softplus_{part}"] for part in parts] == ["1", "0", "0"]
     assert [rows["cyd"][f"softplus_{part}"] for part in parts] == ["0", "1", "0"]
     assert [rows["dan"][f"softplus_{part}"] for part in parts] == ["1", "1", "0"]
-    pages = {who: (tmp_path / "marks" / f"{who}.md").read_text(encoding="utf-8") for who in rows}
+    pages = {who: (tmp_path / "marks" / f"{who}.html").read_text(encoding="utf-8") for who in rows}
     assert "2 of 2 passed" in pages["ada"] and "grow with x" in pages["bob"] and "never ends" in pages["eve"]
     assert "cannot be opened" in pages["zoe"] and "forward right, backward right, extremes wrong" in pages["dan"]
     assert "softplus: 2 of 8 passed" in said and "2 of 8: " in said and "1 of 8 students passed everything" in said
@@ -168,10 +168,11 @@ def test_a_mistake_of_the_checker_stops_nothing(monkeypatch):
 
 
 def test_cells_and_pages_hold_no_formulas_and_no_control_characters():
-    verdict = Verdict("error", "forward", "\x1b[2J\ud800", "\x00", printed=["\x07"])
+    verdict = Verdict("error", "forward", "\x1b[2J\ud800", "\x00", printed=["\x07</pre><script>alert(1)</script>"])
     results = {"=cmd()": {"softplus": verdict}}
     only = {"softplus": PATHS["softplus"]}
     text = marking.table(results, only) + marking.page("=cmd()", results["=cmd()"], 0) + marking.summary(results, only)
+    assert "<script>alert" not in text and "&lt;script&gt;alert" in text
     assert "'=cmd()" in text and not set("\x1b\x00\x07") & set(text)
     text.encode("utf-8")
     json.dumps(verdict.facts())

@@ -48,7 +48,7 @@ def example(model_and_tokenizer, tmp_path_factory):
         printed.append(f"widget: {path.as_posix()} (on the page)")
     with picture(folder, "wide", "A picture", size=(15, 4)) as axes:
         axes.plot([1, 2])
-    printed.append(f"picture: {folder.as_posix()}/wide.png (A picture)")
+    printed.append(f"picture: {folder.as_posix()}/wide.svg (A picture)")
     code = Cell("code", "x = " + " + ".join(["1"] * 90), 1)
     ran = [Ran(Cell("prose", QUESTION, 1)), Ran(code, "\n".join(printed), "y" * 300)]
     return write_page(lessons()[5], ran, ["softmax"], folder), data

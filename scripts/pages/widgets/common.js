@@ -63,7 +63,7 @@ function checkbox(name, checked, changed) {
 // The background of a number between 0 and 1, or, for signed numbers, between -1 and 1.
 function shade(share) {
   const strength = Math.min(Math.abs(share), 1).toFixed(3);
-  return `background: rgb(var(--${share < 0 ? "cold" : "heat"}) / ${strength * 0.75})`;
+  return `background: rgb(var(--${share < 0 ? "cold" : "heat"}) / ${strength * 0.65})`;
 }
 
 const visible = (text) => text.replace(/ /g, "\u00b7").replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5");

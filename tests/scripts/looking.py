@@ -1,0 +1,60 @@
+"""What is wrong with a page as people see it: too wide, text that fades into its background, headings out of order."""
+
+FAULTS = """() => {
+  const faults = [];
+  const root = document.documentElement;
+  if (root.scrollWidth > root.clientWidth) faults.push(`${root.scrollWidth - root.clientWidth} pixels too wide`);
+
+  // --- headings: one h1, first, and no level left out ---
+  const seen = (element) => element.checkVisibility({ visibilityProperty: true });
+  const levels = [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")].filter(seen).map((h) => Number(h.tagName[1]));
+  if (levels.filter((level) => level === 1).length !== 1) faults.push(`not one h1 in ${levels}`);
+  levels.forEach((level, i) => {
+    if (level > (levels[i - 1] ?? 0) + 1) faults.push(`h${level} after ${i ? `h${levels[i - 1]}` : "nothing"}`);
+  });
+
+  const low = new Map(); // one fault for each kind of element
+  const nameOf = (element) => `${element.tagName}.${element.className.baseVal ?? element.className}`;
+  // --- whatever can be clicked can be reached with Tab, or with the arrow keys from where Tab leads ---
+  const reached = "a[href], button, input, select, textarea, summary, label, [tabindex]";
+  for (const element of document.querySelectorAll("body *")) {
+    const pointed = getComputedStyle(element).cursor === "pointer";
+    if (pointed && seen(element) && !element.closest(reached)) low.set(nameOf(element), "not by keyboard");
+  }
+
+  // --- contrast of text, WCAG AA: 4.5, and 3 for large letters ---
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const channels = (color) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = color;
+    canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  };
+  const over = (top, below) => [0, 1, 2].map((i) => top[3] * top[i] + (1 - top[3]) * below[i]).concat(1);
+  const light = (color) => {
+    const [r, g, b] = color.map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    if (!element) return [255, 255, 255, 1];
+    return over(channels(getComputedStyle(element).backgroundColor), behind(element.parentElement));
+  };
+  for (const element of document.querySelectorAll("body, body *")) {
+    const text = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data.trim()).join("");
+    if (!text || !seen(element) || element.matches("script, style, option, :disabled")) continue;
+    const style = getComputedStyle(element), back = behind(element);
+    const ink = over(channels(element.ownerSVGElement ? style.fill : style.color), back);
+    const [a, b] = [light(ink), light(back)].sort((x, y) => y - x);
+    const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+    const contrast = (a + 0.05) / (b + 0.05);
+    const isLow = contrast < (large ? 2.95 : 4.45);
+    if (isLow) low.set(nameOf(element), `contrast ${contrast.toFixed(2)}: ${text.slice(0, 40)}`);
+  }
+  return [...faults, ...[...low].map(([what, fault]) => `${what}: ${fault}`)];
+}"""
+
+
+def faults(tab) -> list[str]:
+    """Everything that is wrong, as sentences."""
+    return tab.evaluate(FAULTS)

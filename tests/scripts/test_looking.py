@@ -1,0 +1,59 @@
+"""Pages as people see them: the reports, in two widths and both schemes; and planted faults that the check must see."""
+
+import numpy as np
+import pytest
+
+from gpt.tokenizer.token_view import MarkedToken
+from scripts.checker import catalogue, marking
+from scripts.checker.checks import Verdict
+from scripts.pages import marked_text, my_gpt
+from scripts.pages.web_page import page
+from tests.scripts.looking import faults
+from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, opened
+
+_ = chromium  # a fixture
+
+
+def reports():
+    tokens = [MarkedToken("word ", level, f"note {level}") for level in range(5)]
+    yield marked_text.html(tokens * 20, "How surprising?", ["", "some", "", "more", "most"], [("loss", "3.2 " * 20)])
+    exercises = [catalogue.load(path) for path in catalogue.paths().values()]
+    names, losses = [each.name for each in exercises], (5 / np.arange(1, 50)).tolist()
+    yield my_gpt.html(exercises, names[:9], names[4:7], losses, losses, "text " * 40)
+    wrong = Verdict("wrong", "backward", "a" * 90, "x = " + "1, " * 90, line=3, code="x = 1")
+    yield marking.page("ada", {"softplus": wrong, "soft_cap": Verdict("passed")}, 0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
+def test_reports_can_be_read(chromium, tmp_path, viewport, scheme):
+    for number, html in enumerate(reports()):
+        path = tmp_path / f"{number}.html"
+        path.write_text(html, encoding="utf-8")
+        with opened(chromium, path, viewport=viewport, color_scheme=scheme) as tab:
+            assert faults(tab) == []
+
+
+def test_a_note_is_shown_at_a_tap_and_by_keyboard(chromium, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(next(reports()), encoding="utf-8")
+    with opened(chromium, path, viewport=PHONE, has_touch=True) as tab:
+        tab.locator(".marked .l3").first.tap()
+        assert tab.locator("#note").inner_text() == "note 3"
+        tab.keyboard.press("Tab")
+        assert tab.locator("#note").inner_text() == "note 4"
+
+
+@pytest.mark.parametrize(("body", "fault"), [
+    ("<h1>a</h1><h3>b</h3>", "h3 after h1"),
+    ("<h1>a</h1><h1>b</h1>", "not one h1"),
+    ('<h1>a</h1><pre style="width: 500px; overflow: visible">x</pre>', "pixels too wide"),
+    ('<h1>a</h1><p style="color: #888">x</p>', "contrast"),
+    ('<h1>a</h1><p style="background: var(--accent)">x</p>', "contrast"),
+    ('<h1>a</h1><p style="cursor: pointer">x</p>', "not by keyboard"),
+])  # fmt: skip
+def test_a_planted_fault_is_seen(chromium, tmp_path, body, fault):
+    path = tmp_path / "page.html"
+    path.write_text(page("a", body, "report"), encoding="utf-8")
+    with opened(chromium, path, viewport=PHONE) as tab:
+        assert len(faults(tab)) == 1 and fault in faults(tab)[0]
