@@ -35,4 +35,6 @@ document.querySelectorAll(".answer > summary").forEach((summary, i) => summary.a
   } catch { /* this browser keeps nothing */ }
   showProgress();
 }));
+// On paper, nothing is folded.
+addEventListener("beforeprint", () => document.querySelectorAll(".cell details").forEach((fold) => { fold.open = true; }));
 addEventListener("pageshow", () => { Object.keys(answersOpened).forEach((lesson) => delete answersOpened[lesson]); showProgress(); });

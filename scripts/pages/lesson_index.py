@@ -15,7 +15,7 @@ from scripts.pages.web_page import FOLDER, escaped, page
 
 NAV = re.compile(r"<!--nav-->.*?<!--/nav-->", re.DOTALL)
 _RAN = re.compile(r"ran in (\d+) s<")
-_PICTURE = re.compile(r'<figure class="[^"]*\b(?:picture|drawing)\b[^"]*"[^>]*>(.*?)</figure>', re.DOTALL)
+_PICTURE = re.compile(r'<figure class="(?:drawing scroll|scroll drawing)">(.*?)</figure>', re.DOTALL)
 _INTRODUCTION = """<p class="kind">minigrad: all lessons</p><h1>How a GPT is built, trained and fine-tuned</h1>
 <p>{count} lessons, from the slope of a curve to a model that follows instructions. Each is a script that ran when its
 page was made: prose, code, the real output, and questions to answer before you look. A lesson is done when all its
@@ -76,7 +76,7 @@ def _row(lesson: Path, cells: list[Cell], text: str, folder: Path, passed: set[s
     if names := exercises(lesson):
         facts.append("exercises: " + ", ".join(f"{name} ✓" if name in passed else name for name in names))
     return f"""<li>
-<div class="thumbnail" aria-hidden="true">{picture[1] if picture else ""}</div>
+<div class="thumbnail drawing" aria-hidden="true">{picture[1] if picture else ""}</div>
 <div><h3>{_to("", lesson, folder)}</h3><p>{inline(about)}</p><p class="soft">{" · ".join(facts)}</p></div>
 </li>"""
 

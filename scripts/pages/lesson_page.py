@@ -71,7 +71,7 @@ def write_page(lesson: Path, ran: Iterable[Ran], exercises: list[str], folder: P
 
 def _write_widget_page(name: str, data: Any, lesson: Path, folder: Path) -> None:
     """A widget alone on a page, with all the width there is."""
-    back = f'<a href="{lesson.stem}.html">← lesson {number(lesson)}</a><a href="index.html">All lessons</a>'
+    back = f'<a href="{lesson.stem}.html">← {number(lesson)}</a><span></span><a href="index.html">All lessons</a>'
     head = f'<p class="kind">minigrad: a drawing of lesson {number(lesson)}</p><h1>{WIDGET_PAGES[name]}</h1>'
     body = f'<header><nav aria-label="lessons">{back}</nav></header><main>{head}{widget_html(name, data)}</main>'
     write_text(folder / f"{name}.html", page(WIDGET_PAGES[name], body, "alone", [widget_scripts([name])]))
@@ -168,9 +168,9 @@ class Body:
 
 
 def _sentence(text: str) -> str:
-    """The text after "Predict:" or "Answer:", with a capital at its beginning; the page does not show the word."""
+    """The text after "Predict:" or "Answer:", which the page does not show; with a capital, except for y = x²."""
     text = text.strip()
-    return text[:1].upper() + text[1:]
+    return text if re.match(r"\w [=≈]", text) else text[:1].upper() + text[1:]
 
 
 def address(path: Path, folder: Path) -> str:
@@ -197,12 +197,9 @@ def code_html(*statements: Cell) -> str:
 def picture_html(path: Path, name: str) -> str:
     """A picture inside the page."""
     if path.suffix == ".svg":
-        drawing = read_text(path)
-        drawing = drawing[drawing.index("<svg") :]  # without the declaration of a file
-        return f'<figure class="picture scroll" role="img" aria-label="{escaped(name)}">{drawing}</figure>'
+        return f'<figure class="drawing scroll">{read_text(path)}</figure>'
     data = base64.b64encode(path.read_bytes()).decode("ascii")
-    image = f'<img class="drawing" alt="{escaped(name)}" src="data:image/png;base64,{data}">'
-    return f'<figure class="picture">{image}</figure>'
+    return f'<figure><img class="drawing" alt="{escaped(name)}" src="data:image/png;base64,{data}"></figure>'
 
 
 def _value(value: Any) -> Iterator[str]:

@@ -134,7 +134,7 @@ widgets.gpt = (place, data) => {
         element("tr", {}, ...(labels ?? []).map((text) => element("th", {}, visible(text)))), element("tr", {}, ...cells))),
       element("p", {}, note),
     );
-    if (heads) panel.append(patterns(heads), element("p", { class: "soft" }, "Each row is a token that looks, each column a token that it looks at, in the same order. Darker: more weight."));
+    if (heads) panel.append(patterns(heads), element("p", { class: "soft" }, "Each row is a token that looks, each column a token that it looks at, in the same order. The stronger the color, the more weight."));
   }
 
   place.append(
