@@ -133,16 +133,23 @@ def show(running: Running, cells: list[Cell]) -> None:
         for paragraph in cell.paragraphs():
             if waits and paragraph.startswith("## "):
                 input("\n[Enter] goes on ")
-            print("\n" + underlined(wrapped(paragraph, min(columns, 100))), flush=True)
+            print("\n" + wrapped(paragraph, min(columns, 100)), flush=True)
             if waits and paragraph.startswith(QUESTION):
                 input("\n[Enter] shows what happens ")
 
 
 def wrapped(paragraph: str, columns: int) -> str:
-    """A paragraph of Markdown in lines of at most so many columns; tables and formulas keep their lines."""
+    """A paragraph of Markdown for a terminal: a heading underlined, text in lines of at most so many columns.
+
+    Tables and formulas keep their lines.
+    """
+    for mark, line in (("# ", "="), ("## ", "-")):
+        if paragraph.startswith(mark):
+            lines = textwrap.wrap(paragraph.removeprefix(mark), columns)
+            return "\n".join([*lines, line * max(map(len, lines))])
     parts = re.split(r"\n(?=[-*>|] |\d+\. |\||    )", paragraph)
     for i, part in enumerate(parts):
-        if not part.startswith(("|", "    ", "#")):
+        if not part.startswith(("|", "    ")):
             mark = re.match(r"[-*>] |\d+\. |", part)
             rest = " " * len(mark[0] if mark else "")
             parts[i] = textwrap.fill(" ".join(part.split()), columns, subsequent_indent=rest, **WHOLE_WORDS)
@@ -154,15 +161,6 @@ def numbered(place: int, line: str, columns: int) -> list[str]:
     rest = " " * (len(line) - len(line.lstrip()) + 4)
     parts = textwrap.wrap(line, max(columns - 7, 20), subsequent_indent=rest, **WHOLE_WORDS) or [""]
     return [f"{'' if i else place:4} | {part}".rstrip() for i, part in enumerate(parts)]
-
-
-def underlined(paragraph: str) -> str:
-    """A heading of Markdown as a heading of a terminal; other paragraphs as they are."""
-    for mark, line in (("# ", "="), ("## ", "-")):
-        if paragraph.startswith(mark):
-            first, _, rest = paragraph.removeprefix(mark).partition("\n")
-            return f"{first}\n{line * len(first)}\n{rest}".rstrip()
-    return paragraph
 
 
 def show_path(out_dir: Path) -> None:

@@ -154,9 +154,9 @@ def test_prose_wraps_between_words_in_a_terminal(columns):
         for cell in read_cells(path):
             for paragraph in cell.paragraphs() if cell.kind == "prose" else []:
                 made = lesson_script.wrapped(paragraph, columns)
-                assert made.split() == paragraph.split()
+                assert re.findall(r"\w+", made) == re.findall(r"\w+", paragraph)
                 for line in made.splitlines():
-                    kept = line.startswith(("#", "|", "    ")) or len(line.split()) < 3
+                    kept = line.startswith(("|", "    ")) or len(line.split()) < 3
                     assert len(line) <= columns or kept, line
     assert lesson_script.wrapped("- a b\n- c\n  d", 5) == "- a b\n- c d"
     assert lesson_script.wrapped("- aa bb", 5) == "- aa\n  bb"

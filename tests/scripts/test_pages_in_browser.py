@@ -21,6 +21,7 @@ from tests.scripts.test_widgets import model_and_tokenizer
 _ = model_and_tokenizer  # a fixture
 PHONE, DESKTOP = {"width": 390, "height": 800}, {"width": 1280, "height": 900}
 QUESTION = "## A long heading about nothing\n\nPredict: what?\n\nAnswer: **this**.\n\n| a | b |\n|---|---|\n| 1 | 2 |"
+QUESTION += "\n\n    loss = " + " + ".join(f"ln p_{i}" for i in range(20))
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +51,8 @@ def example(model_and_tokenizer, tmp_path_factory):
     with picture(folder, "wide", "A picture", size=(15, 4)) as axes:
         axes.plot([1, 2])
     printed.append(f"picture: {folder.as_posix()}/wide.svg (A picture)")
-    code = Cell("code", "x = " + " + ".join(["1"] * 90), 1)
-    ran = [Ran(Cell("prose", QUESTION, 1)), Ran(code, "\n".join(printed), "y" * 300)]
+    code = Cell("code", "x = " + " + ".join(["1"] * 90) + "\nassert x == 90", 1)
+    ran = [Ran(Cell("prose", f"# A title\n\n{QUESTION}", 1)), Ran(code, "\n".join(printed), "y" * 300)]
     return write_page(lessons()[5], ran, ["softmax"], folder), data
 
 
@@ -269,6 +270,7 @@ def test_a_printed_page_is_light_and_has_its_answers(chromium, example):
     with opened(chromium, example[0], color_scheme="dark") as tab:
         assert len(tab.pdf()) > 10_000
         assert tab.locator("details.answer:not([open])").count() == 0
+        assert tab.locator(".cell details[open]").count() == 1 == tab.locator(".cell details").count()
         tab.emulate_media(media="print", color_scheme="dark")
         assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert not tab.locator("nav").first.is_visible()
