@@ -143,9 +143,9 @@ def wrapped(paragraph: str, columns: int) -> str:
 
     Tables and formulas keep their lines.
     """
-    for mark, line in (("# ", "="), ("## ", "-")):
-        if paragraph.startswith(mark):
-            lines = textwrap.wrap(paragraph.removeprefix(mark), columns)
+    for sharps, line in (("# ", "="), ("## ", "-")):
+        if paragraph.startswith(sharps):
+            lines = textwrap.wrap(paragraph.removeprefix(sharps), columns)
             return "\n".join([*lines, line * max(map(len, lines))])
     parts = re.split(r"\n(?=[-*>|] |\d+\. |\||    )", paragraph)
     for i, part in enumerate(parts):

@@ -1,16 +1,8 @@
 // Which answers of a lesson the reader has opened. The browser keeps it (localStorage), so the index knows it as well.
 // Without storage, or where the index has another origin than the page, a lesson counts as long as it is open.
-const KEPT = "minigrad lesson ";
-const answersOpened = {};
-
-function openedIn(lesson) {
-  try {
-    answersOpened[lesson] ??= JSON.parse(localStorage.getItem(KEPT + lesson)) ?? [];
-  } catch {
-    answersOpened[lesson] ??= [];
-  }
-  return answersOpened[lesson];
-}
+const kept = (() => { try { return localStorage; } catch { return {}; } })();
+const keyOf = (lesson) => `minigrad lesson ${lesson}`;
+const openedIn = (lesson) => JSON.parse(kept[keyOf(lesson)] ?? "[]");
 
 function showProgress() {
   for (const place of document.querySelectorAll("[data-lesson]:not([data-read])")) {
@@ -29,12 +21,9 @@ function showProgress() {
 // A click, by mouse or keyboard; printing a page opens all answers, too, and is no reading.
 document.querySelectorAll(".answer > summary").forEach((summary, i) => summary.addEventListener("click", () => {
   const { lesson } = document.querySelector("[data-lesson]").dataset;
-  if (!openedIn(lesson).includes(i)) openedIn(lesson).push(i);
-  try {
-    localStorage.setItem(KEPT + lesson, JSON.stringify(openedIn(lesson)));
-  } catch { /* this browser keeps nothing */ }
+  kept[keyOf(lesson)] = JSON.stringify([...new Set([...openedIn(lesson), i])]);
   showProgress();
 }));
 // On paper, nothing is folded.
 addEventListener("beforeprint", () => document.querySelectorAll(".cell details").forEach((fold) => { fold.open = true; }));
-addEventListener("pageshow", () => { Object.keys(answersOpened).forEach((lesson) => delete answersOpened[lesson]); showProgress(); });
+addEventListener("pageshow", showProgress); // also on the way back from another page

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,17 +13,10 @@ from scripts.lessons.course import DONE, MODULES, exercises, module, number, pas
 from scripts.pages.markup import inline
 from scripts.pages.web_page import FOLDER, escaped, page
 
+WIDGET_PAGES = {"gpt": "A GPT at work, step by step"}  # widgets that have a page of their own, too
 NAV = re.compile(r"<!--nav-->.*?<!--/nav-->", re.DOTALL)
 _RAN = re.compile(r"ran in (\d+) s<")
 _PICTURE = re.compile(r'<figure class="(?:drawing scroll|scroll drawing)">(.*?)</figure>', re.DOTALL)
-_INTRODUCTION = """<p class="kind">minigrad: all lessons</p><h1>How a GPT is built, trained and fine-tuned</h1>
-<p>{count} lessons, from the slope of a curve to a model that follows instructions. Each is a script that ran when its
-page was made: prose, code, the real output, and questions to answer before you look. A lesson is done when all its
-answers have been opened.</p>
-<div class="next"><p>Start here:</p> {first} {gpt}</div>"""
-_NOTE = """<p class="soft">This browser remembers which answers were opened. A lesson that was read to its end in a
-terminal is done as well; that, and the exercises, are as they were when a page was last written. Minutes: the prose at
-200 words and the code at 15 lines a minute, without the exercises. Seconds: how long the lesson ran.</p>"""
 
 
 def minutes(cells: list[Cell]) -> int:
@@ -42,32 +35,30 @@ def progress(lesson: Path, cells: list[Cell], read: bool = False) -> str:
 
 def connect(folder: Path) -> None:
     """Give every page of the folder its links to the previous and the next one, and write the index."""
-    order = lessons()
-    chapters: dict[str, list[str]] = {}
-    times: Counter[str] = Counter()
-    passed = passed_exercises()
+    order, passed, html = lessons(), passed_exercises(), ""
     for place, lesson in enumerate(order):
         path = folder / f"{lesson.stem}.html"
-        text = read_text(path) if path.exists() else ""
-        if text:
+        if path.exists():
             back = _to("← ", order[place - 1], folder) if place else "<span></span>"
             on = _to("", order[place + 1], folder, " →") if place + 1 < len(order) else "<span></span>"
             nav = f'<!--nav--><nav aria-label="lessons">{back}<a href="index.html">All lessons</a>{on}</nav><!--/nav-->'
-            write_text(path, nav.join(NAV.split(text)))
-        cells = read_cells(lesson)
-        times[module(lesson)] += minutes(cells)
-        chapters.setdefault(module(lesson), []).append(_row(lesson, cells, text, folder, passed))
-    gpt = '<p><a href="gpt.html">A GPT at work, step by step</a></p>' if (folder / "gpt.html").exists() else ""
-    html = [_INTRODUCTION.format(count=len(order), gpt=gpt, first=_to("", order[0], folder))]
-    for name, rows in chapters.items():
-        head = f'{escaped(MODULES[name])} <span class="soft">{times[name]} minutes</span>'
-        html.append(f'<h2>{head}</h2><ol class="lessons">{"".join(rows)}</ol>')
-    body = f"<main>{''.join(html)}</main><footer>{_NOTE}</footer>"
+            write_text(path, nav.join(NAV.split(read_text(path))))
+    for name, group in itertools.groupby(order, module):
+        cells = {lesson: read_cells(lesson) for lesson in group}
+        rows = "".join(_row(lesson, cells[lesson], folder, passed) for lesson in cells)
+        time = f'<span class="soft">{sum(map(minutes, cells.values()))} minutes</span>'
+        html += f'<h2>{escaped(MODULES[name])} {time}</h2><ol class="lessons">{rows}</ol>'
+    made = {name: text for name, text in WIDGET_PAGES.items() if (folder / f"{name}.html").exists()}
+    widgets = "".join(f'<p><a href="{name}.html">{text}</a></p>' for name, text in made.items())
+    body = read_text(FOLDER / "lesson_index.html")
+    body = body.format(count=len(order), first=_to("", order[0], folder), widgets=widgets, chapters=html)
     write_text(folder / "index.html", page("The lessons", body, "index", [read_text(FOLDER / "lesson.js")]))
 
 
-def _row(lesson: Path, cells: list[Cell], text: str, folder: Path, passed: set[str]) -> str:
-    """A lesson in the index. text: its page, or "" if it is not written yet."""
+def _row(lesson: Path, cells: list[Cell], folder: Path, passed: set[str]) -> str:
+    """A lesson in the index."""
+    path = folder / f"{lesson.stem}.html"
+    text = read_text(path) if path.exists() else ""
     ran, picture = _RAN.search(text), _PICTURE.search(text)
     about = re.split(r"(?<=[.?!])\s", cells[0].paragraphs()[1])[0]
     facts = [f"{minutes(cells)} minutes", progress(lesson, cells, (folder / lesson.stem / DONE).exists())]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import os
 import re
@@ -16,17 +15,16 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from gpt.files import read_json, read_text, write_text
-from scripts.lessons.cells import ANSWER, LESSONS, QUESTION, Cell, Running, lessons, read_cells, title
+from scripts.lessons.cells import ANSWER, LESSONS, QUESTION, Cell, Running, read_cells, title
 from scripts.lessons.concepts import ROOT, Concept, concepts
 from scripts.lessons.course import number
-from scripts.pages.lesson_index import connect, minutes, progress
+from scripts.pages.lesson_index import WIDGET_PAGES, connect, minutes, progress
 from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.pages.pictures import widget_html, widget_scripts
 from scripts.pages.web_page import FOLDER, escaped, page
 
-WIDGET_PAGES = {"gpt": "A GPT at work, step by step"}  # widgets that have a page of their own, too
-FOLDED = {"plot": "the plot", "check": "the check"}  # statements that are not the subject of a lesson
-_DRAWN = re.compile(r"^(picture|widget): (.+?\.(?:png|svg|json)) \((.*)\)$", re.MULTILINE)
+FOLDED = ("plot", "check")  # purposes of statements that are not the subject of a lesson
+_DRAWN = re.compile(r"^(picture|widget): (.+?\.(?:svg|json)) \((.*)\)$", re.MULTILINE)
 _EXERCISE = re.compile(r"exercise\.py start (\w+)")
 _PATH = re.compile(r"(?:minigrad|gpt|finetune|scripts|tests)/[\w./-]*\w")
 
@@ -52,11 +50,10 @@ def write_page(lesson: Path, ran: Iterable[Ran], exercises: list[str], folder: P
     path = folder / f"{lesson.stem}.html"
     start = time.perf_counter()
     body, widgets = Body(folder).of(ran)
-    seconds, order, cells = time.perf_counter() - start, lessons(), read_cells(lesson)
+    seconds, cells = time.perf_counter() - start, read_cells(lesson)
     rows = [row for row in concepts() if row.lesson == lesson.name]
     places = _concepts(rows, exercises, folder)
-    where = f"lesson {order.index(lesson) + 1} of {len(order)}" if lesson in order else "a lesson"
-    kind = f'<p class="kind">minigrad: {where}, {minutes(cells)} minutes to read; ran in {seconds:.0f} s</p>'
+    kind = f'<p class="kind">minigrad: a lesson, {minutes(cells)} minutes to read; ran in {seconds:.0f} s</p>'
     nav = "<!--nav--><!--/nav-->"
     done = f'<p class="soft">{progress(lesson, cells)}. A lesson is done when all its answers have been opened.</p>'
     html = f"<header>{nav}</header>\n<main>\n{kind}{body}\n{places}</main>\n<footer>{done}{nav}</footer>"
@@ -130,7 +127,7 @@ class Body:
             statements = list(group)
             code = code_html(*statements)
             if folds:
-                named = " and ".join(dict.fromkeys(FOLDED[statement.purpose()] for statement in statements))
+                named = " and ".join(dict.fromkeys(f"the {statement.purpose()}" for statement in statements))
                 lines = code.count('class="line')
                 code = f"<details><summary>{named}: {lines} line{'s' * (lines > 1)}</summary>{code}</details>"
             html.append(code)
@@ -143,9 +140,9 @@ class Body:
             if part.strip():
                 yield f'<pre class="output" tabindex="0">{escaped(part.strip(chr(10)))}</pre>'
             if 4 * i + 3 < len(parts):
-                kind, path, name = parts[4 * i + 1 : 4 * i + 4]
+                kind, path, _ = parts[4 * i + 1 : 4 * i + 4]
                 if kind == "picture":
-                    yield picture_html(Path(path), name)
+                    yield f'<figure class="drawing scroll">{read_text(path)}</figure>'
                 else:
                     widget = Path(path).stem
                     self.widgets[widget] = read_json(path)
@@ -192,14 +189,6 @@ def code_html(*statements: Cell) -> str:
             indent = len(plain) - len(plain.lstrip())
             html += f'<span class="{kind}" style="--indent:{indent}">{line}\n</span>'
     return f'<pre class="code" tabindex="0"><code>{html}</code></pre>'
-
-
-def picture_html(path: Path, name: str) -> str:
-    """A picture inside the page."""
-    if path.suffix == ".svg":
-        return f'<figure class="drawing scroll">{read_text(path)}</figure>'
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<figure><img class="drawing" alt="{escaped(name)}" src="data:image/png;base64,{data}"></figure>'
 
 
 def _value(value: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ from scripts.pages.web_page import escaped
 Link = Callable[[str], str | None]
 _ITEM = re.compile(r"(?:[-*]|(\d+)\.)\s+")
 _PATH = re.compile(r"\b(?:minigrad|gpt|finetune|scripts|tests)/[\w./-]*\w\.(?:py|md|js|json)\b")
-_BLOCK = re.compile(r"#{1,6} |[-*] |\d+\. |> |\||```")
+_BLOCK = re.compile(r"#{1,6} |[-*] |\d+\. |\|")
 _GAP = re.compile(r"[,;]?(?:\s{4,}(?![\s=+])|\s{2,}(?=\()| (?=so ))")  # between a formula and the next, or a remark
 _OPERATOR = re.compile(r"[=≈<+/-]")
 # Words, and what could be read in two ways: an index "W[0]" or "head_H-1", a dot for a product.
@@ -34,8 +34,9 @@ _REWRITTEN = [  # as formula.py reads it: what belongs together, in parentheses
 
 
 def markdown_to_html(text: str, link: Link = lambda target: None) -> str:
-    """Headings, paragraphs, lists (one level), tables, quotes, code, **bold**, *emphasis*, `code`, [links](target).
+    """Return Markdown as HTML: headings, paragraphs, lists (one level), tables, formulas and code (four spaces in).
 
+    In a line there may be **bold**, *emphasis*, `code` and [links](target).
     link: maps the target of a link, a path of the project that the text names, and `code`, to an address; None: no
     link. http(s) addresses and #places stand for themselves. Everything else in the text is shown as text.
     """
@@ -45,11 +46,7 @@ def markdown_to_html(text: str, link: Link = lambda target: None) -> str:
         line = lines.pop(0)
         if not line.strip():
             continue
-        if line.startswith("```"):
-            code = _take(lines, lambda next_line: not next_line.startswith("```"))
-            del lines[:1]  # the closing fence
-            html.append(f"<pre>{escaped(chr(10).join(code))}</pre>")
-        elif line.startswith("    "):
+        if line.startswith("    "):
             code = [line, *_take(lines, lambda next_line: next_line.startswith("    ") or not next_line.strip())]
             shown = "\n".join(part[4:] for part in code).rstrip()
             html.append(_formulas(shown) or f"<pre>{escaped(shown)}</pre>")
@@ -57,10 +54,6 @@ def markdown_to_html(text: str, link: Link = lambda target: None) -> str:
             html.append(f"<h{len(heading[1])}>{inline(heading[2], link)}</h{len(heading[1])}>")
         elif line.startswith("|"):
             html.append(_table([line, *_take(lines, lambda next_line: next_line.startswith("|"))], link))
-        elif line.startswith("> "):
-            quoted = [line, *_take(lines, lambda next_line: next_line.startswith(">"))]
-            inner = "\n".join(part.removeprefix(">").removeprefix(" ") for part in quoted)
-            html.append(f"<blockquote>{markdown_to_html(inner, link)}</blockquote>")
         elif item := _ITEM.match(line):
             tag = "ol" if item[1] else "ul"
             html.append(f"<{tag}>{''.join(_items([line, *_take(lines, _goes_on)], link))}</{tag}>")

@@ -14,7 +14,7 @@ from scripts.pages.markup import formula, markdown_to_html, python_to_html
 from scripts.pages.web_page import data_script, page
 from tests.scripts.test_lessons import LESSONS, ROOT
 
-TAGS = {"h1", "h2", "h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "table", "tr", "th", "td", "div", "blockquote",
+TAGS = {"h1", "h2", "h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "table", "tr", "th", "td", "div",
         "pre", "code", "strong", "em", "a", "span", "math", "mrow", "mi", "mn", "mo", "mfrac", "mspace", "msqrt",
         "msub", "msup", "mtext", "wbr"}  # fmt: skip
 
@@ -40,8 +40,7 @@ def known(target):
         ("2 * 3 * 4, x*y*z, W_Q and `a*b*c`", "<p>2 * 3 * 4, x*y*z, W_Q and <code>a*b*c</code></p>"),
         ("- a\n  goes on\n- b", "<ul><li>a\ngoes on</li><li>b</li></ul>"),
         ("text\n1. a\n2. b", "<p>text</p>\n<ol><li>a</li><li>b</li></ol>"),
-        ("> quoted\n> more", "<blockquote><p>quoted\nmore</p></blockquote>"),
-        ("```\na\n\n  b < c\n```\nd", "<pre>a\n\n  b &lt; c</pre>\n<p>d</p>"),
+        ("    a\n\n      b < c\nd", "<pre>a\n\n  b &lt; c</pre>\n<p>d</p>"),
         ("    softmax(x)\n\n    y", "<pre>softmax(x)\n\ny</pre>"),
         ("[`x`](gpt/known.py)", '<p><a href="known.py"><code>x</code></a></p>'),
         ("see gpt/known.py.", '<p>see <a href="known.py">gpt/known.py</a>.</p>'),
