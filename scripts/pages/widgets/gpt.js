@@ -56,7 +56,7 @@ widgets.gpt = (place, data) => {
     drawing.replaceChildren(
       element("defs", {}, element("marker", { id: "tip", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" },
         element("path", { d: "M0 0 L8 4 L0 8 z", class: "tip" }))),
-      element("rect", { x: 8, y: frameTop, width: 404, height: frameBottom - frameTop, rx: 10, class: "frame" }),
+      element("g", {}, element("rect", { x: 8, y: frameTop, width: 404, height: frameBottom - frameTop, rx: 10, class: "frame" })),
       element("text", { x: 404, y: frameTop + 20, "text-anchor": "end", class: "strong" }, `block × ${config().L}`),
       around(at.ln_1, at.add_1), around(at.ln_2, at.add_2),
       ...boxes.flatMap((box, i) => drawBox(box, y(i), y(i + 1), i + 1 < boxes.length)),
