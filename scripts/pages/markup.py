@@ -30,6 +30,7 @@ _REWRITTEN = [  # as formula.py reads it: what belongs together, in parentheses
     (r"/ (\w+\([^()]*\))", r"/ (\1)"),  # a / f(x)
     (r"/ d (\w+)", r"/ (d \1)"),  # d loss / d z
     (r"(\d)/\|(\w+)\|", r"(\1 / (|\2|))"),  # 1/|o_i|
+    (r"\b([^\W\d_])_([a-z]{3,})", r"\1_(\2)"),  # r_chosen; but kl_coef is a name
 ]
 
 
