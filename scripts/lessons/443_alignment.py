@@ -49,11 +49,12 @@ sft, tokenizer, seen, held_out = honest_replies.imitator(lesson.seed)
 template = ChatTemplate(tokenizer)
 before = honest_replies.behavior(sft, tokenizer, held_out, lesson.seed)
 show({"demonstrations": {**SHARES, "other": 0}, "SFT, claims it has not seen": before})
-assert all(abs(before[kind] - share) < 0.15 for kind, share in SHARES.items())
+assert before["honest"] < 0.5 and min(before[kind] for kind in SHARES) > 0.05
 
 # %% [markdown]
-# Answer: about the same mixture. It has learned the format of a reply. What we prefer is rare in the data, so it is
-# rare in what the model writes.
+# Answer: a mixture, as in the demonstrations: all three kinds, with shares that differ from seed to seed, and fewer
+# than half of the replies are honest. It has learned the format of a reply. What we prefer is rare in the data, so it
+# is rare in what the model writes.
 #
 # ## The alignment problem
 #
@@ -323,8 +324,8 @@ def outcome(scorer: Any, kl_coef: float) -> tuple[dict[str, float], list[dict[st
 
 
 # %% [markdown]
-# Predict: 20 % of the model's replies are honest. How many are after 16 rounds of 32 replies? And what happens if the
-# penalty for moving away (kl_coef) is 30 times as large?
+# Predict: fewer than half of the model's replies are honest. How many are after 16 rounds of 32 replies? And what
+# happens if the penalty for moving away (kl_coef) is 30 times as large?
 
 # %%
 runs = {kl_coef: outcome(reward_model, kl_coef) for kl_coef in (10.0, 0.3)}
@@ -338,7 +339,7 @@ print("share of replies that begin with No, every third round:", np.array([r["No
 assert rounds[-1]["No"] > rounds[0]["No"] + 0.2
 
 # %% [markdown]
-# Answer: most replies are honest, and few flatter. With the large penalty the policy stays where it was, in what it
+# Answer: most replies are honest, and few flatter. With the large penalty the policy moves much less, in what it
 # does and in its KL.
 #
 # **For the first time, the training loop changes shape.** The policy writes its own data, and they change with it: in
@@ -363,7 +364,7 @@ assert agreed > 0.8
 # %% [markdown]
 # By the only measure that its makers have, this reward model is a good one.
 #
-# Predict: what will PPO make of the honest replies, which were 20 %?
+# Predict: with this reward model, will PPO make more of the replies honest?
 
 # %%
 hacked, _ = outcome(fooled, 0.3)
