@@ -79,7 +79,7 @@ assert repeated_losses[-1] < 1 and new_losses[-1] > 2.5 and one_layer[2] > 1.5
 assert best_scores[-1] > one_layer[3] + 0.2 and one_layer[3] < 0.2
 falls = -np.diff(repeated_losses)
 bend = int(falls.argmax())
-assert falls[bend] > 3 * falls[:4].mean()  # slow at first, then fast
+assert falls[bend] > 2 * falls[:4].mean()  # slow at first, then fast; 1 for an even fall
 with lesson.picture("bend", "An induction head forms, and the loss bends", 2, size=(10, 3.5)) as (left, right):
     left.plot(steps, repeated_losses, color="black", label="repeated tokens")
     left.plot(steps, new_losses, color="black", linestyle=":", label="new tokens")
