@@ -229,12 +229,9 @@ spread = {name: np.diag(rows @ rows.T, 10).std() for name, rows in (("sinusoidal
 print("dot products of rows 10 tokens apart vary by", {name: round(float(s), 3) for name, s in spread.items()})
 assert spread["sinusoidal"] < 1e-3 < 1 < spread["random"]
 
-with lesson.picture("positions", "Sinusoidal positions", columns=2, size=(11, 4)) as (left, right_axes):
-    left.imshow(code.T, cmap="Greys", aspect="auto", interpolation="nearest")
-    left.set(xlabel="position (tokens)", ylabel="column", title="dark: 1, white: -1")
-    for k, line in ((20, "-"), (64, "--"), (100, ":")):
-        right_axes.plot(code @ code[k] / (code[k] @ code[k]), line, color="black", label=f"position {k}")
-    right_axes.set(xlabel="other position", ylabel="cosine", title="nearby positions have similar codes")
+with lesson.picture("positions", "Sinusoidal positions (dark: 1, white: -1)") as axes:
+    axes.imshow(code.T, cmap="Greys", aspect="auto", interpolation="nearest")
+    axes.set(xlabel="position (tokens)", ylabel="column")
 
 # %% [markdown]
 # Answer: the plain number is not bounded: at position 1,000 it would drown the token's numbers. Random rows are not

@@ -18,7 +18,7 @@ import minigrad.functional as F
 from gpt import GPT, GPTConfig, accounting
 from gpt.model.gpt2 import Block
 from minigrad import Tensor, nn, no_grad, optim
-from scripts.lessons.small_gpt import english, new_gpt, smooth, train, validation_loss, write
+from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss, write
 from scripts.pages import widget_data
 from scripts.pages.pictures import Lesson, heatmap
 
@@ -43,21 +43,14 @@ def unmasked(query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object
 
 shape = {"n_layer": 1, "n_head": 2, "block_size": 16}
 honest = new_gpt(len(tokenizer), lesson.seed, **shape)
-honest_losses = train(honest, train_ids, 300, seed=lesson.seed)
+with_mask = np.mean(train(honest, train_ids, 300, seed=lesson.seed)[-15:])
 with mock.patch.object(F, "scaled_dot_product_attention", unmasked):
     cheat = new_gpt(len(tokenizer), lesson.seed, **shape)
-    cheat_losses = train(cheat, train_ids, 300, seed=lesson.seed)
+    without = np.mean(train(cheat, train_ids, 300, seed=lesson.seed)[-15:])
     cheated = write(cheat, tokenizer, "The value", 25)
-with_mask, without = np.mean(honest_losses[-15:]), np.mean(cheat_losses[-15:])
 print(f"loss after 300 steps: tokens before only {with_mask:.2f}, all tokens {without:.2f}")
+print(f"tokens before only: {write(honest, tokenizer, 'The value', 25)}\nall tokens:         {cheated}")
 assert without < 0.2 * with_mask
-
-# %%
-print(f"all tokens:         {cheated}\ntokens before only: {write(honest, tokenizer, 'The value', 25)}")
-with lesson.picture("cheating", "A loss that is too good to be true") as axes:
-    axes.plot(smooth(honest_losses), "-", color="black", label="sees the tokens before")
-    axes.plot(smooth(cheat_losses), "--", color="black", label="sees all tokens")
-    axes.set(xlabel="step", ylabel="loss (nats per token), smoothed", ylim=(0, None))
 
 # %% [markdown]
 # Answer: the one that sees all has a far lower loss, and in writing it only repeats itself. The target of a token is
@@ -136,13 +129,15 @@ for is_causal in (True, False):
 
 # %% [markdown]
 # Answer: 1, 1/2, 1/3 and 1/4 with the mask, and everybody the same without it. The mask lets a token count: it sees t
-# others, so the first of them is one of t + 1. Now the same, learned. A GPT of one layer without position embeddings
-# reads 16 random tokens and must say at each where it stands. In a second task, there is no first token that differs
-# from the others.
+# others, so the first of them is one of t + 1.
+#
+# ## From counting to order
+#
+# Predict: in a text, two earlier tokens change places. Does the prediction after the last token change, in a model
+# without positions that has one layer? In one that has two?
+
 
 # %%
-
-
 def without_positions(n_layer: int) -> GPT:
     model = new_gpt(16, lesson.seed, n_layer=n_layer, n_head=2, n_embd=32, block_size=16)
     model.transformer.wpe.weight.data[...] = 0
@@ -150,42 +145,6 @@ def without_positions(n_layer: int) -> GPT:
     return model
 
 
-def says_its_position(first_is_marked: bool) -> tuple[float, float]:
-    """How often a model of one layer is right, and by how many places it is wrong on average."""
-    model = without_positions(n_layer=1)
-    optimizer = optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
-    positions = np.tile(np.arange(16), (32, 1))
-    for _ in range(300):
-        tokens = rng.integers(1, 16, (32, 16))
-        tokens[:, 0] *= not first_is_marked  # token 0 stands nowhere else
-        logits = model(tokens)
-        loss = F.cross_entropy(logits.reshape(-1, 16), positions.reshape(-1))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    off = np.abs(logits.data.argmax(axis=-1) - positions)
-    return float((off == 0).mean()), float(off.mean())
-
-
-counted = {"causal, first marked": says_its_position(True), "causal, none marked": says_its_position(False)}
-with mock.patch.object(F, "scaled_dot_product_attention", unmasked):
-    counted["all, first marked"] = says_its_position(True)
-for name, (right, off) in counted.items():
-    print(f"{name:21} {right:4.0%} right, {off:.1f} places off")
-print("always saying 8:        6% right, 4.0 places off")
-assert counted["causal, first marked"][0] > 0.6 > 0.25 > counted["all, first marked"][0]
-assert counted["causal, none marked"][1] < 3.5 < counted["all, first marked"][1]
-
-# %% [markdown]
-# Without a mask it can only guess: tokens that look alike get the same answer wherever they stand. With the mask one
-# layer is enough to count: well with a marked first token, roughly without.
-#
-# ## From counting to order
-#
-# Predict: in a text, two earlier tokens change places. Does the prediction after the last token change, in a model
-# without positions that has one layer? In one that has two?
-
-# %%
 tokens = rng.permutation(16)[None]
 swapped = tokens[:, [0, 1, 5, 3, 4, 2, *range(6, 16)]]
 order_matters = {}
@@ -252,13 +211,11 @@ assert counts["position embedding"] == T * C == 786_432
 assert counts["attention"] == L * (3 * C * C + 3 * C + C * C + C)
 assert counts["MLP"] == L * (4 * C * C + 4 * C + 4 * C * C + C)
 assert sum(counts.values()) == 124_439_808 == config.num_parameters()
+shares = accounting.shares(counts)
 for name, count in counts.items():
-    print(f"  {name:20} {count:12,}  {accounting.shares(counts)[name]:6.1%}")
+    print(f"  {name:20} {count:12,}  {shares[name]:6.1%}")
 print(f"  {'together':20} {sum(counts.values()):12,}")
-shares = {name: round(100 * share) for name, share in accounting.shares(counts).items()}
-assert (shares["attention"], shares["MLP"], shares["token embedding"]) == (23, 46, 31)
-small = GPT(GPTConfig(vocab_size=50, block_size=8, n_layer=2, n_head=2, n_embd=16))
-assert small.num_parameters() == small.config.num_parameters()  # the formula, against a model that was really built
+assert shares["attention"] < 0.25 and shares["MLP"] > 1.9 * shares["attention"]
 
 # %% [markdown]
 # Answer: less than a quarter. Twice as many are in the MLPs: a transformer is a cycle of reading and processing.

@@ -19,7 +19,7 @@ from gpt import GPT, GPTConfig, accounting
 from gpt.console import printable
 from minigrad import Tensor, manual_seed, nn, no_grad
 from scripts.lessons.small_gpt import english
-from scripts.pages.pictures import LINES, Lesson
+from scripts.pages.pictures import Lesson
 
 lesson = Lesson("431_building_gpt", __doc__)
 rng = np.random.default_rng(lesson.seed)
@@ -247,12 +247,6 @@ assert ends["GPT-2"] < 0.9 < ends["PyTorch"] < ends["unscaled"] < 2 < 5 < ends["
 added = {kind: sizes[-1] ** 2 - sizes[0] ** 2 for kind, sizes in spreads.items()}
 print(f"variance added without the scale / with it: {added['unscaled'] / added['GPT-2']:.0f}; 2 L = 24")
 assert 16 < added["unscaled"] / added["GPT-2"] < 36
-
-# %%
-with lesson.picture("initialization", "Does the signal keep its size? (12 blocks, 768 wide)") as axes:
-    for kind, line in zip(RULES, LINES):
-        axes.semilogy(spreads[kind], line, color="black", label=f"{kind}: {RULES[kind].partition(',')[0]}")
-    axes.set(xlabel="block", ylabel="std of the residual stream")
 
 # %% [markdown]
 # Answer: GPT-2's rule keeps the stream between 0.80 and 0.85. Kaiming's rule lets it grow about ninefold: then the

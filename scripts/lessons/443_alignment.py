@@ -27,7 +27,7 @@ from finetune.objectives.reward import reward_batch_loss, reward_loss
 from finetune.objectives.rollout import PolicyWithValue, roll_out
 from finetune.stages.ppo import PPOConfig, ppo_batch_loss, ppo_batches
 from gpt.training.evaluation import evaluate
-from minigrad import Tensor, manual_seed, nn, optim, use_kernels
+from minigrad import Tensor, manual_seed, optim, use_kernels
 from scripts.lessons import honest_replies
 from scripts.lessons.honest_replies import BLOCK, FACTS, SHARES, fit, preferences, question, replies_to, show
 from scripts.pages.pictures import LINES, Lesson
@@ -49,11 +49,12 @@ sft, tokenizer, seen, held_out = honest_replies.imitator(lesson.seed)
 template = ChatTemplate(tokenizer)
 before = honest_replies.behavior(sft, tokenizer, held_out, lesson.seed)
 show({"demonstrations": {**SHARES, "other": 0}, "SFT, claims it has not seen": before})
-assert all(abs(before[kind] - share) < 0.15 for kind, share in SHARES.items())
+assert before["honest"] < 0.5 and min(before[kind] for kind in SHARES) > 0.05
 
 # %% [markdown]
-# Answer: about the same mixture. It has learned the format of a reply. What we prefer is rare in the data, so it is
-# rare in what the model writes.
+# Answer: a mixture, as in the demonstrations: all three kinds, with shares that differ from seed to seed, and fewer
+# than half of the replies are honest. It has learned the format of a reply. What we prefer is rare in the data, so it
+# is rare in what the model writes.
 #
 # ## The alignment problem
 #
@@ -120,7 +121,7 @@ assert sure["flattering"] > max(0.6, sure["honest"] - 0.2)
 
 
 def learned_from(generosity: float, draw: np.random.Generator, replies: int = 40, judgments: int = 400) -> list[float]:
-    """How well the true quality of replies is recovered (correlation) from ratings, and from as many comparisons."""
+    """The correlation of the true quality of replies with their mean rating, and with the share of comparisons won."""
     quality, people = draw.standard_normal(replies), generosity * draw.standard_normal(50)
 
     def seen(which: np.ndarray) -> np.ndarray:
@@ -132,16 +133,9 @@ def learned_from(generosity: float, draw: np.random.Generator, replies: int = 40
 
     a = draw.integers(replies, size=judgments)
     b = (a + draw.integers(1, replies, size=judgments)) % replies  # another one
-    won = seen(a) > seen(b)
-    better, worse = np.where(won, a, b), np.where(won, b, a)
-    score = nn.Parameter(np.zeros(replies, np.float32))
-    optimizer = optim.Adam([score], lr=0.1)
-    for _ in range(100):  # the loss of the reward model below; a small penalty keeps scores finite
-        loss = reward_loss(score[better], score[worse]).mean() + 0.01 * (score * score).mean()
-        score.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return [float(np.corrcoef(found, quality)[0, 1]) for found in (mean_rating, score.data)]
+    winners = np.where(seen(a) > seen(b), a, b)
+    share_won = np.bincount(winners, minlength=replies) / np.bincount([*a, *b], minlength=replies).clip(1)
+    return [float(np.corrcoef(found, quality)[0, 1]) for found in (mean_rating, share_won)]
 
 
 # %%
@@ -151,10 +145,10 @@ for generosity in (0.0, 1.0, 2.0):
     rated, compared = np.mean([learned_from(generosity, rng) for _ in range(5)], axis=0)
     print(f"{f'people differ by {2 * generosity:.0f} points':51}{rated:10.2f}{compared:14.2f}")
     gaps.append(compared - rated)
-assert gaps[0] < gaps[2] - 0.05 and gaps[2] > 0.03
+assert gaps[0] < 0 < 0.03 < gaps[2]
 
 # %% [markdown]
-# Answer: a number says at least as much as a comparison while all people use the scale alike. But a generous person
+# Answer: a number says more than a comparison while all people use the scale alike. But a generous person
 # changes every number, and no comparison, because the person sees both replies.
 
 # %% The reward model: from comparisons to a score
@@ -330,8 +324,8 @@ def outcome(scorer: Any, kl_coef: float) -> tuple[dict[str, float], list[dict[st
 
 
 # %% [markdown]
-# Predict: 20 % of the model's replies are honest. How many are after 16 rounds of 32 replies? And what happens if the
-# penalty for moving away (kl_coef) is 30 times as large?
+# Predict: fewer than half of the model's replies are honest. How many are after 16 rounds of 32 replies? And what
+# happens if the penalty for moving away (kl_coef) is 30 times as large?
 
 # %%
 runs = {kl_coef: outcome(reward_model, kl_coef) for kl_coef in (10.0, 0.3)}
@@ -345,7 +339,7 @@ print("share of replies that begin with No, every third round:", np.array([r["No
 assert rounds[-1]["No"] > rounds[0]["No"] + 0.2
 
 # %% [markdown]
-# Answer: most replies are honest, and few flatter. With the large penalty the policy stays where it was, in what it
+# Answer: most replies are honest, and few flatter. With the large penalty the policy moves much less, in what it
 # does and in its KL.
 #
 # **For the first time, the training loop changes shape.** The policy writes its own data, and they change with it: in
@@ -370,7 +364,7 @@ assert agreed > 0.8
 # %% [markdown]
 # By the only measure that its makers have, this reward model is a good one.
 #
-# Predict: what will PPO make of the honest replies, which were 20 %?
+# Predict: with this reward model, will PPO make more of the replies honest?
 
 # %%
 hacked, _ = outcome(fooled, 0.3)

@@ -33,7 +33,7 @@ from gpt.training.training_step import training_steps
 from minigrad import no_grad, use_kernels
 from minigrad.precision import round_bfloat16
 from scripts.lessons.small_gpt import new_gpt, train, validation_loss, write
-from scripts.pages.pictures import Lesson, bars
+from scripts.pages.pictures import Lesson
 
 lesson = Lesson("445_pipeline", __doc__)
 rng = np.random.default_rng(lesson.seed)
@@ -193,13 +193,14 @@ def show_pairs(name: str, model: GPT) -> np.ndarray:
 
 alone = prefer(sft, weight=0)
 damaged = measure("3. DPO's loss alone", alone)
-ln_before, ln_after = show_pairs("before", sft), show_pairs("after", alone)
+fall = show_pairs("before", sft) - show_pairs("after", alone)
+assert fall[2] > fall[1] > max(2, fall[0]) and max(damaged["right"], damaged["in form"]) < 0.1
 
 # %% [markdown]
 # Answer: it falls, by several nats. That is no contradiction: the rejected reply has fallen further, so the loss is
-# smaller. The beginning that both share cancels in the difference, so nothing holds it, but here it survives: it is
-# after the capital that the model now neither thanks nor ends, and goes on with plain text. (The literature calls this
-# likelihood displacement.) DPO has broken the replies.
+# smaller. The beginning that both share cancels in the difference, so nothing holds it; it falls, too, but less than
+# what comes after it. After the capital the model now neither thanks nor ends, and goes on with plain text. (The
+# literature calls this likelihood displacement.) DPO has broken the replies: hardly any is right or in form.
 #
 # What helps? Smaller steps; fewer steps; a larger beta, for which a smaller difference is enough; or a second term, the
 # SFT loss of the chosen reply, which asks for the reply itself: loss = DPO + SFT(chosen).
@@ -211,7 +212,6 @@ measure("beta 2, not 0.5", prefer(sft, beta=2.0, weight=0))
 dpo = prefer(sft)
 rows["DPO"] = measure("3. DPO and SFT term", dpo)
 show_pairs("after", dpo)
-assert ln_after[1] < ln_before[1] - 2 and ln_after[2] - ln_before[2] < ln_after[1] - ln_before[1]
 assert rows["DPO"]["right"] > damaged["right"] + 0.4 and rows["DPO"]["thanks"] > rows["SFT"]["thanks"] + 0.5
 
 # %% [markdown]
@@ -276,13 +276,6 @@ assert without_dpo["in style"] > 0.5 and on_the_base["in style"] < rows["LoRA"][
 
 # %% [markdown]
 # No: LoRA needs SFT, but not DPO. Its examples show the thanks themselves. A stage needs what its own data leave out.
-
-# %%
-with lesson.picture("pipeline", "The pipeline: what each stage adds", columns=3, size=(11, 3)) as panels:
-    for axes, column in zip(panels, ("right", "thanks", "in style")):
-        bars(axes, {name: row[column] for name, row in rows.items()}, "share of replies", ".0%")
-        axes.set(title=column, ylim=(0, 1.15))
-        axes.tick_params(axis="x", labelsize=8)
 
 # %% What fewer bits cost
 # **The precision spectrum continues**: 32 bits, 16, 8, 4. Each step rounds the weights more coarsely.
@@ -358,9 +351,6 @@ for name, model in spectrum.items():
 assert change["frozen"]["moved"] == 0 < change["LoRA"]["moved"] < change["everything"]["moved"]
 assert all(change[n]["text loss"] < change["everything"]["text loss"] - 0.3 for n in ("frozen", "LoRA", "KL penalty"))
 assert change["frozen"]["in style"] < 0.1 and min(change[n]["in style"] for n in spectrum if n != "frozen") > 0.5
-with lesson.picture("spectrum", "How much should I change?", columns=3, size=(11, 3.5)) as panels:
-    for axes, column in zip(panels, ("in style", "text loss", "moved")):
-        bars(axes, {name.replace(" ", "\n"): row[column] for name, row in change.items()}, column, ".2f")
 
 # %% [markdown]
 # Answer: the frozen model keeps everything and learns nothing. The other three learn the style. Free weights forget the
@@ -368,28 +358,25 @@ with lesson.picture("spectrum", "How much should I change?", columns=3, size=(11
 # penalty -> LoRA**: a hard limit, a soft one, and a narrow way. It is not a line: with the KL penalty the weights may
 # move far, as long as the predictions stay. **Every adaptation method answers the same question: how much should I
 # change?** They differ in what they hold: the weights, their rank, or the predictions.
-
-# %% The stages as files on a model hub
+#
+# ## The stages as files on a model hub
+#
 # In "Llama 3 70B Instruct, 4-bit GPTQ", Llama 3 70B is the base model, Instruct stands for SFT and alignment, and 4-bit
 # GPTQ for the quantization. Each stage leaves one kind of file; `load_model` in gpt/training/loading.py reads them all.
-artifacts = [
-    ("base", "Meta-Llama-3-8B", "pretraining", memory(base), "scripts/train.py"),
-    ("instruct", "Meta-Llama-3-8B-Instruct", "SFT, then DPO", memory(dpo), "scripts/sft.py, scripts/dpo.py"),
-    ("adapter", "a LoRA for one of these", "LoRA", 4 * trained["LoRA"], "scripts/lora.py"),
-    ("quantized", "...-Instruct-GPTQ, -AWQ, -bnb-4bit", "quantization", memory(small), "scripts/quantize.py"),
-]
-print(f"{'what':11}{'as in the Llama 3 family':36}{'left by':16}{'ours (bytes)':>13}  written by")
-for what, example, stage, size, script in artifacts:
-    print(f"{what:11}{example:36}{stage:16}{size:13,}  {script}")
-assert artifacts[2][3] < artifacts[3][3] < artifacts[0][3]
-
-# %% [markdown]
+#
+# | what | as in the Llama 3 family | left by | here |
+# |---|---|---|---|
+# | base | Meta-Llama-3-8B | pretraining | scripts/train.py |
+# | instruct | Meta-Llama-3-8B-Instruct | SFT, then DPO | scripts/sft.py, scripts/dpo.py |
+# | adapter | a LoRA for one of these | LoRA | scripts/lora.py |
+# | quantized | ...-Instruct-GPTQ, -AWQ, -bnb-4bit | quantization | scripts/quantize.py |
+#
 # ## What next
 #
 # - try: `python scripts/pipeline.py`: the same stages with a larger model; then scripts/chat.py. Expect: about eight
 #   minutes, and a model most of whose answers are also right.
 # - exercise: `python scripts/exercise.py start loss_masking`, dpo, lora, nf4
 # - read: finetune/stages/pipeline_stages.py, a stage a paragraph; gpt/training/loading.py
-# - break: set `weight` to 0 in `prefer`, as in Rafailov et al. 2023. Expect: the first assertion after DPO stops the
+# - break: set `weight` to 0 in `prefer`, as in Rafailov et al. 2023. Expect: the assertion on `rows["DPO"]` stops the
 #   lesson, because no reply ends after the capital.
 # - lesson: `python scripts/lesson.py 446`

@@ -212,13 +212,14 @@ for number in (0, 3, 7, 11, 15):
     row = hacked[number]
     print(f"{number + 1:5}{row['reward']:10.2f}{row['exact']:9.2f}{row['format']:10.2f}")
 print("a reply in the first round:", hacked[0]["text"], " in the last:", hacked[-1]["text"])
-assert hacked[-1]["reward"] > hacked[0]["reward"] + 0.2 and hacked[-1]["format"] < 0.5
-assert hacked[-1]["exact"] < hacked[-1]["reward"] / 2
+first, last = ({key: np.mean([row[key] for row in part]) for key in ("reward", "exact")}
+               for part in (hacked[:4], hacked[-4:]))  # fmt: skip
+assert last["reward"] > first["reward"] + 0.05 and last["exact"] < min(first["exact"] + 0.1, last["reward"] / 2)
 
 # %% [markdown]
-# Answer: it writes many digits and gives up the format: sooner or later the right digit is among them. The reward rises
-# and few answers are right: reward hacking, without any learned reward model. A checker is a specification, and this
-# one says "mention the answer".
+# Answer: the reward rises, and right answers stay rare: reward hacking, without any learned reward model. With most
+# seeds it begins to write more digits and to give up the format, so the right digit is among them more often. A checker
+# is a specification, and this one says "mention the answer".
 #
 # The repair is a checker that grades what was meant: one thought, then one digit, then the end (`Chain.is_correct`).
 # While training, watch a measurement that is not the reward: here `exact` and `format` are reported apart.

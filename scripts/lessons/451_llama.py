@@ -23,8 +23,8 @@ from gpt.training.loading import load_model
 from gpt.weights import hub
 from gpt.weights.gguf_file import BLOCKS, GGUFError, GGUFFile, GGUFTensor, dequantize, unpack
 from minigrad import Tensor, manual_seed, nn, use_kernels
-from scripts.lessons.small_gpt import english, smooth, train, validation_loss
-from scripts.pages.pictures import LINES, Lesson, bars
+from scripts.lessons.small_gpt import english, train, validation_loss
+from scripts.pages.pictures import Lesson
 
 lesson = Lesson("451_llama", __doc__)
 rng = np.random.default_rng(lesson.seed)
@@ -59,7 +59,7 @@ for apart in (0, 3, 50):
     print(f"query {apart:2} tokens after a key at 0, 7, 1000 or 8000: q . k = {scores[0]:6.3f} each time")
 assert np.isclose(np.linalg.norm(turned(query, 1234)), np.linalg.norm(query))
 print(f"GPT-2's table of positions: {accounting.parameters(GPTConfig())['position embedding']:,} numbers")
-with lesson.picture("rotation", "A query, turned by its position", columns=3, size=(12, 4)) as (*turns, waves):
+with lesson.picture("rotation", "A query, turned by its position", columns=2, size=(8, 4)) as turns:
     for axes, pair in zip(turns, (0, 4)):
         speed = REAL.rope_theta ** (-2 * pair / D)
         for position in range(6):
@@ -68,11 +68,6 @@ with lesson.picture("rotation", "A query, turned by its position", columns=3, si
             axes.text(*1.15 * tip, str(position), ha="center", va="center")
         axes.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal", xlabel=f"number {pair}")
         axes.set(ylabel=f"number {pair + D // 2}", title=f"pair {pair}: {np.degrees(speed):.1f} degrees a token")
-    for theta, line in ((1e4, LINES[1]), (1e5, LINES[0])):
-        waves.semilogy(2 * np.pi * theta ** (np.arange(0, D, 2) / D), line, color="black", label=f"theta {theta:,.0f}")
-    waves.axhline(REAL.block_size, linestyle=":", color="0.4", label=f"the block, {REAL.block_size:,} tokens")
-    waves.set(xlabel="pair", ylabel="tokens for a whole turn", title="fast pairs and slow pairs")
-    waves.legend(frameon=False, fontsize=8)
 
 # %% 3. SwiGLU instead of GELU: a gate in the feed-forward network
 # down(silu(gate(x)) * up(x)): one layer computes values; the gate passes, weakens or flips each of them. The price is
@@ -82,13 +77,6 @@ assert np.allclose(F.swiglu(Tensor(gate), Tensor(up)).data, gate / (1 + np.exp(-
 ours, gpt2s = accounting.block_weights(REAL)["MLP"], accounting.block_weights(GPTConfig(n_embd=C, n_head=H))["MLP"]
 assert ours == gpt2s == sum(p.data.size for p in LlamaMLP(REAL).parameters())
 print(f"weights: three of {C} x {I}: {ours:,}; two of {C} x {4 * C}: {gpt2s:,}")
-with lesson.picture("swiglu", "The output of one inner unit", columns=2, size=(9, 3.6)) as (left, right):
-    z = np.linspace(-4, 4, 200)
-    left.plot(z, F.gelu(Tensor(z)).data, color="black")
-    for value, line in zip((2.0, 0.5, -1.0), LINES):
-        right.plot(z, F.swiglu(Tensor(z), Tensor(np.full(200, value))).data, line, color="black", label=f"up = {value}")
-    left.set(xlabel="z", ylabel="output", title="GELU: one input")
-    right.set(xlabel="gate", ylabel="output", title="SwiGLU: the gate scales `up`")
 
 # %% 4. Grouped-query attention: nine query heads, three heads of keys and values
 # Predict: three query heads share one head of keys and values. Which of these shrink: the scores, the KV cache, the
@@ -104,15 +92,6 @@ assert (ungrouped_bytes, grouped_bytes) == (2 * 30 * 9 * 64 * 4, 2 * 30 * 3 * 64
 saved = full.num_parameters() - REAL.num_parameters()
 assert saved == REAL.n_layer * 2 * C * (H - K) * D
 print(f"cache, bytes per token: {ungrouped_bytes:,} -> {grouped_bytes:,}; parameters saved: {saved:,}")
-with lesson.picture("kv-heads", "Grouped against full heads (SmolLM2, float32)", 2, size=(10, 3.8)) as (left, right):
-    length = np.array([0, REAL.block_size])
-    for heads, per_token, line in ((H, ungrouped_bytes, LINES[0]), (K, grouped_bytes, LINES[1])):
-        left.plot(length, per_token * length / 2**20, line, color="black", label=f"cache of {heads} heads")
-    left.axhline(4 * REAL.num_parameters() / 2**20, linestyle=":", color="0.4", label="all weights")
-    left.set(xlabel="tokens in the text", ylabel="MiB")
-    for head in range(H):
-        right.plot([head, 3 * (head // 3) + 1], [1, 0], color="0.5", marker="o", markerfacecolor="black")
-    right.set(xticks=[], yticks=[0, 1], yticklabels=["keys,\nvalues", "queries"], ylim=(-0.3, 1.3))
 
 # %% [markdown]
 # Answer: the cache, to a third, and the parameters by 9 %. There are as many scores as before: every query head still
@@ -183,11 +162,11 @@ def losses_of_seeds() -> list[list[float]]:
 
 
 losses = dict(zip(CHANGES, lesson.measured("changes", losses_of_seeds, trained)))
-curves, today = {}, {}
+today = {}
 print(f"{'':25} parameters  cache (bytes/token)  validation loss: today, and of seeds 0 to 4")
 for changes, name in enumerate(CHANGES):
     with use_kernels("fast"):
-        model, curves[name] = trained(changes, lesson.seed)
+        model, _ = trained(changes, lesson.seed)
         today[name] = validation_loss(model, val_ids)
     cache_bytes = accounting.kv_cache_bytes(model.config, 1, 1)
     shown = "  ".join(f"{loss:.2f}" for loss in losses[name])
@@ -197,15 +176,6 @@ assert today["+ rotary positions"] < today["+ RMSNorm"]
 assert max(losses["+ rotary positions"]) < min(losses["+ RMSNorm"])
 assert np.median(losses[CHANGES[4]]) > np.median(losses["+ SwiGLU"]) > np.median(losses["+ rotary positions"])
 assert model.num_parameters() == SMALL.num_parameters()
-with lesson.picture("changes", "The same training, change after change", 2, size=(11, 4)) as (left, right):
-    for (name, curve), line in zip(curves.items(), [*LINES, (0, (5, 1))]):
-        left.plot(smooth(curve), linestyle=line, color="0.6" if name == CHANGES[-1] else "black", label=name)
-    left.set(xlabel="step", ylabel="training loss (nats per token)")
-    left.legend(frameon=False, fontsize=8)
-    labels = [name.replace(" ", "\n").replace("+\n", "+ ") for name in CHANGES]
-    means = [float(np.mean(found)) for found in losses.values()]
-    bars(right, dict(zip(labels, means)), "validation loss", ".3f")
-    right.tick_params(labelsize=7)
 
 # %% [markdown]
 # Answer: only rotary positions, with every seed. Before them, runs with the same settings differ by up to 0.6, so

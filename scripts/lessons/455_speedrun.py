@@ -200,7 +200,7 @@ assert abs(np.mean(raced["in half the time"]) - np.mean(raced["AdamW"])) < 0.05
 
 # %% [markdown]
 # The demo's settings end more than 0.25 lower with every seed, and half the time brings them to within 0.05 of AdamW's
-# end. Seeds of one row differ by up to 0.08, far less than what all changes bring together (lesson 453 has three seeds
+# end. Seeds of one row differ by up to 0.08, far less than what all changes bring together (lesson 453 has five seeds
 # of Muon alone), but as much as some single changes above, which have one seed each.
 #
 # ## What next
