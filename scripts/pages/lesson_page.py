@@ -71,9 +71,10 @@ class Body:
             if cell.kind == "prose":
                 self._prose(cell)
             else:
-                self._code(cell)
+                result = "\n".join([*self._output(output), *_value(value)])
+                self.html.append(f'<div class="cell" data-line="{cell.line}">{self._code(cell)}</div>')
                 shown = self.html if self.hidden is None else self.hidden
-                shown += [*self._output(output), *_value(value)]
+                shown.append(f'<div class="result" data-of="{cell.line}">{result}</div>')
         return "\n".join(self.html), list(dict.fromkeys(self.widgets))
 
     def _prose(self, cell: Cell) -> None:
@@ -99,11 +100,11 @@ class Body:
                 plain.append(paragraph)
         finish()
 
-    def _code(self, cell: Cell) -> None:
+    def _code(self, cell: Cell) -> str:
         code = f'<pre class="code" tabindex="0"><code>{python_to_html(cell.text)}</code></pre>'
         if re.search(r"^lesson = Lesson\(", cell.text, re.MULTILINE):
             code = f"<details><summary>Imports</summary>{code}</details>"
-        self.html.append(code)
+        return code
 
     def _output(self, output: str) -> Iterator[str]:
         """Text, and the pictures and widgets that it names."""
