@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"script: {path.as_posix()}")
         return 0
     title = f"One step of {'pretraining' if arguments.stage == 'pretraining' else arguments.stage.upper()}: {name}"
-    data = explain_data(recording, title, [texts[i] for i in ids])
+    data = explain_data(recording, title, [texts[i] for i in ids], texts)
     path = path.with_suffix(".html")
     write_text(path, page_of_data("explain", title, data))
     megabytes = path.stat().st_size / 1e6

@@ -14,8 +14,9 @@ from scripts.pages.web_page import POLICY, page_of_data
 EXAMPLES = """examples:
   python scripts/explore.py                      runs/demo; prints the page's address and opens it
   python scripts/explore.py --model smollm2 --text "The capital of France is"
-The page shows the surprise at each token, what else could follow (click to go on with it), attention per head, the
-prediction after each layer, and what changes if heads or layers are switched off or a number is changed.
+The page shows the surprise at each token, what else could follow (click to go on with it), the prediction after each
+layer, where every head looks, and what changes if heads or layers are switched off or a number is changed.
+In the second example, switch off head 23.4, which looks from "is" at "France": Paris falls from 77 % to 14 %.
 """
 
 

@@ -105,7 +105,7 @@ def var(
 
 
 class Std(Var):
-    """out = √var;  dx = Var's backward of dout / (2 out). Where out is 0, x is constant, and dx = 0."""
+    """out = √var;  dx = the backward of Var for dout / (2 out). Where out is 0, x is constant, and dx = 0."""
 
     @staticmethod
     def forward(ctx, x, dims, correction, keepdim):

@@ -19,23 +19,54 @@ const numbersOf = (id) => (id !== null && data.values[id].data !== undefined ? u
 const sizeOf = (id) => data.values[id].shape.reduce((a, b) => a * b, 1);
 const shapeText = (shape) => `(${shape.join(", ")}${shape.length === 1 ? "," : ""})`;
 
-function show(x) {
-  if (!Number.isFinite(x)) return Number.isNaN(x) ? "nan" : x > 0 ? "inf" : "-inf";
-  const text = Number.isInteger(x) && Math.abs(x) < 1e6 ? String(x) : x.toPrecision(3);
-  return text.replace("-", "\u2212");
+function show(x, digits = 3) {
+  if (!Number.isFinite(x)) return Number.isNaN(x) ? "nan" : x > 0 ? "inf" : "\u2212inf";
+  const text = Number.isInteger(x) && Math.abs(x) < 1e6 ? String(x) : x.toPrecision(digits);
+  return text.replaceAll("-", "\u2212");
 }
 
-// The index of the flat place of a number: 5 in shape (2, 3) is [1,2].
-function indexText(shape, flat) {
+// The numbers of an array, or of its corner if it is too large.
+const shownNumbers = (id) => numbersOf(id) ?? unpack(data.values[id].corner);
+
+// The index of the flat place of a number: 5 in shape (2, 3) is 1, 2.
+function indexOf(shape, flat) {
   const index = [];
   for (const size of [...shape].reverse()) {
     index.unshift(flat % size);
     flat = Math.floor(flat / size);
   }
-  return index.length ? `[${index.join(",")}]` : "";
+  return index;
 }
 
+const indexText = (shape, flat) => (shape.length ? `[${indexOf(shape, flat).join(",")}]` : "");
 const nameAt = (made, flat) => `${made.name}${indexText(made.shape, flat)}`;
+
+// --- axes ---
+
+// The names of an array's axes as far as its name or its shape tells them.
+function axesOf({ name, shape, dtype }) {
+  if (/(wte|embed_tokens|lm_head)\.weight$/.test(name)) return ["vocabulary", "channel"];
+  if (name.endsWith("wpe.weight")) return ["position", "channel"];
+  if (name) return [["channel"], ["output", "input"]][shape.length - 1] ?? [];
+  const [B, T, C, V] = [data.read.length, data.read[0].length, data.values[calls[0].inputs[1]].shape[1], data.vocabulary.length];
+  const last = shape.at(-1) !== V ? "channel" : V === C ? "" : "vocabulary", any = null;
+  const known = [
+    [[B, T, any], ["batch", "token", last]],
+    [[B, any, T, any], ["batch", "head", "token", last]],
+    [[B, any, any, T, any], ["batch", "group", "head", "token", last]],
+    [[B, T], ["batch", "token"]],
+    [[T, any], ["token", last]],
+    [[B * T, any], ["token", last]],
+    [[B * T], ["token"]],
+    [[dtype.startsWith("int") ? T : B], [dtype.startsWith("int") ? "token" : "batch"]],
+  ];
+  return known.find(([sizes]) => sizes.length === shape.length && sizes.every((size, axis) => size === any || size === shape[axis]))?.[1] ?? [];
+}
+
+function nameOnAxis(axis, i, batch) {
+  if (["token", "query", "key"].includes(axis)) return visible(data.read.flat()[batch * data.read[0].length + i] ?? String(i));
+  return axis === "vocabulary" ? visible(data.vocabulary[i] ?? String(i)) : String(i);
+}
 
 // --- steps ---
 
@@ -48,12 +79,7 @@ const steps = [
 ];
 const stepOf = (kind, call) => steps.findIndex((s) => s.kind === kind && s.call === call);
 
-function label(step) {
-  if (step.kind === "update") return `${data.optimizer}: ${data.updates[step.update].name}`;
-  const { op, inputs } = calls[step.call];
-  const parameter = inputs.map((id) => (id === null ? "" : data.values[id].name)).find(Boolean);
-  return `${op}${parameter ? ` ${parameter.replace(/\.(weight|bias)$/, "")}` : ""}`;
-}
+const label = (step) => (step.kind === "update" ? data.updates[step.update] : calls[step.call]).label;
 
 // All uses of a value: {call, input}, those through which a gradient came back.
 function usesOf(id) {
@@ -69,44 +95,52 @@ function jumpTo(kind, call, text) {
   return element("button", { type: "button", onclick: () => go(stepOf(kind, call)) }, text);
 }
 
-function grid(side, index, id, name, note = "") {
-  const value = data.values[id], numbers = numbersOf(id) ?? unpack(value.corner);
-  const shape = value.data === undefined ? value.corner_shape : value.shape;
+// A table of numbers. like: the value whose axes it has. hidden: scores that are -inf where a mask hides a number.
+function grid(side, index, id, name, { note = "", like = id, axes = axesOf(data.values[like]), hidden = [] } = {}) {
+  const value = data.values[id], numbers = shownNumbers(id), whole = value.data !== undefined;
+  const shape = whole ? value.shape : value.corner_shape;
   const columns = shape.at(-1) ?? 1, rows = shape.length > 1 ? shape.at(-2) : 1;
+  const [rowAxis, columnAxis] = [shape.length > 1 ? axes.at(-2) ?? "" : "", axes.at(-1) ?? ""];
   const largest = numbers.reduce((a, b) => (Number.isFinite(b) ? Math.max(a, Math.abs(b)) : a), 0) || 1;
-  const whole = value.data !== undefined;
   const indexed = whole ? shape : [...value.shape.slice(0, -2).map(() => 1), ...shape]; // a corner is of the first matrix
   const made = { side, index, id, name, shape: indexed, cells: [], whole };
   const isWhole = !value.dtype.startsWith("float"); // ids and masks have no shades
   const tables = [];
   for (let start = 0; start < numbers.length; start += rows * columns) {
+    const place = indexOf(indexed, start).slice(0, -2), batch = axes[0] === "batch" && place.length ? place[0] : 0;
     const table = element("table", { class: "grid" });
+    const which = place.flatMap((i, axis) => (indexed[axis] > 1 ? [`${axes[axis] ?? "index"} ${i}`] : []));
+    if (which.length) table.append(element("caption", {}, which.join(", ")));
+    const corner = rowAxis ? `${rowAxis} ↓\n${columnAxis} →` : columnAxis && `${columnAxis} →`;
+    const names = [...Array(columns).keys()].map((i) => element("th", { scope: "col" }, nameOnAxis(columnAxis, i, batch)));
+    if (shape.length) table.append(element("tr", {}, element("th", {}, corner), ...names));
     for (let row = 0; row < rows; row += 1) {
-      const cells = [];
+      const line = element("tr", {}, shape.length ? element("th", { scope: "row" }, rows > 1 || rowAxis ? nameOnAxis(rowAxis, row, batch) : "") : "");
       for (let column = 0; column < columns; column += 1) {
-        const flat = start + row * columns + column;
-        const cell = element("td", { tabindex: flat ? -1 : 0, style: isWhole ? "" : shade(numbers[flat] / largest) }, show(numbers[flat]));
+        const flat = start + row * columns + column, masked = hidden[flat] === -Infinity;
+        const look = masked ? { class: "masked", "aria-label": "hidden by the mask" } : { style: isWhole ? "" : shade(numbers[flat] / largest) };
+        const cell = element("td", { tabindex: flat ? -1 : 0, ...look }, masked ? "" : show(numbers[flat]));
         cell.addEventListener("click", () => {
           cell.blur(); // a cell that has the focus takes the arrow keys; after a click they go on stepping
           choose(made, flat);
         });
         cell.addEventListener("keydown", (event) => onCellKey(event, made, flat, columns));
         made.cells.push(cell);
-        cells.push(cell);
+        line.append(cell);
       }
-      table.append(element("tr", {}, ...cells));
+      table.append(line);
     }
-    tables.push(element("div", { class: "scroll" }, table));
+    tables.push(table);
   }
-  made.base = made.cells.map((cell) => cell.getAttribute("style"));
+  made.base = made.cells.map((cell) => ({ style: cell.getAttribute("style") ?? "", class: cell.className }));
   grids.push(made);
-  const facts = `${shapeText(value.shape)} ${value.dtype}`;
-  const caption = element("figcaption", {}, element("strong", {}, name), ` ${facts} `, note);
-  if (value.data === undefined) {
+  const sizes = value.shape.map((size, axis) => (axes[axis] ? `${axes[axis]} ${size}` : size));
+  const caption = element("figcaption", {}, element("strong", {}, name), ` (${sizes.join(", ") || "one number"}) `, note);
+  if (!whole) {
     const s = value.statistics;
     caption.append(` Too large to show: the first ${shapeText(shape)} of ${sizeOf(id)} numbers; ${Object.entries(s).map(([name, x]) => `${name} ${show(Number(x))}`).join(", ")}.`);
   }
-  return element("figure", {}, caption, ...tables);
+  return element("figure", {}, caption, element("div", { class: "tables scroll" }, ...tables));
 }
 
 function onCellKey(event, made, flat, columns) {
@@ -134,34 +168,50 @@ function source(half, open) {
 function callCard(step) {
   const call = calls[step.call], forward = step.kind === "forward", code = data.functions[call.op];
   const [here, ...further] = call.where;
-  const lines = (places) => places.map((p) => element("div", {}, element("code", {}, `${p.path}:${p.line}`), ` in ${p.function}: `, element("code", {}, p.text)));
-  const options = Object.entries(call.options).map(([name, value]) => `${name} = ${value}`).join(", ");
+  const places = (some) => some.map((p) => element("div", {}, element("code", {}, p.text), element("span", { class: "soft" }, ` ${p.path}:${p.line}, ${p.function}`)));
+  const options = Object.entries(call.options).map(([name, value]) => `${name} = ${Number.isNaN(Number(value)) ? value : Number(Number(value).toPrecision(3))}`).join(", ");
   const outputName = (i) => (call.outputs.length > 1 ? `out${i}` : "out");
   const present = call.inputs.map((id, i) => ({ id, i })).filter(({ id }) => id !== null);
+  const isAttention = Boolean(call.inside[0].scores);
   const body = [
-    element("div", { class: "where" }, ...(here ? lines([here]) : []),
-      further.length ? element("details", {}, element("summary", {}, "called from"), ...lines(further)) : ""),
-    formulasOf(code),
+    element("div", { class: "where" }, ...places(here ? [here] : []), further.length ? element("details", {}, element("summary", {}, "called from"), ...places(further)) : ""),
+    formulasOf(forward ? code.formulas[0] : code.formulas.flat()),
     options ? element("p", { class: "soft" }, `Options: ${options}`) : "",
+    legend(isAttention),
   ];
   if (forward) {
-    body.push(element("h3", {}, "In"), arrays(present.map(({ id, i }) => grid("in", i, id, call.names[i], origin(id, "forward")))));
-    body.push(element("h3", {}, "Out"), arrays(call.outputs.map((id, i) => grid("out", i, id, outputName(i), usedBy(id)))));
+    body.push(element("h3", {}, "In"), arrays(present.map(({ id, i }) => grid("in", i, id, call.names[i], { note: origin(id, "forward") }))));
+    if (isAttention) body.push(element("h3", { id: "inside" }, "Inside: how much each token looks at the others"), insideOf(call, 0));
+    body.push(element("h3", {}, "Out"), arrays(call.outputs.map((id, i) => grid("out", i, id, outputName(i), { note: usedBy(id) }))));
   } else {
-    const douts = call.douts.map((id, i) => (id === null ? "" : grid("dout", i, id, `d${outputName(i)}`, arrivals(call.outputs[i]))));
+    const douts = call.douts.map((id, i) => (id === null ? "" : grid("dout", i, id, `d${outputName(i)}`, { note: arrivals(call.outputs[i]), like: call.outputs[i] })));
     body.push(element("h3", {}, "Gradient of the output, which has arrived"), arrays(douts));
+    if (isAttention) body.push(element("h3", {}, "Inside: gradients of the weights and the scores"), insideOf(call, 1));
     const dinputs = present.filter(({ i }) => call.dinputs[i] != null);
-    body.push(element("h3", {}, "Gradients of the inputs"), arrays(dinputs.map(({ id, i }) => grid("din", i, call.dinputs[i], `d${call.names[i]}`, target(id)))));
+    body.push(element("h3", {}, "Gradients of the inputs"), arrays(dinputs.map(({ id, i }) => grid("din", i, call.dinputs[i], `d${call.names[i]}`, { note: target(id), like: id }))));
   }
   return [...body, answerBox(), source(code[step.kind], true), source(code[forward ? "backward" : "forward"], false)];
+}
+
+const NOTES = { scores: "q kᵀ scale, and the mask", probs: "the attention weights: each row sums to 1", dprobs: "gradient of the weights", dscores: "gradient of the scores" };
+
+// The matrices (..., T, S) inside attention, of forward (half 0) or backward.
+function insideOf(call, half) {
+  const axes = [...axesOf(data.values[call.inputs[0]]).slice(0, -2), "query", "key"], hidden = shownNumbers(call.inside[0].scores);
+  return arrays(Object.entries(call.inside[half]).map(([name, id]) => grid("inside", 0, id, name, { note: NOTES[name], axes, hidden })));
+}
+
+function legend(isAttention) {
+  const parts = [["heat", "positive"], ["cold", "negative"], ...(isAttention ? [["masked", "hidden by the mask"]] : [])];
+  return element("p", { class: "legend" }, ...parts.map(([look, text]) => element("span", {}, element("i", { class: look }), text)), "The stronger the color, the further from 0.");
 }
 
 const arrays = (figures) => element("div", { class: "arrays" }, ...figures);
 const answerBox = () => element("div", { class: "answer-box", id: "answer", "aria-live": "polite" }, element("p", {}, "Click a number, or move to it with Tab and the arrow keys and press Enter."));
 
-function formulasOf(code) {
+function formulasOf(lines) { // MathML, which Python made of our own docstrings
   const place = element("div", { class: "formulas" });
-  place.innerHTML = code.formulas.join("");
+  place.innerHTML = lines.join("");
   return place;
 }
 
@@ -184,15 +234,11 @@ function target(id) {
 
 function updateCard(step) {
   const update = data.updates[step.update];
-  const named = { before: "before", gradient: "gradient", clipped: "clipped gradient", ...update.state, after: "after" };
-  const figures = Object.entries(named).map(([key, name]) => {
-    const id = key in update.state ? update.state[key] : update[key];
-    return grid(key, 0, id, key in update.state ? key : name);
-  });
-  const { max_norm: limit, norm } = data;
-  const clip = limit === null ? "Gradients are not clipped." : `All gradients together have the norm ${show(norm)}; the limit is ${show(limit)}.`;
+  const named = { before: update.before, gradient: update.gradient, clipped: update.clipped, m: update.state.exp_avg, v: update.state.exp_avg_sq, after: update.after };
+  const figures = Object.entries(named).map(([name, id]) => grid("update", 0, id, name, { like: update.before }));
   const settings = Object.entries(update.settings).map(([name, value]) => `${name} = ${Array.isArray(value) ? `(${value.join(", ")})` : value}`).join(", ");
-  return [element("p", {}, clip), formulasOf(data.rule), element("p", { class: "soft" }, `Options: ${settings}`), arrays(figures), answerBox(), source(data.rule.update, true)];
+  return [formulasOf(data.rule.formulas), element("p", { class: "soft" }, `Options: ${settings}`), element("h3", {}, "The update of one number"), answerBox(),
+    element("h3", {}, "All numbers"), legend(false), arrays(figures), source(data.rule.update, true)];
 }
 
 // --- a number is chosen ---
@@ -204,12 +250,14 @@ function rowOf(made, flat, outputs) { // the row of the Jacobian that belongs to
 function choose(made, flat) {
   for (const other of grids) {
     other.cells.forEach((cell, i) => {
-      cell.setAttribute("style", other.base[i]);
-      cell.className = other === made && i === flat ? "chosen" : "";
+      cell.setAttribute("style", other.base[i].style);
+      cell.className = other.base[i].class;
+      cell.classList.toggle("chosen", other === made && i === flat);
     });
   }
   const step = steps[current];
-  const answer = step.kind === "update" ? explainUpdate(flat) : explainCall(calls[step.call], step.kind, made, flat);
+  const answer = step.kind === "update" ? explainUpdate(made, flat) : explainCall(calls[step.call], step.kind, made, flat);
+  at("answer").classList.add("answered");
   at("answer").replaceChildren(...answer.map((line) => (typeof line === "string" ? element("p", {}, line) : line)));
 }
 
@@ -218,23 +266,27 @@ function light(parts) {
   const largest = Math.max(...parts.flatMap(({ made, values }) => values.map(Math.abs)), 0) || 1;
   for (const { made, values } of parts) {
     made.cells.forEach((cell, i) => {
+      if (cell.classList.contains("masked")) return;
       cell.setAttribute("style", values[i] ? shade(values[i] / largest) : "");
       cell.classList.toggle("lit", Boolean(values[i]));
     });
   }
 }
 
-// "a = b + c + ...": the largest terms; the others are added up.
-function sumText(total, terms) {
+// "b + c + ...": the largest terms; the others are added up.
+function sumOf(terms) {
   const sorted = [...terms].sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
   const rest = sorted.slice(SHOWN_TERMS);
   const texts = sorted.slice(0, SHOWN_TERMS).map((term) => term.text);
   if (rest.length) texts.push(`${show(rest.reduce((sum, term) => sum + term.value, 0))} (${rest.length} more)`);
-  return `${total} = ${texts.join(" + ") || "0"}`;
+  return texts.join(" + ") || "0";
 }
 
+const sumText = (total, terms) => `${total} = ${sumOf(terms)}`;
+
 function explainCall(call, kind, made, flat) {
-  const value = `${nameAt(made, flat)} = ${show((numbersOf(made.id) ?? unpack(data.values[made.id].corner))[flat])}`;
+  const value = `${nameAt(made, flat)} = ${show(shownNumbers(made.id)[flat])}`;
+  if (made.whole && (made.side === "inside" || (made.side === "out" && call.inside[0].probs && !call.jacobian))) return explainInside(call, made, flat, value);
   if (!made.whole || !call.jacobian) {
     const lines = kind === "backward" && made.whole ? passages(call, made, flat) : [];
     const sizes = (ids) => ids.reduce((sum, id) => sum + (id === null ? 0 : sizeOf(id)), 0);
@@ -272,6 +324,36 @@ function explainCall(call, kind, made, flat) {
   return lines;
 }
 
+// Row i of a matrix at [..., i], with the cells. An axis of length 1 is shared by the heads of a group.
+function numbersInRow(g, place) {
+  const row = place.reduce((sum, i, axis) => sum * g.shape[axis] + (g.shape[axis] === 1 ? 0 : i), 0), width = g.shape.at(-1);
+  return [...Array(width).keys()].map((j) => ({ x: shownNumbers(g.id)[row * width + j], cell: g.cells[row * width + j] }));
+}
+
+// A number inside attention, or of its output, with the numbers that it is computed from.
+function explainInside(call, made, flat, value) {
+  if (made.cells[flat].classList.contains("masked")) return ["The mask hides this key from this query: the score is \u2212inf and the weight 0."];
+  const index = indexOf(made.shape, flat), [lead, query, last] = [index.slice(0, -2), ...index.slice(-2)];
+  const row = (name, i) => numbersInRow(grids.find((g) => g.name === name), [...lead, i]);
+  const mark = (numbers) => numbers.forEach(({ cell }) => cell.classList.add("lit"));
+  const products = (as, bs) => {
+    [as, bs].forEach(mark);
+    return sumOf(as.map((a, i) => ({ value: a.x * bs[i].x, text: `${show(a.x)} × ${show(bs[i].x)}` })).filter((term) => term.value));
+  };
+  if (made.name === "scores") return [`${value} = (${products(row("q", query), row("k", last))}) × ${show(Number(call.options.scale))}: the query times the key, times the scale.`];
+  if (made.name === "out") return [`${value} = ${products(row("probs", query), row("probs", query).map((_, key) => row("v", key)[last]))}: the weights times the values.`];
+  if (made.name === "probs") {
+    const seen = row("scores", query).filter(({ x }) => x !== -Infinity);
+    mark(seen);
+    return [`${value} = e^${show(row("scores", query)[last].x)} / (${sumOf(seen.map(({ x }) => ({ value: Math.exp(x), text: `e^${show(x)}` })))}): softmax over this row of scores.`];
+  }
+  const probs = shownNumbers(call.inside[0].probs), dprobs = row("dprobs", query);
+  if (made.name === "dprobs") return [`${value}: the gradient of this query's output times the value of this key.`];
+  mark(dprobs);
+  const mean = dprobs.reduce((sum, { x }, key) => sum + x * probs[flat - last + key], 0);
+  return [`${value} = ${show(probs[flat])} × (${show(dprobs[last].x)} \u2212 ${show(mean)}): the weight times how far its gradient is above the mean of the row, in which each counts by its weight.`];
+}
+
 // "0.31 = 0.12 × 0.50 + ...": where an output is the sum of its inputs times their derivatives.
 function termsText(call, row, ins, value, derivative) {
   const terms = ins.filter((g) => call.terms.includes(g.index)).flatMap((g) => [...numbersOf(g.id)].flatMap((x, i) => {
@@ -294,30 +376,35 @@ function passages(call, made, flat) {
   const name = data.values[id].name || (isDout ? made.name : `the gradient of ${made.name.slice(1)}`);
   const lines = uses.length > 1 || isDout ? [sumText(`${isDout ? "It is the sum of what came back: " : "Gradients add up: "}${name} ${show(total)}`, terms)] : [];
   const update = data.updates.find((u) => u.name && u.name === data.values[id].name);
-  if (update && numbersOf(update.before)) lines.push(`${data.optimizer} changed ${update.name}${indexText(data.values[update.before].shape, flat)} from ${show(numbersOf(update.before)[flat])} to ${show(numbersOf(update.after)[flat])}.`);
+  if (update && numbersOf(update.before)) lines.push(`${update.label}${indexText(data.values[update.before].shape, flat)}: from ${show(numbersOf(update.before)[flat])} to ${show(numbersOf(update.after)[flat])}.`);
   return lines;
 }
 
-function explainUpdate(flat) {
-  const update = data.updates[steps[current].update];
-  const read = (id) => numbersOf(id)?.[flat];
-  for (const g of grids) g.cells[flat]?.classList.add("lit");
-  const [old, grad, clipped, now] = ["before", "gradient", "clipped", "after"].map((name) => read(update[name]));
-  if (now === undefined) return ["This array is too large to be explained number by number."];
-  const value = data.values.findIndex((v) => v.name === update.name);
-  const terms = usesOf(value).map((use) => ({ use, x: numbersOf(calls[use.call].dinputs[use.input])?.[flat] })).map(({ use, x }) => ({ value: x, text: `${show(x)} (${calls[use.call].op}, step ${stepOf("backward", use.call) + 1})` }));
-  const lines = [sumText(`gradient ${show(grad)}`, terms)];
-  if (data.max_norm !== null) lines.push(`clipped ${show(clipped)} = ${show(grad)} × ${show(Math.min(1, data.max_norm / (data.norm + 1e-6)))}, which is min(1, ${show(data.max_norm)} / norm ${show(data.norm)})`);
-  if (update.state.exp_avg !== undefined) {
-    const { lr, betas: [b1, b2], eps, weight_decay: decay } = update.settings, t = update.t;
-    const m = read(update.state.exp_avg), v = read(update.state.exp_avg_sq);
-    const mHat = m / (1 - b1 ** t), vHat = v / (1 - b2 ** t), size = (lr * mHat) / (Math.sqrt(vHat) + eps);
-    lines.push(`m = ${show(m)}, v = ${show(v)} after step ${t}; m̂ = m / (1 − ${b1}^${t}) = ${show(mHat)}, v̂ = v / (1 − ${b2}^${t}) = ${show(vHat)}`);
-    lines.push(`step = lr m̂ / (√v̂ + eps) = ${show(lr)} × ${show(mHat)} / (${show(Math.sqrt(vHat))} + ${eps}) = ${show(size)}`);
-    if (data.optimizer === "AdamW") lines.push(`after = before × (1 − lr × weight decay) − step = ${show(old)} × ${show(1 - lr * decay)} − ${show(size)} = ${show(now)}`);
-    else lines.push(`after = ${show(now)}, before ${show(old)}`);
-  }
-  return lines;
+// AdamW's step for one number, in the order of its computation.
+function explainUpdate(made, flat) {
+  const update = data.updates[steps[current].update], t = update.t, value = data.values.findIndex((v) => v.name === update.name);
+  const { lr, betas: [b1, b2], eps, weight_decay: decay } = update.settings;
+  for (const g of grids) g.cells[flat].classList.add("lit");
+  const [before, gradient, clipped, after] = ["before", "gradient", "clipped", "after"].map((name) => shownNumbers(update[name])[flat]);
+  const [m, v] = [update.state.exp_avg, update.state.exp_avg_sq].map((id) => shownNumbers(id)[flat]);
+  const earlier = (now, beta, part) => (t === 1 ? 0 : (now - (1 - beta) * part) / beta);
+  const decayed = before * (1 - lr * decay), mHat = m / (1 - b1 ** t), vHat = v / (1 - b2 ** t), step = (lr * mHat) / (Math.sqrt(vHat) + eps);
+  const n = (x) => String(Number(x.toPrecision(4))).replaceAll("-", "\u2212");
+  const uses = usesOf(value).map((use) => ({ ...use, x: shownNumbers(calls[use.call].dinputs[use.input])[flat] }));
+  const rows = [
+    ["gradient", sumOf(uses.map(({ call, x }) => ({ value: x, text: `${n(x)} (${calls[call].op}, step ${stepOf("backward", call) + 1})` }))), "", gradient],
+    ["clipped", "gradient × min(1, limit / norm)", `${n(gradient)} × min(1, ${n(data.max_norm)} / ${n(data.norm)})`, clipped],
+    ["decayed", "before × (1 \u2212 lr × weight decay)", `${n(before)} × (1 \u2212 ${lr} × ${decay})`, decayed],
+    ["m", "β₁ m + (1 \u2212 β₁) clipped", `${b1} × ${n(earlier(m, b1, clipped))} + ${n(1 - b1)} × ${n(clipped)}`, m],
+    ["v", "β₂ v + (1 \u2212 β₂) clipped²", `${b2} × ${n(earlier(v, b2, clipped ** 2))} + ${n(1 - b2)} × ${n(clipped)}²`, v],
+    ["m̂", "m / (1 \u2212 β₁ᵗ)", `${n(m)} / (1 \u2212 ${b1}^${t})`, mHat],
+    ["v̂", "v / (1 \u2212 β₂ᵗ)", `${n(v)} / (1 \u2212 ${b2}^${t})`, vHat],
+    ["step", "lr × m̂ / (√v̂ + eps)", `${lr} × ${n(mHat)} / (${n(Math.sqrt(vHat))} + ${n(eps)})`, step],
+    ["after", "decayed \u2212 step", `${n(decayed)} \u2212 ${n(step)}`, after],
+  ];
+  const lines = rows.map(([name, formula, numbers, result]) => element("tr", {}, element("th", { scope: "row" }, name),
+    element("td", {}, formula, numbers ? element("span", {}, ` = ${numbers}`) : "", element("strong", {}, ` = ${n(result)}`))));
+  return [`${update.name}${indexText(made.shape, flat)}, from ${n(before)} to ${n(after)}. Click another number below to see its update.`, element("table", {}, ...lines)];
 }
 
 // --- moving ---
@@ -327,15 +414,23 @@ function go(number) {
   const step = steps[current];
   grids = [];
   const body = step.kind === "update" ? updateCard(step) : callCard(step);
-  at("card").replaceChildren(element("h2", {}, `${current + 1} of ${steps.length}. ${label(step)}${step.kind === "update" ? "" : `: ${step.kind}`}`), ...body);
+  const [focused, card] = [document.activeElement, at("card")];
+  if (card.contains(focused)) card.focus({ preventScroll: true }); // what had the focus goes
+  card.replaceChildren(element("h2", {}, `${current + 1} of ${steps.length}. ${label(step)}: ${step.kind}`), ...body);
   document.querySelectorAll("#timeline button").forEach((button, i) => {
     button.setAttribute("aria-pressed", i === current);
-    if (i === current) scrollTo(at("timeline"), button.offsetLeft, button.offsetTop);
+    button.tabIndex = i === current ? 0 : -1; // Tab goes past the list, the arrow keys through it
+    if (i !== current) return;
+    scrollTo(at("timeline"), button.offsetLeft + button.offsetWidth / 2, button.offsetTop);
+    if (at("timeline").contains(focused)) button.focus({ preventScroll: true });
   });
+  if (step.kind === "update") choose(grids[0], 0);
   const key = step.kind === "update" ? data.updates[step.update].name : step.call;
-  document.querySelectorAll("#minimap rect").forEach((box) => box.classList.toggle("chosen", box.dataset.key === String(key)));
-  const box = document.querySelector("#minimap rect.chosen");
-  if (box) scrollTo(document.querySelector("aside"), 0, at("minimap").offsetTop + Number(box.getAttribute("y")));
+  at("minimap").className = step.kind;
+  document.querySelectorAll("#minimap g").forEach((box) => box.classList.toggle("chosen", box.dataset.key === String(key)));
+  const box = document.querySelector("#minimap .chosen rect");
+  if (box) scrollTo(at("minimap"), Number(box.getAttribute("x")) + box.getAttribute("width") / 2, Number(box.getAttribute("y")));
+  if (card.getBoundingClientRect().top < 0) card.scrollIntoView();
 }
 
 // Scroll a list, and not the page, until a place in it is in the middle.
@@ -345,30 +440,33 @@ function scrollTo(list, left, top) {
 }
 
 function drawMinimap({ width, height, boxes, lines }) {
+  const tip = element("marker", { id: "tip", viewBox: "0 0 6 6", refX: 6, refY: 3, markerWidth: 6, markerHeight: 6, orient: "auto-start-reverse" }, element("path", { d: "M0 0L6 3L0 6Z" }));
   const paths = lines.map((stops) => element("path", { d: `M${stops.map((stop) => stop.join(" ")).join("L")}` }));
-  const rects = boxes.map(({ key, ...place }) => {
-    const isCall = typeof key === "number";
+  const drawn = boxes.map(({ key, ...place }) => {
+    const isCall = typeof key === "number", text = isCall ? calls[key].label : key;
     const update = data.updates.findIndex((u) => u.name === key);
     const open = () => go(isCall ? (steps[current].kind === "backward" ? Math.max(stepOf("backward", key), key) : key) : steps.findIndex((s) => s.update === update));
-    const box = element("rect", { ...place, "data-key": key, class: isCall ? "" : "leaf", onclick: open });
+    const onkeydown = (event) => ([" ", "Enter"].includes(event.key) ? (open(), event.preventDefault()) : null);
     const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
-    title.textContent = isCall ? label(steps[key]) : key;
-    box.append(title);
-    return box;
+    title.textContent = text;
+    const letters = element("text", { x: place.x + place.width / 2, y: place.y + place.height / 2 }, isCall ? text : key.split(".").at(-1)[0]);
+    return element("g", { "data-key": key, class: isCall ? "" : "leaf", role: "button", tabindex: 0, "aria-label": text, onclick: open, onkeydown }, title, element("rect", place), letters);
   });
-  at("minimap").append(element("svg", { width: width + 4, height: height + 4, viewBox: `-2 -2 ${width + 4} ${height + 4}`, role: "img", "aria-label": "the graph of the step" }, ...paths, ...rects));
+  at("minimap").append(element("svg", { width: width + 4, height: height + 4, viewBox: `-2 -2 ${width + 4} ${height + 4}`, "aria-label": "the graph of the step" }, element("defs", {}, tip), ...paths, ...drawn));
 }
 
 function search(jump) {
   const words = at("find").value.toLowerCase().split(/\s+/);
   let first = -1;
   document.querySelectorAll("#timeline button").forEach((button, i) => {
-    const step = steps[i], names = step.kind === "update" ? [] : calls[step.call].inputs.map((id) => (id === null ? "" : data.values[id].name));
+    const step = steps[i], names = step.kind === "update" ? [data.updates[step.update].name] : calls[step.call].inputs.map((id) => (id === null ? "" : data.values[id].name));
     const text = [button.textContent, step.kind, ...names].join(" ").toLowerCase();
     button.hidden = !words.every((word) => text.includes(word));
     if (!button.hidden && first < 0) first = i;
   });
-  if (jump && first >= 0) go(first);
+  if (!jump || first < 0) return;
+  go(first);
+  at("card").focus(); // the arrow keys step again
 }
 
 let timer = null;
@@ -381,10 +479,16 @@ function play() {
 
 function start() {
   document.title = at("title").textContent = data.title;
-  const last = calls.find((call) => call.order === 0);
-  const loss = last && numbersOf(last.outputs[0]);
-  at("facts").textContent = `${data.tokens.length ? `Text: ${data.tokens.map(visible).join(" | ")}. ` : ""}${calls.length} ops forward, ${back.length} back, ${data.updates.length} parameters changed.${loss ? ` Loss: ${loss[0]}.` : ""}`;
-  at("timeline").append(...steps.map((step, i) => element("button", { type: "button", class: step.kind, onclick: () => go(i) }, `${i + 1} ${label(step)}`)));
+  const last = calls.findIndex((call) => call.order === 0), attention = calls.findIndex((call) => call.inside[0].probs);
+  const loss = numbersOf(calls[last].outputs[0])[0];
+  at("facts").textContent = `${data.tokens.length ? `Text: ${data.tokens.map(visible).join(" | ")}. ` : ""}Loss: ${loss.toFixed(4)}. ${calls.length} ops forward, ${back.length} backward, ${data.updates.length} parameters changed.`;
+  const first = { "the attention weights": stepOf("forward", attention), "the loss": stepOf("forward", last), "the first gradient": stepOf("backward", last), "a weight's update": steps.findIndex((s) => s.kind === "update") };
+  at("first").append(...Object.entries(first).filter(([, i]) => i >= 0).map(([text, i]) => element("button", { type: "button", onclick: () => (go(i), at("inside")?.scrollIntoView()) }, text)));
+  const headings = { forward: "Forward to the loss", backward: "Backward to the gradients", update: "Update of each weight" };
+  at("timeline").append(...steps.flatMap((step, i) => [
+    ...(steps[i - 1]?.kind === step.kind ? [] : [element("h2", {}, headings[step.kind])]),
+    element("button", { type: "button", onclick: () => go(i) }, `${i + 1} ${label(step)}`),
+  ]));
   drawMinimap(data.graph);
   at("back").addEventListener("click", () => go(current - 1));
   at("next").addEventListener("click", () => go(current + 1));

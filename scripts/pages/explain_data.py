@@ -12,11 +12,14 @@ import inspect
 import itertools
 import linecache
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from minigrad.functional.attention import ScaledDotProductAttention, hide, softmax_or_zeros
 from minigrad.inspection.layout import Box, Edge, place
 from minigrad.inspection.recorder import Call, Place, Recording, Value
 from scripts.pages.formula import formulas
@@ -24,17 +27,23 @@ from scripts.pages.markup import python_to_html
 
 PAGE = 4_000_000  # bytes of numbers
 LIMITS = (65536, 16384, 4096, 1024, 256, 64)
+LETTER = 6.0  # pixels, of the graph's labels
+Inside = tuple[dict[str, Value], dict[str, Value]]  # of an op in forward and in backward
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def explain_data(recording: Recording, title: str, tokens: list[str]) -> dict[str, Any]:
-    """The whole data of a page. tokens: the texts of the tokens that the model read."""
+def explain_data(recording: Recording, title: str, tokens: list[str], vocabulary: Sequence[str] = ()) -> dict[str, Any]:
+    """The whole data of a page. tokens: the texts of the tokens of the text. vocabulary: those of all tokens."""
+    inside = [inside_attention(call, recording) for call in recording.calls]
+    ids: Any = recording.calls[0].inputs[0]  # (B, T): a model begins by looking up the embeddings of its tokens
+    optimizer: Any = recording.optimizer
     for limit in LIMITS:
         table = Table(limit)
-        calls = [call_data(call, table) for call in recording.calls]
+        calls = [call_data(call, matrices, table) for call, matrices in zip(recording.calls, inside, strict=True)]
         updates = [
             {
                 "name": update.name,
+                "label": f"{optimizer.__name__} {short(update.name)}",
                 **{name: table.add(getattr(update, name)) for name in ("before", "gradient", "clipped", "after")},
                 "state": {k: table.add(v) for k, v in update.state.items() if isinstance(v, Value)},
                 "t": update.state.get("step"),
@@ -47,14 +56,15 @@ def explain_data(recording: Recording, title: str, tokens: list[str]) -> dict[st
     return {
         "title": title,
         "tokens": tokens,
+        "read": [[vocabulary[i] if vocabulary else str(i) for i in row] for row in ids.array],
+        "vocabulary": list(vocabulary) if len(vocabulary) <= LIMITS[2] else [],
         "calls": calls,
         "values": table.rows,
         "functions": {call.function.__name__: function_data(call.function) for call in recording.calls},
         "updates": updates,
-        "optimizer": recording.optimizer.__name__ if recording.optimizer else "",
-        "rule": rule_data(recording.optimizer),
+        "rule": rule_data(optimizer),
         "norm": recording.norm,
-        "max_norm": recording.max_norm if np.isfinite(recording.max_norm) else None,
+        "max_norm": recording.max_norm,
         "limit": limit,
         "graph": graph_data(recording),
     }
@@ -91,12 +101,14 @@ class Table:
         return ("4" if kind == "<f4" else "8") + text
 
 
-def call_data(call: Call, table: Table) -> dict[str, Any]:
+def call_data(call: Call, inside: Inside, table: Table) -> dict[str, Any]:
     """One op, with its place in the code, its derivatives, and which of its inputs its output is a sum of."""
     small = call.jacobian if table.limit > LIMITS[-1] else None
     jacobian = {i: table.packed(rows) for i, rows in small.items()} if small else None
     return {
         "op": call.function.__name__,
+        "label": label(call),
+        "inside": [{name: table.add(value) for name, value in half.items()} for half in inside],
         "names": call.names,
         "inputs": [table.add(value) for value in call.inputs],
         "outputs": [table.add(value) for value in call.outputs],
@@ -108,6 +120,37 @@ def call_data(call: Call, table: Table) -> dict[str, Any]:
         "douts": [table.add(value) for value in call.douts],
         "dinputs": [table.add(value) for value in call.dinputs],
     }
+
+
+def label(call: Call) -> str:
+    """The op and the module whose parameter it uses: "Linear h.0.attn.c_attn"."""
+    names = [value.name for value in call.inputs if value is not None and value.name]
+    return " ".join([call.function.__name__, *(short(name.rpartition(".")[0]) for name in names[:1])])
+
+
+def short(name: str) -> str:
+    """A module's or parameter's name without that of the whole model."""
+    return re.sub(r"^(policy\.)?(transformer|model)\.", "", name)
+
+
+def inside_attention(call: Call, recording: Recording) -> Inside:
+    """The matrices (..., T, S) that attention computes on its way: scores and probs, and in backward their gradients.
+
+    A model that is loaded is in evaluation mode, without the dropout that would come between probs and out.
+    """
+    arrays: list[Any] = [value.array for value in (*call.inputs, *call.douts) if value is not None]
+    if call.function is not ScaledDotProductAttention or any(array is None for array in arrays):
+        return {}, {}
+    q, k, v = arrays[:3]
+    mask = call.inputs[3] and call.inputs[3].array
+    scores = hide(q @ k.swapaxes(-1, -2) * call.options["scale"], mask, call.options["is_causal"])
+    probs = softmax_or_zeros(scores)
+    forward = {"scores": recording.value(scores), "probs": recording.value(probs)}
+    if call.order is None:
+        return forward, {}
+    dprobs = arrays[-1] @ v.swapaxes(-1, -2)
+    dscores = probs * (dprobs - (dprobs * probs).sum(axis=-1, keepdims=True))
+    return forward, {"dprobs": recording.value(dprobs), "dscores": recording.value(dscores)}
 
 
 def terms(call: Call) -> list[int] | None:
@@ -152,23 +195,20 @@ def function_data(function: Any) -> dict[str, Any]:
 
 
 def rule_data(optimizer: Any) -> dict[str, Any]:
-    """Formulas and source of an optimizer's rule, which AdamW has from Adam."""
-    owner = next((cls for cls in getattr(optimizer, "__mro__", ()) if "update" in vars(cls)), None)
-    return {"formulas": formulas(owner), "update": source_data(owner.update) if owner else None}
+    """Formulas and source of an optimizer's rule. AdamW has its own formula, and the rest from Adam."""
+    lines = [line for cls in optimizer.__mro__ for line in formulas(cls)[0]]
+    return {"formulas": lines, "update": source_data(optimizer.update)}
 
 
-def source_data(half: Any) -> dict[str, Any] | None:
+def source_data(half: Any) -> dict[str, Any]:
     """Where a function is and its lines in color."""
-    try:
-        lines, first = inspect.getsourcelines(half)
-    except (OSError, TypeError):  # typed into a console
-        return None
+    lines, first = inspect.getsourcelines(half)
     html = python_to_html(inspect.cleandoc("\n" + "".join(lines)))
     return {"path": shown_path(inspect.getsourcefile(half) or ""), "line": first, "html": html}
 
 
 def graph_data(recording: Recording) -> dict[str, Any]:
-    """The minimap: a box for each op and each parameter, and the arrows between them."""
+    """The graph: a box for each op with its label, a small one for each parameter, and the arrows between them."""
     boxes: dict[Any, Box] = {}
     edges = []
     for call in recording.calls:
@@ -177,12 +217,16 @@ def graph_data(recording: Recording) -> dict[str, Any]:
             if value is not None and value.made_by is not None:
                 sources.append(value.made_by[0])
             elif value is not None and value.name:
-                boxes.setdefault(value.name, Box(8.0, 8.0, 0.1))
+                boxes.setdefault(value.name, Box(15.0, 15.0, 0.1))
                 sources.append(value.name)
-        boxes[call.number] = Box(26.0, 12.0, 1.0)
+        boxes[call.number] = Box(LETTER * len(label(call)) + 10, 19.0, 1.0)
         edges += [Edge(boxes[source], boxes[call.number]) for source in sources]
-    width, height = place(list(boxes.values()), edges, 6.0, 12.0)
-    lines = [[[round(box.x, 1), round(box.y + box.height / 2, 1)] for box, _ in edge.stops()] for edge in edges]
+    width, height = place(list(boxes.values()), edges, 6.0, 15.0)
+    lines = []
+    for edge in edges:
+        (source, _), *bends, (target, _) = edge.stops()
+        stops = [(source.x, source.y + source.height), *((bend.x, bend.y) for bend, _ in bends), (target.x, target.y)]
+        lines.append([[round(x, 1), round(y, 1)] for x, y in stops])
     drawn = [
         {"key": key, "x": round(b.x - b.width / 2, 1), "y": round(b.y, 1), "width": b.width, "height": b.height}
         for key, b in boxes.items()

@@ -1,88 +1,107 @@
 // The explorer: every number comes from the model, through the server that this page came from (explore_data.py answers).
 const start = JSON.parse(document.querySelector("script[type='application/json']").textContent);
-const LONGEST_TABLE = 128; // tokens: the attention of a longer text is shown for the chosen token only
 const at = (id) => document.getElementById(id);
-const question = { text: start.text, position: null, layer: 0, head: 0, heads: [], attention: [], mlps: [], edit: null };
-let answer = null, asked = 0;
+const main = document.querySelector("main");
+// What is asked, and the last question that had an answer. A reload goes on with it: the browser keeps history.state.
+let question = { text: start.text, ids: null, position: null, layer: 0, head: 0, heads: [], attention: [], mlps: [], edit: null, ...history.state };
+let answered = question, answer = null, changes = 0, isAsking = false;
 
-const percent = (p) => (p < 0.001 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
+const percent = (p) => (p < 0.001 ? "<\u00a00.1\u00a0%" : `${(100 * p).toFixed(1)}\u00a0%`);
+const hex = (sign) => `<U+${sign.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}>`;
+const shown = (token) => visible(token).replace(/[\p{C}\p{Z}]/gu, hex) || "∅"; // signs that cannot be seen, by number
+const button = (attributes, ...children) => element("button", { type: "button", ...attributes }, ...children);
 const pressed = (isPressed) => ({ "aria-pressed": String(isPressed) });
+const isSame = (a) => (b) => String(a) === String(b);
+const toggled = (list, item) => (list.some(isSame(item)) ? list.filter((other) => !isSame(item)(other)) : [...list, item]);
 
-async function ask(changes) {
-  Object.assign(question, changes);
-  asked += 1;
-  const number = asked; // only the answer to the latest question is shown
-  at("state").textContent = "…";
-  let found;
-  try {
-    const response = await fetch("look", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(question) });
-    found = await response.json();
-  } catch {
-    found = { error: "The server does not answer. Is scripts/explore.py still running?" };
+// --- questions ---
+
+// Ask with these changes. A change that comes while the model computes waits for its turn, and only the last answer is shown.
+async function ask(change) {
+  question = { ...question, ...change };
+  changes += 1;
+  if (answer) draw();
+  if (isAsking) return;
+  isAsking = true;
+  main.setAttribute("aria-busy", "true");
+  if (!answer) at("state").textContent = "The model is reading the text. With a large model this takes some seconds.";
+  const typed = at("text").value;
+  let number, found;
+  do {
+    number = changes;
+    found = await answerTo(question);
+  } while (number !== changes);
+  isAsking = false;
+  main.setAttribute("aria-busy", "false");
+  main.classList.toggle("old", Boolean(found.error));
+  at("state").textContent = found.error ? `${found.error}${answer ? " What you see below is older." : ""}` : "";
+  if (found.error) question = answered;
+  else {
+    if (question.ids !== answered.ids && at("text").value === typed) at("text").value = found.text;
+    answer = found;
+    keep({ ids: found.ids, position: found.position }); // from now on the tokens count, and not the text
   }
-  if (number !== asked) return;
-  at("state").textContent = found.error ?? "";
-  if (found.error) return;
-  answer = found;
-  question.ids = answer.ids; // from now on the tokens count, and not the text
-  question.position = answer.position;
-  draw();
+  main.hidden = !answer;
+  if (answer) draw();
 }
 
+async function answerTo(asked) {
+  try {
+    const response = await fetch("look", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) });
+    const found = await response.json();
+    return found.error ? { error: `This cannot be shown: ${found.error}. Change it and try again.` } : found;
+  } catch {
+    return { error: "The server does not answer. Start scripts/explore.py again and open the address that it prints." };
+  }
+}
+
+function keep(change) {
+  answered = question = { ...question, ...change };
+  history.replaceState(question, "");
+}
+
+// --- the page ---
+
 function draw() {
-  at("text").value = answer.text;
-  const { tokens, surprise, position } = answer, t = position;
-  at("tokens").replaceChildren(...tokens.map((token, i) => element("button", {
-    type: "button", ...pressed(i === t), style: surprise[i] === null ? "" : shade(surprise[i] / 10), onclick: () => ask({ position: i, edit: null }),
-    title: surprise[i] === null ? "the first token" : `${surprise[i].toFixed(2)} nats: ${percent(Math.exp(-surprise[i]))}`,
-  }, visible(token))));
-  at("changed").hidden = !answer.change;
-  at("changes").replaceChildren(...(answer.change ?? []).map((kl, i) => element("span", { style: shade(-kl / 3), title: `${kl.toFixed(3)} nats` }, visible(tokens[i]))));
-  at("after").textContent = `After “${visible(tokens[t])}”`;
-  const largest = Math.max(...answer.alternatives.flatMap((a) => [a.p, a.before ?? 0]));
-  const bar = (p, kind) => element("span", { class: `bar ${kind}`, style: `width: ${(100 * p) / largest}%` });
-  at("alternatives").replaceChildren(...answer.alternatives.map((a) => element("tr", {},
-    element("td", {}, element("button", { type: "button", onclick: () => branch(a.id) }, visible(a.text) || "∅")),
-    element("td", { class: "bars" }, bar(a.p, ""), ...(a.before === undefined ? [] : [bar(a.before, "before")])),
-    element("td", {}, percent(a.p) + (a.before === undefined ? "" : ` (was ${percent(a.before)})`)))));
-  at("lens").replaceChildren(...answer.lens.map((best, layer) => element("tr", {}, element("th", {}, `layer ${layer}`),
-    ...best.map((one) => element("td", { style: shade(one.p) }, element("code", {}, visible(one.text)), ` ${percent(one.p)}`)))));
+  main.classList.toggle("changed", Boolean(answer.change));
+  drawText();
+  drawAlternatives();
+  drawOff();
+  drawLayers();
   drawHeads();
-  drawAttention();
-  at("layer").textContent = question.layer;
-  at("channel").max = answer.numbers.length - 1;
+  drawMap();
   drawNumber();
 }
 
-const isOff = (layer, head) => question.heads.some(([l, h]) => l === layer && h === head);
-
-function drawHeads() {
-  const toggle = (name, layer) => element("button", {
-    type: "button", class: question[name].includes(layer) ? "off" : "", ...pressed(!question[name].includes(layer)),
-    onclick: () => ask({ [name]: question[name].includes(layer) ? question[name].filter((l) => l !== layer) : [...question[name], layer] }),
-  }, { attention: "attention", mlps: "MLP" }[name]);
-  const rows = Array.from({ length: answer.layers }, (_, layer) => element("tr", {}, element("th", {}, `layer ${layer}`),
-    element("td", {}, toggle("attention", layer), " ", toggle("mlps", layer)),
-    ...Array.from({ length: answer.heads }, (_, head) => element("td", {}, element("button", {
-      type: "button", "aria-label": `head ${layer}.${head}`,
-      class: `${isOff(layer, head) ? "off" : ""} ${layer === question.layer && head === question.head ? "chosen" : ""}`,
-      onclick: () => ask({ layer, head }),
-    }, String(head))))));
-  at("heads").replaceChildren(...rows);
-  at("switch").textContent = `Switch head ${question.layer}.${question.head} ${isOff(question.layer, question.head) ? "on" : "off"}`;
+// New contents, in which the button at the same place has the focus.
+function fill(place, ...children) {
+  const index = [...place.querySelectorAll("button")].indexOf(document.activeElement);
+  place.replaceChildren(...children);
+  if (index >= 0) place.querySelectorAll("button")[index]?.focus({ preventScroll: true });
 }
 
-function drawAttention() {
-  const { attention, tokens, position } = answer;
-  at("head").textContent = `Attention of head ${question.layer}.${question.head}`;
-  at("row").replaceChildren(...tokens.map((token, i) => element("span", { style: shade(attention[position][i]), title: percent(attention[position][i]) }, visible(token))));
-  const isShort = tokens.length <= LONGEST_TABLE;
-  at("pattern").replaceChildren(...(isShort ? attention : []).map((row, i) => element("tr", {}, element("th", {}, visible(tokens[i])),
-    ...row.slice(0, i + 1).map((weight, j) => element("td", { style: shade(weight), title: `${visible(tokens[i])} → ${visible(tokens[j])}: ${percent(weight)}` })))));
+function drawText() {
+  const { tokens, surprise, change, position } = answer;
+  const expected = (i) => (surprise[i] === null ? "the first token, which nothing predicts." : `surprise ${surprise[i].toFixed(2)} nats; the model gave it ${percent(Math.exp(-surprise[i]))}.`);
+  const changed = (i) => (change ? ` What follows has changed by ${change[i].toFixed(3)} nats (KL).` : "");
+  fill(at("tokens"), ...tokens.map((token, i) => button({
+    ...pressed(i === question.position), title: expected(i) + changed(i), onclick: () => isCurrent() && ask({ position: i }),
+    style: `${shade((surprise[i] ?? 0) / 10)}; border-bottom-width: ${1 + (change ? Math.min(change[i] * 6, 6) : 0)}px`,
+  }, shown(token))));
+  at("told").textContent = `${shown(tokens[position])}: ${expected(position)}${changed(position)}`;
+  at("after").textContent = `After “${shown(tokens[position])}”`;
 }
 
-function drawNumber() {
-  at("number").textContent = answer.numbers[Number(at("channel").value)]?.toFixed(4) ?? "";
+const isCurrent = () => question.ids === answer.ids; // no other text is on its way
+
+function drawAlternatives() {
+  const { alternatives } = answer;
+  const largest = Math.max(...alternatives.flatMap((a) => [a.p, a.before ?? 0]));
+  const bar = (p, kind) => element("span", { class: `bar ${kind}`, style: `width: ${(100 * p) / largest}%` });
+  fill(at("alternatives"), ...alternatives.map((a) => element("tr", {},
+    element("td", {}, button({ onclick: () => isCurrent() && branch(a.id) }, shown(a.text))),
+    element("td", { class: "bars" }, bar(a.p, "now"), bar(a.before ?? 0, "before")),
+    element("td", {}, percent(a.p)), element("td", { class: "if-off" }, a.before === undefined ? "" : percent(a.before)))));
 }
 
 // Go on with another token after the chosen one: what followed it is dropped.
@@ -91,18 +110,80 @@ function branch(id) {
   ask({ ids, position: ids.length - 1, edit: null });
 }
 
-at("title").textContent = `What does ${start.model} make of it?`;
-at("text").value = start.text;
+const KINDS = { heads: "head", attention: "attention", mlps: "MLP" };
+const nameOf = (kind, item) => `${KINDS[kind]} ${String(item).replace(",", ".")}`;
+
+function drawOff() {
+  const { edit } = question;
+  const off = Object.keys(KINDS).flatMap((kind) => question[kind].map((item) => button({ onclick: () => ask({ [kind]: toggled(question[kind], item) }), "aria-label": `switch ${nameOf(kind, item)} on` }, `${nameOf(kind, item)} ×`)));
+  if (edit) off.push(button({ onclick: () => ask({ edit: null }), "aria-label": "take the changed number back" }, `channel ${edit.channel} after layer ${edit.layer} is ${edit.value} ×`));
+  const all = button({ onclick: () => ask({ heads: [], attention: [], mlps: [], edit: null }) }, "All on");
+  fill(at("off"), ...(off.length ? ["Off: ", ...off, all] : [element("span", { class: "soft" }, "Everything is on.")]));
+}
+
+function drawLayers() {
+  const toggle = (kind, item, text, where) => button({
+    "aria-label": `switch off ${nameOf(kind, item)}`, ...pressed(question[kind].some(isSame(item))),
+    onclick: () => ask({ [kind]: toggled(question[kind], item), ...where }),
+  }, text);
+  fill(at("layers").tBodies[0], ...answer.lens.map(([best], layer) => element("tr", { class: layer === question.layer ? "chosen" : "" },
+    element("th", {}, button({ "aria-label": `layer ${layer}`, ...pressed(layer === question.layer), onclick: () => ask({ layer }) }, layer)),
+    element("td", { style: shade(best.p) }, element("code", {}, shown(best.text)), " ", percent(best.p)),
+    element("td", {}, toggle("attention", layer, "att", { layer }), toggle("mlps", layer, "MLP", { layer }),
+      ...Array.from({ length: answer.attention.length }, (_, head) => toggle("heads", [layer, head], head, { layer, head }))))));
+}
+
+const isOff = (layer, head) => question.attention.includes(layer) || question.heads.some(isSame([layer, head]));
+
+function drawHeads() {
+  const { layer, attention, lens } = answer;
+  at("layer").textContent = `Attention in layer ${layer}`;
+  fill(at("heads"), ...attention.map((weights, head) => button({
+    "aria-label": `head ${layer}.${head}${isOff(layer, head) ? ", off" : ""}`, class: isOff(layer, head) && "off",
+    ...pressed(head === question.head), onclick: () => (keep({ head }), draw()),
+  }, thumbnail(weights), `head ${head}`)));
+  at("edited").textContent = layer;
+}
+
+function thumbnail(weights) {
+  const canvas = element("canvas", { width: weights.length, height: weights.length });
+  const paint = canvas.getContext("2d");
+  paint.fillStyle = `rgb(${getComputedStyle(document.body).getPropertyValue("--heat")})`;
+  weights.forEach((row, i) => row.slice(0, i + 1).forEach((weight, j) => {
+    paint.globalAlpha = Math.sqrt(weight);
+    paint.fillRect(j, i, 1, 1);
+  }));
+  return canvas;
+}
+
+function drawMap() {
+  const { attention, looks, tokens, position, layer } = answer, { head } = question;
+  const weights = attention[head], block = Math.ceil(tokens.length / weights.length); // tokens that a cell stands for
+  const name = (i) => shown(tokens[i * block]) + (block > 1 ? "…" : "");
+  const most = looks[head].map((weight, i) => [weight, i]).sort((a, b) => b[0] - a[0]).slice(0, 3);
+  at("head").textContent = `Head ${layer}.${head}${isOff(layer, head) ? " (off)" : ""}`;
+  at("most").textContent = `${shown(tokens[position])} looks most at ${most.map(([weight, i]) => `${shown(tokens[i])} (${percent(weight)})`).join(", ")}.`;
+  at("block").textContent = block > 1 ? `A cell is the largest of ${block} × ${block} weights.` : "";
+  at("map").style.setProperty("--columns", weights.length);
+  at("map").replaceChildren(
+    element("tr", {}, element("th", {}, "looks at →", element("br"), "token ↓"), ...weights.map((_, j) => element("th", { scope: "col" }, element("span", {}, name(j))))),
+    ...weights.map((row, i) => element("tr", { class: i === Math.floor(position / block) ? "chosen" : "" }, element("th", { scope: "row" }, name(i)),
+      ...row.slice(0, i + 1).map((weight, j) => element("td", { style: shade(Math.sqrt(weight)), title: `${name(i)} looks at ${name(j)}: ${percent(weight)}` })))));
+}
+
+function drawNumber() {
+  at("channel").max = answer.numbers.length - 1;
+  at("number").textContent = answer.numbers[Number(at("channel").value)]?.toFixed(4) ?? "";
+}
+
+at("model").textContent = start.model;
+at("text").value = question.text;
 at("form").addEventListener("submit", (event) => {
   event.preventDefault();
   ask({ text: at("text").value, ids: null, position: null, edit: null });
 });
 at("text").addEventListener("keydown", (event) => (event.key === "Enter" && event.ctrlKey ? at("form").requestSubmit() : null));
-at("switch").addEventListener("click", () => {
-  const { layer, head } = question;
-  ask({ heads: isOff(layer, head) ? question.heads.filter(([l, h]) => l !== layer || h !== head) : [...question.heads, [layer, head]] });
-});
-at("reset").addEventListener("click", () => ask({ heads: [], attention: [], mlps: [], edit: null }));
 at("channel").addEventListener("input", drawNumber);
-at("edit").addEventListener("click", () => ask({ edit: { layer: question.layer, position: answer.position, channel: Number(at("channel").value), value: Number(at("value").value) } }));
+at("edit").addEventListener("click", () => ask({ edit: { layer: answer.layer, position: answer.position, channel: Number(at("channel").value), value: Number(at("value").value) } }));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => answer && drawHeads());
 ask({});

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import codecs
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import minigrad.functional as F
 from gpt import LanguageModel, Tokenizer
 from gpt.interpretability import ablated, patched, record
-from gpt.interpretability.heads import recorded_attention
+from gpt.interpretability.heads import Head, recorded_attention
 from gpt.interpretability.lens import read_stream
 from minigrad import Tensor, no_grad
 from minigrad.backend import to_numpy
 
 ALTERNATIVES = 10
+LONGEST_TEXT = 512  # tokens: the attention of all heads of a longer one would not fit into a small machine's memory
+LARGEST_MAP = 64  # rows and columns of an attention map; a cell of a longer text's map stands for several tokens
+
+Off = tuple[tuple[Head, ...], tuple[int, ...], tuple[int, ...]]  # heads, attention and MLPs that are switched off
+
+
+class Edit(NamedTuple):
+    """A number of the residual stream after a layer, and the value that takes its place."""
+
+    layer: int
+    position: int
+    channel: int
+    value: float
+
+
+class Run(NamedTuple):
+    """What one forward pass computed."""
+
+    log_probs: np.ndarray  # (T, V)
+    streams: np.ndarray  # (L, T, C): the residual stream after each layer
+    patterns: list[np.ndarray]  # per layer (H, T, T)
 
 
 class Looker:
@@ -23,57 +45,68 @@ class Looker:
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer):
         self.model, self.tokenizer = model.eval(), tokenizer
+        # The last result of each is kept: another token or another layer of the same run needs no new forward pass.
+        self._kept_run = functools.lru_cache(maxsize=1)(self._run)
+        self._kept_log_probs = functools.lru_cache(maxsize=1)(self._log_probs)
 
     def look(self, question: dict[str, Any]) -> dict[str, Any]:
         """The answer to a question. Raises ValueError for one that has no answer.
 
-        text, or ids: what the model reads. position, layer, head: what to show. heads [(layer, head)], attention
-        [layer], mlps [layer]: switched off. edit {layer, position, channel, value}: a number of the residual stream
-        after a layer, which becomes another one.
+        text, or ids: what the model reads. position, layer: what to show. heads [(layer, head)], attention [layer],
+        mlps [layer]: switched off. edit {layer, position, channel, value}: a number of the residual stream after a
+        layer, which becomes another one.
         """
-        model, layers = self.model, self.model.config.n_layer
         try:
             ids = self._ids(question)
             position = _number(question, "position", len(ids), len(ids) - 1)
-            layer, head = _number(question, "layer", layers), _number(question, "head", model.config.n_head)
-            heads = [(int(a), int(b)) for a, b in question.get("heads") or ()]
-            attention, mlps = ([int(i) for i in question.get(name) or ()] for name in ("attention", "mlps"))
-            edit = self._edited(question["edit"], len(ids)) if question.get("edit") else {}
+            layer = _number(question, "layer", self.model.config.n_layer)
+            heads = tuple((int(a), int(b)) for a, b in question.get("heads") or ())
+            attention, mlps = (tuple(int(i) for i in question.get(name) or ()) for name in ("attention", "mlps"))
+            off = heads, attention, mlps
+            edit = self._edit(question["edit"], len(ids)) if question.get("edit") else None
         except (TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"this question cannot be read: {error}") from None
-        stream = model.part_names()
-        before = self._log_probs(ids) if edit or heads or attention or mlps else None
-        changed = ablated(model, heads, attention, mlps), patched(model, edit)
-        with changed[0], changed[1], recorded_attention() as patterns, record(model, stream) as found:
-            after = self._log_probs(ids)
-        logits = [read_stream(model, found[name][0, position]) for name in stream]
+        run = self._kept_run(ids, off, edit)
+        after, patterns = run.log_probs, run.patterns[layer]
+        if np.isnan(after).any():
+            raise ValueError("the model's numbers overflow with this change; a smaller value may work")
+        before = self._kept_log_probs(ids) if edit or any(off) else None
+        lens = F.log_softmax(Tensor(read_stream(self.model, run.streams[:, position])), -1).data  # (L, V)
         answer = {
             "ids": ids,
             "text": self.tokenizer.decode(ids),
             "tokens": [self._text(i) for i in ids],
             "surprise": [None, *(-after[np.arange(len(ids) - 1), ids[1:]]).tolist()],
             "alternatives": self._best(after[position], ALTERNATIVES, None if before is None else before[position]),
-            "lens": [self._best(F.log_softmax(Tensor(of_layer), -1).data, 3) for of_layer in logits],
-            "attention": patterns[layer][0, head].round(4).tolist(),
-            "numbers": to_numpy(found[stream[layer]])[0, position].tolist(),
+            "lens": [self._best(of_layer, 3) for of_layer in lens],
+            "attention": attention_maps(patterns).round(4).tolist(),
+            "looks": patterns[:, position, : position + 1].round(4).tolist(),  # (H, position + 1)
+            "numbers": run.streams[layer, position].tolist(),
             "position": position,
-            "layers": layers,
-            "heads": model.config.n_head,
+            "layer": layer,
         }
         if before is not None:
             answer["change"] = (np.exp(before) * (before - after)).sum(axis=1).tolist()  # KL(before || after) in nats
         return answer
 
-    def _ids(self, question: dict[str, Any]) -> list[int]:
+    def _run(self, ids: tuple[int, ...], off: Off, edit: Edit | None) -> Run:
+        names = self.model.part_names()
+        changed = ablated(self.model, *off), patched(self.model, self._changes(edit) if edit else {})
+        with changed[0], changed[1], recorded_attention() as patterns, record(self.model, names) as found:
+            log_probs = self._log_probs(ids)
+        return Run(log_probs, np.array([to_numpy(found[name])[0] for name in names]), [p[0] for p in patterns])
+
+    def _ids(self, question: dict[str, Any]) -> tuple[int, ...]:
         given = question.get("ids")
         ids = self.tokenizer.encode(str(question.get("text", ""))) if given is None else [int(i) for i in given]
-        if not 1 <= len(ids) <= self.model.config.block_size:
-            raise ValueError(f"the text has {len(ids)} tokens; the model reads 1 to {self.model.config.block_size}")
+        longest = min(self.model.config.block_size, LONGEST_TEXT)
+        if not 1 <= len(ids) <= longest:
+            raise ValueError(f"the text has {len(ids)} tokens; the model reads 1 to {longest} of them here")
         if not all(0 <= i < len(self.tokenizer) for i in ids):
             raise ValueError(f"the vocabulary has {len(self.tokenizer)} tokens, numbered from 0")
-        return ids
+        return tuple(ids)
 
-    def _log_probs(self, ids: Sequence[int]) -> np.ndarray:
+    def _log_probs(self, ids: tuple[int, ...]) -> np.ndarray:
         with no_grad():
             return to_numpy(F.log_softmax(self.model(np.array([ids]))[0], -1).data)
 
@@ -88,21 +121,41 @@ class Looker:
         return found
 
     def _text(self, i: int) -> str:
-        return self.tokenizer.decode([i]) if i < len(self.tokenizer) else f"<{i}>"
+        """A token as text; bytes that are not a whole character look like <0xE2>."""
+        return self.tokenizer.decode([i], errors="as <0xE2>") if i < len(self.tokenizer) else f"<{i}>"
 
-    def _edited(self, edit: dict[str, Any], length: int) -> dict[str, Any]:
+    def _edit(self, edit: dict[str, Any], length: int) -> Edit:
         layer = _number(edit, "layer", self.model.config.n_layer)
         place = _number(edit, "position", length), _number(edit, "channel", self.model.config.n_embd)
-        value = float(edit["value"])
-        if not np.isfinite(value):
+        if not np.isfinite(value := float(edit["value"])):
             raise ValueError("the new value must be a finite number")
+        return Edit(layer, *place, value)
+
+    def _changes(self, edit: Edit) -> dict[str, Any]:
+        """An edit as `patched` takes it."""
 
         def change(output: Tensor) -> Tensor:
             array = output.data.copy()
-            array[0, place[0], place[1]] = value
+            array[0, edit.position, edit.channel] = edit.value
             return Tensor(array)
 
-        return {self.model.part_names()[layer]: change}
+        return {self.model.part_names()[edit.layer]: change}
+
+
+def attention_maps(patterns: np.ndarray) -> np.ndarray:
+    """Attention weights (H, T, T) with at most 64 rows and columns: of a longer text, the largest of k x k weights."""
+    heads, length, _ = patterns.shape
+    k = -(-length // LARGEST_MAP)
+    missing = -length % k
+    padded = np.pad(patterns, ((0, 0), (0, missing), (0, missing)))
+    return padded.reshape(heads, -1, k, padded.shape[-1] // k, k).max(axis=(2, 4))
+
+
+def _bytes_as_hex(error: Any) -> tuple[str, int]:
+    return "".join(f"<0x{byte:02X}>" for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("as <0xE2>", _bytes_as_hex)
 
 
 def _number(question: dict[str, Any], name: str, count: int, default: int = 0) -> int:

@@ -1,4 +1,7 @@
-"""The formulas in an op's docstring as MathML, which browsers draw: "dx = dout / (2 out)" with a fraction bar."""
+"""The formulas in an op's docstring as MathML, which browsers draw: "dx = dout / (2 out)" with a fraction bar.
+
+Names are italic and functions (ln, softmax) upright, whatever their length. A long formula wraps before = + and -.
+"""
 
 from __future__ import annotations
 
@@ -8,43 +11,78 @@ from typing import Any
 
 from scripts.pages.web_page import escaped
 
-_PIECES = re.compile(r";\s+|,\s{2,}|:\s{2,}|\s{4,}|(?<=[\w)])\.(?:\s|$)")  # what stands between two formulas
-_FORMULA = re.compile(r"[^\W\d_][\w\u0300-\u036f']*(?:_\w+)?(?:\[[\w, ]+\])?\s+[=≈] ")
-_PROSE = re.compile(
-    r"(?:[,:]|,? \(see)? (?:where|with|for|so|over|along|elementwise|of|in|on|else|then|repeated|if|and|the|a|"
-    r"each|which|is|since|summed|without|see)\b.*"
+_START = r"[^\W\d_][\w\u0300-\u036f']*(?:_\w+)?(?:\[[\w, ]+\]|\(\w\))? (?:[=≈]|<-) "
+_FORMULA = re.compile(_START)
+# What stands between two formulas.
+_PIECES = re.compile(
+    rf";\s+|,\s{{2,}}|:\s{{2,}}|\s{{3,}}|(?<=[\w)])\.(?:\s|$)|:\s(?={_START})|(?:\b[Ww]ith|,\swhere)\s(?={_START})"
 )
-_TOKEN = re.compile(r"\s*(\d+\.?\d*|[^\W\d_][^\W_\u00b2\u00b3]*[\u0300-\u036f']*|[\u00b2\u00b3\u1d40]|.)")
+_NAME = re.compile(r"[^\W\d_\u1d40₀-₉]+[\u0300-\u036f']*")
+_RESULTS = {"out", "loss", "p"}  # what forward, or an optimizer's rule, is there to compute
+_PROSE = re.compile(
+    r"[,:]? (?:where|with|for|so|over|along|elementwise|of|in|on|else|then|repeated|if|and|the|a|"
+    r"each|which|is|since|summed|without|before|keeps)\b.*"
+)
+_TOKEN = re.compile(r"\s*(\d+\.?\d*|[^\W\d_][^\W\d_²³\u1d40]*[\u0300-\u036f']*(?:[₀-₉]|_[a-z]{3,})?|.)")
 _PREFIXES = {"Σ", "Π", "√", "∫", "ln", "exp", "tanh", "mean", "softmax", "max", "min", "sign"}
+_FUNCTIONS = (_PREFIXES | {"silu", "sigmoid", "erf", "onehot"}) - {"Σ", "Π", "√", "∫"}
 _UPPER = {"²": "2", "³": "3", "ᵀ": "T"}
 _CLOSING = {"(": ")", "[": "]"}
-_RELATIONS = set("=≈<>≤≥,|")
+_RELATIONS = set("=≈←<>≤≥,|")
 
 
-def formulas(function: Any) -> list[str]:
-    """The formulas of a Function's docstring as MathML, in their order.
+def formulas(function: Any) -> tuple[list[str], list[str]]:
+    """The formulas of a Function's docstring for forward and for backward, each list in the order of computation.
 
-    >>> formulas(type("Half", (), {"__doc__": "out = x / 2;  dx = dout / 2."}))[0]
-    '<math display="block"><mi>out</mi><mo>=</mo><mfrac><mi>x</mi><mn>2</mn></mfrac></math>'
+    >>> forward, backward = formulas(type("Half", (), {"__doc__": "out = x / 2;  dx = dout / 2."}))
+    >>> print(backward[0].replace("<wbr/>", "\\n"))
+    <p class="math"><math displaystyle="true"><mi>dx</mi></math>
+    <math displaystyle="true"><mo form="infix">=</mo><mfrac><mi>dout</mi><mn>2</mn></mfrac></math></p>
     """
     found: list[str] = []
     for line in inspect.cleandoc(function.__doc__ or "").split("\n"):
+        line = re.sub(r"\s+(?=(?:[=≈]|<-) )", " ", line.replace(" (see Softmax)", ""))  # aligned at the =
         for piece in _PIECES.split(line):
             if _FORMULA.match(piece):
                 found.append(piece)
             elif found and piece.startswith(("- ", "+ ")):  # goes on from the line before
                 found[-1] += " " + piece
-    return [mathml(piece.rstrip(".,")) for piece in found]
+    # Where the docstring gives the result twice, as attention's does, the last version is the one in steps.
+    last = {piece.split(" ")[0] if _name(piece) in _RESULTS else piece: piece for piece in found}
+    ordered: list[str] = []
+    for piece in sorted(last.values(), key=lambda piece: _name(piece) not in _RESULTS):
+        _after_what_it_uses(piece, list(last.values()), ordered)
+    end = max((i + 1 for i, piece in enumerate(ordered) if _name(piece) in _RESULTS), default=0)
+    return [mathml(piece) for piece in ordered[:end]], [mathml(piece) for piece in ordered[end:]]
+
+
+def _name(piece: str) -> str:
+    """The name that a formula defines: dx of "dx_i = dout_i"."""
+    return _NAME.match(piece)[0]  # type: ignore[index]
+
+
+def _after_what_it_uses(piece: str, found: list[str], ordered: list[str]) -> None:
+    """Append a formula to `ordered`, and before it the formulas of the names that it uses."""
+    if piece in ordered:
+        return
+    used = set(_NAME.findall(_FORMULA.sub("", piece, count=1))) - {_name(piece), *_RESULTS}
+    others = [other for other in found if other != piece]
+    for other in others:
+        if _name(other) in used:
+            _after_what_it_uses(other, others, ordered)
+    ordered.append(piece)
 
 
 def mathml(text: str) -> str:
-    """One formula; prose at its end is shown as text."""
+    """One formula as a paragraph; prose at its end is text."""
+    text = re.sub(r"(,? so)?[.,]*$", "", re.sub(r"(?<=[α-ω])(?=\d)", "_", text)).replace("<-", "←")  # β1 is β_1
     prose = _PROSE.search(text)
     end = prose.start() if prose else len(text)
     while text.count("(", 0, end) > text.count(")", 0, end):  # the prose began inside parentheses
         end = text.rindex("(", 0, end)
-    words = f"<mtext>{escaped(text[end:])}</mtext>" if end < len(text) else ""
-    return f'<math display="block">{_Reader(text[:end]).line()}{words}</math>'
+    parts = _Reader(text[:end]).line().split("\n")
+    drawn = "<wbr/>".join(f'<math displaystyle="true">{part}</math>' for part in parts)
+    return f'<p class="math">{drawn}{escaped(text[end:])}</p>'
 
 
 class _Reader:
@@ -57,10 +95,13 @@ class _Reader:
         return self.tokens[0] if self.tokens else ""
 
     def line(self, end: str = "") -> str:
-        parts = []
+        """Up to `end`. Outside of parentheses there is a "\\n" where the formula may wrap."""
+        parts: list[str] = []
         while self.tokens and self.next() != end:
             if self.next() in _RELATIONS or self.next() in "+-":
-                parts.append(f"<mo>{escaped(self.tokens.pop(0).replace('-', '−'))}</mo>")
+                wraps = not end and parts and not parts[-1].endswith("</mo>") and self.next() not in ",|"
+                sign = escaped(self.tokens.pop(0).replace("-", "−"))
+                parts.append(f'\n<mo form="infix">{sign}</mo>' if wraps else f"<mo>{sign}</mo>")
             else:
                 parts.append(self.product(end))
         return "".join(parts)
@@ -94,14 +135,18 @@ class _Reader:
             made = f"<mrow><mo>{token}</mo>{inner}<mo>{end}</mo></mrow>" if needed else inner
         else:
             tag = "mn" if token[:1].isdigit() else "mi" if token[:1].isalpha() and token not in "ΣΠ" else "mo"
-            made = f"<{tag}>{escaped(token)}</{tag}>"
+            upright = ' mathvariant="normal"' if token in _FUNCTIONS else ""
+            made = f"<{tag}{upright}>{escaped(token)}</{tag}>"
         made = self.raised(made)
         return f"<mrow>{made}{self.factor()}</mrow>" if token in _PREFIXES and self.starts_a_factor() else made
 
     def raised(self, made: str) -> str:
         while self.next() in ("_", "^", *_UPPER) and self.tokens:
             mark = self.tokens.pop(0)
-            script = f"<mn>{_UPPER[mark]}</mn>" if mark in _UPPER else self.factor(bare=True)
+            if mark == "_" and self.next() != "(":  # what follows raises the whole: β_1^t
+                script = f"<mi>{escaped(self.tokens.pop(0))}</mi>"
+            else:
+                script = f"<mn>{_UPPER[mark]}</mn>" if mark in _UPPER else self.factor(bare=True)
             tag = "msub" if mark == "_" else "msup"
             made = f"<{tag}>{_one(made)}{_one(script)}</{tag}>"
         return made

@@ -43,7 +43,9 @@ FAULTS = """() => {
   for (const element of document.querySelectorAll("body, body *")) {
     const text = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data.trim()).join("");
     if (!text || !seen(element) || element.matches("script, style, option, :disabled")) continue;
-    const style = getComputedStyle(element), back = behind(element);
+    const style = getComputedStyle(element);
+    const box = element.ownerSVGElement && element.parentElement.querySelector(":scope > rect"); // around an SVG's text
+    const back = box ? over(channels(getComputedStyle(box).fill), behind(element)) : behind(element);
     const ink = over(channels(element.ownerSVGElement ? style.fill : style.color), back);
     const [a, b] = [light(ink), light(back)].sort((x, y) => y - x);
     const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);

@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import sys
+from xml.etree.ElementTree import fromstring
 
 import numpy as np
 import pytest
@@ -146,13 +147,41 @@ def test_what_does_not_fit_is_summarized(given):
     assert shown * 16 / 3 < 5_000_000
 
 
-def test_every_op_with_a_formula_has_it_in_well_formed_mathml():
-    import xml.etree.ElementTree as ElementTree
-
+def test_the_formulas_of_every_op_are_well_formed_and_in_the_order_of_computation():
     found = {name: formulas(function) for name, function in textbook_functions().items()}
-    assert sum(bool(some) for some in found.values()) > 50
-    for some in [*found.values(), formulas(optim.Adam)]:
-        for math in some:
-            ElementTree.fromstring(math)
-    assert "<mfrac><mi>dout</mi><mi>x</mi></mfrac>" in found["log"][1]
-    assert "<msqrt>" in found["layer_norm"][0]
+    assert sum(bool(forward or backward) for forward, backward in found.values()) > 50
+    for name, (forward, backward) in {**found, "adam": formulas(optim.Adam)}.items():
+        names = [[part.text for part in fromstring(line).iter("mi")] for line in (*forward, *backward)]
+        for i, (defined, *_) in enumerate(names):
+            used_before = {used for earlier in names[:i] for used in earlier[1:]}
+            known = {earlier[0] for earlier in names[:i]}
+            assert defined in known or defined not in used_before - {"m", "v", "p"}, (name, defined)
+    assert "<mfrac><mi>dout</mi><mi>x</mi></mfrac>" in found["log"][1][0]
+    lines = ["".join(fromstring(line).itertext()) for line in found["scaled_dot_product_attention"][0]]
+    assert lines == ["scale=1D", "scores=qkTscale+mask", "probs=softmax(scores)", "out=probsv"]
+    lines = ["".join(fromstring(line).itertext()) for line in found["layer_norm"][1]]
+    assert [line.partition("=")[0] for line in lines] == ["dx\u0302", "dx"]
+
+
+@pytest.mark.parametrize("kind", ["gpt", "llama", "dpo"])
+def test_the_matrices_inside_attention_are_those_of_the_op(kind):
+    """Of GPT, of a Llama whose heads share keys, and of two sequences."""
+    shape = {"vocab_size": 8, "n_embd": 8, "block_size": 4, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_inner": 12}
+    model = Llama(LlamaConfig(**shape)) if kind == "llama" else explain.tiny_gpt()
+    stage, parts = ("dpo", explain.TINY) if kind == "dpo" else ("pretraining", explain.TINY_TEXT)
+    recording, _ = explain.take_step(model, stage, parts, 0.1)
+    data = explain_data(recording, "title", [], list("01234567"))
+    ops = [(call, recorded) for call, recorded in zip(data["calls"], recording.calls) if call["inside"][0]]
+    assert len(ops) == (2 if kind == "llama" else 1)
+    for call, recorded in ops:
+        function, ctx = recorded.function, Context()
+        function.forward(ctx, *[value and value.array for value in recorded.inputs], **recorded.options)
+        scores, probs = (unpacked(data["values"][call["inside"][0][name]]) for name in ("scores", "probs"))
+        assert np.array_equal(probs, ctx.probs)
+        exps = np.exp(scores)
+        assert np.allclose(exps / exps.sum(-1, keepdims=True), probs)
+        assert np.array_equal(np.isinf(scores), np.broadcast_to(~np.tri(*scores.shape[-2:], dtype=bool), scores.shape))
+        dprobs, dscores = (unpacked(data["values"][call["inside"][1][name]]) for name in ("dprobs", "dscores"))
+        assert np.array_equal(dprobs, recorded.douts[0].array @ recorded.inputs[2].array.swapaxes(-1, -2))
+        dq = dscores @ recorded.inputs[1].array * recorded.options["scale"]
+        assert np.allclose(dq, recorded.dinputs[0].array, rtol=1e-6) and dq.any()

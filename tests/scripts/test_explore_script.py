@@ -12,7 +12,7 @@ import pytest
 
 import minigrad.functional as F
 from gpt.interpretability import ablated, attention_patterns, logit_lens
-from scripts.pages.explore_data import Looker
+from scripts.pages.explore_data import Looker, attention_maps
 from scripts.pages.local_server import LocalServer
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import save_model
@@ -29,7 +29,7 @@ TEXT = "the cat sat on a mat"
 
 
 def test_an_answer_is_what_the_model_computes(looker):
-    answer = looker.look({"text": TEXT, "position": 2, "layer": 1, "head": 1})
+    answer = looker.look({"text": TEXT, "position": 2, "layer": 1})
     ids, model = np.array([answer["ids"]]), looker.model
     log_probs = F.log_softmax(model(ids), -1).data[0]
     assert answer["text"] == TEXT and "".join(answer["tokens"]) == TEXT and answer["surprise"][0] is None
@@ -38,7 +38,9 @@ def test_an_answer_is_what_the_model_computes(looker):
     best = np.argsort(-log_probs[2])[:10]
     assert [a["id"] for a in answer["alternatives"]] == best.tolist()
     assert np.allclose([a["p"] for a in answer["alternatives"]], np.exp(log_probs[2][best]), atol=1e-5)
-    assert np.allclose(answer["attention"], attention_patterns(model, ids)[1, 0, 1], atol=1e-4)
+    patterns = attention_patterns(model, ids)[1, 0]
+    assert np.allclose(answer["attention"], patterns, atol=1e-4)
+    assert np.allclose(answer["looks"], patterns[:, 2, :3], atol=1e-4)
     lens = logit_lens(model, ids)[:, 0, 2]
     assert [layer[0]["id"] for layer in answer["lens"]] == lens.argmax(-1).tolist()
     assert "change" not in answer
@@ -66,6 +68,33 @@ def test_a_changed_number_is_there_and_changes_no_earlier_token(looker):
     assert np.allclose(answer["change"][:3], 0, atol=1e-6) and answer["change"][3] > 1e-4
 
 
+def test_a_new_run_only_where_the_question_asks_for_one(looker, monkeypatch):
+    looker.look({"text": TEXT, "mlps": [0]})
+    runs = []
+    monkeypatch.setattr(looker.model, "forward", lambda ids, run=looker.model.forward: runs.append(ids) or run(ids))
+    ids = looker.look({"text": TEXT, "mlps": [0], "position": 1})["ids"]
+    looker.look({"ids": ids, "mlps": [0], "layer": 1})
+    assert not runs
+    looker.look({"text": TEXT, "mlps": [1]})
+    assert len(runs) == 1
+    looker.look({"text": "the mat", "mlps": [1]})
+    assert len(runs) == 3
+
+
+def test_the_maps_of_a_long_text_keep_the_largest_weights():
+    patterns = np.tril(np.random.default_rng(0).random((2, 130, 130)))
+    maps = attention_maps(patterns)
+    assert maps.shape == (2, 44, 44)  # 3 x 3 tokens each
+    assert maps[1, 5, 2] == patterns[1, 15:18, 6:9].max() and maps[0, 43, 43] == patterns[0, 129, 129]
+    assert np.array_equal(attention_maps(patterns[:, :64, :64]), patterns[:, :64, :64])
+
+
+def test_what_is_not_text_has_a_name(looker):
+    tokens = looker.look({"text": "\U0001f642\n<|endoftext|>"})["tokens"]
+    assert tokens[0].startswith("<0xF0>") and tokens[-2:] == ["\n", "<|endoftext|>"]
+    assert "\ufffd" not in "".join(tokens)
+
+
 @pytest.mark.parametrize(
     ("question", "words"),
     [
@@ -80,8 +109,10 @@ def test_a_changed_number_is_there_and_changes_no_earlier_token(looker):
         ({"ids": [float("inf")]}, "cannot be read"),
         ({"text": TEXT, "edit": {"layer": 0, "position": 0, "channel": 0}}, "cannot be read"),
         ({"text": TEXT, "edit": {"value": float("nan")}}, "finite"),
+        ({"text": TEXT, "edit": {"layer": 0, "position": 0, "channel": 0, "value": 1e300}}, "overflow"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 def test_what_cannot_be_answered_is_refused_and_leaves_the_model_whole(looker, question, words):
     with pytest.raises(ValueError, match=words):
         looker.look(question)

@@ -1,18 +1,21 @@
 """The page of a recorded step and the explorer in a headless Chromium: keys, clicks, and the numbers that they show."""
 
+import contextlib
 import re
+import threading
 
 import numpy as np
 import pytest
 
 from scripts import explain
 from scripts.explore import explorer_page
-from scripts.pages.explain_data import explain_data
+from scripts.pages.explain_data import explain_data, inside_attention
 from scripts.pages.explore_data import Looker
 from scripts.pages.local_server import LocalServer
 from scripts.pages.web_page import page_of_data
 from tests.finetune.small import small_chat_model
 from tests.helpers import serving
+from tests.scripts.looking import faults
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, opened, press
 
 _ = chromium  # a fixture
@@ -26,14 +29,14 @@ def number(text):
 def recorded(tmp_path_factory):
     recording, ids = explain.take_step(explain.tiny_gpt(), "pretraining", explain.TINY_TEXT, 0.1)
     path = tmp_path_factory.mktemp("inside") / "step.html"
-    data = explain_data(recording, "One step", list("3141"))
+    data = explain_data(recording, "One step", list("3141"), list("01234567"))
     path.write_text(page_of_data("explain", "One step", data), encoding="utf-8")
     return path, recording
 
 
 def grids(tab):
     tables = tab.locator("#card figure").all()
-    return [[number(text) for text in table.locator("td").all_inner_texts()] for table in tables]
+    return [[number(text or "-inf") for text in table.locator("td").all_inner_texts()] for table in tables]
 
 
 def close(shown, array):
@@ -42,11 +45,13 @@ def close(shown, array):
 
 def cards_of(recording):
     """Of each card a part of its heading and the values: forward, backward, and Adam's updates."""
-    yield from (("", (*call.inputs, *call.outputs)) for call in recording.calls)
+    inside = {call: [half.values() for half in inside_attention(call, recording)] for call in recording.calls}
+    yield from (("", (*call.inputs, *inside[call][0], *call.outputs)) for call in recording.calls)
     back = sorted(recording.calls, key=lambda call: call.order)
-    yield from ((": backward", (*call.douts, *call.dinputs)) for call in back)
+    yield from ((": backward", (*call.douts, *inside[call][1], *call.dinputs)) for call in back)
     for u in recording.updates:
-        yield u.name, (u.before, u.gradient, u.clipped, u.state["exp_avg"], u.state["exp_avg_sq"], u.after)
+        heading = f"AdamW {u.name.removeprefix('transformer.')}: update"
+        yield heading, (u.before, u.gradient, u.clipped, u.state["exp_avg"], u.state["exp_avg_sq"], u.after)
 
 
 def test_each_card_shows_the_numbers_of_the_run(chromium, recorded):
@@ -55,7 +60,9 @@ def test_each_card_shows_the_numbers_of_the_run(chromium, recorded):
         for heading, values in cards_of(recording):
             assert heading in tab.locator("#card h2").inner_text()
             for shown, value in zip(grids(tab), [value for value in values if value is not None], strict=True):
-                assert close(shown, value.array), heading
+                masked = np.isinf(shown)  # an empty cell: what a mask hides, or its weight or gradient
+                wanted = np.where(masked, 0, np.asarray(value.array, np.float64).reshape(-1))
+                assert masked.sum() in (0, 6) and close(np.where(masked, 0, shown), wanted), heading
             press(tab, "ArrowRight")
         press(tab, "Home")
         assert tab.locator("#card h2").inner_text().startswith("1 of ")
@@ -79,7 +86,7 @@ def test_a_click_shows_the_derivatives_and_a_sum_that_adds_up(chromium, recorded
         assert lit == np.count_nonzero(call.jacobian[1][5])
         # back: the shares of a gradient, exact
         press(tab, "End")
-        tab.locator("#timeline button.backward", has_text="c_attn").click()
+        tab.locator("#timeline button", has_text="c_attn").nth(1).click()
         text = answer_of(tab, 1, 0)
         total, terms = re.search(r"dx\[0,0,0\] = (\S+) = (.*)$", text, re.MULTILINE).groups()
         shares = re.findall(r"(?:^|\+ )(\S+) \((?:\S+) (?:from|more)", terms)
@@ -90,22 +97,64 @@ def test_a_tied_weight_adds_up_its_uses_and_says_what_adam_did(chromium, recorde
     path, recording = recorded
     update = next(update for update in recording.updates if update.name == "transformer.wte.weight")
     with opened(chromium, path) as tab:
-        tab.locator("#timeline button.update", has_text="transformer.wte").click()
-        text = answer_of(tab, 0, 5)
-        assert "(Linear, step" in text and "(Embedding, step" in text
-        after = re.search(r"after = .* = (\S+)$", text, re.MULTILINE)[1]
-        assert close([number(after)], update.after.array.reshape(-1)[5])
+        tab.locator("#timeline button", has_text="AdamW wte").click()
+        for place, text in ((0, tab.locator("#answer").inner_text()), (5, answer_of(tab, 0, 5))):
+            assert "(Linear, step" in text and "(Embedding, step" in text
+            lines = dict(re.findall(r"^(\S+)\t(.*)$", text, re.MULTILINE))
+            names = ["gradient", "clipped", "decayed", "m", "v", "m\u0302", "v\u0302", "step", "after"]
+            assert list(lines) == names
+            for name, line in lines.items():  # formula = the same with numbers = result: the numbers add up
+                *_, numbers, result = line.replace("\u2212", "-").split(" = ")
+                numbers = re.sub(r" \([A-Z]\w+, step \d+\)", "", numbers).replace("²", "**2").replace("^", "**")
+                computed = eval(numbers.replace("×", "*"), {"min": min})
+                assert np.isclose(computed, float(result), rtol=0.003), (name, line)
+            for name, value in {"gradient": update.gradient, "clipped": update.clipped, "after": update.after}.items():
+                assert close([number(lines[name].split(" = ")[-1])], value.array.reshape(-1)[place]), name
 
 
-def test_the_arrow_keys_go_on_stepping_after_a_click_on_a_number(chromium, recorded):
+def test_the_numbers_inside_attention_say_what_they_are_computed_from(chromium, recorded):
+    path, recording = recorded
+    call = next(call for call in recording.calls if call.function.__name__ == "ScaledDotProductAttention")
+    with opened(chromium, path) as tab:
+        tab.get_by_role("button", name="the attention weights").click()
+        assert tab.locator("#inside").bounding_box()["y"] < 200  # they are in sight
+        head = tab.locator("#card figure").nth(4).locator("table").nth(1)  # the weights of head 1
+        assert head.locator("caption").inner_text() == "head 1"
+        assert head.locator("th").all_inner_texts() == ["query ↓\nkey →", "3", "1", "4", "3", "1", "4"]
+        assert head.locator("td.masked").count() == 3 and tab.locator(".legend .masked").count() == 1
+        for figure, (name, array) in ((3, ("scores", 0)), (4, ("probs", 1))):
+            wanted = list(inside_attention(call, recording)[0].values())[array].array[0, 1, 2, 1]
+            text = answer_of(tab, figure, 9 + 7).replace("\u2212", "-")  # head 1, query 2, key 1
+            assert text.startswith(f"{name}[0,1,2,1] = ")
+            result, numbers = re.match(r"\S+ = (\S+) = ([^:]*):", text).groups()
+            computed = eval(re.sub(r"e\^(\S+?)(?=[ )]|$)", r"exp(\1)", numbers.replace("×", "*")), {"exp": np.exp})
+            assert close([float(result)], wanted) and np.isclose(computed, wanted, rtol=0.02)
+        assert tab.locator("#card td.lit").count() == 3  # the scores of query 2
+        assert "hides" in answer_of(tab, 4, 1)
+
+
+def test_the_arrow_keys_go_on_stepping_after_a_click_anywhere(chromium, recorded):
+    places = [
+        "#card td >> nth=1",
+        "#card th >> nth=1",
+        "#card summary >> nth=0",
+        "#card pre >> nth=0",
+        "#card figcaption button >> nth=0",
+        "#first button >> nth=0",
+        "#timeline button >> nth=3",
+        "#minimap g >> nth=4",
+        "#next",
+        "h1",
+    ]
     with opened(chromium, recorded[0]) as tab:
+        step = lambda: int(tab.locator("#card h2").inner_text().split(" of ")[0])  # noqa: E731
+        for place in places:
+            tab.locator(place).click()
+            before = step()
+            press(tab, "ArrowRight", "ArrowRight", "ArrowLeft")
+            assert step() == before + 1, place
+        press(tab, "Home")
         cells = tab.locator("#card td")
-        cells.nth(1).click()
-        press(tab, "ArrowRight")
-        assert tab.locator("#card h2").inner_text().startswith("2 of ")
-        cells.nth(1).click()
-        press(tab, "ArrowLeft")
-        assert tab.locator("#card h2").inner_text().startswith("1 of ")
         # with the keyboard alone they move from number to number
         cells.first.focus()
         press(tab, "ArrowRight", "Enter", "ArrowRight", "Enter")
@@ -122,8 +171,11 @@ def test_search_minimap_and_play(chromium, recorded):
         assert len(shown) == 1 and "c_proj" in shown[0]
         press(tab, "Enter")
         assert "attn.c_proj: backward" in tab.locator("#card h2").inner_text()
+        press(tab, "ArrowRight")
+        assert "MergeHeads: backward" in tab.locator("#card h2").inner_text()
         assert tab.locator("#minimap rect").count() == len(recording.calls) + len(recording.updates)
-        tab.locator("#minimap rect[data-key='0']").click()
+        assert tab.locator("#minimap g[data-key='4'] text").text_content() == "Linear h.0.attn.c_attn"
+        tab.locator("#minimap g[data-key='0']").click()
         assert "Embedding" in tab.locator("#card h2").inner_text()
         press(tab, "Home")
         tab.get_by_role("button", name="Play").click()
@@ -135,14 +187,33 @@ def test_search_minimap_and_play(chromium, recorded):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
-def test_the_page_fits_its_screen_and_opens_quickly(chromium, recorded, scheme, viewport):
-    with opened(chromium, recorded[0], viewport=viewport, color_scheme=scheme, has_touch=True) as tab:
-        for key in ("Home", "End"):
-            press(tab, key)
-            assert tab.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
-        tab.locator("#card td").nth(1).tap()
-        assert "after = before" in tab.locator("#answer").inner_text()
+def test_every_card_fits_its_screen_and_can_be_read(chromium, recorded, scheme, viewport):
+    path, recording = recorded
+    with opened(chromium, path, viewport=viewport, color_scheme=scheme, has_touch=True) as tab:
+        assert "Loss: 2.0770" in tab.locator("#facts").inner_text()
+        for _ in range(2 * len(recording.calls) + 1):
+            assert faults(tab) == []
+            tab.locator("#next").tap()
+        tab.locator("#card td").nth(-1).tap()
+        assert "decayed − step" in tab.locator("#answer").inner_text()
         assert len(tab.pdf()) > 10_000
+
+
+def test_every_control_can_be_reached_and_used_by_keyboard(chromium, recorded):
+    with opened(chromium, recorded[0]) as tab:
+        controls = "button:not(#timeline button), summary, input, #minimap g, #timeline [aria-pressed=true]"
+        wanted, reached = tab.locator(controls).count(), 0
+        for _ in range(3 * wanted):  # grids, which Tab enters once, are on the way as well
+            press(tab, "Tab")
+            reached += tab.evaluate("controls => document.activeElement.matches(controls)", controls)
+            if tab.evaluate("document.activeElement === document.querySelector('#minimap g:last-child')"):
+                break
+        assert reached == wanted
+        press(tab, "Enter")
+        assert "CrossEntropy" in tab.locator("#card h2").inner_text()
+        tab.locator("#timeline [aria-pressed=true]").focus()
+        press(tab, "ArrowLeft", "ArrowLeft")
+        assert tab.evaluate("document.activeElement.textContent").startswith("17 ")
 
 
 # The explorer.
@@ -197,15 +268,20 @@ def test_the_explorer_reads_branches_switches_off_and_changes_a_number(chromium,
         assert tab.locator("#tokens button").count() == len(wanted["tokens"])
         asked(tab, lambda: tab.locator("#tokens button").nth(2).click())
         wanted = looker.look({"text": "the cat sat on a mat", "position": 2})
-        shown = tab.locator("#alternatives td:last-child").all_inner_texts()
-        assert [text.split(" %")[0] for text in shown] == [f"{100 * a['p']:.1f}" for a in wanted["alternatives"]]
-        # a head off: the distribution changes
-        asked(tab, lambda: tab.get_by_role("button", name="head 1.1", exact=True).click())
-        asked(tab, lambda: tab.get_by_role("button", name="Switch head 1.1 off").click())
+        numbers = tab.locator("#alternatives td:nth-child(3)")
+        assert numbers.all_inner_texts() == [f"{100 * a['p']:.1f}\u00a0%" for a in wanted["alternatives"]]
+        # a head and an MLP off: the distribution changes, and the page says what is off
+        asked(tab, lambda: switch(tab, "off head 1.1").click())
+        asked(tab, lambda: switch(tab, "off MLP 0").click())
+        off = looker.look({"text": "the cat sat on a mat", "position": 2, "heads": [[1, 1]], "mlps": [0]})
+        assert numbers.all_inner_texts() == [f"{100 * a['p']:.1f}\u00a0%" for a in off["alternatives"]]
+        before = tab.locator("#alternatives td:nth-child(4)").first.inner_text()
+        assert before == f"{100 * off['alternatives'][0]['before']:.1f}\u00a0%"
+        assert f"changed by {off['change'][2]:.3f} nats" in tab.locator("#told").inner_text()
+        assert tab.locator("#off button").all_inner_texts() == ["head 1.1 ×", "MLP 0 ×", "All on"]
+        asked(tab, lambda: switch(tab, "MLP 0 on").click())
+        assert tab.locator("#off button").all_inner_texts() == ["head 1.1 ×", "All on"]
         off = looker.look({"text": "the cat sat on a mat", "position": 2, "heads": [[1, 1]]})
-        shown = tab.locator("#alternatives td:last-child").all_inner_texts()
-        assert "(was" in shown[0] and shown[0].startswith(f"{100 * off['alternatives'][0]['p']:.1f} %")
-        assert tab.locator("#changes span").count() == len(off["change"])
         # another continuation
         first = off["alternatives"][0]
         asked(tab, lambda: tab.locator("#alternatives button").first.click())
@@ -213,10 +289,144 @@ def test_the_explorer_reads_branches_switches_off_and_changes_a_number(chromium,
         assert tab.locator("#text").input_value() == looker.tokenizer.decode([*wanted["ids"][:3], first["id"]])
         # a number changed
         asked(tab, lambda: tab.get_by_role("button", name="All on").click())
+        assert "Everything is on" in tab.locator("#off").text_content()
+        tab.get_by_text("Change a number").click()
         asked(tab, lambda: tab.get_by_role("button", name="Change it").click())
-        assert tab.locator("#changes span").count() == 4
-        assert tab.locator("#number").inner_text() == "10.0000"
+        assert "changed by" in tab.locator("#told").inner_text() and tab.locator("#number").inner_text() == "10.0000"
         assert tab.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
-        # what cannot be answered is said
+
+
+def switch(tab, name):
+    return tab.get_by_role("button", name=f"switch {name}", exact=True)
+
+
+def test_thumbnails_choose_a_head_and_the_map_shows_its_weights(chromium, explorer):
+    server, looker = explorer
+    wanted = looker.look({"text": "the cat sat", "layer": 1})
+    with opened(chromium, server.address) as tab:
+        asked(tab, lambda: tab.get_by_role("button", name="layer 1", exact=True).click())
+        tab.get_by_role("button", name="head 1.1", exact=True).click()
+        titles = [cell.get_attribute("title") for cell in tab.locator("#map td").all()]
+        shown = [float(re.search(r"([\d.]+)\s%$", title)[1]) / 100 for title in titles]
+        weights = np.array(wanted["attention"][1])
+        assert np.allclose(shown, weights[np.tril_indices(len(weights))], atol=1e-3)
+        best = max(range(len(weights)), key=lambda i: weights[-1, i])
+        assert f"looks most at {wanted['tokens'][best].replace(' ', '·')} (" in tab.locator("#most").inner_text()
+        # a thumbnail's opacity is the square root of the weights
+        pixels = "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 3)"
+        alphas = tab.locator("#heads canvas").nth(1).evaluate(pixels)
+        assert np.allclose(np.array(alphas).reshape(weights.shape) / 255, weights**0.5, atol=0.01)
+
+
+def test_a_reload_keeps_the_text_and_the_choices(chromium, explorer):
+    with opened(chromium, explorer[0].address) as tab:
+        asked(tab, lambda: (tab.fill("#text", "a mat on the cat"), press(tab, "Control+Enter")))
+        asked(tab, lambda: tab.locator("#tokens button").nth(1).click())
+        asked(tab, lambda: switch(tab, "off head 1.1").click())
+        asked(tab, tab.reload)
+        assert tab.locator("#text").input_value() == "a mat on the cat"
+        assert tab.locator("#tokens button").nth(1).get_attribute("aria-pressed") == "true"
+        assert tab.locator("#off button").all_inner_texts() == ["head 1.1 ×", "All on"]
+        assert tab.locator("#head").inner_text() == "Head 1.1 (off)"
+
+
+def test_nothing_is_empty_while_the_model_computes_and_nothing_old_looks_new(chromium, explorer):
+    gate, looker = threading.Semaphore(0), explorer[1]
+    questions = []
+
+    def answer(question):
+        questions.append(question)
+        assert gate.acquire(timeout=60)
+        return looker.look(question)
+
+    server = LocalServer(explorer_page("a small model", "the cat sat"), answer)
+    with serving(server), opened(chromium, server.address) as tab:
+        assert "is reading the text" in tab.locator("#state").inner_text()
+        assert not tab.locator("main").is_visible()
+        gate.release()
+        tab.locator("#tokens button").first.wait_for()
+        assert tab.locator("#state").inner_text() == ""
+        # three clicks while the model computes: two questions, and the last one has all three changes
+        for head in ("0.1", "1.1", "1.0"):
+            switch(tab, f"off head {head}").click()
+        assert tab.locator("main").get_attribute("aria-busy") == "true"
+        assert tab.locator("#off button").all_inner_texts() == ["head 0.1 ×", "head 1.1 ×", "head 1.0 ×", "All on"]
+        gate.release(2)
+        tab.locator("main[aria-busy=false]").wait_for()
+        assert len(questions) == 3 and questions[-1]["heads"] == [[0, 1], [1, 1], [1, 0]]
+        # tokens of the text before are not asked about any more, and what is being typed stays
+        tab.fill("#text", "a mat")
+        tab.get_by_role("button", name="Read it").click()
+        tab.locator("#tokens button").first.click()
+        tab.fill("#text", "half a sen")
+        gate.release()
+        tab.locator("main[aria-busy=false]").wait_for()
+        assert len(questions) == 4 and tab.locator("#text").input_value() == "half a sen"
+        assert tab.locator("#tokens button").first.inner_text() == "a"
+        # what cannot be answered: a sentence, and the numbers fade
+        gate.release(9)
         asked(tab, lambda: (tab.fill("#text", "the " * 60), tab.get_by_role("button", name="Read it").click()))
+        tab.wait_for_timeout(500)
         assert "the model reads 1 to 32" in tab.locator("#state").inner_text()
+        opacity = "place => Number(getComputedStyle(place).opacity)"
+        numbers = tab.locator("#tokens, .next table, #map")
+        assert all(place.evaluate(opacity) < 0.5 for place in numbers.all())
+        asked(tab, lambda: tab.locator("#tokens button").first.click())
+        tab.wait_for_timeout(500)
+        assert tab.locator("#state").inner_text() == ""
+        assert all(place.evaluate(opacity) == 1 for place in numbers.all())
+
+
+def test_a_server_that_is_gone_is_said(chromium, explorer):
+    context = chromium.new_context()
+    with contextlib.closing(context):
+        tab = context.new_page()
+        with serving(LocalServer(explorer_page("a small model", "the cat sat"), explorer[1].look)) as server:
+            tab.goto(server.address)
+            tab.locator("#tokens button").first.wait_for()
+        context.set_offline(True)
+        tab.locator("#tokens button").first.click()
+        tab.get_by_text("The server does not answer").wait_for()
+        assert tab.locator("main.old").is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
+def test_the_explorer_can_be_read_and_reached_by_everybody(chromium, viewport, scheme):
+    looker = Looker(*small_chat_model(n_layer=9, n_embd=32, block_size=32))
+
+    def answer(question):
+        found = looker.look(question)
+        found["surprise"] = [None, *[99.0] * (len(found["tokens"]) - 1)]  # the strongest shades
+        for of_layer in found["lens"]:
+            of_layer[0]["p"] = 1.0
+        return found
+
+    server = LocalServer(explorer_page("a small model", "the cat sat on the mat"), answer)
+    with serving(server), opened(chromium, server.address, viewport=viewport, color_scheme=scheme) as tab:
+        tab.locator("#tokens button").first.wait_for()
+        asked(tab, lambda: switch(tab, "off head 1.1").click())
+        tab.wait_for_timeout(500)
+        assert faults(tab) == []
+        assert all(heading.inner_text() for heading in tab.locator("h1, h2, h3, h4").all())
+        # the predictions stay in sight beside the last switch and the map
+        for place in ("#layers tbody tr:last-child", "#map"):
+            tab.locator(place).evaluate("place => place.scrollIntoView({ block: 'end' })")
+            assert tab.locator("#alternatives tr").first.evaluate(IN_SIGHT)
+        # every control has the focus once, and a key does what a click does
+        controls = tab.locator("button, textarea, summary").count()
+        tab.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+        tab.locator("#text").focus()
+        reached = set()
+        for _ in range(controls):
+            reached.add(tab.evaluate("[...document.querySelectorAll('*')].indexOf(document.activeElement)"))
+            press(tab, "Tab")
+        assert len(reached) == controls
+        switch(tab, "off MLP 1").focus()
+        asked(tab, lambda: press(tab, "Space"))
+        assert switch(tab, "off MLP 1").evaluate("place => place === document.activeElement")
+        assert switch(tab, "off MLP 1").get_attribute("aria-pressed") == "true"
+        assert tab.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+
+
+IN_SIGHT = "place => { const box = place.getBoundingClientRect(); return box.top >= 0 && box.bottom <= innerHeight; }"
