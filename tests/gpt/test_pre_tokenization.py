@@ -14,7 +14,7 @@ def test_every_character_is_of_the_same_kind():
     """Characters that this Python's Unicode does not know yet may differ."""
     characters = [chr(code) for code in range(sys.maxunicode + 1)]
     known = [c for c in characters if unicodedata.category(c) not in ("Cn", "Cs", "Co")]
-    text = "".join(f"a{c}1{c}{c} {c}\n" for c in known)
+    text = "".join(f"{c}1{c} " for c in known)
     assert split_words_simply(text) == split_words(text)
 
 
