@@ -26,7 +26,7 @@ FAULTS = """() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const channels = (color) => {
     canvas.clearRect(0, 0, 1, 1);
-    canvas.fillStyle = color;
+    canvas.fillStyle = color === "none" ? "transparent" : color;
     canvas.fillRect(0, 0, 1, 1);
     const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
     return [r, g, b, a / 255];

@@ -7,6 +7,7 @@ const cells = [...document.querySelectorAll(".cell")].map((place) => {
   return { place, text, line: Number(line), result: document.querySelector(`.result[data-of="${line}"]`), editor: null };
 });
 const state = element("span", { role: "status" });
+let running = 0; // calls of runAll
 let pictures = false;
 
 async function run(cell) {
@@ -38,10 +39,12 @@ async function run(cell) {
 }
 
 async function runAll() {
+  running += 1;
   for (const cell of cells) {
     cell.place.scrollIntoView({ block: "nearest" });
-    if (!(await run(cell))) return;
+    if (!(await run(cell))) break;
   }
+  running -= 1;
 }
 
 function button(text, onclick) {
