@@ -23,15 +23,22 @@ def difference(
 
     guess: try what would make the numbers right (a sign, a factor), which needs more than a few numbers.
     """
-    if got is None and expected is not None:
+    if expected is None:  # what a check's `call` remarks about a result, which is not part of it
+        return None
+    if got is None:
         return f"{what} is None: is a `return` missing?"
     if isinstance(expected, str | bytes | bool):
         return None if type(got) is type(expected) and got == expected else f"{what} is {got!r}, not {expected!r}"
     if isinstance(expected, Mapping):
-        if not isinstance(got, Mapping) or list(got) != list(expected):
-            shown = list(got) if isinstance(got, Mapping) else repr(got)
-            return f"{what} must have the entries {list(expected)}, got {shown}"
+        if not isinstance(got, Mapping):
+            return f"{what} must be a dictionary, got {_in_words(got)}"
+        if lacking := [key for key in expected if key not in got]:
+            return f"{what} lacks the {_entries(lacking)}"
+        if surplus := [key for key in got if key not in expected]:
+            return f"{what} has the {_entries(surplus)}, which must not be there"
         parts = [(got[key], expected[key], f"{what}[{key!r}]") for key in expected]
+    elif isinstance(expected, list) and isinstance(got, list) and _are_texts([*got, *expected]):
+        return None if got == expected else f"{what} {_about_texts(got, expected)}"
     elif isinstance(expected, list | tuple):
         if not isinstance(got, list | tuple) or len(got) != len(expected):
             return f"{what} must be {len(expected)} values in a {type(expected).__name__}, got {_in_words(got)}"
@@ -65,7 +72,7 @@ def _of_arrays(got: Any, expected: Any, tolerance: float, what: str, guess: bool
             return f"{what} must be {kind}, it is {got.dtype}"
         if np.array_equal(got, expected):
             return None
-        if got.ndim > 1 and np.array_equal(got.swapaxes(-1, -2), expected):
+        if guess and got.ndim > 1 and np.array_equal(got.swapaxes(-1, -2), expected):
             return f"{what} is transposed: with its last two axes exchanged it is right"
         return f"{what} has other values{_whereabouts(got, expected, tolerance)}"
     if got.dtype.kind not in "fiu":
@@ -113,10 +120,36 @@ def about_values(got: np.ndarray, expected: np.ndarray, tolerance: float, guess:
     if (factor := _factor(got[finite], expected[finite], tolerance)) is not None:
         words = f"{abs(factor):.6g}x too large" if abs(factor) > 1 else f"{1 / abs(factor):.6g}x too small"
         return f"is {words}, everywhere" + (", and its sign is flipped" if factor < 0 else "")
+    if got.ndim > 1 and close(np.sort(got.ravel()), np.sort(expected.ravel()), tolerance):
+        return "has the right numbers in other places: are axes mixed up (reshape?), or parts joined in another order?"
     shift = got[finite] - expected[finite]
     if shift.size > 1 and np.ptp(shift) < 1e-7 * max(1.0, float(np.abs(shift).max())):
         return f"is off by the same number everywhere: {float(shift.flat[0]):+.6g}"
     return f"has wrong values{_whereabouts(got, expected, tolerance)}"
+
+
+def _entries(keys: list[Any]) -> str:
+    """The first three keys, and how many there are.
+
+    >>> _entries(["a", "b", "c", "d"]), _entries(["a"])
+    ("entries 'a', 'b', 'c', ... (4 in all)", "entry 'a'")
+    """
+    more = f", ... ({len(keys)} in all)" if len(keys) > 3 else ""
+    return f"entr{'ies' if len(keys) > 1 else 'y'} " + ", ".join(map(repr, keys[:3])) + more
+
+
+def _are_texts(parts: Sequence[Any]) -> bool:
+    return bool(parts) and all(isinstance(part, bytes) for part in parts)
+
+
+def _about_texts(got: list[bytes], expected: list[bytes]) -> str:
+    """How a text was cut into other tokens than expected."""
+    if b"".join(got) != b"".join(expected):
+        return f"is another text: {b''.join(got)!r}, where {b''.join(expected)!r} is right (lost or doubled?)"
+    place = next(i for i, (g, e) in enumerate(zip(got, expected, strict=False)) if g != e)
+    g, e = got[place], expected[place]
+    should = f"joined to {g!r}, and must stay {e!r}" if len(g) > len(e) else f"{g!r}, and must be joined to {e!r}"
+    return f"is cut elsewhere: token {place} is {should}"
 
 
 def _factor(got: np.ndarray, expected: np.ndarray, tolerance: float) -> float | None:

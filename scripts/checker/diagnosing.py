@@ -22,17 +22,19 @@ import numpy as np
 
 from minigrad import Tensor
 from minigrad.gradcheck.check import GradcheckError, gradcheck
-from minigrad.gradcheck.mutations import Change, compiled
+from minigrad.gradcheck.mutations import Change, compiled, in_words
 
 from . import comparing
 from .checks import Case
 from .trial import Answer, Finding, Trial, answer, arrays
+from .worker import Step
 
 MOST_LINES = 5000  # that a changed solution may run in one case
 SURE = {"cut off", "upstream", "sign", "missing sum", "missing repeat", "shape"}  # kinds of gradcheck's diagnoses
 VAGUE = {"partial", "incomplete", "unknown", "source"}  # kinds that say no more than where the numbers differ
 OF_SEVERAL_LINES = ("the order of the steps", "it stops after one round")  # changes in which a line stays as it was
 UNEXPLAINED = "no single slip explains it"
+COMPUTES = re.compile(r"[(+*/@<>=]").search  # whether a line does more than take what is there
 
 
 def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witnesses: list[Case]) -> tuple[str, Case]:
@@ -40,6 +42,9 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     telling = trial.check.telling
     if any("random" in vars(node).values() for node in ast.walk(ast.parse(trial.text))):
         return "it draws random numbers: the same arguments must give the same result (keep the mask of forward)", case
+    right = found.shown.get("right")
+    if isinstance(right, list) and right and right[-1] is None and found.answer.value[-1]:
+        return str(found.answer.value[-1]), case
     search = Search(trial, found, witnesses if first is not None else [case, *witnesses], first is not None)
     sentence = search.slip()
     kind, by_gradcheck, shown = "", "", telling
@@ -63,52 +68,73 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     in_all = search.in_all_cases()
     if by_gradcheck and kind not in VAGUE and (kind != "factor" or in_all):
         return by_gradcheck, shown
-    right = found.shown.get("right")
     if isinstance(right, list) and isinstance(right[found.number], str):  # not a number: what a `call` says about it
         return f"{found.answer.value[found.number]}", case
     if in_all:
         return in_all, case
     is_about_shape = "has shape" in found.plain
     if ": " in found.sentence if is_about_shape else not re.search("values: |numbers belong", found.plain):
-        return found.sentence, case
+        remarks = [remark for remark in trial.reference.comments.values() if remark not in ("", "TODO")]
+        return found.sentence + (f" ({'; '.join(remarks)})" if "is cut" in found.plain else ""), case
     tells = first is not None and (first.where, first.kind) == (found.where, found.kind)
     step = first_step(trial, found, telling if tells else case)
     return f"{found.plain}; {UNEXPLAINED}{step or ': follow this small case by hand'}", case
 
 
 def first_step(trial: Trial, found: Finding, case: Case) -> str:
-    """The first step of the right solution that the learner's file does not reach, in words; "" if none is known.
-
-    A step that is left out, while one that builds on it is right, was done in another way.
-    """
+    """The first step of the right solution that the learner's file does not reach, in words; "" if none is known."""
     douts = trial.douts(case) if found.where.startswith("backward") else None
     yours, right = trial.steps(case, douts), trial.reference.steps(case, douts)
-    if found.kind == "non-finite" and (bad := next((s for s in yours if np.isnan(s[2]).any()), None)):
-        return f": the first nan comes from `{bad[1]}` in line {bad[0]}"
-    before, differs, built_on = "", None, set[str]()
-    for line, text, value in right[::-1] if yours else []:
-        _, _, inputs = trial.reference.text.splitlines()[line - 1].partition(" = ")
-        says_nothing = len(np.unique(value)) < 2 and bool(np.isin(value, (-1, 0, 1)).all())
-        reached = any(_alike(mine, value) for _, _, mine in yours)
-        if reached or says_nothing or _name(text) in built_on:
-            built_on |= set(re.findall(r"\w+", inputs))
-            before = before or (_name(text) if reached and not says_nothing else "")
-        else:
-            before, differs = "", (_name(text), line)
-    so_far = f": your numbers agree with the right ones up to `{before}`" if before else ""
+    lines = [line.partition(" = ")[2] for line in trial.reference.text.splitlines()]  # the expressions assigned
+    before, differs = compare_steps(yours, right, lines, trial.right_names(case, douts))
+    so_far = f": your numbers agree with the right ones up to {before}" if before else ""
+    if found.kind == "non-finite":
+        nan = next((s for s in yours if np.isnan(s[2]).any() and not re.search(r"empty|=$", s[1])), None)
+        so_far = (f": the first nan comes from `{nan[1]}` in line {nan[0]}" if nan else "") + so_far
     if differs is None and not before:
-        return ""
+        return so_far
     name, line = differs or (found.gradient or "out|loss", trial.reference.last_line(found.where))
-    statement, comment = trial.reference.text.split('"""')[1], trial.reference.comments.get(line, "")
-    pattern = re.escape(name.rstrip("s")) if differs else name
-    formulas = re.findall(rf"^ *((?:{pattern})s? +=.*?)(?:   .*|,)?$", statement, re.MULTILINE)
-    before_it = {other for other, text, _ in right if _name(text) == name and other < line}
-    formula = (formulas[len(before_it) :] or formulas)[:1]
+    statement, comment = trial.reference.statement, trial.reference.comments.get(line, "")
+    pattern = re.escape(name.partition("[")[0].rstrip("s")) if differs else name
+    formulas = re.findall(rf"^ *(?:\w+  +)?((?:{pattern})s?(?:\[.*?\])? +=.*?),?(?:   .*)?$", statement, re.MULTILINE)
+    same = {other for other, text, _ in right if text.endswith(" =") and _name(text) == name}
+    number = sum(other < line and COMPUTES(lines[other - 1]) is not None for other in same)
+    formula = formulas[min(number, len(formulas) - 1) :][:1]
     step = f"`{re.sub(' +', ' ', formula[0]) if formula else name}`"
     what = f"the first step of a right solution that is not among yours is {step}"
     if differs is None and not formula:
         what = "what is done with it is not"
     return f"{so_far}{'; ' if so_far else ': '}{what}" + (f" ({comment})" if comment else "")
+
+
+def compare_steps(
+    yours: list[Step], right: list[Step], lines: list[str], built_on: set[str]
+) -> tuple[str, tuple[str, int] | None]:
+    """The last right step that is among yours, before the first one that is not; and that one's name and line.
+
+    A step that is left out, while one that builds on it is right, was done in another way. lines: the expression that
+    is assigned in each line of the right solution. built_on: names whose values are known to be right.
+    """
+    before, last, differs = "", "", None
+    named = {text: value for _, text, value in yours}
+    for line, text, value in right[::-1] if yours else []:
+        is_named = text.endswith(" =")  # the others are parts of such a step
+        is_count = value.ndim == 0 and value.dtype.kind in "iub"  # a length, which other steps have by chance
+        if is_count:
+            says_nothing = not is_named or text not in named or np.array_equal(named[text], value)
+        elif is_named:
+            says_nothing = not COMPUTES(lines[line - 1])
+        else:
+            says_nothing = value.ndim == 0 and text.endswith(")")  # a maximum or a sum, which others have as well
+        says_nothing |= not is_count and len(np.unique(value)) < 2 and bool(np.isin(value, range(-3, 4)).all())
+        reached = not says_nothing and not is_count and any(_alike(mine, value) for _, _, mine in yours)
+        last = last or (in_words(ast.parse(_name(text), mode="eval")) if reached else "")
+        if reached or is_named and _name(text).partition("[")[0] in built_on:
+            built_on |= set(re.findall(r"\w+", lines[line - 1] if is_named else text))
+            before = before or (f"`{_name(text)}`" if reached and is_named else "")
+        elif is_named and not says_nothing:
+            before, differs = "", (_name(text), line)
+    return before if differs else last, differs
 
 
 def _name(text: str) -> str:
@@ -117,8 +143,9 @@ def _name(text: str) -> str:
 
 def _alike(mine: np.ndarray, right: np.ndarray) -> bool:
     """Whether these are the same numbers, in whatever shape or order of axes, with either sign, or upside down."""
-    if mine.size != right.size:
-        return False
+    if mine.size != right.size:  # of three axes, one may be gone through by a loop, as the heads often are
+        slices = [right.take(0, axis) for axis in range(right.ndim) if right.ndim > 2 and right.shape[axis] > 1]
+        return any(mine.size == part.size > 1 and _alike(mine, part) for part in slices)
     with np.errstate(all="ignore"):
         ways = [mine, mine.T, 1 - mine if mine.dtype == bool else -mine, 1 / mine]
     return any(comparing.close(np.ravel(way), np.ravel(right).astype(float), 1e-6) for way in ways)
@@ -199,12 +226,15 @@ class Search:
 
     def in_all_cases(self) -> str | None:
         """How the result differs from the right one, if it is in the same way in all cases: a sign, a factor."""
-        found, got, right = self.found, [], []
+        found, got, right, sentences = self.found, [], [], [self.found.sentence]
         for other in filter(None, map(self.trial.test, self.cases)):
             is_alike = (other.where, other.number, other.kind) == (found.where, found.number, "values")
             if is_alike and " has " in other.plain:
+                sentences.append(other.sentence)
                 got += [np.ravel(part).astype(float) for part in arrays([other.pair[0]])]
                 right += [np.ravel(part).astype(float) for part in arrays([other.pair[1]])]
+        if any(all(words in sentence for sentence in sentences) for words in ("is transposed", "in other places")):
+            return found.sentence
         if found.kind != "values" or len(got) < 3 or [g.size for g in got] != [r.size for r in right]:
             return None
         how = comparing.about_values(np.concatenate(got), np.concatenate(right), self.trial.check.tolerance, guess=True)
@@ -230,15 +260,26 @@ class Search:
         if numbers and self.in_telling and not any(np.isfinite(part).any() for part in numbers):
             return None  # many changes give nothing but nan
         lines, kept = reference.text.splitlines(), {_code(line) for line in self.trial.text.splitlines()}
-        for written, change in reference.mutants(self.part):
-            if _code(lines[change.line - 1]) in kept and not change.sentence.startswith(OF_SEVERAL_LINES):
-                continue
-            whole, share = self.fit(self.as_answers(written))
-            if share >= {0: 0.75, 1: 0.95}.get(change.rank, 1):  # a rare change must agree in every case
-                fits.append(((change.rank > 1, not whole, change.rank, -share), change, self.explanation))
+
+        stores = [n for n in ast.walk(reference.node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        inputs = {n.arg for n in ast.walk(reference.node) if isinstance(n, ast.arg)}
+        stores = [n for n in sorted(stores, key=lambda n: -n.lineno) if n.id not in inputs]
+        first = {n.id: n.lineno for n in stores if not self.trial.is_op}
+
+        def is_possible(change: Change, rare: bool) -> bool:
+            is_kept = _code(lines[change.line - 1]) in kept and not change.sentence.startswith(OF_SEVERAL_LINES)
+            return (change.rank > 1) is rare and not is_kept and first.get(change.new.strip("`"), 0) < change.line
+
+        for rare in (False, True):
+            for written, change in reference.mutants(self.part, functools.partial(is_possible, rare=rare)):
+                whole, share = self.fit(self.as_answers(written))
+                if share >= {0: 0.75, 1: 0.95}.get(change.rank, 1):  # a rare change must agree in every case
+                    fits.append(((not whole, change.rank, -share), change, self.explanation))
+            if fits:
+                break
         best = min((key for key, _, _ in fits), default=())
         changes = {change.line: (change, explanation) for key, change, explanation in fits[::-1] if key == best}
-        if not best or best[0] and len(changes) > 2:
+        if not best or rare and len(changes) > 2:
             return None
         by_line = sorted(changes.values(), key=lambda fit: fit[0].line)
         self.explanation = by_line[0][1]
@@ -250,7 +291,7 @@ class Search:
         gradient, comment = self.found.gradient, reference.comments.get(change.line, "")
         where = f"where {change.target} is computed, " if change.target not in ("", gradient) else ""
         is_clear = change.target or " = " in change.old or change.old in change.sentence
-        inside = "" if is_clear else f", in {change.old}"
+        inside = "" if is_clear else f", in {change.old.splitlines()[0].rstrip('`')}`"
         sentence = f"{gradient}: " * bool(gradient) + where + change.sentence + inside
         return sentence + (f" ({comment})" if comment else "")
 
@@ -283,6 +324,8 @@ def _bounded() -> Iterator[None]:
 def _same(got: Any, wanted: Any, tolerance: float) -> bool:
     if got is None or wanted is None:
         return got is wanted
+    if isinstance(wanted, bool) and isinstance(got, np.ndarray):  # a comparison without effect: true everywhere
+        wanted = np.full(got.shape, wanted)
     if isinstance(got, tuple) and isinstance(wanted, tuple) and len(got) == len(wanted):
         return all(w is None or _same(g, w, tolerance) for g, w in zip(got, wanted, strict=True))
     return comparing.same(got, wanted, tolerance)

@@ -37,6 +37,7 @@ class Reference:
     def __init__(self, check: Check):
         self.text, call = check.reference
         self.check = dataclasses.replace(check, call=call)
+        self.statement = (ast.get_docstring(ast.parse(self.text)) or "").partition("\nExample")[0]
         self.comments = dict(enumerate((line.partition("  # ")[2].strip() for line in self.text.splitlines()), 1))
         self.namespace = compiled(ast.parse(self.text), {"np": np, "math": math})
         self.node = next(n for n in ast.parse(self.text).body if getattr(n, "name", "") == check.name)
@@ -51,20 +52,21 @@ class Reference:
         return right
 
     def steps(self, case: Case, douts: Sequence[Any] | None) -> list[Step]:
-        """What the lines of the completed stub compute, one after the other."""
+        """What the expressions of the completed stub give, one after the other."""
         steps: list[Step] = []
         answer(recorded(self.text, "", steps)[self.check.name], "", self.check, case, douts)
-        return [step for step in steps if step[1].endswith(" =")]
+        last = self.node.end_lineno or 0
+        return [step for step in steps if self.node.lineno < step[0] <= last]  # not in other functions of the stub
 
     def last_line(self, where: str) -> int:
         """The last line of the function, or of the op's method, in which something is wrong."""
         methods = {node.name: node for node in ast.walk(self.node) if isinstance(node, ast.FunctionDef)}
         return methods.get(where.partition(" of ")[0], self.node).end_lineno or 0
 
-    def mutants(self, part: str) -> Iterator[tuple[Any, Change]]:
-        """The op or function after each small change of it (of the method `part`, for an op), and the change."""
+    def mutants(self, part: str, is_possible: Callable[[Change], bool]) -> Iterator[tuple[Any, Change]]:
+        """The op or function after each possible small change (of the method `part`, for an op), and the change."""
         methods = [n for n in ast.walk(self.node) if isinstance(n, ast.FunctionDef) and n.name == part]
-        for change in mutants(methods[0] if methods else self.node):
+        for change in filter(is_possible, mutants(methods[0] if methods else self.node)):
             with contextlib.suppress(SyntaxError, ValueError, TypeError):
                 yield compiled(ast.Module([self.node], []), self.namespace)[self.check.name], change
 
@@ -109,6 +111,15 @@ class Trial:
             self.run(case, douts)
             return list(self.ask("taken"))
         return []
+
+    def right_names(self, case: Case, douts: Sequence[Any] | None) -> set[str]:
+        """The names in those expressions of the completed stub's last `return` whose values the learner has, too."""
+        got, right = self.run(case, douts).value, self.reference.run(case, douts).value
+        returns = [n.value for n in ast.walk(self.reference.node) if isinstance(n, ast.Return)]
+        if not isinstance(got, tuple) or not isinstance(returns[-1], ast.Tuple) or len(got) != len(right):
+            return set()
+        triples = zip(returns[-1].elts, got, right, strict=False)
+        return {n.id for e, g, r in triples if comparing.same(g, r) for n in ast.walk(e) if isinstance(n, ast.Name)}
 
     def douts(self, case: Case) -> list[np.ndarray] | None:
         """The gradients that arrive at an op; None for a function."""
@@ -200,6 +211,9 @@ class Trial:
             pairs = enumerate(zip(got, right, strict=True))
             finding.number = next(i for i, (g, r) in pairs if not comparing.same(g, r, self.check.tolerance))
             got, right = got[finding.number], right[finding.number]
+        if isinstance(got, Mapping) and isinstance(right, Mapping) and got.keys() == right.keys():
+            name = next(name for name in right if not comparing.same(got[name], right[name], self.check.tolerance))
+            got, right = got[name], right[name]
         finding.pair = got, right
         return finding
 

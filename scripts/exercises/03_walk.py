@@ -12,8 +12,8 @@ Shapes: plain numbers. Every grad is 0.0 when your function is called.
 Example: b = 2a, c = 3a, d = b + c  ->  d.grad = 1, b.grad = c.grad = 1, a.grad = 5
 
 A case that fails is shown as `edges`: (i, j, slope) says that node j was computed from node i with this slope. Node 0
-is the leaf, the last node the root; the result is the list of all gradients. The example as edges, with a, b, c, d as
-nodes 0, 1, 2, 3: [(0, 1, 2.0), (0, 2, 3.0), (1, 3, 1.0), (2, 3, 1.0)]
+is the leaf, the last node the root; the result is the list of all gradients, and a remark or None. The example as
+edges, with a, b, c, d as nodes 0, 1, 2, 3: [(0, 1, 2.0), (0, 2, 3.0), (1, 3, 1.0), (2, 3, 1.0)]
 """
 
 import hypothesis.strategies as st
@@ -44,15 +44,6 @@ for node in reversed(order):  # consumers first
 '''
 
 SLIPS = [
-    (BLANKS, '''
-def push(node):
-    for source, slope in node.inputs:
-        source.grad += node.grad * slope
-        push(source)
-push(root)
-''',
-     "a node hands its gradient on too early, and again whenever more arrives, so parts count twice: each node "
-     "must hand on once, when all its consumers have (walk `order` from its end)"),
     ("source.grad += node.grad * slope", "pass",
      "nothing is handed on: `order` ends with the root, so begin there, and add (+=) to each source.grad, which is 0"),
 ]  # fmt: skip
@@ -60,23 +51,41 @@ push(root)
 
 class Node:
     def __init__(self) -> None:
-        self.inputs: list[tuple[Node, float]] = []
+        self.inputs: list[tuple[Node, Slope]] = []
         self.grad = 0.0
 
 
-def graph(edges: list[tuple[int, int, float]]) -> list[Node]:
+class Slope(float):
+    """A number that remembers the gradients that it was multiplied by."""
+
+    def __init__(self, value):
+        self.gradients = []
+
+    def __mul__(self, gradient):
+        self.gradients.append(gradient)
+        return float(self) * gradient
+
+    __rmul__ = __mul__
+
+
+def graph(edges):
     """Nodes 0 (the leaf) to n; an edge (i, j, slope) says that j > i was computed from i."""
     nodes = [Node() for _ in range(1 + max((j for _, j, _ in edges), default=0))]
     for i, j, slope in edges:
-        nodes[j].inputs.append((nodes[i], slope))
+        nodes[j].inputs.append((nodes[i], Slope(slope)))
     return nodes
 
 
 def gradients(backward, edges):
-    """The gradient of every node after the learner's walk from the last one."""
+    """The gradient of every node after the learner's walk from the last one, and a remark on the walk or None."""
     nodes = graph(edges)
     backward(nodes[-1])
-    return [float(node.grad) for node in nodes]
+    got, remark = [float(node.grad) for node in nodes], None
+    uses = [(slope.gradients, node.grad) for node in nodes for _, slope in node.inputs]
+    if any(got[:-1]) and any(used and sum(used) != whole for used, whole in uses):
+        remark = ("a node hands its gradient on before it has got all of it, or more than once: each node must hand on "
+                  "once, when all its consumers have (walk `order` from its end)")  # fmt: skip
+    return [*got, remark]
 
 
 @st.composite

@@ -62,7 +62,6 @@ SLIPS = [
     ("axis=-1", "axis=-2", "softmax runs along the queries: each query's weights, along the last axis, must sum to 1"),
     ("(dprobs - dot)", "(1 - ctx.probs) * dprobs",
      "only the diagonal of softmax's Jacobian: the dot product of the row is missing"),
-    ("ctx.probs * (dprobs - dot)", "dprobs", "softmax is left out on the way back: dscores is not dprobs"),
 ]  # fmt: skip
 
 

@@ -56,25 +56,6 @@ B, H, T, D = ctx.shape
 dx = dout.reshape(B, T, H, D).transpose(0, 2, 1, 3)
 '''
 
-SLIPS = [
-    ("B, T, parts, n_head, C // (parts * n_head)).transpose(2, 0, 3, 1, 4)", "parts, B, n_head, T, -1)",
-     "reshape alone mixes tokens and heads: reshape to (B, T, P, H, D) first, then transpose"),
-    ("x.reshape(B, T, parts, n_head, C // (parts * n_head)).transpose(2, 0, 3, 1, 4)",
-     "p.reshape(B, n_head, T, -1) for p in np.split(x, parts, axis=2)",
-     "reshape alone mixes tokens and heads: reshape to (B, T, H, D) first, then transpose"),
-    ("parts, n_head, C // (parts * n_head)).transpose(2, 0, 3, 1, 4)",
-     "n_head, parts, C // (parts * n_head)).transpose(3, 0, 2, 1, 4)",
-     "parts and heads are exchanged: the parts are the outer ones, (P, H, D)"),
-    ("n_head, C // (parts * n_head)).transpose(2, 0, 3, 1, 4)",
-     "C // (parts * n_head), n_head).transpose(2, 0, 4, 1, 3)",
-     "a head's numbers are neighbors: reshape to (P, H, D), not (P, D, H)"),
-    ("np.stack(douts).transpose(1, 3, 0, 2, 4).reshape(ctx.shape)",
-     "np.concatenate([d.reshape(*ctx.shape[:2], -1) for d in douts], axis=2)",
-     "reshape alone mixes tokens and heads: transpose back, too"),
-    ("dout.reshape(B, T, H, D).transpose(0, 2, 1, 3)", "dout.reshape(ctx.shape)",
-     "reshape alone mixes tokens and heads: transpose back, too"),
-]  # fmt: skip
-
 
 @st.composite
 def split_cases(draw):
@@ -85,7 +66,7 @@ def split_cases(draw):
 merge_cases = st.tuples(*[st.integers(1, 3)] * 4).flatmap(values).map(Case)
 
 EXERCISE = Exercise(
-    STUB, BLANKS, SLIPS,
+    STUB, BLANKS,
     title="multi-head split and merge",
     group="Attention", effort="20 min, medium",
     hints=(

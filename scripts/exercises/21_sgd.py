@@ -30,11 +30,6 @@ p = p - lr * velocity  # downhill, along the velocity
 '''
 
 SLIPS = [
-    ("+ g\n", "+ (1 - momentum) * g\n", "the gradient is damped by 1 - momentum: here it enters the velocity whole"),
-    ("lr * velocity", "lr * (g + momentum * velocity)",
-     "this is Nesterov's step: here it follows the velocity alone, p - lr * velocity"),
-    ("+ g\np = p - lr * velocity", "+ lr * g\np = p - velocity",
-     "lr is in the velocity: it belongs into the step only, p - lr * velocity"),
     ("g = grad + weight_decay * p\nvelocity = momentum * velocity + g\np = p - lr * velocity",
      "velocity = momentum * velocity + grad\np = p - lr * (velocity + weight_decay * p)",
      "the weight decay is decoupled, as in AdamW: here it is part of g, and so of the velocity"),

@@ -36,9 +36,6 @@ SLIPS = [
      "the decay is added to the gradient: that is Adam's, not AdamW's (decoupled)"),
     ("decay - lr * m_hat", "lr * (m_hat + weight_decay * p)",
      "the decay is divided by sqrt(v_hat) as well: decoupled, it stands outside of the fraction"),
-    ("p - decay - lr * m_hat / (np.sqrt(v_hat) + eps)",
-     "(p - lr * m_hat / (np.sqrt(v_hat) + eps)) * (1 - lr * weight_decay)",
-     "the step decays, too: shrink p before the step is taken"),
 ]  # fmt: skip
 
 

@@ -27,16 +27,7 @@ return [g * factor for g in gradients], float(norm)  # the same factor for all, 
 '''
 
 SLIPS = [
-    ("g * factor", "g * min(1, max_norm / np.sqrt((g * g).sum() or 1))",
-     "each array is clipped for itself: one norm and one factor for all of them"),
-    ("min(1, max_norm / norm)", "max_norm / norm", "small gradients are scaled up: the factor must never be above 1"),
-    ("g * factor", "np.clip(g, -max_norm, max_norm)",
-     "each element is clipped: that changes the direction; scale all by one factor"),
-    ("np.sqrt(sum((g * g).sum() for g in gradients))", "max(np.abs(g).max() for g in gradients)",
-     "the largest element is taken as the norm: it is the root of the sum of all squares"),
     ("float(norm)", "float(min(norm, max_norm))", "the norm that is returned is the one before scaling"),
-    ("np.sqrt(sum((g * g).sum() for g in gradients))", "sum(np.sqrt((g * g).sum()) for g in gradients)",
-     "the norms of the arrays are added up: take one root, of the sum of all squares"),
 ]  # fmt: skip
 
 

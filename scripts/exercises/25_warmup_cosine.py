@@ -25,25 +25,14 @@ if step < warmup:
     return (step + 1) / (warmup + 1)
 if step >= total:
     return min_ratio
-progress = (step - warmup) / (total - warmup)
-return min_ratio + (1 - min_ratio) * (1 + math.cos(math.pi * progress)) / 2
+progress = (step - warmup) / (total - warmup)  # from 0 at the end of the warm-up to 1
+cosine = (1 + math.cos(math.pi * progress)) / 2  # half a wave in radians, from 1 to 0
+return min_ratio + (1 - min_ratio) * cosine  # from 1 to min_ratio
 '''
 
 SLIPS = [
     ("(step + 1) / (warmup + 1)", "step / warmup",
      "the first step has learning rate 0 and moves nothing: (step + 1) / (warmup + 1)"),
-    ("min_ratio + (1 - min_ratio) * (1 + math.cos(math.pi * progress)) / 2",
-     "max(min_ratio, (1 + math.cos(math.pi * progress)) / 2)",
-     "min_ratio cuts the cosine off: it must end there, scaled by 1 - min_ratio"),
-    ("math.pi * progress", "180 * progress", "math.cos takes radians: pi * progress, not degrees"),
-    ("math.pi * progress", "2 * math.pi * progress", "a whole cosine comes up again: half a wave, cos(pi * progress)"),
-    ("(step - warmup) / (total - warmup)", "step / total",
-     "progress counts from step 0: it must count from the end of the warm-up"),
-    ("(1 + math.cos(math.pi * progress)) / 2", "(1 - progress)",
-     "it goes down along a straight line: half a cosine is asked for, (1 + cos(pi progress)) / 2"),
-    ("step >= total", "False", "after `total` the rate must stay at min_ratio: the cosine rises again"),
-    ("min_ratio + (1 - min_ratio)", "1", "the cosine ends at 0: scale it by 1 - min_ratio, and add min_ratio"),
-    ("min_ratio", "0", "it ends at 0: it must end at min_ratio, and the cosine be scaled by 1 - min_ratio"),
 ]  # fmt: skip
 
 

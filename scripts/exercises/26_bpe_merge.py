@@ -20,44 +20,33 @@ def merge(tokens, pair):
 BLANKS = '''
 merged = []
 for token in tokens:
-    if merged and (merged[-1], token) == pair:
-        merged[-1] = pair[0] + pair[1]
+    if (*merged[-1:], token) == pair:  # both, in this order, from left to right
+        merged[-1] = pair[0] + pair[1]  # wherever the pair stands
     else:
         merged.append(token)
 return merged
 '''
 
+BOTH_LINES = BLANKS[BLANKS.index("(*merged") : BLANKS.index("  # wherever")]
 SLIPS = [
-    ("(merged[-1], token) == pair:\n        merged[-1] = pair[0] + pair[1]",
-     "pair in ((merged[-1], token), (token, merged[-1])):\n        merged[-1] += token",
+    (BOTH_LINES, "pair in ((*merged[-1:], token), (token, *merged[-1:])):\n        merged[-1] += token",
      "the order of the pair is ignored: the first token must be pair[0], the second pair[1]"),
-    ("(merged[-1], token) == pair", "merged[-1] == pair[0]", "only the first token of the pair is compared"),
+    (BOTH_LINES, "(token, *merged[-1:]) == pair:\n        merged[-1] += token",
+     "the pair is the wrong way round: the first token must be pair[0], the second pair[1]"),
+    ("(*merged[-1:], token) == pair", "merged[-1:] == [pair[0]]", "only the first token of the pair is compared"),
     ("== pair:", "== pair and pair[0] + pair[1] not in merged:",
      "only the first place is joined: the pair must be joined wherever it stands"),
     ("pair[0] + pair[1]", "pair[0] + pair[1]\n        merged.append(token)",
      "the second token of the pair stays: after a join go on behind both, i += 2"),
     ("return merged", "return merged[: len(merged) - (merged[-1:] == tokens[-1:])]",
      "the last token is lost: it has no neighbor, but belongs to the result"),
-    (BLANKS, '''
-merged = []
-for token in tokens[::-1]:
-    if merged and (token, merged[0]) == pair:
-        merged[0] = token + merged[0]
-    else:
-        merged.insert(0, token)
-return merged
-''',
-     "joined from the right: among overlapping places, the left one comes first"),
-    ("return merged", "return list(tokens)", "nothing is joined: the list comes back as it was"),
     ("= pair[0] + pair[1]", "= pair", "the pair itself is put in: joined, it is one bytes object, pair[0] + pair[1]"),
-    ("return merged", "return [pair[0] + pair[1]] * (len(tokens) - len(merged))",
-     "tokens outside the pair are dropped: all others belong to the result as they are"),
 ]  # fmt: skip
 
 
 @st.composite
 def cases(draw):
-    letters = st.sampled_from([b"a", b"b", b"ab"])
+    letters = st.sampled_from([b"a", b"b", b"ab", b"ba"])
     return Case(draw(st.lists(letters, max_size=8)), (draw(letters), draw(letters)))
 
 

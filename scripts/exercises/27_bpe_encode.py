@@ -21,14 +21,14 @@ def encode_word(word, ranks):
 
 BLANKS = '''
 for _ in word:
-    pairs = [pair for pair in zip(tokens, tokens[1:]) if pair in ranks]
+    pairs = [pair for pair in zip(tokens, tokens[1:]) if pair in ranks]  # anew in each round
     if not pairs:
         return tokens
     first = min(pairs, key=lambda pair: ranks[pair])  # the one learned first, of the lowest rank
     merged = []
     for token in tokens:
         if merged and (merged[-1], token) == first:
-            merged[-1] = first[0] + first[1]
+            merged[-1] = first[0] + first[1]  # wherever the pair stands
         else:
             merged.append(token)
     tokens = merged
@@ -38,21 +38,9 @@ return tokens
 SLIPS = [
     ("min(pairs, key=lambda pair: ranks[pair])", "pairs[0]",
      "the first pair in the word is joined: take the lowest rank"),
-    ("    tokens = merged", "    return merged", "it stops after one merge: go on until no pair has a rank"),
     ("if pair in ranks]", "if ranks.get(pair)]", "the pair of rank 0 is overlooked, because 0 counts as false"),
-    ("if not pairs", "if True", "nothing is joined: these are the single bytes"),
     ("ranks[pair])", "[*ranks].index(pair))",
      "the order of the dict is taken for the ranks: the lowest ranks[pair] decides"),
-    (BLANKS, '''
-known, i, tokens = {a + b for a, b in ranks}, 0, []
-while i < len(word):
-    end = next((j for j in range(len(word), i + 1, -1) if word[i:j] in known), i + 1)
-    tokens, i = [*tokens, word[i:end]], end
-return tokens
-''',
-     "the longest token is taken greedily: BPE repeats its merges instead"),
-    ("key=lambda pair: ranks[pair]", "key=lambda pair: pair",
-     "the pairs are compared as bytes: their ranks decide, min(pairs, key=lambda pair: ranks[pair])"),
 ]  # fmt: skip
 
 

@@ -32,12 +32,10 @@ return table
 SLIPS = [
     ("np.cos(angle)", "np.cos(t / 10000 ** ((2 * i + 1) / size))",
      "each column has its own speed: a pair 2i, 2i + 1 shares one"),
-    ("2 * i", "i", "the exponent is 2i / C, not i / C"),
     ("table[:, 1::2] = np.cos(angle)", "table = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)",
      "all sines come first: sine and cosine must alternate, even columns and odd ones"),
     ("np.sin(angle)\ntable[:, 1::2] = np.cos(angle)", "np.cos(angle)\ntable[:, 1::2] = np.sin(angle)",
      "sine and cosine are exchanged: even columns have the sine"),
-    ("np.arange(length)", "np.arange(1, length + 1)", "places are counted from 1: the first is 0"),
 ]  # fmt: skip
 
 sizes = st.builds(Case, st.integers(1, 6), st.integers(1, 4).map(lambda half: 2 * half))

@@ -42,14 +42,11 @@ return nucleus / nucleus.sum()  # scaled to sum to 1 again
 SLIPS = [
     (BLANKS, BLANKS.replace("np.where(logits >= kth, logits, -np.inf)", "logits").replace("top_p]", "top_p][:top_k]"),
      "top_p comes before top_k: cut by top_k first, and take the softmax of what is kept"),
-    ("logits >= kth", "logits >= -np.inf", "top_k has no effect: only the k largest logits may be kept"),
     ("[-top_k]\n    logits = np.where(logits >= kth", "[top_k - 1]\n    logits = np.where(logits <= kth",
      "the k smallest logits are kept: top_k keeps the largest"),
-    ("[-top_k]", "[-min(top_k + 1, len(logits))]", "one token too many is kept: top_k is how many there are"),
     ("logits, -np.inf)", "logits, 0.0)", "logits that are cut are set to 0, but e^0 is 1: they must be -inf"),
     ("before < top_p", "(before + probs[order] <= top_p) | (before == 0)",
      "the token with which top_p is reached must be kept, too"),
-    ("before < top_p", "before < 1", "top_p has no effect"),
     (" - probs[order]", " - probs[order] * (top_p == 1)", "the token with which top_p is reached must be kept, too"),
 ]  # fmt: skip
 

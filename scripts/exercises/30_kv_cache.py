@@ -39,12 +39,6 @@ return keys, values
 '''
 
 SLIPS = [
-    ("self.keys, self.values = keys, values", "if self.keys is None:\n    self.keys, self.values = keys, values",
-     "only the first append is stored: keep the joined arrays, or later calls lose what was appended"),
-    ("self.keys, self.values = keys, values",
-     "n = keys.shape[2] - (0 if self.keys is None else self.keys.shape[2])\n"
-     "self.keys, self.values = keys[:, :, -n:], values[:, :, -n:]",
-     "only the last append is remembered: keep all tokens so far, the joined arrays"),
     ("self.keys is not None", "False", "only the new tokens come back: the old ones must stand before them"),
     ("self.keys, self.values = keys, values\nreturn keys, values",
      "first, self.keys, self.values = self.keys is None, keys, values\nreturn None if first else (keys, values)",

@@ -33,14 +33,8 @@ return inputs, targets
 SLIPS = [
     ("np.zeros((len(conversations), T), int)", "np.full((len(conversations), T), -100)",
      "inputs are padded with -100, which is not a token: pad inputs with 0"),
-    (" ids[1:]", " ids[:-1]", "targets are not shifted: each token must predict the next one, ids[1:]"),
-    ("learned[1:]", "learned[:-1]", "the mask is not shifted: learned[1:] belongs to the targets ids[1:]"),
-    ("np.where(learned[1:], ids[1:], -100)", "ids[1:]",
-     "the questions are learned, too: targets that are not learned must be -100"),
-    ("T), -100", "T), 0", "targets are padded with 0, which would be learned: pad with -100"),
     (BLANKS, BLANKS.replace("ids[:-1]", "ids").replace("[1:]", "").replace(") - 1", ")"),
      "nothing is shifted: inputs leave out the last token, targets the first, so T is the longest length - 1"),
-    ("- 1  # the longest one, without its last token", "", "T is one too large: the longest length - 1"),
     ("T = max(len(ids) for ids, _ in conversations) - 1", "T = len(conversations[0][0]) - 1",
      "T is the length of the first conversation: it is the longest length - 1"),
 ]  # fmt: skip

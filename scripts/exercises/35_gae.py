@@ -36,10 +36,8 @@ SLIPS = [
     ("reversed(range(len(rewards))):",
      "range(len(rewards)):\n    next_value = values[t + 1] if t + 1 < len(values) else 0.0",
      "it walks forwards: A_t needs A_{t+1}, so begin at the end"),
-    ("= following", "= following\n    following = delta", "it walks forwards: A_t needs A_{t+1}, so begin at the end"),
     ("gamma * next_value", "gamma * values[t]", "delta takes V_t twice: the next value is V_{t+1}"),
     ("advantages + values", "np.cumsum(rewards[::-1])[::-1]", "returns are A_t + V_t, not sums of the rewards"),
-    ("advantages + values", "advantages + rewards", "returns are advantages + values, not + rewards"),
 ]  # fmt: skip
 
 

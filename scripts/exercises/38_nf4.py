@@ -31,18 +31,9 @@ return codes, scales
 '''
 
 SLIPS = [
-    ("np.abs(blocks)", "blocks", "max of the values, not of their magnitudes: take np.abs first"),
-    ("np.abs(scaled[:, None] - levels).argmin(axis=1)",
-     "np.clip(np.searchsorted(levels, scaled, side='right') - 1, 0, 15)",
-     "the level below is taken: the nearest one may be above"),
     ("return codes,", "return levels[codes],", "these are the levels: their numbers are asked for, codes 0 to 15"),
-    ("np.abs(scaled[:, None] - levels).argmin(axis=1)", "np.clip(np.searchsorted(levels, scaled), 0, 15)",
-     "the level above is taken: the nearest one may be below"),
-    ("- levels", "- np.linspace(-1, 1, 16)", "equally spaced levels are used: take the levels that are given"),
     ("np.abs(blocks).max(axis=1)", "np.full(len(blocks), np.abs(blocks).max())",
      "one scale for everything: each block has its own"),
-    ("(blocks / safe[:, None])", "values",
-     "the values are not scaled: divide by the block's scale before looking for a level"),
 ]  # fmt: skip
 LEVELS = nf4_levels().astype(np.float64)
 

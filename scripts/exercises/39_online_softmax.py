@@ -49,7 +49,6 @@ SLIPS = [
     ("range(0, len(k), tile)", "range(0, len(k) // tile * tile, tile)", "the last, shorter tile is missing"),
     ("    m = m_new\nreturn out / l", "    out, m = out / l, m_new\nreturn out",
      "it is divided by l in every tile: divide once, at the end"),
-    ("l = l * shrink + ", "l = ", "the sum is that of the last tile only: it must run along"),
 ]  # fmt: skip
 
 

@@ -39,7 +39,6 @@ SLIPS = [
     ("std(axis=1, keepdims=True)", "std(axis=1, keepdims=True, ddof=1)", "std divides by G - 1: by G is asked for"),
     ("reshape(-1, 1)", "T.reshape(-1, 1)",
      "the advantages are in another order than the answers, which stand question by question"),
-    ("np.minimum(ratio * A, np.clip(ratio, 0.8, 1.2) * A)", "(ratio * A)", "the clipping is missing"),
     (" * mask).sum(axis=1) / mask.sum(axis=1)", ").mean(axis=1)",
      "it counts places where an answer has no token: use the mask"),
     ("means = (losses * mask).sum(axis=1) / mask.sum(axis=1)", "means = losses[mask]",

@@ -24,15 +24,12 @@ return x * mask  # along the last axis, the channels
 '''
 
 SLIPS = [
-    ("np.repeat(keep,", "np.tile(keep,",
-     "a head has neighboring channels, so every number of the mask is repeated D times: np.repeat, not np.tile"),
     ("keep = np.ones(n_head)\nkeep[off] = 0", "keep = np.zeros(n_head)\nkeep[off] = 1",
      "the heads in `off` are switched off, and the others stay"),
     ("keep[off]", "keep[off[:1]]", "only the first head of `off` is off: all of them must be"),
     ("return x * mask", "return x * mask * n_head / max(1, keep.sum())",
      "the other heads stay as they are: this is not dropout, nothing is scaled up"),
     (BLANKS, "x = x.copy()\nx[:, off] = 0\nreturn x", "tokens are set to 0: a head is D channels of the last axis"),
-    (BLANKS, "x = x.copy()\nx[..., off] = 0\nreturn x", "single channels are set to 0: head h has D of them"),
 ]  # fmt: skip
 
 

@@ -52,39 +52,22 @@ D = C // n_head
 heads = [linear(x, p, name).reshape(B, T, n_head, D) for name in ("query", "key", "value")]
 q, k, v = (head.transpose(0, 2, 1, 3) for head in heads)  # (B, H, T, D)
 scores = q @ k.swapaxes(-1, -2) / np.sqrt(D)  # the scale is 1 / sqrt(D)
-scores = np.where(np.tri(T) > 0, scores, -np.inf)  # a token sees itself and what came before
-e = np.exp(scores - scores.max(axis=-1, keepdims=True))
-out = e / e.sum(axis=-1, keepdims=True) @ v
-out = out.transpose(0, 2, 1, 3).reshape(B, T, C)
-return linear(out, p, "output")
+masked = np.where(np.tri(T) > 0, scores, -np.inf)  # before softmax: a token sees itself and what came before
+e = np.exp(masked - masked.max(axis=-1, keepdims=True))
+weights = e / e.sum(axis=-1, keepdims=True)
+out = weights @ v
+joined = out.transpose(0, 2, 1, 3).reshape(B, T, C)
+return linear(joined, p, "output")  # this layer mixes what the heads have found
 
-before = x
-x = x + attention(layer_norm(x, p, "norm_1"), p, n_head)
-return x + linear(gelu(linear(layer_norm(x, p, "norm_2"), p, "up")), p, "down")  # the MLP reads the new x
+read = layer_norm(x, p, "norm_1")  # attention reads a normalized copy
+x = x + attention(read, p, n_head)
+normed = layer_norm(x, p, "norm_2")  # the MLP reads a normalized copy of the new x, and has a norm of its own
+hidden = gelu(linear(normed, p, "up"))  # GELU stands between the two linear layers
+return x + linear(hidden, p, "down")  # x itself goes on
 '''
 SLIPS = [
-    ("-np.inf", "0", "hidden scores are 0 where they must be -inf: e^0 = 1 is a weight as large as others"),
-    ("out = e /", "e = np.exp(q @ k.swapaxes(-1, -2) / np.sqrt(D))\nout = np.tri(T) * e /",
-     "the mask comes after softmax: hidden keys must get -inf before it, or the weights do not sum to 1"),
-    ("np.tri(T) > 0", "np.tri(T) == 0", "the mask is the wrong way round: it hides s <= t, and s > t is right"),
-    ("np.tri(T)", "np.tri(T).T", "the mask is the wrong way round: it hides what came before"),
-    ("np.tri(T)", "np.tri(T, k=-1)", "a token does not see itself: the mask hides s > t, and not s = t"),
-    ("np.tri(T) > 0, scores, -np.inf", "np.tri(T, k=-1) > 0, scores, -1e9",
-     "a token does not see itself: the mask hides s > t, and not s = t"),
     (".transpose(0, 2, 1, 3) for head", ".reshape(B, n_head, T, D) for head",
      "reshape alone mixes tokens and heads: reshape to (B, T, H, D) first, then transpose"),
-    ('linear(out, p, "output")', "out", "the output layer is missing: it mixes what the heads have found"),
-    ('layer_norm(x, p, "norm_1")', "x", "attention reads x as it is: it must read a normalized copy, norm_1"),
-    ('layer_norm(x, p, "norm_2")', "x", "the MLP reads x as it is: it must read a normalized copy, norm_2"),
-    ('"norm_2"', '"norm_1"', "norm_1 is used twice: the MLP has a norm of its own, norm_2"),
-    ("gelu", "", "GELU is missing between up and down"),
-    ("x = x + attention(", 'x = layer_norm(x, p, "norm_1")\nx = x + attention(x, p, n_head) + 0 * attention(',
-     "the normalized copy is what attention reads: x itself goes on as it was, and the result is added to it"),
-    ("return x + linear", 'return layer_norm(x, p, "norm_2") + linear',
-     "the normalized copy is what the MLP reads: its result is added to x itself"),
-    ("before = x", "x = layer_norm(x + attention(x, p, n_head), p, 'norm_1')\n"
-     "return layer_norm(x + linear(gelu(linear(x, p, 'up')), p, 'down'), p, 'norm_2')",
-     "the norms come after the additions (post-norm): in GPT-2, a part reads a normalized copy and x stays as it is"),
 ]  # fmt: skip
 
 

@@ -37,22 +37,13 @@ if "positions" in params:
     x = x + params["positions"][: ids.shape[1]]  # the token at t gets row t
 for layer in range(n_layer):
     x = block(x, part_of(params, f"blocks.{layer}."), n_head)
-return norm(x, params, "norm") @ params["tokens"].T  # (B, T, V)
+logits = norm(x, params, "norm") @ params["tokens"].T  # (B, T, V)
+return logits
 '''
 SLIPS = [
-    ('["positions"][: ids.shape[1]]', '["positions"][ids % 4]', "positions are looked up by token: by place is right"),
-    ('["positions"][', '["positions"][1:][', "positions are counted from 1: the first token gets row 0"),
-    ("blocks.{layer}.", "blocks.0.", "every block gets the parameters of block 0"),
     ('part_of(params, f"blocks.{layer}.")', "params",
      "a block gets its own parameters, with names without prefix and dot: part_of(params, f'blocks.{layer}.')"),
-    ("range(n_layer)", "reversed(range(n_layer))", "the blocks are in the reverse order: block 0 is the first one"),
     ("block(x,", "x + block(x,", "x is added to what a block returns: a block has added it already"),
-    ('n_head)\nreturn norm(x, params, "norm")', 'n_head)\n    x = norm(x, params, "norm")\nreturn x',
-     "the norm comes after every block: it comes once, behind the last one"),
-    ('norm(x, params, "norm")', "x", "the norm behind the last block is missing"),
-    ("return norm(x,",
-     "e = np.exp(norm(x, params, 'norm') @ params['tokens'].T)\nreturn e / e.sum(-1, keepdims=True)\nnorm(x,",
-     "these are probabilities: logits are the scores before softmax"),
 ]  # fmt: skip
 POSITIONS = {"positions": (4, 2)}
 

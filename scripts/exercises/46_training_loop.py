@@ -41,29 +41,19 @@ return x, y
 
 x, y = batch(tokens, begins, length)
 gradients = {name: np.zeros_like(p) for name, p in params.items()}
-losses.append(backward(params, x, y, gradients))
+loss = backward(params, x, y, gradients)
+losses.append(loss)
 norm = np.sqrt(sum((g * g).sum() for g in gradients.values()))  # one norm for all arrays
 factor = max_norm / norm if norm > max_norm else 1
 for name, p in params.items():
     params[name] = update(name, p, gradients[name] * factor, rate(step))
 '''
-NOT_ZERO = "the gradients are not set to zero: what earlier steps left is added to those of this step"
 SLIPS = [
     ("gradients = {", "gradients = gradients if step else {",
-     NOT_ZERO),
+     "the gradients are not set to zero: what earlier steps left is added to those of this step"),
     ("gradients = {", "for name in gradients if step else ():\n    gradients[name] = gradients[name] * factor\n"
-     "gradients = gradients if step else {", NOT_ZERO),
-    (" * factor", " * min(1, max_norm / np.linalg.norm(gradients[name]))",
-     "each array is clipped for itself: one norm and one factor for all of them"),
-    ("gradients[name] * factor", "np.clip(gradients[name], -max_norm, max_norm)",
-     "each element is clipped: that changes the direction; scale all by one factor"),
-    ("np.sqrt(sum((g * g).sum() for g in gradients.values()))", "sum(np.linalg.norm(g) for g in gradients.values())",
-     "the norms of the arrays are added: add the squares of all elements, and take one root at the end"),
-    ("rate(step)", "rate(max(step - 1, 0))", "the learning rate is off by a step: it is that of the step before"),
-    ("update(name, p, gradients[name] * factor, rate(step))", "p - rate(step) * gradients[name] * factor",
-     "update is not used: this is plain gradient descent, without the optimizer's averages"),
-    ("gradients[name] * factor", "np.zeros_like(p)",
-     "nothing is learned: update comes after backward, and what it returns is the new params[name]"),
+     "gradients = gradients if step else {",
+     "the gradients are not set to zero: what earlier steps left, clipped, is added to those of this step"),
 ]  # fmt: skip
 
 

@@ -31,7 +31,7 @@ LINES = ("-", "--", ":", "-.")
 BLUE, ORANGE = "#1d4f91", "#be5416"
 # Black and the two colors are the page's: dark mode changes them. Alone, a browser shows the picture on white.
 OF_THE_PAGE = {"#000000": "currentColor", BLUE: "rgb(var(--heat, 29 79 145))", ORANGE: "rgb(var(--cold, 190 84 22))"}
-STYLE = {"svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False, "font.size": 10.0}
+STYLE: Any = {"svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False, "font.size": 10.0}
 MEASURED = LESSONS / "measured"
 WIDGETS = Path(__file__).resolve().parent / "widgets"
 
@@ -112,14 +112,15 @@ def picture(folder: Path, name: str, title: str, columns: int = 1, rows: int = 1
     """
     several = rows * columns > 1
     try:
-        import matplotlib
+        from cycler import cycler  # matplotlib's
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
         print(f"(no picture {name}: matplotlib is not installed; pip install matplotlib)")
         yield [_Nothing()] * (rows * columns) if several else _Nothing()
         return
-    cycle = matplotlib.cycler(color=[BLUE, ORANGE, "#5f7f3f", "#8a5aa0", "#808080"])
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name, "axes.prop_cycle": cycle}):
+    cycle = cycler(color=[BLUE, ORANGE, "#5f7f3f", "#8a5aa0", "#808080"])
+    with rc_context({**STYLE, "svg.hashsalt": name, "axes.prop_cycle": cycle}):
         figure = Figure(figsize=size, layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         yield axes if several else axes[0]

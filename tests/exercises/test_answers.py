@@ -5,17 +5,25 @@ from pathlib import Path
 import pytest
 
 from scripts.checker import diagnosing, processes
+from tests.exercises.mistakes import WALK
 from tests.exercises.planting import exercise_named, verdict_on_edit
+
+ALONG_EACH_PATH = """waiting = [(root, 1.0)]
+for node, share in waiting:
+    for source, slope in node.inputs:
+        source.grad += share * slope
+        waiting.append((source, share * slope))"""
 
 RIGHT = [
     ("attention", "math.sqrt(", "np.sqrt("),
     ("cross_entropy", "n = kept.sum()", "n = np.count_nonzero(kept)"),
     ("mean", "np.prod([", "np.float64(1) * np.prod(["),
+    ("walk", WALK, ALONG_EACH_PATH),
 ]
 
 
 @pytest.mark.parametrize(("name", "old", "new"), RIGHT)
-def test_numpy_scalars_are_right(name, old, new):
+def test_other_ways_are_right(name, old, new):
     assert verdict_on_edit(name, old, new).passed
 
 
@@ -43,13 +51,32 @@ def test_the_case_shown_is_one_that_fails():
     assert "diagonal" in verdict.diagnosis and case.arguments[0].size < check.telling.arguments[0].size
 
 
+STEPS = [
+    ("adam", "np.sqrt(v_hat)", "np.sqrt(-1 - v_hat)", "the first nan comes from `np.sqrt(-1 - v_hat)` in line"),
+    ("sgd", "weight_decay * p", "weight_decay * p * abs(p)", "not among yours is `g = grad + weight_decay * p`"),
+    ("gpt", 'norm(x, params, "norm") @', "x @", "not among yours is `logits = norm(x) tokens^T`"),
+    ("warmup_cosine", "math.pi * progress", "180 * progress", "not among yours is `cosine` (half a wave in radians"),
+    ("adam", "m / (1 - beta1**t)", "m / (1 - beta1**t) ** 3", "not among yours is `m_hat = m / (1 - beta1^t)`"),
+    ("sgd", "+ g\n", "+ (1 - momentum) * g\n", "not among yours is `velocity = momentum * velocity + g`"),
+    ("clipping", "np.sqrt(sum((g * g).sum() for g in gradients))", "max(np.abs(g).max() for g in gradients)",
+     "not among yours is `norm = sqrt(the sum of g^2"),
+    ("gpt", "blocks.{layer}.", "blocks.0.", "not among yours is `x = block(x, parameters of block i, n_head)`"),
+    ("gpt", '["positions"][', '["positions"][1:][', "not among yours is `x = tokens[ids] + positions[0 ... T - 1]`"),
+    ("block", "scores, -np.inf", "scores, 0", "not among yours is `masked` (before softmax"),
+    ("block", "np.tri(T)", "np.tri(T, k=-1)", "not among yours is `masked` (before softmax"),
+    ("block", '"norm_2"', '"norm_1"', "is `normed` (the MLP reads a normalized copy of the new x, and has a norm"),
+    ("block", "gelu(linear", "(linear", "not among yours is `hidden` (GELU stands between"),
+    ("training_loop", "np.sqrt(sum((g * g).sum() for g in gradients.values()))",
+     "sum(np.linalg.norm(g) for g in gradients.values())", "not among yours is `norm = sqrt(the sum of g^2 over all"),
+    ("training_loop", "update(name, p, gradients[name] * factor, rate(step))",
+     "p - rate(step) * gradients[name] * factor", "not among yours is `params[name] = update(name, p, gradient, lr)"),
+    ("llama", "repeat(turned(k)", "repeat((k)", "not among yours is `k` (turned as queries are"),
+    ("llama", "gate / (1", "1 / (1", "not among yours is `h` (silu(gate) * up)"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("name", "old", "new", "words"),
-    [
-        ("adam", "m / (1 - beta1**t)", "m / (1 - beta1**t) ** 3", "not among yours is `m_hat = m / (1 - beta1^t)`"),
-        ("adam", "np.sqrt(v_hat)", "np.sqrt(-1 - v_hat)", "the first nan comes from `np.sqrt(-1 - v_hat)` in line"),
-        ("sgd", "weight_decay * p", "weight_decay * p * abs(p)", "not among yours is `g = grad + weight_decay * p`"),
-    ],
+    ("name", "old", "new", "words"), [*STEPS[:3], *(pytest.param(*step, marks=pytest.mark.slow) for step in STEPS[3:])]
 )
 def test_an_answer_that_nothing_explains_is_told_the_first_step_that_differs(name, old, new, words):
     exercise = exercise_named(name)
@@ -78,7 +105,7 @@ def test_a_changed_solution_that_never_ends_is_ended():
     ("name", "old", "new", "words"),
     [
         ("walk", "reversed(order)", "reversed(order[:-1])", "begin there, and add (+=)"),
-        ("bpe_encode", "key=lambda pair: ranks[pair]", "key=lambda pair: (pair,)", "compared as bytes"),
+        ("bpe_encode", "key=lambda pair: ranks[pair]", "key=lambda pair: (pair,)", "must be joined to"),
         ("cross_entropy", "= 1  #", "= -1  #", "the sign of onehot[rows, classes] is flipped"),
     ],
 )
