@@ -29,37 +29,39 @@ from scripts.pages.markup import markdown_to_html
 from scripts.pages.web_page import COMMON, POLICY, data_script, escaped, page
 
 EXAMPLES = """examples:
-  python scripts/site.py --fetch assets                  fetch the pinned files, once (35 MB)
-  python scripts/site.py site --assets assets            write the site; lessons that have no page yet run first
-  python scripts/site.py site --assets assets --serve    and serve it on this machine, compressed
+  python scripts/site.py --fetch --serve        fetch the pinned files (30 MB, once), write the site and serve it here
+  python scripts/site.py OUT --assets DIR       from files in DIR, for any web server; lessons without a page run first
+  python scripts/site.py OUT --only 00,421      with these lessons only
 """
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "scripts" / "pages" / "site"
 TRAVELS = (".py", ".json", ".md", ".html", ".js", ".css")  # the files of our packages that the browser gets
-POLICY_OF_SITE = POLICY.replace("'unsafe-inline'; script-src", "'self' 'unsafe-inline'; script-src").replace(
-    "script-src 'unsafe-inline'", "script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'"
-) + "; connect-src 'self'; worker-src 'self'"
-STYLE_OF_ACE = "; font-src 'self' data:"
+SAME_PLACE = POLICY.replace("script-src", "script-src 'self'") + "; connect-src 'self'; worker-src 'self'"
+SCRIPTS = {
+    kind: ["pyodide/ace.js", "pyodide/mode-python.js", "common.js", "python.js", f"{kind}.js"]
+    for kind in ("cells", "exercise")
+}
+INDEX = """<!DOCTYPE html>
+<meta charset="utf-8"><title>minigrad</title><meta http-equiv="refresh" content="0; url=lessons/index.html">
+<a href="lessons/index.html">The lessons</a>
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
-    add("out", nargs="?", metavar="OUT", help="folder for the site")
-    add("--assets", metavar="DIR", help="folder with the pinned files")
-    add("--fetch", metavar="DIR", help="fetch the pinned files into a folder")
+    add("out", nargs="?", default="runs/site", metavar="OUT", help="folder for the site")
+    add("--assets", default="runs/assets", metavar="DIR", help="folder with the pinned files")
+    add("--fetch", action="store_true", help="fetch those that are missing there")
     add("--only", metavar="N,N,...", help="only the lessons with these numbers")
     add("--serve", action="store_true", help="serve the site at 127.0.0.1 until Ctrl-C")
     add("--port", type=command_line.whole_number(0), default=8000, help="of --serve")
     arguments = parser.parse_args(argv)
-    if arguments.fetch is not None:
-        fetch(Path(arguments.fetch))
-        return 0
-    if arguments.out is None or arguments.assets is None:
-        parser.error("give OUT and --assets, or --fetch")
-    out = Path(arguments.out)
+    out, assets = Path(arguments.out), Path(arguments.assets)
+    if arguments.fetch:
+        fetch(assets)
     numbers = arguments.only.split(",") if arguments.only else None
-    write_site(out, Path(arguments.assets), numbers)
+    write_site(out, assets, numbers)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"site: {out.as_posix()}/index.html ({size / 1e6:.0f} MB); any web server can serve this folder")
     if arguments.serve:
@@ -76,6 +78,7 @@ def pinned() -> dict[str, Any]:
 def fetch(folder: Path) -> None:
     """Fetch what is not in the folder yet. Raises ValueError for a file that is not the pinned one."""
     files = pinned()["files"]
+    folder.mkdir(parents=True, exist_ok=True)
     with progress_bar(len(files), "fetching", "file") as bar:
         for name, entry in files.items():
             if not (folder / name).exists():
@@ -83,8 +86,8 @@ def fetch(folder: Path) -> None:
                     content = response.read()
                 if hashlib.sha256(content).hexdigest() != entry["sha256"]:
                     raise ValueError(f"{entry['url']} is not the pinned file: its SHA-256 differs; nothing was kept")
-                with atomic_write(folder / name) as path:
-                    path.write_bytes(content)
+                with atomic_write(folder / name) as file:
+                    file.write(content)
             bar.update(1)
 
 
@@ -94,7 +97,7 @@ def copy_assets(assets: Path, out: Path) -> None:
     for name, entry in known["files"].items():
         source = assets / name
         if not source.is_file():
-            raise ValueError(f"{source} is missing: python scripts/site.py --fetch {assets}")
+            raise ValueError(f"{source} is missing: python scripts/site.py --fetch --assets {assets}")
         if hashlib.sha256(source.read_bytes()).hexdigest() != entry["sha256"]:
             raise ValueError(f"{source} is not the pinned file (its SHA-256 differs): delete it, and fetch it again")
         (out / "pyodide").mkdir(parents=True, exist_ok=True)
@@ -116,10 +119,10 @@ def write_site(out: Path, assets: Path, numbers: list[str] | None = None) -> Non
     names = list(catalogue.paths())
     for name in names:
         write_text(out / "exercises" / f"{name}.html", exercise_page(name, names))
-    write_text(out / "index.html", f'<!DOCTYPE html><meta charset="utf-8"><title>minigrad</title>'
-               '<meta http-equiv="refresh" content="0; url=lessons/index.html"><a href="lessons/index.html">lessons</a>')  # fmt: skip
-    everything = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()))
-    write_text(out / "service.js", read_text(SITE / "service.js").replace("VERSION\"", f'{everything.hexdigest()[:16]}"'))
+    write_text(out / "index.html", INDEX)
+    files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "service.js")
+    version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    write_text(out / "service.js", read_text(SITE / "service.js").replace('VERSION"', f'{version}"'))
 
 
 def project(path: Path) -> None:
@@ -139,15 +142,9 @@ def lesson_page(lesson: Path, out: Path) -> None:
         command = [sys.executable, str(ROOT / "scripts" / "lesson.py"), lesson.stem, "--html", "--unread"]
         subprocess.run([*command, "--out-dir", str(out / "lessons")], check=True)
     html = read_text(path)
-    if POLICY_OF_SITE not in html:
+    if SAME_PLACE not in html:
         scripts = "".join(f'<script src="../{name}"></script>\n' for name in SCRIPTS["cells"])
-        write_text(path, html.replace(POLICY, POLICY_OF_SITE + STYLE_OF_ACE).replace("</body>", f"{scripts}</body>"))
-
-
-SCRIPTS = {
-    kind: ["pyodide/ace.js", "pyodide/mode-python.js", "common.js", "python.js", f"{kind}.js"]
-    for kind in ("cells", "exercise")
-}
+        write_text(path, html.replace(POLICY, SAME_PLACE).replace("</body>", f"{scripts}</body>"))
 
 
 def exercise_page(name: str, names: list[str]) -> str:
@@ -176,7 +173,7 @@ def exercise_page(name: str, names: list[str]) -> str:
 <label>Take up a zip: <input type="file" id="upload" accept=".zip"></label></p></details></main>
 {data}
 {scripts}"""
-    return page(f"Exercise {name}", body, "exercise", policy=POLICY_OF_SITE + STYLE_OF_ACE)
+    return page(f"Exercise {name}", body, "exercise", policy=SAME_PLACE)
 
 
 class Compressed(http.server.SimpleHTTPRequestHandler):

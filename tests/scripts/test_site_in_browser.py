@@ -123,9 +123,11 @@ def test_training_lowers_the_loss_and_gradients_are_those_of_the_cpu(tab, addres
     tab.goto(f"{address}/lessons/00_gradients.html")
     first, last = map(float, call(tab, f"{TRAINING}\nprint(losses[0], np.mean(losses[-5:]))").split())
     assert last < 0.5 * first
-    gradient = "\n".join([TRAINING.replace("50, 1e-2", "1, 0.0"), "from gpt.training.training_step import *",
-                          "ids = np.arange(9)[None] % 8", "loss, _, _ = language_model_loss(model, (ids[:, :-1], ids[:, 1:]))",
-                          "loss.backward()", "grads = [p.grad for p in model.parameters()]"])  # fmt: skip
+    gradient = f"""{TRAINING.replace("50, 1e-2", "1, 0.0")}
+from gpt.training.training_step import language_model_loss
+ids = np.arange(9)[None] % 8
+language_model_loss(model, (ids[:, :-1], ids[:, 1:]))[0].backward()
+grads = [p.grad for p in model.parameters()]"""
     names = {}
     exec(gradient, names)
     there = call(tab, f"{gradient}\nprint([grad.tolist() for grad in grads])")
