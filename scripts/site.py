@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import http.server
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import urllib.request
 import zipfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from scripts.shared import command_line
 
@@ -25,7 +27,7 @@ from gpt.files import atomic_write, read_json, read_text, write_text
 from gpt.training.standard_library import documents
 from scripts.checker import catalogue
 from scripts.lessons.cells import lessons
-from scripts.pages.markup import markdown_to_html
+from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.pages.web_page import COMMON, POLICY, data_script, escaped, page
 
 EXAMPLES = """examples:
@@ -144,7 +146,23 @@ def lesson_page(lesson: Path, out: Path) -> None:
     html = read_text(path)
     if SAME_PLACE not in html:
         scripts = "".join(f'<script src="../{name}"></script>\n' for name in SCRIPTS["cells"])
+        html = re.sub(r'href="([^"#:]+)"', lambda link: f'href="{moved(link[1], path.parent, out)}"', html)
         write_text(path, html.replace(POLICY, SAME_PLACE).replace("</body>", f"{scripts}</body>"))
+
+
+def moved(link: str, folder: Path, out: Path) -> str:
+    """The address on the site of what a page in `folder` links to: an exercise's page, or a file of the project."""
+    target = (folder / unquote(link)).resolve()
+    if not target.is_relative_to(ROOT) or target.is_relative_to(out.resolve()):
+        return link
+    if target.parent == catalogue.HERE and target.suffix == ".py":
+        return f"../exercises/{catalogue.name_of(target)}.html"
+    name = f"source/{target.relative_to(ROOT).as_posix()}.html"
+    if not (out / name).exists():
+        title, source = target.relative_to(ROOT).as_posix(), read_text(target)
+        code = python_to_html(source) if target.suffix == ".py" else escaped(source)
+        write_text(out / name, page(title, f"<h1>{title}</h1>\n<pre class=\"code\">{code}</pre>", "source"))
+    return f"../{quote(name)}"
 
 
 def exercise_page(name: str, names: list[str]) -> str:

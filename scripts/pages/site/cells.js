@@ -62,7 +62,7 @@ function prepare(cell) {
 }
 
 const missing = python.missing();
-const bar = element("div", { class: "tools bar no-print" });
+const bar = element("div", { class: "tools all no-print" });
 document.querySelector("main h1").after(bar);
 if (missing) bar.append(missing);
 else {
