@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
 from scripts.shared import command_line
 
 from gpt.files import read_text, write_text
-from scripts.checker.workspace import read_progress
 from scripts.lessons.cells import QUESTION, Cell, Running, lessons, read_cells, title
 from scripts.lessons.concepts import Concept, concepts
+from scripts.lessons.course import DONE, MODULES, exercises, module, number, passed_exercises
 from scripts.pages.lesson_notebook import write_notebook
 from scripts.pages.lesson_page import record, write_page
 
@@ -29,18 +32,7 @@ EXAMPLES = """examples:
                                          as a Jupyter notebook to work in (needs nbformat)
   python scripts/lesson.py find cache    where the KV cache is taught, implemented, tested and practiced
 """
-ROOT = Path(__file__).resolve().parent.parent
-DONE = "done.txt"  # in a lesson's folder once it has run to its end: what the path ticks
-MODULES = {"0": "0 Before the course", "41": "4.1 Language modeling", "42": "4.2 Attention and the transformer"}
-MODULES |= {"43": "4.3 Building and training a GPT", "44": "4.4 Beyond pretraining", "45": "After the course"}
-# Exercises on what a lesson builds on, without a row of their own in the concept table.
-MORE_EXERCISES = {
-    "00_gradients.py": ["mul", "tanh", "walk", "sum", "mean", "unbroadcast"],
-    "01_learning.py": ["softmax", "log_softmax", "cross_entropy", "sgd", "adam"],
-    "414_context.py": ["matmul"],
-    "425_block.py": ["relu", "rms_norm", "dropout"],
-    "432_pretraining.py": ["sgd", "adam", "adamw"],
-}
+WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +44,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--notebook", action="store_true", help="write a notebook; an edited one is kept")
     parser.add_argument("--measure", action="store_true", help="repeat the measurements that take minutes")
     command_line.add_seed(parser, 0)
-    parser.add_argument("--unread", action="store_true", help=argparse.SUPPRESS)  # of all --html: nobody read the page
     arguments = parser.parse_args(argv)
     if arguments.word and arguments.what != "find":
         parser.error(f"{arguments.what} takes no further words; did you mean: find {' '.join(arguments.word)}")
@@ -68,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         one(lesson_called(arguments.what), arguments)
         return 0
     flags = [f"--{name}" for name in ("html", "notebook") if getattr(arguments, name)]
-    options = ["--out-dir", arguments.out_dir, "--seed", str(arguments.seed), *flags, *["--unread"] * arguments.html]
+    options = ["--out-dir", arguments.out_dir, "--seed", str(arguments.seed), *flags]
     for lesson in lessons():  # each in a process of its own
         measure = ["--measure"] * (arguments.measure and is_measured(lesson))
         code = subprocess.run([sys.executable, __file__, lesson.stem, *options, *measure]).returncode
@@ -118,8 +109,7 @@ def one(lesson: Path, arguments: argparse.Namespace) -> None:
         print(f"page: {page.as_posix()}")
     else:
         show(running, cells)
-    if not arguments.unread:
-        write_text(folder / DONE, "This lesson has run to its end.\n")
+        write_text(folder / DONE, "This lesson was read to its end.\n")
 
 
 def show(running: Running, cells: list[Cell]) -> None:
@@ -128,13 +118,14 @@ def show(running: Running, cells: list[Cell]) -> None:
     In a terminal, wait for the reader before each section, and for a guess after each question.
     """
     waits = sys.stdin.isatty() and sys.stdout.isatty()
+    columns = shutil.get_terminal_size((127, 24)).columns  # lines of code have up to 120, behind their numbers
     for cell in cells:
         if cell.kind == "code":
             print()
             value = None
             for statement in cell.statements():
-                for number, line in enumerate(statement.text.splitlines(), statement.line):
-                    print(f"{number:4} | {line}".rstrip(), flush=True)
+                for place, line in enumerate(statement.text.splitlines(), statement.line):
+                    print("\n".join(numbered(place, line, columns)), flush=True)
                 value = running.execute(statement)
             if value is not None:
                 print(value)
@@ -142,55 +133,58 @@ def show(running: Running, cells: list[Cell]) -> None:
         for paragraph in cell.paragraphs():
             if waits and paragraph.startswith("## "):
                 input("\n[Enter] goes on ")
-            print("\n" + underlined(paragraph), flush=True)
+            print("\n" + wrapped(paragraph, min(columns, 100)), flush=True)
             if waits and paragraph.startswith(QUESTION):
                 input("\n[Enter] shows what happens ")
 
 
-def underlined(paragraph: str) -> str:
-    """A heading of Markdown as a heading of a terminal; other paragraphs as they are."""
-    for mark, line in (("# ", "="), ("## ", "-")):
-        if paragraph.startswith(mark):
-            first, _, rest = paragraph.removeprefix(mark).partition("\n")
-            return f"{first}\n{line * len(first)}\n{rest}".rstrip()
-    return paragraph
+def wrapped(paragraph: str, columns: int) -> str:
+    """A paragraph of Markdown for a terminal: a heading underlined, text in lines of at most so many columns.
+
+    Tables and formulas keep their lines.
+    """
+    for sharps, line in (("# ", "="), ("## ", "-")):
+        if paragraph.startswith(sharps):
+            lines = textwrap.wrap(paragraph.removeprefix(sharps), columns)
+            return "\n".join([*lines, line * max(map(len, lines))])
+    parts = re.split(r"\n(?=[-*>|] |\d+\. |\||    )", paragraph)
+    for i, part in enumerate(parts):
+        if not part.startswith(("|", "    ")):
+            mark = re.match(r"[-*>] |\d+\. |", part)
+            rest = " " * len(mark[0] if mark else "")
+            parts[i] = textwrap.fill(" ".join(part.split()), columns, subsequent_indent=rest, **WHOLE_WORDS)
+    return "\n".join(parts)
+
+
+def numbered(place: int, line: str, columns: int) -> list[str]:
+    """A line of code behind its number; what does not fit goes on below it, indented."""
+    rest = " " * (len(line) - len(line.lstrip()) + 4)
+    parts = textwrap.wrap(line, max(columns - 7, 20), subsequent_indent=rest, **WHOLE_WORDS) or [""]
+    return [f"{'' if i else place:4} | {part}".rstrip() for i, part in enumerate(parts)]
 
 
 def show_path(out_dir: Path) -> None:
     """Lessons with their exercises; [x] is done, > is next."""
-    next_one, module = None, ""
+    next_one, chapter = None, ""
     shown: list[str] = []
     passed = passed_exercises()
     for lesson in lessons():
-        number = lesson.stem.partition("_")[0]
-        if number.rstrip("b")[:-1] != module:
-            module = number.rstrip("b")[:-1]
-            print(f"\n{MODULES[module]}")
+        if module(lesson) != chapter:
+            chapter = module(lesson)
+            print(f"\n{MODULES[chapter]}")
         done = (out_dir / lesson.stem / DONE).exists()
         is_next = not done and next_one is None
         next_one = lesson if is_next else next_one
-        print(f" {'>' if is_next else ' '} [{'x' if done else ' '}] {number}  {title(lesson)}")
+        print(f" {'>' if is_next else ' '} [{'x' if done else ' '}] {number(lesson)}  {title(lesson)}")
         new = [name for name in exercises(lesson) if name not in shown]
         shown += new
         if new:
             print(f"           exercises: {', '.join(f'{name} [x]' if name in passed else name for name in new)}")
     if next_one:
-        print(f"\nnext: python scripts/lesson.py {next_one.stem.partition('_')[0]}")
+        print(f"\nnext: python scripts/lesson.py {number(next_one)}")
     else:
-        print("\nall lessons have been run")
+        print("\nall lessons have been read")
     print("exercises: python scripts/exercise.py start NAME")
-
-
-def exercises(lesson: Path) -> list[str]:
-    """The exercises that belong to a lesson."""
-    of_rows = [row.exercise for row in concepts() if row.lesson == lesson.name and row.exercise]
-    return list(dict.fromkeys(MORE_EXERCISES.get(lesson.name, []) + of_rows))
-
-
-def passed_exercises() -> set[str]:
-    """The exercises that are noted as passed in the default workspace of scripts/exercise.py."""
-    record = ROOT / "my_exercises" / "progress.json"
-    return set(read_progress(record).get("passed", {})) if record.exists() else set()
 
 
 def find(word: str) -> int:

@@ -56,6 +56,27 @@ class Cell(NamedTuple):
                 yield Cell("code", "\n".join(lines[start:end]), self.line + start)
                 start = end
 
+    def purpose(self) -> str:
+        """What a statement is for: "plot", "check" or "print" if it does nothing else, or else "": the subject."""
+        return _purpose(ast.parse(self.text).body)
+
+
+def _purpose(statements: list[Any]) -> str:
+    found = set()
+    for statement in statements:
+        called = ast.unparse(statement.value.func) if isinstance(getattr(statement, "value", 0), ast.Call) else ""
+        if isinstance(statement, ast.Assert):
+            found.add("check")
+        elif isinstance(statement, ast.With) and "lesson.picture(" in ast.unparse(statement.items[0]):
+            found.add("plot")
+        elif isinstance(statement, (ast.For, ast.If, ast.With)):
+            found.add(_purpose([*statement.body, *getattr(statement, "orelse", [])]))
+        elif isinstance(statement, ast.Expr):
+            found.add({"print": "print", "lesson.widget": "plot"}.get(called, ""))
+        else:
+            found.add("")
+    return "" if "" in found else next((kind for kind in ("plot", "check", "print") if kind in found), "")
+
 
 def read_cells(lesson: Path) -> list[Cell]:
     """The cells of a lesson, of which its docstring is the first.

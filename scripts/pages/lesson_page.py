@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import base64
+import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import textwrap
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -13,14 +15,16 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from gpt.files import read_json, read_text, write_text
-from scripts.lessons.cells import ANSWER, LESSONS, QUESTION, Cell, Running, lessons, title
+from scripts.lessons.cells import ANSWER, LESSONS, QUESTION, Cell, Running, read_cells, title
 from scripts.lessons.concepts import ROOT, Concept, concepts
+from scripts.lessons.course import number
+from scripts.pages.lesson_index import WIDGET_PAGES, connect, minutes, progress
 from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.pages.pictures import widget_html, widget_scripts
-from scripts.pages.web_page import escaped, page
+from scripts.pages.web_page import FOLDER, escaped, page
 
-NAV = re.compile(r"<!--nav-->.*?<!--/nav-->", re.DOTALL)
-_DRAWN = re.compile(r"^(picture|widget): (.+?\.(?:png|svg|json)) \((.*)\)$", re.MULTILINE)
+FOLDED = ("plot", "check")  # purposes of statements that are not the subject of a lesson
+_DRAWN = re.compile(r"^(picture|widget): (.+?\.(?:svg|json)) \((.*)\)$", re.MULTILINE)
 _EXERCISE = re.compile(r"exercise\.py start (\w+)")
 _PATH = re.compile(r"(?:minigrad|gpt|finetune|scripts|tests)/[\w./-]*\w")
 
@@ -44,16 +48,30 @@ def record(running: Running, cells: Iterable[Cell]) -> Iterator[Ran]:
 def write_page(lesson: Path, ran: Iterable[Ran], exercises: list[str], folder: Path) -> Path:
     """Write the lesson's page into a folder, with an index of all pages there; returns its path."""
     path = folder / f"{lesson.stem}.html"
+    start = time.perf_counter()
     body, widgets = Body(folder).of(ran)
+    seconds, cells = time.perf_counter() - start, read_cells(lesson)
     rows = [row for row in concepts() if row.lesson == lesson.name]
     places = _concepts(rows, exercises, folder)
+    kind = f'<p class="kind">minigrad: a lesson, {minutes(cells)} minutes to read; ran in {seconds:.0f} s</p>'
     nav = "<!--nav--><!--/nav-->"
-    html = f"<header>{nav}</header>\n<main>\n{body}\n{places}</main>\n<footer>{nav}</footer>"
+    done = f'<p class="soft">{progress(lesson, cells)}. A lesson is done when all its answers have been opened.</p>'
+    html = f"<header>{nav}</header>\n<main>\n{kind}{body}\n{places}</main>\n<footer>{done}{nav}</footer>"
     name = title(lesson)
-    scripts = [widget_scripts(widgets)] if widgets else []
+    scripts = [read_text(FOLDER / "lesson.js"), *[widget_scripts(list(widgets))] * bool(widgets)]
     write_text(path, page(name[:1].upper() + name[1:], html, "lesson", scripts))
-    _connect(folder)
+    for widget in WIDGET_PAGES.keys() & widgets:
+        _write_widget_page(widget, widgets[widget], lesson, folder)
+    connect(folder)
     return path
+
+
+def _write_widget_page(name: str, data: Any, lesson: Path, folder: Path) -> None:
+    """A widget alone on a page, with all the width there is."""
+    back = f'<a href="{lesson.stem}.html">← {number(lesson)}</a><span></span><a href="index.html">All lessons</a>'
+    head = f'<p class="kind">minigrad: a drawing of lesson {number(lesson)}</p><h1>{WIDGET_PAGES[name]}</h1>'
+    body = f'<header><nav aria-label="lessons">{back}</nav></header><main>{head}{widget_html(name, data)}</main>'
+    write_text(folder / f"{name}.html", page(WIDGET_PAGES[name], body, "alone", [widget_scripts([name])]))
 
 
 class Body:
@@ -63,10 +81,10 @@ class Body:
         self.folder = folder
         self.html: list[str] = []
         self.hidden: list[str] | None = None  # the answer to an open question, so far
-        self.widgets: list[str] = []
+        self.widgets: dict[str, Any] = {}
 
-    def of(self, ran: Iterable[Ran]) -> tuple[str, list[str]]:
-        """The HTML of a lesson that ran, and the names of the widgets in it."""
+    def of(self, ran: Iterable[Ran]) -> tuple[str, dict[str, Any]]:
+        """The HTML of a lesson that ran, and the widgets in it: their names and data."""
         for cell, output, value in ran:
             if cell.kind == "prose":
                 self._prose(cell)
@@ -75,7 +93,7 @@ class Body:
                 self.html.append(f'<div class="cell" data-line="{cell.line}">{self._code(cell)}</div>')
                 shown = self.html if self.hidden is None else self.hidden
                 shown.append(f'<div class="result" data-of="{cell.line}">{result}</div>')
-        return "\n".join(self.html), list(dict.fromkeys(self.widgets))
+        return "\n".join(self.html), self.widgets
 
     def _prose(self, cell: Cell) -> None:
         plain: list[str] = []
@@ -101,10 +119,19 @@ class Body:
         finish()
 
     def _code(self, cell: Cell) -> str:
-        code = f'<pre class="code" tabindex="0"><code>{python_to_html(cell.text)}</code></pre>'
+        """The code, in its order: the subject open, print() in gray, and plots and assertions folded."""
         if re.search(r"^lesson = Lesson\(", cell.text, re.MULTILINE):
-            code = f"<details><summary>Imports</summary>{code}</details>"
-        return code
+            return f"<details><summary>Imports</summary>{code_html(cell)}</details>"
+        html = []
+        for folds, group in itertools.groupby(cell.statements(), lambda statement: statement.purpose() in FOLDED):
+            statements = list(group)
+            code = code_html(*statements)
+            if folds:
+                named = " and ".join(dict.fromkeys(f"the {statement.purpose()}" for statement in statements))
+                lines = code.count('class="line')
+                code = f"<details><summary>{named}: {lines} line{'s' * (lines > 1)}</summary>{code}</details>"
+            html.append(code)
+        return "".join(html)
 
     def _output(self, output: str) -> Iterator[str]:
         """Text, and the pictures and widgets that it names."""
@@ -113,12 +140,16 @@ class Body:
             if part.strip():
                 yield f'<pre class="output" tabindex="0">{escaped(part.strip(chr(10)))}</pre>'
             if 4 * i + 3 < len(parts):
-                kind, path, name = parts[4 * i + 1 : 4 * i + 4]
+                kind, path, _ = parts[4 * i + 1 : 4 * i + 4]
                 if kind == "picture":
-                    yield picture_html(Path(path), name)
+                    yield f'<figure class="drawing scroll">{read_text(path)}</figure>'
                 else:
-                    self.widgets.append(Path(path).stem)
-                    yield widget_html(Path(path).stem, read_json(path))
+                    widget = Path(path).stem
+                    self.widgets[widget] = read_json(path)
+                    yield widget_html(widget, self.widgets[widget])
+                    if widget in WIDGET_PAGES:
+                        link = f'<a href="{widget}.html">{WIDGET_PAGES[widget]}</a>'
+                        yield f"<p>{link}: the same drawing, on a page of its own.</p>"
 
     def link(self, target: str) -> str | None:
         """The address of a file of the project: a link's target, a path, or a command that names one."""
@@ -134,9 +165,9 @@ class Body:
 
 
 def _sentence(text: str) -> str:
-    """The text after "Predict:" or "Answer:", with a capital at its beginning; the page does not show the word."""
+    """The text after "Predict:" or "Answer:", which the page does not show; with a capital, except for y = x²."""
     text = text.strip()
-    return text[:1].upper() + text[1:]
+    return text if re.match(r"\w [=≈]", text) else text[:1].upper() + text[1:]
 
 
 def address(path: Path, folder: Path) -> str:
@@ -147,12 +178,17 @@ def address(path: Path, folder: Path) -> str:
         return path.resolve().as_uri()
 
 
-def picture_html(path: Path, name: str) -> str:
-    """A picture inside the page."""
-    if path.suffix == ".svg":
-        return f'<figure class="drawing scroll">{read_text(path)}</figure>'
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<figure><img class="drawing" alt="{escaped(name)}" src="data:image/png;base64,{data}"></figure>'
+def code_html(*statements: Cell) -> str:
+    """Python as a block. Each line knows its indentation: what does not fit goes on below it, further in."""
+    html = ""
+    for statement in statements:
+        kind = "line quiet" if statement.purpose() == "print" else "line"
+        text = statement.text if html else statement.text.lstrip("\n")
+        for line in python_to_html(text).split("\n"):
+            plain = re.sub(r"<[^>]+>", "", line)
+            indent = len(plain) - len(plain.lstrip())
+            html += f'<span class="{kind}" style="--indent:{indent}">{line}\n</span>'
+    return f'<pre class="code" tabindex="0"><code>{html}</code></pre>'
 
 
 def _value(value: Any) -> Iterator[str]:
@@ -172,8 +208,8 @@ def _concepts(rows: list[Concept], exercises: list[str], folder: Path) -> str:
         html.append(f"<li>{escaped(row.name)}")
         for place in row.code:
             where = f'<a href="{address(ROOT / place.path, folder)}">{escaped(place.path)}:{place.line() or 1}</a>'
-            source = python_to_html(place.source())
-            code = f'<pre class="code" tabindex="0"><code>{source}</code></pre>' if source else ""
+            source = textwrap.dedent(place.source())
+            code = code_html(Cell("code", source, 1)) if source else ""
             html.append(f"<details><summary>{escaped(place.name)}</summary><p>{where}</p>{code}</details>")
         for place in row.tests:
             link = f'<a href="{address(ROOT / place.path, folder)}">{escaped(place.name)}</a>'
@@ -183,26 +219,3 @@ def _concepts(rows: list[Concept], exercises: list[str], folder: Path) -> str:
     shown = "".join(f"<li>{markdown_to_html(f'`{command}`', Body(folder).link)}</li>" for command in commands)
     concept_list = f"<h2>Concepts of this lesson, and their code</h2><ul>{''.join(html)}</ul>" if rows else ""
     return f"{concept_list}<h2>Exercises</h2><ul>{shown}</ul>" if exercises else concept_list
-
-
-def _connect(folder: Path) -> None:
-    """Give every page of the folder its links to the previous and the next one, and write the index."""
-    pages = {lesson: folder / f"{lesson.stem}.html" for lesson in lessons()}
-    order = list(pages)
-    for place, lesson in enumerate(order):
-        if pages[lesson].exists():
-            back = _to("previous", order[place - 1], pages) if place else ""
-            on = _to("next", order[place + 1], pages) if place + 1 < len(order) else ""
-            nav = f'<!--nav--><nav aria-label="lessons">{back}<a href="index.html">all lessons</a>{on}</nav><!--/nav-->'
-            write_text(pages[lesson], nav.join(NAV.split(read_text(pages[lesson]))))
-    items = "".join(f"<li>{_to('', lesson, pages)}</li>" for lesson in order)
-    write_text(folder / "index.html", page("The lessons", f"<h1>The lessons</h1>\n<ul>{items}</ul>", "index"))
-
-
-def _to(word: str, lesson: Path, pages: Mapping[Path, Path]) -> str:
-    """A link to a lesson's page, or the command that makes it."""
-    number = lesson.stem.partition("_")[0]
-    name = escaped(f"{word} {number}: {title(lesson)}".strip())
-    if pages[lesson].exists():
-        return f'<a href="{quote(pages[lesson].name)}">{name}</a>'
-    return f'<span class="soft">{name} (<code>python scripts/lesson.py {number} --html</code>)</span>'

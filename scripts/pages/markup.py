@@ -8,17 +8,36 @@ import re
 import tokenize
 from collections.abc import Callable, Iterator
 
+from scripts.pages.formula import mathml
 from scripts.pages.web_page import escaped
 
 Link = Callable[[str], str | None]
 _ITEM = re.compile(r"(?:[-*]|(\d+)\.)\s+")
 _PATH = re.compile(r"\b(?:minigrad|gpt|finetune|scripts|tests)/[\w./-]*\w\.(?:py|md|js|json)\b")
-_BLOCK = re.compile(r"#{1,6} |[-*] |\d+\. |> |\||```")
+_BLOCK = re.compile(r"#{1,6} |[-*] |\d+\. |\|")
+_GAP = re.compile(r"[,;]?(?:\s{4,}(?![\s=+])|\s{2,}(?=\()| (?=so ))")  # between a formula and the next, or a remark
+_OPERATOR = re.compile(r"[=≈<+/-]")
+# Words, and what could be read in two ways: an index "W[0]" or "head_H-1", a dot for a product.
+_WORDS = r"[^\W\d_]{2,} [^\W\d_]{2,}|\b(?:after|before|over|of)\b|[:;?'\"]"
+_NOT_CERTAIN = re.compile(rf"{_WORDS}|\w\[|_\w+-\w|(?<!\d)\.(?!\d)")
+_REWRITTEN = [  # as formula.py reads it: what belongs together, in parentheses
+    (r"\.\.\.", "…"),
+    (r"_\{([^}]*)\}", r"_(\1)"),
+    (r"(?<=\w)\*(?=[ )])", "^∗"),  # π*
+    (r"ᵀ", "^T"),
+    (r"\|\|", "‖"),
+    (r"\b([^\W\d_])(\d)\b", r"\1_\2"),  # k3, β1
+    (r"/ (\w+\([^()]*\))", r"/ (\1)"),  # a / f(x)
+    (r"/ d (\w+)", r"/ (d \1)"),  # d loss / d z
+    (r"(\d)/\|(\w+)\|", r"(\1 / (|\2|))"),  # 1/|o_i|
+    (r"\b([^\W\d_])_([a-z]{3,})", r"\1_(\2)"),  # r_chosen; but kl_coef is a name
+]
 
 
 def markdown_to_html(text: str, link: Link = lambda target: None) -> str:
-    """Headings, paragraphs, lists (one level), tables, quotes, code, **bold**, *emphasis*, `code`, [links](target).
+    """Return Markdown as HTML: headings, paragraphs, lists (one level), tables, formulas and code (four spaces in).
 
+    In a line there may be **bold**, *emphasis*, `code` and [links](target).
     link: maps the target of a link, a path of the project that the text names, and `code`, to an address; None: no
     link. http(s) addresses and #places stand for themselves. Everything else in the text is shown as text.
     """
@@ -28,21 +47,14 @@ def markdown_to_html(text: str, link: Link = lambda target: None) -> str:
         line = lines.pop(0)
         if not line.strip():
             continue
-        if line.startswith("```"):
-            code = _take(lines, lambda next_line: not next_line.startswith("```"))
-            del lines[:1]  # the closing fence
-            html.append(f"<pre>{escaped(chr(10).join(code))}</pre>")
-        elif line.startswith("    "):
+        if line.startswith("    "):
             code = [line, *_take(lines, lambda next_line: next_line.startswith("    ") or not next_line.strip())]
-            html.append(f"<pre>{escaped(chr(10).join(part[4:] for part in code).rstrip())}</pre>")
+            shown = "\n".join(part[4:] for part in code).rstrip()
+            html.append(_formulas(shown) or f"<pre>{escaped(shown)}</pre>")
         elif heading := re.match(r"(#{1,6}) (.*)", line):
             html.append(f"<h{len(heading[1])}>{inline(heading[2], link)}</h{len(heading[1])}>")
         elif line.startswith("|"):
             html.append(_table([line, *_take(lines, lambda next_line: next_line.startswith("|"))], link))
-        elif line.startswith("> "):
-            quoted = [line, *_take(lines, lambda next_line: next_line.startswith(">"))]
-            inner = "\n".join(part.removeprefix(">").removeprefix(" ") for part in quoted)
-            html.append(f"<blockquote>{markdown_to_html(inner, link)}</blockquote>")
         elif item := _ITEM.match(line):
             tag = "ol" if item[1] else "ul"
             html.append(f"<{tag}>{''.join(_items([line, *_take(lines, _goes_on)], link))}</{tag}>")
@@ -50,6 +62,31 @@ def markdown_to_html(text: str, link: Link = lambda target: None) -> str:
             paragraph = [line, *_take(lines, lambda next_line: next_line.strip() and not _BLOCK.match(next_line))]
             html.append(f"<p>{inline(chr(10).join(paragraph), link)}</p>")
     return "\n".join(html)
+
+
+def _formulas(text: str) -> str:
+    """Lines that all begin with a formula, typeset, each with what stands beside it; "" for any other text."""
+    html = []
+    for line in text.split("\n"):
+        pieces = [(piece, formula(piece)) for piece in _GAP.split(line.strip())]
+        if not pieces[0][1]:
+            return ""
+        html += ["<div>", *(math or f'<span class="soft">{escaped(piece)}</span>' for piece, math in pieces), "</div>"]
+    return f'<div class="formulas">{"".join(html)}</div>'
+
+
+def formula(text: str) -> str:
+    """A formula as HTML; "" where it is not certain how to read the text, which then stays as it is.
+
+    >>> formula("the mean of x / y") + formula("(T, C)")
+    ''
+    """
+    for written, read in _REWRITTEN:
+        text = re.sub(written, read, text)
+    balanced = all(text.count(a) == text.count(b) for a, b in ("()", "[]"))
+    if not balanced or text.startswith("(") or not _OPERATOR.search(text) or _NOT_CERTAIN.search(text):
+        return ""
+    return mathml(text)
 
 
 def _take(lines: list[str], wanted: Callable[[str], object]) -> list[str]:
@@ -113,7 +150,10 @@ def inline_rest(text: str) -> str:
 
 
 def python_to_html(source: str) -> str:
-    """Python with keywords, strings, numbers and comments in <span class="k"> (s, n, c); other text as it is."""
+    """Python with keywords, strings, numbers and comments in <span class="k"> (s, n, c); other text as it is.
+
+    No span goes on over the end of a line.
+    """
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
@@ -123,7 +163,8 @@ def python_to_html(source: str) -> str:
             kind = _color(token)
             if kind:
                 begin, end = (starts[row - 1] + column for row, column in (token.start, token.end))
-                html += [escaped(source[done:begin]), f'<span class="{kind}">{escaped(source[begin:end])}</span>']
+                parts = [f'<span class="{kind}">{escaped(part)}</span>' for part in source[begin:end].split("\n")]
+                html += [escaped(source[done:begin]), "\n".join(parts)]
                 done = end
     except (tokenize.TokenError, SyntaxError):
         return escaped(source)

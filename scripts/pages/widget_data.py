@@ -103,12 +103,13 @@ def walk(model: GPT, tokenizer: Tokenizer, text: str) -> list[dict[str, Any]]:
     patterns = attention_patterns(model, ids)
     seen = {name.removeprefix("transformer."): array for name, array in found.items()}
     steps = [{"box": "ids", "block": 0, "values": ids[0].tolist(), "note": f"{texts[-1]!r} is token {ids[0, -1]}."}]
+    steps[0]["labels"] = texts
 
-    def step(box: str, values: np.ndarray, note: str = "", layer: int = 0) -> None:
+    def step(box: str, values: np.ndarray, note: str = "", layer: int = 0, **more: Any) -> None:
         row = values.reshape(-1)
         shown, norm = min(SHOWN, row.size), np.linalg.norm(row)
         size = f"The first {shown} of {row.size} numbers; the length of the row is {norm:.2f}."
-        steps.append({"box": box, "block": layer, "values": rounded(row[:SHOWN]), "note": note or size})
+        steps.append({"box": box, "block": layer, "values": rounded(row[:SHOWN]), "note": note or size, **more})
 
     x = seen["wte"][0]
     step("wte", x[-1])
@@ -124,7 +125,7 @@ def walk(model: GPT, tokenizer: Tokenizer, text: str) -> list[dict[str, Any]]:
         step("attn.c_attn", made["attn.c_attn"][-1], layer=layer)
         step("heads", q[0, -1], "The query of head 1.", layer)
         looks = f"Head 1 looks most at {texts[most]!r}: {weights[0, -1, most]:.0%}. One number for each token so far."
-        step("weights", weights[0, -1], looks, layer)
+        step("weights", weights[0, -1], looks, layer, labels=texts, heads=rounded(weights))
         step("mix", (weights @ v)[0, -1], "What head 1 has found.", layer)
         step("attn.c_proj", made["attn.c_proj"][-1], layer=layer)
         x = x + made["attn.c_proj"]
@@ -137,9 +138,10 @@ def walk(model: GPT, tokenizer: Tokenizer, text: str) -> list[dict[str, Any]]:
     logits = seen["lm_head"][0, -1].astype(np.float64)
     best = np.argsort(-logits)[:SHOWN]
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    step("lm_head", logits[best], f"The {SHOWN} largest of {logits.size} logits.")
+    labels = token_texts(tokenizer, best)
+    step("lm_head", logits[best], f"The {SHOWN} largest of {logits.size} logits.", labels=labels)
     likely = ", ".join(f"{tokenizer.decode([int(i)])!r} {probabilities[i]:.1%}" for i in best[:5])
-    step("probabilities", probabilities[best], f"The most likely tokens: {likely}.")
+    step("probabilities", probabilities[best], f"The most likely tokens: {likely}.", labels=labels)
     return steps
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from scripts import lesson as lesson_script
-from scripts.lessons.cells import Running, lessons, read_cells
+from scripts.lessons.cells import Cell, Running, lessons, read_cells
 from scripts.pages import pictures
 from tests.scripts.test_lessons import LESSONS, ROOT
 
@@ -146,6 +146,47 @@ def test_the_terminal_shows_prose_and_output_and_waits_for_a_guess(tmp_path, cap
     lines = path.read_text(encoding="utf-8").splitlines()
     numbered = [line.partition(" | ") for line in shown.splitlines() if " | " in line]
     assert len(numbered) > 3 and all(lines[int(number) - 1] == text for number, _, text in numbered)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 100, 200])
+def test_prose_wraps_between_words_in_a_terminal(columns):
+    for path in lessons():
+        for cell in read_cells(path):
+            for paragraph in cell.paragraphs() if cell.kind == "prose" else []:
+                made = lesson_script.wrapped(paragraph, columns)
+                assert re.findall(r"\w+", made) == re.findall(r"\w+", paragraph)
+                for line in made.splitlines():
+                    kept = line.startswith(("|", "    ")) or len(line.split()) < 3
+                    assert len(line) <= columns or kept, line
+    assert lesson_script.wrapped("- a b\n- c\n  d", 5) == "- a b\n- c d"
+    assert lesson_script.wrapped("- aa bb", 5) == "- aa\n  bb"
+
+
+def test_code_wraps_behind_its_numbers():
+    assert lesson_script.numbered(12, "", 80) == ["  12 |"]
+    made = lesson_script.numbered(12, "    x = f(a,  b) + " + "g(c) + " * 5, 40)
+    assert made[0].startswith("  12 |     x = f(a,  b)")
+    assert all(line.startswith("     |         g") for line in made[1:])
+    assert max(map(len, made)) <= 40
+
+
+@pytest.mark.parametrize(
+    ("code", "purpose"),
+    [
+        ("assert x", "check"),
+        ("print(x)", "print"),
+        ("for n in x:\n    print(n)\n    assert n", "check"),
+        ("with no_grad():\n    y = f(x)\n    assert y", ""),
+        ("with lesson.picture('a', 'b') as axes:\n    z = 1\n    axes.plot(z)", "plot"),
+        ("lesson.widget('gpt', data)", "plot"),
+        ("lesson.measured('gpt', f)", ""),
+        ("if x:\n    print(x)\nelse:\n    y = 1", ""),
+        ("x = print(1)", ""),
+        ("# only a comment", ""),
+    ],
+)
+def test_what_a_statement_is_for(code, purpose):
+    assert Cell("code", code, 1).purpose() == purpose
 
 
 def measure():

@@ -2,9 +2,11 @@
 
 import __future__
 
+import html
 import json
 import re
 import sys
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -12,6 +14,8 @@ import pytest
 from scripts import lesson as lesson_script
 from scripts.lessons.cells import Cell, Running, lessons, read_cells
 from scripts.lessons.concepts import concepts
+from scripts.lessons.course import exercises
+from scripts.pages import lesson_index
 from scripts.pages.lesson_notebook import write_notebook
 from scripts.pages.lesson_page import Body, Ran, record, write_page
 from tests.scripts.running import ROOT, output_of
@@ -75,6 +79,58 @@ def test_pages_are_connected_as_they_are_made(tmp_path):
     assert text.count(f'href="{third.stem}.html"') == 2 == text.count(f'href="{first.stem}.html"')
     index = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert index.count(".html") >= 3 and index.count("<li>") == len(lessons())
+    before = index.partition("<h2>")[0]
+    assert f'Start here:</p> <a href="{first.stem}.html">' in before and "gpt.html" not in before
+
+
+def test_the_index_says_what_is_done_and_how_long_it_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(lesson_index, "passed_exercises", lambda: {"tanh"})
+    first, second = lessons()[:2]
+    drawn = SimpleNamespace(_repr_svg_=lambda: "<svg>a picture</svg>")
+    write_page(first, [Ran(Cell("code", "draw()", 1), value=drawn)], [], tmp_path)
+    (tmp_path / second.stem).mkdir()
+    (tmp_path / second.stem / "done.txt").write_text("", encoding="utf-8")
+    write_page(second, [], [], tmp_path)
+    index = (tmp_path / "index.html").read_text(encoding="utf-8")
+    rows = index.split("<li>")[1:]
+    assert "<svg>a picture</svg>" in rows[0] and "tanh ✓, walk" in rows[0] and "ran in 0 s" in rows[0]
+    assert "done in a terminal" in rows[1] and "done in a terminal" not in rows[0] and "ran in" not in rows[2]
+    for lesson, row in zip(lessons(), rows):
+        cells = read_cells(lesson)
+        answers = sum(cell.text.count("Answer:") for cell in cells if cell.kind == "prose")
+        assert f'data-answers="{answers}"' in row and f"{lesson_index.minutes(cells)} minutes" in row
+        assert all(name in row for name in exercises(lesson))
+    assert min(map(lesson_index.minutes, map(read_cells, lessons()))) >= 5
+
+
+CODE = """\
+# The subject.
+x = Tensor([1.0])
+print("a", x)
+assert x.shape == (1,)
+
+for n in range(3):
+    assert n < 3
+with lesson.picture("dots", "Dots") as axes:
+    axes.plot([1])
+
+
+def f(y):
+    assert y, \"\"\"text
+  in two lines\"\"\"
+    return y
+"""
+
+
+def test_plots_and_checks_fold_and_no_line_is_lost_or_moved(tmp_path):
+    made, _ = Body(tmp_path).of([Ran(Cell("code", CODE, 1), "the output")])
+    shown = html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"<summary>.*?</summary>", "", made)))
+    assert list(filter(None, shown.splitlines())) == [*filter(None, CODE.splitlines()), "the output"]
+    folded = re.findall(r"<details><summary>(.*?)</summary>(.*?)</details>", made, re.DOTALL)
+    assert [summary for summary, _ in folded] == ["the check and the plot: 6 lines"]
+    assert "axes" in folded[0][1] and "text" not in folded[0][1] and made.index("</details>") < made.index("the output")
+    assert made.count("line quiet") == 1
+    assert 'style="--indent:2">' in made  # of the text that goes on
 
 
 def test_a_page_lists_its_concepts_with_their_code(tmp_path):
@@ -92,7 +148,7 @@ def test_one_lesson_becomes_a_page_by_its_number(tmp_path):
     output_of(lesson_script.main, "421", "--html", "--out-dir", tmp_path)
     page = (tmp_path / "421_raw_attention.html").read_text(encoding="utf-8")
     assert page.count('<svg role="img"') == 1 and "--- " not in page
-    assert (tmp_path / "421_raw_attention" / "done.txt").exists()
+    assert not (tmp_path / "421_raw_attention" / "done.txt").exists()  # nobody has read it yet
 
 
 def test_a_lesson_that_fails_leaves_no_page(tmp_path):

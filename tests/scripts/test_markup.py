@@ -2,27 +2,29 @@
 
 import html
 import re
+import unicodedata
 from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.pages.markup import markdown_to_html, python_to_html
+from scripts.lessons.cells import lessons, read_cells
+from scripts.pages.markup import formula, markdown_to_html, python_to_html
 from scripts.pages.web_page import data_script, page
 from tests.scripts.test_lessons import LESSONS, ROOT
 
-TAGS = {"h1", "h2", "h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "table", "tr", "th", "td", "div", "blockquote",
-        "pre", "code", "strong", "em", "a"}  # fmt: skip
+TAGS = {"h1", "h2", "h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "table", "tr", "th", "td", "div",
+        "pre", "code", "strong", "em", "a", "span", "math", "mrow", "mi", "mn", "mo", "mfrac", "mspace", "msqrt",
+        "msub", "msup", "mtext", "wbr"}  # fmt: skip
 
 
 class Checked(HTMLParser):
     def handle_starttag(self, tag, attributes):
         assert tag in TAGS, tag
         for name, value in attributes:
-            assert (name, value) == ("class", "scroll") or (
-                name == "href" and re.match(r"https?://|#|known\.py$", value)
-            )
+            look = tag.startswith("m") or (name == "class" and value in ("scroll", "formulas", "math", "soft"))
+            assert look or (name == "href" and re.match(r"https?://|#|known\.py$", value))
 
 
 def known(target):
@@ -38,8 +40,7 @@ def known(target):
         ("2 * 3 * 4, x*y*z, W_Q and `a*b*c`", "<p>2 * 3 * 4, x*y*z, W_Q and <code>a*b*c</code></p>"),
         ("- a\n  goes on\n- b", "<ul><li>a\ngoes on</li><li>b</li></ul>"),
         ("text\n1. a\n2. b", "<p>text</p>\n<ol><li>a</li><li>b</li></ol>"),
-        ("> quoted\n> more", "<blockquote><p>quoted\nmore</p></blockquote>"),
-        ("```\na\n\n  b < c\n```\nd", "<pre>a\n\n  b &lt; c</pre>\n<p>d</p>"),
+        ("    a\n\n      b < c\nd", "<pre>a\n\n  b &lt; c</pre>\n<p>d</p>"),
         ("    softmax(x)\n\n    y", "<pre>softmax(x)\n\ny</pre>"),
         ("[`x`](gpt/known.py)", '<p><a href="known.py"><code>x</code></a></p>'),
         ("see gpt/known.py.", '<p>see <a href="known.py">gpt/known.py</a>.</p>'),
@@ -88,6 +89,54 @@ def test_what_is_not_python_is_shown_as_text(source):
     assert plain(python_to_html(source)) == source.encode("utf-8", "replace").decode("utf-8")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "var(x after L blocks) = var(x)",
+        "y = W[block 0] x",
+        "[head_0 ... head_H-1] = x",
+        "x = the mean of y",
+        "y = a . b",
+        "h = f(x",
+        "ε = 1e-8: no division by 0",
+        "V numbers",
+        "(often μ = 0.9)",
+    ],
+)
+def test_what_can_be_read_in_two_ways_is_not_typeset(text):
+    assert formula(text) == ""
+    assert markdown_to_html(f"    x = y\n    {text}") == f"<pre>x = y\n{text}</pre>"
+
+
+def letters(text):
+    return sorted(re.findall(r"[^\W_]", unicodedata.normalize("NFKC", text)))
+
+
+def test_formulas_of_the_lessons_are_typeset_with_all_their_letters():
+    count = 0
+    for path in lessons():
+        prose = "\n\n".join(cell.text for cell in read_cells(path) if cell.kind == "prose")
+        for block in re.findall(r"(?:^    .*\n?)+", prose, re.MULTILINE):
+            made = markdown_to_html(block.rstrip())
+            count += made.startswith('<div class="formulas">')
+            assert letters(plain(made)) == letters(block.replace("sqrt", "")), block
+    assert count > 25
+
+
+@pytest.mark.parametrize(
+    ("text", "above", "below"),
+    [
+        ("a = d loss / d z_i", "loss", "z"),
+        ("a = (r - 1) / std(r)", "1", "std"),
+        ("a = b c / (√v + ε)", "b", "ε"),
+        ("a = π(x) / π_old(y)", "x", "y"),
+    ],
+)
+def test_a_fraction_has_above_and_below_its_bar_what_belongs_there(text, above, below):
+    top, bottom = re.search(r"<mfrac>(<mrow>.*</mrow>)(<mrow>.*</mrow>)</mfrac></math>", formula(text)).groups()
+    assert above in top and below in bottom
+
+
 def test_colors():
     made = python_to_html('for x in f"a{y}b":  # 1\n    z = 0x1')
     for part in ('<span class="k">for</span>', '<span class="c"># 1</span>', '<span class="n">0x1</span>'):
@@ -95,7 +144,7 @@ def test_colors():
 
 
 def test_a_page_can_neither_load_nor_be_broken_out_of():
-    made = page("</title><script>", "<p>x</p>")
+    made = page("</title><script>", "<p>x</p>", "lesson")
     assert "default-src 'none'" in made and "</title><script>" not in made
     assert "</script>" not in data_script({"a": "</script><b>"})[:-9]
     assert not re.search(r"(?:src|href)=\"(?:https?:)?//", made)

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 
 from gpt.model.generation import Sampling
-from scripts.lessons.cells import Cell, lessons
+from scripts.lessons.cells import Cell, lessons, read_cells
 from scripts.pages import widget_data
 from scripts.pages.lesson_page import Ran, write_page
 from scripts.pages.pictures import picture
 from tests.scripts.javascript import browser
+from tests.scripts.looking import faults
 from tests.scripts.running import run_process
 from tests.scripts.test_widgets import model_and_tokenizer
 
 _ = model_and_tokenizer  # a fixture
 PHONE, DESKTOP = {"width": 390, "height": 800}, {"width": 1280, "height": 900}
 QUESTION = "## A long heading about nothing\n\nPredict: what?\n\nAnswer: **this**.\n\n| a | b |\n|---|---|\n| 1 | 2 |"
+QUESTION += "\n\n    loss = " + " + ".join(f"ln p_{i}" for i in range(20))
 
 
 @pytest.fixture(scope="module")
@@ -49,20 +51,23 @@ def example(model_and_tokenizer, tmp_path_factory):
     with picture(folder, "wide", "A picture", size=(15, 4)) as axes:
         axes.plot([1, 2])
     printed.append(f"picture: {folder.as_posix()}/wide.svg (A picture)")
-    code = Cell("code", "x = " + " + ".join(["1"] * 90), 1)
-    ran = [Ran(Cell("prose", QUESTION, 1)), Ran(code, "\n".join(printed), "y" * 300)]
+    code = Cell("code", "x = " + " + ".join(["1"] * 90) + "\nassert x == 90", 1)
+    ran = [Ran(Cell("prose", f"# A title\n\n{QUESTION}", 1)), Ran(code, "\n".join(printed), "y" * 300)]
     return write_page(lessons()[5], ran, ["softmax"], folder), data
 
 
 @contextlib.contextmanager
-def opened(chromium, path, **options):
-    """A tab with a page, a file or an address; at the end no error, and no request but to the page itself."""
+def opened(chromium, path, beside=False, **options):
+    """A tab with a page, a file or an address; at the end no error, and no request but to the page itself.
+
+    beside: nor to the pages beside it, to which its links lead.
+    """
     context = chromium.new_context(**{"viewport": DESKTOP, **options})
     tab, problems = context.new_page(), []
     tab.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
     tab.on("pageerror", lambda error: problems.append(str(error)))
     address = path if isinstance(path, str) else path.resolve().as_uri()
-    allowed = (address, "data:")
+    allowed = (address.rpartition("/")[0] if beside else address, "data:")
     tab.on("request", lambda request: None if request.url.startswith(allowed) else problems.append(request.url))
     tab.goto(address)
     with contextlib.closing(context):
@@ -157,7 +162,7 @@ def test_the_walk_through_gpt_by_keyboard(chromium, example):
         panel = widget.locator(".panel")
         widget.locator("[data-box=ids]").focus()
         for i, step in enumerate(steps):
-            shown = [float(text) for text in panel.locator("td").all_inner_texts()]
+            shown = [float(text) for text in panel.locator(".values td").all_inner_texts()]
             assert np.allclose(shown, step["values"], atol=0.0051), step
             assert panel.inner_text().startswith(f"{i + 1} of {len(steps)}. ") and step["note"] in panel.inner_text()
             assert widget.locator(".box.chosen").get_attribute("data-box") == step["box"]
@@ -170,6 +175,74 @@ def test_the_walk_through_gpt_by_keyboard(chromium, example):
         assert "block × 12" in widget.inner_text() and "(1,024, 50,257)" in widget.inner_text()
         widget.locator("select").select_option(label="gpt2-xl")
         assert "1,557,611,200 parameters" in widget.inner_text()
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
+def test_the_step_of_gpt_stays_in_sight_on_a_page_of_its_own(chromium, example, viewport):
+    path, data = example
+    steps = data["gpt"]["walk"]["steps"]
+    with opened(chromium, path.with_name("gpt.html"), viewport=viewport) as tab:
+        panel, in_sight = tab.locator(".panel strong"), "e => e.getBoundingClientRect().%s"
+        for i, step in enumerate(steps):
+            assert panel.inner_text().startswith(f"{i + 1} of {len(steps)}. ")
+            assert panel.evaluate(in_sight % "top") >= 0 and panel.evaluate(in_sight % "bottom") <= viewport["height"]
+            chosen = tab.locator(".box.chosen")
+            assert i == 0 or 0 < chosen.evaluate(in_sight % "top") < viewport["height"] - 30
+            heads = tab.locator(".patterns table")
+            assert heads.count() == len(step.get("heads", []))
+            for drawn, weights in zip(heads.all(), step.get("heads", [])):
+                titles = drawn.locator("td").evaluate_all("cells => cells.map((cell) => cell.title)")
+                shares = [int(re.search(r"(\d+) %$", title)[1]) for title in titles]
+                assert np.allclose(np.array(shares), 100 * np.ravel(weights), atol=0.51)
+            press(tab, "ArrowRight")
+        tab.get_by_role("button", name="Back").press("Enter")
+        press(tab, "ArrowLeft", "ArrowLeft")
+        assert panel.inner_text().startswith(f"{len(steps) - 3} of ")
+        tab.locator("select").focus()
+        press(tab, "ArrowRight")
+        assert panel.inner_text().startswith(f"{len(steps) - 3} of ")
+
+
+def test_a_lesson_is_done_when_its_answers_were_opened(chromium, tmp_path):
+    lesson, other = lessons()[:2]
+    answers = sum(part.startswith("Answer:") for cell in read_cells(lesson) for part in cell.paragraphs())
+    ran = [Ran(Cell("prose", QUESTION, 1))] * answers
+    write_page(other, ran[:1], [], tmp_path)
+    page = write_page(lesson, ran, [], tmp_path)
+    with opened(chromium, page, beside=True) as tab:
+        tab.goto((tmp_path / "index.html").as_uri())
+        assert tab.locator(".done").count() == 0 and "Start here" in tab.locator(".next").inner_text()
+        tab.go_back()
+        tab.evaluate("dispatchEvent(new Event('beforeprint'))")  # opens all, and nobody has read them
+        for summary in tab.locator(".answer summary").all():
+            assert tab.locator("footer .done").count() == 0
+            summary.focus()
+            press(tab, "Enter", "Enter")
+        assert tab.locator("footer .done").count() == 1
+        tab.locator("footer").get_by_text("All lessons").click()
+        assert tab.locator(".done").count() == 1 and tab.locator(".done").inner_text() == "done"
+        assert "1 done. Go on with" in tab.locator(".next").inner_text()
+        tab.locator(".next a").first.click()
+        assert tab.url.endswith(f"{other.stem}.html")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
+@pytest.mark.parametrize("name", ["", "index.html", "gpt.html"])
+def test_nothing_is_wrong_with_a_page(chromium, example, name, viewport, scheme):
+    path = example[0].with_name(name) if name else example[0]
+    with opened(chromium, path, viewport=viewport, color_scheme=scheme) as tab:
+        tab.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
+        assert faults(tab) == []
+
+
+def test_code_wraps_on_a_phone_behind_its_indentation(chromium, example):
+    with opened(chromium, example[0], viewport=PHONE) as tab:
+        for code in tab.locator(".cell pre.code").all():
+            assert code.evaluate("e => e.scrollWidth <= e.clientWidth")
+        line = tab.locator(".cell .line").first
+        heights = line.evaluate("e => [e.offsetHeight, parseFloat(getComputedStyle(e).lineHeight)]")
+        assert heights[0] > 3 * heights[1]
 
 
 def test_an_answer_is_hidden_until_asked_for(chromium, example):
@@ -197,6 +270,7 @@ def test_a_printed_page_is_light_and_has_its_answers(chromium, example):
     with opened(chromium, example[0], color_scheme="dark") as tab:
         assert len(tab.pdf()) > 10_000
         assert tab.locator("details.answer:not([open])").count() == 0
+        assert tab.locator(".cell details[open]").count() == 1 == tab.locator(".cell details").count()
         tab.emulate_media(media="print", color_scheme="dark")
         assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert not tab.locator("nav").first.is_visible()
@@ -207,11 +281,10 @@ def test_a_printed_page_is_light_and_has_its_answers(chromium, example):
 def test_every_lesson_becomes_a_page_that_works(lesson, tmp_path, request):
     done = run_process("lesson", lesson, "--html", "--out-dir", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / lesson / "done.txt").exists()
     chromium = request.getfixturevalue("chromium")  # only now, so that a lesson is run without a browser as well
     with opened(chromium, tmp_path / f"{lesson}.html", viewport=PHONE) as tab:
-        assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-        assert tab.locator("h1").count() == 1 and tab.locator("pre.code").count() > 3
+        assert faults(tab) == []
+        assert tab.locator("pre.code").count() > 3
         assert tab.locator("[data-widget]:not([data-started])").count() == 0
         for image in tab.locator("img").all():
             assert image.evaluate("image => image.complete && image.naturalWidth > 100 && image.alt !== ''")

@@ -1,5 +1,6 @@
 // GPT-2 as a drawing: what flows, in which shape, through how many parameters; and one token's way through it.
-// data: {presets: [{name, V, T, L, H, C}], walk: {tokens, steps: [{box, block, values, note}]}}; the walk is of presets[0].
+// data: {presets: [{name, V, T, L, H, C}], walk: {tokens, steps: [{box, block, values, note, labels?, heads?}]}}; the walk is
+// of presets[0]. labels: names of the values. heads: (H, T, T), the attention weights of the block.
 
 // Every box with the shape that leaves it and its parameters. config: V, T, L, H, C, and t tokens that are read.
 function gptBoxes({ V, T, H, C, t }) {
@@ -35,8 +36,10 @@ widgets.gpt = (place, data) => {
   const HEIGHT = 32, GAP = 26, BORDER = 18, LEFT = 60, WIDTH = 250; // BORDER: more space where the block begins and ends
   const grouped = (n) => n.toLocaleString("en-US");
   const preset = choice("Model", data.presets.map((p) => p.name), update);
-  const drawing = element("svg", { role: "group", "aria-label": "data flow of the model", onkeydown: onKey });
+  const drawing = element("svg", { role: "group", "aria-label": "data flow of the model" });
   const facts = element("p");
+  const legend = element("p", { class: "legend" }, ...[["heat", "positive"], ["cold", "negative"], ["learned", "a box with parameters, and how many"]]
+    .map(([kind, text]) => element("span", {}, element("i", { class: kind }), text)));
   const panel = element("div", { class: "panel", "aria-live": "polite" });
   const { steps, tokens } = data.walk;
   let step = 0;
@@ -48,13 +51,13 @@ widgets.gpt = (place, data) => {
     const borders = (i) => boxes.slice(1, i + 1).filter((box, j) => box.inBlock !== boxes[j].inBlock).length;
     const y = (i) => 12 + i * (HEIGHT + GAP) + borders(i) * BORDER;
     const at = Object.fromEntries(boxes.map((box, i) => [box.id, y(i)]));
-    drawing.setAttribute("viewBox", `0 0 480 ${y(boxes.length - 1) + HEIGHT + 12}`);
+    drawing.setAttribute("viewBox", `0 0 420 ${y(boxes.length - 1) + HEIGHT + 12}`);
     const frameTop = at.ln_1 - BORDER, frameBottom = at.add_2 + HEIGHT + 10;
     drawing.replaceChildren(
       element("defs", {}, element("marker", { id: "tip", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" },
         element("path", { d: "M0 0 L8 4 L0 8 z", class: "tip" }))),
-      element("rect", { x: 8, y: frameTop, width: 464, height: frameBottom - frameTop, rx: 10, class: "frame" }),
-      element("text", { x: 464, y: frameTop + 20, "text-anchor": "end", class: "strong" }, `block × ${config().L}`),
+      element("g", {}, element("rect", { x: 8, y: frameTop, width: 404, height: frameBottom - frameTop, rx: 10, class: "frame" })),
+      element("text", { x: 404, y: frameTop + 20, "text-anchor": "end", class: "strong" }, `block × ${config().L}`),
       around(at.ln_1, at.add_1), around(at.ln_2, at.add_2),
       ...boxes.flatMap((box, i) => drawBox(box, y(i), y(i + 1), i + 1 < boxes.length)),
     );
@@ -96,19 +99,29 @@ widgets.gpt = (place, data) => {
   function move(by) {
     step = Math.max(0, Math.min(steps.length - 1, step + by));
     show();
-    return true;
+    drawing.querySelector(".chosen").scrollIntoView({ block: "nearest" });
   }
 
+  // Arrows step; those up and down only from within the drawing, because elsewhere they scroll.
   function onKey(event) {
-    const by = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
-    if (by && move(by)) {
-      event.preventDefault();
-      drawing.querySelector(".chosen").focus();
-    }
+    const vertical = drawing.contains(event.target) ? { ArrowDown: 1, ArrowUp: -1 } : {};
+    const by = { ArrowRight: 1, ArrowLeft: -1, ...vertical }[event.key];
+    if (!by || event.altKey || event.ctrlKey || event.metaKey || event.target.matches("select")) return;
+    event.preventDefault();
+    move(by);
+    drawing.querySelector(".chosen").focus({ preventScroll: true });
+  }
+
+  // The attention weights of every head: a row for each token that looks, a column for each that it looks at.
+  function patterns(heads) {
+    const cell = (p, i, j) => element("td", { style: shade(p), title: `${tokens[i]} looks at ${tokens[j]}: ${Math.round(100 * p)} %` });
+    return element("div", { class: "patterns" }, ...heads.map((rows, h) => element("table", { class: "grid" },
+      element("caption", {}, `head ${h + 1}`),
+      ...rows.map((row, i) => element("tr", {}, element("th", {}, visible(tokens[i])), ...row.map((p, j) => cell(p, i, j)))))));
   }
 
   function show() {
-    const { box: id, block, values, note } = steps[step];
+    const { box: id, block, values, note, labels, heads } = steps[step];
     const box = gptBoxes(config()).find((b) => b.id === id);
     for (const group of drawing.querySelectorAll("[data-box]")) group.classList.toggle("chosen", group.dataset.box === id);
     const where = box.inBlock ? `Block ${block + 1} of ${data.presets[0].L}: ` : "";
@@ -117,19 +130,23 @@ widgets.gpt = (place, data) => {
     panel.replaceChildren(
       element("p", {}, element("strong", {}, `${step + 1} of ${steps.length}. ${where}${box.name}`)),
       element("p", {}, box.does),
-      element("div", { class: "scroll" }, element("table", { class: "grid" }, element("tr", {}, ...cells))),
+      element("div", { class: "scroll", tabindex: 0 }, element("table", { class: "grid values" },
+        element("tr", {}, ...(labels ?? []).map((text) => element("th", {}, visible(text)))), element("tr", {}, ...cells))),
       element("p", {}, note),
     );
+    if (heads) panel.append(patterns(heads), element("p", { class: "soft" }, "Each row is a token that looks, each column a token that it looks at, in the same order. The stronger the color, the more weight."));
   }
 
   place.append(
     element("figcaption", {}, `The whole of a GPT. Follow the last token of "${tokens.join("")}" from its id to the probability of the next one: the numbers are those of ${data.presets[0].name}.`),
     element("div", { class: "controls" }, preset.label),
     element("div", { class: "walk" },
-      element("div", {}, drawing),
+      element("div", {}, facts, drawing),
       element("div", { class: "beside" },
         element("button", { type: "button", onclick: () => move(-1) }, "Back"), " ",
-        element("button", { type: "button", onclick: () => move(1) }, "Next step"), panel, facts)),
+        element("button", { type: "button", onclick: () => move(1) }, "Next step"), element("span", { class: "soft" }, " or the arrow keys"),
+        panel, legend)),
   );
+  (place.closest(".alone") ? document : drawing).addEventListener("keydown", onKey);
   update();
 };

@@ -1,0 +1,81 @@
+"""The index of all lessons, and the links between their pages."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+from gpt.files import read_text, write_text
+from scripts.lessons.cells import ANSWER, Cell, lessons, read_cells, title
+from scripts.lessons.course import DONE, MODULES, exercises, module, number, passed_exercises
+from scripts.pages.markup import inline
+from scripts.pages.web_page import FOLDER, escaped, page
+
+WIDGET_PAGES = {"gpt": "A GPT at work, step by step"}  # widgets that have a page of their own, too
+NAV = re.compile(r"<!--nav-->.*?<!--/nav-->", re.DOTALL)
+_RAN = re.compile(r"ran in (\d+) s<")
+_PICTURE = re.compile(r'<figure class="(?:drawing scroll|scroll drawing)">(.*?)</figure>', re.DOTALL)
+
+
+def minutes(cells: list[Cell]) -> int:
+    """About how long it takes to read a lesson: its words at 200 a minute, its lines of code at 15."""
+    words = sum(len(cell.text.split()) for cell in cells if cell.kind == "prose")
+    return round(words / 200 + sum(cell.text.count("\n") + 1 for cell in cells if cell.kind == "code") / 15)
+
+
+def progress(lesson: Path, cells: list[Cell], read: bool = False) -> str:
+    """How many of a lesson's answers were opened: a place that lesson.js fills in. read: it is done anyway."""
+    answers = sum(part.startswith(ANSWER) for cell in cells if cell.kind == "prose" for part in cell.paragraphs())
+    text = "done in a terminal" if read else f"{answers} question{'s' * (answers > 1)}"
+    data = f'data-lesson="{lesson.stem}" data-answers="{answers}"{" data-read" * read}'
+    return f'<span class="progress{" done" * read}" {data}>{text}</span>'
+
+
+def connect(folder: Path) -> None:
+    """Give every page of the folder its links to the previous and the next one, and write the index."""
+    order, passed, html = lessons(), passed_exercises(), ""
+    for place, lesson in enumerate(order):
+        path = folder / f"{lesson.stem}.html"
+        if path.exists():
+            back = _to("← ", order[place - 1], folder) if place else "<span></span>"
+            on = _to("", order[place + 1], folder, " →") if place + 1 < len(order) else "<span></span>"
+            nav = f'<!--nav--><nav aria-label="lessons">{back}<a href="index.html">All lessons</a>{on}</nav><!--/nav-->'
+            write_text(path, nav.join(NAV.split(read_text(path))))
+    for name, group in itertools.groupby(order, module):
+        cells = {lesson: read_cells(lesson) for lesson in group}
+        rows = "".join(_row(lesson, cells[lesson], folder, passed) for lesson in cells)
+        time = f'<span class="soft">{sum(map(minutes, cells.values()))} minutes</span>'
+        html += f'<h2>{escaped(MODULES[name])} {time}</h2><ol class="lessons">{rows}</ol>'
+    made = {name: text for name, text in WIDGET_PAGES.items() if (folder / f"{name}.html").exists()}
+    widgets = "".join(f'<p><a href="{name}.html">{text}</a></p>' for name, text in made.items())
+    body = read_text(FOLDER / "lesson_index.html")
+    body = body.format(count=len(order), first=_to("", order[0], folder), widgets=widgets, chapters=html)
+    write_text(folder / "index.html", page("The lessons", body, "index", [read_text(FOLDER / "lesson.js")]))
+
+
+def _row(lesson: Path, cells: list[Cell], folder: Path, passed: set[str]) -> str:
+    """A lesson in the index."""
+    path = folder / f"{lesson.stem}.html"
+    text = read_text(path) if path.exists() else ""
+    ran, picture = _RAN.search(text), _PICTURE.search(text)
+    about = re.split(r"(?<=[.?!])\s", cells[0].paragraphs()[1])[0]
+    facts = [f"{minutes(cells)} minutes", progress(lesson, cells, (folder / lesson.stem / DONE).exists())]
+    if ran:
+        facts.append(f"ran in {ran[1]} s")
+    if names := exercises(lesson):
+        facts.append("exercises: " + ", ".join(f"{name} ✓" if name in passed else name for name in names))
+    return f"""<li>
+<div class="thumbnail drawing" aria-hidden="true">{picture[1] if picture else ""}</div>
+<div><h3>{_to("", lesson, folder)}</h3><p>{inline(about)}</p><p class="soft">{" · ".join(facts)}</p></div>
+</li>"""
+
+
+def _to(before: str, lesson: Path, folder: Path, after: str = "") -> str:
+    """A link to a lesson's page, or the command that makes it."""
+    name = f'<b>{before}{number(lesson)}{after}</b> <span class="name">{escaped(title(lesson))}</span>'
+    page = f"{lesson.stem}.html"
+    if (folder / page).exists():
+        return f'<a href="{quote(page)}">{name}</a>'
+    return f'<span class="soft">{name} <code>python scripts/lesson.py {number(lesson)} --html</code></span>'
