@@ -10,10 +10,10 @@ SETUP = "$(PYTHON)" scripts/setup.py $(if $(WITH),--with $(WITH))
 help:
 	@"$(PYTHON)" scripts/setup.py --help
 
-demo chat pipeline test test-all lint doctor:
+demo chat pipeline site test test-all lint doctor:
 	@$(SETUP) $@ $(ARGS)
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage htmlcov
 
-.PHONY: help demo chat pipeline test test-all lint doctor clean
+.PHONY: help demo chat pipeline site test test-all lint doctor clean

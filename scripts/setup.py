@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 11)
 PYTHON_VERSION = "{}.{}".format(*sys.version_info)
 PACKAGES = ["minigrad", "gpt", "finetune"]
-COMMANDS = ["demo", "chat", "pipeline", "test", "test-all", "lint", "doctor", "install"]
+COMMANDS = ["demo", "chat", "pipeline", "site", "test", "test-all", "lint", "doctor", "install"]
 STAMP = "minigrad-setup.json"
 # Options of pytest-xdist: a worker per core; an idle worker takes over half of another one's tests.
 IN_PARALLEL = ["--numprocesses=auto", "--maxprocesses=8", "--dist=worksteal"]
@@ -130,9 +130,9 @@ def commands(name: str, arguments: list[str]) -> list[list[str]]:
     python = str(venv_python())
     if name == "doctor":
         return [[python if venv_python().exists() else sys.executable, "scripts/shared/doctor.py"]]
-    if name in ("demo", "chat", "pipeline"):
-        model = ["--model", "smollm2"] if name == "chat" else []
-        return [[python, f"scripts/{name}.py", *model, *arguments]]
+    if name in ("demo", "chat", "pipeline", "site"):
+        options = {"chat": ["--model", "smollm2"], "site": ["--fetch"]}.get(name, [])
+        return [[python, f"scripts/{name}.py", *options, *arguments]]
     pytest = [python, "-m", "pytest", *IN_PARALLEL]
     if name == "test":
         return [[*pytest, *arguments]]

@@ -11,7 +11,9 @@ Radford et al. 2019, "Language models are unsupervised multitask learners", sect
 
 from __future__ import annotations
 
+import functools
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
@@ -47,8 +49,43 @@ def split_words(text: str, pattern: str = "gpt2") -> list[str]:
     try:
         import regex  # type: ignore[import-untyped]
     except ImportError:
-        raise ImportError("cutting a text into words needs the library regex: pip install regex") from None
+        return split_words_simply(text, pattern)
     return regex.findall(PATTERNS[pattern], text)
+
+
+class _Stand(dict[int, int]):
+    """For each character beyond ASCII one of its kind: a letter, a number, a space, or another sign."""
+
+    def __missing__(self, code: int) -> int:
+        kind = unicodedata.category(chr(code))[0]
+        self[code] = ord({"L": "é", "N": "²", "Z": "\xa0"}.get(kind, "¡"))
+        return self[code]
+
+
+# Ignoring case, ſ is an s. U+0085, the next line, is a space.
+_STAND = _Stand({**{code: code for code in range(128)}, ord("ſ"): ord("ſ"), 0x85: 0xA0})
+_SPACES = r"\t-\r \xa0"
+_MEMBERS = {r"\p{L}": "A-Za-zéſ", r"\p{N}": "0-9²", r"\s": _SPACES}
+
+
+def split_words_simply(text: str, pattern: str = "gpt2") -> list[str]:
+    """`split_words` with the standard library alone, as in a browser, which has no library regex.
+
+    Each character is replaced by one that stands for its kind; where the words of that text end, these end, too.
+    """
+    plain = text.translate(_STAND)
+    return [text[word.start() : word.end()] for word in _simple(PATTERNS[pattern]).finditer(plain)]
+
+
+@functools.cache
+def _simple(pattern: str) -> re.Pattern[str]:
+    """The pattern for a text of characters that stand for their kinds."""
+    parts = re.split(r"(\[[^]]*\])", pattern)  # every second one is a set, where members need no brackets of their own
+    for i, part in enumerate(parts):
+        for name, members in _MEMBERS.items():
+            part = part.replace(name, members if i % 2 else f"[{members}]")
+        parts[i] = part.replace(r"\S", f"[^{_SPACES}]")
+    return re.compile("".join(parts))
 
 
 def count_words(pieces: Iterable[str], special_tokens: Collection[str] = ()) -> Counter[bytes]:

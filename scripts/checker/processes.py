@@ -84,24 +84,29 @@ class Submission:
 
     def ask(self, request: str, *arguments: Any) -> Any:
         """The worker's answer. Raises what the file raised, with its `line` there; Ended if the worker is gone."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.asked = time.monotonic()
         try:
-            self.process.stdin.write(worker.pack((request, arguments), self.limits.message))
-            self.process.stdin.flush()
-            reply = worker.read(self.process.stdout, most=self.limits.message)
+            reply = self.exchange(worker.pack((request, arguments), self.limits.message))
             error = reply.get("error")
         except (OSError, EOFError):
             raise Ended(self._how_it_ended()) from None
         except (ValueError, TypeError, AttributeError) as problem:
             raise Ended(Verdict("error", self.path.name, f"its process gave no proper answer: {problem}")) from None
-        finally:
-            self.asked = None
         if reply.get("printed"):
             self.printed.append(str(reply["printed"]))
         if error is not None:
             raise _exception(error, str(reply.get("message")), reply.get("line"))
         return reply.get("result")
+
+    def exchange(self, message: bytes) -> Any:
+        """The worker's reply to a message."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.asked = time.monotonic()
+        try:
+            self.process.stdin.write(message)
+            self.process.stdin.flush()
+            return worker.read(self.process.stdout, most=self.limits.message)
+        finally:
+            self.asked = None
 
     def _how_it_ended(self) -> Verdict:
         code = self.process.wait()
@@ -201,7 +206,7 @@ def judge(
         return refusal
     verdict = None
     try:
-        with Submission(text, path, limits) as submission:
+        with submission_class()(text, path, limits) as submission:
             for check in exercise.checks:  # while the process starts
                 judging.drawn(check.cases, check.examples, seed)
             try:
@@ -219,6 +224,15 @@ def judge(
     except Ended as ended:
         return verdict or ended.verdict
     return verdict
+
+
+def submission_class() -> type[Submission]:
+    """How this system runs a learner's file: in a process of its own; in a browser there is only one."""
+    if sys.platform != "emscripten":
+        return Submission
+    from .here import InThisProcess
+
+    return InThisProcess
 
 
 def is_confined() -> bool:

@@ -138,6 +138,13 @@ class Function:
     """The base class of a submission's ops: minigrad's Function without the engine."""
 
 
+def engine() -> dict[str, types.ModuleType]:
+    """The modules that a submission may take for minigrad."""
+    autograd = types.ModuleType("minigrad.autograd")
+    autograd.Function = Function  # type: ignore[attr-defined]
+    return {"minigrad": types.ModuleType("minigrad"), "minigrad.autograd": autograd}
+
+
 class Solution:
     """The submission's definitions. Each public method is a request that is answered with them."""
 
@@ -336,9 +343,7 @@ def main() -> None:
         os.dup2(nowhere, standard)
     os.close(nowhere)
     np.seterr(all="ignore")
-    engine = types.ModuleType("minigrad.autograd")
-    engine.Function = Function  # type: ignore[attr-defined]
-    sys.modules |= {"minigrad": types.ModuleType("minigrad"), "minigrad.autograd": engine}
+    sys.modules |= engine()
     solution = Solution()
     while True:
         request, arguments = read(requests, writeable=False)

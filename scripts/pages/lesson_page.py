@@ -89,9 +89,10 @@ class Body:
             if cell.kind == "prose":
                 self._prose(cell)
             else:
-                self._code(cell)
+                result = "\n".join([*self._output(output), *_value(value)])
+                self.html.append(f'<div class="cell" data-line="{cell.line}">{self._code(cell)}</div>')
                 shown = self.html if self.hidden is None else self.hidden
-                shown += [*self._output(output), *_value(value)]
+                shown.append(f'<div class="result" data-of="{cell.line}">{result}</div>')
         return "\n".join(self.html), self.widgets
 
     def _prose(self, cell: Cell) -> None:
@@ -117,11 +118,10 @@ class Body:
                 plain.append(paragraph)
         finish()
 
-    def _code(self, cell: Cell) -> None:
+    def _code(self, cell: Cell) -> str:
         """The code, in its order: the subject open, print() in gray, and plots and assertions folded."""
         if re.search(r"^lesson = Lesson\(", cell.text, re.MULTILINE):
-            self.html.append(f"<details><summary>Imports</summary>{code_html(cell)}</details>")
-            return
+            return f"<details><summary>Imports</summary>{code_html(cell)}</details>"
         html = []
         for folds, group in itertools.groupby(cell.statements(), lambda statement: statement.purpose() in FOLDED):
             statements = list(group)
@@ -131,7 +131,7 @@ class Body:
                 lines = code.count('class="line')
                 code = f"<details><summary>{named}: {lines} line{'s' * (lines > 1)}</summary>{code}</details>"
             html.append(code)
-        self.html.append(f'<div class="cell">{"".join(html)}</div>')
+        return "".join(html)
 
     def _output(self, output: str) -> Iterator[str]:
         """Text, and the pictures and widgets that it names."""

@@ -26,7 +26,7 @@ FAULTS = """() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const channels = (color) => {
     canvas.clearRect(0, 0, 1, 1);
-    canvas.fillStyle = color;
+    canvas.fillStyle = color === "none" ? "transparent" : color;
     canvas.fillRect(0, 0, 1, 1);
     const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
     return [r, g, b, a / 255];
@@ -45,11 +45,12 @@ FAULTS = """() => {
     if (!text || !seen(element) || element.matches("script, style, option, :disabled")) continue;
     const style = getComputedStyle(element);
     const box = element.ownerSVGElement && element.parentElement.querySelector(":scope > rect"); // around an SVG's text
-    const back = box ? over(channels(getComputedStyle(box).fill), behind(element)) : behind(element);
+    const filled = box && getComputedStyle(box), [r, g, b, alpha] = channels(filled ? filled.fill : "none");
+    const back = over([r, g, b, alpha * (filled ? filled.fillOpacity : 1)], behind(element));
     const ink = over(channels(element.ownerSVGElement ? style.fill : style.color), back);
-    const [a, b] = [light(ink), light(back)].sort((x, y) => y - x);
+    const [bright, dark] = [light(ink), light(back)].sort((x, y) => y - x);
     const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
-    const contrast = (a + 0.05) / (b + 0.05);
+    const contrast = (bright + 0.05) / (dark + 0.05);
     const isLow = contrast < (large ? 2.95 : 4.45);
     if (isLow) low.set(nameOf(element), `contrast ${contrast.toFixed(2)}: ${text.slice(0, 40)}`);
   }

@@ -1,0 +1,57 @@
+// An exercise: an editor with the stub, and the checker. Code and progress stay in this browser, and leave it as a zip only.
+const { name, file, stub } = JSON.parse(document.querySelector("script[type='application/json']").textContent);
+const at = (id) => document.getElementById(id);
+const KEPT = "minigrad exercises";
+const read = () => JSON.parse(localStorage.getItem(KEPT) ?? '{"files": {}, "state": {}}');
+const LONGEST = 30_000; // milliseconds for a check
+
+function keep(change) {
+  const kept = read();
+  change(kept);
+  localStorage.setItem(KEPT, JSON.stringify(kept));
+}
+
+async function ask(command) {
+  at("said").textContent = python.started ? "..." : "Python is on its way (12 MB, once) ...";
+  let clock;
+  try {
+    await python.call("forget", { lesson: "" }, { packages: ["hypothesis"] }); // Python is there now
+    clock = setTimeout(() => python.stop(), LONGEST);
+    const answer = await python.call("exercise", { command, name, text: code.get(), state: read().state });
+    keep((kept) => { kept.state = answer.state; });
+    at("said").textContent = answer.said;
+    at("said").classList.toggle("passed", answer.passed);
+  } catch (error) {
+    at("said").textContent = error.message;
+  } finally {
+    clearTimeout(clock);
+  }
+}
+
+async function download() {
+  const { base64 } = await python.call("folder", read());
+  element("a", { href: `data:application/zip;base64,${base64}`, download: "my_exercises.zip" }).click();
+}
+
+async function takeUp() {
+  const bytes = new Uint8Array(await at("upload").files[0].arrayBuffer());
+  const found = await python.call("taken_up", { data: btoa(bytes.reduce((text, byte) => text + String.fromCharCode(byte), "")) });
+  keep((kept) => {
+    Object.assign(kept.files, found.files);
+    Object.assign(kept.state, found.state);
+  });
+  code.set(read().files[file] ?? stub);
+}
+
+const missing = python.missing();
+const code = editor(at("editor"), read().files[file] ?? stub);
+code.onchange(() => keep((kept) => { kept.files[file] = code.get(); }));
+if (missing) at("said").textContent = missing;
+else {
+  for (const command of ["check", "hint", "solution"]) at(command).addEventListener("click", () => ask(command));
+  at("reset").addEventListener("click", () => (confirm("Begin again with the stub?") ? code.set(stub) : null));
+  at("stop").addEventListener("click", () => python.stop());
+  at("download").addEventListener("click", download);
+  at("upload").addEventListener("change", takeUp);
+  python.started = python.start();
+}

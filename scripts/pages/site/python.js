@@ -1,0 +1,82 @@
+// Python for a page of the site: `await python.call("run", {...})`, and `python.stop()`. Needs `element` of common.js.
+const SITE = new URL("..", location.href).href; // where service.js and worker.js are
+const PATIENCE = 3000; // milliseconds until a call that does not stop is ended with its worker
+
+const python = {
+  worker: null,
+  calls: new Map(), // number -> {resolve, reject, said}
+  number: Date.now() % 1e9, // other tabs have other numbers
+
+  // Why there is no Python here, or "".
+  missing() {
+    if (!location.protocol.startsWith("http")) return "Opened as a file, this page can be read. To run it: python scripts/site.py site --serve";
+    if (typeof WebAssembly !== "object" || !navigator.serviceWorker) return "This browser has no WebAssembly or no service worker, and cannot run Python. The page can be read all the same.";
+    return "";
+  },
+
+  async start() {
+    await navigator.serviceWorker.register(`${SITE}service.js`);
+    await navigator.serviceWorker.ready;
+    if (!navigator.serviceWorker.controller) await new Promise((controlled) => navigator.serviceWorker.addEventListener("controllerchange", controlled, { once: true }));
+    this.worker = new Worker(`${SITE}worker.js`);
+    return new Promise((ready, failed) => {
+      this.worker.onmessage = ({ data }) => {
+        if (data.ready) ready();
+        else if (data.failed) failed(new Error(data.failed));
+        else this.heard(data);
+      };
+      this.worker.onerror = (event) => failed(new Error(event.message));
+    });
+  },
+
+  heard({ number, said, result, error }) {
+    const call = this.calls.get(number);
+    if (!call) return;
+    if (said !== undefined) return call.said(said);
+    this.calls.delete(number);
+    if (error === undefined) call.resolve(result);
+    else call.reject(new Error(error));
+  },
+
+  async call(call, given, { said = () => {}, packages = [] } = {}) {
+    this.started ??= this.start();
+    await this.started;
+    this.number += 1;
+    const number = this.number;
+    return new Promise((resolve, reject) => {
+      this.calls.set(number, { resolve, reject, said });
+      this.worker.postMessage({ number, call, given, packages });
+    });
+  },
+
+  // Interrupt what runs, as Ctrl-C does. Returns whether what was defined is still there.
+  async stop() {
+    const running = [...this.calls.keys()];
+    for (const stop of running) navigator.serviceWorker.controller.postMessage({ stop });
+    await new Promise((later) => setTimeout(later, PATIENCE));
+    const stuck = running.filter((number) => this.calls.has(number));
+    if (!stuck.length) return true;
+    this.worker.terminate();
+    this.started = null;
+    for (const number of stuck) this.heard({ number, error: "Python had to be ended, and what was defined is gone." });
+    return false;
+  },
+};
+
+// An editor in a place: Ace where it can be loaded, with Tab and Escape as its keyboard help says; else a plain text field.
+function editor(place, text) {
+  const field = element("textarea", { spellcheck: "false", "aria-label": "code", rows: text.split("\n").length + 1 }, text);
+  field.value = text;
+  if (!window.ace) {
+    place.replaceChildren(field);
+    return { get: () => field.value, set: (value) => { field.value = value; }, onchange: (f) => field.addEventListener("input", f) };
+  }
+  const div = element("div");
+  place.replaceChildren(div);
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  const made = ace.edit(div, {
+    mode: "ace/mode/python", theme: dark ? "ace/theme/tomorrow_night" : "ace/theme/textmate", value: text, minLines: 2, maxLines: 60,
+    fontSize: 14, useWorker: false, showPrintMargin: false, enableKeyboardAccessibility: true, wrap: innerWidth < 700,
+  });
+  return { get: () => made.getValue(), set: (value) => made.setValue(value, -1), onchange: (f) => made.on("change", f) };
+}

@@ -1,0 +1,28 @@
+// The service worker of the site: keeps every file after its first use, and knows what is to be stopped.
+// A page says {stop: number}. Python, which cannot listen while it computes, asks for the address stop/NUMBER.
+const CACHE = "minigrad VERSION"; // site.py puts a hash of all files in the place of VERSION
+const stopped = new Set();
+
+addEventListener("install", () => skipWaiting());
+addEventListener("activate", (event) => {
+  const old = async () => {
+    for (const name of await caches.keys()) if (name.startsWith("minigrad ") && name !== CACHE) await caches.delete(name);
+    await clients.claim();
+  };
+  event.waitUntil(old());
+});
+addEventListener("message", ({ data }) => stopped.add(String(data.stop)));
+addEventListener("fetch", (event) => {
+  const [, number] = event.request.url.match(/\/stop\/(\d+)$/) ?? [];
+  if (number) event.respondWith(new Response(stopped.delete(number) ? "yes" : "no"));
+  else if (event.request.method === "GET") event.respondWith(kept(event.request));
+});
+
+async function kept(request) {
+  const cache = await caches.open(CACHE);
+  const found = await cache.match(request);
+  if (found) return found;
+  const response = await fetch(request);
+  if (response.ok) cache.put(request, response.clone());
+  return response;
+}

@@ -1,0 +1,59 @@
+// Python in a Web Worker. A message {number, call, given, packages} calls a function of in_browser.py. While it runs it may
+// say things: {number, said}. It ends with {number, result} or {number, error}.
+importScripts("pyodide/pyodide.js");
+const ASK_EVERY = 200; // milliseconds between two questions whether to stop
+const SIGINT = 2;
+let current = 0, asked = 0;
+
+// Pyodide looks here, every few lines of Python, whether it is to be interrupted. A static host has no memory that a page and
+// its worker share, so the question goes to the service worker, which the page has told (service.js).
+const interrupt = new Proxy([0], {
+  get: (target, name) => (name === "0" ? signal() : Reflect.get(target, name)),
+  set: () => true,
+});
+
+function signal() {
+  if (performance.now() - asked < ASK_EVERY) return 0;
+  asked = performance.now();
+  return isStopped(current) ? SIGINT : 0;
+}
+
+function isStopped(number) {
+  const question = new XMLHttpRequest();
+  question.open("GET", `stop/${number}`, false);
+  try {
+    question.send();
+  } catch {
+    return false; // offline, and without the service worker
+  }
+  return question.status === 200 && question.responseText === "yes";
+}
+
+async function start() {
+  const python = await loadPyodide({ indexURL: "pyodide/" });
+  await python.loadPackage(["numpy", "threadpoolctl"], { messageCallback: () => {} });
+  const project = await (await fetch("project.zip")).arrayBuffer();
+  python.unpackArchive(project, "zip", { extractDir: "/project" });
+  python.runPython("import sys; sys.path.insert(0, '/project')");
+  python.setInterruptBuffer(interrupt);
+  return { python, calls: python.pyimport("scripts.pages.site.in_browser") };
+}
+
+const started = start();
+started.then(() => postMessage({ ready: true }), (error) => postMessage({ failed: String(error) }));
+
+onmessage = async ({ data: { number, call, given, packages } }) => {
+  const { python, calls } = await started;
+  const say = (bytes) => {
+    postMessage({ number, said: new TextDecoder().decode(bytes) });
+    return bytes.length;
+  };
+  try {
+    await python.loadPackage(packages, { messageCallback: () => {} });
+    current = number;
+    python.setStdout({ write: say });
+    postMessage({ number, result: JSON.parse(calls.answer(call, JSON.stringify(given))) });
+  } catch (error) {
+    postMessage({ number, error: String(error.message ?? error) });
+  }
+};

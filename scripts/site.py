@@ -1,0 +1,230 @@
+"""Write the course as a site that needs nothing installed: lessons and exercises run in the browser, in Pyodide.
+
+Everything is served from one place. Pyodide, the editor and the wheels come from a folder of files that are pinned by
+their SHA-256 (scripts/pages/site/assets.json); nothing is fetched from elsewhere when a page is used, and nothing sent.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+import zipfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from scripts.shared import command_line
+
+from gpt.console import progress_bar
+from gpt.files import atomic_write, read_json, read_text, write_text
+from gpt.training.standard_library import documents
+from scripts.checker import catalogue
+from scripts.lessons.cells import lessons
+from scripts.pages.markup import markdown_to_html, python_to_html
+from scripts.pages.web_page import COMMON, POLICY, data_script, escaped, page
+
+EXAMPLES = """examples:
+  python scripts/site.py --fetch --serve        fetch the pinned files (30 MB, once), write the site and serve it here
+  python scripts/site.py OUT --assets DIR       from files in DIR, for any web server; lessons without a page run first
+  python scripts/site.py OUT --only 00,421      with these lessons only
+"""
+ROOT = Path(__file__).resolve().parent.parent
+SITE = ROOT / "scripts" / "pages" / "site"
+TRAVELS = (".py", ".json", ".md", ".html", ".js", ".css")  # the files of our packages that the browser gets
+SAME_PLACE = POLICY.replace("script-src", "script-src 'self'") + "; connect-src 'self'; worker-src 'self'"
+SCRIPTS = {
+    kind: ["pyodide/ace.js", "pyodide/mode-python.js", "common.js", "python.js", f"{kind}.js"]
+    for kind in ("cells", "exercise")
+}
+INDEX = """<!DOCTYPE html>
+<meta charset="utf-8"><title>minigrad</title><meta http-equiv="refresh" content="0; url=lessons/index.html">
+<a href="lessons/index.html">The lessons</a>
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    add = parser.add_argument
+    add("out", nargs="?", default="runs/site", metavar="OUT", help="folder for the site")
+    add("--assets", default="runs/assets", metavar="DIR", help="folder with the pinned files")
+    add("--fetch", action="store_true", help="fetch those that are missing there")
+    add("--only", metavar="N,N,...", help="only the lessons with these numbers")
+    add("--serve", action="store_true", help="serve the site at 127.0.0.1 until Ctrl-C")
+    add("--port", type=command_line.whole_number(0), default=8000, help="of --serve")
+    arguments = parser.parse_args(argv)
+    out, assets = Path(arguments.out), Path(arguments.assets)
+    if arguments.fetch:
+        fetch(assets)
+    numbers = arguments.only.split(",") if arguments.only else None
+    write_site(out, assets, numbers)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(f"site: {out.as_posix()}/index.html ({size / 1e6:.0f} MB); any web server can serve this folder")
+    if arguments.serve:
+        serve(out, arguments.port)
+    return 0
+
+
+def pinned() -> dict[str, Any]:
+    """The files that are not ours: name -> sha256, url; and Pyodide's packages."""
+    found: dict[str, Any] = read_json(SITE / "assets.json")
+    return found
+
+
+def fetch(folder: Path) -> None:
+    """Fetch what is not in the folder yet. Raises ValueError for a file that is not the pinned one."""
+    files = pinned()["files"]
+    folder.mkdir(parents=True, exist_ok=True)
+    with progress_bar(len(files), "fetching", "file") as bar:
+        for name, entry in files.items():
+            if not (folder / name).exists():
+                with urllib.request.urlopen(entry["url"], timeout=60) as response:
+                    content = response.read()
+                if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+                    raise ValueError(f"{entry['url']} is not the pinned file: its SHA-256 differs; nothing was kept")
+                with atomic_write(folder / name) as file:
+                    file.write(content)
+            bar.update(1)
+
+
+def copy_assets(assets: Path, out: Path) -> None:
+    """Copy the pinned files. Raises ValueError for one that is missing or different."""
+    known = pinned()
+    for name, entry in known["files"].items():
+        source = assets / name
+        if not source.is_file():
+            raise ValueError(f"{source} is missing: python scripts/site.py --fetch --assets {assets}")
+        if hashlib.sha256(source.read_bytes()).hexdigest() != entry["sha256"]:
+            raise ValueError(f"{source} is not the pinned file (its SHA-256 differs): delete it, and fetch it again")
+        (out / "pyodide").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, out / "pyodide" / name)
+    lock = {"info": known["info"], "packages": known["packages"]}
+    write_text(out / "pyodide" / "pyodide-lock.json", json.dumps(lock))
+
+
+def write_site(out: Path, assets: Path, numbers: list[str] | None = None) -> None:
+    """Write all files of the site. numbers: of the lessons; all if None."""
+    copy_assets(assets, out)
+    project(out / "project.zip")
+    for name in ("worker.js", "python.js", "cells.js", "exercise.js"):
+        shutil.copyfile(SITE / name, out / name)
+    shutil.copyfile(COMMON, out / "common.js")
+    wanted = [path for path in lessons() if numbers is None or path.stem.partition("_")[0] in numbers]
+    for lesson in wanted:
+        lesson_page(lesson, out)
+    names = list(catalogue.paths())
+    for name in names:
+        write_text(out / "exercises" / f"{name}.html", exercise_page(name, names))
+    write_text(out / "index.html", INDEX)
+    files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "service.js")
+    version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    write_text(out / "service.js", read_text(SITE / "service.js").replace('VERSION"', f'{version}"'))
+
+
+def project(path: Path) -> None:
+    """A zip of our packages and scripts, and of the built-in English."""
+    with atomic_write(path) as written, zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
+        for folder in ("minigrad", "gpt", "finetune", "scripts"):
+            for source in sorted((ROOT / folder).rglob("*")):
+                if source.suffix in TRAVELS and "assessment" not in source.parts:
+                    archive.write(source, source.relative_to(ROOT).as_posix())
+        archive.writestr("english.json", json.dumps(documents()))
+
+
+def lesson_page(lesson: Path, out: Path) -> None:
+    """A lesson's page, which runs the lesson if it is not there yet, with what makes its cells run."""
+    path = out / "lessons" / f"{lesson.stem}.html"
+    if not path.exists():
+        command = [sys.executable, str(ROOT / "scripts" / "lesson.py"), lesson.stem, "--html", "--unread"]
+        subprocess.run([*command, "--out-dir", str(out / "lessons")], check=True)
+    html = read_text(path)
+    if SAME_PLACE not in html:
+        scripts = "".join(f'<script src="../{name}"></script>\n' for name in SCRIPTS["cells"])
+        html = re.sub(r'href="([^"#:]+)"', lambda link: f'href="{moved(link[1], path.parent, out)}"', html)
+        write_text(path, html.replace(POLICY, SAME_PLACE).replace("</body>", f"{scripts}</body>"))
+
+
+def moved(link: str, folder: Path, out: Path) -> str:
+    """The address on the site of what a page in `folder` links to: an exercise's page, or a file of the project."""
+    target = (folder / unquote(link)).resolve()
+    if not target.is_relative_to(ROOT) or target.is_relative_to(out.resolve()):
+        return link
+    if target.parent == catalogue.HERE and target.suffix == ".py":
+        return f"../exercises/{catalogue.name_of(target)}.html"
+    name = f"source/{target.relative_to(ROOT).as_posix()}.html"
+    if not (out / name).exists():
+        title, source = target.relative_to(ROOT).as_posix(), read_text(target)
+        code = python_to_html(source) if target.suffix == ".py" else escaped(source)
+        write_text(out / name, page(title, f"<h1>{title}</h1>\n<pre class=\"code\">{code}</pre>", "source"))
+    return f"../{quote(name)}"
+
+
+def exercise_page(name: str, names: list[str]) -> str:
+    """The page of an exercise: its statement, an editor, and the checker."""
+    exercise = catalogue.load(catalogue.paths()[name])
+    statement = markdown_to_html(exercise.stub.partition('"""')[2].partition('"""')[0])
+    place = names.index(name)
+    links = [f'<a href="{other}.html">{word}: {other}</a>' if other else "<span></span>"
+             for word, other in (("previous", names[place - 1] if place else ""),
+                                 ("next", names[place + 1] if place + 1 < len(names) else ""))]  # fmt: skip
+    scripts = "".join(f'<script src="../{script}"></script>\n' for script in SCRIPTS["exercise"])
+    data = data_script({"name": name, "file": exercise.path.name, "stub": exercise.stub})
+    body = f"""<header><nav>{links[0]}<a href="../lessons/index.html">all lessons</a>{links[1]}</nav></header>
+<main><p class="kind">minigrad: exercise {place + 1} of {len(names)}, {escaped(exercise.effort)}</p>
+<h1>{escaped(name)}: {escaped(exercise.title)}</h1>
+{statement}
+<div id="editor" class="code-editor"></div>
+<div class="tools">
+<button type="button" id="check">Check</button> <button type="button" id="stop">Stop</button>
+<button type="button" id="hint">Hint</button> <button type="button" id="solution">The library's solution</button>
+<button type="button" id="reset">Begin again</button></div>
+<pre class="output" id="said" aria-live="polite"></pre>
+<details><summary>Take your work with you</summary>
+<p>Your code and progress stay in this browser. The zip is a folder for <code>exercise.py --workspace</code>.</p>
+<p><button type="button" id="download">Download all</button>
+<label>Take up a zip: <input type="file" id="upload" accept=".zip"></label></p></details></main>
+{data}
+{scripts}"""
+    return page(f"Exercise {name}", body, "exercise", policy=SAME_PLACE)
+
+
+class Compressed(http.server.SimpleHTTPRequestHandler):
+    """Serves files compressed, as web hosts do."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        path = path / "index.html" if path.is_dir() else path
+        if not path.is_file():
+            self.send_error(404)
+            return
+        content = path.read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Type", self.guess_type(str(path)))
+        if path.suffix not in (".whl", ".zip") and "gzip" in self.headers.get("Accept-Encoding", ""):
+            content = gzip.compress(content, 6)
+            self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Print nothing: the terminal shows the address only."""
+
+
+def serve(folder: Path, port: int) -> None:
+    handler = lambda *arguments: Compressed(*arguments, directory=str(folder))  # noqa: E731
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+        print(f"open http://127.0.0.1:{server.server_address[1]}/   (Ctrl-C ends)", flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    command_line.run(main)
