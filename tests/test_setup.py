@@ -176,6 +176,7 @@ def test_an_environment_made_by_hand_is_used_and_kept(machine):
         (["chat"], [["scripts/chat.py", "--model", "smollm2"]]),
         (["chat", "--packed"], [["scripts/chat.py", "--model", "smollm2", "--packed"]]),
         (["pipeline", "--short"], [["scripts/pipeline.py", "--short"]]),
+        (["site", "--serve"], [["scripts/site.py", "--fetch", "--serve"]]),
         (["test", "-k", "a or b", "--with", "x"], [[*PYTEST, "-k", "a or b", "--with", "x"]]),
         (["--with=dev", "test", "-x"], [[*PYTEST, "-x"]]),
         (["test-all", "-x"], [[*THOROUGH, "-x"]]),

@@ -28,6 +28,7 @@ from pathlib import Path
 from ..console import progress_bar
 from ..files import cache_folder, read_text, write_text
 
+BUNDLED = Path(__file__).resolve().parents[2] / "english.json"
 # Not of the library, tests, or tables.
 _SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings", "pydoc_data"}
 _HAS_DOCSTRING = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -61,8 +62,11 @@ def help_text() -> str:
 def documents() -> dict[str, str]:
     """The same text by its source: a help topic such as "help/while", or a file such as "email/charset.py".
 
-    Reading takes seconds, so the result is kept in the cache (`files.cache_folder`) until a source changes.
+    Reading takes seconds, so the result is kept in the cache (`files.cache_folder`) until a source changes. A Python
+    without sources and help topics, as in a browser, finds it in the file BUNDLED.
     """
+    if BUNDLED.exists():
+        return json.loads(read_text(BUNDLED))
     folder, paths, topics = Path(sysconfig.get_path("stdlib")), library_sources(), _help_topics()
     kept = f"english-{_fingerprint([Path(__file__), *paths], topics)}.json"
     with contextlib.suppress(OSError, ValueError, RuntimeError):  # not there, damaged, or a user without a home folder

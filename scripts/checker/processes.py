@@ -7,6 +7,7 @@ else does, so a submission can change its answers and nothing more.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -166,6 +168,31 @@ class Submission:
         return lambda *arguments, **options: self.ask("call", check.name, through, arguments, options)
 
 
+class InThisProcess(Submission):
+    """A learner's file in this process: in a browser, which confines it already and has no other processes.
+
+    The messages are the same, so verdicts are. A loop that never ends is stopped from outside, by a KeyboardInterrupt.
+    """
+
+    def __init__(self, text: str, path: Path, limits: Limits):
+        self.path, self.limits, self.text = path, limits, text
+        self.printed: list[str] = []
+        self.count = 0
+        self.solution = worker.Solution()
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def exchange(self, message: bytes) -> Any:
+        request, arguments = worker.read(io.BytesIO(message), writeable=False)
+        with np.errstate(all="ignore"), mock.patch.dict(sys.modules, worker.engine()):
+            answer = self.solution.answer(request, arguments)
+        if "KeyboardInterrupt" in answer.get("error", ()):
+            sentence = "it was stopped before its end: is there a loop that never ends?"
+            raise Ended(Verdict("timeout", self.path.name, sentence))
+        return worker.read(io.BytesIO(worker.pack(answer)))
+
+
 # Exceptions that the judge tells apart.
 RAISED = {kind.__name__: kind for kind in (AttributeError, IndexError, MemoryError, NotImplementedError, TypeError,
                                            ValueError, source.UsesLibrary)}  # fmt: skip
@@ -194,6 +221,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, **threads, "PYTHONHASHSEED": "0"}
 
 
+RUNS: type[Submission] = InThisProcess if sys.platform == "emscripten" else Submission
+
+
 def judge(
     exercise: Exercise, content: bytes, path: Path, seed: int = 0, limits: Limits = LIMITS, credit: bool = False
 ) -> Verdict:
@@ -206,7 +236,7 @@ def judge(
         return refusal
     verdict = None
     try:
-        with submission_class()(text, path, limits) as submission:
+        with RUNS(text, path, limits) as submission:
             for check in exercise.checks:  # while the process starts
                 judging.drawn(check.cases, check.examples, seed)
             try:
@@ -224,15 +254,6 @@ def judge(
     except Ended as ended:
         return verdict or ended.verdict
     return verdict
-
-
-def submission_class() -> type[Submission]:
-    """How this system runs a learner's file: in a process of its own; in a browser there is only one."""
-    if sys.platform != "emscripten":
-        return Submission
-    from .here import InThisProcess
-
-    return InThisProcess
 
 
 def is_confined() -> bool:

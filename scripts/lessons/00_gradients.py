@@ -45,10 +45,10 @@ assert 1e-7 < best < 1e-3
 
 with lesson.picture("nudging", "A slope by nudging", columns=2, size=(9, 3.6)) as (left, right):
     xs = np.linspace(0, 4, 200)
-    left.plot(xs, xs * np.sin(xs), color="black", label="f(x) = x sin x")
+    left.plot(xs, xs * np.sin(xs), label="f(x) = x sin x")
     left.plot(xs, f(x) + true_slope * (xs - x), "--", color="0.4", label=f"slope {true_slope:.2f} at x = 1")
     left.set(xlabel="x", ylabel="f(x)", ylim=(-4, 3))
-    right.loglog(nudges, np.maximum(errors, 1e-16), "o-", color="black", markersize=3)
+    right.loglog(nudges, np.maximum(errors, 1e-16), "o-", markersize=3)
     right.set(xlabel="nudge", ylabel="error of the slope")
     right.text(1e-12, 1e-8, "rounding")
     right.text(2e-3, 1e-9, "curvature")
@@ -171,9 +171,9 @@ assert abs(slope.data - best_slope) < 0.01
 
 with lesson.picture("line", "Fitting a line by gradient descent", columns=2, size=(9, 3.6)) as (left, right):
     left.plot(xs, ys, "o", color="0.5", label="data")
-    left.plot(xs, slope.data * xs + offset.data, color="black", label="the line found")
+    left.plot(xs, slope.data * xs + offset.data, label="the line found")
     left.set(xlabel="x", ylabel="y")
-    right.semilogy(losses, color="black")
+    right.semilogy(losses)
     right.set(xlabel="step", ylabel="mean squared error")
 
 # %% The same through minigrad/autograd.py

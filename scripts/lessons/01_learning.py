@@ -92,7 +92,7 @@ assert np.allclose(by_formula, logits.grad[0], atol=1e-12)
 
 # %%
 draws = rng.choice(3, 10_000, p=[0.7, 0.2, 0.1])
-share = np.bincount(draws) / len(draws)
+share = np.bincount(draws.astype(np.intp)) / len(draws)
 z = np.zeros(3)
 print("shares ", share, f" first loss {-(share @ np.log(softmax(z))):.4f}")
 for _ in range(200):
@@ -153,7 +153,7 @@ assert np.isclose(losses["η = 0.003"][-1], 0.997**200 / 2) and quick < slow / 5
 
 with lesson.picture("momentum", "loss = (a² + 500 b²) / 2, from a = b = 1") as axes:
     for (name, loss), line in zip(losses.items(), LINES):
-        axes.semilogy(loss, line, color="black", label=name)
+        axes.semilogy(loss, line, label=name)
     axes.set(xlabel="step", ylabel="loss")
 
 # %% [markdown]

@@ -18,8 +18,8 @@ import minigrad.functional as F
 from gpt.model.generation import Sampling
 from gpt.training.standard_library import help_text
 from minigrad import nn, optim
-from scripts.pages import drawings, widget_data
-from scripts.pages.pictures import Lesson, bars
+from scripts.pages import widget_data
+from scripts.pages.pictures import Lesson, bars, generation_loop
 
 lesson = Lesson("411_next_token", __doc__)
 
@@ -98,7 +98,7 @@ print(f"loss at first {losses[0]:.3f} = ln {V}; learned {learned:.3f}; counting 
 assert abs(losses[0] - loss_of_nothing) < 1e-4 and loss_of_counting <= learned < loss_of_counting + 0.03
 
 with lesson.picture("learning", "A table of next letters, learned") as axes:
-    axes.plot(losses, color="black", label="learned, loss of a batch")
+    axes.plot(losses, label="learned, loss of a batch")
     axes.axhline(loss_of_nothing, linestyle=":", color="0.3", label="knowing nothing, ln V")
     axes.axhline(loss_of_counting, linestyle="--", color="0.3", label="counting")
     axes.set(xlabel="step", ylabel="loss (nats per letter)")
@@ -143,7 +143,7 @@ for t in range(1, 7):  # the first six letters of the first text, after the "t" 
     probs = Sampling(1.0).probabilities(logits[number[texts[0][t - 1]]])
     steps.append((texts[0][:t], dict(zip(letters, probs.tolist())), texts[0][t]))
 with lesson.picture("loop", "Sample, append, repeat: six steps of the model above", size=(10, 3.6)) as axes:
-    drawings.generation_loop(axes, steps)
+    generation_loop(axes, steps)
 
 # %%
 not_reading = np.tile(np.log(np.bincount(ids) / len(ids)), (V, 1))  # the control: the same logits after every letter

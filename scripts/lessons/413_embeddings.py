@@ -106,7 +106,7 @@ with lesson.picture("clusters", "Rows of the embedding, in the plane of most var
         _, _, directions = np.linalg.svd(centered, full_matrices=False)  # principal components
         flat = centered @ directions[:2].T  # (n, C) -> (n, 2)
         for marker, name in zip("os^D", groups):
-            axes.plot(*flat[names == name].T, marker, color="black", markerfacecolor="0.75", label=name)
+            axes.plot(*flat[names == name].T, marker, markerfacecolor="0.75", label=name)
         for (x, y), (_, word) in zip(flat, chosen):
             axes.annotate(word.strip(), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
         axes.set(title=when, xlabel="first component", ylabel="second component")

@@ -74,7 +74,7 @@ print("contexts unseen   " + "".join(f"{share:8.1%}" for share in unseen))
 assert losses[0] - losses[4] > 1 > 10 * (losses[4] - losses[7]) and unseen[7] > 0.2 > unseen[4]
 
 with lesson.picture("contexts", "Counting longer contexts") as axes:
-    axes.plot(losses, "o-", color="black")
+    axes.plot(losses, "o-")
     axes.set(xlabel="letters of context", ylabel="test loss (nats per letter)")
 
 # %% [markdown]

@@ -172,7 +172,7 @@ readers = {
     "attention": Reader(lambda X: (F.softmax(X[:, -1:] @ X.transpose(1, 2), -1) @ X)[:, 0], C),
 }
 ids, answers, back = examples(4000)
-most_frequent = np.mean([np.bincount(row[:LENGTH]).max() / LENGTH for row in ids])
+most_frequent = np.mean([np.bincount(row[:LENGTH].astype(np.intp)).max() / LENGTH for row in ids])
 print(f"always saying the most frequent letter of the eight: {most_frequent:.2f} right")
 print("                     right  parameters  by distance, 1 to 8")
 right = {}

@@ -162,8 +162,8 @@ with lesson.picture("scaling", "Why scores are divided by sqrt(d_k)", columns=3,
     a.set(title="softmax of the scores", xlabel="score")
     bars(b, dict(zip(labels, kept.tolist())), "weight", ".2f")
     b.set(title="divided by sqrt(64) = 8", xlabel="score", ylim=a.get_ylim())
-    c.loglog(widths, slopes, "o-", color="black", label="unscaled")
-    c.loglog(widths, scaled_slopes, "s--", color="black", label="divided by sqrt(d_k)")
+    c.loglog(widths, slopes, "o-", label="unscaled")
+    c.loglog(widths, scaled_slopes, "s--", label="divided by sqrt(d_k)")
     c.set(xlabel="d_k (numbers per key)", ylabel="slope of softmax", title="how much gradient is left")
 
 # %% [markdown]

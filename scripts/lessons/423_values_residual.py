@@ -156,7 +156,7 @@ title = "A stack of 24 attention layers, scale 0.25"
 with lesson.picture("residual", title, columns=2, size=(10, 3.8)) as (left, right):
     for axes, curves in ((left, differences), (right, gradients)):
         for name, line in zip(WAYS, ("--", ":", "-")):
-            axes.semilogy(curves[name, 0.25], line, color="black", label=name)
+            axes.semilogy(curves[name, 0.25], line, label=name)
         axes.set(xlabel="layer")
     left.set(ylabel="differences between tokens", title="forward: are the tokens still different?")
     right.set(ylabel="mean size of the gradient", title="backward, from the right: does it arrive?")

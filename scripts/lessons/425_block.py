@@ -92,7 +92,7 @@ with lesson.picture("hull", "Blending and transforming", size=(5.5, 4)) as axes:
     for points, marker, name, size in (
         (values, "o", "values", 7), (blended, "x", "after attention", 6), (transformed, "^", "after the MLP", 6)
     ):  # fmt: skip
-        axes.plot(*points[0].T, marker, color="black", markerfacecolor="0.8", markersize=size, label=name)
+        axes.plot(*points[0].T, marker, markerfacecolor="0.8", markersize=size, label=name)
     axes.set(xlabel="channel 0", ylabel="channel 1")
 
 # %% [markdown]
@@ -121,8 +121,8 @@ print(f"{C} -> {4 * C} -> {C}: {4 * C} keys, each with a value of {C} numbers")
 # %%
 grid = np.linspace(-4, 4, 201)
 with lesson.picture("gelu", "GELU: x times the probability that a normal number is below x", size=(5.5, 3.4)) as axes:
-    axes.plot(grid, F.gelu(Tensor(grid)).data, color="black", label="GELU")
-    axes.plot(grid, np.maximum(grid, 0), ":", color="black", label="ReLU")
+    axes.plot(grid, F.gelu(Tensor(grid)).data, label="GELU")
+    axes.plot(grid, np.maximum(grid, 0), ":", label="ReLU")
     axes.set(xlabel="x", ylabel="output")
 
 # %% [markdown]

@@ -124,7 +124,7 @@ assert np.allclose(rates, by_formula)
 for t in (0, warmup // 2, warmup, (warmup + steps) // 2, steps - 1):
     print(f"  step {t:3}: {rates[t]:.1e}")
 with lesson.picture("schedule", "The learning rate: linear warm-up, cosine decay") as axes:
-    axes.plot(rates, color="black")
+    axes.plot(rates)
     axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
 
 # %% Clipping bounds the gradient and keeps its direction
@@ -225,7 +225,7 @@ baselines = baseline_losses(train_ids, val_ids[:4096], V)
 print("baselines:", {name: round(loss, 2) for name, loss in baselines.items()})
 with lesson.picture("curve", "A loss curve, with baselines", size=(8, 4)) as axes:
     axes.plot(losses, color="0.75", label="loss of a batch")
-    axes.plot(smooth(losses), color="black", label="mean of 15")
+    axes.plot(smooth(losses), label="mean of 15")
     for (name, loss), line in zip(baselines.items(), (":", "--", "-.")):
         axes.axhline(loss, linestyle=line, color="0.3", label=f"{name} {loss:.2f}")
     axes.set(xlabel="step", ylabel="loss (nats per token)")

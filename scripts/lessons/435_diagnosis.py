@@ -183,7 +183,7 @@ diverges = min((rate for rate in RATES if ends[rate] > math.log(V)), default=mat
 print(f"lowest at {best}, diverges from {diverges} on")
 assert 1e-4 < best < 1e-1 < diverges == 1.0 and ends[1e-5] > math.log(V) - 0.3 and ends[1e-1] > ends[best] + 0.2
 with lesson.picture("rates", "Loss after 150 steps, for seven learning rates") as axes:
-    axes.semilogx(list(ends), list(ends.values()), "o-", color="black")
+    axes.semilogx(list(ends), list(ends.values()), "o-")
     axes.axhline(math.log(V), linestyle=":", color="0.3", label="knowing nothing, ln V")
     axes.set(xlabel="learning rate", ylabel="loss (nats per token)")
 
@@ -224,7 +224,7 @@ for name, (train, held_out) in curves.items():
     print(f"{name:14}{train[0]:7.2f}{means.min():8.2f}{means[-1]:7.2f}{min(held_out):18.2f}{held_out[-1]:7.2f}")
 with lesson.picture("curves", "Training (line) and held-out text (dots)", columns=3, rows=2, size=(11, 6)) as panels:
     for axes, (name, (train, held_out)) in zip(panels, curves.items()):
-        axes.plot(smooth(train), color="black")
+        axes.plot(smooth(train))
         axes.plot(range(29, 300, 30), held_out, "o", color="0.5")
         axes.axhline(baselines["unigram"], linestyle=":", color="0.3")
         axes.set(title=name, xlabel="step", ylim=(0, 9))

@@ -243,8 +243,8 @@ assert (slope[1.0][ratios > 1.21] == 0).all() and (slope[-1.0][ratios < 0.79] ==
 assert (slope[1.0][ratios < 1.19] < 0).all() and slope[-1.0][90] > 1
 with lesson.picture("clip", "PPO's clipped objective (clip 0.2)") as axes:
     for (advantage, values), line in zip(gain.items(), LINES):
-        axes.plot(ratios, values, line, color="black", label=f"advantage {advantage:+.0f}")
-    axes.axvspan(0.8, 1.2, color="0.9")
+        axes.plot(ratios, values, line, label=f"advantage {advantage:+.0f}")
+    axes.axvspan(0.8, 1.2, color="0.5", alpha=0.2)
     axes.set(xlabel="probability now / when it was drawn", ylabel="objective (units of the advantage)")
 
 # %% [markdown]
@@ -406,8 +406,8 @@ assert (np.diff(rewarded) > -1e-5).all() and 0 < best < len(betas) - 1 and truth
 for place in (0, best, -1):
     print(f"beta {betas[place]:5.1f}: KL {kls[place]:.2f}, score {rewarded[place]:+.2f}, quality {truth[place]:+.2f}")
 with lesson.picture("hacking", "Reward hacking: the optimal policy as the KL penalty is turned down") as axes:
-    axes.plot(kls, rewarded, "--", color="black", label="score of the reward model")
-    axes.plot(kls, truth, "-", color="black", label="true quality")
+    axes.plot(kls, rewarded, "--", label="score of the reward model")
+    axes.plot(kls, truth, "-", label="true quality")
     axes.axvline(kls[best], color="0.6", linestyle=":", label=f"best: beta = {betas[best]:.1f}")
     axes.set(xlabel="KL from the reference (nats per reply)", ylabel="mean score (standard deviations)")
 

@@ -318,9 +318,9 @@ assert quantiles < uniform and used["NF4"].std() < used["equal steps"].std() / 2
 
 # %%
 with lesson.picture("rounding", "NF4: levels where the weights are") as axes:
-    axes.hist(scaled, 60, color="0.8", density=True)
-    axes.vlines(grids["NF4"], 0, 0.5, color="black", label="NF4's 16 levels")
-    axes.vlines(grids["equal steps"], 1.35, 1.5, color="0.4", label="equal steps")
+    axes.hist(scaled, 60, alpha=0.4, density=True)
+    axes.vlines(grids["NF4"], 0, 0.5, label="NF4's 16 levels")
+    axes.vlines(grids["equal steps"], 1.35, 1.5, color="C1", label="equal steps")
     axes.set(xlabel="weight / largest of its group", ylabel="density")
 
 # %% [markdown]

@@ -182,7 +182,7 @@ assert abs(after["right, given a thought"] - before["right, given a thought"]) <
 assert before["majority@8"] > before["exact"] + 0.1 and before["pass@8"] > after["exact"] - 0.05
 with lesson.picture("rounds", "GRPO: what the answers of each round are like") as axes:
     for (name, label), line in zip({"exact": "right", "thinks": "with a thought", "format": "format"}.items(), LINES):
-        axes.plot([row[name] for row in log], line, color="black", label=label)
+        axes.plot([row[name] for row in log], line, label=label)
     axes.set(xlabel="round", ylabel="share of answers", ylim=(0, 1.05))
 
 # %% [markdown]

@@ -81,10 +81,10 @@ falls = -np.diff(repeated_losses)
 bend = int(falls.argmax())
 assert falls[bend] > 2 * falls[:4].mean()  # slow at first, then fast; 1 for an even fall
 with lesson.picture("bend", "An induction head forms, and the loss bends", 2, size=(10, 3.5)) as (left, right):
-    left.plot(steps, repeated_losses, color="black", label="repeated tokens")
-    left.plot(steps, new_losses, color="black", linestyle=":", label="new tokens")
+    left.plot(steps, repeated_losses, label="repeated tokens")
+    left.plot(steps, new_losses, linestyle=":", label="new tokens")
     left.set(xlabel="step", ylabel="loss (nats)")
-    right.plot(steps, best_scores, color="black")
+    right.plot(steps, best_scores)
     right.set(xlabel="step", ylabel="highest induction score", ylim=(0, 1))
 
 # %% [markdown]

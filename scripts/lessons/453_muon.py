@@ -75,7 +75,7 @@ with lesson.picture("polynomial", "One to five times the polynomial", columns=2,
         y = x
         for times in range(1, 6):
             y = a1 * y + b1 * y**3 + c1 * y**5
-            axes.semilogx(x, y, color=str(0.8 - 0.16 * times))
+            axes.semilogx(x, y, color="C0", alpha=0.2 * times)
         axes.set(xlabel="singular value before", ylabel="after", title=name, ylim=(0, 1.3))
         reached[name] = x[np.flatnonzero(y < 0.68)[-1] + 1]
 print("five steps lift above 0.68 what was above", {name: round(float(value), 4) for name, value in reached.items()})

@@ -192,12 +192,27 @@ def blues() -> Any:
     return LinearSegmentedColormap.from_list("blues", [to_rgba(BLUE, 0.0), to_rgba(BLUE, 0.65)])
 
 
-def bars(
-    axes: Any, heights: dict[str, float], unit: str, numbers: str = ".3g", colors: Sequence[str] = (BLUE,)
-) -> None:
-    """One bar per name, with its height written above it. colors: of the bars, from the beginning again."""
-    drawn = axes.bar(list(heights), list(heights.values()), color=list(colors) * len(heights), alpha=0.65)
+def bars(axes: Any, heights: dict[str, float], unit: str, numbers: str = ".3g") -> None:
+    """One bar per name, with its height written above it."""
+    drawn = axes.bar(list(heights), list(heights.values()), color=BLUE, alpha=0.65)
     if not isinstance(axes, _Nothing):
         axes.bar_label(drawn, fmt=lambda height: format(height, numbers), padding=2, fontsize=8)
         axes.margins(y=0.12)
     axes.set(ylabel=unit)
+
+
+def generation_loop(axes: Any, steps: Sequence[tuple[str, dict[str, float], str]], shown: int = 4) -> None:
+    """The autoregressive loop. A row for each step: the text so far, the most likely next tokens, the one drawn."""
+    for row, (text, probabilities, drawn) in enumerate(steps):
+        axes.text(0, row, repr(text), va="center", family="monospace")
+        axes.annotate("", (3.2, row), (2.5, row), arrowprops={"arrowstyle": "->"})
+        best = sorted(probabilities, key=lambda token: -probabilities[token])[:shown]
+        for place, token in enumerate(best if drawn in best else [*best[:-1], drawn]):
+            x, is_drawn = 3.4 + 1.5 * place, token == drawn
+            axes.barh(row, 1.4 * probabilities[token], left=x, height=0.7, color=BLUE, alpha=0.65 if is_drawn else 0.25)
+            label = f"{token!r} {probabilities[token]:.0%}"
+            axes.text(x + 0.05, row, label, va="center", weight="bold" if is_drawn else "normal", fontsize=9)
+    axes.text(0, -0.8, "text so far")
+    axes.text(3.4, -0.8, "the model's probabilities; bold: the token that was drawn, and appended")
+    axes.set(xlim=(-0.1, 3.4 + 1.5 * shown), ylim=(len(steps) - 0.4, -1.2))
+    axes.axis("off")

@@ -13,16 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt.files import write_text
-from gpt.training import standard_library
 from scripts.lessons.cells import LESSONS, Cell, Running
 
-PROJECT = Path(__file__).resolve().parents[3]
 PICTURES, WORKSPACE = Path("/tmp/lessons"), Path("/tmp/my_exercises")
 lessons: dict[str, Running] = {}
-
-# Pyodide's standard library comes without sources and help topics, so the built-in English comes with the site.
-_english = json.loads((PROJECT / "english.json").read_text(encoding="utf-8"))
-standard_library.documents = lambda: _english  # type: ignore[assignment]
 
 
 def run(lesson: str, text: str, line: int) -> dict[str, Any]:
