@@ -141,11 +141,12 @@ def lesson_page(lesson: Path, out: Path) -> None:
     """A lesson's page, which runs the lesson if it is not there yet, with what makes its cells run."""
     path = out / "lessons" / f"{lesson.stem}.html"
     if not path.exists():
-        command = [sys.executable, str(ROOT / "scripts" / "lesson.py"), lesson.stem, "--html", "--unread"]
+        command = [sys.executable, str(ROOT / "scripts" / "lesson.py"), lesson.stem, "--html"]
         subprocess.run([*command, "--out-dir", str(out / "lessons")], check=True)
     html = read_text(path)
     if SAME_PLACE not in html:
-        scripts = "".join(f'<script src="../{name}"></script>\n' for name in SCRIPTS["cells"])
+        names = [name for name in SCRIPTS["cells"] if name != "common.js" or "startWidgets" not in html]
+        scripts = "".join(f'<script src="../{name}"></script>\n' for name in names)
         html = re.sub(r'href="([^"#:]+)"', lambda link: f'href="{moved(link[1], path.parent, out)}"', html)
         write_text(path, html.replace(POLICY, SAME_PLACE).replace("</body>", f"{scripts}</body>"))
 

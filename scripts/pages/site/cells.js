@@ -2,7 +2,7 @@
 // shows goes into the .result of that line, which may be behind a question.
 const lesson = location.pathname.split("/").at(-1).replace(".html", "");
 const cells = [...document.querySelectorAll(".cell")].map((place) => {
-  const text = [...place.querySelectorAll("pre.code")].map((pre) => pre.textContent).join("\n");
+  const text = [...place.querySelectorAll("pre.code")].map((pre) => pre.textContent).join("");
   const { line } = place.dataset;
   return { place, text, line: Number(line), result: document.querySelector(`.result[data-of="${line}"]`), editor: null };
 });
