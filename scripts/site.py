@@ -118,7 +118,9 @@ def write_site(out: Path, assets: Path, numbers: list[str] | None = None) -> Non
     wanted = [path for path in lessons() if numbers is None or path.stem.partition("_")[0] in numbers]
     for lesson in wanted:
         lesson_page(lesson, out)
-    names = list(catalogue.paths())
+    index, names = out / "lessons" / "index.html", list(catalogue.paths())
+    linked = re.compile(rf"(?<=[:,] )({'|'.join(names)})\b(?=[, ✓<])")
+    write_text(index, linked.sub(r'<a href="../exercises/\1.html">\1</a>', read_text(index)))
     for name in names:
         write_text(out / "exercises" / f"{name}.html", exercise_page(name, names))
     write_text(out / "index.html", INDEX)
@@ -171,13 +173,14 @@ def exercise_page(name: str, names: list[str]) -> str:
     exercise = catalogue.load(catalogue.paths()[name])
     statement = markdown_to_html(exercise.stub.partition('"""')[2].partition('"""')[0])
     place = names.index(name)
-    links = [f'<a href="{other}.html">{word}: {other}</a>' if other else "<span></span>"
-             for word, other in (("previous", names[place - 1] if place else ""),
-                                 ("next", names[place + 1] if place + 1 < len(names) else ""))]  # fmt: skip
+    back = f'<a href="{names[place - 1]}.html">← {names[place - 1]}</a>' if place else "<span></span>"
+    on = f'<a href="{names[place + 1]}.html">{names[place + 1]} →</a>' if place + 1 < len(names) else "<span></span>"
     scripts = "".join(f'<script src="../{script}"></script>\n' for script in SCRIPTS["exercise"])
     data = data_script({"name": name, "file": exercise.path.name, "stub": exercise.stub})
-    body = f"""<header><nav>{links[0]}<a href="../lessons/index.html">all lessons</a>{links[1]}</nav></header>
-<main><p class="kind">minigrad: exercise {place + 1} of {len(names)}, {escaped(exercise.effort)}</p>
+    nav = f'{back}<a href="../lessons/index.html">All lessons</a>{on}'
+    body = f"""<header><nav aria-label="exercises">{nav}</nav></header>
+<main>
+<p class="kind">minigrad: exercise {place + 1} of {len(names)}, {escaped(exercise.effort)}</p>
 <h1>{escaped(name)}: {escaped(exercise.title)}</h1>
 {statement}
 <div id="editor" class="code-editor"></div>

@@ -3,6 +3,7 @@
 import os
 import re
 import threading
+import zipfile
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from scripts import site
 from scripts.checker import catalogue
+from scripts.checker.workspace import Workspace
 from tests.scripts.looking import faults
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium
 
@@ -29,14 +31,20 @@ losses = train(model, np.arange(4000) % 8, 50, 1e-2)
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """Where a site with one lesson and all exercises is served; skipped without the pinned files."""
+def folder(tmp_path_factory):
+    """A site with one lesson and all exercises; skipped without the pinned files."""
     assets = os.environ.get("MINIGRAD_SITE_ASSETS")
     if assets is None:
         pytest.skip("needs the pinned files: python -m tests.site_assets DIR, and MINIGRAD_SITE_ASSETS=DIR")
     out = tmp_path_factory.mktemp("site")
     site.write_site(out, Path(assets), ["00"])
-    with ThreadingHTTPServer(("127.0.0.1", 0), lambda *given: site.Compressed(*given, directory=str(out))) as server:
+    return out
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    """Where the site is served."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), lambda *given: site.Compressed(*given, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
@@ -107,6 +115,30 @@ def test_a_lesson_runs_to_its_end(tab, address):
     tab.get_by_role("button", name="Run all").click()
     tab.wait_for_function("() => python.started && python.calls.size === 0 && !running")
     assert tab.locator(".error").all_inner_texts() == [] and tab.locator(".result pre.output").count() > 5
+
+
+def test_work_leaves_as_a_folder_and_is_taken_up_again(tab, address, tmp_path):
+    tab.goto(f"{address}/exercises/tanh.html")
+    assert "right, in all" in check(tab, completed("tanh"))
+    tab.get_by_text("Take your work with you").click()
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="Download all").click()
+    download.value.save_as(tmp_path / "work.zip")
+    with zipfile.ZipFile(tmp_path / "work.zip") as archive:
+        archive.extractall(tmp_path)
+    assert Workspace(tmp_path / "my_exercises", catalogue.paths()).passed == ["tanh"]
+    tab.evaluate("localStorage.clear()")
+    tab.reload()
+    tab.get_by_text("Take your work with you").click()
+    tab.locator("#upload").set_input_files(tmp_path / "work.zip")
+    tab.wait_for_function("text => code.get() === text", arg=completed("tanh"))
+
+
+def test_opened_as_a_file_a_page_can_be_read_and_names_the_command(chromium, folder):
+    with chromium.new_context() as context:
+        tab = context.new_page()
+        tab.goto((folder / "lessons" / "00_gradients.html").as_uri())
+        assert "python scripts/site.py" in tab.locator("main").inner_text() and tab.locator("pre.output").count() > 5
 
 
 def call(tab, text):

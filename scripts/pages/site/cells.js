@@ -68,5 +68,7 @@ if (missing) bar.append(missing);
 else {
   cells.forEach(prepare);
   const withPictures = checkbox("pictures (10 MB more)", false, () => { pictures = withPictures.get(); });
+  const ran = document.querySelector(".kind").textContent.match(/ran in (\d+) s/)?.[1];
+  state.textContent = ran ? `What you see was saved: it took ${ran} s on a laptop, and takes several times as long here.` : "";
   bar.append(button("Run all", runAll), button("Stop", () => python.stop()), button("Forget everything", () => python.call("forget", { lesson })), withPictures.label, state);
 }

@@ -9,7 +9,7 @@ const python = {
 
   // Why there is no Python here, or "".
   missing() {
-    if (!location.protocol.startsWith("http")) return "Opened as a file, this page can be read. To run it: python scripts/site.py site --serve";
+    if (!location.protocol.startsWith("http")) return "Opened as a file, this page can be read. To run it: python scripts/site.py --fetch --serve";
     if (typeof WebAssembly !== "object" || !navigator.serviceWorker) return "This browser has no WebAssembly or no service worker, and cannot run Python. The page can be read all the same.";
     return "";
   },

@@ -1,0 +1,46 @@
+"""The files that the site takes from others: pinned, and refused where they differ."""
+
+import hashlib
+import zipfile
+
+import pytest
+
+from scripts import site
+
+
+@pytest.fixture
+def pinned(tmp_path, monkeypatch):
+    """One pinned file, and where it comes from."""
+    source = tmp_path / "source.js"
+    source.write_bytes(b"right")
+    entry = {"sha256": hashlib.sha256(b"right").hexdigest(), "url": source.as_uri()}
+    monkeypatch.setattr(site, "pinned", lambda: {"files": {"a.js": entry}, "packages": {}, "info": {}})
+    return source
+
+
+def test_what_is_fetched_is_what_was_pinned(pinned, tmp_path):
+    assets = tmp_path / "assets"
+    with pytest.raises(ValueError, match="a.js is missing: python scripts/site.py --fetch --assets"):
+        site.copy_assets(assets, tmp_path / "out")
+    site.fetch(assets)
+    site.copy_assets(assets, tmp_path / "out")
+    assert (tmp_path / "out" / "pyodide" / "a.js").read_bytes() == b"right"
+    (assets / "a.js").write_bytes(b"changed")
+    with pytest.raises(ValueError, match="a.js is not the pinned file"):
+        site.copy_assets(assets, tmp_path / "out")
+
+
+def test_another_file_is_refused_and_not_kept(pinned, tmp_path):
+    pinned.write_bytes(b"wrong")
+    with pytest.raises(ValueError, match="not the pinned file: its SHA-256 differs; nothing was kept"):
+        site.fetch(tmp_path / "assets")
+    assert list((tmp_path / "assets").iterdir()) == []
+
+
+def test_solutions_of_assessments_do_not_travel(tmp_path, monkeypatch):
+    monkeypatch.setattr(site, "documents", dict)
+    site.project(tmp_path / "project.zip")
+    with zipfile.ZipFile(tmp_path / "project.zip") as archive:
+        names = archive.namelist()
+    assert "minigrad/autograd.py" in names and "scripts/lessons/README.md" in names
+    assert not [name for name in names if "assessment" in name]
