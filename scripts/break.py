@@ -36,7 +36,7 @@ from scripts.lessons.small_gpt import english, new_gpt, smooth, train, write
 from scripts.pages.pictures import picture, use_one_core
 
 EXAMPLES = """examples:
-  python scripts/break.py no_mask     one bug: loss curves in runs/break/no_mask.png, samples, and the check
+  python scripts/break.py no_mask     one bug: loss curves in runs/break/no_mask.svg, samples, and the check
   python scripts/break.py all         all bugs, and a table
 """
 STEPS = 350
