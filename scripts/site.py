@@ -26,6 +26,7 @@ from gpt.console import progress_bar
 from gpt.files import atomic_write, read_json, read_text, write_text
 from gpt.training.standard_library import documents
 from scripts.checker import catalogue
+from scripts.checker.checks import Exercise
 from scripts.lessons.cells import lessons
 from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.pages.web_page import COMMON, POLICY, data_script, escaped, page
@@ -43,8 +44,12 @@ SCRIPTS = {
     kind: ["pyodide/ace.js", "pyodide/mode-python.js", "common.js", "python.js", f"{kind}.js"]
     for kind in ("cells", "exercise")
 }
+PASSED = '<script src="../passed.js"></script>'
+ON_THE_SITE = """<p>All of it runs in this browser; nothing is installed, and nothing leaves it. You need some Python,
+and to know what a derivative is. <a href="../exercises/index.html">All exercises</a></p>"""
 INDEX = """<!DOCTYPE html>
-<meta charset="utf-8"><title>minigrad</title><meta http-equiv="refresh" content="0; url=lessons/index.html">
+<meta charset="utf-8"><title>minigrad</title><link rel="icon" href="data:,">
+<meta http-equiv="refresh" content="0; url=lessons/index.html">
 <a href="lessons/index.html">The lessons</a>
 """
 
@@ -112,7 +117,7 @@ def write_site(out: Path, assets: Path, numbers: list[str] | None = None) -> Non
     """Write all files of the site. numbers: of the lessons; all if None."""
     copy_assets(assets, out)
     project(out / "project.zip")
-    for name in ("worker.js", "python.js", "cells.js", "exercise.js"):
+    for name in ("worker.js", "python.js", "cells.js", "exercise.js", "passed.js"):
         shutil.copyfile(SITE / name, out / name)
     shutil.copyfile(COMMON, out / "common.js")
     wanted = [path for path in lessons() if numbers is None or path.stem.partition("_")[0] in numbers]
@@ -120,9 +125,17 @@ def write_site(out: Path, assets: Path, numbers: list[str] | None = None) -> Non
         lesson_page(lesson, out)
     index, names = out / "lessons" / "index.html", list(catalogue.paths())
     linked = re.compile(rf"(?<=[:,] )({'|'.join(names)})\b(?=[, ✓<])")
-    write_text(index, linked.sub(r'<a href="../exercises/\1.html">\1</a>', read_text(index)))
+    html = linked.sub(r'<a href="../exercises/\1.html">\1</a>', read_text(index))
+    html = html.replace('<div class="next">', f'{ON_THE_SITE}<div class="next">').replace("</body>", f"{PASSED}</body>")
+    write_text(index, html.replace(POLICY, SAME_PLACE))
+    rows = ""
     for name in names:
-        write_text(out / "exercises" / f"{name}.html", exercise_page(name, names))
+        exercise = catalogue.load(catalogue.paths()[name])
+        write_text(out / "exercises" / f"{name}.html", exercise_page(exercise, names))
+        rows += f'<li><a href="{name}.html">{name}</a>: {escaped(exercise.title)}, {escaped(exercise.effort)}</li>'
+    body = f"""<header><nav><a href="../lessons/index.html">All lessons</a></nav></header><main>
+<p class="kind">minigrad: all exercises</p><h1>Write the mathematics yourself</h1><ol>{rows}</ol></main>{PASSED}"""
+    write_text(out / "exercises" / "index.html", page("The exercises", body, "exercise", policy=SAME_PLACE))
     write_text(out / "index.html", INDEX)
     files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "service.js")
     version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
@@ -150,7 +163,15 @@ def lesson_page(lesson: Path, out: Path) -> None:
         names = [name for name in SCRIPTS["cells"] if name != "common.js" or "startWidgets" not in html]
         scripts = "".join(f'<script src="../{name}"></script>\n' for name in names)
         html = re.sub(r'href="([^"#:]+)"', lambda link: f'href="{moved(link[1], path.parent, out)}"', html)
-        write_text(path, html.replace(POLICY, SAME_PLACE).replace("</body>", f"{scripts}</body>"))
+        html = re.sub(r'<a [^>]*><code>python scripts/lesson\.py (\w+)</code></a>', _lesson_link, html)
+        html = re.sub(r"<code>python scripts/exercise\.py start (\w+)</code>", r"\1", html)
+        write_text(path, html.replace(POLICY, SAME_PLACE).replace("</body>", f"{scripts}{PASSED}</body>"))
+
+
+def _lesson_link(command: re.Match[str]) -> str:
+    """A link to the page of a lesson, in the place of the command that reads it."""
+    found = [path for path in lessons() if path.stem.partition("_")[0] == command[1]]
+    return f'<a href="{found[0].stem}.html">{found[0].stem}</a>' if found else command[0]
 
 
 def moved(link: str, folder: Path, out: Path) -> str:
@@ -168,16 +189,16 @@ def moved(link: str, folder: Path, out: Path) -> str:
     return f"../{quote(name)}"
 
 
-def exercise_page(name: str, names: list[str]) -> str:
+def exercise_page(exercise: Exercise, names: list[str]) -> str:
     """The page of an exercise: its statement, an editor, and the checker."""
-    exercise = catalogue.load(catalogue.paths()[name])
+    name = exercise.name
     statement = markdown_to_html(exercise.stub.partition('"""')[2].partition('"""')[0])
     place = names.index(name)
     back = f'<a href="{names[place - 1]}.html">← {names[place - 1]}</a>' if place else "<span></span>"
     on = f'<a href="{names[place + 1]}.html">{names[place + 1]} →</a>' if place + 1 < len(names) else "<span></span>"
     scripts = "".join(f'<script src="../{script}"></script>\n' for script in SCRIPTS["exercise"])
     data = data_script({"name": name, "file": exercise.path.name, "stub": exercise.stub})
-    nav = f'{back}<a href="../lessons/index.html">All lessons</a>{on}'
+    nav = f'{back}<a href="index.html">All exercises</a>{on}'
     body = f"""<header><nav aria-label="exercises">{nav}</nav></header>
 <main>
 <p class="kind">minigrad: exercise {place + 1} of {len(names)}, {escaped(exercise.effort)}</p>
@@ -189,10 +210,12 @@ def exercise_page(name: str, names: list[str]) -> str:
 <button type="button" id="hint">Hint</button> <button type="button" id="solution">The library's solution</button>
 <button type="button" id="reset">Begin again</button></div>
 <pre class="output" id="said" aria-live="polite"></pre>
+<p id="passed" hidden>✓ Passed. {on}</p>
 <details><summary>Take your work with you</summary>
-<p>Your code and progress stay in this browser. The zip is a folder for <code>exercise.py --workspace</code>.</p>
+<p>Your code and progress stay in this browser. The zip holds both: take it up in another browser, or unpack it into a
+clone of the project, where <code>python scripts/exercise.py</code> goes on with it.</p>
 <p><button type="button" id="download">Download all</button>
-<label>Take up a zip: <input type="file" id="upload" accept=".zip"></label></p></details></main>
+<label>Go on with a zip: <input type="file" id="upload" accept=".zip"></label></p></details></main>
 {data}
 {scripts}"""
     return page(f"Exercise {name}", body, "exercise", policy=SAME_PLACE)

@@ -131,7 +131,8 @@ def picture(folder: Path, name: str, title: str, columns: int = 1, rows: int = 1
         written = io.StringIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     svg = written.getvalue()
-    svg = svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{escaped(title)}" ', 1)
+    wide = ' class="wide"' * (size[0] > 8)  # too wide for a phone
+    svg = svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img"{wide} aria-label="{escaped(title)}" ', 1)
     for color, of_the_page in OF_THE_PAGE.items():
         svg = svg.replace(color, of_the_page)
     path = folder / f"{name}.svg"

@@ -1,35 +1,48 @@
 // A lesson's cells: each can be changed and run where it stands. A cell is a .cell with its first line in data-line; what it
 // shows goes into the .result of that line, which may be behind a question.
 const lesson = location.pathname.split("/").at(-1).replace(".html", "");
+const keyOfCell = (cell) => `minigrad cell ${lesson} ${cell.line}`; // under which a changed cell stays in this browser
 const cells = [...document.querySelectorAll(".cell")].map((place) => {
   const text = [...place.querySelectorAll("pre.code")].map((pre) => pre.textContent).join("");
   const { line } = place.dataset;
-  return { place, text, line: Number(line), result: document.querySelector(`.result[data-of="${line}"]`), editor: null };
+  const result = document.querySelector(`.result[data-of="${line}"]`);
+  return { place, text, line: Number(line), result, editor: null, hasRun: false };
 });
 const state = element("span", { role: "status" });
 let running = 0; // calls of runAll
-let pictures = false;
 
-async function run(cell) {
+// Run a cell, and before it those above that have not run yet. opens: the answer that its output is in.
+async function runFrom(cell) {
+  for (const above of cells.slice(0, cells.indexOf(cell))) {
+    if (!above.hasRun && !(await run(above, false))) return;
+  }
+  await run(cell, true);
+}
+
+async function run(cell, opens) {
   const text = cell.editor ? cell.editor.get() : cell.text;
   const output = element("pre", { class: "output" });
   let printed = "";
+  const draws = /\blesson\.picture\(/.test(text);
   state.textContent = python.started ? "running ..." : "Python is on its way (12 MB, once) ...";
+  if (draws && !cells.some((other) => other.hasDrawn)) state.textContent += " and what draws pictures (10 MB, once)";
   cell.result.replaceChildren(output);
   const closed = cell.result.closest("details");
-  if (closed) closed.open = true;
+  if (closed && opens) closed.open = true;
   const said = (part) => {
     printed += part;
     output.textContent = printed;
   };
   try {
-    const packages = pictures ? ["matplotlib"] : [];
+    const packages = draws ? ["matplotlib"] : [];
     const { html, error } = await python.call("run", { lesson, text, line: cell.line }, { said, packages });
     const shown = printed ? await python.call("show", { printed }) : { html: "" };
     cell.result.innerHTML = shown.html + (html ?? ""); // made by our own code from text, which it escapes
     if (error) cell.result.append(element("pre", { class: "output error" }, error));
+    if (error?.includes("\nAssertionError") && text !== cell.text) cell.result.append(element("p", { class: "soft" }, "The check belongs to the original numbers: with yours, something else holds."));
     if (typeof startWidgets === "function") startWidgets();
-    state.textContent = error ? "" : "done";
+    state.textContent = error ? "stopped at an error" : "done";
+    Object.assign(cell, { hasRun: !error, hasDrawn: draws });
     return !error;
   } catch (error) {
     cell.result.append(element("pre", { class: "output error" }, error.message));
@@ -42,9 +55,15 @@ async function runAll() {
   running += 1;
   for (const cell of cells) {
     cell.place.scrollIntoView({ block: "nearest" });
-    if (!(await run(cell))) break;
+    if (!(await run(cell, false))) break;
   }
   running -= 1;
+}
+
+async function restart() {
+  await python.call("forget", { lesson });
+  for (const cell of cells) cell.hasRun = false;
+  state.textContent = "What the cells had defined is forgotten; your changes to them stay.";
 }
 
 function button(text, onclick) {
@@ -54,11 +73,12 @@ function button(text, onclick) {
 function prepare(cell) {
   const code = element("div", {}, ...cell.place.childNodes);
   const edit = button("Edit", () => {
-    cell.editor ??= editor(code, cell.text);
+    cell.editor ??= editor(code, localStorage.getItem(keyOfCell(cell)) ?? cell.text, () => runFrom(cell));
+    cell.editor.onchange(() => localStorage.setItem(keyOfCell(cell), cell.editor.get()));
     edit.textContent = "As it was";
     edit.onclick = () => cell.editor.set(cell.text);
   });
-  cell.place.prepend(code, element("div", { class: "tools no-print" }, button("Run", () => run(cell)), edit));
+  cell.place.prepend(code, element("div", { class: "tools no-print" }, button("Run", () => runFrom(cell)), edit));
 }
 
 const missing = python.missing();
@@ -67,8 +87,8 @@ document.querySelector("main h1").after(bar);
 if (missing) bar.append(missing);
 else {
   cells.forEach(prepare);
-  const withPictures = checkbox("pictures (10 MB more)", false, () => { pictures = withPictures.get(); });
   const ran = document.querySelector(".kind").textContent.match(/ran in (\d+) s/)?.[1];
-  state.textContent = ran ? `What you see was saved: it took ${ran} s on a laptop, and takes several times as long here.` : "";
-  bar.append(button("Run all", runAll), button("Stop", () => python.stop()), button("Forget everything", () => python.call("forget", { lesson })), withPictures.label, state);
+  if (ran) bar.after(element("p", { class: "soft no-print" }, `What you see was saved. All cells took ${ran} s on a laptop, and take several times as long here.`));
+  bar.append(button("Run all", runAll), button("Stop", () => python.stop()), button("Restart", restart), state);
+  for (const cell of cells) if (localStorage.getItem(keyOfCell(cell)) !== null) cell.place.querySelector(".tools button:last-child").click();
 }

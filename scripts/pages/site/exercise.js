@@ -12,20 +12,26 @@ function keep(change) {
 }
 
 async function ask(command) {
-  at("said").textContent = python.started ? "..." : "Python is on its way (12 MB, once) ...";
+  const before = at("said").textContent;
+  at("said").textContent = python.started ? `${command} ...` : "Python is on its way (12 MB, once) ...";
   let clock;
   try {
     await python.call("forget", { lesson: "" }, { packages: ["hypothesis"] }); // Python is there now
     clock = setTimeout(() => python.stop(), LONGEST);
     const answer = await python.call("exercise", { command, name, text: code.get(), state: read().state });
     keep((kept) => { kept.state = answer.state; });
-    at("said").textContent = answer.said;
-    at("said").classList.toggle("passed", answer.passed);
+    at("said").textContent = command === "hint" ? `${answer.said}\n\n${before}` : answer.said;
+    showPassed(answer.passed);
   } catch (error) {
     at("said").textContent = error.message;
   } finally {
     clearTimeout(clock);
   }
+}
+
+function showPassed(passed) {
+  at("said").classList.toggle("passed", passed);
+  at("passed").hidden = !passed;
 }
 
 async function download() {
@@ -41,10 +47,12 @@ async function takeUp() {
     Object.assign(kept.state, found.state);
   });
   code.set(read().files[file] ?? stub);
+  at("said").textContent = `${Object.keys(found.files).length} files were taken from the zip.`;
 }
 
 const missing = python.missing();
-const code = editor(at("editor"), read().files[file] ?? stub);
+const code = editor(at("editor"), read().files[file] ?? stub, () => ask("check"));
+showPassed(name in (read().state.passed ?? {}));
 code.onchange(() => keep((kept) => { kept.files[file] = code.get(); }));
 if (missing) at("said").textContent = missing;
 else {

@@ -15,7 +15,7 @@ from typing import Any
 from gpt.files import write_text
 from scripts.lessons.cells import LESSONS, Cell, Running
 
-PICTURES, WORKSPACE = Path("/tmp/lessons"), Path("/tmp/my_exercises")
+PICTURES, WORKSPACE = Path("/tmp/lessons"), Path("my_exercises")
 lessons: dict[str, Running] = {}
 
 

@@ -40,7 +40,9 @@ const python = {
 
   async call(call, given, { said = () => {}, packages = [] } = {}) {
     this.started ??= this.start();
+    this.isStopped = false;
     await this.started;
+    if (this.isStopped) throw new Error("stopped before it began");
     this.number += 1;
     const number = this.number;
     return new Promise((resolve, reject) => {
@@ -51,6 +53,7 @@ const python = {
 
   // Interrupt what runs, as Ctrl-C does. Returns whether what was defined is still there.
   async stop() {
+    this.isStopped = true; // what waits for Python does not begin
     const running = [...this.calls.keys()];
     for (const stop of running) navigator.serviceWorker.controller.postMessage({ stop });
     await new Promise((later) => setTimeout(later, PATIENCE));
@@ -64,7 +67,8 @@ const python = {
 };
 
 // An editor in a place: Ace where it can be loaded, with Tab and Escape as its keyboard help says; else a plain text field.
-function editor(place, text) {
+// Ctrl-Enter calls run().
+function editor(place, text, run) {
   const field = element("textarea", { spellcheck: "false", "aria-label": "code", rows: text.split("\n").length + 1 }, text);
   field.value = text;
   if (!window.ace) {
@@ -75,8 +79,16 @@ function editor(place, text) {
   place.replaceChildren(div);
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
   const made = ace.edit(div, {
-    mode: "ace/mode/python", theme: dark ? "ace/theme/tomorrow_night" : "ace/theme/textmate", value: text, minLines: 2, maxLines: 60,
-    fontSize: 14, useWorker: false, showPrintMargin: false, enableKeyboardAccessibility: true, wrap: innerWidth < 700,
+    mode: "ace/mode/python", theme: dark ? "ace/theme/tomorrow_night" : "ace/theme/textmate", value: text, minLines: 2, maxLines: 200,
+    fontSize: 14, useWorker: false, showPrintMargin: false, enableKeyboardAccessibility: true, wrap: true,
   });
+  div.style.lineHeight = 1.5; // with less, some fonts lose their underscores
+  made.renderer.updateFontSize();
+  made.commands.addCommand({ name: "run", bindKey: "Ctrl-Enter|Command-Enter", exec: run });
+  const end = text.indexOf('"""\n', 3); // what the file begins with stands above the editor already
+  if (text.startsWith('"""') && end > 0) {
+    const { Range } = ace.require("ace/range"), last = text.slice(0, end).split("\n").length - 1;
+    made.session.addFold("the exercise, as above", new Range(0, 3, last, 0));
+  }
   return { get: () => made.getValue(), set: (value) => made.setValue(value, -1), onchange: (f) => made.on("change", f) };
 }
