@@ -43,7 +43,7 @@ EXERCISE = Exercise(
     hints=(
         "A mean is a sum times 1/n, and a constant factor forward is the same factor backward.",
         "n is the product of x's lengths along `dims`. The rest is sum's backward: expand, then repeat to ctx.shape.",
-        "n = math.prod(ctx.shape[axis] for axis in ctx.dims);  dx = np.broadcast_to(dout / n, ctx.shape), after expand",
+        "n = int(np.prod([ctx.shape[axis] for axis in ctx.dims])); expand dout, divide by n, broadcast to ctx.shape",
     ),
     checks=[OpCheck("Mean", reductions(), Case(some(3, 4, 5), dims=(0, 2), keepdim=False))],
     place=Kernel("mean", "Mean", takes=("layer_norm",)),

@@ -1,5 +1,5 @@
 // A lesson's cells: each can be changed and run where it stands. A cell is a .cell with its first line in data-line; what it
-// shows goes into the .result of that line, which may be behind a question.
+// shows stands in the .result of that line, which may be behind a question, and below the cell once it has run.
 const lesson = location.pathname.split("/").at(-1).replace(".html", "");
 const keyOfCell = (cell) => `minigrad cell ${lesson} ${cell.line}`; // under which a changed cell stays in this browser
 const cells = [...document.querySelectorAll(".cell")].map((place) => {
@@ -11,24 +11,25 @@ const cells = [...document.querySelectorAll(".cell")].map((place) => {
 const state = element("span", { role: "status" });
 let running = 0; // calls of runAll
 
-// Run a cell, and before it those above that have not run yet. opens: the answer that its output is in.
+// Run a cell, and before it those above that nobody has run yet.
 async function runFrom(cell) {
   for (const above of cells.slice(0, cells.indexOf(cell))) {
-    if (!above.hasRun && !(await run(above, false))) return;
+    if (!above.hasRun && !(await run(above))) return;
   }
-  await run(cell, true);
+  await run(cell);
 }
 
-async function run(cell, opens) {
+// Returns whether the next cell can run: also after a check that fails because the numbers were changed.
+async function run(cell) {
+  const name = `cell ${cells.indexOf(cell) + 1} of ${cells.length}`;
   const text = cell.editor ? cell.editor.get() : cell.text;
   const output = element("pre", { class: "output" });
   let printed = "";
   const draws = /\blesson\.picture\(/.test(text);
-  state.textContent = python.started ? "running ..." : "Python is on its way (12 MB, once) ...";
+  state.textContent = python.started ? `running ${name} ...` : "Python is on its way (12 MB, once) ...";
   if (draws && !cells.some((other) => other.hasDrawn)) state.textContent += " and what draws pictures (10 MB, once)";
   cell.result.replaceChildren(output);
-  const closed = cell.result.closest("details");
-  if (closed && opens) closed.open = true;
+  if (cell.result.closest(".answer")) cell.place.after(cell.result);
   const said = (part) => {
     printed += part;
     output.textContent = printed;
@@ -39,11 +40,12 @@ async function run(cell, opens) {
     const shown = printed ? await python.call("show", { printed }) : { html: "" };
     cell.result.innerHTML = shown.html + (html ?? ""); // made by our own code from text, which it escapes
     if (error) cell.result.append(element("pre", { class: "output error" }, error));
-    if (error?.includes("\nAssertionError") && text !== cell.text) cell.result.append(element("p", { class: "soft" }, "The check belongs to the original numbers: with yours, something else holds."));
+    const isOfOld = error?.includes("\nAssertionError") && text !== cell.text;
+    if (isOfOld) cell.result.append(element("p", { class: "soft" }, "The check belongs to the original numbers: with yours, something else holds."));
     if (typeof startWidgets === "function") startWidgets();
-    state.textContent = error ? "stopped at an error" : "done";
-    Object.assign(cell, { hasRun: !error, hasDrawn: draws });
-    return !error;
+    state.textContent = error ? `${error === "stopped" ? "stopped" : "an error"} in ${name}` : "done";
+    Object.assign(cell, { hasRun: true, hasDrawn: draws });
+    return !error || isOfOld;
   } catch (error) {
     cell.result.append(element("pre", { class: "output error" }, error.message));
     state.textContent = "";
@@ -55,7 +57,7 @@ async function runAll() {
   running += 1;
   for (const cell of cells) {
     cell.place.scrollIntoView({ block: "nearest" });
-    if (!(await run(cell, false))) break;
+    if (!(await run(cell))) break;
   }
   running -= 1;
 }
@@ -75,6 +77,7 @@ function prepare(cell) {
   const edit = button("Edit", () => {
     cell.editor ??= editor(code, localStorage.getItem(keyOfCell(cell)) ?? cell.text, () => runFrom(cell));
     cell.editor.onchange(() => localStorage.setItem(keyOfCell(cell), cell.editor.get()));
+    cell.result.prepend(element("p", { class: "soft" }, "From before your change:"));
     edit.textContent = "As it was";
     edit.onclick = () => cell.editor.set(cell.text);
   });

@@ -22,6 +22,7 @@ async function ask(command) {
     keep((kept) => { kept.state = answer.state; });
     at("said").textContent = command === "hint" ? `${answer.said}\n\n${before}` : answer.said;
     showPassed(answer.passed);
+    at("said").scrollIntoView({ block: "nearest" });
   } catch (error) {
     at("said").textContent = error.message;
   } finally {

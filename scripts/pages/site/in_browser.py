@@ -63,7 +63,8 @@ def exercise(command: str, name: str, text: str, state: dict[str, Any]) -> dict[
         elif not workspace.has_passed(name):
             said = "The library's solution is shown once yours passes the check."
         else:
-            said = workspace.exercise(name).solution() or "Your file is the solution."
+            found = workspace.exercise(name)
+            said = f"# One right answer:\n\n{found.blanks.strip()}\n\n\n# The library's way:\n\n{found.solution()}"
     except ValueError as error:
         said = str(error)
     return {"said": said, "state": workspace.state, "passed": workspace.has_passed(name)}
