@@ -163,8 +163,8 @@ def lesson_page(lesson: Path, out: Path) -> None:
         names = [name for name in SCRIPTS["cells"] if name != "common.js" or "startWidgets" not in html]
         scripts = "".join(f'<script src="../{name}"></script>\n' for name in names)
         html = re.sub(r'href="([^"#:]+)"', lambda link: f'href="{moved(link[1], path.parent, out)}"', html)
-        html = re.sub(r'<a [^>]*><code>python scripts/lesson\.py (\w+)</code></a>', _lesson_link, html)
-        html = re.sub(r"<code>python scripts/exercise\.py start (\w+)</code>", r"\1", html)
+        html = re.sub(r'<a [^>]*><code>python scripts[/]lesson\.py (\w+)</code></a>', _lesson_link, html)
+        html = re.sub(r"<code>python scripts[/]exercise\.py start (\w+)</code>", r"\1", html)
         write_text(path, html.replace(POLICY, SAME_PLACE).replace("</body>", f"{scripts}{PASSED}</body>"))
 
 

@@ -54,6 +54,8 @@ def english_text() -> str:
 
 def help_text() -> str:
     """A sixth of the same text, in one second: only what `help()` prints, or everything if there are no help topics."""
+    if BUNDLED.exists():
+        return "\n\n".join(text for name, text in documents().items() if name.startswith("help/")) + "\n"
     topics = _prose(list(_help_topics().values()), set())
     return topics + "\n" if topics else english_text()
 

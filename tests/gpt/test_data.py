@@ -390,3 +390,11 @@ def test_validate_ids():
     for ids in ([1.0], [True], ["1"], [2**70], [None]):
         with pytest.raises(TypeError, match="token ids must be integers, got"):
             validate_ids(ids, 5)
+
+
+def test_a_python_without_sources_reads_the_same_english_from_a_file(tmp_path, monkeypatch):
+    whole, helps = standard_library.documents(), standard_library.help_text()
+    (tmp_path / "english.json").write_text(json.dumps(whole), encoding="utf-8")
+    monkeypatch.setattr(standard_library, "BUNDLED", tmp_path / "english.json")
+    monkeypatch.setattr(standard_library, "documents", standard_library.documents.__wrapped__)
+    assert standard_library.documents() == whole and standard_library.help_text() == helps
