@@ -188,9 +188,9 @@ with lesson.picture("rates", "Loss after 150 steps, for seven learning rates") a
     axes.set(xlabel="learning rate", ylabel="loss (nats per token)", ylim=(4, 9))
 
 # %% [markdown]
-# Answer: lowest near 0.003. The curve is flat where nothing happens yet, falls, and rises where steps are too large. At
-# 3 the loss is far above its start: training diverges. At 0.1 it does not diverge, but hardly learns more than how frequent
-# each token is, which is easy to mistake for a slow start.
+# Answer: lowest near 0.003. The curve is flat where nothing happens yet, falls, and rises where steps are too large.
+# At 3 the loss is far above its start: training diverges. At 0.1 it does not diverge, but hardly learns more than how
+# frequent each token is, which is easy to mistake for a slow start.
 
 # %% Fourth instrument: loss curves
 # Six runs of 300 steps, on the training text and on held-out text. Beside them is what models without any training
