@@ -28,6 +28,7 @@ from gpt.training.standard_library import documents
 from scripts.checker import catalogue
 from scripts.checker.checks import Exercise
 from scripts.lessons.cells import lessons
+from scripts.pages.lesson_index import connect
 from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.pages.web_page import COMMON, POLICY, data_script, escaped, page
 
@@ -120,26 +121,32 @@ def write_site(out: Path, assets: Path, numbers: list[str] | None = None) -> Non
     for name in ("worker.js", "python.js", "cells.js", "exercise.js", "passed.js"):
         shutil.copyfile(SITE / name, out / name)
     shutil.copyfile(COMMON, out / "common.js")
-    wanted = [path for path in lessons() if numbers is None or path.stem.partition("_")[0] in numbers]
-    for lesson in wanted:
-        lesson_page(lesson, out)
-    index, names = out / "lessons" / "index.html", list(catalogue.paths())
-    linked = re.compile(rf"(?<=[:,] )({'|'.join(names)})\b(?=[, ✓<])")
-    html = linked.sub(r'<a href="../exercises/\1.html">\1</a>', read_text(index))
+    for lesson in lessons():
+        if numbers is None or lesson.stem.partition("_")[0] in numbers:
+            lesson_page(lesson, out)
+    exercises = [catalogue.load(path) for path in catalogue.paths().values()]
+    for exercise in exercises:
+        write_text(out / "exercises" / f"{exercise.name}.html", exercise_page(exercise, [e.name for e in exercises]))
+    write_indexes(out, exercises)
+    files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "service.js")
+    version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    write_text(out / "service.js", read_text(SITE / "service.js").replace('VERSION"', f'{version}"'))
+
+
+def write_indexes(out: Path, exercises: list[Exercise]) -> None:
+    """The lists of all lessons and of all exercises, each with what this reader has done, and the first page."""
+    connect(out / "lessons")
+    index = out / "lessons" / "index.html"
+    linked = re.compile(rf"(?<=[:,] )({'|'.join(exercise.name for exercise in exercises)})\b(?=[, ✓<])")
+    html = linked.sub(r'<a href="../exercises/\1.html">\1</a>', read_text(index)).replace(POLICY, SAME_PLACE)
     html = html.replace('<div class="next">', f'{ON_THE_SITE}<div class="next">').replace("</body>", f"{PASSED}</body>")
-    write_text(index, html.replace(POLICY, SAME_PLACE))
-    rows = ""
-    for name in names:
-        exercise = catalogue.load(catalogue.paths()[name])
-        write_text(out / "exercises" / f"{name}.html", exercise_page(exercise, names))
-        rows += f'<li><a href="{name}.html">{name}</a>: {escaped(exercise.title)}, {escaped(exercise.effort)}</li>'
+    write_text(index, html)
+    rows = "".join(f'<li><a href="{exercise.name}.html">{exercise.name}</a>: {escaped(exercise.title)}, '
+                   f"{escaped(exercise.effort)}</li>" for exercise in exercises)  # fmt: skip
     body = f"""<header><nav><a href="../lessons/index.html">All lessons</a></nav></header><main>
 <p class="kind">minigrad: all exercises</p><h1>Write the mathematics yourself</h1><ol>{rows}</ol></main>{PASSED}"""
     write_text(out / "exercises" / "index.html", page("The exercises", body, "exercise", policy=SAME_PLACE))
     write_text(out / "index.html", INDEX)
-    files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "service.js")
-    version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
-    write_text(out / "service.js", read_text(SITE / "service.js").replace('VERSION"', f'{version}"'))
 
 
 def project(path: Path) -> None:
@@ -163,7 +170,7 @@ def lesson_page(lesson: Path, out: Path) -> None:
         names = [name for name in SCRIPTS["cells"] if name != "common.js" or "startWidgets" not in html]
         scripts = "".join(f'<script src="../{name}"></script>\n' for name in names)
         html = re.sub(r'href="([^"#:]+)"', lambda link: f'href="{moved(link[1], path.parent, out)}"', html)
-        html = re.sub(r'<a [^>]*><code>python scripts[/]lesson\.py (\w+)</code></a>', _lesson_link, html)
+        html = re.sub(r"<a [^>]*><code>python scripts[/]lesson\.py (\w+)</code></a>", _lesson_link, html)
         html = re.sub(r"<code>python scripts[/]exercise\.py start (\w+)</code>", r"\1", html)
         write_text(path, html.replace(POLICY, SAME_PLACE).replace("</body>", f"{scripts}{PASSED}</body>"))
 
