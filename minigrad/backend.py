@@ -55,10 +55,15 @@ def array_of(x: Any) -> Any:
     return x.data if hasattr(x, "requires_grad") else x
 
 
+# NumPy's dtypes of Python's numbers, and ours. In a browser NumPy's integers have 32 bits.
+_PYTHONS = {np.dtype(np.float64): DEFAULT_DTYPE, np.dtype(np.intp): np.dtype(np.int64)}
+
+
 def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
     """A number or a nested list as an array. An array is shared, not copied, unless it must be converted.
 
-    The result is a plain array of numbers in the machine's byte order. Without a dtype, Python floats become float32.
+    The result is a plain array of numbers in the machine's byte order. Without a dtype, Python floats become float32,
+    and Python integers int64.
     Raises ValueError for a list whose rows differ in length, TypeError for anything else that does not consist of
     numbers.
     """
@@ -75,8 +80,8 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
         raise TypeError(f"{what}: its elements are not numbers, but of dtype {array.dtype}")
     if dtype is not None:
         array = array.astype(dtype, copy=False)
-    elif array.dtype == np.float64 and not (is_array(data) or isinstance(data, np.generic)):
-        array = array.astype(DEFAULT_DTYPE)
+    elif not (is_array(data) or isinstance(data, np.generic)) and array.dtype in _PYTHONS:
+        array = array.astype(_PYTHONS[array.dtype], copy=False)
     if is_unusual(array):
         array = np.asarray(array, array.dtype.newbyteorder("="))
     return array if device is None else to_device(array, device)

@@ -39,6 +39,6 @@ def arange(*bounds: float, dtype: Any = None, device: str | None = None, require
 
     int64 if all are integers, else float32. Raises TypeError for other than one to three numbers.
     """
-    if dtype is None and any(isinstance(bound, float | np.floating) for bound in bounds):
-        dtype = DEFAULT_DTYPE
+    if dtype is None:
+        dtype = DEFAULT_DTYPE if any(isinstance(bound, float | np.floating) for bound in bounds) else np.int64
     return Tensor(np.arange(*bounds), requires_grad, dtype, device)

@@ -197,7 +197,7 @@ def test_casting_keeps_ties_and_integers():
     weight = model.head.weight
     assert model.to(np.float64) is model
     assert model.head.weight is model.embedding.weight is weight
-    assert weight.dtype == weight.grad.dtype == model.mean.dtype == np.float64 and model.positions.dtype == np.int64
+    assert weight.dtype == weight.grad.dtype == model.mean.dtype == np.float64 and model.positions.dtype == np.intp
     assert model(np.array([1])).dtype == np.float64
     data = weight.data
     assert model.to("cpu", dtype="float64").head.weight.data is data
