@@ -19,7 +19,7 @@ class FastEmbedding(Function):
     @staticmethod
     def forward(ctx, ids, weight, padding_idx=None):
         ctx.ids, ctx.shape, ctx.padding_idx = ids, weight.shape, padding_idx
-        return weight.take(ids, axis=0)
+        return weight.take(ids.astype(np.intp, copy=False), axis=0)  # in a browser NumPy takes 32 bits only
 
     @staticmethod
     def backward(ctx, dout):
