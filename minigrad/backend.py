@@ -56,7 +56,7 @@ def array_of(x: Any) -> Any:
 
 
 # NumPy's dtypes of Python's numbers, and ours. In a browser NumPy's integers have 32 bits.
-_PYTHONS = {np.dtype(np.float64): DEFAULT_DTYPE, np.dtype(np.intp): np.dtype(np.int64)}
+_PYTHONS: dict[Any, Any] = {np.dtype(np.float64): DEFAULT_DTYPE, np.dtype(np.intp): np.dtype(np.int64)}
 
 
 def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:

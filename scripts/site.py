@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -22,15 +23,21 @@ from urllib.parse import quote, unquote
 
 from scripts.shared import command_line
 
+import numpy as np
+
+from finetune.export import export
 from gpt.console import progress_bar
 from gpt.files import atomic_write, read_json, read_text, write_text
+from gpt.training.checkpoint import has_checkpoint
 from gpt.training.standard_library import documents
+from gpt.weights.pretrained import WEIGHTS
+from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from scripts.checker import catalogue
 from scripts.checker.checks import Exercise
 from scripts.lessons.cells import lessons
 from scripts.pages.lesson_index import connect
 from scripts.pages.markup import markdown_to_html, python_to_html
-from scripts.pages.web_page import COMMON, POLICY, data_script, escaped, page
+from scripts.pages.web_page import COMMON, FOLDER, POLICY, data_script, escaped, page, page_of_data
 
 EXAMPLES = """examples:
   python scripts/site.py --fetch --serve        fetch the pinned files (30 MB, once), write the site and serve it here
@@ -41,6 +48,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "scripts" / "pages" / "site"
 TRAVELS = (".py", ".json", ".md", ".html", ".js", ".css")  # the files of our packages that the browser gets
 SAME_PLACE = POLICY.replace("script-src", "script-src 'self'") + "; connect-src 'self'; worker-src 'self'"
+DEMO = "runs/demo"
+HOME = '<nav aria-label="site"><a href="../index.html">minigrad</a></nav>'
+# The pages of the site that its scripts draw, from NAME.html and NAME.js of a folder: the folder, a title, the data.
+TOOLS: dict[str, tuple[Path, str, Any]] = {
+    "explore": (FOLDER, "Look inside a model", {"model": "stories", "text": "Once upon a time there was a little"}),
+}
 SCRIPTS = {
     kind: ["pyodide/ace.js", "pyodide/mode-python.js", "common.js", "python.js", f"{kind}.js"]
     for kind in ("cells", "exercise")
@@ -61,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     add("out", nargs="?", default="runs/site", metavar="OUT", help="folder for the site")
     add("--assets", default="runs/assets", metavar="DIR", help="folder with the pinned files")
     add("--fetch", action="store_true", help="fetch those that are missing there")
+    add("--model", default=DEMO, metavar="RUN", help="the model to look into; the demo trains it if it is missing")
     add("--only", metavar="N,N,...", help="only the lessons with these numbers")
     add("--serve", action="store_true", help="serve the site at 127.0.0.1 until Ctrl-C")
     add("--port", type=command_line.whole_number(0), default=8000, help="of --serve")
@@ -69,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.fetch:
         fetch(assets)
     numbers = arguments.only.split(",") if arguments.only else None
-    write_site(out, assets, numbers)
+    write_site(out, assets, arguments.model, numbers)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"site: {out.as_posix()}/index.html ({size / 1e6:.0f} MB); any web server can serve this folder")
     if arguments.serve:
@@ -114,10 +128,14 @@ def copy_assets(assets: Path, out: Path) -> None:
     write_text(out / "pyodide" / "pyodide-lock.json", json.dumps(lock))
 
 
-def write_site(out: Path, assets: Path, numbers: list[str] | None = None) -> None:
-    """Write all files of the site. numbers: of the lessons; all if None."""
+def write_site(out: Path, assets: Path, model: str = DEMO, numbers: list[str] | None = None) -> None:
+    """Write all files of the site. model: a run or folder. numbers: of the lessons; all if None."""
     copy_assets(assets, out)
     project(out / "project.zip")
+    write_model(model, out / "models" / "stories.zip")
+    for name, (folder, title, data) in TOOLS.items():
+        html = page_of_data(name, title, data, SAME_PLACE, folder, '<script src="../python.js"></script>')
+        write_text(out / name / "index.html", html.replace("<header>", f"<header>{HOME}", 1))
     for name in ("worker.js", "python.js", "cells.js", "exercise.js", "passed.js"):
         shutil.copyfile(SITE / name, out / name)
     shutil.copyfile(COMMON, out / "common.js")
@@ -131,6 +149,21 @@ def write_site(out: Path, assets: Path, numbers: list[str] | None = None) -> Non
     files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "service.js")
     version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
     write_text(out / "service.js", read_text(SITE / "service.js").replace('VERSION"', f'{version}"'))
+
+
+def write_model(source: str, path: Path) -> None:
+    """The model in 16 bits and its tokenizer, as a zip of a folder that `load_model` and transformers read."""
+    if source == DEMO and not has_checkpoint(source):
+        subprocess.run([sys.executable, str(ROOT / "scripts" / "demo.py"), "--out-dir", source], check=True)
+    with tempfile.TemporaryDirectory() as folder, atomic_write(path) as written:
+        export(source, folder)
+        weights = Path(folder) / WEIGHTS
+        with SafetensorsFile(weights) as file:
+            halves = {name: file.read(name).astype(np.float16) for name in file.entries}
+        write_safetensors(weights, halves, {"format": "pt"})
+        with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
+            for member in sorted(Path(folder).iterdir()):
+                archive.write(member, member.name)
 
 
 def write_indexes(out: Path, exercises: list[Exercise]) -> None:

@@ -1,4 +1,5 @@
-// The explorer: every number comes from the model, through the server that this page came from (explore_data.py answers).
+// The explorer: every number comes from the model (explore_data.py answers), through the server that this page came from, or
+// on the site from Python in this tab.
 const start = JSON.parse(document.querySelector("script[type='application/json']").textContent);
 const at = (id) => document.getElementById(id);
 const main = document.querySelector("main");
@@ -46,12 +47,24 @@ async function ask(change) {
 }
 
 async function answerTo(asked) {
+  if (typeof python === "object") return inThisTab(asked);
   try {
     const response = await fetch("look", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) });
     const found = await response.json();
     return found.error ? { error: `This cannot be shown: ${found.error}. Change it and try again.` } : found;
   } catch {
     return { error: "The server does not answer. Start scripts/explore.py again and open the address that it prints." };
+  }
+}
+
+async function inThisTab(asked) {
+  const { model } = start, missing = python.missing();
+  if (missing) return { error: missing };
+  try {
+    const found = await python.call("explore.look", { model, question: asked }, { model });
+    return found.error ? { error: `This cannot be shown: ${found.error}. Change it and try again.` } : found;
+  } catch (error) {
+    return { error: error.message };
   }
 }
 

@@ -67,7 +67,9 @@ def look(*sections: str) -> str:
     return "".join(f"/* {name}{rules}" for name, rules in zip(parts[1::2], parts[2::2]) if name in sections)
 
 
-def page_of_data(name: str, title: str, data: Any, policy: str = POLICY) -> str:
-    """A page that its script draws: NAME.html and NAME.js of this folder, with data."""
-    body = f"{read_text(FOLDER / f'{name}.html')}{data_script(data)}"
-    return page(title, body, name, [read_text(COMMON), read_text(FOLDER / f"{name}.js")], policy)
+def page_of_data(
+    name: str, title: str, data: Any, policy: str = POLICY, folder: Path = FOLDER, before: str = ""
+) -> str:
+    """A page that its script draws: NAME.html and NAME.js of a folder, with data. before: HTML before the scripts."""
+    body = f"{read_text(folder / f'{name}.html')}{data_script(data)}{before}"
+    return page(title, body, name, [read_text(COMMON), read_text(folder / f"{name}.js")], policy)

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpt import GPT, GPTConfig, Tokenizer
+from minigrad import manual_seed
 from scripts import site
 from scripts.checker import catalogue
 from scripts.checker.workspace import Workspace
@@ -37,7 +39,11 @@ def folder(tmp_path_factory):
     if assets is None:
         pytest.skip("needs the pinned files: python -m tests.site_assets DIR, and MINIGRAD_SITE_ASSETS=DIR")
     out = tmp_path_factory.mktemp("site")
-    site.write_site(out, Path(assets), ["00"])
+    manual_seed(0)
+    tokenizer = Tokenizer.train(["one text for a model that knows nothing yet"], 257)
+    model = GPT(GPTConfig(vocab_size=257, n_layer=2, n_head=2, n_embd=16, block_size=64))
+    model.save_pretrained(out / "model", tokenizer)
+    site.write_site(out, Path(assets), str(out / "model"), ["00"])
     return out
 
 
@@ -146,7 +152,7 @@ def call(tab, text):
     return tab.evaluate("""async (text) => {
       let printed = "";
       const said = (part) => { printed += part; };
-      const { error } = await python.call("run", { lesson: "00_gradients", text, line: 1 }, { said });
+      const { error } = await python.call("cells.run", { lesson: "00_gradients", text, line: 1 }, { said });
       return printed + (error ?? "");
     }""", text)  # fmt: skip
 
@@ -179,3 +185,12 @@ def test_pages_can_be_read(tab, address, viewport, place):
     tab.set_viewport_size(viewport)
     tab.goto(f"{address}/{place}")
     assert [fault for fault in faults(tab) if not re.search("ace_", fault)] == []
+
+
+def test_the_explorer_answers_in_this_tab(tab, address):
+    tab.goto(f"{address}/explore/index.html")
+    tab.locator("#alternatives tr").nth(9).wait_for()
+    tab.get_by_role("button", name="switch off head 0.1", exact=True).click()
+    tab.locator("#off").get_by_text("head 0.1").wait_for()
+    tab.wait_for_function("() => document.querySelector('main').classList.contains('changed')")
+    assert tab.locator("#state").inner_text() == ""

@@ -36,8 +36,8 @@ async function run(cell) {
   };
   try {
     const packages = draws ? ["matplotlib"] : [];
-    const { html, error } = await python.call("run", { lesson, text, line: cell.line }, { said, packages });
-    const shown = printed ? await python.call("show", { printed }) : { html: "" };
+    const { html, error } = await python.call("cells.run", { lesson, text, line: cell.line }, { said, packages });
+    const shown = printed ? await python.call("cells.show", { printed }) : { html: "" };
     cell.result.innerHTML = shown.html + (html ?? ""); // made by our own code from text, which it escapes
     if (error) cell.result.append(element("pre", { class: "output error" }, error));
     const isOfOld = error?.includes("\nAssertionError") && text !== cell.text;
@@ -63,7 +63,7 @@ async function runAll() {
 }
 
 async function restart() {
-  await python.call("forget", { lesson });
+  await python.call("cells.forget", { lesson });
   for (const cell of cells) cell.hasRun = false;
   state.textContent = "What the cells had defined is forgotten; your changes to them stay.";
 }

@@ -3,6 +3,7 @@ const { name, file, stub } = JSON.parse(document.querySelector("script[type='app
 const at = (id) => document.getElementById(id);
 const KEPT = "minigrad exercises";
 const read = () => JSON.parse(localStorage.getItem(KEPT) ?? '{"files": {}, "state": {}}');
+const NEEDS = { packages: ["hypothesis"] };
 const LONGEST = 30_000; // milliseconds for a check
 
 function keep(change) {
@@ -16,9 +17,9 @@ async function ask(command) {
   at("said").textContent = python.started ? `${command} ...` : "Python is on its way (12 MB, once) ...";
   let clock;
   try {
-    await python.call("forget", { lesson: "" }, { packages: ["hypothesis"] }); // Python is there now
+    await python.call("exercise.ready", {}, NEEDS); // Python is there now
     clock = setTimeout(() => python.stop(), LONGEST);
-    const answer = await python.call("exercise", { command, name, text: code.get(), state: read().state });
+    const answer = await python.call("exercise.ask", { command, name, text: code.get(), state: read().state }, NEEDS);
     keep((kept) => { kept.state = answer.state; });
     at("said").textContent = command === "hint" ? `${answer.said}\n\n${before}` : answer.said;
     showPassed(answer.passed);
@@ -36,13 +37,13 @@ function showPassed(passed) {
 }
 
 async function download() {
-  const { base64 } = await python.call("folder", read());
+  const { base64 } = await python.call("exercise.folder", read(), NEEDS);
   element("a", { href: `data:application/zip;base64,${base64}`, download: "my_exercises.zip" }).click();
 }
 
 async function takeUp() {
   const bytes = new Uint8Array(await at("upload").files[0].arrayBuffer());
-  const found = await python.call("taken_up", { data: btoa(bytes.reduce((text, byte) => text + String.fromCharCode(byte), "")) });
+  const found = await python.call("exercise.taken_up", { data: btoa(bytes.reduce((text, byte) => text + String.fromCharCode(byte), "")) }, NEEDS);
   keep((kept) => {
     Object.assign(kept.files, found.files);
     Object.assign(kept.state, found.state);

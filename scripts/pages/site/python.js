@@ -1,5 +1,5 @@
-// Python for a page of the site: `await python.call("run", {...})`, and `python.stop()`. Needs `element` of common.js.
-const SITE = new URL("..", location.href).href; // where service.js and worker.js are
+// Python for a page of the site: `await python.call("cells.run", {...})`, and `python.stop()`. Needs `element` of common.js.
+const SITE = new URL(".", document.currentScript.src).href; // where service.js and worker.js are
 const PATIENCE = 3000; // milliseconds until a call that does not stop is ended with its worker
 
 const python = {
@@ -38,7 +38,7 @@ const python = {
     else call.reject(new Error(error));
   },
 
-  async call(call, given, { said = () => {}, packages = [] } = {}) {
+  async call(call, given, { said = () => {}, packages = [], model = null } = {}) {
     this.started ??= this.start();
     this.isStopped = false;
     await this.started;
@@ -47,7 +47,7 @@ const python = {
     const number = this.number;
     return new Promise((resolve, reject) => {
       this.calls.set(number, { resolve, reject, said });
-      this.worker.postMessage({ number, call, given, packages });
+      this.worker.postMessage({ number, call, given, packages, model });
     });
   },
 

@@ -19,10 +19,9 @@ addEventListener("fetch", (event) => {
 });
 
 async function kept(request) {
-  const cache = await caches.open(CACHE);
-  const found = await cache.match(request);
+  const found = await caches.match(request); // also in "my models", which train.js fills
   if (found) return found;
   const response = await fetch(request);
-  if (response.ok) cache.put(request, response.clone());
+  if (response.ok) (await caches.open(CACHE)).put(request, response.clone());
   return response;
 }

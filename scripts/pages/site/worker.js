@@ -1,5 +1,5 @@
-// Python in a Web Worker. A message {number, call, given, packages} calls a function of in_browser.py. While it runs it may
-// say things: {number, said}. It ends with {number, result} or {number, error}.
+// Python in a Web Worker. A message {number, call, given, packages, model} calls a function (in_browser.py), once the packages
+// and the model are there. While it runs it may say things: {number, said}. It ends with {number, result} or {number, error}.
 importScripts("pyodide/pyodide.js");
 const ASK_EVERY = 200; // milliseconds between two questions whether to stop
 const SIGINT = 2;
@@ -39,10 +39,19 @@ async function start() {
   return { python, calls: python.pyimport("scripts.pages.site.in_browser") };
 }
 
+// A model of the site, or the one that this visitor has trained: its folder, as /models/NAME.
+async function fetchModel(python, name) {
+  const folder = `/models/${name}`;
+  if (python.FS.analyzePath(folder).exists) return;
+  const response = await fetch(`models/${name}.zip`);
+  if (!response.ok) throw new Error(`There is no model "${name}" here.`);
+  python.unpackArchive(await response.arrayBuffer(), "zip", { extractDir: folder });
+}
+
 const started = start();
 started.then(() => postMessage({ ready: true }), (error) => postMessage({ failed: String(error) }));
 
-onmessage = async ({ data: { number, call, given, packages } }) => {
+onmessage = async ({ data: { number, call, given, packages, model } }) => {
   const { python, calls } = await started;
   const say = (bytes) => {
     postMessage({ number, said: new TextDecoder().decode(bytes) });
@@ -50,6 +59,7 @@ onmessage = async ({ data: { number, call, given, packages } }) => {
   };
   try {
     await python.loadPackage(packages, { messageCallback: () => {} });
+    if (model) await fetchModel(python, model);
     current = number;
     python.setStdout({ write: say });
     postMessage({ number, result: JSON.parse(calls.answer(call, JSON.stringify(given))) });

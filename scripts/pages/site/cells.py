@@ -1,0 +1,48 @@
+"""What the page of a lesson (cells.js) asks of Python: to run its cells."""
+
+from __future__ import annotations
+
+import linecache
+import traceback
+from pathlib import Path
+from typing import Any
+
+from scripts.lessons.cells import LESSONS, Cell, Running
+from scripts.pages.lesson_page import Body, _value
+
+PICTURES = Path("/tmp/lessons")
+lessons: dict[str, Running] = {}
+
+
+def run(lesson: str, text: str, line: int) -> dict[str, Any]:
+    """Run a cell in its lesson's module. What it prints is said while it runs; the rest comes at the end, as HTML."""
+    if lesson not in lessons:
+        lessons[lesson] = Running(LESSONS / f"{lesson}.py", ["--out-dir", str(PICTURES / lesson)])
+    path = lessons[lesson].path
+    linecache.cache[path] = (len(text), None, ["\n"] * (line - 1) + text.splitlines(True), path)  # for the traceback
+    try:
+        value = lessons[lesson].execute(Cell("code", text, line))
+        return {"html": "".join(_value(value))}
+    except (Exception, KeyboardInterrupt) as error:
+        return {"error": _shown(error, path)}
+
+
+def show(printed: str) -> dict[str, Any]:
+    """What a cell printed, with the pictures and widgets that it names, as HTML."""
+    return {"html": "".join(Body(PICTURES)._output(printed))}
+
+
+def forget(lesson: str) -> dict[str, Any]:
+    """Forget what the cells of a lesson have defined."""
+    lessons.pop(lesson, None)
+    return {}
+
+
+def _shown(error: BaseException, path: str) -> str:
+    """The traceback from the lesson's cell on; our own frames above it are left out."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped"
+    places = traceback.extract_tb(error.__traceback__)
+    first = next((i for i, place in enumerate(places) if place.filename == path), 0)
+    lines = traceback.format_list(places[first:]) + traceback.format_exception_only(error)
+    return "Traceback (most recent call last):\n" + "".join(lines)

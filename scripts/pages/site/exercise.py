@@ -1,0 +1,63 @@
+"""What the page of an exercise (exercise.js) asks of Python: to check an answer, and to pack and unpack the work."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from gpt.files import write_text
+from scripts.checker import catalogue, showing
+from scripts.checker.workspace import Workspace
+
+WORKSPACE = Path("my_exercises")
+
+
+def ready() -> dict[str, Any]:
+    """Say nothing: what a check needs is loaded now."""
+    return {}
+
+
+def ask(command: str, name: str, text: str, state: dict[str, Any]) -> dict[str, Any]:
+    """What `exercise.py check`, `hint` or `solution` say about a learner's text. state: of progress.json."""
+    write_text(WORKSPACE / "progress.json", json.dumps(state))
+    workspace = Workspace(WORKSPACE, catalogue.paths())
+    write_text(workspace.file(name), text)
+    try:
+        if command == "check":
+            said = showing.verdict_text(name, workspace.check(name), workspace)
+        elif command == "hint":
+            said = "hint {} of 3: {}".format(*workspace.hint(name))
+        elif not workspace.has_passed(name):
+            said = "The library's solution is shown once yours passes the check."
+        else:
+            found = workspace.exercise(name)
+            said = f"# One right answer:\n\n{found.blanks.strip()}\n\n\n# The library's way:\n\n{found.solution()}"
+    except ValueError as error:
+        said = str(error)
+    return {"said": said, "state": workspace.state, "passed": workspace.has_passed(name)}
+
+
+def folder(files: dict[str, str], state: dict[str, Any]) -> dict[str, Any]:
+    """A zip of a learner's files, as a folder that `exercise.py` takes as its --workspace."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in {**files, "progress.json": json.dumps(state, indent=1)}.items():
+            archive.writestr(f"my_exercises/{name}", text)
+    return {"base64": base64.b64encode(data.getvalue()).decode("ascii")}
+
+
+def taken_up(data: str) -> dict[str, Any]:
+    """The files and the state in a zip of a folder, given as base64."""
+    files, state = {}, {}
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(data))) as archive:
+        for entry in archive.infolist():
+            name = entry.filename.rpartition("/")[2]
+            if name == "progress.json":
+                state = json.loads(archive.read(entry))
+            elif name.endswith(".py"):
+                files[name] = archive.read(entry).decode("utf-8")
+    return {"files": files, "state": state}
