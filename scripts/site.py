@@ -6,6 +6,7 @@ their SHA-256 (scripts/pages/site/assets.json); nothing is fetched from elsewher
 
 from __future__ import annotations
 
+import ast
 import gzip
 import hashlib
 import http.server
@@ -29,12 +30,14 @@ from finetune.export import export
 from gpt.console import progress_bar
 from gpt.files import atomic_write, read_json, read_text, write_text
 from gpt.training.checkpoint import has_checkpoint
+from gpt.training.loading import load_model
 from gpt.training.standard_library import documents
 from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from scripts.checker import catalogue
 from scripts.checker.checks import Exercise
 from scripts.lessons.cells import lessons
+from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import connect
 from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.pages.web_page import COMMON, FOLDER, POLICY, data_script, escaped, page, page_of_data
@@ -48,11 +51,13 @@ ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "scripts" / "pages" / "site"
 TRAVELS = (".py", ".json", ".md", ".html", ".js", ".css")  # the files of our packages that the browser gets
 SAME_PLACE = POLICY.replace("script-src", "script-src 'self'") + "; connect-src 'self'; worker-src 'self'"
+LIBRARY = ("minigrad", "gpt", "finetune")
 DEMO = "runs/demo"
+BEGINNING = "Once upon a time there was a little"
 HOME = '<nav aria-label="site"><a href="../index.html">minigrad</a></nav>'
 # The pages of the site that its scripts draw, from NAME.html and NAME.js of a folder: the folder, a title, the data.
 TOOLS: dict[str, tuple[Path, str, Any]] = {
-    "explore": (FOLDER, "Look inside a model", {"model": "stories", "text": "Once upon a time there was a little"}),
+    "explore": (FOLDER, "Look inside a model", {"model": "stories", "text": BEGINNING}),
 }
 SCRIPTS = {
     kind: ["pyodide/ace.js", "pyodide/mode-python.js", "common.js", "python.js", f"{kind}.js"]
@@ -61,11 +66,6 @@ SCRIPTS = {
 PASSED = '<script src="../passed.js"></script>'
 ON_THE_SITE = """<p>All of it runs in this browser; nothing is installed, and nothing leaves it. You need some Python,
 and to know what a derivative is. <a href="../exercises/index.html">All exercises</a></p>"""
-INDEX = """<!DOCTYPE html>
-<meta charset="utf-8"><title>minigrad</title><link rel="icon" href="data:,">
-<meta http-equiv="refresh" content="0; url=lessons/index.html">
-<a href="lessons/index.html">The lessons</a>
-"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -132,11 +132,11 @@ def write_site(out: Path, assets: Path, model: str = DEMO, numbers: list[str] | 
     """Write all files of the site. model: a run or folder. numbers: of the lessons; all if None."""
     copy_assets(assets, out)
     project(out / "project.zip")
-    write_model(model, out / "models" / "stories.zip")
+    looker = write_model(model, out / "models" / "stories.zip")
     for name, (folder, title, data) in TOOLS.items():
         html = page_of_data(name, title, data, SAME_PLACE, folder, '<script src="../python.js"></script>')
         write_text(out / name / "index.html", html.replace("<header>", f"<header>{HOME}", 1))
-    for name in ("worker.js", "python.js", "cells.js", "exercise.js", "passed.js"):
+    for name in ("worker.js", "python.js", "cells.js", "exercise.js", "passed.js", "home.js"):
         shutil.copyfile(SITE / name, out / name)
     shutil.copyfile(COMMON, out / "common.js")
     for lesson in lessons():
@@ -146,12 +146,13 @@ def write_site(out: Path, assets: Path, model: str = DEMO, numbers: list[str] | 
     for exercise in exercises:
         write_text(out / "exercises" / f"{exercise.name}.html", exercise_page(exercise, [e.name for e in exercises]))
     write_indexes(out, exercises)
+    write_text(out / "index.html", home_page(looker, len(lessons()), len(exercises)))
     files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "service.js")
     version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
     write_text(out / "service.js", read_text(SITE / "service.js").replace('VERSION"', f'{version}"'))
 
 
-def write_model(source: str, path: Path) -> None:
+def write_model(source: str, path: Path) -> Looker:
     """The model in 16 bits and its tokenizer, as a zip of a folder that `load_model` and transformers read."""
     if source == DEMO and not has_checkpoint(source):
         subprocess.run([sys.executable, str(ROOT / "scripts" / "demo.py"), "--out-dir", source], check=True)
@@ -164,6 +165,46 @@ def write_model(source: str, path: Path) -> None:
         with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
             for member in sorted(Path(folder).iterdir()):
                 archive.write(member, member.name)
+        return Looker(*load_model(folder))
+
+
+def home_page(looker: Looker, lessons: int, exercises: int) -> str:
+    """The first page. It knows the model's answers to the first words, so that it answers before Python is there."""
+    first = looker.look({"text": BEGINNING})
+    answers = [first] + [looker.look({"ids": [*first["ids"], word["id"]]}) for word in first["alternatives"]]
+    kept = [{name: answer[name] for name in ("text", "ids", "tokens", "alternatives")} for answer in answers]
+    data = data_script({"context": looker.longest, "text": BEGINNING, "answers": kept})
+    body = read_text(SITE / "home.html").format(lessons=lessons, exercises=exercises)
+    scripts = "".join(f'<script src="{name}"></script>\n' for name in ("common.js", "python.js", "home.js"))
+    return page("minigrad: a language model to read", f"{body}{data}{scripts}", "home", policy=SAME_PLACE)
+
+
+def write_sources(out: Path) -> None:
+    """The library's files, and a list of them: the tables of contents of its folders."""
+    contents = []
+    for package in LIBRARY:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            moved(path.as_posix(), ROOT, out)
+            if path.name == "__init__.py":
+                contents.append(_contents(path.parent))
+    body = f"<header>{HOME}</header><main><h1>The source</h1>{''.join(contents)}</main>"
+    write_text(out / "source" / "index.html", page("The source", body, "source"))
+
+
+def _contents(folder: Path) -> str:
+    """The table of contents of a folder, which its __init__.py begins with, with links to the files that it names."""
+    name = folder.relative_to(ROOT).as_posix()
+    first, _, rest = (ast.get_docstring(ast.parse(read_text(folder / "__init__.py"))) or "").partition("\n")
+
+    def link(found: re.Match[str]) -> str:
+        path = ROOT / found[0] if found[0].startswith(LIBRARY) else folder / found[0]
+        where = path.relative_to(ROOT).as_posix()
+        if path.is_dir():
+            return f'<a href="#{where}">{found[0]}</a>'
+        return f'<a href="{where}.html">{found[0]}</a>' if path.is_file() else found[0]
+
+    linked = re.sub(r"(?<![\w/.])[\w/]+(\.py|/)", link, escaped(rest.strip("\n")))
+    return f'<h2 id="{name}">{name}/</h2>\n<p>{escaped(first)}</p>\n<pre>{linked}</pre>\n'
 
 
 def write_indexes(out: Path, exercises: list[Exercise]) -> None:
@@ -173,13 +214,13 @@ def write_indexes(out: Path, exercises: list[Exercise]) -> None:
     linked = re.compile(rf"(?<=[:,] )({'|'.join(exercise.name for exercise in exercises)})\b(?=[, ✓<])")
     html = linked.sub(r'<a href="../exercises/\1.html">\1</a>', read_text(index)).replace(POLICY, SAME_PLACE)
     html = html.replace('<div class="next">', f'{ON_THE_SITE}<div class="next">').replace("</body>", f"{PASSED}</body>")
-    write_text(index, html)
+    write_text(index, html.replace("<main>", f"<header>{HOME}</header><main>", 1))
     rows = "".join(f'<li><a href="{exercise.name}.html">{exercise.name}</a>: {escaped(exercise.title)}, '
                    f"{escaped(exercise.effort)}</li>" for exercise in exercises)  # fmt: skip
-    body = f"""<header><nav><a href="../lessons/index.html">All lessons</a></nav></header><main>
+    body = f"""<header>{HOME}</header><main>
 <p class="kind">minigrad: all exercises</p><h1>Write the mathematics yourself</h1><ol>{rows}</ol></main>{PASSED}"""
     write_text(out / "exercises" / "index.html", page("The exercises", body, "exercise", policy=SAME_PLACE))
-    write_text(out / "index.html", INDEX)
+    write_sources(out)
 
 
 def project(path: Path) -> None:
@@ -225,7 +266,8 @@ def moved(link: str, folder: Path, out: Path) -> str:
     if not (out / name).exists():
         title, source = target.relative_to(ROOT).as_posix(), read_text(target)
         code = python_to_html(source) if target.suffix == ".py" else escaped(source)
-        write_text(out / name, page(title, f"<h1>{title}</h1>\n<pre class=\"code\">{code}</pre>", "source"))
+        contents = f'<header><nav><a href="{"../" * title.count("/")}index.html">The source</a></nav></header>'
+        write_text(out / name, page(title, f'{contents}<h1>{title}</h1>\n<pre class="code">{code}</pre>', "source"))
     return f"../{quote(name)}"
 
 

@@ -45,6 +45,7 @@ class Looker:
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer):
         self.model, self.tokenizer = model.eval(), tokenizer
+        self.longest = min(model.config.block_size, LONGEST_TEXT)
         # The last result of each is kept: another token or another layer of the same run needs no new forward pass.
         self._kept_run = functools.lru_cache(maxsize=1)(self._run)
         self._kept_log_probs = functools.lru_cache(maxsize=1)(self._log_probs)
@@ -99,9 +100,8 @@ class Looker:
     def _ids(self, question: dict[str, Any]) -> tuple[int, ...]:
         given = question.get("ids")
         ids = self.tokenizer.encode(str(question.get("text", ""))) if given is None else [int(i) for i in given]
-        longest = min(self.model.config.block_size, LONGEST_TEXT)
-        if not 1 <= len(ids) <= longest:
-            raise ValueError(f"the text has {len(ids)} tokens; the model reads 1 to {longest} of them here")
+        if not 1 <= len(ids) <= self.longest:
+            raise ValueError(f"the text has {len(ids)} tokens; the model reads 1 to {self.longest} of them here")
         if not all(0 <= i < len(self.tokenizer) for i in ids):
             raise ValueError(f"the vocabulary has {len(self.tokenizer)} tokens, numbered from 0")
         return tuple(ids)

@@ -19,6 +19,8 @@ from tests.scripts.looking import faults
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium
 
 _ = chromium  # a fixture
+PLACES = ["lessons/00_gradients.html", "exercises/softmax.html"]
+PLACES += ["index.html", "explore/index.html", "source/index.html"]
 LONG = 240_000  # milliseconds: a busy machine takes its time
 TRAINING = """
 import numpy as np
@@ -180,7 +182,7 @@ def test_without_webassembly_a_page_says_so_and_can_be_read(context, tab, addres
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
-@pytest.mark.parametrize("place", ["exercises/softmax.html", "lessons/00_gradients.html"])
+@pytest.mark.parametrize("place", PLACES)
 def test_pages_can_be_read(tab, address, viewport, place):
     tab.set_viewport_size(viewport)
     tab.goto(f"{address}/{place}")
@@ -193,4 +195,18 @@ def test_the_explorer_answers_in_this_tab(tab, address):
     tab.get_by_role("button", name="switch off head 0.1", exact=True).click()
     tab.locator("#off").get_by_text("head 0.1").wait_for()
     tab.wait_for_function("() => document.querySelector('main').classList.contains('changed')")
+    assert tab.locator("#state").inner_text() == ""
+
+
+def test_the_first_page_answers_before_python_is_there_and_goes_on_with_it(tab, address):
+    tab.goto(f"{address}/index.html")
+    words = tab.locator("#alternatives button")
+    begun = tab.locator("#story").inner_text()
+    words.first.click()
+    assert not tab.evaluate("Boolean(python.isReady)") and tab.locator("#story").inner_text() != begun
+    tab.get_by_label("the beginning of a story").fill("Another beginning")
+    tab.get_by_role("button", name="Read it").click()
+    tab.wait_for_function("() => document.querySelector('#story').textContent === 'Another beginning'")
+    tab.get_by_role("button", name="Let it write").click()
+    tab.wait_for_function("() => document.querySelector('#story').textContent.length > 20 && python.calls.size === 0")
     assert tab.locator("#state").inner_text() == ""

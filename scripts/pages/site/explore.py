@@ -21,3 +21,20 @@ def look(model: str, question: dict[str, Any]) -> dict[str, Any]:
         return looker(model).look(question)
     except ValueError as error:
         return {"error": str(error)}
+
+
+def write(model: str, ids: list[int], tokens: int, seed: int) -> dict[str, Any]:
+    """Continue a text by up to `tokens` tokens, whose texts are printed as they come; returns both."""
+    found = looker(model)
+    end = found.tokenizer.eos_token_id
+
+    def text(i: int) -> str:
+        return "\n\n" if i == end else found.tokenizer.decode([i])
+
+    def say(new: list[int]) -> None:
+        print(text(new[0]), end="", flush=True)
+
+    ends = [] if end is None else [end]
+    options = {"temperature": 0.8, "top_p": 0.95, "seed": seed, "stop_tokens": ends, "on_token": say}
+    new = found.model.generate([ids], tokens, **options)[0]
+    return {"ids": new, "tokens": [text(i) for i in new]}

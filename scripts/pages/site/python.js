@@ -21,7 +21,10 @@ const python = {
     this.worker = new Worker(`${SITE}worker.js`);
     return new Promise((ready, failed) => {
       this.worker.onmessage = ({ data }) => {
-        if (data.ready) ready();
+        if (data.ready) {
+          this.isReady = true;
+          ready();
+        }
         else if (data.failed) failed(new Error(data.failed));
         else this.heard(data);
       };

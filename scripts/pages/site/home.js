@@ -1,0 +1,67 @@
+// The first page: a story, and the words that may follow. The answers after the first words came with the page; Python, which
+// begins to load at the first click, gives the others.
+const { context, text, answers } = JSON.parse(document.querySelector("script[type='application/json']").textContent);
+const at = (id) => document.getElementById(id);
+const WRITTEN = 40; // tokens
+const MODEL = { model: "stories" };
+let story = null; // {ids, tokens}: the tokens and their texts, the whole story
+let turn = 0; // the last question is the one whose answer is shown
+
+const missing = python.missing();
+const wake = () => { if (!missing) python.started ??= python.start(); };
+
+// Ask for the words that may follow. question: {text}, or {ids} of the whole story.
+async function ask(question) {
+  turn += 1;
+  const mine = turn, ids = question.ids?.slice(-context);
+  try {
+    const found = answers.find((answer) => answer.text === question.text || String(answer.ids) === String(ids)) ?? (await look({ ...question, ids }));
+    if (mine !== turn) return;
+    const before = question.ids ? story.tokens.slice(0, question.ids.length - ids.length) : [];
+    story = { ids: question.ids ?? found.ids, tokens: [...before, ...found.tokens] };
+    draw(found.alternatives);
+  } catch (error) {
+    if (mine === turn) at("state").textContent = error.message;
+  }
+}
+
+async function look(question) {
+  if (missing) throw new Error(missing);
+  at("state").textContent = python.isReady ? "reading ..." : "Python is on its way (15 MB, once) ...";
+  const found = await python.call("explore.look", { ...MODEL, question }, MODEL);
+  if (found.error) throw new Error(`This cannot be read: ${found.error}.`);
+  return found;
+}
+
+function draw(alternatives) {
+  at("story").textContent = story.tokens.join("");
+  at("state").textContent = "";
+  at("alternatives").replaceChildren(...alternatives.map(({ id, text: word, p }) => element("button", { type: "button", style: shade(p), onclick: () => ask({ ids: [...story.ids, id] }) },
+    element("code", {}, visible(word)), element("span", {}, ` ${(100 * p).toFixed(p < 0.1 ? 1 : 0)} %`))));
+}
+
+async function write() {
+  if (missing) return ask({});
+  turn += 1;
+  at("state").textContent = python.isReady ? "writing ..." : "Python is on its way (15 MB, once) ...";
+  const said = (part) => { at("story").textContent += part; };
+  const seed = Math.floor(Math.random() * 1e6);
+  try {
+    const { ids, tokens } = await python.call("explore.write", { ...MODEL, ids: story.ids, tokens: WRITTEN, seed }, { ...MODEL, said });
+    story = { ids: [...story.ids, ...ids], tokens: [...story.tokens, ...tokens] };
+    await ask({ ids: story.ids });
+  } catch (error) {
+    at("state").textContent = error.message;
+  }
+}
+
+at("text").value = text;
+at("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  ask({ text: at("text").value });
+});
+at("write").addEventListener("click", write);
+at("again").addEventListener("click", () => ask({ text }));
+for (const event of ["pointerdown", "keydown"]) document.querySelector(".try").addEventListener(event, wake);
+ask({ text });
+if (missing) at("state").textContent = missing;
