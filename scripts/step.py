@@ -1,7 +1,8 @@
 """One training step of a GPT so small that every array fits on the screen. Step into the marked lines in a debugger.
 
 VS Code: open this file, set a breakpoint below "# forward", press F5; F11 steps into a call, F10 over, Shift+F11 out.
-pdb:     python -m pdb scripts/step.py   then: b 34 (a breakpoint), c (go there), s (into), n (over), r (out), p x
+pdb:     python -m pdb scripts/step.py   then: b 36 (a breakpoint), c (go there), s (into), n (over), r (out), p x
+A page:  python scripts/step.py --html   records every line and what it changed; it steps back in time, too
 """
 
 import sys
@@ -14,9 +15,10 @@ import minigrad.functional as F
 from gpt import GPT, GPTConfig
 from minigrad import manual_seed, optim
 
-if len(sys.argv) > 1:  # the script has no options
-    print(__doc__)
-    sys.exit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
+if len(sys.argv) > 1:
+    from scripts.pages.stepping import main
+
+    sys.exit(main(sys.argv[1:]))
 
 np.set_printoptions(precision=3, suppress=True)
 manual_seed(0)
@@ -38,6 +40,8 @@ x = x + block.attn(block.ln_1(x))  # tokens attend to each other. Step in, down 
 x = x + block.mlp(block.ln_2(x))  # each token separately. Step in: Linear, then Gelu
 x = model.transformer.ln_f(x)  # Step in: LayerNorm.forward, with its backward directly below
 logits = model.lm_head(x)  # (1, 3, 8): a logit for each of the 8 tokens, at each of the 3 positions
+
+# loss
 loss = F.cross_entropy(logits.reshape(3, 8), targets.reshape(3))  # Step in: -ln(softmax[target]), as log-softmax
 print("logits", logits)
 print("loss", loss, " a uniform guess has ln 8 =", np.log(8).round(4))
@@ -47,9 +51,11 @@ loss.backward()  # Step in: the walk over the graph, which calls each Function.b
 wte = model.transformer.wte.weight  # used as embedding and as head: its gradient is the sum of both
 print("\nd loss / d wte, a row per token: token 3 was only an input, token 2 only one of the logits\n", wte.grad)
 
-# step
+# clip
 before = wte.data.copy()
 norm = optim.clip_grad_norm_(model.parameters(), 1.0)  # Step in: one factor scales all gradients
+
+# step
 optimizer.step()  # Step in: Adam.update. Its first step changes every number by about lr, whatever its gradient
 print("\ngradient norm", norm, "\nwte moved by\n", wte.data - before)
 

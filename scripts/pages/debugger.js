@@ -1,0 +1,221 @@
+// A debugger over a recording (line_recorder.py): moments, each in a call, before a line, with the names that had changed.
+const at = (id) => document.getElementById(id);
+const data = JSON.parse(document.querySelector("script[type='application/json']").textContent);
+const [CALL, LINE, CHANGES, RETURNED] = [0, 1, 2, 3]; // of a moment
+let calls, moments, values, arrays, files, marks; // the recording
+let momentsOf, everything; // call -> its moments; all moments
+let now; // the moment that is shown
+let chosen; // the call whose names are shown, if it is not the one that runs
+let shown, isSeen, depth; // moments that are not left out; of each call: is it seen, and calls above it that are
+let drawnFile, decoded;
+
+function load(recording) {
+  ({ calls, moments, values, arrays, files, marks } = recording);
+  momentsOf = calls.map(() => []);
+  moments.forEach((moment, i) => momentsOf[moment[CALL]].push(i));
+  everything = moments.map((_, i) => i);
+  [now, chosen, drawnFile, decoded] = [0, null, null, new Map()];
+  at("marks").replaceChildren(...marks.map(([text, moment]) => element("button", { type: "button", onclick: () => go(moment) }, text)));
+  leaveOut();
+  draw();
+}
+
+// --- which moments ---
+
+function leaveOut() {
+  isSeen = calls.map(({ part }) => !part || at(part).checked);
+  depth = [];
+  calls.forEach(({ parent }, i) => { depth[i] = parent < 0 ? 0 : depth[parent] + Number(isSeen[parent]); });
+  shown = moments.flatMap(([call], i) => (isSeen[call] ? [i] : []));
+  at("time").max = shown.length - 1;
+}
+
+const fileOf = (call) => files[calls[call].file];
+const reveal = (call) => { // what is found where the reader has not looked is shown all the same
+  const { part } = calls[call];
+  if (!part || at(part).checked) return "";
+  at(part).checked = true;
+  leaveOut();
+  return part === "op" ? "The ops are shown now." : "The engine is shown now.";
+};
+
+// The next moment, or with by = -1 the last one before, for which a condition holds; among those that are shown.
+function find(by, holds, among = shown) {
+  const start = by > 0 ? among.findIndex((i) => i > now) : among.findLastIndex((i) => i < now);
+  for (let i = start; i >= 0 && i < among.length; i += by) if (holds(among[i])) return among[i];
+  return null;
+}
+
+// --- steps ---
+
+function go(moment, said = "") {
+  at("state").textContent = said;
+  if (moment !== null) [now, chosen] = [moment, null];
+  draw();
+}
+
+// Go on or back, or say why not.
+function move(by, holds, why) {
+  const found = find(by, holds);
+  go(found, found === null ? why : "");
+}
+
+const depthOf = (moment) => depth[moments[moment][CALL]];
+const step = {
+  into: () => move(1, () => true, "This is the end."),
+  back: () => move(-1, () => true, "This is the beginning."),
+  over: () => move(1, (i) => depthOf(i) <= depthOf(now), "This is the end."),
+  "back-over": () => move(-1, (i) => depthOf(i) <= depthOf(now), "This is the beginning."),
+  out: () => move(1, (i) => depthOf(i) < depthOf(now), "Nothing here has called the script."),
+};
+
+function runTo(file, line) {
+  const isThere = (i) => calls[moments[i][CALL]].file === file && moments[i][LINE] === line;
+  const later = find(1, isThere), earlier = later ?? find(-1, isThere);
+  go(earlier, later !== null ? "" : earlier !== null ? "It does not run again: this is the last time before." : "This line did not run.");
+}
+
+// The arrays in a value: [thing, content].
+function arraysIn(value) {
+  const { array, of, parts } = values[value] ?? {};
+  if (array !== undefined) return [[of, array]];
+  return parts ? Object.values(parts).flatMap(arraysIn) : [];
+}
+
+// The next line that changes an array, or the last one before.
+function change(by, thing, content) {
+  const isOther = (i) => Object.values(moments[i][CHANGES]).flatMap(arraysIn).some(([of, array]) => of === thing && array !== content);
+  const found = find(by, isOther, everything);
+  go(found, found === null ? `Nothing changes this array ${by > 0 ? "after" : "before"} this moment.` : reveal(moments[found][CALL]));
+}
+
+function search(text) {
+  const has = (i) => {
+    const [call, , changes] = moments[i];
+    return Object.keys(changes).some((name) => name === text) || (momentsOf[call][0] === i && calls[call].name.split(".").includes(text));
+  };
+  const later = find(1, has, everything), found = later ?? everything.find(has) ?? null;
+  go(found, found === null ? `Nothing here is called ${text}.` : [later === null ? "From the beginning again." : "", reveal(moments[found][CALL])].join(" ").trim());
+}
+
+// --- the page ---
+
+// The calls that are running at a moment, the innermost first: [call, the last of its moments].
+function stackAt(moment) {
+  const stack = [];
+  for (let call = moments[moment][CALL]; call >= 0; call = calls[call].parent) {
+    if (isSeen[call]) stack.push([call, momentsOf[call].findLast((i) => i <= moment)]);
+  }
+  return stack;
+}
+
+// The names of a call at one of its moments: name -> value.
+function namesAt(call, moment) {
+  const names = {};
+  for (const i of momentsOf[call]) {
+    if (i > moment) break;
+    Object.assign(names, moments[i][CHANGES]);
+  }
+  return Object.entries(names).filter(([, value]) => value >= 0);
+}
+
+function draw() {
+  const stack = stackAt(now), [call, moment] = stack.find(([other]) => other === chosen) ?? stack[0];
+  drawSource(call, moments[moment][LINE]);
+  at("stack").replaceChildren(...stack.map(([other, last]) => element("li", {}, element("button", {
+    type: "button", "aria-pressed": String(other === call), onclick: () => { chosen = other; draw(); },
+  }, `${calls[other].name === "<module>" ? "the script" : calls[other].name} `, element("span", { class: "soft" }, `${fileOf(other).path}:${moments[last][LINE]}`)))));
+  at("whose").textContent = calls[call].name === "<module>" ? "Names of the script" : `Names in ${calls[call].name}`;
+  const changed = momentsOf[call][0] === moment ? {} : moments[moment][CHANGES], returned = moments[moment][RETURNED];
+  const rows = namesAt(call, moment).map(([name, value]) => named(name, value, name in changed));
+  if (returned !== undefined) rows.unshift(named("returns", returned, true));
+  at("names").replaceChildren(...(rows.length ? rows : [element("p", { class: "soft" }, "None yet.")]));
+  at("time").value = Math.max(shown.findLastIndex((i) => i <= now), 0);
+  at("time").setAttribute("aria-valuetext", `${fileOf(call).path}, line ${moments[moment][LINE]}`);
+  const mark = marks.findLast(([, first]) => first <= now);
+  for (const button of at("marks").children) button.setAttribute("aria-pressed", String(mark !== undefined && button.textContent === mark[0]));
+}
+
+function drawSource(call, line) {
+  const { file } = calls[call], place = at("source");
+  at("file").textContent = files[file].path;
+  if (drawnFile !== file) {
+    place.innerHTML = files[file].lines.map((text, i) => `<span class="row" data-line="${i + 1}">${text || " "}</span>`).join("");
+    drawnFile = file;
+  }
+  place.querySelector(".now")?.classList.remove("now");
+  const row = place.children[line - 1];
+  row.classList.add("now");
+  const top = row.offsetTop - place.offsetTop;
+  if (top < place.scrollTop + 40 || top > place.scrollTop + place.clientHeight - 60) place.scrollTop = top - place.clientHeight / 3;
+}
+
+function named(name, value, isNew) {
+  const things = arraysIn(value);
+  const follow = (by, sign, text) => element("button", { type: "button", title: `${text} line that changes ${name}`, "aria-label": `${text} line that changes ${name}`, onclick: () => change(by, ...things[0]) }, sign);
+  return element("section", { class: `name${isNew ? " new" : ""}` }, element("h3", {}, name, " ", ...(things.length && value >= 0 ? [follow(-1, "◂", "the last"), follow(1, "▸", "the next")] : [])), whole(value));
+}
+
+function whole(value) {
+  const { text, array, parts } = values[value];
+  if (array !== undefined) return numbers(arrays[array]);
+  if (!parts) return element("code", {}, text);
+  return element("div", {}, element("span", { class: "soft" }, text), ...Object.entries(parts).map(([name, part]) => element("div", { class: "part" }, element("span", {}, `${name}: `), whole(part))));
+}
+
+function unpack(text) {
+  if (!decoded.has(text)) {
+    const bytes = Uint8Array.from(atob(text.slice(1)), (c) => c.charCodeAt(0)).buffer;
+    decoded.set(text, text[0] === "4" ? new Float32Array(bytes) : new Float64Array(bytes));
+  }
+  return decoded.get(text);
+}
+
+function show(x) {
+  if (!Number.isFinite(x)) return Number.isNaN(x) ? "nan" : x > 0 ? "inf" : "−inf";
+  return (Number.isInteger(x) && Math.abs(x) < 1e6 ? String(x) : x.toPrecision(3)).replace("-", "−");
+}
+
+// An array as tables of its last two axes.
+function numbers({ shape, dtype, corner, range, data: packed }) {
+  const all = unpack(packed), size = corner ?? shape, columns = size.at(-1) ?? 1, rows = size.length > 1 ? size.at(-2) : 1;
+  const largest = all.reduce((a, b) => (Number.isFinite(b) ? Math.max(a, Math.abs(b)) : a), 0) || 1;
+  const tables = [];
+  for (let start = 0; start < all.length; start += rows * columns) {
+    tables.push(element("table", { class: "grid" }, ...Array.from({ length: rows }, (_, row) => element("tr", {}, ...Array.from({ length: columns }, (__, column) => {
+      const x = all[start + row * columns + column];
+      return element("td", { style: dtype.startsWith("float") ? shade(x / largest) : "" }, dtype === "bool" ? String(Boolean(x)) : show(x));
+    })))));
+  }
+  const left = corner ? `, ${show(range[0])} to ${show(range[1])}; its first ${corner.join(" × ")} numbers` : "";
+  return element("div", {}, element("span", { class: "soft" }, `${dtype} (${shape.join(", ")})${left}`), element("div", { class: "tables scroll", tabindex: 0 }, ...tables));
+}
+
+// --- what a reader does ---
+
+for (const [name, f] of Object.entries(step)) at(name).addEventListener("click", f);
+for (const name of ["op", "engine"]) {
+  at(name).addEventListener("change", () => {
+    leaveOut();
+    go(isSeen[moments[now][CALL]] ? now : find(-1, () => true) ?? shown[0]);
+  });
+}
+at("time").addEventListener("input", () => go(shown[Number(at("time").value)]));
+at("find").addEventListener("keydown", (event) => (event.key === "Enter" && at("find").value.trim() ? search(at("find").value.trim()) : null));
+at("source").addEventListener("click", (event) => {
+  const row = event.target.closest(".row");
+  if (row && String(getSelection()) === "") runTo(drawnFile, Number(row.dataset.line));
+});
+const KEYS = { ArrowRight: "into", ArrowLeft: "back", ArrowDown: "over", ArrowUp: "back-over", o: "out", F10: "over", F11: "into", "Shift+F11": "out" };
+addEventListener("keydown", (event) => {
+  const key = `${event.shiftKey && event.key === "F11" ? "Shift+" : ""}${event.key}`;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, .tables")) return;
+  if (key === "/") at("find").focus();
+  else if (key === "Home") go(shown[0]);
+  else if (key === "End") go(shown.at(-1));
+  else if (KEYS[key]) step[KEYS[key]]();
+  else return;
+  event.preventDefault();
+});
+at("title").textContent = data.title;
+load(data);

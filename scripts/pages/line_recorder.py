@@ -1,0 +1,221 @@
+"""A debugger's recording: every line that a script runs in our files, and what each name held before it.
+
+    recording = record_lines(Path("scripts/step.py"))
+
+Python tells a trace function (`sys.settrace`) of every call, of every line before it runs, and of every return. Each is
+a moment: which call it was in, at which line, and the names of that call whose values had changed since its last one.
+From these a page can show any moment, forward and back in time. An array is kept once for each content that it had.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import re
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt.files import read_text
+from minigrad import Tensor, manual_seed, nn
+from minigrad.autograd import Context
+from minigrad.backend import is_array
+from scripts.pages.markup import python_to_html
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = ("minigrad", "gpt", "finetune")
+# What a reader can leave out: the ops with their NumPy lines, and the engine that calls the ops.
+OPS = re.compile(r"minigrad/(functional/(?!argument_checks)|kernels/|optim|muon)")
+ENGINE = re.compile(r"minigrad/(?!nn/layers)")
+MOST_MOMENTS = 60_000
+LARGEST = 4096  # numbers of an array that are kept whole; of a larger one a corner and the range
+CORNER = 8
+MOST_PARTS = 8  # of a list or a dictionary
+MARK = re.compile(r"\s*# ([a-z][\w ]{0,24})$")  # a comment that names a part of the script: "# forward"
+
+
+def record_lines(path: Path, source: str | None = None) -> dict[str, Any]:
+    """Run a script, and record it from its first mark on. Returns what debugger.js shows, as JSON can hold it.
+
+    source: the script's text if it is not the file's. Raises ValueError if it runs too many lines, and what it raises.
+    """
+    text = read_text(path) if source is None else source
+    recorder = Recorder(str(path), text)
+    names = {"__name__": "__main__", "__file__": str(path)}
+    arguments, sys.argv = sys.argv, [str(path)]
+    manual_seed(0)
+    try:
+        code = compile(text, str(path), "exec")
+        with contextlib.redirect_stdout(io.StringIO()), recorder.tracing():
+            exec(code, names)
+    finally:
+        sys.argv = arguments
+    return recorder.data()
+
+
+class Recorder:
+    """Listens to Python while a script runs. Calls, values and arrays are referred to by their places in lists."""
+
+    def __init__(self, path: str, source: str):
+        self.path, self.sources = path, {path: source}
+        lines = source.split("\n")
+        self.marks = {number: found[1] for number, line in enumerate(lines, 1) if (found := MARK.match(line))}
+        self.begins = min(self.marks, default=1)
+        self.calls: list[dict[str, Any]] = []
+        self.moments: list[list[Any]] = []  # [call, line, {name: value that changed}], and at a return what it returned
+        self.values: list[Any] = []
+        self.arrays: list[dict[str, Any]] = []
+        self._call_of: dict[int, int] = {}  # id of a frame that is running -> its call
+        self._last: dict[int, dict[str, int]] = {}  # call -> its names at its last moment
+        self._known: dict[Any, int] = {}
+        self._objects: dict[Any, tuple[int, Any]] = {}  # where an array's numbers lie -> its number; the array stays
+
+    @contextlib.contextmanager
+    def tracing(self) -> Iterator[None]:
+        """In the block, listen."""
+        before = sys.gettrace()
+        sys.settrace(self._trace)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+    def _trace(self, frame: Any, event: str, given: Any) -> Any:
+        code = frame.f_code
+        is_top = code.co_filename == self.path and code.co_name == "<module>"
+        if is_top and not self.calls and frame.f_lineno < self.begins:
+            return self._trace
+        if not is_top and (not self.calls or code.co_name.startswith("<") or not self._is_ours(code.co_filename)):
+            return None
+        if event == "call" or id(frame) not in self._call_of:
+            self._enter(frame)
+        if event in ("line", "return"):
+            self._note(frame, *([self._value(given)] if event == "return" else []))
+        if event == "return" and not code.co_flags & 0x20:  # a generator (0x20) goes on later
+            self._last.pop(self._call_of.pop(id(frame)))
+        return self._trace
+
+    def _is_ours(self, path: str) -> bool:
+        if path not in self.sources:
+            where = Path(path)
+            if not where.is_relative_to(ROOT) or where.relative_to(ROOT).parts[0] not in OURS:
+                return False
+            self.sources[path] = read_text(where)
+        return True
+
+    def _enter(self, frame: Any) -> None:
+        if id(frame) in self._call_of:  # a generator that goes on
+            return
+        above = frame.f_back
+        while above is not None and id(above) not in self._call_of:
+            above = above.f_back
+        parent = -1 if above is None else self._call_of[id(above)]
+        self._call_of[id(frame)] = len(self.calls)
+        self._last[len(self.calls)] = {}
+        code = frame.f_code
+        self.calls.append({"name": code.co_qualname, "file": code.co_filename, "parent": parent, "part": _part(code)})
+
+    def _note(self, frame: Any, *returned: int) -> None:
+        if len(self.moments) == MOST_MOMENTS:
+            raise ValueError(f"this runs more than {MOST_MOMENTS:,} lines, too many for a page: make the sizes smaller")
+        call = self._call_of[id(frame)]
+        names = {name: self._value(value) for name, value in frame.f_locals.items() if _is_shown(name, value)}
+        last = self._last[call]
+        changes = {name: value for name, value in names.items() if last.get(name) != value}
+        changes |= {name: -1 for name in last if name not in names}
+        self._last[call] = names
+        self.moments.append([call, frame.f_lineno, changes, *returned])
+
+    def _value(self, value: Any, depth: int = 0) -> int:
+        """The place in `values` of what a name holds now."""
+        kind = type(value).__name__
+        if is_array(value):
+            return self._keep({"array": self._array(value), "of": self._object(value)})
+        parts = _parts(value) if depth < 2 else None
+        if parts:
+            return self._keep({"text": kind, "parts": {k: self._value(v, depth + 1) for k, v in parts.items()}})
+        if isinstance(value, (list, tuple, dict)) and value:
+            return self._keep({"text": f"{kind} of {len(value)}"})
+        plain = value is None or isinstance(value, (bool, int, float, str, bytes, np.generic, list, tuple, dict))
+        return self._keep({"text": repr(value)[:200] if plain else kind})
+
+    def _keep(self, value: dict[str, Any]) -> int:
+        key = repr(value)
+        if key not in self._known:
+            self._known[key] = len(self.values)
+            self.values.append(value)
+        return self._known[key]
+
+    def _array(self, array: np.ndarray) -> int:
+        """The place in `arrays` of the numbers that an array holds now."""
+        key = array.shape, array.dtype.str, array.tobytes()
+        if key not in self._known:
+            self._known[key] = len(self.arrays)
+            kept: dict[str, Any] = {"shape": array.shape, "dtype": str(array.dtype)}
+            if array.size > LARGEST:
+                array = array[tuple(slice(CORNER) if axis >= array.ndim - 2 else 0 for axis in range(array.ndim))]
+                numbers = np.frombuffer(key[2], array.dtype)
+                kept |= {"corner": array.shape, "range": [float(numbers.min()), float(numbers.max())]}
+            wide = "<f4" if array.dtype == np.float32 else "<f8"
+            kept["data"] = wide[2] + base64.b64encode(np.ascontiguousarray(array, wide).tobytes()).decode("ascii")
+            self.arrays.append(kept)
+        return self._known[key]
+
+    def _object(self, array: np.ndarray) -> int:
+        """A number for an array as a thing whose numbers can change; views of the same numbers have the same one."""
+        key = array.__array_interface__["data"][0], array.shape, array.strides
+        return self._objects.setdefault(key, (len(self._objects), array))[0]
+
+    def data(self) -> dict[str, Any]:
+        """Everything, for debugger.js."""
+        files = [path for path in self.sources if any(call["file"] == path for call in self.calls)]
+        top = [(i, moment[1]) for i, moment in enumerate(self.moments) if moment[0] == 0]
+        first = {number: next((i for i, line in top if line > number), None) for number in self.marks}
+        return {
+            "calls": [{**call, "file": files.index(call["file"])} for call in self.calls],
+            "moments": self.moments,
+            "values": self.values,
+            "arrays": self.arrays,
+            "marks": [[self.marks[number], moment] for number, moment in first.items() if moment is not None],
+            "files": [
+                {"path": _shown_path(path), "lines": python_to_html(self.sources[path]).split("\n")} for path in files
+            ],
+        }
+
+
+def _part(code: types.CodeType) -> str:
+    """What a call belongs to, if a reader can leave it out."""
+    path, name = _shown_path(code.co_filename), code.co_name.lstrip("_")
+    if OPS.match(path) and not name.startswith("check"):
+        return "op"
+    return "engine" if ENGINE.match(path) else ""
+
+
+def _is_shown(name: str, value: Any) -> bool:
+    return not (name.startswith("__") or isinstance(value, (type, types.ModuleType, types.FunctionType)))
+
+
+def _parts(value: Any) -> dict[str, Any] | None:
+    """What a thing consists of, as far as a reader wants to see it."""
+    if isinstance(value, Tensor):  # one that is being made may have neither yet
+        arrays = {name: getattr(value, name, None) for name in ("data", "grad")}
+        return {name: array for name, array in arrays.items() if array is not None}
+    if isinstance(value, nn.Module):
+        return {name: part for name, part in vars(value).items() if isinstance(part, Tensor)}
+    if isinstance(value, Context):
+        return value.saved()
+    if isinstance(value, dict) and len(value) <= MOST_PARTS:
+        return {str(name): part for name, part in value.items()}
+    if isinstance(value, (list, tuple)) and len(value) <= MOST_PARTS:
+        return {str(i): part for i, part in enumerate(value)}
+    return None
+
+
+def _shown_path(path: str) -> str:
+    where = Path(path).resolve()
+    return where.relative_to(ROOT).as_posix() if where.is_relative_to(ROOT) else where.name

@@ -1,0 +1,43 @@
+"""Step through a training step, or through something smaller, in a page: line by line, forward and back in time."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from scripts.shared import command_line
+
+from gpt.files import read_text, write_text
+from scripts.pages.line_recorder import record_lines
+from scripts.pages.web_page import page_of_data
+
+EXAMPLES = """examples:
+  python scripts/step.py                          the step itself, for a debugger
+  python scripts/step.py --html                   as a page: every line, forward and back in time
+  python scripts/step.py --html attention         another script: {names}
+"""
+SCRIPTS = Path(__file__).resolve().parents[1]
+STEPS = {"step": SCRIPTS / "step.py"} | {p.stem: p for p in sorted((SCRIPTS / "steps").glob("[a-z]*.py"))}
+
+
+def main(argv: list[str]) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES.format(names=", ".join(STEPS)))
+    text = "what to step through"
+    parser.add_argument("name", nargs="?", default="step", choices=list(STEPS), metavar="NAME", help=text)
+    parser.add_argument("--html", action="store_true", required=True, help="write the page")
+    parser.add_argument("--out-dir", default="runs/step", help="folder for the page")
+    arguments = parser.parse_args(argv)
+    path = Path(arguments.out_dir) / f"{arguments.name}.html"
+    html, moments = step_page(arguments.name)
+    write_text(path, html)
+    print(f"page: {path.as_posix()} ({moments:,} lines ran; {len(html) / 1e6:.1f} MB)")
+    return 0
+
+
+def step_page(name: str) -> tuple[str, int]:
+    """The page of a script, and how many lines ran."""
+    path = STEPS[name]
+    title = re.split(r"\.\s", ast.get_docstring(ast.parse(read_text(path))) or "", maxsplit=1)[0].rstrip(".")
+    data = record_lines(path) | {"title": title}
+    return page_of_data("debugger", title, data), len(data["moments"])

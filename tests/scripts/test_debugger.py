@@ -1,0 +1,161 @@
+"""The debugger in a page: what it shows is what ran, forward and back, and recording changes nothing."""
+
+import base64
+import contextlib
+import io
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minigrad import Tensor, manual_seed
+from scripts.pages import stepping
+from scripts.pages.line_recorder import Recorder, record_lines
+from tests.scripts.looking import faults
+from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, opened
+
+_ = chromium  # a fixture
+ROOT = Path(__file__).resolve().parents[2]
+STEP = ROOT / "scripts" / "step.py"
+
+
+@pytest.fixture(scope="module")
+def recording():
+    return record_lines(STEP)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("debugger") / "step.html"
+    path.write_text(stepping.step_page("step")[0], encoding="utf-8")
+    return path
+
+
+def numbers(recording, value):
+    """The array that a value of the recording is, or the data of its tensor."""
+    value = recording["values"][value]
+    if "parts" in value:
+        return numbers(recording, value["parts"]["data"])
+    kept = recording["arrays"][value["array"]]
+    kind = {"4": "<f4", "8": "<f8"}[kept["data"][0]]
+    return np.frombuffer(base64.b64decode(kept["data"][1:]), kind).reshape(kept["shape"])
+
+
+def run_step(monkeypatch, trace=None):
+    """The names of scripts/step.py after it ran."""
+    names = {"__name__": "__main__", "__file__": str(STEP)}
+    monkeypatch.setattr(sys, "argv", [str(STEP)])
+    manual_seed(0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            exec(compile(STEP.read_text(encoding="utf-8"), str(STEP), "exec"), names)
+        finally:
+            sys.settrace(before)
+    return names
+
+
+def test_recording_does_not_change_a_bit(monkeypatch):
+    plain = run_step(monkeypatch)
+    recorder = Recorder(str(STEP), STEP.read_text(encoding="utf-8"))
+    recorded = run_step(monkeypatch, recorder._trace)
+    assert len(recorder.moments) > 5000
+    for one, other in zip(plain["model"].parameters(), recorded["model"].parameters(), strict=True):
+        assert one.data.tobytes() == other.data.tobytes() and one.grad.tobytes() == other.grad.tobytes()
+
+
+def test_its_numbers_are_those_that_the_names_held_at_that_moment(recording, monkeypatch):
+    seen = []  # of the script's own lines: the line, and copies of its arrays
+
+    def trace(frame, event, _):
+        if frame.f_code.co_filename != str(STEP) or frame.f_code.co_name != "<module>":
+            return None
+        if event in ("line", "return"):
+            arrays = {n: v.data if isinstance(v, Tensor) else v for n, v in frame.f_locals.items()}
+            seen.append((frame.f_lineno, {n: v.copy() for n, v in arrays.items() if isinstance(v, np.ndarray)}))
+        return trace
+
+    run_step(monkeypatch, trace)
+    mine = [moment for moment in recording["moments"] if moment[0] == 0]
+    seen = seen[-len(mine) :]
+    held = {}
+    for (line, arrays), (_, noted, changes, *_returned) in zip(seen, mine, strict=True):
+        held.update(changes)
+        assert line == noted
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(numbers(recording, held[name]), array, err_msg=f"{name} at line {line}")
+    assert len(seen) > 15 and {"x", "logits", "loss", "ids", "before", "wte"} <= held.keys()
+
+
+def test_its_lines_are_those_of_the_files(recording):
+    for file in recording["files"]:
+        text = re.sub("<[^>]+>", "", "\n".join(file["lines"])).replace("&lt;", "<").replace("&gt;", ">")
+        text = text.replace("&quot;", '"').replace("&#x27;", "'").replace("&amp;", "&")
+        assert text == (ROOT / file["path"]).read_text(encoding="utf-8")
+    assert [name for name, _ in recording["marks"]] == ["forward", "loss", "backward", "clip", "step"]
+
+
+def test_what_is_too_long_is_said_and_what_is_large_is_summarized(tmp_path):
+    path = tmp_path / "long.py"
+    path.write_text("import numpy as np\n# start\nx = np.arange(6000.0).reshape(2, 50, 60)\ny = x\n", encoding="utf-8")
+    found = record_lines(path)
+    (large,) = [kept for kept in found["arrays"] if kept["range"] == [0.0, 5999.0]]
+    assert (large["shape"], large["corner"]) == ((2, 50, 60), (8, 8))
+    path.write_text("for i in range(100_000):\n    i\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="more than 60,000 lines, too many for a page"):
+        record_lines(path)
+
+
+@pytest.mark.parametrize("name", stepping.STEPS)
+def test_every_script_has_a_page(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["step.py"])
+    assert stepping.main(["--html", name, "--out-dir", str(tmp_path)]) == 0
+    assert f"{name}.html" in capsys.readouterr().out and (tmp_path / f"{name}.html").stat().st_size < 3_000_000
+
+
+def test_forward_to_the_end_and_back_visits_the_same_states(chromium, page):
+    with opened(chromium, page) as tab:
+        states = tab.evaluate("""() => {
+          const line = () => document.querySelector(".now").dataset.line;
+          const state = () => [at("file").textContent, line(), at("names").textContent].join("|");
+          const there = [state()], back = [];
+          for (let last = -1; last !== now; there.push(state())) { last = now; step.into(); }
+          for (let last = -1; last !== now; back.push(state())) { last = now; step.back(); }
+          return [there.slice(0, -1), back];
+        }""")  # fmt: skip
+        there, back = states
+        assert len(there) > 1000 and there[:-1] == back[:-1][::-1] and there[0] == back[-1]
+
+
+def test_steps_searches_and_changes(chromium, page):
+    with opened(chromium, page) as tab:
+        tab.keyboard.press("ArrowDown")
+        line = tab.locator(".now").get_attribute("data-line")
+        tab.keyboard.press("ArrowDown")
+        assert tab.locator("#file").inner_text() == "scripts/step.py"
+        assert int(tab.locator(".now").get_attribute("data-line")) == int(line) + 1
+        tab.get_by_role("button", name="step", exact=True).click()
+        tab.keyboard.press("F11")
+        tab.keyboard.press("o")
+        tab.get_by_label("Find a name").fill("adam_update")
+        tab.keyboard.press("Enter")
+        assert "Nothing here is called adam_update" in tab.locator("#state").inner_text()
+        tab.get_by_label("Find a name").fill("clip_grad_norm_")
+        tab.keyboard.press("Enter")
+        assert tab.locator("#file").inner_text() == "minigrad/optim.py"
+        tab.locator("#source .row").nth(0).click()
+        assert "did not run" in tab.locator("#state").inner_text()
+        tab.get_by_role("button", name="clip", exact=True).click()
+        tab.get_by_role("button", name="the next line that changes wte").click()
+        assert tab.locator("#file").inner_text() == "minigrad/optim.py"
+        assert tab.locator("#whose").inner_text() == "Names in Adam.update"
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
+def test_it_can_be_read(chromium, page, viewport):
+    with opened(chromium, page) as tab:
+        tab.set_viewport_size(viewport)
+        assert faults(tab) == []
