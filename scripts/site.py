@@ -40,6 +40,7 @@ from scripts.lessons.cells import lessons
 from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import connect
 from scripts.pages.markup import markdown_to_html, python_to_html
+from scripts.pages.stepping import STEPS, step_page, title_of
 from scripts.pages.web_page import COMMON, FOLDER, POLICY, data_script, escaped, page, page_of_data
 
 EXAMPLES = """examples:
@@ -55,14 +56,13 @@ LIBRARY = ("minigrad", "gpt", "finetune")
 DEMO = "runs/demo"
 BEGINNING = "Once upon a time there was a little"
 HOME = '<nav aria-label="site"><a href="../index.html">minigrad</a></nav>'
+ALL_SCRIPTS = '<nav aria-label="site"><a href="../index.html">minigrad</a><a href="index.html">All scripts</a></nav>'
 # The pages of the site that its scripts draw, from NAME.html and NAME.js of a folder: the folder, a title, the data.
 TOOLS: dict[str, tuple[Path, str, Any]] = {
     "explore": (FOLDER, "Look inside a model", {"model": "stories", "text": BEGINNING}),
 }
-SCRIPTS = {
-    kind: ["pyodide/ace.js", "pyodide/mode-python.js", "common.js", "python.js", f"{kind}.js"]
-    for kind in ("cells", "exercise")
-}
+ACE = ["pyodide/ace.js", "pyodide/mode-python.js"]
+SCRIPTS = {kind: [*ACE, "common.js", "python.js", f"{kind}.js"] for kind in ("cells", "exercise")}
 PASSED = '<script src="../passed.js"></script>'
 ON_THE_SITE = """<p>All of it runs in this browser; nothing is installed, and nothing leaves it. You need some Python,
 and to know what a derivative is. <a href="../exercises/index.html">All exercises</a></p>"""
@@ -136,7 +136,8 @@ def write_site(out: Path, assets: Path, model: str = DEMO, numbers: list[str] | 
     for name, (folder, title, data) in TOOLS.items():
         html = page_of_data(name, title, data, SAME_PLACE, folder, '<script src="../python.js"></script>')
         write_text(out / name / "index.html", html.replace("<header>", f"<header>{HOME}", 1))
-    for name in ("worker.js", "python.js", "cells.js", "exercise.js", "passed.js", "home.js"):
+    write_debugger(out / "debugger")
+    for name in ("worker.js", "python.js", "cells.js", "exercise.js", "passed.js", "home.js", "live.js"):
         shutil.copyfile(SITE / name, out / name)
     shutil.copyfile(COMMON, out / "common.js")
     for lesson in lessons():
@@ -150,6 +151,20 @@ def write_site(out: Path, assets: Path, model: str = DEMO, numbers: list[str] | 
     files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "service.js")
     version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
     write_text(out / "service.js", read_text(SITE / "service.js").replace('VERSION"', f'{version}"'))
+
+
+def write_debugger(folder: Path) -> None:
+    """A page for each script that can be stepped through, and a list of them."""
+    scripts = [f'<script src="../{name}"></script>' for name in [*ACE, "python.js"]]
+    before = "".join([*scripts, '<script defer src="../live.js"></script>'])
+    for name in STEPS:
+        html, _ = step_page(name, SAME_PLACE, before)
+        write_text(folder / f"{name}.html", html.replace("<header>", f"<header>{ALL_SCRIPTS}", 1))
+    rows = "".join(f'<li><a href="{name}.html">{name}</a>: {escaped(title_of(name))}</li>' for name in STEPS)
+    body = f"""<header>{HOME}</header><main><h1>Line by line</h1>
+<p>A debugger that also runs backwards: the lines of a small script and of the library, and all that they change.</p>
+<ul>{rows}</ul></main>"""
+    write_text(folder / "index.html", page("Line by line", body, "source"))
 
 
 def write_model(source: str, path: Path) -> Looker:
@@ -246,6 +261,8 @@ def lesson_page(lesson: Path, out: Path) -> None:
         html = re.sub(r'href="([^"#:]+)"', lambda link: f'href="{moved(link[1], path.parent, out)}"', html)
         html = re.sub(r"<a [^>]*><code>python scripts[/]lesson\.py (\w+)</code></a>", _lesson_link, html)
         html = re.sub(r"<code>python scripts[/]exercise\.py start (\w+)</code>", r"\1", html)
+        stepped = r'<a href="../debugger/\1.html">\1, line by line</a>'
+        html = re.sub(r"<code>python scripts[/]step\.py --html (\w+)</code>", stepped, html)
         write_text(path, html.replace(POLICY, SAME_PLACE).replace("</body>", f"{scripts}{PASSED}</body>"))
 
 

@@ -240,6 +240,7 @@ assert left["halving", "Adam"].max() < 0.1
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start softmax`, then cross_entropy, sgd, then adam
+# - line by line: `python scripts/step.py --html cross_entropy`
 # - read: minigrad/functional/loss.py: CrossEntropy; minigrad/optim.py: SGD and Adam
 # - try: momentum in `learn`, as a third rule with rates from 0.03 to 10. Expect: about a tenth is left of the rarest
 #   bag, less than with SGD and more than with Adam. Momentum makes steps up to ten times as long, for frequent and rare

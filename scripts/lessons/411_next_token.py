@@ -229,6 +229,7 @@ lesson.widget("sampling", widget_data.sampling(*widget_data.demo_model(), prompt
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start softmax`, then cross_entropy
+# - line by line: `python scripts/step.py --html softmax`
 # - read: gpt/model/generation.py: temperature, top-k, top-p; gpt/training/batches.py: inputs and targets
 # - break: the targets above: take ids[:-1] for both (`python scripts/break.py unshifted` does so with a GPT). Expect: a
 #   loss of 0.005, and a text in which each letter is the one before with a probability of 99.5 %: "tttttttt...", until

@@ -249,6 +249,7 @@ lesson.widget("bpe", widget_data.bpe(tokenizer, "The interpreter evaluates straw
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start bpe_merge`, then bpe_encode
+# - line by line: `python scripts/step.py --html merge`
 # - read: gpt/tokenizer/bpe.py: the algorithm on a page; bpe_training.py beside it: the same, fast; tokenizer.py: ids,
 #   special tokens, files
 # - try: the four artifacts with GPT-2's own vocabulary: Tokenizer.gpt2(). Expect: " strawberry" is one token, 12750 is

@@ -204,6 +204,7 @@ assert recognized["added"] > 0.4 > max(abs(recognized[name]) for name in WAYS if
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start attention`
+# - line by line: `python scripts/step.py --html attention`
 # - read: gpt/model/gpt2.py: Block.forward, two additions; minigrad/functional/attention.py
 # - break: `python scripts/break.py no_residual`. Expect: only two blocks, and still the loss after 350 steps is about
 #   5.3, where the healthy model has 4.1.

@@ -422,6 +422,7 @@ with lesson.picture("hacking", "Reward hacking: the optimal policy as the KL pen
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start bradley_terry`, ppo_clip, gae
+# - line by line: `python scripts/step.py --html ppo`
 # - read: finetune/objectives/reward.py: a page; finetune/objectives/ppo.py; then scripts/ppo.py
 # - try: `python scripts/lesson.py 443 --seed 1`. Expect: other shares, and the same conclusions.
 # - break: in `preferences` of honest_replies.py, write "rude" in place of "honest". Expect: reward model and PPO learn

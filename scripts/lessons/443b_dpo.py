@@ -230,6 +230,7 @@ assert both["honest"] > max(fast["honest"], larger["honest"]) and both["other"] 
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start dpo`
+# - line by line: `python scripts/step.py --html dpo`
 # - read: finetune/objectives/dpo.py: a page, with the derivation; then scripts/dpo.py
 # - try: `python scripts/lesson.py 443b --seed 1`. Expect: other shares, and the same conclusions.
 # - break: in `preferences` swap replies[better] and replies[kind]. Expect: the loss begins at ln 2 and falls as before,

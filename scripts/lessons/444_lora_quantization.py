@@ -459,6 +459,7 @@ assert validation_loss(small, code_val) < validation_loss(base, code_val) - 0.3
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start lora`, absmax, nf4
+# - line by line: `python scripts/step.py --html lora`, `python scripts/step.py --html gptq`
 # - read: finetune/adapters/lora.py; finetune/quantization/rounding.py, nf4.py and gptq.py; finetune/adapters/qlora.py
 # - read: `python scripts/lora.py --help` and `python scripts/quantize.py --help`, for a model that you trained
 # - break: in finetune/adapters/lora.py let lora_B start like lora_A. Expect: `assert untouched == 0` fails: the

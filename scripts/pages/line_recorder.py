@@ -15,7 +15,7 @@ import io
 import re
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,15 @@ MOST_PARTS = 8  # of a list or a dictionary
 MARK = re.compile(r"\s*# ([a-z][\w ]{0,24})$")  # a comment that names a part of the script: "# forward"
 
 
-def record_lines(path: Path, source: str | None = None) -> dict[str, Any]:
+def record_lines(path: Path, sources: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Run a script, and record it from its first mark on. Returns what debugger.js shows, as JSON can hold it.
 
-    source: the script's text if it is not the file's. Raises ValueError if it runs too many lines, and what it raises.
+    sources: the texts of files that are not those on disk. Raises ValueError if it runs too many lines, and what the
+    script raises.
     """
-    text = read_text(path) if source is None else source
-    recorder = Recorder(str(path), text)
+    sources = dict(sources or {})
+    text = sources.setdefault(str(path), read_text(path))
+    recorder = Recorder(str(path), sources)
     names = {"__name__": "__main__", "__file__": str(path)}
     arguments, sys.argv = sys.argv, [str(path)]
     manual_seed(0)
@@ -61,9 +63,9 @@ def record_lines(path: Path, source: str | None = None) -> dict[str, Any]:
 class Recorder:
     """Listens to Python while a script runs. Calls, values and arrays are referred to by their places in lists."""
 
-    def __init__(self, path: str, source: str):
-        self.path, self.sources = path, {path: source}
-        lines = source.split("\n")
+    def __init__(self, path: str, sources: Mapping[str, str]):
+        self.path, self.sources = path, dict(sources)
+        lines = sources[path].split("\n")
         self.marks = {number: found[1] for number, line in enumerate(lines, 1) if (found := MARK.match(line))}
         self.begins = min(self.marks, default=1)
         self.calls: list[dict[str, Any]] = []

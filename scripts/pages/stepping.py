@@ -10,7 +10,7 @@ from scripts.shared import command_line
 
 from gpt.files import read_text, write_text
 from scripts.pages.line_recorder import record_lines
-from scripts.pages.web_page import page_of_data
+from scripts.pages.web_page import POLICY, page_of_data
 
 EXAMPLES = """examples:
   python scripts/step.py                          the step itself, for a debugger
@@ -35,9 +35,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def step_page(name: str) -> tuple[str, int]:
+def title_of(name: str) -> str:
+    """The first sentence of a script."""
+    return re.split(r"\.\s", ast.get_docstring(ast.parse(read_text(STEPS[name]))) or "", maxsplit=1)[0].rstrip(".")
+
+
+def step_page(name: str, policy: str = POLICY, before: str = "") -> tuple[str, int]:
     """The page of a script, and how many lines ran."""
-    path = STEPS[name]
-    title = re.split(r"\.\s", ast.get_docstring(ast.parse(read_text(path))) or "", maxsplit=1)[0].rstrip(".")
-    data = record_lines(path) | {"title": title}
-    return page_of_data("debugger", title, data), len(data["moments"])
+    data = record_lines(STEPS[name]) | {"title": title_of(name), "name": name}
+    return page_of_data("debugger", data["title"], data, policy, before=before), len(data["moments"])

@@ -60,7 +60,7 @@ def run_step(monkeypatch, trace=None):
 
 def test_recording_does_not_change_a_bit(monkeypatch):
     plain = run_step(monkeypatch)
-    recorder = Recorder(str(STEP), STEP.read_text(encoding="utf-8"))
+    recorder = Recorder(str(STEP), {str(STEP): STEP.read_text(encoding="utf-8")})
     recorded = run_step(monkeypatch, recorder._trace)
     assert len(recorder.moments) > 5000
     for one, other in zip(plain["model"].parameters(), recorded["model"].parameters(), strict=True):

@@ -20,7 +20,7 @@ from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium
 
 _ = chromium  # a fixture
 PLACES = ["lessons/00_gradients.html", "exercises/softmax.html"]
-PLACES += ["index.html", "explore/index.html", "source/index.html"]
+PLACES += ["index.html", "explore/index.html", "source/index.html", "debugger/softmax.html"]
 LONG = 240_000  # milliseconds: a busy machine takes its time
 TRAINING = """
 import numpy as np
@@ -210,3 +210,21 @@ def test_the_first_page_answers_before_python_is_there_and_goes_on_with_it(tab, 
     tab.get_by_role("button", name="Let it write").click()
     tab.wait_for_function("() => document.querySelector('#story').textContent.length > 20 && python.calls.size === 0")
     assert tab.locator("#state").inner_text() == ""
+
+
+def test_the_debugger_records_a_changed_op_again(tab, address):
+    tab.goto(f"{address}/debugger/softmax.html")
+    tab.evaluate("go(everything.find((i) => calls[moments[i][CALL]].name === 'Softmax.forward'))")
+    change = "([old, by]) => open.code.set(open.code.get().replace(old, by))"
+    for old, by, wanted in (
+        ("exps.sum(axis=dim", "missing.sum(axis=dim", "NameError"),
+        ("exps.sum(axis=dim", "exps.max(axis=dim", "Recorded again"),
+    ):
+        if tab.get_by_role("button", name="Cancel").count():
+            tab.get_by_role("button", name="Cancel").click()
+        tab.get_by_role("button", name="Change this file").click()
+        tab.evaluate(change, [old, by])
+        tab.get_by_role("button", name="Record again").click()
+        tab.locator("#state").get_by_text(wanted).wait_for()
+    tab.evaluate("go(moments.length - 1)")
+    assert "0.135" in tab.locator("#names").inner_text()  # e^2 / e^4: divided by the largest

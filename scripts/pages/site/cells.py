@@ -24,7 +24,7 @@ def run(lesson: str, text: str, line: int) -> dict[str, Any]:
         value = lessons[lesson].execute(Cell("code", text, line))
         return {"html": "".join(_value(value))}
     except (Exception, KeyboardInterrupt) as error:
-        return {"error": _shown(error, path)}
+        return {"error": shown(error, path)}
 
 
 def show(printed: str) -> dict[str, Any]:
@@ -38,11 +38,11 @@ def forget(lesson: str) -> dict[str, Any]:
     return {}
 
 
-def _shown(error: BaseException, path: str) -> str:
-    """The traceback from the lesson's cell on; our own frames above it are left out."""
+def shown(error: BaseException, *paths: str) -> str:
+    """The traceback from the first line in one of these files on; our own frames above it are left out."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped"
     places = traceback.extract_tb(error.__traceback__)
-    first = next((i for i, place in enumerate(places) if place.filename == path), 0)
+    first = next((i for i, place in enumerate(places) if place.filename in paths), 0)
     lines = traceback.format_list(places[first:]) + traceback.format_exception_only(error)
     return "Traceback (most recent call last):\n" + "".join(lines)
