@@ -19,10 +19,10 @@ class SquaredRelu(Function):
 `;
 // What each stage reads, and an example for the tiny GPT and for another model.
 const READS = {
-  pretraining: ["", "3 1 4 1", "Once upon a time"],
-  sft: ["prompt | reply", "3 | 1 4", "Once upon| a time"],
-  dpo: ["prompt | better | worse", "3 | 1 4 | 2 5", "Once upon| a time| the the"],
-  ppo: ["prompt | reply", "3 | 1 4", "Once upon| a time"],
+  pretraining: ["", "3 1 4 1", "The girl saw a red ball"],
+  sft: ["prompt | reply", "3 | 1 4", "The girl saw| a red ball"],
+  dpo: ["prompt | better | worse", "3 | 1 4 | 2 5", "The girl saw| a red ball| the the"],
+  ppo: ["prompt | reply", "3 | 1 4", "The girl saw| a red ball"],
 };
 let code = null; // the editor
 
@@ -42,7 +42,7 @@ function drawFields() {
 function openEditor() {
   at("editor").hidden = !at("mine").checked;
   if (code) return;
-  code = editor(at("editor"), localStorage.getItem(KEPT_OP) ?? OP, () => at("own").requestSubmit());
+  code = editor(at("editor"), localStorage.getItem(KEPT_OP) || OP, () => at("own").requestSubmit());
   code.onchange(() => localStorage.setItem(KEPT_OP, code.get()));
 }
 
