@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from finetune.objectives.logprobs import selected_logprobs
 from finetune.objectives.ppo import ppo_loss
 from finetune.objectives.rollout import Places, PolicyWithValue
 from finetune.objectives.sft import sft_loss
-from gpt import GPT, GPTConfig
+from gpt import GPT, GPTConfig, Tokenizer
 from gpt.files import write_text
 from gpt.training.loading import load_model
 from minigrad import manual_seed, no_grad, optim
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         model, tokenizer = load_model(arguments.model, trainable=True)
         parts = [tokenizer.encode(part) for part in split_text(arguments.text, arguments.stage)]
-        texts, name = [tokenizer.decode([i]) for i in range(len(tokenizer))], arguments.model
+        texts, name = token_texts(tokenizer), arguments.model
     recording, ids = take_step(model, arguments.stage, parts, arguments.learning_rate)
     seconds = time.perf_counter() - began
     path = Path(arguments.out_dir) / ("step" if arguments.stage == "pretraining" else arguments.stage)
@@ -72,20 +73,31 @@ def main(argv: list[str] | None = None) -> int:
         write_text(path, flat_script(recording))
         print(f"script: {path.as_posix()}")
         return 0
-    title = f"One step of {'pretraining' if arguments.stage == 'pretraining' else arguments.stage.upper()}: {name}"
-    data = explain_data(recording, title, [texts[i] for i in ids], texts)
+    data = page_data(recording, arguments.stage, name, ids, texts)
     path = path.with_suffix(".html")
-    write_text(path, page_of_data("explain", title, data))
+    write_text(path, page_of_data("explain", data["title"], data))
     megabytes = path.stat().st_size / 1e6
     print(f"{len(recording.calls)} ops, {recording.bytes / 1e6:.1f} MB of arrays, recorded in {seconds:.1f} s")
     print(f"page: {path.as_posix()} ({megabytes:.1f} MB)")
     return 0
 
 
-def tiny_gpt() -> GPT:
-    """The model of scripts/step.py, with the same weights."""
+def tiny_gpt(**sizes: int) -> GPT:
+    """The model of scripts/step.py, with the same weights, or one of other sizes."""
     manual_seed(0)
-    return GPT(GPTConfig(vocab_size=8, n_embd=4, block_size=3, n_layer=1, n_head=2))
+    own = {"vocab_size": 8, "n_embd": 4, "block_size": 3, "n_layer": 1, "n_head": 2}
+    return GPT(GPTConfig.from_dict({**own, **sizes}))
+
+
+def token_texts(tokenizer: Tokenizer) -> list[str]:
+    """The text of each token of a vocabulary."""
+    return [tokenizer.decode([i]) for i in range(len(tokenizer))]
+
+
+def page_data(recording: Recording, stage: str, name: str, ids: list[int], texts: Sequence[str]) -> dict[str, Any]:
+    """The data of the page of a step. name: of the model. ids: what it read. texts: of all tokens."""
+    title = f"One step of {'pretraining' if stage == 'pretraining' else stage.upper()}: {name}"
+    return explain_data(recording, title, [texts[i] for i in ids], texts)
 
 
 def split_text(text: str, stage: str) -> list[str]:

@@ -40,6 +40,7 @@ from scripts.lessons.cells import lessons
 from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import connect
 from scripts.pages.markup import markdown_to_html, python_to_html
+from scripts.pages.site import step
 from scripts.pages.stepping import STEPS, step_page, title_of
 from scripts.pages.web_page import COMMON, FOLDER, POLICY, data_script, escaped, page, page_of_data
 
@@ -57,12 +58,14 @@ DEMO = "runs/demo"
 BEGINNING = "Once upon a time there was a little"
 HOME = '<nav aria-label="site"><a href="../index.html">minigrad</a></nav>'
 ALL_SCRIPTS = '<nav aria-label="site"><a href="../index.html">minigrad</a><a href="index.html">All scripts</a></nav>'
-# The pages of the site that its scripts draw, from NAME.html and NAME.js of a folder: the folder, a title, the data.
+# The pages of the site that a script draws: where its .js and the .html are, a title, the data or what makes them.
 TOOLS: dict[str, tuple[Path, str, Any]] = {
-    "explore": (FOLDER, "Look inside a model", {"model": "stories", "text": BEGINNING}),
+    "explore": (FOLDER / "explore", "Look inside a model", {"model": "stories", "text": BEGINNING}),
+    "step": (FOLDER / "explain", "One step, op by op", step.start),
 }
-ACE = ["pyodide/ace.js", "pyodide/mode-python.js"]
-SCRIPTS = {kind: [*ACE, "common.js", "python.js", f"{kind}.js"] for kind in ("cells", "exercise")}
+EDITOR = ["pyodide/ace.js", "pyodide/mode-python.js"]
+SCRIPTS = {kind: [*EDITOR, "common.js", "python.js", f"{kind}.js"] for kind in ("cells", "exercise")}
+FILES = ("worker.js", "python.js", "cells.js", "exercise.js", "step.js", "passed.js", "home.js", "live.js")
 PASSED = '<script src="../passed.js"></script>'
 ON_THE_SITE = """<p>All of it runs in this browser; nothing is installed, and nothing leaves it. You need some Python,
 and to know what a derivative is. <a href="../exercises/index.html">All exercises</a></p>"""
@@ -133,11 +136,10 @@ def write_site(out: Path, assets: Path, model: str = DEMO, numbers: list[str] | 
     copy_assets(assets, out)
     project(out / "project.zip")
     looker = write_model(model, out / "models" / "stories.zip")
-    for name, (folder, title, data) in TOOLS.items():
-        html = page_of_data(name, title, data, SAME_PLACE, folder, '<script src="../python.js"></script>')
-        write_text(out / name / "index.html", html.replace("<header>", f"<header>{HOME}", 1))
+    for name in TOOLS:
+        write_text(out / name / "index.html", tool_page(name))
     write_debugger(out / "debugger")
-    for name in ("worker.js", "python.js", "cells.js", "exercise.js", "passed.js", "home.js", "live.js"):
+    for name in FILES:
         shutil.copyfile(SITE / name, out / name)
     shutil.copyfile(COMMON, out / "common.js")
     for lesson in lessons():
@@ -153,9 +155,20 @@ def write_site(out: Path, assets: Path, model: str = DEMO, numbers: list[str] | 
     write_text(out / "service.js", read_text(SITE / "service.js").replace('VERSION"', f'{version}"'))
 
 
+def tool_page(name: str) -> str:
+    """A page of TOOLS. If scripts/pages/site has a form for it, NAME.html and NAME.js, the form is at the top."""
+    drawn, title, data = TOOLS[name]
+    form = SITE / f"{name}.html"
+    names = [*EDITOR, "python.js", f"{name}.js"] if form.exists() else ["python.js"]
+    scripts = "".join(f'<script {"defer " * form.exists()}src="../{script}"></script>' for script in names)
+    html = page_of_data(drawn.name, title, data() if callable(data) else data, SAME_PLACE, drawn.parent, scripts)
+    html = html.replace("<header>", f"<header>{HOME}", 1)
+    return html.replace("</header>", f"{read_text(form)}</header>", 1) if form.exists() else html
+
+
 def write_debugger(folder: Path) -> None:
     """A page for each script that can be stepped through, and a list of them."""
-    scripts = [f'<script src="../{name}"></script>' for name in [*ACE, "python.js"]]
+    scripts = [f'<script src="../{name}"></script>' for name in [*EDITOR, "python.js"]]
     before = "".join([*scripts, '<script defer src="../live.js"></script>'])
     for name in STEPS:
         html, _ = step_page(name, SAME_PLACE, before)

@@ -1,5 +1,5 @@
 // The page of a recorded training step. Its data are made by explain_data.py: calls of ops, the arrays, the updates.
-const data = JSON.parse(document.querySelector("script[type='application/json']").textContent);
+let data, calls, back, steps; // of the recording that is shown: see draw()
 const SHOWN_TERMS = 12;
 const at = (id) => document.getElementById(id);
 
@@ -70,13 +70,18 @@ function nameOnAxis(axis, i, batch) {
 
 // --- steps ---
 
-const calls = data.calls;
-const back = calls.map((_, i) => i).filter((i) => calls[i].order !== null).sort((a, b) => calls[a].order - calls[b].order);
-const steps = [
-  ...calls.map((_, i) => ({ kind: "forward", call: i })),
-  ...back.map((i) => ({ kind: "backward", call: i })),
-  ...data.updates.map((_, i) => ({ kind: "update", update: i })),
-];
+function read(recorded) {
+  decoded.clear();
+  data = recorded;
+  calls = data.calls;
+  back = calls.map((_, i) => i).filter((i) => calls[i].order !== null).sort((a, b) => calls[a].order - calls[b].order);
+  steps = [
+    ...calls.map((_, i) => ({ kind: "forward", call: i })),
+    ...back.map((i) => ({ kind: "backward", call: i })),
+    ...data.updates.map((_, i) => ({ kind: "update", update: i })),
+  ];
+}
+
 const stepOf = (kind, call) => steps.findIndex((s) => s.kind === kind && s.call === call);
 
 const label = (step) => (step.kind === "update" ? data.updates[step.update] : calls[step.call]).label;
@@ -452,7 +457,7 @@ function drawMinimap({ width, height, boxes, lines }) {
     const letters = element("text", { x: place.x + place.width / 2, y: place.y + place.height / 2 }, isCall ? text : key.split(".").at(-1)[0]);
     return element("g", { "data-key": key, class: isCall ? "" : "leaf", role: "button", tabindex: 0, "aria-label": text, onclick: open, onkeydown }, title, element("rect", place), letters);
   });
-  at("minimap").append(element("svg", { width: width + 4, height: height + 4, viewBox: `-2 -2 ${width + 4} ${height + 4}`, "aria-label": "the graph of the step" }, element("defs", {}, tip), ...paths, ...drawn));
+  at("minimap").replaceChildren(element("svg", { width: width + 4, height: height + 4, viewBox: `-2 -2 ${width + 4} ${height + 4}`, "aria-label": "the graph of the step" }, element("defs", {}, tip), ...paths, ...drawn));
 }
 
 function search(jump) {
@@ -477,19 +482,29 @@ function play() {
   at("play").textContent = timer === null ? "Play" : "Pause";
 }
 
-function start() {
+// Draw a recording. op: the name of one to show if it is new. Else the place stays, if the same op has it or another one.
+function draw(recorded, op = null) {
+  const place = data && `${label(steps[current])}: ${steps[current].kind}`, isNew = data && !(op in data.functions);
+  read(recorded);
   document.title = at("title").textContent = data.title;
   const last = calls.findIndex((call) => call.order === 0), attention = calls.findIndex((call) => call.inside[0].probs);
   const loss = numbersOf(calls[last].outputs[0])[0];
   at("facts").textContent = `${data.tokens.length ? `Text: ${data.tokens.map(visible).join(" | ")}. ` : ""}Loss: ${loss.toFixed(4)}. ${calls.length} ops forward, ${back.length} backward, ${data.updates.length} parameters changed.`;
   const first = { "the attention weights": stepOf("forward", attention), "the loss": stepOf("forward", last), "the first gradient": stepOf("backward", last), "a weight's update": steps.findIndex((s) => s.kind === "update") };
-  at("first").append(...Object.entries(first).filter(([, i]) => i >= 0).map(([text, i]) => element("button", { type: "button", onclick: () => (go(i), at("inside")?.scrollIntoView()) }, text)));
+  at("first").replaceChildren("Look first at", ...Object.entries(first).filter(([, i]) => i >= 0).map(([text, i]) => element("button", { type: "button", onclick: () => (go(i), at("inside")?.scrollIntoView()) }, text)));
   const headings = { forward: "Forward to the loss", backward: "Backward to the gradients", update: "Update of each weight" };
-  at("timeline").append(...steps.flatMap((step, i) => [
+  at("timeline").replaceChildren(...steps.flatMap((step, i) => [
     ...(steps[i - 1]?.kind === step.kind ? [] : [element("h2", {}, headings[step.kind])]),
     element("button", { type: "button", onclick: () => go(i) }, `${i + 1} ${label(step)}`),
   ]));
   drawMinimap(data.graph);
+  at("find").value = "";
+  const isKept = (step) => step && `${label(step)}: ${step.kind}` === place;
+  const shown = isNew ? steps.findIndex((step) => calls[step.call]?.op === op) : -1;
+  go(shown >= 0 ? shown : isKept(steps[current]) ? current : steps.findIndex(isKept));
+}
+
+function start() {
   at("back").addEventListener("click", () => go(current - 1));
   at("next").addEventListener("click", () => go(current + 1));
   at("play").addEventListener("click", play);
@@ -504,7 +519,7 @@ function start() {
     else return;
     event.preventDefault();
   });
-  go(0);
+  draw(JSON.parse(document.querySelector("script[type='application/json']").textContent));
 }
 
 start();

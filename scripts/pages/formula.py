@@ -143,7 +143,7 @@ class _Reader:
     def raised(self, made: str) -> str:
         while self.next() in ("_", "^", *_UPPER) and self.tokens:
             mark = self.tokens.pop(0)
-            if mark == "_" and self.next() != "(":  # what follows raises the whole: β_1^t
+            if mark == "_" and self.next() not in ("", "("):  # what follows raises the whole: β_1^t
                 script = f"<mi>{escaped(self.tokens.pop(0))}</mi>"
             else:
                 script = f"<mn>{_UPPER[mark]}</mn>" if mark in _UPPER else self.factor(bare=True)

@@ -12,7 +12,7 @@ import pytest
 
 from gpt import GPT, GPTConfig, Tokenizer
 from minigrad import manual_seed
-from scripts import site
+from scripts import explain, site
 from scripts.checker import catalogue
 from scripts.checker.workspace import Workspace
 from tests.scripts.looking import faults
@@ -20,7 +20,7 @@ from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium
 
 _ = chromium  # a fixture
 PLACES = ["lessons/00_gradients.html", "exercises/softmax.html"]
-PLACES += ["index.html", "explore/index.html", "source/index.html", "debugger/softmax.html"]
+PLACES += ["index.html", "explore/index.html", "source/index.html", "debugger/softmax.html", "step/index.html"]
 LONG = 240_000  # milliseconds: a busy machine takes its time
 TRAINING = """
 import numpy as np
@@ -228,3 +228,54 @@ def test_the_debugger_records_a_changed_op_again(tab, address):
         tab.locator("#state").get_by_text(wanted).wait_for()
     tab.evaluate("go(moments.length - 1)")
     assert "0.135" in tab.locator("#names").inner_text()  # e^2 / e^4: divided by the largest
+
+
+def recorded(tab, **fields):
+    """What the page of the recorded step says after a click on its button, with these in its fields."""
+    for place, value in fields.items():
+        tab.locator(f"#own [name={place}], #own #{place}").fill(value)
+    tab.get_by_role("button", name="Record again").click()
+    tab.wait_for_function("() => document.getElementById('stop').disabled")
+    return tab.locator("#said").inner_text()
+
+
+def test_a_step_is_recorded_again_with_other_settings(tab, address):
+    tab.goto(f"{address}/step/index.html")
+    assert tab.locator("#card h2").inner_text() == "1 of 54. Embedding wte: forward"
+    tab.get_by_role("button", name="the loss").click()
+    assert "'8' is not a token: the vocabulary has the ids 0 to 7" in recorded(tab, text="3 8 1")
+    assert "19 of 54. CrossEntropy: forward" in tab.locator("#card h2").inner_text()
+    sizes = {"vocab_size": 9, "block_size": 5, "n_layer": 2, "n_head": 3, "n_embd": 6}
+    texts = {name: str(size) for name, size in sizes.items()}
+    assert recorded(tab, text="8, 1 4 1 5 6", lr="0.01", **texts) == "Recorded."
+    assert "CrossEntropy: forward" in tab.locator("#card h2").inner_text()
+    wanted, _ = explain.take_step(explain.tiny_gpt(**sizes), "pretraining", [[8, 1, 4, 1, 5, 6]], 0.01)
+    there = tab.evaluate("data.updates.map(({ after, gradient }) => [after, gradient].map((id) => [...numbersOf(id)]))")
+    for update, shown in zip(wanted.updates, there, strict=True):
+        for value, numbers in zip((update.after, update.gradient), shown, strict=True):
+            np.testing.assert_allclose(numbers, value.array.ravel(), rtol=1e-4, atol=1e-6)
+    tab.locator("#model").select_option("stories")
+    tab.locator("#stage").select_option("dpo")
+    assert recorded(tab, text="one| text| model") == "Recorded."
+    assert "One step of DPO: the stories model" in tab.locator("h1").inner_text()
+
+
+def test_an_op_of_ones_own_is_checked_and_gets_a_card(tab, address):
+    tab.goto(f"{address}/step/index.html")
+    tab.locator("#mine").check()
+    right = tab.evaluate("code.get()")
+    tab.evaluate("text => code.set(text)", right.replace("dout * 2", "dout"))
+    said = recorded(tab)
+    assert "The gradient is wrong" in said and "a factor 2 is missing" in said and said.endswith("Recorded.")
+    tab.evaluate("text => code.set(text)", right.replace("maximum", "maximun"))
+    assert re.search(r"line 11, in forward\n.*maximun", recorded(tab))
+    tab.evaluate("text => code.set(text)", right)
+    assert "(right)" in recorded(tab)
+    card = tab.locator("#card").inner_text()
+    assert "SquaredRelu: forward" in card and "return ctx.positive**2" in card and "my_op.py:9" in card
+    x, out = (np.array(tab.evaluate(f"[...numbersOf(calls[12].{side}[0])]")) for side in ("inputs", "outputs"))
+    np.testing.assert_allclose(out, np.maximum(x, 0) ** 2, rtol=1e-5)
+    tab.evaluate("text => code.set(text)", right.replace("return ctx.positive**2", "while True: pass"))
+    tab.get_by_role("button", name="Record again").click()
+    tab.get_by_role("button", name="Stop").click()
+    tab.get_by_text("What you see below is the step before.").wait_for()

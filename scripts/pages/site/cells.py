@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import linecache
-import traceback
 from pathlib import Path
 from typing import Any
 
 from scripts.lessons.cells import LESSONS, Cell, Running
 from scripts.pages.lesson_page import Body, _value
+from scripts.pages.site.in_browser import shown
 
 PICTURES = Path("/tmp/lessons")
 lessons: dict[str, Running] = {}
@@ -36,13 +36,3 @@ def forget(lesson: str) -> dict[str, Any]:
     """Forget what the cells of a lesson have defined."""
     lessons.pop(lesson, None)
     return {}
-
-
-def shown(error: BaseException, *paths: str) -> str:
-    """The traceback from the first line in one of these files on; our own frames above it are left out."""
-    if isinstance(error, KeyboardInterrupt):
-        return "stopped"
-    places = traceback.extract_tb(error.__traceback__)
-    first = next((i for i, place in enumerate(places) if place.filename in paths), 0)
-    lines = traceback.format_list(places[first:]) + traceback.format_exception_only(error)
-    return "Traceback (most recent call last):\n" + "".join(lines)

@@ -12,7 +12,7 @@ from typing import Any
 from scripts.pages.line_recorder import ROOT, record_lines
 from scripts.pages.stepping import STEPS
 
-from .cells import shown
+from .in_browser import shown
 
 CHANGED = ("forward", "backward", "update")  # what a changed copy of a library's file replaces in its classes
 
