@@ -171,7 +171,7 @@ def write_debugger(folder: Path) -> None:
     scripts = [f'<script src="../{name}"></script>' for name in [*EDITOR, "python.js"]]
     before = "".join([*scripts, '<script defer src="../live.js"></script>'])
     for name in STEPS:
-        html, _ = step_page(name, SAME_PLACE, before)
+        html, _ = step_page(name, SAME_PLACE, before, "../step/index.html" if name == "step" else "")
         write_text(folder / f"{name}.html", html.replace("<header>", f"<header>{ALL_SCRIPTS}", 1))
     rows = "".join(f'<li><a href="{name}.html">{name}</a>: {escaped(title_of(name))}</li>' for name in STEPS)
     body = f"""<header>{HOME}</header><main><h1>Line by line</h1>

@@ -119,12 +119,17 @@ function namesAt(call, moment) {
   return Object.entries(names).filter(([, value]) => value >= 0);
 }
 
+// The calls of the same function of an op.
+const alike = (call) => calls.flatMap(({ name, part }, i) => (name === calls[call].name && part === "op" ? [i] : []));
+
 function draw() {
   const stack = stackAt(now), [call, moment] = stack.find(([other]) => other === chosen) ?? stack[0];
   drawSource(call, moments[moment][LINE]);
   at("stack").replaceChildren(...stack.map(([other, last]) => element("li", {}, element("button", {
     type: "button", "aria-pressed": String(other === call), onclick: () => { chosen = other; draw(); },
   }, `${calls[other].name === "<module>" ? "the script" : calls[other].name} `, element("span", { class: "soft" }, `${fileOf(other).path}:${moments[last][LINE]}`)))));
+  const half = calls[call].name.match(/^\w+\.(forward|backward)$/) && calls[call].part === "op";
+  at("card").replaceChildren(half && data.ops ? element("a", { href: `${data.ops}#${calls[call].name},${alike(call).indexOf(call)}` }, "This op as a card") : "");
   at("whose").textContent = calls[call].name === "<module>" ? "Names of the script" : `Names in ${calls[call].name}`;
   const changed = momentsOf[call][0] === moment ? {} : moments[moment][CHANGES], returned = moments[moment][RETURNED];
   const rows = namesAt(call, moment).map(([name, value]) => named(name, value, name in changed));
@@ -219,3 +224,6 @@ addEventListener("keydown", (event) => {
 });
 at("title").textContent = data.title;
 load(data);
+const [, name, number] = location.hash.match(/^#([\w.]+),(\d+)$/) ?? [];
+const asked = calls.flatMap((call, i) => (call.name === name && call.part === "op" ? [i] : []))[number];
+if (asked !== undefined) go(momentsOf[asked][0]);

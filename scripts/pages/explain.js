@@ -170,6 +170,12 @@ function source(half, open) {
   return element("details", open ? { open: true } : {}, element("summary", {}, `${half.path}:${half.line}`), code);
 }
 
+// A call as an address: Gelu.backward,1 is the second backward of a Gelu.
+function nameOfCall(step) {
+  const alike = steps.filter(({ kind, call }) => kind === step.kind && calls[call].op === calls[step.call].op);
+  return `${calls[step.call].op}.${step.kind},${alike.indexOf(step)}`;
+}
+
 function callCard(step) {
   const call = calls[step.call], forward = step.kind === "forward", code = data.functions[call.op];
   const [here, ...further] = call.where;
@@ -179,7 +185,7 @@ function callCard(step) {
   const present = call.inputs.map((id, i) => ({ id, i })).filter(({ id }) => id !== null);
   const isAttention = Boolean(call.inside[0].scores);
   const body = [
-    element("div", { class: "where" }, ...places(here ? [here] : []), further.length ? element("details", {}, element("summary", {}, "called from"), ...places(further)) : ""),
+    element("div", { class: "where" }, ...places(here ? [here] : []), data.lines ? element("p", {}, element("a", { href: `${data.lines}#${nameOfCall(step)}` }, "Its lines, one by one")) : "", further.length ? element("details", {}, element("summary", {}, "called from"), ...places(further)) : ""),
     formulasOf(forward ? code.formulas[0] : code.formulas.flat()),
     options ? element("p", { class: "soft" }, `Options: ${options}`) : "",
     legend(isAttention),
@@ -520,6 +526,8 @@ function start() {
     event.preventDefault();
   });
   draw(JSON.parse(document.querySelector("script[type='application/json']").textContent));
+  const asked = steps.findIndex((step) => step.kind !== "update" && nameOfCall(step) === location.hash.slice(1));
+  if (asked >= 0) go(asked);
 }
 
 start();

@@ -40,7 +40,7 @@ def title_of(name: str) -> str:
     return re.split(r"\.\s", ast.get_docstring(ast.parse(read_text(STEPS[name]))) or "", maxsplit=1)[0].rstrip(".")
 
 
-def step_page(name: str, policy: str = POLICY, before: str = "") -> tuple[str, int]:
-    """The page of a script, and how many lines ran."""
-    data = record_lines(STEPS[name]) | {"title": title_of(name), "name": name}
+def step_page(name: str, policy: str = POLICY, before: str = "", ops: str = "") -> tuple[str, int]:
+    """The page of a script, and how many lines ran. ops: the address of the page that shows the same step op by op."""
+    data = record_lines(STEPS[name]) | {"title": title_of(name), "name": name, "ops": ops}
     return page_of_data("debugger", data["title"], data, policy, before=before), len(data["moments"])

@@ -279,3 +279,13 @@ def test_an_op_of_ones_own_is_checked_and_gets_a_card(tab, address):
     tab.get_by_role("button", name="Record again").click()
     tab.get_by_role("button", name="Stop").click()
     tab.get_by_text("What you see below is the step before.").wait_for()
+
+
+def test_from_an_op_to_its_lines_and_back(tab, address):
+    tab.goto(f"{address}/step/index.html")
+    tab.evaluate("go(steps.findIndex((step) => nameOfCall(step) === 'LayerNorm.backward,1'))")
+    card = tab.locator("#card h2").inner_text()
+    tab.get_by_role("link", name="Its lines, one by one").click()
+    assert tab.locator("#whose").inner_text() == "Names in LayerNorm.backward"
+    tab.get_by_role("link", name="This op as a card").click()
+    assert tab.locator("#card h2").inner_text() == card
