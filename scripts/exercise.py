@@ -18,7 +18,8 @@ EXAMPLES = """commands:
   list              list all exercises and those that you passed
   start NAME        make an exercise the current one, and write its file
   check [NAME]      check an exercise once; --all: check every file in the workspace; --debug: also run the failing
-                    case in this process, where breakpoint() and an editor's debugger work
+                    case in this process, where breakpoint() and an editor's debugger work; --html: also write a page
+                    that steps through the case, forward and back, beside a right solution
   hint [NAME]       show the next of three hints: the idea, the shapes, the line; not for assessments
   solution NAME     show the library's implementation, once yours passes
   reset NAME        restore the stub; your file is kept beside it
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--workspace", default="my_exercises", metavar="DIR", help="folder of your files")
     add("--exercises", default=None, metavar="DIR", help="folder with other exercises, for example a teacher's")
     add("--all", action="store_true", help="check: every file; run: every part that you passed")
+    add("--html", action="store_true", help="check: also a page that steps through the case beside a right solution")
     add("--debug", action="store_true", help="check: also run the failing case in this process")
     add("--json", action="store_true", help="print the result as JSON")
     add("--manual", action="store_true", help="the loop checks when you press Enter, not on save")
@@ -130,6 +132,8 @@ def check(arguments: Any) -> int:
     from scripts.checker import showing, watching
 
     workspace = workspace_of(arguments)
+    if arguments.all and arguments.html:
+        raise ValueError("--html is for one exercise: name it, and leave out --all")
     if arguments.all and arguments.json:
         verdicts = {name: workspace.check(name) for name in workspace.paths if workspace.file(name).exists()}
         print(json.dumps({name: verdict.facts() for name, verdict in verdicts.items()}))
@@ -141,6 +145,13 @@ def check(arguments: Any) -> int:
         print(f"Checking {name} ...", flush=True)
     verdict = workspace.check(name, arguments.debug)
     say(arguments, {"name": name, **verdict.facts()}, showing.verdict_text(name, verdict, workspace))
+    if arguments.html:
+        from gpt.files import write_text
+        from scripts.pages.exercise_steps import exercise_page
+
+        path = workspace.file(name).resolve().with_suffix(".html")
+        write_text(path, exercise_page(workspace.exercise(name), verdict, path.with_suffix(".py")))
+        say(arguments, {"page": str(path)}, f"\nline by line, beside a right solution: {path}")
     return 0 if verdict.passed else 1
 
 
@@ -229,7 +240,7 @@ COMMANDS = {
     "watch": (watch, ("workspace", "manual")),
     "list": (show_list, ("workspace", "json")),
     "start": (start, ("workspace", "json", "name")),
-    "check": (check, ("workspace", "json", "name", "all", "debug")),
+    "check": (check, ("workspace", "json", "name", "all", "debug", "html")),
     "hint": (hint, ("workspace", "json", "name")),
     "solution": (solution, ("workspace", "json", "name")),
     "reset": (reset, ("workspace", "json", "name", "yes")),

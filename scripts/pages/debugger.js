@@ -15,7 +15,8 @@ function load(recording) {
   moments.forEach((moment, i) => momentsOf[moment[CALL]].push(i));
   everything = moments.map((_, i) => i);
   [now, chosen, drawnFile, decoded] = [0, null, null, new Map()];
-  at("marks").replaceChildren(...marks.map(([text, moment]) => element("button", { type: "button", onclick: () => go(moment) }, text)));
+  for (const name of ["op", "engine"]) at(name).closest("label").hidden = !calls.some(({ part }) => part === name);
+  at("marks").replaceChildren(...at("marks").querySelectorAll(".kept"), ...marks.map(([text, moment]) => element("button", { type: "button", onclick: () => go(moment) }, text)));
   leaveOut();
   draw();
 }
@@ -137,6 +138,7 @@ function draw() {
   at("names").replaceChildren(...(rows.length ? rows : [element("p", { class: "soft" }, "None yet.")]));
   at("time").value = Math.max(shown.findLastIndex((i) => i <= now), 0);
   at("time").setAttribute("aria-valuetext", `${fileOf(call).path}, line ${moments[moment][LINE]}`);
+  if (data.beside) drawBeside();
   const mark = marks.findLast(([, first]) => first <= now);
   for (const button of at("marks").children) button.setAttribute("aria-pressed", String(mark !== undefined && button.textContent === mark[0]));
 }
@@ -161,11 +163,23 @@ function named(name, value, isNew) {
   return element("section", { class: `name${isNew ? " new" : ""}` }, element("h3", {}, name, " ", ...(things.length && value >= 0 ? [follow(-1, "◂", "the last"), follow(1, "▸", "the next")] : [])), whole(value));
 }
 
-function whole(value) {
-  const { text, array, parts } = values[value];
-  if (array !== undefined) return numbers(arrays[array]);
+function whole(value, from = { values, arrays }) {
+  const { text, array, parts } = from.values[value];
+  if (array !== undefined) return numbers(from.arrays[array]);
   if (!parts) return element("code", {}, text);
-  return element("div", {}, element("span", { class: "soft" }, text), ...Object.entries(parts).map(([name, part]) => element("div", { class: "part" }, element("span", {}, `${name}: `), whole(part))));
+  return element("div", {}, element("span", { class: "soft" }, text), ...Object.entries(parts).map(([name, part]) => element("div", { class: "part" }, element("span", {}, `${name}: `), whole(part, from))));
+}
+
+// A right solution at the same point, beside an exercise (exercise_steps.py).
+function drawBeside() {
+  const { recording, places, differs, line } = data.beside, place = places[now], [call, row, , returned] = recording.moments[place];
+  const held = Object.assign({}, ...recording.moments.slice(0, place + 1).filter((moment) => moment[CALL] === call).map((moment) => moment[CHANGES]));
+  const rows = Object.entries({ ...(returned === undefined ? {} : { returns: returned }), ...held }).filter(([, value]) => value >= 0);
+  at("right").innerHTML = recording.files[0].lines.map((text, i) => `<span class="row${i + 1 === row ? " now" : ""}">${text || " "}</span>`).join("");
+  at("right").scrollTop = at("right").children[row - 1].offsetTop - at("right").offsetTop - at("right").clientHeight / 3;
+  at("right-names").replaceChildren(...rows.map(([name, value]) => element("section", { class: "name" }, element("h3", {}, name), whole(value, recording))));
+  if (line) at("source").children[line - 1].classList.add("differs");
+  at("differs").textContent = differs === null ? "No name that both have holds anything else: look at what is missing." : "The first line that gives something else is underlined.";
 }
 
 function unpack(text) {
@@ -223,6 +237,10 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 at("title").textContent = data.title;
+if (data.beside) {
+  at("beside").hidden = false;
+  at("marks").append(...(data.beside.differs === null ? [] : [element("button", { type: "button", class: "kept", onclick: () => go(data.beside.differs) }, "the first difference")]));
+}
 load(data);
 const [, name, number] = location.hash.match(/^#([\w.]+),(\d+)$/) ?? [];
 const asked = calls.flatMap((call, i) => (call.name === name && call.part === "op" ? [i] : []))[number];

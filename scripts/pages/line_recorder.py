@@ -72,6 +72,7 @@ class Recorder:
         self.moments: list[list[Any]] = []  # [call, line, {name: value that changed}], and at a return what it returned
         self.values: list[Any] = []
         self.arrays: list[dict[str, Any]] = []
+        self.contents: list[np.ndarray] = []  # of each of them
         self._call_of: dict[int, int] = {}  # id of a frame that is running -> its call
         self._last: dict[int, dict[str, int]] = {}  # call -> its names at its last moment
         self._known: dict[Any, int] = {}
@@ -89,10 +90,12 @@ class Recorder:
 
     def _trace(self, frame: Any, event: str, given: Any) -> Any:
         code = frame.f_code
-        is_top = code.co_filename == self.path and code.co_name == "<module>"
-        if is_top and not self.calls and frame.f_lineno < self.begins:
+        is_module = code.co_filename == self.path and code.co_name == "<module>"
+        if is_module and not self.calls and frame.f_lineno < self.begins:
             return self._trace
-        if not is_top and (not self.calls or code.co_name.startswith("<") or not self._is_ours(code.co_filename)):
+        if not is_module and (code.co_name.startswith("<") or not self._is_ours(code.co_filename)):
+            return None
+        if not self.calls and code.co_filename != self.path:
             return None
         if event == "call" or id(frame) not in self._call_of:
             self._enter(frame)
@@ -158,6 +161,7 @@ class Recorder:
         key = array.shape, array.dtype.str, array.tobytes()
         if key not in self._known:
             self._known[key] = len(self.arrays)
+            self.contents.append(np.array(array))  # plain, whatever kind of array it is
             kept: dict[str, Any] = {"shape": array.shape, "dtype": str(array.dtype)}
             if array.size > LARGEST:
                 array = array[tuple(slice(CORNER) if axis >= array.ndim - 2 else 0 for axis in range(array.ndim))]

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import io
+import json
 import re
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from minigrad import Tensor, manual_seed
-from scripts.pages import stepping
+from scripts.checker import catalogue, processes
+from scripts.pages import exercise_steps, stepping
 from scripts.pages.line_recorder import Recorder, record_lines
 from tests.scripts.looking import faults
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, opened
@@ -159,3 +161,23 @@ def test_it_can_be_read(chromium, page, viewport):
     with opened(chromium, page) as tab:
         tab.set_viewport_size(viewport)
         assert faults(tab) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("softmax", "out * (dout - dot)", "out * dout - dot"),
+        ("layer_norm", "ctx.x_hat * (dx_hat", "(dx_hat"),
+        ("attention", "* scale + mask", "+ mask"),
+        ("bpe_merge", "", ""),
+    ],
+)
+def test_the_first_line_that_differs_from_a_right_solution(name, old, new, tmp_path, monkeypatch):
+    exercise = catalogue.load(catalogue.paths()[name])
+    path = tmp_path / "answer.py"
+    path.write_text(exercise.completed(old, new), encoding="utf-8")
+    verdict = processes.judge(exercise, path.read_bytes(), path)
+    html = exercise_steps.exercise_page(exercise, verdict, path)
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)[1])
+    line = data["beside"]["line"]
+    assert line is None if not old else new in path.read_text(encoding="utf-8").splitlines()[line - 1]

@@ -289,3 +289,13 @@ def test_from_an_op_to_its_lines_and_back(tab, address):
     assert tab.locator("#whose").inner_text() == "Names in LayerNorm.backward"
     tab.get_by_role("link", name="This op as a card").click()
     assert tab.locator("#card h2").inner_text() == card
+
+
+def test_an_answer_can_be_stepped_through_beside_a_right_one(tab, address):
+    tab.goto(f"{address}/exercises/tanh.html")
+    tab.evaluate("text => code.set(text)", completed("tanh", "out**2", "out"))
+    with tab.expect_popup() as popup:
+        tab.get_by_role("button", name="Line by line").click()
+    popup.value.get_by_role("button", name="the first difference").click()
+    assert "1 - ctx.out)" in popup.value.locator(".differs").inner_text()
+    popup.value.close()

@@ -23,6 +23,7 @@ async function ask(command) {
     keep((kept) => { kept.state = answer.state; });
     at("said").textContent = command === "hint" ? `${answer.said}\n\n${before}` : answer.said;
     showPassed(answer.passed);
+    if (answer.html) open(URL.createObjectURL(new Blob([answer.html], { type: "text/html" })));
     at("said").scrollIntoView({ block: "nearest" });
   } catch (error) {
     at("said").textContent = error.message;
@@ -58,7 +59,7 @@ showPassed(name in (read().state.passed ?? {}));
 code.onchange(() => keep((kept) => { kept.files[file] = code.get(); }));
 if (missing) at("said").textContent = missing;
 else {
-  for (const command of ["check", "hint", "solution"]) at(command).addEventListener("click", () => ask(command));
+  for (const command of ["check", "hint", "steps", "solution"]) at(command).addEventListener("click", () => ask(command));
   at("reset").addEventListener("click", () => (confirm("Begin again with the stub?") ? code.set(stub) : null));
   at("stop").addEventListener("click", () => python.stop());
   at("download").addEventListener("click", download);

@@ -12,6 +12,7 @@ from typing import Any
 from gpt.files import write_text
 from scripts.checker import catalogue, showing
 from scripts.checker.workspace import Workspace
+from scripts.pages.exercise_steps import exercise_page
 
 WORKSPACE = Path("my_exercises")
 
@@ -22,12 +23,20 @@ def ready() -> dict[str, Any]:
 
 
 def ask(command: str, name: str, text: str, state: dict[str, Any]) -> dict[str, Any]:
-    """What `exercise.py check`, `hint` or `solution` say about a learner's text. state: of progress.json."""
+    """What `exercise.py check`, `hint` or `solution` say about a learner's text. state: of progress.json.
+
+    "steps": the page of `check --html`, as "html".
+    """
+    html = ""
     write_text(WORKSPACE / "progress.json", json.dumps(state))
     workspace = Workspace(WORKSPACE, catalogue.paths())
     write_text(workspace.file(name), text)
     try:
-        if command == "check":
+        if command == "steps":
+            verdict, file = workspace.check(name), workspace.file(name)
+            html = exercise_page(workspace.exercise(name), verdict, file)
+            said = "Your lines, beside right ones, are open in another tab, if this page may open one."
+        elif command == "check":
             said = showing.verdict_text(name, workspace.check(name), workspace)
         elif command == "hint":
             said = "hint {} of 3: {}".format(*workspace.hint(name))
@@ -38,7 +47,7 @@ def ask(command: str, name: str, text: str, state: dict[str, Any]) -> dict[str, 
             said = f"# One right answer:\n\n{found.blanks.strip()}\n\n\n# The library's way:\n\n{found.solution()}"
     except ValueError as error:
         said = str(error)
-    return {"said": said, "state": workspace.state, "passed": workspace.has_passed(name)}
+    return {"said": said, "html": html, "state": workspace.state, "passed": workspace.has_passed(name)}
 
 
 def folder(files: dict[str, str], state: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,97 @@
+"""A learner's file and a right solution in the debugger, side by side, in the smallest case that fails."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt.files import read_text
+from scripts.checker import judging, source
+from scripts.checker.checks import Exercise, Verdict
+from scripts.pages.line_recorder import MOST_MOMENTS, Recorder
+from scripts.pages.web_page import page_of_data
+
+
+def exercise_page(exercise: Exercise, verdict: Verdict, path: Path) -> str:
+    """The page of a verdict. Raises ValueError for an assessment, and where there is nothing to step through."""
+    if exercise.is_assessment:
+        raise ValueError(f"{exercise.name} is graded: its solution is not shown")
+    if verdict.shown is None and not verdict.passed:
+        raise ValueError(f"there is no case to step through yet: {verdict.diagnosis}")
+    check, case, douts = verdict.shown or (exercise.checks[0], exercise.checks[0].telling, None)
+    whole = next(each for each in exercise.checks if each.name == check.name)  # with its `call`
+    mine = recorded(path, read_text(path), whole, case, douts)
+    right = recorded(SOLUTION, exercise.completed(), whole, case, douts)
+    places, differs = beside(mine, right)
+    line = next((mine.moments[i][1] for i in places_before(mine, differs)), None)
+    title = f"{exercise.name}: your lines beside right ones"
+    more = {"recording": right.data(), "places": places, "differs": differs, "line": line}
+    return page_of_data("debugger", title, mine.data() | {"title": title, "beside": more})
+
+
+SOLUTION = Path("a right solution.py")
+
+
+def recorded(path: Path, text: str, check: Any, case: Any, douts: Any) -> Recorder:
+    """A file's functions, recorded as they run in a case. What they raise ends the recording."""
+    definitions, problem = source.define(text, path)
+    if problem is not None:
+        raise ValueError(problem.diagnosis)
+    recorder = Recorder(str(path), {str(path): text})
+    with recorder.tracing():
+        judging.run_once(check, case, douts, definitions)
+    if len(recorder.moments) == MOST_MOMENTS:
+        raise ValueError(f"{path.name} runs over {MOST_MOMENTS:,} lines in this case: is there a loop without an end?")
+    return recorder
+
+
+def beside(mine: Recorder, right: Recorder) -> tuple[list[int], int | None]:
+    """For each of my moments the right one at the same point, and my first one in which a name holds something else.
+
+    Points are the same where the same name of the same function gets a value for the same time.
+    """
+    points: dict[Any, tuple[int, int]] = {}
+    for i, key, value in assignments(right):
+        points.setdefault(key, (i, value))
+    places, place, differs = [0] * len(mine.moments), 0, None
+    found = {}
+    for i, key, value in assignments(mine):
+        if key in points:
+            found[i] = points[key][0]
+            if differs is None and not alike(mine, value, right, points[key][1]):
+                differs = i
+    for i in range(len(mine.moments)):
+        place = places[i] = found.get(i, place)
+    return places, differs
+
+
+def assignments(recorder: Recorder) -> Any:
+    """(moment, (function, name, how many times before), value) for each name that got a value, or was returned."""
+    counts: Counter[Any] = Counter()
+    for i, (call, _, changes, *returned) in enumerate(recorder.moments):
+        function = recorder.calls[call]["name"]
+        for name, value in [*changes.items(), *(("return", value) for value in returned)]:
+            counts[function, name] += 1
+            yield i, (function, name, counts[function, name]), value
+
+
+def alike(mine: Recorder, value: int, right: Recorder, other: int) -> bool:
+    """Whether two values are the same, as far as a debugger shows them."""
+    if -1 in (value, other):
+        return value == other
+    one, two = mine.values[value], right.values[other]
+    if "array" in one and "array" in two:
+        a, b = mine.contents[one["array"]], right.contents[two["array"]]
+        return a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True)
+    if "parts" in one and "parts" in two:
+        return all(alike(mine, one["parts"][k], right, two["parts"][k]) for k in one["parts"].keys() & two["parts"])
+    return one.get("text") == two.get("text") or "text" not in one or "text" not in two
+
+
+def places_before(recorder: Recorder, moment: int | None) -> list[int]:
+    """The moment before one in the same call, whose line made the difference; none for none."""
+    call = recorder.moments[moment][0] if moment is not None else None
+    return [i for i in range(moment or 0) if recorder.moments[i][0] == call][-1:]
