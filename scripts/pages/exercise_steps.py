@@ -14,6 +14,8 @@ from scripts.checker.checks import Exercise, Verdict
 from scripts.pages.line_recorder import MOST_MOMENTS, Recorder
 from scripts.pages.web_page import page_of_data
 
+SOLUTION = Path("a right solution")
+
 
 def exercise_page(exercise: Exercise, verdict: Verdict, path: Path) -> str:
     """The page of a verdict. Raises ValueError for an assessment, and where there is nothing to step through."""
@@ -30,9 +32,6 @@ def exercise_page(exercise: Exercise, verdict: Verdict, path: Path) -> str:
     title = f"{exercise.name}: your lines beside right ones"
     more = {"recording": right.data(), "places": places, "differs": differs, "line": line}
     return page_of_data("debugger", title, mine.data() | {"title": title, "beside": more})
-
-
-SOLUTION = Path("a right solution.py")
 
 
 def recorded(path: Path, text: str, check: Any, case: Any, douts: Any) -> Recorder:
