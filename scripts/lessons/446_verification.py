@@ -194,7 +194,7 @@ with lesson.picture("rounds", "GRPO: what the answers of each round are like") a
 # majority of eight was better than a single answer (majority@8). GRPO turns what a model can do in eight attempts into
 # what it does in one.
 #
-# More training from the same examples does not: `python scripts/grpo.py --control`, see scripts/README.md for three
+# More training from the same examples does not: `python scripts/grpo.py --control`, see finetune/README.md for three
 # seeds of both.
 
 # %% A lenient checker

@@ -37,7 +37,7 @@ function draw(alternatives) {
   at("story").textContent = story.tokens.join("");
   at("state").textContent = "";
   at("alternatives").replaceChildren(...alternatives.map(({ id, text: word, p }) => element("button", { type: "button", style: shade(p), onclick: () => ask({ ids: [...story.ids, id] }) },
-    element("code", {}, visible(word)), element("span", {}, ` ${(100 * p).toFixed(p < 0.1 ? 1 : 0)} %`))));
+    element("code", {}, visible(word)), element("span", {}, p < 0.0005 ? " < 0.1 %" : ` ${(100 * p).toFixed(p < 0.1 ? 1 : 0)} %`))));
 }
 
 async function write() {
