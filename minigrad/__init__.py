@@ -33,7 +33,7 @@ from .precision import autocast
 from .switches import no_grad
 from .tensor import Tensor
 
-__version__ = "0.1.0"  # setup.cfg reads it here
+__version__ = "1.0.0"  # setup.cfg reads it here
 
 # fmt: off
 __all__ = [
