@@ -30,6 +30,7 @@ from gpt.console import progress_bar
 from gpt.files import atomic_write, read_json, read_text, write_text
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.standard_library import documents
+from gpt.training.stories import stories
 from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from scripts.checker import catalogue
@@ -37,6 +38,7 @@ from scripts.checker.checks import Exercise
 from scripts.lessons.cells import lessons
 from scripts.pages.lesson_index import connect
 from scripts.pages.markup import markdown_to_html, python_to_html
+from scripts.pages.site import train
 from scripts.pages.web_page import COMMON, FOLDER, POLICY, data_script, escaped, page, page_of_data
 
 EXAMPLES = """examples:
@@ -53,6 +55,7 @@ HOME = '<nav aria-label="site"><a href="../index.html">minigrad</a></nav>'
 # The pages of the site that its scripts draw, from NAME.html and NAME.js of a folder: the folder, a title, the data.
 TOOLS: dict[str, tuple[Path, str, Any]] = {
     "explore": (FOLDER, "Look inside a model", {"model": "stories", "text": "Once upon a time there was a little"}),
+    "train": (SITE, "Train a GPT", {"text": stories(characters=100_000), "sizes": train.sizes()}),
 }
 SCRIPTS = {
     kind: ["pyodide/ace.js", "pyodide/mode-python.js", "common.js", "python.js", f"{kind}.js"]
@@ -161,9 +164,7 @@ def write_model(source: str, path: Path) -> None:
         with SafetensorsFile(weights) as file:
             halves = {name: file.read(name).astype(np.float16) for name in file.entries}
         write_safetensors(weights, halves, {"format": "pt"})
-        with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
-            for member in sorted(Path(folder).iterdir()):
-                archive.write(member, member.name)
+        written.write(train.zipped(folder))
 
 
 def write_indexes(out: Path, exercises: list[Exercise]) -> None:
