@@ -41,7 +41,8 @@ import numpy as np
 from ...backend import Array, usable_cores
 
 BLOCK = 256 * 1024  # numbers
-HAS_BLAS = np.show_config(mode="dicts")["Build Dependencies"]["blas"].get("found", False)  # type: ignore[call-overload, index]
+_BUILD: Any = np.show_config(mode="dicts")
+HAS_BLAS = _BUILD["Build Dependencies"]["blas"].get("found", False)  # NumPy has a matrix library, unless in a browser
 FEW_ROWS = 16  # products with at most this many rows are faster on the matrix library's own threads
 ROW_BY_ROW = 6  # up to this many rows are faster as products of one row each
 Piece = TypeVar("Piece")
