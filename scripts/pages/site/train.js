@@ -71,7 +71,7 @@ function take(run, { losses, held_out, samples, seconds }) {
   run.losses.push(...losses);
   run.held_out.push(...held_out);
   run.seconds = seconds;
-  for (const [step, text] of samples) at("samples").prepend(element("li", {}, element("span", { class: "soft" }, `step ${step}: `), text));
+  for (const [step, text] of samples) at("samples").prepend(element("li", {}, element("span", { class: "soft" }, `step ${step}: `), text.replace(/\n+/g, "\n")));
   draw();
 }
 
@@ -159,7 +159,7 @@ const orSay = (action) => () => action().catch((error) => say(sentence(error)));
 at("text").value = start.text;
 at("rate").append(rate.label);
 start.sizes.forEach(({ name, parameters, seconds }, i) => at("sizes").append(element("label", {}, element("input", { type: "radio", name: "size", value: name, checked: i === 1 }),
-  ` ${name}: `, element("span", { class: "soft" }, `${parameters.toLocaleString("en")} parameters, about ${seconds} s for 100 steps`))));
+  ` ${name}: `, element("span", { class: "soft" }, `${parameters.toLocaleString("en")} parameters, 100 steps in ${seconds} s`))));
 at("form").addEventListener("submit", (event) => (event.preventDefault(), begin()));
 at("pause").addEventListener("click", () => { if (isTraining) pause(); else loop = go(); });
 at("text").addEventListener("input", count);

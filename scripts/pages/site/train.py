@@ -73,7 +73,8 @@ class Training:
                 samples.append([self.steps, self.write()])
             self.model.train()
             start = time.perf_counter()
-            step = training_step(self.model, [next(self.batches)], language_model_loss, self.optimizer, self.schedule, 1.0)
+            batches = [next(self.batches)]
+            step = training_step(self.model, batches, language_model_loss, self.optimizer, self.schedule, max_norm=1.0)
             if step.skipped:
                 raise FloatingPointError("The loss is not a finite number any more: begin again with a lower rate.")
             spent += time.perf_counter() - start
@@ -96,8 +97,9 @@ def begin(run: int, text: str, size: str) -> dict[str, Any]:
     runs.clear()
     runs[run] = made
     baselines = baseline_losses(made.tokens, made.held_out, len(made.tokenizer))
-    counts = {"parameters": made.model.config.num_parameters(), "vocabulary": len(made.tokenizer)}
-    return {**counts, "tokens": len(made.tokens), "held": len(made.held_out), "baselines": baselines, "prompt": made.prompt}
+    counts = {"vocabulary": len(made.tokenizer), "tokens": len(made.tokens), "held": len(made.held_out)}
+    parameters = made.model.config.num_parameters()
+    return {"parameters": parameters, **counts, "baselines": baselines, "prompt": made.prompt}
 
 
 def go(run: int, seconds: float, lr: float) -> dict[str, Any]:
