@@ -32,7 +32,7 @@ async function begin() {
     at("prompt").textContent = run.prompt.replace(/["\\$`\n]/g, " ");
     at("samples").replaceChildren();
     loop = go();
-    if (at("plot").getBoundingClientRect().bottom > innerHeight) at("plot").scrollIntoView();
+    if (at("plot").getBoundingClientRect().bottom > innerHeight) at("rate").scrollIntoView();
   } catch (error) {
     say(sentence(error));
     at("pause").disabled = !runs.length; // the run before is still there
@@ -78,16 +78,16 @@ function take(run, { losses, held_out, samples, seconds }) {
 // --- the plot ---
 
 function draw() {
-  const place = at("plot"), width = Math.max(place.clientWidth, 280), height = 320, left = 34, bottom = 38, top = 6;
+  const place = at("plot"), width = Math.max(place.clientWidth, 280), height = 320, left = 34, right = 128, bottom = 38, top = 6;
   const [run] = runs, baselines = run?.baselines ?? {};
   const lastStep = Math.max(50, ...runs.map(({ losses }) => losses.length));
   const highest = 1.08 * Math.max(run ? 1 : 6, ...Object.values(baselines), ...runs.map(({ losses }) => Math.max(recent(losses, SMOOTH) || 0, recent(losses, losses.length) || 0)));
-  const x = (step) => left + (step / lastStep) * (width - left - 8), y = (loss) => top + (1 - loss / highest) * (height - top - bottom);
+  const x = (step) => left + (step / lastStep) * (width - left - right), y = (loss) => top + (1 - loss / highest) * (height - top - bottom);
   const text = (words, attributes) => element("text", attributes, words);
   const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": run ? `Loss by step. ${told(run)}` : "Loss by step; no run yet" });
-  for (const loss of ticks(highest, 6)) svg.append(element("line", { x1: left, x2: width - 8, y1: y(loss), y2: y(loss) }), text(loss, { x: left - 6, y: y(loss) + 4, "text-anchor": "end" }));
-  for (const step of ticks(lastStep, width / 90)) svg.append(text(step, { x: x(step), y: height - bottom + 16, "text-anchor": "middle" }));
-  svg.append(text("step", { x: (left + width) / 2, y: height - 4, "text-anchor": "middle" }), text("loss, nats per token", { x: left + 4, y: height - bottom - 6 }));
+  for (const loss of ticks(highest, 6)) svg.append(element("line", { x1: left, x2: width - right, y1: y(loss), y2: y(loss) }), text(loss, { x: left - 6, y: y(loss) + 4, "text-anchor": "end" }));
+  for (const step of ticks(lastStep, (width - right) / 70)) svg.append(text(step, { x: x(step), y: height - bottom + 16, "text-anchor": "middle" }));
+  svg.append(text("step", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }), text("loss, nats per token", { x: left + 4, y: height - bottom - 6 }));
   runs.map((one, i) => [one, i ? "before" : "now"]).reverse().forEach(([{ losses, held_out }, kind]) => {
     const every = Math.ceil(losses.length / width), ends = losses.map((_, i) => i + 1).filter((end) => end % every === 0 || end === losses.length);
     svg.append(path(ends.map((end) => [x(end), y(Math.min(recent(losses, end), highest))]), `${kind} thin`));
@@ -95,16 +95,16 @@ function draw() {
   });
   let lowest = -Infinity; // of the labels so far: the next is below it
   for (const [name, loss] of Object.entries(baselines).sort((a, b) => b[1] - a[1])) {
-    lowest = Math.max(y(loss) - 5, lowest + 16);
-    svg.append(element("line", { class: "baseline", x1: left, x2: width - 8, y1: y(loss), y2: y(loss) }), text(`${BASELINES[name]} ${loss.toFixed(2)}`, { x: width - 10, y: lowest, "text-anchor": "end" }));
+    lowest = Math.max(y(loss) + 4, lowest + 16);
+    svg.append(element("line", { class: "baseline", x1: left, x2: width - right, y1: y(loss), y2: y(loss) }), text(`${BASELINES[name]} ${loss.toFixed(2)}`, { x: width - right + 5, y: lowest }));
   }
   place.replaceChildren(svg);
   at("runs").tBodies[0].replaceChildren(...runs.map((one, i) => element("tr", {}, element("td", {}, element("i", { class: i ? "cold" : "heat" }), ` ${settings(one)}`),
-    ...[one.losses.length, number(recent(one.losses, one.losses.length)), number(one.held_out.at(-1)?.[1]), one.seconds ? `${one.seconds.toFixed(2)} s` : ""].map((value) => element("td", {}, value)))));
+    ...[one.losses.length, number(recent(one.losses, one.losses.length)), number(one.held_out.at(-1)?.[1]), number(one.seconds)].map((value) => element("td", {}, value)))));
 }
 
 const path = (points, kind) => element("path", { class: kind, d: points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("") });
-const number = (loss) => (Number.isFinite(loss) ? loss.toFixed(2) : "");
+const number = (value) => (Number.isFinite(value) ? value.toFixed(2) : "");
 const told = ({ losses, held_out }) => `After ${losses.length} steps: ${number(recent(losses, losses.length))} in training, ${number(held_out.at(-1)?.[1])} on held-out text.`;
 const settings = ({ size, parameters, rates }) => `${size}, ${parameters.toLocaleString("en")} parameters, rate ${rates.map(([step, lr], i) => written(lr) + (i ? ` from step ${step}` : "")).join(", ")}`;
 
@@ -148,7 +148,7 @@ async function look() {
   const tab = open("", "_blank"); // at once: after a wait, browsers take it for an unwanted one
   try {
     await (await caches.open("my models")).put(`${SITE}models/mine.zip`, new Response(await packed()));
-    tab.location = `../explore/index.html?${new URLSearchParams({ model: "mine", text: runs[0].text.trim().slice(0, 100) })}`;
+    tab.location = `../explore/index.html?${new URLSearchParams({ model: "mine", text: runs[0].beginning })}`;
   } catch (error) {
     tab.close();
     throw error;
@@ -159,7 +159,7 @@ const orSay = (action) => () => action().catch((error) => say(sentence(error)));
 at("text").value = start.text;
 at("rate").append(rate.label);
 start.sizes.forEach(({ name, parameters, seconds }, i) => at("sizes").append(element("label", {}, element("input", { type: "radio", name: "size", value: name, checked: i === 1 }),
-  ` ${name}: `, element("span", { class: "soft" }, `${parameters.toLocaleString("en")} parameters, 100 steps in ${seconds} s`))));
+  ` ${name}: `, element("span", { class: "soft" }, `${parameters.toLocaleString("en")} parameters, 100 steps in\u00a0${seconds}\u00a0s`))));
 at("form").addEventListener("submit", (event) => (event.preventDefault(), begin()));
 at("pause").addEventListener("click", () => { if (isTraining) pause(); else loop = go(); });
 at("text").addEventListener("input", count);

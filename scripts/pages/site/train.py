@@ -21,8 +21,8 @@ VOCAB_SIZE, BATCH_SIZE, BLOCK_SIZE = 512, 8, 64
 LONGEST = 1_000_000  # characters of a text
 HELD_OUT = 4096  # tokens of the last tenth of a text that are evaluated
 EVALUATE_EVERY, SAMPLE_EVERY = 25, 100  # steps
-# Layers, heads, width; and the seconds of 100 steps, measured in Pyodide on one idle core of a server.
-SIZES = {"small": (1, 2, 32, 5), "medium": (2, 4, 64, 14), "large": (4, 4, 96, 50)}
+# Layers, heads, width; and the seconds of 100 steps, as measured in Pyodide on one core of a server.
+SIZES = {"small": (1, 2, 32, 5), "medium": (2, 4, 64, 15), "large": (4, 4, 96, 50)}
 
 
 def shape(size: str, vocab_size: int = VOCAB_SIZE) -> GPTConfig:
@@ -58,7 +58,9 @@ class Training:
         config = TrainingConfig(max_iters=1_000_000, warmup_iters=20, min_lr_ratio=1.0)
         self.optimizer, self.schedule = prepare_training(self.model, config)
         self.batches = EpochBatches(self.tokens, BATCH_SIZE, BLOCK_SIZE)
-        self.prompt = text.strip()[:20].rpartition(" ")[0] or text.strip()[:20]
+        first = text.strip()[:100]
+        self.prompt = first[:20].rpartition(" ")[0] or first[:20]
+        self.beginning = self.tokenizer.decode(self.tokenizer.encode(first)[:32]).rstrip("\ufffd ")
         self.steps = 0
 
     def go(self, seconds: float, lr: float) -> dict[str, Any]:
@@ -98,8 +100,8 @@ def begin(run: int, text: str, size: str) -> dict[str, Any]:
     runs[run] = made
     baselines = baseline_losses(made.tokens, made.held_out, len(made.tokenizer))
     counts = {"vocabulary": len(made.tokenizer), "tokens": len(made.tokens), "held": len(made.held_out)}
-    parameters = made.model.config.num_parameters()
-    return {"parameters": parameters, **counts, "baselines": baselines, "prompt": made.prompt}
+    words = {"prompt": made.prompt, "beginning": made.beginning}
+    return {"parameters": made.model.config.num_parameters(), **counts, **words, "baselines": baselines}
 
 
 def go(run: int, seconds: float, lr: float) -> dict[str, Any]:
