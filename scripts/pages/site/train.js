@@ -168,6 +168,7 @@ at("text").addEventListener("dragover", (event) => event.dataTransfer.types.incl
 at("text").addEventListener("drop", (event) => event.dataTransfer.files[0] && (event.preventDefault(), read(event.dataTransfer.files[0])));
 at("look").addEventListener("click", orSay(look));
 at("download").addEventListener("click", orSay(download));
+addEventListener("beforeunload", (event) => runs.length && event.preventDefault()); // the browser asks whether to leave the run
 new ResizeObserver(draw).observe(at("plot"));
 count();
 if (python.missing()) {
