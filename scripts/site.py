@@ -40,7 +40,7 @@ from scripts.lessons.cells import lessons
 from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import connect
 from scripts.pages.markup import markdown_to_html, python_to_html
-from scripts.pages.site import step
+from scripts.pages.site import step, train
 from scripts.pages.stepping import STEPS, step_page, title_of
 from scripts.pages.web_page import COMMON, FOLDER, POLICY, data_script, escaped, page, page_of_data
 
@@ -62,6 +62,7 @@ ALL_SCRIPTS = '<nav aria-label="site"><a href="../index.html">minigrad</a><a hre
 TOOLS: dict[str, tuple[Path, str, Any]] = {
     "explore": (FOLDER / "explore", "Look inside a model", {"model": "stories", "text": BEGINNING}),
     "step": (FOLDER / "explain", "One step, op by op", step.start),
+    "train": (SITE / "train", "Train a GPT", train.start),
 }
 EDITOR = ["pyodide/ace.js", "pyodide/mode-python.js"]
 SCRIPTS = {kind: [*EDITOR, "common.js", "python.js", f"{kind}.js"] for kind in ("cells", "exercise")}
@@ -159,11 +160,12 @@ def tool_page(name: str) -> str:
     """A page of TOOLS. If scripts/pages/site has a form for it, NAME.html and NAME.js, the form is at the top."""
     drawn, title, data = TOOLS[name]
     form = SITE / f"{name}.html"
-    names = [*EDITOR, "python.js", f"{name}.js"] if form.exists() else ["python.js"]
-    scripts = "".join(f'<script {"defer " * form.exists()}src="../{script}"></script>' for script in names)
+    has_form = form.exists() and drawn != SITE / name
+    names = [*EDITOR, "python.js", f"{name}.js"] if has_form else ["python.js"]
+    scripts = "".join(f'<script {"defer " * has_form}src="../{script}"></script>' for script in names)
     html = page_of_data(drawn.name, title, data() if callable(data) else data, SAME_PLACE, drawn.parent, scripts)
     html = html.replace("<header>", f"<header>{HOME}", 1)
-    return html.replace("</header>", f"{read_text(form)}</header>", 1) if form.exists() else html
+    return html.replace("</header>", f"{read_text(form)}</header>", 1) if has_form else html
 
 
 def write_debugger(folder: Path) -> None:
@@ -190,9 +192,7 @@ def write_model(source: str, path: Path) -> Looker:
         with SafetensorsFile(weights) as file:
             halves = {name: file.read(name).astype(np.float16) for name in file.entries}
         write_safetensors(weights, halves, {"format": "pt"})
-        with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
-            for member in sorted(Path(folder).iterdir()):
-                archive.write(member, member.name)
+        written.write(train.zipped(folder))
         return Looker(*load_model(folder))
 
 

@@ -34,7 +34,7 @@ import numpy as np
 
 from minigrad.backend import Array, to_numpy
 
-from ..files import StrPath, errors_at, open_regular, parse_json, replacing, shortened
+from ..files import StrPath, atomic_write, errors_at, open_regular, parse_json, replacing, shortened
 
 Chunk: TypeAlias = bytes | memoryview
 
@@ -197,8 +197,10 @@ def write_safetensors(path: StrPath, tensors: Mapping[str, Array], metadata: Map
     try:
         from safetensors import SafetensorError
         from safetensors.numpy import save_file
-    except ImportError:
-        raise ImportError(f"{path} is written with the library safetensors: pip install safetensors") from None
+    except ImportError:  # in a browser
+        with atomic_write(path) as file:
+            file.writelines(safetensors_chunks(tensors, metadata))
+        return
     # The library writes memory as it lies, whatever an array's strides are: what is not in C order is copied first.
     host = {name: np.asarray(to_numpy(array), order="C") for name, array in tensors.items() if _name_of(array, name)}
     try:
@@ -215,13 +217,13 @@ def write_safetensors(path: StrPath, tensors: Mapping[str, Array], metadata: Map
         raise OSError(number, f"it could not be written: {error}", os.fspath(path)) from None
 
 
-def safetensors_chunks(tensors: Mapping[str, Array]) -> Iterator[Chunk]:
+def safetensors_chunks(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> Iterator[Chunk]:
     """The bytes of a safetensors file, piece by piece, for checkpoints, which are hashed while they are written.
 
     Unlike the library, this leaves no unknown temporary file behind if the process is killed, and it copies a model
     from a GPU one or two tensors at a time.
     """
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     # The widest numbers first, so that each tensor starts at a multiple of its numbers' size; otherwise as given.
     ordered = sorted(tensors.items(), key=lambda item: -np.dtype(item[1].dtype).itemsize)
     end = 0

@@ -3,6 +3,8 @@
 const start = JSON.parse(document.querySelector("script[type='application/json']").textContent);
 const at = (id) => document.getElementById(id);
 const main = document.querySelector("main");
+// On the site an address may name the model and a text: ?model=mine is the one that train.js has kept.
+if (typeof python === "object") Object.assign(start, Object.fromEntries(new URLSearchParams(location.search)));
 // What is asked, and the last question that had an answer. A reload goes on with it: the browser keeps history.state.
 let question = { text: start.text, ids: null, position: null, layer: 0, head: 0, heads: [], attention: [], mlps: [], edit: null, ...history.state };
 let answered = question, answer = null, changes = 0, isAsking = false;
@@ -189,7 +191,7 @@ function drawNumber() {
   at("number").textContent = answer.numbers[Number(at("channel").value)]?.toFixed(4) ?? "";
 }
 
-at("model").textContent = start.model;
+at("model").textContent = start.model === "mine" ? "your model" : `the model ${start.model}`;
 at("text").value = question.text;
 at("form").addEventListener("submit", (event) => {
   event.preventDefault();

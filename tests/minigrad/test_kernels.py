@@ -297,9 +297,11 @@ def test_such_a_row_is_not_copied():
     np.testing.assert_array_equal(swapped, buffer[:, :, [1, 0, 2]])
 
 
+@pytest.mark.parametrize("has_blas", [True, False])
 @pytest.mark.parametrize("m", [1, 3, 16, 17, 300])
 @pytest.mark.parametrize(("k", "n"), [(3, 5), (300, 257), (2000, 40), (5000, 450)])
-def test_products_shared_out_among_threads(m, k, n):
+def test_products_shared_out_among_threads(m, k, n, has_blas, monkeypatch):
+    monkeypatch.setattr(threads, "HAS_BLAS", has_blas)
     a, b = randn(m, k, seed=1), randn(k, n, seed=2)
     with use_kernels("fast"):
         out, gradient = np.empty((m, n)), np.empty((k, n))

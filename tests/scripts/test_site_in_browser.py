@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from gpt import GPT, GPTConfig, Tokenizer
+from gpt.training.batches import encode_parts
+from gpt.training.evaluation import held_out_loss
+from gpt.training.loading import load_model
 from minigrad import manual_seed
 from scripts import explain, site
 from scripts.checker import catalogue
@@ -21,6 +24,7 @@ from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium
 _ = chromium  # a fixture
 PLACES = ["lessons/00_gradients.html", "exercises/softmax.html"]
 PLACES += ["index.html", "explore/index.html", "source/index.html", "debugger/softmax.html", "step/index.html"]
+PLACES += ["train/index.html"]
 LONG = 240_000  # milliseconds: a busy machine takes its time
 TRAINING = """
 import numpy as np
@@ -299,3 +303,45 @@ def test_an_answer_can_be_stepped_through_beside_a_right_one(tab, address):
     popup.value.get_by_role("button", name="the first difference").click()
     assert "1 - ctx.out)" in popup.value.locator(".differs").inner_text()
     popup.value.close()
+
+
+def test_a_gpt_is_trained_in_this_tab_looked_into_and_taken_along(tab, context, address, tmp_path):
+    tab.goto(f"{address}/train/index.html")
+    tab.locator("#state").get_by_text("press Begin").wait_for()
+    tab.locator("#text").fill("Too short.")
+    tab.get_by_role("button", name="Begin").click()
+    tab.locator("#state").get_by_text("too short to learn from").wait_for()
+    tab.reload()
+    tab.get_by_label("small").check()
+    tab.get_by_role("button", name="Begin").click()
+    tab.wait_for_function("() => runs[0]?.held_out.length >= 3")
+    tab.locator("#rate input").fill("-3")
+    tab.wait_for_function("() => runs[0].rates.length === 2")
+    tab.get_by_role("button", name="Pause").click()
+    tab.locator("#state").get_by_text("Paused at step").wait_for()
+    steps = tab.evaluate("runs[0].losses.length")
+    tab.wait_for_timeout(1500)
+    assert steps == tab.evaluate("runs[0].losses.length") >= 50
+    run = tab.evaluate("runs[0]")
+    assert run["losses"][-1] < run["held_out"][-1][1] + 1 < run["baselines"]["uniform"] + 0.5
+    for viewport in (PHONE, DESKTOP):
+        tab.set_viewport_size(viewport)
+        assert faults(tab) == []
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="Download").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        archive.extractall(tmp_path)
+    model, tokenizer = load_model(tmp_path)
+    _, held_out = encode_parts(run["text"], tokenizer).values()
+    loss = held_out_loss(model, held_out[: run["held"]], 8, 64)["val_loss"]
+    assert loss < run["held_out"][-1][1] + 0.1
+    with context.expect_page() as opened:
+        tab.get_by_role("button", name="Look inside").click()
+    explorer = opened.value
+    explorer.locator("#alternatives tr").nth(9).wait_for()
+    assert "inside your model" in explorer.locator("header").inner_text()
+    assert explorer.locator("#text").input_value() == run["beginning"] == run["text"][: len(run["beginning"])]
+    explorer.close()
+    tab.get_by_role("button", name="Begin").click()
+    tab.wait_for_function("() => runs.length === 2 && runs[0].losses.length > 0")
+    assert tab.locator("#runs tbody tr").count() == 2

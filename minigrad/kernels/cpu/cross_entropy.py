@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...autograd import Function
-from .threads import matmul, parallel, row_blocks, shares
+from .threads import matmul, parallel, product, row_blocks, shares
 
 CHUNK = 1024  # rows
 TILE = 4096  # vocabulary rows of dweight that are accumulated together
@@ -73,7 +73,7 @@ def _in_chunks(ctx, row_scale):
 def _softmax(x, weight, targets, losses):
     """softmax(x @ weightᵀ) (rows, V); writes -ln of the target's probability of each row into `losses`."""
     logits = np.empty((len(x), len(weight)), x.dtype)
-    parallel(lambda part: np.matmul(x, weight[part].T, out=logits[:, part]), shares(len(weight)))
+    parallel(lambda part: product(x, weight[part].T, logits[:, part]), shares(len(weight)))
 
     def normalize(rows):
         block = logits[rows]
@@ -108,7 +108,7 @@ def _gradients(dlogits, x, weight, dx, dweight, rows):
     if dweight is None:
         return
     if rows.start == 0:
-        parallel(lambda part: np.matmul(dlogits[:, part].T, x, out=dweight[part]), shares(len(dweight)))
+        parallel(lambda part: product(dlogits[:, part].T, x, dweight[part]), shares(len(dweight)))
     else:
 
         def add(part):

@@ -41,6 +41,8 @@ import numpy as np
 from ...backend import Array, usable_cores
 
 BLOCK = 256 * 1024  # numbers
+_BUILD: Any = np.show_config(mode="dicts")
+HAS_BLAS = _BUILD["Build Dependencies"]["blas"].get("found", False)  # NumPy has a matrix library, unless in a browser
 FEW_ROWS = 16  # products with at most this many rows are faster on the matrix library's own threads
 ROW_BY_ROW = 6  # up to this many rows are faster as products of one row each
 Piece = TypeVar("Piece")
@@ -200,6 +202,16 @@ def shares(n: int) -> Iterator[slice]:
         yield slice(row, min(row + step, n))
 
 
+def product(a: Array, b: Array, out: Array) -> None:
+    """out = a @ b for matrices, on this thread. Without a matrix library, as in a browser, einsum's loops over rows are
+    about twice as fast as matmul's.
+    """
+    if HAS_BLAS:
+        np.matmul(a, b, out=out)
+    else:
+        np.einsum("ij,jk->ik", a, b, out=out)
+
+
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     """a @ b for matrices, split among the threads."""
     if out is None:
@@ -216,10 +228,10 @@ def products(work: Iterable[tuple[Array, Array, Array]]) -> None:
     pieces = []
     for a, b, out in work:
         if a.size * out.shape[1] < 2**20:  # too small to be worth waking a thread
-            np.matmul(a, b, out=out)
+            product(a, b, out)
         else:
             pieces += [(a[rows], b[:, columns], out[rows, columns]) for rows, columns in _shares_of(out)]
-    parallel(lambda piece: np.matmul(piece[0], piece[1], out=piece[2]), pieces)
+    parallel(lambda piece: product(*piece), pieces)
 
 
 def product_then(a: Array, b: Array, out: Array, then: Callable[[slice], Any]) -> None:
@@ -230,7 +242,7 @@ def product_then(a: Array, b: Array, out: Array, then: Callable[[slice], Any]) -
         return
 
     def compute(rows: slice) -> None:
-        np.matmul(a[rows], b, out=out[rows])
+        product(a[rows], b, out[rows])
         for block in row_blocks(rows.stop - rows.start, out.shape[1]):
             then(slice(rows.start + block.start, rows.start + block.stop))
 
