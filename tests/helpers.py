@@ -4,10 +4,13 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import threading
 import tracemalloc
 
 import pytest
+
+needs_threads = pytest.mark.skipif(sys.platform == "emscripten", reason="Python in a browser has no threads")
 
 
 def skip_or_fail(reason):

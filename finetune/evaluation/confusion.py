@@ -42,7 +42,7 @@ def majority_baseline(train: Sequence[int], test: Sequence[int]) -> float:
     >>> majority_baseline([0, 1, 1], [1, 0, 0, 1])
     0.5
     """
-    return float((np.asarray(test) == np.bincount(train).argmax()).mean())
+    return float((np.asarray(test) == np.bincount(np.asarray(train, np.intp)).argmax()).mean())
 
 
 def confusion_as_text(counts: np.ndarray, labels: Sequence[str]) -> str:

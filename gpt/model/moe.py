@@ -60,7 +60,7 @@ class MixtureOfExperts(nn.Module):
         # Sort all N k choices by expert, so that each expert computes all its tokens in one product.
         xp = module_of(chosen)
         order = xp.argsort(chosen.reshape(-1), kind="stable")  # (N k): choice i is of token i // k
-        counts = xp.bincount(chosen.reshape(-1), minlength=len(self.experts))  # (E)
+        counts = xp.bincount(chosen.reshape(-1).astype("intp", copy=False), minlength=len(self.experts))  # (E)
         self.counts = to_numpy(counts)
         parts = F.split(rows[order // self.top_k], self.counts.tolist())
         done = F.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])  # (N k, C)

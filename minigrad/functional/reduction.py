@@ -25,7 +25,7 @@ class Sum(Function):
     @staticmethod
     def forward(ctx, x, dims, keepdim):
         ctx.shape, ctx.dims = x.shape, dims
-        return x.sum(axis=dims, keepdims=keepdim, dtype=_unsigned_to_int64(x))
+        return x.sum(axis=dims, keepdims=keepdim, dtype=_whole_to_int64(x))
 
     @staticmethod
     def backward(ctx, dout):
@@ -153,7 +153,7 @@ class Prod(Function):
     @staticmethod
     def forward(ctx, x, dim, keepdim):
         ctx.x, ctx.dim = x, dim
-        return x.prod(axis=dim, keepdims=keepdim, dtype=_unsigned_to_int64(x))
+        return x.prod(axis=dim, keepdims=keepdim, dtype=_whole_to_int64(x))
 
     @staticmethod
     def backward(ctx, dout):
@@ -282,7 +282,7 @@ def amin(x: Tensor, dim: Dims = (), keepdim: bool = False, **numpy_names: Never)
 def _element_and_index(ctx, x, which, dim, keepdim):
     ctx.dim, ctx.shape = dim, x.shape
     column = x.reshape(1) if x.ndim == 0 else x
-    ctx.indices = getattr(column, which)(axis=dim, keepdims=True)
+    ctx.indices = getattr(column, which)(axis=dim, keepdims=True).astype("int64", copy=False)
     values = module_of(x).take_along_axis(column, ctx.indices, dim)
     if keepdim and x.ndim:
         return values, ctx.indices
@@ -358,7 +358,7 @@ class Cumsum(Function):
     @staticmethod
     def forward(ctx, x, dim):
         ctx.dim = dim
-        return x.cumsum(axis=dim, dtype=_unsigned_to_int64(x)).reshape(x.shape)  # () became (1,)
+        return x.cumsum(axis=dim, dtype=_whole_to_int64(x)).reshape(x.shape)  # () became (1,)
 
     @staticmethod
     def backward(ctx, dout):
@@ -378,9 +378,9 @@ def cumsum(x: Tensor, dim: int, *, dtype: Any = None, **numpy_names: Never) -> T
     return cast(Cumsum.apply(x, dim=normalize_dim("cumsum", dim, x, numpy_names)), dtype)
 
 
-def _unsigned_to_int64(x):
-    """The dtype of sums and products: int64 for unsigned integers, as in PyTorch; None: what NumPy or CuPy chooses."""
-    return "int64" if x.dtype.kind == "u" else None
+def _whole_to_int64(x):
+    """The dtype of sums and products: int64 for booleans and integers, as in PyTorch; None: the dtype of x."""
+    return "int64" if x.dtype.kind in "biu" else None
 
 
 def restore_dims(reduced: Array, dims: tuple[int, ...], ndim: int) -> Array:

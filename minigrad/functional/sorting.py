@@ -29,7 +29,7 @@ class Sort(Function):
         else:
             index = xp.argsort(x, axis=dim, kind="stable")
         ctx.index, ctx.dim = index, dim
-        return xp.take_along_axis(x, index, dim), index
+        return xp.take_along_axis(x, index, dim), index.astype("int64", copy=False)
 
     @staticmethod
     def backward(ctx, dout, dindex=None):

@@ -160,16 +160,24 @@ _SHAPE_REPAIRS: list[tuple[str, Repair]] = [
 
 
 def numpy_in_words(message: str) -> str:
-    """Explain NumPy's message about shapes, in words to be added to it; "" for another message."""
-    return "".join(f": {words}" for pattern, words in _NUMPY if re.search(pattern, message))
+    """Explain NumPy's message about shapes or `^`, in words to be added to it; "" for another message."""
+    words = "".join(f": {words}" for pattern, words in _NUMPY if re.search(pattern, message))
+    shapes = [tuple(map(int, re.findall(r"\d+", shape))) for shape in re.findall(r"\(([\d, ]+)\)", message)]
+    if "aligns" in words and len(shapes) == 2:
+        short, long = shapes if re.search("requested|into", message) else sorted(shapes, key=len)
+        places = itertools.combinations(range(len(long)), max(len(long) - len(short), 0))
+        if any(broadcasts(np.expand_dims(np.broadcast_to(0, short), axes).shape, long) for axes in places):
+            words += f"; {short} would fit with axes of length 1: keepdims=True keeps them, np.expand_dims adds them"
+    return words
 
 
 _NUMPY = [
     ("gufunc signature|not aligned",
      "the shapes of a matrix product do not fit: the last axis of the left factor must be as long as the last but one "
      "of the right. `.T` of a batch reverses all axes: use swapaxes(-1, -2)"),
-    ("could not be broadcast|do not broadcast",
-     "NumPy aligns the last axes of two shapes, and lengths must be equal or 1; is keepdims=True missing?"),
+    ("could not be broadcast together with (remapped )?shapes|could not broadcast|do not broadcast",
+     "NumPy aligns the last axes of two shapes, and lengths must be equal or 1"),
     ("cannot reshape", "a reshape must keep the number of elements"),
     ("ambiguous", "a condition on arrays, which have many truth values: use np.where, or a mask"),
+    (r"bitwise_xor|for \^", "Python's power is `**`; `^` is an operation on the bits of integers"),
 ]  # fmt: skip

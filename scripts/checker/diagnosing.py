@@ -222,7 +222,13 @@ class Search:
                 continue
             fits.append((self.fit(self.as_answers(written)), sentence, self.explanation))
         (_, share), sentence, self.explanation = max(fits, key=lambda fit: fit[0], default=((False, 0.0), "", None))
-        return sentence if share >= (0.5 if self.in_telling else 0.75) else None
+        if share < (0.5 if self.in_telling else 0.75):
+            return None
+        slip = self.explanation
+        if share < 1 and (exact := self.change(exact=True)) is not None:
+            return exact
+        self.explanation = slip
+        return sentence
 
     def in_all_cases(self) -> str | None:
         """How the result differs from the right one, if it is in the same way in all cases: a sign, a factor."""
@@ -249,8 +255,9 @@ class Search:
 
         return formula
 
-    def change(self) -> str | None:
+    def change(self, exact: bool = False) -> str | None:
         """The change of the right solution that gives the learner's results; of several changes the most usual one.
+        exact: a usual change, and the results of every case.
 
         A line that stands in the learner's file as well has not been changed. Of changes that are as usual and agree
         in different lines, two are named; rare ones are not named at all if they agree in more than two.
@@ -270,10 +277,10 @@ class Search:
             is_kept = _code(lines[change.line - 1]) in kept and not change.sentence.startswith(OF_SEVERAL_LINES)
             return (change.rank > 1) is rare and not is_kept and first.get(change.new.strip("`"), 0) < change.line
 
-        for rare in (False, True):
+        for rare in (False,) if exact else (False, True):
             for written, change in reference.mutants(self.part, functools.partial(is_possible, rare=rare)):
                 whole, share = self.fit(self.as_answers(written))
-                if share >= {0: 0.75, 1: 0.95}.get(change.rank, 1):  # a rare change must agree in every case
+                if share >= ({} if exact else {0: 0.75, 1: 0.95}).get(change.rank, 1):  # rare ones: in every case
                     fits.append(((not whole, change.rank, -share), change, self.explanation))
             if fits:
                 break

@@ -167,6 +167,9 @@ def line_of(trial: Trial, found: Finding) -> int | None:
 def details(trial: Trial, case: Case, more: dict[str, Any]) -> str:
     """The case as text: a row for each input and each result."""
     names = trial.names + [f"argument {i}" for i in range(len(trial.names), len(case.arguments))]
+    right = more.get("right")
+    if isinstance(right, list) and right and right[-1] is None:  # the place of a remark, which is the diagnosis
+        more = {name: value[:-1] for name, value in more.items()}
     rows = {**dict(zip(names, case.arguments, strict=False)), **case.options, **more}
     width = max(map(len, rows), default=0)
     return "\n".join(f"{name:{width}} = {comparing.shown(value, ' ' * (width + 3))}" for name, value in rows.items())

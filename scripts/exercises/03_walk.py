@@ -12,8 +12,8 @@ Shapes: plain numbers. Every grad is 0.0 when your function is called.
 Example: b = 2a, c = 3a, d = b + c  ->  d.grad = 1, b.grad = c.grad = 1, a.grad = 5
 
 A case that fails is shown as `edges`: (i, j, slope) says that node j was computed from node i with this slope. Node 0
-is the leaf, the last node the root; the result is the list of all gradients, and a remark or None. The example as
-edges, with a, b, c, d as nodes 0, 1, 2, 3: [(0, 1, 2.0), (0, 2, 3.0), (1, 3, 1.0), (2, 3, 1.0)]
+is the leaf, the last node the root; the result is the list of all gradients. The example as edges, with a, b, c, d as
+nodes 0, 1, 2, 3: [(0, 1, 2.0), (0, 2, 3.0), (1, 3, 1.0), (2, 3, 1.0)]
 """
 
 import hypothesis.strategies as st

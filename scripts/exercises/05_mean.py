@@ -34,6 +34,9 @@ SLIPS = [
     (COUNT, "np.prod(ctx.shape)", f"n counts all elements of x: {ADVICE} only"),
     (COUNT, "ctx.shape[ctx.dims[0]]", f"n counts one axis only: {ADVICE}"),
     (COUNT, "ctx.shape[ctx.dims[-1]]", f"n counts one axis only: {ADVICE}"),
+    (COUNT, "len(dout)", f"len(dout) is the length of dout's first axis: {ADVICE}"),
+    (COUNT, "len(ctx.dims)", f"len(ctx.dims) is how many axes are averaged over: {ADVICE}"),
+    (COUNT, "ctx.shape[ctx.dims]", f"dims is a tuple, and only a number can be an index of a tuple: {ADVICE}"),
 ]  # fmt: skip
 
 EXERCISE = Exercise(

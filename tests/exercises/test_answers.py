@@ -51,6 +51,12 @@ def test_the_case_shown_is_one_that_fails():
     assert "diagonal" in verdict.diagnosis and case.arguments[0].size < check.telling.arguments[0].size
 
 
+def test_a_remark_is_the_diagnosis_and_no_part_of_the_result():
+    verdict = verdict_on_edit("walk", "reversed(order)", "order")
+    assert "before it has got all of it" in verdict.diagnosis and "a node hands" not in verdict.details
+    assert "None" not in verdict.details
+
+
 STEPS = [
     ("adam", "np.sqrt(v_hat)", "np.sqrt(-1 - v_hat)", "the first nan comes from `np.sqrt(-1 - v_hat)` in line"),
     ("sgd", "weight_decay * p", "weight_decay * p * abs(p)", "not among yours is `g = grad + weight_decay * p`"),

@@ -73,7 +73,7 @@ def test_confusion_and_baseline():
     table = confusion_as_text(counts, ["ham", "a very long name of a class", "eggs"]).splitlines()
     assert table[0].split() == ["true,", "and", "taken", "for", "ham", "a", "very", "long", "eggs"]
     assert table[3].split() == ["eggs", "1", "0", "2"] and len({len(line) for line in table}) == 1
-    assert majority_baseline([2, 2, 0], [2, 0, 0, 0]) == 0.25
+    assert majority_baseline(np.array([2, 2, 0], np.int64), [2, 0, 0, 0]) == 0.25
 
 
 def test_confusion_as_a_picture(tmp_path):

@@ -16,6 +16,7 @@ from minigrad import Function, Tensor, autocast, manual_seed, nn, no_grad, optim
 from minigrad.autograd import Context
 from minigrad.kernels.accumulation import SparseGradient, add_in_place
 from minigrad.kernels.dispatch import FAST
+from tests.helpers import needs_threads
 
 
 def leaf(values, dtype=np.float64):
@@ -348,6 +349,7 @@ def seen_here():
     return product.requires_grad, product.item(), nn.Linear(100, 1).weight.data.std() > 0.01, switches.tf32.get()
 
 
+@needs_threads
 @pytest.mark.parametrize("block", [no_grad, autocast, lambda: autocast("tf32"), nn.init.skipped])
 def test_a_block_holds_for_the_thread_that_enters_it(block):
     inside, done = threading.Event(), threading.Event()
@@ -368,6 +370,7 @@ def test_a_block_holds_for_the_thread_that_enters_it(block):
         other.join()
 
 
+@needs_threads
 def test_backward_passes_beside_a_thread_that_does_not_record():
     @no_grad()
     def compute(x):  # one decorated function for both threads

@@ -20,6 +20,7 @@ from minigrad.functional.normalization import LayerNorm
 from minigrad.functional.reduction import Cumsum, Mean, Sum, Var
 from minigrad.functional.shape import Cat, Permute
 from minigrad.gradcheck.check import GradcheckError, gradcheck
+from minigrad.gradcheck.shape_diagnosis import numpy_in_words
 
 
 def failure(fn, inputs, op=None, backward=None):
@@ -410,4 +411,25 @@ def test_numpys_message_about_shapes_is_explained():
     op = type("OwnSoftmax", (OwnSoftmax,), {"backward": staticmethod(backward)})
     with pytest.raises(ValueError, match="broadcast") as caught:
         gradcheck(op.apply, X)
-    assert "is keepdims=True missing?" in "".join(caught.value.__notes__)
+    assert "keepdims=True keeps them" in "".join(caught.value.__notes__)
+
+
+RULE = ": NumPy aligns the last axes of two shapes, and lengths must be equal or 1"
+ADVICE = RULE + "; (3,) would fit with axes of length 1: keepdims=True keeps them, np.expand_dims adds them"
+
+
+@pytest.mark.parametrize(
+    ("work", "words"),
+    [
+        (lambda: np.ones((3, 2)) * np.ones(3), ADVICE),
+        (lambda: np.broadcast_to(np.ones(3), (3, 2)), ADVICE),
+        (lambda: np.ones((3, 2)).__setitem__(..., np.ones(3)), ADVICE),
+        (lambda: np.ones((3, 2)) * np.ones((2, 3)), RULE),
+        (lambda: np.ones((3, 2)) * np.ones(4), RULE),
+        (lambda: np.repeat(np.ones(1), (1, 2)), ""),  # which has another rule
+    ],
+)
+def test_axes_of_length_1_are_advised_only_where_they_help(work, words):
+    with pytest.raises(ValueError) as caught:
+        work()
+    assert numpy_in_words(str(caught.value)) == words

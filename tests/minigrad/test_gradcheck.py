@@ -159,7 +159,7 @@ SATURATED = [
     (cross_entropy, [[40.0, 0, 0]]), (cross_entropy, [[35.0, 0, 0]]), (cross_entropy, [[33.0, 0, 0]]),
     (cross_entropy, [[1000.0, 0, 0]]), (log_1_plus_exp, [33.0]), (log_1_plus_exp, [40.0]),
     (lambda x: F.log(1 + F.exp(-x * x)), [7.0]), (F.gelu, [-8.0]), (F.gelu, [-10.0]),
-    (lambda x: F.gelu(x, "tanh"), [-5.0]), (lambda x: F.gelu(x, "tanh"), [-7.0]), (F.tanh, [20.0]), (F.sigmoid, [40.0]),
+    (lambda x: F.gelu(x, "tanh"), [-5.0]), (lambda x: F.gelu(x, "tanh"), [-7.5]), (F.tanh, [20.0]), (F.sigmoid, [40.0]),
     (lambda x: F.softmax(x, 1), [[40.0, 0, 0]]), (lambda x: F.log_softmax(x, 1), [[40.0, 0, 0]]),
     (lambda x: F.logsumexp(x, 1), [[40.0, 0, 0]]),
     (lambda x: F.binary_cross_entropy_with_logits(x, Tensor(np.ones(1))), [40.0]),

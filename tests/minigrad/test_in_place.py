@@ -13,6 +13,7 @@ import minigrad.functional as F
 from minigrad import Tensor, in_place, inspection, nn, no_grad, optim, use_kernels
 from minigrad.inspection.anomaly import AnomalyError
 from minigrad.muon import Muon
+from tests.helpers import needs_threads
 
 ROOT = Path(__file__).resolve().parents[2]
 WAY_OUT = r"write it under `with no_grad\(\):` to update a parameter, or `new = .*` to compute a new tensor"
@@ -323,6 +324,7 @@ def test_a_dead_array_is_forgotten():
     assert in_place.version(np.ones(3)) == 0
 
 
+@needs_threads
 def test_threads_may_train_beside_each_other():
     """Each has its own model; a change in another thread is not one of this graph."""
     failures = []

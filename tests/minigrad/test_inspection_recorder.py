@@ -9,6 +9,7 @@ import pytest
 import minigrad.functional as F
 from minigrad import Function, Tensor, manual_seed, nn, optim, use_kernels
 from minigrad.inspection import record
+from tests.helpers import needs_threads
 
 pytestmark = pytest.mark.cpu_only("a step is recorded on the CPU")
 
@@ -167,6 +168,7 @@ def test_an_op_that_runs_other_ops_is_not_run_for_its_jacobian():
     assert [call.jacobian is None for call in recording.calls] == [True, False, False]
 
 
+@needs_threads
 def test_while_a_jacobian_is_computed_other_threads_go_on():
     ran = []
 

@@ -22,6 +22,7 @@ from minigrad.functional.attention import ScaledDotProductAttention
 from minigrad.kernels.cpu import threads
 from minigrad.kernels.cpu.attention import FastSplitHeads, TiledAttention
 from minigrad.kernels.dispatch import FAST, textbook_functions
+from tests.helpers import needs_threads
 from tests.minigrad.kernel_checks import (
     ATTENTION,
     LAYOUTS,
@@ -297,6 +298,7 @@ def test_such_a_row_is_not_copied():
     np.testing.assert_array_equal(swapped, buffer[:, :, [1, 0, 2]])
 
 
+@needs_threads
 @pytest.mark.parametrize("has_blas", [True, False])
 @pytest.mark.parametrize("m", [1, 3, 16, 17, 300])
 @pytest.mark.parametrize(("k", "n"), [(3, 5), (300, 257), (2000, 40), (5000, 450)])
@@ -312,6 +314,7 @@ def test_products_shared_out_among_threads(m, k, n, has_blas, monkeypatch):
     np.testing.assert_allclose(gradient, a.T @ (a @ b), rtol=1e-12, atol=1e-7)
 
 
+@needs_threads
 def test_every_thread_gets_as_much():
     with use_kernels("fast"):
         workers = threads._workers
@@ -365,6 +368,7 @@ def fail(error):
     raise error
 
 
+@needs_threads
 @pytest.mark.parametrize("error", [ValueError("of a piece"), KeyboardInterrupt("of a piece"), IndexError("of a piece")])
 @pytest.mark.parametrize("where", ["in_main", "in_others"])
 def test_after_an_exception_no_thread_is_at_work(four_threads, where, error):
@@ -429,6 +433,7 @@ def test_a_second_ctrl_c_while_the_others_finish(four_threads, ctrl_c):
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)  # the second came
 
 
+@needs_threads
 def test_a_call_from_inside_a_piece_stays_in_its_thread(four_threads, monkeypatch):
     """Two threads of the pool that wait for each other would wait for ever."""
     inside, start_others = threading.local(), threads._give_blas  # `parallel` calls it first
@@ -470,6 +475,7 @@ raise SystemExit(os.waitstatus_to_exitcode(status))
 """
 
 
+@needs_threads
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_process_computes_with_threads_of_its_own():
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -15,7 +15,7 @@ def t(*shape, dtype=np.float32):
 
 
 def ids(*values):
-    return Tensor(np.array(values))
+    return Tensor(np.array(values, np.int64))
 
 
 def attention(*inputs, **options):
@@ -140,14 +140,14 @@ TYPE_ERRORS = {
     "F.matmul(t(2, 2), t(2, 2, dtype=np.float64))": "matmul: cannot mix float32 and float64",
     "F.linear(t(2, 2), t(2, 2, dtype=np.float64))": "linear: cannot mix",
     "F.layer_norm(t(2, 2), 2, t(2, dtype=np.float64))": "layer_norm: cannot mix",
-    "F.layer_norm(t(2, 2, dtype=int), 2)": "layer_norm: ...int64",
-    "F.mean(t(2, dtype=int))": "mean: ...int64; convert with .to(np.float32)",
-    "F.var(t(2, dtype=int))": "var: ...int64",
+    "F.layer_norm(t(2, 2, dtype=np.int64), 2)": "layer_norm: ...int64",
+    "F.mean(t(2, dtype=np.int64))": "mean: ...int64; convert with .to(np.float32)",
+    "F.var(t(2, dtype=np.int64))": "var: ...int64",
     "attention(Q, K, t(2, 5, 6, dtype=np.float64))": "cannot mix",
-    "attention(*[t(2, 3, dtype=int)] * 3)": "int64",
-    "attention(Q, K, V, t(3, 5, dtype=int))": "attn_mask must be boolean ... or float32 ... not int64",
+    "attention(*[t(2, 3, dtype=np.int64)] * 3)": "int64",
+    "attention(Q, K, V, t(3, 5, dtype=np.int64))": "attn_mask must be boolean ... or float32 ... not int64",
     "attention(Q, K, V, t(3, 5, dtype=np.float64))": "float64",
-    "F.cross_entropy(t(2, 3, dtype=int), ids(0, 1))": "cross_entropy: ...int64",
+    "F.cross_entropy(t(2, 3, dtype=np.int64), ids(0, 1))": "cross_entropy: ...int64",
     "F.cross_entropy(t(2, 3), ids(0, 1), t(3, dtype=np.float64))": "cross_entropy: ...float32...float64",
     "F.cross_entropy(t(2, 3), [0, 1])": "cross_entropy: ...list",
     "F.nll_loss(t(2, 3), t(2))": "nll_loss: ...float32",

@@ -38,7 +38,10 @@ def test_an_array_without_dimensions_does_not_widen_one_with():
 
 def test_integers():
     x = Tensor(np.array([1, 2, 3], np.uint8))
-    assert F.sum(x).dtype == F.cumsum(x, 0).dtype == np.int64
+    for whole in (x, x.to(np.int32), x > 0):
+        assert F.sum(whole).dtype == F.cumsum(whole, 0).dtype == F.prod(whole).dtype == np.int64
+    for index in (F.argmax(x), F.min(x, 0).indices, F.sort(x).indices, F.topk(x, 1).indices):
+        assert index.dtype == np.int64
     assert F.sum(Tensor(np.ones(3, bool))).item() == 3
     assert F.exp(x).dtype == F.softmax(x, 0).dtype == F.dropout(x, 0.1).dtype == (x / x).dtype == np.float32
     assert F.max(x).dtype == F.relu(x).dtype == F.abs(x).dtype == np.uint8

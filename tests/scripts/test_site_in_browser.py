@@ -1,5 +1,8 @@
 """The site in a headless Chromium with the real Pyodide: lessons and exercises, from a server on this machine."""
 
+import base64
+import importlib.util
+import io
 import os
 import re
 import threading
@@ -36,6 +39,15 @@ manual_seed(0)
 model = GPT(GPTConfig(vocab_size=8, n_layer=1, n_head=2, n_embd=16, block_size=8))
 losses = train(model, np.arange(4000) % 8, 50, 1e-2)
 """
+
+PYTEST = ("_pytest", "pytest", "py", "pluggy", "iniconfig", "pygments")  # the rest are packages of the site
+TESTED = [
+    "tests/minigrad",
+    "--ignore-glob=*cuda*",  # which needs a compiler
+    "tests/gpt/test_moe.py",
+    "tests/gpt/test_evaluation.py::test_baselines_are_those_of_counting",
+    "tests/finetune/test_classification.py::test_confusion_and_baseline",
+]
 
 
 @pytest.fixture(scope="module")
@@ -153,14 +165,14 @@ def test_opened_as_a_file_a_page_can_be_read_and_names_the_command(chromium, fol
         assert "python scripts/site.py" in tab.locator("main").inner_text() and tab.locator("pre.output").count() > 5
 
 
-def call(tab, text):
+def call(tab, text, *packages):
     """What a cell prints."""
-    return tab.evaluate("""async (text) => {
+    return tab.evaluate("""async ([text, packages]) => {
       let printed = "";
       const said = (part) => { printed += part; };
-      const { error } = await python.call("cells.run", { lesson: "00_gradients", text, line: 1 }, { said });
+      const { error } = await python.call("cells.run", { lesson: "00_gradients", text, line: 1 }, { said, packages });
       return printed + (error ?? "");
-    }""", text)  # fmt: skip
+    }""", [text, packages])  # fmt: skip
 
 
 def test_training_lowers_the_loss_and_gradients_are_those_of_the_cpu(tab, address):
@@ -177,6 +189,30 @@ grads = [p.grad for p in model.parameters()]"""
     there = call(tab, f"{gradient}\nprint([grad.tolist() for grad in grads])")
     for mine, theirs in zip(names["grads"], eval(there), strict=True):
         np.testing.assert_allclose(np.array(theirs), mine, rtol=1e-5, atol=1e-6)
+
+
+def test_the_engines_tests_pass_where_integers_have_32_bits(tab, address):
+    places = [Path(importlib.util.find_spec(name).origin) for name in PYTEST]
+    places = [place.parent if place.name == "__init__.py" else place for place in places]
+    files = [(file, place.parent) for place in places for file in (place, *place.rglob("*.py"))]
+    files += [(file, site.ROOT) for file in (site.ROOT / "setup.cfg", *(site.ROOT / "tests").rglob("*.*"))]
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file, parent in files:
+            if file.suffix != ".pyc":
+                archive.write(file, file.relative_to(parent))
+    tab.goto(f"{address}/lessons/00_gradients.html")
+    said = call(tab, f"""
+import base64, io, os, zipfile
+zipfile.ZipFile(io.BytesIO(base64.b64decode({base64.b64encode(packed.getvalue()).decode()!r}))).extractall("/project")
+os.chdir("/project")
+os.environ["CI"] = "the same examples each time"
+import numpy, pytest
+assert numpy.intp(0).itemsize == 4
+print("code", int(pytest.main({TESTED} + ["-q", "--tb=short", "--capture=sys", "-p", "no:cacheprovider"])))
+""", "hypothesis", "packaging")  # fmt: skip
+    print(*re.findall(r"^.* passed.*$", said, re.MULTILINE))
+    assert said.endswith("code 0\n") and int(re.search(r"(\d+) passed", said)[1]) > 1900, said[-5000:]
 
 
 def test_without_webassembly_a_page_says_so_and_can_be_read(context, tab, address):
