@@ -2,18 +2,33 @@
 const at = (id) => document.getElementById(id);
 const data = JSON.parse(document.querySelector("script[type='application/json']").textContent);
 const [CALL, LINE, CHANGES, RETURNED] = [0, 1, 2, 3]; // of a moment
-let calls, moments, values, arrays, files, marks; // the recording
-let momentsOf, everything; // call -> its moments; all moments
+let calls, moments, values, arrays, files, marks, printed; // the recording
+let momentsOf, everything, changesOf; // call -> its moments; all moments; array -> the moments after a line has changed it
 let now; // the moment that is shown
 let chosen; // the call whose names are shown, if it is not the one that runs
 let shown, isSeen, depth; // moments that are not left out; of each call: is it seen, and calls above it that are
 let drawnFile, decoded;
 
+// Scroll the pane of a name, and not the page.
+function bringIntoSight(place) {
+  const pane = place?.closest(".of-names, .of-right-names");
+  if (pane && (place.offsetTop < pane.scrollTop || place.offsetTop + place.offsetHeight > pane.scrollTop + pane.clientHeight)) pane.scrollTop = place.offsetTop - 40;
+}
+
 function load(recording) {
-  ({ calls, moments, values, arrays, files, marks } = recording);
+  ({ calls, moments, values, arrays, files, marks, printed } = recording);
   momentsOf = calls.map(() => []);
   moments.forEach((moment, i) => momentsOf[moment[CALL]].push(i));
   everything = moments.map((_, i) => i);
+  changesOf = new Map();
+  const contents = new Map();
+  moments.forEach(([, , changes], i) => {
+    for (const [thing, content] of Object.values(changes).flatMap(arraysIn)) {
+      if (!changesOf.has(thing)) changesOf.set(thing, []);
+      else if (contents.get(thing) !== content) changesOf.get(thing).push(i);
+      contents.set(thing, content);
+    }
+  });
   [now, chosen, drawnFile, decoded] = [0, null, null, new Map()];
   for (const name of ["op", "engine"]) at(name).closest("label").hidden = !calls.some(({ part }) => part === name);
   at("marks").replaceChildren(...at("marks").querySelectorAll(".kept"), ...marks.map(([text, moment]) => element("button", { type: "button", onclick: () => go(moment) }, text)));
@@ -51,6 +66,7 @@ function find(by, holds, among = shown) {
 
 function go(moment, said = "") {
   at("state").textContent = said;
+  at("state").classList.remove("error");
   if (moment !== null) [now, chosen] = [moment, null];
   draw();
 }
@@ -71,9 +87,10 @@ const step = {
 };
 
 function runTo(file, line) {
+  if (files[file] === fileOf(moments[now][CALL]) && moments[now][LINE] === line) return go(now, "This line runs next.");
   const isThere = (i) => calls[moments[i][CALL]].file === file && moments[i][LINE] === line;
   const later = find(1, isThere), earlier = later ?? find(-1, isThere);
-  go(earlier, later !== null ? "" : earlier !== null ? "It does not run again: this is the last time before." : "This line did not run.");
+  go(earlier, later !== null ? "" : earlier !== null ? "It does not run after this: you have gone back to the last time that it did." : "This line did not run.");
 }
 
 // The arrays in a value: [thing, content].
@@ -83,17 +100,24 @@ function arraysIn(value) {
   return parts ? Object.values(parts).flatMap(arraysIn) : [];
 }
 
-// The next line that changes an array, or the last one before.
-function change(by, thing, content) {
-  const isOther = (i) => Object.values(moments[i][CHANGES]).flatMap(arraysIn).some(([of, array]) => of === thing && array !== content);
-  const found = find(by, isOther, everything);
-  go(found, found === null ? `Nothing changes this array ${by > 0 ? "after" : "before"} this moment.` : reveal(moments[found][CALL]));
+// To where a name of a call has got another value, or an array in it other numbers, next or last before.
+function change(by, call, name, value) {
+  const given = momentsOf[call].filter((i) => name in moments[i][CHANGES]).slice(1);
+  const all = new Set([...given, ...arraysIn(value).flatMap(([thing]) => changesOf.get(thing))]);
+  const found = find(by, (i) => all.has(i), everything);
+  if (found === null) return go(null, `Nothing changes ${name} ${by > 0 ? "after" : "before"} this moment.`);
+  // The line that ran before this moment did it, if the same call had held the name or the array before.
+  const where = moments[found][CALL], before = momentsOf[where].findLast((i) => i < found);
+  const things = arraysIn(value).map(([thing]) => thing), held = before === undefined ? [] : namesAt(where, before);
+  const isSure = where === call || held.some(([, other]) => arraysIn(other).some(([thing]) => things.includes(thing)));
+  go(found, `${isSure && before !== undefined ? `Line ${moments[before][LINE]} has changed it.` : "It has changed before this."} ${reveal(where)}`.trim());
 }
 
 function search(text) {
   const has = (i) => {
     const [call, , changes] = moments[i];
-    return Object.keys(changes).some((name) => name === text) || (momentsOf[call][0] === i && calls[call].name.split(".").includes(text));
+    const names = Object.entries(changes).flatMap(([name, value]) => [name, ...Object.keys(values[value]?.parts ?? {})]);
+    return names.includes(text) || (momentsOf[call][0] === i && calls[call].name.split(".").includes(text));
   };
   const later = find(1, has, everything), found = later ?? everything.find(has) ?? null;
   go(found, found === null ? `Nothing here is called ${text}.` : [later === null ? "From the beginning again." : "", reveal(moments[found][CALL])].join(" ").trim());
@@ -125,7 +149,7 @@ const alike = (call) => calls.flatMap(({ name, part }, i) => (name === calls[cal
 
 function draw() {
   const stack = stackAt(now), [call, moment] = stack.find(([other]) => other === chosen) ?? stack[0];
-  drawSource(call, moments[moment][LINE]);
+  drawSource(call, moments[moment][LINE], moments[momentsOf[call].findLast((i) => i < moment)]?.[LINE]);
   at("stack").replaceChildren(...stack.map(([other, last]) => element("li", {}, element("button", {
     type: "button", "aria-pressed": String(other === call), onclick: () => { chosen = other; draw(); },
   }, `${calls[other].name === "<module>" ? "the script" : calls[other].name} `, element("span", { class: "soft" }, `${fileOf(other).path}:${moments[last][LINE]}`)))));
@@ -133,9 +157,12 @@ function draw() {
   at("card").replaceChildren(half && data.ops ? element("a", { href: `${data.ops}#${calls[call].name},${alike(call).indexOf(call)}` }, "This op as a card") : "");
   at("whose").textContent = calls[call].name === "<module>" ? "Names of the script" : `Names in ${calls[call].name}`;
   const changed = momentsOf[call][0] === moment ? {} : moments[moment][CHANGES], returned = moments[moment][RETURNED];
-  const rows = namesAt(call, moment).map(([name, value]) => named(name, value, name in changed));
-  if (returned !== undefined) rows.unshift(named("returns", returned, true));
+  const held = namesAt(call, moment), withArrays = held.filter(([, value]) => arraysIn(value).length), others = held.filter(([, value]) => !arraysIn(value).length);
+  const rows = [...withArrays, ...others].map(([name, value]) => named(call, name, value, name in changed));
+  if (returned !== undefined) rows.unshift(named(call, "returns", returned, true));
   at("names").replaceChildren(...(rows.length ? rows : [element("p", { class: "soft" }, "None yet.")]));
+  bringIntoSight(at("names").querySelector(".new"));
+  at("printed").textContent = printed.filter(([before]) => before < now).map(([, text]) => text).join("");
   at("time").value = Math.max(shown.findLastIndex((i) => i <= now), 0);
   at("time").setAttribute("aria-valuetext", `${fileOf(call).path}, line ${moments[moment][LINE]}`);
   if (data.beside) drawBeside();
@@ -143,23 +170,24 @@ function draw() {
   for (const button of at("marks").children) button.setAttribute("aria-pressed", String(mark !== undefined && button.textContent === mark[0]));
 }
 
-function drawSource(call, line) {
+function drawSource(call, line, before) {
   const { file } = calls[call], place = at("source");
   at("file").textContent = files[file].path;
   if (drawnFile !== file) {
     place.innerHTML = files[file].lines.map((text, i) => `<span class="row" data-line="${i + 1}">${text || " "}</span>`).join("");
     drawnFile = file;
   }
-  place.querySelector(".now")?.classList.remove("now");
+  for (const old of place.querySelectorAll(".now, .ran")) old.classList.remove("now", "ran");
+  if (before) place.children[before - 1].classList.add("ran");
   const row = place.children[line - 1];
   row.classList.add("now");
   const top = row.offsetTop - place.offsetTop;
   if (top < place.scrollTop + 40 || top > place.scrollTop + place.clientHeight - 60) place.scrollTop = top - place.clientHeight / 3;
 }
 
-function named(name, value, isNew) {
-  const things = arraysIn(value);
-  const follow = (by, sign, text) => element("button", { type: "button", title: `${text} line that changes ${name}`, "aria-label": `${text} line that changes ${name}`, onclick: () => change(by, ...things[0]) }, sign);
+function named(call, name, value, isNew) {
+  const things = name === "returns" ? [] : arraysIn(value);
+  const follow = (by, sign, text) => element("button", { type: "button", title: `${text} line that changes ${name}`, "aria-label": `${text} line that changes ${name}`, onclick: () => change(by, call, name, value) }, sign);
   return element("section", { class: `name${isNew ? " new" : ""}` }, element("h3", {}, name, " ", ...(things.length && value >= 0 ? [follow(-1, "◂", "the last"), follow(1, "▸", "the next")] : [])), whole(value));
 }
 
@@ -177,9 +205,10 @@ function drawBeside() {
   const rows = Object.entries({ ...(returned === undefined ? {} : { returns: returned }), ...held }).filter(([, value]) => value >= 0);
   at("right").innerHTML = recording.files[0].lines.map((text, i) => `<span class="row${i + 1 === row ? " now" : ""}">${text || " "}</span>`).join("");
   at("right").scrollTop = at("right").children[row - 1].offsetTop - at("right").offsetTop - at("right").clientHeight / 3;
-  at("right-names").replaceChildren(...rows.map(([name, value]) => element("section", { class: "name" }, element("h3", {}, name), whole(value, recording))));
+  at("right-names").replaceChildren(...rows.map(([name, value]) => element("section", { class: `name${name === data.beside.name ? " differing" : ""}` }, element("h3", {}, name), whole(value, recording))));
+  bringIntoSight(at("right-names").querySelector(".differing"));
   if (line) at("source").children[line - 1].classList.add("differs");
-  at("differs").textContent = differs === null ? "No name that both have holds anything else: look at what is missing." : "The first line that gives something else is underlined.";
+  at("differs").textContent = differs === null ? "No name that both have holds anything else: look at what is missing." : `The first line that gives something else is underlined: ${data.beside.name} differs.`;
 }
 
 function unpack(text) {
@@ -228,7 +257,7 @@ at("source").addEventListener("click", (event) => {
 const KEYS = { ArrowRight: "into", ArrowLeft: "back", ArrowDown: "over", ArrowUp: "back-over", o: "out", F10: "over", F11: "into", "Shift+F11": "out" };
 addEventListener("keydown", (event) => {
   const key = `${event.shiftKey && event.key === "F11" ? "Shift+" : ""}${event.key}`;
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, .tables")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("[type=search], textarea, .tables")) return;
   if (key === "/") at("find").focus();
   else if (key === "Home") go(shown[0]);
   else if (key === "End") go(shown.at(-1));
@@ -238,10 +267,11 @@ addEventListener("keydown", (event) => {
 });
 at("title").textContent = data.title;
 if (data.beside) {
-  at("beside").hidden = false;
+  document.querySelector("main").classList.add("beside");
   at("marks").append(...(data.beside.differs === null ? [] : [element("button", { type: "button", class: "kept", onclick: () => go(data.beside.differs) }, "the first difference")]));
 }
 load(data);
 const [, name, number] = location.hash.match(/^#([\w.]+),(\d+)$/) ?? [];
 const asked = calls.flatMap((call, i) => (call.name === name && call.part === "op" ? [i] : []))[number];
 if (asked !== undefined) go(momentsOf[asked][0]);
+if (data.beside?.differs) go(data.beside.differs);

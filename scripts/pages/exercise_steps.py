@@ -27,10 +27,10 @@ def exercise_page(exercise: Exercise, verdict: Verdict, path: Path) -> str:
     whole = next(each for each in exercise.checks if each.name == check.name)  # with its `call`
     mine = recorded(path, read_text(path), whole, case, douts)
     right = recorded(SOLUTION, exercise.completed(), whole, case, douts)
-    places, differs = beside(mine, right)
+    places, differs, name = beside(mine, right)
     line = next((mine.moments[i][1] for i in places_before(mine, differs)), None)
     title = f"{exercise.name}: your lines beside right ones"
-    more = {"recording": right.data(), "places": places, "differs": differs, "line": line}
+    more = {"recording": right.data(), "places": places, "differs": differs, "line": line, "name": name}
     return page_of_data("debugger", title, mine.data() | {"title": title, "beside": more})
 
 
@@ -47,24 +47,24 @@ def recorded(path: Path, text: str, check: Any, case: Any, douts: Any) -> Record
     return recorder
 
 
-def beside(mine: Recorder, right: Recorder) -> tuple[list[int], int | None]:
-    """For each of my moments the right one at the same point, and my first one in which a name holds something else.
+def beside(mine: Recorder, right: Recorder) -> tuple[list[int], int | None, str]:
+    """For each of my moments the right one at the same point; my first one in which a name holds something else; it.
 
     Points are the same where the same name of the same function gets a value for the same time.
     """
     points: dict[Any, tuple[int, int]] = {}
     for i, key, value in assignments(right):
         points.setdefault(key, (i, value))
-    places, place, differs = [0] * len(mine.moments), 0, None
+    places, place, differs, name = [0] * len(mine.moments), 0, None, ""
     found = {}
     for i, key, value in assignments(mine):
         if key in points:
             found[i] = points[key][0]
             if differs is None and not alike(mine, value, right, points[key][1]):
-                differs = i
+                differs, name = i, "returns" if key[1] == "return" else key[1]
     for i in range(len(mine.moments)):
         place = places[i] = found.get(i, place)
-    return places, differs
+    return places, differs, name
 
 
 def assignments(recorder: Recorder) -> Any:

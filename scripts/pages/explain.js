@@ -116,7 +116,7 @@ function grid(side, index, id, name, { note = "", like = id, axes = axesOf(data.
     const table = element("table", { class: "grid" });
     const which = place.flatMap((i, axis) => (indexed[axis] > 1 ? [`${axes[axis] ?? "index"} ${i}`] : []));
     if (which.length) table.append(element("caption", {}, which.join(", ")));
-    const corner = rowAxis ? `${rowAxis} ↓\n${columnAxis} →` : columnAxis && `${columnAxis} →`;
+    const corner = [columnAxis && `${columnAxis} →`, rowAxis && `${rowAxis} ↓`].filter(Boolean).join("\n");
     const names = [...Array(columns).keys()].map((i) => element("th", { scope: "col" }, nameOnAxis(columnAxis, i, batch)));
     if (shape.length) table.append(element("tr", {}, element("th", {}, corner), ...names));
     for (let row = 0; row < rows; row += 1) {
@@ -248,7 +248,8 @@ function updateCard(step) {
   const named = { before: update.before, gradient: update.gradient, clipped: update.clipped, m: update.state.exp_avg, v: update.state.exp_avg_sq, after: update.after };
   const figures = Object.entries(named).map(([name, id]) => grid("update", 0, id, name, { like: update.before }));
   const settings = Object.entries(update.settings).map(([name, value]) => `${name} = ${Array.isArray(value) ? `(${value.join(", ")})` : value}`).join(", ");
-  return [formulasOf(data.rule.formulas), element("p", { class: "soft" }, `Options: ${settings}`), element("h3", {}, "The update of one number"), answerBox(),
+  const lines = data.lines ? element("p", {}, element("a", { href: `${data.lines}#Adam.update,${step.update}` }, "Its lines, one by one")) : "";
+  return [lines, formulasOf(data.rule.formulas), element("p", { class: "soft" }, `Options: ${settings}`), element("h3", {}, "The update of one number"), answerBox(),
     element("h3", {}, "All numbers"), legend(false), arrays(figures), source(data.rule.update, true)];
 }
 

@@ -53,18 +53,23 @@ def record_lines(path: Path, sources: Mapping[str, str] | None = None) -> dict[s
     manual_seed(0)
     try:
         code = compile(text, str(path), "exec")
-        with contextlib.redirect_stdout(io.StringIO()), recorder.tracing():
+        with contextlib.redirect_stdout(recorder), recorder.tracing():
             exec(code, names)
     finally:
         sys.argv = arguments
     return recorder.data()
 
 
-class Recorder:
-    """Listens to Python while a script runs. Calls, values and arrays are referred to by their places in lists."""
+class Recorder(io.StringIO):
+    """Listens to Python while a script runs, and takes what it prints.
+
+    Calls, values and arrays are kept in lists, and referred to by their places there.
+    """
 
     def __init__(self, path: str, sources: Mapping[str, str]):
+        super().__init__()
         self.path, self.sources = path, dict(sources)
+        self.printed: list[Any] = []  # [the moment before, text]
         lines = sources[path].split("\n")
         self.marks = {number: found[1] for number, line in enumerate(lines, 1) if (found := MARK.match(line))}
         self.begins = min(self.marks, default=1)
@@ -73,7 +78,7 @@ class Recorder:
         self.values: list[Any] = []
         self.arrays: list[dict[str, Any]] = []
         self.contents: list[np.ndarray] = []  # of each of them
-        self._call_of: dict[int, int] = {}  # id of a frame that is running -> its call
+        self._call_of: dict[types.FrameType, int] = {}  # a frame that is running -> its call
         self._last: dict[int, dict[str, int]] = {}  # call -> its names at its last moment
         self._known: dict[Any, int] = {}
         self._objects: dict[Any, tuple[int, Any]] = {}  # where an array's numbers lie -> its number; the array stays
@@ -88,6 +93,11 @@ class Recorder:
         finally:
             sys.settrace(before)
 
+    def write(self, text: str) -> int:
+        """Take what the script prints."""
+        self.printed.append([len(self.moments) - 1, text])
+        return len(text)
+
     def _trace(self, frame: Any, event: str, given: Any) -> Any:
         code = frame.f_code
         is_module = code.co_filename == self.path and code.co_name == "<module>"
@@ -97,12 +107,12 @@ class Recorder:
             return None
         if not self.calls and code.co_filename != self.path:
             return None
-        if event == "call" or id(frame) not in self._call_of:
+        if event == "call" or frame not in self._call_of:
             self._enter(frame)
         if event in ("line", "return"):
             self._note(frame, *([self._value(given)] if event == "return" else []))
         if event == "return" and not code.co_flags & 0x20:  # a generator (0x20) goes on later
-            self._last.pop(self._call_of.pop(id(frame)))
+            self._last.pop(self._call_of.pop(frame))
         return self._trace
 
     def _is_ours(self, path: str) -> bool:
@@ -114,13 +124,13 @@ class Recorder:
         return True
 
     def _enter(self, frame: Any) -> None:
-        if id(frame) in self._call_of:  # a generator that goes on
+        if frame in self._call_of:  # a generator that goes on
             return
         above = frame.f_back
-        while above is not None and id(above) not in self._call_of:
+        while above is not None and above not in self._call_of:
             above = above.f_back
-        parent = -1 if above is None else self._call_of[id(above)]
-        self._call_of[id(frame)] = len(self.calls)
+        parent = -1 if above is None else self._call_of[above]
+        self._call_of[frame] = len(self.calls)
         self._last[len(self.calls)] = {}
         code = frame.f_code
         self.calls.append({"name": code.co_qualname, "file": code.co_filename, "parent": parent, "part": _part(code)})
@@ -128,7 +138,7 @@ class Recorder:
     def _note(self, frame: Any, *returned: int) -> None:
         if len(self.moments) == MOST_MOMENTS:
             raise ValueError(f"this runs more than {MOST_MOMENTS:,} lines, too many for a page: make the sizes smaller")
-        call = self._call_of[id(frame)]
+        call = self._call_of[frame]
         names = {name: self._value(value) for name, value in frame.f_locals.items() if _is_shown(name, value)}
         last = self._last[call]
         changes = {name: value for name, value in names.items() if last.get(name) != value}
@@ -185,6 +195,7 @@ class Recorder:
         return {
             "calls": [{**call, "file": files.index(call["file"])} for call in self.calls],
             "moments": self.moments,
+            "printed": self.printed,
             "values": self.values,
             "arrays": self.arrays,
             "marks": [[self.marks[number], moment] for number, moment in first.items() if moment is not None],

@@ -18,7 +18,8 @@ EXAMPLES = """examples:
   python scripts/step.py --html attention         another script: {names}
 """
 SCRIPTS = Path(__file__).resolve().parents[1]
-STEPS = {"step": SCRIPTS / "step.py"} | {p.stem: p for p in sorted((SCRIPTS / "steps").glob("[a-z]*.py"))}
+OTHERS = ["softmax", "cross_entropy", "layer_norm", "attention", "token", "merge", "lora", "gptq", "dpo", "ppo"]
+STEPS = {"step": SCRIPTS / "step.py"} | {name: SCRIPTS / "steps" / f"{name}.py" for name in OTHERS}
 
 
 def main(argv: list[str]) -> int:

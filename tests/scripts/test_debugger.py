@@ -152,8 +152,13 @@ def test_steps_searches_and_changes(chromium, page):
         assert "did not run" in tab.locator("#state").inner_text()
         tab.get_by_role("button", name="clip", exact=True).click()
         tab.get_by_role("button", name="the next line that changes wte").click()
+        assert "has changed it" in tab.locator("#state").inner_text()
+        assert tab.locator("#whose").inner_text() == "Names in scale"
+        tab.evaluate("go(moments.length - 1)")
+        tab.get_by_role("button", name="the last line that changes wte").click()
+        tab.get_by_role("button", name="the last line that changes wte").click()
         assert tab.locator("#file").inner_text() == "minigrad/optim.py"
-        assert tab.locator("#whose").inner_text() == "Names in Adam.update"
+        assert "p.data -= lr * m_hat" in tab.locator(".ran").inner_text()
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import linecache
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ CHANGED = ("forward", "backward", "update")  # what a changed copy of a library'
 def record(name: str, sources: dict[str, str]) -> dict[str, Any]:
     """Record a script again. sources: the texts of changed files, by their paths in the project."""
     texts = {str(ROOT / path): text for path, text in sources.items()}
+    linecache.clearcache()
+    for path, text in texts.items():  # for tracebacks
+        linecache.cache[path] = (len(text), None, text.splitlines(True), path)
     try:
         with contextlib.ExitStack() as stack:
             for path, text in texts.items():

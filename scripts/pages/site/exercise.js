@@ -14,7 +14,7 @@ function keep(change) {
 
 async function ask(command) {
   const before = at("said").textContent;
-  at("said").textContent = python.started ? `${command} ...` : "Python is on its way (12 MB, once) ...";
+  at("said").textContent = python.isReady ? `${command} ...` : "Python is on its way (12 MB, once) ...";
   let clock;
   try {
     await python.call("exercise.ready", {}, NEEDS); // Python is there now
@@ -54,7 +54,7 @@ async function takeUp() {
 }
 
 const missing = python.missing();
-const code = editor(at("editor"), read().files[file] ?? stub, () => ask("check"));
+const code = editor(at("editor"), read().files[file] ?? stub, () => ask("check"), { fold: "the exercise, as above" });
 showPassed(name in (read().state.passed ?? {}));
 code.onchange(() => keep((kept) => { kept.files[file] = code.get(); }));
 if (missing) at("said").textContent = missing;

@@ -13,6 +13,7 @@ const wake = () => { if (!missing) python.started ??= python.start(); };
 // Ask for the words that may follow. question: {text}, or {ids} of the whole story.
 async function ask(question) {
   turn += 1;
+  document.querySelector(".try").setAttribute("aria-busy", "true"); // until this answer is drawn
   const mine = turn, ids = question.ids?.slice(-context);
   try {
     const found = answers.find((answer) => answer.text === question.text || String(answer.ids) === String(ids)) ?? (await look({ ...question, ids }));
@@ -36,6 +37,7 @@ async function look(question) {
 function draw(alternatives) {
   at("story").textContent = story.tokens.join("");
   at("state").textContent = "";
+  document.querySelector(".try").setAttribute("aria-busy", "false");
   at("alternatives").replaceChildren(...alternatives.map(({ id, text: word, p }) => element("button", { type: "button", style: shade(p), onclick: () => ask({ ids: [...story.ids, id] }) },
     element("code", {}, visible(word)), element("span", {}, p < 0.0005 ? " < 0.1 %" : ` ${(100 * p).toFixed(p < 0.1 ? 1 : 0)} %`))));
 }
@@ -61,7 +63,10 @@ at("form").addEventListener("submit", (event) => {
   ask({ text: at("text").value });
 });
 at("write").addEventListener("click", write);
-at("again").addEventListener("click", () => ask({ text }));
+at("again").addEventListener("click", () => {
+  at("text").value = text;
+  ask({ text });
+});
 for (const event of ["pointerdown", "keydown"]) document.querySelector(".try").addEventListener(event, wake);
 ask({ text });
 if (missing) at("state").textContent = missing;

@@ -22,7 +22,7 @@ function showTools() {
   at("source").hidden = Boolean(open);
   const buttons = open ? [tool("Record again", record), tool("Cancel", () => { open = null; showTools(); })]
     : [...(canChange(file) ? [tool("Change this file", edit)] : []), ...(path in changed ? [tool("As it was", asItWas)] : [])];
-  const said = open && file !== calls[0].file ? "A copy: its forward, backward and update take part." : "";
+  const said = open && file !== calls[0].file ? "Your copy of this file. What you change in a forward, backward or update takes effect here; the library stays as it is." : "";
   tools.replaceChildren(...(missingPython ? [element("span", { class: "soft" }, missingPython)] : buttons), element("span", { class: "soft" }, said));
 }
 
@@ -30,7 +30,8 @@ function edit() {
   const { path } = files[drawnFile];
   open = { path };
   showTools();
-  open.code = editor(field, textOf(files[drawnFile]), record);
+  open.code = editor(field, textOf(files[drawnFile]), record, { lines: 30 });
+  open.code.goto(moments[now][LINE]);
 }
 
 function asItWas() {
@@ -53,6 +54,7 @@ async function record() {
     at("state").textContent = "Recorded again.";
   } catch (error) {
     at("state").textContent = error.message;
+    at("state").classList.toggle("error", error.message.includes("\n"));
   }
   showTools();
 }

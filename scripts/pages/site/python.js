@@ -71,27 +71,28 @@ const python = {
 
 // An editor in a place: Ace where it can be loaded, with Tab and Escape as its keyboard help says; else a plain text field.
 // Ctrl-Enter calls run().
-function editor(place, text, run) {
+// fold: what stands in the place of the text's docstring; lines: the most that are shown at once.
+function editor(place, text, run, { fold = "", lines = 200 } = {}) {
   const field = element("textarea", { spellcheck: "false", "aria-label": "code", rows: text.split("\n").length + 1 }, text);
   field.value = text;
   if (!window.ace) {
     place.replaceChildren(field);
-    return { get: () => field.value, set: (value) => { field.value = value; }, onchange: (f) => field.addEventListener("input", f) };
+    return { goto: () => {}, get: () => field.value, set: (value) => { field.value = value; }, onchange: (f) => field.addEventListener("input", f) };
   }
   const div = element("div");
   place.replaceChildren(div);
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
   const made = ace.edit(div, {
-    mode: "ace/mode/python", theme: dark ? "ace/theme/tomorrow_night" : "ace/theme/textmate", value: text, minLines: 2, maxLines: 200,
+    mode: "ace/mode/python", theme: dark ? "ace/theme/tomorrow_night" : "ace/theme/textmate", value: text, minLines: 2, maxLines: lines,
     fontSize: 14, useWorker: false, showPrintMargin: false, enableKeyboardAccessibility: true, wrap: true,
   });
   div.style.lineHeight = 1.5; // with less, some fonts lose their underscores
   made.renderer.updateFontSize();
   made.commands.addCommand({ name: "run", bindKey: "Ctrl-Enter|Command-Enter", exec: run });
   const end = text.indexOf('"""\n', 3); // what the file begins with stands above the editor already
-  if (text.startsWith('"""') && end > 0) {
+  if (fold && text.startsWith('"""') && end > 0) {
     const { Range } = ace.require("ace/range"), last = text.slice(0, end).split("\n").length - 1;
-    made.session.addFold("the exercise, as above", new Range(0, 3, last, 0));
+    made.session.addFold(fold, new Range(0, 3, last, 0));
   }
-  return { get: () => made.getValue(), set: (value) => made.setValue(value, -1), onchange: (f) => made.on("change", f) };
+  return { goto: (line) => made.gotoLine(line, 0, false), get: () => made.getValue(), set: (value) => made.setValue(value, -1), onchange: (f) => made.on("change", f) };
 }
