@@ -26,8 +26,8 @@ EXAMPLES = """commands:
   run [NAME]        train the GPT with your part, if it has a place there; --all: with all that you passed, and a page
   capstone          your own GPT out of block, gpt, training_loop and load_weights: it trains, takes real weights and,
                     with llama, becomes a Llama; compared with ours at each step
-  stubs FOLDER      for teachers: write the files that a class completes, without solutions (of the assessment, or of
-                    --exercises)
+  stubs FOLDER      for teachers: write the files that a class completes, without solutions (of the assessment, of
+                    --exercises, or of --assignment)
   mark FOLDER       for teachers: mark a folder of submissions (subfolders or zips), see the README
 
 examples:
@@ -38,6 +38,8 @@ examples:
   python scripts/exercise.py capstone
   python scripts/exercise.py stubs handout
   python scripts/exercise.py mark submissions --exercises scripts/exercises/assessment
+  python scripts/exercise.py mark submissions --assignment week1.txt
+  python scripts/exercise.py list --pacing 2
 
 exit code: 0 passed, 1 not passed or not possible, 2 wrong arguments
 """
@@ -50,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     add("name", nargs="?", default=None, metavar="NAME", help="an exercise (the current one)")
     add("--workspace", default="my_exercises", metavar="DIR", help="folder of your files")
     add("--exercises", default=None, metavar="DIR", help="folder with other exercises, for example a teacher's")
+    add("--assignment", default=None, metavar="FILE", help="stubs, mark: exercises and weights, one on each line")
+    add("--pacing", type=number(1), default=None, metavar="HOURS", help="list: what fills weeks of so many hours")
     add("--all", action="store_true", help="check: every file; run: every part that you passed")
     add("--html", action="store_true", help="check: also a page that steps through the case beside a right solution")
     add("--debug", action="store_true", help="check: also run the failing case in this process")
@@ -107,9 +111,13 @@ def watch(arguments: Any) -> int:
 
 
 def show_list(arguments: Any) -> int:
-    from scripts.checker import showing
+    from scripts.checker import catalogue, showing
 
     workspace = workspace_of(arguments)
+    if arguments.pacing is not None:
+        weeks = catalogue.weeks(workspace.paths, 60 * arguments.pacing)
+        say(arguments, weeks, showing.pacing_text(weeks, arguments.pacing))
+        return 0
     passed, hints = set(workspace.passed), workspace.state["hints"]
     exercises = {name: workspace.exercise(name) for name in workspace.paths}
     facts = [{"name": name, "title": exercise.title, "effort": exercise.effort, "passed": name in passed,
@@ -206,11 +214,17 @@ def capstone(arguments: Any) -> int:
     return capstone.run(workspace_of(arguments), Path(arguments.out_dir or "runs/exercises"))
 
 
-def assessment_of(arguments: Any) -> dict[str, Path]:
-    """The files of the exercises for a class, by name: of --exercises, or of our assessment."""
-    from scripts.checker import catalogue
+def assignment_of(arguments: Any) -> tuple[dict[str, Path], dict[str, float]]:
+    """The exercises for a class, by name: their files and weights. Without --assignment, those of our assessment."""
+    from scripts.checker import catalogue, gradebook
 
-    return catalogue.paths(Path(arguments.exercises or catalogue.ASSESSMENT))
+    if arguments.assignment is None:
+        known = catalogue.paths(Path(arguments.exercises or catalogue.ASSESSMENT))
+        return known, dict.fromkeys(known, 1.0)
+    folders = [Path(arguments.exercises)] if arguments.exercises else [catalogue.HERE, catalogue.ASSESSMENT]
+    known = {name: path for folder in folders for name, path in catalogue.paths(folder).items()}
+    weights = gradebook.read_assignment(Path(arguments.assignment), known)
+    return {name: known[name] for name in weights}, weights
 
 
 def stubs(arguments: Any) -> int:
@@ -218,7 +232,7 @@ def stubs(arguments: Any) -> int:
     from scripts.checker import catalogue
 
     folder = Path(arguments.name)
-    files = {folder / path.name: catalogue.load(path).stub for path in assessment_of(arguments).values()}
+    files = {folder / path.name: catalogue.load(path).stub for path in assignment_of(arguments)[0].values()}
     if existing := [file for file in files if file.exists()]:
         raise ValueError(f"{existing[0]} exists, and may be somebody's work: give a new folder")
     for file, stub in files.items():
@@ -231,14 +245,14 @@ def mark(arguments: Any) -> int:
     from scripts.checker import marking
 
     limits = marking.Limits(arguments.timeout, arguments.memory)
-    return marking.mark(Path(arguments.name), assessment_of(arguments), Path(arguments.out_dir or "runs/marks"),
-                        arguments.seed, limits, arguments.jobs)  # fmt: skip
+    return marking.mark(Path(arguments.name), *assignment_of(arguments), Path(arguments.out_dir or "runs/marks"),
+                        arguments.seed, limits, arguments.jobs or 0)  # fmt: skip
 
 
 # Each command with its options, beside --exercises and --seed.
 COMMANDS = {
     "watch": (watch, ("workspace", "manual")),
-    "list": (show_list, ("workspace", "json")),
+    "list": (show_list, ("workspace", "json", "pacing")),
     "start": (start, ("workspace", "json", "name")),
     "check": (check, ("workspace", "json", "name", "all", "debug", "html")),
     "hint": (hint, ("workspace", "json", "name")),
@@ -246,8 +260,8 @@ COMMANDS = {
     "reset": (reset, ("workspace", "json", "name", "yes")),
     "run": (run, ("workspace", "name", "all", "out_dir")),
     "capstone": (capstone, ("workspace", "out_dir")),
-    "stubs": (stubs, ("name",)),
-    "mark": (mark, ("name", "out_dir", "jobs", "timeout", "memory")),
+    "stubs": (stubs, ("name", "assignment")),
+    "mark": (mark, ("name", "assignment", "out_dir", "jobs", "timeout", "memory")),
 }
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 from scripts.shared import command_line
 
 from gpt.files import read_text, write_text
-from scripts.lessons.cells import QUESTION, Cell, Running, lessons, read_cells, title
+from scripts.lessons.cells import ANSWER, QUESTION, Cell, Running, lessons, read_cells, title
 from scripts.lessons.concepts import Concept, concepts
 from scripts.lessons.course import DONE, MODULES, exercises, module, number, passed_exercises
 from scripts.pages.lesson_notebook import write_notebook
@@ -30,6 +30,7 @@ EXAMPLES = """examples:
   python scripts/lesson.py all --html    all pages, and an index
   python scripts/lesson.py 421 --notebook
                                          as a Jupyter notebook to work in (needs nbformat)
+  python scripts/lesson.py all --answers the questions of all lessons and their answers, as Markdown, for teachers
   python scripts/lesson.py find cache    where the KV cache is taught, implemented, tested and practiced
 """
 WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
@@ -42,19 +43,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out-dir", default="runs/lessons", help="folder for the lessons' pictures")
     parser.add_argument("--html", action="store_true", help="write a page that can be read offline")
     parser.add_argument("--notebook", action="store_true", help="write a notebook; an edited one is kept")
+    parser.add_argument("--answers", action="store_true", help="print the questions and their answers; runs nothing")
     parser.add_argument("--measure", action="store_true", help="repeat the measurements that take minutes")
     command_line.add_seed(parser, 0)
     arguments = parser.parse_args(argv)
     if arguments.word and arguments.what != "find":
         parser.error(f"{arguments.what} takes no further words; did you mean: find {' '.join(arguments.word)}")
+    given = command_line.given(parser, argv)
     if arguments.what in ("path", "find"):
-        given = command_line.given(parser, argv)
-        command_line.refuse(parser, given, ("html", "notebook", "measure", "seed"), "needs a lesson, or all")
+        command_line.refuse(parser, given, ("html", "notebook", "answers", "measure", "seed"), "needs a lesson, or all")
     if arguments.what == "path":
         show_path(Path(arguments.out_dir))
         return 0
     if arguments.what == "find":
         return find(" ".join(arguments.word))
+    if arguments.answers:
+        command_line.refuse(parser, given, given.keys() - {"what", "answers"}, "does not go with --answers")
+        asked = lessons() if arguments.what == "all" else [lesson_called(arguments.what)]
+        print("\n\n".join(map(answers, asked)))
+        return 0
     if arguments.what != "all":
         one(lesson_called(arguments.what), arguments)
         return 0
@@ -82,6 +89,13 @@ def lesson_called(name: str) -> Path:
         meant = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(stems)}"
         raise ValueError(f"{name!r} is {'more than one lesson' if found else 'not a lesson'}: {meant}")
     return stems[found[0]]
+
+
+def answers(lesson: Path) -> str:
+    """The lesson's questions, each followed by its answer, as Markdown."""
+    paragraphs = [part for cell in read_cells(lesson) if cell.kind == "prose" for part in cell.paragraphs()]
+    shown = [re.sub(r"^\w+:", r"**\g<0>**", part) for part in paragraphs if part.startswith((QUESTION, ANSWER))]
+    return "\n\n".join([f"# {number(lesson)} {title(lesson)}", *shown])
 
 
 def is_measured(lesson: Path) -> bool:

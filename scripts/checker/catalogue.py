@@ -62,3 +62,19 @@ def path_of(name: str, known: Mapping[str, Path]) -> Path:
         advice = f"did you mean {' or '.join(close)}?" if close else "`list` shows them all"
         raise ValueError(f"there is no exercise {name!r}; {advice}")
     return known[name]
+
+
+def weeks(known: Mapping[str, Path], most: int) -> list[dict[str, int]]:
+    """The exercises in their order, as weeks of at most so many minutes: the minutes of each, by its own estimate.
+
+    An exercise that is longer has a week of its own. Raises ValueError for one that does not say how long it takes.
+    """
+    found: list[dict[str, int]] = [{}]
+    for name, path in known.items():
+        minutes = re.match(r"(\d+) min", effort := load(path).effort)
+        if minutes is None:
+            raise ValueError(f"{path} does not say how many minutes it takes: effort={effort!r}, not '10 min, easy'")
+        if found[-1] and sum(found[-1].values()) + int(minutes[1]) > most:
+            found.append({})
+        found[-1][name] = int(minutes[1])
+    return found

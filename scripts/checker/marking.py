@@ -1,4 +1,4 @@
-"""For teachers: a folder of submissions in; marks.csv, a summary of the class and a feedback page per student out.
+"""For teachers: a folder of submissions in; marks, a summary of the class and feedback for each student out.
 
 A submission is a subfolder or a zip, named after the student; in it, anywhere, are files named like the exercises
 ("01_softplus.py" or "softplus.py"). Every file runs in a process of its own (worker.py), and is judged outside of it
@@ -10,11 +10,10 @@ submissions judges only what has changed.
 
 from __future__ import annotations
 
-import csv
+import dataclasses
 import difflib
 import functools
 import hashlib
-import io
 import json
 import multiprocessing.connection
 import os
@@ -27,16 +26,16 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
-from gpt.console import printable
 from gpt.files import write_text
 from minigrad.backend import usable_cores
 from scripts.pages import web_page
 from scripts.pages.web_page import escaped
 
-from . import catalogue, processes
+from . import catalogue, gradebook, processes
 from .checks import Verdict
+from .gradebook import Results, Weights, plain
 from .processes import Limits
 
 LARGEST_FILE = 2**18  # bytes; a solution is a page of text
@@ -47,9 +46,6 @@ NOT_CONFINED = (
     "On this system a submission can reach your files and your network. Mark what you do not trust in a container, or "
     "under an account that has nothing to lose."
 )
-PARTS = ("forward", "backward", "result", "extremes")
-
-Results = dict[str, dict[str, Verdict]]  # by student and exercise
 
 
 class File(NamedTuple):
@@ -62,8 +58,13 @@ class File(NamedTuple):
     problem: str = ""
 
 
-def mark(folder: Path, exercises: dict[str, Path], out_dir: Path, seed: int, limits: Limits, jobs: int | None) -> int:
-    """Mark every submission in `folder`. Returns 0: a wrong submission is not a failure of marking it."""
+def mark(
+    folder: Path, exercises: dict[str, Path], weights: Weights, out_dir: Path, seed: int, limits: Limits, jobs: int = 0
+) -> int:
+    """Mark every submission in `folder`. Returns 0: a wrong submission is not a failure of marking it.
+
+    weights: of the exercises. jobs: number of files judged at the same time, by default one per core.
+    """
     submissions = find_submissions(folder, out_dir)
     files = [file for submission in submissions for file in collect(submission, exercises)]
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -78,12 +79,19 @@ def mark(folder: Path, exercises: dict[str, Path], out_dir: Path, seed: int, lim
         results: Results = {}
         for file in files:
             results.setdefault(file.student, {})[file.exercise] = record.verdict(file) or Verdict("missing")
-    write_text(out_dir / "marks.csv", table(results, exercises))
+    write_text(out_dir / "marks.csv", gradebook.marks_csv(results, weights))
+    write_text(out_dir / "grades.csv", gradebook.grades_csv(results, weights))
     write_text(out_dir / "summary.txt", summary(results, exercises))
+    assessed = {name for name, path in exercises.items() if load(path).is_assessment}
     for who, verdicts in results.items():
-        write_text(out_dir / f"{who}.html", page(who, verdicts, seed))
+        at_once = {name: gradebook.withheld(v) if name in assessed else v for name, v in verdicts.items()}
+        write_text(out_dir / "gradescope" / who / "results.json", gradebook.results_json(at_once, weights))
+        later = {name: dataclasses.replace(v, details="", printed=[]) if name in assessed else v
+                 for name, v in verdicts.items()}  # fmt: skip
+        write_text(out_dir / f"{who}.html", page(who, later, weights, seed))
     print(summary(results, exercises))
     print(f"The marks are in {out_dir / 'marks.csv'}, with a page for each student beside it.")
+    print("grades.csv is for Canvas and Moodle, gradescope/ for Gradescope.")
     return 0
 
 
@@ -261,47 +269,6 @@ def end_with_parent() -> None:
 # --- what the teacher and the students read ---------------------------------------------------------------------------
 
 
-def points(verdict: Verdict) -> float:
-    """1 for a file that passed; else the share of its parts (forward, backward, ...) that are right."""
-    return 1.0 if verdict.passed else sum(verdict.parts.values()) / max(len(verdict.parts), 1)
-
-
-def table(results: Results, exercises: dict[str, Path]) -> str:
-    """marks.csv: a row for each student, with the points of each exercise and its parts, the sum, and what is wrong."""
-    parts = {name: [part for part in PARTS if any(part in v[name].parts for v in results.values())]
-             for name in exercises}  # fmt: skip
-    rows: list[dict[str, Any]] = []
-    for who, verdicts in results.items():
-        row: dict[str, Any] = {"student": _harmless(_text(who))}
-        for name in exercises:
-            row[name] = f"{points(verdicts[name]):.3g}"
-            row |= {f"{name}_{part}": int(verdicts[name].parts.get(part, False)) for part in parts[name]}
-        total, most = sum(map(points, verdicts.values())), len(exercises)
-        row |= {"points": f"{total:.3g}", "of": most, "percent": f"{100 * total / most:.3g}"}
-        row |= {f"{name}_verdict": _cell(verdicts[name]) for name in exercises}
-        rows.append(row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _cell(verdict: Verdict) -> str:
-    text = verdict.status if verdict.passed else f"{verdict.status}: {verdict.diagnosis}"
-    return _harmless(" ".join(_text(text).split()))
-
-
-def _harmless(text: str) -> str:
-    """Quote a cell that a spreadsheet would take for a formula."""
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t") else text
-
-
-def _text(text: str) -> str:
-    """The text without control characters and without what UTF-8 cannot hold, which names of folders may have."""
-    return printable(text.encode("utf-8", "replace").decode())
-
-
 def summary(results: Results, exercises: dict[str, Path]) -> str:
     """The number of students who passed each exercise, and how often each diagnosis was given."""
     lines = []
@@ -312,7 +279,7 @@ def summary(results: Results, exercises: dict[str, Path]) -> str:
         sentences: dict[str, list[str]] = {}
         for verdict in verdicts:
             if not verdict.passed:
-                sentence = " ".join(_text(verdict.diagnosis or verdict.status).split())
+                sentence = " ".join(plain(verdict.diagnosis or verdict.status).split())
                 sentences.setdefault(re.sub(r"-?\d[\d.e+-]*", "#", sentence), []).append(sentence)
         for same in sorted(sentences.values(), key=len, reverse=True):
             lines.append(f"  {len(same):4} of {len(verdicts)}: {same[0][:200]}")
@@ -320,27 +287,14 @@ def summary(results: Results, exercises: dict[str, Path]) -> str:
     return "\n".join([*lines, f"{perfect} of {len(results)} students passed everything", ""])
 
 
-def page(who: str, verdicts: dict[str, Verdict], seed: int) -> str:
+def page(who: str, verdicts: dict[str, Verdict], weights: Weights, seed: int) -> str:
     """A student's feedback, as a page. What comes from the submission is shown as text."""
-    title = f"{_text(who)}: {sum(verdict.passed for verdict in verdicts.values())} of {len(verdicts)} passed"
+    title = f"{plain(who)}: {sum(verdict.passed for verdict in verdicts.values())} of {len(verdicts)} passed"
     body = [f'<p class="kind">minigrad: feedback on exercises</p><h1>{escaped(title)}</h1>']
     for name, verdict in verdicts.items():
         body.append(f"<h2>{name}: {'passed' if verdict.passed else verdict.status}</h2>")
-        if verdict.passed:
-            body.append(f"<p>Right in all {verdict.cases} cases.</p>")
-            continue
-        body.append(f"<p>{_shown(f'{verdict.where}: {verdict.diagnosis}')}</p>")
-        if verdict.parts:
-            parts = [f"{part} {'right' if verdict.parts[part] else 'wrong'}" for part in PARTS if part in verdict.parts]
-            body.append(f"<p>{points(verdict):.3g} of 1 point: {', '.join(parts)}.</p>")
-        if verdict.line is not None:
-            body.append(f'<pre class="code">{_shown(verdict.code)}  # line {verdict.line}</pre>')
-        for heading, text in (("A small case that fails", verdict.details), ("It prints", "\n".join(verdict.printed))):
-            if text:
-                body.append(f'<h3>{heading}</h3><pre class="output">{_shown(text)}</pre>')
+        for heading, text in gradebook.feedback(verdict, weights[name]):
+            text = escaped(text)
+            body.append(f'<h3>{heading}</h3><pre class="output">{text}</pre>' if heading else f"<p>{text}</p>")
     body.append(f'<p class="soft">Marked with seed {seed}: the same file gets the same verdict.</p>')
     return web_page.page(title, "\n".join(body), "report")
-
-
-def _shown(text: str) -> str:
-    return escaped(_text(text))

@@ -53,6 +53,14 @@ def list_text(workspace: Workspace) -> str:
     return "\n".join([*rows, "", progress_text(len(passed), len(workspace.paths))])
 
 
+def pacing_text(weeks: list[dict[str, int]], hours: int) -> str:
+    """The table of `catalogue.weeks`."""
+    minutes = [sum(week.values()) for week in weeks]
+    rows = [f"{i:4}  {minutes[i - 1]:7}  {', '.join(week)}" for i, week in enumerate(weeks, 1)]
+    said = f"{sum(minutes)} minutes by the exercises' own estimates, in weeks of at most {hours} h"
+    return "\n".join(["week  minutes  exercises", *rows, "", said])
+
+
 def progress_text(done: int, total: int) -> str:
     """
     >>> progress_text(3, 12)

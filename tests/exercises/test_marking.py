@@ -2,16 +2,17 @@
 
 import csv
 import json
+import re
 import shutil
 import zipfile
 
 import pytest
 
 from scripts import exercise
-from scripts.checker import catalogue, marking, processes
+from scripts.checker import catalogue, gradebook, marking, processes
 from scripts.checker.checks import Verdict
 from tests.exercises.planting import reference_text as reference
-from tests.scripts.running import run_here
+from tests.scripts.running import output_of, refusal, run_here
 
 EXERCISES = {name: catalogue.ASSESSMENT / f"{name}.py" for name in ("01_softplus", "05_soft_cap")}
 PATHS = {name.partition("_")[2]: path for name, path in EXERCISES.items()}
@@ -71,6 +72,110 @@ def test_marking_a_class(tmp_path, exercises, capsys):
     assert "cannot be opened" in pages["zoe"] and "forward right, backward right, extremes wrong" in pages["dan"]
     assert "softplus: 2 of 8 passed" in said and "2 of 8: " in said and "1 of 8 students passed everything" in said
     assert said.count("judged again alone") == 1
+
+    # The same class with weights, the second exercise first: nothing is judged again.
+    (tmp_path / "week1.txt").write_text("# week 1\nsoft_cap 3  # the difficult one\n\nsoftplus\n", encoding="utf-8")
+    rows, said = mark(tmp_path, exercises, capsys, "--assignment", tmp_path / "week1.txt")
+    assert "; 16 of 16 have a verdict" in said
+    shown = {who: (row["soft_cap"], row["softplus"], row["points"], row["of"]) for who, row in rows.items()}
+    assert shown["ada"] == ("3", "1", "4", "4") and shown["dan"] == ("0", "0.667", "0.667", "4")
+    assert shown["kim"] == ("3", "0", "3", "4") and shown["zoe"] == ("0", "0", "0", "4")
+    grades = (tmp_path / "marks" / "grades.csv").read_text(encoding="utf-8").splitlines()
+    assert grades[0] == "Student,ID,SIS Login ID,Section,soft_cap,softplus,Total"
+    assert grades[4] == "dan,,dan,,0,0.667,0.667" and len(grades) == 9
+    results = {who: gradescope(tmp_path, who) for who in rows}
+    assert results["ada"]["score"] == 4 and results["zoe"]["score"] == 0
+    assert [test["score"] for test in results["dan"]["tests"]] == [0, 0.667]
+    assert "cannot be opened" in results["zoe"]["tests"][0]["output"]
+
+
+def gradescope(tmp_path, who):
+    """A student's results.json, if it has the fields and values that Gradescope publishes."""
+    path = tmp_path / "marks" / "gradescope" / who / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    shared = {"score": int | float, "output": str, "output_format": str, "visibility": str}
+    fields = {**shared, "name": str, "max_score": int | float, "status": str}
+    assert results.keys() == {*shared, "tests"}
+    for part in (results, *results["tests"]):
+        expected = shared if part is results else fields
+        assert part.keys() - {"tests"} == expected.keys()
+        assert all(isinstance(part[name], kind) for name, kind in expected.items())
+        assert part["output_format"] == "text" and part["visibility"] == "visible"
+    for test in results["tests"]:
+        assert 0 <= test["score"] <= test["max_score"]
+        assert test["status"] == ("passed" if test["score"] == test["max_score"] else "failed")
+    assert results["score"] == pytest.approx(sum(test["score"] for test in results["tests"]))
+    return results
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("softplus\nsofmax 2\n", "line 2: there is no exercise 'sofmax'; did you mean"),
+        *[(f"\nsoftplus {weight}\n", f"line 2: 'softplus {weight}' is not an exercise with or without a weight above 0")
+          for weight in ("two", "-1", "nan", "0", "0.0", "1e3", "2 3", "12345")],
+        ("softplus, 2\n", "no exercise 'softplus,'; did you mean softplus"),
+        ("softplus\n\nsoftplus 2\n", "line 3: softplus is there twice"),
+        ("# nothing\n", "names no exercise"),
+        ("", "names no exercise"),
+        ("soft\x00plus\n", "line 1: there is no exercise"),
+        (b"\xff\xfe", "is not UTF-8 text"),
+    ],
+)  # fmt: skip
+def test_a_damaged_assignment_is_refused_in_one_sentence(tmp_path, capsys, text, words):
+    file = tmp_path / "week1.txt"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    submit(tmp_path / "class", "ada")
+    for command in (("stubs", tmp_path / "new"), ("mark", tmp_path / "class", "--out-dir", tmp_path / "new")):
+        said = refusal(exercise.main, capsys, *command, "--assignment", file)
+        assert words in said and str(file) in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_assignment_takes_exercises_of_the_course_and_of_the_assessment(tmp_path):
+    (tmp_path / "week1.txt").write_text("\ufeffsoftmax 2\r\nsoftplus\r\n", encoding="utf-8")
+    said = output_of(exercise.main, "stubs", tmp_path / "class", "--assignment", tmp_path / "week1.txt")
+    assert "2 stubs" in said
+    assert sorted(path.name for path in (tmp_path / "class").iterdir()) == ["01_softplus.py", "10_softmax.py"]
+
+
+TELLS = "class UsesLibrary(Exception): pass\n\n"
+TELLING = {  # submissions that tell their case, if what they say is shown
+    "wrong": FORWARD.replace("return -np", "print(x, 'LEAK'); return -np"),
+    "raises": FORWARD.replace("return -np", "raise ValueError(f'LEAK {x}')\n        return np"),
+    "unfinished": FORWARD.replace("return -np", "raise NotImplementedError(f'LEAK {x}')\n        return np"),
+    "refused": TELLS + FORWARD.replace("return -np", "raise UsesLibrary(f'LEAK {x}')\n        return np"),
+    "loops": FORWARD.replace("return -np", "print(x, 'LEAK')\n        while True: pass\n        return np"),
+    "slip": BACKWARD,
+}
+
+
+def test_feedback_on_an_assessment_shows_no_case(tmp_path, exercises, capsys):
+    """results.json gives no reason either; the page does. The control: the teacher's record has all of it."""
+    for who, text in TELLING.items():
+        submit(tmp_path / "class", who, softplus=text, soft_cap="def broken(:\n")
+    mark(tmp_path, exercises, capsys)
+    record = (tmp_path / "marks" / "results.jsonl").read_text(encoding="utf-8")
+    assert record.count("LEAK") >= 4 and "right dx" in record
+    softplus = catalogue.load(PATHS["softplus"])
+    answers = [line.strip() for line in softplus.blanks.splitlines() if line.strip()]
+    secret = [*answers, *(why for _, _, why in softplus.slips), "LEAK", "x ", "dout", "right dx"]
+    for who in TELLING:
+        test, broken = gradescope(tmp_path, who)["tests"]
+        page = (tmp_path / "marks" / f"{who}.html").read_text(encoding="utf-8")
+        assert "an assessment shows no case and no reason" in test["output"], test
+        assert not [part for part in secret if part in test["output"]], test
+        assert set(re.findall(r"[\d.]*\d", test["output"])) <= {"0", "0.333", "0.667", "1"}, test
+        assert "A small case" not in page and "It prints" not in page
+        assert "Line 1:\ndef broken(:" in broken["output"]  # this one has not seen a case
+    assert "grow with x" in page
+
+
+def test_a_wrong_file_of_the_course_is_explained_at_once():
+    verdict = Verdict("wrong", "forward of Mul", "the sign is flipped", "x = [1.0]", 3, "return -x", printed=["1"])
+    output = json.loads(gradebook.results_json({"mul": verdict}, {"mul": 2}))["tests"][0]["output"]
+    assert output == ("forward of Mul: the sign is flipped\n\nLine 3:\nreturn -x\n\nA small case that fails:\nx = [1.0]"
+                      "\n\nIt prints:\n1")  # fmt: skip
 
 
 def test_the_same_marks_whatever_runs_beside_it(tmp_path, exercises, capsys):
@@ -170,9 +275,11 @@ def test_a_mistake_of_the_checker_stops_nothing(monkeypatch):
 def test_cells_and_pages_hold_no_formulas_and_no_control_characters():
     verdict = Verdict("error", "forward", "\x1b[2J\ud800", "\x00", printed=["\x07</pre><script>alert(1)</script>"])
     results = {"=cmd()": {"softplus": verdict}}
-    only = {"softplus": PATHS["softplus"]}
-    text = marking.table(results, only) + marking.page("=cmd()", results["=cmd()"], 0) + marking.summary(results, only)
+    only, weights = {"softplus": PATHS["softplus"]}, {"softplus": 1.0}
+    tables = gradebook.marks_csv(results, weights) + gradebook.grades_csv(results, weights)
+    text = tables + marking.page("=cmd()", results["=cmd()"], weights, 0) + marking.summary(results, only)
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
-    assert "'=cmd()" in text and not set("\x1b\x00\x07") & set(text)
+    assert tables.count("'=cmd()") == 3 and not set("\x1b\x00\x07") & set(text)
+    text += json.loads(gradebook.results_json(results["=cmd()"], weights))["tests"][0]["output"]
     text.encode("utf-8")
     json.dumps(verdict.facts())

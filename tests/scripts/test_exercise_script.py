@@ -107,6 +107,23 @@ def test_list_start_and_hints(tmp_path, capsys):
         assert (said["name"], said["level"]) == ("softmax", level)
 
 
+def test_weeks_are_filled_in_the_order_of_the_course(tmp_path, capsys):
+    weeks = json.loads(output_of(exercise.main, "list", "--workspace", tmp_path, "--json", "--pacing", 1))
+    minutes = {name: int(catalogue.load(path).effort.split()[0]) for name, path in catalogue.paths().items()}
+    assert [name for week in weeks for name in week] == list(minutes) and len(weeks) > 15
+    assert all(week[name] == minutes[name] for week in weeks for name in week)
+    assert all(sum(week.values()) <= 60 for week in weeks)
+    for week, following in zip(weeks, weeks[1:], strict=False):
+        assert sum(week.values()) + next(iter(following.values())) > 60
+    said = output_of(exercise.main, "list", "--workspace", tmp_path, "--pacing", 2)
+    assert f"{sum(minutes.values())} minutes by the exercises' own" in said and "   1      102  mul, tanh, walk" in said
+    assert catalogue.weeks(catalogue.paths(), 1)[:2] == [{"mul": 2}, {"tanh": 5}]
+    text = catalogue.paths()["mul"].read_text(encoding="utf-8")
+    (tmp_path / "01_mul.py").write_text(text.replace("2 min, easy", "easy"), encoding="utf-8")
+    error = refusal(exercise.main, capsys, "list", "--exercises", tmp_path, "--pacing", 2)
+    assert "01_mul.py does not say how many minutes it takes: effort='easy'" in error
+
+
 def check_assessed(folder, capsys, name):
     return check(folder, capsys, "--exercises", catalogue.ASSESSMENT, name=name)
 

@@ -140,6 +140,18 @@ def test_a_concept_is_found_with_its_places():
     assert "exercise.py start kv_cache" in shown
 
 
+def test_the_answers_of_all_lessons_are_printed_in_their_order(monkeypatch):
+    monkeypatch.setattr(lesson, "Running", None)  # nothing is run
+    shown = output_of(lesson.main, "all", "--answers")
+    source = "".join((ROOT / "scripts" / "lessons" / f"{name}.py").read_text(encoding="utf-8") for name in LESSONS)
+    parts = re.findall(r"^(?:# (\d+b?) |\*\*(Predict|Answer):\*\* \S)", shown, re.MULTILINE)
+    assert [number for number, _ in parts if number] == [name.partition("_")[0] for name in LESSONS]
+    words = [word for _, word in parts if word]
+    assert words == ["Predict", "Answer"] * (len(words) // 2) and len(words) > 200
+    assert len(words) == len(re.findall(r"^# (?:Predict|Answer): ", source, re.MULTILINE))
+    assert output_of(lesson.main, "421", "--answers").rstrip("\n") in shown
+
+
 def test_measure_is_for_lessons_with_measurements(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="421_.* has no long measurements to repeat"):
         lesson.main(["421", "--measure", "--out-dir", str(tmp_path)])
