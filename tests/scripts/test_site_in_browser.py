@@ -152,7 +152,7 @@ def call(tab, text):
     return tab.evaluate("""async (text) => {
       let printed = "";
       const said = (part) => { printed += part; };
-      const { error } = await python.call("cells.run", { lesson: "00_gradients", text, line: 1 }, { said });
+      const { error } = await python.call("cells.run", { lesson: "00_gradients", text, cell: 1 }, { said });
       return printed + (error ?? "");
     }""", text)  # fmt: skip
 
