@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import http.server
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -47,6 +48,7 @@ EXAMPLES = """examples:
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "scripts" / "pages" / "site"
 TRAVELS = (".py", ".json", ".md", ".html", ".js", ".css")  # the files of our packages that the browser gets
+LESSON_434 = ("gpt2-folder/*", "gpt2-folder-trace.npz")  # the files of tests/gpt/golden that it loads
 SAME_PLACE = POLICY.replace("script-src", "script-src 'self'") + "; connect-src 'self'; worker-src 'self'"
 DEMO = "runs/demo"
 HOME = '<nav aria-label="site"><a href="../index.html">minigrad</a></nav>'
@@ -183,12 +185,14 @@ def write_indexes(out: Path, exercises: list[Exercise]) -> None:
 
 
 def project(path: Path) -> None:
-    """A zip of our packages and scripts, and of the built-in English."""
+    """A zip of our packages and scripts, of the built-in English, and of what lesson 434 loads."""
     with atomic_write(path) as written, zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
         for folder in ("minigrad", "gpt", "finetune", "scripts"):
             for source in sorted((ROOT / folder).rglob("*")):
                 if source.suffix in TRAVELS and "assessment" not in source.parts:
                     archive.write(source, source.relative_to(ROOT).as_posix())
+        for source in (path for name in LESSON_434 for path in sorted((ROOT / "tests/gpt/golden").glob(name))):
+            archive.write(source, source.relative_to(ROOT).as_posix())
         archive.writestr("english.json", json.dumps(documents()))
 
 
@@ -197,7 +201,9 @@ def lesson_page(lesson: Path, out: Path) -> None:
     path = out / "lessons" / f"{lesson.stem}.html"
     if not path.exists():
         command = [sys.executable, str(ROOT / "scripts" / "lesson.py"), lesson.stem, "--html"]
-        subprocess.run([*command, "--out-dir", str(out / "lessons")], check=True)
+        with tempfile.TemporaryDirectory() as empty:  # it trains all its models, as a browser does
+            environment = {**os.environ, "MINIGRAD_CACHE": empty}
+            subprocess.run([*command, "--out-dir", str(out / "lessons")], check=True, env=environment)
     html = read_text(path)
     if SAME_PLACE not in html:
         names = [name for name in SCRIPTS["cells"] if name != "common.js" or "startWidgets" not in html]
