@@ -30,7 +30,7 @@ from finetune.export import export
 from gpt.console import progress_bar
 from gpt.files import atomic_write, read_json, read_text, write_text
 from gpt.training.checkpoint import has_checkpoint
-from gpt.training.standard_library import documents
+from gpt.training.standard_library import BUNDLED, BUNDLED_CODE, documents, python_code
 from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from scripts.checker import catalogue
@@ -48,6 +48,7 @@ EXAMPLES = """examples:
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "scripts" / "pages" / "site"
 TRAVELS = (".py", ".json", ".md", ".html", ".js", ".css")  # the files of our packages that the browser gets
+CODE = 150_000  # characters of the standard library's code, for lesson 444
 LESSON_434 = ("gpt2-folder/*", "gpt2-folder-trace.npz")  # the files of tests/gpt/golden that it loads
 SAME_PLACE = POLICY.replace("script-src", "script-src 'self'") + "; connect-src 'self'; worker-src 'self'"
 DEMO = "runs/demo"
@@ -185,7 +186,7 @@ def write_indexes(out: Path, exercises: list[Exercise]) -> None:
 
 
 def project(path: Path) -> None:
-    """A zip of our packages and scripts, of the built-in English, and of what lesson 434 loads."""
+    """A zip of our packages and scripts, of the built-in English and code, and of what lesson 434 loads."""
     with atomic_write(path) as written, zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
         for folder in ("minigrad", "gpt", "finetune", "scripts"):
             for source in sorted((ROOT / folder).rglob("*")):
@@ -193,7 +194,8 @@ def project(path: Path) -> None:
                     archive.write(source, source.relative_to(ROOT).as_posix())
         for source in (path for name in LESSON_434 for path in sorted((ROOT / "tests/gpt/golden").glob(name))):
             archive.write(source, source.relative_to(ROOT).as_posix())
-        archive.writestr("english.json", json.dumps(documents()))
+        archive.writestr(BUNDLED.name, json.dumps(documents()))
+        archive.writestr(BUNDLED_CODE.name, python_code(CODE))
 
 
 def lesson_page(lesson: Path, out: Path) -> None:
