@@ -229,14 +229,15 @@ def baseline_losses(train: np.ndarray, validation: np.ndarray, vocab_size: int) 
     more, the bigram as if the unigram distribution had been seen 100 times (a Dirichlet prior; MacKay & Peto 1995).
     """
     train, validation = np.asarray(train, np.int64), np.asarray(validation, np.int64)
-    unigram = (np.bincount(train, minlength=vocab_size) + 1) / (len(train) + vocab_size)
+    tokens = train.astype(np.intp, copy=False)  # what np.bincount takes: 32 bits in a browser, too few for pairs
+    unigram = (np.bincount(tokens, minlength=vocab_size) + 1) / (len(train) + vocab_size)
     losses = {"uniform": math.log(vocab_size), "unigram": float(-np.log(unigram[validation]).mean())}
     if len(validation) > 1:
         pairs, counts = np.unique(train[:-1] * vocab_size + train[1:], return_counts=True)
         wanted = validation[:-1] * vocab_size + validation[1:]
         place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
         seen = np.where(pairs[place] == wanted, counts[place], 0)
-        first = np.bincount(train[:-1], minlength=vocab_size)
+        first = np.bincount(tokens[:-1], minlength=vocab_size)
         prior = 100.0
         probability = (seen + prior * unigram[validation[1:]]) / (first[validation[:-1]] + prior)
         losses["bigram"] = float(-np.log(probability).mean())
