@@ -1,7 +1,7 @@
 // A lesson's cells: each can be changed and run where it stands. A cell is a .cell with its first line in data-line; what it
 // shows stands in the .result of that line, which may be behind a question, and below the cell once it has run. data-seconds
 // is how long it took where the page was written, for those that took long.
-const SLOWER = 7; // a cell that trains takes so many times as long in a tab (measured: 4 to 8)
+const SLOWER = 7; // a cell that trains takes so many times as long in a tab (measured: 5 to 9)
 const LONG = 30; // seconds here, from which a cell says how long it takes
 const lesson = location.pathname.split("/").at(-1).replace(".html", "");
 const keyOfCell = (cell) => `minigrad cell ${lesson} ${cell.line}`; // under which a changed cell stays in this browser

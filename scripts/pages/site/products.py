@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-SMALL = 2**12  # multiplications, below which a call costs more than it saves; einsum counts them in a word
+SMALL = 2**12  # multiplications, below which a call costs more than it saves
 _matmul = np.matmul
 
 
 def product(a: Any, b: Any, **options: Any) -> Any:
     """`np.matmul`, by `einsum` where that is faster."""
     arrays = isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.ndim == b.ndim == 2
-    if arrays and a.dtype == b.dtype and a.dtype.char in "fd" and SMALL < a.size * b.shape[1] <= sys.maxsize:
+    if arrays and a.dtype == b.dtype and a.dtype.char in "fd" and a.size * b.shape[1] > SMALL:
         return np.einsum("ik,kj->ij", np.ascontiguousarray(a), np.ascontiguousarray(b), **options)
     return _matmul(a, b, **options) if options else a @ b
 
