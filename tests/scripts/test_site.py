@@ -4,11 +4,10 @@ import hashlib
 import sys
 import zipfile
 
-import numpy as np
 import pytest
 
 from scripts import site
-from scripts.pages.site import cells, products
+from scripts.pages.site import cells
 
 
 @pytest.fixture
@@ -55,16 +54,3 @@ def test_a_cell_in_the_browser_sees_the_sources_of_the_cells_before(monkeypatch)
     cells.run("00_gradients", "import inspect\ndef f():\n    return 1", 1)
     assert "return 1" in cells.run("00_gradients", "inspect.getsource(f)", 2)["html"]
     assert 'File "cell 3", line 2, in' in cells.run("00_gradients", "\n1 / 0", 3)["error"]
-
-
-@pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "i8"])
-@pytest.mark.parametrize("shapes", [((40, 50), (50, 60)), ((2, 3), (3, 2)), ((4, 8, 8), (4, 8, 8)), ((50,), (50, 60))])
-def test_products_in_the_browser_are_those_of_numpy(shapes, dtype):
-    rng = np.random.default_rng(0)
-    a, b = ((9 * rng.standard_normal(shape)).astype(dtype) for shape in shapes)
-    loaded = {"a": a, "b": b.swapaxes(-1, -2).copy(), "_product": products.product}
-    exec(products.Loader("name", "name.py").source_to_code("c = a @ b.swapaxes(-1, -2)", "name.py"), loaded)
-    assert loaded["c"].dtype == (a @ b).dtype
-    written = products.product(a, b, out=np.empty_like(a @ b))
-    for found in (loaded["c"], written):
-        np.testing.assert_allclose(found, a @ b, rtol=1e-3 if dtype == "f2" else 1e-5, atol=1e-3)
