@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import http.server
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -31,7 +32,7 @@ from gpt.console import progress_bar
 from gpt.files import atomic_write, read_json, read_text, write_text
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.loading import load_model
-from gpt.training.standard_library import documents
+from gpt.training.standard_library import BUNDLED, BUNDLED_CODE, documents, python_code
 from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from scripts.checker import catalogue
@@ -52,6 +53,8 @@ EXAMPLES = """examples:
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "scripts" / "pages" / "site"
 TRAVELS = (".py", ".json", ".md", ".html", ".js", ".css")  # the files of our packages that the browser gets
+CODE = 150_000  # characters of the standard library's code, for lesson 444
+LESSON_434 = ("gpt2-folder/*", "gpt2-folder-trace.npz")  # the files of tests/gpt/golden that it loads
 SAME_PLACE = POLICY.replace("script-src", "script-src 'self'") + "; connect-src 'self'; worker-src 'self'"
 LIBRARY = ("minigrad", "gpt", "finetune")
 DEMO = "runs/demo"
@@ -252,13 +255,16 @@ def write_indexes(out: Path, exercises: list[Exercise]) -> None:
 
 
 def project(path: Path) -> None:
-    """A zip of our packages and scripts, and of the built-in English."""
+    """A zip of our packages and scripts, of the built-in English and code, and of what lesson 434 loads."""
     with atomic_write(path) as written, zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
         for folder in ("minigrad", "gpt", "finetune", "scripts"):
             for source in sorted((ROOT / folder).rglob("*")):
                 if source.suffix in TRAVELS and "assessment" not in source.parts:
                     archive.write(source, source.relative_to(ROOT).as_posix())
-        archive.writestr("english.json", json.dumps(documents()))
+        for source in (path for name in LESSON_434 for path in sorted((ROOT / "tests/gpt/golden").glob(name))):
+            archive.write(source, source.relative_to(ROOT).as_posix())
+        archive.writestr(BUNDLED.name, json.dumps(documents()))
+        archive.writestr(BUNDLED_CODE.name, python_code(CODE))
 
 
 def lesson_page(lesson: Path, out: Path) -> None:
@@ -266,7 +272,9 @@ def lesson_page(lesson: Path, out: Path) -> None:
     path = out / "lessons" / f"{lesson.stem}.html"
     if not path.exists():
         command = [sys.executable, str(ROOT / "scripts" / "lesson.py"), lesson.stem, "--html"]
-        subprocess.run([*command, "--out-dir", str(out / "lessons")], check=True)
+        with tempfile.TemporaryDirectory() as empty:  # it trains all its models, as a browser does
+            environment = {**os.environ, "MINIGRAD_CACHE": empty}
+            subprocess.run([*command, "--out-dir", str(out / "lessons")], check=True, env=environment)
     html = read_text(path)
     if SAME_PLACE not in html:
         names = [name for name in SCRIPTS["cells"] if name != "common.js" or "startWidgets" not in html]

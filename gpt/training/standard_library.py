@@ -29,6 +29,7 @@ from ..console import progress_bar
 from ..files import cache_folder, read_text, write_text
 
 BUNDLED = Path(__file__).resolve().parents[2] / "english.json"
+BUNDLED_CODE = BUNDLED.with_name("python_code.txt")
 # Not of the library, tests, or tables.
 _SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings", "pydoc_data"}
 _HAS_DOCSTRING = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -157,8 +158,11 @@ def _is_prose(text: str) -> bool:
 def python_code(characters: int = 1_000_000) -> str:
     """Modules of the standard library, shuffled in the same order everywhere, up to a number of characters.
 
-    Raises FileNotFoundError if the sources are not installed.
+    A Python without sources, as in a browser, finds the beginning in the file BUNDLED_CODE. Raises FileNotFoundError if
+    that is not enough.
     """
+    if BUNDLED_CODE.exists() and len(text := read_text(BUNDLED_CODE)) >= characters:
+        return text[:characters]
     paths = sorted(library_sources(), key=lambda path: hashlib.sha256("/".join(path.parts[-2:]).encode()).digest())
     modules: list[str] = []
     length = 0

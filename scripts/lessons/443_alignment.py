@@ -127,12 +127,12 @@ def learned_from(generosity: float, draw: np.random.Generator, replies: int = 40
     def seen(which: np.ndarray) -> np.ndarray:
         return quality[which] + draw.standard_normal(len(which))
 
-    which, who = draw.integers(replies, size=judgments), draw.integers(50, size=judgments)
+    which, who = (draw.integers(several, size=judgments).astype(np.intp) for several in (replies, 50))
     ratings = np.clip(np.rint(5.5 + 2 * (seen(which) + people[who])), 1, 10)
     mean_rating = np.bincount(which, ratings, replies) / np.bincount(which, minlength=replies).clip(1)
 
-    a = draw.integers(replies, size=judgments)
-    b = (a + draw.integers(1, replies, size=judgments)) % replies  # another one
+    a = draw.integers(replies, size=judgments).astype(np.intp)
+    b = (a + draw.integers(1, replies, size=judgments).astype(np.intp)) % replies  # another one
     winners = np.where(seen(a) > seen(b), a, b)
     share_won = np.bincount(winners, minlength=replies) / np.bincount([*a, *b], minlength=replies).clip(1)
     return [float(np.corrcoef(found, quality)[0, 1]) for found in (mean_rating, share_won)]

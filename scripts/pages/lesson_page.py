@@ -24,25 +24,28 @@ from scripts.pages.pictures import widget_html, widget_scripts
 from scripts.pages.web_page import FOLDER, escaped, page
 
 FOLDED = ("plot", "check")  # purposes of statements that are not the subject of a lesson
+NOTICED = 2  # seconds of computing from which the page has them at a cell, for where cells can be run
 _DRAWN = re.compile(r"^(picture|widget): (.+?\.(?:svg|json)) \((.*)\)$", re.MULTILINE)
 _EXERCISE = re.compile(r"exercise\.py start (\w+)")
 _PATH = re.compile(r"(?:minigrad|gpt|finetune|scripts|tests)/[\w./-]*\w")
 
 
 class Ran(NamedTuple):
-    """A cell, what it printed, and the value of its last line."""
+    """A cell, what it printed, the value of its last line, and how long it computed."""
 
     cell: Cell
     output: str = ""
     value: Any = None
+    seconds: float = 0.0
 
 
 def record(running: Running, cells: Iterable[Cell]) -> Iterator[Ran]:
     """Run a lesson's cells, keeping what each prints."""
     for cell in cells:
+        start = time.process_time()  # a busy machine leaves it as it is
         with redirect_stdout(StringIO()) as printed:
             value = running.execute(cell) if cell.kind == "code" else None
-        yield Ran(cell, printed.getvalue(), value)
+        yield Ran(cell, printed.getvalue(), value, time.process_time() - start)
 
 
 def write_page(lesson: Path, ran: Iterable[Ran], exercises: list[str], folder: Path) -> Path:
@@ -85,12 +88,13 @@ class Body:
 
     def of(self, ran: Iterable[Ran]) -> tuple[str, dict[str, Any]]:
         """The HTML of a lesson that ran, and the widgets in it: their names and data."""
-        for cell, output, value in ran:
+        for cell, output, value, seconds in ran:
             if cell.kind == "prose":
                 self._prose(cell)
             else:
                 result = "\n".join([*self._output(output), *_value(value)])
-                self.html.append(f'<div class="cell" data-line="{cell.line}">{self._code(cell)}</div>')
+                took = f' data-seconds="{seconds:.0f}"' * (seconds > NOTICED)
+                self.html.append(f'<div class="cell" data-line="{cell.line}"{took}>{self._code(cell)}</div>')
                 shown = self.html if self.hidden is None else self.hidden
                 shown.append(f'<div class="result" data-of="{cell.line}">{result}</div>')
         return "\n".join(self.html), self.widgets

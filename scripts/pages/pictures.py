@@ -176,7 +176,10 @@ class _Nothing:
 def heatmap(axes: Any, matrix: Any, rows: Sequence[str], columns: Sequence[str], numbers: str = ".2f") -> None:
     """A matrix as shades of blue, strong for large, each cell with its number. numbers: their format; "" for none."""
     matrix = np.asarray(matrix)
-    axes.imshow(matrix, cmap=blues(), aspect="auto", vmin=min(0.0, float(np.nanmin(matrix))), vmax=np.nanmax(matrix))
+    x, y = (np.arange(size + 1) - 0.5 for size in matrix.T.shape)
+    least = min(0.0, float(np.nanmin(matrix)))
+    axes.pcolormesh(x, y, matrix, cmap=blues(), vmin=least, vmax=np.nanmax(matrix))  # shapes: the page can color them
+    axes.set(ylim=(y[-1], y[0]))
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     for (i, j), value in np.ndenumerate(matrix):
@@ -185,7 +188,7 @@ def heatmap(axes: Any, matrix: Any, rows: Sequence[str], columns: Sequence[str],
 
 
 def blues() -> Any:
-    """Shades for `imshow`, from nothing to blue: black text can be read on them, and white text in dark mode."""
+    """Shades for `pcolormesh`, from nothing to blue: black text can be read on them, and white text in dark mode."""
     try:
         from matplotlib.colors import LinearSegmentedColormap, to_rgba
     except ImportError:

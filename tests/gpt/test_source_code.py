@@ -45,8 +45,11 @@ def test_the_order_does_not_depend_on_where_python_is_installed(tmp_path, monkey
     assert texts[0] == texts[1] and texts[0] != "\n\n".join(sorted(texts[0].split("\n\n")))
 
 
-def test_without_sources_there_is_a_sentence(monkeypatch):
+def test_without_sources_it_comes_from_a_file_or_there_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(standard_library, "library_sources", lambda: [])
+    monkeypatch.setattr(standard_library, "BUNDLED_CODE", tmp_path / "code.txt")
+    write_text(tmp_path / "code.txt", "x = 1\n" * 10)
+    assert python_code(50) == ("x = 1\n" * 10)[:50]
     with pytest.raises(FileNotFoundError, match="sources of Python's standard library are not installed"):
         python_code(100)
 

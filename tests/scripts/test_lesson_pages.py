@@ -133,6 +133,11 @@ def test_plots_and_checks_fold_and_no_line_is_lost_or_moved(tmp_path):
     assert 'style="--indent:2">' in made  # of the text that goes on
 
 
+def test_a_cell_that_takes_long_carries_its_seconds(tmp_path):
+    made, _ = Body(tmp_path).of([Ran(Cell("code", "x = 1", line), seconds=line) for line in (1, 40)])
+    assert 'data-line="1">' in made and 'data-line="40" data-seconds="40">' in made
+
+
 def test_a_page_lists_its_concepts_with_their_code(tmp_path):
     lesson = next(path for path in lessons() if path.name.startswith("422"))
     page = write_page(lesson, [], ["softmax"], tmp_path).read_text(encoding="utf-8")

@@ -1,11 +1,13 @@
-"""The files that the site takes from others: pinned, and refused where they differ."""
+"""The files of the site: those of others are pinned, and refused where they differ; and what runs cells."""
 
 import hashlib
+import sys
 import zipfile
 
 import pytest
 
 from scripts import site
+from scripts.pages.site import cells
 
 
 @pytest.fixture
@@ -42,5 +44,13 @@ def test_solutions_of_assessments_do_not_travel(tmp_path, monkeypatch):
     site.project(tmp_path / "project.zip")
     with zipfile.ZipFile(tmp_path / "project.zip") as archive:
         names = archive.namelist()
-    assert "minigrad/autograd.py" in names and "scripts/lessons/README.md" in names
+    wanted = {"minigrad/autograd.py", "scripts/lessons/README.md", "tests/gpt/golden/gpt2-folder/config.json"}
+    assert wanted <= set(names)
     assert not [name for name in names if "assessment" in name]
+
+
+def test_a_cell_in_the_browser_sees_the_sources_of_the_cells_before(monkeypatch):
+    monkeypatch.setattr(sys, "argv", [])
+    cells.run("00_gradients", "import inspect\ndef f():\n    return 1", 1)
+    assert "return 1" in cells.run("00_gradients", "inspect.getsource(f)", 2)["html"]
+    assert 'File "cell 3", line 2, in' in cells.run("00_gradients", "\n1 / 0", 3)["error"]

@@ -141,6 +141,22 @@ def test_a_lesson_runs_to_its_end(tab, address):
     assert tab.locator(".error").all_inner_texts() == [] and tab.locator(".result pre.output").count() > 5
 
 
+def test_results_below_a_changed_cell_are_marked_until_they_are_renewed(tab, address):
+    tab.goto(f"{address}/lessons/00_gradients.html")
+    tab.evaluate("localStorage.clear()")
+    cells = tab.locator(".cell")
+    cells.nth(1).get_by_role("button", name="Edit").click()
+    assert tab.locator(".old").count() == 0
+    tab.evaluate("() => cells[1].editor.set(`${cells[1].text}\\nprint(12345)`)")
+    assert tab.locator(".old").count() == 1
+    for place, marked in ((1, cells.count() - 2), (3, cells.count() - 4), (-1, 0)):
+        cells.nth(place).get_by_role("button", name="Run").click()
+        tab.wait_for_function("() => python.started && python.calls.size === 0 && !running")
+        assert tab.locator(".old").count() == marked and tab.locator(".error").count() == 0
+    assert tab.get_by_text("12345").count() > 0
+    tab.evaluate("localStorage.clear()")
+
+
 def test_work_leaves_as_a_folder_and_is_taken_up_again(tab, address, tmp_path):
     tab.goto(f"{address}/exercises/tanh.html")
     assert "right, in all" in check(tab, completed("tanh"))
@@ -170,7 +186,7 @@ def call(tab, text, *packages):
     return tab.evaluate("""async ([text, packages]) => {
       let printed = "";
       const said = (part) => { printed += part; };
-      const { error } = await python.call("cells.run", { lesson: "00_gradients", text, line: 1 }, { said, packages });
+      const { error } = await python.call("cells.run", { lesson: "00_gradients", text, cell: 1 }, { said, packages });
       return printed + (error ?? "");
     }""", [text, packages])  # fmt: skip
 

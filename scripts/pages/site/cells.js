@@ -1,51 +1,81 @@
 // A lesson's cells: each can be changed and run where it stands. A cell is a .cell with its first line in data-line; what it
-// shows stands in the .result of that line, which may be behind a question, and below the cell once it has run.
+// shows stands in the .result of that line, which may be behind a question, and below the cell once it has run. data-seconds
+// is how long it took where the page was written, for those that took long.
+const SLOWER = 7; // a cell that trains takes so many times as long in a tab (measured: 5 to 9)
+const LONG = 30; // seconds here, from which a cell says how long it takes
 const lesson = location.pathname.split("/").at(-1).replace(".html", "");
 const keyOfCell = (cell) => `minigrad cell ${lesson} ${cell.line}`; // under which a changed cell stays in this browser
 const cells = [...document.querySelectorAll(".cell")].map((place) => {
   const text = [...place.querySelectorAll("pre.code")].map((pre) => pre.textContent).join("");
   const { line } = place.dataset;
   const result = document.querySelector(`.result[data-of="${line}"]`);
-  return { place, text, line: Number(line), result, editor: null, hasRun: false };
+  return { place, text, line: Number(line), seconds: Number(place.dataset.seconds ?? 0), result, editor: null, hasRun: false, ran: text, isOld: false };
 });
+const textOf = (cell) => (cell.editor ? cell.editor.get() : cell.text);
 const state = element("span", { role: "status" });
-let running = 0; // calls of runAll
+let running = false;
 
-// Run a cell, and before it those above that nobody has run yet.
-async function runFrom(cell) {
-  for (const above of cells.slice(0, cells.indexOf(cell))) {
-    if (!above.hasRun && !(await run(above))) return;
+// "about 40 s", the time that cells take here; "" if they are quick, or were changed.
+function time(some) {
+  const seconds = SLOWER * some.reduce((sum, cell) => sum + (textOf(cell) === cell.text ? cell.seconds : 0), 0);
+  if (!seconds) return "";
+  return seconds < 100 ? `about ${10 * Math.ceil(seconds / 10)} s` : `about ${Math.ceil(seconds / 60)} minutes`;
+}
+
+// Run a cell, and before it those above that have not run as they stand. follow: keep the one that runs in sight.
+async function runTo(last, follow = false) {
+  if (running) return;
+  running = true;
+  for (const cell of cells) if (cell === last || textOf(cell) !== cell.ran) cell.hasRun = false;
+  const waiting = () => cells.slice(0, cells.indexOf(last) + 1).filter((cell) => !cell.hasRun);
+  for (let some = waiting(); some.length; some = waiting()) {
+    if (follow) some[0].place.scrollIntoView({ block: "nearest" });
+    if (!(await run(some[0], time(some)))) break;
   }
-  await run(cell);
+  running = false;
+}
+
+// Say above a result whether it is from other code: the cell was edited since, or one above it was changed and run.
+function mark(cell) {
+  const isOld = cell.isOld || textOf(cell) !== cell.ran;
+  cell.result.querySelector(":scope > .old")?.remove();
+  if (isOld && cell.result.childElementCount) cell.result.prepend(element("p", { class: "old" }, "From before your change:"));
 }
 
 // Returns whether the next cell can run: also after a check that fails because the numbers were changed.
-async function run(cell) {
-  const name = `cell ${cells.indexOf(cell) + 1} of ${cells.length}`;
-  const text = cell.editor ? cell.editor.get() : cell.text;
+async function run(cell, toGo) {
+  const place = cells.indexOf(cell);
+  const name = `cell ${place + 1} of ${cells.length}`;
+  const text = textOf(cell);
   const output = element("pre", { class: "output" });
   let printed = "";
   const draws = /\blesson\.picture\(/.test(text);
-  state.textContent = python.started ? `running ${name} ...` : "Python is on its way (12 MB, once) ...";
+  state.textContent = python.started ? `running ${name} ...${toGo && ` ${toGo} to go`}` : "Python is on its way (12 MB, once) ...";
   if (draws && !cells.some((other) => other.hasDrawn)) state.textContent += " and what draws pictures (10 MB, once)";
   cell.result.replaceChildren(output);
   if (cell.result.closest(".answer")) cell.place.after(cell.result);
+  cell.place.querySelector(".saved")?.remove();
+  for (const below of text === cell.ran ? [] : cells.slice(place + 1)) {
+    Object.assign(below, { hasRun: false, isOld: true });
+    mark(below);
+  }
+  Object.assign(cell, { ran: text, isOld: false });
   const said = (part) => {
     printed += part;
     output.textContent = printed;
   };
   try {
     const packages = draws ? ["matplotlib"] : [];
-    const { html, error } = await python.call("cells.run", { lesson, text, line: cell.line }, { said, packages });
+    const { html, error } = await python.call("cells.run", { lesson, text, cell: place + 1 }, { said, packages });
     const shown = printed ? await python.call("cells.show", { printed }) : { html: "" };
     cell.result.innerHTML = shown.html + (html ?? ""); // made by our own code from text, which it escapes
     if (error) cell.result.append(element("pre", { class: "output error" }, error));
-    const isOfOld = error?.includes("\nAssertionError") && text !== cell.text;
+    const isOfOld = error?.includes("\nAssertionError") && cells.slice(0, place + 1).some((above) => above.ran !== above.text);
     if (isOfOld) cell.result.append(element("p", { class: "soft" }, "The check belongs to the original numbers: with yours, something else holds."));
     if (typeof startWidgets === "function") startWidgets();
     state.textContent = error ? `${error === "stopped" ? "stopped" : "an error"} in ${name}` : "done";
-    Object.assign(cell, { hasRun: true, hasDrawn: draws });
-    return !error || isOfOld;
+    Object.assign(cell, { hasRun: !error || isOfOld, hasDrawn: draws });
+    return cell.hasRun;
   } catch (error) {
     cell.result.append(element("pre", { class: "output error" }, error.message));
     state.textContent = "";
@@ -54,17 +84,22 @@ async function run(cell) {
 }
 
 async function runAll() {
-  running += 1;
-  for (const cell of cells) {
-    cell.place.scrollIntoView({ block: "nearest" });
-    if (!(await run(cell))) break;
-  }
-  running -= 1;
+  for (const cell of running ? [] : cells) cell.hasRun = false;
+  await runTo(cells.at(-1), true);
+}
+
+function forget() {
+  for (const cell of cells) cell.hasRun = false;
+}
+
+async function stop() {
+  if (!(await python.stop())) forget();
 }
 
 async function restart() {
+  if (running) await stop();
   await python.call("cells.forget", { lesson });
-  for (const cell of cells) cell.hasRun = false;
+  forget();
   state.textContent = "What the cells had defined is forgotten; your changes to them stay.";
 }
 
@@ -75,13 +110,18 @@ function button(text, onclick) {
 function prepare(cell) {
   const code = element("div", {}, ...cell.place.childNodes);
   const edit = button("Edit", () => {
-    cell.editor ??= editor(code, localStorage.getItem(keyOfCell(cell)) ?? cell.text, () => runFrom(cell));
-    cell.editor.onchange(() => localStorage.setItem(keyOfCell(cell), cell.editor.get()));
-    cell.result.prepend(element("p", { class: "soft" }, "From before your change:"));
+    cell.editor ??= editor(code, localStorage.getItem(keyOfCell(cell)) ?? cell.text, () => runTo(cell));
+    mark(cell);
+    cell.editor.onchange(() => {
+      localStorage.setItem(keyOfCell(cell), cell.editor.get());
+      mark(cell);
+    });
     edit.textContent = "As it was";
     edit.onclick = () => cell.editor.set(cell.text);
   });
-  cell.place.prepend(code, element("div", { class: "tools no-print" }, button("Run", () => runFrom(cell)), edit));
+  const tools = element("div", { class: "tools no-print" }, button("Run", () => runTo(cell)), edit);
+  if (SLOWER * cell.seconds > LONG) tools.append(element("span", { class: "soft saved" }, `This result was saved. Running it here takes ${time([cell])}; for less, edit the number of steps or samples, here or in the cell above that sets it.`));
+  cell.place.prepend(code, tools);
 }
 
 const missing = python.missing();
@@ -90,8 +130,8 @@ document.querySelector("main h1").after(bar);
 if (missing) bar.append(missing);
 else {
   cells.forEach(prepare);
-  const ran = document.querySelector(".kind").textContent.match(/ran in (\d+) s/)?.[1];
-  if (ran) bar.after(element("p", { class: "soft no-print" }, `What you see was saved. All cells took ${ran} s on a laptop, and take several times as long here.`));
-  bar.append(button("Run all", runAll), button("Stop", () => python.stop()), button("Restart", restart), state);
-  for (const cell of cells) if (localStorage.getItem(keyOfCell(cell)) !== null) cell.place.querySelector(".tools button:last-child").click();
+  const all = time(cells);
+  bar.after(element("p", { class: "soft no-print" }, `What you see was saved when this page was written. ${all && `Running all of it here takes ${all}.`}`));
+  bar.append(button("Run all", runAll), button("Stop", stop), button("Restart", restart), state);
+  for (const cell of cells) if (localStorage.getItem(keyOfCell(cell)) !== null) cell.place.querySelector(".tools button:nth-child(2)").click();
 }

@@ -14,14 +14,18 @@ PICTURES = Path("/tmp/lessons")
 lessons: dict[str, Running] = {}
 
 
-def run(lesson: str, text: str, line: int) -> dict[str, Any]:
-    """Run a cell in its lesson's module. What it prints is said while it runs; the rest comes at the end, as HTML."""
+def run(lesson: str, text: str, cell: int) -> dict[str, Any]:
+    """Run a cell in its lesson's module. What it prints is said while it runs; the rest comes at the end, as HTML.
+
+    cell: its number on the page, which stands for a file in tracebacks. Its text is kept there for `inspect`, which
+    `lesson.measured` asks for the source of functions of this and earlier cells.
+    """
     if lesson not in lessons:
         lessons[lesson] = Running(LESSONS / f"{lesson}.py", ["--out-dir", str(PICTURES / lesson)])
-    path = lessons[lesson].path
-    linecache.cache[path] = (len(text), None, ["\n"] * (line - 1) + text.splitlines(True), path)  # for the traceback
+    lessons[lesson].path = path = f"cell {cell}"
+    linecache.cache[path] = (len(text), None, f"{text.rstrip()}\n".splitlines(True), path)
     try:
-        value = lessons[lesson].execute(Cell("code", text, line))
+        value = lessons[lesson].execute(Cell("code", text, 1))
         return {"html": "".join(_value(value))}
     except (Exception, KeyboardInterrupt) as error:
         return {"error": shown(error, path)}
