@@ -7,6 +7,7 @@ their SHA-256 (scripts/pages/site/assets.json); nothing is fetched from elsewher
 from __future__ import annotations
 
 import ast
+import contextlib
 import gzip
 import hashlib
 import http.server
@@ -361,7 +362,8 @@ class Compressed(http.server.SimpleHTTPRequestHandler):
             self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        with contextlib.suppress(ConnectionError):  # the page was closed or reloaded before it had arrived
+            self.wfile.write(content)
 
     def log_message(self, *arguments: Any) -> None:
         """Print nothing: the terminal shows the address only."""
