@@ -102,7 +102,8 @@ def check(tab, text):
     tab.evaluate("text => code.set(text)", text)
     tab.locator("#said").evaluate("said => { said.textContent = ''; }")
     tab.get_by_role("button", name="Check").click()
-    tab.wait_for_function("() => python.calls.size === 0 && document.querySelector('#said').textContent.length > 20")
+    waiting = "/^$|[.]{3}$/.test(document.querySelector('#said').textContent)"
+    tab.wait_for_function(f"() => python.calls.size === 0 && !{waiting}")
     return tab.locator("#said").inner_text()
 
 
