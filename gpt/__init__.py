@@ -20,10 +20,11 @@ from .tokenizer.bpe_training import train_bpe
 from .tokenizer.tokenizer import Tokenizer
 from .training.batches import get_batch
 from .training.checkpoint import load_checkpoint, save_checkpoint
+from .training.loading import load_model
 
 # fmt: off
 __all__ = [
     "GPT", "GPTConfig", "KVCache", "LanguageModel", "Llama", "LlamaConfig", "Tokenizer", "get_batch", "load_checkpoint",
-    "save_checkpoint", "train_bpe",
+    "load_model", "save_checkpoint", "train_bpe",
 ]
 # fmt: on

@@ -20,12 +20,20 @@ What these pages call, each in one line:
     precision.py          matrix products from bfloat16 numbers
     kernels/              fast twins of the hot ops, for the CPU and for CUDA
     inspection/           the graph as a picture, time, memory, and where a NaN came from
+    torch_names.py        what to write for PyTorch's names that are not here
 """
 
-from . import functional, inspection, nn, optim
-from .autograd import Function
+# ruff: noqa: F401, F403
+import sys
+
+from numpy import float16, float32, float64, int32, int64
+
+from . import functional, inspection, nn, optim, torch_names
+from .autograd import Context, Function
 from .backend import manual_seed
 from .creation import arange, ones, randn, tensor, zeros
+from .functional import *  # PyTorch has its functions here too: mg.cat, mg.tril
+from .functional import clip as clamp
 from .gradcheck.check import gradcheck
 from .gradcheck.report import GradcheckError
 from .kernels.dispatch import use_kernels
@@ -34,6 +42,7 @@ from .switches import no_grad
 from .tensor import Tensor
 
 __version__ = "1.0.0"  # setup.cfg reads it here
+torch_names.answer_in(sys.modules[__name__], functional, nn, optim, Tensor, nn.Module, Context)
 
 # fmt: off
 __all__ = [

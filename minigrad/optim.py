@@ -161,13 +161,15 @@ def decay_groups(named_parameters: Iterable[tuple[str, Tensor]], weight_decay: f
     ]
 
 
-def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> Array:
+def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float, norm_type: float = 2.0) -> Array:
     """Scale all gradients by one factor, so that their norm √(Σ g²) is at most `max_norm`. Returns the norm before.
 
     One factor for all keeps the direction of the step and limits its length. If the norm is not finite, nothing is
-    scaled, and the caller can skip the step. Raises ValueError for a max_norm below 0.
+    scaled, and the caller can skip the step. Raises ValueError for a max_norm below 0 and for another norm_type than 2.
     Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", algorithm 1.
     """
+    if norm_type != 2:
+        raise ValueError(f"norm_type must be 2, for the norm √(Σ g²), got {norm_type}")
     if not max_norm >= 0:
         raise ValueError(f"max_norm must be >= 0, got {max_norm}")
     tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)

@@ -65,6 +65,11 @@ class ParameterGroups:
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
 
+    def __repr__(self) -> str:
+        """The rule, and a line for each group: its settings, and how many tensors it has."""
+        groups = [{**group, "params": f"{len(group['params'])} tensors"} for group in self.param_groups]
+        return "\n  ".join([type(self).__name__, *(", ".join(f"{k}={v}" for k, v in g.items()) for g in groups)])
+
     def zero_grad(self) -> None:
         """Drop all gradients."""
         for p in self._parameters():

@@ -148,15 +148,19 @@ class Tensor(in_place.InPlaceOperators):
 
     # --- methods: functions of F, with the tensor as their first argument ---
 
+    add, sub, mul, div, pow, matmul = F.add, F.sub, F.mul, F.div, F.pow, F.matmul
     sum, mean, var, std, prod = F.sum, F.mean, F.var, F.std, F.prod
     max, min, amax, amin, argmax, argmin = F.max, F.min, F.amax, F.amin, F.argmax, F.argmin
     exp, log, sqrt, abs = F.exp, F.log, F.sqrt, F.abs
-    tanh, sigmoid, relu, softmax = F.tanh, F.sigmoid, F.relu, F.softmax
-    clip, masked_fill, sort, topk = F.clip, F.masked_fill, F.sort, F.topk
+    tanh, sigmoid, relu, softmax, log_softmax = F.tanh, F.sigmoid, F.relu, F.softmax, F.log_softmax
+    clip, clamp, masked_fill, sort, topk = F.clip, F.clip, F.masked_fill, F.sort, F.topk
     transpose, squeeze, unsqueeze, flatten = F.transpose, F.squeeze, F.unsqueeze, F.flatten
     split, chunk, tril, triu = F.split, F.chunk, F.tril, F.triu
     to = F.to
 
+    def size(self, dim: int | None = None) -> Any: return self.shape if dim is None else self.shape[dim]
+    def numel(self) -> int: return self.data.size
+    def tolist(self) -> Any: return self.data.tolist()
     @property
     def T(self) -> Tensor: return F.permute(self, tuple(range(self.ndim))[::-1])
     def reshape(self, *shape: Any) -> Tensor: return F.reshape(self, unpacked(shape))

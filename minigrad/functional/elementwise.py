@@ -36,12 +36,12 @@ class Add(Function):
         return dx, dy
 
 
-def add(x: Operand, y: Operand) -> Tensor:
-    """x + y, elementwise, broadcast. Backward: dx = dout, dy = dout, each summed back to the shape of its input.
+def add(x: Operand, y: Operand, *, alpha: float = 1) -> Tensor:
+    """x + alpha * y, elementwise, broadcast. Backward: dx = dout, dy = alpha * dout, each summed back to its shape.
 
     Raises ValueError for shapes that cannot be broadcast, as do the other ops of two inputs.
     """
-    return Add.apply(x, y)
+    return Add.apply(x, y if alpha == 1 else mul(y, alpha))
 
 
 class Sub(Function):

@@ -6,14 +6,15 @@
     activation_checkpointing.py   keep a block's input only, and compute the rest again in backward
 """
 
+from .. import functional as functional
 from . import init
 from .activation_checkpointing import checkpoint_activations
-from .layers import GELU, Dropout, Embedding, LayerNorm, Linear, ReLU, RMSNorm, Sigmoid, SiLU, Tanh
+from .layers import GELU, Dropout, Embedding, Identity, LayerNorm, Linear, ReLU, RMSNorm, Sigmoid, SiLU, Tanh
 from .module import Module, ModuleList, Parameter, Sequential
 
 # fmt: off
 __all__ = [
-    "GELU", "Dropout", "Embedding", "LayerNorm", "Linear", "Module", "ModuleList", "Parameter", "RMSNorm", "ReLU",
-    "Sequential", "SiLU", "Sigmoid", "Tanh", "checkpoint_activations", "init",
+    "GELU", "Dropout", "Embedding", "Identity", "LayerNorm", "Linear", "Module", "ModuleList", "Parameter", "RMSNorm",
+    "ReLU", "Sequential", "SiLU", "Sigmoid", "Tanh", "checkpoint_activations", "init",
 ]
 # fmt: on

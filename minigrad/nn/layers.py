@@ -129,6 +129,13 @@ class GELU(Module):
         return f"approximate={self.approximate!r}"
 
 
+class Identity(Module):
+    """x itself, where a module is wanted that does nothing."""
+
+    def forward(self, x: Any) -> Any:
+        return x
+
+
 class ReLU(Module):
     """max(x, 0)."""
 
