@@ -256,16 +256,14 @@ changed = {
 }
 whole = measure("all, in order", dpo)
 lost = {"no pretraining": "right", "no SFT": "in form", "no DPO": "thanks", "DPO, then SFT": "thanks"}
-swapped = changed["SFT, then pretraining"]
-assert min(swapped["right"], swapped["in form"], swapped["thanks"]) < 0.5  # which of them, differs from seed to seed
 assert all(changed[name][column] < whole[column] - 0.5 for name, column in lost.items())
 assert changed["no pretraining"]["in form"] > 0.5 and changed["no DPO"]["right"] > 0.6
 
 # %% [markdown]
 # Answer: without pretraining the form is there, and the facts are not. Without SFT there is no reply: DPO chooses among
 # replies that a model can give, and the base model gives none. Without DPO the thanks are missing, and so they are if
-# SFT comes after DPO, because SFT imitates its mixture again. If pretraining comes after SFT, plain text overwrites the
-# replies: afterwards their facts and their form are missing, or the thanks, which differs from seed to seed.
+# SFT comes after DPO, because SFT imitates its mixture again. If pretraining comes after SFT, plain text can overwrite
+# the replies: in most runs their facts and their form are missing afterwards, or the thanks; in some nothing is.
 #
 # **The pipeline is assembly, not invention**: every stage is the loop above with other data and another loss. Nothing
 # has to be invented, but the order has to be right. Does that mean that every stage needs every other one?

@@ -120,7 +120,7 @@ def test_the_numbers_inside_attention_say_what_they_are_computed_from(chromium, 
         assert tab.locator("#inside").bounding_box()["y"] < 200  # they are in sight
         head = tab.locator("#card figure").nth(4).locator("table").nth(1)  # the weights of head 1
         assert head.locator("caption").inner_text() == "head 1"
-        assert head.locator("th").all_inner_texts() == ["query ↓\nkey →", "3", "1", "4", "3", "1", "4"]
+        assert head.locator("th").all_inner_texts() == ["key →\nquery ↓", "3", "1", "4", "3", "1", "4"]
         assert head.locator("td.masked").count() == 3 and tab.locator(".legend .masked").count() == 1
         for figure, (name, array) in ((3, ("scores", 0)), (4, ("probs", 1))):
             wanted = list(inside_attention(call, recording)[0].values())[array].array[0, 1, 2, 1]
