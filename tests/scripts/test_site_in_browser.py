@@ -343,9 +343,9 @@ def test_from_an_op_to_its_lines_and_back(tab, address):
     tab.evaluate("go(steps.findIndex((step) => nameOfCall(step) === 'LayerNorm.backward,1'))")
     card = tab.locator("#card h2").inner_text()
     tab.get_by_role("link", name="Its lines, one by one").click()
-    assert tab.locator("#whose").inner_text() == "Names in LayerNorm.backward"
+    tab.locator("#whose", has_text="Names in LayerNorm.backward").wait_for()
     tab.get_by_role("link", name="This op as a card").click()
-    assert tab.locator("#card h2").inner_text() == card
+    tab.locator("#card h2", has_text=card).wait_for()
 
 
 def test_an_answer_can_be_stepped_through_beside_a_right_one(tab, address):
