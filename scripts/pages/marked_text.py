@@ -38,7 +38,7 @@ def html(
 <pre class="marked">
 {"".join(map(_span, tokens))}</pre>
 <div id="note" class="no-print" aria-live="polite"></div>"""
-    return page(title, body, "report", [SCRIPT])
+    return page(printable(title), body, "report", [SCRIPT])
 
 
 def _span(token: MarkedToken) -> str:

@@ -41,6 +41,7 @@ class Page(HTMLParser):
 @given(st.lists(st.tuples(st.text(), st.integers(0, LEVELS - 1), st.text()), max_size=5), st.text())
 @example([("</pre><script>alert(1)</script>", 2, '"><b onclick="x">')], "</title><script>")
 @example([("a\nb\x1b[2J", 0, "")], "\udc80")
+@example([], "\x1b")
 def test_a_page_shows_everything_as_text(parts, title):
     page = marked_text.html([MarkedToken(*part) for part in parts], title, LEGEND, [("na<me", "va&lue"), (title, 1)])
     seen = Page(page)
