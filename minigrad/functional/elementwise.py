@@ -41,7 +41,7 @@ def add(x: Operand, y: Operand, *, alpha: float = 1) -> Tensor:
 
     Raises ValueError for shapes that cannot be broadcast, as do the other ops of two inputs.
     """
-    return Add.apply(x, y if alpha == 1 else mul(y, alpha))
+    return Add.apply(x, y if alpha == 1 else y * alpha)
 
 
 class Sub(Function):
