@@ -154,6 +154,7 @@ def write_site(out: Path, assets: Path, model: str = DEMO, numbers: list[str] | 
     for exercise in exercises:
         write_text(out / "exercises" / f"{exercise.name}.html", exercise_page(exercise, [e.name for e in exercises]))
     write_indexes(out, exercises)
+    write_sources(out)
     write_text(out / "index.html", home_page(looker, len(lessons()), len(exercises)))
     files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "service.js")
     version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
@@ -216,7 +217,7 @@ def write_sources(out: Path) -> None:
     contents = []
     for package in LIBRARY:
         for path in sorted((ROOT / package).rglob("*.py")):
-            moved(path.as_posix(), ROOT, out)
+            write_source(path, out)
             if path.name == "__init__.py":
                 contents.append(_contents(path.parent))
     body = f"<header>{HOME}</header><main><h1>The source</h1>{''.join(contents)}</main>"
@@ -240,7 +241,7 @@ def _contents(folder: Path) -> str:
 
 
 def write_indexes(out: Path, exercises: list[Exercise]) -> None:
-    """The lists of all lessons and of all exercises, each with what this reader has done, and the first page."""
+    """The lists of all lessons and of all exercises, each with what this reader has done."""
     connect(out / "lessons")
     index = out / "lessons" / "index.html"
     linked = re.compile(rf"(?<=[:,] )({'|'.join(exercise.name for exercise in exercises)})\b(?=[, ✓<])")
@@ -252,13 +253,12 @@ def write_indexes(out: Path, exercises: list[Exercise]) -> None:
     body = f"""<header>{HOME}</header><main>
 <p class="kind">minigrad: all exercises</p><h1>Write the mathematics yourself</h1><ol>{rows}</ol></main>{PASSED}"""
     write_text(out / "exercises" / "index.html", page("The exercises", body, "exercise", policy=SAME_PLACE))
-    write_sources(out)
 
 
 def project(path: Path) -> None:
     """A zip of our packages and scripts, of the built-in English and code, and of what lesson 434 loads."""
     with atomic_write(path) as written, zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
-        for folder in ("minigrad", "gpt", "finetune", "scripts"):
+        for folder in (*LIBRARY, "scripts"):
             for source in sorted((ROOT / folder).rglob("*")):
                 if source.suffix in TRAVELS and "assessment" not in source.parts:
                     archive.write(source, source.relative_to(ROOT).as_posix())
@@ -301,13 +301,17 @@ def moved(link: str, folder: Path, out: Path) -> str:
         return link
     if target.parent == catalogue.HERE and target.suffix == ".py":
         return f"../exercises/{catalogue.name_of(target)}.html"
-    name = f"source/{target.relative_to(ROOT).as_posix()}.html"
-    if not (out / name).exists():
-        title, source = target.relative_to(ROOT).as_posix(), read_text(target)
-        code = python_to_html(source) if target.suffix == ".py" else escaped(source)
-        contents = f'<header><nav><a href="{"../" * title.count("/")}index.html">The source</a></nav></header>'
-        write_text(out / name, page(title, f'{contents}<h1>{title}</h1>\n<pre class="code">{code}</pre>', "source"))
-    return f"../{quote(name)}"
+    return f"../{quote(write_source(target, out))}"
+
+
+def write_source(path: Path, out: Path) -> str:
+    """A file of the project as a page. Returns its address in the site."""
+    title, source = path.relative_to(ROOT).as_posix(), read_text(path)
+    code = python_to_html(source) if path.suffix == ".py" else escaped(source)
+    contents = f'<header><nav><a href="{"../" * title.count("/")}index.html">The source</a></nav></header>'
+    name = f"source/{title}.html"
+    write_text(out / name, page(title, f'{contents}<h1>{title}</h1>\n<pre class="code">{code}</pre>', "source"))
+    return name
 
 
 def exercise_page(exercise: Exercise, names: list[str]) -> str:

@@ -7,7 +7,7 @@ let momentsOf, everything, changesOf; // call -> its moments; all moments; array
 let now; // the moment that is shown
 let chosen; // the call whose names are shown, if it is not the one that runs
 let shown, isSeen, depth; // moments that are not left out; of each call: is it seen, and calls above it that are
-let drawnFile, decoded;
+let drawnFile;
 
 // Scroll the pane of a name, and not the page.
 function bringIntoSight(place) {
@@ -29,7 +29,8 @@ function load(recording) {
       contents.set(thing, content);
     }
   });
-  [now, chosen, drawnFile, decoded] = [0, null, null, new Map()];
+  [now, chosen, drawnFile] = [0, null, null];
+  decoded.clear();
   for (const name of ["op", "engine"]) at(name).closest("label").hidden = !calls.some(({ part }) => part === name);
   at("marks").replaceChildren(...at("marks").querySelectorAll(".kept"), ...marks.map(([text, moment]) => element("button", { type: "button", onclick: () => go(moment) }, text)));
   leaveOut();
@@ -145,7 +146,7 @@ function namesAt(call, moment) {
 }
 
 // The calls of the same function of an op.
-const alike = (call) => calls.flatMap(({ name, part }, i) => (name === calls[call].name && part === "op" ? [i] : []));
+const alike = (name) => calls.flatMap((call, i) => (call.name === name && call.part === "op" ? [i] : []));
 
 function draw() {
   const stack = stackAt(now), [call, moment] = stack.find(([other]) => other === chosen) ?? stack[0];
@@ -154,7 +155,7 @@ function draw() {
     type: "button", "aria-pressed": String(other === call), onclick: () => { chosen = other; draw(); },
   }, `${calls[other].name === "<module>" ? "the script" : calls[other].name} `, element("span", { class: "soft" }, `${fileOf(other).path}:${moments[last][LINE]}`)))));
   const half = calls[call].name.match(/^\w+\.(forward|backward)$/) && calls[call].part === "op";
-  at("card").replaceChildren(half && data.ops ? element("a", { href: `${data.ops}#${calls[call].name},${alike(call).indexOf(call)}` }, "This op as a card") : "");
+  at("card").replaceChildren(half && data.ops ? element("a", { href: `${data.ops}#${calls[call].name},${alike(calls[call].name).indexOf(call)}` }, "This op as a card") : "");
   at("whose").textContent = calls[call].name === "<module>" ? "Names of the script" : `Names in ${calls[call].name}`;
   const changed = momentsOf[call][0] === moment ? {} : moments[moment][CHANGES], returned = moments[moment][RETURNED];
   const held = namesAt(call, moment), withArrays = held.filter(([, value]) => arraysIn(value).length), others = held.filter(([, value]) => !arraysIn(value).length);
@@ -211,19 +212,6 @@ function drawBeside() {
   at("differs").textContent = differs === null ? "No name that both have holds anything else: look at what is missing." : `The first line that gives something else is underlined: ${data.beside.name} differs.`;
 }
 
-function unpack(text) {
-  if (!decoded.has(text)) {
-    const bytes = Uint8Array.from(atob(text.slice(1)), (c) => c.charCodeAt(0)).buffer;
-    decoded.set(text, text[0] === "4" ? new Float32Array(bytes) : new Float64Array(bytes));
-  }
-  return decoded.get(text);
-}
-
-function show(x) {
-  if (!Number.isFinite(x)) return Number.isNaN(x) ? "nan" : x > 0 ? "inf" : "−inf";
-  return (Number.isInteger(x) && Math.abs(x) < 1e6 ? String(x) : x.toPrecision(3)).replace("-", "−");
-}
-
 // An array as tables of its last two axes.
 function numbers({ shape, dtype, corner, range, data: packed }) {
   const all = unpack(packed), size = corner ?? shape, columns = size.at(-1) ?? 1, rows = size.length > 1 ? size.at(-2) : 1;
@@ -235,7 +223,7 @@ function numbers({ shape, dtype, corner, range, data: packed }) {
       return element("td", { style: dtype.startsWith("float") ? shade(x / largest) : "" }, dtype === "bool" ? String(Boolean(x)) : show(x));
     })))));
   }
-  const left = corner ? `, ${show(range[0])} to ${show(range[1])}; its first ${corner.join(" × ")} numbers` : "";
+  const left = corner ? `, ${range.map((end) => (typeof end === "number" ? show(end) : end)).join(" to ")}; its first ${corner.join(" × ")} numbers` : "";
   return element("div", {}, element("span", { class: "soft" }, `${dtype} (${shape.join(", ")})${left}`), element("div", { class: "tables scroll", tabindex: 0 }, ...tables));
 }
 
@@ -272,6 +260,6 @@ if (data.beside) {
 }
 load(data);
 const [, name, number] = location.hash.match(/^#([\w.]+),(\d+)$/) ?? [];
-const asked = calls.flatMap((call, i) => (call.name === name && call.part === "op" ? [i] : []))[number];
+const asked = alike(name)[number];
 if (asked !== undefined) go(momentsOf[asked][0]);
 if (data.beside?.differs) go(data.beside.differs);

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from gpt.files import read_text
 from scripts.checker import judging, source
 from scripts.checker.checks import Exercise, Verdict
 from scripts.pages.line_recorder import MOST_MOMENTS, Recorder
@@ -25,7 +24,8 @@ def exercise_page(exercise: Exercise, verdict: Verdict, path: Path) -> str:
         raise ValueError(f"there is no case to step through yet: {verdict.diagnosis}")
     check, case, douts = verdict.shown or (exercise.checks[0], exercise.checks[0].telling, None)
     whole = next(each for each in exercise.checks if each.name == check.name)  # with its `call`
-    mine = recorded(path, read_text(path), whole, case, douts)
+    text, _ = source.read(path.read_bytes(), path)  # as the checker reads it
+    mine = recorded(path, text, whole, case, douts)
     right = recorded(SOLUTION, exercise.completed(), whole, case, douts)
     places, differs, name = beside(mine, right)
     line = next((mine.moments[i][1] for i in places_before(mine, differs)), None)

@@ -5,25 +5,9 @@ const at = (id) => document.getElementById(id);
 
 // --- arrays ---
 
-// The numbers of an array as they are in the data: "4" or "8" bytes each, then base64.
-const decoded = new Map();
-function unpack(text) {
-  if (!decoded.has(text)) {
-    const bytes = Uint8Array.from(atob(text.slice(1)), (c) => c.charCodeAt(0)).buffer;
-    decoded.set(text, text[0] === "4" ? new Float32Array(bytes) : new Float64Array(bytes));
-  }
-  return decoded.get(text);
-}
-
 const numbersOf = (id) => (id !== null && data.values[id].data !== undefined ? unpack(data.values[id].data) : null);
 const sizeOf = (id) => data.values[id].shape.reduce((a, b) => a * b, 1);
 const shapeText = (shape) => `(${shape.join(", ")}${shape.length === 1 ? "," : ""})`;
-
-function show(x, digits = 3) {
-  if (!Number.isFinite(x)) return Number.isNaN(x) ? "nan" : x > 0 ? "inf" : "\u2212inf";
-  const text = Number.isInteger(x) && Math.abs(x) < 1e6 ? String(x) : x.toPrecision(digits);
-  return text.replaceAll("-", "\u2212");
-}
 
 // The numbers of an array, or of its corner if it is too large.
 const shownNumbers = (id) => numbersOf(id) ?? unpack(data.values[id].corner);

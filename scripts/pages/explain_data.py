@@ -7,7 +7,6 @@ as fits into PAGE bytes.
 
 from __future__ import annotations
 
-import base64
 import inspect
 import itertools
 import linecache
@@ -24,6 +23,7 @@ from minigrad.inspection.layout import Box, Edge, place
 from minigrad.inspection.recorder import Call, Place, Recording, Value
 from scripts.pages.formula import formulas
 from scripts.pages.markup import python_to_html
+from scripts.pages.web_page import packed
 
 PAGE = 4_000_000  # bytes of numbers
 LIMITS = (65536, 16384, 4096, 1024, 256, 64)
@@ -94,11 +94,10 @@ class Table:
         return self.numbers[value]
 
     def packed(self, array: Any) -> str:
-        """The bytes of an array: as float32 if it is, else as float64, in which page scripts can hold any number."""
-        kind = "<f4" if array.dtype == np.float32 else "<f8"
-        text = base64.b64encode(np.ascontiguousarray(array, kind).tobytes()).decode("ascii")
+        """The bytes of an array, which are counted."""
+        text = packed(array)
         self.size += len(text)
-        return ("4" if kind == "<f4" else "8") + text
+        return text
 
 
 def call_data(call: Call, inside: Inside, table: Table) -> dict[str, Any]:

@@ -9,7 +9,6 @@ From these a page can show any moment, forward and back in time. An array is kep
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import io
 import re
@@ -25,9 +24,10 @@ from gpt.files import read_text
 from minigrad import Tensor, manual_seed, nn
 from minigrad.autograd import Context
 from minigrad.backend import is_array
+from scripts.pages.explain_data import ROOT, shown_path
 from scripts.pages.markup import python_to_html
+from scripts.pages.web_page import packed
 
-ROOT = Path(__file__).resolve().parents[2]
 OURS = ("minigrad", "gpt", "finetune")
 # What a reader can leave out: the ops with their NumPy lines, and the engine that calls the ops.
 OPS = re.compile(r"minigrad/(functional/(?!argument_checks)|kernels/|optim|muon)")
@@ -149,7 +149,7 @@ class Recorder(io.StringIO):
     def _value(self, value: Any, depth: int = 0) -> int:
         """The place in `values` of what a name holds now."""
         kind = type(value).__name__
-        if is_array(value):
+        if is_array(value) and value.dtype.kind in "biuf":
             return self._keep({"array": self._array(value), "of": self._object(value)})
         parts = _parts(value) if depth < 2 else None
         if parts:
@@ -176,10 +176,9 @@ class Recorder(io.StringIO):
             if array.size > LARGEST:
                 array = array[tuple(slice(CORNER) if axis >= array.ndim - 2 else 0 for axis in range(array.ndim))]
                 numbers = np.frombuffer(key[2], array.dtype)
-                kept |= {"corner": array.shape, "range": [float(numbers.min()), float(numbers.max())]}
-            wide = "<f4" if array.dtype == np.float32 else "<f8"
-            kept["data"] = wide[2] + base64.b64encode(np.ascontiguousarray(array, wide).tobytes()).decode("ascii")
-            self.arrays.append(kept)
+                ends = float(numbers.min()), float(numbers.max())
+                kept |= {"corner": array.shape, "range": [end if np.isfinite(end) else str(end) for end in ends]}
+            self.arrays.append(kept | {"data": packed(array)})
         return self._known[key]
 
     def _object(self, array: np.ndarray) -> int:
@@ -200,14 +199,14 @@ class Recorder(io.StringIO):
             "arrays": self.arrays,
             "marks": [[self.marks[number], moment] for number, moment in first.items() if moment is not None],
             "files": [
-                {"path": _shown_path(path), "lines": python_to_html(self.sources[path]).split("\n")} for path in files
+                {"path": shown_path(path), "lines": python_to_html(self.sources[path]).split("\n")} for path in files
             ],
         }
 
 
 def _part(code: types.CodeType) -> str:
     """What a call belongs to, if a reader can leave it out."""
-    path, name = _shown_path(code.co_filename), code.co_name.lstrip("_")
+    path, name = shown_path(code.co_filename), code.co_name.lstrip("_")
     if OPS.match(path) and not name.startswith("check"):
         return "op"
     return "engine" if ENGINE.match(path) else ""
@@ -231,8 +230,3 @@ def _parts(value: Any) -> dict[str, Any] | None:
     if isinstance(value, (list, tuple)) and len(value) <= MOST_PARTS:
         return {str(i): part for i, part in enumerate(value)}
     return None
-
-
-def _shown_path(path: str) -> str:
-    where = Path(path).resolve()
-    return where.relative_to(ROOT).as_posix() if where.is_relative_to(ROOT) else where.name

@@ -7,12 +7,15 @@ A page never asks for anything from outside: its Content-Security-Policy forbids
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gpt.files import read_text
 
@@ -59,6 +62,12 @@ def data_script(data: Any) -> str:
     """Data for a page's scripts, as JSON that no text in it can end early."""
     text = json.dumps(data, allow_nan=False).replace("<", r"\u003c")
     return f'<script type="application/json">{text}</script>'
+
+
+def packed(array: np.ndarray) -> str:
+    """The numbers of an array for a page's scripts (`unpack` of common.js): float32 as it is, all others as float64."""
+    kind = "<f4" if array.dtype == np.float32 else "<f8"
+    return kind[2] + base64.b64encode(np.ascontiguousarray(array, kind).tobytes()).decode("ascii")
 
 
 def look(*sections: str) -> str:

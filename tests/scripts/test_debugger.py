@@ -106,6 +106,10 @@ def test_what_is_too_long_is_said_and_what_is_large_is_summarized(tmp_path):
     found = record_lines(path)
     (large,) = [kept for kept in found["arrays"] if kept["range"] == [0.0, 5999.0]]
     assert (large["shape"], large["corner"]) == ((2, 50, 60), (8, 8))
+    lines = ["import numpy as np", "# start", "x = np.full(5000, -np.inf)", "y = np.array(['a'])", "z = 0"]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    found = record_lines(path)
+    assert [kept["range"] for kept in found["arrays"]] == [["-inf", "-inf"]] and {"text": "ndarray"} in found["values"]
     path.write_text("for i in range(100_000):\n    i\n", encoding="utf-8")
     with pytest.raises(ValueError, match="more than 60,000 lines, too many for a page"):
         record_lines(path)

@@ -67,3 +67,21 @@ function shade(share) {
 }
 
 const visible = (text) => text.replace(/ /g, "\u00b7").replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5");
+
+// --- numbers ---
+
+// The numbers of an array that Python has packed: "4" or "8" bytes each, then base64.
+const decoded = new Map();
+function unpack(text) {
+  if (!decoded.has(text)) {
+    const bytes = Uint8Array.from(atob(text.slice(1)), (c) => c.charCodeAt(0)).buffer;
+    decoded.set(text, text[0] === "4" ? new Float32Array(bytes) : new Float64Array(bytes));
+  }
+  return decoded.get(text);
+}
+
+function show(x, digits = 3) {
+  if (!Number.isFinite(x)) return Number.isNaN(x) ? "nan" : x > 0 ? "inf" : "\u2212inf";
+  const text = Number.isInteger(x) && Math.abs(x) < 1e6 ? String(x) : x.toPrecision(digits);
+  return text.replaceAll("-", "\u2212");
+}
