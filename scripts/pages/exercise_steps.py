@@ -20,6 +20,8 @@ def exercise_page(exercise: Exercise, verdict: Verdict, path: Path) -> str:
     """The page of a verdict. Raises ValueError for an assessment, and where there is nothing to step through."""
     if exercise.is_assessment:
         raise ValueError(f"{exercise.name} is graded: its solution is not shown")
+    if verdict.status == "unfinished":
+        raise ValueError("a right solution is shown beside yours, and yours has a TODO left: try it first")
     if verdict.shown is None and not verdict.passed:
         raise ValueError(f"there is no case to step through yet: {verdict.diagnosis}")
     check, case, douts = verdict.shown or (exercise.checks[0], exercise.checks[0].telling, None)
