@@ -226,7 +226,7 @@ def team(data_parallel: bool) -> Iterator[Team]:
             if processes.rank > 0:
                 time.sleep(1)  # if process 0 has the same problem, it ends all processes by then
             if isinstance(error, KeyboardInterrupt):
-                print("\ninterrupted", file=sys.stderr, flush=True)
+                print("\ninterrupted\n", end="", file=sys.stderr)  # one write, which mpiexec seldom splits
             elif isinstance(error, USER_ERRORS) and not _wants_traceback():
                 where = f" in process {processes.rank}" if processes.rank > 0 else ""
                 print(f"error{where}: {_sentence(error)}", file=sys.stderr, flush=True)
