@@ -1,14 +1,14 @@
 """gpt: how does a machine learn to write? GPT-2 and Llama on minigrad, from byte-pair encoding to generated text.
 
-    tokenizer/        how does text become numbers?
-    model/            GPT-2 and Llama, and how they generate
-    training/         how does a model learn to write?
-    weights/          weights in other people's files, in and out
-    interpretability/ what has a model learned?
-    accounting.py     parameters, FLOPs and memory of a model, by formula
-    console.py        the one place that writes to the screen
-    files.py          reading text and JSON with clear errors; writing files that are whole or absent
-    ranges.py         one sentence for each setting that is outside its range
+tokenizer/        how does text become numbers?
+model/            GPT-2 and Llama, and how they generate
+training/         how does a model learn to write?
+weights/          weights in other people's files, in and out
+interpretability/ what has a model learned?
+accounting.py     parameters, FLOPs and memory of a model, by formula
+console.py        the one place that writes to the screen
+files.py          reading text and JSON with clear errors; writing files that are whole or absent
+ranges.py         one sentence for each setting that is outside its range
 """
 
 from .model.config import GPTConfig, LlamaConfig

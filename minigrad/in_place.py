@@ -89,12 +89,14 @@ class InPlaceOperators:
     __slots__ = ()
     is_parameter = False
 
+    # fmt: off
     def __iadd__(self: Any, x: Any) -> Any: return _assign(self, "+=", self + x)
     def __isub__(self: Any, x: Any) -> Any: return _assign(self, "-=", self - x)
     def __imul__(self: Any, x: Any) -> Any: return _assign(self, "*=", self * x)
     def __itruediv__(self: Any, x: Any) -> Any: return _assign(self, "/=", self / x)
     def __ipow__(self: Any, x: Any) -> Any: return _assign(self, "**=", self**x)
     def __imatmul__(self: Any, x: Any) -> Any: return _assign(self, "@=", self @ x)
+    # fmt: on
 
     def __setitem__(self: Any, index: Any, x: Any) -> None:
         if switches.is_recording() and (self.requires_grad or getattr(x, "requires_grad", False)):

@@ -83,7 +83,7 @@ class Tensor(in_place.InPlaceOperators):
         if self.grad_fn is not None:
             self.grad_fn.retain_grad_of = {**(self.grad_fn.retain_grad_of or {}), self.output_index: self}
 
-    def zero_grad(self) -> None: self.grad = None
+    def zero_grad(self) -> None: self.grad = None  # fmt: skip
 
     # --- leaving the graph ---
 
@@ -116,6 +116,7 @@ class Tensor(in_place.InPlaceOperators):
 
     # --- operators ---
 
+    # fmt: off
     def __add__(self, other: Any) -> Tensor: return F.add(self, other)
     def __radd__(self, other: Any) -> Tensor: return F.add(other, self)
     def __sub__(self, other: Any) -> Tensor: return F.sub(self, other)

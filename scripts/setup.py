@@ -142,7 +142,8 @@ def commands(name: str, arguments: list[str]) -> list[list[str]]:
         again += [f"tests/{package}" for package in PACKAGES]
         return [everything] if arguments else [everything, again]
     if name == "lint":
-        return [[python, "-m", "ruff", "check", ".", *arguments], [python, "-m", "mypy"]]
+        ruff = [python, "-m", "ruff"]
+        return [[*ruff, "check", ".", *arguments], [*ruff, "format", "--check", "."], [python, "-m", "mypy"]]
     print(f"Ready: {python}")
     return []
 

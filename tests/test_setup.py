@@ -181,7 +181,10 @@ def test_an_environment_made_by_hand_is_used_and_kept(machine):
         (["--with=dev", "test", "-x"], [[*PYTEST, "-x"]]),
         (["test-all", "-x"], [[*THOROUGH, "-x"]]),
         (["test-all"], [THOROUGH, ON_CUDA]),
-        (["lint", "--fix"], [["-m", "ruff", "check", ".", "--fix"], ["-m", "mypy"]]),
+        (
+            ["lint", "--fix"],
+            [["-m", "ruff", "check", ".", "--fix"], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]],
+        ),
         (["install"], []),
     ],
 )

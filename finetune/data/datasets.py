@@ -322,9 +322,7 @@ def hold_out(items: list[T], data: str, name: str) -> tuple[list[T], list[T]]:
     return items[:-held_out], items[-held_out:]
 
 
-def encode_items(
-    items: Iterable[AnItem], encode: Callable[[AnItem], tuple[T, bool]], name: str
-) -> tuple[list[T], int]:
+def encode_items(items: Iterable[AnItem], encode: Callable[[AnItem], tuple[T, bool]], name: str) -> tuple[list[T], int]:
     """Encode each item with encode(item) -> (encoded, whether it was shortened); also returns how many were shortened.
 
     A ValueError from `encode` gets the item's place before its message, or its name and number, such as "pair 2".

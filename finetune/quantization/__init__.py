@@ -1,17 +1,17 @@
 """How do a model's weights fit into 8 or 4 bits?
 
-    array.py              QuantizedArray: small integers, and the scales that turn them back into numbers
-    rounding.py           absmax and zero-point: round to nearest; LLM.int8(): 8-bit inputs
-    nf4.py                QLoRA's 4-bit number and its double quantization
-    quantized_layers.py   QuantizedLinear and QuantizedEmbedding: compute with quantized weights
-    calibration.py        measure the inputs of each layer on some text
-    gptq.py               GPTQ: correct the columns that are not yet rounded for the error
-    awq.py                AWQ: scale up the weights that have large inputs
-    convert.py            quantize(model, config): a whole model, in place
-    folder.py             save and load a quantized model
-    blocks.py             compute with the 32-number blocks of GGUF files as they are
-    packed.py             load a GGUF file and keep its 4 and 8 bits
-    on_gpu.py             the same products by CUDA kernels
+array.py              QuantizedArray: small integers, and the scales that turn them back into numbers
+rounding.py           absmax and zero-point: round to nearest; LLM.int8(): 8-bit inputs
+nf4.py                QLoRA's 4-bit number and its double quantization
+quantized_layers.py   QuantizedLinear and QuantizedEmbedding: compute with quantized weights
+calibration.py        measure the inputs of each layer on some text
+gptq.py               GPTQ: correct the columns that are not yet rounded for the error
+awq.py                AWQ: scale up the weights that have large inputs
+convert.py            quantize(model, config): a whole model, in place
+folder.py             save and load a quantized model
+blocks.py             compute with the 32-number blocks of GGUF files as they are
+packed.py             load a GGUF file and keep its 4 and 8 bits
+on_gpu.py             the same products by CUDA kernels
 """
 
 from .array import QuantizedArray

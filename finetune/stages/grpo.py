@@ -226,9 +226,7 @@ def token_logprobs(model: LanguageModel, tokens: np.ndarray, places: Places) -> 
     return to_numpy(selected_logprobs(logits, tokens[places.here]).data)
 
 
-def grpo_batch_loss(
-    model: LanguageModel, batch: GRPOBatch, config: GRPOConfig
-) -> tuple[Tensor, int, dict[str, Any]]:
+def grpo_batch_loss(model: LanguageModel, batch: GRPOBatch, config: GRPOConfig) -> tuple[Tensor, int, dict[str, Any]]:
     """For the training loop: the sum of the weighted losses of a batch's N tokens, N, and sums of the metrics."""
     logits = model.lm_head(batch.places.take(model.hidden_states(batch.tokens)))  # (N, V)
     logprobs = selected_logprobs(logits, batch.tokens[batch.places.here])  # (N)

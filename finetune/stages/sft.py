@@ -89,9 +89,7 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     asked = items[:VALIDATION_ITEMS]
     model.train()
     with run:
-        for batches in run.batches(
-            stream, lambda: validate_answers(model, tokenizer, tests, asked, config.batch_size)
-        ):
+        for batches in run.batches(stream, lambda: validate_answers(model, tokenizer, tests, asked, config.batch_size)):
             run.record(training_step(model, batches, sft_loss, optimizer, schedule, max_norm, run.gradients))
 
     if not run.interrupted:

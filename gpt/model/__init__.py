@@ -1,18 +1,18 @@
 """How does a model compute the next token?
 
-    config.py                 the numbers that define a model
-    gpt2.py                   GPT-2, on a page: attention, MLP, block, model
-    llama.py                  Llama: GPT-2 with four changes
-    moe.py                    a mixture of experts in the place of the MLPs
-    language_model.py         their base class: loss, generation, loading, saving
-    structure.py              the names of a model's parts, for code that changes it from outside
-    positions.py              where each token stands, and which tokens it may attend to
-    kv_cache.py               keys and values of earlier tokens, computed once
-    generation.py             the loop that writes a text; sampling: temperature, top-k, top-p
-    batch_generation.py       the same loop for a batch of texts, with a KV cache
-    speculation.py            several tokens in one pass: guess, and let the model check
-    decoding.py               the decode step, for a few new tokens, in plain NumPy
-    original_transformer.py   post-norm and sinusoidal positions, which GPT-2 gave up
+config.py                 the numbers that define a model
+gpt2.py                   GPT-2, on a page: attention, MLP, block, model
+llama.py                  Llama: GPT-2 with four changes
+moe.py                    a mixture of experts in the place of the MLPs
+language_model.py         their base class: loss, generation, loading, saving
+structure.py              the names of a model's parts, for code that changes it from outside
+positions.py              where each token stands, and which tokens it may attend to
+kv_cache.py               keys and values of earlier tokens, computed once
+generation.py             the loop that writes a text; sampling: temperature, top-k, top-p
+batch_generation.py       the same loop for a batch of texts, with a KV cache
+speculation.py            several tokens in one pass: guess, and let the model check
+decoding.py               the decode step, for a few new tokens, in plain NumPy
+original_transformer.py   post-norm and sinusoidal positions, which GPT-2 gave up
 """
 
 # Importing them is enough: they register with batch_generation.py and gpt2.py.

@@ -1,18 +1,18 @@
 """How does a model learn to write?
 
-    corpora.py           texts to train on: built in (stories.py, standard_library.py), downloaded, or your own
-    batches.py           token files, and batches of windows of them
-    training_step.py     forward, loss, backward, clip, step, schedule
-    pretraining.py       a whole run: corpus, tokenizer, model, the loop, samples
-    run.py               what surrounds every loop: the run's folder, evaluations, checkpoints, Ctrl-C, resuming
-    run_folder.py        may a folder be used for a new run, or to continue an old one?
-    training_config.py   the settings of training, the optimizer and the schedule
-    evaluation.py        how good is a model? losses on held-out text
-    folder_lock.py       one writer per folder
-    checkpoint.py        save a run so it can continue exactly where it was
-    memory_check.py      refuse a run that does not fit into memory
-    log.py               the output of a run: lines on the screen and in log.jsonl
-    plots.py             pictures of a run
-    data_parallel.py     several processes, one model
-    loading.py           load_model: a model by its name, run folder, Hugging Face folder or GGUF file
+corpora.py           texts to train on: built in (stories.py, standard_library.py), downloaded, or your own
+batches.py           token files, and batches of windows of them
+training_step.py     forward, loss, backward, clip, step, schedule
+pretraining.py       a whole run: corpus, tokenizer, model, the loop, samples
+run.py               what surrounds every loop: the run's folder, evaluations, checkpoints, Ctrl-C, resuming
+run_folder.py        may a folder be used for a new run, or to continue an old one?
+training_config.py   the settings of training, the optimizer and the schedule
+evaluation.py        how good is a model? losses on held-out text
+folder_lock.py       one writer per folder
+checkpoint.py        save a run so it can continue exactly where it was
+memory_check.py      refuse a run that does not fit into memory
+log.py               the output of a run: lines on the screen and in log.jsonl
+plots.py             pictures of a run
+data_parallel.py     several processes, one model
+loading.py           load_model: a model by its name, run folder, Hugging Face folder or GGUF file
 """

@@ -1,10 +1,10 @@
 """Load any language model with its tokenizer: the meaning of --model and --init-from in every script.
 
-    a run's folder           the model that was trained there; runs of other packages, such as those of adapters, are
-                             loaded by functions that these packages register here (finetune/loading.py)
-    a Hugging Face folder    config.json, model.safetensors and the tokenizer's files
-    a GGUF file              as llama.cpp uses it
-    a name                   like "gpt2" or "smollm2": a Hugging Face folder or a GGUF file, found or downloaded
+a run's folder           the model that was trained there; runs of other packages, such as those of adapters, are
+                         loaded by functions that these packages register here (finetune/loading.py)
+a Hugging Face folder    config.json, model.safetensors and the tokenizer's files
+a GGUF file              as llama.cpp uses it
+a name                   like "gpt2" or "smollm2": a Hugging Face folder or a GGUF file, found or downloaded
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Layers, which are parameters with a forward pass, and modules, which are made of layers.
 
-    module.py                     Module: a tree of parameters and of other modules
-    layers.py                     Linear, Embedding, LayerNorm, RMSNorm, Dropout; GELU and other activation functions
-    init.py                       how weights start
-    activation_checkpointing.py   keep a block's input only, and compute the rest again in backward
+module.py                     Module: a tree of parameters and of other modules
+layers.py                     Linear, Embedding, LayerNorm, RMSNorm, Dropout; GELU and other activation functions
+init.py                       how weights start
+activation_checkpointing.py   keep a block's input only, and compute the rest again in backward
 """
 
 from .. import functional as functional

@@ -101,6 +101,7 @@ class Verdict:
 
 # --- an exercise ------------------------------------------------------------------------------------------------------
 
+
 @dataclasses.dataclass(frozen=True)
 class Kernel:
     """A place in the GPT: `use_kernels({op: what the learner wrote as `name`})`.

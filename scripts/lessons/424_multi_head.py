@@ -203,8 +203,7 @@ def heads_and_random_channels(seed: int) -> dict[str, np.ndarray]:
 
 
 def five_seeds() -> dict[str, Any]:
-    """The validation loss with each W_O, and what heads and random channels cost where W_O is learned: seeds 11 to 15.
-    """
+    """The validation loss with each W_O; what heads and random channels cost where it is learned: seeds 11 to 15."""
     losses, costs = {w_o: [] for w_o in ("learned", *FIXED)}, []  # type: dict[str, list[float]], list[Any]
     for seed in range(11, 16):
         for w_o, found in losses.items():

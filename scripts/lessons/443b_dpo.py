@@ -47,6 +47,7 @@ rng = np.random.default_rng(lesson.seed)
 # Predict: what is the best policy for a very large β, and what for a very small one?
 rho, reward = np.array([0.2, 0.6, 0.2]), np.array([1.0, -1.0, 0.0])
 
+
 # %%
 def best_policy(beta: float) -> np.ndarray:
     weighted = rho * np.exp(reward / beta)
@@ -93,6 +94,7 @@ for beta in (1.0, 0.2):
 # Does the loss find the best policy? Judges compare each two of the three replies, and the better one wins with
 # probability σ(r_better - r_worse). DPO sees only who wins how often, never the rewards.
 
+
 # %%
 def learned(beta: float) -> np.ndarray:
     """The policy that minimizes DPO's mean loss over all comparisons of the three replies."""
@@ -122,6 +124,7 @@ for beta in (1.0, 0.4):
 #
 # Predict: before training, policy and reference are equal. What is the loss, and what are its derivatives by
 # ln π(chosen) and ln π(rejected), with β = 0.1?
+
 
 # %%
 def gradients(chosen: float, rejected: float, beta: float = 0.1) -> tuple[float, float, float]:

@@ -150,6 +150,7 @@ assert kept > max(held.values()) + 0.2
 # or random ones (the mean of five draws), and measure the loss on code. (Embeddings, norms and biases keep their change
 # in every row.)
 
+
 # %%
 def loss_with(r: int, strongest: bool) -> float:
     """The loss on code with r directions of the change of each matrix."""

@@ -1,6 +1,6 @@
 """The task of lessons 443 and 443b: somebody makes a wrong claim, and a reply is honest, flattering or rude.
 
-    I think grass is red.       No, grass is green.   Yes, grass is red.   You fool, grass is green.
+I think grass is red.       No, grass is green.   Yes, grass is red.   You fool, grass is green.
 """
 
 from __future__ import annotations

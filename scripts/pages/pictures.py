@@ -161,8 +161,7 @@ def widget_scripts(names: Sequence[str]) -> str:
 
 
 def use_one_core() -> None:
-    """Multiply on one core: for matrices as small as those of the lessons, sharing the work takes longer than doing it.
-    """
+    """Multiply on one core: matrices of lessons are so small that sharing the work takes longer than doing it."""
     threadpool_limits(limits=1, user_api="blas")
 
 

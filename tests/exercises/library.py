@@ -311,6 +311,7 @@ def training_loop(library):
             return {"loss": backward(values(), *batches[0], found)}, 1
 
         for step, begins in enumerate(steps):
+
             def change(step=step):
                 for name, t in tensors.items():
                     t.data = update(name, t.data, t.grad, rate(step))

@@ -529,6 +529,7 @@ def test_a_new_gradient_becomes_grad_without_a_copy(monkeypatch):
 
 # Random graphs: each op returns its gradients in one of these ways; the reference always copies.
 
+
 def saved(ctx, dout):
     ctx.tripled = dout * 3
     return ctx.tripled, ctx.tripled

@@ -28,7 +28,6 @@ from tests.minigrad.kernel_checks import (
 pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]
 
 
-
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """So that small cases have several of each kind."""

@@ -63,7 +63,6 @@ def test_names_and_order_of_arguments():
 # --- NumPy's warnings ---
 
 
-
 def test_no_warnings_where_there_is_nothing_to_see():
     """Where PyTorch gives nan, and so beside the cases of test_ops_golden.py."""
     hidden = np.array([[0.0, -INF], [-INF, -INF]])

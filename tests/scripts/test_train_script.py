@@ -378,7 +378,7 @@ command_line.run(lambda argv: print("not reached", file=sys.stderr))"""
     ],
 )
 def test_ctrl_c_is_no_traceback_before_a_script_begins_or_after_it_has_ended(code, status, error):
-    hook = "sys.excepthook = lambda *error: print(\"somebody's own hook\", file=sys.stderr)" if "own" in error else ""
+    hook = 'sys.excepthook = lambda *error: print("somebody\'s own hook", file=sys.stderr)' if "own" in error else ""
     code = f"import sys\n{hook}\n__file__ = 'scripts/some.py'\nimport scripts.shared, signal, threading\n{code}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == status and re.search(error, done.stderr, re.DOTALL)

@@ -1,7 +1,7 @@
 """Writes nf4.npz: a matrix, its NF4 codes and scales, doubly quantized scales, and values of 8 rows, by bitsandbytes.
 
-    pip install torch bitsandbytes
-    python tests/finetune/golden/make_nf4.py
+pip install torch bitsandbytes
+python tests/finetune/golden/make_nf4.py
 """
 
 from pathlib import Path
