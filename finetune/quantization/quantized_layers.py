@@ -136,9 +136,9 @@ class QuantizedEmbedding(nn.Module):
         return Tensor(rows.reshape(*ids.shape, self.embedding_dim))
 
 
-def put_quantized(model: Any, name: str, weight: Weight) -> None:
+def put_quantized(model: nn.Module, name: str, weight: Weight) -> None:
     """Replace a linear layer, or the token embedding with the output layer that is tied to it, by a quantized one."""
-    layer = model.get_submodule(name)
+    layer: Any = model.get_submodule(name)
     if not isinstance(layer, nn.Embedding):
         model.set_submodule(name, QuantizedLinear(weight, layer.bias))
         return

@@ -174,7 +174,7 @@ class GPT(LanguageModel):
     """
 
     def __init__(self, config: GPTConfig):
-        self.config = config
+        self.config: GPTConfig = config
         with nn.init.skipped():  # init_weights, below, sets all weights
             self.transformer = TRANSFORMERS[config.norm, config.positions](config)  # for GPT-2: Transformer(config)
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)

@@ -32,15 +32,17 @@ if TYPE_CHECKING:
 class LanguageModel(StructuredModel):
     """A body and `lm_head`. `model(ids)` gives the logits of the next token at every position.
 
-    Subclasses set `config` (vocab_size, block_size, n_layer, n_head, n_kv_head, n_embd, head_size, tied) and `lm_head`,
-    define `hidden_states` and `forward`, and declare: model_type, the architecture's name in Hugging Face's
-    config.json; family, its name in ours; config_class; names, of its parts.
+    Subclasses set `config` and `lm_head`, define `hidden_states` and `forward`, and declare: model_type, the
+    architecture's name in Hugging Face's config.json; family, its name in ours; config_class; names, of its parts.
     """
 
     model_type: ClassVar[str]
     family: ClassVar[str]
     config_class: ClassVar[type[Settings]]
     lm_head: nn.Linear
+
+    def __init__(self, config: Settings):
+        raise TypeError(f"{type(self).__name__} must define __init__(config)")
 
     def hidden_states(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
         """The output of the body, which the head reads: ids (B, T), or (T) for one sequence, -> (B, T, C).
@@ -126,7 +128,7 @@ def architectures() -> list[type[LanguageModel]]:
     return [found for found in LanguageModel.__subclasses__() if hasattr(found, "family")]
 
 
-def architecture_of(config: Settings) -> Any:
+def architecture_of(config: Settings) -> type[LanguageModel]:
     """The architecture, a class, that a configuration belongs to."""
     return next(architecture for architecture in architectures() if isinstance(config, architecture.config_class))
 
@@ -137,7 +139,7 @@ def to_settings(config: Settings) -> dict[str, Any]:
     return config.to_dict() if family == "gpt" else {"family": family, **config.to_dict()}
 
 
-def from_settings(settings: dict[str, Any]) -> Any:
+def from_settings(settings: dict[str, Any]) -> Settings:
     """The inverse of `to_settings`. Raises ValueError for an unknown family, and what the configuration raises."""
     settings = dict(settings)
     family = settings.pop("family", "gpt")

@@ -192,7 +192,7 @@ class Llama(LanguageModel):
     """A transformer and its language-model head, which computes logits from hidden states; used like `GPT`."""
 
     def __init__(self, config: LlamaConfig):
-        self.config = config
+        self.config: LlamaConfig = config
         with nn.init.skipped():  # init_weights, below, sets them all
             self.model = LlamaTransformer(config)
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)

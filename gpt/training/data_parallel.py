@@ -27,7 +27,7 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from minigrad import Tensor
+from minigrad import Tensor, nn
 from minigrad.backend import random_state, set_random_state, to_device, to_numpy
 
 from ..console import silenced
@@ -57,7 +57,7 @@ class Team:
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Set each parameter's gradient to the sum over all processes. A missing gradient counts as zeros."""
 
-    def gradients(self, model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
+    def gradients(self, model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
         """The gradients of a step of the team, each process having its own batches: for `training_step`."""
         sums, count = sum_gradients(model, batches, loss_fn)
         self.sum_gradients([p for p in model.parameters() if p.requires_grad])
