@@ -24,6 +24,7 @@ What these pages call, each in one line:
 """
 
 # ruff: noqa: F401, F403
+# mypy: implicit-reexport
 import sys
 
 from numpy import float16, float32, float64, int32, int64

@@ -154,12 +154,13 @@ class Run:
         """
         self.kind = kind
         if self.is_new:
-            self.model, tokenizer = make()
+            model, tokenizer = make()
             self.write_at_start.append(lambda: tokenizer.save(self.out_dir))
         else:
             self._checkpoint = load_checkpoint(self.out_dir, kind=kind)
-            self.model, tokenizer = self._checkpoint.model, Tokenizer.load(self.out_dir)
-        return self.model.to(self.device), tokenizer
+            model, tokenizer = self._checkpoint.model, Tokenizer.load(self.out_dir)
+        self.model: nn.Module = model.to(self.device)
+        return model, tokenizer
 
     def data(
         self,

@@ -132,7 +132,7 @@ class GELU(Module):
 class Identity(Module):
     """x itself, where a module is wanted that does nothing."""
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return x
 
 

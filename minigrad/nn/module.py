@@ -295,7 +295,7 @@ class Sequential(ModuleList):
     def __init__(self, *modules: Module):
         super().__init__(modules)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any) -> Tensor:
         for module in self:
             x = module(x)
         return x
