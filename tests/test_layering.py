@@ -23,9 +23,9 @@ NEVER = {"torch", "jax", "numba", "pickle"}
 OPPONENTS = {"torch", "jax"}  # of measurements, and what else compares:
 MAY_COMPARE = ("scripts/benchmark", "scripts/compare_", "scripts/verify_")
 MAY_IMPORT_CUPY = ("minigrad/backend.py", "minigrad/kernels/")
-MAY_ANNOTATE = {  # who is below the file of a class, and still speaks of it
-    "minigrad.tensor.Tensor": ("minigrad.autograd", "minigrad.functional."),
-    "gpt.model.language_model.LanguageModel": (
+MAY_ANNOTATE = {  # file -> who is below it, and still speaks of its classes
+    "minigrad.tensor": ("minigrad.autograd", "minigrad.functional."),
+    "gpt.model.language_model": (
         "gpt.model.kv_cache", "gpt.model.generation", "gpt.model.batch_generation", "gpt.weights.pretrained",
     ),
 }  # fmt: skip
@@ -112,8 +112,10 @@ def circles(root: Path) -> Iterator[str]:
     modules = sources(root)
     graph: dict[str, set[str]] = {}
     for module, source in modules.items():
-        allowed = {name for name, modules in MAY_ANNOTATE.items() if module.startswith(modules)}
-        targets = {target for target, _, types_only in source.imports if not (types_only and target in allowed)}
+        spoken_of = tuple(f"{file}." for file, below in MAY_ANNOTATE.items() if module.startswith(below))
+        targets = {
+            target for target, _, for_types in source.imports if not (for_types and target.startswith(spoken_of))
+        }
         # `from gpt.model import GPT` needs gpt.model; `from gpt import model` needs gpt.model too, not gpt/__init__.py.
         needed = {target if target in modules else target.rpartition(".")[0] for target in targets}
         graph[module] = needed & modules.keys()

@@ -16,13 +16,13 @@ import numpy as np
 from gpt import Tokenizer
 from gpt.files import StrPath
 from gpt.model.config import INIT_STD, Settings
-from gpt.model.language_model import LanguageModel, architecture_of, from_settings, to_settings
+from gpt.model.language_model import Ids, LanguageModel, architecture_of, from_settings, to_settings
 from gpt.model.structure import StructuredModel
 from gpt.training.checkpoint import ModelKind, Shapes, check_size
 from gpt.weights.pretrained import ARCHITECTURES, open_weights, read_config, write_folder
 from gpt.weights.tensor_table import HEAD, Row, fill, their_tensors
 from minigrad import Tensor, nn
-from minigrad.backend import module_of
+from minigrad.backend import Array, module_of
 from minigrad.functional.indexing import check_indices
 
 
@@ -50,7 +50,7 @@ class GPTWithHead(StructuredModel):
         like = next(model.body.parameters())
         return cls(model.body, labels).to(like.dtype, device=like.device)
 
-    def forward(self, ids: Any, lengths: Any) -> Tensor:
+    def forward(self, ids: Ids, lengths: Sequence[int] | Array) -> Tensor:
         """ids (B, T), padded on the right, and the number of real tokens in each row (B) -> scores (B, labels).
 
         Raises IndexError for ids outside the vocabulary, ValueError for lengths outside 1..T.

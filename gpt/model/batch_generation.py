@@ -28,12 +28,12 @@ from .generation import Sampling, generate_textbook
 from .kv_cache import KVCache
 
 if TYPE_CHECKING:  # for annotations only: language_model.py imports this file
-    from .language_model import LanguageModel
+    from .language_model import Ids, LanguageModel
 
 
 def generate(
     model: LanguageModel,
-    ids: Any,
+    ids: Ids,
     max_new_tokens: int,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -73,7 +73,7 @@ def generate(
 
 def stream(
     model: LanguageModel,
-    ids: Any,
+    ids: Ids,
     max_new_tokens: int,
     sampling: Sampling,
     seed: int | None = None,

@@ -117,7 +117,7 @@ def _leaf(tensor: Any, tensors: dict[tuple[Any, int], tuple[Any, str]]) -> Node:
     return node
 
 
-def _describe(node: Node, ctx: Any, tensors: dict[tuple[Any, int], tuple[Any, str]]) -> None:
+def _describe(node: Node, ctx: Context, tensors: dict[tuple[Any, int], tuple[Any, str]]) -> None:
     """Add the name, value and gradient of an op's results where they are known. The graph itself keeps no results."""
     named = [tensors[ctx, i] for i in range(len(ctx.outputs)) if (ctx, i) in tensors]
     node.name = ", ".join(name for _, name in named if name)
