@@ -45,9 +45,7 @@ from .tensor import Tensor
 __version__ = "1.0.0"  # setup.cfg reads it here
 torch_names.answer_in(sys.modules[__name__], functional, nn, optim, Tensor, nn.Module, Context)
 
-# fmt: off
 __all__ = [
     "Function", "GradcheckError", "Tensor", "arange", "autocast", "functional", "gradcheck", "inspection",
     "manual_seed", "nn", "no_grad", "ones", "optim", "randn", "tensor", "use_kernels", "zeros",
-]
-# fmt: on
+]  # fmt: skip

@@ -24,7 +24,6 @@ from typing import Any
 
 from .backend import Array, module_of
 from .optim import AdamW, Optimizer, decay_groups
-from .parameter_groups import Params
 from .tensor import Tensor
 
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
@@ -65,7 +64,7 @@ class Muon(AdamW):
 
     def __init__(
         self,
-        params: Params,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float = 1e-3,
         weight_decay: float = 0.1,
         momentum: float = 0.95,

@@ -6,12 +6,10 @@ The rules that change the parameters are in optim.py.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any
 
 from .backend import device_of, to_device
 from .tensor import Tensor
-
-Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]]  # parameters, or groups of them
 
 
 class ParameterGroups:
@@ -21,7 +19,7 @@ class ParameterGroups:
     settings out of range, a parameter given twice, or no parameters; TypeError for anything that is not a leaf tensor.
     """
 
-    def __init__(self, params: Params, defaults: dict[str, Any]):
+    def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], defaults: dict[str, Any]):
         groups: list[Any] = [params] if isinstance(params, Tensor) else list(params)
         if groups and not isinstance(groups[0], dict):
             groups = [{"params": groups}]

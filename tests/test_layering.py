@@ -25,10 +25,8 @@ MAY_COMPARE = ("scripts/benchmark", "scripts/compare_", "scripts/verify_")
 MAY_IMPORT_CUPY = ("minigrad/backend.py", "minigrad/kernels/")
 MAY_ANNOTATE = {  # file -> who is below it, and still speaks of its classes
     "minigrad.tensor": ("minigrad.autograd", "minigrad.functional."),
-    "gpt.model.language_model": (
-        "gpt.model.kv_cache", "gpt.model.generation", "gpt.model.batch_generation", "gpt.weights.pretrained",
-    ),
-}  # fmt: skip
+    "gpt.model.language_model": ("gpt.model.generation", "gpt.model.batch_generation"),
+}
 
 NAMES_A_SCRIPT = re.compile(r"scripts/|\bpython \S+\.py")
 

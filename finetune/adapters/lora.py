@@ -34,7 +34,6 @@ import minigrad.functional as F
 from gpt.ranges import check_ranges
 from minigrad import Tensor, nn
 from minigrad.backend import Array, device_of, module_of, to_device
-from minigrad.functional.argument_checks import Indices
 from minigrad.in_place import announce_update
 from minigrad.nn.layers import activate
 from minigrad.nn.module import empty_parameter
@@ -88,7 +87,7 @@ class LoRALinear(nn.Module):
         """B, (out, r): here lora_B as it is. A subclass that stores B in parts, `LoRASlices` below, joins them."""
         return self.lora_B
 
-    def cross_entropy(self, x: Tensor, targets: Indices, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+    def cross_entropy(self, x: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
         """Like `nn.Linear.cross_entropy`, but with all logits in memory."""
         return F.cross_entropy(self(x), targets, ignore_index=ignore_index, reduction=reduction)
 

@@ -10,9 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gpt import Tokenizer
+from gpt import LanguageModel, Tokenizer
 from gpt.console import printable, progress_bar, show
-from gpt.model.language_model import LanguageModel
 
 from ..data.chat_template import ChatTemplate, Message
 from ..data.tasks import TaskItem

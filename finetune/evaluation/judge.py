@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpt import Tokenizer
+from gpt import LanguageModel, Tokenizer
 from gpt.console import show
-from gpt.model.language_model import LanguageModel
 from gpt.training.loading import load_model
 from minigrad import no_grad
 from minigrad.backend import to_numpy
@@ -86,20 +85,16 @@ def win_rate(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 @no_grad()
 def kl_of_replies(
-    model: LanguageModel,
-    reference: LanguageModel,
-    prompts: Sequence[list[int]],
-    replies: Sequence[list[int]],
-    batch_size: int = 50,
+    model: LanguageModel, reference: LanguageModel, prompts: Sequence[list[int]], replies: Sequence[list[int]]
 ) -> float:
     """KL(model || reference) in nats per reply, from replies that `model` drew at temperature 1.
 
     The exact KL divergences of the next-token distributions are summed over each reply. The expectation is the same as
     that of the sampled log-ratios (k1), but there is less noise.
     """
-    total = 0.0
-    for start in range(0, len(prompts), batch_size):
-        part = slice(start, start + batch_size)
+    total, at_once = 0.0, 50
+    for start in range(0, len(prompts), at_once):
+        part = slice(start, start + at_once)
         tokens, _, starts, mask = prompts_with_replies(prompts[part], replies[part])
         places = Places.of(starts, mask)
         with evaluating(model), evaluating(reference):  # without dropout

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gpt import Tokenizer
+from gpt import LanguageModel, Tokenizer
 from gpt.console import show
-from gpt.model.language_model import LanguageModel
 from gpt.training.batches import sequential_batches
 from gpt.training.evaluation import mean_loss
 

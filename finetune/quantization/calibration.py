@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from gpt.interpretability.activations import hooked
-from gpt.model.config import Settings
 from gpt.model.structure import SharedInput, StructuredModel
 from minigrad import Tensor, nn, no_grad
 
@@ -87,7 +86,7 @@ class Reader:
             self.hidden[rows] = block(Tensor(self.hidden[rows]), *self.block_arguments).data
 
 
-def check_ids(ids: Any, config: Settings) -> None:
+def check_ids(ids: Any, config: Any) -> None:
     """Raise ValueError unless ids (N, T) are a calibration text: in the vocabulary, with T at most the block size."""
     ids = np.asarray(ids)
     if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu" or ids.shape[1] > config.block_size:

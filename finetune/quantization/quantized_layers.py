@@ -16,7 +16,6 @@ import numpy as np
 import minigrad.functional as F
 from minigrad import Function, Tensor, nn
 from minigrad.backend import Array, module_of
-from minigrad.functional.argument_checks import Indices
 from minigrad.functional.indexing import check_indices
 from minigrad.kernels.cpu.threads import matmul, parallel, row_blocks
 from minigrad.nn.layers import activate
@@ -115,7 +114,7 @@ class QuantizedLinear(nn.Module):
             raise ValueError(f"the input of shape {x.shape} does not fit a weight (out, in) of {self.weight.shape}")
         return activate(QuantizedProduct.apply(x, self.bias, weight=self.weight), activation)
 
-    def cross_entropy(self, x: Tensor, targets: Indices, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+    def cross_entropy(self, x: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
         """Like `nn.Linear.cross_entropy`, but all logits exist at once."""
         return F.cross_entropy(self(x), targets, ignore_index=ignore_index, reduction=reduction)
 
@@ -130,7 +129,7 @@ class QuantizedEmbedding(nn.Module):
         self.num_embeddings, self.embedding_dim = weight.shape
         self.weight = weight
 
-    def forward(self, ids: Indices) -> Tensor:
+    def forward(self, ids: Tensor | Array) -> Tensor:
         ids = ids.data if isinstance(ids, Tensor) else ids
         check_indices("embedding", ids, self.num_embeddings, "the vocabulary")
         rows = self.weight.dequantize_rows(ids.reshape(-1))  # (N, C)

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt import Tokenizer
-from gpt.model.language_model import LanguageModel
+from gpt import LanguageModel, Tokenizer
 from gpt.training.batches import RandomBatches, get_batch, open_tokens
 from gpt.training.evaluation import evaluated, held_out_loss, perplexity
 from gpt.training.run import Stream

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any, ClassVar
 
 from gpt.accounting import activation_bytes
-from gpt.model.structure import StructuredModel
 from gpt.training.memory_check import check_memory
 from gpt.training.training_config import TrainingConfig
 
@@ -34,12 +33,11 @@ class RunConfig:
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
-def check_batch_memory(model: StructuredModel, batch_size: int, training: TrainingConfig) -> None:
+def check_batch_memory(model: Any, batch_size: int, training: TrainingConfig) -> None:
     """Raise ValueError for batches that do not fit into this machine's memory together with the model."""
-    config: Any = model.config  # a GPTConfig or a LlamaConfig
     needed = SMALLEST_ITEM * batch_size * training.gradient_accumulation_steps
     if all(parameter.requires_grad for parameter in model.parameters()):
-        needed += activation_bytes(config, batch_size, SHORTEST_ITEM, kernels="fast")
+        needed += activation_bytes(model.config, batch_size, SHORTEST_ITEM, kernels="fast")
     else:  # some frozen layers save nothing for backward: the tokens' hidden states in one MLP remain
-        needed += 4 * batch_size * SHORTEST_ITEM * (config.n_embd + config.n_inner)
+        needed += 4 * batch_size * SHORTEST_ITEM * (model.config.n_embd + model.config.n_inner)
     check_memory(needed, f"a step on batches of {batch_size:,}")

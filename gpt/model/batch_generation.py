@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad import Tensor, no_grad
-from minigrad.backend import generator
+from minigrad.backend import Array, generator
 from minigrad.nn.module import evaluating
 
 from .generation import Sampling, generate_textbook
@@ -177,9 +177,7 @@ class TextSoFar:
     ids, real: the prompts, from `as_batch`. room: the number of tokens that may follow.
     """
 
-    def __init__(
-        self, model: LanguageModel, ids: np.ndarray, real: np.ndarray, room: int, memory: Memory | None = None
-    ):
+    def __init__(self, model: LanguageModel, ids: Array, real: Array, room: int, memory: Memory | None = None):
         self.model, self.block = model, model.config.block_size  # the model can read `block` tokens at once
         self.seen = [set(row[is_real].tolist()) for row, is_real in zip(ids, real, strict=True)]
         # The context, (B, T): the tokens, and the mask that is False on padding. The first `read` are in the cache.

@@ -7,13 +7,12 @@ about n²/2.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from minigrad import Tensor
 from minigrad.backend import Array, module_of
 
-if TYPE_CHECKING:  # for annotations only: language_model.py imports this file
-    from .language_model import LanguageModel
+from .structure import StructuredModel
 
 
 class KVCache:
@@ -30,7 +29,7 @@ class KVCache:
         self.values = [xp.empty((batch, n_kv_head, capacity, head_size), dtype) for _ in range(n_layer)]
 
     @classmethod
-    def for_model(cls, model: LanguageModel, batch: int = 1, capacity: int | None = None) -> KVCache:
+    def for_model(cls, model: StructuredModel, batch: int = 1, capacity: int | None = None) -> KVCache:
         """An empty cache for `model`. The default capacity is the model's block size."""
         config = model.config
         like = next(model.parameters()).data

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from ..tokenizer.tokenizer import Tokenizer
 
 
-# Token ids (B, T), or (T) for one sequence. `generate` also takes sequences of different lengths.
-Ids: TypeAlias = Tensor | Array | Sequence[int | Sequence[int] | Array]
+Ids: TypeAlias = Tensor | Array | Sequence[int | Sequence[int] | Array]  # (B, T), or (T) for one sequence
 
 
 class LanguageModel(StructuredModel):

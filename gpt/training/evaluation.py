@@ -24,7 +24,7 @@ from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
 from .batches import Tokens, sequential_batches
 from .data_parallel import ALONE, Team
-from .training_step import LossFunction, add_up, language_model_loss, read_numbers
+from .training_step import LossFunction, Sums, add_up, language_model_loss, read_numbers
 
 TOKENS_AT_ONCE = 4096  # in the windows that are read together
 SAMPLED_TOKENS = 100_000  # of a held-out text that is longer, where not all of it is evaluated
@@ -38,7 +38,7 @@ def evaluate(
 
     The processes of a team take turns. Raises ValueError if no target counts.
     """
-    sums: dict[str, Any] = {}
+    sums: Sums = {}
     count = 0
     with evaluating(model):
         for batch in team.share(batches):
@@ -88,7 +88,7 @@ def evaluated(tokens: Tokens, block_size: int) -> str:
     return f"{len(tokens):,} to test on: {sample * block_size:,} in windows drawn at random, and at the end all of them"
 
 
-def _window_losses(model: LanguageModel, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, int, dict[str, Any]]:
+def _window_losses(model: LanguageModel, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, int, Sums]:
     """The losses of full windows, and the squares of their means, both summed over all tokens."""
     losses = model.loss(*batch, reduction="none")  # (B, T)
     means = losses.data.mean(-1, keepdims=True)

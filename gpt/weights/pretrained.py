@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,9 +32,6 @@ from . import gpt2_gguf, gpt2_huggingface, llama_gguf, llama_huggingface
 from .gguf_file import GGUFFile, is_gguf
 from .safetensors_file import SafetensorsFile, write_safetensors
 from .tensor_table import Match, Source, fill, matches, their_tensors
-
-if TYPE_CHECKING:  # for annotations only: it imports this file
-    from ..model.language_model import LanguageModel
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -79,7 +76,7 @@ def _load_gguf(file: GGUFFile, models: dict[str, Any]) -> Any:
     return fill(lambda: models[described.ARCHITECTURE](config), weights, described.gguf_rows(config)).eval()
 
 
-def save(model: LanguageModel, folder: StrPath, tokenizer: Tokenizer | None = None) -> None:
+def save(model: Any, folder: StrPath, tokenizer: Tokenizer | None = None) -> None:
     """Save a language model and its tokenizer as a folder that transformers can load.
 
     Raises ValueError for a model with adapters or quantized layers, FileExistsError if the folder holds a training run,

@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from minigrad import nn
 from minigrad.backend import Array
 from minigrad.kernels.cpu import threads
 
-from ..model.config import Settings
 from .safetensors_file import Entry
 
 M = TypeVar("M", bound=nn.Module)
@@ -47,7 +46,7 @@ class Row(NamedTuple):
 Line = tuple[str, tuple[str, ...], bool]
 
 
-def rows_of(table: Iterable[Line], sizes: Mapping[str, int], prefix: str, config: Settings) -> Iterator[Row]:
+def rows_of(table: Iterable[Line], sizes: Mapping[str, int], prefix: str, config: Any) -> Iterator[Row]:
     """The rows of a table for a model: lines with a * once for each block, and the head if it is not tied.
 
     sizes: the numbers for the letters. prefix: what our names have before theirs.

@@ -38,7 +38,6 @@ from .shape import cat, chunk, expand, flatten, pad, permute, reshape, split, sq
 from .sorting import sort, topk
 from .stochastic import dropout
 
-# fmt: off
 __all__ = [
     "abs", "add", "amax", "amin", "argmax", "argmin", "binary_cross_entropy_with_logits", "cat", "chunk", "clip",
     "cross_entropy", "cumsum", "div", "dropout", "einsum", "embedding", "erf", "exp", "expand", "flatten", "flip",
@@ -48,8 +47,7 @@ __all__ = [
     "pow", "prod", "relu", "reshape", "rms_norm", "rotary_embedding", "scaled_dot_product_attention", "sigmoid",
     "silu", "softmax", "softplus", "sort", "split", "split_heads", "sqrt", "squeeze", "stack", "std", "sub", "sum",
     "swiglu", "tanh", "to", "topk", "transpose", "tril", "triu", "unsqueeze", "var", "view", "where",
-]
-# fmt: on
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:

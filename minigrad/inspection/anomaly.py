@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 
 from .. import switches
-from ..autograd import Context
 from ..backend import Array, is_array, module_of, to_numpy
 from ..kernels.accumulation import SparseGradient
 from .observers import ENGINE, input_names, saved_arrays, watching
@@ -49,14 +48,14 @@ class _Forward:
 
 class _Detector(switches.Observer):
     def __init__(self) -> None:
-        self._forwards: weakref.WeakKeyDictionary[Context, _Forward] = weakref.WeakKeyDictionary()
+        self._forwards: weakref.WeakKeyDictionary[Any, _Forward] = weakref.WeakKeyDictionary()
 
-    def before(self, phase: str, ctx: Context, arrays: list[Any]) -> None:
+    def before(self, phase: str, ctx: Any, arrays: list[Any]) -> None:
         forward = self._forwards.get(ctx)
         if phase == "backward" and forward is not None:
             _check_unchanged(ctx, forward)
 
-    def after(self, phase: str, ctx: Context, arrays: list[Any], results: tuple[Any, ...]) -> None:
+    def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
         if phase == "forward":
             names = input_names(ctx.function, len(arrays))
             call = f"{ctx.function.__name__}({_described(names, arrays)}) -> {_described([''] * len(results), results)}"
@@ -95,9 +94,7 @@ def detect_anomaly() -> Iterator[None]:
 # --- NaN and infinity ---
 
 
-def _check_results(
-    phase: str, ctx: Context, given: dict[str, Any], made: dict[str, Any], forward: _Forward | None
-) -> None:
+def _check_results(phase: str, ctx: Any, given: dict[str, Any], made: dict[str, Any], forward: _Forward | None) -> None:
     for name, result in made.items():
         has_nan = _any("isnan", result)
         if not has_nan and not _any("isinf", result):
@@ -138,7 +135,7 @@ def _first_bad(result: Any) -> tuple[tuple[int, ...], str]:
     return place, f"{len(bad):,} of {result.size:,} elements, the first at {list(place)}"
 
 
-def _values_at(place: tuple[int, ...], result: Any, given: dict[str, Any], ctx: Context, phase: str) -> str:
+def _values_at(place: tuple[int, ...], result: Any, given: dict[str, Any], ctx: Any, phase: str) -> str:
     """The numbers that the bad element was computed from: the same place in arrays of the same shape, and scalars."""
     sources = dict(given) | ({f"ctx.{name}": array for name, array in saved_arrays(ctx)} if phase == "backward" else {})
     found = []
@@ -153,7 +150,7 @@ def _values_at(place: tuple[int, ...], result: Any, given: dict[str, Any], ctx: 
 # --- arrays changed between forward and backward ---
 
 
-def _check_unchanged(ctx: Context, forward: _Forward) -> None:
+def _check_unchanged(ctx: Any, forward: _Forward) -> None:
     for name, array in saved_arrays(ctx):
         if name in forward.checksums and _checksum(array) != forward.checksums[name]:
             raise AnomalyError(

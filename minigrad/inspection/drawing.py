@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
-from ..tensor import Tensor
-from .graph import Graph, Input, Names, Node, read_graph
+from .graph import Graph, Input, Node, read_graph
 from .svg import svg_of
 
 
-def draw(tensor: Tensor, path: str | os.PathLike[str] | None = None, names: Names = None, limit: int = 300) -> Drawing:
+def draw(tensor: Any, path: str | os.PathLike[str] | None = None, names: Any = None, limit: int = 300) -> Drawing:
     """Show how `tensor` was computed: as text, or as a picture (SVG). Returns it, and writes it to `path` if given.
 
     A notebook shows the picture, also of the text.

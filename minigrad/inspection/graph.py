@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from ..autograd import Context, Edge, count_uses
+from ..autograd import Context, count_uses
 from ..backend import Array, to_numpy
-from ..nn.module import Module
-from ..tensor import Tensor
 from .observers import input_names
-
-Names: TypeAlias = Mapping[Tensor, str] | Module | None  # of tensors; a module names its parameters
 
 
 @dataclass(eq=False)
@@ -60,7 +56,7 @@ class Graph:
         return f"{ops:,} op{'s' * (ops != 1)}, {leaves:,} {'leaf' if leaves == 1 else 'leaves'}"
 
 
-def read_graph(tensor: Tensor, names: Names = None, limit: int = 300) -> Graph:
+def read_graph(tensor: Any, names: Any = None, limit: int = 300) -> Graph:
     """The graph behind `tensor`: the `limit` ops nearest to it, and their leaves.
 
     names: {tensor: "name"}, or a module, which names its parameters. Works before and after backward.
@@ -106,7 +102,7 @@ def consumers_first(roots: list[Context]) -> list[Context]:
     return order
 
 
-def _named(root: Tensor, names: Names) -> dict[Edge, tuple[Tensor, str]]:
+def _named(root: Any, names: Any) -> dict[tuple[Any, int], tuple[Any, str]]:
     """(leaf, 0) or (Context, output index) -> (tensor, name), for all tensors whose name or value is known."""
     if names is not None and not isinstance(names, Mapping):
         names = {parameter: name for name, parameter in names.named_parameters()}
@@ -114,14 +110,14 @@ def _named(root: Tensor, names: Names) -> dict[Edge, tuple[Tensor, str]]:
     return {(tensor.grad_fn or tensor, tensor.output_index): (tensor, name) for tensor, name in named.items()}
 
 
-def _leaf(tensor: Tensor, tensors: dict[Edge, tuple[Tensor, str]]) -> Node:
+def _leaf(tensor: Any, tensors: dict[tuple[Any, int], tuple[Any, str]]) -> Node:
     _, name = tensors.get((tensor, 0), (None, ""))
     node = Node("leaf", "leaf", [(tuple(tensor.shape), tensor.dtype)], name)
     node.notes = [*_value(tensor), *_gradient(tensor.grad)]
     return node
 
 
-def _describe(node: Node, ctx: Context, tensors: dict[Edge, tuple[Tensor, str]]) -> None:
+def _describe(node: Node, ctx: Any, tensors: dict[tuple[Any, int], tuple[Any, str]]) -> None:
     """Add the name, value and gradient of an op's results where they are known. The graph itself keeps no results."""
     named = [tensors[ctx, i] for i in range(len(ctx.outputs)) if (ctx, i) in tensors]
     node.name = ", ".join(name for _, name in named if name)
@@ -133,7 +129,7 @@ def _describe(node: Node, ctx: Context, tensors: dict[Edge, tuple[Tensor, str]])
         node.notes += _gradient(tensor.grad)
 
 
-def _value(tensor: Tensor) -> list[str]:
+def _value(tensor: Any) -> list[str]:
     return [f"value {tensor.item():.4g}"] if math.prod(tensor.shape) == 1 and tensor.dtype.kind in "biuf" else []
 
 

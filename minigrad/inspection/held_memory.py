@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from .. import switches
-from ..autograd import Context
 from ..backend import Array, buffer_of
 from ..notebook import NotebookReport
 from .observers import arrays_of, human, saved_arrays, watching
@@ -42,7 +41,7 @@ class MemoryReport(switches.Observer, NotebookReport):
         self.peak = 0
         self._at_peak: dict[tuple[str, str], int] = {}  # (op, name) -> bytes
         # Weak references: a report keeps no node or array alive. The id of a buffer is unique while the buffer lives.
-        self._nodes: weakref.WeakKeyDictionary[Context, dict[int, Saved]] = weakref.WeakKeyDictionary()
+        self._nodes: weakref.WeakKeyDictionary[Any, dict[int, Saved]] = weakref.WeakKeyDictionary()
         self._made: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()  # by ops of the block
 
     @property
@@ -70,7 +69,7 @@ class MemoryReport(switches.Observer, NotebookReport):
 
     # --- watching ---
 
-    def after(self, phase: str, ctx: Context, arrays: list[Any], results: tuple[Any, ...]) -> None:
+    def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
         if phase == "backward" or True not in ctx.needs_grad:
             return
         inputs = [buffer_of(array) for array in arrays_of(arrays)]

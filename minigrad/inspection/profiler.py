@@ -20,7 +20,6 @@ from time import perf_counter_ns
 from typing import Any
 
 from .. import functional, graph_checks, switches
-from ..autograd import Context
 from ..backend import buffer_of, device_of, is_array
 from ..notebook import NotebookReport
 from . import flops
@@ -87,11 +86,11 @@ class Profile(switches.Observer, NotebookReport):
 
     # --- watching ---
 
-    def before(self, phase: str, ctx: Context, arrays: list[Any]) -> None:
+    def before(self, phase: str, ctx: Any, arrays: list[Any]) -> None:
         _wait_for_device(arrays)
         self._start = perf_counter_ns()
 
-    def after(self, phase: str, ctx: Context, arrays: list[Any], results: tuple[Any, ...]) -> None:
+    def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
         _wait_for_device(results)
         elapsed = perf_counter_ns() - self._start
         name = ctx.function.__name__
@@ -156,7 +155,7 @@ def _textbook_op(function: type, arrays: list[Any]) -> str:
     return known[0].__name__ if known else ""
 
 
-def _call(phase: str, ctx: Context, arrays: list[Any], results: tuple[Any, ...]) -> flops.Call:
+def _call(phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> flops.Call:
     needs_grad = list(ctx.needs_grad)
     if phase == "forward":
         shapes = [tuple(x.shape) if is_array(x) else None for x in arrays]
@@ -165,7 +164,7 @@ def _call(phase: str, ctx: Context, arrays: list[Any], results: tuple[Any, ...])
     return flops.Call(known, [shape for shape, _ in ctx.outputs], needs_grad, ctx.saved())
 
 
-def _bytes_moved(phase: str, ctx: Context, arrays: list[Any], results: tuple[Any, ...]) -> int:
+def _bytes_moved(phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> int:
     read = arrays_of(arrays if phase == "forward" else [*arrays, *(array for _, array in saved_arrays(ctx))])
     buffers = {id(buffer_of(array)) for array in read}
     written = [array for array in arrays_of(results) if id(buffer_of(array)) not in buffers]
