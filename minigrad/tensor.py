@@ -18,7 +18,7 @@ from .notebook import tensor_html
 # What `ndarray * tensor` and the like reach, through Tensor.__array_ufunc__.
 _UFUNCS = {"add": F.add, "subtract": F.sub, "multiply": F.mul, "divide": F.div, "power": F.pow, "matmul": F.matmul}
 _COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
-_Comparison = type("Comparison", (), {"dtype_rule": "promote"})
+_Comparison = type("Comparison", (), {"dtype_rule": "promote"})  # its operands are promoted as an op's are
 
 
 @autograd.register_tensor_class

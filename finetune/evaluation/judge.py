@@ -85,16 +85,20 @@ def win_rate(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 @no_grad()
 def kl_of_replies(
-    model: LanguageModel, reference: LanguageModel, prompts: Sequence[list[int]], replies: Sequence[list[int]]
+    model: LanguageModel,
+    reference: LanguageModel,
+    prompts: Sequence[list[int]],
+    replies: Sequence[list[int]],
+    batch_size: int = 50,
 ) -> float:
     """KL(model || reference) in nats per reply, from replies that `model` drew at temperature 1.
 
     The exact KL divergences of the next-token distributions are summed over each reply. The expectation is the same as
     that of the sampled log-ratios (k1), but there is less noise.
     """
-    total, at_once = 0.0, 50
-    for start in range(0, len(prompts), at_once):
-        part = slice(start, start + at_once)
+    total = 0.0
+    for start in range(0, len(prompts), batch_size):
+        part = slice(start, start + batch_size)
         tokens, _, starts, mask = prompts_with_replies(prompts[part], replies[part])
         places = Places.of(starts, mask)
         with evaluating(model), evaluating(reference):  # without dropout
