@@ -49,11 +49,11 @@ def test_will_it_fit_writes_no_text(model):
     )
 
 
-def test_a_model_that_does_not_fit_is_not_loaded(model, monkeypatch, capsys):
-    load_model(model)[0].save_pretrained(model / "exported")
+def test_a_model_that_does_not_fit_is_not_loaded(model, tmp_path, monkeypatch, capsys):
+    load_model(model)[0].save_pretrained(tmp_path)
     monkeypatch.setattr(memory_check, "machine_memory", lambda: 10_000)
-    error = refusal(generate.main, capsys, "--model", model / "exported")
-    assert f"the model in {model / 'exported'} needs at least 0 GB of memory, and this machine has 0 GB" in error
+    error = refusal(generate.main, capsys, "--model", tmp_path)
+    assert f"the model in {tmp_path} needs at least 0 GB of memory, and this machine has 0 GB" in error
 
 
 def test_several_samples_the_first_of_which_is_the_single_one(model):
