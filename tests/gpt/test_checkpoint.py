@@ -168,9 +168,10 @@ class FailingDisk:
     def open(self, path, mode, **options):
         if "w" not in mode:
             return open(path, mode, **options)
+        Path(path).write_bytes(b"")  # and closed, in case it fails: Windows deletes no open file
+        self.count()
         file = HalfWritten(path, mode)
         file.disk = self
-        self.count()
         return file
 
 
