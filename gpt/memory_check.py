@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+MOST = 1 << 42  # bytes: more than machines have
+
 
 def check_memory(needed: float, what: str) -> None:
     """Raise ValueError for a run that needs more bytes than this machine has, before any work is done."""
     there = machine_memory()
-    if there and needed > there:
-        sizes = f"{needed / 1e9:,.0f} GB of memory, and this machine has {there / 1e9:,.0f} GB"
-        raise ValueError(f"{what} needs at least {sizes}: make it smaller")
+    if needed > (there or MOST):
+        has = f", and this machine has {there / 1e9:,.0f} GB" if there else ""
+        raise ValueError(f"{what} needs at least {needed / 1e9:,.0f} GB of memory{has}: make it smaller")
 
 
 def machine_memory() -> int:

@@ -153,9 +153,7 @@ def _single_keys() -> Iterator[Callable[[], str | None]]:
                 return None
             typed = os.read(terminal, 1).decode("latin-1").lower()
             if typed == "\x1b" and select.select([terminal], [], [], 0)[0]:
-                os.read(
-                    terminal, 16
-                )  # the rest of an arrow or a function key, with letters that would be taken for keys
+                os.read(terminal, 16)  # the rest of an arrow or a function key: its letters are no keys of ours
                 return None
             return typed or "q"
 
