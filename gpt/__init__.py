@@ -23,9 +23,7 @@ from .training.batches import get_batch
 from .training.checkpoint import load_checkpoint, save_checkpoint
 from .training.loading import load_model
 
-# fmt: off
 __all__ = [
     "GPT", "GPTConfig", "KVCache", "LanguageModel", "Llama", "LlamaConfig", "Tokenizer", "get_batch", "load_checkpoint",
     "load_model", "save_checkpoint", "train_bpe",
-]
-# fmt: on
+]  # fmt: skip

@@ -24,6 +24,7 @@ What these pages call, each in one line:
 """
 
 # ruff: noqa: F401, F403
+# mypy: implicit-reexport
 import sys
 
 from numpy import float16, float32, float64, int32, int64
@@ -44,9 +45,7 @@ from .tensor import Tensor
 __version__ = "1.0.0"  # setup.cfg reads it here
 torch_names.answer_in(sys.modules[__name__], functional, nn, optim, Tensor, nn.Module, Context)
 
-# fmt: off
 __all__ = [
     "Function", "GradcheckError", "Tensor", "arange", "autocast", "functional", "gradcheck", "inspection",
     "manual_seed", "nn", "no_grad", "ones", "optim", "randn", "tensor", "use_kernels", "zeros",
-]
-# fmt: on
+]  # fmt: skip

@@ -123,7 +123,7 @@ class Function:
     compose: Callable[..., Tensor] | None = None  # for a fused op: the several ops that it consists of
 
     @classmethod
-    def apply(cls, *inputs: Any, **options: Any) -> Any:
+    def apply(cls, *inputs: Any, **options: Any) -> Tensor:
         """Run forward on the inputs' arrays and record the call: the one place where arrays become graph."""
         # Gather: each input's array, whether its gradient is wanted, and where it came from.
         arrays, needs_grad, edges = [], [], []
@@ -151,7 +151,7 @@ class Function:
         outputs = tuple(map(_tensor_class, result)) if several else (_tensor_class(result),)
         if True in needs_grad:
             record(ctx, outputs)
-        return outputs if several else outputs[0]
+        return outputs if several else outputs[0]  # type: ignore[return-value]  # most have one output
 
 
 def record(ctx: Context, outputs: tuple[Tensor, ...]) -> None:

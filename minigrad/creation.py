@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .backend import DEFAULT_DTYPE, generator
+from .functional.argument_checks import Size
 from .tensor import Tensor, unpacked
 
 
@@ -18,17 +19,17 @@ def tensor(data: Any, *, dtype: Any = None, device: str | None = None, requires_
     return Tensor(Tensor(data, dtype=dtype, device=device).data.copy(), requires_grad)
 
 
-def zeros(*size: Any, dtype: Any = DEFAULT_DTYPE, device: str | None = None, requires_grad: bool = False) -> Tensor:
+def zeros(*size: Size, dtype: Any = DEFAULT_DTYPE, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Zeros of shape `size`: zeros(2, 3) or zeros((2, 3))."""
     return Tensor(np.zeros(unpacked(size), dtype), requires_grad, device=device)
 
 
-def ones(*size: Any, dtype: Any = DEFAULT_DTYPE, device: str | None = None, requires_grad: bool = False) -> Tensor:
+def ones(*size: Size, dtype: Any = DEFAULT_DTYPE, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Ones of shape `size`: ones(2, 3) or ones((2, 3))."""
     return Tensor(np.ones(unpacked(size), dtype), requires_grad, device=device)
 
 
-def randn(*size: Any, dtype: Any = DEFAULT_DTYPE, device: str | None = None, requires_grad: bool = False) -> Tensor:
+def randn(*size: Size, dtype: Any = DEFAULT_DTYPE, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Numbers drawn from the normal distribution of mean 0 and variance 1; `manual_seed` makes them repeatable."""
     numbers = generator().standard_normal(unpacked(size), DEFAULT_DTYPE)
     return Tensor(numbers, requires_grad, dtype, device)

@@ -64,7 +64,7 @@ class Muon(AdamW):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float = 1e-3,
         weight_decay: float = 0.1,
         momentum: float = 0.95,

@@ -19,7 +19,7 @@ class ParameterGroups:
     settings out of range, a parameter given twice, or no parameters; TypeError for anything that is not a leaf tensor.
     """
 
-    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]):
+    def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], defaults: dict[str, Any]):
         groups: list[Any] = [params] if isinstance(params, Tensor) else list(params)
         if groups and not isinstance(groups[0], dict):
             groups = [{"params": groups}]

@@ -20,11 +20,13 @@ import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .backend import is_array, module_of
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Observer:
@@ -96,7 +98,7 @@ class no_grad(contextlib.ContextDecorator):
 
     _records = False
 
-    def __call__(self, function: Any) -> Any:
+    def __call__(self, function: F) -> F:
         if inspect.isgeneratorfunction(function):  # calling it only makes the generator, which runs later
             raise TypeError(f"@no_grad() cannot wrap the generator {function.__name__}; use `with no_grad()` in it")
         return super().__call__(function)

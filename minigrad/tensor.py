@@ -12,11 +12,13 @@ from . import autograd, backend, in_place
 from . import functional as F
 from .backend import NUMBERS, Array
 from .dtypes import is_floating, promote_inputs
+from .functional.argument_checks import Operand, Size
 from .notebook import tensor_html
 
 # What `ndarray * tensor` and the like reach, through Tensor.__array_ufunc__.
 _UFUNCS = {"add": F.add, "subtract": F.sub, "multiply": F.mul, "divide": F.div, "power": F.pow, "matmul": F.matmul}
 _COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
+_Comparison = type("Comparison", (), {"dtype_rule": "promote"})
 
 
 @autograd.register_tensor_class
@@ -43,10 +45,6 @@ class Tensor(in_place.InPlaceOperators):
         if requires_grad:
             self.requires_grad_()
 
-    shape = property(lambda self: self.data.shape)
-    ndim = property(lambda self: self.data.ndim)
-    dtype = property(lambda self: self.data.dtype)
-    device = property(lambda self: backend.device_of(self.data))
     is_leaf = property(lambda self: self.grad_fn is None)
     version = property(lambda self: in_place.version(self.data))  # grows when the library changes data in place
 
@@ -91,10 +89,6 @@ class Tensor(in_place.InPlaceOperators):
         """A leaf with the same data, without a gradient."""
         return Tensor(self.data)
 
-    def item(self) -> Any:
-        """The only element, as a Python number."""
-        return self.data.item()
-
     def numpy(self) -> np.ndarray:
         """The data on the host, outside the graph; on the CPU shared, not copied."""
         return backend.to_numpy(self.data)
@@ -117,16 +111,16 @@ class Tensor(in_place.InPlaceOperators):
     # --- operators ---
 
     # fmt: off
-    def __add__(self, other: Any) -> Tensor: return F.add(self, other)
-    def __radd__(self, other: Any) -> Tensor: return F.add(other, self)
-    def __sub__(self, other: Any) -> Tensor: return F.sub(self, other)
-    def __rsub__(self, other: Any) -> Tensor: return F.sub(other, self)
-    def __mul__(self, other: Any) -> Tensor: return F.mul(self, other)
-    def __rmul__(self, other: Any) -> Tensor: return F.mul(other, self)
-    def __truediv__(self, other: Any) -> Tensor: return F.div(self, other)
-    def __rtruediv__(self, other: Any) -> Tensor: return F.div(other, self)
-    def __pow__(self, other: Any) -> Tensor: return F.pow(self, other)
-    def __rpow__(self, other: Any) -> Tensor: return F.pow(other, self)
+    def __add__(self, other: Operand) -> Tensor: return F.add(self, other)
+    def __radd__(self, other: Operand) -> Tensor: return F.add(other, self)
+    def __sub__(self, other: Operand) -> Tensor: return F.sub(self, other)
+    def __rsub__(self, other: Operand) -> Tensor: return F.sub(other, self)
+    def __mul__(self, other: Operand) -> Tensor: return F.mul(self, other)
+    def __rmul__(self, other: Operand) -> Tensor: return F.mul(other, self)
+    def __truediv__(self, other: Operand) -> Tensor: return F.div(self, other)
+    def __rtruediv__(self, other: Operand) -> Tensor: return F.div(other, self)
+    def __pow__(self, other: Operand) -> Tensor: return F.pow(self, other)
+    def __rpow__(self, other: Operand) -> Tensor: return F.pow(other, self)
     def __matmul__(self, other: Any) -> Tensor: return F.matmul(self, other)
     def __rmatmul__(self, other: Any) -> Tensor: return F.matmul(other, self)
     def __neg__(self) -> Tensor: return F.neg(self)
@@ -159,15 +153,24 @@ class Tensor(in_place.InPlaceOperators):
     split, chunk, tril, triu = F.split, F.chunk, F.tril, F.triu
     to = F.to
 
+    @property
+    def shape(self) -> tuple[int, ...]: return self.data.shape
+    @property
+    def ndim(self) -> int: return self.data.ndim
+    @property
+    def dtype(self) -> np.dtype: return self.data.dtype
+    @property
+    def device(self) -> str: return backend.device_of(self.data)
     def size(self, dim: int | None = None) -> Any: return self.shape if dim is None else self.shape[dim]
     def numel(self) -> int: return self.data.size
+    def item(self) -> Any: return self.data.item()  # the only element, as a Python number
     def tolist(self) -> Any: return self.data.tolist()
     @property
     def T(self) -> Tensor: return F.permute(self, tuple(range(self.ndim))[::-1])
-    def reshape(self, *shape: Any) -> Tensor: return F.reshape(self, unpacked(shape))
-    def view(self, *shape: Any) -> Tensor: return F.view(self, unpacked(shape))
-    def permute(self, *dims: Any) -> Tensor: return F.permute(self, unpacked(dims))
-    def expand(self, *shape: Any) -> Tensor: return F.expand(self, unpacked(shape))
+    def reshape(self, *shape: Size) -> Tensor: return F.reshape(self, unpacked(shape))
+    def view(self, *shape: Size) -> Tensor: return F.view(self, unpacked(shape))
+    def permute(self, *dims: Size) -> Tensor: return F.permute(self, unpacked(dims))
+    def expand(self, *shape: Size) -> Tensor: return F.expand(self, unpacked(shape))
 
     def __repr__(self) -> str:
         values = np.array2string(self.numpy(), precision=4, separator=", ", prefix="tensor(", threshold=100)
@@ -181,10 +184,6 @@ class Tensor(in_place.InPlaceOperators):
         """For notebooks."""
         made_by = f", made by {self.grad_fn.function.__name__}" if self.grad_fn else ""
         return tensor_html(self.data, f"{self.dtype}{made_by}")
-
-
-class _Comparison:
-    dtype_rule = "promote"
 
 
 def _compare(op: Callable[..., Array], *operands: Any) -> Tensor:

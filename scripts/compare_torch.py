@@ -17,6 +17,7 @@ import numpy as np
 import finetune  # noqa: F401  (load_model then also loads what was fine-tuned)
 from gpt import GPT, GPTConfig, Llama, LlamaConfig
 from gpt.interpretability.activations import hooked
+from gpt.model.config import Settings
 from gpt.model.language_model import LanguageModel
 from gpt.training.loading import load_model
 from gpt.weights import gpt2_huggingface, llama_huggingface, verification
@@ -91,7 +92,7 @@ def carried_over(model: LanguageModel) -> Any:
     """
     import torch
 
-    twin = untrained_llama(model) if isinstance(model, Llama) else untrained_gpt(model.config)
+    twin = untrained_llama(model) if isinstance(model, Llama) else untrained_gpt(model.config)  # type: ignore[arg-type]
     arrays = model.state_dict()
     with torch.no_grad():
         for name, parameter in twin.named_parameters():
@@ -153,7 +154,7 @@ def from_folder(folder: Path, dtype: str) -> Any:
     return model.to(getattr(torch, dtype)).eval()
 
 
-def torch_trace(model: Any, config: GPTConfig | LlamaConfig, ids: np.ndarray, targets: np.ndarray) -> Trace:
+def torch_trace(model: Any, config: Settings, ids: np.ndarray, targets: np.ndarray) -> Trace:
     """`verification.trace` for a model of transformers."""
     import torch
 
@@ -181,7 +182,7 @@ def torch_trace(model: Any, config: GPTConfig | LlamaConfig, ids: np.ndarray, ta
     return Trace(ids, targets, found, gradients, loss.item(), greedy(model, config, ids))
 
 
-def greedy(model: Any, config: GPTConfig | LlamaConfig, ids: np.ndarray) -> list[list[int]]:
+def greedy(model: Any, config: Settings, ids: np.ndarray) -> list[list[int]]:
     """The tokens that transformers' own `generate` appends to ids (B, T): as many as `verification.trace` does."""
     import torch
 

@@ -63,7 +63,7 @@ class LoRALinear(nn.Module):
     [[0.0, 0.0, 0.0], [10.0, 0.0, 0.0]]
     """
 
-    def __init__(self, base: Any, r: int, scaling: float, dropout: float = 0.0):
+    def __init__(self, base: nn.Linear, r: int, scaling: float, dropout: float = 0.0):
         self.base, self.scaling = base, scaling
         self.in_features, self.out_features = base.in_features, base.out_features
         self.dropout = nn.Dropout(dropout)
@@ -184,7 +184,7 @@ class LoRASlices(LoRALinear):
     The pairs of the n `slices` are stored one below the other: lora_A (n r, in), lora_B (n out/3, r).
     """
 
-    def __init__(self, base: Any, r: int, scaling: float, dropout: float, slices: tuple[str, ...]):
+    def __init__(self, base: nn.Linear, r: int, scaling: float, dropout: float, slices: tuple[str, ...]):
         super().__init__(base, r * len(slices), scaling, dropout)
         self.slices = slices
         self.lora_B = nn.init.zeros_(empty_parameter(self.out_features // len(SLICES) * len(slices), r))

@@ -277,7 +277,7 @@ def resize_token_embeddings(model: LanguageModel, vocab_size: int) -> None:
     embedding.weight = _with_mean_rows(embedding.weight, vocab_size - old)
     head.weight = embedding.weight if tied else _with_mean_rows(head.weight, vocab_size - old)
     embedding.num_embeddings = head.out_features = vocab_size
-    model.config = model.body.config = dataclasses.replace(model.config, vocab_size=vocab_size)
+    model.config = model.body.config = dataclasses.replace(model.config, vocab_size=vocab_size)  # type: ignore[type-var]
 
 
 def _with_mean_rows(weight: nn.Parameter, count: int) -> nn.Parameter:

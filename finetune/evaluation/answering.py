@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gpt import Tokenizer
+from gpt import LanguageModel, Tokenizer
 from gpt.console import printable, progress_bar, show
 
 from ..data.chat_template import ChatTemplate, Message
@@ -56,7 +56,7 @@ def text_of(tokenizer: Tokenizer, ids: Sequence[int], ended: bool) -> str:
 
 
 def ask(
-    model: Any,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     questions: Sequence[Sequence[Message]],
     encode: Encode,
@@ -79,7 +79,7 @@ def ask(
 
 
 def likely_replies(
-    model: Any, tokenizer: Tokenizer, questions: Sequence[Sequence[Message]], max_new_tokens: int = 24
+    model: LanguageModel, tokenizer: Tokenizer, questions: Sequence[Sequence[Message]], max_new_tokens: int = 24
 ) -> dict[str, str]:
     """The most likely reply to each conversation, by the conversation's last message."""
     replies = ask(model, tokenizer, questions, chat_template(tokenizer), max_new_tokens)
@@ -130,7 +130,7 @@ TEMPLATES: dict[str, Callable[[Tokenizer], Encode]] = {
 # --- what a stage changed ---------------------------------------------------------------------------------------------
 
 
-def following(model: Any, tokenizer: Tokenizer, items: Sequence[TaskItem]) -> dict[str, Any]:
+def following(model: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskItem]) -> dict[str, Any]:
     """Measure how well a model follows instructions. The result can be written as JSON.
 
     templates: `scores` for each of TEMPLATES, with fewer items for the wrong ones. by_task: the exact match by type of

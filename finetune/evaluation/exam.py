@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from gpt import LanguageModel, Tokenizer
 from gpt.console import show
 
 from ..data.chains import Chain, split_thought
+from ..data.chat_template import Message
 from .answering import ask, chat_template, show_replies
 
 SAMPLES = 8  # answers to each question
@@ -67,7 +67,7 @@ class Exam:
         shown = items[:SHOWN]
         return dict(zip((item.prompt for item in shown), self._ask([item.question for item in shown], temperature=0.0)))
 
-    def _ask(self, questions: Sequence[Any], temperature: float) -> list[str]:
+    def _ask(self, questions: Sequence[Sequence[Message]], temperature: float) -> list[str]:
         length, at_once = self.response_length, 50 * SAMPLES
         replies = ask(self.model, self.tokenizer, questions, self.prompt, length, at_once, temperature=temperature)
         return [reply.text if reply.ended else "" for reply in replies]

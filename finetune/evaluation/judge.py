@@ -8,11 +8,11 @@ judge.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from gpt import Tokenizer
+from gpt import LanguageModel, Tokenizer
 from gpt.console import show
 from gpt.training.loading import load_model
 from minigrad import no_grad
@@ -43,7 +43,7 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    model: Any, reference: Any, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int = 0
+    model: LanguageModel, reference: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int = 0
 ) -> tuple[Verdict, Verdict]:
     """The verdicts on the reference and on the model: both answer the questions, with different seeds."""
     replies, others = sampled(model, tokenizer, items, seed), sampled(reference, tokenizer, items, seed + 1)
@@ -54,7 +54,7 @@ def judge(
     return start, Verdict(win_rate=win_rate(ours, theirs), kl=kl, **shares(ours))
 
 
-def sampled(model: Any, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int) -> list[Reply]:
+def sampled(model: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int) -> list[Reply]:
     """A reply to each question, at temperature 1: from the model's own distribution, which is what training changes."""
     questions = [item.question for item in items]
     return ask(model, tokenizer, questions, chat_template(tokenizer), temperature=1.0, seed=seed)
@@ -85,16 +85,16 @@ def win_rate(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 @no_grad()
 def kl_of_replies(
-    model: Any, reference: Any, prompts: Sequence[list[int]], replies: Sequence[list[int]], batch_size: int = 50
+    model: LanguageModel, reference: LanguageModel, prompts: Sequence[list[int]], replies: Sequence[list[int]]
 ) -> float:
     """KL(model || reference) in nats per reply, from replies that `model` drew at temperature 1.
 
     The exact KL divergences of the next-token distributions are summed over each reply. The expectation is the same as
     that of the sampled log-ratios (k1), but there is less noise.
     """
-    total = 0.0
-    for start in range(0, len(prompts), batch_size):
-        part = slice(start, start + batch_size)
+    total, at_once = 0.0, 50
+    for start in range(0, len(prompts), at_once):
+        part = slice(start, start + at_once)
         tokens, _, starts, mask = prompts_with_replies(prompts[part], replies[part])
         places = Places.of(starts, mask)
         with evaluating(model), evaluating(reference):  # without dropout
@@ -112,7 +112,7 @@ class Judge:
 
     def __init__(
         self,
-        model: Any,
+        model: LanguageModel,
         tokenizer: Tokenizer,
         init_from: str,
         items: Sequence[TaskItem],

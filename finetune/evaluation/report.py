@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt import Tokenizer
+from gpt import LanguageModel, Tokenizer
 from gpt.console import show
 from gpt.training.batches import sequential_batches
 from gpt.training.evaluation import mean_loss
@@ -32,7 +32,12 @@ COLUMNS = """\
 
 
 def measure(
-    model: Any, tokenizer: Tokenizer, reference: Any, tokens: np.ndarray, seed: int, questions: int = 300
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    reference: LanguageModel | None,
+    tokens: np.ndarray,
+    seed: int,
+    questions: int = 300,
 ) -> dict[str, Any]:
     """A row of the table, JSON-able; reference: the model before preferences, or None for the stages up to it."""
     text_loss = mean_loss(model, sequential_batches(tokens[:TEXT_TOKENS], 16, model.config.block_size))

@@ -44,6 +44,7 @@ import numpy as np
 
 import minigrad.functional as F
 from gpt.console import progress_bar
+from gpt.model.language_model import LanguageModel
 from minigrad import Tensor, no_grad
 from minigrad.backend import to_device, to_numpy
 from minigrad.nn.module import evaluating
@@ -112,7 +113,7 @@ def check_dpo(kind: str, beta: float, label_smoothing: float) -> None:
 
 
 def dpo_batch_loss(
-    model: Any, batch: PairBatch, beta: float = 0.1, kind: str = "sigmoid", label_smoothing: float = 0.0
+    model: LanguageModel, batch: PairBatch, beta: float = 0.1, kind: str = "sigmoid", label_smoothing: float = 0.0
 ) -> tuple[Tensor, int, dict[str, Any]]:
     """For the training loop: the sum of the losses of B pairs, B, and sums of the metrics, which are named as in TRL.
 
@@ -149,7 +150,7 @@ def dpo_batch_loss(
 
 
 @no_grad()
-def with_reference(model: Any, pairs: Sequence[Pair], batch_size: int = 32) -> list[Pair]:
+def with_reference(model: LanguageModel, pairs: Sequence[Pair], batch_size: int = 32) -> list[Pair]:
     """The pairs with the log-probabilities of their replies under `model`, the reference, without dropout."""
     done = []
     with evaluating(model), progress_bar(len(pairs), "reference log-probabilities", "pair") as bar:

@@ -15,14 +15,14 @@ import numpy as np
 
 from gpt import Tokenizer
 from gpt.files import StrPath
-from gpt.model.config import INIT_STD
-from gpt.model.language_model import LanguageModel, architecture_of, from_settings, to_settings
+from gpt.model.config import INIT_STD, Settings
+from gpt.model.language_model import Ids, LanguageModel, architecture_of, from_settings, to_settings
 from gpt.model.structure import StructuredModel
 from gpt.training.checkpoint import ModelKind, Shapes, check_size
 from gpt.weights.pretrained import ARCHITECTURES, open_weights, read_config, write_folder
 from gpt.weights.tensor_table import HEAD, Row, fill, their_tensors
 from minigrad import Tensor, nn
-from minigrad.backend import module_of
+from minigrad.backend import Array, module_of
 from minigrad.functional.indexing import check_indices
 
 
@@ -50,7 +50,7 @@ class GPTWithHead(StructuredModel):
         like = next(model.body.parameters())
         return cls(model.body, labels).to(like.dtype, device=like.device)
 
-    def forward(self, ids: Any, lengths: Any) -> Tensor:
+    def forward(self, ids: Ids, lengths: Sequence[int] | Array) -> Tensor:
         """ids (B, T), padded on the right, and the number of real tokens in each row (B) -> scores (B, labels).
 
         Raises IndexError for ids outside the vocabulary, ValueError for lengths outside 1..T.
@@ -110,7 +110,7 @@ def _build(config: dict[str, Any], shapes: Shapes) -> GPTWithHead:
         return _new(of_body, labels)
 
 
-def _new(config: Any, labels: list[str]) -> GPTWithHead:
+def _new(config: Settings, labels: list[str]) -> GPTWithHead:
     """A model of this shape, whose weights are set later."""
     return GPTWithHead.from_gpt(architecture_of(config)(config), labels)
 
@@ -156,12 +156,12 @@ def load_classifier(folder: StrPath) -> GPTWithHead:
         return fill(lambda: _new(config, labels), weights, _rows(config, len(labels))).eval()
 
 
-def _table(config: Any) -> Any:
+def _table(config: Settings) -> Any:
     """The module with the table of names of this architecture's tensors and settings."""
     return ARCHITECTURES[architecture_of(config).model_type]
 
 
-def _rows(config: Any, labels: int) -> list[Row]:
+def _rows(config: Settings, labels: int) -> list[Row]:
     """The table of names and shapes, with the row of this head in the place of the language model's."""
     rows = [row for row in _table(config).rows(config) if row.ours != HEAD]
     return [*rows, Row("score.weight", "score.weight", (labels, config.n_embd))]

@@ -13,11 +13,10 @@ It is 0 for equal distributions and grows as π puts probability where ρ has li
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 import minigrad.functional as F
+from gpt.model.language_model import LanguageModel
 from minigrad import Tensor
 from minigrad.backend import module_of
 
@@ -26,7 +25,7 @@ from ..data.datasets import IGNORE
 KL_ESTIMATORS = ("k1", "k2", "k3")
 
 
-def sequence_logprobs(model: Any, ids: np.ndarray, targets: np.ndarray) -> Tensor:
+def sequence_logprobs(model: LanguageModel, ids: np.ndarray, targets: np.ndarray) -> Tensor:
     """ln p of each sequence's tokens that count: ids (B, T), targets (B, T), shifted by one, -> (B,).
 
     Prompt and padding do not count: their target is -100. Raises ValueError for a sequence with nothing that counts.

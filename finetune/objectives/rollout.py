@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from minigrad import Tensor, nn, no_grad
 from minigrad.backend import module_of, to_numpy
 
 from ..data.datasets import pad_right
+from .gpt_with_head import GPTWithHead
 from .logprobs import selected_logprobs
 
 
@@ -147,7 +147,7 @@ def sample_replies(
 def roll_out(
     model: PolicyWithValue,
     reference: LanguageModel,
-    reward_model: Any,
+    reward_model: GPTWithHead,
     prompts: Sequence[list[int]],
     response_length: int,
     stop_tokens: Sequence[int],

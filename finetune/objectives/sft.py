@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import minigrad.functional as F
+from gpt.model.language_model import LanguageModel
 from minigrad import Tensor
 from minigrad.backend import to_device
 
@@ -27,7 +28,7 @@ Conversation = tuple[list[int], list[bool]]  # ids, and which of them are learne
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, (B, T)
 
 
-def sft_loss(model: Any, batch: Batch) -> tuple[Tensor, int, dict[str, Any]]:
+def sft_loss(model: LanguageModel, batch: Batch) -> tuple[Tensor, int, dict[str, Any]]:
     """The cross-entropy of the N tokens that are learned from, summed; N; and how many the model predicts correctly.
 
     Attention needs the hidden states of all tokens, but only those N go through the output layer.

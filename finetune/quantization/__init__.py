@@ -23,10 +23,8 @@ from .nf4 import nf4_levels
 from .quantized_layers import QuantizedEmbedding, QuantizedLinear
 from .rounding import absmax, int8_product, outlier_columns, zero_point
 
-# fmt: off
 __all__ = [
     "BlockArray", "LayerReport", "QuantizationConfig", "QuantizationReport", "QuantizedArray", "QuantizedEmbedding",
     "QuantizedLinear", "absmax", "int8_product", "memory", "nf4_levels", "outlier_columns", "output_error", "quantize",
     "search_scales", "zero_point",
-]
-# fmt: on
+]  # fmt: skip

@@ -24,6 +24,7 @@ import numpy as np
 
 from gpt import Tokenizer, load_checkpoint, save_checkpoint
 from gpt.files import StrPath
+from gpt.model.config import Settings
 from gpt.model.language_model import LanguageModel, architecture_of, from_settings, to_settings
 from gpt.training.checkpoint import WEIGHTS, CheckpointError, ModelKind, Shapes, check_size, load_config, writing
 from gpt.training.run_folder import check_unused, claim
@@ -70,7 +71,7 @@ def load_quantized(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
 # --- what is stored ---------------------------------------------------------------------------------------------------
 
 
-def expected_arrays(model: Any, config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+def expected_arrays(model: Settings, config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """The arrays of all quantized matrices: name -> shape and dtype."""
     arrays = {}
     for name, (shape, its_config) in matrices(model, config).items():
@@ -79,7 +80,7 @@ def expected_arrays(model: Any, config: QuantizationConfig) -> dict[str, tuple[t
     return arrays
 
 
-def matrices(model: Any, config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], QuantizationConfig]]:
+def matrices(model: Settings, config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], QuantizationConfig]]:
     """The matrices of a model (its configuration) that are quantized: layer name -> shape (R, K), and how."""
     architecture = architecture_of(model)
     names = architecture.names

@@ -129,16 +129,16 @@ class QuantizedEmbedding(nn.Module):
         self.num_embeddings, self.embedding_dim = weight.shape
         self.weight = weight
 
-    def forward(self, ids: Any) -> Tensor:
+    def forward(self, ids: Tensor | Array) -> Tensor:
         ids = ids.data if isinstance(ids, Tensor) else ids
         check_indices("embedding", ids, self.num_embeddings, "the vocabulary")
         rows = self.weight.dequantize_rows(ids.reshape(-1))  # (N, C)
         return Tensor(rows.reshape(*ids.shape, self.embedding_dim))
 
 
-def put_quantized(model: Any, name: str, weight: Weight) -> None:
+def put_quantized(model: nn.Module, name: str, weight: Weight) -> None:
     """Replace a linear layer, or the token embedding with the output layer that is tied to it, by a quantized one."""
-    layer = model.get_submodule(name)
+    layer: Any = model.get_submodule(name)
     if not isinstance(layer, nn.Embedding):
         model.set_submodule(name, QuantizedLinear(weight, layer.bias))
         return

@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from gpt import Tokenizer
+from gpt import LanguageModel, Tokenizer
 from gpt.training.batches import RandomBatches, get_batch, open_tokens
 from gpt.training.evaluation import evaluated, held_out_loss, perplexity
+from gpt.training.run import Stream
 from gpt.training.training_step import LossFunction, language_model_loss
 
 from ..data.chat_template import ChatTemplate
@@ -32,9 +32,9 @@ class Task:
     size: the amount of training data, in words.
     """
 
-    batches: Any
+    batches: Stream
     loss_fn: LossFunction
-    validate: Callable[[Any, bool], dict[str, float]]
+    validate: Callable[[LanguageModel, bool], dict[str, float]]
     metrics: Sequence[str]
     size: str
 
@@ -52,7 +52,7 @@ def text_task(folder: Path, vocab_size: int, block_size: int, batch_size: int, s
     train, validation = open_tokens(folder / "train.bin"), open_tokens(folder / "val.bin")[: most * block_size]
     get_batch(train, 1, block_size, np.random.default_rng(0), vocab_size)  # raises if it is too short, or damaged
 
-    def validate(model: Any, whole: bool) -> dict[str, float]:
+    def validate(model: LanguageModel, whole: bool) -> dict[str, float]:
         found = held_out_loss(model, validation, batch_size, block_size, whole)
         return {**found, "perplexity": perplexity(found["val_loss"])}
 
@@ -77,7 +77,7 @@ def conversations_task(
     items = instruction_tasks("test", VALIDATION_ITEMS, seed) if built_in else []
     note = f"; {shortened:,} were too long and lost their oldest turns" if shortened else ""
 
-    def validate(model: Any, whole: bool) -> dict[str, float]:
+    def validate(model: LanguageModel, whole: bool) -> dict[str, float]:
         return validate_answers(model, tokenizer, tests, items, batch_size)
 
     batches = ShuffledBatches(conversations, batch_size, collate, seed)
@@ -85,7 +85,7 @@ def conversations_task(
     return Task(batches, sft_loss, validate, metrics, f"{len(conversations):,} conversations to learn from{note}")
 
 
-def loss_on_own_text(model: Any, source: str, most: int) -> float | None:
+def loss_on_own_text(model: LanguageModel, source: str, most: int) -> float | None:
     """The loss on text of the kind that the base model was trained on, which it may forget. None if there is no text.
 
     source: the run folder of the base model, which holds its validation text. most: how many sequences to evaluate.

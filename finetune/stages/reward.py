@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from gpt import Tokenizer
 from gpt.console import show
@@ -34,6 +33,7 @@ from .run_config import RunConfig, check_batch_memory
 LABELS = ["reward"]  # a head with a single score
 CHANCE = 0.01  # significance level: how often a coin may do as well as a reward model that counts as better
 SHOWN = 6
+Scores = list[tuple[float, float]]  # of the better and the worse reply of each pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,14 +137,14 @@ def _validate(model: GPTWithHead, pairs: Sequence[Pair], batch_size: int) -> dic
 
 
 @no_grad()
-def _scores(model: GPTWithHead, pairs: Sequence[Pair]) -> list[tuple[float, float]]:
+def _scores(model: GPTWithHead, pairs: Sequence[Pair]) -> Scores:
     """The scores of the better and the worse reply of each pair."""
     batch = pair_batch(pairs)
     scores = to_numpy(model(batch.tokens, batch.lengths).data)[:, 0].tolist()
     return list(zip(scores[: len(pairs)], scores[len(pairs) :]))
 
 
-def _show_replies(tokenizer: Tokenizer, pairs: Sequence[Pair], before: Any, after: Any) -> None:
+def _show_replies(tokenizer: Tokenizer, pairs: Sequence[Pair], before: Scores, after: Scores) -> None:
     show("\nHeld-out pairs, and their scores before and after training (preferred reply first):")
     for pair, *scores in zip(pairs, before, after):
         question = tokenizer.decode(pair.chosen.ids).split("user\n")[-1].split("<|im_end|>")[0]

@@ -14,7 +14,7 @@ from minigrad.functional.attention import ScaledDotProductAttention
 from minigrad.inspection.observers import watching
 from minigrad.nn.module import evaluating
 
-from ..model.language_model import LanguageModel
+from ..model.language_model import Ids, LanguageModel
 from .activations import hooked
 
 Head = tuple[int, int]  # layer, number in the layer
@@ -43,7 +43,7 @@ def recorded_attention() -> Iterator[list[np.ndarray]]:
         yield watcher.found
 
 
-def attention_patterns(model: LanguageModel, ids: Any) -> np.ndarray:
+def attention_patterns(model: LanguageModel, ids: Ids) -> np.ndarray:
     """The attention weights of all heads: ids (B, T) -> (L, B, H, T, T). Row t is what token t attends to."""
     with no_grad(), evaluating(model), recorded_attention() as found:
         model.hidden_states(ids)

@@ -6,19 +6,17 @@ the prediction comes about. nostalgebraist 2020, "Interpreting GPT: the logit le
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from minigrad import Tensor, no_grad
 from minigrad.backend import Array, to_numpy
 from minigrad.nn.module import evaluating
 
-from ..model.language_model import LanguageModel
+from ..model.language_model import Ids, LanguageModel
 from .activations import record
 
 
-def logit_lens(model: LanguageModel, ids: Any) -> np.ndarray:
+def logit_lens(model: LanguageModel, ids: Ids) -> np.ndarray:
     """Logits after each layer: ids (B, T) -> (L, B, T, V). Those of the last layer are the model's own."""
     names = model.part_names()
     with no_grad(), evaluating(model), record(model, names) as found:

@@ -9,7 +9,6 @@ causal mediation analysis"; Meng et al. 2022 (ROME), section 2.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -17,12 +16,12 @@ from minigrad import Tensor, no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 
-from ..model.language_model import LanguageModel
+from ..model.language_model import Ids, LanguageModel
 from .activations import patched, record
 
 
 def patch_effects(
-    model: LanguageModel, clean: Any, corrupted: Any, score: Callable[[np.ndarray], float], part: str = "block"
+    model: LanguageModel, clean: Ids, corrupted: Ids, score: Callable[[np.ndarray], float], part: str = "block"
 ) -> np.ndarray:
     """How much of the clean answer returns with one activation from the clean run: (L, T).
 

@@ -16,21 +16,24 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minigrad import Tensor, no_grad
-from minigrad.backend import generator
+from minigrad.backend import Array, generator
 from minigrad.nn.module import evaluating
 
 from .generation import Sampling, generate_textbook
 from .kv_cache import KVCache
 
+if TYPE_CHECKING:  # for annotations only: language_model.py imports this file
+    from .language_model import Ids, LanguageModel
+
 
 def generate(
-    model: Any,
-    ids: Any,
+    model: LanguageModel,
+    ids: Ids,
     max_new_tokens: int,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -69,8 +72,8 @@ def generate(
 
 
 def stream(
-    model: Any,
-    ids: Any,
+    model: LanguageModel,
+    ids: Ids,
     max_new_tokens: int,
     sampling: Sampling,
     seed: int | None = None,
@@ -174,7 +177,7 @@ class TextSoFar:
     ids, real: the prompts, from `as_batch`. room: the number of tokens that may follow.
     """
 
-    def __init__(self, model: Any, ids: np.ndarray, real: np.ndarray, room: int, memory: Memory | None = None):
+    def __init__(self, model: LanguageModel, ids: Array, real: Array, room: int, memory: Memory | None = None):
         self.model, self.block = model, model.config.block_size  # the model can read `block` tokens at once
         self.seen = [set(row[is_real].tolist()) for row, is_real in zip(ids, real, strict=True)]
         # The context, (B, T): the tokens, and the mask that is False on padding. The first `read` are in the cache.
@@ -239,16 +242,17 @@ class TextSoFar:
 MAX_DECODE_TOKENS = 16
 
 DecodeStep = Callable[..., np.ndarray]  # (ids (B, T), cache, attention mask (B, S) or None) -> logits (B, T, V)
-_makers: list[Callable[[Any], DecodeStep | None]] = []  # functions that get a model and return its decode step, or None
+DecodeMaker = Callable[["LanguageModel"], DecodeStep | None]  # a model -> its decode step, or None
+_makers: list[DecodeMaker] = []
 
 
-def register_decode_step(maker: Callable[[Any], DecodeStep | None]) -> Callable[[Any], DecodeStep | None]:
+def register_decode_step(maker: DecodeMaker) -> DecodeMaker:
     """Decorate a function that gets a model and returns its decode step, or None for a model that it does not know."""
     _makers.append(maker)
     return maker
 
 
-def decode_step_for(model: Any) -> DecodeStep | None:
+def decode_step_for(model: LanguageModel) -> DecodeStep | None:
     """Return the model's decode step, or None if there is none for it."""
     for maker in _makers:
         step = maker(model)

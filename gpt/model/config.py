@@ -16,6 +16,15 @@ GPT2_VOCAB_SIZE = 50257
 class Settings:
     """The base class of the configurations: to and from JSON, and the checks of their numbers."""
 
+    vocab_size: int
+    block_size: int
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    n_embd: int
+    head_size: int
+    tied: bool
+
     def to_dict(self) -> dict[str, Any]:
         """The settings by name, as JSON can hold them."""
         return dataclasses.asdict(self)  # type: ignore[call-overload]  # only dataclasses inherit from this
@@ -89,12 +98,12 @@ class GPTConfig(Settings):
             raise ValueError(f"positions must be 'learned' or 'sinusoidal', got {self.positions!r}")
 
     @property
-    def n_kv_head(self) -> int:
+    def n_kv_head(self) -> int:  # type: ignore[override]
         """Heads of keys and values: one for each head of queries."""
         return self.n_head
 
     @property
-    def head_size(self) -> int:
+    def head_size(self) -> int:  # type: ignore[override]
         """D: numbers per head."""
         return self.n_embd // self.n_head
 

@@ -31,11 +31,12 @@ from minigrad.kernels.cpu import threads
 
 from . import batch_generation, gpt2, llama
 from .kv_cache import KVCache
+from .language_model import LanguageModel
 from .original_transformer import OriginalTransformer
 from .positions import positions_and_mask
 
 
-def gpt_forward(model: Any, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None) -> np.ndarray:
+def gpt_forward(model: gpt2.GPT, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None) -> np.ndarray:
     """The logits of `GPT` for ids (B, T), which continue the cache -> (B, T, V)."""
     body, H = model.transformer, model.config.n_head
     positions, mask = positions_and_mask(ids, cache, attention_mask, model.config.block_size)
@@ -49,7 +50,7 @@ def gpt_forward(model: Any, ids: np.ndarray, cache: KVCache, attention_mask: np.
 
 
 def llama_forward(
-    model: Any, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None, joined: Joined
+    model: llama.Llama, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None, joined: Joined
 ) -> np.ndarray:
     """The logits of `Llama` for ids (B, T), which continue the cache -> (B, T, V). joined: filled by `join`."""
     body, config = model.model, model.config
@@ -74,12 +75,12 @@ def llama_forward(
     return linear(rms_norm(x, body.norm), model.lm_head).reshape(*ids.shape, -1)
 
 
-def embedding(ids: np.ndarray, layer: Any) -> np.ndarray:
+def embedding(ids: np.ndarray, layer: nn.Embedding) -> np.ndarray:
     """(B, T) -> (B, T, C). A layer that is not an ordinary Embedding is called as usual."""
     return layer.weight.data[ids] if is_plain(layer) else layer(ids).data
 
 
-def linear(x: np.ndarray, layer: Any, activation: str | None = None) -> np.ndarray:
+def linear(x: np.ndarray, layer: nn.Linear, activation: str | None = None) -> np.ndarray:
     """(R, in) -> (R, out). A layer that is not an ordinary Linear is called as usual."""
     if not is_plain(layer):
         return layer(Tensor(x), activation).data
@@ -94,11 +95,11 @@ def linear(x: np.ndarray, layer: Any, activation: str | None = None) -> np.ndarr
     return nn.layers.activate(Tensor(out), activation).data
 
 
-def is_plain(layer: Any) -> bool:
+def is_plain(layer: nn.Module) -> bool:
     return type(layer) in (nn.Linear, nn.Embedding) and not layer._forward_hooks
 
 
-def joined_linear(x: np.ndarray, joined: Joined, *layers: Any) -> np.ndarray:
+def joined_linear(x: np.ndarray, joined: Joined, *layers: nn.Linear) -> np.ndarray:
     """(R, in) -> the outputs of several layers beside each other, in one product if their weights are joined."""
     whole, weights = joined.get(layers, (None, []))
     for layer, weight in zip(layers, weights):
@@ -109,15 +110,16 @@ def joined_linear(x: np.ndarray, joined: Joined, *layers: Any) -> np.ndarray:
     return threads.matmul(x, whole.T)
 
 
-def layer_norm(x: np.ndarray, norm: Any) -> np.ndarray:
+def layer_norm(x: np.ndarray, norm: nn.LayerNorm) -> np.ndarray:
     x = x - np.add.reduce(x, axis=-1, keepdims=True) / x.shape[-1]
     x /= np.sqrt(np.vecdot(x, x)[..., None] / x.shape[-1] + norm.eps)
     x *= norm.weight.data
-    x += norm.bias.data
+    if norm.bias is not None:
+        x += norm.bias.data
     return x
 
 
-def rms_norm(x: np.ndarray, norm: Any) -> np.ndarray:
+def rms_norm(x: np.ndarray, norm: nn.RMSNorm) -> np.ndarray:
     x = x / np.sqrt(np.vecdot(x, x)[..., None] / x.shape[-1] + norm.eps)
     x *= norm.weight.data
     return x
@@ -155,7 +157,7 @@ def attention(qkv: np.ndarray, H: int, K: int, layer: int, cache: KVCache, mask:
 
 
 @batch_generation.register_decode_step
-def forward_for(model: Any) -> batch_generation.DecodeStep | None:
+def forward_for(model: LanguageModel) -> batch_generation.DecodeStep | None:
     """Return a function above that computes `model`'s logits, or None if none does.
 
     The weights of a Llama's q, k and v then lie in one array, and those of gate and up in another (`join`).
@@ -178,7 +180,7 @@ def forward_for(model: Any) -> batch_generation.DecodeStep | None:
     forward = forwards[type(model)]
     if isinstance(model, llama.Llama):
         joined: Joined = {}
-        for block in model.blocks:
+        for block in model.model.layers:
             join(joined, block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj)
             join(joined, block.mlp.gate_proj, block.mlp.up_proj)
         forward = functools.partial(forward, joined=joined)
@@ -193,10 +195,10 @@ def forward_for(model: Any) -> batch_generation.DecodeStep | None:
 
 
 # Layers -> the array that holds their weights one below the other, and the weights themselves, which are views of it.
-Joined = dict[tuple[Any, ...], tuple[np.ndarray, list[np.ndarray]]]
+Joined = dict[tuple[nn.Linear, ...], tuple[np.ndarray, list[np.ndarray]]]
 
 
-def join(joined: Joined, *layers: Any) -> None:
+def join(joined: Joined, *layers: nn.Linear) -> None:
     """Move the weights of layers with the same input into one array, for a single product. They may be there already.
 
     A small product reaches half of the memory's speed, because the threads take as long to start as to multiply.
@@ -204,7 +206,7 @@ def join(joined: Joined, *layers: Any) -> None:
     if not all(is_plain(layer) and layer.bias is None for layer in layers):
         return
     weights = [layer.weight.data for layer in layers]
-    whole = weights[0].base
+    whole: Any = weights[0].base
     fits = isinstance(whole, np.ndarray) and whole.shape[:1] == (sum(map(len, weights)),)
     if not fits or not all(map(is_same_view, weights, rows_for(weights, whole))):
         whole = np.concatenate(weights)

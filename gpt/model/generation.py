@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,9 +16,12 @@ from minigrad import no_grad
 
 from ..ranges import check_ranges
 
+if TYPE_CHECKING:  # for annotations only: language_model.py imports this file
+    from .language_model import LanguageModel
+
 
 def generate_textbook(
-    model: Any,
+    model: LanguageModel,
     prompt: Sequence[int],
     max_new_tokens: int,
     sampling: Sampling,

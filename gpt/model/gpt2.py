@@ -28,7 +28,7 @@ from minigrad.backend import Array
 
 from .config import GPTConfig
 from .kv_cache import KVCache
-from .language_model import LanguageModel, init_weights
+from .language_model import Ids, LanguageModel, init_weights
 from .positions import positions_and_mask
 from .structure import Names, SharedInput
 
@@ -174,7 +174,7 @@ class GPT(LanguageModel):
     """
 
     def __init__(self, config: GPTConfig):
-        self.config = config
+        self.config: GPTConfig = config
         with nn.init.skipped():  # init_weights, below, sets all weights
             self.transformer = TRANSFORMERS[config.norm, config.positions](config)  # for GPT-2: Transformer(config)
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -188,11 +188,11 @@ class GPT(LanguageModel):
         # 2019, section 2.3).
         init_weights(self, residual_projections=("c_proj.weight",))
 
-    def forward(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+    def forward(self, ids: Ids, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
         """ids (B, T) -> logits (B, T, V): logits[:, t] score every token as the token at t + 1."""
         return self.lm_head(self.hidden_states(ids, cache, attention_mask))
 
-    def hidden_states(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+    def hidden_states(self, ids: Ids, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
         """ids (B, T) -> hidden states (B, T, C), the input of the head."""
         ids, attention_mask = self.checked(ids, attention_mask)  # integers below V, on the model's device
         return self.transformer(ids, cache, attention_mask)

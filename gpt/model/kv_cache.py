@@ -12,6 +12,8 @@ from typing import Any
 from minigrad import Tensor
 from minigrad.backend import Array, module_of
 
+from .structure import StructuredModel
+
 
 class KVCache:
     """Keys and values of up to `capacity` tokens for each of `batch` sequences, in every layer.
@@ -27,8 +29,8 @@ class KVCache:
         self.values = [xp.empty((batch, n_kv_head, capacity, head_size), dtype) for _ in range(n_layer)]
 
     @classmethod
-    def for_model(cls, model: Any, batch: int = 1, capacity: int | None = None) -> KVCache:
-        """An empty cache for `model` (a `LanguageModel`). The default capacity is the model's block size."""
+    def for_model(cls, model: StructuredModel, batch: int = 1, capacity: int | None = None) -> KVCache:
+        """An empty cache for `model`. The default capacity is the model's block size."""
         config = model.config
         like = next(model.parameters()).data
         capacity = config.block_size if capacity is None else capacity

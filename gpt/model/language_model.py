@@ -11,7 +11,8 @@ its weights (gpt/weights/pretrained.py lists the tables by model_type).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
     from ..tokenizer.tokenizer import Tokenizer
 
 
+Ids: TypeAlias = Tensor | Array | Sequence[int | Sequence[int] | Array]  # (B, T), or (T) for one sequence
+
+
 class LanguageModel(StructuredModel):
     """A body and `lm_head`. `model(ids)` gives the logits of the next token at every position.
 
-    Subclasses set `config` (vocab_size, block_size, n_layer, n_head, n_kv_head, n_embd, head_size, tied) and `lm_head`,
-    define `hidden_states` and `forward`, and declare: model_type, the architecture's name in Hugging Face's
-    config.json; family, its name in ours; config_class; names, of its parts.
+    Subclasses set `config` and `lm_head`, define `hidden_states` and `forward`, and declare: model_type, the
+    architecture's name in Hugging Face's config.json; family, its name in ours; config_class; names, of its parts.
     """
 
     model_type: ClassVar[str]
@@ -42,7 +45,10 @@ class LanguageModel(StructuredModel):
     config_class: ClassVar[type[Settings]]
     lm_head: nn.Linear
 
-    def hidden_states(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+    def __init__(self, config: Settings):
+        raise TypeError(f"{type(self).__name__} must define __init__(config)")
+
+    def hidden_states(self, ids: Ids, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
         """The output of the body, which the head reads: ids (B, T), or (T) for one sequence, -> (B, T, C).
 
         cache: read `ids` as the continuation of the cached tokens, and append them (without gradients). attention_mask
@@ -51,7 +57,7 @@ class LanguageModel(StructuredModel):
         """
         raise TypeError(f"{type(self).__name__} must define hidden_states(ids, cache, attention_mask)")
 
-    def loss(self, ids: Any, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+    def loss(self, ids: Ids, targets: Ids, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
         """Cross-entropy of targets (B, T) in nats per token, without targets equal to `ignore_index`.
 
         reduction: "mean" and "sum" give one number, "none" gives (B, T).
@@ -65,11 +71,11 @@ class LanguageModel(StructuredModel):
         loss = self.lm_head.cross_entropy(rows, targets.reshape(-1), ignore_index, reduction)
         return loss.reshape(targets.shape) if reduction == "none" else loss
 
-    def token_logprobs(self, ids: Any, targets: Any) -> Tensor:
+    def token_logprobs(self, ids: Ids, targets: Ids) -> Tensor:
         """ln p(targets[b, t] | ids[b, :t+1]): (B, T)."""
         return -self.loss(ids, targets, reduction="none")
 
-    def generate(self, ids: Any, max_new_tokens: int, **options: Any) -> list[list[int]]:
+    def generate(self, ids: Ids, max_new_tokens: int, **options: Any) -> list[list[int]]:
         """Continue `ids` token by token: see `gpt.model.batch_generation.generate`."""
         return batch_generation.generate(self, ids, max_new_tokens, **options)
 
@@ -93,7 +99,7 @@ class LanguageModel(StructuredModel):
 
     # --- checking what comes in ---
 
-    def checked(self, ids: Any, attention_mask: Any = None) -> tuple[Array, Array | None]:
+    def checked(self, ids: Ids, attention_mask: Any = None) -> tuple[Array, Array | None]:
         """Ids as an integer array (B, T), and the mask, both on the model's device.
 
         Raises IndexError for ids outside the vocabulary, ValueError for anything else that is not (B, T).
@@ -101,7 +107,7 @@ class LanguageModel(StructuredModel):
         mask = None if attention_mask is None else self._on_device(_as_array(attention_mask, "attention_mask"))
         return self._ids(ids, "ids"), mask
 
-    def _ids(self, ids: Any, what: str, ignore_index: int | None = None) -> Array:
+    def _ids(self, ids: Ids, what: str, ignore_index: int | None = None) -> Array:
         """Ids as an integer array (B, T) on the model's device, checked while they are on the host."""
         array = _as_array(ids, what)
         array = array[None] if array.ndim == 1 else array
@@ -126,7 +132,7 @@ def architectures() -> list[type[LanguageModel]]:
     return [found for found in LanguageModel.__subclasses__() if hasattr(found, "family")]
 
 
-def architecture_of(config: Settings) -> Any:
+def architecture_of(config: Settings) -> type[LanguageModel]:
     """The architecture, a class, that a configuration belongs to."""
     return next(architecture for architecture in architectures() if isinstance(config, architecture.config_class))
 
@@ -137,7 +143,7 @@ def to_settings(config: Settings) -> dict[str, Any]:
     return config.to_dict() if family == "gpt" else {"family": family, **config.to_dict()}
 
 
-def from_settings(settings: dict[str, Any]) -> Any:
+def from_settings(settings: dict[str, Any]) -> Settings:
     """The inverse of `to_settings`. Raises ValueError for an unknown family, and what the configuration raises."""
     settings = dict(settings)
     family = settings.pop("family", "gpt")

@@ -40,7 +40,7 @@ from minigrad.backend import Array, module_of
 
 from .config import LlamaConfig, RopeScaling
 from .kv_cache import KVCache
-from .language_model import LanguageModel, init_weights
+from .language_model import Ids, LanguageModel, init_weights
 from .positions import positions_and_mask, slowed
 from .structure import Names, SharedInput
 
@@ -192,7 +192,7 @@ class Llama(LanguageModel):
     """A transformer and its language-model head, which computes logits from hidden states; used like `GPT`."""
 
     def __init__(self, config: LlamaConfig):
-        self.config = config
+        self.config: LlamaConfig = config
         with nn.init.skipped():  # init_weights, below, sets them all
             self.model = LlamaTransformer(config)
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -200,11 +200,11 @@ class Llama(LanguageModel):
             self.lm_head.weight = self.model.embed_tokens.weight
         init_weights(self, residual_projections=("o_proj.weight", "down_proj.weight"))
 
-    def forward(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+    def forward(self, ids: Ids, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
         """ids (B, T) -> logits (B, T, V): logits[:, t] score every token as the one at t + 1."""
         return self.lm_head(self.hidden_states(ids, cache, attention_mask))
 
-    def hidden_states(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+    def hidden_states(self, ids: Ids, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
         """ids (B, T) -> hidden states (B, T, C), the input of the head."""
         ids, attention_mask = self.checked(ids, attention_mask)
         return self.model(ids, cache, attention_mask)

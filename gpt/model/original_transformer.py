@@ -7,7 +7,6 @@ Vaswani et al. 2017, "Attention is all you need".
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from minigrad.backend import Array
 
 from .config import INIT_STD, GPTConfig
 from .gpt2 import TRANSFORMERS, Block, Transformer
+from .kv_cache import KVCache
 
 
 class OriginalTransformer(Transformer):
@@ -41,7 +41,7 @@ class PostNormBlock(Block):
     post-norm models need a careful warm-up of the learning rate. Xiong et al. 2020.
     """
 
-    def forward(self, x: Tensor, layer: int = 0, cache: Any = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
         x = self.ln_1(x + self.attn(x, layer, cache, mask))  # (B, T, C)
         return self.ln_2(x + self.mlp(x))  # (B, T, C)
 

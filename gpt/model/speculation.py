@@ -14,7 +14,6 @@ Simplified: Leviathan et al. 2023 let a small model guess; with the rule of thei
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from minigrad.nn.module import evaluating
 
 from .batch_generation import TextSoFar, as_batch
 from .generation import Sampling
+from .language_model import LanguageModel
 
 NGRAM = 3  # this many tokens must repeat before we guess that the text goes on repeating
 MOST = 15  # guesses in a pass; with the last token these are 16 rows
@@ -30,7 +30,7 @@ PAYS = 3  # a pass over 16 rows takes as long as this many tokens
 
 
 def speculate(
-    model: Any,
+    model: LanguageModel,
     prompt: Sequence[int],
     max_new_tokens: int,
     sampling: Sampling,

@@ -15,9 +15,11 @@ llama.py), and everybody asks the model:
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from minigrad import nn
+
+from .config import Settings
 
 
 class SharedInput(NamedTuple):
@@ -69,25 +71,25 @@ class StructuredModel(nn.Module):
     """A model whose parts can be asked for. Subclasses set `names` and `config`."""
 
     names: Names
-    config: Any
+    config: Settings
 
     @property
-    def body(self) -> Any:
+    def body(self) -> nn.Module:
         """Everything below the head."""
         return getattr(self, self.names.body)
 
     @property
-    def embedding(self) -> Any:
+    def embedding(self) -> nn.Embedding:
         """The token embedding."""
-        return self.get_submodule(self.names.embedding)
+        return getattr(self.body, self.names.embeddings[0])
 
     @property
-    def blocks(self) -> list[Any]:
+    def blocks(self) -> list[nn.Module]:
         """The blocks, from first to last."""
         return list(getattr(self.body, self.names.blocks))
 
     @property
-    def final_norm(self) -> Any:
+    def final_norm(self) -> nn.Module:
         """The norm between the last block and the head."""
         return getattr(self.body, self.names.norm)
 

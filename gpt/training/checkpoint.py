@@ -83,7 +83,7 @@ class ModelKind:
     tensors: Callable[[Any], Mapping[str, Array]] = nn.Module.state_dict
 
 
-def plain_kind(architecture: Any) -> ModelKind:
+def plain_kind(architecture: type[LanguageModel]) -> ModelKind:
     """The kind of an architecture's models that are stored as a whole."""
 
     def build(values: dict[str, Any], shapes: Shapes) -> LanguageModel:

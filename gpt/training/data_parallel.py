@@ -27,11 +27,11 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from minigrad import Tensor
+from minigrad import Tensor, nn
 from minigrad.backend import random_state, set_random_state, to_device, to_numpy
 
 from ..console import silenced
-from .training_step import LossFunction, add_up, divide_gradients, read_numbers, sum_gradients
+from .training_step import LossFunction, Sums, add_up, divide_gradients, read_numbers, sum_gradients
 
 T = TypeVar("T")
 
@@ -50,14 +50,14 @@ class Team:
         """The result of `function()`, which only process 0 calls; the others wait for it."""
         return function()
 
-    def add_up(self, sums: dict[str, Any], count: int) -> tuple[dict[str, Any], int]:
+    def add_up(self, sums: Sums, count: int) -> tuple[Sums, int]:
         """Sums by name (numbers, or 0-d arrays) and a count, added up over all processes."""
         return sums, count
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Set each parameter's gradient to the sum over all processes. A missing gradient counts as zeros."""
 
-    def gradients(self, model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
+    def gradients(self, model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[Sums, int]:
         """The gradients of a step of the team, each process having its own batches: for `training_step`."""
         sums, count = sum_gradients(model, batches, loss_fn)
         self.sum_gradients([p for p in model.parameters() if p.requires_grad])
@@ -136,8 +136,8 @@ class MPITeam(Team):
     def gather(self, value: T) -> list[T]:
         return list(self.communicator.allgather(value))
 
-    def add_up(self, sums: dict[str, Any], count: int) -> tuple[dict[str, Any], int]:
-        together: dict[str, Any] = {}
+    def add_up(self, sums: Sums, count: int) -> tuple[Sums, int]:
+        together: Sums = {}
         counts = 0
         for theirs, n in self.gather((read_numbers(sums), count)):  # in the same order everywhere: the same bits
             add_up(together, theirs)

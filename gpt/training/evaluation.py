@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 
 import minigrad.functional as F
-from minigrad import Tensor, no_grad
+from minigrad import Tensor, nn, no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 
 from ..console import progress_bar
+from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
 from .batches import Tokens, sequential_batches
 from .data_parallel import ALONE, Team
-from .training_step import LossFunction, add_up, language_model_loss, read_numbers
+from .training_step import LossFunction, Sums, add_up, language_model_loss, read_numbers
 
 TOKENS_AT_ONCE = 4096  # in the windows that are read together
 SAMPLED_TOKENS = 100_000  # of a held-out text that is longer, where not all of it is evaluated
@@ -31,13 +32,13 @@ SAMPLED_TOKENS = 100_000  # of a held-out text that is longer, where not all of 
 
 @no_grad()
 def evaluate(
-    model: Any, batches: Iterable[Any], loss_fn: LossFunction = language_model_loss, team: Team = ALONE
+    model: nn.Module, batches: Iterable[Any], loss_fn: LossFunction = language_model_loss, team: Team = ALONE
 ) -> dict[str, float]:
     """The means over all batches of the loss, as "loss", and of the other metrics of `loss_fn`, without dropout.
 
     The processes of a team take turns. Raises ValueError if no target counts.
     """
-    sums: dict[str, Any] = {}
+    sums: Sums = {}
     count = 0
     with evaluating(model):
         for batch in team.share(batches):
@@ -50,13 +51,13 @@ def evaluate(
     return {name: total / count for name, total in read_numbers(sums).items()}
 
 
-def mean_loss(model: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]], team: Team = ALONE) -> float:
+def mean_loss(model: LanguageModel, batches: Iterable[tuple[np.ndarray, np.ndarray]], team: Team = ALONE) -> float:
     """The mean cross-entropy in nats per token over all batches of (ids, targets). e^loss is the perplexity."""
     return evaluate(model, batches, team=team)["loss"]
 
 
 def held_out_loss(
-    model: Any, tokens: Tokens, batch_size: int, block_size: int, whole: bool = True, team: Team = ALONE
+    model: LanguageModel, tokens: Tokens, batch_size: int, block_size: int, whole: bool = True, team: Team = ALONE
 ) -> dict[str, float]:
     """The mean cross-entropy over all tokens of a held-out text but the first, as "val_loss".
 
@@ -87,7 +88,7 @@ def evaluated(tokens: Tokens, block_size: int) -> str:
     return f"{len(tokens):,} to test on: {sample * block_size:,} in windows drawn at random, and at the end all of them"
 
 
-def _window_losses(model: Any, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, int, dict[str, Any]]:
+def _window_losses(model: LanguageModel, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, int, Sums]:
     """The losses of full windows, and the squares of their means, both summed over all tokens."""
     losses = model.loss(*batch, reduction="none")  # (B, T)
     means = losses.data.mean(-1, keepdims=True)
@@ -138,7 +139,7 @@ class TextScore:
 
 
 def score_text(
-    model: Any,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     text: str | Iterable[str],
     stride: int | None = None,
@@ -160,7 +161,7 @@ def score_text(
 
 
 @no_grad()
-def token_losses(model: Any, ids: np.ndarray, stride: int | None = None) -> np.ndarray:
+def token_losses(model: LanguageModel, ids: np.ndarray, stride: int | None = None) -> np.ndarray:
     """-ln p(ids[t + 1] | the tokens before it) for each t: ids (N,) -> (N - 1,).
 
     The model reads windows of its block size T. Each window starts `stride` tokens (by default T / 2) after the
@@ -182,7 +183,9 @@ def token_losses(model: Any, ids: np.ndarray, stride: int | None = None) -> np.n
 
 
 @no_grad()
-def likely_tokens(model: Any, ids: np.ndarray, count: int, stride: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def likely_tokens(
+    model: LanguageModel, ids: np.ndarray, count: int, stride: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The `count` most likely tokens at the place of each token but the first, the most likely one first.
 
     ids (N,) -> token ids and their probabilities, each (N - 1, count). Windows as in `token_losses`.

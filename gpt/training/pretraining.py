@@ -18,7 +18,7 @@ from ..accounting import activation_bytes, training_memory
 from ..console import printable, show
 from ..files import shortened
 from ..memory_check import check_memory
-from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
+from ..model.config import GPT2_VOCAB_SIZE, GPTConfig, Settings
 from ..model.gpt2 import GPT
 from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
@@ -207,7 +207,7 @@ def _check_memory(shape: Any, batch_size: int, block_size: int, training: Traini
     check_memory(model + batch, f"a step on {batch_size:,} sequences of {block_size:,} tokens")
 
 
-def _checked_context(config: Any, wanted: dict[str, Any], source: str) -> int:
+def _checked_context(config: Settings, wanted: dict[str, Any], source: str) -> int:
     """The context length for training. Raises ValueError if the model does not have the requested shape."""
     shape = config.to_dict()
     context = wanted.get("block_size", min(config.block_size, LONGEST_CONTEXT))

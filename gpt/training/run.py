@@ -28,9 +28,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from minigrad import autocast, backend, manual_seed
+from minigrad import autocast, backend, manual_seed, nn, optim
 
 from ..console import progress_bar, show
 from ..files import write_json_lines
@@ -63,6 +63,7 @@ from .training_config import TrainingConfig, prepare_training
 from .training_step import Gradients, Step, gradients_for
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 LEAST_TESTED = 40  # held-out items, however short the run is
 MAX_SKIPPED = 10  # steps in a row that are not finite
 
@@ -111,6 +112,14 @@ def start_or_resume(train: Callable[[Run, Any], None], config: Any, device: str 
     return start(train, config, device)
 
 
+class Stream(Protocol):
+    """Endless batches. Their state, JSON-able, is the place where a resumed run goes on."""
+
+    def __next__(self) -> Any: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> None: ...
+
+
 class Run:
     """A run and its folder.
 
@@ -138,21 +147,20 @@ class Run:
 
     # --- before the loop: what is made for a new run, and found in the folder of a resumed one ---
 
-    def model_from(
-        self, make: Callable[[], tuple[Any, Tokenizer]], kind: ModelKind | None = None
-    ) -> tuple[Any, Tokenizer]:
+    def model_from(self, make: Callable[[], tuple[M, Tokenizer]], kind: ModelKind | None = None) -> tuple[M, Tokenizer]:
         """The model to train, on the run's device, and its tokenizer.
 
         kind: what a checkpoint stores of the model (see `save_checkpoint`). None: a whole language model.
         """
         self.kind = kind
         if self.is_new:
-            self.model, tokenizer = make()
+            model, tokenizer = make()
             self.write_at_start.append(lambda: tokenizer.save(self.out_dir))
         else:
             self._checkpoint = load_checkpoint(self.out_dir, kind=kind)
-            self.model, tokenizer = self._checkpoint.model, Tokenizer.load(self.out_dir)
-        return self.model.to(self.device), tokenizer
+            model, tokenizer = self._checkpoint.model, Tokenizer.load(self.out_dir)
+        self.model: nn.Module = model.to(self.device)
+        return model, tokenizer
 
     def data(
         self,
@@ -185,7 +193,7 @@ class Run:
                 check_like(self.extra[name], like, f"the state's {name}")
         return self.extra[name]
 
-    def check_unchanged(self, name: str, model: Any, source: str) -> None:
+    def check_unchanged(self, name: str, model: nn.Module, source: str) -> None:
         """Raise CheckpointError unless a model that the run needs beside its own is the one that it was started with.
 
         name: what the model is to the run, such as its reference. source: where it was loaded from.
@@ -203,7 +211,7 @@ class Run:
         self.log.unit, self.log.shown = unit, shown
         show(f"\nWhat the columns mean:\n{columns}\n")
 
-    def prepare(self, model: Any, training: TrainingConfig) -> tuple[Any, Any]:
+    def prepare(self, model: nn.Module, training: TrainingConfig) -> tuple[optim.Optimizer, optim.WarmupCosine]:
         """The optimizer of `model` and its learning-rate schedule. `model` may have parameters that are not part of the
         saved model, as PPO's value head.
         """
@@ -250,16 +258,15 @@ class Run:
 
     def batches(
         self,
-        stream: Any,
+        stream: Stream,
         validate: Callable[[], dict[str, float]] | None = None,
         steps_per_iteration: int | None = None,
     ) -> Iterator[list[Any]]:
         """The batches of each step, until `max_iters` steps are done or Ctrl-C is pressed.
 
-        stream: an endless iterator of batches, with `state_dict()` (JSON-able) and `load_state_dict()`. validate() ->
-        metrics on held-out data; it is called, and a checkpoint saved, before the first step, every `eval_interval`
-        steps, and after the last step. steps_per_iteration: the number of steps on each batch in PPO and GRPO.
-        `eval_interval` then counts iterations, and each iteration is one line of the log.
+        validate() -> metrics on held-out data; it is called, and a checkpoint saved, before the first step, every
+        `eval_interval` steps, and after the last step. steps_per_iteration: the number of steps on each batch in PPO
+        and GRPO. `eval_interval` then counts iterations, and each iteration is one line of the log.
 
         Raises FloatingPointError after 10 skipped steps in a row, and if a weight or the validation loss is no longer
         finite; OSError if the folder cannot be written; ValueError if the processes of the team differ. The last good

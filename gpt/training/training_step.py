@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 
 import minigrad
-from minigrad import Tensor, backend, optim
+from minigrad import Tensor, backend, nn, optim
 
+from ..model.language_model import LanguageModel
 from .training_config import TrainingConfig, prepare_training
 
+Sums = dict[str, Any]  # name -> a number, or a 0-d array, which on a GPU has not been read yet
 # loss_fn(model, batch) -> (sum of the losses, number of losses, sums of other metrics)
-LossFunction = Callable[[Any, Any], tuple[Tensor, int, dict[str, Any]]]
+LossFunction = Callable[[Any, Any], tuple[Tensor, int, Sums]]
 # gradients(model, batches, loss_fn) -> (sums of "loss" and of the metrics, number of losses); it fills p.grad
-Gradients = Callable[[Any, Sequence[Any], LossFunction], tuple[dict[str, Any], int]]
+Gradients = Callable[[nn.Module, Sequence[Any], LossFunction], tuple[Sums, int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,19 +46,18 @@ class Step:
 
 
 def language_model_loss(
-    model: Any, batch: tuple[np.ndarray, np.ndarray], ignore_index: int = -100
-) -> tuple[Tensor, int, dict[str, Any]]:
+    model: LanguageModel, batch: tuple[np.ndarray, np.ndarray], ignore_index: int = -100
+) -> tuple[Tensor, int, Sums]:
     """The next-token cross-entropy of a batch (ids, targets), summed; the number of targets that count; no metrics.
 
     All loss functions for `evaluate` and the training loop have this form: a sum of losses, the number to divide it by,
-    and sums of other metrics, to be divided by the same number. Sums may be 0-d arrays, which on a GPU have not been
-    read yet.
+    and sums of other metrics, to be divided by the same number.
     """
     ids, targets = batch
     return model.loss(ids, targets, ignore_index, reduction="sum"), int((targets != ignore_index).sum()), {}
 
 
-def mean_gradients(model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
+def mean_gradients(model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[Sums, int]:
     """Forward, loss and backward of a step that has one batch: p.grad = d(mean loss) / dp for each parameter p."""
     (batch,) = batches  # a list, because a step may accumulate several; here it has one
     # Forward and loss: a sum over `count` tokens, or over other items that the loss function counts.
@@ -68,7 +69,7 @@ def mean_gradients(model: Any, batches: Sequence[Any], loss_fn: LossFunction) ->
 
 
 def training_step(
-    model: Any,
+    model: nn.Module,
     batches: Sequence[Any],
     loss_fn: LossFunction,
     optimizer: optim.Optimizer,
@@ -100,7 +101,9 @@ def training_step(
     return Step(batches, count, lr, means.pop("loss"), means, read["norm"], skipped=not is_finite)
 
 
-def training_steps(model: Any, batches: Iterator[Any], loss_fn: LossFunction, config: TrainingConfig) -> Iterator[Step]:
+def training_steps(
+    model: nn.Module, batches: Iterator[Any], loss_fn: LossFunction, config: TrainingConfig
+) -> Iterator[Step]:
     """The shortest training loop: `config.max_iters` steps, without a folder, a log or checkpoints."""
     optimizer, schedule = prepare_training(model, config)
     gradients = gradients_for(config)
@@ -114,7 +117,7 @@ def training_steps(model: Any, batches: Iterator[Any], loss_fn: LossFunction, co
 # --- gradients of several batches -------------------------------------------------------------------------------------
 
 
-def accumulated_gradients(model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
+def accumulated_gradients(model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[Sums, int]:
     """Gradient accumulation: the same gradients as for one large batch that would not fit into memory.
 
     Batches may have different counts, so the mean of their means would be wrong. Instead, we sum the gradients of all
@@ -125,9 +128,9 @@ def accumulated_gradients(model: Any, batches: Sequence[Any], loss_fn: LossFunct
     return sums, count
 
 
-def sum_gradients(model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
+def sum_gradients(model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[Sums, int]:
     """Forward, loss and backward of each batch. The gradients add up in p.grad."""
-    sums: dict[str, Any] = {}
+    sums: Sums = {}
     count = 0
     for batch in batches:
         loss, n, metrics = loss_fn(model, batch)
@@ -137,7 +140,7 @@ def sum_gradients(model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> 
     return sums, count
 
 
-def divide_gradients(model: Any, count: int) -> None:
+def divide_gradients(model: nn.Module, count: int) -> None:
     """p.grad /= count for each parameter: from the gradient of a sum to the gradient of the mean."""
     check_count(count)
     for p in model.parameters():
@@ -161,7 +164,7 @@ def gradients_for(config: TrainingConfig, gradients: Gradients | None = None) ->
         return gradients
     compute = gradients
 
-    def in_low_precision(model: Any, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[dict[str, Any], int]:
+    def in_low_precision(model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[Sums, int]:
         with in_precision(config.precision):
             return compute(model, batches, loss_fn)
 
@@ -180,7 +183,7 @@ def in_precision(precision: str) -> contextlib.AbstractContextManager[None]:
 # --- the numbers of a step --------------------------------------------------------------------------------------------
 
 
-def add_up(sums: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+def add_up(sums: Sums, more: Mapping[str, Any]) -> Sums:
     """Add `more` to `sums` in float64. Arrays on a GPU stay there. Returns `sums`.
 
     >>> add_up({"loss": 1.0}, {"loss": np.float32(2), "right": 3})

@@ -225,7 +225,7 @@ def dequantize(tensor: GGUFTensor, out: np.ndarray | None = None) -> np.ndarray:
     """
     if tensor.kind not in KINDS:
         raise GGUFError(f"{tensor.name} is {tensor.kind}; the kinds read here are {', '.join(KINDS)}")
-    if out is None or (out.shape, out.dtype) != (tensor.shape, np.float32) or not out.flags.c_contiguous:
+    if out is None or out.shape != tensor.shape or out.dtype != np.float32 or not out.flags.c_contiguous:
         out = np.empty(tensor.shape, np.float32)
     columns = tensor.shape[-1]
     raw, rows = tensor.raw.reshape(-1, tensor.raw.shape[-1]), out.reshape(-1, columns)

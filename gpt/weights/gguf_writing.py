@@ -20,6 +20,7 @@ import numpy as np
 from minigrad.backend import to_numpy
 
 from ..files import StrPath, replacing
+from ..model.config import LlamaConfig
 from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.tokenizer_json import tokenizer_json
@@ -79,14 +80,14 @@ def _kind(array: np.ndarray, kind: str) -> str:
 
 def _tensors(model: LanguageModel, described: Any) -> Iterator[tuple[str, np.ndarray]]:
     """The parameters by their names in the file. A Llama's queries and keys have their rows in llama.cpp's order."""
-    scaling = getattr(model.config, "rope_scaling", None)
-    if scaling is not None and scaling.original_context is not None:
-        yield llama_gguf.ROPE_FREQS, llama_gguf.slower(model.config)
-    rows = list(described.gguf_rows(model.config))
+    config = model.config
+    if isinstance(config, LlamaConfig) and config.rope_scaling and config.rope_scaling.original_context is not None:
+        yield llama_gguf.ROPE_FREQS, llama_gguf.slower(config)
+    rows = list(described.gguf_rows(config))
     arrays = their_tensors(model, rows, "GPT-2 or Llama")
     for row in rows:
         array = to_numpy(arrays[row.ours]).astype(np.float32)
-        n_head = llama_gguf.heads_permuted(row.theirs, model.config)
+        n_head = llama_gguf.heads_permuted(row.theirs, config)
         yield row.theirs, np.ascontiguousarray(llama_gguf.permute(array, n_head) if n_head else array)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from minigrad.backend import Array
 
 from ..files import check_settings, errors_at, integer_setting, number_setting, shortened
-from ..model.config import GPTConfig, LlamaConfig, RopeScaling
+from ..model.config import LlamaConfig, RopeScaling, Settings
 from ..model.positions import slowed
 from .gguf_file import KINDS, GGUFError, GGUFFile, dequantize
 from .llama_huggingface import MODEL_TYPES, model_type_of, rows
@@ -87,7 +87,7 @@ def permute(array: Array, n_head: int) -> Array:
     return heads.swapaxes(1, 2).reshape(array.shape)
 
 
-def heads_permuted(name: str, config: LlamaConfig | GPTConfig) -> int:
+def heads_permuted(name: str, config: Settings) -> int:
     """The number of heads whose rows are reordered in the tensor with this name in the file; 0 for most tensors."""
     heads = {"attn_q": config.n_head, "attn_k": config.n_kv_head}.get(name.split(".")[-2], 0)
     return heads if heads and isinstance(config, LlamaConfig) and model_type_of(config) == ARCHITECTURE else 0
@@ -193,7 +193,7 @@ def gguf_rows(config: LlamaConfig) -> Iterator[Row]:
     return (row._replace(theirs=name_there(row.ours)) for row in rows(config))
 
 
-def weights_of(file: GGUFFile, config: LlamaConfig | GPTConfig) -> Source:
+def weights_of(file: GGUFFile, config: Settings) -> Source:
     """The tensors of a GGUF file, read as float32 with their rows in our order."""
     tensors = {name: tensor for name, tensor in file.tensors.items() if name != ROPE_FREQS}
 

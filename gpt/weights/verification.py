@@ -27,7 +27,7 @@ from minigrad.notebook import NotebookReport
 from ..files import StrPath, atomic_write, open_regular
 from ..interpretability.activations import hooked
 from ..model.config import GPTConfig, Settings
-from ..model.language_model import architecture_of, architectures
+from ..model.language_model import LanguageModel, architecture_of, architectures
 from ..model.structure import Names
 
 # How far apart two right computations may be, as a part of the standard deviation of what they compute.
@@ -97,7 +97,7 @@ _LLAMA_NORM = [Stage("norm", "norm",               "last norm",               _R
 _STAGES = {"gpt2": (_GPT2_START, _GPT2_BLOCK, _GPT2_NORM), "llama": (_LLAMA_START, _LLAMA_BLOCK, _LLAMA_NORM)}
 
 
-def stages(config: Any) -> list[Stage]:
+def stages(config: Settings) -> list[Stage]:
     """All places to compare in a model of this configuration, by the names of our modules (`LanguageModel.names`)."""
     architecture = architecture_of(config)
     names = architecture.names
@@ -139,7 +139,7 @@ class Trace:
     continuation: list[list[int]]
 
 
-def trace(model: Any, ids: np.ndarray, targets: np.ndarray, new_tokens: int = 8) -> Trace:
+def trace(model: LanguageModel, ids: np.ndarray, targets: np.ndarray, new_tokens: int = 8) -> Trace:
     """Run a language model on ids (B, T), without dropout: first with hooks for the activations, then without hooks for
     loss and gradients.
 
@@ -159,7 +159,7 @@ def trace(model: Any, ids: np.ndarray, targets: np.ndarray, new_tokens: int = 8)
     return Trace(ids, targets, activations, gradients, loss.item(), continuation)
 
 
-def _activations(model: Any, ids: np.ndarray) -> dict[str, np.ndarray]:
+def _activations(model: LanguageModel, ids: np.ndarray) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
 
     def keep(stage: Stage) -> Callable[..., None]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..tensor import Tensor
 
 Operand: TypeAlias = "Tensor | Array | float"  # what an elementwise op accepts
+Indices: TypeAlias = "Tensor | Array"  # of integers: ids, classes, places
+Size: TypeAlias = int | Sequence[int]  # reshape(2, 3) or reshape((2, 3))
 Dims: TypeAlias = int | Sequence[int] | None  # one axis, several, or all of them
 _NO_NAMES: Mapping[str, Never] = {}
 

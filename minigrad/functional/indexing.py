@@ -13,7 +13,7 @@ import numpy as np
 from ..autograd import Function
 from ..backend import Array, array_of, is_array, module_of, scatter_add
 from ..dtypes import is_floating
-from .argument_checks import check_boolean, check_tensor, normalize_dim, normalize_dims
+from .argument_checks import Indices, check_boolean, check_tensor, normalize_dim, normalize_dims
 from .broadcasting import shape_of
 from .elementwise import Where, to
 from .shape import reshape
@@ -60,7 +60,7 @@ def flip(x: Tensor, dims: int | Sequence[int], **numpy_names: Never) -> Tensor:
     return Getitem.apply(x, index=tuple([slice(None, None, -1 if axis in axes else 1) for axis in range(x.ndim)]))
 
 
-def index_select(x: Tensor, dim: int, index: Any, **numpy_names: Never) -> Tensor:
+def index_select(x: Tensor, dim: int, index: Indices, **numpy_names: Never) -> Tensor:
     """The slices of x along `dim` that a vector of integers names. Backward: dx = 0, then each slice of dout is added.
 
     Shape (5, 3) gives (2, 3) for dim=0 and an index (2,). Raises TypeError unless the index holds integers, ValueError
@@ -98,7 +98,7 @@ class Gather(Function):
         return dx, None
 
 
-def gather(x: Tensor, dim: int, index: Any, **numpy_names: Never) -> Tensor:
+def gather(x: Tensor, dim: int, index: Indices, **numpy_names: Never) -> Tensor:
     """Pick along `dim` by an integer tensor of as many dimensions: out[i][j] = x[i][index[i][j]] for dim 1.
 
     Backward: dx = 0, then dx[i][index[i][j]] += dout[i][j]. The result has the shape of `index`, which may be shorter
@@ -150,7 +150,7 @@ class Embedding(Function):
         return None, dweight
 
 
-def embedding(ids: Any, weight: Tensor, padding_idx: int | None = None) -> Tensor:
+def embedding(ids: Indices, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """The rows `ids` of `weight` (V, C): ids (...) give (..., C). The row `padding_idx` learns nothing.
 
     Backward: dweight[id] = Σ of dout over all places where id occurs. Raises IndexError for an id outside 0..V-1,
@@ -172,7 +172,7 @@ def embedding(ids: Any, weight: Tensor, padding_idx: int | None = None) -> Tenso
     return Embedding.apply(ids, weight, padding_idx=None if padding_idx is None else padding_idx % size)
 
 
-def one_hot(ids: Any, num_classes: int = -1) -> Tensor:
+def one_hot(ids: Indices, num_classes: int = -1) -> Tensor:
     """Vectors of integers that are 1 at the class and 0 elsewhere: ids (...) give (..., num_classes). No gradient.
 
     num_classes=-1 is one more than the largest id. Raises TypeError for ids that are not integers, IndexError for an id
@@ -190,7 +190,7 @@ def one_hot(ids: Any, num_classes: int = -1) -> Tensor:
     return to(ids[..., None] == module_of(ids).arange(num_classes), dtype=np.int64)
 
 
-def masked_fill(x: Tensor, mask: Any, value: Any) -> Tensor:
+def masked_fill(x: Tensor, mask: Tensor | Array, value: Any) -> Tensor:
     """x with `value`, a number or a tensor of one element, where the boolean `mask` is True; in x's dtype.
 
     Backward: dx = 0 where the mask is True, else dout; dvalue = Σ dout where it is True. x and mask are broadcast.

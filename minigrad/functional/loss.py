@@ -9,7 +9,7 @@ from ..autograd import Function
 from ..backend import Array, array_of, is_array, module_of
 from ..dtypes import is_floating
 from .activation import log_softmax, log_softmax_of_array, logsigmoid
-from .argument_checks import check_floating, check_fraction, check_tensor
+from .argument_checks import Indices, check_floating, check_fraction, check_tensor
 from .elementwise import exp, log, where
 from .indexing import check_indices, check_integers, gather
 from .linalg import check_linear, linear
@@ -64,7 +64,7 @@ class CrossEntropy(Function):
 
 def cross_entropy(
     logits: Tensor,
-    targets: Any,
+    targets: Tensor | Array,
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
@@ -146,7 +146,7 @@ def _soft_cross_entropy(logits, targets, weight, reduction, label_smoothing, cla
 
 
 def nll_loss(
-    log_probs: Tensor, targets: Any, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
+    log_probs: Tensor, targets: Indices, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
     """-log_probs[target] for each row: cross-entropy after the log-softmax.
 
@@ -198,7 +198,7 @@ class LinearCrossEntropy(Function):
 
 
 def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean"
+    x: Tensor, weight: Tensor, targets: Indices, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
     """cross_entropy(x @ weightᵀ, targets), with x (N, C), weight (V, C), targets (N).
 
@@ -272,7 +272,7 @@ def kl_div(log_probs: Tensor, target: Tensor, reduction: str = "mean", log_targe
 # --- what the losses share ---
 
 
-def check_targets(op: str, targets: Any, shape: tuple[int, ...], class_dim: int, ignore_index: int) -> None:
+def check_targets(op: str, targets: Indices, shape: tuple[int, ...], class_dim: int, ignore_index: int) -> None:
     """Raise TypeError, ValueError or IndexError unless `targets` has one class number for each row of scores."""
     check_integers(op, targets)
     if not shape or targets.shape != shape[:class_dim] + shape[class_dim + 1 :]:

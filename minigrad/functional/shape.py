@@ -231,7 +231,7 @@ def split(
         sizes = list(split_size_or_sections)
         if any(size < 0 for size in sizes) or sum(sizes) != n:
             raise ValueError(f"split: sizes {sizes} do not add up to the {n} of dim {axis}")
-    return Split.apply(x, sizes=sizes, dim=axis)
+    return tuple(Split.apply(x, sizes=sizes, dim=axis))
 
 
 def chunk(x: Tensor, chunks: int, dim: int = 0, **numpy_names: Never) -> tuple[Tensor, ...]:

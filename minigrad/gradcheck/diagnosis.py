@@ -218,10 +218,10 @@ class _WritesToDout(switches.Observer):
         self.found: str | None = None
         self._before: list[Array | None] = []
 
-    def before(self, phase: str, ctx: Any, arrays: list[Any]) -> None:
+    def before(self, phase: str, ctx: Context, arrays: list[Any]) -> None:
         self._before = [None if array is None else array.copy() for array in arrays] if phase == "backward" else []
 
-    def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
+    def after(self, phase: str, ctx: Context, arrays: list[Any], results: tuple[Any, ...]) -> None:
         for old, new in zip(self._before, arrays, strict=False):
             if self.found is None and old is not None and not module_of(old).array_equal(old, new):
                 self.found = ctx.function.__name__

@@ -62,13 +62,13 @@ class _LastBackward(switches.Observer):
     node: Context | None = None
     results: tuple[Any, ...] = ()
 
-    def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
+    def after(self, phase: str, ctx: Context, arrays: list[Any], results: tuple[Any, ...]) -> None:
         if phase == "backward":
             self.node, self.results = ctx, results
 
 
 def _with_repair(function: type[Any], repair: Repair) -> Callable[..., Any]:
-    def backward(ctx: Any, *douts: Any) -> Any:
+    def backward(ctx: Context, *douts: Any) -> Any:
         results = function.backward(ctx, *douts)
         repaired = repair(ctx, results)
         return results if repaired is None else tuple(repaired[0])

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .. import switches
-from ..autograd import Function
+from ..autograd import Context, Function
 from ..backend import Array, named_arrays
 
 O = TypeVar("O", bound=switches.Observer)
@@ -41,7 +41,7 @@ def arrays_of(values: Iterable[Any]) -> list[Array]:
     return list({id(array): array for _, array in named_arrays(numbers_too)}.values())
 
 
-def saved_arrays(ctx: Any) -> Iterator[tuple[str, Array]]:
+def saved_arrays(ctx: Context) -> Iterator[tuple[str, Array]]:
     """(name, array) of everything that forward saved in `ctx` for backward."""
     return named_arrays(ctx.saved().items())
 

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import backend, switches
-from ..autograd import Function
+from ..autograd import Context, Function
 from ..backend import is_array, to_numpy
 from ..dtypes import is_floating
 from ..kernels.accumulation import SparseGradient
@@ -122,12 +122,12 @@ class Recording(switches.Observer):
 
     # --- watching ---
 
-    def before(self, phase: str, ctx: Any, arrays: list[Any]) -> None:
+    def before(self, phase: str, ctx: Context, arrays: list[Any]) -> None:
         """Refuse the op if it runs in the backward of another op for the sake of its Jacobian: see `_jacobian_of`."""
         if self._thread_in_jacobian == threading.get_ident():
             raise RuntimeError(f"{ctx} would run, and be recorded, although the step does not run it")
 
-    def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
+    def after(self, phase: str, ctx: Context, arrays: list[Any], results: tuple[Any, ...]) -> None:
         if phase == "backward":
             if ctx in self._numbers:
                 call = self.calls[self._numbers[ctx]]
@@ -181,7 +181,7 @@ class Recording(switches.Observer):
         value.number = x if type(x) in (int, float, bool) else None
         return value
 
-    def _jacobian_of(self, ctx: Any, inputs: Any, outputs: Any, wanted: list[bool]) -> dict[int, np.ndarray] | None:
+    def _jacobian_of(self, ctx: Context, inputs: Any, outputs: Any, wanted: list[bool]) -> dict[int, np.ndarray] | None:
         """d outputs / d input by input, one row per output number: vjps of one-hot gradients.
 
         None for an op that is too large, that runs other ops in its backward (they are recorded one by one when the

@@ -12,9 +12,7 @@ from .activation_checkpointing import checkpoint_activations
 from .layers import GELU, Dropout, Embedding, Identity, LayerNorm, Linear, ReLU, RMSNorm, Sigmoid, SiLU, Tanh
 from .module import Module, ModuleList, Parameter, Sequential
 
-# fmt: off
 __all__ = [
     "GELU", "Dropout", "Embedding", "Identity", "LayerNorm", "Linear", "Module", "ModuleList", "Parameter", "RMSNorm",
     "ReLU", "Sequential", "SiLU", "Sigmoid", "Tanh", "checkpoint_activations", "init",
-]
-# fmt: on
+]  # fmt: skip

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from .. import functional as F
-from ..functional.argument_checks import check_fraction
+from ..functional.argument_checks import Indices, check_fraction
 from ..tensor import Tensor
 from . import init
 from .module import Module, Parameter, empty_parameter
@@ -39,7 +38,7 @@ class Linear(Module):
             return F.linear_gelu(x, self.weight, self.bias, GELU_FORMS[activation])
         return activate(F.linear(x, self.weight, self.bias), activation)
 
-    def cross_entropy(self, x: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+    def cross_entropy(self, x: Tensor, targets: Indices, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
         """The cross-entropy of targets (N), with this layer's outputs for x (N, in) as the logits (N, out).
 
         It is one op, for which a fast kernel never holds all logits, unless a bias or a hook changes the logits.
@@ -73,7 +72,7 @@ class Embedding(Module):
         if padding_idx is not None:
             self.weight.data[padding_idx] = 0
 
-    def forward(self, ids: Any) -> Tensor:
+    def forward(self, ids: Indices) -> Tensor:
         return F.embedding(ids, self.weight, self.padding_idx)
 
 
@@ -132,7 +131,7 @@ class GELU(Module):
 class Identity(Module):
     """x itself, where a module is wanted that does nothing."""
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         return x
 
 

@@ -37,7 +37,7 @@ class Parameter(Tensor):
 class Hook:
     """The handle that `register_forward_hook` returns; `remove()` unregisters the hook."""
 
-    def __init__(self, hooks: dict[Hook, Callable]):
+    def __init__(self, hooks: dict[Hook, Callable[..., Any]]):
         self._hooks = hooks
 
     def remove(self) -> None:
@@ -47,7 +47,7 @@ class Hook:
 class _WithForward(Protocol[P, R_co]):
     """For type checkers: a call of a module takes and returns what its `forward` does."""
 
-    _forward_hooks: Mapping[Hook, Callable]
+    _forward_hooks: Mapping[Hook, Callable[..., Any]]
 
     def forward(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
@@ -57,7 +57,7 @@ class Module:
 
     training = True
     _buffers: Mapping[str, bool] = {}  # name -> is it saved?
-    _forward_hooks: Mapping[Hook, Callable] = {}
+    _forward_hooks: Mapping[Hook, Callable[..., Any]] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{type(self).__name__} must define forward")
@@ -295,7 +295,7 @@ class Sequential(ModuleList):
     def __init__(self, *modules: Module):
         super().__init__(modules)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any) -> Tensor:
         for module in self:
             x = module(x)
         return x

@@ -47,7 +47,7 @@ def attention(q: Any, k: Any, v: Any, mask: Any, is_causal: bool, scale: float, 
     """Attention, composed of matmul, mul, softmax and masked_fill."""
     scores = F.matmul(q, k.transpose(-1, -2)) * Tensor(np.full(q.shape[:-1] + k.shape[-2:-1], scale, q.dtype))
     if is_causal:
-        scores = F.masked_fill(scores, Tensor(np.tri(*scores.shape[-2:]) == 0), -math.inf)
+        scores = F.masked_fill(scores, Tensor(np.tri(scores.shape[-2], scores.shape[-1]) == 0), -math.inf)
     elif mask is not None:
         scores = F.masked_fill(scores, Tensor(~mask), -math.inf)
     return F.matmul(F.softmax(scores, -1), v)

@@ -72,8 +72,9 @@ def try_generation(model: LanguageModel, prompt: Sequence[int], count: int, new_
     model.generate([list(prompt)] * count, max_new_tokens=TOKENS, on_token=lambda _: times.append(time.perf_counter()))
     first, *others = (after - before for before, after in itertools.pairwise(times))
     token = statistics.median(others or [first])
-    tokens = min(len(prompt) + new_tokens, model.config.block_size)
-    cache = kv_cache_bytes(model.config, count, tokens)
+    config: Any = model.config
+    tokens = min(len(prompt) + new_tokens, config.block_size)
+    cache = kv_cache_bytes(config, count, tokens)
     _show_memory(f", and {_size(cache)} for keys and values of {count} x {tokens:,} tokens")
     parts = f"{_time(loading)} to load, {_time(first)} to read the prompt, {new_tokens:,} tokens of {_time(token)}"
     show(f"time: {_time(loading + first + token * max(new_tokens - 1, 0))} ({parts}; more as the text grows)")

@@ -266,7 +266,7 @@ class _Plan:
             return np.moveaxis(np.empty((*outer, rows, 3, heads, size), dtype), -3, 0).swapaxes(-2, -3)
         return [self.empty_heads_last(x.shape[:-2], x.shape[-2], x.shape[-1], dtype) for x in (self.q, self.k, self.v)]
 
-    def head_groups(self) -> Iterator[tuple]:
+    def head_groups(self) -> Iterator[tuple[Any, ...]]:
         """Heads to compute together: as many as fit in a tile, from several sequences if one has too few, in groups
         that can be split evenly among the threads.
         """

@@ -168,7 +168,7 @@ def parallel(function: Callable[[Piece], Any], pieces: Iterable[Piece], uses_bla
     return results
 
 
-def _work_off(queue: deque[tuple], results: list[Any]) -> None:
+def _work_off(queue: deque[tuple[Any, ...]], results: list[Any]) -> None:
     """Take pieces from the queue until it is empty. Several threads may do so: a deque gives each piece to one."""
     while True:
         try:
