@@ -8,6 +8,7 @@ import json
 import os
 import stat
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -141,6 +142,16 @@ def errors_at(
         raise kind(f"{place}: {error}") from None
 
 
+def replace(source: Path, target: Path) -> None:
+    """Rename over `target`, with retries on Windows, where a virus scanner may have the file open for a moment."""
+    for pause in (0.01, 0.1, 0.5, 2.0) if os.name == "nt" else ():
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            time.sleep(pause)
+    os.replace(source, target)
+
+
 @contextmanager
 def replacing(path: StrPath) -> Iterator[Path]:
     """A path beside `path` to write to. After the block, the file there takes the place of `path`.
@@ -152,7 +163,7 @@ def replacing(path: StrPath) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         yield unfinished
-        os.replace(unfinished, path)
+        replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 

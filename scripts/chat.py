@@ -2,7 +2,7 @@
 
 By default, a model that was tuned on conversations answers at temperature 0.2, another one at 0.8. Without the
 repetition penalty, a small model soon repeats itself: 1.0 turns it off.
-Commands: /help, /reset (forget the conversation), exit or /quit or Ctrl-D (leave); Ctrl-C stops an answer.
+Commands: /help, /reset (forget the conversation), exit or /quit (leave); Ctrl-C stops an answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EXAMPLES = """examples:
   python scripts/chat.py --model gpt2                                an untuned model: it continues a transcript
 """
 YOU, MODEL = "you> ", "model> "
-HELP = "/reset forgets the conversation, exit (or /quit, or Ctrl-D) leaves, Ctrl-C stops an answer, /help says this."
+HELP = "/reset forgets the conversation, exit (or /quit) leaves, Ctrl-C stops an answer, /help says this."
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,7 +89,7 @@ def questions() -> Iterator[str]:
             print()
             return
         except KeyboardInterrupt:
-            print("\n(exit or Ctrl-D leaves)")
+            print("\n(exit leaves)")
             continue
         if question.lower() in ("exit", "quit", "/exit", "/quit"):
             return

@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         _predict(arguments.model, arguments.predict)
         return 0
     if arguments.compare:
-        command_line.refuse(parser, given, ["trained_blocks"], "does not go with --compare: it trains all three ways")
+        others = {"trained_blocks", "will_it_fit"}
+        command_line.refuse(parser, given, others, "does not go with --compare: it trains all three ways")
         if arguments.init_from == "resume":
             parser.error("--compare does not resume: go on with one of its runs by --out-dir, without --compare")
         return _compare(arguments, command_line.set_up(arguments))

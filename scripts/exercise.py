@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--out-dir", default=None, metavar="DIR", help="output folder of run, capstone and mark (below runs/)")
     add("--jobs", type=number(1), default=None, help="mark: number of files judged in parallel (one per core)")
     add("--timeout", type=number(1), default=5, help="mark: seconds of computing (not waiting) for each file")
-    add("--memory", type=number(64), default=2048, help="mark: megabytes for each file (not on Windows)")
+    add("--memory", type=number(64), default=2048, help="mark: megabytes for each file (on Linux)")
     arguments = parser.parse_args(argv)
     if importlib.util.find_spec("hypothesis") is None:
         raise ValueError('the exercises need Hypothesis: pip install "hypothesis>=6.100"')

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from scripts.shared import command_line
+from scripts.shared.trial import try_generation
 
 from gpt import LanguageModel, Tokenizer
 from gpt.console import printable, progress_bar
@@ -32,12 +34,16 @@ def main(argv: list[str] | None = None) -> int:
     add("--stop", default=None, metavar="TOKEN", help="stop at this token, in addition to the end-of-text token")
     text = "let repetitions in the text guess the next tokens and check several in one pass: the same text, sooner"
     add("--speculate", action="store_true", help=text)
+    text = "only load the model and try a few tokens, and print the memory and the time that the whole text needs"
+    add("--will-it-fit", action="store_true", help=text)
     command_line.add_kernels_and_device(parser)
     command_line.add_seed(parser, default=None)
     arguments = parser.parse_args(argv)
     if arguments.speculate and arguments.num_samples > 1:
         parser.error("--speculate is for one text: leave out --num-samples")
+    begun = time.perf_counter()
     model, tokenizer = command_line.load(arguments, command_line.set_up(arguments))
+    loading = time.perf_counter() - begun
     prompt = tokenizer.encode(arguments.prompt)
     if not prompt:
         raise ValueError("--prompt is empty: give at least one character to continue")
@@ -45,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     options["stop_tokens"] = _stop_tokens(tokenizer, arguments.stop)
     settings = command_line.sampling(arguments)
     sampling = Sampling(**settings)  # raises, before anything is printed
+    if arguments.will_it_fit:
+        try_generation(model, prompt, arguments.num_samples, arguments.max_new_tokens, loading)
+        return 0
     if arguments.num_samples == 1:
         stream = TextStream(tokenizer)
         print(arguments.prompt, end="", flush=True)

@@ -60,7 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     if is_conversations(arguments.data):
         command_line.refuse(parser, given, ["sample_interval"], "is for texts: conversations show replies at the end")
     if arguments.compare:
-        command_line.refuse(parser, given, ["method"], "does not go with --compare, which runs all methods")
+        command_line.refuse(
+            parser, given, ["method", "will_it_fit"], "does not go with --compare, which runs all methods"
+        )
         if arguments.init_from == "resume":
             parser.error("--compare goes on by itself: give the options that it was started with")
         return _compare(vars(arguments), command_line.set_up(arguments))

@@ -7,7 +7,6 @@ their SHA-256 (scripts/pages/site/assets.json); nothing is fetched from elsewher
 from __future__ import annotations
 
 import ast
-import contextlib
 import gzip
 import hashlib
 import http.server
@@ -41,6 +40,7 @@ from scripts.checker.checks import Exercise
 from scripts.lessons.cells import lessons
 from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import connect
+from scripts.pages.local_server import Server
 from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.pages.site import step, train
 from scripts.pages.stepping import STEPS, step_page, title_of
@@ -351,6 +351,7 @@ class Compressed(http.server.SimpleHTTPRequestHandler):
     """Serves files compressed, as web hosts do."""
 
     protocol_version = "HTTP/1.1"
+    extensions_map = {".js": "text/javascript"}  # on Windows, Python asks the registry, which may say text/plain
 
     def do_GET(self) -> None:
         path = Path(self.translate_path(self.path))
@@ -366,8 +367,7 @@ class Compressed(http.server.SimpleHTTPRequestHandler):
             self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        with contextlib.suppress(ConnectionError):  # the page was closed or reloaded before it had arrived
-            self.wfile.write(content)
+        self.wfile.write(content)
 
     def log_message(self, *arguments: Any) -> None:
         """Print nothing: the terminal shows the address only."""
@@ -375,7 +375,7 @@ class Compressed(http.server.SimpleHTTPRequestHandler):
 
 def serve(folder: Path, port: int) -> None:
     handler = lambda *arguments: Compressed(*arguments, directory=str(folder))  # noqa: E731
-    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+    with Server(port, handler) as server:
         print(f"open http://127.0.0.1:{server.server_address[1]}/   (Ctrl-C ends)", flush=True)
         server.serve_forever()
 

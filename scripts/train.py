@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
 from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
+from scripts.shared.trial import try_run
 
 import finetune  # noqa: F401  (--init-from then also takes what was fine-tuned)
 from gpt.training.data_parallel import Team
@@ -49,11 +51,17 @@ def main(argv: list[str] | None = None) -> int:
     add("--data-parallel", action="store_true", help=text)
     arguments = parser.parse_args(argv)
     given = command_line.given(parser, argv)
+    if arguments.will_it_fit:
+        others = ["data_parallel"] + ["init_from"] * (arguments.init_from == "resume")
+        command_line.refuse(
+            parser, given, others, "does not go with --will-it-fit, which tries a new run in one process"
+        )
     with command_line.team(arguments.data_parallel) as team:
-        return show_next_steps(_run(arguments, given, team), "train", LET_IT_WRITE)
+        run = _run(arguments, given, team)
+        return 0 if run is None else show_next_steps(run, "train", LET_IT_WRITE)
 
 
-def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Run:
+def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Run | None:
     team.check_same({**vars(arguments), "options": sorted(given)})
     device = command_line.set_up(arguments)
     if arguments.precision == "tf32" and device == "cpu":
@@ -67,7 +75,11 @@ def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Ru
     options, is_new = vars(arguments), arguments.init_from == "scratch"
     shape = SHAPE if is_new else [name for name in (*SHAPE, "vocab_size") if name in given]
     config = stage_options.build(PretrainingConfig, {**options, "model": {name: options[name] for name in shape}})
-    return pretrain(config, device, None if is_new else arguments.init_from, team)
+    init_from = None if is_new else arguments.init_from
+    if arguments.will_it_fit:
+        try_run(partial(train_language_model, init_from=init_from), config, device)
+        return None
+    return pretrain(config, device, init_from, team)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 from gpt.accounting import activation_bytes
-from gpt.training.memory_check import check_memory
+from gpt.memory_check import check_memory
 from gpt.training.training_config import TrainingConfig
 
 from ..data.tasks import TASKS

@@ -79,7 +79,8 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     run.explain_columns(COLUMNS)
 
     # The model's answers before training: to be compared with its answers afterwards.
-    items = instruction_tasks("test", len(held_out), config.seed) if config.data == TASKS else []
+    questions = min(len(held_out), run.most_tested // 3)  # asked twice: in the template and without it
+    items = instruction_tasks("test", questions, config.seed) if config.data == TASKS else []
     before = run.keep("before", lambda: _measure(model, tokenizer, items, held_out), like=_form(items, held_out))
 
     # Training: each step makes the assistant's tokens more likely.

@@ -10,7 +10,6 @@ training_config.py   the settings of training, the optimizer and the schedule
 evaluation.py        how good is a model? losses on held-out text
 folder_lock.py       one writer per folder
 checkpoint.py        save a run so it can continue exactly where it was
-memory_check.py      refuse a run that does not fit into memory
 log.py               the output of a run: lines on the screen and in log.jsonl
 plots.py             pictures of a run
 data_parallel.py     several processes, one model

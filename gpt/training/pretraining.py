@@ -17,6 +17,7 @@ from minigrad import backend
 from ..accounting import activation_bytes, training_memory
 from ..console import printable, show
 from ..files import shortened
+from ..memory_check import check_memory
 from ..model.config import GPT2_VOCAB_SIZE, GPTConfig, Settings
 from ..model.gpt2 import GPT
 from ..model.language_model import LanguageModel
@@ -28,7 +29,6 @@ from .data_parallel import ALONE, Team
 from .evaluation import baseline_losses, bits_per_byte, evaluated, held_out_loss, perplexity
 from .loading import load_model
 from .log import COLUMNS
-from .memory_check import check_memory
 from .plots import plot_run
 from .run import Run, start
 from .run_folder import claim

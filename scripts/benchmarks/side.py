@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt.memory_check import peak_memory
 from minigrad.kernels.cpu import threads
 from scripts.benchmarks import jobs
 
@@ -92,19 +93,6 @@ def read_rate(size: int = 2**26) -> float:
 def median_seconds(work: Callable[[], Any], repeats: int = 5) -> float:
     """The median time of `work`, after one call that is not counted."""
     return float(np.median(timeit.repeat(work, number=1, repeat=repeats + 1)[1:]))
-
-
-def peak_memory() -> int:
-    """The most memory that this process has had, in bytes; 0 where the system does not tell."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def resident_memory() -> int:

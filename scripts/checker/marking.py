@@ -215,7 +215,8 @@ def judge_all(
     files: list[File], exercises: dict[str, Path], seed: int, limits: Limits, jobs: int, record: Record
 ) -> None:
     """Judge files, some at the same time. One that exceeds its time is judged once more, with nothing beside it."""
-    pool = ProcessPoolExecutor(min(jobs, max(len(files), 1)), initializer=end_with_parent)
+    jobs = min(jobs, max(len(files), 1), 61)  # Windows cannot wait for more processes
+    pool = ProcessPoolExecutor(jobs, initializer=end_with_parent)
     alone: list[File] = []
     shown = time.monotonic()
     try:

@@ -217,7 +217,7 @@ def is_waiting(process: int) -> bool:
 
 def environment() -> dict[str, str]:
     """The environment of a worker: one thread, as arrays are small and several workers may run side by side."""
-    threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
+    threads = {f"{library}_THREADS": "1" for library in ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "VECLIB_MAXIMUM")}
     return {**os.environ, **threads, "PYTHONHASHSEED": "0"}
 
 

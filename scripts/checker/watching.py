@@ -149,8 +149,13 @@ def _single_keys() -> Iterator[Callable[[], str | None]]:
         tty.setcbreak(terminal)
 
         def key() -> str | None:
-            ready, _, _ = select.select([terminal], [], [], PERIOD)
-            return (os.read(terminal, 1).decode("latin-1").lower() or "q") if ready else None
+            if not select.select([terminal], [], [], PERIOD)[0]:
+                return None
+            typed = os.read(terminal, 1).decode("latin-1").lower()
+            if typed == "\x1b" and select.select([terminal], [], [], 0)[0]:
+                os.read(terminal, 16)  # the rest of an arrow or a function key: its letters are no keys of ours
+                return None
+            return typed or "q"
 
         yield key
     finally:
@@ -163,7 +168,11 @@ def _windows_key() -> str | None:
     end = time.monotonic() + PERIOD
     while time.monotonic() < end:
         if msvcrt.kbhit():  # type: ignore[attr-defined]
-            return str(msvcrt.getwch()).lower().replace("\r", "\n")  # type: ignore[attr-defined]
+            typed = str(msvcrt.getwch())  # type: ignore[attr-defined]
+            if typed in ("\0", "\xe0"):
+                msvcrt.getwch()  # type: ignore[attr-defined]  # which arrow or function key it is, as a letter
+                return None
+            return typed.lower().replace("\r", "\n")
         time.sleep(0.02)
     return None
 

@@ -293,7 +293,7 @@ class _NothingMore:
 
 
 def limit_resources(seconds: int, megabytes: int) -> None:
-    """Limit the processor's time and memory, and allow no new files and processes (not on Windows)."""
+    """Limit the processor's time and (Linux) memory, and allow no new files and processes (not on Windows)."""
     if resource is None:
         return
     used = math.ceil(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))

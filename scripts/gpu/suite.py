@@ -28,7 +28,8 @@ LEFT_OUT = "mistakes or faulty"
 def check(files: tuple[str, ...] = FILES) -> dict[str, Any]:
     """How many tests passed, failed and were skipped, and the names of those that failed."""
     command = [sys.executable, "-m", "pytest", "--device=gpu", "-q", "-k", f"not ({LEFT_OUT})", *files]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+    output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
+    done = subprocess.run(command, cwd=ROOT, errors="replace", **output)  # Windows' own encoding may be another
     counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|error|skipped)", done.stdout[-300:])}
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
     passed = done.returncode == 0 and counts.get("passed", 0) > 0

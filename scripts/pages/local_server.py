@@ -8,6 +8,7 @@ host (DNS rebinding) is refused.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import sys
 import threading
@@ -18,28 +19,35 @@ from typing import Any
 LONGEST = 1_000_000  # bytes of a question
 
 
-class LocalServer(ThreadingHTTPServer):
-    """Serves `page` at `address`, and `answer(question)` at `address` + "look". `answer` runs in one thread at a time.
+class Server(ThreadingHTTPServer):
+    """A server at 127.0.0.1. Raises OSError if another program has its port."""
 
-    A ValueError of `answer` becomes {"error": its sentence}.
-    """
+    allow_reuse_address = os.name == "posix"  # on Windows it would let two servers listen at the same port
 
-    daemon_threads = True
-
-    def __init__(self, page: str, answer: Callable[[dict[str, Any]], dict[str, Any]], port: int = 0):
+    def __init__(self, port: int, handler: Callable[..., BaseHTTPRequestHandler]):
         try:
-            super().__init__(("127.0.0.1", port), _Handler)
+            super().__init__(("127.0.0.1", port), handler)
         except OSError as error:
             raise OSError(f"port {port} cannot be used ({error.strerror}): choose another, or 0 for any") from None
-        self.page, self.answer, self.lock = page.encode("utf-8"), answer, threading.Lock()
-        self.path = f"/{secrets.token_urlsafe(16)}/"
-        self.host = f"127.0.0.1:{self.server_address[1]}"
-        self.address = f"http://{self.host}{self.path}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print the error of a request, unless the page was reloaded or closed before its answer had arrived."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
+
+
+class LocalServer(Server):
+    """Serves `page` at `address`, and `answer(question)` at `address` + "look". `answer` runs in one thread at a time.
+
+    A ValueError of `answer` becomes {"error": its sentence}.
+    """
+
+    def __init__(self, page: str, answer: Callable[[dict[str, Any]], dict[str, Any]], port: int = 0):
+        super().__init__(port, _Handler)
+        self.page, self.answer, self.lock = page.encode("utf-8"), answer, threading.Lock()
+        self.path = f"/{secrets.token_urlsafe(16)}/"
+        self.host = f"127.0.0.1:{self.server_address[1]}"
+        self.address = f"http://{self.host}{self.path}"
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -159,6 +159,8 @@ def add_training(
     add("--weight-decay", type=float, default=weight_decay, help="weight decay of the matrices")
     add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0 turns clipping off")
     add("--eval-interval", type=number(0), default=eval_interval, help=f"{unit} between validations and checkpoints")
+    text = f"only try the first {unit}, and print the memory and the time that the run needs"
+    add("--will-it-fit", action="store_true", help=text)
     add_kernels_and_device(options)
     add_seed(options)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from scripts.shared import command_line
 from scripts.shared.next_steps import show_next_steps
+from scripts.shared.trial import try_run
 
 from gpt.training import corpora
 from gpt.training.checkpoint import CheckpointError
@@ -56,6 +57,11 @@ def run(
     arguments = parser.parse_args(argv)
     given = as_settings(command_line.given(parser, argv))
     device = command_line.set_up(arguments)
+    if arguments.will_it_fit:
+        if arguments.init_from == "resume":
+            parser.error("--will-it-fit is for a new run, and --init-from resume continues one")
+        try_run(train, build(config_class, as_settings(vars(arguments))), device)
+        return 0
     if arguments.init_from == "resume":
         del given["init_from"]
         length = new_length(given, config_class, arguments.out_dir)

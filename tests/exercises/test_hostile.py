@@ -86,6 +86,9 @@ def test_nothing_outside_is_touched(tmp_path, attack):
     assert outside.read_text(encoding="utf-8") == "as it was"
 
 
+memory_is_limited = pytest.mark.skipif(sys.platform == "darwin", reason="macOS ignores the limit, and would swap")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limits")
 @pytest.mark.parametrize(
     ("text", "status"),
@@ -93,7 +96,7 @@ def test_nothing_outside_is_touched(tmp_path, attack):
         ("while True: pass", "timeout"),
         ("while True: print('x' * 10**6)", "timeout"),
         ("sys.modules['_signal'].signal(24, lambda *a: None)\n        while True: pass", "timeout"),
-        ("np.ones((10**6, 10**4))", "memory"),
+        pytest.param("np.ones((10**6, 10**4))", "memory", marks=memory_is_limited),
         ("x = np.ones(10**6); return x", "error"),
         ("return np.array([None, print])", "wrong"),
         ("return type('Anything', (), {'__eq__': lambda *a: True, '__array__': lambda *a: 1 / 0})()", "wrong"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from gpt import load_checkpoint, save_checkpoint
+from gpt import files, load_checkpoint, save_checkpoint
 from gpt.training import checkpoint as module
 from gpt.training.checkpoint import CheckpointError, has_checkpoint, load_state, remove_checkpoint
 from minigrad import optim
@@ -168,9 +168,10 @@ class FailingDisk:
     def open(self, path, mode, **options):
         if "w" not in mode:
             return open(path, mode, **options)
+        Path(path).write_bytes(b"")  # and closed, in case it fails: Windows deletes no open file
+        self.count()
         file = HalfWritten(path, mode)
         file.disk = self
-        self.count()
         return file
 
 
@@ -283,7 +284,7 @@ def test_on_windows_a_file_that_is_open_for_a_moment_is_waited_for(tmp_path, mon
                 raise PermissionError(errno.EACCES, "The process cannot access the file", source)
             os.replace(source, target)
 
-    monkeypatch.setattr(module, "os", Windows())
+    monkeypatch.setattr(files, "os", Windows())
     save_checkpoint(tmp_path, *a_run(1))
     assert number_of(tmp_path) == 1
 

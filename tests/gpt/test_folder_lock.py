@@ -109,6 +109,27 @@ def test_nothing_is_left_of_a_folder_in_which_nothing_was_written(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
 
 
+def test_on_windows_which_deletes_no_open_file_nothing_is_left_either(tmp_path, monkeypatch):
+    opened = []
+
+    class Windows:
+        name = "nt"
+
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def unlink(self, path):
+            if not opened[-1].closed:
+                raise PermissionError(errno.EACCES, "The process cannot access the file", path)
+            os.unlink(path)
+
+    monkeypatch.setattr(folder_lock, "os", Windows())
+    monkeypatch.setattr(folder_lock, "_introduce", opened.append)
+    with locked(tmp_path / "new"):
+        pass
+    assert opened and not (tmp_path / "new").exists()
+
+
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
     def unsupported(file):
         raise OSError(errno.ENOLCK, "No locks available")

@@ -34,9 +34,9 @@ def arguments_of(name, given):
     return [part.format(given) for part in RUNS[name][1].split()]
 
 
-def run_on(device, name, given, out_dir):
+def run_on(device, name, given, out_dir, *more):
     """Start a run on a device, with few questions, and return its exit status."""
-    common = ["--out-dir", out_dir, "--device", device, "--kernels", "textbook", "--seed", "1"]
+    common = ["--out-dir", out_dir, "--device", device, "--kernels", "textbook", "--seed", "1", *more]
     with pytest.MonkeyPatch.context() as patch:
         for size, count in {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 40, "TEST_ITEMS": 8}.items():
             patch.setattr(grpo_stage, size, count)

@@ -65,6 +65,15 @@ REFUSED = [
     ("exercise", "check mul --all", "check takes a NAME or --all, not both"),
     ("verify_gpt2", "--reference a.npz --save-reference b.npz", "--save-reference does not go with --reference"),
     ("dpo", "--label-smoothing 0.1", "--label-smoothing is for --loss-type robust"),
+    ("sft", "... --init-from resume --will-it-fit", "--will-it-fit is for a new run"),
+    (
+        "train",
+        "... --init-from resume --will-it-fit",
+        "--init-from does not go with --will-it-fit, which tries a new run",
+    ),
+    ("train", "... --data-parallel --will-it-fit", "--data-parallel does not go with --will-it-fit"),
+    ("lora", "... --compare --will-it-fit", "--will-it-fit does not go with --compare"),
+    ("classify", "... --compare --will-it-fit", "--will-it-fit does not go with --compare"),
     # settings of runs and methods
     ("train", "... --n-embd 10 --n-head 3", "n_embd 10 cannot be divided among 3 heads"),
     ("train", "... --max-iters 0", "argument --max-iters: must be an integer >= 1, got 0"),

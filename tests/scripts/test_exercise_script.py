@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -200,6 +202,25 @@ def test_the_loop_reads_letters_until_the_learner_quits(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("h\n\nq\n"))
     text = output_of(exercise.main, "--workspace", tmp_path, "--manual")
     assert text.count("Checking mul ...") == 2 and "Hint 1 of 3" in text and "the sign is flipped" in text
+
+
+def test_arrows_and_function_keys_are_not_letters_on_windows(monkeypatch):
+    """msvcrt gives two characters for each: "\xe0Q" is Page Down, and must not quit."""
+    typed = list("\xe0Q\0;N\r")
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(kbhit=lambda: True, getwch=lambda: typed.pop(0)))
+    assert [watching._windows_key() for _ in range(4)] == [None, None, "n", "\n"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX terminals")
+def test_arrows_and_function_keys_are_not_letters(monkeypatch):
+    keyboard, terminal = os.openpty()
+    with open(keyboard, "wb", buffering=0) as fingers, open(terminal, encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with watching._single_keys() as read_key:
+            for typed, key in ((b"\x1bOQ", None), (b"\x1b[H", None), (b"N", "n"), (b"\x1b", "\x1b")):  # F2, Home
+                fingers.write(typed)
+                assert read_key() == key
+            assert read_key() is None
 
 
 def test_run_puts_the_learners_part_into_the_gpt(tmp_path, capsys, monkeypatch):

@@ -5,13 +5,16 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import minigrad.functional as F
 from gpt.interpretability import ablated, attention_patterns, logit_lens
+from scripts import site
 from scripts.pages.explore_data import Looker, attention_maps
 from scripts.pages.local_server import LocalServer
 from tests.finetune.small import small_chat_model
@@ -197,6 +200,14 @@ def test_a_page_may_be_reloaded_while_its_answer_comes(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("serve", [lambda port: LocalServer("", dict, port), lambda port: site.serve(Path(), port)])
+def test_a_port_that_another_server_has_is_refused(server, serve):
+    port = server.server_address[1]
+    with pytest.raises(OSError, match=f"port {port} cannot be used .*: choose another, or 0 for any"):
+        serve(port)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_the_script_prints_its_address_and_ends_with_ctrl_c(tmp_path):
     save_model(tmp_path / "model", *small_chat_model(n_layer=1, n_embd=16, block_size=32))
     options = ["--model", tmp_path / "model", "--text", TEXT, "--no-browser"]

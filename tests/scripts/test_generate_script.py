@@ -1,10 +1,13 @@
 """scripts/generate.py as its users meet it."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 
+from gpt import memory_check
+from gpt.training.loading import load_model
 from scripts import generate
 from tests.scripts.running import ROOT, STORY, command, environment, output_of, refusal, write_model
 
@@ -35,6 +38,22 @@ def test_greedy_is_the_same_with_every_seed_and_kernel(model):
     greedy = ["--temperature", 0, "--max-new-tokens", 40]
     texts = {written(model, *greedy, *more) for more in ([], ["--seed", 5], ["--kernels", "textbook"])}
     assert len(texts) == 1
+
+
+def test_will_it_fit_writes_no_text(model):
+    output = written(model, "--will-it-fit", "--num-samples", 3, "--max-new-tokens", 5)
+    cache = r"\d [MG]B for keys and values of 3 x 16 tokens"
+    parts = r"\d+ ms to load, \d+ ms to read the prompt, 5 tokens of \d+ ms"
+    assert re.fullmatch(
+        rf"memory: \d+ MB, and {cache}; this .*\ntime: \d+ ms \({parts}; more as the text grows\)\n", output
+    )
+
+
+def test_a_model_that_does_not_fit_is_not_loaded(model, tmp_path, monkeypatch, capsys):
+    load_model(model)[0].save_pretrained(tmp_path)
+    monkeypatch.setattr(memory_check, "machine_memory", lambda: 10_000)
+    error = refusal(generate.main, capsys, "--model", tmp_path)
+    assert f"the model in {tmp_path} needs at least 0 GB of memory, and this machine has 0 GB" in error
 
 
 def test_several_samples_the_first_of_which_is_the_single_one(model):

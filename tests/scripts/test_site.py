@@ -1,13 +1,18 @@
 """The files of the site: those of others are pinned, and refused where they differ; and what runs cells."""
 
 import hashlib
+import mimetypes
 import sys
+import urllib.request
 import zipfile
+from unittest import mock
 
 import pytest
 
 from scripts import site
+from scripts.pages.local_server import Server
 from scripts.pages.site import cells
+from tests.helpers import serving
 
 
 @pytest.fixture
@@ -37,6 +42,19 @@ def test_another_file_is_refused_and_not_kept(pinned, tmp_path):
     with pytest.raises(ValueError, match="not the pinned file: its SHA-256 differs; nothing was kept"):
         site.fetch(tmp_path / "assets")
     assert list((tmp_path / "assets").iterdir()) == []
+
+
+def test_scripts_are_served_as_scripts_whatever_this_system_calls_them(tmp_path):
+    """The registry of Windows may call them text/plain, and browsers run no worker of that type."""
+    (tmp_path / "worker.js").write_bytes(b"1")
+    mimetypes.init()
+    with (
+        mock.patch.dict(mimetypes.types_map, {".js": "text/plain"}),
+        serving(Server(0, lambda *given: site.Compressed(*given, directory=str(tmp_path)))) as server,
+        urllib.request.urlopen(f"http://127.0.0.1:{server.server_address[1]}/worker.js") as response,
+    ):
+        assert mimetypes.guess_type("worker.js")[0] == "text/plain"
+        assert response.headers["Content-Type"] == "text/javascript"
 
 
 def test_solutions_of_assessments_do_not_travel(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 stand-in for a GPU, it learns what the CPU learns."""
 
 import itertools
+import re
 import shutil
 import signal
 
@@ -37,6 +38,18 @@ def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(
     resume = ["--init-from", "resume", "--out-dir", tmp_path / "run", "--kernels", "textbook"]
     assert run_here(script.main, *resume) == 0
     assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_will_it_fit_tries_a_run_and_leaves_nothing_behind(name, given, tmp_path, capsys):
+    assert run_on("cpu", name, given, tmp_path / "run", "--will-it-fit") == 0
+    length, unit = ("2", "iterations") if name.startswith(("ppo", "grpo")) else (r"\d", "steps")
+    spent = r"\d+(\.\d)? (s|ms)"
+    time = rf"time: {spent} \({spent} before it, {length} {unit} of {spent}, [23] validations of {spent}\), and .*"
+    memory = r"memory: .* [MG]B; this machine has .* GB"
+    output = capsys.readouterr().out
+    assert re.fullmatch(rf"trying the first 3 of .*\n{memory}\n{time}\n", output), output
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if not name.startswith("train")])

@@ -1,0 +1,98 @@
+"""--will-it-fit: the memory and the time that a run needs, measured in its first steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpt.accounting import kv_cache_bytes
+from gpt.console import show, silenced
+from gpt.memory_check import machine_memory, peak_memory
+from gpt.model.language_model import LanguageModel
+from gpt.training.run import Run, start
+from gpt.training.run_folder import length_setting
+
+STEPS = 3  # of a run (of PPO and GRPO: iterations); the first is slower than all others
+TOKENS = 8  # of a generated text
+
+
+def try_run(train: Callable[[Run, Any], None], config: Any, device: str) -> None:
+    """Make the first STEPS steps of a run, in a temporary folder, and print what the whole run needs."""
+    part, name = length_setting(config)
+    length, interval = getattr(getattr(config, part), name), config.training.eval_interval
+    unit = "steps" if name == "max_iters" else "iterations"
+    steps: list[float] = []
+    validations: list[float] = []
+
+    def begin(run: Run, settings: Any) -> None:
+        batches, record = run.batches, run.record
+
+        def timed_batches(stream: Any, validate: Callable[[], Any] | None = None, *rest: Any) -> Any:
+            def timed() -> Any:
+                begun = time.perf_counter()
+                metrics = validate() if validate else {}
+                validations.append(time.perf_counter() - begun)
+                return metrics
+
+            return batches(stream, timed, *rest)
+
+        def timed_record(*parts: Any, **metrics: float) -> None:
+            before = run.seconds
+            record(*parts, **metrics)
+            steps.append(run.seconds - before)
+            run.interrupted |= len(steps) == STEPS  # as by Ctrl-C
+
+        run.batches = timed_batches  # type: ignore[method-assign, assignment]
+        run.record = timed_record  # type: ignore[method-assign]
+        train(run, settings)
+
+    show(f"trying the first {STEPS} of {length:,} {unit}, in a temporary folder")
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, silenced():
+        start(begin, dataclasses.replace(config, out_dir=str(Path(folder) / "run")), device)
+        preparing = time.perf_counter() - begun - sum(steps) - sum(validations)
+    step, validation = statistics.median(steps[1:] or steps), validations[0]
+    checks = 1 + (math.ceil(length / interval) if interval else 1)
+    _show_memory("")
+    total = preparing + length * step + checks * validation
+    parts = f"{_time(preparing)} before it, {length:,} {unit} of {_time(step)}, {checks} validations of"
+    show(f"time: {_time(total)} ({parts} {_time(validation)}), and the final evaluation")
+
+
+def try_generation(model: LanguageModel, prompt: Sequence[int], count: int, new_tokens: int, loading: float) -> None:
+    """Let the model write TOKENS tokens after `count` copies of a prompt; print what all `new_tokens` need."""
+    times = [time.perf_counter()]
+    model.generate([list(prompt)] * count, max_new_tokens=TOKENS, on_token=lambda _: times.append(time.perf_counter()))
+    first, *others = (after - before for before, after in itertools.pairwise(times))
+    token = statistics.median(others or [first])
+    config: Any = model.config
+    tokens = min(len(prompt) + new_tokens, config.block_size)
+    cache = kv_cache_bytes(config, count, tokens)
+    _show_memory(f", and {_size(cache)} for keys and values of {count} x {tokens:,} tokens")
+    parts = f"{_time(loading)} to load, {_time(first)} to read the prompt, {new_tokens:,} tokens of {_time(token)}"
+    show(f"time: {_time(loading + first + token * max(new_tokens - 1, 0))} ({parts}; more as the text grows)")
+
+
+def _show_memory(more: str) -> None:
+    peak, there = peak_memory(), machine_memory()
+    of = f"; this machine has {_size(there)}" if there else ""
+    show(f"memory: {_size(peak) if peak else '(this system does not tell)'}{more}{of}")
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
+
+
+def _time(seconds: float) -> str:
+    """12 ms, 7.6 s, 1.5 min, 2.0 h"""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1e3:.0f} ms"
