@@ -26,9 +26,7 @@ import numpy as np
 from minigrad import nn
 from minigrad.backend import Array, module_of
 
-from ..accounting import weight_bytes
 from ..files import StrPath, read_json, shortened, write_text
-from ..memory_check import check_memory
 from ..tokenizer.tokenizer import Tokenizer
 from . import gpt2_gguf, gpt2_huggingface, llama_gguf, llama_huggingface
 from .gguf_file import GGUFFile, is_gguf
@@ -64,7 +62,6 @@ def load(path: StrPath | GGUFFile, model_class: type[M]) -> M:
     architecture = ARCHITECTURES[model_type]
     build = next(build for name, build in models.items() if ARCHITECTURES[name] is architecture)
     config = architecture.from_json(values, str(Path(path) / CONFIG))
-    check_memory(weight_bytes(config.num_parameters()), f"the model in {path}")
     with open_weights(path, model_type) as weights:
         tied_to = architecture.EMBEDDING if config.tied else ""
         return fill(lambda: build(config), weights, architecture.rows(config), tied_to).eval()
@@ -75,7 +72,6 @@ def _load_gguf(file: GGUFFile, models: dict[str, Any]) -> Any:
     config = described.config_of(file)
     if described.ARCHITECTURE not in models:
         raise ValueError(f"{file.path} holds a {described.ARCHITECTURE}, not a {' or '.join(models)}")
-    check_memory(weight_bytes(config.num_parameters()), f"the model in {file.path}")
     weights = llama_gguf.weights_of(file, config)
     return fill(lambda: models[described.ARCHITECTURE](config), weights, described.gguf_rows(config)).eval()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -21,6 +22,7 @@ from minigrad import nn
 from minigrad.backend import Array
 from minigrad.kernels.cpu import threads
 
+from ..memory_check import check_memory
 from .safetensors_file import Entry
 
 M = TypeVar("M", bound=nn.Module)
@@ -156,9 +158,10 @@ def fill(build: Callable[[], M], source: Source, expected: Iterable[Row], tied_t
     """Build a model and read each of its parameters from `source` with the table `expected`. tied_to: see `matches`.
 
     Raises ValueError, naming the tensor, if it is missing, unexpected, of a wrong shape or not finite, or if HEAD
-    differs from the embedding that it should be tied to.
+    differs from the embedding that it should be tied to; or if the model does not fit into this machine's memory.
     """
     table = matched(source, expected, tied_to)
+    check_memory(4 * sum(math.prod(row.our_shape) for row in table), f"the model in {source.place}")
     with nn.init.skipped():
         model = build()
     parameters = dict(model.named_parameters())
