@@ -49,7 +49,7 @@ def mistakes(story):
     def who(word):
         return people.get(PRONOUNS.get(word.lower()), word)
 
-    holder = hero = next(iter(people.values()))
+    holder = hero = next(iter(people.values()), "nobody")
     for sentence in re.split(r'(?<=[.!?]) (?=[A-Z"])', story):
         if has := re.search(rf"{A} (?:had|found) an? {THING}\b", sentence):
             holder = who(has[1])
@@ -59,7 +59,8 @@ def mistakes(story):
         elif gives := re.search(rf"{A} (?:felt \w+ |said )?(?:and )?gave (?:{X} (?:back|to {B})|{B} {X})", sentence):
             found += ["gives what another has"] * (who(gives[1]) != holder)
             others = [name for name in people.values() if name != holder]
-            holder = others[0]
+            found += ["gives it to nobody"] * (not others)
+            holder = next(iter(others), holder)
         elif new := re.search(rf"{A} gave {B} an? {THING}", sentence):
             holder = hero
             found += ["thanks the wrong one"] * (who(new[2]) != hero)
