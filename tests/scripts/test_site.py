@@ -10,7 +10,8 @@ from unittest import mock
 import pytest
 
 from scripts import site
-from scripts.pages.local_server import Server
+from scripts.pages import pinned_files
+from scripts.pages.local_server import Compressed, Server
 from scripts.pages.site import cells
 from tests.helpers import serving
 
@@ -21,26 +22,26 @@ def pinned(tmp_path, monkeypatch):
     source = tmp_path / "source.js"
     source.write_bytes(b"right")
     entry = {"sha256": hashlib.sha256(b"right").hexdigest(), "url": source.as_uri()}
-    monkeypatch.setattr(site, "pinned", lambda: {"files": {"a.js": entry}, "packages": {}, "info": {}})
+    monkeypatch.setattr(pinned_files, "pinned", lambda: {"files": {"a.js": entry}, "packages": {}, "info": {}})
     return source
 
 
 def test_what_is_fetched_is_what_was_pinned(pinned, tmp_path):
     assets = tmp_path / "assets"
     with pytest.raises(ValueError, match="a.js is missing: python scripts/site.py --fetch --assets"):
-        site.copy_assets(assets, tmp_path / "out")
-    site.fetch(assets)
-    site.copy_assets(assets, tmp_path / "out")
+        pinned_files.copy_assets(assets, tmp_path / "out")
+    pinned_files.fetch(assets)
+    pinned_files.copy_assets(assets, tmp_path / "out")
     assert (tmp_path / "out" / "pyodide" / "a.js").read_bytes() == b"right"
     (assets / "a.js").write_bytes(b"changed")
     with pytest.raises(ValueError, match="a.js is not the pinned file"):
-        site.copy_assets(assets, tmp_path / "out")
+        pinned_files.copy_assets(assets, tmp_path / "out")
 
 
 def test_another_file_is_refused_and_not_kept(pinned, tmp_path):
     pinned.write_bytes(b"wrong")
     with pytest.raises(ValueError, match="not the pinned file: its SHA-256 differs; nothing was kept"):
-        site.fetch(tmp_path / "assets")
+        pinned_files.fetch(tmp_path / "assets")
     assert list((tmp_path / "assets").iterdir()) == []
 
 
@@ -50,7 +51,7 @@ def test_scripts_are_served_as_scripts_whatever_this_system_calls_them(tmp_path)
     mimetypes.init()
     with (
         mock.patch.dict(mimetypes.types_map, {".js": "text/plain"}),
-        serving(Server(0, lambda *given: site.Compressed(*given, directory=str(tmp_path)))) as server,
+        serving(Server(0, lambda *given: Compressed(*given, directory=str(tmp_path)))) as server,
         urllib.request.urlopen(f"http://127.0.0.1:{server.server_address[1]}/worker.js") as response,
     ):
         assert mimetypes.guess_type("worker.js")[0] == "text/plain"
