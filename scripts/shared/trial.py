@@ -60,7 +60,7 @@ def try_run(train: Callable[[Run, Any], None], config: Any, device: str) -> None
         preparing = time.perf_counter() - begun - sum(steps) - sum(validations)
     step, validation = statistics.median(steps[1:] or steps), validations[0]
     checks = 1 + (math.ceil(length / interval) if interval else 1)
-    _show_memory("")
+    _show_memory(device)
     total = preparing + length * step + checks * validation
     parts = f"{_time(preparing)} before it, {length:,} {unit} of {_time(step)}, {checks} validations of"
     show(f"time: {_time(total)} ({parts} {_time(validation)}), and the final evaluation")
@@ -75,15 +75,16 @@ def try_generation(model: LanguageModel, prompt: Sequence[int], count: int, new_
     config: Any = model.config
     tokens = min(len(prompt) + new_tokens, config.block_size)
     cache = kv_cache_bytes(config, count, tokens)
-    _show_memory(f", and {_size(cache)} for keys and values of {count} x {tokens:,} tokens")
+    device = next(model.parameters()).device
+    _show_memory(device, f", and {_size(cache)} for keys and values of {count} x {tokens:,} tokens")
     parts = f"{_time(loading)} to load, {_time(first)} to read the prompt, {new_tokens:,} tokens of {_time(token)}"
     show(f"time: {_time(loading + first + token * max(new_tokens - 1, 0))} ({parts}; more as the text grows)")
 
 
-def _show_memory(more: str) -> None:
+def _show_memory(device: str, more: str = "") -> None:
     peak, there = peak_memory(), machine_memory()
-    of = f"; this machine has {_size(there)}" if there else ""
-    show(f"memory: {_size(peak) if peak else '(this system does not tell)'}{more}{of}")
+    used = (_size(peak) if peak else "(this system does not tell)") + ("" if device == "cpu" else ", not the GPU's")
+    show(f"memory: {used}{more}" + (f"; this machine has {_size(there)}" if there else ""))
 
 
 def _size(n_bytes: float) -> str:
