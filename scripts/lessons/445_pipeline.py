@@ -263,7 +263,7 @@ assert changed["no pretraining"]["in form"] > 0.5 and changed["no DPO"]["right"]
 # Answer: without pretraining the form is there, and the facts are not. Without SFT there is no reply: DPO chooses among
 # replies that a model can give, and the base model gives none. Without DPO the thanks are missing, and so they are if
 # SFT comes after DPO, because SFT imitates its mixture again. If pretraining comes after SFT, plain text can overwrite
-# the replies: in most runs their facts and their form are missing afterwards, or the thanks; in some nothing is.
+# the replies; the table shows what it did in this run.
 #
 # **The pipeline is assembly, not invention**: every stage is the loop above with other data and another loss. Nothing
 # has to be invented, but the order has to be right. Does that mean that every stage needs every other one?
