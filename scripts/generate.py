@@ -41,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.speculate and arguments.num_samples > 1:
         parser.error("--speculate is for one text: leave out --num-samples")
+    if arguments.speculate and arguments.will_it_fit:
+        parser.error("--will-it-fit measures one token at a time: leave out --speculate")
     begun = time.perf_counter()
     model, tokenizer = command_line.load(arguments, command_line.set_up(arguments))
     loading = time.perf_counter() - begun

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.beside is not None:
         settings_of(PPORunConfig, arguments.beside)  # raises, before hours of training, where there is no such run
     code = stage_options.run(parser, argv, train_ppo, PPORunConfig, "ppo", TALK_TO_IT)
-    if arguments.beside and code == 0:
+    if arguments.beside and code == 0 and not arguments.will_it_fit:
         _compare(arguments.beside, arguments.out_dir)
     return code
 

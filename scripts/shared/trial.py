@@ -29,7 +29,7 @@ def try_run(train: Callable[[Run, Any], None], config: Any, device: str) -> None
     length, interval = getattr(getattr(config, part), name), config.training.eval_interval
     unit = "steps" if name == "max_iters" else "iterations"
     steps: list[float] = []
-    validations: list[float] = []
+    validations: list[tuple[float, float]] = []  # when each began and ended
 
     def begin(run: Run, settings: Any) -> None:
         batches, record = run.batches, run.record
@@ -38,7 +38,7 @@ def try_run(train: Callable[[Run, Any], None], config: Any, device: str) -> None
             def timed() -> Any:
                 begun = time.perf_counter()
                 metrics = validate() if validate else {}
-                validations.append(time.perf_counter() - begun)
+                validations.append((begun, time.perf_counter()))
                 return metrics
 
             return batches(stream, timed, *rest)
@@ -53,12 +53,14 @@ def try_run(train: Callable[[Run, Any], None], config: Any, device: str) -> None
         run.record = timed_record  # type: ignore[method-assign]
         train(run, settings)
 
-    show(f"trying the first {STEPS} of {length:,} {unit}, in a temporary folder")
+    show(f"trying the first {min(STEPS, length)} of {length:,} {unit}, in a temporary folder")
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, silenced():
         start(begin, dataclasses.replace(config, out_dir=str(Path(folder) / "run")), device)
-        preparing = time.perf_counter() - begun - sum(steps) - sum(validations)
-    step, validation = statistics.median(steps[1:] or steps), validations[0]
+    if len(steps) < min(STEPS, length):  # Ctrl-C
+        raise KeyboardInterrupt
+    preparing, validation = validations[0][0] - begun, validations[0][1] - validations[0][0]
+    step = statistics.median(steps[1:] or steps)
     checks = 1 + (math.ceil(length / interval) if interval else 1)
     _show_memory(device)
     total = preparing + length * step + checks * validation

@@ -157,6 +157,7 @@ REFUSED = [
     ("generate", "--model {}/base --stop xyz", "--stop 'xyz' is 3 tokens, not one"),
     ("generate", "--device tpu", "unknown device 'tpu'"),
     ("generate", "--speculate --num-samples 2", "--speculate is for one text"),
+    ("generate", "--speculate --will-it-fit", "--will-it-fit measures one token at a time"),
     ("chat", "--model {}/base --top-p 2", "top_p must be in (0, 1], got 2.0"),
     ("evaluate", "--model {}/wide --data {}/story.txt --stride 33", "stride must be from 1 to the block size of 32"),
     ("evaluate", "--data x --stride 0", "must be an integer >= 1, got 0"),

@@ -48,8 +48,20 @@ def test_will_it_fit_tries_a_run_and_leaves_nothing_behind(name, given, tmp_path
     time = rf"time: {spent} \({spent} before it, {length} {unit} of {spent}, [23] validations of {spent}\), and .*"
     memory = r"memory: .* [MG]B; this machine has .* GB"
     output = capsys.readouterr().out
-    assert re.fullmatch(rf"trying the first 3 of .*\n{memory}\n{time}\n", output), output
+    assert re.fullmatch(rf"trying the first [23] of .*\n{memory}\n{time}\n", output), output
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_ends_a_trial_without_figures(given, tmp_path, monkeypatch, capsys):
+    step = AdamW.step
+
+    def interrupted_step(optimizer):
+        signal.raise_signal(signal.SIGINT)
+        step(optimizer)
+
+    monkeypatch.setattr(AdamW, "step", interrupted_step)
+    assert run_on("cpu", "sft", given, tmp_path / "run", "--will-it-fit") == 130
+    assert "memory" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if not name.startswith("train")])
