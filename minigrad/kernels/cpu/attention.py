@@ -38,7 +38,7 @@ from ...autograd import Context, Function
 from ...functional.attention import DROPOUT_ROWS, ScaledDotProductAttention, SplitHeads
 from ...functional.broadcasting import shape_of, unbroadcast
 from ...functional.stochastic import keep_scale
-from .threads import divide_evenly, parallel
+from .threads import SMALL, divide_evenly, parallel
 
 FAR = 8192  # beyond it, neighboring float32 numbers are at least 0.001 apart
 KEYS = 1024  # keys of a tile
@@ -274,6 +274,8 @@ class _Plan:
         most = max(1, TILE // max(1, min(self.rows, self.queries) * min(self.keys, KEYS)))
         together = heads if self.shared else divide_evenly(heads, most, batch)
         sequences = divide_evenly(batch, max(1, most // max(heads, 1)), 1) if together == heads else 1
+        if math.prod(self.lead) * self.queries * self.keys < SMALL:
+            together, sequences = max(heads, 1), max(batch, 1)  # one group
         for index in np.ndindex(*outer):
             for first in range(0, batch, sequences):
                 for head in range(0, heads, together):

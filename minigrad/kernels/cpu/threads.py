@@ -9,7 +9,8 @@ time. Three rules make this worthwhile:
    generation: waking one of our threads takes longer than the product. For these the library gets its threads back,
    because its threads wait awake, and keeps them until there is work for ours.
 2. *Pieces that fit in the cache.* A piece has about BLOCK numbers: large enough to hide Python's microsecond per call,
-   small enough that the next operation still finds it in the cache.
+   small enough that the next operation still finds it in the cache. Where all of the work is SMALL, it is one piece,
+   because waking a thread takes longer (about 0.1 ms).
 3. *Results in a fixed order.* Pieces write to separate places, and partial sums are added in order. Every run gives
    the same bits.
 
@@ -41,10 +42,13 @@ import numpy as np
 from ...backend import Array, usable_cores
 
 BLOCK = 256 * 1024  # numbers
+SMALL = 2**16  # numbers; with fewer, the work takes less time than waking a thread
+SMALL_PRODUCT = 2**22  # multiplications; with fewer, the same
 _BUILD: Any = np.show_config(mode="dicts")
 HAS_BLAS = _BUILD["Build Dependencies"]["blas"].get("found", False)  # NumPy has a matrix library, unless in a browser
-FEW_ROWS = 16  # products with at most this many rows are faster on the matrix library's own threads
+FEW_ROWS = 64  # products with at most this many rows are faster on the matrix library's own threads
 ROW_BY_ROW = 6  # up to this many rows are faster as products of one row each
+ONE_THREAD = 460_800  # numbers; the matrix library multiplies a vector by a smaller matrix on one thread
 Piece = TypeVar("Piece")
 
 _pool: SimpleQueue[Callable[[], None]] | None = None  # of tasks: a thread of the pool takes one and runs it
@@ -179,9 +183,9 @@ def _work_off(queue: deque[tuple[Any, ...]], results: list[Any]) -> None:
 
 
 def row_blocks(rows: int, columns: int, numbers: int = BLOCK) -> Iterator[slice]:
-    """Slices of rows with about `numbers` numbers each, the same count of slices for every thread."""
-    blocks = math.ceil(rows * columns / numbers / _workers) * _workers
-    step = max(1, math.ceil(rows / max(blocks, 1)))
+    """Slices of rows with about `numbers` numbers each, the same count of slices for every thread; one if small."""
+    blocks = 1 if rows * columns < SMALL else math.ceil(rows * columns / numbers / _workers) * _workers
+    step = max(1, math.ceil(rows / blocks))
     for row in range(0, rows, step):
         yield slice(row, min(row + step, rows))
 
@@ -216,7 +220,7 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     """a @ b for matrices, split among the threads."""
     if out is None:
         out = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
-    if len(a) <= FEW_ROWS and b.size >= 2**16 and _blas_limit is not None:
+    if len(a) <= FEW_ROWS and b.size >= SMALL and _blas_limit is not None:
         _matmul_of_few_rows(a, b, out)
     else:
         products([(a, b, out)])
@@ -227,7 +231,7 @@ def products(work: Iterable[tuple[Array, Array, Array]]) -> None:
     """out = a @ b for several independent (a, b, out), all split among the threads together."""
     pieces = []
     for a, b, out in work:
-        if a.size * out.shape[1] < 2**20:  # too small to be worth waking a thread
+        if a.size * out.shape[1] < SMALL_PRODUCT:
             product(a, b, out)
         else:
             pieces += [(a[rows], b[:, columns], out[rows, columns]) for rows, columns in _shares_of(out)]
@@ -236,7 +240,7 @@ def products(work: Iterable[tuple[Array, Array, Array]]) -> None:
 
 def product_then(a: Array, b: Array, out: Array, then: Callable[[slice], Any]) -> None:
     """out = a @ b, and then(rows) for each block of rows, on the thread that has just computed it."""
-    if len(a) < 256 or _blas_limit is None:
+    if len(a) < 256 or a.size * out.shape[1] < SMALL_PRODUCT or _blas_limit is None:
         matmul(a, b, out)
         parallel(then, row_blocks(*out.shape), uses_blas=False)
         return
@@ -265,16 +269,23 @@ def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
     For a product of several rows, the library first copies b into another order, which takes longer than reading it.
     With one row it reads b as it lies. So a handful of rows are multiplied one by one, with one block of b after the
     other: all rows but the first find it in the cache. (A block of columns lies together if b is a transposed weight.)
+    Of more rows, outᵀ = bᵀ @ aᵀ takes less time with AVX-512, and as much with AVX2.
     """
-    _give_blas(_workers)
-    if not (1 < len(a) <= ROW_BY_ROW and b.flags.f_contiguous):
+    if not b.flags.f_contiguous:
+        _give_blas(_workers)
         np.matmul(a, b, out=out)
-        return
-    step = math.ceil(4 * BLOCK / len(b))  # columns
-    for start in range(0, b.shape[1], step):
-        columns = slice(start, start + step)
-        for row in range(len(a)):
-            np.matmul(a[row], b[:, columns], out=out[row, columns])
+    elif len(a) == 1 and b.size < ONE_THREAD:  # dot products read memory faster than the library's one thread
+        np.vecdot(b.T, a[0], out=out[0])
+    elif len(a) <= ROW_BY_ROW:
+        _give_blas(_workers)
+        step = b.shape[1] if len(a) == 1 else math.ceil(4 * BLOCK / len(b))  # columns
+        for start in range(0, b.shape[1], step):
+            columns = slice(start, start + step)
+            for row in range(len(a)):
+                np.matmul(a[row], b[:, columns], out=out[row, columns])
+    else:
+        _give_blas(_workers)
+        out[...] = np.matmul(b.T, a.T).T
 
 
 def _give_blas(count: int) -> None:
