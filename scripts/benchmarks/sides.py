@@ -63,6 +63,8 @@ def compare(sides: list[str], kind: str, arguments: Sequence[Any], steps: int, w
     for _ in range(steps):
         for side, worker in workers.items():
             time.sleep(PAUSE)
+            if kind == "train":  # in a run, steps follow each other; after a pause, the caches hold other data
+                worker.ask("step")
             seconds[side].append(worker.ask("step")["seconds"])
     results = {}
     for side, worker in workers.items():

@@ -16,6 +16,7 @@ from gpt import Tokenizer, load_checkpoint
 from gpt.training import checkpoint
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.log import read_log
+from gpt.training.run import LEAST_TESTED
 from minigrad import backend
 from scripts import demo, generate, lora, pipeline, quantize, sft, train
 from tests.scripts.running import (
@@ -403,3 +404,10 @@ sys.meta_path.insert(0, CtrlC)
 runpy.run_path("scripts/{script}.py", run_name="__main__")"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert (done.returncode, done.stderr) == (130, "\ninterrupted\n")
+
+
+def test_a_short_run_evaluates_a_part_of_a_long_held_out_text(tmp_path, capsys):
+    text = write_text(tmp_path / "long.txt", 12_000)
+    assert run_here(train.main, *options(text, tmp_path / "run", max_iters=1)) == 0
+    tokens = LEAST_TESTED * int(SMALL_RUN[SMALL_RUN.index("--block-size") + 1]) + 1
+    assert f" {tokens:,} to test on, all of them at each evaluation" in capsys.readouterr().out
