@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 import sys
 import types
 import unicodedata
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 _silent = False
@@ -44,6 +47,14 @@ def printable(text: str) -> str:
     """
     text = text.replace("\r", "")
     return "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
+
+
+def quoted(path: Path) -> str:
+    """A path as one types it in a command: quoted where it must be, which Windows does with double quotes."""
+    text = path.as_posix()
+    if os.name == "nt":
+        return f'"{text}"' if " " in text else text
+    return shlex.quote(text)
 
 
 def progress_bar(total: int | None, description: str, unit: str = "it") -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from scripts.shared import command_line, stage_options
 from finetune.stages.adaptation import METHODS, AdaptationConfig, merge_run, train_adaptation
 from finetune.stages.adaptation_data import is_conversations
 from finetune.stages.method_comparison import EXPLANATION, as_table, compare, plot_comparison
+from gpt.console import quoted
 from gpt.training.run_folder import settings_of
 
 EXAMPLES = """examples:
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         command_line.refuse(parser, given, given.keys() - {"merge", "out_dir", "kernels"}, "does not go with --merge")
         command_line.set_up(arguments)
         merge_run(arguments.merge, arguments.out_dir)
-        print("merged; " + LET_IT_WRITE.format(folder=shlex.quote(Path(arguments.out_dir).as_posix())))
+        print("merged; " + LET_IT_WRITE.format(folder=quoted(Path(arguments.out_dir))))
         return 0
     if is_conversations(arguments.data):
         command_line.refuse(parser, given, ["sample_interval"], "is for texts: conversations show replies at the end")

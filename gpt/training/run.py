@@ -21,7 +21,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import shlex
 import sys
 import threading
 import time
@@ -32,7 +31,7 @@ from typing import Any, Protocol, TypeVar
 
 from minigrad import autocast, backend, manual_seed, nn, optim
 
-from ..console import progress_bar, show
+from ..console import progress_bar, quoted, show
 from ..files import write_json_lines
 from ..tokenizer.tokenizer import Tokenizer
 from .checkpoint import (
@@ -485,7 +484,7 @@ class Run:
         if self.steps_done == self.resumed_at:
             option = f"--{length_setting(self.config)[1].replace('_', '-')}"
             show(f"\nthis run was finished already; to train it longer, resume it with a larger {option}")
-        show(f"\n{done} in {self.seconds:.0f} s; saved in {shlex.quote(self.out_dir.as_posix())}")
+        show(f"\n{done} in {self.seconds:.0f} s; saved in {quoted(self.out_dir)}")
         show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
 
 

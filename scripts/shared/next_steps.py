@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-
-from gpt.console import show
+from gpt.console import quoted, show
 from gpt.training.run import Run
 
 LET_IT_WRITE = 'to generate text with it:\n  python scripts/generate.py --model {folder} --prompt "{its.sample_prompt}"'
@@ -16,7 +14,7 @@ def show_next_steps(run: Run, script: str, advice: str) -> int:
 
     {folder} in `advice` becomes the run's folder, {its.seed} its setting `seed`. Returns the script's exit status.
     """
-    folder = shlex.quote(run.out_dir.as_posix())
+    folder = quoted(run.out_dir)
     if not run.interrupted:
         show(advice.format(folder=folder, its=run.config))
         return 0

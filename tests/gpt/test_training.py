@@ -7,17 +7,19 @@ import errno
 import functools
 import json
 import math
+import os
 import shutil
 import signal
 import threading
 from functools import partial
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
 
 from gpt import GPT, GPTConfig, Tokenizer, load_checkpoint, save_checkpoint
-from gpt.console import progress_bar, show, silenced
+from gpt.console import progress_bar, quoted, show, silenced
 from gpt.training.batches import RandomBatches, sequential_batches
 from gpt.training.checkpoint import CheckpointError
 from gpt.training.evaluation import mean_loss
@@ -739,6 +741,13 @@ def test_a_damaged_log_is_read_as_far_as_it_goes_and_rewound(tmp_path):
     RunLog(tmp_path).rewind(2)
     assert read_log(tmp_path / "log.jsonl") == good[:3]
     assert read_log(tmp_path / "nowhere.jsonl") == []
+
+
+def test_a_path_is_quoted_as_the_shell_wants_it(monkeypatch):
+    plain, spaced = Path("runs/demo"), Path("my runs/demo")
+    assert (quoted(plain), quoted(spaced)) == ("runs/demo", "'my runs/demo'")
+    monkeypatch.setattr(os, "name", "nt")
+    assert (quoted(plain), quoted(spaced)) == ("runs/demo", '"my runs/demo"')
 
 
 def test_the_console_can_be_silenced(capsys):
