@@ -182,7 +182,13 @@ assert abs(losses["the same, weight decay 0.3"] - losses["Muon, momentum 0.85"])
 # ## The race, with five seeds
 
 # %%
-RACE = {"AdamW": (900, ADAMW), "the demo's settings": (800, BEST), "in half the time": (400, BEST)}
+LARGER_STEPS: dict[str, Any] = {**BEST, "learning_rate": 1.5e-2, "warmup": 15, "grad_clip": 0.0}
+RACE = {
+    "AdamW": (900, ADAMW),
+    "the demo's settings": (800, BEST),
+    "in half the time": (400, BEST),
+    "with larger steps": (400, LARGER_STEPS),  # the best of 13 settings with seed 1
+}
 SEEDS = 1, 2, 3, 4, 5
 
 
@@ -196,12 +202,17 @@ for name, found_losses in raced.items():
     shown = "  ".join(f"{loss:.3f}" for loss in found_losses)
     print(f"{name:20} validation loss {shown}, mean {np.mean(found_losses):.3f}")
 assert max(raced["the demo's settings"]) < min(raced["AdamW"]) - 0.25
-assert abs(np.mean(raced["in half the time"]) - np.mean(raced["AdamW"])) < 0.05
+assert np.mean(raced["with larger steps"]) - np.mean(raced["AdamW"]) < 0.02
+larger = np.subtract(raced["in half the time"], raced["with larger steps"])
+print(f"larger steps gain {larger[0]:.3f} with seed 1, and {larger[1:].mean():.3f} with the others")
+assert larger[0] > larger[1:].mean() > 0
 
 # %% [markdown]
-# The demo's settings end more than 0.25 lower with every seed, and half the time brings them to within 0.05 of AdamW's
-# end. Seeds of one row differ by up to 0.08, far less than what all changes bring together (lesson 453 has five seeds
-# of Muon alone), but as much as some single changes above, which have one seed each.
+# The demo's settings end more than 0.25 lower with every seed. A run of half the time can take larger steps (a higher
+# rate, a shorter warm-up, no clipping) and ends within 0.02 of AdamW. These settings were the best of 13 with seed 1.
+# With the other seeds they gain less: who is the best of many was also lucky, and only fresh seeds tell how much.
+# Seeds of one row differ by up to 0.08, far less than what all changes bring together (lesson 453 has five seeds of
+# Muon alone), but as much as some single changes above, which have one seed each.
 #
 # ## What next
 #
