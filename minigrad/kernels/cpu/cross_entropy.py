@@ -114,7 +114,7 @@ def _gradients(dlogits, x, weight, dx, dweight, rows):
         def add(part):
             dweight[part] += dlogits[:, part].T @ x
 
-        parallel(add, row_blocks(*dweight.shape, TILE * dweight.shape[1]))
+        parallel(add, row_blocks(len(dweight), dweight.shape[1], TILE * dweight.shape[1]))
 
 
 def _scale(array, factor):
