@@ -101,7 +101,7 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
     block_size = config.model["block_size"]
     train, validation = (open_tokens(run.out_dir / "data" / name) for name in ("train.bin", "val.bin"))
     get_batch(train, 1, block_size, np.random.default_rng(0), len(tokenizer))  # raises if it is too short or damaged
-    validation = validation[: run.most_tested * block_size + 1]
+    validation = validation[: run.most_tested * block_size + 1]  # a short run is tested on a part
     rows = run.team.rows(config.batch_size)
     stream = EpochBatches(train, config.batch_size, block_size, config.seed, len(tokenizer), rows)
 

@@ -202,15 +202,17 @@ for name, found_losses in raced.items():
     shown = "  ".join(f"{loss:.3f}" for loss in found_losses)
     print(f"{name:20} validation loss {shown}, mean {np.mean(found_losses):.3f}")
 assert max(raced["the demo's settings"]) < min(raced["AdamW"]) - 0.25
-assert np.mean(raced["with larger steps"]) - np.mean(raced["AdamW"]) < 0.02
+assert abs(np.mean(raced["in half the time"]) - np.mean(raced["AdamW"])) < 0.05
+assert abs(np.mean(raced["with larger steps"]) - np.mean(raced["AdamW"])) < 0.02
 larger = np.subtract(raced["in half the time"], raced["with larger steps"])
 print(f"larger steps gain {larger[0]:.3f} with seed 1, and {larger[1:].mean():.3f} with the others")
 assert larger[0] > larger[1:].mean() > 0
 
 # %% [markdown]
-# The demo's settings end more than 0.25 lower with every seed. A run of half the time can take larger steps (a higher
-# rate, a shorter warm-up, no clipping) and ends within 0.02 of AdamW. These settings were the best of 13 with seed 1.
-# With the other seeds they gain less: who is the best of many was also lucky, and only fresh seeds tell how much.
+# The demo's settings end more than 0.25 lower with every seed, and half the time brings them to within 0.05 of AdamW's
+# end. With larger steps (a higher rate, a shorter warm-up, no clipping) they come within 0.02. This was the best of 13
+# settings with seed 1: rates of 0.01 to 0.03, warm-ups of 8 to 40 steps, and five of the changes above or like them.
+# With the other seeds it gains less: the best of many was also lucky, and only fresh seeds tell how much.
 # Seeds of one row differ by up to 0.08, far less than what all changes bring together (lesson 453 has five seeds of
 # Muon alone), but as much as some single changes above, which have one seed each.
 #

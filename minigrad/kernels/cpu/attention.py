@@ -268,14 +268,14 @@ class _Plan:
 
     def head_groups(self) -> Iterator[tuple[Any, ...]]:
         """Heads to compute together: as many as fit in a tile, from several sequences if one has too few, in groups
-        that can be split evenly among the threads.
+        that can be split evenly among the threads; all together if that is too little work to share.
         """
         *outer, batch, heads = self.lead
         most = max(1, TILE // max(1, min(self.rows, self.queries) * min(self.keys, KEYS)))
         together = heads if self.shared else divide_evenly(heads, most, batch)
         sequences = divide_evenly(batch, max(1, most // max(heads, 1)), 1) if together == heads else 1
         if math.prod(self.lead) * self.queries * self.keys < SMALL:
-            together, sequences = max(heads, 1), max(batch, 1)  # one group
+            together, sequences = max(heads, 1), max(batch, 1)
         for index in np.ndindex(*outer):
             for first in range(0, batch, sequences):
                 for head in range(0, heads, together):

@@ -9,7 +9,7 @@ time. Three rules make this worthwhile:
    generation: waking one of our threads takes longer than the product. For these the library gets its threads back,
    because its threads wait awake, and keeps them until there is work for ours.
 2. *Pieces that fit in the cache.* A piece has about BLOCK numbers: large enough to hide Python's microsecond per call,
-   small enough that the next operation still finds it in the cache. Where all of the work is SMALL, it is one piece,
+   small enough that the next operation still finds it in the cache. An array of less than SMALL numbers is one piece,
    because waking a thread takes longer (about 0.1 ms).
 3. *Results in a fixed order.* Pieces write to separate places, and partial sums are added in order. Every run gives
    the same bits.
@@ -264,27 +264,28 @@ def _shares_of(out: Array) -> list[tuple[slice, slice]]:
 
 
 def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
-    """out = a @ b on the matrix library's own threads. They keep spinning for a while, which slows down ours.
+    """out = a @ b on the matrix library's own threads. They keep spinning for a while, which slows down ours. The
+    library gives a vector and a matrix of less than ONE_THREAD numbers to one thread, and dot products are faster.
 
     For a product of several rows, the library first copies b into another order, which takes longer than reading it.
     With one row it reads b as it lies. So a handful of rows are multiplied one by one, with one block of b after the
     other: all rows but the first find it in the cache. (A block of columns lies together if b is a transposed weight.)
     Of more rows, outᵀ = bᵀ @ aᵀ takes less time with AVX-512, and as much with AVX2.
     """
-    if not b.flags.f_contiguous:
-        _give_blas(_workers)
-        np.matmul(a, b, out=out)
-    elif len(a) == 1 and b.size < ONE_THREAD:  # dot products read memory faster than the library's one thread
+    is_transposed = b.flags.f_contiguous
+    if len(a) == 1 and is_transposed and b.size < ONE_THREAD:
         np.vecdot(b.T, a[0], out=out[0])
+        return
+    _give_blas(_workers)
+    if len(a) == 1 or not is_transposed:
+        np.matmul(a, b, out=out)
     elif len(a) <= ROW_BY_ROW:
-        _give_blas(_workers)
-        step = b.shape[1] if len(a) == 1 else math.ceil(4 * BLOCK / len(b))  # columns
+        step = math.ceil(4 * BLOCK / len(b))  # columns
         for start in range(0, b.shape[1], step):
             columns = slice(start, start + step)
             for row in range(len(a)):
                 np.matmul(a[row], b[:, columns], out=out[row, columns])
     else:
-        _give_blas(_workers)
         out[...] = np.matmul(b.T, a.T).T
 
 
