@@ -316,8 +316,10 @@ def test_products_shared_out_among_threads(m, k, n, has_blas, monkeypatch):
     with use_kernels("fast"):
         out, gradient = np.empty((m, n)), np.empty((k, n))
         threads.products([(a, b, out), (a.T, a @ b, gradient)])
-        for right in (b, np.asfortranarray(b)):  # and a transposed weight
-            np.testing.assert_allclose(threads.matmul(a, right, np.full((m, n), np.nan)), a @ b, rtol=1e-12, atol=1e-9)
+        complex_pair = a + 1j, np.asfortranarray(b + 1j * b[::-1])
+        for left, right in ((a, b), (a, np.asfortranarray(b)), complex_pair):  # and transposed weights
+            found = threads.matmul(left, right, np.full((m, n), np.nan, right.dtype))
+            np.testing.assert_allclose(found, left @ right, rtol=1e-12, atol=1e-9)
     np.testing.assert_allclose(out, a @ b, rtol=1e-12, atol=1e-9)
     np.testing.assert_allclose(gradient, a.T @ (a @ b), rtol=1e-12, atol=1e-7)
 

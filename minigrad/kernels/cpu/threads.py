@@ -274,7 +274,7 @@ def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
     """
     is_transposed = b.flags.f_contiguous
     if len(a) == 1 and is_transposed and b.size < ONE_THREAD:
-        np.vecdot(b.T, a[0], out=out[0])
+        np.vecdot(a[0].conj(), b.T, out=out[0])  # vecdot conjugates its first factor, if it is complex
         return
     _give_blas(_workers)
     if len(a) == 1 or not is_transposed:
