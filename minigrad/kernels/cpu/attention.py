@@ -12,9 +12,9 @@ Three ideas, from Dao et al. 2022 (FlashAttention) and Milakov & Gimelshein 2018
 3. *Skip what the mask hides.* With a causal mask, tiles above the diagonal are not computed, which saves nearly half of
    the work.
 
-Two more ideas make the products fast. The keys and values of a head are copied once into contiguous memory. And in
-backward, which works on transposed tiles (keys x queries), subtractions are part of a product: with a column of ones
-beside the keys, and the negative of the subtrahend beside the queries,
+Two more ideas make the products fast. The keys and values of a head are copied once into contiguous memory, in forward
+with the keys as columns. And in backward, which works on transposed tiles (keys x queries), subtractions are part of a
+product: with a column of ones beside the keys, and the negative of the subtrahend beside the queries,
 
     [k, 1] @ [q, -(m + ln l)]ᵀ = scoresᵀ - (m + ln l)            [v, 1] @ [dout, -dout · out]ᵀ = dprobsᵀ - dout · out
 
@@ -66,7 +66,8 @@ class TiledAttention(Function):
         ctx.logsumexp = np.empty((*plan.lead, q.shape[-2], 1), q.dtype)
 
         def attend(heads):
-            keys, values = (np.ascontiguousarray(x[plan.of_keys(heads)]) for x in (plan.k, plan.v))
+            k, v = plan.k[plan.of_keys(heads)], plan.v[plan.of_keys(heads)]
+            keys, values = np.ascontiguousarray(k.swapaxes(-1, -2)), np.ascontiguousarray(v)
             for rows in plan.query_blocks():
                 out, logsumexp = _forward_rows(plan, heads, rows, keys, values)
                 ctx.out[heads][..., rows, :], ctx.logsumexp[heads][..., rows, :] = out, logsumexp
@@ -79,6 +80,7 @@ class TiledAttention(Function):
         plan = ctx.plan
         dq, dk, dv = plan.empty_gradients(dout.dtype)
         dout = dout.reshape(ctx.out.shape)
+        plan.above_diagonal = np.asfortranarray(plan.above_diagonal)  # in memory as the transposed tiles are
         logsumexp, far = ctx.logsumexp, np.abs(ctx.logsumexp) > FAR
         if far.any():  # subtracted only after the mask has been added, because then the difference is exact
             plan.far = np.where(far, logsumexp, 0)
@@ -103,13 +105,13 @@ class TiledAttention(Function):
 
 
 def _forward_rows(plan, heads, rows, keys, values):
-    """Output and m + ln l of a block of queries."""
+    """Output and m + ln l of a block of queries; keys (b, h, D, S) and values (b, h, S, D)."""
     q = plan.q[heads][..., rows, :] * plan.scale  # (b, h, R, D)
     running_max: Any = None
     running_sum: Any = None
     weighted: Any = None
     for columns in plan.key_blocks(rows):
-        scores = plan.hide(q @ keys[..., columns, :].swapaxes(-1, -2), heads, rows, columns)  # (b, h, R, KEYS)
+        scores = plan.hide(q @ keys[..., columns], heads, rows, columns)  # (b, h, R, KEYS)
         new_max = scores.max(axis=-1, keepdims=True)
         if running_max is not None:
             new_max = np.maximum(running_max, new_max)

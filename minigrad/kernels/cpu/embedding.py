@@ -1,8 +1,8 @@
 """The backward of an embedding on the CPU.
 
 Idea: `add.at` adds one element at a time, because an id may occur twice. After sorting by id, the rows of a token are
-adjacent, and `add.reduceat` sums each such run. The sums belong to different rows of the weight, so all of them can be
-added at once to the gradient that the weight already has from the output layer.
+adjacent, and each such run is summed as a product with a row of ones. The sums belong to different rows of the weight,
+so all of them can be added at once to the gradient that the weight already has from the output layer.
 """
 
 from __future__ import annotations
@@ -28,9 +28,14 @@ class FastEmbedding(Function):
             ids, rows = ids[ids != ctx.padding_idx], rows[ids != ctx.padding_idx]
         if ids.size:
             order = np.argsort(ids, kind="stable")
-            ids = ids[order]
+            ids, in_order = ids[order], rows[order]
             starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
-            ids, rows = ids[starts], np.add.reduceat(rows[order], starts, axis=0)
+            counts = np.diff(starts, append=len(ids))
+            ids, rows = ids[starts], in_order[starts]  # of a token that occurs once, this is the sum
+            ones = np.ones(counts.max(), rows.dtype)
+            for i in np.flatnonzero(counts > 1).tolist():
+                run = in_order[starts[i] : starts[i] + counts[i]]
+                np.dot(ones[: counts[i]], run, out=rows[i])
 
         def add_to(dweight):
             dweight[ids] += rows

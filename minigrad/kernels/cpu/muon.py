@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from ...muon import COEFFICIENTS
+from ... import muon as textbook
 from . import adam
 from .threads import parallel
 
@@ -41,8 +41,10 @@ def _update(move):
 
 
 def newton_schulz(matrix, steps=5):
-    """minigrad.muon.newton_schulz by way of G."""
-    a, b, c = COEFFICIENTS
+    """minigrad.muon.newton_schulz by way of G, unless the matrix is almost square: then G is no smaller."""
+    if 2 * max(matrix.shape) < 3 * min(matrix.shape):
+        return textbook.newton_schulz(matrix, steps)
+    a, b, c = textbook.COEFFICIENTS
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if is_tall else matrix
     x = x / np.maximum(np.sqrt((x * x).sum()), 1e-7)

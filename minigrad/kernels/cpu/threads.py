@@ -229,13 +229,18 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
 
 def products(work: Iterable[tuple[Array, Array, Array]]) -> None:
     """out = a @ b for several independent (a, b, out), all split among the threads together."""
-    pieces = []
+    large: list[Any] = []
+    small: list[Any] = []
     for a, b, out in work:
         if a.size * out.shape[1] < SMALL_PRODUCT:
-            product(a, b, out)
+            small.append((a, b, out))
         else:
-            pieces += [(a[rows], b[:, columns], out[rows, columns]) for rows, columns in _shares_of(out)]
-    parallel(lambda piece: product(*piece), pieces)
+            large += [(a[rows], b[:, columns], out[rows, columns]) for rows, columns in _shares_of(out)]
+    if large:
+        parallel(lambda piece: product(*piece), large + small)
+    else:
+        for piece in small:
+            product(*piece)
 
 
 def product_then(a: Array, b: Array, out: Array, then: Callable[[slice], Any]) -> None:
