@@ -49,6 +49,7 @@ HAS_BLAS = _BUILD["Build Dependencies"]["blas"].get("found", False)  # NumPy has
 FEW_ROWS = 64  # products with at most this many rows are faster on the matrix library's own threads
 ROW_BY_ROW = 6  # up to this many rows are faster as products of one row each
 ONE_THREAD = 460_800  # numbers; the matrix library multiplies a vector by a smaller matrix on one thread
+OUTPUT_LAYER = 2**23  # numbers; a vector times a larger matrix takes long enough for our threads
 Piece = TypeVar("Piece")
 
 _pool: SimpleQueue[Callable[[], None]] | None = None  # of tasks: a thread of the pool takes one and runs it
@@ -269,8 +270,10 @@ def _shares_of(out: Array) -> list[tuple[slice, slice]]:
 
 
 def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
-    """out = a @ b on the matrix library's own threads. They keep spinning for a while, which slows down ours. The
-    library gives a vector and a matrix of less than ONE_THREAD numbers to one thread, and dot products are faster.
+    """out = a @ b on the matrix library's own threads. They keep spinning for a while, which slows down ours.
+
+    A vector and a matrix of less than ONE_THREAD numbers the library gives to one thread, and dot products are faster.
+    They are also faster, split among our threads, from OUTPUT_LAYER numbers on.
 
     For a product of several rows, the library first copies b into another order, which takes longer than reading it.
     With one row it reads b as it lies. So a handful of rows are multiplied one by one, with one block of b after the
@@ -278,8 +281,10 @@ def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
     Of more rows, outᵀ = bᵀ @ aᵀ takes less time with AVX-512, and as much with AVX2.
     """
     is_transposed = b.flags.f_contiguous
-    if len(a) == 1 and is_transposed and b.size < ONE_THREAD:
-        np.vecdot(a[0].conj(), b.T, out=out[0])  # vecdot conjugates its first factor, if it is complex
+    if len(a) == 1 and is_transposed and not ONE_THREAD <= b.size < OUTPUT_LAYER:
+        vector = a[0].conj()  # vecdot conjugates its first factor, if it is complex
+        parts = [slice(None)] if b.size < ONE_THREAD else shares(b.shape[1])
+        parallel(lambda part: np.vecdot(vector, b.T[part], out=out[0, part]), parts)
         return
     _give_blas(_workers)
     if len(a) == 1 or not is_transposed:
