@@ -137,6 +137,7 @@ class Run:
         self.count = 0  # of the items (tokens, pairs, ...) that were learned from
         self.seconds = 0.0
         self.best_loss = math.inf
+        self.measured: dict[str, float] = {}  # by the last validation, if this process has made one
         self.skipped_in_a_row = 0
         self.saved_step: int | None = None
         self.interrupted = False  # by Ctrl-C, before the last step
@@ -342,7 +343,7 @@ class Run:
     def _validate(self, validate: Callable[[], dict[str, float]] | None) -> bool:
         """Log what `validate()` measures. Returns whether a validation loss has shown that the weights are good."""
         with autocast(enabled=False):  # in float32, also where rollouts have the precision of the steps
-            metrics = {} if validate is None else validate()
+            metrics = self.measured = {} if validate is None else validate()
         if metrics:
             self.log.validation(self.steps_done, metrics)
         if "val_loss" not in metrics or self.steps_per_iteration is not None:
