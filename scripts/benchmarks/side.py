@@ -22,6 +22,7 @@ import numpy as np
 from gpt.memory_check import peak_memory
 from minigrad.kernels.cpu import threads
 from scripts.benchmarks import jobs
+from scripts.benchmarks.sides import PAUSE
 
 # side -> the module with its jobs; all other sides are ours
 OPPONENTS = {
@@ -91,8 +92,15 @@ def read_rate(size: int = 2**26) -> float:
 
 
 def median_seconds(work: Callable[[], Any], repeats: int = 5) -> float:
-    """The median time of `work`, after one call that is not counted."""
-    return float(np.median(timeit.repeat(work, number=1, repeat=repeats + 1)[1:]))
+    """The median time of `work`: of three calls after one that is not counted, with pauses, as other programs come and
+    go.
+    """
+
+    def begin() -> None:
+        time.sleep(PAUSE)
+        work()
+
+    return float(np.median(timeit.repeat(work, begin, number=3, repeat=repeats))) / 3
 
 
 def resident_memory() -> int:
