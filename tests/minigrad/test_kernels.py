@@ -19,7 +19,7 @@ from minigrad import Function, Tensor, manual_seed, switches, use_kernels
 from minigrad.autograd import Context
 from minigrad.functional.activation import Softmax
 from minigrad.functional.attention import ScaledDotProductAttention
-from minigrad.kernels.cpu import threads
+from minigrad.kernels.cpu import cross_entropy, threads
 from minigrad.kernels.cpu.attention import FastSplitHeads, TiledAttention
 from minigrad.kernels.dispatch import FAST, textbook_functions
 from tests.helpers import needs_threads
@@ -69,6 +69,7 @@ def split_small_arrays_too(monkeypatch):
     for module in (threads, sys.modules[TiledAttention.__module__]):
         monkeypatch.setattr(module, "SMALL", 1)
     monkeypatch.setattr(threads, "SMALL_PRODUCT", 2**20)
+    monkeypatch.setattr(cross_entropy, "SMALL_CHUNK", 1)
 
 
 @pytest.mark.parametrize("name", TWINS)

@@ -2,12 +2,13 @@
 
 Ideas (as in Liger Kernel, Hsu et al. 2024):
 
-1. *One chunk at a time.* Logits, softmax and loss are computed for CHUNK rows. With GPT-2's 50,257 tokens, the logits
-   of 1,024 rows take 206 MB, and PyTorch holds three versions of them. Here one buffer of that size serves all chunks.
+1. *One chunk at a time.* Logits, softmax and loss are computed for about CHUNK rows. The logits of 1,024 rows take
+   206 MB with GPT-2's 50,257 tokens, and PyTorch holds three versions of them. Here one buffer of that size serves all.
 2. *The gradient in the same pass.* While the probabilities of a chunk are in the buffer, probs - onehot is the gradient
    of its summed loss. So *forward* computes dx and dweight, and backward only multiplies them by dout, which for a mean
    or a sum is one number. With reduction="none" each row has its own dout, and backward computes the logits again.
-3. *Rows in the cache.* The five passes of softmax over a row run on a few rows at a time.
+3. *Rows in the cache.* The five passes of softmax over a row run on a few rows at a time, on the thread that has just
+   computed their logits.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from __future__ import annotations
 import numpy as np
 
 from ...autograd import Function
-from .threads import matmul, parallel, product, row_blocks, shares
+from .threads import matmul, parallel, product, product_then, row_blocks, shares
 
-CHUNK = 1024  # rows
+CHUNK = 1024  # rows, or as many as have SMALL_CHUNK logits
+SMALL_CHUNK = 2**22  # numbers
 TILE = 4096  # vocabulary rows of dweight that are accumulated together
 
 
@@ -61,43 +63,33 @@ def _in_chunks(ctx, row_scale):
     dweight = np.empty_like(weight) if wants_dweight else None
     if dweight is not None and len(x) == 0:  # no chunk will write it
         dweight[...] = 0
-    for start in range(0, len(x), CHUNK):
-        rows = slice(start, min(start + CHUNK, len(x)))
-        probs = _softmax(x[rows], weight, ctx.safe[rows], losses[rows])
-        if row_scale is not None:
-            _subtract_truth(probs, ctx.safe[rows], row_scale[rows])
-            _gradients(probs, x[rows], weight, dx, dweight, rows)
+    chunk = max(CHUNK, SMALL_CHUNK // max(len(weight), 1))
+    for start in range(0, len(x), chunk):
+        rows = slice(start, min(start + chunk, len(x)))
+        scale = None if row_scale is None else row_scale[rows]
+        dlogits = _dlogits(x[rows], weight, ctx.safe[rows], losses[rows], scale)
+        if scale is not None:
+            _gradients(dlogits, x[rows], weight, dx, dweight, rows)
     return losses, dx, dweight
 
 
-def _softmax(x, weight, targets, losses):
-    """softmax(x @ weightᵀ) (rows, V); writes -ln of the target's probability of each row into `losses`."""
-    logits = np.empty((len(x), len(weight)), x.dtype)
-    parallel(lambda part: product(x, weight[part].T, logits[:, part]), shares(len(weight)))
+def _dlogits(x, weight, targets, losses, row_scale):
+    """The gradient of the logits (rows, V), if row_scale is given; writes the loss of each row into `losses`."""
 
-    def normalize(rows):
-        block = logits[rows]
+    def finish(rows):
+        block, at_targets = logits[rows], (np.arange(rows.stop - rows.start), targets[rows])
         block -= block.max(axis=1, keepdims=True)
-        shifted_target = block[np.arange(len(block)), targets[rows]]
+        shifted_target = block[at_targets]
         np.exp(block, out=block)
         total = block.sum(axis=1)
         losses[rows] = np.log(total) - shifted_target
-        block *= (1 / total)[:, None]
+        if row_scale is not None:  # (probs - onehot(targets)) * row_scale
+            block *= (row_scale[rows] / total)[:, None]
+            block[at_targets] -= row_scale[rows]
 
-    parallel(normalize, row_blocks(*logits.shape), uses_blas=False)
+    logits = np.empty((len(x), len(weight)), x.dtype)
+    product_then(x, weight.T, logits, finish)
     return logits
-
-
-def _subtract_truth(probs, targets, row_scale):
-    """probs <- (probs - onehot(targets)) * row_scale, in place."""
-
-    def subtract(rows):
-        block = probs[rows]
-        block[np.arange(len(block)), targets[rows]] -= 1
-        if not (row_scale[rows] == 1).all():
-            block *= row_scale[rows, None]
-
-    parallel(subtract, row_blocks(*probs.shape), uses_blas=False)
 
 
 def _gradients(dlogits, x, weight, dx, dweight, rows):
