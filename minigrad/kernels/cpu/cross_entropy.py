@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...autograd import Function
-from .threads import matmul, parallel, product, product_then, row_blocks, shares
+from .threads import parallel, product_then, products, row_blocks
 
 CHUNK = 1024  # rows, or as many as have SMALL_CHUNK logits
 SMALL_CHUNK = 2**22  # numbers
@@ -94,18 +94,18 @@ def _dlogits(x, weight, targets, losses, row_scale):
 
 def _gradients(dlogits, x, weight, dx, dweight, rows):
     """One chunk's part of dx and dweight. The first chunk writes dweight, the others add to it."""
+
+    def add(part):
+        dweight[part] += dlogits[:, part].T @ x
+
     # logits = x @ weight.T
+    work = []
     if dx is not None:
-        matmul(dlogits, weight, out=dx[rows])
-    if dweight is None:
-        return
-    if rows.start == 0:
-        parallel(lambda part: product(dlogits[:, part].T, x, dweight[part]), shares(len(dweight)))
-    else:
-
-        def add(part):
-            dweight[part] += dlogits[:, part].T @ x
-
+        work.append((dlogits, weight, dx[rows]))
+    if dweight is not None and rows.start == 0:
+        work.append((dlogits.T, x, dweight))
+    products(work)
+    if dweight is not None and rows.start > 0:
         parallel(add, row_blocks(len(dweight), dweight.shape[1], TILE * dweight.shape[1]))
 
 
