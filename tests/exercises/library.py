@@ -105,7 +105,7 @@ def online_softmax(library):
         tiles = [slice(start, start + tile) for start in range(0, len(k), tile)]
         plan = types.SimpleNamespace(q=q[None], scale=1 / math.sqrt(q.shape[1]), may_hide_rows=False)
         plan.key_blocks, plan.hide, plan.keep = lambda rows: tiles, lambda scores, *where: scores, lambda *where: None
-        return library["_forward_rows"](plan, slice(None), slice(0, len(q)), k[None], v[None])[0][0]
+        return library["_forward_rows"](plan, slice(None), slice(0, len(q)), k.T[None], v[None])[0][0]
 
     return {"attention": attention}
 
