@@ -96,7 +96,7 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
             run.record(training_step(model, batches, classification_loss, optimizer, schedule, max_norm, run.gradients))
 
     if not run.interrupted:
-        after = run.measured or validate()
+        after = run.measured or validate()  # a finished run that is resumed has measured nothing yet
         run.extra |= {"accuracy": after["accuracy"], "language_after": after["language_loss"]}
         _show_result(model, test_texts, tests, baseline, run.out_dir)
         _show_forgetting(config, before, after["language_loss"])

@@ -137,7 +137,7 @@ class Run:
         self.count = 0  # of the items (tokens, pairs, ...) that were learned from
         self.seconds = 0.0
         self.best_loss = math.inf
-        self.measured: dict[str, float] = {}  # by the last validation, if this process has made one
+        self.measured: dict[str, float] = {}  # what the last validation of this process found
         self.skipped_in_a_row = 0
         self.saved_step: int | None = None
         self.interrupted = False  # by Ctrl-C, before the last step

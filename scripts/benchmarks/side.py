@@ -92,9 +92,7 @@ def read_rate(size: int = 2**26) -> float:
 
 
 def median_seconds(work: Callable[[], Any], repeats: int = 5) -> float:
-    """The median time of `work`: of three calls after one that is not counted, with pauses, as other programs come and
-    go.
-    """
+    """The median time of `work`, over a few seconds: one busy moment of the machine must not decide."""
 
     def begin() -> None:
         time.sleep(PAUSE)

@@ -219,10 +219,10 @@ assert larger[0] > larger[1:].mean() > 0
 # ## Another architecture
 #
 # So far the model stayed the same. Lesson 451 changes it: rotary positions helped a small GPT-2 with every seed. So
-# the last runner is a Llama with as many layers, as wide, with hardly fewer parameters, and with the demo's settings.
+# the last runner is a Llama, as deep and as wide, with about as many parameters and the demo's settings.
 #
-# Predict: its step takes longer (three matrices in each feed-forward network, and rotations). Is it ahead after half
-# of AdamW's time?
+# Predict: its step takes longer (three matrices in each feed-forward network, and rotations). Does it end below AdamW
+# in less than half of AdamW's time?
 
 
 # %%
@@ -252,7 +252,7 @@ assert max(found["losses"]) < min(raced["AdamW"])
 assert np.mean(raced["in half the time"]) - np.mean(found["losses"]) > 2 * np.mean(larger)
 
 # %% [markdown]
-# Answer: yes, with every seed. Another architecture brought more than twice as much as larger steps.
+# Answer: yes, with every seed. The other architecture gained more than twice as much as the larger steps.
 # The demo remains a GPT-2, because that is the model of the course.
 #
 # ## What next

@@ -74,7 +74,7 @@ def _in_chunks(ctx, row_scale):
 
 
 def _dlogits(x, weight, targets, losses, row_scale):
-    """The gradient of the logits (rows, V), if row_scale is given; writes the loss of each row into `losses`."""
+    """Write the loss of each row into `losses`; return the gradient of the logits (rows, V), if row_scale is given."""
 
     def finish(rows):
         block, at_targets = logits[rows], (np.arange(rows.stop - rows.start), targets[rows])

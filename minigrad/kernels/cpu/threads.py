@@ -237,7 +237,7 @@ def products(work: Iterable[tuple[Array, Array, Array]]) -> None:
             small.append((a, b, out))
         else:
             large += [(a[rows], b[:, columns], out[rows, columns]) for rows, columns in _shares_of(out)]
-    if large:
+    if large:  # the threads are awake, so they also share the small ones
         parallel(lambda piece: product(*piece), large + small)
     else:
         for piece in small:
