@@ -1,4 +1,4 @@
-"""Train a GPT on a text, or continue training a model."""
+"""Train a GPT or a Llama on a text, or continue training a model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from gpt.training.training_config import OPTIMIZERS, PRECISIONS
 EXAMPLES = """examples:
   python scripts/train.py                                          a small model on the built-in English
   python scripts/train.py --data mybook.txt --out-dir runs/book    your own text
+  python scripts/train.py --architecture llama --out-dir runs/llama                     a Llama instead of a GPT-2
   python scripts/train.py --init-from resume --out-dir runs/book   resume the run, with its own settings
   python scripts/train.py --init-from resume --out-dir runs/book --max-iters 2000       train it longer than planned
   python scripts/train.py --init-from runs/book --data more.txt --out-dir runs/more     a trained model on another text
   mpiexec -n 2 python scripts/train.py --data-parallel             two processes that share each batch
 """
-SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "dropout")
+SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size", "dropout")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,11 +37,15 @@ def main(argv: list[str] | None = None) -> int:
     text = f"scratch: random weights; resume: continue the run in --out-dir; MODEL: {command_line.SOURCES}"
     add("--init-from", default="scratch", metavar="scratch|resume|MODEL", help=text)
     add("--vocab-size", type=number(257), default=1024, help="tokens to learn; 257: single bytes; 50257: GPT-2's own")
+    add("--architecture", choices=["gpt", "llama"], default="gpt", help="of a new model")
     add("--n-layer", type=number(1), default=4, help="number of blocks")
     add("--n-head", type=number(1), default=4, help="number of attention heads")
+    add(
+        "--n-kv-head", type=number(1), default=None, help="heads of keys and values of a Llama; without it, as --n-head"
+    )
     add("--n-embd", type=number(1), default=128, help="width: numbers per token")
     add("--block-size", type=number(1), default=64, help="context length in tokens")
-    add("--dropout", type=float, default=0.0, help="dropout probability")
+    add("--dropout", type=float, default=None, help="dropout probability of a GPT; without it, 0")
     command_line.add_steps(parser, "sequences", batch_size=16, max_iters=1000, precisions=PRECISIONS)
     command_line.add_training(parser, learning_rate=1e-3, warmup_iters=50, eval_interval=100, weight_decay=0.1)
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help="muon: for the blocks' matrices, AdamW for the rest")
@@ -55,6 +60,10 @@ def main(argv: list[str] | None = None) -> int:
         others = ["data_parallel"] + ["init_from"] * (arguments.init_from == "resume")
         command_line.refuse(
             parser, given, others, "does not go with --will-it-fit, which tries a new run in one process"
+        )
+    if arguments.init_from not in ("scratch", "resume"):
+        command_line.refuse(
+            parser, given, ["architecture"], "is for a new model, and --init-from takes one with its own"
         )
     with command_line.team(arguments.data_parallel) as team:
         run = _run(arguments, given, team)
@@ -73,8 +82,9 @@ def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Ru
             raise ValueError(f"the model in {arguments.out_dir} has no {name}")  # as at the start
         return resume(train_language_model, PretrainingConfig, arguments.out_dir, device, team, length)
     options, is_new = vars(arguments), arguments.init_from == "scratch"
-    shape = SHAPE if is_new else [name for name in (*SHAPE, "vocab_size") if name in given]
-    config = stage_options.build(PretrainingConfig, {**options, "model": {name: options[name] for name in shape}})
+    names = [name for name in SHAPE if options[name] is not None] if is_new else [*SHAPE, "vocab_size"]
+    shape = {name: options[name] for name in names if is_new or name in given}
+    config = stage_options.build(PretrainingConfig, {**options, "model": shape})
     init_from = None if is_new else arguments.init_from
     if arguments.will_it_fit:
         try_run(partial(train_language_model, init_from=init_from), config, device)

@@ -178,7 +178,8 @@ class LlamaConfig(Settings):
     """The shape of a Llama; the defaults are SmolLM2-135M's.
 
     vocab_size, block_size, n_layer, n_head, n_embd: as in `GPTConfig`. n_kv_head K: heads of keys and values; each
-    serves n_head / K heads of queries. n_inner: numbers per token in the middle of the feed-forward network.
+    serves n_head / K heads of queries. n_inner: numbers per token in the middle of the feed-forward network; None:
+    8/3 C, or a little more for a multiple of 16, so that its three matrices have as many weights as the two of a GPT.
     rope_theta: the base of the rotary positions; the slowest pair turns once in about 2 pi rope_theta tokens.
     rms_norm_epsilon: added to the mean square. tied: is the output layer the token embedding? head_size D: None is
     n_embd / n_head. rope_scaling: see there. qkv_bias: do queries, keys and values have biases (Qwen2)? qk_norm: are
@@ -192,7 +193,7 @@ class LlamaConfig(Settings):
     n_head: int = 9
     n_kv_head: int = 3
     n_embd: int = 576
-    n_inner: int = 1536
+    n_inner: int = None  # type: ignore[assignment]  # __post_init__ puts a number in the place of None
     rope_theta: float = 100000.0
     rms_norm_epsilon: float = 1e-5
     tied: bool = True
@@ -202,7 +203,10 @@ class LlamaConfig(Settings):
     qk_norm: bool = False
 
     def __post_init__(self) -> None:
-        check_ranges(self, "an integer >= 1", "vocab_size block_size n_layer n_head n_kv_head n_embd n_inner")
+        check_ranges(self, "an integer >= 1", "vocab_size block_size n_layer n_head n_kv_head n_embd")
+        if self.n_inner is None:
+            object.__setattr__(self, "n_inner", 16 * math.ceil(self.n_embd / 6))
+        check_ranges(self, "an integer >= 1", "n_inner")
         if self.head_size is None:
             self._check_heads(self.n_embd, self.n_head)
             object.__setattr__(self, "head_size", self.n_embd // self.n_head)

@@ -18,9 +18,8 @@ from ..accounting import activation_bytes, training_memory
 from ..console import printable, show
 from ..files import shortened
 from ..memory_check import check_memory
-from ..model.config import GPT2_VOCAB_SIZE, GPTConfig, Settings
-from ..model.gpt2 import GPT
-from ..model.language_model import LanguageModel
+from ..model.config import GPT2_VOCAB_SIZE, Settings
+from ..model.language_model import LanguageModel, architecture_of, from_settings
 from ..tokenizer.tokenizer import Tokenizer
 from .batches import EpochBatches, Tokens, check_length, encode_parts, get_batch, open_tokens, write_tokens
 from .checkpoint import CheckpointError
@@ -45,9 +44,9 @@ class PretrainingConfig:
     """A pretraining run.
 
     data: a corpus name or a text file (`gpt.training.corpora.load_corpus`). vocab_size: size of the tokenizer to train;
-    50257 takes GPT-2's own. model: the GPT's shape without vocab_size; block_size is the length of the sequences that
-    are trained on, and may be less than what a model from elsewhere can read. batch_size: sequences per batch.
-    sample_tokens: length of the samples during the run. made_by: what started the run.
+    50257 takes GPT-2's own. architecture: "gpt" or "llama". model: its shape without vocab_size; block_size is the
+    length of the sequences that are trained on, and may be less than what a model from elsewhere can read. batch_size:
+    sequences per batch. sample_tokens: length of the samples during the run. made_by: what started the run.
     """
 
     data: str = "english"
@@ -58,6 +57,7 @@ class PretrainingConfig:
     sample_prompt: str = "The"
     sample_tokens: int = 80
     made_by: str = "train"
+    architecture: str = "gpt"
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
@@ -79,11 +79,11 @@ def demo_config(
     )
     model = {"n_layer": 4, "n_head": 4, "n_embd": 128 if short else 192, "block_size": 128}
     sample = ("Once upon a time", 110) if data == "stories" else ("The", 80)
-    return PretrainingConfig(data, out_dir, 1024, 12, seed, *sample, made_by, model, training)
+    return PretrainingConfig(data, out_dir, 1024, 12, seed, *sample, made_by, "gpt", model, training)
 
 
 def pretrain(config: PretrainingConfig, device: str = "cpu", init_from: str | None = None, team: Team = ALONE) -> Run:
-    """Train a GPT from random weights, or a GPT or Llama from the weights of the model `init_from`, with its tokenizer.
+    """Train a GPT or Llama from random weights, or from the weights of the model `init_from`, with its tokenizer.
 
     team: the processes that train together; all call this. Ctrl-C saves; the returned run's `interrupted` says so.
     Raises ValueError where `config.model` is not a possible shape or not the shape of `init_from`, and what
@@ -138,21 +138,33 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
 def _new_model(run: Run, config: PretrainingConfig, init_from: str | None) -> tuple[LanguageModel, Tokenizer]:
     """A model for a new run, and its tokenizer. The text is written into the run's folder, as tokens."""
     if init_from is None:
-        shape = GPTConfig(**{**config.model, "vocab_size": 257})  # checked before there is a tokenizer
+        shape = _new_shape(config, 257)  # checked before there is a tokenizer
         context = shape.block_size
         _check_memory(shape, config.batch_size, context, config.training, run.team)
         corpus = run.team.once(lambda: write_corpus(config.data, run.out_dir, context, None, config.vocab_size))
         tokenizer = Tokenizer.load(run.out_dir)
-        model: LanguageModel = GPT(GPTConfig(**config.model, vocab_size=len(tokenizer)))
+        shape = _new_shape(config, len(tokenizer))
+        model = architecture_of(shape)(shape)
     else:
         model, tokenizer = load_model(init_from, trainable=True)
         context = _checked_context(model.config, config.model, init_from)
         _check_memory(model.config, config.batch_size, context, config.training, run.team)
         show(f"starting from the weights in {init_from}")
         corpus = run.team.once(lambda: write_corpus(config.data, run.out_dir, context, tokenizer))
-    run.config = dataclasses.replace(config, vocab_size=model.config.vocab_size, model=_shape(model, context))
+    vocab_size, architecture = model.config.vocab_size, model.family
+    run.config = dataclasses.replace(
+        config, vocab_size=vocab_size, architecture=architecture, model=_shape(model, context)
+    )
     run.extra |= corpus
     return model, tokenizer
+
+
+def _new_shape(config: PretrainingConfig, vocab_size: int) -> Settings:
+    """The shape of a new model. A Llama gets as many heads of keys and values as of queries, if none are given."""
+    shape = {"family": config.architecture, **config.model, "vocab_size": vocab_size}
+    if config.architecture == "llama" and "n_head" in shape:
+        shape.setdefault("n_kv_head", shape["n_head"])
+    return from_settings(shape)
 
 
 def write_corpus(

@@ -253,7 +253,8 @@ assert np.mean(raced["in half the time"]) - np.mean(found["losses"]) > 2 * np.me
 
 # %% [markdown]
 # Answer: yes, with every seed. The other architecture gained more than twice as much as the larger steps.
-# The demo remains a GPT-2, because that is the model of the course.
+# The demo remains a GPT-2, because that is the model of the course. `python scripts/train.py --architecture llama`
+# trains a Llama.
 #
 # ## What next
 #

@@ -12,7 +12,7 @@ from scripts.shared import command_line
 
 import pytest
 
-from gpt import Tokenizer, load_checkpoint
+from gpt import Llama, Tokenizer, load_checkpoint
 from gpt.training import checkpoint
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.log import read_log
@@ -107,6 +107,29 @@ def test_textbook_kernels_and_bfloat16(finished, text, tmp_path):
         assert run_here(train.main, *options(text, tmp_path / more[1], *more)) == 0
         losses.append(read_log(tmp_path / more[1] / "log.jsonl")[-1]["val_loss"])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4) and 0 < abs(losses[0] - losses[2]) < 0.05
+
+
+def test_a_new_llama(text, tmp_path, capsys):
+    start = ["--data", text, *SMALL_RUN, "--architecture", "llama", "--optimizer", "muon"]
+    assert run_here(train.main, *start, "--max-iters", "4", "--out-dir", tmp_path / "run") == 0
+    resume = ["--init-from", "resume", "--out-dir", tmp_path / "run", "--max-iters", "8"]
+    assert run_here(train.main, *resume, "--architecture", "llama", "--n-kv-head", "2") == 0  # no contradiction
+    llama = load_checkpoint(tmp_path / "run").model
+    assert type(llama) is Llama and (llama.config.n_kv_head, llama.config.n_inner) == (2, 48)
+    losses = [row["val_loss"] for row in read_log(tmp_path / "run" / "log.jsonl") if "val_loss" in row]
+    assert losses[-1] < losses[0]
+    assert run_here(train.main, *start, "--max-iters", "1", "--n-kv-head", "1", "--out-dir", tmp_path / "one") == 0
+    assert load_checkpoint(tmp_path / "one").model.config.n_kv_head == 1
+    others = ["--data", text, "--out-dir", tmp_path / "other"]
+    for arguments, words in {
+        "--architecture llama --dropout 0.1": "unknown setting dropout; LlamaConfig has ",
+        "--n-kv-head 2": "unknown setting n_kv_head; GPTConfig has ",
+        "--architecture llama --n-kv-head 3": "4 query heads cannot share 3 heads of keys and values",
+        f"--architecture gpt --init-from {tmp_path / 'run'}": "--architecture is for a new model",
+    }.items():
+        assert words in refusal(train.main, capsys, *others, *arguments.split())
+    assert "has architecture llama, not gpt" in refusal(train.main, capsys, *resume, "--architecture", "gpt")
+    assert not (tmp_path / "other").exists()
 
 
 # --- stopping and going on --------------------------------------------------------------------------------------------
