@@ -15,6 +15,7 @@ The file also holds `scatter_add` and the random streams, of which there are two
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Iterable, Iterator
 from types import ModuleType
@@ -211,7 +212,28 @@ def _load_cupy() -> Any:
     return cupy
 
 
-# --- scatter-add ------------------------------------------------------------------------------------------------------
+# --- sums -------------------------------------------------------------------------------------------------------------
+
+
+def sum_over(x: Array, axes: tuple[int, ...], keepdims: bool = False, divisor: Any = None) -> Array:
+    """x.sum(axes), divided by `divisor`: added up as `wider` says, and then in the dtype of x again."""
+    computed, result = wider(x.dtype, math.prod([x.shape[axis] for axis in axes]))
+    total = x.sum(axis=axes, keepdims=keepdims, dtype=computed)
+    return (total if divisor is None else total / divisor).astype(result, copy=False)
+
+
+def wider(dtype: np.dtype, n: int) -> tuple[Any, Any]:
+    """The dtype in which n numbers of `dtype` are added up, and that of their sum.
+
+    Booleans and integers give int64. Many numbers of float32 are added up in float64: along all axes but the last NumPy
+    adds one after the other, and a large sum has no digits left for a small number (the mean of a million times 0.1
+    would be 0.101). A few thousand of float16 would already be too many, so these are added up in float32.
+    """
+    if dtype.kind in "biu":
+        return np.int64, np.int64
+    if dtype == np.float16:
+        return np.float32, dtype
+    return (np.float64 if dtype == np.float32 and n >= 4096 else dtype), dtype
 
 
 def scatter_add(target: Array, index: Any, values: Any) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import in_place, switches
 from .backend import is_array, module_of, named_arrays
+from .dtypes import is_floating
 
 
 def check_graph(nodes: Collection[Any]) -> None:
@@ -65,6 +66,8 @@ def check_returned(ctx: Any, returned: Any) -> list[Any]:
                 f"{name}.backward returned a gradient of shape {dinput.shape} for input {index} of shape {shape}"
             )
         if dinput.dtype != dtype:
+            if not is_floating(dtype):  # after x.requires_grad = True, which nobody checks
+                raise RuntimeError(f"only floating-point tensors can have gradients, not {dtype}")
             dinput = dinput.astype(dtype)
         elif is_sparse and switches.accumulate is None:  # only the fast twin of `add_up` can add it up as it is
             dinput = dinput.dense()

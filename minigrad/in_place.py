@@ -53,7 +53,7 @@ def announce_update(tensors: Iterable[Any]) -> None:
     for tensor in tensors:
         if not _is_writable(tensor.data):
             tensor.data = np.array(tensor.data)
-        elif not tensor.requires_grad:  # perhaps x[1:], a view that dies at once, and its entry with it
+        elif tensor.grad_fn or not tensor.requires_grad:  # perhaps x[1:], a view that soon dies, and its entry with it
             arrays.append(buffer_of(tensor.data))
         arrays.append(tensor.data)
     announce(arrays)

@@ -137,6 +137,7 @@ class Tensor(in_place.InPlaceOperators):
     def __bool__(self) -> bool: return bool(self.data)
     def __float__(self) -> float: return float(self.item())
     def __int__(self) -> int: return int(self.item())
+    def __index__(self) -> int: return operator.index(self.item())  # range(n) and mg.zeros(n), of an integer
     def __len__(self) -> int: return len(self.data)
     def __iter__(self) -> Iterator[Tensor]: return (self[i] for i in range(len(self.data)))
     def __format__(self, spec: str) -> str: return format(self.item(), spec) if spec else str(self)
@@ -146,7 +147,7 @@ class Tensor(in_place.InPlaceOperators):
     add, sub, mul, div, pow, matmul = F.add, F.sub, F.mul, F.div, F.pow, F.matmul
     sum, mean, var, std, prod = F.sum, F.mean, F.var, F.std, F.prod
     max, min, amax, amin, argmax, argmin = F.max, F.min, F.amax, F.amin, F.argmax, F.argmin
-    exp, log, sqrt, abs = F.exp, F.log, F.sqrt, F.abs
+    exp, log, sqrt, abs, __abs__ = F.exp, F.log, F.sqrt, F.abs, F.abs
     tanh, sigmoid, relu, softmax, log_softmax = F.tanh, F.sigmoid, F.relu, F.softmax, F.log_softmax
     clip, clamp, masked_fill, sort, topk = F.clip, F.clip, F.masked_fill, F.sort, F.topk
     transpose, squeeze, unsqueeze, flatten = F.transpose, F.squeeze, F.unsqueeze, F.flatten
@@ -180,8 +181,7 @@ class Tensor(in_place.InPlaceOperators):
             notes += f", made by {self.grad_fn.function.__name__}" if self.grad_fn else ", requires_grad=True"
         return f"tensor({values}{notes})"
 
-    def _repr_html_(self) -> str:
-        """For notebooks."""
+    def _repr_html_(self) -> str:  # for notebooks
         made_by = f", made by {self.grad_fn.function.__name__}" if self.grad_fn else ""
         return tensor_html(self.data, f"{self.dtype}{made_by}")
 
@@ -192,4 +192,4 @@ def _compare(op: Callable[..., Array], *operands: Any) -> Tensor:
 
 def unpacked(sizes: tuple[Any, ...]) -> tuple[int, ...]:
     """x.reshape(2, 3) and x.reshape((2, 3)) are the same."""
-    return tuple(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int | np.integer) else sizes
+    return tuple(map(operator.index, sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes))

@@ -26,6 +26,11 @@ INSTEAD: dict[str, dict[str, str]] = {
         "float double half long int bool": "the dtype, as in `mg.float32`, `mg.int64`, `np.bool_`",
         "device cuda": '`mg.backend.resolve_device("auto")`, which is "cuda:0" if a GPU can be used, else "cpu"',
         "compile": '`mg.use_kernels("fast")`',
+        "mm bmm": "`x @ y`",
+        "norm": "`(x**2).sum().sqrt()`",
+        "set_grad_enabled inference_mode": "`with mg.no_grad(): y = x * 2`",
+        "enable_grad": "`with mg.switches.enable_grad(): y = x * 2`",
+        "Muon": "`mg.muon.Muon`",
         "CrossEntropyLoss": "`F.cross_entropy(logits, targets)`",
         "MSELoss": "`F.mse_loss(x, y)`",
         "NLLLoss BCEWithLogitsLoss KLDivLoss Softmax LogSoftmax": "the function of F, as in `F.softmax(x, dim=-1)`",
@@ -38,6 +43,11 @@ INSTEAD: dict[str, dict[str, str]] = {
         "repeat": "`mg.cat([x, x], dim=0)`, or `x.expand(4, 2, 2)` along a new axis",
         "cpu cuda float double half long int bool": '`x.to("cpu")`, `x.to(mg.float32)`: any device or dtype',
         "mm bmm": "`x @ y`",
+        "__and__ __or__ __xor__ __invert__": "`mg.tensor((x.numpy() > 0) & (y.numpy() > 0))`, or with |, ^ and ~",
+        "__floordiv__ __mod__": "`mg.tensor(x.numpy() // 2)`, or with %, without a gradient",
+        "gather cumsum logsumexp flip neg erf where maximum minimum": "the function of F, as in `F.cumsum(x, dim=0)`",
+        "index_select": "`x[:, targets]`, with an array of numbers",
+        "register_hook": "`mg.nn.Module.register_forward_hook`, or `x.retain_grad()` and `x.grad` after backward()",
         "eq ne lt le gt ge": "the operator, as in `x == 1`",
         "norm": "`(x**2).sum().sqrt()`",
         "contiguous": "nothing: `x.view(4)` takes any layout",
@@ -46,7 +56,10 @@ INSTEAD: dict[str, dict[str, str]] = {
         "any all argsort nonzero round": "NumPy's method, without a gradient, as in `x.numpy().any()`",
     },
     "Module": {"cpu cuda float double half": '`model.to("cpu")`, `model.to(mg.float64)`: any device or dtype'},
-    "Context": {"save_for_backward saved_tensors": "`ctx.x = x` in forward, and `ctx.x` in backward"},
+    "Context": {
+        "needs_input_grad": "`ctx.needs_grad[0]`",
+        "save_for_backward saved_tensors": "`ctx.x = x` in forward, and `ctx.x` in backward",
+    },
 }
 
 

@@ -168,6 +168,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     shapes differ, TypeError for integers.
     """
     check_floating("swiglu", gate)
+    check_floating("swiglu", up)
     if gate.shape != up.shape:
         raise ValueError(f"swiglu: gate {gate.shape} and up {up.shape} must have one shape")
     return Swiglu.apply(gate, up)
@@ -278,7 +279,8 @@ def softmax(x: Tensor, dim: int, **numpy_names: Never) -> Tensor:
     >>> softmax(np.log([[1.0, 2.0, 5.0]]), dim=-1).data
     array([[0.125, 0.25 , 0.625]])
     """
-    return Softmax.apply(x, dim=normalize_dim("softmax", dim, x, numpy_names) if np.ndim(x) else None)
+    axis = normalize_dim("softmax", dim, x, numpy_names)
+    return Softmax.apply(x, dim=axis if x.ndim else None)
 
 
 class LogSoftmax(Function):
@@ -306,7 +308,8 @@ def log_softmax(x: Tensor, dim: int, **numpy_names: Never) -> Tensor:
 
     Backward: dx = dout - softmax(x) Σ dout, the sum along `dim`. Shape, dtypes and errors as in `softmax`.
     """
-    return LogSoftmax.apply(x, dim=normalize_dim("log_softmax", dim, x, numpy_names) if np.ndim(x) else None)
+    axis = normalize_dim("log_softmax", dim, x, numpy_names)
+    return LogSoftmax.apply(x, dim=axis if x.ndim else None)
 
 
 def log_softmax_of_array(x, dim):

@@ -174,6 +174,7 @@ def _group_heads(x: Any, groups: int) -> Any:
 def _check_fit(q: Any, k: Any, v: Any, mask: Any) -> None:
     op = "scaled_dot_product_attention"
     check_floating(op, q)
+    check_tensor(op, k, v, *([] if mask is None else [mask]))
     if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
         shapes = f"query {q.shape}, key {k.shape} and value {v.shape}"
         raise ValueError(f"{op}: {shapes} do not fit as (..., T, D), (..., S, D) and (..., S, Dv)")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ..backend import Array, sum_over
 
 
 def unbroadcast(dout: Array, shape: tuple[int, ...]) -> Array:
@@ -25,7 +25,7 @@ def unbroadcast(dout: Array, shape: tuple[int, ...]) -> Array:
     added = dout.ndim - len(shape)  # axes that NumPy put in front
     # axes of length 1 that became longer; `shape` has them at axis, dout at axis + added
     stretched = tuple(axis + added for axis, size in enumerate(shape) if size == 1 and dout.shape[axis + added] != 1)
-    return dout.sum(axis=tuple(range(added)) + stretched, keepdims=True).reshape(shape)
+    return sum_over(dout, tuple(range(added)) + stretched, keepdims=True).reshape(shape)
 
 
 def shape_of(x: Any) -> tuple[int, ...]:

@@ -185,6 +185,8 @@ def one_hot(ids: Indices, num_classes: int = -1) -> Tensor:
     ids = array_of(ids)
     check_integers("one_hot", ids)
     if num_classes == -1:
+        if ids.size == 0:
+            raise ValueError("one_hot: no ids, so nothing tells the number of classes; pass num_classes")
         num_classes = int(ids.max()) + 1
     check_indices("one_hot", ids, num_classes, f"the {num_classes} classes")
     return to(ids[..., None] == module_of(ids).arange(num_classes), dtype=np.int64)
@@ -202,6 +204,8 @@ def masked_fill(x: Tensor, mask: Tensor | Array, value: Any) -> Tensor:
     """
     if shape_of(value) != ():
         raise ValueError(f"masked_fill: value must be one number, got shape {shape_of(value)}; F.where takes a tensor")
+    if value is None or isinstance(value, str):  # NumPy makes nan of None
+        raise TypeError(f"masked_fill: value must be a number, got {value!r}")
     check_tensor("masked_fill", x)
     check_boolean("masked_fill", mask)
     if hasattr(value, "requires_grad"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..autograd import Function
 from ..backend import module_of
 from .activation import check_approximate, gelu
-from .argument_checks import check_tensor
+from .argument_checks import check_floating, check_tensor
 from .broadcasting import check_broadcastable, unbroadcast
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def check_linear(op: str, x: Any, weight: Any, bias: Any) -> None:
-    check_tensor(op, x, weight)
+    check_tensor(op, x, weight, *([] if bias is None else [bias]))
     if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"{op}: input of shape {x.shape} does not fit a weight (out, in) of shape {weight.shape}")
     if bias is not None and bias.shape != weight.shape[:1]:
@@ -141,6 +141,8 @@ class LinearGelu(Function):
     kernel with a forward and a backward of its own can run in their place: kernels/cpu/linear.py.
     """
 
+    dtype_rule = "same"
+
     @staticmethod
     def compose(x, weight, bias, approximate):
         return gelu(linear(x, weight, bias), approximate)
@@ -153,6 +155,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None, approxima
     `approximate` than "none" and "tanh".
     """
     check_linear("linear_gelu", x, weight, bias)
+    check_floating("linear_gelu", x)
     check_approximate("linear_gelu", approximate)
     return LinearGelu.apply(x, weight, bias, approximate=approximate)
 

@@ -208,6 +208,9 @@ def linear_cross_entropy(
     op, targets = "linear_cross_entropy", array_of(targets)
     check_reduction(op, reduction)
     check_linear(op, x, weight, None)
+    check_floating(op, x)
+    if x.dtype != weight.dtype:
+        raise TypeError(f"{op}: cannot mix {x.dtype} and {weight.dtype}; convert one of them with .to(dtype)")
     if x.ndim != 2:
         raise ValueError(f"{op}: x must be (N, C), got shape {x.shape}; reshape it")
     check_targets(op, targets, (x.shape[0], weight.shape[0]), 1, ignore_index)
@@ -287,6 +290,7 @@ def check_targets(op: str, targets: Indices, shape: tuple[int, ...], class_dim: 
 def check_class_weight(op: str, weight: Any, scores: Tensor, class_dim: int) -> None:
     if weight is None:
         return
+    check_tensor(op, weight)
     if scores.ndim == 0 or weight.shape != scores.shape[class_dim : class_dim + 1]:
         raise ValueError(f"{op}: weight of shape {weight.shape} does not fit scores of shape {scores.shape}")
     if weight.dtype != scores.dtype:

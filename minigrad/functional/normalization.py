@@ -9,7 +9,7 @@ import numpy as np
 
 from ..autograd import Function
 from ..backend import module_of
-from .argument_checks import check_floating
+from .argument_checks import check_floating, check_tensor
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -128,6 +128,9 @@ def _last_axes(op: str, x: Tensor, normalized_shape: int | Sequence[int], **affi
     if not shape or x.shape[x.ndim - len(shape) :] != shape:
         raise ValueError(f"{op}: the last axes of shape {x.shape} are not normalized_shape {shape}")
     for name, parameter in affine.items():
-        if parameter is not None and parameter.shape != shape:
+        if parameter is None:
+            continue
+        check_tensor(op, parameter)
+        if parameter.shape != shape:
             raise ValueError(f"{op}: {name} has shape {parameter.shape}, not {shape}")
     return tuple(range(x.ndim - len(shape), x.ndim))

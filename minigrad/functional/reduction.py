@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Never
 
 from ..autograd import Function
-from ..backend import Array, module_of
+from ..backend import Array, module_of, sum_over, wider
 from .argument_checks import Dims, check_floating, normalize_dim, normalize_dims
 from .elementwise import cast
 from .shape import reshape
@@ -25,7 +25,7 @@ class Sum(Function):
     @staticmethod
     def forward(ctx, x, dims, keepdim):
         ctx.shape, ctx.dims = x.shape, dims
-        return x.sum(axis=dims, keepdims=keepdim, dtype=_whole_to_int64(x))
+        return sum_over(x, dims, keepdim)
 
     @staticmethod
     def backward(ctx, dout):
@@ -49,7 +49,7 @@ class Mean(Function):
     def forward(ctx, x, dims, keepdim):
         ctx.shape, ctx.dims = x.shape, dims
         ctx.n = math.prod([x.shape[axis] for axis in dims]) or math.nan  # the mean of nothing is nan
-        return x.sum(axis=dims, keepdims=keepdim) / ctx.n
+        return sum_over(x, dims, keepdim, ctx.n)
 
     @staticmethod
     def backward(ctx, dout):
@@ -78,8 +78,8 @@ class Var(Function):
         degrees = n - correction if n > correction else 0
         ctx.degrees = module_of(x).asarray(degrees, x.dtype)  # an array, as x / 0 is then inf, not an exception
         ctx.dims = dims
-        ctx.centered = x - x.sum(axis=dims, keepdims=True) / (n or math.nan)  # x - mean
-        return (ctx.centered * ctx.centered).sum(axis=dims, keepdims=keepdim) / ctx.degrees
+        ctx.centered = x - sum_over(x, dims, True, n or math.nan)  # x - mean
+        return sum_over(ctx.centered * ctx.centered, dims, keepdim, ctx.degrees)
 
     @staticmethod
     def backward(ctx, dout):
@@ -153,7 +153,7 @@ class Prod(Function):
     @staticmethod
     def forward(ctx, x, dim, keepdim):
         ctx.x, ctx.dim = x, dim
-        return x.prod(axis=dim, keepdims=keepdim, dtype=_whole_to_int64(x))
+        return x.prod(axis=dim, keepdims=keepdim, dtype="int64" if x.dtype.kind in "biu" else None)  # as in PyTorch
 
     @staticmethod
     def backward(ctx, dout):
@@ -358,7 +358,8 @@ class Cumsum(Function):
     @staticmethod
     def forward(ctx, x, dim):
         ctx.dim = dim
-        return x.cumsum(axis=dim, dtype=_whole_to_int64(x)).reshape(x.shape)  # () became (1,)
+        computed, result = wider(x.dtype, x.shape[dim] if x.ndim else 1)
+        return x.cumsum(axis=dim, dtype=computed).reshape(x.shape).astype(result, copy=False)  # () became (1,)
 
     @staticmethod
     def backward(ctx, dout):
@@ -376,11 +377,6 @@ def cumsum(x: Tensor, dim: int, *, dtype: Any = None, **numpy_names: Never) -> T
     """
     x = cast(x, dtype)
     return cast(Cumsum.apply(x, dim=normalize_dim("cumsum", dim, x, numpy_names)), dtype)
-
-
-def _whole_to_int64(x):
-    """The dtype of sums and products: int64 for booleans and integers, as in PyTorch; None: the dtype of x."""
-    return "int64" if x.dtype.kind in "biu" else None
 
 
 def restore_dims(reduced: Array, dims: tuple[int, ...], ndim: int) -> Array:

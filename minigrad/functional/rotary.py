@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..autograd import Function
 from ..backend import Array, array_of, module_of
-from .argument_checks import check_floating
+from .argument_checks import check_floating, check_tensor
 from .broadcasting import check_broadcastable
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def rotary_embedding(x: Tensor, cos: Tensor | Array, sin: Tensor | Array) -> Ten
     """
     check_floating("rotary_embedding", x)
     cos, sin = array_of(cos), array_of(sin)
+    check_tensor("rotary_embedding", cos, sin)
     if x.ndim == 0 or x.shape[-1] % 2:
         raise ValueError(f"rotary_embedding: input of shape {x.shape} cannot be cut into pairs along its last axis")
     half = (*x.shape[:-1], x.shape[-1] // 2)

@@ -236,20 +236,22 @@ class Comparison:
                 return []
             halves = [self._central_column(k, half) for half in probe.halves()]
             return [settled for half in halves for settled in self._look_closer(k, half)]
-        self._take_nearest_estimate(k, column, tiny)
+        self._take_nearest_estimate(k, column, narrow, tiny)
         fails = self.errors_of(k, column) > self.rtol
         column.noise = np.maximum(column.noise, fails * self.rows.largest_change(rounding / wide.step))
         if at.any():
             self._allow_kinks(k, column, at, tiny)
         return [column]
 
-    def _take_nearest_estimate(self, k: int, column: Column, tiny: Slopes) -> None:
+    def _take_nearest_estimate(self, k: int, column: Column, narrow: Slopes, tiny: Slopes) -> None:
         """Use the estimate that is nearest to the gradient, because the function decides which estimate is best.
 
         Extrapolation from large steps is the most precise if f is smooth. Small steps avoid a kink or an edge beside x.
-        A wrong gradient is not near any of them.
+        A slope that shrinks with the step is 0, as that of max(x, 0)² at 0, whose second derivative jumps. A wrong
+        gradient is not near any of them.
         """
-        estimates = [tiny.central, self._slopes(k, column.probe, 1e-3).central]
+        shrinks = np.abs(tiny.central) < 0.2 * np.abs(narrow.central)
+        estimates = [tiny.central, self._slopes(k, column.probe, 1e-3).central, np.where(shrinks, 0, tiny.central)]
         large, half = (slopes(self.subject, k, column.probe, factor) for factor in (300, 150))
         if large.is_finite and half.is_finite:
             estimates.append(extrapolated(large, half))

@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import graph_checks, switches
 from ..autograd import Context
-from ..backend import Array, module_of, to_numpy
+from ..backend import Array, module_of, named_arrays, to_numpy
 from ..inspection.observers import watching
 from ..kernels.accumulation import SparseGradient
 from .comparison import DOUT_FACTORS, Comparison
@@ -97,6 +97,9 @@ class Case:
 def diagnose(comparison: Comparison, wrong: int, output: int) -> Diagnosis:
     """Why the gradient of `output` by variable `wrong` is wrong: the most specific explanation that fits."""
     case = Case(comparison, wrong, output)
+    if case.agrees(case.gradient):
+        advice = "choose inputs between 0.1 and 10, away from kinks and from the edges of fn's domain"
+        return Diagnosis("unknown", f"so small an error may be that of the differences: {advice}")
     for group in _OF_GRADIENT:
         fitting = [found for hypothesis in group if (found := hypothesis(case)) is not None]
         if fitting:
@@ -114,18 +117,25 @@ def diagnose(comparison: Comparison, wrong: int, output: int) -> Diagnosis:
 
 def diagnose_not_linear(comparison: Comparison, wrong: int) -> Diagnosis:
     """Why backward is right for each element of dout on its own, and wrong for a mixture of them."""
-    found = _upstream(Case(comparison, wrong, 0))
+    case = Case(comparison, wrong, 0)
+    found = _random(case) or _upstream(case)
     return found or Diagnosis("upstream", "backward is not linear in the upstream gradient dout")
 
 
 def diagnose_writing(comparison: Comparison) -> Diagnosis | None:
     """Does a backward change its dout? In a graph where other ops hold this array, gradients would be wrong."""
-    with watching(_WritesToDout()) as watch:
-        comparison.graph.vjp(comparison.rows.cotangents(np.random.default_rng(3).standard_normal(len(comparison.rows))))
-    if watch.found is None:
+    written = _written_by(comparison)
+    if "dout" not in written:
         return None
-    sentence = f"{watch.found}.backward changes dout in place, which others hold too"
+    sentence = f"{written['dout']}.backward changes dout in place, which others hold too"
     return Diagnosis("in place", f"{sentence}: write dout = dout * y, not dout *= y")
+
+
+def _written_by(comparison: Comparison) -> dict[str, str]:
+    """What backwards change in place ("dout", or "ctx.x" that forward saved), and the Function that does it first."""
+    with watching(_Writes()) as watch:
+        comparison.graph.vjp(comparison.rows.cotangents(np.random.default_rng(3).standard_normal(len(comparison.rows))))
+    return watch.found
 
 
 # --- is the way back intact? ------------------------------------------------------------------------------------------
@@ -145,6 +155,10 @@ def _random(case: Case) -> Diagnosis | None:
     ones = np.ones(len(case.rows))
     if np.array_equal(case.vjp(ones), case.vjp(ones), equal_nan=True):
         return None
+    for name, function in _written_by(case.comparison).items():
+        if name != "dout":
+            sentence = f"{function}.backward changes {name} in place, so it gives something else each time"
+            return Diagnosis("in place", f"{sentence}: change a copy, as in {name}.copy()")
     sentence = "backward gives something else each time it is called, as it draws new random numbers"
     return Diagnosis("non-deterministic", f"{sentence}: it must use what forward drew (keep the mask in ctx)")
 
@@ -211,20 +225,22 @@ def _added_up(graph: Graph, cotangents: list[Array], wrong: int) -> Array:
     return to_numpy(sums.get(id(leaf), np.zeros(leaf.shape)))
 
 
-class _WritesToDout(switches.Observer):
-    """Finds the first Function whose backward changes the dout that it is given."""
+class _Writes(switches.Observer):
+    """Finds the Functions whose backward changes an array that it is given: its dout, or what forward saved."""
 
     def __init__(self) -> None:
-        self.found: str | None = None
-        self._before: list[Array | None] = []
+        self.found: dict[str, str] = {}
+        self._before: list[tuple[str, Array, Array]] = []
 
     def before(self, phase: str, ctx: Context, arrays: list[Any]) -> None:
-        self._before = [None if array is None else array.copy() for array in arrays] if phase == "backward" else []
+        given = [("dout", array) for array in arrays if array is not None]
+        given += [(f"ctx.{name}", array) for name, array in named_arrays(ctx.saved().items())]
+        self._before = [(name, array, array.copy()) for name, array in given] if phase == "backward" else []
 
     def after(self, phase: str, ctx: Context, arrays: list[Any], results: tuple[Any, ...]) -> None:
-        for old, new in zip(self._before, arrays, strict=False):
-            if self.found is None and old is not None and not module_of(old).array_equal(old, new):
-                self.found = ctx.function.__name__
+        for name, array, old in self._before:
+            if not module_of(old).array_equal(old, array, equal_nan=True):
+                self.found.setdefault(name, ctx.function.__name__)
 
 
 # --- the whole gradient, repaired -------------------------------------------------------------------------------------
@@ -282,7 +298,7 @@ def order_in_words(order: tuple[int, ...]) -> str:
 
 def _factor(case: Case) -> Diagnosis | None:
     factor, informative = case.ratio()
-    is_sign = abs(factor + 1) < 1e-4
+    is_sign = min(abs(factor + 1), abs(factor - 1)) < 1e-4
     if factor == 0 or not math.isfinite(factor) or is_sign or not case.agrees(case.gradient / factor):
         return None
     size = abs(factor)

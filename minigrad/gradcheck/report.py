@@ -119,7 +119,8 @@ def error_of(comparison: Comparison, diagnosis: Diagnosis) -> GradcheckError:
 def wrong_derivative(comparison: Comparison, k: int) -> GradcheckError:
     """An error that shows the derivative by an element of input k that is wrong by the largest amount."""
     column = comparison.worst_element(k)
-    row = int(np.argmax(np.abs(column.analytic - column.numeric)))
+    differences, fails = np.abs(column.analytic - column.numeric), comparison.errors_of(k, column) > comparison.rtol
+    row = int(np.argmax(np.where(fails, differences, -1)))
     output, out_element = comparison.rows.output_of(row), comparison.rows.element(row)
     diagnosis = diagnose(comparison, k, output)
     error = _located(comparison, k, int(column.probe.places[0]), column.analytic[row], column.numeric[row], diagnosis)

@@ -259,6 +259,22 @@ def test_backward_that_writes_to_dout():
     assert failure(F.exp, X, Exp, in_place).diagnosis.kind == "in place"  # here the numbers are right
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_backward_that_writes_to_what_forward_saved(reduction):
+    def in_place(ctx, dout):
+        slope = ctx.out
+        slope *= 1 - slope
+        return (dout * slope,)
+
+    error = failure(lambda x: F.sum(F.sigmoid(x)) if reduction == "mean" else F.sigmoid(x), X, Sigmoid, in_place)
+    assert error.diagnosis.kind == "in place" and "Sigmoid.backward changes ctx.out in place" in str(error)
+
+
+def test_what_is_as_small_as_an_error_of_the_differences_is_no_slip():
+    error = failure(lambda x: F.layer_norm(x, 5), 1e6 + random(2, 5))
+    assert error.diagnosis.kind == "unknown" and "choose inputs between 0.1 and 10" in str(error)
+
+
 # Ambiguity
 
 

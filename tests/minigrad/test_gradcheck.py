@@ -351,6 +351,13 @@ def test_kinks_are_reported_and_not_failed(fn, x, places):
     assert "kink at input 0" in str(report)
 
 
+@pytest.mark.parametrize("x", [[0.0, 0.0], [0.0, 1e-7], [0.0, 1.0]])
+@pytest.mark.parametrize("fn", [lambda x: F.relu(x) ** 2, lambda x: F.abs(x) * x])
+def test_a_second_derivative_that_jumps_is_no_error(fn, x):
+    gradcheck(fn, np.array(x))
+    fails(lambda x: fn(x) + Twice.apply(x, error=1e-3) - 2 * x, np.array(x))
+
+
 NEAR_THE_SMALLEST_STEP = [6.1e-8, 6e-8, 2.0**-24, 5.8e-8, 5.5e-8]
 
 

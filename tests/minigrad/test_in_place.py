@@ -293,6 +293,16 @@ def test_the_result_of_an_op_and_the_input_of_a_trained_layer():
             out.backward()
 
 
+def test_a_change_through_a_recorded_view_that_has_died():
+    x = leaf()
+    out, view = (x * x).sum(), x.reshape(3, 1)
+    with no_grad():
+        view[0] = 7.0
+    del view
+    with pytest.raises(RuntimeError, match="changed in place before"):
+        out.backward()
+
+
 def test_a_second_backward_after_a_step():
     model = nn.Linear(3, 3)
     out = model(model(leaf())).sum()

@@ -8,7 +8,7 @@ import pytest
 
 import minigrad
 import minigrad.functional as F
-from minigrad import Tensor
+from minigrad import Tensor, use_kernels
 from minigrad.functional.activation import erf_of_array as erf
 
 INF, NAN = math.inf, math.nan
@@ -58,6 +58,22 @@ def test_names_and_order_of_arguments():
     assert F.pad(x, pad=(1, 1), mode="constant", value=1.0).shape == (2, 5)
     assert F.layer_norm(x, normalized_shape=[3], eps=1e-3).shape == (2, 3)
     assert F.tril(x, diagonal=-1).data.tolist() == [[0, 0, 0], [3, 0, 0]]
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+def test_many_numbers_of_little_precision(kernels):
+    """Along all axes but the last, NumPy would add one number after the other."""
+    tenths, ones = np.full((2**20, 2), 0.1, np.float32), np.ones((5000, 2), np.float16)
+    with use_kernels(kernels):
+        for op in (F.mean, lambda x, dim: F.sum(x, dim) / len(x.data), lambda x, dim: F.var(x * 10 + x, dim) + 0.1):
+            np.testing.assert_allclose(op(Tensor(tenths), 0).data, 0.1, rtol=1e-6)
+        assert F.sum(ones, 0).data.tolist() == [5000, 5000] and F.mean(np.ones(10**5, np.float16)).item() == 1
+        np.testing.assert_allclose(F.cumsum(tenths, 0).data[-1], tenths.sum(0, np.float64), rtol=1e-6)
+        bias = Tensor(np.zeros(2, np.float16), requires_grad=True)
+        (ones + bias).backward(ones)
+        assert bias.grad.tolist() == [5000, 5000] and bias.grad.dtype == np.float16
+        gate, up = np.array([-12, -13], np.float16), np.array([1e4, 3e4], np.float16)
+        np.testing.assert_allclose(F.swiglu(gate, up).data, [-0.737, -0.882], rtol=3e-3)
 
 
 # --- NumPy's warnings ---

@@ -179,6 +179,10 @@ def test_new_tensors():
 def test_only_floating_point_has_gradients(dtype):
     with pytest.raises(RuntimeError, match="only floating-point tensors can have gradients, not "):
         Tensor(np.zeros(2, dtype), requires_grad=True)
+    x = Tensor(np.ones(2, dtype))
+    x.requires_grad = True
+    with pytest.raises(RuntimeError, match="only floating-point tensors can have gradients, not "):
+        (x * 0.5).sum().backward()
 
 
 def test_requires_grad_can_be_changed_on_leaves():
@@ -255,7 +259,8 @@ def test_operators_in_both_orders(apply, other):
         assert x.grad.shape == a.shape and x.grad.dtype == np.float32
 
 
-def test_unary_minus_and_indexing():
+def test_unary_minus_absolute_value_and_indexing():
+    assert abs(leaf([-1.5, 2.0])).data.tolist() == [1.5, 2.0]
     x = leaf([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     np.testing.assert_array_equal((-x).data, -x.data)
     np.testing.assert_array_equal(x[0].data, x.data[0])
@@ -317,6 +322,10 @@ def test_conversions():
     assert type(Tensor(3).item()) is int and Tensor(True).item() is True
     assert bool(Tensor(1.0)) and not Tensor([0])
     assert len(Tensor([[1], [2], [3]])) == 3
+    two = Tensor(2)
+    assert list(range(two)) == [0, 1] and [5, 6, 7][two] == 7 and minigrad.zeros(two, two).view(two, -1).shape == (2, 2)
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        range(Tensor(2.0))
     for ambiguous in (bool, float, int):
         with pytest.raises(ValueError):
             ambiguous(Tensor([1.0, 2.0]))

@@ -131,7 +131,7 @@ def _forward_rows(plan, heads, rows, keys, values):
         running_max = new_max  # -inf while nothing has been seen
     if running_max is None:  # no keys at all
         return 0, 0
-    seen = np.where(running_sum > 0, running_sum, 1)
+    seen = np.where(running_sum != 0, running_sum, 1)
     weighted /= seen
     return weighted, safe_max + np.log(seen)
 

@@ -113,5 +113,6 @@ def sums_of_squares(block):
 
 
 def row_means(block):
-    """(rows, 1): the mean of each row."""
-    return (block @ np.full(block.shape[1], 1 / max(block.shape[1], 1), block.dtype))[:, None]
+    """(rows, 1): the mean of each row; for float16 in float32, as above."""
+    weights = np.full(block.shape[1], 1 / max(block.shape[1], 1), np.promote_types(block.dtype, np.float32))
+    return (block @ weights)[:, None]
