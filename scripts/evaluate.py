@@ -1,7 +1,7 @@
 """Measure how well a model predicts a text: loss, perplexity, bits per byte, and the surprise at each token.
 
 The model reads the text through a window of its block size that moves by --stride tokens. Each token counts once, and
-(except at the start) has at least block size - stride tokens before it.
+(except at the start) has at least block size - stride + 1 tokens before it.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     text = f"scratch: random weights; resume: continue the run in --out-dir; MODEL: {command_line.SOURCES}"
     add("--init-from", default="scratch", metavar="scratch|resume|MODEL", help=text)
     add("--vocab-size", type=number(257), default=1024, help="tokens to learn; 257: single bytes; 50257: GPT-2's own")
-    add("--architecture", choices=["gpt", "llama"], default="gpt", help="of a new model")
+    add("--architecture", choices=["gpt", "llama"], default="gpt", help="of a new model: GPT-2's, or Llama's")
     add("--n-layer", type=number(1), default=4, help="number of blocks")
     add("--n-head", type=number(1), default=4, help="number of attention heads")
     add(
@@ -61,9 +61,12 @@ def main(argv: list[str] | None = None) -> int:
         command_line.refuse(
             parser, given, others, "does not go with --will-it-fit, which tries a new run in one process"
         )
-    if arguments.init_from not in ("scratch", "resume"):
+    if arguments.init_from == "scratch":
+        other = "dropout" if arguments.architecture == "llama" else "n_kv_head"
+        command_line.refuse(parser, given, [other], f"does not go with --architecture {arguments.architecture}")
+    elif arguments.init_from != "resume":
         command_line.refuse(
-            parser, given, ["architecture"], "is for a new model, and --init-from takes one with its own"
+            parser, given, ["architecture"], "is for a new model, and --init-from takes one that exists"
         )
     with command_line.team(arguments.data_parallel) as team:
         run = _run(arguments, given, team)

@@ -93,10 +93,12 @@ def kl_of_replies(
 ) -> float:
     """KL(model || reference) in nats per reply, from replies that `model` drew at temperature 1.
 
-    The exact KL divergences of the next-token distributions are summed over each reply. The expectation is the same as
-    that of the sampled log-ratios (k1), but there is less noise.
+    The exact KL divergences of the next-token distributions are summed over each reply, as far as it fits into the
+    model's context. The expectation is the same as that of the sampled log-ratios (k1), but there is less noise.
     """
-    total = 0.0
+    total, room = 0.0, model.config.block_size
+    prompts = [prompt[:room] for prompt in prompts]
+    replies = [reply[: room - len(prompt)] for prompt, reply in zip(prompts, replies, strict=True)]
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
         tokens, _, starts, mask = prompts_with_replies(prompts[part], replies[part])

@@ -179,7 +179,7 @@ class LlamaConfig(Settings):
 
     vocab_size, block_size, n_layer, n_head, n_embd: as in `GPTConfig`. n_kv_head K: heads of keys and values; each
     serves n_head / K heads of queries. n_inner: numbers per token in the middle of the feed-forward network; None:
-    8/3 C, or a little more for a multiple of 16, so that its three matrices have as many weights as the two of a GPT.
+    8/3 C, or a little more for a multiple of 64, so that its three matrices have as many weights as the two of a GPT.
     rope_theta: the base of the rotary positions; the slowest pair turns once in about 2 pi rope_theta tokens.
     rms_norm_epsilon: added to the mean square. tied: is the output layer the token embedding? head_size D: None is
     n_embd / n_head. rope_scaling: see there. qkv_bias: do queries, keys and values have biases (Qwen2)? qk_norm: are
@@ -205,7 +205,7 @@ class LlamaConfig(Settings):
     def __post_init__(self) -> None:
         check_ranges(self, "an integer >= 1", "vocab_size block_size n_layer n_head n_kv_head n_embd")
         if self.n_inner is None:
-            object.__setattr__(self, "n_inner", 16 * math.ceil(self.n_embd / 6))
+            object.__setattr__(self, "n_inner", 64 * math.ceil(self.n_embd / 24))
         check_ranges(self, "an integer >= 1", "n_inner")
         if self.head_size is None:
             self._check_heads(self.n_embd, self.n_head)

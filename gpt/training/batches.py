@@ -97,7 +97,7 @@ def encode_parts(text: str, tokenizer: Tokenizer, validation_fraction: float = 0
     if not 0 < split < len(text):
         raise ValueError(
             f"validation_fraction {validation_fraction} of {len(text):,} characters leaves none for training or for "
-            "validation; take a longer text, or another fraction"
+            "validation; take a longer text"
         )
     encoded = {}
     for name, part in {"train": text[:split], "val": text[split:]}.items():

@@ -247,11 +247,12 @@ def _new_tokenizer(text: str, vocab_size: int) -> Tokenizer:
 def _introduce(run: Run, model: LanguageModel, tokenizer: Tokenizer, train: Tokens, validation: Tokens) -> None:
     block_size, team = run.config.model["block_size"], run.team
     c, cores = model.config, backend.usable_cores()
+    shared = f" that share {c.n_kv_head} of keys and values" if c.n_kv_head < c.n_head else ""
     characters = len(tokenizer.decode(train[:SHOWN_TOKENS].tolist())) / len(train[:SHOWN_TOKENS])
     show(
         f"data: {len(train):,} tokens to learn from, {characters:.1f} characters each; "
         f"{evaluated(validation, block_size)}\n"
-        f"model: {model.num_parameters():,} parameters ({c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide, "
+        f"model: {model.num_parameters():,} parameters ({c.n_layer} layers, {c.n_head} heads{shared}, {c.n_embd} wide, "
         f"{block_size} tokens of context), {cores} processor core{'s' if cores > 1 else ''}"
     )
     if team.size > 1:

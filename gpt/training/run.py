@@ -476,8 +476,7 @@ class Run:
         if planned != total:
             show(
                 f"this is not the run that was planned with {total:,} steps from the start, because its learning rate "
-                f"has already decayed as planned for {planned:,}; from step {done:,} on it follows the schedule of "
-                f"{total:,}"
+                f"has followed the schedule of {planned:,}; from step {done:,} on it follows that of {total:,}"
             )
 
     def finish(self, done: str, picture: Path | None) -> None:

@@ -145,7 +145,7 @@ def arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:
     kernels = switches.kernels if parameter.device == "cpu" else switches.cuda_kernels()
     return {
         "cores": backend.usable_cores(),
-        "threads": backend.blas_threads(),
+        **({} if kernels else {"threads": backend.blas_threads()}),  # fast kernels change it as they go
         "kernels": ", ".join(sorted(op.__name__ for op in kernels)) or "textbook",
         "device": parameter.device,
         "NumPy": np.__version__,

@@ -89,13 +89,15 @@ def new_length(given: Mapping[str, Any], config_class: Any, out_dir: str) -> int
     """
     config = settings_of(config_class, out_dir)
     _, length = length_setting(config)
+    shape = {"architecture", "vocab_size", *getattr(config, "model", {})}
     settings = dataclasses.asdict(config)
     for inner in [value for value in settings.values() if isinstance(value, dict)]:  # such as those of the training
         settings |= inner
     for name, value in given.items():
         if settings.get(name, value) != value and name != length:
+            weights = "" if name in shape else f" from its weights (--init-from {out_dir} --out-dir ANOTHER)"
             raise ValueError(
                 f"the run in {out_dir} has {name} {settings[name]}, not {value}: a resumed run keeps its settings; "
-                f"to change them, start a new run from its weights (--init-from {out_dir} --out-dir ANOTHER)"
+                f"to change them, start a new run{weights}"
             )
     return given.get(length)

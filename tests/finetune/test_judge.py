@@ -64,6 +64,9 @@ def test_kl_of_replies_is_the_sum_over_their_tokens_of_the_kl_of_the_distributio
         total += (np.exp(p) * (p - q)).sum()
     assert kl_of_replies(model, reference, prompts, replies, batch_size) == pytest.approx(total / 3, rel=1e-9)
     noisy = small_gpt(dropout=0.5)  # in training mode
+    long, room = [3] * 99, model.config.block_size - 1  # what does not fit into the context does not count
+    fits = kl_of_replies(model, reference, [[6]], [long[:room]])
+    assert fits > 0 and kl_of_replies(model, reference, [[6], long], [long, [4]]) == pytest.approx(fits / 2)
     assert kl_of_replies(noisy, noisy, prompts, replies) == pytest.approx(0, abs=1e-6) and noisy.training
 
 

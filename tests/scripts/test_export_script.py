@@ -8,7 +8,7 @@ import pytest
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
 from finetune.loading import add_adapter_to
 from finetune.objectives.gpt_with_head import HEAD_KIND, GPTWithHead
-from gpt import save_checkpoint
+from gpt import Tokenizer, save_checkpoint
 from gpt.training.loading import load_model
 from minigrad import no_grad
 from scripts import export, lora, quantize
@@ -175,6 +175,9 @@ def test_what_cannot_be_exported_is_refused(runs, tmp_path, capsys):
         (runs / "classifier", tmp_path / "out", "--gguf", "F16"): "which GGUF files cannot hold",
         (runs / "base", tmp_path / "out", "--gguf", "Q4_0"): "invalid choice: 'Q4_0'",
     }
+    bytes_only = Tokenizer.train(["x"], 257)
+    save_model(tmp_path / "bytes", small_gpt(vocab_size=len(bytes_only)), bytes_only)
+    refused[tmp_path / "bytes", tmp_path / "out", "--gguf", "F32"] = "a tokenizer of single bytes has none"
     for arguments, words in refused.items():
         assert words in refusal(export.main, capsys, *arguments)
     assert not (tmp_path / "out").exists()

@@ -115,20 +115,22 @@ def test_a_new_llama(text, tmp_path, capsys):
     resume = ["--init-from", "resume", "--out-dir", tmp_path / "run", "--max-iters", "8"]
     assert run_here(train.main, *resume, "--architecture", "llama", "--n-kv-head", "2") == 0  # no contradiction
     llama = load_checkpoint(tmp_path / "run").model
-    assert type(llama) is Llama and (llama.config.n_kv_head, llama.config.n_inner) == (2, 48)
+    assert type(llama) is Llama and (llama.config.n_kv_head, llama.config.n_inner) == (2, 64)
     losses = [row["val_loss"] for row in read_log(tmp_path / "run" / "log.jsonl") if "val_loss" in row]
     assert losses[-1] < losses[0]
-    assert run_here(train.main, *start, "--max-iters", "1", "--n-kv-head", "1", "--out-dir", tmp_path / "one") == 0
+    one = [*start, "--max-iters", "1", "--n-kv-head", "1", "--out-dir", tmp_path / "one"]
+    assert ", 2 heads that share 1 of keys and values, 16 wide" in output_of(train.main, *one)
     assert load_checkpoint(tmp_path / "one").model.config.n_kv_head == 1
     others = ["--data", text, "--out-dir", tmp_path / "other"]
     for arguments, words in {
-        "--architecture llama --dropout 0.1": "unknown setting dropout; LlamaConfig has ",
-        "--n-kv-head 2": "unknown setting n_kv_head; GPTConfig has ",
+        "--architecture llama --dropout 0.1": "--dropout does not go with --architecture llama",
+        "--n-kv-head 2": "--n-kv-head does not go with --architecture gpt",
         "--architecture llama --n-kv-head 3": "4 query heads cannot share 3 heads of keys and values",
         f"--architecture gpt --init-from {tmp_path / 'run'}": "--architecture is for a new model",
     }.items():
         assert words in refusal(train.main, capsys, *others, *arguments.split())
-    assert "has architecture llama, not gpt" in refusal(train.main, capsys, *resume, "--architecture", "gpt")
+    error = refusal(train.main, capsys, *resume, "--architecture", "gpt")
+    assert "has architecture llama, not gpt" in error and error.endswith("to change them, start a new run\n")
     assert not (tmp_path / "other").exists()
 
 
