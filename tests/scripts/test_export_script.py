@@ -165,6 +165,14 @@ def test_a_gguf_file(runs, name, tmp_path):
     np.testing.assert_array_equal(our_logits(model, ids), our_logits(expected, ids))
 
 
+@pytest.mark.oracle("gguf")
+def test_a_gguf_file_without_merges_is_refused(tmp_path, capsys):
+    tokenizer = Tokenizer.train(["x"], 257)
+    save_model(tmp_path / "bytes", small_gpt(vocab_size=len(tokenizer)), tokenizer)
+    error = refusal(export.main, capsys, tmp_path / "bytes", tmp_path / "out", "--gguf", "F32")
+    assert "a tokenizer of single bytes has none" in error and not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_exported_is_refused(runs, tmp_path, capsys):
     text = ["--calibration", runs / "story.txt", "--out-dir", tmp_path / "q"]
     assert run_here(quantize.main, "--model", runs / "base", *text) == 0
@@ -175,9 +183,6 @@ def test_what_cannot_be_exported_is_refused(runs, tmp_path, capsys):
         (runs / "classifier", tmp_path / "out", "--gguf", "F16"): "which GGUF files cannot hold",
         (runs / "base", tmp_path / "out", "--gguf", "Q4_0"): "invalid choice: 'Q4_0'",
     }
-    bytes_only = Tokenizer.train(["x"], 257)
-    save_model(tmp_path / "bytes", small_gpt(vocab_size=len(bytes_only)), bytes_only)
-    refused[tmp_path / "bytes", tmp_path / "out", "--gguf", "F32"] = "a tokenizer of single bytes has none"
     for arguments, words in refused.items():
         assert words in refusal(export.main, capsys, *arguments)
     assert not (tmp_path / "out").exists()
