@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gpt.console import quoted, show
 from gpt.training.run import Run
+from minigrad import switches
 
 LET_IT_WRITE = 'to generate text with it:\n  python scripts/generate.py --model {folder} --prompt "{its.sample_prompt}"'
 TALK_TO_IT = "to chat with it:\n  python scripts/chat.py --model {folder}"
@@ -18,9 +19,9 @@ def show_next_steps(run: Run, script: str, advice: str) -> int:
     if not run.interrupted:
         show(advice.format(folder=folder, its=run.config))
         return 0
-    start, end = "", ""
+    start, end = "", "" if switches.kernels else " --kernels textbook"
     if run.team.size > 1:
-        start, end = f"mpiexec -n {run.team.size} ", " --data-parallel"
+        start, end = f"mpiexec -n {run.team.size} ", f"{end} --data-parallel"
     show(f"\ninterrupted; the checkpoint is of step {run.saved_step}; to resume:")
     show(f"  {start}python scripts/{script}.py --init-from resume --out-dir {folder}{end}")
     return 130
