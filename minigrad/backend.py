@@ -216,7 +216,7 @@ def _load_cupy() -> Any:
 
 
 def sum_over(x: Array, axes: tuple[int, ...], keepdims: bool = False, divisor: Any = None) -> Array:
-    """x.sum(axes), divided by `divisor`: added up as `wider` says, and then in the dtype of x again."""
+    """x.sum(axes), divided by `divisor` if there is one. Computed in a `wider` dtype, returned in that of x."""
     computed, result = wider(x.dtype, math.prod([x.shape[axis] for axis in axes]))
     total = x.sum(axis=axes, keepdims=keepdims, dtype=computed)
     return (total if divisor is None else total / divisor).astype(result, copy=False)
@@ -227,7 +227,7 @@ def wider(dtype: np.dtype, n: int) -> tuple[Any, Any]:
 
     Booleans and integers give int64. Many numbers of float32 are added up in float64: along all axes but the last NumPy
     adds one after the other, and a large sum has no digits left for a small number (the mean of a million times 0.1
-    would be 0.101). A few thousand of float16 would already be too many, so these are added up in float32.
+    would be 0.101). For float16 a few thousand numbers would be too many, so it is always added up in float32.
     """
     if dtype.kind in "biu":
         return np.int64, np.int64

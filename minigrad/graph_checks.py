@@ -66,7 +66,7 @@ def check_returned(ctx: Any, returned: Any) -> list[Any]:
                 f"{name}.backward returned a gradient of shape {dinput.shape} for input {index} of shape {shape}"
             )
         if dinput.dtype != dtype:
-            if not is_floating(dtype):  # after x.requires_grad = True, which nobody checks
+            if not is_floating(dtype):  # x.requires_grad = True is not checked
                 raise RuntimeError(f"only floating-point tensors can have gradients, not {dtype}")
             dinput = dinput.astype(dtype)
         elif is_sparse and switches.accumulate is None:  # only the fast twin of `add_up` can add it up as it is

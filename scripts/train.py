@@ -40,9 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--architecture", choices=["gpt", "llama"], default="gpt", help="of a new model: GPT-2's, or Llama's")
     add("--n-layer", type=number(1), default=4, help="number of blocks")
     add("--n-head", type=number(1), default=4, help="number of attention heads")
-    add(
-        "--n-kv-head", type=number(1), default=None, help="heads of keys and values of a Llama; without it, as --n-head"
-    )
+    add("--n-kv-head", type=number(1), default=None, help="a Llama's heads of keys and values; without it, --n-head")
     add("--n-embd", type=number(1), default=128, help="width: numbers per token")
     add("--block-size", type=number(1), default=64, help="context length in tokens")
     add("--dropout", type=float, default=None, help="dropout probability of a GPT; without it, 0")
@@ -65,9 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         other = "dropout" if arguments.architecture == "llama" else "n_kv_head"
         command_line.refuse(parser, given, [other], f"does not go with --architecture {arguments.architecture}")
     elif arguments.init_from != "resume":
-        command_line.refuse(
-            parser, given, ["architecture"], "is for a new model, and --init-from takes one that exists"
-        )
+        command_line.refuse(parser, given, ["architecture"], "is for a new model, not for that of --init-from")
     with command_line.team(arguments.data_parallel) as team:
         run = _run(arguments, given, team)
         return 0 if run is None else show_next_steps(run, "train", LET_IT_WRITE)
@@ -85,8 +81,10 @@ def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Ru
             raise ValueError(f"the model in {arguments.out_dir} has no {name}")  # as at the start
         return resume(train_language_model, PretrainingConfig, arguments.out_dir, device, team, length)
     options, is_new = vars(arguments), arguments.init_from == "scratch"
-    names = [name for name in SHAPE if options[name] is not None] if is_new else [*SHAPE, "vocab_size"]
-    shape = {name: options[name] for name in names if is_new or name in given}
+    if is_new:
+        shape = {name: options[name] for name in SHAPE if options[name] is not None}
+    else:  # what the model must have
+        shape = {name: given[name] for name in (*SHAPE, "vocab_size") if name in given}
     config = stage_options.build(PretrainingConfig, {**options, "model": shape})
     init_from = None if is_new else arguments.init_from
     if arguments.will_it_fit:

@@ -179,7 +179,7 @@ class LlamaConfig(Settings):
 
     vocab_size, block_size, n_layer, n_head, n_embd: as in `GPTConfig`. n_kv_head K: heads of keys and values; each
     serves n_head / K heads of queries. n_inner: numbers per token in the middle of the feed-forward network; None:
-    8/3 C, or a little more for a multiple of 64, so that its three matrices have as many weights as the two of a GPT.
+    8/3 C, rounded up to a multiple of 64. Three matrices then have about as many weights as the two of a GPT.
     rope_theta: the base of the rotary positions; the slowest pair turns once in about 2 pi rope_theta tokens.
     rms_norm_epsilon: added to the mean square. tied: is the output layer the token embedding? head_size D: None is
     n_embd / n_head. rope_scaling: see there. qkv_bias: do queries, keys and values have biases (Qwen2)? qk_norm: are

@@ -151,16 +151,14 @@ def _new_model(run: Run, config: PretrainingConfig, init_from: str | None) -> tu
         _check_memory(model.config, config.batch_size, context, config.training, run.team)
         show(f"starting from the weights in {init_from}")
         corpus = run.team.once(lambda: write_corpus(config.data, run.out_dir, context, tokenizer))
-    vocab_size, architecture = model.config.vocab_size, model.family
-    run.config = dataclasses.replace(
-        config, vocab_size=vocab_size, architecture=architecture, model=_shape(model, context)
-    )
+    family, vocab_size = model.family, model.config.vocab_size
+    run.config = dataclasses.replace(config, architecture=family, vocab_size=vocab_size, model=_shape(model, context))
     run.extra |= corpus
     return model, tokenizer
 
 
 def _new_shape(config: PretrainingConfig, vocab_size: int) -> Settings:
-    """The shape of a new model. A Llama gets as many heads of keys and values as of queries, if none are given."""
+    """The shape of a new model. By default, a Llama has as many heads of keys and values as of queries."""
     shape = {"family": config.architecture, **config.model, "vocab_size": vocab_size}
     if config.architecture == "llama" and "n_head" in shape:
         shape.setdefault("n_kv_head", shape["n_head"])

@@ -49,7 +49,7 @@ class Mean(Function):
     def forward(ctx, x, dims, keepdim):
         ctx.shape, ctx.dims = x.shape, dims
         ctx.n = math.prod([x.shape[axis] for axis in dims]) or math.nan  # the mean of nothing is nan
-        return sum_over(x, dims, keepdim, ctx.n)
+        return sum_over(x, dims, keepdim, divisor=ctx.n)
 
     @staticmethod
     def backward(ctx, dout):
@@ -78,8 +78,8 @@ class Var(Function):
         degrees = n - correction if n > correction else 0
         ctx.degrees = module_of(x).asarray(degrees, x.dtype)  # an array, as x / 0 is then inf, not an exception
         ctx.dims = dims
-        ctx.centered = x - sum_over(x, dims, True, n or math.nan)  # x - mean
-        return sum_over(ctx.centered * ctx.centered, dims, keepdim, ctx.degrees)
+        ctx.centered = x - sum_over(x, dims, keepdims=True, divisor=n or math.nan)  # x - mean
+        return sum_over(ctx.centered * ctx.centered, dims, keepdim, divisor=ctx.degrees)
 
     @staticmethod
     def backward(ctx, dout):

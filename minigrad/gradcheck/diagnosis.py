@@ -82,11 +82,10 @@ class Case:
         return bool((self.errors(candidate, k)[known] <= 10 * self.comparison.rtol).all())
 
     def errors(self, candidate: Array, k: int | None = None) -> Array:
-        """The errors (of the output's rows, number of probes) if the gradient were `candidate`."""
+        """The relative errors (rows of the output, probes) that `candidate` would have as the gradient."""
         k = self.wrong if k is None else k
-        return self.comparison.errors(k, self.comparison.predicted(k, candidate), self.comparison.numeric(k))[
-            self._mine
-        ]
+        errors = self.comparison.errors(k, self.comparison.predicted(k, candidate), self.comparison.numeric(k))
+        return errors[self._mine]
 
     def ratio(self) -> tuple[float, int]:
         """The one factor that fits analytic = factor * numeric best, and how many slopes it was found from."""
@@ -106,10 +105,10 @@ def diagnose(comparison: Comparison, wrong: int, output: int) -> Diagnosis:
     errors = case.errors(case.gradient)
     if errors.max() <= 10 * comparison.rtol:
         advice = "choose inputs between 0.1 and 10, away from kinks and from the edges of fn's domain"
-        return Diagnosis("unknown", f"so small an error may be that of the differences: {advice}")
+        return Diagnosis("unknown", f"an error this small may come from the differences themselves: {advice}")
     if not (case.known & (errors > comparison.rtol)).any():
-        reason = "and there every slope between the left and the right one would be right"
-        return Diagnosis("partial", f"it is wrong at kinks only (as at x = 0, or at equal elements), {reason}")
+        reason = "where any slope between the left and the right one is accepted"
+        return Diagnosis("partial", f"it is wrong at kinks only (0 for relu, equal elements for max), {reason}")
     for group in _OF_GRADIENT:
         fitting = [found for hypothesis in group if (found := hypothesis(case)) is not None]
         if fitting:
@@ -128,7 +127,7 @@ def diagnose(comparison: Comparison, wrong: int, output: int) -> Diagnosis:
 def diagnose_not_linear(comparison: Comparison, wrong: int) -> Diagnosis:
     """Why backward is right for each element of dout on its own, and wrong for a mixture of them."""
     case = Case(comparison, wrong, 0)
-    found = _random(case) or _upstream(case)
+    found = _not_repeatable(case) or _upstream(case)
     return found or Diagnosis("upstream", "backward is not linear in the upstream gradient dout")
 
 
@@ -142,7 +141,7 @@ def diagnose_writing(comparison: Comparison) -> Diagnosis | None:
 
 
 def _written_by(comparison: Comparison) -> dict[str, str]:
-    """What backwards change in place ("dout", or "ctx.x" that forward saved), and the Function that does it first."""
+    """The arrays that a backward changes in place, "dout" or "ctx.x" (saved by forward) -> the Function's name."""
     with watching(_Writes()) as watch:
         comparison.graph.vjp(comparison.rows.cotangents(np.random.default_rng(3).standard_normal(len(comparison.rows))))
     return watch.found
@@ -161,13 +160,13 @@ def _cut_off(case: Case) -> Diagnosis | None:
     return Diagnosis("cut off", f"no gradient reaches {case.name}: {reason}")
 
 
-def _random(case: Case) -> Diagnosis | None:
+def _not_repeatable(case: Case) -> Diagnosis | None:
     ones = np.ones(len(case.rows))
     if np.array_equal(case.vjp(ones), case.vjp(ones), equal_nan=True):
         return None
     for name, function in _written_by(case.comparison).items():
         if name != "dout":
-            sentence = f"{function}.backward changes {name} in place, so it gives something else each time"
+            sentence = f"{function}.backward changes {name} in place, so each call gives another result"
             return Diagnosis("in place", f"{sentence}: change a copy, as in {name}.copy()")
     sentence = "backward gives something else each time it is called, as it draws new random numbers"
     return Diagnosis("non-deterministic", f"{sentence}: it must use what forward drew (keep the mask in ctx)")
@@ -243,9 +242,11 @@ class _Writes(switches.Observer):
         self._before: list[tuple[str, Array, Array]] = []
 
     def before(self, phase: str, ctx: Context, arrays: list[Any]) -> None:
-        given = [("dout", array) for array in arrays if array is not None]
-        given += [(f"ctx.{name}", array) for name, array in named_arrays(ctx.saved().items())]
-        self._before = [(name, array, array.copy()) for name, array in given] if phase == "backward" else []
+        self._before = []
+        if phase == "backward":
+            given = [("dout", array) for array in arrays if array is not None]
+            given += [(f"ctx.{name}", array) for name, array in named_arrays(ctx.saved().items())]
+            self._before = [(name, array, array.copy()) for name, array in given]
 
     def after(self, phase: str, ctx: Context, arrays: list[Any], results: tuple[Any, ...]) -> None:
         for name, array, old in self._before:
@@ -511,7 +512,7 @@ def _whereabouts(case: Case, wrong: Array) -> str:
 
 _OF_GRADIENT: list[tuple[Callable[[Case], Diagnosis | None], ...]] = [
     (_cut_off,),
-    (_random,),
+    (_not_repeatable,),
     (_upstream,),
     (_overwritten,),
     (_sign, _exchanged, _transposed, _factor),

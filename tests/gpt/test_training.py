@@ -459,11 +459,8 @@ def test_other_threads_go_on_with_a_warning(copied, monkeypatch, changed, capsys
     with use_kernels("fast"):
         monkeypatch.setattr(backend, "blas_threads", lambda: 77)  # fast kernels set it from product to product
         go_on(copied)
-    assert (
-        "kernels textbook -> " in (output := capsys.readouterr().out)
-        and "threads 1 ->" not in output
-        and "-> 77" not in output
-    )
+    output = capsys.readouterr().out
+    assert "kernels textbook -> " in output and "threads 1 ->" not in output and "-> 77" not in output
 
 
 def restorer(folder, **training):
