@@ -46,8 +46,8 @@ def _show_mask(arguments: argparse.Namespace) -> None:
     model, tokenizer = load_model(arguments.init_from, trainable=True)
     add_chat_tokens(model, tokenizer)
     template = ChatTemplate(tokenizer)
-    conversations = [example.messages for example in load_data(arguments.data, arguments.seed)[0]]
-    print("\n\n".join(mask_as_text(template, messages) for messages in conversations[: arguments.show_mask]))
+    examples = load_data(arguments.data, arguments.seed)[0][: arguments.show_mask]
+    print("\n\n".join(mask_as_text(template, e.messages, completion=e.completion) for e in examples))
 
 
 if __name__ == "__main__":

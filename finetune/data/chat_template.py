@@ -80,10 +80,13 @@ class ChatTemplate:
         check_messages(messages)
         return self._write(messages, add_generation_prompt)
 
-    def encode(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> tuple[list[int], list[bool]]:
+    def encode(
+        self, messages: Sequence[Message], add_generation_prompt: bool = False, completion: int | None = None
+    ) -> tuple[list[int], list[bool]]:
         """The conversation as token ids, and for each id whether a model should learn to write it.
 
-        The model learns the assistant's answers and the special token that ends each. Nothing is learned with
+        The model learns the assistant's answers and the special token that ends each. completion: only those among the
+        last `completion` messages; the messages before them are the prompt. Nothing is learned with
         `add_generation_prompt`. An answer always begins with a new token, as it does in generation. Special tokens
         inside a message are ordinary text, so nobody can speak in another role by writing one. Raises ValueError for
         what `render` refuses, and for a template in which we cannot find the answers or their ends.
@@ -97,7 +100,9 @@ class ChatTemplate:
         text = self._write(safe, add_generation_prompt)
         if text.replace(separator, "") != plain:
             raise ValueError("the model's chat template changes special tokens inside messages: leave them out")
-        answers = [i for i, m in enumerate(messages) if m["role"] == "assistant" and not add_generation_prompt]
+        first = 0 if completion is None else max(len(messages) - completion, 0)
+        said = range(len(messages) if add_generation_prompt else first, len(messages))
+        answers = [i for i in said if messages[i]["role"] == "assistant"]
         ids: list[int] = []
         learned: list[bool] = []
         end = 0
@@ -171,17 +176,19 @@ class ChatTemplate:
         inside = text.startswith(before) and text.endswith(after) and len(text) >= len(before) + len(after)
         return (text[len(before) : len(text) - len(after)] or None) if inside else None
 
-    def encode_to_fit(self, messages: Sequence[Message], max_tokens: int) -> tuple[list[int], list[bool], bool]:
+    def encode_to_fit(
+        self, messages: Sequence[Message], max_tokens: int, completion: int | None = None
+    ) -> tuple[list[int], list[bool], bool]:
         """`encode` for a model that reads at most `max_tokens`; also returns whether something was left out to fit.
 
         First the oldest turns are left out (the system message stays). If even the last question and answer are too
         long, the end of the answer is cut. Raises ValueError if nothing to learn from would be left.
         """
         kept = list(messages)
-        ids, learned = self.encode(kept)
+        ids, learned = self.encode(kept, completion=completion)
         while needed(learned) > max_tokens and (shorter := without_oldest_turn(kept)) is not None:
             kept = shorter
-            ids, learned = self.encode(kept)
+            ids, learned = self.encode(kept, completion=completion)
         cut = needed(learned) > max_tokens or len(kept) < len(messages)
         if not any(learned[:max_tokens]):
             raise ValueError(

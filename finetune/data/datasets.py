@@ -62,10 +62,20 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Example(Item):
-    """A conversation. The model learns to write its last message, which is the assistant's."""
+    """A conversation that ends with the assistant. The model learns to write all messages of the assistant.
+
+    completion: in a prompt with its completion, the number of messages in the completion. Then the model learns those
+    of the assistant in the completion alone: earlier ones, in the prompt, are only read, as in TRL.
+    """
 
     messages: list[Message]
     place: str = dataclasses.field(default="", compare=False)
+    completion: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        if self.completion is None:
+            return {"messages": self.messages}
+        return {"prompt": self.messages[: -self.completion], "completion": self.messages[-self.completion :]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,11 +169,13 @@ def _format(row: Row) -> str:
 
 
 def _conversation(row: Row, place: str) -> Example:
-    kind = _format(row)
+    kind, completion = _format(row), None
     if kind in ("messages", "conversations"):
         messages = _checked(row[kind])
     elif kind == "prompt":
-        messages = [*_as_messages(row, "prompt", "user"), *_as_messages(row, "completion", "assistant")]
+        prompt, messages = _as_messages(row, "prompt", "user"), _as_messages(row, "completion", "assistant")
+        completion = len(messages)
+        messages = prompt + messages
         check_messages(messages)
     else:
         question = _text(row, "instruction")
@@ -176,7 +188,7 @@ def _conversation(row: Row, place: str) -> Example:
         raise ValueError("before the assistant's last message there must be one of the user's: what it answers")
     if not messages[-1]["content"].strip():
         raise ValueError("the assistant's last message is empty: there is nothing to learn from")
-    return Example(messages, place)
+    return Example(messages, place, completion)
 
 
 def _preference(row: Row, place: str) -> Preference:

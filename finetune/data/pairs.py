@@ -19,7 +19,10 @@ TRAIN_PAIRS, TEST_PAIRS = 3000, 300
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """A conversation that ends with a reply: its tokens, and which of them belong to the reply (are learned from)."""
+    """A conversation that ends with a reply: its tokens, and which of them belong to the reply (are learned from).
+
+    What the assistant has said earlier belongs to the prompt, as in TRL.
+    """
 
     ids: list[int]
     learned: list[bool]
@@ -52,13 +55,13 @@ def _encode(preference: Preference, template: ChatTemplate, max_tokens: int) -> 
     prompt, texts = list(preference.prompt), (preference.chosen, preference.rejected)
     references = (preference.ref_chosen_logps or 0.0, preference.ref_rejected_logps or 0.0)
     while (
-        max(needed(template.encode(_talk(prompt, text))[1]) for text in texts) > max_tokens
+        max(needed(template.encode(_talk(prompt, text), completion=1)[1]) for text in texts) > max_tokens
         and (shorter := without_oldest_turn(prompt)) is not None
     ):
         prompt = shorter
     replies, cut = [], len(prompt) < len(preference.prompt)
     for text, reference in zip(texts, references):
-        ids, learned, was_cut = template.encode_to_fit(_talk(prompt, text), max_tokens)
+        ids, learned, was_cut = template.encode_to_fit(_talk(prompt, text), max_tokens, completion=1)
         end = needed(learned)  # behind the token that ends the reply, which is its summary
         replies.append(Reply(ids[:end], learned[:end], reference))
         cut = cut or was_cut

@@ -62,16 +62,21 @@ def ask(
     encode: Encode,
     max_new_tokens: int = 24,
     batch_size: int = 50,
+    seed: int = 0,
     **sampling: Any,
 ) -> list[Reply]:
-    """The model's replies to conversations; greedy unless `sampling` (see `GPT.generate`) says otherwise."""
+    """The model's replies to conversations; greedy unless `sampling` (see `GPT.generate`) says otherwise.
+
+    The random numbers of a reply depend on `seed` and on the question's place, so no two questions share them.
+    """
     stop = ChatTemplate(tokenizer).stop_tokens
-    options = {"temperature": 0.0, "seed": 0, **sampling}
+    options = {"temperature": 0.0, **sampling}
     replies = []
     with progress_bar(len(questions), "asking", "question") as bar:
         for start in range(0, len(questions), batch_size):
             prompts = [encode(question) for question in questions[start : start + batch_size]]
-            for ids in model.generate(prompts, max_new_tokens, stop_tokens=stop, **options):
+            seeds = [(seed, start + row) for row in range(len(prompts))]
+            for ids in model.generate(prompts, max_new_tokens, seed=seeds, stop_tokens=stop, **options):
                 ended = bool(ids) and ids[-1] in stop
                 replies.append(Reply(text_of(tokenizer, ids, ended), ended, ids))
             bar.update(len(prompts))

@@ -67,7 +67,7 @@ def encode_examples(
     """
 
     def encode(example: Example) -> tuple[Conversation, bool]:
-        ids, learned, shortened = template.encode_to_fit(example.messages, block_size + 1)
+        ids, learned, shortened = template.encode_to_fit(example.messages, block_size + 1, example.completion)
         return (ids, learned), shortened
 
     return encode_items(examples, encode, "example")

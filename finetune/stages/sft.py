@@ -75,7 +75,7 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     tests, _ = encode_examples(held_out, template, block_size)
     _introduce(train, len(tests), shortened)
     show("\nThe first one, with what is learned from in color or in brackets:")
-    show(mask_as_text(template, examples[0].messages))
+    show(mask_as_text(template, examples[0].messages, completion=examples[0].completion))
     run.explain_columns(COLUMNS)
 
     # The model's answers before training: to be compared with its answers afterwards.

@@ -39,7 +39,7 @@ def generate(
     top_k: int | None = None,
     top_p: float = 1.0,
     repetition_penalty: float = 1.0,
-    seed: int | None = None,
+    seed: int | Sequence[Any] | None = None,
     stop_tokens: Sequence[int] = (),
     attention_mask: Any = None,
     use_cache: bool = True,
@@ -50,8 +50,9 @@ def generate(
     ids: prompts (B, T), or lists of different lengths, which are padded on the left. attention_mask (B, T): 0 on the
     padding of prompts that are already padded. A sequence ends with a stop token, which is returned. on_token: called
     with each step's new tokens, with -1 for sequences that have ended (`stream` does the same as an iterator). seed:
-    the same seed gives the same text; without one, `manual_seed` decides. use_cache=False runs `generate_textbook`,
-    which reads the whole context again for every token. This is slower and gives the same result.
+    the same seed gives the same text; a list has a seed for each prompt; without one, `manual_seed` decides.
+    use_cache=False runs `generate_textbook`, which reads the whole context again for every token. This is slower and
+    gives the same result.
 
     If a prompt is longer than the block size, only its last block is read. When a text outgrows the block, the model
     forgets: the context is cut to its newer half, is read again from position 0, and can grow again.
@@ -76,7 +77,7 @@ def stream(
     ids: Ids,
     max_new_tokens: int,
     sampling: Sampling,
-    seed: int | None = None,
+    seed: int | Sequence[Any] | None = None,
     stop_tokens: Sequence[int] = (),
     attention_mask: Any = None,
     use_cache: bool = True,
@@ -95,8 +96,9 @@ def stream(
         raise ValueError("a memory is for one sequence without padding, and for generation with a cache")
     if seed is None:
         seed = int(generator().integers(2**63))
-    # One for each sequence, so that its tokens do not depend on the rest of the batch.
-    rngs = [np.random.default_rng([seed, row]) for row in range(len(ids))]
+    # A generator for each sequence, so that its tokens do not depend on the rest of the batch.
+    seeds = seed if isinstance(seed, Sequence) else [(seed, row) for row in range(len(ids))]
+    rngs = [np.random.default_rng(seed) for seed, _ in zip(seeds, ids, strict=True)]
     with evaluating(model):
         if not use_cache:
             texts = [

@@ -59,8 +59,6 @@ def path(tmp_path):
             {"messages": [user("a"), {**assistant(None), "tool_calls": [CALL]}, TOOL, assistant("b")]},
             [user("a"), assistant('<tool_call>\n{"name": "f", "arguments": "{}"}\n</tool_call>'), TOOL, assistant("b")],
         ),
-        ({"prompt": "a", "completion": "b"}, [user("a"), assistant("b")]),
-        ({"prompt": [user("a")], "completion": [assistant("b")]}, [user("a"), assistant("b")]),
         ({"instruction": "a", "input": "", "output": "b"}, [user("a"), assistant("b")]),
         ({"instruction": "a", "input": "é\u2028c", "output": "b"}, [user("a\n\né\u2028c"), assistant("b")]),
     ],
@@ -72,6 +70,16 @@ def test_every_format_is_read_from_lines_and_from_an_array(row, messages, path):
     path.write_text("\ufeff" + json.dumps([row, row], indent=1), encoding="utf-8")
     assert read_examples(path) == [Example(messages)] * 2
     assert [example.place for example in read_examples(path)] == [f"{path}, item 1", f"{path}, item 2"]
+
+
+@pytest.mark.parametrize("earlier", [[], [user("z"), assistant("y")]])
+@pytest.mark.parametrize("later", [[], [assistant("c"), user("d")]])
+def test_a_completion_is_told_from_its_prompt(earlier, later, path):
+    prompt, completion = [*earlier, user("a")], [*later, assistant("b")]
+    texts = [] if earlier or later else [{"prompt": "a", "completion": "b"}]
+    path.write_text(json.dumps([{"prompt": prompt, "completion": completion}, *texts]), encoding="utf-8")
+    examples = read_examples(path)
+    assert examples == [Example([*prompt, *completion], completion=len(completion))] * (1 + len(texts))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +243,7 @@ def test_errors_of_labelled_texts(name, text, words, tmp_path):
 def test_what_is_written_is_read_again(path):
     talk = [user("a\u2028b"), assistant('"é\n"')]
     for items, read in (
-        ([Example(talk)], read_examples),
+        ([Example(talk), Example([*talk, *talk], completion=3)], read_examples),
         ([Preference(talk[:1], "x", "y")], read_preferences),
         (ITEMS, read_labelled),
     ):

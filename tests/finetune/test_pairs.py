@@ -18,14 +18,25 @@ def decoded(template, reply):
     return template.tokenizer.decode(reply.ids)
 
 
-def test_a_pair_ends_with_the_end_of_its_replies_and_only_they_are_learned_from(template):
-    (pair,), shortened = encode_pairs([Preference(question("Say 1?"), "yes!", "no")], template, 48)
-    start = "<|im_start|>user\nSay 1?<|im_end|>\n<|im_start|>assistant\n"
+def said(*texts):
+    """A conversation of the user and the assistant in turn."""
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+CALL = {"role": "tool", "content": "It is 1."}
+TALKS = [said("Say 1?"), said("One?", "yes.", "Say 1?"), said("a", " no", "b", "no no ", "c"), [*said("a?", "b"), CALL]]
+
+
+@pytest.mark.parametrize("prompt", [*TALKS, *([{"role": "system", "content": "Ask."}, *talk] for talk in TALKS)])
+def test_only_the_reply_of_a_pair_is_learned_from(template, prompt):
+    (pair,), shortened = encode_pairs([Preference(prompt, "yes!", "no")], template, 200)
+    start = template.render(prompt, add_generation_prompt=True)
     assert shortened == 0
     for reply, text in ((pair.chosen, "yes!"), (pair.rejected, "no")):
         assert decoded(template, reply) == f"{start}{text}<|im_end|>"
         learned = [id for id, learn in zip(reply.ids, reply.learned, strict=True) if learn]
         assert template.tokenizer.decode(learned) == f"{text}<|im_end|>"
+        assert reply.ids[: -len(learned)] == template.encode(prompt, add_generation_prompt=True)[0]  # as in generation
 
 
 def test_a_batch_holds_the_chosen_replies_first_and_knows_padding_by_length(template):
@@ -64,6 +75,7 @@ def test_a_reply_that_is_too_long_loses_its_end(template):
     [
         (Preference(question("Say?"), "no" * 60 + "a", "no" * 60 + "b"), "differ only after the 40 tokens"),
         (Preference(question("Say? " * 30), "yes", "no"), "nothing to learn from"),
+        (Preference([*said("a?", "b"), {**CALL, "content": "no " * 60}], "yes", "no"), "nothing to learn from"),
     ],
 )
 def test_pairs_of_which_nothing_is_left_are_named(template, preference, words):

@@ -94,6 +94,19 @@ def test_conversations_that_are_cut_are_counted_and_empty_ones_named(chat):
         encode_examples(examples, template, block_size=3)
 
 
+@pytest.mark.parametrize("completion", [1, 2, 3, 4])
+def test_what_the_assistant_says_in_a_prompt_is_read_and_not_learned(chat, completion):
+    _, template = chat
+    example = Example([*TALK, *TALK], completion=completion)
+    (ids, learned), whole = template.encode(example.messages, completion=completion), template.encode(example.messages)
+    prompt = template.encode(example.messages[:-completion], True)[0] if completion < 4 else []
+    assert ids == whole[0] and learned == [mark and i >= len(prompt) for i, mark in enumerate(whole[1])]
+    assert encode_examples([example], template, len(ids))[0] == [(ids, learned)]
+    (shorter,), cut = encode_examples([example], template, len(ids) - 3)  # without its first turn
+    assert cut == 1 and shorter == template.encode(TALK)
+    assert mask_as_text(template, example.messages, False, completion).count("[") == sum(learned)
+
+
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +234,8 @@ def test_replies_do_not_depend_on_who_else_is_asked(chat):
     together = ask(model, template.tokenizer, questions, encode, max_new_tokens=6)
     alone = ask(model, template.tokenizer, questions, encode, max_new_tokens=6, batch_size=1)
     assert [r.ids for r in together] == [r.ids for r in alone]
+    drawn = [ask(model, template.tokenizer, questions[:1] * 6, encode, 6, n, temperature=1.0) for n in (2, 6)]
+    assert drawn[0] == drawn[1] and len({tuple(reply.ids) for reply in drawn[0]}) > 3  # none shares its numbers
 
 
 # --- the mask, made visible -------------------------------------------------------------------------------------------
