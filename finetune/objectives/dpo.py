@@ -53,6 +53,7 @@ from ..data.pairs import Pair, PairBatch, pair_batch
 from .logprobs import sequence_logprobs
 
 KINDS = ("sigmoid", "ipo", "hinge", "robust")
+BETA = 0.5  # the default everywhere; papers often take 0.1, for models that are larger than ours
 
 
 def dpo_loss(
@@ -60,7 +61,7 @@ def dpo_loss(
     policy_rejected: Tensor,
     reference_chosen: Tensor,
     reference_rejected: Tensor,
-    beta: float = 0.1,
+    beta: float = BETA,
     kind: str = "sigmoid",
     label_smoothing: float = 0.0,
 ) -> Tensor:
@@ -82,10 +83,11 @@ def dpo_loss(
     Raises ValueError for another kind, beta <= 0, or label_smoothing outside [0, 0.5).
 
     Before training, policy and reference are equal: h = 0, and the loss is -ln σ(0) = ln 2. Then the chosen reply
-    becomes more likely, from -5 to -4, and the rejected one less likely, from -5 to -9: h = 1 - (-4) = 5, β h = 0.5.
+    becomes more likely, from -5 to -4, and the rejected one less likely, from -5 to -9: h = 1 - (-4) = 5. With β = 0.1,
+    β h is 0.5.
 
     >>> before = dpo_loss(Tensor([-5.0]), Tensor([-5.0]), Tensor([-5.0]), Tensor([-5.0]))
-    >>> after = dpo_loss(Tensor([-4.0]), Tensor([-9.0]), Tensor([-5.0]), Tensor([-5.0]))
+    >>> after = dpo_loss(Tensor([-4.0]), Tensor([-9.0]), Tensor([-5.0]), Tensor([-5.0]), beta=0.1)
     >>> round(before.item(), 4), round(after.item(), 4)  # ln 2, and -ln σ(0.5)
     (0.6931, 0.4741)
     """
@@ -113,7 +115,7 @@ def check_dpo(kind: str, beta: float, label_smoothing: float) -> None:
 
 
 def dpo_batch_loss(
-    model: LanguageModel, batch: PairBatch, beta: float = 0.1, kind: str = "sigmoid", label_smoothing: float = 0.0
+    model: LanguageModel, batch: PairBatch, beta: float = BETA, kind: str = "sigmoid", label_smoothing: float = 0.0
 ) -> tuple[Tensor, int, dict[str, Any]]:
     """For the training loop: the sum of the losses of B pairs, B, and sums of the metrics, which are named as in TRL.
 

@@ -9,10 +9,12 @@ small if π prefers the chosen reply more strongly than ρ does. The larger β i
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 
 from gpt import LanguageModel, Tokenizer
 from gpt.console import show
+from gpt.training.checkpoint import CheckpointError
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
@@ -24,7 +26,7 @@ from ..data.datasets import Preference, ShuffledBatches, batches_of, read_prefer
 from ..data.pairs import encode_pairs, load_pairs, pair_batch
 from ..data.tasks import TASKS, instruction_tasks
 from ..evaluation.judge import Judge
-from ..objectives.dpo import check_dpo, dpo_batch_loss, with_reference
+from ..objectives.dpo import BETA, check_dpo, dpo_batch_loss, with_reference
 from .run_config import RunConfig, check_batch_memory
 
 TEST_ITEMS = 300  # held-out questions; 100 of them are asked at each evaluation
@@ -41,7 +43,7 @@ class DPOConfig(RunConfig):
     stage = "dpo"
 
     out_dir: str = "runs/dpo"
-    beta: float = 0.5
+    beta: float = BETA
     loss_type: str = "sigmoid"
     label_smoothing: float = 0.0
 
@@ -65,6 +67,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     model, tokenizer = run.model_from(lambda: load_model(config.init_from, trainable=True))
     check_batch_memory(model, config.batch_size, config.training)
     preferences = run.data(lambda: _referenced_pairs(model, tokenizer, config), read_preferences)
+    _check_replies(run, preferences)
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
     (train, _), (tests, _) = (encode_pairs(part, template, block_size) for part in preferences)
     tests = tests[: run.most_tested]
@@ -116,3 +119,17 @@ def _referenced_pairs(model: LanguageModel, tokenizer: Tokenizer, config: DPOCon
         ]
         parts.append(referenced)
     return parts
+
+
+def _check_replies(run: Run, preferences: Sequence[Sequence[Preference]]) -> None:
+    """Raise CheckpointError for a run of an older version with prompts of several turns.
+
+    It counted all that the assistant says in the prompt as a part of the reply, in the reference's log-probabilities.
+    """
+    counted = run.keep("counted", lambda: "the last message")  # None: the run is older
+    prompts = [pair.prompt for pairs in preferences for pair in pairs]
+    if counted is None and any(message["role"] == "assistant" for prompt in prompts for message in prompt):
+        raise CheckpointError(
+            f"the run in {run.out_dir} was begun by an older version, which counted the assistant's messages in a "
+            "prompt as a part of the reply: start a new run"
+        )

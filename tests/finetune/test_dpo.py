@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from finetune.data import pairs as pairs_data
-from finetune.data.datasets import write_jsonl
+from finetune.data.datasets import Preference, write_jsonl
 from finetune.data.pairs import encode_pairs, pair_batch
 from finetune.evaluation import judge
 from finetune.objectives.dpo import KINDS, dpo_batch_loss, dpo_loss, with_reference
@@ -19,10 +21,11 @@ from finetune.stages.grpo import GRPORunConfig
 from finetune.stages.ppo import PPORunConfig
 from finetune.stages.reward import RewardConfig
 from finetune.stages.sft import SFTConfig
+from gpt.training.checkpoint import CheckpointError
 from gpt.training.run import Run, start
 from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor
-from tests.finetune.small import golden, preferences, small_policy, small_template, watch
+from tests.finetune.small import golden, preferences, question, small_policy, small_template, watch
 from tests.gpt.small import save_model
 
 NAMES = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
@@ -135,6 +138,15 @@ def test_a_run_begins_where_policy_and_reference_agree_in_every_precision(precis
     for (_, batch), (loss, n, metrics) in losses[:-1]:  # the first evaluation, in float32, and the step
         assert abs(metrics["logps/chosen"] - batch.reference[:n].sum()) < 1e-4
         assert loss.item() / n == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_an_older_run_whose_references_count_earlier_answers_is_refused():
+    talk = [*question("a?"), {"role": "assistant", "content": "b"}, *question("c?")]
+    several, one = ([[Preference(prompt, "yes", "no")]] for prompt in (talk, talk[:1]))
+    for pairs, begun, refused in ((several, None, True), (several, "the last message", False), (one, None, False)):
+        run = SimpleNamespace(out_dir="runs/a", keep=lambda name, make, begun=begun: begun)
+        with pytest.raises(CheckpointError, match="runs/a was begun by an older version") if refused else nullcontext():
+            page._check_replies(run, pairs)
 
 
 def test_a_short_run_is_evaluated_on_fewer_items_and_the_runs_of_the_scripts_on_all(tmp_path, monkeypatch, capsys):
