@@ -2,7 +2,7 @@
 
 config.py                 the numbers that define a model
 gpt2.py                   GPT-2, on a page: attention, MLP, block, model
-llama.py                  Llama: GPT-2 with four changes
+llama.py                  Llama: GPT-2 with five changes
 moe.py                    a mixture of experts in the place of the MLPs
 language_model.py         their base class: loss, generation, loading, saving
 structure.py              the names of a model's parts, for code that changes it from outside
@@ -12,11 +12,10 @@ generation.py             the loop that writes a text; sampling: temperature, to
 batch_generation.py       the same loop for a batch of texts, with a KV cache
 speculation.py            several tokens in one pass: guess, and let the model check
 decoding.py               the decode step, for a few new tokens, in plain NumPy
-original_transformer.py   post-norm and sinusoidal positions, which GPT-2 gave up
 """
 
-# Importing them is enough: they register with batch_generation.py and gpt2.py.
-from . import decoding, original_transformer  # noqa: F401
+# Importing it is enough: it registers with batch_generation.py.
+from . import decoding  # noqa: F401
 from .config import GPTConfig, LlamaConfig
 from .gpt2 import GPT
 from .kv_cache import KVCache

@@ -32,7 +32,6 @@ from minigrad.kernels.cpu import threads
 from . import batch_generation, gpt2, llama
 from .kv_cache import KVCache
 from .language_model import LanguageModel
-from .original_transformer import OriginalTransformer
 from .positions import positions_and_mask
 
 
@@ -164,7 +163,7 @@ def forward_for(model: LanguageModel) -> batch_generation.DecodeStep | None:
     """
     forwards: dict[type, Any] = {gpt2.GPT: gpt_forward, llama.Llama: llama_forward}
     parts = {*forwards, nn.ModuleList, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Dropout}
-    parts |= {gpt2.Transformer, OriginalTransformer, gpt2.Block, gpt2.CausalSelfAttention, gpt2.MLP}
+    parts |= {gpt2.Transformer, gpt2.OriginalTransformer, gpt2.Block, gpt2.CausalSelfAttention, gpt2.MLP}
     parts |= {llama.LlamaTransformer, llama.LlamaBlock, llama.LlamaAttention, llama.LlamaMLP}
     if type(model) not in forwards or switches.observers or switches.autocast.get() or not dispatch.only_fast():
         return None

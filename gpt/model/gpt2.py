@@ -29,7 +29,7 @@ from minigrad.backend import Array
 from .config import GPTConfig
 from .kv_cache import KVCache
 from .language_model import Ids, LanguageModel, init_weights
-from .positions import positions_and_mask
+from .positions import SinusoidalPositions, positions_and_mask
 from .structure import Names, SharedInput
 
 
@@ -153,11 +153,6 @@ class Transformer(nn.Module):
         return self.ln_f(x)  # (B, T, C)
 
 
-# The class of the body for each GPTConfig.norm and GPTConfig.positions. GPT-2 has pre-norm and learned positions. The
-# class for the other three combinations is in original_transformer.py, which adds it to this table.
-TRANSFORMERS = {("pre", "learned"): Transformer}
-
-
 class GPT(LanguageModel):
     """A transformer and its language-model head, which computes logits from hidden states.
 
@@ -176,7 +171,8 @@ class GPT(LanguageModel):
     def __init__(self, config: GPTConfig):
         self.config: GPTConfig = config
         with nn.init.skipped():  # init_weights, below, sets all weights
-            self.transformer = TRANSFORMERS[config.norm, config.positions](config)  # for GPT-2: Transformer(config)
+            is_gpt2 = (config.norm, config.positions) == ("pre", "learned")
+            self.transformer = Transformer(config) if is_gpt2 else OriginalTransformer(config)
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         # Tied weights: one matrix, used twice. A row is the input vector of a token, and the token's logit is the dot
         # product of a hidden state with the same row.
@@ -213,3 +209,33 @@ class GPT(LanguageModel):
             SharedInput(("mlp.c_proj",), None),  # GELU, which is between mlp.c_fc and this layer, is not linear
         ),
     )  # fmt: skip
+
+
+# --- two choices of the original Transformer that GPT-2 changed: post-norm, and positions that are not learned ---
+#
+# GPTConfig(norm="post") and GPTConfig(positions="sinusoidal") select them. GPT-1 has post-norm and learned positions.
+# Vaswani et al. 2017, "Attention is all you need".
+
+
+class OriginalTransformer(Transformer):
+    """A `Transformer` with post-norm blocks, sinusoidal positions, or both. The names of its parts stay the same."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config)
+        if config.positions == "sinusoidal":
+            self.wpe = SinusoidalPositions(config.block_size, config.n_embd)  # type: ignore[assignment]
+        if config.norm == "post":
+            self.h = nn.ModuleList([PostNormBlock(config) for _ in range(config.n_layer)])
+            self.ln_f = nn.Sequential()  # type: ignore[assignment]  # returns x, which the last block has normalized
+
+
+class PostNormBlock(Block):
+    """A block that normalizes after each sub-layer: the sum x + sub-layer(x) is normalized, not the input.
+
+    Every block normalizes the residual stream itself, twice, and the gradient passes through all these norms. Deep
+    post-norm models need a careful warm-up of the learning rate. Xiong et al. 2020.
+    """
+
+    def forward(self, x: Tensor, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
+        x = self.ln_1(x + self.attn(x, layer, cache, mask))  # (B, T, C)
+        return self.ln_2(x + self.mlp(x))  # (B, T, C)

@@ -1,5 +1,5 @@
-"""Llama, on a page: GPT-2 with four changes. Touvron et al. 2023, "LLaMA: open and efficient foundation language
-models". Llama 1, 2 and 3 have this shape, and so do TinyLlama and SmolLM2.
+"""Llama, on a page: GPT-2 with five changes. Touvron et al. 2023, "LLaMA: open and efficient foundation language
+models". Llama 1, 2 and 3 have this shape (the first without grouped queries), and so do TinyLlama and SmolLM2.
 
     GPT-2                   here                       why
     LayerNorm               RMSNorm                    subtracting the mean is not needed: cheaper, and as good
@@ -7,14 +7,15 @@ models". Llama 1, 2 and 3 have this shape, and so do TinyLlama and SmolLM2.
     GELU between 2 layers   SwiGLU among 3 layers      a gate, computed from the token, decides what passes
     a key head per          grouped-query attention    fewer heads of keys and values: a smaller KV cache
       query head
+    biases                  no biases                  not needed either: fewer parameters, and as good
 
     RMSNorm(x) = x / sqrt(mean(x²) + eps) * weight     over a token's C numbers; Zhang & Sennrich 2019
     rotary positions                                   `rotations` below; Su et al. 2021
     SwiGLU = silu(gate) * up, silu(z) = z sigmoid(z)   `LlamaMLP` below; Shazeer 2020
     grouped-query attention                            `LlamaAttention` below; Ainslie et al. 2023
 
-In addition, Llama's linear layers have no biases. The rest is GPT-2 (gpt2.py explains it): residual stream, pre-norm
-blocks, causal attention, the head (here tied or not). Simplified: no dropout.
+The rest is GPT-2 (gpt2.py explains it): residual stream, pre-norm blocks, causal attention, the head (here tied or
+not). Simplified: no dropout.
 
 Mistral also has this shape. Two other models differ from it in a setting: in Qwen2, the layers that compute queries,
 keys and values do have biases (config.qkv_bias); Qwen3 normalizes queries and keys (config.qk_norm).

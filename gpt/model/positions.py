@@ -2,18 +2,20 @@
 
 Without positions, attention sees a bag of words: "dog bites man" equals "man bites dog". GPT-2 learns a vector per
 position (`wpe` in gpt2.py), Llama rotates queries and keys by their positions (`rotations` in llama.py), and the
-original Transformer adds sines and cosines (original_transformer.py).
+original Transformer adds sines and cosines (`sinusoidal_table` below).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from minigrad import Tensor
+import numpy as np
+
+from minigrad import Tensor, nn
 from minigrad.backend import Array, module_of
+from minigrad.functional.attention import causal_mask
 
-from .config import RopeScaling
+from .config import INIT_STD, RopeScaling
 from .kv_cache import KVCache
 
 
@@ -33,19 +35,14 @@ def positions_and_mask(
     if past + T > block_size:
         raise ValueError(f"{past + T} tokens are more than the model's block size of {block_size}")
     if attention_mask is None:
-        mask = Tensor(causal_mask(xp, T, past + T)) if past and T > 1 else None
+        mask = Tensor(causal_mask(xp, T, past + T, past)) if past and T > 1 else None
         return xp.arange(past, past + T), mask
     if attention_mask.shape != (B, past + T):
         raise ValueError(f"attention_mask must have shape {(B, past + T)}, got {attention_mask.shape}")
     real = attention_mask != 0  # (B, S)
     positions = xp.maximum(real.cumsum(axis=1) - 1, 0)[:, past:]  # counts real tokens only
     # (T, S) & (B, 1, 1, S) -> (B, 1, T, S): a key must be in the past and real; the same for all heads
-    return positions, Tensor(causal_mask(xp, T, past + T) & real[:, None, None, :])
-
-
-def causal_mask(xp: Any, queries: int, keys: int) -> Array:
-    """A boolean mask (T, S). The T queries are the last of S tokens, so query t sees the keys 0 .. S - T + t."""
-    return xp.tril(xp.ones((queries, keys), dtype=bool), keys - queries)
+    return positions, Tensor(causal_mask(xp, T, past + T, past) & real[:, None, None, :])
 
 
 def slowed(speeds: Array, scaling: RopeScaling) -> Array:
@@ -61,3 +58,43 @@ def slowed(speeds: Array, scaling: RopeScaling) -> Array:
     turns = context * speeds / (2 * math.pi)  # in the whole original context
     kept = ((turns - low) / (high - low)).clip(0, 1)  # 1: as fast as it was, 0: slowed down
     return speeds * (kept + (1 - kept) / scaling.factor)  # in between, a mixture of the two
+
+
+class SinusoidalPositions(nn.Module):
+    """The rows of `sinusoidal_table` for given positions. It is used like an embedding, but it is fixed.
+
+    The paper adds them to token embeddings with standard deviation 1. Ours start at INIT_STD, so the table is scaled by
+    the same factor. At full size it would drown the tokens, and the model would learn little more than their
+    frequencies.
+    """
+
+    table: Array
+
+    def __init__(self, length: int, size: int):
+        table = np.float32(INIT_STD) * sinusoidal_table(length, size)
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, positions: Array) -> Tensor:
+        return Tensor(self.table[positions])
+
+
+def sinusoidal_table(length: int, size: int) -> np.ndarray:
+    """The fixed position code of Vaswani et al. 2017, section 3.5: (length, size) float32.
+
+        PE(t, 2i) = sin(t / 10000^(2i/C)),   PE(t, 2i+1) = cos(t / 10000^(2i/C))
+
+    Each pair of columns rotates at its own speed, like the hands of a clock: the first pair once in 6.3 tokens, the
+    last once in 63,000. A step of k tokens is the same rotation everywhere, so distances are easy to compute.
+
+    >>> print(sinusoidal_table(3, 4).round(2))
+    [[ 0.    1.    0.    1.  ]
+     [ 0.84  0.54  0.01  1.  ]
+     [ 0.91 -0.42  0.02  1.  ]]
+    """
+    position = np.arange(length)[:, None]  # (T, 1)
+    column = np.arange(0, size, 2)  # 2i
+    angle = position * np.exp(-math.log(10000.0) * column / size)  # (T, C/2)
+    table = np.zeros((length, size), np.float32)
+    table[:, 0::2] = np.sin(angle)
+    table[:, 1::2] = np.cos(angle)[:, : size // 2]
+    return table

@@ -110,9 +110,9 @@ def hide(scores, mask, is_causal):
     return scores
 
 
-def causal_mask(xp, queries, keys):
-    """(T, S) booleans: query i may look at the keys 0..i."""
-    return xp.tril(xp.ones((queries, keys), dtype=bool))
+def causal_mask(xp, queries, keys, past=0):
+    """(T, S) booleans: query i, which comes after `past` other tokens, may look at the keys 0..past + i."""
+    return xp.tri(queries, keys, past, dtype=bool)
 
 
 def softmax_or_zeros(scores):

@@ -39,12 +39,10 @@ def sizes(numbers: tuple[int, int]):
 
 
 def with_any_sizes(causal_mask):
-    """The learner's for no more queries than keys; the exercise does not ask for others."""
+    """The learner's where the queries are the last tokens; the exercise does not ask for others."""
 
-    def mask(xp, queries: int, keys: int) -> np.ndarray:
-        if queries <= keys:
-            return causal_mask(queries, keys)
-        return np.array([[s <= keys - queries + t for s in range(keys)] for t in range(queries)])
+    def mask(xp, queries: int, keys: int, past: int = 0) -> np.ndarray:
+        return causal_mask(queries, keys) if past + queries == keys else xp.tri(queries, keys, past, dtype=bool)
 
     return mask
 
@@ -60,5 +58,5 @@ EXERCISE = Exercise(
     ),
     checks=[FunctionCheck("causal_mask", st.tuples(st.integers(1, 5), st.integers(1, 5)).map(sizes), Case(2, 5))],
     place=Patch("causal_mask", "minigrad.functional.attention.causal_mask", adapt=with_any_sizes),
-    answer=("gpt.model.positions.causal_mask",),
+    answer=("minigrad.functional.attention.causal_mask",),
 )

@@ -55,6 +55,6 @@ EXERCISE = Exercise(
         # the library's table is float32
         FunctionCheck("sinusoidal", sizes, Case(5, 6), tolerance=1e-5)
     ],
-    place=Patch("sinusoidal", "gpt.model.original_transformer.sinusoidal_table"),
-    answer=("gpt.model.original_transformer.sinusoidal_table",),
+    place=Patch("sinusoidal", "gpt.model.positions.sinusoidal_table"),
+    answer=("gpt.model.positions.sinusoidal_table",),
 )

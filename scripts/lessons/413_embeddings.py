@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 import minigrad.functional as F
-from gpt.model.original_transformer import sinusoidal_table
+from gpt.model.positions import sinusoidal_table
 from minigrad import Tensor, manual_seed, nn, no_grad, optim
 from scripts.lessons.small_gpt import english, new_gpt, train_once
 from scripts.pages.pictures import Lesson
@@ -337,7 +337,7 @@ assert expected["shore"]["floods"] > 0.9 < expected["vault"]["lends"] and 0.3 < 
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start embedding`, then positions
-# - read: minigrad/functional/indexing.py: Embedding; gpt/model/original_transformer.py
+# - read: minigrad/functional/indexing.py: Embedding; gpt/model/positions.py
 # - break: `python scripts/break.py no_positions`. Expect: after 350 steps the loss is no higher than that of the
 #   healthy model, which lesson 4.2.6 explains. The comparison of all activations finds the mistake at once, at wpe.
 # - lesson: `python scripts/lesson.py 414`

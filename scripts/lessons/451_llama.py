@@ -1,7 +1,8 @@
 """Lesson 19 (4.5.1): from GPT-2 to Llama
 
-Many open models since 2023 (Llama, Mistral, SmolLM2) are GPT-2 with four changes. This lesson shows each change with
-its reason and its price. Then a small GPT-2 becomes a small Llama, one change at a time. Finally a real model answers,
+Many open models since 2023 (Llama, Mistral, SmolLM2) are GPT-2 with five changes. One is small: the linear layers have
+no biases. This lesson shows each of the other four with its reason and its price. Then a small GPT-2 without biases
+becomes a small Llama, one change at a time. Finally a real model answers,
 if its package is installed: SmolLM2, 135 million parameters in 4 bits.
 Zhang & Sennrich 2019 (RMSNorm); Su et al. 2021 (rotary positions); Shazeer 2020 (SwiGLU); Ainslie et al. 2023 (grouped
 queries); Touvron et al. 2023 (Llama).
@@ -110,7 +111,7 @@ print(f"  {'SmolLM2-135M':33} {sum(parts.values()):11,}")
 assert sum(parts.values()) == REAL.num_parameters() == 134_515_008
 
 # %% A small GPT-2 becomes a small Llama, one change at a time
-# Predict: each model is trained for 200 steps, with five seeds. Which of the four changes lower the loss, and by more
+# Predict: each model is trained for 200 steps, with five seeds. Which of these four changes lower the loss, and by more
 # than another seed does?
 
 # %%

@@ -389,7 +389,7 @@ ADAPTED = {
     },
     "dropout": dropout,
     "attention": attention,
-    "causal_mask": lambda library: {"causal_mask": functools.partial(library["causal_mask"], np)},
+    "causal_mask": lambda library: {"causal_mask": lambda T, S: library["causal_mask"](np, T, S, past=S - T)},
     "weight_tying": lambda library: as_function(lambda ids, w: F.linear(F.embedding(ids, w), w), "Tied"),
     "sgd": sgd,
     "adam": functools.partial(adam, "adam", optim.Adam),

@@ -1,4 +1,4 @@
-"""Each of Llama's four changes by itself.
+"""Each of Llama's changes by itself.
 
 What every language model does (configuration, inputs, loss, padding, hooks) is tested in test_model.py, which compares
 the numbers of both with transformers'. test_generation.py runs both, too.

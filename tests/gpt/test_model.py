@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from gpt import GPT, GPTConfig, KVCache, Llama, LlamaConfig
-from gpt.model.original_transformer import sinusoidal_table
+from gpt.model.positions import sinusoidal_table
 from minigrad import Tensor, nn, no_grad, use_kernels
 from tests.gpt.small import LLAMA, SHAPE, assert_same, golden, gradients_of, random_ids, small_gpt, small_llama
 
