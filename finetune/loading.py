@@ -14,15 +14,15 @@ from gpt import Tokenizer
 from gpt.files import StrPath
 from gpt.model.language_model import LanguageModel
 from gpt.tokenizer.vocabulary_files import has_tokenizer
-from gpt.training.loading import LOADERS
+from gpt.training.loading import register_loader
 
 from .adapters.adapter_files import load_adapter
 from .data.chat_template import resize_token_embeddings
 from .quantization import folder as quantized_folder
 from .stages.adaptation import ADAPTER, ADAPTER_KINDS, load_merged
 
-LOADERS[quantized_folder.NAME] = quantized_folder.load_quantized
-LOADERS |= dict.fromkeys(ADAPTER_KINDS, load_merged)
+register_loader(quantized_folder.load_quantized, quantized_folder.NAME)
+register_loader(load_merged, *ADAPTER_KINDS)
 
 
 def add_adapter_to(model: LanguageModel, tokenizer: Tokenizer, source: StrPath) -> Tokenizer:

@@ -28,6 +28,7 @@ MAY_ANNOTATE = {  # file -> who is below it, and still speaks of its classes
     "gpt.model.language_model": ("gpt.model.generation", "gpt.model.batch_generation"),
 }
 
+CHANGES = {"add", "append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}  # methods of tables
 NAMES_A_SCRIPT = re.compile(r"scripts/|\bpython \S+\.py")
 
 
@@ -124,7 +125,7 @@ def circles(root: Path) -> Iterator[str]:
 
 
 def completed_modules(root: Path) -> Iterator[str]:
-    """Where a module sets an attribute of another one while it is imported, which hides a circle.
+    """Where a module changes another one, or a table there, while it is imported, which hides a circle.
 
     Lessons are not imported. They run from top to bottom, and one replaces an op to watch it.
     """
@@ -136,12 +137,15 @@ def completed_modules(root: Path) -> Iterator[str]:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             if calls(node, "setattr"):
                 targets = [ast.Attribute(node.args[0])]
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in CHANGES:  # table.update(...)
+                targets = [node.func]
             for target in targets:
                 owner = target
-                while isinstance(owner, ast.Attribute):
+                while isinstance(owner, ast.Attribute | ast.Subscript):
                     owner = owner.value
-                if isinstance(target, ast.Attribute) and isinstance(owner, ast.Name) and owner.id in names:
-                    yield f"{where}:{node.lineno}: sets an attribute of {owner.id}, which it imports; register it there"
+                changes = owner is not target or isinstance(node, ast.AugAssign)  # a plain name is only bound again
+                if changes and isinstance(owner, ast.Name) and owner.id in names:
+                    yield f"{where}:{node.lineno}: changes {owner.id}, which it imports; register it there"
 
 
 def our_aliases(nodes: list[ast.AST]) -> Iterator[ast.alias]:
@@ -226,13 +230,27 @@ FOUND = [
         {"gpt/a.py": f"{FOR_TYPES}    from .b import B", "gpt/b.py": f"{FOR_TYPES}    from .a import A"},
         RING,
     ),
-    (completed_modules, {"gpt/a.py": "from . import b\nb.f = 1"}, ["gpt/a.py:2: sets an attribute of b"]),
-    (completed_modules, {"gpt/a.py": "from .b import C\nC.f = C.g = 1"}, ["gpt/a.py:2: sets"] * 2),
-    (completed_modules, {"gpt/a.py": "import gpt.b\ngpt.b.f = 1"}, ["gpt/a.py:2: sets an attribute of gpt"]),
-    (completed_modules, {"gpt/a.py": "import gpt.b as c\nc.f: int = 1"}, ["gpt/a.py:2: sets an attribute of c"]),
-    (completed_modules, {"gpt/a.py": "from gpt import b\nif b:\n    b.n += 1"}, ["gpt/a.py:3: sets"]),
-    (completed_modules, {"gpt/a.py": "from . import b\nsetattr(b, 'f', 1)"}, ["gpt/a.py:2: sets"]),
-    (completed_modules, {"gpt/a.py": "def f(): pass\nfrom . import b\nclass A:\n    b.f = f"}, ["gpt/a.py:4: sets"]),
+    (completed_modules, {"gpt/a.py": "from . import b\nb.f = 1"}, ["gpt/a.py:2: changes b, "]),
+    (completed_modules, {"gpt/a.py": "from .b import C\nC.f = C.g = 1"}, ["gpt/a.py:2: changes C"] * 2),
+    (completed_modules, {"gpt/a.py": "import gpt.b\ngpt.b.f = 1"}, ["gpt/a.py:2: changes gpt"]),
+    (completed_modules, {"gpt/a.py": "import gpt.b as c\nc.f: int = 1"}, ["gpt/a.py:2: changes c"]),
+    (completed_modules, {"gpt/a.py": "from gpt import b\nif b:\n    b.n += 1"}, ["gpt/a.py:3: changes b"]),
+    (completed_modules, {"gpt/a.py": "from . import b\nsetattr(b, 'f', 1)"}, ["gpt/a.py:2: changes b"]),
+    (
+        completed_modules,
+        {"gpt/a.py": "from .b import T\nT |= {}\nT[0] = T[1][2] = 3"},
+        ["gpt/a.py:2", *["gpt/a.py:3"] * 2],
+    ),
+    (
+        completed_modules,
+        {"gpt/a.py": "from . import b\nb.T.update({})\nb.T[0].append(1)"},
+        ["gpt/a.py:2", "gpt/a.py:3"],
+    ),
+    (
+        completed_modules,
+        {"gpt/a.py": "def f(): pass\nfrom . import b\nclass A:\n    b.f = f"},
+        ["gpt/a.py:4: changes b"],
+    ),
     (speaking_problems, {"gpt/a.py": "print('x')"}, ["gpt/a.py:1: prints"]),
     (speaking_problems, {"gpt/a.py": "f'see scripts/{x}.py'"}, ["gpt/a.py:1: names a script"]),
     (speaking_problems, {"gpt/a.py": "x = 'python a.py'"}, ["gpt/a.py:1: names a script"]),
@@ -268,6 +286,7 @@ ALLOWED = [
     ),
     (completed_modules, {"gpt/a.py": "import matplotlib\nmatplotlib.backend = 1"}),
     (completed_modules, {"gpt/a.py": "from . import b\ndef f():\n    b.f = 1"}),
+    (completed_modules, {"gpt/a.py": "from .b import T\nT = {**T}\nU = set(T)\nU.add(1)"}),
     (completed_modules, {"gpt/a.py": "from . import b\nclass A: pass\nA.f = b\nb.register(A)"}),
     (
         completed_modules,

@@ -22,8 +22,13 @@ from ..weights import hub, pretrained
 from ..weights.gguf_file import GGUFFile, is_gguf
 from .checkpoint import has_checkpoint, load_run, stored_kind
 
-# By model_type in a run's config.json: functions that load other models than a whole GPT or Llama.
-LOADERS: dict[str | None, Callable[[Path], tuple[LanguageModel, Tokenizer]]] = {}
+Loader = Callable[[Path], tuple[LanguageModel, Tokenizer]]
+_loaders: dict[str | None, Loader] = {}
+
+
+def register_loader(load: Loader, *model_types: str) -> None:
+    """Let `load` read the folders of runs whose config.json has one of these model types: not a whole GPT or Llama."""
+    _loaders.update(dict.fromkeys(model_types, load))
 
 
 class NotTrainableError(ValueError):
@@ -44,7 +49,7 @@ def load_model(source: StrPath, trainable: bool = False) -> tuple[LanguageModel,
     """
     place = hub.find(source)
     if has_checkpoint(place):
-        load = LOADERS.get(stored_kind(place), load_run)
+        load = _loaders.get(stored_kind(place), load_run)
         model, tokenizer = load(place)
     elif is_gguf(place):
         file = GGUFFile(place)
