@@ -204,7 +204,8 @@ class Comparison:
                 expected = np.tensordot(coefficients, self.analytic[k], 1)
                 size = max(float(np.abs(expected).max(initial=0)), float(np.abs(mixed).max(initial=0)))
                 rounding = self.rtol * float((np.abs(coefficients) * self.floors[k][:, 0]).sum())
-                wrong = np.abs(mixed - expected) > 1e-7 * size + rounding
+                near = (np.abs(mixed - expected) <= 1e-7 * size + rounding) & np.isfinite(mixed)  # nan is not near
+                wrong = ~(near | (mixed == expected))
                 if wrong.any():
                     i = int(wrong.argmax())
                     yield k, i, float(mixed.flat[i]), float(expected.flat[i]), coefficients
@@ -290,6 +291,12 @@ class Comparison:
         column.smooth = either_way == 0
         allowed = np.clip(column.analytic, middle - either_way, middle + either_way)
         column.numeric = np.where(column.smooth, column.numeric, allowed)
+
+    def is_uncertain(self, k: int) -> bool:
+        """Whether the slopes of two step sizes differ by a tenth of the largest error of variable k, or by more."""
+        column = self.worst_element(k)
+        wide, narrow = (self.rows.project(self._slopes(k, column.probe, shrink).central) for shrink in (1, 0.1))
+        return bool(np.abs(wide - narrow).max() > 0.1 * np.abs(column.analytic - column.numeric).max())
 
     def worst_element(self, k: int) -> Column:
         """The column of the element of variable k with the largest error. A direction is halved until it is found."""

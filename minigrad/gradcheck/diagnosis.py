@@ -103,7 +103,7 @@ def diagnose(comparison: Comparison, wrong: int, output: int) -> Diagnosis:
     """Why the gradient of `output` by variable `wrong` is wrong: the most specific explanation that fits."""
     case = Case(comparison, wrong, output)
     errors = case.errors(case.gradient)
-    if errors.max() <= 10 * comparison.rtol:
+    if errors.max() <= 10 * comparison.rtol and comparison.is_uncertain(wrong):
         advice = "choose inputs between 0.1 and 10, away from kinks and from the edges of fn's domain"
         return Diagnosis("unknown", f"an error this small may come from the differences themselves: {advice}")
     if not (case.known & (errors > comparison.rtol)).any():

@@ -60,8 +60,9 @@ def _is_right(comparison: Comparison) -> bool:
     mixture = np.random.default_rng(2).standard_normal(len(rows))
     for coefficients in [mixture, -mixture, *np.eye(len(rows))]:
         for k, gradient in enumerate(graph.dense_vjp(rows.cotangents(coefficients))):
-            numeric, smooth = comparison.numeric(k), comparison.smooth(k)[coefficients != 0].all(axis=0)
-            errors = np.abs(comparison.predicted(k, gradient[None])[0] - coefficients @ numeric)
-            if (errors[smooth] > 1e-4 * np.abs(numeric).max(initial=0) + 1e-9).any():
+            smooth = comparison.smooth(k)[coefficients != 0].all(axis=0)
+            found, right = comparison.predicted(k, gradient[None])[0], coefficients @ comparison.numeric(k)
+            size = np.maximum(np.maximum(np.abs(found), np.abs(right)), np.abs(coefficients) @ comparison.floors[k])
+            if not (np.abs(found - right) <= comparison.rtol * size)[smooth].all():  # nan is not right
                 return False
     return True

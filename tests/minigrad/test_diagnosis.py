@@ -401,6 +401,60 @@ class OwnMax(Function):
         return (np.broadcast_to(dout[:, None], ctx.shape),)
 
 
+class OwnStd(Function):  # without eps in backward: too little to come from the differences
+    @staticmethod
+    def forward(ctx, x):
+        ctx.centered = x - x.mean()
+        return np.sqrt((ctx.centered**2).mean() + 1e-5)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (dout * ctx.centered / np.sqrt((ctx.centered**2).mean()) / ctx.centered.size,)
+
+
+class OwnSquare(Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.x = x
+        return x * x
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (np.where(np.abs(ctx.x) < 0.01, 0, dout * (ctx.x + ctx.x)),)
+
+
+class OwnLayerNorm(Function):  # two sums where means belong; a root of a negative number would give nan everywhere
+    @staticmethod
+    def forward(ctx, x):
+        centered = x - x.mean(-1, keepdims=True)
+        ctx.var = (centered * centered).mean(-1, keepdims=True)
+        ctx.out = centered / np.sqrt(ctx.var + 1e-5)
+        return ctx.out
+
+    @staticmethod
+    def backward(ctx, dout):
+        both = dout.sum(-1, keepdims=True) + ctx.out * (dout * ctx.out).sum(-1, keepdims=True)
+        return ((dout - both) / np.sqrt(ctx.var + 1e-5),)
+
+
+@pytest.mark.parametrize(
+    ("op", "x", "words"),
+    [
+        (OwnStd, X[0] / 4, "no single slip explains it"),
+        (OwnSquare, np.array([0.003, -0.007, 1, 100]), r"`dout \* \(x \+ x\)` in place of `where"),
+        (OwnLayerNorm, random(3, 4), r"`dout.mean\(-1\)` in place of `dout.sum\(-1\)`"),
+    ],
+)
+def test_no_repair_that_changes_nothing_or_gives_nan(op, x, words):
+    assert re.search(words, str(failure(op.apply, x).diagnosis))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_backward_that_is_not_finite_for_some_douts(bad):
+    error = failure(F.exp, X, Exp, lambda ctx, dout: (ctx.out * np.where(dout < 0, bad, dout),))
+    assert error.diagnosis.kind == "upstream"
+
+
 @pytest.mark.parametrize(
     ("op", "words"),
     [
