@@ -119,6 +119,7 @@ class Function:
     # What happens to the inputs' dtypes. "any": nothing; "same": they must be equal; "promote": all are cast to a
     # common one, as in PyTorch; "float": as "promote", and integers become floats.
     dtype_rule = "any"
+    widens_float16 = False  # True where sums or squares need more digits or range: float16 is computed in float32
     autocast = False  # True for matrix products: mixed precision rounds their inputs
     compose: Callable[..., Tensor] | None = None  # for a fused op: the several ops that it consists of
 

@@ -215,9 +215,10 @@ def _load_cupy() -> Any:
 # --- sums -------------------------------------------------------------------------------------------------------------
 
 
-def sum_over(x: Array, axes: tuple[int, ...], keepdims: bool = False, divisor: Any = None) -> Array:
+def sum_over(x: Array, axes: int | tuple[int, ...] | None, keepdims: bool = False, divisor: Any = None) -> Array:
     """x.sum(axes), divided by `divisor` if there is one. Computed in a `wider` dtype, returned in that of x."""
-    computed, result = wider(x.dtype, math.prod([x.shape[axis] for axis in axes]))
+    lengths = x.shape if axes is None else [x.shape[axis] for axis in ((axes,) if isinstance(axes, int) else axes)]
+    computed, result = wider(x.dtype, math.prod(lengths))
     total = x.sum(axis=axes, keepdims=keepdims, dtype=computed)
     return (total if divisor is None else total / divisor).astype(result, copy=False)
 
@@ -228,17 +229,21 @@ def wider(dtype: np.dtype, n: int) -> tuple[Any, Any]:
     Booleans and integers give int64. Many numbers of float32 are added up in float64: along all axes but the last NumPy
     adds one after the other, and a large sum has no digits left for a small number (the mean of a million times 0.1
     would be 0.101). For float16 a few thousand numbers would be too many, so it is always added up in float32.
+    (bfloat16, the other float of two bytes, has still fewer digits.) Where not only a sum needs them, see `in_float32`.
     """
     if dtype.kind in "biu":
         return np.int64, np.int64
-    if dtype == np.float16:
+    if dtype.itemsize == 2:
         return np.float32, dtype
     return (np.float64 if dtype == np.float32 and n >= 4096 else dtype), dtype
 
 
-def scatter_add(target: Array, index: Any, values: Any) -> None:
-    """`target[index] += values` in place, but an index that occurs twice is added twice, which `+=` does not do."""
-    module_of(target).add.at(target, index, values)
+def scatter_add(shape: tuple[int, ...], index: Any, values: Array) -> Array:
+    """zeros(shape) with `values` added at `index`. One that occurs twice is added twice, which `+=` does not do."""
+    computed, result = wider(values.dtype, values.size // max(math.prod(shape[1:]), 1))  # so many rows may meet in one
+    total = module_of(values).zeros(shape, computed)
+    module_of(values).add.at(total, index, values)
+    return total.astype(result, copy=False)
 
 
 # --- random streams --------------------------------------------------------------------------------------------------

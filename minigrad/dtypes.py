@@ -6,6 +6,7 @@ float64. PyTorch does neither, and neither do we: a training run in float32 must
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +19,16 @@ _SCALARS = {bool: np.dtype(bool), int: np.dtype(np.int64), float: DEFAULT_DTYPE,
 
 
 def is_floating(dtype: np.dtype) -> bool:
-    """Can a tensor of this dtype have a gradient? (Complex ones can, for complex-step differentiation.)"""
+    """Is this a dtype of real or complex numbers? (Complex ones occur in gradcheck's complex step alone.)"""
     return dtype.kind not in _EXACT
+
+
+def check_differentiable(dtype: np.dtype) -> None:
+    """Raise RuntimeError for a dtype that can have no gradient: integers, and complex numbers, for which the slopes
+    of `abs`, `max` and others would be wrong.
+    """
+    if dtype.kind in "biuc":
+        raise RuntimeError(f"only real floating-point tensors can have gradients, not {dtype}")
 
 
 def promote(operands: Sequence[Any], to_float: bool = False) -> list[Any]:
@@ -115,6 +124,39 @@ def _promote_in_general(function: Any, operands: list[Any]) -> list[Any]:
             raise TypeError(f"{op_name(function)}: cannot mix {mixed}; convert one of them with .to(dtype)")
         return operands
     return operands if rule == "any" else promote(operands, to_float=rule == "float")
+
+
+@functools.cache
+def in_float32(function: Any, dtype: np.dtype) -> Any:
+    """A Function that computes what `function` does, but in float32; its arrays and results are of `dtype`.
+
+    dtype is float16 or bfloat16, a float of two bytes. float16 has 11 binary digits, and 65504 is its largest number: a
+    sum of some thousand terms, the square of 300 and the number of 70,000 rows are beyond it.
+    """
+
+    def widened(x: Any) -> Any:
+        return x.astype(np.float32) if is_array(x) and x.dtype == dtype else x
+
+    def rounded(x: Any) -> Any:
+        return x.astype(dtype) if isinstance(x, np.float32) or (is_array(x) and x.dtype == np.float32) else x
+
+    return twin(function, widened, rounded)
+
+
+@functools.cache
+def twin(function: Any, prepare: Any, finish: Any) -> Any:
+    """A Function that calls `prepare` on what goes into `function`, and `finish` on what comes out, both ways."""
+
+    @functools.wraps(function.forward)
+    def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
+        return finish(function.forward(ctx, *map(prepare, arrays), **options))
+
+    @functools.wraps(function.backward)
+    def backward(ctx: Any, *douts: Any) -> tuple[Any, ...]:
+        return tuple(map(finish, function.backward(ctx, *map(prepare, douts))))
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward), "__doc__": function.__doc__}
+    return type(function.__name__, (function,), methods)
 
 
 def op_name(function: type) -> str:

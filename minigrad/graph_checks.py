@@ -9,16 +9,19 @@ import numpy as np
 
 from . import in_place, switches
 from .backend import is_array, module_of, named_arrays
-from .dtypes import is_floating
+from .dtypes import check_differentiable
 
 
 def check_graph(nodes: Collection[Any]) -> None:
-    """Raise RuntimeError if what a node saved was freed by an earlier backward, or overwritten.
+    """Raise RuntimeError if what a node saved was freed by an earlier backward, or overwritten, or for complex numbers.
 
     `nodes` are the Contexts. Only those that ran before the last change in place (in_place.py) are searched for
     overwritten arrays: in a training loop there are none.
     """
     for ctx in nodes:
+        for _, dtype in ctx.outputs:
+            if dtype.kind == "c":
+                check_differentiable(dtype)
         if ctx.released:
             raise RuntimeError(
                 f"backward() reached {ctx}, but an earlier backward() has freed what it saved. Run the forward pass "
@@ -66,8 +69,7 @@ def check_returned(ctx: Any, returned: Any) -> list[Any]:
                 f"{name}.backward returned a gradient of shape {dinput.shape} for input {index} of shape {shape}"
             )
         if dinput.dtype != dtype:
-            if not is_floating(dtype):  # x.requires_grad = True is not checked
-                raise RuntimeError(f"only floating-point tensors can have gradients, not {dtype}")
+            check_differentiable(dtype)  # x.requires_grad = True is not checked
             dinput = dinput.astype(dtype)
         elif is_sparse and switches.accumulate is None:  # only the fast twin of `add_up` can add it up as it is
             dinput = dinput.dense()

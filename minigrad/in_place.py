@@ -15,6 +15,7 @@ it, because it compares checksums.
 from __future__ import annotations
 
 import functools
+import operator
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from . import switches
-from .backend import Array, array_of, buffer_of
+from .backend import Array, array_of, buffer_of, is_array
 
 changes = 0  # the number of the last change
 # id of an array -> [the number of its last change, a reference that does not keep the array alive]
@@ -53,7 +54,7 @@ def announce_update(tensors: Iterable[Any]) -> None:
     for tensor in tensors:
         if not _is_writable(tensor.data):
             tensor.data = np.array(tensor.data)
-        elif tensor.grad_fn or not tensor.requires_grad:  # perhaps x[1:], a view that soon dies, and its entry with it
+        elif tensor.data.base is not None:  # x[1:], say, a view that may soon die, and its entry with it
             arrays.append(buffer_of(tensor.data))
         arrays.append(tensor.data)
     announce(arrays)
@@ -74,6 +75,20 @@ def changed_since(number: int) -> list[tuple[int, Array]]:
     return [(last, array) for last, array in found if array is not None]
 
 
+def _holder_of_arrays(name: str, slot: str) -> Any:
+    """The attribute `data` or `grad` of a tensor, kept in `slot`: another array can be assigned, and nothing else."""
+
+    def assign(tensor: Any, value: Any) -> None:
+        if not (is_array(value) or isinstance(value, np.generic) or (value is None and name == "grad")):
+            of_tensor = ": assign its .data" if hasattr(value, "requires_grad") else ""
+            raise TypeError(f"tensor.{name} must be an array, got {type(value).__name__}{of_tensor}")
+        if name == "grad" and value is not None and value.shape != tensor.shape:
+            raise ValueError(f"tensor.grad must have the tensor's shape {tensor.shape}, got {value.shape}")
+        setattr(tensor, slot, value)
+
+    return property(operator.attrgetter(slot), assign)
+
+
 class InPlaceOperators:
     """The operators of Tensor that change it in place: `p += x`, `p[index] = x`.
 
@@ -88,6 +103,7 @@ class InPlaceOperators:
 
     __slots__ = ()
     is_parameter = False
+    data, grad = _holder_of_arrays("data", "_array"), _holder_of_arrays("grad", "_gradient")
 
     # fmt: off
     def __iadd__(self: Any, x: Any) -> Any: return _assign(self, "+=", self + x)

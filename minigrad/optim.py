@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import in_place, switches
-from .backend import Array, module_of
+from .backend import Array, module_of, wider
 from .functional.argument_checks import check_fraction
 from .parameter_groups import ParameterGroups
 from .tensor import Tensor
@@ -190,14 +190,15 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float, norm
 
 
 def sum_of_squares(arrays: list[Array]) -> Any:
-    """Σ x² over all arrays."""
-    return sum(array.reshape(-1) @ array.reshape(-1) for array in arrays)
+    """Σ x² over all arrays; of float16 in float32, as 65504 is its largest number."""
+    rows = [array.reshape(-1).astype(wider(array.dtype, 1)[0], copy=False) for array in arrays]
+    return sum(row @ row for row in rows)
 
 
 def scale(arrays: list[Array], factor: Array) -> None:
     """x *= factor, in place, for all arrays."""
     for array in arrays:
-        array *= factor.astype(array.dtype, copy=False)
+        array *= factor.astype(wider(array.dtype, 1)[0], copy=False)
 
 
 class WarmupCosine:

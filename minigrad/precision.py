@@ -25,6 +25,7 @@ import numpy as np
 
 from . import switches
 from .backend import Array, is_array, module_of
+from .dtypes import twin
 
 
 def round_bfloat16(x: Array) -> Array:
@@ -68,32 +69,16 @@ def autocast(dtype: str = "bfloat16", enabled: bool = True) -> Iterator[None]:
 
 
 def _in_bfloat16(textbook: Any, chosen: Any) -> Any:
-    """Return the Function that runs in place of `chosen`: step 4 of how an op finds its kernel, in switches.py.
+    """Return the Function that runs in place of `chosen`: step 5 of how an op finds its kernel, in switches.py.
 
     A fused op runs as the ops that it consists of, so that the results in between are rounded. A kernel that takes
     bfloat16 arrays runs as it is.
     """
     if getattr(chosen, "takes_bfloat16", False):
-        return _twin(chosen, _narrow, _unchanged)
+        return twin(chosen, _narrow, _unchanged)
     if textbook.compose is not None:
         return textbook
-    return _twin(chosen, _round, _round) if textbook.autocast else chosen
-
-
-@functools.cache
-def _twin(function: Any, prepare: Any, finish: Any) -> Any:
-    """A Function that calls `prepare` on what goes into `function`, and `finish` on what comes out, both ways."""
-
-    @functools.wraps(function.forward)
-    def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
-        return finish(function.forward(ctx, *map(prepare, arrays), **options))
-
-    @functools.wraps(function.backward)
-    def backward(ctx: Any, *douts: Any) -> tuple[Any, ...]:
-        return tuple(map(finish, function.backward(ctx, *map(prepare, douts))))
-
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward), "__doc__": function.__doc__}
-    return type(function.__name__, (function,), methods)
+    return twin(chosen, _round, _round) if textbook.autocast else chosen
 
 
 def _round(array: Any) -> Any:

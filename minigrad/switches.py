@@ -10,8 +10,9 @@ How an op finds its kernel, a faster Function with the same arguments and, up to
    a kernel that updates all parameters at once in the same tables: optim.py.)
 3. A kernel that is made for some inputs only has a method `suits`. Where it returns False, or the table has no kernel,
    the op itself runs: its textbook form.
-4. Inside `autocast`, a Function that rounds to bfloat16 takes the place of the chosen one (precision.py).
-5. The node that is recorded keeps the Function that ran forward, so backward always matches it.
+4. For float16, an op may have `widens_float16`: then one that computes in float32 takes its place (dtypes.py).
+5. Inside `autocast`, a Function that rounds to bfloat16 takes the place of the chosen one (precision.py).
+6. The node that is recorded keeps the Function that ran forward, so backward always matches it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .backend import is_array, module_of
+from .dtypes import in_float32
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,6 +65,10 @@ def choose_kernel(op: Any, arrays: Sequence[Any], needs_grad: Sequence[bool], op
     kernel, rounding = kernel_for(op, arrays), autocast.get()
     if kernel is None or (hasattr(kernel, "suits") and not kernel.suits(needs_grad, *arrays, **options)):
         kernel = op
+    if op.widens_float16 and kernel.compose is None:
+        for dtype in {array.dtype for array in arrays if hasattr(array, "dtype")}:
+            if dtype.itemsize == 2 and dtype.kind not in "iu":
+                kernel = in_float32(kernel, dtype)
     return kernel if rounding is None else rounding(op, kernel)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from . import autograd, backend, in_place
 from . import functional as F
 from .backend import NUMBERS, Array
-from .dtypes import is_floating, promote_inputs
+from .dtypes import check_differentiable, promote_inputs
 from .functional.argument_checks import Operand, Size
 from .notebook import tensor_html
 
@@ -31,17 +31,16 @@ class Tensor(in_place.InPlaceOperators):
     Raises TypeError for data that does not consist of numbers, ValueError for a list whose rows differ in length.
     """
 
-    __slots__ = ("data", "grad", "requires_grad", "grad_fn", "output_index", "__weakref__")
+    __slots__ = ("_array", "_gradient", "requires_grad", "grad_fn", "output_index", "__weakref__")
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None):
         usual = type(data) is np.ndarray and data.dtype.isnative and data.dtype.kind in NUMBERS
         if not usual or dtype is not None or device is not None:
             data = backend.as_array(backend.array_of(data), dtype, device)
-        self.data: Array = data
-        self.grad: Array | None = None
+        self._array: Array = data
+        self._gradient: Array | None = None
         self.grad_fn: autograd.Context | None = None  # the call that computed it; None for a leaf
-        self.output_index = 0
-        self.requires_grad = False
+        self.output_index, self.requires_grad = 0, False
         if requires_grad:
             self.requires_grad_()
 
@@ -69,8 +68,8 @@ class Tensor(in_place.InPlaceOperators):
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Ask for a gradient, or stop asking."""
-        if requires_grad and not is_floating(self.dtype):
-            raise RuntimeError(f"only floating-point tensors can have gradients, not {self.dtype}")
+        if requires_grad:
+            check_differentiable(self.dtype)
         if self.grad_fn is not None and not requires_grad:
             raise RuntimeError("the result of an op cannot stop asking for a gradient; use detach()")
         self.requires_grad = requires_grad

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Never
 import numpy as np
 
 from ..autograd import Function
-from ..backend import Array, module_of
+from ..backend import Array, module_of, sum_over
 from .argument_checks import check_floating, normalize_dim
 from .elementwise import div, mul, neg, where
 
@@ -143,6 +143,7 @@ class Swiglu(Function):
     """
 
     dtype_rule = "same"
+    widens_float16 = True
 
     @staticmethod
     def forward(ctx, gate, up):
@@ -204,6 +205,7 @@ class Gelu(Function):
     """
 
     dtype_rule = "float"
+    widens_float16 = True
 
     @staticmethod
     def forward(ctx, x, approximate):
@@ -252,6 +254,7 @@ class Softmax(Function):
     """
 
     dtype_rule = "float"
+    widens_float16 = True
 
     @staticmethod
     def forward(ctx, x, dim):
@@ -259,13 +262,13 @@ class Softmax(Function):
         # Subtracting the largest x of each row keeps e^x from overflowing. It cancels: e^(x - m) = e^x / e^m.
         largest = x.max(axis=dim, keepdims=True) if x.size else 0
         exps = module_of(x).exp(x - largest)
-        ctx.out = out = exps / exps.sum(axis=dim, keepdims=True)
+        ctx.out = out = exps / sum_over(exps, dim, keepdims=True)
         return out
 
     @staticmethod
     def backward(ctx, dout):
         # Σ_i dout_i out_i: one number for each row
-        dot = (dout * ctx.out).sum(axis=ctx.dim, keepdims=True)
+        dot = sum_over(dout * ctx.out, ctx.dim, keepdims=True)
         return (ctx.out * (dout - dot),)  # the sum over a row is 0: probability only moves
 
 
@@ -290,6 +293,7 @@ class LogSoftmax(Function):
     """
 
     dtype_rule = "float"
+    widens_float16 = True
 
     @staticmethod
     def forward(ctx, x, dim):
@@ -300,7 +304,7 @@ class LogSoftmax(Function):
     @staticmethod
     def backward(ctx, dout):
         # x_j itself, minus its part in the logarithm, which every out_i contains
-        return (dout - module_of(dout).exp(ctx.out) * dout.sum(axis=ctx.dim, keepdims=True),)
+        return (dout - module_of(dout).exp(ctx.out) * sum_over(dout, ctx.dim, keepdims=True),)
 
 
 def log_softmax(x: Tensor, dim: int, **numpy_names: Never) -> Tensor:
@@ -318,7 +322,7 @@ def log_softmax_of_array(x, dim):
         return x + 0
     xp = module_of(x)
     shifted = x - x.max(axis=dim, keepdims=True)
-    return shifted - xp.log(xp.exp(shifted).sum(axis=dim, keepdims=True))
+    return shifted - xp.log(sum_over(xp.exp(shifted), dim, keepdims=True))
 
 
 # --- the error function, which NumPy does not have ---

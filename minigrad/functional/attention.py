@@ -39,6 +39,7 @@ class ScaledDotProductAttention(Function):
     """
 
     autocast = True
+    widens_float16 = True
 
     @staticmethod
     def forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream):  # stream: of random numbers
@@ -138,7 +139,7 @@ def attention_dropout(q, shape, p, stream):
     for head in range(heads):
         for block, start in enumerate(range(0, shape[-2], DROPOUT_ROWS)):
             rows = out[head, start : start + DROPOUT_ROWS]
-            rows[...] = keep_scale(xp, stream, rows.shape, p, head, block)
+            rows[...] = keep_scale(xp, q.dtype, stream, rows.shape, p, head, block)
     return out.reshape(shape)
 
 

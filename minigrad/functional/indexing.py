@@ -32,11 +32,10 @@ class Getitem(Function):
 
     @staticmethod
     def backward(ctx, dout):
+        if not _picks_once(ctx.index):
+            return (scatter_add(ctx.shape, ctx.index, dout),)
         dx = module_of(dout).zeros(ctx.shape, dout.dtype)
-        if _picks_once(ctx.index):
-            dx[ctx.index] = dout
-        else:
-            scatter_add(dx, ctx.index, dout)
+        dx[ctx.index] = dout
         return (dx,)
 
 
@@ -47,8 +46,13 @@ def getitem(x: Tensor, index: Any) -> Tensor:
     list from a number, as in x[0, :, [1, 2]], NumPy puts the list's axis first. Raises IndexError for an index that
     does not exist.
     """
-    index = tuple([array_of(part) for part in index]) if isinstance(index, tuple) else array_of(index)
+    index = tuple([_array_or_copy(part) for part in index]) if isinstance(index, tuple) else _array_or_copy(index)
     return Getitem.apply(x, index=index)
+
+
+def _array_or_copy(index: Any) -> Any:
+    """A list is copied, because it may change before backward."""
+    return list(index) if isinstance(index, list) else array_of(index)
 
 
 def flip(x: Tensor, dims: int | Sequence[int], **numpy_names: Never) -> Tensor:
@@ -92,10 +96,8 @@ class Gather(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        dx = module_of(dout).zeros(ctx.shape, dout.dtype)
         # out = x[places]
-        scatter_add(dx, ctx.places, dout)
-        return dx, None
+        return scatter_add(ctx.shape, ctx.places, dout), None
 
 
 def gather(x: Tensor, dim: int, index: Indices, **numpy_names: Never) -> Tensor:
@@ -144,10 +146,8 @@ class Embedding(Function):
     def backward(ctx, dout):
         if ctx.padding_idx is not None:
             dout = dout * (ctx.ids != ctx.padding_idx)[..., None]
-        dweight = module_of(dout).zeros(ctx.shape, dout.dtype)
         # out = weight[ids]
-        scatter_add(dweight, ctx.ids.reshape(-1), dout.reshape(ctx.ids.size, ctx.shape[1]))
-        return None, dweight
+        return None, scatter_add(ctx.shape, ctx.ids.reshape(-1), dout.reshape(ctx.ids.size, ctx.shape[1]))
 
 
 def embedding(ids: Indices, weight: Tensor, padding_idx: int | None = None) -> Tensor:

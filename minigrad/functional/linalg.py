@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
-from ..backend import module_of
+from ..backend import module_of, sum_over
 from .activation import check_approximate, gelu
 from .argument_checks import check_floating, check_tensor
 from .broadcasting import check_broadcastable, unbroadcast
@@ -107,7 +107,7 @@ class Linear(Function):
         if ctx.needs_grad[1]:
             dweight = dout.T @ as_rows(ctx.x)  # (O, N) @ (N, I): the sum over all rows that the weight was used for
         if ctx.needs_grad[2]:
-            dbias = dout.sum(axis=0)  # (O)
+            dbias = sum_over(dout, 0)  # (O)
         return dx, dweight, dbias
 
 
@@ -142,6 +142,7 @@ class LinearGelu(Function):
     """
 
     dtype_rule = "same"
+    widens_float16 = True
 
     @staticmethod
     def compose(x, weight, bias, approximate):
@@ -169,12 +170,17 @@ class Einsum(Function):
     """
 
     dtype_rule = "same"
+    widens_float16 = True
     autocast = True
 
     @staticmethod
     def forward(ctx, *operands, terms, out):
         ctx.operands, ctx.terms, ctx.out = operands, terms, out
-        return module_of(operands[0]).einsum(",".join(terms) + "->" + out, *operands, optimize=True)
+        # An index of one operand alone is summed first: "ij,jk->k" becomes "j,jk->k".
+        summed = [tuple([i for i, c in enumerate(t) if "".join(terms).count(c) == 1 and c not in out]) for t in terms]
+        sums = [sum_over(x, axes) if axes else x for x, axes in zip(operands, summed)]
+        terms = ["".join([c for i, c in enumerate(t) if i not in axes]) for t, axes in zip(terms, summed)]
+        return module_of(sums[0]).einsum(",".join(terms) + "->" + out, *sums, optimize=True)
 
     @staticmethod
     def backward(ctx, dout):

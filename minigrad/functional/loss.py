@@ -6,11 +6,11 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
-from ..backend import Array, array_of, is_array, module_of
+from ..backend import Array, array_of, is_array, module_of, wider
 from ..dtypes import is_floating
 from .activation import log_softmax, log_softmax_of_array, logsigmoid
 from .argument_checks import Indices, check_floating, check_fraction, check_tensor
-from .elementwise import exp, log, where
+from .elementwise import cast, exp, log, where
 from .indexing import check_indices, check_integers, gather
 from .linalg import check_linear, linear
 from .reduction import mean as mean_of
@@ -36,6 +36,8 @@ class CrossEntropy(Function):
     Rows whose target is `ignore_index` do not count (padding, or a prompt that the model should not learn to write):
     their loss and their gradient are 0, and the mean is over the other rows.
     """
+
+    widens_float16 = True
 
     @staticmethod
     def forward(ctx, logits, targets, ignore_index, reduction):  # logits (N, C), targets (N)
@@ -175,7 +177,9 @@ def _nll_loss(log_probs, targets, weight, ignore_index, reduction, label_smoothi
         of_all = sum_of(_times_class_weight(log_probs, weight, class_dim), class_dim)
         uniform = label_smoothing / log_probs.shape[class_dim]  # e/C, the share of each class
         loss = loss * (1 - label_smoothing) - where(kept, of_all, 0.0) * uniform
-    return sum_of(loss) / nan_if_0(row_weight.sum()) if reduction == "mean" else _reduced(loss, reduction)
+    if reduction == "mean":
+        return _divided(loss, nan_if_0(row_weight.sum(dtype=wider(loss.dtype, 1)[0])))
+    return _reduced(loss, reduction)
 
 
 def _times_class_weight(log_probs, weight, class_dim):
@@ -191,6 +195,8 @@ class LinearCrossEntropy(Function):
     ops that it consists of. A fast kernel, where one is selected, has both halves and never holds all logits (N, V):
     see kernels/cpu/cross_entropy.py.
     """
+
+    widens_float16 = True
 
     @staticmethod
     def compose(x, weight, targets, ignore_index, reduction):
@@ -268,7 +274,7 @@ def kl_div(log_probs: Tensor, target: Tensor, reduction: str = "mean", log_targe
         zero = target == 0
         loss = where(zero, 0.0, target * log(where(zero, 1.0, target))) - target * log_probs
     if reduction == "batchmean":
-        return sum_of(loss) / ((loss.shape[0] or math.nan) if loss.ndim else 1)
+        return _divided(loss, (loss.shape[0] or math.nan) if loss.ndim else 1)
     return _reduced(loss, reduction)
 
 
@@ -311,3 +317,9 @@ def nan_if_0(total: Array) -> Array:
 
 def _reduced(loss: Tensor, reduction: str) -> Tensor:
     return mean_of(loss) if reduction == "mean" else sum_of(loss) if reduction == "sum" else loss
+
+
+def _divided(loss: Tensor, divisor: Any) -> Tensor:
+    """The sum of `loss`, divided; in float32 for float16, whose largest number, 65504, a sum soon exceeds."""
+    computed, result = wider(loss.dtype, 1)
+    return cast(sum_of(loss, dtype=computed) / divisor, result)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..autograd import Function
-from ..backend import module_of
+from ..backend import module_of, sum_over
 from .argument_checks import check_floating, check_tensor
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class LayerNorm(Function):
     """
 
     dtype_rule = "same"
+    widens_float16 = True
 
     @staticmethod
     def forward(ctx, x, weight, bias, axes, eps):  # x (..., C), weight and bias (C) or None
@@ -52,9 +53,9 @@ class LayerNorm(Function):
         dx = dweight = dbias = None  # the gradients of the inputs 0, 1 and 2
         # out = normalized * weight + bias
         if ctx.needs_grad[1]:
-            dweight = (dout * ctx.normalized).sum(axis=leading)
+            dweight = sum_over(dout * ctx.normalized, leading)
         if ctx.needs_grad[2]:
-            dbias = dout.sum(axis=leading)
+            dbias = sum_over(dout, leading)
         if ctx.needs_grad[0]:
             dnormalized = dout if ctx.weight is None else dout * ctx.weight  # (..., C)
             # normalized = (x - mean) / std
@@ -88,6 +89,7 @@ class RmsNorm(Function):
     """
 
     dtype_rule = "same"
+    widens_float16 = True
 
     @staticmethod
     def forward(ctx, x, weight, axes, eps):  # x (..., C), weight (C) or None
@@ -101,7 +103,7 @@ class RmsNorm(Function):
         dx = dweight = None
         # out = normalized * weight
         if ctx.needs_grad[1]:
-            dweight = (dout * ctx.normalized).sum(axis=tuple(range(dout.ndim - len(ctx.axes))))
+            dweight = sum_over(dout * ctx.normalized, tuple(range(dout.ndim - len(ctx.axes))))
         if ctx.needs_grad[0]:
             dnormalized = dout if ctx.weight is None else dout * ctx.weight
             # normalized = x / rms: directly, and through the rms, whose derivative by x is x̂ / n

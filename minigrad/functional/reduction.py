@@ -45,6 +45,8 @@ def sum(x: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None
 class Mean(Function):
     """out = Σ x / n;  dx = dout / n, repeated along the averaged axes."""
 
+    widens_float16 = True
+
     @staticmethod
     def forward(ctx, x, dims, keepdim):
         ctx.shape, ctx.dims = x.shape, dims
@@ -71,6 +73,8 @@ class Var(Function):
 
     The mean also depends on x, but its derivative contributes nothing, since Σ (x - mean) = 0.
     """
+
+    widens_float16 = True
 
     @staticmethod
     def forward(ctx, x, dims, correction, keepdim):
@@ -244,6 +248,8 @@ def argmin(x: Tensor, dim: int | None = None, keepdim: bool = False, **numpy_nam
 class Amax(Function):
     """out = the largest element over some axes;  dx = dout / k for each of the k elements equal to it, 0 elsewhere."""
 
+    widens_float16 = True
+
     @staticmethod
     def forward(ctx, x, dims, keepdim):
         ctx.x, ctx.dims, ctx.out = x, dims, x.max(axis=dims, keepdims=keepdim)
@@ -326,6 +332,7 @@ class Logsumexp(Function):
     """
 
     dtype_rule = "float"
+    widens_float16 = True
 
     @staticmethod
     def forward(ctx, x, dims, keepdim):
@@ -333,7 +340,7 @@ class Logsumexp(Function):
         ctx.x, ctx.dims = x, dims
         largest = x.max(axis=dims, keepdims=True) if x.size else x.sum(axis=dims, keepdims=True)
         shift = xp.where(xp.isfinite(largest), largest, 0)  # inf - inf would be nan
-        total = xp.exp(x - shift).sum(axis=dims, keepdims=True)
+        total = sum_over(xp.exp(x - shift), dims, keepdims=True)
         ctx.out = out = xp.where(total == 0, -math.inf, xp.log(xp.where(total == 0, 1, total)) + shift)
         return out if keepdim else out.squeeze(dims)
 
@@ -358,8 +365,7 @@ class Cumsum(Function):
     @staticmethod
     def forward(ctx, x, dim):
         ctx.dim = dim
-        computed, result = wider(x.dtype, x.shape[dim] if x.ndim else 1)
-        return x.cumsum(axis=dim, dtype=computed).reshape(x.shape).astype(result, copy=False)  # () became (1,)
+        return running_sums(x, dim)
 
     @staticmethod
     def backward(ctx, dout):
@@ -367,7 +373,13 @@ class Cumsum(Function):
             return (dout,)
         xp = module_of(dout)
         # sums from the end: turn round, add up, turn back
-        return (xp.flip(xp.flip(dout, ctx.dim).cumsum(axis=ctx.dim), ctx.dim),)
+        return (xp.flip(running_sums(xp.flip(dout, ctx.dim), ctx.dim), ctx.dim),)
+
+
+def running_sums(x: Array, dim: int) -> Array:
+    """x.cumsum(dim), computed in a `wider` dtype."""
+    computed, result = wider(x.dtype, x.shape[dim] if x.ndim else 1)
+    return x.cumsum(axis=dim, dtype=computed).reshape(x.shape).astype(result, copy=False)  # () became (1,)
 
 
 def cumsum(x: Tensor, dim: int, *, dtype: Any = None, **numpy_names: Never) -> Tensor:

@@ -171,16 +171,15 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **numpy_names: Never) -> Tensor
     """
     check_tensor("cat", *tensors)
     shapes = [x.shape for x in tensors]
-    if (0,) in shapes:
-        tensors = [x for x in tensors if x.shape != (0,)] or tensors
-        shapes = [x.shape for x in tensors]
     if not shapes:
         raise ValueError("cat: needs at least one tensor")
-    if shapes[0] == ():
+    first = next((x for x in tensors if x.shape != (0,)), tensors[0])
+    if first.shape == ():
         raise ValueError("cat: tensors of no dimensions have no axis to go along; use F.stack")
-    axis = normalize_dim("cat", dim, tensors[0], numpy_names)
-    _check_alike("cat", shapes, axis)
-    return Cat.apply(*tensors, dim=axis)
+    axis = normalize_dim("cat", dim, first, numpy_names)
+    _check_alike("cat", [shape for shape in shapes if shape != (0,)] or shapes, axis)
+    empty = (*first.shape[:axis], 0, *first.shape[axis + 1 :])
+    return Cat.apply(*[reshape(x, empty) if x.shape == (0,) else x for x in tensors], dim=axis)
 
 
 def stack(tensors: Sequence[Tensor], dim: int = 0, **numpy_names: Never) -> Tensor:

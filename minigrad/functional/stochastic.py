@@ -23,7 +23,7 @@ class Dropout(Function):
 
     @staticmethod
     def forward(ctx, x, p, stream):
-        ctx.scale = keep_scale(module_of(x), stream, x.shape, p).astype(x.dtype, copy=False)
+        ctx.scale = keep_scale(module_of(x), x.dtype, stream, x.shape, p)
         return x * ctx.scale  # the same random numbers serve backward
 
     @staticmethod
@@ -42,7 +42,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     return Dropout.apply(x, p=p, stream=next_stream())
 
 
-def keep_scale(xp, stream, shape, p, head=0, block=0):
-    """1 / (1 - p) for elements that are kept, else 0, in float32: a pure function of (stream, head, block)."""
+def keep_scale(xp, dtype, stream, shape, p, head=0, block=0):
+    """1 / (1 - p) for elements that are kept, else 0: a pure function of (stream, head, block)."""
     keep = uniform(xp, stream, shape, head, block) >= p
-    return keep * xp.float32(1 / (1 - p) if p < 1 else 0)
+    return keep * dtype.type(1 / (1 - p) if p < 1 else 0)

@@ -120,8 +120,9 @@ def checkpoint_activations(model: Module) -> None:
 
     Loss and gradients stay the same to the last bit, unless other kernels are selected before backward. A block may
     leave tensors for the loss in attributes of its modules, like the `balance` of a mixture of experts. A tensor that
-    leaves the block in another way, such as through a hook that appends it to a list, has no gradient. Hooks inside a
-    block run twice. Raises ValueError for a model without a ModuleList.
+    leaves the block in another way, such as through a hook that appends it to a list, has no gradient. Nor has one that
+    enters it in another way than as an argument or an attribute: in a tuple, say. Hooks inside a block run twice.
+    Raises ValueError for a model without a ModuleList.
     """
     blocks = next((module for module in model.modules() if isinstance(module, ModuleList)), None)
     if blocks is None:

@@ -303,6 +303,26 @@ def test_a_change_through_a_recorded_view_that_has_died():
         out.backward()
 
 
+def test_a_step_of_a_leaf_that_is_a_view_and_has_died():
+    x = leaf()
+    out = (x * x).sum()
+    view = x.detach()[1:].requires_grad_()
+    (view * 2).sum().backward()
+    optim.SGD([view]).step()
+    del view
+    with pytest.raises(RuntimeError, match="changed in place before"):
+        out.backward()
+
+
+@pytest.mark.parametrize("indexed", [lambda x, index: x[index], lambda x, index: x[None, index]])
+def test_a_list_of_indices_that_changes_before_backward(indexed):
+    x, index = leaf(), [0, 1]
+    out = indexed(x, index).sum()
+    index[0] = 2
+    out.backward()
+    assert x.grad.tolist() == [1, 1, 0]
+
+
 def test_a_second_backward_after_a_step():
     model = nn.Linear(3, 3)
     out = model(model(leaf())).sum()

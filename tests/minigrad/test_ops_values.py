@@ -60,20 +60,89 @@ def test_names_and_order_of_arguments():
     assert F.tril(x, diagonal=-1).data.tolist() == [[0, 0, 0], [3, 0, 0]]
 
 
+WEIGHT, ZEROS = Tensor([0.5, 2.0]), np.zeros(300_000, int)  # of two channels or classes, the first of which is right
+# What adds up the n rows of x (n, 2), forward or backward; to compare, w (2) is an input, too.
+SUMS = {
+    "sum": lambda x, w: F.sum(x, 0),
+    "mean": lambda x, w: F.mean(x, 0),
+    "mean of all": lambda x, w: F.mean(x),
+    "var": lambda x, w: F.var(x, 0),
+    "std": lambda x, w: F.std(x, 0, correction=0),
+    "logsumexp": lambda x, w: F.logsumexp(x, 0),
+    "softmax": lambda x, w: F.softmax(x, 0),
+    "log_softmax": lambda x, w: F.log_softmax(x, 0),
+    "cumsum": lambda x, w: F.cumsum(x, 0),
+    "amax": lambda x, w: F.amax(x * 0 + w, 0),
+    "amin": lambda x, w: F.amin(x * 0),
+    "layer_norm of all": lambda x, w: F.layer_norm(x, x.shape),
+    "rms_norm of all": lambda x, w: F.rms_norm(x, x.shape, eps=1e-5),
+    "layer_norm": lambda x, w: F.layer_norm(x, 2, w, w),
+    "rms_norm": lambda x, w: F.rms_norm(x, 2, w, 1e-5),
+    "linear": lambda x, w: F.linear(x, F.reshape(w, (2, 1)) * w, w),
+    "linear_gelu": lambda x, w: F.linear_gelu(x, F.reshape(w, (2, 1)) * w, w),
+    "matmul": lambda x, w: x.T @ x,
+    "einsum": lambda x, w: F.einsum("nc,c->n", x, w),
+    "einsum of rows": lambda x, w: F.einsum("nc->c", x),
+    "broadcasting": lambda x, w: (x + w) * w,
+    "expand": lambda x, w: F.expand(w, x.shape),
+    "embedding": lambda x, w: F.embedding(ZEROS[: len(x)], F.reshape(w, (1, 2))),
+    "getitem": lambda x, w: w[ZEROS[: len(x)]],
+    "gather": lambda x, w: F.gather(w, 0, ZEROS[: len(x)]),
+    "attention": lambda x, w: F.scaled_dot_product_attention(F.reshape(w, (1, 2)), x[:70_000], x[:70_000]),
+    "mse_loss": lambda x, w: F.mse_loss(x, x * 0),
+    "cross_entropy": lambda x, w: F.cross_entropy(x, ZEROS[: len(x)]),
+    "cross_entropy, class weights": lambda x, w: F.cross_entropy(x, ZEROS[: len(x)], WEIGHT.to(x.dtype)),
+    "cross_entropy, smoothed": lambda x, w: F.cross_entropy(x, ZEROS[: len(x)], label_smoothing=0.5),
+    "linear_cross_entropy": lambda x, w: F.linear_cross_entropy(x, F.reshape(w, (2, 1)) * w, ZEROS[: len(x)]),
+    "nll_loss": lambda x, w: F.nll_loss(x, ZEROS[: len(x)]),
+    "kl_div": lambda x, w: F.kl_div(-x, Tensor(x.data / 2), "batchmean"),
+    "binary_cross_entropy": lambda x, w: F.binary_cross_entropy_with_logits(x, x * 0),
+}
+
+
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
-def test_many_numbers_of_little_precision(kernels):
-    """Along all axes but the last, NumPy would add one number after the other."""
-    tenths, ones = np.full((2**20, 2), 0.1, np.float32), np.ones((5000, 2), np.float16)
-    with use_kernels(kernels):
-        for op in (F.mean, lambda x, dim: F.sum(x, dim) / len(x.data), lambda x, dim: F.var(x * 10 + x, dim) + 0.1):
-            np.testing.assert_allclose(op(Tensor(tenths), 0).data, 0.1, rtol=1e-6)
-        assert F.sum(ones, 0).data.tolist() == [5000, 5000] and F.mean(np.ones(10**5, np.float16)).item() == 1
-        np.testing.assert_allclose(F.cumsum(tenths, 0).data[-1], tenths.sum(0, np.float64), rtol=1e-6)
-        bias = Tensor(np.zeros(2, np.float16), requires_grad=True)
-        (ones + bias).backward(ones)
-        assert bias.grad.tolist() == [5000, 5000] and bias.grad.dtype == np.float16
-        gate, up = np.array([-12, -13], np.float16), np.array([1e4, 3e4], np.float16)
-        np.testing.assert_allclose(F.swiglu(gate, up).data, [-0.737, -0.882], rtol=3e-3)
+@pytest.mark.parametrize(
+    ("dtype", "n", "rtol"), [("float16", 5_000, 4e-3), ("float16", 70_000, 4e-3), ("float32", 300_000, 5e-4)]
+)
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_of_many_numbers(name, dtype, n, rtol, kernels):
+    """Results and gradients beside those in float64: along the first axis NumPy adds one number after the other."""
+    x, w = np.resize(np.array([0.1, 0.4, 0.2, 0.3], dtype), (n, 2)), np.array([0.75, 0.5], dtype)
+    found = {}
+    for precision in (dtype, "float64"):
+        inputs = [Tensor(array.astype(precision), requires_grad=True) for array in (x, w)]
+        with use_kernels(kernels):
+            out = SUMS[name](*inputs)
+            dout = np.resize(np.array([0.3, 0.1, 0.4], dtype), out.shape)
+            dout *= 1 if n in out.shape else 500  # not too small for float16
+            out.backward(dout.astype(precision))
+        found[precision] = [out.data, *(p.grad for p in inputs if p.grad is not None)]
+    for ours, expected in zip(found[dtype], found["float64"], strict=True):
+        assert ours.dtype == dtype
+        atol = rtol * np.abs(expected).max() + (6e-8 if dtype == "float16" else 0)  # its smallest number
+        np.testing.assert_allclose(ours, expected, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+@pytest.mark.parametrize(
+    "op",
+    [
+        *(F.gelu, F.var, lambda x: F.gelu(x, "tanh"), lambda x: F.swiglu(x, x * 0 + 1), lambda x: F.logsumexp(x, 0)),
+        *(lambda x: F.layer_norm(x, 4), lambda x: F.rms_norm(x, 4, eps=1e-5)),
+        lambda x: F.linear_gelu(x, Tensor(np.eye(4)).to(x.dtype)),
+    ],
+)
+def test_squares_and_powers_do_not_overflow_in_float16(op, kernels):
+    x = np.array([[-12, 300, 20, 70], [-300, 2, 1, -5]], np.float16)
+    found = {}
+    for dtype in ("float16", "float64"):
+        tensor = Tensor(x.astype(dtype), requires_grad=True)
+        with use_kernels(kernels):
+            out = op(tensor) / 100
+            out.backward(np.ones(out.shape, dtype))
+        found[dtype] = out.data, tensor.grad
+    for ours, expected in zip(found["float16"], found["float64"]):
+        np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=1e-5)
 
 
 # --- NumPy's warnings ---
@@ -107,13 +176,19 @@ def test_a_frozen_operand_costs_nothing(op):
 # --- randomness ---
 
 
-def test_dropout():
-    x = Tensor(np.ones((200, 500), np.float32), requires_grad=True)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_dropout(dtype):
+    x = Tensor(np.ones((200, 500), dtype), requires_grad=True)
     out = F.dropout(x, 0.3)
     kept = out.data != 0
     assert abs(kept.mean() - 0.7) < 0.01
-    np.testing.assert_allclose(out.data[kept], 1 / 0.7, rtol=1e-6)
-    out.backward(np.ones(x.shape, np.float32))
+    assert (out.data[kept] == dtype(1 / 0.7)).all()
+    q, k, v = Tensor(np.zeros((2, 1, 4), dtype)), Tensor(np.zeros((2, 5, 4), dtype)), Tensor(np.eye(5, dtype=dtype))
+    for kernels in ("textbook", "fast"):
+        with use_kernels(kernels):
+            dropped = F.scaled_dot_product_attention(q, k, v, dropout_p=0.3).data
+        np.testing.assert_allclose(dropped[dropped != 0], 0.2 / 0.7, rtol=np.finfo(dtype).eps)
+    out.backward(np.ones(x.shape, dtype))
     np.testing.assert_array_equal(x.grad, out.data)  # the same elements, in the same scale
 
     assert not np.array_equal(F.dropout(x, 0.3).data, out.data)

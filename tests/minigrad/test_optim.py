@@ -296,6 +296,17 @@ def test_clipping_equals_torch(max_norm, dtype, kernels):
 
 
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
+@pytest.mark.parametrize(("n", "size", "max_norm"), [(5_000, 300.0, 1e3), (70_000, 1.0, 1.0), (5_000, 6e4, 1e-2)])
+def test_clipping_in_float16(n, size, max_norm, kernels):
+    (p,) = with_gradients([np.full(n, size)], np.float16)
+    with use_kernels(kernels):
+        norm = optim.clip_grad_norm_(p, max_norm)
+    np.testing.assert_allclose(norm, size * n**0.5, rtol=1e-3)
+    assert p.grad.dtype == np.float16
+    np.testing.assert_allclose(p.grad, max_norm / n**0.5, rtol=1e-3, atol=3e-8)
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("max_norm", [1.0, math.inf])
 def test_a_norm_that_is_not_finite_is_returned_and_scales_nothing(bad, max_norm, kernels):

@@ -177,12 +177,31 @@ def test_new_tensors():
 
 @pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.uint8])
 def test_only_floating_point_has_gradients(dtype):
-    with pytest.raises(RuntimeError, match="only floating-point tensors can have gradients, not "):
+    with pytest.raises(RuntimeError, match="only real floating-point tensors can have gradients, not "):
         Tensor(np.zeros(2, dtype), requires_grad=True)
     x = Tensor(np.ones(2, dtype))
     x.requires_grad = True
-    with pytest.raises(RuntimeError, match="only floating-point tensors can have gradients, not "):
+    with pytest.raises(RuntimeError, match="only real floating-point tensors can have gradients, not "):
         (x * 0.5).sum().backward()
+
+
+@pytest.mark.parametrize("name", ["data", "grad"])
+@pytest.mark.parametrize("make", [leaf, nn.Parameter])
+def test_only_arrays_can_be_assigned_to_data_and_grad(make, name):
+    x, array = make([1.0]), np.array([2.0], np.float32)
+    for wrong in (Tensor([2.0]), nn.Parameter([2.0]), [2.0], 2.0, *([None] if name == "data" else [])):
+        with pytest.raises(TypeError, match=rf"^tensor.{name} must be an array, got {type(wrong).__name__}"):
+            setattr(x, name, wrong)
+    setattr(x, name, array)
+    assert getattr(x, name) is array
+
+
+def test_a_path_through_complex_numbers_has_no_gradient():
+    x = leaf([1.0, -2.0])
+    for out in (F.abs(x * np.array([1j, 2])).sum(), (x * np.array([1j, 2])).sum() + x.sum()):
+        with pytest.raises(RuntimeError, match="only real floating-point tensors can have gradients, not complex"):
+            out.backward(np.ones((), out.dtype))
+    assert x.grad is None
 
 
 def test_requires_grad_can_be_changed_on_leaves():

@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 
+from ... import optim
 from .threads import BLOCK, parallel
 
 
@@ -61,7 +62,7 @@ def _update_block(block):
 def sum_of_squares(arrays):
     """Σ x² over all arrays, block by block."""
     blocks = [block for array in arrays for block in _blocks([array])]
-    return sum(parallel(lambda block: np.vdot(*block, *block), blocks))
+    return sum(parallel(optim.sum_of_squares, blocks))
 
 
 def scale(arrays, factor):
@@ -70,6 +71,6 @@ def scale(arrays, factor):
         return
 
     def multiply(block):
-        block[0] *= factor.astype(block[0].dtype)
+        optim.scale(block, factor)
 
     parallel(multiply, [block for array in arrays for block in _blocks([array])], uses_blas=False)

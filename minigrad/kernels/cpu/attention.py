@@ -28,6 +28,7 @@ the keys and values once.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -311,8 +312,8 @@ class _Plan:
         numbers = np.arange(math.prod(self.scores_lead)).reshape(self.scores_lead)  # values may have more leading axes
         numbers = np.broadcast_to(numbers, self.lead)[heads]  # of the heads of this tile
         shape, block = (rows.stop - rows.start, self.keys), rows.start // DROPOUT_ROWS
-        scales = [keep_scale(np, self.stream, shape, self.dropout_p, int(head), block) for head in numbers.flat]
-        tile = np.stack(scales)[:, :, columns].astype(self.q.dtype, copy=False)
+        draw = functools.partial(keep_scale, np, self.q.dtype, self.stream, shape, self.dropout_p, block=block)
+        tile = np.stack([draw(int(head)) for head in numbers.flat])[:, :, columns]
         return tile.reshape(*numbers.shape, *tile.shape[1:])
 
 

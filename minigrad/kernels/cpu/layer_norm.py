@@ -108,11 +108,11 @@ def _backward(ctx, dout, centered, wants_dbias):
 
 
 def sums_of_squares(block):
-    """(rows): of each row; for float16 in float32, because squares soon exceed 65504."""
-    return np.einsum("ij,ij->i", block, block, dtype=np.promote_types(block.dtype, np.float32))
+    """(rows): of each row."""
+    return np.einsum("ij,ij->i", block, block)
 
 
 def row_means(block):
-    """(rows, 1): the mean of each row; for float16 in float32, as above."""
-    weights = np.full(block.shape[1], 1 / max(block.shape[1], 1), np.promote_types(block.dtype, np.float32))
+    """(rows, 1): the mean of each row."""
+    weights = np.full(block.shape[1], 1 / max(block.shape[1], 1), block.dtype)
     return (block @ weights)[:, None]

@@ -60,6 +60,6 @@ def _as_rows(x):
 def _sigmoid(x):
     """1 / (1 + e^-x) of an array. Where e^-x overflows, 1 / inf = 0 is the right result."""
     with np.errstate(over="ignore"):
-        e = np.exp(-x, dtype=np.result_type(x, np.float32))  # float16 would overflow at -12 already
+        e = np.exp(-x)
     e += 1
     return np.divide(1, e, out=e)

@@ -290,7 +290,8 @@ class _Tile:
         whole, heads, queries = self.whole, self.heads.stop - self.heads.start, self.queries.stop - self.queries.start
         place = [heads, self.heads.start, queries, self.queries.start, self.columns]
         sizes = [whole.queries, whole.keys, whole.group, whole.heads_per_mask]
-        args = [*arrays, whole.mask, self.kept(), scale_of_kept(whole.dropout_p), *place, *sizes]
+        keep_scale = scale_of_kept(whole.dropout_p, np.dtype(real_of(whole.q)))
+        args = [*arrays, whole.mask, self.kept(), keep_scale, *place, *sizes]
         grid = ceil_div(heads * queries * whole.group, WARPS)
         launch(whole.source(), name, whole.q, grid, WARPS * WARP, args)
 

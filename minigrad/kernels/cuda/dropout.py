@@ -82,7 +82,7 @@ class CudaDropout(CudaKernel):
 def _dropped(x: Array, p: float, stream: tuple[int, int]) -> Array:
     x = module_of(x).ascontiguousarray(x)
     out = module_of(x).empty_like(x)
-    args = [x, out, np.int64(x.size), *_key(stream), np.float32(p), scale_of_kept(p)]
+    args = [x, out, np.int64(x.size), *_key(stream), np.float32(p), scale_of_kept(p, x.dtype)]
     launch(SOURCE, "dropout", x, ceil_div(x.size, 8 * THREADS), THREADS, args)
     return out
 
@@ -102,9 +102,9 @@ def draw_kept(like: Array, stream: tuple[int, int], p: float, heads: slice, quer
     return kept
 
 
-def scale_of_kept(p: float) -> float:
-    """1 / (1 - p), rounded to float32 as functional.stochastic.keep_scale does."""
-    return float(np.float32(1 / (1 - p) if p < 1 else 0))
+def scale_of_kept(p: float, dtype: np.dtype) -> float:
+    """1 / (1 - p), rounded to the dtype as functional.stochastic.keep_scale does."""
+    return float(dtype.type(1 / (1 - p) if p < 1 else 0))
 
 
 def _key(stream: tuple[int, int]) -> list[np.uint64]:
