@@ -201,9 +201,9 @@ def _contents(folder: Path) -> str:
 
 def write_indexes(out: Path, exercises: list[Exercise]) -> None:
     """The lists of all lessons and of all exercises, each with what this reader has done."""
-    connect(out / "lessons")
+    connect(out / "lessons", is_site=True)
     index = out / "lessons" / "index.html"
-    linked = re.compile(rf"(?<=[:,] )({'|'.join(exercise.name for exercise in exercises)})\b(?=[, ✓<])")
+    linked = re.compile(rf"(?<=[:,] )({'|'.join(exercise.name for exercise in exercises)})\b(?=[,<])")
     html = linked.sub(r'<a href="../exercises/\1.html">\1</a>', read_text(index)).replace(POLICY, SAME_PLACE)
     html = html.replace('<div class="next">', f'{ON_THE_SITE}<div class="next">').replace("</body>", f"{PASSED}</body>")
     write_text(index, html.replace("<main>", f"<header>{HOME}</header><main>", 1))

@@ -33,9 +33,12 @@ def progress(lesson: Path, cells: list[Cell], read: bool = False) -> str:
     return f'<span class="progress{" done" * read}" {data}>{text}</span>'
 
 
-def connect(folder: Path) -> None:
-    """Give every page of the folder its links to the previous and the next one, and write the index."""
-    order, passed, html = lessons(), passed_exercises(), ""
+def connect(folder: Path, is_site: bool = False) -> None:
+    """Give every page of the folder its links to the previous and the next one, and write the index.
+
+    is_site: write it for others, without the lessons and exercises that are done on this machine.
+    """
+    order, html, passed = lessons(), "", set() if is_site else passed_exercises()
     for place, lesson in enumerate(order):
         path = folder / f"{lesson.stem}.html"
         if path.exists():
@@ -45,7 +48,8 @@ def connect(folder: Path) -> None:
             write_text(path, nav.join(NAV.split(read_text(path))))
     for name, group in itertools.groupby(order, module):
         cells = {lesson: read_cells(lesson) for lesson in group}
-        rows = "".join(_row(lesson, cells[lesson], folder, passed) for lesson in cells)
+        done = set() if is_site else {lesson for lesson in cells if (folder / lesson.stem / DONE).exists()}
+        rows = "".join(_row(lesson, cells[lesson], folder, lesson in done, passed) for lesson in cells)
         time = f'<span class="soft">{sum(map(minutes, cells.values()))} minutes</span>'
         html += f'<h2>{escaped(MODULES[name])} {time}</h2><ol class="lessons">{rows}</ol>'
     made = {name: text for name, text in WIDGET_PAGES.items() if (folder / f"{name}.html").exists()}
@@ -55,13 +59,13 @@ def connect(folder: Path) -> None:
     write_text(folder / "index.html", page("The lessons", body, "index", [read_text(FOLDER / "lesson.js")]))
 
 
-def _row(lesson: Path, cells: list[Cell], folder: Path, passed: set[str]) -> str:
+def _row(lesson: Path, cells: list[Cell], folder: Path, read: bool, passed: set[str]) -> str:
     """A lesson in the index."""
     path = folder / f"{lesson.stem}.html"
     text = read_text(path) if path.exists() else ""
     ran, picture = _RAN.search(text), _PICTURE.search(text)
     about = re.split(r"(?<=[.?!])\s", cells[0].paragraphs()[1])[0]
-    facts = [f"{minutes(cells)} minutes", progress(lesson, cells, (folder / lesson.stem / DONE).exists())]
+    facts = [f"{minutes(cells)} minutes", progress(lesson, cells, read)]
     if ran:
         facts.append(f"ran in {ran[1]} s")
     if names := exercises(lesson):
