@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -156,16 +156,35 @@ def replace(source: Path, target: Path) -> None:
 def replacing(path: StrPath) -> Iterator[Path]:
     """A path beside `path` to write to. After the block, the file there takes the place of `path`.
 
-    If the block fails, what it has written is deleted.
+    If the block fails, what it has written is deleted. Raises OSError, which says so, if the folder cannot be made or
+    written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         yield unfinished
         replace(unfinished, path)
+    except OSError as error:
+        if error.filename != os.fspath(unfinished):
+            raise
+        raise unwritable(path.parent, error) from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that cannot be written
+            unfinished.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, if it is not there. Raises OSError, which says so, if it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from None
+
+
+def unwritable(folder: Path, error: OSError) -> OSError:
+    """The error for a folder that could not be made, or that no file could be made in."""
+    return OSError(error.errno, f"this folder cannot be written ({error.strerror}): choose another", os.fspath(folder))
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from finetune.objectives.grpo import group_advantages, grpo_loss
 from finetune.objectives.logprobs import selected_logprobs
 from gpt import GPT, Tokenizer
 from gpt.console import printable
+from gpt.files import make_folder
 from gpt.interpretability.heads import recorded_attention
 from gpt.model.gpt2 import Block
 from gpt.model.moe import mixtures, use_experts, with_balance
@@ -378,7 +379,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"name a bug: {', '.join(TITLES)}, or all")
     use_one_core()
     out_dir = Path(arguments.out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(out_dir)
     results = {}
     for name in TITLES if arguments.name == "all" else [arguments.name]:
         result = RUNNERS[name](out_dir) if name in RUNNERS else run_bug(name, out_dir)

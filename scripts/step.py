@@ -7,7 +7,7 @@ A page:  python scripts/step.py --html   records every line and what it changed;
 
 import sys
 
-import scripts.shared  # noqa: F401  (says what to do where NumPy or minigrad is not installed)
+from scripts.shared import command_line  # which says what to do where NumPy or minigrad is not installed
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from minigrad import manual_seed, optim
 if len(sys.argv) > 1:
     from scripts.pages.stepping import main
 
-    sys.exit(main(sys.argv[1:]))
+    command_line.run(main)
 
 np.set_printoptions(precision=3, suppress=True)
 manual_seed(0)

@@ -52,7 +52,7 @@ def load_corpus(name_or_path: StrPath) -> Corpus:
         return Corpus("python", python_code(), f"code of the standard library of Python {platform.python_version()}")
     if name_or_path == "shakespeare":
         url = os.environ.get("MINIGRAD_SHAKESPEARE_URL", SHAKESPEARE_URL)
-        path = download(url, "tinyshakespeare.txt", SHAKESPEARE_SHA256)
+        path = download(url, cache_folder() / "tinyshakespeare.txt", SHAKESPEARE_SHA256)
         return Corpus("shakespeare", read_text(path), url)
     try:
         text = read_text(name_or_path)
@@ -66,13 +66,12 @@ def load_corpus(name_or_path: StrPath) -> Corpus:
     return Corpus(os.path.basename(name_or_path), text, os.fspath(name_or_path))
 
 
-def download(url: str, name: str, sha256: str) -> Path:
-    """The path of file `name` in the cache (`files.cache_folder`). It is downloaded from `url` if it is not there.
+def download(url: str, path: Path, sha256: str) -> Path:
+    """Download the file `path` from `url` if it is not there. Returns the path.
 
     Raises ConnectionError if the network or the server fails, and ValueError if the file does not have the expected
     SHA-256; then nothing is kept.
     """
-    path = cache_folder() / name
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
         return path
     import urllib.request  # only here: loading it takes 20 ms, and most runs download nothing
@@ -83,7 +82,7 @@ def download(url: str, name: str, sha256: str) -> Path:
             content = response.read()
     except (OSError, HTTPException, ValueError) as error:
         raise ConnectionError(
-            f"could not download {name} from {url} ({error}). Go online and try again, or put the file at {path}"
+            f"could not download {path.name} from {url} ({error}). Go online and try again, or put the file at {path}"
         ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import printable, show
-from ..files import StrPath
+from ..files import StrPath, unwritable
 
 NAME = ".lock"  # in the folder, while somebody writes there; who that is stands in it
 LOCKED_BYTE = 1 << 30  # on Windows; far behind the text, because a locked byte cannot be read there
@@ -60,16 +60,16 @@ def locked(folder: StrPath) -> Iterator[bool]:
 def _lock(folder: Path) -> tuple[Any, bool]:
     """The open lock file, and whether it could be locked."""
     path, owner = folder / NAME, ""
-    for _ in range(PATIENCE):
+    for attempt in range(PATIENCE):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by `locked`)
-        except FileNotFoundError:  # the folder was removed again by somebody who has written nothing
-            continue
         except OSError as error:
-            if isinstance(error, FileExistsError) and not folder.exists():  # removed while mkdir was looking at it
+            was_there = isinstance(error, FileExistsError) and not folder.exists()  # while mkdir was looking at it
+            is_gone = isinstance(error, FileNotFoundError) or was_there
+            if is_gone and attempt < PATIENCE - 1:  # perhaps removed by somebody who has written nothing
                 continue
-            raise OSError(error.errno, f"the run's folder cannot be written: {error.strerror}", str(folder)) from None
+            raise unwritable(folder, error) from None
         try:
             _lock_file(file)
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):

@@ -57,7 +57,7 @@ class Lesson:
         try:
             self.out_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            options.error(f"{self.out_dir} cannot be made a folder for pictures: {error.strerror}")
+            options.error(f"{self.out_dir} cannot be made a folder for pictures ({error.strerror}): choose another")
         np.set_printoptions(precision=3, suppress=True, linewidth=110)
         manual_seed(self.seed)
         use_one_core()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 from gpt.console import progress_bar
-from gpt.files import atomic_write, read_json, write_text
+from gpt.files import make_folder, read_json, write_text
+from gpt.training.corpora import download
 
 SITE = Path(__file__).resolve().parent / "site"
 
@@ -22,18 +22,12 @@ def pinned() -> dict[str, Any]:
 
 
 def fetch(folder: Path) -> None:
-    """Fetch what is not in the folder yet. Raises ValueError for a file that is not the pinned one."""
+    """Fetch what is not in the folder yet. Raises what `download` raises."""
     files = pinned()["files"]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with progress_bar(len(files), "fetching", "file") as bar:
         for name, entry in files.items():
-            if not (folder / name).exists():
-                with urllib.request.urlopen(entry["url"], timeout=60) as response:
-                    content = response.read()
-                if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-                    raise ValueError(f"{entry['url']} is not the pinned file: its SHA-256 differs; nothing was kept")
-                with atomic_write(folder / name) as file:
-                    file.write(content)
+            download(entry["url"], folder / name, entry["sha256"])
             bar.update(1)
 
 
@@ -46,7 +40,7 @@ def copy_assets(assets: Path, out: Path) -> None:
             raise ValueError(f"{source} is missing: python scripts/site.py --fetch --assets {assets}")
         if hashlib.sha256(source.read_bytes()).hexdigest() != entry["sha256"]:
             raise ValueError(f"{source} is not the pinned file (its SHA-256 differs): delete it, and fetch it again")
-        (out / "pyodide").mkdir(parents=True, exist_ok=True)
+        make_folder(out / "pyodide")
         shutil.copyfile(source, out / "pyodide" / name)
     lock = {"info": known["info"], "packages": known["packages"]}
     write_text(out / "pyodide" / "pyodide-lock.json", json.dumps(lock))

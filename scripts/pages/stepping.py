@@ -22,7 +22,7 @@ OTHERS = ["softmax", "cross_entropy", "layer_norm", "attention", "token", "merge
 STEPS = {"step": SCRIPTS / "step.py"} | {name: SCRIPTS / "steps" / f"{name}.py" for name in OTHERS}
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES.format(names=", ".join(STEPS)))
     text = "what to step through"
     parser.add_argument("name", nargs="?", default="step", choices=list(STEPS), metavar="NAME", help=text)

@@ -162,7 +162,7 @@ def test_shakespeare_is_downloaded_once(server, cache, monkeypatch):
 
 def test_a_damaged_copy_in_the_cache_is_fetched_again(server, cache):
     write_text(cache / "file", "damaged")
-    assert download(server.url("/whole"), "file", SHA256).read_bytes() == CONTENT
+    assert download(server.url("/whole"), cache / "file", SHA256).read_bytes() == CONTENT
 
 
 def test_wrong_checksum(server, cache, monkeypatch):
@@ -178,14 +178,14 @@ def test_wrong_checksum(server, cache, monkeypatch):
 ])  # fmt: skip
 def test_interrupted_and_refused_downloads(server, cache, path, message):
     with pytest.raises(ConnectionError, match=rf"could not download file from .*{path} .*{message}") as caught:
-        download(server.url(path), "file", SHA256)
+        download(server.url(path), cache / "file", SHA256)
     assert f"put the file at {cache / 'file'}" in str(caught.value)
     assert not cache.exists()
 
 
 def test_offline(cache):
     with pytest.raises(ConnectionError, match=r"Go online and try again, or put the file at"):
-        download("http://127.0.0.1:9/whole", "file", SHA256)  # nobody listens there
+        download("http://127.0.0.1:9/whole", cache / "file", SHA256)  # nobody listens there
 
 
 @pytest.mark.parametrize(("platform", "variable", "expected"), [

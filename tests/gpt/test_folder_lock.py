@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
     monkeypatch.setattr(folder_lock, "open", read_only, raising=False)
-    words = "the run's folder cannot be written: Read-only file system"
+    words = r"cannot be written \(Read-only file system\): choose another"
     with pytest.raises(OSError, match=words) as caught, locked(tmp_path):
         pass
     assert caught.value.filename == str(tmp_path)
