@@ -17,8 +17,10 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 LONGEST = 1_000_000  # bytes of a question
+LAST_PORT = 65535
 
 
 class Server(ThreadingHTTPServer):
@@ -36,6 +38,11 @@ class Server(ThreadingHTTPServer):
         """Print the error of a request, unless the page was reloaded or closed before its answer had arrived."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
+
+
+def check_port(port: int) -> None:
+    """Raise OSError if another program has a port, before the work whose result is to be served there."""
+    Server(port, BaseHTTPRequestHandler).server_close()
 
 
 class LocalServer(Server):
@@ -102,6 +109,13 @@ class Compressed(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = Path(self.translate_path(self.path))
+        address = urlsplit(self.path)
+        if path.is_dir() and not address.path.endswith("/"):  # else the links of its page would lead to other places
+            self.send_response(301)
+            self.send_header("Location", address._replace(path=f"{address.path}/").geturl())
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         path = path / "index.html" if path.is_dir() else path
         if not path.is_file():
             self.send_error(404)
