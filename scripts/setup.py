@@ -95,7 +95,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--with", dest="extras", default="", metavar="EXTRAS", help=text)
     parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    unknown = [text for text in given if text.startswith("--") and text.partition("=")[0] not in ("--with", "--help")]
+    if unknown and not set(given) & set(COMMANDS):  # argparse would only say that the command is missing
+        parser.error(f"unrecognized arguments: {unknown[0]}")
+    return parser.parse_args(given)
 
 
 def check_python(version: tuple[int, ...], command: str) -> None:

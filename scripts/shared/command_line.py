@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import itertools
 import os
 import secrets
 import sys
@@ -27,9 +28,10 @@ ADVICE = {
 }
 # What --model and --init-from accept in every script (gpt/training/loading.py).
 SOURCES = "a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)"
-# What other projects call our options.
-SPELLINGS = {"--lr": "--learning-rate", "--dataset": "--data", "--start": "--prompt", "--dtype": "--precision"}
-SPELLINGS |= {"--steps": "--max-iters", "--output-dir": "--out-dir", "--rank": "--r", "--lora-alpha": "--alpha"}
+# Options that mean the same, in several scripts or in other projects: where one is unknown, another may be known.
+NAMES = ("--lr --learning-rate", "--dataset --data --calibration", "--start --prompt --text", "--dtype --precision",
+         "--model --init-from", "--steps --max-iters --total-iterations", "--output-dir --out-dir", "--rank --r",
+         "--lora-alpha --alpha")  # fmt: skip
 # Errors caused by bad input or a bad environment. Any other exception is a bug of ours, and shows its traceback.
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)
 
@@ -51,6 +53,10 @@ class _Parser(argparse.ArgumentParser):
     """A parser that refuses unknown options with a suggestion, and empty values."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        for text in itertools.takewhile("--".__ne__, sys.argv[1:] if args is None else args):
+            name = text.partition("=")[0]
+            if name.startswith("--") and " " not in name and name not in self._option_string_actions:
+                self.error(f"unrecognized arguments: {text}{self._suggestion(text)}")  # before what is missing
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._suggestion(unknown[0])}")
@@ -62,7 +68,8 @@ class _Parser(argparse.ArgumentParser):
     def _suggestion(self, unknown: str) -> str:
         name = "--" + unknown.partition("=")[0].lstrip("-").replace("_", "-")
         known = list(self._option_string_actions)
-        near = [SPELLINGS[name]] if SPELLINGS.get(name) in known else difflib.get_close_matches(name, known, 1, 0.75)
+        same = [other for names in map(str.split, NAMES) if name in names for other in names if other in known]
+        near = same or difflib.get_close_matches(name, known, 1, 0.75)
         return f"; did you mean {near[0]}?" if near else ""
 
     def error(self, message: str) -> NoReturn:
@@ -237,13 +244,14 @@ def team(data_parallel: bool) -> Iterator[Team]:
             processes.stop()
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """The type of an option that is an integer >= `least`."""
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The type of an option that is an integer >= `least`, and <= `most`."""
 
     def convert(text: str) -> int:
         number = int(text)
-        if number < least:
-            raise argparse.ArgumentTypeError(f"must be an integer >= {least}, got {text}")
+        if number < least or (most is not None and number > most):
+            limits = f">= {least}" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"must be an integer {limits}, got {text}")
         return number
 
     convert.__name__ = "integer"  # argparse says "invalid integer value: 'x'"
