@@ -42,6 +42,8 @@ VARIANTS = {
     "Llama 3 scaling, head size": ("llama", {**rope(**LLAMA3), "head_dim": 32, "tie_word_embeddings": False}),
     "mistral": ("mistral", {"sliding_window": None, "head_dim": None}),
     "mistral, whole window": ("mistral", {"sliding_window": 64, "head_dim": 16, "tie_word_embeddings": False}),
+    "mistral, heads of another size": ("mistral", {"sliding_window": None, "hidden_size": 36, "num_attention_heads": 8}
+                                       | {"num_key_value_heads": 2, "head_dim": 8}),
     "qwen2": ("qwen2", {}),
     "qwen2, untied": ("qwen2", {"tie_word_embeddings": False, **rope(rope_type="default")}),
     "qwen2, scaled": ("qwen2", rope(rope_type="linear", factor=2.0)),
