@@ -16,6 +16,7 @@ from finetune.quantization import QuantizationConfig, QuantizationReport, memory
 from finetune.quantization.convert import CALIBRATED, METHODS
 from finetune.quantization.folder import save_quantized
 from gpt import Tokenizer, get_batch
+from gpt.console import quoted
 from gpt.training.batches import sequential_batches
 from gpt.training.checkpoint import writing
 from gpt.training.corpora import load_corpus
@@ -81,8 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     after = _quantized(arguments, config, Path(arguments.out_dir), in_detail=True)
     _show(_measure_float(arguments), after)
-    folder = arguments.out_dir
-    print(f"saved in {folder}; to generate text with it:\n  python scripts/generate.py --model {folder}")
+    command = f"python scripts/generate.py --model {quoted(Path(arguments.out_dir))}"
+    print(f"saved in {arguments.out_dir}; to generate text with it:\n  {command_line.from_here(command)}")
     return 0
 
 
@@ -90,7 +91,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     """Measure the float model and every configuration of COMPARED on the same text."""
     folders = {name: Path(arguments.out_dir) / name for name in COMPARED}
     for folder in folders.values():
-        check_unused(folder, can_resume=False)
+        _check_unused(folder, arguments.model)
     rows = {"float32": _measure_float(arguments)}
     rows |= {name: _quantized(arguments, config, folders[name]) for name, config in COMPARED.items()}
     header = "".join(f"{unit:>14}" for unit in ("perplexity", "on disk", "in memory"))
@@ -106,6 +107,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_unused(folder: Path, model: str) -> None:
+    if folder.resolve() == hub.find(model).resolve():
+        raise FileExistsError(f"{folder} is the folder of --model, which stays as it is: choose another --out-dir")
+    check_unused(folder, can_resume=False)
+
+
 def _quantized(
     arguments: argparse.Namespace, config: QuantizationConfig, folder: Path, in_detail: bool = False
 ) -> dict[str, float]:
@@ -114,7 +121,7 @@ def _quantized(
     in_detail: print what became of each layer, and the memory that this took.
     """
     with writing(folder):
-        check_unused(folder, can_resume=False)
+        _check_unused(folder, arguments.model)
         tracemalloc.start()
         model, tokenizer = load_model(arguments.model, trainable=True)
         length = min(model.config.block_size, LONGEST)
