@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         command_line.refuse(parser, given, given.keys() - {"merge", "out_dir", "kernels"}, "does not go with --merge")
         command_line.set_up(arguments)
         merge_run(arguments.merge, arguments.out_dir)
-        print("merged; " + LET_IT_WRITE.format(folder=quoted(Path(arguments.out_dir))))
+        print("merged; " + command_line.from_here(LET_IT_WRITE).format(folder=quoted(Path(arguments.out_dir))))
         return 0
     if is_conversations(arguments.data):
         command_line.refuse(parser, given, ["sample_interval"], "is for texts: conversations show replies at the end")
@@ -93,6 +93,7 @@ def _compare(options: dict[str, Any], device: str) -> int:
         configs.append(stage_options.build(AdaptationConfig, _as_settings({**options, **here})))
     rows = compare(configs, device)
     if rows is None:
+        print("\ninterrupted; the same command goes on with it")
         return 130
     print(f"\n{as_table(rows)}\n\n{EXPLANATION}\n")
     picture = plot_comparison(configs, folder / "comparison.png")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import TALK_TO_IT
 
 from finetune.evaluation.reward_hacking import plot_reinforcement
 from finetune.stages.ppo import PPORunConfig, train_ppo
+from gpt.console import quoted
 from gpt.training.run_folder import settings_of
 
 EXAMPLES = """examples:
@@ -43,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.beside is not None:
         settings_of(PPORunConfig, arguments.beside)  # raises, before hours of training, where there is no such run
-    code = stage_options.run(parser, argv, train_ppo, PPORunConfig, "ppo", TALK_TO_IT)
+    beside = f" --beside {quoted(Path(arguments.beside))}" if arguments.beside else ""
+    code = stage_options.run(parser, argv, train_ppo, PPORunConfig, "ppo", TALK_TO_IT, more=beside)
     if arguments.beside and code == 0 and not arguments.will_it_fit:
         _compare(arguments.beside, arguments.out_dir)
     return code

@@ -7,11 +7,13 @@ import contextlib
 import difflib
 import itertools
 import os
+import re
 import secrets
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from minigrad import __version__, manual_seed, use_kernels
@@ -32,6 +34,7 @@ SOURCES = "a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, 
 NAMES = ("--lr --learning-rate", "--dataset --data --calibration", "--start --prompt --text", "--dtype --precision",
          "--model --init-from", "--steps --max-iters --total-iterations", "--output-dir --out-dir", "--rank --r",
          "--lora-alpha --alpha")  # fmt: skip
+SCRIPTS = Path(__file__).resolve().parents[1]
 # Errors caused by bad input or a bad environment. Any other exception is a bug of ours, and shows its traceback.
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)
 
@@ -283,6 +286,16 @@ def run(main: Callable[[list[str] | None], int | None]) -> NoReturn:
     sys.exit(code)
 
 
+def from_here(text: str) -> str:
+    """A text in which the scripts of a command are named as they are reached from the working directory."""
+    from gpt.console import quoted  # here, so that a script without a model starts at once
+
+    folder = SCRIPTS
+    with contextlib.suppress(ValueError):  # on Windows, another drive
+        folder = min(folder, Path(os.path.relpath(SCRIPTS)), key=lambda path: len(str(path)))
+    return re.sub(r"(?<![\w/.-])scripts/(\w+\.py)", lambda script: quoted(folder / script[1]), text)
+
+
 def _wants_traceback() -> bool:
     return bool(os.environ.get("MINIGRAD_TRACEBACK"))
 
@@ -293,4 +306,4 @@ def _sentence(error: BaseException) -> str:
     sentence = str(error) or type(error).__name__
     if isinstance(error, MemoryError):
         sentence = f"not enough memory ({sentence}): take a smaller model or batch, or a shorter context"
-    return f"{sentence}: {ADVICE[name]}" if (name := type(error).__name__) in ADVICE else sentence
+    return from_here(f"{sentence}: {ADVICE[name]}" if (name := type(error).__name__) in ADVICE else sentence)

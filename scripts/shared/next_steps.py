@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from scripts.shared.command_line import from_here
+
 from gpt.console import quoted, show
 from gpt.training.run import Run
 from minigrad import switches
+from minigrad.backend import resolve_device
 
 LET_IT_WRITE = 'to generate text with it:\n  python scripts/generate.py --model {folder} --prompt "{its.sample_prompt}"'
 TALK_TO_IT = "to chat with it:\n  python scripts/chat.py --model {folder}"
 
 
-def show_next_steps(run: Run, script: str, advice: str) -> int:
+def show_next_steps(run: Run, script: str, advice: str, more: str = "") -> int:
     """Show how to resume the run of `script` if it was interrupted, else `advice` on what to do with it.
 
-    {folder} in `advice` becomes the run's folder, {its.seed} its setting `seed`. Returns the script's exit status.
+    {folder} in `advice` becomes the run's folder, {base} the model that it started from, {its.seed} its setting `seed`.
+    more: options that the run does not keep. Returns the script's exit status.
     """
     folder = quoted(run.out_dir)
     if not run.interrupted:
-        show(advice.format(folder=folder, its=run.config))
+        base = quoted(Path(getattr(run.config, "init_from", "")))
+        show(from_here(advice).format(folder=folder, base=base, its=run.config))
         return 0
-    start, end = "", "" if switches.kernels else " --kernels textbook"
+    start, end = "", more + ("" if switches.kernels else " --kernels textbook")
+    if run.device != resolve_device("auto"):
+        end += f" --device {run.device}"
     if run.team.size > 1:
         start, end = f"mpiexec -n {run.team.size} ", f"{end} --data-parallel"
     show(f"\ninterrupted; the checkpoint is of step {run.saved_step}; to resume:")
-    show(f"  {start}python scripts/{script}.py --init-from resume --out-dir {folder}{end}")
+    show(from_here(f"  {start}python scripts/{script}.py --init-from resume --out-dir {folder}{end}"))
     return 130

@@ -48,11 +48,12 @@ def run(
     script: str,
     advice: str,
     as_settings: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    more: str = "",
 ) -> int:
     """Parse the command line, then start the run or resume it; returns the exit status.
 
-    train: the function of a stage, whose settings are a `config_class`. advice: see `show_next_steps`. as_settings:
-    converts options (all of them, or some) to settings of the same names.
+    train: the function of a stage, whose settings are a `config_class`. advice, more: see `show_next_steps`.
+    as_settings: converts options (all of them, or some) to settings of the same names.
     """
     arguments = parser.parse_args(argv)
     given = as_settings(command_line.given(parser, argv))
@@ -68,7 +69,7 @@ def run(
         done = resume(train, config_class, arguments.out_dir, device, length=length)
     else:
         done = start(train, build(config_class, as_settings(vars(arguments))), device)
-    return show_next_steps(done, script, advice)
+    return show_next_steps(done, script, advice, more)
 
 
 def build(config_class: Any, options: dict[str, Any]) -> Any:
