@@ -50,7 +50,7 @@ async function run(cell, toGo) {
   const output = element("pre", { class: "output" });
   let printed = "";
   const draws = /\blesson\.picture\(/.test(text);
-  state.textContent = python.started ? `running ${name} ...${toGo && ` ${toGo} to go`}` : "Python is on its way (12 MB, once) ...";
+  python.say(state, `running ${name} ...${toGo && ` ${toGo} to go`}`);
   if (draws && !cells.some((other) => other.hasDrawn)) state.textContent += " and what draws pictures (10 MB, once)";
   cell.result.replaceChildren(output);
   if (cell.result.closest(".answer")) cell.place.after(cell.result);

@@ -14,7 +14,7 @@ function keep(change) {
 
 async function ask(command) {
   const before = at("said").textContent;
-  at("said").textContent = python.isReady ? `${command} ...` : "Python is on its way (12 MB, once) ...";
+  python.say(at("said"), `${command} ...`);
   let clock;
   try {
     await python.call("exercise.ready", {}, NEEDS); // Python is there now

@@ -28,7 +28,7 @@ async function ask(question) {
 
 async function look(question) {
   if (missing) throw new Error(missing);
-  at("state").textContent = python.isReady ? "reading ..." : "Python is on its way (15 MB, once) ...";
+  python.say(at("state"), "reading ...", 15);
   const found = await python.call("explore.look", { ...MODEL, question }, MODEL);
   if (found.error) throw new Error(`This cannot be read: ${found.error}.`);
   return found;
@@ -45,7 +45,7 @@ function draw(alternatives) {
 async function write() {
   if (missing) return ask({});
   turn += 1;
-  at("state").textContent = python.isReady ? "writing ..." : "Python is on its way (15 MB, once) ...";
+  python.say(at("state"), "writing ...", 15);
   const said = (part) => { at("story").textContent += part; };
   const seed = Math.floor(Math.random() * 1e6);
   try {

@@ -42,7 +42,7 @@ function asItWas() {
 async function record() {
   const line = moments[now][LINE], { path } = files[drawnFile];
   const texts = open ? { ...changed, [open.path]: open.code.get() } : changed;
-  at("state").textContent = python.isReady ? "recording ..." : "Python is on its way (12 MB, once) ...";
+  python.say(at("state"), "recording ...");
   tools.replaceChildren(tool("Stop", () => python.stop()));
   try {
     const found = await python.call("debugger.record", { name: data.name, sources: texts });

@@ -14,7 +14,16 @@ const python = {
     return "";
   },
 
+  // Say in a place of the page what is being done, or, until Python is there, that it is on its way.
+  say(place, doing, megabytes = 12) {
+    const waiting = `Python is on its way (${megabytes} MB, once) ...`;
+    this.started ??= this.start();
+    place.textContent = this.isReady ? doing : waiting;
+    this.started.then(() => { if (place.textContent === waiting) place.textContent = doing; }, () => {}); // call() tells the error
+  },
+
   async start() {
+    this.isReady = false;
     await navigator.serviceWorker.register(`${SITE}service.js`);
     await navigator.serviceWorker.ready;
     if (!navigator.serviceWorker.controller) await new Promise((controlled) => navigator.serviceWorker.addEventListener("controllerchange", controlled, { once: true }));

@@ -50,7 +50,8 @@ async function recordAgain() {
   const sizes = Object.fromEntries([...at("sizes").querySelectorAll("input:enabled")].map((input) => [input.name, input.valueAsNumber]));
   const asked = { model: at("model").value, text: at("text").value, stage: at("stage").value, lr: at("lr").valueAsNumber, sizes, code: at("mine").checked ? code.get() : "" };
   [at("record").disabled, at("stop").disabled] = [true, false];
-  say(python.started ? "Recording ..." : "Python is on its way (12 MB, once) ...");
+  say("");
+  python.say(at("said"), "Recording ...");
   try {
     const { error, data: recorded, said, op } = await python.call("step.record", asked, { model: asked.model || null });
     say(error ? `${error}\nWhat you see below is the step before.` : `${said}\nRecorded.`.trim(), Boolean(error));
