@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt import load_checkpoint, save_checkpoint
+from gpt import files, load_checkpoint, save_checkpoint
+from gpt.files import write_text
 from gpt.training import folder_lock
 from gpt.training.folder_lock import NAME, locked
 from tests.gpt.small import small_gpt
@@ -140,16 +141,25 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
     assert "cannot be locked (No locks available): do not start a second run in it" in capsys.readouterr().out
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
-    def read_only(path, *rest, **options):
-        raise OSError(errno.EROFS, "Read-only file system", str(path))
+def failing(number):
+    def fail(path, *rest, **options):
+        raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(folder_lock, "open", read_only, raising=False)
-    words = r"cannot be written \(Read-only file system\): choose another"
-    with pytest.raises(OSError, match=words) as caught, locked(tmp_path):
-        pass
+    return fail
+
+
+@pytest.mark.parametrize(
+    "write", [lambda folder: locked(folder).__enter__(), lambda folder: write_text(folder / "a", "")]
+)
+@pytest.mark.parametrize(("broken", "number"), [("open unlink", errno.EROFS), ("mkdir", errno.ENOENT)])  # ENOENT: /proc
+def test_a_folder_that_cannot_be_written_is_named(write, broken, number, tmp_path, monkeypatch):
+    for name in broken.split():
+        for place in (folder_lock, files) if name == "open" else (Path,):
+            monkeypatch.setattr(place, name, failing(number), raising=False)
+    with pytest.raises(OSError, match=rf"cannot be written \({os.strerror(number)}\): choose another") as caught:
+        write(tmp_path)
     assert caught.value.filename == str(tmp_path)
-    (tmp_path / "file").write_bytes(b"x")
     monkeypatch.undo()
-    with pytest.raises(OSError, match="cannot be written"), locked(Path(tmp_path / "file")):
-        pass
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(OSError, match="cannot be written"):
+        write(tmp_path / "file")

@@ -2,11 +2,14 @@
 
 import importlib
 
+from scripts.shared import command_line
+from scripts.shared.command_line import from_here
+
 import pytest
 
 from minigrad import __version__
-from scripts import demo, lora, quantize
-from tests.scripts.running import output_of, refusal
+from scripts import demo, generate, lora, quantize
+from tests.scripts.running import ROOT, output_of, refusal
 
 FILES = {
     "tiny.txt": b"ab",
@@ -38,6 +41,16 @@ RIGHT = {
     "lora": "--init-from {}/wide --data {}/story.txt --out-dir {new}",
     "classify": "--init-from {}/base --data {}/pets.tsv --language {}/story.txt --out-dir {new}",
     "quantize": "--model {}/wide --calibration {}/story.txt --out-dir {new}",
+}
+
+# Other scripts that write into a folder, with its option, in small.
+IN_A_FOLDER = {
+    "demo": "--out-dir",
+    "pipeline": "--short --out-dir",
+    "explain": "--out-dir",
+    "break": "no_mask --out-dir",
+    "export": "{}/base",
+    "site": "--fetch --assets",
 }
 
 REFUSED = [
@@ -84,7 +97,7 @@ REFUSED = [
     ("train", "... --learning-rate nan", "learning_rate must be a number >= 0, got nan"),
     ("train", "... --dropout 1", "dropout must be a number in [0, 1), got 1.0"),
     ("train", "... --vocab-size 256", "must be an integer >= 257"),
-    ("train", "... --n-lay 3", "unrecognized arguments: --n-lay 3"),
+    ("train", "... --n-lay 3", "unrecognized arguments: --n-lay"),
     ("train", "... --precision float16", "invalid choice: 'float16'"),
     ("train", "... --data nowhere.txt", "there is no corpus or file 'nowhere.txt'"),
     ("train", "... --data {}", "is a folder; give the path of one file in it"),
@@ -142,6 +155,21 @@ REFUSED = [
     ("evaluate", "--model {}/base --data {}/story.txt --tokens 20 --html {}", "is a folder: give the path of a file"),
     ("lora", "--merge {}/absent", "there is no checkpoint in {}/absent"),
     ("classify", "--model {}/base --predict x", "does not describe a minigrad-gpt-with-head"),
+    (
+        "classify",
+        "--model {}/reward --predict x",
+        "reward holds a reward model, which scores replies",
+    ),
+    ("quantize", "... --out-dir {}/wide/../wide", "wide is the folder of --model, which stays as it is"),
+    # folders that cannot be made
+    *(
+        (script, f"{options} {{}}/story.txt/x", "story.txt/x: this folder cannot be written (")
+        for script, options in {**IN_A_FOLDER, **{name: f"{RIGHT[name]} --out-dir" for name in RIGHT}}.items()
+    ),
+    # ports
+    ("explore", "--port 65536", "--port: must be an integer from 0 to 65535, got 65536"),
+    ("site", "{new} --serve --port -1", "--port: must be an integer from 0 to 65535, got -1"),
+    ("site", "{new} --port 80", "--port is of --serve"),
     ("ppo", "--beside {}/absent", "there is no checkpoint in {}/absent"),
     ("ppo", "--beside {}/base", "is of pretraining, not of "),
     ("train", "--precision tf32 --device cpu --out-dir {new}", "--precision tf32 needs a GPU"),
@@ -189,7 +217,7 @@ REFUSED = [
     ("generate", "--prompt=", "--prompt is empty"),
     ("export", "--gguf F16", "the following arguments are required: RUN, FOLDER"),
     # other people's spellings, and slips
-    ("train", "--lr 1e-3", "unrecognized arguments: --lr 1e-3; did you mean --learning-rate?"),
+    ("train", "--lr 1e-3", "unrecognized arguments: --lr; did you mean --learning-rate?"),
     ("train", "--max_iters=100", "did you mean --max-iters?"),
     ("train", "--dataset shakespeare", "did you mean --data?"),
     ("train", "--batchsize 4", "did you mean --batch-size?"),
@@ -214,6 +242,18 @@ def test_a_bad_command_line_is_refused_in_one_sentence(script, arguments, words,
     parts = arguments.replace("...", RIGHT.get(script, "")).split()
     assert words.format(folder, new=new) in refusal(main, capsys, *(part.format(folder, new=new) for part in parts))
     assert not new.exists()
+
+
+@pytest.mark.parametrize(("place", "found"), [(".", "scripts/"), ("scripts", ""), ("tests/gpt", "../../scripts/")])
+def test_commands_are_named_as_they_are_reached_from_the_working_directory(place, found, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT / place)
+    assert f"runs/none: {found}train.py makes one, and {found}demo.py makes" in refusal(
+        generate.main, capsys, "--model", "runs/none"
+    )
+    text = "python scripts/train.py, my/scripts/train.py and scripts/other"
+    assert from_here(text) == text.replace(" scripts/train", f" {found}train")
+    monkeypatch.setattr(command_line, "SCRIPTS", ROOT / "two words")
+    assert "two words/train.py' makes one" in refusal(generate.main, capsys, "--model", "runs/none")
 
 
 @pytest.mark.oracle

@@ -16,6 +16,7 @@ from scripts.checker import catalogue, processes
 from scripts.pages import exercise_steps, stepping
 from scripts.pages.line_recorder import Recorder, record_lines
 from tests.scripts.looking import faults
+from tests.scripts.running import run_process
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, opened
 
 _ = chromium  # a fixture
@@ -113,6 +114,12 @@ def test_what_is_too_long_is_said_and_what_is_large_is_summarized(tmp_path):
     path.write_text("for i in range(100_000):\n    i\n", encoding="utf-8")
     with pytest.raises(ValueError, match="more than 60,000 lines, too many for a page"):
         record_lines(path)
+
+
+def test_a_page_that_cannot_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    done = run_process("step", "--html", "softmax", "--out-dir", tmp_path / "file")
+    assert done.returncode == 1 and re.fullmatch("error: .*file: this folder cannot be written .*\n", done.stderr)
 
 
 @pytest.mark.parametrize("name", stepping.STEPS)

@@ -1,4 +1,4 @@
-"""--help of every script; that each also starts as a process, on a Windows console, is looked at by .ci/run."""
+"""--help and unknown options of every script; that each starts as a process is looked at by .ci/run."""
 
 import io
 import runpy
@@ -11,14 +11,35 @@ from tests.scripts.running import ROOT
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_help_is_real_help(script, monkeypatch, capsys):
+pytestmark = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+
+
+@pytest.fixture
+def call(script, monkeypatch, capsys):
+    """Call the script with arguments: its exit status, and what it prints."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["", "--help"])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(), "utf-8"))
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_path(f"scripts/{script.name}", run_name="__main__")
-    text = capsys.readouterr().out
-    assert caught.value.code in (None, 0) and f"scripts/{script.name}" in text
+
+    def called(*arguments):
+        monkeypatch.setattr(sys, "argv", ["", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(f"scripts/{script.name}", run_name="__main__")
+        return caught.value.code, "".join(capsys.readouterr())
+
+    return called
+
+
+def test_help_is_real_help(script, call):
+    code, text = call("--help")
+    assert code in (None, 0) and f"scripts/{script.name}" in text
     assert "default: None" not in text and text.encode("cp1252")
+
+
+def test_an_unknown_option_is_named_with_the_name_that_it_has_here(script, call):
+    _, known = call("--help")
+    for name, other in (("--foo", ""), ("--model", "--init-from"), ("--init-from", "--model")):
+        if f"{name} " not in known:
+            code, text = call(name, "some")
+            assert code == 2 and f"unrecognized arguments: {name}" in text
+            assert (f"did you mean {other}?" in text) == (other != "" and f"{other} " in known)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gpt import GPT, GPTConfig, Tokenizer
+from gpt.files import write_text
 from gpt.training.batches import encode_parts
 from gpt.training.evaluation import held_out_loss
 from gpt.training.loading import load_model
@@ -20,6 +21,7 @@ from minigrad import manual_seed
 from scripts import explain, site
 from scripts.checker import catalogue
 from scripts.checker.workspace import Workspace
+from scripts.pages import lesson_index
 from scripts.pages.local_server import Compressed, Server
 from tests.scripts.looking import faults
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium
@@ -61,7 +63,10 @@ def folder(tmp_path_factory):
     tokenizer = Tokenizer.train(["one text for a model that knows nothing yet"], 257)
     model = GPT(GPTConfig(vocab_size=257, n_layer=2, n_head=2, n_embd=16, block_size=64))
     model.save_pretrained(out / "model", tokenizer)
-    site.write_site(out, Path(assets), str(out / "model"), ["00"])
+    write_text(out / "lessons" / "gpt.html", "")  # of a lesson that this site does not have
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lesson_index, "passed_exercises", lambda: {"tanh", "softmax"})
+        site.write_site(out, Path(assets), str(out / "model"), ["00"])
     return out
 
 
@@ -232,6 +237,19 @@ print("code", int(pytest.main({TESTED} + ["-q", "--tb=short", "--capture=sys", "
     assert said.endswith("code 0\n") and int(re.search(r"(\d+) passed", said)[1]) > 1900, said[-5000:]
 
 
+def test_check_marks_are_those_of_this_visitor(tab, address):
+    for passed in ([], ["gpt", "tanh"]):
+        state = {"passed": dict.fromkeys(passed, 1)}
+        tab.goto(f"{address}/lessons")
+        tab.evaluate("state => localStorage.setItem('minigrad exercises', JSON.stringify({ files: {}, state }))", state)
+        for place in ("lessons", "exercises"):
+            tab.goto(f"{address}/{place}")
+            assert tab.url == f"{address}/{place}/"
+            marked = re.findall(r"\w* (?=✓)", tab.locator("main").inner_text())
+            assert set(marked) == {f"{name} " for name in passed}
+    tab.evaluate("localStorage.clear()")
+
+
 def test_without_webassembly_a_page_says_so_and_can_be_read(context, tab, address):
     tab.add_init_script("delete globalThis.WebAssembly")
     tab.goto(f"{address}/lessons/00_gradients.html")
@@ -248,6 +266,8 @@ def test_pages_can_be_read(tab, address, viewport, place):
 
 def test_the_explorer_answers_in_this_tab(tab, address):
     tab.goto(f"{address}/explore/index.html")
+    tab.locator("#state").get_by_text("Python is on its way").wait_for()
+    tab.locator("#state").get_by_text("The model is reading the text").wait_for()
     tab.locator("#alternatives tr").nth(9).wait_for()
     tab.get_by_role("button", name="switch off head 0.1", exact=True).click()
     tab.locator("#off").get_by_text("head 0.1").wait_for()
