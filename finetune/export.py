@@ -50,8 +50,7 @@ def export(source: StrPath, folder: StrPath, gguf_kind: str | None = None) -> st
             raise ValueError(f"{source} is a classifier or a reward model, which GGUF files cannot hold here")
         model = load_checkpoint(place, with_optimizer=False, kind=HEAD_KIND).model
         save_classifier(model, folder, Tokenizer.load(place))
-        what = "a reward model" if len(model.labels) == 1 else "a classifier"
-        return f"{what} for AutoModelForSequenceClassification, in {folder}"
+        return f"a classifier for AutoModelForSequenceClassification, in {folder}"
     return _export(*load_model(source, trainable=True), folder, gguf_kind)
 
 

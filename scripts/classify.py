@@ -106,10 +106,7 @@ def _predict(folder: str, text: str) -> None:
     else:
         model = load_classifier(folder)
     if len(model.labels) == 1:
-        raise ValueError(
-            f"{folder} holds a reward model, which scores replies and has no classes: --model needs a run of "
-            f"scripts/classify.py (scripts/ppo.py --reward-model trains a model against this one)"
-        )
+        raise ValueError(f"{folder} holds a reward model, which scores replies: give a run of scripts/classify.py")
     ids = Tokenizer.load(folder).encode(text, allowed_special=())[: model.config.block_size]
     if not ids:
         raise ValueError("--predict is empty: give a text")

@@ -8,7 +8,7 @@ from scripts.shared import command_line
 
 from minigrad import use_kernels
 from scripts.pages.explore_data import Looker
-from scripts.pages.local_server import LAST_PORT, LocalServer, check_port
+from scripts.pages.local_server import LocalServer, check_port
 from scripts.pages.web_page import POLICY, page_of_data
 
 EXAMPLES = """examples:
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     command_line.add_model_to_run(parser)
     parser.add_argument("--text", default="Once upon a time there was a brave little", help="the text at the start")
-    parser.add_argument("--port", type=command_line.whole_number(0, LAST_PORT), default=0, help="0 takes any free port")
+    parser.add_argument("--port", type=command_line.whole_number(0, 65535), default=0, help="0 takes any free port")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     arguments = parser.parse_args(argv)
     check_port(arguments.port)

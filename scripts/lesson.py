@@ -34,7 +34,6 @@ EXAMPLES = """examples:
   python scripts/lesson.py all --answers the questions of all lessons and their answers, as Markdown, for teachers
   python scripts/lesson.py find cache    where the KV cache is taught, implemented, tested and practiced
 """
-DEFAULT = "runs/lessons"
 WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
 
 
@@ -42,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("what", nargs="?", default="path", help="path, all, find, or a lesson's number or name")
     parser.add_argument("word", nargs="*", help="after find: the concept to look for")
-    parser.add_argument("--out-dir", default=DEFAULT, help="folder for the lessons' pictures")
+    parser.add_argument("--out-dir", default="runs/lessons", help="folder for the lessons' pictures")
     parser.add_argument("--html", action="store_true", help="write a page that can be read offline")
     parser.add_argument("--notebook", action="store_true", help="write a notebook; an edited one is kept")
     parser.add_argument("--answers", action="store_true", help="print the questions and their answers; runs nothing")
@@ -197,7 +196,7 @@ def show_path(out_dir: Path) -> None:
         if new:
             print(f"           exercises: {', '.join(f'{name} [x]' if name in passed else name for name in new)}")
     if next_one:
-        folder = "" if out_dir == Path(DEFAULT) else f" --out-dir {quoted(out_dir)}"
+        folder = "" if out_dir == Path("runs/lessons") else f" --out-dir {quoted(out_dir)}"
         print(command_line.from_here(f"\nnext: python scripts/lesson.py {number(next_one)}{folder}"))
     else:
         print("\nall lessons have been read")

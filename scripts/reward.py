@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     stage_options.add_run(parser, "runs/sft", "runs/reward", stage_options.PAIRS)
     command_line.add_steps(parser, "pairs", batch_size=32, max_iters=100)
     command_line.add_training(parser, learning_rate=5e-4, warmup_iters=20, eval_interval=50, rate=stage_options.RATE)
-    advice = "to train a model against it:\n  python scripts/ppo.py --init-from {base} --reward-model {folder}"
+    advice = 'to train a model on it:\n  python scripts/ppo.py --init-from "{its.init_from}" --reward-model {folder}'
     return stage_options.run(parser, argv, train_reward_model, RewardConfig, "reward", advice)
 
 

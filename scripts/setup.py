@@ -96,9 +96,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     given = sys.argv[1:] if argv is None else argv
-    unknown = [text for text in given if text.startswith("--") and text.partition("=")[0] not in ("--with", "--help")]
-    if unknown and not set(given) & set(COMMANDS):  # argparse would only say that the command is missing
-        parser.error(f"unrecognized arguments: {unknown[0]}")
+    if given and given[0].startswith("--") and given[0].partition("=")[0] not in ("--with", "--help"):
+        parser.error(f"unrecognized arguments: {given[0]}")  # argparse would only say that the command is missing
     return parser.parse_args(given)
 
 

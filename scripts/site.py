@@ -36,7 +36,7 @@ from scripts.checker.checks import Exercise
 from scripts.lessons.cells import lessons
 from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import connect
-from scripts.pages.local_server import LAST_PORT, check_port, serve
+from scripts.pages.local_server import check_port, serve
 from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.pages.pinned_files import SITE, copy_assets, fetch
 from scripts.pages.site import step, train
@@ -81,13 +81,11 @@ def main(argv: list[str] | None = None) -> int:
     add("--model", default=DEMO, metavar="RUN", help="the model to look into; the demo trains it if it is missing")
     add("--only", metavar="N,N,...", help="only the lessons with these numbers")
     add("--serve", action="store_true", help="serve the site at 127.0.0.1 until Ctrl-C")
-    add("--port", type=command_line.whole_number(0, LAST_PORT), default=8000, help="of --serve")
+    add("--port", type=command_line.whole_number(0, 65535), default=8000, help="of --serve")
     arguments = parser.parse_args(argv)
     out, assets = Path(arguments.out), Path(arguments.assets)
     if arguments.serve:
         check_port(arguments.port)
-    else:
-        command_line.refuse(parser, command_line.given(parser, argv), ["port"], "is of --serve")
     if arguments.fetch:
         fetch(assets)
     numbers = arguments.only.split(",") if arguments.only else None

@@ -7,7 +7,6 @@ const main = document.querySelector("main");
 if (typeof python === "object") Object.assign(start, Object.fromEntries(new URLSearchParams(location.search)));
 // What is asked, and the last question that had an answer. A reload goes on with it: the browser keeps history.state.
 let question = { text: start.text, ids: null, position: null, layer: 0, head: 0, heads: [], attention: [], mlps: [], edit: null, ...history.state };
-const READING = "The model is reading the text. With a large model this takes some seconds.";
 let answered = question, answer = null, changes = 0, isAsking = false;
 
 const percent = (p) => (p < 0.001 ? "<\u00a00.1\u00a0%" : `${(100 * p).toFixed(1)}\u00a0%`);
@@ -28,7 +27,7 @@ async function ask(change) {
   if (isAsking) return;
   isAsking = true;
   main.setAttribute("aria-busy", "true");
-  if (!answer) at("state").textContent = READING;
+  if (!answer) at("state").textContent = "The model is reading the text. With a large model this takes some seconds.";
   const typed = at("text").value;
   let number, found;
   do {
@@ -63,7 +62,7 @@ async function answerTo(asked) {
 async function inThisTab(asked) {
   const { model } = start, missing = python.missing();
   if (missing) return { error: missing };
-  if (!answer) python.say(at("state"), READING, 15);
+  if (!answer) python.say(at("state"), at("state").textContent, 15);
   try {
     const found = await python.call("explore.look", { model, question: asked }, { model });
     return found.error ? { error: `This cannot be shown: ${found.error}. Change it and try again.` } : found;

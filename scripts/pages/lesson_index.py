@@ -14,6 +14,7 @@ from scripts.pages.markup import inline
 from scripts.pages.web_page import FOLDER, escaped, page
 
 WIDGET_PAGES = {"gpt": "A GPT at work, step by step"}  # widgets that have a page of their own, too
+DONE_HERE = " Lessons read to their end in a terminal, and passed exercises, are those of when a page was last written."
 NAV = re.compile(r"<!--nav-->.*?<!--/nav-->", re.DOTALL)
 _RAN = re.compile(r"ran in (\d+) s<")
 _PICTURE = re.compile(r'<figure class="(?:drawing scroll|scroll drawing)">(.*?)</figure>', re.DOTALL)
@@ -55,7 +56,8 @@ def connect(folder: Path, is_site: bool = False) -> None:
     made = {name: text for name, text in WIDGET_PAGES.items() if (folder / f"{name}.html").exists()}
     widgets = "".join(f'<p><a href="{name}.html">{text}</a></p>' for name, text in made.items())
     body = read_text(FOLDER / "lesson_index.html")
-    body = body.format(count=len(order), first=_to("", order[0], folder), widgets=widgets, chapters=html)
+    here, first = "" if is_site else DONE_HERE, _to("", order[0], folder)
+    body = body.format(count=len(order), first=first, widgets=widgets, chapters=html, here=here)
     write_text(folder / "index.html", page("The lessons", body, "index", [read_text(FOLDER / "lesson.js")]))
 
 

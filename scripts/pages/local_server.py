@@ -17,10 +17,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 LONGEST = 1_000_000  # bytes of a question
-LAST_PORT = 65535
 
 
 class Server(ThreadingHTTPServer):
@@ -109,12 +107,8 @@ class Compressed(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = Path(self.translate_path(self.path))
-        address = urlsplit(self.path)
-        if path.is_dir() and not address.path.endswith("/"):  # else the links of its page would lead to other places
-            self.send_response(301)
-            self.send_header("Location", address._replace(path=f"{address.path}/").geturl())
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+        if path.is_dir() and not self.path.partition("?")[0].endswith("/"):
+            super().do_GET()  # leads to the address with a slash, without which the links of its page would be others
             return
         path = path / "index.html" if path.is_dir() else path
         if not path.is_file():

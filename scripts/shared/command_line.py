@@ -31,10 +31,8 @@ ADVICE = {
 # What --model and --init-from accept in every script (gpt/training/loading.py).
 SOURCES = "a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)"
 # Options that mean the same, in several scripts or in other projects: where one is unknown, another may be known.
-NAMES = ("--lr --learning-rate", "--dataset --data --calibration", "--start --prompt --text", "--dtype --precision",
-         "--model --init-from", "--steps --max-iters --total-iterations", "--output-dir --out-dir", "--rank --r",
-         "--lora-alpha --alpha")  # fmt: skip
-SCRIPTS = Path(__file__).resolve().parents[1]
+NAMES = ["--lr --learning-rate", "--dataset --data", "--start --prompt", "--dtype --precision", "--model --init-from"]
+NAMES += ["--steps --max-iters --total-iterations", "--output-dir --out-dir", "--rank --r", "--lora-alpha --alpha"]
 # Errors caused by bad input or a bad environment. Any other exception is a bug of ours, and shows its traceback.
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)
 
@@ -57,8 +55,7 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         for text in itertools.takewhile("--".__ne__, sys.argv[1:] if args is None else args):
-            name = text.partition("=")[0]
-            if name.startswith("--") and " " not in name and name not in self._option_string_actions:
+            if re.fullmatch(r"--\S+", text) and text.partition("=")[0] not in self._option_string_actions:
                 self.error(f"unrecognized arguments: {text}{self._suggestion(text)}")  # before what is missing
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
@@ -290,9 +287,9 @@ def from_here(text: str) -> str:
     """A text in which the scripts of a command are named as they are reached from the working directory."""
     from gpt.console import quoted  # here, so that a script without a model starts at once
 
-    folder = SCRIPTS
-    with contextlib.suppress(ValueError):  # on Windows, another drive
-        folder = min(folder, Path(os.path.relpath(SCRIPTS)), key=lambda path: len(str(path)))
+    folder = Path(__file__).resolve().parents[1]
+    if folder.drive == Path.cwd().drive:
+        folder = Path(os.path.relpath(folder))
     return re.sub(r"(?<![\w/.-])scripts/(\w+\.py)", lambda script: quoted(folder / script[1]), text)
 
 

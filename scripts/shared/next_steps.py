@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from scripts.shared.command_line import from_here
 
 from gpt.console import quoted, show
@@ -18,17 +16,15 @@ TALK_TO_IT = "to chat with it:\n  python scripts/chat.py --model {folder}"
 def show_next_steps(run: Run, script: str, advice: str, more: str = "") -> int:
     """Show how to resume the run of `script` if it was interrupted, else `advice` on what to do with it.
 
-    {folder} in `advice` becomes the run's folder, {base} the model that it started from, {its.seed} its setting `seed`.
-    more: options that the run does not keep. Returns the script's exit status.
+    {folder} in `advice` becomes the run's folder, {its.seed} its setting `seed`. more: options that the run does not
+    keep. Returns the script's exit status.
     """
     folder = quoted(run.out_dir)
     if not run.interrupted:
-        base = quoted(Path(getattr(run.config, "init_from", "")))
-        show(from_here(advice).format(folder=folder, base=base, its=run.config))
+        show(from_here(advice).format(folder=folder, its=run.config))
         return 0
     start, end = "", more + ("" if switches.kernels else " --kernels textbook")
-    if run.device != resolve_device("auto"):
-        end += f" --device {run.device}"
+    end += "" if run.device == resolve_device("auto") else f" --device {run.device}"
     if run.team.size > 1:
         start, end = f"mpiexec -n {run.team.size} ", f"{end} --data-parallel"
     show(f"\ninterrupted; the checkpoint is of step {run.saved_step}; to resume:")

@@ -148,14 +148,14 @@ def failing(number):
     return fail
 
 
-@pytest.mark.parametrize(
-    "write", [lambda folder: locked(folder).__enter__(), lambda folder: write_text(folder / "a", "")]
-)
-@pytest.mark.parametrize(("broken", "number"), [("open unlink", errno.EROFS), ("mkdir", errno.ENOENT)])  # ENOENT: /proc
+READ_ONLY = [(folder_lock, "open"), (files, "open"), (Path, "unlink")]
+
+
+@pytest.mark.parametrize("write", [lambda at: locked(at).__enter__(), lambda at: write_text(at / "a", "")])
+@pytest.mark.parametrize(("broken", "number"), [(READ_ONLY, errno.EROFS), ([(Path, "mkdir")], errno.ENOENT)])
 def test_a_folder_that_cannot_be_written_is_named(write, broken, number, tmp_path, monkeypatch):
-    for name in broken.split():
-        for place in (folder_lock, files) if name == "open" else (Path,):
-            monkeypatch.setattr(place, name, failing(number), raising=False)
+    for place, name in broken:  # in /proc, no folder can be made, as if there were none
+        monkeypatch.setattr(place, name, failing(number), raising=False)
     with pytest.raises(OSError, match=rf"cannot be written \({os.strerror(number)}\): choose another") as caught:
         write(tmp_path)
     assert caught.value.filename == str(tmp_path)

@@ -2,7 +2,6 @@
 
 import importlib
 
-from scripts.shared import command_line
 from scripts.shared.command_line import from_here
 
 import pytest
@@ -43,15 +42,8 @@ RIGHT = {
     "quantize": "--model {}/wide --calibration {}/story.txt --out-dir {new}",
 }
 
-# Other scripts that write into a folder, with its option, in small.
-IN_A_FOLDER = {
-    "demo": "--out-dir",
-    "pipeline": "--short --out-dir",
-    "explain": "--out-dir",
-    "break": "no_mask --out-dir",
-    "export": "{}/base",
-    "site": "--fetch --assets",
-}
+WRITING = {**RIGHT, "demo": "", "explain": "", "break": "no_mask", "pipeline": "--short"}
+NO_FOLDER = "story.txt/x: this folder cannot be written (Not a directory): choose another"
 
 REFUSED = [
     # options that would be ignored
@@ -160,16 +152,13 @@ REFUSED = [
         "--model {}/reward --predict x",
         "reward holds a reward model, which scores replies",
     ),
-    ("quantize", "... --out-dir {}/wide/../wide", "wide is the folder of --model, which stays as it is"),
     # folders that cannot be made
-    *(
-        (script, f"{options} {{}}/story.txt/x", "story.txt/x: this folder cannot be written (")
-        for script, options in {**IN_A_FOLDER, **{name: f"{RIGHT[name]} --out-dir" for name in RIGHT}}.items()
-    ),
+    ("export", "{}/base {}/story.txt/x", NO_FOLDER),
+    ("site", "{new} --fetch --assets {}/story.txt/x", NO_FOLDER),
+    *[(name, f"{RIGHT.get(name, more)} --out-dir {{}}/story.txt/x", NO_FOLDER) for name, more in WRITING.items()],
     # ports
     ("explore", "--port 65536", "--port: must be an integer from 0 to 65535, got 65536"),
     ("site", "{new} --serve --port -1", "--port: must be an integer from 0 to 65535, got -1"),
-    ("site", "{new} --port 80", "--port is of --serve"),
     ("ppo", "--beside {}/absent", "there is no checkpoint in {}/absent"),
     ("ppo", "--beside {}/base", "is of pretraining, not of "),
     ("train", "--precision tf32 --device cpu --out-dir {new}", "--precision tf32 needs a GPU"),
@@ -247,13 +236,9 @@ def test_a_bad_command_line_is_refused_in_one_sentence(script, arguments, words,
 @pytest.mark.parametrize(("place", "found"), [(".", "scripts/"), ("scripts", ""), ("tests/gpt", "../../scripts/")])
 def test_commands_are_named_as_they_are_reached_from_the_working_directory(place, found, monkeypatch, capsys):
     monkeypatch.chdir(ROOT / place)
-    assert f"runs/none: {found}train.py makes one, and {found}demo.py makes" in refusal(
-        generate.main, capsys, "--model", "runs/none"
-    )
-    text = "python scripts/train.py, my/scripts/train.py and scripts/other"
-    assert from_here(text) == text.replace(" scripts/train", f" {found}train")
-    monkeypatch.setattr(command_line, "SCRIPTS", ROOT / "two words")
-    assert "two words/train.py' makes one" in refusal(generate.main, capsys, "--model", "runs/none")
+    error = refusal(generate.main, capsys, "--model", "runs/none")
+    assert f"runs/none: {found}train.py makes one, and {found}demo.py makes" in error
+    assert from_here("my/scripts/train.py, scripts/train.py") == f"my/scripts/train.py, {found}train.py"
 
 
 @pytest.mark.oracle

@@ -14,6 +14,7 @@ import pytest
 
 import minigrad.functional as F
 from gpt.interpretability import ablated, attention_patterns, logit_lens
+from scripts import explore, site
 from scripts.pages.explore_data import Looker, attention_maps
 from scripts.pages.local_server import LocalServer, serve
 from tests.finetune.small import small_chat_model
@@ -199,7 +200,12 @@ def test_a_page_may_be_reloaded_while_its_answer_comes(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("serve", [lambda port: LocalServer("", dict, port), lambda port: serve(Path(), port)])
+# The scripts notice it before they load a model or look for files, of which there are none here.
+@pytest.mark.parametrize("serve", [
+    lambda port: explore.main(["--model", "runs/none", "--port", str(port)]),
+    lambda port: site.main(["--assets", "runs/none", "--serve", "--port", str(port)]),
+    lambda port: serve(Path(), port),
+])  # fmt: skip
 def test_a_port_that_another_server_has_is_refused(server, serve):
     port = server.server_address[1]
     with pytest.raises(OSError, match=f"port {port} cannot be used .*: choose another, or 0 for any"):

@@ -12,6 +12,8 @@ from urllib.parse import unquote
 import pytest
 
 from scripts import lesson as lesson_script
+from scripts import site
+from scripts.checker import catalogue
 from scripts.lessons.cells import Cell, Running, lessons, read_cells
 from scripts.lessons.concepts import concepts
 from scripts.lessons.course import exercises
@@ -83,15 +85,16 @@ def test_pages_are_connected_as_they_are_made(tmp_path):
     assert f'Start here:</p> <a href="{first.stem}.html">' in before and "gpt.html" not in before
 
 
-def test_the_index_says_what_is_done_and_how_long_it_takes(tmp_path, monkeypatch):
+def test_the_index_says_how_long_it_takes_and_what_is_done_here(tmp_path, monkeypatch):
+    folder = tmp_path / "lessons"
     monkeypatch.setattr(lesson_index, "passed_exercises", lambda: {"tanh"})
     first, second = lessons()[:2]
     drawn = SimpleNamespace(_repr_svg_=lambda: "<svg>a picture</svg>")
-    write_page(first, [Ran(Cell("code", "draw()", 1), value=drawn)], [], tmp_path)
-    (tmp_path / second.stem).mkdir()
-    (tmp_path / second.stem / "done.txt").write_text("", encoding="utf-8")
-    write_page(second, [], [], tmp_path)
-    index = (tmp_path / "index.html").read_text(encoding="utf-8")
+    write_page(first, [Ran(Cell("code", "draw()", 1), value=drawn)], [], folder)
+    (folder / second.stem).mkdir()
+    (folder / second.stem / "done.txt").write_text("", encoding="utf-8")
+    write_page(second, [], [], folder)
+    index = (folder / "index.html").read_text(encoding="utf-8")
     rows = index.split("<li>")[1:]
     assert "<svg>a picture</svg>" in rows[0] and "tanh ✓, walk" in rows[0] and "ran in 0 s" in rows[0]
     assert "done in a terminal" in rows[1] and "done in a terminal" not in rows[0] and "ran in" not in rows[2]
@@ -101,6 +104,9 @@ def test_the_index_says_what_is_done_and_how_long_it_takes(tmp_path, monkeypatch
         assert f'data-answers="{answers}"' in row and f"{lesson_index.minutes(cells)} minutes" in row
         assert all(name in row for name in exercises(lesson))
     assert min(map(lesson_index.minutes, map(read_cells, lessons()))) >= 5
+    site.write_indexes(tmp_path, [catalogue.load(catalogue.paths()["tanh"])])
+    published = "".join(path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html"))
+    assert "/tanh.html" in published and "✓" not in published and "in a terminal" not in published
 
 
 CODE = """\

@@ -26,7 +26,7 @@ def test_a_run_says_what_it_does_and_learns_what_is_preferred(reward_run):
         "| yes!",
         "it gets 10 of 10 held-out pairs right; a coin would in 0.001 of cases",
         "trained 20 steps, 80 pairs,",
-        f"python scripts/ppo.py --init-from {folder.parent / 'chat'} --reward-model {folder}\n",
+        f'python scripts/ppo.py --init-from "{folder.parent / "chat"}" --reward-model {folder}\n',
     ):
         assert part in output, part
     rows = read_log(folder / "log.jsonl")

@@ -17,13 +17,11 @@ const python = {
   // Say in a place of the page what is being done, or, until Python is there, that it is on its way.
   say(place, doing, megabytes = 12) {
     const waiting = `Python is on its way (${megabytes} MB, once) ...`;
-    this.started ??= this.start();
     place.textContent = this.isReady ? doing : waiting;
-    this.started.then(() => { if (place.textContent === waiting) place.textContent = doing; }, () => {}); // call() tells the error
+    (this.started ??= this.start()).then(() => { if (place.textContent === waiting) place.textContent = doing; }, () => {}); // call() tells the error
   },
 
   async start() {
-    this.isReady = false;
     await navigator.serviceWorker.register(`${SITE}service.js`);
     await navigator.serviceWorker.ready;
     if (!navigator.serviceWorker.controller) await new Promise((controlled) => navigator.serviceWorker.addEventListener("controllerchange", controlled, { once: true }));
@@ -72,7 +70,7 @@ const python = {
     const stuck = running.filter((number) => this.calls.has(number));
     if (!stuck.length) return true;
     this.worker.terminate();
-    this.started = null;
+    [this.started, this.isReady] = [null, false];
     for (const number of stuck) this.heard({ number, error: "Python had to be ended, and what was defined is gone." });
     return false;
   },
