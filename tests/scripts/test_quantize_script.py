@@ -66,7 +66,7 @@ def test_all_methods_in_one_table(given, family, tmp_path, capsys):
 def test_a_model_is_neither_overwritten_nor_quantized_twice(given, tmp_path, capsys):
     model = given / "wide"
     before = {path.name: path.read_bytes() for path in model.iterdir()}
-    assert "is the folder of --model" in refusal(quantize.main, capsys, "--model", model, "--out-dir", f"{model}/../wide")
+    assert "is the folder of --model" in refusal(quantize.main, capsys, "--model", model, "--out-dir", f"{model}/.")
     assert {path.name: path.read_bytes() for path in model.iterdir()} == before
     assert quantized(given, tmp_path / "q") == 0
     sentence = refusal(quantize.main, capsys, "--model", tmp_path / "q", "--out-dir", tmp_path / "again")
