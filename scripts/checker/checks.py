@@ -72,10 +72,10 @@ class Verdict:
     """The result of checking a file.
 
     status: "passed", "unfinished" (a TODO is left), "wrong", "error" (an exception), "syntax", "refused" (it calls the
-    library), "timeout", "memory". line: of the learner's file, where one is to blame. diagnosis: the sentence to read
-    first. details: arrays, as text. printed: the first lines that the file prints in this case. parts: what is right
-    ("forward", "backward", ...), where credit is given for parts. shown: what the details are about, as (check, case,
-    douts), where None stands for the usual douts.
+    library), "timeout", "memory", "unjudged" (the checker itself failed). line: of the learner's file, where one is to
+    blame. diagnosis: the sentence to read first. details: arrays, as text. printed: the first lines that the file
+    prints in this case. parts: what is right ("forward", "backward", ...), where credit is given for parts. shown: what
+    the details are about, as (check, case, douts), where None stands for the usual douts.
     """
 
     status: str

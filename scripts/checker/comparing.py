@@ -148,8 +148,10 @@ def _about_texts(got: list[bytes], expected: list[bytes]) -> str:
     """How a text was cut into other tokens than expected."""
     if b"".join(got) != b"".join(expected):
         return f"is another text: {b''.join(got)!r}, where {b''.join(expected)!r} is right (lost or doubled?)"
-    place = next(i for i, (g, e) in enumerate(zip(got, expected, strict=False)) if g != e)
-    g, e = got[place], expected[place]
+    pairs = itertools.zip_longest(got, expected)  # one list may be the beginning of the other, with b"" behind it
+    place, g, e = next((i, g, e) for i, (g, e) in enumerate(pairs) if g != e)
+    if not g:
+        return f"is cut elsewhere: token {place} is " + ("missing" if g is None else "empty, and must not be there")
     should = f"joined to {g!r}, and must stay {e!r}" if len(g) > len(e) else f"{g!r}, and must be joined to {e!r}"
     return f"is cut elsewhere: token {place} is {should}"
 
@@ -179,7 +181,7 @@ def _in_words(value: Any) -> str:
         return f"an array of shape {value.shape}"
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return f"{len(value)} in a {type(value).__name__}"
-    return f"{type(value).__name__} {value!r:.60}"
+    return " ".join(dict.fromkeys((type(value).__name__, f"{value!r:.60}")))  # only once, if they are the same
 
 
 def shown(value: Any, indent: str = "") -> str:

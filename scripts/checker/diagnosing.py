@@ -68,7 +68,7 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     in_all = search.in_all_cases()
     if by_gradcheck and kind not in VAGUE and (kind != "factor" or in_all):
         return by_gradcheck, shown
-    if isinstance(right, list) and isinstance(right[found.number], str):  # not a number: what a `call` says about it
+    if isinstance(right, list) and right and isinstance(right[found.number], str):  # what a `call` says about it
         return f"{found.answer.value[found.number]}", case
     if in_all:
         return in_all, case

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +50,11 @@ def read_assignment(file: Path, known: Mapping[str, Path]) -> dict[str, float]:
 
 
 def points(verdict: Verdict) -> float:
-    """1 for a file that passed; else the share of its parts (forward, backward, ...) that are right."""
+    """1 for a file that passed; else the share of its parts (forward, backward, ...) that are right. nan where the
+    checker itself failed: a person has to grade it.
+    """
+    if verdict.status == "unjudged":
+        return math.nan
     return 1.0 if verdict.passed else sum(verdict.parts.values()) / max(len(verdict.parts), 1)
 
 
@@ -71,9 +76,9 @@ def marks_csv(results: Results, weights: Weights) -> str:
         scores = weighted(verdicts, weights)
         for name, score in scores.items():
             row[name] = amount(score)
-            row |= {f"{name}_{part}": int(verdicts[name].parts.get(part, False)) for part in parts[name]}
+            row |= {f"{name}_{p}": int(verdicts[name].parts.get(p, 0)) if row[name] else "" for p in parts[name]}
         total, most = sum(scores.values()), sum(weights.values())
-        row |= {"points": amount(total), "of": amount(most), "percent": f"{100 * total / most:.3g}"}
+        row |= {"points": amount(total), "of": amount(most), "percent": amount(float(f"{100 * total / most:.3g}"))}
         for name, verdict in verdicts.items():
             said = verdict.status if verdict.passed else f"{verdict.status}: {verdict.diagnosis}"
             row[f"{name}_verdict"] = _cell(" ".join(said.split()))
@@ -104,10 +109,10 @@ def _cell(text: str) -> str:
 
 def amount(number: float) -> str:
     """
-    >>> amount(2), amount(1 / 3), amount(1200.5)
-    ('2', '0.333', '1200.5')
+    >>> amount(2), amount(1 / 3), amount(1200.5), amount(math.nan)
+    ('2', '0.333', '1200.5', '')
     """
-    return f"{round(number, 3):.12g}"
+    return "" if math.isnan(number) else f"{round(number, 3):.12g}"
 
 
 def plain(text: str) -> str:
@@ -122,7 +127,8 @@ def withheld(verdict: Verdict) -> Verdict:
     """The verdict of an assessment while students can still hand in: what is wrong, but neither the case nor why."""
     if verdict.passed or verdict.status in NOT_RUN:
         return verdict
-    sentence = f"{verdict.status} (an assessment shows no case and no reason)"
+    why = "the checker itself failed" if verdict.status == "unjudged" else "an assessment shows no case and no reason"
+    sentence = f"{verdict.status} ({why})"
     return Verdict(verdict.status, verdict.where, sentence, parts=verdict.parts)
 
 
@@ -148,7 +154,12 @@ def results_json(verdicts: Mapping[str, Verdict], weights: Weights) -> str:
     for name, weight in weights.items():
         status = "passed" if verdicts[name].passed else "failed"
         texts = [f"{heading}:\n{text}" if heading else text for heading, text in feedback(verdicts[name], weight)]
-        marked.append({"name": name, "score": round(scores[name], 3), "max_score": weight, "status": status,
+        marked.append({"name": name, **scored(scores[name]), "max_score": weight, "status": status,
                        "output": "\n\n".join(texts), **shared})  # fmt: skip
     said = f"{sum(verdict.passed for verdict in verdicts.values())} of {len(marked)} passed"
-    return json.dumps({"score": round(sum(scores.values()), 3), "output": said, **shared, "tests": marked}, indent=1)
+    return json.dumps({**scored(sum(scores.values())), "output": said, **shared, "tests": marked}, indent=1)
+
+
+def scored(number: float) -> dict[str, float]:
+    """A score as an entry; none where a person has to grade."""
+    return {} if math.isnan(number) else {"score": round(number, 3)}

@@ -93,17 +93,23 @@ def missing_definition(trial: Trial) -> str | None:
 def verdict_of_check(trial: Trial, seed: int, explain: bool) -> Verdict:
     """The verdict by one check: the first case that fails, the reason, and the smallest case that shows it."""
     check = trial.check
-    first = trial.test(check.telling)
-    smallest, failing, tried = smallest_failing(trial, seed, first)
-    found, case = (failing, smallest) if failing is not None else (first, check.telling)
+    found = first = trial.test(check.telling)
+    case, diagnosis, tried = check.telling, "", list[Case]()
+    try:
+        smallest, failing, tried = smallest_failing(trial, seed, first)
+        found, case = (failing, smallest) if failing is not None else (first, case)
+        if found is not None and explain and found.kind in EXPLAINED:
+            witnesses = [check.telling, case, *tried[:WITNESSES]]
+            diagnosis, case = diagnosing.reason(trial, found, case, first, witnesses)
+            found = trial.test(case) or found
+    except Exception as error:  # a mistake of ours: what is known to be wrong stays wrong
+        if found is None:
+            raise
+        diagnosis = f"{found.sentence}; {source.fault(error)} while it looked for the reason"
     if found is None:
         return Verdict("passed", check.name, cases=len(tried) + 1)
     status = found.kind if found.kind in STATUSES else "wrong"
-    verdict = Verdict(status, found.where, found.sentence, cases=len(tried) + 1)
-    if explain and found.kind in EXPLAINED:
-        witnesses = [check.telling, case, *tried[:WITNESSES]]
-        verdict.diagnosis, case = diagnosing.reason(trial, found, case, first, witnesses)
-        found = trial.test(case) or found
+    verdict = Verdict(status, found.where, diagnosis or found.sentence, cases=len(tried) + 1)
     verdict.details, verdict.shown = details(trial, case, found.shown), (check, case, found.douts)
     verdict.line = found.answer.line or line_of(trial, found)
     verdict.code = source.code_at(trial.text, verdict.line)

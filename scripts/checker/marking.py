@@ -33,7 +33,7 @@ from minigrad.backend import usable_cores
 from scripts.pages import web_page
 from scripts.pages.web_page import escaped
 
-from . import catalogue, gradebook, processes
+from . import catalogue, gradebook, processes, source
 from .checks import Verdict
 from .gradebook import Results, Weights, plain
 from .processes import Limits
@@ -70,7 +70,7 @@ def mark(
     out_dir.mkdir(parents=True, exist_ok=True)
     with open(out_dir / "results.jsonl", "a+", encoding="utf-8") as lines:  # open for reading and for appending
         record = Record(lines, exercises, (seed, *limits))
-        waiting = [file for file in files if record.verdict(file) is None]
+        waiting = [file for file in files if (known := record.verdict(file)) is None or known.status == "unjudged"]
         print(f"Marking {len(exercises)} exercises of {len(submissions)} students; {len(files) - len(waiting)} of "
               f"{len(files)} have a verdict from before.", flush=True)  # fmt: skip
         if not processes.is_confined():
@@ -249,8 +249,7 @@ def judge(file: File, exercise: Path, seed: int, limits: Limits) -> Verdict:
         verdict.shown = None  # it cannot be sent to another process
         return verdict
     except Exception as error:  # a mistake of ours must not stop the others
-        sentence = f"the checker itself failed ({type(error).__name__}: {error}): tell your teacher"
-        return Verdict("error", file.exercise, sentence)
+        return Verdict("unjudged", file.exercise, source.fault(error))
 
 
 load = functools.cache(catalogue.load)
@@ -285,6 +284,8 @@ def summary(results: Results, exercises: dict[str, Path]) -> str:
         for same in sorted(sentences.values(), key=len, reverse=True):
             lines.append(f"  {len(same):4} of {len(verdicts)}: {same[0][:200]}")
     perfect = sum(all(v.passed for v in verdicts.values()) for verdicts in results.values())
+    if unjudged := [f"{who}'s {name}" for who in results for name, v in results[who].items() if v.status == "unjudged"]:
+        lines.append(f"NOT GRADED, as the checker itself failed: {', '.join(unjudged)}. Grade them by hand.")
     return "\n".join([*lines, f"{perfect} of {len(results)} students passed everything", ""])
 
 

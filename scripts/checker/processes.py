@@ -253,6 +253,9 @@ def judge(
                 verdict.printed = "".join(submission.printed).splitlines()[:LINES_SHOWN]
     except Ended as ended:
         return verdict or ended.verdict
+    except Exception as error:  # a mistake of ours, which must not be taken for the learner's
+        if verdict is None or credit and not verdict.passed and not verdict.parts:
+            return Verdict("unjudged", path.name, f"{verdict.diagnosis + '; ' if verdict else ''}{source.fault(error)}")
     return verdict
 
 

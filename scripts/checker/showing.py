@@ -18,6 +18,7 @@ HEADINGS = {
     "refused": "not yours",
     "timeout": "does not end",
     "memory": "too much memory",
+    "unjudged": "not judged, by no fault of yours",
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .checks import Verdict
-from .worker import LIBRARIES, UsesLibrary
+from .worker import LIBRARIES, YOURS, UsesLibrary
 
 ALLOWED = {"__future__", *LIBRARIES}
 
@@ -29,8 +29,7 @@ def read(content: bytes, path: Path) -> tuple[str, Verdict | None]:
         return text, Verdict("syntax", path.name, sentence, line=line, code=code_at(text, line))
     if (found := _forbidden(tree)) is not None:
         line, what = found
-        sentence = f"{what}: this exercise is yours to write, with NumPy and math only"
-        return text, Verdict("refused", path.name, sentence, line=line, code=code_at(text, line))
+        return text, Verdict("refused", path.name, f"{what}: {YOURS}", line=line, code=code_at(text, line))
     return text, None
 
 
@@ -76,6 +75,12 @@ def kind_of(error: BaseException) -> tuple[str, str]:
     if isinstance(error, MemoryError):
         return "memory", "it needs more memory than it may have"
     return "error", f"{type(error).__name__}: {error}"
+
+
+def fault(error: Exception) -> str:
+    """What went wrong in the checker itself, and where, for whoever can mend it."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"the checker itself failed ({type(error).__name__}: {error}; {Path(place.filename).name}:{place.lineno})"
 
 
 def with_helpers(function: Callable[..., Any]) -> str:

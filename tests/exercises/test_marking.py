@@ -4,12 +4,13 @@ import csv
 import json
 import re
 import shutil
+import sys
 import zipfile
 
 import pytest
 
 from scripts import exercise
-from scripts.checker import catalogue, gradebook, marking, processes
+from scripts.checker import catalogue, comparing, diagnosing, gradebook, judging, marking, processes
 from scripts.checker.checks import Verdict
 from tests.exercises.planting import reference_text as reference
 from tests.scripts.running import output_of, refusal, run_here
@@ -197,6 +198,9 @@ def test_an_interrupted_run_goes_on(tmp_path, exercises, capsys, monkeypatch):
     record.write_text("\n".join([*lines[:3], lines[3][:40]]), encoding="utf-8")  # killed while it wrote the third
     again, said = mark(tmp_path, exercises, capsys)
     assert "; 2 of 4 have a verdict" in said and again == whole
+    passed = record.read_text(encoding="utf-8").replace('"status": "passed"', '"status": "unjudged"', 1)
+    record.write_text(passed, encoding="utf-8")  # the checker failed at one of them
+    assert "; 3 of 4 have a verdict" in mark(tmp_path, exercises, capsys)[1]
     submit(tmp_path / "class", "bob", softplus=reference("softplus"))
     changed, said = mark(tmp_path, exercises, capsys)
     assert "; 3 of 4 have a verdict" in said and changed["bob"]["softplus"] == "1"
@@ -266,10 +270,25 @@ def test_the_readmes_example_is_an_exercise(tmp_path):
     assert "product rule" in verdict.diagnosis
 
 
-def test_a_mistake_of_the_checker_stops_nothing(monkeypatch):
-    monkeypatch.setattr(marking.processes, "judge", lambda *a, **k: 1 / 0)
-    verdict = marking.judge(marking.File("ada", "softplus", "softplus.py", b""), PATHS["softplus"], 0, marking.Limits())
-    assert verdict.status == "error" and "the checker itself failed (ZeroDivisionError" in verdict.diagnosis
+GRADED = (diagnosing.reason, diagnosing.ask_gradcheck, judging.smallest_failing)  # in spite of a failure there
+UNGRADED = (judging.parts, judging.drawn, comparing.difference, comparing.about_values, comparing.close)
+
+
+@pytest.mark.parametrize("function", [*GRADED, *UNGRADED, processes.judge])
+def test_a_mistake_of_the_checker_is_not_the_students(monkeypatch, function):
+    """It is said to be the checker's. What is known is graded, and the rest gets no points, instead of 0."""
+    text = BACKWARD.replace("(1 - np.tanh(ctx.x / 2))", "abs(ctx.x)")
+    monkeypatch.setattr(sys.modules[function.__module__], function.__name__, lambda *a, **k: 1 / 0)
+    file = marking.File("a", "softplus", "a.py", text.encode())
+    verdict = marking.judge(file, PATHS["softplus"], 0, marking.Limits())
+    assert "the checker itself failed (ZeroDivisionError: division by zero; test_marking.py:" in verdict.diagnosis
+    results, weights = {"a": {"softplus": verdict}, "b": {"softplus": Verdict("passed")}}, {"softplus": 1.0}
+    row = next(csv.DictReader(gradebook.marks_csv(results, weights).splitlines()))
+    told = json.loads(gradebook.results_json({"softplus": gradebook.withheld(verdict)}, weights))
+    scores = [row["softplus"], row["points"], told.get("score"), told["tests"][0].get("score")]
+    assert scores == (["0.333", "0.333", 0.333, 0.333] if function in GRADED else ["", "", None, None])
+    assert verdict.status == ("wrong" if function in GRADED else "unjudged")
+    assert ("NOT GRADED" in marking.summary(results, {"softplus": PATHS["softplus"]})) == (function not in GRADED)
 
 
 def test_cells_and_pages_hold_no_formulas_and_no_control_characters():
