@@ -30,6 +30,8 @@ from .trial import ASK
 
 START = "import sys; sys.path += sys.argv[1:3]; import worker; worker.main()"
 HARNESS = "from __future__ import annotations\nimport math\nimport numpy as np\n"
+# Variables of our environment that a worker gets.
+KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "SYSTEMROOT", "TEMP", "TMP")
 PATIENCE = 10  # seconds for which a worker that is asked something may wait instead of computing
 LINES_SHOWN = 10
 
@@ -67,7 +69,7 @@ class Submission:
         self.verdict_at_end: Verdict | None = None
         folders = [str(Path(__file__).parent), str(Path(np.__file__).parents[1])]
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-c", START, *folders, *map(str, limits)],
+            [sys.executable, "-P", "-s", "-c", START, *folders, *map(str, limits)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tempfile.gettempdir(), env=environment(),
         )  # fmt: skip
         self.over = threading.Event()
@@ -216,9 +218,11 @@ def is_waiting(process: int) -> bool:
 
 
 def environment() -> dict[str, str]:
-    """The environment of a worker: one thread, as arrays are small and several workers may run side by side."""
+    """The environment of a worker: what Python and NumPy need, without the secrets that ours may hold. One thread, as
+    arrays are small and several workers may run side by side; and a set has the same order in every run.
+    """
     threads = {f"{library}_THREADS": "1" for library in ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "VECLIB_MAXIMUM")}
-    return {**os.environ, **threads, "PYTHONHASHSEED": "0"}
+    return {name: os.environ[name] for name in KEPT if name in os.environ} | threads | {"PYTHONHASHSEED": "0"}
 
 
 RUNS: type[Submission] = InThisProcess if sys.platform == "emscripten" else Submission

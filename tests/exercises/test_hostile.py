@@ -127,6 +127,37 @@ def test_the_worker_holds_no_answer():
     assert verdict.diagnosis == "ValueError: ['minigrad', 'minigrad.autograd'] []"
 
 
+def test_the_workers_environment_holds_no_secret_and_needs_little(monkeypatch):
+    ours = {"SOME_TOKEN": "a secret", "HOME": "/nowhere", "PYTHONPATH": "/nowhere", "LANG": "xx"}
+    monkeypatch.setattr(os, "environ", ours | {name: os.environ[name] for name in os.environ.keys() & {"SYSTEMROOT"}})
+    assert verdict_on(RIGHT).passed
+    said = verdict_on(in_forward("raise ValueError(dict(os.environ))")).diagnosis
+    assert "'OPENBLAS_NUM_THREADS': '1'" in said and "secret" not in said and "nowhere" not in said, said
+
+
+def test_an_import_is_refused_with_the_list_of_what_may_be_imported():
+    allowed = source.ALLOWED - {"__future__"}
+    assert verdict_on("".join(f"import {name}\n" for name in allowed) + RIGHT).passed
+    for text in ("import os", "from minigrad.tensor import Tensor", "__import__('http')"):
+        said = verdict_on(f"{text}\n{RIGHT}")
+        assert said.status == "refused" and all(f" {name}" in said.diagnosis for name in allowed), said
+
+
+SAME = {  # answers whose words could differ from run to run, or say too little; and a part of what is said
+    "return np.array([None, 1])": "got array of dtype object",
+    "return {'x': {*'abcdefgh'}, 'y': object}": "got dict {'x': set, 'y': type}",
+    "raise ValueError(f'{Softplus.forward} {object()}')": "<function Softplus.forward> <object object>",
+    "raise ValueError({*'abcdefgh'})": "ValueError: {",
+    "print(object(), {*'abcdefgh'}); return x": "",
+}
+
+
+@pytest.mark.parametrize("text", SAME)
+def test_the_same_file_gets_the_same_words(text):
+    first, second = (verdict_on(in_forward(text)).facts() | {"seconds": 0} for _ in range(2))
+    assert first == second and SAME[text] in first["diagnosis"] and "0x" not in str(first)
+
+
 def test_an_input_cannot_be_written_to():
     assert "writes to its input" in verdict_on(in_forward("x[...] = 0")).diagnosis
 
