@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gpt.console import silenced
 from gpt.files import read_json, shortened, write_text
+from gpt.training.folder_lock import locked
 
 from . import catalogue, processes
 from .checks import Exercise, Verdict
@@ -22,12 +26,20 @@ class Workspace:
     def __init__(self, folder: Path, paths: dict[str, Path], seed: int = 0):
         self.folder, self.paths, self.seed = folder, paths, seed
         self.record = folder / "progress.json"
-        self.state: dict[str, Any] = {"passed": {}, "hints": {}, "current": None}
-        if self.record.exists():
-            self.state |= read_progress(self.record)
 
-    def save(self) -> None:
-        write_text(self.record, json.dumps(self.state, indent=1) + "\n")
+    @property
+    def state(self) -> dict[str, Any]:
+        """progress.json as it is at this moment: another terminal may have written to it."""
+        kept = read_progress(self.record) if self.record.exists() else {}
+        return {"passed": {}, "hints": {}, "current": None} | kept
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[dict[str, Any]]:
+        """The state, to be changed in the block. Meanwhile no other process can change it, so nothing gets lost."""
+        with silenced(), locked(self.folder):
+            state = self.state
+            yield state
+            write_text(self.record, json.dumps(state, indent=1) + "\n")
 
     def exercise(self, name: str) -> Exercise:
         return catalogue.load(catalogue.path_of(name, self.paths))
@@ -62,8 +74,8 @@ class Workspace:
         file = self.file(name)
         if not file.exists():
             write_text(file, self.exercise(name).stub)
-        self.state["current"] = name
-        self.save()
+        with self.changing() as state:
+            state["current"] = name
         return file
 
     def check(self, name: str, debug: bool = False) -> Verdict:
@@ -73,11 +85,11 @@ class Workspace:
         verdict = processes.judge(exercise, content, file, self.seed)
         if debug:
             processes.debug(exercise, verdict, content, file)
-        if verdict.passed:
-            self.state["passed"][name] = fingerprint(content)
-        else:
-            self.state["passed"].pop(name, None)
-        self.save()
+        with self.changing() as state:
+            # Nothing is known if the checker failed, or if another terminal has meanwhile passed a newer file.
+            if verdict.status != "unjudged" and not (self.has_passed(name) and file.read_bytes() != content):
+                state["passed"].pop(name, None)
+                state["passed"] |= {name: fingerprint(content)} if verdict.passed else {}
         return verdict
 
     def hint(self, name: str) -> tuple[int, str]:
@@ -85,9 +97,8 @@ class Workspace:
         exercise = self.exercise(name)
         if exercise.is_assessment or not exercise.hints:
             raise ValueError(f"there are no hints for {name}: assessments have none")
-        level = min(self.state["hints"].get(name, 0) + 1, 3)
-        self.state["hints"][name] = level
-        self.save()
+        with self.changing() as state:
+            level = state["hints"][name] = min(state["hints"].get(name, 0) + 1, 3)
         return level, exercise.hints[level - 1]
 
     def reset(self, name: str) -> Path | None:
@@ -97,8 +108,9 @@ class Workspace:
             numbers = (n for n in range(1, 10_000) if not file.with_suffix(f".old{n}.txt").exists())
             kept = file.with_suffix(f".old{next(numbers)}.txt")
             file.replace(kept)
-        self.state["passed"].pop(name, None)
-        self.state["hints"].pop(name, None)
+        with self.changing() as state:
+            state["passed"].pop(name, None)
+            state["hints"].pop(name, None)
         self.start(name)
         return kept
 

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from gpt import Llama, LlamaConfig, Tokenizer
 from minigrad import manual_seed
 from scripts import exercise
-from scripts.checker import capstone, catalogue, watching
+from scripts.checker import capstone, catalogue, processes, watching
+from scripts.checker.checks import Verdict
 from scripts.checker.workspace import Workspace, fingerprint
 from tests.scripts.running import output_of, refusal, run_here
 
@@ -196,6 +198,40 @@ def test_the_loop_checks_when_the_file_is_saved(tmp_path):
         assert session.press(key) and any(words in text for text in said[-3:]), key
     assert session.press("n") and session.name == "walk"
     assert not session.press("q")
+
+
+@pytest.mark.parametrize("act", [Workspace.start, Workspace.check, Workspace.hint, Workspace.reset])
+def test_what_another_terminal_has_noted_survives(tmp_path, act):
+    mine, other = (Workspace(tmp_path, catalogue.paths()) for _ in range(2))
+    write_tanh(tmp_path)
+    assert mine.passed == [] and other.check("tanh").passed and other.hint("tanh")[0] == 1
+    act(mine, "mul")
+    for each in (mine, other, Workspace(tmp_path, catalogue.paths())):
+        assert each.passed == ["tanh"] and each.state["hints"]["tanh"] == 1 and each.current() == "mul"
+    other.reset("tanh")
+    assert mine.passed == [] and "tanh" not in mine.state["hints"] and mine.current() == "tanh"
+
+
+@pytest.mark.parametrize("older", [Verdict("wrong"), Verdict("passed"), Verdict("unjudged")])
+def test_a_verdict_on_an_older_file_does_not_take_a_newer_pass_away(tmp_path, monkeypatch, older):
+    def while_another_terminal_passes(*arguments):
+        monkeypatch.undo()
+        write_tanh(tmp_path)
+        assert Workspace(tmp_path, catalogue.paths()).check("tanh").passed
+        return older
+
+    mine = Workspace(tmp_path, catalogue.paths())
+    monkeypatch.setattr(processes, "judge", while_another_terminal_passes)
+    assert mine.check("tanh") is older and mine.has_passed("tanh")
+    write_tanh(tmp_path, body="        return (dout,)\n")
+    assert not mine.check("tanh").passed and "tanh" not in mine.state["passed"]
+
+
+def test_several_at_the_same_moment_lose_nothing(tmp_path):
+    names = list(catalogue.paths())[:5]
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: Workspace(tmp_path, catalogue.paths()).hint(name), names))
+    assert Workspace(tmp_path, catalogue.paths()).state["hints"] == dict.fromkeys(names, 1)
 
 
 def test_the_loop_reads_letters_until_the_learner_quits(tmp_path, monkeypatch):
