@@ -183,10 +183,13 @@ def _lines(poll: bool) -> Callable[[], str | None]:
     poll: where input is a pipe that can be looked at, give None after PERIOD without a line.
     """
 
+    # Without a buffer, as select does not see lines that are in one already.
+    pipe = open(sys.stdin.fileno(), "rb", 0, closefd=False) if poll and os.name == "posix" else None  # noqa: SIM115
+
     def key() -> str | None:
-        if poll and os.name == "posix" and not select.select([sys.stdin], [], [], PERIOD)[0]:
+        if pipe and not select.select([pipe], [], [], PERIOD)[0]:
             return None
-        line = sys.stdin.readline()
+        line = pipe.readline().decode("latin-1") if pipe else sys.stdin.readline()
         return "q" if line == "" else line.strip().lower()[:1] or "\n"
 
     return key

@@ -234,6 +234,16 @@ def test_several_at_the_same_moment_lose_nothing(tmp_path):
     assert Workspace(tmp_path, catalogue.paths()).state["hints"] == dict.fromkeys(names, 1)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere a pipe cannot be looked at")
+def test_lines_that_arrive_together_are_all_read(monkeypatch):
+    reading, writing = os.pipe()
+    with open(reading, encoding="utf-8") as stdin, open(writing, "wb", buffering=0) as fingers:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        key = watching._lines(poll=True)
+        fingers.write(b"h\nLIST\n\nq\r\n")
+        assert [key() for _ in range(5)] == ["h", "l", "\n", "q", None]
+
+
 def test_the_loop_reads_letters_until_the_learner_quits(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("h\n\nq\n"))
     text = output_of(exercise.main, "--workspace", tmp_path, "--manual")
