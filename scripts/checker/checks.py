@@ -218,6 +218,10 @@ def filled(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     return {name: some(*shape, seed=seed) for seed, (name, shape) in enumerate(shapes.items())}
 
 
+# Added to three rows, it makes one of them far larger than 0, and one far smaller: e^x is inf there, or 0.
+FAR = np.array([[0], [1000], [-1000]])
+
+
 # --- the beginning of a learner's file --------------------------------------------------------------------------------
 
 NUMPY = "import numpy as np"

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-ATOL = 1e-9
-
 
 def difference(
     got: Any, expected: Any, tolerance: float = 1e-6, what: str = "the result", guess: bool = True
@@ -84,7 +82,7 @@ def _of_arrays(got: Any, expected: Any, tolerance: float, what: str, guess: bool
 
 
 def close(got: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
-    return bool(np.allclose(got, expected, rtol=tolerance, atol=max(ATOL, tolerance * 1e-3), equal_nan=True))
+    return bool(np.allclose(got, expected, rtol=tolerance, atol=tolerance * 1e-3, equal_nan=True))
 
 
 def _about_shapes(got: np.ndarray, expected: np.ndarray, tolerance: float) -> str:
@@ -125,7 +123,7 @@ def about_values(got: np.ndarray, expected: np.ndarray, tolerance: float, guess:
     if got.ndim > 1 and close(np.sort(got.ravel()), np.sort(expected.ravel()), tolerance):
         return "has the right numbers in other places: are axes mixed up (reshape?), or parts joined in another order?"
     shift = got[finite] - expected[finite]
-    if shift.size > 1 and np.ptp(shift) < 1e-7 * max(1.0, float(np.abs(shift).max())):
+    if shift.size > 1 and np.ptp(shift) < 0.1 * tolerance * max(1.0, float(np.abs(shift).max())):
         return f"is off by the same number everywhere: {float(shift.flat[0]):+.6g}"
     return f"has wrong values{_whereabouts(got, expected, tolerance)}"
 
@@ -168,12 +166,13 @@ def _whereabouts(got: np.ndarray, expected: np.ndarray, tolerance: float) -> str
     if got.dtype.kind in "iub" or expected.dtype.kind in "iub":
         wrong = np.asarray(got != expected)
     else:
-        wrong = ~np.isclose(got, expected, rtol=tolerance, atol=ATOL)
+        wrong = ~np.isclose(got, expected, rtol=tolerance, atol=tolerance * 1e-3)
     if not wrong.ndim:
         return f": {got}, where {expected} is right"
     place = tuple(int(i) for i in np.argwhere(wrong)[0])
-    at = "[" + ", ".join(map(str, place)) + "]"
-    return f": {wrong.sum()} of {wrong.size} are wrong, the first at {at}: {got[place]:.6g}, not {expected[place]:.6g}"
+    digits = 6 if f"{got[place]:.6g}" != f"{expected[place]:.6g}" else 15
+    numbers = f"{got[place]:.{digits}g}, not {expected[place]:.{digits}g}"
+    return f": {wrong.sum()} of {wrong.size} are wrong, the first at {list(place)}: {numbers}"
 
 
 def _in_words(value: Any) -> str:

@@ -14,7 +14,7 @@ Example: x = [[ln 1, ln 3]], dim = 1, dout = [[1, 0]]  ->  out = [[0.25, 0.75]],
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, shapes, some, values
+from scripts.checker.checks import FAR, OP, Case, Exercise, Kernel, OpCheck, beginning, shapes, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class Softmax(Function):
@@ -64,7 +64,8 @@ EXERCISE = Exercise(
         "The second term is out_i times one number per row: (dout * out).sum(axis=dim, keepdims=True).",
         "dx = ctx.out * (dout - (dout * ctx.out).sum(axis=ctx.dim, keepdims=True))",
     ),
-    checks=[OpCheck("Softmax", cases(), Case(some(3, 4), dim=1))],
+    checks=[OpCheck("Softmax", cases(), Case(some(3, 4), dim=1)),
+            OpCheck("Softmax", cases(), Case(some(3, 4) + FAR, dim=1), examples=1)],
     place=Kernel("softmax", "Softmax", takes=("scaled_dot_product_attention",)),
     answer=("minigrad.functional.activation.Softmax",),
 )

@@ -11,7 +11,7 @@ Example: x = [[ln 1, ln 3]], dim = 1, dout = [[1, 0]]  ->  out = [[-1.3863, -0.2
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, shapes, some, values
+from scripts.checker.checks import FAR, OP, Case, Exercise, Kernel, OpCheck, beginning, shapes, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class LogSoftmax(Function):
@@ -61,7 +61,8 @@ EXERCISE = Exercise(
         "The derivative of ln(sum e^x) by x_i is softmax_i, which is np.exp(out). It meets the row's sum of dout.",
         "dx = dout - np.exp(ctx.out) * dout.sum(axis=ctx.dim, keepdims=True)",
     ),
-    checks=[OpCheck("LogSoftmax", cases(), Case(some(3, 4), dim=1))],
+    checks=[OpCheck("LogSoftmax", cases(), Case(some(3, 4), dim=1)),
+            OpCheck("LogSoftmax", cases(), Case(some(3, 4) + FAR, dim=1), examples=1)],
     place=Kernel("log_softmax", "LogSoftmax", takes=("cross_entropy",)),
     answer=("minigrad.functional.activation.LogSoftmax", "minigrad.functional.activation.log_softmax_of_array"),
 )

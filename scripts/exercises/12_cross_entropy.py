@@ -2,8 +2,9 @@
 
     loss = the mean over the rows that count of  -ln softmax(logits)[target]
 
-Rows whose target is `ignore_index` (padding, prompts) do not count: they are left out of the loss and of n, and get
-gradient 0. The gradient is famous for its simplicity: predicted probabilities minus one-hot targets, divided by n.
+Rows whose target is `ignore_index`, any number (padding, prompts), do not count: they are left out of the loss and of
+n, and get gradient 0. The gradient is famous for its simplicity: predicted probabilities minus one-hot targets, divided
+by n.
 
 Shapes: logits (N, C), targets (N) integers, loss (): a number; dout (), dlogits (N, C). targets get no gradient: None.
 At least one row counts.
@@ -13,7 +14,7 @@ Example: logits = [[0, 0], [5, 1]], targets = [1, -100]  ->  loss = 0.6931, dlog
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, some, values
+from scripts.checker.checks import FAR, OP, Case, Exercise, Kernel, OpCheck, beginning, some, values
 from scripts.checker.places import with_arguments
 
 STUB = beginning(__doc__, OP) + '''
@@ -52,6 +53,7 @@ SLIPS = [
     ("(probs - onehot) * ctx.kept[:, None]", "(probs - onehot * ctx.kept[:, None])",
      "ignored rows get a gradient: it must be 0 there"),
     ("/ ctx.n", "/ len(ctx.kept)", "divided by all rows: n is the number of rows that count"),
+    ("!= ignore_index", ">= 0", "`ignore_index` may be any number, not only a negative one: compare targets with it"),
     ("!= ignore_index", "!= -100", "-100 is written into the code: `ignore_index` says which rows do not count"),
 ]  # fmt: skip
 
@@ -78,7 +80,8 @@ EXERCISE = Exercise(
         "multiply by kept.",
         "dlogits = np.exp(log_probs); dlogits[rows, safe_targets] -= 1; dlogits * kept[:, None] * dout / n",
     ),
-    checks=[OpCheck("CrossEntropy", cases(), Case(some(5, 4), np.array([1, -100, 3, 0, 3]), ignore_index=-100))],
+    checks=[OpCheck("CrossEntropy", cases(), Case(some(5, 4), np.array([1, -100, 3, 0, 3]), ignore_index=-100)),
+            OpCheck("CrossEntropy", cases(), Case(some(3, 4) + FAR, np.array([1, 2, 3]), ignore_index=2), examples=1)],
     place=Kernel(
         "cross_entropy",
         "CrossEntropy",

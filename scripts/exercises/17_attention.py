@@ -18,7 +18,7 @@ import math
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, some, values
+from scripts.checker.checks import FAR, OP, Case, Exercise, Kernel, OpCheck, beginning, some, values
 from scripts.checker.places import with_arguments
 
 STUB = beginning(__doc__, "import math", OP) + '''
@@ -104,7 +104,9 @@ EXERCISE = Exercise(
         "dscores = probs * (dprobs - (dprobs * probs).sum(-1, keepdims=True)); dq = dscores @ k * scale; "
         "dk = dscores.swapaxes(-1, -2) @ q * scale",
     ),
-    checks=[OpCheck("Attention", cases(), TELLING, examples=12)],
+    checks=[OpCheck("Attention", cases(), TELLING, examples=12),
+            OpCheck("Attention", cases(), Case(some(2, 3, 5) + FAR, some(2, 4, 5, low=1), *TELLING.arguments[2:]),
+                    examples=1)],
     place=Kernel(
         "scaled_dot_product_attention", "Attention", lambda op: with_arguments(op, with_the_mask), fits=fits
     ),

@@ -19,7 +19,7 @@ Example: q = [[1]], k = [[0], [ln 3]], v = [[0], [1]], tile = 1  ->  m = 0, l = 
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, beginning, some, values
+from scripts.checker.checks import FAR, NUMPY, Case, Exercise, FunctionCheck, beginning, some, values
 
 STUB = beginning(__doc__, "import math", NUMPY) + '''
 def attention(q, k, v, tile):
@@ -45,6 +45,7 @@ SLIPS = [
     ("np.exp(m - m_new)", "1", "nothing is shrunk when the maximum rises: e^(m - m_new)"),
     ("np.exp(m - m_new)", "np.exp(m_new - m) if start else 0",
      "shrink is the wrong way round: e^(m - m_new), which is at most 1"),
+    ("np.full((len(q), 1), -np.inf)", "np.zeros((len(q), 1))", "the maximum begins at 0: it must begin at -inf"),
     ("np.maximum(m, s.max(axis=1, keepdims=True))", "np.zeros_like(m)", "overflow: the running maximum is not used"),
     ("range(0, len(k), tile)", "range(0, len(k) // tile * tile, tile)", "the last, shorter tile is missing"),
     ("    m = m_new\nreturn out / l", "    out, m = out / l, m_new\nreturn out",
@@ -95,8 +96,9 @@ EXERCISE = Exercise(
         "m and l are (T, 1), out is (T, D); k[start : start + tile] is a tile, also at the end.",
         "l = l * shrink + p.sum(axis=1, keepdims=True); out = out * shrink + p @ v[start : start + tile]",
     ),
-    checks=[
-        FunctionCheck("attention", cases(), Case(some(9, 3), some(7, 3, seed=1), some(7, 3, seed=2), 2), call=in_tiles)
-    ],
+    checks=[FunctionCheck("attention", cases(), Case(some(9, 3), some(7, 3, seed=1), some(7, 3, seed=2), 2),
+                          call=in_tiles),
+            FunctionCheck("attention", cases(), Case(some(3, 3) + 8 * FAR, some(7, 3, low=1), some(7, 3, seed=2), 2),
+                          call=in_tiles, examples=1)],
     answer=("minigrad.kernels.cpu.attention._forward_rows",),
 )

@@ -8,7 +8,7 @@ The caller gives you `block`, for example yours of the last exercise, and norm(x
 Here they are simpler: x * scale + shift * n_head, and x * weight. Names in the dictionary `params`:
 
     tokens (V, C), positions (the longest text, C)             embeddings: a row for each token, and for each position
-    blocks.0.NAME, blocks.1.NAME, ...                          of block 0, 1, ...: it gets them as NAME, without prefix
+    blocks.0.NAME, blocks.1.NAME, ...                          of block 0, 1, ...: it gets its own, no others, as NAME
     norm.NAME                                                  of the norm behind the last block, whose name is "norm"
 
 A model without "positions" in params adds none; the last exercise has one.
@@ -43,6 +43,8 @@ return logits
 SLIPS = [
     ('part_of(params, f"blocks.{layer}.")', "params",
      "a block gets its own parameters, with names without prefix and dot: part_of(params, f'blocks.{layer}.')"),
+    ('part_of(params, f"blocks.{layer}.")', '{n[-5:]: p for n, p in part_of(params, f"blocks.{layer}").items()}',
+     "the prefix needs its last dot: blocks.10 begins with blocks.1, but not with `blocks.1.`"),
     ("block(x,", "x + block(x,", "x is added to what a block returns: a block has added it already"),
 ]  # fmt: skip
 POSITIONS = {"positions": (4, 2)}
@@ -50,7 +52,11 @@ POSITIONS = {"positions": (4, 2)}
 
 def simple_parts(gpt, params, ids, n_layer, n_head):
     """Blocks that scale and shift, and a norm that scales."""
-    return gpt(params, ids, n_layer, n_head, lambda x, p, n_head: x * p["scale"] + p["shift"] * n_head,
+
+    def block(x, n_head, scale, shift):
+        return x * scale + shift * n_head
+
+    return gpt(params, ids, n_layer, n_head, lambda x, p, n_head: block(x, n_head, **p),
                lambda x, p, name: x * p[name + ".weight"])  # fmt: skip
 
 
@@ -73,6 +79,8 @@ EXERCISE = Exercise(
         'params["tokens"][ids] is (B, T, C), params["positions"][:T] is (T, C); the logits are (B, T, C) @ (C, V).',
         'x = block(x, part_of(params, f"blocks.{layer}."), n_head); norm(x, params, "norm") @ params["tokens"].T',
     ),
-    checks=[FunctionCheck("gpt", cases(), case(np.array([[2, 0, 4]]), 5, 3, 2, POSITIONS), call=simple_parts)],
+    checks=[FunctionCheck("gpt", cases(), case(np.array([[2, 0, 4]]), 5, 3, 2, POSITIONS), call=simple_parts),
+            # 11 blocks: "blocks.10" begins with "blocks.1"
+            FunctionCheck("gpt", cases(), case(np.array([[1]]), 2, 11, 2, POSITIONS), call=simple_parts, examples=1)],
     answer=("gpt.model.gpt2.Transformer.forward", "gpt.model.gpt2.GPT.forward"),
 )  # fmt: skip

@@ -49,6 +49,7 @@ for name, p in params.items():
     params[name] = update(name, p, gradients[name] * factor, rate(step))
 '''
 SLIPS = [
+    ("batch(tokens, begins", "batch(tokens, steps[0]", "every step takes the first batch: each has its own, `begins`"),
     ("gradients = {", "gradients = gradients if step else {",
      "the gradients are not set to zero: what earlier steps left is added to those of this step"),
     ("gradients = {", "for name in gradients if step else ():\n    gradients[name] = gradients[name] * factor\n"
@@ -83,7 +84,8 @@ def windows(draw):
 def run(window, steps, max_norm):
     tokens, begins, length = window.arguments
     params = filled({"a": (length,), "b": (length,)})
-    return Case(params, tokens, [begins] * steps, length, [0.1, 0.04, 0.06, 0.02], max_norm)
+    steps = [[(begin + step) % (len(tokens) - length) for begin in begins] for step in range(steps)]
+    return Case(params, tokens, steps, length, [0.1, 0.04, 0.06, 0.02], max_norm)
 
 
 WHOLE = Case(np.array([3, 1, 4, 1, 5, 9, 2, 6]), [0, 4], 3)

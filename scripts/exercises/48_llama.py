@@ -12,7 +12,8 @@
 
 `llama_block`, as in GPT-2: x = x + attention(norm(x)), x = x + mlp(norm(x)). There are no biases. p has Hugging Face's
 names, each with ".weight": input_layernorm (C), self_attn.q_proj (H D, C), k_proj and v_proj (K D, C), o_proj (C, H D),
-post_attention_layernorm (C), mlp.gate_proj and mlp.up_proj (I, C), mlp.down_proj (C, I). Values are not turned.
+post_attention_layernorm (C), mlp.gate_proj and mlp.up_proj (I, C), mlp.down_proj (C, I). Values are not turned. As
+before, softmax subtracts the largest score first.
 
 Shapes: turned: x (B, H, T, D) -> the same;  llama_block: x (B, T, C), n_head = H -> (B, T, C)
 Example: turned of two tokens [[1, 0], [1, 0]], D = 2: the first stays, the second turns by 1 radian: [0.5403, 0.8415]
@@ -54,7 +55,7 @@ k = np.repeat(turned(k), group, axis=1)  # turned as queries are; each serves th
 v = np.repeat(v, group, axis=1)  # not turned
 scores = q @ k.swapaxes(-1, -2) / np.sqrt(D)
 masked = np.where(np.tri(T) > 0, scores, -np.inf)  # before softmax: a token sees itself and what came before
-e = np.exp(masked - masked.max(axis=-1, keepdims=True))
+e = np.exp(masked - masked.max(axis=-1, keepdims=True))  # so that exp cannot overflow
 out = e / e.sum(axis=-1, keepdims=True) @ v
 x = x + out.transpose(0, 2, 1, 3).reshape(B, T, n_head * D) @ p["self_attn.o_proj.weight"].T
 h = rms_norm(x, p, "post_attention_layernorm")  # the MLP reads a normalized copy, and has a norm of its own
@@ -68,13 +69,13 @@ SLIPS = [
 ]  # fmt: skip
 
 
-def case(x, K, group):
-    """A block with K key heads of two numbers, each for `group` query heads."""
+def case(x, K, group, factor=1):
+    """A block with K key heads of two numbers, each for `group` query heads. factor: of the weights of queries."""
     C, H = x.shape[-1], K * group
     attention = {"q_proj": (2 * H, C), "k_proj": (2 * K, C), "v_proj": (2 * K, C), "o_proj": (C, 2 * H)}
     shapes = {"input_layernorm": (C,), "post_attention_layernorm": (C,), "mlp.gate_proj": (1, C), "mlp.up_proj": (1, C),
               "mlp.down_proj": (C, 1), **{f"self_attn.{name}": shape for name, shape in attention.items()}}  # fmt: skip
-    return Case(x, filled({f"{name}.weight": shape for name, shape in shapes.items()}), H)
+    return Case(x, {f"{n}.weight": a * (factor if "q_proj" in n else 1) for n, a in filled(shapes).items()}, H)
 
 
 one_or_two = st.integers(1, 2)
@@ -89,9 +90,8 @@ EXERCISE = Exercise(
         "np.arange(T)[:, None] * THETA ** (-np.arange(0, D, 2) / D) is (T, D / 2); np.repeat(k, n_head // K, axis=1).",
         "np.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1); gate / (1 + np.exp(-gate)) * up",
     ),
-    checks=[
-        FunctionCheck("turned", heads.map(Case), Case(some(2, 3, 5, 6))),
-        FunctionCheck("llama_block", blocks, case(some(2, 3, 5), 2, 2), examples=20),
-    ],
+    checks=[FunctionCheck("turned", heads.map(Case), Case(some(2, 3, 5, 6))),
+            FunctionCheck("llama_block", blocks, case(some(2, 3, 5), 2, 2), examples=20),
+            FunctionCheck("llama_block", blocks, case(some(2, 3, 5), 2, 2, factor=300), examples=1)],
     answer=("gpt.model.llama.rotations", "gpt.model.llama.LlamaBlock"),
 )  # fmt: skip

@@ -227,4 +227,19 @@ MISTAKES = [
     ("lora", "x @ weight.T + ", "", "a term is missing"),
     ("lora", " + scaling * (hidden @ B.T)", "", "a term is missing"),
     ("lora", "scaling * (hidden @ B.T)", "hidden @ B.T", "`scaling`"),
+    ("cross_entropy", "targets != ignore_index", "targets > ignore_index", "wrong values"),
+    ("gpt", 'part_of(params, f"blocks.{layer}.")',
+     '{name[9:]: p for name, p in params.items() if name.startswith(f"blocks.{layer}")}', "argument '.scale'"),
+    ("softplus", "np.logaddexp(0, x)", "np.where(x < -20, 0, np.logaddexp(0, x))", "0, not "),
+    ("softplus", "0.5 * (1 + np.tanh(ctx.x / 2))", "np.where(ctx.x > 20, 1, 1 / (1 + np.exp(-ctx.x)))", "dx has wrong"),
+    ("bradley_terry", "np.logaddexp(0, -ctx.d)", "np.where(ctx.d < -10, -ctx.d, np.logaddexp(0, -ctx.d))", "10.33003"),
+    *(("bpe_merge", "return merged", f"return {cut}", "is cut elsewhere: token")
+      for cut in ("merged + [b'']", "[b''] + merged", "b'.'.join(merged).split(b'.') + [b'']")),
+    # No maximum, and one that begins at 0: all is well until every number of a row is far above 0, or far below.
+    *((name, f" - {largest}", new, words) for name, largest in {
+        "softmax": "x.max(axis=dim, keepdims=True)", "log_softmax": "x.max(axis=dim, keepdims=True)",
+        "cross_entropy": "logits.max(axis=1, keepdims=True)", "attention": "scores.max(axis=-1, keepdims=True)",
+        "sampling": "logits.max()", "block": "masked.max(axis=-1, keepdims=True)",
+        "llama": "masked.max(axis=-1, keepdims=True)", "focal_loss": "logits.max(axis=1, keepdims=True)",
+    }.items() for new, words in (("", "overflow"), (f" - np.maximum({largest}, 0)", ""))),
 ]  # fmt: skip

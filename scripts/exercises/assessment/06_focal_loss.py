@@ -3,6 +3,8 @@
     p    = softmax(logits)[target],   per row
     loss = the mean over the rows of  -(1 - p)^gamma ln p
 
+Forward and backward must be finite for logits near 1000 and near -1000 as well.
+
 Shapes: logits (N, C), targets (N) integers, loss (), dout (), dlogits (N, C); targets: None. gamma a number >= 1.
 Example: logits = [[0, 0]], targets = [1], gamma = 2, dout = 1  ->  p = 0.5, loss = 0.1733,
          dlogits = [[0.2983, -0.2983]]
@@ -11,7 +13,7 @@ Example: logits = [[0, 0]], targets = [1], gamma = 2, dout = 1  ->  p = 0.5, los
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import OP, Case, Exercise, OpCheck, beginning, some, values
+from scripts.checker.checks import FAR, OP, Case, Exercise, OpCheck, beginning, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class FocalLoss(Function):
@@ -28,7 +30,7 @@ class FocalLoss(Function):
 '''
 
 BLANKS = '''
-shifted = logits - logits.max(axis=1, keepdims=True)
+shifted = logits - logits.max(axis=1, keepdims=True)  # so that exp cannot overflow
 log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 rows = np.arange(len(targets))
 ln_p = log_probs[rows, targets]
@@ -44,6 +46,7 @@ dlogits = dout / n * (dp * p)[:, None] * (onehot - ctx.probs)
 '''
 
 SLIPS = [
+    ("logits - logits.max(axis=1, keepdims=True)", "logits", "overflow: subtract the largest logit of each row first"),
     ("-((1 - p) ** gamma) * ln_p", "-ln_p", "(1 - p)^gamma is missing: this is cross-entropy"),
     ("-((1 - p) ** gamma)", "-(p**gamma)",
      "the weight is p^gamma: it must be (1 - p)^gamma, small where the model is right already"),
@@ -63,5 +66,6 @@ EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
     title="cross-entropy that cares about what is hard",
     group="Assessment", effort="40 min, hard",
-    checks=[OpCheck("FocalLoss", cases(), Case(some(5, 4), np.array([0, 3, 1, 2, 3]), gamma=2.0))],
+    checks=[OpCheck("FocalLoss", cases(), Case(some(5, 4), np.array([0, 3, 1, 2, 3]), gamma=2.0)),
+            OpCheck("FocalLoss", cases(), Case(some(3, 4) + FAR, np.array([0, 3, 1]), gamma=2.0), examples=1)],
 )
