@@ -38,7 +38,7 @@ dx = dout * sigmoid
 
 SLIPS = [
     ("np.logaddexp(0, x)", "np.maximum(x, 0)", "this is relu"),
-    ("np.logaddexp(0, x)", "np.where(x > 20, x, np.logaddexp(0, x))", "it is cut off: x itself is not exact"),
+    ("np.logaddexp(0, x)", "np.where(x > 20, x, np.logaddexp(0, x))", "cut off: above some x, x itself is not exact"),
     ("1 + np.tanh", "1 - np.tanh", "this is sigmoid(-x): the slope must grow with x"),
     ("0.5 * (1 + np.tanh(ctx.x / 2))", "0.25 * (1 - np.tanh(ctx.x / 2) ** 2)",
      "this is the derivative of the sigmoid: one derivative too many"),
