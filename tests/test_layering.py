@@ -201,104 +201,48 @@ def test_our_sources_keep_to_it(check):
 
 FOR_TYPES = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
 RING = ["imports go in a circle: gpt"]
-EMPTY = dict.fromkeys(["gpt/a.py", "gpt/c.py", "gpt/b/__init__.py", "gpt/b/d.py"], "")
 
 # What each check finds: file -> source, and the beginning of each message.
-FOUND = [
-    (import_problems, {"minigrad/nn/linear.py": "import gpt.model"}, ["minigrad/nn/linear.py:1: minigrad imports gpt"]),
+PLANTED = [
     (import_problems, {"minigrad/a.py": "def f():\n    from gpt import model"}, ["minigrad/a.py:2: minigrad imports"]),
-    (import_problems, {"gpt/a.py": "from finetune.lora import apply_lora"}, ["gpt/a.py:1: gpt imports finetune.lora"]),
     (import_problems, {"finetune/a.py": f"{FOR_TYPES}    import scripts.train"}, ["finetune/a.py:3: finetune imports"]),
-    (import_problems, {"gpt/a.py": "try:\n    import numba\nexcept ImportError: ..."}, ["gpt/a.py:2: imports"]),
-    (import_problems, {"scripts/train.py": "import torch"}, ["scripts/train.py:1: imports torch"]),
-    (import_problems, {"scripts/benchmark.py": "from pickle import load"}, ["scripts/benchmark.py:1: imports pickle"]),
-    (import_problems, {"minigrad/tensor.py": "import cupy as cp"}, ["minigrad/tensor.py:1: imports cupy"]),
+    (import_problems, {"scripts/train.py": "import torch, gpt"}, ["scripts/train.py:1: imports torch"]),
+    (
+        import_problems,
+        {"scripts/benchmark.py": "from pickle import load\nimport torch"},
+        ["scripts/benchmark.py:1: imp"],
+    ),
     (import_problems, {"gpt/a.py": "from cupyx.scipy import special"}, ["gpt/a.py:1: imports cupyx"]),
-    (import_problems, {"scripts/setup.py": "import numpy"}, ["scripts/setup.py:1: imports numpy, but runs"]),
-    (circles, {"gpt/a.py": "import gpt.b", "gpt/b.py": "import gpt.a"}, RING),
-    (circles, {"gpt/a.py": "from .b import f", "gpt/b.py": "from . import a"}, RING),
-    (circles, {"gpt/__init__.py": "from .a import f", "gpt/a.py": "from gpt import g"}, RING),
+    (import_problems, {"scripts/setup.py": "import json, numpy"}, ["scripts/setup.py:1: imports numpy, but runs"]),
+    (circles, {"gpt/a.py": "from .b import f", "gpt/b.py": "def f():\n    from . import a"}, RING),
     (circles, {"gpt/a.py": "import gpt.b.c", "gpt/b/c.py": "from ..d import f", "gpt/d.py": "import gpt.a"}, RING),
-    (circles, {"gpt/b/__init__.py": "from .c import f", "gpt/b/c.py": "from .. import b"}, RING),
-    (
-        circles,
-        {"gpt/a.py": "import gpt.b", "gpt/b.py": "import typing\nif typing.TYPE_CHECKING:\n    from gpt.a import f"},
-        RING,
-    ),
-    (
-        circles,
-        {"gpt/a.py": f"{FOR_TYPES}    from .b import B", "gpt/b.py": f"{FOR_TYPES}    from .a import A"},
-        RING,
-    ),
-    (completed_modules, {"gpt/a.py": "from . import b\nb.f = 1"}, ["gpt/a.py:2: changes b, "]),
-    (completed_modules, {"gpt/a.py": "from .b import C\nC.f = C.g = 1"}, ["gpt/a.py:2: changes C"] * 2),
-    (completed_modules, {"gpt/a.py": "import gpt.b\ngpt.b.f = 1"}, ["gpt/a.py:2: changes gpt"]),
-    (completed_modules, {"gpt/a.py": "import gpt.b as c\nc.f: int = 1"}, ["gpt/a.py:2: changes c"]),
-    (completed_modules, {"gpt/a.py": "from gpt import b\nif b:\n    b.n += 1"}, ["gpt/a.py:3: changes b"]),
+    (circles, {"gpt/a.py": f"{FOR_TYPES}    from .b import B", "gpt/b.py": "from .a import A"}, RING),
+    (circles, {"gpt/a.py": "import gpt.b", "gpt/b.py": f"{FOR_TYPES}    from gpt.c import C", "gpt/c.py": ""}, []),
+    (completed_modules, {"gpt/a.py": "from .b import C\nC.f = C.g = 1\nC = 2"}, ["gpt/a.py:2: changes C"] * 2),
+    (completed_modules, {"gpt/a.py": "import gpt.b as c\nif c:\n    c.n += 1"}, ["gpt/a.py:3: changes c"]),
     (completed_modules, {"gpt/a.py": "from . import b\nsetattr(b, 'f', 1)"}, ["gpt/a.py:2: changes b"]),
-    (
-        completed_modules,
-        {"gpt/a.py": "from .b import T\nT |= {}\nT[0] = T[1][2] = 3"},
-        ["gpt/a.py:2", *["gpt/a.py:3"] * 2],
-    ),
+    (completed_modules, {"gpt/a.py": "from .b import T\nT |= {}\nT[0] = 3"}, ["gpt/a.py:2", "gpt/a.py:3"]),
     (
         completed_modules,
         {"gpt/a.py": "from . import b\nb.T.update({})\nb.T[0].append(1)"},
         ["gpt/a.py:2", "gpt/a.py:3"],
     ),
+    (completed_modules, {"gpt/a.py": "from . import b\ndef f():\n    b.f = 1\nA = {**b.T}\nA[1] = b\nb.add_to(A)"}, []),
+    (speaking_problems, {"gpt/a.py": "print('x')", "gpt/console.py": "print('x')"}, ["gpt/a.py:1: prints"]),
     (
-        completed_modules,
-        {"gpt/a.py": "def f(): pass\nfrom . import b\nclass A:\n    b.f = f"},
-        ["gpt/a.py:4: changes b"],
+        speaking_problems,
+        {"gpt/a.py": "f'see scripts/{x}.py'", "scripts/b.py": "'python a.py'"},
+        ["gpt/a.py:1: names a"],
     ),
-    (speaking_problems, {"gpt/a.py": "print('x')"}, ["gpt/a.py:1: prints"]),
-    (speaking_problems, {"gpt/a.py": "f'see scripts/{x}.py'"}, ["gpt/a.py:1: names a script"]),
-    (speaking_problems, {"gpt/a.py": "x = 'python a.py'"}, ["gpt/a.py:1: names a script"]),
     (
         unlisted,
-        {"gpt/__init__.py": '"""a.py, b/"""', **EMPTY},
-        ["gpt/__init__.py does not list c.py", "gpt/b/__init__.py does not list d.py"],
+        {"gpt/__init__.py": '"""a.py"""', "gpt/a.py": "", "gpt/c.py": ""},
+        ["gpt/__init__.py does not list c.py"],
     ),
-]
-ALLOWED = [
-    (
-        import_problems,
-        {"gpt/model.py": "import numpy, minigrad.nn\nfrom minigrad import Tensor\nfrom . import attention"},
-    ),
-    (import_problems, {"scripts/train.py": "import finetune, gpt, minigrad"}),
-    (import_problems, {"scripts/benchmark.py": "import torch"}),
-    (import_problems, {"minigrad/backend.py": "import cupy"}),
-    (import_problems, {"minigrad/kernels/cuda.py": "from cupy import RawKernel"}),
-    (import_problems, {"scripts/setup.py": "import json, venv"}),
-    (circles, {"gpt/__init__.py": "from .a import f", "gpt/a.py": "from . import b", "gpt/b.py": "from .c import g"}),
-    (
-        circles,
-        {"gpt/a.py": "import gpt.b", "gpt/b.py": f"{FOR_TYPES}    from gpt.c import C", "gpt/c.py": "import gpt.d"},
-    ),
-    (
-        circles,
-        {
-            "minigrad/tensor.py": "from . import autograd\nfrom . import functional as F",
-            "minigrad/autograd.py": f"{FOR_TYPES}    from .tensor import Tensor",
-            "minigrad/functional/__init__.py": "from .loss import f",
-            "minigrad/functional/loss.py": f"import minigrad.autograd\n{FOR_TYPES}    from ..tensor import Tensor",
-        },
-    ),
-    (completed_modules, {"gpt/a.py": "import matplotlib\nmatplotlib.backend = 1"}),
-    (completed_modules, {"gpt/a.py": "from . import b\ndef f():\n    b.f = 1"}),
-    (completed_modules, {"gpt/a.py": "from .b import T\nT = {**T}\nU = set(T)\nU.add(1)"}),
-    (completed_modules, {"gpt/a.py": "from . import b\nclass A: pass\nA.f = b\nb.register(A)"}),
-    (
-        completed_modules,
-        {"gpt/a.py": "from . import b\n@b.register\ndef f(x):\n    x.f = b\n    return lambda: setattr(b, 'f', x)"},
-    ),
-    (speaking_problems, {"gpt/console.py": "print('x')"}),
-    (speaking_problems, {"gpt/a.py": '"""As scripts/train.py does: print(x)."""\nshow("x.py")'}),
-    (speaking_problems, {"scripts/train.py": "print('python scripts/generate.py')"}),
 ]
 
 
-@pytest.mark.parametrize(("check", "files", "messages"), [*FOUND, *[(*case, []) for case in ALLOWED]])
+@pytest.mark.parametrize(("check", "files", "messages"), PLANTED)
 def test_each_check_finds_what_is_planted_and_nothing_else(tmp_path, check, files, messages):
     for name, source in files.items():
         path = tmp_path / name
@@ -307,12 +251,3 @@ def test_each_check_finds_what_is_planted_and_nothing_else(tmp_path, check, file
     found = list(check(tmp_path))
     assert len(found) == len(messages)
     assert all(message.startswith(beginning) for message, beginning in zip(found, messages)), found
-
-
-def test_a_circle_is_named_in_the_direction_of_its_imports(tmp_path):
-    (tmp_path / "gpt").mkdir()
-    for name, imported in (("a", "b"), ("b", "c"), ("c", "a")):
-        (tmp_path / "gpt" / f"{name}.py").write_text(f"import gpt.{imported}", encoding="utf-8")
-    (found,) = circles(tmp_path)
-    ring = found.partition(": ")[2].split(" -> ")
-    assert set(zip(ring, ring[1:])) == {("gpt.a", "gpt.b"), ("gpt.b", "gpt.c"), ("gpt.c", "gpt.a")}
