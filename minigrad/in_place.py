@@ -18,12 +18,14 @@ import functools
 import operator
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from . import switches
 from .backend import Array, array_of, buffer_of, is_array
+
+T = TypeVar("T")
 
 changes = 0  # the number of the last change
 # id of an array -> [the number of its last change, a reference that does not keep the array alive]
@@ -54,7 +56,7 @@ def announce_update(tensors: Iterable[Any]) -> None:
     for tensor in tensors:
         if not _is_writable(tensor.data):
             tensor.data = np.array(tensor.data)
-        elif tensor.data.base is not None:  # x[1:], say, a view that may soon die, and its entry with it
+        elif not tensor.is_parameter:  # perhaps x[1:], a view that soon dies, and its entry with it
             arrays.append(buffer_of(tensor.data))
         arrays.append(tensor.data)
     announce(arrays)
@@ -73,6 +75,13 @@ def changed_since(number: int) -> list[tuple[int, Array]]:
     """The later changes: (number, array)."""
     found = [(last, reference()) for last, reference in list(_changed.values()) if last > number]
     return [(last, array) for last, array in found if array is not None]
+
+
+class _Holder(Protocol[T]):
+    """The type of a property, for type checkers."""
+
+    def __get__(self, tensor: Any, cls: Any) -> T: ...
+    def __set__(self, tensor: Any, value: T) -> None: ...
 
 
 def _holder_of_arrays(name: str, slot: str) -> Any:
@@ -103,7 +112,8 @@ class InPlaceOperators:
 
     __slots__ = ()
     is_parameter = False
-    data, grad = _holder_of_arrays("data", "_array"), _holder_of_arrays("grad", "_gradient")
+    data: _Holder[Array] = _holder_of_arrays("data", "_array")
+    grad: _Holder[Array | None] = _holder_of_arrays("grad", "_gradient")
 
     # fmt: off
     def __iadd__(self: Any, x: Any) -> Any: return _assign(self, "+=", self + x)

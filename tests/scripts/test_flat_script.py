@@ -167,7 +167,7 @@ REFUSED = {
     "a second backward()": (small_gpt, adamw, "another gradients['transformer.wte.weight']: it has a single back"),
     "gradient accumulation": (small_gpt, adamw, "it has a single backward()"),
     "a gradient from before": (small_gpt, adamw, "it has a single backward()"),
-    "autocast": (small_gpt, adamw, "Linear of minigrad.precision has no flat form: take the step with textbook"),
+    "autocast": (small_gpt, adamw, "Linear of minigrad.dtypes has no flat form: take the step with textbook"),
     "fast kernels": (small_gpt, adamw, "FastEmbedding of minigrad.kernels.cpu.embedding has no flat form"),
     "checkpointing": (lambda **_: checkpointed(), adamw, "Recompute of minigrad.nn.activation_checkpointing has no"),
 }
