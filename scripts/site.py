@@ -86,6 +86,8 @@ def main(argv: list[str] | None = None) -> int:
     out, assets = Path(arguments.out), Path(arguments.assets)
     if arguments.serve:
         check_port(arguments.port)
+    else:
+        command_line.refuse(parser, command_line.given(parser, argv), ["port"], "is for --serve")
     if arguments.fetch:
         fetch(assets)
     numbers = arguments.only.split(",") if arguments.only else None
