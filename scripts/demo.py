@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from scripts.shared import command_line
 from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
 
-from gpt.training.checkpoint import has_checkpoint, remove_checkpoint, writing
+from gpt.training.checkpoint import CheckpointError, writing
 from gpt.training.pretraining import PretrainingConfig, demo_config, pretrain
-from gpt.training.run_folder import check_unused, settings_of
+from gpt.training.run_folder import check_unused, replacing_run, settings_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,16 +23,18 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
     with writing(arguments.out_dir):
-        _forget_earlier_demo(arguments.out_dir)
-        run = pretrain(demo_config(arguments.short, arguments.out_dir, arguments.seed, data=arguments.data), device)
+        if not _is_demo(arguments.out_dir):
+            check_unused(Path(arguments.out_dir), can_resume=False)
+        with replacing_run(arguments.out_dir):
+            run = pretrain(demo_config(arguments.short, arguments.out_dir, arguments.seed, data=arguments.data), device)
     return show_next_steps(run, "train", LET_IT_WRITE)
 
 
-def _forget_earlier_demo(out_dir: str) -> None:
-    """Remove an earlier demo; raise FileExistsError for any other run or files in the folder."""
-    if has_checkpoint(out_dir) and settings_of(PretrainingConfig, out_dir).made_by == "demo":
-        remove_checkpoint(out_dir)
-    check_unused(Path(out_dir), can_resume=False)
+def _is_demo(out_dir: str) -> bool:
+    """Whether the folder holds an earlier demo, which a new one may replace."""
+    with contextlib.suppress(CheckpointError):
+        return settings_of(PretrainingConfig, out_dir).made_by == "demo"
+    return False
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from gpt.console import show
 from gpt.files import parse_json, read_text, write_text
 from gpt.training import folder_lock
 from gpt.training.batches import open_tokens
-from gpt.training.checkpoint import has_checkpoint, load_state, remove_checkpoint, writing
+from gpt.training.checkpoint import has_checkpoint, load_state, writing
 from gpt.training.loading import load_model
 from gpt.training.log import read_log
+from gpt.training.run_folder import replacing_run
 from gpt.weights import hub
 
 from ..evaluation.report import COLUMNS, measure, show_samples, show_table
@@ -75,9 +76,10 @@ def _run_stage(stage: Part, notes: Notes, origin: dict[str, str]) -> bool:
         if begun_from == origin:
             return stage.run()
         show("made from an earlier version of the stages before it: done again")
-        remove_checkpoint(folder)
-    notes.write(stage.name, origin=origin)
-    return stage.run()
+    # If the new run cannot start, the earlier one is put back, and is still made from an earlier version.
+    with replacing_run(folder, lambda: notes.write(stage.name, origin={})):
+        notes.write(stage.name, origin=origin)
+        return stage.run()
 
 
 def _measured(name: str, notes: Notes, config: PipelineConfig) -> dict[str, Any]:

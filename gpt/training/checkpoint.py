@@ -51,6 +51,7 @@ from .folder_lock import locked
 CONFIG, WEIGHTS, MOMENTS = "config.json", "model.safetensors", "optimizer.safetensors"
 STATE = "trainer_state.json"
 COMMIT = STATE + ".commit"
+RUN_FILES = (*TOKENIZER_FILES, "data", "log.jsonl", CONFIG, WEIGHTS, MOMENTS, STATE)  # with the last one it is a run
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 

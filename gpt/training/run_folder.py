@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,9 +16,9 @@ import numpy as np
 from minigrad import Tensor, backend, switches
 from minigrad.optim import Optimizer
 
-from ..files import UNFINISHED, naming, shortened, write_text
+from ..files import UNFINISHED, naming, replace, shortened, write_text
 from . import folder_lock
-from .checkpoint import CheckpointError, check_like, has_checkpoint, load_state
+from .checkpoint import RUN_FILES, CheckpointError, check_like, has_checkpoint, load_state, writing
 from .data_parallel import Team
 
 T = TypeVar("T")
@@ -26,6 +26,8 @@ T = TypeVar("T")
 TYPES: dict[str, list[type]] = {
     "int": [int], "float": [int, float], "str": [str], "bool": [bool], "dict[str, Any]": [dict], "None": [type(None)]
 }  # fmt: skip
+
+EARLIER = ".earlier"  # in a run's folder: the run that is set aside while another one starts there
 
 
 # --- a new run --------------------------------------------------------------------------------------------------------
@@ -66,6 +68,36 @@ def leaving_nothing_unfinished(out_dir: str | os.PathLike[str]) -> Iterator[None
             with contextlib.suppress(OSError):  # Windows does not delete files that are open
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         raise
+
+
+@contextlib.contextmanager
+def replacing_run(out_dir: str | os.PathLike[str], put_back: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Set the run in a folder aside while the block starts another one there, and delete it afterwards.
+
+    If the block ends before the other run's first checkpoint, the earlier run returns to its place, and `put_back` is
+    called. Other files in the folder stay.
+    """
+    folder, aside = Path(out_dir), Path(out_dir) / EARLIER
+    with writing(folder):
+        if has_checkpoint(folder):
+            _move_run(folder, aside, reversed(RUN_FILES))
+            claim(folder)
+        try:
+            yield
+        finally:
+            if aside.exists() and not has_checkpoint(folder):
+                _move_run(aside, folder, RUN_FILES)
+                put_back()
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move_run(source: Path, target: Path, names: Iterable[str]) -> None:
+    target.mkdir(exist_ok=True)
+    for name in names:
+        if (source / name).exists():
+            if (target / name).is_dir():  # the tokens of a run that did not start
+                shutil.rmtree(target / name)
+            replace(source / name, target / name)
 
 
 # --- a run that is continued ------------------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 import dataclasses
 import gc
+from unittest import mock
 
 import pytest
 
+from gpt.training import pretraining
 from gpt.training.checkpoint import load_state
 from gpt.training.pretraining import PretrainingConfig, pretrain
 from gpt.training.training_config import TrainingConfig
@@ -37,15 +39,29 @@ def test_an_earlier_demo_is_replaced_and_what_else_is_in_its_folder_stays(quick,
     assert "python scripts/generate.py" in capsys.readouterr().out
 
 
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_earlier_demo_stays_if_the_new_one_cannot_start(quick, monkeypatch):
+    assert run_here(demo.main, "--out-dir", quick) == 0
+    before = files_of(quick)
+    gc.collect()
+    for error, code in ((ValueError("too short"), 1), (KeyboardInterrupt, 130)):
+        monkeypatch.setattr(pretraining, "write_tokens", mock.Mock(side_effect=error))  # its vocabulary is written
+        assert run_here(demo.main, "--out-dir", quick, "--seed", "2") == code
+        assert files_of(quick) == before
+
+
 def test_another_run_is_not_touched(quick, capsys, tmp_path):
     shape = {"n_layer": 1, "n_head": 1, "n_embd": 4, "block_size": 4}
     config = PretrainingConfig(
         str(tmp_path / "text.txt"), str(quick), vocab_size=257, model=shape, training=TrainingConfig(max_iters=1)
     )
     pretrain(config)
-    before = {path.name: path.read_bytes() for path in quick.iterdir() if path.is_file()}
+    before = files_of(quick)
     assert f"{quick} holds a run already" in refusal(demo.main, capsys, "--out-dir", quick)
-    assert {path.name: path.read_bytes() for path in quick.iterdir() if path.is_file()} == before
+    assert files_of(quick) == before
 
 
 def test_a_folder_of_other_things_is_not_touched(quick, capsys):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -122,8 +123,11 @@ def test_a_stage_that_is_deleted_is_done_again_and_so_is_what_was_made_from_it(f
     copied = shutil.copytree(finished[0], tmp_path / "pipeline")
     pretrained = (copied / "pretrained" / "model.safetensors").stat().st_mtime_ns
     shutil.rmtree(copied / "sft")
+    with mock.patch("finetune.stages.reward.load_pairs", side_effect=KeyboardInterrupt):
+        assert run_here(script.main, "--short", "--out-dir", copied) == 130
+    assert load_state(copied / "reward") == load_state(finished[0] / "reward")  # stays, and is done again all the same
     output = output_of(script.main, "--short", "--out-dir", copied)
-    assert output.count("finished earlier, and kept") == 1  # pretraining
+    assert output.count("finished earlier, and kept") == 2  # pretraining, SFT
     again = output.count("made from an earlier version of the stages before it: done again")
     assert again == 4  # reward, DPO, LoRA, and what was quantized
     assert (copied / "pretrained" / "model.safetensors").stat().st_mtime_ns == pretrained
