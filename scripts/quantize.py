@@ -8,21 +8,21 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
-from scripts.shared import command_line, stage_options
+from scripts.shared import command_line
 
 import numpy as np
 
-from finetune.quantization import QuantizationConfig, QuantizationReport, memory, quantize
+from finetune.quantization import QuantizationConfig, QuantizationReport, fitting, memory, quantize
 from finetune.quantization.convert import CALIBRATED, METHODS
 from finetune.quantization.folder import save_quantized
 from gpt import Tokenizer, get_batch
 from gpt.console import quoted
-from gpt.training.batches import sequential_batches
+from gpt.training.batches import encode_parts, open_tokens, sequential_batches
 from gpt.training.checkpoint import writing
 from gpt.training.corpora import load_corpus
 from gpt.training.evaluation import mean_loss, perplexity
 from gpt.training.loading import load_model
-from gpt.training.run_folder import check_unused
+from gpt.training.run_folder import check_unused, leaving_nothing_unfinished
 from gpt.weights import hub
 
 EXAMPLES = """examples:
@@ -32,10 +32,9 @@ EXAMPLES = """examples:
   python scripts/quantize.py --compare --model smollm2 --sequences 16 --out-dir runs/smollm2-quantized    all methods
   python scripts/generate.py --model runs/demo-quantized                 generate text with the quantized model
 """
-SHARE_TO_READ = 0.9  # of the text is for calibration; perplexity is measured on the rest, as in training
-READ_CHARACTERS = 4_000_000  # at most, of each part
+READ_CHARACTERS = 8_000_000  # at most, from the end of a text
 LONGEST = 1024  # tokens per sequence, for models with a longer context
-EVAL_TOKENS = 16_384  # of that rest, at most: each method is measured twice
+EVAL_TOKENS = 16_384  # of the held-out ones, at most: each method is measured twice
 WRITTEN_TOKENS = 64  # generated to measure the speed
 # The configurations of --compare, by name.
 COMPARED = {
@@ -53,12 +52,12 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_model(parser)
     add("--method", choices=METHODS, default="absmax", help="absmax and zeropoint round to nearest, nf4 to quantiles")
     add("--bits", type=int, choices=(8, 4), help="bits per weight (8 for absmax and zeropoint, 4 for the others)")
-    add("--group-size", type=number(-1), help="weights per scale; -1: a row, 0: the matrix; 64 for 4 bits")
+    add("--group-size", type=number(-1), help="weights per scale; -1: a row, 0: the matrix; 4 bits: 64, or what fits")
     add("--zero-point", action="store_true", help="gptq, awq: use an asymmetric grid")
     add("--desc-act", action="store_true", help="gptq: quantize columns in order of decreasing activation")
     add("--double-quant", action="store_true", help="nf4: also quantize the scales, to 8 bits")
     add("--float-embedding", action="store_true", help="do not quantize the token embedding")
-    text = "text to calibrate on, whose last tenth measures perplexity (what the model learned from, or english)"
+    text = "text to calibrate on, whose last tenth measures perplexity (a run's own tokens, or english)"
     add("--calibration", default=None, help=text)
     add("--sequences", type=number(1), default=128, help="number of calibration sequences for gptq and awq")
     text = f"quantize with {', '.join(COMPARED)}, each in a subfolder of --out-dir, and print one table"
@@ -69,7 +68,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     given = command_line.given(parser, argv)
     command_line.set_up(arguments)
-    arguments.calibration = arguments.calibration or stage_options.corpus_of(arguments.model)
+    tokens = Path(arguments.model, "data")  # of a run that learned from a text
+    own_text = tokens.as_posix() if (tokens / "val.bin").exists() else "english"
+    arguments.calibration = arguments.calibration or own_text
     if arguments.compare:
         own = ("method", "bits", "group_size", "zero_point", "desc_act", "double_quant", "float_embedding")
         command_line.refuse(parser, given, own, "does not go with --compare, which has settings of its own")
@@ -81,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.double_quant, not arguments.float_embedding,
     )  # fmt: skip
     after = _quantized(arguments, config, Path(arguments.out_dir), in_detail=True)
-    _show(_measure_float(arguments), after)
+    _show(_measure_float(arguments), after, arguments.calibration)
     command = f"python scripts/generate.py --model {quoted(Path(arguments.out_dir))}"
     print(f"saved in {arguments.out_dir}; to generate text with it:\n  {command_line.from_here(command)}")
     return 0
@@ -93,7 +94,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     for folder in folders.values():
         _check_unused(folder, arguments.model)
     rows = {"float32": _measure_float(arguments)}
-    rows |= {name: _quantized(arguments, config, folders[name]) for name, config in COMPARED.items()}
+    with leaving_nothing_unfinished(arguments.out_dir):
+        rows |= {name: _quantized(arguments, config, folders[name]) for name, config in COMPARED.items()}
     header = "".join(f"{unit:>14}" for unit in ("perplexity", "on disk", "in memory"))
     print(f"\n{'':<10}{header}{'tokens/s':>12}{'perplexity over float32':>27}")
     for name, row in rows.items():
@@ -101,8 +103,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         change = 100 * (row["perplexity"] / rows["float32"]["perplexity"] - 1)
         print(f"{name:<10}{''.join(f'{cell:>14}' for cell in cells)}{row['tokens/s']:>12.1f}{change:>+25.2f} %")
     print(
-        f"\nperplexity per token, on at most {EVAL_TOKENS:,} tokens of the last tenth of {arguments.calibration}; "
-        f"the folders are in {arguments.out_dir}"
+        f"\nperplexity per token, on at most {EVAL_TOKENS:,} held-out tokens of {arguments.calibration} (--calibration "
+        f"chooses another text); the folders are in {arguments.out_dir}"
     )
     return 0
 
@@ -131,8 +133,9 @@ def _quantized(
             rng = np.random.default_rng(arguments.seed)
             calibration, _ = get_batch(to_read, arguments.sequences, length, rng)
             read = f", reading {calibration.size:,} tokens of {arguments.calibration}"
-        weights = model.num_parameters()
-        print(f"quantizing {weights:,} weights with {config.method}, {config.bits} bits{read}", flush=True)
+        config = fitting(config, model) if arguments.group_size is None else config
+        kind = f"{config.method}, {config.bits} bits, group size {config.group_size}"
+        print(f"quantizing {model.num_parameters():,} weights with {kind}{read}", flush=True)
         started, before = time.perf_counter(), tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
         report = quantize(model, config, calibration)
@@ -155,14 +158,14 @@ def _measure_float(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def _tokens(text: str, tokenizer: Tokenizer, block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens of a corpus or file to calibrate on, and those to test on."""
-    corpus = load_corpus(text)
-    split = int(len(corpus.text) * SHARE_TO_READ)
-    parts = corpus.text[:split][:READ_CHARACTERS], corpus.text[split:][:READ_CHARACTERS]
-    to_read, to_test = (np.array(tokenizer.encode(part), np.int64) for part in parts)
+    """The tokens of a corpus, a file, or a run's data folder to calibrate on, and those to test on."""
+    if Path(text).is_dir():
+        to_read, to_test = (open_tokens(Path(text) / f"{part}.bin") for part in ("train", "val"))
+    else:
+        to_read, to_test = encode_parts(load_corpus(text).text[-READ_CHARACTERS:], tokenizer).values()
     if len(to_read) < block_size + 1 or len(to_test) < 2:
         raise ValueError(f"{text} is too short for a model that reads {block_size} tokens at a time; take more text")
-    return to_read, to_test[:EVAL_TOKENS]
+    return to_read, np.array(to_test[:EVAL_TOKENS], np.int64)
 
 
 def _measure(model: Any, tokens: np.ndarray, folder: Any) -> dict[str, float]:
@@ -192,14 +195,14 @@ def _size_on_disk(place: Path) -> int:
     return place.stat().st_size if place.is_file() else sum(f.stat().st_size for f in place.glob("model*.safetensors"))
 
 
-def _show(before: dict[str, float], after: dict[str, float]) -> None:
+def _show(before: dict[str, float], after: dict[str, float], text: str) -> None:
     print(f"\n{'':<24}{'before':>12}{'after':>12}{'ratio':>9}")
     for name, old in before.items():
         is_bytes = name.startswith(("size", "weights", "memory"))
         shown = [_megabytes(value) if is_bytes else f"{value:,.2f}" for value in (old, after[name])]
         print(f"{name:<24}{shown[0]:>12}{shown[1]:>12}{after[name] / old:>9.3f}")
     change = 100 * (after["perplexity"] / before["perplexity"] - 1)
-    print(f"perplexity, on at most {EVAL_TOKENS:,} held-out tokens, changed by {change:+.2f} %\n")
+    print(f"perplexity, on at most {EVAL_TOKENS:,} held-out tokens of {text} (see --calibration): {change:+.2f} %\n")
 
 
 def _show_layers(report: QuantizationReport) -> None:

@@ -17,7 +17,7 @@ import dataclasses
 
 from gpt.model.language_model import LanguageModel
 
-from ..quantization import QuantizationConfig, quantize
+from ..quantization import QuantizationConfig, fitting, quantize
 from .lora import LoRAConfig, LoRALinear, apply_lora, new_layers
 from .targets import OUTPUT_LAYERS, full_names, is_inside, is_linear
 
@@ -25,14 +25,16 @@ NF4 = QuantizationConfig("nf4", double_quant=True)
 
 
 def apply_qlora(
-    model: LanguageModel, config: LoRAConfig, quantization: QuantizationConfig = NF4
+    model: LanguageModel, config: LoRAConfig, quantization: QuantizationConfig | None = None
 ) -> dict[str, LoRALinear]:
     """Quantize a model in place, then add adapters to its layers as `apply_lora` does; returns these by name.
 
-    An embedding in `config.modules_to_save` stays float32, because it is trained. Raises ValueError, and leaves the
-    model as it was, if a name fits no layer or a weight cannot be quantized.
+    quantization: None for `NF4`, in groups that fit. An embedding in `config.modules_to_save` stays float32, because it
+    is trained. Raises ValueError, and leaves the model as it was, if a name fits no layer or a weight cannot be
+    quantized.
     """
     new_layers(model, config)  # raises before anything is changed
+    quantization = quantization or fitting(NF4, model)
     whole = full_names(model, config.modules_to_save)
     for name, module in model.named_modules():
         if is_linear(module) and is_inside(name, whole) and name not in OUTPUT_LAYERS:  # those stay floats

@@ -17,7 +17,7 @@ on_gpu.py             the same products by CUDA kernels
 from .array import QuantizedArray
 from .awq import search_scales
 from .blocks import BlockArray
-from .convert import LayerReport, QuantizationConfig, QuantizationReport, memory, quantize
+from .convert import LayerReport, QuantizationConfig, QuantizationReport, fitting, memory, quantize
 from .gptq import output_error
 from .nf4 import nf4_levels
 from .quantized_layers import QuantizedEmbedding, QuantizedLinear
@@ -25,6 +25,6 @@ from .rounding import absmax, int8_product, outlier_columns, zero_point
 
 __all__ = [
     "BlockArray", "LayerReport", "QuantizationConfig", "QuantizationReport", "QuantizedArray", "QuantizedEmbedding",
-    "QuantizedLinear", "absmax", "int8_product", "memory", "nf4_levels", "outlier_columns", "output_error", "quantize",
-    "search_scales", "zero_point",
+    "QuantizedLinear", "absmax", "fitting", "int8_product", "memory", "nf4_levels", "outlier_columns", "output_error",
+    "quantize", "search_scales", "zero_point",
 ]  # fmt: skip

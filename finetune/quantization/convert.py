@@ -158,6 +158,14 @@ def quantize(
     return QuantizationReport(reports, before, memory(model))
 
 
+def fitting(config: QuantizationConfig, model: StructuredModel) -> QuantizationConfig:
+    """The config with the largest group size, up to its own, that divides the inputs of every layer of the blocks."""
+    block: Any = model.blocks[0]  # all are alike
+    common = np.gcd.reduce([block.get_submodule(name).in_features for name in model.names.layers])
+    sizes = [size for size in range(1, config.group_size + 1) if common % size == 0]
+    return dataclasses.replace(config, group_size=max(sizes, default=config.group_size))
+
+
 def memory(model: nn.Module) -> int:
     """Bytes of a model's weights: all parameters and buffers, tied ones once."""
     arrays = [parameter.data for parameter in model.parameters()] + [array for _, array in model.named_buffers()]

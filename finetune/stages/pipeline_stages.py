@@ -20,7 +20,7 @@ from gpt.training.training_config import TrainingConfig
 from ..data import pairs
 from ..data.datasets import Example, write_jsonl
 from ..data.tasks import instruction_examples, preference_pairs
-from ..quantization import QuantizationConfig, quantize
+from ..quantization import QuantizationConfig, fitting, quantize
 from ..quantization.folder import save_quantized
 from .adaptation import AdaptationConfig, merge_run, train_adaptation
 from .dpo import DPOConfig, train_dpo
@@ -189,7 +189,7 @@ def _adapt(config: AdaptationConfig, amount: Amount, train: Callable[[], bool]) 
 def _quantize(source: str, out_dir: str) -> bool:
     """Quantize the weights of a model to 4 bits (NF4)."""
     model, tokenizer = load_model(source)
-    config = QuantizationConfig("nf4")
+    config = fitting(QuantizationConfig("nf4"), model)
     quantize(model, config)
     _make_room(Path(out_dir))
     save_quantized(out_dir, model, config, tokenizer)

@@ -88,7 +88,7 @@ def test_an_adapter_that_was_trained_beside_four_bits_fits_the_float_model_if_it
         (WIDE, {"target_modules": ("q_proj",)}, "'q_proj' fits no module"),
         (WIDE, {"modules_to_save": ("h.1.mlp.c_fc",)}, "c_fc is in modules_to_save, and a quantized layer cannot be"),
         (WIDE, {"modules_to_save": ("wte",)}, "wte shares its weight with lm_head"),
-        ({}, {}, "group_size 64 does not divide"),
+        ({"n_embd": 9, "n_head": 1}, {}, "rows of 9 cannot be paired"),
     ],
 )
 def test_what_has_no_place_leaves_the_model_as_it_was(shape, settings, match):

@@ -1,6 +1,7 @@
 """scripts/quantize.py as its users meet it."""
 
 import re
+from unittest import mock
 
 import pytest
 
@@ -42,6 +43,12 @@ def test_the_options_reach_the_quantizer(given, tmp_path):
     assert weight.bits == 8 and weight.groups == 2 and weight.order is not None and weight.zeros is not None
 
 
+def test_a_run_is_measured_on_its_own_tokens_with_groups_that_fit_its_width(finished, tmp_path):
+    run = finished("train")[0]
+    output = output_of(quantize.main, "--model", run, "--method", "nf4", "--out-dir", tmp_path / "q")
+    assert "4 bits, group size 16\n" in output and f"held-out tokens of {run.as_posix()}/data " in output
+
+
 @pytest.mark.parametrize("family", ["gpt", "llama"])
 def test_all_methods_in_one_table(given, family, tmp_path, capsys):
     model, text = given / "wide", given / "story.txt"
@@ -52,6 +59,8 @@ def test_all_methods_in_one_table(given, family, tmp_path, capsys):
         model = tmp_path / "llama"
         save_model(model, Llama(LlamaConfig(len(tokenizer), **shape)), tokenizer)
     options = ["--compare", "--model", model, "--calibration", text, "--sequences", 10, "--out-dir", tmp_path / "all"]
+    with mock.patch.object(quantize, "_measure", side_effect=[{}, {}, KeyboardInterrupt]):
+        assert run_here(quantize.main, *options) == 130
     table = output_of(quantize.main, *options).partition("perplexity over float32")[2]
     rows = {match[0]: match[1:] for match in re.findall(r"^(\w+) +([\d.,]+) +([\d.]+) MB +([\d.]+) MB", table, re.M)}
     assert list(rows) == ["float32", *quantize.COMPARED]
