@@ -51,7 +51,7 @@ from .folder_lock import locked
 CONFIG, WEIGHTS, MOMENTS = "config.json", "model.safetensors", "optimizer.safetensors"
 STATE = "trainer_state.json"
 COMMIT = STATE + ".commit"
-RUN_FILES = (*TOKENIZER_FILES, "data", "log.jsonl", CONFIG, WEIGHTS, MOMENTS, STATE)  # with the last one it is a run
+RUN_FILES = (*TOKENIZER_FILES, "data", "log.jsonl", CONFIG, WEIGHTS, MOMENTS, STATE, COMMIT)
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
@@ -311,15 +311,17 @@ def inputs(folder: StrPath, data: bool = True) -> dict[str, str]:
     return hashes
 
 
-def check_inputs(folder: StrPath, state: Mapping[str, Any], data: bool = True) -> None:
-    """Raise CheckpointError if a file of the tokenizer (or of the data) has changed since the run was started."""
+def check_inputs(folder: StrPath, state: Mapping[str, Any], data: bool = True) -> dict[str, str]:
+    """Return `inputs`; raise CheckpointError if a file of the tokenizer (or data) has changed since the run started."""
     then, now = state.get("inputs", {}), inputs(folder, data)
     if not isinstance(then, dict):
         raise CheckpointError(f"the state of the checkpoint in {folder} is damaged: inputs is {shortened(then)}")
     for name in sorted(then.keys() | now.keys()) if then else ():  # empty where nothing was trained
         is_checked = not name.startswith("data/." if data else "data/")  # a hidden one is in the state of older runs
         if is_checked and then.get(name) != now.get(name):
-            raise CheckpointError(f"{Path(folder) / name} was altered since the run started: put the old file back")
+            path = Path(folder) / name
+            raise CheckpointError(f"{path} was altered or removed since the run started: put the old file back")
+    return now
 
 
 def check_like(found: Any, expected: Any, name: str) -> None:

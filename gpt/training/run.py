@@ -43,6 +43,7 @@ from .checkpoint import (
     has_checkpoint,
     inputs,
     load_checkpoint,
+    load_state,
     save_checkpoint,
     writing,
 )
@@ -100,6 +101,7 @@ def resume(
     """
     with writing(out_dir, team):
         run = Run(settings_of(config_class, out_dir, length), device, team, is_new=False)
+        check_inputs(out_dir, load_state(out_dir))  # before they are read
         train(run, run.config)
     return run
 
@@ -143,7 +145,8 @@ class Run:
         self.interrupted = False  # by Ctrl-C, before the last step
         self.asked_to_stop = False  # also in the last step or the evaluation after it, which is no interruption
         self._checkpoint: Checkpoint | None = None
-        self.write_at_start: list[Callable[[], Any]] = []  # called when the loop of a new run begins: all checks passed
+        # Called when the loop begins: all checks passed.
+        self.write_at_start: list[Callable[[], Any]] = [partial(claim, self.out_dir)] if is_new else []
 
     # --- before the loop: what is made for a new run, and found in the folder of a resumed one ---
 
@@ -282,6 +285,7 @@ class Run:
             self.team.use_different_dropout()
             self.team.once(self._write_beginning)
             self.inputs = inputs(self.out_dir)
+        if self.saved_step is None:
             self._validate(validate)
             self.save()
         self.bar.update(self.steps_done)
@@ -419,7 +423,6 @@ class Run:
         self.saved_step = self.steps_done
 
     def _write_beginning(self) -> None:
-        claim(self.out_dir)
         for write in self.write_at_start:
             write()
 
@@ -431,11 +434,10 @@ class Run:
         """
         if checkpoint.optimizer_state is None:
             raise CheckpointError(f"the checkpoint in {self.out_dir} holds weights only: it cannot be resumed")
-        self.inputs = inputs(self.out_dir)
         state = dict(checkpoint.state)
         if isinstance(state.get("training"), dict):  # settings that are newer than the run have their defaults
             state["training"] = dataclasses.asdict(TrainingConfig()) | state["training"]
-        check_inputs(self.out_dir, state)
+        self.inputs = check_inputs(self.out_dir, state)
         try:
             free = ("arithmetic", "inputs", "extra")
             expected = {name: value for name, value in self.state_dict().items() if name not in free}
@@ -463,9 +465,13 @@ class Run:
             then, now = {"processes": 1, **state["arithmetic"]}, arithmetic(self.parameters[0], self.team)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"the checkpoint in {self.out_dir} is not of a run like this: {error}") from None
-        if (done := self.steps_done) > total:
-            raise ValueError(f"the run in {self.out_dir} is at step {done:,} already, and cannot end at step {total:,}")
-        self.saved_step = self.resumed_at = done
+        part, name = length_setting(self.config)
+        length = getattr(getattr(self.config, part), name)
+        done, per = self.steps_done, total // length  # steps of an iteration of PPO and GRPO, or 1
+        if done > total:
+            raise ValueError(f"{name} {length:,} is less than the run in {self.out_dir} has done: {-(-done // per):,}")
+        # A run that now ends here, sooner than planned, is validated and saved once more.
+        self.saved_step = self.resumed_at = None if done == total < planned else done
         self.log.rewind(done)
         changed = [f"{name} {then.get(name)} -> {value}" for name, value in now.items() if then.get(name) != value]
         warning = (
@@ -473,11 +479,12 @@ class Run:
             "will equal an uninterrupted one up to rounding, but not bit for bit"
         )
         show(f"resuming {self.out_dir} at step {done}{warning if changed else ''}")
-        if planned != total:
+        if done < total != planned:
             show(
-                f"this is not the run that was planned with {total:,} steps from the start, because its learning rate "
-                f"has followed the schedule of {planned:,}; from step {done:,} on it follows that of {total:,}"
+                f"this is not the run that was planned with {name} {length:,} from the start: its learning rate has "
+                f"followed the schedule of {planned // per:,}; from step {done:,} on it follows that of {length:,}"
             )
+        self.team.once(self._write_beginning)
 
     def finish(self, done: str, picture: Path | None) -> None:
         """Show how much was `done`, and where the results are."""

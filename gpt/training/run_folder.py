@@ -18,7 +18,7 @@ from minigrad.optim import Optimizer
 
 from ..files import UNFINISHED, naming, replace, shortened, write_text
 from . import folder_lock
-from .checkpoint import RUN_FILES, CheckpointError, check_like, has_checkpoint, load_state, writing
+from .checkpoint import RUN_FILES, CheckpointError, check_like, has_checkpoint, load_state
 from .data_parallel import Team
 
 T = TypeVar("T")
@@ -26,8 +26,6 @@ T = TypeVar("T")
 TYPES: dict[str, list[type]] = {
     "int": [int], "float": [int, float], "str": [str], "bool": [bool], "dict[str, Any]": [dict], "None": [type(None)]
 }  # fmt: skip
-
-EARLIER = ".earlier"  # in a run's folder: the run that is set aside while another one starts there
 
 
 # --- a new run --------------------------------------------------------------------------------------------------------
@@ -77,27 +75,25 @@ def replacing_run(out_dir: str | os.PathLike[str], put_back: Callable[[], object
     If the block ends before the other run's first checkpoint, the earlier run returns to its place, and `put_back` is
     called. Other files in the folder stay.
     """
-    folder, aside = Path(out_dir), Path(out_dir) / EARLIER
-    with writing(folder):
-        if has_checkpoint(folder):
-            _move_run(folder, aside, reversed(RUN_FILES))
-            claim(folder)
-        try:
-            yield
-        finally:
-            if aside.exists() and not has_checkpoint(folder):
-                _move_run(aside, folder, RUN_FILES)
-                put_back()
-            shutil.rmtree(aside, ignore_errors=True)
+    folder, aside = Path(out_dir), Path(out_dir) / ".earlier"
+    if has_checkpoint(folder):
+        _move_run(folder, aside, reversed(RUN_FILES))
+        claim(folder)
+    try:
+        yield
+    finally:
+        if aside.exists() and not has_checkpoint(folder):
+            _move_run(aside, folder, RUN_FILES)
+            put_back()
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _move_run(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Move a run's files in the order of `names`, so that a folder with the checkpoint's record has all of them."""
     target.mkdir(exist_ok=True)
-    for name in names:
-        if (source / name).exists():
-            if (target / name).is_dir():  # the tokens of a run that did not start
-                shutil.rmtree(target / name)
-            replace(source / name, target / name)
+    for name in [name for name in names if (source / name).exists()]:
+        shutil.rmtree(target / name, ignore_errors=True)  # the data of a run that did not start
+        replace(source / name, target / name)
 
 
 # --- a run that is continued ------------------------------------------------------------------------------------------
@@ -113,9 +109,8 @@ def settings_of(config_class: Any, out_dir: str, length: int | None = None) -> A
         raise CheckpointError(f"the checkpoint in {out_dir} is of another version: its settings are {shortened(extra)}")
     wanted, found = getattr(config_class, "stage", None), extra.get("stage")
     if found != wanted:
-        kind = "of pretraining" if found is None else f"of the stage {found!r}"
-        other = "of pretraining" if wanted is None else f"of {wanted!r}"
-        raise CheckpointError(f"the run in {out_dir} is {kind}, not {other}: it goes on with its own script")
+        kind, other = ("pretraining" if stage is None else f"the stage {stage!r}" for stage in (found, wanted))
+        raise CheckpointError(f"the run in {out_dir} is of {kind}, and one of {other} is needed: give another folder")
     try:
         settings = {**extra["run"], "out_dir": out_dir}
         for field in dataclasses.fields(config_class):

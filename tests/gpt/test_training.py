@@ -357,8 +357,8 @@ def test_a_finished_run_is_trained_longer_on_the_schedule_of_the_new_length(copi
         _, schedule = prepare_training(small_gpt(), settings(tmp_path, max_iters=length).training)
         assert all(rates[step] == 1e-2 * schedule.ratio(step - 1) for step in steps)
     note = (
-        "this is not the run that was planned with 20 steps from the start, because its learning rate has followed "
-        "the schedule of 12; from step 12 on it follows that of 20"
+        "this is not the run that was planned with max_iters 20 from the start: its learning rate has followed the "
+        "schedule of 12; from step 12 on it follows that of 20"
     )
     assert f"resuming {copied} at step 12\n{note}\n" in capsys.readouterr().out
 
@@ -373,10 +373,17 @@ def test_a_finished_run_is_trained_longer_on_the_schedule_of_the_new_length(copi
 
 def test_a_run_is_not_ended_before_what_it_has_done(copied):
     before = files_of(copied)
-    with pytest.raises(ValueError, match=f"the run in {copied} is at step 12 already, and cannot end at step 8$"):
+    with pytest.raises(ValueError, match=f"max_iters 8 is less than the run in {copied} has done: 12$"):
         go_on_to(8, copied)
     go_on_to(12, copied)
     assert files_of(copied) == before
+
+
+def test_an_interrupted_run_can_end_where_it_is(tmp_path):
+    begin(tmp_path, {"after_step": lambda run: run.steps_done == 5 and signal.raise_signal(signal.SIGINT)})
+    run = go_on_to(5, tmp_path)
+    assert not run.interrupted and load_checkpoint(tmp_path).state["training"]["max_iters"] == 5
+    assert read_log(tmp_path / "log.jsonl")[-1].keys() >= {"val_loss"}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, Stopped])

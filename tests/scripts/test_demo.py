@@ -47,10 +47,9 @@ def test_an_earlier_demo_stays_if_the_new_one_cannot_start(quick, monkeypatch):
     assert run_here(demo.main, "--out-dir", quick) == 0
     before = files_of(quick)
     gc.collect()
-    for error, code in ((ValueError("too short"), 1), (KeyboardInterrupt, 130)):
-        monkeypatch.setattr(pretraining, "write_tokens", mock.Mock(side_effect=error))  # its vocabulary is written
-        assert run_here(demo.main, "--out-dir", quick, "--seed", "2") == code
-        assert files_of(quick) == before
+    monkeypatch.setattr(pretraining, "write_tokens", mock.Mock(side_effect=KeyboardInterrupt))
+    assert run_here(demo.main, "--out-dir", quick, "--seed", "2") == 130
+    assert files_of(quick) == before
 
 
 def test_another_run_is_not_touched(quick, capsys, tmp_path):

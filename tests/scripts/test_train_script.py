@@ -186,7 +186,7 @@ def test_a_finished_run_says_so_and_is_trained_longer_if_asked(finished, tmp_pat
     said = "this run was finished already; to train it longer, resume it with a larger --max-iters"
     assert f"\n{said}\n\ntrained 12 steps, 1,536 tokens, in " in output
     output = output_of(train.main, *resume, "--max-iters", "20")
-    assert f"resuming {folder} at step 12\nthis is not the run that was planned with 20 steps" in output
+    assert f"resuming {folder} at step 12\nthis is not the run that was planned with max_iters 20" in output
     assert "20/20 | loss" in output and "\ntrained 20 steps, 2,560 tokens, in " in output
     assert "finished already" not in output
     assert "this run was finished already" in output_of(train.main, *resume)
@@ -198,7 +198,7 @@ def test_resume_refuses_what_contradicts_the_run(finished, capsys):
     resume = ["--init-from", "resume", "--out-dir", folder]
     words = {
         "--n-layer 3": "n_layer 1, not 3: a resumed run keeps its settings",
-        "--max-iters 8": f"the run in {folder} is at step 12 already, and cannot end at step 8",
+        "--max-iters 8": f"max_iters 8 is less than the run in {folder} has done: 12",
         "--max-iters 50 --batch-size 3": "batch_size 4, not 3",
         "--data other.txt": "data ",
         "--learning-rate 0.5": "learning_rate 0.001, not 0.5",
@@ -241,7 +241,7 @@ def test_data_and_tokenizer_that_were_edited_in_place_are_noticed(finished, tmp_
     assert content != (folder / name).read_bytes() and len(content) == (folder / name).stat().st_size
     (folder / name).write_bytes(content)
     error = refusal(train.main, capsys, "--init-from", "resume", "--out-dir", folder)
-    assert f"{folder / name} was altered since the run started: put the old file back" in error
+    assert f"{folder / name} was altered or removed since the run started: put the old file back" in error
     if name == "vocab.json":
         with pytest.raises(checkpoint.CheckpointError, match="vocab.json was altered"):
             checkpoint.load_run(folder)

@@ -73,7 +73,8 @@ def test_a_finished_run_is_trained_longer(name, finished, tmp_path, capsys):
     resume = ["--init-from", "resume", "--out-dir", folder, "--kernels", "textbook"]
     output = output_of(main, *resume)
     assert "this run was finished already" in output and f"resume it with a larger {option}\n" in output
-    assert "cannot end at step" in refusal(main, capsys, *resume, option, "1")
+    less = f"1 is less than the run in {folder} has done: {done if option == '--max-iters' else 2}\n"
+    assert less in refusal(main, capsys, *resume, option, "1")
     adapter = folder / "adapter" / "adapter_model.safetensors"
     before = adapter.read_bytes() if adapter.exists() else None
     length = 6 if option == "--max-iters" else 3
@@ -82,6 +83,10 @@ def test_a_finished_run_is_trained_longer(name, finished, tmp_path, capsys):
     assert state["step"] == state["training"]["max_iters"] == done * 3 // 2
     assert before is None or adapter.read_bytes() != before
     assert state["extra"].keys() == load_state(finished(name)[0])["extra"].keys()
+    data = min((folder / "data").iterdir())
+    for change in (lambda: data.write_bytes(b"{}"), data.unlink):
+        change()
+        assert f"{data} was altered or removed since the run started: put" in refusal(main, capsys, *resume)
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name not in ("lora, full", "lora, dropout")])
