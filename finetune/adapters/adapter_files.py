@@ -163,7 +163,8 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     try:
         return read_json(folder / CONFIG)
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"there is no adapter in {folder}: {CONFIG} is missing") from None
+        unfinished = "a run of adapters writes it when it is finished, and until then the run itself can be the --model"
+        raise FileNotFoundError(f"there is no adapter in {folder}: {CONFIG} is missing ({unfinished})") from None
 
 
 def _adapted_layers(model: nn.Module, config: LoRAConfig, file: SafetensorsFile) -> list[str]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from gpt import Tokenizer
-from gpt.accounting import training_memory
 from gpt.console import show
 from gpt.files import StrPath
 from gpt.model.language_model import LanguageModel
@@ -31,7 +30,7 @@ from gpt.training.run_folder import check_unused, claim, leaving_nothing_unfinis
 from gpt.training.training_step import training_step
 
 from ..adapters.adapter_files import CONFIG, base_fingerprint, save_adapter
-from ..adapters.lora import LoRAConfig, adapter_parameters, apply_lora, lora_layers, merge_lora
+from ..adapters.lora import LoRAConfig, apply_lora, lora_layers, merge_lora
 from ..adapters.qlora import apply_qlora
 from ..adapters.targets import target_names
 from ..data.chat_template import add_chatml, resize_token_embeddings
@@ -113,6 +112,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
 
     # Training: each step is one of pretraining. Only A and B, or all weights, have gradients and Adam's moments.
     optimizer, schedule = run.prepare(model, config.training)
+    run.write_at_start.append(lambda: _remove_adapter(run.out_dir / ADAPTER / CONFIG))
     max_norm = config.training.grad_clip
     model.train()
     with run:
@@ -202,12 +202,7 @@ def _check_rank(model: LanguageModel, lora: LoRAConfig) -> None:
     layers: list[Any] = [model.get_submodule(name) for name in target_names(model, lora.target_modules or ())]
     useful = max((min(layer.in_features, layer.out_features) for layer in layers), default=lora.r)
     if lora.r > useful:
-        numbers = sum(adapter_parameters(layer.in_features, layer.out_features, lora.r) for layer in layers)
-        needed = sum(training_memory(numbers).values()) / 1e9
-        raise ValueError(
-            f"adapters of rank {lora.r:,} need {needed:,.1f} GB of memory, and a rank above {useful:,}, the largest "
-            "that a matrix of this model can have, learns no more: take a smaller one"
-        )
+        raise ValueError(f"no matrix of this model has a rank above {useful:,}: take a smaller r than {lora.r:,}")
 
 
 # --- what is shown and exported ---------------------------------------------------------------------------------------
@@ -227,10 +222,16 @@ def _show_change(before: dict[str, float], after: dict[str, float]) -> None:
         show(f"{label:>24}{before[name]:>10.3f}{after[name]:>10.3f}")
 
 
+def _remove_adapter(path: Path) -> None:
+    """Remove the settings of an adapter that is older than the run will be: without them nobody loads it."""
+    if path.exists():
+        path.unlink()
+        show(f"the adapter in {path.parent} is of an earlier step: removed, and written again when the run ends")
+
+
 def _export_adapter(run: Run, init_from: str) -> None:
     """Write the adapter of a finished run as PEFT's files."""
     folder = run.out_dir / ADAPTER
-    (folder / CONFIG).unlink(missing_ok=True)  # of an earlier run in this folder, or before this one was trained longer
     save_adapter(run.model, folder, init_from)
     size = sum(path.stat().st_size for path in folder.iterdir())
     show(f"adapter for PEFT: {folder} ({size / 1e6:.2f} MB)")
@@ -300,7 +301,8 @@ def kind_of(config: AdaptationConfig) -> ModelKind | None:
         model, tokenizer = _base_model(config)
         _prepare_model(model, config, description.get("vocab_size", len(tokenizer)))
         if base_fingerprint(model, whole) != description.get("base_sha256"):
-            raise ValueError(f"the model in {config.init_from} is not the one beside which the adapters were trained")
+            found = f"the model in {config.init_from} is not the one beside which the adapters were trained"
+            raise ValueError(f"{found}: put that one back, or train new adapters")
         return model
 
     def trained(model: LanguageModel) -> dict[str, Any]:

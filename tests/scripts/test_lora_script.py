@@ -4,10 +4,12 @@ import json
 
 import pytest
 
+from finetune.stages import adaptation
 from gpt import Llama
 from gpt.training.loading import load_model
 from gpt.training.log import read_log
 from scripts import generate, lora
+from tests.finetune.small import interrupt_at
 from tests.gpt import smollm
 from tests.gpt.gguf_files import block_llama, write_llama
 from tests.scripts.running import output_of, refusal, run_here
@@ -19,7 +21,7 @@ def options(given, folder, *more):
     return [*data, "--out-dir", folder, *RHYTHM.split(), "--r", "2", *more]
 
 
-def test_a_run_then_resume_then_merge(given, tmp_path):
+def test_a_run_then_resume_then_merge(given, tmp_path, monkeypatch, capsys):
     base, run, merged = given / "wide", tmp_path / "run", tmp_path / "merged"
     output = output_of(lora.main, *options(given, run, "--slices", "q", "v"))
     for part in (
@@ -34,6 +36,11 @@ def test_a_run_then_resume_then_merge(given, tmp_path):
         assert part in output, part
     settings = json.loads((run / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert settings["r"] == 4 and settings["base_model_name_or_path"] == str(base)  # q and v have rank 2 each
+    interrupt_at(1, adaptation, monkeypatch)
+    assert run_here(lora.main, "--init-from", "resume", "--out-dir", run, "--max-iters", "8") == 130
+    sentence = refusal(generate.main, capsys, "--model", base, "--adapter", run)  # the old one is gone
+    assert "adapter_config.json is missing" in sentence and "until then the run itself can be the --model" in sentence
+    monkeypatch.undo()
     assert run_here(lora.main, "--init-from", "resume", "--out-dir", run) == 0
     assert run_here(lora.main, "--merge", run, "--out-dir", merged) == 0
     model, _ = load_model(merged)
