@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--html", default=None, metavar="FILE", help="write an HTML page that also shows what the model expected")
     command_line.add_kernels_and_device(parser)
     arguments = parser.parse_args(argv)
+    if arguments.html is not None and not arguments.html.endswith(".html"):  # it might be the user's text, or a model
+        parser.error(f"--html writes a page: its name must end in .html, got {arguments.html}")
     model, tokenizer = command_line.load(arguments, command_line.set_up(arguments))
     pieces = read_pieces(arguments.data)
     score = score_text(model, tokenizer, pieces, arguments.stride, arguments.tokens or None)

@@ -52,7 +52,7 @@ from ..objectives.ppo import update_metrics
 from ..objectives.rollout import Places, Replies, check_room, sample_replies
 from ..objectives.sft import collate, encode_examples, sft_loss
 from .run_config import check_batch_memory
-from .worked_model import BATCH_SIZE, worked_model
+from .worked_model import BATCH_SIZE, SHAPE, worked_model
 
 WORKED = "worked"  # init_from: first train a new small model on worked examples
 WORKED_EXAMPLES, TRAIN_ITEMS, TEST_ITEMS = 1000, 5000, 200
@@ -117,6 +117,8 @@ class GRPORunConfig:
     def __post_init__(self) -> None:
         if self.checker not in CHECKERS:
             raise ValueError(f"there is no checker {self.checker!r}: choose from {', '.join(CHECKERS)}")
+        if self.terms > (most := SHAPE["block_size"] // 2):  # a term has two tokens
+            raise ValueError(f"a question of {self.terms:,} terms is too long to answer: take {most} or fewer")
 
 
 def _learn_from_answers(
