@@ -12,23 +12,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_silent = False
+_silencers: list[None] = []  # one for each block in which nothing is shown; several threads may be in one
 
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
     """Show nothing inside the block."""
-    global _silent
-    before, _silent = _silent, True
+    _silencers.append(None)
     try:
         yield
     finally:
-        _silent = before
+        _silencers.pop()
 
 
 def show(text: str = "") -> None:
     """Print a line, above the progress bar if there is one."""
-    if _silent:
+    if _silencers:
         return
     try:
         from tqdm import tqdm
@@ -66,4 +65,6 @@ def progress_bar(total: int | None, description: str, unit: str = "it") -> Any:
         from tqdm import tqdm
     except ImportError:
         return contextlib.nullcontext(types.SimpleNamespace(update=lambda amount=1: None))
-    return tqdm(total=total, desc=description, unit=unit, unit_scale=True, leave=False, disable=_silent or None)
+    return tqdm(
+        total=total, desc=description, unit=unit, unit_scale=True, leave=False, disable=bool(_silencers) or None
+    )

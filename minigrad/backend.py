@@ -240,7 +240,7 @@ def wider(dtype: np.dtype, n: int) -> tuple[Any, Any]:
 
 def scatter_add(shape: tuple[int, ...], index: Any, values: Array) -> Array:
     """zeros(shape) with `values` added at `index`. One that occurs twice is added twice, which `+=` does not do."""
-    computed, result = wider(values.dtype, values.size // max(math.prod(shape[1:]), 1))  # so many rows may meet in one
+    computed, result = wider(values.dtype, 1)
     total = module_of(values).zeros(shape, computed)
     module_of(values).add.at(total, index, values.astype(computed, copy=False))
     return total.astype(result, copy=False)

@@ -97,8 +97,10 @@ def stream(
     if seed is None:
         seed = int(generator().integers(2**63))
     # A generator for each sequence, so that its tokens do not depend on the rest of the batch.
-    seeds = seed if isinstance(seed, Sequence) else [(seed, row) for row in range(len(ids))]
-    rngs = [np.random.default_rng(seed) for seed, _ in zip(seeds, ids, strict=True)]
+    seeds = [(seed, row) for row in range(len(ids))] if isinstance(seed, int | np.integer) else list(seed)
+    if len(seeds) != len(ids):
+        raise ValueError(f"{len(seeds)} seeds for {len(ids)} prompts: give one for each prompt, or one integer for all")
+    rngs = [np.random.default_rng(seed) for seed in seeds]
     with evaluating(model):
         if not use_cache:
             texts = [

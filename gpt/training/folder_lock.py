@@ -85,7 +85,7 @@ def _lock(folder: Path) -> tuple[Any, bool]:
         file.close()
         time.sleep(0.05)
     raise BlockingIOError(
-        f"{folder} is being written by {owner or 'another process'}: wait until it ends, or choose another --out-dir"
+        f"{folder} is being written by {owner or 'another process'}: wait until it ends, or choose another folder"
     )
 
 

@@ -177,7 +177,10 @@ class Einsum(Function):
     def forward(ctx, *operands, terms, out):
         ctx.operands, ctx.terms, ctx.out = operands, terms, out
         # An index of one operand alone is summed first: "ij,jk->k" becomes "j,jk->k".
-        summed = [tuple([i for i, c in enumerate(t) if "".join(terms).count(c) == 1 and c not in out]) for t in terms]
+        alone = {c for c in "".join(terms) if "".join(terms).count(c) == 1 and c not in out}
+        summed = [
+            tuple([i for i, c in enumerate(t) if c in alone and x.dtype.kind == "f"]) for t, x in zip(terms, operands)
+        ]
         sums = [sum_over(x, axes) if axes else x for x, axes in zip(operands, summed)]
         terms = ["".join([c for i, c in enumerate(t) if i not in axes]) for t, axes in zip(terms, summed)]
         return module_of(sums[0]).einsum(",".join(terms) + "->" + out, *sums, optimize=True)

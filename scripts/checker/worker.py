@@ -62,6 +62,8 @@ def pack(value: Any, most: int | None = None) -> bytes:
     body: list[bytes] = []
 
     def tree(part: Any) -> Any:
+        if type(part) is int and part.bit_length() > 63:
+            return {"other": "integer of more than 64 bits"}
         if part is None or type(part) in (bool, int, float, str):
             return part
         if isinstance(part, np.ndarray | np.generic) and part.dtype.name in DTYPES:

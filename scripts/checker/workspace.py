@@ -104,11 +104,11 @@ class Workspace:
     def reset(self, name: str) -> Path | None:
         """Write the stub again. Returns the path under which the old file is kept beside it, if there was one."""
         file, kept = self.file(name), None
-        if file.exists():
-            numbers = (n for n in range(1, 10_000) if not file.with_suffix(f".old{n}.txt").exists())
-            kept = file.with_suffix(f".old{next(numbers)}.txt")
-            file.replace(kept)
         with self.changing() as state:
+            if file.exists():
+                numbers = (n for n in range(1, 10_000) if not file.with_suffix(f".old{n}.txt").exists())
+                kept = file.with_suffix(f".old{next(numbers)}.txt")
+                file.replace(kept)
             state["passed"].pop(name, None)
             state["hints"].pop(name, None)
         self.start(name)

@@ -81,7 +81,7 @@ EXERCISE = Exercise(
         FunctionCheck("probabilities", cases(), Case(some(6), 0.5, 3, 1.0)),
         FunctionCheck("probabilities", cases(), Case(some(6), 2.0, None, 0.61), examples=1),
         FunctionCheck("probabilities", cases(), Case(some(6), 2.0, 3, 0.61), examples=20),
-        FunctionCheck("probabilities", cases(), Case(some(6) - 1000, 0.5, None, 1.0), examples=1),
+        FunctionCheck("probabilities", cases(), Case(some(6) - 1000, 0.5, 3, 1.0), examples=1),
     ),
     place=Patch("probabilities", "gpt.model.generation.Sampling.candidates", adapt=as_method),
     answer=("gpt.model.generation.Sampling.candidates",),

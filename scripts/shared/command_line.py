@@ -287,10 +287,13 @@ def from_here(text: str) -> str:
     """A text in which the scripts of a command are named as they are reached from the working directory."""
     from gpt.console import quoted  # here, so that a script without a model starts at once
 
-    folder = Path(__file__).resolve().parents[1]
-    if folder.drive == Path.cwd().drive:
-        folder = Path(os.path.relpath(folder))
-    return re.sub(r"(?<![\w/.-])scripts/(\w+\.py)", lambda script: quoted(folder / script[1]), text)
+    ours = Path(__file__).resolve().parents[1]
+    folder = Path(os.path.relpath(ours)) if ours.drive == Path.cwd().drive else ours
+
+    def named(script: re.Match[str]) -> str:
+        return quoted(folder / script[1]) if (ours / script[1]).exists() else script[0]  # it may be the user's file
+
+    return re.sub(r"(?<![\w/.-])scripts/(\w+\.py)", named, text)
 
 
 def _wants_traceback() -> bool:

@@ -142,6 +142,7 @@ MISTAKES = [
     ("kv_cache", KEPT, NEW_FIRST, "must come before"),
     ("bradley_terry", "chosen - rejected", "rejected - chosen", "the wrong way round"),
     ("bradley_terry", "return np.logaddexp", "return -np.logaddexp", "sign"),
+    ("focal_loss", "* p * ctx.ln_p - (1 - p) ** gamma ", "* p * ctx.ln_p - (1 - p) ** gamma / p * p ", "gives nan"),
     ("bradley_terry", "np.logaddexp(0, -ctx.d)", "-np.log(1 / (1 + np.exp(-ctx.d)))", "overflow"),
     ("dpo", "(policy_rejected - reference_rejected)", "policy_rejected + reference_chosen", "reference"),
     ("dpo", "dpolicy_rejected, None, None", "dpolicy_rejected, dout, None", "must be None"),

@@ -148,6 +148,8 @@ SAME = {  # answers whose words could differ from run to run, or say too little;
     "return {'x': {*'abcdefgh'}, 'y': object}": "got dict {'x': set, 'y': type}",
     "raise ValueError(f'{Softplus.forward} {object()}')": "<function Softplus.forward> <object object>",
     "raise ValueError({*'abcdefgh'})": "ValueError: {",
+    "return 10**400": "must be an array or a number, got integer of more than 64 bits",
+    "return [2**64, x]": "must be an array or a number, got ",
     "print(object(), {*'abcdefgh'}); return x": "",
 }
 

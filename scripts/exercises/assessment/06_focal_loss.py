@@ -39,10 +39,10 @@ ctx.probs, ctx.p, ctx.ln_p, ctx.rows, ctx.targets, ctx.gamma = np.exp(log_probs)
 return (-((1 - p) ** gamma) * ln_p).mean()
 
 p, gamma, n = ctx.p, ctx.gamma, len(ctx.p)
-dp = gamma * (1 - p) ** (gamma - 1) * ctx.ln_p - (1 - p) ** gamma / p  # product rule, two terms
+p_dp = gamma * (1 - p) ** (gamma - 1) * p * ctx.ln_p - (1 - p) ** gamma  # product rule, times p, which may be 0
 onehot = np.zeros_like(ctx.probs)
 onehot[ctx.rows, ctx.targets] = 1
-dlogits = dout / n * (dp * p)[:, None] * (onehot - ctx.probs)
+dlogits = dout / n * p_dp[:, None] * (onehot - ctx.probs)
 '''
 
 SLIPS = [
@@ -50,7 +50,7 @@ SLIPS = [
     ("-((1 - p) ** gamma) * ln_p", "-ln_p", "(1 - p)^gamma is missing: this is cross-entropy"),
     ("-((1 - p) ** gamma)", "-(p**gamma)",
      "the weight is p^gamma: it must be (1 - p)^gamma, small where the model is right already"),
-    ("gamma * (1 - p) ** (gamma - 1) * ctx.ln_p - ", "-",
+    ("gamma * (1 - p) ** (gamma - 1) * p * ctx.ln_p - ", "-",
      "the weight (1 - p)^gamma depends on p, too: its term is missing (product rule)"),
 ]  # fmt: skip
 
@@ -67,5 +67,6 @@ EXERCISE = Exercise(
     title="cross-entropy that cares about what is hard",
     group="Assessment", effort="40 min, hard",
     checks=[OpCheck("FocalLoss", cases(), Case(some(5, 4), np.array([0, 3, 1, 2, 3]), gamma=2.0)),
-            OpCheck("FocalLoss", cases(), Case(some(3, 4) + FAR, np.array([0, 3, 1]), gamma=2.0), examples=1)],
+            OpCheck("FocalLoss", cases(), Case(some(3, 4) + FAR * [1, 1, -1, 1], np.array([0, 2, 2]), gamma=2.0),
+                    examples=1)],
 )

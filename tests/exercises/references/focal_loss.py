@@ -19,5 +19,5 @@ class FocalLoss(Function):
     def backward(ctx, dout):
         p, gamma, n = np.exp(ctx.ln_p), ctx.gamma, len(ctx.probs)
         # loss = mean(-(1 - p)^gamma ln p)
-        dp = gamma * (1 - p) ** (gamma - 1) * ctx.ln_p - (1 - p) ** gamma / p
-        return dout / n * dp * p * (ctx.onehot - ctx.probs), None
+        p_dp = gamma * (1 - p) ** (gamma - 1) * p * ctx.ln_p - (1 - p) ** gamma  # times p, by which 0 is not divided
+        return dout / n * p_dp * (ctx.onehot - ctx.probs), None
