@@ -32,6 +32,7 @@ OURS = ("minigrad", "gpt", "finetune")
 # What a reader can leave out: the ops with their NumPy lines, and the engine that calls the ops.
 OPS = re.compile(r"minigrad/(functional/(?!argument_checks)|kernels/|optim|muon)")
 ENGINE = re.compile(r"minigrad/(?!nn/layers)")
+DETAIL = "_holder_of_arrays"  # what checks each assignment to tensor.data and tensor.grad: not a step of a program
 MOST_MOMENTS = 60_000
 LARGEST = 4096  # numbers of an array that are kept whole; of a larger one a corner and the range
 CORNER = 8
@@ -103,7 +104,8 @@ class Recorder(io.StringIO):
         is_module = code.co_filename == self.path and code.co_name == "<module>"
         if is_module and not self.calls and frame.f_lineno < self.begins:
             return self._trace
-        if not is_module and (code.co_name.startswith("<") or not self._is_ours(code.co_filename)):
+        is_detail = code.co_name.startswith("<") or code.co_qualname.startswith(DETAIL)
+        if not is_module and (is_detail or not self._is_ours(code.co_filename)):
             return None
         if not self.calls and code.co_filename != self.path:
             return None

@@ -175,7 +175,7 @@ def test_new_tensors():
     assert minigrad.arange(3.0).dtype == np.float32 and minigrad.arange(3, dtype=np.float64).dtype == np.float64
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.uint8])
+@pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.uint8, np.complex64, np.complex128])
 def test_only_floating_point_has_gradients(dtype):
     with pytest.raises(RuntimeError, match="only real floating-point tensors can have gradients, not "):
         Tensor(np.zeros(2, dtype), requires_grad=True)
