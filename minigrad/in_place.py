@@ -88,11 +88,11 @@ def _holder_of_arrays(name: str, slot: str) -> Any:
     """The attribute `data` or `grad` of a tensor, kept in `slot`: another array can be assigned, and nothing else."""
 
     def assign(tensor: Any, value: Any) -> None:
-        if not (is_array(value) or isinstance(value, np.generic) or (value is None and name == "grad")):
+        if not (isinstance(value, np.ndarray | np.generic) or (value is None and name == "grad") or is_array(value)):
             of_tensor = ": assign its .data" if hasattr(value, "requires_grad") else ""
             raise TypeError(f"tensor.{name} must be an array, got {type(value).__name__}{of_tensor}")
-        if name == "grad" and value is not None and value.shape != tensor.shape:
-            raise ValueError(f"tensor.grad must have the tensor's shape {tensor.shape}, got {value.shape}")
+        if name == "grad" and value is not None and value.shape != tensor.data.shape:
+            raise ValueError(f"tensor.grad must have the tensor's shape {tensor.data.shape}, got {value.shape}")
         setattr(tensor, slot, value)
 
     return property(operator.attrgetter(slot), assign)

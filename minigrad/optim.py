@@ -198,7 +198,8 @@ def sum_of_squares(arrays: list[Array]) -> Any:
 def scale(arrays: list[Array], factor: Array) -> None:
     """x *= factor, in place, for all arrays."""
     for array in arrays:
-        array *= factor.astype(wider(array.dtype, 1)[0], copy=False)
+        same = factor.astype(wider(array.dtype, 1)[0], copy=False)  # so that float32 times float32 stays so
+        array *= same
 
 
 class WarmupCosine:
