@@ -193,7 +193,7 @@ class ChatTemplate:
         if not any(learned[:max_tokens]):
             raise ValueError(
                 f"there is nothing to learn from: the answer begins only after the {max_tokens} tokens that the model "
-                "can read"
+                "can read; leave it out of the file, or take a model with a longer context"
                 if any(learned)
                 else "there is nothing to learn from: the assistant says nothing"
             )
