@@ -228,7 +228,7 @@ def project(path: Path) -> None:
         for source in (path for name in LESSON_434 for path in sorted((ROOT / "tests/gpt/golden").glob(name))):
             archive.write(source, source.relative_to(ROOT).as_posix())
         archive.writestr(BUNDLED.name, json.dumps(documents()))
-        archive.writestr(BUNDLED_CODE.name, python_code(CODE))
+        archive.writestr(BUNDLED_CODE.name, python_code(CODE).replace(sys.base_prefix, "/usr"))  # no folder of ours
 
 
 def lesson_page(lesson: Path, out: Path) -> None:

@@ -23,6 +23,7 @@ class Matmul(Function):
     """
 
     dtype_rule = "same"
+    widens_float16 = True
     autocast = True
 
     @staticmethod
@@ -83,6 +84,7 @@ class Linear(Function):
     """
 
     dtype_rule = "same"
+    widens_float16 = True
     autocast = True
 
     @staticmethod

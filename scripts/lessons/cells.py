@@ -148,7 +148,7 @@ class Running:
         """Run a code cell; returns the value of its last line if that is an expression, as a notebook does."""
         tree = ast.parse(cell.text, self.path)
         ast.increment_lineno(tree, cell.line - 1)
-        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         self._run(tree, "exec")
         return None if last is None else self._run(ast.Expression(last.value), "eval")
 

@@ -2,6 +2,7 @@
 // shows stands in the .result of that line, which may be behind a question, and below the cell once it has run. data-seconds
 // is how long it took where the page was written, for those that took long.
 const SLOWER = 7; // a cell that trains takes so many times as long in a tab (measured: 5 to 9)
+const MOST_PRINTED = 100_000; // characters of a cell: one that prints without end must leave time to press Stop
 const LONG = 30; // seconds here, from which a cell says how long it takes
 const lesson = location.pathname.split("/").at(-1).replace(".html", "");
 const keyOfCell = (cell) => `minigrad cell ${lesson} ${cell.line}`; // under which a changed cell stays in this browser
@@ -60,9 +61,14 @@ async function run(cell, toGo) {
     mark(below);
   }
   Object.assign(cell, { ran: text, isOld: false });
+  let isDrawn = true;
   const said = (part) => {
-    printed += part;
-    output.textContent = printed;
+    if (printed.length < MOST_PRINTED) printed += part;
+    if (isDrawn) requestAnimationFrame(() => {
+      output.textContent = printed;
+      isDrawn = true;
+    });
+    isDrawn = false;
   };
   try {
     const packages = draws ? ["matplotlib"] : [];
@@ -110,10 +116,10 @@ function button(text, onclick) {
 function prepare(cell) {
   const code = element("div", {}, ...cell.place.childNodes);
   const edit = button("Edit", () => {
-    cell.editor ??= editor(code, localStorage.getItem(keyOfCell(cell)) ?? cell.text, () => runTo(cell));
+    cell.editor ??= editor(code, storage.get(keyOfCell(cell)) ?? cell.text, () => runTo(cell));
     mark(cell);
     cell.editor.onchange(() => {
-      localStorage.setItem(keyOfCell(cell), cell.editor.get());
+      storage.set(keyOfCell(cell), cell.editor.get());
       mark(cell);
     });
     edit.textContent = "As it was";
@@ -133,5 +139,5 @@ else {
   const all = time(cells);
   bar.after(element("p", { class: "soft no-print" }, `What you see was saved when this page was written. ${all && `Running all of it here takes ${all}.`}`));
   bar.append(button("Run all", runAll), button("Stop", stop), button("Restart", restart), state);
-  for (const cell of cells) if (localStorage.getItem(keyOfCell(cell)) !== null) cell.place.querySelector(".tools button:nth-child(2)").click();
+  for (const cell of cells) if (storage.get(keyOfCell(cell)) !== null) cell.place.querySelector(".tools button:nth-child(2)").click();
 }

@@ -2,14 +2,37 @@
 const { name, file, stub } = JSON.parse(document.querySelector("script[type='application/json']").textContent);
 const at = (id) => document.getElementById(id);
 const KEPT = "minigrad exercises";
-const read = () => JSON.parse(localStorage.getItem(KEPT) ?? '{"files": {}, "state": {}}');
 const NEEDS = { packages: ["hypothesis"] };
 const LONGEST = 30_000; // milliseconds for a check
+
+// All exercises' files and progress. What cannot be read is put aside, not overwritten.
+function read() {
+  const text = storage.get(KEPT);
+  try {
+    const { files, state } = JSON.parse(text) ?? {};
+    return { files: { ...files }, state: { ...state, passed: { ...state?.passed }, hints: { ...state?.hints } } };
+  } catch {
+    storage.set(`${KEPT}, damaged`, text);
+    return { files: {}, state: { passed: {}, hints: {} } };
+  }
+}
 
 function keep(change) {
   const kept = read();
   change(kept);
-  localStorage.setItem(KEPT, JSON.stringify(kept));
+  if (!storage.set(KEPT, JSON.stringify(kept))) at("passed").insertAdjacentElement("afterend", full);
+}
+const full = element("p", { role: "status" }, "This browser keeps nothing for this page (it is forbidden, or full): download the zip before you leave.");
+
+// Take over what a check or a hint has found, of this exercise alone: another tab may have written since.
+function take(state, text) {
+  keep((kept) => {
+    const isNewer = (kept.files[file] ?? text) !== text;
+    if (!isNewer) delete kept.state.passed[name];
+    if (!isNewer && name in state.passed) kept.state.passed[name] = state.passed[name];
+    if (name in state.hints) kept.state.hints[name] = state.hints[name];
+    kept.state.current = state.current;
+  });
 }
 
 async function ask(command) {
@@ -19,8 +42,9 @@ async function ask(command) {
   try {
     await python.call("exercise.ready", {}, NEEDS); // Python is there now
     clock = setTimeout(() => python.stop(), LONGEST);
-    const answer = await python.call("exercise.ask", { command, name, text: code.get(), state: read().state }, NEEDS);
-    keep((kept) => { kept.state = answer.state; });
+    const text = code.get();
+    const answer = await python.call("exercise.ask", { command, name, text, state: read().state }, NEEDS);
+    take(answer.state, text);
     at("said").textContent = command === "hint" ? `${answer.said}\n\n${before}` : answer.said;
     showPassed(answer.passed);
     if (answer.html) open(URL.createObjectURL(new Blob([answer.html], { type: "text/html" })));
@@ -55,8 +79,13 @@ async function takeUp() {
 
 const missing = python.missing();
 const code = editor(at("editor"), read().files[file] ?? stub, () => ask("check"), { fold: "the exercise, as above" });
-showPassed(name in (read().state.passed ?? {}));
+showPassed(name in read().state.passed);
 code.onchange(() => keep((kept) => { kept.files[file] = code.get(); }));
+addEventListener("storage", () => { // another tab has written
+  const text = read().files[file];
+  if (text !== undefined && text !== code.get()) code.set(text);
+  showPassed(name in read().state.passed);
+});
 if (missing) at("said").textContent = missing;
 else {
   for (const command of ["check", "hint", "steps", "solution"]) at(command).addEventListener("click", () => ask(command));
@@ -64,5 +93,5 @@ else {
   at("stop").addEventListener("click", () => python.stop());
   at("download").addEventListener("click", download);
   at("upload").addEventListener("change", takeUp);
-  python.started = python.start();
+  python.begin().catch((error) => { at("said").textContent = error.message; });
 }

@@ -8,7 +8,7 @@ let story = null; // {ids, tokens}: the tokens and their texts, the whole story
 let turn = 0; // the last question is the one whose answer is shown
 
 const missing = python.missing();
-const wake = () => { if (!missing) python.started ??= python.start(); };
+const wake = () => { if (!missing) python.begin().catch(() => {}); }; // the next question tells the error
 
 // Ask for the words that may follow. question: {text}, or {ids} of the whole story.
 async function ask(question) {
@@ -22,7 +22,9 @@ async function ask(question) {
     story = { ids: question.ids ?? found.ids, tokens: [...before, ...found.tokens] };
     draw(found.alternatives);
   } catch (error) {
-    if (mine === turn) at("state").textContent = error.message;
+    if (mine !== turn) return;
+    at("state").textContent = error.message;
+    document.querySelector(".try").setAttribute("aria-busy", "false");
   }
 }
 

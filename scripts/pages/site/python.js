@@ -18,13 +18,26 @@ const python = {
   say(place, doing, megabytes = 12) {
     const waiting = `Python is on its way (${megabytes} MB, once) ...`;
     place.textContent = this.isReady ? doing : waiting;
-    (this.started ??= this.start()).then(() => { if (place.textContent === waiting) place.textContent = doing; }, () => {}); // call() tells the error
+    this.begin().then(() => { if (place.textContent === waiting) place.textContent = doing; }, () => {}); // call() tells the error
+  },
+
+  // Start Python if nobody has. What fails is tried again at the next call: perhaps the network is back.
+  begin() {
+    this.started ??= this.start().catch((error) => {
+      this.started = null;
+      throw new Error(`Python could not be loaded (${error.message}): check the connection, and press again.`);
+    });
+    return this.started;
   },
 
   async start() {
     await navigator.serviceWorker.register(`${SITE}service.js`);
-    await navigator.serviceWorker.ready;
-    if (!navigator.serviceWorker.controller) await new Promise((controlled) => navigator.serviceWorker.addEventListener("controllerchange", controlled, { once: true }));
+    const { active } = await navigator.serviceWorker.ready;
+    if (!navigator.serviceWorker.controller) { // at the first visit, and after Ctrl-Shift-R
+      const controlled = new Promise((now) => navigator.serviceWorker.addEventListener("controllerchange", now, { once: true }));
+      active.postMessage({ claim: true });
+      await controlled;
+    }
     this.worker = new Worker(`${SITE}worker.js`);
     return new Promise((ready, failed) => {
       this.worker.onmessage = ({ data }) => {
@@ -49,9 +62,8 @@ const python = {
   },
 
   async call(call, given, { said = () => {}, packages = [], model = null } = {}) {
-    this.started ??= this.start();
     this.isStopped = false;
-    await this.started;
+    await this.begin();
     if (this.isStopped) throw new Error("stopped before it began");
     this.number += 1;
     const number = this.number;
@@ -74,6 +86,12 @@ const python = {
     for (const number of stuck) this.heard({ number, error: "Python had to be ended, and what was defined is gone." });
     return false;
   },
+};
+
+// What this browser keeps. It may be forbidden, or full: then set() returns false.
+const storage = {
+  get(key) { try { return localStorage.getItem(key); } catch { return null; } },
+  set(key, text) { try { localStorage.setItem(key, text); return true; } catch { return false; } },
 };
 
 // An editor in a place: Ace where it can be loaded, with Tab and Escape as its keyboard help says; else a plain text field.

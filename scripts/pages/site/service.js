@@ -1,5 +1,5 @@
 // The service worker of the site: keeps every file after its first use, and knows what is to be stopped.
-// A page says {stop: number}. Python, which cannot listen while it computes, asks for the address stop/NUMBER.
+// A page says {claim: true} to be served by it at once, and {stop: number}. Python, which cannot listen while it computes, asks for the address stop/NUMBER.
 const CACHE = "minigrad VERSION"; // site.py puts a hash of all files in the place of VERSION
 const stopped = new Set();
 
@@ -11,7 +11,7 @@ addEventListener("activate", (event) => {
   };
   event.waitUntil(old());
 });
-addEventListener("message", ({ data }) => stopped.add(String(data.stop)));
+addEventListener("message", ({ data }) => (data.claim ? clients.claim() : stopped.add(String(data.stop))));
 addEventListener("fetch", (event) => {
   const [, number] = event.request.url.match(/\/stop\/(\d+)$/) ?? [];
   if (number) event.respondWith(new Response(stopped.delete(number) ? "yes" : "no"));

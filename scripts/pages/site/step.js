@@ -42,8 +42,8 @@ function drawFields() {
 function openEditor() {
   at("editor").hidden = !at("mine").checked;
   if (code) return;
-  code = editor(at("editor"), localStorage.getItem(KEPT_OP) || OP, () => at("own").requestSubmit());
-  code.onchange(() => localStorage.setItem(KEPT_OP, code.get()));
+  code = editor(at("editor"), storage.get(KEPT_OP) || OP, () => at("own").requestSubmit());
+  code.onchange(() => storage.set(KEPT_OP, code.get()));
 }
 
 async function recordAgain() {

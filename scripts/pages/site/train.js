@@ -176,6 +176,5 @@ if (python.missing()) {
   at("begin").disabled = true;
 } else {
   say(`${ON_ITS_WAY} Choose a size meanwhile.`);
-  python.started = python.start();
-  python.started.then(() => { python.isReady = true; if (!calls) say("Python is here: press Begin."); }, (error) => say(sentence(error)));
+  python.begin().then(() => { python.isReady = true; if (!calls) say("Python is here: press Begin."); }, (error) => say(sentence(error)));
 }
