@@ -289,8 +289,8 @@ def test_the_debugger_records_a_changed_op_again(tab, address):
     tab.evaluate("go(everything.find((i) => calls[moments[i][CALL]].name === 'Softmax.forward'))")
     change = "([old, by]) => open.code.set(open.code.get().replace(old, by))"
     for old, by, wanted in (
-        ("exps.sum(axis=dim", "missing.sum(axis=dim", "NameError"),
-        ("exps.sum(axis=dim", "exps.max(axis=dim", "Recorded again"),
+        ("sum_over(exps, dim", "sum_over(missing, dim", "NameError"),
+        ("sum_over(exps, dim", "exps.max(dim", "Recorded again"),
     ):
         if tab.get_by_role("button", name="Cancel").count():
             tab.get_by_role("button", name="Cancel").click()
