@@ -15,7 +15,7 @@ import numpy as np
 
 import minigrad.functional as F
 from minigrad import Function, Tensor, nn
-from minigrad.backend import Array, module_of
+from minigrad.backend import Array, module_of, sum_over
 from minigrad.functional.indexing import check_indices
 from minigrad.kernels.cpu.threads import matmul, parallel, row_blocks
 from minigrad.nn.layers import activate
@@ -52,7 +52,7 @@ class QuantizedProduct(Function):
     def backward(ctx: Any, dout: Array) -> tuple[Array | None, Array | None]:
         dout = dout.reshape(math.prod(dout.shape[:-1]), dout.shape[-1])  # (N, O)
         dx = _times_transposed(dout, ctx.weight).reshape(ctx.x_shape) if ctx.needs_grad[0] else None
-        dbias = dout.sum(axis=0) if ctx.needs_grad[1] else None
+        dbias = sum_over(dout, 0) if ctx.needs_grad[1] else None
         return dx, dbias
 
 
