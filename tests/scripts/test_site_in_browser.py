@@ -284,6 +284,24 @@ def test_the_first_page_answers_before_python_is_there_and_goes_on_with_it(tab, 
     assert tab.locator("#state").inner_text() == ""
 
 
+def test_what_is_kept_survives_another_tab_damage_and_a_forced_reload(tab, address):
+    tab.goto(f"{address}/exercises/relu.html")
+    with tab.context.new_page() as other:
+        other.goto(f"{address}/exercises/relu.html")
+        tab.evaluate("code.set('x = 1')")
+        other.wait_for_function("code.get() === 'x = 1'")
+        other.evaluate("take({passed: {}, hints: {}}, 'older')")  # what a check of another text says of this one
+        assert tab.evaluate("read().files[file]") == "x = 1"
+    for kept in ("{", "null", '{"files": null, "state": {"passed": null}}'):
+        tab.evaluate("kept => localStorage.setItem(KEPT, kept)", kept)
+        tab.reload()
+        assert tab.evaluate("code.get() === stub && read().state.passed.relu === undefined")
+    tab.evaluate("localStorage.clear()")
+    tab.context.new_cdp_session(tab).send("Page.reload", {"ignoreCache": True})
+    tab.wait_for_function("window.python !== undefined || typeof python === 'object'")
+    assert tab.evaluate("python.call('exercise.ready', {}, NEEDS)") == {}
+
+
 def test_the_debugger_records_a_changed_op_again(tab, address):
     tab.goto(f"{address}/debugger/softmax.html")
     tab.evaluate("go(everything.find((i) => calls[moments[i][CALL]].name === 'Softmax.forward'))")

@@ -80,10 +80,13 @@ async function takeUp() {
 const missing = python.missing();
 const code = editor(at("editor"), read().files[file] ?? stub, () => ask("check"), { fold: "the exercise, as above" });
 showPassed(name in read().state.passed);
-code.onchange(() => keep((kept) => { kept.files[file] = code.get(); }));
+let isOfOtherTab = false; // what changes in the editor now
+code.onchange(() => { if (!isOfOtherTab) keep((kept) => { kept.files[file] = code.get(); }); });
 addEventListener("storage", () => { // another tab has written
   const text = read().files[file];
+  isOfOtherTab = true;
   if (text !== undefined && text !== code.get()) code.set(text);
+  isOfOtherTab = false;
   showPassed(name in read().state.passed);
 });
 if (missing) at("said").textContent = missing;

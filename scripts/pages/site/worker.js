@@ -2,6 +2,7 @@
 // and the model are there. While it runs it may say things: {number, said}. It ends with {number, result} or {number, error}.
 importScripts("pyodide/pyodide.js");
 const ASK_EVERY = 200; // milliseconds between two questions whether to stop
+const TELL_EVERY = 100; // milliseconds, at least, between two messages of what was printed
 const SIGINT = 2;
 let current = 0, asked = 0;
 
@@ -53,8 +54,15 @@ started.then(() => postMessage({ ready: true }), (error) => postMessage({ failed
 
 onmessage = async ({ data: { number, call, given, packages, model } }) => {
   const { python, calls } = await started;
-  const say = (bytes) => {
-    postMessage({ number, said: new TextDecoder().decode(bytes) });
+  const decoder = new TextDecoder();
+  let text = "", told = 0;
+  const tell = () => {
+    if (text) postMessage({ number, said: text });
+    [text, told] = ["", performance.now()];
+  };
+  const say = (bytes) => { // a page that is told of every line of a loop without end has no time for its Stop
+    text += decoder.decode(bytes, { stream: true });
+    if (performance.now() - told > TELL_EVERY) tell();
     return bytes.length;
   };
   try {
@@ -62,7 +70,9 @@ onmessage = async ({ data: { number, call, given, packages, model } }) => {
     if (model) await fetchModel(python, model);
     current = number;
     python.setStdout({ write: say });
-    postMessage({ number, result: JSON.parse(calls.answer(call, JSON.stringify(given))) });
+    const result = JSON.parse(calls.answer(call, JSON.stringify(given)));
+    tell();
+    postMessage({ number, result });
   } catch (error) {
     postMessage({ number, error: String(error.message ?? error) });
   }
