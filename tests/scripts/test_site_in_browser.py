@@ -289,7 +289,7 @@ def test_what_is_kept_survives_another_tab_damage_and_a_forced_reload(tab, addre
     with tab.context.new_page() as other:
         other.goto(f"{address}/exercises/relu.html")
         tab.evaluate("code.set('x = 1')")
-        other.wait_for_function("code.get() === 'x = 1'")
+        other.wait_for_function("() => code.get() === 'x = 1'")
         other.evaluate("take({passed: {}, hints: {}}, 'older')")  # what a check of another text says of this one
         assert tab.evaluate("read().files[file]") == "x = 1"
     for kept in ("{", "null", '{"files": null, "state": {"passed": null}}'):
@@ -298,7 +298,7 @@ def test_what_is_kept_survives_another_tab_damage_and_a_forced_reload(tab, addre
         assert tab.evaluate("code.get() === stub && read().state.passed.relu === undefined")
     tab.evaluate("localStorage.clear()")
     tab.context.new_cdp_session(tab).send("Page.reload", {"ignoreCache": True})
-    tab.wait_for_function("window.python !== undefined || typeof python === 'object'")
+    tab.wait_for_function("() => typeof NEEDS === 'object'")
     assert tab.evaluate("python.call('exercise.ready', {}, NEEDS)") == {}
 
 
