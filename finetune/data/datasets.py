@@ -64,8 +64,8 @@ class Item:
 class Example(Item):
     """A conversation that ends with the assistant. The model learns to write all messages of the assistant.
 
-    completion: in a prompt with its completion, the number of messages in the completion. Then the model learns those
-    of the assistant in the completion alone: earlier ones, in the prompt, are only read, as in TRL.
+    completion: the number of messages in the completion, where a file separates it from its prompt. The assistant's
+    messages in the prompt are then only read, as in TRL.
     """
 
     messages: list[Message]

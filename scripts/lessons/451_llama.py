@@ -2,8 +2,8 @@
 
 Many open models since 2023 (Llama, Mistral, SmolLM2) are GPT-2 with five changes. One is small: the linear layers have
 no biases. This lesson shows each of the other four with its reason and its price. Then a small GPT-2 without biases
-becomes a small Llama, one change at a time. Finally a real model answers,
-if its package is installed: SmolLM2, 135 million parameters in 4 bits.
+becomes a small Llama, one change at a time. Finally a real model answers, if its package is installed: SmolLM2, 135
+million parameters in 4 bits.
 Zhang & Sennrich 2019 (RMSNorm); Su et al. 2021 (rotary positions); Shazeer 2020 (SwiGLU); Ainslie et al. 2023 (grouped
 queries); Touvron et al. 2023 (Llama).
 """
