@@ -1,0 +1,85 @@
+"""Settings that are declared once: what is refused, and what is read from JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+import pytest
+
+from gpt.settings import check, declared, from_json, part, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    steps: int = setting(10, "how many", ">= 1")
+    kind: str = setting("plain", choices=("plain", "fancy"))
+
+    __post_init__ = check
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    size: int = setting(4, "items", ">= 1", metavar="SIZE")
+    seed: int = 0
+    rate: float = setting(0.5, "", "> 0")
+    share: float = setting(0.0, "", "in [0, 1)")
+    top_p: float = setting(1.0, "", "in (0, 1]")
+    most: int | None = setting(None, "", ">= 2")
+    width: int = setting(None, "", ">= 1")
+    tied: bool = True
+    path: str = "x"
+    names: tuple[str, ...] | str = ()
+    shape: dict = dataclasses.field(default_factory=dict)
+    inner: Inner = part(Inner, steps=20)
+
+    __post_init__ = check
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Base):
+    size: int = 8
+
+
+WRONG = [
+    ({"size": 0}, "size must be an integer >= 1, got 0"),
+    ({"size": 2.0}, "size must be an integer >= 1, got 2.0"),
+    ({"size": True}, "size must be an integer >= 1, got True"),
+    ({"size": None}, "size must be an integer >= 1, got None"),
+    ({"seed": -1}, "seed must be an integer >= 0, got -1"),
+    ({"rate": 0}, "rate must be a number > 0, got 0"),
+    ({"rate": math.nan}, "rate must be a number > 0, got nan"),
+    ({"rate": math.inf}, "rate must be a number > 0, got inf"),
+    ({"rate": "9" * 99}, "rate must be a number > 0, got '" + "9" * 59),
+    ({"share": 1}, "share must be a number in [0, 1), got 1"),
+    ({"share": -0.1}, "share must be a number in [0, 1), got -0.1"),
+    ({"top_p": 0}, "top_p must be a number in (0, 1], got 0"),
+    ({"most": 1}, "most must be an integer >= 2 or None, got 1"),
+    ({"width": 0}, "width must be an integer >= 1, got 0"),
+    ({"tied": 1}, "tied must be true or false, got 1"),
+    ({"path": 3}, "path must be a text, got 3"),
+    ({"names": ("a", 3)}, "names must be a list of names or a text, got ('a', 3)"),
+    ({"inner": {"kind": "odd"}}, "kind must be one of plain, fancy, got 'odd'"),
+    ({"inner": {"steps": "1"}}, "steps must be an integer >= 1, got '1'"),
+    ({"inner": 3}, "the settings of Inner must be an object, got 3"),
+    ({"sizes": 3, "other": 1}, "unknown setting other, sizes; Settings has inner, most, names, path, rate, seed, "),
+    ([], "the settings of Settings must be an object, got []"),
+]
+
+
+@pytest.mark.parametrize(("values", "words"), WRONG)
+def test_a_wrong_setting_is_named(values, words):
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
+        from_json(Settings, values)
+
+
+def test_settings_come_back_from_json_and_missing_ones_have_their_defaults():
+    config = Settings(size=3, rate=2, share=0, top_p=1, most=2, width=5, names=("a",), inner=Inner(steps=1))
+    assert from_json(Settings, dataclasses.asdict(config)) == config
+    assert from_json(Settings, {"inner": {"kind": "fancy"}}) == Settings(inner=Inner(20, "fancy"))
+
+
+def test_another_default_keeps_what_was_declared():
+    assert declared(Settings, "size") == {"help": "items", "range": ">= 1", "metavar": "SIZE"}
+    assert Settings().size == 8 and Settings().inner.steps == 20
