@@ -23,9 +23,9 @@ NEVER = {"torch", "jax", "numba", "pickle"}
 OPPONENTS = {"torch", "jax"}  # of measurements, and what else compares:
 MAY_COMPARE = ("scripts/benchmark", "scripts/compare_", "scripts/verify_")
 MAY_IMPORT_CUPY = ("minigrad/backend.py", "minigrad/kernels/")
-MAY_ANNOTATE = {  # file -> who is below it, and still speaks of its classes
+MAY_IMPORT_LATER = {  # file -> who is below it, and still annotates with its classes, or calls it in a method
     "minigrad.tensor": ("minigrad.autograd", "minigrad.functional."),
-    "gpt.model.language_model": ("gpt.model.generation", "gpt.model.batch_generation"),
+    "gpt.model.batch_generation": ("gpt.model.language_model",),  # model.generate
 }
 
 CHANGES = {"add", "append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}  # methods of tables
@@ -37,7 +37,7 @@ class Import(NamedTuple):
 
     target: str
     line: int
-    types_only: bool  # under `if TYPE_CHECKING:`, so for annotations and not at run time
+    later: bool  # under `if TYPE_CHECKING:` or in a function, so not when the module is imported
 
 
 class Module(NamedTuple):
@@ -65,24 +65,24 @@ def sources(root: Path) -> dict[str, Module]:
 
 def imports(folders: tuple[str, ...], nodes: list[ast.AST]) -> Iterator[Import]:
     """Everything that a module in these folders imports, inside its functions too; relative imports made absolute."""
-    guarded = [statement for node in nodes if is_for_types(node) for statement in node.body]
-    for_types = {id(node) for statement in guarded for node in ast.walk(statement)}
+    guarded = [statement for node in nodes if is_for_later(node) for statement in node.body]
+    for_later = {id(node) for statement in guarded for node in ast.walk(statement)}
     for node in nodes:
-        types_only = id(node) in for_types
+        later = id(node) in for_later
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(alias.name, node.lineno, types_only)
+                yield Import(alias.name, node.lineno, later)
         elif isinstance(node, ast.ImportFrom):
             parents = folders[: len(folders) - node.level + 1] if node.level else ()
             base = ".".join([*parents, node.module] if node.module else parents)
             for alias in node.names:
-                yield Import(f"{base}.{alias.name}", node.lineno, types_only)
+                yield Import(f"{base}.{alias.name}", node.lineno, later)
 
 
-def is_for_types(node: ast.AST) -> bool:
-    """Whether this is an `if TYPE_CHECKING:`."""
+def is_for_later(node: ast.AST) -> bool:
+    """Whether this is a function, or an `if TYPE_CHECKING:`."""
     name = getattr(node.test, "attr", getattr(node.test, "id", "")) if isinstance(node, ast.If) else ""
-    return name == "TYPE_CHECKING"
+    return name == "TYPE_CHECKING" or isinstance(node, ast.FunctionDef)
 
 
 def calls(node: ast.AST, name: str) -> bool:
@@ -111,10 +111,8 @@ def circles(root: Path) -> Iterator[str]:
     modules = sources(root)
     graph: dict[str, set[str]] = {}
     for module, source in modules.items():
-        spoken_of = tuple(f"{file}." for file, below in MAY_ANNOTATE.items() if module.startswith(below))
-        targets = {
-            target for target, _, for_types in source.imports if not (for_types and target.startswith(spoken_of))
-        }
+        allowed = tuple(file for file, below in MAY_IMPORT_LATER.items() if module.startswith(below))
+        targets = {target for target, _, later in source.imports if not (later and target.startswith(allowed))}
         # `from gpt.model import GPT` needs gpt.model; `from gpt import model` needs gpt.model too, not gpt/__init__.py.
         needed = {target if target in modules else target.rpartition(".")[0] for target in targets}
         graph[module] = needed & modules.keys()

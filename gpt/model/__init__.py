@@ -14,8 +14,6 @@ speculation.py            several tokens in one pass: guess, and let the model c
 decoding.py               the decode step, for a few new tokens, in plain NumPy
 """
 
-# Importing it is enough: it registers with batch_generation.py.
-from . import decoding  # noqa: F401
 from .config import GPTConfig, LlamaConfig
 from .gpt2 import GPT
 from .kv_cache import KVCache

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +24,14 @@ from minigrad import Tensor, no_grad
 from minigrad.backend import Array, generator
 from minigrad.nn.module import evaluating
 
+from . import decoding
 from .generation import Sampling, generate_textbook
 from .kv_cache import KVCache
+from .language_model import Ids, LanguageModel
 
-if TYPE_CHECKING:  # for annotations only: language_model.py imports this file
-    from .language_model import Ids, LanguageModel
+# The most new tokens for a decode step: 1 in `stream`, and in speculation.py the last token and up to 15 guesses. More
+# tokens are a prompt, which the model reads itself: beside its large products, what the step saves does not count.
+MAX_DECODE_TOKENS = 16
 
 
 def generate(
@@ -186,7 +189,7 @@ class TextSoFar:
         self.seen = [set(row[is_real].tolist()) for row, is_real in zip(ids, real, strict=True)]
         # The context, (B, T): the tokens, and the mask that is False on padding. The first `read` are in the cache.
         self.ids, self.real, self.read = ids[:, -self.block :], real[:, -self.block :], 0
-        self.decode = decode_step_for(model)  # a faster forward pass, or None (see the end of this page)
+        self.decode = decoding.forward_for(model)  # a faster forward pass for a few new tokens, or None
         if memory is None:
             self.cache = KVCache.for_model(model, len(ids), min(self.block, ids.shape[1] + room))
         else:  # continue with its cache, from the first token that differs
@@ -235,31 +238,3 @@ class TextSoFar:
         """Forget the keys and values of wrong guesses. The last token is always read again, for its logits."""
         self.read = min(self.cache.length, self.ids.shape[1] - 1)
         self.cache.cut(self.read)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The decode step: a faster forward pass for a few new tokens after a cache. decoding.py registers it here. This page
-# cannot import decoding.py, because that page imports the models, and the models import this one for `generate`.
-
-# The most new tokens for a decode step: 1 in `stream`, and in speculation.py the last token and up to 15 guesses. More
-# tokens are a prompt, which the model reads itself: beside its large products, what the step saves does not count.
-MAX_DECODE_TOKENS = 16
-
-DecodeStep = Callable[..., np.ndarray]  # (ids (B, T), cache, attention mask (B, S) or None) -> logits (B, T, V)
-DecodeMaker = Callable[["LanguageModel"], DecodeStep | None]  # a model -> its decode step, or None
-_makers: list[DecodeMaker] = []
-
-
-def register_decode_step(maker: DecodeMaker) -> DecodeMaker:
-    """Decorate a function that gets a model and returns its decode step, or None for a model that it does not know."""
-    _makers.append(maker)
-    return maker
-
-
-def decode_step_for(model: LanguageModel) -> DecodeStep | None:
-    """Return the model's decode step, or None if there is none for it."""
-    for maker in _makers:
-        step = maker(model)
-        if step is not None:
-            return step
-    return None

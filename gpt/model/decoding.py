@@ -8,8 +8,7 @@ in, arrays come out, and x changes in place.
 `forward_for`, below the formulas, returns such a function if fast kernels are selected and the model consists of
 ordinary parts. A layer that replaces a Linear or an Embedding, such as an adapter or a quantized layer, is called as
 usual. In all other cases (another architecture, a replaced block, a hook, an op of your own, an observer, a GPU) it
-returns None, and generation runs the model itself. `forward_for` is registered in batch_generation.py, which asks it
-once for each batch of texts. That file does not import this one, because the models import that file.
+returns None, and generation runs the model itself. batch_generation.py asks it once for each batch of texts.
 
 Shapes: R = B T rows of x, one for each new token; H heads of queries, K heads of keys and values, D numbers per head, S
 tokens so far.
@@ -20,6 +19,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from minigrad.functional.indexing import check_indices
 from minigrad.kernels import dispatch
 from minigrad.kernels.cpu import threads
 
-from . import batch_generation, gpt2, llama
+from . import gpt2, llama
 from .kv_cache import KVCache
 from .language_model import LanguageModel
 from .positions import positions_and_mask
@@ -155,8 +155,7 @@ def attention(qkv: np.ndarray, H: int, K: int, layer: int, cache: KVCache, mask:
     return (probs @ values).reshape(B, H, T, D).swapaxes(1, 2).reshape(B * T, H * D)
 
 
-@batch_generation.register_decode_step
-def forward_for(model: LanguageModel) -> batch_generation.DecodeStep | None:
+def forward_for(model: LanguageModel) -> Callable[..., np.ndarray] | None:
     """Return a function above that computes `model`'s logits, or None if none does.
 
     The weights of a Llama's q, k and v then lie in one array, and those of gate and up in another (`join`).

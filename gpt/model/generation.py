@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from minigrad import no_grad
 
 from ..ranges import check_ranges
-
-if TYPE_CHECKING:  # for annotations only: language_model.py imports this file
-    from .language_model import LanguageModel
+from .language_model import LanguageModel
 
 
 def generate_textbook(

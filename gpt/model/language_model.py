@@ -20,7 +20,6 @@ from minigrad import Tensor, nn
 from minigrad.backend import Array, module_of
 from minigrad.functional.indexing import check_indices
 
-from . import batch_generation
 from .config import INIT_STD, Settings
 from .kv_cache import KVCache
 from .structure import StructuredModel
@@ -75,11 +74,13 @@ class LanguageModel(StructuredModel):
         """ln p(targets[b, t] | ids[b, :t+1]): (B, T)."""
         return -self.loss(ids, targets, reduction="none")
 
+    # What follows only calls pages that are built on this one, so they are imported where they are used.
+
     def generate(self, ids: Ids, max_new_tokens: int, **options: Any) -> list[list[int]]:
         """Continue `ids` token by token: see `gpt.model.batch_generation.generate`."""
-        return batch_generation.generate(self, ids, max_new_tokens, **options)
+        from . import batch_generation
 
-    # A model computes without any files, so what reads and writes them is imported only where it is used.
+        return batch_generation.generate(self, ids, max_new_tokens, **options)
 
     @classmethod
     def from_pretrained(cls, source: StrPath) -> Self:
