@@ -91,30 +91,15 @@ class Sampling:
         if self.temperature == 0:
             return np.array([logits.argmax()]), np.ones(1)
 
-        # top_k. (The temperature does not change the order, so it can wait for the few logits that are kept.)
-        tokens = np.arange(logits.size)
-        if self.top_k is not None and self.top_k < logits.size:
-            # `partition` sorts only as far as needed: index `kth` then holds the k-th largest logit.
-            kth = logits.size - self.top_k
-            tokens = np.flatnonzero(logits >= np.partition(logits, kth)[kth])  # more than k if several are equal to it
-
+        tokens = np.arange(logits.size) if self.top_k is None else most_likely(logits, self.top_k)
         # softmax(logits / temperature). Subtracting the largest logit does not change it, and e^x cannot overflow.
         kept = logits[tokens].astype(np.float64)
         with np.errstate(over="ignore"):  # with a tiny temperature all other tokens may become -inf
             probs = np.exp((kept - kept.max()) / self.temperature)
         probs /= probs.sum()
-
-        # top_p: keep the most likely tokens until their sum reaches top_p, including the token that reaches it
         if self.top_p < 1:
-            # For speed, sort only the tokens that can be chosen. There are n tokens. Those below (1 - p) / n have less
-            # than n (1 - p) / n = 1 - p together, so the others have more than p, and the sum reaches p among them.
-            likely = np.flatnonzero(probs >= (1 - self.top_p) / probs.size)
-            order = likely[np.argsort(-probs[likely], kind="stable")]
-            before = np.cumsum(probs[order]) - probs[order]  # the sum over more likely tokens
-            chosen = order[before < self.top_p]  # at least one token, as the first sum is 0
-            nucleus = np.zeros_like(probs)
-            nucleus[chosen] = probs[chosen]
-            probs = nucleus / nucleus.sum()
+            inside = nucleus(probs, self.top_p)
+            tokens, probs = tokens[inside], probs[inside] / probs[inside].sum()
         return tokens, probs
 
     def probabilities(self, logits: np.ndarray, seen: Iterable[int] = ()) -> np.ndarray:
@@ -142,3 +127,29 @@ class Sampling:
         # Either way the logit falls: a positive one towards 0, a negative one away from it.
         logits[ids] = np.where(picked > 0, picked / self.repetition_penalty, picked * self.repetition_penalty)
         return logits
+
+
+def most_likely(logits: np.ndarray, k: int) -> np.ndarray:
+    """Return the k most likely tokens, and those exactly as likely as the k-th, in the vocabulary's order.
+
+    >>> most_likely(np.array([2.0, 9.0, 4.0, 4.0]), 2)
+    array([1, 2, 3])
+    """
+    k = min(k, logits.size)
+    # This is np.sort(logits)[-k], the k-th largest, and faster: only its own place needs to be right.
+    kth = np.partition(logits, -k)[-k]
+    return np.flatnonzero(logits >= kth)
+
+
+def nucleus(probs: np.ndarray, p: float) -> np.ndarray:
+    """Return the indices of the most likely tokens until their sum reaches p, with the one that reaches it, in order.
+
+    >>> nucleus(np.array([0.1, 0.5, 0.0, 0.4]), 0.8)
+    array([1, 3])
+    """
+    # Sorting a whole vocabulary takes long, so the rarest tokens stay out: if each of n has less than (1 - p) / n, they
+    # have less than 1 - p together, and the others reach p without them.
+    likely = np.flatnonzero(probs >= (1 - p) / probs.size)
+    order = likely[np.argsort(-probs[likely], kind="stable")]  # the most likely first
+    before = np.cumsum(probs[order]) - probs[order]  # the sum over more likely tokens, 0 for the first
+    return np.sort(order[before < p])
