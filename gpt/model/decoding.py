@@ -17,7 +17,6 @@ tokens so far.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -101,10 +100,8 @@ def is_plain(layer: nn.Module) -> bool:
 def joined_linear(x: np.ndarray, joined: Joined, *layers: nn.Linear) -> np.ndarray:
     """(R, in) -> the outputs of several layers beside each other, in one product if their weights are joined."""
     whole, weights = joined.get(layers, (None, []))
-    for layer, weight in zip(layers, weights):
-        if layer.weight.data is not weight or layer.bias is not None or not is_plain(layer):  # changed since `join`
-            whole = None
-    if whole is None:
+    same = all(layer.weight.data is weight for layer, weight in zip(layers, weights))  # as `join` left them
+    if whole is None or not same or not all(is_plain(layer) and layer.bias is None for layer in layers):
         return np.concatenate([linear(x, layer) for layer in layers], axis=-1)
     return threads.matmul(x, whole.T)
 
@@ -204,20 +201,15 @@ def join(joined: Joined, *layers: nn.Linear) -> None:
     if not all(is_plain(layer) and layer.bias is None for layer in layers):
         return
     weights = [layer.weight.data for layer in layers]
+    *ends, end = np.cumsum([len(weight) for weight in weights])
     whole: Any = weights[0].base
-    fits = isinstance(whole, np.ndarray) and whole.shape[:1] == (sum(map(len, weights)),)
-    if not fits or not all(map(is_same_view, weights, rows_for(weights, whole))):
+    fits = isinstance(whole, np.ndarray) and whole.shape[:1] == (end,)
+    if not fits or not all(map(is_same_view, weights, np.split(whole, ends))):
         whole = np.concatenate(weights)
-        weights = rows_for(weights, whole)
+        weights = np.split(whole, ends)
         for layer, weight in zip(layers, weights, strict=True):
             layer.weight.data = weight
     joined[layers] = whole, weights
-
-
-def rows_for(weights: list[np.ndarray], whole: np.ndarray) -> list[np.ndarray]:
-    """`whole` cut into as many rows as each of the weights has."""
-    ends = itertools.accumulate(map(len, weights))
-    return [whole[end - len(weight) : end] for weight, end in zip(weights, ends, strict=True)]
 
 
 def is_same_view(x: np.ndarray, y: np.ndarray) -> bool:

@@ -84,5 +84,7 @@ EXERCISE = Exercise(
         FunctionCheck("probabilities", cases(), Case(some(6) - 1000, 0.5, 3, 1.0), examples=1),
     ),
     place=Patch("probabilities", "gpt.model.generation.Sampling.candidates", adapt=as_method),
-    answer=("gpt.model.generation.Sampling.candidates",),
+    answer=(
+        "gpt.model.generation.Sampling.candidates", "gpt.model.generation.most_likely", "gpt.model.generation.nucleus",
+    ),
 )
