@@ -106,10 +106,6 @@ def swap(name, x, y):
     setattr(y, names[1], a)
 
 
-def assign(x, name, value):
-    setattr(x, name, value)
-
-
 def other_llama():
     return small_llama(1, "float64")
 
@@ -119,14 +115,14 @@ CHANGES = {
     "layers swapped": lambda model, mlp, attn: swap("gate_proj up_proj", mlp, mlp),
     "weights swapped": lambda model, mlp, attn: swap("weight", mlp.gate_proj, mlp.up_proj),
     "arrays swapped": lambda model, mlp, attn: swap("data", mlp.gate_proj.weight, mlp.up_proj.weight),
-    "k is v": lambda model, mlp, attn: assign(attn.k_proj, "weight", attn.v_proj.weight),
-    "rows reversed": lambda model, mlp, attn: assign(mlp.up_proj.weight, "data", mlp.up_proj.weight.data[::-1]),
-    "rows of both": lambda model, mlp, attn: assign(mlp.up_proj.weight, "data", mlp.up_proj.weight.data.base[5:25]),
-    "a new array": lambda model, mlp, attn: assign(attn.k_proj.weight, "data", attn.k_proj.weight.data + 1),
+    "k is v": lambda model, mlp, attn: setattr(attn.k_proj, "weight", attn.v_proj.weight),
+    "rows reversed": lambda model, mlp, attn: setattr(mlp.up_proj.weight, "data", mlp.up_proj.weight.data[::-1]),
+    "rows of both": lambda model, mlp, attn: setattr(mlp.up_proj.weight, "data", mlp.up_proj.weight.data.base[5:25]),
+    "a new array": lambda model, mlp, attn: setattr(attn.k_proj.weight, "data", attn.k_proj.weight.data + 1),
     "in place": lambda model, mlp, attn: attn.k_proj.weight.data.__iadd__(1),
-    "a bias": lambda model, mlp, attn: assign(mlp.up_proj, "bias", nn.Parameter(np.ones(20))),
+    "a bias": lambda model, mlp, attn: setattr(mlp.up_proj, "bias", nn.Parameter(np.ones(20))),
     "another model's weights": lambda model, mlp, attn: model.load_state_dict(other_llama().state_dict()),
-    "another model's layer": lambda model, mlp, attn: assign(mlp, "up_proj", other_llama().blocks[0].mlp.up_proj),
+    "another model's layer": lambda model, mlp, attn: setattr(mlp, "up_proj", other_llama().blocks[0].mlp.up_proj),
     "an adapter": lambda model, mlp, attn: with_lora(model),
     "a merged adapter": lambda model, mlp, attn: merge_lora(with_lora(model)),
     "an unmerged adapter": lambda model, mlp, attn: unmerge_lora(model, merge_lora(with_lora(model))),

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from gpt import GPT, KVCache
+from gpt import KVCache
 from gpt.model.batch_generation import Memory, generate, stream
-from gpt.model.generation import Sampling, generate_textbook
+from gpt.model.generation import Sampling, nucleus
 from minigrad import no_grad, switches, use_kernels
-from tests.gpt.small import GOLDEN, golden, random_ids, small_gpt, small_llama
+from tests.gpt.small import golden, random_ids, small_gpt, small_llama
 
 BLOCK = 12  # of the small models
 both_models = pytest.mark.parametrize("small", [small_gpt, small_llama])
@@ -57,15 +57,6 @@ def test_cached_equals_uncached_also_beyond_the_block(prompt, small, changes):
     model, ids = small(**changes), random_ids((2, prompt))
     options = {"max_new_tokens": 2 * BLOCK, "temperature": 0.9, "seed": 5}
     assert model.generate(ids, **options) == model.generate(ids, use_cache=False, **options)
-
-
-def test_the_textbook_loop_gives_the_tokens_of_generate():
-    model, prompt = small_gpt(dtype="float64").eval(), [1, 2, 3]
-    options = {"temperature": 0.9, "top_k": 9, "repetition_penalty": 1.5}
-    free = model.generate([prompt], 30, seed=5, **options)[0]
-    for stop in ((), free[7:8]):
-        steps = generate_textbook(model, prompt, 30, Sampling(**options), np.random.default_rng([5, 0]), stop)
-        assert list(steps) == model.generate([prompt], 30, seed=5, stop_tokens=stop, **options)[0]
 
 
 def test_the_context_is_what_the_documentation_says():
@@ -141,28 +132,6 @@ def test_greedy_equals_transformers(kind):
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("lengths", [(9,), (1,), (3, 9, 1, 6)])
-@pytest.mark.parametrize("use_cache", [True, False])
-def test_prompts_of_different_lengths_continue_as_in_transformers(lengths, use_cache):
-    """Padded on the left there, too, with a mask, from which both make the positions."""
-    import torch
-
-    from scripts import compare_torch
-
-    model = GPT.from_pretrained(GOLDEN / "gpt2-folder").to("float64")
-    prompts = [random_ids(n, seed=n, vocab_size=300).tolist() for n in lengths]
-    longest = max(lengths)
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    other = compare_torch.from_folder(GOLDEN / "gpt2-folder", "float64")
-    other.generation_config.eos_token_id = None
-    options = {"attention_mask": mask, "max_new_tokens": 14, "do_sample": False, "pad_token_id": 0}
-    expected = other.generate(ids, **options)[:, longest:].tolist()
-    assert model.generate(prompts, 14, temperature=0, use_cache=use_cache) == expected
-    assert all(len(set(row)) > 4 for row in expected)
-
-
-@pytest.mark.oracle
 @given(st.integers(0, 1000), st.floats(0.3, 3), st.integers(1, 40), st.floats(0.05, 0.999), st.floats(0.5, 3))
 def test_probabilities_equal_those_of_transformers(seed, temperature, top_k, top_p, penalty):
     import torch
@@ -213,23 +182,14 @@ def test_probabilities_are_those_of_the_plain_algorithm():
         assert ours.sum() == pytest.approx(1)
 
 
-def test_the_nucleus_is_no_larger_than_it_has_to_be():
-    logits = np.log([0.25, 0.5, 0.125, 0.125])
-    for top_p, kept in {0.4: 1, 0.5: 1, 0.51: 2, 0.75: 2, 0.76: 3}.items():
-        assert np.count_nonzero(Sampling(top_p=top_p).probabilities(logits)) == kept
-
-
 @pytest.mark.parametrize("spread", [0.01, 1, 5])
-@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.95, 0.999999])
-def test_the_nucleus_of_a_large_vocabulary_is_that_of_sorting_all(spread, top_p):
+@pytest.mark.parametrize("p", [0.01, 0.5, 0.95, 0.999999])
+def test_the_nucleus_of_a_large_vocabulary_is_that_of_sorting_all(spread, p):
     """Only what may be in the nucleus is sorted; ties, of which there are many here, go to the first."""
-    logits = (spread * np.random.default_rng(0).standard_normal(5000)).round(1)
-    probs = Sampling().probabilities(logits)
+    probs = Sampling().probabilities((spread * np.random.default_rng(0).standard_normal(5000)).round(1))
     order = np.argsort(-probs, kind="stable")
-    kept = order[np.cumsum(probs[order]) - probs[order] < top_p]
-    expected = np.zeros_like(probs)
-    expected[kept] = probs[kept] / probs[kept].sum()
-    np.testing.assert_allclose(Sampling(top_p=top_p).probabilities(logits), expected, rtol=1e-12)
+    kept = order[np.cumsum(probs[order]) - probs[order] < p]
+    assert nucleus(probs, p).tolist() == sorted(kept)
 
 
 @given(st.integers(0, 10**6), st.sampled_from([0, 0.5, 1]), st.sampled_from([None, 3]), st.sampled_from([0.5, 1]))
@@ -301,20 +261,19 @@ def test_the_seed_decides_and_without_one_manual_seed_does():
 
 
 def test_a_seed_leaves_the_shared_random_numbers_alone():
-    mg.manual_seed(4)
-    expected = mg.backend.random_state()
-    small_gpt(dropout=0.5).train().generate([[1]], 5, seed=1)
-    mg.manual_seed(4)
-    assert mg.backend.random_state() == expected
+    model, before = small_gpt(dropout=0.5).train(), mg.backend.random_state()
+    model.generate([[1]], 5, seed=1)
+    assert mg.backend.random_state() == before
 
 
-def test_a_row_ends_at_its_stop_token_and_the_others_go_on():
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_row_ends_at_its_stop_token_and_the_others_go_on(use_cache):
     model = small_gpt(dtype="float64")
     free = model.generate([[1, 2], [3, 4]], 10, seed=0)
     stop = free[0][3]
     cut = [row[: row.index(stop) + 1] if stop in row else row for row in free]
-    streamed = []
-    assert model.generate([[1, 2], [3, 4]], 10, seed=0, stop_tokens=[stop], on_token=streamed.append) == cut
+    streamed, options = [], {"seed": 0, "stop_tokens": [stop], "use_cache": use_cache}
+    assert model.generate([[1, 2], [3, 4]], 10, on_token=streamed.append, **options) == cut
     assert [row[0] for row in streamed][: len(cut[0])] == cut[0]
     assert all(row[0] == -1 for row in streamed[len(cut[0]) :])
     assert len(streamed) == max(map(len, cut))
