@@ -14,8 +14,6 @@ from .functional.argument_checks import check_fraction
 from .parameter_groups import ParameterGroups
 from .tensor import Tensor
 
-Move = tuple[Tensor, Array, dict[str, Any], dict[str, Any]]  # a parameter, its gradient, its state, its group
-
 
 class Optimizer(ParameterGroups):
     """A rule that changes parameters by their gradients. Each subclass has its own rule, in `update`.
@@ -26,21 +24,15 @@ class Optimizer(ParameterGroups):
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        moves = self.moves()
-        in_place.announce_update([p for p, _, _, _ in moves])  # a backward() that needs the old values will raise
-        # a fast kernel that updates all parameters at once, if one is selected; else `update_each`
-        update_all = switches.kernel_for(type(self), [grad for _, grad, _, _ in moves]) or Optimizer.update_each
-        update_all(self, moves)
-
-    def moves(self) -> list[Move]:
-        """Each parameter that has a gradient, with its gradient, its state from earlier steps, and its group."""
-        positions = enumerate([(p, group) for group in self.param_groups for p in group["params"]])
-        return [(p, p.grad, self.state.setdefault(i, {}), group) for i, (p, group) in positions if p.grad is not None]
-
-    def update_each(self, moves: list[Move]) -> None:
-        """Update one parameter after the other."""
-        for p, grad, state, group in moves:
-            self.update(p, grad, state, group)
+        if self.step_with_kernel():  # a fast kernel updates all parameters at once, if one is selected
+            return
+        place = 0  # of a parameter among those of all groups
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    in_place.announce_update([p])  # a backward() that needs the old values will raise
+                    self.update(p, p.grad, self.state[place], group)
+                place += 1
 
     def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Change `p.data` in place, and do not change `grad`. `state` is empty in the first step."""
@@ -94,8 +86,6 @@ class Adam(Optimizer):
     gradient. Kingma & Ba 2015, algorithm 1.
     """
 
-    decoupled = False  # True: weight decay is a step of its own (AdamW); False: it is a part of the gradient
-
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
@@ -108,15 +98,13 @@ class Adam(Optimizer):
 
     def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         xp = module_of(p.data)
-        lr, (beta1, beta2), eps, decay = (group[name] for name in ("lr", "betas", "eps", "weight_decay"))
+        lr, (beta1, beta2), eps = group["lr"], group["betas"], group["eps"]
+        if group["weight_decay"]:
+            grad = grad + group["weight_decay"] * p.data  # the decay is a part of the gradient
         if not state:  # the first step
             state.update(step=0, exp_avg=xp.zeros_like(p.data), exp_avg_sq=xp.zeros_like(p.data))
         state["step"] += 1
         m, v, t = state["exp_avg"], state["exp_avg_sq"], state["step"]
-        if decay and self.decoupled:  # AdamW: the parameter shrinks
-            p.data *= 1 - lr * decay
-        elif decay:  # Adam: the decay is a part of the gradient
-            grad = grad + decay * p.data
 
         # m <- β1 m + (1 - β1) grad,  v <- β2 v + (1 - β2) grad²; in place, as the state outlives the step
         m *= beta1
@@ -136,8 +124,6 @@ class AdamW(Adam):
     Loshchilov & Hutter 2019, algorithm 2.
     """
 
-    decoupled = True
-
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
@@ -147,6 +133,10 @@ class AdamW(Adam):
         weight_decay: float = 0.01,
     ):
         super().__init__(params, lr, betas, eps, weight_decay)
+
+    def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
+        p.data *= 1 - group["lr"] * group["weight_decay"]
+        super().update(p, grad, state, {**group, "weight_decay": 0})  # the rest is Adam without decay
 
 
 def decay_groups(named_parameters: Iterable[tuple[str, Tensor]], weight_decay: float) -> list[dict[str, Any]]:

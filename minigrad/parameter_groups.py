@@ -5,9 +5,11 @@ The rules that change the parameters are in optim.py.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from . import in_place, switches
 from .backend import device_of, to_device
 from .tensor import Tensor
 
@@ -25,7 +27,8 @@ class ParameterGroups:
             groups = [{"params": groups}]
         self.defaults = defaults
         self.param_groups: list[dict[str, Any]] = []
-        self.state: dict[int, dict[str, Any]] = {}  # by the parameter's position over all groups
+        # by the parameter's place among those of all groups; empty before its first step
+        self.state: dict[int, dict[str, Any]] = defaultdict(dict)
         for group in groups:
             self.add_param_group(group)
         if not self._parameters():
@@ -70,6 +73,18 @@ class ParameterGroups:
         groups = [{**group, "params": f"{len(group['params'])} tensors"} for group in self.param_groups]
         return "\n  ".join([type(self).__name__, *(", ".join(f"{k}={v}" for k, v in g.items()) for g in groups)])
 
+    def step_with_kernel(self) -> bool:
+        """Take the step with a fast kernel, which gets (parameter, gradient, state, group) for each parameter that has
+        a gradient. Returns False, and does nothing, if no kernel for this class of optimizers is selected.
+        """
+        update_all = switches.kernel_for(type(self), [p.grad for p in self._parameters()])
+        if update_all is not None:
+            places = enumerate([(p, group) for group in self.param_groups for p in group["params"]])
+            updates = [(p, p.grad, self.state[i], group) for i, (p, group) in places if p.grad is not None]
+            in_place.announce_update([p for p, _, _, _ in updates])
+            update_all(self, updates)
+        return update_all is not None
+
     def zero_grad(self) -> None:
         """Drop all gradients."""
         for p in self._parameters():
@@ -96,7 +111,7 @@ class ParameterGroups:
         for group in groups:
             self._check(group)
         parameters = dict(enumerate(self._parameters()))
-        loaded: dict[int, dict[str, Any]] = {}
+        loaded: dict[int, dict[str, Any]] = defaultdict(dict)
         for key, saved in state_dict["state"].items():
             if int(key) not in parameters:
                 raise ValueError(f"the optimizer has {len(parameters)} parameters, its saved state names {key}")

@@ -247,13 +247,16 @@ class Recording(switches.Observer):
         """Clip the gradients, take the optimizer's step, and record what both did to each parameter."""
         self.name(module)
         names = {id(parameter): name for name, parameter in module.named_parameters()}
-        before = [(p, self.leaf_value(p), self.value(grad)) for p, grad, _, _ in optimizer.moves()]
+        places = enumerate([(p, group) for group in optimizer.param_groups for p in group["params"]])
+        moving = [(place, p, group) for place, (p, group) in places if p.grad is not None]
+        before = [(self.leaf_value(p), self.value(p.grad)) for _, p, _ in moving]
         self.optimizer, self.max_norm = type(optimizer), max_norm
-        self.norm = float(clip_grad_norm_([p for p, _, _ in before], max_norm))
-        clipped = [self.value(p.grad) for p, _, _ in before]
+        self.norm = float(clip_grad_norm_([p for _, p, _ in moving], max_norm))
+        clipped = [self.value(p.grad) for _, p, _ in moving]
         optimizer.step()
-        for (p, old, gradient), scaled, (_, _, state, group) in zip(before, clipped, optimizer.moves(), strict=True):
-            kept = {name: self.value(entry) if is_array(entry) else entry for name, entry in state.items()}
+        for (place, p, group), (old, gradient), scaled in zip(moving, before, clipped, strict=True):
+            state = optimizer.state[place].items()
+            kept = {name: self.value(entry) if is_array(entry) else entry for name, entry in state}
             settings = {name: entry for name, entry in group.items() if name != "params"}
             name = names.get(id(p), "")
             self.updates.append(Update(name, old, gradient, scaled, self.value(p.data), kept, settings))

@@ -17,15 +17,15 @@ from ... import optim
 from .threads import BLOCK, parallel
 
 
-def update_all(optimizer, moves):
+def update_all(optimizer, updates):
     """Adam.update or AdamW.update for every (parameter, gradient, state, group), in place."""
-    blocks = []
-    for p, grad, state, group in moves:
+    blocks, decoupled = [], isinstance(optimizer, optim.AdamW)
+    for p, grad, state, group in updates:
         if not state:
             state.update(step=0, exp_avg=np.zeros_like(p.data), exp_avg_sq=np.zeros_like(p.data))
         state["step"] += 1
         arrays = [p.data, grad, state["exp_avg"], state["exp_avg_sq"]]
-        blocks += [(block, group, state["step"], optimizer.decoupled) for block in _blocks(arrays)]
+        blocks += [(block, group, state["step"], decoupled) for block in _blocks(arrays)]
     parallel(_update_block, blocks, uses_blas=False)
 
 

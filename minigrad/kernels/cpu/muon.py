@@ -18,15 +18,16 @@ from . import adam
 from .threads import parallel
 
 
-def update_all(optimizer, moves):
+def update_all(optimizer, updates):
     """Muon.update for every (parameter, gradient, state, group), in place. AdamW's groups: adam.py."""
-    adam.update_all(optimizer, [move for move in moves if not move[3]["orthogonalize"]])
-    matrices = [move for move in moves if move[3]["orthogonalize"]]
-    parallel(_update, sorted(matrices, key=lambda move: -move[1].size))  # the last ones are short: threads end together
+    adam.update_all(optimizer, [update for update in updates if not update[3]["orthogonalize"]])
+    matrices = [update for update in updates if update[3]["orthogonalize"]]
+    matrices.sort(key=lambda update: -update[1].size)  # the last ones are short: threads end together
+    parallel(_update, matrices)
 
 
-def _update(move):
-    p, grad, state, group = move
+def _update(of_one):
+    p, grad, state, group = of_one
     if not state:
         state["momentum_buffer"] = np.zeros_like(p.data)
     p, m, beta, lr = p.data, state["momentum_buffer"], group["momentum"], group["lr"]

@@ -72,14 +72,14 @@ extern "C" __global__ void scale(number* const* arrays, const long long* sizes, 
 )
 
 
-def update_all(optimizer, moves):
+def update_all(optimizer, updates):
     """Adam.update or AdamW.update for every (parameter, gradient, state, group), in place.
 
     Arrays with another dtype, or that are not contiguous, are updated one by one.
     """
-    xp = module_of(moves[0][1])
+    xp = module_of(updates[0][1])
     together: dict[Any, Any] = {}
-    for p, grad, state, group in moves:
+    for p, grad, state, group in updates:
         if not state:
             state.update(step=0, exp_avg=xp.zeros_like(p.data), exp_avg_sq=xp.zeros_like(p.data))
         arrays = [p.data, grad, state["exp_avg"], state["exp_avg_sq"]]
@@ -93,7 +93,7 @@ def update_all(optimizer, moves):
         beta1, beta2 = group["betas"]
         settings = [group["lr"], *_rates(beta1), *_rates(beta2), group["eps"], group["weight_decay"]]
         blocks, args = tables(*zip(*arrays, strict=True))
-        args += [np.int64(step), *map(float, settings), optimizer.decoupled]
+        args += [np.int64(step), *map(float, settings), isinstance(optimizer, optim.AdamW)]
         launch(SOURCE, "adam", arrays[0][0], blocks, THREADS, args)
 
 
