@@ -40,6 +40,16 @@ def newton_schulz(matrix: Array, steps: int = 5) -> Array:
     COEFFICIENTS give up exactness for a steep start: small values grow by 3.4445 in each step, and values that have
     arrived jump around 1, between 0.68 and 1.21, without leaving. Five steps bring in all singular values above 0.0016
     of the norm √(Σ S²). Smaller ones end below 0.68, and 0 stays 0.
+
+    >>> import numpy as np
+    >>> def step(s):  # of a singular value
+    ...     return 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    >>> once = step(np.linspace(0.68, 1.21, 1000))  # none leaves
+    >>> float(round(once.min(), 2)), float(round(once.max(), 2))
+    (0.68, 1.14)
+    >>> five = step(step(step(step(step(np.linspace(0.0016, 1, 100_000))))))  # all arrive
+    >>> float(round(five.min(), 2)), float(round(five.max(), 2))
+    (0.68, 1.2)
     """
     a, b, c = COEFFICIENTS
     xp = module_of(matrix)

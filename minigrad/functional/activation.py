@@ -269,7 +269,7 @@ class Softmax(Function):
     def backward(ctx, dout):
         # Σ_i dout_i out_i: one number for each row
         dot = sum_over(dout * ctx.out, ctx.dim, keepdims=True)
-        return (ctx.out * (dout - dot),)  # the sum over a row is 0: probability only moves
+        return (ctx.out * (dout - dot),)  # each row of dx sums to 0, as x + 1 has the same softmax
 
 
 def softmax(x: Tensor, dim: int, **numpy_names: Never) -> Tensor:

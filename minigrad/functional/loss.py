@@ -26,8 +26,8 @@ class CrossEntropy(Function):
 
     softmax(logits)[target] is the probability of the right class. Its -ln is 0 where the model was certain and right,
     and grows without bound the less probable it thought the truth. For one row, loss = ln Σ_c e^(logits_c) -
-    logits_target. The derivative of the first term is e^(logits_c) / Σ, which is softmax(logits). That of logits_target
-    is onehot(target), which is 1 at the target and 0 elsewhere. So
+    logits_target. By logits_i, the first term's derivative is e^(logits_i) / Σ_c e^(logits_c), which is
+    softmax(logits)_i. That of logits_target is onehot(target), which is 1 at the target and 0 elsewhere. So
 
         dlogits = dloss * (softmax(logits) - onehot(target))
 

@@ -25,9 +25,10 @@ class LayerNorm(Function):
     x reaches x̂ in three ways: directly, through the mean and through the std. With dx̂ = dout * weight,
 
         dx = dx̂ / std                     directly
-           - mean(dx̂) / std               through the mean: dmean / dx = 1 / n
-           - x̂ mean(dx̂ x̂) / std           through the std: dstd / dx = x̂ / n
+           - mean(dx̂) / std               through the mean: ∂x̂/∂mean = -1 / std,  ∂mean/∂x = 1 / n
+           - x̂ mean(dx̂ x̂) / std           through the std:  ∂x̂/∂std = -x̂ / std,  ∂std/∂x = x̂ / n
 
+    The std contains the mean as well, but ∂std/∂mean = -mean(x - mean) / std is 0.
     Adding a number to all of x, or scaling x, does not change x̂. The two subtracted terms remove these directions from
     dx̂.
     Ba, Kiros & Hinton 2016.

@@ -200,7 +200,7 @@ def divide_evenly(n: int, most: int, times: int) -> int:
     return max(1, min(n, most))
 
 
-def shares(n: int) -> Iterator[slice]:
+def slices_per_thread(n: int) -> Iterator[slice]:
     """0..n cut into one slice per thread, for products that are fastest in one call."""
     step = max(1, math.ceil(n / _workers / 16) * 16)  # whole vectors
     for row in range(0, n, step):
@@ -236,7 +236,7 @@ def products(work: Iterable[tuple[Array, Array, Array]]) -> None:
         if a.size * out.shape[1] < SMALL_PRODUCT:
             small.append((a, b, out))
         else:
-            large += [(a[rows], b[:, columns], out[rows, columns]) for rows, columns in _shares_of(out)]
+            large += [(a[rows], b[:, columns], out[rows, columns]) for rows, columns in _slices_of(out)]
     if large:  # the threads are awake, so they also share the small ones
         parallel(lambda piece: product(*piece), large + small)
     else:
@@ -256,17 +256,17 @@ def product_then(a: Array, b: Array, out: Array, then: Callable[[slice], Any]) -
         for block in row_blocks(rows.stop - rows.start, out.shape[1]):
             then(slice(rows.start + block.start, rows.start + block.stop))
 
-    parallel(compute, shares(len(a)))
+    parallel(compute, slices_per_thread(len(a)))
 
 
-def _shares_of(out: Array) -> list[tuple[slice, slice]]:
+def _slices_of(out: Array) -> list[tuple[slice, slice]]:
     """The rows and columns of a product that each thread computes. Columns are cut unless there are at least twice as
     many rows, so the threads mostly read different parts of the larger factor.
     """
     m, n = out.shape
     if m >= 2 * n:
-        return [(rows, slice(0, n)) for rows in shares(m)]
-    return [(slice(0, m), columns) for columns in shares(n)]
+        return [(rows, slice(0, n)) for rows in slices_per_thread(m)]
+    return [(slice(0, m), columns) for columns in slices_per_thread(n)]
 
 
 def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
@@ -283,7 +283,7 @@ def _matmul_of_few_rows(a: Array, b: Array, out: Array) -> None:
     is_transposed = b.flags.f_contiguous
     if len(a) == 1 and is_transposed and not ONE_THREAD <= b.size < OUTPUT_LAYER:
         vector = a[0].conj()  # vecdot conjugates its first factor, if it is complex
-        parts = [slice(None)] if b.size < ONE_THREAD else shares(b.shape[1])
+        parts = [slice(None)] if b.size < ONE_THREAD else slices_per_thread(b.shape[1])
         parallel(lambda part: np.vecdot(vector, b.T[part], out=out[0, part]), parts)
         return
     _give_blas(_workers)
