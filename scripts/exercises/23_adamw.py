@@ -62,5 +62,5 @@ EXERCISE = Exercise(
     ),
     checks=[FunctionCheck("adamw", cases(), TELLING)],
     place=as_update("adamw", "AdamW"),
-    answer=("minigrad.optim.Adam.update", "minigrad.optim.AdamW"),
+    answer=("minigrad.optim.Adam.update", "minigrad.optim.AdamW.update"),
 )

@@ -123,11 +123,14 @@ def sgd(library):
 
 
 def adam(name, kind, library):
+    plain = optim.Adam.update  # what AdamW's calls: not the learner's, which may be in its place
+
     def step(p, grad, m, v, t, beta1, beta2, **numbers):
         tensor = Tensor(p.copy())
         state = {"step": t - 1, "exp_avg": m.copy(), "exp_avg_sq": v.copy()}
         group = {"weight_decay": 0, **numbers, "betas": (beta1, beta2)}
-        library["update"](kind([Tensor(p.copy())]), tensor, grad, state, group)
+        with mock.patch.object(optim.Adam, "update", plain):
+            library["update"](kind([Tensor(p.copy())]), tensor, grad, state, group)
         return tensor.data, state["exp_avg"], state["exp_avg_sq"]
 
     return {name: step}
