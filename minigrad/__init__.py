@@ -15,6 +15,7 @@ What these pages call, each in one line:
     in_place.py           p -= lr * p.grad, and which arrays have been overwritten since forward
     switches.py           is the graph recorded, which kernel runs, who is watching
     dtypes.py             which dtype a result has
+    fused.py              ops that do the work of several ops, where there is a kernel for it
     backend.py            NumPy or CuPy: the one file that knows
     notebook.py           how a notebook shows tensors, modules and reports
     precision.py          matrix products from bfloat16 numbers

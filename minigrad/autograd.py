@@ -29,13 +29,14 @@ A Function works on plain arrays (NumPy or CuPy), not on Tensors, so each half c
             return dout * ctx.y, dout * ctx.x
 
 `Function.apply` records the graph, and `backward` walks it. They call four other files: `dtypes` casts inputs to one
-dtype, `switches` says whether to record and which kernel runs, `graph_checks` finds mistakes, and `backend` knows NumPy
-and CuPy. This is reverse-mode differentiation: Baydin et al. 2018, "Automatic differentiation in machine learning".
+dtype, `switches` says whether to record, which kernel runs and who watches, `graph_checks` finds mistakes, and
+`backend` knows NumPy and CuPy. This is reverse-mode differentiation: Baydin et al. 2018, "Automatic differentiation in
+machine learning".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import graph_checks, in_place, switches
@@ -70,6 +71,9 @@ class _Everything:
         return True
 
 
+_EVERYTHING = _Everything()
+
+
 class Context:
     """One call of a Function: a node of the graph.
 
@@ -77,17 +81,18 @@ class Context:
     of input i is wanted. A context made by hand, `Context()`, wants all of them.
     """
 
-    # The attributes of the node itself; all others are what forward saved.
+    # the attributes of the node itself; all others are what forward saved
     _node = ("function", "needs_grad", "edges", "changes", "outputs", "released", "retain_grad_of")
 
-    function: Any  # the Function's class
-    needs_grad: Any = _Everything()
-    edges: Sequence[Edge | None] = ()  # one for each input; None if no gradient is wanted
-    changes = 0  # how many changes in place there had been when it ran; see in_place.py
     outputs: list[tuple[tuple[int, ...], Any]]  # the shape and dtype of each output
     released = False  # has backward been here and freed what forward saved?
     retain_grad_of: dict[int, Tensor] | None = None  # outputs that keep their gradient: Tensor.retain_grad
     is_leaf = False
+
+    def __init__(self, function: Any = None, needs_grad: Any = _EVERYTHING, edges: Sequence[Edge | None] = ()):
+        self.function, self.needs_grad = function, needs_grad  # the Function's class
+        self.edges = edges  # one for each input; None if no gradient is wanted
+        self.changes = in_place.changes  # the number of the last change in place: graph_checks looks for later ones
 
     def sources(self) -> Iterator[Context]:
         """The nodes that the inputs came from, one for each edge that does not end at a leaf."""
@@ -121,41 +126,40 @@ class Function:
     dtype_rule = "any"
     widens_float16 = False  # True where sums or squares need more digits or range: float16 is computed in float32
     autocast = False  # True for matrix products: mixed precision rounds their inputs
-    compose: Callable[..., Tensor] | None = None  # for a fused op: the several ops that it consists of
 
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Tensor:
         """Run forward on the inputs' arrays and record the call: the one place where arrays become graph."""
         # Gather: each input's array, whether its gradient is wanted, and where it came from.
-        arrays, needs_grad, edges = [], [], []
-        for x in inputs:
-            is_tensor = isinstance(x, _tensor_class)
-            wanted = is_tensor and x.requires_grad and switches.is_recording()
-            arrays.append(x.data if is_tensor else x)
-            needs_grad.append(wanted)
-            edges.append((x.grad_fn or x, x.output_index) if wanted else None)
+        arrays, needs_grad, edges = gather_inputs(cls, inputs)
 
         # Run: `kernel` is a faster Function that computes the same, or the op itself if there is none.
-        arrays = promote_inputs(cls, arrays)  # type promotion: cast to a common dtype, as dtype_rule says
         kernel = switches.choose_kernel(cls, arrays, needs_grad, options)
-        if kernel.compose is not None:  # a fused op for which there is no kernel
-            return kernel.compose(*inputs, **options)
-        ctx = Context()
-        ctx.function, ctx.needs_grad = kernel, needs_grad
-        ctx.edges, ctx.changes = edges, in_place.changes
-        switches.notify_before("forward", ctx, arrays)  # a profiler, if one is running
-        result = kernel.forward(ctx, *arrays, **options)
-        switches.notify_after("forward", ctx, arrays, result)
+        ctx = Context(kernel, needs_grad, edges)
+        forward = switches.observed("forward", kernel)  # kernel.forward, perhaps with a profiler around it
+        result = forward(ctx, *arrays, **options)
 
         # Record: backward finds ctx through its outputs.
         several = type(result) is tuple
         outputs = tuple(map(_tensor_class, result)) if several else (_tensor_class(result),)
         if True in needs_grad:
-            record(ctx, outputs)
+            add_to_graph(ctx, outputs)
         return outputs if several else outputs[0]  # type: ignore[return-value]  # most have one output
 
 
-def record(ctx: Context, outputs: tuple[Tensor, ...]) -> None:
+def gather_inputs(function: type[Function], inputs: Sequence[Any]) -> tuple[list[Any], list[bool], list[Edge | None]]:
+    """The first step of `apply`. The arrays are cast to a common dtype, as the Function's dtype_rule says."""
+    arrays, needs_grad, edges = [], [], []
+    for x in inputs:
+        is_tensor = isinstance(x, _tensor_class)
+        wanted = is_tensor and x.requires_grad and switches.is_recording()
+        arrays.append(x.data if is_tensor else x)
+        needs_grad.append(wanted)
+        edges.append((x.grad_fn or x, x.output_index) if wanted else None)
+    return promote_inputs(function, arrays), needs_grad, edges
+
+
+def add_to_graph(ctx: Context, outputs: tuple[Tensor, ...]) -> None:
     """Make `ctx` the `grad_fn` of its outputs, where backward will find it."""
     ctx.outputs = []
     for index, tensor in enumerate(outputs):
@@ -178,15 +182,14 @@ def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
     ready = [] if root.grad_fn is None else [root.grad_fn]  # nodes that can run
     uses_left = count_uses(ready)  # node -> how many uses of its outputs have not sent a gradient yet
     graph_checks.check_graph(uses_left)
-    add = switches.accumulate or add_up  # add_up, below; with fast kernels its twin, which adds in place
 
     sums: dict[Edge, Any] = {}  # edge -> the sum of the gradients that have arrived there
-    add(sums, [(root.grad_fn or root, root.output_index)], [gradient])
+    add_up(sums, [(root.grad_fn or root, root.output_index)], [gradient])
     while ready:
         node = ready.pop()
         douts = [sums.pop((node, index), None) for index in range(len(node.outputs))]
         dinputs = run_backward(node, douts)  # the chain rule
-        add(sums, node.edges, dinputs)
+        add_up(sums, node.edges, dinputs)
         del douts, dinputs  # nothing here should keep these arrays in memory while the next node runs
         for source in node.sources():
             uses_left[source] -= 1
@@ -198,16 +201,15 @@ def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
 
 def add_up(sums: dict[Edge, Any], edges: Sequence[Edge | None], gradients: list[Any]) -> None:
     """Add each gradient to what has arrived at its edge: at the output of another node, or in the `.grad` of a leaf."""
+    if switches.accumulate is not None:  # the fast twin, which adds in place, if it is selected
+        return switches.accumulate(sums, edges, gradients)
     for edge, gradient in zip(edges, gradients, strict=True):
         if edge is None or gradient is None:
             continue
-        source, _ = edge
-        if source.is_leaf:  # the end of this path
-            add_to_grad(source, gradient)
-        elif edge in sums:
-            sums[edge] = sums[edge] + gradient
+        if edge[0].is_leaf:  # the end of this path
+            add_to_grad(edge[0], gradient)
         else:
-            sums[edge] = gradient
+            sums[edge] = sums[edge] + gradient if edge in sums else gradient
 
 
 def add_to_grad(tensor: Tensor, gradient: Array) -> None:
@@ -249,7 +251,5 @@ def run_backward(node: Context, douts: list[Any]) -> list[Any]:
             douts[index] = xp.asarray(douts[index])
     for index, tensor in (node.retain_grad_of or {}).items():
         add_to_grad(tensor, douts[index])
-    switches.notify_before("backward", node, douts)
-    dinputs = node.function.backward(node, *douts)  # the node is the ctx that forward filled
-    switches.notify_after("backward", node, douts, dinputs)
-    return graph_checks.check_returned(node, dinputs)
+    backward = switches.observed("backward", node.function)
+    return graph_checks.check_returned(node, backward(node, *douts))  # the node is the ctx that forward filled

@@ -76,7 +76,7 @@ def _in_bfloat16(textbook: Any, chosen: Any) -> Any:
     """
     if getattr(chosen, "takes_bfloat16", False):
         return twin(chosen, _narrow, _unchanged)
-    if textbook.compose is not None:
+    if hasattr(textbook, "compose"):
         return textbook
     return twin(chosen, _round, _round) if textbook.autocast else chosen
 

@@ -18,6 +18,7 @@ How an op finds its kernel, a faster Function with the same arguments and, up to
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -65,7 +66,7 @@ def choose_kernel(op: Any, arrays: Sequence[Any], needs_grad: Sequence[bool], op
     kernel, rounding = kernel_for(op, arrays), autocast.get()
     if kernel is None or (hasattr(kernel, "suits") and not kernel.suits(needs_grad, *arrays, **options)):
         kernel = op
-    if op.widens_float16 and kernel.compose is None:
+    if op.widens_float16 and not (kernel is op and hasattr(op, "compose")):
         for dtype in {array.dtype for array in arrays if hasattr(array, "dtype")}:
             if dtype.itemsize == 2 and dtype.kind not in "iu":
                 kernel = in_float32(kernel, dtype)
@@ -84,16 +85,19 @@ def kernel_for(op: Any, arrays: Sequence[Any]) -> Any:
     return table.get(op)
 
 
-def notify_before(phase: str, ctx: Any, arrays: list[Any]) -> None:
-    """Tell every observer that an op is about to run."""
+def observed(phase: str, function: Any) -> Callable[..., Any]:
+    """`function.forward` or `function.backward`; if there are observers, they are called before and after it."""
+    run = getattr(function, phase)
+    return functools.partial(_run_observed, phase, run) if observers else run
+
+
+def _run_observed(phase: str, run: Callable[..., Any], ctx: Any, *arrays: Any, **options: Any) -> Any:
     for observer in observers:
-        observer.before(phase, ctx, arrays)
-
-
-def notify_after(phase: str, ctx: Any, arrays: list[Any], result: Any) -> None:
-    """Tell every observer that it has run. The last one is told first, so that each measures the op, not the others."""
-    for observer in observers[::-1] if observers else ():
-        observer.after(phase, ctx, arrays, result if isinstance(result, tuple) else (result,))
+        observer.before(phase, ctx, list(arrays))
+    result = run(ctx, *arrays, **options)
+    for observer in observers[::-1]:  # the last one first, so that each measures the op, and not the others
+        observer.after(phase, ctx, list(arrays), result if isinstance(result, tuple) else (result,))
+    return result
 
 
 class no_grad(contextlib.ContextDecorator):

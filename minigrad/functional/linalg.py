@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
 from ..backend import module_of, sum_over
+from ..fused import FusedFunction
 from .activation import check_approximate, gelu
 from .argument_checks import check_floating, check_tensor
 from .broadcasting import check_broadcastable, unbroadcast
@@ -136,12 +137,8 @@ def as_rows(x):
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-class LinearGelu(Function):
-    """gelu(x @ weightᵀ + bias), as one fused op.
-
-    A fused op does the work of several ops at once. Its textbook form is `compose`: the ops that it consists of. A fast
-    kernel with a forward and a backward of its own can run in their place: kernels/cpu/linear.py.
-    """
+class LinearGelu(FusedFunction):
+    """gelu(x @ weightᵀ + bias), as one fused op: see fused.py. Its kernel is in kernels/cpu/linear.py."""
 
     dtype_rule = "same"
     widens_float16 = True

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..autograd import Function
 from ..backend import Array, array_of, is_array, module_of, wider
 from ..dtypes import is_floating
+from ..fused import FusedFunction
 from .activation import log_softmax, log_softmax_of_array, logsigmoid
 from .argument_checks import Indices, check_floating, check_fraction, check_tensor
 from .elementwise import cast, exp, log, where
@@ -188,12 +189,10 @@ def _times_class_weight(log_probs, weight, class_dim):
     return log_probs * reshape(weight, [-1 if axis == class_dim else 1 for axis in range(log_probs.ndim)])
 
 
-class LinearCrossEntropy(Function):
-    """cross_entropy(x @ weightᵀ, targets): a language model's head and its loss as one fused op.
+class LinearCrossEntropy(FusedFunction):
+    """cross_entropy(x @ weightᵀ, targets): a language model's head and its loss as one fused op: see fused.py.
 
-    A fused op does the work of several ops at once. Here it has no forward and backward of its own: `compose` runs the
-    ops that it consists of. A fast kernel, where one is selected, has both halves and never holds all logits (N, V):
-    see kernels/cpu/cross_entropy.py.
+    Its kernel, in kernels/cpu/cross_entropy.py, never holds all logits (N, V).
     """
 
     widens_float16 = True

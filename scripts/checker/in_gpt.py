@@ -92,7 +92,7 @@ class Parts:
     def __init__(self) -> None:
         self.kernels: dict[str, type[Function]] = {}
         self.patches: dict[str, Any] = {}
-        self.apart: dict[str, type[Function]] = {}
+        self.apart: dict[str, Callable[..., Any]] = {}
         self.used: list[str] = []
         self.dropout = 0.0
 
@@ -109,8 +109,7 @@ class Parts:
                 if form == "dropout":
                     self.dropout = 0.1
                 else:
-                    apart = type("Apart", (Function,), {"compose": staticmethod(APART[form])})
-                    self.apart.setdefault(form.partition(" to ")[0], apart)
+                    self.apart.setdefault(form.partition(" to ")[0], APART[form])
         if place is not None:
             self.used.append(name)
 
@@ -119,8 +118,9 @@ class Parts:
         """Inside the block, fused ops are taken apart as the learner's parts need it; with `mine`, these are used."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(use_kernels("textbook"))
-            apart = {op: function for op, function in self.apart.items() if op not in self.kernels}
-            stack.enter_context(use_kernels({**apart, **(self.kernels if mine else {})}))
+            for op in set(self.apart) - set(self.kernels):
+                stack.enter_context(mock.patch.object(textbook_functions()[op], "apply", self.apart[op]))
+            stack.enter_context(use_kernels(self.kernels if mine else {}))
             for target, new in self.patches.items() if mine else ():
                 stack.enter_context(mock.patch(target, new))
             yield
