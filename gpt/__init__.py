@@ -9,7 +9,6 @@ accounting.py     parameters, FLOPs and memory of a model, by formula
 console.py        the one place that writes to the screen
 files.py          reading text and JSON with clear errors; writing files that are whole or absent
 memory_check.py   is there enough memory? a refusal before any work is done
-ranges.py         one sentence for each setting that is outside its range
 settings.py       a setting is declared once: its default, help and range; the one check of all settings
 """
 

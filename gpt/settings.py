@@ -1,14 +1,13 @@
 """Settings: a dataclass declares each one once, with its default, help and range; here they are checked and read.
 
 >>> @dataclasses.dataclass(frozen=True)
-... class Example:
+... class Example(Checked):
 ...     rate: float = setting(0.1, "learning rate", "> 0")
-...     __post_init__ = check
 >>> Example(rate=0)
 Traceback (most recent call last):
 ValueError: rate must be a number > 0, got 0
 
-The options of a command are made from the same declarations (scripts/shared/stage_options.py).
+The options of the commands are made from the same declarations.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ def setting(default: Any, help: str = "", range: str = "", choices: Sequence[str
     return dataclasses.field(default=default, metadata={name: value for name, value in declared.items() if value})
 
 
-def part(config_class: type, **defaults: Any) -> Any:
+def nested(config_class: type, **defaults: Any) -> Any:
     """A field of a settings dataclass that holds settings of another one, with other defaults than its own."""
     return dataclasses.field(default_factory=partial(config_class, **defaults))
 
 
-def parts(config_class: Any) -> dict[str, Any]:
+def nested_in(config_class: Any) -> dict[str, Any]:
     """The fields that hold settings of another dataclass, by name, as functions that make these."""
     makers = {field.name: field.default_factory for field in dataclasses.fields(config_class)}
     return {name: make for name, make in makers.items() if dataclasses.is_dataclass(getattr(make, "func", make))}
@@ -71,10 +70,19 @@ def check(settings: Any) -> None:
         more = declared(type(settings), field.name)
         range = more.get("range", ">= 0" if kinds[0] == "int" else "")
         if not any(_fits(value, KINDS[kind][1], range) for kind in kinds):
-            words = " or ".join(f"{KINDS[kind][0]} {range}".rstrip() if kind != "None" else kind for kind in kinds)
+            numbers = range if range.startswith("in") else f"{KINDS[kinds[0]][0]} {range}".rstrip()
+            words = " or ".join([numbers, *(KINDS[kind][0] for kind in kinds[1:])])
             raise ValueError(f"{field.name} must be {words}, got {value!r:.60}")
-        if value not in more.get("choices", [value]):
-            raise ValueError(f"{field.name} must be one of {', '.join(more['choices'])}, got {value!r:.60}")
+        choices = more.get("choices")
+        if choices and not set(value if isinstance(value, tuple) else [value]) <= set(choices):
+            raise ValueError(f"{field.name} must be one of {', '.join(choices)}, got {value!r:.60}")
+
+
+class Checked:
+    """The base class of settings: they are checked when they are made."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def _fits(value: Any, types: tuple[type, ...], range: str) -> bool:
@@ -95,13 +103,13 @@ def _within(value: float, range: str) -> bool:
 
 
 def from_json(make: Any, values: Any) -> Any:
-    """Settings from JSON, which may come from anybody. make: their dataclass, or what `parts` has for a field.
+    """Settings from JSON, which may come from anybody. make: their dataclass, or what `nested_in` has for a field.
 
     Missing settings have their defaults: they are newer than the file. Raises ValueError, naming the setting, for one
     that is unknown, of another type, or out of range.
     """
     config_class = getattr(make, "func", make)
-    names, inner = {field.name for field in dataclasses.fields(config_class)}, parts(config_class)
+    names, inner = {field.name for field in dataclasses.fields(config_class)}, nested_in(config_class)
     if not isinstance(values, Mapping):
         raise ValueError(f"the settings of {config_class.__name__} must be an object, got {values!r:.60}")
     if unknown := ", ".join(sorted(set(values) - names)):

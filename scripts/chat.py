@@ -12,8 +12,10 @@ import itertools
 import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 from scripts.shared import command_line
+from scripts.shared.settings_options import add_settings, build
 from scripts.shared.terminal import WrappedText, dots, typing_unseen
 
 from finetune.data.conversation import Conversation
@@ -36,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     command_line.add_model_to_run(parser, default="runs/sft")
     parser.add_argument("--system", default=None, help="system message at the start, in place of the model's own")
-    command_line.add_sampling(parser, max_new_tokens=400, temperature=None, penalty=1.05)
+    text = "number of tokens to generate per text"
+    parser.add_argument("--max-new-tokens", type=command_line.whole_number(0), default=400, help=text)
+    add_settings(parser, partial(Sampling, top_p=0.95, repetition_penalty=1.05), temperature={"default": None})
     command_line.add_kernels_and_device(parser)
     command_line.add_seed(parser, default=None)
     arguments = parser.parse_args(argv)
@@ -46,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     conversation = Conversation(model, tokenizer, arguments.system)
     if arguments.temperature is None:
         arguments.temperature = 0.2 if conversation.knows_chat else 0.8
-    sampling = Sampling(**command_line.sampling(arguments))
+    sampling = build(Sampling, vars(arguments))
     if conversation.knows_chat:
         print(f"{arguments.model} was tuned on conversations with {conversation.template.name}.")
         told = conversation.template.default_system

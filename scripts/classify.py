@@ -8,6 +8,7 @@ from typing import Any
 
 from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import show_next_steps
+from scripts.shared.settings_options import build
 
 from finetune.evaluation.confusion import predict
 from finetune.objectives.gpt_with_head import HEAD_KIND, GPTWithHead, load_classifier
@@ -31,18 +32,11 @@ ADVICE = 'to classify a text with it:\n  python scripts/classify.py --predict "s
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
-    data = "python-docs, questions, or a CSV, TSV or JSON Lines file"
-    stage_options.add_run(parser, "runs/demo", "runs/classify", data, default="python-docs")
-    text = "what is trained: the head only, the head and the last N blocks, or the whole model"
-    add("--train", dest="trained_blocks", type=_blocks, default="head", metavar="head|N|all", help=text)
+    blocks = {"type": _blocks, "default": "head"}
+    rate = {"default": None, "help": "peak learning rate (3e-3 for the head alone, else 1e-3)"}
+    language = {"default": None}  # see `_as_settings`
+    stage_options.add_stage(parser, ClassifyConfig, trained_blocks=blocks, language=language, learning_rate=rate)
     add("--compare", action="store_true", help="train in all three ways, each in a subfolder of --out-dir")
-    text = "text whose last tenth measures what the model forgets (what it learned from, or english)"
-    add("--language", default=None, help=text)
-    command_line.add_steps(parser, "texts", batch_size=16, max_iters=300)
-    rate = "peak learning rate (3e-3 for the head alone, else 1e-3)"
-    command_line.add_training(
-        parser, learning_rate=None, warmup_iters=20, eval_interval=50, weight_decay=0.01, rate=rate
-    )
     add("--model", default=None, metavar="FOLDER", help="a trained classifier, for --predict")
     add("--predict", default=None, metavar="TEXT", help="print the class probabilities of this text")
     arguments = parser.parse_args(argv)
@@ -86,7 +80,7 @@ def _compare(arguments: argparse.Namespace, device: str) -> int:
     for name, blocks in {"head": 0, "last-block": 1, "all": None}.items():
         print(f"--- {name} ---")
         here = {"trained_blocks": blocks, "out_dir": str(Path(arguments.out_dir) / name)}
-        config = stage_options.build(ClassifyConfig, _as_settings({**vars(arguments), **here}))
+        config = build(ClassifyConfig, _as_settings({**vars(arguments), **here}))
         runs[name] = start(train_classifier, config, device)
         if show_next_steps(runs[name], SCRIPT, ADVICE) != 0 or runs[name].asked_to_stop:
             return 130

@@ -5,7 +5,6 @@ from __future__ import annotations
 from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import TALK_TO_IT
 
-from finetune.objectives.dpo import BETA, KINDS
 from finetune.stages.dpo import DPOConfig, train_dpo
 
 EXAMPLES = """examples:
@@ -18,13 +17,7 @@ EXAMPLES = """examples:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    stage_options.add_run(parser, "runs/sft", "runs/dpo", stage_options.PAIRS)
-    add = parser.add_argument
-    add("--beta", type=float, default=BETA, help="strength of the penalty for moving away from the reference model")
-    add("--loss-type", choices=KINDS, default="sigmoid", help="loss function; see finetune/objectives/dpo.py")
-    add("--label-smoothing", type=float, default=0.0, help="expected share of wrong labels, for --loss-type robust")
-    command_line.add_steps(parser, "pairs", batch_size=32, max_iters=60)
-    command_line.add_training(parser, learning_rate=1e-4, warmup_iters=10, eval_interval=20, rate=stage_options.RATE)
+    stage_options.add_stage(parser, DPOConfig)
     arguments = parser.parse_args(argv)
     if arguments.label_smoothing and arguments.loss_type != "robust" and arguments.init_from != "resume":
         parser.error("--label-smoothing is for --loss-type robust")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from scripts.shared import command_line
+from scripts.shared.settings_options import add_settings, build
 from scripts.shared.trial import try_generation
 
 from gpt import LanguageModel, Tokenizer
@@ -30,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_model_to_run(parser)
     add("--prompt", default="Once upon a time", help="the text to continue")
     add("--num-samples", type=number(1), default=1, help="number of texts, generated as one batch")
-    command_line.add_sampling(parser)
+    add("--max-new-tokens", type=number(0), default=200, help="number of tokens to generate per text")
+    add_settings(parser, partial(Sampling, temperature=0.8, top_p=0.95))
     add("--stop", default=None, metavar="TOKEN", help="stop at this token, in addition to the end-of-text token")
     text = "let repetitions in the text guess the next tokens and check several in one pass: the same text, sooner"
     add("--speculate", action="store_true", help=text)
@@ -51,8 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("--prompt is empty: give at least one character to continue")
     options: dict[str, Any] = {"max_new_tokens": arguments.max_new_tokens, "seed": arguments.seed}
     options["stop_tokens"] = _stop_tokens(tokenizer, arguments.stop)
-    settings = command_line.sampling(arguments)
-    sampling = Sampling(**settings)  # raises, before anything is printed
+    sampling = build(Sampling, vars(arguments))  # raises, before anything is printed
     if arguments.will_it_fit:
         try_generation(model, prompt, arguments.num_samples, arguments.max_new_tokens, loading)
         return 0
@@ -63,12 +65,12 @@ def main(argv: list[str] | None = None) -> int:
             _speculate(model, prompt, stream, sampling, options)
         else:
             options["on_token"] = lambda ids: print(stream.text(ids[0]), end="", flush=True)
-            model.generate([prompt], **options, **settings)
+            model.generate([prompt], **options, **vars(sampling))
             print(stream.rest())
         return 0
     with progress_bar(arguments.max_new_tokens, "writing", "token") as bar:
         options["on_token"] = lambda _: bar.update(1)
-        texts = model.generate([prompt] * arguments.num_samples, **options, **settings)
+        texts = model.generate([prompt] * arguments.num_samples, **options, **vars(sampling))
     for i, ids in enumerate(texts, start=1):
         print(f"--- {i} ---\n{printable(tokenizer.decode(prompt + ids, skip_special_tokens=True))}")
     return 0

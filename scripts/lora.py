@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.shared import command_line, stage_options
+from scripts.shared.settings_options import build
 
 from finetune.stages.adaptation import METHODS, AdaptationConfig, merge_run, train_adaptation
 from finetune.stages.adaptation_data import is_conversations
@@ -29,26 +30,12 @@ LEARNING_RATES = {"full": 1e-3, "lora": 1e-2, "qlora": 1e-2}  # adapters start a
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    add, number = parser.add_argument, command_line.whole_number
-    text = "english, python (code), a text file, a .jsonl or .json file of conversations, or tasks (built-in questions)"
-    stage_options.add_run(parser, "runs/demo", "runs/lora", text, default="python")
-    text = "full trains all weights, lora adapters, qlora adapters on 4-bit weights"
-    add("--method", choices=METHODS, default="lora", help=text)
-    text = "keep the base weights of a GGUF file (smollm2) in 4 and 8 bits"
-    add("--packed", action="store_true", help=text)
+    rate = "peak learning rate (" + ", ".join(f"{name} {rate:g}" for name, rate in LEARNING_RATES.items()) + ")"
+    fixed = ("optimizer", "checkpoint_activations")
+    stage_options.add_stage(parser, AdaptationConfig, without=fixed, learning_rate={"default": None, "help": rate})
+    add = parser.add_argument
     add("--compare", action="store_true", help="run all three methods, in subfolders of --out-dir; print a table")
     add("--merge", default=None, metavar="RUN", help="write that run's model, adapters merged, into --out-dir")
-    add("--r", type=number(1), default=8, help="rank of the adapters")
-    add("--alpha", type=float, default=16, help="adapters are scaled by alpha / r")
-    text = "dropout probability on the input of an adapter"
-    add("--lora-dropout", dest="dropout", type=float, default=0.0, help=text)
-    add("--target-modules", nargs="+", default=["all-linear"], metavar="NAME", help="layers to adapt, or all-linear")
-    add("--slices", nargs="+", default=[], choices=["q", "k", "v"], help="adapt only these parts of c_attn")
-    add("--use-rslora", action="store_true", help="scale by alpha / sqrt(r)")
-    command_line.add_steps(parser, "sequences", batch_size=12, max_iters=300)
-    rate = "peak learning rate (" + ", ".join(f"{name} {rate:g}" for name, rate in LEARNING_RATES.items()) + ")"
-    command_line.add_training(parser, learning_rate=None, warmup_iters=20, eval_interval=50, rate=rate)
-    add("--sample-interval", type=number(0), default=0, help="steps between text samples; 0: none")
     arguments = parser.parse_args(argv)
     given = command_line.given(parser, argv)
     if arguments.merge is not None:
@@ -90,7 +77,7 @@ def _compare(options: dict[str, Any], device: str) -> int:
     configs = []
     for method in METHODS:
         here = {"method": method, "out_dir": (folder / method).as_posix()}
-        configs.append(stage_options.build(AdaptationConfig, _as_settings({**options, **here})))
+        configs.append(build(AdaptationConfig, _as_settings({**options, **here})))
     rows = compare(configs, device)
     if rows is None:
         print("\ninterrupted; the same command goes on with it")

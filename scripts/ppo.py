@@ -24,25 +24,9 @@ Reward hacking: larger steps, once with a small KL penalty and once without; the
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    data = "tasks (built-in questions), or a file of conversations, of which only the questions are used"
-    stage_options.add_run(parser, "runs/sft", "runs/ppo", data)
-    add, number = parser.add_argument, command_line.whole_number
-    add("--reward-model", default="runs/reward", metavar="FOLDER", help="a run of scripts/reward.py")
-    add("--total-iterations", type=number(1), default=16, help="number of times to generate, score and update")
-    add("--batch-size", type=number(1), default=64, help="questions per iteration")
-    add("--num-ppo-epochs", type=number(1), default=2, help="number of passes over the replies of an iteration")
-    add("--num-mini-batches", type=number(1), default=2, help="optimizer steps per pass")
-    add("--response-length", type=number(1), default=24, help="longest reply in tokens")
-    add("--kl-coef", type=float, default=0.5, help="KL penalty per nat of distance from the reference; 0: none")
-    add("--missing-eos-penalty", type=float, default=1.0, help="reward subtracted from a reply that does not end")
-    add("--gamma", type=float, default=1.0, help="discount factor of rewards")
-    add("--lam", type=float, default=0.95, help="lambda of GAE: 0 relies on the value head, 1 on the rewards")
-    add("--cliprange", type=float, default=0.2, help="clipping range of the probability ratio")
-    add("--cliprange-value", type=float, default=0.2, help="clipping range of the value head")
-    add("--vf-coef", type=float, default=0.1, help="weight of the value loss")
-    rate = stage_options.RATE
-    command_line.add_training(parser, learning_rate=1e-4, warmup_iters=8, eval_interval=8, rate=rate, unit="iterations")
-    add("--beside", default=None, metavar="FOLDER", help="another PPO run to draw in the same picture")
+    stage_options.add_stage(parser, PPORunConfig)
+    text = "another PPO run to draw in the same picture"
+    parser.add_argument("--beside", default=None, metavar="FOLDER", help=text)
     arguments = parser.parse_args(argv)
     if arguments.beside is not None:
         settings_of(PPORunConfig, arguments.beside)  # raises, before hours of training, where there is no such run

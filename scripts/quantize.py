@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from scripts.shared import command_line
+from scripts.shared.settings_options import add_settings, build
 
 import numpy as np
 
 from finetune.quantization import QuantizationConfig, QuantizationReport, fitting, memory, quantize
-from finetune.quantization.convert import CALIBRATED, METHODS
+from finetune.quantization.convert import CALIBRATED
 from finetune.quantization.folder import save_quantized
 from gpt import Tokenizer, get_batch
 from gpt.console import quoted
@@ -50,12 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
     command_line.add_model(parser)
-    add("--method", choices=METHODS, default="absmax", help="absmax and zeropoint round to nearest, nf4 to quantiles")
-    add("--bits", type=int, choices=(8, 4), help="bits per weight (8 for absmax and zeropoint, 4 for the others)")
-    add("--group-size", type=number(-1), help="weights per scale; -1: a row, 0: the matrix; 4 bits: 64, or what fits")
-    add("--zero-point", action="store_true", help="gptq, awq: use an asymmetric grid")
-    add("--desc-act", action="store_true", help="gptq: quantize columns in order of decreasing activation")
-    add("--double-quant", action="store_true", help="nf4: also quantize the scales, to 8 bits")
+    bits, group_size = {"default": None, "type": int, "choices": (8, 4)}, {"default": None}
+    add_settings(parser, QuantizationConfig, bits=bits, group_size=group_size)
     add("--float-embedding", action="store_true", help="do not quantize the token embedding")
     text = "text to calibrate on, whose last tenth measures perplexity (a run's own tokens, or english)"
     add("--calibration", default=None, help=text)
@@ -77,10 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         return _compare(arguments)
     if arguments.method not in CALIBRATED:
         command_line.refuse(parser, given, ["sequences"], f"is for {' and '.join(CALIBRATED)}, which read a text")
-    config = QuantizationConfig(
-        arguments.method, arguments.bits, arguments.group_size, arguments.zero_point, arguments.desc_act,
-        arguments.double_quant, not arguments.float_embedding,
-    )  # fmt: skip
+    config = build(QuantizationConfig, {**vars(arguments), "embedding": not arguments.float_embedding})
     after = _quantized(arguments, config, Path(arguments.out_dir), in_detail=True)
     _show(_measure_float(arguments), after, arguments.calibration)
     command = f"python scripts/generate.py --model {quoted(Path(arguments.out_dir))}"

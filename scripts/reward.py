@@ -15,9 +15,7 @@ EXAMPLES = """examples:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    stage_options.add_run(parser, "runs/sft", "runs/reward", stage_options.PAIRS)
-    command_line.add_steps(parser, "pairs", batch_size=32, max_iters=100)
-    command_line.add_training(parser, learning_rate=5e-4, warmup_iters=20, eval_interval=50, rate=stage_options.RATE)
+    stage_options.add_stage(parser, RewardConfig)
     advice = 'to train a model on it:\n  python scripts/ppo.py --init-from "{its.init_from}" --reward-model {folder}'
     return stage_options.run(parser, argv, train_reward_model, RewardConfig, "reward", advice)
 

@@ -24,13 +24,10 @@ instruction, input and output (Alpaca).
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    add, number = parser.add_argument, command_line.whole_number
-    data = "tasks (built-in questions), or a file of conversations, in one of four formats"
-    stage_options.add_run(parser, "runs/demo", "runs/sft", data)
-    command_line.add_steps(parser, "conversations", batch_size=32, max_iters=800, log_interval=20)
     rate = "peak learning rate; 2e-5 for a large pretrained model"
-    command_line.add_training(parser, learning_rate=1e-3, warmup_iters=40, eval_interval=150, rate=rate)
-    add("--show-mask", type=number(1), default=None, metavar="N", help="only show what N conversations teach")
+    stage_options.add_stage(parser, SFTConfig, learning_rate={"help": rate})
+    text = "only show what N conversations teach"
+    parser.add_argument("--show-mask", type=command_line.whole_number(1), metavar="N", help=text)
     arguments = parser.parse_args(argv)
     if arguments.show_mask:
         given = command_line.given(parser, argv)

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 import minigrad.functional as F
-from gpt.ranges import check_ranges
+from gpt.settings import Checked, setting
 from minigrad import Tensor, nn
 from minigrad.backend import Array, device_of, module_of, to_device
 from minigrad.in_place import announce_update
@@ -114,49 +114,43 @@ SLICES = ("q", "k", "v")  # the thirds, in this order
 
 
 @dataclasses.dataclass(frozen=True)
-class LoRAConfig:
-    """The settings of LoRA: which layers are adapted, and how.
+class LoRAConfig(Checked):
+    """The settings of LoRA: which layers are adapted, and how. Raises ValueError for settings out of range.
 
-    r: the rank of the update B A, which is the number of rows of A and of columns of B.
-    alpha: the size of the update, scaling = alpha / r. Dividing by r lets another r keep the learning rate.
-    dropout: probability, applied to the input of A in training.
+    r: the number of rows of A and of columns of B. alpha: dividing by r lets another r keep the learning rate.
     target_modules: the linear layers to adapt.
         A tuple: the last parts of their names ("c_attn", "mlp.c_proj").
         A string: "all-linear" for all but the output layer, or a regular expression for whole names.
         None: the layers that compute queries and values, "c_attn" in GPT-2, "q_proj" and "v_proj" in a Llama.
-    slices: which outputs of `c_attn` to adapt, ("q", "v") in the paper; () means all.
-    use_rslora: scaling = alpha / sqrt(r), which keeps the size of the update for large ranks as well (Kalajdzievski
-        2023, "A rank stabilization scaling factor for fine-tuning with LoRA").
+    slices: ("q", "v") in the paper; () means all.
+    use_rslora: this keeps the size of the update for large ranks as well (Kalajdzievski 2023, "A rank stabilization
+        scaling factor for fine-tuning with LoRA").
     modules_to_save: modules that are trained as a whole beside the adapters, such as a new head ("score").
     rank_pattern: other ranks for some layers, by the ends of the layers' names, {"mlp.c_proj": 16}.
     alpha_pattern: other alphas, in the same way.
-
-    Raises ValueError for settings out of range.
 
     >>> LoRAConfig(r=8, alpha=16).scaling, LoRAConfig(r=16, alpha=16, use_rslora=True).scaling
     (2.0, 4.0)
     """
 
-    r: int = 8
-    alpha: float = 16
-    dropout: float = 0.0
-    target_modules: tuple[str, ...] | str | None = None
-    slices: tuple[str, ...] = ()
-    use_rslora: bool = False
+    r: int = setting(8, "rank of the adapters", ">= 1")
+    alpha: float = setting(16, "adapters are scaled by alpha / r", "> 0")
+    dropout: float = setting(0.0, "dropout probability on the input of an adapter", "in [0, 1)", flag="--lora-dropout")
+    target_modules: tuple[str, ...] | str | None = setting(None, "layers to adapt, or all-linear", metavar="NAME")
+    slices: tuple[str, ...] = setting((), "adapt only these parts of c_attn", choices=SLICES)
+    use_rslora: bool = setting(False, "scale by alpha / sqrt(r)")
     modules_to_save: tuple[str, ...] = ()
     rank_pattern: Mapping[str, int] = dataclasses.field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "an integer >= 1", "r")
-        check_ranges(self, "a number > 0", "alpha")
-        check_ranges(self, "in [0, 1)", "dropout")
         for name in ("target_modules", "slices", "modules_to_save"):  # lists, as JSON has them, become tuples
-            if not isinstance(getattr(self, name), str | None):
+            if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+        super().__post_init__()
         if self.target_modules is not None and not self.target_modules:
             raise ValueError('target_modules is empty: name the layers to adapt, such as ["c_attn"]')
-        if not set(self.slices) <= set(SLICES) or len(set(self.slices)) < len(self.slices):
+        if len(set(self.slices)) < len(self.slices):
             raise ValueError(f"slices may be some of {', '.join(SLICES)}, each once, got {', '.join(self.slices)}")
 
     def for_layer(self, name: str) -> LoRAConfig:

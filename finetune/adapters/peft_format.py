@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from gpt.files import errors_at, shortened
+from gpt.settings import from_json
 
 from .lora import LoRAConfig
 from .targets import ends_with
@@ -30,14 +31,11 @@ PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
 CONV1D = ("c_attn", "c_proj", "c_fc")
 
-# PEFT's names for our settings, and what a value must be. (bool is an int in Python: type() tells them apart.)
-_SETTINGS: dict[str, tuple[str, tuple[type, ...], str]] = {
-    "r": ("r", (int,), "an integer"),
-    "lora_alpha": ("alpha", (int, float), "a number"),
-    "lora_dropout": ("dropout", (int, float), "a number"),
-    "use_rslora": ("use_rslora", (bool,), "true or false"),
-    "modules_to_save": ("modules_to_save", (list,), "a list of names"),
-}
+# PEFT's names for our settings.
+_SETTINGS = {
+    "r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout", "use_rslora": "use_rslora",
+    "modules_to_save": "modules_to_save",
+}  # fmt: skip
 _PATTERNS: dict[str, tuple[type, ...]] = {"rank_pattern": (int,), "alpha_pattern": (int, float)}
 # What changes no number: notes, the layout of a Conv1D, where adapters are (the tensors' names say it), and details of
 # methods that have a switch of their own.
@@ -86,23 +84,16 @@ def from_peft(settings: dict[str, Any], path: str) -> LoRAConfig:
         raise AdapterError(f"{path}: bias is {shortened(settings['bias'])}; only 'none' is supported")
     rule = settings.get("init_lora_weights")
     if not isinstance(rule, str | bool | None) or rule not in _INITIALIZATIONS:
-        given = shortened(rule)
-        raise AdapterError(f"{path}: init_lora_weights {given} changes the base model, which is not supported")
+        changes = f"init_lora_weights {shortened(rule)} changes the base model"
+        raise AdapterError(f"{path}: {changes}, which is not supported")
     for name, value in settings.items():
         if value and name not in _HARMLESS:
             raise AdapterError(f"{path}: {name[:50]} is {shortened(value)}, which is not supported")
-    ours: dict[str, Any] = {"r": 8, "alpha": 8}  # PEFT's defaults
-    for theirs, (name, types, meaning) in _SETTINGS.items():
-        value = settings.get(theirs)
-        if value is None:
-            continue
-        if type(value) not in types or (types == (list,) and not all(isinstance(part, str) for part in value)):
-            raise AdapterError(f"{path}: {theirs} must be {meaning}, got {shortened(value)}")
-        ours[name] = value
+    given = {ours: value for theirs, ours in _SETTINGS.items() if (value := settings.get(theirs)) is not None}
     for name, types in _PATTERNS.items():
-        ours[name] = _pattern(settings.get(name) or {}, types, f"{path}: {name}")
+        given[name] = _pattern(settings.get(name) or {}, types, f"{path}: {name}")
     with errors_at(path, AdapterError):
-        return LoRAConfig(**ours)
+        return from_json(LoRAConfig, {"alpha": 8, **given})  # PEFT's default
 
 
 def _pattern(pattern: Any, types: tuple[type, ...], where: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import numpy as np
 from gpt.console import progress_bar
 from gpt.files import errors_at
 from gpt.model.structure import SharedInput, StructuredModel
+from gpt.settings import Checked, setting
 from minigrad import nn
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
@@ -37,47 +38,41 @@ CALIBRATED = ("gptq", "awq")  # these need the inputs of each layer
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantizationConfig:
+class QuantizationConfig(Checked):
     """How the linear layers of a model's blocks are quantized. Norms, biases and positions are not changed.
 
-    method: "absmax" and "zeropoint" round to the nearest level, "nf4" to quantiles of a normal distribution; "gptq" and
-    "awq" use the inputs of each layer. bits: 8 or 4; None: 8 for absmax and zeropoint, 4 for the others. group_size:
-    numbers in a row that share a scale, -1 for a whole row, 0 for the whole matrix; None: a row for 8 bits, 64 for 4
-    bits. zero_point: a grid that may be asymmetric, for gptq and awq. desc_act: GPTQ's act-order. double_quant: NF4's
-    scales in 8 bits. embedding: also quantize the token embedding, which is usually the output layer too, with 8 bits
-    and a scale per row. Raises ValueError for an unknown value, or for an option of another method.
+    method: "nf4" rounds to quantiles of a normal distribution; "gptq" and "awq" use the inputs of each layer.
+    group_size: None is a row for 8 bits, 64 for 4 bits. desc_act: GPTQ's act-order. embedding: also quantize the token
+    embedding, which is usually the output layer too, with 8 bits and a scale per row. Raises ValueError for an unknown
+    value, or for an option of another method.
 
     >>> config = QuantizationConfig("nf4")
     >>> config.bits, config.group_size
     (4, 64)
     """
 
-    method: str = "absmax"
-    bits: int = None  # type: ignore[assignment]  # __post_init__ puts a number in the place of None
-    group_size: int = None  # type: ignore[assignment]
-    zero_point: bool = False
-    desc_act: bool = False
-    double_quant: bool = False
+    method: str = setting("absmax", "absmax and zeropoint round to nearest, nf4 to quantiles", choices=METHODS)
+    # __post_init__ puts a number in the place of None.
+    bits: int = setting(None, "bits per weight (8 for absmax and zeropoint, 4 for the others)")
+    group_size: int = setting(None, "weights per scale; -1: a row, 0: the matrix; 4 bits: 64, or what fits", ">= -1")
+    zero_point: bool = setting(False, "gptq, awq: use an asymmetric grid")
+    desc_act: bool = setting(False, "gptq: quantize columns in order of decreasing activation")
+    double_quant: bool = setting(False, "nf4: also quantize the scales, to 8 bits")
     embedding: bool = True
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"there is no quantization method {self.method!r}; there are {', '.join(METHODS)}")
+        super().__post_init__()
         if self.bits is None:
             object.__setattr__(self, "bits", 8 if self.method in ("absmax", "zeropoint") else 4)
         check_bits(self.bits)
         if self.group_size is None:
             object.__setattr__(self, "group_size", WHOLE_ROW if self.bits == 8 else 64)
-        if not isinstance(self.group_size, int) or isinstance(self.group_size, bool) or self.group_size < WHOLE_ROW:
-            raise ValueError(f"group_size must be an integer >= {WHOLE_ROW}, got {self.group_size!r}")
         if self.method == "nf4" and self.bits != 4:
             raise ValueError(f"NF4 has 4 bits, not {self.bits}")
         if self.method == "zeropoint":
             object.__setattr__(self, "zero_point", True)
         options = {"zero_point": ("zeropoint", *CALIBRATED), "desc_act": ("gptq",), "double_quant": ("nf4",)}
-        for name, methods in {**options, "embedding": METHODS}.items():
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        for name, methods in options.items():
             if getattr(self, name) and self.method not in methods:
                 raise ValueError(f"{name} is an option of {', '.join(methods)}, not of {self.method}")
 

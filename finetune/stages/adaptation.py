@@ -21,12 +21,14 @@ from gpt import Tokenizer
 from gpt.console import show
 from gpt.files import StrPath
 from gpt.model.language_model import LanguageModel
+from gpt.settings import nested, setting
 from gpt.training.checkpoint import ModelKind, Shapes, check_like, load_checkpoint, save_checkpoint, writing
 from gpt.training.loading import NotTrainableError, load_model
 from gpt.training.plots import plot_run
 from gpt.training.pretraining import show_sample, write_corpus
 from gpt.training.run import Run
 from gpt.training.run_folder import check_unused, claim, leaving_nothing_unfinished, settings_of
+from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_step
 
 from ..adapters.adapter_files import CONFIG, base_fingerprint, save_adapter
@@ -39,7 +41,7 @@ from ..data.tasks import TASKS
 from ..evaluation.answering import SHOWN, likely_replies, show_replies
 from ..quantization.packed import load_packed
 from .adaptation_data import Task, conversations_task, is_conversations, loss_on_own_text, text_task
-from .run_config import RunConfig, check_batch_memory
+from .run_config import RunConfig, check_batch_memory, fine_tuning
 from .sft import load_data
 
 METHODS = ("full", "lora", "qlora")
@@ -55,31 +57,27 @@ LABELS = {"val_loss": "validation loss", "own_text": "loss on its old text"}
 class AdaptationConfig(RunConfig):
     """The settings of a fine-tuning run.
 
-    init_from: the base model (`gpt.training.loading.load_model`). packed: keep the 4 and 8 bits of a GGUF file. data: a
-    corpus or text file, conversations in a .jsonl or .json file, or "tasks" (see `adaptation_data`). method: one of
-    METHODS. lora: the settings of the adapters, if there are any. batch_size: sequences per batch. Raises ValueError
-    for another method, and for a method that would change packed weights.
+    init_from: the base model (`gpt.training.loading.load_model`). data: see `adaptation_data`. lora: of the adapters,
+    if there are any. Raises ValueError for a method that would change packed weights.
     """
 
     stage = "adaptation"
 
     init_from: str = "runs/demo"
-    data: str = "python"
+    data: str = setting("python", "english, python (code), a text file, tasks (questions), or conversations (.jsonl)")
     out_dir: str = "runs/lora"
-    batch_size: int = 12
-    method: str = "lora"
-    packed: bool = False
-    lora: LoRAConfig = dataclasses.field(default_factory=LoRAConfig)
+    batch_size: int = setting(12, "sequences per batch")
+    method: str = setting("lora", "full: all weights; lora: adapters; qlora: adapters on 4-bit ones", choices=METHODS)
+    packed: bool = setting(False, "keep the base weights of a GGUF file (smollm2) in 4 and 8 bits")
+    lora: LoRAConfig = nested(LoRAConfig, target_modules="all-linear")
+    training: TrainingConfig = fine_tuning(max_iters=300, learning_rate=1e-2, warmup_iters=20, eval_interval=50)
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"there is no method {self.method!r}; there are {', '.join(METHODS)}")
+        super().__post_init__()
         if self.packed and self.method != "lora":
             raise ValueError(
                 f"packed weights stay as they are: adapt them with the method lora, not with {self.method}"
             )
-        if isinstance(self.lora, dict):  # from a checkpoint
-            object.__setattr__(self, "lora", LoRAConfig(**self.lora))
 
     @property
     def beside_quantized(self) -> bool:

@@ -13,12 +13,14 @@ import numpy as np
 
 from gpt import Tokenizer
 from gpt.console import show
+from gpt.settings import setting
 from gpt.training.batches import sequential_batches
 from gpt.training.corpora import load_corpus
 from gpt.training.evaluation import evaluate, mean_loss
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
+from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_step
 
 from ..data.datasets import Labelled, ShuffledBatches, batches_of, read_labelled
@@ -27,29 +29,33 @@ from ..evaluation.answering import shorten
 from ..evaluation.confusion import confusion_as_text, confusion_matrix, draw_confusion, majority_baseline, predict
 from ..objectives.classification import Item, classification_loss, collate, encode_texts
 from ..objectives.gpt_with_head import HEAD_KIND, GPTWithHead, freeze
-from .run_config import RunConfig, check_batch_memory
+from .run_config import RunConfig, check_batch_memory, fine_tuning
 
 DOCUMENTATION, QUESTIONS = "python-docs", "questions"  # the built-in sets
+# The help of two settings.
+TRAINED = "what is trained: the head only, the head and the last N blocks, or the whole model"
+LANGUAGE = "text whose last tenth measures what the model forgets (what it learned from, or english)"
 LANGUAGE_TOKENS = 8192  # on which forgetting is measured (in a short run, fewer), as the legend of the columns says
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassifyConfig(RunConfig):
-    """The settings of a classification run.
+    """The settings of a classification run. data: see `read_labelled` for files, of which the last fifth is held out.
 
-    data: "python-docs", "questions", or a file for `read_labelled`, whose last fifth is held out. trained_blocks:
-    the number of last blocks that are trained with the head; None for the whole model. language: a corpus for
-    `load_corpus`; the language loss is measured on its last tenth.
+    trained_blocks: None for the whole model. language: a corpus for `load_corpus`.
     """
 
     stage = "classify"
 
     init_from: str = "runs/demo"
-    data: str = DOCUMENTATION
+    data: str = setting(DOCUMENTATION, "python-docs, questions, or a CSV, TSV or JSON Lines file")
     out_dir: str = "runs/classify"
-    batch_size: int = 16
-    trained_blocks: int | None = 0
-    language: str = "english"
+    batch_size: int = setting(16, "texts per batch")
+    trained_blocks: int | None = setting(0, TRAINED, flag="--train", metavar="head|N|all")
+    language: str = setting("english", LANGUAGE)
+    training: TrainingConfig = fine_tuning(
+        max_iters=300, learning_rate=3e-3, warmup_iters=20, weight_decay=0.01, eval_interval=50
+    )
 
 
 COLUMNS = """\

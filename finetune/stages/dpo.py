@@ -14,11 +14,13 @@ from functools import partial
 
 from gpt import LanguageModel, Tokenizer
 from gpt.console import show
+from gpt.settings import setting
 from gpt.training.checkpoint import CheckpointError
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
+from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import in_precision, training_step
 
 from ..data.chat_template import ChatTemplate
@@ -26,8 +28,8 @@ from ..data.datasets import Preference, ShuffledBatches, batches_of, read_prefer
 from ..data.pairs import encode_pairs, load_pairs, pair_batch
 from ..data.tasks import TASKS, instruction_tasks
 from ..evaluation.judge import Judge
-from ..objectives.dpo import BETA, check_dpo, dpo_batch_loss, with_reference
-from .run_config import RunConfig, check_batch_memory
+from ..objectives.dpo import BETA, KINDS, dpo_batch_loss, with_reference
+from .run_config import PAIRS, RunConfig, check_batch_memory, fine_tuning
 
 TEST_ITEMS = 300  # held-out questions; 100 of them are asked at each evaluation
 SHOWN = ("rewards/margins", "rewards/accuracies")  # metrics on the screen; log.jsonl has all
@@ -35,20 +37,20 @@ SHOWN = ("rewards/margins", "rewards/accuracies")  # metrics on the screen; log.
 
 @dataclasses.dataclass(frozen=True)
 class DPOConfig(RunConfig):
-    """The settings of a DPO run. data: "tasks", or a file for `read_preferences`, whose last tenth is held out.
+    """The settings of a DPO run. data: for `read_preferences`; the last tenth of a file is held out.
 
     beta, loss_type, label_smoothing: see `dpo.dpo_loss`. Raises ValueError for a value that it does not accept.
     """
 
     stage = "dpo"
 
+    data: str = setting(TASKS, PAIRS)
     out_dir: str = "runs/dpo"
-    beta: float = BETA
-    loss_type: str = "sigmoid"
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_dpo(self.loss_type, self.beta, self.label_smoothing)
+    batch_size: int = setting(32, "pairs per batch")
+    beta: float = setting(BETA, "strength of the penalty for moving away from the reference model", "> 0")
+    loss_type: str = setting("sigmoid", "loss function; see finetune/objectives/dpo.py", choices=KINDS)
+    label_smoothing: float = setting(0.0, "expected share of wrong labels, for the loss robust", "in [0, 0.5)")
+    training: TrainingConfig = fine_tuning(max_iters=60, learning_rate=1e-4, warmup_iters=10, eval_interval=20)
 
 
 COLUMNS = """\

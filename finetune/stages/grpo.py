@@ -30,7 +30,7 @@ import numpy as np
 
 from gpt import LanguageModel, Tokenizer
 from gpt.console import show
-from gpt.ranges import check_ranges
+from gpt.settings import Checked, nested, setting
 from gpt.training.checkpoint import save_checkpoint
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
@@ -46,12 +46,12 @@ from ..data.chat_template import ChatTemplate
 from ..data.datasets import Example, ShuffledBatches, batches_of, read_examples
 from ..evaluation.answering import text_of
 from ..evaluation.exam import MEASURES, SAMPLES, SHOWN, VALIDATION_ITEMS, Exam, score_answers, show_change
-from ..objectives.grpo import CLIP, answer_weights, check_method, group_advantages, grpo_loss
+from ..objectives.grpo import CLIP, METHODS, answer_weights, group_advantages, grpo_loss
 from ..objectives.logprobs import selected_logprobs
 from ..objectives.ppo import update_metrics
 from ..objectives.rollout import Places, Replies, check_room, sample_replies
 from ..objectives.sft import collate, encode_examples, sft_loss
-from .run_config import check_batch_memory
+from .run_config import check_batch_memory, fine_tuning
 from .worked_model import BATCH_SIZE, SHAPE, worked_model
 
 WORKED = "worked"  # init_from: first train a new small model on worked examples
@@ -68,55 +68,45 @@ SHOWN_METRICS = ("reward", "exact", "format", "thought")  # on the screen; log.j
 
 
 @dataclasses.dataclass(frozen=True)
-class GRPOConfig:
-    """The settings of the algorithm.
+class GRPOConfig(Checked):
+    """The settings of the algorithm. Raises ValueError for a value out of range.
 
-    total_iterations: the number of rollouts, each followed by an update in num_mini_batches steps. batch_size:
-    questions per iteration, with num_generations answers each. response_length: the longest answer in tokens. method:
-    one of `METHODS` in finetune/objectives/grpo.py. beta: strength of the KL penalty. Raises ValueError for values out
-    of range.
+    An iteration is a rollout, batch_size questions with num_generations answers each, and an update in num_mini_batches
+    steps. method: see finetune/objectives/grpo.py.
     """
 
-    total_iterations: int = 40
-    batch_size: int = 32
-    num_generations: int = 8
-    num_mini_batches: int = 4
-    response_length: int = 24
-    method: str = "grpo"
-    beta: float = 0.0
+    total_iterations: int = setting(40, "number of times to answer, check and update", ">= 1")
+    batch_size: int = setting(32, "questions per iteration", ">= 1")
+    num_generations: int = setting(8, "answers to each question: a group", ">= 2")
+    num_mini_batches: int = setting(4, "optimizer steps per iteration", ">= 1")
+    response_length: int = setting(24, "longest answer in tokens", ">= 1")
+    method: str = setting("grpo", "how answers are compared and weighted", choices=METHODS)
+    beta: float = setting(0.0, "KL penalty for moving away from the model at the start; 0: none", ">= 0")
 
     def __post_init__(self) -> None:
-        check_method(self.method)
-        check_ranges(self, ">= 1", "total_iterations batch_size num_mini_batches response_length")
-        check_ranges(self, ">= 2", "num_generations")
-        check_ranges(self, "a number >= 0", "beta")
+        super().__post_init__()
         if (answers := self.batch_size * self.num_generations) < self.num_mini_batches:
             raise ValueError(f"{answers} answers cannot be dealt to {self.num_mini_batches} mini-batches")
 
 
 @dataclasses.dataclass(frozen=True)
-class GRPORunConfig:
-    """The settings of a GRPO run. init_from: "worked", or a model with the chat tokens that answers such questions.
-
-    terms: of each question. sft_steps: how long the new model learns from worked examples. checker: what is rewarded,
-    one of CHECKERS. control: keep learning from worked examples instead. Raises ValueError for another checker.
-    """
+class GRPORunConfig(Checked):
+    """The settings of a GRPO run. init_from: "worked", or a model with the chat tokens that answers such questions."""
 
     stage = "grpo"
 
     init_from: str = WORKED
     out_dir: str = "runs/grpo"
     seed: int = 1337
-    terms: int = 5
-    sft_steps: int = 800
-    checker: str = "exact"
-    control: bool = False
-    grpo: GRPOConfig = dataclasses.field(default_factory=GRPOConfig)
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    terms: int = setting(5, "terms of a question: the difficulty", ">= 1")
+    sft_steps: int = setting(800, "steps in which the new model learns from worked examples", ">= 1")
+    checker: str = setting("exact", "what is rewarded; lenient invites reward hacking", choices=tuple(CHECKERS))
+    control: bool = setting(False, "instead of GRPO, keep learning from the worked examples")
+    grpo: GRPOConfig = nested(GRPOConfig)
+    training: TrainingConfig = fine_tuning(learning_rate=1e-4, warmup_iters=8, eval_interval=10)
 
     def __post_init__(self) -> None:
-        if self.checker not in CHECKERS:
-            raise ValueError(f"there is no checker {self.checker!r}: choose from {', '.join(CHECKERS)}")
+        super().__post_init__()
         if self.terms > (most := SHAPE["block_size"] // 2):  # a term has two tokens
             raise ValueError(f"a question of {self.terms:,} terms is too long to answer: take {most} or fewer")
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gpt.settings import Checked, setting
 from gpt.training.batches import prepare
 from gpt.training.checkpoint import remove_checkpoint, save_checkpoint
 from gpt.training.corpora import load_corpus
@@ -17,6 +18,7 @@ from gpt.training.run import Run, start_or_resume
 from gpt.training.run_folder import claim
 from gpt.training.training_config import TrainingConfig
 
+from ..adapters.lora import LoRAConfig
 from ..data import pairs
 from ..data.datasets import Example, write_jsonl
 from ..data.tasks import instruction_examples, preference_pairs
@@ -33,17 +35,13 @@ MERGED = "merged"  # in the folder of the LoRA stage: the model with its adapter
 
 
 @dataclasses.dataclass(frozen=True)
-class PipelineConfig:
-    """The settings of the pipeline.
-
-    init_from: a trained model to start from instead of pretraining (`gpt.training.loading.load_model`). short: a small
-    model and few steps, to see whether everything works. ppo: also run PPO.
-    """
+class PipelineConfig(Checked):
+    """The settings of the pipeline. init_from: a trained model to start from instead of pretraining."""
 
     init_from: str | None = None
-    out_dir: str = "runs/pipeline"
-    short: bool = False
-    ppo: bool = False
+    out_dir: str = setting("runs/pipeline", "the folder for all stages, each in its own subfolder")
+    short: bool = setting(False, "a small model and few steps, to see whether everything works")
+    ppo: bool = setting(False, "also train the model against the reward model (PPO)")
     seed: int = 1337
 
 
@@ -130,11 +128,10 @@ def parts_of(config: PipelineConfig, device: str) -> list[Part]:
         folder("ppo"),
         seed=seed,
         ppo=PPOConfig(total_iterations=amount.ppo_iterations),
-        training=TrainingConfig(learning_rate=1e-4, warmup_iters=8, weight_decay=0.0, eval_interval=8),
     )
     preferred = (Path(config.out_dir) / "preferred.jsonl").as_posix()
     lora = AdaptationConfig(
-        folder("sft"), preferred, folder("lora"), batch_size=size, seed=seed, training=training(*amount.lora, 10)
+        folder("sft"), preferred, folder("lora"), size, seed, training(*amount.lora, 10), lora=LoRAConfig()
     )
     if config.init_from is None:
         base = demo_config(config.short, folder("pretrained"), seed, "pipeline", "english")

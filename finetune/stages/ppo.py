@@ -27,7 +27,7 @@ import numpy as np
 
 from gpt import Tokenizer
 from gpt.console import show
-from gpt.ranges import check_ranges
+from gpt.settings import Checked, nested, setting
 from gpt.training.checkpoint import CheckpointError, check_like
 from gpt.training.loading import load_model
 from gpt.training.run import Run
@@ -48,42 +48,34 @@ from ..objectives.logprobs import selected_logprobs
 from ..objectives.ppo import gae, ppo_loss, token_rewards, update_metrics, whiten
 from ..objectives.rollout import Places, PolicyWithValue, Rollout, roll_out, rollout_metrics
 from .reward import check_better_than_chance, load_reward_model
-from .run_config import check_batch_memory
+from .run_config import check_batch_memory, fine_tuning
 
 TRAIN_ITEMS, TEST_ITEMS = 6000, 300
 SHOWN = ("objective/scores", "objective/kl", "right", "courteous")  # metrics on the screen; log.jsonl has all
 
 
 @dataclasses.dataclass(frozen=True)
-class PPOConfig:
-    """The settings of the algorithm.
+class PPOConfig(Checked):
+    """The settings of the algorithm (finetune/objectives/ppo.py). Raises ValueError for a value out of range.
 
-    total_iterations: the number of rollouts, each followed by an update. batch_size: prompts per iteration.
-    num_ppo_epochs: how often each reply is used; each time, the replies are dealt to num_mini_batches batches, one step
-    each. kl_coef: strength of the penalty for moving away from the reference model. missing_eos_penalty: subtracted
-    from the score of a reply that does not end within response_length tokens. For the formulas in
-    finetune/objectives/ppo.py: gamma and lam, the γ and λ of the advantages; cliprange and cliprange_value, the ε of
-    policy and value; vf_coef, the weight of the value loss. Raises ValueError for values out of range.
+    An iteration is a rollout and an update: each of num_ppo_epochs times, the replies are dealt to num_mini_batches.
     """
 
-    total_iterations: int = 16
-    batch_size: int = 64
-    num_ppo_epochs: int = 2
-    num_mini_batches: int = 2
-    response_length: int = 24
-    kl_coef: float = 0.5
-    missing_eos_penalty: float = 1.0
-    gamma: float = 1.0
-    lam: float = 0.95
-    cliprange: float = 0.2
-    cliprange_value: float = 0.2
-    vf_coef: float = 0.1
+    total_iterations: int = setting(16, "number of times to generate, score and update", ">= 1")
+    batch_size: int = setting(64, "questions per iteration", ">= 1")
+    num_ppo_epochs: int = setting(2, "number of passes over the replies of an iteration", ">= 1")
+    num_mini_batches: int = setting(2, "optimizer steps per pass", ">= 1")
+    response_length: int = setting(24, "longest reply in tokens", ">= 1")
+    kl_coef: float = setting(0.5, "KL penalty per nat of distance from the reference; 0: none", ">= 0")
+    missing_eos_penalty: float = setting(1.0, "reward subtracted from a reply that does not end", ">= 0")
+    gamma: float = setting(1.0, "discount factor of rewards", "in [0, 1]")
+    lam: float = setting(0.95, "lambda of GAE: 0 relies on the value head, 1 on the rewards", "in [0, 1]")
+    cliprange: float = setting(0.2, "clipping range of the probability ratio", "> 0")
+    cliprange_value: float = setting(0.2, "clipping range of the value head", "> 0")
+    vf_coef: float = setting(0.1, "weight of the value loss", ">= 0")
 
     def __post_init__(self) -> None:
-        check_ranges(self, ">= 1", "total_iterations batch_size num_ppo_epochs num_mini_batches response_length")
-        check_ranges(self, "a number >= 0", "kl_coef missing_eos_penalty vf_coef")
-        check_ranges(self, "in [0, 1]", "gamma lam")
-        check_ranges(self, "a number > 0", "cliprange cliprange_value")
+        super().__post_init__()
         if self.batch_size < self.num_mini_batches:
             raise ValueError(f"{self.batch_size} replies cannot be dealt to {self.num_mini_batches} mini-batches")
 
@@ -94,21 +86,18 @@ class PPOConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PPORunConfig:
-    """The settings of a PPO run. data: "tasks", or a file for `read_examples`, of which only the questions are used.
-
-    reward_model: the folder of a reward modeling run with the same tokenizer.
-    """
+class PPORunConfig(Checked):
+    """The settings of a PPO run. data: for `read_examples`. The reward model must have the same tokenizer."""
 
     stage = "ppo"
 
     init_from: str = "runs/sft"
-    reward_model: str = "runs/reward"
-    data: str = TASKS
+    reward_model: str = setting("runs/reward", "the run of a reward model", metavar="FOLDER")
+    data: str = setting(TASKS, "tasks (built-in questions), or a file of conversations, whose questions are used")
     out_dir: str = "runs/ppo"
     seed: int = 1337
-    ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    ppo: PPOConfig = nested(PPOConfig)
+    training: TrainingConfig = fine_tuning(learning_rate=1e-4, warmup_iters=8, eval_interval=8)
 
 
 COLUMNS = """\

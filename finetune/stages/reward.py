@@ -12,11 +12,13 @@ from collections.abc import Sequence
 
 from gpt import Tokenizer
 from gpt.console import show
+from gpt.settings import setting
 from gpt.training.checkpoint import CheckpointError, load_checkpoint
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
+from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_step
 from minigrad import no_grad
 from minigrad.backend import to_numpy
@@ -28,7 +30,7 @@ from ..data.tasks import TASKS
 from ..evaluation.answering import shorten
 from ..objectives.gpt_with_head import HEAD_KIND, GPTWithHead
 from ..objectives.reward import chance_of, reward_batch_loss
-from .run_config import RunConfig, check_batch_memory
+from .run_config import PAIRS, RunConfig, check_batch_memory, fine_tuning
 
 LABELS = ["reward"]  # a head with a single score
 CHANCE = 0.01  # significance level: how often a coin may do as well as a reward model that counts as better
@@ -38,13 +40,14 @@ Scores = list[tuple[float, float]]  # of the better and the worse reply of each 
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig(RunConfig):
-    """The settings of a reward modeling run. data: "tasks", or a file for `read_preferences`, whose last tenth is held
-    out.
-    """
+    """The settings of a reward modeling run. data: for `read_preferences`; the last tenth of a file is held out."""
 
     stage = "reward"
 
+    data: str = setting(TASKS, PAIRS)
     out_dir: str = "runs/reward"
+    batch_size: int = setting(32, "pairs per batch")
+    training: TrainingConfig = fine_tuning(max_iters=100, learning_rate=5e-4, warmup_iters=20, eval_interval=50)
 
 
 COLUMNS = """\

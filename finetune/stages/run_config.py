@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, ClassVar
 
 from gpt.accounting import activation_bytes
 from gpt.memory_check import check_memory
+from gpt.settings import Checked, nested, setting
 from gpt.training.training_config import TrainingConfig
 
 from ..data.tasks import TASKS
 
 SMALLEST_ITEM = 1000  # a lower bound of the bytes that an item of a batch takes
+PAIRS = "tasks (built-in questions), or a file of preference pairs (prompt, chosen, rejected)"  # help of `data`
 SHORTEST_ITEM = 8  # tokens of an item: fewer than in any realistic data
 
 
+# The training of a stage, with other defaults: a trained model needs no weight decay.
+fine_tuning = partial(nested, TrainingConfig, weight_decay=0.0)
+
+
 @dataclasses.dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Checked):
     """The settings that stages have in common. Each has its own defaults for them, and adds its own settings.
 
     stage: the name of the stage, stored in checkpoints. init_from: the model to start from
-    (`gpt.training.loading.load_model`). data: a built-in set by its name, or a file. batch_size: items per batch.
+    (`gpt.training.loading.load_model`). data: a built-in set by its name, or a file.
     """
 
     stage: ClassVar[str]
@@ -28,9 +35,9 @@ class RunConfig:
     init_from: str = "runs/sft"
     data: str = TASKS
     out_dir: str = "runs/stage"
-    batch_size: int = 32
+    batch_size: int = setting(32, "items per batch", ">= 1")
     seed: int = 1337
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    training: TrainingConfig = fine_tuning()
 
 
 def check_batch_memory(model: Any, batch_size: int, training: TrainingConfig) -> None:

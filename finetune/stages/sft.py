@@ -15,10 +15,12 @@ from typing import Any
 
 from gpt import LanguageModel, Tokenizer
 from gpt.console import show
+from gpt.settings import setting
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
+from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_step
 
 from ..data.chat_template import ChatTemplate, add_chat_tokens
@@ -37,7 +39,7 @@ from ..evaluation.answering import (
     show_scores,
 )
 from ..objectives.sft import Conversation, collate, encode_examples, sft_loss
-from .run_config import RunConfig, check_batch_memory
+from .run_config import RunConfig, check_batch_memory, fine_tuning
 
 TRAIN_ITEMS, TEST_ITEMS = 20_000, 400
 VALIDATION_ITEMS = 80  # of the test items, at each evaluation, as the legend of the columns says
@@ -45,14 +47,15 @@ VALIDATION_ITEMS = 80  # of the test items, at each evaluation, as the legend of
 
 @dataclasses.dataclass(frozen=True)
 class SFTConfig(RunConfig):
-    """The settings of an instruction-tuning run. data: "tasks", or a file for `read_examples`, whose last tenth is held
-    out.
-    """
+    """The settings of an instruction-tuning run. data: for `read_examples`; the last tenth of a file is held out."""
 
     stage = "sft"
 
     init_from: str = "runs/demo"
+    data: str = setting(TASKS, "tasks (built-in questions), or a file of conversations, in one of four formats")
     out_dir: str = "runs/sft"
+    batch_size: int = setting(32, "conversations per batch")
+    training: TrainingConfig = fine_tuning(max_iters=800, warmup_iters=40, eval_interval=150, log_interval=20)
 
 
 COLUMNS = """\

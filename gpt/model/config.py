@@ -6,14 +6,13 @@ import dataclasses
 import math
 from typing import Any, Self
 
-from ..ranges import check_ranges
+from ..settings import Checked, from_json, setting
 
-ACTIVATIONS = ("gelu_tanh", "gelu", "relu", "silu")
 INIT_STD = 0.02  # the standard deviation of weights at first
 GPT2_VOCAB_SIZE = 50257
 
 
-class Settings:
+class Settings(Checked):
     """The base class of the configurations: to and from JSON, and the checks of their numbers."""
 
     vocab_size: int
@@ -32,10 +31,7 @@ class Settings:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The reverse of `to_dict`. Raises ValueError for a name that is not a setting."""
-        known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"unknown setting {', '.join(unknown)}; {cls.__name__} has {', '.join(sorted(known))}")
-        return cls(**values)
+        return from_json(cls, values)
 
     def parameters(self) -> dict[str, int]:
         """The number of parameters of each kind of component."""
@@ -56,46 +52,35 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class GPTConfig(Settings):
-    """The shape of a GPT; the defaults are GPT-2's smallest, "gpt2".
+    """The shape of a GPT; the defaults are GPT-2's smallest, "gpt2". Raises ValueError for numbers that make no model.
 
-    vocab_size V: different tokens. block_size T: the longest sequence it can read. n_layer L: blocks. n_head H:
-    attention heads. n_embd C: numbers per token; each head works on D = C / H of them. dropout: probability, in
-    training only.
-    norm: "pre" normalizes what a sub-layer reads (GPT-2), "post" the sum it leaves (GPT-1; Vaswani et al. 2017).
-    positions: "learned" (GPT-2) or "sinusoidal".
-    n_inner: numbers per token in the middle of the feed-forward network; None: 4 C. activation: the function between
-    its two layers, one of ACTIVATIONS. tied: is the output layer the token embedding?
-    Raises ValueError for numbers that make no model.
+    In formulas these are V tokens in the vocabulary, T tokens of context, L blocks, H heads, and C numbers per
+    token, of which each head has D = C / H.
+
+    dropout: probability, in training only. norm: "pre" normalizes what a sub-layer reads (GPT-2), "post" the sum it
+    leaves (GPT-1; Vaswani et al. 2017). positions: GPT-2 learned them. n_inner: numbers per token in the middle of the
+    feed-forward network, with the activation function between its two layers; None: 4 C. tied: is the output layer the
+    token embedding?
     """
 
-    vocab_size: int = GPT2_VOCAB_SIZE
-    block_size: int = 1024
-    n_layer: int = 12
-    n_head: int = 12
-    n_embd: int = 768
-    dropout: float = 0.0
-    norm: str = "pre"
-    positions: str = "learned"
-    layer_norm_epsilon: float = 1e-5
-    n_inner: int = None  # type: ignore[assignment]  # __post_init__ puts a number in the place of None
-    activation: str = "gelu_tanh"
+    vocab_size: int = setting(GPT2_VOCAB_SIZE, range=">= 1")
+    block_size: int = setting(1024, "context length in tokens", ">= 1")
+    n_layer: int = setting(12, "number of blocks", ">= 1")
+    n_head: int = setting(12, "number of attention heads", ">= 1")
+    n_embd: int = setting(768, "width: numbers per token", ">= 1")
+    dropout: float = setting(0.0, range="in [0, 1)")
+    norm: str = setting("pre", choices=("pre", "post"))
+    positions: str = setting("learned", choices=("learned", "sinusoidal"))
+    layer_norm_epsilon: float = setting(1e-5, range=">= 0")
+    n_inner: int = setting(None, range=">= 1")  # __post_init__ puts a number in the place of None
+    activation: str = setting("gelu_tanh", choices=("gelu_tanh", "gelu", "relu", "silu"))
     tied: bool = True
 
     def __post_init__(self) -> None:
-        check_ranges(self, "an integer >= 1", "vocab_size block_size n_layer n_head n_embd")
+        super().__post_init__()
         self._check_heads(self.n_embd, self.n_head)
         if self.n_inner is None:
             object.__setattr__(self, "n_inner", 4 * self.n_embd)
-        check_ranges(self, "an integer >= 1", "n_inner")
-        check_ranges(self, "true or false", "tied")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
-        check_ranges(self, "a number in [0, 1)", "dropout")
-        check_ranges(self, "a number >= 0", "layer_norm_epsilon")
-        if self.norm not in ("pre", "post"):
-            raise ValueError(f"norm must be 'pre' or 'post', got {self.norm!r}")
-        if self.positions not in ("learned", "sinusoidal"):
-            raise ValueError(f"positions must be 'learned' or 'sinusoidal', got {self.positions!r}")
 
     @property
     def n_kv_head(self) -> int:  # type: ignore[override]
@@ -187,30 +172,28 @@ class LlamaConfig(Settings):
     Raises ValueError for numbers that make no model.
     """
 
-    vocab_size: int = 49152
-    block_size: int = 8192
-    n_layer: int = 30
-    n_head: int = 9
-    n_kv_head: int = 3
-    n_embd: int = 576
-    n_inner: int = None  # type: ignore[assignment]  # __post_init__ puts a number in the place of None
-    rope_theta: float = 100000.0
-    rms_norm_epsilon: float = 1e-5
+    vocab_size: int = setting(49152, range=">= 1")
+    block_size: int = setting(8192, range=">= 1")
+    n_layer: int = setting(30, range=">= 1")
+    n_head: int = setting(9, range=">= 1")
+    n_kv_head: int = setting(3, range=">= 1")
+    n_embd: int = setting(576, range=">= 1")
+    n_inner: int = setting(None, range=">= 1")  # __post_init__ puts a number in the place of None
+    rope_theta: float = setting(100000.0, range="> 0")
+    rms_norm_epsilon: float = setting(1e-5, range=">= 0")
     tied: bool = True
-    head_size: int = None  # type: ignore[assignment]  # __post_init__ puts a number in the place of None
+    head_size: int = setting(None, range=">= 1")  # __post_init__ puts a number in the place of None
     rope_scaling: RopeScaling | None = None
     qkv_bias: bool = False
     qk_norm: bool = False
 
     def __post_init__(self) -> None:
-        check_ranges(self, "an integer >= 1", "vocab_size block_size n_layer n_head n_kv_head n_embd")
+        super().__post_init__()
         if self.n_inner is None:
             object.__setattr__(self, "n_inner", 64 * math.ceil(self.n_embd / 24))
-        check_ranges(self, "an integer >= 1", "n_inner")
         if self.head_size is None:
             self._check_heads(self.n_embd, self.n_head)
             object.__setattr__(self, "head_size", self.n_embd // self.n_head)
-        check_ranges(self, "an integer >= 1", "head_size")
         if isinstance(self.rope_scaling, dict):  # from JSON
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
         if self.n_head % self.n_kv_head:
@@ -223,9 +206,6 @@ class LlamaConfig(Settings):
                 f"rotary positions turn pairs of numbers, but a head has {self.head_size} (n_embd / n_head); choose "
                 "an even head size"
             )
-        check_ranges(self, "a number > 0", "rope_theta")
-        check_ranges(self, "a number >= 0", "rms_norm_epsilon")
-        check_ranges(self, "true or false", "tied qkv_bias qk_norm")
 
     def parameters(self) -> dict[str, int]:
         """The number of parameters of each kind of component, where G = K D are the channels of keys and of values.

@@ -13,7 +13,7 @@ import numpy as np
 
 from minigrad import no_grad
 
-from ..ranges import check_ranges
+from ..settings import Checked, setting
 from .language_model import LanguageModel
 
 
@@ -49,31 +49,22 @@ def generate_textbook(
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
+class Sampling(Checked):
     """How to choose a token from the model's logits. This changes which token is picked, not what the model knows.
 
-    temperature: divides the logits. Below 1 sharpens the distribution, above 1 flattens it, 0 always takes the most
-    likely token (greedy).
-    top_k: sample only from the k most likely tokens, and from tokens exactly as likely as the k-th.
-    top_p: sample only from the most likely tokens that together have probability p (nucleus sampling; Holtzman et al.
-    2020).
-    repetition_penalty: a number above 1 makes tokens that are already in the text less likely (Keskar et al. 2019,
-    section 4.1). It divides positive logits and multiplies negative ones, so both become smaller. (The paper divides
-    negative logits too, but this makes them larger.)
+    temperature: divides the logits. Below 1 sharpens the distribution, above 1 flattens it; 0 is greedy.
+    top_k: tokens exactly as likely as the k-th are also candidates.
+    top_p: nucleus sampling (Holtzman et al. 2020).
+    repetition_penalty: Keskar et al. 2019, section 4.1. It divides positive logits and multiplies negative ones, so
+    both become smaller. (The paper divides negative logits too, but this makes them larger.)
 
     Raises ValueError for a number outside its range.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "a number >= 0", "temperature")
-        check_ranges(self, "an integer >= 1 or None", "top_k")
-        check_ranges(self, "in (0, 1]", "top_p")
-        check_ranges(self, "a number > 0", "repetition_penalty")
+    temperature: float = setting(1.0, "0 always takes the most likely token", ">= 0")
+    top_k: int | None = setting(None, "sample only from the k most likely tokens", ">= 1")
+    top_p: float = setting(1.0, "sample from the most likely tokens with this total probability", "in (0, 1]")
+    repetition_penalty: float = setting(1.0, "above 1: tokens already in the text become less likely", "> 0")
 
     def choose(self, logits: np.ndarray, seen: Iterable[int], rng: np.random.Generator) -> int:
         """Choose one token. logits: (V,). seen: the tokens that are in the text."""

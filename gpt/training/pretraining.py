@@ -20,6 +20,7 @@ from ..files import shortened
 from ..memory_check import check_memory
 from ..model.config import GPT2_VOCAB_SIZE, Settings
 from ..model.language_model import LanguageModel, architecture_of, from_settings
+from ..settings import Checked, nested, setting
 from ..tokenizer.tokenizer import Tokenizer
 from .batches import EpochBatches, Tokens, check_length, encode_parts, get_batch, open_tokens, write_tokens
 from .checkpoint import CheckpointError
@@ -40,26 +41,25 @@ LONGEST_CONTEXT = 1024  # default context length for training a model that can r
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainingConfig:
+class PretrainingConfig(Checked):
     """A pretraining run.
 
-    data: a corpus name or a text file (`gpt.training.corpora.load_corpus`). vocab_size: size of the tokenizer to train;
-    50257 takes GPT-2's own. architecture: "gpt" or "llama". model: its shape without vocab_size; block_size is the
-    length of the sequences that are trained on, and may be less than what a model from elsewhere can read. batch_size:
-    sequences per batch. sample_tokens: length of the samples during the run. made_by: what started the run.
+    data: see `gpt.training.corpora.load_corpus`. model: the shape without vocab_size; block_size is the length of the
+    sequences that are trained on, and may be less than what a model from elsewhere can read. sample_tokens: length of
+    the samples during the run. made_by: what started the run.
     """
 
-    data: str = "english"
+    data: str = setting("english", "stories, english, python (code), shakespeare (a download), or a UTF-8 file")
     out_dir: str = "runs/train"
-    vocab_size: int = 1024
-    batch_size: int = 16
+    vocab_size: int = setting(1024, "tokens to learn; 257: single bytes; 50257: GPT-2's own", ">= 1")
+    batch_size: int = setting(16, "sequences per batch", ">= 1")
     seed: int = 1337
     sample_prompt: str = "The"
     sample_tokens: int = 80
     made_by: str = "train"
-    architecture: str = "gpt"
+    architecture: str = setting("gpt", "of a new model: GPT-2's, or Llama's", choices=("gpt", "llama"))
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    training: TrainingConfig = nested(TrainingConfig, sample_interval=200)
 
 
 def demo_config(

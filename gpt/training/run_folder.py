@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -17,16 +17,10 @@ from minigrad import Tensor, backend, switches
 from minigrad.optim import Optimizer
 
 from ..files import UNFINISHED, naming, replace, shortened, write_text
+from ..settings import from_json
 from . import folder_lock
 from .checkpoint import RUN_FILES, CheckpointError, check_like, has_checkpoint, load_state
 from .data_parallel import Team
-
-T = TypeVar("T")
-# What a value may be by its annotation.
-TYPES: dict[str, list[type]] = {
-    "int": [int], "float": [int, float], "str": [str], "bool": [bool], "dict[str, Any]": [dict], "None": [type(None)]
-}  # fmt: skip
-
 
 # --- a new run --------------------------------------------------------------------------------------------------------
 
@@ -112,11 +106,7 @@ def settings_of(config_class: Any, out_dir: str, length: int | None = None) -> A
         kind, other = ("pretraining" if stage is None else f"the stage {stage!r}" for stage in (found, wanted))
         raise CheckpointError(f"the run in {out_dir} is of {kind}, and one of {other} is needed: give another folder")
     try:
-        settings = {**extra["run"], "out_dir": out_dir}
-        for field in dataclasses.fields(config_class):
-            if dataclasses.is_dataclass(field.default_factory):  # settings inside the settings, such as `training`
-                settings[field.name] = field.default_factory(**settings[field.name])
-        config = check_types(config_class(**settings))
+        config = from_json(config_class, {**extra["run"], "out_dir": out_dir})
         part, name = length_setting(config)
         longer = {} if length is None else {part: dataclasses.replace(getattr(config, part), **{name: length})}
         return dataclasses.replace(config, **longer)
@@ -133,19 +123,6 @@ def length_setting(config: Any) -> tuple[str, str]:
         if hasattr(settings, "total_iterations"):
             return part, "total_iterations"
     return "training", "max_iters"
-
-
-def check_types(config: T) -> T:
-    """Return settings from a file. Raises ValueError for one of another type than its annotation, or below 0."""
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        value, kinds = getattr(config, field.name), str(field.type).split(" | ")
-        if dataclasses.is_dataclass(value):
-            check_types(value)
-        elif TYPES.keys() >= set(kinds) and type(value) not in [kind for name in kinds for kind in TYPES[name]]:
-            raise ValueError(f"{field.name} must be {field.type}, got {shortened(value)}")
-        elif type(value) is int and value < 0:
-            raise ValueError(f"{field.name} must not be negative, got {shortened(value)}")
-    return config
 
 
 def check_moments(optimizer: Optimizer, saved: dict[str, Any], steps: int) -> None:

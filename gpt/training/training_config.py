@@ -7,51 +7,36 @@ import dataclasses
 from minigrad import nn, optim
 from minigrad.muon import Muon, muon_groups
 
-from ..ranges import check_ranges
-
-PRECISIONS = ("float32", "tf32", "bfloat16")
-OPTIMIZERS = ("adamw", "muon")
+from ..settings import Checked, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingConfig:
-    """The settings of training. Intervals are in steps; eval_interval and sample_interval may be 0: never.
+class TrainingConfig(Checked):
+    """The settings of training. Raises ValueError for a value out of range.
 
-    learning_rate: the peak. The rate rises to it during the warm-up, the first `warmup_iters` steps, and then falls
-    along a cosine to `min_lr_ratio` times the peak at `max_iters`. grad_clip: the largest gradient norm over all
-    parameters (0: no clipping). gradient_accumulation_steps: batches per step, which count as one large batch.
-    eval_interval: steps between evaluations, each with a checkpoint; the start and the end always have one. precision:
-    of matrix products, "float32", "tf32" or "bfloat16" (see minigrad/precision.py). optimizer: "adamw", or "muon" for
-    the matrices of the blocks with AdamW for the rest. momentum: Muon's; a run of a few hundred steps learns faster
-    with less than the usual 0.95. checkpoint_activations: save memory, compute each block's activations twice (see
-    minigrad/nn/activation_checkpointing.py). Raises ValueError for a value out of range.
+    The learning rate rises to its peak during the warm-up, and then falls along a cosine to `min_lr_ratio` times the
+    peak at `max_iters`. The batches of a step, `gradient_accumulation_steps`, count as one large batch. The start and
+    the end of a run always have a validation and a checkpoint. precision: see minigrad/precision.py. momentum: Muon's;
+    a run of a few hundred steps learns faster with less than the usual 0.95. checkpoint_activations: see
+    minigrad/nn/activation_checkpointing.py.
     """
 
-    max_iters: int = 1000
-    learning_rate: float = 1e-3
-    warmup_iters: int = 50
+    max_iters: int = setting(1000, "training steps", ">= 1")
+    gradient_accumulation_steps: int = setting(1, "batches accumulated per step", ">= 1")
+    log_interval: int = setting(10, "steps between log lines", ">= 1")
+    precision: str = setting("float32", "of matrix products; tf32 needs a GPU", choices=("float32", "tf32", "bfloat16"))
+    learning_rate: float = setting(1e-3, "peak learning rate", ">= 0")
+    warmup_iters: int = setting(50, "warm-up steps until the peak is reached")
     min_lr_ratio: float = 0.1
-    weight_decay: float = 0.1
+    weight_decay: float = setting(0.1, "weight decay of the matrices", ">= 0")
     beta1: float = 0.9
     beta2: float = 0.99
-    grad_clip: float = 1.0
-    gradient_accumulation_steps: int = 1
-    log_interval: int = 10
-    eval_interval: int = 100
-    sample_interval: int = 0
-    precision: str = "float32"
-    optimizer: str = "adamw"
+    grad_clip: float = setting(1.0, "largest gradient norm; 0 turns clipping off", ">= 0")
+    eval_interval: int = setting(100, "steps between validations and checkpoints")
+    optimizer: str = setting("adamw", "muon: for the blocks' matrices, AdamW for the rest", choices=("adamw", "muon"))
     momentum: float = 0.95
-    checkpoint_activations: bool = False
-
-    def __post_init__(self) -> None:
-        check_ranges(self, ">= 1", "max_iters gradient_accumulation_steps log_interval")
-        check_ranges(self, "a number >= 0", "warmup_iters eval_interval sample_interval")
-        check_ranges(self, "a number >= 0", "grad_clip learning_rate weight_decay")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+    checkpoint_activations: bool = setting(False, "save memory: backward computes each block again from its input")
+    sample_interval: int = setting(0, "steps between text samples; 0: none")
 
 
 def prepare_training(model: nn.Module, config: TrainingConfig) -> tuple[optim.Optimizer, optim.WarmupCosine]:

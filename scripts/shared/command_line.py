@@ -47,7 +47,8 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         return {"integer": "N", "float": "X"}.get(getattr(action.type, "__name__", ""), action.dest.upper())
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+        hidden = action.default is None or action.default is False or action.default == ()
+        return action.help if hidden else super()._get_help_string(action)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -128,66 +129,6 @@ def add_kernels(options: argparse.ArgumentParser) -> None:
 def add_kernels_and_device(options: argparse.ArgumentParser) -> None:
     add_kernels(options)
     options.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="the device to compute on")
-
-
-def add_steps(
-    options: argparse.ArgumentParser,
-    items: str,
-    batch_size: int,
-    max_iters: int,
-    log_interval: int = 10,
-    precisions: Iterable[str] = ("float32", "bfloat16"),
-) -> None:
-    """How many steps, each on how many `items`, in which precision."""
-    add, number = options.add_argument, whole_number
-    add("--batch-size", type=number(1), default=batch_size, help=f"{items} per batch")
-    add("--gradient-accumulation-steps", type=number(1), default=1, help="batches accumulated per step")
-    add("--max-iters", type=number(1), default=max_iters, help="training steps")
-    add("--log-interval", type=number(1), default=log_interval, help="steps between log lines")
-    text = "of matrix products; tf32 needs a GPU" if "tf32" in precisions else "of matrix products"
-    add("--precision", choices=precisions, default="float32", help=text)
-
-
-def add_training(
-    options: argparse.ArgumentParser,
-    learning_rate: float | None,
-    warmup_iters: int,
-    eval_interval: int,
-    weight_decay: float = 0.0,
-    rate: str = "peak learning rate",
-    unit: str = "steps",
-) -> None:
-    """The optimizer and its schedule, and --kernels, --device and --seed. rate: the help of --learning-rate. unit: of
-    --eval-interval.
-    """
-    add, number = options.add_argument, whole_number
-    add("--learning-rate", type=float, default=learning_rate, help=rate)
-    add("--warmup-iters", type=number(0), default=warmup_iters, help="warm-up steps until the peak is reached")
-    add("--weight-decay", type=float, default=weight_decay, help="weight decay of the matrices")
-    add("--grad-clip", type=float, default=1.0, help="largest gradient norm; 0 turns clipping off")
-    add("--eval-interval", type=number(0), default=eval_interval, help=f"{unit} between validations and checkpoints")
-    text = f"only try the first {unit}, and print the memory and the time that the run needs"
-    add("--will-it-fit", action="store_true", help=text)
-    add_kernels_and_device(options)
-    add_seed(options)
-
-
-def add_sampling(
-    options: argparse.ArgumentParser, max_new_tokens: int = 200, temperature: float | None = 0.8, penalty: float = 1.0
-) -> None:
-    """How a model samples tokens: the settings of `gpt.model.batch_generation.generate`."""
-    add, number = options.add_argument, whole_number
-    add("--max-new-tokens", type=number(0), default=max_new_tokens, help="number of tokens to generate per text")
-    add("--temperature", type=float, default=temperature, help="0 always takes the most likely token")
-    add("--top-k", type=number(1), default=None, help="sample only from the k most likely tokens")
-    add("--top-p", type=float, default=0.95, help="sample from the most likely tokens with this total probability")
-    text = "above 1: tokens already in the text become less likely"
-    add("--repetition-penalty", type=float, default=penalty, help=text)
-
-
-def sampling(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings of `Sampling` that the user chose."""
-    return {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
 
 
 def set_up(arguments: argparse.Namespace) -> str:

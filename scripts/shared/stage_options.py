@@ -10,6 +10,7 @@ from typing import Any
 
 from scripts.shared import command_line
 from scripts.shared.next_steps import show_next_steps
+from scripts.shared.settings_options import add_settings, build
 from scripts.shared.trial import try_run
 
 from gpt.training import corpora
@@ -18,17 +19,40 @@ from gpt.training.pretraining import PretrainingConfig
 from gpt.training.run import Run, resume, start
 from gpt.training.run_folder import length_setting, settings_of
 
-PAIRS = "tasks (built-in questions), or a file of preference pairs (prompt, chosen, rejected)"
-RATE = "peak learning rate; 1e-6 for a large model"
+OF_STEPS = ("max_iters", "gradient_accumulation_steps", "log_interval", "precision")  # not of a stage with iterations
 
 
-def add_run(parser: argparse.ArgumentParser, init_from: str, out_dir: str, data: str, default: str = "tasks") -> None:
-    """--init-from, --data and --out-dir. data: the help of --data."""
-    text = f"the model to start from: {command_line.SOURCES}; resume: continue the run in --out-dir"
-    parser.add_argument("--init-from", default=init_from, metavar="MODEL|resume", help=text)
-    parser.add_argument("--data", default=default, help=data)
+def add_stage(
+    parser: argparse.ArgumentParser,
+    config_class: Any,
+    new: str = "",
+    without: tuple[str, ...] = ("optimizer", "checkpoint_activations", "sample_interval"),
+    **changes: Any,
+) -> None:
+    """The options of a run: the model to start from, its settings, and how it is computed.
+
+    new: the word for a new model and what that is, as in "scratch: random weights". without, changes: see
+    `add_settings`.
+    """
+    config, add, start = config_class(), parser.add_argument, new.partition(":")[0]
+    text = f"{new}; MODEL" if new else "the model to start from"
+    text += f": {command_line.SOURCES}; resume: continue the run in --out-dir"
+    add("--init-from", default=start or config.init_from, metavar=f"{start}|MODEL|resume".strip("|"), help=text)
     text = "the run's folder, for checkpoint, tokenizer, data, log and picture"
-    parser.add_argument("--out-dir", default=out_dir, help=text)
+    add("--out-dir", default=config.out_dir, help=text)
+    unit = "steps"
+    if length_setting(config)[1] == "total_iterations":
+        unit, without = "iterations", (*without, *OF_STEPS)
+    usual: dict[str, Any] = {
+        "precision": {"choices": ("float32", "bfloat16"), "help": "of matrix products"},
+        "learning_rate": {"help": "peak learning rate; 1e-6 for a large model"},
+        "eval_interval": {"help": f"{unit} between validations and checkpoints"},
+    }
+    add_settings(parser, config_class, without, **usual | changes)
+    text = f"only try the first {unit}, and print the memory and the time that the run needs"
+    add("--will-it-fit", action="store_true", help=text)
+    command_line.add_kernels_and_device(parser)
+    command_line.add_seed(parser)
 
 
 def corpus_of(model: str) -> str:
@@ -70,17 +94,6 @@ def run(
     else:
         done = start(train, build(config_class, as_settings(vars(arguments))), device)
     return show_next_steps(done, script, advice, more)
-
-
-def build(config_class: Any, options: dict[str, Any]) -> Any:
-    """A configuration, including those nested in it, made of the options of the same names."""
-    values = {}
-    for field in dataclasses.fields(config_class):
-        if dataclasses.is_dataclass(field.default_factory):
-            values[field.name] = build(field.default_factory, options)
-        elif field.name in options:
-            values[field.name] = options[field.name]
-    return config_class(**values)
 
 
 def new_length(given: Mapping[str, Any], config_class: Any, out_dir: str) -> int | None:

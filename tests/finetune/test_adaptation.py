@@ -190,8 +190,6 @@ def test_a_folder_in_use_and_targets_that_fit_nothing_are_refused_before_anythin
     with pytest.raises(ValueError, match="'q_proj' fits no module"):
         start(train_adaptation, settings(base, text, tmp_path / "run", lora=LoRAConfig(target_modules=("q_proj",))))
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ValueError, match="there is no method 'dora'; there are full, lora, qlora"):
-        AdaptationConfig(method="dora")
 
 
 # --- merging ----------------------------------------------------------------------------------------------------------

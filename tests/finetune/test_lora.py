@@ -348,14 +348,7 @@ def test_a_name_that_fits_nothing_leaves_the_model_as_it_was(settings, match):
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"r": 0}, "r must be an integer >= 1, got 0"),
-        ({"r": 2.0}, "r must be an integer"),
-        ({"r": True}, "r must be an integer"),
-        ({"alpha": 0}, "alpha must be a number > 0"),
-        ({"alpha": float("nan")}, "alpha must be"),
-        ({"dropout": 1.0}, "dropout must be in"),
         ({"target_modules": ()}, "target_modules is empty"),
-        ({"slices": ("q", "x")}, "slices may be some of q, k, v"),
         ({"slices": ("q", "q")}, "each once"),
     ],
 )

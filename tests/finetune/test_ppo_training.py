@@ -226,15 +226,6 @@ def test_a_reward_that_is_not_finite_skips_steps_keeps_the_batches_and_stops(set
     assert load_checkpoint(tmp_path / "run").state["step"] == 0  # the last good one
 
 
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        ({"kl_coef": -0.1}, "kl_coef must be a number >= 0, got -0.1"),
-        ({"lam": 1.5}, r"lam must be in \[0, 1\], got 1.5"),
-        ({"cliprange": 0.0}, "cliprange must be a number > 0"),
-        ({"batch_size": 1}, "1 replies cannot be dealt to 2 mini-batches"),
-    ],
-)
-def test_impossible_settings(options, words):
-    with pytest.raises(ValueError, match=words):
-        PPOConfig(**options)
+def test_replies_have_to_be_enough_for_the_mini_batches():
+    with pytest.raises(ValueError, match="1 replies cannot be dealt to 2 mini-batches"):
+        PPOConfig(batch_size=1)

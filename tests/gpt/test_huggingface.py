@@ -338,7 +338,7 @@ GPT2_SETTINGS = [
     ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon must be a number, got '1e-5'"),
     ({"layer_norm_epsilon": -1.0}, "layer_norm_epsilon must be a number >= 0"),
     ({"layer_norm_epsilon": math.nan}, "layer_norm_epsilon must be a number, got nan"),
-    ({"attn_pdrop": 1.0, "resid_pdrop": 1.0, "embd_pdrop": 1.0}, "dropout must be a number in [0, 1)"),
+    ({"attn_pdrop": 1.0, "resid_pdrop": 1.0, "embd_pdrop": 1.0}, "dropout must be in [0, 1)"),
     ({"attn_pdrop": "0.1"}, "attn_pdrop must be a number"),
 ]
 LLAMA_SETTINGS = [

@@ -8,19 +8,31 @@ import re
 
 import pytest
 
-from gpt.settings import check, declared, from_json, part, setting
+from finetune.adapters.lora import LoRAConfig
+from finetune.quantization import QuantizationConfig
+from finetune.stages.adaptation import AdaptationConfig
+from finetune.stages.classification import ClassifyConfig
+from finetune.stages.dpo import DPOConfig
+from finetune.stages.grpo import GRPOConfig, GRPORunConfig
+from finetune.stages.pipeline_stages import PipelineConfig
+from finetune.stages.ppo import PPOConfig, PPORunConfig
+from finetune.stages.reward import RewardConfig
+from finetune.stages.sft import SFTConfig
+from gpt import GPTConfig, LlamaConfig
+from gpt.model.generation import Sampling
+from gpt.settings import KINDS, Checked, declared, from_json, nested, setting
+from gpt.training.pretraining import PretrainingConfig
+from gpt.training.training_config import TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Inner:
+class Inner(Checked):
     steps: int = setting(10, "how many", ">= 1")
     kind: str = setting("plain", choices=("plain", "fancy"))
 
-    __post_init__ = check
-
 
 @dataclasses.dataclass(frozen=True)
-class Base:
+class Base(Checked):
     size: int = setting(4, "items", ">= 1", metavar="SIZE")
     seed: int = 0
     rate: float = setting(0.5, "", "> 0")
@@ -32,9 +44,7 @@ class Base:
     path: str = "x"
     names: tuple[str, ...] | str = ()
     shape: dict = dataclasses.field(default_factory=dict)
-    inner: Inner = part(Inner, steps=20)
-
-    __post_init__ = check
+    inner: Inner = nested(Inner, steps=20)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +62,9 @@ WRONG = [
     ({"rate": math.nan}, "rate must be a number > 0, got nan"),
     ({"rate": math.inf}, "rate must be a number > 0, got inf"),
     ({"rate": "9" * 99}, "rate must be a number > 0, got '" + "9" * 59),
-    ({"share": 1}, "share must be a number in [0, 1), got 1"),
-    ({"share": -0.1}, "share must be a number in [0, 1), got -0.1"),
-    ({"top_p": 0}, "top_p must be a number in (0, 1], got 0"),
+    ({"share": 1}, "share must be in [0, 1), got 1"),
+    ({"share": -0.1}, "share must be in [0, 1), got -0.1"),
+    ({"top_p": 0}, "top_p must be in (0, 1], got 0"),
     ({"most": 1}, "most must be an integer >= 2 or None, got 1"),
     ({"width": 0}, "width must be an integer >= 1, got 0"),
     ({"tied": 1}, "tied must be true or false, got 1"),
@@ -82,4 +92,25 @@ def test_settings_come_back_from_json_and_missing_ones_have_their_defaults():
 
 def test_another_default_keeps_what_was_declared():
     assert declared(Settings, "size") == {"help": "items", "range": ">= 1", "metavar": "SIZE"}
-    assert Settings().size == 8 and Settings().inner.steps == 20
+
+
+OUTSIDE = {
+    ">= -1": -2, ">= 0": -1, ">= 1": 0, ">= 2": 1, "> 0": 0, "in [0, 1]": 1.5, "in [0, 1)": 1, "in (0, 1]": 0,
+    "in [0, 0.5)": 0.5, "": math.nan,
+}  # fmt: skip
+STAGES = [SFTConfig, RewardConfig, DPOConfig, PPORunConfig, GRPORunConfig, AdaptationConfig, ClassifyConfig]
+SETTINGS = [TrainingConfig, PretrainingConfig, PipelineConfig, LoRAConfig, QuantizationConfig, PPOConfig, GRPOConfig]
+
+
+@pytest.mark.parametrize("config", [GPTConfig, LlamaConfig, Sampling, *SETTINGS, *STAGES])
+def test_all_settings_are_checked_for_their_types_ranges_and_choices(config):
+    for field in dataclasses.fields(config):
+        kind, more = str(field.type).split(" | ")[0], declared(config, field.name)
+        wrong = [[object()]] if kind in KINDS else []
+        if kind in ("int", "float"):
+            wrong += [True, OUTSIDE[more.get("range", ">= 0" if kind == "int" else "")]]
+        wrong += [2.0] if kind == "int" else []
+        wrong += [("none of them",) if kind.startswith("tuple") else "none of them"] if "choices" in more else []
+        for value in wrong:
+            with pytest.raises(ValueError, match=f"^{field.name} must be "):
+                config(**{field.name: value})

@@ -1,13 +1,17 @@
 """Every script that trains, in small: stopped by Ctrl-C it goes on to the same end; and with --device cuda, on the
 stand-in for a GPU, it learns what the CPU learns."""
 
+import importlib
 import itertools
 import re
 import shutil
 import signal
 
+from scripts.shared import stage_options
+
 import pytest
 
+from gpt.training import pretraining
 from gpt.training.checkpoint import load_state
 from minigrad.optim import AdamW
 from scripts import evaluate, generate, train
@@ -15,6 +19,24 @@ from tests.scripts.running import SMALL_RUN, assert_same_run, log_without_times,
 from tests.scripts.runs import RUNS, run_on
 
 pytestmark = pytest.mark.usefixtures("no_pictures", "reward_run")
+
+
+@pytest.mark.parametrize("script", ["sft", "reward", "dpo", "ppo", "grpo", "lora", "classify", "train"])
+def test_a_command_without_options_runs_what_its_settings_say(script, monkeypatch):
+    class Started(Exception):
+        """In place of the run."""
+
+    def started(train, config, *_):
+        made.append(config)
+        raise Started
+
+    made = []
+    monkeypatch.setattr(stage_options, "start", started)
+    monkeypatch.setattr(pretraining, "start", started)
+    with pytest.raises(Started):
+        importlib.import_module(f"scripts.{script}").main(["--kernels", "textbook"])
+    shape = {"model": made[0].model} if script == "train" else {}
+    assert made == [type(made[0])(**shape)]
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if not name.startswith("train")])

@@ -1,0 +1,43 @@
+"""Options of a command that are made from settings (gpt/settings.py), and settings that are made from options."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from scripts.shared.command_line import whole_number
+
+from gpt.settings import declared, nested_in
+
+
+def add_settings(options: Any, make: Any, without: tuple[str, ...] = (), **changes: dict[str, Any]) -> None:
+    """An option --like-this for each setting `like_this` that has a help; settings inside settings form a group.
+
+    make: the dataclass of the settings, or a function that makes it with other defaults. without: settings without an
+    option. changes: other arguments of `add_argument` than those that follow from what is declared.
+    """
+    config = make()
+    for field in dataclasses.fields(config):
+        name, kind = field.name, str(field.type)
+        how = {"default": getattr(config, name), **declared(type(config), name), **changes.get(name, {})}
+        least = how.pop("range", ">= 0").split()[1]
+        if "help" not in how or name in without:
+            continue
+        if kind.startswith("int"):
+            how.setdefault("type", whole_number(int(least)))
+        elif kind == "float":
+            how["type"] = float
+        elif kind == "bool":
+            how["action"] = "store_true"
+        elif kind.startswith("tuple"):
+            how["nargs"] = "+"
+        options.add_argument(how.pop("flag", "--" + name.replace("_", "-")), dest=name, **how)
+    for name, inner in nested_in(config).items():
+        add_settings(options.add_argument_group(name), inner, without, **changes)
+
+
+def build(make: Any, options: dict[str, Any]) -> Any:
+    """Settings, including those inside them, made of the options of the same names. make: as in `add_settings`."""
+    config = make()
+    values = {field.name: options[field.name] for field in dataclasses.fields(config) if field.name in options}
+    return make(**values, **{name: build(inner, options) for name, inner in nested_in(config).items()})
