@@ -32,13 +32,13 @@ SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size", "dropout")
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    new = "scratch: random weights"
-    vocab = {"type": command_line.whole_number(257)}
-    stage_options.add_stage(parser, PretrainingConfig, new, (), vocab_size=vocab, precision={}, learning_rate={})
+    new, vocab = "scratch: random weights", {"type": command_line.whole_number(257)}
+    stage_options.add_stage(
+        parser, PretrainingConfig, new, without=(), vocab_size=vocab, precision={}, learning_rate={}
+    )
     group = parser.add_argument_group("shape of a new model")
-    dropout = {"default": None, "help": "dropout probability of a GPT; without it, 0"}
     small = partial(GPTConfig, n_layer=4, n_head=4, n_embd=128, block_size=64)
-    add_settings(group, small, dropout=dropout)
+    add_settings(group, small, dropout={"default": None})
     text = "a Llama's heads of keys and values; without it, --n-head"
     group.add_argument("--n-kv-head", type=command_line.whole_number(1), help=text)
     text = "share each batch among the processes that mpiexec started (needs mpi4py)"

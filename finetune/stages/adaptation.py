@@ -64,10 +64,10 @@ class AdaptationConfig(RunConfig):
     stage = "adaptation"
 
     init_from: str = "runs/demo"
-    data: str = setting("python", "english, python (code), a text file, tasks (questions), or conversations (.jsonl)")
+    data: str = setting("python", "english, python (code), a text, tasks (questions), or conversations (.jsonl, .json)")
     out_dir: str = "runs/lora"
     batch_size: int = setting(12, "sequences per batch")
-    method: str = setting("lora", "full: all weights; lora: adapters; qlora: adapters on 4-bit ones", choices=METHODS)
+    method: str = setting("lora", "full trains all weights, lora adapters, qlora adapters on 4 bits", choices=METHODS)
     packed: bool = setting(False, "keep the base weights of a GGUF file (smollm2) in 4 and 8 bits")
     lora: LoRAConfig = nested(LoRAConfig, target_modules="all-linear")
     training: TrainingConfig = fine_tuning(max_iters=300, learning_rate=1e-2, warmup_iters=20, eval_interval=50)

@@ -57,10 +57,9 @@ class GPTConfig(Settings):
     In formulas these are V tokens in the vocabulary, T tokens of context, L blocks, H heads, and C numbers per
     token, of which each head has D = C / H.
 
-    dropout: probability, in training only. norm: "pre" normalizes what a sub-layer reads (GPT-2), "post" the sum it
-    leaves (GPT-1; Vaswani et al. 2017). positions: GPT-2 learned them. n_inner: numbers per token in the middle of the
-    feed-forward network, with the activation function between its two layers; None: 4 C. tied: is the output layer the
-    token embedding?
+    norm: "pre" normalizes what a sub-layer reads (GPT-2), "post" the sum it leaves (GPT-1; Vaswani et al. 2017).
+    positions: GPT-2 learned them. n_inner: numbers per token in the middle of the feed-forward network, with the
+    activation function between its two layers; None: 4 C. tied: is the output layer the token embedding?
     """
 
     vocab_size: int = setting(GPT2_VOCAB_SIZE, range=">= 1")
@@ -68,7 +67,7 @@ class GPTConfig(Settings):
     n_layer: int = setting(12, "number of blocks", ">= 1")
     n_head: int = setting(12, "number of attention heads", ">= 1")
     n_embd: int = setting(768, "width: numbers per token", ">= 1")
-    dropout: float = setting(0.0, range="in [0, 1)")
+    dropout: float = setting(0.0, "dropout probability of a GPT, in training only", "in [0, 1)")
     norm: str = setting("pre", choices=("pre", "post"))
     positions: str = setting("learned", choices=("learned", "sinusoidal"))
     layer_norm_epsilon: float = setting(1e-5, range=">= 0")

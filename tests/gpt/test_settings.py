@@ -8,21 +8,8 @@ import re
 
 import pytest
 
-from finetune.adapters.lora import LoRAConfig
-from finetune.quantization import QuantizationConfig
-from finetune.stages.adaptation import AdaptationConfig
-from finetune.stages.classification import ClassifyConfig
-from finetune.stages.dpo import DPOConfig
-from finetune.stages.grpo import GRPOConfig, GRPORunConfig
-from finetune.stages.pipeline_stages import PipelineConfig
-from finetune.stages.ppo import PPOConfig, PPORunConfig
-from finetune.stages.reward import RewardConfig
-from finetune.stages.sft import SFTConfig
-from gpt import GPTConfig, LlamaConfig
-from gpt.model.generation import Sampling
+import finetune.stages.pipeline_stages  # noqa: F401  (these three import all other settings)
 from gpt.settings import KINDS, Checked, declared, from_json, nested, setting
-from gpt.training.pretraining import PretrainingConfig
-from gpt.training.training_config import TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +21,13 @@ class Inner(Checked):
 @dataclasses.dataclass(frozen=True)
 class Base(Checked):
     size: int = setting(4, "items", ">= 1", metavar="SIZE")
-    seed: int = 0
     rate: float = setting(0.5, "", "> 0")
     share: float = setting(0.0, "", "in [0, 1)")
-    top_p: float = setting(1.0, "", "in (0, 1]")
     most: int | None = setting(None, "", ">= 2")
     width: int = setting(None, "", ">= 1")
     tied: bool = True
     path: str = "x"
     names: tuple[str, ...] | str = ()
-    shape: dict = dataclasses.field(default_factory=dict)
     inner: Inner = nested(Inner, steps=20)
 
 
@@ -55,25 +39,17 @@ class Settings(Base):
 WRONG = [
     ({"size": 0}, "size must be an integer >= 1, got 0"),
     ({"size": 2.0}, "size must be an integer >= 1, got 2.0"),
-    ({"size": True}, "size must be an integer >= 1, got True"),
-    ({"size": None}, "size must be an integer >= 1, got None"),
-    ({"seed": -1}, "seed must be an integer >= 0, got -1"),
     ({"rate": 0}, "rate must be a number > 0, got 0"),
-    ({"rate": math.nan}, "rate must be a number > 0, got nan"),
-    ({"rate": math.inf}, "rate must be a number > 0, got inf"),
     ({"rate": "9" * 99}, "rate must be a number > 0, got '" + "9" * 59),
     ({"share": 1}, "share must be in [0, 1), got 1"),
-    ({"share": -0.1}, "share must be in [0, 1), got -0.1"),
-    ({"top_p": 0}, "top_p must be in (0, 1], got 0"),
     ({"most": 1}, "most must be an integer >= 2 or None, got 1"),
-    ({"width": 0}, "width must be an integer >= 1, got 0"),
     ({"tied": 1}, "tied must be true or false, got 1"),
     ({"path": 3}, "path must be a text, got 3"),
     ({"names": ("a", 3)}, "names must be a list of names or a text, got ('a', 3)"),
     ({"inner": {"kind": "odd"}}, "kind must be one of plain, fancy, got 'odd'"),
     ({"inner": {"steps": "1"}}, "steps must be an integer >= 1, got '1'"),
     ({"inner": 3}, "the settings of Inner must be an object, got 3"),
-    ({"sizes": 3, "other": 1}, "unknown setting other, sizes; Settings has inner, most, names, path, rate, seed, "),
+    ({"sizes": 3, "other": 1}, "unknown setting other, sizes; Settings has inner, most, names, path, rate, share, "),
     ([], "the settings of Settings must be an object, got []"),
 ]
 
@@ -85,7 +61,7 @@ def test_a_wrong_setting_is_named(values, words):
 
 
 def test_settings_come_back_from_json_and_missing_ones_have_their_defaults():
-    config = Settings(size=3, rate=2, share=0, top_p=1, most=2, width=5, names=("a",), inner=Inner(steps=1))
+    config = Settings(size=3, rate=2, share=0, most=2, width=5, names=("a",), inner=Inner(steps=1))
     assert from_json(Settings, dataclasses.asdict(config)) == config
     assert from_json(Settings, {"inner": {"kind": "fancy"}}) == Settings(inner=Inner(20, "fancy"))
 
@@ -98,11 +74,16 @@ OUTSIDE = {
     ">= -1": -2, ">= 0": -1, ">= 1": 0, ">= 2": 1, "> 0": 0, "in [0, 1]": 1.5, "in [0, 1)": 1, "in (0, 1]": 0,
     "in [0, 0.5)": 0.5, "": math.nan,
 }  # fmt: skip
-STAGES = [SFTConfig, RewardConfig, DPOConfig, PPORunConfig, GRPORunConfig, AdaptationConfig, ClassifyConfig]
-SETTINGS = [TrainingConfig, PretrainingConfig, PipelineConfig, LoRAConfig, QuantizationConfig, PPOConfig, GRPOConfig]
 
 
-@pytest.mark.parametrize("config", [GPTConfig, LlamaConfig, Sampling, *SETTINGS, *STAGES])
+def settings_below(base):
+    return [found for each in base.__subclasses__() for found in (each, *settings_below(each))]
+
+
+OURS = [each for each in settings_below(Checked) if each.__module__ != __name__ and dataclasses.is_dataclass(each)]
+
+
+@pytest.mark.parametrize("config", OURS, ids=lambda config: config.__name__)
 def test_all_settings_are_checked_for_their_types_ranges_and_choices(config):
     for field in dataclasses.fields(config):
         kind, more = str(field.type).split(" | ")[0], declared(config, field.name)
