@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gpt import LanguageModel, Tokenizer
 from gpt.files import StrPath, read_json, write_text
-from gpt.training.checkpoint import load_checkpoint, stored_kind
+from gpt.training.checkpoint import load_checkpoint, stored_model_type
 from gpt.training.loading import load_model
 from gpt.training.run_folder import settings_of
 from gpt.weights import hub
@@ -26,8 +26,9 @@ from gpt.weights.gguf_writing import write_gguf
 
 from .adapters.adapter_files import save_adapter
 from .data.chat_template import IM_END, IM_START, ChatTemplate, resize_token_embeddings
-from .objectives.gpt_with_head import HEAD_KIND, save_classifier
-from .stages.adaptation import ADAPTER_KINDS, AdaptationConfig, float_model_of
+from .objectives.gpt_with_head import HEAD_FORMAT, save_classifier
+from .stages.adapted_model import ADAPTER_TYPES, AdaptationConfig
+from .stages.merging import float_model_of
 
 BASE = "base"  # the folder of the base model, in that of an adapter
 GGUF = "model.gguf"
@@ -42,13 +43,13 @@ def export(source: StrPath, folder: StrPath, gguf_kind: str | None = None) -> st
     place, folder = hub.find(source), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not an empty folder: choose another one")
-    kind = stored_kind(place)
-    if kind in ADAPTER_KINDS and gguf_kind is None:
+    kind = stored_model_type(place)
+    if kind in ADAPTER_TYPES and gguf_kind is None:
         return _export_adapters(str(place), folder)
-    if kind == HEAD_KIND.name:
+    if kind == HEAD_FORMAT.name:
         if gguf_kind is not None:
             raise ValueError(f"{source} is a classifier or a reward model, which GGUF files cannot hold here")
-        model = load_checkpoint(place, with_optimizer=False, kind=HEAD_KIND).model
+        model = load_checkpoint(place, with_optimizer=False, format=HEAD_FORMAT).model
         save_classifier(model, folder, Tokenizer.load(place))
         return f"a classifier for AutoModelForSequenceClassification, in {folder}"
     return _export(*load_model(source, trainable=True), folder, gguf_kind)

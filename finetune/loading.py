@@ -19,10 +19,12 @@ from gpt.training.loading import register_loader
 from .adapters.adapter_files import load_adapter
 from .data.chat_template import resize_token_embeddings
 from .quantization import folder as quantized_folder
-from .stages.adaptation import ADAPTER, ADAPTER_KINDS, load_merged
+from .stages.adaptation import ADAPTER
+from .stages.adapted_model import ADAPTER_TYPES
+from .stages.merging import load_merged
 
 register_loader(quantized_folder.load_quantized, quantized_folder.NAME)
-register_loader(load_merged, *ADAPTER_KINDS)
+register_loader(load_merged, *ADAPTER_TYPES)
 
 
 def add_adapter_to(model: LanguageModel, tokenizer: Tokenizer, source: StrPath) -> Tokenizer:

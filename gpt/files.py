@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import hashlib
 import io
 import json
 import os
@@ -40,6 +41,12 @@ def open_regular(path: StrPath, max_bytes: int = sys.maxsize) -> io.BufferedRead
         os.close(descriptor)
         raise ValueError(f"{path} has {found.st_size:,} bytes, and more than {max_bytes:,} are not expected there")
     return open(descriptor, "rb")
+
+
+def sha256_of(path: StrPath, max_bytes: int = sys.maxsize) -> str:
+    """The SHA-256 of a file. Raises what `open_regular` raises."""
+    with open_regular(path, max_bytes) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_pieces(path: StrPath, piece_bytes: int = 1 << 20, max_bytes: int = sys.maxsize) -> Iterator[str]:
@@ -94,19 +101,12 @@ def parse_json(text: str, name: str) -> dict[str, Any]:
     return content
 
 
-def integer_setting(values: Mapping[str, Any], name: str, default: int) -> int:
-    """A setting from a file that must be an integer >= 1. Raises ValueError."""
+def number_setting(values: Mapping[str, Any], name: str, default: float, kind: type = float) -> Any:
+    """A setting from a file that must be a number, or, if `kind` is int, an integer >= 1. Raises ValueError."""
     value = values.get(name, default)
-    if type(value) is not int or not 1 <= value < 2**31:
-        raise ValueError(f"{name} must be an integer >= 1 (and below 2**31), got {shortened(values.get(name))}")
-    return value
-
-
-def number_setting(values: Mapping[str, Any], name: str, default: float) -> float:
-    """A setting from a file that must be a number. Raises ValueError."""
-    value = values.get(name, default)
-    if type(value) not in (int, float) or not abs(value) < 2**31:
-        raise ValueError(f"{name} must be a number, got {shortened(value)}")
+    types, words = ((int,), "an integer >= 1 (and below 2**31)") if kind is int else ((int, float), "a number")
+    if type(value) not in types or not abs(value) < 2**31 or (kind is int and value < 1):
+        raise ValueError(f"{name} must be {words}, got {shortened(values.get(name))}")
     return value
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,8 +22,8 @@ from typing import Any
 
 # What a value may be by its annotation: in words, and its types. Other annotations are not checked.
 KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
-    "int": ("an integer", (int,)),
-    "float": ("a number", (int, float)),
+    "int": ("an integer", (numbers.Integral,)),
+    "float": ("a number", (numbers.Real,)),
     "bool": ("true or false", (bool,)),
     "str": ("a text", (str,)),
     "tuple[str, ...]": ("a list of names", (tuple,)),
@@ -90,7 +91,7 @@ def _fits(value: Any, types: tuple[type, ...], range: str) -> bool:
         return False
     if isinstance(value, tuple):
         return all(isinstance(name, str) for name in value)
-    return not isinstance(value, int | float) or (abs(value) < math.inf and _within(value, range))
+    return not isinstance(value, numbers.Real) or (math.isfinite(value) and _within(float(value), range))
 
 
 def _within(value: float, range: str) -> bool:

@@ -7,7 +7,8 @@ from pathlib import Path
 from scripts.shared import command_line
 from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
 
-from gpt.training.checkpoint import has_checkpoint, writing
+from gpt.training.checkpoint import has_checkpoint
+from gpt.training.folder_lock import locked
 from gpt.training.pretraining import PretrainingConfig, demo_config, pretrain
 from gpt.training.run_folder import check_unused, replacing_run, settings_of
 
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
     folder = arguments.out_dir
-    with writing(folder):
+    with locked(folder):
         if not has_checkpoint(folder) or settings_of(PretrainingConfig, folder).made_by != "demo":
             check_unused(Path(folder), can_resume=False)
         with replacing_run(folder):

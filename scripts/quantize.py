@@ -19,9 +19,9 @@ from finetune.quantization.folder import save_quantized
 from gpt import Tokenizer, get_batch
 from gpt.console import quoted
 from gpt.training.batches import encode_parts, open_tokens, sequential_batches
-from gpt.training.checkpoint import writing
 from gpt.training.corpora import load_corpus
 from gpt.training.evaluation import mean_loss, perplexity
+from gpt.training.folder_lock import locked
 from gpt.training.loading import load_model
 from gpt.training.run_folder import check_unused, leaving_nothing_unfinished
 from gpt.weights import hub
@@ -116,7 +116,7 @@ def _quantized(
 
     in_detail: print what became of each layer, and the memory that this took.
     """
-    with writing(folder):
+    with locked(folder):
         _check_unused(folder, arguments.model)
         tracemalloc.start()
         model, tokenizer = load_model(arguments.model, trainable=True)
@@ -185,8 +185,10 @@ def _measure(model: Any, tokens: np.ndarray, folder: Any) -> dict[str, float]:
 
 
 def _size_on_disk(place: Path) -> int:
-    """The size of a model's weights in bytes, in a folder or a GGUF file."""
-    return place.stat().st_size if place.is_file() else sum(f.stat().st_size for f in place.glob("model*.safetensors"))
+    """The size of a model's weights in bytes, in the folder of a run or of Hugging Face, or a GGUF file."""
+    places = ("model*.safetensors", "checkpoint-*/model.safetensors")
+    files = [place] if place.is_file() else [file for name in places for file in place.glob(name)]
+    return sum(file.stat().st_size for file in files)
 
 
 def _show(before: dict[str, float], after: dict[str, float], text: str) -> None:

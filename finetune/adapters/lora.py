@@ -288,9 +288,8 @@ def merge_lora(model: nn.Module) -> dict[str, LoRALinear]:
     ValueError, and leaves the model as it was, if there are no adapters, or if a weight cannot be changed: it is
     quantized, of half precision, or shared with another layer.
     """
-    # Check all layers before the first one is changed.
-    for name, layer in lora_layers(model).items():
-        _check_mergeable(model, name, layer)
+    if (reason := why_not_mergeable(model)) is not None:  # looks at all layers, before the first one is changed
+        raise ValueError(reason)
     layers = remove_lora(model)
     for layer in layers.values():
         _add(layer.base.weight, layer.delta())
@@ -318,18 +317,21 @@ def _add(weight: Tensor, delta: Array) -> None:
     weight.data += delta
 
 
-def _check_mergeable(model: nn.Module, name: str, layer: LoRALinear) -> None:
-    if type(layer.base) is not nn.Linear:
-        raise ValueError(
-            f"{name} is a {type(layer.base).__name__}: rounding the sum to its few values would lose a part of the "
-            "adapter; merge it into the model before quantization"
-        )
-    weight = layer.base.weight
-    if weight.dtype not in (np.float32, np.float64):
-        raise ValueError(f"{name} is {weight.dtype}, too coarse to take up an adapter: model.to('float32') comes first")
-    for partner, module in holders(model, weight).items():
-        if module is not layer.base:
-            raise ValueError(f"{name} shares its weight with {partner}: merging would change both")
-    xp = module_of(weight.data)
-    if not all(xp.isfinite(p.data).all() for p in (layer.lora_A, layer.lora_B)):
-        raise ValueError(f"the adapter of {name} is not finite (nan or inf): merging it would destroy the weight")
+def why_not_mergeable(model: nn.Module) -> str | None:
+    """Why the adapters of a model cannot be merged, in a sentence; None if they can be."""
+    for name, layer in lora_layers(model).items():
+        if type(layer.base) is not nn.Linear:
+            return (
+                f"{name} is a {type(layer.base).__name__}: rounding the sum to its few values would lose a part of the "
+                "adapter; merge it into the model before quantization"
+            )
+        weight = layer.base.weight
+        if weight.dtype not in (np.float32, np.float64):
+            return f"{name} is {weight.dtype}, too coarse to take up an adapter: model.to('float32') comes first"
+        for partner, module in holders(model, weight).items():
+            if module is not layer.base:
+                return f"{name} shares its weight with {partner}: merging would change both"
+        xp = module_of(weight.data)
+        if not all(xp.isfinite(p.data).all() for p in (layer.lora_A, layer.lora_B)):
+            return f"the adapter of {name} is not finite (nan or inf): merging it would destroy the weight"
+    return None

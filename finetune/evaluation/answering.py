@@ -158,14 +158,6 @@ def following(model: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskIt
     return {"templates": templates, "by_task": by_task, "knowledge": knowledge, "replies": shown}
 
 
-def following_form(items: Sequence[TaskItem]) -> dict[str, Any]:
-    """The result of `following` with zeros and empty replies: a checkpoint must hold one of the same form."""
-    zeros = {"exact_match": 0.0, "format": 0.0}
-    by_task = dict.fromkeys((item.task for item in items), 0.0)
-    replies = dict.fromkeys([*(item.prompt for item in items[:SHOWN]), *list(KNOWLEDGE)[:2]], "")
-    return {"templates": dict.fromkeys(TEMPLATES, zeros), "by_task": by_task, "knowledge": zeros, "replies": replies}
-
-
 def show_scores(before: dict[str, Any], after: dict[str, Any]) -> None:
     """Print what `following` measured before and after training, side by side."""
     show(f"\n{'':40}{'right answer':>20}{'form of an answer':>22}")

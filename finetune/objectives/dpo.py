@@ -37,6 +37,7 @@ Rafailov et al. 2023, "Direct preference optimization: your language model is se
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ from minigrad import Tensor, no_grad
 from minigrad.backend import to_device, to_numpy
 from minigrad.nn.module import evaluating
 
+from ..data.datasets import Preference
 from ..data.pairs import Pair, PairBatch, pair_batch
 from .logprobs import sequence_logprobs
 
@@ -163,3 +165,11 @@ def with_reference(model: LanguageModel, pairs: Sequence[Pair], batch_size: int 
                 done.append(pair.with_reference(chosen, rejected))
             bar.update(len(part))
     return done
+
+
+def referenced(preferences: Sequence[Preference], pairs: Sequence[Pair]) -> list[Preference]:
+    """The preferences, as text, with the log-probabilities of the pairs that they were encoded to."""
+    return [
+        dataclasses.replace(p, ref_chosen_logps=pair.chosen.reference, ref_rejected_logps=pair.rejected.reference)
+        for p, pair in zip(preferences, pairs, strict=True)
+    ]

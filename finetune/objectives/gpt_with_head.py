@@ -18,7 +18,7 @@ from gpt.files import StrPath
 from gpt.model.config import INIT_STD, Settings
 from gpt.model.language_model import Ids, LanguageModel, architecture_of, from_settings, to_settings
 from gpt.model.structure import StructuredModel
-from gpt.training.checkpoint import ModelKind, Shapes, check_size
+from gpt.training.checkpoint import ModelFormat, Shapes, check_size
 from gpt.weights.pretrained import ARCHITECTURES, open_weights, read_config, write_folder
 from gpt.weights.tensor_table import HEAD, Row, fill, their_tensors
 from minigrad import Tensor, nn
@@ -115,7 +115,7 @@ def _new(config: Settings, labels: list[str]) -> GPTWithHead:
     return GPTWithHead.from_gpt(architecture_of(config)(config), labels)
 
 
-HEAD_KIND = ModelKind("minigrad-gpt-with-head", _config, _build)
+HEAD_FORMAT = ModelFormat("minigrad-gpt-with-head", _config, _build)
 
 
 # --- as a Hugging Face folder -----------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ from gpt import Tokenizer, load_checkpoint, save_checkpoint
 from gpt.files import StrPath
 from gpt.model.config import Settings
 from gpt.model.language_model import LanguageModel, architecture_of, from_settings, to_settings
-from gpt.training.checkpoint import WEIGHTS, CheckpointError, ModelKind, Shapes, check_size, load_config, writing
+from gpt.training.checkpoint import WEIGHTS, CheckpointError, ModelFormat, Shapes, check_size, load_config
+from gpt.training.folder_lock import locked
 from gpt.training.run_folder import check_unused, claim
 from gpt.weights.pretrained import ARCHITECTURES
 from minigrad import nn
@@ -52,17 +53,17 @@ def save_quantized(
     if stored != expected:
         raise ValueError("the model was not quantized with this config, or is not in float32")
     settings = {**to_settings(model.config), "quantization_config": config.to_dict()}
-    with writing(folder):
+    with locked(folder):
         check_unused(Path(folder))
         claim(folder)
         if tokenizer is not None:
             tokenizer.save(folder)
-        save_checkpoint(folder, model, kind=ModelKind(NAME, lambda _: settings, _build))
+        save_checkpoint(folder, model, format=ModelFormat(NAME, lambda _: settings, _build))
 
 
 def load_quantized(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
     """The model and the tokenizer of a folder that `save_quantized` wrote. Raises CheckpointError naming the file."""
-    model = load_checkpoint(folder, with_optimizer=False, kind=ModelKind(NAME, lambda _: {}, _build)).model
+    model = load_checkpoint(folder, with_optimizer=False, format=ModelFormat(NAME, lambda _: {}, _build)).model
     config = QuantizationConfig.from_dict(load_config(folder)["quantization_config"])
     _check_arrays(model, config, Path(folder) / WEIGHTS)
     return model.eval(), Tokenizer.load(folder)

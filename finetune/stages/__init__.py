@@ -6,9 +6,11 @@
     dpo.py                 direct preference optimization
     ppo.py                 reinforcement learning from the reward model
     grpo.py                reinforcement learning from answers that code checks
-    worked_model.py        the small model that it starts from
+    worked_model.py        the small model that it starts from, and its control run
     adaptation.py          LoRA, QLoRA or full fine-tuning
+    adapted_model.py       the model for it: what is trained, and what a checkpoint holds
     adaptation_data.py     the data for it: a text, or conversations
+    merging.py             a run of adapters as a plain model
     method_comparison.py   the three methods in one table
     pipeline_stages.py     the stages of the pipeline, with their settings
     pipeline.py            all stages, one after the other

@@ -9,10 +9,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from gpt import LanguageModel, Tokenizer
-from gpt.training.batches import RandomBatches, get_batch, open_tokens
+from gpt.training.batches import RandomBatches, check_length, open_tokens
 from gpt.training.evaluation import evaluated, held_out_loss, perplexity
 from gpt.training.run import Stream
 from gpt.training.training_step import LossFunction, language_model_loss
@@ -28,14 +26,12 @@ from .sft import VALIDATION_ITEMS, validate_answers
 class Task:
     """Batches to train on and their loss. validate(model, whole) gives "val_loss" and other metrics.
 
-    whole: evaluate all held-out data, not only a sample of a long text. metrics: the names of what it gives then.
-    size: the amount of training data, in words.
+    whole: evaluate all held-out data, not only a sample of a long text. size: the amount of training data, in words.
     """
 
     batches: Stream
     loss_fn: LossFunction
     validate: Callable[[LanguageModel, bool], dict[str, float]]
-    metrics: Sequence[str]
     size: str
 
 
@@ -44,21 +40,21 @@ def is_conversations(data: str) -> bool:
     return data == TASKS or Path(data).suffix.lower() in (".jsonl", ".json")
 
 
-def text_task(folder: Path, vocab_size: int, block_size: int, batch_size: int, seed: int, most: int) -> Task:
+def text_task(folder: Path, tokenizer: Tokenizer, block_size: int, batch_size: int, seed: int, most: int) -> Task:
     """The tokens that `gpt.training.pretraining.write_corpus` has written, for a model that reads `block_size` of them.
 
     most: of the held-out sequences, how many to evaluate. Raises ValueError if there are too few to learn from.
     """
     train, validation = open_tokens(folder / "train.bin"), open_tokens(folder / "val.bin")[: most * block_size]
-    get_batch(train, 1, block_size, np.random.default_rng(0), vocab_size)  # raises if it is too short, or damaged
+    check_length(train, block_size)
 
     def validate(model: LanguageModel, whole: bool) -> dict[str, float]:
         found = held_out_loss(model, validation, batch_size, block_size, whole)
         return {**found, "perplexity": perplexity(found["val_loss"])}
 
-    batches = RandomBatches(train, batch_size, block_size, seed, vocab_size)
+    batches = RandomBatches(train, batch_size, block_size, seed, len(tokenizer))
     size = f"{len(train):,} tokens to learn from, {evaluated(validation, block_size)}"
-    return Task(batches, language_model_loss, validate, ("val_loss", "perplexity"), size)
+    return Task(batches, language_model_loss, validate, size)
 
 
 def conversations_task(
@@ -81,8 +77,7 @@ def conversations_task(
         return validate_answers(model, tokenizer, tests, items, batch_size)
 
     batches = ShuffledBatches(conversations, batch_size, collate, seed)
-    metrics = ["val_loss", "mean_token_accuracy", *(("exact_match", "format") if built_in else ())]
-    return Task(batches, sft_loss, validate, metrics, f"{len(conversations):,} conversations to learn from{note}")
+    return Task(batches, sft_loss, validate, f"{len(conversations):,} conversations to learn from{note}")
 
 
 def loss_on_own_text(model: LanguageModel, source: str, most: int) -> float | None:

@@ -28,7 +28,7 @@ from ..data.labelled_texts import documentation_texts, question_texts
 from ..evaluation.answering import shorten
 from ..evaluation.confusion import confusion_as_text, confusion_matrix, draw_confusion, majority_baseline, predict
 from ..objectives.classification import Item, classification_loss, collate, encode_texts
-from ..objectives.gpt_with_head import HEAD_KIND, GPTWithHead, freeze
+from ..objectives.gpt_with_head import HEAD_FORMAT, GPTWithHead, freeze
 from .run_config import RunConfig, check_batch_memory, fine_tuning
 
 DOCUMENTATION, QUESTIONS = "python-docs", "questions"  # the built-in sets
@@ -67,21 +67,25 @@ COLUMNS = """\
 
 def train_classifier(run: Run, config: ClassifyConfig) -> None:
     """Train a classifier on a language model's body, and measure what the body forgets."""
-    # Texts with labels, and the model. The labels come first: the head has one output for each.
-    texts, test_texts = run.data(lambda: load_data(config.data, config.seed), read_labelled)
-    labels = sorted({text.label for part in (texts, test_texts) for text in part})
-    model, tokenizer = run.model_from(lambda: _with_head(config, labels), HEAD_KIND)
-    test_texts = test_texts[:: -(-len(test_texts) // run.most_tested)]  # the first ones have one label
+    # Texts with labels, and the model, whose head has one output for each label.
+    if run.is_new:
+        texts, test_texts = load_data(config.data, config.seed)
+        labels = sorted({text.label for text in (*texts, *test_texts)})
+        model, tokenizer = _with_head(config, labels)
+        run.begin(model, tokenizer, HEAD_FORMAT, train=texts, test=test_texts)
+    else:
+        model, tokenizer, texts, test_texts = run.load(read_labelled, HEAD_FORMAT)
+    test_texts = test_texts[:: -(-len(test_texts) // run.max_eval_items)]  # every n-th: the first ones have one label
     check_batch_memory(model, config.batch_size, config.training)
     freeze(model, config.trained_blocks)
-    to_fit = model.labels, tokenizer, model.config.block_size
-    (train, cut), (tests, _) = (encode_texts(part, *to_fit) for part in (texts, test_texts))
+    train, cut = encode_texts(texts, model.labels, tokenizer, model.config.block_size)
+    tests, _ = encode_texts(test_texts, model.labels, tokenizer, model.config.block_size)
     baseline = majority_baseline([number for _, number in train], [number for _, number in tests])
     _introduce(model, train, len(tests), cut, baseline)
     run.explain_columns(COLUMNS, "texts")
 
     # The test: held-out texts, and whether the body can still write.
-    language = _language_ids(config.language, tokenizer)[: run.most_tested * model.config.block_size]
+    language = _language_ids(config.language, tokenizer)[: run.max_eval_items * model.config.block_size]
 
     def language_loss() -> float:
         return mean_loss(model.language_model(), sequential_batches(language, 16, model.config.block_size))
@@ -90,24 +94,34 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
         measured = evaluate(model, batches_of(tests, 32, collate), classification_loss)
         return {"val_loss": measured["loss"], "accuracy": measured["accuracy"], "language_loss": language_loss()}
 
-    before = run.keep("language_before", language_loss, like=0.0)
+    if run.is_new:
+        run.extra["language_before"] = language_loss()
 
     # Training: each step makes the right label of each text more likely.
     optimizer, schedule = run.prepare(model, config.training)
-    max_norm = config.training.grad_clip
     stream = ShuffledBatches(train, config.batch_size, collate, config.seed)
+    max_norm = config.training.grad_clip
     model.train()
     with run:
-        for batches in run.batches(stream, validate):
-            run.record(training_step(model, batches, classification_loss, optimizer, schedule, max_norm, run.gradients))
+        for batches in run.batches(stream):  # of a step: a list of one, or of several to accumulate
+            if run.is_time_to_validate:
+                run.record_validation(validate())
+                run.save()
+            # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
+            step = training_step(model, batches, classification_loss, optimizer, schedule, max_norm, run.gradients)
+            run.record(step)
+        if run.is_time_to_validate:  # the end, which was not Ctrl-C
+            after = validate()
+            run.record_validation(after)
+            run.extra |= {"accuracy": after["accuracy"], "language_after": after["language_loss"]}
+        run.save()
 
     if not run.interrupted:
-        after = run.measured or validate()  # a finished run that is resumed has measured nothing yet
-        run.extra |= {"accuracy": after["accuracy"], "language_after": after["language_loss"]}
         _show_result(model, test_texts, tests, baseline, run.out_dir)
-        _show_forgetting(config, before, after["language_loss"])
+        language_after = run.extra.get("language_after") or language_loss()  # older versions did not keep it
+        _show_forgetting(config, run.extra["language_before"], language_after)
         picture = plot_run(run.out_dir, {}, title="Learning to classify", unit="text", shares=("accuracy",))
-        run.finish(f"trained {run.steps_done} steps, {run.count:,} texts,", picture)
+        run.report(f"trained {run.steps_done} steps, {run.count:,} texts,", picture)
 
 
 def _with_head(config: ClassifyConfig, labels: list[str]) -> tuple[GPTWithHead, Tokenizer]:

@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Sequence
 from functools import partial
 
-from gpt import LanguageModel, Tokenizer
 from gpt.console import show
 from gpt.settings import setting
 from gpt.training.checkpoint import CheckpointError
@@ -28,7 +27,7 @@ from ..data.datasets import Preference, ShuffledBatches, batches_of, read_prefer
 from ..data.pairs import encode_pairs, load_pairs, pair_batch
 from ..data.tasks import TASKS, instruction_tasks
 from ..evaluation.judge import Judge
-from ..objectives.dpo import BETA, KINDS, dpo_batch_loss, with_reference
+from ..objectives.dpo import BETA, KINDS, dpo_batch_loss, referenced, with_reference
 from .run_config import PAIRS, RunConfig, check_batch_memory, fine_tuning
 
 TEST_ITEMS = 300  # held-out questions; 100 of them are asked at each evaluation
@@ -64,24 +63,40 @@ COLUMNS = """\
 
 def train_dpo(run: Run, config: DPOConfig) -> None:
     """Tune an instruction-tuned language model on pairs of replies. The reference is the model before training."""
-    # The model, and pairs of replies with their log-probabilities under the reference. The reference never changes, so
-    # the log-probabilities are computed once. They are stored with the pairs, as text that you can read.
-    model, tokenizer = run.model_from(lambda: load_model(config.init_from, trainable=True))
+    # The model, and pairs of replies.
+    if run.is_new:
+        model, tokenizer = load_model(config.init_from, trainable=True)
+        show(f"starting from the weights in {config.init_from}, which are also the reference")
+        run.begin(model, tokenizer)
+        preferences, held_out = load_pairs(config.data, config.seed)
+    else:
+        model, tokenizer, preferences, held_out = run.load(read_preferences)
+        _check_replies(run, [*preferences, *held_out])
     check_batch_memory(model, config.batch_size, config.training)
-    preferences = run.data(lambda: _referenced_pairs(model, tokenizer, config), read_preferences)
-    _check_replies(run, preferences)
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
-    (train, _), (tests, _) = (encode_pairs(part, template, block_size) for part in preferences)
-    tests = tests[: run.most_tested]
+    train, shortened = encode_pairs(preferences, template, block_size)
+    tests, _ = encode_pairs(held_out, template, block_size)
+
+    # ln ρ of each reply, under the reference. It never changes, so it is computed once, before training, and kept with
+    # the pairs, as text that you can read; in the precision in which ln π is going to be computed.
+    if run.is_new:
+        with in_precision(config.training.precision):
+            train = with_reference(model, train, config.batch_size)
+        tests = with_reference(model, tests, config.batch_size)
+        run.keep_data(train=referenced(preferences, train), test=referenced(held_out, tests))
+        run.extra["counted"] = "the last message"  # as the reply; see `_check_replies`
+    tests = tests[: run.max_eval_items]
     show(f"data: {len(train):,} pairs of replies to learn from, {len(tests):,} to test on")
+    if shortened:
+        show(f"{shortened:,} pairs were too long for the model: oldest turns left out, or the replies' ends cut")
     run.explain_columns(COLUMNS, "pairs", SHOWN)
 
     # The loss: the reward of a reply is β (ln π - ln ρ), and the preferred reply should get the higher one.
     loss_fn = partial(dpo_batch_loss, beta=config.beta, kind=config.loss_type, label_smoothing=config.label_smoothing)
 
     # The test: the loss on held-out pairs, and the model's own answers to held-out questions.
-    items = instruction_tasks("test", min(TEST_ITEMS, run.most_tested), config.seed) if config.data == TASKS else []
-    questions = [preference.prompt for preference in preferences[1]]
+    items = instruction_tasks("test", min(TEST_ITEMS, run.max_eval_items), config.seed) if config.data == TASKS else []
+    questions = [preference.prompt for preference in held_out]
     judge = Judge(model, tokenizer, config.init_from, items, questions, config.seed)
 
     def validate() -> dict[str, float]:
@@ -90,47 +105,36 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
 
     # Training: each step raises the margin, by how much more than the reference the model prefers the better reply.
     optimizer, schedule = run.prepare(model, config.training)
-    max_norm = config.training.grad_clip
     stream = ShuffledBatches(train, config.batch_size, pair_batch, config.seed)
+    max_norm = config.training.grad_clip
     model.train()
     with run:
-        for batches in run.batches(stream, validate):
-            run.record(training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradients))
+        for batches in run.batches(stream):  # of a step: a list of one, or of several to accumulate
+            if run.is_time_to_validate:
+                run.record_validation(validate())
+                run.save()
+            # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
+            step = training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradients)
+            run.record(step)
+        if run.is_time_to_validate:  # the end, which was not Ctrl-C
+            run.record_validation(validate())
+        run.save()
 
     if not run.interrupted:
         judge.show_change()
         shares = ("rewards/accuracies", "right", "courteous")
         picture = plot_run(run.out_dir, {}, title="Learning to prefer", unit="pair", shares=shares)
-        run.finish(f"trained {run.steps_done} steps, {run.count:,} pairs,", picture)
+        run.report(f"trained {run.steps_done} steps, {run.count:,} pairs,", picture)
 
 
-def _referenced_pairs(model: LanguageModel, tokenizer: Tokenizer, config: DPOConfig) -> list[list[Preference]]:
-    """Pairs to train on and to test on, with the log-probabilities of their replies under the model."""
-    show(f"starting from the weights in {config.init_from}, which are also the reference")
-    parts = []
-    for name, preferences in zip(("train", "test"), load_pairs(config.data, config.seed)):
-        pairs, shortened = encode_pairs(preferences, ChatTemplate(tokenizer), model.config.block_size)
-        if shortened:
-            show(f"{name}: {shortened:,} pairs were too long: oldest turns left out, or the replies' ends cut")
-        # in the precision in which the policy's are going to be computed: tests are evaluated in float32
-        with in_precision(config.training.precision if name == "train" else "float32"):
-            pairs = with_reference(model, pairs, config.batch_size)
-        referenced = [
-            dataclasses.replace(p, ref_chosen_logps=pair.chosen.reference, ref_rejected_logps=pair.rejected.reference)
-            for p, pair in zip(preferences, pairs, strict=True)
-        ]
-        parts.append(referenced)
-    return parts
-
-
-def _check_replies(run: Run, preferences: Sequence[Sequence[Preference]]) -> None:
+def _check_replies(run: Run, preferences: Sequence[Preference]) -> None:
     """Raise CheckpointError for a run of an older version with prompts of several turns.
 
     It counted all that the assistant says in the prompt as a part of the reply, in the reference's log-probabilities.
     """
-    counted = run.keep("counted", lambda: "the last message")  # None: the run is older
-    prompts = [pair.prompt for pairs in preferences for pair in pairs]
-    if counted is None and any(message["role"] == "assistant" for prompt in prompts for message in prompt):
+    prompts = [preference.prompt for preference in preferences]
+    is_older = "counted" not in run.extra
+    if is_older and any(message["role"] == "assistant" for prompt in prompts for message in prompt):
         raise CheckpointError(
             f"the run in {run.out_dir} was begun by an older version, which counted the assistant's messages in a "
             "prompt as a part of the reply: start a new run"

@@ -20,7 +20,6 @@ control run spends the same effort on more training from the worked examples.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -31,9 +30,7 @@ import numpy as np
 from gpt import LanguageModel, Tokenizer
 from gpt.console import show
 from gpt.settings import Checked, nested, setting
-from gpt.training.checkpoint import save_checkpoint
 from gpt.training.evaluation import evaluate
-from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
@@ -41,29 +38,25 @@ from gpt.training.training_step import in_precision, training_step
 from minigrad import Tensor, backend, no_grad
 from minigrad.backend import to_numpy
 
-from ..data.chains import CHECKERS, Chain, chains, worked_examples
+from ..data.chains import CHECKERS, Chain
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import Example, ShuffledBatches, batches_of, read_examples
 from ..evaluation.answering import text_of
-from ..evaluation.exam import MEASURES, SAMPLES, SHOWN, VALIDATION_ITEMS, Exam, score_answers, show_change
+from ..evaluation.exam import MEASURES, SAMPLES, VALIDATION_ITEMS, Exam, score_answers, show_change
 from ..objectives.grpo import CLIP, METHODS, answer_weights, group_advantages, grpo_loss
 from ..objectives.logprobs import selected_logprobs
 from ..objectives.ppo import update_metrics
 from ..objectives.rollout import Places, Replies, check_room, sample_replies
 from ..objectives.sft import collate, encode_examples, sft_loss
 from .run_config import check_batch_memory, fine_tuning
-from .worked_model import BATCH_SIZE, SHAPE, worked_model
+from .worked_model import BATCH_SIZE, SHAPE, WORKED, learn_from_examples, load_chains, reference_model, starting_model
 
-WORKED = "worked"  # init_from: first train a new small model on worked examples
-WORKED_EXAMPLES, TRAIN_ITEMS, TEST_ITEMS = 1000, 5000, 200
-THINKING = 0.5  # share of the worked examples with a thought
 CONTROL_STEPS = 4  # of instruction tuning, in the time that GRPO needs to roll out and make one step
 COLUMNS = f"""\
        loss  do not expect it to fall: its target changes with the policy
    tokens/s  of answers, generated, checked and learned from
      reward  what the checker gives the answers, on average: what is maximized
 {MEASURES}"""
-CONTROL_COLUMNS = f"       loss  of the worked examples' answers\n{MEASURES}"
 SHOWN_METRICS = ("reward", "exact", "format", "thought")  # on the screen; log.jsonl has all
 
 
@@ -111,7 +104,48 @@ class GRPORunConfig(Checked):
             raise ValueError(f"a question of {self.terms:,} terms is too long to answer: take {most} or fewer")
 
 
-def _learn_from_answers(
+def train_grpo(run: Run, config: GRPORunConfig) -> None:
+    """Train a language model on answers that code can check, or, as a control, on more of the worked examples."""
+    # The questions, and the model: a new one that has learned from worked examples, or one that is trained already.
+    grpo = config.grpo
+    if run.is_new:
+        worked, train, held_out = load_chains(config.terms, config.seed)
+        model, tokenizer = starting_model(config.init_from, config.out_dir, worked, config.seed, config.sft_steps)
+        run.begin(model, tokenizer, worked=worked, train=train, test=held_out)
+    else:
+        model, tokenizer, worked, train, held_out = run.load(read_examples, names=("worked", "train", "test"))
+    check_batch_memory(model, grpo.batch_size * grpo.num_generations, config.training)
+    items = [Chain(example.messages[0]["content"]) for example in held_out[: run.max_eval_items]]
+    tests, _ = encode_examples(held_out, ChatTemplate(tokenizer), model.config.block_size)
+    exam = Exam(model, tokenizer, grpo.response_length)
+    check_room([exam.prompt(item.question) for item in items], grpo.response_length, model.config.block_size)
+    source = f"{len(worked):,} worked examples" if config.control else f"{len(train):,} questions"
+    show(f"data: {source} to learn from, {len(held_out):,} questions to test on, such as {items[0].prompt}")
+
+    # What the model can do before training: to be compared with what it can do afterwards.
+    if run.is_new:
+        run.extra |= {"before": exam.scores(items), "replies": exam.replies(items)}
+
+    def validate() -> dict[str, float]:
+        loss = evaluate(model, batches_of(tests, BATCH_SIZE, collate), sft_loss)["loss"]
+        return {"val_loss": loss, **exam.scores(items[:VALIDATION_ITEMS])}
+
+    if config.control:
+        per_iteration = grpo.num_mini_batches * CONTROL_STEPS
+        learn_from_examples(run, model, tokenizer, worked, grpo.total_iterations, per_iteration, validate)
+    else:
+        learn_from_answers(run, config, model, tokenizer, train, validate)
+
+    if not run.interrupted:
+        run.extra["after"] = exam.scores(items)
+        run.save()
+        show_change(items, run.extra["before"], run.extra["after"], run.extra["replies"], exam.replies(items))
+        shares = ("exact", f"pass@{SAMPLES}", f"majority@{SAMPLES}")
+        picture = plot_run(run.out_dir, {}, title="Learning from answers that can be checked", shares=shares)
+        run.report(f"trained {run.steps_done} steps, {run.count:,} tokens of answers,", picture)
+
+
+def learn_from_answers(
     run: Run,
     config: GRPORunConfig,
     model: LanguageModel,
@@ -121,34 +155,43 @@ def _learn_from_answers(
 ) -> None:
     """The loop of GRPO: answer each question several times, check, compare, update, and again."""
     grpo, G, template = config.grpo, config.grpo.num_generations, ChatTemplate(tokenizer)
-    reference = _reference(run, config, model) if grpo.beta else None
-    items = [Chain(example.messages[0]["content"]) for example in train]
-    data = [(template.encode(item.question, add_generation_prompt=True)[0], item) for item in items]
-    stream = ShuffledBatches(data, grpo.batch_size, list, config.seed)
+    reference = reference_model(run, config.init_from, config.out_dir, model) if grpo.beta else None
+    # Each question as a prompt of tokens, and as a chain, which the checker can compute.
+    chains = [Chain(example.messages[0]["content"]) for example in train]
+    questions = [(template.encode(chain.question, add_generation_prompt=True)[0], chain) for chain in chains]
+
     training = dataclasses.replace(config.training, max_iters=grpo.total_iterations * grpo.num_mini_batches)
-    optimizer, schedule = run.prepare(model, training)
+    optimizer, schedule = run.prepare(model, training, grpo.num_mini_batches)
+    stream = ShuffledBatches(questions, grpo.batch_size, list, config.seed)
+    max_norm = training.grad_clip
     loss_fn = partial(grpo_batch_loss, config=grpo)
+    run.explain_columns(COLUMNS, shown=SHOWN_METRICS)
     model.eval()  # without dropout throughout
-    with run, in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
-        # An iteration. `run.batches` gives as many batches as a step accumulates, which is one: some questions, each
-        # with its prompt as tokens.
-        for (questions,) in run.batches(stream, validate, grpo.num_mini_batches):
-            # Roll out: G answers to each of Q questions, B = Q G in all. The answers to one question are neighbors.
-            prompts, asked = zip(*[question for question in questions for _ in range(G)])
-            replies = sample_replies(model, prompts, grpo.response_length, template.stop_tokens)
+    with run:
+        for batches in run.batches(stream):  # of an iteration: a list of one, Q questions
+            if run.is_time_to_validate:
+                run.record_validation(validate())
+                run.save()
+            with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
+                # Roll out: G answers to each of Q questions, B = Q G in all. The answers to a question are neighbors.
+                prompts, asked = zip(*[question for question in batches[0] for _ in range(G)])
+                replies = sample_replies(model, prompts, grpo.response_length, template.stop_tokens)
 
-            # Check: the reward of each answer is 1 if the checker accepts it, else 0.
-            rewards, measured = check_answers(asked, replies, tokenizer, config.checker)  # (B)
+                # Check: the reward of each answer is 1 if the checker accepts it, else 0.
+                rewards, measured = check_answers(asked, replies, tokenizer, config.checker)  # (B)
 
-            # Compare: each answer with the others of its group.
-            advantages = group_advantages(rewards.reshape(-1, G), grpo.method).reshape(-1)  # (B)
+                # Compare: each answer with the others of its group.
+                advantages = group_advantages(rewards.reshape(-1, G), grpo.method).reshape(-1)  # (B)
 
-            # Update: a few steps, each on some of the answers.
-            steps = []
-            for batch in grpo_batches(model, reference, replies, advantages, grpo, backend.generator()):
-                step = training_step(model, [batch], loss_fn, optimizer, schedule, training.grad_clip, run.gradients)
-                steps.append(step)
+                # Update: a few steps, each on some of the answers.
+                steps = []
+                for batch in grpo_batches(model, reference, replies, advantages, grpo, backend.generator()):
+                    step = training_step(model, [batch], loss_fn, optimizer, schedule, max_norm, run.gradients)
+                    steps.append(step)
             run.record(*steps, reward=float(rewards.mean()), ended=float(replies.ended.mean()), **measured)
+        if run.is_time_to_validate:  # the end, which was not Ctrl-C
+            run.record_validation(validate())
+        run.save()
 
 
 def check_answers(
@@ -222,99 +265,8 @@ def grpo_batch_loss(model: LanguageModel, batch: GRPOBatch, config: GRPOConfig) 
     """For the training loop: the sum of the weighted losses of a batch's N tokens, N, and sums of the metrics."""
     logits = model.lm_head(batch.places.take(model.hidden_states(batch.tokens)))  # (N, V)
     logprobs = selected_logprobs(logits, batch.tokens[batch.places.here])  # (N)
-    known = (batch.advantages, batch.weights, config.method, batch.reference, config.beta)
-    loss = grpo_loss(logprobs, batch.logprobs, *known)
+    loss = grpo_loss(
+        logprobs, batch.logprobs, batch.advantages, batch.weights, config.method, batch.reference, config.beta
+    )
     metrics = update_metrics(logits, logprobs, batch.logprobs, batch.advantages, *CLIP[config.method])
     return loss.sum(), len(logprobs), metrics
-
-
-# --- around the loop --------------------------------------------------------------------------------------------------
-
-
-def train_grpo(run: Run, config: GRPORunConfig) -> None:
-    """Train a language model on answers that code can check, or, as a control, on more of the worked examples."""
-    # The data, and the model: a new one that has learned from the worked examples, or one that is trained already.
-    worked, train, held_out = run.data(lambda: _load_data(config), read_examples, ("worked", "train", "test"))
-    model, tokenizer = run.model_from(lambda: _starting_model(run, config, worked))
-    check_batch_memory(model, config.grpo.batch_size * config.grpo.num_generations, config.training)
-    items = [Chain(example.messages[0]["content"]) for example in held_out[: run.most_tested]]
-    tests, _ = encode_examples(held_out, ChatTemplate(tokenizer), model.config.block_size)
-    exam = Exam(model, tokenizer, config.grpo.response_length)
-    check_room([exam.prompt(item.question) for item in items], config.grpo.response_length, model.config.block_size)
-    learned = f"{len(worked):,} worked examples" if config.control else f"{len(train):,} questions"
-    show(f"data: {learned} to learn from, {len(held_out):,} questions to test on, such as {items[0].prompt}")
-    run.explain_columns(CONTROL_COLUMNS if config.control else COLUMNS, shown=None if config.control else SHOWN_METRICS)
-    # What the model can do before training: to be compared with what it can do afterwards.
-    before = run.keep("before", lambda: exam.scores(items), like=score_answers(items[:1], [[""] * SAMPLES]))
-    replies = run.keep("replies", lambda: exam.replies(items), like={item.prompt: "" for item in items[:SHOWN]})
-
-    def validate() -> dict[str, float]:
-        loss = evaluate(model, batches_of(tests, BATCH_SIZE, collate), sft_loss)["loss"]
-        return {"val_loss": loss, **exam.scores(items[:VALIDATION_ITEMS])}
-
-    if config.control:
-        _learn_from_examples(run, config, model, tokenizer, worked, validate)
-    else:
-        _learn_from_answers(run, config, model, tokenizer, train, validate)
-
-    if not run.interrupted:
-        run.extra["after"] = exam.scores(items)
-        run.save()
-        show_change(items, before, run.extra["after"], replies, exam.replies(items))
-        shares = ("exact", f"pass@{SAMPLES}", f"majority@{SAMPLES}")
-        picture = plot_run(run.out_dir, {}, title="Learning from answers that can be checked", shares=shares)
-        run.finish(f"trained {run.steps_done} steps, {run.count:,} tokens of answers,", picture)
-
-
-def _learn_from_examples(
-    run: Run,
-    config: GRPORunConfig,
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    worked: Sequence[Example],
-    validate: Callable[[], dict[str, float]],
-) -> None:
-    """The loop of the control: instruction tuning on the worked examples, in about the time that GRPO would need."""
-    per_iteration = config.grpo.num_mini_batches * CONTROL_STEPS
-    training = dataclasses.replace(
-        config.training,
-        max_iters=config.grpo.total_iterations * per_iteration,
-        eval_interval=config.training.eval_interval * per_iteration,
-        log_interval=per_iteration,
-    )
-    optimizer, schedule = run.prepare(model, training)
-    conversations, _ = encode_examples(worked, ChatTemplate(tokenizer), model.config.block_size)
-    stream = ShuffledBatches(conversations, BATCH_SIZE, collate, config.seed)
-    model.train()
-    with run:
-        for batches in run.batches(stream, validate):
-            run.record(training_step(model, batches, sft_loss, optimizer, schedule, training.grad_clip, run.gradients))
-
-
-def _load_data(config: GRPORunConfig) -> list[list[Example]]:
-    """Worked examples, questions to learn from, and questions to test on."""
-    worked = worked_examples(chains("train", WORKED_EXAMPLES, config.terms, config.seed + 1), THINKING)
-    train = chains("train", TRAIN_ITEMS, config.terms, config.seed + 2)
-    test = chains("test", TEST_ITEMS, config.terms, config.seed)
-    return [worked, *([item.example() for item in items] for items in (train, test))]
-
-
-def _start(config: GRPORunConfig) -> str:
-    """The folder of the model that GRPO starts from."""
-    return f"{config.out_dir}/{WORKED}" if config.init_from == WORKED else config.init_from
-
-
-def _starting_model(run: Run, config: GRPORunConfig, worked: Sequence[Example]) -> tuple[LanguageModel, Tokenizer]:
-    if config.init_from != WORKED:
-        return load_model(config.init_from, trainable=True)
-    model, tokenizer = worked_model(worked, config.seed, config.sft_steps)
-    # It is kept as it is before the first step: other runs can start from it, and a KL penalty needs it.
-    run.write_at_start += [lambda: tokenizer.save(_start(config)), lambda: save_checkpoint(_start(config), model)]
-    return model, tokenizer
-
-
-def _reference(run: Run, config: GRPORunConfig, model: LanguageModel) -> LanguageModel:
-    """The model at the start of training, which stays as it is. Raises CheckpointError if it has changed since."""
-    start = copy.deepcopy(model) if run.is_new else load_model(_start(config))[0].to(run.device)
-    run.check_unchanged("reference", start, _start(config))
-    return start.eval()

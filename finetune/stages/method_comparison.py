@@ -28,8 +28,9 @@ from minigrad.optim import Optimizer
 
 from ..objectives.sft import sft_loss
 from ..quantization import memory
-from .adaptation import AdaptationConfig, train_adaptation
+from .adaptation import train_adaptation
 from .adaptation_data import is_conversations
+from .adapted_model import AdaptationConfig
 
 ROW = "measured.json"  # in the folder of each method's run
 EXPLANATION = """\

@@ -18,7 +18,7 @@ from gpt.console import show
 from gpt.files import parse_json, read_text, write_text
 from gpt.training import folder_lock
 from gpt.training.batches import open_tokens
-from gpt.training.checkpoint import has_checkpoint, load_state, writing
+from gpt.training.checkpoint import has_checkpoint, load_state
 from gpt.training.loading import load_model
 from gpt.training.log import read_log
 from gpt.training.run_folder import replacing_run
@@ -40,7 +40,7 @@ def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
     given = {} if config.init_from is None else {"init_from": config.init_from}
     if config.init_from is not None:
         hub.find(config.init_from)  # raises before the folder is marked as that of a mistyped name
-    with writing(config.out_dir):
+    with folder_lock.locked(config.out_dir):
         notes = Notes(Path(config.out_dir), {"short": config.short, "seed": config.seed, **given})
         rows = _run_stages(config, notes, device)
     if rows is None:

@@ -24,8 +24,10 @@ from ..data.datasets import Example, write_jsonl
 from ..data.tasks import instruction_examples, preference_pairs
 from ..quantization import QuantizationConfig, fitting, quantize
 from ..quantization.folder import save_quantized
-from .adaptation import AdaptationConfig, merge_run, train_adaptation
+from .adaptation import train_adaptation
+from .adapted_model import AdaptationConfig
 from .dpo import DPOConfig, train_dpo
+from .merging import merge_run
 from .ppo import PPOConfig, PPORunConfig, train_ppo
 from .reward import RewardConfig, train_reward_model
 from .sft import SFTConfig, train_sft

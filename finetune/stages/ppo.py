@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,29 +27,25 @@ import numpy as np
 from gpt import Tokenizer
 from gpt.console import show
 from gpt.settings import Checked, nested, setting
-from gpt.training.checkpoint import CheckpointError, check_like
 from gpt.training.loading import load_model
 from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import in_precision, training_step
-from minigrad import Tensor, backend, nn
-from minigrad.backend import to_numpy
+from minigrad import Tensor, backend
 
-from ..data.chat_template import ChatTemplate, without_oldest_turn
-from ..data.datasets import Example, ShuffledBatches, encode_items, read_examples, read_preferences
-from ..data.pairs import encode_pairs
-from ..data.tasks import TASKS, TaskItem, instruction_examples, instruction_tasks
+from ..data.chat_template import ChatTemplate
+from ..data.datasets import ShuffledBatches, read_examples
+from ..data.questions import encode_questions, load_questions
+from ..data.tasks import TASKS, TaskItem, instruction_tasks
 from ..evaluation.answering import Reply, text_of
 from ..evaluation.judge import Judge, qualities, shares
 from ..evaluation.reward_hacking import plot_reinforcement
-from ..objectives.gpt_with_head import GPTWithHead
 from ..objectives.logprobs import selected_logprobs
 from ..objectives.ppo import gae, ppo_loss, token_rewards, update_metrics, whiten
 from ..objectives.rollout import Places, PolicyWithValue, Rollout, roll_out, rollout_metrics
-from .reward import check_better_than_chance, load_reward_model
+from .reward import checked_reward_model
 from .run_config import check_batch_memory, fine_tuning
 
-TRAIN_ITEMS, TEST_ITEMS = 6000, 300
 SHOWN = ("objective/scores", "objective/kl", "right", "courteous")  # metrics on the screen; log.jsonl has all
 
 
@@ -114,65 +109,74 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
 
     To continue a run, its reference and its reward model must still be there, and be the same.
     """
-    # Three models: the policy, which is trained with a value head on top; the reference; and the reward model.
+    # Three models: the policy, which is trained with a value head on top; the reference; and the reward model. And
+    # questions: some to answer in training, others to test on.
     ppo = config.ppo
-    policy, tokenizer = run.model_from(lambda: load_model(config.init_from, trainable=True))
-    check_batch_memory(policy, ppo.batch_size, config.training)
     if run.is_new:
+        policy, tokenizer = load_model(config.init_from, trainable=True)
         show(f"starting from the weights in {config.init_from}, which are also the reference")
+        examples, held_out = load_questions(config.data, config.seed)
+        run.begin(policy, tokenizer, train=examples, test=held_out)
+    else:
+        policy, tokenizer, examples, held_out = run.load(read_examples)
+    check_batch_memory(policy, ppo.batch_size, config.training)
     reward_model = checked_reward_model(config.reward_model, tokenizer, policy.config.block_size).to(run.device).eval()
     reference = load_model(config.init_from)[0].to(run.device).eval()
     run.check_unchanged("reward_model", reward_model, config.reward_model)
     run.check_unchanged("reference", reference, config.init_from)
     model = PolicyWithValue(policy).eval()  # without dropout throughout
-    run.parts["value_head"] = _HeadState(model.value_head)
+    run.parts["value_head"] = model.value_head  # saved beside the policy, which is a whole model without it
 
-    # The data: prompts, each with its task, so that code can check the reply; and other questions to test on.
-    examples, held_out = run.data(lambda: load_questions(config.data, config.seed), read_examples)
-    held_out = held_out[: run.most_tested]
-    template = ChatTemplate(tokenizer)
+    # The prompts, as tokens, each with its task, so that code can tell which replies are right.
+    held_out, template = held_out[: run.max_eval_items], ChatTemplate(tokenizer)
     is_built_in = config.data == TASKS
-    known = instruction_tasks("train", len(examples), config.seed + 1) if is_built_in else examples
-    questions = list(zip(encode_questions(examples, template, policy.config.block_size, ppo.response_length), known))
+    tasks_of = instruction_tasks("train", len(examples), config.seed + 1) if is_built_in else examples
+    prompts_of = encode_questions(examples, template, policy.config.block_size, ppo.response_length)
     items = instruction_tasks("test", len(held_out), config.seed) if is_built_in else []
     judge = Judge(policy, tokenizer, config.init_from, items, [e.messages[:-1] for e in held_out], config.seed)
     show(f"data: {len(examples):,} questions to answer, {len(held_out):,} to test on")
     run.explain_columns(COLUMNS, shown=SHOWN)
 
     training = dataclasses.replace(config.training, max_iters=ppo.total_iterations * ppo.steps_per_iteration)
-    optimizer, schedule = run.prepare(model, training)
+    optimizer, schedule = run.prepare(model, training, ppo.steps_per_iteration)
+    stream = ShuffledBatches(list(zip(prompts_of, tasks_of)), ppo.batch_size, list, config.seed)
+    max_norm = training.grad_clip
     loss_fn = partial(ppo_batch_loss, config=ppo)
-    stream = ShuffledBatches(questions, ppo.batch_size, list, config.seed)
-    with run, in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
-        # An iteration. `run.batches` gives as many batches as a step accumulates, which is one: some prompts, each with
-        # its task.
-        for (asked,) in run.batches(stream, judge.validate if is_built_in else None, ppo.steps_per_iteration):
-            # Roll out: the policy answers the next prompts. The value head gives each token a value, the reference a
-            # log-probability, and the reward model gives each reply a score.
-            prompts, tasks = zip(*asked)
-            rollout = roll_out(model, reference, reward_model, prompts, ppo.response_length, template.stop_tokens)
+    with run:
+        for batches in run.batches(stream):  # of an iteration: a list of one, some prompts, each with its task
+            if run.is_time_to_validate:
+                run.record_validation(judge.validate())
+                run.save()
+            with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
+                # Roll out: the policy answers the next prompts. The value head gives each token a value, the reference
+                # a log-probability, and the reward model gives each reply a score.
+                prompts, tasks = zip(*batches[0])
+                rollout = roll_out(model, reference, reward_model, prompts, ppo.response_length, template.stop_tokens)
 
-            # Reward: the score of the whole reply at its last token, and at each token a price for moving away.
-            scores = rollout.scores - ppo.missing_eos_penalty * ~rollout.ended  # (B)
-            kl = rollout.logprobs - rollout.reference_logprobs  # (B, R): ln π - ln ρ of each token
-            rewards = token_rewards(scores, kl, rollout.mask, ppo.kl_coef)  # (B, R)
+                # Reward: the score of the whole reply at its last token, and at each token a price for moving away.
+                scores = rollout.scores - ppo.missing_eos_penalty * ~rollout.ended  # (B)
+                kl = rollout.logprobs - rollout.reference_logprobs  # (B, R): ln π - ln ρ of each token
+                rewards = token_rewards(scores, kl, rollout.mask, ppo.kl_coef)  # (B, R)
 
-            # Advantage: which tokens turned out better than the value head expected? Returns: its targets.
-            advantages, returns = gae(rewards, rollout.values, rollout.mask, ppo.gamma, ppo.lam)  # (B, R) each
-            advantages = whiten(advantages, rollout.mask)  # mean 0, variance 1
+                # Advantage: which tokens turned out better than the value head expected? Returns: its targets.
+                advantages, returns = gae(rewards, rollout.values, rollout.mask, ppo.gamma, ppo.lam)  # (B, R) each
+                advantages = whiten(advantages, rollout.mask)  # mean 0, variance 1
 
-            # Update: a few steps, each on the tokens of some of the replies.
-            steps = []
-            for batch in ppo_batches(rollout, advantages, returns, ppo, backend.generator()):
-                step = training_step(model, [batch], loss_fn, optimizer, schedule, training.grad_clip, run.gradients)
-                steps.append(step)
+                # Update: a few steps, each on the tokens of some of the replies.
+                steps = []
+                for batch in ppo_batches(rollout, advantages, returns, ppo, backend.generator()):
+                    step = training_step(model, [batch], loss_fn, optimizer, schedule, max_norm, run.gradients)
+                    steps.append(step)
             measured = _really_right(tasks, rollout, tokenizer) if is_built_in else {}
             run.record(*steps, **rollout_metrics(rollout), **measured)
+        if run.is_time_to_validate:  # the end, which was not Ctrl-C
+            run.record_validation(judge.validate())
+        run.save()
 
     if not run.interrupted:
         judge.show_change()
         picture = plot_reinforcement({"": run.out_dir}, run.out_dir / "reinforcement.png")
-        run.finish(f"reinforced in {ppo.total_iterations} iterations, {run.count:,} tokens,", picture)
+        run.report(f"reinforced in {ppo.total_iterations} iterations, {run.count:,} tokens,", picture)
 
 
 # --- the batches of an update -----------------------------------------------------------------------------------------
@@ -206,8 +210,16 @@ def ppo_batches(
         for rows in np.array_split(rng.permutation(len(advantages)), config.num_mini_batches):
             mask, tokens = rollout.mask[rows], rollout.tokens[rows]
             places = Places.of(rollout.starts[rows], mask)
-            known = (x[rows][mask] for x in (rollout.logprobs, advantages, rollout.values, returns))  # (N,) each
-            batches.append(PPOBatch(tokens, places, tokens[places.here], *known))
+            batch = PPOBatch(
+                tokens,
+                places,
+                drawn=tokens[places.here],
+                logprobs=rollout.logprobs[rows][mask],
+                advantages=advantages[rows][mask],
+                values=rollout.values[rows][mask],
+                returns=returns[rows][mask],
+            )
+            batches.append(batch)
     return batches
 
 
@@ -215,11 +227,13 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
     """For the training loop: the sum of the losses of a batch's N tokens, N, and sums of the metrics."""
     logits, values = model(batch.tokens, batch.places)  # (N, V), (N)
     logprobs = selected_logprobs(logits, batch.drawn)  # (N)
-    known = (batch.logprobs, batch.values, batch.advantages, batch.returns)
-    clip = config.cliprange
-    loss, policy, value = ppo_loss(logprobs, values, *known, clip, config.cliprange_value, config.vf_coef)
+    clip, clip_value = config.cliprange, config.cliprange_value
+    old_logprobs, old_values = batch.logprobs, batch.values  # of the policy that drew the tokens
+    loss, policy, value = ppo_loss(
+        logprobs, values, old_logprobs, old_values, batch.advantages, batch.returns, clip, clip_value, config.vf_coef
+    )
     metrics = {
-        **update_metrics(logits, logprobs, batch.logprobs, batch.advantages, clip, clip),
+        **update_metrics(logits, logprobs, old_logprobs, batch.advantages, clip, clip),
         "loss/policy_avg": policy.data.sum(),
         "loss/value_avg": value.data.sum(),
     }
@@ -234,70 +248,3 @@ def _really_right(asked: Sequence[TaskItem], rollout: Rollout, tokenizer: Tokeni
     written = zip(rollout.replies(), rollout.ended)
     replies = [Reply(text_of(tokenizer, ids, ended), ended, ids) for ids, ended in written]
     return shares(qualities(asked, replies))
-
-
-class _HeadState:
-    """The weights of the value head, JSON-able: a checkpoint's model is the policy alone, which everything can load."""
-
-    def __init__(self, head: nn.Linear):
-        self.head = head
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: to_numpy(array).tolist() for name, array in self.head.state_dict().items()}
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        arrays = {name: np.array(rows, self.head.weight.dtype) for name, rows in dict(saved).items()}
-        check_like(arrays, self.head.state_dict(), "the value head")
-        self.head.load_state_dict(arrays)
-
-
-def checked_reward_model(folder: str, tokenizer: Tokenizer, block_size: int) -> GPTWithHead:
-    """The reward model of a run. Raises if it cannot read the policy's replies, or is not better than chance."""
-    model, its_tokenizer = load_reward_model(folder)
-    if its_tokenizer.vocab != tokenizer.vocab or its_tokenizer.special_tokens != tokenizer.special_tokens:
-        raise CheckpointError(
-            f"the reward model in {folder} has another tokenizer than the model to be trained, so it cannot read its "
-            "replies: train it from the same model"
-        )
-    if model.config.block_size < block_size:
-        raise ValueError(
-            f"the reward model in {folder} reads {model.config.block_size} tokens, and the model to be trained writes "
-            f"up to {block_size}: train it from the same model"
-        )
-    test = read_preferences(Path(folder) / "data" / "test.jsonl")
-    pairs, _ = encode_pairs(test, ChatTemplate(tokenizer), model.config.block_size)
-    show(f"reward model: {folder}; {check_better_than_chance(model, pairs, folder)}")
-    return model
-
-
-def load_questions(data: str, seed: int) -> tuple[list[Example], list[Example]]:
-    """Conversations to answer, for training and for tests. Answers that they contain are not used."""
-    if data == TASKS:
-        return instruction_examples("train", TRAIN_ITEMS, seed + 1), instruction_examples("test", TEST_ITEMS, seed)
-    examples = read_examples(data)
-    held_out = max(len(examples) // 10, 1)
-    return examples[:-held_out] or examples, examples[-held_out:]
-
-
-def encode_questions(
-    examples: Sequence[Example], template: ChatTemplate, block_size: int, response_length: int
-) -> list[list[int]]:
-    """Prompts as tokens that leave room for a reply. Longer prompts lose their oldest turns.
-
-    Raises ValueError, naming the place, if a single question is too long.
-    """
-    room = block_size - response_length
-
-    def encode(example: Example) -> tuple[list[int], bool]:
-        messages = list(example.messages[:-1])
-        while len(ids := template.encode(messages, add_generation_prompt=True)[0]) > room:
-            shorter = without_oldest_turn(messages)
-            if shorter is None:
-                raise ValueError(
-                    f"the question has {len(ids)} tokens, and with {response_length} of reply it must fit into "
-                    f"{block_size}: shorten it, or take a smaller --response-length"
-                )
-            messages = shorter
-        return ids, len(messages) < len(example.messages) - 1
-
-    return encode_items(examples, encode, "question")[0]

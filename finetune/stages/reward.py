@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from gpt import Tokenizer
 from gpt.console import show
@@ -22,13 +23,14 @@ from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_step
 from minigrad import no_grad
 from minigrad.backend import to_numpy
+from minigrad.nn.module import evaluating
 
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import ShuffledBatches, batches_of, read_preferences
 from ..data.pairs import Pair, encode_pairs, load_pairs, pair_batch
 from ..data.tasks import TASKS
 from ..evaluation.answering import shorten
-from ..objectives.gpt_with_head import HEAD_KIND, GPTWithHead
+from ..objectives.gpt_with_head import HEAD_FORMAT, GPTWithHead
 from ..objectives.reward import chance_of, reward_batch_loss
 from .run_config import PAIRS, RunConfig, check_batch_memory, fine_tuning
 
@@ -59,37 +61,49 @@ COLUMNS = """\
 
 def train_reward_model(run: Run, config: RewardConfig) -> None:
     """Train a reward model on pairs of replies, starting from an instruction-tuned language model."""
-    # The model: a language model whose head is replaced by one that gives a single score. A lambda is called for a new
-    # run; a resumed run finds its model, and below its data, in its folder.
-    model, tokenizer = run.model_from(lambda: _with_head(config.init_from), HEAD_KIND)
+    # The model: a language model whose head is replaced by one that gives a single score. The data: pairs of replies to
+    # the same prompt, the preferred one first. A resumed run finds both in its folder.
+    if run.is_new:
+        model, tokenizer = _with_head(config.init_from)
+        preferences, held_out = load_pairs(config.data, config.seed)
+        run.begin(model, tokenizer, HEAD_FORMAT, train=preferences, test=held_out)
+    else:
+        model, tokenizer, preferences, held_out = run.load(read_preferences, HEAD_FORMAT)
     check_batch_memory(model, config.batch_size, config.training)
-    # The data: pairs of replies to the same prompt, the preferred one first.
-    preferences = run.data(lambda: load_pairs(config.data, config.seed), read_preferences)
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
-    (train, shortened), (tests, _) = (encode_pairs(part, template, block_size) for part in preferences)
-    tests = tests[: run.most_tested]
+    train, shortened = encode_pairs(preferences, template, block_size)
+    tests, _ = encode_pairs(held_out, template, block_size)
+    tests = tests[: run.max_eval_items]
     show(f"data: {len(train):,} pairs of replies to learn from, {len(tests):,} to test on")
     if shortened:
         show(f"{shortened:,} pairs were too long for the model: oldest turns left out, or the replies' ends cut")
     run.explain_columns(COLUMNS, unit="pairs")
     shown = tests[:SHOWN]
-    before = run.keep("scores", lambda: _scores(model, shown), like=[(0.0, 0.0)] * len(shown))
+    if run.is_new:
+        run.extra["scores"] = _scores(model, shown)  # before training
 
     # Training: each step raises the scores of preferred replies above those of the others.
     optimizer, schedule = run.prepare(model, config.training)
-    max_norm = config.training.grad_clip
     stream = ShuffledBatches(train, config.batch_size, pair_batch, config.seed)
+    max_norm = config.training.grad_clip
     model.train()
     with run:
-        for batches in run.batches(stream, lambda: _validate(model, tests, config.batch_size)):
-            # run.gradients: one backward pass, unless the settings want accumulation, low precision or a team.
-            run.record(training_step(model, batches, reward_batch_loss, optimizer, schedule, max_norm, run.gradients))
+        for batches in run.batches(stream):  # of a step: a list of one, or of several to accumulate
+            if run.is_time_to_validate:
+                run.record_validation(_validate(model, tests, config.batch_size))
+                run.save()
+            # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
+            step = training_step(model, batches, reward_batch_loss, optimizer, schedule, max_norm, run.gradients)
+            run.record(step)
+        if run.is_time_to_validate:  # the end, which was not Ctrl-C
+            run.record_validation(_validate(model, tests, config.batch_size))
+        run.save()
 
     if not run.interrupted:
-        _show_replies(tokenizer, shown, before, _scores(model, shown))
+        _show_replies(tokenizer, shown, run.extra["scores"], _scores(model, shown))
         _show_accuracy(model, tests, config)
         picture = plot_run(run.out_dir, {}, title="Learning what is preferred", unit="pair", shares=("accuracy",))
-        run.finish(f"trained {run.steps_done} steps, {run.count:,} pairs,", picture)
+        run.report(f"trained {run.steps_done} steps, {run.count:,} pairs,", picture)
 
 
 def _with_head(init_from: str) -> tuple[GPTWithHead, Tokenizer]:
@@ -113,10 +127,29 @@ def _show_accuracy(model: GPTWithHead, tests: Sequence[Pair], config: RewardConf
 
 def load_reward_model(folder: str) -> tuple[GPTWithHead, Tokenizer]:
     """Load a trained reward model and its tokenizer. Raises CheckpointError for any other folder."""
-    model = load_checkpoint(folder, with_optimizer=False, kind=HEAD_KIND).model
+    model = load_checkpoint(folder, with_optimizer=False, format=HEAD_FORMAT).model
     if model.labels != LABELS:
         raise CheckpointError(f"{folder} holds a classifier of {', '.join(model.labels)[:60]}, not a reward model")
     return model, Tokenizer.load(folder)
+
+
+def checked_reward_model(folder: str, tokenizer: Tokenizer, block_size: int) -> GPTWithHead:
+    """The reward model of a run. Raises if it cannot read the policy's replies, or is not better than chance."""
+    model, its_tokenizer = load_reward_model(folder)
+    if its_tokenizer.vocab != tokenizer.vocab or its_tokenizer.special_tokens != tokenizer.special_tokens:
+        raise CheckpointError(
+            f"the reward model in {folder} has another tokenizer than the model to be trained, so it cannot read its "
+            "replies: train it from the same model"
+        )
+    if model.config.block_size < block_size:
+        raise ValueError(
+            f"the reward model in {folder} reads {model.config.block_size} tokens, and the model to be trained writes "
+            f"up to {block_size}: train it from the same model"
+        )
+    test = read_preferences(Path(folder) / "data" / "test.jsonl")
+    pairs, _ = encode_pairs(test, ChatTemplate(tokenizer), model.config.block_size)
+    show(f"reward model: {folder}; {check_better_than_chance(model, pairs, folder)}")
+    return model
 
 
 def check_better_than_chance(model: GPTWithHead, pairs: Sequence[Pair], folder: str, batch_size: int = 32) -> str:
@@ -143,7 +176,8 @@ def _validate(model: GPTWithHead, pairs: Sequence[Pair], batch_size: int) -> dic
 def _scores(model: GPTWithHead, pairs: Sequence[Pair]) -> Scores:
     """The scores of the better and the worse reply of each pair."""
     batch = pair_batch(pairs)
-    scores = to_numpy(model(batch.tokens, batch.lengths).data)[:, 0].tolist()
+    with evaluating(model):  # without dropout
+        scores = to_numpy(model(batch.tokens, batch.lengths).data)[:, 0].tolist()
     return list(zip(scores[: len(pairs)], scores[len(pairs) :]))
 
 

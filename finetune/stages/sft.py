@@ -32,7 +32,6 @@ from ..evaluation.answering import (
     ask,
     chat_template,
     following,
-    following_form,
     likely_replies,
     scores,
     show_replies,
@@ -69,10 +68,14 @@ COLUMNS = """\
 def train_sft(run: Run, config: SFTConfig) -> None:
     """Tune a language model on conversations. The chat tokens are added to its vocabulary."""
     # The model, and conversations as tokens, of which those of the assistant are learned from.
-    model, tokenizer = run.model_from(lambda: _with_chat_tokens(config.init_from))
+    if run.is_new:
+        model, tokenizer = _with_chat_tokens(config.init_from)
+        examples, held_out = load_data(config.data, config.seed)
+        run.begin(model, tokenizer, train=examples, test=held_out)
+    else:
+        model, tokenizer, examples, held_out = run.load(read_examples)
     check_batch_memory(model, config.batch_size, config.training)
-    examples, held_out = run.data(lambda: load_data(config.data, config.seed), read_examples)
-    held_out = held_out[: run.most_tested]
+    held_out = held_out[: run.max_eval_items]
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
     train, shortened = encode_examples(examples, template, block_size)
     tests, _ = encode_examples(held_out, template, block_size)
@@ -81,26 +84,35 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     show(mask_as_text(template, examples[0].messages, completion=examples[0].completion))
     run.explain_columns(COLUMNS)
 
-    # The model's answers before training: to be compared with its answers afterwards.
-    questions = min(len(held_out), run.most_tested // 3)  # asked twice: in the template and without it
-    items = instruction_tasks("test", questions, config.seed) if config.data == TASKS else []
-    before = run.keep("before", lambda: _measure(model, tokenizer, items, held_out), like=_form(items, held_out))
+    # What the model can do before training: to be compared with what it can do afterwards.
+    n_asked = min(len(held_out), run.max_eval_items // 3)  # asked twice: in the template and without it
+    items = instruction_tasks("test", n_asked, config.seed) if config.data == TASKS else []
+    if run.is_new:
+        run.extra["before"] = _measure(model, tokenizer, items, held_out)
 
     # Training: each step makes the assistant's tokens more likely.
     optimizer, schedule = run.prepare(model, config.training)
-    max_norm = config.training.grad_clip
     stream = ShuffledBatches(train, config.batch_size, collate, config.seed)
+    max_norm = config.training.grad_clip
     asked = items[:VALIDATION_ITEMS]
     model.train()
     with run:
-        for batches in run.batches(stream, lambda: validate_answers(model, tokenizer, tests, asked, config.batch_size)):
-            run.record(training_step(model, batches, sft_loss, optimizer, schedule, max_norm, run.gradients))
+        for batches in run.batches(stream):  # of a step: a list of one, or of several to accumulate
+            if run.is_time_to_validate:
+                run.record_validation(validate_answers(model, tokenizer, tests, asked, config.batch_size))
+                run.save()
+            # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
+            step = training_step(model, batches, sft_loss, optimizer, schedule, max_norm, run.gradients)
+            run.record(step)
+        if run.is_time_to_validate:  # the end, which was not Ctrl-C
+            run.record_validation(validate_answers(model, tokenizer, tests, asked, config.batch_size))
+        run.save()
 
     if not run.interrupted:
-        _show_change(before, _measure(model, tokenizer, items, held_out), held_out)
+        _show_change(run.extra["before"], _measure(model, tokenizer, items, held_out), held_out)
         shares = ("exact_match", "format") if items else ("mean_token_accuracy",)
         picture = plot_run(run.out_dir, {}, title="Learning to answer", shares=shares)
-        run.finish(f"trained {run.steps_done} steps, {run.count:,} tokens of answers,", picture)
+        run.report(f"trained {run.steps_done} steps, {run.count:,} tokens of answers,", picture)
 
 
 def _with_chat_tokens(init_from: str) -> tuple[LanguageModel, Tokenizer]:
@@ -128,13 +140,6 @@ def _measure(
         return following(model, tokenizer, items)
     questions = [example.messages[:-1] for example in held_out[:SHOWN]]
     return {"replies": likely_replies(model, tokenizer, questions, max_new_tokens=60)}
-
-
-def _form(items: Sequence[TaskItem], held_out: Sequence[Example]) -> dict[str, Any]:
-    """The result of `_measure` with zeros and empty replies: a checkpoint must hold one of the same form."""
-    if items:
-        return following_form(items)
-    return {"replies": dict.fromkeys((example.messages[-2]["content"] for example in held_out[:SHOWN]), "")}
 
 
 def _show_change(before: dict[str, Any], after: dict[str, Any], held_out: Sequence[Example]) -> None:

@@ -1,20 +1,34 @@
-"""A new small model that has learned from worked examples, whose writers think in half of the cases."""
+"""What GRPO starts from: a new small model that has learned from worked examples. And its control: more of them.
+
+In half of the worked examples the writer thinks first, and in half the answer comes at once.
+"""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from gpt import GPT, GPTConfig, Tokenizer
+from gpt import GPT, GPTConfig, LanguageModel, Tokenizer
 from gpt.console import progress_bar, show
+from gpt.training.checkpoint import save_checkpoint
+from gpt.training.loading import load_model
+from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import training_steps
+from gpt.training.training_step import training_step, training_steps
 
+from ..data.chains import chains, worked_examples
 from ..data.chat_template import ChatTemplate, add_chat_tokens
 from ..data.datasets import Example, ShuffledBatches
+from ..evaluation.exam import MEASURES
 from ..objectives.sft import collate, encode_examples, sft_loss
 
+WORKED = "worked"  # init_from: first train a new small model on worked examples
+WORKED_EXAMPLES, TRAIN_ITEMS, TEST_ITEMS = 1000, 5000, 200
+THINKING = 0.5  # share of the worked examples with a thought
+CONTROL_COLUMNS = f"       loss  of the worked examples' answers\n{MEASURES}"
 SHAPE: dict[str, Any] = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 64}
 BATCH_SIZE = 32  # conversations
 
@@ -38,3 +52,63 @@ def worked_model(examples: Sequence[Example], seed: int, steps: int) -> tuple[GP
         f"loss {loss:.3f}, {time.perf_counter() - started:.0f} s"
     )
     return model, tokenizer
+
+
+def load_chains(terms: int, seed: int) -> tuple[list[Example], list[Example], list[Example]]:
+    """Worked examples, questions to learn from, and questions to test on."""
+    worked = worked_examples(chains("train", WORKED_EXAMPLES, terms, seed + 1), THINKING)
+    train, test = chains("train", TRAIN_ITEMS, terms, seed + 2), chains("test", TEST_ITEMS, terms, seed)
+    return worked, [item.example() for item in train], [item.example() for item in test]
+
+
+def starting_model(
+    init_from: str, out_dir: str, worked: Sequence[Example], seed: int, steps: int
+) -> tuple[LanguageModel, Tokenizer]:
+    """The model `init_from`; for "worked", a new one, which is kept as it is before the first step of GRPO.
+
+    Other runs can start from it, and a KL penalty needs it.
+    """
+    if init_from != WORKED:
+        return load_model(init_from, trainable=True)
+    model, tokenizer = worked_model(worked, seed, steps)
+    save_checkpoint(f"{out_dir}/{WORKED}", model)
+    tokenizer.save(f"{out_dir}/{WORKED}")
+    return model, tokenizer
+
+
+def reference_model(run: Run, init_from: str, out_dir: str, model: LanguageModel) -> LanguageModel:
+    """The model at the start of training, which stays as it is. Raises CheckpointError if it has changed since."""
+    place = f"{out_dir}/{WORKED}" if init_from == WORKED else init_from
+    start = copy.deepcopy(model) if run.is_new else load_model(place)[0].to(run.device)
+    run.check_unchanged("reference", start, place)
+    return start.eval()
+
+
+def learn_from_examples(
+    run: Run,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    worked: Sequence[Example],
+    iterations: int,
+    per_iteration: int,
+    validate: Callable[[], dict[str, float]],
+) -> None:
+    """The loop of the control: instruction tuning on the worked examples, in about the time that GRPO would need."""
+    settings = run.config.training
+    steps, eval_interval = iterations * per_iteration, settings.eval_interval * per_iteration
+    training = dataclasses.replace(settings, max_iters=steps, eval_interval=eval_interval, log_interval=per_iteration)
+    optimizer, schedule = run.prepare(model, training)
+    conversations, _ = encode_examples(worked, ChatTemplate(tokenizer), model.config.block_size)
+    stream = ShuffledBatches(conversations, BATCH_SIZE, collate, run.config.seed)
+    run.explain_columns(CONTROL_COLUMNS)
+    model.train()
+    with run:
+        for batches in run.batches(stream):
+            if run.is_time_to_validate:
+                run.record_validation(validate())
+                run.save()
+            step = training_step(model, batches, sft_loss, optimizer, schedule, training.grad_clip, run.gradients)
+            run.record(step)
+        if run.is_time_to_validate:  # the end, which was not Ctrl-C
+            run.record_validation(validate())
+        run.save()

@@ -4,6 +4,7 @@ corpora.py           texts to train on: built in (stories.py, standard_library.p
 batches.py           token files, and batches of windows of them
 training_step.py     forward, loss, backward, clip, step, schedule
 pretraining.py       a whole run: corpus, tokenizer, model, the loop, samples
+pretraining_parts.py what it needs around its loop: the text as files of tokens, what is shown
 run.py               what surrounds every loop: the run's folder, evaluations, checkpoints, Ctrl-C, resuming
 run_folder.py        may a folder be used for a new run, or to continue an old one?
 training_config.py   the settings of training, the optimizer and the schedule

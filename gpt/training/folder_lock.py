@@ -29,23 +29,22 @@ _held = threading.local()  # the folders that this thread has locked: functions 
 
 
 @contextlib.contextmanager
-def locked(folder: StrPath) -> Iterator[bool]:
+def locked(folder: StrPath) -> Iterator[None]:
     """Keep other processes and threads from writing into `folder` inside the block. Creates the folder if needed.
 
-    On a file system without locks a note is shown, and the block gets False instead of True. Raises BlockingIOError,
-    which names the process that is writing there; OSError for a folder that is not writable.
+    On a file system without locks a note is shown. Raises BlockingIOError, which names the process that is writing
+    there; OSError for a folder that is not writable.
     """
     folder = Path(folder)
-    created = not folder.exists()
-    held = _held.__dict__
-    key = str(folder.resolve())
+    held, key = _held.__dict__, str(folder.resolve())
     if key in held:
-        yield held[key]
+        yield
         return
-    file, held[key] = _lock(folder)
-    with file:  # closing it releases the lock
+    created = not folder.exists()
+    with _lock(folder) as file:  # closing it releases the lock
+        held[key] = True
         try:
-            yield held[key]
+            yield
         finally:
             del held[key]
             with contextlib.suppress(OSError):  # a full disk, or a folder that is no longer there
@@ -57,8 +56,8 @@ def locked(folder: StrPath) -> Iterator[bool]:
                     folder.rmdir()  # succeeds if nothing was written
 
 
-def _lock(folder: Path) -> tuple[Any, bool]:
-    """The open lock file, and whether it could be locked."""
+def _lock(folder: Path) -> Any:
+    """The open lock file."""
     path, owner = folder / NAME, ""
     for attempt in range(PATIENCE):
         try:
@@ -74,14 +73,14 @@ def _lock(folder: Path) -> tuple[Any, bool]:
             _lock_file(file)
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 _introduce(file)
-                return file, True
+                return file
         except (BlockingIOError, PermissionError):
             owner = _owner(path) or owner
         except FileNotFoundError:  # whoever had it has just deleted it
             pass
         except OSError as error:
             show(f"note: {folder} cannot be locked ({error.strerror}): do not start a second run in it")
-            return file, False
+            return file
         file.close()
         time.sleep(0.05)
     raise BlockingIOError(

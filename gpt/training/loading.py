@@ -20,7 +20,7 @@ from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.vocabulary_files import has_tokenizer
 from ..weights import hub, pretrained
 from ..weights.gguf_file import GGUFFile, is_gguf
-from .checkpoint import has_checkpoint, load_run, stored_kind
+from .checkpoint import has_checkpoint, load_run, stored_model_type
 
 Loader = Callable[[Path], tuple[LanguageModel, Tokenizer]]
 _loaders: dict[str | None, Loader] = {}
@@ -49,7 +49,7 @@ def load_model(source: StrPath, trainable: bool = False) -> tuple[LanguageModel,
     """
     place = hub.find(source)
     if has_checkpoint(place):
-        load = _loaders.get(stored_kind(place), load_run)
+        load = _loaders.get(stored_model_type(place), load_run)
         model, tokenizer = load(place)
     elif is_gguf(place):
         file = GGUFFile(place)

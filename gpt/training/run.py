@@ -1,18 +1,25 @@
 """A run: what surrounds every training loop, so that the loop itself can be read on the page of its stage.
 
     def train_something(run: Run, config: SomeConfig) -> None:
-        model, tokenizer = run.model_from(lambda: load_model(config.init_from))    # on resuming: the checkpoint's
-        train, test = run.data(lambda: load_data(config.data), read_examples)      # on resuming: those in its folder
+        if run.is_new:
+            model, tokenizer = load_model(config.init_from)
+            train, test = load_data(config.data)
+            run.begin(model, tokenizer, train=train, test=test)         # keeps the data in its folder
+        else:
+            model, tokenizer, train, test = run.load(read_examples)     # what is in its folder
         optimizer, schedule = run.prepare(model, config.training)
-        with run:                                                  # a lock on the folder, Ctrl-C, a progress bar
-            for batches in run.batches(ShuffledBatches(train, ...), validate):
+        with run:                                                       # a lock on the folder, Ctrl-C, a progress bar
+            for batches in run.batches(ShuffledBatches(train, ...)):    # until max_iters steps are done, or Ctrl-C
+                if run.is_time_to_validate:                             # before the first step, then at intervals
+                    run.record_validation(evaluate(model, test))
+                    run.save()                                          # a checkpoint
                 run.record(training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradients))
+            if run.is_time_to_validate:                                 # at the end, unless it was Ctrl-C
+                run.record_validation(evaluate(model, test))
+            run.save()
 
-`start` calls such a function for a new run, and `resume` for one that was interrupted. `model_from`, `data` and `keep`
-get a function instead of a value, because it is called for a new run only; a resumed run reads the result from its
-folder. What goes through them is written when the loop begins. (The tokens of a text are written before, because they
-are read from disk.) A run that fails, or that Ctrl-C ends, before its first checkpoint leaves nothing behind. Between
-two steps, `batches` evaluates the model and saves it, and ends the loop after Ctrl-C.
+`start` calls such a function for a new run, and `resume` for one that was interrupted, which continues as if it had
+never stopped. A run that fails, or that Ctrl-C ends, before its first checkpoint leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -25,33 +32,33 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from minigrad import autocast, backend, manual_seed, nn, optim
+import numpy as np
+
+from minigrad import backend, manual_seed, nn, optim
+from minigrad.backend import to_numpy
 
 from ..console import progress_bar, quoted, show
-from ..files import write_json_lines
+from ..files import errors_at, write_json_lines
 from ..tokenizer.tokenizer import Tokenizer
 from .checkpoint import (
     Checkpoint,
     CheckpointError,
-    ModelKind,
+    ModelFormat,
     check_inputs,
-    check_like,
     has_checkpoint,
     inputs,
     load_checkpoint,
     load_state,
     save_checkpoint,
-    writing,
 )
 from .data_parallel import ALONE, Team, weights_sha256
+from .folder_lock import locked
 from .log import RunLog, mean_step
 from .run_folder import (
     arithmetic,
-    check_moments,
     check_unused,
     claim,
     keep_batches,
@@ -62,9 +69,7 @@ from .run_folder import (
 from .training_config import TrainingConfig, prepare_training
 from .training_step import Gradients, Step, gradients_for
 
-T = TypeVar("T")
-M = TypeVar("M", bound=nn.Module)
-LEAST_TESTED = 40  # held-out items, however short the run is
+LEAST_EVALUATED = 40  # held-out items, however short the run is
 MAX_SKIPPED = 10  # steps in a row that are not finite
 
 
@@ -73,14 +78,17 @@ def start(train: Callable[[Run, Any], None], config: Any, device: str = "cpu", t
 
     Ctrl-C finishes the step, saves, and sets the run's `interrupted`; a second Ctrl-C stops at once. Raises
     FileExistsError if the folder already holds a run, BlockingIOError if another process is writing there, and what
-    `train` and `Run.batches` raise.
+    `train` and the run's methods raise.
     """
-    with writing(config.out_dir, team):
-        team.once(lambda: check_unused(Path(config.out_dir)))
+    with contextlib.ExitStack() as stack:
+        if team.rank == 0:
+            stack.enter_context(locked(config.out_dir))
+            check_unused(Path(config.out_dir))
+            stack.enter_context(leaving_nothing_unfinished(config.out_dir))
+            claim(config.out_dir)
         manual_seed(config.seed)
         run = Run(config, device, team)
-        with leaving_nothing_unfinished(run.out_dir) if team.rank == 0 else contextlib.nullcontext():
-            train(run, config)
+        train(run, config)
     return run
 
 
@@ -99,9 +107,8 @@ def resume(
     CheckpointError if there is no run with such settings, or one that cannot be continued; ValueError for a length that
     the run has exceeded.
     """
-    with writing(out_dir, team):
+    with locked(out_dir) if team.rank == 0 else contextlib.nullcontext():
         run = Run(settings_of(config_class, out_dir, length), device, team, is_new=False)
-        check_inputs(out_dir, load_state(out_dir))  # before they are read
         train(run, run.config)
     return run
 
@@ -125,76 +132,84 @@ class Run:
     """A run and its folder.
 
     config: settings with `out_dir`, `seed` and, except for pretraining, the name of a `stage`. team: the processes that
-    train together; only the first of them logs and saves. extra: JSON-able, saved with each checkpoint.
+    train together; only the first of them logs and saves. extra: JSON-able, saved with each checkpoint, and there again
+    when the run is resumed.
     """
 
     def __init__(self, config: Any, device: str = "cpu", team: Team = ALONE, is_new: bool = True):
         self.config, self.device, self.team, self.is_new = config, device, team, is_new
         self.out_dir = Path(config.out_dir)
         self.log = RunLog(self.out_dir, silent=team.rank > 0)
+        self.parts: dict[str, nn.Module] = {}  # small modules beside the model, which are saved with it
+        # How far the run is: saved with each checkpoint.
         self.extra: dict[str, Any] = {}
-        self.parts: dict[str, Any] = {}  # objects whose `state_dict()`, JSON-able, belongs to the checkpoint
         self.steps_done = 0
-        self.resumed_at: int | None = None  # the step at which a resumed run goes on
         self.count = 0  # of the items (tokens, pairs, ...) that were learned from
         self.seconds = 0.0
-        self.best_loss = math.inf
-        self.measured: dict[str, float] = {}  # what the last validation of this process found
         self.skipped_in_a_row = 0
+        self.validated_step: int | None = None
+        self._stream_state: dict[str, Any] = {}  # where the stream of batches goes on
+        # What has happened in this process.
+        self.resumed_at: int | None = None  # the step at which a resumed run went on
+        self.step_started = 0.0
+        self.sound_step: int | None = None  # at which the validation loss was finite
         self.saved_step: int | None = None
+        self.asked_to_stop = False  # by Ctrl-C
         self.interrupted = False  # by Ctrl-C, before the last step
-        self.asked_to_stop = False  # also in the last step or the evaluation after it, which is no interruption
-        self._checkpoint: Checkpoint | None = None
-        # Called when the loop begins: all checks passed.
-        self.write_at_start: list[Callable[[], Any]] = [partial(claim, self.out_dir)] if is_new else []
-
-    # --- before the loop: what is made for a new run, and found in the folder of a resumed one ---
-
-    def model_from(self, make: Callable[[], tuple[M, Tokenizer]], kind: ModelKind | None = None) -> tuple[M, Tokenizer]:
-        """The model to train, on the run's device, and its tokenizer.
-
-        kind: what a checkpoint stores of the model (see `save_checkpoint`). None: a whole language model.
-        """
-        self.kind = kind
-        if self.is_new:
-            model, tokenizer = make()
-            self.write_at_start.append(lambda: tokenizer.save(self.out_dir))
+        self._saved: tuple[Any, ...] = ()  # what tells whether there is something new to save
+        self._checkpoint: Checkpoint | None = None  # to go on from
+        if is_new:
+            self.extra["most_tested"] = max(self._items_to_learn_from() // 3, LEAST_EVALUATED)
         else:
-            self._checkpoint = load_checkpoint(self.out_dir, kind=kind)
-            model, tokenizer = self._checkpoint.model, Tokenizer.load(self.out_dir)
-        self.model: nn.Module = model.to(self.device)
-        return model, tokenizer
+            state = load_state(config.out_dir)
+            self.inputs = check_inputs(config.out_dir, state)  # before they are read
+            self.extra = {name: value for name, value in state["extra"].items() if name not in ("stage", "run")}
 
-    def data(
+    # --- before the loop ---
+
+    def begin(
+        self, model: nn.Module, tokenizer: Tokenizer, format: ModelFormat | None = None, **data: Sequence[Any]
+    ) -> None:
+        """Take the model of a new run, move it to the run's device, and keep its tokenizer and data in the folder.
+
+        format: which parts of the model checkpoints store; None: a whole language model. data: see `keep_data`.
+        """
+        self.model, self.format = model.to(self.device), format
+        self.team.once(lambda: tokenizer.save(self.out_dir))
+        self.keep_data(**data)
+
+    def keep_data(self, **data: Sequence[Any]) -> None:
+        """Keep the items of each part, train=[...], as JSON lines, data/train.jsonl, so you can look at them."""
+        for name, items in data.items():
+            write_json_lines(self.out_dir / "data" / f"{name}.jsonl", [item.as_json() for item in items])
+
+    def load(
         self,
-        make: Callable[[], Sequence[Sequence[T]]],
-        read: Callable[[Path], Sequence[T]],
+        read: Callable[[Path], Any] | None = None,
+        format: ModelFormat | None = None,
         names: Sequence[str] = ("train", "test"),
-    ) -> list[Sequence[T]]:
-        """The items of each of `names`: those of `make` for a new run, else `read` from the run's folder.
+    ) -> tuple[Any, ...]:
+        """The model of a resumed run, its tokenizer, and what `read` finds in its data files with these names."""
+        self._checkpoint = load_checkpoint(self.out_dir, format=format)
+        self.model, self.format = self._checkpoint.model.to(self.device), format
+        parts = [] if read is None else [read(self.out_dir / "data" / f"{name}.jsonl") for name in names]
+        return (self.model, Tokenizer.load(self.out_dir), *parts)
 
-        They are kept there as JSON lines, `data/train.jsonl` and so on, so you can look at them.
+    @property
+    def max_eval_items(self) -> int:
+        """The most held-out items (of a text: sequences) to evaluate: a third of the number that the run learns from.
+
+        Reading an item takes a third of the time of learning from it, and asking the model a question about as long. So
+        the evaluation of a short run does not take longer than its training, but depends on the run's settings alone. A
+        run that is trained longer keeps its number, because its results are compared with those before training.
         """
-        paths = [self.out_dir / "data" / f"{name}.jsonl" for name in names]
-        if not self.is_new:
-            return [read(path) for path in paths]
-        made = list(make())
-        for path, items in zip(paths, made, strict=True):
-            self.write_at_start.append(partial(write_json_lines, path, [item.as_json() for item in items]))  # type: ignore[attr-defined]
-        return made
+        return self.extra.get("most_tested") or sys.maxsize  # in the oldest runs there was no limit
 
-    def keep(self, name: str, make: Callable[[], T], like: Any = None) -> T:
-        """Return what `make()` gave before training, such as a measurement. It is JSON-able and kept in a checkpoint.
-
-        like: a value with the same keys and types (see `check_like`). Raises CheckpointError for a damaged checkpoint.
-        """
-        if self._checkpoint is None:
-            self.extra[name] = json.loads(json.dumps(make()))
-        else:
-            self.extra[name] = self._checkpoint.state["extra"].get(name)
-            if like is not None:
-                check_like(self.extra[name], like, f"the state's {name}")
-        return self.extra[name]
+    def _items_to_learn_from(self) -> int:
+        part, name = length_setting(self.config)
+        settings = getattr(self.config, part)
+        batch_size = getattr(settings, "batch_size", 0) or self.config.batch_size  # PPO's, GRPO's: with the length
+        return getattr(settings, name) * self.config.training.gradient_accumulation_steps * batch_size
 
     def check_unchanged(self, name: str, model: nn.Module, source: str) -> None:
         """Raise CheckpointError unless a model that the run needs beside its own is the one that it was started with.
@@ -202,7 +217,7 @@ class Run:
         name: what the model is to the run, such as its reference. source: where it was loaded from.
         """
         now = weights_sha256(model.parameters())
-        then = self.keep(f"{name}_sha256", lambda: now)
+        then = self.extra.setdefault(f"{name}_sha256", now if self.is_new else None)
         if then not in (now, None):  # None: the run is older than this check
             raise CheckpointError(
                 f"the {name.replace('_', ' ')} in {source} is not the one that the run in {self.out_dir} was started "
@@ -214,108 +229,83 @@ class Run:
         self.log.unit, self.log.shown = unit, shown
         show(f"\nWhat the columns mean:\n{columns}\n")
 
-    def prepare(self, model: nn.Module, training: TrainingConfig) -> tuple[optim.Optimizer, optim.WarmupCosine]:
-        """The optimizer of `model` and its learning-rate schedule. `model` may have parameters that are not part of the
-        saved model, as PPO's value head.
+    def prepare(
+        self, model: nn.Module, training: TrainingConfig, steps_per_iteration: int = 0
+    ) -> tuple[optim.Optimizer, optim.WarmupCosine]:
+        """The optimizer of `model` and its learning-rate schedule; those of a resumed run are at the step of its
+        checkpoint.
+
+        `model` may have parameters that are not part of the saved model, as PPO's value head. steps_per_iteration: the
+        number of steps on each batch in PPO and GRPO. `eval_interval` then counts iterations, and each iteration is one
+        line of the log.
         """
-        self.training = training
+        self.training, self.steps_per_iteration = training, steps_per_iteration
         self.optimizer, self.schedule = prepare_training(model, training)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.gradients: Gradients = gradients_for(training, self.team.gradients if self.team.size > 1 else None)
         return self.optimizer, self.schedule
-
-    @property
-    def most_tested(self) -> int:
-        """The most held-out items (of a text: sequences) to evaluate: a third of the number that the run learns from.
-
-        Reading an item takes a third of the time of learning from it, and asking the model a question about as long. So
-        the evaluation of a short run does not take longer than its training, but depends on the run's settings alone. A
-        run that is trained longer keeps its number, because its results are compared with those before training.
-        """
-
-        def third() -> int:
-            part, name = length_setting(self.config)
-            settings = getattr(self.config, part)
-            batch_size = getattr(settings, "batch_size", 0) or self.config.batch_size  # PPO's, GRPO's: with the length
-            learned = getattr(settings, name) * self.config.training.gradient_accumulation_steps * batch_size
-            return max(learned // 3, LEAST_TESTED)
-
-        return self.keep("most_tested", third) or sys.maxsize  # None: the run began when there was no limit
-
-    @property
-    def gradients(self) -> Gradients:
-        """How `training_step` computes gradients: with accumulation, low precision or a team, as the settings say."""
-        return gradients_for(self.training, self.team.gradients if self.team.size > 1 else None)
 
     # --- the loop ---
 
     def __enter__(self) -> Run:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(writing(self.out_dir, self.team))
             stack.enter_context(self._ctrl_c_finishes_the_step())
             self.bar = stack.enter_context(progress_bar(self.training.max_iters, "training", "step"))
+            self.team.check_same(dataclasses.asdict(self.training))
+            self.team.check_same_start(self.parameters)
+            if self._checkpoint is not None:
+                self._continue_from(self._checkpoint)
+                self._checkpoint = None  # its moments were copied
+            else:
+                self.inputs = self.team.once(lambda: inputs(self.out_dir))
+            self.team.use_different_dropout()
+            self.bar.update(self.steps_done)
             self._exits = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._exits.__exit__(*error)
 
-    def batches(
-        self,
-        stream: Stream,
-        validate: Callable[[], dict[str, float]] | None = None,
-        steps_per_iteration: int | None = None,
-    ) -> Iterator[list[Any]]:
-        """The batches of each step, until `max_iters` steps are done or Ctrl-C is pressed.
+    def batches(self, stream: Stream) -> Iterator[list[Any]]:
+        """The batches of each step, from where the run stopped until `max_iters` steps are done or Ctrl-C is pressed.
 
-        validate() -> metrics on held-out data; it is called, and a checkpoint saved, before the first step, every
-        `eval_interval` steps, and after the last step. steps_per_iteration: the number of steps on each batch in PPO
-        and GRPO. `eval_interval` then counts iterations, and each iteration is one line of the log.
-
-        Raises FloatingPointError after 10 skipped steps in a row, and if a weight or the validation loss is no longer
-        finite; OSError if the folder cannot be written; ValueError if the processes of the team differ. The last good
-        checkpoint stays.
+        PPO and GRPO get one batch per iteration, and divide it themselves.
         """
-        training, total = self.training, self.training.max_iters
-        self.stream, self.steps_per_iteration = stream, steps_per_iteration
-        self.team.check_same(dataclasses.asdict(training))
-        self.team.check_same_start(self.parameters)
-        if self._checkpoint is not None:
-            self.restore(self._checkpoint)
-        else:
-            self.team.use_different_dropout()
-            self.team.once(self._write_beginning)
-            self.inputs = inputs(self.out_dir)
-        if self.saved_step is None:
-            self._validate(validate)
-            self.save()
-        self.bar.update(self.steps_done)
-
-        # PPO and GRPO get one batch per iteration, and divide it themselves.
-        per_step = 1 if steps_per_iteration else training.gradient_accumulation_steps
-        interval = training.eval_interval * (steps_per_iteration or 1)
-        stopping = any(self.team.gather(self.interrupted))
-        while self.steps_done < total and not stopping:
-            self._started = time.perf_counter()
-            yield [next(stream) for _ in range(per_step)]  # the caller learns from them
-
-            to_validate = self.steps_done == total or is_due(self.steps_done, interval)
-            is_sound = to_validate and self._validate(validate)
+        self.stream, total = stream, self.training.max_iters
+        if not self.is_new:
+            with self._errors_in_state():
+                if self._stream_state.keys() != stream.state_dict().keys():
+                    raise ValueError("it drew its batches as older versions did; a new run can begin from its model")
+                stream.load_state_dict(self._stream_state)
+        per_step = 1 if self.steps_per_iteration else self.training.gradient_accumulation_steps
+        while self.steps_done < total and not self.interrupted:
+            self._stream_state = stream.state_dict()  # a run that is resumed before this step draws these batches again
+            self.step_started = time.perf_counter()
+            yield [next(stream) for _ in range(per_step)]  # the caller learns from them, and calls `record`
             # If one process was interrupted, all of them stop after the same step.
-            stopping = any(self.team.gather(self.interrupted))
-            # After a step that was skipped, only a validation can tell whether the weights are still good. At the end
-            # they are saved without one, as in PPO and GRPO: all that was learned since the last checkpoint is in them.
-            is_good = self.skipped_in_a_row == 0 or is_sound or self.steps_done == total
-            if is_good and (to_validate or stopping):
-                self.save()
-        self.asked_to_stop = stopping
-        self.interrupted = stopping and self.steps_done < total
+            self.interrupted = any(self.team.gather(self.asked_to_stop)) and self.steps_done < total
+        self._stream_state = stream.state_dict()
+
+    @property
+    def is_time_to_validate(self) -> bool:
+        """Before the first step, every `eval_interval` steps, and after the last one."""
+        interval = self.training.eval_interval * (self.steps_per_iteration or 1)
+        due = self.steps_done in (0, self.training.max_iters) or is_due(self.steps_done, interval)
+        return due and self.steps_done != self.validated_step and not self.interrupted
+
+    @property
+    def is_time_to_sample(self) -> bool:
+        """Whether a sample of text is due, and the step was not skipped."""
+        due = is_due(self.steps_done, self.training.sample_interval)
+        return due and not self.skipped_in_a_row and self.team.rank == 0
 
     def record(self, *steps: Step, **metrics: float) -> None:
-        """Count a step, or all steps of an iteration, and log them in one line if a line is due.
+        """Count a step, without which the loop would not end, or all steps of an iteration. Log them if a line is due.
 
-        metrics: of an iteration, beside the means over its steps.
+        metrics: of an iteration, beside the means over its steps. Raises FloatingPointError after 10 skipped steps in a
+        row.
         """
-        seconds = time.perf_counter() - self._started
+        seconds = time.perf_counter() - self.step_started
         self.seconds += seconds
         self.bar.update(len(steps))
         for step in steps:
@@ -330,32 +320,46 @@ class Run:
                 self.count += step.count
                 self.skipped_in_a_row = 0
         n, total = self.steps_done, self.training.max_iters
-        is_wanted = self.steps_per_iteration is not None or n in (1, total) or is_due(n, self.training.log_interval)
-        if is_wanted or self.skipped_in_a_row:
-            step = steps[0] if self.steps_per_iteration is None else mean_step(steps, metrics)
+        if (
+            self.steps_per_iteration
+            or n in (1, total)
+            or is_due(n, self.training.log_interval)
+            or self.skipped_in_a_row
+        ):
+            step = mean_step(steps, metrics) if self.steps_per_iteration else steps[0]
             self.log.step(n, total, step, seconds, self.count)
         if self.skipped_in_a_row >= MAX_SKIPPED:
             words = "steps in a row had a loss or gradient that is not finite"
             raise FloatingPointError(f"{self.skipped_in_a_row} {words}: {self._likely_cause()}")
 
-    @property
-    def is_time_to_sample(self) -> bool:
-        """Whether a sample of text is due, and the step was not skipped."""
-        due = is_due(self.steps_done, self.training.sample_interval)
-        return due and not self.skipped_in_a_row and self.team.rank == 0
-
-    def _validate(self, validate: Callable[[], dict[str, float]] | None) -> bool:
-        """Log what `validate()` measures. Returns whether a validation loss has shown that the weights are good."""
-        with autocast(enabled=False):  # in float32, also where rollouts have the precision of the steps
-            metrics = self.measured = {} if validate is None else validate()
+    def record_validation(self, metrics: dict[str, float]) -> None:
+        """Log what was measured on held-out data. Raises FloatingPointError for a "val_loss" that is not finite."""
         if metrics:
             self.log.validation(self.steps_done, metrics)
-        if "val_loss" not in metrics or self.steps_per_iteration is not None:
-            return False  # the loss on given answers is not what PPO and GRPO lower
-        if not math.isfinite(metrics["val_loss"]):
-            raise FloatingPointError(f"the validation loss is not finite: {self._likely_cause()}")
-        self.best_loss = min(self.best_loss, metrics["val_loss"])
-        return True
+        if "val_loss" in metrics:
+            if not math.isfinite(metrics["val_loss"]):
+                raise FloatingPointError(f"the validation loss is not finite: {self._likely_cause()}")
+            self.sound_step = self.steps_done
+        self.validated_step = self.steps_done
+
+    def save(self) -> None:
+        """Write a checkpoint into the run's folder. Raises FloatingPointError for weights that are not finite, OSError.
+
+        After a step that was skipped, only a validation loss can tell whether the weights are still good: until then
+        the last good checkpoint stays, except at the end. Resuming a finished run writes nothing.
+        """
+        progress = (self.steps_done, self.validated_step, json.dumps(self.extra))
+        is_good = not self.skipped_in_a_row or self.steps_done in (self.sound_step, self.training.max_iters)
+        if progress == self._saved or not is_good:
+            return
+        for p in self.parameters:
+            if not backend.module_of(p.data).isfinite(p.data).all():
+                at = f"at step {self.steps_done} a weight is no longer finite"
+                raise FloatingPointError(f"{at}: {self._likely_cause()}")
+        if self.team.rank == 0:
+            save_checkpoint(self.out_dir, self.model, self.optimizer, self.state_dict(), self.format)
+        self.saved_step, self._saved = self.steps_done, progress
+        self.step_started = time.perf_counter()  # the time of a step is without that of a validation
 
     def _likely_cause(self) -> str:
         place = f"batches that were skipped are kept in {self.out_dir}"
@@ -366,16 +370,15 @@ class Run:
     @contextlib.contextmanager
     def _ctrl_c_finishes_the_step(self) -> Iterator[None]:
         """The first Ctrl-C lets the step finish, so no half-updated weights are saved; the second stops at once."""
-        self.interrupted = False
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         import signal  # a browser has none
 
         def on_interrupt(number: int, frame: Any) -> None:
-            if self.interrupted:
+            if self.asked_to_stop:
                 raise KeyboardInterrupt
-            self.interrupted = True
+            self.asked_to_stop = True
 
         numbers = [signal.SIGINT]
         if self.team.size > 1 and hasattr(signal, "SIGUSR1"):  # mpiexec passes on this one, but ends all on Ctrl-C
@@ -387,20 +390,23 @@ class Run:
             for number, handler in zip(numbers, previous, strict=True):
                 signal.signal(number, handler)
 
-    # --- saving and resuming ---
+    # --- in a checkpoint ---
 
     def state_dict(self) -> dict[str, Any]:
         """Everything except the weights and the optimizer's state, JSON-able."""
         stage = getattr(self.config, "stage", None)
+        heads = {
+            name: {key: to_numpy(x).tolist() for key, x in p.state_dict().items()} for name, p in self.parts.items()
+        }
         return {
             "step": self.steps_done,
+            "validated_step": self.validated_step,
             "count": self.count,
             "skipped_in_a_row": self.skipped_in_a_row,
             "seconds": self.seconds,
-            "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,  # JSON has no inf
             "schedule": self.schedule.state_dict(),
             "random": backend.random_state(),
-            "batches": self.stream.state_dict(),
+            "batches": self._stream_state,
             "arithmetic": arithmetic(self.parameters[0], self.team),
             "training": dataclasses.asdict(self.training),
             "inputs": self.inputs,
@@ -408,70 +414,44 @@ class Run:
                 **self.extra,
                 **({} if stage is None else {"stage": stage}),
                 "run": dataclasses.asdict(self.config),
-                **{name: part.state_dict() for name, part in self.parts.items()},
+                **heads,
             },
         }
 
-    def save(self) -> None:
-        """Write a checkpoint into the run's folder. Raises FloatingPointError for weights that are not finite."""
-        for p in self.parameters:
-            if not backend.module_of(p.data).isfinite(p.data).all():
-                at = f"at step {self.steps_done} a weight is no longer finite"
-                raise FloatingPointError(f"{at}: {self._likely_cause()}")
-        if self.team.rank == 0:
-            save_checkpoint(self.out_dir, self.model, self.optimizer, self.state_dict(), self.kind)
-        self.saved_step = self.steps_done
+    def _continue_from(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint whose weights the model already has. Raises CheckpointError if that cannot be.
 
-    def _write_beginning(self) -> None:
-        for write in self.write_at_start:
-            write()
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint whose weights the model already has.
-
-        Shows a warning if the rest of the run will not be bit-exact. Raises CheckpointError for weights without an
-        optimizer, or with a state that a run of these settings cannot have.
+        Shows a warning if the rest of the run will not be bit-exact.
         """
+        state, total, (settings, option) = checkpoint.state, self.training.max_iters, length_setting(self.config)
+        length = getattr(getattr(self.config, settings), option)  # in steps, or iterations of PPO and GRPO
         if checkpoint.optimizer_state is None:
             raise CheckpointError(f"the checkpoint in {self.out_dir} holds weights only: it cannot be resumed")
-        state = dict(checkpoint.state)
-        if isinstance(state.get("training"), dict):  # settings that are newer than the run have their defaults
-            state["training"] = dataclasses.asdict(TrainingConfig()) | state["training"]
-        self.inputs = check_inputs(self.out_dir, state)
-        try:
-            free = ("arithmetic", "inputs", "extra")
-            expected = {name: value for name, value in self.state_dict().items() if name not in free}
-            if isinstance(state["batches"], dict) and state["batches"].keys() != expected["batches"].keys():
-                raise ValueError("it drew its batches as older versions did; a new run can begin from its model")
-            check_like({name: state[name] for name in expected}, expected, "the state")
-            planned, total = state["training"]["max_iters"], self.training.max_iters
-            state["training"] = {**state["training"], "max_iters": total}  # `resume` may have been given another length
-            schedule = {**expected["schedule"], "steps_done": state["step"]}
-            if (state["training"], state["schedule"]) != (expected["training"], schedule):
-                raise ValueError("its settings of training, or its learning rates, are those of another run")
-            if state["step"] > planned:
-                raise ValueError(f"it is at step {state['step']} of {planned}")
-            check_moments(self.optimizer, checkpoint.optimizer_state, state["step"])
+        with self._errors_in_state():
+            planned = int(state["training"]["max_iters"])
             self.optimizer.load_state_dict(checkpoint.optimizer_state)
             self.schedule.load_state_dict(state["schedule"])
             backend.set_random_state(state["random"])
-            self.team.use_different_dropout()
-            self.stream.load_state_dict(state["batches"])
             for name, part in self.parts.items():
-                part.load_state_dict(state["extra"][name])
-            self.steps_done, self.count, self.seconds = state["step"], state["count"], state["seconds"]
-            self.skipped_in_a_row = state["skipped_in_a_row"]
-            self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
+                arrays = {key: np.array(x, part.state_dict()[key].dtype) for key, x in state["extra"][name].items()}
+                part.load_state_dict(arrays)
+            self.steps_done = done = int(state["step"])
+            self.count, self.skipped_in_a_row = int(state["count"]), int(state["skipped_in_a_row"])
+            self.seconds = float(state["seconds"])
+            self._stream_state = state["batches"]
             then, now = {"processes": 1, **state["arithmetic"]}, arithmetic(self.parameters[0], self.team)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(f"the checkpoint in {self.out_dir} is not of a run like this: {error}") from None
-        part, name = length_setting(self.config)
-        length = getattr(getattr(self.config, part), name)
-        done, per = self.steps_done, total // length  # steps of an iteration of PPO and GRPO, or 1
+            if not 0 <= done <= planned:
+                raise ValueError(f"it is at step {done} of {planned}")
+        per = total // length
         if done > total:
-            raise ValueError(f"{name} {length:,} is less than the run in {self.out_dir} has done: {-(-done // per):,}")
-        # A run that now ends here, sooner than planned, is validated and saved once more.
-        self.saved_step = self.resumed_at = None if done == total < planned else done
+            raise ValueError(
+                f"{option} {length:,} is less than the run in {self.out_dir} has done: {-(-done // per):,}"
+            )
+        self.validated_step = state.get("validated_step", done)
+        self._saved = (done, self.validated_step, json.dumps(self.extra))
+        if done == total < planned:  # a run that now ends here, sooner than planned, is validated once more
+            self.validated_step = None
+        self.saved_step = self.resumed_at = done
         self.log.rewind(done)
         changed = [f"{name} {then.get(name)} -> {value}" for name, value in now.items() if then.get(name) != value]
         warning = (
@@ -481,12 +461,17 @@ class Run:
         show(f"resuming {self.out_dir} at step {done}{warning if changed else ''}")
         if done < total != planned:
             show(
-                f"this is not the run that was planned with {name} {length:,} from the start: its learning rate has "
+                f"this is not the run that was planned with {option} {length:,} from the start: its learning rate has "
                 f"followed the schedule of {planned // per:,}; from step {done:,} on it follows that of {length:,}"
             )
-        self.team.once(self._write_beginning)
 
-    def finish(self, done: str, picture: Path | None) -> None:
+    def _errors_in_state(self) -> contextlib.AbstractContextManager[None]:
+        caught = (KeyError, TypeError, ValueError, OverflowError, AttributeError)
+        return errors_at(f"the checkpoint in {self.out_dir} is not of a run like this", CheckpointError, caught)
+
+    # --- the end ---
+
+    def report(self, done: str, picture: Path | None) -> None:
         """Show how much was `done`, and where the results are."""
         if self.steps_done == self.resumed_at:
             option = f"--{length_setting(self.config)[1].replace('_', '-')}"

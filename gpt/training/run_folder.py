@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,13 +13,17 @@ from typing import Any
 import numpy as np
 
 from minigrad import Tensor, backend, switches
-from minigrad.optim import Optimizer
 
 from ..files import UNFINISHED, naming, replace, shortened, write_text
 from ..settings import from_json
+from ..tokenizer.vocabulary_files import FILES as TOKENIZER_FILES
 from . import folder_lock
-from .checkpoint import RUN_FILES, CheckpointError, check_like, has_checkpoint, load_state
+from .checkpoint import COMMIT, CONFIG, MOMENTS, STATE, WEIGHTS, CheckpointError, has_checkpoint, load_state
 from .data_parallel import Team
+
+# What belongs to a run in its folder. The last ones make it one that can be continued.
+RUN_FILES = (*TOKENIZER_FILES, "data", "log.jsonl", CONFIG, WEIGHTS, MOMENTS, "checkpoint-*", STATE, COMMIT)
+
 
 # --- a new run --------------------------------------------------------------------------------------------------------
 
@@ -85,9 +88,9 @@ def replacing_run(out_dir: str | os.PathLike[str], put_back: Callable[[], object
 def _move_run(source: Path, target: Path, names: Iterable[str]) -> None:
     """Move a run's files in the order of `names`, so that a folder with the checkpoint's record has all of them."""
     target.mkdir(exist_ok=True)
-    for name in [name for name in names if (source / name).exists()]:
-        shutil.rmtree(target / name, ignore_errors=True)  # the data of a run that did not start
-        replace(source / name, target / name)
+    for path in [path for name in names for path in source.glob(name)]:
+        shutil.rmtree(target / path.name, ignore_errors=True)  # the data of a run that did not start
+        replace(path, target / path.name)
 
 
 # --- a run that is continued ------------------------------------------------------------------------------------------
@@ -125,25 +128,6 @@ def length_setting(config: Any) -> tuple[str, str]:
     return "training", "max_iters"
 
 
-def check_moments(optimizer: Optimizer, saved: dict[str, Any], steps: int) -> None:
-    """Raise CheckpointError for a state that the optimizer cannot have after this number of steps."""
-    ours, theirs = optimizer.state_dict()["param_groups"], saved["param_groups"]
-    if [len(group["params"]) for group in ours] == [len(group["params"]) for group in theirs]:
-        # Otherwise load_state_dict says so. The learning rate is the schedule's.
-        ours, theirs = ([{**group, "lr": 0} for group in groups] for groups in (ours, theirs))
-        if json.loads(json.dumps(ours)) != theirs:
-            raise CheckpointError("the optimizer was saved with other settings")
-    parameters = [(p, group) for group in optimizer.param_groups for p in group["params"]]
-    for position, state in saved["state"].items():
-        if position < len(parameters):
-            (p, group), name = parameters[position], f"the optimizer's state {position}"
-            is_adams = not group.get("orthogonalize")
-            adams, muons = {"step": 0, "exp_avg": p.data, "exp_avg_sq": p.data}, {"momentum_buffer": p.data}
-            check_like(state, adams if is_adams else muons, name)
-            if is_adams and ((state["exp_avg_sq"] < 0).any() or state["step"] > steps):
-                raise CheckpointError(f"{name} cannot be that of step {steps}")
-
-
 def arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:
     """The versions and settings that decide the last bits of a sum, apart from the processor."""
     kernels = switches.kernels if parameter.device == "cpu" else switches.cuda_kernels()
@@ -161,24 +145,23 @@ def arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:
 
 
 def keep_batches(path: Path, batches: Sequence[Any]) -> None:
-    """Save the batches of a step that was not finite as arrays for NumPy, so you can examine them."""
+    """Save the batches of a step that was not finite as arrays for NumPy, so you can examine them.
+
+    Their parts have names such as batch_0_1, for the second part of the first batch.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = _named_arrays("batch", batches)
     with naming(path):
-        np.savez(path, **arrays)
+        np.savez(path, **dict(_arrays("batch", batches)))  # type: ignore[arg-type]
 
 
-def _named_arrays(name: str, value: Any) -> dict[str, np.ndarray]:
-    """The parts of a batch as named arrays, such as batch_0_1 for the second part of the first batch."""
-    parts: Any = None
+def _arrays(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
+    value = vars(value) if dataclasses.is_dataclass(value) else value
+    if isinstance(value, list | tuple) and not all(isinstance(part, int | float) for part in value):
+        value = dict(enumerate(value))
     if isinstance(value, Mapping):
-        parts = value.items()
-    elif dataclasses.is_dataclass(value):
-        parts = vars(value).items()
-    elif isinstance(value, list | tuple) and not all(isinstance(part, int | float) for part in value):
-        parts = enumerate(value)
-    if parts is not None:
-        return {k: v for key, part in parts for k, v in _named_arrays(f"{name}_{key}", part).items()}
-    value = value.data if isinstance(value, Tensor) else value
-    array = np.asarray(backend.to_numpy(value) if backend.is_array(value) else value)
-    return {name: np.asarray(repr(value)) if array.dtype == object else array}  # objects would need pickle
+        for key, part in value.items():
+            yield from _arrays(f"{name}_{key}", part)
+    else:
+        value = value.data if isinstance(value, Tensor) else value
+        array = np.asarray(backend.to_numpy(value) if backend.is_array(value) else value)
+        yield name, np.asarray(repr(value)) if array.dtype == object else array  # objects would need pickle

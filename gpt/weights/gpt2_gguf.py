@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..files import errors_at, integer_setting, number_setting
+from ..files import errors_at, number_setting
 from ..model.config import GPTConfig
 from .gguf_file import GGUFError, GGUFFile
 from .gpt2_huggingface import rows
@@ -54,11 +54,11 @@ def config_of(file: GGUFFile) -> GPTConfig:
     with errors_at(str(file.path), GGUFError):
         if unknown := sorted(values.keys() - {*SIZES, INNER, EPSILON}):
             raise ValueError(f"the setting {unknown[0][:60]!r} may change what the model computes")
-        sizes: dict[str, Any] = {ours: integer_setting(values, name, 0) for name, ours in SIZES.items()}
+        sizes: dict[str, Any] = {ours: number_setting(values, name, 0, int) for name, ours in SIZES.items()}
         return GPTConfig(
             **sizes,
             vocab_size=len(tokens) if isinstance(tokens, list) else 0,
             layer_norm_epsilon=float32(number_setting(values, EPSILON, 1e-5)),
-            n_inner=integer_setting(values, INNER, 4 * sizes["n_embd"]),
+            n_inner=number_setting(values, INNER, 4 * sizes["n_embd"], int),
             tied=HEAD_THERE not in file.tensors,
         )

@@ -46,7 +46,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from ..files import check_settings, errors_at, integer_setting, number_setting
+from ..files import check_settings, errors_at, number_setting
 from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
 from .tensor_table import Row, rows_of
 
@@ -141,10 +141,10 @@ def from_json(values: dict[str, Any], where: str = "config.json") -> GPTConfig:
 
 
 def _config(values: dict[str, Any], where: str) -> GPTConfig:
-    sizes: dict[str, Any] = {ours: integer_setting(values, theirs, default) for theirs, ours, default in SIZES}
+    sizes: dict[str, Any] = {ours: number_setting(values, theirs, default, int) for theirs, ours, default in SIZES}
     check_settings(values, KNOWN)
     if values.get("n_inner") is not None:
-        sizes["n_inner"] = integer_setting(values, "n_inner", 0)
+        sizes["n_inner"] = number_setting(values, "n_inner", 0, int)
     sizes["activation"] = ACTIVATIONS[values.get("activation_function", "gelu_new")]
     sizes["tied"] = values.get("tie_word_embeddings", True)
     dropouts = {name: number_setting(values, name, 0.1) for name in DROPOUTS}

@@ -17,7 +17,7 @@ import numpy as np
 
 from minigrad.backend import Array
 
-from ..files import check_settings, errors_at, integer_setting, number_setting, shortened
+from ..files import check_settings, errors_at, number_setting, shortened
 from ..model.config import LlamaConfig, RopeScaling, Settings
 from ..model.positions import slowed
 from .gguf_file import KINDS, GGUFError, GGUFFile, dequantize
@@ -124,11 +124,11 @@ def _config(metadata: Mapping[str, Any], architecture: str, tied: bool) -> Llama
         "rope.freq_base": 10000.0,
     }
     values = {prefix + name: value for name, value in {**defaults, **values}.items()}
-    settings: dict[str, Any] = {ours: integer_setting(values, prefix + name, 0) for name, ours in SIZES.items()}
+    settings: dict[str, Any] = {ours: number_setting(values, prefix + name, 0, int) for name, ours in SIZES.items()}
     for name, ours in NUMBERS.items():
         settings[ours] = float32(number_setting(values, prefix + name, math.nan))
     if f"{prefix}attention.key_length" in values:
-        settings["head_size"] = integer_setting(values, f"{prefix}attention.key_length", 0)
+        settings["head_size"] = number_setting(values, f"{prefix}attention.key_length", 0, int)
     if values.get(f"{prefix}rope.scaling.type") == "linear":
         settings["rope_scaling"] = RopeScaling(float32(number_setting(values, f"{prefix}rope.scaling.factor", 0.0)))
     config = LlamaConfig(**settings | MODEL_TYPES[architecture], tied=tied)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from ..files import check_settings, errors_at, integer_setting, number_setting, shortened
+from ..files import check_settings, errors_at, number_setting, shortened
 from ..model.config import LlamaConfig, RopeScaling
 from .tensor_table import Row, rows_of
 
@@ -107,13 +107,13 @@ def from_json(values: dict[str, Any], where: str = "config.json") -> LlamaConfig
 
 def _config(values: dict[str, Any], model_type: str, where: str) -> LlamaConfig:
     sizes: dict[str, Any] = {  # the others have other defaults, but always say it
-        ours: integer_setting(values, theirs, default if model_type == "llama" else 0)
+        ours: number_setting(values, theirs, default if model_type == "llama" else 0, int)
         for theirs, ours, default in SIZES
     }
     not_null = {name: value for name, value in values.items() if value is not None}  # a null means the default
-    sizes["n_kv_head"] = integer_setting(not_null, "num_key_value_heads", sizes["n_head"])
+    sizes["n_kv_head"] = number_setting(not_null, "num_key_value_heads", sizes["n_head"], int)
     if model_type == "qwen3" or "head_dim" in not_null:
-        sizes["head_size"] = integer_setting(values, "head_dim", 128)
+        sizes["head_size"] = number_setting(values, "head_dim", 128, int)
     check_settings(values, KNOWN)
     _check_attention(values, model_type, sizes["block_size"])
     if dropout := number_setting(not_null, "attention_dropout", 0.0):

@@ -9,11 +9,12 @@ dtype, and all tensors together must cover the file without gaps, overlaps or su
 read without further checks and needs no more memory than its length (twice that for BF16, which NumPy does not have and
 which becomes float32).
 
-The library `safetensors` writes the files, but we read them ourselves, for three reasons. Reading 471 MB into the
-arrays of a model takes 0.3 s and no other memory; the library returns new arrays and takes 1.2 s and 630 MB more (200
-MB with its backend "pread"). If a file shrinks while the library has mapped it, the process dies. And its NumPy reader
-needs ml_dtypes for bfloat16. Of 4,000 damaged files, both readers refused the same ones, except two that the library
-accepted although the name of a tensor had a control character.
+The library `safetensors` does this too (see the loader on the page of GPT-2's weights). We read and write ourselves for
+four reasons. Reading 471 MB into the arrays of a model takes 0.3 s and no other memory; the library returns new arrays
+and takes 1.2 s and 630 MB more (200 MB with its backend "pread"). If a file shrinks while the library has mapped it,
+the process dies. Its NumPy reader needs ml_dtypes for bfloat16. And what it was writing when the process was killed
+stays behind under a name that nobody knows. Of 4,000 damaged files, both readers refused the same ones, except two that
+the library accepted although the name of a tensor had a control character.
 
 https://huggingface.co/docs/safetensors, section "Format". Types smaller than a byte are not supported.
 """
@@ -21,22 +22,18 @@ https://huggingface.co/docs/safetensors, section "Format". Types smaller than a 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from minigrad.backend import Array, to_numpy
 
-from ..files import StrPath, atomic_write, errors_at, open_regular, parse_json, replacing, shortened
-
-Chunk: TypeAlias = bytes | memoryview
+from ..files import StrPath, atomic_write, errors_at, open_regular, parse_json, shortened
 
 # Room for 80,000 tensors. The reference implementation accepts ten times that, but a header made to be slow (a hundred
 # megabytes of empty lists) would keep Python's JSON reader busy for minutes, in gigabytes.
@@ -194,35 +191,14 @@ def _check_cover(entries: Mapping[str, Entry], path: str, data: int, size: int) 
 
 def write_safetensors(path: StrPath, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
     """Write arrays to a file atomically. Raises TypeError for a dtype that the format does not have, OSError."""
-    try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
-    except ImportError:  # in a browser
-        with atomic_write(path) as file:
-            file.writelines(safetensors_chunks(tensors, metadata))
-        return
-    # The library writes memory as it lies, whatever an array's strides are: what is not in C order is copied first.
-    host = {name: np.asarray(to_numpy(array), order="C") for name, array in tensors.items() if _name_of(array, name)}
-    try:
-        with replacing(path) as unfinished:
-            unfinished.touch()
-            mode = unfinished.stat().st_mode  # the library puts a file of its own there, which nobody else may read
-            save_file(host, unfinished, dict(metadata) if metadata else None)
-            unfinished.chmod(mode)
-            with open(unfinished, "r+b") as file:
-                os.fsync(file.fileno())
-    except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        number = int(code[1]) if code else errno.EIO
-        raise OSError(number, f"it could not be written: {error}", os.fspath(path)) from None
+    with atomic_write(path) as file:
+        file.writelines(safetensors_chunks(tensors, metadata))
 
 
-def safetensors_chunks(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> Iterator[Chunk]:
-    """The bytes of a safetensors file, piece by piece, for checkpoints, which are hashed while they are written.
-
-    Unlike the library, this leaves no unknown temporary file behind if the process is killed, and it copies a model
-    from a GPU one or two tensors at a time.
-    """
+def safetensors_chunks(
+    tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, piece by piece. A model is copied from a GPU a tensor at a time."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     # The widest numbers first, so that each tensor starts at a multiple of its numbers' size; otherwise as given.
     ordered = sorted(tensors.items(), key=lambda item: -np.dtype(item[1].dtype).itemsize)
@@ -230,7 +206,7 @@ def safetensors_chunks(tensors: Mapping[str, Array], metadata: Mapping[str, str]
     for name, array in ordered:
         start, end = end, end + array.nbytes
         header[name] = {"dtype": _name_of(array, name), "shape": list(array.shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode("utf-8")
+    text = json.dumps(header, separators=(",", ":")).encode("utf-8")  # as compact as the library writes it
     text += b" " * (-len(text) % 8)  # so that the numbers start at a multiple of 8
     yield len(text).to_bytes(8, "little")
     yield text

@@ -138,7 +138,7 @@ def as_rows(x):
 
 
 class LinearGelu(FusedFunction):
-    """gelu(x @ weightᵀ + bias), as one fused op: see fused.py. Its kernel is in kernels/cpu/linear.py."""
+    """gelu(x @ weightᵀ + bias), as one fused op: see minigrad/fused.py. Its kernel is in kernels/cpu/linear.py."""
 
     dtype_rule = "same"
     widens_float16 = True

@@ -190,7 +190,7 @@ def _times_class_weight(log_probs, weight, class_dim):
 
 
 class LinearCrossEntropy(FusedFunction):
-    """cross_entropy(x @ weightᵀ, targets): a language model's head and its loss as one fused op: see fused.py.
+    """cross_entropy(x @ weightᵀ, targets): a language model's head and its loss as one fused op: see minigrad/fused.py.
 
     Its kernel, in kernels/cpu/cross_entropy.py, never holds all logits (N, V).
     """

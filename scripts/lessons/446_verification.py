@@ -22,8 +22,8 @@ from finetune.evaluation.answering import ask, chat_template, text_of
 from finetune.evaluation.exam import score_answers
 from finetune.objectives.grpo import METHODS, answer_weights, group_advantages
 from finetune.objectives.rollout import sample_replies
-from finetune.stages.grpo import THINKING, GRPOConfig, grpo_batch_loss, grpo_batches
-from finetune.stages.worked_model import worked_model
+from finetune.stages.grpo import GRPOConfig, grpo_batch_loss, grpo_batches
+from finetune.stages.worked_model import THINKING, worked_model
 from gpt.training.loading import load_model
 from minigrad import manual_seed, optim, use_kernels
 from scripts.pages.pictures import LINES, Lesson

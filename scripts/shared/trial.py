@@ -32,25 +32,19 @@ def try_run(train: Callable[[Run, Any], None], config: Any, device: str) -> None
     validations: list[tuple[float, float]] = []  # when each began and ended
 
     def begin(run: Run, settings: Any) -> None:
-        batches, record = run.batches, run.record
-
-        def timed_batches(stream: Any, validate: Callable[[], Any] | None = None, *rest: Any) -> Any:
-            def timed() -> Any:
-                begun = time.perf_counter()
-                metrics = validate() if validate else {}
-                validations.append((begun, time.perf_counter()))
-                return metrics
-
-            return batches(stream, timed, *rest)
+        record, record_validation = run.record, run.record_validation
 
         def timed_record(*parts: Any, **metrics: float) -> None:
             before = run.seconds
             record(*parts, **metrics)
             steps.append(run.seconds - before)
-            run.interrupted |= len(steps) == STEPS  # as by Ctrl-C
+            run.asked_to_stop |= len(steps) == STEPS  # as by Ctrl-C
 
-        run.batches = timed_batches  # type: ignore[method-assign, assignment]
-        run.record = timed_record  # type: ignore[method-assign]
+        def timed_validation(metrics: dict[str, float]) -> None:
+            validations.append((run.step_started, time.perf_counter()))
+            record_validation(metrics)
+
+        run.record, run.record_validation = timed_record, timed_validation  # type: ignore[method-assign]
         train(run, settings)
 
     show(f"trying the first {min(STEPS, length)} of {length:,} {unit}, in a temporary folder")

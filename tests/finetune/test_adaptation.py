@@ -7,25 +7,24 @@ import numpy as np
 import pytest
 
 import gpt.training.run
-from finetune.adapters.adapter_files import load_adapter
 from finetune.adapters.lora import LoRAConfig, lora_layers
 from finetune.data.chat_template import add_chat_tokens
 from finetune.evaluation.answering import SHOWN
 from finetune.stages import adaptation, adaptation_data, sft
-from finetune.stages.adaptation import AdaptationConfig, kind_of, merge_run, train_adaptation
+from finetune.stages.adaptation import train_adaptation
+from finetune.stages.adapted_model import METHODS, AdaptationConfig, adapter_format
+from finetune.stages.merging import merge_run
 from finetune.stages.method_comparison import ROW, as_table, compare, plot_comparison
-from gpt.training import checkpoint
 from gpt.training.batches import prepare
-from gpt.training.checkpoint import CheckpointError, load_checkpoint, load_state, save_checkpoint
+from gpt.training.checkpoint import CheckpointError, load_checkpoint, load_run, load_state, save_checkpoint
 from gpt.training.loading import load_model
 from gpt.training.log import read_log
 from gpt.training.run import resume, start
 from gpt.training.run_folder import settings_of
 from gpt.training.training_config import TrainingConfig
 from gpt.weights.safetensors_file import SafetensorsFile
-from minigrad import no_grad
 from tests.finetune.small import interrupt_at, small_chat_model, watch, write_rows
-from tests.gpt.small import save_model
+from tests.gpt.small import assert_same, checkpoint_of, save_model
 from tests.helpers import read_json
 from tests.scripts.running import forge, write_text
 
@@ -58,7 +57,7 @@ def go_on(folder):
 @pytest.fixture(scope="module")
 def finished(base, text, tmp_path_factory):
     """A finished run of each method."""
-    folders = {method: tmp_path_factory.mktemp(method) / "run" for method in adaptation.METHODS}
+    folders = {method: tmp_path_factory.mktemp(method) / "run" for method in METHODS}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adaptation, "plot_run", lambda *_, **options: None)
         for method, folder in folders.items():
@@ -66,8 +65,8 @@ def finished(base, text, tmp_path_factory):
     return folders
 
 
-def test_of_a_long_held_out_text_a_short_run_evaluates_a_part(base, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpt.training.run, "LEAST_TESTED", 6)
+def test_a_short_run_evaluates_a_part_of_a_long_held_out_text(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpt.training.run, "LEAST_EVALUATED", 6)
     text = write_text(tmp_path / "story.txt", words=4000)
     read = watch(adaptation_data, monkeypatch, "held_out_loss")
     start(train_adaptation, settings(base, text, tmp_path / "run", steps=1))
@@ -76,29 +75,33 @@ def test_of_a_long_held_out_text_a_short_run_evaluates_a_part(base, tmp_path, mo
     start(train_adaptation, settings(base, text, tmp_path / "longer", steps=20))
     assert len(read[-1][0][1]) == 20 * 2 // 3 * 48
     # Trained longer, the first run evaluates what it has evaluated before training, so that both can be compared.
-    resume(train_adaptation, AdaptationConfig, str(tmp_path / "run"), length=20)
+    run = resume(train_adaptation, AdaptationConfig, str(tmp_path / "run"), length=20)
     assert len(read[-1][0][1]) == 6 * 48
+    assert run.extra["after"]["val_loss"] == read_log(tmp_path / "run" / "log.jsonl")[-1]["val_loss"]
     forge(tmp_path / "longer", ["state", "extra", "most_tested"], None)  # as before there was a limit
-    resume(train_adaptation, AdaptationConfig, str(tmp_path / "longer"))
+    resume(train_adaptation, AdaptationConfig, str(tmp_path / "longer"), length=21)
     assert len(read[-1][0][1]) > 20 * 2 // 3 * 48
 
 
 # --- what a run leaves ------------------------------------------------------------------------------------------------
 
 
-def test_a_run_of_adapters_holds_adapters_and_their_moments_and_no_base(finished, base):
-    with SafetensorsFile(finished["lora"] / "model.safetensors") as file:
+def test_a_run_of_adapters_holds_them_and_their_moments_only(finished, base):
+    checkpoint = checkpoint_of(finished["lora"])
+    with SafetensorsFile(checkpoint / "model.safetensors") as file:
         assert all(name.endswith((".lora_A", ".lora_B")) for name in file.entries)
         assert file.shapes["transformer.h.1.attn.c_attn.lora_A"] == (4, 64)
         sizes = sum(np.prod(shape) for shape in file.shapes.values())
-    with SafetensorsFile(finished["lora"] / "optimizer.safetensors") as file:
+    with SafetensorsFile(checkpoint / "optimizer.safetensors") as file:
         assert sum(np.prod(shape) for shape in file.shapes.values()) == 2 * sizes
-    description = read_json(finished["lora"] / "config.json")
+    description = read_json(checkpoint / "config.json")
     assert description["model_type"] == "minigrad-lora" and description["base"] == str(base)
     assert len(description["base_sha256"]) == 64
+    with pytest.raises(CheckpointError, match="does not describe a minigrad-gpt"):
+        load_run(finished["lora"])
 
 
-@pytest.mark.parametrize("method", adaptation.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_training_lowers_the_loss(finished, method):
     rows = [row["val_loss"] for row in read_log(finished[method] / "log.jsonl") if "val_loss" in row]
     assert len(rows) == 4 and rows[-1] < rows[0] - 0.2
@@ -108,32 +111,11 @@ def test_training_lowers_the_loss(finished, method):
     assert extra["before"].keys() == {"val_loss", "perplexity"}  # the base's folder has no text of its own
 
 
-def test_the_adapter_folder_fits_the_base_model(finished, base):
-    model, _ = load_model(base)
-    load_adapter(model, finished["lora"] / "adapter")
-    assert_same_logits(model, trained_model(finished, "lora"))
-
-
-def trained_model(finished, method):
-    return load_checkpoint(finished[method], kind=kind_of(config_of(finished[method]))).model.eval()
-
-
-def assert_same_logits(model, other):
-    ids = np.arange(20).reshape(2, 10)
-    with no_grad():
-        np.testing.assert_allclose(model(ids).data, other(ids).data, rtol=1e-4, atol=1e-5)
-
-
 def config_of(folder):
     return settings_of(AdaptationConfig, str(folder))
 
 
-def test_the_settings_come_back_from_the_folder(finished, base, text):
-    for method, folder in finished.items():
-        assert config_of(folder) == settings(base, text, folder, method)
-
-
-def test_the_loss_on_the_base_s_own_text_is_measured_where_there_is_any(base, text, tmp_path):
+def test_the_loss_on_the_base_s_own_text_is_measured(base, text, tmp_path):
     own = shutil.copytree(base, tmp_path / "base")
     _, tokenizer = load_model(own)
     prepare("the cat sat on a mat. " * 200, tokenizer, own / "data")
@@ -163,28 +145,7 @@ def test_another_or_a_changed_base_is_refused(method, base, text, tmp_path):
         go_on(tmp_path / "run")
 
 
-def test_promised_adapters_that_are_not_stored_are_refused_before_memory_is_asked_for(finished, tmp_path):
-    folder = shutil.copytree(finished["lora"], tmp_path / "run")
-    for change, words in (
-        ({"r": 10**12}, "adapters of rank 1000000000000 are promised"),
-        ({"target_modules": ("c_attn", "c_fc", "c_proj")}, "transformer.h.0.attn.c_proj.lora_A is missing"),
-    ):
-        promised = dataclasses.replace(config_of(folder), lora=dataclasses.replace(LORA, **change))
-        with pytest.raises(CheckpointError, match=words):
-            load_checkpoint(folder, kind=kind_of(promised))
-
-
-def test_runs_of_other_stages_are_refused(base, finished, tmp_path):
-    save_checkpoint(tmp_path, load_model(base)[0], state={"extra": {"stage": "sft", "run": {}}})
-    with pytest.raises(CheckpointError, match="of the stage 'sft'"):
-        go_on(tmp_path)
-    with pytest.raises(CheckpointError, match="does not describe a minigrad-gpt"):
-        checkpoint.load_run(finished["lora"])
-
-
-def test_a_folder_in_use_and_targets_that_fit_nothing_are_refused_before_anything_is_written(
-    finished, base, text, tmp_path
-):
+def test_what_cannot_be_started_writes_nothing(finished, base, text, tmp_path):
     with pytest.raises(FileExistsError, match="holds a run already"):
         start(train_adaptation, settings(base, text, finished["lora"]))
     with pytest.raises(ValueError, match="'q_proj' fits no module"):
@@ -195,19 +156,16 @@ def test_a_folder_in_use_and_targets_that_fit_nothing_are_refused_before_anythin
 # --- merging ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_merged_run_is_a_model_like_any_other(finished, tmp_path):
-    merge_run(finished["lora"], tmp_path / "merged")
-    merged, tokenizer = load_model(tmp_path / "merged")
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_merged_run_is_a_float_model_like_any_other(finished, base, tmp_path, method):
+    merge_run(finished[method], tmp_path / "merged")
+    (merged, tokenizer), (plain, _) = load_model(tmp_path / "merged"), load_model(base)
     assert not lora_layers(merged) and len(tokenizer) == merged.config.vocab_size
-    assert_same_logits(merged, trained_model(finished, "lora"))
-
-
-def test_adapters_that_were_trained_beside_four_bits_are_merged_into_the_float_weights(finished, base, tmp_path):
-    merge_run(finished["qlora"], tmp_path / "merged")
-    merged, plain = load_model(tmp_path / "merged")[0], load_model(base)[0]
-    for name, layer in lora_layers(trained_model(finished, "qlora")).items():
-        expected = plain.get_submodule(name).weight.data + layer.delta()
-        np.testing.assert_allclose(merged.get_submodule(name).weight.data, expected, rtol=1e-5, atol=1e-6)
+    expected = plain.state_dict()
+    trained = load_checkpoint(finished[method], format=adapter_format(config_of(finished[method]))).model
+    for name, layer in lora_layers(trained).items():
+        expected[f"{name}.weight"] = expected[f"{name}.weight"] + layer.delta()
+    assert_same(merged, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_what_cannot_be_merged(finished, tmp_path):
@@ -226,7 +184,7 @@ def talks(tmp_path_factory):
     return write_rows(tmp_path_factory.mktemp("data") / "talks.jsonl", rows)
 
 
-@pytest.mark.parametrize("method", adaptation.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_conversations_teach_the_new_tokens_in_the_embedding(method, base, talks, tmp_path):
     run = start(train_adaptation, settings(base, talks, tmp_path / "run", method))
     config = config_of(tmp_path / "run")
@@ -242,7 +200,7 @@ def test_conversations_teach_the_new_tokens_in_the_embedding(method, base, talks
         assert load_model(tmp_path / "merged")[0].config.vocab_size == old + 2
 
 
-def test_a_model_that_knows_the_template_learns_in_its_adapters_only(talks, tmp_path):
+def test_a_model_that_knows_the_template_learns_in_adapters(talks, tmp_path):
     model, tokenizer = small_chat_model(n_layer=2, n_embd=64, block_size=48)
     add_chat_tokens(model, tokenizer)
     save_model(tmp_path / "base", model, tokenizer)
@@ -251,7 +209,7 @@ def test_a_model_that_knows_the_template_learns_in_its_adapters_only(talks, tmp_
     assert all("lora" in name for name, p in run.model.named_parameters() if p.requires_grad)
 
 
-def test_built_in_questions_are_asked_on_the_way_and_replies_are_shown(tmp_path, monkeypatch, capsys):
+def test_built_in_questions_are_asked_and_replies_are_shown(tmp_path, monkeypatch, capsys):
     for name, value in {"TRAIN_ITEMS": 20, "TEST_ITEMS": 10}.items():
         monkeypatch.setattr(sft, name, value)
     monkeypatch.setattr(adaptation_data, "VALIDATION_ITEMS", 4)
@@ -268,10 +226,10 @@ def test_built_in_questions_are_asked_on_the_way_and_replies_are_shown(tmp_path,
 
 
 def test_the_comparison_measures_each_method_once(base, text, tmp_path, monkeypatch):
-    configs = [settings(base, text, tmp_path / method, method, steps=4) for method in adaptation.METHODS]
+    configs = [settings(base, text, tmp_path / method, method, steps=4) for method in METHODS]
     rows = compare(configs)
     full, lora, qlora = rows
-    assert [row.method for row in rows] == list(adaptation.METHODS)
+    assert [row.method for row in rows] == list(METHODS)
     assert lora.trained == qlora.trained < full.trained / 10
     assert lora.moments == qlora.moments == 2 * 4 * lora.trained and full.moments == 2 * 4 * full.trained
     assert qlora.weights < lora.weights and full.weights < lora.weights
@@ -286,7 +244,7 @@ def test_the_comparison_measures_each_method_once(base, text, tmp_path, monkeypa
     with pytest.raises(FileExistsError, match="holds a run with another batch_size"):
         compare([dataclasses.replace(configs[0], batch_size=3)])
     table = as_table(rows)
-    assert [line.split()[0] for line in table.splitlines()] == ["method", "base", *adaptation.METHODS]
+    assert [line.split()[0] for line in table.splitlines()] == ["method", "base", *METHODS]
     assert f"{full.trained:,}" in table and f"{qlora.peak / 1e6:.1f} MB" in table
     monkeypatch.undo()  # here pictures are drawn
     picture = plot_comparison(configs, tmp_path / "comparison.png")
@@ -296,6 +254,6 @@ def test_the_comparison_measures_each_method_once(base, text, tmp_path, monkeypa
 @pytest.mark.parametrize("step", [1, 6])  # in the last one, too: the next method does not begin
 def test_an_interrupted_comparison_stops(base, text, tmp_path, monkeypatch, step):
     interrupt_at(step, adaptation, monkeypatch)
-    configs = [settings(base, text, tmp_path / method, method) for method in adaptation.METHODS]
+    configs = [settings(base, text, tmp_path / method, method) for method in METHODS]
     assert compare(configs) is None
     assert (tmp_path / "full").exists() and not (tmp_path / "lora").exists()

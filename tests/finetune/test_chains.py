@@ -28,23 +28,16 @@ def test_values_are_those_of_python_from_left_to_right(seed, terms):
         ("<think>7194</think>5", True, False, True),  # right in the thought only
         ("<think>1</think>0123456789", False, False, True),  # every answer at once
         ("4", False, False, True),
-        ("<think>7194</think>", False, False, True),
         ("<think>7194 4", False, False, True),
         ("<think>1</think>4</think>4", False, False, True),
         ("<think>1<think></think>4", False, False, True),
         ("<think>1</think>4 ", False, False, True),
         ("<think>1</think>\u0664", False, False, False),  # a digit, but not one of ours
-        ("<think>1</think>\uff14", False, False, False),
         ("<think>1</think>04", False, False, True),
-        ("<think>1</think>+4", False, False, True),
-        ("<think>1</think>4\0", False, False, True),
         ("<think>1</think>\u200b4", False, False, True),
-        ("<think>1</think>4.", False, False, True),
         ("<think>1</think>44", False, False, True),  # the answer, repeated
         ("<think>1</think>4 or 5", False, False, True),
-        ("<think><think>1</think></think>4", False, False, True),
         ("<think>1</think><think>2</think>4", False, False, True),
-        (" <think>1</think>4", False, False, True),
         ("<THINK>1</THINK>4", False, False, True),
         ("", False, False, False),
     ],
@@ -56,7 +49,7 @@ def test_exactness_and_format_are_graded_apart(reply, format, exact, lenient):
     assert not CHECKERS["exact"](item, reply, False) and CHECKERS["lenient"](item, reply, False) == lenient
 
 
-def test_questions_are_different_and_no_test_question_is_trained_on():
+def test_questions_differ_and_none_of_the_test_is_trained_on():
     train, test = chains("train", 300, 4, seed=1), chains("test", 100, 4, seed=1)
     assert len(set(train)) == 300 and len(set(test)) == 100 and not set(train) & set(test)
     assert chains("train", 300, 4, seed=1) == train != chains("train", 300, 4, seed=2)
@@ -69,21 +62,10 @@ def test_a_share_of_the_worked_examples_has_a_thought():
     assert 150 < sum(map(bool, thoughts)) < 250 and None not in thoughts
 
 
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("", "'' is not a chain"),
-        ("7", "is not a chain"),
-        ("7*12", "is not a chain"),
-        ("7/3", "has the operator '/'"),
-    ],
-)
-def test_other_texts_are_refused(text, words):
-    with pytest.raises(ValueError, match=words):
-        Chain(text)
-
-
-@pytest.mark.parametrize("n, terms", [(1, 1), (1000, 2)])
-def test_more_questions_than_there_are_are_refused(n, terms):
-    with pytest.raises(ValueError, match="take more terms"):
-        chains("test", n, terms)
+def test_what_cannot_be_asked_is_refused():
+    for text, words in {"": "'' is not a chain", "7*12": "is not a chain", "7/3": "has the operator '/'"}.items():
+        with pytest.raises(ValueError, match=words):
+            Chain(text)
+    for n, terms in ((1, 1), (1000, 2)):
+        with pytest.raises(ValueError, match="take more terms"):
+            chains("test", n, terms)

@@ -50,15 +50,12 @@ def test_tokens_are_those_of_the_text(template):
         assert ids == template.tokenizer.encode(template.render(TALK, add_generation_prompt=prompt))
 
 
-def test_stop_tokens(template):
+def test_the_end_of_text_ends_an_answer_too(template):
     assert template.stop_tokens == [template.end, template.tokenizer.eos_token_id]
     without_eos = Tokenizer.train("a b", 258, special_tokens=[IM_START, IM_END])
     assert ChatTemplate(without_eos).stop_tokens == [without_eos.special_tokens[IM_END]]
-
-
-def test_the_end_of_text_ends_an_answer_too_where_it_is_another_token():
-    tokenizer = smollm_tokenizer()
-    assert ChatTemplate(tokenizer).stop_tokens == [2, 0]  # <|im_end|>, which is eos_token there, and <|endoftext|>
+    # In SmolLM2's, <|im_end|> is the eos_token, and <|endoftext|> another one.
+    assert ChatTemplate(smollm_tokenizer()).stop_tokens == [2, 0]
 
 
 def test_a_tokenizer_without_the_tokens_is_refused():
@@ -66,29 +63,12 @@ def test_a_tokenizer_without_the_tokens_is_refused():
         ChatTemplate(small_tokenizer())
 
 
-@pytest.mark.parametrize(
-    ("messages", "words"),
-    [
-        ([], "a conversation is a list of messages"),
-        ("hello", "a conversation is a list of messages"),
-        (["hello"], "message 1 must be an object"),
-        ([{"role": "user"}], "message 1: content must be a text, got none"),
-        ([{"role": "user", "content": 3}], "message 1: content must be a text, got 3"),
-        ([{"role": "bot", "content": "x"}], "message 1: role must be one of system, user, assistant, tool, got 'bot'"),
-        ([TALK[1], TALK[0]], "message 2: a system message must be the first one"),
-    ],
-)
-def test_what_is_no_conversation_is_refused(template, messages, words):
-    with pytest.raises(ValueError, match=words):
-        template.encode(messages)
-
-
 # --- the template that a model brings ---------------------------------------------------------------------------------
 
 HELPFUL = "<|im_start|>system\nYou are a helpful AI assistant<|im_end|>\n"
 
 
-def test_the_default_system_message_of_a_model_is_there_and_not_learned():
+def test_the_default_system_message_is_there_and_not_learned():
     template = ChatTemplate(smollm_tokenizer())
     assert template.render(TALK[1:3]) == HELPFUL + (
         "<|im_start|>user\nthe word?<|im_end|>\n<|im_start|>assistant\nkel<|im_end|>\n"

@@ -20,7 +20,6 @@ from finetune.stages.classification import ClassifyConfig, load_data, train_clas
 from gpt.training.run import start
 from gpt.training.standard_library import documents
 from gpt.training.training_config import TrainingConfig
-from minigrad import Tensor
 from tests.finetune.small import small_chat_model, small_tokenizer
 from tests.gpt.small import save_model, small_gpt
 
@@ -85,7 +84,7 @@ def test_confusion_as_a_picture(tmp_path):
 # --- the built-in sets ------------------------------------------------------------------------------------------------
 
 
-def test_documentation_is_real_text_with_true_labels():
+def test_documentation_is_real_text_with_true_labels(monkeypatch):
     train, test = documentation_texts("train"), documentation_texts("test")
     assert not {item.text for item in train} & {item.text for item in test}
     assert len(train) > 500 and len(test) > 150 and {item.label for item in train} == set(PARTS)
@@ -94,9 +93,6 @@ def test_documentation_is_real_text_with_true_labels():
     labels = [item.label for item in train]
     assert max(labels.count(label) for label in PARTS) < 0.4 * len(labels)
     assert documentation_texts("test") == test
-
-
-def test_documentation_that_is_missing_is_said_so(monkeypatch):
     monkeypatch.setattr("finetune.data.labelled_texts.documents", dict)
     with pytest.raises(FileNotFoundError, match="not installed here; give a file"):
         documentation_texts("train")
@@ -164,4 +160,3 @@ def test_data_is_split_the_same_way_for_the_same_seed(csv):
     train, test = load_data(str(csv), seed=1)
     assert len(train) == 32 and len(test) == 8 and load_data(str(csv), seed=1) == (train, test)
     assert load_data(str(csv), seed=2)[1] != test
-    assert isinstance(train[0], Labelled) and not isinstance(train[0], Tensor)

@@ -79,7 +79,7 @@ def test_chatml_is_taken_where_the_tokenizer_has_it(says, chat_tokenizer):
     assert prompts[1] == template.render(conversation.messages[:3], add_generation_prompt=True)
 
 
-def test_the_oldest_turns_are_forgotten_whole_and_several_at_once(says, tokenizer):
+def test_the_oldest_turns_are_forgotten_several_at_once(says, tokenizer):
     prompts = says(tokenizer, *[f" answer {i}\nUser:" for i in range(18)])
     conversation = talk(tokenizer, block_size=320, system="S.")
     for i in range(18):
@@ -114,7 +114,7 @@ def test_an_answer_has_half_of_the_context_at_most(says, tokenizer):
     assert answer == "x" * (60 - len(prompt))  # and what the question leaves over
 
 
-def test_a_question_that_is_too_long_is_refused_and_leaves_the_conversation(says, tokenizer):
+def test_a_question_that_is_too_long_is_refused(says, tokenizer):
     says(tokenizer, " fine\nUser:")
     conversation = talk(tokenizer, block_size=80)
     ask(conversation, "short", 20)
@@ -150,34 +150,29 @@ def test_a_real_model_answers_and_is_left_as_it_was(tokenizer):
 
 
 @pytest.mark.parametrize("small", [small_gpt, small_llama])
-def test_what_was_read_is_not_read_again_and_the_answers_are_the_same(small, tokenizer, monkeypatch):
+def test_what_was_read_is_not_read_again(small, tokenizer, monkeypatch):
     model = small(vocab_size=len(tokenizer), block_size=300)
     for parameter in model.parameters():
         parameter.data *= 5  # so that what it writes depends on what it reads
-    read = []
-    hidden_states = model.hidden_states
+    read, hidden_states = [], model.hidden_states
     monkeypatch.setattr(model, "hidden_states", lambda ids, *rest: read.append(ids.size) or hidden_states(ids, *rest))
-    prompts = []
-    encode = Transcript.encode
-
-    def noted(self, *arguments, **options):
-        ids, learned = encode(self, *arguments, **options)
-        prompts.append(ids)
-        return ids, learned
-
-    monkeypatch.setattr(Transcript, "encode", noted)
-    conversation = Conversation(model, tokenizer)
     questions = ["Hello", "And you?", "Well", "Now something longer, " * 10 + "to forget the first ones"]
-    answers = []
-    for i, question in enumerate(questions):
-        read.clear()
-        answers.append(ask(conversation, question, 12))
-        if 0 < i < 3:
-            assert 0 < read[0] <= len(prompts[i]) - len(prompts[i - 1]) and read[1] == 1
-    assert conversation.forgotten > 0 and read[0] > 200  # what stands elsewhere now is read anew
+
+    def answers():
+        """The answers, how much was read at once for each, and how many messages were forgotten."""
+        conversation, texts, sizes = Conversation(model, tokenizer), [], []
+        for question in questions:
+            read.clear()
+            texts.append(ask(conversation, question, 12))
+            sizes.append(read[0])
+        return texts, sizes, conversation.forgotten
+
+    texts, sizes, forgotten = answers()
     monkeypatch.setattr(conversation_module, "stream", lambda *a, memory=None, **options: stream(*a, **options))
-    without = Conversation(model, tokenizer)
-    assert [ask(without, question, 12) for question in questions] == answers
+    expected, whole, _ = answers()
+    assert texts == expected and forgotten > 0
+    assert 200 < sizes[3] <= whole[3]  # what stands elsewhere now is read anew
+    assert all(0 < sizes[i] <= whole[i] - whole[i - 1] for i in (1, 2))
 
 
 @given(st.text("\nUser: x", max_size=40), st.lists(st.integers(0, 40), max_size=6))

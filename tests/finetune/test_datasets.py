@@ -82,60 +82,6 @@ def test_a_completion_is_told_from_its_prompt(earlier, later, path):
     assert examples == [Example([*prompt, *completion], completion=len(completion))] * (1 + len(texts))
 
 
-@pytest.mark.parametrize(
-    ("row", "words"),
-    [
-        ([1], "expected a JSON object, got [1]"),
-        ({"text": "a"}, "expected the fields messages; or conversations; or prompt and completion; or instruction"),
-        ({"messages": [user([{"type": "image_url"}]), assistant("b")]}, "message 1: only texts are read"),
-        ({"messages": [user("a"), {**assistant(""), "tool_calls": [5]}]}, "message 2: tool_calls must be functions"),
-        ({"prompt": "a"}, "there is no field 'completion', only 'prompt'"),
-        ({"prompt": 3, "completion": "b"}, "the field 'prompt' must be a text, got 3"),
-        ({"prompt": [{"role": "user"}], "completion": "b"}, "prompt: message 1: content must be a text, got none"),
-        ({"instruction": "a", "input": 3, "output": "b"}, "the field 'input' must be a text, got 3"),
-        ({"messages": "hi"}, "a conversation is a list of messages"),
-        ({"prompt": "\ud800", "completion": "b"}, "this is not text, or nested too deeply"),
-        ({"messages": [user("a"), {"role": "robot", "content": "b"}]}, "message 2: role must be one of"),
-        ({"messages": [user("a")]}, "the last message must be the assistant's"),
-        ({"messages": [assistant("b")]}, "before the assistant's last message there must be one of the user's"),
-        ({"prompt": "a", "completion": " \n"}, "the assistant's last message is empty: there is nothing to learn from"),
-    ],
-)
-def test_errors_name_file_line_and_field(row, words, path):
-    write_rows(path, [{"prompt": "a", "completion": "b"}, row])
-    with pytest.raises(ValueError) as caught:
-        read_examples(path)
-    assert str(caught.value).startswith(f"{path}, line 2: ") and words in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "is empty: there is nothing to learn from"),
-        ('{"prompt": "a", "completion": "b"}\n{"prompt"', "line 2: this is not valid JSON"),
-        ("{" + '"a":{' * 100_000, "this is not valid JSON"),
-        ('[{"prompt": "a", "completion": "b"}\n{}]', "this is not a JSON array (Expecting ',' delimiter: line 2"),
-        ('[{"prompt": "a", "completion": "b"},\n\n{"prom]', "JSON array (Unterminated string starting at: line 3"),
-        ("[\n3]", "item 1: expected a JSON object, got 3"),
-        ('[{"prompt": "a", "completion": "b"}]\n{}', "this is not a JSON array (Extra data: line 2"),
-    ],
-)
-def test_damaged_files_are_refused_in_one_sentence(text, words, path):
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError) as caught:
-        read_examples(path)
-    assert str(path) in str(caught.value) and words in str(caught.value) and len(str(caught.value)) < 400
-
-
-def test_bytes_that_are_no_text_are_refused(path):
-    path.write_bytes(b'{"prompt": "\xff"}')
-    with pytest.raises(ValueError, match="not UTF-8"):
-        read_examples(path)
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        read_examples(path.with_name("nowhere"))
-
-
 KEYS = ["role", "content", "from", "value", "tool_calls", "function", "text"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-1, 5) | st.floats() | st.sampled_from(["", "a", "user", "assistant"]),
@@ -159,31 +105,13 @@ def test_any_json_is_read_or_refused_in_one_sentence(tmp_path_factory, row):
 # --- preferences ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
+def test_preferences_are_texts_or_messages(path):
+    rows = [
         {"prompt": "a", "chosen": "b", "rejected": "c"},
         {"prompt": [user("a")], "chosen": [assistant("b")], "rejected": [assistant("c")]},
         {"prompt": "a", "chosen": [user("a"), assistant("b")], "rejected": [user("a"), assistant("c")]},
-    ],
-)
-def test_preferences_are_texts_or_messages_with_or_without_the_prompt(row, path):
-    assert read_preferences(write_rows(path, [row])) == [Preference([user("a")], "b", "c")]
-
-
-@pytest.mark.parametrize(
-    ("row", "words"),
-    [
-        ({"prompt": "a", "chosen": "b"}, "there is no field 'rejected', only 'prompt', 'chosen'"),
-        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are the same"),
-        ({"prompt": "a", "chosen": "", "rejected": "b"}, "chosen is empty"),
-        ({"prompt": "a", "chosen": [user("b")], "rejected": "c"}, "chosen must be one message of the assistant"),
-        ({"prompt": None, "chosen": "b", "rejected": "c"}, "the field 'prompt' must be a text, got None"),
-    ],
-)
-def test_errors_of_preferences(row, words, path):
-    with pytest.raises(ValueError, match=f"line 1: {words}"):
-        read_preferences(write_rows(path, [row]))
+    ]
+    assert read_preferences(write_rows(path, rows)) == [Preference([user("a")], "b", "c")] * 3
 
 
 def test_fields_that_are_not_read_are_named_once(path, capsys):
@@ -212,32 +140,67 @@ def test_labelled_texts_from_csv_tsv_and_lines(tmp_path):
         (tmp_path / name).write_bytes(text.encode("utf-8"))
         assert read_labelled(tmp_path / name) == ITEMS, name
     assert [item.place.rpartition(" ")[2] for item in read_labelled(tmp_path / "a.csv")] == ["2", "4"]
+    assert read_labelled(write_rows(tmp_path / "b.jsonl", [{"text": "a", "label": 1}])) == [Labelled("a", "1")]
 
 
-def test_numbers_may_be_labels_of_lines(path):
-    assert read_labelled(write_rows(path, [{"text": "a", "label": 1}])) == [Labelled("a", "1")]
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+GOOD = '{"prompt": "a", "completion": "b"}'
+OF_CONVERSATIONS = [
+    ({"text": "a"}, "expected the fields messages; or conversations; or prompt and completion; or instruction"),
+    ({"messages": [user([{"type": "image_url"}]), assistant("b")]}, "message 1: only texts are read"),
+    ({"messages": [user("a"), {**assistant(""), "tool_calls": [5]}]}, "message 2: tool_calls must be functions"),
+    ({"prompt": "a"}, "there is no field 'completion', only 'prompt'"),
+    ({"prompt": [{"role": "user"}], "completion": "b"}, "prompt: message 1: content must be a text, got none"),
+    ({"messages": "hi"}, "a conversation is a list of messages"),
+    ({"messages": ["hi"]}, "message 1 must be an object"),
+    ({"messages": [user("a"), {"role": "system", "content": "b"}]}, "message 2: a system message must be the first"),
+    ({"prompt": "\ud800", "completion": "b"}, "this is not text, or nested too deeply"),
+    ({"messages": [user("a"), {"role": "robot", "content": "b"}]}, "message 2: role must be one of"),
+    ({"messages": [user("a")]}, "the last message must be the assistant's"),
+    ({"messages": [assistant("b")]}, "before the assistant's last message there must be one of the user's"),
+    ({"prompt": "a", "completion": " \n"}, "the assistant's last message is empty: there is nothing to learn from"),
+    ("", "is empty: there is nothing to learn from"),
+    (GOOD + '\n{"prompt"', "line 2: this is not valid JSON"),
+    ("{" + '"a":{' * 100_000, "this is not valid JSON"),
+    (f"[{GOOD}\n{{}}]", "this is not a JSON array (Expecting ',' delimiter: line 2"),
+    ("[\n3]", "item 1: expected a JSON object, got 3"),
+    (b'{"prompt": "\xff"}', "not UTF-8"),
+]
+OF_PREFERENCES = [
+    ({"prompt": "a", "chosen": "b"}, "line 1: there is no field 'rejected', only 'prompt', 'chosen'"),
+    ({"prompt": "a", "chosen": "b", "rejected": "b"}, "line 1: chosen and rejected are the same"),
+    ({"prompt": "a", "chosen": [user("b")], "rejected": "c"}, "line 1: chosen must be one message of the assistant"),
+]
+OF_LABELLED_TEXTS = [
+    ("a,b\n1,2\n", "line 1: expected a header with the columns text and label, got ['a', 'b']"),
+    ("text,label\nx,y\nx\n", "line 3: the row has not as many fields as the header, 2"),
+    ("text,label\n ,y\n", "line 2: text is empty"),
+    ('text,label\n"x,y\n', "line 2: unexpected end of data"),
+    ("text,label\n" + "x" * 200_000 + ",y\n", "line 2: field larger than field limit"),
+    ({"text": "x"}, "line 1: there is no field 'label', only 'text'"),
+    ({"text": "x", "label": 1.5}, "line 1: the field 'label' must be a text, got 1.5"),
+]
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "words"),
+    ("read", "content", "words"),
     [
-        ("a.csv", "a,b\n1,2\n", "line 1: expected a header with the columns text and label, got ['a', 'b']"),
-        ("a.csv", "text,label\nx,y\nx\n", "line 3: the row has not as many fields as the header, 2"),
-        ("a.csv", "text,label\nx,y,z\n", "line 2: the row has not as many fields"),
-        ("a.csv", "text,label\n ,y\n", "line 2: text is empty"),
-        ("a.csv", 'text,label\n"x,y\n', "line 2: unexpected end of data"),
-        ("a.csv", "text,label\n" + "x" * 200_000 + ",y\n", "line 2: field larger than field limit"),
-        ("a.tsv", "", "expected a header with the columns text and label, got []"),
-        ("a.jsonl", '{"text": "x"}', "line 1: there is no field 'label', only 'text'"),
-        ("a.jsonl", '{"text": "x", "label": true}', "line 1: the field 'label' must be a text, got True"),
-        ("a.jsonl", '{"text": "x", "label": 1.5}', "line 1: the field 'label' must be a text, got 1.5"),
+        *((read_examples, *row) for row in OF_CONVERSATIONS),
+        *((read_preferences, *row) for row in OF_PREFERENCES),
+        *((read_labelled, *row) for row in OF_LABELLED_TEXTS),
     ],
 )
-def test_errors_of_labelled_texts(name, text, words, tmp_path):
-    (tmp_path / name).write_text(text, encoding="utf-8")
+def test_errors_name_file_line_and_field_in_one_sentence(read, content, words, tmp_path):
+    path = tmp_path / ("a.csv" if read is read_labelled and isinstance(content, str) else "a.jsonl")
+    text = json.dumps(content) if isinstance(content, dict) else content
+    path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
     with pytest.raises(ValueError) as caught:
-        read_labelled(tmp_path / name)
-    assert str(caught.value).startswith(str(tmp_path / name)) and words in str(caught.value)
+        read(path)
+    message = str(caught.value)
+    assert str(path) in message and words in message and "\n" not in message and len(message) < 400
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read(path.with_name("nowhere"))
 
 
 def test_what_is_written_is_read_again(path):
@@ -283,12 +246,9 @@ def test_batches_go_on_where_a_checkpoint_stopped():
         ShuffledBatches(range(9), 3, list).load_state_dict(state)
 
 
-def test_batches_of_nothing_are_refused():
+def test_batches_for_evaluation_and_of_nothing():
+    assert list(batches_of(range(5), 2, np.array))[2].tolist() == [4]
+    assert [b.tolist() for b in batches_of(range(4), 2, np.array)] == [[0, 1], [2, 3]]
     for items, size in ([], 3), ([1], 0):
         with pytest.raises(ValueError, match=f"batches of {size} cannot be made of {len(items)} items"):
             ShuffledBatches(items, size, list)
-
-
-def test_batches_for_evaluation():
-    assert list(batches_of(range(5), 2, np.array))[2].tolist() == [4]
-    assert [b.tolist() for b in batches_of(range(4), 2, np.array)] == [[0, 1], [2, 3]]

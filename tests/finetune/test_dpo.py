@@ -9,18 +9,15 @@ import numpy as np
 import pytest
 
 from finetune.data import pairs as pairs_data
+from finetune.data import questions
 from finetune.data.datasets import Preference, write_jsonl
 from finetune.data.pairs import encode_pairs, pair_batch
 from finetune.evaluation import judge
 from finetune.objectives.dpo import KINDS, dpo_batch_loss, dpo_loss, with_reference
 from finetune.objectives.logprobs import sequence_logprobs
 from finetune.stages import dpo as page
-from finetune.stages import grpo, ppo, sft
+from finetune.stages import grpo, ppo, reward, sft, worked_model
 from finetune.stages.dpo import DPOConfig, train_dpo
-from finetune.stages.grpo import GRPORunConfig
-from finetune.stages.ppo import PPORunConfig
-from finetune.stages.reward import RewardConfig
-from finetune.stages.sft import SFTConfig
 from gpt.training.checkpoint import CheckpointError
 from gpt.training.run import Run, start
 from gpt.training.training_config import TrainingConfig
@@ -44,7 +41,7 @@ def test_losses_and_gradients_are_those_of_trl(kind):
         np.testing.assert_allclose(other.grad, -own.grad, rtol=1e-12)
 
 
-def test_robust_without_wrong_labels_is_sigmoid_and_corrects_for_them_on_average():
+def test_robust_is_on_average_the_sigmoid_loss_of_right_labels():
     """With a share ε of labels flipped, the mean loss is that of the right labels: the estimate is unbiased."""
     rng = np.random.default_rng(0)
     pc, pr, rc, rr = map(Tensor, rng.standard_normal((4, 5)))
@@ -56,18 +53,14 @@ def test_robust_without_wrong_labels_is_sigmoid_and_corrects_for_them_on_average
     np.testing.assert_allclose(((1 - e) * right + e * flipped).data, sigmoid, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "options, words",
-    [
+def test_impossible_settings():
+    for options, words in (
         ({"kind": "sgmoid"}, "no DPO loss 'sgmoid': choose from sigmoid, ipo, hinge, robust"),
         ({"beta": 0.0}, "beta must be a number > 0, got 0.0"),
-        ({"beta": math.nan}, "beta must be a number > 0"),
         ({"label_smoothing": 0.5}, r"label_smoothing must be in \[0, 0.5\), got 0.5"),
-    ],
-)
-def test_impossible_settings(options, words):
-    with pytest.raises(ValueError, match=words):
-        dpo_loss(*[Tensor([0.0])] * 4, **options)
+    ):
+        with pytest.raises(ValueError, match=words):
+            dpo_loss(*[Tensor([0.0])] * 4, **options)
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
@@ -80,7 +73,7 @@ def pairs():
     return with_reference(small_policy(template, seed=1, dtype="float64"), encoded, batch_size=2)
 
 
-def test_the_reference_is_what_its_model_says_whatever_the_batches(pairs):
+def test_the_reference_does_not_depend_on_the_batches(pairs):
     template = small_template()
     model = small_policy(template, seed=1, dtype="float64", dropout=0.5)
     for pair in pairs:
@@ -128,7 +121,7 @@ def test_ipo_compares_tokens_and_not_sums(pairs):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_run_begins_where_policy_and_reference_agree_in_every_precision(precision, tmp_path, monkeypatch):
+def test_a_run_begins_where_policy_and_reference_agree(precision, tmp_path, monkeypatch):
     template = small_template()
     base = str(save_model(tmp_path / "base", small_policy(template, 1, block_size=48), template.tokenizer))
     write_jsonl(tmp_path / "pairs.jsonl", preferences(30))
@@ -140,16 +133,16 @@ def test_a_run_begins_where_policy_and_reference_agree_in_every_precision(precis
         assert loss.item() / n == pytest.approx(math.log(2), abs=1e-4)
 
 
-def test_an_older_run_whose_references_count_earlier_answers_is_refused():
+def test_an_older_run_that_counted_earlier_answers_is_refused():
     talk = [*question("a?"), {"role": "assistant", "content": "b"}, *question("c?")]
-    several, one = ([[Preference(prompt, "yes", "no")]] for prompt in (talk, talk[:1]))
+    several, one = ([Preference(prompt, "yes", "no")] for prompt in (talk, talk[:1]))
     for pairs, begun, refused in ((several, None, True), (several, "the last message", False), (one, None, False)):
-        run = SimpleNamespace(out_dir="runs/a", keep=lambda name, make, begun=begun: begun)
+        run = SimpleNamespace(out_dir="runs/a", extra={} if begun is None else {"counted": begun})
         with pytest.raises(CheckpointError, match="runs/a was begun by an older version") if refused else nullcontext():
             page._check_replies(run, pairs)
 
 
-def test_a_short_run_is_evaluated_on_fewer_items_and_the_runs_of_the_scripts_on_all(tmp_path, monkeypatch, capsys):
+def test_a_short_run_is_evaluated_on_fewer_items(tmp_path, monkeypatch, capsys):
     template = small_template()
     base = str(save_model(tmp_path / "base", small_policy(template, 1, block_size=192), template.tokenizer))
     write_jsonl(tmp_path / "pairs.jsonl", preferences(450))
@@ -166,12 +159,12 @@ def test_a_short_run_is_evaluated_on_fewer_items_and_the_runs_of_the_scripts_on_
     assert reference is not model
 
     long = dataclasses.replace(config, training=TrainingConfig(max_iters=30, gradient_accumulation_steps=2))
-    assert Run(long).most_tested == 30 * 2 * 8 // 3 and Run(config).most_tested == 40
+    assert Run(long).max_eval_items == 30 * 2 * 8 // 3 and Run(config).max_eval_items == 40
     for stage, count in {
-        SFTConfig(training=TrainingConfig(max_iters=800)): sft.TEST_ITEMS,
+        sft.SFTConfig(training=TrainingConfig(max_iters=800)): sft.TEST_ITEMS,
         DPOConfig(training=TrainingConfig(max_iters=60)): page.TEST_ITEMS,
-        RewardConfig(training=TrainingConfig(max_iters=100)): 300,
-        PPORunConfig(): ppo.TEST_ITEMS,
-        GRPORunConfig(): grpo.TEST_ITEMS,
+        reward.RewardConfig(training=TrainingConfig(max_iters=100)): 300,
+        ppo.PPORunConfig(): questions.TEST_ITEMS,
+        grpo.GRPORunConfig(): worked_model.TEST_ITEMS,
     }.items():
-        assert Run(stage).most_tested >= count, stage
+        assert Run(stage).max_eval_items >= count, stage

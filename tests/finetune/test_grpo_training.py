@@ -1,6 +1,7 @@
 """GRPO's page: the right tokens are learned from, checked rewards are found, runs go on bit for bit."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from finetune.evaluation.exam import score_answers
 from finetune.objectives.grpo import METHODS, answer_weights, group_advantages, grpo_loss
 from finetune.objectives.rollout import Replies, prompts_with_replies, sample_replies
 from finetune.stages import grpo as page
+from finetune.stages import worked_model
 from finetune.stages.grpo import GRPOConfig, GRPORunConfig, check_answers, grpo_batch_loss, grpo_batches, train_grpo
 from gpt.training.checkpoint import CheckpointError, load_run, load_state
 from gpt.training.log import read_log
@@ -29,9 +31,10 @@ TRAINING = TrainingConfig(learning_rate=1e-3, warmup_iters=0, weight_decay=0.0, 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
     """settings(folder): those of a run of seconds. A new model first learns from worked examples, for three steps."""
-    for name, value in {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 30, "TEST_ITEMS": 6, "SAMPLES": 2}.items():
-        monkeypatch.setattr(page, name, value)
-    monkeypatch.setattr(exam, "SAMPLES", 2)
+    for name, value in {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 30, "TEST_ITEMS": 6}.items():
+        monkeypatch.setattr(worked_model, name, value)
+    for module in (page, exam):
+        monkeypatch.setattr(module, "SAMPLES", 2)
 
     def settings(folder="run", grpo=CONFIG, learning_rate=1e-3, **changes):
         training = dataclasses.replace(TRAINING, learning_rate=learning_rate)
@@ -93,7 +96,7 @@ def test_a_batch_s_loss_is_the_formula_s_answer_by_answer(method, beta):
     assert loss.item() / count == pytest.approx(np.mean(expected), rel=1e-6)
 
 
-def test_answers_that_teach_nothing_are_left_out_unless_there_is_a_kl_penalty():
+def test_answers_that_teach_nothing_are_left_out_without_beta():
     template = small_template()
     policy = small_policy(template, 1).eval()
     manual_seed(0)
@@ -131,7 +134,7 @@ def test_a_reward_that_can_be_had_is_found(settings, likes, tmp_path, monkeypatc
 @pytest.mark.parametrize(("mini_batches", "accumulation"), [(1, 1), (3, 1), (2, 2)])
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_an_update_begins_with_ratio_1_and_the_first_one_without_distance_from_the_reference(
+def test_an_update_begins_with_ratio_1_first_at_the_reference(
     settings, likes, tmp_path, monkeypatch, precision, kernels, mini_batches, accumulation
 ):
     monkeypatch.setattr(page, "evaluate", lambda *_: {"loss": float(switches.autocast.get() is not None)})
@@ -166,10 +169,8 @@ def test_a_kl_penalty_keeps_the_policy_near_its_reference(settings, likes, monke
     assert_same(kept, reference)
 
 
-def test_a_run_stops_between_iterations_and_a_resumed_one_equals_one_that_never_stopped(
-    settings, likes, tmp_path, monkeypatch
-):
-    config = dataclasses.replace(CONFIG, beta=0.1)  # whose reference is found again
+def test_a_resumed_run_finds_its_reference_again(settings, likes, tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, beta=0.1)
     whole = start(train_grpo, settings("whole", config))
     assert load_state(tmp_path / "whole")["training"]["max_iters"] == whole.steps_done == 8  # optimizer steps
     rows = read_log(tmp_path / "whole" / "log.jsonl")
@@ -178,22 +179,18 @@ def test_a_run_stops_between_iterations_and_a_resumed_one_equals_one_that_never_
         interrupt_at(5, page, patch)  # the first of two steps of the third iteration
         first = start(train_grpo, settings("parts", config))
     assert first.interrupted and first.steps_done == first.saved_step == 6
+    other = shutil.copytree(tmp_path / "parts", tmp_path / "other")
     manual_seed(99)
     second = resume(train_grpo, GRPORunConfig, str(tmp_path / "parts"))
     assert not second.interrupted and second.extra["after"] == whole.extra["after"]
     assert whole.extra["before"].keys() == load_state(tmp_path / "whole")["extra"]["after"].keys()
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
-
-def test_a_run_does_not_go_on_with_another_reference(settings, likes, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        interrupt_at(2, page, patch)
-        start(train_grpo, settings(grpo=dataclasses.replace(CONFIG, beta=0.1)))
-    worked, tokenizer = load_run(tmp_path / "run" / "worked")
+    worked, tokenizer = load_run(other / "worked")
     worked.lm_head.weight.data[0, 0] += 1
-    save_model(tmp_path / "run" / "worked", worked, tokenizer)
-    with pytest.raises(CheckpointError, match="the reference in .*worked is not the one that the run in .*run was"):
-        resume(train_grpo, GRPORunConfig, str(tmp_path / "run"))
+    save_model(other / "worked", worked, tokenizer)
+    with pytest.raises(CheckpointError, match="the reference in .*worked is not the one that the run in .*other was"):
+        resume(train_grpo, GRPORunConfig, str(other))
 
 
 def test_the_control_learns_from_the_worked_examples_only(settings, tmp_path):
@@ -205,41 +202,24 @@ def test_the_control_learns_from_the_worked_examples_only(settings, tmp_path):
     assert load_state(tmp_path / "run")["step"] == run.steps_done
 
 
-def test_only_finished_answers_are_rewarded():
-    template, item = small_template(), Chain("1+1")
-    ids = template.tokenizer.encode("<think></think>2")
-    tokens, _, starts, mask = prompts_with_replies([[1]] * 2, [[*ids, template.end], ids])
-    answers = Replies(tokens, starts, mask, np.array([True, False]))
-    rewards, metrics = check_answers([item, item], answers, template.tokenizer, "exact")
-    assert rewards.tolist() == [1, 0] and metrics["exact"] == metrics["format"] == 0.5
-
-
 @pytest.mark.parametrize(
-    "reply",
+    "reply, reward",
     [
-        "<think></think><|im_start|><|im_start|>2<|im_end|>",
-        "<think></think>2<|im_start|><|im_end|>",
-        "<|im_start|><think></think>2<|im_end|>",
-        "<th<|im_start|>ink></think>2<|im_end|>",
-        "<think></thi<|im_start|>nk>2<|im_end|>",
+        ("<think></think>2<|im_end|>", 1),
+        ("<think></think>2", 0),  # not finished; and no special tokens beside the end:
+        ("<think></think><|im_start|><|im_start|>2<|im_end|>", 0),
+        ("<think></think>2<|im_start|><|im_end|>", 0),
+        ("<th<|im_start|>ink></think>2<|im_end|>", 0),
     ],
 )
-def test_special_tokens_in_an_answer_earn_nothing(reply):
-    template, item = small_template(), Chain("1+1")
+def test_only_finished_answers_as_they_were_written_are_rewarded(reply, reward):
+    template = small_template()
     ids = template.tokenizer.encode(reply, allowed_special="all")
     assert template.tokenizer.decode(ids, skip_special_tokens=True) == "<think></think>2"
     tokens, _, starts, mask = prompts_with_replies([[1]], [ids])
-    answers = Replies(tokens, starts, mask, np.array([True]))
-    rewards, metrics = check_answers([item], answers, template.tokenizer, "exact")
-    assert rewards.tolist() == [0] and metrics["exact"] == metrics["format"] == 0
-
-
-def test_a_damaged_state_is_refused(settings, tmp_path):
-    run = start(train_grpo, settings(grpo=dataclasses.replace(CONFIG, total_iterations=1)))
-    run.extra["before"] = {"exact": "all"}
-    run.save()
-    with pytest.raises(CheckpointError, match="before"):
-        resume(train_grpo, GRPORunConfig, str(tmp_path / "run"))
+    answers = Replies(tokens, starts, mask, np.array([ids[-1] == template.end]))
+    rewards, metrics = check_answers([Chain("1+1")], answers, template.tokenizer, "exact")
+    assert rewards.tolist() == [reward] and metrics["exact"] == metrics["format"] == reward
 
 
 def test_scores_of_several_answers():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from finetune.objectives.gpt_with_head import HEAD_KIND, GPTWithHead, freeze, load_classifier, save_classifier
+from finetune.objectives.gpt_with_head import HEAD_FORMAT, GPTWithHead, freeze, load_classifier, save_classifier
 from gpt import GPT, GPTConfig
 from gpt.model.gpt2 import Transformer
 from gpt.training.checkpoint import load_checkpoint, save_checkpoint
@@ -102,8 +102,8 @@ def test_bad_input_is_refused(model):
 @pytest.mark.parametrize("base", [small_gpt(), small_llama(), small_llama(tied=False)])
 def test_checkpoint_and_back(tmp_path, base):
     model = GPTWithHead.from_gpt(base, LABELS)
-    save_checkpoint(tmp_path, model, kind=HEAD_KIND)
-    loaded = load_checkpoint(tmp_path, kind=HEAD_KIND).model
+    save_checkpoint(tmp_path, model, format=HEAD_FORMAT)
+    loaded = load_checkpoint(tmp_path, format=HEAD_FORMAT).model
     assert loaded.labels == LABELS and loaded.config == model.config
     assert_same(loaded, model)
 

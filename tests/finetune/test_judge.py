@@ -8,7 +8,7 @@ import pytest
 from finetune.data.tasks import CLOSING, TaskItem, instruction_tasks
 from finetune.evaluation import judge as judging
 from finetune.evaluation.answering import Reply, ask, chat_template, scores
-from finetune.evaluation.judge import Judge, judge, kl_of_replies, qualities, show_verdicts, win_rate
+from finetune.evaluation.judge import Judge, judge, kl_of_replies, qualities
 from finetune.stages import ppo
 from tests.finetune.small import log_softmax, question, small_policy, small_template
 from tests.gpt.small import save_model, small_gpt
@@ -21,7 +21,7 @@ def template():
     return small_template()
 
 
-def test_being_right_counts_first_courtesy_second_and_what_does_not_end_is_nothing():
+def test_being_right_counts_first_and_courtesy_second():
     replies = [("kelo", True), ("kelo" + CLOSING, True), ("kelu" + CLOSING, True), ("kelo", False)]
     assert qualities([ITEM] * 4, [Reply(text, ended, []) for text, ended in replies]).tolist() == [2, 3, 1, 0]
     for hacked in ("kelo" + 2 * CLOSING, CLOSING, "kelo Glad to help!", "kelo. kelo" + CLOSING):
@@ -47,15 +47,8 @@ def test_replies_are_scored_as_they_were_written(template, written, text, right)
     assert ppo._really_right([ITEM], rollout, template.tokenizer)["right"] == right
 
 
-def test_win_rates_of_two_models_add_up_to_one():
-    rng = np.random.default_rng(0)
-    ours, theirs = rng.integers(0, 4, 50), rng.integers(0, 4, 50)
-    assert win_rate(ours, theirs) + win_rate(theirs, ours) == pytest.approx(1)
-    assert win_rate(ours, ours) == 0.5 and win_rate(np.array([2, 2]), np.array([1, 0])) == 1
-
-
 @pytest.mark.parametrize("batch_size", [2, 50])
-def test_kl_of_replies_is_the_sum_over_their_tokens_of_the_kl_of_the_distributions(template, batch_size):
+def test_kl_of_replies_is_the_sum_over_their_tokens(template, batch_size):
     model, reference = (small_policy(template, seed, "float64") for seed in (1, 2))
     prompts, replies = [[3, 4, 5], [6], [7, 8]], [[9, 10], [11, 12, 13], [14]]
     total = 0.0
@@ -85,7 +78,7 @@ def test_a_verdict_on_two_models(template, monkeypatch):
     assert [temperature for temperature, _ in seeds] == [1.0, 1.0] and seeds[0][1] != seeds[1][1]
 
 
-def test_the_reference_is_loaded_for_the_comparison_and_its_absence_is_said(template, tmp_path, capsys):
+def test_the_reference_is_loaded_for_the_comparison(template, tmp_path, capsys):
     model, reference = small_policy(template, 1, block_size=192), small_policy(template, 2, block_size=192)
     items = instruction_tasks("test", 3)
     judge = Judge(model, template.tokenizer, str(tmp_path / "sft"), items)
@@ -97,15 +90,10 @@ def test_the_reference_is_loaded_for_the_comparison_and_its_absence_is_said(temp
     assert verdict.win_rate == 0.5 and verdict.kl > 0 and items[0].prompt in output and "50.0%" in output
 
 
-def test_without_checkable_questions_replies_are_shown_and_nothing_is_measured(template, tmp_path, capsys):
+def test_without_checkable_questions_nothing_is_measured(template, tmp_path, capsys):
     model = small_policy(template)
     save_model(tmp_path, model, template.tokenizer)
     judge = Judge(model, template.tokenizer, str(tmp_path), [], [question("Why?")])
     assert judge.validate() == {} and judge.show_change() is None
     output = capsys.readouterr().out
     assert "Why?" in output and "better than before" not in output
-
-
-def test_the_table_of_verdicts(capsys):
-    show_verdicts({"after": judging.Verdict(0.7, 0.6, 0.5, 1.25)}, 200)
-    assert "after    60.0%                 50.0%                70.0%        1.25 nats" in capsys.readouterr().out

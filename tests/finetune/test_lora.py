@@ -86,7 +86,7 @@ def test_query_and_value_have_a_detour_each_and_the_key_has_none():
     np.testing.assert_allclose(v, 3 * B_v @ A_v @ x, rtol=1e-4, atol=1e-6)
 
 
-def test_at_first_the_model_is_as_it_was_and_a_is_spread_like_a_linear_layer(config):
+def test_at_first_the_model_is_as_it_was_and_a_is_spread(config):
     model = small_gpt(dtype="float64")
     before = logits(model)
     layers = apply_lora(model, config)
@@ -101,7 +101,9 @@ def test_lora_adapts_queries_and_values_unless_told_otherwise():
     layers = apply_lora(small_llama(), LoRAConfig(r=2))
     assert list(layers) == [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qv"]
     assert len(apply_lora(small_llama(), LoRAConfig(r=2, target_modules="all-linear"))) == 14
-    assert list(apply_lora(small_gpt(), LoRAConfig(r=2))) == [f"transformer.h.{i}.attn.c_attn" for i in range(2)]
+    model = small_gpt()
+    assert list(apply_lora(model, LoRAConfig(r=2))) == [f"transformer.h.{i}.attn.c_attn" for i in range(2)]
+    assert "c_attn: LoRALinear  r=2  lora_A (2, 8), lora_B (24, 2)" in repr(model)
     with pytest.raises(ValueError, match="a Linear does not say which layers to adapt: set target_modules"):
         apply_lora(nn.Linear(2, 2), LoRAConfig())
 
@@ -113,7 +115,7 @@ def test_the_course_s_figure_a_rank_of_8_is_48_times_smaller():
     assert model.num_parameters(trainable_only=True) == adapter_parameters(768, 768, 8) == 12_288 == 768 * 768 / 48
 
 
-def test_dropout_is_on_the_way_into_the_detour_and_only_in_training():
+def test_dropout_is_before_the_adapter_and_only_in_training():
     layer = LoRALinear(nn.Linear(8, 8), r=8, scaling=1.0, dropout=0.5)
     layer.lora_A.data[...] = layer.lora_B.data[...] = np.eye(8)
     x = Tensor(np.ones((100, 8), np.float32))
@@ -134,7 +136,7 @@ def test_new_layers_are_in_the_mode_of_the_model(training):
 
 
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
-def test_only_adapters_get_gradients_and_for_frozen_weights_none_are_computed(config, kernels):
+def test_only_adapters_get_gradients_and_no_others_are_computed(config, kernels):
     model = adapted(config, dtype="float32")
     with use_kernels(kernels):
         loss = model.loss(random_ids((2, 7)), random_ids((2, 7), 1))
@@ -188,34 +190,16 @@ def training_of(model):
     return partial(training_step, model, batches, language_model_loss, optimizer, schedule, 1.0), optimizer
 
 
-def test_modules_to_save_are_trained_beside_the_adapters():
-    model = small_gpt()
-    apply_lora(model, LoRAConfig(r=2, modules_to_save=("ln_f", "transformer.h.1.ln_1")))
-    trained = {name for name, p in model.named_parameters() if p.requires_grad and "lora" not in name}
-    ends = ("ln_f.weight", "ln_f.bias", "h.1.ln_1.weight", "h.1.ln_1.bias")
-    assert trained == {f"transformer.{end}" for end in ends}
-
-
 # --- in use -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_with_adapters_is_not_saved_as_if_it_were_a_plain_one(tmp_path):
+def test_a_model_with_adapters_is_not_saved_as_a_plain_one(tmp_path):
     model = adapted(VARIANTS["c_attn"], "float32")
     with pytest.raises(ValueError, match="adapter|LoRA"):
         model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model" / "model.safetensors").exists()
     merge_lora(model)
     model.save_pretrained(tmp_path / "model")
-
-
-def test_wrapped_names_and_what_print_shows():
-    model = small_gpt()
-    apply_lora(model, LoRAConfig(r=2, slices=("q", "v")))
-    names = set(model.state_dict())
-    prefix = "transformer.h.0.attn.c_attn"
-    assert {f"{prefix}.base.weight", f"{prefix}.base.bias", f"{prefix}.lora_A", f"{prefix}.lora_B"} <= names
-    assert f"{prefix}.weight" not in names
-    assert "c_attn: LoRASlices  r=2 of q, v  lora_A (4, 8), lora_B (16, 2)" in repr(model)
 
 
 # --- merging ----------------------------------------------------------------------------------------------------------
@@ -238,15 +222,17 @@ def test_merged_equals_unmerged_and_the_model_is_plain_again(config, dtype, tole
 def test_unmerging_gives_back_base_and_adapters(config):
     model = adapted(config, "float32")
     before, expected = weights_of(model), logits(model)
+    version = next(iter(lora_layers(model).values())).base.weight.version
     layers = merge_lora(model)
     unmerge_lora(model, layers)
+    assert next(iter(layers.values())).base.weight.version >= version + 2  # a graph from before knows of both writes
     assert lora_layers(model) == layers
     assert_same(model, before, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(logits(model), expected, rtol=1e-4, atol=1e-4)
     assert all(p.requires_grad == name.endswith(("lora_A", "lora_B")) for name, p in model.named_parameters())
 
 
-def test_merging_or_unmerging_twice_is_an_error_and_changes_nothing():
+def test_merging_or_unmerging_twice_is_an_error():
     model = adapted(VARIANTS["c_attn"])
     layers = merge_lora(model)
     refuse_to_merge(model, "no LoRA adapters: they were merged or removed already")
@@ -276,16 +262,6 @@ def test_removing_leaves_the_base_as_it_was(config):
         remove_lora(model)
 
 
-def test_merging_and_unmerging_count_as_writes_to_the_weight():
-    model = adapted(LoRAConfig(r=2, target_modules=("mlp.c_proj",)))
-    versions = [model.transformer.h[0].mlp.c_proj.base.weight.version]
-    layers = merge_lora(model)
-    versions.append(model.transformer.h[0].mlp.c_proj.weight.version)
-    unmerge_lora(model, layers)
-    versions.append(model.transformer.h[0].mlp.c_proj.base.weight.version)
-    assert versions[0] < versions[1] < versions[2]
-
-
 def refuse_to_merge(model, match):
     before = weights_of(model)
     with pytest.raises(ValueError, match=match):
@@ -293,7 +269,7 @@ def refuse_to_merge(model, match):
     assert_same(model, before)
 
 
-def test_merging_refuses_tied_half_precision_and_broken_weights_and_changes_nothing():
+def test_merging_refuses_tied_half_precision_and_broken_weights():
     tied = adapted(LoRAConfig(r=2, target_modules=("lm_head",)))
     refuse_to_merge(tied, "lm_head shares its weight with transformer.wte")
     refuse_to_merge(adapted(VARIANTS["c_attn"], "float32").to("float16"), "c_attn is float16, too coarse")
@@ -325,11 +301,8 @@ def test_targets(targets, expected):
     ("settings", "match"),
     [
         ({"target_modules": ("c_attn", "q_proj")}, "'q_proj' fits no module; linear layers here are c_attn, c_proj"),
-        ({"target_modules": ("proj",)}, "'proj' fits no module"),
-        ({"target_modules": r".*\.q_proj"}, "q_proj' fits no module"),
         ({"target_modules": "c_attn("}, "is not a valid regular expression"),
         ({"target_modules": ("c_attn", "ln_1")}, "h.0.ln_1 is a LayerNorm; LoRA adapts linear layers"),
-        ({"target_modules": "transformer.wte"}, "transformer.wte is a Embedding"),
         ({"modules_to_save": ("score",)}, "names 'score', which is not a module of GPT"),
         ({"modules_to_save": ("wte",)}, "wte shares its weight with lm_head: name both"),
         ({"modules_to_save": ("attn",)}, "c_attn is in target_modules and in modules_to_save"),

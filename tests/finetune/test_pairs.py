@@ -5,7 +5,6 @@ import pytest
 
 from finetune.data.datasets import Preference
 from finetune.data.pairs import encode_pairs, pair_batch
-from finetune.data.tasks import instruction_tasks, preference_pairs
 from tests.finetune.small import preferences, question, small_template
 
 
@@ -39,7 +38,7 @@ def test_only_the_reply_of_a_pair_is_learned_from(template, prompt):
         assert reply.ids[: -len(learned)] == template.encode(prompt, add_generation_prompt=True)[0]  # as in generation
 
 
-def test_a_batch_holds_the_chosen_replies_first_and_knows_padding_by_length(template):
+def test_a_batch_holds_the_chosen_replies_first(template):
     pairs, _ = encode_pairs(preferences(3), template, 48)
     batch = pair_batch(pairs)
     replies = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
@@ -70,20 +69,16 @@ def test_a_reply_that_is_too_long_loses_its_end(template):
     assert decoded(template, pair.chosen).endswith("yes<|im_end|>")
 
 
-@pytest.mark.parametrize(
-    "preference, words",
-    [
-        (Preference(question("Say?"), "no" * 60 + "a", "no" * 60 + "b"), "differ only after the 40 tokens"),
-        (Preference(question("Say? " * 30), "yes", "no"), "nothing to learn from"),
-        (Preference([*said("a?", "b"), {**CALL, "content": "no " * 60}], "yes", "no"), "nothing to learn from"),
-    ],
-)
-def test_pairs_of_which_nothing_is_left_are_named(template, preference, words):
-    with pytest.raises(ValueError, match=f"^pair 2: .*{words}"):
-        encode_pairs([preferences(1)[0], preference], template, 40)
-    placed = Preference(preference.prompt, preference.chosen, preference.rejected, "my.jsonl, line 7")
-    with pytest.raises(ValueError, match=f"^my.jsonl, line 7: .*{words}"):
-        encode_pairs([placed], template, 40)
+def test_pairs_of_which_nothing_is_left_are_named(template):
+    long = [*said("a?", "b"), {**CALL, "content": "no " * 60}]
+    for prompt, chosen, rejected, words in (
+        (question("Say?"), "no" * 60 + "a", "no" * 60 + "b", "differ only after the 40 tokens"),
+        (question("Say? " * 30), "yes", "no", "nothing to learn from"),
+        (long, "yes", "no", "nothing to learn from"),
+    ):
+        for place, name in (("", "pair 2"), ("my.jsonl, line 7", "my.jsonl, line 7")):
+            with pytest.raises(ValueError, match=f"^{name}: .*{words}"):
+                encode_pairs([preferences(1)[0], Preference(prompt, chosen, rejected, place)], template, 40)
 
 
 def test_a_reply_of_the_token_that_rows_are_padded_with(template):
@@ -91,11 +86,3 @@ def test_a_reply_of_the_token_that_rows_are_padded_with(template):
     batch = pair_batch(pairs)
     learned = np.flatnonzero(batch.learned[0])
     assert batch.tokens[0, learned].tolist() == [0, template.end] and learned[-1] == batch.lengths[0] - 1
-
-
-@pytest.mark.parametrize("seed", [0, 2])
-def test_the_built_in_pairs_always_differ_in_quality(seed):
-    """Words are made up at random, so that a wrong answer could be the right one by chance (as with these seeds)."""
-    items = instruction_tasks("train", 1400, seed + 1)
-    for item, pair in zip(items, preference_pairs("train", 1400, seed), strict=True):
-        assert item.question == pair.prompt and item.quality(pair.chosen) == 3 > item.quality(pair.rejected)

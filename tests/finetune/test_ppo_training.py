@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from finetune.data import questions
 from finetune.objectives.ppo import gae, token_rewards, whiten
 from finetune.objectives.rollout import Rollout, rollout_metrics
 from finetune.stages import ppo as page
@@ -13,11 +14,10 @@ from gpt.training.checkpoint import CheckpointError, load_checkpoint, load_run, 
 from gpt.training.log import read_log
 from gpt.training.run import Run, resume, start
 from gpt.training.training_config import TrainingConfig
-from minigrad import Tensor, manual_seed, nn, use_kernels
+from minigrad import Tensor, nn, use_kernels
 from tests.finetune.small import interrupt_at, small_policy, small_template, watch
 from tests.gpt.small import assert_same, save_model, weights_of
 from tests.scripts.preference_files import write_questions
-from tests.scripts.running import assert_same_run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 CONFIG = PPOConfig(total_iterations=3, batch_size=6, num_ppo_epochs=2, num_mini_batches=2, response_length=5)
@@ -51,18 +51,16 @@ def settings(tmp_path, monkeypatch):
 
 @pytest.fixture
 def rollout():
-    rng = np.random.default_rng(0)
-    mask = np.arange(4) < np.array([[4], [1], [3], [2], [4]])
-    starts = np.array([3, 2, 4, 2, 3])
+    rng, starts = np.random.default_rng(0), np.array([3, 2, 4, 2, 3])
+    mask, ended = np.arange(4) < np.array([[4], [1], [3], [2], [4]]), np.array([True, True, False, True, False])
     grids = [np.where(mask, rng.standard_normal(mask.shape), 0) for _ in range(3)]
-    tokens = rng.integers(1, 290, (5, 8))
-    return Rollout(tokens, starts, mask, np.array([True, True, False, True, False]), *grids, rng.standard_normal(5))
+    return Rollout(rng.integers(1, 290, (5, 8)), starts, mask, ended, *grids, rng.standard_normal(5))
 
 
 # --- what is learned from ---------------------------------------------------------------------------------------------
 
 
-def test_every_reply_is_dealt_once_per_epoch_with_its_own_advantages(rollout):
+def test_every_reply_is_dealt_once_per_epoch_with_its_advantage(rollout):
     config = PPOConfig(batch_size=5, num_ppo_epochs=3, num_mini_batches=2)
     advantages, returns = np.random.default_rng(1).standard_normal((2, *rollout.mask.shape))
     batches = ppo_batches(rollout, advantages, returns, config, np.random.default_rng(0))
@@ -90,8 +88,8 @@ def test_metrics_of_a_rollout(rollout):
     assert metrics["objective/entropy"] == pytest.approx(-rollout.logprobs.sum() / 5)
 
 
-def test_each_token_has_its_advantage_and_in_the_first_step_nothing_is_clipped(settings, monkeypatch):
-    dealt, losses = watch(page, monkeypatch, "ppo_batches"), watch(page, monkeypatch, "ppo_batch_loss")
+def test_each_token_has_its_advantage_and_first_none_is_clipped(settings, monkeypatch):
+    dealt, losses = (watch(page, monkeypatch, name) for name in ("ppo_batches", "ppo_batch_loss"))
     config = dataclasses.replace(CONFIG, kl_coef=0.2, missing_eos_penalty=0.4, gamma=0.9, lam=0.7)
     start(train_ppo, settings(ppo=config, learning_rate=1e-2))
     assert len(dealt) == 3 and len(losses) == 12
@@ -114,7 +112,7 @@ def test_each_token_has_its_advantage_and_in_the_first_step_nothing_is_clipped(s
 @pytest.mark.parametrize(("mini_batches", "accumulation"), [(1, 1), (3, 1), (2, 2)])
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_an_update_begins_with_ratio_1_and_the_first_one_without_distance_from_the_reference(
+def test_an_update_begins_with_ratio_1_first_at_the_reference(
     settings, monkeypatch, precision, kernels, mini_batches, accumulation
 ):
     losses, rollouts = watch(page, monkeypatch, "ppo_batch_loss"), watch(page, monkeypatch, "roll_out")
@@ -134,7 +132,7 @@ def test_an_update_begins_with_ratio_1_and_the_first_one_without_distance_from_t
 # --- the loop ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_reward_that_can_be_had_is_found_and_a_dear_reference_is_stayed_with(settings, tmp_path):
+def test_a_reward_is_found_and_a_dear_reference_is_stayed_with(settings, tmp_path):
     """Without a price the policy comes to write the tokens that are liked; with a high one it stays where it was."""
     config = dataclasses.replace(CONFIG, total_iterations=12, batch_size=36, missing_eos_penalty=0.0)
     logs = {}
@@ -147,9 +145,9 @@ def test_a_reward_that_can_be_had_is_found_and_a_dear_reference_is_stayed_with(s
     assert logs[0.0][-1]["objective/kl"] > 1.5 > 1 > logs[30.0][-1]["objective/kl"]
 
 
-def test_the_log_has_the_standard_names_and_built_in_questions_are_checked(settings, tmp_path, monkeypatch):
+def test_the_log_has_standard_names_and_replies_are_checked(settings, tmp_path, monkeypatch):
     for name, value in {"TRAIN_ITEMS": 12, "TEST_ITEMS": 3}.items():
-        monkeypatch.setattr(page, name, value)
+        monkeypatch.setattr(questions, name, value)
     rollouts, judged = watch(page, monkeypatch, "roll_out"), watch(page, monkeypatch, "qualities")
     start(train_ppo, settings(data="tasks"))
     rows = read_log(tmp_path / "run" / "log.jsonl")
@@ -164,41 +162,28 @@ def test_the_log_has_the_standard_names_and_built_in_questions_are_checked(setti
         assert len(replies) == 6 and all(1 <= len(reply.ids) <= 5 for reply in replies)
 
 
-def test_only_the_policy_learns_and_its_checkpoint_is_a_plain_model(settings, tmp_path, monkeypatch):
+def test_only_the_policy_learns_and_a_plain_model_is_saved(settings, tmp_path, monkeypatch):
     rollouts = watch(page, monkeypatch, "roll_out")
     run = start(train_ppo, settings())
     (model, reference, *_), _ = rollouts[-1]
     base, saved = (weights_of(load_run(tmp_path / name)[0]) for name in ("base", "run"))
     assert_same(reference, base)
     assert_same(run.model, saved)
+    assert load_state(tmp_path / "run")["training"]["max_iters"] == run.steps_done == 12  # optimizer steps
+    assert any(map(any, load_state(tmp_path / "run")["extra"]["value_head"]["weight"]))
     assert not any(np.array_equal(value, base[name]) for name, value in saved.items())
     assert model.policy is run.model and any(model.value_head.weight.data.ravel())
 
 
-def test_a_run_stops_between_iterations_and_a_resumed_one_equals_one_that_never_stopped(
-    settings, tmp_path, monkeypatch
-):
-    whole = start(train_ppo, settings("whole"))
-    assert load_state(tmp_path / "whole")["training"]["max_iters"] == whole.steps_done == 12  # optimizer steps
-    with monkeypatch.context() as patch:
-        interrupt_at(6, page, patch)  # the second of four steps of the second iteration
-        first = start(train_ppo, settings("parts"))
-    assert first.interrupted and first.steps_done == first.saved_step == 8
-    manual_seed(99)
-    second = resume(train_ppo, PPORunConfig, str(tmp_path / "parts"))
-    assert not second.interrupted and second.steps_done == 12
-    assert_same_run(tmp_path / "parts", tmp_path / "whole")
-    assert any(map(any, load_state(tmp_path / "parts")["extra"]["value_head"]["weight"]))
-
-
 @pytest.mark.parametrize("changed", ["reference", "reward model"])
-def test_a_run_does_not_go_on_with_another_reference_or_reward_model(settings, tmp_path, monkeypatch, changed):
+def test_a_run_goes_on_only_with_its_reference_and_reward_model(settings, tmp_path, monkeypatch, changed):
     likes = Likes()
     likes.weight = nn.Parameter(np.ones(3, np.float32))
     monkeypatch.setattr(page, "checked_reward_model", lambda *_: likes)
     with monkeypatch.context() as patch:
         interrupt_at(2, page, patch)
-        start(train_ppo, settings())
+        run = start(train_ppo, settings())
+    assert run.interrupted and run.steps_done == run.saved_step == 4  # at the end of the iteration
     if changed == "reference":
         template = small_template()
         save_model(tmp_path / "base", small_policy(template, 2, n_embd=8, block_size=192), template.tokenizer)
@@ -208,12 +193,8 @@ def test_a_run_does_not_go_on_with_another_reference_or_reward_model(settings, t
         resume(train_ppo, PPORunConfig, str(tmp_path / "run"))
 
 
-def test_a_reward_that_is_not_finite_skips_steps_keeps_the_batches_and_stops(settings, tmp_path, monkeypatch):
-    class Broken(nn.Module):
-        def forward(self, tokens, lengths):
-            return Tensor(np.full((len(tokens), 1), np.nan, dtype=np.float32))
-
-    monkeypatch.setattr(page, "checked_reward_model", lambda *_: Broken())
+def test_a_reward_that_is_not_finite_skips_steps_and_stops(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(Likes, "forward", lambda self, tokens, _: Tensor(np.full((len(tokens), 1), np.nan, np.float32)))
     config = settings(ppo=dataclasses.replace(CONFIG, total_iterations=9))
     run = Run(config)
     with np.errstate(invalid="ignore"), pytest.raises(FloatingPointError, match="10 steps in a row .* not finite"):

@@ -121,11 +121,8 @@ def test_what_is_not_packed_or_does_not_fit_is_refused(tmp_path):
         changed = smollm.metadata() | {"llama.feed_forward_length": 2 * SHAPE["n_inner"]}
         load_packed(write_llama(tmp_path / "wrong.gguf", packed_model, "Q4_0", **changed))
     path = packed_file(tmp_path, "Q4_0")
-    data = bytearray(path.read_bytes())
-    place = GGUFFile(path).tensors["blk.0.ffn_up.weight"].raw.tobytes()
-    start = data.find(place)
-    data[start : start + 2] = np.float16(np.inf).tobytes()
-    path.write_bytes(data)
+    raw = GGUFFile(path).tensors["blk.0.ffn_up.weight"].raw.tobytes()
+    path.write_bytes(path.read_bytes().replace(raw, np.float16(np.inf).tobytes() + raw[2:]))
     with pytest.raises(GGUFError, match=r"small\.gguf: blk\.0\.ffn_up\.weight holds numbers that are not finite"):
         load_packed(path)
 

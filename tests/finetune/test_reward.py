@@ -1,11 +1,17 @@
-"""The reward model: Bradley-Terry."""
+"""The reward model: Bradley-Terry, and the scores that a run shows."""
 
 import numpy as np
 import pytest
 
+from finetune.data.datasets import write_jsonl
 from finetune.objectives.reward import reward_loss
+from finetune.stages import reward as page
+from finetune.stages.reward import RewardConfig, load_reward_model, train_reward_model
+from gpt.training.run import start
+from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor
-from tests.finetune.small import golden
+from tests.finetune.small import golden, preferences, small_policy, small_template, watch
+from tests.gpt.small import save_model
 
 
 def test_loss_and_gradients_are_those_of_trl():
@@ -23,3 +29,15 @@ def test_only_differences_matter():
     shifted = [Tensor(s + 100) for s in scores]
     np.testing.assert_allclose(reward_loss(*shifted).data, reward_loss(*map(Tensor, scores)).data, rtol=1e-12)
     assert reward_loss(Tensor([-1000.0]), Tensor([0.0])).item() == 1000  # no overflow
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_scores_are_measured_without_dropout(tmp_path, monkeypatch):
+    template, data, folder = small_template(), tmp_path / "pairs.jsonl", str(tmp_path / "run")
+    base = str(save_model(tmp_path / "base", small_policy(template, dropout=0.5), template.tokenizer))
+    write_jsonl(data, preferences(20))
+    measured = watch(page, monkeypatch, "_scores")
+    start(train_reward_model, RewardConfig(base, str(data), folder, 4, training=TrainingConfig(max_iters=2)))
+    (_, before), ((model, pairs), after) = measured
+    assert model.training and before != after
+    np.testing.assert_allclose(page._scores(load_reward_model(folder)[0].eval(), pairs), after, rtol=1e-5)

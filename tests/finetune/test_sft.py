@@ -1,7 +1,5 @@
 """Instruction tuning: what is learned from, the loss, the run, and how its result is judged."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -9,20 +7,9 @@ from finetune.data.chat_template import ChatTemplate, add_chat_tokens
 from finetune.data.datasets import IGNORE, Example, ShuffledBatches, read_examples
 from finetune.data.mask_view import mask_as_text
 from finetune.data.tasks import TaskItem, instruction_tasks
-from finetune.evaluation.answering import (
-    KNOWLEDGE,
-    Reply,
-    ask,
-    chat_template,
-    following,
-    no_template,
-    other_template,
-    scores,
-    scores_by_task,
-)
+from finetune.evaluation.answering import Reply, ask, chat_template, no_template, other_template, scores, scores_by_task
 from finetune.objectives.sft import collate, encode_examples, sft_loss
-from finetune.stages import sft as page
-from finetune.stages.sft import SFTConfig, load_data, train_sft
+from finetune.stages.sft import SFTConfig, train_sft
 from gpt import Tokenizer, load_checkpoint
 from gpt.training.checkpoint import CheckpointError, load_state
 from gpt.training.log import read_log
@@ -57,7 +44,7 @@ def test_targets_are_the_next_tokens_of_the_assistant_only(chat):
     assert template.tokenizer.decode(targets[targets != IGNORE].tolist()) == "kel<|im_end|>"
 
 
-def test_padding_is_not_learned_from_even_where_the_text_has_its_id(chat):
+def test_padding_is_not_learned_from_even_if_its_id_is_a_token(chat):
     model, _ = chat
     short = ([0, 5, 0, 0], [False, False, True, True])  # 0 is what is padded with, and a token
     long = ([7, 8, 9, 3, 2, 1], [False] * 5 + [True])
@@ -84,7 +71,7 @@ def test_loss_is_that_of_the_whole_sequence_with_a_mask():
     assert_same(gradients, gradients_of(model), rtol=1e-9, atol=1e-12)
 
 
-def test_conversations_that_are_cut_are_counted_and_empty_ones_named(chat):
+def test_cut_conversations_are_counted_and_empty_ones_named(chat):
     _, template = chat
     examples = [Example(TALK, "f.jsonl, line 1"), Example([*TALK, *TALK], "f.jsonl, line 2")]
     length = len(template.encode(TALK)[0])
@@ -95,7 +82,7 @@ def test_conversations_that_are_cut_are_counted_and_empty_ones_named(chat):
 
 
 @pytest.mark.parametrize("completion", [1, 2, 3, 4])
-def test_what_the_assistant_says_in_a_prompt_is_read_and_not_learned(chat, completion):
+def test_what_the_assistant_says_in_a_prompt_is_not_learned(chat, completion):
     _, template = chat
     example = Example([*TALK, *TALK], completion=completion)
     (ids, learned), whole = template.encode(example.messages, completion=completion), template.encode(example.messages)
@@ -187,7 +174,7 @@ def test_a_run_of_another_kind_is_not_gone_on_with(base, tuned, talks, tmp_path)
         start(train_sft, config(base, talks, tuned.out_dir))
 
 
-def test_what_cannot_be_learned_from_is_named_before_anything_is_written(base, tmp_path):
+def test_what_cannot_be_learned_from_is_named_first(base, tmp_path):
     good, empty, long = ({"prompt": p, "completion": c} for p, c in (("a", "b"), ("a", ""), ("word " * 100, "b")))
     for rows, words in (
         ([good, empty], r"bad\.jsonl, line 2: the assistant's last message is empty"),
@@ -199,14 +186,6 @@ def test_what_cannot_be_learned_from_is_named_before_anything_is_written(base, t
     assert not (tmp_path / "out").exists()
 
 
-def test_built_in_questions_are_held_out(monkeypatch):
-    monkeypatch.setattr(page, "TRAIN_ITEMS", 2000)
-    train, test = load_data("tasks", seed=3)
-    assert len(train) == 2000 and len(test) == page.TEST_ITEMS
-    answers = [{example.messages[-1]["content"] for example in part} for part in (train, test)]
-    assert answers[0].isdisjoint(answers[1])
-
-
 # --- judging ----------------------------------------------------------------------------------------------------------
 
 ITEMS = [TaskItem("repeat", "?", "kel"), TaskItem("repeat", "?", "dor"), TaskItem("join", "?", "kel-dor")]
@@ -216,15 +195,6 @@ def test_only_a_right_answer_that_ends_is_an_exact_match():
     replies = [Reply("kel", True, []), Reply("dor", False, []), Reply("dor-kel", True, [])]
     assert scores(ITEMS, replies) == {"exact_match": 1 / 3, "format": 2 / 3}
     assert scores_by_task(ITEMS, replies) == {"repeat": 0.5, "join": 0.0}
-
-
-def test_an_untrained_model_follows_no_instruction(chat):
-    model, template = chat
-    measured = following(model, template.tokenizer, instruction_tasks("test", 9, seed=0))
-    assert measured == json.loads(json.dumps(measured))
-    for part in [*measured["templates"].values(), measured["knowledge"]]:
-        assert part["exact_match"] == 0
-    assert len(measured["by_task"]) == 9 and set(measured["replies"]) & set(KNOWLEDGE)
 
 
 def test_replies_do_not_depend_on_who_else_is_asked(chat):

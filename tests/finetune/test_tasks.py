@@ -44,7 +44,7 @@ def test_every_type_is_there_and_every_answer_is_right():
             assert solve(item) == item.answer and item.is_correct(item.answer) and item.has_format(item.answer), item
 
 
-def test_held_out_questions_share_neither_wording_nor_word_nor_answer():
+def test_held_out_questions_share_no_wording_word_or_answer():
     assert not words_of(TRAIN) & words_of(TEST)
     assert not {item.answer for item in TRAIN} & {item.answer for item in TEST}
     assert not {wording_of(item) for item in TRAIN} & {wording_of(item) for item in TEST}
@@ -75,11 +75,8 @@ def test_an_item_is_a_conversation():
         ("dor-kel. Glad to help!", False, True, 1),
         ("kel", False, True, 0),
         ("Kel-dor", False, False, 0),
-        ("kel-dor.", False, False, 0),
         ("kel-dor. Glad to help! Glad to help!", False, False, 0),
-        ("kel-dor-kel", False, False, 0),
         ("The answer is kel-dor", False, False, 0),
-        ("", False, False, 0),
     ],
 )
 def test_replies_are_judged(reply, right, form, quality):
@@ -97,4 +94,8 @@ def test_preferences_put_the_right_and_courteous_answer_first():
         courteous_but_wrong += pair.rejected.endswith(CLOSING) and not pair.rejected.startswith(answer + ".")
         right_but_curt += pair.rejected == answer
     assert courteous_but_wrong == right_but_curt == 100
+    for seed in (0, 2):  # words are made up at random: with these, a wrong answer could be the right one by chance
+        items = instruction_tasks("train", 1400, seed + 1)
+        for item, pair in zip(items, preference_pairs("train", 1400, seed), strict=True):
+            assert item.question == pair.prompt and item.quality(pair.chosen) == 3 > item.quality(pair.rejected)
     assert not words_of([TaskItem("", pair.prompt[0]["content"], "") for pair in pairs]) & words_of(TEST)

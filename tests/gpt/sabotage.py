@@ -21,16 +21,16 @@ from gpt.training import pretraining
 from gpt.training.run import Run
 from scripts import train
 
-batches, training_step = Run.batches, pretraining.training_step
+enter, training_step = Run.__enter__, pretraining.training_step
 plans = {}  # step -> what happens before it
 runs = []
 
 
-def sabotaged_batches(self, *arguments):
+def sabotaged_enter(self):
     runs.append(self)
     if self.team.rank == 1 and plans.get(0) == "drift":
         self.parameters[0].data[0] += 1
-    return batches(self, *arguments)
+    return enter(self)
 
 
 def sabotaged_step(model, batches, loss_fn, *arguments):
@@ -55,5 +55,5 @@ if __name__ == "__main__":
     for plan in sys.argv.pop(1).split(","):
         name, _, at = plan.partition(":")
         plans[int(at)] = name
-    Run.batches, pretraining.training_step = sabotaged_batches, sabotaged_step
+    Run.__enter__, pretraining.training_step = sabotaged_enter, sabotaged_step
     command_line.run(train.main)

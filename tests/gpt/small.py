@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt import GPT, GPTConfig, Llama, LlamaConfig, save_checkpoint
+from gpt.training.checkpoint import STATE
 from minigrad import backend
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -67,8 +68,8 @@ def assert_same(found, expected, rtol=0.0, atol=0.0):
 
 
 def files_of(folder):
-    """The bytes of each file in a folder, by its name."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """The bytes of each file in a folder, by its path in it."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def random_ids(shape, seed=0, vocab_size=SHAPE["vocab_size"]):
@@ -80,3 +81,8 @@ def save_model(folder, model, tokenizer):
     save_checkpoint(folder, model)
     tokenizer.save(folder)
     return folder
+
+
+def checkpoint_of(folder):
+    """The folder with the files of a run's checkpoint."""
+    return folder / json.loads((folder / STATE).read_text(encoding="utf-8"))["checkpoint"]

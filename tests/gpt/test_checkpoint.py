@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,17 +14,17 @@ from safetensors.numpy import load_file, save
 
 from gpt import files, load_checkpoint, save_checkpoint
 from gpt.training import checkpoint as module
-from gpt.training.checkpoint import CheckpointError, has_checkpoint, load_state, remove_checkpoint
+from gpt.training.checkpoint import COMMIT, STATE, CheckpointError, has_checkpoint, load_state, remove_checkpoint
 from minigrad import optim
-from tests.gpt.small import assert_same, files_of, random_ids, small_gpt
+from tests.gpt.small import assert_same, files_of, random_ids, small_gpt, weights_of
 from tests.helpers import full_disk_at, peak_below, read_json, write_json
 
-FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "trainer_state.json"]
+FILES = ["config.json", "model.safetensors", "optimizer.safetensors"]
 
 
-def a_run(number, **changes):
+def a_run(number):
     """A model and optimizer in which every number tells which run this is, and a state that does, too."""
-    model = small_gpt(**changes)
+    model = small_gpt(n_layer=1)
     optimizer = optim.AdamW(optim.decay_groups(model.named_parameters(), 0.1), lr=0.1 * number)
     model.loss(random_ids((1, 5)), random_ids((1, 5))).backward()
     optimizer.step()
@@ -45,14 +44,14 @@ def arrays_of(model, optimizer_state):
 
 
 def number_of(folder):
-    """Return the number of the run in the folder; all of it has to be of that one."""
-    checkpoint = load_checkpoint(folder)
+    """Return the number of the run in the folder; all of it has to be of that one, and reading changes nothing."""
+    before, checkpoint = files_of(folder), load_checkpoint(folder)
     number = checkpoint.state["step"]
     arrays = arrays_of(checkpoint.model, checkpoint.optimizer_state)
     assert len(arrays) == 3 * len(checkpoint.model.state_dict())
     assert all((array == number).all() for array in arrays.values())
     assert checkpoint.state == {"step": number, "random": {"key": 2**127 + number}, "loss": 0.1 * number}
-    assert checkpoint.optimizer_state["param_groups"][0]["lr"] == 0.1 * number
+    assert checkpoint.optimizer_state["param_groups"][0]["lr"] == 0.1 * number and files_of(folder) == before
     return number
 
 
@@ -61,6 +60,33 @@ def refused(folder, words):
     with pytest.raises(CheckpointError, match=words) as caught:
         load_checkpoint(folder)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def save_as_before(folder, run, renamed=4):
+    """Save in the layout of older versions; see `move_as_before`."""
+    save_checkpoint(folder / "made", *run)
+    move_as_before(folder / "made", folder, renamed)
+    (folder / "made").rmdir()
+
+
+def move_as_before(source, folder, renamed=4):
+    """Move a checkpoint to where older versions had its files: beside the record.
+
+    renamed: how many of the files that they renamed at the end already are; the last one is the record.
+    """
+    record = read_json(source / STATE)
+    (source / STATE).unlink()
+    place = source / record.pop("checkpoint")
+    for i, name in enumerate(FILES):
+        (place / name).replace(folder / (name if i < renamed else f"{name}.new"))
+    place.rmdir()
+    write_record(folder / (STATE if renamed > 3 else COMMIT), record)
+
+
+def write_record(path, record):
+    """Write the record of a checkpoint with the SHA-256 that it then has."""
+    record.pop("sha256", None)
+    write_json(path, {"sha256": module._hash_of_record(record), **record})
 
 
 # --- what is saved is loaded ------------------------------------------------------------------------------------------
@@ -78,10 +104,11 @@ def test_everything_comes_back_bit_by_bit(tmp_path, changes, dtype):
         model.loss(random_ids((2, 6)), random_ids((2, 6), seed=1)).backward()
         optimizer.step()
     state = {"step": 3, "x": [1.5, None, True, "é"], "tiny": 5e-324, "nested": {"10": 1, "9": 2}}
-    save_checkpoint(tmp_path / "new" / "run", model, optimizer, state)
-    loaded = load_checkpoint(tmp_path / "new" / "run")
+    folder = tmp_path / "new" / "run"
+    save_checkpoint(folder, model, optimizer, state)
+    loaded = load_checkpoint(folder)
     loaded.model.eval()
-    assert loaded.model.config == model.config and loaded.state == state
+    assert loaded.model.config == model.config and loaded.state == state == load_state(folder)
     expected, found = arrays_of(model, optimizer.state_dict()), arrays_of(loaded.model, loaded.optimizer_state)
     assert_same(found, expected)
     assert all(found[name].dtype == array.dtype and found[name].flags.writeable for name, array in expected.items())
@@ -89,25 +116,12 @@ def test_everything_comes_back_bit_by_bit(tmp_path, changes, dtype):
     assert loaded.optimizer_state["param_groups"] == json.loads(json.dumps(groups))  # which makes tuples lists
     assert (loaded.model(random_ids((2, 6))).data == model(random_ids((2, 6))).data).all()
 
-
-def test_the_files_are_plain_safetensors_and_json(tmp_path):
-    model, optimizer, state = a_run(1)
-    save_checkpoint(tmp_path, model, optimizer, state)
-    assert sorted(files_of(tmp_path)) == FILES
-    weights = load_file(tmp_path / "model.safetensors")
-    assert weights.keys() == model.state_dict().keys()
-    assert weights["transformer.h.0.mlp.c_fc.weight"].shape == (32, 8)
-    assert read_json(tmp_path / "config.json")["n_layer"] == 2
-    assert load_state(tmp_path) == state
-
-
-def test_without_an_optimizer_and_without_reading_it(tmp_path):
-    model, optimizer, state = a_run(1)
-    save_checkpoint(tmp_path, model, optimizer, state)
-    (tmp_path / "optimizer.safetensors").unlink()
-    assert load_checkpoint(tmp_path, with_optimizer=False).optimizer_state is None
-    save_checkpoint(tmp_path, model)
-    assert load_checkpoint(tmp_path).optimizer_state is None
+    assert sorted(files_of(folder)) == [*(f"checkpoint-1/{name}" for name in FILES), STATE]
+    assert_same(load_file(folder / "checkpoint-1" / "model.safetensors"), model.state_dict())
+    (folder / "checkpoint-1" / "optimizer.safetensors").unlink()
+    assert load_checkpoint(folder, with_optimizer=False).optimizer_state is None
+    save_checkpoint(folder, model)
+    assert load_checkpoint(folder).optimizer_state is None
 
 
 def test_neither_saving_nor_loading_holds_the_model_twice(tmp_path):
@@ -121,7 +135,7 @@ def test_neither_saving_nor_loading_holds_the_model_twice(tmp_path):
     assert loaded.model.num_parameters() == model.num_parameters()
 
 
-# --- crashes ----------------------------------------------------------------------------------------------------------
+# --- crashes and full disks -------------------------------------------------------------------------------------------
 
 
 class HalfWritten(io.FileIO):
@@ -143,20 +157,18 @@ class Crash(BaseException):
 class FailingDisk:
     """Counts what is done to files, and the `fail_at`-th time raises `error`; after a crash nothing works any more."""
 
-    def __init__(self, monkeypatch, fail_at, error, afterwards=False):
-        self.done, self.fail_at, self.error, self.afterwards = 0, fail_at, error, afterwards
-        for owner, name in ((os, "replace"), (os, "fsync"), (Path, "unlink"), (Path, "mkdir")):
-            monkeypatch.setattr(owner, name, self.counted(getattr(owner, name)))
-        monkeypatch.setattr(module, "open", self.open, raising=False)
+    def __init__(self, monkeypatch, fail_at, error):
+        self.done, self.fail_at, self.error = 0, fail_at, error
+        removing = [] if isinstance(error, OSError) else ["unlink", "rmdir"]  # needs no room
+        for name in ("mkdir", "fsync", "replace", *removing):
+            monkeypatch.setattr(os, name, self.counted(getattr(os, name)))
+        for place in (module, files):
+            monkeypatch.setattr(place, "open", self.open, raising=False)
 
     def counted(self, function):
         def run(*args, **kwargs):
-            if not self.afterwards:
-                self.count()
-            result = None if function is os.fsync else function(*args, **kwargs)  # nothing here outlives the test
-            if self.afterwards:
-                self.count()
-            return result
+            self.count()
+            return None if function is os.fsync else function(*args, **kwargs)  # nothing here outlives the test
 
         return run
 
@@ -175,10 +187,10 @@ class FailingDisk:
         return file
 
 
-def save_on_failing_disk(folder, run, fail_at, error, afterwards=False):
+def save_on_failing_disk(folder, run, fail_at, error):
     """Save, and return what it raised, and after how many operations on files."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        disk = FailingDisk(monkeypatch, fail_at, error, afterwards)
+        disk = FailingDisk(monkeypatch, fail_at, error)
         try:
             save_checkpoint(folder, *run)
         except (Crash, OSError, KeyboardInterrupt) as caught:
@@ -187,129 +199,73 @@ def save_on_failing_disk(folder, run, fail_at, error, afterwards=False):
 
 
 @pytest.fixture(scope="module")
-def saving(tmp_path_factory):
-    """Three small runs by number, a folder with the first, and how many operations on files the second takes there."""
-    runs, folder = {number: a_run(number, n_layer=1) for number in (1, 2, 3)}, tmp_path_factory.mktemp("start")
-    save_checkpoint(folder, *runs[1])
-    copy = shutil.copytree(folder, f"{folder}-copy")
-    return runs, folder, save_on_failing_disk(copy, runs[2], 10**9, Crash())[1]
+def runs():
+    return [a_run(number) for number in range(4)]
 
 
-def failed_saves(folder, saving, error, first=1, afterwards=False):
-    """Save the second run over the first, which fails at one operation on files after the other.
+@pytest.fixture(params=["nothing", "a checkpoint", "an older one", "an interrupted older one"])
+def start(request, tmp_path, runs):
+    """A folder with the first run, or with nothing, in which the second one is saved."""
+    folder = tmp_path / "start"
+    folder.mkdir()
+    if request.param == "a checkpoint":
+        save_checkpoint(folder, *runs[1])
+    elif request.param == "an older one":
+        save_as_before(folder, runs[1])
+    elif request.param == "an interrupted older one":
+        save_as_before(folder, runs[0])
+        save_as_before(folder, runs[1], renamed=2)
+    return folder
 
-    At every eighth of those that write tensors, and at each of the last, among which the commit is. Yields the folder
-    and what was raised.
+
+def failed_saves(start, run, error):
+    """Save a run in copies of a folder, and fail at one operation on files after the other.
+
+    At every eighth of those that write tensors, and at each of the last, among which the commit is. Yields the copy,
+    what was raised, and how many operations are left.
     """
-    runs, start, operations = saving
-    for fail_at in (*range(first, operations - 14, 8), *range(operations - 14, operations + 1)):
-        copy = shutil.copytree(start, folder / f"{fail_at}")
-        caught, _ = save_on_failing_disk(copy, runs[2], fail_at, error, afterwards)
-        assert type(caught) is type(error)
-        yield copy, caught
+    operations = save_on_failing_disk(shutil.copytree(start, f"{start}-copy"), run, 10**9, error)[1]
+    for fail_at in (*range(1, operations - 24, 8), *range(operations - 24, operations + 1)):
+        copy = Path(shutil.copytree(start, f"{start}-{fail_at}"))
+        caught, _ = save_on_failing_disk(copy, run, fail_at, error)
+        yield copy, caught, operations - fail_at
 
 
-def test_a_crash_at_any_moment_leaves_the_old_or_the_new_checkpoint(tmp_path, saving):
-    found = []
-    for folder, _ in failed_saves(tmp_path, saving, Crash()):
-        before = files_of(folder)
-        with mock.patch.object(module, "locked", side_effect=BlockingIOError("in use")):
-            found.append(number_of(folder))
-            assert files_of(folder) == before  # while somebody writes there, loading changes nothing
-        assert has_checkpoint(folder)
-        pending = "trainer_state.json.commit" in before
-        assert number_of(folder) == found[-1]
-        assert "trainer_state.json.commit" not in files_of(folder)  # whoever comes next completes it
-        assert not pending or not any(name.endswith(".new") for name in files_of(folder))
-        save_checkpoint(folder, *saving[0][3])
+def assert_only_a_checkpoint(folder):
+    place = read_json(folder / STATE)["checkpoint"]
+    assert sorted(files_of(folder)) == [*(f"{place}/{name}" for name in FILES), STATE]
+
+
+@pytest.mark.parametrize("error", [Crash(), KeyboardInterrupt()], ids=["crash", "ctrl-c"])
+def test_a_kill_leaves_the_old_or_the_new_checkpoint(start, runs, error):
+    """Also a crash in the save after it. The next save leaves nothing over."""
+    found, first = [], 1 if has_checkpoint(start) else None
+    for folder, caught, left in failed_saves(start, runs[2], error):
+        assert caught is error
+        found.append(number_of(folder) if has_checkpoint(folder) else None)
+        for second in (1, 5, 13, 60) if left < 24 and left % 3 == 0 and isinstance(error, Crash) else ():
+            copy = Path(shutil.copytree(folder, f"{folder}-{second}"))
+            save_on_failing_disk(copy, runs[3], second, Crash())
+            assert (number_of(copy) if has_checkpoint(copy) else None) in (found[-1], 3)
+        save_checkpoint(folder, *runs[3])
         assert number_of(folder) == 3
-        assert not any(name.endswith((".new", ".commit")) for name in files_of(folder))
-    assert found == sorted(found) and set(found) == {1, 2}
+        assert_only_a_checkpoint(folder)
+    assert {*found} == {first, 2} and found == sorted(found, key=[first, 2].index)
 
 
-def test_a_crash_in_the_save_after_a_crash_loses_nothing_either(tmp_path, saving):
-    runs, start, operations = saving
-    for first in range(operations - 12, operations + 1):  # about where the commit is
-        crashed = shutil.copytree(start, tmp_path / f"{first}")
-        save_on_failing_disk(crashed, runs[2], first, Crash())
-        survived = number_of(crashed)
-        for second in (1, 5, 13, 34):
-            folder = shutil.copytree(crashed, tmp_path / f"{first}-{second}")
-            save_on_failing_disk(folder, runs[3], second, Crash())
-            assert number_of(folder) in (survived, 3)
-
-
-@pytest.mark.parametrize("afterwards", [False, True])
-def test_ctrl_c_at_any_moment_leaves_the_old_or_the_new_checkpoint(tmp_path, saving, afterwards):
-    for folder, _ in failed_saves(tmp_path, saving, KeyboardInterrupt(), afterwards=afterwards):
-        assert number_of(folder) in (1, 2)
-        save_checkpoint(folder, *saving[0][2])
-        assert number_of(folder) == 2
-
-
-def test_a_first_checkpoint_that_crashed_is_none(tmp_path):
-    save_on_failing_disk(tmp_path, a_run(1), 9, Crash())
-    assert not has_checkpoint(tmp_path) and files_of(tmp_path)
-    refused(tmp_path, "trainer_state.json is missing")
-
-
-@pytest.mark.parametrize(("step", "saves", "found"), [("_verified", 1, 2), ("_fill", 1, 2), ("_fill", 10, None)])
-def test_what_is_saved_while_it_is_loaded_is_read_again(tmp_path, monkeypatch, step, saves, found):
-    """Saved before a file is checked, and after all of them were: the one is noticed at once, the other at the end."""
-    left, original = [a_run(number, n_layer=1) for number in range(2, 2 + saves)], getattr(module, step)
-    save_checkpoint(tmp_path, *a_run(1, n_layer=1))
-
-    def saved_meanwhile(*arguments):
-        if left:
-            save_checkpoint(tmp_path, *left.pop(0))
-        return original(*arguments)
-
-    monkeypatch.setattr(module, step, saved_meanwhile)
-    if found is None:
-        refused(tmp_path, "is written faster than it can be read")
-    else:
-        assert number_of(tmp_path) == found
-
-
-def test_on_windows_a_file_that_is_open_for_a_moment_is_waited_for(tmp_path, monkeypatch):
-    class Windows:
-        name, refused = "nt", 0
-
-        def __getattr__(self, name):
-            return getattr(os, name)
-
-        def replace(self, source, target):
-            self.refused += 1
-            if self.refused in (1, 2, 4):
-                raise PermissionError(errno.EACCES, "The process cannot access the file", source)
-            os.replace(source, target)
-
-    monkeypatch.setattr(files, "os", Windows())
-    save_checkpoint(tmp_path, *a_run(1))
-    assert number_of(tmp_path) == 1
-
-
-# --- full disks -------------------------------------------------------------------------------------------------------
-
-
-def test_a_full_disk_at_any_moment_leaves_a_checkpoint_and_no_rubbish(tmp_path, saving):
-    runs, start, _ = saving
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    for folder, caught in failed_saves(tmp_path, saving, full, first=2):
-        assert caught.errno == errno.ENOSPC
-        if number_of(folder) == 1:
-            assert str(folder) in str(caught)
-            assert "could not be saved: No space left on device; the one before it is intact" in str(caught)
+def test_a_full_disk_leaves_a_checkpoint_and_no_rubbish(start, runs):
+    full, before = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), has_checkpoint(start)
+    ending = "the one before it is intact" if before else "there is none from before"
+    for folder, caught, _ in failed_saves(start, runs[2], full):
+        if has_checkpoint(folder) and number_of(folder) == 2:
+            assert_only_a_checkpoint(folder)
+            assert "intact" not in str(caught)
+        else:
+            assert caught.errno == errno.ENOSPC and str(folder) in str(caught)
             assert files_of(folder) == files_of(start)
-        save_checkpoint(folder, *runs[2])
-        assert number_of(folder) == 2
-
-
-def test_without_an_earlier_checkpoint_none_is_said_to_be_intact(tmp_path):
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    caught, _ = save_on_failing_disk(tmp_path, a_run(1, n_layer=1), 4, full)
-    assert caught.filename == str(tmp_path / "config.json.new")
-    assert caught.strerror == "the checkpoint could not be saved: No space left on device; there is none from before"
+            assert caught.strerror == f"the checkpoint could not be saved: No space left on device; {ending}"
+        save_checkpoint(folder, *runs[3])
+        assert number_of(folder) == 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
@@ -317,7 +273,7 @@ def test_a_disk_that_is_really_full(tmp_path):
     save_checkpoint(tmp_path, *a_run(1))
     before = files_of(tmp_path)
     words = "could not be saved: File too large; the one before it is intact"
-    with full_disk_at(len(before["model.safetensors"]) - 100), pytest.raises(OSError, match=words):
+    with full_disk_at(len(before["checkpoint-1/model.safetensors"]) - 100), pytest.raises(OSError, match=words):
         save_checkpoint(tmp_path, *a_run(2))
     assert files_of(tmp_path) == before and number_of(tmp_path) == 1
 
@@ -332,25 +288,76 @@ def test_a_state_that_json_cannot_hold_leaves_the_old_checkpoint(tmp_path):
     assert files_of(tmp_path) == before
 
 
+@pytest.mark.parametrize("renamed", range(4))
+def test_an_interrupted_older_checkpoint_is_read(tmp_path, runs, renamed):
+    save_as_before(tmp_path, runs[0])
+    assert number_of(tmp_path) == 0
+    save_as_before(tmp_path, runs[1], renamed)
+    assert has_checkpoint(tmp_path) and number_of(tmp_path) == 1
+
+
+@pytest.mark.parametrize(("step", "saves", "found"), [("_verified", 1, 2), ("_fill", 1, 2), ("_fill", 10, None)])
+def test_what_is_saved_while_it_is_loaded_is_read_again(tmp_path, monkeypatch, step, saves, found):
+    """Saved before a file is checked, and when the weights were."""
+    left, original = [a_run(number) for number in range(2, 2 + saves)], getattr(module, step)
+    save_checkpoint(tmp_path, *a_run(1))
+
+    def saved_meanwhile(*arguments):
+        if left:
+            save_checkpoint(tmp_path, *left.pop(0))
+        return original(*arguments)
+
+    monkeypatch.setattr(module, step, saved_meanwhile)
+    if found is None:
+        refused(tmp_path, "is written faster than it can be read")
+    else:
+        assert load_checkpoint(tmp_path).state["step"] == found
+
+
+def test_on_windows_an_open_file_is_waited_for_or_stays(tmp_path, monkeypatch):
+    class Windows:
+        name, refused = "nt", 0
+
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def replace(self, source, target):
+            self.refused += 1
+            if self.refused in (1, 2, 4):
+                raise PermissionError(errno.EACCES, "The process cannot access the file", source)
+            os.replace(source, target)
+
+    save_checkpoint(tmp_path, *a_run(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "os", Windows())
+        patch.setattr(os, "unlink", lambda *args, **options: Windows().replace("", ""))  # somebody reads the old one
+        save_checkpoint(tmp_path, *a_run(2))
+    assert number_of(tmp_path) == 2 and (tmp_path / "checkpoint-1").exists()
+    save_checkpoint(tmp_path, *a_run(3))
+    assert number_of(tmp_path) == 3
+    assert_only_a_checkpoint(tmp_path)
+
+
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_missing_truncated_or_altered_file_is_named(tmp_path, name):
-    save_checkpoint(tmp_path, *a_run(1))
-    path = tmp_path / name
+@pytest.mark.parametrize("save_run", [lambda folder, run: save_checkpoint(folder, *run), save_as_before])
+@pytest.mark.parametrize("name", [*FILES, STATE])
+def test_a_missing_truncated_or_altered_file_is_named(tmp_path, name, save_run):
+    save_run(tmp_path, a_run(1))
+    (path,) = tmp_path.rglob(name)
     good = path.read_bytes()
-    places = np.random.default_rng(0).integers(0, len(good), 25).tolist()
+    places = np.random.default_rng(0).integers(0, len(good), 15).tolist()
     bad = [good[:n] for n in (0, 1, len(good) // 2, len(good) - 1)] + [good + b" ", good + b"0"]
     bad += [good[:n] + bytes([good[n] ^ bit]) + good[n + 1 :] for n in places for bit in (1, 16, 128)]
     harmless = 0
     for content in bad:
         path.write_bytes(content)
-        if name == "trainer_state.json" and is_the_same_json(content, good):
+        if name == STATE and is_the_same_json(content, good):
             assert number_of(tmp_path) == 1  # such as one space more
             harmless += 1
-            continue
-        refused(tmp_path, name)
+        else:
+            refused(tmp_path, name)
     assert harmless < 10
     path.unlink()
     refused(tmp_path, f"{name} is missing")
@@ -374,92 +381,47 @@ def is_the_same_json(content, other):
     ],
 )
 def test_what_is_no_checkpoint_is_refused(tmp_path, content, words):
-    (tmp_path / "trainer_state.json").write_bytes(content)
+    (tmp_path / STATE).write_bytes(content)
     refused(tmp_path, words)
-
-
-def test_no_folder_an_empty_one_and_a_file_are_no_checkpoint(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
+    remove_checkpoint(tmp_path)
+    for path in (tmp_path, tmp_path / "nowhere"):
         assert not has_checkpoint(path)
         refused(path, "there is no checkpoint in")
 
 
-def forge(folder, name, content):
-    """Replace a file of a checkpoint, and make the record say that this is right."""
-    (folder / name).write_bytes(content)
-    record = record_with(folder, name, module.hashlib.sha256(content).hexdigest())
-    write_json(folder / "trainer_state.json", record)
+def config(**changes):
+    return "config.json", lambda model: json.dumps({"model_type": "minigrad-gpt", **model.config.to_dict(), **changes})
 
 
-def record_with(folder, name, digest):
-    """The record of a checkpoint, with one file's SHA-256 replaced."""
-    record = read_json(folder / "trainer_state.json")
-    del record["sha256"]
-    record["files"][name] = digest
-    return {"sha256": module._hash_of_record(record), **record}
+def weights(name, change):
+    return "model.safetensors", lambda model: save(
+        {key: change(array) if key.endswith(name) else array for key, array in weights_of(model).items()}
+    )
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("name", "content", "words"),
     [
-        ({"model_type": "gpt2"}, "config.json does not describe a minigrad-gpt"),
-        ({"n_heads": 2}, "config.json describes no model that can be loaded: unknown setting n_heads"),
-        ({"n_head": 3}, "config.json describes no model"),
-        ({"n_layer": "2"}, "config.json describes no model"),
-        ({"n_layer": 10**12}, "it is one of 872,000,000,000,408 numbers"),  # before memory is asked for
-        ({"vocab_size": 10**15}, "but 2,152 are stored"),
-        (
-            {"vocab_size": 38, "block_size": 11},
-            r"wte.weight has shape \(37, 8\), but the model has the shape \(38, 8\)",
-        ),
+        (*config(model_type="gpt2"), "config.json does not describe a minigrad-gpt"),
+        (*config(n_heads=2), "config.json describes no model that can be loaded: unknown setting n_heads"),
+        (*config(n_head=3), "config.json describes no model"),
+        (*config(n_layer=10**12), "it is one of 872,000,000,000,408 numbers, but"),  # before memory is asked for
+        (*config(vocab_size=38, block_size=11), r"has shape \(12, 8\), but the model has the shape \(11, 8\)"),
+        (*weights("wpe.weight", lambda array: array.astype(np.int32)), "wpe.weight is int32, not float32"),
+        (*weights("wpe.weight", lambda array: array * np.nan), "holds numbers that are not finite"),
+        ("model.safetensors", lambda model: b"\xff" * 100, "model.safetensors was truncated or altered"),
     ],
 )
-def test_a_configuration_that_contradicts_the_weights_is_refused(tmp_path, changes, words):
-    save_checkpoint(tmp_path, *a_run(1))
-    config = read_json(tmp_path / "config.json")
-    forge(tmp_path, "config.json", json.dumps({**config, **changes}).encode())
+def test_what_somebody_made_that_fits_no_model_is_refused(tmp_path, name, content, words):
+    """With the SHA-256 that the file then has."""
+    model, *rest = a_run(1)
+    save_checkpoint(tmp_path, model, *rest)
+    made = content(model)
+    made = made.encode() if isinstance(made, str) else made
+    (tmp_path / "checkpoint-1" / name).write_bytes(made)
+    record = read_json(tmp_path / STATE)
+    record["files"][name] = module.hashlib.sha256(made).hexdigest()
+    write_record(tmp_path / STATE, record)
     refused(tmp_path, words)
-
-
-def test_weights_with_other_names_or_no_weights_at_all_are_refused(tmp_path):
-    model, optimizer, state = a_run(1)
-    save_checkpoint(tmp_path, model, optimizer, state)
-    weights = model.state_dict()
-    weights["transformer.wxe.weight"] = weights.pop("transformer.wte.weight")
-    forge(tmp_path, "model.safetensors", save(weights))
-    refused(tmp_path, "transformer.wxe.weight has shape .* no such tensor")
-    forge(tmp_path, "model.safetensors", b"\xff" * 100)
-    refused(tmp_path, "model.safetensors was truncated or altered")
-    for changed, dtype, value, words in (
-        ("", np.float16, 1, "wte.weight is float16, not float32"),
-        ("", np.int32, 1, "wte.weight is int32, not float32"),
-        ("wpe", np.float64, 1, "the parameters are of several types, F32 and F64"),
-        ("wpe", np.float32, np.nan, "wpe.weight holds numbers that are not finite"),
-        ("wpe", np.float32, -np.inf, "wpe.weight holds numbers that are not finite"),
-    ):
-        weights = model.state_dict()
-        weights |= {name: (array * 0 + value).astype(dtype) for name, array in weights.items() if changed in name}
-        forge(tmp_path, "model.safetensors", save(weights))
-        refused(tmp_path, words)
-    save_checkpoint(tmp_path, model, optimizer, state)
-    forge(tmp_path, "optimizer.safetensors", (tmp_path / "model.safetensors").read_bytes())
-    refused(tmp_path, "describes no optimizer that fits")
-
-
-def test_a_record_cannot_name_files_elsewhere(tmp_path):
-    folder = tmp_path / "run"
-    save_checkpoint(folder, *a_run(1))
-    (tmp_path / "mine.new").write_bytes(b"other")
-    (tmp_path / "mine").write_bytes(b"precious")
-    write_json(folder / "trainer_state.json.commit", record_with(folder, "../mine", "x"))
-    save_checkpoint(folder, *a_run(2))
-    assert (tmp_path / "mine").read_bytes() == b"precious" and number_of(folder) == 2
-
-
-def test_a_removed_checkpoint_is_gone_and_the_rest_stays(tmp_path):
-    save_checkpoint(tmp_path, *a_run(1))
-    (tmp_path / "notes.txt").write_bytes(b"mine")
-    remove_checkpoint(tmp_path)
-    assert not has_checkpoint(tmp_path) and (tmp_path / "notes.txt").exists()
-    remove_checkpoint(tmp_path)
+    write_record(tmp_path / STATE, {**record, "checkpoint": "../elsewhere"})
+    refused(tmp_path, "was altered")

@@ -310,10 +310,13 @@ def test_random_batches_resume_exactly_from_json():
     assert not np.array_equal(next(RandomBatches(tokens, 3, 7, seed=5)), next(RandomBatches(tokens, 3, 7, seed=6)))
 
 
-@pytest.mark.parametrize("state", [{}, {"generator": 3}, {"generator": {"bit_generator": "MT19937"}}, None])
-def test_other_states_are_refused(state):
-    with pytest.raises(ValueError, match="this is not a state of RandomBatches"):
-        RandomBatches(np.arange(10), 1, 4).load_state_dict(state)
+@pytest.mark.parametrize("stream", [RandomBatches, EpochBatches])
+@pytest.mark.parametrize(
+    "state", [{}, {"generator": {"bit_generator": "MT19937"}}, {"taken": "1"}, {"taken": -1}, None]
+)
+def test_other_states_are_refused(stream, state):
+    with pytest.raises(ValueError, match=f"this is not a state of {stream.__name__}"):
+        stream(np.arange(10), 1, 4).load_state_dict(state)
 
 
 @given(st.integers(2, 100), st.sampled_from([2, 4, 6]), st.integers(1, 12), st.integers(0, 9))
@@ -342,12 +345,6 @@ def test_epochs_differ_and_begin_anywhere():
     epochs = [next(batches)[0][:, 0] for _ in range(60)]
     assert {start for epoch in epochs for start in epoch} == set(range(37))
     assert len({tuple(epoch) for epoch in epochs}) == 60
-
-
-@pytest.mark.parametrize("state", [{}, {"taken": "1"}, {"taken": -1}, {"generator": {}}, None])
-def test_a_state_of_another_stream_is_refused(state):
-    with pytest.raises(ValueError, match="this is not a state of EpochBatches"):
-        EpochBatches(np.arange(10), 1, 4).load_state_dict(state)
 
 
 @given(st.integers(2, 100), st.integers(1, 5), st.integers(1, 12))

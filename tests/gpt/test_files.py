@@ -77,7 +77,7 @@ CASES = [
         (hugging_face, load_model, "config.json model.safetensors tokenizer.json tokenizer_config.json"),
         (two_files, load_model, "vocab.json merges.txt special_tokens_map.json added_tokens.json chat_template.jinja"),
         (sharded, load_model, "model-1.safetensors model.safetensors.index.json"),
-        (run, load_model, "config.json model.safetensors trainer_state.json vocab.json"),
+        (run, load_model, "checkpoint-1/config.json checkpoint-1/model.safetensors trainer_state.json vocab.json"),
         (
             lambda place: shutil.copytree(PEFT, place),
             lambda place: load_adapter(golden("gpt2")[0], place),
@@ -112,7 +112,7 @@ def within_seconds(function):
     [(*case, strange) for strange in (fifo, sparse) for case in CASES]
     + [(*case, strange) for strange in (device, folder, loop) for case in CASES[::5]],
 )
-def test_what_is_not_a_file_of_a_sensible_size_is_refused_in_one_sentence(tmp_path, make, read, name, strange):
+def test_what_is_no_file_of_a_sensible_size_is_refused(tmp_path, make, read, name, strange):
     place = tmp_path / "model"
     make(place)
     path = place / name

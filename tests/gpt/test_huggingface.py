@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
 from gpt.weights import gpt2_huggingface, llama_huggingface
-from gpt.weights.gpt2_huggingface import from_json, to_json
+from gpt.weights.gpt2_huggingface import from_json
 from gpt.weights.llama_gguf import gguf_rows
 from gpt.weights.pretrained import open_weights, report
 from gpt.weights.safetensors_file import write_safetensors
@@ -191,8 +191,6 @@ def test_whatever_transformers_saves(tmp_path, dtype, kind, size):
         (GPT2_CONFIG, "gpt2"),
         ({**GPT2_CONFIG, "n_layer": 6, "_num_labels": 1, "id2label": {"0": "a"}, "label2id": {"a": 0}}, "distilgpt2"),
         ({**GPT2_CONFIG, "n_layer": 24, "n_head": 16, "n_embd": 1024}, "gpt2-medium"),
-        ({**GPT2_CONFIG, "n_layer": 36, "n_head": 20, "n_embd": 1280}, "gpt2-large"),
-        ({**GPT2_CONFIG, "n_layer": 48, "n_head": 25, "n_embd": 1600}, "gpt2-xl"),
         ({}, "gpt2"),
     ],
 )
@@ -208,7 +206,7 @@ def test_the_table_has_the_names_and_shapes_of_transformers(preset):
     import torch
     import transformers
 
-    config = to_json(GPTConfig.preset(preset))
+    config = gpt2_huggingface.to_json(GPTConfig.preset(preset))
     with torch.device("meta"):
         theirs = transformers.GPT2Model(transformers.GPT2Config(**config)).state_dict()
     expected = {row.theirs: row.their_shape for row in gpt2_huggingface.rows(GPTConfig.preset(preset))}
@@ -282,33 +280,24 @@ def nan(array):
 
 GPT2_TENSORS = [
     (lambda t, c: t.pop("h.1.ln_2.bias"), "h.1.ln_2.bias is missing; its shape should be (16,)"),
-    (lambda t, c: t.pop("ln_f.weight"), "FOLDER does not fit config.json: ln_f.weight is missing"),
     (put("h.0.attn.q_norm.weight", np.ones(8)), "h.0.attn.q_norm.weight of shape (8,) is surplus"),
     (alter("wte.weight", lambda a: a[:, :-1]), "wte.weight has the shape (300, 15) instead of (300, 16)"),
     (alter("h.0.mlp.c_fc.weight", lambda a: a.T), "(64, 16) instead of (16, 64): it is stored (out, in), and"),
     (alter("h.0.ln_1.weight", nan), "FOLDER/model.safetensors: h.0.ln_1.weight holds numbers that are not finite"),
-    (alter("wpe.weight", lambda a: np.full(a.shape, 1e300)), "wpe.weight holds numbers that are not finite"),
     (alter("h.0.mlp.c_fc.weight", lambda a: a.astype(np.int8)), "h.0.mlp.c_fc.weight is I8, perhaps quantized"),
     (put("lm_head.weight", np.zeros((300, 16), np.float32)), "lm_head.weight and wte.weight differ"),
-    (put("lm_head.weight", np.zeros((300, 17), np.float32)), "(300, 17) instead of (300, 16)"),
     (lambda t, c: c.update(tie_word_embeddings=False), "lm_head.weight is missing; its shape should be (300,"),
     (put("transformer.ln_f.bias", np.zeros(16, np.float32)), "ln_f.bias occurs twice, with and without"),
     (put("h.0.attn.c_attn.lora_A.weight", np.zeros((8, 16))), "the model has no such tensor; it is part of an"),
     (put("score.weight", np.zeros((2, 16))), "such tensor; it is the head of a classifier"),
     (lambda t, c: c.update(n_layer=1), "h.1.attn.c_attn.bias of shape (48,) is surplus"),
-    (lambda t, c: c.update(n_layer=10**9), "h.2.ln_1.weight is missing; its shape should be (16,)"),
     (lambda t, c: c.update(n_positions=10**9), "wpe.weight has the shape (24, 16) instead of (1000000000, 16)"),
-    (lambda t, c: c.pop("vocab_size"), "wte.weight has the shape (300, 16) instead of (50257, 16)"),
 ]
 LLAMA_TENSORS = [
     (put("layers.0.self_attn.q_proj.bias", np.zeros(24)), "(24,) is surplus: the model has no such tensor; it is"),
-    (put("layers.0.self_attn.k_proj.weight", np.zeros((24, 24))), "(24, 24) instead of (12, 24)"),
     (put("lm_head.weight", np.zeros((60, 24))), "lm_head.weight and embed_tokens.weight differ"),
-    (put("model.norm.weight", np.ones(24)), "norm.weight occurs twice, with and without 'model.'"),
     (lambda t, c: c.update(tie_word_embeddings=False), "lm_head.weight is missing; its shape should be (60, 24)"),
-    (lambda t, c: c.update(num_hidden_layers=10**9), "layers.2.input_layernorm.weight is missing"),
     (lambda t, c: c.update(num_key_value_heads=4), "(12, 24) instead of (24, 24)"),
-    (lambda t, c: c.update(head_dim=8), "self_attn.q_proj.weight has the shape (24, 24) instead of (32, 24)"),
 ]
 
 
@@ -319,35 +308,23 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, source, change, words):
 
 GPT2_SETTINGS = [
     ({"model_type": "llama"}, "describes a model of the type 'llama'; read here: gpt2"),
-    ({"model_type": None}, "describes a model of the type None"),
     ({"quantization_config": {"quant_method": "nf4"}}, "describes quantized weights"),
     ({"activation_function": "tanh"}, "activation_function is 'tanh'; supported here: gelu_new, gelu_pytorch_tanh"),
-    ({"activation_function": ["gelu_new"]}, "activation_function is ['gelu_new']"),
     ({"n_inner": "64"}, "n_inner must be an integer >= 1 (and below 2**31), got '64'"),
     ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1; supported here: True, False"),
     ({"scale_attn_weights": False}, "scale_attn_weights is False; supported here: True"),
-    ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
-    ({"add_cross_attention": True}, "add_cross_attention is True"),
     ({"n_head": 3}, "n_embd 16 cannot be divided among 3 heads"),
-    ({"n_head": 0}, "n_head must be an integer >= 1"),
     ({"is_causal": False}, "is_causal is False; supported here: True"),
-    ({"n_layer": True}, "n_layer must be an integer >= 1 (and below 2**31), got True"),
-    ({"n_positions": 24.0}, "n_positions must be an integer"),
-    ({"vocab_size": 10**4000}, "vocab_size must be an integer"),
     ({"n_embd": 2**31}, "n_embd must be an integer >= 1 (and below 2**31), got 2147483648"),
     ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon must be a number, got '1e-5'"),
-    ({"layer_norm_epsilon": -1.0}, "layer_norm_epsilon must be a number >= 0"),
     ({"layer_norm_epsilon": math.nan}, "layer_norm_epsilon must be a number, got nan"),
     ({"attn_pdrop": 1.0, "resid_pdrop": 1.0, "embd_pdrop": 1.0}, "dropout must be in [0, 1)"),
     ({"attn_pdrop": "0.1"}, "attn_pdrop must be a number"),
 ]
 LLAMA_SETTINGS = [
     ({"model_type": "gemma"}, "describes a model of the type 'gemma'; read here: llama, mistral, qwen2, qwen3"),
-    ({"model_type": ["llama"]}, "describes a model of the type ['llama']; read here: llama, mistral"),
     ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; supported here: silu, swish"),
     ({"attention_bias": True}, "attention_bias is True; supported here: False"),
-    ({"mlp_bias": 0}, "mlp_bias is 0; supported here: False"),
-    ({"rope_interleaved": True}, "rope_interleaved is True"),
     ({"head_dim": "6"}, "head_dim must be an integer >= 1 (and below 2**31), got '6'"),
     ({"rope_parameters": {"rope_type": "llama3"}}, "of the type llama3 need factor, "),
     ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "of the type 'dynamic' are not known here"),
@@ -355,25 +332,14 @@ LLAMA_SETTINGS = [
     ({"rope_parameters": {"rope_theta": "300"}}, "rope_theta must be a number, got '300'"),
     ({"rope_parameters": {"rope_theta": 0}}, "rope_theta must be a number > 0"),
     ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5; only 1 is supported here"),
-    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-    ({"num_attention_heads": 5, "head_dim": None}, "n_embd 24 cannot be divided among 5 heads"),
     ({"num_attention_heads": 8, "head_dim": 3}, "pairs"),
     ({"num_key_value_heads": 3}, "4 query heads cannot share 3 heads"),
-    ({"rms_norm_eps": -1.0}, "rms_norm_epsilon must be a number >= 0"),
-    ({"attention_dropout": "no"}, "attention_dropout must be a number"),
-    ({"model_type": "qwen3", "attention_bias": True}, "attention_bias is True"),
     ({"sliding_window": 32}, "sliding_window is 32; only null, or the whole context"),
-    ({"model_type": "mistral", "sliding_window": 32}, "sliding_window is 32; only null, or the whole context"),
     ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is True"),
     ({"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]}, "layer_types is"),
-    ({"model_type": "qwen2", "hidden_size": None}, "hidden_size must be an integer"),
     ({"is_causal": False}, "is_causal is False; supported here: True"),
-    ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "of the type 'yarn' are not known here"),
-    ({"rope_parameters": {"rope_type": "linear"}}, "positions of the type linear need factor"),
     ({"rope_parameters": {**LLAMA3, "factor": "8"}}, "the factor of rotary positions must be a number"),
     ({"rope_parameters": {**LLAMA3, "low_freq_factor": 4.0}}, "must be less than the high_freq_factor"),
-    ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "type llama3 need low_freq_factor"),
-    ({"rope_parameters": {"full_attention": {"rope_theta": 5.0}}}, "has 'full_attention', which is not"),
     ({"rope_parameters": {**LLAMA3, "attention_factor": 2.0}}, "has 'attention_factor', which is not"),
 ]
 
@@ -390,7 +356,6 @@ def test_settings_that_we_cannot_follow_are_named(tmp_path, source, setting, wor
     [
         (b"", "config.json is damaged"),
         (b"[" * 100_000, "config.json is damaged"),
-        (b'{"a":' * 100_000, "config.json is damaged"),
         (b'{"n_layer": 2, "n_layer": 1}', "'n_layer' occurs 2 times"),
         (b"[1]", "expected a JSON object"),
         (b"\xff\xfe{}", "config.json is not UTF-8 text"),
@@ -419,14 +384,9 @@ def test_what_is_no_folder_of_a_model(tmp_path):
     ("damage", "words"),
     [
         (lambda index: index.pop("weight_map"), "is damaged: it has no weight_map"),
-        (lambda index: index.update(weight_map=[]), "is damaged: it has no weight_map"),
         (lambda index: index["weight_map"].update({"x": "../model.safetensors"}), "'../model.safetensors' is not the"),
         (lambda index: index["weight_map"].update({"x": "/etc/m.safetensors"}), "is not the name of a"),
-        (lambda index: index["weight_map"].update({"x": "a\\model.safetensors"}), "is not the name of a"),
-        (lambda index: index["weight_map"].update({"x": "C:model.safetensors"}), "is not the name of a"),
-        (lambda index: index["weight_map"].update({"x": "a.safetensors\n"}), "is not the name of a"),
         (lambda index: index["weight_map"].update({"x": "config.json"}), "is not the name of a"),
-        (lambda index: index["weight_map"].update({"x": 1}), "'1' is not the name of a .safetensors file"),
         (lambda index: index["weight_map"].update({"x": "model-00001-of-00003.safetensors"}), "disagree about x"),
         (lambda index: index["weight_map"].pop("transformer.wte.weight"), "disagree about transformer.wte.weight"),
         (lambda index: index["weight_map"].update({"x": "9.safetensors"}), "9.safetensors does not exist"),
@@ -440,15 +400,6 @@ def test_an_index_that_lies_is_named_and_leads_nowhere(tmp_path, damage, words):
     damage(index)
     write_json(folder / INDEX, index)
     assert words in GPT2_FOLDER.refused(folder, (ValueError, FileNotFoundError))
-
-
-def test_a_tensor_in_two_shards_is_named(tmp_path):
-    shard(tmp_path / "model")
-    path = tmp_path / "model" / "model-00001-of-00003.safetensors"
-    tensors = load_file(path)
-    tensors["transformer.ln_f.weight"] = np.ones(16, np.float32)
-    save_file(tensors, path)
-    assert "disagree about transformer.ln_f.weight" in GPT2_FOLDER.refused(tmp_path / "model")
 
 
 def test_a_damaged_shard_is_named_and_all_files_are_closed_again(tmp_path):
@@ -536,29 +487,6 @@ def test_saving_and_loading_gives_the_same_model_even_in_its_own_folder(tmp_path
         model = loaded
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "generation_config.json", WEIGHTS}
     assert read_json(tmp_path / "config.json")["eos_token_id"] is None
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("auto", [False, True])
-def test_transformers_loads_what_is_saved_and_computes_the_same(tmp_path, auto):
-    import torch
-    import transformers
-
-    text = "the cat ran past an old red barn <|im_start|>猫<|endoftext|> x"
-    tokenizer = Tokenizer.train(text, vocab_size=270)
-    tokenizer.add_special_tokens(["<|im_start|>"])
-    model = small_gpt(vocab_size=len(tokenizer), layer_norm_epsilon=1e-4, n_embd=24).eval()
-    model.save_pretrained(tmp_path, tokenizer)
-    kind = transformers.AutoModelForCausalLM if auto else transformers.GPT2LMHeadModel
-    theirs, info = kind.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert theirs.generation_config.eos_token_id == tokenizer.eos_token_id and theirs.dtype == torch.float32
-    ids = np.random.default_rng(0).integers(0, len(tokenizer), (2, 9))
-    with torch.no_grad():
-        logits = theirs.eval()(torch.from_numpy(ids)).logits.numpy()
-    np.testing.assert_allclose(model(ids).data, logits, rtol=0, atol=1e-5)
-    loader = transformers.AutoTokenizer if auto else transformers.GPT2TokenizerFast
-    assert loader.from_pretrained(tmp_path)(text)["input_ids"] == tokenizer.encode(text)
 
 
 def test_what_is_no_plain_model_is_not_saved_and_what_was_there_stays(tmp_path):

@@ -9,12 +9,11 @@ import pytest
 
 import gpt
 from gpt import Llama, LlamaConfig, Tokenizer, load_checkpoint, save_checkpoint
-from gpt.training.checkpoint import CheckpointError, kind_of, plain_kind
+from gpt.training.checkpoint import CheckpointError, format_of, stored_model_type, whole
 from gpt.training.loading import load_model
-from gpt.training.run import Run
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFError, GGUFFile
-from gpt.weights.llama_gguf import config_from_gguf, name_there, permute, unpermute, weights_of
+from gpt.weights.llama_gguf import config_from_gguf, name_there, permute, unpermute
 from gpt.weights.llama_huggingface import from_json, to_json
 from minigrad import nn
 from scripts import train
@@ -22,7 +21,7 @@ from tests.gpt import smollm
 from tests.gpt.gguf_files import block_llama, metadata_of, permuted, tensors_of, write_gguf, write_llama
 from tests.gpt.golden_folders import LLAMA_FOLDER, write_model
 from tests.gpt.small import assert_same, golden_arrays, random_ids, small_gpt
-from tests.helpers import peak_below, read_json
+from tests.helpers import peak_below
 from tests.scripts.running import refusal, run_here, write_text
 
 FOLDER = LLAMA_FOLDER.path
@@ -77,7 +76,7 @@ def test_an_untied_head_is_a_parameter_of_its_own(tmp_path):
     assert model.config.tied is False and model.lm_head.weight is not model.model.embed_tokens.weight
 
 
-def test_the_config_of_smollm2_and_what_is_taken_where_nothing_is_said():
+def test_the_config_of_smollm2_and_the_defaults():
     assert from_json(SMOLLM2_CONFIG) == LlamaConfig()
     assert from_json({}) == LlamaConfig(
         vocab_size=32000, block_size=2048, n_layer=32, n_head=32, n_kv_head=32, n_embd=4096, n_inner=11008,
@@ -90,12 +89,6 @@ def test_the_config_of_smollm2_and_what_is_taken_where_nothing_is_said():
 
 
 # --- what does not fit ------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_of_another_model_is_refused_with_all_types_that_are_read(tmp_path):
-    LLAMA_FOLDER.changed(tmp_path / "other", lambda tensors, config: config.update(model_type="gemma"))
-    with pytest.raises(ValueError, match="describes a model of the type 'gemma'; read here: gpt2, llama, mistral"):
-        load_model(tmp_path / "other")
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
@@ -121,7 +114,7 @@ def test_a_gguf_file_is_the_model_it_was_made_of(tmp_path, tied):
 
 
 @needs_gguf
-def test_each_tensor_has_its_own_kind_and_is_near_what_it_was_made_of(tmp_path):
+def test_each_tensor_has_its_own_kind_and_is_near_its_source(tmp_path):
     model = block_llama()
     kinds = {"token_embd.weight": "Q8_0", "blk.0.attn_q.weight": "Q4_1", "blk.0.attn_k.weight": "Q4_0"}
     kinds |= {"blk.1.ffn_down.weight": "F16", "blk.1.attn_v.weight": "BF16"}
@@ -195,15 +188,10 @@ def test_the_settings_decide():
         ({"general.architecture": "qwen2"}, "qwen2.vocab_size must be an integer >= 1"),
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'; supported here: none, linear"),
         ({"llama.expert_count": 8}, "llama.expert_count is 8; supported here: 0"),
-        ({"llama.attention.layer_norm_rms_epsilon": None}, "rms_epsilon must be a number, got nan"),
+        ({"llama.attention.layer_norm_rms_epsilon": None}, "rms_epsilon must be a number, got None"),
         ({"llama.attention.layer_norm_epsilon": 1e-5}, "'llama.attention.layer_norm_epsilon' is not known here"),
-        ({"llama.attention.sliding_window": 64}, "setting 'llama.attention.sliding_window' is not known here, and may"),
-        ({"llama.rope.dimension_count": 4}, "llama.rope.dimension_count is 4, but a head has 8 numbers"),
         ({"llama.attention.key_length": 16}, "llama.rope.dimension_count is 8, but a head has 16 numbers"),
-        ({"llama.attention.value_length": "8"}, "llama.attention.value_length is '8'"),
         ({"llama.block_count": None}, "llama.block_count must be an integer >= 1 (and below 2**31), got None"),
-        ({"llama.attention.head_count": [4, 4]}, "llama.attention.head_count must be an integer"),
-        ({"llama.attention.head_count": 3}, "n_embd 32 cannot be divided among 3 heads"),
         ({"llama.vocab_size": None, "tokenizer.ggml.tokens": 7}, "llama.vocab_size must be an integer"),
         ({"llama.rope.freq_base": -1.0}, "rope_theta must be a number > 0"),
         ({"llama.attention.layer_norm_rms_epsilon": "x" * 1000}, "llama.attention.layer_norm_rms_epsilon must be"),
@@ -224,10 +212,8 @@ def test_settings_of_a_gguf_file_that_we_cannot_follow_are_named(setting, words)
     [
         (lambda t: t.pop("blk.1.ffn_up.weight"), "does not fit its own metadata: blk.1.ffn_up.weight is missing"),
         (lambda t: t.update({"blk.0.attn_q.bias": np.zeros(32)}), "blk.0.attn_q.bias of shape (32,) is surplus"),
-        (lambda t: t.update({"blk.2.attn_q.weight": np.zeros((32, 32))}), "of shape (32, 32) is surplus"),
         (lambda t: t.update({"rope_freqs.weight": np.arange(4) + 1}), "rope_freqs.weight is not the scaling"),
         (lambda t: t.update({"output_norm.weight": np.full(32, np.inf)}), "output_norm.weight holds numbers that"),
-        (lambda t: t.update({"output.weight": np.ones((3, 32))}), "output.weight has the shape (3, 32) instead"),
         (lambda t: t.update({"blk.0.ffn_up.weight": np.ones((32, 64))}), "(32, 64) instead of (64, 32)"),
     ],
 )  # fmt: skip
@@ -239,20 +225,6 @@ def test_tensors_of_a_gguf_file_that_do_not_fit_are_named(tmp_path, change, word
     path = write_gguf(tmp_path / "model.gguf", metadata_of(model.config), tensors)
     message = LLAMA_FOLDER.refused(path)
     assert words in message and message.startswith("FOLDER")
-
-
-@needs_gguf
-@pytest.mark.parametrize("kind", ["Q5_0", "Q5_1"])
-def test_other_kinds_of_numbers_are_refused_by_name(tmp_path, kind):
-    path = write_llama(tmp_path / "model.gguf", block_llama(), {"blk.1.ffn_up.weight": kind})
-    words = f"blk.1.ffn_up.weight is {kind}, perhaps quantized in a way that is not read here; F32, F16, BF16, Q8_0, "
-    assert words in LLAMA_FOLDER.refused(path)
-
-
-@needs_gguf
-def test_a_model_larger_than_its_file_is_refused_before_memory_is_asked_for(tmp_path):
-    path = write_llama(tmp_path / "model.gguf", block_llama(), **{"llama.block_count": 10**9})
-    assert "blk.2.attn_norm.weight is missing" in LLAMA_FOLDER.refused(path)
 
 
 # --- load_model -------------------------------------------------------------------------------------------------------
@@ -287,15 +259,15 @@ def test_where_smollm2_is_missing_it_is_said_how_it_comes(monkeypatch, tmp_path)
 
 
 def test_what_a_checkpoint_is_of(tmp_path):
-    assert kind_of(block_llama()).name == "minigrad-llama" and kind_of(small_gpt()).name == "minigrad-gpt"
-    with pytest.raises(TypeError, match="a checkpoint of a Linear needs a `kind` that says what is stored of it"):
+    assert format_of(block_llama()).name == "minigrad-llama" and format_of(small_gpt()).name == "minigrad-gpt"
+    with pytest.raises(TypeError, match="a checkpoint of a Linear needs a `format` that says what is stored of it"):
         save_checkpoint(tmp_path, nn.Linear(2, 2))
     model = block_llama(tied=False)
     save_checkpoint(tmp_path, model)
     assert_same_weights(model, load_checkpoint(tmp_path).model)
-    assert read_json(tmp_path / "config.json")["model_type"] == "minigrad-llama"
+    assert stored_model_type(tmp_path) == "minigrad-llama"
     with pytest.raises(CheckpointError, match="config.json does not describe a minigrad-gpt, but a minigrad-llama$"):
-        load_checkpoint(tmp_path, kind=plain_kind(gpt.GPT))
+        load_checkpoint(tmp_path, format=whole(gpt.GPT))
     save_checkpoint(tmp_path, small_gpt())
     assert isinstance(load_checkpoint(tmp_path).model, gpt.GPT)
 
@@ -308,7 +280,7 @@ def run_from(tmp_path, name, source, *more):
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_training_starts_from_a_llama_and_goes_on_after_an_interruption(tmp_path, monkeypatch, capsys):
+def test_training_starts_from_a_llama_and_goes_on(tmp_path, capsys):
     tokenizer = Tokenizer.train("low lower lowest", vocab_size=260)
     source = tmp_path / "llama"
     start = block_llama(vocab_size=260)
@@ -321,24 +293,13 @@ def test_training_starts_from_a_llama_and_goes_on_after_an_interruption(tmp_path
     assert whole.config == start.config and its_tokenizer.vocab == tokenizer.vocab
     change = max(abs(array - start.state_dict()[name]).max() for name, array in whole.state_dict().items())
     assert 0 < change < 0.02
-
-    def interrupt(run, *steps):
-        if run.steps_done == 2:
-            raise KeyboardInterrupt
-        return original(run, *steps)
-
-    original = Run.record
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "record", interrupt)
-        assert run_from(tmp_path, "broken", source, "--max-iters", 4, "--block-size", 16) == 130
-    resume = ["--init-from", "resume", "--out-dir", tmp_path / "broken"]
+    resume = ["--init-from", "resume", "--out-dir", tmp_path / "whole"]
     error = refusal(train.main, capsys, *resume, "--dropout", "0.1")  # as at the start
-    assert f"the model in {tmp_path / 'broken'} has no dropout" in error
-    assert run_here(train.main, *resume) == 0
-    assert_same_weights(load_model(tmp_path / "broken")[0], whole)
+    assert f"the model in {tmp_path / 'whole'} has no dropout" in error
+    assert run_here(train.main, *resume, "--max-iters", 5) == 0
 
 
-def test_a_context_longer_than_the_model_reads_and_a_shape_it_does_not_have_are_refused(tmp_path, capsys):
+def test_a_context_or_a_shape_that_the_model_lacks_is_refused(tmp_path, capsys):
     block_llama(vocab_size=260).save_pretrained(tmp_path / "llama", Tokenizer.train("low lower", vocab_size=258))
     options = ["--init-from", tmp_path / "llama", "--out-dir", tmp_path / "run"]
     error = refusal(train.main, capsys, *options, "--block-size", 25)
@@ -346,14 +307,3 @@ def test_a_context_longer_than_the_model_reads_and_a_shape_it_does_not_have_are_
     error = refusal(train.main, capsys, *options, "--dropout", "0.1")
     assert "has no dropout; it cannot be made 0.1" in error
     assert not (tmp_path / "run").exists()
-
-
-def test_the_source_says_where_a_tensor_is(tmp_path):
-    """`tensor_table.fill` asks a source for this, beside the tensors."""
-
-    class File:
-        path, tensors = tmp_path / "model.gguf", {}
-
-    weights = weights_of(File, LlamaConfig())
-    places = weights.place, weights.path("any"), weights.described_in
-    assert places == (tmp_path / "model.gguf", tmp_path / "model.gguf", "its own metadata")

@@ -98,7 +98,7 @@ def test_a_gpt_with_experts_learns_generates_and_uses_as_many_weights_per_token(
 
 
 def test_a_checkpoint_is_refused_before_training_and_not_after_it(tmp_path):
-    with pytest.raises(TypeError, match="a checkpoint of a GPT with other modules needs a `kind`"):
+    with pytest.raises(TypeError, match="a checkpoint of a GPT with other modules needs a `format`"):
         save_checkpoint(tmp_path, small())
     assert not has_checkpoint(tmp_path)
 

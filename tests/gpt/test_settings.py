@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 import re
 
 import pytest
 
-import finetune.stages.pipeline_stages  # noqa: F401  (these three import all other settings)
 from gpt.settings import KINDS, Checked, declared, from_json, nested, setting
 
 
@@ -80,6 +80,8 @@ def settings_below(base):
     return [found for each in base.__subclasses__() for found in (each, *settings_below(each))]
 
 
+for name in ("classification", "grpo", "pipeline_stages"):  # these import all others
+    importlib.import_module(f"finetune.stages.{name}")
 OURS = [each for each in settings_below(Checked) if each.__module__ != __name__ and dataclasses.is_dataclass(each)]
 
 

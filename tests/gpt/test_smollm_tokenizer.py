@@ -108,19 +108,13 @@ TOKENS = metadata()["tokenizer.ggml.tokens"]
     ({"ggml__add_eos_token": 1}, "tokenizer.ggml.add_eos_token must be of type bool, got 1"),
     ({"ggml__add_space_prefix": True}, "tokenizer.ggml.add_space_prefix is not supported here"),
     ({"ggml__eos_token_id": 9}, "its eos_token is .*, which is an ordinary token"),
-    ({"ggml__pre": 3}, "tokenizer.ggml.pre must be of type str, got 3"),
     ({"ggml__tokens": [1, 2]}, "tokenizer.ggml.tokens must be a list of str, and not empty"),
-    ({"ggml__tokens": "abc"}, "tokenizer.ggml.tokens must be of type list, got 'abc'"),
     ({"ggml__tokens": TOKENS[:-1]}, r"it has \d+ tokens, but \d+ kinds of tokens"),
     ({"ggml__tokens": [*TOKENS[:-1], "t"]}, "'t' is the token of several ids"),
-    ({"ggml__tokens": [*TOKENS[:-1], "日"]}, "'日' is not a token: '日' does not stand for a byte"),
-    ({"ggml__tokens": [*TOKENS[:-1], "Ġxqz"]}, r"merge \d+: .* which the vocabulary does not have"),
     ({"ggml__tokens": [*TOKENS[:5], "ĊĊĊ", *TOKENS[6:]]}, r"1 of the bytes that make up plain English"),
-    ({"ggml__merges": ["a b c"]}, "merge 1: expected two tokens with one space"),
     ({"ggml__merges": metadata()["tokenizer.ggml.merges"][:9]}, r"no merge makes \d+ of the tokens"),
     ({"ggml__merges": ["Ą t"]}, "merge 1: 'Ą' is neither a byte"),  # 0x04, of which there is no token
     ({"ggml__eos_token_id": 10**6}, r"eos_token_id is 1000000, but there are \d+ tokens"),
-    ({"ggml__eos_token_id": -1}, "eos_token_id is -1"),
 ])  # fmt: skip
 def test_damaged_metadata(changes, message):
     with pytest.raises(ValueError, match=f"^x.gguf[:,] .*{message}"):

@@ -7,12 +7,11 @@ import pytest
 
 from gpt import GPT, GPTConfig, load_checkpoint
 from gpt.training.batches import RandomBatches
-from gpt.training.log import read_log
 from gpt.training.training_config import TrainingConfig, prepare_training
 from gpt.training.training_step import language_model_loss, training_step, training_steps
 from minigrad import manual_seed, use_kernels
 from tests.gpt.small import SHAPE, assert_same
-from tests.gpt.test_training import TEXT, arrays_of, assert_same_arrays, begin, go_on
+from tests.gpt.test_training import TEXT, arrays_of, assert_same_arrays, begin, ctrl_c_at, go_on
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NaN, where the stand-in meets it
 on_kernels = pytest.mark.parametrize("kernels", ["textbook", pytest.param("fast", marks=pytest.mark.emulation)])
@@ -83,23 +82,9 @@ def test_a_step_that_is_not_finite_changes_nothing_on_the_device(cuda, kernels):
 QUIET = {"eval_interval": 0, "sample_interval": 0}
 
 
-def test_skipped_steps_are_logged_at_once(tmp_path, cuda, capsys):
-    begin(tmp_path, {"loss_fn": not_finite_at(3, 4)}, "cuda", log_interval=6, **QUIET)
-    rows = [row for row in read_log(tmp_path / "log.jsonl") if "skipped" in row]
-    assert [(row["step"], row["skipped"], row["num_tokens"]) for row in rows] == [
-        (1, False, 32), (3, True, 64), (4, True, 64), (6, False, 128), (12, False, 320)
-    ]  # fmt: skip
-    assert capsys.readouterr().out.count("not finite: skipped, its batch kept") == 2
-    assert {path.name for path in tmp_path.glob("nonfinite*")} == {f"nonfinite-step-{n}.npz" for n in (3, 4)}
-
-
-def interrupt(run):
-    run.interrupted = run.steps_done == 5
-
-
 @pytest.mark.parametrize(("first", "then"), [("cpu", "cuda"), ("cuda", "cpu"), ("cuda", "cuda")])
 def test_a_run_goes_on_on_another_device(tmp_path, cuda, first, then, capsys):
-    begin(tmp_path / "run", {"after_step": interrupt}, first, **QUIET)
+    begin(tmp_path / "run", {"after_step": ctrl_c_at(5)}, first, **QUIET)
     assert load_checkpoint(tmp_path / "run").state["count"] == 5 * 32
     capsys.readouterr()
     resumed = go_on(tmp_path / "run", then)

@@ -17,7 +17,7 @@ from gpt.training import checkpoint
 from gpt.training.checkpoint import load_state
 from gpt.training.log import read_log
 from minigrad import manual_seed
-from tests.gpt.small import save_model
+from tests.gpt.small import checkpoint_of, save_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"n-layer": 1, "n-head": 2, "n-embd": 16, "block-size": 16, "vocab-size": 270, "batch-size": 4}
@@ -83,6 +83,19 @@ def refusal(main, capsys, *arguments):
     return error
 
 
+def assert_says(output, *parts):
+    """The parts are in the output in this order. One text may hold several, with " ... " between them."""
+    place = 0
+    for part in " ... ".join(parts).split(" ... "):
+        assert part in output[place:], part
+        place = output.index(part, place) + len(part)
+
+
+def files_of(folder):
+    """The bytes of each file in a folder and the folders in it, by its path from there."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def log_without_times(folder):
     """The rows of a run's log, but for how long the steps took."""
     rows = read_log(folder / "log.jsonl")
@@ -105,7 +118,7 @@ def forge(folder, path, wrong):
 def assert_same_run(folder, other):
     """The same weights, moments, state and log, but for times and places."""
     for name in ("model.safetensors", "optimizer.safetensors"):
-        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+        assert (checkpoint_of(folder) / name).read_bytes() == (checkpoint_of(other) / name).read_bytes(), name
     states = [load_state(path) for path in (folder, other)]
     for state in states:
         del state["seconds"], state["extra"]["run"]["out_dir"]

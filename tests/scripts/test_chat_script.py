@@ -48,11 +48,6 @@ def said(monkeypatch):
     return chatted
 
 
-def test_it_says_how_the_conversation_is_written(said, base, tuned):
-    assert "was not tuned on conversations (it has no chat template)" in said(base, "")
-    assert "was tuned on conversations with the template ChatML" in said(tuned, "")
-
-
 def llama_folder(folder, block_size=256):
     """A small Llama with SmolLM2's kind of tokenizer and chat template, as a folder of Hugging Face."""
     tokenizer = smollm_tokenizer()
@@ -125,10 +120,16 @@ def test_lines_break_between_words_at_the_terminals_edge(text, monkeypatch, caps
         assert words == ["model>", *text.split()]  # none was cut
 
 
-@pytest.mark.parametrize("kind", ["base", "tuned"])
-def test_it_answers_until_the_input_ends(said, kind, request):
+NOT_TUNED = "was not tuned on conversations (it has no chat template)"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("base", NOT_TUNED), ("tuned", "was tuned on conversations with the template ChatML")]
+)
+def test_it_says_what_it_is_and_answers_until_the_input_ends(said, kind, words, request):
     model = request.getfixturevalue(kind)
     out = said(model, "the cat\n\n  \nand the dog\n", "--max-new-tokens", 9)
+    assert words in out
     assert out.count("model> ") == 2 and out.count("you> ") == 5  # empty lines are asked again
     assert out == said(model, "the cat\n\n  \nand the dog", "--max-new-tokens", 9)
 
@@ -140,20 +141,15 @@ def test_commands(said, base):
     assert out.count("model> ") == 2
 
 
-def test_it_remembers_what_was_said(said, base):
-    twice = said(base, "a\na\n", *GREEDY)
-    other = said(base, "b\na\n", *GREEDY)
-    assert twice.split("model> ")[2] != other.split("model> ")[2]
+def test_it_remembers_what_was_said_and_the_system_message(said, base):
+    first, system = ["a\na\n", *GREEDY], ["--system", "red barn"]
+    answers = [said(base, *talk).split("model> ")[2] for talk in (first, ["b\na\n", *GREEDY], [*first, *system])]
+    assert answers[1] != answers[0] != answers[2]
 
 
 def test_a_question_that_is_too_long_does_not_end_the_conversation(said, base):
     out = said(base, f"{'word ' * 80}\nthe cat\n", "--max-new-tokens", 5)
     assert "model> (that is too long: " in out and out.count("model> ") == 2
-
-
-def test_a_system_message_is_read(said, base):
-    plain = said(base, "the cat\n", *GREEDY)
-    assert plain != said(base, "the cat\n", *GREEDY, "--system", "red barn")
 
 
 def test_as_a_process_with_bytes_that_are_no_text(base):

@@ -6,12 +6,12 @@ from unittest import mock
 
 import pytest
 
-from gpt.training import pretraining
+from gpt.training import pretraining_parts
 from gpt.training.checkpoint import load_state
 from gpt.training.pretraining import PretrainingConfig, pretrain
 from gpt.training.training_config import TrainingConfig
 from scripts import demo
-from tests.scripts.running import refusal, run_here, run_process, write_text
+from tests.scripts.running import files_of, refusal, run_here, run_process, write_text
 
 
 @pytest.fixture
@@ -39,35 +39,25 @@ def test_an_earlier_demo_is_replaced_and_what_else_is_in_its_folder_stays(quick,
     assert "python scripts/generate.py" in capsys.readouterr().out
 
 
-def files_of(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_an_earlier_demo_stays_if_the_new_one_cannot_start(quick, monkeypatch):
     assert run_here(demo.main, "--out-dir", quick) == 0
     before = files_of(quick)
     gc.collect()
-    monkeypatch.setattr(pretraining, "write_tokens", mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(pretraining_parts, "write_tokens", mock.Mock(side_effect=KeyboardInterrupt))
     assert run_here(demo.main, "--out-dir", quick, "--seed", "2") == 130
     assert files_of(quick) == before
 
 
-def test_another_run_is_not_touched(quick, capsys, tmp_path):
+def test_other_runs_and_other_files_are_not_touched(quick, capsys, tmp_path):
     shape = {"n_layer": 1, "n_head": 1, "n_embd": 4, "block_size": 4}
-    config = PretrainingConfig(
-        str(tmp_path / "text.txt"), str(quick), vocab_size=257, model=shape, training=TrainingConfig(max_iters=1)
-    )
-    pretrain(config)
-    before = files_of(quick)
-    assert f"{quick} holds a run already" in refusal(demo.main, capsys, "--out-dir", quick)
-    assert files_of(quick) == before
-
-
-def test_a_folder_of_other_things_is_not_touched(quick, capsys):
+    run, training = tmp_path / "run", TrainingConfig(max_iters=1)
+    pretrain(PretrainingConfig(str(tmp_path / "text.txt"), str(run), 257, model=shape, training=training))
     quick.mkdir()
     (quick / "thesis.tex").write_bytes(b"precious")
-    assert "holds files that are not of a run" in refusal(demo.main, capsys, "--out-dir", quick)
-    assert [path.name for path in quick.iterdir()] == ["thesis.tex"]
+    before = files_of(tmp_path)
+    for folder, words in ((run, f"{run} holds a run already"), (quick, "holds files that are not of a run")):
+        assert words in refusal(demo.main, capsys, "--out-dir", folder)
+    assert files_of(tmp_path) == before
 
 
 @pytest.mark.slow

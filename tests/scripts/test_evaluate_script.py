@@ -40,15 +40,6 @@ def test_the_figures_are_those_of_the_whole_text(model, text):
         assert f"a uniform guess: {math.log(280):.4f}" in out
 
 
-def test_a_long_text_in_many_windows(model, tmp_path):
-    path = write_text(tmp_path / "long.txt", words=3000)
-    losses = []
-    for kernels in ("textbook", "fast"):
-        out = evaluated(model, path, "--kernels", kernels)
-        losses.append(float(re.search(r"loss +([\d.]+)", out)[1]))
-    assert losses[0] == pytest.approx(losses[1], abs=2e-4) and losses[0] > 1
-
-
 def test_of_a_long_text_only_the_beginning_is_read(model, tmp_path):
     path = write_text(tmp_path / "long.txt", words=3000)
     out = evaluated(model, path, "--tokens", 500)

@@ -7,7 +7,7 @@ import pytest
 
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
 from finetune.loading import add_adapter_to
-from finetune.objectives.gpt_with_head import HEAD_KIND, GPTWithHead
+from finetune.objectives.gpt_with_head import HEAD_FORMAT, GPTWithHead
 from gpt import Tokenizer, save_checkpoint
 from gpt.training.loading import load_model
 from minigrad import no_grad
@@ -31,7 +31,7 @@ def runs(tmp_path_factory):
     _, tokenizer = small_chat_model()
     base = small_gpt(vocab_size=len(tokenizer), block_size=96, **shape)
     save_model(folder / "base", base, tokenizer)
-    save_checkpoint(folder / "classifier", GPTWithHead.from_gpt(base, ["yes", "no", "never"]), kind=HEAD_KIND)
+    save_checkpoint(folder / "classifier", GPTWithHead.from_gpt(base, ["yes", "no", "never"]), format=HEAD_FORMAT)
     tokenizer.save(folder / "classifier")
     chat = small_gpt(vocab_size=len(tokenizer), block_size=96, **shape)
     add_chat_tokens(chat, tokenizer)
@@ -122,7 +122,7 @@ def test_a_classifier(runs, tmp_path):
 
     folder = exported(runs / "classifier", tmp_path / "out")
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
-    ours = load_checkpoint(runs / "classifier", kind=HEAD_KIND).model.eval()
+    ours = load_checkpoint(runs / "classifier", format=HEAD_FORMAT).model.eval()
     ids = random_ids((3, 9), vocab_size=256)
     with torch.no_grad(), no_grad():
         np.testing.assert_allclose(theirs(torch.from_numpy(ids)).logits.numpy(), ours(ids, [9] * 3).data, atol=1e-4)

@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import subprocess
 import sys
 
 import numpy as np
@@ -212,16 +211,6 @@ def test_the_script_does_not_write_what_is_refused(monkeypatch, tmp_path, capsys
     monkeypatch.setattr(explain, "take_step", lambda *_: (recording, [0]))
     assert "had taken steps before" in refusal(explain.main, capsys, "--as-script", "--out-dir", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_the_script_runs_in_a_process_of_its_own(tmp_path):
-    model = small_gpt(**SHAPE, activation="gelu")
-    recording, truth = recorded(model, adamw(model), lambda: model.loss(IDS, TARGETS.reshape(2, T)))
-    path = tmp_path / "step.py"
-    path.write_text(flat_script(recording), encoding="utf-8")
-    done = subprocess.run([sys.executable, "-I", path], capture_output=True, encoding="utf-8", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert f"loss {truth['loss']!s}  gradient norm {np.float32(recording.norm)!s}" in done.stdout
 
 
 # --- ops ---

@@ -1,6 +1,7 @@
 """scripts/generate.py as its users meet it."""
 
 import re
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from gpt import memory_check
 from gpt.training.loading import load_model
 from scripts import generate
+from tests.gpt.small import checkpoint_of
 from tests.scripts.running import ROOT, STORY, command, environment, output_of, refusal, write_model
 
 
@@ -83,13 +85,15 @@ def test_control_characters_never_reach_the_terminal(model):
 
 
 def test_a_damaged_model_is_refused_in_one_sentence(model, capsys, tmp_path):
-    for path in model.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-1])
-    assert "model.safetensors was truncated" in refusal(generate.main, capsys, "--model", tmp_path)
-    (tmp_path / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
-    (tmp_path / "merges.txt").unlink()
-    refusal(generate.main, capsys, "--model", tmp_path)
+    for number, damage in enumerate(("weights", "merges.txt")):
+        folder = shutil.copytree(model, tmp_path / str(number))
+        weights = checkpoint_of(folder) / "model.safetensors"
+        if damage == "weights":
+            weights.write_bytes(weights.read_bytes()[:-1])
+        else:
+            (folder / damage).unlink()
+        words = "model.safetensors was truncated" if damage == "weights" else damage
+        assert words in refusal(generate.main, capsys, "--model", folder)
 
 
 def test_as_a_process_in_a_terminal_that_knows_few_characters(model):

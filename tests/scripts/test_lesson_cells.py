@@ -199,6 +199,8 @@ def helper():
 
 def test_figures_are_kept_until_their_function_changes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pictures, "MEASURED", tmp_path / "measured")
+    monkeypatch.setattr(pictures.np, "set_printoptions", lambda **_: None)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # of other tests: this is no notebook
 
     def lesson(*arguments):
         monkeypatch.setattr(sys, "argv", ["999_title.py", "--out-dir", str(tmp_path / "out"), *arguments])

@@ -1,5 +1,7 @@
 """What --model and --init-from accept: each kind of folder or file, in each script."""
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -8,23 +10,7 @@ from finetune.quantization.folder import save_quantized
 from gpt import LanguageModel
 from gpt.training.loading import NotTrainableError, load_model
 from gpt.weights.gguf_writing import write_gguf
-from scripts import (
-    classify,
-    compare_torch,
-    dpo,
-    explain,
-    export,
-    generate,
-    grpo,
-    lora,
-    pipeline,
-    ppo,
-    reward,
-    sft,
-    train,
-    verify_gpt2,
-)
-from scripts import quantize as quantize_script
+from scripts import generate, lora, train
 from tests.finetune.small import small_chat_model, write_rows
 from tests.gpt.small import save_model
 from tests.scripts.running import refusal, run_here, write_text
@@ -81,31 +67,28 @@ def test_any_source_with_float_weights_is_a_model_to_start_from(source, folder, 
     assert 0 < change < 0.01  # one step away
 
 
-@pytest.mark.parametrize(
-    ("main", "options"),
-    [
-        (explain.main, "--text the --out-dir {out} --model {q}"),
-        (quantize_script.main, "--out-dir {out} --calibration {text} --model {q}"),
-        pytest.param(compare_torch.main, "--model {q}", marks=pytest.mark.oracle("torch", "transformers")),
-        (verify_gpt2.main, "--model {q}"),
-        (export.main, "{q} {out}"),
-        (train.main, "--out-dir {out} --data {text} --init-from {q}"),
-        (sft.main, "--out-dir {out} --init-from {q}"),
-        (sft.main, "--show-mask 1 --init-from {q}"),
-        (reward.main, "--out-dir {out} --init-from {q}"),
-        (dpo.main, "--out-dir {out} --init-from {q}"),
-        (ppo.main, "--out-dir {out} --init-from {q}"),
-        (grpo.main, "--out-dir {out} --init-from {q}"),
-        (classify.main, "--out-dir {out} --data {labels} --init-from {q}"),
-        (pipeline.main, "--out-dir {out} --init-from {q}"),
-        (lora.main, "--method full --out-dir {out} --data {text} --init-from {q}"),
-        (lora.main, "--method qlora --out-dir {out} --data {text} --init-from {q}"),
-    ],
-)
-def test_quantized_weights_are_not_trained(main, options, folder, tmp_path, capsys):
+TRAINING = ["sft", "reward", "dpo", "ppo", "grpo", "pipeline"]  # scripts with the same options
+REFUSE = [
+    "explain --text the --out-dir {out} --model {q}",
+    "quantize --out-dir {out} --calibration {text} --model {q}",
+    pytest.param("compare_torch --model {q}", marks=pytest.mark.oracle("torch", "transformers")),
+    "verify_gpt2 --model {q}",
+    "export {q} {out}",
+    "sft --show-mask 1 --init-from {q}",
+    *(f"{script} --out-dir {{out}} --init-from {{q}}" for script in TRAINING),
+    "train --out-dir {out} --data {text} --init-from {q}",
+    "classify --out-dir {out} --data {labels} --init-from {q}",
+    "lora --method full --out-dir {out} --data {text} --init-from {q}",
+    "lora --method qlora --out-dir {out} --data {text} --init-from {q}",
+]
+
+
+@pytest.mark.parametrize("line", REFUSE)
+def test_quantized_weights_are_not_trained(line, folder, tmp_path, capsys):
     labels = write_rows(tmp_path / "labels.jsonl", [{"text": f"word {i}", "label": "ab"[i % 2]} for i in range(6)])
     places = {"out": tmp_path / "out", "text": folder / "text.txt", "labels": labels, "q": folder / "quantized"}
-    arguments = [part.format(**places) for part in options.split()]
+    script, *arguments = [part.format(**places) for part in line.split()]
+    main = importlib.import_module(f"scripts.{script}").main
     sentence = refusal(main, capsys, *arguments)
     assert "quantized, or have adapters that cannot be merged, so they cannot be trained" in sentence
     assert "train adapters beside them with scripts/lora.py" in sentence

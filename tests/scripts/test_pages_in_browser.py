@@ -231,9 +231,15 @@ def test_a_lesson_is_done_when_its_answers_were_opened(chromium, tmp_path):
 @pytest.mark.parametrize("name", ["", "index.html", "gpt.html"])
 def test_nothing_is_wrong_with_a_page(chromium, example, name, viewport, scheme):
     path = example[0].with_name(name) if name else example[0]
-    with opened(chromium, path, viewport=viewport, color_scheme=scheme) as tab:
+    with opened(chromium, path, viewport=viewport, color_scheme=scheme, has_touch=True) as tab:
         tab.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
         assert faults(tab) == []
+        colors = "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+        ink, paper = (sum(map(int, re.findall(r"\d+", color)[:3])) for color in tab.evaluate(colors))
+        assert (ink < 150 and paper > 700) if scheme == "light" else (ink > 600 and paper < 150)
+        if not name:
+            tab.locator("[data-box=ln_1]").tap()
+            assert "layer norm" in tab.locator(".panel").inner_text()
 
 
 def test_code_wraps_on_a_phone_behind_its_indentation(chromium, example):
@@ -245,29 +251,9 @@ def test_code_wraps_on_a_phone_behind_its_indentation(chromium, example):
         assert heights[0] > 3 * heights[1]
 
 
-def test_an_answer_is_hidden_until_asked_for(chromium, example):
-    with opened(chromium, example[0]) as tab:
-        answer = tab.get_by_text("this", exact=True)
-        assert not answer.is_visible()
-        tab.locator("details.answer summary").focus()
-        press(tab, "Enter")
-        assert answer.is_visible()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
-def test_a_page_fits_its_screen_and_can_be_read(chromium, example, scheme, viewport):
-    with opened(chromium, example[0], viewport=viewport, color_scheme=scheme, has_touch=True) as tab:
-        assert tab.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
-        colors = "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
-        ink, paper = (sum(map(int, re.findall(r"\d+", color)[:3])) for color in tab.evaluate(colors))
-        assert (ink < 150 and paper > 700) if scheme == "light" else (ink > 600 and paper < 150)
-        tab.locator("[data-box=ln_1]").tap()
-        assert "layer norm" in tab.locator(".panel").inner_text()
-
-
-def test_a_printed_page_is_light_and_has_its_answers(chromium, example):
+def test_answers_are_hidden_and_a_printed_page_is_light(chromium, example):
     with opened(chromium, example[0], color_scheme="dark") as tab:
+        assert not tab.get_by_text("this", exact=True).is_visible()
         assert len(tab.pdf()) > 10_000
         assert tab.locator("details.answer:not([open])").count() == 0
         assert tab.locator(".cell details[open]").count() == 1 == tab.locator(".cell details").count()

@@ -8,9 +8,9 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from finetune.data import pairs
+from finetune.data import pairs, questions
 from finetune.quantization.folder import load_quantized
-from finetune.stages import dpo, pipeline, pipeline_stages, ppo, sft
+from finetune.stages import dpo, pipeline, pipeline_stages, sft
 from finetune.stages.ppo import PPOConfig
 from gpt import Llama, LlamaConfig
 from gpt.training.checkpoint import load_run, load_state
@@ -18,7 +18,7 @@ from minigrad import manual_seed, use_kernels
 from scripts import pipeline as script
 from tests.finetune.small import interrupt_at, small_tokenizer
 from tests.gpt.small import save_model
-from tests.scripts.running import output_of, refusal, run_here, write_text
+from tests.scripts.running import assert_says, output_of, refusal, run_here, write_text
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,12 +43,12 @@ def small(tmp_path_factory):
         few_steps = {"sft": (12, 1e-3), "reward": (5, 5e-4), "dpo": (3, 1e-4), "lora": (5, 2e-3)}
         patch.setattr(pipeline_stages, "SHORT", dataclasses.replace(pipeline_stages.SHORT, **few_steps))
         patch.setattr(chance, 2.0)  # so small a reward model is a coin, and PPO starts all the same
-        few = {sft: (40, 4), pairs: (24, 6), ppo: (12, 3), dpo: (None, 3)}
-        for module, (train, test) in few.items():
-            what = "PAIRS" if module is pairs else "ITEMS"
-            patch.setattr(module, f"TEST_{what}", test)
-            if train is not None:
-                patch.setattr(module, f"TRAIN_{what}", train)
+        for module, name, count in (
+            (sft, "TRAIN_ITEMS", 40), (sft, "TEST_ITEMS", 4), (dpo, "TEST_ITEMS", 3),
+            (pairs, "TRAIN_PAIRS", 24), (pairs, "TEST_PAIRS", 6),
+            (questions, "TRAIN_ITEMS", 12), (questions, "TEST_ITEMS", 3),
+        ):  # fmt: skip
+            patch.setattr(module, name, count)
         yield
     use_kernels("textbook")
 
@@ -62,8 +62,7 @@ def finished(tmp_path_factory):
 
 def test_all_stages_are_run_and_the_table_says_what_each_changed(finished):
     folder, output = finished
-    for part in ("=== 1/7 pretrained: ", "=== 3/7 reward: ", "=== 5/7 ppo: ", "=== 7/7 quantized: "):
-        assert part in output, part
+    assert_says(output, "=== 1/7 pretrained: ... === 3/7 reward: ... === 5/7 ppo: ... === 7/7 quantized: ")
     table = output.partition("=== what each stage changed")[2]
     rows = [line.split() for line in table.splitlines()]
     names = [row[0] for row in rows if row]
@@ -105,11 +104,6 @@ def test_a_trained_llama_goes_the_same_way(tmp_path, monkeypatch, capsys):
     assert "choose another --out-dir" in refusal(script.main, capsys, "--short", "--out-dir", out)
 
 
-def test_a_mistyped_model_leaves_the_folder_free(tmp_path, capsys):
-    sentence = refusal(script.main, capsys, "--init-from", "nowhere", "--out-dir", tmp_path / "pipeline")
-    assert "there is no folder nowhere" in sentence and not (tmp_path / "pipeline").exists()
-
-
 def test_what_is_finished_is_kept(finished):
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
@@ -121,7 +115,7 @@ def test_what_is_finished_is_kept(finished):
 @pytest.mark.usefixtures("no_pictures")
 def test_a_stage_that_is_deleted_is_done_again_and_so_is_what_was_made_from_it(finished, tmp_path):
     copied = shutil.copytree(finished[0], tmp_path / "pipeline")
-    pretrained = (copied / "pretrained" / "model.safetensors").stat().st_mtime_ns
+    pretrained = (copied / "pretrained" / "trainer_state.json").stat().st_mtime_ns
     shutil.rmtree(copied / "sft")
     with mock.patch("finetune.stages.reward.load_pairs", side_effect=KeyboardInterrupt):
         assert run_here(script.main, "--short", "--out-dir", copied) == 130
@@ -130,7 +124,7 @@ def test_a_stage_that_is_deleted_is_done_again_and_so_is_what_was_made_from_it(f
     assert output.count("finished earlier, and kept") == 2  # pretraining, SFT
     again = output.count("made from an earlier version of the stages before it: done again")
     assert again == 4  # reward, DPO, LoRA, and what was quantized
-    assert (copied / "pretrained" / "model.safetensors").stat().st_mtime_ns == pretrained
+    assert (copied / "pretrained" / "trainer_state.json").stat().st_mtime_ns == pretrained
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -145,16 +139,17 @@ def test_ctrl_c_stops_it_and_the_next_call_goes_on_in_the_stage(tmp_path, monkey
     assert f"resuming {tmp_path / 'sft'} at step {step}" in output and "=== 6/6 quantized" in output
 
 
-def test_a_run_of_something_else_in_a_stages_folder_is_not_touched(finished, tmp_path, capsys):
-    shutil.copytree(finished[0] / "sft", tmp_path / "pretrained")
-    sentence = refusal(script.main, capsys, "--short", "--out-dir", tmp_path)
-    assert f"{tmp_path} holds files that are not of a pipeline" in sentence
+def test_what_is_not_of_this_pipeline_is_refused_and_not_touched(finished, tmp_path, capsys):
+    folder, new = tmp_path / "folder", tmp_path / "new"
+    pretrained = shutil.copytree(finished[0] / "sft", folder / "pretrained")
+    assert f"{folder} holds files that are not of a pipeline" in refusal(script.main, capsys, "--out-dir", folder)
     notes = {"settings": {"short": True, "seed": 1337}, "stages": {}}
-    (tmp_path / "pipeline.json").write_text(json.dumps(notes), encoding="utf-8")
-    message = refusal(script.main, capsys, "--short", "--out-dir", tmp_path)
-    assert f"{tmp_path / 'pretrained'} holds a run that is not of this pipeline" in message
-
-
-def test_other_settings_are_refused(finished, capsys):
-    for options in (["--short", "--seed", "1"], []):
-        assert "choose another --out-dir" in refusal(script.main, capsys, "--out-dir", finished[0], *options)
+    (folder / "pipeline.json").write_text(json.dumps(notes), encoding="utf-8")
+    for options, place, words in (
+        (["--short"], folder, f"{pretrained} holds a run that is not of this pipeline"),
+        (["--short", "--seed", "1"], finished[0], "choose another --out-dir"),
+        ([], finished[0], "choose another --out-dir"),
+        (["--init-from", "nowhere"], new, "there is no folder nowhere"),
+    ):
+        assert words in refusal(script.main, capsys, "--out-dir", place, *options)
+    assert not new.exists()

@@ -10,7 +10,7 @@ from gpt import GPT, Llama, LlamaConfig, Tokenizer
 from minigrad import manual_seed
 from scripts import generate, quantize
 from tests.gpt.small import save_model
-from tests.scripts.running import output_of, refusal, run_here
+from tests.scripts.running import files_of, output_of, refusal, run_here
 
 
 def quantized(given, out, *arguments):
@@ -74,9 +74,9 @@ def test_all_methods_in_one_table(given, family, tmp_path, capsys):
 
 def test_a_model_is_neither_overwritten_nor_quantized_twice(given, tmp_path, capsys):
     model = given / "wide"
-    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    before = files_of(model)
     assert "is the folder of --model" in refusal(quantize.main, capsys, "--model", model, "--out-dir", f"{model}/.")
-    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+    assert files_of(model) == before
     assert quantized(given, tmp_path / "q") == 0
     sentence = refusal(quantize.main, capsys, "--model", tmp_path / "q", "--out-dir", tmp_path / "again")
     assert "does not describe a minigrad-gpt" in sentence or "quantize" in sentence

@@ -39,11 +39,12 @@ def test_a_command_without_options_runs_what_its_settings_say(script, monkeypatc
     assert made == [type(made[0])(**shape)]
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if not name.startswith("train")])
-def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(
-    name, given, finished, tmp_path, monkeypatch, capsys
-):
-    whole, _ = finished(name)
+STAGES = [name for name in RUNS if not name.startswith("train")]  # of train.py: test_train_script.py
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch):
+    """Presses Ctrl-C in the second step of an optimizer, once."""
     step, steps = AdamW.step, itertools.count()
 
     def interrupted_step(optimizer):
@@ -52,8 +53,13 @@ def test_ctrl_c_saves_and_a_resumed_run_equals_one_that_never_stopped(
         step(optimizer)
 
     monkeypatch.setattr(AdamW, "step", interrupted_step)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_resumed_run_equals_one_that_never_stopped(name, given, finished, tmp_path, request, capsys):
+    whole, _ = finished(name)
+    request.getfixturevalue("ctrl_c")
     assert run_on("cpu", name, given, tmp_path / "run") == 130
-    monkeypatch.setattr(AdamW, "step", step)
     script, output = RUNS[name][0], capsys.readouterr().out
     said = f"python scripts/{script.__name__.split('.')[1]}.py --init-from resume --out-dir .* --kernels textbook\n"
     assert re.search(said, output)
@@ -75,19 +81,13 @@ def test_will_it_fit_tries_a_run_and_leaves_nothing_behind(name, given, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_ends_a_trial_without_figures(given, tmp_path, monkeypatch, capsys):
-    step = AdamW.step
-
-    def interrupted_step(optimizer):
-        signal.raise_signal(signal.SIGINT)
-        step(optimizer)
-
-    monkeypatch.setattr(AdamW, "step", interrupted_step)
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_ends_a_trial_without_figures(given, tmp_path, capsys):
     assert run_on("cpu", "sft", given, tmp_path / "run", "--will-it-fit") == 130
     assert "memory" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if not name.startswith("train")])
+@pytest.mark.parametrize("name", ["train", *STAGES])
 def test_a_finished_run_is_trained_longer(name, finished, tmp_path, capsys):
     folder = shutil.copytree(finished(name)[0], tmp_path / "run")
     main, done = RUNS[name][0].main, load_state(folder)["step"]
@@ -100,15 +100,18 @@ def test_a_finished_run_is_trained_longer(name, finished, tmp_path, capsys):
     adapter = folder / "adapter" / "adapter_model.safetensors"
     before = adapter.read_bytes() if adapter.exists() else None
     length = 6 if option == "--max-iters" else 3
-    assert "this is not the run that was planned with" in output_of(main, *resume, option, length)
+    output = output_of(main, *resume, option, length)
+    assert "this is not the run that was planned with" in output and "finished already" not in output
     state = load_state(folder)
     assert state["step"] == state["training"]["max_iters"] == done * 3 // 2
     assert before is None or adapter.read_bytes() != before
     assert state["extra"].keys() == load_state(finished(name)[0])["extra"].keys()
-    data = min((folder / "data").iterdir())
-    for change in (lambda: data.write_bytes(b"{}"), data.unlink):
-        change()
-        assert f"{data} was altered or removed since the run started: put" in refusal(main, capsys, *resume)
+    for file in (folder / "vocab.json", min((folder / "data").iterdir())):
+        content = file.read_bytes()
+        for wrong in (content[::-1], None):
+            file.unlink() if wrong is None else file.write_bytes(wrong)
+            assert f"{file} was altered or removed since the run started: put" in refusal(main, capsys, *resume)
+        file.write_bytes(content)
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name not in ("lora, full", "lora, dropout")])

@@ -16,9 +16,7 @@ CPU_ONLY = {
     "minigrad/test_autograd.py::test_a_tied_embedding_never*": "counts the host's memory",
     "gpt/test_accounting.py::test_training_memory_is*": "expects NumPy arrays",
     "gpt/test_accounting.py::test_activations*-fast]": "the CPU's fast kernels",
-    "gpt/test_checkpoint.py::test_weights_with_other_names*": "expects NumPy arrays",
     "gpt/test_evaluation.py::test_the_mean_is_over_tokens_and_not*": "expects NumPy arrays",
-    "finetune/test_qlora.py::test_the_peak_of_a_step*": "counts the host's memory",
     "finetune/test_quant_layers.py::test_the_floats_of_the_weight*": "counts the host's memory",
     # about texts and files
     **{

@@ -1,0 +1,44 @@
+"""Questions for reinforcement learning: which ones, and as prompts that leave room for a reply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .chat_template import ChatTemplate, without_oldest_turn
+from .datasets import Example, encode_items, read_examples
+from .tasks import TASKS, instruction_examples
+
+TRAIN_ITEMS, TEST_ITEMS = 6000, 300
+
+
+def load_questions(data: str, seed: int) -> tuple[list[Example], list[Example]]:
+    """Conversations to answer, for training and for tests. Answers that they contain are not used."""
+    if data == TASKS:
+        return instruction_examples("train", TRAIN_ITEMS, seed + 1), instruction_examples("test", TEST_ITEMS, seed)
+    examples = read_examples(data)
+    held_out = max(len(examples) // 10, 1)
+    return examples[:-held_out] or examples, examples[-held_out:]
+
+
+def encode_questions(
+    examples: Sequence[Example], template: ChatTemplate, block_size: int, response_length: int
+) -> list[list[int]]:
+    """Prompts as tokens that leave room for a reply. Longer prompts lose their oldest turns.
+
+    Raises ValueError, naming the place, if a single question is too long.
+    """
+    room = block_size - response_length
+
+    def encode(example: Example) -> tuple[list[int], bool]:
+        messages = list(example.messages[:-1])
+        while len(ids := template.encode(messages, add_generation_prompt=True)[0]) > room:
+            shorter = without_oldest_turn(messages)
+            if shorter is None:
+                raise ValueError(
+                    f"the question has {len(ids)} tokens, and with {response_length} of reply it must fit into "
+                    f"{block_size}: shorten it, or take a smaller --response-length"
+                )
+            messages = shorter
+        return ids, len(messages) < len(example.messages) - 1
+
+    return encode_items(examples, encode, "question")[0]

@@ -1,0 +1,115 @@
+"""The model of a fine-tuning run: the base model, what is trained of it, and what a checkpoint holds.
+
+A run of the method "full" stores the whole model. One of adapters stores only what is trained, and the SHA-256 of the
+frozen base weights: to continue the run, or to use its model, the base model must still be in its place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from gpt import Tokenizer
+from gpt.model.language_model import LanguageModel
+from gpt.settings import nested, setting
+from gpt.training.checkpoint import ModelFormat, Shapes
+from gpt.training.loading import NotTrainableError, load_model
+from gpt.training.training_config import TrainingConfig
+
+from ..adapters.adapter_files import base_fingerprint
+from ..adapters.lora import LoRAConfig, apply_lora, lora_layers
+from ..adapters.qlora import apply_qlora
+from ..adapters.targets import target_names
+from ..data.chat_template import resize_token_embeddings
+from ..quantization.packed import load_packed
+from .run_config import RunConfig, fine_tuning
+
+METHODS = ("full", "lora", "qlora")
+ADAPTER_TYPES = ("minigrad-lora", "minigrad-qlora")  # the "model_type" of runs that hold adapters: see `adapter_format`
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptationConfig(RunConfig):
+    """The settings of a fine-tuning run.
+
+    init_from: the base model (`gpt.training.loading.load_model`). data: see `adaptation_data`. lora: of the adapters,
+    if there are any. Raises ValueError for a method that would change packed weights.
+    """
+
+    stage = "adaptation"
+
+    init_from: str = "runs/demo"
+    data: str = setting("python", "english, python (code), a text, tasks (questions), or conversations (.jsonl, .json)")
+    out_dir: str = "runs/lora"
+    batch_size: int = setting(12, "sequences per batch")
+    method: str = setting("lora", "full trains all weights, lora adapters, qlora adapters on 4 bits", choices=METHODS)
+    packed: bool = setting(False, "keep the base weights of a GGUF file (smollm2) in 4 and 8 bits")
+    lora: LoRAConfig = nested(LoRAConfig, target_modules="all-linear")
+    training: TrainingConfig = fine_tuning(max_iters=300, learning_rate=1e-2, warmup_iters=20, eval_interval=50)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.packed and self.method != "lora":
+            raise ValueError(
+                f"packed weights stay as they are: adapt them with the method lora, not with {self.method}"
+            )
+
+    @property
+    def beside_quantized(self) -> bool:
+        """Whether the adapters are trained beside quantized weights of a base model that also has float ones."""
+        return self.method == "qlora" or self.packed
+
+
+def base_model(config: AdaptationConfig) -> tuple[LanguageModel, Tokenizer]:
+    """The base model, before it is quantized or adapted, and its tokenizer."""
+    if config.packed:
+        return load_packed(config.init_from)
+    # Adapters can be trained beside quantized weights, but not beside other adapters.
+    model, tokenizer = load_model(config.init_from, trainable=config.method != "lora")
+    if lora_layers(model):
+        raise NotTrainableError(config.init_from)
+    return model, tokenizer
+
+
+def adapt(model: LanguageModel, config: AdaptationConfig, vocab_size: int) -> None:
+    """Make a base model what is trained: with embedding rows for new tokens, in 4 bits for QLoRA, with adapters."""
+    if model.config.vocab_size < vocab_size:
+        resize_token_embeddings(model, vocab_size)
+    if config.method != "full":
+        _check_rank(model, config.lora)
+    if config.method == "lora":
+        apply_lora(model, config.lora)
+    elif config.method == "qlora":
+        apply_qlora(model, config.lora)
+
+
+def _check_rank(model: LanguageModel, lora: LoRAConfig) -> None:
+    """Raise ValueError for a rank that is larger than every matrix, before memory is allocated."""
+    layers: list[Any] = [model.get_submodule(name) for name in target_names(model, lora.target_modules or ())]
+    useful = max((min(layer.in_features, layer.out_features) for layer in layers), default=lora.r)
+    if lora.r > useful:
+        raise ValueError(f"no matrix of this model has a rank above {useful:,}: take a smaller r than {lora.r:,}")
+
+
+def adapter_format(config: AdaptationConfig) -> ModelFormat | None:
+    """What a checkpoint stores: the whole model (None), or the trained parameters and the others' fingerprint."""
+    if config.method == "full":
+        return None
+    whole = config.lora.modules_to_save
+
+    def describe(model: LanguageModel) -> dict[str, Any]:
+        fingerprint = base_fingerprint(model, whole)
+        return {"base": config.init_from, "base_sha256": fingerprint, "vocab_size": model.config.vocab_size}
+
+    def trained(model: LanguageModel) -> dict[str, Any]:
+        return {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def build(description: dict[str, Any], shapes: Shapes) -> LanguageModel:
+        model, tokenizer = base_model(config)
+        adapt(model, config, description.get("vocab_size", len(tokenizer)))
+        if base_fingerprint(model, whole) != description.get("base_sha256"):
+            found = f"the model in {config.init_from} is not the one beside which the adapters were trained"
+            raise ValueError(f"{found}: put that one back, or train new adapters")
+        return model
+
+    return ModelFormat(f"minigrad-{config.method}", describe, build, trained)

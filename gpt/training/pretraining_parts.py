@@ -1,0 +1,109 @@
+"""What pretraining needs around its loop: the text as files of tokens, a look at the memory, and what is shown."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+from minigrad import backend
+
+from ..accounting import activation_bytes, training_memory
+from ..console import printable, show
+from ..memory_check import check_memory
+from ..model.config import GPT2_VOCAB_SIZE
+from ..model.language_model import LanguageModel
+from ..tokenizer.tokenizer import Tokenizer
+from .batches import Tokens, check_length, encode_parts, write_tokens
+from .corpora import load_corpus
+from .evaluation import evaluated
+from .run import Run
+from .training_config import TrainingConfig
+
+SHOWN_TOKENS = 16_384  # of the training text, in which characters per token are counted
+
+
+def write_corpus(
+    data: str, out_dir: Path, context: int, tokenizer: Tokenizer | None, vocab_size: int = 0
+) -> dict[str, str]:
+    """Write a text's tokenizer and token files into a run's folder. Returns a description of the text.
+
+    data: see `load_corpus`. context: the length of the sequences to train on. tokenizer: None for a new one with
+    `vocab_size` tokens. Raises what `load_corpus` raises, and ValueError for a text that is too short.
+    """
+    corpus = load_corpus(data)
+    show(str(corpus))
+    if tokenizer is None:
+        tokenizer = _new_tokenizer(corpus.text, vocab_size)
+    parts = encode_parts(corpus.text, tokenizer)
+    check_length(parts["train"], context)
+    if len(parts["val"]) < 2:
+        raise ValueError(f"{corpus.name} is too short: its last tenth, to test on, must have 2 tokens: take more text")
+    tokenizer.save(out_dir)
+    for name, ids in parts.items():
+        write_tokens(out_dir / "data" / f"{name}.bin", ids, len(tokenizer))
+    return {"corpus": str(corpus), "corpus_sha256": corpus.sha256}
+
+
+def _new_tokenizer(text: str, vocab_size: int) -> Tokenizer:
+    if vocab_size == GPT2_VOCAB_SIZE:
+        return Tokenizer.gpt2()
+    started = time.perf_counter()
+    tokenizer = Tokenizer.train([text], vocab_size)
+    show(f"tokenizer: {len(tokenizer):,} tokens learned from it ({time.perf_counter() - started:.1f} s)")
+    return tokenizer
+
+
+def check_training_memory(
+    shape: Any, batch_size: int, block_size: int, training: TrainingConfig, processes: int = 1
+) -> None:
+    """Raise ValueError if weights, gradients, moments and a step's batches do not fit into this machine's memory."""
+    n, rows = shape.num_parameters(), batch_size / processes
+    model = sum(training_memory(n).values())
+    check_memory(model, f"training a model of {n:,} parameters")
+    ids = 16 * rows * block_size * training.gradient_accumulation_steps
+    checkpointed = training.checkpoint_activations
+    batch = ids + activation_bytes(shape, math.ceil(rows), block_size, kernels="fast", checkpointed=checkpointed)
+    check_memory(model + batch, f"a step on {batch_size:,} sequences of {block_size:,} tokens")
+
+
+# --- on the screen ----------------------------------------------------------------------------------------------------
+
+
+def introduce(run: Run, model: LanguageModel, tokenizer: Tokenizer, train: Tokens, validation: Tokens) -> None:
+    block_size, team = run.config.model["block_size"], run.team
+    c, cores = model.config, backend.usable_cores()
+    shared = f" that share {c.n_kv_head} of keys and values" if c.n_kv_head < c.n_head else ""
+    characters = len(tokenizer.decode(train[:SHOWN_TOKENS].tolist())) / len(train[:SHOWN_TOKENS])
+    show(
+        f"data: {len(train):,} tokens to learn from, {characters:.1f} characters each; "
+        f"{evaluated(validation, block_size)}\n"
+        f"model: {model.num_parameters():,} parameters ({c.n_layer} layers, {c.n_head} heads{shared}, {c.n_embd} wide, "
+        f"{block_size} tokens of context), {cores} processor core{'s' if cores > 1 else ''}"
+    )
+    if team.size > 1:
+        show(f"{team.size} processes like this one, which share each batch of {run.config.batch_size} sequences")
+
+
+def show_baselines(baselines: dict[str, float]) -> None:
+    meaning = {
+        "uniform": "knowing nothing: all tokens equally likely (ln V)",
+        "unigram": "knowing how frequent each token is",
+        "bigram": "knowing the token before it",
+    }
+    show("Losses to beat, on the held-out text:")
+    for name, loss in baselines.items():
+        show(f"{loss:12.2f}  {meaning[name]}")
+    show()
+
+
+def show_sample(model: LanguageModel, tokenizer: Tokenizer, prompt: str, tokens: int, seed: int) -> None:
+    """Show a sample of text from the model as it is now."""
+    ids = tokenizer.encode(prompt)
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    new = model.generate([ids], tokens, temperature=0.8, top_p=0.95, seed=seed, stop_tokens=end)[0]
+    text = printable(tokenizer.decode(ids + new, skip_special_tokens=True))
+    lines = [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, 96)]
+    show("\n".join(f"{'writes' if i == 0 else '':>11} | {line}" for i, line in enumerate(lines)))
