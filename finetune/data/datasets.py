@@ -72,6 +72,11 @@ class Example(Item):
     place: str = dataclasses.field(default="", compare=False)
     completion: int | None = None
 
+    @property
+    def question(self) -> list[Message]:
+        """The conversation up to the assistant's last message."""
+        return self.messages[:-1]
+
     def as_json(self) -> dict[str, Any]:
         if self.completion is None:
             return {"messages": self.messages}

@@ -29,6 +29,7 @@ Split = Literal["train", "test"]
 HELD_OUT = 0.2  # of all words, for tests only
 CLOSING = ". Glad to help!"
 COURTEOUS = 0.3  # of the demonstrations
+DIFFERENCES = ("courtesy", "the answer", "both")  # of the replies of a preference pair; the three take turns
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from gpt import LanguageModel, Tokenizer
 from gpt.console import printable, progress_bar, show
 
 from ..data.chat_template import ChatTemplate, Message
+from ..data.datasets import Example
 from ..data.tasks import TaskItem
 
 Encode = Callable[[Sequence[Message]], list[int]]  # a conversation, up to where the assistant writes
@@ -89,6 +90,11 @@ def likely_replies(
     """The most likely reply to each conversation, by the conversation's last message."""
     replies = ask(model, tokenizer, questions, chat_template(tokenizer), max_new_tokens)
     return {question[-1]["content"]: reply.text for question, reply in zip(questions, replies)}
+
+
+def right_answers(examples: Sequence[Example]) -> dict[str, str]:
+    """The answers that conversations end with, by the message before them."""
+    return {e.question[-1]["content"]: e.messages[-1]["content"] for e in examples}
 
 
 def scores(items: Sequence[TaskItem], replies: Sequence[Reply]) -> dict[str, float]:

@@ -25,7 +25,7 @@ def predict(model: GPTWithHead, texts: Sequence[Sequence[int]], batch_size: int 
         return np.concatenate([to_numpy(F.softmax(model(*batch), -1).data) for batch in batches])
 
 
-def confusion_matrix(true: Sequence[int], predicted: Sequence[int], n: int) -> np.ndarray:
+def confusion_matrix(true: Sequence[int] | np.ndarray, predicted: Sequence[int] | np.ndarray, n: int) -> np.ndarray:
     """counts[i, j]: how many texts of class i were taken for class j.
 
     >>> confusion_matrix([0, 0, 1, 1], [0, 1, 1, 1], n=2).tolist()

@@ -25,8 +25,7 @@ from gpt.training.training_step import training_step
 from ..adapters.adapter_files import CONFIG, save_adapter
 from ..data.chat_template import add_chatml
 from ..data.datasets import Example, read_examples
-from ..data.tasks import TASKS
-from ..evaluation.answering import SHOWN, likely_replies, show_replies
+from ..evaluation.answering import SHOWN, likely_replies, right_answers, show_replies
 from .adaptation_data import conversations_task, is_conversations, loss_on_own_text, text_task
 from .adapted_model import AdaptationConfig, adapt, adapter_format, base_model
 from .run_config import check_batch_memory
@@ -63,13 +62,14 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     check_batch_memory(model, config.batch_size, config.training)
 
     # As a task: batches, their loss, and a test on held-out data.
-    fitting = (tokenizer, min(model.config.block_size, LONGEST), config.batch_size, config.seed)
+    block_size = min(model.config.block_size, LONGEST)
+    shown: list[Example] = []
     if with_answers:
         held_out = held_out[: run.max_eval_items]
-        task = conversations_task(examples, held_out, config.data == TASKS, *fitting)
-        asked: list[Example] = list(held_out[:SHOWN])
+        shown = held_out[:SHOWN]
+        task = conversations_task(examples, held_out, tokenizer, block_size, config)
     else:
-        task, asked = text_task(run.out_dir / "data", *fitting, run.max_eval_items), []
+        task = text_task(run.out_dir / "data", tokenizer, block_size, config, run.max_eval_items)
     show(f"data: {task.size}")
 
     # The test, before training and after it: held-out data, and text of the kind that the base model was trained on,
@@ -79,14 +79,14 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
         return {**task.validate(model, True), **({} if own is None else {"own_text": own})}
 
     if run.is_new:
-        run.extra |= {"before": measure(), "replies": _replies(model, tokenizer, asked)}
+        run.extra |= {"before": measure(), "replies": _replies(model, tokenizer, shown)}
 
     # Training: each step is one of pretraining. Only A and B, or all weights, have gradients and Adam's moments.
     optimizer, schedule = run.prepare(model, config.training)
     max_norm = config.training.grad_clip
     model.train()
     with run:
-        _remove_adapter(run.out_dir / ADAPTER / CONFIG)
+        _remove_adapter(run.out_dir / ADAPTER)
         for batches in run.batches(task.batches):  # of a step: a list of one, or of several to accumulate
             if run.is_time_to_validate:
                 run.record_validation(task.validate(model, False))
@@ -103,10 +103,9 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     if not run.interrupted:
         run.extra["after"] = measure()
         run.save()
-        if asked:
+        if shown:
             show("\nReplies before and after (the most likely ones):")
-            right = {example.messages[-2]["content"]: example.messages[-1]["content"] for example in asked}
-            show_replies(run.extra["replies"], _replies(model, tokenizer, asked), right)
+            show_replies(run.extra["replies"], _replies(model, tokenizer, shown), right_answers(shown))
         _show_change(run.extra["before"], run.extra["after"])
         run.report(f"trained {run.steps_done} steps", plot_run(run.out_dir, {}, title="Fine-tuning"))
         if config.method != "full":
@@ -126,11 +125,11 @@ def _introduce(model: LanguageModel, config: AdaptationConfig) -> None:
     show(f"starting from the weights in {config.init_from}; {share}")
 
 
-def _replies(model: LanguageModel, tokenizer: Tokenizer, asked: list[Example]) -> dict[str, str]:
+def _replies(model: LanguageModel, tokenizer: Tokenizer, shown: list[Example]) -> dict[str, str]:
     """The most likely replies to held-out questions: {question: reply}. Empty if the data are plain text."""
-    questions = [example.messages[:-1] for example in asked]
-    # A model for plain text may have no chat template.
-    return likely_replies(model, tokenizer, questions, REPLY_TOKENS) if questions else {}
+    if not shown:  # a model for plain text may have no chat template
+        return {}
+    return likely_replies(model, tokenizer, [example.question for example in shown], REPLY_TOKENS)
 
 
 def _show_change(before: dict[str, float], after: dict[str, float]) -> None:
@@ -140,11 +139,11 @@ def _show_change(before: dict[str, float], after: dict[str, float]) -> None:
         show(f"{label:>24}{before[name]:>10.3f}{after[name]:>10.3f}")
 
 
-def _remove_adapter(path: Path) -> None:
+def _remove_adapter(folder: Path) -> None:
     """Remove the settings of an adapter that is older than the run will be: without them nobody loads it."""
-    if path.exists():
-        path.unlink()
-        show(f"the adapter in {path.parent} is of an earlier step: removed, and written again when the run ends")
+    if (folder / CONFIG).exists():
+        (folder / CONFIG).unlink()
+        show(f"the adapter in {folder} is of an earlier step: removed, and written again when the run ends")
 
 
 def _export_adapter(run: Run, init_from: str) -> None:

@@ -19,6 +19,7 @@ from ..data.chat_template import ChatTemplate
 from ..data.datasets import Example, ShuffledBatches
 from ..data.tasks import TASKS, instruction_tasks
 from ..objectives.sft import collate, encode_examples, sft_loss
+from .adapted_model import AdaptationConfig
 from .sft import VALIDATION_ITEMS, validate_answers
 
 
@@ -40,7 +41,7 @@ def is_conversations(data: str) -> bool:
     return data == TASKS or Path(data).suffix.lower() in (".jsonl", ".json")
 
 
-def text_task(folder: Path, tokenizer: Tokenizer, block_size: int, batch_size: int, seed: int, most: int) -> Task:
+def text_task(folder: Path, tokenizer: Tokenizer, block_size: int, config: AdaptationConfig, most: int) -> Task:
     """The tokens that `gpt.training.pretraining.write_corpus` has written, for a model that reads `block_size` of them.
 
     most: of the held-out sequences, how many to evaluate. Raises ValueError if there are too few to learn from.
@@ -49,34 +50,28 @@ def text_task(folder: Path, tokenizer: Tokenizer, block_size: int, batch_size: i
     check_length(train, block_size)
 
     def validate(model: LanguageModel, whole: bool) -> dict[str, float]:
-        found = held_out_loss(model, validation, batch_size, block_size, whole)
+        found = held_out_loss(model, validation, config.batch_size, block_size, whole)
         return {**found, "perplexity": perplexity(found["val_loss"])}
 
-    batches = RandomBatches(train, batch_size, block_size, seed, len(tokenizer))
+    batches = RandomBatches(train, config.batch_size, block_size, config.seed, len(tokenizer))
     size = f"{len(train):,} tokens to learn from, {evaluated(validation, block_size)}"
     return Task(batches, language_model_loss, validate, size)
 
 
 def conversations_task(
-    train: Sequence[Example],
-    test: Sequence[Example],
-    built_in: bool,
-    tokenizer: Tokenizer,
-    block_size: int,
-    batch_size: int,
-    seed: int,
+    train: Sequence[Example], test: Sequence[Example], tokenizer: Tokenizer, block_size: int, config: AdaptationConfig
 ) -> Task:
-    """Conversations for a model that reads `block_size` tokens. built_in: whether they are the built-in questions."""
+    """Conversations for a model that reads `block_size` tokens."""
     template = ChatTemplate(tokenizer)
     conversations, shortened = encode_examples(train, template, block_size)
     tests, _ = encode_examples(test, template, block_size)
-    items = instruction_tasks("test", VALIDATION_ITEMS, seed) if built_in else []
+    items = instruction_tasks("test", VALIDATION_ITEMS, config.seed) if config.data == TASKS else []
     note = f"; {shortened:,} were too long and lost their oldest turns" if shortened else ""
 
     def validate(model: LanguageModel, whole: bool) -> dict[str, float]:
-        return validate_answers(model, tokenizer, tests, items, batch_size)
+        return validate_answers(model, tokenizer, tests, items, config.batch_size)
 
-    batches = ShuffledBatches(conversations, batch_size, collate, seed)
+    batches = ShuffledBatches(conversations, config.batch_size, collate, config.seed)
     return Task(batches, sft_loss, validate, f"{len(conversations):,} conversations to learn from{note}")
 
 

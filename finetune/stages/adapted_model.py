@@ -50,9 +50,7 @@ class AdaptationConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.packed and self.method != "lora":
-            raise ValueError(
-                f"packed weights stay as they are: adapt them with the method lora, not with {self.method}"
-            )
+            raise ValueError(f"packed weights stay as they are: adapt them with lora, not with {self.method}")
 
     @property
     def beside_quantized(self) -> bool:

@@ -6,6 +6,7 @@ The cost is forgetting: the model's loss as a language model on held-out text, b
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,16 +72,21 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     if run.is_new:
         texts, test_texts = load_data(config.data, config.seed)
         labels = sorted({text.label for text in (*texts, *test_texts)})
-        model, tokenizer = _with_head(config, labels)
+        if len(labels) < 2:
+            raise ValueError(f"{config.data} has only the label {labels[0]!r}: a classifier needs two")
+        language_model, tokenizer = load_model(config.init_from, trainable=True)
+        model = GPTWithHead.from_gpt(language_model, labels)
+        show(f"starting from the weights in {config.init_from}, with a head for {', '.join(labels)}")
         run.begin(model, tokenizer, HEAD_FORMAT, train=texts, test=test_texts)
     else:
         model, tokenizer, texts, test_texts = run.load(read_labelled, HEAD_FORMAT)
-    test_texts = test_texts[:: -(-len(test_texts) // run.max_eval_items)]  # every n-th: the first ones have one label
+    every = math.ceil(len(test_texts) / run.max_eval_items)
+    test_texts = test_texts[::every]  # in a short run not all of them, nor the first ones, which have one label
     check_batch_memory(model, config.batch_size, config.training)
     freeze(model, config.trained_blocks)
     train, cut = encode_texts(texts, model.labels, tokenizer, model.config.block_size)
     tests, _ = encode_texts(test_texts, model.labels, tokenizer, model.config.block_size)
-    baseline = majority_baseline([number for _, number in train], [number for _, number in tests])
+    baseline = majority_baseline([label for _, label in train], [label for _, label in tests])
     _introduce(model, train, len(tests), cut, baseline)
     run.explain_columns(COLUMNS, "texts")
 
@@ -124,20 +130,11 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
         run.report(f"trained {run.steps_done} steps, {run.count:,} texts,", picture)
 
 
-def _with_head(config: ClassifyConfig, labels: list[str]) -> tuple[GPTWithHead, Tokenizer]:
-    if len(labels) < 2:
-        raise ValueError(f"{config.data} has only the label {labels[0]!r}: a classifier needs two")
-    base, tokenizer = load_model(config.init_from, trainable=True)
-    show(f"starting from the weights in {config.init_from}, with a head for {', '.join(labels)}")
-    return GPTWithHead.from_gpt(base, labels), tokenizer
-
-
 def _introduce(model: GPTWithHead, train: Sequence[Item], tests: int, cut: int, baseline: float) -> None:
     trained, head = model.num_parameters(trainable_only=True), model.score.weight.data.size
     show(f"data: {len(train):,} texts to learn from, {tests:,} to test on, {len(model.labels)} classes")
     if cut:
-        longer = f"{cut:,} texts were longer than the {model.config.block_size} tokens that the model can read"
-        show(f"{longer}: their end is cut off")
+        show(f"{cut:,} texts are longer than the model's {model.config.block_size} tokens: their end is cut off")
     show(f"model: {model.num_parameters():,} parameters, of which {trained:,} are trained; the head has {head:,}")
     show(f"to beat: {baseline:.1%} accuracy, by always naming the most frequent class")
 
@@ -145,27 +142,25 @@ def _introduce(model: GPTWithHead, train: Sequence[Item], tests: int, cut: int, 
 def _show_result(
     model: GPTWithHead, texts: Sequence[Labelled], tests: Sequence[Item], baseline: float, out_dir: Path
 ) -> None:
-    labels, true = model.labels, [number for _, number in tests]
+    labels, true = model.labels, np.array([label for _, label in tests])
     probabilities = predict(model, [ids for ids, _ in tests])  # (N, labels)
     predicted = probabilities.argmax(axis=1)
     counts = confusion_matrix(true, predicted, len(labels))
     show(f"\n{confusion_as_text(counts, labels)}\n")
     draw_confusion(counts, labels, out_dir / "confusion.png")
-    right = float((predicted == true).mean())
+    right = predicted == true
     of = f"{len(true)} texts that are not learned from (most frequent class: {baseline:.1%})"
-    show(f"accuracy {right:.1%} on {of}")
-    wrong = np.flatnonzero(predicted != true)
-    for i in [*np.flatnonzero(predicted == true)[:2], *wrong[:2]]:
-        name, share = labels[predicted[i]], probabilities[i, predicted[i]]
-        mistake = "" if predicted[i] == true[i] else f", but it is {labels[true[i]]}"
-        show(f"{'':>11} | {shorten(texts[i].text)}\n{'':>11} | -> {name} ({share:.0%} sure){mistake}")
+    show(f"accuracy {right.mean():.1%} on {of}")
+    for i in [*np.flatnonzero(right)[:2], *np.flatnonzero(~right)[:2]]:
+        mistake = "" if right[i] else f", but it is {labels[true[i]]}"
+        answer = f"{labels[predicted[i]]} ({probabilities[i].max():.0%} sure){mistake}"
+        show(f"{'':>11} | {shorten(texts[i].text)}\n{'':>11} | -> {answer}")
 
 
 def _show_forgetting(config: ClassifyConfig, before: float, after: float) -> None:
     what = f"loss as a language model on held-out text ({config.language}): {before:.3f} before, {after:.3f} after"
     only_head = config.trained_blocks == 0
-    forgotten = "only the head was trained, and nothing is forgotten" if only_head else "what it has forgotten"
-    show(f"\n{what}: {forgotten}\n")
+    show(f"\n{what}: {'only the head was trained, and nothing is' if only_head else 'what it has'} forgotten\n")
 
 
 def load_data(data: str, seed: int) -> tuple[list[Labelled], list[Labelled]]:

@@ -26,9 +26,9 @@ from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 
 from ..data.chat_template import ChatTemplate
-from ..data.datasets import ShuffledBatches, batches_of, read_preferences
+from ..data.datasets import Preference, ShuffledBatches, batches_of, read_preferences
 from ..data.pairs import Pair, encode_pairs, load_pairs, pair_batch
-from ..data.tasks import TASKS
+from ..data.tasks import DIFFERENCES, TASKS
 from ..evaluation.answering import shorten
 from ..objectives.gpt_with_head import HEAD_FORMAT, GPTWithHead
 from ..objectives.reward import chance_of, reward_batch_loss
@@ -37,7 +37,7 @@ from .run_config import PAIRS, RunConfig, check_batch_memory, fine_tuning
 LABELS = ["reward"]  # a head with a single score
 CHANCE = 0.01  # significance level: how often a coin may do as well as a reward model that counts as better
 SHOWN = 6
-Scores = list[tuple[float, float]]  # of the better and the worse reply of each pair
+Scores = list[list[float]]  # of the better and the worse reply of each pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,9 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     # The model: a language model whose head is replaced by one that gives a single score. The data: pairs of replies to
     # the same prompt, the preferred one first. A resumed run finds both in its folder.
     if run.is_new:
-        model, tokenizer = _with_head(config.init_from)
+        language_model, tokenizer = load_model(config.init_from, trainable=True)
+        model = GPTWithHead.from_gpt(language_model, LABELS)
+        show(f"starting from the weights in {config.init_from}, with a new head: {model.num_parameters():,} parameters")
         preferences, held_out = load_pairs(config.data, config.seed)
         run.begin(model, tokenizer, HEAD_FORMAT, train=preferences, test=held_out)
     else:
@@ -100,29 +102,13 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
         run.save()
 
     if not run.interrupted:
-        _show_replies(tokenizer, shown, run.extra["scores"], _scores(model, shown))
-        _show_accuracy(model, tests, config)
+        _show_replies(held_out, run.extra["scores"], _scores(model, shown))
+        _, sentence = compare_with_chance(model, tests, config.out_dir)
+        show(f"\n{sentence}")
+        if config.data == TASKS:  # the built-in pairs differ in three ways, which take turns
+            _show_accuracies(model, {name: tests[i::3] for i, name in enumerate(DIFFERENCES)})
         picture = plot_run(run.out_dir, {}, title="Learning what is preferred", unit="pair", shares=("accuracy",))
         run.report(f"trained {run.steps_done} steps, {run.count:,} pairs,", picture)
-
-
-def _with_head(init_from: str) -> tuple[GPTWithHead, Tokenizer]:
-    gpt, tokenizer = load_model(init_from, trainable=True)
-    model = GPTWithHead.from_gpt(gpt, LABELS)
-    show(f"starting from the weights in {init_from}, with a new head: {model.num_parameters():,} parameters")
-    return model, tokenizer
-
-
-def _show_accuracy(model: GPTWithHead, tests: Sequence[Pair], config: RewardConfig) -> None:
-    try:
-        show(f"\n{check_better_than_chance(model, tests, config.out_dir)}")
-    except ValueError as error:
-        show(f"\n{error}")
-    if config.data == TASKS:  # the built-in pairs are of three kinds in turn (tasks.preference_pairs)
-        kinds = {"courtesy": tests[0::3], "the answer": tests[1::3], "both": tests[2::3]}
-        right = {name: _validate(model, pairs, config.batch_size) for name, pairs in kinds.items()}
-        shares = ", ".join(f"{name}: {measured['accuracy']:.0%}" for name, measured in right.items())
-        show(f"of those that differ in {shares}")
 
 
 def load_reward_model(folder: str) -> tuple[GPTWithHead, Tokenizer]:
@@ -148,26 +134,29 @@ def checked_reward_model(folder: str, tokenizer: Tokenizer, block_size: int) -> 
         )
     test = read_preferences(Path(folder) / "data" / "test.jsonl")
     pairs, _ = encode_pairs(test, ChatTemplate(tokenizer), model.config.block_size)
-    show(f"reward model: {folder}; {check_better_than_chance(model, pairs, folder)}")
+    is_better, sentence = compare_with_chance(model, pairs, folder)
+    if not is_better:
+        raise ValueError(sentence)
+    show(f"reward model: {folder}; {sentence}")
     return model
 
 
-def check_better_than_chance(model: GPTWithHead, pairs: Sequence[Pair], folder: str, batch_size: int = 32) -> str:
-    """A sentence about the accuracy on held-out pairs. Raises ValueError unless the model is better than a coin.
+def compare_with_chance(model: GPTWithHead, pairs: Sequence[Pair], folder: str) -> tuple[bool, str]:
+    """Whether the model is better than a coin on held-out pairs, and a sentence that says so.
 
     It is better if a coin would get as many pairs right in less than 1 % of cases (one-sided binomial test).
     """
-    right = round(_validate(model, pairs, batch_size)["accuracy"] * len(pairs))
+    right = round(_validate(model, pairs)["accuracy"] * len(pairs))
     chance = chance_of(right, len(pairs))
-    if chance >= CHANCE:
-        raise ValueError(
-            f"the reward model in {folder} is no better than chance: it gets {right} of {len(pairs)} held-out pairs "
-            f"right, and a coin would do as well in {chance:.1%} of cases; train it longer, or on more pairs"
-        )
-    return f"it gets {right} of {len(pairs)} held-out pairs right; a coin would in {chance:.1g} of cases"
+    if chance < CHANCE:
+        return True, f"it gets {right} of {len(pairs)} held-out pairs right; a coin would in {chance:.1g} of cases"
+    return False, (
+        f"the reward model in {folder} is no better than chance: it gets {right} of {len(pairs)} held-out pairs "
+        f"right, and a coin would do as well in {chance:.1%} of cases; train it longer, or on more pairs"
+    )
 
 
-def _validate(model: GPTWithHead, pairs: Sequence[Pair], batch_size: int) -> dict[str, float]:
+def _validate(model: GPTWithHead, pairs: Sequence[Pair], batch_size: int = 32) -> dict[str, float]:
     metrics = evaluate(model, batches_of(pairs, batch_size, pair_batch), reward_batch_loss)
     return {"val_loss": metrics.pop("loss"), **metrics}
 
@@ -175,18 +164,20 @@ def _validate(model: GPTWithHead, pairs: Sequence[Pair], batch_size: int) -> dic
 @no_grad()
 def _scores(model: GPTWithHead, pairs: Sequence[Pair]) -> Scores:
     """The scores of the better and the worse reply of each pair."""
-    batch = pair_batch(pairs)
+    batch = pair_batch(pairs)  # all the better replies, and then all the worse ones
     with evaluating(model):  # without dropout
-        scores = to_numpy(model(batch.tokens, batch.lengths).data)[:, 0].tolist()
-    return list(zip(scores[: len(pairs)], scores[len(pairs) :]))
+        scores = to_numpy(model(batch.tokens, batch.lengths).data)  # (2B, 1)
+    return scores.reshape(2, len(pairs)).T.tolist()
 
 
-def _show_replies(tokenizer: Tokenizer, pairs: Sequence[Pair], before: Scores, after: Scores) -> None:
+def _show_replies(preferences: Sequence[Preference], before: Scores, after: Scores) -> None:
     show("\nHeld-out pairs, and their scores before and after training (preferred reply first):")
-    for pair, *scores in zip(pairs, before, after):
-        question = tokenizer.decode(pair.chosen.ids).split("user\n")[-1].split("<|im_end|>")[0]
-        show(f"\n{'':>16} | {shorten(question)}")
-        for i, reply in enumerate((pair.chosen, pair.rejected)):
-            ids = [id for id, learn in zip(reply.ids, reply.learned) if learn]
-            text = shorten(tokenizer.decode(ids, skip_special_tokens=True))
-            show(f"{scores[0][i]:7.2f} {scores[1][i]:8.2f} | {text}")
+    for preference, old, new in zip(preferences, before, after):  # the first few
+        show(f"\n{'':>16} | {shorten(preference.prompt[-1]['content'])}")
+        show(f"{old[0]:7.2f} {new[0]:8.2f} | {shorten(preference.chosen)}")
+        show(f"{old[1]:7.2f} {new[1]:8.2f} | {shorten(preference.rejected)}")
+
+
+def _show_accuracies(model: GPTWithHead, kinds: dict[str, Sequence[Pair]]) -> None:
+    accuracies = [f"{name}: {_validate(model, pairs)['accuracy']:.0%}" for name, pairs in kinds.items()]
+    show(f"of those that differ in {', '.join(accuracies)}")

@@ -33,6 +33,7 @@ from ..evaluation.answering import (
     chat_template,
     following,
     likely_replies,
+    right_answers,
     scores,
     show_replies,
     show_scores,
@@ -69,7 +70,10 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     """Tune a language model on conversations. The chat tokens are added to its vocabulary."""
     # The model, and conversations as tokens, of which those of the assistant are learned from.
     if run.is_new:
-        model, tokenizer = _with_chat_tokens(config.init_from)
+        model, tokenizer = load_model(config.init_from, trainable=True)
+        added = add_chat_tokens(model, tokenizer)
+        size = f"{model.num_parameters():,} parameters"
+        show(f"starting from the weights in {config.init_from}, {added} tokens added: {size}")
         examples, held_out = load_data(config.data, config.seed)
         run.begin(model, tokenizer, train=examples, test=held_out)
     else:
@@ -85,8 +89,8 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     run.explain_columns(COLUMNS)
 
     # What the model can do before training: to be compared with what it can do afterwards.
-    n_asked = min(len(held_out), run.max_eval_items // 3)  # asked twice: in the template and without it
-    items = instruction_tasks("test", n_asked, config.seed) if config.data == TASKS else []
+    n_items = min(len(held_out), run.max_eval_items // 3)  # in a short run few: each is asked several times
+    items = instruction_tasks("test", n_items, config.seed) if config.data == TASKS else []
     if run.is_new:
         run.extra["before"] = _measure(model, tokenizer, items, held_out)
 
@@ -94,40 +98,34 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     optimizer, schedule = run.prepare(model, config.training)
     stream = ShuffledBatches(train, config.batch_size, collate, config.seed)
     max_norm = config.training.grad_clip
-    asked = items[:VALIDATION_ITEMS]
+    some_items = items[:VALIDATION_ITEMS]
     model.train()
     with run:
         for batches in run.batches(stream):  # of a step: a list of one, or of several to accumulate
             if run.is_time_to_validate:
-                run.record_validation(validate_answers(model, tokenizer, tests, asked, config.batch_size))
+                run.record_validation(validate_answers(model, tokenizer, tests, some_items, config.batch_size))
                 run.save()
             # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
             step = training_step(model, batches, sft_loss, optimizer, schedule, max_norm, run.gradients)
             run.record(step)
         if run.is_time_to_validate:  # the end, which was not Ctrl-C
-            run.record_validation(validate_answers(model, tokenizer, tests, asked, config.batch_size))
+            run.record_validation(validate_answers(model, tokenizer, tests, some_items, config.batch_size))
         run.save()
 
     if not run.interrupted:
-        _show_change(run.extra["before"], _measure(model, tokenizer, items, held_out), held_out)
-        shares = ("exact_match", "format") if items else ("mean_token_accuracy",)
-        picture = plot_run(run.out_dir, {}, title="Learning to answer", shares=shares)
+        before, after = run.extra["before"], _measure(model, tokenizer, items, held_out)
+        if items:  # the built-in questions, whose answers can be checked
+            show_scores(before, after)
+        show_replies(before["replies"], after["replies"], right_answers(held_out))
+        metrics = ("exact_match", "format") if items else ("mean_token_accuracy",)
+        picture = plot_run(run.out_dir, {}, title="Learning to answer", shares=metrics)
         run.report(f"trained {run.steps_done} steps, {run.count:,} tokens of answers,", picture)
 
 
-def _with_chat_tokens(init_from: str) -> tuple[LanguageModel, Tokenizer]:
-    model, tokenizer = load_model(init_from, trainable=True)
-    added = add_chat_tokens(model, tokenizer)
-    show(f"starting from the weights in {init_from}, {added} tokens added: {model.num_parameters():,} parameters")
-    return model, tokenizer
-
-
 def _introduce(train: Sequence[Conversation], tests: int, shortened: int) -> None:
-    tokens, learned = sum(len(ids) for ids, _ in train), sum(sum(marks) for _, marks in train)
-    show(
-        f"data: {len(train):,} conversations to learn from, {tests:,} to test on; {learned:,} of "
-        f"{tokens:,} tokens are the assistant's and are learned from"
-    )
+    tokens, learned = sum(len(ids) for ids, _ in train), sum(sum(mask) for _, mask in train)
+    share = f"{learned:,} of {tokens:,} tokens are the assistant's and are learned from"
+    show(f"data: {len(train):,} conversations to learn from, {tests:,} to test on; {share}")
     if shortened:
         show(f"{shortened:,} are too long for the model: their oldest turns are left out, or their end is cut")
 
@@ -138,15 +136,7 @@ def _measure(
     """`following` on the built-in questions, or the replies to the first few conversations of a file."""
     if items:
         return following(model, tokenizer, items)
-    questions = [example.messages[:-1] for example in held_out[:SHOWN]]
-    return {"replies": likely_replies(model, tokenizer, questions, max_new_tokens=60)}
-
-
-def _show_change(before: dict[str, Any], after: dict[str, Any], held_out: Sequence[Example]) -> None:
-    if "templates" in after:  # the built-in questions, whose answers can be checked
-        show_scores(before, after)
-    answers = {example.messages[-2]["content"]: example.messages[-1]["content"] for example in held_out}
-    show_replies(before["replies"], after["replies"], answers)
+    return {"replies": likely_replies(model, tokenizer, [e.question for e in held_out[:SHOWN]], max_new_tokens=60)}
 
 
 def load_data(data: str, seed: int) -> tuple[list[Example], list[Example]]:
@@ -166,7 +156,7 @@ def validate_answers(
     """The loss on conversations, and the share of questions, if there are any, that are answered correctly."""
     measured = evaluate(model, batches_of(tests, batch_size, collate), sft_loss)
     metrics = {"val_loss": measured["loss"], "mean_token_accuracy": measured["mean_token_accuracy"]}
-    if items:
-        replies = ask(model, tokenizer, [item.question for item in items], chat_template(tokenizer))
-        metrics |= scores(items, replies)
-    return metrics
+    if not items:
+        return metrics
+    replies = ask(model, tokenizer, [item.question for item in items], chat_template(tokenizer))
+    return metrics | scores(items, replies)
