@@ -19,7 +19,6 @@ import csv
 import dataclasses
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -36,6 +35,7 @@ IGNORE = -100  # the target of a token that is not learned from, as in PyTorch
 T = TypeVar("T")
 AnItem = TypeVar("AnItem", bound="Item")
 Row = dict[str, Any]  # an object of a file
+UNREADABLE = (ValueError, RecursionError)  # what Python raises for a damaged JSON text
 
 # The fields of each format of conversations, by the field that tells the format.
 FORMATS = {
@@ -160,17 +160,17 @@ def _read_items(
             for message in row[field] if isinstance(row.get(field), list) else ():
                 ignored |= dict.fromkeys(f"{field}.{name}" for name in message if name not in MESSAGE_FIELDS)
     if ignored:
-        show(f"{os.fspath(path)}: fields that are not read: {_names(ignored)}")
+        show(f"{path}: fields that are not read: {_names(ignored)}")
     return items
 
 
 def _format(row: Row) -> str:
     """Which of FORMATS a row is in."""
-    found = next((name for name in FORMATS if name in row), None)
-    if found is None:
-        known = "; or ".join(" and ".join(fields) for fields in FORMATS.values())
-        raise ValueError(f"expected the fields {known}; got {_names(row)}")
-    return found
+    for name in FORMATS:
+        if name in row:
+            return name
+    known = "; or ".join(" and ".join(fields) for fields in FORMATS.values())
+    raise ValueError(f"expected the fields {known}; got {_names(row)}")
 
 
 def _conversation(row: Row, place: str) -> Example:
@@ -199,20 +199,21 @@ def _conversation(row: Row, place: str) -> Example:
 def _preference(row: Row, place: str) -> Preference:
     prompt = _as_messages(row, "prompt", "user")
     check_messages(prompt)
-    answers = []
-    for field in ("chosen", "rejected"):
-        messages = _as_messages(row, field, "assistant")
-        if messages[: len(prompt)] == prompt:  # some files repeat the prompt in each answer
-            messages = messages[len(prompt) :]
-        if len(messages) != 1 or messages[0]["role"] != "assistant":
-            raise ValueError(f"{field} must be one message of the assistant, after the prompt's messages or alone")
-        if not messages[0]["content"].strip():
-            raise ValueError(f"{field} is empty")
-        answers.append(messages[0]["content"])
-    if answers[0] == answers[1]:
+    chosen, rejected = _reply(row, "chosen", prompt), _reply(row, "rejected", prompt)
+    if chosen == rejected:
         raise ValueError("chosen and rejected are the same: there is nothing to prefer")
-    references = row.get("ref_chosen_logps"), row.get("ref_rejected_logps")
-    return Preference(prompt, answers[0], answers[1], place, *references)
+    return Preference(prompt, chosen, rejected, place, row.get("ref_chosen_logps"), row.get("ref_rejected_logps"))
+
+
+def _reply(row: Row, field: str, prompt: list[Message]) -> str:
+    messages = _as_messages(row, field, "assistant")
+    if messages[: len(prompt)] == prompt:  # some files repeat the prompt in each answer
+        messages = messages[len(prompt) :]
+    if len(messages) != 1 or messages[0]["role"] != "assistant":
+        raise ValueError(f"{field} must be one message of the assistant, after the prompt's messages or alone")
+    if not messages[0]["content"].strip():
+        raise ValueError(f"{field} is empty")
+    return messages[0]["content"]
 
 
 def _labelled(row: Row, place: str) -> Labelled:
@@ -273,57 +274,44 @@ def _names(row: Iterable[Any]) -> str:
     return ", ".join(repr(str(name)[:40]) for name in list(row)[:8]) or "none"
 
 
-def read_rows(path: StrPath) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(path: StrPath) -> list[tuple[str, Row]]:
     """(place, object) for each object in a file of JSON lines, or in one JSON array."""
     text = read_text(path)
-    empty, is_array = True, text.lstrip().startswith("[")
-    for number, row in _array(text, path) if is_array else _lines(text, path):
-        place, empty = f"{os.fspath(path)}, {'item' if is_array else 'line'} {number}", False
+    if text.lstrip().startswith("["):
+        with errors_at(f"{path}: this is not a JSON array", caught=UNREADABLE):
+            rows = [(f"{path}, item {number}", row) for number, row in enumerate(json.loads(text), start=1)]
+    else:
+        rows = []
+        for number, line in enumerate(text.split("\n"), start=1):  # not splitlines(): strings may hold U+2028
+            if line.strip():
+                with errors_at(f"{path}, line {number}: this is not valid JSON", caught=UNREADABLE):
+                    rows.append((f"{path}, line {number}", json.loads(line)))
+    if not rows:
+        raise ValueError(f"{path} is empty: there is nothing to learn from")
+    for place, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"{place}: expected a JSON object, got {shortened(row)}")
-        try:
+        with errors_at(f"{place}: this is not text, or nested too deeply", caught=UNREADABLE):
             json.dumps(row, ensure_ascii=False).encode("utf-8")
-        except (UnicodeEncodeError, RecursionError) as error:
-            raise ValueError(f"{place}: this is not text, or nested too deeply ({error})") from None
-        yield place, row
-    if empty:
-        raise ValueError(f"{os.fspath(path)} is empty: there is nothing to learn from")
+    return rows
 
 
-def _lines(text: str, path: StrPath) -> Iterator[tuple[int, Any]]:
-    for line, content in enumerate(text.split("\n"), start=1):  # not splitlines(): strings may hold U+2028
-        if content.strip():
-            try:
-                yield line, json.loads(content)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{os.fspath(path)}, line {line}: this is not valid JSON ({error})") from None
-
-
-def _array(text: str, path: StrPath) -> Iterator[tuple[int, Any]]:
-    try:
-        yield from enumerate(json.loads(text), start=1)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{os.fspath(path)}: this is not a JSON array ({error})") from None
-
-
-def _table(path: StrPath) -> Iterator[tuple[str, dict[str, Any]]]:
+def _table(path: StrPath) -> Iterator[tuple[str, Row]]:
     """(place, {column: value}) for each row of a CSV or TSV file; the place is the line where a row ends."""
-    text = read_text(path)
-    tabs = Path(path).suffix.lower() == ".tsv"
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=True)
+    delimiter = "\t" if Path(path).suffix.lower() == ".tsv" else ","
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     try:
         columns = reader.fieldnames or []
         if "text" not in columns or "label" not in columns:
-            raise ValueError(
-                f"{os.fspath(path)}, line 1: expected a header with the columns text and label, got {columns!r:.80}"
-            )
+            needed = "expected a header with the columns text and label"
+            raise ValueError(f"{path}, line 1: {needed}, got {columns!r:.80}")
         for row in reader:
-            place = f"{os.fspath(path)}, line {reader.line_num}"
+            place = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
                 raise ValueError(f"{place}: the row has not as many fields as the header, {len(columns)}")
             yield place, row
     except csv.Error as error:
-        raise ValueError(f"{os.fspath(path)}, line {reader.reader.line_num}: {error}") from None
+        raise ValueError(f"{path}, line {reader.reader.line_num}: {error}") from None
 
 
 # --- splits, encoding and batches ------------------------------------------------------------------------------------

@@ -26,15 +26,14 @@ from gpt import Tokenizer, load_checkpoint, save_checkpoint
 from gpt.files import StrPath
 from gpt.model.config import Settings
 from gpt.model.language_model import LanguageModel, architecture_of, from_settings, to_settings
-from gpt.training.checkpoint import WEIGHTS, CheckpointError, ModelFormat, Shapes, check_size, load_config
+from gpt.training.checkpoint import ModelFormat, Shapes
 from gpt.training.folder_lock import locked
 from gpt.training.run_folder import check_unused, claim
-from gpt.weights.pretrained import ARCHITECTURES
 from minigrad import nn
 
 from .array import WHOLE_ARRAY, QuantizedArray, number_of_groups
 from .convert import QuantizationConfig
-from .nf4 import SCALES_PER_BLOCK, QuantizedScales, nf4_levels
+from .nf4 import nf4_levels, quantize_scales
 from .quantized_layers import put_quantized
 
 NAME = "minigrad-gpt-quantized"
@@ -48,9 +47,7 @@ def save_quantized(
 
     Raises ValueError if the model was not quantized with this config, FileExistsError if the folder is in use, OSError.
     """
-    expected = expected_arrays(model.config, config)
-    stored = {name: (array.shape, array.dtype) for name, array in model.state_dict().items() if ".weight." in name}
-    if stored != expected:
+    if _described(model) != _described(_empty(model.config, config)):
         raise ValueError("the model was not quantized with this config, or is not in float32")
     settings = {**to_settings(model.config), "quantization_config": config.to_dict()}
     with locked(folder):
@@ -64,87 +61,41 @@ def save_quantized(
 def load_quantized(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
     """The model and the tokenizer of a folder that `save_quantized` wrote. Raises CheckpointError naming the file."""
     model = load_checkpoint(folder, with_optimizer=False, format=ModelFormat(NAME, lambda _: {}, _build)).model
-    config = QuantizationConfig.from_dict(load_config(folder)["quantization_config"])
-    _check_arrays(model, config, Path(folder) / WEIGHTS)
     return model.eval(), Tokenizer.load(folder)
 
 
-# --- what is stored ---------------------------------------------------------------------------------------------------
-
-
-def expected_arrays(model: Settings, config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """The arrays of all quantized matrices: name -> shape and dtype."""
-    arrays = {}
-    for name, (shape, its_config) in matrices(model, config).items():
-        for array, description in _arrays_of(shape, its_config).items():
-            arrays[f"{name}.weight.{array}"] = description
-    return arrays
-
-
-def matrices(model: Settings, config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], QuantizationConfig]]:
-    """The matrices of a model (its configuration) that are quantized: layer name -> shape (R, K), and how."""
-    architecture = architecture_of(model)
-    names = architecture.names
-    rows = ARCHITECTURES[architecture.model_type].rows(model)
-    shapes = {row.ours.removesuffix(".weight"): row.our_shape for row in rows}
-    layers = [f"{names.block(index)}.{layer}" for index in range(model.n_layer) for layer in names.layers]
-    embedding = {names.embedding: (shapes[names.embedding], EMBEDDING)} if config.embedding else {}
-    return embedding | {name: (shapes[name], config) for name in layers}
-
-
-def _arrays_of(shape: tuple[int, ...], config: QuantizationConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    R, K = shape
-    G = number_of_groups(shape, config.bits, config.group_size)
-    per_group = (1, 1) if config.group_size == WHOLE_ARRAY else (R, G)
-    codes = ((R, K), "i1") if config.bits == 8 else ((R, K // 2), "u1")
-    arrays: dict[str, tuple[tuple[int, ...], Any]] = {"codes": codes}
-    if config.double_quant:
-        arrays["scales.codes"] = (per_group, "u1")
-        arrays["scales.absmax"] = ((math.ceil(math.prod(per_group) / SCALES_PER_BLOCK),), "f4")
-        arrays["scales.offset"] = ((), "f4")
-    else:
-        arrays["scales"] = (per_group, "f4")
-    if config.zero_point:
-        arrays["zeros"] = (per_group, "i1")
-    if config.desc_act:
-        arrays["order"] = ((K,), "i4")
-    return {name: (size, np.dtype(dtype)) for name, (size, dtype) in arrays.items()}
-
-
 def _build(settings: dict[str, Any], shapes: Shapes) -> LanguageModel:
-    """An empty quantized model. Raises ValueError, before memory is allocated, if `shapes` do not fit the settings."""
     config = QuantizationConfig.from_dict(settings.pop("quantization_config", None))
-    model_config = from_settings(settings)
-    expected = expected_arrays(model_config, config)
-    for name, (shape, _) in expected.items():
-        if shapes.get(name) != shape:
-            raise ValueError(f"{name} must have shape {shape}, but has {shapes.get(name, 'none: it is missing')}")
-    quantized = sum(math.prod(shape) for shape, _ in matrices(model_config, config).values())
-    check_size(model_config.num_parameters() - quantized, {n: s for n, s in shapes.items() if n not in expected})
+    of_model, stored = from_settings(settings), sum(math.prod(shape) for shape in shapes.values())
+    if of_model.num_parameters() > 2 * stored:  # before memory is allocated; a byte holds at most two numbers
+        raise ValueError(f"it is one of {of_model.num_parameters():,} numbers, but only {stored:,} are stored")
+    return _empty(of_model, config)
+
+
+def _empty(settings: Settings, config: QuantizationConfig) -> LanguageModel:
+    """A quantized model of this shape, whose arrays are set later."""
+    architecture = architecture_of(settings)
     with nn.init.skipped():
-        model = architecture_of(model_config)(model_config)
-    for name, (shape, its_config) in matrices(model_config, config).items():
-        put_quantized(model, name, _blank(shape, its_config))
+        model = architecture(settings)
+    names = architecture.names
+    if config.embedding:
+        put_quantized(model, names.embedding, _blank(model.embedding.weight.shape, EMBEDDING))
+    for name in [f"{block}.{layer}" for block in model.part_names() for layer in names.layers]:
+        layer: Any = model.get_submodule(name)
+        put_quantized(model, name, _blank(layer.weight.shape, config))
     return model
 
 
 def _blank(shape: tuple[int, ...], config: QuantizationConfig) -> QuantizedArray:
-    arrays = _arrays_of(shape, config).items()
-    zeros = {name: np.zeros(size, dtype) for name, (size, dtype) in arrays if name != "codes"}
-    scales: Any = zeros.get("scales")
-    if scales is None:
-        scales = QuantizedScales(zeros["scales.codes"], zeros["scales.absmax"], zeros["scales.offset"])
+    groups = number_of_groups(shape, config.bits, config.group_size)
+    scales: Any = np.zeros((1, 1) if config.group_size == WHOLE_ARRAY else (shape[0], groups), np.float32)
+    zeros = scales if config.zero_point else None
+    if config.double_quant:
+        scales = quantize_scales(scales)
     codebook = nf4_levels() if config.method == "nf4" else None
-    levels = np.empty(shape, np.int8)
-    return QuantizedArray(levels, scales, zeros.get("zeros"), config.bits, codebook, zeros.get("order"))
+    order = np.arange(shape[1]) if config.desc_act else None
+    return QuantizedArray(np.empty(shape, np.int8), scales, zeros, config.bits, codebook, order)
 
 
-def _check_arrays(model: LanguageModel, config: QuantizationConfig, path: Path) -> None:
-    """Raise CheckpointError for an array with the wrong dtype, or an `order` that is not a permutation."""
-    expected = expected_arrays(model.config, config)
-    for name, array in model.state_dict().items():
-        _, dtype = expected.get(name, ((), np.dtype(np.float32)))
-        if array.dtype != dtype:
-            raise CheckpointError(f"{path}: {name} is {array.dtype}, not {dtype}")
-        if name.endswith(".order") and not (np.sort(array) == np.arange(len(array))).all():
-            raise CheckpointError(f"{path}: {name} is not a permutation of {len(array)} columns")
+def _described(model: LanguageModel) -> dict[str, Any]:
+    return {name: (array.shape, array.dtype) for name, array in model.state_dict().items()}

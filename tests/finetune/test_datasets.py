@@ -163,7 +163,7 @@ OF_CONVERSATIONS = [
     ("", "is empty: there is nothing to learn from"),
     (GOOD + '\n{"prompt"', "line 2: this is not valid JSON"),
     ("{" + '"a":{' * 100_000, "this is not valid JSON"),
-    (f"[{GOOD}\n{{}}]", "this is not a JSON array (Expecting ',' delimiter: line 2"),
+    (f"[{GOOD}\n{{}}]", "this is not a JSON array: Expecting ',' delimiter: line 2"),
     ("[\n3]", "item 1: expected a JSON object, got 3"),
     (b'{"prompt": "\xff"}', "not UTF-8"),
 ]
