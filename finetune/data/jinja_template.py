@@ -85,7 +85,8 @@ def _compiled(source: str) -> Any:
 
     environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
     environment.filters |= {"tojson": _tojson, "counted": counted}
-    environment.globals |= {"raise_exception": raise_exception, "strftime_now": _strftime_now}
+    today = datetime.datetime.now  # some templates tell the model
+    environment.globals |= {"raise_exception": raise_exception, "strftime_now": lambda form: today().strftime(form)}
     try:
         tree = environment.parse(source)
         for loop in tree.find_all(jinja2.nodes.For):
@@ -107,11 +108,6 @@ def _tojson(
 ) -> str:
     """JSON without Jinja's own escapes of <, > and &, which are for web pages."""
     return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _strftime_now(format: str) -> str:
-    """Today's date, which some templates tell the model."""
-    return datetime.datetime.now().strftime(format)
 
 
 def _reason(error: Exception) -> str:

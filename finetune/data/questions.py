@@ -30,7 +30,7 @@ def encode_questions(
     room = block_size - response_length
 
     def encode(example: Example) -> tuple[list[int], bool]:
-        messages = list(example.messages[:-1])
+        messages = example.question
         while len(ids := template.encode(messages, add_generation_prompt=True)[0]) > room:
             shorter = without_oldest_turn(messages)
             if shorter is None:
@@ -39,6 +39,6 @@ def encode_questions(
                     f"{block_size}: shorten it, or take a smaller --response-length"
                 )
             messages = shorter
-        return ids, len(messages) < len(example.messages) - 1
+        return ids, len(messages) < len(example.question)
 
     return encode_items(examples, encode, "question")[0]

@@ -106,9 +106,9 @@ def scores(items: Sequence[TaskItem], replies: Sequence[Reply]) -> dict[str, flo
 
 def scores_by_task(items: Sequence[TaskItem], replies: Sequence[Reply]) -> dict[str, float]:
     """The exact match for each type of question."""
-    asked = Counter(item.task for item in items)
+    total = Counter(item.task for item in items)
     right = Counter(item.task for item, r in zip(items, replies, strict=True) if r.ended and item.is_correct(r.text))
-    return {task: right[task] / n for task, n in asked.items()}
+    return {task: right[task] / n for task, n in total.items()}
 
 
 # --- templates, right and wrong ---------------------------------------------------------------------------------------
@@ -150,17 +150,17 @@ def following(model: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskIt
     """
     templates = {}
     for name, make in TEMPLATES.items():
-        asked = items if make is chat_template else items[:FEWER]
-        replies = ask(model, tokenizer, [item.question for item in asked], make(tokenizer))
-        templates[name] = scores(asked, replies)
+        some = items if make is chat_template else items[:FEWER]
+        replies = ask(model, tokenizer, [item.question for item in some], make(tokenizer))
+        templates[name] = scores(some, replies)
         if make is chat_template:
             by_task = scores_by_task(items, replies)
             shown = {item.prompt: reply.text for item, reply in zip(items[:SHOWN], replies)}
-    known = [TaskItem("knowledge", question, answer) for question, answer in KNOWLEDGE.items()]
-    replies = ask(model, tokenizer, [item.question for item in known], chat_template(tokenizer))
-    right = sum(item.answer in reply.text.lower() for item, reply in zip(known, replies))
-    shown |= {item.prompt: reply.text for item, reply in zip(known[:2], replies)}
-    knowledge = {"exact_match": right / len(known), "format": scores(known, replies)["format"]}
+    general = [TaskItem("knowledge", question, answer) for question, answer in KNOWLEDGE.items()]
+    replies = ask(model, tokenizer, [item.question for item in general], chat_template(tokenizer))
+    right = sum(item.answer in reply.text.lower() for item, reply in zip(general, replies))
+    shown |= {item.prompt: reply.text for item, reply in zip(general[:2], replies)}
+    knowledge = {"exact_match": right / len(general), "format": scores(general, replies)["format"]}
     return {"templates": templates, "by_task": by_task, "knowledge": knowledge, "replies": shown}
 
 
@@ -168,12 +168,11 @@ def show_scores(before: dict[str, Any], after: dict[str, Any]) -> None:
     """Print what `following` measured before and after training, side by side."""
     show(f"\n{'':40}{'right answer':>20}{'form of an answer':>22}")
     show(f"{'':40}{'before':>11}{'after':>9}{'before':>13}{'after':>9}")
-    pairs = {name: (before["templates"][name], after["templates"][name]) for name in TEMPLATES}
-    rows = [(f"held-out questions {name}", *pair) for name, pair in pairs.items()]
-    rows.append((f"{len(KNOWLEDGE)} questions of general knowledge", before["knowledge"], after["knowledge"]))
-    for name, *pair in rows:
-        shares = [part[key] for key in ("exact_match", "format") for part in pair]
-        show(f"{name:40}" + "".join(f"{share:>{width}.1%}" for share, width in zip(shares, (11, 9, 13, 9))))
+    rows = {f"held-out questions {name}": (before["templates"][name], after["templates"][name]) for name in TEMPLATES}
+    rows[f"{len(KNOWLEDGE)} questions of general knowledge"] = before["knowledge"], after["knowledge"]
+    for name, (old, new) in rows.items():
+        right = f"{old['exact_match']:>11.1%}{new['exact_match']:>9.1%}"
+        show(f"{name:40}{right}{old['format']:>13.1%}{new['format']:>9.1%}")
     show("\nright answers by type of question, before and after:")
     for task, share in after["by_task"].items():
         show(f"{task:>14}{before['by_task'][task]:>9.0%}{share:>8.0%}")
@@ -182,12 +181,11 @@ def show_scores(before: dict[str, Any], after: dict[str, Any]) -> None:
 def show_replies(before: Mapping[str, str], after: Mapping[str, str], right: Mapping[str, str]) -> None:
     """Print questions, replies to them before and after training, and the right ones where they are known."""
     for question, reply in after.items():
-        lines = {"asked": question, "before": before.get(question, ""), "after": reply}
-        if question in right:
-            lines["right"] = right[question]
+        lines = {"asked": question, "before": before.get(question, ""), "after": reply, "right": right.get(question)}
         show()
         for name, text in lines.items():
-            show(f"{name:>11} | {shorten(text)}")
+            if text is not None:
+                show(f"{name:>11} | {shorten(text)}")
     show()
 
 

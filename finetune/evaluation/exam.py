@@ -12,7 +12,7 @@ from gpt.console import show
 
 from ..data.chains import Chain, split_thought
 from ..data.chat_template import Message
-from .answering import ask, chat_template, show_replies
+from .answering import ask, chat_template, right_answers, show_replies
 
 SAMPLES = 8  # answers to each question
 SHOWN = 4  # replies that are shown
@@ -64,8 +64,8 @@ class Exam:
 
     def replies(self, items: Sequence[Chain]) -> dict[str, str]:
         """The most likely answers to the first questions."""
-        shown = items[:SHOWN]
-        return dict(zip((item.prompt for item in shown), self._ask([item.question for item in shown], temperature=0.0)))
+        texts = self._ask([item.question for item in items[:SHOWN]], temperature=0.0)
+        return {item.prompt: text for item, text in zip(items, texts)}
 
     def _ask(self, questions: Sequence[Sequence[Message]], temperature: float) -> list[str]:
         length, at_once = self.response_length, 50 * SAMPLES
@@ -81,8 +81,7 @@ def show_change(
     replies_after: dict[str, str],
 ) -> None:
     """Show the most likely replies to some of the questions, and all scores, before and after training."""
-    right = {item.prompt: item.example().messages[-1]["content"] for item in items}
-    show_replies(replies_before, replies_after, right)
+    show_replies(replies_before, replies_after, right_answers([item.example() for item in items]))
     show(f"{len(items)} held-out questions, {SAMPLES} answers each{'before':>16}{'after':>10}")
     for name, value in after.items():
         form = ".2f" if name == "thought" else ".1%"

@@ -156,10 +156,7 @@ def learn_from_answers(
     """The loop of GRPO: answer each question several times, check, compare, update, and again."""
     grpo, G, template = config.grpo, config.grpo.num_generations, ChatTemplate(tokenizer)
     reference = reference_model(run, config.init_from, config.out_dir, model) if grpo.beta else None
-    # Each question as a prompt of tokens, and as a chain, which the checker can compute.
-    chains = [Chain(example.messages[0]["content"]) for example in train]
-    questions = [(template.encode(chain.question, add_generation_prompt=True)[0], chain) for chain in chains]
-
+    questions = [Chain(example.messages[0]["content"]) for example in train]
     training = dataclasses.replace(config.training, max_iters=grpo.total_iterations * grpo.num_mini_batches)
     optimizer, schedule = run.prepare(model, training, grpo.num_mini_batches)
     stream = ShuffledBatches(questions, grpo.batch_size, list, config.seed)
@@ -168,17 +165,18 @@ def learn_from_answers(
     run.explain_columns(COLUMNS, shown=SHOWN_METRICS)
     model.eval()  # without dropout throughout
     with run:
-        for batches in run.batches(stream):  # of an iteration: a list of one, Q questions
+        for batches in run.batches(stream):  # of an iteration: a list of one, Q chains
             if run.is_time_to_validate:
                 run.record_validation(validate())
                 run.save()
             with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
                 # Roll out: G answers to each of Q questions, B = Q G in all. The answers to a question are neighbors.
-                prompts, asked = zip(*[question for question in batches[0] for _ in range(G)])
+                chains = [chain for chain in batches[0] for _ in range(G)]  # B
+                prompts = [template.encode(chain.question, add_generation_prompt=True)[0] for chain in chains]
                 replies = sample_replies(model, prompts, grpo.response_length, template.stop_tokens)
 
                 # Check: the reward of each answer is 1 if the checker accepts it, else 0.
-                rewards, measured = check_answers(asked, replies, tokenizer, config.checker)  # (B)
+                rewards, measured = check_answers(chains, replies, tokenizer, config.checker)  # (B)
 
                 # Compare: each answer with the others of its group.
                 advantages = group_advantages(rewards.reshape(-1, G), grpo.method).reshape(-1)  # (B)
@@ -195,12 +193,12 @@ def learn_from_answers(
 
 
 def check_answers(
-    asked: Sequence[Chain], answers: Replies, tokenizer: Tokenizer, checker: str
+    chains: Sequence[Chain], replies: Replies, tokenizer: Tokenizer, checker: str
 ) -> tuple[np.ndarray, dict[str, float]]:
     """The reward of each answer, (B): 1 if the checker accepts it, else 0. The exact check is reported beside it."""
-    texts = [text_of(tokenizer, *answer) for answer in zip(answers.replies(), answers.ended)]
-    rewards = np.array([float(CHECKERS[checker](*answer)) for answer in zip(asked, texts, answers.ended)])
-    measured = score_answers(asked, [[text if ended else ""] for text, ended in zip(texts, answers.ended)])
+    texts = [text_of(tokenizer, ids, ended) for ids, ended in zip(replies.replies(), replies.ended)]
+    rewards = np.array([float(CHECKERS[checker](*answer)) for answer in zip(chains, texts, replies.ended)])
+    measured = score_answers(chains, [[text if ended else ""] for text, ended in zip(texts, replies.ended)])
     return rewards, {name: measured[name] for name in ("exact", "format", "thought")}
 
 

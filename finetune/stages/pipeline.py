@@ -112,13 +112,9 @@ class Notes:
         path = folder / NOTES
         if path.exists():
             notes = parse_json(read_text(path), str(path))
-            if notes.get("settings") != settings:
-                raise ValueError(
-                    f"{folder} is of a pipeline with {notes.get('settings')}, not {settings}: choose another --out-dir"
-                )
+            if (theirs := notes.get("settings")) != settings:
+                raise ValueError(f"{folder} is of a pipeline with {theirs}, not {settings}: choose another --out-dir")
             self.stages = notes.get("stages", {})
-            if not isinstance(self.stages, dict) or not all(isinstance(stage, dict) for stage in self.stages.values()):
-                raise ValueError(f"{path} is damaged: its stages must be an object of objects")
         elif folder.exists() and {path.name for path in folder.iterdir()} - {folder_lock.NAME}:
             raise FileExistsError(f"{folder} holds files that are not of a pipeline: choose another --out-dir")
 

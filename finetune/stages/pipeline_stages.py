@@ -101,7 +101,7 @@ def parts_of(config: PipelineConfig, device: str) -> list[Part]:
         return lambda: not start_or_resume(train, settings, device).asked_to_stop
 
     def data(name: str) -> str:
-        return "tasks" if amount.examples is None else (Path(config.out_dir) / f"{name}.jsonl").as_posix()
+        return "tasks" if amount.examples is None else folder(f"{name}.jsonl")
 
     def training(steps: int, learning_rate: float, warmup: int) -> TrainingConfig:
         return TrainingConfig(
@@ -114,27 +114,14 @@ def parts_of(config: PipelineConfig, device: str) -> list[Part]:
         )
 
     seed, size = config.seed, amount.batch_size
-    sft = SFTConfig(
-        folder("pretrained"), data("conversations"), folder("sft"), size, seed, training=training(*amount.sft, 50)
-    )
-    reward = RewardConfig(
-        folder("sft"), data("pairs"), folder("reward"), size, seed, training=training(*amount.reward, 20)
-    )
-    dpo = DPOConfig(
-        folder("sft"), data("pairs"), folder("dpo"), batch_size=size, seed=seed, training=training(*amount.dpo, 10)
-    )
-    ppo = PPORunConfig(
-        folder("sft"),
-        folder("reward"),
-        data("conversations"),
-        folder("ppo"),
-        seed=seed,
-        ppo=PPOConfig(total_iterations=amount.ppo_iterations),
-    )
-    preferred = (Path(config.out_dir) / "preferred.jsonl").as_posix()
-    lora = AdaptationConfig(
-        folder("sft"), preferred, folder("lora"), size, seed, training(*amount.lora, 10), lora=LoRAConfig()
-    )
+    talks = data("conversations")
+    sft = SFTConfig(folder("pretrained"), talks, folder("sft"), size, seed, training(*amount.sft, 50))
+    reward = RewardConfig(folder("sft"), data("pairs"), folder("reward"), size, seed, training(*amount.reward, 20))
+    dpo = DPOConfig(folder("sft"), data("pairs"), folder("dpo"), size, seed, training(*amount.dpo, 10))
+    iterations = PPOConfig(total_iterations=amount.ppo_iterations)
+    ppo = PPORunConfig(folder("sft"), folder("reward"), talks, folder("ppo"), seed, iterations)
+    preferred, training_of_lora = folder("preferred.jsonl"), training(*amount.lora, 10)
+    lora = AdaptationConfig(folder("sft"), preferred, folder("lora"), size, seed, training_of_lora, lora=LoRAConfig())
     if config.init_from is None:
         base = demo_config(config.short, folder("pretrained"), seed, "pipeline", "english")
         teaches = "a tokenizer, and then the next token, from plain text"

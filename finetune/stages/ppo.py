@@ -133,7 +133,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     tasks_of = instruction_tasks("train", len(examples), config.seed + 1) if is_built_in else examples
     prompts_of = encode_questions(examples, template, policy.config.block_size, ppo.response_length)
     items = instruction_tasks("test", len(held_out), config.seed) if is_built_in else []
-    judge = Judge(policy, tokenizer, config.init_from, items, [e.messages[:-1] for e in held_out], config.seed)
+    judge = Judge(policy, tokenizer, config.init_from, items, [example.question for example in held_out], config.seed)
     show(f"data: {len(examples):,} questions to answer, {len(held_out):,} to test on")
     run.explain_columns(COLUMNS, shown=SHOWN)
 
@@ -154,7 +154,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
                 rollout = roll_out(model, reference, reward_model, prompts, ppo.response_length, template.stop_tokens)
 
                 # Reward: the score of the whole reply at its last token, and at each token a price for moving away.
-                scores = rollout.scores - ppo.missing_eos_penalty * ~rollout.ended  # (B)
+                scores = np.where(rollout.ended, rollout.scores, rollout.scores - ppo.missing_eos_penalty)  # (B)
                 kl = rollout.logprobs - rollout.reference_logprobs  # (B, R): ln π - ln ρ of each token
                 rewards = token_rewards(scores, kl, rollout.mask, ppo.kl_coef)  # (B, R)
 
@@ -243,8 +243,8 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
 # --- what a run needs besides -----------------------------------------------------------------------------------------
 
 
-def _really_right(asked: Sequence[TaskItem], rollout: Rollout, tokenizer: Tokenizer) -> dict[str, float]:
+def _really_right(tasks: Sequence[TaskItem], rollout: Rollout, tokenizer: Tokenizer) -> dict[str, float]:
     """The shares of a rollout's replies that are right, and right and courteous: the reward model knows neither."""
     written = zip(rollout.replies(), rollout.ended)
     replies = [Reply(text_of(tokenizer, ids, ended), ended, ids) for ids, ended in written]
-    return shares(qualities(asked, replies))
+    return shares(qualities(tasks, replies))
