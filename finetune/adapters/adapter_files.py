@@ -130,7 +130,10 @@ def load_adapter(model: nn.Module, folder: StrPath, check_base: bool = True) -> 
     to another model; then `model` is unchanged.
     """
     folder = Path(folder)
-    settings = _read_settings(folder)
+    if not (folder / CONFIG).is_file():
+        unfinished = "a run of adapters writes it when it is finished, and until then the run itself can be the --model"
+        raise FileNotFoundError(f"there is no adapter in {folder}: {CONFIG} is missing ({unfinished})")
+    settings = read_json(folder / CONFIG)
     config = from_peft(settings, str(folder / CONFIG))
     pickle = folder / "adapter_model.bin"
     if pickle.exists() and not (folder / WEIGHTS).exists():
@@ -144,8 +147,10 @@ def load_adapter(model: nn.Module, folder: StrPath, check_base: bool = True) -> 
         with errors_at(f"the adapter in {folder} does not fit this model", AdapterError, (AdapterError,)):
             adapted = _adapted_layers(model, config, file)
             _check_none_is_missing(model, settings, adapted)
-            if check_base:
-                _check_base(model, config, file)
+            expected = file.metadata.get(BASE_SHA256)
+            if check_base and expected and expected != base_fingerprint(model, config.modules_to_save):
+                use = "in Python, check_base=False uses it beside these all the same"
+                raise AdapterError(f"it was trained beside other weights of the same shapes ({use})")
         config = dataclasses.replace(config, target_modules=_short_names(model, adapted))
         layers = new_layers(model, config)
         for name, layer in layers.items():
@@ -157,14 +162,6 @@ def load_adapter(model: nn.Module, folder: StrPath, check_base: bool = True) -> 
     for name, array in learned.items():
         _write(parameters[name], array)
     return config
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    try:
-        return read_json(folder / CONFIG)
-    except (FileNotFoundError, NotADirectoryError):
-        unfinished = "a run of adapters writes it when it is finished, and until then the run itself can be the --model"
-        raise FileNotFoundError(f"there is no adapter in {folder}: {CONFIG} is missing ({unfinished})") from None
 
 
 def _adapted_layers(model: nn.Module, config: LoRAConfig, file: SafetensorsFile) -> list[str]:
@@ -205,15 +202,6 @@ def _check_none_is_missing(model: nn.Module, settings: dict[str, Any], adapted: 
     for name in full_names(model, [target for target in targets if isinstance(target, str)]):
         if name not in adapted:
             raise AdapterError(f"it has nothing for {name}, which is in its target_modules")
-
-
-def _check_base(model: nn.Module, config: LoRAConfig, file: SafetensorsFile) -> None:
-    expected = file.metadata.get(BASE_SHA256)
-    if expected is not None and expected != base_fingerprint(model, config.modules_to_save):
-        raise AdapterError(
-            "it was trained beside other weights of the same shapes (in Python, check_base=False uses it beside these "
-            "all the same)"
-        )
 
 
 def _read_whole(model: nn.Module, config: LoRAConfig, file: SafetensorsFile) -> dict[str, np.ndarray]:

@@ -67,10 +67,8 @@ class ChatTemplate:
         self.name, self._write = "the template ChatML", chatml
         for token in (IM_START, IM_END):
             if token not in tokenizer.special_tokens:
-                raise ValueError(
-                    f"the tokenizer has no special token {token}, so its model does not know a chat template: "
-                    "fine-tune the model on conversations first"
-                )
+                unknown = f"the tokenizer has no special token {token}, so its model does not know a chat template"
+                raise ValueError(f"{unknown}: fine-tune the model on conversations first")
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
         """The conversation as text. add_generation_prompt: end with the start of an answer, for the model to continue.
@@ -139,10 +137,8 @@ class ChatTemplate:
         content = messages[index]["content"]
         said = next((said for said in (content, content.strip()) if text == before + said + after), None)
         if said is None or not before.startswith(prompt):
-            raise ValueError(
-                f"message {index + 1}: the model's chat template writes an answer differently from the prompt for it, "
-                "so we cannot find the tokens to learn"
-            )
+            differs = "the model's chat template writes an answer differently from the prompt for it"
+            raise ValueError(f"message {index + 1}: {differs}, so we cannot find the tokens to learn")
         space, *rest = split_special(after, self.tokenizer.special_tokens)
         if not rest or space.strip():
             raise ValueError("the model's chat template ends answers without a special token: it cannot teach to stop")
@@ -190,13 +186,11 @@ class ChatTemplate:
             kept = shorter
             ids, learned = self.encode(kept, completion=completion)
         cut = needed(learned) > max_tokens or len(kept) < len(messages)
-        if not any(learned[:max_tokens]):
-            raise ValueError(
-                f"there is nothing to learn from: the answer begins only after the {max_tokens} tokens that the model "
-                "can read; leave it out of the file, or take a model with a longer context"
-                if any(learned)
-                else "there is nothing to learn from: the assistant says nothing"
-            )
+        if True not in learned:
+            raise ValueError("there is nothing to learn from: the assistant says nothing")
+        if True not in learned[:max_tokens]:
+            late = f"the answer begins only after the {max_tokens} tokens that the model can read"
+            raise ValueError(f"there is nothing to learn from: {late}; leave it out of the file")
         return ids[:max_tokens], learned[:max_tokens], cut
 
 

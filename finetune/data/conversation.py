@@ -114,10 +114,8 @@ class Conversation:
                 kept = shorter
                 prompt, _ = self.template.encode(kept, add_generation_prompt=True)
         if len(prompt) > limit:
-            raise ValueError(
-                f"that is too long: {len(prompt)} tokens with the template. The model reads {block}, and "
-                f"{block - limit} of them are kept for the answer"
-            )
+            kept_for_answer = f"{block - limit} of them are kept for the answer"
+            raise ValueError(f"that is too long: {len(prompt)} tokens; the model reads {block}, and {kept_for_answer}")
         self.forgotten += len(messages) - len(kept)
         self.messages = kept
         return prompt

@@ -54,10 +54,8 @@ def _compiled(source: str) -> Any:
         import jinja2.ext
         import jinja2.sandbox
     except ImportError:
-        raise ValueError(
-            "the model brings its own chat template, and the library that runs such templates is missing: "
-            "pip install jinja2"
-        ) from None
+        missing = "the library that runs it is missing: pip install jinja2"
+        raise ValueError(f"the model brings its own chat template, and {missing}") from None
 
     class Generation(jinja2.ext.Extension):
         """{% generation %} ... {% endgeneration %} marks an answer. Its contents are written as they are."""

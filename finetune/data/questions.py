@@ -34,10 +34,8 @@ def encode_questions(
         while len(ids := template.encode(messages, add_generation_prompt=True)[0]) > room:
             shorter = without_oldest_turn(messages)
             if shorter is None:
-                raise ValueError(
-                    f"the question has {len(ids)} tokens, and with {response_length} of reply it must fit into "
-                    f"{block_size}: shorten it, or take a smaller --response-length"
-                )
+                fit = f"with {response_length} of reply it must fit into {block_size}"
+                raise ValueError(f"the question has {len(ids)} tokens, and {fit}: take a smaller --response-length")
             messages = shorter
         return ids, len(messages) < len(example.question)
 

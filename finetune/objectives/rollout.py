@@ -123,10 +123,8 @@ def check_room(prompts: Sequence[list[int]], response_length: int, block_size: i
     """Raise ValueError if a prompt and its reply do not fit into the context."""
     longest = max(map(len, prompts)) + response_length
     if longest > block_size:
-        raise ValueError(
-            f"a prompt and {response_length} tokens of reply are {longest} tokens, more than the model's block size of "
-            f"{block_size}: shorten one of them"
-        )
+        found = f"a prompt and {response_length} tokens of reply are {longest} tokens"
+        raise ValueError(f"{found}, more than the model's block size of {block_size}: shorten one of them")
 
 
 def sample_replies(

@@ -212,10 +212,8 @@ def number_of_groups(shape: tuple[int, ...], bits: int, group_size: int) -> int:
     if group_size in (WHOLE_ROW, WHOLE_ARRAY):
         return 1
     if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1 or columns % group_size:
-        raise ValueError(
-            f"group_size {group_size} does not divide rows of {columns}; use a divisor, {WHOLE_ROW} (a whole row) or "
-            f"{WHOLE_ARRAY} (the whole array)"
-        )
+        known = f"a divisor, {WHOLE_ROW} (a whole row) or {WHOLE_ARRAY} (the whole array)"
+        raise ValueError(f"group_size {group_size} does not divide rows of {columns}; use {known}")
     return columns // group_size
 
 

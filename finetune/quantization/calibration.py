@@ -90,10 +90,8 @@ def check_ids(ids: Any, config: Any) -> None:
     """Raise ValueError unless ids (N, T) are a calibration text: in the vocabulary, with T at most the block size."""
     ids = np.asarray(ids)
     if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu" or ids.shape[1] > config.block_size:
-        raise ValueError(
-            f"calibration must be token ids (N, T), with T at most {config.block_size}, got {ids.dtype} of shape "
-            f"{ids.shape}"
-        )
+        got = f"{ids.dtype} of shape {ids.shape}"
+        raise ValueError(f"calibration must be token ids (N, T), with T at most {config.block_size}, got {got}")
     if ids.min() < 0 or ids.max() >= config.vocab_size:
         raise ValueError(f"calibration has ids outside the vocabulary of {config.vocab_size} tokens")
 

@@ -180,10 +180,8 @@ def check(model: nn.Module, config: QuantizationConfig, calibration: np.ndarray 
     for name, kind in kinds.items():
         layer: Any = model.get_submodule(name)
         if type(layer) is not kind:
-            raise ValueError(
-                f"{name} is a {type(layer).__name__}, not a float {kind.__name__}: a model can be quantized only once, "
-                "and its adapters must be merged first"
-            )
+            found = f"{name} is a {type(layer).__name__}, not a float {kind.__name__}"
+            raise ValueError(f"{found}: a model can be quantized only once, and its adapters must be merged first")
         weight = layer.weight.data
         if not isinstance(weight, np.ndarray):
             raise ValueError("quantize on the CPU: model.to('cpu') first, and back to the GPU afterwards")

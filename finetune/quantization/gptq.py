@@ -182,17 +182,14 @@ def _damped_factor(hessian: np.ndarray, damping: float) -> np.ndarray:
             return inverse_factor(damped)
         except np.linalg.LinAlgError:
             damping = max(10 * damping, 1e-6)
-    raise ValueError(
-        "the Hessian is not positive definite, even with its diagonal doubled: it must be a sum of x xᵀ over inputs x"
-    )
+    raise ValueError("the Hessian is not positive definite, even with its diagonal doubled: it must be a sum of x xᵀ")
 
 
 def checked_hessian(hessian: np.ndarray, columns: int) -> np.ndarray:
     """Return `hessian` if it can be a sum of x xᵀ for a weight with this number of columns; else raise ValueError."""
     hessian = np.asarray(hessian)
     if hessian.shape != (columns, columns) or hessian.dtype.kind != "f":
-        shape = (columns, columns)
-        raise ValueError(f"the Hessian must be floats of shape {shape}, got {hessian.dtype} {hessian.shape}")
+        raise ValueError(f"the Hessian must be {columns} x {columns} floats, got {hessian.dtype} {hessian.shape}")
     if not np.isfinite(hessian).all() or (np.diag(hessian) < 0).any():
         raise ValueError("the Hessian has numbers that are not finite, or are negative on its diagonal")
     return hessian

@@ -132,10 +132,7 @@ def _check_replies(run: Run, preferences: Sequence[Preference]) -> None:
 
     It counted all that the assistant says in the prompt as a part of the reply, in the reference's log-probabilities.
     """
-    prompts = [preference.prompt for preference in preferences]
-    is_older = "counted" not in run.extra
-    if is_older and any(message["role"] == "assistant" for prompt in prompts for message in prompt):
-        raise CheckpointError(
-            f"the run in {run.out_dir} was begun by an older version, which counted the assistant's messages in a "
-            "prompt as a part of the reply: start a new run"
-        )
+    roles = {message["role"] for preference in preferences for message in preference.prompt}
+    if "counted" not in run.extra and "assistant" in roles:
+        counted = "which counted the assistant's messages in a prompt as a part of the reply"
+        raise CheckpointError(f"the run in {run.out_dir} was begun by an older version, {counted}: start a new run")

@@ -123,15 +123,10 @@ def checked_reward_model(folder: str, tokenizer: Tokenizer, block_size: int) -> 
     """The reward model of a run. Raises if it cannot read the policy's replies, or is not better than chance."""
     model, its_tokenizer = load_reward_model(folder)
     if its_tokenizer.vocab != tokenizer.vocab or its_tokenizer.special_tokens != tokenizer.special_tokens:
-        raise CheckpointError(
-            f"the reward model in {folder} has another tokenizer than the model to be trained, so it cannot read its "
-            "replies: train it from the same model"
-        )
+        raise CheckpointError(f"the reward model in {folder} has another tokenizer: train it from the same model")
     if model.config.block_size < block_size:
-        raise ValueError(
-            f"the reward model in {folder} reads {model.config.block_size} tokens, and the model to be trained writes "
-            f"up to {block_size}: train it from the same model"
-        )
+        sizes = f"{model.config.block_size} tokens, and the model to be trained writes up to {block_size}"
+        raise ValueError(f"the reward model in {folder} reads {sizes}: train it from the same model")
     test = read_preferences(Path(folder) / "data" / "test.jsonl")
     pairs, _ = encode_pairs(test, ChatTemplate(tokenizer), model.config.block_size)
     is_better, sentence = compare_with_chance(model, pairs, folder)
@@ -150,10 +145,8 @@ def compare_with_chance(model: GPTWithHead, pairs: Sequence[Pair], folder: str) 
     chance = chance_of(right, len(pairs))
     if chance < CHANCE:
         return True, f"it gets {right} of {len(pairs)} held-out pairs right; a coin would in {chance:.1g} of cases"
-    return False, (
-        f"the reward model in {folder} is no better than chance: it gets {right} of {len(pairs)} held-out pairs "
-        f"right, and a coin would do as well in {chance:.1%} of cases; train it longer, or on more pairs"
-    )
+    coin = f"it gets {right} of {len(pairs)} held-out pairs right, and a coin would do as well in {chance:.1%} of cases"
+    return False, f"the reward model in {folder} is no better than chance: {coin}; train it longer, or on more pairs"
 
 
 def _validate(model: GPTWithHead, pairs: Sequence[Pair], batch_size: int = 32) -> dict[str, float]:
