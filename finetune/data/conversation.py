@@ -114,8 +114,8 @@ class Conversation:
                 kept = shorter
                 prompt, _ = self.template.encode(kept, add_generation_prompt=True)
         if len(prompt) > limit:
-            kept_for_answer = f"{block - limit} of them are kept for the answer"
-            raise ValueError(f"that is too long: {len(prompt)} tokens; the model reads {block}, and {kept_for_answer}")
+            room = f"The model reads {block}, and {block - limit} of them are kept for the answer"
+            raise ValueError(f"that is too long: {len(prompt)} tokens with the template. {room}")
         self.forgotten += len(messages) - len(kept)
         self.messages = kept
         return prompt

@@ -12,7 +12,7 @@ from gpt.console import show
 
 from ..data.chains import Chain, split_thought
 from ..data.chat_template import Message
-from .answering import ask, chat_template, right_answers, show_replies
+from .answering import ask, chat_template
 
 SAMPLES = 8  # answers to each question
 SHOWN = 4  # replies that are shown
@@ -73,16 +73,9 @@ class Exam:
         return [reply.text if reply.ended else "" for reply in replies]
 
 
-def show_change(
-    items: Sequence[Chain],
-    before: dict[str, float],
-    after: dict[str, float],
-    replies_before: dict[str, str],
-    replies_after: dict[str, str],
-) -> None:
-    """Show the most likely replies to some of the questions, and all scores, before and after training."""
-    show_replies(replies_before, replies_after, right_answers([item.example() for item in items]))
-    show(f"{len(items)} held-out questions, {SAMPLES} answers each{'before':>16}{'after':>10}")
+def show_change(questions: int, before: dict[str, float], after: dict[str, float]) -> None:
+    """Show all scores before and after training."""
+    show(f"{questions} held-out questions, {SAMPLES} answers each{'before':>16}{'after':>10}")
     for name, value in after.items():
         form = ".2f" if name == "thought" else ".1%"
         show(f"{name:>38}{before[name]:>16{form}}{value:>10{form}}")

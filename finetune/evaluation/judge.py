@@ -7,6 +7,7 @@ judge.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -109,6 +110,7 @@ def kl_of_replies(
     return total / len(prompts)
 
 
+@dataclasses.dataclass(frozen=True)
 class Judge:
     """Asks a model questions during and after its training.
 
@@ -116,22 +118,17 @@ class Judge:
     `questions` are shown and nothing is measured. init_from: the reference model, loaded only for the final comparison.
     """
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        tokenizer: Tokenizer,
-        init_from: str,
-        items: Sequence[TaskItem],
-        questions: Sequence[list[Message]] = (),
-        seed: int = 0,
-    ):
-        self.model, self.tokenizer, self.init_from, self.items, self.seed = model, tokenizer, init_from, items, seed
-        self.questions = [item.question for item in items[:SHOWN]] or list(questions[:SHOWN])
+    model: LanguageModel
+    tokenizer: Tokenizer
+    init_from: str
+    items: Sequence[TaskItem]
+    questions: Sequence[list[Message]] = ()
+    seed: int = 0
 
     def validate(self) -> dict[str, float]:
         """The shares of right, and of right and courteous, replies to some of the questions."""
-        asked = self.items[:VALIDATION_ITEMS]
-        return shares(qualities(asked, sampled(self.model, self.tokenizer, asked, self.seed))) if asked else {}
+        some = self.items[:VALIDATION_ITEMS]
+        return shares(qualities(some, sampled(self.model, self.tokenizer, some, self.seed))) if some else {}
 
     def show_change(self) -> Verdict | None:
         """Print the replies of reference and model, and the verdict, which is None if nothing can be measured."""
@@ -140,7 +137,8 @@ class Judge:
         except (ValueError, OSError) as error:
             show(f"\nno comparison with the model that training started from: {error}")
             return None
-        before, after = (likely_replies(m, self.tokenizer, self.questions) for m in (reference, self.model))
+        questions = [item.question for item in self.items[:SHOWN]] or self.questions[:SHOWN]
+        before, after = (likely_replies(m, self.tokenizer, questions) for m in (reference, self.model))
         show("\nReplies before and after (the most likely ones):")
         show_replies(before, after, {item.prompt: item.answer for item in self.items})
         if not self.items:

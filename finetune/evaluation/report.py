@@ -53,7 +53,7 @@ def measure(
     return row | {"courteous": verdict.courteous, "against": verdict.win_rate, "KL": verdict.kl}
 
 
-_FORMATS = {"seconds": "{:.0f}", "text loss": "{:.3f}", "KL": "{:.2f}", "MB": "{:.1f}"}  # the others are shares
+_FORMATS = {"seconds": ".0f", "text loss": ".3f", "KL": ".2f", "MB": ".1f"}  # the others are shares
 
 
 def show_table(rows: Mapping[str, Mapping[str, Any]]) -> None:
@@ -61,7 +61,7 @@ def show_table(rows: Mapping[str, Mapping[str, Any]]) -> None:
     names = ["seconds", "text loss", "format", "right", "courteous", "against", "KL", "MB"]
     show(f"{'stage':12}" + "".join(f"{name:>11}" for name in names))
     for stage, row in rows.items():
-        cells = [_FORMATS.get(name, "{:.1%}").format(row[name]) if name in row else "" for name in names]
+        cells = [format(row[name], _FORMATS.get(name, ".1%")) if name in row else "" for name in names]
         line = f"{stage:12}" + "".join(f"{cell:>11}" for cell in cells)
         show(f"{line.rstrip()}  {row.get('note', '')}".rstrip())
 

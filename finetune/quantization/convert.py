@@ -20,7 +20,7 @@ import numpy as np
 from gpt.console import progress_bar
 from gpt.files import errors_at
 from gpt.model.structure import SharedInput, StructuredModel
-from gpt.settings import Checked, setting
+from gpt.settings import Checked, from_json, setting
 from minigrad import nn
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
@@ -93,9 +93,8 @@ class QuantizationConfig(Checked):
         """The inverse of `to_dict`. Raises ValueError for values that `to_dict` cannot produce."""
         if not isinstance(values, dict):
             raise ValueError(f"quantization_config must be an object, got {values!r:.80}")
-        settings = dict(values)
-        with errors_at("quantization_config is not one of ours", caught=(KeyError, TypeError)):
-            config = cls(method=settings.pop("quant_method"), **{k: v for k, v in settings.items() if k != "sym"})
+        settings = {name: value for name, value in values.items() if name not in ("quant_method", "sym")}
+        config = from_json(cls, {"method": values.get("quant_method"), **settings})
         if config.to_dict() != values:
             raise ValueError("quantization_config contradicts itself or is incomplete")
         return config

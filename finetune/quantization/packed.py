@@ -33,15 +33,11 @@ def load_packed(source: StrPath) -> tuple[Llama, Tokenizer]:
     if not is_gguf(path):
         raise ValueError(f"{source} is not a GGUF file (as smollm2 is), so there are no packed weights to keep")
     file = GGUFFile(path)
-    return _packed_model(file), Tokenizer.from_gguf(file.metadata, str(path))
-
-
-def _packed_model(file: GGUFFile) -> Llama:
     if file.metadata.get("general.architecture") == "gpt2":
         raise GGUFError(f"{file.path} holds a GPT-2, whose weights cannot be kept packed: leave out --packed")
     config = config_of(file)
-    source = weights_of(file, config)
-    rows = matched(source, gguf_rows(config))
+    weights = weights_of(file, config)
+    rows = matched(weights, gguf_rows(config))
     kinds = {row.theirs: file.tensors[row.theirs].kind for row in rows}
     for name, kind in kinds.items():
         if kind in K_QUANTS:
@@ -56,8 +52,9 @@ def _packed_model(file: GGUFFile) -> Llama:
         return model
 
     floats = [row for row in rows if kinds[row.theirs] not in BLOCKS]
-    entries = {row.theirs: source.entries[row.theirs] for row in floats}
-    return fill(build, dataclasses.replace(source, entries=entries), floats).eval()
+    entries = {row.theirs: weights.entries[row.theirs] for row in floats}
+    model = fill(build, dataclasses.replace(weights, entries=entries), floats).eval()
+    return model, Tokenizer.from_gguf(file.metadata, str(path))
 
 
 def _array(tensor: GGUFTensor, n_head: int, path: Path) -> BlockArray:

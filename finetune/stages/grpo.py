@@ -41,7 +41,7 @@ from minigrad.backend import to_numpy
 from ..data.chains import CHECKERS, Chain
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import Example, ShuffledBatches, batches_of, read_examples
-from ..evaluation.answering import text_of
+from ..evaluation.answering import right_answers, show_replies, text_of
 from ..evaluation.exam import MEASURES, SAMPLES, VALIDATION_ITEMS, Exam, score_answers, show_change
 from ..objectives.grpo import CLIP, METHODS, answer_weights, group_advantages, grpo_loss
 from ..objectives.logprobs import selected_logprobs
@@ -139,7 +139,8 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     if not run.interrupted:
         run.extra["after"] = exam.scores(items)
         run.save()
-        show_change(items, run.extra["before"], run.extra["after"], run.extra["replies"], exam.replies(items))
+        show_replies(run.extra["replies"], exam.replies(items), right_answers(held_out))
+        show_change(len(items), run.extra["before"], run.extra["after"])
         shares = ("exact", f"pass@{SAMPLES}", f"majority@{SAMPLES}")
         picture = plot_run(run.out_dir, {}, title="Learning from answers that can be checked", shares=shares)
         run.report(f"trained {run.steps_done} steps, {run.count:,} tokens of answers,", picture)

@@ -94,7 +94,7 @@ def _check_same(config: AdaptationConfig) -> None:
 
 def _measured(run: Run, config: AdaptationConfig) -> Row:
     held = held_bytes(run.model, run.optimizer)
-    times = [row["ms"] for row in read_log(run.log.path) if "ms" in row]
+    milliseconds = statistics.median(row["ms"] for row in read_log(run.log.path) if "ms" in row)
     loss_fn = sft_loss if is_conversations(config.data) else language_model_loss
 
     def take_step() -> None:
@@ -102,16 +102,9 @@ def _measured(run: Run, config: AdaptationConfig) -> Row:
         max_norm = run.training.grad_clip
         training_step(run.model, batches, loss_fn, run.optimizer, run.schedule, max_norm, run.gradients)
 
-    return Row(
-        config.method,
-        run.model.num_parameters(trainable_only=True),
-        run.extra["before"],
-        run.extra["after"],
-        held["weights"],
-        held["optimizer"],
-        sum(held.values()) + added_bytes(take_step),
-        statistics.median(times),
-    )
+    trained, before, after = run.model.num_parameters(trainable_only=True), run.extra["before"], run.extra["after"]
+    peak = sum(held.values()) + added_bytes(take_step)
+    return Row(config.method, trained, before, after, held["weights"], held["optimizer"], peak, milliseconds)
 
 
 def held_bytes(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str, int]:
