@@ -182,10 +182,8 @@ def _adapted_layers(model: nn.Module, config: LoRAConfig, file: SafetensorsFile)
         places[PREFIX + name + A] = (r, layer.in_features)
         places[PREFIX + name + B] = (layer.out_features, r)
     for key in [*shapes, *places]:
-        if key not in places:
-            raise AdapterError(f"its tensor {key} has no place here")
-        if key not in shapes:
-            raise AdapterError(f"its tensor {key} is missing")
+        if key not in places or key not in shapes:
+            raise AdapterError(f"its tensor {key} {'is missing' if key in places else 'has no place here'}")
         if shapes[key] != places[key] or file.entries[key].dtype not in FLOATS:
             got = f"{file.entries[key].dtype} of shape {shapes[key]}"
             raise AdapterError(f"{key} is {got}; with r = {config.r}, numbers of shape {places[key]} would fit")

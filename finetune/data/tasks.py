@@ -127,16 +127,8 @@ def _item(rng: np.random.Generator, split: Split, task: str) -> TaskItem:
     listed = words[: rng.integers(2, 4)]
     x, y = (THINGS[i] for i in rng.permutation(len(THINGS))[:2])
     asked = int(rng.integers(2))
-    parts = {
-        "a": words[0],
-        "b": words[1],
-        "list": ", ".join(f'"{word}"' for word in listed),
-        "last": listed[-1],
-        "x": x,
-        "y": y,
-        "q": (x, y)[asked],
-        "named": words[asked],
-    }
+    parts = {"a": words[0], "b": words[1], "list": ", ".join(f'"{word}"' for word in listed), "last": listed[-1]}
+    parts |= {"x": x, "y": y, "q": (x, y)[asked], "named": words[asked]}
     kind = TASK_TYPES[task]
     wording = _one(rng, kind.train if split == "train" else kind.test)
     return TaskItem(task, wording.format(**parts), kind.answer.format(**parts), bool(rng.random() < COURTEOUS))

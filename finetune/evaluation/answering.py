@@ -138,6 +138,11 @@ TEMPLATES: dict[str, Callable[[Tokenizer], Encode]] = {
 }
 
 
+def scored(model: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskItem]) -> dict[str, float]:
+    """The `scores` of the model's most likely replies to questions."""
+    return scores(items, ask(model, tokenizer, [item.question for item in items], chat_template(tokenizer)))
+
+
 # --- what a stage changed ---------------------------------------------------------------------------------------------
 
 

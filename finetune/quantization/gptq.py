@@ -189,9 +189,8 @@ def checked_hessian(hessian: np.ndarray, columns: int) -> np.ndarray:
     """Return `hessian` if it can be a sum of x xᵀ for a weight with this number of columns; else raise ValueError."""
     hessian = np.asarray(hessian)
     if hessian.shape != (columns, columns) or hessian.dtype.kind != "f":
-        raise ValueError(
-            f"the Hessian must be floats of shape {(columns, columns)}, got {hessian.dtype} {hessian.shape}"
-        )
+        got = f"{hessian.dtype} of shape {hessian.shape}"
+        raise ValueError(f"the Hessian must be floats of shape {(columns, columns)}, got {got}")
     if not np.isfinite(hessian).all() or (np.diag(hessian) < 0).any():
         raise ValueError("the Hessian has numbers that are not finite, or are negative on its diagonal")
     return hessian

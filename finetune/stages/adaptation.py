@@ -49,7 +49,9 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
             config = run.config = _with_embeddings(config, model)
         adapt(model, config, len(tokenizer))
         run.begin(model, tokenizer, adapter_format(config))
-        _introduce(model, config)
+        total, trained = model.config.num_parameters(), model.num_parameters(trainable_only=True)  # packed ones too
+        share = f"of {total:,} parameters, {trained:,} ({trained / total:.1%} as many) are trained"
+        show(f"starting from the weights in {config.init_from}; {share}")
         if with_answers:
             examples, held_out = load_data(config.data, config.seed)
             run.keep_data(train=examples, test=held_out)
@@ -117,12 +119,6 @@ def _with_embeddings(config: AdaptationConfig, model: LanguageModel) -> Adaptati
     tied = model.names.embeddings[0], "lm_head"
     whole = tuple(dict.fromkeys([*config.lora.modules_to_save, *tied]))
     return dataclasses.replace(config, lora=dataclasses.replace(config.lora, modules_to_save=whole))
-
-
-def _introduce(model: LanguageModel, config: AdaptationConfig) -> None:
-    total, trained = model.config.num_parameters(), model.num_parameters(trainable_only=True)  # packed ones too
-    share = f"of {total:,} parameters, {trained:,} ({trained / total:.1%} as many) are trained"
-    show(f"starting from the weights in {config.init_from}; {share}")
 
 
 def _replies(model: LanguageModel, tokenizer: Tokenizer, shown: list[Example]) -> dict[str, str]:

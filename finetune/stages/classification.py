@@ -125,7 +125,9 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     if not run.interrupted:
         _show_result(model, test_texts, tests, baseline, run.out_dir)
         language_after = run.extra.get("language_after") or language_loss()  # older versions did not keep it
-        _show_forgetting(config, run.extra["language_before"], language_after)
+        losses = f"{run.extra['language_before']:.3f} before, {language_after:.3f} after"
+        forgotten = "only the head was trained, and nothing is" if config.trained_blocks == 0 else "what it has"
+        show(f"\nloss as a language model on held-out text ({config.language}): {losses}: {forgotten} forgotten\n")
         picture = plot_run(run.out_dir, {}, title="Learning to classify", unit="text", shares=("accuracy",))
         run.report(f"trained {run.steps_done} steps, {run.count:,} texts,", picture)
 
@@ -155,12 +157,6 @@ def _show_result(
         mistake = "" if right[i] else f", but it is {labels[true[i]]}"
         answer = f"{labels[predicted[i]]} ({probabilities[i].max():.0%} sure){mistake}"
         show(f"{'':>11} | {shorten(texts[i].text)}\n{'':>11} | -> {answer}")
-
-
-def _show_forgetting(config: ClassifyConfig, before: float, after: float) -> None:
-    what = f"loss as a language model on held-out text ({config.language}): {before:.3f} before, {after:.3f} after"
-    only_head = config.trained_blocks == 0
-    show(f"\n{what}: {'only the head was trained, and nothing is' if only_head else 'what it has'} forgotten\n")
 
 
 def load_data(data: str, seed: int) -> tuple[list[Labelled], list[Labelled]]:

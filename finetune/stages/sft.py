@@ -27,17 +27,7 @@ from ..data.chat_template import ChatTemplate, add_chat_tokens
 from ..data.datasets import Example, ShuffledBatches, batches_of, hold_out, read_examples
 from ..data.mask_view import mask_as_text
 from ..data.tasks import TASKS, TaskItem, instruction_examples, instruction_tasks
-from ..evaluation.answering import (
-    SHOWN,
-    ask,
-    chat_template,
-    following,
-    likely_replies,
-    right_answers,
-    scores,
-    show_replies,
-    show_scores,
-)
+from ..evaluation.answering import SHOWN, following, likely_replies, right_answers, scored, show_replies, show_scores
 from ..objectives.sft import Conversation, collate, encode_examples, sft_loss
 from .run_config import RunConfig, check_batch_memory, fine_tuning
 
@@ -156,7 +146,4 @@ def validate_answers(
     """The loss on conversations, and the share of questions, if there are any, that are answered correctly."""
     measured = evaluate(model, batches_of(tests, batch_size, collate), sft_loss)
     metrics = {"val_loss": measured["loss"], "mean_token_accuracy": measured["mean_token_accuracy"]}
-    if not items:
-        return metrics
-    replies = ask(model, tokenizer, [item.question for item in items], chat_template(tokenizer))
-    return metrics | scores(items, replies)
+    return {**metrics, **(scored(model, tokenizer, items) if items else {})}
