@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from gpt import LanguageModel, Tokenizer
 from gpt.files import shortened
@@ -248,9 +248,10 @@ def add_chat_tokens(model: LanguageModel, tokenizer: Tokenizer) -> int:
         return 0
     if len(tokenizer) > model.config.vocab_size:
         resize_token_embeddings(model, len(tokenizer))
-    for weight in {id(layer.weight): layer.weight for layer in (model.embedding, model.lm_head)}.values():
-        announce_update([weight])
-        weight.data[known : known + new] = weight.data[:known].mean(axis=0)
+    layers: list[Any] = [model.embedding] if model.config.tied else [model.embedding, model.lm_head]
+    for layer in layers:
+        announce_update([layer.weight])
+        layer.weight.data[known : known + new] = layer.weight.data[:known].mean(axis=0)
     return new
 
 

@@ -252,10 +252,8 @@ def _message(message: dict[str, Any], place: str) -> dict[str, Any]:
             raise ValueError(f"{place}: only texts are read, and its content has other parts: {shortened(content)}")
         content = "".join(part["text"] for part in content)
     if (calls := message.get("tool_calls")) and isinstance(content, str | None):
-        try:
+        with errors_at(f"{place}: tool_calls must be functions with name and arguments", caught=(KeyError, TypeError)):
             written = [json.dumps({key: call["function"][key] for key in ("name", "arguments")}) for call in calls]
-        except (KeyError, TypeError):
-            raise ValueError(f"{place}: tool_calls must be functions with name and arguments") from None
         texts = [] if content is None else [content]
         content = "\n".join([*texts, *(f"<tool_call>\n{call}\n</tool_call>" for call in written)])
     found = {"role": ROLE_NAMES.get(role, role) if isinstance(role, str) else role, "content": content}

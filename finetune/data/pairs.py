@@ -54,10 +54,9 @@ def encode_pairs(preferences: Sequence[Preference], template: ChatTemplate, max_
 def _encode(preference: Preference, template: ChatTemplate, max_tokens: int) -> tuple[Pair, bool]:
     prompt, texts = list(preference.prompt), (preference.chosen, preference.rejected)
     references = (preference.ref_chosen_logps or 0.0, preference.ref_rejected_logps or 0.0)
-    while (
-        max(needed(template.encode(_talk(prompt, text), completion=1)[1]) for text in texts) > max_tokens
-        and (shorter := without_oldest_turn(prompt)) is not None
-    ):
+    while any(needed(template.encode(_talk(prompt, text), completion=1)[1]) > max_tokens for text in texts):
+        if (shorter := without_oldest_turn(prompt)) is None:
+            break
         prompt = shorter
     replies, cut = [], len(prompt) < len(preference.prompt)
     for text, reference in zip(texts, references):

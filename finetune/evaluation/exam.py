@@ -42,10 +42,8 @@ def score_answers(items: Sequence[Chain], answers: Sequence[Sequence[str]]) -> d
     thoughts = [len(split_thought(text)[0] or "") for texts in answers for text in texts]
     scores = {"exact": right.mean(), "format": np.mean(formatted)}
     if k > 1:
-        scores |= {
-            f"pass@{k}": right.any(axis=1).mean(),
-            f"majority@{k}": np.mean([item.answer == vote for item, vote in zip(items, most)]),
-        }
+        votes = [item.answer == vote for item, vote in zip(items, most)]
+        scores |= {f"pass@{k}": right.any(axis=1).mean(), f"majority@{k}": np.mean(votes)}
     scores |= {"thought": np.mean(thoughts), "thinks": np.mean(np.array(thoughts) > 0)}
     return {name: float(value) for name, value in scores.items()}
 

@@ -8,7 +8,7 @@ judge.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -144,15 +144,14 @@ class Judge:
         if not self.items:
             return None
         start, end = judge(self.model, reference, self.tokenizer, self.items, self.seed)
-        show_verdicts({"before": start, "after": end}, len(self.items))
+        _show_verdicts(start, end, len(self.items))
         return end
 
 
-def show_verdicts(verdicts: Mapping[str, Verdict], questions: int) -> None:
-    """Print verdicts as a table, a row each."""
+def _show_verdicts(before: Verdict, after: Verdict, questions: int) -> None:
     show(f"{questions} held-out questions, replies drawn at temperature 1:\n")
     show(f"{'':>16}{'right':>9}{'right and courteous':>22}{'better than before':>21}{'KL from before':>17}")
-    for name, v in verdicts.items():
+    for name, v in (("before", before), ("after", after)):
         show(f"{name:>16}{v.right:>9.1%}{v.courteous:>22.1%}{v.win_rate:>21.1%}{v.kl:>12.2f} nats")
     show("\nBetter: being right counts first, courtesy second; a draw counts as one half, so 50 % means no change.")
     show("KL: how far the model has moved, per reply.")

@@ -95,15 +95,8 @@ def freeze(model: GPTWithHead, trained_blocks: int | None) -> None:
 # --- in a run's folder ------------------------------------------------------------------------------------------------
 
 
-def _config(model: GPTWithHead) -> dict[str, Any]:
-    return {**to_settings(model.config), "labels": model.labels}
-
-
 def _build(config: dict[str, Any], shapes: Shapes) -> GPTWithHead:
-    labels = config.pop("labels", None)
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise ValueError(f"labels must be a list of names, got {labels!r:.60}")
-    of_body = from_settings(config)
+    labels, of_body = config.pop("labels", []), from_settings(config)
     old_head = 0 if of_body.tied else of_body.vocab_size * of_body.n_embd  # tied, it is the embedding
     check_size(of_body.num_parameters() - old_head + len(labels) * of_body.n_embd, shapes)
     with nn.init.skipped():
@@ -115,7 +108,7 @@ def _new(config: Settings, labels: list[str]) -> GPTWithHead:
     return GPTWithHead.from_gpt(architecture_of(config)(config), labels)
 
 
-HEAD_FORMAT = ModelFormat("minigrad-gpt-with-head", _config, _build)
+HEAD_FORMAT = ModelFormat("minigrad-gpt-with-head", lambda m: {**to_settings(m.config), "labels": m.labels}, _build)
 
 
 # --- as a Hugging Face folder -----------------------------------------------------------------------------------------

@@ -86,18 +86,14 @@ class Reader:
             self.hidden[rows] = block(Tensor(self.hidden[rows]), *self.block_arguments).data
 
 
-def check_ids(ids: Any, config: Any) -> None:
-    """Raise ValueError unless ids (N, T) are a calibration text: in the vocabulary, with T at most the block size."""
-    ids = np.asarray(ids)
+def check_calibration(model: StructuredModel, ids: np.ndarray) -> None:
+    """Raise ValueError unless ids (N, T) are a text that the model can read, with activations that are all finite."""
+    config = model.config
     if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu" or ids.shape[1] > config.block_size:
         got = f"{ids.dtype} of shape {ids.shape}"
         raise ValueError(f"calibration must be token ids (N, T), with T at most {config.block_size}, got {got}")
     if ids.min() < 0 or ids.max() >= config.vocab_size:
         raise ValueError(f"calibration has ids outside the vocabulary of {config.vocab_size} tokens")
-
-
-def check_reads(model: StructuredModel, ids: np.ndarray) -> None:
-    """Raise ValueError if the model has activations on this text that are not finite."""
     reader = Reader(model, ids)
     for index, block in enumerate(model.blocks):
         reader.pass_through(block)

@@ -27,7 +27,7 @@ from minigrad.nn.module import evaluating
 
 from . import awq
 from .array import WHOLE_ROW, QuantizedArray, check_bits, number_of_groups
-from .calibration import InputMoments, Reader, check_ids, check_reads
+from .calibration import InputMoments, Reader, check_calibration
 from .gptq import gptq, output_error
 from .nf4 import nf4
 from .quantized_layers import put_quantized
@@ -191,12 +191,10 @@ def check(model: nn.Module, config: QuantizationConfig, calibration: np.ndarray 
                 number_of_groups(weight.shape, config.bits, config.group_size)
     if config.method == "awq" and getattr(model.config, "norm", "pre") != "pre":
         raise ValueError("AWQ folds scales into the norm before a layer, but a post-norm model has no norm there")
-    if calibration is None:
-        if config.method in CALIBRATED:
-            raise ValueError(f"{config.method} needs the inputs of each layer: give it text to read (calibration)")
-        return
-    check_ids(calibration, model.config)
-    check_reads(model, np.asarray(calibration))
+    if calibration is not None:
+        check_calibration(model, np.asarray(calibration))
+    elif config.method in CALIBRATED:
+        raise ValueError(f"{config.method} needs the inputs of each layer: give it text to read (calibration)")
 
 
 # --- of a block -------------------------------------------------------------------------------------------------------

@@ -37,11 +37,12 @@ def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
     Raises ValueError if the folder holds a pipeline with other settings, and what the stages raise.
     """
     started = time.perf_counter()
-    given = {} if config.init_from is None else {"init_from": config.init_from}
+    settings: dict[str, Any] = {"short": config.short, "seed": config.seed}
     if config.init_from is not None:
         hub.find(config.init_from)  # raises before the folder is marked as that of a mistyped name
+        settings["init_from"] = config.init_from
     with folder_lock.locked(config.out_dir):
-        notes = Notes(Path(config.out_dir), {"short": config.short, "seed": config.seed, **given})
+        notes = Notes(Path(config.out_dir), settings)
         rows = _run_stages(config, notes, device)
     if rows is None:
         show("\nthe pipeline stopped here; call it again and it goes on")

@@ -73,7 +73,11 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
     train, shortened = encode_examples(examples, template, block_size)
     tests, _ = encode_examples(held_out, template, block_size)
-    _introduce(train, len(tests), shortened)
+    tokens, learned = sum(len(ids) for ids, _ in train), sum(sum(mask) for _, mask in train)
+    share = f"{learned:,} of {tokens:,} tokens are the assistant's and are learned from"
+    show(f"data: {len(train):,} conversations to learn from, {len(tests):,} to test on; {share}")
+    if shortened:
+        show(f"{shortened:,} are too long for the model: their oldest turns are left out, or their end is cut")
     show("\nThe first one, with what is learned from in color or in brackets:")
     show(mask_as_text(template, examples[0].messages, completion=examples[0].completion))
     run.explain_columns(COLUMNS)
@@ -110,14 +114,6 @@ def train_sft(run: Run, config: SFTConfig) -> None:
         metrics = ("exact_match", "format") if items else ("mean_token_accuracy",)
         picture = plot_run(run.out_dir, {}, title="Learning to answer", shares=metrics)
         run.report(f"trained {run.steps_done} steps, {run.count:,} tokens of answers,", picture)
-
-
-def _introduce(train: Sequence[Conversation], tests: int, shortened: int) -> None:
-    tokens, learned = sum(len(ids) for ids, _ in train), sum(sum(mask) for _, mask in train)
-    share = f"{learned:,} of {tokens:,} tokens are the assistant's and are learned from"
-    show(f"data: {len(train):,} conversations to learn from, {tests:,} to test on; {share}")
-    if shortened:
-        show(f"{shortened:,} are too long for the model: their oldest turns are left out, or their end is cut")
 
 
 def _measure(
