@@ -317,10 +317,8 @@ def why_not_mergeable(model: nn.Module) -> str | None:
     """Why the adapters of a model cannot be merged, in a sentence; None if they can be."""
     for name, layer in lora_layers(model).items():
         if type(layer.base) is not nn.Linear:
-            return (
-                f"{name} is a {type(layer.base).__name__}: rounding the sum to its few values would lose a part of the "
-                "adapter; merge it into the model before quantization"
-            )
+            loss = "rounding the sum to its few values would lose a part of the adapter"
+            return f"{name} is a {type(layer.base).__name__}: {loss}; merge it into the model before quantization"
         weight = layer.base.weight
         if weight.dtype not in (np.float32, np.float64):
             return f"{name} is {weight.dtype}, too coarse to take up an adapter: model.to('float32') comes first"

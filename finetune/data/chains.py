@@ -22,7 +22,7 @@ import numpy as np
 
 from .chat_template import Message
 from .datasets import Example
-from .tasks import HELD_OUT, Split
+from .tasks import HELD_OUT, Split, belongs_to
 
 THINK, END_THINK = "<think>", "</think>"
 LARGEST = 3  # operand after the first term: with three operators, the table of a step has 90 entries
@@ -119,7 +119,7 @@ def chains(split: Split, n: int, terms: int, seed: int = 0) -> list[Chain]:
     while len(found) < n:
         operators, operands = rng.choice(list(OPERATORS), size=terms - 1), rng.integers(1, LARGEST + 1, size=terms - 1)
         prompt = str(rng.integers(10)) + "".join(f"{operator}{digit}" for operator, digit in zip(operators, operands))
-        if (zlib.crc32(prompt.encode("ascii")) % 100 < 100 * HELD_OUT) == (split == "test"):
+        if belongs_to(split, prompt):
             found[prompt] = None
     return [Chain(prompt) for prompt in found]
 

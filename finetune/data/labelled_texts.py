@@ -7,12 +7,12 @@ import zlib
 from gpt.training.standard_library import documents
 
 from .datasets import Labelled
-from .tasks import Split, instruction_tasks
+from .tasks import Split, belongs_to, instruction_tasks
 
 # Which part of Python's documentation is a paragraph from? label -> where its documents are
 PARTS = {"language": "help/", "asyncio": "asyncio/", "email": "email/", "logging": "logging/"}
 PER_PART = 400  # at most, so that no label dominates
-TEST_PERCENT = 25
+HELD_OUT = 0.25  # of the paragraphs, for tests only
 
 
 def documentation_texts(split: Split) -> list[Labelled]:
@@ -25,11 +25,7 @@ def documentation_texts(split: Split) -> list[Labelled]:
         texts = [text for name, text in documents().items() if name.startswith(place)]
         paragraphs = [line for text in texts for line in text.split("\n\n") if len(line.split()) >= 8]
         paragraphs.sort(key=lambda line: zlib.crc32(line.encode()))  # a shuffle that is the same everywhere
-        found += [
-            Labelled(line, label)
-            for line in paragraphs[:PER_PART]
-            if (zlib.crc32(line.encode()) % 100 < TEST_PERCENT) == (split == "test")
-        ]
+        found += [Labelled(line, label) for line in paragraphs[:PER_PART] if belongs_to(split, line, HELD_OUT)]
     if len({item.label for item in found}) < 2:
         raise FileNotFoundError("Python's documentation is not installed here; give a file of labelled texts")
     return found

@@ -94,8 +94,13 @@ def made_up_word(rng: np.random.Generator, split: Split) -> str:
     """
     while True:
         word = "".join(_one(rng, part) for part in (ONSETS, VOWELS, CODAS))
-        if (zlib.crc32(word.encode("ascii")) % 100 < 100 * HELD_OUT) == (split == "test"):
+        if belongs_to(split, word):
             return word
+
+
+def belongs_to(split: Split, text: str, held_out: float = HELD_OUT) -> bool:
+    """Whether a text is in this split, whatever else there is, and on every machine. held_out: the share for tests."""
+    return (zlib.crc32(text.encode()) % 100 < 100 * held_out) == (split == "test")
 
 
 def _one(rng: np.random.Generator, choices: Sequence[str]) -> str:

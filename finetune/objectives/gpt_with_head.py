@@ -123,16 +123,13 @@ def save_classifier(model: GPTWithHead, folder: StrPath, tokenizer: Tokenizer) -
     end = tokenizer.eos_token_id
     if end is None:
         raise ValueError("the tokenizer has no end of text, which transformers needs to tell padding from text")
-    settings = {
-        "num_labels": len(model.labels),
-        "id2label": {str(number): label for number, label in enumerate(model.labels)},
-        "label2id": {label: number for number, label in enumerate(model.labels)},
-        "problem_type": "regression" if len(model.labels) == 1 else "single_label_classification",
-        "pad_token_id": end,
-    }
+    names = {str(number): label for number, label in enumerate(model.labels)}
+    numbers = {label: number for number, label in enumerate(model.labels)}
+    problem = "regression" if len(model.labels) == 1 else "single_label_classification"
+    settings = {"num_labels": len(names), "id2label": names, "label2id": numbers, "problem_type": problem}
     table = _table(model.config)
     kind = f"{table.NAME.replace('-', '')}ForSequenceClassification"  # GPT2..., Llama...
-    config = table.to_json(model.config, kind, end=end, **settings)
+    config = table.to_json(model.config, kind, end=end, pad_token_id=end, **settings)
     write_folder(folder, config, their_tensors(model, _rows(model.config, len(model.labels))), tokenizer)
 
 

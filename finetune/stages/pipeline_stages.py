@@ -113,15 +113,15 @@ def parts_of(config: PipelineConfig, device: str) -> list[Part]:
             log_interval=max(steps // 20, 1),
         )
 
-    seed, size = config.seed, amount.batch_size
-    talks = data("conversations")
-    sft = SFTConfig(folder("pretrained"), talks, folder("sft"), size, seed, training(*amount.sft, 50))
-    reward = RewardConfig(folder("sft"), data("pairs"), folder("reward"), size, seed, training(*amount.reward, 20))
-    dpo = DPOConfig(folder("sft"), data("pairs"), folder("dpo"), size, seed, training(*amount.dpo, 10))
-    iterations = PPOConfig(total_iterations=amount.ppo_iterations)
-    ppo = PPORunConfig(folder("sft"), folder("reward"), talks, folder("ppo"), seed, iterations)
-    preferred, training_of_lora = folder("preferred.jsonl"), training(*amount.lora, 10)
-    lora = AdaptationConfig(folder("sft"), preferred, folder("lora"), size, seed, training_of_lora, lora=LoRAConfig())
+    seed, size, tuned = config.seed, amount.batch_size, folder("sft")
+    talks, pairs_of_replies, preferred = data("conversations"), data("pairs"), folder("preferred.jsonl")
+    sft = SFTConfig(folder("pretrained"), talks, tuned, size, seed, training(*amount.sft, 50))
+    reward = RewardConfig(tuned, pairs_of_replies, folder("reward"), size, seed, training(*amount.reward, 20))
+    dpo = DPOConfig(tuned, pairs_of_replies, folder("dpo"), size, seed, training(*amount.dpo, 10))
+    algorithm = PPOConfig(total_iterations=amount.ppo_iterations)
+    ppo = PPORunConfig(tuned, folder("reward"), talks, folder("ppo"), seed, algorithm)
+    adapters, of_lora = LoRAConfig(), training(*amount.lora, 10)
+    lora = AdaptationConfig(tuned, preferred, folder("lora"), size, seed, of_lora, lora=adapters)
     if config.init_from is None:
         base = demo_config(config.short, folder("pretrained"), seed, "pipeline", "english")
         teaches = "a tokenizer, and then the next token, from plain text"

@@ -47,10 +47,9 @@ def worked_model(examples: Sequence[Example], seed: int, steps: int) -> tuple[GP
         for step in training_steps(model, stream, sft_loss, config):
             bar.update(1)
             loss = step.loss
-    show(
-        f"a new model of {model.num_parameters():,} parameters has learned from {len(examples):,} worked examples: "
-        f"loss {loss:.3f}, {time.perf_counter() - started:.0f} s"
-    )
+    size, seconds = f"{model.num_parameters():,} parameters", time.perf_counter() - started
+    learned = f"has learned from {len(examples):,} worked examples"
+    show(f"a new model of {size} {learned}: loss {loss:.3f}, {seconds:.0f} s")
     return model, tokenizer
 
 
