@@ -50,7 +50,7 @@ from minigrad import Tensor, no_grad
 from minigrad.backend import to_device, to_numpy
 from minigrad.nn.module import evaluating
 
-from ..data.datasets import Preference
+from ..data.datasets import Preference, batches_of
 from ..data.pairs import Pair, PairBatch, pair_batch
 from .logprobs import sequence_logprobs
 
@@ -158,8 +158,7 @@ def with_reference(model: LanguageModel, pairs: Sequence[Pair], batch_size: int 
     """The pairs with the log-probabilities of their replies under `model`, the reference, without dropout."""
     done = []
     with evaluating(model), progress_bar(len(pairs), "reference log-probabilities", "pair") as bar:
-        for start in range(0, len(pairs), batch_size):
-            part = pairs[start : start + batch_size]
+        for part in batches_of(pairs, batch_size, list):
             logprobs = to_numpy(sequence_logprobs(model, *pair_batch(part).shifted()).data).tolist()
             for pair, chosen, rejected in zip(part, logprobs, logprobs[len(part) :]):
                 done.append(pair.with_reference(chosen, rejected))

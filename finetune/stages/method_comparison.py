@@ -83,13 +83,12 @@ def compare(configs: Sequence[AdaptationConfig], device: str = "cpu") -> list[Ro
 
 
 def _check_same(config: AdaptationConfig) -> None:
-    found = settings_of(AdaptationConfig, config.out_dir)
-    for field in dataclasses.fields(config):
-        ours, theirs = getattr(config, field.name), getattr(found, field.name)
-        if field.name == "lora":  # the embeddings may have been added to what is trained
-            theirs = dataclasses.replace(theirs, modules_to_save=ours.modules_to_save)
-        if ours != theirs:
-            raise FileExistsError(f"{config.out_dir} holds a run with another {field.name}: choose another --out-dir")
+    found = dict(vars(settings_of(AdaptationConfig, config.out_dir)))
+    # The embeddings may have been added to what is trained.
+    found["lora"] = dataclasses.replace(found["lora"], modules_to_save=config.lora.modules_to_save)
+    for name, value in vars(config).items():
+        if value != found[name]:
+            raise FileExistsError(f"{config.out_dir} holds a run with another {name}: choose another --out-dir")
 
 
 def _measured(run: Run, config: AdaptationConfig) -> Row:

@@ -85,8 +85,14 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     # What the model can do before training: to be compared with what it can do afterwards.
     n_items = min(len(held_out), run.max_eval_items // 3)  # in a short run few: each is asked several times
     items = instruction_tasks("test", n_items, config.seed) if config.data == TASKS else []
+
+    def measure() -> dict[str, Any]:
+        if items:
+            return following(model, tokenizer, items)
+        return {"replies": likely_replies(model, tokenizer, [e.question for e in held_out[:SHOWN]], max_new_tokens=60)}
+
     if run.is_new:
-        run.extra["before"] = _measure(model, tokenizer, items, held_out)
+        run.extra["before"] = measure()
 
     # Training: each step makes the assistant's tokens more likely.
     optimizer, schedule = run.prepare(model, config.training)
@@ -107,22 +113,13 @@ def train_sft(run: Run, config: SFTConfig) -> None:
         run.save()
 
     if not run.interrupted:
-        before, after = run.extra["before"], _measure(model, tokenizer, items, held_out)
+        before, after = run.extra["before"], measure()
         if items:  # the built-in questions, whose answers can be checked
             show_scores(before, after)
         show_replies(before["replies"], after["replies"], right_answers(held_out))
         metrics = ("exact_match", "format") if items else ("mean_token_accuracy",)
         picture = plot_run(run.out_dir, {}, title="Learning to answer", shares=metrics)
         run.report(f"trained {run.steps_done} steps, {run.count:,} tokens of answers,", picture)
-
-
-def _measure(
-    model: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskItem], held_out: Sequence[Example]
-) -> dict[str, Any]:
-    """`following` on the built-in questions, or the replies to the first few conversations of a file."""
-    if items:
-        return following(model, tokenizer, items)
-    return {"replies": likely_replies(model, tokenizer, [e.question for e in held_out[:SHOWN]], max_new_tokens=60)}
 
 
 def load_data(data: str, seed: int) -> tuple[list[Example], list[Example]]:
