@@ -29,7 +29,7 @@ from minigrad.backend import to_device, to_numpy
 from minigrad.in_place import announce_update
 
 from .lora import LoRAConfig, attach, lora_layers, new_layers
-from .peft_format import CONV1D, PREFIX, A, AdapterError, B, as_stored, from_peft, to_peft
+from .peft_format import CONV1D, PREFIX, A, AdapterError, B, as_stored, from_peft, peft_alpha, to_peft
 from .targets import ends_with, full_names, is_inside, is_linear, tied_partners
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -74,7 +74,7 @@ def save_adapter(model: nn.Module, folder: StrPath, base_name: str = "") -> None
     conv1d = any(ends_with(name, part) for name in layers for part in CONV1D)
     settings = to_peft(config, rank, _short_names(model, layers), base_name, task, conv1d)
     settings["modules_to_save"] = _for_peft(model, config.modules_to_save) or None
-    alphas = {n: to_peft(layer.config, rank, (), "", "")["lora_alpha"] for n, layer in layers.items()}
+    alphas = {name: peft_alpha(layer.config, rank) for name, layer in layers.items()}
     if others := {name: alpha for name, alpha in alphas.items() if alpha != settings["lora_alpha"]}:
         settings["alpha_pattern"] = others
     tensors = {}

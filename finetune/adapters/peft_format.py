@@ -58,13 +58,12 @@ def to_peft(
     """The content of adapter_config.json. `rank` may be above config.r (see adapter_files.py): alpha grows with it.
     conv1d: are the weights beside the adapters (in, out) there, as in GPT-2?
     """
-    alpha = config.scaling * (rank**0.5 if config.use_rslora else rank)
     return {
         "peft_type": "LORA",
         "task_type": task,
         "base_model_name_or_path": base_name or None,
         "r": rank,
-        "lora_alpha": round(alpha) if abs(alpha - round(alpha)) < 1e-9 else alpha,
+        "lora_alpha": peft_alpha(config, rank),
         "lora_dropout": config.dropout,
         "use_rslora": config.use_rslora,
         "target_modules": list(targets),
@@ -74,6 +73,12 @@ def to_peft(
         "init_lora_weights": True,
         "inference_mode": True,
     }
+
+
+def peft_alpha(config: LoRAConfig, rank: int) -> float:
+    """The alpha with which adapters of this rank are scaled as `config` says; a whole number where it is one."""
+    alpha = config.scaling * (rank**0.5 if config.use_rslora else rank)
+    return round(alpha) if abs(alpha - round(alpha)) < 1e-9 else alpha
 
 
 def from_peft(settings: dict[str, Any], path: str) -> LoRAConfig:
