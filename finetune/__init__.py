@@ -17,17 +17,19 @@ from .adapters.qlora import apply_qlora
 from .data.chat_template import ChatTemplate, add_chat_tokens
 from .objectives.classification import classification_loss
 from .objectives.dpo import dpo_loss
-from .objectives.gpt_with_head import GPTWithHead
 from .objectives.grpo import group_advantages, grpo_loss
 from .objectives.logprobs import estimated_kl, exact_kl, sequence_logprobs
+from .objectives.model_with_head import ModelWithHead
 from .objectives.ppo import gae, ppo_loss
 from .objectives.reward import reward_loss
 from .objectives.sft import sft_loss
 from .quantization import QuantizationConfig, quantize
 
+GPTWithHead = ModelWithHead  # its name in code from before there was a Llama
+
 __all__ = [
-    "ChatTemplate", "GPTWithHead", "LoRAConfig", "QuantizationConfig", "add_chat_tokens", "apply_lora", "apply_qlora",
-    "classification_loss", "dpo_loss", "estimated_kl", "exact_kl", "gae", "group_advantages", "grpo_loss",
-    "load_adapter", "merge_lora", "ppo_loss", "quantize", "reward_loss", "save_adapter", "sequence_logprobs",
-    "sft_loss", "unmerge_lora",
+    "ChatTemplate", "GPTWithHead", "LoRAConfig", "ModelWithHead", "QuantizationConfig", "add_chat_tokens", "apply_lora",
+    "apply_qlora", "classification_loss", "dpo_loss", "estimated_kl", "exact_kl", "gae", "group_advantages",
+    "grpo_loss", "load_adapter", "merge_lora", "ppo_loss", "quantize", "reward_loss", "save_adapter",
+    "sequence_logprobs", "sft_loss", "unmerge_lora",
 ]  # fmt: skip

@@ -26,7 +26,7 @@ from gpt.weights.gguf_writing import write_gguf
 
 from .adapters.adapter_files import save_adapter
 from .data.chat_template import IM_END, IM_START, ChatTemplate, resize_token_embeddings
-from .objectives.gpt_with_head import HEAD_FORMAT, save_classifier
+from .objectives.model_with_head import HEAD_FORMAT, save_classifier
 from .stages.adapted_model import ADAPTER_TYPES, AdaptationConfig
 from .stages.merging import float_model_of
 

@@ -48,12 +48,12 @@ def component_of(name: str) -> str:
     raise ValueError(f"{name} is not a parameter of a GPT or a Llama")
 
 
-def shares(amounts: Mapping[str, float]) -> dict[str, float]:
+def shares_of_total(amounts: Mapping[str, float]) -> dict[str, float]:
     """Each amount as a share of their sum.
 
     GPT-2's attention is famous, and less than a quarter of it:
 
-    >>> {name: f"{share:.0%}" for name, share in shares(parameters(GPTConfig())).items()}
+    >>> {name: f"{share:.0%}" for name, share in shares_of_total(parameters(GPTConfig())).items()}
     {'token embedding': '31%', 'position embedding': '1%', 'attention': '23%', 'MLP': '46%', 'layer norms': '0%'}
     """
     total = sum(amounts.values())

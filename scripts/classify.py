@@ -11,7 +11,7 @@ from scripts.shared.next_steps import show_next_steps
 from scripts.shared.settings_options import build
 
 from finetune.evaluation.confusion import predict
-from finetune.objectives.gpt_with_head import HEAD_FORMAT, GPTWithHead, load_classifier
+from finetune.objectives.model_with_head import HEAD_FORMAT, ModelWithHead, load_classifier
 from finetune.stages.classification import ClassifyConfig, train_classifier
 from gpt import Tokenizer
 from gpt.training.checkpoint import has_checkpoint, load_checkpoint
@@ -94,7 +94,7 @@ def _compare(arguments: argparse.Namespace, device: str) -> int:
 
 
 def _predict(folder: str, text: str) -> None:
-    model: GPTWithHead
+    model: ModelWithHead
     if has_checkpoint(folder):
         model = load_checkpoint(folder, with_optimizer=False, format=HEAD_FORMAT).model
     else:

@@ -12,11 +12,11 @@ from scripts.shared import command_line
 import numpy as np
 
 from finetune.data.datasets import IGNORE
-from finetune.data.pairs import Pair, Reply, pair_batch
+from finetune.data.pairs import EncodedReply, Pair, pair_batch
 from finetune.objectives.dpo import dpo_batch_loss, with_reference
 from finetune.objectives.logprobs import selected_logprobs
 from finetune.objectives.ppo import ppo_loss
-from finetune.objectives.rollout import Places, PolicyWithValue
+from finetune.objectives.rollout import PolicyWithValue, TokenPositions
 from finetune.objectives.sft import sft_loss
 from gpt import GPT, GPTConfig, Tokenizer
 from gpt.files import write_text
@@ -119,14 +119,14 @@ def take_step(model: Any, stage: str, parts: list[list[int]], lr: float) -> tupl
     trained = model
     loss: Any
     if stage == "dpo":
-        pair = Pair(*(Reply([*prompt, *end], [False] * len(prompt) + [True] * len(end)) for end in (reply, worse[0])))
+        pair = Pair(*(EncodedReply([*prompt, *r], [False] * len(prompt) + [True] * len(r)) for r in (reply, worse[0])))
         batch = pair_batch(with_reference(model, [pair]))
     if stage == "ppo":
         trained = PolicyWithValue(model)
-        places = Places.of(np.array([len(prompt)]), np.ones((1, len(reply)), bool))
+        positions = TokenPositions.of(np.array([len(prompt)]), np.ones((1, len(reply)), bool))
         tokens, drawn = np.array([ids]), np.array(reply)
         with no_grad():  # the policy that drew the reply is the model before the step
-            old = selected_logprobs(trained(tokens, places)[0], drawn).data
+            old = selected_logprobs(trained(tokens, positions)[0], drawn).data
         advantages = np.linspace(-1, 1, len(reply))  # as if each token was better than the one before it
     optimizer = optim.AdamW(trained.parameters(), lr=lr)
     with record(largest=LIMITS[0]) as recording:  # larger arrays are only summarized on a page
@@ -140,7 +140,7 @@ def take_step(model: Any, stage: str, parts: list[list[int]], lr: float) -> tupl
             total, count, _ = dpo_batch_loss(model, batch)
             loss = total / count
         else:
-            logits, values = trained(tokens, places)
+            logits, values = trained(tokens, positions)
             losses, _, _ = ppo_loss(
                 selected_logprobs(logits, drawn), values, old, np.zeros(len(reply)), advantages, advantages
             )

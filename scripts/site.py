@@ -28,7 +28,7 @@ from finetune.export import export
 from gpt.files import atomic_write, read_text, write_text
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.loading import load_model
-from gpt.training.standard_library import BUNDLED, BUNDLED_CODE, documents, python_code
+from gpt.training.python_corpus import BUNDLED, BUNDLED_CODE, documents, python_code
 from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from scripts.checker import catalogue

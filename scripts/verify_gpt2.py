@@ -124,7 +124,7 @@ def check_count(model: GPT) -> list[str]:
     for name, parameter in model.named_parameters():
         counted[accounting.component_of(name)] += parameter.data.size
     print(f"\n{'component':20} {'formula':>14} {'counted':>14} {'share':>7}")
-    for name, share in accounting.shares(counted).items():
+    for name, share in accounting.shares_of_total(counted).items():
         print(f"{name:20} {expected[name]:14,} {counted[name]:14,} {share:7.1%}")
         if expected[name] != counted[name]:
             problems.append(f"structure: {name} has {counted[name]:,} parameters, not {expected[name]:,}")

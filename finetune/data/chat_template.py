@@ -102,15 +102,15 @@ class ChatTemplate:
         said = range(len(messages) if add_generation_prompt else first, len(messages))
         answers = [i for i in said if messages[i]["role"] == "assistant"]
         ids: list[int] = []
-        learned: list[bool] = []
+        loss_mask: list[bool] = []
         end = 0
         for start, stop in [*(self._answer(safe, i, text, placeholder) for i in answers), (len(text), len(text))]:
             for part, learn in ((text[end:start], False), (text[start:stop], True)):
                 tokens = self._tokens(part, separator)
                 ids += tokens
-                learned += [learn] * len(tokens)
+                loss_mask += [learn] * len(tokens)
             end = stop
-        return ids, learned
+        return ids, loss_mask
 
     def _separated(self, content: str, separator: str) -> str:
         """The content with the separator between the letters of its special tokens."""
@@ -148,10 +148,10 @@ class ChatTemplate:
     def end(self) -> int | None:
         """The special token that ends an answer; None if the template has none."""
         try:
-            ids, learned = self.encode([Message(role="user", content="?"), Message(role="assistant", content="!")])
+            ids, loss_mask = self.encode([Message(role="user", content="?"), Message(role="assistant", content="!")])
         except ValueError:
             return None
-        return ids[needed(learned) - 1]
+        return ids[needed(loss_mask) - 1]
 
     @property
     def stop_tokens(self) -> list[int]:
@@ -181,26 +181,26 @@ class ChatTemplate:
         long, the end of the answer is cut. Raises ValueError if nothing to learn from would be left.
         """
         kept = list(messages)
-        ids, learned = self.encode(kept, completion=completion)
-        while needed(learned) > max_tokens and (shorter := without_oldest_turn(kept)) is not None:
+        ids, loss_mask = self.encode(kept, completion=completion)
+        while needed(loss_mask) > max_tokens and (shorter := without_oldest_turn(kept)) is not None:
             kept = shorter
-            ids, learned = self.encode(kept, completion=completion)
-        cut = needed(learned) > max_tokens or len(kept) < len(messages)
-        if True not in learned:
+            ids, loss_mask = self.encode(kept, completion=completion)
+        cut = needed(loss_mask) > max_tokens or len(kept) < len(messages)
+        if True not in loss_mask:
             raise ValueError("there is nothing to learn from: the assistant says nothing")
-        if True not in learned[:max_tokens]:
+        if True not in loss_mask[:max_tokens]:
             late = f"the answer begins only after the {max_tokens} tokens that the model can read"
             raise ValueError(f"there is nothing to learn from: {late}; leave it out of the file")
-        return ids[:max_tokens], learned[:max_tokens], cut
+        return ids[:max_tokens], loss_mask[:max_tokens], cut
 
 
-def needed(learned: Sequence[bool]) -> int:
+def needed(loss_mask: Sequence[bool]) -> int:
     """How many tokens a model must read: all but those after the last one that is learned from.
 
     >>> needed([False, True, True, False])
     3
     """
-    return len(learned) - learned[::-1].index(True) if True in learned else len(learned)
+    return len(loss_mask) - loss_mask[::-1].index(True) if True in loss_mask else len(loss_mask)
 
 
 def check_messages(messages: Sequence[Message]) -> None:

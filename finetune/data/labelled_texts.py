@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from gpt.training.standard_library import documents
+from gpt.training.python_corpus import documents
 
 from .datasets import Labelled
 from .tasks import Split, belongs_to, instruction_tasks

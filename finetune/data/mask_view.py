@@ -18,7 +18,7 @@ def mask_as_text(
 
     completion: see `ChatTemplate.encode`.
     """
-    ids, learned = template.encode(messages, completion=completion)
+    ids, loss_mask = template.encode(messages, completion=completion)
     pieces = readable_pieces(template.tokenizer, ids)
-    marked = [MarkedToken(text, LEARNED if learned[start] else 0) for start, _, text in pieces]
+    marked = [MarkedToken(text, LEARNED if loss_mask[start] else 0) for start, _, text in pieces]
     return to_terminal(marked, color).rstrip("\n")

@@ -18,14 +18,14 @@ TRAIN_PAIRS, TEST_PAIRS = 3000, 300
 
 
 @dataclasses.dataclass(frozen=True)
-class Reply:
+class EncodedReply:
     """A conversation that ends with a reply: its tokens, and which of them belong to the reply (are learned from).
 
     What the assistant has said earlier belongs to the prompt, as in TRL.
     """
 
     ids: list[int]
-    learned: list[bool]
+    loss_mask: list[bool]
     reference: float = 0.0  # ln of the reply's probability under the reference model, once it is computed
 
 
@@ -33,8 +33,8 @@ class Reply:
 class Pair:
     """A better and a worse reply to the same prompt."""
 
-    chosen: Reply
-    rejected: Reply
+    chosen: EncodedReply
+    rejected: EncodedReply
 
     def with_reference(self, chosen: float, rejected: float) -> Pair:
         """This pair with the reference's log-probabilities of its replies."""
@@ -60,9 +60,9 @@ def _encode(preference: Preference, template: ChatTemplate, max_tokens: int) -> 
         prompt = shorter
     replies, cut = [], len(prompt) < len(preference.prompt)
     for text, reference in zip(texts, references):
-        ids, learned, was_cut = template.encode_to_fit(_talk(prompt, text), max_tokens, completion=1)
-        end = needed(learned)  # behind the token that ends the reply, which is its summary
-        replies.append(Reply(ids[:end], learned[:end], reference))
+        ids, loss_mask, was_cut = template.encode_to_fit(_talk(prompt, text), max_tokens, completion=1)
+        end = needed(loss_mask)  # behind the token that ends the reply, which is its summary
+        replies.append(EncodedReply(ids[:end], loss_mask[:end], reference))
         cut = cut or was_cut
     if replies[0].ids == replies[1].ids:
         raise ValueError(f"the two replies differ only after the {max_tokens} tokens that the model can read")
@@ -77,12 +77,12 @@ def _talk(prompt: list[Message], reply: str) -> list[Message]:
 class PairBatch:
     """B pairs as 2B sequences: the chosen replies in rows 0 .. B-1, the rejected ones in rows B .. 2B-1.
 
-    tokens (2B, T), padded on the right; lengths (2B); learned (2B, T), True on the reply's tokens; reference (2B).
+    tokens (2B, T), padded on the right; lengths (2B); loss_mask (2B, T), True on the reply's tokens; reference (2B).
     """
 
     tokens: np.ndarray
     lengths: np.ndarray
-    learned: np.ndarray
+    loss_mask: np.ndarray
     reference: np.ndarray
 
     @property
@@ -92,15 +92,15 @@ class PairBatch:
 
     def shifted(self) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets for a language model, (2B, T-1) each: a token is the target of the one before it."""
-        return self.tokens[:, :-1], np.where(self.learned, self.tokens, IGNORE)[:, 1:]
+        return self.tokens[:, :-1], np.where(self.loss_mask, self.tokens, IGNORE)[:, 1:]
 
 
 def pair_batch(pairs: Sequence[Pair]) -> PairBatch:
     """Collect pairs into a batch."""
     replies = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     tokens, lengths = pad_right([reply.ids for reply in replies], 0)
-    learned, _ = pad_right([[int(learn) for learn in reply.learned] for reply in replies], 0)
-    return PairBatch(tokens, lengths, learned == 1, np.array([reply.reference for reply in replies]))
+    loss_mask, _ = pad_right([[int(learn) for learn in reply.loss_mask] for reply in replies], 0)
+    return PairBatch(tokens, lengths, loss_mask == 1, np.array([reply.reference for reply in replies]))
 
 
 # --- where pairs come from --------------------------------------------------------------------------------------------

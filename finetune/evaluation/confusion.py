@@ -14,11 +14,11 @@ from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 
 from ..data.datasets import batches_of, pad_right
-from ..objectives.gpt_with_head import GPTWithHead
+from ..objectives.model_with_head import ModelWithHead
 
 
 @no_grad()
-def predict(model: GPTWithHead, texts: Sequence[Sequence[int]], batch_size: int = 32) -> np.ndarray:
+def predict(model: ModelWithHead, texts: Sequence[Sequence[int]], batch_size: int = 32) -> np.ndarray:
     """The probability of each class (N, labels) for texts as ids."""
     batches = batches_of(texts, batch_size, lambda part: pad_right(part, fill=0))
     with evaluating(model):

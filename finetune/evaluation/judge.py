@@ -23,7 +23,7 @@ from minigrad.nn.module import evaluating
 from ..data.chat_template import Message
 from ..data.tasks import TaskItem
 from ..objectives.logprobs import exact_kl
-from ..objectives.rollout import Places, prompts_with_replies
+from ..objectives.rollout import TokenPositions, prompts_with_replies
 from .answering import SHOWN, Reply, ask, chat_template, likely_replies, show_replies
 
 VALIDATION_ITEMS = 100  # of the held-out questions, at each evaluation, as the stages' legends say
@@ -51,8 +51,8 @@ def judge(
     ours, theirs = qualities(items, replies), qualities(items, others)
     encode = chat_template(tokenizer)
     kl = kl_of_replies(model, reference, [encode(item.question) for item in items], [r.ids for r in replies])
-    start = Verdict(win_rate=0.5, kl=0.0, **shares(theirs))  # the reference against itself
-    return start, Verdict(win_rate=win_rate(ours, theirs), kl=kl, **shares(ours))
+    start = Verdict(win_rate=0.5, kl=0.0, **quality_rates(theirs))  # the reference against itself
+    return start, Verdict(win_rate=win_rate(ours, theirs), kl=kl, **quality_rates(ours))
 
 
 def sampled(model: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int) -> list[Reply]:
@@ -66,10 +66,10 @@ def qualities(items: Sequence[TaskItem], replies: Sequence[Reply]) -> np.ndarray
     return np.array([item.quality(r.text) if r.ended else 0 for item, r in zip(items, replies, strict=True)])
 
 
-def shares(quality: np.ndarray) -> dict[str, float]:
+def quality_rates(quality: np.ndarray) -> dict[str, float]:
     """Of all replies, how many are right, and how many are right and courteous.
 
-    >>> shares(np.array([0, 1, 2, 3]))
+    >>> quality_rates(np.array([0, 1, 2, 3]))
     {'right': 0.5, 'courteous': 0.25}
     """
     return {"right": float((quality >= 2).mean()), "courteous": float((quality == 3).mean())}
@@ -103,9 +103,9 @@ def kl_of_replies(
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
         tokens, _, starts, mask = prompts_with_replies(prompts[part], replies[part])
-        places = Places.of(starts, mask)
+        positions = TokenPositions.of(starts, mask)
         with evaluating(model), evaluating(reference):  # without dropout
-            ours, theirs = (m.lm_head(places.take(m.hidden_states(tokens))) for m in (model, reference))  # (N, V) each
+            ours, theirs = (m.lm_head(positions.take(m.hidden_states(tokens))) for m in (model, reference))  # (N, V)
         total += float(to_numpy(exact_kl(ours, theirs).data).sum())
     return total / len(prompts)
 
@@ -128,7 +128,7 @@ class Judge:
     def validate(self) -> dict[str, float]:
         """The shares of right, and of right and courteous, replies to some of the questions."""
         some = self.items[:VALIDATION_ITEMS]
-        return shares(qualities(some, sampled(self.model, self.tokenizer, some, self.seed))) if some else {}
+        return quality_rates(qualities(some, sampled(self.model, self.tokenizer, some, self.seed))) if some else {}
 
     def show_change(self) -> Verdict | None:
         """Print the replies of reference and model, and the verdict, which is None if nothing can be measured."""

@@ -16,7 +16,7 @@ from ..data.chat_template import add_chat_tokens
 from ..data.tasks import instruction_tasks
 from ..quantization import memory
 from .answering import ask, chat_template, scores, shorten
-from .judge import judge, qualities, sampled, shares
+from .judge import judge, qualities, quality_rates, sampled
 
 TEXT_TOKENS = 4096  # as COLUMNS says
 
@@ -48,7 +48,7 @@ def measure(
     row: dict[str, Any] = {"text loss": text_loss, "format": found["format"], "right": found["exact_match"]}
     row |= {"MB": memory(model) / 1e6, "asked": items[0].prompt, "reply": replies[0].text}
     if reference is None:
-        return row | {"courteous": shares(qualities(items, sampled(model, tokenizer, items, seed)))["courteous"]}
+        return row | {"courteous": quality_rates(qualities(items, sampled(model, tokenizer, items, seed)))["courteous"]}
     _, verdict = judge(model, reference, tokenizer, items, seed)
     return row | {"courteous": verdict.courteous, "against": verdict.win_rate, "KL": verdict.kl}
 

@@ -1,7 +1,7 @@
 """What is minimized? One idea per file.
 
 sft.py              instruction tuning: cross-entropy over the assistant's tokens
-gpt_with_head.py    a model whose head scores classes, or gives rewards
+model_with_head.py  a model whose head scores classes, or gives rewards
 classification.py   cross-entropy over classes
 logprobs.py         log-probabilities of replies, entropy, KL divergence
 reward.py           the reward model: Bradley-Terry on pairs

@@ -2,8 +2,7 @@
 
     loss = -ln softmax(logits)[class]           logits (labels): the head's output at the text's last token
 
-The training loop is the same as in pretraining. How much of the model is trained with the head (`gpt_with_head.freeze`)
-is a choice:
+The training loop is the same as in pretraining. How much of the model is trained with the head (`freeze`) is a choice:
 
     head only      the model extracts fixed features, and keeps all its abilities
     last blocks    the middle ground
@@ -26,13 +25,13 @@ from minigrad import Tensor
 from minigrad.backend import to_device
 
 from ..data.datasets import Labelled, encode_items, pad_right
-from .gpt_with_head import GPTWithHead
+from .model_with_head import ModelWithHead
 
 Item = tuple[list[int], int]  # the ids of a text, and the number of its class
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # ids (B, T), lengths (B), classes (B)
 
 
-def classification_loss(model: GPTWithHead, batch: Batch) -> tuple[Tensor, int, dict[str, Any]]:
+def classification_loss(model: ModelWithHead, batch: Batch) -> tuple[Tensor, int, dict[str, Any]]:
     """The cross-entropy of B texts, -Σ_b ln softmax(logits_b)[class_b]; B; and how many are classified correctly."""
     ids, lengths, classes = batch
     logits = model(ids, lengths)  # (B, labels), from the hidden state of each text's last token

@@ -130,8 +130,8 @@ def dpo_batch_loss(
     ids, targets = batch.shifted()  # (2B, T-1) each
     policy = sequence_logprobs(model, ids, targets)  # (2B)
     reference = Tensor(batch.reference, dtype=policy.dtype, device=policy.device)  # (2B), stored with the data
-    # ipo compares log-probabilities per token, see dpo_loss; `learned` (2B, T) is True at the tokens of the reply
-    per_token = 1 / batch.learned.sum(axis=1) if kind == "ipo" else np.ones(2 * B)
+    # ipo compares log-probabilities per token, see dpo_loss; `loss_mask` (2B, T) is True at the tokens of the reply
+    per_token = 1 / batch.loss_mask.sum(axis=1) if kind == "ipo" else np.ones(2 * B)
     weight = Tensor(per_token, dtype=policy.dtype, device=policy.device)
     chosen, rejected = F.split(policy * weight, B)  # (B) each
     reference_chosen, reference_rejected = F.split(reference * weight, B)

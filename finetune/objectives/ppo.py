@@ -4,7 +4,7 @@
     δ_t = r_t + γ V_{t+1} - V_t,   A_t = δ_t + γ λ A_{t+1}   advantages
     loss = -min(ratio A, clip(ratio, 1 - ε, 1 + ε) A)        ratio = π(token) / π_old(token)
 
-The policy π, a language model, takes R actions to write a reply: its tokens. ρ is the reference model. V_t estimates
+The policy π, a language model, takes L actions to write a reply: its tokens. ρ is the reference model. V_t estimates
 the rewards that are still to come, r_t + γ r_{t+1} + γ² r_{t+2} + ..., before token t is written. It is computed by the
 value head, a linear layer from the policy's hidden states to one number. γ (gamma), the discount, makes later rewards
 count less; here it is 1, so all count the same. The reward model scores the whole reply; a token's share in it has to
@@ -15,8 +15,8 @@ of the policy before the update, π_old; clipping keeps the new policy close to 
     Schulman et al. 2017, "Proximal policy optimization algorithms"
     Ziegler et al. 2019, "Fine-tuning language models from human preferences"
 
-Shapes: B replies, the longest of R tokens; `mask` (B, R) is True where a reply has a token. N is the number of all
-replies' tokens, one after the other: x (B, R) becomes (N) as x[mask].
+Shapes: B replies, the longest of L tokens; `mask` (B, L) is True where a reply has a token. N is the number of all
+replies' tokens, one after the other: x (B, L) becomes (N) as x[mask].
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from .logprobs import entropy
 
 
 def token_rewards(scores: np.ndarray, kl: np.ndarray, mask: np.ndarray, kl_coef: float) -> np.ndarray:
-    """The reward of each token: r_t = -kl_coef kl_t, plus the reply's score at its last token -> (B, R).
+    """The reward of each token: r_t = -kl_coef kl_t, plus the reply's score at its last token -> (B, L).
 
-    scores (B): of whole replies, from the reward model. kl (B, R): ln π(token) - ln ρ(token). kl_coef: strength of the
+    scores (B): of whole replies, from the reward model. kl (B, L): ln π(token) - ln ρ(token). kl_coef: strength of the
     penalty for moving away from the reference model ρ. Ziegler et al. 2019, equation 2.
 
     >>> token_rewards(np.array([1.0]), np.array([[0.5, 0.0, 9.0]]), np.array([[True, True, False]]), 0.2).tolist()
     [[-0.1, 1.0, 0.0]]
     """
-    rewards = np.where(mask, -kl_coef * kl, 0.0)  # (B, R): each token pays for moving away from the reference
+    rewards = np.where(mask, -kl_coef * kl, 0.0)  # (B, L): each token pays for moving away from the reference
     # the reward model judges the whole reply, which is complete at its last token
     rewards[np.arange(len(scores)), last_tokens(mask)] += scores
     return rewards
@@ -58,7 +58,7 @@ def last_tokens(mask: np.ndarray) -> np.ndarray:
 def gae(
     rewards: np.ndarray, values: np.ndarray, mask: np.ndarray, gamma: float = 1.0, lam: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Generalized advantage estimation: advantages and returns, (B, R) each, 0 where there is no token.
+    """Generalized advantage estimation: advantages and returns, (B, L) each, 0 where there is no token.
 
         δ_t = r_t + γ V_{t+1} - V_t         how much better the token was than expected; V = 0 after the end
         A_t = δ_t + γ λ A_{t+1}             the advantage; a smaller λ means less noise, but more error from V
@@ -85,7 +85,7 @@ def gae(
 
 
 def whiten(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Normalize over the tokens to mean 0 and variance 1: (x - mean) / std, (B, R) -> (B, R).
+    """Normalize over the tokens to mean 0 and variance 1: (x - mean) / std, (B, L) -> (B, L).
 
     Then the size of a step does not depend on the scale of the rewards (Ziegler et al. 2019, section 2.1, and their
     code).

@@ -17,7 +17,7 @@ import minigrad.functional as F
 from minigrad import Tensor
 
 from ..data.pairs import PairBatch
-from .gpt_with_head import GPTWithHead
+from .model_with_head import ModelWithHead
 
 
 def reward_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def reward_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     return -F.logsigmoid(chosen - rejected)
 
 
-def reward_batch_loss(model: GPTWithHead, batch: PairBatch) -> tuple[Tensor, int, dict[str, Any]]:
+def reward_batch_loss(model: ModelWithHead, batch: PairBatch) -> tuple[Tensor, int, dict[str, Any]]:
     """For the training loop: the sum of the losses of B pairs, B, and sums of the metrics.
 
     accuracy: how often the better reply has the higher score. margin: the difference of the two scores.

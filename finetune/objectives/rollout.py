@@ -23,8 +23,8 @@ from minigrad import Tensor, nn, no_grad
 from minigrad.backend import module_of, to_numpy
 
 from ..data.datasets import pad_right
-from .gpt_with_head import GPTWithHead
 from .logprobs import selected_logprobs
+from .model_with_head import ModelWithHead
 
 
 class PolicyWithValue(nn.Module):
@@ -41,28 +41,28 @@ class PolicyWithValue(nn.Module):
         for parameter in self.value_head.parameters():
             nn.init.constant_(parameter, 0.0)
 
-    def forward(self, tokens: np.ndarray, places: Places) -> tuple[Tensor, Tensor]:
-        """tokens (B, T) and the places of N tokens in them -> logits (N, V) and values (N), from before each token."""
-        hidden = places.take(self.policy.hidden_states(tokens))  # (N, C)
+    def forward(self, tokens: np.ndarray, positions: TokenPositions) -> tuple[Tensor, Tensor]:
+        """tokens (B, T), the positions of N of them -> logits (N, V) and values (N), from before each token."""
+        hidden = positions.take(self.policy.hidden_states(tokens))  # (N, C)
         return self.policy.lm_head(hidden), self.value_head(hidden).reshape(-1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Places:
-    """The indices of N reply tokens in an array (B, T): `here` are the tokens, `before` is where each was predicted.
+class TokenPositions:
+    """Where N reply tokens stand in an array (B, T), and one column earlier, the positions that predict them.
 
-    Both are pairs of index arrays: rows (N) and columns (N).
+    Both, `tokens` and `predictors`, are pairs of index arrays: rows (N) and columns (N).
     """
 
-    here: tuple[np.ndarray, np.ndarray]
-    before: tuple[np.ndarray, np.ndarray]
+    tokens: tuple[np.ndarray, np.ndarray]
+    predictors: tuple[np.ndarray, np.ndarray]
 
     @classmethod
-    def of(cls, starts: np.ndarray, mask: np.ndarray) -> Places:
-        """The places of replies that begin at the columns `starts` (B), with tokens where `mask` (B, R) is True.
+    def of(cls, starts: np.ndarray, mask: np.ndarray) -> TokenPositions:
+        """The positions of replies that begin at the columns `starts` (B), with tokens where `mask` (B, L) is True.
 
-        >>> places = Places.of(starts=np.array([3, 2]), mask=np.array([[True, False], [True, True]]))
-        >>> [part.tolist() for part in places.here], [part.tolist() for part in places.before]
+        >>> positions = TokenPositions.of(starts=np.array([3, 2]), mask=np.array([[True, False], [True, True]]))
+        >>> [part.tolist() for part in positions.tokens], [part.tolist() for part in positions.predictors]
         ([[0, 1, 1], [3, 2, 3]], [[0, 1, 1], [2, 1, 2]])
         """
         rows, steps = np.nonzero(mask)
@@ -72,16 +72,16 @@ class Places:
     def take(self, hidden: Tensor) -> Tensor:
         """The hidden states that the N tokens were predicted from: (B, T, C) -> (N, C)."""
         xp = module_of(hidden.data)
-        rows, columns = self.before
+        rows, columns = self.predictors
         return hidden[xp.asarray(rows), xp.asarray(columns)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Replies:
-    """B replies to B prompts. R is the length of the longest reply, T that of the longest prompt with its reply.
+    """B replies to B prompts. L is the length of the longest reply, T that of the longest prompt with its reply.
 
     tokens (B, T): prompts and replies, padded on the right. starts (B): the columns where the replies begin. mask
-    (B, R): True where a reply has a token. ended (B): whether the reply ends with a stop token.
+    (B, L): True where a reply has a token. ended (B): whether the reply ends with a stop token.
     """
 
     tokens: np.ndarray
@@ -99,7 +99,7 @@ class Replies:
 class Rollout(Replies):
     """Replies, and what PPO's models say about them.
 
-    logprobs, reference_logprobs (B, R): of the tokens under policy and reference. values (B, R): before each token. All
+    logprobs, reference_logprobs (B, L): of the tokens under policy and reference. values (B, L): before each token. All
     three are 0 outside the mask. scores (B): from the reward model.
     """
 
@@ -112,7 +112,7 @@ class Rollout(Replies):
 def prompts_with_replies(
     prompts: Sequence[list[int]], replies: Sequence[list[int]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """tokens (B, T), padded on the right, with lengths (B); where the replies begin, (B); and their mask (B, R)."""
+    """tokens (B, T), padded on the right, with lengths (B); where the replies begin, (B); and their mask (B, L)."""
     tokens, lengths = pad_right([[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)], 0)
     starts = np.array([len(prompt) for prompt in prompts])
     mask = np.arange((lengths - starts).max()) < (lengths - starts)[:, None]
@@ -145,7 +145,7 @@ def sample_replies(
 def roll_out(
     model: PolicyWithValue,
     reference: LanguageModel,
-    reward_model: GPTWithHead,
+    reward_model: ModelWithHead,
     prompts: Sequence[list[int]],
     response_length: int,
     stop_tokens: Sequence[int],
@@ -154,13 +154,13 @@ def roll_out(
     r = sample_replies(model.policy, prompts, response_length, stop_tokens)
     tokens, mask = r.tokens, r.mask
     # Read the whole replies once more: all models evaluate all tokens at once.
-    places = Places.of(r.starts, mask)
-    drawn = tokens[places.here]  # (N,)
-    logits, values = model(tokens, places)  # (N, V), (N)
-    reference_logits = reference.lm_head(places.take(reference.hidden_states(tokens)))  # (N, V)
+    positions = TokenPositions.of(r.starts, mask)
+    drawn = tokens[positions.tokens]  # (N,)
+    logits, values = model(tokens, positions)  # (N, V), (N)
+    reference_logits = reference.lm_head(positions.take(reference.hidden_states(tokens)))  # (N, V)
     scores = reward_model(tokens, r.starts + mask.sum(axis=1))  # (B, 1)
 
-    def on_grid(numbers: Tensor) -> np.ndarray:  # (N,) -> (B, R)
+    def on_grid(numbers: Tensor) -> np.ndarray:  # (N,) -> (B, L)
         grid = np.zeros(mask.shape)
         grid[mask] = to_numpy(numbers.data)
         return grid

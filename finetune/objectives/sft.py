@@ -53,7 +53,7 @@ def collate(conversations: Sequence[Conversation]) -> Batch:
     """
     inputs, _ = pad_right([ids[:-1] for ids, _ in conversations], fill=0)
     # the targets are the ids shifted by one, so that targets[t] is the token after inputs[t]
-    wanted = [[id if learn else IGNORE for id, learn in zip(ids[1:], learned[1:])] for ids, learned in conversations]
+    wanted = [[id if learn else IGNORE for id, learn in zip(ids[1:], mask[1:])] for ids, mask in conversations]
     targets, _ = pad_right(wanted, fill=IGNORE)
     return inputs, targets
 
@@ -67,7 +67,7 @@ def encode_examples(
     """
 
     def encode(example: Example) -> tuple[Conversation, bool]:
-        ids, learned, shortened = template.encode_to_fit(example.messages, block_size + 1, example.completion)
-        return (ids, learned), shortened
+        ids, loss_mask, shortened = template.encode_to_fit(example.messages, block_size + 1, example.completion)
+        return (ids, loss_mask), shortened
 
     return encode_items(examples, encode, "example")

@@ -6,7 +6,7 @@
     dpo.py                 direct preference optimization
     ppo.py                 reinforcement learning from the reward model
     grpo.py                reinforcement learning from answers that code checks
-    worked_model.py        the small model that it starts from, and its control run
+    cold_start.py          the small model that it starts from, and its control run
     adaptation.py          LoRA, QLoRA or full fine-tuning
     adapted_model.py       the model for it: what is trained, and what a checkpoint holds
     adaptation_data.py     the data for it: a text, or conversations

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gpt import LanguageModel, Tokenizer
 from gpt.training.batches import RandomBatches, check_length, open_tokens
-from gpt.training.evaluation import evaluated, held_out_loss, perplexity
+from gpt.training.evaluation import describe_evaluation, held_out_loss, perplexity
 from gpt.training.run import Stream
 from gpt.training.training_step import LossFunction, language_model_loss
 
@@ -54,7 +54,7 @@ def text_task(folder: Path, tokenizer: Tokenizer, block_size: int, config: Adapt
         return {**found, "perplexity": perplexity(found["val_loss"])}
 
     batches = RandomBatches(train, config.batch_size, block_size, config.seed, len(tokenizer))
-    size = f"{len(train):,} tokens to learn from, {evaluated(validation, block_size)}"
+    size = f"{len(train):,} tokens to learn from, {describe_evaluation(validation, block_size)}"
     return Task(batches, language_model_loss, validate, size)
 
 

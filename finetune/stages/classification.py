@@ -29,7 +29,7 @@ from ..data.labelled_texts import documentation_texts, question_texts
 from ..evaluation.answering import shorten
 from ..evaluation.confusion import confusion_as_text, confusion_matrix, draw_confusion, majority_baseline, predict
 from ..objectives.classification import Item, classification_loss, collate, encode_texts
-from ..objectives.gpt_with_head import HEAD_FORMAT, GPTWithHead, freeze
+from ..objectives.model_with_head import HEAD_FORMAT, ModelWithHead, freeze
 from .run_config import RunConfig, check_batch_memory, fine_tuning
 
 DOCUMENTATION, QUESTIONS = "python-docs", "questions"  # the built-in sets
@@ -75,7 +75,7 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
         if len(labels) < 2:
             raise ValueError(f"{config.data} has only the label {labels[0]!r}: a classifier needs two")
         language_model, tokenizer = load_model(config.init_from, trainable=True)
-        model = GPTWithHead.from_gpt(language_model, labels)
+        model = ModelWithHead.from_language_model(language_model, labels)
         show(f"starting from the weights in {config.init_from}, with a head for {', '.join(labels)}")
         run.begin(model, tokenizer, HEAD_FORMAT, train=texts, test=test_texts)
     else:
@@ -132,7 +132,7 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
         run.report(f"trained {run.steps_done} steps, {run.count:,} texts,", picture)
 
 
-def _introduce(model: GPTWithHead, train: Sequence[Item], tests: int, cut: int, baseline: float) -> None:
+def _introduce(model: ModelWithHead, train: Sequence[Item], tests: int, cut: int, baseline: float) -> None:
     trained, head = model.num_parameters(trainable_only=True), model.score.weight.data.size
     show(f"data: {len(train):,} texts to learn from, {tests:,} to test on, {len(model.labels)} classes")
     if cut:
@@ -142,7 +142,7 @@ def _introduce(model: GPTWithHead, train: Sequence[Item], tests: int, cut: int, 
 
 
 def _show_result(
-    model: GPTWithHead, texts: Sequence[Labelled], tests: Sequence[Item], baseline: float, out_dir: Path
+    model: ModelWithHead, texts: Sequence[Labelled], tests: Sequence[Item], baseline: float, out_dir: Path
 ) -> None:
     labels, true = model.labels, np.array([label for _, label in tests])
     probabilities = predict(model, [ids for ids, _ in tests])  # (N, labels)

@@ -46,10 +46,10 @@ from ..evaluation.exam import MEASURES, SAMPLES, VALIDATION_ITEMS, Exam, score_a
 from ..objectives.grpo import CLIP, METHODS, answer_weights, group_advantages, grpo_loss
 from ..objectives.logprobs import selected_logprobs
 from ..objectives.ppo import update_metrics
-from ..objectives.rollout import Places, Replies, check_room, sample_replies
+from ..objectives.rollout import Replies, TokenPositions, check_room, sample_replies
 from ..objectives.sft import collate, encode_examples, sft_loss
+from .cold_start import BATCH_SIZE, SHAPE, WORKED, learn_from_examples, load_chains, reference_model, starting_model
 from .run_config import check_batch_memory, fine_tuning
-from .worked_model import BATCH_SIZE, SHAPE, WORKED, learn_from_examples, load_chains, reference_model, starting_model
 
 CONTROL_STEPS = 4  # of instruction tuning, in the time that GRPO needs to roll out and make one step
 COLUMNS = f"""\
@@ -208,14 +208,14 @@ def check_answers(
 
 @dataclasses.dataclass(frozen=True)
 class GRPOBatch:
-    """N tokens of some answers. tokens (B, T): prompts with their answers. places: of the N tokens in them.
+    """N tokens of some answers. tokens (B, T): prompts with their answers. positions: of the N tokens in them.
 
     logprobs: of the tokens when they were drawn. reference: of the same tokens under the reference model, if there is
     one. advantages, weights: of their answers. All are (N).
     """
 
     tokens: np.ndarray
-    places: Places
+    positions: TokenPositions
     logprobs: np.ndarray
     reference: np.ndarray | None
     advantages: np.ndarray
@@ -241,29 +241,29 @@ def grpo_batches(
     batches = []
     for part in np.array_split(rng.permutation(rows), config.num_mini_batches):
         tokens, mask = replies.tokens[part], replies.mask[part]
-        lengths, places = mask.sum(axis=1), Places.of(replies.starts[part], mask)
+        lengths, positions = mask.sum(axis=1), TokenPositions.of(replies.starts[part], mask)
         # The formula takes a mean over answers, but the training step divides by the number of tokens N. So each weight
         # is multiplied by N and divided by the number of answers.
         weights = answer_weights(lengths, config.method, config.response_length) * lengths.sum() / len(part)
         # π_old: all batches are made before the first step changes the policy.
-        old = token_logprobs(policy, tokens, places)
-        under_reference = None if reference is None else token_logprobs(reference, tokens, places)
-        answer_of = places.here[0]  # (N): the answer that each token belongs to
-        batches.append(GRPOBatch(tokens, places, old, under_reference, advantages[part][answer_of], weights[answer_of]))
+        old = token_logprobs(policy, tokens, positions)
+        under_reference = None if reference is None else token_logprobs(reference, tokens, positions)
+        answers = positions.tokens[0]  # (N): the answer that each token belongs to
+        batches.append(GRPOBatch(tokens, positions, old, under_reference, advantages[part][answers], weights[answers]))
     return batches
 
 
 @no_grad()
-def token_logprobs(model: LanguageModel, tokens: np.ndarray, places: Places) -> np.ndarray:
-    """ln p of the N tokens at `places`, given the tokens before them -> (N)."""
-    logits = model.lm_head(places.take(model.hidden_states(tokens)))
-    return to_numpy(selected_logprobs(logits, tokens[places.here]).data)
+def token_logprobs(model: LanguageModel, tokens: np.ndarray, positions: TokenPositions) -> np.ndarray:
+    """ln p of the N tokens at `positions`, given the tokens before them -> (N)."""
+    logits = model.lm_head(positions.take(model.hidden_states(tokens)))
+    return to_numpy(selected_logprobs(logits, tokens[positions.tokens]).data)
 
 
 def grpo_batch_loss(model: LanguageModel, batch: GRPOBatch, config: GRPOConfig) -> tuple[Tensor, int, dict[str, Any]]:
     """For the training loop: the sum of the weighted losses of a batch's N tokens, N, and sums of the metrics."""
-    logits = model.lm_head(batch.places.take(model.hidden_states(batch.tokens)))  # (N, V)
-    logprobs = selected_logprobs(logits, batch.tokens[batch.places.here])  # (N)
+    logits = model.lm_head(batch.positions.take(model.hidden_states(batch.tokens)))  # (N, V)
+    logprobs = selected_logprobs(logits, batch.tokens[batch.positions.tokens])  # (N)
     loss = grpo_loss(
         logprobs, batch.logprobs, batch.advantages, batch.weights, config.method, batch.reference, config.beta
     )

@@ -46,7 +46,7 @@ EXPLANATION = """\
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The result and the cost of one method; sizes in bytes. before, after: the validation, see `Adaptation`."""
+    """The result and the cost of one method; sizes in bytes. before, after: the validation, see `Task`."""
 
     method: str
     trained: int

@@ -25,7 +25,7 @@ from gpt.training.run_folder import replacing_run
 from gpt.weights import hub
 
 from ..evaluation.report import COLUMNS, measure, show_samples, show_table
-from .pipeline_stages import MERGED, Part, PipelineConfig, parts_of
+from .pipeline_stages import MERGED, PipelineConfig, Stage, stages_of
 
 NOTES = "pipeline.json"  # in the pipeline's folder: what each finished stage was made from, and its row of the table
 QUESTIONS, SHORT_QUESTIONS = 300, 40  # asked after each stage
@@ -55,7 +55,7 @@ def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
 
 def _run_stages(config: PipelineConfig, notes: Notes, device: str) -> dict[str, dict[str, Any]] | None:
     """Run the stages. Returns the rows of the table, or None if Ctrl-C stopped one of them."""
-    for number, stage in enumerate(stages := parts_of(config, device), start=1):
+    for number, stage in enumerate(stages := stages_of(config, device), start=1):
         show(f"\n=== {number}/{len(stages)} {stage.name}: {stage.teaches}")
         origin = {name: fingerprint(notes.folder / name) for name in stage.needs}
         if notes.is_finished(stage.name, origin):
@@ -68,7 +68,7 @@ def _run_stages(config: PipelineConfig, notes: Notes, device: str) -> dict[str, 
     return {stage.name: notes.stages[stage.name]["row"] for stage in stages}
 
 
-def _run_stage(stage: Part, notes: Notes, origin: dict[str, str]) -> bool:
+def _run_stage(stage: Stage, notes: Notes, origin: dict[str, str]) -> bool:
     folder = notes.folder / stage.name
     if has_checkpoint(folder):
         begun_from = notes.stages.get(stage.name, {}).get("origin")

@@ -48,8 +48,8 @@ class PipelineConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class Amount:
-    """The amount of training: steps and learning rate per stage, sequences (or pairs) per step, and the data.
+class Recipe:
+    """How much is trained: steps and learning rate per stage, sequences (or pairs) per step, and the data.
 
     examples: the number of conversations and pairs; None: all built-in data, as in the scripts of the stages.
     """
@@ -63,21 +63,21 @@ class Amount:
     examples: int | None = None
 
 
-OWN = Amount(sft=(800, 1e-3), reward=(100, 5e-4), dpo=(60, 1e-4), lora=(100, 2e-3), ppo_iterations=16)
+OWN = Recipe(sft=(800, 1e-3), reward=(100, 5e-4), dpo=(60, 1e-4), lora=(100, 2e-3), ppo_iterations=16)
 # A model that is trained already knows most of it, and one that is large needs its time: fewer and smaller steps.
-TRAINED = Amount(
+TRAINED = Recipe(
     sft=(120, 1e-4), reward=(60, 1e-4), dpo=(40, 2e-5), lora=(60, 1e-3), ppo_iterations=4, batch_size=8, examples=800
 )
 # To see whether everything works. A small model that was pretrained for 100 steps answers its first questions rightly
 # after 150 to 200 steps of tuning.
-SHORT = Amount(sft=(300, 3e-3), reward=(40, 1e-3), dpo=(10, 1e-4), lora=(10, 2e-3), ppo_iterations=2)
+SHORT = Recipe(sft=(300, 3e-3), reward=(40, 1e-3), dpo=(10, 1e-4), lora=(10, 2e-3), ppo_iterations=2)
 SHORT_TRAINED = dataclasses.replace(
     TRAINED, sft=(6, 1e-4), reward=(3, 1e-4), dpo=(2, 2e-5), lora=(3, 1e-3), ppo_iterations=2
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Stage:
     """One stage: its name and folder, the stages that it depends on, and what it teaches, as a text for the reader.
 
     run(): run the stage, from its checkpoint if there is one. Returns False if Ctrl-C was pressed.
@@ -89,10 +89,10 @@ class Part:
     run: Callable[[], bool]
 
 
-def parts_of(config: PipelineConfig, device: str) -> list[Part]:
-    """The parts, with the settings that the scripts have as defaults, or with those for a short trial."""
+def stages_of(config: PipelineConfig, device: str) -> list[Stage]:
+    """The stages, with the settings that the scripts have as defaults, or with those for a short trial."""
     own, trained = (SHORT, SHORT_TRAINED) if config.short else (OWN, TRAINED)
-    amount = own if config.init_from is None else trained
+    recipe = own if config.init_from is None else trained
 
     def folder(name: str) -> str:
         return (Path(config.out_dir) / name).as_posix()
@@ -101,7 +101,7 @@ def parts_of(config: PipelineConfig, device: str) -> list[Part]:
         return lambda: not start_or_resume(train, settings, device).asked_to_stop
 
     def data(name: str) -> str:
-        return "tasks" if amount.examples is None else folder(f"{name}.jsonl")
+        return "tasks" if recipe.examples is None else folder(f"{name}.jsonl")
 
     def training(steps: int, learning_rate: float, warmup: int) -> TrainingConfig:
         return TrainingConfig(
@@ -113,56 +113,56 @@ def parts_of(config: PipelineConfig, device: str) -> list[Part]:
             log_interval=max(steps // 20, 1),
         )
 
-    seed, size, tuned = config.seed, amount.batch_size, folder("sft")
+    seed, size, tuned = config.seed, recipe.batch_size, folder("sft")
     talks, pairs_of_replies, preferred = data("conversations"), data("pairs"), folder("preferred.jsonl")
-    sft = SFTConfig(folder("pretrained"), talks, tuned, size, seed, training(*amount.sft, 50))
-    reward = RewardConfig(tuned, pairs_of_replies, folder("reward"), size, seed, training(*amount.reward, 20))
-    dpo = DPOConfig(tuned, pairs_of_replies, folder("dpo"), size, seed, training(*amount.dpo, 10))
-    algorithm = PPOConfig(total_iterations=amount.ppo_iterations)
+    sft = SFTConfig(folder("pretrained"), talks, tuned, size, seed, training(*recipe.sft, 50))
+    reward = RewardConfig(tuned, pairs_of_replies, folder("reward"), size, seed, training(*recipe.reward, 20))
+    dpo = DPOConfig(tuned, pairs_of_replies, folder("dpo"), size, seed, training(*recipe.dpo, 10))
+    algorithm = PPOConfig(total_iterations=recipe.ppo_iterations)
     ppo = PPORunConfig(tuned, folder("reward"), talks, folder("ppo"), seed, algorithm)
-    adapters, of_lora = LoRAConfig(), training(*amount.lora, 10)
+    adapters, of_lora = LoRAConfig(), training(*recipe.lora, 10)
     lora = AdaptationConfig(tuned, preferred, folder("lora"), size, seed, of_lora, lora=adapters)
     if config.init_from is None:
         base = demo_config(config.short, folder("pretrained"), seed, "pipeline", "english")
         teaches = "a tokenizer, and then the next token, from plain text"
-        first = Part("pretrained", (), teaches, by(train_language_model, base))
+        first = Stage("pretrained", (), teaches, by(train_language_model, base))
     else:
-        take_over = partial(_take_over, config.init_from, folder("pretrained"), amount, seed)
-        first = Part("pretrained", (), f"nothing: {config.init_from}, as it is", take_over)
+        take_over = partial(_take_over, config.init_from, folder("pretrained"), recipe, seed)
+        first = Stage("pretrained", (), f"nothing: {config.init_from}, as it is", take_over)
     scored = "which of two replies is better, from pairs: the reward model"
     adapted = "the preferred replies alone, with adapters of low rank beside frozen weights; then merged"
     rounded = "nothing: the model after DPO, with 4 bits per weight"
-    parts = [
+    stages = [
         first,
-        Part("sft", ("pretrained",), "to answer questions, from conversations", by(train_sft, sft)),
-        Part("reward", ("sft",), scored, by(train_reward_model, reward)),
-        Part("dpo", ("sft",), "to reply as is preferred, from the same pairs", by(train_dpo, dpo)),
-        Part("ppo", ("sft", "reward"), "to reply as the reward model likes, from its own replies", by(train_ppo, ppo)),
-        Part("lora", ("sft",), adapted, partial(_adapt, lora, amount, by(train_adaptation, lora))),
-        Part("quantized", ("dpo",), rounded, partial(_quantize, folder("dpo"), folder("quantized"))),
+        Stage("sft", ("pretrained",), "to answer questions, from conversations", by(train_sft, sft)),
+        Stage("reward", ("sft",), scored, by(train_reward_model, reward)),
+        Stage("dpo", ("sft",), "to reply as is preferred, from the same pairs", by(train_dpo, dpo)),
+        Stage("ppo", ("sft", "reward"), "to reply as the reward model likes, from its own replies", by(train_ppo, ppo)),
+        Stage("lora", ("sft",), adapted, partial(_adapt, lora, recipe, by(train_adaptation, lora))),
+        Stage("quantized", ("dpo",), rounded, partial(_quantize, folder("dpo"), folder("quantized"))),
     ]
-    return [part for part in parts if config.ppo or part.name != "ppo"]
+    return [stage for stage in stages if config.ppo or stage.name != "ppo"]
 
 
-def _take_over(source: str, folder: str, amount: Amount, seed: int) -> bool:
+def _take_over(source: str, folder: str, recipe: Recipe, seed: int) -> bool:
     """Save a trained model as the run of the first stage, with a text to measure it on and data for other stages."""
     model, tokenizer = load_model(source, trainable=True)
     tokenizer.save(folder)
     text = load_corpus(MEASURED_ON).text[-MEASURED_CHARACTERS:]
     prepare(text, tokenizer, Path(folder) / "data", validation_fraction=0.9)
     out_dir = Path(folder).parent
-    if amount.examples is not None:
-        write_jsonl(out_dir / "conversations.jsonl", instruction_examples("train", amount.examples, seed))
-        write_jsonl(out_dir / "pairs.jsonl", preference_pairs("train", amount.examples, seed))
+    if recipe.examples is not None:
+        write_jsonl(out_dir / "conversations.jsonl", instruction_examples("train", recipe.examples, seed))
+        write_jsonl(out_dir / "pairs.jsonl", preference_pairs("train", recipe.examples, seed))
     _make_room(Path(folder))
     save_checkpoint(folder, model, state={"seconds": 0.0})
     return True
 
 
-def _adapt(config: AdaptationConfig, amount: Amount, train: Callable[[], bool]) -> bool:
+def _adapt(config: AdaptationConfig, recipe: Recipe, train: Callable[[], bool]) -> bool:
     """Train LoRA on the preferred replies only, and save a folder with the merged model."""
     out_dir = Path(config.out_dir)
-    preferences = preference_pairs("train", amount.examples or pairs.TRAIN_PAIRS, config.seed)
+    preferences = preference_pairs("train", recipe.examples or pairs.TRAIN_PAIRS, config.seed)
     examples = [Example([*p.prompt, {"role": "assistant", "content": p.chosen}]) for p in preferences]
     write_jsonl(config.data, examples)
     if not train():

@@ -38,11 +38,11 @@ from ..data.datasets import ShuffledBatches, read_examples
 from ..data.questions import encode_questions, load_questions
 from ..data.tasks import TASKS, TaskItem, instruction_tasks
 from ..evaluation.answering import Reply, text_of
-from ..evaluation.judge import Judge, qualities, shares
+from ..evaluation.judge import Judge, qualities, quality_rates
 from ..evaluation.reward_hacking import plot_reinforcement
 from ..objectives.logprobs import selected_logprobs
 from ..objectives.ppo import gae, ppo_loss, token_rewards, update_metrics, whiten
-from ..objectives.rollout import Places, PolicyWithValue, Rollout, roll_out, rollout_metrics
+from ..objectives.rollout import PolicyWithValue, Rollout, TokenPositions, roll_out, rollout_metrics
 from .reward import checked_reward_model
 from .run_config import check_batch_memory, fine_tuning
 
@@ -155,11 +155,11 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
 
                 # Reward: the score of the whole reply at its last token, and at each token a price for moving away.
                 scores = np.where(rollout.ended, rollout.scores, rollout.scores - ppo.missing_eos_penalty)  # (B)
-                kl = rollout.logprobs - rollout.reference_logprobs  # (B, R): ln π - ln ρ of each token
-                rewards = token_rewards(scores, kl, rollout.mask, ppo.kl_coef)  # (B, R)
+                kl = rollout.logprobs - rollout.reference_logprobs  # (B, L): ln π - ln ρ of each token
+                rewards = token_rewards(scores, kl, rollout.mask, ppo.kl_coef)  # (B, L)
 
                 # Advantage: which tokens turned out better than the value head expected? Returns: its targets.
-                advantages, returns = gae(rewards, rollout.values, rollout.mask, ppo.gamma, ppo.lam)  # (B, R) each
+                advantages, returns = gae(rewards, rollout.values, rollout.mask, ppo.gamma, ppo.lam)  # (B, L) each
                 advantages = whiten(advantages, rollout.mask)  # mean 0, variance 1
 
                 # Update: a few steps, each on the tokens of some of the replies.
@@ -186,12 +186,12 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
 class PPOBatch:
     """N tokens of some replies, and what was known when they were sampled.
 
-    tokens (B, T): prompts with their replies. places: where the N tokens stand in them, and which
-    positions predict them. drawn: the N tokens. All other arrays are (N).
+    tokens (B, T): prompts with their replies. positions: where the N tokens stand in them, and
+    where they are predicted. drawn: the N tokens. All other arrays are (N).
     """
 
     tokens: np.ndarray
-    places: Places
+    positions: TokenPositions
     drawn: np.ndarray
     logprobs: np.ndarray
     advantages: np.ndarray
@@ -202,18 +202,18 @@ class PPOBatch:
 def ppo_batches(
     rollout: Rollout, advantages: np.ndarray, returns: np.ndarray, config: PPOConfig, rng: np.random.Generator
 ) -> list[PPOBatch]:
-    """Deal a rollout's replies, with the advantages and returns (B, R) of their tokens, to the mini-batches of all
+    """Deal a rollout's replies, with the advantages and returns (B, L) of their tokens, to the mini-batches of all
     epochs.
     """
     batches = []
     for _ in range(config.num_ppo_epochs):
         for rows in np.array_split(rng.permutation(len(advantages)), config.num_mini_batches):
             mask, tokens = rollout.mask[rows], rollout.tokens[rows]
-            places = Places.of(rollout.starts[rows], mask)
+            positions = TokenPositions.of(rollout.starts[rows], mask)
             batch = PPOBatch(
                 tokens,
-                places,
-                drawn=tokens[places.here],
+                positions,
+                drawn=tokens[positions.tokens],
                 logprobs=rollout.logprobs[rows][mask],
                 advantages=advantages[rows][mask],
                 values=rollout.values[rows][mask],
@@ -225,7 +225,7 @@ def ppo_batches(
 
 def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -> tuple[Tensor, int, dict[str, Any]]:
     """For the training loop: the sum of the losses of a batch's N tokens, N, and sums of the metrics."""
-    logits, values = model(batch.tokens, batch.places)  # (N, V), (N)
+    logits, values = model(batch.tokens, batch.positions)  # (N, V), (N)
     logprobs = selected_logprobs(logits, batch.drawn)  # (N)
     clip, clip_value = config.cliprange, config.cliprange_value
     old_logprobs, old_values = batch.logprobs, batch.values  # of the policy that drew the tokens
@@ -247,4 +247,4 @@ def _really_right(tasks: Sequence[TaskItem], rollout: Rollout, tokenizer: Tokeni
     """The shares of a rollout's replies that are right, and right and courteous: the reward model knows neither."""
     written = zip(rollout.replies(), rollout.ended)
     replies = [Reply(text_of(tokenizer, ids, ended), ended, ids) for ids, ended in written]
-    return shares(qualities(tasks, replies))
+    return quality_rates(qualities(tasks, replies))

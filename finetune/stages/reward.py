@@ -30,7 +30,7 @@ from ..data.datasets import Preference, ShuffledBatches, batches_of, read_prefer
 from ..data.pairs import Pair, encode_pairs, load_pairs, pair_batch
 from ..data.tasks import DIFFERENCES, TASKS
 from ..evaluation.answering import shorten
-from ..objectives.gpt_with_head import HEAD_FORMAT, GPTWithHead
+from ..objectives.model_with_head import HEAD_FORMAT, ModelWithHead
 from ..objectives.reward import chance_of, reward_batch_loss
 from .run_config import PAIRS, RunConfig, check_batch_memory, fine_tuning
 
@@ -65,7 +65,7 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     # the same prompt, the preferred one first. A resumed run finds both in its folder.
     if run.is_new:
         language_model, tokenizer = load_model(config.init_from, trainable=True)
-        model = GPTWithHead.from_gpt(language_model, LABELS)
+        model = ModelWithHead.from_language_model(language_model, LABELS)
         show(f"starting from the weights in {config.init_from}, with a new head: {model.num_parameters():,} parameters")
         preferences, held_out = load_pairs(config.data, config.seed)
         run.begin(model, tokenizer, HEAD_FORMAT, train=preferences, test=held_out)
@@ -111,7 +111,7 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
         run.report(f"trained {run.steps_done} steps, {run.count:,} pairs,", picture)
 
 
-def load_reward_model(folder: str) -> tuple[GPTWithHead, Tokenizer]:
+def load_reward_model(folder: str) -> tuple[ModelWithHead, Tokenizer]:
     """Load a trained reward model and its tokenizer. Raises CheckpointError for any other folder."""
     model = load_checkpoint(folder, with_optimizer=False, format=HEAD_FORMAT).model
     if model.labels != LABELS:
@@ -119,7 +119,7 @@ def load_reward_model(folder: str) -> tuple[GPTWithHead, Tokenizer]:
     return model, Tokenizer.load(folder)
 
 
-def checked_reward_model(folder: str, tokenizer: Tokenizer, block_size: int) -> GPTWithHead:
+def checked_reward_model(folder: str, tokenizer: Tokenizer, block_size: int) -> ModelWithHead:
     """The reward model of a run. Raises if it cannot read the policy's replies, or is not better than chance."""
     model, its_tokenizer = load_reward_model(folder)
     if its_tokenizer.vocab != tokenizer.vocab or its_tokenizer.special_tokens != tokenizer.special_tokens:
@@ -136,7 +136,7 @@ def checked_reward_model(folder: str, tokenizer: Tokenizer, block_size: int) -> 
     return model
 
 
-def compare_with_chance(model: GPTWithHead, pairs: Sequence[Pair], folder: str) -> tuple[bool, str]:
+def compare_with_chance(model: ModelWithHead, pairs: Sequence[Pair], folder: str) -> tuple[bool, str]:
     """Whether the model is better than a coin on held-out pairs, and a sentence that says so.
 
     It is better if a coin would get as many pairs right in less than 1 % of cases (one-sided binomial test).
@@ -149,13 +149,13 @@ def compare_with_chance(model: GPTWithHead, pairs: Sequence[Pair], folder: str) 
     return False, f"the reward model in {folder} is no better than chance: {coin}; train it longer, or on more pairs"
 
 
-def _validate(model: GPTWithHead, pairs: Sequence[Pair], batch_size: int = 32) -> dict[str, float]:
+def _validate(model: ModelWithHead, pairs: Sequence[Pair], batch_size: int = 32) -> dict[str, float]:
     metrics = evaluate(model, batches_of(pairs, batch_size, pair_batch), reward_batch_loss)
     return {"val_loss": metrics.pop("loss"), **metrics}
 
 
 @no_grad()
-def _scores(model: GPTWithHead, pairs: Sequence[Pair]) -> Scores:
+def _scores(model: ModelWithHead, pairs: Sequence[Pair]) -> Scores:
     """The scores of the better and the worse reply of each pair."""
     batch = pair_batch(pairs)  # all the better replies, and then all the worse ones
     with evaluating(model):  # without dropout
@@ -171,6 +171,6 @@ def _show_replies(preferences: Sequence[Preference], before: Scores, after: Scor
         show(f"{old[1]:7.2f} {new[1]:8.2f} | {shorten(preference.rejected)}")
 
 
-def _show_accuracies(model: GPTWithHead, kinds: dict[str, Sequence[Pair]]) -> None:
+def _show_accuracies(model: ModelWithHead, kinds: dict[str, Sequence[Pair]]) -> None:
     accuracies = [f"{name}: {_validate(model, pairs)['accuracy']:.0%}" for name, pairs in kinds.items()]
     show(f"of those that differ in {', '.join(accuracies)}")

@@ -9,13 +9,13 @@ Everything attaches from outside, with forward hooks and an observer of attentio
     induction.py     induction heads: finding what copies a repeated text
 """
 
-from .activations import patched, record
+from .activations import patched, record_activations
 from .heads import ablated, attention_patterns
 from .induction import induction_scores, repeated_tokens
 from .lens import logit_lens
 from .patching import patch_effects
 
 __all__ = [
-    "ablated", "attention_patterns", "induction_scores", "logit_lens", "patch_effects", "patched", "record",
+    "ablated", "attention_patterns", "induction_scores", "logit_lens", "patch_effects", "patched", "record_activations",
     "repeated_tokens",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Record what the modules of a model compute, and replace it while the model runs.
 
-    with record(model, ["transformer.h.0.mlp"]) as found:
+    with record_activations(model, ["transformer.h.0.mlp"]) as found:
         model(ids)
     found["transformer.h.0.mlp"]                                             # (B, T, C)
 
@@ -23,7 +23,7 @@ Change = Callable[[Any], Any]  # from an output to what takes its place
 
 
 @contextlib.contextmanager
-def record(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Array]]:
+def record_activations(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Array]]:
     """In the block, keep the latest output of each named module. Raises AttributeError for other names."""
     found: dict[str, Array] = {}
 

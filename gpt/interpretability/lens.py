@@ -13,13 +13,13 @@ from minigrad.backend import Array, to_numpy
 from minigrad.nn.module import evaluating
 
 from ..model.language_model import Ids, LanguageModel
-from .activations import record
+from .activations import record_activations
 
 
 def logit_lens(model: LanguageModel, ids: Ids) -> np.ndarray:
     """Logits after each layer: ids (B, T) -> (L, B, T, V). Those of the last layer are the model's own."""
     names = model.part_names()
-    with no_grad(), evaluating(model), record(model, names) as found:
+    with no_grad(), evaluating(model), record_activations(model, names) as found:
         model.hidden_states(ids)
     return np.array([read_stream(model, found[name]) for name in names])
 

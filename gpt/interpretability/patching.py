@@ -17,7 +17,7 @@ from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 
 from ..model.language_model import Ids, LanguageModel
-from .activations import patched, record
+from .activations import patched, record_activations
 
 
 def patch_effects(
@@ -35,7 +35,7 @@ def patch_effects(
         raise ValueError(f"the two texts must have one length, got {clean.shape} and {corrupted.shape}")
     names = model.part_names(part)
     with no_grad(), evaluating(model):
-        with record(model, names) as found:
+        with record_activations(model, names) as found:
             clean_score = score(to_numpy(model(clean[None]).data)[0])
         corrupted_score = score(to_numpy(model(corrupted[None]).data)[0])
         if clean_score == corrupted_score:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..files import StrPath, atomic_write, cache_folder, read_text
-from .standard_library import english_text, python_code
+from .python_corpus import english_text, python_code
 from .stories import stories
 
 # "Tiny Shakespeare", 1,115,394 bytes, from Karpathy's char-rnn (2015); a mirror may be named in the environment.
@@ -40,7 +40,7 @@ def load_corpus(name_or_path: StrPath) -> Corpus:
     """Load a corpus by name ("stories", "english", "python", "shakespeare"), or the text of a UTF-8 file.
 
     "stories" are made by a program (see stories.py), and are the same everywhere. Every Python installation has
-    "english" and "python" (see standard_library.py). "shakespeare" is downloaded once, from the address in
+    "english" and "python" (see python_corpus.py). "shakespeare" is downloaded once, from the address in
     MINIGRAD_SHAKESPEARE_URL if this variable is set. Raises FileNotFoundError, IsADirectoryError, ValueError for a file
     that is empty or not UTF-8, and what `download` raises.
     """

@@ -80,7 +80,7 @@ def sampled_windows(tokens: Tokens, block_size: int) -> int | None:
     return n if len(tokens) > SAMPLED_TOKENS and n * block_size < len(tokens) else None
 
 
-def evaluated(tokens: Tokens, block_size: int) -> str:
+def describe_evaluation(tokens: Tokens, block_size: int) -> str:
     """A description of the tokens that `held_out_loss` evaluates."""
     sample = sampled_windows(tokens, block_size)
     if sample is None:

@@ -18,7 +18,7 @@ from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
 from .batches import Tokens, check_length, encode_parts, write_tokens
 from .corpora import load_corpus
-from .evaluation import evaluated
+from .evaluation import describe_evaluation
 from .run import Run
 from .training_config import TrainingConfig
 
@@ -79,7 +79,7 @@ def introduce(run: Run, model: LanguageModel, tokenizer: Tokenizer, train: Token
     characters = len(tokenizer.decode(train[:SHOWN_TOKENS].tolist())) / len(train[:SHOWN_TOKENS])
     show(
         f"data: {len(train):,} tokens to learn from, {characters:.1f} characters each; "
-        f"{evaluated(validation, block_size)}\n"
+        f"{describe_evaluation(validation, block_size)}\n"
         f"model: {model.num_parameters():,} parameters ({c.n_layer} layers, {c.n_head} heads{shared}, {c.n_embd} wide, "
         f"{block_size} tokens of context), {cores} processor core{'s' if cores > 1 else ''}"
     )

@@ -23,7 +23,7 @@ import numpy as np
 from finetune.data.chat_template import ChatTemplate
 from gpt import GPT, GPTConfig, LanguageModel
 from gpt.files import write_text
-from gpt.interpretability.activations import record
+from gpt.interpretability.activations import record_activations
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.loading import load_model
 from gpt.training.training_step import mean_gradients, training_step
@@ -178,6 +178,6 @@ def states(model: LanguageModel, ids: list[int]) -> dict[str, np.ndarray]:
     """The same as `beside.states`, of our model."""
     names, first = model.names, "drop" if isinstance(model, GPT) else "embed_tokens"
     modules = {"embeddings": first} | {f"block {i}": f"{names.blocks}.{i}" for i in range(model.config.n_layer)}
-    with no_grad(), record(model, [f"{names.body}.{module}" for module in modules.values()]) as found:
+    with no_grad(), record_activations(model, [f"{names.body}.{module}" for module in modules.values()]) as found:
         logits = model([ids]).data
     return {place: found[f"{names.body}.{module}"] for place, module in modules.items()} | {"logits": logits}

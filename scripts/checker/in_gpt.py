@@ -24,7 +24,7 @@ from gpt.console import printable
 from gpt.files import write_text
 from gpt.tokenizer.pre_tokenization import split_words
 from gpt.training.batches import RandomBatches
-from gpt.training.standard_library import help_text
+from gpt.training.python_corpus import help_text
 from gpt.training.training_step import training_step
 from minigrad import Tensor, manual_seed, optim, use_kernels
 from minigrad.autograd import Function

@@ -4,7 +4,7 @@ Each token is the target of the one before it. So inputs leave out the last toke
 is not learned from is -100, which cross_entropy ignores. Shorter conversations are padded on the right: inputs with
 0, targets with -100.
 
-Shapes: conversations: a list of (ids, learned), two lists of one length (>= 2), learned of True and False
+Shapes: conversations: a list of (ids, loss_mask), two lists of one length (>= 2), loss_mask of True and False
         -> (inputs, targets), integer arrays (B, T) with T = the longest length - 1
 Example: [([7, 8, 9], [False, False, True]), ([7, 9], [False, True])]
          -> inputs [[7, 8], [7, 0]], targets [[-100, 9], [9, -100]]
@@ -24,9 +24,9 @@ BLANKS = '''
 T = max(len(ids) for ids, _ in conversations) - 1  # the longest one, without its last token
 inputs = np.zeros((len(conversations), T), int)
 targets = np.full((len(conversations), T), -100)
-for row, (ids, learned) in enumerate(conversations):
+for row, (ids, loss_mask) in enumerate(conversations):
     inputs[row, : len(ids) - 1] = ids[:-1]  # without the last token, padded on the right with 0
-    targets[row, : len(ids) - 1] = np.where(learned[1:], ids[1:], -100)  # the next tokens, where they are learned
+    targets[row, : len(ids) - 1] = np.where(loss_mask[1:], ids[1:], -100)  # the next tokens, where they are learned
 return inputs, targets
 '''
 
@@ -58,8 +58,8 @@ EXERCISE = Exercise(
     group="Fine-tuning", effort="20 min, medium",
     hints=(
         "Shift by one, mask by the flag of the token that is predicted, then pad.",
-        "ids[:-1] are inputs, ids[1:] targets, and learned[1:] belongs to the targets.",
-        "targets = [id if learn else -100 for id, learn in zip(ids[1:], learned[1:])], padded with -100",
+        "ids[:-1] are inputs, ids[1:] targets, and loss_mask[1:] belongs to the targets.",
+        "targets = [id if learn else -100 for id, learn in zip(ids[1:], loss_mask[1:])], padded with -100",
     ),
     checks=[FunctionCheck("collate", cases(), Case(TALKS))],
     answer=("finetune.objectives.sft.collate",),

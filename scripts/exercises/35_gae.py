@@ -1,4 +1,4 @@
-"""gae: generalized advantage estimation, for one reply of R tokens.
+"""gae: generalized advantage estimation, for one reply of L tokens.
 
     delta_t = r_t + gamma V_{t+1} - V_t            V = 0 after the last token
     A_t     = delta_t + gamma lam A_{t+1}          A = 0 after the last token
@@ -6,7 +6,7 @@
 
 delta says by how much a move was better than expected; A adds what it led to. So walk from the end.
 
-Shapes: rewards and values (R) -> (advantages (R), returns (R))
+Shapes: rewards and values (L) -> (advantages (L), returns (L))
 Example: rewards = [0, 1], values = [0.5, 0.8], gamma = 1, lam = 0.5  ->  advantages [0.4, 0.2], returns [0.9, 1.0]
 """
 
@@ -54,8 +54,8 @@ EXERCISE = Exercise(
     group="Fine-tuning", effort="25 min, hard",
     hints=(
         "A_t needs A_{t+1}: go backwards, and carry it along.",
-        "All (R); after the last token both V and A are 0, so the last A is r - V.",
-        "for t in reversed(range(R)): carried = rewards[t] + gamma * next_value - values[t] + gamma * lam * carried",
+        "All (L); after the last token both V and A are 0, so the last A is r - V.",
+        "for t in reversed(range(L)): carried = rewards[t] + gamma * next_value - values[t] + gamma * lam * carried",
     ),
     checks=[FunctionCheck("gae", cases(), Case(some(5), some(5, seed=1), gamma=0.9, lam=0.5))],
     answer=("finetune.objectives.ppo.gae",),

@@ -7,8 +7,8 @@
 
 All tokens of an answer share its advantage A. std is that of the group itself (divided by G, not by G - 1).
 
-Shapes: rewards (Q, G): G answers to each of Q questions. ratio and mask (Q G, R): the answers to a question one after
-the other, up to R tokens each; mask is True where an answer has a token, and ratio means nothing elsewhere.
+Shapes: rewards (Q, G): G answers to each of Q questions. ratio and mask (Q G, L): the answers to a question one after
+the other, up to L tokens each; mask is True where an answer has a token, and ratio means nothing elsewhere.
 The result is a number.
 Example: rewards = [[1, 0]], ratio = [[1, 2], [1, 9]], mask = [[True, True], [True, False]]
          A = [0.9998, -0.9998]; losses -0.9998, -1.1998 and 0.9998; their means -1.0998 and 0.9998; the loss is -0.05
@@ -48,13 +48,13 @@ SLIPS = [
 
 @st.composite
 def cases(draw):
-    Q, G, R = draw(st.integers(1, 3)), draw(st.integers(2, 4)), draw(st.integers(1, 4))
-    return case(Q, G, R, draw(st.integers(0, 10_000)))
+    Q, G, L = draw(st.integers(1, 3)), draw(st.integers(2, 4)), draw(st.integers(1, 4))
+    return case(Q, G, L, draw(st.integers(0, 10_000)))
 
 
-def case(Q: int, G: int, R: int, seed: int):
+def case(Q: int, G: int, L: int, seed: int):
     rng = np.random.default_rng(seed)
-    mask = np.arange(R) < rng.integers(1, R + 1, (Q * G, 1))
+    mask = np.arange(L) < rng.integers(1, L + 1, (Q * G, 1))
     return Case(np.exp(rng.uniform(-0.6, 0.6, mask.shape)), mask, rng.integers(0, 3, (Q, G)).astype(float))
 
 
@@ -64,7 +64,7 @@ EXERCISE = Exercise(
     group="Fine-tuning", effort="20 min, medium",
     hints=(
         "Compare along axis 1 of rewards, and keep that axis. Then each answer needs its advantage beside its tokens.",
-        "advantages (Q, G) -> (Q G, 1), which broadcasts with ratio (Q G, R); sum losses * mask over axis 1.",
+        "advantages (Q, G) -> (Q G, 1), which broadcasts with ratio (Q G, L); sum losses * mask over axis 1.",
         "((losses * mask).sum(axis=1) / mask.sum(axis=1)).mean()",
     ),
     checks=[FunctionCheck("grpo_loss", cases(), case(3, 4, 5, seed=0))],

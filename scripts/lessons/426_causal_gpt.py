@@ -211,7 +211,7 @@ assert counts["position embedding"] == T * C == 786_432
 assert counts["attention"] == L * (3 * C * C + 3 * C + C * C + C)
 assert counts["MLP"] == L * (4 * C * C + 4 * C + 4 * C * C + C)
 assert sum(counts.values()) == 124_439_808 == config.num_parameters()
-shares = accounting.shares(counts)
+shares = accounting.shares_of_total(counts)
 for name, count in counts.items():
     print(f"  {name:20} {count:12,}  {shares[name]:6.1%}")
 print(f"  {'together':20} {sum(counts.values()):12,}")

@@ -19,7 +19,7 @@ from finetune.data.labelled_texts import documentation_texts
 from finetune.data.tasks import made_up_word
 from finetune.evaluation.confusion import confusion_as_text, confusion_matrix, majority_baseline, predict
 from finetune.objectives.classification import classification_loss, collate, encode_texts
-from finetune.objectives.gpt_with_head import GPTWithHead, freeze
+from finetune.objectives.model_with_head import ModelWithHead, freeze
 from gpt import GPT, GPTConfig
 from gpt.training.evaluation import evaluate
 from gpt.training.training_config import TrainingConfig
@@ -48,7 +48,7 @@ print(write(pretrained, tokenizer, "This text is about", 20))
 #
 # Predict: off which token, and why?
 items = {name: encode_texts(part, labels, tokenizer, pretrained.config.block_size)[0] for name, part in texts.items()}
-classifier = GPTWithHead.from_gpt(pretrained, labels)
+classifier = ModelWithHead.from_language_model(pretrained, labels)
 ids, lengths, classes = collate(items["test"][:4])  # (4, T), padded on the right
 with no_grad():
     hidden = pretrained.hidden_states(ids).data  # (4, T, C)
@@ -87,10 +87,10 @@ print(f"two classes on GPT-2: 2 x 768 = {head:,} new parameters, {head / gpt2.nu
 
 
 # %%
-def fine_tune(model: GPT, blocks: int | None, data: list, names: list[str], steps: int = 120) -> GPTWithHead:
+def fine_tune(model: GPT, blocks: int | None, data: list, names: list[str], steps: int = 120) -> ModelWithHead:
     """A head on a copy of the model, after training. blocks: how many to train with it; None: everything."""
     manual_seed(lesson.seed)
-    classifier = GPTWithHead.from_gpt(copy.deepcopy(model), names)
+    classifier = ModelWithHead.from_language_model(copy.deepcopy(model), names)
     freeze(classifier, blocks)
     rate = 1e-2 if blocks == 0 else 2e-3  # a new head alone can take larger steps
     config = TrainingConfig(max_iters=steps, learning_rate=rate, warmup_iters=steps // 10)
@@ -127,7 +127,7 @@ untrained = new_gpt(len(tokenizer), lesson.seed)
 few, tests = items["train"][::50], items["test"]
 
 
-def accuracy(classifier: GPTWithHead, data: list) -> float:
+def accuracy(classifier: ModelWithHead, data: list) -> float:
     return evaluate(classifier, batches_of(data, 32, collate), classification_loss)["accuracy"]
 
 
@@ -245,7 +245,7 @@ assert kinds["pretrained, frozen"] > controls + 0.2
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start cross_entropy`: the loss of this lesson
-# - read: finetune/objectives/gpt_with_head.py, finetune/objectives/classification.py; then scripts/classify.py --help
-# - break: take the first token in finetune/objectives/gpt_with_head.py, 0 for lengths - 1. Expect: `assert
+# - read: finetune/objectives/model_with_head.py, finetune/objectives/classification.py; then scripts/classify.py --help
+# - break: take the first token in finetune/objectives/model_with_head.py, 0 for lengths - 1. Expect: `assert
 #   np.allclose(by_hand, scores)` fails. What it would cost is measured above: hardly anything in this task.
 # - lesson: `python scripts/lesson.py 442`

@@ -21,8 +21,8 @@ from finetune.data.datasets import ShuffledBatches
 from finetune.data.pairs import encode_pairs, pair_batch
 from finetune.evaluation.answering import chat_template
 from finetune.objectives import ppo
-from finetune.objectives.gpt_with_head import GPTWithHead
 from finetune.objectives.logprobs import estimated_kl, exact_kl, sequence_logprobs
+from finetune.objectives.model_with_head import ModelWithHead
 from finetune.objectives.reward import reward_batch_loss, reward_loss
 from finetune.objectives.rollout import PolicyWithValue, roll_out
 from finetune.stages.ppo import PPOConfig, ppo_batch_loss, ppo_batches
@@ -174,7 +174,7 @@ for difference in (0.0, 1.0, 2.0):
     print(f"  {difference:.0f} points apart: wins {chance:.0%} of the comparisons, loss -ln {chance:.2f} = {loss:.3f}")
 
 # %%
-reward_model = GPTWithHead.from_gpt(copy.deepcopy(sft), ["reward"])
+reward_model = ModelWithHead.from_language_model(copy.deepcopy(sft), ["reward"])
 steps = fit(reward_model, pairs, pair_batch, reward_batch_loss, 40, 1e-3, lesson.seed)
 print(f"loss {steps[0].loss:.3f} -> {steps[-1].loss:.3f}")
 batch = pair_batch(test_pairs)
@@ -353,7 +353,7 @@ assert rounds[-1]["No"] > rounds[0]["No"] + 0.2
 # A reward model is as good as its judges. These judges know the color of only three of the twelve things. About the
 # other nine they believe the claim, and prefer a reply that agrees with them.
 known = sorted(FACTS)[::4]
-fooled = GPTWithHead.from_gpt(copy.deepcopy(sft), ["reward"])
+fooled = ModelWithHead.from_language_model(copy.deepcopy(sft), ["reward"])
 taught = encode_pairs(preferences(seen, known), template, BLOCK)[0]
 fit(fooled, taught, pair_batch, reward_batch_loss, 80, 1e-3, lesson.seed)
 unseen = [encode_pairs(preferences(held_out, k), template, BLOCK)[0] for k in (known, FACTS)]

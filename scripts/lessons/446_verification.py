@@ -22,8 +22,8 @@ from finetune.evaluation.answering import ask, chat_template, text_of
 from finetune.evaluation.exam import score_answers
 from finetune.objectives.grpo import METHODS, answer_weights, group_advantages
 from finetune.objectives.rollout import sample_replies
+from finetune.stages.cold_start import THINKING, cold_start_model
 from finetune.stages.grpo import GRPOConfig, grpo_batch_loss, grpo_batches
-from finetune.stages.worked_model import THINKING, worked_model
 from gpt.training.loading import load_model
 from minigrad import manual_seed, optim, use_kernels
 from scripts.pages.pictures import LINES, Lesson
@@ -47,7 +47,7 @@ examples = worked_examples(chains("train", 4_000, TERMS, lesson.seed), THINKING,
 
 # %%
 with use_kernels("fast"):
-    sft, tokenizer = worked_model(examples, seed=lesson.seed, steps=1000)
+    sft, tokenizer = cold_start_model(examples, seed=lesson.seed, steps=1000)
 template, test = ChatTemplate(tokenizer), chains("test", 60, TERMS, lesson.seed)
 
 
@@ -205,7 +205,7 @@ with lesson.picture("rounds", "GRPO: what the answers of each round are like") a
 
 # %%
 with use_kernels("fast"):
-    weak, _ = worked_model(examples, seed=lesson.seed, steps=250)
+    weak, _ = cold_start_model(examples, seed=lesson.seed, steps=250)
     _, hacked = reinforce(weak, CHECKERS["lenient"], Q=16, rate=3e-4)
 print("round    reward    exact    format")
 for number in (0, 3, 7, 11, 15):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpt import Llama, LlamaConfig
-from gpt.interpretability import ablated, attention_patterns, logit_lens, patch_effects, record
+from gpt.interpretability import ablated, attention_patterns, logit_lens, patch_effects, record_activations
 from gpt.interpretability.induction import induction_scores, repeated_tokens
 from gpt.training.loading import load_model
 from gpt.weights import hub
@@ -181,7 +181,7 @@ else:
     strongest = np.unravel_index(smol_scores.argmax(), smol_scores.shape)
     print(f"strongest induction head: layer {strongest[0]}, head {strongest[1]}, score {smol_scores.max():.2f}")
     assert smol_scores.max() > 0.3  # real models have them, too
-    with record(smol, [smol.part_names("mlp")[0]]) as found:
+    with record_activations(smol, [smol.part_names("mlp")[0]]) as found:
         smol(ids)
     print("what layer 0's MLP adds to the stream:", found[smol.part_names("mlp")[0]].shape)
 

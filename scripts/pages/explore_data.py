@@ -10,7 +10,7 @@ import numpy as np
 
 import minigrad.functional as F
 from gpt import LanguageModel, Tokenizer
-from gpt.interpretability import ablated, patched, record
+from gpt.interpretability import ablated, patched, record_activations
 from gpt.interpretability.heads import Head, recorded_attention
 from gpt.interpretability.lens import read_stream
 from minigrad import Tensor, no_grad
@@ -93,7 +93,7 @@ class Looker:
     def _run(self, ids: tuple[int, ...], off: Off, edit: Edit | None) -> Run:
         names = self.model.part_names()
         changed = ablated(self.model, *off), patched(self.model, self._changes(edit) if edit else {})
-        with changed[0], changed[1], recorded_attention() as patterns, record(self.model, names) as found:
+        with changed[0], changed[1], recorded_attention() as patterns, record_activations(self.model, names) as found:
             log_probs = self._log_probs(ids)
         return Run(log_probs, np.array([to_numpy(found[name])[0] for name in names]), [p[0] for p in patterns])
 

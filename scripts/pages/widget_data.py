@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpt import GPT, GPTConfig, Tokenizer
-from gpt.interpretability import attention_patterns, record
+from gpt.interpretability import attention_patterns, record_activations
 from gpt.model.config import PRESETS
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.loading import load_model
@@ -71,7 +71,7 @@ def sentence_of(model: GPT, tokenizer: Tokenizer, text: str, layer: int, head: i
     queries, keys = (slice(start + head * D, start + (head + 1) * D) for start in (0, C))
     block = model.transformer.h[layer]
     norm = f"transformer.h.{layer}.ln_1"
-    with no_grad(), record(model, [norm]) as seen:
+    with no_grad(), record_activations(model, [norm]) as seen:
         model(np.array([ids]))
     weight, bias = block.attn.c_attn.weight.data, block.attn.c_attn.bias.data
     name = f"{text!r}: block {layer + 1}, head {head + 1}"
@@ -98,7 +98,7 @@ def walk(model: GPT, tokenizer: Tokenizer, text: str) -> list[dict[str, Any]]:
     texts = token_texts(tokenizer, ids[0])
     parts = [f"h.{layer}.{name}" for layer in range(model.config.n_layer) for name in PARTS]
     names = ["lm_head", *(f"transformer.{name}" for name in ("wte", "wpe", "ln_f", *parts))]
-    with no_grad(), record(model, names) as found:
+    with no_grad(), record_activations(model, names) as found:
         model(ids)
     patterns = attention_patterns(model, ids)
     seen = {name.removeprefix("transformer."): array for name, array in found.items()}

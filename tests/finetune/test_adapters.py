@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from finetune.adapters.adapter_files import CONFIG, WEIGHTS, base_fingerprint, load_adapter, save_adapter
 from finetune.adapters.lora import LoRAConfig, apply_lora, lora_layers, merge_lora
-from finetune.objectives.gpt_with_head import GPTWithHead
+from finetune.objectives.model_with_head import ModelWithHead
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import no_grad
 from tests.finetune.golden import make_llama_tuning
@@ -29,12 +29,12 @@ def expected():
 
 def base_for(name):
     model = golden("gpt2")[0].eval()
-    return GPTWithHead.from_gpt(model, ["a", "b", "c"]).eval() if name == "classifier" else model
+    return ModelWithHead.from_language_model(model, ["a", "b", "c"]).eval() if name == "classifier" else model
 
 
 def outputs(model, ids):
     with no_grad():
-        return (model(ids, [ids.shape[1]] * len(ids)) if isinstance(model, GPTWithHead) else model(ids)).data
+        return (model(ids, [ids.shape[1]] * len(ids)) if isinstance(model, ModelWithHead) else model(ids)).data
 
 
 # --- PEFT's here ------------------------------------------------------------------------------------------------------

@@ -44,8 +44,8 @@ def test_chatml_as_text(template):
 
 def test_tokens_are_those_of_the_text(template):
     for prompt in (False, True):
-        ids, learned = template.encode(TALK, add_generation_prompt=prompt)
-        assert len(ids) == len(learned)
+        ids, loss_mask = template.encode(TALK, add_generation_prompt=prompt)
+        assert len(ids) == len(loss_mask)
         assert template.tokenizer.decode(ids) == template.render(TALK, add_generation_prompt=prompt)
         assert ids == template.tokenizer.encode(template.render(TALK, add_generation_prompt=prompt))
 
@@ -74,9 +74,9 @@ def test_the_default_system_message_is_there_and_not_learned():
         "<|im_start|>user\nthe word?<|im_end|>\n<|im_start|>assistant\nkel<|im_end|>\n"
     )
     assert "helpful" not in template.render(TALK)  # a conversation with a system message keeps its own
-    ids, learned = template.encode(TALK[1:3])
+    ids, loss_mask = template.encode(TALK[1:3])
     assert template.tokenizer.decode(ids) == template.render(TALK[1:3])
-    assert template.tokenizer.decode([id for id, learn in zip(ids, learned) if learn]) == "kel<|im_end|>"
+    assert template.tokenizer.decode([id for id, learn in zip(ids, loss_mask) if learn]) == "kel<|im_end|>"
 
 
 def test_it_stays_when_old_turns_go():
@@ -94,8 +94,8 @@ def test_spaces_around_what_is_said_are_tokens_as_in_the_text():
     assert template.encode(question, True)[0] == template.tokenizer.encode(template.render(question, True))
     prompt, _ = template.encode(question, True)
     answered = [*question, {"role": "assistant", "content": "\n\n  5"}]
-    ids, learned = template.encode(answered)
-    assert ids[: len(prompt)] == prompt and learned[len(prompt)]
+    ids, loss_mask = template.encode(answered)
+    assert ids[: len(prompt)] == prompt and loss_mask[len(prompt)]
     assert template.tokenizer.decode(ids) == template.render(answered)
 
 
@@ -113,16 +113,16 @@ def test_oldest_turns_go_first_and_the_system_message_stays(template):
 
 
 def test_then_the_end_of_the_answer_is_cut(template):
-    ids, learned = template.encode(TALK[1:3])
-    first = learned.index(True)
-    cut_ids, cut_learned, cut = template.encode_to_fit(TALK[1:3], first + 1)
-    assert (cut_ids, cut_learned, cut) == (ids[: first + 1], learned[: first + 1], True) and cut_learned[-1]
+    ids, loss_mask = template.encode(TALK[1:3])
+    first = loss_mask.index(True)
+    cut_ids, cut_mask, cut = template.encode_to_fit(TALK[1:3], first + 1)
+    assert (cut_ids, cut_mask, cut) == (ids[: first + 1], loss_mask[: first + 1], True) and cut_mask[-1]
 
 
 def test_nothing_left_to_learn_from_is_an_error(template):
-    ids, learned = template.encode(TALK[1:3])
+    ids, loss_mask = template.encode(TALK[1:3])
     with pytest.raises(ValueError, match="the answer begins only after the .* tokens that the model can read"):
-        template.encode_to_fit(TALK[1:3], learned.index(True))
+        template.encode_to_fit(TALK[1:3], loss_mask.index(True))
     with pytest.raises(ValueError, match="the assistant says nothing"):
         template.encode_to_fit(TALK[:2], 100)
 

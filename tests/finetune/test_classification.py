@@ -15,10 +15,10 @@ from finetune.evaluation.confusion import (
     predict,
 )
 from finetune.objectives.classification import classification_loss, collate, encode_texts
-from finetune.objectives.gpt_with_head import GPTWithHead
+from finetune.objectives.model_with_head import ModelWithHead
 from finetune.stages.classification import ClassifyConfig, load_data, train_classifier
+from gpt.training.python_corpus import documents
 from gpt.training.run import start
-from gpt.training.standard_library import documents
 from gpt.training.training_config import TrainingConfig
 from tests.finetune.small import small_chat_model, small_tokenizer
 from tests.gpt.small import save_model, small_gpt
@@ -28,7 +28,7 @@ ITEMS = [([1, 2, 3], 0), ([4], 1), ([5, 6], 1)]
 
 @pytest.fixture
 def model():
-    return GPTWithHead.from_gpt(small_gpt(dtype="float64"), ["a", "b"])
+    return ModelWithHead.from_language_model(small_gpt(dtype="float64"), ["a", "b"])
 
 
 # --- loss and batches -------------------------------------------------------------------------------------------------

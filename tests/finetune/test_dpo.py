@@ -15,8 +15,8 @@ from finetune.data.pairs import encode_pairs, pair_batch
 from finetune.evaluation import judge
 from finetune.objectives.dpo import KINDS, dpo_batch_loss, dpo_loss, with_reference
 from finetune.objectives.logprobs import sequence_logprobs
+from finetune.stages import cold_start, grpo, ppo, reward, sft
 from finetune.stages import dpo as page
-from finetune.stages import grpo, ppo, reward, sft, worked_model
 from finetune.stages.dpo import DPOConfig, train_dpo
 from gpt.training.checkpoint import CheckpointError
 from gpt.training.run import Run, start
@@ -78,7 +78,7 @@ def test_the_reference_does_not_depend_on_the_batches(pairs):
     model = small_policy(template, seed=1, dtype="float64", dropout=0.5)
     for pair in pairs:
         for reply in (pair.chosen, pair.rejected):
-            targets = np.where(reply.learned, reply.ids, -100)[None, 1:]
+            targets = np.where(reply.loss_mask, reply.ids, -100)[None, 1:]
             model.eval()
             alone = sequence_logprobs(model, np.array([reply.ids[:-1]]), targets).item()
             assert reply.reference == pytest.approx(alone, rel=1e-12)
@@ -115,7 +115,7 @@ def test_the_metrics_are_those_of_trl(pairs):
 def test_ipo_compares_tokens_and_not_sums(pairs):
     model = small_policy(small_template(), seed=2, dtype="float64")
     batch = pair_batch(pairs)
-    h = (sequence_logprobs(model, *batch.shifted()).data - batch.reference) / batch.learned.sum(axis=1)
+    h = (sequence_logprobs(model, *batch.shifted()).data - batch.reference) / batch.loss_mask.sum(axis=1)
     loss, _, _ = dpo_batch_loss(model, batch, beta=0.5, kind="ipo")
     assert loss.item() == pytest.approx(((h[:5] - h[5:] - 1) ** 2).sum())
 
@@ -165,6 +165,6 @@ def test_a_short_run_is_evaluated_on_fewer_items(tmp_path, monkeypatch, capsys):
         DPOConfig(training=TrainingConfig(max_iters=60)): page.TEST_ITEMS,
         reward.RewardConfig(training=TrainingConfig(max_iters=100)): 300,
         ppo.PPORunConfig(): questions.TEST_ITEMS,
-        grpo.GRPORunConfig(): worked_model.TEST_ITEMS,
+        grpo.GRPORunConfig(): cold_start.TEST_ITEMS,
     }.items():
         assert Run(stage).max_eval_items >= count, stage

@@ -43,9 +43,9 @@ def test_the_whole_loss_is_that_of_pytorch(method):
     import torch
 
     rng = np.random.default_rng(1)
-    Q, G, R = 3, 4, 7
-    rewards, lengths = rng.integers(0, 3, (Q, G)).astype(float), rng.integers(1, R + 1, Q * G)
-    mask = np.arange(R) < lengths[:, None]
+    Q, G, L = 3, 4, 7
+    rewards, lengths = rng.integers(0, 3, (Q, G)).astype(float), rng.integers(1, L + 1, Q * G)
+    mask = np.arange(L) < lengths[:, None]
     old = rng.uniform(-3, -0.5, mask.shape)
     new, reference = old + rng.uniform(-0.5, 0.5, mask.shape), old + rng.uniform(-1, 1, mask.shape)
 
@@ -63,12 +63,12 @@ def test_the_whole_loss_is_that_of_pytorch(method):
     loss = {
         "grpo": lambda: ((per_token * m).sum(-1) / m.sum(-1)).mean(),
         "dapo": lambda: (per_token * m).sum() / m.sum(),
-    }.get(method, lambda: (per_token * m).sum() / (Q * G * R))()
+    }.get(method, lambda: (per_token * m).sum() / (Q * G * L))()
     loss.backward()
 
     rows = np.nonzero(mask)[0]
     ours = Tensor(new[mask], requires_grad=True)
-    weights = answer_weights(lengths, method, longest=R)[rows]
+    weights = answer_weights(lengths, method, longest=L)[rows]
     known = group_advantages(rewards, method).reshape(-1)[rows]
     total = grpo_loss(ours, old[mask], known, weights, method, reference[mask], 0.04).sum() / (Q * G)
     total.backward()

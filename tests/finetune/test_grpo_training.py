@@ -11,8 +11,8 @@ from finetune.evaluation import exam
 from finetune.evaluation.exam import score_answers
 from finetune.objectives.grpo import METHODS, answer_weights, group_advantages, grpo_loss
 from finetune.objectives.rollout import Replies, prompts_with_replies, sample_replies
+from finetune.stages import cold_start
 from finetune.stages import grpo as page
-from finetune.stages import worked_model
 from finetune.stages.grpo import GRPOConfig, GRPORunConfig, check_answers, grpo_batch_loss, grpo_batches, train_grpo
 from gpt.training.checkpoint import CheckpointError, load_run, load_state
 from gpt.training.log import read_log
@@ -32,7 +32,7 @@ TRAINING = TrainingConfig(learning_rate=1e-3, warmup_iters=0, weight_decay=0.0, 
 def settings(tmp_path, monkeypatch):
     """settings(folder): those of a run of seconds. A new model first learns from worked examples, for three steps."""
     for name, value in {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 30, "TEST_ITEMS": 6}.items():
-        monkeypatch.setattr(worked_model, name, value)
+        monkeypatch.setattr(cold_start, name, value)
     for module in (page, exam):
         monkeypatch.setattr(module, "SAMPLES", 2)
 

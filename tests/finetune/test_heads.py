@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from finetune.objectives.gpt_with_head import HEAD_FORMAT, GPTWithHead, freeze, load_classifier, save_classifier
+from finetune.objectives.model_with_head import HEAD_FORMAT, ModelWithHead, freeze, load_classifier, save_classifier
 from gpt import GPT, GPTConfig
 from gpt.model.gpt2 import Transformer
 from gpt.training.checkpoint import load_checkpoint, save_checkpoint
@@ -24,7 +24,7 @@ LABELS = ["ham", "spam", "eggs"]
 
 @pytest.fixture
 def model():
-    return GPTWithHead.from_gpt(small_gpt(dtype="float64"), LABELS)
+    return ModelWithHead.from_language_model(small_gpt(dtype="float64"), LABELS)
 
 
 both_models = pytest.mark.parametrize("make", [small_gpt, small_llama])
@@ -36,13 +36,13 @@ both_models = pytest.mark.parametrize("make", [small_gpt, small_llama])
 def test_two_classes_on_gpt2_are_1536_parameters():
     transformer = Transformer.__new__(Transformer)  # 124 million numbers are not needed for this
     transformer.config = GPTConfig()
-    assert GPTWithHead(transformer, ["yes", "no"]).score.weight.data.size == 1536
+    assert ModelWithHead(transformer, ["yes", "no"]).score.weight.data.size == 1536
 
 
 @both_models
 def test_scores_are_of_the_last_real_token_whatever_the_padding(make):
     base = make(dtype="float64")
-    model = GPTWithHead.from_gpt(base, LABELS)
+    model = ModelWithHead.from_language_model(base, LABELS)
     ids, lengths = random_ids((3, 8)), np.array([8, 3, 1])
     scores = model(ids, lengths).data
     hidden = base.hidden_states(ids).data[np.arange(3), lengths - 1]
@@ -55,12 +55,12 @@ def test_scores_are_of_the_last_real_token_whatever_the_padding(make):
 def test_the_body_is_shared_and_still_a_language_model(make):
     base, ids = make(), random_ids((2, 5))
     expected = base(ids).data
-    model = GPTWithHead.from_gpt(base, LABELS)
+    model = ModelWithHead.from_language_model(base, LABELS)
     np.testing.assert_array_equal(model.language_model()(ids).data, expected)
     base.final_norm.weight.data *= 2
     assert not np.array_equal(model.language_model()(ids).data, expected)
     with pytest.raises(ValueError, match="was removed with the old head"):
-        GPTWithHead.from_gpt(make(tied=False), LABELS).language_model()
+        ModelWithHead.from_language_model(make(tied=False), LABELS).language_model()
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_the_body_is_shared_and_still_a_language_model(make):
     ],
 )
 def test_what_is_trained(make, blocks, trained):
-    model = GPTWithHead.from_gpt(make(), LABELS)
+    model = ModelWithHead.from_language_model(make(), LABELS)
     freeze(model, 1)
     freeze(model, blocks)
     names = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -93,7 +93,7 @@ def test_bad_input_is_refused(model):
         model(np.array([[37]]), [1])
     for labels in ([], ["a", "a"]):
         with pytest.raises(ValueError, match="needs labels, all different"):
-            GPTWithHead(model.transformer, labels)
+            ModelWithHead(model.transformer, labels)
 
 
 # --- in a run's folder ------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_bad_input_is_refused(model):
 
 @pytest.mark.parametrize("base", [small_gpt(), small_llama(), small_llama(tied=False)])
 def test_checkpoint_and_back(tmp_path, base):
-    model = GPTWithHead.from_gpt(base, LABELS)
+    model = ModelWithHead.from_language_model(base, LABELS)
     save_checkpoint(tmp_path, model, format=HEAD_FORMAT)
     loaded = load_checkpoint(tmp_path, format=HEAD_FORMAT).model
     assert loaded.labels == LABELS and loaded.config == model.config
@@ -128,7 +128,9 @@ def test_scores_are_those_of_transformers(folder, expected, scores, labels, tole
 
 def test_a_saved_folder_is_what_transformers_saves(tmp_path):
     tokenizer = small_tokenizer()
-    model = GPTWithHead.from_gpt(GPT(GPTConfig(len(tokenizer), block_size=8, n_layer=1, n_head=2, n_embd=8)), LABELS)
+    model = ModelWithHead.from_language_model(
+        GPT(GPTConfig(len(tokenizer), block_size=8, n_layer=1, n_head=2, n_embd=8)), LABELS
+    )
     save_classifier(model, tmp_path, tokenizer)
     ours = read_json(tmp_path / "config.json")
     theirs = read_json(GOLDEN / "classifier" / "config.json")
@@ -168,7 +170,7 @@ def test_a_tokenizer_without_an_end_cannot_go_to_transformers(tmp_path):
     tokenizer = small_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="has no end of text"):
-        save_classifier(GPTWithHead.from_gpt(small_gpt(), LABELS), tmp_path / "new", tokenizer)
+        save_classifier(ModelWithHead.from_language_model(small_gpt(), LABELS), tmp_path / "new", tokenizer)
     assert not (tmp_path / "new").exists()
 
 
@@ -187,7 +189,7 @@ def test_transformers_computes_the_same_with_what_is_saved(make, changes, labels
     import transformers
 
     tokenizer = small_tokenizer()
-    model = GPTWithHead.from_gpt(make(vocab_size=len(tokenizer), **changes), labels).eval()
+    model = ModelWithHead.from_language_model(make(vocab_size=len(tokenizer), **changes), labels).eval()
     save_classifier(model, tmp_path, tokenizer)
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
     kind = "GPT2" if make is small_gpt else "Llama"

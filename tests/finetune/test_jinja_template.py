@@ -64,9 +64,9 @@ QUESTION = [{"role": "user", "content": "The dog?"}]
 ANSWERED = [*QUESTION, {"role": "assistant", "content": "the fox"}, QUESTION[0], {"role": "assistant", "content": "No"}]
 
 
-def learned_texts(template, ids, learned):
+def learned_texts(template, ids, loss_mask):
     """The text of each run of tokens that are learned."""
-    runs = itertools.groupby(zip(ids, learned), lambda pair: pair[1])
+    runs = itertools.groupby(zip(ids, loss_mask), lambda pair: pair[1])
     return [template.tokenizer.decode([id for id, _ in run]) for learn, run in runs if learn]
 
 
@@ -89,16 +89,16 @@ def test_conversations_are_written_as_transformers_writes_them(name, messages, p
 def test_what_is_learned_is_each_answer_and_its_end(name):
     template = template_of(TEMPLATES[name])
     assert template.tokenizer.special_tokens[ENDS[name]] == template.end == template.stop_tokens[0]
-    ids, learned = template.encode(ANSWERED)
+    ids, loss_mask = template.encode(ANSWERED)
     assert template.tokenizer.decode(ids) == template.render(ANSWERED)
     thought = "<think>\n\n</think>\n\n" if name == "qwen3" else ""
     space = " " if name in ("llama-2", "mistral-v1", "vicuna") else ""
     before_end = " " if name == "llama-2" else ""
     expected = [f"{space}{text}{before_end}{ENDS[name]}" for text in ("the fox", f"{thought}No")]
-    assert learned_texts(template, ids, learned) == expected
+    assert learned_texts(template, ids, loss_mask) == expected
     for i in (1, 3):  # what the model is given to answer is the start of what it was trained on
         prompt, _ = template.encode(ANSWERED[:i], add_generation_prompt=True)
-        assert ids[: len(prompt)] == prompt and learned[len(prompt)] and not learned[len(prompt) - 1]
+        assert ids[: len(prompt)] == prompt and loss_mask[len(prompt)] and not loss_mask[len(prompt) - 1]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -106,11 +106,11 @@ def test_what_is_learned_is_each_answer_and_its_end(name):
 def test_answers_are_found_or_refused_and_never_anything_else(name, messages):
     template = template_of(TEMPLATES[name])
     try:
-        ids, learned = template.encode(messages)
+        ids, loss_mask = template.encode(messages)
     except ValueError:
         return
     assert template.tokenizer.decode(ids) == template.render(messages)
-    said = learned_texts(template, ids, learned)
+    said = learned_texts(template, ids, loss_mask)
     answers = [message["content"].strip() for message in messages if message["role"] == "assistant"]
     assert all(text.endswith(ENDS[name]) for text in said)
     assert [text.removesuffix(ENDS[name]).rsplit("</think>")[-1].strip() for text in said] == answers

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from finetune.data.pairs import Pair, Reply, pair_batch
+from finetune.data.pairs import EncodedReply, Pair, pair_batch
 from finetune.objectives import dpo, sft
 from finetune.objectives.classification import classification_loss
-from finetune.objectives.gpt_with_head import GPTWithHead
+from finetune.objectives.model_with_head import ModelWithHead
 from finetune.objectives.reward import reward_batch_loss
-from finetune.objectives.rollout import Places, PolicyWithValue
+from finetune.objectives.rollout import PolicyWithValue, TokenPositions
 from finetune.stages.ppo import PPOBatch, PPOConfig, ppo_batch_loss
 from gpt.training.training_step import read_numbers
 from minigrad import backend, use_kernels
@@ -20,8 +20,14 @@ from tests.gpt.small import random_ids, small_gpt
 
 def preferences():
     pairs = [
-        Pair(Reply([1, 2, 3, 4], [False, False, True, True], -2.0), Reply([1, 2, 5], [False, False, True], -3.0)),
-        Pair(Reply([7, 8, 9], [False, True, True], -2.5), Reply([7, 6, 5, 4], [False, True, True, True], -4.0)),
+        Pair(
+            EncodedReply([1, 2, 3, 4], [False, False, True, True], -2.0),
+            EncodedReply([1, 2, 5], [False, False, True], -3.0),
+        ),
+        Pair(
+            EncodedReply([7, 8, 9], [False, True, True], -2.5),
+            EncodedReply([7, 6, 5, 4], [False, True, True, True], -4.0),
+        ),
     ]
     return pair_batch(pairs)
 
@@ -34,9 +40,9 @@ def conversations():
 
 def replies():
     tokens = random_ids((2, 8))
-    places = Places.of(np.array([3, 4]), np.array([[True, True, False], [True, True, True]]))
+    positions = TokenPositions.of(np.array([3, 4]), np.array([[True, True, False], [True, True, True]]))
     known = np.random.default_rng(0).standard_normal((4, 5))
-    return PPOBatch(tokens, places, tokens[places.here], *known)
+    return PPOBatch(tokens, positions, tokens[positions.tokens], *known)
 
 
 def texts():
@@ -48,8 +54,8 @@ LOSSES = {
     "sft": (one_block, sft.sft_loss, conversations),
     "dpo": (one_block, dpo.dpo_batch_loss, preferences),
     "ipo": (one_block, partial(dpo.dpo_batch_loss, kind="ipo"), preferences),
-    "reward": (lambda: GPTWithHead(one_block().transformer, ["score"]), reward_batch_loss, preferences),
-    "classification": (lambda: GPTWithHead(one_block().transformer, ["a", "b", "c"]), classification_loss, texts),
+    "reward": (lambda: ModelWithHead(one_block().transformer, ["score"]), reward_batch_loss, preferences),
+    "classification": (lambda: ModelWithHead(one_block().transformer, ["a", "b", "c"]), classification_loss, texts),
     "ppo": (lambda: PolicyWithValue(one_block()), partial(ppo_batch_loss, config=PPOConfig()), replies),
 }
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from finetune import GPTWithHead, LoRAConfig, QuantizationConfig, apply_lora, apply_qlora, merge_lora, quantize
+from finetune import LoRAConfig, ModelWithHead, QuantizationConfig, apply_lora, apply_qlora, merge_lora, quantize
 from finetune.quantization.folder import load_quantized, save_quantized
 from gpt import LanguageModel, load_checkpoint, save_checkpoint
 from gpt.interpretability import ablated, attention_patterns, logit_lens, patch_effects
@@ -185,7 +185,7 @@ def test_it_can_be_quantized_and_stored(tmp_path, method):
 
 def test_a_new_head_fits():
     model = parallel()
-    classifier = GPTWithHead.from_gpt(model, ["no", "yes"])
+    classifier = ModelWithHead.from_language_model(model, ["no", "yes"])
     assert classifier.trunk is model.trunk and classifier(IDS, [12] * 24).shape == (24, 2)
     np.testing.assert_array_equal(logits(classifier.language_model()), logits(model))
 

@@ -33,7 +33,7 @@ def test_only_the_reply_of_a_pair_is_learned_from(template, prompt):
     assert shortened == 0
     for reply, text in ((pair.chosen, "yes!"), (pair.rejected, "no")):
         assert decoded(template, reply) == f"{start}{text}<|im_end|>"
-        learned = [id for id, learn in zip(reply.ids, reply.learned, strict=True) if learn]
+        learned = [id for id, learn in zip(reply.ids, reply.loss_mask, strict=True) if learn]
         assert template.tokenizer.decode(learned) == f"{text}<|im_end|>"
         assert reply.ids[: -len(learned)] == template.encode(prompt, add_generation_prompt=True)[0]  # as in generation
 
@@ -46,8 +46,8 @@ def test_a_batch_holds_the_chosen_replies_first(template):
     inputs, targets = batch.shifted()
     for row, reply in enumerate(replies):
         n = len(reply.ids)
-        assert batch.tokens[row, :n].tolist() == reply.ids and not batch.learned[row, n:].any()
-        wanted = [id if learn else -100 for id, learn in zip(reply.ids, reply.learned)][1:]
+        assert batch.tokens[row, :n].tolist() == reply.ids and not batch.loss_mask[row, n:].any()
+        wanted = [id if learn else -100 for id, learn in zip(reply.ids, reply.loss_mask)][1:]
         assert targets[row, : n - 1].tolist() == wanted and (targets[row, n - 1 :] == -100).all()
         assert inputs[row, : n - 1].tolist() == reply.ids[:-1]
 
@@ -65,7 +65,7 @@ def test_both_replies_keep_the_same_prompt_when_turns_have_to_go(template):
 
 def test_a_reply_that_is_too_long_loses_its_end(template):
     (pair,), shortened = encode_pairs([Preference(question("Say?"), "yes", "no" * 60)], template, 40)
-    assert shortened == 1 and len(pair.rejected.ids) == 40 and pair.rejected.learned[-1]
+    assert shortened == 1 and len(pair.rejected.ids) == 40 and pair.rejected.loss_mask[-1]
     assert decoded(template, pair.chosen).endswith("yes<|im_end|>")
 
 
@@ -84,5 +84,5 @@ def test_pairs_of_which_nothing_is_left_are_named(template):
 def test_a_reply_of_the_token_that_rows_are_padded_with(template):
     pairs, _ = encode_pairs([Preference(question("Say?"), template.tokenizer.decode([0]), "no no no")], template, 48)
     batch = pair_batch(pairs)
-    learned = np.flatnonzero(batch.learned[0])
+    learned = np.flatnonzero(batch.loss_mask[0])
     assert batch.tokens[0, learned].tolist() == [0, template.end] and learned[-1] == batch.lengths[0] - 1

@@ -68,12 +68,12 @@ def test_every_reply_is_dealt_once_per_epoch_with_its_advantage(rollout):
     for epoch in range(3):
         seen = []
         for batch in batches[2 * epoch : 2 * epoch + 2]:
-            rows, columns = batch.places.here
+            rows, columns = batch.positions.tokens
             for n in range(len(batch.drawn)):
                 row = next(r for r in range(5) if np.array_equal(rollout.tokens[r], batch.tokens[rows[n]]))
                 step = columns[n] - rollout.starts[row]
                 assert batch.drawn[n] == rollout.tokens[row, columns[n]] and rollout.mask[row, step]
-                assert batch.places.before[1][n] == columns[n] - 1
+                assert batch.positions.predictors[1][n] == columns[n] - 1
                 grids = rollout.logprobs, rollout.values, advantages, returns
                 known = batch.logprobs, batch.values, batch.advantages, batch.returns
                 assert [array[n] for array in known] == [grid[row, step] for grid in grids]

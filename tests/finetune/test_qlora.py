@@ -9,7 +9,7 @@ import pytest
 from finetune.adapters.adapter_files import load_adapter, save_adapter
 from finetune.adapters.lora import LoRAConfig, apply_lora, lora_layers, remove_lora
 from finetune.adapters.qlora import NF4, apply_qlora
-from finetune.objectives.gpt_with_head import GPTWithHead
+from finetune.objectives.model_with_head import ModelWithHead
 from finetune.quantization import QuantizedLinear
 from finetune.quantization.nf4 import nf4
 from finetune.stages.method_comparison import held_bytes
@@ -104,7 +104,7 @@ def test_an_embedding_and_a_head_that_are_trained_stay_float():
     trained = {name for name, p in model.named_parameters() if p.requires_grad and "lora" not in name}
     assert trained == {"transformer.wte.weight", "transformer.ln_f.weight", "transformer.ln_f.bias"}
     assert model.lm_head.weight is model.transformer.wte.weight
-    model = GPTWithHead(small_gpt(**WIDE).transformer, ["no", "yes"])
+    model = ModelWithHead(small_gpt(**WIDE).transformer, ["no", "yes"])
     apply_qlora(model, LoRAConfig(r=2, modules_to_save=("score",)))
     assert model.score.weight.requires_grad and isinstance(model.transformer.h[0].mlp.c_fc, QuantizedLinear)
 

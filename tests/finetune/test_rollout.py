@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from finetune.objectives.gpt_with_head import GPTWithHead
+from finetune.objectives.model_with_head import ModelWithHead
 from finetune.objectives.ppo import update_metrics
-from finetune.objectives.rollout import Places, PolicyWithValue, roll_out
+from finetune.objectives.rollout import PolicyWithValue, TokenPositions, roll_out
 from minigrad import Tensor, manual_seed, no_grad
 from tests.finetune.small import small_policy, small_template
 
@@ -21,7 +21,7 @@ def setting():
     for parameter in model.value_head.parameters():
         parameter.data[...] = rng.standard_normal(parameter.shape)
     reference = small_policy(template, 2, "float64").eval()
-    reward_model = GPTWithHead.from_gpt(small_policy(template, 3, "float64"), ["reward"]).eval()
+    reward_model = ModelWithHead.from_language_model(small_policy(template, 3, "float64"), ["reward"]).eval()
     prompts = [template.encode([{"role": "user", "content": text}], True)[0] for text in PROMPTS]
     return template, model, reference, reward_model, prompts
 
@@ -85,8 +85,8 @@ def test_the_policy_draws_from_its_own_distribution(setting):
 def test_places_point_at_each_token_and_at_the_one_before():
     starts, mask = np.array([2, 4]), np.array([[True, True, True], [True, False, False]])
     tokens = np.arange(14).reshape(2, 7)
-    places = Places.of(starts, mask)
-    assert tokens[places.here].tolist() == [2, 3, 4, 11] and tokens[places.before].tolist() == [1, 2, 3, 10]
+    positions = TokenPositions.of(starts, mask)
+    assert tokens[positions.tokens].tolist() == [2, 3, 4, 11] and tokens[positions.predictors].tolist() == [1, 2, 3, 10]
 
 
 def test_a_prompt_without_room_for_a_reply_is_an_error(setting):

@@ -36,11 +36,11 @@ def chat():
 
 def test_targets_are_the_next_tokens_of_the_assistant_only(chat):
     _, template = chat
-    ids, learned = template.encode(TALK)
-    inputs, targets = collate([(ids, learned)])
+    ids, loss_mask = template.encode(TALK)
+    inputs, targets = collate([(ids, loss_mask)])
     assert inputs[0].tolist() == ids[:-1]
     for t, target in enumerate(targets[0]):
-        assert target == (ids[t + 1] if learned[t + 1] else IGNORE)
+        assert target == (ids[t + 1] if loss_mask[t + 1] else IGNORE)
     assert template.tokenizer.decode(targets[targets != IGNORE].tolist()) == "kel<|im_end|>"
 
 
@@ -85,13 +85,16 @@ def test_cut_conversations_are_counted_and_empty_ones_named(chat):
 def test_what_the_assistant_says_in_a_prompt_is_not_learned(chat, completion):
     _, template = chat
     example = Example([*TALK, *TALK], completion=completion)
-    (ids, learned), whole = template.encode(example.messages, completion=completion), template.encode(example.messages)
+    (ids, loss_mask), whole = (
+        template.encode(example.messages, completion=completion),
+        template.encode(example.messages),
+    )
     prompt = template.encode(example.messages[:-completion], True)[0] if completion < 4 else []
-    assert ids == whole[0] and learned == [mark and i >= len(prompt) for i, mark in enumerate(whole[1])]
-    assert encode_examples([example], template, len(ids))[0] == [(ids, learned)]
+    assert ids == whole[0] and loss_mask == [mark and i >= len(prompt) for i, mark in enumerate(whole[1])]
+    assert encode_examples([example], template, len(ids))[0] == [(ids, loss_mask)]
     (shorter,), cut = encode_examples([example], template, len(ids) - 3)  # without its first turn
     assert cut == 1 and shorter == template.encode(TALK)
-    assert mask_as_text(template, example.messages, False, completion).count("[") == sum(learned)
+    assert mask_as_text(template, example.messages, False, completion).count("[") == sum(loss_mask)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -214,8 +217,8 @@ def test_replies_do_not_depend_on_who_else_is_asked(chat):
 def test_the_mask_as_text_marks_what_is_learned_and_nothing_else(chat):
     _, template = chat
     plain = mask_as_text(template, TALK, color=False)
-    ids, learned = template.encode(TALK)
-    marked = "".join(f"[{template.tokenizer.decode([id])}]" for id, learn in zip(ids, learned) if learn)
+    ids, loss_mask = template.encode(TALK)
+    marked = "".join(f"[{template.tokenizer.decode([id])}]" for id, learn in zip(ids, loss_mask) if learn)
     assert plain == f"<|im_start|>user\nthe word?<|im_end|>\n<|im_start|>assistant\n{marked}"
     colored = mask_as_text(template, TALK, color=True)
     assert "\x1b[" in colored and "\x1b[" not in colored.partition("assistant\n")[0]

@@ -32,7 +32,7 @@ def test_parameters_are_those_of_a_built_model(small, changes):
 
 def test_the_numbers_of_the_course():
     counts = accounting.parameters(GPTConfig())
-    shares = accounting.shares(counts)
+    shares = accounting.shares_of_total(counts)
     assert sum(counts.values()) == 124_439_808
     assert counts["token embedding"] == 38_597_376  # "38.4M" with V taken for 50,000
     assert accounting.parameters(GPTConfig(vocab_size=50_000))["token embedding"] == 38_400_000

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gpt.console import progress_bar
 from gpt.files import atomic_write, cache_folder, write_text
 from gpt.tokenizer.tokenizer import Tokenizer
-from gpt.training import corpora, standard_library
+from gpt.training import corpora, python_corpus
 from gpt.training.batches import (
     EpochBatches,
     RandomBatches,
@@ -46,7 +46,7 @@ def test_english_is_prose():
 
 
 def test_english_without_sources_says_so(tmp_path, monkeypatch):
-    standard_library.documents.cache_clear()
+    python_corpus.documents.cache_clear()
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     with pytest.raises(FileNotFoundError, match="no built-in English; give a text file of your own"):
@@ -55,7 +55,7 @@ def test_english_without_sources_says_so(tmp_path, monkeypatch):
 
 def test_english_is_kept_until_a_source_changes(tmp_path, monkeypatch):
     def text():
-        standard_library.documents.cache_clear()
+        python_corpus.documents.cache_clear()
         return load_corpus("english").text
 
     library = tmp_path / "library"
@@ -66,7 +66,7 @@ def test_english_is_kept_until_a_source_changes(tmp_path, monkeypatch):
     first = text()
     (kept,) = (tmp_path / "cache").iterdir()
     with monkeypatch.context() as patch:
-        patch.setattr(standard_library, "_prose", None)
+        patch.setattr(python_corpus, "_prose", None)
         assert text() == first  # without reading
     write_text(kept, "{damaged")
     assert text() == first
@@ -74,12 +74,12 @@ def test_english_is_kept_until_a_source_changes(tmp_path, monkeypatch):
     assert "Another answer" in text()
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     assert len(text()) < len(first) / 10
-    standard_library.documents.cache_clear()
+    python_corpus.documents.cache_clear()
 
 
 def test_docstrings_are_read_in_order_from_valid_python_only():
     def docstrings(source):
-        return [text for text in standard_library._docstrings(standard_library._parsed(source)) if text]
+        return [text for text in python_corpus._docstrings(python_corpus._parsed(source)) if text]
 
     source = '"""One."""\ndef f():\n    """Two \\d."""\nif f:\n    class C:\n        """Three."""\n'
     assert docstrings(source) == ["One.", "Two \\d.", "Three."]
@@ -390,8 +390,8 @@ def test_validate_ids():
 
 
 def test_a_python_without_sources_reads_the_same_english_from_a_file(tmp_path, monkeypatch):
-    whole, helps = standard_library.documents(), standard_library.help_text()
+    whole, helps = python_corpus.documents(), python_corpus.help_text()
     (tmp_path / "english.json").write_text(json.dumps(whole), encoding="utf-8")
-    monkeypatch.setattr(standard_library, "BUNDLED", tmp_path / "english.json")
-    monkeypatch.setattr(standard_library, "documents", standard_library.documents.__wrapped__)
-    assert standard_library.documents() == whole and standard_library.help_text() == helps
+    monkeypatch.setattr(python_corpus, "BUNDLED", tmp_path / "english.json")
+    monkeypatch.setattr(python_corpus, "documents", python_corpus.documents.__wrapped__)
+    assert python_corpus.documents() == whole and python_corpus.help_text() == helps

@@ -13,8 +13,8 @@ from gpt.training.batches import sequential_batches
 from gpt.training.evaluation import (
     baseline_losses,
     bits_per_byte,
+    describe_evaluation,
     evaluate,
-    evaluated,
     held_out_loss,
     likely_tokens,
     mean_loss,
@@ -75,11 +75,13 @@ def test_a_held_out_text_is_evaluated_whole_or_as_a_sample_that_says_how_sure_it
     model, tokens = small_gpt(), random_ids(3000)
     exact = float(token_losses_of_windows(model, tokens).mean())
     assert held_out_loss(model, tokens, 4, 8, whole=False) == {"val_loss": pytest.approx(exact, rel=1e-6)}
-    assert "3,000 to test on, all of them at each evaluation" in evaluated(tokens, 8)
+    assert "3,000 to test on, all of them at each evaluation" in describe_evaluation(tokens, 8)
     monkeypatch.setattr(evaluation, "SAMPLED_TOKENS", 800)
     assert held_out_loss(model, tokens, 4, 8) == {"val_loss": pytest.approx(exact, rel=1e-6)}
     assert sampled_windows(tokens, 8) == 100
-    assert "3,000 to test on: 800 in windows drawn at random, and at the end all of them" in evaluated(tokens, 8)
+    assert "3,000 to test on: 800 in windows drawn at random, and at the end all of them" in describe_evaluation(
+        tokens, 8
+    )
     found = held_out_loss(model, tokens, 4, 8, whole=False)
     assert found == held_out_loss(model, tokens, 7, 8, whole=False) | {
         "standard_error": pytest.approx(found["standard_error"], rel=1e-3), "val_loss": pytest.approx(found["val_loss"])

@@ -12,7 +12,7 @@ from gpt.interpretability import (
     logit_lens,
     patch_effects,
     patched,
-    record,
+    record_activations,
     repeated_tokens,
 )
 from minigrad import Tensor, autocast, manual_seed, no_grad, use_kernels
@@ -32,7 +32,7 @@ def model(request):
 
 def test_a_recording_holds_what_the_modules_computed_and_leaves_no_hook(model):
     block, mlp = model.part_names()[1], model.part_names("mlp")[1]
-    with record(model, [block, mlp]) as found:
+    with record_activations(model, [block, mlp]) as found:
         logits = model(IDS).data
     with patched(model, {mlp: found[mlp]}):
         assert np.array_equal(model(IDS).data, logits)
@@ -88,11 +88,11 @@ def test_all_heads_off_is_the_layers_attention_off_but_for_its_bias(model):
         heads = model(IDS).data
     with ablated(model, attention=[1]):
         layer = model(IDS).data
-    with ablated(model, heads=[(1, 2)]), record(model, [name]) as one:
+    with ablated(model, heads=[(1, 2)]), record_activations(model, [name]) as one:
         model(IDS)
-    with ablated(model, heads=[(1, 0), (1, 1), (1, 3)]), record(model, [name]) as others:
+    with ablated(model, heads=[(1, 0), (1, 1), (1, 3)]), record_activations(model, [name]) as others:
         model(IDS)
-    with record(model, [name]) as whole:
+    with record_activations(model, [name]) as whole:
         assert not np.allclose(model(IDS).data, heads)
     with ablated(model, heads=[(1, 0)]), ablated(model, heads=[(1, 1), (1, 2), (1, 3)]):
         assert np.array_equal(model(IDS).data, heads)
@@ -101,7 +101,7 @@ def test_all_heads_off_is_the_layers_attention_off_but_for_its_bias(model):
 
 
 def test_without_mlps_and_attention_only_the_embedding_is_left(model):
-    with ablated(model, attention=range(3), mlps=range(3)), record(model, model.part_names()[2:]) as found:
+    with ablated(model, attention=range(3), mlps=range(3)), record_activations(model, model.part_names()[2:]) as found:
         model(IDS)
     rows = found[model.part_names()[2]]
     assert np.allclose(rows[0, 1] - rows[0, 5] if model.model_type == "llama" else 0, 0)  # the same token, 7

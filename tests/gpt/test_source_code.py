@@ -5,9 +5,9 @@ import ast
 import pytest
 
 from gpt.files import write_text
-from gpt.training import standard_library
+from gpt.training import python_corpus
 from gpt.training.corpora import load_corpus
-from gpt.training.standard_library import _code_only, python_code
+from gpt.training.python_corpus import _code_only, python_code
 
 
 @pytest.fixture(autouse=True)
@@ -39,15 +39,15 @@ def test_the_order_does_not_depend_on_where_python_is_installed(tmp_path, monkey
         for i in range(20):
             write_text(tmp_path / place / "lib" / f"module{i}.py", f"value = {i}")
         paths = sorted((tmp_path / place / "lib").iterdir())
-        monkeypatch.setattr(standard_library, "library_sources", lambda paths=paths: paths)
+        monkeypatch.setattr(python_corpus, "library_sources", lambda paths=paths: paths)
         python_code.cache_clear()
         texts.append(python_code(100))
     assert texts[0] == texts[1] and texts[0] != "\n\n".join(sorted(texts[0].split("\n\n")))
 
 
 def test_without_sources_it_comes_from_a_file_or_there_is_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(standard_library, "library_sources", lambda: [])
-    monkeypatch.setattr(standard_library, "BUNDLED_CODE", tmp_path / "code.txt")
+    monkeypatch.setattr(python_corpus, "library_sources", lambda: [])
+    monkeypatch.setattr(python_corpus, "BUNDLED_CODE", tmp_path / "code.txt")
     write_text(tmp_path / "code.txt", "x = 1\n" * 10)
     assert python_code(50) == ("x = 1\n" * 10)[:50]
     with pytest.raises(FileNotFoundError, match="sources of Python's standard library are not installed"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune.stages import worked_model
+from finetune.stages import cold_start
 from scripts import classify, dpo, grpo, lora, ppo, reward, sft, train
 from tests.scripts.running import SMALL_RUN, run_here
 
@@ -39,5 +39,5 @@ def run_on(device, name, given, out_dir, *more):
     common = ["--out-dir", out_dir, "--device", device, "--kernels", "textbook", "--seed", "1", *more]
     with pytest.MonkeyPatch.context() as patch:
         for size, count in {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 40, "TEST_ITEMS": 8}.items():
-            patch.setattr(worked_model, size, count)
+            patch.setattr(cold_start, size, count)
         return run_here(RUNS[name][0].main, *arguments_of(name, given), *common)

@@ -7,7 +7,7 @@ import pytest
 
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
 from finetune.loading import add_adapter_to
-from finetune.objectives.gpt_with_head import HEAD_FORMAT, GPTWithHead
+from finetune.objectives.model_with_head import HEAD_FORMAT, ModelWithHead
 from gpt import Tokenizer, save_checkpoint
 from gpt.training.loading import load_model
 from minigrad import no_grad
@@ -31,7 +31,9 @@ def runs(tmp_path_factory):
     _, tokenizer = small_chat_model()
     base = small_gpt(vocab_size=len(tokenizer), block_size=96, **shape)
     save_model(folder / "base", base, tokenizer)
-    save_checkpoint(folder / "classifier", GPTWithHead.from_gpt(base, ["yes", "no", "never"]), format=HEAD_FORMAT)
+    save_checkpoint(
+        folder / "classifier", ModelWithHead.from_language_model(base, ["yes", "no", "never"]), format=HEAD_FORMAT
+    )
     tokenizer.save(folder / "classifier")
     chat = small_gpt(vocab_size=len(tokenizer), block_size=96, **shape)
     add_chat_tokens(chat, tokenizer)

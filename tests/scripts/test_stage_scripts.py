@@ -8,8 +8,8 @@ import pytest
 
 from finetune.data import pairs
 from finetune.data.chat_template import IM_END, IM_START
+from finetune.stages import cold_start
 from finetune.stages import sft as sft_stage
-from finetune.stages import worked_model
 from finetune.stages.reward import load_reward_model
 from gpt import Tokenizer
 from gpt.training.checkpoint import load_run, load_state
@@ -157,7 +157,7 @@ def test_a_reward_model_that_cannot_judge_is_refused(given, tmp_path, capsys):
 
 def test_grpo_from_a_new_model_and_its_control_run(tmp_path, monkeypatch):
     for name, value in {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 30, "TEST_ITEMS": 6}.items():
-        monkeypatch.setattr(worked_model, name, value)
+        monkeypatch.setattr(cold_start, name, value)
     chains = ["--terms", "4", "--total-iterations", "2", "--eval-interval", "1"]
     groups = ["--batch-size", "2", "--num-generations", "2", "--sft-steps", "3"]
     output = output_of(grpo.main, "--out-dir", tmp_path / "run", *chains, *groups)

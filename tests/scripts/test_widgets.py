@@ -5,7 +5,7 @@ import pytest
 
 import minigrad.functional as F
 from gpt import GPT, GPTConfig, Tokenizer, accounting
-from gpt.interpretability import record
+from gpt.interpretability import record_activations
 from gpt.model.generation import Sampling
 from gpt.tokenizer.bpe import encode_word
 from gpt.tokenizer.bpe_training import learn_merges
@@ -107,7 +107,7 @@ def test_shapes_and_parameters_of_gpt():
         boxes = {box["id"]: box for box in found["boxes"]}
         places = {name: f"transformer.{name}" for name in ("wte", "ln_f")} | {"lm_head": "lm_head"}
         places |= {name: f"transformer.h.0.{name}" for name in widget_data.PARTS}
-        with no_grad(), record(model, places.values()) as seen:
+        with no_grad(), record_activations(model, places.values()) as seen:
             model(np.zeros((1, case["t"]), np.int64))
         for name, place in places.items():
             assert tuple(boxes[name]["shape"]) == seen[place].shape[1:], name

@@ -33,7 +33,7 @@ SHAPE: dict[str, Any] = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 
 BATCH_SIZE = 32  # conversations
 
 
-def worked_model(examples: Sequence[Example], seed: int, steps: int) -> tuple[GPT, Tokenizer]:
+def cold_start_model(examples: Sequence[Example], seed: int, steps: int) -> tuple[GPT, Tokenizer]:
     """A new small model that has learned from worked examples, in half a minute, and its tokenizer."""
     # The vocabulary: 256 bytes, and 17 merges for the words that every conversation has. Each digit is a token.
     tokenizer = Tokenizer.train(["user assistant think </ " * 2], 256 + 17, special_tokens=())
@@ -69,7 +69,7 @@ def starting_model(
     """
     if init_from != WORKED:
         return load_model(init_from, trainable=True)
-    model, tokenizer = worked_model(worked, seed, steps)
+    model, tokenizer = cold_start_model(worked, seed, steps)
     save_checkpoint(f"{out_dir}/{WORKED}", model)
     tokenizer.save(f"{out_dir}/{WORKED}")
     return model, tokenizer

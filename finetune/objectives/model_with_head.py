@@ -26,7 +26,7 @@ from minigrad.backend import Array, module_of
 from minigrad.functional.indexing import check_indices
 
 
-class GPTWithHead(StructuredModel):
+class ModelWithHead(StructuredModel):
     """A language model's body, under its own name (`transformer`, or `model` in a Llama), and `score`, a linear layer
     from the hidden state of a text's last token to one output per label.
 
@@ -45,7 +45,7 @@ class GPTWithHead(StructuredModel):
         nn.init.normal_(self.score.weight, std=INIT_STD)
 
     @classmethod
-    def from_gpt(cls, model: LanguageModel, labels: Sequence[str]) -> GPTWithHead:
+    def from_language_model(cls, model: LanguageModel, labels: Sequence[str]) -> ModelWithHead:
         """Put a head with random weights on a language model's body, which is shared, not copied."""
         like = next(model.body.parameters())
         return cls(model.body, labels).to(like.dtype, device=like.device)
@@ -78,7 +78,7 @@ class GPTWithHead(StructuredModel):
         return model
 
 
-def freeze(model: GPTWithHead, trained_blocks: int | None) -> None:
+def freeze(model: ModelWithHead, trained_blocks: int | None) -> None:
     """Train only the head and the last `trained_blocks` blocks of the body; None: the whole body.
 
     If any block is trained, so is the norm after the last one. Raises ValueError for more blocks than there are.
@@ -95,7 +95,7 @@ def freeze(model: GPTWithHead, trained_blocks: int | None) -> None:
 # --- in a run's folder ------------------------------------------------------------------------------------------------
 
 
-def _build(config: dict[str, Any], shapes: Shapes) -> GPTWithHead:
+def _build(config: dict[str, Any], shapes: Shapes) -> ModelWithHead:
     labels, of_body = config.pop("labels", []), from_settings(config)
     old_head = 0 if of_body.tied else of_body.vocab_size * of_body.n_embd  # tied, it is the embedding
     check_size(of_body.num_parameters() - old_head + len(labels) * of_body.n_embd, shapes)
@@ -103,9 +103,9 @@ def _build(config: dict[str, Any], shapes: Shapes) -> GPTWithHead:
         return _new(of_body, labels)
 
 
-def _new(config: Settings, labels: list[str]) -> GPTWithHead:
+def _new(config: Settings, labels: list[str]) -> ModelWithHead:
     """A model of this shape, whose weights are set later."""
-    return GPTWithHead.from_gpt(architecture_of(config)(config), labels)
+    return ModelWithHead.from_language_model(architecture_of(config)(config), labels)
 
 
 HEAD_FORMAT = ModelFormat("minigrad-gpt-with-head", lambda m: {**to_settings(m.config), "labels": m.labels}, _build)
@@ -114,7 +114,7 @@ HEAD_FORMAT = ModelFormat("minigrad-gpt-with-head", lambda m: {**to_settings(m.c
 # --- as a Hugging Face folder -----------------------------------------------------------------------------------------
 
 
-def save_classifier(model: GPTWithHead, folder: StrPath, tokenizer: Tokenizer) -> None:
+def save_classifier(model: ModelWithHead, folder: StrPath, tokenizer: Tokenizer) -> None:
     """Write a folder that transformers loads as GPT2ForSequenceClassification or LlamaForSequenceClassification.
 
     transformers finds a text's last token by the id of the padding, for which the end of text is taken. Raises
@@ -133,7 +133,7 @@ def save_classifier(model: GPTWithHead, folder: StrPath, tokenizer: Tokenizer) -
     write_folder(folder, config, their_tensors(model, _rows(model.config, len(model.labels))), tokenizer)
 
 
-def load_classifier(folder: StrPath) -> GPTWithHead:
+def load_classifier(folder: StrPath) -> ModelWithHead:
     """The GPT2ForSequenceClassification or LlamaForSequenceClassification in a folder, in evaluation mode.
 
     Raises FileNotFoundError, or ValueError naming the file, the setting or the tensor that does not fit.
