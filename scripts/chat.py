@@ -36,13 +36,12 @@ HELP = "/reset forgets the conversation, exit (or /quit) leaves, Ctrl-C stops an
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    command_line.add_model_to_run(parser, default="runs/sft")
+    command_line.add_shared(parser, "model", "packed", "adapter", model="runs/sft")
     parser.add_argument("--system", default=None, help="system message at the start, in place of the model's own")
     text = "number of tokens to generate per text"
     parser.add_argument("--max-new-tokens", type=command_line.whole_number(0), default=400, help=text)
     add_settings(parser, partial(Sampling, top_p=0.95, repetition_penalty=1.05), temperature={"default": None})
-    command_line.add_kernels_and_device(parser)
-    command_line.add_seed(parser, default=None)
+    command_line.add_shared(parser, "kernels", "device", "seed", seed=None)
     arguments = parser.parse_args(argv)
     print(f"Loading {arguments.model} ...", flush=True)
     model, tokenizer = command_line.load(arguments, command_line.set_up(arguments))

@@ -25,7 +25,6 @@ EXAMPLES = """examples:
   python scripts/classify.py --model runs/classify --predict "The event loop runs the coroutine."
 """
 WAYS = {"head": 0, "all": None}
-SCRIPT = "classify"
 ADVICE = 'to classify a text with it:\n  python scripts/classify.py --predict "some text" --model {folder}'
 
 
@@ -34,28 +33,27 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     blocks = {"type": _blocks, "default": "head"}
     rate = {"default": None, "help": "peak learning rate (3e-3 for the head alone, else 1e-3)"}
-    language = {"default": None}  # see `_as_settings`
+    language = {"default": None}  # see `_config`
     stage_options.add_stage(parser, ClassifyConfig, trained_blocks=blocks, language=language, learning_rate=rate)
     add("--compare", action="store_true", help="train in all three ways, each in a subfolder of --out-dir")
     add("--model", default=None, metavar="FOLDER", help="a trained classifier, for --predict")
     add("--predict", default=None, metavar="TEXT", help="print the class probabilities of this text")
     arguments = parser.parse_args(argv)
-    given = command_line.given(parser, argv)
     if arguments.model or arguments.predict is not None:
         if not arguments.model or arguments.predict is None:
             parser.error("--predict and --model go together: give both")
-        others = given.keys() - {"model", "predict", "kernels"}
-        command_line.refuse(parser, given, others, "does not go with --model, which trains nothing")
+        parser.refuse(
+            parser.given.keys() - {"model", "predict", "kernels"}, "does not go with --model, which trains nothing"
+        )
         command_line.set_up(arguments)
         _predict(arguments.model, arguments.predict)
         return 0
     if arguments.compare:
-        others = {"trained_blocks", "will_it_fit"}
-        command_line.refuse(parser, given, others, "does not go with --compare: it trains all three ways")
+        parser.refuse(["trained_blocks", "will_it_fit"], "does not go with --compare: it trains all three ways")
         if arguments.init_from == "resume":
             parser.error("--compare does not resume: go on with one of its runs by --out-dir, without --compare")
         return _compare(arguments, command_line.set_up(arguments))
-    return stage_options.run(parser, argv, train_classifier, ClassifyConfig, SCRIPT, ADVICE, _as_settings)
+    return stage_options.run(parser, arguments, train_classifier, ClassifyConfig, "classify", ADVICE, _config)
 
 
 def _blocks(text: str) -> int | None:
@@ -65,13 +63,15 @@ def _blocks(text: str) -> int | None:
     return WAYS[text] if text in WAYS else int(text)
 
 
-def _as_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with two defaults that depend on others: the text of `--language`, and the learning rate."""
-    if options.get("language", "") is None:
-        options = {**options, "language": stage_options.corpus_of(options["init_from"])}
-    if options.get("learning_rate", 0) is None:
-        return {**options, "learning_rate": 3e-3 if options["trained_blocks"] == 0 else 1e-3}
-    return options
+def _config(arguments: argparse.Namespace, **changes: Any) -> ClassifyConfig:
+    """The settings of a new run. Two options have defaults that depend on others."""
+    options = vars(arguments) | changes
+    if options["language"] is None:
+        options["language"] = stage_options.corpus_of(options["init_from"])
+    if options["learning_rate"] is None:
+        options["learning_rate"] = 3e-3 if options["trained_blocks"] == 0 else 1e-3
+    config: ClassifyConfig = build(ClassifyConfig, options)
+    return config
 
 
 def _compare(arguments: argparse.Namespace, device: str) -> int:
@@ -79,10 +79,9 @@ def _compare(arguments: argparse.Namespace, device: str) -> int:
     runs: dict[str, Run] = {}
     for name, blocks in {"head": 0, "last-block": 1, "all": None}.items():
         print(f"--- {name} ---")
-        here = {"trained_blocks": blocks, "out_dir": str(Path(arguments.out_dir) / name)}
-        config = build(ClassifyConfig, _as_settings({**vars(arguments), **here}))
+        config = _config(arguments, trained_blocks=blocks, out_dir=str(Path(arguments.out_dir) / name))
         runs[name] = start(train_classifier, config, device)
-        if show_next_steps(runs[name], SCRIPT, ADVICE) != 0 or runs[name].asked_to_stop:
+        if show_next_steps(runs[name], "classify", ADVICE) != 0 or runs[name].asked_to_stop:
             return 130
         print()
     print(f"{'trained':>12}{'parameters':>13}{'accuracy':>10}{'language loss before':>22}{'after':>8}{'seconds':>9}")

@@ -37,12 +37,11 @@ GPT1_NAMES = {"wte": "tokens_embed", "wpe": "positions_embed"}
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    command_line.add_model(parser, None, without="a small model with random weights")
+    add("--model", help=f"{command_line.SOURCES}; without one, a small model with random weights")
     add("--batch-size", type=number(1), default=2, help="sequences per batch")
     add("--tokens", type=number(1), default=None, help="tokens per sequence (24, or the context if that is shorter)")
     add("--dtype", choices=list(verification.TOLERANCE), default="float64", help="floating-point type of both sides")
-    command_line.add_kernels(parser)
-    command_line.add_seed(parser)
+    command_line.add_shared(parser, "kernels", "seed")
     arguments = parser.parse_args(argv)
     command_line.set_up(arguments)
     if missing := missing_packages():

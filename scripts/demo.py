@@ -18,8 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="train a smaller model, in half a minute")
     parser.add_argument("--data", default="stories", help="stories, english (Python's documentation), or see train.py")
     parser.add_argument("--out-dir", default="runs/demo", help="the run's folder; an earlier demo there is replaced")
-    command_line.add_kernels_and_device(parser)
-    command_line.add_seed(parser)
+    command_line.add_shared(parser, "kernels", "device", "seed")
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
     folder = arguments.out_dir

@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.label_smoothing and arguments.loss_type != "robust" and arguments.init_from != "resume":
         parser.error("--label-smoothing is for --loss-type robust")
-    return stage_options.run(parser, argv, train_dpo, DPOConfig, "dpo", TALK_TO_IT)
+    return stage_options.run(parser, arguments, train_dpo, DPOConfig, "dpo", TALK_TO_IT)
 
 
 if __name__ == "__main__":

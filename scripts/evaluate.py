@@ -36,13 +36,13 @@ TOKENS = 100_000  # a few minutes for GPT-2 on two cores
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    command_line.add_model_to_run(parser)
+    command_line.add_shared(parser, "model", "packed", "adapter")
     add("--data", required=True, metavar="FILE", help="a UTF-8 text file")
     add("--stride", type=number(1), default=None, help="tokens by which the window moves (half the block size)")
     add("--tokens", type=number(0), default=TOKENS, help="read only so many tokens from the start; 0: all")
     add("--show", action="store_true", help="print the text with the surprise at each token")
     add("--html", default=None, metavar="FILE", help="write an HTML page that also shows what the model expected")
-    command_line.add_kernels_and_device(parser)
+    command_line.add_shared(parser, "kernels", "device")
     arguments = parser.parse_args(argv)
     if arguments.html is not None and not arguments.html.endswith(".html"):  # it might be the user's text, or a model
         parser.error(f"--html writes a page: its name must end in .html, got {arguments.html}")

@@ -71,8 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command in ("solution", "start", "stubs", "mark") and arguments.name is None:
         parser.error(f"{arguments.command} needs a {'folder' if arguments.command in ('stubs', 'mark') else 'name'}")
     command, used = COMMANDS[arguments.command]
-    given, used = command_line.given(parser, argv), ("command", "exercises", "seed", *used)
-    command_line.refuse(parser, given, given.keys() - set(used), f"does not go with {arguments.command}")
+    others = parser.given.keys() - {"command", "exercises", "seed", *used}
+    parser.refuse(others, f"does not go with {arguments.command}")
     if arguments.all and arguments.name is not None:
         parser.error(f"{arguments.command} takes a NAME or --all, not both")
     return command(arguments)

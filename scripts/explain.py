@@ -43,7 +43,7 @@ TINY_TEXT = [[3, 1, 4, 1]]  # what scripts/step.py learns from
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
-    command_line.add_model(parser, None, without="the model of scripts/step.py")
+    add("--model", help=f"{command_line.SOURCES}; without one, the model of scripts/step.py")
     add("--text", default=None, help="what the model learns from; sft, dpo and ppo take parts separated by |")
     add("--stage", choices=list(TEXTS), default="pretraining", help="whose loss to take a step on")
     add("--learning-rate", type=float, default=0.1, help="of AdamW")

@@ -22,7 +22,7 @@ In the second example, switch off head 23.4, which looks from "is" at "France": 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    command_line.add_model_to_run(parser)
+    command_line.add_shared(parser, "model", "packed", "adapter")
     parser.add_argument("--text", default="Once upon a time there was a brave little", help="the text at the start")
     parser.add_argument("--port", type=command_line.whole_number(0, 65535), default=0, help="0 takes any free port")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")

@@ -29,7 +29,7 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    command_line.add_model_to_run(parser)
+    command_line.add_shared(parser, "model", "packed", "adapter")
     add("--prompt", default="Once upon a time", help="the text to continue")
     add("--num-samples", type=number(1), default=1, help="number of texts, generated as one batch")
     add("--max-new-tokens", type=number(0), default=200, help="number of tokens to generate per text")
@@ -39,8 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--speculate", action="store_true", help=text)
     text = "only load the model and try a few tokens, and print the memory and the time that the whole text needs"
     add("--will-it-fit", action="store_true", help=text)
-    command_line.add_kernels_and_device(parser)
-    command_line.add_seed(parser, default=None)
+    command_line.add_shared(parser, "kernels", "device", "seed", seed=None)
     arguments = parser.parse_args(argv)
     if arguments.speculate and arguments.num_samples > 1:
         parser.error("--speculate is for one text: leave out --num-samples")

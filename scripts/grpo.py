@@ -21,13 +21,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     new = "worked: a new small model that learns from worked examples"
     stage_options.add_stage(parser, GRPORunConfig, new, terms={"type": command_line.whole_number(4)})
-    arguments, given = parser.parse_args(argv), command_line.given(parser, argv)
+    arguments = parser.parse_args(argv)
     if arguments.control:
         unused = ("method", "checker", "beta", "num_generations", "batch_size")
-        command_line.refuse(parser, given, unused, "does not go with --control, which learns from worked examples")
+        parser.refuse(unused, "does not go with --control, which learns from worked examples")
     if arguments.init_from not in ("worked", "resume"):
-        command_line.refuse(parser, given, ["sft_steps"], "is for a new model, --init-from worked")
-    return stage_options.run(parser, argv, train_grpo, GRPORunConfig, "grpo", TALK_TO_IT)
+        parser.refuse(["sft_steps"], "is for a new model, --init-from worked")
+    return stage_options.run(parser, arguments, train_grpo, GRPORunConfig, "grpo", TALK_TO_IT)
 
 
 if __name__ == "__main__":

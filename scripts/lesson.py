@@ -46,20 +46,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--notebook", action="store_true", help="write a notebook; an edited one is kept")
     parser.add_argument("--answers", action="store_true", help="print the questions and their answers; runs nothing")
     parser.add_argument("--measure", action="store_true", help="repeat the measurements that take minutes")
-    command_line.add_seed(parser, 0)
+    command_line.add_shared(parser, "seed", seed=0)
     arguments = parser.parse_args(argv)
     if arguments.word and arguments.what != "find":
         parser.error(f"{arguments.what} takes no further words; did you mean: find {' '.join(arguments.word)}")
-    given = command_line.given(parser, argv)
     if arguments.what in ("path", "find"):
-        command_line.refuse(parser, given, ("html", "notebook", "answers", "measure", "seed"), "needs a lesson, or all")
+        parser.refuse(("html", "notebook", "answers", "measure", "seed"), "needs a lesson, or all")
     if arguments.what == "path":
         show_path(Path(arguments.out_dir))
         return 0
     if arguments.what == "find":
         return find(" ".join(arguments.word))
     if arguments.answers:
-        command_line.refuse(parser, given, given.keys() - {"what", "answers"}, "does not go with --answers")
+        parser.refuse(parser.given.keys() - {"what", "answers"}, "does not go with --answers")
         asked = lessons() if arguments.what == "all" else [lesson_called(arguments.what)]
         print("\n\n".join(map(answers, asked)))
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -39,47 +40,39 @@ def main(argv: list[str] | None = None) -> int:
     add("--compare", action="store_true", help="run all three methods, in subfolders of --out-dir; print a table")
     add("--merge", default=None, metavar="RUN", help="write that run's model, adapters merged, into --out-dir")
     arguments = parser.parse_args(argv)
-    given = command_line.given(parser, argv)
     if arguments.merge is not None:
-        command_line.refuse(parser, given, given.keys() - {"merge", "out_dir", "kernels"}, "does not go with --merge")
+        parser.refuse(parser.given.keys() - {"merge", "out_dir", "kernels"}, "does not go with --merge")
         command_line.set_up(arguments)
         merge_run(arguments.merge, arguments.out_dir)
         print("merged; " + command_line.from_here(LET_IT_WRITE).format(folder=quoted(Path(arguments.out_dir))))
         return 0
     if is_conversations(arguments.data):
-        command_line.refuse(parser, given, ["sample_interval"], "is for texts: conversations show replies at the end")
+        parser.refuse(["sample_interval"], "is for texts: conversations show replies at the end")
     if arguments.compare:
-        command_line.refuse(
-            parser, given, ["method", "will_it_fit"], "does not go with --compare, which runs all methods"
-        )
+        parser.refuse(["method", "will_it_fit"], "does not go with --compare, which runs all methods")
         if arguments.init_from == "resume":
             parser.error("--compare goes on by itself: give the options that it was started with")
-        return _compare(vars(arguments), command_line.set_up(arguments))
+        return _compare(arguments, command_line.set_up(arguments))
     method = arguments.method
     if arguments.init_from == "resume":
         method = settings_of(AdaptationConfig, arguments.out_dir).method
     if method == "full":
-        command_line.refuse(parser, given, ADAPTERS, "sets up adapters, which --method full does not have")
-    return stage_options.run(parser, argv, train_adaptation, AdaptationConfig, "lora", LET_IT_WRITE, _as_settings)
+        parser.refuse(ADAPTERS, "sets up adapters, which --method full does not have")
+    return stage_options.run(parser, arguments, train_adaptation, AdaptationConfig, "lora", LET_IT_WRITE, _config)
 
 
-def _as_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """The options as `AdaptationConfig` and `LoRAConfig` take them, with the method's learning rate."""
-    settings = dict(options)
-    settings |= {name: tuple(value) for name, value in options.items() if isinstance(value, list)}
-    if settings.get("learning_rate", 0) is None:
-        settings["learning_rate"] = LEARNING_RATES[settings["method"]]
-    if settings.get("target_modules") == ("all-linear",):
-        settings["target_modules"] = "all-linear"
-    return settings
+def _config(arguments: argparse.Namespace, **changes: Any) -> AdaptationConfig:
+    """The settings of a new run, with the method's learning rate unless another one is given."""
+    options = vars(arguments) | changes
+    if options["learning_rate"] is None:
+        options["learning_rate"] = LEARNING_RATES[options["method"]]
+    config: AdaptationConfig = build(AdaptationConfig, options)
+    return config
 
 
-def _compare(options: dict[str, Any], device: str) -> int:
-    folder = Path(options["out_dir"])
-    configs = []
-    for method in METHODS:
-        here = {"method": method, "out_dir": (folder / method).as_posix()}
-        configs.append(build(AdaptationConfig, _as_settings({**options, **here})))
+def _compare(arguments: argparse.Namespace, device: str) -> int:
+    folder = Path(arguments.out_dir)
+    configs = [_config(arguments, method=method, out_dir=(folder / method).as_posix()) for method in METHODS]
     rows = compare(configs, device)
     if rows is None:
         print("\ninterrupted; the same command goes on with it")

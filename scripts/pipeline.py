@@ -25,8 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     text = f"start from this model instead of pretraining one: {command_line.SOURCES}"
     parser.add_argument("--init-from", default=None, metavar="MODEL", help=text)
     add_settings(parser, PipelineConfig)
-    command_line.add_kernels_and_device(parser)
-    command_line.add_seed(parser)
+    command_line.add_shared(parser, "kernels", "device", "seed")
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
     return 0 if run_pipeline(build(PipelineConfig, vars(arguments)), device) else 130

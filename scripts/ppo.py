@@ -31,15 +31,12 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.beside is not None:
         settings_of(PPORunConfig, arguments.beside)  # raises, before hours of training, where there is no such run
     beside = f" --beside {quoted(Path(arguments.beside))}" if arguments.beside else ""
-    code = stage_options.run(parser, argv, train_ppo, PPORunConfig, "ppo", TALK_TO_IT, more=beside)
+    code = stage_options.run(parser, arguments, train_ppo, PPORunConfig, "ppo", TALK_TO_IT, more=beside)
     if arguments.beside and code == 0 and not arguments.will_it_fit:
-        _compare(arguments.beside, arguments.out_dir)
+        runs = {folder: folder for folder in (arguments.beside, arguments.out_dir)}
+        picture = plot_reinforcement(runs, f"{arguments.out_dir}/comparison.png")
+        print(f"both runs: {picture}" if picture else "no picture of both: matplotlib is not installed")
     return code
-
-
-def _compare(other: str, out_dir: str) -> None:
-    picture = plot_reinforcement({other: other, out_dir: out_dir}, f"{out_dir}/comparison.png")
-    print(f"both runs: {picture}" if picture else "no picture of both: matplotlib is not installed")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ COMPARED = {
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    command_line.add_model(parser)
+    command_line.add_shared(parser, "model")
     bits, group_size = {"default": None, "type": int, "choices": (8, 4)}, {"default": None}
     add_settings(parser, QuantizationConfig, bits=bits, group_size=group_size)
     add("--float-embedding", action="store_true", help="do not quantize the token embedding")
@@ -60,20 +60,18 @@ def main(argv: list[str] | None = None) -> int:
     text = f"quantize with {', '.join(COMPARED)}, each in a subfolder of --out-dir, and print one table"
     add("--compare", action="store_true", help=text)
     add("--out-dir", default="runs/demo-quantized", help="folder for the quantized model")
-    command_line.add_kernels(parser)
-    command_line.add_seed(parser)
+    command_line.add_shared(parser, "kernels", "seed")
     arguments = parser.parse_args(argv)
-    given = command_line.given(parser, argv)
     command_line.set_up(arguments)
     tokens = Path(arguments.model, "data")  # of a run that learned from a text
     own_text = tokens.as_posix() if (tokens / "val.bin").exists() else "english"
     arguments.calibration = arguments.calibration or own_text
     if arguments.compare:
         own = ("method", "bits", "group_size", "zero_point", "desc_act", "double_quant", "float_embedding")
-        command_line.refuse(parser, given, own, "does not go with --compare, which has settings of its own")
+        parser.refuse(own, "does not go with --compare, which has settings of its own")
         return _compare(arguments)
     if arguments.method not in CALIBRATED:
-        command_line.refuse(parser, given, ["sequences"], f"is for {' and '.join(CALIBRATED)}, which read a text")
+        parser.refuse(["sequences"], f"is for {' and '.join(CALIBRATED)}, which read a text")
     config = build(QuantizationConfig, {**vars(arguments), "embedding": not arguments.float_embedding})
     after = _quantized(arguments, config, Path(arguments.out_dir), in_detail=True)
     _show(_measure_float(arguments), after, arguments.calibration)

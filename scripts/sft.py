@@ -30,13 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--show-mask", type=command_line.whole_number(1), metavar="N", help=text)
     arguments = parser.parse_args(argv)
     if arguments.show_mask:
-        given = command_line.given(parser, argv)
-        others = given.keys() - {"show_mask", "init_from", "data", "seed", "kernels"}
-        command_line.refuse(parser, given, others, "does not go with --show-mask, which trains nothing")
+        others = parser.given.keys() - {"show_mask", "init_from", "data", "seed", "kernels"}
+        parser.refuse(others, "does not go with --show-mask, which trains nothing")
         command_line.set_up(arguments)
         _show_mask(arguments)
         return 0
-    return stage_options.run(parser, argv, train_sft, SFTConfig, "sft", TALK_TO_IT)
+    return stage_options.run(parser, arguments, train_sft, SFTConfig, "sft", TALK_TO_IT)
 
 
 def _show_mask(arguments: argparse.Namespace) -> None:

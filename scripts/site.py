@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.serve:
         check_port(arguments.port)
     else:
-        command_line.refuse(parser, command_line.given(parser, argv), ["port"], "is for --serve")
+        parser.refuse(["port"], "is for --serve")
     if arguments.fetch:
         fetch(assets)
     numbers = arguments.only.split(",") if arguments.only else None

@@ -44,19 +44,16 @@ def main(argv: list[str] | None = None) -> int:
     text = "share each batch among the processes that mpiexec started (needs mpi4py)"
     parser.add_argument("--data-parallel", action="store_true", help=text)
     arguments = parser.parse_args(argv)
-    given = command_line.given(parser, argv)
     if arguments.will_it_fit:
         others = ["data_parallel"] + ["init_from"] * (arguments.init_from == "resume")
-        command_line.refuse(
-            parser, given, others, "does not go with --will-it-fit, which tries a new run in one process"
-        )
+        parser.refuse(others, "does not go with --will-it-fit, which tries a new run in one process")
     if arguments.init_from == "scratch":
         other = "dropout" if arguments.architecture == "llama" else "n_kv_head"
-        command_line.refuse(parser, given, [other], f"does not go with --architecture {arguments.architecture}")
+        parser.refuse([other], f"does not go with --architecture {arguments.architecture}")
     elif arguments.init_from != "resume":
-        command_line.refuse(parser, given, ["architecture"], "is for a new model, not for that of --init-from")
+        parser.refuse(["architecture"], "is for a new model, not for that of --init-from")
     with command_line.team(arguments.data_parallel) as team:
-        run = _run(arguments, given, team)
+        run = _run(arguments, parser.given, team)
         return 0 if run is None else show_next_steps(run, "train", LET_IT_WRITE)
 
 

@@ -45,14 +45,14 @@ PUBLISHED = 124_439_808  # parameters of the smallest GPT-2
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
-    command_line.add_model(parser, default="gpt2")
+    command_line.add_shared(parser, "model", model="gpt2")
     add("--text", default=None, metavar="FILE", help="text to measure the perplexity on (a passage of Alice)")
     add("--prompt", default="Alan Turing theorized that computers would one day become", help="text to continue")
     add("--max-new-tokens", type=number(0), default=24, help="length of the continuation")
     add("--reference", default=None, metavar="FILE", help="compare with a file that --save-reference wrote")
     add("--save-reference", default=None, metavar="FILE", help="save the results of transformers (.npz)")
     add("--dtype", choices=list(verification.TOLERANCE), default="float64", help="floating-point type of both sides")
-    command_line.add_kernels(parser)
+    command_line.add_shared(parser, "kernels")
     arguments = parser.parse_args(argv)
     if arguments.reference is not None and arguments.save_reference is not None:
         parser.error("--save-reference does not go with --reference, which is such a file already")

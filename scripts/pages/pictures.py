@@ -47,7 +47,7 @@ class Lesson:
         options = command_line.parser(description or "")
         options.add_argument("--out-dir", default=f"runs/lessons/{name}", help="where its pictures go")
         options.add_argument("--measure", action="store_true", help="measure again what takes long (see `measured`)")
-        command_line.add_seed(options, 0)
+        command_line.add_shared(options, "seed", seed=0)
         in_notebook = "ipykernel" in sys.modules  # whose own arguments are not ours
         arguments = options.parse_args([] if in_notebook else None)
         self.out_dir, self.measures, self.seed = Path(arguments.out_dir), arguments.measure, arguments.seed

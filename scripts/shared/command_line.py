@@ -12,7 +12,7 @@ import secrets
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -33,8 +33,11 @@ SOURCES = "a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, 
 # Options that mean the same, in several scripts or in other projects: where one is unknown, another may be known.
 NAMES = ["--lr --learning-rate", "--dataset --data", "--start --prompt", "--dtype --precision", "--model --init-from"]
 NAMES += ["--steps --max-iters --total-iterations", "--output-dir --out-dir", "--rank --r", "--lora-alpha --alpha"]
-# Errors caused by bad input or a bad environment. Any other exception is a bug of ours, and shows its traceback.
-USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)
+# Ctrl-C, and errors caused by bad input or a bad environment. Any other exception is a bug of ours, and shows its
+# traceback.
+EXPECTED: tuple[type[BaseException], ...] = (KeyboardInterrupt,)
+if not os.environ.get("MINIGRAD_TRACEBACK"):
+    EXPECTED += (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -51,20 +54,37 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         return action.help if hidden else super()._get_help_string(action)
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that refuses unknown options with a suggestion, and empty values."""
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses unknown options with a suggestion, and empty values.
+
+    given: after `parse_args`, what the user gave, by name.
+    """
+
+    given: dict[str, Any]
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        for text in itertools.takewhile("--".__ne__, sys.argv[1:] if args is None else args):
-            if re.fullmatch(r"--\S+", text) and text.partition("=")[0] not in self._option_string_actions:
-                self.error(f"unrecognized arguments: {text}{self._suggestion(text)}")  # before what is missing
+        words = [*itertools.takewhile("--".__ne__, sys.argv[1:] if args is None else args)]
+        names = {word.partition("=")[0] for word in words}
+        for word in words:
+            if re.fullmatch(r"--\S+", word) and word.partition("=")[0] not in self._option_string_actions:
+                self.error(f"unrecognized arguments: {word}{self._suggestion(word)}")  # before what is missing
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._suggestion(unknown[0])}")
+        self.given = {}
         for action in self._actions:
-            if getattr(found, action.dest, None) == "" and action.dest != "system":  # a system message may be ""
-                self.error(f"{flag(action)} is empty")
+            value = getattr(found, action.dest, None)
+            if value == "" and action.dest != "system":  # a system message may be ""
+                self.error(f"{_flag(action)} is empty")
+            if names & {*action.option_strings} or (not action.option_strings and value and value != action.default):
+                self.given[action.dest] = value
         return found
+
+    def refuse(self, names: Collection[str], reason: str) -> None:
+        """End with an error if the user gave an option of these names, which would be ignored for this `reason`."""
+        for action in self._actions:
+            if action.dest in self.given and action.dest in names:
+                self.error(f"{_flag(action)} {reason}")
 
     def _suggestion(self, unknown: str) -> str:
         name = "--" + unknown.partition("=")[0].lstrip("-").replace("_", "-")
@@ -78,31 +98,52 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
 
 
-def flag(action: argparse.Action) -> str:
+def _flag(action: argparse.Action) -> str:
     """How an option is written on the command line."""
     return action.option_strings[0] if action.option_strings else str(action.metavar or action.dest)
 
 
-def parser(description: str, examples: str = "") -> argparse.ArgumentParser:
+def parser(description: str, examples: str = "") -> Parser:
     """The parser of a script. Abbreviated options are refused."""
     usage = f"python {sys.argv[0].replace('%', '%%')} [options]"
-    made = _Parser(None, usage, description, examples, formatter_class=_Formatter, allow_abbrev=False)
+    made = Parser(None, usage, description, examples, formatter_class=_Formatter, allow_abbrev=False)
     made.add_argument("--version", action="version", version=f"minigrad {__version__}")
     return made
 
 
-def add_model(options: argparse.ArgumentParser, default: str | None = "runs/demo", without: str = "") -> None:
-    """--model, for scripts that use a model without training it. without: what is used if the default is None."""
-    options.add_argument("--model", default=default, help=f"{SOURCES}; without one, {without}" if without else SOURCES)
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The type of an option that is an integer >= `least`, and <= `most`."""
+
+    def convert(text: str) -> int:
+        number = int(text)
+        if number < least or (most is not None and number > most):
+            limits = f">= {least}" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"must be an integer {limits}, got {text}")
+        return number
+
+    convert.__name__ = "integer"  # argparse says "invalid integer value: 'x'"
+    return convert
 
 
-def add_model_to_run(options: argparse.ArgumentParser, default: str = "runs/demo") -> None:
-    """--model, --packed and --adapter: the options of `load`."""
-    add_model(options, default)
-    text = "keep the weights of a GGUF file (smollm2) in 4 and 8 bits: less memory, but slower"
-    options.add_argument("--packed", action="store_true", help=text)
-    text = "a LoRA adapter for that model: a run of scripts/lora.py, or a folder of PEFT"
-    options.add_argument("--adapter", default=None, metavar="FOLDER", help=text)
+PACKED = "keep the weights of a GGUF file (smollm2) in 4 and 8 bits: less memory, but slower"
+ADAPTER = "a LoRA adapter for that model: a run of scripts/lora.py, or a folder of PEFT"
+KERNELS = "fast kernels, or the textbook forms to step through; results agree to rounding"
+# Options that mean the same in every script that has them.
+SHARED: dict[str, dict[str, Any]] = {
+    "model": {"default": "runs/demo", "help": SOURCES},
+    "packed": {"action": "store_true", "help": PACKED},
+    "adapter": {"metavar": "FOLDER", "help": ADAPTER},
+    "kernels": {"choices": ["fast", "textbook"], "default": "fast", "help": KERNELS},
+    "device": {"default": "auto", "metavar": "auto|cpu|cuda", "help": "the device to compute on"},
+    "seed": {"type": whole_number(0), "default": 1337, "help": "the same seed gives the same result"},
+}
+
+
+def add_shared(options: argparse.ArgumentParser, *names: str, **defaults: Any) -> None:
+    """Add options of SHARED. defaults: in place of theirs."""
+    for name in names:
+        changes = {"default": defaults[name]} if name in defaults else {}
+        options.add_argument(f"--{name}", **SHARED[name] | changes)
 
 
 def load(arguments: argparse.Namespace, device: str) -> tuple[LanguageModel, Tokenizer]:
@@ -117,46 +158,12 @@ def load(arguments: argparse.Namespace, device: str) -> tuple[LanguageModel, Tok
     return model.to(device), tokenizer
 
 
-def add_seed(options: argparse.ArgumentParser, default: int | None = 1337) -> None:
-    options.add_argument("--seed", type=whole_number(0), default=default, help="the same seed gives the same result")
-
-
-def add_kernels(options: argparse.ArgumentParser) -> None:
-    text = "fast kernels, or the textbook forms to step through; results agree to rounding"
-    options.add_argument("--kernels", choices=["fast", "textbook"], default="fast", help=text)
-
-
-def add_kernels_and_device(options: argparse.ArgumentParser) -> None:
-    add_kernels(options)
-    options.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="the device to compute on")
-
-
 def set_up(arguments: argparse.Namespace) -> str:
     """Apply --kernels and --seed. Returns the device that --device stands for; the CPU without this option."""
     use_kernels(arguments.kernels)
     seed = getattr(arguments, "seed", None)
     manual_seed(secrets.randbits(32) if seed is None else seed)
     return resolve_device(getattr(arguments, "device", "cpu"))
-
-
-def given(options: argparse.ArgumentParser, argv: list[str] | None) -> dict[str, Any]:
-    """The options that the user gave, with their values."""
-    absent, defaults = object(), vars(options.parse_args([]))
-    found = vars(options.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, absent))))
-    positional = {action.dest for action in options._actions if not action.option_strings}  # these get their defaults
-    return {
-        name: value
-        for name, value in found.items()
-        if value is not absent and not (name in positional and value == defaults[name])
-    }
-
-
-def refuse(options: argparse.ArgumentParser, given: Mapping[str, Any], names: Iterable[str], reason: str) -> None:
-    """End with an error if the user gave an option of these names, which would be ignored for this `reason`."""
-    names = set(names)
-    for action in options._actions:
-        if action.dest in given and action.dest in names:
-            options.error(f"{flag(action)} {reason}")
 
 
 @contextlib.contextmanager
@@ -175,28 +182,8 @@ def team(data_parallel: bool) -> Iterator[Team]:
                 raise
             if processes.rank > 0:
                 time.sleep(1)  # if process 0 has the same problem, it ends all processes by then
-            if isinstance(error, KeyboardInterrupt):
-                print("\ninterrupted\n", end="", file=sys.stderr)  # one write, which mpiexec seldom splits
-            elif isinstance(error, USER_ERRORS) and not _wants_traceback():
-                where = f" in process {processes.rank}" if processes.rank > 0 else ""
-                print(f"error{where}: {_sentence(error)}", file=sys.stderr, flush=True)
-            else:
-                traceback.print_exc()
+            _report(error, f" in process {processes.rank}" if processes.rank > 0 else "")
             processes.stop()
-
-
-def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """The type of an option that is an integer >= `least`, and <= `most`."""
-
-    def convert(text: str) -> int:
-        number = int(text)
-        if number < least or (most is not None and number > most):
-            limits = f">= {least}" if most is None else f"from {least} to {most}"
-            raise argparse.ArgumentTypeError(f"must be an integer {limits}, got {text}")
-        return number
-
-    convert.__name__ = "integer"  # argparse says "invalid integer value: 'x'"
-    return convert
 
 
 def run(main: Callable[[list[str] | None], int | None]) -> NoReturn:
@@ -210,17 +197,11 @@ def run(main: Callable[[list[str] | None], int | None]) -> NoReturn:
     try:
         code: Any = main(None) or 0
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        code = 130
     except BrokenPipeError:  # the reader, for example `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more on exit
         code = 141  # what a shell reports for a program that was ended by a closed pipe
-    except USER_ERRORS as error:
-        if _wants_traceback():
-            raise
-        print(f"error: {_sentence(error)}", file=sys.stderr)
-        code = 1
+    except EXPECTED as error:
+        code = _report(error)
     sys.exit(code)
 
 
@@ -237,8 +218,16 @@ def from_here(text: str) -> str:
     return re.sub(r"(?<![\w/.-])scripts/(\w+\.py)", named, text)
 
 
-def _wants_traceback() -> bool:
-    return bool(os.environ.get("MINIGRAD_TRACEBACK"))
+def _report(error: BaseException, where: str = "") -> int:
+    """Print what has ended a script, and return its exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        text = "\ninterrupted\n"
+    elif isinstance(error, EXPECTED):
+        text = f"error{where}: {_sentence(error)}\n"
+    else:
+        text = "".join(traceback.format_exception(error))
+    print(text, end="", file=sys.stderr, flush=True)  # one write, which mpiexec seldom splits
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _sentence(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from typing import Any
 
@@ -30,10 +31,17 @@ def add_settings(options: Any, make: Any, without: tuple[str, ...] = (), **chang
         elif kind == "bool":
             how["action"] = "store_true"
         elif kind.startswith("tuple"):
-            how["nargs"] = "+"
+            how |= {"nargs": "+", "action": _Names}
         options.add_argument(how.pop("flag", "--" + name.replace("_", "-")), dest=name, **how)
     for name, inner in nested_in(config).items():
         add_settings(options.add_argument_group(name), inner, without, **changes)
+
+
+class _Names(argparse.Action):
+    """An option with several names. The default, where it is one word, may be among what is given."""
+
+    def __call__(self, parser: Any, options: Any, values: Any, flag: str | None = None) -> None:
+        setattr(options, self.dest, self.default if values == [self.default] else tuple(values))
 
 
 def build(make: Any, options: dict[str, Any]) -> Any:

@@ -51,8 +51,7 @@ def add_stage(
     add_settings(parser, config_class, without, **usual | changes)
     text = f"only try the first {unit}, and print the memory and the time that the run needs"
     add("--will-it-fit", action="store_true", help=text)
-    command_line.add_kernels_and_device(parser)
-    command_line.add_seed(parser)
+    command_line.add_shared(parser, "kernels", "device", "seed")
 
 
 def corpus_of(model: str) -> str:
@@ -65,34 +64,32 @@ def corpus_of(model: str) -> str:
 
 
 def run(
-    parser: argparse.ArgumentParser,
-    argv: list[str] | None,
+    parser: command_line.Parser,
+    arguments: argparse.Namespace,
     train: Callable[[Run, Any], None],
     config_class: Any,
     script: str,
     advice: str,
-    as_settings: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    config_of: Callable[[argparse.Namespace], Any] | None = None,
     more: str = "",
 ) -> int:
-    """Parse the command line, then start the run or resume it; returns the exit status.
+    """Start the run that the command line describes, or resume it; returns the exit status.
 
-    train: the function of a stage, whose settings are a `config_class`. advice, more: see `show_next_steps`.
-    as_settings: converts options (all of them, or some) to settings of the same names.
+    train: the function of a stage, whose settings are a `config_class`. config_of: makes them of the options, where
+    some have defaults that depend on others. advice, more: see `show_next_steps`.
     """
-    arguments = parser.parse_args(argv)
-    given = as_settings(command_line.given(parser, argv))
     device = command_line.set_up(arguments)
-    if arguments.will_it_fit:
-        if arguments.init_from == "resume":
-            parser.error("--will-it-fit is for a new run, and --init-from resume continues one")
-        try_run(train, build(config_class, as_settings(vars(arguments))), device)
-        return 0
     if arguments.init_from == "resume":
-        del given["init_from"]
-        length = new_length(given, config_class, arguments.out_dir)
+        if arguments.will_it_fit:
+            parser.error("--will-it-fit is for a new run, and --init-from resume continues one")
+        length = new_length(parser.given, config_class, arguments.out_dir)
         done = resume(train, config_class, arguments.out_dir, device, length=length)
     else:
-        done = start(train, build(config_class, as_settings(vars(arguments))), device)
+        config = config_of(arguments) if config_of else build(config_class, vars(arguments))
+        if arguments.will_it_fit:
+            try_run(train, config, device)
+            return 0
+        done = start(train, config, device)
     return show_next_steps(done, script, advice, more)
 
 
@@ -108,7 +105,7 @@ def new_length(given: Mapping[str, Any], config_class: Any, out_dir: str) -> int
     for inner in [value for value in settings.values() if isinstance(value, dict)]:  # such as those of the training
         settings |= inner
     for name, value in given.items():
-        if settings.get(name, value) != value and name != length:
+        if settings.get(name, value) != value and name not in ("init_from", length):
             weights = "" if name in shape else f" from its weights (--init-from {out_dir} --out-dir ANOTHER)"
             raise ValueError(
                 f"the run in {out_dir} has {name} {settings[name]}, not {value}: a resumed run keeps its settings; "
