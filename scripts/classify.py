@@ -42,9 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.model or arguments.predict is not None:
         if not arguments.model or arguments.predict is None:
             parser.error("--predict and --model go together: give both")
-        parser.refuse(
-            parser.given.keys() - {"model", "predict", "kernels"}, "does not go with --model, which trains nothing"
-        )
+        others = parser.given.keys() - {"model", "predict", "kernels"}
+        parser.refuse(others, "does not go with --model, which trains nothing")
         command_line.set_up(arguments)
         _predict(arguments.model, arguments.predict)
         return 0

@@ -10,8 +10,8 @@ from scripts.shared import command_line
 from scripts.shared.settings_options import add_settings, build
 from scripts.shared.trial import try_generation
 
-from gpt import LanguageModel, Tokenizer
 from gpt.console import printable, progress_bar
+from gpt.model.batch_generation import stream
 from gpt.model.generation import Sampling
 from gpt.model.speculation import speculate
 from gpt.tokenizer.token_view import TextStream
@@ -51,50 +51,34 @@ def main(argv: list[str] | None = None) -> int:
     prompt = tokenizer.encode(arguments.prompt)
     if not prompt:
         raise ValueError("--prompt is empty: give at least one character to continue")
-    options: dict[str, Any] = {"max_new_tokens": arguments.max_new_tokens, "seed": arguments.seed}
-    options["stop_tokens"] = _stop_tokens(tokenizer, arguments.stop)
+    stop_tokens = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    if arguments.stop is not None:
+        ids = tokenizer.encode(arguments.stop)
+        if len(ids) != 1:
+            raise ValueError(f"--stop {arguments.stop!r} is {len(ids)} tokens, not one")
+        stop_tokens += ids
     sampling = build(Sampling, vars(arguments))  # raises, before anything is printed
     if arguments.will_it_fit:
         try_generation(model, prompt, arguments.num_samples, arguments.max_new_tokens, loading)
         return 0
-    if arguments.num_samples == 1:
-        stream = TextStream(tokenizer)
-        print(arguments.prompt, end="", flush=True)
-        if arguments.speculate:
-            _speculate(model, prompt, stream, sampling, options)
-        else:
-            options["on_token"] = lambda ids: print(stream.text(ids[0]), end="", flush=True)
-            model.generate([prompt], **options, **vars(sampling))
-            print(stream.rest())
+    options: dict[str, Any] = {"seed": arguments.seed, "stop_tokens": stop_tokens}
+    if arguments.num_samples > 1:
+        with progress_bar(arguments.max_new_tokens, "writing", "token") as bar:
+            options |= {"on_token": lambda _: bar.update(1), **vars(sampling)}
+            texts = model.generate([prompt] * arguments.num_samples, arguments.max_new_tokens, **options)
+        for i, ids in enumerate(texts, start=1):
+            print(f"--- {i} ---\n{printable(tokenizer.decode(prompt + ids, skip_special_tokens=True))}")
         return 0
-    with progress_bar(arguments.max_new_tokens, "writing", "token") as bar:
-        options["on_token"] = lambda _: bar.update(1)
-        texts = model.generate([prompt] * arguments.num_samples, **options, **vars(sampling))
-    for i, ids in enumerate(texts, start=1):
-        print(f"--- {i} ---\n{printable(tokenizer.decode(prompt + ids, skip_special_tokens=True))}")
+    shown, tokens, passes = TextStream(tokenizer), 0, 0
+    print(arguments.prompt, end="", flush=True)
+    write = speculate if arguments.speculate else stream  # several tokens in a pass, or one
+    for new in write(model, prompt, arguments.max_new_tokens, sampling, **options):
+        print("".join(map(shown.text, new)), end="", flush=True)
+        tokens, passes = tokens + len(new), passes + 1
+    print(shown.rest())
+    if arguments.speculate:
+        print(f"({tokens} tokens in {passes} passes: {tokens / max(passes, 1):.2f} tokens per pass)")
     return 0
-
-
-def _speculate(
-    model: LanguageModel, prompt: list[int], stream: TextStream, sampling: Sampling, options: dict[str, Any]
-) -> None:
-    """Write with guesses, and say how many tokens a pass gave."""
-    passes, tokens = 0, 0
-    for new in speculate(model, prompt, sampling=sampling, **options):
-        print("".join(stream.text(token) for token in new), end="", flush=True)
-        passes, tokens = passes + 1, tokens + len(new)
-    print(stream.rest())
-    print(f"({tokens} tokens in {passes} passes: {tokens / max(passes, 1):.2f} tokens per pass)")
-
-
-def _stop_tokens(tokenizer: Tokenizer, text: str | None) -> list[int]:
-    stop = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    if text is not None:
-        ids = tokenizer.encode(text)
-        if len(ids) != 1:
-            raise ValueError(f"--stop {text!r} is {len(ids)} tokens, not one")
-        stop.append(ids[0])
-    return stop
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     command_line.add_shared(parser, "model")
     bits, group_size = {"default": None, "type": int, "choices": (8, 4)}, {"default": None}
     add_settings(parser, QuantizationConfig, bits=bits, group_size=group_size)
-    add("--float-embedding", action="store_true", help="do not quantize the token embedding")
+    add("--float-embedding", dest="embedding", action="store_false", help="do not quantize the token embedding")
     text = "text to calibrate on, whose last tenth measures perplexity (a run's own tokens, or english)"
     add("--calibration", default=None, help=text)
     add("--sequences", type=number(1), default=128, help="number of calibration sequences for gptq and awq")
@@ -67,13 +67,12 @@ def main(argv: list[str] | None = None) -> int:
     own_text = tokens.as_posix() if (tokens / "val.bin").exists() else "english"
     arguments.calibration = arguments.calibration or own_text
     if arguments.compare:
-        own = ("method", "bits", "group_size", "zero_point", "desc_act", "double_quant", "float_embedding")
+        own = ("method", "bits", "group_size", "zero_point", "desc_act", "double_quant", "embedding")
         parser.refuse(own, "does not go with --compare, which has settings of its own")
         return _compare(arguments)
     if arguments.method not in CALIBRATED:
         parser.refuse(["sequences"], f"is for {' and '.join(CALIBRATED)}, which read a text")
-    config = build(QuantizationConfig, {**vars(arguments), "embedding": not arguments.float_embedding})
-    after = _quantized(arguments, config, Path(arguments.out_dir), in_detail=True)
+    after = _quantized(arguments, build(QuantizationConfig, vars(arguments)), Path(arguments.out_dir), in_detail=True)
     _show(_measure_float(arguments), after, arguments.calibration)
     command = f"python scripts/generate.py --model {quoted(Path(arguments.out_dir))}"
     print(f"saved in {arguments.out_dir}; to generate text with it:\n  {command_line.from_here(command)}")
@@ -88,12 +87,11 @@ def _compare(arguments: argparse.Namespace) -> int:
     rows = {"float32": _measure_float(arguments)}
     with leaving_nothing_unfinished(arguments.out_dir):
         rows |= {name: _quantized(arguments, config, folders[name]) for name, config in COMPARED.items()}
-    header = "".join(f"{unit:>14}" for unit in ("perplexity", "on disk", "in memory"))
-    print(f"\n{'':<10}{header}{'tokens/s':>12}{'perplexity over float32':>27}")
+    print(f"\n{'perplexity':>24}{'on disk':>14}{'in memory':>14}{'tokens/s':>12}{'perplexity over float32':>27}")
     for name, row in rows.items():
-        cells = [f"{row['perplexity']:,.2f}", _megabytes(row["size on disk"]), _megabytes(row["weights in memory"])]
+        sizes = f"{_megabytes(row['size on disk']):>14}{_megabytes(row['weights in memory']):>14}"
         change = 100 * (row["perplexity"] / rows["float32"]["perplexity"] - 1)
-        print(f"{name:<10}{''.join(f'{cell:>14}' for cell in cells)}{row['tokens/s']:>12.1f}{change:>+25.2f} %")
+        print(f"{name:<10}{row['perplexity']:>14,.2f}{sizes}{row['tokens/s']:>12.1f}{change:>+25.2f} %")
     print(
         f"\nperplexity per token, on at most {EVAL_TOKENS:,} held-out tokens of {arguments.calibration} (--calibration "
         f"chooses another text); the folders are in {arguments.out_dir}"
@@ -117,12 +115,10 @@ def _quantized(
     with locked(folder):
         _check_unused(folder, arguments.model)
         tracemalloc.start()
-        model, tokenizer = load_model(arguments.model, trainable=True)
-        length = min(model.config.block_size, LONGEST)
-        to_read, to_test = _tokens(arguments.calibration, tokenizer, length)
+        model, tokenizer, to_read, to_test = _load(arguments)
         calibration, read = None, ""
         if config.method in CALIBRATED:
-            rng = np.random.default_rng(arguments.seed)
+            length, rng = min(model.config.block_size, LONGEST), np.random.default_rng(arguments.seed)
             calibration, _ = get_batch(to_read, arguments.sequences, length, rng)
             read = f", reading {calibration.size:,} tokens of {arguments.calibration}"
         config = fitting(config, model) if arguments.group_size is None else config
@@ -143,25 +139,28 @@ def _quantized(
 
 
 def _measure_float(arguments: argparse.Namespace) -> dict[str, float]:
-    """Measure the model before quantization."""
-    model, tokenizer = load_model(arguments.model, trainable=True)
-    _, to_test = _tokens(arguments.calibration, tokenizer, min(model.config.block_size, LONGEST))
+    model, _, _, to_test = _load(arguments)
     return _measure(model, to_test, hub.find(arguments.model))
 
 
-def _tokens(text: str, tokenizer: Tokenizer, block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens of a corpus, a file, or a run's data folder to calibrate on, and those to test on."""
-    if Path(text).is_dir():
+def _load(arguments: argparse.Namespace) -> tuple[Any, Tokenizer, np.ndarray, np.ndarray]:
+    """The float model, its tokenizer, and the tokens to calibrate on and to test on."""
+    model, tokenizer = load_model(arguments.model, trainable=True)
+    text, length = arguments.calibration, min(model.config.block_size, LONGEST)
+    if Path(text).is_dir():  # the tokens of a run
         to_read, to_test = (open_tokens(Path(text) / f"{part}.bin") for part in ("train", "val"))
     else:
         to_read, to_test = encode_parts(load_corpus(text).text[-READ_CHARACTERS:], tokenizer).values()
-    if len(to_read) < block_size + 1 or len(to_test) < 2:
-        raise ValueError(f"{text} is too short for a model that reads {block_size} tokens at a time; take more text")
-    return to_read, np.array(to_test[:EVAL_TOKENS], np.int64)
+    if len(to_read) < length + 1 or len(to_test) < 2:
+        raise ValueError(f"{text} is too short for a model that reads {length} tokens at a time; take more text")
+    return model, tokenizer, to_read, np.array(to_test[:EVAL_TOKENS], np.int64)
 
 
-def _measure(model: Any, tokens: np.ndarray, folder: Any) -> dict[str, float]:
-    """A model's perplexity, its sizes in bytes, and its speed in tokens per second."""
+def _measure(model: Any, tokens: np.ndarray, place: Path) -> dict[str, float]:
+    """A model's perplexity, its sizes in bytes, and its speed in tokens per second.
+
+    place: its folder (of a run or of Hugging Face), or its GGUF file.
+    """
     block_size = min(model.config.block_size, LONGEST)
     prompt = tokens[: max(1, min(block_size // 4, len(tokens)))]
     loss = mean_loss(model, sequential_batches(tokens, max(1, 2048 // block_size), block_size))
@@ -173,28 +172,21 @@ def _measure(model: Any, tokens: np.ndarray, folder: Any) -> dict[str, float]:
     model.generate(prompt, 8, temperature=0)
     working = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    files = [place] if place.is_file() else [*place.glob("model*.safetensors"), *place.glob("checkpoint-*/model.*")]
     return {
         "perplexity": perplexity(loss),
-        "size on disk": _size_on_disk(Path(folder)),
+        "size on disk": sum(file.stat().st_size for file in files),
         "weights in memory": memory(model),
         "memory while generating": memory(model) + working,
         "tokens/s": WRITTEN_TOKENS / seconds,
     }
 
 
-def _size_on_disk(place: Path) -> int:
-    """The size of a model's weights in bytes, in the folder of a run or of Hugging Face, or a GGUF file."""
-    places = ("model*.safetensors", "checkpoint-*/model.safetensors")
-    files = [place] if place.is_file() else [file for name in places for file in place.glob(name)]
-    return sum(file.stat().st_size for file in files)
-
-
 def _show(before: dict[str, float], after: dict[str, float], text: str) -> None:
     print(f"\n{'':<24}{'before':>12}{'after':>12}{'ratio':>9}")
     for name, old in before.items():
-        is_bytes = name.startswith(("size", "weights", "memory"))
-        shown = [_megabytes(value) if is_bytes else f"{value:,.2f}" for value in (old, after[name])]
-        print(f"{name:<24}{shown[0]:>12}{shown[1]:>12}{after[name] / old:>9.3f}")
+        as_text = _megabytes if name.startswith(("size", "weights", "memory")) else "{:,.2f}".format
+        print(f"{name:<24}{as_text(old):>12}{as_text(after[name]):>12}{after[name] / old:>9.3f}")
     change = 100 * (after["perplexity"] / before["perplexity"] - 1)
     print(f"perplexity, on at most {EVAL_TOKENS:,} held-out tokens of {text} (see --calibration): {change:+.2f} %\n")
 

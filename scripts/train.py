@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
-from typing import Any
 
 from scripts.shared import command_line, stage_options
-from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
-from scripts.shared.settings_options import add_settings, build
-from scripts.shared.trial import try_run
+from scripts.shared.next_steps import LET_IT_WRITE
+from scripts.shared.settings_options import add_settings
 
 import finetune  # noqa: F401  (--init-from then also takes what was fine-tuned)
 from gpt import GPTConfig
-from gpt.training.data_parallel import Team
-from gpt.training.pretraining import PretrainingConfig, pretrain, train_language_model
-from gpt.training.run import Run, resume
+from gpt.training.pretraining import PretrainingConfig, train_language_model
 from gpt.training.run_folder import settings_of
 
 EXAMPLES = """examples:
@@ -52,33 +47,18 @@ def main(argv: list[str] | None = None) -> int:
         parser.refuse([other], f"does not go with --architecture {arguments.architecture}")
     elif arguments.init_from != "resume":
         parser.refuse(["architecture"], "is for a new model, not for that of --init-from")
+    is_new = arguments.init_from == "scratch"
+    # The shape of a new model, or what the shape of another one must be.
+    options, names = (vars(arguments), SHAPE) if is_new else (parser.given, (*SHAPE, "vocab_size"))
+    arguments.model = {name: options[name] for name in names if options.get(name) is not None}
+    train = partial(train_language_model, init_from=None if is_new else arguments.init_from)
     with command_line.team(arguments.data_parallel) as team:
-        run = _run(arguments, parser.given, team)
-        return 0 if run is None else show_next_steps(run, "train", LET_IT_WRITE)
-
-
-def _run(arguments: argparse.Namespace, given: dict[str, Any], team: Team) -> Run | None:
-    team.check_same({**vars(arguments), "options": sorted(given)})
-    device = command_line.set_up(arguments)
-    if arguments.precision == "tf32" and device == "cpu":
-        raise ValueError("--precision tf32 needs a GPU: on the CPU, use float32 or bfloat16")
-    if arguments.init_from == "resume":
-        length = stage_options.new_length(given, PretrainingConfig, arguments.out_dir)
-        its_shape = settings_of(PretrainingConfig, arguments.out_dir).model
-        for name in [name for name in SHAPE if name in given and name not in its_shape]:
-            raise ValueError(f"the model in {arguments.out_dir} has no {name}")  # as at the start
-        return resume(train_language_model, PretrainingConfig, arguments.out_dir, device, team, length)
-    options, is_new = vars(arguments), arguments.init_from == "scratch"
-    if is_new:
-        shape = {name: options[name] for name in SHAPE if options[name] is not None}
-    else:  # what the model must have
-        shape = {name: given[name] for name in (*SHAPE, "vocab_size") if name in given}
-    config = build(PretrainingConfig, {**options, "model": shape})
-    init_from = None if is_new else arguments.init_from
-    if arguments.will_it_fit:
-        try_run(partial(train_language_model, init_from=init_from), config, device)
-        return None
-    return pretrain(config, device, init_from, team)
+        team.check_same({**vars(arguments), "options": sorted(parser.given)})
+        if arguments.init_from == "resume":
+            shape = settings_of(PretrainingConfig, arguments.out_dir).model
+            for name in [name for name in SHAPE if name in parser.given and name not in shape]:
+                raise ValueError(f"the model in {arguments.out_dir} has no {name}")
+        return stage_options.run(parser, arguments, train, PretrainingConfig, "train", LET_IT_WRITE, team=team)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         return {"integer": "N", "float": "X"}.get(getattr(action.type, "__name__", ""), action.dest.upper())
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        hidden = action.default is None or action.default is False or action.default == ()
+        hidden = action.default in (None, ()) or isinstance(action.default, bool)
         return action.help if hidden else super()._get_help_string(action)
 
 

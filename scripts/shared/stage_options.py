@@ -15,6 +15,7 @@ from scripts.shared.trial import try_run
 
 from gpt.training import corpora
 from gpt.training.checkpoint import CheckpointError
+from gpt.training.data_parallel import ALONE, Team
 from gpt.training.pretraining import PretrainingConfig
 from gpt.training.run import Run, resume, start
 from gpt.training.run_folder import length_setting, settings_of
@@ -72,6 +73,7 @@ def run(
     advice: str,
     config_of: Callable[[argparse.Namespace], Any] | None = None,
     more: str = "",
+    team: Team = ALONE,
 ) -> int:
     """Start the run that the command line describes, or resume it; returns the exit status.
 
@@ -79,17 +81,19 @@ def run(
     some have defaults that depend on others. advice, more: see `show_next_steps`.
     """
     device = command_line.set_up(arguments)
+    if vars(arguments).get("precision") == "tf32" and device == "cpu":
+        raise ValueError("--precision tf32 needs a GPU: on the CPU, use float32 or bfloat16")
     if arguments.init_from == "resume":
         if arguments.will_it_fit:
             parser.error("--will-it-fit is for a new run, and --init-from resume continues one")
         length = new_length(parser.given, config_class, arguments.out_dir)
-        done = resume(train, config_class, arguments.out_dir, device, length=length)
+        done = resume(train, config_class, arguments.out_dir, device, team, length)
     else:
         config = config_of(arguments) if config_of else build(config_class, vars(arguments))
         if arguments.will_it_fit:
             try_run(train, config, device)
             return 0
-        done = start(train, config, device)
+        done = start(train, config, device, team)
     return show_next_steps(done, script, advice, more)
 
 

@@ -20,13 +20,10 @@ class WrappedText:
     def __init__(self, column: int):
         """column: where the first piece is printed."""
         self.column, self.held = column, ""
-        self.width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        self.width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
     def write(self, piece: str) -> None:
         """Print the words that are complete."""
-        if self.width is None:
-            print(piece, end="", flush=True)
-            return
         *words, self.held = re.split(r"(?<=[\s\u2e80-\uffff])", self.held + piece)  # Chinese breaks anywhere
         for word in words:
             self._print(word)
@@ -39,8 +36,6 @@ class WrappedText:
         self.held = ""
 
     def _print(self, word: str) -> None:
-        if self.width is None:
-            return
         length = sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in word.rstrip())
         if self.column > 0 and self.column + length > self.width:
             print()

@@ -89,7 +89,5 @@ def _size(n_bytes: float) -> str:
 
 def _time(seconds: float) -> str:
     """12 ms, 7.6 s, 1.5 min, 2.0 h"""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1e3:.0f} ms"
+    size, unit = next(row for row in ((3600, "h"), (60, "min"), (1, "s"), (0, "ms")) if seconds >= row[0])
+    return f"{seconds / size:.1f} {unit}" if size else f"{seconds * 1e3:.0f} ms"

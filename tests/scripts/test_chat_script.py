@@ -165,7 +165,7 @@ def test_ctrl_c_stops_the_answer_and_what_is_typed_meanwhile_waits_for_the_next_
     model = chat_model(tmp_path, block_size=100_000)
     ours, theirs = os.openpty()
     running = subprocess.Popen(
-        command("chat", "--model", model, "--max-new-tokens", 10**6),
+        command("chat", "--model", model, "--max-new-tokens", 10**6, "--seed", 1),
         cwd=ROOT, env=environment(TERM="dumb"), stdin=theirs, stdout=theirs, stderr=theirs,
     )  # fmt: skip
     seen = b""

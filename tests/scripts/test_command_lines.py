@@ -184,11 +184,7 @@ REFUSED = [
     ("gradcheck", "--seed x", "argument --seed: invalid integer value: 'x'"),
     ("gradcheck", "mul add", "unrecognized arguments: add"),
     ("verify_gpt2", "--model {}/base --reference nothing.npz", "nothing.npz"),
-    (
-        "verify_gpt2",
-        "--model {}/base --reference {}/base/trainer_state.json",
-        "is not a reference from --save-reference",
-    ),
+    ("verify_gpt2", "--model {}/base --reference {}/base/merges.txt", "is not a reference from --save-reference"),
     ("verify_gpt2", "--dtype float16", "invalid choice: 'float16'"),
     # empty values
     ("generate", "--prompt=", "--prompt is empty"),
