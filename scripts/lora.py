@@ -53,9 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.init_from == "resume":
             parser.error("--compare goes on by itself: give the options that it was started with")
         return _compare(arguments, command_line.set_up(arguments))
-    method = arguments.method
-    if arguments.init_from == "resume":
-        method = settings_of(AdaptationConfig, arguments.out_dir).method
+    is_new = arguments.init_from != "resume"
+    method = arguments.method if is_new else settings_of(AdaptationConfig, arguments.out_dir).method
     if method == "full":
         parser.refuse(ADAPTERS, "sets up adapters, which --method full does not have")
     return stage_options.run(parser, arguments, train_adaptation, AdaptationConfig, "lora", LET_IT_WRITE, _config)

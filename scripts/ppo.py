@@ -25,8 +25,7 @@ Reward hacking: larger steps, once with a small KL penalty and once without; the
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     stage_options.add_stage(parser, PPORunConfig, reward_model={"help": "a run of scripts/reward.py"})
-    text = "another PPO run to draw in the same picture"
-    parser.add_argument("--beside", default=None, metavar="FOLDER", help=text)
+    parser.add_argument("--beside", metavar="FOLDER", help="another PPO run to draw in the same picture")
     arguments = parser.parse_args(argv)
     if arguments.beside is not None:
         settings_of(PPORunConfig, arguments.beside)  # raises, before hours of training, where there is no such run

@@ -38,7 +38,7 @@ def add_settings(options: Any, make: Any, without: tuple[str, ...] = (), **chang
 
 
 class _Names(argparse.Action):
-    """An option with several names. The default, where it is one word, may be among what is given."""
+    """An option with several names, which become a tuple. The default may be a word for all of them: `all-linear`."""
 
     def __call__(self, parser: Any, options: Any, values: Any, flag: str | None = None) -> None:
         setattr(options, self.dest, self.default if values == [self.default] else tuple(values))

@@ -53,10 +53,9 @@ def environment(**variables):
     return {name: value for name, value in os.environ.items() if name != "PYTHONWARNDEFAULTENCODING"} | variables
 
 
-def run_process(script, *arguments, **variables):
-    return subprocess.run(
-        command(script, *arguments), cwd=ROOT, env=environment(**variables), capture_output=True, encoding="utf-8"
-    )
+def run_process(script, *arguments, encoding="utf-8", input=None, **variables):
+    how = {"env": environment(**variables), "encoding": encoding, "input": input, "capture_output": True}
+    return subprocess.run(command(script, *arguments), cwd=ROOT, **how)
 
 
 def run_here(main, *arguments):

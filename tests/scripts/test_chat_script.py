@@ -16,7 +16,7 @@ from gpt import Llama, LlamaConfig
 from minigrad import manual_seed
 from scripts import chat
 from tests.gpt.smollm import smollm_tokenizer
-from tests.scripts.running import ROOT, command, environment, output_of, write_model
+from tests.scripts.running import ROOT, command, environment, output_of, run_process, write_model
 
 GREEDY = ["--temperature", 0, "--max-new-tokens", 9]
 
@@ -153,10 +153,8 @@ def test_a_question_that_is_too_long_does_not_end_the_conversation(said, base):
 
 
 def test_as_a_process_with_bytes_that_are_no_text(base):
-    done = subprocess.run(
-        command("chat", "--model", base, "--max-new-tokens", 5),
-        cwd=ROOT, env=environment(PYTHONIOENCODING="cp1252"), input=b"caf\xff \x81\n", capture_output=True,
-    )  # fmt: skip
+    given = {"encoding": None, "input": b"caf\xff \x81\n", "PYTHONIOENCODING": "cp1252"}
+    done = run_process("chat", "--model", base, "--max-new-tokens", 5, **given)
     assert done.returncode == 0 and done.stderr == b"" and done.stdout.count(b"model> ") == 1
 
 

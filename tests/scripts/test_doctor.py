@@ -88,7 +88,6 @@ def test_the_library_and_its_threads_are_named(monkeypatch, capsys):
     ("card", "fits"),
     [
         ("GeForce GTX 970, 5.2, 580.95.05", "cuda12"),  # Maxwell
-        ("Tesla V100-SXM2-16GB, 7.0, 580.95.05", "cuda12"),  # Volta
         ("NVIDIA GeForce RTX 2060, 7.5, 580.95.05", "cuda12 or cuda13"),  # Turing
         ("NVIDIA H100 80GB HBM3, 9.0, 535.129.03", "cuda12"),
         ("NVIDIA B200, 10.0, 595.10", "cuda12 or cuda13"),  # Blackwell
