@@ -382,8 +382,7 @@ def main(argv: list[str] | None = None) -> int:
     make_folder(out_dir)
     results = {}
     for name in TITLES if arguments.name == "all" else [arguments.name]:
-        result = RUNNERS[name](out_dir) if name in RUNNERS else run_bug(name, out_dir)
-        results[name] = result
+        results[name] = result = RUNNERS[name](out_dir) if name in RUNNERS else run_bug(name, out_dir)
         print(f"\n{name}: {TITLES[name]}")
         print(f"  loss      {result.loss:.2f}, healthy {result.healthy_loss:.2f}")
         if result.entropies is not None:

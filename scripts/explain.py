@@ -76,9 +76,8 @@ def main(argv: list[str] | None = None) -> int:
     data = page_data(recording, arguments.stage, name, ids, texts)
     path = path.with_suffix(".html")
     write_text(path, page_of_data("explain", data["title"], data))
-    megabytes = path.stat().st_size / 1e6
     print(f"{len(recording.calls)} ops, {recording.bytes / 1e6:.1f} MB of arrays, recorded in {seconds:.1f} s")
-    print(f"page: {path.as_posix()} ({megabytes:.1f} MB)")
+    print(f"page: {path.as_posix()} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0
 
 

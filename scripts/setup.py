@@ -285,15 +285,8 @@ def step(message: str, command: list[str]) -> tuple[int, str]:
 def run_and_capture(command: list[str]) -> tuple[int, str]:
     """Run a command without showing its output; return its exit code and output."""
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            cwd=ROOT,
-        )
+        pipes: dict = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        done = subprocess.run(command, cwd=ROOT, encoding="utf-8", errors="replace", **pipes)
     except OSError as error:  # for example, the program does not exist
         return 127, str(error)
     return done.returncode, done.stdout

@@ -154,11 +154,9 @@ def check_comparable(config: GPTConfig, of: GPTConfig | LlamaConfig, path: str) 
     if not isinstance(of, GPTConfig):
         raise ValueError(f"{path} is the reference of a Llama; this one is a GPT")
     for name in ("n_layer", "n_embd", "vocab_size", "block_size"):
-        if getattr(config, name) != getattr(of, name):
-            raise ValueError(
-                f"{path} is the reference of another model: its {name} is {getattr(of, name)}, this one's "
-                f"{getattr(config, name)}"
-            )
+        ours, theirs = getattr(config, name), getattr(of, name)
+        if ours != theirs:
+            raise ValueError(f"{path} is the reference of another model: its {name} is {theirs}, this one's {ours}")
 
 
 def check_computation(model: GPT, reference: Trace, dtype: str) -> list[str]:
@@ -167,9 +165,8 @@ def check_computation(model: GPT, reference: Trace, dtype: str) -> list[str]:
     ours = verification.trace(model, reference.ids, reference.targets)
     comparison = Comparison(ours, reference, model.config, verification.TOLERANCE[dtype])
     model.to("float32")
-    print(comparison)
     problem = comparison.problem()
-    print(f"\n{'FAILED: ' + problem if problem else 'the same everywhere'}")
+    print(f"{comparison}\n\n{f'FAILED: {problem}' if problem else 'the same everywhere'}")
     return [f"computation: {problem}"] if problem else []
 
 

@@ -42,8 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         report["parts"][name] = result
         write_text(arguments.out, json.dumps(report, indent=1) + "\n")
     print(f"\nreport in {arguments.out}")
-    wrong = [name for name, result in report["parts"].items() if not result["passed"]]
-    if wrong:
+    if wrong := [name for name, result in report["parts"].items() if not result["passed"]]:
         raise ValueError(f"this GPU gives wrong results: see {', '.join(wrong)} above")
     print("verified")
     return 0

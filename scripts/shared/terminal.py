@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import sys
@@ -59,13 +60,11 @@ def dots() -> Iterator[None]:
 @contextlib.contextmanager
 def typing_unseen() -> Iterator[None]:
     """Hide what is typed inside the block: it waits for the next question."""
-    try:
-        import termios
-    except ImportError:  # on Windows nothing is shown anyway
-        termios = None  # type: ignore[assignment]
-    if termios is None or not sys.stdin.isatty():
+    if os.name == "nt" or not sys.stdin.isatty():  # on Windows nothing is shown anyway
         yield
         return
+    import termios
+
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
     silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
