@@ -61,13 +61,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def describe_machine() -> dict[str, Any]:
     """The facts that the figures depend on."""
-    variables = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-    return {
-        "processor": _processor(),
-        "cores": usable_cores(),
-        "NumPy": np.__version__,
-        **{name: os.environ[name] for name in variables if name in os.environ},
-    }
+    variables = {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"}
+    facts = {"processor": _processor(), "cores": usable_cores(), "NumPy": np.__version__}
+    return facts | {name: value for name, value in os.environ.items() if name in variables}
 
 
 def _processor() -> str:

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     model = random_model() if arguments.model is None else load_model(arguments.model, trainable=True)[0]
     model.to(arguments.dtype)
     config = model.config
-    tokens = min(24, config.block_size) if arguments.tokens is None else arguments.tokens
+    tokens = arguments.tokens or min(24, config.block_size)
     if tokens > config.block_size:
         raise ValueError(f"--tokens {tokens} is longer than the model's context: use {config.block_size} or less")
     ids, targets = generator().integers(0, config.vocab_size, (2, arguments.batch_size, tokens))

@@ -12,8 +12,6 @@ from typing import Any
 
 from scripts.shared import command_line
 
-import numpy as np
-
 from gpt import Tokenizer
 from gpt.files import read_pieces, write_text
 from gpt.tokenizer.token_view import MarkedToken, readable_pieces, to_terminal
@@ -77,9 +75,7 @@ def summary(score: TextScore, vocab_size: int) -> list[tuple[str, str]]:
     ]
 
 
-def marked(
-    score: TextScore, tokenizer: Tokenizer, best: tuple[np.ndarray, np.ndarray] | None = None
-) -> list[MarkedToken]:
+def marked(score: TextScore, tokenizer: Tokenizer, best: Any = None) -> list[MarkedToken]:
     """The text in pieces, each with its level of surprise and a note. best: the result of `likely_tokens`."""
     tokens = []
     for start, stop, text in readable_pieces(tokenizer, score.ids.tolist()):

@@ -34,12 +34,6 @@ def test_the_seed_decides_and_without_one_every_text_is_new(model):
     assert first == again and len({first, other, new, newer}) == 4
 
 
-def test_greedy_is_the_same_with_every_seed_and_kernel(model):
-    greedy = ["--temperature", 0, "--max-new-tokens", 40]
-    texts = {written(model, *greedy, *more) for more in ([], ["--seed", 5], ["--kernels", "textbook"])}
-    assert len(texts) == 1
-
-
 def test_will_it_fit_writes_no_text(model):
     output = written(model, "--will-it-fit", "--num-samples", 3, "--max-new-tokens", 5)
     size, spent = r"[\d.]+ [MG]B", r"[\d.]+ m?s"
