@@ -133,7 +133,7 @@ class Function:
         # Gather: each input's array, whether its gradient is wanted, and where it came from.
         arrays, needs_grad, edges = gather_inputs(cls, inputs)
 
-        # Run: `kernel` is a faster Function that computes the same, or the op itself if there is none.
+        # Run forward. `kernel` is a faster Function that computes the same, or the op itself if there is none.
         kernel = switches.choose_kernel(cls, arrays, needs_grad, options)
         ctx = Context(kernel, needs_grad, edges)
         forward = switches.observed("forward", kernel)  # kernel.forward, perhaps with a profiler around it
@@ -251,5 +251,5 @@ def run_backward(node: Context, douts: list[Any]) -> list[Any]:
             douts[index] = xp.asarray(douts[index])
     for index, tensor in (node.retain_grad_of or {}).items():
         add_to_grad(tensor, douts[index])
-    backward = switches.observed("backward", node.function)
-    return graph_checks.check_returned(node, backward(node, *douts))  # the node is the ctx that forward filled
+    chain_rule = switches.observed("backward", node.function)
+    return graph_checks.check_returned(node, chain_rule(node, *douts))  # the node is the ctx that forward filled

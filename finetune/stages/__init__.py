@@ -1,6 +1,6 @@
 """How is each stage run? A page per stage, with its loop on it: from the data to the changed weights.
 
-    reward.py              a reward model: the smallest stage, an example for new ones
+    reward.py              a reward model: the simplest stage, an example for new ones
     sft.py                 instruction tuning
     classification.py      a classifier
     dpo.py                 direct preference optimization

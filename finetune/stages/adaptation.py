@@ -78,28 +78,28 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     # which it may forget.
     def measure() -> dict[str, float]:
         own = loss_on_own_text(model, config.init_from, run.max_eval_items)  # None if there is no such text
-        return {**task.validate(model, True), **({} if own is None else {"own_text": own})}
+        return {**task.validate(model, whole=True), **({} if own is None else {"own_text": own})}
 
     if run.is_new:
         run.extra |= {"before": measure(), "replies": _replies(model, tokenizer, shown)}
 
-    # Training: each step is one of pretraining. Only A and B, or all weights, have gradients and Adam's moments.
+    # Training: the same step as in pretraining. Only A and B, or all weights, have gradients and Adam's moments.
     optimizer, schedule = run.prepare(model, config.training)
     max_norm = config.training.grad_clip
     model.train()
-    with run:
+    with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
         _remove_adapter(run.out_dir / ADAPTER)
-        for batches in run.batches(task.batches):  # of a step: a list of one, or of several to accumulate
-            if run.is_time_to_validate:
-                run.record_validation(task.validate(model, False))
+        for batches in run.batches(task.batches):  # the batches of one step: one, or several to accumulate
+            if run.is_time_to_validate:  # before the first step, then every eval_interval steps
+                run.record_validation(task.validate(model, whole=False))
                 run.save()
             # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
             step = training_step(model, batches, task.loss_fn, optimizer, schedule, max_norm, run.gradients)
-            run.record(step)
+            run.record(step)  # counts the step, and logs it when a line is due
             if run.is_time_to_sample and not with_answers:
                 show_sample(model, tokenizer, PROMPTS.get(config.data, "The"), 60, config.seed)
-        if run.is_time_to_validate:  # the end, which was not Ctrl-C
-            run.record_validation(task.validate(model, False))
+        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
+            run.record_validation(task.validate(model, whole=False))
         run.save()
 
     if not run.interrupted:

@@ -32,7 +32,7 @@ class Task:
 
     batches: Stream
     loss_fn: LossFunction
-    validate: Callable[[LanguageModel, bool], dict[str, float]]
+    validate: Callable[..., dict[str, float]]
     size: str
 
 
@@ -42,7 +42,7 @@ def is_conversations(data: str) -> bool:
 
 
 def text_task(folder: Path, tokenizer: Tokenizer, block_size: int, config: AdaptationConfig, most: int) -> Task:
-    """The tokens that `gpt.training.pretraining.write_corpus` has written, for a model that reads `block_size` of them.
+    """The tokens that `write_corpus` has written (gpt/training/pretraining_parts.py), in sequences of `block_size`.
 
     most: of the held-out sequences, how many to evaluate. Raises ValueError if there are too few to learn from.
     """

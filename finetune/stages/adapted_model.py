@@ -55,7 +55,7 @@ class AdaptationConfig(RunConfig):
 
     @property
     def beside_quantized(self) -> bool:
-        """Whether the adapters are trained beside quantized weights of a base model that also has float ones."""
+        """Whether the run quantizes or packs its base weights, which the base model's files also have as floats."""
         return self.method == "qlora" or self.packed
 
 
@@ -63,7 +63,7 @@ def base_model(config: AdaptationConfig) -> tuple[LanguageModel, Tokenizer]:
     """The base model, before it is quantized or adapted, and its tokenizer."""
     if config.packed:
         return load_packed(config.init_from)
-    # Adapters can be trained beside quantized weights, but not beside other adapters.
+    # trainable=True refuses quantized weights. LoRA can be trained beside them, but not beside other adapters.
     model, tokenizer = load_model(config.init_from, trainable=config.method != "lora")
     if lora_layers(model):
         raise NotTrainableError(config.init_from)
@@ -71,7 +71,7 @@ def base_model(config: AdaptationConfig) -> tuple[LanguageModel, Tokenizer]:
 
 
 def adapt(model: LanguageModel, config: AdaptationConfig, vocab_size: int) -> None:
-    """Make a base model what is trained: with embedding rows for new tokens, in 4 bits for QLoRA, with adapters."""
+    """Change a base model into the one to train: embedding rows for new tokens, 4 bits (qlora), adapters."""
     if model.config.vocab_size < vocab_size:
         resize_token_embeddings(model, vocab_size)
     if config.method != "full":
@@ -94,7 +94,8 @@ def adapter_format(config: AdaptationConfig) -> ModelFormat | None:
     """What a checkpoint stores: the whole model (None), or the trained parameters and the others' fingerprint."""
     if config.method == "full":
         return None
-    return ModelFormat(f"minigrad-{config.method}", partial(_describe, config), partial(_build, config), _trained)
+    name = f"minigrad-{config.method}"
+    return ModelFormat(name, config=partial(_describe, config), build=partial(_build, config), tensors=_trained)
 
 
 def _describe(config: AdaptationConfig, model: LanguageModel) -> dict[str, Any]:

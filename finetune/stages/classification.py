@@ -1,5 +1,7 @@
 """A run of classification: train a head, and part of the model below it, and measure the result and its cost.
 
+    loss = -ln p(label | text)      (finetune/objectives/classification.py)
+
 The cost is forgetting: the model's loss as a language model on held-out text, before and after training.
 """
 
@@ -82,8 +84,8 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
         model, tokenizer, texts, test_texts = run.load(read_labelled, HEAD_FORMAT)
     every = math.ceil(len(test_texts) / run.max_eval_items)
     test_texts = test_texts[::every]  # in a short run not all of them, nor the first ones, which have one label
-    check_batch_memory(model, config.batch_size, config.training)
     freeze(model, config.trained_blocks)
+    check_batch_memory(model, config.batch_size, config.training)
     train, cut = encode_texts(texts, model.labels, tokenizer, model.config.block_size)
     tests, _ = encode_texts(test_texts, model.labels, tokenizer, model.config.block_size)
     baseline = majority_baseline([label for _, label in train], [label for _, label in tests])
@@ -108,15 +110,15 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     stream = ShuffledBatches(train, config.batch_size, collate, config.seed)
     max_norm = config.training.grad_clip
     model.train()
-    with run:
-        for batches in run.batches(stream):  # of a step: a list of one, or of several to accumulate
-            if run.is_time_to_validate:
+    with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
+        for batches in run.batches(stream):  # the batches of one step: one, or several to accumulate
+            if run.is_time_to_validate:  # before the first step, then every eval_interval steps
                 run.record_validation(validate())
                 run.save()
             # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
             step = training_step(model, batches, classification_loss, optimizer, schedule, max_norm, run.gradients)
-            run.record(step)
-        if run.is_time_to_validate:  # the end, which was not Ctrl-C
+            run.record(step)  # counts the step, and logs it when a line is due
+        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
             after = validate()
             run.record_validation(after)
             run.extra |= {"accuracy": after["accuracy"], "language_after": after["language_loss"]}

@@ -108,6 +108,6 @@ def learn_from_examples(
                 run.save()
             step = training_step(model, batches, sft_loss, optimizer, schedule, training.grad_clip, run.gradients)
             run.record(step)
-        if run.is_time_to_validate:  # the end, which was not Ctrl-C
+        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
             run.record_validation(validate())
         run.save()

@@ -77,8 +77,9 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     train, shortened = encode_pairs(preferences, template, block_size)
     tests, _ = encode_pairs(held_out, template, block_size)
 
-    # ln ρ of each reply, under the reference. It never changes, so it is computed once, before training, and kept with
-    # the pairs, as text that you can read; in the precision in which ln π is going to be computed.
+    # ln ρ of each reply, under the reference. It never changes, so it is computed once, before training, in the
+    # precision in which ln π is going to be computed: that of the steps, or, for tests, float32. It is kept with the
+    # pairs, as text that you can read, and a resumed run reads it with them.
     if run.is_new:
         with in_precision(config.training.precision):
             train = with_reference(model, train, config.batch_size)
@@ -108,15 +109,15 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     stream = ShuffledBatches(train, config.batch_size, pair_batch, config.seed)
     max_norm = config.training.grad_clip
     model.train()
-    with run:
-        for batches in run.batches(stream):  # of a step: a list of one, or of several to accumulate
-            if run.is_time_to_validate:
+    with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
+        for batches in run.batches(stream):  # the batches of one step: one, or several to accumulate
+            if run.is_time_to_validate:  # before the first step, then every eval_interval steps
                 run.record_validation(validate())
                 run.save()
             # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
             step = training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradients)
-            run.record(step)
-        if run.is_time_to_validate:  # the end, which was not Ctrl-C
+            run.record(step)  # counts the step, and logs it when a line is due
+        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
             run.record_validation(validate())
         run.save()
 

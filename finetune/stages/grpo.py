@@ -165,9 +165,9 @@ def learn_from_answers(
     loss_fn = partial(grpo_batch_loss, config=grpo)
     run.explain_columns(COLUMNS, shown=SHOWN_METRICS)
     model.eval()  # without dropout throughout
-    with run:
+    with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
         for batches in run.batches(stream):  # of an iteration: a list of one, Q chains
-            if run.is_time_to_validate:
+            if run.is_time_to_validate:  # before the first iteration, then every eval_interval ones
                 run.record_validation(validate())
                 run.save()
             with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
@@ -179,7 +179,7 @@ def learn_from_answers(
                 # Check: the reward of each answer is 1 if the checker accepts it, else 0.
                 rewards, measured = check_answers(chains, replies, tokenizer, config.checker)  # (B)
 
-                # Compare: each answer with the others of its group.
+                # Compare: A = (r - mean(r)) / std(r), over the answers to one question.
                 advantages = group_advantages(rewards.reshape(-1, G), grpo.method).reshape(-1)  # (B)
 
                 # Update: a few steps, each on some of the answers.
@@ -188,7 +188,7 @@ def learn_from_answers(
                     step = training_step(model, [batch], loss_fn, optimizer, schedule, max_norm, run.gradients)
                     steps.append(step)
             run.record(*steps, reward=float(rewards.mean()), ended=float(replies.ended.mean()), **measured)
-        if run.is_time_to_validate:  # the end, which was not Ctrl-C
+        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
             run.record_validation(validate())
         run.save()
 
@@ -198,7 +198,9 @@ def check_answers(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """The reward of each answer, (B): 1 if the checker accepts it, else 0. The exact check is reported beside it."""
     texts = [text_of(tokenizer, ids, ended) for ids, ended in zip(replies.replies(), replies.ended)]
-    rewards = np.array([float(CHECKERS[checker](*answer)) for answer in zip(chains, texts, replies.ended)])
+    check = CHECKERS[checker]
+    rewards = np.array([float(check(chain, text, ended)) for chain, text, ended in zip(chains, texts, replies.ended)])
+    # One answer to each question here; one that did not end counts as empty.
     measured = score_answers(chains, [[text if ended else ""] for text, ended in zip(texts, replies.ended)])
     return rewards, {name: measured[name] for name in ("exact", "format", "thought")}
 
@@ -244,12 +246,13 @@ def grpo_batches(
         lengths, positions = mask.sum(axis=1), TokenPositions.of(replies.starts[part], mask)
         # The formula takes a mean over answers, but the training step divides by the number of tokens N. So each weight
         # is multiplied by N and divided by the number of answers.
-        weights = answer_weights(lengths, config.method, config.response_length) * lengths.sum() / len(part)
+        N, n_answers = lengths.sum(), len(part)
+        weights = answer_weights(lengths, config.method, config.response_length) * N / n_answers
         # π_old: all batches are made before the first step changes the policy.
         old = token_logprobs(policy, tokens, positions)
         under_reference = None if reference is None else token_logprobs(reference, tokens, positions)
-        answers = positions.tokens[0]  # (N): the answer that each token belongs to
-        batches.append(GRPOBatch(tokens, positions, old, under_reference, advantages[part][answers], weights[answers]))
+        row_of, _ = positions.tokens  # (N): the answer, a row of `tokens`, that each of the N tokens belongs to
+        batches.append(GRPOBatch(tokens, positions, old, under_reference, advantages[part][row_of], weights[row_of]))
     return batches
 
 

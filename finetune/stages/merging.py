@@ -18,41 +18,42 @@ from ..adapters.lora import merge_lora, why_not_mergeable
 from .adapted_model import AdaptationConfig, adapt, adapter_format
 
 
-def merge_run(run: StrPath, out_dir: StrPath) -> None:
+def merge_run(run_dir: StrPath, out_dir: StrPath) -> None:
     """Merge the adapters of a run into its base model and save the result in `out_dir`.
 
     Raises CheckpointError if there is no such run, FileExistsError if `out_dir` is in use, ValueError for method "full"
     and for adapters that cannot be merged.
     """
-    if settings_of(AdaptationConfig, str(run)).method == "full":
-        raise ValueError(f"the run in {run} trained all weights: it has no adapters to merge, use it as it is")
+    if settings_of(AdaptationConfig, str(run_dir)).method == "full":
+        raise ValueError(f"the run in {run_dir} trained all weights: it has no adapters to merge, use it as it is")
     with locked(out_dir), leaving_nothing_unfinished(out_dir):
         check_unused(Path(out_dir), can_resume=False)
-        model, tokenizer = load_model(run, trainable=True)  # calls load_merged
+        model, tokenizer = load_model(run_dir, trainable=True)  # by load_merged, see finetune/loading.py
         claim(out_dir)
         tokenizer.save(out_dir)
         save_checkpoint(out_dir, model)
 
 
-def load_merged(run: StrPath) -> tuple[LanguageModel, Tokenizer]:
+def load_merged(run_dir: StrPath) -> tuple[LanguageModel, Tokenizer]:
     """The model of a run of adapters, merged into the float weights of its base model, and its tokenizer.
 
     4 bits cannot represent the sum. So where the base has only quantized weights, the adapters stay beside them.
     """
-    model = float_model_of(str(run))
-    if why_not_mergeable(model) is None:
+    model = float_model_of(str(run_dir))
+    if why_not_mergeable(model) is None:  # otherwise the adapters stay beside the weights
         merge_lora(model)
-    if settings_of(AdaptationConfig, str(run)).beside_quantized:
-        show("note: the adapters were trained beside 4-bit weights, and are now in the float ones")
-    return model, Tokenizer.load(run)
+        if settings_of(AdaptationConfig, str(run_dir)).beside_quantized:
+            show("note: the adapters were trained beside 4-bit weights, and are now in the float ones")
+    return model, Tokenizer.load(run_dir)
 
 
-def float_model_of(run: str) -> LanguageModel:
+def float_model_of(run_dir: str) -> LanguageModel:
     """The model of a run with its adapters on float weights, even if they were trained on quantized weights."""
-    config = settings_of(AdaptationConfig, run)
-    trained = load_checkpoint(run, with_optimizer=False, format=adapter_format(config)).model
+    config = settings_of(AdaptationConfig, run_dir)
+    trained = load_checkpoint(run_dir, with_optimizer=False, format=adapter_format(config)).model
     if not config.beside_quantized:
         return trained
+    # The float base model with adapters of the same shape, which get the trained numbers.
     model, _ = load_model(config.init_from)
     adapt(model, dataclasses.replace(config, method="lora"), trained.config.vocab_size)
     learned = dict(trained.named_parameters())

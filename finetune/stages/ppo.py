@@ -130,21 +130,23 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     # The prompts, as tokens, each with its task, so that code can tell which replies are right.
     held_out, template = held_out[: run.max_eval_items], ChatTemplate(tokenizer)
     is_built_in = config.data == TASKS
-    tasks_of = instruction_tasks("train", len(examples), config.seed + 1) if is_built_in else examples
-    prompts_of = encode_questions(examples, template, policy.config.block_size, ppo.response_length)
+    # The seed is that of load_questions, so task i belongs to question i.
+    all_tasks = instruction_tasks("train", len(examples), config.seed + 1) if is_built_in else examples
+    all_prompts = encode_questions(examples, template, policy.config.block_size, ppo.response_length)
     items = instruction_tasks("test", len(held_out), config.seed) if is_built_in else []
     judge = Judge(policy, tokenizer, config.init_from, items, [example.question for example in held_out], config.seed)
     show(f"data: {len(examples):,} questions to answer, {len(held_out):,} to test on")
     run.explain_columns(COLUMNS, shown=SHOWN)
 
+    # Training: each iteration is a rollout and some optimizer steps, which max_iters counts.
     training = dataclasses.replace(config.training, max_iters=ppo.total_iterations * ppo.steps_per_iteration)
     optimizer, schedule = run.prepare(model, training, ppo.steps_per_iteration)
-    stream = ShuffledBatches(list(zip(prompts_of, tasks_of)), ppo.batch_size, list, config.seed)
+    stream = ShuffledBatches(list(zip(all_prompts, all_tasks)), ppo.batch_size, list, config.seed)
     max_norm = training.grad_clip
     loss_fn = partial(ppo_batch_loss, config=ppo)
-    with run:
+    with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
         for batches in run.batches(stream):  # of an iteration: a list of one, some prompts, each with its task
-            if run.is_time_to_validate:
+            if run.is_time_to_validate:  # before the first iteration, then every eval_interval ones
                 run.record_validation(judge.validate())
                 run.save()
             with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
@@ -169,7 +171,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
                     steps.append(step)
             measured = _really_right(tasks, rollout, tokenizer) if is_built_in else {}
             run.record(*steps, **rollout_metrics(rollout), **measured)
-        if run.is_time_to_validate:  # the end, which was not Ctrl-C
+        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
             run.record_validation(judge.validate())
         run.save()
 
@@ -208,6 +210,7 @@ def ppo_batches(
     batches = []
     for _ in range(config.num_ppo_epochs):
         for rows in np.array_split(rng.permutation(len(advantages)), config.num_mini_batches):
+            # x[rows][mask], (B, L) -> (N): of the tokens of these replies. positions: where they stand in `tokens`.
             mask, tokens = rollout.mask[rows], rollout.tokens[rows]
             positions = TokenPositions.of(rollout.starts[rows], mask)
             batch = PPOBatch(

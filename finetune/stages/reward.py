@@ -2,7 +2,7 @@
 
     loss = -ln σ(r_chosen - r_rejected)      r: the score of a reply      (finetune/objectives/reward.py)
 
-This is the smallest stage: an example for a new one.
+This is the simplest stage: an example for a new one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..objectives.reward import chance_of, reward_batch_loss
 from .run_config import PAIRS, RunConfig, check_batch_memory, fine_tuning
 
 LABELS = ["reward"]  # a head with a single score
-CHANCE = 0.01  # significance level: how often a coin may do as well as a reward model that counts as better
+SIGNIFICANCE = 0.01  # how often a coin may do as well as a reward model that counts as better
 SHOWN = 6
 Scores = list[list[float]]  # of the better and the worse reply of each pair
 
@@ -89,15 +89,15 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     stream = ShuffledBatches(train, config.batch_size, pair_batch, config.seed)
     max_norm = config.training.grad_clip
     model.train()
-    with run:
-        for batches in run.batches(stream):  # of a step: a list of one, or of several to accumulate
-            if run.is_time_to_validate:
+    with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
+        for batches in run.batches(stream):  # the batches of one step: one, or several to accumulate
+            if run.is_time_to_validate:  # before the first step, then every eval_interval steps
                 run.record_validation(_validate(model, tests, config.batch_size))
                 run.save()
             # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
             step = training_step(model, batches, reward_batch_loss, optimizer, schedule, max_norm, run.gradients)
-            run.record(step)
-        if run.is_time_to_validate:  # the end, which was not Ctrl-C
+            run.record(step)  # counts the step, and logs it when a line is due
+        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
             run.record_validation(_validate(model, tests, config.batch_size))
         run.save()
 
@@ -143,7 +143,7 @@ def compare_with_chance(model: ModelWithHead, pairs: Sequence[Pair], folder: str
     """
     right = round(_validate(model, pairs)["accuracy"] * len(pairs))
     chance = chance_of(right, len(pairs))
-    if chance < CHANCE:
+    if chance < SIGNIFICANCE:
         return True, f"it gets {right} of {len(pairs)} held-out pairs right; a coin would in {chance:.1g} of cases"
     coin = f"it gets {right} of {len(pairs)} held-out pairs right, and a coin would do as well in {chance:.1%} of cases"
     return False, f"the reward model in {folder} is no better than chance: {coin}; train it longer, or on more pairs"

@@ -100,15 +100,15 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     max_norm = config.training.grad_clip
     some_items = items[:VALIDATION_ITEMS]
     model.train()
-    with run:
-        for batches in run.batches(stream):  # of a step: a list of one, or of several to accumulate
-            if run.is_time_to_validate:
+    with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
+        for batches in run.batches(stream):  # the batches of one step: one, or several to accumulate
+            if run.is_time_to_validate:  # before the first step, then every eval_interval steps
                 run.record_validation(validate_answers(model, tokenizer, tests, some_items, config.batch_size))
                 run.save()
             # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
             step = training_step(model, batches, sft_loss, optimizer, schedule, max_norm, run.gradients)
-            run.record(step)
-        if run.is_time_to_validate:  # the end, which was not Ctrl-C
+            run.record(step)  # counts the step, and logs it when a line is due
+        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
             run.record_validation(validate_answers(model, tokenizer, tests, some_items, config.batch_size))
         run.save()
 

@@ -1,4 +1,7 @@
-"""From a text to a model that writes: corpus -> tokenizer -> token files -> model -> training -> samples, a picture."""
+"""From a text to a model that writes: corpus -> tokenizer -> token files -> model -> training -> samples, a picture.
+
+loss = -Σ_t ln p(token_t | the tokens before it), the mean over all tokens      (minigrad/functional/loss.py)
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,8 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
         run.begin(model, tokenizer)
     else:
         model, tokenizer = run.load()
-    config, block_size = run.config, run.config.model["block_size"]
+    config = run.config  # filled in with the whole shape of the model, by _new_model or _old_model
+    block_size = config.model["block_size"]
     check_training_memory(model.config, config.batch_size, block_size, config.training, run.team.size)
     train, held_out = (open_tokens(run.out_dir / "data" / name) for name in ("train.bin", "val.bin"))
     held_out = held_out[: run.max_eval_items * block_size + 1]  # a short run is tested on a part
@@ -80,17 +84,17 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
     stream = EpochBatches(train, config.batch_size, block_size, config.seed, len(tokenizer), rows)
     max_norm = config.training.grad_clip
     model.train()
-    with run:
-        for batches in run.batches(stream):  # of a step: a list of one, or of several to accumulate
-            if run.is_time_to_validate:
+    with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
+        for batches in run.batches(stream):  # the batches of one step: one, or several to accumulate
+            if run.is_time_to_validate:  # before the first step, then every eval_interval steps
                 run.record_validation(validate(whole=False))
                 run.save()
             # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
             step = training_step(model, batches, language_model_loss, optimizer, schedule, max_norm, run.gradients)
-            run.record(step)
+            run.record(step)  # counts the step, and logs it when a line is due
             if run.is_time_to_sample:
                 show_sample(model, tokenizer, config.sample_prompt, config.sample_tokens, config.seed)
-        if run.is_time_to_validate:  # the end, which was not Ctrl-C
+        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
             run.record_validation(validate(whole=True))
         run.save()
     if not run.interrupted and run.team.rank == 0:
@@ -134,8 +138,8 @@ def _new_model(run: Run, config: PretrainingConfig) -> tuple[LanguageModel, Toke
     """A model with random weights. The text, and a tokenizer that has learned from it, are written to the folder."""
     shape = _shape(config, 257)  # checked before there is a tokenizer
     check_training_memory(shape, config.batch_size, shape.block_size, config.training, run.team.size)
-    text = partial(write_corpus, config.data, run.out_dir, shape.block_size, None, config.vocab_size)
-    run.extra |= run.team.once(text)
+    write = partial(write_corpus, config.data, run.out_dir, shape.block_size, None, config.vocab_size)
+    run.extra |= run.team.once(write)  # one process writes the text, and all keep its description
     tokenizer = Tokenizer.load(run.out_dir)
     shape = _shape(config, len(tokenizer))
     model = architecture_of(shape)(shape)

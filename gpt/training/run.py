@@ -8,7 +8,7 @@
         else:
             model, tokenizer, train, test = run.load(read_examples)     # what is in its folder
         optimizer, schedule = run.prepare(model, config.training)
-        with run:                                                       # a lock on the folder, Ctrl-C, a progress bar
+        with run:                                                       # Ctrl-C, a progress bar; resuming
             for batches in run.batches(ShuffledBatches(train, ...)):    # until max_iters steps are done, or Ctrl-C
                 if run.is_time_to_validate:                             # before the first step, then at intervals
                     run.record_validation(evaluate(model, test))
@@ -19,7 +19,8 @@
             run.save()
 
 `start` calls such a function for a new run, and `resume` for one that was interrupted, which continues as if it had
-never stopped. A run that fails, or that Ctrl-C ends, before its first checkpoint leaves nothing behind.
+never stopped. A run that fails, or that Ctrl-C ends, before its first checkpoint leaves nothing behind. To read first:
+`batches`, `is_time_to_validate`, `record` and `save`. The rest is for failures, several processes and older folders.
 """
 
 from __future__ import annotations
@@ -141,6 +142,7 @@ class Run:
         self.out_dir = Path(config.out_dir)
         self.log = RunLog(self.out_dir, silent=team.rank > 0)
         self.parts: dict[str, nn.Module] = {}  # small modules beside the model, which are saved with it
+        # model, format: from `begin` or `load`. optimizer, schedule, training, parameters, gradients: from `prepare`.
         # How far the run is: saved with each checkpoint.
         self.extra: dict[str, Any] = {}
         self.steps_done = 0
@@ -232,8 +234,8 @@ class Run:
     def prepare(
         self, model: nn.Module, training: TrainingConfig, steps_per_iteration: int = 0
     ) -> tuple[optim.Optimizer, optim.WarmupCosine]:
-        """The optimizer of `model` and its learning-rate schedule; those of a resumed run are at the step of its
-        checkpoint.
+        """The optimizer of `model` and its learning-rate schedule; those of a resumed run are set to the step of its
+        checkpoint when the `with` block begins.
 
         `model` may have parameters that are not part of the saved model, as PPO's value head. steps_per_iteration: the
         number of steps on each batch in PPO and GRPO. `eval_interval` then counts iterations, and each iteration is one
@@ -442,10 +444,10 @@ class Run:
             then, now = {"processes": 1, **state["arithmetic"]}, arithmetic(self.parameters[0], self.team)
             if not 0 <= done <= planned:
                 raise ValueError(f"it is at step {done} of {planned}")
-        per = total // length
+        unit = total // length  # steps: 1, or those of an iteration
         if done > total:
             raise ValueError(
-                f"{option} {length:,} is less than the run in {self.out_dir} has done: {-(-done // per):,}"
+                f"{option} {length:,} is less than the run in {self.out_dir} has done: {math.ceil(done / unit):,}"
             )
         self.validated_step = state.get("validated_step", done)
         self._saved = (done, self.validated_step, json.dumps(self.extra))
@@ -459,10 +461,10 @@ class Run:
             "will equal an uninterrupted one up to rounding, but not bit for bit"
         )
         show(f"resuming {self.out_dir} at step {done}{warning if changed else ''}")
-        if done < total != planned:
+        if done < total and total != planned:
             show(
                 f"this is not the run that was planned with {option} {length:,} from the start: its learning rate has "
-                f"followed the schedule of {planned // per:,}; from step {done:,} on it follows that of {length:,}"
+                f"followed the schedule of {planned // unit:,}; from step {done:,} on it follows that of {length:,}"
             )
 
     def _errors_in_state(self) -> contextlib.AbstractContextManager[None]:
