@@ -6,6 +6,8 @@ training_step.py     forward, loss, backward, clip, step, schedule
 pretraining.py       a whole run: corpus, tokenizer, model, the loop, samples
 pretraining_parts.py what it needs around its loop: the text as files of tokens, what is shown
 run.py               what surrounds every loop: the run's folder, evaluations, checkpoints, Ctrl-C, resuming
+resuming.py          what a checkpoint says of a run, and how the run goes on from it
+interrupts.py        Ctrl-C while a run is training
 run_folder.py        may a folder be used for a new run, or to continue an old one?
 training_config.py   the settings of training, the optimizer and the schedule
 evaluation.py        how good is a model? losses on held-out text

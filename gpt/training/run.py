@@ -30,19 +30,15 @@ import dataclasses
 import json
 import math
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from minigrad import backend, manual_seed, nn, optim
-from minigrad.backend import to_numpy
 
 from ..console import progress_bar, quoted, show
-from ..files import errors_at, write_json_lines
+from ..files import write_json_lines
 from ..tokenizer.tokenizer import Tokenizer
 from .checkpoint import (
     Checkpoint,
@@ -57,9 +53,10 @@ from .checkpoint import (
 )
 from .data_parallel import ALONE, Team, weights_sha256
 from .folder_lock import locked
+from .interrupts import ctrl_c_finishes_the_step
 from .log import RunLog, mean_step
+from .resuming import continue_from, continue_stream, state_of
 from .run_folder import (
-    arithmetic,
     check_unused,
     claim,
     keep_batches,
@@ -150,7 +147,7 @@ class Run:
         self.seconds = 0.0
         self.skipped_in_a_row = 0
         self.validated_step: int | None = None
-        self._stream_state: dict[str, Any] = {}  # where the stream of batches goes on
+        self.stream_state: dict[str, Any] = {}  # where the stream of batches goes on
         # What has happened in this process.
         self.resumed_at: int | None = None  # the step at which a resumed run went on
         self.step_started = 0.0
@@ -251,12 +248,12 @@ class Run:
 
     def __enter__(self) -> Run:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._ctrl_c_finishes_the_step())
+            stack.enter_context(ctrl_c_finishes_the_step(self))
             self.bar = stack.enter_context(progress_bar(self.training.max_iters, "training", "step"))
             self.team.check_same(dataclasses.asdict(self.training))
             self.team.check_same_start(self.parameters)
             if self._checkpoint is not None:
-                self._continue_from(self._checkpoint)
+                self._saved = continue_from(self, self._checkpoint)
                 self._checkpoint = None  # its moments were copied
             else:
                 self.inputs = self.team.once(lambda: inputs(self.out_dir))
@@ -275,18 +272,15 @@ class Run:
         """
         self.stream, total = stream, self.training.max_iters
         if not self.is_new:
-            with self._errors_in_state():
-                if self._stream_state.keys() != stream.state_dict().keys():
-                    raise ValueError("it drew its batches as older versions did; a new run can begin from its model")
-                stream.load_state_dict(self._stream_state)
+            continue_stream(self, stream)
         per_step = 1 if self.steps_per_iteration else self.training.gradient_accumulation_steps
         while self.steps_done < total and not self.interrupted:
-            self._stream_state = stream.state_dict()  # a run that is resumed before this step draws these batches again
+            self.stream_state = stream.state_dict()  # a run that is resumed before this step draws these batches again
             self.step_started = time.perf_counter()
             yield [next(stream) for _ in range(per_step)]  # the caller learns from them, and calls `record`
             # If one process was interrupted, all of them stop after the same step.
             self.interrupted = any(self.team.gather(self.asked_to_stop)) and self.steps_done < total
-        self._stream_state = stream.state_dict()
+        self.stream_state = stream.state_dict()
 
     @property
     def is_time_to_validate(self) -> bool:
@@ -359,7 +353,7 @@ class Run:
                 at = f"at step {self.steps_done} a weight is no longer finite"
                 raise FloatingPointError(f"{at}: {self._likely_cause()}")
         if self.team.rank == 0:
-            save_checkpoint(self.out_dir, self.model, self.optimizer, self.state_dict(), self.format)
+            save_checkpoint(self.out_dir, self.model, self.optimizer, state_of(self), self.format)
         self.saved_step, self._saved = self.steps_done, progress
         self.step_started = time.perf_counter()  # the time of a step is without that of a validation
 
@@ -368,108 +362,6 @@ class Run:
         if self.saved_step is not None:
             place += f", with the last good checkpoint, of step {self.saved_step}"
         return f"the learning rate of {self.training.learning_rate} is too high, or the data are not finite; {place}"
-
-    @contextlib.contextmanager
-    def _ctrl_c_finishes_the_step(self) -> Iterator[None]:
-        """The first Ctrl-C lets the step finish, so no half-updated weights are saved; the second stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        import signal  # a browser has none
-
-        def on_interrupt(number: int, frame: Any) -> None:
-            if self.asked_to_stop:
-                raise KeyboardInterrupt
-            self.asked_to_stop = True
-
-        numbers = [signal.SIGINT]
-        if self.team.size > 1 and hasattr(signal, "SIGUSR1"):  # mpiexec passes on this one, but ends all on Ctrl-C
-            numbers.append(signal.SIGUSR1)
-        previous = [signal.signal(number, on_interrupt) for number in numbers]
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, previous, strict=True):
-                signal.signal(number, handler)
-
-    # --- in a checkpoint ---
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything except the weights and the optimizer's state, JSON-able."""
-        stage = getattr(self.config, "stage", None)
-        heads = {
-            name: {key: to_numpy(x).tolist() for key, x in p.state_dict().items()} for name, p in self.parts.items()
-        }
-        return {
-            "step": self.steps_done,
-            "validated_step": self.validated_step,
-            "count": self.count,
-            "skipped_in_a_row": self.skipped_in_a_row,
-            "seconds": self.seconds,
-            "schedule": self.schedule.state_dict(),
-            "random": backend.random_state(),
-            "batches": self._stream_state,
-            "arithmetic": arithmetic(self.parameters[0], self.team),
-            "training": dataclasses.asdict(self.training),
-            "inputs": self.inputs,
-            "extra": {
-                **self.extra,
-                **({} if stage is None else {"stage": stage}),
-                "run": dataclasses.asdict(self.config),
-                **heads,
-            },
-        }
-
-    def _continue_from(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint whose weights the model already has. Raises CheckpointError if that cannot be.
-
-        Shows a warning if the rest of the run will not be bit-exact.
-        """
-        state, total, (settings, option) = checkpoint.state, self.training.max_iters, length_setting(self.config)
-        length = getattr(getattr(self.config, settings), option)  # in steps, or iterations of PPO and GRPO
-        if checkpoint.optimizer_state is None:
-            raise CheckpointError(f"the checkpoint in {self.out_dir} holds weights only: it cannot be resumed")
-        with self._errors_in_state():
-            planned = int(state["training"]["max_iters"])
-            self.optimizer.load_state_dict(checkpoint.optimizer_state)
-            self.schedule.load_state_dict(state["schedule"])
-            backend.set_random_state(state["random"])
-            for name, part in self.parts.items():
-                arrays = {key: np.array(x, part.state_dict()[key].dtype) for key, x in state["extra"][name].items()}
-                part.load_state_dict(arrays)
-            self.steps_done = done = int(state["step"])
-            self.count, self.skipped_in_a_row = int(state["count"]), int(state["skipped_in_a_row"])
-            self.seconds = float(state["seconds"])
-            self._stream_state = state["batches"]
-            then, now = {"processes": 1, **state["arithmetic"]}, arithmetic(self.parameters[0], self.team)
-            if not 0 <= done <= planned:
-                raise ValueError(f"it is at step {done} of {planned}")
-        unit = total // length  # steps: 1, or those of an iteration
-        if done > total:
-            raise ValueError(
-                f"{option} {length:,} is less than the run in {self.out_dir} has done: {math.ceil(done / unit):,}"
-            )
-        self.validated_step = state.get("validated_step", done)
-        self._saved = (done, self.validated_step, json.dumps(self.extra))
-        if done == total < planned:  # a run that now ends here, sooner than planned, is validated once more
-            self.validated_step = None
-        self.saved_step = self.resumed_at = done
-        self.log.rewind(done)
-        changed = [f"{name} {then.get(name)} -> {value}" for name, value in now.items() if then.get(name) != value]
-        warning = (
-            f"; changed since the run was saved: {', '.join(changed)}; sums are taken in another order, so the run "
-            "will equal an uninterrupted one up to rounding, but not bit for bit"
-        )
-        show(f"resuming {self.out_dir} at step {done}{warning if changed else ''}")
-        if done < total and total != planned:
-            show(
-                f"this is not the run that was planned with {option} {length:,} from the start: its learning rate has "
-                f"followed the schedule of {planned // unit:,}; from step {done:,} on it follows that of {length:,}"
-            )
-
-    def _errors_in_state(self) -> contextlib.AbstractContextManager[None]:
-        caught = (KeyError, TypeError, ValueError, OverflowError, AttributeError)
-        return errors_at(f"the checkpoint in {self.out_dir} is not of a run like this", CheckpointError, caught)
 
     # --- the end ---
 

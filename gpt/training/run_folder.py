@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from minigrad import Tensor, backend, switches
+from minigrad import Tensor, backend
 
 from ..files import UNFINISHED, naming, replace, shortened, write_text
 from ..settings import from_json
 from ..tokenizer.vocabulary_files import FILES as TOKENIZER_FILES
 from . import folder_lock
 from .checkpoint import COMMIT, CONFIG, MOMENTS, STATE, WEIGHTS, CheckpointError, has_checkpoint, load_state
-from .data_parallel import Team
 
 # What belongs to a run in its folder. The last ones make it one that can be continued.
 RUN_FILES = (*TOKENIZER_FILES, "data", "log.jsonl", CONFIG, WEIGHTS, MOMENTS, "checkpoint-*", STATE, COMMIT)
@@ -126,19 +125,6 @@ def length_setting(config: Any) -> tuple[str, str]:
         if hasattr(settings, "total_iterations"):
             return part, "total_iterations"
     return "training", "max_iters"
-
-
-def arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:
-    """The versions and settings that decide the last bits of a sum, apart from the processor."""
-    kernels = switches.kernels if parameter.device == "cpu" else switches.cuda_kernels()
-    return {
-        "cores": backend.usable_cores(),
-        **({} if kernels else {"threads": backend.blas_threads()}),  # fast kernels change it as they go
-        "kernels": ", ".join(sorted(op.__name__ for op in kernels)) or "textbook",
-        "device": parameter.device,
-        "NumPy": np.__version__,
-        "processes": team.size,
-    }
 
 
 # --- what went wrong --------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import pytest
 
 from gpt import GPT, GPTConfig, Tokenizer, load_checkpoint
 from gpt.console import progress_bar, quoted, show, silenced
+from gpt.training import resuming
 from gpt.training.batches import RandomBatches, sequential_batches
 from gpt.training.checkpoint import COMMIT, STATE, CheckpointError
 from gpt.training.evaluation import mean_loss
@@ -132,7 +133,7 @@ def arrays_of(model, optimizer):
 
 def state_of(run):
     """Every other number that decides how training goes on."""
-    state = run.state_dict()
+    state = resuming.state_of(run)
     del state["seconds"], state["extra"]["run"]["out_dir"]
     return state
 
