@@ -26,7 +26,7 @@ class Optimizer(ParameterGroups):
         """Update every parameter that has a gradient."""
         if self.step_with_kernel():  # a fast kernel updates all parameters at once, if one is selected
             return
-        place = 0  # of a parameter among those of all groups
+        place = 0  # the number of a parameter, counted over all groups; state[place] is its memory
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:

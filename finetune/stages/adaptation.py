@@ -1,7 +1,7 @@
 """Three ways to fine-tune a model: all weights ("full"), adapters ("lora"), adapters on 4-bit weights ("qlora").
 
     full     W changes
-    lora     W + (lora_alpha / r) B A, and only A and B change      (finetune/adapters/lora.py)
+    lora     W + (lora_alpha / r) B A, and only A and B change; B starts at 0      (finetune/adapters/lora.py)
     qlora    the same with W in 4 bits
 
 The training loop is that of pretraining. The data and the loss are those of pretraining (a text) or of instruction
@@ -45,7 +45,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     with_answers = is_conversations(config.data)
     if run.is_new:
         model, tokenizer = base_model(config)
-        if with_answers and add_chatml(tokenizer):
+        if with_answers and add_chatml(tokenizer):  # new tokens, whose rows of the embedding have to be trained
             config = run.config = _with_embeddings(config, model)
         adapt(model, config, len(tokenizer))
         run.begin(model, tokenizer, adapter_format(config))
@@ -63,7 +63,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
         model, tokenizer = run.load(format=adapter_format(config))
     check_batch_memory(model, config.batch_size, config.training)
 
-    # As a task: batches, their loss, and a test on held-out data.
+    # As a task, which has batches (a stream), loss_fn, validate(model, whole), and its size in words.
     block_size = min(model.config.block_size, LONGEST)
     shown: list[Example] = []
     if with_answers:
@@ -88,13 +88,13 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     max_norm = config.training.grad_clip
     model.train()
     with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
-        _remove_adapter(run.out_dir / ADAPTER)
+        _remove_adapter(run.out_dir / ADAPTER)  # exported by a shorter run, and now out of date
         for batches in run.batches(task.batches):  # the batches of one step: one, or several to accumulate
             if run.is_time_to_validate:  # before the first step, then every eval_interval steps
                 run.record_validation(task.validate(model, whole=False))
                 run.save()
             # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
-            step = training_step(model, batches, task.loss_fn, optimizer, schedule, max_norm, run.gradients)
+            step = training_step(model, batches, task.loss_fn, optimizer, schedule, max_norm, run.gradient_fn)
             run.record(step)  # counts the step, and logs it when a line is due
             if run.is_time_to_sample and not with_answers:
                 show_sample(model, tokenizer, PROMPTS.get(config.data, "The"), 60, config.seed)

@@ -76,7 +76,7 @@ def adapt(model: LanguageModel, config: AdaptationConfig, vocab_size: int) -> No
         resize_token_embeddings(model, vocab_size)
     if config.method != "full":
         _check_rank(model, config.lora)
-    if config.method == "lora":
+    if config.method == "lora":  # all weights but those of the adapters are frozen
         apply_lora(model, config.lora)
     elif config.method == "qlora":
         apply_qlora(model, config.lora)
@@ -105,6 +105,7 @@ def _describe(config: AdaptationConfig, model: LanguageModel) -> dict[str, Any]:
 
 
 def _trained(model: LanguageModel) -> dict[str, Any]:
+    """The arrays to store: those of the adapters, and of the modules that are trained whole."""
     return {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 

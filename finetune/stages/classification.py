@@ -83,7 +83,8 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     else:
         model, tokenizer, texts, test_texts = run.load(read_labelled, HEAD_FORMAT)
     every = math.ceil(len(test_texts) / run.max_eval_items)
-    test_texts = test_texts[::every]  # in a short run not all of them, nor the first ones, which have one label
+    test_texts = test_texts[::every]  # a short run takes every k-th: sorted by label, the first ones have only one
+    # Only the head, and as many of the last blocks, will have gradients.
     freeze(model, config.trained_blocks)
     check_batch_memory(model, config.batch_size, config.training)
     train, cut = encode_texts(texts, model.labels, tokenizer, model.config.block_size)
@@ -116,7 +117,7 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
                 run.record_validation(validate())
                 run.save()
             # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
-            step = training_step(model, batches, classification_loss, optimizer, schedule, max_norm, run.gradients)
+            step = training_step(model, batches, classification_loss, optimizer, schedule, max_norm, run.gradient_fn)
             run.record(step)  # counts the step, and logs it when a line is due
         if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
             after = validate()
@@ -128,8 +129,9 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
         _show_result(model, test_texts, tests, baseline, run.out_dir)
         language_after = run.extra.get("language_after") or language_loss()  # older versions did not keep it
         losses = f"{run.extra['language_before']:.3f} before, {language_after:.3f} after"
-        forgotten = "only the head was trained, and nothing is" if config.trained_blocks == 0 else "what it has"
-        show(f"\nloss as a language model on held-out text ({config.language}): {losses}: {forgotten} forgotten\n")
+        only_head = "only the head was trained, and nothing is forgotten"
+        meaning = only_head if config.trained_blocks == 0 else "what it has forgotten"
+        show(f"\nloss as a language model on held-out text ({config.language}): {losses}: {meaning}\n")
         picture = plot_run(run.out_dir, {}, title="Learning to classify", unit="text", shares=("accuracy",))
         run.report(f"trained {run.steps_done} steps, {run.count:,} texts,", picture)
 

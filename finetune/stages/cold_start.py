@@ -106,7 +106,7 @@ def learn_from_examples(
             if run.is_time_to_validate:
                 run.record_validation(validate())
                 run.save()
-            step = training_step(model, batches, sft_loss, optimizer, schedule, training.grad_clip, run.gradients)
+            step = training_step(model, batches, sft_loss, optimizer, schedule, training.grad_clip, run.gradient_fn)
             run.record(step)
         if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
             run.record_validation(validate())

@@ -67,7 +67,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     if run.is_new:
         model, tokenizer = load_model(config.init_from, trainable=True)
         show(f"starting from the weights in {config.init_from}, which are also the reference")
-        run.begin(model, tokenizer)
+        run.begin(model, tokenizer)  # the data are kept below, with ln ρ
         preferences, held_out = load_pairs(config.data, config.seed)
     else:
         model, tokenizer, preferences, held_out = run.load(read_preferences)
@@ -83,9 +83,9 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     if run.is_new:
         with in_precision(config.training.precision):
             train = with_reference(model, train, config.batch_size)
-        tests = with_reference(model, tests, config.batch_size)
+        tests = with_reference(model, tests, config.batch_size)  # outside: `evaluate` computes in float32
         run.keep_data(train=referenced(preferences, train), test=referenced(held_out, tests))
-        run.extra["counted"] = "the last message"  # as the reply; see `_check_replies`
+        run.extra["counted"] = "the last message"  # tells this run from older ones: see `_check_replies`
     tests = tests[: run.max_eval_items]
     show(f"data: {len(train):,} pairs of replies to learn from, {len(tests):,} to test on")
     if shortened:
@@ -115,7 +115,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
                 run.record_validation(validate())
                 run.save()
             # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
-            step = training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradients)
+            step = training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradient_fn)
             run.record(step)  # counts the step, and logs it when a line is due
         if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
             run.record_validation(validate())

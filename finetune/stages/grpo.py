@@ -13,9 +13,9 @@ algorithm 1. The names are those of TRL.
 
 The task is arithmetic in several steps. A new small model first learns from worked examples. Half of them show
 the steps (a thought), half give only the answer. Instruction tuning imitates this mixture. GRPO sees only whether
-answers are right, and finds out that thinking pays: more and more of its answers have a thought. (The thoughts of
-DeepSeek-R1 also became longer: DeepSeek-AI 2025, section 2.2. These have one digit for each term from the start.) The
-control run spends the same effort on more training from the worked examples.
+answers are right, and finds out that thinking pays: more and more of its answers have a thought (as in DeepSeek-R1,
+whose thoughts also became longer: DeepSeek-AI 2025, section 2.2). The control run spends the same effort on more
+training from the worked examples.
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
         loss = evaluate(model, batches_of(tests, BATCH_SIZE, collate), sft_loss)["loss"]
         return {"val_loss": loss, **exam.scores(items[:VALIDATION_ITEMS])}
 
+    # The loop: that of GRPO, below, or that of the control, which is instruction tuning (cold_start.py).
     if config.control:
         per_iteration = grpo.num_mini_batches * CONTROL_STEPS
         learn_from_examples(run, model, tokenizer, worked, grpo.total_iterations, per_iteration, validate)
@@ -185,7 +186,7 @@ def learn_from_answers(
                 # Update: a few steps, each on some of the answers.
                 steps = []
                 for batch in grpo_batches(model, reference, replies, advantages, grpo, backend.generator()):
-                    step = training_step(model, [batch], loss_fn, optimizer, schedule, max_norm, run.gradients)
+                    step = training_step(model, [batch], loss_fn, optimizer, schedule, max_norm, run.gradient_fn)
                     steps.append(step)
             run.record(*steps, reward=float(rewards.mean()), ended=float(replies.ended.mean()), **measured)
         if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop

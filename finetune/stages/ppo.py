@@ -141,7 +141,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     # Training: each iteration is a rollout and some optimizer steps, which max_iters counts.
     training = dataclasses.replace(config.training, max_iters=ppo.total_iterations * ppo.steps_per_iteration)
     optimizer, schedule = run.prepare(model, training, ppo.steps_per_iteration)
-    stream = ShuffledBatches(list(zip(all_prompts, all_tasks)), ppo.batch_size, list, config.seed)
+    stream = ShuffledBatches(list(zip(all_prompts, all_tasks)), ppo.batch_size, list, config.seed)  # lists of pairs
     max_norm = training.grad_clip
     loss_fn = partial(ppo_batch_loss, config=ppo)
     with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
@@ -167,7 +167,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
                 # Update: a few steps, each on the tokens of some of the replies.
                 steps = []
                 for batch in ppo_batches(rollout, advantages, returns, ppo, backend.generator()):
-                    step = training_step(model, [batch], loss_fn, optimizer, schedule, max_norm, run.gradients)
+                    step = training_step(model, [batch], loss_fn, optimizer, schedule, max_norm, run.gradient_fn)
                     steps.append(step)
             measured = _really_right(tasks, rollout, tokenizer) if is_built_in else {}
             run.record(*steps, **rollout_metrics(rollout), **measured)

@@ -95,20 +95,23 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
                 run.record_validation(_validate(model, tests, config.batch_size))
                 run.save()
             # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
-            step = training_step(model, batches, reward_batch_loss, optimizer, schedule, max_norm, run.gradients)
+            step = training_step(model, batches, reward_batch_loss, optimizer, schedule, max_norm, run.gradient_fn)
             run.record(step)  # counts the step, and logs it when a line is due
         if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
             run.record_validation(_validate(model, tests, config.batch_size))
         run.save()
 
     if not run.interrupted:
-        _show_replies(held_out, run.extra["scores"], _scores(model, shown))
+        _show_replies(held_out[:SHOWN], run.extra["scores"], _scores(model, shown))
         _, sentence = compare_with_chance(model, tests, config.out_dir)
         show(f"\n{sentence}")
-        if config.data == TASKS:  # the built-in pairs differ in three ways, which take turns
-            _show_accuracies(model, {name: tests[i::3] for i, name in enumerate(DIFFERENCES)})
+        if config.data == TASKS:  # pair i differs in DIFFERENCES[i % 3]
+            _show_accuracies(model, {name: tests[i :: len(DIFFERENCES)] for i, name in enumerate(DIFFERENCES)})
         picture = plot_run(run.out_dir, {}, title="Learning what is preferred", unit="pair", shares=("accuracy",))
         run.report(f"trained {run.steps_done} steps, {run.count:,} pairs,", picture)
+
+
+# --- for PPO: the reward model of a run -------------------------------------------------------------------------------
 
 
 def load_reward_model(folder: str) -> tuple[ModelWithHead, Tokenizer]:

@@ -83,10 +83,13 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     run.explain_columns(COLUMNS)
 
     # What the model can do before training: to be compared with what it can do afterwards.
-    n_items = min(len(held_out), run.max_eval_items // 3)  # in a short run few: each is asked several times
+    # items: the questions of held_out once more, now with what is needed to check a reply. A third, as each is asked
+    # with the chat template, without it, and in other templates.
+    n_items = min(len(held_out), run.max_eval_items // 3)
     items = instruction_tasks("test", n_items, config.seed) if config.data == TASKS else []
 
     def measure() -> dict[str, Any]:
+        """Scores and replies on the built-in questions; on other data only replies, which code cannot check."""
         if items:
             return following(model, tokenizer, items)
         return {"replies": likely_replies(model, tokenizer, [e.question for e in held_out[:SHOWN]], max_new_tokens=60)}
@@ -106,7 +109,7 @@ def train_sft(run: Run, config: SFTConfig) -> None:
                 run.record_validation(validate_answers(model, tokenizer, tests, some_items, config.batch_size))
                 run.save()
             # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
-            step = training_step(model, batches, sft_loss, optimizer, schedule, max_norm, run.gradients)
+            step = training_step(model, batches, sft_loss, optimizer, schedule, max_norm, run.gradient_fn)
             run.record(step)  # counts the step, and logs it when a line is due
         if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
             run.record_validation(validate_answers(model, tokenizer, tests, some_items, config.batch_size))

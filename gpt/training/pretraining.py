@@ -90,7 +90,7 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
                 run.record_validation(validate(whole=False))
                 run.save()
             # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
-            step = training_step(model, batches, language_model_loss, optimizer, schedule, max_norm, run.gradients)
+            step = training_step(model, batches, language_model_loss, optimizer, schedule, max_norm, run.gradient_fn)
             run.record(step)  # counts the step, and logs it when a line is due
             if run.is_time_to_sample:
                 show_sample(model, tokenizer, config.sample_prompt, config.sample_tokens, config.seed)
@@ -136,7 +136,7 @@ def demo_config(
 
 def _new_model(run: Run, config: PretrainingConfig) -> tuple[LanguageModel, Tokenizer]:
     """A model with random weights. The text, and a tokenizer that has learned from it, are written to the folder."""
-    shape = _shape(config, 257)  # checked before there is a tokenizer
+    shape = _shape(config, 257)  # the smallest vocabulary: an impossible shape raises before there is a tokenizer
     check_training_memory(shape, config.batch_size, shape.block_size, config.training, run.team.size)
     write = partial(write_corpus, config.data, run.out_dir, shape.block_size, None, config.vocab_size)
     run.extra |= run.team.once(write)  # one process writes the text, and all keep its description

@@ -13,7 +13,7 @@
                 if run.is_time_to_validate:                             # before the first step, then at intervals
                     run.record_validation(evaluate(model, test))
                     run.save()                                          # a checkpoint
-                run.record(training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradients))
+                run.record(training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradient_fn))
             if run.is_time_to_validate:                                 # at the end, unless it was Ctrl-C
                 run.record_validation(evaluate(model, test))
             run.save()
@@ -139,7 +139,7 @@ class Run:
         self.out_dir = Path(config.out_dir)
         self.log = RunLog(self.out_dir, silent=team.rank > 0)
         self.parts: dict[str, nn.Module] = {}  # small modules beside the model, which are saved with it
-        # model, format: from `begin` or `load`. optimizer, schedule, training, parameters, gradients: from `prepare`.
+        # model, format: from `begin` or `load`. optimizer, schedule, training, parameters, gradient_fn: from `prepare`.
         # How far the run is: saved with each checkpoint.
         self.extra: dict[str, Any] = {}
         self.steps_done = 0
@@ -241,7 +241,7 @@ class Run:
         self.training, self.steps_per_iteration = training, steps_per_iteration
         self.optimizer, self.schedule = prepare_training(model, training)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.gradients: Gradients = gradients_for(training, self.team.gradients if self.team.size > 1 else None)
+        self.gradient_fn: Gradients = gradients_for(training, self.team.gradients if self.team.size > 1 else None)
         return self.optimizer, self.schedule
 
     # --- the loop ---
@@ -345,9 +345,10 @@ class Run:
         the last good checkpoint stays, except at the end. Resuming a finished run writes nothing.
         """
         progress = (self.steps_done, self.validated_step, json.dumps(self.extra))
-        is_good = not self.skipped_in_a_row or self.steps_done in (self.sound_step, self.training.max_iters)
-        if progress == self._saved or not is_good:
-            return
+        if progress == self._saved:
+            return  # nothing is new
+        if self.skipped_in_a_row and self.steps_done not in (self.sound_step, self.training.max_iters):
+            return  # the weights may be why steps were skipped
         for p in self.parameters:
             if not backend.module_of(p.data).isfinite(p.data).all():
                 at = f"at step {self.steps_done} a weight is no longer finite"

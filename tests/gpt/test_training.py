@@ -77,7 +77,7 @@ def train(run, config, loss_fn=language_model_loss, stop_at=10**9, validate=None
                 run.validated.append(run.steps_done)
                 run.record_validation(validate())
                 run.save()
-            run.record(training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradients))
+            run.record(training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradient_fn))
             if run.is_time_to_sample:
                 model.generate([[1]], 3, seed=0)
             if after_step is not None:
