@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures", "reward_run")
 
 
 @pytest.mark.parametrize("script", ["sft", "reward", "dpo", "ppo", "grpo", "lora", "classify", "train"])
-def test_a_command_without_options_runs_what_its_settings_say(script, monkeypatch):
+def test_a_command_without_options_runs_what_its_settings_say(script, monkeypatch, tmp_path):
     class Started(Exception):
         """In place of the run."""
 
@@ -30,6 +30,7 @@ def test_a_command_without_options_runs_what_its_settings_say(script, monkeypatc
         made.append(config)
         raise Started
 
+    monkeypatch.chdir(tmp_path)  # where there is no runs/demo, on whose text classify.py would measure
     made = []
     monkeypatch.setattr(stage_options, "start", started)
     monkeypatch.setattr(pretraining, "start", started)
