@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import io
 import json
@@ -49,29 +48,21 @@ def sha256_of(path: StrPath, max_bytes: int = sys.maxsize) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_pieces(path: StrPath, piece_bytes: int = 1 << 20, max_bytes: int = sys.maxsize) -> Iterator[str]:
-    """Read a UTF-8 file as a stream of strings, so it need not fit into memory.
+def read_pieces(path: StrPath, size: int = 1 << 20, max_bytes: int = sys.maxsize) -> Iterator[str]:
+    """Read a UTF-8 file as a stream of strings of `size` characters, so it need not fit into memory.
 
     Line ends are not changed, and a byte order mark at the start is dropped. Raises what `open_regular` raises, and
     ValueError, naming the file, if it is not UTF-8.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    start = 0  # how many of the file's bytes have been decoded
     with open_regular(path, max_bytes) as file:
-        while True:
-            piece = file.read(piece_bytes)
-            try:
-                text = decoder.decode(piece, final=not piece)
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path} is not UTF-8 text: {error.reason} at byte {start + error.start} "
-                    f"(0x{error.object[error.start]:02x}); convert the file to UTF-8 first"
-                ) from None
-            if text:
-                yield text.removeprefix("\ufeff") if start == 0 else text
-            if not piece:
-                return
-            start += len(text.encode("utf-8"))
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        try:
+            while piece := text.read(size):
+                yield piece
+        except UnicodeDecodeError as error:
+            wrong = file.tell() - len(error.object) + error.start  # error.object: the last bytes that were read
+            found = f"{error.reason} at byte {wrong} (0x{error.object[error.start]:02x})"
+            raise ValueError(f"{path} is not UTF-8 text: {found}; convert the file to UTF-8 first") from None
 
 
 def read_text(path: StrPath, max_bytes: int = sys.maxsize) -> str:

@@ -58,9 +58,8 @@ def load_model(source: StrPath, trainable: bool = False) -> tuple[LanguageModel,
         model = LanguageModel.from_pretrained(place)
         tokenizer = _tokenizer_of(place, model.config.vocab_size)
     if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"the tokenizer in {place} has {len(tokenizer):,} tokens, but the model knows {model.config.vocab_size:,}"
-        )
+        numbers = f"{len(tokenizer):,} tokens, but the model knows {model.config.vocab_size:,}"
+        raise ValueError(f"the tokenizer in {place} has {numbers}")
     if trainable and model.num_parameters() != model.config.num_parameters():
         raise NotTrainableError(source)
     return model.eval(), tokenizer
@@ -73,7 +72,6 @@ def _tokenizer_of(folder: Path, vocab_size: int) -> Tokenizer:
     if vocab_size == GPT2_VOCAB_SIZE:
         show(f"{folder} has no tokenizer; its {GPT2_VOCAB_SIZE:,} tokens are taken to be those of GPT-2")
         return Tokenizer.gpt2()
-    raise FileNotFoundError(
-        f"{folder} has no tokenizer (vocab.json and merges.txt, or tokenizer.json), and with "
-        f"{vocab_size:,} tokens it is not GPT-2's: copy one from where the model comes from"
-    )
+    missing = f"{folder} has no tokenizer (vocab.json and merges.txt, or tokenizer.json)"
+    not_gpt2 = f"with {vocab_size:,} tokens it is not GPT-2's"
+    raise FileNotFoundError(f"{missing}, and {not_gpt2}: copy one from where the model comes from")
