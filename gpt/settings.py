@@ -91,10 +91,10 @@ def _fits(value: Any, types: tuple[type, ...], range: str) -> bool:
         return False
     if isinstance(value, tuple):
         return all(isinstance(name, str) for name in value)
-    return not isinstance(value, numbers.Real) or (math.isfinite(value) and _within(float(value), range))
+    return not isinstance(value, numbers.Real) or (-math.inf < value < math.inf and _within(value, range))
 
 
-def _within(value: float, range: str) -> bool:
+def _within(value: Any, range: str) -> bool:
     """Whether a number lies in a range such as ">= 1" or "in [0, 1)". An empty one holds all."""
     if not range.startswith("in"):
         sign, least = range.split() if range else (">=", "-inf")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from minigrad import Tensor, nn
@@ -27,13 +28,10 @@ def record_activations(model: nn.Module, names: Iterable[str]) -> Iterator[dict[
     """In the block, keep the latest output of each named module. Raises AttributeError for other names."""
     found: dict[str, Array] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            found[name] = output.data.copy()
+    def keep(name: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        found[name] = output.data.copy()
 
-        return hook
-
-    with hooked(model, {name: keep(name) for name in names}):
+    with hooked(model, {name: partial(keep, name) for name in names}):
         yield found
 
 
@@ -45,17 +43,15 @@ def patched(model: nn.Module, changes: Mapping[str, Array | Change]) -> Iterator
     that the model does not have, ValueError for an array of another shape than the output.
     """
 
-    def replace(name: str, change: Array | Change) -> Callable[..., Tensor]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            new = change(output) if callable(change) else module_of(output.data).asarray(change, output.dtype)
-            new = new if isinstance(new, Tensor) else Tensor(new)
-            if new.shape != output.shape:
-                raise ValueError(f"{name} computes {output.shape}, and cannot be replaced by {new.shape}")
-            return new
+    def replace(name: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        change = changes[name]
+        new = change(output) if callable(change) else module_of(output.data).asarray(change, output.dtype)
+        new = new if isinstance(new, Tensor) else Tensor(new)
+        if new.shape != output.shape:
+            raise ValueError(f"{name} computes {output.shape}, and cannot be replaced by {new.shape}")
+        return new
 
-        return hook
-
-    with hooked(model, {name: replace(name, change) for name, change in changes.items()}):
+    with hooked(model, {name: partial(replace, name) for name in changes}):
         yield
 
 

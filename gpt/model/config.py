@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any, Self
 
+from ..files import errors_at
 from ..settings import Checked, from_json, setting
 
 INIT_STD = 0.02  # the standard deviation of weights at first
@@ -131,7 +132,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class RopeScaling:
+class RopeScaling(Checked):
     """How rotary positions are slowed down, for longer texts than the model was first trained on (`positions.slowed`).
 
     factor: of how much. The others are Llama 3.1's: pairs that turn less than low_freq_factor times in original_context
@@ -139,19 +140,17 @@ class RopeScaling:
     Raises ValueError for numbers that make no sense.
     """
 
-    factor: float
-    low_freq_factor: float | None = None
-    high_freq_factor: float | None = None
-    original_context: int | None = None
+    factor: float = setting(dataclasses.MISSING, range="> 0")
+    low_freq_factor: float | None = setting(None, range="> 0")
+    high_freq_factor: float | None = setting(None, range="> 0")
+    original_context: float | None = setting(None, range="> 0")
 
     def __post_init__(self) -> None:
+        with errors_at("rotary positions"):
+            super().__post_init__()
         numbers = dataclasses.astuple(self)
         if None in numbers and numbers[1:] != (None, None, None):
             raise ValueError("rotary positions are slowed down by one factor, or by all four numbers of Llama 3.1")
-        for field, value in zip(dataclasses.fields(self), numbers):
-            optional = value is None and field.name != "factor"
-            if not optional and (type(value) not in (int, float) or not 0 < value < math.inf):
-                raise ValueError(f"the {field.name} of rotary positions must be a number > 0, got {value!r:.60}")
         low, high = self.low_freq_factor, self.high_freq_factor
         if low is not None and high is not None and low >= high:
             raise ValueError("the low_freq_factor of rotary positions must be less than the high_freq_factor")
@@ -196,15 +195,11 @@ class LlamaConfig(Settings):
         if isinstance(self.rope_scaling, dict):  # from JSON
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
         if self.n_head % self.n_kv_head:
-            raise ValueError(
-                f"{self.n_head} query heads cannot share {self.n_kv_head} heads of keys and values; n_kv_head must "
-                "divide n_head"
-            )
+            shared = f"{self.n_head} query heads cannot share {self.n_kv_head} heads of keys and values"
+            raise ValueError(f"{shared}; n_kv_head must divide n_head")
         if self.head_size % 2:
-            raise ValueError(
-                f"rotary positions turn pairs of numbers, but a head has {self.head_size} (n_embd / n_head); choose "
-                "an even head size"
-            )
+            odd = f"a head has {self.head_size} (n_embd / n_head)"
+            raise ValueError(f"rotary positions turn pairs of numbers, but {odd}; choose an even head size")
 
     def parameters(self) -> dict[str, int]:
         """The number of parameters of each kind of component, where G = K D are the channels of keys and of values.

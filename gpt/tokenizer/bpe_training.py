@@ -50,10 +50,8 @@ def train_bpe_from_text(
     special_tokens = checked_special_tokens(special_tokens)
     smallest = len(build_vocabulary([], special_tokens))
     if vocab_size < smallest:
-        raise ValueError(
-            f"vocab_size {vocab_size} is too small: the 256 bytes and {smallest - 256} special tokens "
-            f"need {smallest}; a small model usually takes 1,000 to 5,000"
-        )
+        needed = f"the 256 bytes and {smallest - 256} special tokens need {smallest}"
+        raise ValueError(f"vocab_size {vocab_size} is too small: {needed}; a small model usually takes 1,000 to 5,000")
     word_counts = count_words([text] if isinstance(text, str) else text, special_tokens)
     if not word_counts:
         raise ValueError(f"{source} is empty: there is nothing to learn a vocabulary from; give some text")

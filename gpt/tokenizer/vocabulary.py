@@ -173,32 +173,26 @@ def check_tokens(tokens: Mapping[int, bytes]) -> None:
 
     A byte that plain English does not need may lack a token. It is left out when a text is encoded.
     """
-    for id in range(len(tokens)):
-        if id not in tokens:
-            raise ValueError(f"ids must run from 0 to {len(tokens) - 1} without holes, but no token has id {id}")
+    if holes := [id for id in range(len(tokens)) if id not in tokens]:
+        raise ValueError(f"ids must run from 0 to {len(tokens) - 1} without holes, but no token has id {holes[0]}")
     ids: dict[bytes, int] = {}
     for id, token in tokens.items():
         if token in ids:
             raise ValueError(f"ids {ids[token]} and {id} are the same token {visible(token)!r}")
         ids[token] = id
-    missing = [byte for byte in _INDISPENSABLE if bytes([byte]) not in ids]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of the bytes that make up plain English have no token (the first is 0x{missing[0]:02x}, "
-            f"written {visible(bytes([missing[0]]))!r}), so hardly any text could be encoded"
-        )
+    if missing := [byte for byte in _INDISPENSABLE if bytes([byte]) not in ids]:
+        first = f"0x{missing[0]:02x}, written {visible(bytes(missing[:1]))!r}"
+        raise ValueError(f"{len(missing)} of the bytes of plain English have no token (the first is {first})")
 
 
 def check_all_made(tokens: Mapping[int, bytes], merges: Sequence[Pair], special_tokens: Iterable[str]) -> None:
     """Raise ValueError for a token that is not a byte, not special, and not the result of a merge."""
     explained = {first + second for first, second in merges}
     explained.update(token.encode("utf-8") for token in special_tokens)
-    unexplained = [id for id, token in tokens.items() if len(token) > 1 and token not in explained]
-    if unexplained:
-        raise ValueError(
-            f"no merge makes {len(unexplained)} of the tokens, and they are not declared special (the first is "
-            f"{visible(tokens[unexplained[0]])!r}, id {unexplained[0]}): merges are missing or of another vocabulary"
-        )
+    if found := [id for id, token in tokens.items() if len(token) > 1 and token not in explained]:
+        first = f"{visible(tokens[found[0]])!r}, id {found[0]}"
+        which = f"{len(found)} of the tokens, which are not special (the first is {first})"
+        raise ValueError(f"no merge makes {which}: merges are missing or of another vocabulary")
 
 
 def check_merges(
@@ -207,13 +201,14 @@ def check_merges(
     """Raise ValueError, with the `place` of the i-th merge, unless merges join known tokens to known tokens."""
     tokens = set(tokens)
     available = {token for token in tokens if len(token) == 1}
-    for i, (first, second) in enumerate(merges):
-        for part in (first, second):
+    for i, pair in enumerate(merges):
+        for part in pair:
             if part not in available:
                 raise ValueError(f"{place(i)}: {visible(part)!r} is neither a byte nor the result of an earlier merge")
-        if first + second not in tokens:
+        made = b"".join(pair)
+        if made not in tokens:
+            one, other = map(visible, pair)
             raise ValueError(
-                f"{place(i)}: {visible(first)!r} and {visible(second)!r} make {visible(first + second)!r}, "
-                "which the vocabulary does not have"
+                f"{place(i)}: {one!r} and {other!r} make {visible(made)!r}, which the vocabulary does not have"
             )
-        available.add(first + second)
+        available.add(made)

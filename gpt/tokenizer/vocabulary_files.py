@@ -85,9 +85,8 @@ def _read_tokens(folder: Path, added: Mapping[str, int], roles: Mapping[str, Any
             return vocabulary
         if vocab.exists() or merges_txt.exists():
             raise FileNotFoundError(f"{folder} has only one of {' and '.join(names)}; a tokenizer needs both")
-    raise FileNotFoundError(
-        f"{folder} has no tokenizer: it needs vocab.json and merges.txt, encoder.json and vocab.bpe, or tokenizer.json"
-    )
+    known = ", ".join(" and ".join(names) for names in NAMES)
+    raise FileNotFoundError(f"{folder} has no tokenizer: it needs {known}, or {TOKENIZER_JSON}")
 
 
 def parse_vocabulary(

@@ -78,7 +78,8 @@ class SafetensorsFile(contextlib.AbstractContextManager["SafetensorsFile"]):
         except (ValueError, IsADirectoryError) as error:
             raise SafetensorsError(str(error)) from None
         try:
-            self.entries, self.metadata = _read_header(self._file, str(path))
+            with errors_at(str(path), SafetensorsError):
+                self.entries, self.metadata = _read_header(self._file)
         except BaseException:
             self._file.close()
             raise
@@ -129,61 +130,50 @@ class SafetensorsFile(contextlib.AbstractContextManager["SafetensorsFile"]):
             raise SafetensorsError(f"{self.path}: the file became shorter while {name} was read from it")
 
 
-def _read_header(file: BinaryIO, path: str) -> tuple[dict[str, Entry], dict[str, str]]:
+def _read_header(file: BinaryIO) -> tuple[dict[str, Entry], dict[str, str]]:
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > size - 8:
-        raise SafetensorsError(f"{path} is truncated, or no safetensors file: its {size:,} bytes end within the header")
+        raise ValueError(f"truncated, or not a safetensors file: its {size:,} bytes end within the header")
     if length > MAX_HEADER_BYTES:
-        raise SafetensorsError(f"{path}: a header of {length:,} bytes is more than {MAX_HEADER_BYTES:,}")
-    with errors_at(f"{path} is not a safetensors file, or is damaged", SafetensorsError):
-        header = parse_json(file.read(length).decode("utf-8"), f"the header of {path}")
+        raise ValueError(f"a header of {length:,} bytes is more than {MAX_HEADER_BYTES:,}")
+    with errors_at("not a safetensors file, or damaged"):
+        header = parse_json(file.read(length).decode("utf-8"), "the header")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise SafetensorsError(f"{path}: __metadata__ in the header must map names to texts")
-    data = 8 + length
-    entries = {name: _entry(value, name, path, data) for name, value in header.items()}
-    _check_cover(entries, path, data, size)
+        raise ValueError("__metadata__ in the header must map names to texts")
+    entries = {name: _entry(value, name, 8 + length) for name, value in header.items()}
+    # The tensors, one after the other, must cover the file.
+    end, before = 8 + length, "the header"
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start != end:
+            raise ValueError(f"there is {'a hole' if entry.start > end else 'an overlap'} between {before} and {name}")
+        end, before = entry.end, name
+    if end != size:
+        raise ValueError(f"truncated or damaged: its header describes {end:,} bytes, but the file has {size:,}")
     return entries, metadata
 
 
-def _entry(value: Any, name: str, path: str, data: int) -> Entry:
+def _entry(value: Any, name: str, data: int) -> Entry:
     """One tensor of the header, whose numbers start `data` bytes into the file."""
     if not name.isprintable() or len(name) > 1000:  # an error message could not show it
-        raise SafetensorsError(f"{path}: {name[:1000]!r} cannot be the name of a tensor")
+        raise ValueError(f"{name[:1000]!r} cannot be the name of a tensor")
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise SafetensorsError(f"{path}: the header must say dtype, shape and data_offsets of {name}, and no more")
+        raise ValueError(f"the header must say dtype, shape and data_offsets of {name}, and no more")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise SafetensorsError(f"{path}: {name} has the dtype {str(dtype)[:50]!r}; known are {', '.join(DTYPES)}")
+        raise ValueError(f"{name} has the dtype {str(dtype)[:50]!r}; known are {', '.join(DTYPES)}")
     for what, numbers in (("shape", shape), ("data_offsets", offsets)):
         if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
-            got = shortened(numbers)
-            raise SafetensorsError(f"{path}: {what} of {name} must be a list of integers >= 0, got {got}")
+            raise ValueError(f"{what} of {name} must be a list of integers >= 0, got {shortened(numbers)}")
     itemsize = np.dtype(DTYPES[dtype]).itemsize
     if len(shape) > 32 or math.prod(max(n, 1) for n in shape) * itemsize >= 2**63:
-        raise SafetensorsError(f"{path}: {name} has the shape {shortened(shape)}, which no array can have")
+        raise ValueError(f"{name} has the shape {shortened(shape)}, which no array can have")
     needed = math.prod(shape) * itemsize
     if len(offsets) != 2 or offsets[1] - offsets[0] != needed:
-        raise SafetensorsError(
-            f"{path}: {name} is {dtype} of shape {tuple(shape)}, which is {needed:,} bytes, but its data_offsets are "
-            f"{shortened(offsets)}"
-        )
+        described = f"{name} is {dtype} of shape {tuple(shape)}, which is {needed:,} bytes"
+        raise ValueError(f"{described}, but its data_offsets are {shortened(offsets)}")
     return Entry(dtype, tuple(shape), data + offsets[0], data + offsets[1])
-
-
-def _check_cover(entries: Mapping[str, Entry], path: str, data: int, size: int) -> None:
-    """Raise SafetensorsError unless the tensors, one after the other, cover the file from `data` on."""
-    end, before = data, "the header"
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
-        if entry.start != end:
-            what = "a hole" if entry.start > end else "an overlap"
-            raise SafetensorsError(f"{path}: there is {what} between {before} and {name}")
-        end, before = entry.end, name
-    if end != size:
-        raise SafetensorsError(
-            f"{path} is truncated or damaged: its header describes {end:,} bytes, but the file has {size:,}"
-        )
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

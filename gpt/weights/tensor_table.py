@@ -140,14 +140,16 @@ def _problem(row: Row, found: Entry | None, kinds: tuple[str, ...]) -> str:
     return ""
 
 
+# What a surplus tensor with such a part in its name may be.
+HINTS = {
+    "lora_": "; it is part of an adapter, which has to be merged into the base model first",
+    "score.": "; it is the head of a classifier",
+    ".bias": "; it is a bias, where none is added",
+}
+
+
 def _surplus(name: str, found: Entry) -> str:
-    hint = ""
-    if "lora_" in name:
-        hint = "; it is part of an adapter, which has to be merged into the base model first"
-    elif name.startswith("score."):
-        hint = "; it is the head of a classifier"
-    elif name.endswith(".bias"):
-        hint = "; it is a bias, where none is added"
+    hint = next((hint for part, hint in HINTS.items() if part in name), "")
     return f"of shape {found.shape} is surplus: the model has no such tensor{hint}"
 
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -162,15 +163,12 @@ def trace(model: LanguageModel, ids: np.ndarray, targets: np.ndarray, new_tokens
 def _activations(model: LanguageModel, ids: np.ndarray) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
 
-    def keep(stage: Stage) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-            if stage.name.endswith("mlp.c_fc"):  # which applies GELU as well; what is compared comes before it
-                output = module.forward(*arguments)
-            found[stage.name] = to_numpy((arguments[0] if stage.of_input else output).data)
+    def keep(stage: Stage, module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+        if stage.name.endswith("mlp.c_fc"):  # which applies GELU as well; what is compared comes before it
+            output = module.forward(*arguments)
+        found[stage.name] = to_numpy((arguments[0] if stage.of_input else output).data)
 
-        return hook
-
-    with no_grad(), hooked(model, {stage.module: keep(stage) for stage in stages(model.config)}):
+    with no_grad(), hooked(model, {stage.module: partial(keep, stage) for stage in stages(model.config)}):
         model(ids)
     return found
 

@@ -338,7 +338,7 @@ LLAMA_SETTINGS = [
     ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is True"),
     ({"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]}, "layer_types is"),
     ({"is_causal": False}, "is_causal is False; supported here: True"),
-    ({"rope_parameters": {**LLAMA3, "factor": "8"}}, "the factor of rotary positions must be a number"),
+    ({"rope_parameters": {**LLAMA3, "factor": "8"}}, "rotary positions: factor must be a number"),
     ({"rope_parameters": {**LLAMA3, "low_freq_factor": 4.0}}, "must be less than the high_freq_factor"),
     ({"rope_parameters": {**LLAMA3, "attention_factor": 2.0}}, "has 'attention_factor', which is not"),
 ]
@@ -408,7 +408,7 @@ def test_a_damaged_shard_is_named_and_all_files_are_closed_again(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
-        with pytest.raises(ValueError, match="model-00002-of-00003.safetensors is truncated"):
+        with pytest.raises(ValueError, match="model-00002-of-00003.safetensors: truncated"):
             open_weights(tmp_path).__enter__()
 
 

@@ -111,7 +111,7 @@ TOKENS = metadata()["tokenizer.ggml.tokens"]
     ({"ggml__tokens": [1, 2]}, "tokenizer.ggml.tokens must be a list of str, and not empty"),
     ({"ggml__tokens": TOKENS[:-1]}, r"it has \d+ tokens, but \d+ kinds of tokens"),
     ({"ggml__tokens": [*TOKENS[:-1], "t"]}, "'t' is the token of several ids"),
-    ({"ggml__tokens": [*TOKENS[:5], "ĊĊĊ", *TOKENS[6:]]}, r"1 of the bytes that make up plain English"),
+    ({"ggml__tokens": [*TOKENS[:5], "ĊĊĊ", *TOKENS[6:]]}, r"1 of the bytes of plain English"),
     ({"ggml__merges": metadata()["tokenizer.ggml.merges"][:9]}, r"no merge makes \d+ of the tokens"),
     ({"ggml__merges": ["Ą t"]}, "merge 1: 'Ą' is neither a byte"),  # 0x04, of which there is no token
     ({"ggml__eos_token_id": 10**6}, r"eos_token_id is 1000000, but there are \d+ tokens"),
