@@ -151,10 +151,8 @@ def as_batch(ids: Any, attention_mask: Any = None) -> tuple[np.ndarray, np.ndarr
     if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
         raise ValueError(f"prompts must be integers of shape (batch, time), got {ids.dtype} of shape {ids.shape}")
     if real.shape != ids.shape or not real[:, -1].all():
-        raise ValueError(
-            f"attention_mask must have the shape {ids.shape} and end in ones: each prompt needs a token, and padding "
-            "belongs on the left"
-        )
+        why = "each prompt needs a token, and padding belongs on the left"
+        raise ValueError(f"attention_mask must have the shape {ids.shape} and end in ones: {why}")
     return ids.astype(np.int64), real
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..console import progress_bar
-from ..files import StrPath, atomic_write, read_text, write_text
+from ..files import StrPath, atomic_write, errors_at, read_json, write_text
 from ..tokenizer.pre_tokenization import independent_chunks
 from ..tokenizer.tokenizer import Tokenizer
 
@@ -58,14 +58,13 @@ def open_tokens(path: StrPath) -> Tokens:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no token file {path}; write it with prepare or write_tokens")
-    size, dtype = path.stat().st_size, np.dtype("<u2")
-    expected = None
+    size, dtype, expected = path.stat().st_size, np.dtype("<u2"), None
     if _description(path).exists():
-        try:
-            content = json.loads(read_text(_description(path)))
+        with errors_at(
+            f"{_description(path)} is damaged, prepare the data again", caught=(ValueError, KeyError, TypeError)
+        ):
+            content = read_json(_description(path))
             dtype, expected = token_dtype(content["vocab_size"]), int(content["tokens"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{_description(path)} is damaged ({error!r}); prepare the data again") from None
     if size == 0 or size % dtype.itemsize or expected not in (None, size // dtype.itemsize):
         wanted = "whole tokens" if expected is None else f"{expected:,} tokens"
         raise ValueError(f"{path} has {size:,} bytes, not {wanted} of {dtype.itemsize} bytes; prepare the data again")

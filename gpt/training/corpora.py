@@ -57,10 +57,8 @@ def load_corpus(name_or_path: StrPath) -> Corpus:
     try:
         text = read_text(name_or_path)
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"there is no corpus or file {os.fspath(name_or_path)!r}; give the path of a UTF-8 text file, or "
-            f"one of {', '.join(NAMES)}"
-        ) from None
+        ways = f"give the path of a UTF-8 text file, or one of {', '.join(NAMES)}"
+        raise FileNotFoundError(f"there is no corpus or file {os.fspath(name_or_path)!r}; {ways}") from None
     if not text.strip():
         raise ValueError(f"{os.fspath(name_or_path)} contains no text: there is nothing to train on; give another file")
     return Corpus(os.path.basename(name_or_path), text, os.fspath(name_or_path))
@@ -81,15 +79,12 @@ def download(url: str, path: Path, sha256: str) -> Path:
         with urllib.request.urlopen(url, timeout=30) as response:
             content = response.read()
     except (OSError, HTTPException, ValueError) as error:
-        raise ConnectionError(
-            f"could not download {path.name} from {url} ({error}). Go online and try again, or put the file at {path}"
-        ) from error
+        ways = f"Go online and try again, or put the file at {path}"
+        raise ConnectionError(f"could not download {path.name} from {url} ({error}). {ways}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise ValueError(
-            f"{url} is not the file expected: SHA-256 {found} instead of {sha256}; nothing was kept. "
-            "Perhaps a proxy or a login page answered in its place"
-        )
+        perhaps = "nothing was kept; perhaps a proxy or a login page answered in its place"
+        raise ValueError(f"{url} is not the file expected: SHA-256 {found} instead of {sha256}; {perhaps}")
     with atomic_write(path) as file:
         file.write(content)
     return path

@@ -79,9 +79,8 @@ class Team:
         Raises ValueError for fewer rows than processes.
         """
         if n < self.size:
-            raise ValueError(
-                f"a batch of {n} cannot be shared by {self.size} processes: take a --batch-size of at least {self.size}"
-            )
+            way_out = f"take a --batch-size of at least {self.size}"
+            raise ValueError(f"a batch of {n} cannot be shared by {self.size} processes: {way_out}")
         return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
 
     def use_different_dropout(self) -> None:
@@ -95,11 +94,10 @@ class Team:
         first, *others = self.gather(dict(settings))
         for rank, theirs in enumerate(others, start=1):
             for name in [*first, *theirs]:
-                if first.get(name) != theirs.get(name):
-                    raise ValueError(
-                        f"process {rank} has {name} {theirs.get(name)}, and process 0 {first.get(name)}: all of them "
-                        "need the same options"
-                    )
+                one, other = first.get(name), theirs.get(name)
+                if one != other:
+                    both = f"process {rank} has {name} {other}, and process 0 {one}"
+                    raise ValueError(f"{both}: all of them need the same options")
 
     def check_same_start(self, parameters: Sequence[Tensor]) -> None:
         """Raise ValueError in all processes unless all have the same weights, on the same kind of device."""
@@ -108,10 +106,8 @@ class Team:
         for what, ours in (("device", parameters[0].device), ("weights", weights_sha256(parameters))):
             found = self.gather(ours)
             if different := [rank for rank, theirs in enumerate(found) if theirs != found[0]]:
-                raise ValueError(
-                    f"process {different[0]} does not have the {what} of process 0: all of them need the same program, "
-                    "options, files and kind of device"
-                )
+                needed = "all of them need the same program, options, files and kind of device"
+                raise ValueError(f"process {different[0]} does not have the {what} of process 0: {needed}")
 
 
 ALONE = Team()

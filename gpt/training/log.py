@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import show
-from ..files import naming, open_regular, write_text
+from ..files import naming, open_regular, write_json_lines
 from .training_step import Step
 
 COLUMNS = """\
@@ -28,7 +28,7 @@ COLUMNS = """\
 class RunLog:
     """`log.jsonl` in a run's folder, and the lines on the screen. `unit` is what training counts: tokens, pairs, ...
 
-    silent: neither, as it is another process that logs.
+    silent: no file, as it is another process that writes it.
     """
 
     def __init__(self, out_dir: Path, unit: str = "tokens", silent: bool = False):
@@ -40,8 +40,6 @@ class RunLog:
         """Log step `number` of `total`, which took so many seconds. learned: the sum of the counts of all steps so far
         that were not skipped.
         """
-        if self.silent:
-            return
         per_second = step.count / seconds
         shown = step.metrics if self.shown is None else [name for name in self.shown if name in step.metrics]
         more = "".join(f" | {name} {step.metrics[name]:.4f}" for name in shown)
@@ -66,8 +64,6 @@ class RunLog:
 
     def validation(self, number: int, metrics: Mapping[str, float]) -> None:
         """Log what was measured on data that is not trained on; "val_loss" comes first."""
-        if self.silent:
-            return
         names = {"val_loss": "validation loss"}
         parts = [f"{names.get(name, name.replace('_', ' '))} {_short(value)}" for name, value in metrics.items()]
         show(f"{number:>11} | {', '.join(parts)}")
@@ -77,10 +73,11 @@ class RunLog:
         """Drop the lines after `step`: a run that goes on from there writes them again."""
         if self.silent:
             return
-        rows = [row for row in read_log(self.path) if row["step"] <= step]
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        write_json_lines(self.path, (row for row in read_log(self.path) if row["step"] <= step))
 
     def _append(self, row: dict[str, Any]) -> None:
+        if self.silent:
+            return
         # JSON has no nan.
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)

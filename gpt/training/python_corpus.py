@@ -82,10 +82,8 @@ def documents() -> dict[str, str]:
             bar.update(1)
     found = {name: text for name, text in found.items() if text}
     if len(found) < 100:
-        raise FileNotFoundError(
-            f"the sources of Python's standard library are not in {folder} (only {len(found)} files there have "
-            "docstrings), so there is no built-in English; give a text file of your own"
-        )
+        missing = f"not in {folder} (only {len(found)} files there have docstrings), so there is no built-in English"
+        raise FileNotFoundError(f"the sources of Python's standard library are {missing}; give a text file of your own")
     with contextlib.suppress(OSError, RuntimeError):
         write_text(cache_folder() / kept, json.dumps(found))
     return found
@@ -174,10 +172,8 @@ def python_code(characters: int = 1_000_000) -> str:
             bar.update(len(text))
             if length >= characters:
                 return "\n\n".join(modules)[:characters]
-    raise FileNotFoundError(
-        f"the sources of Python's standard library are not installed (only {length:,} characters of code were found); "
-        "give a text file of your own"
-    )
+    missing = f"not installed (only {length:,} characters of code were found)"
+    raise FileNotFoundError(f"the sources of Python's standard library are {missing}; give a text file of your own")
 
 
 def _code_only(source: str | bytes) -> str:

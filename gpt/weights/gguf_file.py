@@ -82,9 +82,8 @@ class GGUFFile:
             raise GGUFError(str(error)) from None
         try:
             reader = _open(self.path)
-            self.metadata = {
-                name: _value(field) for name, field in reader.fields.items() if not name.startswith("GGUF.")
-            }
+            fields = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+            self.metadata = {name: _value(field) for name, field in fields.items()}
             self.tensors = {tensor.name: _tensor(tensor) for tensor in reader.tensors}
             _check_sizes(reader)
         except (GGUFError, OSError):
@@ -103,8 +102,6 @@ def _open(path: Path) -> Any:
     except ImportError:
         raise GGUFError(f"{path} is read with the library gguf, which is missing: pip install gguf") from None
 
-    truncated = GGUFError(f"{path} is truncated or damaged: its header describes more than there is")
-
     class Reader(gguf.GGUFReader):
         """A reader that stays inside the file. Otherwise it would follow a wrong length for hours, and fill the memory
         with empty arrays."""
@@ -118,7 +115,7 @@ def _open(path: Path) -> Any:
                 raise GGUFError(f"{path} is big-endian; only files for ordinary (little-endian) machines are read")
             self._count(1)
             if int(offset) + np.dtype(dtype).itemsize * int(count) > self.data.size:
-                raise truncated
+                raise GGUFError(f"{path} is truncated or damaged: its header describes more than there is")
             return super()._get(offset, dtype, count, *options, **more)
 
         def _get_field_parts(self, offset: int, kind: int) -> tuple[int, list[Any], list[int], list[Any]]:
@@ -129,13 +126,9 @@ def _open(path: Path) -> Any:
             items, count = gguf.GGUFValueType(self._get(offset, np.uint32)[0]), int(self._get(offset + 4, np.uint64)[0])
             start = end = int(offset) + 12  # after the type (4 bytes) and the count (8 bytes)
             if items == gguf.GGUFValueType.STRING:
-                if end + 8 * count > self.data.size:
-                    raise truncated
                 self._count(count)
                 for _ in range(count):
-                    if end + 8 > self.data.size:
-                        raise truncated
-                    end += 8 + _length(self.data, end)
+                    end += 8 + _length(self.data, end)  # an error if the length itself is outside
                 values = self._get(start, np.uint8, end - start)
             elif items in self.gguf_scalar_to_np:
                 values = self._get(start, self.gguf_scalar_to_np[items], count)

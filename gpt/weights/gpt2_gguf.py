@@ -39,10 +39,9 @@ def gguf_rows(config: GPTConfig) -> Iterator[Row]:
 
 def settings(config: GPTConfig) -> dict[str, Any]:
     """The settings of a model for the file. Raises ValueError for a GPT that is not a GPT-2."""
-    if config.activation != "gelu_tanh":
-        raise ValueError(f"GGUF knows GPT-2 with gelu_tanh only, not with {config.activation}")
-    if (config.norm, config.positions) != ("pre", "learned"):
-        raise ValueError(f"GGUF knows GPT-2 only, not norm {config.norm} and {config.positions} positions")
+    given = config.norm, config.positions, config.activation
+    if given != ("pre", "learned", "gelu_tanh"):
+        raise ValueError("GGUF knows GPT-2 only, not norm {}, {} positions and {}".format(*given))
     sizes = {theirs: getattr(config, ours) for theirs, ours in SIZES.items()}
     return {**sizes, INNER: config.n_inner, EPSILON: config.layer_norm_epsilon}
 

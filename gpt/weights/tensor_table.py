@@ -178,10 +178,8 @@ def fill(build: Callable[[], M], source: Source, expected: Iterable[Row], tied_t
         if not all(np.isfinite(part).all() for part in np.array_split(parameter, 1 + parameter.size // 2**20)):
             raise ValueError(f"{source.path(row.theirs)}: {row.theirs} holds numbers that are not finite (nan or inf)")
         if row.theirs == tied_to and HEAD in source.entries and not np.array_equal(source.read(HEAD), parameter):
-            raise ValueError(
-                f"{source.path(HEAD)}: {HEAD} and {tied_to} differ; in our model, and with tie_word_embeddings, "
-                "they are one"
-            )
+            ours = "in our model, and with tie_word_embeddings, they are one"
+            raise ValueError(f"{source.path(HEAD)}: {HEAD} and {tied_to} differ; {ours}")
     return model
 
 
@@ -208,8 +206,6 @@ def their_tensors(model: nn.Module, expected: Iterable[Row], name: str = "GPT-2"
     parameters = model.state_dict()
     table = {row.ours: row for row in expected}
     if unknown := parameters.keys() ^ table.keys():
-        raise ValueError(
-            f"only a plain {name} can be saved as one: {min(unknown)} is missing, or is none of its tensors; "
-            "merge adapters and undo quantization first"
-        )
+        why = f"{min(unknown)} is missing, or is none of its tensors; merge adapters and undo quantization first"
+        raise ValueError(f"only a plain {name} can be saved as one: {why}")
     return {ours: array.T if table[ours].transposed else array for ours, array in parameters.items()}

@@ -262,17 +262,14 @@ class Comparison(NotebookReport):
             stage = next((stage for stage in stages(self.config) if stage.name == row.name), None)
             if stage is None or not np.isfinite(row.largest):
                 return f"the activation {row.name} has no finite counterpart of the shape {row.shape}"
-            return (
-                f"the first activation that differs is {row.name} ({stage.meaning}): what goes into it is right, so "
-                f"look at {stage.suspect}"
-            )
+            where = f"the first activation that differs is {row.name} ({stage.meaning})"
+            return f"{where}: what goes into it is right, so look at {stage.suspect}"
         if not abs(self.ours.loss - self.reference.loss) <= self.tolerance * abs(self.reference.loss):
             return "all activations agree, but not the loss: look at the cross-entropy, and at the kernels it selects"
         if row := first_wrong(self.gradients(), self.tolerance):
-            return (
-                f"all activations agree, but on the way back the first gradient that differs is that of {row.name}: "
-                "look at the backward of the op that uses it, and of the op after it"
-            )
+            where = f"on the way back the first gradient that differs is that of {row.name}"
+            look = "look at the backward of the op that uses it, and of the op after it"
+            return f"all activations agree, but {where}: {look}"
         if self.ours.continuation != self.reference.continuation:
             return "activations and gradients agree, but the greedy continuation differs: look at the KV cache"
         return None
