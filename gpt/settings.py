@@ -91,14 +91,14 @@ def _fits(value: Any, types: tuple[type, ...], range: str) -> bool:
         return False
     if isinstance(value, tuple):
         return all(isinstance(name, str) for name in value)
-    return not isinstance(value, numbers.Real) or (-math.inf < value < math.inf and _within(value, range))
+    return not isinstance(value, numbers.Real) or _within(value, range)
 
 
 def _within(value: Any, range: str) -> bool:
-    """Whether a number lies in a range such as ">= 1" or "in [0, 1)". An empty one holds all."""
+    """Whether a finite number lies in a range such as ">= 1" or "in [0, 1)". An empty one holds all."""
     if not range.startswith("in"):
-        sign, least = range.split() if range else (">=", "-inf")
-        return value > float(least) or (sign == ">=" and value == float(least))
+        sign, least = range.split() if range else (">", "-inf")
+        return float(least) < value < math.inf or (sign == ">=" and value == float(least))
     low, high = map(float, range[4:-1].split(", "))
     return low < value < high or (value == low and range[3] == "[") or (value == high and range[-1] == "]")
 

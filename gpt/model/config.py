@@ -6,7 +6,6 @@ import dataclasses
 import math
 from typing import Any, Self
 
-from ..files import errors_at
 from ..settings import Checked, from_json, setting
 
 INIT_STD = 0.02  # the standard deviation of weights at first
@@ -140,14 +139,13 @@ class RopeScaling(Checked):
     Raises ValueError for numbers that make no sense.
     """
 
-    factor: float = setting(dataclasses.MISSING, range="> 0")
+    factor: float = setting(1.0, range="> 0")
     low_freq_factor: float | None = setting(None, range="> 0")
     high_freq_factor: float | None = setting(None, range="> 0")
     original_context: float | None = setting(None, range="> 0")
 
     def __post_init__(self) -> None:
-        with errors_at("rotary positions"):
-            super().__post_init__()
+        super().__post_init__()
         numbers = dataclasses.astuple(self)
         if None in numbers and numbers[1:] != (None, None, None):
             raise ValueError("rotary positions are slowed down by one factor, or by all four numbers of Llama 3.1")

@@ -67,8 +67,8 @@ def _pattern(pre_tokenizer: Any, normalizer: Any, name: str) -> str:
             if (normalizer or None) != expected:
                 raise ValueError(f"{name}: its normalizer {_short(normalizer)} is not known here; {expected} would be")
             return pattern
-    known = "those of GPT-2 (ByteLevel), SmolLM2 (Digits before that), Llama 3 and Qwen2"
-    raise ValueError(f"{name}: its pre-tokenizer {_short(pre_tokenizer)} is not known here; known are {known}")
+    names = "those of GPT-2 (ByteLevel), SmolLM2 (Digits before that), Llama 3 and Qwen2"
+    raise ValueError(f"{name}: its pre-tokenizer {_short(pre_tokenizer)} is not known here; known are {names}")
 
 
 def _around(step: Any, vocabulary: Vocabulary, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -106,7 +106,8 @@ def assemble(
         tokens[id] = text.encode("utf-8") if text in special_tokens else _to_bytes(text, name)
     # Roles may name a token that has no id yet, as a padding token: it gets the next one, as in transformers.
     known = set(tokens.values())
-    named = {role: token for role in roles for token in tokens_with_roles({role: roles[role]}, name)}
+    of_roles = {role: tokens_with_roles({role: roles[role]}, name) for role in roles if role.endswith("_token")}
+    named = {role: token for role, found in of_roles.items() for token in found}
     for role in ("bos_token", "eos_token"):
         if role in named and named[role].encode("utf-8", "replace") not in known:
             raise ValueError(f"{name} or a file beside it: the {role} {named[role]!r:.60} is not in the vocabulary")
@@ -118,7 +119,6 @@ def assemble(
         check_tokens(tokens)
         if not ignore_merges:
             check_all_made(tokens, merges, special_tokens)
-    named = {role: token for role, token in named.items() if role.endswith("_token")}
     eos = named.get("eos_token", None if "eos_token" in roles else ENDOFTEXT)
     eos = eos if eos in special_tokens else None
     return Vocabulary(tokens, merges, special_tokens, eos, roles=named, ignore_merges=ignore_merges)

@@ -222,8 +222,7 @@ def write_vocabulary(folder: StrPath, vocabulary: Vocabulary) -> None:
     # Without an explicit null, transformers would add <|endoftext|> in these roles to a vocabulary that lacks it.
     roles: dict[str, Any] = dict.fromkeys(("bos_token", "eos_token", "unk_token"), vocabulary.eos_token)
     roles |= vocabulary.roles
-    others = [text for text in vocabulary.special_tokens if text not in roles.values()]
-    roles["additional_special_tokens"] = others
+    roles["additional_special_tokens"] = [text for text in vocabulary.special_tokens if text not in roles.values()]
     flags = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False) | {"special": True}
     content = tokenizer_json(vocabulary)
     ids = content["model"]["vocab"]

@@ -59,11 +59,9 @@ def open_tokens(path: StrPath) -> Tokens:
     if not path.is_file():
         raise FileNotFoundError(f"there is no token file {path}; write it with prepare or write_tokens")
     size, dtype, expected = path.stat().st_size, np.dtype("<u2"), None
-    if _description(path).exists():
-        with errors_at(
-            f"{_description(path)} is damaged, prepare the data again", caught=(ValueError, KeyError, TypeError)
-        ):
-            content = read_json(_description(path))
+    if (description := _description(path)).exists():
+        with errors_at(f"{description} is damaged, prepare the data again", caught=(ValueError, KeyError, TypeError)):
+            content = read_json(description)
             dtype, expected = token_dtype(content["vocab_size"]), int(content["tokens"])
     if size == 0 or size % dtype.itemsize or expected not in (None, size // dtype.itemsize):
         wanted = "whole tokens" if expected is None else f"{expected:,} tokens"

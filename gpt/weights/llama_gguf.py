@@ -96,21 +96,15 @@ def heads_permuted(name: str, config: Settings) -> int:
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def config_from_gguf(metadata: Mapping[str, Any], where: str = "the GGUF file", tied: bool = True) -> LlamaConfig:
-    """Our configuration from the metadata of a GGUF file. `where` names the file in errors. tied: whether the file has
-    no tensor HEAD_THERE.
+def config_from_gguf(metadata: Mapping[str, Any], tied: bool = True) -> LlamaConfig:
+    """Our configuration from the metadata of a GGUF file. tied: whether the file has no tensor HEAD_THERE.
 
-    Raises GGUFError, naming the setting, for another architecture or an unsupported setting.
+    Raises ValueError, naming the setting, for another architecture or an unsupported setting.
     """
     architecture = metadata.get("general.architecture")
     if architecture not in ARCHITECTURES:
-        given, known = shortened(architecture), ", ".join(ARCHITECTURES)
-        raise GGUFError(f"{where} holds a model of the architecture {given}; known are {known}")
-    with errors_at(where, GGUFError):
-        return _config(metadata, architecture, tied)
-
-
-def _config(metadata: Mapping[str, Any], architecture: str, tied: bool) -> LlamaConfig:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"the file holds a model of the architecture {shortened(architecture)}; known are {known}")
     prefix = f"{architecture}."
     values = {name.removeprefix(prefix): value for name, value in metadata.items() if name.startswith(prefix)}
     if unknown := sorted(values.keys() - KNOWN):
@@ -171,8 +165,9 @@ def slower(config: LlamaConfig) -> np.ndarray:
 
 
 def config_of(file: GGUFFile) -> LlamaConfig:
-    """The configuration of the Llama in a GGUF file. Raises what `config_from_gguf` raises."""
-    config = config_from_gguf(file.metadata, str(file.path), tied=HEAD_THERE not in file.tensors)
+    """The configuration of the Llama in a GGUF file. Raises GGUFError, naming the file, for an unsupported setting."""
+    with errors_at(str(file.path), GGUFError):
+        config = config_from_gguf(file.metadata, tied=HEAD_THERE not in file.tensors)
     if ROPE_FREQS not in file.tensors:
         return config
     stored = dequantize(file.tensors[ROPE_FREQS]).reshape(-1)  # the result of Llama 3.1's formula

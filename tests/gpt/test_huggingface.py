@@ -338,7 +338,7 @@ LLAMA_SETTINGS = [
     ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is True"),
     ({"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]}, "layer_types is"),
     ({"is_causal": False}, "is_causal is False; supported here: True"),
-    ({"rope_parameters": {**LLAMA3, "factor": "8"}}, "rotary positions: factor must be a number"),
+    ({"rope_parameters": {**LLAMA3, "factor": "8"}}, ": factor must be a number > 0"),
     ({"rope_parameters": {**LLAMA3, "low_freq_factor": 4.0}}, "must be less than the high_freq_factor"),
     ({"rope_parameters": {**LLAMA3, "attention_factor": 2.0}}, "has 'attention_factor', which is not"),
 ]

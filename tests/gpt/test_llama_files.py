@@ -12,7 +12,7 @@ from gpt import Llama, LlamaConfig, Tokenizer, load_checkpoint, save_checkpoint
 from gpt.training.checkpoint import CheckpointError, format_of, stored_model_type, whole
 from gpt.training.loading import load_model
 from gpt.weights import hub
-from gpt.weights.gguf_file import GGUFError, GGUFFile
+from gpt.weights.gguf_file import GGUFFile
 from gpt.weights.llama_gguf import config_from_gguf, name_there, permute, unpermute
 from gpt.weights.llama_huggingface import from_json, to_json
 from minigrad import nn
@@ -200,10 +200,10 @@ def test_the_settings_decide():
 def test_settings_of_a_gguf_file_that_we_cannot_follow_are_named(setting, words):
     metadata = metadata_of(block_llama().config) | setting
     metadata = {name: value for name, value in metadata.items() if value is not None}
-    with pytest.raises(GGUFError) as caught:
-        config_from_gguf(metadata, "model.gguf")
+    with pytest.raises(ValueError) as caught:
+        config_from_gguf(metadata)
     message = str(caught.value)
-    assert message.startswith("model.gguf") and words in message and message.isprintable() and len(message) < 200
+    assert words in message and message.isprintable() and len(message) < 200
 
 
 @needs_gguf
