@@ -65,6 +65,5 @@ def progress_bar(total: int | None, description: str, unit: str = "it") -> Any:
         from tqdm import tqdm
     except ImportError:
         return contextlib.nullcontext(types.SimpleNamespace(update=lambda amount=1: None))
-    return tqdm(
-        total=total, desc=description, unit=unit, unit_scale=True, leave=False, disable=bool(_silencers) or None
-    )
+    disable = bool(_silencers) or None  # None: unless it is a terminal
+    return tqdm(total=total, desc=description, unit=unit, unit_scale=True, leave=False, disable=disable)

@@ -210,7 +210,7 @@ def write_text(path: StrPath, text: str) -> None:
         file.write(text.encode("utf-8"))
 
 
-def write_json_lines(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
+def write_json_lines(path: StrPath, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write each row as a line of JSON."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 

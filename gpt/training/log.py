@@ -6,13 +6,12 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..console import show
-from ..files import naming, open_regular, write_json_lines
+from ..files import StrPath, naming, open_regular, write_json_lines
 from .training_step import Step
 
 COLUMNS = """\
@@ -109,7 +108,7 @@ def mean_step(steps: Sequence[Step], metrics: Mapping[str, float]) -> Step:
     )
 
 
-def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_log(path: StrPath) -> list[dict[str, Any]]:
     """The rows of a `log.jsonl`. Lines without a step, such as a last line that a crash cut off, are left out."""
     if not Path(path).exists():
         return []
