@@ -69,9 +69,8 @@ def readable_pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[
         try:
             text = pending.decode("utf-8")
         except UnicodeDecodeError as error:
-            unfinished = error.reason == "unexpected end of data"
-            if unfinished and stop < len(ids):
-                continue
+            if error.reason == "unexpected end of data" and stop < len(ids):
+                continue  # the character is not complete yet
             text = pending.decode("utf-8", "replace")
         yield start, stop, text
         start, pending = stop, b""

@@ -120,9 +120,8 @@ def _post_processor(vocabulary: Vocabulary) -> dict[str, Any] | None:
     ids = {token: id for id, token in vocabulary.tokens.items()}
     before, after = ([{"SpecialToken": {"id": text, "type_id": 0}} for text in part] for part in vocabulary.around)
     single = [*before, {"Sequence": {"id": "A", "type_id": 0}}, *after]
-    special = {
-        text: {"id": text, "ids": [ids[text.encode("utf-8")]], "tokens": [text]} for text in sum(vocabulary.around, ())
-    }
+    texts = sum(vocabulary.around, ())
+    special = {text: {"id": text, "ids": [ids[text.encode("utf-8")]], "tokens": [text]} for text in texts}
     pair = [*single, {"Sequence": {"id": "B", "type_id": 0}}, *after]
     return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
 

@@ -208,7 +208,5 @@ def check_merges(
         made = b"".join(pair)
         if made not in tokens:
             one, other = map(visible, pair)
-            raise ValueError(
-                f"{place(i)}: {one!r} and {other!r} make {visible(made)!r}, which the vocabulary does not have"
-            )
+            raise ValueError(f"{place(i)}: {one!r} and {other!r} make {visible(made)!r}, which the vocabulary lacks")
         available.add(made)

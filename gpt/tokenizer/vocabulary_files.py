@@ -230,10 +230,8 @@ def write_vocabulary(folder: StrPath, vocabulary: Vocabulary) -> None:
     two_files = vocabulary.pattern == "gpt2" and not any(vocabulary.around) and not vocabulary.ignore_merges
     kind = "GPT2Tokenizer" if two_files else "PreTrainedTokenizerFast"  # whose words follow tokenizer.json
     config = {"tokenizer_class": kind, "add_prefix_space": False, **roles, "added_tokens_decoder": decoder}
-    files = {
-        SPECIAL_TOKENS: json.dumps({k: v for k, v in roles.items() if v}, indent=2),
-        TOKENIZER_CONFIG: json.dumps(config, indent=2),
-    }
+    files = {SPECIAL_TOKENS: json.dumps({k: v for k, v in roles.items() if v}, indent=2)}
+    files[TOKENIZER_CONFIG] = json.dumps(config, indent=2)
     if two_files:
         merges = "".join(" ".join(pair) + "\n" for pair in content["model"]["merges"])
         files |= {"vocab.json": json.dumps(ids, ensure_ascii=False), "merges.txt": "#version: 0.2\n" + merges}

@@ -35,10 +35,8 @@ class NotTrainableError(ValueError):
     """Not all weights of the model in `source` can be changed."""
 
     def __init__(self, source: StrPath):
-        super().__init__(
-            f"the weights in {source} are quantized, or have adapters that cannot be merged, so they cannot be "
-            "trained, exported or quantized again"
-        )
+        why = f"the weights in {source} are quantized, or have adapters that cannot be merged"
+        super().__init__(f"{why}, so they cannot be trained, exported or quantized again")
 
 
 def load_model(source: StrPath, trainable: bool = False) -> tuple[LanguageModel, Tokenizer]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -43,23 +42,12 @@ class RunLog:
         shown = step.metrics if self.shown is None else [name for name in self.shown if name in step.metrics]
         more = "".join(f" | {name} {step.metrics[name]:.4f}" for name in shown)
         note = "  not finite: skipped, its batch kept" if step.skipped else ""
-        show(
-            f"{f'{number}/{total}':>11} | loss {step.loss:7.4f} | lr {step.lr:.2e} | grad norm {step.grad_norm:7.3f} | "
-            f"{seconds * 1000:5.0f} ms | {per_second:7,.0f} {self.unit}/s{more}{note}"
-        )
-        self._append(
-            {
-                "step": number,
-                "loss": step.loss,
-                "learning_rate": step.lr,
-                "grad_norm": step.grad_norm,
-                "ms": round(seconds * 1000, 3),
-                f"{self.unit}_per_second": round(per_second, 1),
-                f"num_{self.unit}": learned,
-                "skipped": step.skipped,
-                **step.metrics,
-            }
-        )
+        speed = f"{seconds * 1000:5.0f} ms | {per_second:7,.0f} {self.unit}/s"
+        learning = f"loss {step.loss:7.4f} | lr {step.lr:.2e} | grad norm {step.grad_norm:7.3f}"
+        show(f"{f'{number}/{total}':>11} | {learning} | {speed}{more}{note}")
+        row = {"step": number, "loss": step.loss, "learning_rate": step.lr, "grad_norm": step.grad_norm}
+        row |= {"ms": round(seconds * 1000, 3), f"{self.unit}_per_second": round(per_second, 1)}
+        self._append({**row, f"num_{self.unit}": learned, "skipped": step.skipped, **step.metrics})
 
     def validation(self, number: int, metrics: Mapping[str, float]) -> None:
         """Log what was measured on data that is not trained on; "val_loss" comes first."""
@@ -98,14 +86,9 @@ def mean_step(steps: Sequence[Step], metrics: Mapping[str, float]) -> Step:
         return sum(value * step.count for value, step in zip(values, steps)) / count
 
     means = {name: mean([step.metrics[name] for step in steps]) for name in steps[0].metrics}
-    return dataclasses.replace(
-        steps[-1],
-        count=count,
-        loss=mean([step.loss for step in steps]),
-        metrics={**metrics, **means},
-        grad_norm=mean([step.grad_norm for step in steps]),
-        skipped=any(step.skipped for step in steps),
-    )
+    loss, norm = mean([step.loss for step in steps]), mean([step.grad_norm for step in steps])
+    last, skipped = steps[-1], any(step.skipped for step in steps)
+    return Step(last.batches, count, last.lr, loss, {**metrics, **means}, norm, skipped)
 
 
 def read_log(path: StrPath) -> list[dict[str, Any]]:

@@ -21,14 +21,12 @@ NAMES = {
     "transformer.ln_f": "output_norm",   "ln_2": "ffn_norm",           "mlp.c_fc": "ffn_up",
     "mlp.c_proj": "ffn_down",            "lm_head": "output",
 }
-# fmt: on
 # The settings there, and ours.
 SIZES = {
-    "gpt2.context_length": "block_size",
-    "gpt2.block_count": "n_layer",
-    "gpt2.attention.head_count": "n_head",
-    "gpt2.embedding_length": "n_embd",
+    "gpt2.context_length": "block_size", "gpt2.attention.head_count": "n_head",
+    "gpt2.block_count": "n_layer",       "gpt2.embedding_length": "n_embd",
 }
+# fmt: on
 EPSILON, INNER = "gpt2.attention.layer_norm_epsilon", "gpt2.feed_forward_length"
 
 

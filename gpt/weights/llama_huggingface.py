@@ -23,7 +23,6 @@ MODEL_TYPES: dict[str, dict[str, bool]] = {
     "qwen2": {"qkv_bias": True},
     "qwen3": {"qk_norm": True},
 }
-CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 
 # --- tensors ----------------------------------------------------------------------------------------------------------
 
@@ -193,7 +192,7 @@ def to_json(
         scaling = {"rope_type": kind, **{name: value for name, value in numbers.items() if value is not None}}
     return {
         "model_type": model_type,
-        "architectures": [architecture.replace("Llama", CLASSES[model_type])],
+        "architectures": [architecture.replace("Llama", model_type.capitalize())],
         **{theirs: getattr(config, ours) for theirs, ours, _ in SIZES},
         "num_key_value_heads": config.n_kv_head,
         "head_dim": config.head_size,

@@ -40,10 +40,8 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 FLOATS = ("F32", "F16", "BF16", "F64")
 # By model_type in config.json. Each module has PREFIX, BUFFERS, EMBEDDING, rows, from_json and to_json.
-ARCHITECTURES: dict[str, Any] = {
-    "gpt2": gpt2_huggingface,
-    **dict.fromkeys(llama_huggingface.MODEL_TYPES, llama_huggingface),
-}
+ARCHITECTURES: dict[str, Any] = {"gpt2": gpt2_huggingface}
+ARCHITECTURES |= dict.fromkeys(llama_huggingface.MODEL_TYPES, llama_huggingface)
 
 
 def load(path: StrPath | GGUFFile, model_class: type[M]) -> M:

@@ -297,11 +297,11 @@ def load_trace(path: StrPath) -> tuple[Trace, Any]:
         classes: list[Any] = [architecture.config_class for architecture in architectures()]
         config_class = next((c for c in classes if set(settings) <= c.__dataclass_fields__.keys()), GPTConfig)
         config = config_class.from_dict(settings)
-        activations, gradients = (
-            {key.removeprefix(kind): array for key, array in arrays.items() if key.startswith(kind)}
-            for kind in ("activation/", "gradient/")
-        )
-        loss, continuation = float(arrays["loss"]), arrays["continuation"].tolist()
-        return Trace(arrays["ids"], arrays["targets"], activations, gradients, loss, continuation), config
+
+        def named(kind: str) -> dict[str, np.ndarray]:
+            return {key.removeprefix(kind): array for key, array in arrays.items() if key.startswith(kind)}
+
+        results = named("activation/"), named("gradient/"), float(arrays["loss"]), arrays["continuation"].tolist()
+        return Trace(arrays["ids"], arrays["targets"], *results), config
     except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a reference from --save-reference, or is damaged ({error})") from None

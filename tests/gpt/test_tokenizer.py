@@ -287,7 +287,7 @@ def refused(folder, message):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda ids: ids.pop("Ġthe"), r"merges\.txt, line \d+: .* make 'Ġthe', which the vocabulary does not have"),
+    (lambda ids: ids.pop("Ġthe"), r"merges\.txt, line \d+: .* make 'Ġthe', which the vocabulary lacks"),
     (lambda ids: ids.update(Ġthe=7), r"vocab\.json: id 7 stands for .* and for"),
     (lambda ids: ids.update(Ġthe=1000), r"vocab\.json: ids must run from 0 to 369 without holes, but no token has"),
     (lambda ids: ids.update(Ġthe=1.0), r"vocab\.json: the id of 'Ġthe' must be a whole number, got 1\.0"),
@@ -320,7 +320,7 @@ def test_damaged_json(tmp_path, name, text, message):
     ("", "expected two tokens"),
     ("a 日", "'日' is not a token: '日' does not stand for a byte"),
     ("a xyz", "'xyz' is neither a byte nor the result of an earlier merge"),
-    ("Q Q", "'Q' and 'Q' make 'QQ', which the vocabulary does not have"),
+    ("Q Q", "'Q' and 'Q' make 'QQ', which the vocabulary lacks"),
 ])  # fmt: skip
 def test_damaged_merges(tmp_path, line, message):
     lines = (saved(tmp_path) / "merges.txt").read_text(encoding="utf-8").split("\n")
