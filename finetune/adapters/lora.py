@@ -164,6 +164,10 @@ class LoRAConfig(Checked):
         """The factor of the update B A."""
         return self.alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The settings by name, as JSON can hold them."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
 
 # --- some slices of c_attn only ---------------------------------------------------------------------------------------
 
