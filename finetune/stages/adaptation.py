@@ -40,8 +40,7 @@ LABELS = {"val_loss": "validation loss", "own_text": "loss on its old text"}
 
 def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     """Fine-tune a model with the `method` in its settings, on a text or on conversations."""
-    # The model: all of its weights are trained, or adapters beside them, or adapters beside its weights in 4 bits. The
-    # data: conversations to answer, or a text to continue, which is kept in the run's folder as tokens.
+    # The model: all of its weights are trained, or adapters beside them, or adapters beside its weights in 4 bits.
     with_answers = is_conversations(config.data)
     if run.is_new:
         model, tokenizer = base_model(config)
@@ -49,28 +48,29 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
             config = run.config = _with_embeddings(config, model)
         adapt(model, config, len(tokenizer))
         run.begin(model, tokenizer, adapter_format(config))
-        total, trained = model.config.num_parameters(), model.num_parameters(trainable_only=True)  # packed ones too
+        total, trained = model.config.num_parameters(), model.num_parameters(trainable_only=True)
         share = f"of {total:,} parameters, {trained:,} ({trained / total:.1%} as many) are trained"
         show(f"starting from the weights in {config.init_from}; {share}")
-        if with_answers:
+    else:
+        model, tokenizer = run.load(adapter_format(config))
+    check_batch_memory(model, config.batch_size, config.training)
+
+    # The data: conversations to answer, or a text to continue. Either becomes a task, which has batches (a stream),
+    # loss_fn, validate(model, whole), and its size in words.
+    block_size = min(model.config.block_size, LONGEST)
+    shown: list[Example] = []  # held-out conversations whose answers are shown
+    if with_answers:
+        if run.is_new:
             examples, held_out = load_data(config.data, config.seed)
             run.keep_data(train=examples, test=held_out)
         else:
-            write_corpus(config.data, run.out_dir, min(model.config.block_size, LONGEST), tokenizer)
-    elif with_answers:
-        model, tokenizer, examples, held_out = run.load(read_examples, adapter_format(config))
-    else:
-        model, tokenizer = run.load(format=adapter_format(config))
-    check_batch_memory(model, config.batch_size, config.training)
-
-    # As a task, which has batches (a stream), loss_fn, validate(model, whole), and its size in words.
-    block_size = min(model.config.block_size, LONGEST)
-    shown: list[Example] = []
-    if with_answers:
+            examples, held_out = run.load_data(read_examples)
         held_out = held_out[: run.max_eval_items]
         shown = held_out[:SHOWN]
         task = conversations_task(examples, held_out, tokenizer, block_size, config)
     else:
+        if run.is_new:
+            write_corpus(config.data, run.out_dir, block_size, tokenizer)
         task = text_task(run.out_dir / "data", tokenizer, block_size, config, run.max_eval_items)
     show(f"data: {task.size}")
 

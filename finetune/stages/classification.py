@@ -79,9 +79,11 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
         language_model, tokenizer = load_model(config.init_from, trainable=True)
         model = ModelWithHead.from_language_model(language_model, labels)
         show(f"starting from the weights in {config.init_from}, with a head for {', '.join(labels)}")
-        run.begin(model, tokenizer, HEAD_FORMAT, train=texts, test=test_texts)
+        run.begin(model, tokenizer, HEAD_FORMAT)
+        run.keep_data(train=texts, test=test_texts)
     else:
-        model, tokenizer, texts, test_texts = run.load(read_labelled, HEAD_FORMAT)
+        model, tokenizer = run.load(HEAD_FORMAT)
+        texts, test_texts = run.load_data(read_labelled)
     every = math.ceil(len(test_texts) / run.max_eval_items)
     test_texts = test_texts[::every]  # a short run takes every k-th: sorted by label, the first ones have only one
     # Only the head, and as many of the last blocks, will have gradients.

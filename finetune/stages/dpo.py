@@ -70,7 +70,8 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
         run.begin(model, tokenizer)  # the data are kept below, with ln ρ
         preferences, held_out = load_pairs(config.data, config.seed)
     else:
-        model, tokenizer, preferences, held_out = run.load(read_preferences)
+        model, tokenizer = run.load()
+        preferences, held_out = run.load_data(read_preferences)
         _check_replies(run, [*preferences, *held_out])
     check_batch_memory(model, config.batch_size, config.training)
     template, block_size = ChatTemplate(tokenizer), model.config.block_size

@@ -111,9 +111,11 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     if run.is_new:
         worked, train, held_out = load_chains(config.terms, config.seed)
         model, tokenizer = starting_model(config.init_from, config.out_dir, worked, config.seed, config.sft_steps)
-        run.begin(model, tokenizer, worked=worked, train=train, test=held_out)
+        run.begin(model, tokenizer)
+        run.keep_data(worked=worked, train=train, test=held_out)
     else:
-        model, tokenizer, worked, train, held_out = run.load(read_examples, names=("worked", "train", "test"))
+        model, tokenizer = run.load()
+        worked, train, held_out = run.load_data(read_examples, ("worked", "train", "test"))
     check_batch_memory(model, grpo.batch_size * grpo.num_generations, config.training)
     items = [Chain(example.messages[0]["content"]) for example in held_out[: run.max_eval_items]]
     tests, _ = encode_examples(held_out, ChatTemplate(tokenizer), model.config.block_size)

@@ -11,10 +11,10 @@ from gpt.files import StrPath
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import load_checkpoint, save_checkpoint
 from gpt.training.folder_lock import locked
-from gpt.training.loading import load_model
+from gpt.training.loading import NotTrainableError, load_model
 from gpt.training.run_folder import check_unused, claim, leaving_nothing_unfinished, settings_of
 
-from ..adapters.lora import merge_lora, why_not_mergeable
+from ..adapters.lora import lora_layers, merge_lora, why_not_mergeable
 from .adapted_model import AdaptationConfig, adapt, adapter_format
 
 
@@ -26,9 +26,11 @@ def merge_run(run_dir: StrPath, out_dir: StrPath) -> None:
     """
     if settings_of(AdaptationConfig, str(run_dir)).method == "full":
         raise ValueError(f"the run in {run_dir} trained all weights: it has no adapters to merge, use it as it is")
-    with locked(out_dir), leaving_nothing_unfinished(out_dir):
+    with locked(out_dir), leaving_nothing_unfinished(out_dir):  # one writer, and nothing stays of a merge that failed
         check_unused(Path(out_dir), can_resume=False)
-        model, tokenizer = load_model(run_dir, trainable=True)  # by load_merged, see finetune/loading.py
+        model, tokenizer = load_merged(run_dir)
+        if lora_layers(model):
+            raise NotTrainableError(run_dir)
         claim(out_dir)
         tokenizer.save(out_dir)
         save_checkpoint(out_dir, model)
@@ -38,13 +40,14 @@ def load_merged(run_dir: StrPath) -> tuple[LanguageModel, Tokenizer]:
     """The model of a run of adapters, merged into the float weights of its base model, and its tokenizer.
 
     4 bits cannot represent the sum. So where the base has only quantized weights, the adapters stay beside them.
+    `load_model` calls this for runs of adapters (finetune/loading.py).
     """
     model = float_model_of(str(run_dir))
-    if why_not_mergeable(model) is None:  # otherwise the adapters stay beside the weights
-        merge_lora(model)
+    if why_not_mergeable(model) is None:
+        merge_lora(model)  # W <- W + (lora_alpha / r) B A
         if settings_of(AdaptationConfig, str(run_dir)).beside_quantized:
             show("note: the adapters were trained beside 4-bit weights, and are now in the float ones")
-    return model, Tokenizer.load(run_dir)
+    return model.eval(), Tokenizer.load(run_dir)
 
 
 def float_model_of(run_dir: str) -> LanguageModel:

@@ -115,10 +115,12 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     if run.is_new:
         policy, tokenizer = load_model(config.init_from, trainable=True)
         show(f"starting from the weights in {config.init_from}, which are also the reference")
+        run.begin(policy, tokenizer)
         examples, held_out = load_questions(config.data, config.seed)
-        run.begin(policy, tokenizer, train=examples, test=held_out)
+        run.keep_data(train=examples, test=held_out)
     else:
-        policy, tokenizer, examples, held_out = run.load(read_examples)
+        policy, tokenizer = run.load()
+        examples, held_out = run.load_data(read_examples)
     check_batch_memory(policy, ppo.batch_size, config.training)
     reward_model = checked_reward_model(config.reward_model, tokenizer, policy.config.block_size).to(run.device).eval()
     reference = load_model(config.init_from)[0].to(run.device).eval()

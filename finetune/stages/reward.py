@@ -67,10 +67,12 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
         language_model, tokenizer = load_model(config.init_from, trainable=True)
         model = ModelWithHead.from_language_model(language_model, LABELS)
         show(f"starting from the weights in {config.init_from}, with a new head: {model.num_parameters():,} parameters")
+        run.begin(model, tokenizer, HEAD_FORMAT)
         preferences, held_out = load_pairs(config.data, config.seed)
-        run.begin(model, tokenizer, HEAD_FORMAT, train=preferences, test=held_out)
+        run.keep_data(train=preferences, test=held_out)
     else:
-        model, tokenizer, preferences, held_out = run.load(read_preferences, HEAD_FORMAT)
+        model, tokenizer = run.load(HEAD_FORMAT)
+        preferences, held_out = run.load_data(read_preferences)
     check_batch_memory(model, config.batch_size, config.training)
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
     train, shortened = encode_pairs(preferences, template, block_size)

@@ -64,10 +64,12 @@ def train_sft(run: Run, config: SFTConfig) -> None:
         added = add_chat_tokens(model, tokenizer)
         size = f"{model.num_parameters():,} parameters"
         show(f"starting from the weights in {config.init_from}, {added} tokens added: {size}")
+        run.begin(model, tokenizer)
         examples, held_out = load_data(config.data, config.seed)
-        run.begin(model, tokenizer, train=examples, test=held_out)
+        run.keep_data(train=examples, test=held_out)
     else:
-        model, tokenizer, examples, held_out = run.load(read_examples)
+        model, tokenizer = run.load()
+        examples, held_out = run.load_data(read_examples)
     check_batch_memory(model, config.batch_size, config.training)
     held_out = held_out[: run.max_eval_items]
     template, block_size = ChatTemplate(tokenizer), model.config.block_size

@@ -4,9 +4,11 @@
         if run.is_new:
             model, tokenizer = load_model(config.init_from)
             train, test = load_data(config.data)
-            run.begin(model, tokenizer, train=train, test=test)         # keeps the data in its folder
+            run.begin(model, tokenizer)                                 # keeps the tokenizer in the run's folder
+            run.keep_data(train=train, test=test)                       # and the data
         else:
-            model, tokenizer, train, test = run.load(read_examples)     # what is in its folder
+            model, tokenizer = run.load()                               # what is in its folder
+            train, test = run.load_data(read_examples)
         optimizer, schedule = run.prepare(model, config.training)
         with run:                                                       # Ctrl-C, a progress bar; resuming
             for batches in run.batches(ShuffledBatches(train, ...)):    # until max_iters steps are done, or Ctrl-C
@@ -166,33 +168,28 @@ class Run:
 
     # --- before the loop ---
 
-    def begin(
-        self, model: nn.Module, tokenizer: Tokenizer, format: ModelFormat | None = None, **data: Sequence[Any]
-    ) -> None:
-        """Take the model of a new run, move it to the run's device, and keep its tokenizer and data in the folder.
+    def begin(self, model: nn.Module, tokenizer: Tokenizer, format: ModelFormat | None = None) -> None:
+        """Take the model of a new run, move it to the run's device, and keep its tokenizer in the folder.
 
-        format: which parts of the model checkpoints store; None: a whole language model. data: see `keep_data`.
+        format: which parts of the model checkpoints store; None: a whole language model.
         """
         self.model, self.format = model.to(self.device), format
         self.team.once(lambda: tokenizer.save(self.out_dir))
-        self.keep_data(**data)
 
     def keep_data(self, **data: Sequence[Any]) -> None:
         """Keep the items of each part, train=[...], as JSON lines, data/train.jsonl, so you can look at them."""
         for name, items in data.items():
             write_json_lines(self.out_dir / "data" / f"{name}.jsonl", [item.as_json() for item in items])
 
-    def load(
-        self,
-        read: Callable[[Path], Any] | None = None,
-        format: ModelFormat | None = None,
-        names: Sequence[str] = ("train", "test"),
-    ) -> tuple[Any, ...]:
-        """The model of a resumed run, its tokenizer, and what `read` finds in its data files with these names."""
+    def load(self, format: ModelFormat | None = None) -> tuple[Any, Tokenizer]:
+        """The model of a resumed run, as its checkpoint has it, on the run's device, and its tokenizer."""
         self._checkpoint = load_checkpoint(self.out_dir, format=format)
         self.model, self.format = self._checkpoint.model.to(self.device), format
-        parts = [] if read is None else [read(self.out_dir / "data" / f"{name}.jsonl") for name in names]
-        return (self.model, Tokenizer.load(self.out_dir), *parts)
+        return self.model, Tokenizer.load(self.out_dir)
+
+    def load_data(self, read: Callable[[Path], Any], names: Sequence[str] = ("train", "test")) -> list[Any]:
+        """What a run has kept with `keep_data` under these names. read: reads one file."""
+        return [read(self.out_dir / "data" / f"{name}.jsonl") for name in names]
 
     @property
     def max_eval_items(self) -> int:
