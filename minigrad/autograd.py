@@ -133,7 +133,7 @@ class Function:
         # Gather: each input's array, whether its gradient is wanted, and where it came from.
         arrays, needs_grad, edges = gather_inputs(cls, inputs)
 
-        # Run forward. `kernel` is a faster Function that computes the same, or the op itself if there is none.
+        # Run forward. `kernel` is the Function that runs, and whose backward will: a faster twin of cls, or cls itself.
         kernel = switches.choose_kernel(cls, arrays, needs_grad, options)
         ctx = Context(kernel, needs_grad, edges)
         forward = switches.observed("forward", kernel)  # kernel.forward, perhaps with a profiler around it

@@ -44,7 +44,8 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     with_answers = is_conversations(config.data)
     if run.is_new:
         model, tokenizer = base_model(config)
-        if with_answers and add_chatml(tokenizer):  # new tokens, whose rows of the embedding have to be trained
+        new_tokens = add_chatml(tokenizer) if with_answers else 0
+        if new_tokens:  # their rows of the embedding have to be trained
             config = run.config = _with_embeddings(config, model)
         adapt(model, config, len(tokenizer))
         run.begin(model, tokenizer, adapter_format(config))

@@ -55,7 +55,7 @@ class AdaptationConfig(RunConfig):
 
     @property
     def beside_quantized(self) -> bool:
-        """Whether the run quantizes or packs its base weights, which the base model's files also have as floats."""
+        """Whether the adapters are trained beside 4-bit or packed weights, which `load_model` can give as floats."""
         return self.method == "qlora" or self.packed
 
 
@@ -63,7 +63,8 @@ def base_model(config: AdaptationConfig) -> tuple[LanguageModel, Tokenizer]:
     """The base model, before it is quantized or adapted, and its tokenizer."""
     if config.packed:
         return load_packed(config.init_from)
-    # trainable=True refuses quantized weights. LoRA can be trained beside them, but not beside other adapters.
+    # "full" and "qlora" need float weights: trainable=True refuses quantized ones. LoRA can be trained beside these,
+    # but not beside other adapters.
     model, tokenizer = load_model(config.init_from, trainable=config.method != "lora")
     if lora_layers(model):
         raise NotTrainableError(config.init_from)

@@ -86,7 +86,7 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
         texts, test_texts = run.load_data(read_labelled)
     every = math.ceil(len(test_texts) / run.max_eval_items)
     test_texts = test_texts[::every]  # a short run takes every k-th: sorted by label, the first ones have only one
-    # Only the head, and as many of the last blocks, will have gradients.
+    # Only the head and the last `trained_blocks` blocks will have gradients; None: the whole model.
     freeze(model, config.trained_blocks)
     check_batch_memory(model, config.batch_size, config.training)
     train, cut = encode_texts(texts, model.labels, tokenizer, model.config.block_size)

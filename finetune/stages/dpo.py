@@ -86,7 +86,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
             train = with_reference(model, train, config.batch_size)
         tests = with_reference(model, tests, config.batch_size)  # outside: `evaluate` computes in float32
         run.keep_data(train=referenced(preferences, train), test=referenced(held_out, tests))
-        run.extra["counted"] = "the last message"  # tells this run from older ones: see `_check_replies`
+        run.extra["counted"] = "the last message"  # as the reply, in ln ρ; older runs differ: see `_check_replies`
     tests = tests[: run.max_eval_items]
     show(f"data: {len(train):,} pairs of replies to learn from, {len(tests):,} to test on")
     if shortened:

@@ -237,8 +237,8 @@ def grpo_batches(
 ) -> list[GRPOBatch]:
     """Deal the answers, with their advantages (B), to mini-batches.
 
-    Simplified: without a KL penalty, an answer with advantage 0 has no gradient. So it is left out, and the mean is
-    over the others (the paper's is over all). If there are fewer than num_mini_batches others, all are used.
+    Simplified: without a KL penalty, an answer with advantage 0 has no gradient. So only the rest are dealt, and the
+    mean is over them (the paper's is over all). If the rest are too few for num_mini_batches, all answers are dealt.
     """
     rows = np.flatnonzero(advantages) if reference is None else np.arange(len(advantages))
     if len(rows) < config.num_mini_batches:

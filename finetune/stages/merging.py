@@ -29,7 +29,7 @@ def merge_run(run_dir: StrPath, out_dir: StrPath) -> None:
     with locked(out_dir), leaving_nothing_unfinished(out_dir):  # one writer, and nothing stays of a merge that failed
         check_unused(Path(out_dir), can_resume=False)
         model, tokenizer = load_merged(run_dir)
-        if lora_layers(model):
+        if lora_layers(model):  # still there: they could not be merged
             raise NotTrainableError(run_dir)
         claim(out_dir)
         tokenizer.save(out_dir)

@@ -132,7 +132,8 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     # The prompts, as tokens, each with its task, so that code can tell which replies are right.
     held_out, template = held_out[: run.max_eval_items], ChatTemplate(tokenizer)
     is_built_in = config.data == TASKS
-    # The seed is that of load_questions, so task i belongs to question i.
+    # The seeds are those of load_questions (training: + 1), so task i belongs to question i. A file has no tasks: there
+    # the examples take their place, and nobody looks at them.
     all_tasks = instruction_tasks("train", len(examples), config.seed + 1) if is_built_in else examples
     all_prompts = encode_questions(examples, template, policy.config.block_size, ppo.response_length)
     items = instruction_tasks("test", len(held_out), config.seed) if is_built_in else []

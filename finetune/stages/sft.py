@@ -85,8 +85,8 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     run.explain_columns(COLUMNS)
 
     # What the model can do before training: to be compared with what it can do afterwards.
-    # items: the questions of held_out once more, now with what is needed to check a reply. A third, as each is asked
-    # with the chat template, without it, and in other templates.
+    # items: questions of held_out once more, now with what is needed to check a reply. A short run takes a third of
+    # max_eval_items, because each question is asked three times: in the chat template, without it, and in another.
     n_items = min(len(held_out), run.max_eval_items // 3)
     items = instruction_tasks("test", n_items, config.seed) if config.data == TASKS else []
 

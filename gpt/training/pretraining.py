@@ -127,8 +127,19 @@ def demo_config(
         log_interval=steps // 50,
     )
     model = {"n_layer": 4, "n_head": 4, "n_embd": 128 if short else 192, "block_size": 128}
-    sample = ("Once upon a time", 110) if data == "stories" else ("The", 80)
-    return PretrainingConfig(data, out_dir, 1024, 12, seed, *sample, made_by, "gpt", model, training)
+    prompt, length = ("Once upon a time", 110) if data == "stories" else ("The", 80)
+    return PretrainingConfig(
+        data=data,
+        out_dir=out_dir,
+        vocab_size=1024,
+        batch_size=12,
+        seed=seed,
+        sample_prompt=prompt,
+        sample_tokens=length,
+        made_by=made_by,
+        model=model,
+        training=training,
+    )
 
 
 # --- the model of a new run -------------------------------------------------------------------------------------------

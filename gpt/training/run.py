@@ -157,13 +157,13 @@ class Run:
         self.saved_step: int | None = None
         self.asked_to_stop = False  # by Ctrl-C
         self.interrupted = False  # by Ctrl-C, before the last step
-        self._saved: tuple[Any, ...] = ()  # what tells whether there is something new to save
+        self._saved: tuple[Any, ...] = ()  # progress at the last `save`: the same again needs no new checkpoint
         self._checkpoint: Checkpoint | None = None  # to go on from
         if is_new:
             self.extra["most_tested"] = max(self._items_to_learn_from() // 3, LEAST_EVALUATED)
         else:
             state = load_state(config.out_dir)
-            self.inputs = check_inputs(config.out_dir, state)  # before they are read
+            self.inputs = check_inputs(config.out_dir, state)  # SHA-256 of tokenizer and data, before they are read
             self.extra = {name: value for name, value in state["extra"].items() if name not in ("stage", "run")}
 
     # --- before the loop ---
@@ -293,7 +293,7 @@ class Run:
         return due and not self.skipped_in_a_row and self.team.rank == 0
 
     def record(self, *steps: Step, **metrics: float) -> None:
-        """Count a step, without which the loop would not end, or all steps of an iteration. Log them if a line is due.
+        """Count a step, or all steps of an iteration, and log them if a line is due. The loop ends by this count.
 
         metrics: of an iteration, beside the means over its steps. Raises FloatingPointError after 10 skipped steps in a
         row.
@@ -312,6 +312,7 @@ class Run:
             else:
                 self.count += step.count
                 self.skipped_in_a_row = 0
+        # A line is due after each iteration, the first and the last step, every log_interval steps, and skipped ones.
         n, total = self.steps_done, self.training.max_iters
         if (
             self.steps_per_iteration
