@@ -39,7 +39,7 @@ from minigrad import nn
 from minigrad.backend import Array
 from minigrad.optim import Optimizer
 
-from ..files import MAX_MODEL_TEXT, StrPath, errors_at, read_json, sha256_of, shortened, write_text
+from ..files import MAX_MODEL_TEXT, UNFINISHED, StrPath, errors_at, read_json, sha256_of, shortened, write_text
 from ..model.language_model import LanguageModel, architectures
 from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.vocabulary_files import FILES as TOKENIZER_FILES
@@ -133,7 +133,7 @@ def save_checkpoint(
     folder, format = Path(folder), format_of(model) if format is None else format
     settings, moments = (None, None) if optimizer is None else _take_apart(optimizer.state_dict())
     with locked(folder):
-        new = folder / f"checkpoint-{max(_checkpoints(folder), default=0) + 1}"
+        new = folder / f"checkpoint-{max(checkpoints(folder), default=0) + 1}"
         try:
             new.mkdir()
             write_text(new / CONFIG, _json({"model_type": format.name, **format.config(model)}))
@@ -158,15 +158,19 @@ def save_checkpoint(
 
 
 def _delete_what_does_not_count(folder: Path) -> None:
-    """Delete earlier checkpoints, and one that was not finished. On Windows, what somebody is reading stays for now."""
+    """Delete earlier checkpoints, and one that was not finished. On Windows, what somebody is reading stays for now.
+
+    A folder of such a name with other files in it is not ours, such as those of Hugging Face's Trainer, and stays.
+    """
     try:
         counts = read_json(folder / STATE).get("checkpoint")
     except FileNotFoundError:
         counts = None
     except (OSError, ValueError):  # reported when it is loaded
         return
-    for path in _checkpoints(folder).values():
-        if path.name != counts:
+    for path in checkpoints(folder).values():
+        names = {file.name for file in path.iterdir() if not file.name.endswith(UNFINISHED)}
+        if path.name != counts and names <= {CONFIG, WEIGHTS, MOMENTS}:
             shutil.rmtree(path, ignore_errors=True)
     if counts is not None:  # files of an older version
         for name in (COMMIT, *(name + end for name in (CONFIG, WEIGHTS, MOMENTS) for end in ("", ".new"))):
@@ -174,9 +178,9 @@ def _delete_what_does_not_count(folder: Path) -> None:
                 (folder / name).unlink()
 
 
-def _checkpoints(folder: Path) -> dict[int, Path]:
-    """The folders of checkpoints, by number."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name[11:].isdecimal()]
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """The folders named checkpoint-N, by number."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name[11:].isdecimal() and path.is_dir()]
     return {int(path.name[11:]): path for path in found}
 
 

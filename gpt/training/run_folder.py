@@ -18,11 +18,17 @@ from ..files import UNFINISHED, naming, replace, shortened, write_text
 from ..settings import from_json
 from ..tokenizer.vocabulary_files import FILES as TOKENIZER_FILES
 from . import folder_lock
-from .checkpoint import COMMIT, CONFIG, MOMENTS, STATE, WEIGHTS, CheckpointError, has_checkpoint, load_state
-
-# What belongs to a run in its folder. The last ones make it one that can be continued.
-RUN_FILES = (*TOKENIZER_FILES, "data", "log.jsonl", CONFIG, WEIGHTS, MOMENTS, "checkpoint-*", STATE, COMMIT)
-
+from .checkpoint import (
+    COMMIT,
+    CONFIG,
+    MOMENTS,
+    STATE,
+    WEIGHTS,
+    CheckpointError,
+    checkpoints,
+    has_checkpoint,
+    load_state,
+)
 
 # --- a new run --------------------------------------------------------------------------------------------------------
 
@@ -73,21 +79,28 @@ def replacing_run(out_dir: str | os.PathLike[str], put_back: Callable[[], object
     """
     folder, aside = Path(out_dir), Path(out_dir) / ".earlier"
     if has_checkpoint(folder):
-        _move_run(folder, aside, reversed(RUN_FILES))
+        _move(_files_of_run(folder)[::-1], aside)
         claim(folder)
     try:
         yield
     finally:
         if aside.exists() and not has_checkpoint(folder):
-            _move_run(aside, folder, RUN_FILES)
+            _move(_files_of_run(aside), folder)
             put_back()
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _move_run(source: Path, target: Path, names: Iterable[str]) -> None:
-    """Move a run's files in the order of `names`, so that a folder with the checkpoint's record has all of them."""
+def _files_of_run(folder: Path) -> list[Path]:
+    """What belongs to a run in its folder. With the last ones, it is a run that can be continued."""
+    found = [folder / name for name in (*TOKENIZER_FILES, "data", "log.jsonl", CONFIG, WEIGHTS, MOMENTS)]
+    found += [*checkpoints(folder).values(), folder / STATE, folder / COMMIT]
+    return [path for path in found if path.exists()]
+
+
+def _move(paths: Iterable[Path], target: Path) -> None:
+    """Move a run's files in this order, so that a folder with the checkpoint's record has all of them."""
     target.mkdir(exist_ok=True)
-    for path in [path for name in names for path in source.glob(name)]:
+    for path in paths:
         shutil.rmtree(target / path.name, ignore_errors=True)  # the data of a run that did not start
         replace(path, target / path.name)
 

@@ -341,6 +341,19 @@ def test_on_windows_an_open_file_is_waited_for_or_stays(tmp_path, monkeypatch):
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
+def test_folders_of_such_a_name_that_are_not_ours_stay(tmp_path):
+    """Those of Hugging Face's Trainer, a copy of one of ours, a file."""
+    save_checkpoint(tmp_path, *a_run(1))
+    (tmp_path / "checkpoint-500").mkdir()
+    for path in ("checkpoint-500/config.json", "checkpoint-500/optimizer.pt", "checkpoint-600"):
+        (tmp_path / path).write_text("theirs")
+    shutil.copytree(tmp_path / "checkpoint-1", tmp_path / "checkpoint-1-best")
+    save_checkpoint(tmp_path, *a_run(2))
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("checkpoint-*")}
+    assert found == {"checkpoint-1-best", "checkpoint-500", "checkpoint-501", "checkpoint-600"}
+    assert (tmp_path / "checkpoint-500/optimizer.pt").exists() and load_checkpoint(tmp_path).state["step"] == 2
+
+
 @pytest.mark.parametrize("save_run", [lambda folder, run: save_checkpoint(folder, *run), save_as_before])
 @pytest.mark.parametrize("name", [*FILES, STATE])
 def test_a_missing_truncated_or_altered_file_is_named(tmp_path, name, save_run):

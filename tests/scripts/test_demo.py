@@ -34,8 +34,9 @@ def test_an_earlier_demo_is_replaced_and_what_else_is_in_its_folder_stays(quick,
         assert run_here(demo.main, "--out-dir", quick, "--seed", seed) == 0
         assert load_state(quick)["extra"]["run"]["seed"] == int(seed)
         (quick / "notes.txt").write_text("mine", encoding="utf-8")
+        (quick / "checkpoint-1-best").mkdir(exist_ok=True)
         gc.collect()  # Windows replaces no file that is mapped into memory, and a user's next demo is another process
-    assert (quick / "notes.txt").exists()
+    assert (quick / "notes.txt").exists() and (quick / "checkpoint-1-best").exists()
     assert "python scripts/generate.py" in capsys.readouterr().out
 
 
