@@ -73,6 +73,7 @@ def check_training_memory(
 
 
 def introduce(run: Run, model: LanguageModel, tokenizer: Tokenizer, train: Tokens, validation: Tokens) -> None:
+    """Show the sizes of the text and of the model."""
     block_size, team = run.config.model["block_size"], run.team
     c, cores = model.config, backend.usable_cores()
     shared = f" that share {c.n_kv_head} of keys and values" if c.n_kv_head < c.n_head else ""
@@ -88,6 +89,7 @@ def introduce(run: Run, model: LanguageModel, tokenizer: Tokenizer, train: Token
 
 
 def show_baselines(baselines: dict[str, float]) -> None:
+    """Show the losses of models that know little: see `evaluation.baseline_losses`."""
     meaning = {
         "uniform": "knowing nothing: all tokens equally likely (ln V)",
         "unigram": "knowing how frequent each token is",
