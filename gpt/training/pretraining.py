@@ -53,8 +53,7 @@ class PretrainingConfig(Checked):
 
 def train_language_model(run: Run, config: PretrainingConfig, init_from: str | None = None) -> None:
     """Predict the next token of a text, everywhere in it. init_from: a model to start from; None: random weights."""
-    # The model, its tokenizer, and the text as tokens, a training and a held-out part, which are kept in the run's
-    # folder. The settings then say the model's whole shape.
+    # The model, its tokenizer, and the text as tokens, a training and a held-out part. The run's folder keeps them.
     if run.is_new:
         model, tokenizer = _new_model(run, config) if init_from is None else _old_model(run, config, init_from)
         run.begin(model, tokenizer)
