@@ -70,8 +70,8 @@ def starting_model(
     if init_from != WORKED:
         return load_model(init_from, trainable=True)
     model, tokenizer = cold_start_model(worked, seed, steps)
-    save_checkpoint(f"{out_dir}/{WORKED}", model)
     tokenizer.save(f"{out_dir}/{WORKED}")
+    save_checkpoint(f"{out_dir}/{WORKED}", model)  # last: with it the folder is complete
     return model, tokenizer
 
 
