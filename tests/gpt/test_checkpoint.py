@@ -346,7 +346,7 @@ def test_folders_of_such_a_name_that_are_not_ours_stay(tmp_path):
     save_checkpoint(tmp_path, *a_run(1))
     (tmp_path / "checkpoint-500").mkdir()
     for path in ("checkpoint-500/config.json", "checkpoint-500/optimizer.pt", "checkpoint-600"):
-        (tmp_path / path).write_text("theirs")
+        (tmp_path / path).write_text("theirs", encoding="utf-8")
     shutil.copytree(tmp_path / "checkpoint-1", tmp_path / "checkpoint-1-best")
     save_checkpoint(tmp_path, *a_run(2))
     found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("checkpoint-*")}
