@@ -1,13 +1,14 @@
 """How does a language model become an assistant? In reading order:
 
-data/              conversations, chat templates, preference pairs, the built-in tasks
+data/              conversations, chat templates, preference pairs
+built_in/          tasks whose answers code can check: what can be learned without data of your own
 objectives/        what is minimized: classification, SFT, reward model, DPO, PPO, GRPO, a page each
 adapters/          LoRA and QLoRA: a model changed without changing its weights
 quantization/      weights in 8 or 4 bits
 loading.py         quantized folders and runs of adapters, for `load_model`; an adapter for a base model
 evaluation/        how good are the answers?
 export.py          a run as a folder for transformers, or a GGUF file
-stages/            a run of each stage, and the pipeline of all of them
+stages/            a run of each stage
 """
 
 from . import loading as loading  # registers more kinds of folders that load_model accepts

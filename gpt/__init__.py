@@ -2,6 +2,7 @@
 
 tokenizer/        how does text become numbers?
 model/            GPT-2 and Llama, and how they generate
+corpora/          what text can a model learn from?
 training/         how does a model learn to write?
 weights/          weights in other people's files, in and out
 interpretability/ what has a model learned?

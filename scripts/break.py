@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from scripts.shared import command_line
+from scripts.shared.verification import Comparison, trace
 
 import numpy as np
 
@@ -29,7 +30,6 @@ from gpt.model.gpt2 import Block
 from gpt.model.moe import mixtures, use_experts, with_balance
 from gpt.training.batches import Batch, RandomBatches
 from gpt.training.training_step import language_model_loss
-from gpt.weights.verification import Comparison, trace
 from minigrad import GradcheckError, Tensor, gradcheck, nn, no_grad, optim, use_kernels
 from minigrad.functional.activation import Gelu
 from minigrad.functional.indexing import Embedding
@@ -140,7 +140,7 @@ def no_token_sees_a_later_one(bug: Bug) -> str:
 
 
 def same_as_reference(bug: Bug) -> str:
-    """gpt/weights/verification.py: compare every activation with that of a correct model with the same weights."""
+    """scripts/shared/verification.py: compare every activation with that of a correct model with the same weights."""
     model, ids = HEALTHY.model(), np.arange(1, 17)[None]
     rng = np.random.default_rng(0)
     for p in model.parameters():  # large enough for every mistake to show

@@ -10,7 +10,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from scripts.shared import command_line
+from scripts.shared import command_line, verification
+from scripts.shared.verification import Stage, Trace
 
 import numpy as np
 
@@ -20,8 +21,7 @@ from gpt.interpretability.activations import hooked
 from gpt.model.config import Settings
 from gpt.model.language_model import LanguageModel
 from gpt.training.loading import load_model
-from gpt.weights import gpt2_huggingface, llama_huggingface, verification
-from gpt.weights.verification import Stage, Trace
+from gpt.weights import gpt2_huggingface, llama_huggingface
 from minigrad.backend import generator, to_numpy
 
 EXAMPLES = """examples:

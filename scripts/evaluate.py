@@ -14,9 +14,10 @@ from scripts.shared import command_line
 
 from gpt import Tokenizer
 from gpt.files import read_pieces, write_text
-from gpt.tokenizer.token_view import MarkedToken, readable_pieces, to_terminal
+from gpt.tokenizer.token_text import readable_pieces
 from gpt.training.evaluation import TextScore, likely_tokens, score_text
 from scripts.pages import marked_text
+from scripts.pages.marked_text import MarkedToken, to_terminal
 
 EXAMPLES = """examples:
   python scripts/evaluate.py --model runs/demo --data book.txt

@@ -14,7 +14,7 @@ from gpt.console import printable, progress_bar
 from gpt.model.batch_generation import stream
 from gpt.model.generation import Sampling
 from gpt.model.speculation import speculate
-from gpt.tokenizer.token_view import TextStream
+from gpt.tokenizer.token_text import TextStream
 
 EXAMPLES = """examples:
   python scripts/generate.py --prompt "One day, Tom"              the model of the demo

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from scripts.shared import command_line, stage_options
+from scripts.shared.method_comparison import EXPLANATION, as_table, compare, plot_comparison
 from scripts.shared.settings_options import build
 
 from finetune.stages.adaptation import train_adaptation
 from finetune.stages.adaptation_data import is_conversations
 from finetune.stages.adapted_model import METHODS, AdaptationConfig
 from finetune.stages.merging import merge_run
-from finetune.stages.method_comparison import EXPLANATION, as_table, compare, plot_comparison
 from gpt.console import quoted
 from gpt.training.run_folder import settings_of
 

@@ -3,15 +3,35 @@
 About four minutes on two cores. Finished stages are kept: after Ctrl-C, the same command resumes. With --init-from,
 the pipeline starts from a model that is already trained and skips pretraining.
 """
+# Each stage starts from the folder of an earlier stage and writes its own. A stage is one call of the function that its
+# own script also calls. The pipeline adds that finished stages are kept, that an interrupted stage continues, and that
+# all stages are measured with the same questions and the same text.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
 from scripts.shared import command_line
+from scripts.shared.pipeline_stages import MERGED, PipelineConfig, Stage, stages_of
+from scripts.shared.pipeline_table import COLUMNS, measure, show_samples, show_table
 from scripts.shared.settings_options import add_settings, build
 
-from finetune.stages.pipeline import run_pipeline
-from finetune.stages.pipeline_stages import PipelineConfig
+from gpt.console import show
+from gpt.files import parse_json, read_text, write_text
+from gpt.training import folder_lock
+from gpt.training.batches import open_tokens
+from gpt.training.checkpoint import has_checkpoint, load_state
+from gpt.training.loading import load_model
+from gpt.training.log import read_log
+from gpt.training.run_folder import replacing_run
+from gpt.weights import hub
 
+NOTES = "pipeline.json"  # in the pipeline's folder: what each finished stage was made from, and its row of the table
+QUESTIONS, SHORT_QUESTIONS = 300, 40  # asked after each stage
 EXAMPLES = """examples:
   python scripts/pipeline.py
   python scripts/pipeline.py --ppo            also PPO against the reward model; finished stages are kept
@@ -29,6 +49,111 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
     return 0 if run_pipeline(build(PipelineConfig, vars(arguments)), device) else 130
+
+
+def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
+    """Run all stages that are not finished, and print the table. Returns False if Ctrl-C stopped one of them.
+
+    Raises ValueError if the folder holds a pipeline with other settings, and what the stages raise.
+    """
+    started = time.perf_counter()
+    settings: dict[str, Any] = {"short": config.short, "seed": config.seed}
+    if config.init_from is not None:
+        hub.find(config.init_from)  # raises before the folder is marked as that of a mistyped name
+        settings["init_from"] = config.init_from
+    with folder_lock.locked(config.out_dir):
+        notes = Notes(Path(config.out_dir), settings)
+        rows = _run_stages(config, notes, device)
+    if rows is None:
+        show("\nthe pipeline stopped here; call it again and it goes on")
+        return False
+    show(f"\n=== what each stage changed ({time.perf_counter() - started:.0f} s for this call)\n\n{COLUMNS}\n")
+    show_table(rows)
+    show_samples(rows)
+    return True
+
+
+def _run_stages(config: PipelineConfig, notes: Notes, device: str) -> dict[str, dict[str, Any]] | None:
+    """Run the stages. Returns the rows of the table, or None if Ctrl-C stopped one of them."""
+    for number, stage in enumerate(stages := stages_of(config, device), start=1):
+        show(f"\n=== {number}/{len(stages)} {stage.name}: {stage.teaches}")
+        origin = {name: fingerprint(notes.folder / name) for name in stage.needs}
+        if notes.is_finished(stage.name, origin):
+            show(f"finished earlier, and kept (to do it again, delete {notes.folder / stage.name})")
+            continue
+        if not _run_stage(stage, notes, origin):
+            return None
+        seconds = round(load_state(notes.folder / stage.name).get("seconds", 0.0), 1)  # of training; 0 without any
+        notes.write(stage.name, origin=origin, row={"seconds": seconds} | _measured(stage.name, notes, config))
+    return {stage.name: notes.stages[stage.name]["row"] for stage in stages}
+
+
+def _run_stage(stage: Stage, notes: Notes, origin: dict[str, str]) -> bool:
+    folder = notes.folder / stage.name
+    if has_checkpoint(folder):
+        begun_from = notes.stages.get(stage.name, {}).get("origin")
+        if begun_from is None:
+            raise ValueError(f"{folder} holds a run that is not of this pipeline: choose another --out-dir")
+        if begun_from == origin:
+            return stage.run()
+        show("made from an earlier version of the stages before it: done again")
+    # If the new run cannot start, the earlier one is put back, and is still made from an earlier version.
+    with replacing_run(folder, lambda: notes.write(stage.name, origin={})):
+        notes.write(stage.name, origin=origin)
+        return stage.run()
+
+
+def _measured(name: str, notes: Notes, config: PipelineConfig) -> dict[str, Any]:
+    """The table row of a stage. A reward model generates no text, so its row is its accuracy."""
+    folder = notes.folder / name
+    if name == "reward":
+        accuracy = [row["accuracy"] for row in read_log(folder / "log.jsonl") if "val_loss" in row][-1]
+        return {"note": f"prefers the better of two replies in {accuracy:.1%} of held-out pairs"}
+    reference = None if name in ("pretrained", "sft") else load_model(notes.folder / "sft")[0]
+    model, tokenizer = load_model(folder / MERGED if (folder / MERGED).exists() else folder)
+    tokens = open_tokens(notes.folder / "pretrained" / "data" / "val.bin")
+    questions = SHORT_QUESTIONS if config.short or config.init_from is not None else QUESTIONS
+    return measure(model, tokenizer, reference, tokens, config.seed, questions)
+
+
+# --- what has been done -----------------------------------------------------------------------------------------------
+
+
+class Notes:
+    """The state of the stages, stored in pipeline.json, so a later call can continue.
+
+    stages: the "origin" of each stage that was begun, and, once it is finished, its "row" of the table. The origin are
+    the fingerprints, at the stage's start, of the stages that it depends on. If one of them is run again, the stage no
+    longer counts as finished. Raises ValueError if the file is damaged, or belongs to a pipeline with other settings.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]):
+        self.folder, self.settings = folder, settings
+        self.stages: dict[str, Any] = {}
+        path = folder / NOTES
+        if path.exists():
+            notes = parse_json(read_text(path), str(path))
+            if (theirs := notes.get("settings")) != settings:
+                raise ValueError(f"{folder} is of a pipeline with {theirs}, not {settings}: choose another --out-dir")
+            self.stages = notes.get("stages", {})
+        elif folder.exists() and {path.name for path in folder.iterdir()} - {folder_lock.NAME}:
+            raise FileExistsError(f"{folder} holds files that are not of a pipeline: choose another --out-dir")
+
+    def is_finished(self, name: str, origin: dict[str, str]) -> bool:
+        """Whether a stage was finished, from this origin, and is still there."""
+        stage = self.stages.get(name, {})
+        return "row" in stage and stage.get("origin") == origin and has_checkpoint(self.folder / name)
+
+    def write(self, name: str, **stage: Any) -> None:
+        """Store the origin of a stage that begins; or its origin and its row when it is finished."""
+        self.stages[name] = stage
+        notes = {"settings": self.settings, "stages": self.stages}
+        write_text(self.folder / NOTES, json.dumps(notes, indent=1) + "\n")
+
+
+def fingerprint(folder: Path) -> str:
+    """A value that changes whenever the checkpoint of a stage changes."""
+    return hashlib.sha256(json.dumps(load_state(folder), sort_keys=True).encode("utf-8")).hexdigest()[:16]
 
 
 if __name__ == "__main__":

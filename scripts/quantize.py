@@ -18,8 +18,8 @@ from finetune.quantization.convert import CALIBRATED
 from finetune.quantization.folder import save_quantized
 from gpt import Tokenizer, get_batch
 from gpt.console import quoted
+from gpt.corpora.corpus import load_corpus
 from gpt.training.batches import encode_parts, open_tokens, sequential_batches
-from gpt.training.corpora import load_corpus
 from gpt.training.evaluation import mean_loss, perplexity
 from gpt.training.folder_lock import locked
 from gpt.training.loading import load_model

@@ -8,7 +8,6 @@ from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import TALK_TO_IT
 
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
-from finetune.data.mask_view import mask_as_text
 from finetune.stages.sft import SFTConfig, load_data, train_sft
 from gpt.training.loading import load_model
 
@@ -43,7 +42,7 @@ def _show_mask(arguments: argparse.Namespace) -> None:
     add_chat_tokens(model, tokenizer)
     template = ChatTemplate(tokenizer)
     examples = load_data(arguments.data, arguments.seed)[0][: arguments.show_mask]
-    print("\n\n".join(mask_as_text(template, e.messages, completion=e.completion) for e in examples))
+    print("\n\n".join(template.marked(e.messages, e.completion) for e in examples))
 
 
 if __name__ == "__main__":

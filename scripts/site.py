@@ -25,10 +25,10 @@ from scripts.shared import command_line
 import numpy as np
 
 from finetune.export import export
+from gpt.corpora.python_corpus import BUNDLED, BUNDLED_CODE, documents, python_code
 from gpt.files import atomic_write, read_text, write_text
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.loading import load_model
-from gpt.training.python_corpus import BUNDLED, BUNDLED_CODE, documents, python_code
 from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from scripts.checker import catalogue

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.shared import command_line
+from scripts.shared import command_line, verification
+from scripts.shared.verification import Comparison, Trace
 
 import numpy as np
 
@@ -22,8 +23,7 @@ from gpt.files import read_text
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.evaluation import score_text
 from gpt.training.loading import load_model
-from gpt.weights import hub, pretrained, verification
-from gpt.weights.verification import Comparison, Trace
+from gpt.weights import hub, pretrained
 from scripts import compare_torch
 
 EXAMPLES = """examples:

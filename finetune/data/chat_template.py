@@ -23,6 +23,7 @@ from typing import Any, TypedDict
 from gpt import LanguageModel, Tokenizer
 from gpt.files import shortened
 from gpt.tokenizer.pre_tokenization import split_special
+from gpt.tokenizer.token_text import readable_pieces
 from gpt.tokenizer.vocabulary import ENDOFTEXT
 from minigrad import nn
 from minigrad.backend import module_of
@@ -192,6 +193,15 @@ class ChatTemplate:
             late = f"the answer begins only after the {max_tokens} tokens that the model can read"
             raise ValueError(f"there is nothing to learn from: {late}; leave it out of the file")
         return ids[:max_tokens], loss_mask[:max_tokens], cut
+
+    def marked(self, messages: Sequence[Message], completion: int | None = None) -> str:
+        """The conversation as the model reads it, with brackets around each token that it learns to write.
+
+        completion: as in `encode`.
+        """
+        ids, loss_mask = self.encode(messages, completion=completion)
+        pieces = readable_pieces(self.tokenizer, ids)
+        return "".join(f"[{text}]" if loss_mask[start] else text for start, _, text in pieces).rstrip("\n")
 
 
 def needed(loss_mask: Sequence[bool]) -> int:

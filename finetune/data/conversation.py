@@ -14,7 +14,7 @@ from contextlib import closing
 from gpt import LanguageModel, Tokenizer
 from gpt.model.batch_generation import Memory, stream
 from gpt.model.generation import Sampling
-from gpt.tokenizer.token_view import TextStream
+from gpt.tokenizer.token_text import TextStream
 
 from .chat_template import IM_END, IM_START, ChatTemplate, Message, check_messages, without_oldest_turn
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..built_in.tasks import TASKS, preference_pairs
 from .chat_template import ChatTemplate, Message, needed, without_oldest_turn
 from .datasets import IGNORE, Preference, encode_items, hold_out, pad_right, read_preferences
-from .tasks import TASKS, preference_pairs
 
 TRAIN_PAIRS, TEST_PAIRS = 3000, 300
 

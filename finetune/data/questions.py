@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..built_in.tasks import TASKS, instruction_examples
 from .chat_template import ChatTemplate, without_oldest_turn
 from .datasets import Example, encode_items, read_examples
-from .tasks import TASKS, instruction_examples
 
 TRAIN_ITEMS, TEST_ITEMS = 6000, 300
 

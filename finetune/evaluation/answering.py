@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from gpt import LanguageModel, Tokenizer
 from gpt.console import printable, progress_bar, show
 
+from ..built_in.tasks import TaskItem
 from ..data.chat_template import ChatTemplate, Message
 from ..data.datasets import Example
-from ..data.tasks import TaskItem
 
 Encode = Callable[[Sequence[Message]], list[int]]  # a conversation, up to where the assistant writes
 

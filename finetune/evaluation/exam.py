@@ -10,7 +10,7 @@ import numpy as np
 from gpt import LanguageModel, Tokenizer
 from gpt.console import show
 
-from ..data.chains import Chain, split_thought
+from ..built_in.chains import Chain, split_thought
 from ..data.chat_template import Message
 from .answering import ask, chat_template
 

@@ -20,8 +20,8 @@ from minigrad import no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 
+from ..built_in.tasks import TaskItem
 from ..data.chat_template import Message
-from ..data.tasks import TaskItem
 from ..objectives.logprobs import exact_kl
 from ..objectives.rollout import TokenPositions, prompts_with_replies
 from .answering import SHOWN, Reply, ask, chat_template, likely_replies, show_replies

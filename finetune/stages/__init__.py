@@ -11,9 +11,6 @@
     adapted_model.py       the model for it: what is trained, and what a checkpoint holds
     adaptation_data.py     the data for it: a text, or conversations
     merging.py             a run of adapters as a plain model
-    method_comparison.py   the three methods in one table
-    pipeline_stages.py     the stages of the pipeline, with their settings
-    pipeline.py            all stages, one after the other
     run_config.py          the settings that stages have in common
 
 What surrounds each loop (the run's folder, resuming, evaluations, Ctrl-C) is gpt/training/run.py.

@@ -15,9 +15,9 @@ from gpt.training.evaluation import describe_evaluation, held_out_loss, perplexi
 from gpt.training.run import Stream
 from gpt.training.training_step import LossFunction, language_model_loss
 
+from ..built_in.tasks import TASKS, instruction_tasks
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import Example, ShuffledBatches
-from ..data.tasks import TASKS, instruction_tasks
 from ..objectives.sft import collate, encode_examples, sft_loss
 from .adapted_model import AdaptationConfig
 from .sft import VALIDATION_ITEMS, validate_answers

@@ -16,9 +16,9 @@ import numpy as np
 
 from gpt import Tokenizer
 from gpt.console import show
+from gpt.corpora.corpus import load_corpus
 from gpt.settings import setting
 from gpt.training.batches import sequential_batches
-from gpt.training.corpora import load_corpus
 from gpt.training.evaluation import evaluate, mean_loss
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
@@ -26,8 +26,8 @@ from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_step
 
+from ..built_in.labelled_texts import documentation_texts, question_texts
 from ..data.datasets import Labelled, ShuffledBatches, batches_of, read_labelled
-from ..data.labelled_texts import documentation_texts, question_texts
 from ..evaluation.answering import shorten
 from ..evaluation.confusion import confusion_as_text, confusion_matrix, draw_confusion, majority_baseline, predict
 from ..objectives.classification import Item, classification_loss, collate, encode_texts

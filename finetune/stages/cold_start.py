@@ -19,7 +19,7 @@ from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_step, training_steps
 
-from ..data.chains import chains, worked_examples
+from ..built_in.chains import chains, worked_examples
 from ..data.chat_template import ChatTemplate, add_chat_tokens
 from ..data.datasets import Example, ShuffledBatches
 from ..evaluation.exam import MEASURES

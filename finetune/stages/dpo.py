@@ -22,10 +22,10 @@ from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import in_precision, training_step
 
+from ..built_in.tasks import TASKS, instruction_tasks
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import Preference, ShuffledBatches, batches_of, read_preferences
 from ..data.pairs import encode_pairs, load_pairs, pair_batch
-from ..data.tasks import TASKS, instruction_tasks
 from ..evaluation.judge import Judge
 from ..objectives.dpo import BETA, KINDS, dpo_batch_loss, referenced, with_reference
 from .run_config import PAIRS, RunConfig, check_batch_memory, fine_tuning

@@ -1,7 +1,7 @@
 """A run of GRPO: from a model that imitates worked examples to a model that has found out by itself what is right.
 
     roll out    the policy writes G answers to each question               (finetune/objectives/rollout.py)
-    check       code says which of them are right: that is the reward r    (finetune/data/chains.py)
+    check       code says which of them are right: that is the reward r    (finetune/built_in/chains.py)
     compare     A_i = (r_i - mean(r)) / std(r), of the answers to a question
     update      a few optimizer steps, loss = -min(ratio A, clip(ratio) A)    (finetune/objectives/grpo.py)
 
@@ -38,7 +38,7 @@ from gpt.training.training_step import in_precision, training_step
 from minigrad import Tensor, backend, no_grad
 from minigrad.backend import to_numpy
 
-from ..data.chains import CHECKERS, Chain
+from ..built_in.chains import CHECKERS, Chain
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import Example, ShuffledBatches, batches_of, read_examples
 from ..evaluation.answering import right_answers, show_replies, text_of

@@ -33,10 +33,10 @@ from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import in_precision, training_step
 from minigrad import Tensor, backend
 
+from ..built_in.tasks import TASKS, TaskItem, instruction_tasks
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import ShuffledBatches, read_examples
 from ..data.questions import encode_questions, load_questions
-from ..data.tasks import TASKS, TaskItem, instruction_tasks
 from ..evaluation.answering import Reply, text_of
 from ..evaluation.judge import Judge, qualities, quality_rates
 from ..evaluation.reward_hacking import plot_reinforcement

@@ -25,10 +25,10 @@ from minigrad import no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 
+from ..built_in.tasks import DIFFERENCES, TASKS
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import Preference, ShuffledBatches, batches_of, read_preferences
 from ..data.pairs import Pair, encode_pairs, load_pairs, pair_batch
-from ..data.tasks import DIFFERENCES, TASKS
 from ..evaluation.answering import shorten
 from ..objectives.model_with_head import HEAD_FORMAT, ModelWithHead
 from ..objectives.reward import chance_of, reward_batch_loss

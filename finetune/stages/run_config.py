@@ -11,7 +11,7 @@ from gpt.memory_check import check_memory
 from gpt.settings import Checked, nested, setting
 from gpt.training.training_config import TrainingConfig
 
-from ..data.tasks import TASKS
+from ..built_in.tasks import TASKS
 
 SMALLEST_ITEM = 1000  # a lower bound of the bytes that an item of a batch takes
 PAIRS = "tasks (built-in questions), or a file of preference pairs (prompt, chosen, rejected)"  # help of `data`

@@ -23,10 +23,9 @@ from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_step
 
+from ..built_in.tasks import TASKS, TaskItem, instruction_examples, instruction_tasks
 from ..data.chat_template import ChatTemplate, add_chat_tokens
 from ..data.datasets import Example, ShuffledBatches, batches_of, hold_out, read_examples
-from ..data.mask_view import mask_as_text
-from ..data.tasks import TASKS, TaskItem, instruction_examples, instruction_tasks
 from ..evaluation.answering import SHOWN, following, likely_replies, right_answers, scored, show_replies, show_scores
 from ..objectives.sft import Conversation, collate, encode_examples, sft_loss
 from .run_config import RunConfig, check_batch_memory, fine_tuning
@@ -80,8 +79,8 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     show(f"data: {len(train):,} conversations to learn from, {len(tests):,} to test on; {share}")
     if shortened:
         show(f"{shortened:,} are too long for the model: their oldest turns are left out, or their end is cut")
-    show("\nThe first one, with what is learned from in color or in brackets:")
-    show(mask_as_text(template, examples[0].messages, completion=examples[0].completion))
+    show("\nThe first one, with what is learned from in brackets:")
+    show(template.marked(examples[0].messages, examples[0].completion))
     run.explain_columns(COLUMNS)
 
     # What the model can do before training: to be compared with what it can do afterwards.

@@ -7,7 +7,7 @@ tokenizer.py          Tokenizer: text to ids and back, with our own vocabulary o
 vocabulary.py         how files spell tokens; build a vocabulary from any file format, and check it
 vocabulary_files.py   vocab.json and merges.txt, and the vocabulary of a GGUF file
 tokenizer_json.py     tokenizer.json, the format of Hugging Face's `tokenizers`
-token_view.py         ids to text while they arrive; marked tokens in the terminal
+token_text.py         tokens as readable text: while they arrive, and each on its own
 """
 
 from .bpe_training import train_bpe

@@ -1,6 +1,5 @@
 """How does a model learn to write?
 
-corpora.py           texts to train on: built in (stories.py, python_corpus.py), downloaded, or your own
 batches.py           token files, and batches of windows of them
 training_step.py     forward, loss, backward, clip, step, schedule
 pretraining.py       a whole run: corpus, tokenizer, model, the loop, samples

@@ -33,7 +33,7 @@ LONGEST_CONTEXT = 1024  # default context length for training a model that can r
 class PretrainingConfig(Checked):
     """A pretraining run.
 
-    data: see `gpt.training.corpora.load_corpus`. model: the shape without vocab_size; block_size is the length of the
+    data: see `gpt.corpora.corpus.load_corpus`. model: the shape without vocab_size; block_size is the length of the
     sequences that are trained on, and may be less than what a model from elsewhere can read. sample_tokens: length of
     the samples during the run. made_by: what started the run.
     """

@@ -12,12 +12,12 @@ from minigrad import backend
 
 from ..accounting import activation_bytes, training_memory
 from ..console import printable, show
+from ..corpora.corpus import load_corpus
 from ..memory_check import check_memory
 from ..model.config import GPT2_VOCAB_SIZE
 from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
 from .batches import Tokens, check_length, encode_parts, write_tokens
-from .corpora import load_corpus
 from .evaluation import describe_evaluation
 from .run import Run
 from .training_config import TrainingConfig

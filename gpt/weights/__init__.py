@@ -10,5 +10,4 @@ gpt2_gguf.py           GPT-2 as llama.cpp stores it
 gguf_file.py           read the GGUF format
 gguf_writing.py        write the GGUF format
 hub.py                 resolve a model name to a local path, downloading the model if necessary
-verification.py        is it the same function? compare every activation and gradient with a reference
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt import Tokenizer
-from gpt.training.corpora import load_corpus
+from gpt.corpora.corpus import load_corpus
 from scripts.benchmarks.sides import installed
 
 NAMES = ["tokenizer"]

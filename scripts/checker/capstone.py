@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.shared.verification import TOLERANCE, differences, first_wrong
+
 import numpy as np
 
 from finetune.data.chat_template import ChatTemplate
@@ -30,7 +32,6 @@ from gpt.training.training_step import mean_gradients, training_step
 from gpt.weights import gpt2_huggingface, hub
 from gpt.weights.pretrained import weight_files
 from gpt.weights.safetensors_file import SafetensorsFile
-from gpt.weights.verification import TOLERANCE, differences, first_wrong
 from minigrad import manual_seed, no_grad, optim
 
 from . import beside, comparing, in_gpt

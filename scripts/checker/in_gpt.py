@@ -21,10 +21,10 @@ import numpy as np
 import minigrad.functional as F
 from gpt import GPT, GPTConfig, Tokenizer
 from gpt.console import printable
+from gpt.corpora.python_corpus import help_text
 from gpt.files import write_text
 from gpt.tokenizer.pre_tokenization import split_words
 from gpt.training.batches import RandomBatches
-from gpt.training.python_corpus import help_text
 from gpt.training.training_step import training_step
 from minigrad import Tensor, manual_seed, optim, use_kernels
 from minigrad.autograd import Function

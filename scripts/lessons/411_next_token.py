@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 import minigrad.functional as F
+from gpt.corpora.python_corpus import help_text
 from gpt.model.generation import Sampling
-from gpt.training.python_corpus import help_text
 from minigrad import nn, optim
 from scripts.pages import widget_data
 from scripts.pages.pictures import Lesson, bars, generation_loop

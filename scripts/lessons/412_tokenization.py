@@ -13,10 +13,10 @@ from collections import Counter
 import numpy as np
 
 from gpt import Tokenizer
+from gpt.corpora.python_corpus import help_text
 from gpt.tokenizer.bpe import encode_word, merge, single_bytes
 from gpt.tokenizer.bpe_training import learn_merges
 from gpt.tokenizer.pre_tokenization import count_words
-from gpt.training.python_corpus import help_text
 from minigrad import nn
 from scripts.lessons.small_gpt import new_gpt, train
 from scripts.pages import widget_data

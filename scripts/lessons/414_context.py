@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 import minigrad.functional as F
-from gpt.training.python_corpus import help_text
+from gpt.corpora.python_corpus import help_text
 from minigrad import Tensor, nn, no_grad, optim
 from scripts.pages.pictures import Lesson
 

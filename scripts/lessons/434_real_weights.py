@@ -14,6 +14,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from scripts.shared.verification import Comparison, load_trace, trace
+
 import numpy as np
 
 from gpt import GPT, GPTConfig
@@ -22,7 +24,6 @@ from gpt.training.loading import load_model
 from gpt.weights import pretrained
 from gpt.weights.gpt2_huggingface import from_json
 from gpt.weights.safetensors_file import SafetensorsFile
-from gpt.weights.verification import Comparison, load_trace, trace
 from minigrad import nn, no_grad
 from scripts.lessons.small_gpt import english, new_gpt, train_once, validation_loss, write
 from scripts.pages.pictures import Lesson
@@ -276,7 +277,7 @@ else:
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start load_weights`: from Hugging Face's names to your own
-# - read: gpt/weights/gpt2_huggingface.py: the table of names; gpt/weights/verification.py: where two computations
+# - read: gpt/weights/gpt2_huggingface.py: the table of names; scripts/shared/verification.py: where two computations
 #   differ first
 # - try: `python scripts/verify_gpt2.py --model tests/gpt/golden/gpt2-folder`. Expect: "verified". The perplexity is
 #   worse than chance, as it should be: these weights are random numbers in GPT-2's format.

@@ -14,9 +14,9 @@ import time
 import numpy as np
 
 import minigrad.functional as F
+from finetune.built_in.labelled_texts import documentation_texts
+from finetune.built_in.tasks import made_up_word
 from finetune.data.datasets import ShuffledBatches, batches_of
-from finetune.data.labelled_texts import documentation_texts
-from finetune.data.tasks import made_up_word
 from finetune.evaluation.confusion import confusion_as_text, confusion_matrix, majority_baseline, predict
 from finetune.objectives.classification import classification_loss, collate, encode_texts
 from finetune.objectives.model_with_head import ModelWithHead, freeze

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 
 import minigrad.functional as F
+from finetune.built_in.tasks import made_up_word
 from finetune.data.chat_template import ChatTemplate, Message, add_chat_tokens
 from finetune.data.datasets import IGNORE, Example, ShuffledBatches, read_examples
-from finetune.data.mask_view import mask_as_text
-from finetune.data.tasks import made_up_word
 from finetune.evaluation.answering import TEMPLATES, ask, shorten
 from finetune.objectives.sft import collate, encode_examples, sft_loss
 from gpt import GPT, Tokenizer
@@ -134,7 +133,7 @@ print(f"two new tokens: {before} and {template.end}")
 # %% The mask: learn the answers, not the questions
 conversations, _ = encode_examples(examples, template, model.config.block_size)
 inputs, targets = collate(conversations[:4])  # (B, T): a target is -100 where no loss is computed
-print(mask_as_text(template, examples[0].messages, color=False))
+print(template.marked(examples[0].messages))
 learned = targets != IGNORE
 print(f"in brackets: the tokens with a loss, {learned[0].sum()} of {len(conversations[0][0]) - 1} targets")
 with no_grad():

@@ -23,7 +23,7 @@ from finetune.quantization.gptq import gptq
 from finetune.quantization.nf4 import nf4, nf4_levels
 from finetune.quantization.rounding import absmax, int8_product, outlier_columns, relative_error, zero_point
 from gpt import GPTConfig, accounting
-from gpt.training.python_corpus import python_code
+from gpt.corpora.python_corpus import python_code
 from minigrad import no_grad, use_kernels
 from minigrad.kernels.cpu import threads
 from scripts.lessons.small_gpt import english, new_gpt, train, train_once, validation_loss

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from finetune.adapters.lora import LoRAConfig, apply_lora, merge_lora
+from finetune.built_in.tasks import made_up_word
 from finetune.data.chat_template import ChatTemplate, Message, add_chat_tokens
 from finetune.data.datasets import IGNORE, Example, Preference, ShuffledBatches
 from finetune.data.pairs import encode_pairs, pair_batch
-from finetune.data.tasks import made_up_word
 from finetune.evaluation.answering import ask, chat_template, shorten
 from finetune.objectives.dpo import dpo_batch_loss, with_reference
 from finetune.objectives.logprobs import exact_kl
@@ -374,7 +374,7 @@ assert change["frozen"]["in style"] < 0.1 and min(change[n]["in style"] for n in
 # - try: `python scripts/pipeline.py`: the same stages with a larger model; then scripts/chat.py. Expect: about eight
 #   minutes, and a model most of whose answers are also right.
 # - exercise: `python scripts/exercise.py start loss_masking`, dpo, lora, nf4
-# - read: finetune/stages/pipeline_stages.py, a stage a paragraph; gpt/training/loading.py
+# - read: scripts/shared/pipeline_stages.py, a stage a paragraph; gpt/training/loading.py
 # - break: set `weight` to 0 in `prefer`, as in Rafailov et al. 2023. Expect: the assertion on `rows["DPO"]` stops the
 #   lesson, because no reply ends after the capital.
 # - lesson: `python scripts/lesson.py 446`

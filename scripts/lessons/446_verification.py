@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from finetune import LoRAConfig, apply_lora
-from finetune.data.chains import CHECKERS, Chain, chains, split_thought, worked_examples
+from finetune.built_in.chains import CHECKERS, Chain, chains, split_thought, worked_examples
 from finetune.data.chat_template import ChatTemplate, Message
 from finetune.evaluation.answering import ask, chat_template, text_of
 from finetune.evaluation.exam import score_answers

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from gpt import Llama, LlamaConfig, Tokenizer
+from gpt.corpora.corpus import load_corpus
 from gpt.training.batches import EpochBatches, RandomBatches, encode_parts
-from gpt.training.corpora import load_corpus
 from gpt.training.evaluation import held_out_loss
 from minigrad import manual_seed, nn
 from scripts.lessons.small_gpt import english, new_gpt, train, validation_loss

@@ -17,10 +17,10 @@ from threadpoolctl import threadpool_info
 
 from gpt import GPT, GPTConfig, Tokenizer
 from gpt.console import printable
+from gpt.corpora.python_corpus import help_text
 from gpt.files import atomic_write, cache_folder
 from gpt.training.batches import RandomBatches, sequential_batches
 from gpt.training.evaluation import mean_loss
-from gpt.training.python_corpus import help_text
 from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import LossFunction, language_model_loss, training_steps
 from minigrad import manual_seed, switches

@@ -1,17 +1,23 @@
-"""The page of scripts/evaluate.py --html: a text whose tokens are marked, each with a note.
+"""A text whose tokens are marked, in the terminal and on the page of scripts/evaluate.py --html.
 
-Both the color's strength and the underline's thickness grow with the level, so it can also be read in black and white.
+A mark says how surprised a model was by a token. There are five levels, from 0 (no mark) to 4. Without colors the
+terminal shows [level 3] and [[level 4]] in brackets. On the page both the color's strength and the underline's
+thickness grow with the level, so it can also be read in black and white.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gpt.console import printable
-from gpt.tokenizer.token_view import MarkedToken
 from scripts.pages.web_page import escaped, page
 
+LEVELS = 5
+_TERMINAL = ["", "48;5;230;38;5;16", "48;5;223;38;5;16", "48;5;215;38;5;16;4", "48;5;209;38;5;16;4;1"]
 # Point at a token, tap it, or go to it with Tab: its note is shown.
 SCRIPT = """const note = document.querySelector("#note");
 function show({ target }) {
@@ -19,6 +25,45 @@ function show({ target }) {
 }
 for (const event of ["pointerover", "focusin"]) document.querySelector(".marked").addEventListener(event, show);
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkedToken:
+    """A piece of text, its level (0 to 4), and a note that the page shows when you point at it."""
+
+    text: str
+    level: int = 0
+    note: str = ""
+
+
+# --- in the terminal --------------------------------------------------------------------------------------------------
+
+
+def to_terminal(tokens: Iterable[MarkedToken], color: bool | None = None) -> str:
+    """The tokens in color, or with brackets. None: in color if standard output is a terminal and NO_COLOR is not set.
+
+    >>> print(to_terminal([MarkedToken("the"), MarkedToken(" cat", 3), MarkedToken(" flew", 4)], color=False))
+    the[ cat][[ flew]]
+    """
+    if color is None:
+        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return "".join(_in_color(token) if color else _in_brackets(token) for token in tokens)
+
+
+def _in_brackets(token: MarkedToken) -> str:
+    depth = max(token.level - 2, 0)
+    return "[" * depth + printable(token.text) + "]" * depth
+
+
+def _in_color(token: MarkedToken) -> str:
+    if token.level == 0:
+        return printable(token.text)
+    start, end = f"\x1b[{_TERMINAL[token.level]}m", "\x1b[0m"
+    # The color ends before each line break; otherwise the terminal would fill the rest of the line with it.
+    return start + printable(token.text).replace("\n", f"{end}\n{start}") + end
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 
 def html(

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt.console import progress_bar
+from gpt.corpora.corpus import download
 from gpt.files import make_folder, read_json, write_text
-from gpt.training.corpora import download
 
 SITE = Path(__file__).resolve().parent / "site"
 

@@ -13,7 +13,7 @@ from scripts.shared.next_steps import show_next_steps
 from scripts.shared.settings_options import add_settings, build
 from scripts.shared.trial import try_run
 
-from gpt.training import corpora
+from gpt.corpora import corpus
 from gpt.training.checkpoint import CheckpointError
 from gpt.training.data_parallel import ALONE, Team
 from gpt.training.pretraining import PretrainingConfig
@@ -59,7 +59,7 @@ def corpus_of(model: str) -> str:
     """The built-in text that a run of pretraining learned from; "english" for every other model."""
     with contextlib.suppress(CheckpointError):
         data = settings_of(PretrainingConfig, model).data
-        if data in corpora.NAMES:
+        if data in corpus.NAMES:
             return data
     return "english"
 

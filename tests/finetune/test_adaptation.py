@@ -3,6 +3,8 @@
 import dataclasses
 import shutil
 
+from scripts.shared.method_comparison import ROW, as_table, compare, plot_comparison
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,6 @@ from finetune.stages import adaptation, adaptation_data, sft
 from finetune.stages.adaptation import train_adaptation
 from finetune.stages.adapted_model import METHODS, AdaptationConfig, adapter_format
 from finetune.stages.merging import merge_run
-from finetune.stages.method_comparison import ROW, as_table, compare, plot_comparison
 from gpt.training.batches import prepare
 from gpt.training.checkpoint import CheckpointError, load_checkpoint, load_run, load_state, save_checkpoint
 from gpt.training.loading import load_model
@@ -237,7 +238,7 @@ def test_the_comparison_measures_each_method_once(base, text, tmp_path, monkeypa
     assert all(row.after["val_loss"] < row.before["val_loss"] and row.milliseconds > 0 for row in rows)
     assert full.before == lora.before != qlora.before
     with monkeypatch.context() as patch:
-        patch.setattr("finetune.stages.method_comparison.start_or_resume", None)  # nothing is run again
+        patch.setattr("scripts.shared.method_comparison.start_or_resume", None)  # nothing is run again
         assert compare(configs) == rows
     (tmp_path / "lora" / ROW).unlink()  # interrupted between training and measuring
     assert compare(configs)[1].after == lora.after

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.data.chains import CHECKERS, END_THINK, THINK, Chain, chains, split_thought, worked_examples
+from finetune.built_in.chains import CHECKERS, END_THINK, THINK, Chain, chains, split_thought, worked_examples
 
 
 @given(st.integers(0, 1000), st.integers(2, 9))

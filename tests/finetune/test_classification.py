@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
+from finetune.built_in.labelled_texts import PARTS, documentation_texts, question_texts
+from finetune.built_in.task_templates import TASK_TYPES
 from finetune.data.datasets import Labelled
-from finetune.data.labelled_texts import PARTS, documentation_texts, question_texts
-from finetune.data.task_templates import TASK_TYPES
 from finetune.evaluation.confusion import (
     confusion_as_text,
     confusion_matrix,
@@ -17,7 +17,7 @@ from finetune.evaluation.confusion import (
 from finetune.objectives.classification import classification_loss, collate, encode_texts
 from finetune.objectives.model_with_head import ModelWithHead
 from finetune.stages.classification import ClassifyConfig, load_data, train_classifier
-from gpt.training.python_corpus import documents
+from gpt.corpora.python_corpus import documents
 from gpt.training.run import start
 from gpt.training.training_config import TrainingConfig
 from tests.finetune.small import small_chat_model, small_tokenizer
@@ -93,7 +93,7 @@ def test_documentation_is_real_text_with_true_labels(monkeypatch):
     labels = [item.label for item in train]
     assert max(labels.count(label) for label in PARTS) < 0.4 * len(labels)
     assert documentation_texts("test") == test
-    monkeypatch.setattr("finetune.data.labelled_texts.documents", dict)
+    monkeypatch.setattr("finetune.built_in.labelled_texts.documents", dict)
     with pytest.raises(FileNotFoundError, match="not installed here; give a file"):
         documentation_texts("train")
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from finetune.data.chains import Chain, chains
+from finetune.built_in.chains import Chain, chains
 from finetune.evaluation import exam
 from finetune.evaluation.exam import score_answers
 from finetune.objectives.grpo import METHODS, answer_weights, group_advantages, grpo_loss

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from finetune.data.tasks import CLOSING, TaskItem, instruction_tasks
+from finetune.built_in.tasks import CLOSING, TaskItem, instruction_tasks
 from finetune.evaluation import judge as judging
 from finetune.evaluation.answering import Reply, ask, chat_template, scores
 from finetune.evaluation.judge import Judge, judge, kl_of_replies, qualities

@@ -3,6 +3,8 @@
 import dataclasses
 from types import SimpleNamespace
 
+from scripts.shared import verification
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ from gpt.model.config import Settings
 from gpt.model.language_model import init_weights
 from gpt.model.positions import positions_and_mask
 from gpt.model.structure import Names, SharedInput
-from gpt.weights import pretrained, verification
+from gpt.weights import pretrained
 from gpt.weights.tensor_table import rows_of
 from minigrad import nn, no_grad, use_kernels
 from tests.finetune.small import small_tokenizer

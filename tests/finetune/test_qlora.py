@@ -3,6 +3,8 @@
 import gc
 import tracemalloc
 
+from scripts.shared.method_comparison import held_bytes
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,6 @@ from finetune.adapters.qlora import NF4, apply_qlora
 from finetune.objectives.model_with_head import ModelWithHead
 from finetune.quantization import QuantizedLinear
 from finetune.quantization.nf4 import nf4
-from finetune.stages.method_comparison import held_bytes
 from gpt import GPT, GPTConfig, accounting
 from minigrad import Tensor, no_grad, optim, use_kernels
 from minigrad.nn import init

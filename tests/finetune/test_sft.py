@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
+from finetune.built_in.tasks import TaskItem, instruction_tasks
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
 from finetune.data.datasets import IGNORE, Example, ShuffledBatches, read_examples
-from finetune.data.mask_view import mask_as_text
-from finetune.data.tasks import TaskItem, instruction_tasks
 from finetune.evaluation.answering import Reply, ask, chat_template, no_template, other_template, scores, scores_by_task
 from finetune.objectives.sft import collate, encode_examples, sft_loss
 from finetune.stages.sft import SFTConfig, train_sft
@@ -94,7 +93,7 @@ def test_what_the_assistant_says_in_a_prompt_is_not_learned(chat, completion):
     assert encode_examples([example], template, len(ids))[0] == [(ids, loss_mask)]
     (shorter,), cut = encode_examples([example], template, len(ids) - 3)  # without its first turn
     assert cut == 1 and shorter == template.encode(TALK)
-    assert mask_as_text(template, example.messages, False, completion).count("[") == sum(loss_mask)
+    assert template.marked(example.messages, completion).count("[") == sum(loss_mask)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -216,9 +215,6 @@ def test_replies_do_not_depend_on_who_else_is_asked(chat):
 
 def test_the_mask_as_text_marks_what_is_learned_and_nothing_else(chat):
     _, template = chat
-    plain = mask_as_text(template, TALK, color=False)
     ids, loss_mask = template.encode(TALK)
     marked = "".join(f"[{template.tokenizer.decode([id])}]" for id, learn in zip(ids, loss_mask) if learn)
-    assert plain == f"<|im_start|>user\nthe word?<|im_end|>\n<|im_start|>assistant\n{marked}"
-    colored = mask_as_text(template, TALK, color=True)
-    assert "\x1b[" in colored and "\x1b[" not in colored.partition("assistant\n")[0]
+    assert template.marked(TALK) == f"<|im_start|>user\nthe word?<|im_end|>\n<|im_start|>assistant\n{marked}"

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from finetune.data.task_templates import TASK_TYPES, THINGS
-from finetune.data.tasks import CLOSING, TaskItem, instruction_tasks, preference_pairs
+from finetune.built_in.task_templates import TASK_TYPES, THINGS
+from finetune.built_in.tasks import CLOSING, TaskItem, instruction_tasks, preference_pairs
 
 TRAIN, TEST = instruction_tasks("train", 2000, seed=1), instruction_tasks("test", 500, seed=1)
 

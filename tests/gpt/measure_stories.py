@@ -6,9 +6,9 @@ that occur in the training text.
 
 import sys
 
-from gpt.training.corpora import load_corpus
+from gpt.corpora.corpus import load_corpus
+from gpt.corpora.stories import stories
 from gpt.training.loading import load_model
-from gpt.training.stories import stories
 from minigrad import use_kernels
 from tests.gpt.test_stories import mistakes
 

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt.console import progress_bar
+from gpt.corpora import corpus, python_corpus
+from gpt.corpora.corpus import Corpus, download, load_corpus
 from gpt.files import atomic_write, cache_folder, write_text
 from gpt.tokenizer.tokenizer import Tokenizer
-from gpt.training import corpora, python_corpus
 from gpt.training.batches import (
     EpochBatches,
     RandomBatches,
@@ -27,7 +28,6 @@ from gpt.training.batches import (
     validate_ids,
     write_tokens,
 )
-from gpt.training.corpora import Corpus, download, load_corpus
 from tests.helpers import serving
 
 # -- corpora ----------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 def test_shakespeare_is_downloaded_once(server, cache, monkeypatch):
     monkeypatch.setenv("MINIGRAD_SHAKESPEARE_URL", server.url("/whole"))
-    monkeypatch.setattr(corpora, "SHAKESPEARE_SHA256", SHA256)
+    monkeypatch.setattr(corpus, "SHAKESPEARE_SHA256", SHA256)
     first, second = load_corpus("shakespeare"), load_corpus("shakespeare")
     assert first == second and first.text.encode() == CONTENT and first.sha256 == SHA256
     assert server.requests == 1

@@ -4,10 +4,10 @@ import ast
 
 import pytest
 
+from gpt.corpora import python_corpus
+from gpt.corpora.corpus import load_corpus
+from gpt.corpora.python_corpus import _code_only, python_code
 from gpt.files import write_text
-from gpt.training import python_corpus
-from gpt.training.corpora import load_corpus
-from gpt.training.python_corpus import _code_only, python_code
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +55,6 @@ def test_without_sources_it_comes_from_a_file_or_there_is_a_sentence(tmp_path, m
 
 
 def test_as_a_corpus(monkeypatch):
-    monkeypatch.setattr("gpt.training.corpora.python_code", lambda: "x = 1")
+    monkeypatch.setattr("gpt.corpora.corpus.python_code", lambda: "x = 1")
     corpus = load_corpus("python")
     assert corpus.text == "x = 1" and "code of the standard library of Python 3" in str(corpus)

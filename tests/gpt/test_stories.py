@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from gpt.training import corpora, stories
+from gpt.corpora import stories
+from gpt.corpora.corpus import load_corpus
 from gpt.training.pretraining import demo_config
 
 TEXT = stories.stories(characters=60_000)
@@ -76,7 +77,7 @@ def test_a_seed_gives_the_same_text_everywhere():
     sha256 = hashlib.sha256(TEXT.encode()).hexdigest()
     assert sha256 == "73ba0e13da33cf84c12b7dee391604659a9460a1aa1dc649d7ff02a3042b24f0"
     assert stories.stories(7, 2000) != stories.stories(8, 2000)
-    corpus = corpora.load_corpus("stories")
+    corpus = load_corpus("stories")
     assert corpus.text.startswith(TEXT.rsplit("\n\n", 1)[0])
     assert 1_800_000 < len(corpus.text.encode()) < 2_000_000
     paragraphs = corpus.text.strip().split("\n\n")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from gpt.tokenizer.token_view import MarkedToken
 from scripts.checker import catalogue, marking
 from scripts.checker.checks import Verdict
 from scripts.pages import marked_text, my_gpt
+from scripts.pages.marked_text import MarkedToken
 from scripts.pages.web_page import page
 from tests.scripts.looking import faults
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, opened

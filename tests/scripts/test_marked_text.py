@@ -1,6 +1,7 @@
-"""The page of a text whose tokens are marked: everything is text, and levels show without color."""
+"""A text whose tokens are marked: everything is text, colors end where they should, and levels show without color."""
 
 import html
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -8,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt.console import printable
-from gpt.tokenizer.token_view import LEVELS, MarkedToken
 from scripts.pages import marked_text
+from scripts.pages.marked_text import LEVELS, MarkedToken, to_terminal
 
 LEGEND = ["none", "some", "", "much", "all"]
 TAGS = {"html", "head", "meta", "title", "link", "style", "body", "h1", "table", "tr", "th", "td", "p", "pre", "div"}
@@ -54,6 +55,32 @@ def test_a_page_shows_everything_as_text(parts, title):
     assert seen.text.removeprefix("\n") == html.unescape(html.escape(shown)) or "\r" in page
     assert seen.notes == [printable(note) for _, _, note in marked]
     assert "na&lt;me" in page and "va&amp;lue" in page and "\x1b" not in page
+
+
+@given(st.lists(st.tuples(st.text(), st.integers(0, LEVELS - 1)), max_size=5))
+def test_colors_end_where_they_should(parts):
+    text = to_terminal([MarkedToken(*part) for part in parts], color=True)
+    plain = re.sub("\x1b\\[[0-9;]*m", "", text)
+    assert plain == "".join(printable(part[0]) for part in parts) and "\x1b" not in plain
+    for line in text.split("\n"):
+        codes = re.findall("\x1b\\[[0-9;]*m", line)
+        assert all(code != "\x1b[0m" for code in codes[::2]) and all(code == "\x1b[0m" for code in codes[1::2])
+        assert len(codes) % 2 == 0
+
+
+def test_levels_differ_in_the_terminal_with_and_without_colors():
+    for color, different in ((True, 5), (False, 3)):
+        assert len({to_terminal([MarkedToken("x", level)], color) for level in range(LEVELS)}) == different
+
+
+def test_colors_are_for_terminals_that_want_them(monkeypatch):
+    tokens = [MarkedToken("x", 4)]
+    assert to_terminal(tokens) == "[[x]]"  # standard output is no terminal here
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[" in to_terminal(tokens)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert to_terminal(tokens) == "[[x]]"
 
 
 @pytest.mark.parametrize("level", range(1, LEVELS))

@@ -5,12 +5,14 @@ import json
 import shutil
 from unittest import mock
 
+from scripts.shared import pipeline_stages
+
 import numpy as np
 import pytest
 
 from finetune.data import pairs, questions
 from finetune.quantization.folder import load_quantized
-from finetune.stages import dpo, pipeline, pipeline_stages, sft
+from finetune.stages import dpo, sft
 from finetune.stages.ppo import PPOConfig
 from gpt import Llama, LlamaConfig
 from gpt.training.checkpoint import load_run, load_state
@@ -39,7 +41,7 @@ def small(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline_stages, "demo_config", small_config)
         patch.setattr(pipeline_stages, "PPOConfig", small_ppo)
-        patch.setattr(pipeline, "SHORT_QUESTIONS", 4)
+        patch.setattr(script, "SHORT_QUESTIONS", 4)
         few_steps = {"sft": (12, 1e-3), "reward": (5, 5e-4), "dpo": (3, 1e-4), "lora": (5, 2e-3)}
         patch.setattr(pipeline_stages, "SHORT", dataclasses.replace(pipeline_stages.SHORT, **few_steps))
         patch.setattr(chance, 2.0)  # so small a reward model is a coin, and PPO starts all the same

@@ -22,7 +22,7 @@ CPU_ONLY = {
     **{
         f"{file}.py::*": "has nothing to do with arrays on a device"
         for file in (
-            *("gpt/test_bpe", "gpt/test_tokenizer", "gpt/test_smollm_tokenizer", "gpt/test_token_view"),
+            *("gpt/test_bpe", "gpt/test_tokenizer", "gpt/test_smollm_tokenizer", "gpt/test_token_text"),
             *("gpt/test_data", "gpt/test_hub", "gpt/test_source_code", "gpt/test_gguf_file"),
             *("finetune/test_chat", "finetune/test_jinja_template", "finetune/test_datasets", "finetune/test_tasks"),
         )
@@ -65,7 +65,6 @@ CPU_ONLY = {
     "finetune/test_*.py::test_folding_scales_changes*": "calls a part of a model with arrays of the host",
     "gpt/test_llama.py::test_the_model_sees_distances_only": "calls a part of a model with arrays of the host",
     "gpt/test_llama_files.py::test_training_starts_from_a_llama*": "compares with a run in another process",
-    "gpt/test_verification.py::test_a_mistake_is_found*": "puts parts of its own into a model from a file",
     "minigrad/test_inspection_anomaly.py::*line*": "the call goes through second_device.py",
     "minigrad/test_inspection_anomaly.py::test_writing_to_a_saved_array_is_caught": "as before",
     "minigrad/test_ops_values.py::test_a_number_never_widens*clip*": "compares functions by identity",

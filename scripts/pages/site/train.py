@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from gpt import GPT, GPTConfig, Tokenizer
+from gpt.corpora.stories import stories
 from gpt.training.batches import EpochBatches, encode_parts
 from gpt.training.evaluation import baseline_losses, held_out_loss
-from gpt.training.stories import stories
 from gpt.training.training_config import TrainingConfig, prepare_training
 from gpt.training.training_step import language_model_loss, training_step
 from minigrad import manual_seed, use_kernels

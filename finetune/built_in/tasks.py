@@ -20,8 +20,8 @@ from typing import Literal
 
 import numpy as np
 
-from .chat_template import Message
-from .datasets import Example, Preference
+from ..data.chat_template import Message
+from ..data.datasets import Example, Preference
 from .task_templates import TASK_TYPES, THINGS
 
 TASKS = "tasks"  # the name of these data, where others are the name of a file

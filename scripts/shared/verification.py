@@ -20,16 +20,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpt.files import StrPath, atomic_write, open_regular
+from gpt.interpretability.activations import hooked
+from gpt.model.config import GPTConfig, Settings
+from gpt.model.language_model import LanguageModel, architecture_of, architectures
+from gpt.model.structure import Names
 from minigrad import Tensor, nn, no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 from minigrad.notebook import NotebookReport
-
-from ..files import StrPath, atomic_write, open_regular
-from ..interpretability.activations import hooked
-from ..model.config import GPTConfig, Settings
-from ..model.language_model import LanguageModel, architecture_of, architectures
-from ..model.structure import Names
 
 # How far apart two right computations may be, as a part of the standard deviation of what they compute.
 TOLERANCE = {"float64": 1e-7, "float32": 1e-3}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import zlib
 
-from gpt.training.python_corpus import documents
+from gpt.corpora.python_corpus import documents
 
-from .datasets import Labelled
+from ..data.datasets import Labelled
 from .tasks import Split, belongs_to, instruction_tasks
 
 # Which part of Python's documentation is a paragraph from? label -> where its documents are

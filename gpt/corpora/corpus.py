@@ -45,7 +45,7 @@ def load_corpus(name_or_path: StrPath) -> Corpus:
     that is empty or not UTF-8, and what `download` raises.
     """
     if name_or_path == "stories":
-        return Corpus("stories", stories(), "short stories that a program tells (gpt/training/stories.py)")
+        return Corpus("stories", stories(), "short stories that a program tells (gpt/corpora/stories.py)")
     if name_or_path == "english":
         return Corpus("english", english_text(), f"the documentation inside Python {platform.python_version()}")
     if name_or_path == "python":

@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from finetune.built_in.tasks import instruction_tasks
+from finetune.data.chat_template import add_chat_tokens
+from finetune.evaluation.answering import ask, chat_template, scores, shorten
+from finetune.evaluation.judge import judge, qualities, quality_rates, sampled
+from finetune.quantization import memory
 from gpt import LanguageModel, Tokenizer
 from gpt.console import show
 from gpt.training.batches import sequential_batches
 from gpt.training.evaluation import mean_loss
-
-from ..data.chat_template import add_chat_tokens
-from ..data.tasks import instruction_tasks
-from ..quantization import memory
-from .answering import ask, chat_template, scores, shorten
-from .judge import judge, qualities, quality_rates, sampled
 
 TEXT_TOKENS = 4096  # as COLUMNS says
 

@@ -15,6 +15,11 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from finetune.objectives.sft import sft_loss
+from finetune.quantization import memory
+from finetune.stages.adaptation import train_adaptation
+from finetune.stages.adaptation_data import is_conversations
+from finetune.stages.adapted_model import AdaptationConfig
 from gpt.console import show
 from gpt.files import parse_json, read_text, write_text
 from gpt.training.checkpoint import has_checkpoint
@@ -25,12 +30,6 @@ from gpt.training.run_folder import settings_of
 from gpt.training.training_step import language_model_loss, training_step
 from minigrad import nn
 from minigrad.optim import Optimizer
-
-from ..objectives.sft import sft_loss
-from ..quantization import memory
-from .adaptation import train_adaptation
-from .adaptation_data import is_conversations
-from .adapted_model import AdaptationConfig
 
 ROW = "measured.json"  # in the folder of each method's run
 EXPLANATION = """\

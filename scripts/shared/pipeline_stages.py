@@ -8,29 +8,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from finetune.adapters.lora import LoRAConfig
+from finetune.built_in.tasks import instruction_examples, preference_pairs
+from finetune.data import pairs
+from finetune.data.datasets import Example, write_jsonl
+from finetune.quantization import QuantizationConfig, fitting, quantize
+from finetune.quantization.folder import save_quantized
+from finetune.stages.adaptation import train_adaptation
+from finetune.stages.adapted_model import AdaptationConfig
+from finetune.stages.dpo import DPOConfig, train_dpo
+from finetune.stages.merging import merge_run
+from finetune.stages.ppo import PPOConfig, PPORunConfig, train_ppo
+from finetune.stages.reward import RewardConfig, train_reward_model
+from finetune.stages.sft import SFTConfig, train_sft
+from gpt.corpora.corpus import load_corpus
 from gpt.settings import Checked, setting
 from gpt.training.batches import prepare
 from gpt.training.checkpoint import remove_checkpoint, save_checkpoint
-from gpt.training.corpora import load_corpus
 from gpt.training.loading import load_model
 from gpt.training.pretraining import demo_config, train_language_model
 from gpt.training.run import Run, start_or_resume
 from gpt.training.run_folder import claim
 from gpt.training.training_config import TrainingConfig
-
-from ..adapters.lora import LoRAConfig
-from ..data import pairs
-from ..data.datasets import Example, write_jsonl
-from ..data.tasks import instruction_examples, preference_pairs
-from ..quantization import QuantizationConfig, fitting, quantize
-from ..quantization.folder import save_quantized
-from .adaptation import train_adaptation
-from .adapted_model import AdaptationConfig
-from .dpo import DPOConfig, train_dpo
-from .merging import merge_run
-from .ppo import PPOConfig, PPORunConfig, train_ppo
-from .reward import RewardConfig, train_reward_model
-from .sft import SFTConfig, train_sft
 
 MEASURED_ON, MEASURED_CHARACTERS = "english", 40_000  # the last ones: text for a model that was trained elsewhere
 MERGED = "merged"  # in the folder of the LoRA stage: the model with its adapters merged

@@ -8,13 +8,14 @@ The reference, golden/gpt2-folder-trace.npz, is what transformers computes with 
 
 import dataclasses
 
+from scripts.shared import verification
+from scripts.shared.verification import TOLERANCE, Comparison
+
 import numpy as np
 import pytest
 
 import minigrad.functional as F
 from gpt import GPT, GPTConfig
-from gpt.weights import verification
-from gpt.weights.verification import TOLERANCE, Comparison
 from minigrad import Tensor, nn, use_kernels
 from minigrad.functional.activation import Gelu
 from minigrad.functional.normalization import LayerNorm

@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .chat_template import Message
-from .datasets import Example
+from ..data.chat_template import Message
+from ..data.datasets import Example
 from .tasks import HELD_OUT, Split, belongs_to
 
 THINK, END_THINK = "<think>", "</think>"
