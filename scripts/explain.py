@@ -24,12 +24,10 @@ from gpt.training.loading import load_model
 from minigrad import manual_seed, no_grad, optim
 from minigrad.inspection import Recording, record
 from scripts.pages.explain_data import LIMITS, explain_data
-from scripts.pages.flat_script import flat_script
 from scripts.pages.web_page import page_of_data
 
 EXAMPLES = """examples:
   python scripts/explain.py                                    the step of scripts/step.py: runs/explain/step.html
-  python scripts/explain.py --as-script                        the same step as a flat NumPy script, without an engine
   python scripts/explain.py --model runs/demo --text "Once upon a time"
   python scripts/explain.py --model runs/sft --stage sft --text "What is 1 + 1?| 2"          prompt|reply
   python scripts/explain.py --stage dpo --model runs/sft --text "What is 1 + 1?| 2| a fish"  prompt|better|worse
@@ -47,15 +45,10 @@ def main(argv: list[str] | None = None) -> int:
     add("--text", default=None, help="what the model learns from; sft, dpo and ppo take parts separated by |")
     add("--stage", choices=list(TEXTS), default="pretraining", help="whose loss to take a step on")
     add("--learning-rate", type=float, default=0.1, help="of AdamW")
-    add("--as-script", action="store_true", help="write a NumPy script instead of a page")
-    add("--out-dir", default="runs/explain", help="folder for the page or the script")
+    add("--out-dir", default="runs/explain", help="folder for the page")
     arguments = parser.parse_args(argv)
     if (arguments.model is None) != (arguments.text is None):
         parser.error("--model and --text go together")
-    if arguments.as_script and arguments.model is not None:
-        parser.error(
-            "--as-script is for the small model, whose numbers fit into a script; leave out --model and --text"
-        )
     began = time.perf_counter()
     model: Any
     if arguments.model is None:
@@ -67,14 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         texts, name = token_texts(tokenizer), arguments.model
     recording, ids = take_step(model, arguments.stage, parts, arguments.learning_rate)
     seconds = time.perf_counter() - began
-    path = Path(arguments.out_dir) / ("step" if arguments.stage == "pretraining" else arguments.stage)
-    if arguments.as_script:
-        path = path.with_suffix(".py")
-        write_text(path, flat_script(recording))
-        print(f"script: {path.as_posix()}")
-        return 0
     data = page_data(recording, arguments.stage, name, ids, texts)
-    path = path.with_suffix(".html")
+    path = Path(arguments.out_dir) / f"{'step' if arguments.stage == 'pretraining' else arguments.stage}.html"
     write_text(path, page_of_data("explain", data["title"], data))
     print(f"{len(recording.calls)} ops, {recording.bytes / 1e6:.1f} MB of arrays, recorded in {seconds:.1f} s")
     print(f"page: {path.as_posix()} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -47,7 +47,7 @@ CORNER = 8  # of an array that is not kept, the first rows and columns
 class Value:
     """An array at the time when it was seen.
 
-    made_by: (number of the call, number of its output); None for a leaf. number: the Python number, if it was one.
+    made_by: (number of the call, number of its output); None for a leaf.
     """
 
     shape: tuple[int, ...]
@@ -57,7 +57,6 @@ class Value:
     statistics: dict[str, float]  # min, max, mean, norm
     name: str = ""
     made_by: tuple[int, int] | None = None
-    number: float | None = None
 
 
 class Place(NamedTuple):
@@ -178,7 +177,6 @@ class Recording(switches.Observer):
             return known
         value = self.value(x)  # a constant, or an input that was cast
         value.made_by = None if known is None else known.made_by
-        value.number = x if type(x) in (int, float, bool) else None
         return value
 
     def _jacobian_of(self, ctx: Context, inputs: Any, outputs: Any, wanted: list[bool]) -> dict[int, np.ndarray] | None:

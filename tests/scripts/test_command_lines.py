@@ -152,7 +152,6 @@ REFUSED = [
     ("explain", "--text abc", "--model and --text go together"),
     ("explain", "--model {}/wide --stage dpo --text a|b", "needs --text 'prompt|better|worse'"),
     ("explain", "--model {}/wide --text " + "the" * 200, "must have 2 to 33 tokens; it has"),
-    ("explain", "--model {}/wide --text a --as-script", "--as-script is for the small model"),
     ("explore", "--model {}/wide --text " + "the" * 60, "the model reads 1 to 32"),
     ("exercise", "check sofmax", "did you mean softmax"),
     ("exercise", "solution", "needs a name"),
