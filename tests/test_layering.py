@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ["minigrad", "gpt", "finetune", "scripts"]  # each may import those before it
 NEVER = {"torch", "jax", "numba", "pickle"}
-OPPONENTS = {"torch", "jax"}  # of measurements, and what else compares:
+OPPONENTS = {"torch"}  # of measurements, and what else compares:
 MAY_COMPARE = ("scripts/benchmark", "scripts/compare_", "scripts/verify_")
 MAY_IMPORT_CUPY = ("minigrad/backend.py", "minigrad/kernels/")
 MAY_IMPORT_LATER = {  # file -> who is below it, and still annotates with its classes, or calls it in a method

@@ -10,17 +10,17 @@ from gpt import GPT, GPTConfig, accounting
 from minigrad import manual_seed
 from scripts.benchmarks.jobs import DEMO, model_config
 from scripts.benchmarks.side import OPPONENTS
-from scripts.benchmarks.sides import compare, installed, opponent
+from scripts.benchmarks.sides import compare, opponent
 
 # name -> preset, and batch and time steps; or tokens of the prompt, new ones, and number of texts
 TRAINING = {"demo": ("demo", DEMO.batch_size, DEMO.model["block_size"])}
 TRAINING |= {"baby": ("baby", 12, 256), "gpt2 4x256": ("gpt2", 4, 256), "gpt2 1x1024": ("gpt2", 1, 1024)}
 GENERATION = {"gpt2 generate": ("gpt2", 32, 128, 1), "gpt2 prefill": ("gpt2", 512, 0, 1)}
 GENERATION |= {f"gpt2 generate {n} texts": ("gpt2", 32, 32, n) for n in (4, 16, 32)}
-# The same training steps beside other opponents: name -> the row of TRAINING, and the opponents.
-BESIDE = {"beside compilers": ["torch.compile", "jax.jit"], "beside bfloat16": ["torch bfloat16"]}
+# The same training steps beside other opponents: name -> the row of TRAINING, and the opponent.
+BESIDE = {"beside compilers": "torch.compile", "beside bfloat16": "torch bfloat16"}
 TRAINING_BESIDE = {
-    f"{step} {beside}": (step, sides) for step in ("demo", "baby", "gpt2 4x256") for beside, sides in BESIDE.items()
+    f"{step} {beside}": (step, side) for step in ("demo", "baby", "gpt2 4x256") for beside, side in BESIDE.items()
 }
 LOADING = "gpt2 load"
 NAMES = [*TRAINING, *TRAINING_BESIDE, *GENERATION, LOADING]
@@ -33,9 +33,8 @@ def measure(name: str, steps: int) -> dict[str, Any]:
         row = {"sides": with_textbook(sides, "train", TRAINING[name], steps)}
         add_floor(row, *TRAINING[name])
     elif name in TRAINING_BESIDE:
-        step, opponents = TRAINING_BESIDE[name]
-        there = [side for side in opponents if (installed("jax") if side == "jax.jit" else opponent())]
-        row = {"sides": compare(["fast", *there], "train", TRAINING[step], steps)}
+        step, other = TRAINING_BESIDE[name]
+        row = {"sides": compare(["fast", *[other] * bool(opponent())], "train", TRAINING[step], steps)}
         add_floor(row, *TRAINING[step])
     elif name in GENERATION:
         preset, _, new_tokens, texts = GENERATION[name]

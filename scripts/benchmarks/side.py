@@ -29,7 +29,6 @@ OPPONENTS = {
     "torch": "torch_jobs",
     "torch.compile": "torch_jobs",
     "torch bfloat16": "torch_jobs",
-    "jax.jit": "jax_jobs",
     "llama.cpp": "llama_cpp_jobs",
 }
 
@@ -55,11 +54,6 @@ def product_rate(side: str, n: int = 2048) -> float:
 
         x = torch.from_numpy(a).to(torch.bfloat16 if side == "torch bfloat16" else torch.float32)
         return 2 * n**3 / median_seconds(lambda: x @ x)
-    if side.startswith("jax"):
-        import jax
-
-        y = jax.numpy.asarray(a)
-        return 2 * n**3 / median_seconds(lambda: (y @ y).block_until_ready())
     return 2 * n**3 / median_seconds(lambda: threads.matmul(a, a))
 
 
@@ -78,7 +72,7 @@ def library(side: str) -> str:
             instructions = "AMX"
         return f"{name} {version[1]}, {instructions}" if version else f"its own library, {instructions}"
     if side in OPPONENTS:
-        return {"jax.jit": "XLA", "llama.cpp": "ggml"}[side]
+        return "ggml"
     from threadpoolctl import threadpool_info
 
     return ", ".join(f"{blas['internal_api']} {blas['version']}, {blas.get('architecture')}"

@@ -26,7 +26,6 @@ def test_the_demo_is_measured_in_the_shape_that_it_trains():
 
 def test_a_row_says_when_how_and_with_what_it_was_measured(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(models, "opponent", list)
-    monkeypatch.setattr(models, "installed", lambda *packages: False)
     row = measured(monkeypatch, tmp_path, "demo beside compilers")
     shown = capsys.readouterr().out
     assert row["sides"].keys() == {"fast"} and not row["against"]
