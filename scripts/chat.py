@@ -8,7 +8,6 @@ Commands: /help, /reset (forget the conversation), exit or /quit (leave); Ctrl-C
 from __future__ import annotations
 
 import contextlib
-import itertools
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from functools import partial
 
 from scripts.shared import command_line
 from scripts.shared.settings_options import add_settings, build
-from scripts.shared.terminal import WrappedText, dots, typing_unseen
+from scripts.shared.terminal import WrappedText
 
 from finetune.data.conversation import Conversation
 from gpt.console import printable
@@ -105,11 +104,9 @@ def reply(conversation: Conversation, question: str, max_new_tokens: int, sampli
     answer = conversation.answer(question, max_new_tokens, sampling)
     text = WrappedText(len(MODEL))
     try:
-        with typing_unseen(), contextlib.closing(answer), ctrl_c_noted() as stop:
+        with contextlib.closing(answer), ctrl_c_noted() as stop:
             print(MODEL, end="", flush=True)
-            with dots():  # until the question, and what was said before, has been read
-                first = next(answer, "")
-            for piece in itertools.chain([first], answer):
+            for piece in answer:
                 text.write(piece)
                 if stop:
                     text.write(" (stopped)")

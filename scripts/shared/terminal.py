@@ -1,14 +1,11 @@
-"""An answer in the terminal: lines break between words, dots while nothing comes, what is typed meanwhile waits."""
+"""An answer in the terminal: its lines break between words."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterator
 
 
 class WrappedText:
@@ -44,32 +41,3 @@ class WrappedText:
         print(word, end="", flush=True)
         end = self.column + length + len(word) - len(word.rstrip())
         self.column = 0 if word.endswith("\n") else end % self.width
-
-
-@contextlib.contextmanager
-def dots() -> Iterator[None]:
-    """On a terminal, three dots stand there inside the block, and are erased after it: a sign of life."""
-    count = 3 if sys.stdout.isatty() else 0
-    print("." * count, end="", flush=True)
-    try:
-        yield
-    finally:
-        print("\b \b" * count, end="", flush=True)
-
-
-@contextlib.contextmanager
-def typing_unseen() -> Iterator[None]:
-    """Hide what is typed inside the block: it waits for the next question."""
-    if os.name == "nt" or not sys.stdin.isatty():  # on Windows nothing is shown anyway
-        yield
-        return
-    import termios
-
-    terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
-    silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
-    termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
