@@ -7,7 +7,6 @@ that names another host (DNS rebinding) is refused.
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import secrets
@@ -75,11 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             try:
                 question = json.loads(self.rfile.read(int(size)))
-                if not isinstance(question, dict):
-                    raise ValueError("a question is a JSON object")
                 with self.server.lock:
                     answer = json.dumps(self.server.answer(question), allow_nan=False)
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 answer = json.dumps({"error": str(error)})
             self._send(200, "application/json", answer.encode("utf-8"))
 
@@ -99,37 +96,22 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing: the terminal shows the address only."""
 
 
-class Compressed(SimpleHTTPRequestHandler):
-    """Serves files compressed, as web hosts do."""
+class SiteFiles(SimpleHTTPRequestHandler):
+    """Serves the files of a site as they are now: a site that is written again is not read from a browser's memory."""
 
     protocol_version = "HTTP/1.1"
     extensions_map = {".js": "text/javascript"}  # on Windows, Python asks the registry, which may say text/plain
 
-    def do_GET(self) -> None:
-        path = Path(self.translate_path(self.path))
-        if path.is_dir() and not self.path.partition("?")[0].endswith("/"):
-            super().do_GET()  # leads to the address with a slash, without which the links of its page would be others
-            return
-        path = path / "index.html" if path.is_dir() else path
-        if not path.is_file():
-            self.send_error(404)
-            return
-        content = path.read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Type", self.guess_type(str(path)))
-        if path.suffix not in (".whl", ".zip") and "gzip" in self.headers.get("Accept-Encoding", ""):
-            content = gzip.compress(content, 6)
-            self.send_header("Content-Encoding", "gzip")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+    def end_headers(self) -> None:
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
 
     def log_message(self, *arguments: Any) -> None:
         """Print nothing: the terminal shows the address only."""
 
 
 def serve(folder: Path, port: int) -> None:
-    handler = lambda *arguments: Compressed(*arguments, directory=str(folder))  # noqa: E731
+    handler = lambda *arguments: SiteFiles(*arguments, directory=str(folder))  # noqa: E731
     with Server(port, handler) as server:
         print(f"open http://127.0.0.1:{server.server_address[1]}/   (Ctrl-C ends)", flush=True)
         server.serve_forever()

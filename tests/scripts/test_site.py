@@ -11,7 +11,7 @@ import pytest
 
 from scripts import site
 from scripts.pages import pinned_files
-from scripts.pages.local_server import Compressed, Server
+from scripts.pages.local_server import Server, SiteFiles
 from scripts.pages.site import cells
 from tests.helpers import serving
 
@@ -54,7 +54,7 @@ def test_scripts_are_served_as_scripts_whatever_this_system_calls_them(tmp_path)
     mimetypes.init()
     with (
         mock.patch.dict(mimetypes.types_map, {".js": "text/plain"}),
-        serving(Server(0, lambda *given: Compressed(*given, directory=str(tmp_path)))) as server,
+        serving(Server(0, lambda *given: SiteFiles(*given, directory=str(tmp_path)))) as server,
         urllib.request.urlopen(f"http://127.0.0.1:{server.server_address[1]}/worker.js") as response,
     ):
         assert mimetypes.guess_type("worker.js")[0] == "text/plain"
@@ -64,7 +64,7 @@ def test_scripts_are_served_as_scripts_whatever_this_system_calls_them(tmp_path)
 def test_a_folder_without_its_slash_leads_to_its_page(tmp_path):
     (tmp_path / "lessons").mkdir()
     (tmp_path / "lessons" / "index.html").write_bytes(b"1")
-    with serving(Server(0, lambda *given: Compressed(*given, directory=str(tmp_path)))) as server:
+    with serving(Server(0, lambda *given: SiteFiles(*given, directory=str(tmp_path)))) as server:
         address = f"http://127.0.0.1:{server.server_address[1]}/lessons"
         for end, there in (("", "/"), ("?a=1", "/?a=1"), ("/", "/"), ("/index.html", "/index.html")):
             with urllib.request.urlopen(address + end) as response:

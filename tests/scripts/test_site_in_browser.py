@@ -21,7 +21,7 @@ from minigrad import manual_seed
 from scripts import explain, site
 from scripts.checker import catalogue
 from scripts.checker.workspace import Workspace
-from scripts.pages.local_server import Compressed, Server
+from scripts.pages.local_server import Server, SiteFiles
 from tests.scripts.looking import faults
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium
 
@@ -70,7 +70,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(folder):
     """Where the site is served."""
-    with Server(0, lambda *given: Compressed(*given, directory=str(folder))) as server:
+    with Server(0, lambda *given: SiteFiles(*given, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
