@@ -100,8 +100,6 @@ def _predict(folder: str, text: str) -> None:
     if len(model.labels) == 1:
         raise ValueError(f"{folder} holds a reward model, which scores replies: give a run of scripts/classify.py")
     ids = Tokenizer.load(folder).encode(text, allowed_special=())[: model.config.block_size]
-    if not ids:
-        raise ValueError("--predict is empty: give a text")
     probabilities = predict(model, [ids])[0]
     for place in probabilities.argsort()[::-1]:
         print(f"{probabilities[place]:7.1%}  {model.labels[place]}")

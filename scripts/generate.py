@@ -34,7 +34,6 @@ def main(argv: list[str] | None = None) -> int:
     add("--num-samples", type=number(1), default=1, help="number of texts, generated as one batch")
     add("--max-new-tokens", type=number(0), default=200, help="number of tokens to generate per text")
     add_settings(parser, partial(Sampling, temperature=0.8, top_p=0.95))
-    add("--stop", default=None, metavar="TOKEN", help="stop at this token, in addition to the end-of-text token")
     text = "let repetitions in the text guess the next tokens and check several in one pass: the same text, sooner"
     add("--speculate", action="store_true", help=text)
     text = "only load the model and try a few tokens, and print the memory and the time that the whole text needs"
@@ -49,14 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     model, tokenizer = command_line.load(arguments, command_line.set_up(arguments))
     loading = time.perf_counter() - begun
     prompt = tokenizer.encode(arguments.prompt)
-    if not prompt:
-        raise ValueError("--prompt is empty: give at least one character to continue")
     stop_tokens = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    if arguments.stop is not None:
-        ids = tokenizer.encode(arguments.stop)
-        if len(ids) != 1:
-            raise ValueError(f"--stop {arguments.stop!r} is {len(ids)} tokens, not one")
-        stop_tokens += ids
     sampling = build(Sampling, vars(arguments))  # raises, before anything is printed
     if arguments.will_it_fit:
         try_generation(model, prompt, arguments.num_samples, arguments.max_new_tokens, loading)

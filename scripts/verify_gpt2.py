@@ -39,16 +39,16 @@ PASSAGE = (
     "what is the use of a book,” thought Alice “without pictures or conversations?”"
 )
 ROWS, COLUMNS = 2, 8  # of the batch that is compared
+NEW_TOKENS = 24  # of the continuation
 PUBLISHED = 124_439_808  # parameters of the smallest GPT-2
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    add, number = parser.add_argument, command_line.whole_number
+    add = parser.add_argument
     command_line.add_shared(parser, "model", model="gpt2")
     add("--text", default=None, metavar="FILE", help="text to measure the perplexity on (a passage of Alice)")
     add("--prompt", default="Alan Turing theorized that computers would one day become", help="text to continue")
-    add("--max-new-tokens", type=number(0), default=24, help="length of the continuation")
     add("--reference", default=None, metavar="FILE", help="compare with a file that --save-reference wrote")
     add("--save-reference", default=None, metavar="FILE", help="save the results of transformers (.npz)")
     add("--dtype", choices=list(verification.TOLERANCE), default="float64", help="floating-point type of both sides")
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"\nthe reference is in {arguments.save_reference}")
 
     print("\n(3) behavior: what does it write, and how well does it predict a text?\n")
-    write(model, tokenizer, arguments.prompt, arguments.max_new_tokens)
+    write(model, tokenizer, arguments.prompt)
     text = PASSAGE if arguments.text is None else read_text(arguments.text)
     problems += check_perplexity(model, tokenizer, text, proven=reference is not None and not problems)
     if problems:
@@ -173,12 +173,10 @@ def check_computation(model: GPT, reference: Trace, dtype: str) -> list[str]:
 # --- (3) behavior -----------------------------------------------------------------------------------------------------
 
 
-def write(model: GPT, tokenizer: Tokenizer, prompt: str, new_tokens: int) -> None:
+def write(model: GPT, tokenizer: Tokenizer, prompt: str) -> None:
     """Print a prompt and the model's greedy continuation."""
     ids = tokenizer.encode(prompt)
-    if not ids:
-        raise ValueError("--prompt is empty: give at least one character to continue")
-    new = model.generate([ids], new_tokens, temperature=0)[0]
+    new = model.generate([ids], NEW_TOKENS, temperature=0)[0]
     print(printable(f"{prompt} ->{tokenizer.decode(new)}"))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from minigrad.functional.attention import ScaledDotProductAttention, hide, softmax_or_zeros
 from minigrad.inspection.layout import Box, Edge, place
-from minigrad.inspection.recorder import Call, Place, Recording, Value
+from minigrad.inspection.recorder import Call, Recording, Value
 from scripts.pages.formula import formulas
 from scripts.pages.markup import python_to_html
 from scripts.pages.web_page import packed
@@ -112,7 +112,10 @@ def call_data(call: Call, inside: Inside, table: Table) -> dict[str, Any]:
         "inputs": [table.add(value) for value in call.inputs],
         "outputs": [table.add(value) for value in call.outputs],
         "options": {name: repr(option) for name, option in call.options.items() if option is not None},
-        "where": [place_data(place) for place in call.where],
+        "where": [
+            {**place._asdict(), "path": shown_path(place.path), "text": linecache.getline(*place[:2]).strip()}
+            for place in call.where
+        ],
         "jacobian": jacobian,
         "terms": terms(call),
         "order": call.order,
@@ -175,11 +178,6 @@ def terms(call: Call) -> list[int] | None:
 def flat(value: Any) -> np.ndarray:
     """The numbers of an array that was kept, one after the other."""
     return value.array.reshape(-1).astype(np.float64)
-
-
-def place_data(place: Place) -> dict[str, Any]:
-    """A line of code with its text."""
-    return {**place._asdict(), "path": shown_path(place.path), "text": linecache.getline(*place[:2]).strip()}
 
 
 def shown_path(path: str) -> str:

@@ -143,7 +143,6 @@ REFUSED = [
     ("pipeline", "--short --out-dir {}", "holds files that are not of a pipeline"),
     ("generate", "--model nowhere", "there is no folder nowhere; names that need none are gpt2,"),
     ("generate", "--model runs/none", "there is no run in runs/none: scripts/train.py makes one, and scripts/demo.py"),
-    ("generate", "--model {}/base --stop xyz", "--stop 'xyz' is 3 tokens, not one"),
     ("generate", "--device tpu", "unknown device 'tpu'"),
     ("generate", "--speculate --num-samples 2", "--speculate is for one text"),
     ("generate", "--speculate --will-it-fit", "--will-it-fit measures one token at a time"),

@@ -63,13 +63,6 @@ def test_guesses_change_nothing_but_the_time(model, temperature):
     assert text == written(model, *options) and passes.startswith("40 tokens in ")
 
 
-def test_it_stops_at_a_token(model):
-    options = ["--max-new-tokens", 300, "--seed", 1, "--temperature", 1]
-    everything = written(model, *options)
-    sign = next(character for character in everything if character in "(){}@_$")  # each a token of its own
-    assert written(model, *options, "--stop", sign) == everything[: everything.index(sign) + 1] + "\n"
-
-
 def test_control_characters_never_reach_the_terminal(model):
     for more in ([], ["--num-samples", 2]):
         text = written(model, "--max-new-tokens", 600, "--seed", 0, "--temperature", 5, "--top-p", 1, *more)
