@@ -11,7 +11,6 @@ convert.py            quantize(model, config): a whole model, in place
 folder.py             save and load a quantized model
 blocks.py             compute with the 32-number blocks of GGUF files as they are
 packed.py             load a GGUF file and keep its 4 and 8 bits
-on_gpu.py             the same products by CUDA kernels
 """
 
 from .array import QuantizedArray

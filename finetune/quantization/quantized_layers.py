@@ -59,11 +59,6 @@ class QuantizedProduct(Function):
 def _times(x: Array, weight: Weight) -> Array:
     """x (N, I), columns in the stored order, @ Wᵀ: (N, O)."""
     xp = module_of(x)
-    if xp is not np:
-        from . import on_gpu  # imported where there is an array for its kernels
-
-        if (found := on_gpu.times(x, weight)) is not None:
-            return found
     out = xp.empty((len(x), weight.shape[0]), x.dtype)
 
     def multiply(rows: slice) -> None:  # one tile of W
@@ -80,11 +75,6 @@ def _times(x: Array, weight: Weight) -> Array:
 def _times_transposed(x: Array, weight: Weight) -> Array:
     """x (N, O) @ W: (N, I)."""
     xp = module_of(x)
-    if xp is not np:
-        from . import on_gpu
-
-        if (found := on_gpu.times_transposed(x, weight)) is not None:
-            return found
     out = xp.zeros((len(x), weight.shape[1]), x.dtype)
     product = matmul if xp is np else xp.matmul
     for rows in _tiles(weight):

@@ -54,7 +54,7 @@ def fast_on_cuda() -> dict[Any, Any]:
     """The table for a GPU. Called, and so imported, only when the first array on a GPU asks for a kernel."""
     from . import cuda
 
-    return {**_by_class(cuda.CUDA), **cuda.CUDA_OPTIM}
+    return _by_class(cuda.CUDA)
 
 
 class use_kernels:

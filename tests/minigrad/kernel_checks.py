@@ -34,10 +34,6 @@ def affine(op, rows, size, **options):
     return op, [randn(rows, size) + 10, size, *parameters], options
 
 
-def rotary(shape, angles):
-    return "rotary_embedding", [randn(*shape), np.cos(randn(*angles)), np.sin(randn(*angles))], {}
-
-
 def linear(op, x, features, bias=True, **options):
     """`op` of an x of this shape, a weight (features, last axis of x) and a bias."""
     return op, [randn(*x), randn(features, x[-1], seed=1), randn(features, seed=2) if bias else None], options
@@ -96,14 +92,6 @@ SAMPLES = {
     "swiglu of a number": ("swiglu", [randn(), randn(seed=1)], {}),
     "swiglu of large numbers": ("swiglu", [LARGE_NUMBERS, randn(10)], {}),
     "swiglu, large": ("swiglu", [randn(300, 1001), randn(300, 1001, seed=1)], {}),
-    "rotary_embedding": rotary((2, 3, 5, 8), (5, 4)),
-    "rotary_embedding of one row": rotary((1, 2), (1, 1)),
-    "rotary_embedding of 66": rotary((3, 2, 66), (2, 33)),
-    "rotary_embedding by sequence": rotary((2, 3, 5, 8), (2, 1, 5, 4)),
-    "rotary_embedding by sequence alone": rotary((5, 2, 5, 8), (5, 1, 1, 4)),
-    "rotary_embedding one angle": rotary((2, 3, 8), (4,)),
-    "rotary_embedding in five axes": rotary((2, 1, 2, 3, 4), (3, 2)),
-    "rotary_embedding of no rows": rotary((2, 0, 4), (0, 2)),
     **{f"embedding {n}": ("embedding", [labels(7, n), randn(7, 5)], {}) for n in (0, 1, 2, 31, 33, 300)},
     "embedding of 300": ("embedding", [labels(40, 3, 4), randn(40, 300)], {}),
     "embedding of one row": ("embedding", [np.zeros((2, 40), np.uint16), randn(1, 3)], {}),

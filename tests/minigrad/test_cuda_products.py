@@ -1,4 +1,4 @@
-"""Products on a GPU: cuBLAS's arguments, which an emulation takes literally; the linear layer; precision; dropout."""
+"""Products on a GPU: cuBLAS's arguments, which an emulation takes literally; the linear layer; precision."""
 
 import itertools
 
@@ -6,17 +6,14 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from minigrad import Tensor, autocast, manual_seed, no_grad, switches, use_kernels
+from minigrad import Tensor, autocast, no_grad, switches, use_kernels
 from minigrad.autograd import Context
 from minigrad.backend import module_of, to_device, to_numpy
 from minigrad.functional.linalg import Matmul
-from minigrad.functional.stochastic import Dropout
-from minigrad.kernels.cuda import dropout
-from minigrad.kernels.cuda.dropout import CudaDropout
-from minigrad.kernels.cuda.products import column_sums, multiply
+from minigrad.kernels.cuda.products import multiply
 from minigrad.precision import bfloat16, round_bfloat16
 from tests.cuda_emulation import cublas
-from tests.minigrad.kernel_checks import SAMPLES, mistake_is_found, randn, run
+from tests.minigrad.kernel_checks import SAMPLES, randn, run
 
 pytestmark = [pytest.mark.emulation, pytest.mark.usefixtures("cuda")]
 
@@ -92,7 +89,6 @@ def test_bfloat16_is_summed_in_float32():
     out = multiply(*halves)
     assert out.dtype == np.float32
     np.testing.assert_allclose(to_numpy(out), x @ y.T, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(to_numpy(column_sums(halves[0])), x.sum(axis=0), rtol=1e-6, atol=1e-6)
 
 
 # --- the linear layer ---
@@ -185,19 +181,6 @@ def test_precisions_do_not_add_up():
         assert not switches.tf32.get() and switches.autocast.get() is not None
 
 
-def test_a_fused_kernel_that_takes_bfloat16_runs_fused():
-    inputs = [
-        Tensor(randn(*shape), dtype=np.float32, device="cuda", requires_grad=True) for shape in ((4, 5), (3, 5), (3,))
-    ]
-    with use_kernels("fast"), autocast():
-        out = F.linear_gelu(*inputs)
-        assert out.grad_fn.function.__name__ == "CudaLinearGelu"
-        out.sum().backward()
-    assert out.dtype == np.float32 and all(x.grad.dtype == np.float32 for x in inputs)
-    with use_kernels("textbook"), autocast():
-        assert F.linear_gelu(*inputs).grad_fn.function.__name__ == "Gelu"
-
-
 def test_products_without_a_kernel_are_rounded_as_on_the_cpu():
     x, y = (round_bfloat16(randn(2, 3, 3, seed=i).astype(np.float32)) for i in range(2))
     with use_kernels("fast"), autocast(), no_grad():
@@ -210,52 +193,6 @@ def test_linear_keeps_half_as_much_for_backward_in_mixed_precision():
     with use_kernels("fast"), autocast():
         saved = F.linear(x, weight).grad_fn.saved()
     assert saved["x"].dtype == saved["weight"].dtype == bfloat16()
-
-
-# --- dropout ---
-
-
-def check_dropout(shape, p, dtype):
-    x, stream = randn(*shape).astype(dtype), (2**70 + 5, 3)
-    ours, theirs = Context(), Context()
-    found = CudaDropout.forward(ours, to_device(x, "cuda"), p, stream)
-    np.testing.assert_array_equal(to_numpy(found), Dropout.forward(theirs, x, p, stream))
-    found = CudaDropout.backward(ours, to_device(x, "cuda"))[0]
-    np.testing.assert_array_equal(to_numpy(found), Dropout.backward(theirs, x)[0])
-    assert found.dtype == dtype
-
-
-@pytest.mark.parametrize("p", [0.1, 0.5, 1.0])
-@pytest.mark.parametrize("shape", [(), (7,), (8,), (9,), (0, 3), (5, 4, 511)])
-def test_dropout_draws_what_numpy_draws(shape, p):
-    for dtype in (np.float32, np.float64):
-        check_dropout(shape, p, dtype)
-
-
-def test_dropout_reads_every_layout():
-    x = randn(5, 6)
-    drawn = []
-    for device in ("cpu", "cuda"):
-        manual_seed(3)
-        with use_kernels("fast"):
-            drawn.append(to_numpy(F.dropout(Tensor(x, device=device).T, 0.5).data))
-    np.testing.assert_array_equal(*drawn)
-
-
-@pytest.mark.parametrize(
-    ("right", "wrong"),
-    [
-        ("round < 10", "round < 9"),
-        ("{n + 1, 0,", "{n, 0,"),
-        ("i % 2 * 32", "(1 - i % 2) * 32"),
-        ("uniform >= p", "uniform > p + 0.01f"),
-        ("8 * eight + i < size", "8 * eight + i <= size"),
-        ("high0 ^ c[3] ^ key1", "high0 ^ c[3] ^ key0"),
-    ],
-)
-def test_planted_mistakes_in_dropout_are_found(right, wrong):
-    with mistake_is_found(dropout, right, wrong):
-        check_dropout((5, 4, 511), 0.1, np.float64)
 
 
 @pytest.mark.parametrize("argument", ["y_line", "x_line", "out_line", "x_stride", "y_stride", "out_stride"])

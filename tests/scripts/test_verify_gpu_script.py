@@ -40,8 +40,7 @@ def test_kernels_and_training_are_compared_and_reported(tiny, cuda, tmp_path, ca
     assert run_here(verify_gpu.main, "--only", "kernels", "--only", "training", "--out", out) == 0
     report = json.loads(out.read_text(encoding="utf-8"))
     rows = report["parts"]["kernels"]["rows"]
-    named = {"linear bfloat16", "layer_norm float32", "AdamW and clipping float32", "4-bit product float32"}
-    assert named <= rows.keys()
+    assert {"linear bfloat16", "layer_norm float32"} <= rows.keys()
     assert all(0 <= row["error"] <= row["tolerance"] and row["seconds"] > 0 for row in rows.values())
     assert 0 <= report["parts"]["training"]["difference"] < 1e-4
     shown = capsys.readouterr().out
@@ -54,13 +53,15 @@ def test_a_wrong_kernel_is_reported(tiny, cuda, tmp_path, monkeypatch, capsys):
     right = kernels.run
 
     def wrong(op, case, which, *rest):
-        return [array * 1.01 if (op, which) == ("gelu", "fast") else array for array in right(op, case, which, *rest)]
+        return [
+            array * 1.01 if (op, which) == ("rms_norm", "fast") else array for array in right(op, case, which, *rest)
+        ]
 
     monkeypatch.setattr(kernels, "run", wrong)
     words = refusal(verify_gpu.main, capsys, "--only", "kernels", "--out", tmp_path / "report.json")
     assert words == "error: this GPU gives wrong results: see kernels above\n"
     rows = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["parts"]["kernels"]["rows"]
-    assert [name for name, row in rows.items() if row["error"] > row["tolerance"]] == ["gelu float32"]
+    assert [name for name, row in rows.items() if row["error"] > row["tolerance"]] == ["rms_norm float32"]
 
 
 def test_the_tests_for_the_device_are_run_and_counted():
@@ -82,7 +83,7 @@ def test_planted_faults_never_run_on_a_real_gpu():
         tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
         functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
         planted += [function.name for function in functions if "mistake_is_found" in ast.unparse(function)]
-    assert len(planted) >= 5
+    assert len(planted) == 2
     assert all(any(word in name for word in suite.LEFT_OUT.split(" or ")) for name in planted)
 
 

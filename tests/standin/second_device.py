@@ -24,7 +24,7 @@ import pytest
 
 import minigrad.functional as F
 from minigrad import Tensor, backend, nn
-from minigrad.kernels.cuda import CUDA, CUDA_OPTIM
+from minigrad.kernels.cuda import CUDA
 
 from . import arrays
 from .cpu_only import CPU_ONLY
@@ -191,6 +191,5 @@ def second_device(test_module):
             mock.patch.dict(TENSOR._UFUNCS, {n: _moving_arguments(f) for n, f in TENSOR._UFUNCS.items()})
         )
         patches.enter_context(mock.patch.dict(CUDA, clear=True))
-        patches.enter_context(mock.patch.dict(CUDA_OPTIM, clear=True))
         patches.enter_context(mock.patch.object(arrays, "lenient", asked_by_test))
         yield counters

@@ -76,7 +76,7 @@ class CudaCrossEntropy(Function):
 
     @staticmethod
     def suits(needs_grad, logits, targets, ignore_index, reduction):
-        return supports(logits, bfloat16=False)
+        return supports(logits)
 
     @staticmethod
     def forward(ctx, logits, targets, ignore_index, reduction):  # logits (N, C), targets (N)

@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 
-from ...autograd import Function
 from ...backend import Array, is_array, module_of
 
 WARP = 32
@@ -41,8 +40,6 @@ TYPES = {
 PRELUDE = r"""
 #ifdef BFLOAT16
 // bfloat16 is the upper half of a float: the same sign and exponent, and 7 of the 23 bits of the fraction.
-__device__ real load(const number* array, long long i) { return __uint_as_float((unsigned)array[i] << 16); }
-
 // Round to nearest, ties to even, as minigrad.precision.round_bfloat16 does. A nan stays nan.
 __device__ void store(number* array, long long i, real value) {
     unsigned bits = __float_as_uint(value);
@@ -50,7 +47,6 @@ __device__ void store(number* array, long long i, real value) {
     array[i] = value != value ? 0x7fc0 : rounded;
 }
 #else
-__device__ real load(const number* array, long long i) { return array[i]; }
 __device__ void store(number* array, long long i, real value) { array[i] = value; }
 #endif
 
@@ -92,13 +88,12 @@ def launch(
     grid: int | tuple[int, ...],
     block: int,
     args: Sequence[Any],
-    gaps: bool = False,
 ) -> None:
     """Run kernel `name` of `source`, compiled for the dtype of `like`, with `grid` blocks of `block` threads.
 
     A Python bool or int becomes a C `int`, a float becomes a `real`, and NumPy scalars are passed unchanged. The call
     does not wait for the result. An empty grid, which CUDA rejects, does nothing. Raises ValueError for an array that
-    is not contiguous, unless the kernel knows the strides (`gaps`).
+    is not contiguous.
     """
     grid = (grid,) if isinstance(grid, int) else grid
     if math.prod(grid) == 0:
@@ -109,7 +104,7 @@ def launch(
             arg = np.int32(arg)
         elif isinstance(arg, float):
             arg = real(arg)
-        elif not gaps and is_array(arg) and not arg.flags.c_contiguous:
+        elif is_array(arg) and not arg.flags.c_contiguous:
             raise ValueError(f"kernel {name}: an array of shape {arg.shape} is not contiguous")
         in_c.append(arg)
     kernel = compiled(module_of(like), source, name, name_of(like.dtype))
@@ -120,15 +115,6 @@ def launch(
 def name_of(dtype: np.dtype) -> str:
     """The name of a dtype, cached: NumPy builds it for every call, which takes as long as a launch."""
     return dtype.name
-
-
-def defines(**facts: int) -> str:
-    """Lines of C that define constants; True is 1 and False is 0.
-
-    >>> defines(BITS=4, HAS_MASK=True)
-    '#define BITS 4\\n#define HAS_MASK 1\\n'
-    """
-    return "".join([f"#define {name} {int(value)}\n" for name, value in facts.items()])
 
 
 @functools.cache
@@ -145,18 +131,10 @@ def full_source(source: str, dtype: str) -> str:
     return (TYPES[dtype] + PRELUDE + source).encode("ascii", "ignore").decode("ascii")
 
 
-def supports(*arrays: Any, bfloat16: bool = True) -> bool:
-    """Whether all `arrays` have the same dtype, and kernels support it. None is ignored."""
+def supports(*arrays: Any, bfloat16: bool = False) -> bool:
+    """Whether all `arrays` are float32, or all float64; with `bfloat16`, also all of that. None is ignored."""
     names = {name_of(array.dtype) for array in arrays if array is not None}
-    return len(names) == 1 and (names <= {"float32", "float64"} or (bfloat16 and names == {"bfloat16"}))
-
-
-class CudaKernel(Function):
-    """A Function whose source is compiled for one dtype, which all its inputs must have (`suits`)."""
-
-    @staticmethod
-    def suits(needs_grad, *arrays, **options):
-        return supports(*arrays)
+    return len(names) == 1 and names <= {"float32", "float64", *(["bfloat16"] if bfloat16 else [])}
 
 
 def real_of(array: Array) -> type:

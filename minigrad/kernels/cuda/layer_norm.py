@@ -20,62 +20,63 @@ import math
 
 import numpy as np
 
+from ...autograd import Function
 from ...backend import module_of
-from .launch import WARP, CudaKernel, ceil_div, launch, real_of
+from .launch import WARP, ceil_div, launch, supports
 
 SOURCE = r"""
 // The row of this warp; x, out, dout and dx are (rows, columns), mean and inverse_std (rows).
 __device__ long long row_of_warp() { return blockIdx.x * (long long)(blockDim.x / 32) + threadIdx.x / 32; }
 
-extern "C" __global__ void norm_forward(const number* x, const number* weight, const number* bias, int has_weight,
-                                        int has_bias, int centered, number* out, real* mean, real* inverse_std,
+extern "C" __global__ void norm_forward(const real* x, const real* weight, const real* bias, int has_weight,
+                                        int has_bias, int centered, real* out, real* mean, real* inverse_std,
                                         long long rows, int columns, real eps) {
     int lane = threadIdx.x % 32;
     long long row = row_of_warp(), first = row * columns;
     if (row >= rows) return;
     real m = 0, squares = 0;
     if (centered) {
-        for (int c = lane; c < columns; c += 32) m += load(x, first + c);
+        for (int c = lane; c < columns; c += 32) m += x[first + c];
         m = warp_sum(m) / columns;
     }
     for (int c = lane; c < columns; c += 32) {  // again, as Σx² - (Σx)² would lose the digits of a small variance
-        real difference = load(x, first + c) - m;
+        real difference = x[first + c] - m;
         squares += difference * difference;
     }
     real scale = 1 / sqrt(warp_sum(squares) / columns + eps);
     for (int c = lane; c < columns; c += 32) {
-        real scaled = (load(x, first + c) - m) * scale;
-        if (has_weight) scaled *= load(weight, c);
-        if (has_bias) scaled += load(bias, c);
-        store(out, first + c, scaled);
+        real scaled = (x[first + c] - m) * scale;
+        if (has_weight) scaled *= weight[c];
+        if (has_bias) scaled += bias[c];
+        out[first + c] = scaled;
     }
     if (lane == 0) mean[row] = m, inverse_std[row] = scale;
 }
 
-extern "C" __global__ void norm_backward(const number* dout, const number* x, const number* weight, int has_weight,
-                                         int centered, const real* mean, const real* inverse_std, number* dx,
+extern "C" __global__ void norm_backward(const real* dout, const real* x, const real* weight, int has_weight,
+                                         int centered, const real* mean, const real* inverse_std, real* dx,
                                          long long rows, int columns) {
     int lane = threadIdx.x % 32;
     long long row = row_of_warp(), first = row * columns;
     if (row >= rows) return;
     real m = mean[row], scale = inverse_std[row], sum = 0, projection = 0;
     for (int c = lane; c < columns; c += 32) {
-        real dnormalized = load(dout, first + c) * (has_weight ? load(weight, c) : real(1));
+        real dnormalized = dout[first + c] * (has_weight ? weight[c] : real(1));
         sum += dnormalized;
-        projection += dnormalized * (load(x, first + c) - m) * scale;
+        projection += dnormalized * (x[first + c] - m) * scale;
     }
     sum = centered ? warp_sum(sum) / columns : real(0);
     projection = warp_sum(projection) / columns;
     for (int c = lane; c < columns; c += 32) {
-        real dnormalized = load(dout, first + c) * (has_weight ? load(weight, c) : real(1));
-        real normalized = (load(x, first + c) - m) * scale;
-        store(dx, first + c, (dnormalized - sum - normalized * projection) * scale);
+        real dnormalized = dout[first + c] * (has_weight ? weight[c] : real(1));
+        real normalized = (x[first + c] - m) * scale;
+        dx[first + c] = (dnormalized - sum - normalized * projection) * scale;
     }
 }
 
 // Σ dout * x̂ and Σ dout over `height` rows, for 32 columns. A block is 8 warps: warp w takes rows w, w + 8, ...
 // dweight and dbias are (slices of the rows, columns).
-extern "C" __global__ void norm_backward_sums(const number* dout, const number* x, const real* mean,
+extern "C" __global__ void norm_backward_sums(const real* dout, const real* x, const real* mean,
                                               const real* inverse_std, real* dweight, real* dbias, long long rows,
                                               int columns, int height) {
     __shared__ real products[8][32], sums[8][32];
@@ -83,8 +84,8 @@ extern "C" __global__ void norm_backward_sums(const number* dout, const number* 
     long long start = blockIdx.y * (long long)height, stop = min(start + height, rows);
     real product = 0, sum = 0;
     for (long long row = start + warp; row < stop && c < columns; row += 8) {
-        real d = load(dout, row * columns + c);
-        product += d * (load(x, row * columns + c) - mean[row]) * inverse_std[row];
+        real d = dout[row * columns + c];
+        product += d * (x[row * columns + c] - mean[row]) * inverse_std[row];
         sum += d;
     }
     products[warp][lane] = product, sums[warp][lane] = sum;
@@ -101,8 +102,12 @@ HEIGHT = 128  # rows that a block of norm_backward_sums adds up, or more where t
 MOST_SLICES = 4096  # of the rows: the grid must not be taller than 65,535
 
 
-class CudaLayerNorm(CudaKernel):
+class CudaLayerNorm(Function):
     """out = (x - mean) / std * weight + bias over the last axes. See functional.normalization.LayerNorm."""
+
+    @staticmethod
+    def suits(needs_grad, x, weight, bias, axes, eps):
+        return supports(x, weight, bias)
 
     @staticmethod
     def forward(ctx, x, weight, bias, axes, eps):
@@ -113,8 +118,12 @@ class CudaLayerNorm(CudaKernel):
         return _backward(ctx, dout, ctx.needs_grad[2])
 
 
-class CudaRmsNorm(CudaKernel):
+class CudaRmsNorm(Function):
     """out = x / rms * weight over the last axes. See functional.normalization.RmsNorm."""
+
+    @staticmethod
+    def suits(needs_grad, x, weight, axes, eps):
+        return supports(x, weight)
 
     @staticmethod
     def forward(ctx, x, weight, axes, eps):
@@ -126,12 +135,12 @@ class CudaRmsNorm(CudaKernel):
 
 
 def _forward(ctx, x, weight, bias, axes, eps, centered):
-    xp, real = module_of(x), real_of(x)
+    xp = module_of(x)
     lead = x.ndim - len(axes)
     rows, columns = math.prod(x.shape[:lead]), math.prod(x.shape[lead:])
     ctx.rows, ctx.columns, ctx.centered, ctx.affine_shape = rows, columns, centered, x.shape[lead:]
     ctx.x, ctx.weight = xp.ascontiguousarray(x), None if weight is None else xp.ascontiguousarray(weight)
-    ctx.mean, ctx.inverse_std = xp.empty(rows, real), xp.empty(rows, real)
+    ctx.mean, ctx.inverse_std = xp.empty((2, rows), x.dtype)
     bias = None if bias is None else xp.ascontiguousarray(bias)
     out = xp.empty_like(ctx.x)
     # CuPy cannot pass null pointers. Where weight or bias is None, x is passed in its place, and not read.
@@ -153,15 +162,9 @@ def _backward(ctx, dout, wants_dbias):
     if ctx.needs_grad[1] or wants_dbias:
         height = max(HEIGHT, ceil_div(ctx.rows, MOST_SLICES))
         slices = ceil_div(ctx.rows, height)
-        sums = xp.empty((2, slices, ctx.columns), ctx.mean.dtype)  # of each slice of the rows
+        sums = xp.empty((2, slices, ctx.columns), dout.dtype)  # of each slice of the rows
         args = [dout, ctx.x, *statistics, sums[0], sums[1], *sizes, height]
         launch(SOURCE, "norm_backward_sums", dout, (ceil_div(ctx.columns, WARP), slices), ROWS * WARP, args)
-        dweight = _total(sums[0], ctx.affine_shape, dout.dtype) if ctx.needs_grad[1] else None
-        dbias = _total(sums[1], ctx.affine_shape, dout.dtype) if wants_dbias else None
+        dweight = sums[0].sum(axis=0).reshape(ctx.affine_shape) if ctx.needs_grad[1] else None
+        dbias = sums[1].sum(axis=0).reshape(ctx.affine_shape) if wants_dbias else None
     return dx, dweight, dbias
-
-
-def _total(sums, shape, dtype):
-    """Σ over the slices, as an array that owns its memory; the engine would have to copy a view."""
-    total = sums.sum(axis=0).astype(dtype, copy=False)
-    return total if total.shape == shape else total.reshape(shape)

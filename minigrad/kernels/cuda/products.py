@@ -20,7 +20,7 @@ import numpy as np
 
 from ... import switches
 from ...autograd import Function
-from ...backend import Array, device_of, module_of
+from ...backend import Array, module_of
 from ...functional.linalg import as_rows
 from .launch import name_of, real_of, supports
 
@@ -110,7 +110,7 @@ class CudaLinear(Function):
 
     @staticmethod
     def suits(needs_grad, x, weight, bias):
-        return supports(weight)
+        return supports(weight, bfloat16=True)
 
     @staticmethod
     def forward(ctx, x, weight, bias):  # x (..., I), weight (O, I), bias (O) or None
@@ -136,18 +136,5 @@ class CudaLinear(Function):
         if ctx.needs_grad[1]:
             dweight = multiply(dout.T, ctx.x)
         if ctx.needs_grad[2]:
-            dbias = column_sums(dout)
+            dbias = dout.sum(axis=0, dtype=real_of(dout))
         return dx, dweight, dbias
-
-
-def column_sums(x: Array) -> Array:
-    """Σ x over the rows of a matrix (N, O), as a product with ones: in float32, and always in the same order."""
-    sums = module_of(x).empty(x.shape[-1], real_of(x))
-    multiply(_ones(module_of(x), device_of(x), len(x), x.dtype), x, out=sums[None])
-    return sums
-
-
-@functools.lru_cache(maxsize=16)
-def _ones(xp: Any, device: str, count: int, dtype: np.dtype) -> Array:
-    """Ones (1, count) on the current device, which is `device`. Cached, because all layers with a bias use them."""
-    return xp.ones((1, count), np.float32).astype(dtype, copy=False)
