@@ -1,10 +1,7 @@
 """Is a gradient right, and if not, what is wrong with it?
 
 check.py             the formula as a loop; gradcheck: compare backward with finite differences
-jacobian.py          the Jacobian of a function by rows, as backward computes it
-differences.py       the same by columns, from finite differences and the complex step
-comparison.py        compare the two: is a difference rounding, a kink, or a wrong gradient?
-preconditions.py     what must hold before: fn is repeatable, everything finite, gradients of the right shape
+comparison.py        the Jacobian by columns, from differences, and by rows, from backward: where do they differ?
 report.py            the result: a report, or an error that shows the wrong number
 diagnosis.py         find out what is wrong by trying: sign, factor, transposition, a missing sum, ...
 shape_diagnosis.py   a gradient of the wrong shape: which change would make it fit?

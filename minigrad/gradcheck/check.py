@@ -8,8 +8,8 @@ and outputs, whose derivatives form a matrix, the Jacobian:
     f(x, y) = (x y, x + y)        J = [y  x]        row 0 is what backward gives for dout = (1, 0)
                                       [1  1]        column 0 is how both outputs change if x is moved
 
-Backward gives its rows (jacobian.py), and differences give its columns (differences.py). If the two differ,
-diagnosis.py finds out why, and report.py says it. Stanford's CS231n, "Gradient checks", describes the method.
+Backward gives its rows, and differences give its columns (comparison.py). If the two differ, diagnosis.py finds out
+why, and report.py says it. Stanford's CS231n, "Gradient checks", describes the method.
 
 A kink is a point where the slope jumps. At 0, for example, the slope of relu(x) is 0 on the left and 1 on the right.
 There is no derivative at a kink, and backward may return any number between the two slopes.
@@ -20,20 +20,20 @@ is the precision of float64. At h = ε^(1/3) = 6e-6 the two are equal, and ten d
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .. import switches
-from ..backend import Array
+from .. import graph_checks, switches
+from ..backend import Array, to_numpy
 from ..precision import autocast
-from .comparison import NotFinite
-from .diagnosis import Diagnosis, diagnose_writing
-from .jacobian import Subject
-from .preconditions import check_repeatable, compute_outputs, measure_columns, run_backward
+from .comparison import Comparison, NotFinite, Subject, one_element, unravel
+from .diagnosis import DOUT_FACTORS, Diagnosis, diagnose_writing
 from .report import GradcheckError as GradcheckError
-from .report import Report, error_of, passed, wrong_derivative, wrong_mixture
+from .report import Report, error_of, output_name, passed, wrong_derivative, wrong_mixture
+from .shape_diagnosis import diagnose_shape, numpy_in_words
 
 
 def numeric_gradient(f: Callable[[Array], float], x: Array, h: float = 6e-6) -> Array:
@@ -89,28 +89,102 @@ def gradcheck(
     """
     if method not in ("central", "complex"):
         raise ValueError(f"gradcheck: method must be 'central' or 'complex', got {method!r}")
-    for name, value in (("eps", eps), ("atol", atol), ("rtol", rtol)):
-        if value is not None and not value > 0:
-            raise ValueError(f"gradcheck: {name} must be > 0, got {value}")
     subject = Subject(fn, inputs)
     # record gradients and compute in float64, regardless of no_grad and autocast around the call
     with np.errstate(all="ignore"), autocast(enabled=False), switches.enable_grad():
-        comparison = compute_outputs(subject, eps, atol, rtol)  # calls fn, and records the graph
+        comparison = call_fn(subject, eps, atol, rtol)  # and record the graph
         try:
-            check_repeatable(comparison, calls=2)  # the same inputs give the same outputs
+            check_outputs(comparison)
             run_backward(comparison)  # the Jacobian by rows: backward, once for each output element
-            method = measure_columns(comparison, method)  # by columns: fn, with each input element moved
-        except NotFinite as problem:
-            raise error_of(comparison, Diagnosis("non-finite", str(problem))) from None
+            problem = comparison.complex_step() if method == "complex" else None  # by columns: fn, with inputs moved
+            if method == "central" or problem is not None:
+                comparison.central()
+        except NotFinite as error:
+            raise error_of(comparison, Diagnosis("non-finite", str(error))) from None
+        if problem is not None:
+            method = "central"
+            subject.notes.append(f"{problem}: central differences were used")
         for k in range(len(subject.variables)):
             if comparison.wrong_columns(k):
-                check_repeatable(comparison, calls=5)  # otherwise we would diagnose noise
                 raise wrong_derivative(comparison, k)
-        # All rows are right, but they were asked for with a dout of zeros and a single 1. Is backward right for any
-        # dout, of both signs and of any size? One with `dout * dout` or `abs(dout)` where `dout` belongs would have
-        # passed: the square of 0 is 0, and that of 1 is 1.
-        for k, i, analytic, numeric, dout in comparison.not_linear():
-            raise wrong_mixture(comparison, k, i, analytic, numeric, dout)
+        check_linear(comparison)
         if (writing := diagnose_writing(comparison)) is not None:  # into dout, which other ops hold too
             raise error_of(comparison, writing)
         return passed(comparison, method)
+
+
+# --- what must hold before gradients can be compared ------------------------------------------------------------------
+
+
+def call_fn(subject: Subject, eps: float | None, atol: float | None, rtol: float) -> Comparison:
+    """Call fn, which must not write to its inputs."""
+    try:
+        return Comparison(subject, eps, atol, rtol)
+    except ValueError as error:
+        if "read-only" not in str(error):
+            raise
+        sentence = "fn writes to its inputs, which an op must leave as they are: compute into a new array"
+        diagnosis = Diagnosis("in place", sentence)
+        raise GradcheckError(f"gradcheck of fn: {diagnosis}", diagnosis) from error
+
+
+def check_outputs(comparison: Comparison) -> None:
+    """No output may be nan, and fn must return the same when it is called again."""
+    for o, output in enumerate(comparison.graph.outputs):
+        if (bad := np.isnan(to_numpy(output.data)).ravel()).any():
+            where = output_name(comparison, o, unravel(output.shape, int(bad.argmax())))
+            advice = "choose inputs inside fn's domain, or look for 0 / 0 and inf - inf in forward"
+            raise NotFinite(f"{where} is nan; {advice}")
+    for _ in range(5):
+        again = comparison.subject.moved(0, 0, 0)
+        if again.shape != comparison.outputs.shape or not np.allclose(again, comparison.outputs, rtol=1e-9, atol=0):
+            sentence = "fn returns a different result each time it is called"
+            advice = "call manual_seed(0) inside fn, or switch dropout off"
+            raise error_of(comparison, Diagnosis("non-deterministic", f"{sentence}; {advice}"))
+
+
+def run_backward(comparison: Comparison) -> None:
+    """Run backward: its gradients must be finite, and have the shapes of the inputs. Its own errors are passed on."""
+    try:
+        comparison.backward()
+    except Exception as error:
+        name = comparison.name
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_code is not graph_checks.check_returned.__code__:  # the engine's check of the shapes
+            error.add_note(f"(raised in backward while gradcheck was checking {name}){numpy_in_words(str(error))}")
+            raise
+        diagnosis = diagnose_shape(comparison)
+        raise GradcheckError(f"gradcheck of {name}: {error}\ndiagnosis: {diagnosis}", diagnosis) from error
+    for k, (variable, gradients) in enumerate(zip(comparison.subject.variables, comparison.analytic, strict=True)):
+        # Look for infinity before nan: an infinite slope also turns other rows into nan (0 * inf).
+        bad = np.isinf(gradients) if np.isinf(gradients).any() else np.isnan(gradients)
+        if bad.any():
+            row, i = divmod(int(bad.argmax()), variable.value.size)
+            column, _ = comparison.measure(k, one_element(variable.value, i, comparison.eps))
+            sentence = f"backward gives {gradients[bad][0]} for {comparison.describe(k, i)}"
+            advice = "look for 0 * inf, inf - inf or 0 / 0 in backward"
+            raise NotFinite(f"{sentence}, where differences give {column.numeric[row]:.6g}; {advice}")
+
+
+# --- is a backward that is right for single elements of dout right for any dout? --------------------------------------
+
+
+def check_linear(comparison: Comparison) -> None:
+    """A mixture of rows must give the mixture of their gradients.
+
+    All rows were asked for with a dout of zeros and a single 1, where `dout * dout` is right too: the square of 0 is 0,
+    and that of 1 is 1. So are |dout|, max(dout, 0), and a backward that is wrong only for a large or a small dout. So
+    mixtures of both signs and of several sizes are tried.
+    """
+    mixture = comparison.rng.standard_normal(len(comparison.graph.rows))
+    for factor in DOUT_FACTORS:
+        dout = factor * mixture
+        for k, mixed in enumerate(comparison.graph.vjp(dout)):
+            expected = np.tensordot(dout, comparison.analytic[k], 1)
+            size = max(float(np.abs(expected).max(initial=0)), float(np.abs(mixed).max(initial=0)))
+            rounding = comparison.rtol * float((np.abs(dout) @ comparison.floors(k))[0])
+            near = (np.abs(mixed - expected) <= 1e-7 * size + rounding) & np.isfinite(mixed)  # nan is not near
+            wrong = ~(near | (mixed == expected))
+            if wrong.any():
+                i = int(wrong.argmax())
+                raise wrong_mixture(comparison, k, i, float(mixed.flat[i]), float(expected.flat[i]), dout)

@@ -20,9 +20,10 @@ from ..autograd import Context
 from ..backend import Array, module_of, named_arrays, to_numpy
 from ..inspection.observers import watching
 from ..kernels.accumulation import SparseGradient
-from .comparison import DOUT_FACTORS, Comparison
-from .jacobian import Graph
+from .comparison import Comparison, Graph, relative_errors
 from .source_repair import repaired_by
+
+DOUT_FACTORS = (1, -1, 2**20, -(2**20), 2**-20, -(2**-20))  # powers of 2, so that no rounding is added
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,20 @@ class Case:
 
     def __init__(self, comparison: Comparison, wrong: int, output: int):
         self.comparison, self.wrong, self.output = comparison, wrong, output
-        self.graph, self.rows = comparison.graph, comparison.rows
+        self.graph, self.ones = comparison.graph, np.ones(len(comparison.graph.rows))
         self.variables = comparison.subject.variables
         self.name, self.x = self.variables[wrong].name, self.variables[wrong].value
         self.shape = self.x.shape
         self.gradient = comparison.analytic[wrong]  # (R, *shape)
         self.outputs = [to_numpy(tensor.data) for tensor in self.graph.outputs]
         self.out = self.outputs[output]
-        self._mine = comparison.rows.spans[output]
+        self._mine = self.graph.of_output(output)
         self.known = comparison.smooth(wrong)[self._mine]  # not at a kink
-        self.jacobians = self._jacobians() if comparison.rows.dense[output] and comparison.is_dense(wrong) else None
+        self.jacobians = self._jacobians() if self._is_whole() else None
+
+    def _is_whole(self) -> bool:
+        """Whether the whole Jacobian is known, not only mixtures of it."""
+        return (self.output, None) not in self.graph.rows and self.comparison.is_dense(self.wrong)
 
     def _jacobians(self) -> Jacobians:
         numeric, known = (side(self.wrong)[self._mine] for side in (self.comparison.numeric, self.comparison.smooth))
@@ -84,8 +89,8 @@ class Case:
     def errors(self, candidate: Array, k: int | None = None) -> Array:
         """The relative errors (rows of the output, probes) that `candidate` would have as the gradient."""
         k = self.wrong if k is None else k
-        errors = self.comparison.errors(k, self.comparison.predicted(k, candidate), self.comparison.numeric(k))
-        return errors[self._mine]
+        predicted, numeric = self.comparison.predicted(k, candidate), self.comparison.numeric(k)
+        return relative_errors(predicted, numeric, self.comparison.floors(k))[self._mine]
 
     def ratio(self) -> tuple[float, int]:
         """The one factor that fits analytic = factor * numeric best, and how many slopes it was found from."""
@@ -96,7 +101,7 @@ class Case:
         return float((analytic * numeric).sum()) / square if square else 0.0, informative
 
     def vjp(self, coefficients: Array) -> Array:
-        return self.graph.dense_vjp(self.rows.cotangents(coefficients))[self.wrong]
+        return self.graph.vjp(coefficients)[self.wrong]
 
 
 def diagnose(comparison: Comparison, wrong: int, output: int) -> Diagnosis:
@@ -143,7 +148,7 @@ def diagnose_writing(comparison: Comparison) -> Diagnosis | None:
 def _written_by(comparison: Comparison) -> dict[str, str]:
     """The arrays that a backward changes in place, "dout" or "ctx.x" (saved by forward) -> the Function's name."""
     with watching(_Writes()) as watch:
-        comparison.graph.vjp(comparison.rows.cotangents(np.random.default_rng(3).standard_normal(len(comparison.rows))))
+        comparison.graph.vjp(np.random.default_rng(3).standard_normal(len(comparison.graph.rows)))
     return watch.found
 
 
@@ -151,18 +156,17 @@ def _written_by(comparison: Comparison) -> dict[str, str]:
 
 
 def _cut_off(case: Case) -> Diagnosis | None:
-    if np.any(case.gradient[case.rows.spans[case.output]]):
+    if np.any(case.gradient[case.graph.of_output(case.output)]):
         return None
-    arrived = case.graph.vjp(case.rows.cotangents(np.ones(len(case.rows))))[case.wrong]
+    case.vjp(case.ones)
     reason = "backward returns zeros"
-    if arrived is None:
+    if case.graph.leaves[case.wrong].grad is None:
         reason = "backward returns None for it, or fn leaves the graph (.data, .detach(), .numpy())"
     return Diagnosis("cut off", f"no gradient reaches {case.name}: {reason}")
 
 
 def _not_repeatable(case: Case) -> Diagnosis | None:
-    ones = np.ones(len(case.rows))
-    if np.array_equal(case.vjp(ones), case.vjp(ones), equal_nan=True):
+    if np.array_equal(case.vjp(case.ones), case.vjp(case.ones), equal_nan=True):
         return None
     for name, function in _written_by(case.comparison).items():
         if name != "dout":
@@ -174,7 +178,7 @@ def _not_repeatable(case: Case) -> Diagnosis | None:
 
 def _upstream(case: Case) -> Diagnosis | None:
     """Backward must be linear in dout, the gradient that arrives: twice as much in, twice as much out."""
-    one, other = np.random.default_rng(1).standard_normal((2, len(case.rows)))
+    one, other = np.random.default_rng(1).standard_normal((2, len(case.ones)))
     of_one, of_minus, of_other, of_both = (case.vjp(mixture) for mixture in (one, -one, other, one + other))
     rounding = 1e-9 * max(float(np.abs(one_of_them).max(initial=0)) for one_of_them in (of_one, of_other, of_both))
 
@@ -198,8 +202,7 @@ def _upstream(case: Case) -> Diagnosis | None:
 
 def _overwritten(case: Case) -> Diagnosis | None:
     """Walk back once more, and add wherever gradients meet: is it right then?"""
-    rows = range(len(case.rows))
-    walked = np.stack([_added_up(case.graph, case.rows.cotangents_of(row), case.wrong) for row in rows])
+    walked = np.stack([_added_up(case.graph, row, case.wrong) for row in np.eye(len(case.ones))])
     if np.allclose(walked, case.gradient, rtol=1e-9, atol=0) or not case.agrees(walked):
         return None
     if (writing := diagnose_writing(case.comparison)) is not None:
@@ -213,9 +216,9 @@ def _overwritten(case: Case) -> Diagnosis | None:
     return Diagnosis("overwritten", f"accumulation overwritten: {what}, and {advice}")
 
 
-def _added_up(graph: Graph, cotangents: list[Array], wrong: int) -> Array:
+def _added_up(graph: Graph, coefficients: Array, wrong: int) -> Array:
     """The backward walk in its plainest form: consumers first, everything added up, no array shared."""
-    root = graph.root(cotangents)
+    root = graph.root(coefficients)
     sums: dict[Any, Array] = {(root.grad_fn, 0): root.data}
     for node in [root.grad_fn, *graph.nodes] if root.grad_fn is not None else []:
         arrived = [sums.get((node, i)) for i in range(len(node.outputs))]

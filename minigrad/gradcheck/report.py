@@ -8,9 +8,8 @@ import numpy as np
 
 from ..backend import Array
 from ..notebook import NotebookReport
-from .comparison import Comparison, Kink, in_brackets
+from .comparison import Comparison, Kink, in_brackets, unravel
 from .diagnosis import Diagnosis, diagnose, diagnose_not_linear
-from .jacobian import unravel
 
 _BANDS = [(1e-2, "wrong"), (1e-4, "suspicious"), (1e-7, "high, unless there are kinks"), (0.0, "right")]
 
@@ -98,7 +97,7 @@ def passed(comparison: Comparison, method: str) -> Report:
         notes.append("every element is at a kink, so this check proves little: choose other inputs")
     inputs = []
     for k, (variable, columns) in enumerate(zip(comparison.subject.variables, comparison.columns, strict=True)):
-        errors = [float(comparison.errors_of(k, column).max(initial=0)) for column in columns]
+        errors = [float(column.errors.max(initial=0)) for column in columns]
         numeric, checked = None, f"{len(columns)} directions"
         if comparison.is_dense(k):
             numeric = comparison.numeric(k).reshape(comparison.analytic[k].shape)
@@ -119,9 +118,8 @@ def error_of(comparison: Comparison, diagnosis: Diagnosis) -> GradcheckError:
 def wrong_derivative(comparison: Comparison, k: int) -> GradcheckError:
     """An error that shows the derivative by an element of input k that is wrong by the largest amount."""
     column = comparison.worst_element(k)
-    differences, fails = np.abs(column.analytic - column.numeric), comparison.errors_of(k, column) > comparison.rtol
-    row = int(np.argmax(np.where(fails, differences, -1)))
-    output, out_element = comparison.rows.output_of(row), comparison.rows.element(row)
+    row = int(np.argmax(np.where(column.errors > comparison.rtol, column.differences, -1)))
+    output, out_element = comparison.graph.rows[row]
     diagnosis = diagnose(comparison, k, output)
     error = _located(comparison, k, int(column.probe.places[0]), column.analytic[row], column.numeric[row], diagnosis)
     error.output_index, error.output_element = output, out_element

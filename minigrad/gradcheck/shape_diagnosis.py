@@ -30,9 +30,9 @@ def diagnose_shape(comparison: Comparison) -> Diagnosis:
 
     Each repair is applied after the op's backward, in this graph only, and the whole comparison is repeated.
     """
-    graph, rows = comparison.graph, comparison.rows
+    graph = comparison.graph
     with contextlib.suppress(ValueError, TypeError), watching(_LastBackward()) as last:
-        graph.vjp(rows.cotangents(np.ones(len(rows))))
+        graph.vjp(np.ones(len(graph.rows)))
     node = last.node
     if node is None or len(last.results) != len(node.edges) or not _misfits(node, last.results):
         sentence = "backward must return a tuple, with one gradient per input of forward"

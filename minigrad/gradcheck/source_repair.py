@@ -10,7 +10,7 @@ import textwrap
 
 import numpy as np
 
-from .comparison import Comparison
+from .comparison import Comparison, relative_errors
 from .mutations import compiled, mutants
 
 MOST_CHANGES = 600
@@ -56,13 +56,12 @@ def repaired_by(comparison: Comparison) -> str | None:
 
 def _is_right(comparison: Comparison) -> bool:
     """Do the gradients agree with the differences, for a mixture of all rows, its negative, and each row?"""
-    graph, rows = comparison.graph, comparison.rows
-    mixture = np.random.default_rng(2).standard_normal(len(rows))
-    for coefficients in [mixture, -mixture, *np.eye(len(rows))]:
-        for k, gradient in enumerate(graph.dense_vjp(rows.cotangents(coefficients))):
+    mixture = np.random.default_rng(2).standard_normal(len(comparison.graph.rows))
+    for coefficients in [mixture, -mixture, *np.eye(len(mixture))]:
+        for k, gradient in enumerate(comparison.graph.vjp(coefficients)):
             smooth = comparison.smooth(k)[coefficients != 0].all(axis=0)
             found, right = comparison.predicted(k, gradient[None])[0], coefficients @ comparison.numeric(k)
-            size = np.maximum(np.maximum(np.abs(found), np.abs(right)), np.abs(coefficients) @ comparison.floors[k])
-            if not (np.abs(found - right) <= comparison.rtol * size)[smooth].all():  # nan is not right
+            errors = relative_errors(found, right, np.abs(coefficients) @ comparison.floors(k))
+            if not (errors <= comparison.rtol)[smooth].all():  # nan is not right
                 return False
     return True

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 import minigrad.functional as F
 from minigrad import Function, Tensor, autocast, manual_seed, no_grad
-from minigrad.gradcheck import jacobian
+from minigrad.gradcheck import comparison
 from minigrad.gradcheck.check import gradcheck
 from minigrad.gradcheck.report import GradcheckError, band
 
@@ -426,7 +426,7 @@ class Nan(Function):
     ("fn", "x", "words"),
     [
         (F.log, [1.0, -1.0], "output[1] is nan; choose inputs inside fn's domain"),
-        (F.sqrt, [1.0, 0.0], "backward gives inf for input 0 (x)[1] = 0, at the edge of fn's domain"),
+        (F.sqrt, [1.0, 0.0], "not finite right beside input 0 (x)[1] = 0, at the edge of its domain"),
         (Nan.apply, [1.0, 2.0], "backward gives nan for input 0 (x)[0] = 1, where differences give 3"),
         (lambda x: x**1.5, [0.0, 1.0], "not finite right beside input 0 (x)[0] = 0, at the edge of its domain"),
     ],
@@ -463,7 +463,6 @@ def test_random_functions_are_found():
         (F.tanh, np.arange(3), {}, ValueError, "no input is a floating-point tensor"),
         (F.tanh, random(3) + 1j, {}, TypeError, "input 0 .* is complex"),
         (F.tanh, random(3), {"method": "forward"}, ValueError, "method must be 'central' or 'complex', got 'forward'"),
-        (F.tanh, random(3), {"eps": 0}, ValueError, "eps must be > 0, got 0"),
         (lambda x: 1.0, random(3), {}, TypeError, "must return a Tensor or a tuple of Tensors, it returned float"),
         (lambda x: x > 0, random(3), {}, TypeError, "fn returns no floating-point Tensor"),
         (lambda x: x.to(np.float32), random(3), {}, TypeError, r"fn turns float64 into float32.*look for a \.to\(\)"),
@@ -515,4 +514,4 @@ def test_complex_step_falls_back_where_an_op_is_not_analytic():
 
 
 def test_limits_are_as_documented():
-    assert (jacobian.DENSE_OUTPUT, jacobian.DENSE_INPUT) == (200, 1000)
+    assert (comparison.DENSE_OUTPUT, comparison.DENSE_INPUT) == (200, 1000)
