@@ -84,38 +84,34 @@ def test_the_library_and_its_threads_are_named(monkeypatch, capsys):
     assert examined(capsys)[1][0].startswith("WRONG: NumPy 2 or threadpoolctl is missing")
 
 
-@pytest.mark.parametrize(
-    ("card", "fits"),
-    [
-        ("GeForce GTX 970, 5.2, 580.95.05", "cuda12"),  # Maxwell
-        ("NVIDIA GeForce RTX 2060, 7.5, 580.95.05", "cuda12 or cuda13"),  # Turing
-        ("NVIDIA H100 80GB HBM3, 9.0, 535.129.03", "cuda12"),
-        ("NVIDIA B200, 10.0, 595.10", "cuda12 or cuda13"),  # Blackwell
-        ("GeForce GTX 780, 3.5, 470.256.02", ""),  # Kepler
-        ("NVIDIA A100-SXM4-80GB, 8.0, 515.65", ""),
-    ],
-)
-def test_which_extra_fits_a_card(cards, capsys, card, fits):
-    cards(card)
-    code, (*_, line) = examined(capsys)
-    assert code == (0 if fits else 1)
-    assert line == (f"card {card}: take the extra {fits}" if fits else f"WRONG: card {card}: {doctor.NO_EXTRA}")
+def fits(card, extra):
+    return f"card {card}: take the extra {extra}" if extra else f"WRONG: card {card}: {doctor.NO_EXTRA}"
 
 
-@pytest.mark.parametrize(
-    ("text", "status"),
-    [("NVIDIA-SMI has failed", 9), ("No devices were found", 0), ("NVIDIA A100, [N/A], 580.95.05", 0), ("", 15)],
-)
-def test_a_driver_that_does_not_work_is_found(cards, capsys, text, status):
+MAXWELL, TURING = "GeForce GTX 970, 5.2, 580.95.05", "NVIDIA GeForce RTX 2060, 7.5, 580.95.05"
+HOPPER, BLACKWELL = "NVIDIA H100 80GB HBM3, 9.0, 535.129.03", "NVIDIA B200, 10.0, 595.10"
+KEPLER, OLD_DRIVER = "GeForce GTX 780, 3.5, 470.256.02", "NVIDIA A100-SXM4-80GB, 8.0, 515.65"
+FAILED = "WRONG: nvidia-smi says: {}. Install or update the driver of the NVIDIA card."
+CARDS = {
+    "Maxwell": (MAXWELL, 0, fits(MAXWELL, "cuda12")),
+    "Turing": (TURING, 0, fits(TURING, "cuda12 or cuda13")),
+    "Hopper": (HOPPER, 0, fits(HOPPER, "cuda12")),
+    "Blackwell": (BLACKWELL, 0, fits(BLACKWELL, "cuda12 or cuda13")),
+    "Kepler": (KEPLER, 0, fits(KEPLER, "")),
+    "an old driver": (OLD_DRIVER, 0, fits(OLD_DRIVER, "")),
+    "two": (f"{MAXWELL}\n{TURING}", 0, f"{fits(MAXWELL, 'cuda12')}\n{fits(TURING, 'cuda12 or cuda13')}"),
+    "no driver": ("NVIDIA-SMI has failed", 9, FAILED.format("NVIDIA-SMI has failed")),
+    "no capability": ("NVIDIA A100, [N/A], 580.95.05", 0, FAILED.format("NVIDIA A100, [N/A], 580.95.05")),
+    "no word": ("", 15, FAILED.format("nothing")),
+}
+
+
+@pytest.mark.parametrize("case", CARDS)
+def test_each_card_gets_its_extra_or_a_reason(cards, capsys, case):
+    text, status, said = CARDS[case]
     cards(text, status)
-    code, (*_, line) = examined(capsys)
-    assert code == 1 and line.startswith(f"WRONG: nvidia-smi says: {text or 'nothing'}. Install or update the driver")
-
-
-def test_each_of_several_cards_has_a_line(cards, capsys):
-    cards("Tesla V100-SXM2-16GB, 7.0, 580.95.05\nNVIDIA H100, 9.0, 580.95.05")
-    code, (*_, first, second) = examined(capsys)
-    assert code == 0 and first.endswith("extra cuda12") and second.endswith("cuda12 or cuda13")
+    code, (_, _, *lines) = examined(capsys)
+    assert lines == said.split("\n") and code == ("WRONG" in said)
 
 
 def test_the_extras_are_those_of_setup_cfg():
