@@ -16,7 +16,6 @@ from scripts.checker import catalogue, processes
 from scripts.pages import exercise_steps, stepping
 from scripts.pages.line_recorder import Recorder, record_lines
 from tests.scripts.looking import faults
-from tests.scripts.running import run_process
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, opened
 
 _ = chromium  # a fixture
@@ -116,12 +115,6 @@ def test_what_is_too_long_is_said_and_what_is_large_is_summarized(tmp_path):
         record_lines(path)
 
 
-def test_a_page_that_cannot_be_written_is_a_sentence(tmp_path):
-    (tmp_path / "file").touch()
-    done = run_process("step", "--html", "softmax", "--out-dir", tmp_path / "file")
-    assert done.returncode == 1 and re.fullmatch("error: .*file: this folder cannot be written .*\n", done.stderr)
-
-
 @pytest.mark.parametrize("name", stepping.STEPS)
 def test_every_script_has_a_page(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["step.py"])
@@ -129,7 +122,9 @@ def test_every_script_has_a_page(name, tmp_path, monkeypatch, capsys):
     assert f"{name}.html" in capsys.readouterr().out and (tmp_path / f"{name}.html").stat().st_size < 3_000_000
 
 
-def test_forward_to_the_end_and_back_visits_the_same_states(chromium, page):
+def test_forward_to_the_end_and_back_visits_the_same_states(chromium, tmp_path):
+    page = tmp_path / "lora.html"
+    page.write_text(stepping.step_page("lora")[0], encoding="utf-8")
     with opened(chromium, page) as tab:
         states = tab.evaluate("""() => {
           const line = () => document.querySelector(".now").dataset.line;
@@ -140,7 +135,7 @@ def test_forward_to_the_end_and_back_visits_the_same_states(chromium, page):
           return [there.slice(0, -1), back];
         }""")  # fmt: skip
         there, back = states
-        assert len(there) > 1000 and there[:-1] == back[:-1][::-1] and there[0] == back[-1]
+        assert len(there) > 200 and there[:-1] == back[:-1][::-1] and there[0] == back[-1]
 
 
 def test_steps_searches_and_changes(chromium, page):

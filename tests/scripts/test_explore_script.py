@@ -3,7 +3,6 @@
 import http.client
 import json
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -169,25 +168,6 @@ def test_a_page_that_is_gone_is_not_an_error_and_others_are_shown(error, is_show
             request(server, "POST", server.path + "look", "{}")
         assert ended.wait(20)
     assert (error.__name__ in capsys.readouterr().err) == is_shown
-
-
-def test_a_page_may_be_reloaded_while_its_answer_comes(capsys, monkeypatch):
-    asked, gone, ended = threading.Event(), threading.Event(), threading.Event()
-
-    def answer(question):
-        asked.set()
-        assert gone.wait(20)
-        return {"text": "x" * 10_000_000}  # more than the system holds for a reader that is gone
-
-    with serving(LocalServer("", answer)) as server:
-        monkeypatch.setattr(server, "close_request", lambda request: (request.close(), ended.set()))
-        head = f"POST {server.path}look HTTP/1.1\r\nHost: {server.host}\r\nContent-Type: application/json\r\n"
-        with socket.create_connection(server.server_address) as page:
-            page.sendall(f"{head}Content-Length: 2\r\n\r\n{{}}".encode())
-            assert asked.wait(20)
-        gone.set()
-        assert ended.wait(20)
-    assert capsys.readouterr().err == ""
 
 
 # The scripts notice it before they load a model or look for files, of which there are none here.

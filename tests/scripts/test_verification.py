@@ -16,9 +16,8 @@ import pytest
 
 import minigrad.functional as F
 from gpt import GPT, GPTConfig
-from minigrad import Tensor, nn, use_kernels
+from minigrad import nn, use_kernels
 from minigrad.functional.activation import Gelu
-from minigrad.functional.normalization import LayerNorm
 from tests.gpt.small import GOLDEN, random_ids, small_gpt, small_llama
 
 REFERENCE = GOLDEN / "gpt2-folder-trace.npz"
@@ -95,17 +94,6 @@ def no_residual(model, name):
     block.forward = lambda x, *arguments: block.mlp(block.ln_2(x + block.attn(block.ln_1(x), *arguments)))
 
 
-def no_causal_mask(model, name):
-    attention = model.get_submodule(name)
-    forward = attention.forward
-
-    def see_everything(x, layer, cache, mask):
-        keys = x.shape[1] + (cache.length if cache else 0)
-        return forward(x, layer, cache, Tensor(np.ones((x.shape[1], keys), bool)))
-
-    attention.forward = see_everything
-
-
 def shifted_positions(model, name):
     table = model.get_submodule(name).weight.data
     table[...] = np.roll(table, 1, axis=0)
@@ -126,7 +114,6 @@ MISTAKES = [
     (wrong_epsilon, "transformer.h.1.ln_1", "h.1.ln_1"),
     (without_bias, "transformer.h.1.attn.c_attn", "h.1.attn.c_attn"),
     (more_heads, "", "h.0.attn.heads"),
-    (no_causal_mask, "transformer.h.0.attn", "h.0.attn.heads"),
     (transposed, "transformer.h.0.attn.c_proj", "h.0.attn"),
     (without_bias, "transformer.h.0.mlp.c_fc", "h.0.mlp.c_fc"),
     (exact_gelu, "transformer.h.1.mlp", "h.1.mlp.gelu"),
@@ -154,23 +141,10 @@ class WrongGelu(Gelu):
         return (dout,)
 
 
-class WrongNorm(LayerNorm):
-    """Forward is right; backward forgets the gradient of the bias's sum over the batch."""
-
-    @staticmethod
-    def backward(ctx, dout):
-        dx, dweight, dbias = LayerNorm.backward(ctx, dout)
-        return dx, dweight, dbias / 2
-
-
-@pytest.mark.parametrize(
-    ("kernels", "place"),
-    [({"gelu": WrongGelu}, "transformer.h.1.mlp.c_fc.bias"), ({"layer_norm": WrongNorm}, "transformer.ln_f.bias")],
-)
-def test_a_wrong_backward_shows_in_the_first_gradient_behind_it(model, reference, kernels, place):
-    with use_kernels(kernels):
+def test_a_wrong_backward_shows_in_the_first_gradient_behind_it(model, reference):
+    with use_kernels({"gelu": WrongGelu}):
         problem = compared(model, reference).problem()
-    assert "all activations agree" in problem and f"differs is that of {place}:" in problem
+    assert "all activations agree" in problem and "differs is that of transformer.h.1.mlp.c_fc.bias:" in problem
 
 
 def test_a_wrong_loss_and_a_wrong_continuation_are_found(model, reference):
@@ -238,13 +212,6 @@ def test_a_trace_changes_nothing_and_survives_a_file(tmp_path, small, changes):
     read, config = verification.load_trace(tmp_path / "t.npz")
     assert config == model.config and Comparison(trace, read, config, 0.0).problem() is None
     assert list(read.activations) == list(trace.activations) and read.ids.tolist() == ids.tolist()
-
-
-def test_a_hook_that_fails_leaves_none_behind():
-    model = small_gpt()
-    with pytest.raises(IndexError):
-        verification.trace(model, np.full((1, 3), 99), np.zeros((1, 3), int))
-    assert not any(module._forward_hooks for module in model.modules()) and model.training
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no archive", REFERENCE.read_bytes()[:3000], None])
