@@ -9,6 +9,7 @@ interpretability/ what has a model learned?
 accounting.py     parameters, FLOPs and memory of a model, by formula
 console.py        the one place that writes to the screen
 files.py          reading text and JSON with clear errors; writing files that are whole or absent
+file_checks.py    what a model's files may say: the checks that the readers of all formats share
 memory_check.py   is there enough memory? a refusal before any work is done
 settings.py       a setting is declared once: its default, help and range; the one check of all settings
 """

@@ -10,7 +10,7 @@ import stat
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -90,24 +90,6 @@ def parse_json(text: str, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{name} is damaged: expected a JSON object, got {type(content).__name__}")
     return content
-
-
-def number_setting(values: Mapping[str, Any], name: str, default: float, kind: type = float) -> Any:
-    """A setting from a file that must be a number, or, if `kind` is int, an integer >= 1. Raises ValueError."""
-    value = values.get(name, default)
-    types, words = ((int,), "an integer >= 1 (and below 2**31)") if kind is int else ((int, float), "a number")
-    if type(value) not in types or not abs(value) < 2**31 or (kind is int and value < 1):
-        raise ValueError(f"{name} must be {words}, got {shortened(values.get(name))}")
-    return value
-
-
-def check_settings(values: Mapping[str, Any], known: Mapping[str, Sequence[Any]]) -> None:
-    """Raise ValueError, naming the setting, unless each setting of `known` has one of its values or is missing."""
-    for name, supported in known.items():
-        given = values.get(name, supported[0])
-        if not any(type(given) is type(value) and given == value for value in supported):  # 1 is not True
-            listed = ", ".join(map(str, supported))
-            raise ValueError(f"{name} is {shortened(given)}; supported here: {listed}")
 
 
 def shortened(value: Any) -> str:

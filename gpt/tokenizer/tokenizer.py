@@ -9,6 +9,7 @@ new character may be a letter for only one of them and be cut differently. Decod
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import unicodedata
@@ -17,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..files import StrPath, read_pieces
+from ..files import StrPath, errors_at, read_pieces
 from .bpe import Pair, encode_word
 from .bpe_training import train_bpe_from_text
 from .pre_tokenization import (
@@ -29,8 +30,8 @@ from .pre_tokenization import (
     split_words,
     without_surrogates,
 )
-from .vocabulary import ENDOFTEXT, Vocabulary, check_merges, check_tokens, from_visible, visible
-from .vocabulary_files import parse_vocabulary, read_vocabulary, vocabulary_of_gguf, write_vocabulary
+from .vocabulary import ENDOFTEXT, Vocabulary, assemble, check_merges, check_tokens, visible
+from .vocabulary_files import merges_of, read_vocabulary, vocabulary_of_gguf, write_vocabulary
 
 if TYPE_CHECKING:  # loaded when it is needed: a tokenizer works without it, only slower
     import tiktoken
@@ -88,8 +89,8 @@ class Tokenizer:
         self.merges = list(merges)
         self.special_tokens: dict[str, int] = {}
         self.add_special_tokens(special_tokens or ())
-        check_tokens(self.vocab)
         check_merges(self.merges, self.vocab.values())
+        check_tokens(self.vocab)
         if eos_token not in (None, ENDOFTEXT, *self.special_tokens):
             raise ValueError(f"the eos_token {eos_token!r:.60} is not one of the special tokens")
         self.eos_token = eos_token if eos_token in self.special_tokens else None
@@ -128,14 +129,17 @@ class Tokenizer:
     def load(cls, folder: StrPath) -> Tokenizer:
         """Load a folder with tokenizer.json, with vocab.json and merges.txt, or with encoder.json and vocab.bpe.
 
-        Raises FileNotFoundError if there are no such files, and ValueError, naming file and place, if one is damaged.
+        Raises FileNotFoundError if there are no such files, and ValueError, naming file or folder, if one is damaged.
         """
-        return cls(*read_vocabulary(folder))
+        vocabulary = read_vocabulary(folder)
+        with errors_at(str(folder)):
+            return cls(*vocabulary)
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any], name: str = "the GGUF file") -> Tokenizer:
         """The tokenizer in the metadata of a GGUF file. Raises ValueError, naming the file, for an unknown kind."""
-        return cls(*vocabulary_of_gguf(metadata, name))
+        with errors_at(name):
+            return cls(*vocabulary_of_gguf(metadata))
 
     @classmethod
     def gpt2(cls, folder: StrPath | None = None) -> Tokenizer:
@@ -160,7 +164,7 @@ class Tokenizer:
                 "vocab.bpe, or vocab.json and merges.txt; or go online once"
             ) from error
         encoder, merges = (content.decode("utf-8") for content in files)
-        return cls(*parse_vocabulary(encoder, merges, ("encoder.json", "vocab.bpe")))
+        return cls(*assemble(json.loads(encoder), merges_of(merges), {}, {}))
 
     def save(self, folder: StrPath) -> None:
         """Write vocab.json and merges.txt (or tokenizer.json), special_tokens_map.json and tokenizer_config.json.
@@ -193,17 +197,8 @@ class Tokenizer:
         """The id of `eos_token`, or None."""
         return None if self.eos_token is None else self.special_tokens[self.eos_token]
 
-    def token_to_id(self, token: str) -> int | None:
-        """The id of a token, spelled as in GPT-2's files ("Ġthe" for " the"), or None if there is no such token."""
-        if token in self.special_tokens:
-            return self.special_tokens[token]
-        try:
-            return self._ids.get(from_visible(token))
-        except KeyError:
-            return None
-
     def id_to_token(self, id: int) -> str:
-        """The token with an id, spelled as in GPT-2's files. Raises ValueError for an unknown id."""
+        """The token with an id, as GPT-2's files spell it: "Ġthe" for " the". Raises ValueError for an unknown id."""
         token = self.decode_bytes([id])
         return next((text for text, special in self.special_tokens.items() if special == id), visible(token))
 
@@ -242,28 +237,18 @@ class Tokenizer:
         (`add_special_tokens=False`).
 
         allowed_special: the special tokens to recognize, "all" or a collection such as (). Others are encoded as
-        ordinary text. textbook: use the readable encoder. Lone surrogates, which are not text, become U+FFFD (use
-        `encode_bytes` for bytes).
+        ordinary text. textbook: use the readable encoder. Lone surrogates, which are not text, become U+FFFD.
         """
         if not isinstance(text, str):
-            raise TypeError(f"encode takes a str, got {type(text).__name__}; for bytes there is encode_bytes")
+            raise TypeError(f"encode takes a str, got {type(text).__name__}")
         text = without_surrogates(text)
-        ids = self._encode(text, allowed_special, self._encode_words if textbook else self._encoder_for(text))
+        encoder = self._encode_words if textbook else self._encoder_for(text)
+        ids: list[int] = []
+        for i, part in enumerate(split_special(text, self._allowed(allowed_special))):
+            if i % 2 == 0 and self.pattern in NORMALIZED:
+                part = unicodedata.normalize("NFC", part)
+            ids += [self.special_tokens[part]] if i % 2 else encoder(part)
         return [*self._begin, *ids, *self._end] if add_special_tokens else ids
-
-    def encode_bytes(self, data: bytes, allowed_special: AllowedSpecial = "all", textbook: bool = False) -> list[int]:
-        """The token ids of any bytes, whether they are text or not. `decode_bytes` gives back the same bytes.
-
-        >>> tokenizer = Tokenizer.train("low lower", vocab_size=258)
-        >>> tokenizer.decode_bytes(tokenizer.encode_bytes(b"low \\xff\\x00"))
-        b'low \\xff\\x00'
-        """
-        try:
-            return self.encode(data.decode("utf-8"), allowed_special, textbook)
-        except UnicodeDecodeError:
-            # A byte that is not UTF-8 becomes a lone surrogate, which the encoder of words turns back into the byte.
-            ids = self._encode(data.decode("utf-8", "surrogateescape"), allowed_special, self._encode_words)
-            return [*self._begin, *ids, *self._end]
 
     def encode_iterable(self, pieces: Iterable[str], allowed_special: AllowedSpecial = "all") -> Iterator[int]:
         """The token ids of a stream of strings, such as an open file, with little memory.
@@ -283,15 +268,6 @@ class Tokenizer:
             raise ValueError(f"allowed_special: {unknown[0]!r} is not one of {list(self.special_tokens)}")
         return allowed_special
 
-    def _encode(self, text: str, allowed_special: AllowedSpecial, encoder: Callable[[str], list[int]]) -> list[int]:
-        """The ids of a text. `encoder` encodes the parts between its special tokens."""
-        ids: list[int] = []
-        for i, part in enumerate(split_special(text, self._allowed(allowed_special))):
-            if i % 2 == 0 and self.pattern in NORMALIZED:
-                part = unicodedata.normalize("NFC", part)
-            ids += [self.special_tokens[part]] if i % 2 else encoder(part)
-        return ids
-
     def _encode_words(self, text: str) -> list[int]:
         """The textbook encoder for a text without special tokens: word by word."""
         return [id for word in split_words(text, self.pattern) for id in self._encode_word(word)]
@@ -301,7 +277,7 @@ class Tokenizer:
         if word not in self._encoded_words:
             if len(self._encoded_words) >= _CACHED_WORDS:
                 self._encoded_words.clear()
-            known = word.encode("utf-8", "surrogateescape").translate(None, delete=self._tokenless)
+            known = word.encode("utf-8").translate(None, delete=self._tokenless)
             tokens = [known] if self.ignore_merges and known in self._ids else encode_word(known, self._ranks)
             self._encoded_words[word] = [self._ids[token] for token in tokens]
         return self._encoded_words[word]

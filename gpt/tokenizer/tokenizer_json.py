@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ..file_checks import check_settings, check_unused
 from .pre_tokenization import NORMALIZED, PATTERNS
 from .vocabulary import Vocabulary, assemble, check_added_token, visible
 
@@ -31,86 +32,73 @@ _UNKNOWN_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix"
 _UNKNOWN_STEPS = ("truncation", "padding")
 
 
-def parse_tokenizer_json(
-    content: dict[str, Any], added: Mapping[str, int], roles: Mapping[str, Any], name: str
-) -> Vocabulary:
+def parse_tokenizer_json(content: dict[str, Any], added: Mapping[str, int], roles: Mapping[str, Any]) -> Vocabulary:
     """The vocabulary in a tokenizer.json. `added` and `roles` come from other files (see `vocabulary.assemble`).
 
-    Raises ValueError, naming the file, if it is damaged or has unsupported steps.
+    Raises ValueError if it is damaged or has unsupported steps.
     """
     try:
         model = content["model"]
-        if model["type"] != "BPE":
-            raise ValueError(f"{name}: its model is {model['type']!r:.60}, and only byte-level BPE is known here")
-        for part, options in ((model, _UNKNOWN_OPTIONS), (content, _UNKNOWN_STEPS)):
-            if option := next((option for option in options if part.get(option)), None):
-                raise ValueError(f"{name}: its option {option} is {_short(part[option])}, and only null is known here")
-        pattern = _pattern(content["pre_tokenizer"], content.get("normalizer"), name)
+        check_settings({"its model": model.get("type", "BPE")}, {"its model": ("BPE",)})
+        check_unused(model, _UNKNOWN_OPTIONS)
+        check_unused(content, _UNKNOWN_STEPS)
+        pattern = _pattern(content["pre_tokenizer"], content.get("normalizer"))
         lines = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
         for entry in content.get("added_tokens") or []:
-            check_added_token(entry, name)
-            if entry.get("normalized") and pattern in NORMALIZED:
-                raise ValueError(f"{name}: the option normalized of {entry['content']!r:.60} is not supported here")
+            check_added_token(entry, *(("normalized",) if pattern in NORMALIZED else ()))
             added = {**added, entry["content"]: entry["id"]}
-        vocabulary = assemble(model["vocab"], lines, added, roles, name, ignore_merges=bool(model.get("ignore_merges")))
-        around = _around(content.get("post_processor"), vocabulary, name)
-        return vocabulary._replace(pattern=pattern, around=around)
+        vocabulary = assemble(model["vocab"], lines, added, roles, ignore_merges=bool(model.get("ignore_merges")))
+        return vocabulary._replace(pattern=pattern, around=_around(content.get("post_processor"), vocabulary))
     except (AttributeError, KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{name} is damaged: it lacks a part, or has one of the wrong type ({error!r})") from None
+        raise ValueError(f"damaged: it lacks a part, or has one of the wrong type ({error!r:.100})") from None
 
 
-def _pattern(pre_tokenizer: Any, normalizer: Any, name: str) -> str:
+def _pattern(pre_tokenizer: Any, normalizer: Any) -> str:
     """The pattern that cuts a text like this pre-tokenizer."""
     for pattern, known in PRE_TOKENIZERS.items():
         if _steps(pre_tokenizer) == _steps(known):
             expected = {"type": NORMALIZED[pattern]} if pattern in NORMALIZED else None
-            if (normalizer or None) != expected:
-                raise ValueError(f"{name}: its normalizer {_short(normalizer)} is not known here; {expected} would be")
+            check_settings({"its normalizer": normalizer or None}, {"its normalizer": (expected,)})
             return pattern
     names = "those of GPT-2 (ByteLevel), SmolLM2 (Digits before that), Llama 3 and Qwen2"
-    raise ValueError(f"{name}: its pre-tokenizer {_short(pre_tokenizer)} is not known here; known are {names}")
+    raise ValueError(f"its pre-tokenizer is {_short(pre_tokenizer)}; supported here: {names}")
 
 
-def _around(step: Any, vocabulary: Vocabulary, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _around(post_processor: Any, vocabulary: Vocabulary) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The special tokens that a post-processor puts before and after a text."""
-    before: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
-    kind = None if step is None else step["type"]
-    if kind == "Sequence":
-        for part in step["processors"]:
-            found = _around(part, vocabulary, name)
-            if any(found) and (before or after):
-                raise ValueError(f"{name}: its post_processor {_short(step)} is not known here")
-            before, after = found if any(found) else (before, after)
-    elif kind in ("RobertaProcessing", "BertProcessing"):
-        before, after = (step["cls"][0],), (step["sep"][0],)
-    elif kind == "TemplateProcessing":
-        texts: list[Any] = [part["SpecialToken"]["id"] if "SpecialToken" in part else None for part in step["single"]]
-        place = texts.index(None) if texts.count(None) == 1 else len(texts)
-        before, after = tuple(texts[:place]), tuple(texts[place + 1 :])
-        ids = [id for text in before + after for id in step["special_tokens"][text]["ids"]]
-        if place == len(texts) or any(vocabulary.tokens[id].decode() != t for id, t in zip(ids, before + after)):
-            raise ValueError(f"{name}: its post_processor {_short(step)} is not known here")
-    elif kind not in (None, "ByteLevel"):  # that one is about places, not about ids
-        raise ValueError(f"{name}: its post_processor {_short(step)} is not known here")
-    if unknown := next((text for text in before + after if text not in vocabulary.special_tokens), None):
-        raise ValueError(f"{name}: its post_processor adds {unknown!r:.60}, which is not one of its special tokens")
-    return before, after
+    templates = [step for step in _parts(post_processor, "processors") if step["type"] != "ByteLevel"]
+    if not templates:  # ByteLevel is about places, not about ids
+        return (), ()
+    if [step["type"] for step in templates] == ["TemplateProcessing"]:
+        (template,) = templates
+        texts: list[Any] = [p["SpecialToken"]["id"] if "SpecialToken" in p else None for p in template["single"]]
+        added = {text: template["special_tokens"][text]["ids"] for text in texts if text is not None}
+        ids = {token: id for id, token in vocabulary.tokens.items()}
+        known = {text: [ids[text.encode("utf-8")]] for text in vocabulary.special_tokens}
+        if texts.count(None) == 1 and added.items() <= known.items():
+            place = texts.index(None)
+            return tuple(texts[:place]), tuple(texts[place + 1 :])
+    raise ValueError(f"its post_processor is {_short(post_processor)}, which is not supported here")
+
+
+def _parts(step: Any, of: str) -> list[Any]:
+    """A step, or the steps in a "Sequence", which has them under the name `of`."""
+    if step is not None and step["type"] == "Sequence":
+        return [part for inner in step[of] for part in _parts(inner, of)]
+    return [] if step is None else [step]
 
 
 def _steps(pre_tokenizer: Any) -> list[Any]:
     """A pre-tokenizer as a list of steps, each with all options that change its result."""
-    if not isinstance(pre_tokenizer, dict):
-        return [pre_tokenizer]
-    if pre_tokenizer["type"] == "Sequence":
-        return [step for part in pre_tokenizer["pretokenizers"] for step in _steps(part)]
-    defaults = {"use_regex": True} if pre_tokenizer["type"] == "ByteLevel" else {}  # older files do not have it
-    return [{**defaults, **pre_tokenizer, "trim_offsets": True}]  # that one is about places, not about words
+    byte_level = {"use_regex": True}  # older files do not have it
+    return [
+        {**(byte_level if step["type"] == "ByteLevel" else {}), **step, "trim_offsets": True}  # about places, not words
+        for step in _parts(pre_tokenizer, "pretokenizers")
+    ]
 
 
 def _short(part: Any) -> str:
-    text = json.dumps(part)
-    return text if len(text) <= 160 else text[:157] + "..."
+    return f"{json.dumps(part):.160}"
 
 
 def _post_processor(vocabulary: Vocabulary) -> dict[str, Any] | None:

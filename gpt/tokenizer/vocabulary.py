@@ -1,16 +1,17 @@
 """Build a vocabulary and check it: every token has bytes, ids have no gaps, and merges join known tokens.
 
 The readers of the file formats (vocabulary_files.py, tokenizer_json.py) return ids, merges and special tokens. Here
-they are combined and checked. An error is a ValueError that names the file and the place in it.
+they are combined and checked. An error is a ValueError, to which the reader adds the file's name.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..files import errors_at
+from ..file_checks import check_unused
 from .bpe import Pair
 from .bpe_training import BYTE_ORDER
 from .pre_tokenization import checked_special_tokens
@@ -78,90 +79,79 @@ def assemble(
     lines: Sequence[str],
     added: Mapping[str, Any],
     roles: Mapping[str, Any],
-    name: str,
-    place: Callable[[int], str] | None = None,
     ignore_merges: bool = False,
 ) -> Vocabulary:
-    """From spellings to bytes: put together what the files say, and check that it fits.
+    """From spellings to bytes: put together what the files say. (What any vocabulary needs, `Tokenizer` checks.)
 
     `ids` are all tokens as vocab.json spells them, `lines` the merges as merges.txt does, `added` special tokens beside
-    or among the others, `roles` what special_tokens_map.json holds; `name` stands in errors, `place` says where the
-    i-th merge is, if not at "name, merge i + 1".
+    or among the others, `roles` what special_tokens_map.json holds.
     """
-    place = place or (lambda i: f"{name}, merge {i + 1}")
-    merges = [parse_pair(line, place(i)) for i, line in enumerate(lines)]
+    merges = [parse_pair(line, number) for number, line in enumerate(lines, start=1)]
     made = {first + second for first, second in merges}
-    special_tokens = [*added, *tokens_with_roles(roles, name)]
+    of_roles = {role: tokens_of_role(role, value) for role, value in roles.items()}
+    special_tokens = [*added, *itertools.chain(*of_roles.values())]
     # and those that look special and that no merge makes, as <|endoftext|> in OpenAI's encoder.json
     undeclared = filter(_LOOKS_SPECIAL.fullmatch, ids)
     special_tokens += [text for text in undeclared if text.encode("utf-8", "replace") not in made]
-    with errors_at(f"{name} or a file beside it is damaged", caught=(TypeError, ValueError)):
-        special_tokens = checked_special_tokens(special_tokens)
+    special_tokens = checked_special_tokens(special_tokens)
     tokens: dict[int, bytes] = {}
     for text, id in {**ids, **added}.items():
         if type(id) is not int:
-            raise ValueError(f"{name}: the id of {text!r} must be a whole number, got {id!r}")
+            raise ValueError(f"the id of {text!r:.60} must be a whole number, got {id!r:.60}")
         if id in tokens:
-            raise ValueError(f"{name}: id {id} stands for {visible(tokens[id])!r} and for {text!r}")
-        tokens[id] = text.encode("utf-8") if text in special_tokens else _to_bytes(text, name)
+            raise ValueError(f"id {id} stands for {visible(tokens[id])!r} and for {text!r:.60}")
+        tokens[id] = text.encode("utf-8") if text in special_tokens else _to_bytes(text)
     # Roles may name a token that has no id yet, as a padding token: it gets the next one, as in transformers.
     known = set(tokens.values())
-    of_roles = {role: tokens_with_roles({role: roles[role]}, name) for role in roles if role.endswith("_token")}
-    named = {role: token for role, found in of_roles.items() for token in found}
+    named = {role: token for role, found in of_roles.items() if role.endswith("_token") for token in found}
     for role in ("bos_token", "eos_token"):
         if role in named and named[role].encode("utf-8", "replace") not in known:
-            raise ValueError(f"{name} or a file beside it: the {role} {named[role]!r:.60} is not in the vocabulary")
+            raise ValueError(f"the {role} {named[role]!r:.60} is not in the vocabulary")
     for text in special_tokens:
         if text.encode("utf-8") not in known:
             tokens[len(tokens)] = text.encode("utf-8")
-    check_merges(merges, tokens.values(), place)
-    with errors_at(name):
-        check_tokens(tokens)
-        if not ignore_merges:
-            check_all_made(tokens, merges, special_tokens)
+    if not ignore_merges:
+        check_all_made(tokens, merges, special_tokens)
     eos = named.get("eos_token", None if "eos_token" in roles else ENDOFTEXT)
     eos = eos if eos in special_tokens else None
     return Vocabulary(tokens, merges, special_tokens, eos, roles=named, ignore_merges=ignore_merges)
 
 
-def tokens_with_roles(roles: Mapping[str, Any], name: str) -> list[str]:
-    """The tokens of special_tokens_map.json: each value is a token, or a list of them; a token may be an object.
+def tokens_of_role(role: str, value: Any) -> list[str]:
+    """The tokens in an entry of special_tokens_map.json, which is one or a list of them; a token may be an object.
 
-    Raises ValueError, with the file's `name`, for other values, and for tokens that take more than themselves.
+    Raises ValueError for other values, and for tokens that take more than themselves.
     """
     tokens = []
-    for role, value in roles.items():
-        for token in value if isinstance(value, list) else [value]:
-            if isinstance(token, dict):
-                check_added_token(token, name)
-                token = token.get("content")
-            if not isinstance(token, str | None):
-                raise ValueError(f"{name} or a file beside it is damaged: {role} must be a token, got {token!r:.60}")
-            if token:
-                tokens.append(token)
+    for token in value if isinstance(value, list) else [value]:
+        if isinstance(token, dict):
+            check_added_token(token)
+            token = token.get("content")
+        if not isinstance(token, str | None):
+            raise ValueError(f"{role} must be a token, got {token!r:.60}")
+        if token:
+            tokens.append(token)
     return tokens
 
 
-def check_added_token(token: Mapping[str, Any], name: str) -> None:
-    """Raise ValueError, naming the file, for an option that makes a token match more or less than its own text."""
-    for option in ("lstrip", "rstrip", "single_word"):
-        if token.get(option):
-            raise ValueError(f"{name}: the option {option} of {token.get('content')!r:.60} is not supported here")
+def check_added_token(token: Mapping[str, Any], *more: str) -> None:
+    """Raise ValueError for an option that makes a token match more or less than its own text. more: such options."""
+    check_unused(token, ("lstrip", "rstrip", "single_word", *more), f" of {token.get('content')!r:.60}")
 
 
-def parse_pair(line: str, place: str) -> Pair:
-    """The two tokens of a line of merges.txt, which is at `place`."""
-    parts = line.split(" ")
-    if len(parts) != 2 or not all(parts):
-        raise ValueError(f"{place}: expected two tokens with one space between them, got {line!r}")
-    return _to_bytes(parts[0], place), _to_bytes(parts[1], place)
+def parse_pair(line: str, number: int) -> Pair:
+    """The two tokens of a line of merges.txt, the merge of this number."""
+    first, *rest = line.split(" ")
+    if len(rest) != 1 or not first or not rest[0]:
+        raise ValueError(f"merge {number} must be two tokens with one space between them, got {line!r:.60}")
+    return _to_bytes(first), _to_bytes(rest[0])
 
 
-def _to_bytes(text: str, place: str) -> bytes:
+def _to_bytes(text: str) -> bytes:
     try:
         return from_visible(text)
     except KeyError as error:
-        raise ValueError(f"{place}: {text!r} is not a token: {error.args[0]!r} does not stand for a byte") from None
+        raise ValueError(f"{text!r:.60} is not a token: {error.args[0]!r} does not stand for a byte") from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -195,18 +185,16 @@ def check_all_made(tokens: Mapping[int, bytes], merges: Sequence[Pair], special_
         raise ValueError(f"no merge makes {which}: merges are missing or of another vocabulary")
 
 
-def check_merges(
-    merges: Sequence[Pair], tokens: Iterable[bytes], place: Callable[[int], str] = lambda i: f"merge {i + 1}"
-) -> None:
-    """Raise ValueError, with the `place` of the i-th merge, unless merges join known tokens to known tokens."""
+def check_merges(merges: Sequence[Pair], tokens: Iterable[bytes]) -> None:
+    """Raise ValueError unless merges join known tokens to known tokens."""
     tokens = set(tokens)
     available = {token for token in tokens if len(token) == 1}
-    for i, pair in enumerate(merges):
-        for part in pair:
-            if part not in available:
-                raise ValueError(f"{place(i)}: {visible(part)!r} is neither a byte nor the result of an earlier merge")
+    for number, pair in enumerate(merges, start=1):
+        if unknown := [visible(part) for part in pair if part not in available]:
+            raise ValueError(f"merge {number}: {unknown[0]!r} is neither a byte nor the result of an earlier merge")
         made = b"".join(pair)
         if made not in tokens:
             one, other = map(visible, pair)
-            raise ValueError(f"{place(i)}: {one!r} and {other!r} make {visible(made)!r}, which the vocabulary lacks")
+            made_of = f"{one!r} and {other!r} make {visible(made)!r}"
+            raise ValueError(f"merge {number}: {made_of}, which the vocabulary lacks")
         available.add(made)

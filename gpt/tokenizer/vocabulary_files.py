@@ -2,21 +2,20 @@
 
 `vocab.json` has the id of each token, and `merges.txt` the pairs to join, in order. Special tokens are in vocab.json
 too, and three more files may declare which tokens are special. `tokenizer.json` has everything in one file, including
-how to cut a text into words. The files may come from anybody, so a damaged file raises a ValueError that names file and
-place.
+how to cut a text into words. The files may come from anybody, so a damaged file raises a ValueError that names it.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import MAX_MODEL_TEXT, StrPath, parse_json, read_json, read_text, write_text
+from ..file_checks import check_settings, check_unused
+from ..files import MAX_MODEL_TEXT, StrPath, errors_at, read_json, read_text, shortened, write_text
 from .tokenizer_json import parse_tokenizer_json, tokenizer_json
-from .vocabulary import ENDOFTEXT, Vocabulary, assemble, check_added_token, tokens_with_roles
+from .vocabulary import ENDOFTEXT, Vocabulary, assemble, check_added_token, tokens_of_role
 
 TOKENIZER_JSON, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
@@ -43,41 +42,47 @@ def read_vocabulary(folder: StrPath) -> Vocabulary:
     folder = Path(folder)
     config = _read_if_there(folder / TOKENIZER_CONFIG)
     added, roles = _declared_special_tokens(folder, config)
-    vocabulary = _read_tokens(folder, added, roles)._replace(chat_template=_read_chat_template(folder, config))
-    return _with_options(vocabulary, config, folder / TOKENIZER_CONFIG)
+    vocabulary = _read_tokens(folder, added, roles)
+    with errors_at(str(folder / TOKENIZER_CONFIG)):
+        vocabulary = _with_options(vocabulary, config, (folder / TOKENIZER_JSON).exists())
+    return vocabulary._replace(chat_template=_read_chat_template(folder, config))
 
 
 def _read_if_there(path: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
-def _with_options(vocabulary: Vocabulary, options: Mapping[str, Any], path: Path) -> Vocabulary:
+def _with_options(vocabulary: Vocabulary, options: Mapping[str, Any], has_json: bool) -> Vocabulary:
     """The vocabulary. Options of tokenizer_config.json that change ids are applied, or refused by name."""
-    for option in ("add_prefix_space", "split_special_tokens"):
-        if options.get(option):
-            raise ValueError(f"{path}: the option {option} is not supported here")
+    check_unused(options, ("add_prefix_space", "split_special_tokens"))
     wanted = [role for role in ("bos_token", "eos_token") if options.get(f"add_{role}")]
-    if not wanted:
+    if not wanted or any(vocabulary.around):
         return vocabulary
-    if (path.parent / TOKENIZER_JSON).exists():
-        if any(vocabulary.around):
-            return vocabulary
-        raise ValueError(f"{path} says add_{wanted[0]}, but {TOKENIZER_JSON} beside it adds none: change one of them")
-    tokens = {role: (vocabulary.roles.get(role, ENDOFTEXT),) for role in wanted}
-    if missing := [role for role, (token,) in tokens.items() if token not in vocabulary.special_tokens]:
-        raise ValueError(f"{path} says add_{missing[0]}, but there is no such token")
-    return vocabulary._replace(around=(tokens.get("bos_token", ()), tokens.get("eos_token", ())))
+    if has_json:
+        raise ValueError(f"add_{wanted[0]} is set, but {TOKENIZER_JSON} beside it adds none: change one of them")
+    return vocabulary._replace(around=_around(wanted, vocabulary.roles))
+
+
+def _around(wanted: Sequence[str], roles: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The special tokens around a text: those of the wanted roles, bos_token before it and eos_token after it."""
+    if missing := [role for role in wanted if role not in roles]:
+        raise ValueError(f"add_{missing[0]} is set, but there is no such token")
+    begin, end = (tuple(roles[role] for role in wanted if role == place) for place in ("bos_token", "eos_token"))
+    return begin, end
 
 
 def _read_tokens(folder: Path, added: Mapping[str, int], roles: Mapping[str, Any]) -> Vocabulary:
     path = folder / TOKENIZER_JSON
     if path.exists():  # goes first: the other files do not say how a text is cut into words
-        return parse_tokenizer_json(read_json(path), added, roles, str(path))
+        content = read_json(path)
+        with errors_at(str(path)):
+            return parse_tokenizer_json(content, added, roles)
     for names in NAMES:
         vocab, merges_txt = (folder / name for name in names)
         if vocab.exists() and merges_txt.exists():
-            ids, lines = read_text(vocab, MAX_MODEL_TEXT), read_text(merges_txt, MAX_MODEL_TEXT)
-            vocabulary = parse_vocabulary(ids, lines, (str(vocab), str(merges_txt)), added, roles)
+            ids, merges = read_json(vocab), read_text(merges_txt, MAX_MODEL_TEXT)
+            with errors_at(f"{vocab} or a file beside it", caught=(TypeError, ValueError)):
+                vocabulary = assemble(ids, merges_of(merges), added, roles)
             # As in transformers, where this is GPT-2's tokenizer.
             default = [role for role in ("bos_token", "eos_token", "unk_token") if role not in roles]
             if ENDOFTEXT in vocabulary.special_tokens:
@@ -89,45 +94,33 @@ def _read_tokens(folder: Path, added: Mapping[str, int], roles: Mapping[str, Any
     raise FileNotFoundError(f"{folder} has no tokenizer: it needs {known}, or {TOKENIZER_JSON}")
 
 
-def parse_vocabulary(
-    vocab: str, merges: str, names: tuple[str, str], added: Mapping[str, int] = {}, roles: Mapping[str, Any] = {}
-) -> Vocabulary:
-    """The vocabulary in the texts of vocab.json and merges.txt. The names of the two files are used in errors.
-
-    added: ids of further special tokens. roles: the contents of special_tokens_map.json.
-    """
-    lines = merges.split("\n")  # not splitlines(), which would also cut at some characters of tokens
+def merges_of(text: str) -> list[str]:
+    """The merges in the text of merges.txt, one a line."""
+    lines = text.removesuffix("\n").split("\n")  # not splitlines(), which would also cut at some characters of tokens
     first = 1 if lines[0].startswith("#version") else 0  # only there: a "#" may be a token as well
-    if lines[-1] == "":
-        lines.pop()
-
-    def place(i: int) -> str:
-        return f"{names[1]}, line {first + i + 1}"
-
-    lines = [line.removesuffix("\r") for line in lines[first:]]
-    return assemble(parse_json(vocab, names[0]), lines, added, roles, names[0], place)
+    return [line.removesuffix("\r") for line in lines[first:]]
 
 
 def _declared_special_tokens(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, Any]]:
     """Special tokens with an id, and tokens by role (`eos_token`, ...), from the three files that may declare them."""
     added: dict[str, int] = {}
     roles: dict[str, Any] = {}
-    for path in (folder / TOKENIZER_CONFIG, folder / SPECIAL_TOKENS):
-        content = config if path.name == TOKENIZER_CONFIG else _read_if_there(path)
-        for key, value in content.items():
-            if not key.endswith(("_token", "_special_tokens")) or type(value) is bool:
-                continue
-            if key.endswith("_token") and roles.get(key) and value:
-                one, other = tokens_with_roles({key: roles[key]}, str(path)), tokens_with_roles({key: value}, str(path))
-                if one != other:
-                    raise ValueError(f"{path}: {key} is {other}, but {TOKENIZER_CONFIG} beside it says {one}")
-            roles[key] = value
-        try:
-            for id, entry in content.get("added_tokens_decoder", {}).items():
-                check_added_token(entry, str(path))
-                added[entry["content"]] = int(id)
-        except (AttributeError, KeyError, TypeError):
-            raise ValueError(f"{path} is damaged: added_tokens_decoder must map ids to tokens") from None
+    for name, content in ((TOKENIZER_CONFIG, config), (SPECIAL_TOKENS, _read_if_there(folder / SPECIAL_TOKENS))):
+        with errors_at(str(folder / name)):
+            for key, value in content.items():
+                if not key.endswith(("_token", "_special_tokens")) or type(value) is bool:
+                    continue
+                if key.endswith("_token") and roles.get(key) and value:
+                    one, other = tokens_of_role(key, roles[key]), tokens_of_role(key, value)
+                    if one != other:
+                        raise ValueError(f"{key} is {other}, but {TOKENIZER_CONFIG} beside it says {one}")
+                roles[key] = value
+            try:
+                for id, entry in content.get("added_tokens_decoder", {}).items():
+                    check_added_token(entry)
+                    added[entry["content"]] = int(id)
+            except (AttributeError, KeyError, TypeError):
+                raise ValueError("added_tokens_decoder must map ids to tokens") from None
     return added | _read_if_there(folder / ADDED_TOKENS), roles
 
 
@@ -146,66 +139,55 @@ def _read_chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
 
 # What a GGUF file calls the ways to cut a text into words, and its numbers for kinds of tokens.
 GGUF_PATTERNS = {"gpt-2": "gpt2", "smollm": "smollm", "llama-bpe": "llama3", "qwen2": "qwen2"}
+_GGUF_KNOWN = {"tokenizer.ggml.model": ("gpt2",), "tokenizer.ggml.pre": tuple(GGUF_PATTERNS)}  # "gpt2": byte-level BPE
+_GGUF_UNUSED = [f"tokenizer.ggml.{x}" for x in ("add_space_prefix", "remove_extra_whitespaces", "precompiled_charsmap")]
 _GGUF_SPECIAL = (3, 4)  # control tokens, and tokens that a user has added; 1: ordinary
 _GGUF_ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-_GGUF_UNKNOWN = ("add_space_prefix", "remove_extra_whitespaces", "precompiled_charsmap")
 
 
-def vocabulary_of_gguf(metadata: Mapping[str, Any], name: str = "the GGUF file") -> Vocabulary:
+def vocabulary_of_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
     """The vocabulary in the metadata of a GGUF file, under the keys `tokenizer.*`.
 
-    Raises ValueError, naming the file, for an unknown kind of tokenizer, and for damaged metadata.
+    Raises ValueError for an unknown kind of tokenizer, and for damaged metadata.
     """
 
     def entry(key: str, kind: type, default: Any = None) -> Any:
         value = metadata.get(f"tokenizer.{key}", default)
         if type(value) is not kind and value is not default:
-            raise ValueError(f"{name}: tokenizer.{key} must be of type {kind.__name__}, got {value!r:.60}")
+            raise ValueError(f"tokenizer.{key} must be of type {kind.__name__}, got {shortened(value)}")
         return value
 
     def entries(key: str, kind: type) -> list[Any]:
         values = entry(key, list)
         if not values or any(type(value) is not kind for value in values):
-            raise ValueError(f"{name}: tokenizer.{key} must be a list of {kind.__name__}, and not empty")
+            raise ValueError(f"tokenizer.{key} must be a list of {kind.__name__}, and not empty")
         return values
 
-    if (model := entry("ggml.model", str)) != "gpt2":
-        raise ValueError(f"{name}: its tokenizer is {model!r:.60}, and only byte-level BPE ('gpt2') is known here")
-    pre = entry("ggml.pre", str, "gpt-2")
-    if pre not in GGUF_PATTERNS:
-        known = ", ".join(GGUF_PATTERNS)
-        raise ValueError(f"{name}: its pre-tokenizer {pre!r:.60} is not known here; known are {known}")
+    check_settings(metadata, _GGUF_KNOWN)
+    check_unused(metadata, _GGUF_UNUSED)
+    pattern = GGUF_PATTERNS[entry("ggml.pre", str, "gpt-2")]
     tokens, kinds = entries("ggml.tokens", str), entries("ggml.token_type", int)
     if len(kinds) != len(tokens):
-        raise ValueError(f"{name}: it has {len(tokens)} tokens, but {len(kinds)} kinds of tokens")
-    if len(set(tokens)) < len(tokens):
-        raise ValueError(f"{name}: {Counter(tokens).most_common(1)[0][0]!r:.60} is the token of several ids")
-    for option in _GGUF_UNKNOWN:
-        if metadata.get(f"tokenizer.ggml.{option}"):
-            raise ValueError(f"{name}: tokenizer.ggml.{option} is not supported here")
+        raise ValueError(f"it has {len(tokens)} tokens, but {len(kinds)} kinds of tokens")
     roles = {}
     for role, word in _GGUF_ROLES.items():
         id = entry(f"ggml.{word}_token_id", int)
         if id is None:
             continue
         if not 0 <= id < len(tokens):
-            raise ValueError(f"{name}: tokenizer.ggml.{word}_token_id is {id}, but there are {len(tokens)} tokens")
+            raise ValueError(f"tokenizer.ggml.{word}_token_id is {id}, but there are {len(tokens)} tokens")
         if kinds[id] in _GGUF_SPECIAL:
             roles[role] = tokens[id]
         elif role in ("bos_token", "eos_token"):
-            raise ValueError(f"{name}: its {role} is {tokens[id]!r:.60}, which is an ordinary token")
+            raise ValueError(f"its {role} is {shortened(tokens[id])}, which is an ordinary token")
     # llama.cpp has two defaults, and so have we.
-    wanted = {"bos_token": entry("ggml.add_bos_token", bool, pre == "llama-bpe"),
-              "eos_token": entry("ggml.add_eos_token", bool, False)}  # fmt: skip
-    if missing := [role for role, add in wanted.items() if add and role not in roles]:
-        raise ValueError(f"{name}: it says add_{missing[0]}, but there is no such token")
-    begin, end = (tuple(roles[role] for role in (each,) if wanted[each]) for each in wanted)
+    defaults = {"bos_token": pattern == "llama3", "eos_token": False}
+    around = _around([role for role in defaults if entry(f"ggml.add_{role}", bool, defaults[role])], roles)
 
     ids = {token: id for id, token in enumerate(tokens)}
     added = {token: ids[token] for token, kind in zip(tokens, kinds) if kind in _GGUF_SPECIAL}
-    pattern = GGUF_PATTERNS[pre]
-    vocabulary = assemble(ids, entries("ggml.merges", str), added, roles, name, ignore_merges=pattern == "llama3")
-    return vocabulary._replace(pattern=pattern, around=(begin, end), chat_template=entry("chat_template", str))
+    vocabulary = assemble(ids, entries("ggml.merges", str), added, roles, ignore_merges=pattern == "llama3")
+    return vocabulary._replace(pattern=pattern, around=around, chat_template=entry("chat_template", str))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

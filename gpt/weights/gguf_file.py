@@ -30,7 +30,9 @@ import numpy as np
 
 from minigrad.kernels.cpu import threads
 
-from ..files import StrPath, open_regular
+from ..file_checks import check_places, check_tensor_name
+from ..files import StrPath, errors_at, open_regular, shortened
+from .safetensors_file import float32_of
 
 BLOCK = 32  # numbers
 # How a block lies in the file. A byte holds the codes of number i (its lower half) and number i + 16 (its upper half).
@@ -76,20 +78,20 @@ class GGUFFile:
 
     def __init__(self, path: StrPath):
         self.path = Path(path)
-        try:
-            open_regular(path).close()
-        except (ValueError, IsADirectoryError) as error:
-            raise GGUFError(str(error)) from None
+        open_regular(path).close()
         try:
             reader = _open(self.path)
             fields = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
             self.metadata = {name: _value(field) for name, field in fields.items()}
-            self.tensors = {tensor.name: _tensor(tensor) for tensor in reader.tensors}
-            _check_sizes(reader)
         except (GGUFError, OSError):
             raise
         except Exception as error:  # the reader has no error of its own for damaged files
-            raise GGUFError(f"{path} is truncated, damaged, or not a GGUF file: {_reason(error)}") from None
+            raise GGUFError(f"{path} is truncated, damaged, or not a GGUF file: {error!r:.200}") from None
+        with errors_at(str(path), GGUFError):
+            self.tensors = {tensor.name: _tensor(tensor) for tensor in reader.tensors}
+            places = {each.name: (each.data_offset, each.data_offset + each.n_bytes) for each in reader.tensors}
+            size = reader.data.size
+            check_places(places, min(reader.data_offset, size), size, int(reader.alignment))
 
 
 # --- reading the header -----------------------------------------------------------------------------------------------
@@ -176,36 +178,10 @@ def _length(data: Any, place: int) -> int:
 
 def _tensor(found: Any) -> GGUFTensor:
     shape = tuple(int(size) for size in reversed(found.shape))
-    if not found.name.isprintable() or len(found.name) > 1000:  # an error message could not show it
-        raise ValueError(f"{found.name[:100]!r} cannot be the name of a tensor")
+    check_tensor_name(found.name)
     if not shape or 0 in shape:
-        raise ValueError(f"{found.name} has the shape {str(shape)[:100]}, which no tensor has")
+        raise ValueError(f"{found.name} has the shape {shortened(shape)}, which no tensor has")
     return GGUFTensor(found.name, shape, found.tensor_type.name, found.data)
-
-
-def _check_sizes(reader: Any) -> None:
-    """Raise ValueError unless header and tensors fill the whole file, except for zeros that align them.
-
-    Inserted or lost bytes would change all numbers after them.
-    """
-    fields = [tensor.field for tensor in reader.tensors] or list(reader.fields.values())
-    alignment = int(reader.alignment)
-    end, before = max(field.offset + sum(part.nbytes for part in field.parts) for field in fields), "the header"
-    for tensor in sorted(reader.tensors, key=lambda tensor: tensor.data_offset):
-        start = end + -end % alignment  # rounded up to a multiple of `alignment`
-        if tensor.data_offset < start:
-            raise ValueError(f"{tensor.name} starts within {before}")
-        if tensor.data_offset > start or reader.data[end:start].any():
-            raise ValueError(f"between {before} and {tensor.name} there are bytes that belong to neither")
-        end, before = start + tensor.n_bytes, tensor.name
-    rest = reader.data[end:]
-    if len(rest) not in (0, -end % alignment) or rest.any():
-        raise ValueError(f"{len(rest):,} bytes follow the last tensor, {before}, and belong to none")
-
-
-def _reason(error: Exception) -> str:
-    text = str(error.args[0] if error.args else type(error).__name__)[:200]
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 # --- the numbers ------------------------------------------------------------------------------------------------------
@@ -235,7 +211,7 @@ def _numbers(tensor: GGUFTensor) -> np.ndarray:
     if tensor.kind in ("F32", "F16"):
         return tensor.raw
     if tensor.kind == "BF16":  # the upper half of a float32
-        return (tensor.raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        return float32_of(tensor.raw.view("<u2"))
     if tensor.kind in K_QUANTS:
         import gguf
 

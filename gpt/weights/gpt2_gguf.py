@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..files import errors_at, number_setting
+from ..file_checks import check_known, number_setting
+from ..files import errors_at
 from ..model.config import GPTConfig
 from .gguf_file import GGUFError, GGUFFile
 from .gpt2_huggingface import rows
@@ -49,8 +50,7 @@ def config_of(file: GGUFFile) -> GPTConfig:
     values = {name: value for name, value in file.metadata.items() if name.startswith("gpt2.")}
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     with errors_at(str(file.path), GGUFError):
-        if unknown := sorted(values.keys() - {*SIZES, INNER, EPSILON}):
-            raise ValueError(f"the setting {unknown[0][:60]!r} may change what the model computes")
+        check_known(values, (*SIZES, INNER, EPSILON))
         sizes: dict[str, Any] = {ours: number_setting(values, name, 0, int) for name, ours in SIZES.items()}
         return GPTConfig(
             **sizes,

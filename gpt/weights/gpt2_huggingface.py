@@ -46,7 +46,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from ..files import check_settings, errors_at, number_setting
+from ..file_checks import check_settings, number_setting
+from ..files import errors_at
 from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
 from .tensor_table import Row, rows_of
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from minigrad.backend import Array
 
-from ..files import check_settings, errors_at, number_setting, shortened
+from ..file_checks import check_known, check_settings, number_setting
+from ..files import errors_at, shortened
 from ..model.config import LlamaConfig, RopeScaling, Settings
 from ..model.positions import slowed
 from .gguf_file import KINDS, GGUFError, GGUFFile, dequantize
@@ -107,9 +108,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tied: bool = True) -> LlamaCon
         raise ValueError(f"the file holds a model of the architecture {shortened(architecture)}; known are {known}")
     prefix = f"{architecture}."
     values = {name.removeprefix(prefix): value for name, value in metadata.items() if name.startswith(prefix)}
-    if unknown := sorted(values.keys() - KNOWN):
-        name = shortened(prefix + unknown[0])
-        raise ValueError(f"the setting {name} is not known here, and may change what the model computes")
+    check_known(values, KNOWN)
     check_settings(metadata, {prefix + name: supported for name, supported in FIXED.items()})
     tokens = metadata.get("tokenizer.ggml.tokens")
     defaults = {

@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from ..files import check_settings, errors_at, number_setting, shortened
+from ..file_checks import check_known, check_settings, number_setting
+from ..files import errors_at, shortened
 from ..model.config import LlamaConfig, RopeScaling
 from .tensor_table import Row, rows_of
 
@@ -138,6 +139,7 @@ SCALING = {
     "high_freq_factor": "high_freq_factor",
     "original_max_position_embeddings": "original_context",
 }
+SCALED = {"linear": ["factor"], "llama3": list(SCALING)}  # the settings that each kind of scaling needs
 _ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *SCALING}
 
 
@@ -151,17 +153,14 @@ def _rotary_positions(values: dict[str, Any]) -> dict[str, Any]:
     settings = values.get(name) or {}
     if not isinstance(settings, dict):
         raise ValueError(f"{name} must be an object, got {shortened(settings)}")
-    if unknown := settings.keys() - _ROPE:
-        raise ValueError(f"{name} has {shortened(min(unknown))}, which is not known here")
+    with errors_at(name):
+        check_known(settings, _ROPE)
     given = {"rope_theta": values.get("rope_theta", 10000.0), **settings}
     for part in (given, values):
-        if part.get("partial_rotary_factor", 1) != 1:
-            factor = part["partial_rotary_factor"]
-            raise ValueError(f"partial_rotary_factor is {shortened(factor)}; only 1 is supported here")
+        check_settings(part, {"partial_rotary_factor": (1, 1.0)})
     kind = given.get("rope_type", given.get("type", "default"))
-    if kind not in ("default", "linear", "llama3"):
-        raise ValueError(f"rotary positions of the type {shortened(kind)} are not known here")
-    wanted = {"linear": ["factor"], "llama3": list(SCALING)}.get(kind, [])
+    check_settings({"rope_type": kind}, {"rope_type": ("default", *SCALED)})
+    wanted = SCALED.get(kind, [])
     if missing := [name for name in wanted if given.get(name) is None]:
         raise ValueError(f"rotary positions of the type {kind} need {', '.join(missing)}")
     theta = float(number_setting(given, "rope_theta", 10000.0))

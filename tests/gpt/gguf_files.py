@@ -45,7 +45,7 @@ def tensors_of(model):
     return tensors
 
 
-def write_gguf(path, metadata, tensors, kinds="F32", big_endian=False):
+def write_gguf(path, metadata, tensors, kinds="F32"):
     """Write a GGUF file. kinds: of the matrices, one for all or by name; what has one dimension is F32.
 
     A matrix of uint8 is written as it is, as the blocks of its kind. Metadata: int is uint32, float is float32, as in
@@ -53,8 +53,7 @@ def write_gguf(path, metadata, tensors, kinds="F32", big_endian=False):
     """
     import gguf
 
-    endianess = gguf.GGUFEndian.BIG if big_endian else gguf.GGUFEndian.LITTLE
-    writer = gguf.GGUFWriter(str(path), metadata.get("general.architecture", "llama"), endianess=endianess)
+    writer = gguf.GGUFWriter(str(path), metadata.get("general.architecture", "llama"))
     for name, value in metadata.items():
         if name != "general.architecture":
             add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}

@@ -18,7 +18,7 @@ from gpt.weights.llama_huggingface import from_json, to_json
 from minigrad import nn
 from scripts import train
 from tests.gpt import smollm
-from tests.gpt.gguf_files import block_llama, metadata_of, permuted, tensors_of, write_gguf, write_llama
+from tests.gpt.gguf_files import block_llama, metadata_of, permuted, write_llama
 from tests.gpt.golden_folders import LLAMA_FOLDER, write_model
 from tests.gpt.small import assert_same, golden_arrays, random_ids, small_gpt
 from tests.helpers import peak_below
@@ -86,9 +86,6 @@ def test_the_config_of_smollm2_and_the_defaults():
     assert from_json({"rope_theta": 1.0, "rope_parameters": {"rope_theta": 2.0}}).rope_theta == 2.0
     with pytest.warns(UserWarning, match=r"attention_dropout is 0.1; our Llama has none, and trains without"):
         from_json({"attention_dropout": 0.1})
-
-
-# --- what does not fit ------------------------------------------------------------------------------------------------
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
@@ -179,52 +176,6 @@ def test_the_settings_decide():
         del stored[name]
     less = config_from_gguf({**stored, "tokenizer.ggml.tokens": ["a"] * 5, "llama.rope.scaling.type": "none"})
     assert (less.n_kv_head, less.rope_theta, less.vocab_size, less.tied) == (6, 10000.0, 5, True)
-
-
-@pytest.mark.parametrize(
-    ("setting", "words"),
-    [
-        ({"general.architecture": "gemma"}, "holds a model of the architecture 'gemma'; known are llama, qwen2, qwen3"),
-        ({"general.architecture": "qwen2"}, "qwen2.vocab_size must be an integer >= 1"),
-        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'; supported here: none, linear"),
-        ({"llama.expert_count": 8}, "llama.expert_count is 8; supported here: 0"),
-        ({"llama.attention.layer_norm_rms_epsilon": None}, "rms_epsilon must be a number, got None"),
-        ({"llama.attention.layer_norm_epsilon": 1e-5}, "'llama.attention.layer_norm_epsilon' is not known here"),
-        ({"llama.attention.key_length": 16}, "llama.rope.dimension_count is 8, but a head has 16 numbers"),
-        ({"llama.block_count": None}, "llama.block_count must be an integer >= 1 (and below 2**31), got None"),
-        ({"llama.vocab_size": None, "tokenizer.ggml.tokens": 7}, "llama.vocab_size must be an integer"),
-        ({"llama.rope.freq_base": -1.0}, "rope_theta must be a number > 0"),
-        ({"llama.attention.layer_norm_rms_epsilon": "x" * 1000}, "llama.attention.layer_norm_rms_epsilon must be"),
-    ],
-)  # fmt: skip
-def test_settings_of_a_gguf_file_that_we_cannot_follow_are_named(setting, words):
-    metadata = metadata_of(block_llama().config) | setting
-    metadata = {name: value for name, value in metadata.items() if value is not None}
-    with pytest.raises(ValueError) as caught:
-        config_from_gguf(metadata)
-    message = str(caught.value)
-    assert words in message and message.isprintable() and len(message) < 200
-
-
-@needs_gguf
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda t: t.pop("blk.1.ffn_up.weight"), "does not fit its own metadata: blk.1.ffn_up.weight is missing"),
-        (lambda t: t.update({"blk.0.attn_q.bias": np.zeros(32)}), "blk.0.attn_q.bias of shape (32,) is surplus"),
-        (lambda t: t.update({"rope_freqs.weight": np.arange(4) + 1}), "rope_freqs.weight is not the scaling"),
-        (lambda t: t.update({"output_norm.weight": np.full(32, np.inf)}), "output_norm.weight holds numbers that"),
-        (lambda t: t.update({"blk.0.ffn_up.weight": np.ones((32, 64))}), "(32, 64) instead of (64, 32)"),
-    ],
-)  # fmt: skip
-def test_tensors_of_a_gguf_file_that_do_not_fit_are_named(tmp_path, change, words):
-    model = block_llama()
-    tensors = tensors_of(model)
-    change(tensors)
-    tensors = {name: array.astype(np.float32) for name, array in tensors.items()}
-    path = write_gguf(tmp_path / "model.gguf", metadata_of(model.config), tensors)
-    message = LLAMA_FOLDER.refused(path)
-    assert words in message and message.startswith("FOLDER")
 
 
 # --- load_model -------------------------------------------------------------------------------------------------------

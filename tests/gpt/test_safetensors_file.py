@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from gpt.weights import safetensors_file
-from gpt.weights.safetensors_file import SafetensorsError, SafetensorsFile, safetensors_chunks, write_safetensors
+from gpt.weights.safetensors_file import SafetensorsError, SafetensorsFile, write_safetensors
 from tests.helpers import full_disk_at, peak_below
 
 DTYPES = ["float64", "float32", "float16", "int64", "int32", "int16", "int8"]
@@ -55,20 +55,17 @@ def some_arrays():
 # --- the same as the library ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("in_chunks", [False, True])
-def test_what_we_write_the_library_reads(tmp_path, in_chunks):
+@pytest.mark.parametrize("metadata", [{}, {"format": "pt", "by": "us"}])
+def test_what_we_write_the_library_reads(tmp_path, metadata):
     arrays = some_arrays()
-    write_safetensors(tmp_path / "x.safetensors", arrays, {"format": "pt", "by": "us"})
-    if in_chunks:
-        content = b"".join(safetensors_chunks(arrays))
-        (tmp_path / "x.safetensors").write_bytes(content)
+    write_safetensors(tmp_path / "x.safetensors", arrays, metadata)
     found = load_file(tmp_path / "x.safetensors")
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
         assert found[name].dtype == array.dtype.newbyteorder("=") and found[name].shape == array.shape
         np.testing.assert_array_equal(found[name], array)
     with SafetensorsFile(tmp_path / "x.safetensors") as file:
-        assert file.metadata == ({} if in_chunks else {"format": "pt", "by": "us"})
+        assert file.metadata == metadata
         assert all(entry.start % np.dtype(file.read(name).dtype).itemsize == 0 for name, entry in file.entries.items())
 
 
@@ -84,8 +81,7 @@ def test_what_the_library_writes_we_read(tmp_path):
         assert file.metadata == {"made": "there"} and file.shapes["one number"] in ((), (1,))
 
 
-def test_bfloat16_is_the_upper_half_of_a_float32(tmp_path, monkeypatch):
-    monkeypatch.setattr(safetensors_file, "_PIECE", 4)  # so that there are several
+def test_bfloat16_is_the_upper_half_of_a_float32(tmp_path):
     values = np.array([0.0, -0.0, 1.0, -2.5, 3.140625, np.inf, -np.inf, np.nan, 1e-40, 3e38, 2**-126], np.float32)
     halves = (values.view(np.uint32) >> 16).astype("<u2")
     path = tmp_path / "x.safetensors"
@@ -143,54 +139,6 @@ def test_others_may_read_a_file_as_they_may_read_any(tmp_path):
 
 
 # --- files that lie ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "its 0 bytes end within the header"),
-        (raw(b"{}", length=3), "its 10 bytes end within the header"),
-        (raw(b"{}", b"x"), "its header describes 10 bytes, but the file has 11"),
-        (raw(b"[]"), "expected a JSON object, got list"),
-        (raw(b"\xff\xfe\x00"), "damaged: 'utf-8' codec"),
-        (raw(b"[" * 100_000), "damaged"),
-        (raw(b'{"a": 1' + b"0" * 5000 + b"}"), "damaged"),
-        (raw(b'{"a": 1, "a": 2}'), "'a' occurs 2 times"),
-        (raw({"__metadata__": {"a": 1}}), "__metadata__"),
-        (raw({"a": {"dtype": "F32", "shape": [2]}}), "must say dtype, shape and data_offsets of a"),
-        (raw({"a\x1b[2J": entry()}, bytes(8)), "cannot be the name of a tensor"),
-        (raw(b'{"\\ud800": {}}'), "cannot be the name of a tensor"),
-        (raw({"a": entry("F33")}, bytes(8)), "a has the dtype 'F33'; known are F64, F32"),
-        (raw({"a": entry(shape=[-2])}, bytes(8)), r"shape of a must be a list of integers >= 0, got \[-2\]"),
-        (raw({"a": entry(shape=[2**63])}, bytes(8)), "shape of a must be a list of integers"),
-        (raw({"a": entry(shape=[2**40, 2**40])}, bytes(8)), "which no array can have"),
-        (raw({"a": entry(shape=[1] * 33, offsets=[0, 4])}, bytes(4)), "which no array can have"),
-        (raw({"a": entry(shape=[10**9])}, bytes(8)), r"is 4,000,000,000 bytes, but its data_offsets are \[0, 8\]"),
-        (raw({"a": entry(shape=[3])}, bytes(8)), r"a is F32 of shape \(3,\), which is 12 bytes"),
-        (raw({"a": entry(offsets=[0])}, bytes(8)), "its data_offsets are"),
-        (raw({"a": entry(offsets=[-8, 0])}, bytes(8)), "data_offsets of a must be"),
-        (raw({"a": entry(offsets=[4, 12])}, bytes(12)), "a hole between the header and a"),
-        (raw({"a": entry(), "b": entry(offsets=[12, 20])}, bytes(20)), "a hole between a and b"),
-        (raw({"a": entry(), "b": entry(offsets=[4, 12])}, bytes(12)), "an overlap between a and b"),
-    ],
-)  # fmt: skip
-def test_a_file_that_lies_is_refused_in_one_sentence(tmp_path, content, words):
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(SafetensorsError, match=words) as caught:
-        read_all(path)
-    message = str(caught.value)
-    assert str(path) in message and message.isprintable() and len(message) < 1500
-
-
-def test_a_header_that_would_take_long_to_read_is_refused(tmp_path):
-    path = tmp_path / "x.safetensors"
-    with open(path, "wb") as file:
-        file.write((20_000_000).to_bytes(8, "little"))
-        file.truncate(30_000_000)  # takes no room on the disk
-    words = "a header of 20,000,000 bytes is more than 10,000,000"
-    with peak_below(1_000_000), pytest.raises(SafetensorsError, match=words):
-        SafetensorsFile(path)
 
 
 def test_a_file_that_shrinks_while_it_is_open_is_an_error(tmp_path):

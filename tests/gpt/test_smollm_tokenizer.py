@@ -98,29 +98,6 @@ def test_what_a_gguf_file_says_decides():
     assert (plain.eos_token, plain.chat_template) == ("<|endoftext|>", None)
 
 
-TOKENS = metadata()["tokenizer.ggml.tokens"]
-
-
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"ggml__model": "llama"}, "its tokenizer is 'llama', and only byte-level BPE"),
-    ({"ggml__pre": "gpt-4o"}, "its pre-tokenizer 'gpt-4o' is not known here; known are gpt-2, smollm, llama-"),
-    ({"ggml__pre": "llama-bpe"}, "it says add_bos_token, but there is no such token"),
-    ({"ggml__add_eos_token": 1}, "tokenizer.ggml.add_eos_token must be of type bool, got 1"),
-    ({"ggml__add_space_prefix": True}, "tokenizer.ggml.add_space_prefix is not supported here"),
-    ({"ggml__eos_token_id": 9}, "its eos_token is .*, which is an ordinary token"),
-    ({"ggml__tokens": [1, 2]}, "tokenizer.ggml.tokens must be a list of str, and not empty"),
-    ({"ggml__tokens": TOKENS[:-1]}, r"it has \d+ tokens, but \d+ kinds of tokens"),
-    ({"ggml__tokens": [*TOKENS[:-1], "t"]}, "'t' is the token of several ids"),
-    ({"ggml__tokens": [*TOKENS[:5], "ĊĊĊ", *TOKENS[6:]]}, r"1 of the bytes of plain English"),
-    ({"ggml__merges": metadata()["tokenizer.ggml.merges"][:9]}, r"no merge makes \d+ of the tokens"),
-    ({"ggml__merges": ["Ą t"]}, "merge 1: 'Ą' is neither a byte"),  # 0x04, of which there is no token
-    ({"ggml__eos_token_id": 10**6}, r"eos_token_id is 1000000, but there are \d+ tokens"),
-])  # fmt: skip
-def test_damaged_metadata(changes, message):
-    with pytest.raises(ValueError, match=f"^x.gguf[:,] .*{message}"):
-        Tokenizer.from_gguf(metadata(**changes), "x.gguf")
-
-
 # -- folders ----------------------------------------------------------------------------------------------------------
 
 

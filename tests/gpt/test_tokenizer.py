@@ -70,7 +70,7 @@ def test_text_is_lossless_and_both_encoders_are_equal(name, text):
     tokenizer = TOKENIZERS[name]
     ids = tokenizer.encode(text)
     assert tokenizer.fast is not None
-    assert ids == tokenizer.encode(text, textbook=True) == tokenizer.encode_bytes(text.encode())
+    assert ids == tokenizer.encode(text, textbook=True)
     assert tokenizer.encode(text, ()) == tokenizer.encode(text, (), textbook=True)
     assert tokenizer.decode(ids) == kept_text(name, text)
 
@@ -81,14 +81,6 @@ def test_any_text_is_lossless(name, text):
     for textbook in (False, True):
         ids = TOKENIZERS[name].encode(text, textbook=textbook)
         assert TOKENIZERS[name].decode(ids) == kept_text(name, text)
-
-
-@pytest.mark.parametrize("name", ["gpt2", "smollm"])
-@given(data=st.binary() | st.lists(st.binary(max_size=3) | TEXT.map(str.encode)).map(b"".join))
-def test_any_bytes_are_lossless(name, data):
-    for allowed in ("all", ()):
-        ids = TOKENIZERS[name].encode_bytes(data, allowed)
-        assert TOKENIZERS[name].decode_bytes(ids) == kept(name, data)
 
 
 @every
@@ -188,11 +180,10 @@ def test_where_tiktoken_is_used_it_agrees_for_any_list_of_merges(choices, order,
 
 def test_names_and_numbers():
     assert len(TOKENIZER) == TOKENIZER.vocab_size == 370 == len(TOKENIZER.vocab)
-    assert TOKENIZER.eos_token_id == TOKENIZER.token_to_id(END) == 366
+    assert TOKENIZER.eos_token_id == TOKENIZER.special_tokens[END] == 366
     assert TOKENIZER.id_to_token(366) == END and TOKENIZER.id_to_token(0) == "!"
-    id = TOKENIZER.token_to_id("Ġthe")
+    (id,) = TOKENIZER.encode(" the")
     assert TOKENIZER.vocab[id] == b" the" and TOKENIZER.id_to_token(id) == "Ġthe"
-    assert TOKENIZER.token_to_id("no such token") is None and TOKENIZER.token_to_id(" the") is None
     assert Tokenizer.train("x", 257, [START]).eos_token_id is None
     assert repr(Tokenizer.train("ab", 258)) == f"Tokenizer(258 tokens, 1 merges, special: ['{END}'])"
 
@@ -236,7 +227,7 @@ def test_saved_and_loaded(tmp_path):
     }  # fmt: skip
     merges = (tmp_path / "merges.txt").read_bytes()
     assert merges.startswith(b"#version: 0.2\n") and b"\r" not in merges
-    assert read_json(tmp_path / "vocab.json")["Ġthe"] == loaded.token_to_id("Ġthe")
+    assert read_json(tmp_path / "vocab.json")["Ġthe"] == loaded.encode(" the")[0]
 
 
 def test_windows_line_ends_and_openai_names(tmp_path):
@@ -282,99 +273,12 @@ def test_tokenizer_json(tmp_path, spelling):
     assert same(Tokenizer.load(tmp_path), TOKENIZER)
 
 
-def saved(folder, name="vocab.json", content=None):
-    """A folder with the tokenizer, and instead of one of its files this text or these bytes."""
-    TOKENIZER.save(folder)
-    if content is not None:
-        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-    return folder
-
-
-def refused(folder, message):
-    with pytest.raises(ValueError, match=message):
-        Tokenizer.load(folder)
-
-
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda ids: ids.pop("Ġthe"), r"merges\.txt, line \d+: .* make 'Ġthe', which the vocabulary lacks"),
-    (lambda ids: ids.update(Ġthe=7), r"vocab\.json: id 7 stands for .* and for"),
-    (lambda ids: ids.update(Ġthe=1000), r"vocab\.json: ids must run from 0 to 369 without holes, but no token has"),
-    (lambda ids: ids.update(Ġthe=1.0), r"vocab\.json: the id of 'Ġthe' must be a whole number, got 1\.0"),
-    (lambda ids: ids.update({"x y": ids.pop("Ċ")}), r"vocab\.json: 'x y' is not a token: ' ' does not stand for"),
-    (lambda ids: ids.update({"ĊĊĊ": ids.pop("Ċ")}), r"1 of the bytes .* English have no token \(the first is 0x0a, "),
-    (lambda ids: ids.update(ĊxĊ=370), r"no merge makes 1 of the tokens, .* 'ĊxĊ', id 370\): merges are missing"),
-])  # fmt: skip
-def test_damaged_vocabulary(tmp_path, change, message):
-    ids = read_json(saved(tmp_path) / "vocab.json")
-    change(ids)
-    write_json(tmp_path / "vocab.json", ids)
-    refused(tmp_path, message)
-
-
-@pytest.mark.parametrize(("name", "text", "message"), [
-    ("vocab", '{"a": 0, ', "Expecting"),
-    ("vocab", '{"a": 0, "a": 1}', "'a' occurs 2 times"),
-    ("vocab", '["a"]', "expected a JSON object, got list"),
-    ("vocab", "[" * 200_000, ""),
-    ("tokenizer_config", '{"added_tokens_decoder": {"x": 1}}', "added_tokens_decoder"),
-])  # fmt: skip
-def test_damaged_json(tmp_path, name, text, message):
-    refused(saved(tmp_path, f"{name}.json", text), rf"{name}\.json is damaged: {message}")
-
-
-@pytest.mark.parametrize(("line", "message"), [
-    ("Ġthe", "expected two tokens with one space between them, got 'Ġthe'"),
-    ("a b c", "expected two tokens"),
-    ("a  b", "expected two tokens"),
-    ("", "expected two tokens"),
-    ("a 日", "'日' is not a token: '日' does not stand for a byte"),
-    ("a xyz", "'xyz' is neither a byte nor the result of an earlier merge"),
-    ("Q Q", "'Q' and 'Q' make 'QQ', which the vocabulary lacks"),
-])  # fmt: skip
-def test_damaged_merges(tmp_path, line, message):
-    lines = (saved(tmp_path) / "merges.txt").read_text(encoding="utf-8").split("\n")
-    lines.insert(17, line)
-    refused(saved(tmp_path, "merges.txt", "\n".join(lines)), rf"merges\.txt, line 18: {message}")
-
-
-def test_merges_cut_off(tmp_path):
-    content = (saved(tmp_path) / "merges.txt").read_bytes()
-    content = content[: content.index(b"\n", 600) + 1]
-    refused(saved(tmp_path, "merges.txt", content), r"vocab\.json: no merge makes \d+ of the tokens")
-
-
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"model": {"type": "WordPiece"}}, "its model is 'WordPiece', and only byte-level BPE is known"),
-    ({"model": {"type": "BPE", "dropout": 0.1}}, "its option dropout is 0.1, and only null is known here"),
-    ({"truncation": {"max_length": 5}}, 'its option truncation is {"max_length": 5}, and only null is known here'),
-    ({"padding": {"pad_id": 5}}, 'its option padding is {"pad_id": 5}, and only null is known here'),
-    ({"normalizer": {"type": "NFC"}}, 'its normalizer {"type": "NFC"} is not known here; None would be'),
-    ({"pre_tokenizer": None}, "its pre-tokenizer null is not known here; known are those of GPT-2"),
-    ({"pre_tokenizer": {"type": "Whitespace"}}, 'its pre-tokenizer {"type": "Whitespace"} is not known here'),
-    ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, 'its pre-tokenizer .*_space": true'),
-    ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}}, "its pre-tokenizer .*B"),
-    ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": False},
-        {"type": "ByteLevel", "add_prefix_space": False}]}}, 'its pre-tokenizer .*"individual_digits": false'),
-])  # fmt: skip
-def test_other_kinds_of_tokenizer_are_refused(tmp_path, changes, message):
-    write_json(tmp_path / "tokenizer.json", tokenizer_json(**changes))
-    refused(tmp_path, rf"tokenizer\.json: {message}")
-
-
-@pytest.mark.parametrize("changes", [
-    {"model": 3}, {"model": {"type": "BPE"}}, {"added_tokens": [1]}, {"pre_tokenizer": {}},
-    {"pre_tokenizer": {"type": "Sequence"}}, {"pre_tokenizer": {"type": "Sequence", "pretokenizers": 1}},
-])  # fmt: skip
-def test_damaged_tokenizer_json(tmp_path, changes):
-    write_json(tmp_path / "tokenizer.json", tokenizer_json(**changes))
-    refused(tmp_path, r"tokenizer\.json is damaged")
-
-
 def test_tokenizer_json_goes_before_the_two_files(tmp_path):
     """As in transformers: SmolLM2's folder holds vocab.json too, which does not say how digits are cut."""
     TOKENIZER.save(tmp_path)
     write_json(tmp_path / "tokenizer.json", tokenizer_json(normalizer={"type": "NFC"}))
-    refused(tmp_path, "normalizer")
+    with pytest.raises(ValueError, match="normalizer"):
+        Tokenizer.load(tmp_path)
 
 
 def test_missing_files(tmp_path):
@@ -388,12 +292,13 @@ def test_missing_files(tmp_path):
 
 @pytest.mark.parametrize(("use", "error", "message"), [
     (lambda: TOKENIZER.decode([0, -1]), ValueError, "no token has the id -1: the vocabulary has 370 tokens, 0 to 369"),
-    (lambda: TOKENIZER.encode(b"bytes"), TypeError, "encode takes a str, got bytes; for bytes there is encode_bytes"),
+    (lambda: TOKENIZER.encode(b"bytes"), TypeError, "encode takes a str, got bytes"),
     (lambda: TOKENIZER.encode("text", ["<|x|>"]), ValueError, r"allowed_special: '<\|x\|>' is not one of \["),
     (lambda: TOKENIZER.encode("text", END), TypeError, "must be a list of strings"),
     (lambda: Tokenizer.train("x", 300, ["é"]), ValueError, "'é' cannot be a special token: vocab.json spells"),
     (lambda: Tokenizer(BYTES, [], pattern="gpt4"), ValueError, "pattern must be one of gpt2, smollm, llama3, qwen2, g"),
     (lambda: Tokenizer(BYTES, [], eos_token="!"), ValueError, "the eos_token '!' is not one of the special tokens"),
+    (lambda: Tokenizer({**BYTES, 198: b"\n\n"}, []), ValueError, r"1 of the bytes .* English .* first is 0x0a, "),
     (lambda: Tokenizer({**BYTES, 256: b"!"}, []), ValueError, "ids 0 and 256 are the same token '!'"),
 ])  # fmt: skip
 def test_errors_of_use(use, error, message):

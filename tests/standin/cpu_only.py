@@ -24,6 +24,7 @@ CPU_ONLY = {
         for file in (
             *("gpt/test_bpe", "gpt/test_tokenizer", "gpt/test_smollm_tokenizer", "gpt/test_token_text"),
             *("gpt/test_data", "gpt/test_hub", "gpt/test_source_code", "gpt/test_gguf_file"),
+            "gpt/test_damaged_files",
             *("finetune/test_chat", "finetune/test_jinja_template", "finetune/test_datasets", "finetune/test_tasks"),
         )
     },
