@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import stat
 import sys
 import time
 from collections import Counter
@@ -33,13 +32,9 @@ def open_regular(path: StrPath, max_bytes: int = sys.maxsize) -> io.BufferedRead
         raise IsADirectoryError(f"{path} is a folder; give the path of one file in it")
     if not path.is_file():
         raise ValueError(f"{path} is not a regular file, but a pipe or a device, which might never end: give a file")
-    # If a pipe has taken the file's place since, then opening it must not wait for somebody who writes into it.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_size > max_bytes:
-        os.close(descriptor)
-        raise ValueError(f"{path} has {found.st_size:,} bytes, and more than {max_bytes:,} are not expected there")
-    return open(descriptor, "rb")
+    if (size := path.stat().st_size) > max_bytes:
+        raise ValueError(f"{path} has {size:,} bytes, and more than {max_bytes:,} are not expected there")
+    return open(path, "rb")
 
 
 def sha256_of(path: StrPath, max_bytes: int = sys.maxsize) -> str:

@@ -100,12 +100,6 @@ def check_size(expected: int, shapes: Shapes) -> None:
         raise ValueError(f"it is one of {expected:,} numbers, but {stored:,} are stored")
 
 
-IN_WORDS = {  # formats of the fine-tuning packages, for errors
-    "minigrad-gpt-quantized": ": its weights are quantized",
-    "minigrad-gpt-with-head": ": it is a classifier or a reward model",
-}
-
-
 def format_of(model: nn.Module) -> ModelFormat:
     """The format of a whole language model. Raises TypeError for others, and if modules were replaced."""
     for architecture in architectures():
@@ -184,6 +178,11 @@ def checkpoints(folder: Path) -> dict[int, Path]:
     return {int(path.name[11:]): path for path in found}
 
 
+def files_of_checkpoint(folder: Path) -> list[Path]:
+    """Where its files and folders are, or would be; with the last two, the folder has a checkpoint."""
+    return [*checkpoints(folder).values(), *(folder / name for name in (CONFIG, WEIGHTS, MOMENTS, STATE, COMMIT))]
+
+
 def remove_checkpoint(folder: StrPath) -> None:
     """Remove the checkpoint from a run's folder, so a new run can start there."""
     for name in (STATE, COMMIT):
@@ -227,15 +226,10 @@ def load_state(folder: StrPath) -> dict[str, Any]:
     return _read_record(Path(folder))[1]["state"]
 
 
-def load_config(folder: StrPath) -> dict[str, Any]:
-    """The config.json of the checkpoint in `folder`. Raises CheckpointError."""
-    return _read_json(_verified(CONFIG, *_read_record(Path(folder))))
-
-
 def stored_model_type(folder: StrPath) -> str | None:
     """The name of the `ModelFormat` in a run's folder; None if there is no checkpoint, or it is damaged."""
     try:
-        return load_config(folder).get("model_type") if has_checkpoint(folder) else None
+        return _read_json(_verified(CONFIG, *_read_record(Path(folder)))).get("model_type")
     except ValueError:  # raised again, and shown, when the folder is read
         return None
 
@@ -247,14 +241,13 @@ def load_checkpoint(folder: StrPath, with_optimizer: bool = True, format: ModelF
     """
     formats = [whole(architecture) for architecture in architectures()] if format is None else [format]
     folder = Path(folder)
-    for _ in range(10):
+    while True:
         path, record = _read_record(folder)
         try:
             return _load(path, record, with_optimizer, formats)
         except CheckpointError:
             if _read_record(folder) == (path, record):
                 raise  # else a run has saved meanwhile, and deleted the checkpoint that was being read: again
-    raise CheckpointError(f"the checkpoint in {folder} is written faster than it can be read; try again later")
 
 
 def load_run(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
@@ -313,7 +306,6 @@ def _load(path: Path, record: dict[str, Any], with_optimizer: bool, formats: Seq
     if format is None:
         known = " or ".join(format.name for format in formats)
         found = f", but a {name:.40}" if isinstance(name, str) and name.startswith("minigrad-") else ""
-        found += IN_WORDS.get(name, "") if found else ""
         raise CheckpointError(f"{config_path} does not describe a {known}{found}")
     with SafetensorsFile(_verified(WEIGHTS, path, record)) as file:
         with errors_at(f"{config_path} describes no model that can be loaded", CheckpointError):

@@ -97,17 +97,12 @@ class Team:
                 one, other = first.get(name), theirs.get(name)
                 if one != other:
                     both = f"process {rank} has {name} {other}, and process 0 {one}"
-                    raise ValueError(f"{both}: all of them need the same options")
+                    raise ValueError(f"{both}: all of them need the same program, options and files")
 
     def check_same_start(self, parameters: Sequence[Tensor]) -> None:
         """Raise ValueError in all processes unless all have the same weights, on the same kind of device."""
-        if self.size == 1:
-            return
-        for what, ours in (("device", parameters[0].device), ("weights", weights_sha256(parameters))):
-            found = self.gather(ours)
-            if different := [rank for rank, theirs in enumerate(found) if theirs != found[0]]:
-                needed = "all of them need the same program, options, files and kind of device"
-                raise ValueError(f"process {different[0]} does not have the {what} of process 0: {needed}")
+        if self.size > 1:
+            self.check_same({"device": parameters[0].device, "weights": weights_sha256(parameters)})
 
 
 ALONE = Team()

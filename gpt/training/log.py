@@ -41,7 +41,7 @@ class RunLog:
         per_second = step.count / seconds
         shown = step.metrics if self.shown is None else [name for name in self.shown if name in step.metrics]
         more = "".join(f" | {name} {step.metrics[name]:.4f}" for name in shown)
-        note = "  not finite: skipped, its batch kept" if step.skipped else ""
+        note = "  not finite: skipped" if step.skipped else ""
         speed = f"{seconds * 1000:5.0f} ms | {per_second:7,.0f} {self.unit}/s"
         learning = f"loss {step.loss:7.4f} | lr {step.lr:.2e} | grad norm {step.grad_norm:7.3f}"
         show(f"{f'{number}/{total}':>11} | {learning} | {speed}{more}{note}")
@@ -75,10 +75,10 @@ class RunLog:
 def mean_step(steps: Sequence[Step], metrics: Mapping[str, float]) -> Step:
     """Several steps as one: means over them, weighted by their counts. metrics: to be shown before those of the steps.
 
-    >>> steps = [Step([], 1, 0.1, loss=2.0, metrics={}, grad_norm=1.0, skipped=False)]
-    >>> steps.append(Step([], 3, 0.1, loss=4.0, metrics={}, grad_norm=1.0, skipped=False))
+    >>> steps = [Step(1, 0.1, loss=2.0, metrics={}, grad_norm=1.0, skipped=False)]
+    >>> steps.append(Step(3, 0.1, loss=4.0, metrics={}, grad_norm=1.0, skipped=False))
     >>> mean_step(steps, {"reward": 0.5})
-    Step(batches=[], count=4, lr=0.1, loss=3.5, metrics={'reward': 0.5}, grad_norm=1.0, skipped=False)
+    Step(count=4, lr=0.1, loss=3.5, metrics={'reward': 0.5}, grad_norm=1.0, skipped=False)
     """
     count = sum(step.count for step in steps)
 
@@ -87,8 +87,7 @@ def mean_step(steps: Sequence[Step], metrics: Mapping[str, float]) -> Step:
 
     means = {name: mean([step.metrics[name] for step in steps]) for name in steps[0].metrics}
     loss, norm = mean([step.loss for step in steps]), mean([step.grad_norm for step in steps])
-    last, skipped = steps[-1], any(step.skipped for step in steps)
-    return Step(last.batches, count, last.lr, loss, {**metrics, **means}, norm, skipped)
+    return Step(count, steps[-1].lr, loss, {**metrics, **means}, norm, any(step.skipped for step in steps))
 
 
 def read_log(path: StrPath) -> list[dict[str, Any]]:

@@ -10,7 +10,11 @@ from typing import Any
 from ..files import StrPath
 from .log import read_log
 
-BASELINES = {"uniform": "knowing nothing", "unigram": "knowing frequencies", "bigram": "knowing one token before"}
+BASELINES = {  # what is known of a text: see `evaluation.baseline_losses`
+    "uniform": "knowing nothing (ln V)",
+    "unigram": "knowing token frequencies",
+    "bigram": "knowing the token before",
+}
 STYLES = [("-", "black"), ("--", "0.45"), (":", "black"), ("-.", "0.45")]  # of runs in one picture: line and color
 
 

@@ -17,8 +17,9 @@ from ..memory_check import check_memory
 from ..model.config import GPT2_VOCAB_SIZE
 from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
-from .batches import Tokens, check_length, encode_parts, write_tokens
+from .batches import Tokens, check_length, prepare
 from .evaluation import describe_evaluation
+from .plots import BASELINES
 from .run import Run
 from .training_config import TrainingConfig
 
@@ -37,13 +38,11 @@ def write_corpus(
     show(str(corpus))
     if tokenizer is None:
         tokenizer = _new_tokenizer(corpus.text, vocab_size)
-    parts = encode_parts(corpus.text, tokenizer)
-    check_length(parts["train"], context)
-    if len(parts["val"]) < 2:
+    train, held_out = prepare(corpus.text, tokenizer, out_dir / "data")
+    check_length(train, context)
+    if len(held_out) < 2:
         raise ValueError(f"{corpus.name} is too short: its last tenth, to test on, must have 2 tokens: take more text")
     tokenizer.save(out_dir)
-    for name, ids in parts.items():
-        write_tokens(out_dir / "data" / f"{name}.bin", ids, len(tokenizer))
     return {"corpus": str(corpus), "corpus_sha256": corpus.sha256}
 
 
@@ -90,14 +89,9 @@ def introduce(run: Run, model: LanguageModel, tokenizer: Tokenizer, train: Token
 
 def show_baselines(baselines: dict[str, float]) -> None:
     """Show the losses of models that know little: see `evaluation.baseline_losses`."""
-    meaning = {
-        "uniform": "knowing nothing: all tokens equally likely (ln V)",
-        "unigram": "knowing how frequent each token is",
-        "bigram": "knowing the token before it",
-    }
     show("Losses to beat, on the held-out text:")
     for name, loss in baselines.items():
-        show(f"{loss:12.2f}  {meaning[name]}")
+        show(f"{loss:12.2f}  {BASELINES[name]}")
     show()
 
 

@@ -28,7 +28,6 @@ never stopped. A run that fails, or that Ctrl-C ends, before its first checkpoin
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import sys
@@ -58,14 +57,7 @@ from .folder_lock import locked
 from .interrupts import ctrl_c_finishes_the_step
 from .log import RunLog, mean_step
 from .resuming import continue_from, continue_stream, state_of
-from .run_folder import (
-    check_unused,
-    claim,
-    keep_batches,
-    leaving_nothing_unfinished,
-    length_setting,
-    settings_of,
-)
+from .run_folder import check_unused, claim, leaving_nothing_unfinished, length_setting, settings_of
 from .training_config import TrainingConfig, prepare_training
 from .training_step import Gradients, Step, gradients_for
 
@@ -153,7 +145,6 @@ class Run:
         # What has happened in this process.
         self.resumed_at: int | None = None  # the step at which a resumed run went on
         self.step_started = 0.0
-        self.sound_step: int | None = None  # at which the validation loss was finite
         self.saved_step: int | None = None
         self.asked_to_stop = False  # by Ctrl-C
         self.interrupted = False  # by Ctrl-C, before the last step
@@ -247,7 +238,6 @@ class Run:
         with contextlib.ExitStack() as stack:
             stack.enter_context(ctrl_c_finishes_the_step(self))
             self.bar = stack.enter_context(progress_bar(self.training.max_iters, "training", "step"))
-            self.team.check_same(dataclasses.asdict(self.training))
             self.team.check_same_start(self.parameters)
             if self._checkpoint is not None:
                 self._saved = continue_from(self, self._checkpoint)
@@ -304,8 +294,6 @@ class Run:
         for step in steps:
             self.steps_done += 1
             if step.skipped:
-                process = f"-process-{self.team.rank}" if self.team.size > 1 else ""
-                keep_batches(self.out_dir / f"nonfinite-step-{self.steps_done}{process}.npz", step.batches)
                 self.skipped_in_a_row += 1
                 if self.skipped_in_a_row >= MAX_SKIPPED:
                     break
@@ -314,12 +302,8 @@ class Run:
                 self.skipped_in_a_row = 0
         # A line is due after each iteration, the first and the last step, every log_interval steps, and skipped ones.
         n, total = self.steps_done, self.training.max_iters
-        if (
-            self.steps_per_iteration
-            or n in (1, total)
-            or is_due(n, self.training.log_interval)
-            or self.skipped_in_a_row
-        ):
+        is_line_due = n in (1, total) or is_due(n, self.training.log_interval) or self.skipped_in_a_row > 0
+        if self.steps_per_iteration or is_line_due:
             step = mean_step(steps, metrics) if self.steps_per_iteration else steps[0]
             self.log.step(n, total, step, seconds, self.count)
         if self.skipped_in_a_row >= MAX_SKIPPED:
@@ -330,23 +314,21 @@ class Run:
         """Log what was measured on held-out data. Raises FloatingPointError for a "val_loss" that is not finite."""
         if metrics:
             self.log.validation(self.steps_done, metrics)
-        if "val_loss" in metrics:
-            if not math.isfinite(metrics["val_loss"]):
-                raise FloatingPointError(f"the validation loss is not finite: {self._likely_cause()}")
-            self.sound_step = self.steps_done
+        if not math.isfinite(metrics.get("val_loss", 0.0)):
+            raise FloatingPointError(f"the validation loss is not finite: {self._likely_cause()}")
         self.validated_step = self.steps_done
 
     def save(self) -> None:
         """Write a checkpoint into the run's folder. Raises FloatingPointError for weights that are not finite, OSError.
 
-        After a step that was skipped, only a validation loss can tell whether the weights are still good: until then
-        the last good checkpoint stays, except at the end. Resuming a finished run writes nothing.
+        While steps are skipped, the weights may be the reason: the last good checkpoint stays, except at the end, where
+        there is nothing better. Resuming a finished run writes nothing.
         """
         progress = (self.steps_done, self.validated_step, json.dumps(self.extra))
         if progress == self._saved:
             return  # nothing is new
-        if self.skipped_in_a_row and self.steps_done not in (self.sound_step, self.training.max_iters):
-            return  # the weights may be why steps were skipped
+        if self.skipped_in_a_row and self.steps_done != self.training.max_iters:
+            return
         for p in self.parameters:
             if not backend.module_of(p.data).isfinite(p.data).all():
                 at = f"at step {self.steps_done} a weight is no longer finite"
@@ -357,10 +339,9 @@ class Run:
         self.step_started = time.perf_counter()  # the time of a step is without that of a validation
 
     def _likely_cause(self) -> str:
-        place = f"batches that were skipped are kept in {self.out_dir}"
-        if self.saved_step is not None:
-            place += f", with the last good checkpoint, of step {self.saved_step}"
-        return f"the learning rate of {self.training.learning_rate} is too high, or the data are not finite; {place}"
+        cause = f"perhaps the learning rate of {self.training.learning_rate} is too high"
+        kept = f"{self.out_dir} has the last good checkpoint, of step {self.saved_step}"
+        return cause if self.saved_step is None else f"{cause}; {kept}"
 
     # --- the end ---
 

@@ -1,4 +1,4 @@
-"""The folder of a run: may a new run use it, can an old one be continued from it, and what went wrong in it."""
+"""The folder of a run: may a new run use it, and can an old one be continued from it?"""
 
 from __future__ import annotations
 
@@ -6,29 +6,15 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from minigrad import Tensor, backend
-
-from ..files import UNFINISHED, naming, replace, shortened, write_text
+from ..files import UNFINISHED, replace, shortened, write_text
 from ..settings import from_json
 from ..tokenizer.vocabulary_files import FILES as TOKENIZER_FILES
 from . import folder_lock
-from .checkpoint import (
-    COMMIT,
-    CONFIG,
-    MOMENTS,
-    STATE,
-    WEIGHTS,
-    CheckpointError,
-    checkpoints,
-    has_checkpoint,
-    load_state,
-)
+from .checkpoint import CheckpointError, files_of_checkpoint, has_checkpoint, load_state
 
 # --- a new run --------------------------------------------------------------------------------------------------------
 
@@ -92,9 +78,8 @@ def replacing_run(out_dir: str | os.PathLike[str], put_back: Callable[[], object
 
 def _files_of_run(folder: Path) -> list[Path]:
     """What belongs to a run in its folder. With the last ones, it is a run that can be continued."""
-    found = [folder / name for name in (*TOKENIZER_FILES, "data", "log.jsonl", CONFIG, WEIGHTS, MOMENTS)]
-    found += [*checkpoints(folder).values(), folder / STATE, folder / COMMIT]
-    return [path for path in found if path.exists()]
+    paths = [folder / name for name in (*TOKENIZER_FILES, "data", "log.jsonl")] + files_of_checkpoint(folder)
+    return [path for path in paths if path.exists()]
 
 
 def _move(paths: Iterable[Path], target: Path) -> None:
@@ -138,29 +123,3 @@ def length_setting(config: Any) -> tuple[str, str]:
         if hasattr(settings, "total_iterations"):
             return part, "total_iterations"
     return "training", "max_iters"
-
-
-# --- what went wrong --------------------------------------------------------------------------------------------------
-
-
-def keep_batches(path: Path, batches: Sequence[Any]) -> None:
-    """Save the batches of a step that was not finite as arrays for NumPy, so you can examine them.
-
-    Their parts have names such as batch_0_1, for the second part of the first batch.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with naming(path):
-        np.savez(path, **dict(_arrays("batch", batches)))  # type: ignore[arg-type]
-
-
-def _arrays(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
-    value = vars(value) if dataclasses.is_dataclass(value) else value
-    if isinstance(value, list | tuple) and not all(isinstance(part, int | float) for part in value):
-        value = dict(enumerate(value))
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from _arrays(f"{name}_{key}", part)
-    else:
-        value = value.data if isinstance(value, Tensor) else value
-        array = np.asarray(backend.to_numpy(value) if backend.is_array(value) else value)
-        yield name, np.asarray(repr(value)) if array.dtype == object else array  # objects would need pickle

@@ -31,12 +31,11 @@ Gradients = Callable[[nn.Module, Sequence[Any], LossFunction], tuple[Sums, int]]
 class Step:
     """The result of one step.
 
-    batches: what it learned from. count: number of items that the loss and the metrics are averaged over, which are
-    tokens for a language model. lr: the learning rate. grad_norm: before clipping. skipped: the loss or the gradient
-    was not finite, so the weights did not change.
+    count: number of items that the loss and the metrics are averaged over, which are tokens for a language model. lr:
+    the learning rate. grad_norm: before clipping. skipped: the loss or the gradient was not finite, so the weights did
+    not change.
     """
 
-    batches: Sequence[Any]
     count: int
     lr: float
     loss: float
@@ -98,7 +97,7 @@ def training_step(
     # Schedule: set the learning rate of the next step, even after a skipped one.
     schedule.step()
     means = {name: read[name] / count for name in sums}
-    return Step(batches, count, lr, means.pop("loss"), means, read["norm"], skipped=not is_finite)
+    return Step(count, lr, means.pop("loss"), means, read["norm"], skipped=not is_finite)
 
 
 def training_steps(

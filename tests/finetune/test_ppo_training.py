@@ -201,9 +201,6 @@ def test_a_reward_that_is_not_finite_skips_steps_and_stops(settings, tmp_path, m
         train_ppo(run, config)
     assert run.steps_done == 10
     assert_same(run.model, load_run(tmp_path / "base")[0])
-    with np.load(tmp_path / "run" / "nonfinite-step-1.npz") as kept:
-        arrays = dict(kept)
-    assert np.isnan(next(value for name, value in arrays.items() if "advantages" in name)).all()
     assert load_checkpoint(tmp_path / "run").state["step"] == 0  # the last good one
 
 

@@ -296,8 +296,8 @@ def test_an_interrupted_older_checkpoint_is_read(tmp_path, runs, renamed):
     assert has_checkpoint(tmp_path) and number_of(tmp_path) == 1
 
 
-@pytest.mark.parametrize(("step", "saves", "found"), [("_verified", 1, 2), ("_fill", 1, 2), ("_fill", 10, None)])
-def test_what_is_saved_while_it_is_loaded_is_read_again(tmp_path, monkeypatch, step, saves, found):
+@pytest.mark.parametrize(("step", "saves"), [("_verified", 1), ("_fill", 1), ("_fill", 3)])
+def test_what_is_saved_while_it_is_loaded_is_read_again(tmp_path, monkeypatch, step, saves):
     """Saved before a file is checked, and when the weights were."""
     left, original = [a_run(number) for number in range(2, 2 + saves)], getattr(module, step)
     save_checkpoint(tmp_path, *a_run(1))
@@ -308,10 +308,7 @@ def test_what_is_saved_while_it_is_loaded_is_read_again(tmp_path, monkeypatch, s
         return original(*arguments)
 
     monkeypatch.setattr(module, step, saved_meanwhile)
-    if found is None:
-        refused(tmp_path, "is written faster than it can be read")
-    else:
-        assert load_checkpoint(tmp_path).state["step"] == found
+    assert load_checkpoint(tmp_path).state["step"] == 1 + saves
 
 
 def test_on_windows_an_open_file_is_waited_for_or_stays(tmp_path, monkeypatch):

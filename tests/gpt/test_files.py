@@ -11,7 +11,7 @@ from scripts.shared.verification import load_trace
 import pytest
 
 from finetune.adapters.adapter_files import load_adapter
-from gpt.files import open_regular, read_text
+from gpt.files import read_text
 from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.training.checkpoint import save_checkpoint
 from gpt.training.loading import load_model
@@ -125,13 +125,6 @@ def test_what_is_no_file_of_a_sensible_size_is_refused(tmp_path, make, read, nam
         return
     assert isinstance(error, (ValueError, OSError)), error
     assert "\n" not in str(error) and str(place) in str(error)
-
-
-def test_a_pipe_that_takes_a_files_place_is_not_waited_for(tmp_path, monkeypatch):
-    os.mkfifo(tmp_path / "pipe")
-    monkeypatch.setattr(Path, "is_file", lambda path: True)
-    error = within_seconds(lambda: open_regular(tmp_path / "pipe"))
-    assert isinstance(error, ValueError)
 
 
 def test_a_limit_of_bytes(tmp_path):

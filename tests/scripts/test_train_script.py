@@ -98,6 +98,7 @@ def test_textbook_kernels_and_bfloat16(finished, text, tmp_path):
         assert run_here(train.main, *options(text, tmp_path / more[1], *more)) == 0
         losses.append(read_log(tmp_path / more[1] / "log.jsonl")[-1]["val_loss"])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4) and 0 < abs(losses[0] - losses[2]) < 0.05
+    assert next(load_checkpoint(tmp_path / "bfloat16").model.parameters()).dtype == "float32"
 
 
 def test_a_new_llama(text, tmp_path, capsys):
@@ -193,20 +194,6 @@ def test_hidden_files_in_the_data_folder_are_not_the_runs(finished, tmp_path):
     assert run_here(train.main, "--init-from", "resume", "--out-dir", folder) == 0
 
 
-OTHER_VERSIONS = {
-    "extra.run": ({"sparkles": 1}, "is of another version: unknown setting sparkles"),
-    "extra": ("x", "is of another version"),
-    "batches": (None, "is not of a run like this"),
-}
-
-
-@pytest.mark.parametrize("place", OTHER_VERSIONS)
-def test_a_run_of_another_version_is_refused(finished, tmp_path, capsys, place):
-    folder, (value, words) = shutil.copytree(finished[0], tmp_path / "run"), OTHER_VERSIONS[place]
-    forge(folder, ("state", *place.split(".")), value)
-    assert words in refusal(train.main, capsys, "--init-from", "resume", "--out-dir", folder)
-
-
 # --- one run per folder -----------------------------------------------------------------------------------------------
 
 
@@ -287,9 +274,9 @@ def test_the_weights_of_another_run(finished, text, tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_run_that_diverges_ends_in_one_sentence_and_keeps_its_last_good_checkpoint(text, tmp_path, capsys):
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(text, tmp_path, capsys):
     error = refusal(train.main, capsys, *options(text, tmp_path, "--learning-rate", "1e30", "--grad-clip", "0"))
-    assert "the validation loss is not finite: the learning rate of 1e+30 is too high" in error
+    assert "the validation loss is not finite: perhaps the learning rate of 1e+30 is too high" in error
     assert "the last good checkpoint, of step 0" in error and checkpoint.load_state(tmp_path)["step"] == 0
 
 
