@@ -11,8 +11,6 @@ from gpt.model.moe import MixtureOfExperts, balance_loss, mixtures, use_experts
 from gpt.training.checkpoint import has_checkpoint, save_checkpoint
 from minigrad import Tensor, gradcheck, manual_seed, nn, optim, use_kernels
 
-pytestmark = pytest.mark.cpu_only("it has a test with a GPU of its own")
-
 SHAPE = {"vocab_size": 20, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
 
 
@@ -116,12 +114,3 @@ def test_a_checkpoint_is_refused_before_training_and_not_after_it(tmp_path):
 def test_what_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
-
-
-def test_on_a_gpu(cuda):
-    moe = mixture(4, 4, 2)
-    x = np.random.default_rng(1).standard_normal((2, 3, 4))
-    expected, balance = moe(Tensor(x)).data, moe.balance.item()
-    found = moe.to("cuda")(Tensor(x, device="cuda"))
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
-    assert moe.balance.item() == pytest.approx(balance)

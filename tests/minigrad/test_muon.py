@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt import GPT, GPTConfig
-from minigrad import backend, manual_seed, nn, optim, use_kernels
+from minigrad import manual_seed, nn, optim, use_kernels
 from minigrad.kernels.cpu import muon as twin
 from minigrad.muon import COEFFICIENTS, Muon, muon_groups, newton_schulz
 from tests.minigrad.test_optim import through_json
@@ -150,20 +150,3 @@ def test_a_vector_is_refused_and_not_added():
         optimizer.add_param_group({"params": nn.Parameter(np.ones(3))})
     assert len(optimizer.param_groups) == 1
     optimizer.add_param_group({"params": nn.Parameter(np.ones(3)), "orthogonalize": False})
-
-
-def test_on_a_gpu_it_takes_the_same_steps_without_waiting(cuda):
-    here, there = (two_matrices() for _ in range(2))
-    there = [p.to("cuda").detach().requires_grad_() for p in there]
-    makes = [Muon([{"params": p}, {"params": q, "orthogonalize": False}], lr=0.1) for p, q in (here, there)]
-    for number in range(3):
-        for p, q in zip(here, there):
-            p.grad = np.random.default_rng(number).standard_normal(p.shape).astype(np.float32)
-            q.grad = backend.to_device(p.grad, "cuda")
-        cuda.reset()
-        makes[1].step()
-        assert cuda.synchronisations == cuda.to_host == 0
-        makes[0].step()
-    for p, q in zip(here, there):
-        assert q.data.dtype == np.float32
-        np.testing.assert_allclose(q.data.get(), p.data, rtol=1e-5, atol=1e-6)
