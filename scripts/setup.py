@@ -27,7 +27,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 11)
 PYTHON_VERSION = "{}.{}".format(*sys.version_info)
-PACKAGES = ["minigrad", "gpt", "finetune"]
 COMMANDS = ["demo", "chat", "pipeline", "site", "test", "test-all", "lint", "doctor", "install"]
 STAMP = "minigrad-setup.json"
 # Options of pytest-xdist: a worker per core; an idle worker takes over half of another one's tests.
@@ -140,10 +139,7 @@ def commands(name: str, arguments: list[str]) -> list[list[str]]:
     if name == "test":
         return [[*pytest, *arguments]]
     if name == "test-all":  # the empty -m overrides the `-m "not slow"` of setup.cfg
-        everything = [*pytest, "-m", "", "--hypothesis-profile=thorough", *arguments]
-        again = [*pytest, "--device=cuda", "-m", "not slow and not oracle"]
-        again += [f"tests/{package}" for package in PACKAGES]
-        return [everything] if arguments else [everything, again]
+        return [[*pytest, "-m", "", "--hypothesis-profile=thorough", *arguments]]
     if name == "lint":
         ruff = [python, "-m", "ruff"]
         return [[*ruff, "check", ".", *arguments], [*ruff, "format", "--check", "."], [python, "-m", "mypy"]]

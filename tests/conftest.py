@@ -21,7 +21,6 @@ from tests.cuda_emulation import cublas
 from tests.cuda_emulation import run as emulation
 from tests.helpers import skip_or_fail
 from tests.standin.installing import installed
-from tests.standin.second_device import second_device, why_not
 
 # Property tests. `make test` draws few examples; `make test-all` passes --hypothesis-profile=thorough. No deadline and
 # no complaint about slowness: a result must not depend on the machine's speed. CI draws the same examples every time.
@@ -56,18 +55,8 @@ def no_pictures(monkeypatch):
 
 
 def pytest_addoption(parser):
-    text = "cuda: see tests/standin/second_device.py; gpu: the fixture `cuda` lends a real one (scripts/verify_gpu.py)"
-    parser.addoption("--device", choices=["cpu", "cuda", "gpu"], default="cpu", help=text)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def device(request):
-    """Where what tests make is: with --device=cuda on the stand-in for a GPU."""
-    if request.config.getoption("--device") != "cuda":
-        yield "cpu"
-        return
-    with second_device(request.module):
-        yield "cuda:0"
+    text = "gpu: the fixture `cuda` lends a real GPU instead of the stand-in (scripts/verify_gpu.py)"
+    parser.addoption("--device", choices=["cpu", "gpu"], default="cpu", help=text)
 
 
 @pytest.fixture
@@ -168,8 +157,6 @@ def pytest_runtest_setup(item):
             extras |= dict.fromkeys(("nbformat", "nbclient", "ipykernel"), "notebook")
             extra = extras.get(missing[0], "oracle")
             skip_or_fail(f"needs {', '.join(missing)}: python scripts/setup.py --with {extra} test")
-    if item.config.getoption("--device") == "cuda" and (reason := why_not(item)):
-        pytest.skip(f"only on the CPU: {reason}")
     emulated = item.get_closest_marker("emulation") and item.config.getoption("--device") != "gpu"
     if emulated and not emulation.available():
         skip_or_fail("runs CUDA kernels on the CPU, which needs Linux and g++")

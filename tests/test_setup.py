@@ -15,7 +15,6 @@ PYTHON = setup.PYTHON_VERSION
 MADE_BY_HAND = "made by hand"
 PYTEST = ["-m", "pytest", "--numprocesses=auto", "--maxprocesses=8", "--dist=worksteal"]
 THOROUGH = [*PYTEST, "-m", "", "--hypothesis-profile=thorough"]
-ON_CUDA = [*PYTEST, "--device=cuda", "-m", "not slow and not oracle", "tests/minigrad", "tests/gpt", "tests/finetune"]
 NO_PACKAGE = "ERROR: No matching distribution found for numpy>=99"
 NO_NETWORK = (
     "WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError('<HTTPSConnection>: "
@@ -180,7 +179,7 @@ def test_an_environment_made_by_hand_is_used_and_kept(machine):
         (["test", "-k", "a or b", "--with", "x"], [[*PYTEST, "-k", "a or b", "--with", "x"]]),
         (["--with=dev", "test", "-x"], [[*PYTEST, "-x"]]),
         (["test-all", "-x"], [[*THOROUGH, "-x"]]),
-        (["test-all"], [THOROUGH, ON_CUDA]),
+        (["test-all"], [THOROUGH]),
         (
             ["lint", "--fix"],
             [["-m", "ruff", "check", ".", "--fix"], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]],

@@ -1,19 +1,13 @@
 """The stand-in for CuPy is as strict as it should be: each slip that a GPU would show, or hide, is found here."""
 
 import re
-import sys
-import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import minigrad.functional as F
-from gpt.training.batches import validate_ids
-from minigrad import Tensor, nn, optim
+from minigrad import Tensor, optim
 from minigrad.functional.elementwise import Exp
-from tests.standin.cpu_only import CPU_ONLY
-from tests.standin.second_device import second_device, why_not
 from tests.standin.signatures import NAMES
 
 pytestmark = pytest.mark.usefixtures("cuda")
@@ -88,7 +82,6 @@ WAITS = {
     "item": lambda xp, x: x.sum().item(),
     "tolist": lambda xp, x: x.tolist(),
     "get": lambda xp, x: x.get(),
-    "asnumpy": lambda xp, x: xp.asnumpy(x),
     "print": lambda xp, x: f"{x}",
     "format": lambda xp, x: f"{x.sum():.3f}",
     "mask": lambda xp, x: x[x > 1],
@@ -127,8 +120,7 @@ def test_copies_to_the_device_are_counted(xp, cuda):
     xp.asarray(HOST)
     xp.array([1, 2])
     xp.zeros(3)[[0, 1]]
-    xp.zeros(3).set(np.zeros(3))
-    assert (cuda.to_device, cuda.to_host) == (4, 0)
+    assert (cuda.to_device, cuda.to_host) == (3, 0)
 
 
 def test_results_without_dimensions_are_arrays(xp, x):
@@ -145,10 +137,6 @@ def test_integers_in_arrays_wrap_around(xp):
 
 
 def test_dtypes_that_differ_from_numpy(xp):
-    from cupyx.scipy.special import erf
-
-    assert erf(xp.zeros(2, np.float16)).dtype == np.float64
-    assert erf(xp.zeros(2, np.float32)).dtype == np.float32
     assert (np.float64(2) * xp.zeros(2, np.float32)).dtype == np.float64  # as NumPy's: scalars of NumPy are strong
     assert (2.0 * xp.zeros(2, np.float32)).dtype == np.float32
     assert (xp.zeros(2, np.int32) / 2).dtype == np.float64
@@ -203,8 +191,6 @@ def test_a_kernel_gets_what_it_declares(xp, x):
     ):
         with pytest.raises(TypeError):
             kernel((1,), (32,), wrong)
-    with pytest.raises(RuntimeError, match="shared memory"):
-        kernel((1,), (32,), (x, np.float32(10), np.int32(6)), shared_mem=64 * 1024)
 
 
 # --- slips, planted in the library ---
@@ -252,38 +238,3 @@ def test_a_slip_in_an_op_is_found(name, monkeypatch, cuda):
     function, half, body = SLIPS_IN_OPS[name]
     monkeypatch.setattr(function, half, staticmethod(body))
     assert slipped(cuda, run)
-
-
-# --- the second device ---
-
-
-def test_tests_that_are_left_out_exist():
-    tests = Path(__file__).parent
-    for pattern in CPU_ONLY:
-        file, _, name = pattern.partition("::")
-        files = list(tests.glob(file))
-        assert files, pattern
-        start = re.match(r"(test_\w*)", name)
-        assert start is None or any(start[1] in path.read_text(encoding="utf-8") for path in files), pattern
-
-
-@pytest.mark.cpu_only("a reason")
-def test_why_a_test_is_left_out(request):
-    def item(name, mark=None):
-        return types.SimpleNamespace(nodeid=f"tests/{name}", get_closest_marker=lambda _: mark)
-
-    assert why_not(request.node) == "a reason"
-    assert why_not(item("minigrad/test_kernels.py::test_x[1]")) == "the CPU's fast kernels"
-    assert why_not(item("minigrad/test_tensor.py::test_hash_is_identity")) is None
-
-
-def test_on_the_second_device_a_test_may_look_and_the_library_may_not():
-    with second_device(sys.modules[__name__]):
-        x = Tensor([1.0, 2.0], requires_grad=True)
-        assert x.device == "cuda:0" and nn.Linear(2, 3).weight.device == "cuda:0"
-        np.testing.assert_array_equal((x * np.array([1.0, 2.0], np.float32)).data, [1.0, 4.0])
-        (x * 2).backward(np.ones(2))
-        assert np.asarray(x.grad).tolist() == (x.grad - np.zeros(2)).tolist() == [2.0, 2.0]
-        with pytest.raises(TypeError, match="Implicit conversion"):
-            validate_ids(Tensor([1, 2]).data, vocab_size=5)
-    assert Tensor([1.0]).device == "cpu" and nn.Linear(2, 3).weight.device == "cpu"

@@ -23,7 +23,6 @@ from minigrad import nn, no_grad, use_kernels
 from tests.finetune.small import small_tokenizer
 from tests.gpt.small import random_ids
 
-pytestmark = pytest.mark.cpu_only("models that tests define are made on the device at once, those of files are not")
 IDS = random_ids((24, 12))
 
 

@@ -64,7 +64,6 @@ def logits(model, ids=IDS):
         return model(ids).data
 
 
-@pytest.mark.cpu_only("models are quantized, and so calibrated, on the CPU")
 @pytest.mark.parametrize(
     "make", [small_gpt, small_llama, partial(small_gpt, norm="post")], ids=["gpt", "llama", "post"]
 )

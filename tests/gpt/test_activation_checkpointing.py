@@ -55,7 +55,6 @@ def test_loss_and_gradients_are_the_same_to_the_last_bit(build, kernels, precisi
         assert own.keys() == gradients.keys()
 
 
-@pytest.mark.cpu_only("the stand-in has the textbook's kernels whatever is chosen")
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
 def test_the_memory_is_what_accounting_says(kernels):
     config = GPTConfig(vocab_size=64, block_size=32, n_layer=6, n_head=2, n_embd=32)
@@ -227,7 +226,6 @@ def test_a_block_that_adds_to_what_it_left_earlier_is_refused():
         block.penalty.backward()
 
 
-@pytest.mark.cpu_only("use_experts makes the experts on the CPU")
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_a_balance_loss_has_its_gradient(kernels, weight):

@@ -39,7 +39,6 @@ MPI = {
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
 }
 with_mpi = pytest.mark.oracle("mpi4py")
-pytestmark = pytest.mark.cpu_only("processes of their own compute there")
 
 
 @pytest.fixture(scope="module")

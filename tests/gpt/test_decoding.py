@@ -34,7 +34,6 @@ def quantized(model):
     return model
 
 
-@pytest.mark.cpu_only("the plain forward pass is NumPy's")
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("pieces", [[4, 1, 1, 1, 1], [1, 3, 2, 2]])
 @pytest.mark.parametrize(("texts", "padded"), [(3, True), (20, False)])  # few rows and many
@@ -61,7 +60,6 @@ class Mine(Function):
     forward = staticmethod(lambda ctx, x, *rest: x)
 
 
-@pytest.mark.cpu_only("the plain forward pass is NumPy's")
 def test_it_is_for_ordinary_models_and_fast_kernels_only():
     model = small_gpt()
     assert decoding.forward_for(model) is None  # textbook kernels
@@ -129,7 +127,6 @@ CHANGES = {
 }
 
 
-@pytest.mark.cpu_only("the plain forward pass is NumPy's")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_weights_that_change_after_they_were_joined(change):
     """In the generation that joined them, and in the next one."""

@@ -399,7 +399,6 @@ def test_a_run_is_not_overwritten(tmp_path, make):
     assert files_of(tmp_path) == before
 
 
-@pytest.mark.cpu_only("a model on a GPU is copied to the host as a whole: the library writes all arrays at once")
 def test_saving_copies_only_what_is_transposed(tmp_path):
     model = GPT(GPTConfig(vocab_size=2000, block_size=64, n_layer=4, n_head=2, n_embd=128))
     turned = {row.ours for row in gpt2_huggingface.rows(model.config) if row.transposed}

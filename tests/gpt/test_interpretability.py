@@ -67,7 +67,6 @@ def test_patterns_are_rows_that_sum_to_1_and_see_no_later_token_also_with_fast_k
         assert np.allclose(attention_patterns(model, IDS), patterns, atol=0.05)
 
 
-@pytest.mark.cpu_only("it computes the pattern with NumPy")
 def test_a_pattern_is_softmax_of_queries_and_keys():
     manual_seed(0)
     gpt = GPT(GPTConfig(**SHAPE))

@@ -404,7 +404,6 @@ def test_watching_changes_nothing(tmp_path, watched):
     assert all(states[0][name] == states[1][name] for name in ("random", "batches", "schedule", "count"))
 
 
-@pytest.mark.cpu_only("the stand-in has the textbook's kernels whatever is chosen")
 @pytest.mark.parametrize("changed", ["threads", "cores"])
 def test_other_threads_go_on_with_a_warning(copied, monkeypatch, changed, capsys):
     function = {"threads": "blas_threads", "cores": "usable_cores"}[changed]

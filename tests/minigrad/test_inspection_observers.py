@@ -10,8 +10,6 @@ from gpt import GPT, GPTConfig
 from minigrad import Function, autocast, backend, manual_seed, nn, optim, use_kernels
 from minigrad.inspection import detect_anomaly, memory, profile, record
 
-pytestmark = pytest.mark.cpu_only("a step is recorded on the CPU")
-
 IDS = np.array([[1, 3, 1], [4, 0, 2]])
 
 

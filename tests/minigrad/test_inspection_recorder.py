@@ -11,8 +11,6 @@ from minigrad import Function, Tensor, manual_seed, nn, optim, use_kernels
 from minigrad.inspection import record
 from tests.helpers import needs_threads
 
-pytestmark = pytest.mark.cpu_only("a step is recorded on the CPU")
-
 
 class Model(nn.Module):
     def __init__(self):

@@ -1,6 +1,6 @@
 """The stand-in for `cupy.ndarray`: a NumPy array that behaves as if it were on a GPU.
 
-It is a wrapper, no subclass, so that NumPy cannot get at the numbers by itself. What CuPy refuses is refused:
+It is a wrapper, not a subclass, so NumPy cannot get at the numbers by itself. What CuPy refuses is refused:
 implicit conversion (`np.asarray(x)`), arithmetic between the two kinds of arrays, names and arguments that CuPy lacks.
 What CuPy allows although it waits for the device (`float(x)`, `if x`, masks as indices) is counted. And some of what
 CuPy allows silently is refused as well, because it is a slip whenever it happens in this project: `np.exp(x)`, writing
@@ -12,17 +12,10 @@ import importlib.util
 
 import numpy as np
 
-from tests.cuda_emulation.run import remember
-
 from . import counters
 from .signatures import NAMES, check_call
 
 DTYPES = "?bBhHiIlLqQefdFD"
-
-
-def lenient():
-    """May whoever asks look at device arrays as if they were NumPy's? See second_device.py."""
-    return False
 
 
 def _waits(question):
@@ -60,16 +53,12 @@ class ndarray:
     # --- what NumPy must not do with it ---
 
     def __array__(self, dtype=None, copy=None):
-        if lenient():
-            return np.array(self._host, dtype, copy=copy)
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct one.")
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
         scalar_first = method == "__call__" and isinstance(inputs[0], np.generic) and len(inputs) == 2
         if scalar_first and not options and inputs[1] is self:  # np.float32(2) * x
             return elementwise(ufunc.__name__, *inputs)
-        if lenient():
-            return _for_a_test(getattr(ufunc, method), inputs, options)
         if any(isinstance(x, np.ndarray) for x in (*inputs, *options.get("out", ()))):
             raise TypeError(
                 f"Unsupported type <class 'numpy.ndarray'>: np.{ufunc.__name__} of a NumPy and a CuPy array"
@@ -77,29 +66,20 @@ class ndarray:
         raise TypeError(f"np.{ufunc.__name__} of a CuPy array: ask xp = module_of(x), and call xp.{ufunc.__name__}")
 
     def __array_function__(self, func, types, args, kwargs):
-        if lenient():
-            return _for_a_test(func, args, kwargs)
         raise TypeError(f"np.{func.__name__} of a CuPy array: ask xp = module_of(x), and call xp.{func.__name__}")
 
     # --- what waits for the device ---
 
-    def get(self, stream=None, order="C", out=None, blocking=True):
+    def get(self, stream=None, order="C"):
         """A copy on the host."""
         counters.synchronise(copies=1)
-        if out is None:
-            return self._host.copy(order)
-        out[...] = self._host
-        return out
-
-    def tobytes(self, order="C"):
-        counters.synchronise(copies=1)
-        return self._host.tobytes(order)
+        return self._host.copy(order)
 
     def nonzero(self):
         counters.synchronise()
         return tuple(wrap(found) for found in self._host.nonzero())
 
-    item, tolist = _waits(np.ndarray.item), _waits(np.ndarray.tolist)
+    item, tolist, tobytes = _waits(np.ndarray.item), _waits(np.ndarray.tolist), _waits(np.ndarray.tobytes)
     __bool__, __int__, __float__, __complex__ = _waits(bool), _waits(int), _waits(float), _waits(complex)
     __repr__, __str__ = _waits(repr), _waits(str)
 
@@ -118,13 +98,6 @@ class ndarray:
     def __iter__(self):
         return (self[i] for i in range(len(self)))
 
-    def set(self, arr, stream=None):
-        """Overwrite with a NumPy array of the same shape and dtype."""
-        if not isinstance(arr, np.ndarray) or arr.shape != self.shape or arr.dtype != self.dtype:
-            raise TypeError("ndarray.set takes a NumPy array of the same shape and dtype")
-        counters.upload()
-        self._host[...] = arr
-
     def astype(self, dtype, order="K", casting=None, subok=None, copy=True):
         return result(self._host.astype(_supported(dtype), order=order, copy=copy), self)
 
@@ -138,12 +111,12 @@ class ndarray:
         return view(self, found) if isinstance(found, np.ndarray) and found.base is not None else wrap(found)
 
     def __setitem__(self, index, value):
-        if isinstance(value, np.ndarray) and not lenient():
+        if isinstance(value, np.ndarray):
             raise TypeError("a NumPy array is written into a CuPy array, which copies silently: use xp.asarray first")
         index = host_index(index, self.shape)
         if isinstance(value, ndarray) and value.size > 1:
             _check_places_differ(index, self.shape)
-        self._host[index] = value if isinstance(value, np.ndarray) else unwrap(value)
+        self._host[index] = unwrap(value)
 
 
 class Flags:
@@ -159,7 +132,6 @@ class Pointer:
 
     def __init__(self, array):
         self.ptr = array._host.__array_interface__["data"][0]
-        remember(array._host)  # the address may be handed to a kernel
 
 
 def _supported(dtype):
@@ -169,34 +141,34 @@ def _supported(dtype):
     return dtype
 
 
-def _for_a_test(function, args, options):
-    """`function` of NumPy, on the host; of device arrays alone the result is one, as CuPy would have it."""
-    out = function(*_on_host(args), **_on_host(options))
-    alone = not any(isinstance(x, np.ndarray) for x in [*args, *options.values()])
-    return wrap(out) if alone and device_arrays(args) else out
-
-
-def _on_host(value):
-    if isinstance(value, dict):
-        return {key: _on_host(part) for key, part in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(map(_on_host, value))
-    return value._host if isinstance(value, ndarray) else value
-
-
 # --- between the two sides -------------------------------------------------------------------------------------------
 
-_devices = [0]  # a stack: `with Device(1)` puts one on top
-_device_objects = {}
+device_count = 1
+_current = [0]  # the number of the current device
 
 
-def current_device():
-    """The device on which new arrays are made."""
-    if _devices[-1] not in _device_objects:
-        from .cuda import Device
+class CUDARuntimeError(RuntimeError):
+    """An error that the CUDA driver reports."""
 
-        _device_objects[_devices[-1]] = Device(_devices[-1])
-    return _device_objects[_devices[-1]]
+
+class Device:
+    """A GPU, by its number; the current one if none is given."""
+
+    def __init__(self, device=None):
+        self.id = _current[0] if device is None else int(device)
+        if not 0 <= self.id < device_count:
+            raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+
+    def __eq__(self, other):
+        return isinstance(other, Device) and other.id == self.id
+
+    def use(self):
+        """New arrays are made here from now on."""
+        _current[0] = self.id
+
+    def synchronize(self):
+        """Wait."""
+        counters.synchronise()
 
 
 def wrap(host):
@@ -206,7 +178,7 @@ def wrap(host):
     if not isinstance(host, np.ndarray | np.generic):
         return host
     array = object.__new__(ndarray)
-    array._host, array.base, array.device = np.asarray(host), None, current_device()
+    array._host, array.base, array.device = np.asarray(host), None, Device()
     _supported(array._host.dtype)
     return array
 
@@ -258,9 +230,9 @@ def device_arrays(*values):
             found.append(value)
         elif isinstance(value, tuple | list | dict):
             found += device_arrays(*(value.values() if isinstance(value, dict) else value))
-    if any([array.device.id != _devices[-1] for array in found]):
+    if any([array.device.id != _current[0] for array in found]):
         where = ", ".join(str(array.device.id) for array in found)
-        raise ValueError(f"Array device must be same as the current device: arrays on {where}, current {_devices[-1]}")
+        raise ValueError(f"Array device must be same as the current device: arrays on {where}, current {_current[0]}")
     return found
 
 
@@ -285,8 +257,6 @@ def host_index(index, shape):
 
 def _index_part(part):
     if isinstance(part, np.ndarray):
-        if lenient():
-            return part
         raise TypeError("a CuPy array is indexed with a NumPy array, which copies silently: use xp.asarray first")
     if isinstance(part, list):
         counters.upload()
@@ -401,8 +371,6 @@ def _dtype(char):
 
 def matrix_product(x, y):
     """x @ y: two device arrays with at least one dimension each."""
-    if any(isinstance(factor, np.ndarray) for factor in (x, y)) and lenient():
-        return _on_host(x) @ _on_host(y)
     if not (isinstance(x, ndarray) and isinstance(y, ndarray)):
         other = y if isinstance(x, ndarray) else x
         raise TypeError(f"Unsupported type {type(other)} in matmul")
@@ -414,16 +382,7 @@ def _operator(name, reflected=False):
     def run(self, other):
         if not isinstance(other, ndarray | np.ndarray | np.generic | bool | int | float | complex):
             return NotImplemented  # a Tensor takes over; lists and strings are refused
-        if isinstance(other, np.ndarray) and lenient():
-            return getattr(np, name)(*((other, self._host) if reflected else (self._host, other)))
         return elementwise(name, other, self) if reflected else elementwise(name, self, other)
-
-    return run
-
-
-def _in_place(name):
-    def run(self, other):
-        return elementwise(name, self, wrap(other) if isinstance(other, np.ndarray) and lenient() else other, out=self)
 
     return run
 
@@ -439,7 +398,7 @@ _UNARY = {"neg": "negative", "abs": "absolute", "invert": "invert", "pos": "posi
 for _short, _name in _BINARY.items():
     setattr(ndarray, f"__{_short}__", _operator(_name))
     setattr(ndarray, f"__r{_short}__", _operator(_name, reflected=True))
-    setattr(ndarray, f"__i{_short}__", _in_place(_name))
+    setattr(ndarray, f"__i{_short}__", lambda self, other, _name=_name: elementwise(_name, self, other, out=self))
 for _short, _name in _COMPARE.items():
     setattr(ndarray, f"__{_short}__", _operator(_name))
 for _short, _name in _UNARY.items():

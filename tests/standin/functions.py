@@ -1,15 +1,12 @@
 """The functions of the stand-in: those of `cupy` that NumPy has under the same name, with its arguments and limits."""
 
-import math
-
 import numpy as np
 
 from . import counters
 from .arrays import (
-    current_device,
+    Device,
     device_arrays,
     elementwise,
-    loop,
     matrix_product,
     ndarray,
     result,
@@ -35,15 +32,10 @@ SYNCHRONISES = {
 }
 
 
-def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
-    """A copy on the host; of what is there already, a NumPy array."""
-    return a.get(stream, order, out) if isinstance(a, ndarray) else np.asarray(a, order=order)
-
-
 def convert(name, obj, *args, **options):
     """`cupy.asarray` and its kin: from the host (counted), or an array that is on the device already."""
     options.pop("blocking", None)
-    if isinstance(obj, ndarray) and obj.device != current_device():
+    if isinstance(obj, ndarray) and obj.device != Device():
         return wrap(obj._host.copy())  # from one GPU to another
     if isinstance(obj, ndarray):
         return result(np.asarray(getattr(np, name)(obj._host, *args, **options)), obj)
@@ -86,20 +78,6 @@ class Ufunc:
         if len(args) > count:
             options["out"] = args[count]
         return elementwise(self.name, *args[:count], **options)
-
-
-def special_function(name, compute):
-    """A function of `cupyx.scipy.special`, which returns float64 for float16."""
-
-    def run(x):
-        (takes,), (gives,) = loop(name, NAMES["special"][name]["types"], [unwrap(x)])
-        return result(np.asarray(compute(unwrap(x).astype(takes))).astype(gives), x)
-
-    run.__name__ = name
-    return run
-
-
-erf = special_function("erf", np.vectorize(math.erf, otypes=[np.float64]))
 
 
 def unwritten(host):
@@ -156,5 +134,5 @@ def broadcast_to(array, shape):
     return view(array, np.broadcast_to(array._host, shape))
 
 
-OWN = {"asnumpy": asnumpy, "broadcast_to": broadcast_to, "einsum": einsum, "matmul": matmul, "ndarray": ndarray}
+OWN = {"broadcast_to": broadcast_to, "einsum": einsum, "matmul": matmul, "ndarray": ndarray}
 OWN |= {"where": where}

@@ -55,15 +55,12 @@ def signatures(things):
 def names():
     """Everything that goes into names.json."""
     import cupy
-    import cupyx
-    import cupyx.scipy.special
 
     top = public(cupy)
     ufuncs = {name: ufunc(thing) for name, thing in top.items() if type(thing).__name__ == "ufunc"}
     callables = {name: thing for name, thing in top.items() if name not in ufuncs and not isinstance(thing, type)}
     members = public(cupy.ndarray)
     methods = signatures({name: member for name, member in members.items() if callable(member)})
-    special = public(cupyx.scipy.special)
     return {
         "version": cupy.__version__,
         "functions": signatures(callables),
@@ -76,8 +73,6 @@ def names():
         "random": sorted({*public(cupy.random), "Generator"}),  # which is loaded when it is asked for
         "generator": signatures(public(cupy.random.Generator)),
         "cuda": sorted(public(cupy.cuda)),
-        "cupyx": sorted(public(cupyx)),
-        "special": {name: ufunc(thing) for name, thing in special.items() if type(thing).__name__ == "ufunc"},
     }
 
 
