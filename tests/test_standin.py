@@ -179,16 +179,10 @@ def test_a_kernel_gets_what_it_declares(xp, x):
     source = """extern "C" __global__ void add(float* x, float number, int n) {
         if (threadIdx.x < n) x[threadIdx.x] += number;
     }"""
-    kernel = xp.RawKernel(source, "add")
-    kernel((1,), (32,), (x, np.float32(10), np.int32(6)))
+    kernel, n = xp.RawKernel(source, "add"), np.int32(6)
+    kernel((1,), (32,), (x, np.float32(10), n))
     assert x.get().ravel().tolist() == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0]
-    for wrong in (
-        (x, 10.0, np.int32(6)),  # CuPy passes a double
-        (x, np.float32(10), 6),  # and 64 bits of integer
-        (HOST, np.float32(10), np.int32(6)),
-        (x.astype(np.float64), np.float32(10), np.int32(6)),
-        (x, np.float32(10)),
-    ):
+    for wrong in ((x, 10.0, n), (x, np.float32(10), 6), (HOST, np.float32(10), n)):  # CuPy passes 8 bytes of a number
         with pytest.raises(TypeError):
             kernel((1,), (32,), wrong)
 
@@ -197,7 +191,7 @@ def test_a_kernel_gets_what_it_declares(xp, x):
 
 
 def keeping(body):
-    """A forward of Exp or Relu that keeps its result for backward, as theirs do."""
+    """A forward of Exp that keeps its result for backward, as Exp's does."""
 
     def forward(ctx, x):
         ctx.out = body(x)
@@ -206,35 +200,28 @@ def keeping(body):
     return forward
 
 
-SLIPS_IN_OPS = {
-    "np. in forward": (Exp, "forward", keeping(lambda x: np.exp(x))),
-    "a NumPy array in forward": (Exp, "forward", keeping(lambda x: x * np.full(x.shape, 2.0, np.float32))),
-    "np. in backward": (Exp, "backward", lambda ctx, dout: (np.multiply(dout, ctx.out),)),
-    "a NumPy array in backward": (Exp, "backward", lambda ctx, dout: (np.zeros(dout.shape, np.float32),)),
-    "a number from the device": (Exp, "forward", keeping(lambda x: x + float(x.max()))),
-    "a mask as index": (Exp, "forward", keeping(lambda x: x[x > 0].sum() * x)),
-    "a test of values": (Exp, "forward", keeping(lambda x: x if x.max() > 0 else 0 * x)),
+SLIPS = {
+    "np. in forward": ("forward", keeping(lambda x: np.exp(x))),
+    "a NumPy array in backward": ("backward", lambda ctx, dout: (np.zeros(dout.shape, np.float32),)),
+    "a number from the device": ("forward", keeping(lambda x: x + float(x.max()))),
 }
 
 
-def slipped(cuda, run):
-    """Whether `run` was refused, or made the host wait."""
+def slipped(cuda):
+    """Whether a use of Exp was refused, or made the host wait."""
     cuda.reset()
     try:
-        run()
-    except (TypeError, RuntimeError, ValueError):
+        x = Tensor(np.array([-1.0, 2.0], np.float32), requires_grad=True, device="cuda")
+        (F.exp(x) * 2).sum().backward()
+        optim.SGD([x]).step()
+    except TypeError:
         return True
     return cuda.synchronisations > 0
 
 
-@pytest.mark.parametrize("name", SLIPS_IN_OPS)
+@pytest.mark.parametrize("name", SLIPS)
 def test_a_slip_in_an_op_is_found(name, monkeypatch, cuda):
-    def run():
-        x = Tensor(np.array([-1.0, 2.0], np.float32), requires_grad=True, device="cuda")
-        (F.exp(x) * 2 + F.exp(x)).sum().backward()
-        optim.SGD([x]).step()
-
-    assert not slipped(cuda, run)
-    function, half, body = SLIPS_IN_OPS[name]
-    monkeypatch.setattr(function, half, staticmethod(body))
-    assert slipped(cuda, run)
+    assert not slipped(cuda)
+    half, body = SLIPS[name]
+    monkeypatch.setattr(Exp, half, staticmethod(body))
+    assert slipped(cuda)
