@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
+from finetune.adapters.adapter_files import load_adapter, save_adapter
 from finetune.adapters.lora import LoRAConfig, apply_lora, merge_lora, unmerge_lora
 from finetune.adapters.qlora import apply_qlora
 from finetune.data.chat_template import resize_token_embeddings
@@ -264,7 +265,13 @@ def more_ops_row(device):
     ids = backend.to_device(np.array([1, 0, 2]), device)
     out = F.merge_heads(F.split_heads(x, 2)) + F.scaled_dot_product_attention(x, x, x, dropout_p=1.0)
     (out * F.one_hot(ids, 8)).sum().backward()
-    return [out, x.grad, F.where(np.True_, x, 0.0), nn.init.normal_(Tensor(np.zeros((2, 3)), device=device))]
+    return [
+        out,
+        x.grad,
+        F.dropout(x, 1.0),
+        F.where(np.True_, x, 0.0),
+        nn.init.normal_(Tensor(np.zeros((2, 3)), device=device)),
+    ]
 
 
 one_block = partial(small_gpt, n_layer=1)
@@ -386,6 +393,13 @@ def test_a_model_moves_there_and_back_and_is_read_from_files(cuda, tmp_path):
     other.load_state_dict(loaded.state_dict())  # from the CPU into a model on the GPU
     assert {p.device for p in other.parameters()} == {"cuda:0"}
     small_gpt(seed=2).load_state_dict(other.state_dict())  # and back
+    adapted = small_gpt().to("cuda")
+    layers = apply_lora(adapted, LoRAConfig(r=2))
+    save_adapter(adapted, tmp_path / "adapter")
+    again = small_gpt().to("cuda")
+    load_adapter(again, tmp_path / "adapter")
+    assert_same(again, adapted)
+    assert {layer.lora_A.device for layer in layers.values()} == {"cuda:0"}
     assert_same(other.to("cpu"), weights)
     assert {type(p.data) for p in other.parameters()} == {np.ndarray}
 

@@ -189,7 +189,7 @@ ATTENTION = {
     "another mask for each head": attention((3, 2), 7, 35, attn_mask=mask(3, 2, 7, 35)),
     "another mask for each head of all sequences": attention((3, 2), 7, 35, attn_mask=mask(2, 1, 1)),
 }
-# Values that share the weights of one head, and so its dropout. The kernels for GPUs leave these to the textbook form.
+# Values that share the weights of one head, and so its dropout.
 SHARED_DROPOUT = {
     "dropout shared by values of another axis": leading((2,), (2,), (3, 2), dropout_p=0.4),
     "dropout shared by values of more heads": leading((2, 1), (2, 1), (2, 3), dropout_p=0.4, is_causal=True),
