@@ -314,6 +314,9 @@ ROWS = {
     "a text with options": text_row(small_gpt, top_k=5, top_p=0.9, repetition_penalty=1.2),
     "a text without a cache": text_row(small_gpt, temperature=0, use_cache=False),
     "a text with guesses": speculation_row,
+    "a text after a tensor": lambda device: (
+        small_gpt().to(device).generate(Tensor(IDS, device=device), 2, temperature=0)
+    ),
     "replies": reply_row,
     **{f"quantized: {name}": quantized_row(make) for name, make in QUANTIZED.items()},
     "LoRA": adapted_row,
@@ -329,7 +332,7 @@ ROWS = {
 # name -> how often the host waits: for each token of a text, once for the numbers of each step, and twice in each pass
 # through a mixture of experts, which must know how many tokens an expert gets
 WAITS = {"a text": 14, "a text of Llama": 14, "a text with options": 14, "a text without a cache": 42}
-WAITS |= {"a text with guesses": 5, "replies": 8, "training": 2, "training in bfloat16": 2}
+WAITS |= {"a text with guesses": 5, "a text after a tensor": 3, "replies": 8, "training": 2, "training in bfloat16": 2}
 WAITS |= {"GPT with experts": 6, "GPT, checkpointed": 8, "LoRA": 2, "evaluation and activations": 2}
 
 
