@@ -19,10 +19,10 @@ from tests.scripts.running import ROOT, refusal, run_here
 def tiny(monkeypatch):
     """Sizes that the emulation can do in seconds."""
     parts = verify_gpu.PARTS
-    sizes = parts["kernels"].Sizes(batch=1, time=40, rows=9, width=32, heads=2, vocabulary=70, repeats=1)
+    sizes = parts["kernels"].Sizes(batch=1, time=20, rows=5, width=32, heads=2, vocabulary=70, repeats=1)
     config = GPTConfig(vocab_size=31, block_size=8, n_layer=1, n_head=2, n_embd=16)
     monkeypatch.setattr(parts["kernels"].check, "__defaults__", (sizes,))
-    monkeypatch.setattr(parts["training"].check, "__defaults__", (parts["training"].Run(4, 2, config),))
+    monkeypatch.setattr(parts["training"].check, "__defaults__", (parts["training"].Run(3, 2, config),))
 
 
 def test_without_a_gpu_one_sentence_says_so(tmp_path, capsys):
