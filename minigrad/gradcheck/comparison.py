@@ -221,7 +221,7 @@ class Subject:
             raise TypeError("gradcheck: fn returns no floating-point Tensor, so there is nothing to differentiate")
         return outputs
 
-    def moved(self, k: int, direction: Array, distance: complex) -> Array:
+    def moved(self, k: int, direction: Array | float, distance: complex) -> Array:
         """The flat outputs after variable k has been moved by `distance` along `direction`. Records no graph."""
         arrays = [np.array(v.value, np.result_type(distance, np.float64)) for v in self.variables]
         arrays[k] += distance * direction

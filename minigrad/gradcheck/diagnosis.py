@@ -69,13 +69,12 @@ class Case:
         self.out = self.outputs[output]
         self._mine = self.graph.of_output(output)
         self.known = comparison.smooth(wrong)[self._mine]  # not at a kink
-        self.jacobians = self._jacobians() if self._is_whole() else None
+        self.jacobians = self._jacobians()
 
-    def _is_whole(self) -> bool:
-        """Whether the whole Jacobian is known, not only mixtures of it."""
-        return (self.output, None) not in self.graph.rows and self.comparison.is_dense(self.wrong)
-
-    def _jacobians(self) -> Jacobians:
+    def _jacobians(self) -> Jacobians | None:
+        """None if only mixtures of rows or columns are known."""
+        if (self.output, None) in self.graph.rows or not self.comparison.is_dense(self.wrong):
+            return None
         numeric, known = (side(self.wrong)[self._mine] for side in (self.comparison.numeric, self.comparison.smooth))
         analytic = self.gradient[self._mine].reshape(numeric.shape)
         largest = max(float(np.abs(side).max(initial=0)) for side in (analytic, numeric))

@@ -20,7 +20,6 @@ import sys
 import weakref
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,40 +36,31 @@ class AnomalyError(RuntimeError):
     """An op produced NaN or infinity, or an array that was saved for backward has changed."""
 
 
-@dataclass
-class _Forward:
-    """A forward call, as a message about its backward describes it."""
-
-    where: str
-    call: str
-    checksums: dict[str, int]
-
-
 class _Detector(switches.Observer):
     def __init__(self) -> None:
-        self._forwards: weakref.WeakKeyDictionary[Any, _Forward] = weakref.WeakKeyDictionary()
+        # Of each forward call: how a message describes it, and the checksums of what it saved.
+        self._forwards: weakref.WeakKeyDictionary[Any, tuple[str, dict[str, int]]] = weakref.WeakKeyDictionary()
 
     def before(self, phase: str, ctx: Any, arrays: list[Any]) -> None:
-        forward = self._forwards.get(ctx)
-        if phase == "backward" and forward is not None:
-            _check_unchanged(ctx, forward)
+        if phase == "backward" and ctx in self._forwards:
+            _check_unchanged(ctx, *self._forwards[ctx])
 
     def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
         if phase == "forward":
             names = input_names(ctx.function, len(arrays))
             call = f"{ctx.function.__name__}({_described(names, arrays)}) -> {_described([''] * len(results), results)}"
-            forward = _Forward(_users_line(), call, {})
-            given, made = dict(zip(names, arrays, strict=True)), _numbered("out", results)
-            _check_results(phase, ctx, given, made, forward)
+            line, given = _users_line(), dict(zip(names, arrays, strict=True))
+            _check_results(phase, ctx, given, _numbered("out", results), f"\n  {call}\n  called at {line}")
             if True in ctx.needs_grad:
-                forward.checksums = {name: _checksum(array) for name, array in saved_arrays(ctx)}
-                self._forwards[ctx] = forward
+                origin = f"\n  {call}\n  whose forward was called at {line}"
+                self._forwards[ctx] = origin, {name: _checksum(array) for name, array in saved_arrays(ctx)}
         else:
             names = input_names(ctx.function, len(results))
-            given = _numbered("dout", tuple(arrays))
-            arrays = [result.values if isinstance(result, SparseGradient) else result for result in results]
-            made = {f"d{name}": array for name, array in zip(names, arrays, strict=True)}
-            _check_results(phase, ctx, given, made, self._forwards.get(ctx))
+            arrays_made = [result.values if isinstance(result, SparseGradient) else result for result in results]
+            made = {f"d{name}": array for name, array in zip(names, arrays_made, strict=True)}
+            unknown = "\n  forward ran outside of detect_anomaly(), so its line is not known"
+            origin, _ = self._forwards.get(ctx, (unknown, {}))
+            _check_results(phase, ctx, _numbered("dout", tuple(arrays)), made, origin)
 
 
 @contextlib.contextmanager
@@ -94,7 +84,7 @@ def detect_anomaly() -> Iterator[None]:
 # --- NaN and infinity ---
 
 
-def _check_results(phase: str, ctx: Any, given: dict[str, Any], made: dict[str, Any], forward: _Forward | None) -> None:
+def _check_results(phase: str, ctx: Any, given: dict[str, Any], made: dict[str, Any], origin: str) -> None:
     for name, result in made.items():
         has_nan = _any("isnan", result)
         if not has_nan and not _any("isinf", result):
@@ -109,16 +99,16 @@ def _check_results(phase: str, ctx: Any, given: dict[str, Any], made: dict[str, 
         place, where = _first_bad(result)
         op = ctx.function.__name__
         if culprits:
-            origin = "passed to backward(), or a sum that overflowed" if phase == "backward" else "data? a parameter?"
+            whence = "passed to backward(), or a sum that overflowed" if phase == "backward" else "data? a parameter?"
             had = " and ".join(culprits)
-            headline = f"{what} reached {op} in {phase}: {had} had it, and no op of the block made it ({origin})"
+            headline = f"{what} reached {op} in {phase}: {had} had it, and no op of the block made it ({whence})"
         else:
             headline = f"{op} made {what} in {phase}"
             if inf_given:
                 headline += f", of the infinity in {' and '.join(inf_given)}"
         lines = [headline, f"  {name} {_described([''], [result])}: {where}"]
         lines += [f"  there: {values}"] if (values := _values_at(place, result, given, ctx, phase)) else []
-        raise AnomalyError("\n".join(lines) + _origin(phase, forward))
+        raise AnomalyError("\n".join(lines) + origin)
 
 
 def _any(test: str, value: Any) -> bool:
@@ -150,13 +140,13 @@ def _values_at(place: tuple[int, ...], result: Any, given: dict[str, Any], ctx: 
 # --- arrays changed between forward and backward ---
 
 
-def _check_unchanged(ctx: Any, forward: _Forward) -> None:
+def _check_unchanged(ctx: Any, origin: str, checksums: dict[str, int]) -> None:
     for name, array in saved_arrays(ctx):
-        if name in forward.checksums and _checksum(array) != forward.checksums[name]:
+        if name in checksums and _checksum(array) != checksums[name]:
             raise AnomalyError(
                 f"ctx.{name}, {array.shape}, which {ctx.function.__name__} saved for backward, was changed before "
                 "backward used it (written to with NumPy, as in x.data[0] = 1 or x.data += 1?). "
-                "Change a copy, or run forward again after the change" + _origin("backward", forward)
+                "Change a copy, or run forward again after the change" + origin
             )
 
 
@@ -175,13 +165,6 @@ def _users_line() -> str:
     code, line = frame.f_code, frame.f_lineno
     source = linecache.getline(code.co_filename, line, frame.f_globals).strip()
     return f"{code.co_filename}:{line}, in {code.co_name}" + (f"\n      {source}" if source else "")
-
-
-def _origin(phase: str, forward: _Forward | None) -> str:
-    if forward is None:
-        return "\n  forward ran outside of detect_anomaly(), so its line is not known"
-    called = "called" if phase == "forward" else "whose forward was called"
-    return f"\n  {forward.call}\n  {called} at {forward.where}"
 
 
 def _described(names: list[str], values: Any) -> str:

@@ -87,9 +87,6 @@ class MemoryReport(switches.Observer, NotebookReport):
     # --- showing ---
 
     def __str__(self) -> str:
-        return self.table()
-
-    def table(self) -> str:
         """A table. Per op and saved name: bytes at the peak, their share of it, bytes now."""
         rows = self.rows
         names = [f"{row.op}.{row.saved}" for row in rows]

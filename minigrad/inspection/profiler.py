@@ -60,7 +60,7 @@ class Profile(switches.Observer, NotebookReport):
         self._rows: dict[tuple[str, str], OpProfile] = {}
         self._start = 0  # of the op that is running, or the end of the last one that it ran itself
         self._begin = perf_counter_ns()
-        self._end: int | None = None
+        self.end: int | None = None
 
     @property
     def rows(self) -> list[OpProfile]:
@@ -78,11 +78,7 @@ class Profile(switches.Observer, NotebookReport):
     @property
     def seconds(self) -> float:
         """Wall time of the block, or the time so far if it has not ended."""
-        return ((perf_counter_ns() if self._end is None else self._end) - self._begin) / 1e9
-
-    def stop(self) -> None:
-        """End the measured time."""
-        self._end = perf_counter_ns()
+        return ((self.end or perf_counter_ns()) - self._begin) / 1e9
 
     # --- watching ---
 
@@ -106,16 +102,13 @@ class Profile(switches.Observer, NotebookReport):
     # --- showing ---
 
     def __str__(self) -> str:
-        return self.table()
-
-    def table(self, limit: int | None = None) -> str:
-        """The rows (the first `limit` of them), the total, and the time spent outside ops."""
+        """A table of the rows, the total, and the time spent outside ops."""
         width = max([12, *(len(row.op) for row in self._rows.values())])
         header = f"{'op':{width}}  {'phase':8} {'calls':>6} {'ms':>10} {'%':>5} "
         header += f"{'FLOP':>8} {'bytes':>8} {'FLOP/byte':>9} {'GFLOP/s':>8}"
         wall, total = self.seconds, self.total
         lines = [header, "-" * len(header)]
-        lines += [_line(row, width, wall) for row in self.rows[:limit]]
+        lines += [_line(row, width, wall) for row in self.rows]
         lines += ["-" * len(header), _line(total, width, wall)]
         outside = OpProfile("outside ops", "", 0, round(wall * 1e9) - total.nanoseconds)
         lines.append(_line(outside, width, wall)[: width + 34] + "  Python: the graph, data, optimizer, printing")
@@ -143,7 +136,7 @@ def profile() -> Iterator[Profile]:
         try:
             yield report
         finally:
-            report.stop()
+            report.end = perf_counter_ns()
 
 
 def _textbook_op(function: type, arrays: list[Any]) -> str:

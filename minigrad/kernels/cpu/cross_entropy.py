@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...autograd import Function
+from . import adam
 from .threads import parallel, product_then, products, row_blocks
 
 CHUNK = 1024  # rows, or as many as have SMALL_CHUNK logits
@@ -48,9 +49,7 @@ class FastLinearCrossEntropy(Function):
         if dx is None and dweight is None:
             _, dx, dweight = _in_chunks(ctx, np.where(ctx.kept, dout, 0))
         else:
-            for gradient in (dx, dweight):
-                if gradient is not None and dout != 1:
-                    _scale(gradient, dout)
+            adam.scale([gradient for gradient in (dx, dweight) if gradient is not None], dout)
         return dx, dweight, None
 
 
@@ -107,7 +106,3 @@ def _gradients(dlogits, x, weight, dx, dweight, rows):
     products(work)
     if dweight is not None and rows.start > 0:
         parallel(add, row_blocks(len(dweight), dweight.shape[1], TILE * dweight.shape[1]))
-
-
-def _scale(array, factor):
-    parallel(lambda rows: np.multiply(array[rows], factor, out=array[rows]), row_blocks(*array.shape), uses_blas=False)
