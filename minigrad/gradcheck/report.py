@@ -26,21 +26,12 @@ def band(error: float) -> str:
 class GradcheckError(AssertionError):
     """A gradient is wrong, or cannot be checked; `diagnosis` says why.
 
-    If a single number is wrong, the attributes locate it: `analytic` and `numeric` are the derivatives of
-    `output_element` (None: a random mixture of the elements) of output `output_index` with respect to `element` of
-    input `input_index`.
+    input_index: which input has the wrong gradient; None if the function as a whole is wrong.
     """
 
-    def __init__(self, message: str, diagnosis: Diagnosis):
+    def __init__(self, message: str, diagnosis: Diagnosis, input_index: int | None = None):
         super().__init__(message)
-        self.diagnosis = diagnosis
-        self.input_index: int | None = None
-        self.element: tuple[int, ...] | None = None
-        self.output_index: int | None = None
-        self.output_element: tuple[int, ...] | None = None
-        self.analytic: float | None = None
-        self.numeric: float | None = None
-        self.relative_error: float | None = None
+        self.diagnosis, self.input_index = diagnosis, input_index
 
 
 @dataclass
@@ -117,54 +108,39 @@ def error_of(comparison: Comparison, diagnosis: Diagnosis) -> GradcheckError:
 
 def wrong_derivative(comparison: Comparison, k: int) -> GradcheckError:
     """An error that shows the derivative by an element of input k that is wrong by the largest amount."""
-    column = comparison.worst_element(k)
+    column, variable = comparison.worst_element(k), comparison.subject.variables[k]
     row = int(np.argmax(np.where(column.errors > comparison.rtol, column.differences, -1)))
     output, out_element = comparison.graph.rows[row]
-    diagnosis = diagnose(comparison, k, output)
-    error = _located(comparison, k, int(column.probe.places[0]), column.analytic[row], column.numeric[row], diagnosis)
-    error.output_index, error.output_element = output, out_element
-
-    variable, numerator = comparison.subject.variables[k], f"d {output_name(comparison, output, out_element)}"
+    element = unravel(variable.value.shape, int(column.probe.places[0]))
+    analytic, numeric = float(column.analytic[row]), float(column.numeric[row])
+    error = abs(analytic - numeric) / max(abs(analytic), abs(numeric))
+    diagnosis, numerator = diagnose(comparison, k, output), f"d {output_name(comparison, output, out_element)}"
     lines = [
-        f"gradcheck of {comparison.name}: {numerator} / d {variable.name}{in_brackets(error.element or ())} is "
-        f"{error.numeric:.6g} by central differences, and {error.analytic:.6g} by backward "
-        f"(relative error {error.relative_error:.1e}: {band(error.relative_error or 0)})",
+        f"gradcheck of {comparison.name}: {numerator} / d {variable.name}{in_brackets(element)} is {numeric:.6g} by "
+        f"central differences, and {analytic:.6g} by backward (relative error {error:.1e}: {band(error)})",
         f"diagnosis: {diagnosis}",
     ]
     if comparison.is_dense(k) and variable.value.ndim:
         lines.append(f"{numerator} / d {variable.name}, of shape {variable.value.shape}:")
-        numeric = comparison.numeric(k)[row].reshape(variable.value.shape)
-        for side, array in (("  differences ", numeric), ("  backward    ", comparison.analytic[k][row])):
+        of_all = comparison.numeric(k)[row].reshape(variable.value.shape)
+        for side, array in (("  differences ", of_all), ("  backward    ", comparison.analytic[k][row])):
             digits = np.array2string(array + 0.0, precision=4, suppress_small=True, threshold=60, prefix=side)
             lines.append(side + digits)
-    error.args = ("\n".join([*lines, _overview(comparison)]),)
-    return error
+    return GradcheckError("\n".join([*lines, _overview(comparison)]), diagnosis, variable.position)
 
 
 def wrong_mixture(
     comparison: Comparison, k: int, i: int, analytic: float, numeric: float, dout: Array
 ) -> GradcheckError:
     """An error about a backward that is right where one element of dout is 1 and the others 0, but not for any dout."""
-    error = _located(comparison, k, i, analytic, numeric, diagnose_not_linear(comparison, k))
+    diagnosis = diagnose_not_linear(comparison, k)
     size = f"dout = {dout[0]:.3g}" if dout.size == 1 else f"a random dout from {dout.min():.3g} to {dout.max():.3g}"
-    error.args = (
+    message = (
         f"gradcheck of {comparison.name}: for {size}, backward gives {analytic:.6g} at "
         f"{comparison.describe(k, i)}, and {numeric:.6g} would follow from its gradients for single elements of dout\n"
-        f"diagnosis: {error.diagnosis}",
+        f"diagnosis: {diagnosis}"
     )
-    return error
-
-
-def _located(
-    comparison: Comparison, k: int, i: int, analytic: float, numeric: float, diagnosis: Diagnosis
-) -> GradcheckError:
-    """An error about element i of variable k. The caller adds the message."""
-    error, variable = GradcheckError("", diagnosis), comparison.subject.variables[k]
-    error.input_index, error.element = variable.position, unravel(variable.value.shape, i)
-    error.analytic, error.numeric = float(analytic), float(numeric)
-    size = max(abs(error.analytic), abs(error.numeric))
-    error.relative_error = abs(error.analytic - error.numeric) / size if size else 0.0
-    return error
+    return GradcheckError(message, diagnosis, comparison.subject.variables[k].position)
 
 
 def output_name(comparison: Comparison, output: int, element: tuple[int, ...] | None) -> str:

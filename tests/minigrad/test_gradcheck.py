@@ -72,14 +72,10 @@ def test_report_of_a_right_gradient():
 def test_error_of_a_wrong_gradient():
     at = np.array([[False, False, True], [False, False, False]])
     error = fails(lambda n, x: (n, Twice.apply(x, error=1.0, at=at)), [random(2, 2), random(2, 3)])
-    assert (error.input_index, error.element) == (1, (0, 2))
-    assert (error.output_index, error.output_element) == (1, (0, 2))
-    assert error.analytic == 3
-    assert error.numeric == pytest.approx(2)
-    assert error.relative_error == pytest.approx(1 / 3)
     assert "d output 1[0, 2] / d input 1 (x)[0, 2] is 2 by central differences, and 3 by backward" in str(error)
+    assert "(relative error 3.3e-01: wrong)" in str(error)
     assert "wrong: 1 of 6 elements of input 1 (x); right: input 0 (n)" in str(error)
-    assert isinstance(error, AssertionError)
+    assert isinstance(error, AssertionError) and error.input_index == 1
 
 
 @pytest.mark.parametrize("error", [1e-4, -1e-3, 0.1, 1e3])
@@ -288,9 +284,7 @@ def test_large_outputs_are_mixed():
     at = np.zeros((20, 20), bool)
     at[3, 4] = True
     error = fails(lambda x: Twice.apply(x, error=1.0, at=at), random(20, 20))
-    assert error.element == (3, 4)
-    assert error.output_element is None
-    assert "a random mixture of output" in str(error)
+    assert "d (a random mixture of output) / d input 0 (x)[3, 4] is" in str(error)
 
 
 def test_large_inputs_are_moved_in_directions():
@@ -299,8 +293,7 @@ def test_large_inputs_are_moved_in_directions():
     at = np.zeros((60, 50), bool)
     at[31, 7] = True
     error = fails(lambda x: F.sum(Twice.apply(x, error=-4.0, at=at)), random(60, 50))
-    assert error.element == (31, 7)
-    assert error.numeric == pytest.approx(2, rel=1e-5)
+    assert "d input 0 (x)[31, 7] is 2 by central differences" in str(error)
     error = fails(lambda x: F.sum(Twice.apply(x, error=-4.0)), random(60, 50), "sign")
     assert "wrong: 6 of 6 directions of input 0 (x)" in str(error)
 
@@ -314,7 +307,7 @@ def test_a_large_function_with_kinks():
     x[:3] = np.arange(-75, 75).reshape(3, 50)
     assert len(gradcheck(F.relu, x).kinks) == 1
     error = fails(lambda x: ReluWith.apply(x, at_zero=0, error=0.5 * (np.arange(3000) == 1234).reshape(60, 50)), x)
-    assert error.element == (24, 34)
+    assert "d input 0 (x)[24, 34] is" in str(error)
 
 
 # Kinks
@@ -346,7 +339,7 @@ def test_any_slope_between_the_one_sided_ones_is_allowed_at_a_kink(slope):
 @pytest.mark.parametrize("slope", [-1e3, -0.5, -1.1e-3, 1.0011, 2, 1e3])
 def test_no_other_slope_is_allowed_at_a_kink(slope):
     error = fails(lambda x: ReluWith.apply(x, at_zero=slope, error=0), np.array([0.0, 1, -1]), "partial")
-    assert error.element == (0,) and "it is wrong at kinks only" in str(error)
+    assert "d input 0 (x)[0] is" in str(error) and "it is wrong at kinks only" in str(error)
 
 
 @pytest.mark.parametrize("error", [2e-3, -0.5, 1e3])
