@@ -283,21 +283,20 @@ class Graph:
         """Which rows belong to an output."""
         return self._output_of_row == output
 
-    def root(self, coefficients: Array) -> Tensor:
-        """One tensor whose backward gives each output its cotangent, Σ_r coefficients[r] row_r: one walk serves all."""
+    def vjp(self, coefficients: Array) -> list[Array]:
+        """vᵀJ, one array per variable, for the cotangents v = Σ_r coefficients[r] row_r; zeros if no gradient arrived.
+
+        Other tensors that fn uses keep their `.grad`.
+        """
         douts = []
         for o, (output, mixture) in enumerate(zip(self.outputs, self._mixtures, strict=True)):
             dout = coefficients[self.of_output(o)] @ mixture
             douts.append(to_device(dout.reshape(output.shape), output.device))
-        return Join.apply(*self.outputs, douts=tuple(douts))
-
-    def vjp(self, coefficients: Array) -> list[Array]:
-        """vᵀJ, one array per variable: zeros if no gradient arrived. Other tensors that fn uses keep their `.grad`."""
+        root = Join.apply(*self.outputs, douts=tuple(douts))  # whose backward gives each output its cotangent
         kept = [(other, other.grad) for other in self._other_leaves]
         try:
             for leaf in [*self.leaves, *self._other_leaves]:
                 leaf.grad = None
-            root = self.root(coefficients)
             if root.requires_grad:
                 root.backward(retain_graph=True)
         finally:

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import graph_checks, switches
+from .. import switches
 from ..autograd import Context
 from ..backend import Array, module_of, named_arrays, to_numpy
 from ..inspection.observers import watching
-from ..kernels.accumulation import SparseGradient
-from .comparison import Comparison, Graph, relative_errors
+from ..kernels.accumulation import add_in_place
+from .comparison import Comparison, relative_errors
 from .source_repair import repaired_by
 
 DOUT_FACTORS = (1, -1, 2**20, -(2**20), 2**-20, -(2**-20))  # powers of 2, so that no rounding is added
@@ -199,13 +199,19 @@ def _upstream(case: Case) -> Diagnosis | None:
     return None if problem is None else Diagnosis("upstream", f"backward {problem}")
 
 
+def _in_place(case: Case) -> Diagnosis | None:
+    return diagnose_writing(case.comparison)
+
+
 def _overwritten(case: Case) -> Diagnosis | None:
-    """Walk back once more, and add wherever gradients meet: is it right then?"""
-    walked = np.stack([_added_up(case.graph, row, case.wrong) for row in np.eye(len(case.ones))])
+    """Walk back once more, and let the fast kernels' function add up where gradients meet: is it right then?"""
+    previous, switches.accumulate = switches.accumulate, add_in_place
+    try:
+        walked = np.stack([case.vjp(row) for row in np.eye(len(case.ones))])
+    finally:
+        switches.accumulate = previous
     if np.allclose(walked, case.gradient, rtol=1e-9, atol=0) or not case.agrees(walked):
         return None
-    if (writing := diagnose_writing(case.comparison)) is not None:
-        return writing
     leaf, edges = case.graph.leaves[case.wrong], [edge for node in case.graph.nodes for edge in node.edges]
     uses = sum(edge is not None and edge[0] is leaf for edge in edges)
     what = f"a result between {case.name} and the output is used more than once"
@@ -213,27 +219,6 @@ def _overwritten(case: Case) -> Diagnosis | None:
         what = f"{case.name} is used {uses} times"
     advice = "the gradients of all uses must be added (+=), not replaced (=)"
     return Diagnosis("overwritten", f"accumulation overwritten: {what}, and {advice}")
-
-
-def _added_up(graph: Graph, coefficients: Array, wrong: int) -> Array:
-    """The backward walk in its plainest form: consumers first, everything added up, no array shared."""
-    root = graph.root(coefficients)
-    sums: dict[Any, Array] = {(root.grad_fn, 0): root.data}
-    for node in [root.grad_fn, *graph.nodes] if root.grad_fn is not None else []:
-        arrived = [sums.get((node, i)) for i in range(len(node.outputs))]
-        here = next((dout for dout in arrived if dout is not None), None)
-        if here is None:
-            continue
-        zeros = module_of(here).zeros
-        douts = [zeros(shape) if d is None else d.copy() for d, (shape, _) in zip(arrived, node.outputs, strict=True)]
-        dinputs = graph_checks.check_returned(node, node.function.backward(node, *douts))
-        dinputs = [dinput.dense() if isinstance(dinput, SparseGradient) else dinput for dinput in dinputs]
-        for edge, dinput in zip(node.edges, dinputs, strict=True):
-            if edge is not None and dinput is not None:
-                key = edge if isinstance(edge[0], Context) else id(edge[0])
-                sums[key] = sums[key] + dinput if key in sums else dinput.copy()
-    leaf = graph.leaves[wrong]
-    return to_numpy(sums.get(id(leaf), np.zeros(leaf.shape)))
 
 
 class _Writes(switches.Observer):
@@ -516,6 +501,7 @@ _OF_GRADIENT: list[tuple[Callable[[Case], Diagnosis | None], ...]] = [
     (_cut_off,),
     (_not_repeatable,),
     (_upstream,),
+    (_in_place,),
     (_overwritten,),
     (_sign, _exchanged, _transposed, _factor),
     (_of_another_input, _missing_factor),

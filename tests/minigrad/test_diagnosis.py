@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from minigrad import Function, autograd, use_kernels
+from minigrad import Function, autograd, switches, use_kernels
 from minigrad.functional.activation import Relu, Sigmoid, Softmax, Tanh
 from minigrad.functional.attention import ScaledDotProductAttention
 from minigrad.functional.elementwise import Add, Div, Exp, Mul, Pow, Sub, Where
@@ -296,6 +296,8 @@ def test_planted_mutant_is_named(name):
 
 def overwrite(sums, edges, gradients):
     """autograd.add_up with = for +."""
+    if switches.accumulate is not None:
+        return switches.accumulate(sums, edges, gradients)
     for edge, gradient in zip(edges, gradients):
         if edge is not None and edge[0].is_leaf:
             edge[0].grad = np.array(gradient)
