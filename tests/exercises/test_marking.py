@@ -45,49 +45,73 @@ def mark(tmp_path, exercises, capsys, *more):
     return {row["student"]: row for row in rows}, capsys.readouterr().out
 
 
+TELLS = "class UsesLibrary(Exception): pass\n\n"
+TELLING = {  # submissions that tell their case, if what they say is shown
+    "slip": BACKWARD,
+    "wrong": FORWARD.replace("return -np", "print(x, 'LEAK'); return -np"),
+    "raises": FORWARD.replace("return -np", "raise ValueError(f'LEAK {x}')\n        return np"),
+    "unfinished": FORWARD.replace("return -np", "raise NotImplementedError(f'LEAK {x}')\n        return np"),
+    "refused": TELLS + FORWARD.replace("return -np", "raise UsesLibrary(f'LEAK {x}')\n        return np"),
+    "loops": FORWARD.replace("return -np", "print(x, 'LEAK')\n        while True: pass\n        return np"),
+}
+
+
 def test_marking_a_class(tmp_path, exercises, capsys):
-    """Right, wrong, half right, a zip, one that never ends, one that is not a zip, one that brings its own checker."""
+    """Right, half right, a zip, one that is not a zip, one with a checker of its own, and all that tell their case."""
     class_ = tmp_path / "class"
-    submit(class_, "ada", softplus=reference("softplus"), soft_cap=reference("soft_cap"))
-    submit(class_, "bob", softplus=BACKWARD)
-    submit(class_, "cyd", softplus=FORWARD)
+    submit(class_, "ada", softplus=reference("softplus"), soft_cap=reference("soft_cap"), judging="raise SystemExit")
     submit(class_, "dan", softplus=OVERFLOWS)
-    submit(class_, "eve", softplus=reference("softplus"), soft_cap="while True: pass", judging="raise SystemExit")
-    submit(class_, "fay", softplus=BACKWARD)
+    for who, text in TELLING.items():
+        submit(class_, who, softplus=text, soft_cap="def broken(:\n")
     with zipfile.ZipFile(class_ / "kim.zip", "w") as archive:
         archive.writestr("deep/05_soft_cap.py", reference("soft_cap"))
         archive.writestr("../softplus.py", reference("softplus"))
     (class_ / "zoe.zip").write_bytes(b"no zip")
     rows, said = mark(tmp_path, exercises, capsys)
     assert {who: (row["softplus"], row["soft_cap"], row["points"]) for who, row in rows.items()} == {
-        "ada": ("1", "1", "2"), "bob": ("0.333", "0", "0.333"), "cyd": ("0.333", "0", "0.333"),
-        "dan": ("0.667", "0", "0.667"), "eve": ("1", "0", "1"), "fay": ("0.333", "0", "0.333"),
-        "kim": ("0", "1", "1"), "zoe": ("0", "0", "0"),
+        "ada": ("1", "1", "2"), "dan": ("0.667", "0", "0.667"), "kim": ("0", "1", "1"), "zoe": ("0", "0", "0"),
+        "slip": ("0.333", "0", "0.333"), "wrong": ("0.333", "0", "0.333"), "raises": ("0", "0", "0"),
+        "unfinished": ("0", "0", "0"), "refused": ("0", "0", "0"), "loops": ("0", "0", "0"),
     }  # fmt: skip
-    parts = ("forward", "backward", "extremes")
-    assert [rows["bob"][f"softplus_{part}"] for part in parts] == ["1", "0", "0"]
-    assert [rows["cyd"][f"softplus_{part}"] for part in parts] == ["0", "1", "0"]
-    assert [rows["dan"][f"softplus_{part}"] for part in parts] == ["1", "1", "0"]
+    parts = {who: [rows[who][f"softplus_{part}"] for part in ("forward", "backward", "extremes")] for who in rows}
+    assert (parts["slip"], parts["wrong"], parts["dan"]) == (["1", "0", "0"], ["0", "1", "0"], ["1", "1", "0"])
     pages = {who: (tmp_path / "marks" / f"{who}.html").read_text(encoding="utf-8") for who in rows}
-    assert "2 of 2 passed" in pages["ada"] and "grow with x" in pages["bob"] and "never ends" in pages["eve"]
+    assert "2 of 2 passed" in pages["ada"] and "grow with x" in pages["slip"] and "never ends" in pages["loops"]
     assert "cannot be opened" in pages["zoe"] and "forward right, backward right, extremes wrong" in pages["dan"]
-    assert "softplus: 2 of 8 passed" in said and "2 of 8: " in said and "1 of 8 students passed everything" in said
+    assert "softplus: 1 of 10 passed" in said and "1 of 10 students passed everything" in said
     assert said.count("judged again alone") == 1
+    check_feedback_shows_no_case(tmp_path, pages)
 
     # The same class with weights, the second exercise first: nothing is judged again.
     (tmp_path / "week1.txt").write_text("# week 1\nsoft_cap 3  # the difficult one\n\nsoftplus\n", encoding="utf-8")
     rows, said = mark(tmp_path, exercises, capsys, "--assignment", tmp_path / "week1.txt")
-    assert "; 16 of 16 have a verdict" in said
+    assert "; 20 of 20 have a verdict" in said
     shown = {who: (row["soft_cap"], row["softplus"], row["points"], row["of"]) for who, row in rows.items()}
     assert shown["ada"] == ("3", "1", "4", "4") and shown["dan"] == ("0", "0.667", "0.667", "4")
     assert shown["kim"] == ("3", "0", "3", "4") and shown["zoe"] == ("0", "0", "0", "4")
     grades = (tmp_path / "marks" / "grades.csv").read_text(encoding="utf-8").splitlines()
     assert grades[0] == "Student,ID,SIS Login ID,Section,soft_cap,softplus,Total"
-    assert grades[4] == "dan,,dan,,0,0.667,0.667" and len(grades) == 9
+    assert grades[2] == "dan,,dan,,0,0.667,0.667" and len(grades) == 11
     results = {who: gradescope(tmp_path, who) for who in rows}
     assert results["ada"]["score"] == 4 and results["zoe"]["score"] == 0
     assert [test["score"] for test in results["dan"]["tests"]] == [0, 0.667]
     assert "cannot be opened" in results["zoe"]["tests"][0]["output"]
+
+
+def check_feedback_shows_no_case(tmp_path, pages):
+    """results.json gives no reason either; the page does. The control: the teacher's record has all of it."""
+    record = (tmp_path / "marks" / "results.jsonl").read_text(encoding="utf-8")
+    assert record.count("LEAK") >= 4 and "right dx" in record
+    softplus = catalogue.load(PATHS["softplus"])
+    answers = [line.strip() for line in softplus.blanks.splitlines() if line.strip()]
+    secret = [*answers, *(why for _, _, why in softplus.slips), "LEAK", "x ", "dout", "right dx"]
+    for who in TELLING:
+        test, broken = gradescope(tmp_path, who)["tests"]
+        assert "an assessment shows no case and no reason" in test["output"], test
+        assert not [part for part in secret if part in test["output"]], test
+        assert set(re.findall(r"[\d.]*\d", test["output"])) <= {"0", "0.333", "0.667", "1"}, test
+        assert "A small case" not in pages[who] and "It prints" not in pages[who]
+        assert "Line 1:\ndef broken(:" in broken["output"]  # this one has not seen a case
 
 
 def gradescope(tmp_path, who):
@@ -114,7 +138,7 @@ def gradescope(tmp_path, who):
     [
         ("softplus\nsofmax 2\n", "line 2: there is no exercise 'sofmax'; did you mean"),
         *[(f"\nsoftplus {weight}\n", f"line 2: 'softplus {weight}' is not an exercise with or without a weight above 0")
-          for weight in ("two", "-1", "nan", "0", "0.0", "1e3", "2 3", "12345")],
+          for weight in ("two", "-1", "nan", "0", "2 3", "12345")],
         ("softplus, 2\n", "no exercise 'softplus,'; did you mean softplus"),
         ("softplus\n\nsoftplus 2\n", "line 3: softplus is there twice"),
         ("# nothing\n", "names no exercise"),
@@ -133,43 +157,11 @@ def test_a_damaged_assignment_is_refused_in_one_sentence(tmp_path, capsys, text,
     assert not (tmp_path / "new").exists()
 
 
-def test_an_assignment_takes_exercises_of_the_course_and_of_the_assessment(tmp_path):
+def test_an_assignment_mixes_course_and_assessment(tmp_path):
     (tmp_path / "week1.txt").write_text("\ufeffsoftmax 2\r\nsoftplus\r\n", encoding="utf-8")
     said = output_of(exercise.main, "stubs", tmp_path / "class", "--assignment", tmp_path / "week1.txt")
     assert "2 stubs" in said
     assert sorted(path.name for path in (tmp_path / "class").iterdir()) == ["01_softplus.py", "10_softmax.py"]
-
-
-TELLS = "class UsesLibrary(Exception): pass\n\n"
-TELLING = {  # submissions that tell their case, if what they say is shown
-    "wrong": FORWARD.replace("return -np", "print(x, 'LEAK'); return -np"),
-    "raises": FORWARD.replace("return -np", "raise ValueError(f'LEAK {x}')\n        return np"),
-    "unfinished": FORWARD.replace("return -np", "raise NotImplementedError(f'LEAK {x}')\n        return np"),
-    "refused": TELLS + FORWARD.replace("return -np", "raise UsesLibrary(f'LEAK {x}')\n        return np"),
-    "loops": FORWARD.replace("return -np", "print(x, 'LEAK')\n        while True: pass\n        return np"),
-    "slip": BACKWARD,
-}
-
-
-def test_feedback_on_an_assessment_shows_no_case(tmp_path, exercises, capsys):
-    """results.json gives no reason either; the page does. The control: the teacher's record has all of it."""
-    for who, text in TELLING.items():
-        submit(tmp_path / "class", who, softplus=text, soft_cap="def broken(:\n")
-    mark(tmp_path, exercises, capsys)
-    record = (tmp_path / "marks" / "results.jsonl").read_text(encoding="utf-8")
-    assert record.count("LEAK") >= 4 and "right dx" in record
-    softplus = catalogue.load(PATHS["softplus"])
-    answers = [line.strip() for line in softplus.blanks.splitlines() if line.strip()]
-    secret = [*answers, *(why for _, _, why in softplus.slips), "LEAK", "x ", "dout", "right dx"]
-    for who in TELLING:
-        test, broken = gradescope(tmp_path, who)["tests"]
-        page = (tmp_path / "marks" / f"{who}.html").read_text(encoding="utf-8")
-        assert "an assessment shows no case and no reason" in test["output"], test
-        assert not [part for part in secret if part in test["output"]], test
-        assert set(re.findall(r"[\d.]*\d", test["output"])) <= {"0", "0.333", "0.667", "1"}, test
-        assert "A small case" not in page and "It prints" not in page
-        assert "Line 1:\ndef broken(:" in broken["output"]  # this one has not seen a case
-    assert "grow with x" in page
 
 
 def test_a_wrong_file_of_the_course_is_explained_at_once():
@@ -180,11 +172,11 @@ def test_a_wrong_file_of_the_course_is_explained_at_once():
 
 
 def test_the_same_marks_whatever_runs_beside_it(tmp_path, exercises, capsys):
-    for number, text in enumerate((reference("softplus"), BACKWARD, FORWARD, OVERFLOWS)):
-        submit(tmp_path / "class", f"student{number}", softplus=text)
+    for student, text in {"ada": BACKWARD, "bob": OVERFLOWS}.items():
+        submit(tmp_path / "class", student, softplus=text)
     alone, _ = mark(tmp_path, exercises, capsys, "--jobs", 1)
     shutil.rmtree(tmp_path / "marks")
-    crowded, _ = mark(tmp_path, exercises, capsys, "--jobs", 4)
+    crowded, _ = mark(tmp_path, exercises, capsys, "--jobs", 2)
     assert alone == crowded
 
 
@@ -243,7 +235,7 @@ def test_a_zip_damaged_anywhere_stops_nothing(tmp_path, method):
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("softplus.py", reference("softplus"))
     whole = path.read_bytes()
-    for place in range(0, len(whole), 3):
+    for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         assert set(found(tmp_path, "ada.zip")) == {"softplus", "soft_cap"}
         path.write_bytes(whole[:place])
@@ -291,7 +283,7 @@ def test_a_mistake_of_the_checker_is_not_the_students(monkeypatch, function):
     assert ("NOT GRADED" in marking.summary(results, {"softplus": PATHS["softplus"]})) == (function not in GRADED)
 
 
-def test_cells_and_pages_hold_no_formulas_and_no_control_characters():
+def test_cells_and_pages_hold_no_formulas_or_control_characters():
     verdict = Verdict("error", "forward", "\x1b[2J\ud800", "\x00", printed=["\x07</pre><script>alert(1)</script>"])
     results = {"=cmd()": {"softplus": verdict}}
     only, weights = {"softplus": PATHS["softplus"]}, {"softplus": 1.0}
