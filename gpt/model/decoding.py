@@ -16,7 +16,6 @@ tokens so far.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -47,10 +46,8 @@ def gpt_forward(model: gpt2.GPT, ids: np.ndarray, cache: KVCache, attention_mask
     return linear(layer_norm(x, body.ln_f), model.lm_head).reshape(*ids.shape, -1)
 
 
-def llama_forward(
-    model: llama.Llama, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None, joined: Joined
-) -> np.ndarray:
-    """The logits of `Llama` for ids (B, T), which continue the cache -> (B, T, V). joined: filled by `join`."""
+def llama_forward(model: llama.Llama, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None) -> np.ndarray:
+    """The logits of `Llama` for ids (B, T), which continue the cache -> (B, T, V)."""
     body, config = model.model, model.config
     H, K = config.n_head, config.n_kv_head
     positions, mask = positions_and_mask(ids, cache, attention_mask, config.block_size)
@@ -59,15 +56,16 @@ def llama_forward(
     cos, sin = cos[..., None, :], sin[..., None, :] * np.array([[-1], [1]], x.dtype)  # (T, 1, D/2), (T, 2, D/2)
     for layer, block in enumerate(body.layers):
         attn, mlp = block.self_attn, block.mlp
-        qkv = joined_linear(rms_norm(x, block.input_layernorm), joined, attn.q_proj, attn.k_proj, attn.v_proj)
+        h = rms_norm(x, block.input_layernorm)
+        qkv = np.concatenate([linear(h, attn.q_proj), linear(h, attn.k_proj), linear(h, attn.v_proj)], axis=-1)
         qkv = heads(qkv, ids, H + 2 * K)  # (B, H + 2K, T, D)
         if attn.qk_norm:
             qkv[:, :H] = rms_norm(qkv[:, :H], attn.q_norm)
             qkv[:, H : H + K] = rms_norm(qkv[:, H : H + K], attn.k_norm)
         turn(qkv[:, : H + K], cos, sin)
         x += linear(attention(qkv, H, K, layer, cache, mask), attn.o_proj)
-        gate_up = joined_linear(rms_norm(x, block.post_attention_layernorm), joined, mlp.gate_proj, mlp.up_proj)
-        gate, up = gate_up[:, : config.n_inner], gate_up[:, config.n_inner :]  # (R, I)
+        h = rms_norm(x, block.post_attention_layernorm)
+        gate, up = linear(h, mlp.gate_proj), linear(h, mlp.up_proj)  # (R, I)
         x += linear(gate / (1 + np.exp(-gate)) * up, mlp.down_proj)  # silu(gate) * up
     cache.advance(ids.shape[1])
     return linear(rms_norm(x, body.norm), model.lm_head).reshape(*ids.shape, -1)
@@ -95,15 +93,6 @@ def linear(x: np.ndarray, layer: nn.Linear, activation: str | None = None) -> np
 
 def is_plain(layer: nn.Module) -> bool:
     return type(layer) in (nn.Linear, nn.Embedding) and not layer._forward_hooks
-
-
-def joined_linear(x: np.ndarray, joined: Joined, *layers: nn.Linear) -> np.ndarray:
-    """(R, in) -> the outputs of several layers beside each other, in one product if their weights are joined."""
-    whole, weights = joined.get(layers, (None, []))
-    same = all(layer.weight.data is weight for layer, weight in zip(layers, weights))  # as `join` left them
-    if whole is None or not same or not all(is_plain(layer) and layer.bias is None for layer in layers):
-        return np.concatenate([linear(x, layer) for layer in layers], axis=-1)
-    return threads.matmul(x, whole.T)
 
 
 def layer_norm(x: np.ndarray, norm: nn.LayerNorm) -> np.ndarray:
@@ -153,10 +142,7 @@ def attention(qkv: np.ndarray, H: int, K: int, layer: int, cache: KVCache, mask:
 
 
 def forward_for(model: LanguageModel) -> Callable[..., np.ndarray] | None:
-    """Return a function above that computes `model`'s logits, or None if none does.
-
-    The weights of a Llama's q, k and v then lie in one array, and those of gate and up in another (`join`).
-    """
+    """Return a function above that computes `model`'s logits, or None if none does."""
     forwards: dict[type, Any] = {gpt2.GPT: gpt_forward, llama.Llama: llama_forward}
     parts = {*forwards, nn.ModuleList, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Dropout}
     parts |= {gpt2.Transformer, gpt2.OriginalTransformer, gpt2.Block, gpt2.CausalSelfAttention, gpt2.MLP}
@@ -173,12 +159,6 @@ def forward_for(model: LanguageModel) -> Callable[..., np.ndarray] | None:
     if not all(type(p.data) is np.ndarray and p.dtype != np.float16 for p in model.parameters()):
         return None
     forward = forwards[type(model)]
-    if isinstance(model, llama.Llama):
-        joined: Joined = {}
-        for block in model.model.layers:
-            join(joined, block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj)
-            join(joined, block.mlp.gate_proj, block.mlp.up_proj)
-        forward = functools.partial(forward, joined=joined)
 
     def decode(ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None = None) -> np.ndarray:
         check_indices("embedding", ids, model.config.vocab_size, "the vocabulary")
@@ -187,30 +167,3 @@ def forward_for(model: LanguageModel) -> Callable[..., np.ndarray] | None:
             return forward(model, ids, cache, attention_mask)
 
     return decode
-
-
-# Layers -> the array that holds their weights one below the other, and the weights themselves, which are views of it.
-Joined = dict[tuple[nn.Linear, ...], tuple[np.ndarray, list[np.ndarray]]]
-
-
-def join(joined: Joined, *layers: nn.Linear) -> None:
-    """Move the weights of layers with the same input into one array, for a single product. They may be there already.
-
-    A small product reaches half of the memory's speed, because the threads take as long to start as to multiply.
-    """
-    if not all(is_plain(layer) and layer.bias is None for layer in layers):
-        return
-    weights = [layer.weight.data for layer in layers]
-    *ends, end = np.cumsum([len(weight) for weight in weights])
-    whole: Any = weights[0].base
-    fits = isinstance(whole, np.ndarray) and whole.shape[:1] == (end,)
-    if not fits or not all(map(is_same_view, weights, np.split(whole, ends))):
-        whole = np.concatenate(weights)
-        weights = np.split(whole, ends)
-        for layer, weight in zip(layers, weights, strict=True):
-            layer.weight.data = weight
-    joined[layers] = whole, weights
-
-
-def is_same_view(x: np.ndarray, y: np.ndarray) -> bool:
-    return x.__array_interface__ == y.__array_interface__  # address, shape, strides and dtype

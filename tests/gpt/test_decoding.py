@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune import LoRAConfig, QuantizationConfig, apply_lora, merge_lora, quantize, unmerge_lora
+from finetune import LoRAConfig, QuantizationConfig, apply_lora, quantize
 from gpt import KVCache
 from gpt.model import decoding
 from gpt.model.batch_generation import generate
@@ -77,73 +77,6 @@ def test_it_is_for_ordinary_models_and_fast_kernels_only():
         assert decoding.forward_for(small_gpt().to(np.float16)) is None
         model.transformer.h[1].mlp = nn.Sequential()
         assert decoding.forward_for(model) is None
-
-
-@pytest.mark.parametrize("build", [small_gpt, small_llama])
-def test_joined_weights_are_the_same_parameters(build):
-    model = build()
-    before = {name: array.copy() for name, array in model.state_dict().items()}
-    with use_kernels("fast"):
-        generate(model, [[1, 2]], 3, seed=0)
-        after = model.state_dict()
-        assert all((after[name] == before[name]).all() for name in before)
-        model.loss(random_ids((2, 5)), random_ids((2, 5))).backward()
-        assert all(parameter.grad.shape == parameter.shape for parameter in model.parameters())
-        joined = [parameter.data for parameter in model.parameters()]
-        generate(model, [[1, 2]], 3, seed=0)  # moves nothing again
-        assert all(parameter.data is array for parameter, array in zip(model.parameters(), joined, strict=True))
-    if build is small_llama:
-        assert model.blocks[0].mlp.up_proj.weight.data.base is model.blocks[0].mlp.gate_proj.weight.data.base
-
-
-def swap(name, x, y):
-    """Swap an attribute of two objects; `name` may name another one of each."""
-    names = name.split() * 2
-    a, b = getattr(x, names[0]), getattr(y, names[1])
-    setattr(x, names[0], b)
-    setattr(y, names[1], a)
-
-
-def other_llama():
-    return small_llama(1, "float64")
-
-
-CHANGES = {
-    "nothing": lambda model, mlp, attn: None,
-    "layers swapped": lambda model, mlp, attn: swap("gate_proj up_proj", mlp, mlp),
-    "weights swapped": lambda model, mlp, attn: swap("weight", mlp.gate_proj, mlp.up_proj),
-    "arrays swapped": lambda model, mlp, attn: swap("data", mlp.gate_proj.weight, mlp.up_proj.weight),
-    "k is v": lambda model, mlp, attn: setattr(attn.k_proj, "weight", attn.v_proj.weight),
-    "rows reversed": lambda model, mlp, attn: setattr(mlp.up_proj.weight, "data", mlp.up_proj.weight.data[::-1]),
-    "rows of both": lambda model, mlp, attn: setattr(mlp.up_proj.weight, "data", mlp.up_proj.weight.data.base[5:25]),
-    "a new array": lambda model, mlp, attn: setattr(attn.k_proj.weight, "data", attn.k_proj.weight.data + 1),
-    "in place": lambda model, mlp, attn: attn.k_proj.weight.data.__iadd__(1),
-    "a bias": lambda model, mlp, attn: setattr(mlp.up_proj, "bias", nn.Parameter(np.ones(20))),
-    "another model's weights": lambda model, mlp, attn: model.load_state_dict(other_llama().state_dict()),
-    "another model's layer": lambda model, mlp, attn: setattr(mlp, "up_proj", other_llama().blocks[0].mlp.up_proj),
-    "an adapter": lambda model, mlp, attn: with_lora(model),
-    "a merged adapter": lambda model, mlp, attn: merge_lora(with_lora(model)),
-    "an unmerged adapter": lambda model, mlp, attn: unmerge_lora(model, merge_lora(with_lora(model))),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_weights_that_change_after_they_were_joined(change):
-    """In the generation that joined them, and in the next one."""
-    model, ids = small_llama(dtype="float64").eval(), random_ids((2, 6))
-    with use_kernels("fast"):
-        begun = decoding.forward_for(model)
-        generate(model, ids, 2, seed=0)
-    block = model.blocks[1]
-    change(model, block.mlp, block.self_attn)
-    with no_grad():
-        expected, tokens = model(ids).data, generate(model, ids, 4, seed=0)
-        with use_kernels("fast"):
-            assert generate(model, ids, 4, seed=0) == tokens
-            for forward in (begun, decoding.forward_for(model)):
-                cache = KVCache.for_model(model, 2)
-                model.hidden_states(ids[:, :2], cache)
-                np.testing.assert_allclose(forward(ids[:, 2:], cache), expected[:, 2:], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("build", [small_gpt, small_llama])
