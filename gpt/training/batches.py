@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ def write_tokens(path: StrPath, ids: ArrayLike, vocab_size: int) -> None:
     dtype = token_dtype(vocab_size)
     array = validate_ids(ids, vocab_size).astype(dtype)
     # First the description: with an older token file it would not fit, and open_tokens says so.
-    write_text(_description(path), json.dumps({"dtype": dtype.name, "vocab_size": vocab_size, "tokens": array.size}))
+    write_text(f"{path}.json", json.dumps({"dtype": dtype.name, "vocab_size": vocab_size, "tokens": array.size}))
     with atomic_write(path) as file:
         file.write(array.tobytes())
 
@@ -59,7 +58,7 @@ def open_tokens(path: StrPath) -> Tokens:
     if not path.is_file():
         raise FileNotFoundError(f"there is no token file {path}; write it with prepare or write_tokens")
     size, dtype, expected = path.stat().st_size, np.dtype("<u2"), None
-    if (description := _description(path)).exists():
+    if (description := Path(f"{path}.json")).exists():
         with errors_at(f"{description} is damaged, prepare the data again", caught=(ValueError, KeyError, TypeError)):
             content = read_json(description)
             dtype, expected = token_dtype(content["vocab_size"]), int(content["tokens"])
@@ -67,10 +66,6 @@ def open_tokens(path: StrPath) -> Tokens:
         wanted = "whole tokens" if expected is None else f"{expected:,} tokens"
         raise ValueError(f"{path} has {size:,} bytes, not {wanted} of {dtype.itemsize} bytes; prepare the data again")
     return np.memmap(path, dtype=dtype, mode="r")
-
-
-def _description(path: StrPath) -> Path:
-    return Path(f"{os.fspath(path)}.json")
 
 
 def prepare(

@@ -39,7 +39,7 @@ from minigrad import nn
 from minigrad.backend import Array
 from minigrad.optim import Optimizer
 
-from ..files import MAX_MODEL_TEXT, UNFINISHED, StrPath, errors_at, read_json, sha256_of, shortened, write_text
+from ..files import MAX_MODEL_TEXT, UNFINISHED, StrPath, errors_at, read_json, sha256_of, write_text
 from ..model.language_model import LanguageModel, architectures
 from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.vocabulary_files import FILES as TOKENIZER_FILES
@@ -378,8 +378,6 @@ def inputs(folder: StrPath, data: bool = True) -> dict[str, str]:
 def check_inputs(folder: StrPath, state: Mapping[str, Any], data: bool = True) -> dict[str, str]:
     """Return `inputs`; raise CheckpointError if a file of the tokenizer (or data) has changed since the run started."""
     then, now = state.get("inputs", {}), inputs(folder, data)
-    if not isinstance(then, dict):
-        raise CheckpointError(f"the state of the checkpoint in {folder} is damaged: inputs is {shortened(then)}")
     for name in sorted(then.keys() | now.keys()) if then else ():  # empty where nothing was trained
         is_checked = not name.startswith("data/." if data else "data/")  # a hidden one is in the state of older runs
         if is_checked and then.get(name) != now.get(name):

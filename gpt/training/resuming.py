@@ -14,8 +14,8 @@ from minigrad import Tensor, backend, switches
 from minigrad.backend import to_numpy
 
 from ..console import show
-from ..files import errors_at
-from .checkpoint import Checkpoint, CheckpointError
+from ..files import StrPath, errors_at
+from .checkpoint import Checkpoint, CheckpointError, check_inputs, load_state
 from .data_parallel import Team
 from .run_folder import length_setting
 
@@ -41,6 +41,13 @@ def state_of(run: Any) -> dict[str, Any]:
         "inputs": run.inputs,
         "extra": extra,
     }
+
+
+def saved_extra(out_dir: StrPath) -> tuple[dict[str, Any], dict[str, str]]:
+    """A run's `extra`, and the SHA-256 of its tokenizer and data. Raises CheckpointError if these have changed."""
+    state = load_state(out_dir)
+    extra = {name: value for name, value in state["extra"].items() if name not in ("stage", "run")}
+    return extra, check_inputs(out_dir, state)
 
 
 def continue_from(run: Any, checkpoint: Checkpoint) -> tuple[Any, ...]:

@@ -41,22 +41,12 @@ from minigrad import backend, manual_seed, nn, optim
 from ..console import progress_bar, quoted, show
 from ..files import write_json_lines
 from ..tokenizer.tokenizer import Tokenizer
-from .checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    ModelFormat,
-    check_inputs,
-    has_checkpoint,
-    inputs,
-    load_checkpoint,
-    load_state,
-    save_checkpoint,
-)
+from .checkpoint import CheckpointError, ModelFormat, has_checkpoint, inputs, load_checkpoint, save_checkpoint
 from .data_parallel import ALONE, Team, weights_sha256
 from .folder_lock import locked
 from .interrupts import ctrl_c_finishes_the_step
 from .log import RunLog, mean_step
-from .resuming import continue_from, continue_stream, state_of
+from .resuming import continue_from, continue_stream, saved_extra, state_of
 from .run_folder import check_unused, claim, leaving_nothing_unfinished, length_setting, settings_of
 from .training_config import TrainingConfig, prepare_training
 from .training_step import Gradients, Step, gradients_for
@@ -149,13 +139,11 @@ class Run:
         self.asked_to_stop = False  # by Ctrl-C
         self.interrupted = False  # by Ctrl-C, before the last step
         self._saved: tuple[Any, ...] = ()  # progress at the last `save`: the same again needs no new checkpoint
-        self._checkpoint: Checkpoint | None = None  # to go on from
+        self._checkpoint: Any = None  # to go on from
         if is_new:
             self.extra["most_tested"] = max(self._items_to_learn_from() // 3, LEAST_EVALUATED)
         else:
-            state = load_state(config.out_dir)
-            self.inputs = check_inputs(config.out_dir, state)  # SHA-256 of tokenizer and data, before they are read
-            self.extra = {name: value for name, value in state["extra"].items() if name not in ("stage", "run")}
+            self.extra, self.inputs = saved_extra(config.out_dir)
 
     # --- before the loop ---
 

