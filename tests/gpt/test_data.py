@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.console import progress_bar
 from gpt.corpora import corpus, python_corpus
 from gpt.corpora.corpus import Corpus, download, load_corpus
 from gpt.files import atomic_write, cache_folder, write_text
@@ -20,6 +19,7 @@ from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.training.batches import (
     EpochBatches,
     RandomBatches,
+    encode_parts,
     get_batch,
     open_tokens,
     prepare,
@@ -30,10 +30,14 @@ from gpt.training.batches import (
 )
 from tests.helpers import serving
 
+BYTES = Tokenizer.train("x", 257)
+WRONG = np.array([0, 1, 2, 9, 3])
+
+
 # -- corpora ----------------------------------------------------------------------------------------------------------
 
 
-def test_english_is_prose():
+def test_english_is_prose_and_is_read_from_a_file_too(tmp_path, monkeypatch):
     corpus = load_corpus("english")
     paragraphs = corpus.text.rstrip("\n").split("\n\n")
     assert len(corpus.text) > 800_000  # 1.2 to 1.5 million, by version and what a distribution installs
@@ -43,14 +47,12 @@ def test_english_is_prose():
     assert letters > 0.93 * len(corpus.text)
     assert corpus.sha256 == hashlib.sha256(corpus.text.encode()).hexdigest()
     assert str(corpus).startswith("english: the documentation inside Python 3.") and corpus.sha256[:16] in str(corpus)
-
-
-def test_english_without_sources_says_so(tmp_path, monkeypatch):
-    python_corpus.documents.cache_clear()
-    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
-    with pytest.raises(FileNotFoundError, match="no built-in English; give a text file of your own"):
-        load_corpus("english")
+    # A Python without sources finds the same in a file.
+    whole, helps = python_corpus.documents(), python_corpus.help_text()
+    (tmp_path / "english.json").write_text(json.dumps(whole), encoding="utf-8")
+    monkeypatch.setattr(python_corpus, "BUNDLED", tmp_path / "english.json")
+    monkeypatch.setattr(python_corpus, "documents", python_corpus.documents.__wrapped__)
+    assert python_corpus.documents() == whole and python_corpus.help_text() == helps
 
 
 def test_english_is_kept_until_a_source_changes(tmp_path, monkeypatch):
@@ -74,16 +76,50 @@ def test_english_is_kept_until_a_source_changes(tmp_path, monkeypatch):
     assert "Another answer" in text()
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     assert len(text()) < len(first) / 10
-    python_corpus.documents.cache_clear()
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match="no built-in English; give a text file of your own"):
+        text()
 
 
 def test_docstrings_are_read_in_order_from_valid_python_only():
-    def docstrings(source):
-        return [text for text in python_corpus._docstrings(python_corpus._parsed(source)) if text]
-
     source = '"""One."""\ndef f():\n    """Two \\d."""\nif f:\n    class C:\n        """Three."""\n'
-    assert docstrings(source) == ["One.", "Two \\d.", "Three."]
-    assert docstrings("$template") == []
+    for text, expected in ((source, ["One.", "Two \\d.", "Three."]), ("$template", [])):
+        assert [found for found in python_corpus._docstrings(python_corpus._parsed(text)) if found] == expected
+
+
+CODE = python_corpus.python_code.__wrapped__  # without the cache
+
+
+def test_code_has_no_words_about_it(monkeypatch):
+    text = CODE(30_000)
+    assert len(text) == 30_000
+    whole = text[: text.rindex("\n\n\n")] if "\n\n\n" in text else text[: text.rindex("\ndef ")]
+    assert '"""' not in text and "\n    #" not in text and "def " in whole
+    source = '"""A."""\nx = 1  # one\nclass C:\n    """No."""\nasync def f():\n    "Doc."\n    return "#"\n'
+    assert python_corpus._code_only(source) == "x = 1\n\nclass C:\n    pass\n\nasync def f():\n    return '#'"
+    assert python_corpus._code_only("not python at all") == python_corpus._code_only("\0") == ""
+    monkeypatch.setattr("gpt.corpora.corpus.python_code", lambda: "x = 1")
+    assert "python: code of the standard library of Python 3" in str(load_corpus("python"))
+
+
+def test_the_order_does_not_depend_on_where_python_is_installed(tmp_path, monkeypatch):
+    texts = []
+    for place in ("here", "there/deeper"):
+        for i in range(20):
+            write_text(tmp_path / place / "lib" / f"module{i}.py", f"value = {i}")
+        paths = sorted((tmp_path / place / "lib").iterdir())
+        monkeypatch.setattr(python_corpus, "library_sources", lambda paths=paths: paths)
+        texts.append(CODE(100))
+    assert texts[0] == texts[1] and texts[0] != "\n\n".join(sorted(texts[0].split("\n\n")))
+
+
+def test_without_sources_code_is_from_a_file_or_there_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(python_corpus, "library_sources", lambda: [])
+    monkeypatch.setattr(python_corpus, "BUNDLED_CODE", tmp_path / "code.txt")
+    write_text(tmp_path / "code.txt", "x = 1\n" * 10)
+    assert CODE(50) == ("x = 1\n" * 10)[:50]
+    with pytest.raises(FileNotFoundError, match="sources of Python's standard library are not installed"):
+        CODE(100)
 
 
 def test_a_file_is_a_corpus(tmp_path):
@@ -93,17 +129,54 @@ def test_a_file_is_a_corpus(tmp_path):
     assert load_corpus(path) == load_corpus(str(path)) == Corpus("poem.txt", text, str(path))
 
 
-def test_errors_of_a_file(tmp_path):
-    (tmp_path / "empty.txt").write_bytes(b" \n")
-    with pytest.raises(ValueError, match=r"empty\.txt contains no text: there is nothing to train on"):
-        load_corpus(tmp_path / "empty.txt")
-    (tmp_path / "binary").write_bytes(b"\x00\xff")
-    with pytest.raises(ValueError, match=r"binary is not UTF-8 text: .* at byte 1 \(0xff\); convert the file"):
-        load_corpus(tmp_path / "binary")
-    with pytest.raises(FileNotFoundError, match=r"no corpus or file 'shakspeare'; give .* python, shakespeare"):
-        load_corpus("shakspeare")
-    with pytest.raises(IsADirectoryError, match="is a folder; give the path of one file in it"):
-        load_corpus(tmp_path)
+def file_with(content, folder):
+    (folder / "file").write_bytes(content)
+    return folder / "file"
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda at: load_corpus(file_with(b" \n", at)), ValueError, "file contains no text: there is nothing"),
+        (lambda at: load_corpus(file_with(b"\0\xff", at)), ValueError, r"not UTF-8 text: .* at byte 1 \(0xff\);"),
+        (lambda at: load_corpus("shakspeare"), FileNotFoundError, "no corpus or file 'shakspeare'; give .* python"),
+        (lambda at: load_corpus(at), IsADirectoryError, "is a folder; give the path of one file in it"),
+        (lambda at: open_tokens(at / "a.bin"), FileNotFoundError, r"there is no token file .*a\.bin; write it"),
+        (lambda at: open_tokens(file_with(b"", at)), ValueError, "has 0 bytes, not whole tokens of 2 bytes"),
+        (lambda at: open_tokens(file_with(b"odd", at)), ValueError, "has 3 bytes, not whole tokens of 2 bytes"),
+        (lambda at: write_tokens(at / "a", [1, 300], 300), ValueError, "id 300 at position 1 is not"),
+        (lambda at: encode_parts("", BYTES), ValueError, "the text is empty: there is nothing to train on"),
+        (lambda at: encode_parts("text", BYTES, 0), ValueError, "validation_fraction 0 of 4 characters leaves"),
+        (lambda at: encode_parts("text", BYTES, 1), ValueError, "validation_fraction 1 of 4 characters leaves"),
+        (lambda at: encode_parts("ab", BYTES), ValueError, "validation_fraction 0.1 of 2 characters leaves"),
+        (lambda at: next(RandomBatches(np.arange(10), 1, 10)), ValueError, "10 tokens are .* at most 9$"),
+        (lambda at: list(sequential_batches(np.arange(1), 1, 10)), ValueError, "1 tokens are too few: a"),
+        (lambda at: get_batch(WRONG, 2, 4, np.random.default_rng(0), 5), ValueError, r"id 9 at position \(0, 3\)"),
+        (lambda at: list(sequential_batches(WRONG, 2, 2, 5)), ValueError, r"token id 9 at position \(1, 1\)"),
+        (lambda at: validate_ids([-1], 5), ValueError, "id -1 at position 0 is not in the vocabulary: ids are 0 to"),
+        (lambda at: validate_ids(np.array([1, 2**64 - 1], np.uint64), 5), ValueError, "1844674407370955"),
+        (lambda at: validate_ids(5, 5), ValueError, r"token id 5 at position \(\) is"),
+        *(
+            (lambda at, ids=ids: validate_ids(ids, 5), TypeError, "token ids must be integers, got")
+            for ids in ([1.0], [True], ["1"], [2**70], [None])
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_learned_from_is_refused(tmp_path, call, error, words):
+    with pytest.raises(error, match=words):
+        call(tmp_path)
+
+
+def test_damaged_token_files_are_refused(tmp_path):
+    path = tmp_path / "train.bin"
+    write_tokens(path, [1, 2, 3], 100_000)
+    path.write_bytes(path.read_bytes()[:8])
+    with pytest.raises(ValueError, match=r"train\.bin has 8 bytes, not 3 tokens of 4 bytes; prepare the data again"):
+        open_tokens(path)
+    for content in ("{}", "[]", "{", '{"vocab_size": "x", "tokens": 3}'):
+        write_text(f"{path}.json", content)
+        with pytest.raises(ValueError, match=r"train\.bin\.json is damaged"):
+            open_tokens(path)
 
 
 # -- download ---------------------------------------------------------------------------------------------------------
@@ -165,27 +238,19 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(server, cache):
     assert download(server.url("/whole"), cache / "file", SHA256).read_bytes() == CONTENT
 
 
-def test_wrong_checksum(server, cache, monkeypatch):
-    monkeypatch.setenv("MINIGRAD_SHAKESPEARE_URL", server.url("/whole"))
-    with pytest.raises(ValueError, match=rf"/whole is not the file expected: SHA-256 {SHA256} instead of 86c4e6aa"):
-        load_corpus("shakespeare")
+@pytest.mark.parametrize(
+    ("url", "error", "words"),
+    [
+        ("/whole", ValueError, f"/whole is not the file expected: SHA-256 {SHA256} instead of 86c4e6aa"),
+        ("/half", ConnectionError, "could not download file from .*IncompleteRead.* put the file at .*file"),
+        ("/missing", ConnectionError, r"\(HTTP Error 404.* put the file at .*file"),
+        ("http://127.0.0.1:9/whole", ConnectionError, "Go online and try again"),  # nobody listens there
+    ],
+)
+def test_a_download_that_fails_keeps_nothing(server, cache, url, error, words):
+    with pytest.raises(error, match=words):
+        download(server.url(url) if url[0] == "/" else url, cache / "file", corpus.SHAKESPEARE_SHA256)
     assert not cache.exists()
-
-
-@pytest.mark.parametrize(("path", "message"), [
-    ("/half", r"\(it stopped after 152,500 of 305,000 bytes\)|IncompleteRead"),
-    ("/missing", r"\(HTTP Error 404"),
-])  # fmt: skip
-def test_interrupted_and_refused_downloads(server, cache, path, message):
-    with pytest.raises(ConnectionError, match=rf"could not download file from .*{path} .*{message}") as caught:
-        download(server.url(path), cache / "file", SHA256)
-    assert f"put the file at {cache / 'file'}" in str(caught.value)
-    assert not cache.exists()
-
-
-def test_offline(cache):
-    with pytest.raises(ConnectionError, match=r"Go online and try again, or put the file at"):
-        download("http://127.0.0.1:9/whole", cache / "file", SHA256)  # nobody listens there
 
 
 @pytest.mark.parametrize(("platform", "variable", "expected"), [
@@ -199,14 +264,6 @@ def test_cache_folder_of_the_system(tmp_path, monkeypatch, platform, variable, e
     assert cache_folder() == tmp_path.joinpath(*expected)
     monkeypatch.setattr(sys, "platform", "darwin")
     assert cache_folder().parts[-3:] == ("Library", "Caches", "minigrad")
-
-
-def test_progress_is_silent_without_a_terminal_and_without_tqdm(monkeypatch, capfd):
-    for _ in range(2):
-        with progress_bar(10, "working") as bar:
-            bar.update(10)
-        monkeypatch.setitem(sys.modules, "tqdm", None)
-    assert capfd.readouterr() == ("", "")
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -238,26 +295,6 @@ def test_token_files_are_nanogpts(tmp_path):
     assert json.loads((tmp_path / "val.bin.json").read_bytes()) == {"dtype": "uint16", "vocab_size": 50257, "tokens": 3}
 
 
-def test_errors_of_token_files(tmp_path):
-    path = tmp_path / "train.bin"
-    with pytest.raises(FileNotFoundError, match=r"there is no token file .*train\.bin; write it with"):
-        open_tokens(path)
-    for content in (b"", b"odd"):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"train\.bin has {len(content)} bytes, not whole tokens of 2 bytes"):
-            open_tokens(path)
-    write_tokens(path, [1, 2, 3], 100_000)
-    path.write_bytes(path.read_bytes()[:8])
-    with pytest.raises(ValueError, match=r"train\.bin has 8 bytes, not 3 tokens of 4 bytes; prepare the data again"):
-        open_tokens(path)
-    for content in ("{}", "[]", "{", '{"vocab_size": "x", "tokens": 3}'):
-        write_text(f"{path}.json", content)
-        with pytest.raises(ValueError, match=r"train\.bin\.json is damaged"):
-            open_tokens(path)
-    with pytest.raises(ValueError, match=r"token id 300 at position 1 is not in the vocabulary: ids are 0 to 299"):
-        write_tokens(path, [1, 300], 300)
-
-
 def test_prepare_splits_the_text_and_encodes_the_parts(tmp_path):
     text = "the cat sat on the mat, and the dog ate the cat. " * 4000  # more than one chunk
     tokenizer = Tokenizer.train(text, 300)
@@ -266,15 +303,6 @@ def test_prepare_splits_the_text_and_encodes_the_parts(tmp_path):
     assert train.tolist() == tokenizer.encode(text[:split])
     assert validation.tolist() == tokenizer.encode(text[split:])
     assert sorted(os.listdir(tmp_path / "new" / "data")) == ["train.bin", "train.bin.json", "val.bin", "val.bin.json"]
-
-
-def test_errors_of_prepare(tmp_path):
-    tokenizer = Tokenizer.train("x", 257)
-    with pytest.raises(ValueError, match="the text is empty: there is nothing to train on"):
-        prepare("", tokenizer, tmp_path)
-    for text, fraction in (("some text", 0), ("some text", 1), ("some text", -3.0), ("ab", 0.1)):
-        with pytest.raises(ValueError, match=rf"validation_fraction {fraction} of {len(text)} characters leaves none"):
-            prepare(text, tokenizer, tmp_path, fraction)
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------
@@ -295,19 +323,6 @@ def test_every_window_is_equally_likely():
     starts, counts = np.unique(inputs[:, 0], return_counts=True)
     assert starts.tolist() == [0, 1, 2, 3, 4, 5]
     assert abs(counts - 10_000).max() < 500  # five standard deviations
-
-
-def test_random_batches_resume_exactly_from_json():
-    tokens = np.arange(1000)
-    batches = RandomBatches(tokens, 3, 7, seed=5)
-    next(iter(batches))
-    saved = json.dumps(batches.state_dict())
-    expected = [next(batches) for _ in range(5)]
-    resumed = RandomBatches(tokens, 3, 7, seed=99)
-    resumed.load_state_dict(json.loads(saved))
-    assert all(np.array_equal(next(resumed), batch) for batch in expected)
-    assert np.array_equal(next(RandomBatches(tokens, 3, 7, seed=5)), next(RandomBatches(tokens, 3, 7, seed=5)))
-    assert not np.array_equal(next(RandomBatches(tokens, 3, 7, seed=5)), next(RandomBatches(tokens, 3, 7, seed=6)))
 
 
 @given(st.integers(2, 100), st.sampled_from([2, 4, 6]), st.integers(1, 12), st.integers(0, 9))
@@ -347,42 +362,3 @@ def test_sequential_batches_predict_every_token_once(size, batch_size, block_siz
     whole, rest = divmod(size - 1, block_size)
     assert all(shape == (batch_size, block_size) for shape in shapes[: whole // batch_size])
     assert (shapes[-1] == (1, rest)) == bool(rest)
-
-
-def test_a_corpus_shorter_than_the_block_is_named_with_the_way_out():
-    assert next(RandomBatches(np.arange(11), 1, 10))[0].shape == (1, 10)
-    message = "10 tokens are too few for block_size 10, which needs 11: take more text, or a --block-size of at most 9"
-    with pytest.raises(ValueError, match=message):
-        next(RandomBatches(np.arange(10), 1, 10))
-    with pytest.raises(ValueError, match="1 tokens are too few: a target needs a token before it"):
-        list(sequential_batches(np.arange(1), 1, 10))
-
-
-def test_ids_are_checked_where_batches_are_made():
-    tokens = np.array([0, 1, 2, 9, 3])
-    with pytest.raises(ValueError, match=r"token id 9 at position \(0, 3\) is not in the vocabulary: ids are 0 to 4"):
-        get_batch(tokens, 2, 4, np.random.default_rng(0), vocab_size=5)
-    with pytest.raises(ValueError, match=r"token id 9 at position \(1, 1\)"):
-        list(sequential_batches(tokens, 2, 2, vocab_size=5))
-
-
-def test_validate_ids():
-    assert validate_ids(np.array([[0, 4]], dtype=np.uint8), 5).tolist() == [[0, 4]]
-    assert validate_ids([], 5).dtype == np.int64
-    with pytest.raises(ValueError, match=r"token id -1 at position 0 is not in the vocabulary: ids are 0 to 4"):
-        validate_ids([-1], 5)
-    with pytest.raises(ValueError, match=r"token id 18446744073709551615 at position 1"):
-        validate_ids(np.array([1, 2**64 - 1], dtype=np.uint64), 5)
-    with pytest.raises(ValueError, match=r"token id 5 at position \(\) is"):
-        validate_ids(5, 5)
-    for ids in ([1.0], [True], ["1"], [2**70], [None]):
-        with pytest.raises(TypeError, match="token ids must be integers, got"):
-            validate_ids(ids, 5)
-
-
-def test_a_python_without_sources_reads_the_same_english_from_a_file(tmp_path, monkeypatch):
-    whole, helps = python_corpus.documents(), python_corpus.help_text()
-    (tmp_path / "english.json").write_text(json.dumps(whole), encoding="utf-8")
-    monkeypatch.setattr(python_corpus, "BUNDLED", tmp_path / "english.json")
-    monkeypatch.setattr(python_corpus, "documents", python_corpus.documents.__wrapped__)
-    assert python_corpus.documents() == whole and python_corpus.help_text() == helps

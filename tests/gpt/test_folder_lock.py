@@ -2,9 +2,6 @@
 
 import errno
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,41 +13,22 @@ from gpt.files import write_text
 from gpt.training import folder_lock
 from gpt.training.folder_lock import NAME, locked
 from tests.gpt.small import small_gpt
-from tests.scripts.running import ROOT, environment
-
-HOLDER = """
-import sys, time
-from gpt.training.folder_lock import locked
-with locked(sys.argv[1]):
-    print("locked", flush=True)
-    time.sleep(600)
-"""
+from tests.scripts.running import held_elsewhere
 
 
-@pytest.fixture
-def holder(tmp_path):
-    """Another process that holds the folder `tmp_path / "run"`."""
-    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
-    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, encoding="utf-8") as process:
-        assert process.stdout.readline() == "locked\n"
-        yield process
-        process.kill()
-
-
-def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path, holder, monkeypatch):
+def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_lock, "PATIENCE", 2)
     model = small_gpt()
-    with pytest.raises(BlockingIOError) as caught:
-        save_checkpoint(tmp_path / "run", model)
-    words = f"{tmp_path / 'run'} is being written by process {holder.pid} on "
-    assert words in str(caught.value) and "since 20" in str(caught.value) and "\n" not in str(caught.value)
-    save_checkpoint(tmp_path / "copy", model)
-    for path in (tmp_path / "copy").iterdir():
-        path.rename(tmp_path / "run" / path.name)
-    assert load_checkpoint(tmp_path / "run").model.config == model.config
-    holder.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
-    holder.wait()
-    with locked(tmp_path / "run"):
+    with held_elsewhere(tmp_path / "run") as holder:
+        with pytest.raises(BlockingIOError) as caught:
+            save_checkpoint(tmp_path / "run", model)
+        words = f"{tmp_path / 'run'} is being written by process {holder.pid} on "
+        assert words in str(caught.value) and "since 20" in str(caught.value) and "\n" not in str(caught.value)
+        save_checkpoint(tmp_path / "copy", model)
+        for path in (tmp_path / "copy").iterdir():
+            path.rename(tmp_path / "run" / path.name)
+        assert load_checkpoint(tmp_path / "run").model.config == model.config
+    with locked(tmp_path / "run"):  # the other process was killed
         assert f"process {os.getpid()} on" in (tmp_path / "run" / NAME).read_text(encoding="utf-8")
     assert not (tmp_path / "run" / NAME).exists()  # the rest of the folder stays
 

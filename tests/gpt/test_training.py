@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -545,10 +546,12 @@ def test_a_path_is_quoted_as_the_shell_wants_it(monkeypatch):
     assert (quoted(plain), quoted(spaced)) == ("runs/demo", '"my runs/demo"')
 
 
-def test_the_console_can_be_silenced(capsys):
-    with silenced():
-        show("nobody hears this")
+def test_progress_is_silent_without_a_terminal_and_all_can_be_silenced(monkeypatch, capfd):
+    for _ in range(2):
+        with silenced():
+            show("nobody hears this")
         with progress_bar(2, "nor sees this") as bar:
             bar.update(2)
-    show("heard")
-    assert capsys.readouterr() == ("heard\n", "")
+        show("heard")
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert capfd.readouterr() == ("heard\nheard\n", "")

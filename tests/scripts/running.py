@@ -101,6 +101,18 @@ def log_without_times(folder):
     return [{k: v for k, v in row.items() if k != "ms" and not k.endswith("_per_second")} for row in rows]
 
 
+@contextlib.contextmanager
+def held_elsewhere(folder):
+    """In the block, another process, which is then killed, holds the lock of a folder."""
+    code = "import sys, time; from gpt.training.folder_lock import locked\n"
+    code += "with locked(sys.argv[1]): print('locked', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline().strip() == b"locked"
+        yield process
+        process.kill()
+
+
 def forge(folder, path, wrong):
     """Put `wrong` in a place of a checkpoint's record, and make the record say that this is right."""
     record = json.loads((folder / checkpoint.STATE).read_text(encoding="utf-8"))

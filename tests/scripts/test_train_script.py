@@ -1,6 +1,5 @@
 """scripts/train.py as its users meet it."""
 
-import contextlib
 import re
 import shutil
 import signal
@@ -16,7 +15,7 @@ from gpt.training import checkpoint
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.log import read_log
 from gpt.training.run import LEAST_EVALUATED
-from scripts import demo, generate, lora, pipeline, quantize, sft, train
+from scripts import demo, generate, pipeline, quantize, sft, train
 from tests.gpt.small import checkpoint_of
 from tests.scripts.running import (
     ROOT,
@@ -27,6 +26,7 @@ from tests.scripts.running import (
     environment,
     files_of,
     forge,
+    held_elsewhere,
     output_of,
     refusal,
     run_here,
@@ -200,30 +200,19 @@ def test_hidden_files_in_the_data_folder_are_not_the_runs(finished, tmp_path):
 def test_what_writes_into_a_folder_where_a_run_is_running_is_refused(finished, tmp_path, capsys):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     before = files_of(folder)
-    with writer_elsewhere(folder):
+    with held_elsewhere(folder):
         for main, arguments in (
             (train.main, ["--init-from", "resume"]),
             (train.main, ["--max-iters", "1"]),
             (demo.main, ["--short"]),
             (quantize.main, ["--model", finished[0]]),
             (sft.main, ["--init-from", finished[0]]),
-            (lora.main, ["--init-from", finished[0]]),
             (pipeline.main, ["--short"]),
         ):
             error = refusal(main, capsys, *arguments, "--out-dir", folder)
             assert f"{folder} is being written by process" in error, main
         assert {name: content for name, content in files_of(folder).items() if name != ".lock"} == before
         assert run_here(generate.main, "--model", folder, "--max-new-tokens", "2") == 0
-
-
-@contextlib.contextmanager
-def writer_elsewhere(folder):
-    code = "import sys, time; from gpt.training.folder_lock import locked\n"
-    code += "with locked(sys.argv[1]): print('locked', flush=True); time.sleep(600)"
-    with subprocess.Popen([sys.executable, "-c", code, folder], cwd=ROOT, stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline().strip() == b"locked"
-        yield
-        process.kill()
 
 
 # --- nothing is overwritten -------------------------------------------------------------------------------------------
