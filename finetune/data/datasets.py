@@ -9,8 +9,8 @@ The formats are the common ones: one JSON object per line, or a JSON array of ob
     {"prompt": "...", "chosen": "...", "rejected": "..."}           preferences; each may be a list of messages
     {"text": "...", "label": "..."}                                 classification; also CSV and TSV with a header
 
-A file comes from outside: anything that does not fit raises a ValueError that names file, line and field. Fields that
-are not read are named once per file.
+A file comes from outside: anything that does not fit raises a ValueError that names file, line and field. Fields of its
+objects that no format has are named once per file, because they are not read.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ AnItem = TypeVar("AnItem", bound="Item")
 Row = dict[str, Any]  # an object of a file
 UNREADABLE = (ValueError, RecursionError)  # what Python raises for a damaged JSON text
 
-# The fields of each format of conversations, by the field that tells the format.
+# The fields of each format of conversations, by the field that tells the format, and of the other files.
 FORMATS = {
     "messages": ("messages",),
     "conversations": ("conversations",),
     "prompt": ("prompt", "completion"),
     "instruction": ("instruction", "input", "output"),
 }
-PREFERENCE_FIELDS = ("prompt", "chosen", "rejected", "ref_chosen_logps", "ref_rejected_logps")
-MESSAGE_FIELDS = ("role", "content", "tool_calls", "from", "value")
+OTHERS = ("chosen", "rejected", "ref_chosen_logps", "ref_rejected_logps", "text", "label")
+READ = {*OTHERS, *(field for fields in FORMATS.values() for field in fields)}
 # What ShareGPT calls the roles; "developer" is OpenAI's newer name for "system".
 ROLE_NAMES = {"human": "user", "gpt": "assistant", "observation": "tool", "developer": "system"}
 
@@ -116,12 +116,12 @@ def read_examples(path: StrPath) -> list[Example]:
 
     An Alpaca "input" is appended to its instruction after an empty line. Raises ValueError naming file, line and field.
     """
-    return _read_items(path, read_rows(path), _conversation, lambda row: FORMATS[_format(row)])
+    return _read_items(path, read_rows(path), _conversation)
 
 
 def read_preferences(path: StrPath) -> list[Preference]:
     """Read pairs of answers. Raises ValueError naming file, line and field, also if the two answers are the same."""
-    return _read_items(path, read_rows(path), _preference, lambda row: PREFERENCE_FIELDS)
+    return _read_items(path, read_rows(path), _preference)
 
 
 def read_labelled(path: StrPath) -> list[Labelled]:
@@ -130,7 +130,7 @@ def read_labelled(path: StrPath) -> list[Labelled]:
     Raises ValueError naming file, line and field.
     """
     rows = _table(path) if Path(path).suffix.lower() in (".csv", ".tsv") else read_rows(path)
-    return _read_items(path, rows, _labelled, lambda row: ("text", "label"))
+    return _read_items(path, rows, _labelled)
 
 
 def write_jsonl(path: StrPath, items: Iterable[Item]) -> None:
@@ -138,27 +138,14 @@ def write_jsonl(path: StrPath, items: Iterable[Item]) -> None:
     write_json_lines(path, (item.as_json() for item in items))
 
 
-def _read_items(
-    path: StrPath,
-    rows: Iterable[tuple[str, Row]],
-    parse: Callable[[Row, str], AnItem],
-    fields: Callable[[Row], Sequence[str]],
-) -> list[AnItem]:
-    """The items of rows, which come with their places. Shows which fields of rows, and of the messages in them, are not
-    read.
-
-    parse(row, place): the item in a row. fields(row): the names of the fields that are read.
-    """
+def _read_items(path: StrPath, rows: Iterable[tuple[str, Row]], parse: Callable[[Row, str], AnItem]) -> list[AnItem]:
+    """The items of rows, which come with their places: parse(row, place). Shows which fields are not read."""
     items = []
     ignored: dict[str, None] = {}
     for place, row in rows:
         with errors_at(place):
             items.append(parse(row, place))
-        read = fields(row)
-        ignored |= dict.fromkeys(name for name in row if name not in read)
-        for field in read:
-            for message in row[field] if isinstance(row.get(field), list) else ():
-                ignored |= dict.fromkeys(f"{field}.{name}" for name in message if name not in MESSAGE_FIELDS)
+        ignored |= dict.fromkeys(name for name in row if name not in READ)
     if ignored:
         show(f"{path}: fields that are not read: {_names(ignored)}")
     return items
@@ -289,8 +276,6 @@ def read_rows(path: StrPath) -> list[tuple[str, Row]]:
     for place, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"{place}: expected a JSON object, got {shortened(row)}")
-        with errors_at(f"{place}: this is not text, or nested too deeply", caught=UNREADABLE):
-            json.dumps(row, ensure_ascii=False).encode("utf-8")
     return rows
 
 
@@ -299,14 +284,10 @@ def _table(path: StrPath) -> Iterator[tuple[str, Row]]:
     delimiter = "\t" if Path(path).suffix.lower() == ".tsv" else ","
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     try:
-        columns = reader.fieldnames or []
-        if "text" not in columns or "label" not in columns:
-            needed = "expected a header with the columns text and label"
-            raise ValueError(f"{path}, line 1: {needed}, got {columns!r:.80}")
         for row in reader:
             place = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
-                raise ValueError(f"{place}: the row has not as many fields as the header, {len(columns)}")
+                raise ValueError(f"{place}: the row does not have as many fields as the header in line 1")
             yield place, row
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.reader.line_num}: {error}") from None

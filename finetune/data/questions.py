@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..built_in.tasks import TASKS, instruction_examples
 from .chat_template import ChatTemplate, without_oldest_turn
-from .datasets import Example, encode_items, read_examples
+from .datasets import Example, encode_items, hold_out, read_examples
 
 TRAIN_ITEMS, TEST_ITEMS = 6000, 300
 
@@ -15,9 +15,7 @@ def load_questions(data: str, seed: int) -> tuple[list[Example], list[Example]]:
     """Conversations to answer, for training and for tests. Answers that they contain are not used."""
     if data == TASKS:
         return instruction_examples("train", TRAIN_ITEMS, seed + 1), instruction_examples("test", TEST_ITEMS, seed)
-    examples = read_examples(data)
-    held_out = max(len(examples) // 10, 1)
-    return examples[:-held_out] or examples, examples[-held_out:]
+    return hold_out(read_examples(data), data, "conversation")
 
 
 def encode_questions(
