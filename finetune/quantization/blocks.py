@@ -41,7 +41,7 @@ class BlockArray(PackedMatrix):
     """A matrix (R, K) with 4 or 8 bits per number, in B = K / 32 blocks per row. Its arrays are buffers: not trained.
 
     codes (R, K): int8 for 8 bits, 0..15 for 4 bits. scales, minimums: (R, B). zero: the code that represents 0 if
-    codes are stored without a sign (8 in Q4_0). Raises ValueError if the sizes do not fit together.
+    codes are stored without a sign (8 in Q4_0).
 
     >>> codes = np.arange(64, dtype=np.uint8).reshape(2, 32) % 16
     >>> array = BlockArray(codes, np.array([[0.5], [2.0]]), np.array([[-1.0], [0.0]]), bits=4)
@@ -59,8 +59,6 @@ class BlockArray(PackedMatrix):
         self, codes: np.ndarray, scales: np.ndarray, minimums: np.ndarray | None = None, bits: int = 8, zero: int = 0
     ):
         rows, columns = codes.shape
-        if columns % BLOCK or scales.shape != (rows, columns // BLOCK):
-            raise ValueError(f"scales of shape {scales.shape} do not fit blocks of {BLOCK} codes of {codes.shape}")
         self.bits, self.shape, self.groups, self.zero = bits, (rows, columns), columns // BLOCK, zero
         self.register_buffer("codes", _pack(codes, bits))
         self.register_buffer("scales", np.ascontiguousarray(scales.T, dtype=np.float32))

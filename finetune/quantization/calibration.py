@@ -15,6 +15,7 @@ import numpy as np
 from gpt.interpretability.activations import hooked
 from gpt.model.structure import SharedInput, StructuredModel
 from minigrad import Tensor, nn, no_grad
+from minigrad.functional.indexing import check_indices
 
 BATCH_TOKENS = 4096  # tokens per batch
 
@@ -87,15 +88,9 @@ class Reader:
 
 
 def check_calibration(model: StructuredModel, ids: np.ndarray) -> None:
-    """Raise ValueError unless ids (N, T) are a text that the model can read, with activations that are all finite."""
+    """Raise ValueError, or IndexError, unless ids (N, T) are a text that the model can read."""
     config = model.config
     if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu" or ids.shape[1] > config.block_size:
         got = f"{ids.dtype} of shape {ids.shape}"
         raise ValueError(f"calibration must be token ids (N, T), with T at most {config.block_size}, got {got}")
-    if ids.min() < 0 or ids.max() >= config.vocab_size:
-        raise ValueError(f"calibration has ids outside the vocabulary of {config.vocab_size} tokens")
-    reader = Reader(model, ids)
-    for index, block in enumerate(model.blocks):
-        reader.pass_through(block)
-        if not np.isfinite(reader.hidden).all():
-            raise ValueError(f"on the calibration text, block {index} gives numbers that are not finite (nan or inf)")
+    check_indices("calibration", ids, config.vocab_size, "the vocabulary")

@@ -90,13 +90,11 @@ class QuantizationConfig(Checked):
 
     @classmethod
     def from_dict(cls, values: Any) -> QuantizationConfig:
-        """The inverse of `to_dict`. Raises ValueError for values that `to_dict` cannot produce."""
+        """The inverse of `to_dict`. Raises ValueError for values that are not settings."""
         if not isinstance(values, dict):
             raise ValueError(f"quantization_config must be an object, got {values!r:.80}")
         settings = {name: value for name, value in values.items() if name not in ("quant_method", "sym")}
-        config = from_json(cls, {"method": values.get("quant_method"), **settings})
-        if config.to_dict() != values:
-            raise ValueError("quantization_config contradicts itself or is incomplete")
+        config: QuantizationConfig = from_json(cls, {"method": values.get("quant_method"), **settings})
         return config
 
 
@@ -131,9 +129,8 @@ def quantize(
 
     model: a GPT or a Llama, with any head. calibration: ids (N, T) of text to read. GPTQ and AWQ need it; for the other
     methods it adds the error of each layer to the report. Raises ValueError, before the model is changed, for a group
-    size that does not divide a layer's inputs, weights or activations that are not finite, a model that is already
-    quantized, adapted or on a GPU, and missing calibration. After an interruption the model is partly quantized: load
-    it again.
+    size that does not divide a layer's inputs, weights that are not finite, a model that is already quantized, adapted
+    or on a GPU, and missing calibration. After an interruption the model is partly quantized: load it again.
     """
     config = QuantizationConfig() if config is None else config
     check(model, config, calibration)
@@ -169,10 +166,8 @@ def memory(model: nn.Module) -> int:
 # --- before anything is changed ---------------------------------------------------------------------------------------
 
 
-def check(model: nn.Module, config: QuantizationConfig, calibration: np.ndarray | None = None) -> None:
+def check(model: StructuredModel, config: QuantizationConfig, calibration: np.ndarray | None = None) -> None:
     """Raise ValueError for anything that `quantize` cannot handle."""
-    if not isinstance(model, StructuredModel):
-        raise ValueError(f"only language models can be quantized, not a {type(model).__name__}")
     names = model.names
     kinds: dict[str, Any] = {names.embedding: nn.Embedding}
     kinds |= {f"{block}.{layer}": nn.Linear for block in model.part_names() for layer in names.layers}

@@ -45,10 +45,8 @@ def save_quantized(
 ) -> None:
     """Save a model that `quantize` has changed, with its config. The folder is written as a whole or not at all.
 
-    Raises ValueError if the model was not quantized with this config, FileExistsError if the folder is in use, OSError.
+    Raises FileExistsError if the folder is in use, OSError.
     """
-    if _described(model) != _described(_empty(model.config, config)):
-        raise ValueError("the model was not quantized with this config, or is not in float32")
     settings = {**to_settings(model.config), "quantization_config": config.to_dict()}
     with locked(folder):
         check_unused(Path(folder))
@@ -95,7 +93,3 @@ def _blank(shape: tuple[int, ...], config: QuantizationConfig) -> QuantizedArray
     codebook = nf4_levels() if config.method == "nf4" else None
     order = np.arange(shape[1]) if config.desc_act else None
     return QuantizedArray(np.empty(shape, np.int8), scales, zeros, config.bits, codebook, order)
-
-
-def _described(model: LanguageModel) -> dict[str, Any]:
-    return {name: (array.shape, array.dtype) for name, array in model.state_dict().items()}

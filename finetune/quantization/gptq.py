@@ -134,7 +134,7 @@ def gptq(
     damping: this share of the mean of H's diagonal is added to the diagonal; ten times as much each time the matrix is
         singular.
 
-    Raises ValueError for numbers that are not finite, sizes that do not fit, and a matrix that no damping makes
+    Raises ValueError for weights that are not finite, sizes that do not fit, and a matrix that no damping makes
     positive definite, because it is not a sum of x xᵀ.
 
     The two middle inputs are nearly equal. One weight is rounded down to 0, so the other is rounded up to 1:
@@ -146,7 +146,6 @@ def gptq(
     """
     weight = as_matrix(weight, "the weight")
     number_of_groups(weight.shape, bits, group_size)  # raises an error if the sizes do not fit
-    hessian = checked_hessian(hessian, weight.shape[1])
     order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(weight.shape[1])
     hessian = hessian[np.ix_(order, order)]  # rows and columns in the new order
     unused = np.diag(hessian) == 0  # these inputs are always 0, so their weights may be 0
@@ -183,17 +182,6 @@ def _damped_factor(hessian: np.ndarray, damping: float) -> np.ndarray:
         except np.linalg.LinAlgError:
             damping = max(10 * damping, 1e-6)
     raise ValueError("the Hessian is not positive definite, even with its diagonal doubled: it must be a sum of x xᵀ")
-
-
-def checked_hessian(hessian: np.ndarray, columns: int) -> np.ndarray:
-    """Return `hessian` if it can be a sum of x xᵀ for a weight with this number of columns; else raise ValueError."""
-    hessian = np.asarray(hessian)
-    if hessian.shape != (columns, columns) or hessian.dtype.kind != "f":
-        got = f"{hessian.dtype} of shape {hessian.shape}"
-        raise ValueError(f"the Hessian must be floats of shape {(columns, columns)}, got {got}")
-    if not np.isfinite(hessian).all() or (np.diag(hessian) < 0).any():
-        raise ValueError("the Hessian has numbers that are not finite, or are negative on its diagonal")
-    return hessian
 
 
 def output_error(weight: np.ndarray, approximation: np.ndarray, hessian: np.ndarray) -> float:

@@ -149,15 +149,9 @@ class QuantizedScales(nn.Module):
         xp = module_of(self.codes)
         R, G = self.codes.shape
         rows = rows if R > 1 else slice(None)  # one scale for the whole array
-        codes, levels = self.codes[rows], xp.asarray(DYNAMIC_LEVELS, dtype=self.dtype)
-        if isinstance(rows, slice):  # neighboring rows, the usual case: repeating absmax is faster than looking it up
-            block, skipped = divmod((rows.start or 0) * G, SCALES_PER_BLOCK)
-            each = self.absmax[block : block + codes.size // SCALES_PER_BLOCK + 2].repeat(SCALES_PER_BLOCK)
-            absmax = each[skipped : skipped + codes.size].reshape(codes.shape)
-        else:
-            position = xp.arange(R)[rows, None] * G + xp.arange(G)  # of each scale, counted along the rows
-            absmax = self.absmax[position // SCALES_PER_BLOCK]
-        return levels.take(codes) * absmax + self.offset
+        position = xp.arange(R)[rows, None] * G + xp.arange(G)  # of each scale, counted along the rows
+        levels = xp.asarray(DYNAMIC_LEVELS, dtype=self.dtype)
+        return levels.take(self.codes[rows]) * self.absmax[position // SCALES_PER_BLOCK] + self.offset
 
 
 def quantize_scales(scales: np.ndarray) -> QuantizedScales:

@@ -70,15 +70,6 @@ def test_gradients_flow_through_to_the_input(kind, n):
     gradcheck(lambda x: (layer(x) * layer(x)).sum(), [Tensor(x, requires_grad=True)])
 
 
-def test_sizes_that_do_not_fit_are_named():
-    codes, scales = np.zeros((2, 64), np.int8), np.zeros((2, 2))
-    for wrong in (scales[:1], scales[:, :1]):
-        with pytest.raises(ValueError, match="do not fit blocks of 32 codes"):
-            BlockArray(codes, wrong)
-    with pytest.raises(ValueError, match="do not fit"):
-        BlockArray(codes[:, :40], scales)
-
-
 # --- whole models -----------------------------------------------------------------------------------------------------
 
 

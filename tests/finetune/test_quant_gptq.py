@@ -95,10 +95,7 @@ def test_inputs_that_are_always_zero_get_no_weight():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda w, h: (w, np.where(h == h[3, 4], np.nan, h)), "the Hessian has numbers that are not finite"),
-        (lambda w, h: (w, -h), "negative on its diagonal"),
         (lambda w, h: (w, np.eye(32) - 2 * np.ones((32, 32)) + 2 * np.eye(32)), "not positive definite"),
-        (lambda w, h: (w, h[:5]), r"the Hessian must be floats of shape \(32, 32\)"),
         (lambda w, h: (w * np.inf, h), "the weight has numbers that are not finite"),
         (lambda w, h: (w[:, :31], h[:31, :31]), "cannot be paired"),
     ],

@@ -18,7 +18,7 @@ def quantized(given, out, *arguments):
     return run_here(quantize.main, *source, "--out-dir", out, *arguments)
 
 
-@pytest.mark.parametrize("method", ["absmax", "zeropoint", "nf4", "gptq", "awq"])
+@pytest.mark.parametrize("method", ["zeropoint", "gptq"])  # the others: in the table below
 def test_every_method_says_what_it_cost_and_leaves_a_model_that_writes(given, tmp_path, capsys, method):
     more = ["--sequences", 20] if method in ("gptq", "awq") else []
     assert quantized(given, tmp_path / "q", "--method", method, *more) == 0
