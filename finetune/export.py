@@ -68,8 +68,7 @@ def _export_adapters(run: str, folder: Path) -> str:
     config, tokenizer = settings_of(AdaptationConfig, run), Tokenizer.load(run)
     base, _ = load_model(config.init_from, trainable=True)
     model = float_model_of(run)
-    if len(tokenizer) > base.config.vocab_size:
-        resize_token_embeddings(base, len(tokenizer))
+    resize_token_embeddings(base, len(tokenizer))
     _export(base, tokenizer, folder / BASE, None)
     save_adapter(model, folder, str((folder / BASE).resolve()))
     tokenizer.save(folder)

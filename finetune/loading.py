@@ -38,8 +38,7 @@ def add_adapter_to(model: LanguageModel, tokenizer: Tokenizer, source: StrPath) 
     for place in (folder, folder.parent):
         if has_tokenizer(place) and len(own := Tokenizer.load(place)) > len(tokenizer):
             tokenizer = own
-            if len(tokenizer) > model.config.vocab_size:
-                resize_token_embeddings(model, len(tokenizer))
+            resize_token_embeddings(model, len(tokenizer))
             break
     load_adapter(model, folder)
     return tokenizer

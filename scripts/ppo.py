@@ -7,9 +7,9 @@ from pathlib import Path
 from scripts.shared import command_line, stage_options
 from scripts.shared.next_steps import TALK_TO_IT
 
-from finetune.evaluation.reward_hacking import plot_reinforcement
-from finetune.stages.ppo import PPORunConfig, train_ppo
+from finetune.stages.ppo import PANELS, TITLE, PPORunConfig, train_ppo
 from gpt.console import quoted
+from gpt.training.plots import plot_runs
 from gpt.training.run_folder import settings_of
 
 EXAMPLES = """examples:
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     code = stage_options.run(parser, arguments, train_ppo, PPORunConfig, "ppo", TALK_TO_IT, more=beside)
     if arguments.beside and code == 0 and not arguments.will_it_fit:
         runs = {folder: folder for folder in (arguments.beside, arguments.out_dir)}
-        picture = plot_reinforcement(runs, f"{arguments.out_dir}/comparison.png")
+        picture = plot_runs(runs, PANELS, TITLE, f"{arguments.out_dir}/comparison.png")
         print(f"both runs: {picture}" if picture else "no picture of both: matplotlib is not installed")
     return code
 

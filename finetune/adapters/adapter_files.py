@@ -73,7 +73,8 @@ def save_adapter(model: nn.Module, folder: StrPath, base_name: str = "") -> None
     task = "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM"
     conv1d = any(ends_with(name, part) for name in layers for part in CONV1D)
     settings = to_peft(config, rank, _short_names(model, layers), base_name, task, conv1d)
-    settings["modules_to_save"] = _for_peft(model, config.modules_to_save) or None
+    # Full names: for "norm", PEFT would train "input_layernorm" as well.
+    settings["modules_to_save"] = full_names(model, config.modules_to_save) or None
     alphas = {name: peft_alpha(layer.config, rank) for name, layer in layers.items()}
     if others := {name: alpha for name, alpha in alphas.items() if alpha != settings["lora_alpha"]}:
         settings["alpha_pattern"] = others
@@ -94,12 +95,6 @@ def _short_names(model: nn.Module, layers: Collection[str]) -> tuple[str, ...]:
     """The last parts of the layers' names, such as "c_attn", if they match only these layers; else the full names."""
     last = tuple(dict.fromkeys(name.rpartition(".")[2] for name in layers))
     return last if set(full_names(model, last)) == set(layers) else tuple(layers)
-
-
-def _for_peft(model: nn.Module, modules: Iterable[str]) -> list[str]:
-    """Names by which PEFT finds these modules and no others: the given names, or the full ones."""
-    own = ([name] if _peft_finds(model, name) == (name,) else full_names(model, [name]) for name in modules)
-    return [name for names in own for name in names]
 
 
 def _peft_finds(model: nn.Module, name: str) -> tuple[str, ...]:
@@ -146,7 +141,6 @@ def load_adapter(model: nn.Module, folder: StrPath, check_base: bool = True) -> 
         config = dataclasses.replace(config, modules_to_save=present)
         with errors_at(f"the adapter in {folder} does not fit this model", AdapterError, (AdapterError,)):
             adapted = _adapted_layers(model, config, file)
-            _check_none_is_missing(model, settings, adapted)
             expected = file.metadata.get(BASE_SHA256)
             if check_base and expected and expected != base_fingerprint(model, config.modules_to_save):
                 use = "in Python, check_base=False uses it beside these all the same"
@@ -190,16 +184,6 @@ def _adapted_layers(model: nn.Module, config: LoRAConfig, file: SafetensorsFile)
     if not adapted:
         raise AdapterError("it adapts no layer")
     return adapted
-
-
-def _check_none_is_missing(model: nn.Module, settings: dict[str, Any], adapted: list[str]) -> None:
-    """Raise AdapterError for a layer that is in target_modules, where these are names, and not in the file."""
-    targets = settings.get("target_modules")
-    if not isinstance(targets, list) or settings.get("layers_to_transform") or settings.get("exclude_modules"):
-        return
-    for name in full_names(model, [target for target in targets if isinstance(target, str)]):
-        if name not in adapted:
-            raise AdapterError(f"it has nothing for {name}, which is in its target_modules")
 
 
 def _read_whole(model: nn.Module, config: LoRAConfig, file: SafetensorsFile) -> dict[str, np.ndarray]:

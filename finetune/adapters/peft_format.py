@@ -96,23 +96,16 @@ def from_peft(settings: dict[str, Any], path: str) -> LoRAConfig:
             raise AdapterError(f"{path}: {name[:50]} is {shortened(value)}, which is not supported")
     given = {ours: value for theirs, ours in _SETTINGS.items() if (value := settings.get(theirs)) is not None}
     for name, types in _PATTERNS.items():
-        given[name] = _pattern(settings.get(name) or {}, types, f"{path}: {name}")
+        given[name] = pattern = settings.get(name) or {}
+        # In PEFT the names may be regular expressions; a stranger's are not run here.
+        if not isinstance(pattern, dict) or not all(
+            re.fullmatch(r"\w+(\.\w+)*", layer) and type(value) in types and 0 < value < 2**31
+            for layer, value in pattern.items()
+        ):
+            fits = "an object with plain names of layers and numbers > 0"
+            raise AdapterError(f"{path}: {name} must be {fits}, got {shortened(pattern)}")
     with errors_at(path, AdapterError):
         return from_json(LoRAConfig, {"alpha": 8, **given})  # PEFT's default
-
-
-def _pattern(pattern: Any, types: tuple[type, ...], where: str) -> dict[str, Any]:
-    """Ranks or alphas by the ends of layers' names. (In PEFT these may be regular expressions; a stranger's are not run
-    here.) Raises AdapterError, with the place `where`.
-    """
-    if not isinstance(pattern, dict):
-        raise AdapterError(f"{where} must be an object, got {shortened(pattern)}")
-    for name, value in pattern.items():
-        if not re.fullmatch(r"\w+(\.\w+)*", name):
-            raise AdapterError(f"{where} has {shortened(name)}, which is not a plain name of layers")
-        if type(value) not in types or not 0 < value < 2**31:
-            raise AdapterError(f"{where} has {shortened(value)} for {shortened(name)}, which is not a number > 0")
-    return dict(pattern)
 
 
 def as_stored(name: str, array: np.ndarray) -> np.ndarray:

@@ -256,8 +256,7 @@ def add_chat_tokens(model: LanguageModel, tokenizer: Tokenizer) -> int:
     new = add_chatml(tokenizer)
     if not new:
         return 0
-    if len(tokenizer) > model.config.vocab_size:
-        resize_token_embeddings(model, len(tokenizer))
+    resize_token_embeddings(model, len(tokenizer))
     layers: list[Any] = [model.embedding] if model.config.tied else [model.embedding, model.lm_head]
     for layer in layers:
         announce_update([layer.weight])
@@ -275,17 +274,17 @@ def add_chatml(tokenizer: Tokenizer) -> int:
 
 
 def resize_token_embeddings(model: LanguageModel, vocab_size: int) -> None:
-    """Give the model `vocab_size` tokens, in place: new rows are the mean of the old ones, and stay tied to the head.
+    """Give the model at least `vocab_size` tokens, in place: new rows are the mean of the old ones.
 
-    Raises ValueError for fewer tokens than the model has, and if its embedding is wrapped or quantized.
+    A head that is tied to the embedding stays so. Raises ValueError if an embedding that is too small is wrapped or
+    quantized.
     """
     embedding, head = model.embedding, model.lm_head
-    old = model.config.vocab_size
-    tied = model.config.tied
+    old, tied = model.config.vocab_size, model.config.tied
+    if vocab_size <= old:
+        return
     if type(embedding) is not nn.Embedding or type(head) is not nn.Linear or tied != (head.weight is embedding.weight):
         raise ValueError("only a plain model can get more tokens: do it before adapters or quantization")
-    if vocab_size < old:
-        raise ValueError(f"the model knows {old} tokens, and would lose some of them with {vocab_size}")
     embedding.weight = _with_mean_rows(embedding.weight, vocab_size - old)
     head.weight = embedding.weight if tied else _with_mean_rows(head.weight, vocab_size - old)
     embedding.num_embeddings = head.out_features = vocab_size

@@ -36,11 +36,6 @@ class Pair:
     chosen: EncodedReply
     rejected: EncodedReply
 
-    def with_reference(self, chosen: float, rejected: float) -> Pair:
-        """This pair with the reference's log-probabilities of its replies."""
-        replace = dataclasses.replace
-        return Pair(replace(self.chosen, reference=chosen), replace(self.rejected, reference=rejected))
-
 
 def encode_pairs(preferences: Sequence[Preference], template: ChatTemplate, max_tokens: int) -> tuple[list[Pair], int]:
     """Encode preferences for a model that reads `max_tokens`; also returns how many were shortened to fit.

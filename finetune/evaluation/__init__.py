@@ -4,5 +4,4 @@ answering.py         ask questions and score the replies
 exam.py              questions whose answers code can check: right alone, and among several answers
 judge.py             is the model better than the one it started from? Win rate and KL divergence
 confusion.py         which classes does a classifier take for which?
-reward_hacking.py    the picture of a PPO run: learned reward, true quality, distance from the reference
 """

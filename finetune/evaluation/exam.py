@@ -53,7 +53,6 @@ class Exam:
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, response_length: int):
         self.model, self.tokenizer, self.response_length = model, tokenizer, response_length
-        self.prompt = chat_template(tokenizer)
 
     def scores(self, items: Sequence[Chain]) -> dict[str, float]:
         """`score_answers` for SAMPLES answers to each question, at temperature 1."""
@@ -66,8 +65,8 @@ class Exam:
         return {item.prompt: text for item, text in zip(items, texts)}
 
     def _ask(self, questions: Sequence[Sequence[Message]], temperature: float) -> list[str]:
-        length, at_once = self.response_length, 50 * SAMPLES
-        replies = ask(self.model, self.tokenizer, questions, self.prompt, length, at_once, temperature=temperature)
+        encode, length, at_once = chat_template(self.tokenizer), self.response_length, 50 * SAMPLES
+        replies = ask(self.model, self.tokenizer, questions, encode, length, at_once, temperature=temperature)
         return [reply.text if reply.ended else "" for reply in replies]
 
 

@@ -130,22 +130,20 @@ class Judge:
         some = self.items[:VALIDATION_ITEMS]
         return quality_rates(qualities(some, sampled(self.model, self.tokenizer, some, self.seed))) if some else {}
 
-    def show_change(self) -> Verdict | None:
-        """Print the replies of reference and model, and the verdict, which is None if nothing can be measured."""
+    def show_change(self) -> None:
+        """Print the replies of reference and model, and the verdict, if anything can be measured."""
         try:
             reference = load_model(self.init_from)[0].to(next(self.model.parameters()).device)
         except (ValueError, OSError) as error:
             show(f"\nno comparison with the model that training started from: {error}")
-            return None
+            return
         questions = [item.question for item in self.items[:SHOWN]] or self.questions[:SHOWN]
         before, after = (likely_replies(m, self.tokenizer, questions) for m in (reference, self.model))
         show("\nReplies before and after (the most likely ones):")
         show_replies(before, after, {item.prompt: item.answer for item in self.items})
-        if not self.items:
-            return None
-        start, end = judge(self.model, reference, self.tokenizer, self.items, self.seed)
-        _show_verdicts(start, end, len(self.items))
-        return end
+        if self.items:
+            start, end = judge(self.model, reference, self.tokenizer, self.items, self.seed)
+            _show_verdicts(start, end, len(self.items))
 
 
 def _show_verdicts(before: Verdict, after: Verdict, questions: int) -> None:

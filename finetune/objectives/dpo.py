@@ -82,7 +82,7 @@ def dpo_loss(
     TRL do so, and `dpo_batch_loss` divides. With sums, the tokens of a long reply would have to change less than those
     of a short one to bring h to the target 1/(2β). ε is `label_smoothing`, which only "robust" uses.
 
-    Raises ValueError for another kind, beta <= 0, or label_smoothing outside [0, 0.5).
+    Raises ValueError for another kind. β is > 0, and ε in [0, 0.5): the settings of a run are checked (`DPOConfig`).
 
     Before training, policy and reference are equal: h = 0, and the loss is -ln σ(0) = ln 2. Then the chosen reply
     becomes more likely, from -5 to -4, and the rejected one less likely, from -5 to -9: h = 1 - (-4) = 5. With β = 0.1,
@@ -93,7 +93,6 @@ def dpo_loss(
     >>> round(before.item(), 4), round(after.item(), 4)  # ln 2, and -ln σ(0.5)
     (0.6931, 0.4741)
     """
-    check_dpo(kind, beta, label_smoothing)
     h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)  # (B,)
     if kind == "sigmoid":
         return -F.logsigmoid(beta * h)  # Bradley-Terry, with β h as the difference of the two rewards
@@ -101,19 +100,10 @@ def dpo_loss(
         return F.relu(1 - beta * h)  # no gradient once the margin β h is 1
     if kind == "ipo":
         return (h - 1 / (2 * beta)) ** 2  # a margin beyond the target costs as much as one short of it
-    # robust: with probability ε the two replies were swapped, which turns h into -h
-    e = label_smoothing
-    return (-(1 - e) * F.logsigmoid(beta * h) + e * F.logsigmoid(-beta * h)) / (1 - 2 * e)
-
-
-def check_dpo(kind: str, beta: float, label_smoothing: float) -> None:
-    """Raise ValueError for arguments that `dpo_loss` does not accept."""
-    if kind not in KINDS:
-        raise ValueError(f"there is no DPO loss {kind!r}: choose from {', '.join(KINDS)}")
-    if not 0 < beta < float("inf"):
-        raise ValueError(f"beta must be a number > 0, got {beta}")
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing must be in [0, 0.5), got {label_smoothing}: it is the share of wrong labels")
+    if kind == "robust":  # with probability ε the two replies were swapped, which turns h into -h
+        e = label_smoothing
+        return (-(1 - e) * F.logsigmoid(beta * h) + e * F.logsigmoid(-beta * h)) / (1 - 2 * e)
+    raise ValueError(f"there is no DPO loss {kind!r}: choose from {', '.join(KINDS)}")
 
 
 def dpo_batch_loss(
@@ -156,12 +146,12 @@ def dpo_batch_loss(
 @no_grad()
 def with_reference(model: LanguageModel, pairs: Sequence[Pair], batch_size: int = 32) -> list[Pair]:
     """The pairs with the log-probabilities of their replies under `model`, the reference, without dropout."""
-    done = []
+    done, replace = [], dataclasses.replace
     with evaluating(model), progress_bar(len(pairs), "reference log-probabilities", "pair") as bar:
         for part in batches_of(pairs, batch_size, list):
             logprobs = to_numpy(sequence_logprobs(model, *pair_batch(part).shifted()).data).tolist()
             for pair, chosen, rejected in zip(part, logprobs, logprobs[len(part) :]):
-                done.append(pair.with_reference(chosen, rejected))
+                done.append(Pair(replace(pair.chosen, reference=chosen), replace(pair.rejected, reference=rejected)))
             bar.update(len(part))
     return done
 

@@ -50,8 +50,6 @@ class ModelWithHead(StructuredModel):
         like = next(model.body.parameters())
         return cls(model.body, labels).to(like.dtype, device=like.device)
 
-    from_gpt = from_language_model  # its name in code from before there was a Llama
-
     def forward(self, ids: Ids, lengths: Sequence[int] | Array) -> Tensor:
         """ids (B, T), padded on the right, and the number of real tokens in each row (B) -> scores (B, labels).
 

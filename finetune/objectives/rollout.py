@@ -119,23 +119,14 @@ def prompts_with_replies(
     return tokens, lengths, starts, mask
 
 
-def check_room(prompts: Sequence[list[int]], response_length: int, block_size: int) -> None:
-    """Raise ValueError if a prompt and its reply do not fit into the context."""
-    longest = max(map(len, prompts)) + response_length
-    if longest > block_size:
-        found = f"a prompt and {response_length} tokens of reply are {longest} tokens"
-        raise ValueError(f"{found}, more than the model's block size of {block_size}: shorten one of them")
-
-
 def sample_replies(
     policy: LanguageModel, prompts: Sequence[list[int]], response_length: int, stop_tokens: Sequence[int]
 ) -> Replies:
     """Let the policy answer the prompts, all at once, token by token with the KV cache.
 
     Replies are drawn at temperature 1, which means from the policy's own distribution, with the random numbers of
-    `manual_seed`. Raises ValueError if a prompt and its reply do not fit into the context.
+    `manual_seed`. A prompt and its reply must fit into the context.
     """
-    check_room(prompts, response_length, policy.config.block_size)
     replies = policy.generate(list(prompts), response_length, stop_tokens=stop_tokens)
     tokens, _, starts, mask = prompts_with_replies(prompts, replies)
     return Replies(tokens, starts, mask, np.array([reply[-1] in stop_tokens for reply in replies]))

@@ -20,7 +20,6 @@ from gpt.training.training_config import TrainingConfig
 from ..adapters.adapter_files import base_fingerprint
 from ..adapters.lora import LoRAConfig, apply_lora, lora_layers
 from ..adapters.qlora import apply_qlora
-from ..adapters.targets import target_names
 from ..data.chat_template import resize_token_embeddings
 from ..quantization.packed import load_packed
 from .run_config import RunConfig, fine_tuning
@@ -73,22 +72,11 @@ def base_model(config: AdaptationConfig) -> tuple[LanguageModel, Tokenizer]:
 
 def adapt(model: LanguageModel, config: AdaptationConfig, vocab_size: int) -> None:
     """Change a base model into the one to train: embedding rows for new tokens, 4 bits (qlora), adapters."""
-    if model.config.vocab_size < vocab_size:
-        resize_token_embeddings(model, vocab_size)
-    if config.method != "full":
-        _check_rank(model, config.lora)
+    resize_token_embeddings(model, vocab_size)
     if config.method == "lora":  # all weights but those of the adapters are frozen
         apply_lora(model, config.lora)
     elif config.method == "qlora":
         apply_qlora(model, config.lora)
-
-
-def _check_rank(model: LanguageModel, lora: LoRAConfig) -> None:
-    """Raise ValueError for a rank that is larger than every matrix, before memory is allocated."""
-    layers: list[Any] = [model.get_submodule(name) for name in target_names(model, lora.target_modules or ())]
-    useful = max((min(layer.in_features, layer.out_features) for layer in layers), default=lora.r)
-    if lora.r > useful:
-        raise ValueError(f"no matrix of this model has a rank above {useful:,}: take a smaller r than {lora.r:,}")
 
 
 def adapter_format(config: AdaptationConfig) -> ModelFormat | None:

@@ -5,11 +5,9 @@ In half of the worked examples the writer thinks first, and in half the answer c
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from gpt import GPT, GPTConfig, LanguageModel, Tokenizer
 from gpt.console import progress_bar, show
@@ -29,7 +27,6 @@ WORKED = "worked"  # init_from: first train a new small model on worked examples
 WORKED_EXAMPLES, TRAIN_ITEMS, TEST_ITEMS = 1000, 5000, 200
 THINKING = 0.5  # share of the worked examples with a thought
 CONTROL_COLUMNS = f"       loss  of the worked examples' answers\n{MEASURES}"
-SHAPE: dict[str, Any] = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 64}
 BATCH_SIZE = 32  # conversations
 
 
@@ -37,7 +34,7 @@ def cold_start_model(examples: Sequence[Example], seed: int, steps: int) -> tupl
     """A new small model that has learned from worked examples, in half a minute, and its tokenizer."""
     # The vocabulary: 256 bytes, and 17 merges for the words that every conversation has. Each digit is a token.
     tokenizer = Tokenizer.train(["user assistant think </ " * 2], 256 + 17, special_tokens=())
-    model = GPT(GPTConfig(vocab_size=len(tokenizer), **SHAPE))
+    model = GPT(GPTConfig(vocab_size=len(tokenizer), block_size=64, n_layer=2, n_head=4, n_embd=64))
     add_chat_tokens(model, tokenizer)
     conversations, _ = encode_examples(examples, ChatTemplate(tokenizer), model.config.block_size)
     config = TrainingConfig(max_iters=steps, learning_rate=3e-3, warmup_iters=steps // 10)
@@ -75,10 +72,10 @@ def starting_model(
     return model, tokenizer
 
 
-def reference_model(run: Run, init_from: str, out_dir: str, model: LanguageModel) -> LanguageModel:
+def reference_model(run: Run, init_from: str, out_dir: str) -> LanguageModel:
     """The model at the start of training, which stays as it is. Raises CheckpointError if it has changed since."""
     place = f"{out_dir}/{WORKED}" if init_from == WORKED else init_from
-    start = copy.deepcopy(model) if run.is_new else load_model(place)[0].to(run.device)
+    start = load_model(place)[0].to(run.device)
     run.check_unchanged("reference", start, place)
     return start.eval()
 

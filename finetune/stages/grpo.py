@@ -40,16 +40,17 @@ from minigrad.backend import to_numpy
 
 from ..built_in.chains import CHECKERS, Chain
 from ..data.chat_template import ChatTemplate
-from ..data.datasets import Example, ShuffledBatches, batches_of, read_examples
+from ..data.datasets import ShuffledBatches, batches_of, read_examples
+from ..data.questions import encode_questions
 from ..evaluation.answering import right_answers, show_replies, text_of
 from ..evaluation.exam import MEASURES, SAMPLES, VALIDATION_ITEMS, Exam, score_answers, show_change
 from ..objectives.grpo import CLIP, METHODS, answer_weights, group_advantages, grpo_loss
 from ..objectives.logprobs import selected_logprobs
 from ..objectives.ppo import update_metrics
-from ..objectives.rollout import Replies, TokenPositions, check_room, sample_replies
+from ..objectives.rollout import Replies, TokenPositions, sample_replies
 from ..objectives.sft import collate, encode_examples, sft_loss
-from .cold_start import BATCH_SIZE, SHAPE, WORKED, learn_from_examples, load_chains, reference_model, starting_model
-from .run_config import check_batch_memory, fine_tuning
+from .cold_start import BATCH_SIZE, WORKED, learn_from_examples, load_chains, reference_model, starting_model
+from .run_config import BATCH_SIZES, fine_tuning
 
 CONTROL_STEPS = 4  # of instruction tuning, in the time that GRPO needs to roll out and make one step
 COLUMNS = f"""\
@@ -69,8 +70,8 @@ class GRPOConfig(Checked):
     """
 
     total_iterations: int = setting(40, "number of times to answer, check and update", ">= 1")
-    batch_size: int = setting(32, "questions per iteration", ">= 1")
-    num_generations: int = setting(8, "answers to each question: a group", ">= 2")
+    batch_size: int = setting(32, "questions per iteration", BATCH_SIZES)
+    num_generations: int = setting(8, "answers to each question: a group", "in [2, 1024]")
     num_mini_batches: int = setting(4, "optimizer steps per iteration", ">= 1")
     response_length: int = setting(24, "longest answer in tokens", ">= 1")
     method: str = setting("grpo", "how answers are compared and weighted", choices=METHODS)
@@ -91,17 +92,12 @@ class GRPORunConfig(Checked):
     init_from: str = WORKED
     out_dir: str = "runs/grpo"
     seed: int = 1337
-    terms: int = setting(5, "terms of a question: the difficulty", ">= 1")
+    terms: int = setting(5, "terms of a question: the difficulty", "in [2, 32]")
     sft_steps: int = setting(800, "steps in which the new model learns from worked examples", ">= 1")
     checker: str = setting("exact", "what is rewarded; lenient invites reward hacking", choices=tuple(CHECKERS))
     control: bool = setting(False, "instead of GRPO, keep learning from the worked examples")
     grpo: GRPOConfig = nested(GRPOConfig)
     training: TrainingConfig = fine_tuning(learning_rate=1e-4, warmup_iters=8, eval_interval=10)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.terms > (most := SHAPE["block_size"] // 2):  # a term has two tokens
-            raise ValueError(f"a question of {self.terms:,} terms is too long to answer: take {most} or fewer")
 
 
 def train_grpo(run: Run, config: GRPORunConfig) -> None:
@@ -116,11 +112,11 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     else:
         model, tokenizer = run.load()
         worked, train, held_out = run.load_data(read_examples, ("worked", "train", "test"))
-    check_batch_memory(model, grpo.batch_size * grpo.num_generations, config.training)
+    template, block_size = ChatTemplate(tokenizer), model.config.block_size
+    prompts = encode_questions(train, template, block_size, grpo.response_length)
     items = [Chain(example.messages[0]["content"]) for example in held_out[: run.max_eval_items]]
-    tests, _ = encode_examples(held_out, ChatTemplate(tokenizer), model.config.block_size)
+    tests, _ = encode_examples(held_out, template, block_size)
     exam = Exam(model, tokenizer, grpo.response_length)
-    check_room([exam.prompt(item.question) for item in items], grpo.response_length, model.config.block_size)
     source = f"{len(worked):,} worked examples" if config.control else f"{len(train):,} questions"
     show(f"data: {source} to learn from, {len(held_out):,} questions to test on, such as {items[0].prompt}")
 
@@ -137,7 +133,8 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
         per_iteration = grpo.num_mini_batches * CONTROL_STEPS
         learn_from_examples(run, model, tokenizer, worked, grpo.total_iterations, per_iteration, validate)
     else:
-        learn_from_answers(run, config, model, tokenizer, train, validate)
+        chains = [Chain(example.messages[0]["content"]) for example in train]
+        learn_from_answers(run, config, model, tokenizer, list(zip(prompts, chains)), validate)
 
     if not run.interrupted:
         run.extra["after"] = exam.scores(items)
@@ -154,13 +151,15 @@ def learn_from_answers(
     config: GRPORunConfig,
     model: LanguageModel,
     tokenizer: Tokenizer,
-    train: Sequence[Example],
+    questions: Sequence[tuple[list[int], Chain]],
     validate: Callable[[], dict[str, float]],
 ) -> None:
-    """The loop of GRPO: answer each question several times, check, compare, update, and again."""
-    grpo, G, template = config.grpo, config.grpo.num_generations, ChatTemplate(tokenizer)
-    reference = reference_model(run, config.init_from, config.out_dir, model) if grpo.beta else None
-    questions = [Chain(example.messages[0]["content"]) for example in train]
+    """The loop of GRPO: answer each question several times, check, compare, update, and again.
+
+    questions: the prompt of each question, as tokens, and the question itself, by which code checks the answers.
+    """
+    grpo, G, stop_tokens = config.grpo, config.grpo.num_generations, ChatTemplate(tokenizer).stop_tokens
+    reference = reference_model(run, config.init_from, config.out_dir) if grpo.beta else None
     training = dataclasses.replace(config.training, max_iters=grpo.total_iterations * grpo.num_mini_batches)
     optimizer, schedule = run.prepare(model, training, grpo.num_mini_batches)
     stream = ShuffledBatches(questions, grpo.batch_size, list, config.seed)
@@ -169,15 +168,14 @@ def learn_from_answers(
     run.explain_columns(COLUMNS, shown=SHOWN_METRICS)
     model.eval()  # without dropout throughout
     with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
-        for batches in run.batches(stream):  # of an iteration: a list of one, Q chains
+        for batches in run.batches(stream):  # of an iteration: a list of one, Q questions
             if run.is_time_to_validate:  # before the first iteration, then every eval_interval ones
                 run.record_validation(validate())
                 run.save()
             with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
                 # Roll out: G answers to each of Q questions, B = Q G in all. The answers to a question are neighbors.
-                chains = [chain for chain in batches[0] for _ in range(G)]  # B
-                prompts = [template.encode(chain.question, add_generation_prompt=True)[0] for chain in chains]
-                replies = sample_replies(model, prompts, grpo.response_length, template.stop_tokens)
+                prompts, chains = zip(*[question for question in batches[0] for _ in range(G)])  # B each
+                replies = sample_replies(model, prompts, grpo.response_length, stop_tokens)
 
                 # Check: the reward of each answer is 1 if the checker accepts it, else 0.
                 rewards, measured = check_answers(chains, replies, tokenizer, config.checker)  # (B)

@@ -28,6 +28,7 @@ from gpt import Tokenizer
 from gpt.console import show
 from gpt.settings import Checked, nested, setting
 from gpt.training.loading import load_model
+from gpt.training.plots import plot_runs
 from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import in_precision, training_step
@@ -39,14 +40,21 @@ from ..data.datasets import ShuffledBatches, read_examples
 from ..data.questions import encode_questions, load_questions
 from ..evaluation.answering import Reply, text_of
 from ..evaluation.judge import Judge, qualities, quality_rates
-from ..evaluation.reward_hacking import plot_reinforcement
 from ..objectives.logprobs import selected_logprobs
 from ..objectives.ppo import gae, ppo_loss, token_rewards, update_metrics, whiten
 from ..objectives.rollout import PolicyWithValue, Rollout, TokenPositions, roll_out, rollout_metrics
 from .reward import checked_reward_model
-from .run_config import check_batch_memory, fine_tuning
+from .run_config import BATCH_SIZES, fine_tuning
 
 SHOWN = ("objective/scores", "objective/kl", "right", "courteous")  # metrics on the screen; log.jsonl has all
+# The picture of a run. Where the score rises and the true quality falls, the policy has found out what the reward model
+# overlooks: reward hacking, or Goodhart's law (Gao et al. 2023, "Scaling laws for reward model overoptimization").
+PANELS = {
+    "objective/scores": "learned reward\n(reward model's score)",
+    "courteous": "true quality\n(share right and courteous)",
+    "objective/kl": "KL from the reference\n(nats per reply)",
+}
+TITLE = "Reinforcement from a reward model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +65,7 @@ class PPOConfig(Checked):
     """
 
     total_iterations: int = setting(16, "number of times to generate, score and update", ">= 1")
-    batch_size: int = setting(64, "questions per iteration", ">= 1")
+    batch_size: int = setting(64, "questions per iteration", BATCH_SIZES)
     num_ppo_epochs: int = setting(2, "number of passes over the replies of an iteration", ">= 1")
     num_mini_batches: int = setting(2, "optimizer steps per pass", ">= 1")
     response_length: int = setting(24, "longest reply in tokens", ">= 1")
@@ -121,7 +129,6 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     else:
         policy, tokenizer = run.load()
         examples, held_out = run.load_data(read_examples)
-    check_batch_memory(policy, ppo.batch_size, config.training)
     reward_model = checked_reward_model(config.reward_model, tokenizer, policy.config.block_size).to(run.device).eval()
     reference = load_model(config.init_from)[0].to(run.device).eval()
     run.check_unchanged("reward_model", reward_model, config.reward_model)
@@ -180,7 +187,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
 
     if not run.interrupted:
         judge.show_change()
-        picture = plot_reinforcement({"": run.out_dir}, run.out_dir / "reinforcement.png")
+        picture = plot_runs({"": run.out_dir}, PANELS, TITLE, run.out_dir / "reinforcement.png")
         run.report(f"reinforced in {ppo.total_iterations} iterations, {run.count:,} tokens,", picture)
 
 

@@ -32,7 +32,7 @@ from ..data.pairs import Pair, encode_pairs, load_pairs, pair_batch
 from ..evaluation.answering import shorten
 from ..objectives.model_with_head import HEAD_FORMAT, ModelWithHead
 from ..objectives.reward import chance_of, reward_batch_loss
-from .run_config import PAIRS, RunConfig, check_batch_memory, fine_tuning
+from .run_config import PAIRS, RunConfig, fine_tuning
 
 LABELS = ["reward"]  # a head with a single score
 SIGNIFICANCE = 0.01  # how often a coin may do as well as a reward model that counts as better
@@ -73,7 +73,6 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     else:
         model, tokenizer = run.load(HEAD_FORMAT)
         preferences, held_out = run.load_data(read_preferences)
-    check_batch_memory(model, config.batch_size, config.training)
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
     train, shortened = encode_pairs(preferences, template, block_size)
     tests, _ = encode_pairs(held_out, template, block_size)

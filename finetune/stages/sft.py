@@ -28,7 +28,7 @@ from ..data.chat_template import ChatTemplate, add_chat_tokens
 from ..data.datasets import Example, ShuffledBatches, batches_of, hold_out, read_examples
 from ..evaluation.answering import SHOWN, following, likely_replies, right_answers, scored, show_replies, show_scores
 from ..objectives.sft import Conversation, collate, encode_examples, sft_loss
-from .run_config import RunConfig, check_batch_memory, fine_tuning
+from .run_config import RunConfig, fine_tuning
 
 TRAIN_ITEMS, TEST_ITEMS = 20_000, 400
 VALIDATION_ITEMS = 80  # of the test items, at each evaluation, as the legend of the columns says
@@ -69,7 +69,6 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     else:
         model, tokenizer = run.load()
         examples, held_out = run.load_data(read_examples)
-    check_batch_memory(model, config.batch_size, config.training)
     held_out = held_out[: run.max_eval_items]
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
     train, shortened = encode_examples(examples, template, block_size)

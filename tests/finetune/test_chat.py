@@ -9,7 +9,6 @@ from finetune.data.chat_template import (
     ChatTemplate,
     add_chat_tokens,
     resize_token_embeddings,
-    without_oldest_turn,
 )
 from gpt import Llama, LlamaConfig, Tokenizer
 from minigrad import Tensor, nn
@@ -36,67 +35,12 @@ def template():
 # --- the template -----------------------------------------------------------------------------------------------------
 
 
-def test_chatml_as_text(template):
-    assert template.render(TALK[:2], add_generation_prompt=True) == (
-        "<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\nthe word?<|im_end|>\n<|im_start|>assistant\n"
-    )
-
-
-def test_tokens_are_those_of_the_text(template):
-    for prompt in (False, True):
-        ids, loss_mask = template.encode(TALK, add_generation_prompt=prompt)
-        assert len(ids) == len(loss_mask)
-        assert template.tokenizer.decode(ids) == template.render(TALK, add_generation_prompt=prompt)
-        assert ids == template.tokenizer.encode(template.render(TALK, add_generation_prompt=prompt))
-
-
 def test_the_end_of_text_ends_an_answer_too(template):
     assert template.stop_tokens == [template.end, template.tokenizer.eos_token_id]
     without_eos = Tokenizer.train("a b", 258, special_tokens=[IM_START, IM_END])
     assert ChatTemplate(without_eos).stop_tokens == [without_eos.special_tokens[IM_END]]
     # In SmolLM2's, <|im_end|> is the eos_token, and <|endoftext|> another one.
     assert ChatTemplate(smollm_tokenizer()).stop_tokens == [2, 0]
-
-
-def test_a_tokenizer_without_the_tokens_is_refused():
-    with pytest.raises(ValueError, match=r"no special token <\|im_start\|>.*fine-tune the model on conversations"):
-        ChatTemplate(small_tokenizer())
-
-
-# --- the template that a model brings ---------------------------------------------------------------------------------
-
-HELPFUL = "<|im_start|>system\nYou are a helpful AI assistant<|im_end|>\n"
-
-
-def test_the_default_system_message_is_there_and_not_learned():
-    template = ChatTemplate(smollm_tokenizer())
-    assert template.render(TALK[1:3]) == HELPFUL + (
-        "<|im_start|>user\nthe word?<|im_end|>\n<|im_start|>assistant\nkel<|im_end|>\n"
-    )
-    assert "helpful" not in template.render(TALK)  # a conversation with a system message keeps its own
-    ids, loss_mask = template.encode(TALK[1:3])
-    assert template.tokenizer.decode(ids) == template.render(TALK[1:3])
-    assert template.tokenizer.decode([id for id, learn in zip(ids, loss_mask) if learn]) == "kel<|im_end|>"
-
-
-def test_it_stays_when_old_turns_go():
-    template = ChatTemplate(smollm_tokenizer())
-    whole, _ = template.encode(TALK[1:])
-    shorter, _, cut = template.encode_to_fit(TALK[1:], len(whole) - 2)
-    assert cut and template.tokenizer.decode(shorter) == template.render(TALK[3:])
-    assert template.render(TALK[3:]).startswith(HELPFUL)
-
-
-def test_spaces_around_what_is_said_are_tokens_as_in_the_text():
-    """But an answer begins with a token of its own, because nothing is known of it when it is asked for."""
-    template = ChatTemplate(smollm_tokenizer())
-    question = [{"role": "user", "content": "\n\n  5"}]
-    assert template.encode(question, True)[0] == template.tokenizer.encode(template.render(question, True))
-    prompt, _ = template.encode(question, True)
-    answered = [*question, {"role": "assistant", "content": "\n\n  5"}]
-    ids, loss_mask = template.encode(answered)
-    assert ids[: len(prompt)] == prompt and loss_mask[len(prompt)]
-    assert template.tokenizer.decode(ids) == template.render(answered)
 
 
 # --- conversations that are too long ----------------------------------------------------------------------------------
@@ -125,11 +69,6 @@ def test_nothing_left_to_learn_from_is_an_error(template):
         template.encode_to_fit(TALK[1:3], loss_mask.index(True))
     with pytest.raises(ValueError, match="the assistant says nothing"):
         template.encode_to_fit(TALK[:2], 100)
-
-
-def test_without_oldest_turn():
-    assert without_oldest_turn(TALK) == [TALK[0], *TALK[3:]]
-    assert without_oldest_turn(TALK[:3]) is None
 
 
 # --- new tokens -------------------------------------------------------------------------------------------------------
@@ -185,9 +124,8 @@ def test_a_vocabulary_with_room_is_not_enlarged():
 
 def test_models_that_cannot_be_resized_are_refused():
     model, _ = small_chat_model()
-    with pytest.raises(ValueError, match="would lose some of them with 10"):
-        resize_token_embeddings(model, 10)
     model.lm_head = nn.Sequential(model.lm_head)
+    resize_token_embeddings(model, 10)  # it has more
     with pytest.raises(ValueError, match="before adapters or quantization"):
         resize_token_embeddings(model, 500)
     assert isinstance(model.transformer.wte(np.array([1])), Tensor)

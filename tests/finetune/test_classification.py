@@ -10,14 +10,12 @@ from finetune.data.datasets import Labelled
 from finetune.evaluation.confusion import (
     confusion_as_text,
     confusion_matrix,
-    draw_confusion,
     majority_baseline,
     predict,
 )
 from finetune.objectives.classification import classification_loss, collate, encode_texts
 from finetune.objectives.model_with_head import ModelWithHead
 from finetune.stages.classification import ClassifyConfig, load_data, train_classifier
-from gpt.corpora.python_corpus import documents
 from gpt.training.run import start
 from gpt.training.training_config import TrainingConfig
 from tests.finetune.small import small_chat_model, small_tokenizer
@@ -50,8 +48,6 @@ def test_texts_become_tokens_cut_to_what_the_model_reads():
     items, cut = encode_texts(texts, ["x", "y"], tokenizer, block_size=3)
     assert [len(ids) for ids, _ in items] == [1, 3, 3] and [label for _, label in items] == [0, 1, 1] and cut == 2
     assert tokenizer.eos_token_id not in items[2][0]  # a text is text, whatever it says
-    with pytest.raises(ValueError, match="f.csv, line 3: the label 'z' is not one of x, y"):
-        encode_texts([Labelled("the", "z", "f.csv, line 3")], ["x", "y"], tokenizer, 3)
 
 
 def test_predictions_do_not_depend_on_the_batch(model):
@@ -75,24 +71,17 @@ def test_confusion_and_baseline():
     assert majority_baseline(np.array([2, 2, 0], np.int64), [2, 0, 0, 0]) == 0.25
 
 
-def test_confusion_as_a_picture(tmp_path):
-    pytest.importorskip("matplotlib")
-    assert draw_confusion(np.array([[3, 1], [0, 4]]), ["a", "b"], tmp_path / "c.png")
-    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
-
-
 # --- the built-in sets ------------------------------------------------------------------------------------------------
 
 
-def test_documentation_is_real_text_with_true_labels(monkeypatch):
+def test_paragraphs_are_labelled_with_the_part_they_are_from(monkeypatch):
+    paragraphs = {part: [f"{part} {i} is one of many lines of text" for i in range(500)] for part in PARTS}
+    texts = {f"{place}a": "\n\n".join(["too short", *paragraphs[part]]) for part, place in PARTS.items()}
+    monkeypatch.setattr("finetune.built_in.labelled_texts.documents", lambda: texts)
     train, test = documentation_texts("train"), documentation_texts("test")
-    assert not {item.text for item in train} & {item.text for item in test}
-    assert len(train) > 500 and len(test) > 150 and {item.label for item in train} == set(PARTS)
-    for item in test[::40]:
-        assert any(item.text in text for name, text in documents().items() if name.startswith(PARTS[item.label]))
-    labels = [item.label for item in train]
-    assert max(labels.count(label) for label in PARTS) < 0.4 * len(labels)
-    assert documentation_texts("test") == test
+    assert not {item.text for item in train} & {item.text for item in test} and documentation_texts("test") == test
+    assert len(train) + len(test) == 4 * 400 and 0.2 < len(test) / 1600 < 0.3
+    assert all(item.text in paragraphs[item.label] for item in train + test)
     monkeypatch.setattr("finetune.built_in.labelled_texts.documents", dict)
     with pytest.raises(FileNotFoundError, match="not installed here; give a file"):
         documentation_texts("train")
@@ -103,7 +92,6 @@ def test_questions_are_held_out_and_say_what_they_ask_for():
     assert {item.label for item in train} == {item.label for item in test} == set(TASK_TYPES)
     assert all("last" in item.text for item in test if item.label == "last")
     assert not {item.text for item in train} & {item.text for item in test}
-    assert question_texts("test", 90, seed=1) == test
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------

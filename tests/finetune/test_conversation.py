@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import minigrad as mg
 from finetune.data import conversation as conversation_module
 from finetune.data.chat_template import IM_END, IM_START, ChatTemplate
 from finetune.data.conversation import Conversation, Transcript, until
@@ -133,22 +132,6 @@ def test_an_answer_that_is_stopped_belongs_to_the_conversation(says, tokenizer):
     assert conversation.messages[-1] == {"role": "assistant", "content": said.strip()} and "one" in said
 
 
-def test_a_character_in_pieces_is_shown_whole(says, tokenizer):
-    says(tokenizer, " ré 猫\nUser:")
-    pieces = list(talk(tokenizer).answer("?", 40, GREEDY))
-    assert "".join(pieces) == "ré 猫" and "猫" in pieces and "" in pieces
-
-
-def test_a_real_model_answers_and_is_left_as_it_was(tokenizer):
-    conversation = talk(tokenizer, block_size=64)
-    conversation.model.train()
-    mg.manual_seed(3)
-    first = ask(conversation, "Hello", 12)
-    assert conversation.model.training and len(conversation.messages) == 2
-    conversation.reset()
-    assert ask(conversation, "Hello", 12) == first
-
-
 @pytest.mark.parametrize("small", [small_gpt, small_llama])
 def test_what_was_read_is_not_read_again(small, tokenizer, monkeypatch):
     model = small(vocab_size=len(tokenizer), block_size=300)
@@ -181,7 +164,3 @@ def test_until_gives_the_text_before_the_stop_however_it_is_cut(text, cuts):
     pieces = [text[a:b] for a, b in itertools.pairwise(places)]
     assert "".join(until(pieces, STOP)) == text.split(STOP)[0]
     assert "".join(until(pieces, None)) == text
-
-
-def test_until_holds_back_no_more_than_it_must():
-    assert list(until(["ab", "c\n", "Us", "x"], STOP)) == ["ab", "c", "", "\nUsx"]

@@ -116,22 +116,6 @@ def test_only_dapo_lets_a_rare_token_grow_further():
     assert slopes == {"grpo": 0, "dr_grpo": 0, "dapo": pytest.approx(-1.25), "rloo": pytest.approx(-1.25)}
 
 
-def test_what_length_costs():
-    """A wrong answer of 8 tokens beside one of 2: with grpo both together count the same, else by their lengths."""
-    lengths = np.array([2, 8])
-    assert (answer_weights(lengths) * lengths).tolist() == [1, 1]
-    for method in ("dr_grpo", "dapo", "rloo"):
-        assert len(set(answer_weights(lengths, method, longest=10))) == 1
-
-
-@pytest.mark.parametrize("call", [group_advantages, answer_weights])
-def test_an_unknown_method_and_a_group_of_one_are_refused(call):
-    with pytest.raises(ValueError, match="there is no method 'ppo': choose from grpo, dr_grpo, dapo, rloo"):
-        call(np.ones((2, 2)), "ppo")
-    with pytest.raises(ValueError, match="at least 2 answers to compare, got 1"):
-        group_advantages(np.ones((5, 1)))
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_equal_rewards_teach_nothing(method):
     assert (group_advantages(np.full((1, 3), 0.1), method) == 0).all()  # their mean is not exactly 0.1

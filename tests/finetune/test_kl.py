@@ -33,16 +33,6 @@ def test_k1_and_k3_are_unbiased(p, q):
         assert np.exp(log_p) @ estimated_kl(Tensor(log_p), Tensor(log_q), kind).data == pytest.approx(exact, abs=1e-9)
 
 
-def test_k2_is_biased_but_close_if_the_policy_has_moved_little():
-    rng = np.random.default_rng(0)
-    p = rng.standard_normal(50)
-    for distance, error in ((0.01, 0.01), (1.0, 0.05)):
-        log_p, log_q = log_softmax(p), log_softmax(p + distance * rng.standard_normal(50))
-        estimate = np.exp(log_p) @ estimated_kl(Tensor(log_p), Tensor(log_q), "k2").data
-        exact = exact_kl(Tensor(log_p), Tensor(log_q)).item()
-        assert (abs(estimate - exact) < error * exact) == (distance < 1)
-
-
 def test_the_expected_gradient_of_k2_is_the_kl_s_and_of_k1_zero():
     """Differentiating a sample of k1 alone forgets that the samples move, too: what PPO's reward makes up for."""
     p, q = Tensor([0.3, -0.2, 1.0], dtype="float64", requires_grad=True), Tensor([0.0, 0.4, 0.1], dtype="float64")

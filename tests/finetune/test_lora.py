@@ -9,7 +9,6 @@ from finetune.adapters.lora import (
     LoRAConfig,
     LoRALinear,
     LoRASlices,
-    adapter_parameters,
     apply_lora,
     lora_layers,
     merge_lora,
@@ -106,13 +105,6 @@ def test_lora_adapts_queries_and_values_unless_told_otherwise():
     assert "c_attn: LoRALinear  r=2  lora_A (2, 8), lora_B (24, 2)" in repr(model)
     with pytest.raises(ValueError, match="a Linear does not say which layers to adapt: set target_modules"):
         apply_lora(nn.Linear(2, 2), LoRAConfig())
-
-
-def test_the_course_s_figure_a_rank_of_8_is_48_times_smaller():
-    model = small_gpt(n_layer=1, n_embd=768, n_head=12, vocab_size=5)
-    layer = apply_lora(model, LoRAConfig(r=8, target_modules=("attn.c_proj",)))["transformer.h.0.attn.c_proj"]
-    assert layer.base.weight.shape == (768, 768)
-    assert model.num_parameters(trainable_only=True) == adapter_parameters(768, 768, 8) == 12_288 == 768 * 768 / 48
 
 
 def test_dropout_is_before_the_adapter_and_only_in_training():
@@ -250,18 +242,6 @@ def test_merging_or_unmerging_twice_is_an_error():
     assert_same(model, base)
 
 
-def test_removing_leaves_the_base_as_it_was(config):
-    model = small_gpt(dtype="float64")
-    before = weights_of(model)
-    apply_lora(model, config)
-    randomize(model)
-    layers = remove_lora(model)
-    assert_same(model, before)
-    assert layers and all(p.requires_grad for p in model.parameters())
-    with pytest.raises(ValueError, match="no LoRA adapters"):
-        remove_lora(model)
-
-
 def refuse_to_merge(model, match):
     before = weights_of(model)
     with pytest.raises(ValueError, match=match):
@@ -269,13 +249,10 @@ def refuse_to_merge(model, match):
     assert_same(model, before)
 
 
-def test_merging_refuses_tied_half_precision_and_broken_weights():
+def test_merging_refuses_tied_and_half_precision_weights():
     tied = adapted(LoRAConfig(r=2, target_modules=("lm_head",)))
     refuse_to_merge(tied, "lm_head shares its weight with transformer.wte")
     refuse_to_merge(adapted(VARIANTS["c_attn"], "float32").to("float16"), "c_attn is float16, too coarse")
-    model = adapted(VARIANTS["all layers"])
-    lora_layers(model)["transformer.h.1.mlp.c_proj"].lora_B.data[0, 0] = np.nan
-    refuse_to_merge(model, "adapter of transformer.h.1.mlp.c_proj is not finite")
 
 
 # --- which layers -----------------------------------------------------------------------------------------------------
@@ -316,15 +293,3 @@ def test_a_name_that_fits_nothing_leaves_the_model_as_it_was(settings, match):
         apply_lora(model, LoRAConfig(r=2, **settings))
     assert_same(model, before)
     assert model.num_parameters(trainable_only=True) == trainable
-
-
-@pytest.mark.parametrize(
-    ("settings", "match"),
-    [
-        ({"target_modules": ()}, "target_modules is empty"),
-        ({"slices": ("q", "q")}, "each once"),
-    ],
-)
-def test_settings_out_of_range(settings, match):
-    with pytest.raises(ValueError, match=match):
-        LoRAConfig(**settings)

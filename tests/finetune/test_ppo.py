@@ -70,8 +70,3 @@ def test_padding_changes_neither_rewards_nor_advantages():
         results.append([rewards, *gae(rewards, np.where(mask, values, filler), mask)])
     for other in results[1:]:
         np.testing.assert_array_equal(other, results[0])
-
-
-def test_a_reply_without_tokens_is_an_error():
-    with pytest.raises(ValueError, match="reply 1 has no tokens"):
-        token_rewards(np.zeros(2), np.zeros((2, 2)), np.array([[True, False], [False, False]]), 0.1)

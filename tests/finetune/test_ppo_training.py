@@ -202,8 +202,3 @@ def test_a_reward_that_is_not_finite_skips_steps_and_stops(settings, tmp_path, m
     assert run.steps_done == 10
     assert_same(run.model, load_run(tmp_path / "base")[0])
     assert load_checkpoint(tmp_path / "run").state["step"] == 0  # the last good one
-
-
-def test_replies_have_to_be_enough_for_the_mini_batches():
-    with pytest.raises(ValueError, match="1 replies cannot be dealt to 2 mini-batches"):
-        PPOConfig(batch_size=1)

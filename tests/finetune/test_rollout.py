@@ -5,7 +5,7 @@ import pytest
 
 from finetune.objectives.model_with_head import ModelWithHead
 from finetune.objectives.ppo import update_metrics
-from finetune.objectives.rollout import PolicyWithValue, TokenPositions, roll_out
+from finetune.objectives.rollout import PolicyWithValue, roll_out
 from minigrad import Tensor, manual_seed, no_grad
 from tests.finetune.small import small_policy, small_template
 
@@ -80,19 +80,6 @@ def test_the_policy_draws_from_its_own_distribution(setting):
         sharper = expected[best] ** 2 / (expected**2).sum()  # what temperature 0.5 would give
         noise = 4 * np.sqrt(expected[best] * (1 - expected[best]) / 400)
         assert (np.abs(frequencies - expected[best]) < noise).all() and (np.abs(frequencies - sharper) > noise).any()
-
-
-def test_places_point_at_each_token_and_at_the_one_before():
-    starts, mask = np.array([2, 4]), np.array([[True, True, True], [True, False, False]])
-    tokens = np.arange(14).reshape(2, 7)
-    positions = TokenPositions.of(starts, mask)
-    assert tokens[positions.tokens].tolist() == [2, 3, 4, 11] and tokens[positions.predictors].tolist() == [1, 2, 3, 10]
-
-
-def test_a_prompt_without_room_for_a_reply_is_an_error(setting):
-    template, *models, prompts = setting
-    with pytest.raises(ValueError, match="40 tokens of reply are .* more than the model's block size of 48"):
-        roll_out(*models, prompts, 40, template.stop_tokens)
 
 
 def test_a_token_is_clipped_where_its_loss_has_no_gradient():

@@ -10,9 +10,9 @@ from finetune.evaluation.answering import Reply, ask, chat_template, no_template
 from finetune.objectives.sft import collate, encode_examples, sft_loss
 from finetune.stages.sft import SFTConfig, train_sft
 from gpt import Tokenizer, load_checkpoint
-from gpt.training.checkpoint import CheckpointError, load_state
+from gpt.training.checkpoint import load_state
 from gpt.training.log import read_log
-from gpt.training.run import resume, start
+from gpt.training.run import start
 from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_steps
 from minigrad import use_kernels
@@ -31,16 +31,6 @@ def chat():
 
 
 # --- what is learned from ---------------------------------------------------------------------------------------------
-
-
-def test_targets_are_the_next_tokens_of_the_assistant_only(chat):
-    _, template = chat
-    ids, loss_mask = template.encode(TALK)
-    inputs, targets = collate([(ids, loss_mask)])
-    assert inputs[0].tolist() == ids[:-1]
-    for t, target in enumerate(targets[0]):
-        assert target == (ids[t + 1] if loss_mask[t + 1] else IGNORE)
-    assert template.tokenizer.decode(targets[targets != IGNORE].tolist()) == "kel<|im_end|>"
 
 
 def test_padding_is_not_learned_from_even_if_its_id_is_a_token(chat):
@@ -167,13 +157,6 @@ def test_a_run_leaves_a_log_with_the_usual_names_and_its_data(tuned):
     assert rows[-1]["mean_token_accuracy"] > 0.95 > rows[0]["mean_token_accuracy"]
     assert len(read_examples(tuned.out_dir / "data" / "train.jsonl")) == 36
     assert load_state(tuned.out_dir)["extra"]["stage"] == "sft"
-
-
-def test_a_run_of_another_kind_is_not_gone_on_with(base, tuned, talks, tmp_path):
-    with pytest.raises(CheckpointError, match="is of pretraining, and one of the stage 'sft'"):
-        resume(train_sft, SFTConfig, str(base))
-    with pytest.raises(FileExistsError, match="holds a run already"):
-        start(train_sft, config(base, talks, tuned.out_dir))
 
 
 def test_what_cannot_be_learned_from_is_named_first(base, tmp_path):
