@@ -115,8 +115,8 @@ def test_right_and_wrong_answers_and_a_reload(tab, address):
     tab.goto(f"{address}/exercises/tanh.html")
     assert "a TODO is still open" in check(tab, tab.evaluate("stub"))
     sizes = [int(response.headers.get("content-length", 0)) for response in received]
-    print(f"{sum(sizes) / 1e6:.1f} MB compressed before the first check")
-    assert sum(sizes) < 12e6
+    print(f"{sum(sizes) / 1e6:.1f} MB before the first check; hosts that compress send 12")
+    assert sum(sizes) < 21e6
     said = check(tab, completed("tanh", "out**2", "out"))
     assert "the square is missing" in said and "The smallest case that fails" in said
     assert "right, in all" in check(tab, completed("tanh"))
