@@ -8,8 +8,8 @@ It says how conversations were written when the model was tuned. An example from
 
 A template is a stranger's program, so it runs in Jinja's sandbox, where it can only read the conversation and write
 text. It gets the same settings, filters and functions as in transformers (`_compile_jinja_template` in
-transformers/utils/chat_template_utils.py). Simplified: there are no tools and no documents. As in transformers, nothing
-limits how long a template runs; Ctrl-C ends it.
+transformers/utils/chat_template_utils.py). Simplified: there are no tools and no documents. The steps of its loops are
+limited, so a template ends; what a single step may take is not.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from __future__ import annotations
 import datetime
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
+
+LONGEST = 1_000_000  # characters of a conversation as text
+MOST_STEPS = 1_000_000  # of all loops and calls together: a second
 
 
 def program(source: str, special_tokens: Mapping[str, str]) -> Callable[[Sequence[Any], bool], str]:
@@ -31,11 +34,16 @@ def program(source: str, special_tokens: Mapping[str, str]) -> Callable[[Sequenc
 
     def write(messages: Sequence[Any], add_generation_prompt: bool) -> str:
         values = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt, **special_tokens}
+        pieces, length = [], 0
         try:
-            text: str = template.render(messages=[dict(message) for message in messages], **values)
+            for piece in template.generate(messages=[dict(message) for message in messages], **values):
+                pieces.append(piece)
+                length += len(piece)
+                if length > LONGEST:
+                    raise OverflowError(f"it writes more than {LONGEST:,} characters")
         except Exception as error:  # whatever a stranger's program does wrong
             raise ValueError(f"the model's chat template refuses this conversation: {_reason(error)}") from None
-        return text
+        return "".join(pieces)
 
     return write
 
@@ -62,16 +70,35 @@ def _compiled(source: str) -> Any:
     def raise_exception(message: str) -> NoReturn:
         raise jinja2.TemplateError(message)
 
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _tojson
+    @jinja2.pass_context
+    def counted(context: Any, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            _count_step(context)
+            yield item
+
+    class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
+        def call(self, context: Any, function: Any, /, *arguments: Any, **named: Any) -> Any:
+            _count_step(context)  # a macro may call itself
+            return super().call(context, function, *arguments, **named)
+
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
+    environment.filters |= {"tojson": _tojson, "counted": counted}
     today = datetime.datetime.now  # some templates tell the model
     environment.globals |= {"raise_exception": raise_exception, "strftime_now": lambda form: today().strftime(form)}
     try:
-        return environment.from_string(source)
+        tree = environment.parse(source)
+        for loop in tree.find_all(jinja2.nodes.For):
+            loop.iter = jinja2.nodes.Filter(loop.iter, "counted", [], [], None, None, lineno=loop.lineno)
+        tree.set_environment(environment)
+        return environment.from_string(tree)
     except (jinja2.TemplateError, RecursionError) as error:
         raise ValueError(f"the model's chat template is damaged: {_reason(error)}") from None
+
+
+def _count_step(context: Any) -> None:
+    context.steps = getattr(context, "steps", 0) + 1
+    if context.steps > MOST_STEPS:
+        raise OverflowError(f"it takes more than {MOST_STEPS:,} steps")
 
 
 def _tojson(

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune.data import jinja_template
 from finetune.data.chat_template import CHATML, ChatTemplate, add_chat_tokens, chatml
 from finetune.data.conversation import Conversation
 from gpt import Tokenizer
@@ -174,10 +175,14 @@ PLAIN += "{% endif %}"
         ("{{ raise_exception('only in\nLatin') }}", "refuses this conversation: only in Latin"),
         ("{{ messages[7].content }}", "refuses this conversation: list object has no element 7"),
         ("{{ ''.__class__.__mro__ }}", "refuses this conversation: .*unsafe"),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "this conversation: maximum recursion depth"),
+        ("{% for i in range(9000) %}{{ 'x' * 1000 }}{% endfor %}", "this conversation: it writes more than 100,000 c"),
+        ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "it takes more than 10,000"),
+        ("{% macro f(n) %}{{ f(n - 1) ~ f(n - 1) if n }}{% endmacro %}{{ f(60) }}", "more than 10,000 steps"),
     ],
 )
-def test_what_cannot_be_run_is_refused_in_one_sentence(source, words):
+def test_what_cannot_be_run_is_refused_in_one_sentence(source, words, monkeypatch):
+    monkeypatch.setattr(jinja_template, "MOST_STEPS", 10_000)
+    monkeypatch.setattr(jinja_template, "LONGEST", 100_000)
     with pytest.raises(ValueError, match=words) as caught:
         template_of(source).render(QUESTION)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
