@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
-from minigrad import Function, Tensor, nn, switches
+from minigrad import Tensor, nn, switches
 from minigrad.inspection import AnomalyError, detect_anomaly, memory, profile
 from minigrad.kernels.dispatch import use_kernels
 
@@ -29,12 +29,15 @@ def caught(run):
     return str(error.value)
 
 
-# --- forward ---
+# --- where a NaN comes from ---
+
+DATA = "had it, and no op of the block made it (data? a parameter?)"
+GIVEN = "had it, and no op of the block made it (passed to backward(), or a sum that overflowed)"
 
 
 def test_forward_names_op_place_values_and_line():
     x = leaf([[1.0, 2.0], [3.0, -1.0]])
-    with pytest.raises(AnomalyError) as error, detect_anomaly():
+    with pytest.raises(RuntimeError) as error, detect_anomaly():
         y = x * 1.0
         line = here(1)
         F.log(y)
@@ -60,6 +63,11 @@ def test_forward_names_op_place_values_and_line():
         (lambda: F.cross_entropy(leaf([[1.0, 2.0]]), np.array([-100])), "CrossEntropy made nan in forward"),
         (lambda: leaf([np.inf]) * leaf([0.0]), "Mul made nan in forward, of the infinity in x"),
         (lambda: F.softmax(leaf([-np.inf, -np.inf]), 0), "Softmax made nan in forward, of the infinity in x"),
+        (lambda: (F.sqrt(leaf([0.0])) * 0.0).sum().backward(), "Sqrt made nan in backward"),  # 0 / (2 * 0)
+        # what was there before is no fault of the op
+        (lambda: F.linear(Tensor([[np.nan]]), leaf([[1.0]])), f"nan reached Linear in forward: x {DATA}"),
+        (lambda: F.linear(Tensor([[1.0]]), leaf([[np.nan]])), f"nan reached Linear in forward: weight {DATA}"),
+        (lambda: leaf([1.0]).exp().backward(np.float32([np.nan])), f"nan reached Exp in backward: dout {GIVEN}"),
     ],
 )
 def test_what_an_op_makes_of_finite_numbers_must_be_finite(run, what):
@@ -80,21 +88,7 @@ def test_the_line_is_the_users_and_not_that_of_a_module_or_a_composed_loss():
     assert f"called at {line}" in str(in_loss.value)
 
 
-# --- what was there before ---
-
-
-def test_nan_in_the_data_or_in_a_parameter_is_no_fault_of_the_op():
-    weight = leaf(np.ones((2, 3), np.float32))
-    message = caught(lambda: F.linear(Tensor([[1.0, np.nan, 2.0]]), weight)).splitlines()[0]
-    assert message == "nan reached Linear in forward: x had it, and no op of the block made it (data? a parameter?)"
-    weight.data[0, 1] = np.nan
-    assert "weight had it" in caught(lambda: F.linear(Tensor([[1.0, 2.0, 3.0]]), weight))
-
-
-def test_nan_that_no_op_uses_is_none():
-    with detect_anomaly():
-        x = leaf([1.0, np.nan])
-        F.where(np.array([True, False]), x, 0.0).sum().backward()
+# --- no false alarm ---
 
 
 def test_masks_are_no_anomaly():
@@ -157,36 +151,10 @@ def test_backward_names_the_line_of_forward():
     ]
 
 
-def test_nan_of_zero_times_infinity_in_backward():
-    x = leaf([0.0])
-    message = caught(lambda: (F.sqrt(x) * 0.0).sum().backward())  # 0 / (2 * 0)
-    assert message.startswith("Sqrt made nan in backward")
-
-
-def test_a_gradient_that_was_bad_on_arrival():
-    message = caught(lambda: leaf([1.0]).exp().backward(np.array([np.nan], np.float32)))
-    assert message.startswith("nan reached Exp in backward: dout had it, and no op of the block made it (passed to")
-
-
 def test_forward_before_the_block():
     y = F.sqrt(leaf([0.0]))
     message = caught(lambda: y.sum().backward())
     assert "Sqrt made inf in backward" in message and "forward ran outside of detect_anomaly()" in message
-
-
-def test_a_wrong_op_of_ones_own_is_found():
-    class Reciprocal(Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.x = x
-            return 1 / (x + 1)
-
-        @staticmethod
-        def backward(ctx, dout):
-            return (-dout / (ctx.x * ctx.x),)
-
-    message = caught(lambda: Reciprocal.apply(leaf([0.0])).backward())
-    assert message.startswith("Reciprocal made inf in backward") and "there: dout 1, ctx.x 0" in message
 
 
 # --- saved arrays that change ---
@@ -224,24 +192,16 @@ def test_writing_to_a_result_or_into_a_tuple_is_caught(op):
     assert "was changed before backward used it" in caught(run)
 
 
-def test_writing_to_what_nothing_needs_is_allowed():
+def test_what_no_backward_needs_may_change_and_be_nan():
     with detect_anomaly():
-        x = leaf([1.0, 2.0])
-        out = x + 1.0
-        x.data[0] = 5
+        x, y, empty = leaf([1.0, np.nan]), leaf([2.0, 3.0]), leaf(np.ones((0, 3), np.float32))
+        out = y + 1.0
+        y.data[0] = 5
         out.data[0] = 5
-        out.sum().backward()
-    assert x.grad.tolist() == [1, 1]
-
-
-def test_the_same_graph_twice():
-    with detect_anomaly():
-        x = leaf(np.ones((0, 3), np.float32))
-        y = leaf(2.0)
-        out = (x * x).sum() + y * y
-        out.backward(retain_graph=True)
-        out.backward()
-    assert y.grad == 8
+        total = F.where(np.array([True, False]), x, 0.0).sum() + out.sum() + (empty * empty).sum()
+        total.backward(retain_graph=True)
+        total.backward()
+    assert y.grad.tolist() == [2, 2]
 
 
 # --- in and out ---
@@ -256,7 +216,3 @@ def test_nobody_watches_after_the_block(watch):
     with watch(), watch():
         assert len(switches.observers) == 2
     assert switches.observers == []
-
-
-def test_an_anomaly_is_a_runtime_error():
-    assert issubclass(AnomalyError, RuntimeError)

@@ -119,24 +119,16 @@ def test_large_arrays_leave_the_budget_to_small_ones():
 
 def test_a_learners_op_is_covered_even_if_its_backward_is_wrong():
     class Square(Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.x = x
-            return x * x
-
-        @staticmethod
-        def backward(ctx, dout):
-            return (2 * ctx.x * dout,)
+        forward = staticmethod(lambda ctx, x: (setattr(ctx, "x", x), x * x)[1])
+        backward = staticmethod(lambda ctx, dout: (2 * ctx.x * dout,))
 
     class Broken(Square):
-        @staticmethod
-        def backward(ctx, dout):
-            raise NotImplementedError("not yet written")
+        backward = staticmethod(lambda ctx, dout: 1 / 0)
 
     x = Tensor([1.0, 3.0], requires_grad=True)
     with record() as recording:
         Square.apply(x)
-        with pytest.raises(NotImplementedError):
+        with pytest.raises(ZeroDivisionError):
             Broken.apply(x).sum().backward()
     assert np.array_equal(recording.calls[0].jacobian[0], np.diag([2.0, 6.0]))
     assert recording.calls[1].jacobian is None and recording.calls[1].order is None
@@ -171,9 +163,7 @@ def test_while_a_jacobian_is_computed_other_threads_go_on():
     ran = []
 
     class Waiting(Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x * 2
+        forward = staticmethod(lambda ctx, x: x * 2)
 
         @staticmethod
         def backward(ctx, dout):
