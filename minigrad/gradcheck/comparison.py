@@ -277,11 +277,11 @@ class Graph:
             is_small, size = output.data.size <= DENSE_OUTPUT, output.data.size
             self._mixtures.append(np.eye(size) if is_small else rng.standard_normal((MIXTURES, size)))
             self.rows += [(o, unravel(output.shape, i) if is_small else None) for i in range(len(self._mixtures[o]))]
-        self._output_of_row = np.array([o for o, _ in self.rows], int)
+        self.output_of_row = np.array([o for o, _ in self.rows], int)
 
     def of_output(self, output: int) -> Array:
         """Which rows belong to an output."""
-        return self._output_of_row == output
+        return self.output_of_row == output
 
     def vjp(self, coefficients: Array) -> list[Array]:
         """vᵀJ, one array per variable, for the cotangents v = Σ_r coefficients[r] row_r; zeros if no gradient arrived.
@@ -420,8 +420,10 @@ class Comparison:
             np.array([gradients[k] for gradients in rows]).reshape(len(rows), *variable.value.shape)
             for k, variable in enumerate(self.subject.variables)
         ]
-        mine = [self.graph.of_output(o) for o, _ in self.graph.rows]
-        self.largest = [np.array([np.abs(gradients[of]).max(initial=0) for of in mine]) for gradients in self.analytic]
+        # by variable and row: the largest gradient of the row's output
+        outputs = [self.graph.of_output(o) for o in range(len(self.graph.outputs))]
+        largest = [[np.abs(gradients[mine]).max(initial=0) for mine in outputs] for gradients in self.analytic]
+        self.largest = np.array(largest)[:, self.graph.output_of_row]
 
     def central(self) -> None:
         """Measure every probe by central differences."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,22 +25,19 @@ from .source_repair import repaired_by
 DOUT_FACTORS = (1, -1, 2**20, -(2**20), 2**-20, -(2**-20))  # powers of 2, so that no rounding is added
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """An explanation of a wrong gradient, in a `sentence`; `others` are explanations that fit as well.
+class Diagnosis(NamedTuple):
+    """An explanation of a wrong gradient, in a `sentence`, or several that fit alike.
 
-    `kind` names it for programs: "sign" "factor" "transposed" "reversed" "exchanged" "missing sum" "missing repeat"
-    "upstream" "diagonal" "missing term" "missing factor" "incomplete" "partial" "overwritten" "in place" "cut off"
-    "source" "shape" "non-finite" "non-deterministic" "unknown".
+    `kind` names the first one for programs: "sign" "factor" "transposed" "reversed" "exchanged" "missing sum"
+    "missing repeat" "upstream" "diagonal" "missing term" "missing factor" "incomplete" "partial" "overwritten"
+    "in place" "cut off" "source" "shape" "non-finite" "non-deterministic" "unknown".
     """
 
     kind: str
     sentence: str
-    factor: float | None = None  # analytic / numeric, where that is one number
-    others: tuple[Diagnosis, ...] = ()
 
     def __str__(self) -> str:
-        return "; or: ".join([self.sentence, *(other.sentence for other in self.others)])
+        return self.sentence
 
 
 class Jacobians(NamedTuple):
@@ -116,7 +112,7 @@ def diagnose(comparison: Comparison, wrong: int, output: int) -> Diagnosis:
     for group in _OF_GRADIENT:
         fitting = [found for hypothesis in group if (found := hypothesis(case)) is not None]
         if fitting:
-            return Diagnosis(fitting[0].kind, fitting[0].sentence, fitting[0].factor, tuple(fitting[1:]))
+            return Diagnosis(fitting[0].kind, "; or: ".join(map(str, fitting)))
     found = None
     if case.jacobians is not None:
         found = next(filter(None, (pattern(case, case.jacobians) for pattern in _OF_JACOBIAN)), None)
@@ -245,8 +241,7 @@ class _Writes(switches.Observer):
 
 
 def _sign(case: Case) -> Diagnosis | None:
-    sentence = "the sign is flipped: the negative is right"
-    return Diagnosis("sign", sentence, -1.0) if case.agrees(-case.gradient) else None
+    return Diagnosis("sign", "the sign is flipped: the negative is right") if case.agrees(-case.gradient) else None
 
 
 def _exchanged(case: Case) -> Diagnosis | None:
@@ -306,7 +301,7 @@ def _factor(case: Case) -> Diagnosis | None:
     if sentence is None:
         sentence = f"{size:.6g}x too large" if size > 1 else f"{1 / size:.6g}x too small"
         sentence += ": a constant factor, the same for all elements"
-    return Diagnosis("factor", f"the sign is flipped, and it is {sentence}" if factor < 0 else sentence, factor)
+    return Diagnosis("factor", f"the sign is flipped, and it is {sentence}" if factor < 0 else sentence)
 
 
 def _lengths(case: Case) -> dict[int, str]:

@@ -330,12 +330,6 @@ def test_every_kind_has_a_mutant():
     assert {kind for *_, kind, _ in MUTANTS.values()} == kinds - {"non-finite"}  # this one is in test_gradcheck.py
 
 
-def test_a_factor_is_given_as_a_number():
-    with with_backward(Mean, lambda c, d: (repeated(d / 3, c),)), pytest.raises(GradcheckError) as caught:
-        gradcheck(F.mean, random(3, 3))
-    assert caught.value.diagnosis.factor == pytest.approx(3)
-
-
 @pytest.mark.parametrize(
     ("fn", "inputs", "words"),
     [
