@@ -38,20 +38,6 @@ def small_gpt():
 # --- text ---
 
 
-def test_text_reads_like_the_program():
-    made = micrograd_example()
-    assert draw(made["L"]).splitlines() == [
-        "3 ops, 4 leaves; forward reads down, backward up",
-        "leaf1  leaf                   () float32   value 2",
-        "leaf2  leaf                   () float32   value -3",
-        "%1     Mul(x=leaf1, y=leaf2)  () float32",
-        "leaf3  leaf                   () float32   value 10",
-        "%2     Add(x=%1, y=leaf3)     () float32",
-        "leaf4  leaf                   () float32   value -2",
-        "%3     Mul(x=%2, y=leaf4)     () float32   value -8",
-    ]
-
-
 def test_text_after_backward_has_names_values_and_gradients():
     made = micrograd_example()
     made["e"].retain_grad()
