@@ -80,7 +80,8 @@ USES = """
 x + y; x * y; x * x; x / y; x**2; x.log(); x.exp(); x.tanh(); x.abs(); x.sqrt(); x.sigmoid(); x.relu(); x.clip(1.5, 2.5)
 x.sum(); x.prod(); x.max(); x.var(); x.mean() * y.mean(); x.reshape(3, 1) * 2.0; x[1:] * 3.0
 x.masked_fill(y > 4.5, 0.0); x.reshape(1, 3) @ y.reshape(3, 1); F.linear(x.reshape(1, 3), y.reshape(1, 3))
-F.silu(x); F.gelu(x); F.mse_loss(x, y); F.softmax(x, -1) * mg.tensor([1.0, 2.0, 3.0]); F.log_softmax(x, -1)[0]
+mg.einsum("i,i->i", x, y); F.silu(x); F.gelu(x); F.mse_loss(x, y); F.log_softmax(x, -1)[0]
+F.softmax(x, -1) * mg.tensor([1.0, 2.0, 3.0])
 F.layer_norm(x, (3,), y) * mg.tensor([1.0, 2.0, 3.0]); F.layer_norm(y, (3,), x)
 """
 # Of a tensor w. Neither library notices those with NumPy.
@@ -370,6 +371,17 @@ def test_changes_of_what_was_not_saved_are_no_mistake(change):
     apply(change, other.weight)
     out.backward()
     np.testing.assert_array_equal(x.grad, [2.0, 2.0, 2.0])
+
+
+def test_another_array_and_a_neighbor_in_memory_are_no_mistake():
+    flat = np.ones(6, np.float32)
+    w, neighbor = nn.Parameter(flat[:3]), nn.Parameter(flat[3:])
+    out = (w * w).sum() + neighbor.sum()
+    apply("step(w)", neighbor)
+    w.data = w.data * 5  # the graph has the old one
+    apply("step(w)", w)
+    out.backward()
+    np.testing.assert_array_equal(w.grad, [2.0, 2.0, 2.0])
 
 
 @pytest.mark.parametrize("indexed", [lambda x, index: x[index], lambda x, index: x[None, index]])

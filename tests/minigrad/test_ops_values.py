@@ -50,17 +50,6 @@ def test_integers():
     assert not F.max(x, 0).indices.requires_grad
 
 
-def test_names_and_order_of_arguments():
-    x = Tensor(np.arange(6.0).reshape(2, 3))
-    assert F.sum(x, dim=1, keepdim=True).shape == F.sum(x, 1, True).shape == (2, 1)
-    assert F.min(x, 0, keepdim=True).values.shape == (1, 3)
-    assert F.cat(tensors=[x, x], dim=-1).shape == (2, 6)
-    assert [p.shape for p in F.split(x, split_size_or_sections=2, dim=1)] == [(2, 2), (2, 1)]
-    assert F.pad(x, pad=(1, 1), mode="constant", value=1.0).shape == (2, 5)
-    assert F.layer_norm(x, normalized_shape=[3], eps=1e-3).shape == (2, 3)
-    assert F.tril(x, diagonal=-1).data.tolist() == [[0, 0, 0], [3, 0, 0]]
-
-
 WEIGHT, ZEROS = Tensor([0.5, 2.0]), np.zeros(300_000, int)  # of two channels or classes, the first of which is right
 # What adds up the n rows of x (n, 2), forward or backward; to compare, w (2) is an input, too.
 SUMS = {
@@ -101,9 +90,7 @@ SUMS = {
 
 
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
-@pytest.mark.parametrize(
-    ("dtype", "n", "rtol"), [("float16", 5_000, 4e-3), ("float16", 70_000, 4e-3), ("float32", 300_000, 5e-4)]
-)
+@pytest.mark.parametrize(("dtype", "n", "rtol"), [("float16", 70_000, 4e-3), ("float32", 300_000, 5e-4)])
 @pytest.mark.parametrize("name", SUMS)
 def test_sums_of_many_numbers(name, dtype, n, rtol, kernels):
     """Results and gradients beside those in float64: along the first axis NumPy adds one number after the other."""

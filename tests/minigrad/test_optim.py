@@ -1,5 +1,6 @@
 """Optimizers step by step beside PyTorch's, clipping, schedules, and going on from a saved state."""
 
+import copy
 import json
 import math
 import warnings
@@ -146,13 +147,9 @@ def test_groups_have_their_own_settings():
         for p in group["params"]:
             p.grad = np.ones(1, np.float32)
     optimizer.step()
+    assert optim.SGD(first).param_groups[0]["params"] == [first]  # one tensor is enough
     moved = [p.item() for group in optimizer.param_groups for p in group["params"]]
     assert moved == [0.0, 0.75, 0.25]
-
-
-def test_one_tensor_is_enough():
-    p = nn.Parameter([[1.0, 2.0]])
-    assert optim.SGD(p).param_groups[0]["params"] == [p]
 
 
 def test_decay_groups_spare_vectors_and_leave_frozen_ones_out():
@@ -171,8 +168,6 @@ P = nn.Parameter([1.0, 2.0])
     ("make", "error", "message"),
     [
         (lambda: optim.SGD([]), ValueError, "got no parameters"),
-        (lambda: optim.SGD([{"params": []}]), ValueError, "got no parameters"),
-        (lambda: optim.SGD([P], lr=-1), ValueError, "lr must be >= 0, got -1"),
         (lambda: optim.SGD([P], lr=math.nan), ValueError, "lr must be >= 0, got nan"),
         (lambda: optim.SGD([P], momentum=-0.5), ValueError, "momentum must be >= 0"),
         (lambda: optim.SGD([P], nesterov=True), ValueError, "nesterov=True needs a momentum > 0, got 0"),
@@ -185,11 +180,8 @@ P = nn.Parameter([1.0, 2.0])
         (lambda: optim.SGD([{"params": P, "betas": 1}]), ValueError, "SGD has no setting betas; it has lr, momentum"),
         (lambda: optim.SGD([P * 2]), TypeError, "updates leaf tensors, not the result of an op"),
         (lambda: optim.SGD([np.ones(2)]), TypeError, "updates leaf tensors, not ndarray"),
-        (lambda: optim.SGD([("weight", P)]), TypeError, "updates leaf tensors, not tuple"),
-        (lambda: optim.clip_grad_norm_(P, -1.0), ValueError, "max_norm must be >= 0, got -1"),
         (lambda: optim.clip_grad_norm_(P, math.nan), ValueError, "max_norm must be >= 0, got nan"),
         (lambda: schedule(5, 4), ValueError, "warm-up of 5 steps"),
-        (lambda: schedule(-1, 4), ValueError, "warm-up of -1"),
         (lambda: schedule(min_ratio=2), ValueError, "min_ratio must be in 0..1, got 2"),
     ],
 )
@@ -241,18 +233,10 @@ def adamw():
     return optimizer
 
 
-def broken(change):
-    state = adamw().state_dict()
-    state = {"state": {k: dict(v) for k, v in state["state"].items()}, "param_groups": [*state["param_groups"]]}
-    change(state)
-    return state
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda s: s["param_groups"].pop(), r"groups of \[2, 2\] parameters, its saved state of \[2\]"),
-        (lambda s: s["param_groups"].reverse(), None),
         (lambda s: s["param_groups"].__setitem__(0, {"params": [0], "lr": 1.0}), r"saved state of \[1, 2\]"),
         (lambda s: s["param_groups"].__setitem__(1, {"params": [0, 1], "lr": -1.0}), "lr must be >= 0"),
         (lambda s: s["param_groups"].__setitem__(1, {"params": [0, 1], "momentum": 0}), "no setting momentum"),
@@ -261,19 +245,14 @@ def broken(change):
     ],
 )
 def test_a_state_that_does_not_fit_changes_nothing(change, message):
-    optimizer = adamw()
-    before = optimizer.state_dict()
-    copies = {key: {name: np.copy(value) for name, value in values.items()} for key, values in before["state"].items()}
-    if message is None:
-        optimizer.load_state_dict(broken(change))  # fits
-        return
+    optimizer, state = adamw(), copy.deepcopy(adamw().state_dict())
+    before = copy.deepcopy(optimizer.state_dict())
+    change(state)
     with pytest.raises(ValueError, match=message):
-        optimizer.load_state_dict(broken(change))
+        optimizer.load_state_dict(state)
     after = optimizer.state_dict()
     assert after["param_groups"] == before["param_groups"]
-    for key, values in copies.items():
-        for name, value in values.items():
-            np.testing.assert_array_equal(after["state"][key][name], value)
+    np.testing.assert_equal(after["state"], before["state"])
 
 
 def test_a_state_is_cast_to_the_parameters_dtype():
@@ -333,7 +312,7 @@ def test_clipping_in_float16(n, size, max_norm, kernels):
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("max_norm", [1.0, math.inf])
-def test_a_norm_that_is_not_finite_is_returned_and_scales_nothing(bad, max_norm, kernels):
+def test_a_norm_that_is_not_finite_scales_nothing(bad, max_norm, kernels):
     tensors = with_gradients([[1.0, bad], [2.0]])
     with use_kernels(kernels), warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -354,11 +333,10 @@ def test_clipping_without_gradients_and_of_one_tensor():
 
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
 def test_gradients_in_any_memory_order(kernels):
-    gradient = np.asfortranarray(np.arange(6.0, dtype=np.float32).reshape(2, 3))
-    plain, turned = with_gradients([gradient.copy(order="C"), gradient])
-    turned.grad = gradient.copy(order="F")
-    results = []
-    for p in (plain, turned):
+    gradient, results = np.arange(6.0, dtype=np.float32).reshape(2, 3), []
+    for order in "CF":
+        (p,) = with_gradients([gradient])
+        p.grad = gradient.copy(order)
         with use_kernels(kernels):
             norm = optim.clip_grad_norm_(p, 1.0)
             optim.AdamW([p], lr=0.1).step()
@@ -370,14 +348,18 @@ def test_gradients_in_any_memory_order(kernels):
 
 
 def schedule(warmup=4, total=12, min_ratio=0.1, lr=2.0):
-    return optim.WarmupCosine(optim.SGD([{"params": P, "lr": lr}]), warmup, total, min_ratio)
+    """For two groups, the second of which learns half as fast."""
+    groups = [{"params": P, "lr": lr}, {"params": nn.Parameter([1.0]), "lr": lr / 2}]
+    return optim.WarmupCosine(optim.SGD(groups), warmup, total, min_ratio)
 
 
 def test_warmup_and_cosine():
     cosine = schedule()
     rates = []
     for _ in range(15):
-        rates += cosine.get_last_lr()
+        rate, half = cosine.get_last_lr()
+        assert half == rate / 2 == cosine.optimizer.param_groups[1]["lr"]
+        rates.append(rate)
         cosine.step()
     np.testing.assert_allclose(rates[:5], [0.4, 0.8, 1.2, 1.6, 2.0])  # never 0, so that the first step does something
     np.testing.assert_allclose(rates[8], 2 * (0.1 + 0.9 / 2))  # the middle of the way down
@@ -387,19 +369,11 @@ def test_warmup_and_cosine():
 
 
 def test_schedules_without_warmup_or_without_descent():
-    assert schedule(warmup=0).get_last_lr() == [2.0]
+    assert schedule(warmup=0).get_last_lr() == [2.0, 1.0]
     only_warmup = schedule(warmup=3, total=3)
     assert [only_warmup.ratio(step) for step in range(5)] == [0.25, 0.5, 0.75, 0.1, 0.1]
     assert schedule(0, 0).ratio(0) == 0.1
     assert schedule(min_ratio=1.0).ratio(9) == 1.0 and schedule(min_ratio=0.0).ratio(12) == 0.0
-
-
-def test_each_group_keeps_its_own_peak():
-    optimizer = optim.SGD([{"params": P, "lr": 1.0}, {"params": nn.Parameter([1.0]), "lr": 0.5}])
-    cosine = optim.WarmupCosine(optimizer, 1, 5)
-    assert cosine.get_last_lr() == [0.5, 0.25]
-    cosine.step()
-    assert [group["lr"] for group in optimizer.param_groups] == [1.0, 0.5]
 
 
 def test_a_schedule_goes_on_from_its_state():
@@ -413,6 +387,6 @@ def test_a_schedule_goes_on_from_its_state():
         assert other.get_last_lr() == cosine.get_last_lr()
         cosine.step()
         other.step()
-    with pytest.raises(ValueError, match="2 saved learning rates for 1 parameter groups"):
-        other.load_state_dict({"steps_done": 0, "peaks": [1.0, 2.0]})
+    with pytest.raises(ValueError, match="1 saved learning rates for 2 parameter groups"):
+        other.load_state_dict({"steps_done": 0, "peaks": [1.0]})
     assert other.get_last_lr() == cosine.get_last_lr()
