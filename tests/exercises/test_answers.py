@@ -84,7 +84,7 @@ STEPS = [
 @pytest.mark.parametrize(
     ("name", "old", "new", "words"), [*STEPS[:3], *(pytest.param(*step, marks=pytest.mark.slow) for step in STEPS[3:])]
 )
-def test_an_answer_that_nothing_explains_is_told_the_first_step_that_differs(name, old, new, words):
+def test_the_first_step_that_differs_is_named(name, old, new, words):
     exercise = exercise_named(name)
     verdict = processes.judge(exercise, exercise.completed(old, new).encode(), Path("planted.py"))
     assert "no single slip explains it" in verdict.diagnosis and words in verdict.diagnosis, verdict
@@ -97,7 +97,7 @@ def test_the_first_exercise_shows_one_number():
     assert verdict.shown[1].arguments[0].size == 1
 
 
-def test_a_change_that_makes_a_right_result_wrong_explains_nothing():
+def test_a_change_that_breaks_a_right_result_explains_nothing():
     verdict = verdict_on_edit("gae", "advantages + values", "np.cumsum(rewards[::-1])[::-1] + 0 * values")
     assert "gamma" not in verdict.diagnosis, verdict
 

@@ -45,7 +45,6 @@ CHEATS = {
     "a verdict": "os.write(4, b'{{\"status\": \"passed\"}}' * 100)",
     "an answer in advance": "os.write(4, b'\\x0e\\0\\0\\0\\0\\0\\0\\0{{\"result\": {{}}}}')",
     "exit": "sys.exit(0)",
-    "hard exit": "os._exit(0)",
     "at exit": "os.register_at_fork(before=print)\nos._exit(0)",
     "no pipes": "for n in range(20): sys.modules['io'].FileIO(n).close()",
     "threads": "sys.modules['_thread'].start_new_thread(print, ())",
@@ -67,10 +66,8 @@ def test_no_cheat_passes(name):
         "open({outside!r}, 'w').write('changed')",
         "open({outside!r}).read()",
         "os.remove({outside!r})",
-        "os.rename({outside!r}, {outside!r} + '2')",
         "os.symlink({outside!r}, {outside!r} + '3')",
         "os.listdir('/')",
-        "os.chdir('/')",
         "os.kill(os.getppid(), 9)",
         "os.fork()",
         "os.execv('/bin/sh', ['sh', '-c', 'echo > {outside}'])",
@@ -107,7 +104,7 @@ memory_is_limited = pytest.mark.skipif(sys.platform == "darwin", reason="macOS i
     ],
 )
 def test_what_does_not_end_or_answer_gets_its_verdict(monkeypatch, text, status):
-    monkeypatch.setattr(processes, "PATIENCE", 2)
+    monkeypatch.setattr(processes, "PATIENCE", 1)
     verdict = verdict_on(in_forward(text))
     assert verdict.status == status, verdict
     assert len(verdict.diagnosis) < 2000
@@ -127,7 +124,7 @@ def test_the_worker_holds_no_answer():
     assert verdict.diagnosis == "ValueError: ['minigrad', 'minigrad.autograd'] []"
 
 
-def test_the_workers_environment_holds_no_secret_and_needs_little(monkeypatch):
+def test_the_workers_environment_holds_no_secret(monkeypatch):
     ours = {"SOME_TOKEN": "a secret", "HOME": "/nowhere", "PYTHONPATH": "/nowhere", "LANG": "xx"}
     monkeypatch.setattr(os, "environ", ours | {name: os.environ[name] for name in os.environ.keys() & {"SYSTEMROOT"}})
     assert verdict_on(RIGHT).passed
@@ -135,7 +132,7 @@ def test_the_workers_environment_holds_no_secret_and_needs_little(monkeypatch):
     assert "'OPENBLAS_NUM_THREADS': '1'" in said and "secret" not in said and "nowhere" not in said, said
 
 
-def test_an_import_is_refused_with_the_list_of_what_may_be_imported():
+def test_a_refused_import_is_told_what_may_be_imported():
     allowed = source.ALLOWED - {"__future__"}
     assert verdict_on("".join(f"import {name}\n" for name in allowed) + RIGHT).passed
     for text in ("import os", "from minigrad.tensor import Tensor", "__import__('http')"):
@@ -149,7 +146,6 @@ SAME = {  # answers whose words could differ from run to run, or say too little;
     "raise ValueError(f'{Softplus.forward} {object()}')": "<function Softplus.forward> <object object>",
     "raise ValueError({*'abcdefgh'})": "ValueError: {",
     "return 10**400": "must be an array or a number, got integer of more than 64 bits",
-    "return [2**64, x]": "must be an array or a number, got ",
     "print(object(), {*'abcdefgh'}); return x": "",
 }
 
@@ -167,13 +163,8 @@ def test_an_input_cannot_be_written_to():
 def test_a_call_brings_its_helpers_along_and_no_answer(tmp_path):
     """`softplus` is a parameter of the call; that a right softplus has the same name must not send it to the worker."""
     file = tmp_path / "exercise_file.py"
-    file.write_text(
-        "def softplus(x): return 'right'\n"
-        "class Helper: pass\n"
-        "def helper(x): return Helper()\n"
-        "def call(softplus, x): return softplus(helper(x))\n",
-        encoding="utf-8",
-    )
+    text = "def softplus(x): return 'right'\nclass Helper: pass\ndef helper(x): return Helper()\n"
+    file.write_text(text + "def call(softplus, x): return softplus(helper(x))\n", encoding="utf-8")
     names = {}
     exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), names)
     sent = source.with_helpers(names["call"])

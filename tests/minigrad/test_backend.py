@@ -1,7 +1,6 @@
 """Devices, arrays and random streams."""
 
 import functools
-import importlib.util
 import json
 import types
 from unittest import mock
@@ -63,11 +62,6 @@ def test_cuda_that_does_not_work(monkeypatch, found, reason):
     for ask in (backend.resolve_device, tensor.to, lambda device: Tensor(1.0, device=device)):
         with pytest.raises(RuntimeError, match=f"device 'cuda' cannot be used: {reason}"):
             ask("cuda")
-
-
-@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
-def test_this_machine_has_no_cupy():
-    assert "CuPy is not installed" in backend.cuda_problem()
 
 
 def test_moving_between_devices(two_gpus):
@@ -147,12 +141,10 @@ def test_the_random_state_goes_through_json():
 
 
 def test_a_wrong_random_state_changes_nothing():
-    manual_seed(3)
     before = backend.random_state()
-    good = backend.random_state()
-    for wrong in ({}, {**good, "seed": -1}, {**good, "host": {"bit_generator": "MT19937"}}, {**good, "host": None}):
+    for wrong in ({}, {"seed": -1}, {"host": {"bit_generator": "MT19937"}}, {"host": None}):
         with pytest.raises((KeyError, ValueError, TypeError)):
-            backend.set_random_state(wrong)
+            backend.set_random_state({**before, **wrong} if wrong else {})
         assert backend.random_state() == before
 
 
@@ -175,7 +167,3 @@ def test_uniform_is_uniform():
     counts = np.histogram(numbers, bins=10, range=(0, 1))[0]
     assert np.abs(counts - 10_000).max() < 500  # 5 standard deviations
     assert backend.uniform(np, (0, 1), ()).shape == () and backend.uniform(np, (0, 1), (0, 3)).shape == (0, 3)
-
-
-def test_threads_and_cores():
-    assert backend.usable_cores() >= 1 and backend.blas_threads() >= 1

@@ -109,23 +109,14 @@ def peak_memory(kernels, t, **options):
     return peak
 
 
-@pytest.mark.parametrize("options", [{}, {"is_causal": True}])
-def test_tiled_attention_needs_memory_for_rows_and_not_for_their_square(options):
+@pytest.mark.parametrize("options", [{}, {"is_causal": True, "dropout_p": 0.1}])
+def test_tiled_attention_needs_no_memory_for_the_square(options):
     matrix = 1024 * 1024 * 4
     assert peak_memory("textbook", 1024, **options) > 2 * matrix
     small, large = peak_memory("fast", 2048, **options), peak_memory("fast", 4096, **options)
     assert large < matrix * 2  # 16 of these would be one 4096 x 4096 matrix
     vectors = 2048 * 4 * 4  # one more q, k, v, out or gradient
     assert large - small < 20 * vectors
-
-
-def test_tiled_attention_saves_nothing_square():
-    q = Tensor(randn(2, 300, 4), requires_grad=True)
-    with use_kernels("fast"):
-        ctx = F.scaled_dot_product_attention(q, q, q, dropout_p=0.1).grad_fn
-    assert ctx.function is TiledAttention
-    arrays = [value for value in [*ctx.saved().values(), *vars(ctx.plan).values()] if isinstance(value, np.ndarray)]
-    assert arrays and max(array.size for array in arrays) < 300 * 300
 
 
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
@@ -150,7 +141,7 @@ def test_a_whole_tile_may_be_hidden_before_very_low_scores():
 
 
 @pytest.mark.parametrize("lowest", [-1e4, -1e9, -3e38])
-def test_rows_that_a_large_number_hides_get_the_gradients_of_the_textbook_form(lowest):
+def test_rows_hidden_by_large_numbers_equal_the_textbook(lowest):
     """Beside such a score m, ln l is lost in m + ln l. Whole numbers as scores: their sums are exact in any order."""
     hide = np.where(mask(70, 1100), 0, lowest)
     hide[[3, 66]] = lowest
@@ -168,9 +159,9 @@ def test_a_mask_that_learns_takes_the_naive_path():
         q, mask = Tensor(randn(2, 5, 4), requires_grad=True), Tensor(randn(5, 5), requires_grad=True)
         with use_kernels(kernels):
             F.scaled_dot_product_attention(q, q, q, mask).backward(randn(2, 5, 4, seed=5))
-        grads.append((q.grad, mask.grad))
-    for textbook, fast in zip(*grads):
-        np.testing.assert_array_equal(fast, textbook)
+        grads += [q.grad, mask.grad]
+    np.testing.assert_array_equal(grads[2], grads[0])
+    np.testing.assert_array_equal(grads[3], grads[1])
 
 
 def test_dropout_drops_the_same_weights_in_every_order():
@@ -203,25 +194,17 @@ def total():
     return F.softmax(X, -1).sum().item()
 
 
-@pytest.mark.parametrize("op", ["softmax", F.softmax, Softmax])
-def test_one_op_can_be_replaced_by_name_function_or_class(op):
-    use_kernels({op: Halved})
-    assert total() == 0.5
-    use_kernels("textbook")
-    assert total() == 1.0
-
-
 def test_choices_nest_and_end_with_their_block():
     with use_kernels("fast") as outer:
         fast = switches.kernels
         assert isinstance(outer, use_kernels) and fast[ScaledDotProductAttention] is TiledAttention
-        with use_kernels({"softmax": Halved}):  # on top of the current choice
-            assert total() == 0.5 and switches.kernels[ScaledDotProductAttention] is TiledAttention
-            with use_kernels("textbook"):
-                assert total() == 1.0
-            with pytest.raises(KeyError), use_kernels("textbook"):
-                raise KeyError
-            assert total() == 0.5
+        for op in ("softmax", F.softmax, Softmax):
+            with use_kernels({op: Halved}):  # on top of the current choice
+                assert total() == 0.5 and switches.kernels[ScaledDotProductAttention] is TiledAttention
+                with pytest.raises(KeyError), use_kernels("textbook"):
+                    assert total() == 1.0
+                    raise KeyError
+                assert total() == 0.5
         assert total() == 1.0 and switches.kernels == fast
     assert switches.kernels == {}
 
@@ -266,12 +249,8 @@ def test_a_fused_op_is_its_parts_in_textbook_form():
         assert "made by FastLinearGelu" in repr(F.linear_gelu(x, weight, bias))
 
 
-def test_every_function_has_a_name_in_f():
-    assert [name for name in textbook_functions() if not hasattr(F, name)] == []
-
-
 @pytest.mark.parametrize("extra", [None, 0, 1, 2])
-@pytest.mark.parametrize("shape", [(2, 5, 24), (1, 1, 24), (3, 70, 24)])
+@pytest.mark.parametrize("shape", [(2, 5, 24), (3, 70, 24)])
 def test_gradients_of_query_key_and_value_become_one_row_again(shape, extra):
     """Attention lays them out side by side; with an `extra` use of one of them, its gradient is another array."""
 
@@ -299,8 +278,8 @@ def test_such_a_row_is_not_copied():
 
 @needs_threads
 @pytest.mark.parametrize("has_blas", [True, False])
-@pytest.mark.parametrize("m", [1, 3, 16, 65, 300])
-@pytest.mark.parametrize(("k", "n"), [(3, 5), (300, 257), (2000, 40), (1000, 700), (5000, 450)])
+@pytest.mark.parametrize("m", [1, 16, 65])
+@pytest.mark.parametrize(("k", "n"), [(3, 5), (300, 257), (2000, 40), (5000, 450)])
 def test_products_shared_out_among_threads(m, k, n, has_blas, monkeypatch):
     monkeypatch.setattr(threads, "HAS_BLAS", has_blas)
     monkeypatch.setattr(threads, "OUTPUT_LAYER", 2**20)
@@ -371,7 +350,7 @@ def fail(error):
 
 
 @needs_threads
-@pytest.mark.parametrize("error", [ValueError("of a piece"), KeyboardInterrupt("of a piece"), IndexError("of a piece")])
+@pytest.mark.parametrize("error", [ValueError("of a piece"), KeyboardInterrupt("of a piece")])
 @pytest.mark.parametrize("where", ["in_main", "in_others"])
 def test_after_an_exception_no_thread_is_at_work(four_threads, where, error):
     others, begun = Others(), deque()

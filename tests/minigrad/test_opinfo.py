@@ -202,12 +202,13 @@ def gradients(torch, outputs, seeds, leaves):
 
 
 def samples_of(op, dtype):
-    """All samples in `dtype`, and the small ones again with memory that is not contiguous."""
+    """PyTorch's samples, many in 64 bits and few in others, and the small ones with memory that is not contiguous."""
     differentiable = dtype.is_floating_point
+    inputs = op.reference_inputs if dtype.itemsize == 8 else op.sample_inputs
     try:
-        samples = list(op.reference_inputs("cpu", dtype, requires_grad=differentiable))
+        samples = list(inputs("cpu", dtype, requires_grad=differentiable))
     except ValueError:  # some of its samples mix in integers, which cannot ask for a gradient
-        samples = list(op.reference_inputs("cpu", dtype))
+        samples = list(inputs("cpu", dtype))
         for sample in samples:
             for x in (sample.input, *sample.args):
                 if hasattr(x, "requires_grad") and x.is_floating_point():

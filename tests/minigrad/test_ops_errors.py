@@ -34,16 +34,12 @@ VALUE_ERRORS = {
     "F.add(t(2, 3), t(4))": "(2,3) (4,)",
     "F.matmul(t(2, 3), t(4, 5))": "matmul: ...(2, 3) and (4, 5)",
     "F.matmul(t(2, 3, 4), t(3, 4, 5))": "matmul...(2,) and (3,)",
-    "F.matmul(t(2, 3), t())": "matmul: ...(2, 3) and ()",
     "F.linear(t(2, 3), t(4, 5))": "linear: ...(2, 3)...(4, 5)",
     "F.linear(t(2, 3), t(3))": "linear: ...(3,)",
     "F.linear(t(2, 3), t(4, 3), t(3))": "linear: bias ...(3,)...4 outputs",
-    "F.linear_gelu(t(2, 3), t(4, 5))": "linear_gelu: ...(2, 3)...(4, 5)",
     "F.linear_cross_entropy(t(2, 5, 3), t(4, 3), ids(0, 1))": "linear_cross_entropy: ...(2, 5, 3)",
     "F.reshape(t(2, 3), (4, 2))": "reshape: the 6 elements of shape (2, 3)...(4, 2)",
     "F.reshape(t(2, 3), (-1, -1))": "reshape: ...(-1, -1)",
-    "F.reshape(t(0, 3), (0, -1))": "reshape: ...(0, -1)",
-    "F.expand(t(2, 3), (4, 3))": "expand: ...(2, 3)...(4, 3)",
     "F.expand(t(2, 3), (3,))": "expand: ...(2, 3)",
     "F.expand(t(3), (-1, 3))": "expand: ...(-1, 3)",
     "F.cat([t(2, 3), t(2, 4)])": "cat: ...(2, 3), (2, 4)...dim 0",
@@ -54,9 +50,7 @@ VALUE_ERRORS = {
     "F.split(t(5), [2, 2])": "split: ...[2, 2]...5",
     "F.split_heads(t(2, 3, 8), 3)": "split_heads: (2, 3, 8)...1 x 3",
     "F.split_heads(t(3, 8), 2)": "split_heads: (3, 8)",
-    "F.merge_heads(t(3, 8))": "merge_heads: (3, 8)",
     "F.split(t(5), 0)": "split: ...0",
-    "F.split(t(), 1)": "split: ",
     "F.pad(t(2, 3), (1,))": "pad: 1 widths",
     "F.pad(t(2), (1, 1, 1, 1))": "pad: 4 widths",
     "F.pad(t(2, 3), (-2, -2))": "pad: ...(2, 3)",
@@ -79,7 +73,6 @@ VALUE_ERRORS = {
     'F.einsum("ij,jk", t(2, 3), t(4, 5))': "einsum: ... 3 and 4",
     'F.einsum("i1->i", t(2, 3))': "einsum: 'i1'",
     'F.einsum("ij->k", t(2, 3))': "einsum: the result",
-    'F.einsum("ij->ii", t(2, 3))': "einsum: the result",
     "attention(Q, t(2, 5, 3), V)": "(2, 5, 3)",
     "attention(Q, K, t(2, 4, 6))": "(2, 4, 6)",
     "attention(t(4), K, V)": "query (4,)",
@@ -123,7 +116,6 @@ VALUE_ERRORS = {
 INDEX_ERRORS = {
     # --- axes ---
     "F.sum(t(2, 3), 2)": "sum: dim 2 ... 2 dimensions; it must be -2..1",
-    "F.softmax(t(2, 3), -3)": "softmax: dim -3",
     "F.softmax(t(), 5)": "softmax: dim 5",
     "F.max(t(2, 3), 5)": "max: dim 5",
     "F.transpose(t(2, 3), 0, 2)": "transpose: dim 2",
@@ -142,7 +134,6 @@ TYPE_ERRORS = {
     "F.matmul(t(2, 2), t(2, 2, dtype=np.float64))": "matmul: cannot mix float32 and float64",
     "F.linear(t(2, 2), t(2, 2, dtype=np.float64))": "linear: cannot mix",
     "F.layer_norm(t(2, 2), 2, t(2, dtype=np.float64))": "layer_norm: cannot mix",
-    "F.linear_gelu(t(2, 2), t(2, 2, dtype=np.float64))": "linear_gelu: cannot mix",
     "F.linear_gelu(ids([1]), ids([1]))": "linear_gelu: ...int64",
     "F.linear_cross_entropy(t(1, 2), t(2, 2, dtype=np.float64), ids(0))": "linear_cross_entropy: cannot mix",
     "F.linear_cross_entropy(ids([1]), ids([1]), ids(0))": "linear_cross_entropy: ...int64",
@@ -152,13 +143,10 @@ TYPE_ERRORS = {
     "attention(Q, K, t(2, 5, 6, dtype=np.float64))": "cannot mix",
     "attention(*[t(2, 3, dtype=np.int64)] * 3)": "int64",
     "attention(Q, K, V, t(3, 5, dtype=np.int64))": "attn_mask must be boolean ... or float32 ... not int64",
-    "attention(Q, K, V, t(3, 5, dtype=np.float64))": "float64",
     "F.cross_entropy(t(2, 3, dtype=np.int64), ids(0, 1))": "cross_entropy: ...int64",
     "F.cross_entropy(t(2, 3), ids(0, 1), t(3, dtype=np.float64))": "cross_entropy: ...float32...float64",
     "F.cross_entropy(t(2, 3), [0, 1])": "cross_entropy: ...list",
-    "F.nll_loss(t(2, 3), t(2))": "nll_loss: ...float32",
     "F.embedding(t(2), t(5, 4))": "embedding: ...integers, got float32",
-    "F.embedding([0, 1], t(5, 4))": "embedding: ...list",
     "F.gather(t(2), 0, t(1))": "gather: ...float32",
     "F.where(t(2), t(2), t(2))": "where: ...boolean, got float32",
     "F.where(True, t(2), t(2))": "where: ...boolean, got bool",
@@ -166,8 +154,6 @@ TYPE_ERRORS = {
     "F.masked_fill(t(1), t(1) > 0, None)": "masked_fill: value must be a number, got None",
     "F.masked_fill(t(1), t(1) > 0, '-inf')": "masked_fill: ...'-inf'",
     "F.linear(t(2, 3), t(4, 3), [1.0] * 4)": "linear: expected a tensor, got list",
-    "F.layer_norm(t(2, 3), 3, [1.0] * 3)": "layer_norm: ...got list",
-    "F.cross_entropy(t(2, 3), ids(0, 1), [1.0] * 3)": "cross_entropy: ...got list",
     "F.swiglu(t(2), None)": "swiglu: ...got NoneType",
     "F.rotary_embedding(t(1, 2), [1.0], [0.0])": "rotary_embedding: ...got list",
     "attention(Q, None, V)": "got NoneType",
@@ -181,8 +167,6 @@ OUT_OF_RANGE = {
     "F.embedding(ids(0, 7), t(5, 4))": "embedding: index 7 at (1,) is outside 0..4",
     "F.embedding(ids([0, -1]), t(5, 4))": "embedding: index -1 at (0, 1)",
     "F.gather(t(2, 3), 1, ids([0], [3]))": "gather: index 3 at (1, 0)...0..2 of dim 1",
-    "F.gather(t(2, 3), 1, ids([0], [-1]))": "gather: index -1",
-    "t(3)[3]": "index 3 is out of bounds",
     "t(3)[ids(0, 3)]": "index 3 is out of bounds",
     "F.cross_entropy(t(2, 3), ids(0, 3))": "cross_entropy: index 3 at (1,) ... 3 classes",
     "F.cross_entropy(t(2, 3), ids(-1, 0))": "cross_entropy: index -1 at (0,)",
@@ -231,11 +215,9 @@ def test_numpys_names_of_arguments_are_refused_with_the_way_out(name):
             getattr(F, name)(first, *REQUIRED.get(name, [0]), **{word: 0})
 
 
-LISTS = {name: REQUIRED.get(name, [0]) for name in WITH_DIM} | {
-    **{"mean": [], "reshape": [(1,)], "tril": [], "matmul": [[1.0]], "linear": [[[1.0]]], "expand": [(2,)]},
-    **{"mse_loss": [[1.0]], "binary_cross_entropy_with_logits": [[1.0]], "kl_div": [[1.0]], "split_heads": [1]},
-    **{"merge_heads": [], "pad": [(1, 1)], "layer_norm": [1], "cross_entropy": [[0]]},
-}
+LISTS = {name: REQUIRED.get(name, [0]) for name in WITH_DIM}
+LISTS |= {"mean": [], "reshape": [(1,)], "matmul": [[1.0]], "linear": [[[1.0]]], "mse_loss": [[1.0]], "pad": [(1, 1)]}
+LISTS |= {"tril": [], "expand": [(2,)], "split_heads": [1], "layer_norm": [1], "cross_entropy": [[0]]}
 
 
 @pytest.mark.parametrize("name", LISTS)
