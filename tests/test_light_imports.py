@@ -117,13 +117,14 @@ def run(program: str, *arguments: object) -> str:
     return done.stdout
 
 
-def test_everything_imports_and_a_model_learns_without_libraries_and_threads(tmp_path):
+def test_a_model_learns_without_libraries_and_threads(tmp_path):
     program = NO_LIBRARIES + NO_THREADS + EVERY_MODULE + STEP + FILES
     output = run(program, tmp_path, ROOT / "tests" / "gpt" / "golden" / "gpt2-folder")
     assert "cannot be locked (this Python cannot lock files)" in output
 
 
-def test_without_threads_the_fast_kernels_give_what_they_give_on_one_core_and_import_nothing_for_a_gpu(capsys):
+def test_without_threads_the_results_are_those_of_one_core(capsys):
+    """And nothing that is made for a GPU is imported."""
     four_cores = "import sys\nfrom minigrad.kernels.cpu import threads\nthreads.usable_cores = lambda: 4\n"
     without_threads = run(NO_THREADS + four_cores + STEP + WITHOUT_A_GPU)
     with mock.patch.multiple(threads, _pool=None, _workers=1, usable_cores=lambda: 1):

@@ -18,51 +18,48 @@ from finetune import LoRAConfig, apply_lora
 from gpt import GPT, GPTConfig, load_model
 from minigrad import nn
 
-class MyGelu(mg.Function):
+class Doubled(mg.Function):
     @staticmethod
-    def forward(ctx: Any, x: Any, approximate: str = "none") -> Any:
-        ctx.x, ctx.s = x, 1 / (1 + np.exp(-1.702 * x))
-        return x * ctx.s
+    def forward(ctx: Any, x: Any) -> Any:
+        return 2 * x
 
     @staticmethod
     def backward(ctx: Any, dout: Any) -> Any:
-        return (dout * (ctx.s + 1.702 * ctx.x * ctx.s * (1 - ctx.s)),)
+        return (2 * dout,)
 
 class Net(nn.Module):
     def __init__(self) -> None:
         self.layers = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
 
     def forward(self, x: mg.Tensor) -> mg.Tensor:
-        return MyGelu.apply(self.layers(x))
+        return Doubled.apply(self.layers(x))
 
 @mg.no_grad()
 def length(text: str) -> int:
     return len(text)
 
 x = mg.tensor([-1.0, 0.5, 2.0], dtype="float64", requires_grad=True)
-mg.use_kernels({"gelu": MyGelu})
+mg.use_kernels({"gelu": Doubled})
 model = GPT(GPTConfig(vocab_size=8, n_layer=1, n_head=2, n_embd=16, block_size=8))
 optimizer = mg.optim.AdamW(model.parameters(), lr=1e-2)
 ids = np.arange(9)[None] % 4
-for step in range(50):
-    loss = model.loss(ids[:, :-1], ids[:, 1:])
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+loss = model.loss(ids[:, :-1], ids[:, 1:])
+optimizer.zero_grad()
+loss.backward()
 print(f"{loss.item():.2f}", model.generate([[1, 2]], 5), length("text"))
 """
 
 TENSOR, ARRAY = "minigrad.tensor.Tensor", "numpy.ndarray[tuple[Any, ...], numpy.dtype[Any]]"
 REVEALED = {  # expression -> its type
-    **dict.fromkeys(["x * 2", "2 - x", "x[0]", "x == x", "x.sum()", "x.reshape(3, 1)", "x.topk(1).values"], TENSOR),
+    **dict.fromkeys(["x * 2", "2 - x", "x[0]", "x == x", "x.sum()", "x.topk(1).values"], TENSOR),
     **dict.fromkeys(["F.softmax(x, -1)", "mg.cat([x, x])", "mg.clamp(x, 0, 1)", "mg.zeros(2, 3)"], TENSOR),
-    **dict.fromkeys(["MyGelu.apply(x)", "Net()(x)", "Net().layers(x)", "model(ids)", "loss"], TENSOR),
+    **dict.fromkeys(["Doubled.apply(x)", "Net()(x)", "Net().layers(x)", "model(ids)", "loss"], TENSOR),
     "F.split(x, 1)": f"tuple[{TENSOR}, ...]",
     "x.shape": "tuple[int, ...]",
     "x.dtype": "numpy.dtype[Any]",
     "x.numpy()": ARRAY,
     "x.grad": f"{ARRAY} | None",
-    "mg.gradcheck(MyGelu.apply, x)": "minigrad.gradcheck.report.Report",
+    "mg.gradcheck(Doubled.apply, x)": "minigrad.gradcheck.report.Report",
     "length": "def (text: str) -> int",
     "optimizer.step": "def ()",
     "model.config": "gpt.model.config.GPTConfig",

@@ -63,6 +63,11 @@ def as_function(fn, name, differentiate=None):
     return {name: Wrapped}
 
 
+def called_with(name, arrange):
+    """The library's op of this name, with the arguments that `arrange` makes of the exercise's."""
+    return lambda library: {name: with_arguments(library[name], arrange)}
+
+
 def walk(library):
     """Not the engine's walk, which needs Tensors: along every path to the leaf, one after the other."""
 
@@ -376,20 +381,12 @@ def llama(library):
 # the arguments are the same.
 ADAPTED = {
     "walk": walk,
-    "gelu": lambda library: {"Gelu": with_arguments(library["Gelu"], lambda x: (x, "tanh"))},
-    "cross_entropy": lambda library: {
-        "CrossEntropy": with_arguments(
-            library["CrossEntropy"], lambda logits, targets, ignore_index: (logits, targets, ignore_index, "mean")
-        )
-    },
-    "layer_norm": lambda library: {
-        "LayerNorm": with_arguments(
-            library["LayerNorm"], lambda x, weight, bias, eps: (x, weight, bias, (x.ndim - 1,), eps)
-        )
-    },
-    "rms_norm": lambda library: {
-        "RmsNorm": with_arguments(library["RmsNorm"], lambda x, weight, eps: (x, weight, (x.ndim - 1,), eps))
-    },
+    "gelu": called_with("Gelu", lambda x: (x, "tanh")),
+    "cross_entropy": called_with(
+        "CrossEntropy", lambda logits, targets, ignore_index: (logits, targets, ignore_index, "mean")
+    ),
+    "layer_norm": called_with("LayerNorm", lambda x, weight, bias, eps: (x, weight, bias, (x.ndim - 1,), eps)),
+    "rms_norm": called_with("RmsNorm", lambda x, weight, eps: (x, weight, (x.ndim - 1,), eps)),
     "dropout": dropout,
     "attention": attention,
     "causal_mask": lambda library: {"causal_mask": lambda T, S: library["causal_mask"](np, T, S, past=S - T)},

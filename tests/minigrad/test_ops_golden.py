@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import minigrad.functional as F
-from minigrad import Tensor, autocast, manual_seed, use_kernels
-from tests.minigrad.test_ops_torch import CASES, as_tuple, compare, compute, seed_of
+from tests.minigrad.test_ops_torch import CASES, compare, compute
 
 GOLDEN = Path(__file__).parent / "golden" / "ops.npz"
 
@@ -49,34 +47,3 @@ def test_case(name):
         warnings.simplefilter("error")
         tensors, results = compute(name, golden()[name])
     compare(tensors, results, golden()[name])
-
-
-def results_and_gradients(name, inputs, convert):
-    tensors = [Tensor(x, requires_grad=x.dtype.kind == "f") for x in inputs]
-    for tensor in tensors:
-        tensor.data = convert(tensor.data)  # past the constructor, which would convert it back
-    manual_seed(0)
-    results = as_tuple(CASES[name][1](F, *tensors))
-    for result in results:
-        if result.requires_grad:
-            result.backward(convert(seed_of(result)), retain_graph=True)
-    assert all(result.dtype.isnative for result in results)
-    return [result.data for result in results] + [tensor.grad for tensor in tensors if tensor.grad is not None]
-
-
-# In these an input is converted before the op sees it, and the others are not: refused, because the dtypes differ.
-MIXED = [name for name in CASES if "weighted" in name or name in ("nll_loss of one row", "attention, -inf in the mask")]
-
-
-@pytest.mark.parametrize("kernels", ["textbook", "fast"])
-@pytest.mark.parametrize("name", [name for name in CASES if name not in MIXED])
-def test_arrays_in_the_other_byte_order_give_the_same_bits(name, kernels):
-    arrays = [array for what, array in golden()[name].items() if what.startswith("input")]
-    inputs = [x.astype(np.float32) if x.dtype == np.float64 else x for x in arrays]
-    with use_kernels(kernels), np.errstate(all="ignore"):
-        for rounded in (False, True):
-            with autocast(enabled=rounded):
-                expected = results_and_gradients(name, inputs, np.copy)
-                found = results_and_gradients(name, inputs, lambda x: x.astype(x.dtype.newbyteorder()))
-            for x, y in zip(found, expected, strict=True):
-                np.testing.assert_array_equal(x, y)
