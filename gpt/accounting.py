@@ -183,8 +183,6 @@ def activation_bytes(
 
     checkpointed: with activation checkpointing a block saves its input, C, and the rest only while its backward runs.
     """
-    if kernels not in ("textbook", "fast"):
-        raise ValueError(f"kernels must be 'textbook' or 'fast', got {kernels!r}")
     textbook = kernels == "textbook"
     V, L, H, C = config.vocab_size, config.n_layer, config.n_head, config.n_embd
     attention_weights = H * time if textbook else H

@@ -138,10 +138,8 @@ def load_classifier(folder: StrPath) -> ModelWithHead:
 
     Raises FileNotFoundError, or ValueError naming the file, the setting or the tensor that does not fit.
     """
-    values = read_config(folder, *ARCHITECTURES)
-    where = str(Path(folder) / "config.json")
-    config = ARCHITECTURES[values["model_type"]].from_json(values, where)
-    labels = _labels(values, where)
+    values, config = read_config(folder, *ARCHITECTURES)
+    labels = _labels(values, str(Path(folder) / "config.json"))
     with open_weights(folder, values["model_type"]) as weights:
         return fill(lambda: _new(config, labels), weights, _rows(config, len(labels))).eval()
 

@@ -97,14 +97,21 @@ class GGUFFile:
 # --- reading the header -----------------------------------------------------------------------------------------------
 
 
-def _open(path: Path) -> Any:
-    """The library's reader with the file's header read."""
+def gguf_library() -> Any:
+    """The library gguf. Raises GGUFError if it is missing."""
     try:
         import gguf
     except ImportError:
-        raise GGUFError(f"{path} is read with the library gguf, which is missing: pip install gguf") from None
+        raise GGUFError("GGUF files need the library gguf, which is missing: pip install gguf") from None
+    return gguf
 
-    class Reader(gguf.GGUFReader):
+
+def _open(path: Path) -> Any:
+    """The library's reader with the file's header read."""
+    gguf = gguf_library()
+    Base: Any = gguf.GGUFReader
+
+    class Reader(Base):
         """A reader that stays inside the file. Otherwise it would follow a wrong length for hours, and fill the memory
         with empty arrays."""
 
@@ -213,8 +220,7 @@ def _numbers(tensor: GGUFTensor) -> np.ndarray:
     if tensor.kind == "BF16":  # the upper half of a float32
         return float32_of(tensor.raw.view("<u2"))
     if tensor.kind in K_QUANTS:
-        import gguf
-
+        gguf = gguf_library()
         return gguf.quants.dequantize(tensor.raw, gguf.GGMLQuantizationType[tensor.kind])
     codes, scales, minimums = unpack(tensor)
     numbers = codes.reshape(*scales.shape, BLOCK) * scales[..., None]  # (rows, blocks, 32)

@@ -26,7 +26,7 @@ from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.tokenizer_json import tokenizer_json
 from ..tokenizer.vocabulary_files import GGUF_PATTERNS
 from . import gpt2_gguf, llama_gguf
-from .gguf_file import BLOCK, GGUFError
+from .gguf_file import BLOCK, gguf_library
 from .tensor_table import their_tensors
 
 KINDS = ("F32", "F16", "Q8_0")
@@ -40,10 +40,7 @@ def write_gguf(path: StrPath, model: LanguageModel, tokenizer: Tokenizer, kind: 
     Raises GGUFError without the library gguf, ValueError for an adapted or quantized model and for weights that are not
     finite in this kind of number, FileExistsError, OSError.
     """
-    try:
-        import gguf
-    except ImportError:
-        raise GGUFError("a GGUF file is written with the library gguf, which is missing: pip install gguf") from None
+    gguf = gguf_library()
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists already: choose another name, or delete it")

@@ -47,7 +47,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..file_checks import check_settings, number_setting
-from ..files import errors_at
 from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
 from .tensor_table import Row, rows_of
 
@@ -131,17 +130,13 @@ KNOWN = {
 }
 
 
-def from_json(values: dict[str, Any], where: str = "config.json") -> GPTConfig:
-    """Our configuration from the settings in config.json. `where` names the file in errors.
+def from_json(values: dict[str, Any]) -> GPTConfig:
+    """Our configuration from the settings in config.json.
 
     Raises ValueError, naming the setting, for a setting that is damaged or not supported. If the three dropouts differ,
     warns and uses the largest.
     """
-    with errors_at(where):
-        return _config({**values, **{name: values[alias] for alias, name in ALIASES.items() if alias in values}}, where)
-
-
-def _config(values: dict[str, Any], where: str) -> GPTConfig:
+    values = {**values, **{name: values[alias] for alias, name in ALIASES.items() if alias in values}}
     sizes: dict[str, Any] = {ours: number_setting(values, theirs, default, int) for theirs, ours, default in SIZES}
     check_settings(values, KNOWN)
     if values.get("n_inner") is not None:
@@ -152,7 +147,7 @@ def _config(values: dict[str, Any], where: str) -> GPTConfig:
     dropout = max(dropouts.values())
     if len(set(dropouts.values())) > 1:
         listed = ", ".join(f"{name} {value}" for name, value in dropouts.items())
-        warnings.warn(f"{where}: {listed}: our model has one dropout, which is now {dropout}", stacklevel=3)
+        warnings.warn(f"{listed}: our model has one dropout, which is now {dropout}", stacklevel=3)
     epsilon = number_setting(values, "layer_norm_epsilon", 1e-5)
     return GPTConfig(**sizes, dropout=dropout, layer_norm_epsilon=epsilon)
 

@@ -95,17 +95,13 @@ KNOWN = {
 }
 
 
-def from_json(values: dict[str, Any], where: str = "config.json") -> LlamaConfig:
-    """Our configuration from the settings in config.json. `where` names the file in errors.
+def from_json(values: dict[str, Any]) -> LlamaConfig:
+    """Our configuration from the settings in config.json.
 
     Raises ValueError, naming the setting, for a setting that is damaged or not supported. Warns about dropout, which
     our model does not have.
     """
-    with errors_at(where, caught=(TypeError, ValueError)):
-        return _config(values, values.get("model_type", "llama"), where)
-
-
-def _config(values: dict[str, Any], model_type: str, where: str) -> LlamaConfig:
+    model_type = values.get("model_type", "llama")
     sizes: dict[str, Any] = {  # the others have other defaults, but always say it
         ours: number_setting(values, theirs, default if model_type == "llama" else 0, int)
         for theirs, ours, default in SIZES
@@ -117,7 +113,7 @@ def _config(values: dict[str, Any], model_type: str, where: str) -> LlamaConfig:
     check_settings(values, KNOWN)
     _check_attention(values, model_type, sizes["block_size"])
     if dropout := number_setting(not_null, "attention_dropout", 0.0):
-        warnings.warn(f"{where}: attention_dropout is {dropout}; our Llama has none, and trains without", stacklevel=3)
+        warnings.warn(f"attention_dropout is {dropout}; our Llama has none, and trains without", stacklevel=3)
     sizes |= {"rms_norm_epsilon": number_setting(values, "rms_norm_eps", 1e-6), **_rotary_positions(values)}
     return LlamaConfig(**sizes | MODEL_TYPES[model_type], tied=values.get("tie_word_embeddings", False))
 

@@ -26,7 +26,7 @@ import numpy as np
 from minigrad import nn
 from minigrad.backend import Array, module_of
 
-from ..files import StrPath, read_json, shortened, write_text
+from ..files import StrPath, errors_at, read_json, shortened, write_text
 from ..tokenizer.tokenizer import Tokenizer
 from . import gpt2_gguf, gpt2_huggingface, llama_gguf, llama_huggingface
 from .gguf_file import GGUFFile, is_gguf
@@ -55,12 +55,10 @@ def load(path: StrPath | GGUFFile, model_class: type[M]) -> M:
     models = {found.model_type: found for found in classes if getattr(found, "model_type", None) in ARCHITECTURES}
     if isinstance(path, GGUFFile) or is_gguf(path):
         return _load_gguf(path if isinstance(path, GGUFFile) else GGUFFile(path), models)
-    values = read_config(path, *models)
-    model_type = values["model_type"]
-    architecture = ARCHITECTURES[model_type]
+    values, config = read_config(path, *models)
+    architecture = ARCHITECTURES[values["model_type"]]
     build = next(build for name, build in models.items() if ARCHITECTURES[name] is architecture)
-    config = architecture.from_json(values, str(Path(path) / CONFIG))
-    with open_weights(path, model_type) as weights:
+    with open_weights(path, values["model_type"]) as weights:
         tied_to = architecture.EMBEDDING if config.tied else ""
         return fill(lambda: build(config), weights, architecture.rows(config), tied_to).eval()
 
@@ -92,7 +90,7 @@ def report(folder: StrPath, model_type: str = "gpt2") -> Iterator[Match]:
     Raises what `load` raises for files that are damaged or of another model. The matches show tensors that do not fit.
     """
     architecture = ARCHITECTURES[model_type]
-    config = architecture.from_json(read_config(folder, model_type), str(Path(folder) / CONFIG))
+    _, config = read_config(folder, model_type)
     with open_weights(folder, model_type) as weights:
         if config.n_layer > len(weights.entries):  # it would be a long report
             raise ValueError(f"{Path(folder) / CONFIG} asks for {config.n_layer} layers, but there are fewer tensors")
@@ -102,8 +100,8 @@ def report(folder: StrPath, model_type: str = "gpt2") -> Iterator[Match]:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_config(folder: StrPath, *model_types: str) -> dict[str, Any]:
-    """The settings of a model of one of these types in config.json of `folder`.
+def read_config(folder: StrPath, *model_types: str) -> tuple[dict[str, Any], Any]:
+    """The settings of a model of one of these types in config.json of `folder`, and our configuration made of them.
 
     Raises FileNotFoundError; ValueError if it is damaged or belongs to another model.
     """
@@ -123,7 +121,8 @@ def read_config(folder: StrPath, *model_types: str) -> dict[str, Any]:
         raise ValueError(f"{path} describes a model of the type {shortened(model_type)}; read here: {', '.join(known)}")
     if values.get("quantization_config") is not None:
         raise ValueError(f"{path} describes quantized weights (quantization_config): only floats can be read")
-    return values
+    with errors_at(str(path), caught=(TypeError, ValueError)):
+        return values, ARCHITECTURES[model_type].from_json(values)
 
 
 @contextlib.contextmanager
@@ -143,11 +142,8 @@ def open_weights(folder: StrPath, model_type: str = "gpt2") -> Iterator[Source]:
                 raise ValueError(f"{path} and {INDEX} disagree about {name}: only one of them has it")
             for full_name in file.entries:
                 name = full_name.removeprefix(architecture.PREFIX)
-                if architecture.BUFFERS.fullmatch(name):
-                    continue
-                if name in places:
-                    raise ValueError(f"{path}: {name} occurs twice, with and without {architecture.PREFIX!r} before it")
-                places[name] = file, full_name
+                if not architecture.BUFFERS.fullmatch(name):
+                    places[name] = file, full_name
 
         def read(name: str, out: np.ndarray | None = None) -> np.ndarray:
             file, full_name = places[name]

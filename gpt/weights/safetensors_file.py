@@ -25,7 +25,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -164,14 +164,6 @@ def _entry(value: Any, name: str, data: int) -> Entry:
 
 def write_safetensors(path: StrPath, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
     """Write arrays to a file atomically. Raises TypeError for a dtype that the format does not have, OSError."""
-    with atomic_write(path) as file:
-        file.writelines(safetensors_chunks(tensors, metadata))
-
-
-def safetensors_chunks(
-    tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None
-) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file, piece by piece. A model is copied from a GPU a tensor at a time."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     # The widest numbers first, so that each tensor starts at a multiple of its numbers' size; otherwise as given.
     ordered = sorted(tensors.items(), key=lambda item: -np.dtype(item[1].dtype).itemsize)
@@ -183,8 +175,8 @@ def safetensors_chunks(
         header[name] = {"dtype": _NAMES[dtype], "shape": list(array.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")  # as compact as the library writes it
     text += b" " * (-len(text) % 8)  # so that the numbers start at a multiple of 8
-    yield len(text).to_bytes(8, "little")
-    yield text
-    for _, array in ordered:
-        host = np.ascontiguousarray(to_numpy(array))
-        yield host.astype(host.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data
+    with atomic_write(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, array in ordered:
+            host = np.ascontiguousarray(to_numpy(array))  # a model is copied from a GPU a tensor at a time
+            file.write(host.astype(host.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data)

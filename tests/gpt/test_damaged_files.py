@@ -254,7 +254,6 @@ GPT2_TENSORS = [
     (alter("h.0.mlp.c_fc.weight", lambda a: a.astype(np.int8)), "h.0.mlp.c_fc.weight is I8, perhaps quantized"),
     (put("lm_head.weight", np.zeros((300, 16), np.float32)), "lm_head.weight and wte.weight differ"),
     (lambda t, c: c.update(tie_word_embeddings=False), "lm_head.weight is missing; its shape should be (300,"),
-    (put("transformer.ln_f.bias", np.zeros(16, np.float32)), "ln_f.bias occurs twice, with and without"),
     (put("h.0.attn.c_attn.lora_A.weight", np.zeros((8, 16))), "the model has no such tensor; it is part of an"),
     (put("score.weight", np.zeros((2, 16))), "such tensor; it is the head of a classifier"),
     (lambda t, c: c.update(n_layer=1), "h.1.attn.c_attn.bias of shape (48,) is surplus"),

@@ -120,8 +120,6 @@ def test_lone_surrogates_become_replacement_characters():
 def test_half_a_character_decodes_to_a_replacement_character():
     first, *_ = Tokenizer.train("x", 257).encode("é")
     assert TOKENIZER.decode([first]) == "\ufffd"
-    with pytest.raises(UnicodeDecodeError):
-        TOKENIZER.decode([first], errors="strict")
 
 
 @pytest.mark.parametrize(
