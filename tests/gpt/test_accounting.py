@@ -20,7 +20,9 @@ MODELS = [pytest.param(small_gpt, changes, id=f"gpt {changes}") for changes in S
 MODELS += [pytest.param(small_llama, changes, id=f"llama {changes}") for changes in LLAMAS]
 
 
-@pytest.mark.parametrize(("small", "changes"), MODELS)
+@pytest.mark.parametrize(
+    ("small", "changes"), [*MODELS, (small_llama, {"qkv_bias": True, "qk_norm": True, "head_size": 6, "tied": False})]
+)
 def test_parameters_are_those_of_a_built_model(small, changes):
     model = small(**changes)
     counted = dict.fromkeys(accounting.parameters(model.config), 0)

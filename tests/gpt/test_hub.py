@@ -114,19 +114,17 @@ def python(code, home, endpoint, **variables):
     )
 
 
-def find(name, home, endpoint, **variables):
-    """The folder that `hub.find` gives in another process."""
-    done = python(f"from gpt.weights import hub; print(hub.find({name!r}))", home, endpoint, **variables)
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip())
+FIND = """from gpt.weights import hub
+for name in {}:
+    try: print(hub.find(name))
+    except OSError as error: print(type(error).__name__, '|', error)"""
 
 
-def refusal(name, home, endpoint, **variables):
-    """With what `hub.find` fails in another process."""
-    code = f"from gpt.weights import hub\ntry: hub.find({name!r})\nexcept OSError as e: print(type(e).__name__, '|', e)"
-    done = python(code, home, endpoint, **variables)
-    assert done.returncode == 0 and done.stdout.count("\n") == 1, done.stdout + done.stderr
-    return done.stdout
+def find(*names, home, endpoint, **variables):
+    """The folders that `hub.find` gives in another process, one after the other, or with what it fails."""
+    done = python(FIND.format(names), home, endpoint, **variables)
+    assert done.returncode == 0 and done.stdout.count("\n") == len(names), done.stdout + done.stderr
+    return done.stdout.splitlines()
 
 
 NOWHERE = "http://127.0.0.1:9"  # nobody listens there
@@ -134,15 +132,16 @@ NOWHERE = "http://127.0.0.1:9"  # nobody listens there
 
 @needs_library
 def test_a_name_is_downloaded_once_then_found_without_the_network(server, tmp_path):
-    folder = find("gpt2", tmp_path, server.endpoint)
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == {
+    folder, again = find("gpt2", "gpt2", home=tmp_path, endpoint=server.endpoint)  # online, but there is nothing to ask
+    assert again == folder
+    assert {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()} == {
         name: content for name, content in server.repositories["openai-community/gpt2"].items() if name in hub.FILES
     }
     assert not any(path.endswith(tuple(NOT_READ)) for method, path, _ in server.requests if method == "GET")
     asked = len(server.requests)
-    assert find("gpt2", tmp_path, server.endpoint) == folder  # online, but there is nothing to ask
-    assert find("openai-community/gpt2", tmp_path, NOWHERE) == folder
-    assert find("gpt2", tmp_path, NOWHERE, HF_HUB_OFFLINE="1") == folder
+    for endpoint, offline in ((NOWHERE, "0"), (server.endpoint, "0"), (NOWHERE, "1")):
+        names = ["gpt2", "openai-community/gpt2"]
+        assert find(*names, home=tmp_path, endpoint=endpoint, HF_HUB_OFFLINE=offline) == [folder, folder]
     assert len(server.requests) == asked
 
 
@@ -158,11 +157,10 @@ def test_the_model_of_a_name_writes(server, tmp_path):
 @needs_library
 def test_a_download_that_breaks_off_is_resumed(server, tmp_path):
     server.breaks_off.add("model.safetensors")
-    small_pieces = "import huggingface_hub.constants; huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 1000"
-    code = f"{small_pieces}\nfrom gpt.weights import hub\n"
+    small_pieces = "import huggingface_hub.constants; huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 1000\n"
     # Old versions of the library give up, and resume when they are asked again.
-    code += "try: print(hub.find('someone/tiny'))\nexcept ConnectionError: print(hub.find('someone/tiny'))"
-    folder = Path(python(code, tmp_path, server.endpoint).stdout.strip())
+    code = small_pieces + FIND.format(["someone/tiny", "someone/tiny"])
+    folder = Path(python(code, tmp_path, server.endpoint).stdout.splitlines()[-1])
     assert (folder / "model.safetensors").read_bytes() == (FOLDER / "model.safetensors").read_bytes()
     ranges = [asked for method, path, asked in server.requests if method == "GET" and asked and "model.safe" in path]
     assert len(ranges) == 1 and ranges[0].startswith("bytes=24") and not server.breaks_off
@@ -170,13 +168,13 @@ def test_a_download_that_breaks_off_is_resumed(server, tmp_path):
 
 @needs_library
 def test_what_cannot_be_found_is_said_in_one_sentence(server, tmp_path):
-    for name in ("someone/else", "a--b/c"):
-        text = refusal(name, tmp_path, server.endpoint)
+    names = ["someone/else", "a--b/c"]
+    for name, text in zip(names, find(*names, home=tmp_path, endpoint=server.endpoint), strict=True):
         assert text.startswith(f"FileNotFoundError | there is no folder {name}, and no public model of that name")
-    for variables in ({}, {"HF_HUB_OFFLINE": "1"}):
-        text = refusal("gpt2", tmp_path, NOWHERE, **variables)
+    for offline in ("0", "1"):
+        (text,) = find("gpt2", home=tmp_path, endpoint=NOWHERE, HF_HUB_OFFLINE=offline)
         assert text.startswith("ConnectionError | gpt2 is not in the local cache, and downloading it failed (")
-        assert text.endswith("; go online, or give a folder\n")
+        assert text.endswith("; go online, or give a folder")
 
 
 def cache(home, repository, names):
@@ -195,19 +193,17 @@ def cache(home, repository, names):
 def test_what_transformers_has_cached_is_found_under_both_names(tmp_path):
     files = [path.name for path in FOLDER.iterdir()]
     cached = {name: cache(tmp_path, name, files) for name in ("gpt2", "openai-community/gpt2-medium", "a/b")}
-    names = ["gpt2", "openai-community/gpt2", "gpt2-medium", "a/b"]
-    code = f"from gpt.weights import hub\nfor name in {names}: print(hub.find(name))"
-    found = python(code, tmp_path, NOWHERE).stdout.splitlines()
+    found = find("gpt2", "openai-community/gpt2", "gpt2-medium", "a/b", home=tmp_path, endpoint=NOWHERE)
     assert found == [str(cached[name]) for name in ("gpt2", "gpt2", "openai-community/gpt2-medium", "a/b")]
 
 
 @needs_library
 def test_a_cache_without_tokenizer_is_completed_or_else_taken_as_it_is(server, tmp_path):
     folder = cache(tmp_path, "someone/tiny", ["config.json", "model.safetensors"])
-    assert find("someone/tiny", tmp_path, NOWHERE) == folder
-    assert find("someone/tiny", tmp_path, server.endpoint) == folder and (folder / "tokenizer.json").exists()
     partial = cache(tmp_path, "gpt2", ["config.json"])
-    assert find("gpt2", tmp_path, server.endpoint) != partial
+    assert find("someone/tiny", home=tmp_path, endpoint=NOWHERE) == [str(folder)]
+    completed, other = find("someone/tiny", "gpt2", home=tmp_path, endpoint=server.endpoint)
+    assert completed == str(folder) and (folder / "tokenizer.json").exists() and other != str(partial)
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from gpt.training.checkpoint import CheckpointError, format_of, stored_model_typ
 from gpt.training.loading import load_model
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFFile
-from gpt.weights.llama_gguf import config_from_gguf, name_there, permute, unpermute
+from gpt.weights.llama_gguf import config_from_gguf, name_there
 from gpt.weights.llama_huggingface import from_json, to_json
 from minigrad import nn
 from scripts import train
 from tests.gpt import smollm
-from tests.gpt.gguf_files import block_llama, metadata_of, permuted, write_llama
-from tests.gpt.golden_folders import LLAMA_FOLDER, write_model
+from tests.gpt.gguf_files import block_llama, metadata_of, write_llama
+from tests.gpt.golden_folders import LLAMA_FOLDER
 from tests.gpt.small import assert_same, golden_arrays, random_ids, small_gpt
 from tests.helpers import peak_below
 from tests.scripts.running import refusal, run_here, write_text
@@ -66,14 +66,6 @@ def test_the_loaded_model_computes_what_transformers_computes(golden):
     loss.backward()
     for name, parameter in model.named_parameters():
         np.testing.assert_allclose(parameter.grad, golden[f"gradient/{name}"], rtol=0, atol=1e-5)
-
-
-def test_an_untied_head_is_a_parameter_of_its_own(tmp_path):
-    tensors, config = LLAMA_FOLDER.contents()
-    tensors["lm_head.weight"] = tensors["embed_tokens.weight"][::-1]
-    model = Llama.from_pretrained(write_model(tmp_path, tensors, {**config, "tie_word_embeddings": False}))
-    np.testing.assert_array_equal(model.lm_head.weight.data, tensors["lm_head.weight"])
-    assert model.config.tied is False and model.lm_head.weight is not model.model.embed_tokens.weight
 
 
 def test_the_config_of_smollm2_and_the_defaults():
@@ -124,15 +116,6 @@ def test_each_tensor_has_its_own_kind_and_is_near_its_source(tmp_path):
         kind = kinds.get(name_there(name), "F32")
         difference = abs(loaded.state_dict()[name] - array).max()
         assert difference <= errors[kind] and (difference > 0) == (kind != "F32")
-
-
-def test_rows_of_queries_and_keys_come_back_into_order():
-    array = np.arange(24 * 5).reshape(24, 5)
-    for n_head in (1, 2, 3, 4):
-        np.testing.assert_array_equal(permute(array, n_head), permuted(array, n_head))
-        np.testing.assert_array_equal(unpermute(permuted(array, n_head), n_head), array)
-    assert not np.array_equal(unpermute(permuted(array, 4), 2), array)
-    np.testing.assert_array_equal(unpermute(permuted(array, 2)[:, 0], 2), array[:, 0])  # such as one scale per row
 
 
 @pytest.mark.oracle("torch", "transformers", "gguf")

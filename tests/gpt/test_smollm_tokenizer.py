@@ -37,16 +37,6 @@ def everything(tokenizer):
 # -- words ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_digit_of_unicode_is_a_word():
-    """`tokenizers` calls a digit what Rust calls numeric: the categories Nd, Nl and No."""
-    assert len(DIGITS) > 500
-    for digit in DIGITS:
-        assert split_words(f"a {digit}{digit}b", "smollm") == ["a", " ", digit, digit, "b"]
-    others = sorted(set(OLD) - set(DIGITS))[::5]
-    words = [word for other in others for word in split_words(f"{other}{other}", "smollm")]
-    assert words == [f"{other}{other}" for other in others]
-
-
 @given(TEXT)
 def test_the_pattern_is_digits_first_and_then_gpt2s_pattern(text):
     """In two steps, as `tokenizers` goes: the one pattern has to come to the same."""
@@ -69,15 +59,6 @@ def without_tokenless(text):
 def test_golden_ids_of_tokenizers(text, ids):
     assert TOKENIZER.encode(text) == TOKENIZER.encode(text, textbook=True) == ids
     assert TOKENIZER.decode(ids) == without_tokenless(text)
-
-
-def test_no_token_spans_two_digits():
-    merges = [(b"1", b"9"), (b"19", b"8")]
-    vocab = Tokenizer.train("x", 256, ()).vocab | {256: b"19", 257: b"198"}
-    for pattern, tokens in {"gpt2": ["198", "4"], "smollm": ["1", "9", "8", "4"]}.items():
-        tokenizer = Tokenizer(vocab, merges, pattern=pattern)
-        for textbook in (False, True):
-            assert [tokenizer.id_to_token(id) for id in tokenizer.encode("1984", textbook=textbook)] == tokens
 
 
 # -- a GGUF file's metadata -------------------------------------------------------------------------------------------
@@ -170,9 +151,10 @@ def test_tokenizers_reads_what_we_save_and_agrees(theirs, text):
 
 
 @pytest.mark.oracle("tokenizers")
-def test_every_character_between_letters_digits_and_spaces(theirs):
-    for start in range(0, len(OLD), 500):
-        text = "".join(f"a{character}5{character} {character}" for character in OLD[start : start + 500])
+def test_characters_between_letters_digits_and_spaces(theirs):
+    characters = DIGITS + OLD[::4]
+    for start in range(0, len(characters), 500):
+        text = "".join(f"a{character}5{character} {character}" for character in characters[start : start + 500])
         assert TOKENIZER.encode(text) == theirs.encode(text).ids
 
 

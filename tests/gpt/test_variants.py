@@ -35,25 +35,18 @@ def rope(**settings):
 VARIANTS = {
     "llama": ("llama", {}),
     "untied": ("llama", {"tie_word_embeddings": False}),
-    "larger heads": ("llama", {"head_dim": 16}),
     "smaller heads": ("llama", {"head_dim": 2}),
     "linear scaling": ("llama", rope(rope_type="linear", factor=4.0)),
     "Llama 3 scaling": ("llama", rope(**LLAMA3)),
     "Llama 3 scaling, head size": ("llama", {**rope(**LLAMA3), "head_dim": 32, "tie_word_embeddings": False}),
-    "mistral": ("mistral", {"sliding_window": None, "head_dim": None}),
-    "mistral, whole window": ("mistral", {"sliding_window": 64, "head_dim": 16, "tie_word_embeddings": False}),
+    "mistral": ("mistral", {"sliding_window": 64, "head_dim": 16, "tie_word_embeddings": False}),
     "mistral, wide": ("mistral", {"sliding_window": None, "hidden_size": 34, "head_dim": 8}),
     "qwen2": ("qwen2", {}),
-    "qwen2, untied": ("qwen2", {"tie_word_embeddings": False, **rope(rope_type="default")}),
     "qwen2, scaled": ("qwen2", rope(rope_type="linear", factor=2.0)),
     "qwen3": ("qwen3", {"head_dim": 16}),
-    "qwen3, untied": ("qwen3", {"head_dim": 8, "tie_word_embeddings": False}),
     "gpt2": ("gpt2", {}),
     "gpt2, erf": ("gpt2", {"activation_function": "gelu"}),
     "gpt2, relu": ("gpt2", {"activation_function": "relu"}),
-    "gpt2, silu": ("gpt2", {"activation_function": "silu"}),
-    "gpt2, inner": ("gpt2", {"n_inner": 40}),
-    "gpt2, untied": ("gpt2", {"tie_word_embeddings": False}),
     "gpt2, all": ("gpt2", {"tie_word_embeddings": False, "n_inner": 200, "activation_function": "swish"}),
 }
 
@@ -147,7 +140,7 @@ def test_a_variant_computes_what_transformers_computes_and_is_saved_as_such(tmp_
     assert model.num_parameters() == model.config.num_parameters()
     model.save_pretrained(tmp_path / "ours")
     again, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
-    same_type = {"mistral": "llama", "mistral, whole window": "llama"}.get(name, VARIANTS[name][0])  # the same math
+    same_type = {"mistral": "llama"}.get(name, VARIANTS[name][0])  # the same math
     assert again.config.model_type == same_type and not any(info.values())
     assert_same(model, ids, outputs(again.float().eval(), ids))
     back = type(model).from_pretrained(tmp_path / "ours")
