@@ -125,9 +125,7 @@ def checked_special_tokens(special_tokens: Iterable[str] | None) -> list[str]:
         raise TypeError(f"special_tokens must be a list of strings, as in [{special_tokens!r}]; got one string")
     tokens = list(dict.fromkeys(special_tokens or ()))
     for token in tokens:
-        if not isinstance(token, str):
-            raise TypeError(f"a special token must be a string; got {token!r} ({type(token).__name__})")
-        if not token or without_surrogates(token) != token:
+        if not isinstance(token, str) or not token or without_surrogates(token) != token:
             raise ValueError(f"a special token must be a string of at least one valid character; got {token!r}")
     return tokens
 
@@ -137,11 +135,7 @@ def without_surrogates(text: str) -> str:
 
     A surrogate is half of a character in UTF-16. It comes into a text when somebody cuts the text at the wrong place.
     """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

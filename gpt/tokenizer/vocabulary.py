@@ -43,12 +43,15 @@ def visible(token: bytes) -> str:
 
 
 def from_visible(text: str) -> bytes:
-    """The inverse of `visible`. Raises KeyError for a character that does not represent a byte.
+    """The inverse of `visible`. Raises ValueError for a character that does not represent a byte.
 
     >>> from_visible("Ġthe")
     b' the'
     """
-    return bytes(map(CHARACTER_TO_BYTE.__getitem__, text))
+    try:
+        return bytes(map(CHARACTER_TO_BYTE.__getitem__, text))
+    except KeyError as error:
+        raise ValueError(f"{text!r:.60} is not a token: {error.args[0]!r} does not stand for a byte") from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -100,7 +103,7 @@ def assemble(
             raise ValueError(f"the id of {text!r:.60} must be a whole number, got {id!r:.60}")
         if id in tokens:
             raise ValueError(f"id {id} stands for {visible(tokens[id])!r} and for {text!r:.60}")
-        tokens[id] = text.encode("utf-8") if text in special_tokens else _to_bytes(text)
+        tokens[id] = text.encode("utf-8") if text in special_tokens else from_visible(text)
     # Roles may name a token that has no id yet, as a padding token: it gets the next one, as in transformers.
     known = set(tokens.values())
     named = {role: token for role, found in of_roles.items() if role.endswith("_token") for token in found}
@@ -144,14 +147,7 @@ def parse_pair(line: str, number: int) -> Pair:
     first, *rest = line.split(" ")
     if len(rest) != 1 or not first or not rest[0]:
         raise ValueError(f"merge {number} must be two tokens with one space between them, got {line!r:.60}")
-    return _to_bytes(first), _to_bytes(rest[0])
-
-
-def _to_bytes(text: str) -> bytes:
-    try:
-        return from_visible(text)
-    except KeyError as error:
-        raise ValueError(f"{text!r:.60} is not a token: {error.args[0]!r} does not stand for a byte") from None
+    return from_visible(first), from_visible(rest[0])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ of blocks, and big-endian files, are not supported.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,18 +132,21 @@ def _open(path: Path) -> Any:
             if kind != gguf.GGUFValueType.ARRAY:
                 return super()._get_field_parts(offset, kind)
             items, count = gguf.GGUFValueType(self._get(offset, np.uint32)[0]), int(self._get(offset + 4, np.uint64)[0])
+            self._count(count)
             start = end = int(offset) + 12  # after the type (4 bytes) and the count (8 bytes)
             if items == gguf.GGUFValueType.STRING:
-                self._count(count)
+                values = []
                 for _ in range(count):
-                    end += 8 + _length(self.data, end)  # an error if the length itself is outside
-                values = self._get(start, np.uint8, end - start)
+                    (length,) = struct.unpack_from("<Q", self.data, end)  # an error if it is outside itself
+                    values.append(str(self.data[end + 8 : end + 8 + length].tobytes(), "utf-8"))
+                    end += 8 + length
+                self._get(start, np.uint8, end - start)
             elif items in self.gguf_scalar_to_np:
-                values = self._get(start, self.gguf_scalar_to_np[items], count)
-                self._count(count)
+                numbers = self._get(start, self.gguf_scalar_to_np[items], count)
+                values, end = numbers.tolist(), start + numbers.nbytes
             else:
                 raise ValueError("a setting is a list of lists")
-            return 12 + values.nbytes, [values], [0], [gguf.GGUFValueType.ARRAY, items]
+            return 12 + end - start, [values], [0], [gguf.GGUFValueType.ARRAY, items]
 
         def _count(self, entries: int) -> None:
             self.entries += entries
@@ -161,26 +163,10 @@ def _value(field: Any) -> Any:
     match [kind.name for kind in field.types]:
         case ["STRING"]:
             return str(bytes(values), "utf-8")
-        case ["ARRAY", "STRING"]:
-            return list(_texts(bytes(values)))
         case ["ARRAY", _]:
-            return values.tolist()
+            return values
         case _:
             return values.tolist()[0]
-
-
-def _texts(texts: bytes) -> Iterator[str]:
-    """A list of texts, each of which is stored as its length and its UTF-8."""
-    start = 0
-    while start < len(texts):
-        end = start + 8 + _length(texts, start)
-        yield str(texts[start + 8 : end], "utf-8")
-        start = end
-
-
-def _length(data: Any, place: int) -> int:
-    """The number in the 8 bytes from `place` on."""
-    return struct.unpack_from("<Q", data, place)[0]
 
 
 def _tensor(found: Any) -> GGUFTensor:

@@ -19,6 +19,7 @@ import numpy as np
 
 from minigrad.backend import to_numpy
 
+from ..file_checks import check_settings
 from ..files import StrPath, replacing
 from ..model.config import LlamaConfig
 from ..model.language_model import LanguageModel
@@ -44,8 +45,7 @@ def write_gguf(path: StrPath, model: LanguageModel, tokenizer: Tokenizer, kind: 
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists already: choose another name, or delete it")
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    check_settings({"kind": kind}, {"kind": KINDS})
     described: Any = gpt2_gguf if model.model_type == gpt2_gguf.ARCHITECTURE else llama_gguf
     entries = {**described.settings(model.config), **_vocabulary(tokenizer, model.config.vocab_size)}
     with replacing(path) as unfinished:
