@@ -8,7 +8,6 @@ refused by name, because a tokenizer that is nearly right gives the model ids th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,7 +60,7 @@ def _pattern(pre_tokenizer: Any, normalizer: Any) -> str:
             check_settings({"its normalizer": normalizer or None}, {"its normalizer": (expected,)})
             return pattern
     names = "those of GPT-2 (ByteLevel), SmolLM2 (Digits before that), Llama 3 and Qwen2"
-    raise ValueError(f"its pre-tokenizer is {_short(pre_tokenizer)}; supported here: {names}")
+    raise ValueError(f"its pre-tokenizer is {pre_tokenizer!r:.160}; supported here: {names}")
 
 
 def _around(post_processor: Any, vocabulary: Vocabulary) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -78,7 +77,7 @@ def _around(post_processor: Any, vocabulary: Vocabulary) -> tuple[tuple[str, ...
         if texts.count(None) == 1 and added.items() <= known.items():
             place = texts.index(None)
             return tuple(texts[:place]), tuple(texts[place + 1 :])
-    raise ValueError(f"its post_processor is {_short(post_processor)}, which is not supported here")
+    raise ValueError(f"its post_processor is {post_processor!r:.160}, which is not supported here")
 
 
 def _parts(step: Any, of: str) -> list[Any]:
@@ -95,10 +94,6 @@ def _steps(pre_tokenizer: Any) -> list[Any]:
         {**(byte_level if step["type"] == "ByteLevel" else {}), **step, "trim_offsets": True}  # about places, not words
         for step in _parts(pre_tokenizer, "pretokenizers")
     ]
-
-
-def _short(part: Any) -> str:
-    return f"{json.dumps(part):.160}"
 
 
 def _post_processor(vocabulary: Vocabulary) -> dict[str, Any] | None:

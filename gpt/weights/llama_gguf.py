@@ -102,10 +102,8 @@ def config_from_gguf(metadata: Mapping[str, Any], tied: bool = True) -> LlamaCon
 
     Raises ValueError, naming the setting, for another architecture or an unsupported setting.
     """
-    architecture = metadata.get("general.architecture")
-    if architecture not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ValueError(f"the file holds a model of the architecture {shortened(architecture)}; known are {known}")
+    check_settings(metadata, {"general.architecture": ARCHITECTURES})
+    architecture = metadata.get("general.architecture", ARCHITECTURE)
     prefix = f"{architecture}."
     values = {name.removeprefix(prefix): value for name, value in metadata.items() if name.startswith(prefix)}
     check_known(values, KNOWN)

@@ -113,7 +113,8 @@ def matches(source: Source, expected: Iterable[Row], tied_to: str = "") -> Itera
             found = left.pop(wanted.theirs, None)
             yield Match(wanted.theirs, wanted, found, _problem(wanted, found, source.kinds))
     for name, found in left.items():
-        yield Match(name, None, found, _surplus(name, found))
+        hint = next((hint for part, hint in HINTS.items() if part in name), "")
+        yield Match(name, None, found, f"of shape {found.shape} is surplus: the model has no such tensor{hint}")
 
 
 def matched(source: Source, expected: Iterable[Row], tied_to: str = "") -> list[Row]:
@@ -146,11 +147,6 @@ HINTS = {
     "score.": "; it is the head of a classifier",
     ".bias": "; it is a bias, where none is added",
 }
-
-
-def _surplus(name: str, found: Entry) -> str:
-    hint = next((hint for part, hint in HINTS.items() if part in name), "")
-    return f"of shape {found.shape} is surplus: the model has no such tensor{hint}"
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpt import GPTConfig, KVCache, LlamaConfig, accounting
+from gpt import GPTConfig, KVCache, accounting
 from minigrad import no_grad, optim, use_kernels
 from minigrad.inspection import memory, profile
 from tests.gpt.small import small_gpt, small_llama
@@ -42,17 +42,6 @@ def test_the_numbers_of_the_course():
     assert round(shares["token embedding"], 2) == 0.31
     assert counts["MLP"] / (counts["MLP"] + counts["attention"]) == pytest.approx(2 / 3, abs=1e-3)
     assert sum(shares.values()) == pytest.approx(1)
-
-
-def test_a_llama_spends_its_parameters_otherwise():
-    config = LlamaConfig()
-    counts = accounting.parameters(config)
-    assert sum(counts.values()) == config.num_parameters() == 134_515_008
-    assert counts["attention"] == 30 * 576 * (2 * 576 + 2 * 192)  # keys and values for 3 heads instead of 9
-    assert counts["RMS norms"] == 61 * 576
-    full = accounting.kv_cache_bytes(LlamaConfig(n_kv_head=9), 1, 1000)
-    assert accounting.kv_cache_bytes(config, 1, 1000) * 3 == full
-    assert accounting.training_flops(config, 1, 1) / (6 * config.num_parameters()) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize(("small", "changes"), MODELS)

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from gpt import GPT, GPTConfig, Tokenizer, save_checkpoint
-from gpt.weights import gpt2_huggingface, llama_huggingface
+from gpt.weights import gpt2_huggingface
 from gpt.weights.gpt2_huggingface import from_json
-from gpt.weights.llama_gguf import gguf_rows
 from gpt.weights.pretrained import open_weights, report
 from gpt.weights.safetensors_file import write_safetensors
 from minigrad import nn, use_kernels
@@ -210,18 +209,6 @@ def test_the_table_has_the_names_and_shapes_of_transformers(preset):
         theirs = transformers.GPT2Model(transformers.GPT2Config(**config)).state_dict()
     expected = {row.theirs: row.their_shape for row in gpt2_huggingface.rows(GPTConfig.preset(preset))}
     assert expected == {name: tuple(tensor.shape) for name, tensor in theirs.items()}
-
-
-@pytest.mark.parametrize(
-    ("model", "rows"),
-    [
-        (small_gpt(), gpt2_huggingface.rows),
-        *[(block_llama(tied=tied), rows) for tied in (True, False) for rows in (llama_huggingface.rows, gguf_rows)],
-    ],
-)
-def test_the_table_has_the_names_and_shapes_of_our_model(model, rows):
-    expected = {name: array.shape for name, array in model.state_dict().items()}
-    assert {row.ours: row.our_shape for row in rows(model.config)} == expected
 
 
 def test_dropouts_that_differ_are_warned_about():

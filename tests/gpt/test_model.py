@@ -308,21 +308,6 @@ def test_a_cache_refuses_to_be_trained_through(small):
 # --- configuration ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("config", "changes", "words"),
-    [
-        (GPTConfig, {"n_embd": 10, "n_head": 3}, "10 cannot be divided among 3 heads"),
-        (LlamaConfig, {"n_embd": 10, "n_head": 3, "n_kv_head": 3}, "10 cannot be divided among 3 heads"),
-        (LlamaConfig, {"n_head": 4, "n_kv_head": 3}, "4 query heads cannot share 3 heads of keys and values"),
-        (LlamaConfig, {"n_head": 4, "n_kv_head": 8}, "n_kv_head must divide n_head"),
-        (LlamaConfig, {"n_embd": 12, "n_head": 4, "n_kv_head": 2}, "a head has 3"),
-    ],
-)
-def test_impossible_shapes_are_refused(config, changes, words):
-    with pytest.raises(ValueError, match=words):
-        config(**changes)
-
-
 @pytest.mark.parametrize("config", [GPTConfig.preset("tiny", dropout=0.1, norm="post"), LlamaConfig(**LLAMA)])
 def test_a_configuration_survives_a_dictionary(config):
     assert type(config).from_dict(config.to_dict()) == config

@@ -144,13 +144,6 @@ def test_tiktoken_is_left_alone_where_it_would_disagree():
     assert in_order.encode("abc") == [64, 256]
 
 
-def test_a_merge_that_makes_an_existing_token_reuses_its_id():
-    merges = [(b"a", b"b"), (b"b", b"c"), (b"ab", b"c"), (b"a", b"bc")]
-    tokenizer = Tokenizer({**BYTES, 256: b"ab", 257: b"bc", 258: b"abc"}, merges)
-    assert tokenizer.fast is None
-    assert tokenizer.encode("abc") == [258]
-
-
 @given(
     st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=8),
     st.permutations(range(8)),
