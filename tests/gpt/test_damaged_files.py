@@ -258,7 +258,6 @@ GPT2_TENSORS = [
 ]
 LLAMA_TENSORS = [
     (put("layers.0.self_attn.q_proj.bias", np.zeros(24)), "(24,) is surplus: the model has no such tensor; it is"),
-    (put("lm_head.weight", np.zeros((60, 24))), "lm_head.weight and embed_tokens.weight differ"),
     (lambda t, c: c.update(tie_word_embeddings=False), "lm_head.weight is missing; its shape should be (60, 24)"),
     (lambda t, c: c.update(num_key_value_heads=4), "(12, 24) instead of (24, 24)"),
 ]
@@ -270,7 +269,6 @@ PLACES = [
     (lambda places: places.clear(), "is damaged: it has no weight_map"),
     (lambda places: places.update({"x": "../model.safetensors"}), "'../model.safetensors' is not the"),
     (lambda places: places.update({"x": "/etc/m.safetensors"}), "is not the name of a"),
-    (lambda places: places.update({"x": "config.json"}), "is not the name of a"),
     (lambda places: places.update({"x": "model-00001-of-00003.safetensors"}), "disagree about x"),
     (lambda places: places.pop("transformer.wte.weight"), "disagree about transformer.wte.weight"),
     (lambda places: places.update({"x": "9.safetensors"}), "9.safetensors does not exist"),
@@ -287,7 +285,6 @@ GPT2_SETTINGS = [
     ({"scale_attn_weights": False}, "scale_attn_weights is False; supported here: True"),
     ({"n_head": 3}, "n_embd 16 cannot be divided among 3 heads"),
     ({"n_embd": 2**31}, "n_embd must be an integer >= 1 (and below 2**31), got 2147483648"),
-    ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon must be a number, got '1e-5'"),
     ({"layer_norm_epsilon": math.nan}, "layer_norm_epsilon must be a number, got nan"),
     ({"attn_pdrop": 1.0, "resid_pdrop": 1.0, "embd_pdrop": 1.0}, "dropout must be in [0, 1)"),
 ]
@@ -299,7 +296,6 @@ LLAMA_SETTINGS = [
     ({"rope_parameters": {"rope_type": "llama3"}}, "of the type llama3 need factor, "),
     ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type is 'dynamic'; supported here: default, "),
     ({"rope_scaling": "linear"}, "rope_scaling must be an object, got 'linear'"),
-    ({"rope_parameters": {"rope_theta": "300"}}, "rope_theta must be a number, got '300'"),
     ({"rope_parameters": {"rope_theta": 0}}, "rope_theta must be a number > 0"),
     ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5; supported here: 1, 1.0"),
     ({"num_attention_heads": 8, "head_dim": 3}, "pairs"),
@@ -318,7 +314,6 @@ GGUF_SETTINGS = [
     ({"llama.expert_count": 8}, "llama.expert_count is 8; supported here: 0"),
     ({"llama.attention.layer_norm_epsilon": 1e-5}, "'attention.layer_norm_epsilon' is not known here"),
     ({"llama.attention.key_length": 16}, "llama.rope.dimension_count is 8, but a head has 16 numbers"),
-    ({"llama.block_count": None}, "llama.block_count must be an integer >= 1 (and below 2**31), got None"),
     ({"llama.vocab_size": None, "tokenizer.ggml.tokens": 7}, "llama.vocab_size must be an integer"),
     ({"llama.rope.freq_base": -1.0}, "rope_theta must be a number > 0"),
     ({"llama.attention.layer_norm_rms_epsilon": "x" * 1000}, "llama.attention.layer_norm_rms_epsilon must be"),
@@ -337,7 +332,6 @@ VOCABULARY = [
 MERGES = [
     ("Ġthe", "merge 17 must be two tokens with one space between them, got 'Ġthe'"),
     ("a b c", "merge 17 must be two tokens"),
-    ("a  b", "merge 17 must be two tokens"),
     ("", "merge 17 must be two tokens"),
     ("a 日", "'日' is not a token: '日' does not stand for a byte"),
     ("a xyz", "merge 17: 'xyz' is neither a byte nor the result of an earlier merge"),

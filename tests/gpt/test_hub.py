@@ -235,10 +235,3 @@ def test_what_can_be_no_name_is_refused_without_asking_anybody(source, no_librar
 def test_without_the_library_the_way_out_is_named(no_library):
     with pytest.raises(FileNotFoundError, match="no folder gpt2; to fetch .*: pip install huggingface_hub"):
         hub.find("gpt2")
-
-
-def test_importing_everything_imports_no_library_that_may_be_missing_or_could_ask_the_network(tmp_path):
-    modules = "gpt, gpt.training.loading, gpt.training.pretraining, gpt.weights.hub, finetune, scripts.generate"
-    code = f"import sys, {modules}; print([name for name in ('gguf', 'huggingface_hub') if name in sys.modules])"
-    done = python(code, tmp_path, NOWHERE)
-    assert done.stdout == "[]\n", done.stderr

@@ -1,6 +1,6 @@
-"""Hugging Face's folders: every variant is the same model, what does not fit is named, what is saved loads.
+"""Hugging Face's folders: every variant is the same model, and what is saved loads.
 
-The tables are of both models; what only Llamas have is in test_llama_files.py.
+What only Llamas have is in test_llama_files.py, and what does not fit in test_damaged_files.py.
 """
 
 import math

@@ -33,19 +33,6 @@ def test_a_query_and_a_key_see_their_distance_only():
     assert abs(score(5, 2) - score(5, 3)) > 1e-3 and abs(score(5, 2) - score(2, 5)) > 1e-3
 
 
-def test_the_model_sees_distances_only():
-    """The same text, at 0 and behind 5 tokens that are hidden from it but take their places."""
-    model, ids = small_llama(dtype="float64"), random_ids((1, 6))
-    with no_grad():
-        x = model.model.embed_tokens(ids)
-        results = []
-        for start in (0, 5, 4000):
-            rotation = llama.rotations(np.arange(start, start + 6), 4, 100.0, np.float64)
-            results.append(model.model.layers[0](x, rotation).data)
-    np.testing.assert_allclose(results[1], results[0], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(results[2], results[0], rtol=0, atol=1e-10)
-
-
 def test_angles_are_exact_far_out_and_for_each_sequence():
     positions = np.array([[0, 1, 2], [8189, 8190, 8191]])
     cos, sin = llama.rotations(positions, 64, 100000.0, np.float32)

@@ -24,10 +24,3 @@ def test_pieces_of_any_tokens_are_text(ids):
     pieces = list(readable_pieces(TOKENIZER, ids))
     assert [i for start, stop, _ in pieces for i in range(start, stop)] == list(range(len(ids)))
     assert all(text for _, _, text in pieces)
-
-
-def test_a_character_of_several_tokens_is_one_piece():
-    tokenizer = Tokenizer.train("x", vocab_size=257)
-    ids = tokenizer.encode("a猫b")
-    assert list(readable_pieces(tokenizer, ids)) == [(0, 1, "a"), (1, 4, "猫"), (4, 5, "b")]
-    assert list(readable_pieces(tokenizer, ids[:3])) == [(0, 1, "a"), (1, 3, "\ufffd")]  # cut off
