@@ -203,7 +203,10 @@ def runs():
     return [a_run(number) for number in range(4)]
 
 
-@pytest.fixture(params=["nothing", "a checkpoint", "an older one", "an interrupted older one"])
+STARTS = ["nothing", "a checkpoint", "an older one", "an interrupted older one"]
+
+
+@pytest.fixture(params=STARTS)
 def start(request, tmp_path, runs):
     """A folder with the first run, or with nothing, in which the second one is saved."""
     folder = tmp_path / "start"
@@ -236,7 +239,10 @@ def assert_only_a_checkpoint(folder):
     assert sorted(files_of(folder)) == [*(f"{place}/{name}" for name in FILES), STATE]
 
 
-@pytest.mark.parametrize("error", [Crash(), KeyboardInterrupt()], ids=["crash", "ctrl-c"])
+KILLS = [*((start, Crash()) for start in STARTS), ("a checkpoint", KeyboardInterrupt())]
+
+
+@pytest.mark.parametrize(("start", "error"), KILLS, indirect=["start"])
 def test_a_kill_leaves_the_old_or_the_new_checkpoint(start, runs, error):
     """Also a crash in the save after it. The next save leaves nothing over."""
     found, first = [], 1 if has_checkpoint(start) else None
@@ -357,7 +363,7 @@ def test_a_missing_truncated_or_altered_file_is_named(tmp_path, name, save_run):
     save_run(tmp_path, a_run(1))
     (path,) = tmp_path.rglob(name)
     good = path.read_bytes()
-    places = np.random.default_rng(0).integers(0, len(good), 15).tolist()
+    places = np.random.default_rng(0).integers(0, len(good), 10).tolist()
     bad = [good[:n] for n in (0, 1, len(good) // 2, len(good) - 1)] + [good + b" ", good + b"0"]
     bad += [good[:n] + bytes([good[n] ^ bit]) + good[n + 1 :] for n in places for bit in (1, 16, 128)]
     harmless = 0

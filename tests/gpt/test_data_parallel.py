@@ -19,12 +19,12 @@ import minigrad as mg
 from gpt import load_checkpoint
 from gpt.training import data_parallel
 from gpt.training.batches import RandomBatches
-from gpt.training.data_parallel import ALONE, MPITeam, Team, start_team
+from gpt.training.data_parallel import ALONE, MPITeam, Team
 from gpt.training.evaluation import evaluate
 from gpt.training.log import read_log
 from minigrad import backend
 from scripts import train
-from tests.gpt.small import small_gpt
+from tests.gpt.small import assert_same, small_gpt
 from tests.scripts.running import ROOT, command, environment, refusal, run_here, run_process, write_text
 
 OPTIONS = {
@@ -93,9 +93,8 @@ def losses(folder):
 
 def assert_same_run(folder, other):
     assert losses(folder).keys() == losses(other).keys() and losses(folder) == pytest.approx(losses(other), rel=1e-5)
-    for name, array in weights(folder).items():
-        # Where a gradient is 0 but for rounding, as a key's bias has it, Adam's steps are rounding, too.
-        np.testing.assert_allclose(array, weights(other)[name], rtol=0, atol=1e-5, err_msg=name)
+    # Where a gradient is 0 but for rounding, as a key's bias has it, Adam's steps are rounding, too.
+    assert_same(weights(folder), weights(other), atol=1e-5)
 
 
 # --- as one process with the whole batch ------------------------------------------------------------------------------
@@ -145,7 +144,6 @@ def test_what_is_not_finite_in_one_is_skipped_by_all(text, alone, tmp_path):
     [
         # Without a line's end: mpiexec may go on in it.
         ("raise:4", "error in process 1: the data are not to my taste"),
-        pytest.param("bug:4", "AssertionError: this cannot happen", marks=pytest.mark.slow),
         ("kill:4", "signal 9"),
         ("twice:4", "\ninterrupted"),
     ],
@@ -154,7 +152,7 @@ def test_a_process_that_dies_ends_a_run_and_leaves_a_checkpoint(text, alone, tmp
     folder = tmp_path / "run"
     done = run_together(2, options(text, folder), accident)
     assert done.returncode != 0 and done.stderr.count(words) == 1, done.stderr
-    assert done.stderr.count("Traceback") == (accident == "bug:4")
+    assert "Traceback" not in done.stderr
     assert load_checkpoint(folder).state["step"] == 2
     assert run_here(train.main, "--init-from", "resume", "--out-dir", folder) == 0
     assert_same_run(folder, alone)
@@ -332,12 +330,3 @@ def test_settings_that_differ_are_named():
     with pytest.raises(ValueError, match="process 2 has steps 6, and process 0 5: all of them need the same program"):
         made.check_same({"lr": 0.1, "steps": 5})
     ALONE.check_same({"lr": 0.1})
-
-
-def test_a_team_of_one_changes_nothing():
-    assert ALONE.gather(3) == [3] and ALONE.once(lambda: 4) == 4
-    assert ALONE.add_up({"loss": 2.0}, 5) == ({"loss": 2.0}, 5)
-    with start_team(False) as one:
-        assert one is ALONE
-    with pytest.raises(ValueError, match="a batch of 2 cannot be shared by 3 processes: take a --batch-size of"):
-        team(0, 3).rows(2)

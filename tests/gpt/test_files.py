@@ -11,7 +11,6 @@ from scripts.shared.verification import load_trace
 import pytest
 
 from finetune.adapters.adapter_files import load_adapter
-from gpt.files import read_text
 from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.training.checkpoint import save_checkpoint
 from gpt.training.loading import load_model
@@ -125,11 +124,3 @@ def test_what_is_no_file_of_a_sensible_size_is_refused(tmp_path, make, read, nam
         return
     assert isinstance(error, (ValueError, OSError)), error
     assert "\n" not in str(error) and str(place) in str(error)
-
-
-def test_a_limit_of_bytes(tmp_path):
-    path = tmp_path / "text"
-    path.write_text("four", encoding="utf-8")
-    assert read_text(path, max_bytes=4) == "four"
-    with pytest.raises(ValueError, match="text has 4 bytes, and more than 3 are not expected there"):
-        read_text(path, max_bytes=3)

@@ -19,11 +19,7 @@ def test_a_run_and_a_folder_of_hugging_face(tmp_path):
     loaded, its_tokenizer = load_model(str(FOLDER))
     assert_same(loaded, GPT.from_pretrained(FOLDER))
     assert not loaded.training and len(its_tokenizer) == 300
-
-
-@pytest.mark.parametrize(("folder", "architecture"), [("gpt2-folder", GPT), ("llama-folder", Llama)])
-def test_a_language_model_has_the_architecture_of_its_folder(folder, architecture):
-    assert type(LanguageModel.from_pretrained(GOLDEN / folder)) is architecture
+    assert type(LanguageModel.from_pretrained(GOLDEN / "llama-folder")) is Llama
 
 
 def test_without_a_tokenizer_gpt2s_own_is_taken_where_it_fits(tmp_path, capsys, monkeypatch):

@@ -53,18 +53,13 @@ def settings(folder, dropout=0.0, **training):
     return Settings(str(folder), TrainingConfig(**{**usual, "log_interval": 2, **training}), dropout)
 
 
-def prepare(run, config):
-    """The model, the optimizer and the schedule of a run."""
+def train(run, config, loss_fn=language_model_loss, stop_at=10**9, validate=None, after_step=None):
+    """The stage of these tests. loss_fn(run, model, batch): another loss; after_step(run): called after each step."""
     if run.is_new:
         run.begin(GPT(GPTConfig(**SHAPE, dropout=config.dropout)), Tokenizer.train(["ab"], 257))
     else:
         run.load()
-    return run.model, *run.prepare(run.model, config.training)
-
-
-def train(run, config, loss_fn=language_model_loss, stop_at=10**9, validate=None, after_step=None):
-    """The stage of these tests. loss_fn(run, model, batch): another loss; after_step(run): called after each step."""
-    model, optimizer, schedule = prepare(run, config)
+    model, (optimizer, schedule) = run.model, run.prepare(run.model, config.training)
     loss_fn = loss_fn if loss_fn is language_model_loss else partial(loss_fn, run)
     validate = validate or (lambda: {"val_loss": mean_loss(model, sequential_batches(TEXT[:100], 4, 8))})
     max_norm = config.training.grad_clip
