@@ -59,31 +59,27 @@ def declared(config_class: type, name: str) -> Mapping[str, Any]:
     return ChainMap(*(dict(fields[name].metadata) for fields in classes if name in fields))
 
 
-def check(settings: Any) -> None:
-    """Raise ValueError, naming the setting, unless each has a type of its annotation and lies in its range.
-
-    A setting may have its default None, although it is not in the annotation. Integers without a range are >= 0.
-    """
-    for field in dataclasses.fields(settings):
-        value, kinds = getattr(settings, field.name), str(field.type).split(" | ")
-        if (value is None and field.default is None) or not KINDS.keys() >= set(kinds):
-            continue
-        more = declared(type(settings), field.name)
-        range = more.get("range", ">= 0" if kinds[0] == "int" else "")
-        if not any(_fits(value, KINDS[kind][1], range) for kind in kinds):
-            numbers = range if range.startswith("in") else f"{KINDS[kinds[0]][0]} {range}".rstrip()
-            words = " or ".join([numbers, *(KINDS[kind][0] for kind in kinds[1:])])
-            raise ValueError(f"{field.name} must be {words}, got {value!r:.60}")
-        choices = more.get("choices")
-        if choices and not set(value if isinstance(value, tuple) else [value]) <= set(choices):
-            raise ValueError(f"{field.name} must be one of {', '.join(choices)}, got {value!r:.60}")
-
-
 class Checked:
     """The base class of settings: they are checked when they are made."""
 
-    def __post_init__(self) -> None:
-        check(self)
+    def __post_init__(self: Any) -> None:
+        """Raise ValueError, naming the setting, unless each has a type of its annotation and lies in its range.
+
+        A setting may have its default None, although it is not in the annotation. Integers without a range are >= 0.
+        """
+        for field in dataclasses.fields(self):
+            value, kinds = getattr(self, field.name), str(field.type).split(" | ")
+            if (value is None and field.default is None) or not KINDS.keys() >= set(kinds):
+                continue
+            more = declared(type(self), field.name)
+            range = more.get("range", ">= 0" if kinds[0] == "int" else "")
+            if not any(_fits(value, KINDS[kind][1], range) for kind in kinds):
+                numbers = range if range.startswith("in") else f"{KINDS[kinds[0]][0]} {range}".rstrip()
+                words = " or ".join([numbers, *(KINDS[kind][0] for kind in kinds[1:])])
+                raise ValueError(f"{field.name} must be {words}, got {value!r:.60}")
+            choices = more.get("choices")
+            if choices and not set(value if isinstance(value, tuple) else [value]) <= set(choices):
+                raise ValueError(f"{field.name} must be one of {', '.join(choices)}, got {value!r:.60}")
 
 
 def _fits(value: Any, types: tuple[type, ...], range: str) -> bool:

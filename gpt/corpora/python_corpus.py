@@ -164,14 +164,11 @@ def python_code(characters: int = 1_000_000) -> str:
     paths = sorted(library_sources(), key=lambda path: hashlib.sha256("/".join(path.parts[-2:]).encode()).digest())
     modules: list[str] = []
     length = 0
-    with progress_bar(characters, "reading the standard library", "char") as bar:
-        for path in paths:
-            text = _code_only(path.read_bytes())
-            modules.append(text)
-            length += len(text)
-            bar.update(len(text))
-            if length >= characters:
-                return "\n\n".join(modules)[:characters]
+    for path in paths:
+        modules.append(_code_only(path.read_bytes()))
+        length += len(modules[-1])
+        if length >= characters:
+            return "\n\n".join(modules)[:characters]
     missing = f"not installed (only {length:,} characters of code were found)"
     raise FileNotFoundError(f"the sources of Python's standard library are {missing}; give a text file of your own")
 

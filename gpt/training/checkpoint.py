@@ -130,7 +130,7 @@ def save_checkpoint(
         new = folder / f"checkpoint-{max(checkpoints(folder), default=0) + 1}"
         try:
             new.mkdir()
-            write_text(new / CONFIG, _json({"model_type": format.name, **format.config(model)}))
+            write_text(new / CONFIG, json.dumps({"model_type": format.name, **format.config(model)}, indent=1))
             write_safetensors(new / WEIGHTS, format.tensors(model))
             if moments is not None:
                 write_safetensors(new / MOMENTS, moments)
@@ -138,9 +138,9 @@ def save_checkpoint(
             _sync_folder(folder)
             hashes = {path.name: sha256_of(path) for path in new.iterdir()}
             content = {"checkpoint": new.name, "files": hashes, "optimizer": settings, "state": dict(state or {})}
-            record = json.loads(json.dumps(content))
+            record = json.loads(json.dumps(content, allow_nan=False))
             # Its rename decides: from here on the new checkpoint is the one that counts.
-            write_text(folder / STATE, _json({"sha256": _hash_of_record(record), **record}))
+            write_text(folder / STATE, json.dumps({"sha256": _hash_of_record(record), **record}, indent=1))
         except OSError as error:
             before = "the one before it is intact" if has_checkpoint(folder) else "there is none from before"
             reason = f"the checkpoint could not be saved: {error.strerror or error}; {before}"
@@ -197,10 +197,6 @@ def _take_apart(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]
         numbers[str(position)] = {name: value for name, value in values.items() if not hasattr(value, "shape")}
         arrays |= {f"{position}.{name}": value for name, value in values.items() if hasattr(value, "shape")}
     return {"param_groups": state["param_groups"], "state": numbers}, arrays
-
-
-def _json(content: Any) -> str:
-    return json.dumps(content, indent=1, allow_nan=False)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -135,17 +135,13 @@ def score_text(
 ) -> TextScore:
     """Predict every token of a text (a string, or a stream of strings) but the first. stride: see `token_losses`.
 
-    max_tokens: read only this number of tokens, from the start. Raises ValueError for fewer than two tokens, and if a
-    loss is not finite.
+    max_tokens: read only this number of tokens, from the start. Raises ValueError for fewer than two tokens.
     """
     pieces = [text] if isinstance(text, str) else text
     ids = np.fromiter(itertools.islice(tokenizer.encode_iterable(pieces), max_tokens), np.int64)
     if len(ids) < 2:
         raise ValueError(f"a text needs two tokens or more, or there is nothing to predict; this one has {len(ids)}")
-    losses = token_losses(model, ids, stride)
-    if not np.isfinite(losses).all():
-        raise ValueError("the model's losses are not finite: its weights are damaged or its training diverged")
-    return TextScore(ids, losses, len(tokenizer.decode_bytes(ids[1:].tolist())))
+    return TextScore(ids, token_losses(model, ids, stride), len(tokenizer.decode_bytes(ids[1:].tolist())))
 
 
 @no_grad()
@@ -178,7 +174,6 @@ def likely_tokens(
 
     ids (N,) -> token ids and their probabilities, each (N - 1, count). Windows as in `token_losses`.
     """
-    count = min(count, model.config.vocab_size)
     best = np.empty((len(ids) - 1, count), np.int64)
     probabilities = np.empty((len(ids) - 1, count))
     with evaluating(model):

@@ -178,7 +178,6 @@ def _old_model(run: Run, config: PretrainingConfig, init_from: str) -> tuple[Lan
         if not fits:
             has = f"{name} {shape[name]}" if name in shape else f"no {name}"
             raise ValueError(f"the model in {init_from} has {has}; it cannot be made {value}")
-    check_training_memory(model.config, config.batch_size, block_size, config.training, run.team.size)
     show(f"starting from the weights in {init_from}")
     run.extra |= run.team.once(partial(write_corpus, config.data, run.out_dir, block_size, tokenizer))
     run.config = _with_shape_of(model, config, block_size)
