@@ -17,7 +17,8 @@ from gpt.training import checkpoint as module
 from gpt.training.checkpoint import COMMIT, STATE, CheckpointError, has_checkpoint, load_state, remove_checkpoint
 from minigrad import optim
 from tests.gpt.small import assert_same, files_of, random_ids, small_gpt, weights_of
-from tests.helpers import full_disk_at, peak_below, read_json, write_json
+from tests.helpers import full_disk_at, peak_below, read_json
+from tests.scripts.running import write_record
 
 FILES = ["config.json", "model.safetensors", "optimizer.safetensors"]
 
@@ -81,12 +82,6 @@ def move_as_before(source, folder, renamed=4):
         (place / name).replace(folder / (name if i < renamed else f"{name}.new"))
     place.rmdir()
     write_record(folder / (STATE if renamed > 3 else COMMIT), record)
-
-
-def write_record(path, record):
-    """Write the record of a checkpoint with the SHA-256 that it then has."""
-    record.pop("sha256", None)
-    write_json(path, {"sha256": module._hash_of_record(record), **record})
 
 
 # --- what is saved is loaded ------------------------------------------------------------------------------------------

@@ -6,9 +6,11 @@ import re
 
 import pytest
 
+from gpt import save_checkpoint
 from gpt.corpora import stories
 from gpt.corpora.corpus import load_corpus
 from gpt.training.pretraining import demo_config
+from tests.gpt.small import small_gpt
 
 TEXT = stories.stories(characters=60_000)
 
@@ -121,10 +123,7 @@ def test_the_demo_learns_stories_or_another_text():
 def test_quantizing_and_classifying_measure_on_the_text_that_a_run_learned_from(tmp_path):
     from scripts.shared.stage_options import corpus_of
 
-    from gpt.training.pretraining import pretrain
-
-    config = demo_config(True, str(tmp_path / "run"), 0)
-    model, once = {**config.model, "n_layer": 1, "n_embd": 8}, dataclasses.replace(config.training, max_iters=1)
-    pretrain(dataclasses.replace(config, vocab_size=300, model=model, training=once, sample_tokens=1))
+    settings = dataclasses.asdict(demo_config(True, str(tmp_path / "run"), 0))
+    save_checkpoint(tmp_path / "run", small_gpt(), state={"extra": {"run": settings}})
     assert corpus_of(str(tmp_path / "run")) == "stories"
     assert corpus_of(str(tmp_path)) == corpus_of("smollm2") == "english"

