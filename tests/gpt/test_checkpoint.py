@@ -1,6 +1,7 @@
 """Checkpoints: what is loaded is what was saved, whatever happened in between, or an error names the file."""
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -381,27 +382,9 @@ def is_the_same_json(content, other):
         return False
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"[" * 100_000, "trainer_state.json is damaged"),
-        (b"[]", "expected a JSON object"),
-        (b"\xff\xfe", "trainer_state.json is not UTF-8 text"),
-        (b"{}", "is not from minigrad"),
-        (b'{"sha256": "x", "files": [], "optimizer": null, "state": {}}', "was altered"),
-    ],
-)
-def test_what_is_no_checkpoint_is_refused(tmp_path, content, words):
-    (tmp_path / STATE).write_bytes(content)
-    refused(tmp_path, words)
-    remove_checkpoint(tmp_path)
-    for path in (tmp_path, tmp_path / "nowhere"):
-        assert not has_checkpoint(path)
-        refused(path, "there is no checkpoint in")
-
-
 def config(**changes):
-    return "config.json", lambda model: json.dumps({"model_type": "minigrad-gpt", **model.config.to_dict(), **changes})
+    settings = {"model_type": "minigrad-gpt", **small_gpt(n_layer=1).config.to_dict(), **changes}
+    return "config.json", lambda model: json.dumps(settings).encode()
 
 
 def weights(name, change):
@@ -421,18 +404,26 @@ def weights(name, change):
         (*weights("wpe.weight", lambda array: array.astype(np.int32)), "wpe.weight is int32, not float32"),
         (*weights("wpe.weight", lambda array: array * np.nan), "holds numbers that are not finite"),
         ("model.safetensors", lambda model: b"\xff" * 100, "model.safetensors was truncated or altered"),
+        (STATE, lambda model: b"[" * 100_000, "trainer_state.json is damaged"),
+        (STATE, lambda model: b"[]", "expected a JSON object"),
+        (STATE, lambda model: b"\xff\xfe", "trainer_state.json is not UTF-8 text"),
+        (STATE, lambda model: b"{}", "is not from minigrad"),
+        (STATE, lambda model: b'{"sha256": "x", "files": [], "optimizer": null, "state": {}}', "was altered"),
     ],
 )
-def test_what_somebody_made_that_fits_no_model_is_refused(tmp_path, name, content, words):
+def test_what_somebody_made_is_refused(tmp_path, name, content, words):
     """With the SHA-256 that the file then has."""
     model, *rest = a_run(1)
     save_checkpoint(tmp_path, model, *rest)
-    made = content(model)
-    made = made.encode() if isinstance(made, str) else made
-    (tmp_path / "checkpoint-1" / name).write_bytes(made)
-    record = read_json(tmp_path / STATE)
-    record["files"][name] = module.hashlib.sha256(made).hexdigest()
-    write_record(tmp_path / STATE, record)
+    made, (path,), record = content(model), tmp_path.rglob(name), read_json(tmp_path / STATE)
+    path.write_bytes(made)
+    if name != STATE:
+        record["files"][name] = hashlib.sha256(made).hexdigest()
+        write_record(tmp_path / STATE, record)
     refused(tmp_path, words)
     write_record(tmp_path / STATE, {**record, "checkpoint": "../elsewhere"})
     refused(tmp_path, "was altered")
+    remove_checkpoint(tmp_path)
+    for place in (tmp_path, tmp_path / "nowhere"):
+        assert not has_checkpoint(place)
+        refused(place, "there is no checkpoint in")

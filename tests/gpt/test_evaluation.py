@@ -12,7 +12,6 @@ from gpt.training import evaluation
 from gpt.training.batches import sequential_batches
 from gpt.training.evaluation import (
     baseline_losses,
-    bits_per_byte,
     describe_evaluation,
     evaluate,
     held_out_loss,
@@ -81,12 +80,6 @@ def test_a_held_out_text_is_evaluated_whole_or_as_a_sample(monkeypatch):
     found = held_out_loss(model, tokens, 4, 8, whole=False)["val_loss"]
     assert found == pytest.approx(held_out_loss(model, tokens, 7, 8, whole=False)["val_loss"])
     assert 0 < abs(found - exact) < 0.1
-
-
-def test_perplexity_and_bits_per_byte():
-    assert perplexity(math.log(50)) == pytest.approx(50) and perplexity(1e6) == math.inf
-    assert bits_per_byte(math.log(256), tokens=10, n_bytes=10) == pytest.approx(8)  # bytes, all equally likely
-    assert bits_per_byte(2.0, tokens=30, n_bytes=90) == pytest.approx(2.0 / math.log(2) / 3)
 
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=40), st.lists(st.integers(0, 4), min_size=2, max_size=40))
@@ -186,7 +179,7 @@ def test_a_text_is_scored_per_token_and_per_byte(reader):
     score = score_text(model, tokenizer, text, stride=4)
     assert score.ids.tolist() == ids and len(score.losses) == len(ids) - 1
     assert score.loss == pytest.approx(one_by_one(model, ids, 4).mean())
-    assert score.perplexity == pytest.approx(math.exp(score.loss))
+    assert score.perplexity == pytest.approx(math.exp(score.loss)) and perplexity(1e6) == math.inf
     predicted = len(text.encode()) - len(tokenizer.decode_bytes(ids[:1]))
     assert score.bits_per_byte == pytest.approx(score.losses.sum() / math.log(2) / predicted)
     streamed = score_text(model, tokenizer, [text[:7], text[7:]], stride=4)

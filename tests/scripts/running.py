@@ -90,11 +90,6 @@ def assert_says(output, *parts):
         place = output.index(part, place) + len(part)
 
 
-def files_of(folder):
-    """The bytes of each file in a folder and the folders in it, by its path from there."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def log_without_times(folder):
     """The rows of a run's log, but for how long the steps took."""
     rows = read_log(folder / "log.jsonl")

@@ -11,7 +11,8 @@ from gpt.training.checkpoint import load_state
 from gpt.training.pretraining import PretrainingConfig, pretrain
 from gpt.training.training_config import TrainingConfig
 from scripts import demo
-from tests.scripts.running import files_of, refusal, run_here, run_process, write_text
+from tests.gpt.small import files_of
+from tests.scripts.running import refusal, run_here, run_process, write_text
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from finetune.quantization.folder import load_quantized
 from gpt import GPT, Llama, LlamaConfig, Tokenizer
 from minigrad import manual_seed
 from scripts import generate, quantize
-from tests.gpt.small import save_model
-from tests.scripts.running import files_of, output_of, refusal, run_here
+from tests.gpt.small import files_of, save_model
+from tests.scripts.running import output_of, refusal, run_here
 
 
 def quantized(given, out, *arguments):

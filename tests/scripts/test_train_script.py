@@ -16,7 +16,7 @@ from gpt.training.checkpoint import has_checkpoint
 from gpt.training.log import read_log
 from gpt.training.run import LEAST_EVALUATED
 from scripts import demo, generate, pipeline, quantize, sft, train
-from tests.gpt.small import checkpoint_of
+from tests.gpt.small import checkpoint_of, files_of
 from tests.scripts.running import (
     ROOT,
     SMALL_RUN,
@@ -24,7 +24,6 @@ from tests.scripts.running import (
     assert_says,
     command,
     environment,
-    files_of,
     forge,
     held_elsewhere,
     output_of,
