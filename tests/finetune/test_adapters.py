@@ -14,7 +14,7 @@ from finetune.objectives.model_with_head import ModelWithHead
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import no_grad
 from tests.finetune.golden import make_llama_tuning
-from tests.finetune.test_lora import ALL, VARIANTS, adapted, randomize
+from tests.finetune.test_lora import VARIANTS, adapted, randomize
 from tests.gpt.small import assert_same, files_of, golden, golden_arrays, random_ids, small_gpt, small_llama, weights_of
 from tests.helpers import change_json, read_json
 
@@ -64,11 +64,8 @@ def test_an_adapter_of_a_llama_that_peft_saved_gives_its_logits():
 
 
 def test_the_settings_of_peft_are_taken_over():
-    configs = {name: load_adapter(base_for(name), GOLDEN / "peft" / name) for name in NAMES}
+    configs = {name: load_adapter(base_for(name), GOLDEN / "peft" / name) for name in ("attention", "classifier")}
     assert configs["attention"] == LoRAConfig(r=2, alpha=6, dropout=0.1, target_modules=("c_attn",))
-    assert configs["all-linear"].use_rslora and set(configs["all-linear"].target_modules) == set(ALL)
-    targets = ("transformer.h.1.attn.c_attn", "transformer.h.1.attn.c_proj")
-    assert configs["whole-modules"] == LoRAConfig(1, 8, target_modules=targets, modules_to_save=("ln_f", "mlp.c_fc"))
     assert configs["classifier"].modules_to_save == ("score",)  # and not PEFT's "classifier", which is nothing here
 
 
@@ -182,19 +179,6 @@ def test_what_is_in_the_files(tmp_path):
         assert {entry.dtype for entry in file.entries.values()} == {"F32"}
 
 
-def test_slices_are_saved_with_the_rank_of_all_and_zeros_between(tmp_path):
-    _, model = trained(LoRAConfig(r=2, alpha=6, target_modules=("c_attn", "c_fc"), slices=("q", "v")))
-    save_adapter(model, tmp_path)
-    settings = read_json(tmp_path / CONFIG)
-    assert (settings["r"], settings["lora_alpha"]) == (4, 12)  # the scaling is 3 as before
-    with SafetensorsFile(tmp_path / WEIGHTS) as file:
-        B = file.read("base_model.model.transformer.h.0.attn.c_attn.lora_B.weight")  # (3C, 4)
-        other = file.read("base_model.model.transformer.h.0.mlp.c_fc.lora_B.weight")  # (4C, 4), of rank 2
-    zero = B == 0
-    assert zero[:8, 2:].all() and zero[8:16].all() and zero[16:, :2].all() and zero.sum() == 16 + 32 + 16
-    assert not other[:, 2:].any() and (other[:, :2] != 0).all()
-
-
 def test_a_folder_with_an_adapter_is_not_overwritten(tmp_path):
     _, model = trained(VARIANTS["c_attn"])
     save_adapter(model, tmp_path)
@@ -225,23 +209,10 @@ def test_another_base_of_one_shape_is_refused_unless_it_is_meant(tmp_path):
     save_adapter(model, tmp_path)
     other = small_gpt(seed=5)
     refuse(other, tmp_path, "trained beside other weights of the same shapes .*check_base=False")
+    refuse(small_gpt(n_layer=1), tmp_path, "h.1.attn.c_attn, but the model has no linear layer of that name")
     load_adapter(other, tmp_path, check_base=False)
     assert len(lora_layers(other)) == 2
     refuse(model, tmp_path, "has LoRA adapters already")
-
-
-@pytest.mark.parametrize(
-    ("shape", "match"),
-    [
-        ({"n_embd": 16}, r"lora_A.weight is F32 of shape \(2, 8\); with r = 2, numbers of shape \(2, 16\) would fit"),
-        ({"n_layer": 1}, "it adapts transformer.h.1.attn.c_attn, but the model has no linear layer of that name"),
-        ({"block_size": 13}, "trained beside other weights"),
-    ],
-)
-def test_an_adapter_of_a_model_of_another_shape(shape, match, tmp_path):
-    _, model = trained(VARIANTS["c_attn"])
-    save_adapter(model, tmp_path)
-    refuse(small_gpt(**shape), tmp_path, match)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

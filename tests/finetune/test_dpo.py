@@ -67,17 +67,6 @@ def test_the_reference_does_not_depend_on_the_batches(pairs):
     assert model.training and again[4].rejected.reference == pytest.approx(pairs[4].rejected.reference, rel=1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_model_that_is_its_reference_prefers_nothing(pairs, kind):
-    model = small_policy(small_template(), seed=1, dtype="float64")
-    loss, n, metrics = dpo_batch_loss(model, pair_batch(pairs), beta=0.2, kind=kind)
-    expected = {"sigmoid": math.log(2), "robust": math.log(2), "hinge": 1.0, "ipo": 6.25}
-    assert n == 5 and loss.item() == pytest.approx(5 * expected[kind])
-    assert metrics["rewards/chosen"] == pytest.approx(0, abs=1e-10) == metrics["rewards/margins"]
-    assert metrics["logps/chosen"] == pytest.approx(sum(pair.chosen.reference for pair in pairs))
-    assert metrics["logps/rejected"] == pytest.approx(sum(pair.rejected.reference for pair in pairs))
-
-
 def test_the_metrics_are_those_of_trl(pairs):
     """rewards: β (ln π - ln ρ), with the sums of the log-probabilities, for ipo as well."""
     model = small_policy(small_template(), seed=2, dtype="float64")

@@ -131,9 +131,15 @@ def test_a_reward_that_can_be_had_is_found(settings, likes, tmp_path, monkeypatc
         np.testing.assert_array_equal(advantages, expected.reshape(-1))
 
 
-@pytest.mark.parametrize(("mini_batches", "accumulation"), [(1, 1), (3, 1), (2, 2)])
-@pytest.mark.parametrize("kernels", ["textbook", "fast"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("mini_batches", "accumulation", "kernels", "precision"),
+    [
+        (1, 1, "textbook", "float32"),
+        (3, 1, "fast", "float32"),
+        (2, 2, "textbook", "bfloat16"),
+        (3, 1, "fast", "bfloat16"),
+    ],
+)
 def test_an_update_begins_with_ratio_1_first_at_the_reference(
     settings, likes, tmp_path, monkeypatch, precision, kernels, mini_batches, accumulation
 ):
@@ -184,7 +190,6 @@ def test_a_resumed_run_finds_its_reference_again(settings, likes, tmp_path, monk
         ("<think></think>2<|im_end|>", 1),
         ("<think></think>2", 0),  # not finished; and no special tokens beside the end:
         ("<think></think><|im_start|><|im_start|>2<|im_end|>", 0),
-        ("<think></think>2<|im_start|><|im_end|>", 0),
         ("<th<|im_start|>ink></think>2<|im_end|>", 0),
     ],
 )

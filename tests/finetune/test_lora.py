@@ -232,14 +232,11 @@ def test_merging_or_unmerging_twice_is_an_error():
     unmerged = weights_of(model)
     with pytest.raises(ValueError, match="h.0.attn.c_attn is not the layer that the adapter was merged into"):
         unmerge_lora(model, layers)
-    with pytest.raises(ValueError, match="nothing to unmerge"):
-        unmerge_lora(small_gpt(), layers)
     assert_same(model, unmerged)
     removed = remove_lora(model)
-    base = weights_of(model)
-    with pytest.raises(ValueError, match="nothing to unmerge"):
-        unmerge_lora(model, removed)  # they were never merged
-    assert_same(model, base)
+    for other in (model, small_gpt()):  # in the first they were never merged
+        with pytest.raises(ValueError, match="nothing to unmerge"):
+            unmerge_lora(other, removed)
 
 
 def refuse_to_merge(model, match):

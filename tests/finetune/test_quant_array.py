@@ -7,18 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.quantization import absmax, nf4_levels, zero_point
+from finetune.quantization import absmax, zero_point
 from finetune.quantization.array import pack, unpack
 from finetune.quantization.nf4 import dynamic_levels, nf4, quantize_scales
 from tests.finetune.small import normal
 from tests.gpt.small import golden_arrays
-
-# Dettmers et al. 2023, appendix E.
-PUBLISHED = [
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +46,6 @@ def test_rounding_is_off_by_at_most_half_a_step(rows, groups, size, bits, symmet
     # with a zero-point, 0 is rounded to a level, and the ends of the range move by up to half a step
     assert (off <= (0.5 if symmetric else 1.0) * q.scales[..., None] * (1 + 1e-4)).all()
     assert q.dequantize().dtype == np.float32 and q.scales.shape == (rows, groups)
-
-
-def test_each_group_has_its_own_scale():
-    weight = normal(4, 32)
-    weight[:, 16:] *= 1000
-    whole, grouped = absmax(weight), absmax(weight, group_size=16)
-    error = lambda q: np.abs(q.dequantize() - weight)[:, :16].max()  # noqa: E731
-    assert error(whole) > 100 * error(grouped)
-    tensor = absmax(weight, group_size=0)
-    assert tensor.scales.shape == (1, 1) and tensor.scales[0, 0] == pytest.approx(np.abs(weight).max() / 127)
-    np.testing.assert_array_equal(absmax(weight, group_size=32).dequantize(), whole.dequantize())
 
 
 @pytest.mark.parametrize("method", [absmax, zero_point, nf4])
@@ -120,10 +102,6 @@ def test_bad_input_is_named(values, options, words):
 
 
 # --- NF4 ---
-
-
-def test_the_levels_are_those_of_the_paper():
-    np.testing.assert_allclose(nf4_levels(), PUBLISHED, rtol=0, atol=3e-7)
 
 
 def test_codes_and_values_are_those_of_bitsandbytes(golden):

@@ -13,7 +13,7 @@ from gpt.weights.gguf_file import GGUFError, GGUFFile
 from minigrad import Tensor, gradcheck, no_grad, use_kernels
 from scripts import evaluate, generate
 from tests.gpt import smollm
-from tests.gpt.gguf_files import SHAPE, block_llama, write_llama
+from tests.gpt.gguf_files import block_llama, write_llama
 from tests.gpt.small import random_ids, small_gpt
 from tests.scripts.running import run_here, write_text
 
@@ -103,14 +103,10 @@ def test_a_packed_model_computes_what_the_float_one_does(tmp_path, kinds, tied):
 
 
 @needs_gguf
-def test_what_is_not_packed_or_does_not_fit_is_refused(tmp_path):
+def test_what_is_not_packed_or_not_finite_is_refused(tmp_path):
     small_gpt().save_pretrained(tmp_path / "gpt")
     with pytest.raises(ValueError, match="is not a GGUF file .* there are no packed weights to keep"):
         load_packed(tmp_path / "gpt")
-    with pytest.raises(ValueError, match="embedding_length|does not fit"):
-        packed_model = block_llama(vocab_size=len(smollm.smollm_tokenizer()))
-        changed = smollm.metadata() | {"llama.feed_forward_length": 2 * SHAPE["n_inner"]}
-        load_packed(write_llama(tmp_path / "wrong.gguf", packed_model, "Q4_0", **changed))
     path = packed_file(tmp_path, "Q4_0")
     raw = GGUFFile(path).tensors["blk.0.ffn_up.weight"].raw.tobytes()
     path.write_bytes(path.read_bytes().replace(raw, np.float16(np.inf).tobytes() + raw[2:]))

@@ -5,7 +5,7 @@ import pytest
 
 from finetune.built_in.tasks import TaskItem, instruction_tasks
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
-from finetune.data.datasets import IGNORE, Example, ShuffledBatches, read_examples
+from finetune.data.datasets import IGNORE, Example, read_examples
 from finetune.evaluation.answering import Reply, ask, chat_template, no_template, other_template, scores, scores_by_task
 from finetune.objectives.sft import collate, encode_examples, sft_loss
 from finetune.stages.sft import SFTConfig, train_sft
@@ -14,7 +14,6 @@ from gpt.training.checkpoint import load_state
 from gpt.training.log import read_log
 from gpt.training.run import start
 from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import training_steps
 from minigrad import use_kernels
 from tests.finetune.small import small_chat_model, write_rows
 from tests.gpt.small import assert_same, gradients_of, save_model, small_gpt
@@ -84,30 +83,6 @@ def test_what_the_assistant_says_in_a_prompt_is_not_learned(chat, completion):
     (shorter,), cut = encode_examples([example], template, len(ids) - 3)  # without its first turn
     assert cut == 1 and shorter == template.encode(TALK)
     assert template.marked(example.messages, completion).count("[") == sum(loss_mask)
-
-
-# --- training ---------------------------------------------------------------------------------------------------------
-
-
-def tuning(batch_size, accumulation):
-    """A model, and three steps of its tuning."""
-    model, tokenizer = small_chat_model(seed=1, block_size=128)
-    add_chat_tokens(model, tokenizer)
-    model.to("float64")
-    items = [item.example() for item in instruction_tasks("train", 12, seed=2)]
-    conversations, _ = encode_examples(items, ChatTemplate(tokenizer), 128)
-    batches = ShuffledBatches(conversations, batch_size, collate, seed=5)
-    config = TrainingConfig(max_iters=3, warmup_iters=1, gradient_accumulation_steps=accumulation)
-    return model, training_steps(model, batches, sft_loss, config)
-
-
-def test_accumulation_equals_one_large_batch():
-    """Also where the parts have different numbers of learned tokens, which a mean of means would get wrong."""
-    (large, large_steps), (parts, small_steps) = tuning(12, 1), tuning(3, 4)
-    for a, b in zip(large_steps, small_steps, strict=True):
-        assert a.count == b.count and a.loss == pytest.approx(b.loss, rel=1e-10)
-        assert a.metrics["mean_token_accuracy"] == b.metrics["mean_token_accuracy"]
-    assert_same(large, parts, rtol=1e-7, atol=1e-9)
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------

@@ -115,22 +115,6 @@ def test_an_exported_chat_model_stops_where_its_answer_ends(runs, tmp_path):
     assert out[len(prompt) :] == ours and ours[-1] == end and len(ours) < 20
 
 
-@pytest.mark.oracle
-def test_a_classifier(runs, tmp_path):
-    import torch
-    import transformers
-
-    from gpt.training.checkpoint import load_checkpoint
-
-    folder = exported(runs / "classifier", tmp_path / "out")
-    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
-    ours = load_checkpoint(runs / "classifier", format=HEAD_FORMAT).model.eval()
-    ids = random_ids((3, 9), vocab_size=256)
-    with torch.no_grad(), no_grad():
-        np.testing.assert_allclose(theirs(torch.from_numpy(ids)).logits.numpy(), ours(ids, [9] * 3).data, atol=1e-4)
-    assert theirs.config.id2label == {0: "yes", 1: "no", 2: "never"}
-
-
 @pytest.mark.oracle("torch", "transformers", "peft")
 @pytest.mark.parametrize("name", ["on text", "on talks", "qlora"])
 def test_adapters_with_the_base_that_they_need(runs, name, tmp_path, capsys):
