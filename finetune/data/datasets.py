@@ -9,8 +9,8 @@ The formats are the common ones: one JSON object per line, or a JSON array of ob
     {"prompt": "...", "chosen": "...", "rejected": "..."}           preferences; each may be a list of messages
     {"text": "...", "label": "..."}                                 classification; also CSV and TSV with a header
 
-A file comes from outside: anything that does not fit raises a ValueError that names file, line and field. Fields of its
-objects that no format has are named once per file, because they are not read.
+A file comes from outside: anything that does not fit raises a ValueError that names file, line and field. Fields that no
+format has are not read, and named once per file.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ AnItem = TypeVar("AnItem", bound="Item")
 Row = dict[str, Any]  # an object of a file
 UNREADABLE = (ValueError, RecursionError)  # what Python raises for a damaged JSON text
 
-# The fields of each format of conversations, by the field that tells the format, and of the other files.
+# The fields of each format of conversations, by the field that tells the format.
 FORMATS = {
     "messages": ("messages",),
     "conversations": ("conversations",),
     "prompt": ("prompt", "completion"),
     "instruction": ("instruction", "input", "output"),
 }
-OTHERS = ("chosen", "rejected", "ref_chosen_logps", "ref_rejected_logps", "text", "label")
-READ = {*OTHERS, *(field for fields in FORMATS.values() for field in fields)}
+OTHER_FIELDS = ("chosen", "rejected", "ref_chosen_logps", "ref_rejected_logps", "text", "label")
+READ = {*OTHER_FIELDS, *(field for fields in FORMATS.values() for field in fields)}
 # What ShareGPT calls the roles; "developer" is OpenAI's newer name for "system".
 ROLE_NAMES = {"human": "user", "gpt": "assistant", "observation": "tool", "developer": "system"}
 

@@ -146,12 +146,10 @@ class QuantizedScales(nn.Module):
 
     def rows(self, rows: slice | Array = slice(None)) -> Array:
         """The scales of some rows as floats (R, G)."""
-        xp = module_of(self.codes)
-        R, G = self.codes.shape
-        rows = rows if R > 1 else slice(None)  # one scale for the whole array
-        position = xp.arange(R)[rows, None] * G + xp.arange(G)  # of each scale, counted along the rows
-        levels = xp.asarray(DYNAMIC_LEVELS, dtype=self.dtype)
-        return levels.take(self.codes[rows]) * self.absmax[position // SCALES_PER_BLOCK] + self.offset
+        rows = rows if len(self.codes) > 1 else slice(None)  # one scale for the whole array
+        absmax = self.absmax.repeat(SCALES_PER_BLOCK)[: self.codes.size].reshape(self.codes.shape)  # of each scale
+        levels = module_of(self.codes).asarray(DYNAMIC_LEVELS, dtype=self.dtype)
+        return levels.take(self.codes[rows]) * absmax[rows] + self.offset
 
 
 def quantize_scales(scales: np.ndarray) -> QuantizedScales:
