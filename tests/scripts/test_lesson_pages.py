@@ -9,7 +9,6 @@ from urllib.parse import unquote
 
 import pytest
 
-from scripts import lesson as lesson_script
 from scripts import site
 from scripts.checker import catalogue
 from scripts.lessons.cells import Cell, Running, lessons, read_cells
@@ -18,7 +17,7 @@ from scripts.lessons.course import exercises
 from scripts.pages import lesson_index
 from scripts.pages.lesson_notebook import write_notebook
 from scripts.pages.lesson_page import Body, Ran, record, write_page
-from tests.scripts.running import ROOT, assert_says, output_of
+from tests.scripts.running import ROOT, assert_says
 from tests.scripts.test_lesson_cells import write
 
 
@@ -145,13 +144,6 @@ def test_a_page_lists_its_concepts_with_their_code(tmp_path):
         for place in row.code:
             assert f"{place.path}:{place.line()}" in page
     assert '<span class="k">class</span> CausalSelfAttention' in page
-
-
-def test_one_lesson_becomes_a_page_by_its_number(tmp_path):
-    output_of(lesson_script.main, "421", "--html", "--out-dir", tmp_path)
-    page = (tmp_path / "421_raw_attention.html").read_text(encoding="utf-8")
-    assert page.count('<svg role="img"') == 1 and "--- " not in page
-    assert not (tmp_path / "421_raw_attention" / "done.txt").exists()  # nobody has read it yet
 
 
 # The notebook.

@@ -5,7 +5,7 @@ import pytest
 
 import minigrad.functional as F
 from gpt import GPT, GPTConfig, Tokenizer, accounting
-from gpt.interpretability import record_activations
+from gpt.interpretability import attention_patterns, record_activations
 from gpt.model.generation import Sampling
 from gpt.tokenizer.bpe import encode_word
 from gpt.tokenizer.bpe_training import learn_merges
@@ -147,28 +147,17 @@ def test_the_walk_ends_at_the_models_own_probabilities(model_and_tokenizer):
     assert [step["box"] for step in data["walk"]["steps"] if step["block"] == 1] == inside
 
 
-def test_the_walks_normalization_is_that_of_the_attention_that_ran(model_and_tokenizer):
+def test_the_walks_weights_and_those_of_a_sentence_are_the_models(model_and_tokenizer):
     model, tokenizer = model_and_tokenizer
-    ids = tokenizer.encode("the mat sat")
-    seen = []
-    original = F.scaled_dot_product_attention
-
-    def watched(q, k, v, *given):
-        seen.append(original(q, k, Tensor(np.eye(q.shape[2], dtype=q.dtype)[None, None] + 0 * v.data[..., :1]), *given))
-        return original(q, k, v, *given)
-
-    with pytest.MonkeyPatch.context() as patch, no_grad():
-        patch.setattr(F, "scaled_dot_product_attention", watched)
-        model(np.array([ids]))
+    patterns = attention_patterns(model, np.array([tokenizer.encode("the mat sat")]))[:, 0]  # (L, H, T, T)
     steps = [step for step in widget_data.walk(model, tokenizer, "the mat sat") if step["box"] == "weights"]
-    for step, weights in zip(steps, seen, strict=True):
-        assert np.allclose(step["values"], weights.data[0, 0, -1], atol=1e-4)
-    for layer in range(2):
+    options = {"projections": True, "scale": True, "mask": True}
+    for layer, (step, weights) in enumerate(zip(steps, patterns, strict=True)):
+        assert np.allclose(step["values"], weights[0, -1], atol=1e-4)
         for head in range(2):
             case = widget_data.sentence_of(model, tokenizer, "the mat sat", layer, head)
-            options = {"projections": True, "scale": True, "mask": True}
             found = evaluate("attention", "(c) => attentionWeights(...c)", [case, options])
-            assert np.allclose(found, seen[layer].data[0, head], atol=1e-3)
+            assert np.allclose(found, weights[head], atol=1e-3)
 
 
 def test_the_logits_of_the_sampling_widget_are_the_models(model_and_tokenizer):
