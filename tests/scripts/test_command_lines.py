@@ -40,6 +40,7 @@ RIGHT = {
     "quantize": "--model {}/wide --calibration {}/story.txt --out-dir {new}",
 }
 
+ORACLE = pytest.mark.oracle
 WRITING = {**RIGHT, "demo": "", "explain": "", "break": "no_mask", "pipeline": "--short"}
 NO_FOLDER = "story.txt/x: this folder cannot be written (Not a directory): choose another"
 
@@ -138,6 +139,7 @@ REFUSED = [
     ("exercise", "run --all --workspace {new}", "no exercise has passed"),
     ("gradcheck", "sofmax", "there is no op 'sofmax'; did you mean softmax or log_softmax?"),
     ("verify_gpt2", "--model {}/base --reference nothing.npz", "nothing.npz"),
+    pytest.param("compare_torch", "--tokens 99", "99 is longer than the model's context: use 64", marks=ORACLE),
     # empty values
     ("generate", "--prompt=", "--prompt is empty"),
     ("export", "--gguf F16", "the following arguments are required: RUN, FOLDER"),
@@ -171,15 +173,6 @@ def test_commands_are_named_as_they_are_reached_from_the_working_directory(place
     error = refusal(generate.main, capsys, "--model", "runs/none")
     assert f"runs/none: {found}train.py makes one, and {found}demo.py makes" in error
     assert from_here("my/scripts/train.py, scripts/train.py") == f"my/scripts/train.py, {found}train.py"
-
-
-@pytest.mark.oracle
-def test_more_tokens_than_the_context_are_refused(folder, capsys):
-    from scripts import compare_torch
-
-    for model in ([], ["--model", folder / "base"]):
-        sentence = refusal(compare_torch.main, capsys, "--tokens", "1000000", *model)
-        assert "--tokens 1000000 is longer than the model's context: use" in sentence
 
 
 def test_a_folder_in_use_advises_only_options_that_the_script_has(folder, finished, capsys):

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import html
 import io
 import json
 import re
@@ -94,8 +95,7 @@ def test_its_numbers_are_those_that_the_names_held_at_that_moment(recording, mon
 
 def test_its_lines_are_those_of_the_files(recording):
     for file in recording["files"]:
-        text = re.sub("<[^>]+>", "", "\n".join(file["lines"])).replace("&lt;", "<").replace("&gt;", ">")
-        text = text.replace("&quot;", '"').replace("&#x27;", "'").replace("&amp;", "&")
+        text = html.unescape(re.sub("<[^>]+>", "", "\n".join(file["lines"])))
         assert text == (ROOT / file["path"]).read_text(encoding="utf-8")
     assert [name for name, _ in recording["marks"]] == ["forward", "loss", "backward", "clip", "step"]
 
@@ -188,8 +188,8 @@ def test_the_first_line_that_differs_from_a_right_solution(name, old, new, tmp_p
     path = tmp_path / "answer.py"
     path.write_text(exercise.completed(old, new), encoding="utf-8")
     verdict = processes.judge(exercise, path.read_bytes(), path)
-    html = exercise_steps.exercise_page(exercise, verdict, path)
-    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)[1])
+    made = exercise_steps.exercise_page(exercise, verdict, path)
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', made, re.DOTALL)[1])
     line = data["beside"]["line"]
     assert line is None if not old else new in path.read_text(encoding="utf-8").splitlines()[line - 1]
 

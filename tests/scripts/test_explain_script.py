@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gpt import Llama, LlamaConfig
+from gpt.training.loading import load_model
 from minigrad import optim
 from minigrad.autograd import Context
 from minigrad.kernels.dispatch import textbook_functions
@@ -105,8 +106,6 @@ def test_any_model_text_and_stage(stage, text, op, given, tmp_path, capsys):
 
 
 def test_what_does_not_fit_is_summarized(given):
-    from gpt.training.loading import load_model
-
     model, tokenizer = load_model(given / "wide")
     recording, _ = explain.take_step(model, "pretraining", [tokenizer.encode("the cat sat")], 0.1)
     data = explain_data(recording, "title", [])

@@ -173,7 +173,6 @@ def test_code_wraps_behind_its_numbers():
 @pytest.mark.parametrize(
     ("code", "purpose"),
     [
-        ("assert x", "check"),
         ("print(x)", "print"),
         ("for n in x:\n    print(n)\n    assert n", "check"),
         ("with no_grad():\n    y = f(x)\n    assert y", ""),
@@ -182,7 +181,6 @@ def test_code_wraps_behind_its_numbers():
         ("lesson.measured('gpt', f)", ""),
         ("if x:\n    print(x)\nelse:\n    y = 1", ""),
         ("x = print(1)", ""),
-        ("# only a comment", ""),
     ],
 )
 def test_what_a_statement_is_for(code, purpose):
