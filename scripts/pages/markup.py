@@ -109,13 +109,11 @@ def _items(lines: list[str], link: Link) -> Iterator[str]:
 
 
 def _table(lines: list[str], link: Link) -> str:
-    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
-    has_head = len(rows) > 1 and all(re.fullmatch(r":?-+:?", cell) for cell in rows[1])
+    """A table; the line below its head separates them."""
     html = []
-    for i, row in enumerate(rows):
-        tag = "th" if has_head and i == 0 else "td"
-        if not (has_head and i == 1):
-            html.append(f"<tr>{''.join(f'<{tag}>{inline(cell, link)}</{tag}>' for cell in row)}</tr>")
+    for line, tag in zip([lines[0], *lines[2:]], ["th", *["td"] * len(lines)]):
+        cells = [inline(cell.strip(), link) for cell in line.strip().strip("|").split("|")]
+        html.append(f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in cells)}</tr>")
     return f'<div class="scroll"><table>{"".join(html)}</table></div>'
 
 
