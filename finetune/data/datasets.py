@@ -9,8 +9,8 @@ The formats are the common ones: one JSON object per line, or a JSON array of ob
     {"prompt": "...", "chosen": "...", "rejected": "..."}           preferences; each may be a list of messages
     {"text": "...", "label": "..."}                                 classification; also CSV and TSV with a header
 
-A file comes from outside: anything that does not fit raises a ValueError that names file, line and field. Fields that no
-format has are not read, and named once per file.
+A file comes from outside: anything that does not fit raises a ValueError that names file, line and field. Fields that
+no format has are not read, and named once per file.
 """
 
 from __future__ import annotations
