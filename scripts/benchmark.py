@@ -15,10 +15,12 @@ import numpy as np
 
 from gpt.files import write_text
 from minigrad.backend import usable_cores
-from scripts.benchmarks import attention, models, picture, quantized, smollm2, tokenizing
+from scripts.benchmarks import attention, models, picture, quantized, smollm2, techniques, tokenizing
 from scripts.benchmarks.sides import opponent
 
-MODULES = {name: module for module in (models, quantized, smollm2, attention, tokenizing) for name in module.NAMES}
+MODULES = {
+    name: module for module in (models, quantized, smollm2, attention, tokenizing, techniques) for name in module.NAMES
+}
 EXAMPLES = f"""examples:
   python scripts/benchmark.py                      everything (about twenty minutes)
   python scripts/benchmark.py --only baby --steps 20

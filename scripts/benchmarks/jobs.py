@@ -13,9 +13,43 @@ from gpt import GPT, GPTConfig
 from gpt.training.loading import load_model
 from gpt.training.pretraining import demo_config
 from gpt.training.training_step import in_precision
-from minigrad import Tensor, no_grad, optim
+from minigrad import Tensor, no_grad, optim, switches, use_kernels
+from minigrad.kernels.cpu import threads
+from minigrad.kernels.dispatch import FAST, FAST_OPTIM, textbook_functions
 
 DEMO = demo_config(short=False, out_dir="", seed=0)
+
+# The fast kernels without one technique: what each contributes. "memory" keeps freed memory with the process;
+# "threads" are ours, and without them the matrix library uses its own.
+TECHNIQUES: dict[str, tuple[str, ...]] = {
+    "tiled attention": ("scaled_dot_product_attention", "split_heads"),
+    "loss in chunks": ("linear_cross_entropy",),
+    "linear": ("linear",),
+    "linear with GELU": ("linear_gelu",),
+    "layer norm": ("layer_norm",),
+    "embedding backward": ("embedding",),
+    "Adam in blocks": (),
+    "memory": (),
+    "threads": (),
+}
+
+
+def select_kernels(side: str) -> None:
+    """Select the kernels of a side: "textbook", "without TECHNIQUE", or the fast ones for any other name."""
+    technique = side.removeprefix("without ")
+    if technique == side:
+        use_kernels("textbook" if side == "textbook" else "fast")
+        return
+    if technique == "memory":
+        threads._keep_freed_memory = lambda: None
+    use_kernels("fast")
+    if technique == "threads":
+        threads.stop()
+        threads._workers = 1
+    textbook = textbook_functions()
+    use_kernels({op: textbook[op] for op in TECHNIQUES[technique] if op in FAST})
+    if technique == "Adam in blocks":
+        switches.kernels = {op: kernel for op, kernel in switches.kernels.items() if op not in FAST_OPTIM}
 
 
 def model_config(preset: str) -> GPTConfig:

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from gpt.memory_check import peak_memory
-from minigrad import use_kernels
 from minigrad.kernels.cpu import threads
 from scripts.benchmarks import jobs
 from scripts.benchmarks.sides import PAUSE
@@ -35,7 +34,7 @@ OPPONENTS = {
 
 
 def job(side: str, kind: str, arguments: list[str]) -> Any:
-    """The job of that kind on `side`: one of OPPONENTS, or ours with textbook kernels ("textbook") or fast ones."""
+    """The job of that kind on `side`: one of OPPONENTS, or what `jobs.select_kernels` takes."""
     values = [int(text) if text.isdigit() else text for text in arguments]
     if side in OPPONENTS:
         opponent: Any = importlib.import_module(f"scripts.benchmarks.{OPPONENTS[side]}")
@@ -43,7 +42,7 @@ def job(side: str, kind: str, arguments: list[str]) -> Any:
             opponent.COMPILE = side == "torch.compile"
         # Mixed precision: products in bfloat16, weights in float32.
         return opponent.JOBS[kind](*values, **({"precision": "bfloat16"} if side == "torch bfloat16" else {}))
-    use_kernels("textbook" if side == "textbook" else "fast")
+    jobs.select_kernels(side)
     return jobs.JOBS[kind](*values, **({"side": side} if kind in ("quantized", "smollm2") else {}))
 
 
