@@ -153,7 +153,7 @@ def run_backward(comparison: Comparison) -> None:
         if frame.f_code is not graph_checks.check_returned.__code__:  # the engine's check of the shapes
             error.add_note(f"(raised in backward while gradcheck was checking {name}){numpy_in_words(str(error))}")
             raise
-        diagnosis = diagnose_shape(comparison)
+        diagnosis = diagnose_shape(comparison, frame.f_locals["ctx"], frame.f_locals["returned"])
         raise GradcheckError(f"gradcheck of {name}: {error}\ndiagnosis: {diagnosis}", diagnosis) from error
     for k, (variable, gradients) in enumerate(zip(comparison.subject.variables, comparison.analytic, strict=True)):
         # Look for infinity before nan: an infinite slope also turns other rows into nan (0 * inf).

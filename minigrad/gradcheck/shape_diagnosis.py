@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import graph_checks, switches
+from .. import graph_checks
 from ..autograd import Context
 from ..backend import Array, is_array, module_of
-from ..inspection.observers import watching
 from .comparison import Comparison, NotFinite
 from .diagnosis import IN_ORDER, Diagnosis, broadcasts, order_in_words, orders
 
@@ -25,27 +24,24 @@ Repair = Callable[[Context, Any], tuple[Gradients, str] | None]
 Fit = Callable[[Array, tuple[int, ...]], tuple[Array, str] | None]
 
 
-def diagnose_shape(comparison: Comparison) -> Diagnosis:
-    """Which change makes the gradient fit, and is it right then?
+def diagnose_shape(comparison: Comparison, node: Context, returned: Any) -> Diagnosis:
+    """Which change makes what the backward of `node` returned fit, and is it right then?
 
     Each repair is applied after the op's backward, in this graph only, and the whole comparison is repeated.
     """
-    graph = comparison.graph
-    with contextlib.suppress(ValueError, TypeError), watching(_LastBackward()) as last:
-        graph.vjp(np.ones(len(graph.rows)))
-    node = last.node
-    if node is None or len(last.results) != len(node.edges) or not _misfits(node, last.results):
+    results = returned if isinstance(returned, tuple) else (returned,)
+    if len(results) != len(node.edges) or not _misfits(node, results):
         sentence = "backward must return a tuple, with one gradient per input of forward"
         return Diagnosis("shape", f"{sentence}: `return (dx,)` where there is one")
     original, fitting = node.function, []
     for kind, repair in _SHAPE_REPAIRS:
-        repaired = repair(node, last.results)
+        repaired = repair(node, results)
         if repaired is None:
             continue
         fitting.append(Diagnosis(kind, repaired[1]))
         backward = _with_repair(original, repair)
         # another gradient may have a wrong shape too
-        with contextlib.suppress(ValueError, TypeError, NotFinite), graph.with_backward(original, backward):
+        with contextlib.suppress(ValueError, TypeError, NotFinite), comparison.graph.with_backward(original, backward):
             comparison.backward()
             comparison.central()
             if not comparison.is_wrong:
@@ -54,17 +50,6 @@ def diagnose_shape(comparison: Comparison) -> Diagnosis:
         return Diagnosis("shape", "each gradient must have the shape of its input")
     but = "but even with the right shape the values are wrong"
     return Diagnosis(fitting[0].kind, f"it looks as if {fitting[0].sentence}; {but}")
-
-
-class _LastBackward(switches.Observer):
-    """Remembers the last backward that ran, and the gradients it returned."""
-
-    node: Context | None = None
-    results: tuple[Any, ...] = ()
-
-    def after(self, phase: str, ctx: Context, arrays: list[Any], results: tuple[Any, ...]) -> None:
-        if phase == "backward":
-            self.node, self.results = ctx, results
 
 
 def _with_repair(function: type[Any], repair: Repair) -> Callable[..., Any]:
