@@ -287,11 +287,12 @@ def test_such_a_row_is_not_copied():
 
 @needs_threads
 @pytest.mark.parametrize("has_blas", [True, False])
-@pytest.mark.parametrize("m", [1, 16, 65])
-@pytest.mark.parametrize(("k", "n"), [(3, 5), (300, 257), (2000, 40), (5000, 450)])
+@pytest.mark.parametrize("m", [1, 3, 16, 65])
+@pytest.mark.parametrize(("k", "n"), [(3, 5), (300, 257), (2000, 40), (700, 700), (1200, 450)])
 def test_products_shared_out_among_threads(m, k, n, has_blas, monkeypatch):
     monkeypatch.setattr(threads, "HAS_BLAS", has_blas)
-    monkeypatch.setattr(threads, "OUTPUT_LAYER", 2**20)
+    monkeypatch.setattr(threads, "OUTPUT_LAYER", 2**19)
+    monkeypatch.setattr(threads, "BLOCK", 2**16)
     a, b = randn(m, k, seed=1), randn(k, n, seed=2)
     with use_kernels("fast"):
         out, gradient = np.empty((m, n)), np.empty((k, n))
