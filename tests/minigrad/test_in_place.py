@@ -9,7 +9,6 @@ import gc
 import itertools
 import operator
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ import minigrad.functional as F
 from minigrad import Tensor, in_place, inspection, nn, no_grad, optim, use_kernels
 from minigrad.inspection.anomaly import AnomalyError
 from minigrad.muon import Muon
-from tests.helpers import needs_threads
 
 ROOT = Path(__file__).resolve().parents[2]
 WAY_OUT = r"write it under `with no_grad\(\):` to update a parameter, or `new = .*` to compute a new tensor"
@@ -401,22 +399,6 @@ def test_a_dead_array_is_forgotten():
         Tensor(np.ones(3))[0] = 2.0
     assert len(in_place._changed) == before
     assert in_place.version(np.ones(3)) == 0
-
-
-@needs_threads
-def test_threads_may_train_beside_each_other():
-    """Each has its own model; a change in another thread is not one of this graph."""
-
-    def train(_):
-        model, x = nn.Linear(3, 3), Tensor(np.ones((2, 3), np.float32))
-        optimizer = optim.SGD(model.parameters(), lr=0.01)
-        for _ in range(200):
-            model.zero_grad()
-            model(model(x)).sum().backward()
-            optimizer.step()
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(train, range(4)))  # raises what a thread raised
 
 
 @pytest.mark.parametrize("write", WITH_NUMPY)

@@ -71,6 +71,14 @@ def complex_number(sample):
     return any(isinstance(x, complex) for x in (sample.input, *sample.args))
 
 
+def equal_elements(sample):
+    return not sample.kwargs.get("stable") and sample.input.unique().numel() < sample.input.numel()
+
+
+def drops_some(sample):
+    return sample.kwargs.get("training", True) and sample.kwargs.get("p", 0.5) not in (0.0, 1.0)
+
+
 def two_numbers(sample):
     return not any(hasattr(x, "dtype") for x in (sample.input, *sample.args))
 
@@ -85,20 +93,12 @@ SKIPPED = [
     ),
     ("add sub mul", two_numbers, "no tensor among the operands"),
     ("where", complex_number, "complex numbers: only for complex-step differentiation"),
-    (
-        "sort",
-        lambda s: not s.kwargs.get("stable") and s.input.unique().numel() < s.input.numel(),
-        "the order of equal elements is not specified; ours is stable",
-    ),
+    ("sort", equal_elements, "their order is not specified; ours is stable"),
     ("topk", integers, "which of several equal elements come out is not specified"),
     ("einsum", integers, "PyTorch's result of integers is int64 or theirs, depending on the equation; ours is theirs"),
     ("pow", negative_power, "NumPy refuses negative integer powers of integers, PyTorch rounds them to 0"),
     ("nn.functional.embedding", has("max_norm", "scale_grad_by_freq", "sparse"), "options that no transformer uses"),
-    (
-        "nn.functional.dropout",
-        lambda s: s.kwargs.get("training", True) and s.kwargs.get("p", 0.5) not in (0.0, 1.0),
-        "random",
-    ),
+    ("nn.functional.dropout", drops_some, "random"),
     ("nn.functional.scaled_dot_product_attention", lambda s: s.kwargs["dropout_p"] > 0, "random"),
     ("", lambda s: hasattr(s.input, "numel") and s.input.numel() > 50_000, "large: adds time, not cases"),
 ]
@@ -262,19 +262,3 @@ def test_what_is_an_error_there_is_one_here():
                 refused += 1
     assert accepted == []
     assert refused > 40
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [lambda x: F.exp(x) * (1 + 1e-6), lambda x: F.exp(x).to(np.float64), lambda x: F.exp(x.detach()) + 0 * x],
-    ids=["value", "dtype", "gradient"],
-)
-def test_the_comparison_notices(broken):
-    import torch
-    from torch.testing._internal.opinfo.core import SampleInput
-
-    samples = [SampleInput(torch.ones(2, 3, requires_grad=True, dtype=t)) for t in (torch.float32, torch.float64)]
-    compare(torch, torch.exp, F.exp, samples[0])
-    with pytest.raises(AssertionError):
-        for sample in samples:
-            compare(torch, torch.exp, broken, sample)

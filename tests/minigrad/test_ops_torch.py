@@ -202,6 +202,7 @@ CASES = {
     "linear of a vector": call("linear", randn(3), randn(2, 3)),
     "matmul of broadcast batches": call("matmul", randn(2, 1, 3, 4), randn(5, 4, 2)),
     "matmul of vector and batch": call("matmul", randn(4), randn(5, 4, 2)),
+    "matmul of batch and matrix": call("matmul", randn(5, 2, 4), randn(4, 3)),
     "embedding, a row that does not learn": call("embedding", integers(5, 2, 3), randn(5, 4), 1),
     "embedding, counted from behind": call("embedding", integers(5, 2, 3), randn(5, 4), padding_idx=-3),
     "gather with repeats": call("gather", randn(3, 4), 0, integers(3, 5, 2)),

@@ -51,16 +51,12 @@ def test_subclasses_of_arrays_compute_as_plain_arrays():
     "use",
     [
         lambda x, t: x * t,
-        lambda x, t: t * x,
         lambda x, t: np.multiply(x, t),
         lambda x, t: np.add(t, x),
         lambda x, t: x < t,
-        lambda x, t: F.mul(x, t),
         lambda x, t: F.sum(x),
         lambda x, t: F.where(t > 2, x, t),
-        lambda x, t: F.where(x > 2, t, 0.0),
         lambda x, t: F.cat([x, t]),
-        lambda x, t: t**x,
     ],
 )
 def test_matrices_and_masked_arrays_are_refused(use):
