@@ -98,14 +98,6 @@ def test_mixing_devices_names_both(two_gpus):
         x.backward(there)
 
 
-def test_device_and_dtype_in_any_order():
-    for targets in (("cpu", np.float64), (np.float64, "cpu"), ("float64", "cpu")):
-        assert backend.device_and_dtype(targets, None, None) == ("cpu", np.dtype(np.float64))
-    assert backend.device_and_dtype((), None, float) == (None, np.dtype(np.float64))
-    with pytest.raises(TypeError, match="'gpu' is neither a device .* nor a dtype"):
-        backend.device_and_dtype(("gpu",), None, None)
-
-
 # --- random streams ---
 
 

@@ -223,14 +223,6 @@ def test_a_node_keeps_the_pair_that_it_ran_with():
     assert "made by Halved" in repr(half) and "made by Softmax" in repr(whole)
 
 
-def test_a_fused_op_is_its_parts_in_textbook_form():
-    x, weight, bias = (Tensor(randn(*shape), requires_grad=True) for shape in [(2, 3), (4, 3), (4,)])
-    assert "made by Gelu" in repr(F.linear_gelu(x, weight, bias))
-    assert "made by CrossEntropy" in repr(F.linear_cross_entropy(x, weight, np.array([0, 3])))
-    with use_kernels("fast"):
-        assert "made by FastLinearGelu" in repr(F.linear_gelu(x, weight, bias))
-
-
 @pytest.mark.parametrize("extra", [None, 0, 1, 2])
 @pytest.mark.parametrize("shape", [(2, 5, 24), (3, 70, 24)])
 def test_gradients_of_query_key_and_value_become_one_row_again(shape, extra):

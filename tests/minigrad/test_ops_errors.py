@@ -46,7 +46,6 @@ VALUE_ERRORS = {
     "F.cat([t(), t()])": "cat: ...stack",
     "F.cat([])": "cat: ...at least one",
     "F.stack([t(2), t(3)])": "stack: ...(2,), (3,)",
-    "F.stack([])": "stack: ...at least one",
     "F.split(t(5), [2, 2])": "split: ...[2, 2]...5",
     "F.split_heads(t(2, 3, 8), 3)": "split_heads: (2, 3, 8)...1 x 3",
     "F.split_heads(t(3, 8), 2)": "split_heads: (3, 8)",
@@ -116,7 +115,6 @@ VALUE_ERRORS = {
 INDEX_ERRORS = {
     # --- axes ---
     "F.sum(t(2, 3), 2)": "sum: dim 2 ... 2 dimensions; it must be -2..1",
-    "F.softmax(t(), 5)": "softmax: dim 5",
     "F.max(t(2, 3), 5)": "max: dim 5",
     "F.transpose(t(2, 3), 0, 2)": "transpose: dim 2",
     "F.unsqueeze(t(2, 3), 3)": "unsqueeze: dim 3",
@@ -129,7 +127,6 @@ TYPE_ERRORS = {
     "F.sum(t(2, 3), False)": "sum: dim must be an integer, got bool False",
     "F.prod(t(2, 3), (0, 1))": "prod: dim must be an integer, got tuple",
     "F.one_hot(t(2))": "one_hot: ...integers, got float32",
-    "F.sum(t(2, 3), 1.0)": "sum: dim must be an integer, got float",
     # --- dtypes ---
     "F.matmul(t(2, 2), t(2, 2, dtype=np.float64))": "matmul: cannot mix float32 and float64",
     "F.linear(t(2, 2), t(2, 2, dtype=np.float64))": "linear: cannot mix",
@@ -139,7 +136,6 @@ TYPE_ERRORS = {
     "F.linear_cross_entropy(ids([1]), ids([1]), ids(0))": "linear_cross_entropy: ...int64",
     "F.layer_norm(t(2, 2, dtype=np.int64), 2)": "layer_norm: ...int64",
     "F.mean(t(2, dtype=np.int64))": "mean: ...int64; convert with .to(np.float32)",
-    "F.var(t(2, dtype=np.int64))": "var: ...int64",
     "attention(Q, K, t(2, 5, 6, dtype=np.float64))": "cannot mix",
     "attention(*[t(2, 3, dtype=np.int64)] * 3)": "int64",
     "attention(Q, K, V, t(3, 5, dtype=np.int64))": "attn_mask must be boolean ... or float32 ... not int64",
@@ -152,7 +148,6 @@ TYPE_ERRORS = {
     "F.where(True, t(2), t(2))": "where: ...boolean, got bool",
     "F.masked_fill(t(2), ids(0, 1), 0.0)": "masked_fill: ...boolean, got int64",
     "F.masked_fill(t(1), t(1) > 0, None)": "masked_fill: value must be a number, got None",
-    "F.masked_fill(t(1), t(1) > 0, '-inf')": "masked_fill: ...'-inf'",
     "F.linear(t(2, 3), t(4, 3), [1.0] * 4)": "linear: expected a tensor, got list",
     "F.swiglu(t(2), None)": "swiglu: ...got NoneType",
     "F.rotary_embedding(t(1, 2), [1.0], [0.0])": "rotary_embedding: ...got list",
@@ -164,8 +159,7 @@ TYPE_ERRORS = {
     "F.neg(t(2, dtype=bool))": "boolean negative",
 }
 OUT_OF_RANGE = {
-    "F.embedding(ids(0, 7), t(5, 4))": "embedding: index 7 at (1,) is outside 0..4",
-    "F.embedding(ids([0, -1]), t(5, 4))": "embedding: index -1 at (0, 1)",
+    "F.embedding(ids([0, 1], [0, -7]), t(5, 4))": "embedding: index -7 at (1, 1) is outside 0..4",
     "F.gather(t(2, 3), 1, ids([0], [3]))": "gather: index 3 at (1, 0)...0..2 of dim 1",
     "t(3)[ids(0, 3)]": "index 3 is out of bounds",
     "F.cross_entropy(t(2, 3), ids(0, 3))": "cross_entropy: index 3 at (1,) ... 3 classes",

@@ -453,6 +453,4 @@ def test_dtypes_of_cat(size):
     for (a, ours_a), (b, ours_b) in itertools.product(several, repeat=2):
         expected = torch.cat([a[:size], b]).dtype
         assert str(F.cat([ours_a[:size], ours_b]).dtype) == str(expected).removeprefix("torch."), (a, b)
-    empty, x = Tensor(np.zeros(0)), Tensor(randn(2, 3))
-    assert F.cat([x, x, empty], -1).shape == F.cat([empty, x, x], 1).shape == (2, 6)
-    assert F.cat([empty] * 2).shape == (0,)
+    assert F.cat([Tensor(np.zeros(0))] * 2).shape == (0,)
