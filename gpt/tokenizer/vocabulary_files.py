@@ -19,7 +19,6 @@ from .vocabulary import ENDOFTEXT, Vocabulary, assemble, check_added_token, toke
 
 TOKENIZER_JSON, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
-MAX_TEMPLATE = 1_000_000  # bytes; the longest known chat templates have 20,000
 # The files that hold vocabulary and merges: Hugging Face's names for them, and OpenAI's.
 NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 FILES = (*NAMES[0], *NAMES[1], TOKENIZER_JSON, TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS, CHAT_TEMPLATE)
@@ -127,7 +126,7 @@ def _declared_special_tokens(folder: Path, config: Mapping[str, Any]) -> tuple[d
 def _read_chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     """The chat template, in Jinja: chat_template.jinja, or an entry of tokenizer_config.json."""
     if (folder / CHAT_TEMPLATE).exists():
-        return read_text(folder / CHAT_TEMPLATE, MAX_TEMPLATE)
+        return read_text(folder / CHAT_TEMPLATE, MAX_MODEL_TEXT)
     template = config.get("chat_template")
     if isinstance(template, list):  # several, with names
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}

@@ -185,8 +185,6 @@ def dequantize(tensor: GGUFTensor, out: np.ndarray | None = None) -> np.ndarray:
 
     It is read some rows at a time, so there is no second copy. Raises GGUFError for a kind that is not in KINDS.
     """
-    if tensor.kind not in KINDS:
-        raise GGUFError(f"{tensor.name} is {tensor.kind}; the kinds read here are {', '.join(KINDS)}")
     if out is None or out.shape != tensor.shape or out.dtype != np.float32 or not out.flags.c_contiguous:
         out = np.empty(tensor.shape, np.float32)
     columns = tensor.shape[-1]
@@ -229,7 +227,7 @@ def unpack(tensor: GGUFTensor) -> tuple[np.ndarray, np.ndarray, np.ndarray | Non
     (15, 2, 0.5, -1.0)
     """
     if tensor.kind not in BLOCKS:
-        raise GGUFError(f"{tensor.name} is {tensor.kind}, not quantized as {', '.join(BLOCKS)} are")
+        raise GGUFError(f"{tensor.name} is {tensor.kind}; the kinds of blocks unpacked here are {', '.join(BLOCKS)}")
     blocks = tensor.raw.view(BLOCKS[tensor.kind])  # (rows, columns / 32)
     codes = blocks["codes"]  # (rows, columns / 32, 32 or 16)
     if tensor.kind != "Q8_0":

@@ -123,9 +123,8 @@ def _check_attention(values: dict[str, Any], model_type: str, block_size: int) -
     window = values.get("sliding_window", 4096 if model_type == "mistral" else None)
     if model_type in ("llama", "mistral") and window is not None and not (type(window) is int and window >= block_size):
         raise ValueError(f"sliding_window is {shortened(window)}; only null, or the whole context, is supported here")
-    kinds = values.get("layer_types")
-    if kinds is not None and (not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)):
-        raise ValueError(f"layer_types is {shortened(kinds)}; only full_attention is supported here")
+    for kind in values.get("layer_types") or ():
+        check_settings({"layer_types": kind}, {"layer_types": ("full_attention",)})
 
 
 # Settings of rotary positions: their names, and ours in RopeScaling.
