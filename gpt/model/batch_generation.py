@@ -89,14 +89,12 @@ def stream(
     """Yield each step's new tokens, one for each sequence, or -1 for sequences that have ended.
 
     Stop iterating to stop generation. The model is in evaluation mode until the iterator ends or is closed. memory, for
-    one sequence: text that was read before, as in the earlier turns of a conversation, is not read again. Simplified: a
-    sequence that has ended is still computed until all sequences of its batch have ended.
+    one sequence without padding: text that was read before, as in the earlier turns of a conversation, is not read
+    again. Simplified: a sequence that has ended is still computed until all sequences of its batch have ended.
     """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be >= 0, got {max_new_tokens}")
     ids, real = as_batch(ids, attention_mask)
-    if memory is not None and (len(ids) > 1 or not real.all() or not use_cache):
-        raise ValueError("a memory is for one sequence without padding, and for generation with a cache")
     if seed is None:
         seed = int(generator().integers(2**63))
     # A generator for each sequence, so that its tokens do not depend on the rest of the batch.

@@ -178,7 +178,6 @@ SAFETENSORS = [
     (header({"a": entry(shape=[2**40, 2**40])}, bytes(8)), "which no array can have"),
     (header({"a": entry(shape=[1] * 33, offsets=[0, 4])}, bytes(4)), "which no array can have"),
     (header({"a": entry(shape=[10**9])}, bytes(8)), "is 4,000,000,000 bytes, but its data_offsets are [0, 8]"),
-    (header({"a": entry(offsets=[0])}, bytes(8)), "its data_offsets are"),
     (header({"a": entry(offsets=[-8, 0])}, bytes(8)), "data_offsets of a must be"),
     (header({"a": entry(offsets=[4, 12])}, bytes(12)), "a hole between the header and a"),
     (header({"a": entry(), "b": entry(offsets=[12, 20])}, bytes(20)), "a hole between a and b"),
@@ -199,10 +198,9 @@ def tensor(name="w", dims=(32,), kind=0, offset=0):
     return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
 
 
-def made(settings=(), tensors=(), n_settings=None, data=bytes(4096)):
+def made(settings=(), tensors=(), data=bytes(4096)):
     """A GGUF file byte by byte; `data` follows the header."""
-    n_settings = len(settings) if n_settings is None else n_settings
-    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), n_settings) + b"".join([*settings, *tensors])
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(settings)) + b"".join([*settings, *tensors])
     return header + bytes(-len(header) % 32) + data
 
 
@@ -210,12 +208,10 @@ ARRAY, STRING, UINT8, UINT32 = 9, 8, 0, 4
 GGUF = [
     (b"", "is truncated, damaged, or not a GGUF file: ValueError('cannot mmap an empty file"),
     (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "is big-endian; only files for ordinary (little-endian) machines"),
-    (made(n_settings=10**6, data=bytes(10**5)), "Duplicate  already in list"),
     (made([setting("s", STRING, struct.pack("<Q", 2**62))]), "describes more than there is"),
     (made([setting("s", ARRAY, struct.pack("<IQ", ARRAY, 1) * 1500)]), "a setting is a list of lists"),
     (made([setting("s", ARRAY, struct.pack("<IQQ", STRING, 1, 2**40))]), "describes more than there is"),
     (made([setting("s", ARRAY, struct.pack("<IQ", UINT8, 1_600_000))], data=bytes(1_600_000)), "than 1,500,000 ent"),
-    (made([setting("s", 99, b"")]), "not a valid GGUFValueType"),
     (made([setting("s", STRING, struct.pack("<Q", 2) + b"\xff\xfe")]), "utf-8"),
     (made([setting("s", UINT8, b"\1")] * 2), "Duplicate s already in list"),
     (made([setting("general.alignment", UINT32, struct.pack("<I", 3))]), "must be a non-zero power of two"),
@@ -268,7 +264,6 @@ GGUF_TENSORS = [
 PLACES = [
     (lambda places: places.clear(), "is damaged: it has no weight_map"),
     (lambda places: places.update({"x": "../model.safetensors"}), "'../model.safetensors' is not the"),
-    (lambda places: places.update({"x": "/etc/m.safetensors"}), "is not the name of a"),
     (lambda places: places.update({"x": "model-00001-of-00003.safetensors"}), "disagree about x"),
     (lambda places: places.pop("transformer.wte.weight"), "disagree about transformer.wte.weight"),
     (lambda places: places.update({"x": "9.safetensors"}), "9.safetensors does not exist"),

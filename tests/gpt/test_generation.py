@@ -327,14 +327,6 @@ def test_with_a_memory_only_what_is_new_is_read(build, monkeypatch):
         assert memory.ids.tolist()[-2:] == [*prompt, *new][-3:-1]  # the last token is written and not read
 
 
-@pytest.mark.parametrize(("prompts", "options"), [
-    ([[1, 2], [3, 4]], {}), ([[1, 2]], {"use_cache": False}), ([[1, 2]], {"attention_mask": [[0, 1]]})
-])  # fmt: skip
-def test_a_memory_is_for_one_sequence(prompts, options):
-    with pytest.raises(ValueError, match="one sequence without padding, and for generation with a cache"):
-        next(stream(small_gpt(), np.array(prompts), 3, Sampling(), memory=Memory(), **options))
-
-
 @pytest.mark.parametrize("broken", [1, 2, 3])
 def test_a_memory_survives_an_interruption(broken, monkeypatch):
     model, memory, calls = small_gpt(dtype="float64"), Memory(), []

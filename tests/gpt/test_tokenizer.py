@@ -172,9 +172,6 @@ def test_where_tiktoken_is_used_it_agrees_for_any_list_of_merges(choices, order,
 def test_names_and_numbers():
     assert len(TOKENIZER) == TOKENIZER.vocab_size == 370 == len(TOKENIZER.vocab)
     assert TOKENIZER.eos_token_id == TOKENIZER.special_tokens[END] == 366
-    assert visible(TOKENIZER.vocab[366]) == END and visible(TOKENIZER.vocab[0]) == "!"
-    (id,) = TOKENIZER.encode(" the")
-    assert TOKENIZER.vocab[id] == b" the" and visible(TOKENIZER.vocab[id]) == "Ġthe"
     assert Tokenizer.train("x", 257, [START]).eos_token_id is None
     assert repr(Tokenizer.train("ab", 258)) == f"Tokenizer(258 tokens, 1 merges, special: ['{END}'])"
 
