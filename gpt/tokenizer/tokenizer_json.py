@@ -48,7 +48,7 @@ def parse_tokenizer_json(content: dict[str, Any], added: Mapping[str, int], role
             added = {**added, entry["content"]: entry["id"]}
         vocabulary = assemble(model["vocab"], lines, added, roles, ignore_merges=bool(model.get("ignore_merges")))
         return vocabulary._replace(pattern=pattern, around=_around(content.get("post_processor"), vocabulary))
-    except (AttributeError, KeyError, TypeError, IndexError) as error:
+    except (AttributeError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise ValueError(f"damaged: it lacks a part, or has one of the wrong type ({error!r:.100})") from None
 
 
