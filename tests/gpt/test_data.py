@@ -114,7 +114,7 @@ def test_the_order_does_not_depend_on_where_python_is_installed(tmp_path, monkey
     assert texts[0] == texts[1] and texts[0] != "\n\n".join(sorted(texts[0].split("\n\n")))
 
 
-def test_without_sources_code_is_from_a_file_or_there_is_a_sentence(tmp_path, monkeypatch):
+def test_code_without_sources_is_from_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(python_corpus, "library_sources", lambda: [])
     monkeypatch.setattr(python_corpus, "BUNDLED_CODE", tmp_path / "code.txt")
     write_text(tmp_path / "code.txt", "x = 1\n" * 10)
@@ -312,7 +312,7 @@ def test_every_window_is_equally_likely():
 
 
 @given(st.integers(2, 100), st.sampled_from([2, 4, 6]), st.integers(1, 12), st.integers(0, 9))
-def test_an_epoch_takes_no_token_twice_and_leaves_out_less_than_two_windows(size, batch_size, block_size, seed):
+def test_an_epoch_takes_each_token_at_most_once(size, batch_size, block_size, seed):
     block_size = min(block_size, size - 1)
 
     def stream(rows=slice(None), taken=0):

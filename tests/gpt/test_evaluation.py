@@ -52,7 +52,7 @@ def test_other_metrics_are_means_over_the_same_count():
     assert metrics["seven"] == 7 and metrics["batches"] == 3 / 24
 
 
-def test_the_mode_comes_back_after_an_error_and_nothing_is_recorded():
+def test_the_mode_comes_back_after_an_error():
     model = small_gpt()
 
     def loss_fn(model, batch):

@@ -120,7 +120,7 @@ def test_the_demo_learns_stories_or_another_text():
     assert (english.data, english.sample_prompt) == ("english", "The")
 
 
-def test_quantizing_and_classifying_measure_on_the_text_that_a_run_learned_from(tmp_path):
+def test_a_run_names_the_text_it_learned_from(tmp_path):
     from scripts.shared.stage_options import corpus_of
 
     settings = dataclasses.asdict(demo_config(True, str(tmp_path / "run"), 0))

@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 
-from gpt.training import pretraining_parts
+from gpt.training import batches
 from gpt.training.checkpoint import load_state
 from gpt.training.pretraining import PretrainingConfig, pretrain
 from gpt.training.training_config import TrainingConfig
@@ -45,7 +45,7 @@ def test_an_earlier_demo_stays_if_the_new_one_cannot_start(quick, monkeypatch):
     assert run_here(demo.main, "--out-dir", quick) == 0
     before = files_of(quick)
     gc.collect()
-    monkeypatch.setattr(pretraining_parts, "write_tokens", mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(batches, "write_tokens", mock.Mock(side_effect=KeyboardInterrupt))
     assert run_here(demo.main, "--out-dir", quick, "--seed", "2") == 130
     assert files_of(quick) == before
 

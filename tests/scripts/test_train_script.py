@@ -188,7 +188,7 @@ def test_hidden_files_in_the_data_folder_are_not_the_runs(finished, tmp_path):
 # --- one run per folder -----------------------------------------------------------------------------------------------
 
 
-def test_what_writes_into_a_folder_where_a_run_is_running_is_refused(finished, tmp_path, capsys):
+def test_writers_where_a_run_is_running_are_refused(finished, tmp_path, capsys):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     before = files_of(folder)
     with held_elsewhere(folder):
@@ -288,7 +288,7 @@ command_line.run(lambda argv: print("not reached", file=sys.stderr))"""
         ("raise ValueError", 1, "^somebody's own hook$"),
     ],
 )
-def test_ctrl_c_is_no_traceback_before_a_script_begins_or_after_it_has_ended(code, status, error):
+def test_ctrl_c_is_no_traceback_around_a_script(code, status, error):
     hook = 'sys.excepthook = lambda *error: print("somebody\'s own hook", file=sys.stderr)' if "own" in error else ""
     code = f"import sys\n{hook}\n__file__ = 'scripts/some.py'\nimport scripts.shared, signal, threading\n{code}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8")
@@ -303,7 +303,7 @@ def test_what_only_imports_from_the_scripts_keeps_its_own_ways():
 
 
 @pytest.mark.parametrize("script", ["train", "explore"])
-def test_ctrl_c_is_no_traceback_while_a_script_loads_the_packages(script):
+def test_ctrl_c_is_no_traceback_while_packages_load(script):
     code = f"""import runpy, signal, sys
 class CtrlC:
     @staticmethod
