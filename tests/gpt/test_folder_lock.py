@@ -1,9 +1,10 @@
 """One writer per folder: a second one is refused with the first one's name, and a lock never outlives its process."""
 
+import contextlib
 import errno
 import os
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,27 +35,20 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path, monkeypatch):
 
 
 def test_many_at_once_go_one_after_the_other(tmp_path):
-    inside, most, done = [], [], []
+    inside, most = [], []
 
-    def work():
+    def work(_):
         while True:
-            try:
-                with locked(tmp_path / "run"):
-                    inside.append(1)
-                    most.append(len(inside))
-                    time.sleep(0.001)
-                    inside.pop()
-                done.append(1)
+            with contextlib.suppress(BlockingIOError), locked(tmp_path / "run"):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.001)
+                inside.pop()
                 return
-            except BlockingIOError:
-                continue
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(done) == 8 and max(most) == 1
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert most == [1] * 8
 
 
 def test_nothing_is_left_of_a_folder_with_nothing_in_it(tmp_path):
