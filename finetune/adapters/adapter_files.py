@@ -97,14 +97,6 @@ def _short_names(model: nn.Module, layers: Collection[str]) -> tuple[str, ...]:
     return last if set(full_names(model, last)) == set(layers) else tuple(layers)
 
 
-def _peft_finds(model: nn.Module, name: str) -> tuple[str, ...]:
-    """The modules that PEFT trains as a whole for a name: all whose full names end with it, even within a word, as
-    "input_layernorm" ends with "norm". (name,) if they are the modules that we find for it.
-    """
-    found = [full for full, _ in model.named_modules() if full.endswith(name)]
-    return (name,) if found and found == full_names(model, [name]) else tuple(found)
-
-
 def _parameters(model: nn.Module, modules: Iterable[str]) -> dict[str, nn.Parameter]:
     """The parameters of these modules; a tied one under each of its names."""
     return {
@@ -134,8 +126,9 @@ def load_adapter(model: nn.Module, folder: StrPath, check_base: bool = True) -> 
     if pickle.exists() and not (folder / WEIGHTS).exists():
         raise AdapterError(f"{pickle} is a pickle, which can run code; save the adapter as {WEIGHTS}")
     with SafetensorsFile(folder / WEIGHTS) as file:
-        # PEFT lists the heads of several kinds of models there, "classifier" beside "score".
-        present = tuple(found for name in config.modules_to_save for found in _peft_finds(model, name))
+        # PEFT trains all modules whose full names end with a name, even within a word, as "input_layernorm" ends with
+        # "norm". It also lists the heads of other kinds of models, "classifier" beside "score".
+        present = tuple(full for full, _ in model.named_modules() if full.endswith(config.modules_to_save))
         if settings.get("ensure_weight_tying"):  # then PEFT also trains the modules that share a weight with these
             present = (*present, *tied_partners(model, present))
         config = dataclasses.replace(config, modules_to_save=present)

@@ -115,17 +115,12 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
 # --- for PPO: the reward model of a run -------------------------------------------------------------------------------
 
 
-def load_reward_model(folder: str) -> tuple[ModelWithHead, Tokenizer]:
-    """Load a trained reward model and its tokenizer. Raises CheckpointError for any other folder."""
-    model = load_checkpoint(folder, with_optimizer=False, format=HEAD_FORMAT).model
-    if model.labels != LABELS:
-        raise CheckpointError(f"{folder} holds a classifier of {', '.join(model.labels)[:60]}, not a reward model")
-    return model, Tokenizer.load(folder)
-
-
 def checked_reward_model(folder: str, tokenizer: Tokenizer, block_size: int) -> ModelWithHead:
     """The reward model of a run. Raises if it cannot read the policy's replies, or is not better than chance."""
-    model, its_tokenizer = load_reward_model(folder)
+    model: ModelWithHead = load_checkpoint(folder, with_optimizer=False, format=HEAD_FORMAT).model
+    if model.labels != LABELS:
+        raise CheckpointError(f"{folder} holds a classifier of {', '.join(model.labels)[:60]}, not a reward model")
+    its_tokenizer = Tokenizer.load(folder)
     if its_tokenizer.vocab != tokenizer.vocab or its_tokenizer.special_tokens != tokenizer.special_tokens:
         raise CheckpointError(f"the reward model in {folder} has another tokenizer: train it from the same model")
     if model.config.block_size < block_size:

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from finetune.data.datasets import write_jsonl
+from finetune.objectives.model_with_head import HEAD_FORMAT
 from finetune.objectives.reward import reward_loss
 from finetune.stages import reward as page
-from finetune.stages.reward import RewardConfig, load_reward_model, train_reward_model
+from finetune.stages.reward import RewardConfig, train_reward_model
+from gpt.training.checkpoint import load_checkpoint
 from gpt.training.run import start
 from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor
@@ -33,4 +35,5 @@ def test_scores_are_measured_without_dropout(tmp_path, monkeypatch):
     start(train_reward_model, RewardConfig(base, str(data), folder, 4, training=TrainingConfig(max_iters=2)))
     (_, before), ((model, pairs), after) = measured
     assert model.training and before != after
-    np.testing.assert_allclose(page._scores(load_reward_model(folder)[0].eval(), pairs), after, rtol=1e-5)
+    trained = load_checkpoint(folder, format=HEAD_FORMAT).model.eval()
+    np.testing.assert_allclose(page._scores(trained, pairs), after, rtol=1e-5)

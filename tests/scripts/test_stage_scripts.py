@@ -8,11 +8,11 @@ import pytest
 
 from finetune.data import pairs
 from finetune.data.chat_template import IM_END, IM_START
+from finetune.objectives.model_with_head import HEAD_FORMAT
 from finetune.stages import cold_start
 from finetune.stages import sft as sft_stage
-from finetune.stages.reward import load_reward_model
 from gpt import Tokenizer
-from gpt.training.checkpoint import load_run, load_state
+from gpt.training.checkpoint import load_checkpoint, load_run, load_state
 from gpt.training.log import read_log
 from scripts import classify, dpo, export, grpo, ppo, reward, sft
 from tests.scripts.preference_files import write_model
@@ -61,8 +61,8 @@ def test_a_run_says_what_it_does_and_leaves_its_files(name, given, finished, rew
     if name in ("reward, longer", "dpo"):
         assert rows[-1]["val_loss"] < rows[0]["val_loss"]
     if name == "reward, longer":
-        model, tokenizer = load_reward_model(folder)
-        assert model.labels == ["reward"] and len(tokenizer) == model.config.vocab_size and rows[-1]["accuracy"] == 1
+        model = load_checkpoint(folder, format=HEAD_FORMAT).model
+        assert model.labels == ["reward"] and rows[-1]["accuracy"] == 1
     if name == "dpo":
         assert rows[1]["step"] == 1 and abs(rows[1]["rewards/chosen"]) < 1e-5  # policy and reference are still one
         lines = (folder / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()
