@@ -217,7 +217,6 @@ PLANTED = [
     (import_problems, {"gpt/a.py": "from cupyx.scipy import special"}, ["gpt/a.py:1: imports cupyx"]),
     (import_problems, {"scripts/setup.py": "import json, numpy"}, ["scripts/setup.py:1: imports numpy, but runs"]),
     (circles, {"gpt/a.py": "from .b import f", "gpt/b.py": "def f(): from . import a"}, ["imports go in a circle"]),
-    (circles, {"gpt/a.py": "import gpt.b", "gpt/b.py": "from gpt.c import C", "gpt/c.py": ""}, []),
     (completed_modules, {"gpt/a.py": CHANGED}, [f"gpt/a.py:{line}: changes b" for line in (2, 2, 3, 4, 5)]),
     (speaking_problems, {"gpt/a.py": "print(f'see scripts/{x}.py')"}, ["gpt/a.py:1: prints", "gpt/a.py:1: names"]),
     (speaking_problems, {"scripts/b.py": "print('python a.py')", "gpt/console.py": "print('x')"}, []),
