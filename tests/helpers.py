@@ -60,6 +60,15 @@ def change_json(path, **changes):
     write_json(path, {**read_json(path), **changes})
 
 
+class Windows:
+    """The module `os`, as if this were Windows."""
+
+    name = "nt"
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+
 @contextlib.contextmanager
 def serving(server):
     """Let a server answer from another thread until the block ends."""

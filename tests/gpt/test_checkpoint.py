@@ -18,7 +18,7 @@ from gpt.training import checkpoint as module
 from gpt.training.checkpoint import COMMIT, STATE, CheckpointError, has_checkpoint, load_state, remove_checkpoint
 from minigrad import optim
 from tests.gpt.small import assert_same, files_of, random_ids, small_gpt, weights_of
-from tests.helpers import full_disk_at, peak_below, read_json
+from tests.helpers import Windows, full_disk_at, peak_below, read_json
 from tests.scripts.running import write_record
 
 FILES = ["config.json", "model.safetensors", "optimizer.safetensors"]
@@ -314,11 +314,8 @@ def test_what_is_saved_while_it_is_loaded_is_read_again(tmp_path, monkeypatch, s
 
 
 def test_on_windows_an_open_file_is_waited_for_or_stays(tmp_path, monkeypatch):
-    class Windows:
-        name, refused = "nt", 0
-
-        def __getattr__(self, name):
-            return getattr(os, name)
+    class OpenFilesStay(Windows):
+        refused = 0
 
         def replace(self, source, target):
             self.refused += 1
@@ -328,8 +325,10 @@ def test_on_windows_an_open_file_is_waited_for_or_stays(tmp_path, monkeypatch):
 
     save_checkpoint(tmp_path, *a_run(1))
     with monkeypatch.context() as patch:
-        patch.setattr(files, "os", Windows())
-        patch.setattr(os, "unlink", lambda *args, **options: Windows().replace("", ""))  # somebody reads the old one
+        patch.setattr(files, "os", OpenFilesStay())
+        patch.setattr(
+            os, "unlink", lambda *args, **options: OpenFilesStay().replace("", "")
+        )  # somebody reads it
         save_checkpoint(tmp_path, *a_run(2))
     assert number_of(tmp_path) == 2 and (tmp_path / "checkpoint-1").exists()
     save_checkpoint(tmp_path, *a_run(3))

@@ -14,6 +14,7 @@ from gpt.files import write_text
 from gpt.training import folder_lock
 from gpt.training.folder_lock import NAME, locked
 from tests.gpt.small import small_gpt
+from tests.helpers import Windows
 from tests.scripts.running import held_elsewhere
 
 
@@ -63,18 +64,13 @@ def test_nothing_is_left_of_a_folder_with_nothing_in_it(tmp_path):
 def test_on_windows_nothing_is_left_either(tmp_path, monkeypatch):
     opened = []
 
-    class Windows:
-        name = "nt"
-
-        def __getattr__(self, name):
-            return getattr(os, name)
-
+    class OpenFilesStay(Windows):
         def unlink(self, path):
             if not opened[-1].closed:
                 raise PermissionError(errno.EACCES, "The process cannot access the file", path)
             os.unlink(path)
 
-    monkeypatch.setattr(folder_lock, "os", Windows())
+    monkeypatch.setattr(folder_lock, "os", OpenFilesStay())
     monkeypatch.setattr(folder_lock, "_introduce", opened.append)
     with locked(tmp_path / "new"):
         pass
