@@ -326,9 +326,7 @@ def test_on_windows_an_open_file_is_waited_for_or_stays(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, *a_run(1))
     with monkeypatch.context() as patch:
         patch.setattr(files, "os", OpenFilesStay())
-        patch.setattr(
-            os, "unlink", lambda *args, **options: OpenFilesStay().replace("", "")
-        )  # somebody reads it
+        patch.setattr(os, "unlink", lambda *args, **options: OpenFilesStay().replace("", ""))  # somebody reads it
         save_checkpoint(tmp_path, *a_run(2))
     assert number_of(tmp_path) == 2 and (tmp_path / "checkpoint-1").exists()
     save_checkpoint(tmp_path, *a_run(3))
