@@ -79,6 +79,8 @@ def test_the_metrics_are_those_of_trl(pairs):
         assert metrics["rewards/rejected"] == pytest.approx(rewards[5:].sum())
         assert metrics["rewards/margins"] == pytest.approx((rewards[:5] - rewards[5:]).sum())
         assert metrics["rewards/accuracies"] == (rewards[:5] > rewards[5:]).sum()
+        logps = [metrics["logps/chosen"], metrics["logps/rejected"]]
+        assert logps == pytest.approx([policy[:5].sum(), policy[5:].sum()])
 
 
 def test_ipo_compares_tokens_and_not_sums(pairs):

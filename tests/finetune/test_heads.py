@@ -158,7 +158,8 @@ def test_transformers_computes_the_same_with_what_is_saved(make, changes, labels
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
     kind = "GPT2" if make is small_gpt else "Llama"
     assert type(theirs).__name__ == f"{kind}ForSequenceClassification" and theirs.num_labels == len(labels)
-    assert list(theirs.config.id2label.values()) == labels
+    problem = "regression" if len(labels) == 1 else "single_label_classification"
+    assert list(theirs.config.id2label.values()) == labels and theirs.config.problem_type == problem
     ids, lengths = random_ids((3, 6), vocab_size=len(tokenizer) - 1), np.array([6, 2, 4])
     ids[np.arange(6) >= lengths[:, None]] = tokenizer.eos_token_id
     with torch.no_grad():
