@@ -173,7 +173,6 @@ PLAIN += "{% endif %}"
     [
         ("{% for message in messages", "is damaged"),
         ("{{ raise_exception('only in\nLatin') }}", "refuses this conversation: only in Latin"),
-        ("{{ messages[7].content }}", "refuses this conversation: list object has no element 7"),
         ("{{ ''.__class__.__mro__ }}", "refuses this conversation: .*unsafe"),
         ("{% for i in range(9000) %}{{ 'x' * 1000 }}{% endfor %}", "this conversation: it writes more than 100,000 c"),
         ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "it takes more than 10,000"),
@@ -192,7 +191,6 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(source, words, monkeypatc
     ("source", "words"),
     [
         (PLAIN.replace("m.content", "m.content | upper"), "message 2: .* find the tokens to learn"),
-        (PLAIN.replace("m.content", "m.content + m.content"), "message 2: .* find the tokens to learn"),
         (PLAIN.replace("[assistant]", "[model]"), "message 2: .* find the tokens to learn"),
         (PLAIN.replace("</s>", ""), "ends answers without a special token"),
         (PLAIN.replace("</s>", " end.</s>"), "ends answers without a special token"),
