@@ -70,10 +70,17 @@ def test_another_default_keeps_what_was_declared():
     assert declared(Settings, "size") == {"help": "items", "range": ">= 1", "metavar": "SIZE"}
 
 
-OUTSIDE = {
-    ">= -1": -2, ">= 0": -1, ">= 1": 0, ">= 2": 1, "> 0": 0, "in [0, 1]": 1.5, "in [0, 1)": 1, "in (0, 1]": 0,
-    "in [0, 0.5)": 0.5, "": math.nan,
-}  # fmt: skip
+def outside(declared_range):
+    """A number that the range leaves out.
+
+    >>> outside(">= 1"), outside("> 0"), outside("in [0, 1)"), outside("in [0, 0.5]"), outside("")
+    (0.0, 0.0, 1.0, 1.5, nan)
+    """
+    if not declared_range:
+        return math.nan
+    if not declared_range.startswith("in "):
+        return float(declared_range.split()[1]) - (">=" in declared_range)
+    return float(declared_range[:-1].split()[-1]) + declared_range.endswith("]")
 
 
 def settings_below(base):
@@ -91,8 +98,8 @@ def test_all_settings_are_checked(config):
         kind, more = str(field.type).split(" | ")[0], declared(config, field.name)
         wrong = [[object()]] if kind in KINDS else []
         if kind in ("int", "float"):
-            wrong += [True, OUTSIDE[more.get("range", ">= 0" if kind == "int" else "")]]
-        wrong += [2.0] if kind == "int" else []
+            beyond = outside(more.get("range", ">= 0" if kind == "int" else ""))
+            wrong += [True, int(beyond), 2.0] if kind == "int" else [True, beyond]
         wrong += [("none of them",) if kind.startswith("tuple") else "none of them"] if "choices" in more else []
         for value in wrong:
             with pytest.raises(ValueError, match=f"^{field.name} must be "):
