@@ -7,7 +7,6 @@ adapters/          LoRA and QLoRA: a model changed without changing its weights
 quantization/      weights in 8 or 4 bits
 loading.py         quantized folders and runs of adapters, for `load_model`; an adapter for a base model
 evaluation/        how good are the answers?
-export.py          a run as a folder for transformers, or a GGUF file
 stages/            a run of each stage
 """
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from scripts.shared import command_line
+from scripts.shared.exporting import export
 
-from finetune.export import export
 from gpt.weights.gguf_writing import KINDS
 
 EXAMPLES = """examples:

@@ -21,10 +21,10 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from scripts.shared import command_line
+from scripts.shared.exporting import export
 
 import numpy as np
 
-from finetune.export import export
 from gpt.corpora.python_corpus import BUNDLED, BUNDLED_CODE, documents, python_code
 from gpt.files import atomic_write, read_text, write_text
 from gpt.training.checkpoint import has_checkpoint

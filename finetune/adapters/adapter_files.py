@@ -134,6 +134,7 @@ def load_adapter(model: nn.Module, folder: StrPath, check_base: bool = True) -> 
         config = dataclasses.replace(config, modules_to_save=present)
         with errors_at(f"the adapter in {folder} does not fit this model", AdapterError, (AdapterError,)):
             adapted = _adapted_layers(model, config, file)
+            _check_none_is_missing(model, settings, adapted)
             expected = file.metadata.get(BASE_SHA256)
             if check_base and expected and expected != base_fingerprint(model, config.modules_to_save):
                 use = "in Python, check_base=False uses it beside these all the same"
@@ -177,6 +178,16 @@ def _adapted_layers(model: nn.Module, config: LoRAConfig, file: SafetensorsFile)
     if not adapted:
         raise AdapterError("it adapts no layer")
     return adapted
+
+
+def _check_none_is_missing(model: nn.Module, settings: dict[str, Any], adapted: list[str]) -> None:
+    """Raise AdapterError for a layer that is in target_modules, where these are names, and not in the file."""
+    targets = settings.get("target_modules")
+    if not isinstance(targets, list) or settings.get("layers_to_transform") or settings.get("exclude_modules"):
+        return
+    for name in full_names(model, [target for target in targets if isinstance(target, str)]):
+        if name not in adapted:
+            raise AdapterError(f"it has nothing for {name}, which is in its target_modules")
 
 
 def _read_whole(model: nn.Module, config: LoRAConfig, file: SafetensorsFile) -> dict[str, np.ndarray]:

@@ -33,7 +33,7 @@ import numpy as np
 import minigrad.functional as F
 from gpt.settings import Checked, setting
 from minigrad import Tensor, nn
-from minigrad.backend import Array, device_of, to_device
+from minigrad.backend import Array, device_of, module_of, to_device
 from minigrad.in_place import announce_update
 from minigrad.nn.layers import activate
 from minigrad.nn.module import empty_parameter
@@ -321,4 +321,7 @@ def why_not_mergeable(model: nn.Module) -> str | None:
         for partner, module in holders(model, weight).items():
             if module is not layer.base:
                 return f"{name} shares its weight with {partner}: merging would change both"
+        xp = module_of(weight.data)
+        if not all(xp.isfinite(p.data).all() for p in (layer.lora_A, layer.lora_B)):
+            return f"the adapter of {name} is not finite (nan or inf): merging it would destroy the weight"
     return None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 import minigrad.functional as F
+from gpt.training.plots import new_figure
 from minigrad import no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
@@ -57,3 +59,22 @@ def confusion_as_text(counts: np.ndarray, labels: Sequence[str]) -> str:
     for label, row in zip(labels, counts):
         lines.append(f"{label[:22]:>22}" + "".join(f"{count:>{width}}" for count in row))
     return "\n".join(lines)
+
+
+def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: Any) -> bool:
+    """The same as a picture; False without matplotlib. Shades are shares of a row, the numbers are counts."""
+    size = 2.5 + 0.75 * len(labels)
+    figure = new_figure(size, size)
+    if figure is None:
+        return False
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
+    for (i, j), count in np.ndenumerate(counts):
+        axes.text(j, i, str(count), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
+    places = range(len(labels))
+    axes.set_xticks(places, labels, rotation=30, ha="right")
+    axes.set_yticks(places, labels)
+    axes.set(xlabel="taken for", ylabel="true", title="Held-out texts")
+    figure.savefig(path, dpi=120)
+    return True

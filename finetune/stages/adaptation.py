@@ -12,6 +12,7 @@ tuning (conversations). The methods differ in which parameters need a gradient, 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from gpt import Tokenizer
 from gpt.console import show
@@ -86,6 +87,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     max_norm = config.training.grad_clip
     model.train()
     with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
+        _remove_adapter(run.out_dir / ADAPTER)  # exported by a shorter run, and now out of date
         for batches in run.batches(task.batches):  # the batches of one step: one, or several to accumulate
             if run.is_time_to_validate:  # before the first step, then every eval_interval steps
                 run.record_validation(task.validate(model, whole=False))
@@ -132,10 +134,16 @@ def _show_change(before: dict[str, float], after: dict[str, float]) -> None:
         show(f"{label:>24}{before[name]:>10.3f}{after[name]:>10.3f}")
 
 
+def _remove_adapter(folder: Path) -> None:
+    """Remove the settings of an adapter that is older than the run will be: without them nobody loads it."""
+    if (folder / CONFIG).exists():
+        (folder / CONFIG).unlink()
+        show(f"the adapter in {folder} is of an earlier step: removed, and written again when the run ends")
+
+
 def _export_adapter(run: Run, init_from: str) -> None:
     """Write the adapter of a finished run as PEFT's files."""
     folder = run.out_dir / ADAPTER
-    (folder / CONFIG).unlink(missing_ok=True)  # of the run before it was trained longer
     save_adapter(run.model, folder, init_from)
     size = sum(path.stat().st_size for path in folder.iterdir())
     show(f"adapter for PEFT: {folder} ({size / 1e6:.2f} MB)")

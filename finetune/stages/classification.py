@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from gpt.training.training_step import training_step
 from ..built_in.labelled_texts import documentation_texts, question_texts
 from ..data.datasets import Labelled, ShuffledBatches, batches_of, read_labelled
 from ..evaluation.answering import shorten
-from ..evaluation.confusion import confusion_as_text, confusion_matrix, majority_baseline, predict
+from ..evaluation.confusion import confusion_as_text, confusion_matrix, draw_confusion, majority_baseline, predict
 from ..objectives.classification import Item, classification_loss, collate, encode_texts
 from ..objectives.model_with_head import HEAD_FORMAT, ModelWithHead, freeze
 from .run_config import RunConfig, fine_tuning
@@ -126,7 +127,7 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
         run.save()
 
     if not run.interrupted:
-        _show_result(model, test_texts, tests, baseline)
+        _show_result(model, test_texts, tests, baseline, run.out_dir)
         language_after = run.extra.get("language_after") or language_loss()  # older versions did not keep it
         losses = f"{run.extra['language_before']:.3f} before, {language_after:.3f} after"
         only_head = "only the head was trained, and nothing is forgotten"
@@ -145,12 +146,15 @@ def _introduce(model: ModelWithHead, train: Sequence[Item], tests: int, cut: int
     show(f"to beat: {baseline:.1%} accuracy, by always naming the most frequent class")
 
 
-def _show_result(model: ModelWithHead, texts: Sequence[Labelled], tests: Sequence[Item], baseline: float) -> None:
+def _show_result(
+    model: ModelWithHead, texts: Sequence[Labelled], tests: Sequence[Item], baseline: float, out_dir: Path
+) -> None:
     labels, true = model.labels, np.array([label for _, label in tests])
     probabilities = predict(model, [ids for ids, _ in tests])  # (N, labels)
     predicted = probabilities.argmax(axis=1)
     counts = confusion_matrix(true, predicted, len(labels))
     show(f"\n{confusion_as_text(counts, labels)}\n")
+    draw_confusion(counts, labels, out_dir / "confusion.png")
     right = predicted == true
     of = f"{len(true)} texts that are not learned from (most frequent class: {baseline:.1%})"
     show(f"accuracy {right.mean():.1%} on {of}")

@@ -9,10 +9,12 @@ small if π prefers the chosen reply more strongly than ρ does. The larger β i
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 
 from gpt.console import show
 from gpt.settings import setting
+from gpt.training.checkpoint import CheckpointError
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
@@ -22,7 +24,7 @@ from gpt.training.training_step import in_precision, training_step
 
 from ..built_in.tasks import TASKS, instruction_tasks
 from ..data.chat_template import ChatTemplate
-from ..data.datasets import ShuffledBatches, batches_of, read_preferences
+from ..data.datasets import Preference, ShuffledBatches, batches_of, read_preferences
 from ..data.pairs import encode_pairs, load_pairs, pair_batch
 from ..evaluation.judge import Judge
 from ..objectives.dpo import BETA, KINDS, dpo_batch_loss, referenced, with_reference
@@ -70,6 +72,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     else:
         model, tokenizer = run.load()
         preferences, held_out = run.load_data(read_preferences)
+        _check_replies(run, [*preferences, *held_out])
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
     train, shortened = encode_pairs(preferences, template, block_size)
     tests, _ = encode_pairs(held_out, template, block_size)
@@ -82,6 +85,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
             train = with_reference(model, train, config.batch_size)
         tests = with_reference(model, tests, config.batch_size)  # outside: `evaluate` computes in float32
         run.keep_data(train=referenced(preferences, train), test=referenced(held_out, tests))
+        run.extra["counted"] = "the last message"  # as the reply, in ln ρ; older runs differ: see `_check_replies`
     tests = tests[: run.max_eval_items]
     show(f"data: {len(train):,} pairs of replies to learn from, {len(tests):,} to test on")
     if shortened:
@@ -122,3 +126,14 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
         shares = ("rewards/accuracies", "right", "courteous")
         picture = plot_run(run.out_dir, {}, title="Learning to prefer", unit="pair", shares=shares)
         run.report(f"trained {run.steps_done} steps, {run.count:,} pairs,", picture)
+
+
+def _check_replies(run: Run, preferences: Sequence[Preference]) -> None:
+    """Raise CheckpointError for a run of an older version with prompts of several turns.
+
+    It counted all that the assistant says in the prompt as a part of the reply, in the reference's log-probabilities.
+    """
+    roles = {message["role"] for preference in preferences for message in preference.prompt}
+    if "counted" not in run.extra and "assistant" in roles:
+        counted = "which counted the assistant's messages in a prompt as a part of the reply"
+        raise CheckpointError(f"the run in {run.out_dir} was begun by an older version, {counted}: start a new run")

@@ -210,6 +210,9 @@ def test_another_base_of_one_shape_is_refused_unless_it_is_meant(tmp_path):
     other = small_gpt(seed=5)
     refuse(other, tmp_path, "trained beside other weights of the same shapes .*check_base=False")
     refuse(small_gpt(n_layer=1), tmp_path, "h.1.attn.c_attn, but the model has no linear layer of that name")
+    refuse(
+        small_gpt(n_layer=3), tmp_path, "it has nothing for transformer.h.2.attn.c_attn, which is in its target_modules"
+    )
     load_adapter(other, tmp_path, check_base=False)
     assert len(lora_layers(other)) == 2
     refuse(model, tmp_path, "has LoRA adapters already")
@@ -252,6 +255,7 @@ def change(folder, **settings):
         ({"r": 0}, r"r must be in \[1, 4096\]"),
         ({"modules_to_save": "score"}, "modules_to_save must be a list of names"),
         ({"modules_to_save": ["ln_f"]}, "its tensor base_model.model.transformer.ln_f.weight is missing"),
+        ({"target_modules": ["c_attn", "c_fc"]}, "it has nothing for transformer.h.0.mlp.c_fc"),
     ],
 )
 def test_settings_that_are_not_supported_or_make_no_sense(settings, match, folder):
@@ -315,6 +319,16 @@ def test_tensors_that_do_not_fit(edit, match, folder):
     change(folder, target_modules="all")  # else the list of names would be missed first
     write_safetensors(folder / WEIGHTS, tensors)
     refuse(golden("gpt2")[0], folder, match)
+
+
+def test_half_precision_numbers_are_read(folder):
+    tensors = {name: array.astype(np.float16) for name, array in tensors_of(folder).items()}
+    write_safetensors(folder / WEIGHTS, tensors)
+    model = golden("gpt2")[0]
+    load_adapter(model, folder)
+    layer = lora_layers(model)["transformer.h.1.attn.c_attn"]
+    assert layer.lora_A.dtype == np.float64
+    np.testing.assert_array_equal(layer.lora_A.data, tensors[f"{KEY}.lora_A.weight"])
 
 
 def test_tied_weights_that_differ_in_the_file(tmp_path):

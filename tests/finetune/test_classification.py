@@ -10,6 +10,7 @@ from finetune.data.datasets import Labelled
 from finetune.evaluation.confusion import (
     confusion_as_text,
     confusion_matrix,
+    draw_confusion,
     majority_baseline,
     predict,
 )
@@ -69,6 +70,12 @@ def test_confusion_and_baseline():
     assert table[0].split() == ["true,", "and", "taken", "for", "ham", "a", "very", "long", "eggs"]
     assert table[3].split() == ["eggs", "1", "0", "2"] and len({len(line) for line in table}) == 1
     assert majority_baseline(np.array([2, 2, 0], np.int64), [2, 0, 0, 0]) == 0.25
+
+
+def test_confusion_as_a_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    assert draw_confusion(np.array([[3, 1], [0, 4]]), ["a", "b"], tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
 # --- the built-in sets ------------------------------------------------------------------------------------------------

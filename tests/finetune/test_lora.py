@@ -246,10 +246,13 @@ def refuse_to_merge(model, match):
     assert_same(model, before)
 
 
-def test_merging_refuses_tied_and_half_precision_weights():
+def test_merging_refuses_tied_half_precision_and_broken_weights():
     tied = adapted(LoRAConfig(r=2, target_modules=("lm_head",)))
     refuse_to_merge(tied, "lm_head shares its weight with transformer.wte")
     refuse_to_merge(adapted(VARIANTS["c_attn"], "float32").to("float16"), "c_attn is float16, too coarse")
+    model = adapted(VARIANTS["all layers"])
+    lora_layers(model)["transformer.h.1.mlp.c_proj"].lora_B.data[0, 0] = np.nan
+    refuse_to_merge(model, "adapter of transformer.h.1.mlp.c_proj is not finite")
 
 
 # --- which layers -----------------------------------------------------------------------------------------------------

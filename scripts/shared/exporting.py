@@ -16,6 +16,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from finetune.adapters.adapter_files import save_adapter
+from finetune.data.chat_template import IM_END, IM_START, ChatTemplate, resize_token_embeddings
+from finetune.objectives.model_with_head import HEAD_FORMAT, save_classifier
+from finetune.stages.adapted_model import ADAPTER_TYPES, AdaptationConfig
+from finetune.stages.merging import float_model_of
 from gpt import LanguageModel, Tokenizer
 from gpt.files import StrPath, read_json, write_text
 from gpt.training.checkpoint import load_checkpoint, stored_model_type
@@ -23,12 +28,6 @@ from gpt.training.loading import load_model
 from gpt.training.run_folder import settings_of
 from gpt.weights import hub
 from gpt.weights.gguf_writing import write_gguf
-
-from .adapters.adapter_files import save_adapter
-from .data.chat_template import IM_END, IM_START, ChatTemplate, resize_token_embeddings
-from .objectives.model_with_head import HEAD_FORMAT, save_classifier
-from .stages.adapted_model import ADAPTER_TYPES, AdaptationConfig
-from .stages.merging import float_model_of
 
 BASE = "base"  # the folder of the base model, in that of an adapter
 GGUF = "model.gguf"
