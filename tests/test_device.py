@@ -38,6 +38,7 @@ from gpt.training.evaluation import evaluate, token_losses
 from gpt.training.training_config import TrainingConfig, prepare_training
 from gpt.training.training_step import language_model_loss, training_step, training_steps
 from minigrad import Tensor, autocast, backend, inspection, manual_seed, nn, no_grad, optim, use_kernels
+from minigrad.gradcheck.check import GradcheckError, gradcheck
 from minigrad.muon import Muon
 from minigrad.nn.activation_checkpointing import checkpoint_activations
 from minigrad.precision import round_bfloat16
@@ -45,7 +46,7 @@ from tests.finetune.small import normal
 from tests.finetune.test_quant_blocks import KINDS, block_array
 from tests.gpt.small import assert_same, random_ids, small_gpt, small_llama, weights_of
 from tests.gpt.test_training import TEXT, arrays_of, assert_same_arrays, begin, ctrl_c_at, go_on
-from tests.minigrad.test_diagnosis import MUTANTS, failure
+from tests.minigrad.test_diagnosis import MUTANTS, with_backward
 from tests.minigrad.test_ops_golden import golden
 from tests.minigrad.test_ops_torch import CASES, compare, compute
 from tests.standin import arrays
@@ -468,7 +469,9 @@ def test_changes_in_place_wait_for_nothing_and_are_noticed(cuda):
 def test_gradcheck_names_what_is_wrong_there(cuda, name):
     fn, inputs, op, backward, kind, _ = MUTANTS[name]
     inputs = [Tensor(x, device="cuda") for x in (inputs if isinstance(inputs, list) else [inputs])]
-    assert failure(fn, inputs, op, backward).diagnosis.kind == kind
+    with with_backward(op, backward), pytest.raises(GradcheckError) as caught:
+        gradcheck(fn, inputs)
+    assert caught.value.diagnosis.kind == kind
 
 
 def test_inspection_there(cuda, tmp_path):
