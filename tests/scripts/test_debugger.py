@@ -26,7 +26,8 @@ STEP = ROOT / "scripts" / "step.py"
 
 @pytest.fixture(scope="module")
 def recording():
-    return record_lines(STEP)
+    with np.printoptions():  # the script prints arrays with fewer digits
+        return record_lines(STEP)
 
 
 @pytest.fixture(scope="module")
