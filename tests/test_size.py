@@ -6,6 +6,7 @@ more if its lines are long. Not counted are files that a program wrote: golden a
 
 import ast
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,8 @@ def test_a_room_is_no_larger_than_its_limit(room):
 def test_the_pages_are_no_larger_than_their_limit():
     lines = total("scripts", ".js", ".css", ".html")
     assert LIMIT_OF_PAGES / 2 < lines <= LIMIT_OF_PAGES, f"the pages have {lines:,} lines: make something smaller"
+
+
+def test_names_of_tests_have_at_most_60_characters():
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")]
+    assert [name for text in texts for name in re.findall(r"def (test_\w*)", text) if len(name) > 60] == []

@@ -72,7 +72,7 @@ def test_any_blocks(data):
     np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
 
 
-def test_numbers_are_written_where_they_are_wanted_without_a_second_copy():
+def test_numbers_are_written_where_they_are_wanted():
     blocks = np.zeros((4096, 32), BLOCKS["Q4_1"])
     blocks["scale"], blocks["codes"] = 1.0, 0x21
     tensor = GGUFTensor("w", (4096, 1024), "Q4_1", blocks.view(np.uint8))
@@ -154,7 +154,7 @@ def test_a_file_cut_off_anywhere_is_named(small, tmp_path):
 
 @needs_gguf
 @given(data=st.data())
-def test_flipped_bits_are_noticed_or_change_only_what_they_stand_for(small, data):
+def test_flipped_bits_are_noticed_or_change_numbers_only(small, data):
     path, content = small
     damaged = bytearray(content)
     for place in data.draw(st.lists(st.integers(0, 8 * 700 - 1), min_size=1, max_size=3)):

@@ -131,7 +131,7 @@ NOWHERE = "http://127.0.0.1:9"  # nobody listens there
 
 
 @needs_library
-def test_a_name_is_downloaded_once_then_found_without_the_network(server, tmp_path):
+def test_a_name_is_downloaded_once(server, tmp_path):
     folder, again = find("gpt2", "gpt2", home=tmp_path, endpoint=server.endpoint)  # online, but there is nothing to ask
     assert again == folder
     assert {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()} == {
@@ -198,7 +198,7 @@ def test_what_transformers_has_cached_is_found_under_both_names(tmp_path):
 
 
 @needs_library
-def test_a_cache_without_tokenizer_is_completed_or_else_taken_as_it_is(server, tmp_path):
+def test_a_cache_without_tokenizer_is_completed_if_possible(server, tmp_path):
     folder = cache(tmp_path, "someone/tiny", ["config.json", "model.safetensors"])
     partial = cache(tmp_path, "gpt2", ["config.json"])
     assert find("someone/tiny", home=tmp_path, endpoint=NOWHERE) == [str(folder)]

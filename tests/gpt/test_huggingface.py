@@ -343,7 +343,7 @@ def test_what_is_saved_is_what_transformers_would_save(tmp_path):
         block_llama(tied=False),
     ],
 )
-def test_saving_and_loading_gives_the_same_model_even_in_its_own_folder(tmp_path, model):
+def test_saving_and_loading_gives_the_same_model(tmp_path, model):
     for _ in range(2):
         model.save_pretrained(tmp_path)
         loaded = type(model).from_pretrained(tmp_path)
@@ -354,7 +354,7 @@ def test_saving_and_loading_gives_the_same_model_even_in_its_own_folder(tmp_path
     assert read_json(tmp_path / "config.json")["eos_token_id"] is None
 
 
-def test_what_is_no_plain_model_is_not_saved_and_what_was_there_stays(tmp_path):
+def test_only_plain_models_are_saved(tmp_path):
     class Wrapped(nn.Module):
         def __init__(self, base):
             self.base = base

@@ -30,7 +30,7 @@ def model(request):
     return made.eval()
 
 
-def test_a_recording_holds_what_the_modules_computed_and_leaves_no_hook(model):
+def test_a_recording_holds_what_the_modules_computed(model):
     block, mlp = model.part_names()[1], model.part_names("mlp")[1]
     with record_activations(model, [block, mlp]) as found:
         logits = model(IDS).data
@@ -57,7 +57,7 @@ def test_what_cannot_be_patched_is_refused_and_leaves_no_hook(model):
     assert not model.get_submodule(name)._forward_hooks
 
 
-def test_patterns_are_rows_that_sum_to_1_and_see_no_later_token_also_with_fast_kernels(model):
+def test_patterns_sum_to_1_and_see_no_later_token(model):
     patterns = attention_patterns(model, IDS)
     assert patterns.shape == (3, 2, 4, 6, 6)
     assert np.allclose(patterns.sum(-1), 1, atol=1e-5) and np.all(patterns[..., ~np.tri(6, dtype=bool)] == 0)
@@ -78,7 +78,7 @@ def test_a_pattern_is_softmax_of_queries_and_keys():
     assert np.allclose(attention_patterns(gpt, IDS)[0], F.softmax(scores, -1).data, atol=1e-6)
 
 
-def test_all_heads_off_is_the_layers_attention_off_but_for_its_bias(model):
+def test_all_heads_off_is_attention_off_but_for_its_bias(model):
     name = model.part_names("attention")[1]
     bias = getattr(model.get_submodule(model.part_names("projection")[1]), "bias", None)
     if bias is not None:
@@ -140,7 +140,7 @@ def test_repeated_tokens_repeat_with_their_period():
         repeated_tokens(np.random.default_rng(0), 1, 24, 11)
 
 
-def test_a_perfect_induction_head_scores_1_and_an_even_one_little(monkeypatch):
+def test_a_perfect_induction_head_scores_1(monkeypatch):
     manual_seed(0)
     gpt = GPT(GPTConfig(**SHAPE))
 

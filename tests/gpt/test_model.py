@@ -112,7 +112,7 @@ def test_other_shapes_equal_transformers_live(kernels, padded, small, changes):
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
-def test_embedding_and_head_are_one_tensor_whose_gradient_is_the_sum_of_both_uses():
+def test_embedding_and_head_share_a_tensor_and_add_gradients():
     ids, targets = random_ids((2, 6)), random_ids((2, 6), seed=1)
     tied, untied = small_gpt(dtype="float64"), small_gpt(dtype="float64")
     assert tied.lm_head.weight is tied.transformer.wte.weight

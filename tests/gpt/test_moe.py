@@ -58,7 +58,7 @@ def test_gradients_of_input_router_and_experts():
         gradcheck(lambda *inputs, part=part: function(*inputs)[part], [x, *weights])
 
 
-def test_the_balancing_loss_is_1_when_balanced_and_e_when_collapsed():
+def test_the_balancing_loss_when_balanced_and_collapsed():
     moe, x = mixture(4, 4, 2), np.abs(np.random.default_rng(0).standard_normal((50, 4)))
     moe.router.weight.data[:] = 0
     moe(Tensor(x))
@@ -75,7 +75,7 @@ def small(n_experts=4):
     return model
 
 
-def test_a_gpt_with_experts_learns_generates_and_uses_as_many_weights_per_token():
+def test_a_gpt_with_experts_learns_and_generates():
     model, dense = small(), GPT(GPTConfig(**SHAPE))
     (C, E), count = (8, 4), sum(p.data.size for p in mixtures(model)[0].experts[0].parameters())
     active = model.num_parameters() - 2 * (E - 2) * count
@@ -95,7 +95,7 @@ def test_a_gpt_with_experts_learns_generates_and_uses_as_many_weights_per_token(
     assert all(mixture.router.weight.grad.any() for mixture in mixtures(model))
 
 
-def test_a_checkpoint_is_refused_before_training_and_not_after_it(tmp_path):
+def test_a_checkpoint_is_refused_before_training(tmp_path):
     with pytest.raises(TypeError, match="a checkpoint of a GPT with other modules needs a `format`"):
         save_checkpoint(tmp_path, small())
     assert not has_checkpoint(tmp_path)

@@ -39,7 +39,7 @@ def test_it_is_the_file_that_was_compared(golden):
     assert hashlib.sha256(hub.find("smollm2").read_bytes()).hexdigest() == str(golden["sha256"])
 
 
-def test_it_has_the_shape_and_the_number_of_parameters_of_its_name(loaded):
+def test_it_has_the_shape_of_its_name(loaded):
     model, tokenizer = loaded
     assert model.config == LlamaConfig() and len(tokenizer) == 49_152 and not model.training
     assert model.num_parameters() == model.config.num_parameters() == 134_515_008

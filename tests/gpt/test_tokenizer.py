@@ -375,7 +375,7 @@ def test_we_read_what_transformers_saves(transformers_tokenizers, tmp_path):
 
 
 @pytest.mark.oracle("transformers")
-def test_transformers_adds_no_token_where_there_is_no_end_of_text(tmp_path):
+def test_transformers_adds_no_token_without_an_end_of_text(tmp_path):
     import transformers
 
     tokenizer = Tokenizer.train(CORPUS, 300, [START])

@@ -88,7 +88,7 @@ def test_the_patterns_are_those_of_transformers():
     assert f'r"""{LLAMA3_PATTERN}"""' in source.read_text(encoding="utf-8")
 
 
-def test_a_word_that_is_a_token_is_not_cut_whatever_the_merges_make_of_it():
+def test_a_word_that_is_a_token_is_not_cut():
     base = tokenizer()
     vocab = {**base.vocab, len(base): b" quickest"}  # which no merge makes
     with pytest.raises(ValueError, match="no merge makes"):

@@ -40,7 +40,7 @@ SMALL += ["linear_cross_entropy none"]
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_gradients_are_computed_alone_twice_and_in_any_memory_layout(name):
+def test_gradients_alone_twice_and_in_any_memory_layout(name):
     check_each_gradient_alone(KERNELS[name], "cuda")
     check(KERNELS[name], "cuda", times=2)
     for layout in LAYOUTS:
@@ -126,7 +126,7 @@ def test_the_kernels_are_chosen_by_where_the_arrays_are():
     assert switches.kernels == switches.cuda_kernels() == {}
 
 
-def test_a_launch_refuses_arrays_with_gaps_and_does_nothing_for_an_empty_grid():
+def test_a_launch_refuses_gaps_and_skips_an_empty_grid():
     x = to_device(np.zeros((4, 4)), "cuda")
     with pytest.raises(ValueError, match=r"kernel nothing: an array of shape \(4, 2\) is not contiguous"):
         launch.launch("not even a source", "nothing", x, 1, 32, [x[:, :2]])

@@ -121,7 +121,7 @@ def test_frozen_weights_cost_no_products(cublas_calls):
     assert x.grad.shape == (4, 5) and weight.grad is None
 
 
-def test_a_vocabulary_of_odd_size_is_filled_up_for_the_tensor_cores(cublas_calls):
+def test_a_vocabulary_of_odd_size_is_filled_up(cublas_calls):
     x, weight = (Tensor(randn(n, 8), device="cuda", requires_grad=True) for n in (4, 33))
     with use_kernels("fast"):
         F.linear_cross_entropy(x, weight, to_device(np.array([0, 32, 5, 5]), "cuda")).backward()
@@ -181,7 +181,7 @@ def test_precisions_do_not_add_up():
         assert not switches.tf32.get() and switches.autocast.get() is not None
 
 
-def test_linear_keeps_half_as_much_for_backward_in_mixed_precision():
+def test_linear_keeps_half_as_much_in_mixed_precision():
     x, weight = (Tensor(randn(4, 5), dtype=np.float32, device="cuda", requires_grad=True) for _ in range(2))
     with use_kernels("fast"), autocast():
         saved = F.linear(x, weight).grad_fn.saved()

@@ -240,7 +240,7 @@ def test_writing_to_an_input_is_found_and_does_no_harm():
     np.testing.assert_array_equal(x, random(3))
 
 
-def test_gradients_are_recorded_and_not_rounded_whatever_is_switched_on():
+def test_recorded_and_not_rounded_whatever_is_switched_on():
     with no_grad(), autocast():
         assert gradcheck(F.matmul, [random(2, 3), random(3, 4)]).max_error < 1e-7
         fails(lambda x: Twice.apply(x, error=1.0), random(3))
@@ -330,7 +330,7 @@ def test_beside_a_kink(distance, side):
 
 
 @pytest.mark.parametrize("slope", [0, 1e-3, 0.3, 0.999, 1])
-def test_any_slope_between_the_one_sided_ones_is_allowed_at_a_kink(slope):
+def test_any_slope_between_both_sides_is_allowed_at_a_kink(slope):
     gradcheck(lambda x: ReluWith.apply(x, at_zero=slope, error=0), np.array([0.0, 1, -1]))
     alone = gradcheck(lambda x: ReluWith.apply(x, at_zero=slope, error=0), np.zeros(3))
     assert "every element is at a kink" in str(alone)  # which proves little
@@ -357,7 +357,7 @@ SMOOTH = [F.exp, F.tanh, F.sigmoid, lambda x: x * x * x, lambda x: F.softmax(x, 
     x=hnp.arrays(np.float64, st.integers(1, 5), elements=st.floats(-3, 3)),
     error=st.floats(-10, 10).filter(lambda error: abs(error) > 1e-2),
 )
-def test_a_wrong_gradient_of_a_smooth_function_is_never_taken_for_a_kink(fn, x, error):
+def test_a_wrong_gradient_is_never_taken_for_a_kink(fn, x, error):
     assert not gradcheck(fn, x).kinks
     fails(lambda x: fn(x) + Twice.apply(x, error=error), x)
 

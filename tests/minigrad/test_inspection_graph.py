@@ -62,7 +62,7 @@ def test_a_shared_node_is_shown_once_and_referred_to():
     assert text.count("\nleaf1") == 1
 
 
-def test_gradients_of_arrays_are_shown_by_their_norm_those_of_intermediates_where_they_are_kept():
+def test_gradients_of_arrays_are_shown_by_their_norm():
     x = leaf([3.0, 4.0])
     y = x * 0.5
     y.retain_grad()

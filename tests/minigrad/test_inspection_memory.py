@@ -81,7 +81,7 @@ def test_what_several_ops_hold_is_let_go_by_the_last():
         assert report.current == 0
 
 
-def test_a_graph_that_nobody_holds_is_not_held_also_after_the_block():
+def test_a_graph_that_nobody_holds_is_not_held():
     with memory() as report:
         for _ in range(3):
             leaf(20).exp().sum()

@@ -107,7 +107,7 @@ def test_fused_kernels_count_what_they_fuse():
         assert {row.phase: row.flops for row in rows.values()} == {"forward": product, "backward": 2 * product}
 
 
-def test_composite_ops_are_seen_as_their_parts_also_in_mixed_precision():
+def test_composite_ops_are_seen_as_their_parts():
     with autocast():
         rows = run(lambda: F.linear_gelu(leaf(B, T, C), leaf(V, C), leaf(V)))
     assert {op for op, _ in rows} == {"Linear", "Gelu"} and rows["Linear", "forward"].flops == LINEAR
@@ -129,7 +129,7 @@ def test_an_unknown_function_has_a_dash_not_a_zero():
     assert "not in the sums of FLOP and bytes, as their FLOPs are not known: Double" in str(report)
 
 
-def test_the_op_of_an_exercise_counts_as_the_one_that_it_replaces():
+def test_the_op_of_an_exercise_counts_as_what_it_replaces():
     class MyNeg(Function):
         forward = staticmethod(lambda ctx, x: -x)
         backward = staticmethod(lambda ctx, dout: (-dout,))
@@ -233,7 +233,7 @@ def test_profiles_nest():
     assert (outer.total.calls, inner.total.calls) == (3, 1)
 
 
-def test_the_innermost_profiler_does_not_measure_the_other_observers(clock):
+def test_the_innermost_profiler_measures_no_other_observer(clock):
     class Slow(switches.Observer):
         def before(self, phase, ctx, arrays):
             clock[0] += 20

@@ -35,7 +35,7 @@ def test_a_row_says_when_how_and_with_what_it_was_measured(monkeypatch, tmp_path
 
 
 @pytest.mark.oracle
-def test_pytorch_computes_a_step_in_bfloat16_with_float32_weights(monkeypatch, tmp_path):
+def test_pytorch_steps_in_bfloat16_with_float32_weights(monkeypatch, tmp_path):
     row = measured(monkeypatch, tmp_path, "baby beside bfloat16")
     assert row["sides"].keys() == {"fast", "torch bfloat16"} and row["against"].keys() == {"torch bfloat16"}
     assert row["sides"]["torch bfloat16"]["library"].startswith(("oneDNN", "its own library"))

@@ -24,7 +24,7 @@ def test_a_bug_is_trained_beside_the_healthy_model(tmp_path, monkeypatch):
     broken.healthy.cache_clear()
 
 
-def test_groups_that_mix_questions_learn_the_hard_ones_more_slowly(tmp_path):
+def test_groups_that_mix_questions_learn_more_slowly(tmp_path):
     shown = output_of(broken.main, "mixed_groups", "--out-dir", tmp_path)
     assert "a group holds answers to 8 different questions" in shown and (tmp_path / "mixed_groups.svg").exists()
     wrong, healthy = (float(word.rstrip(",")) for word in shown.split("loss")[1].split()[:3:2])

@@ -137,7 +137,7 @@ def test_it_remembers_what_was_said_and_the_system_message(said, base):
     assert answers[1] != answers[0] != answers[2]
 
 
-def test_a_question_that_is_too_long_does_not_end_the_conversation(said, base):
+def test_a_question_that_is_too_long_ends_no_conversation(said, base):
     out = said(base, f"{'word ' * 80}\nthe cat\n", "--max-new-tokens", 5)
     assert "model> (that is too long: " in out and out.count("model> ") == 2
 

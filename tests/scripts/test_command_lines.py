@@ -168,14 +168,14 @@ def test_a_bad_command_line_is_refused_in_one_sentence(script, arguments, words,
 
 
 @pytest.mark.parametrize(("place", "found"), [(".", "scripts/"), ("scripts", ""), ("tests/gpt", "../../scripts/")])
-def test_commands_are_named_as_they_are_reached_from_the_working_directory(place, found, monkeypatch, capsys):
+def test_commands_are_named_as_they_are_reached_from_here(place, found, monkeypatch, capsys):
     monkeypatch.chdir(ROOT / place)
     error = refusal(generate.main, capsys, "--model", "runs/none")
     assert f"runs/none: {found}train.py makes one, and {found}demo.py makes" in error
     assert from_here("my/scripts/train.py, scripts/train.py") == f"my/scripts/train.py, {found}train.py"
 
 
-def test_a_folder_in_use_advises_only_options_that_the_script_has(folder, finished, capsys):
+def test_a_folder_in_use_advises_options_that_exist(folder, finished, capsys):
     adapters, pretrained = finished("lora")[0], finished("train")[0]
     for main, arguments, run, resumes in (
         (quantize.main, ["--model", folder / "base", "--calibration", folder / "story.txt"], adapters, False),

@@ -22,7 +22,7 @@ def test_generation_reads_what_it_has_written():
         assert model.generate([prompt + new[:length]], 1, temperature=0)[0] == new[length : length + 1]
 
 
-def test_a_token_hides_its_letters_and_digits_have_no_fixed_place():
+def test_a_token_hides_its_letters():
     tokenizer = Tokenizer.train(["how many r has a strawberry? " * 50 + "12 127 1275 " * 50], 400)
     (token,) = tokenizer.encode(" strawberry")
     assert all(token not in tokenizer.encode(letter) for letter in "strawbery")
@@ -51,7 +51,7 @@ def test_words_with_the_same_neighbors_get_similar_rows():
     assert gap() > before + 0.3
 
 
-def test_a_row_of_the_embedding_ignores_the_context_and_a_hidden_state_does_not():
+def test_an_embedding_ignores_the_context_a_hidden_state_not():
     model = small_gpt()
     texts = np.array([[7, 9], [8, 9]])  # token 9 after two different tokens
     with no_grad():
@@ -67,7 +67,7 @@ def test_raw_scores_are_symmetric_and_projected_ones_are_not():
     assert np.abs(scores - scores.T).max() > 0.1
 
 
-def test_each_output_of_attention_is_a_weighted_average_of_the_values():
+def test_attention_gives_weighted_averages_of_the_values():
     rng = np.random.default_rng(0)
     q, k = (Tensor(rng.standard_normal((1, 5, 4))) for _ in "qk")
     weights = F.scaled_dot_product_attention(q, k, Tensor(np.eye(5)[None])).data[0]  # (T, T), as each value is a unit

@@ -71,7 +71,7 @@ def test_recording_does_not_change_a_bit(monkeypatch):
         assert one.data.tobytes() == other.data.tobytes() and one.grad.tobytes() == other.grad.tobytes()
 
 
-def test_its_numbers_are_those_that_the_names_held_at_that_moment(recording, monkeypatch):
+def test_its_numbers_are_those_of_that_moment(recording, monkeypatch):
     seen = []  # of the script's own lines: the line, and copies of its arrays
 
     def trace(frame, event, _):
@@ -101,7 +101,7 @@ def test_its_lines_are_those_of_the_files(recording):
     assert [name for name, _ in recording["marks"]] == ["forward", "loss", "backward", "clip", "step"]
 
 
-def test_what_is_too_long_is_said_and_what_is_large_is_summarized(tmp_path):
+def test_what_is_too_long_is_said_and_large_summarized(tmp_path):
     path = tmp_path / "long.py"
     path.write_text("import numpy as np\n# start\nx = np.arange(6000.0).reshape(2, 50, 60)\ny = x\n", encoding="utf-8")
     found = record_lines(path)

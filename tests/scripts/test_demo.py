@@ -30,7 +30,7 @@ def quick(monkeypatch, tmp_path):
     return tmp_path / "demo"
 
 
-def test_an_earlier_demo_is_replaced_and_what_else_is_in_its_folder_stays(quick, capsys):
+def test_an_earlier_demo_is_replaced_and_nothing_else(quick, capsys):
     for seed in ("1", "2"):
         assert run_here(demo.main, "--out-dir", quick, "--seed", seed) == 0
         assert load_state(quick)["extra"]["run"]["seed"] == int(seed)

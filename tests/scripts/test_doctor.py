@@ -50,7 +50,7 @@ def test_this_machine_is_right(capsys):
     assert card == "no NVIDIA card found: there is no program nvidia-smi"
 
 
-def test_products_of_a_matrix_with_itself_that_are_wrong_are_found(monkeypatch, capsys):
+def test_wrong_products_of_a_matrix_with_itself_are_found(monkeypatch, capsys):
     def matmul(a, b, real=np.matmul):
         return real(a, b) * (1 - 2 * (np.shares_memory(a, b) and len(a) > 4))
 

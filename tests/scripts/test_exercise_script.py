@@ -201,7 +201,7 @@ def test_what_another_terminal_has_noted_survives(tmp_path, act):
 
 
 @pytest.mark.parametrize("older", [Verdict("wrong"), Verdict("passed")])
-def test_a_verdict_on_an_older_file_does_not_take_a_newer_pass_away(tmp_path, monkeypatch, older):
+def test_an_older_verdict_does_not_take_a_newer_pass_away(tmp_path, monkeypatch, older):
     def while_another_terminal_passes(*arguments):
         monkeypatch.undo()
         write_tanh(tmp_path)

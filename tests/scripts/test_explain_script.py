@@ -59,7 +59,7 @@ def test_the_page_is_that_of_step_py(page, monkeypatch):
     assert np.array_equal(unpacked(data["values"][before]), run["before"])
 
 
-def test_every_op_of_the_page_can_be_computed_again_from_its_inputs(page):
+def test_every_op_of_the_page_can_be_computed_again(page):
     data, functions = data_of(page), {f.__name__: f for f in textbook_functions().values()}
     recording, _ = explain.take_step(explain.tiny_gpt(), "pretraining", explain.TINY_TEXT, 0.1)
     read = lambda i: None if i is None else unpacked(data["values"][i])  # noqa: E731
@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_summarized(given):
     assert shown * 16 / 3 < 5_000_000
 
 
-def test_the_formulas_of_every_op_are_well_formed_and_in_the_order_of_computation():
+def test_the_formulas_of_every_op_are_well_formed():
     found = {name: formulas(function) for name, function in textbook_functions().items()}
     assert sum(bool(forward or backward) for forward, backward in found.values()) > 50
     for name, (forward, backward) in {**found, "adam": formulas(optim.Adam)}.items():

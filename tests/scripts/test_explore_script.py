@@ -48,7 +48,7 @@ def test_an_answer_is_what_the_model_computes(looker):
     assert "change" not in answer
 
 
-def test_switching_off_is_ablation_and_the_change_is_a_divergence(looker):
+def test_switching_off_is_ablation(looker):
     off = {"heads": [[0, 1]], "attention": [1], "mlps": [0]}
     answer = looker.look({"text": TEXT, **off})
     ids = np.array([answer["ids"]])
@@ -110,7 +110,7 @@ def test_what_is_not_text_has_a_name(looker):
     ],
 )
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
-def test_what_cannot_be_answered_is_refused_and_leaves_the_model_whole(looker, question, words):
+def test_what_cannot_be_answered_is_refused(looker, question, words):
     with pytest.raises(ValueError, match=words):
         looker.look(question)
     assert not any(module._forward_hooks for module in looker.model.modules())
@@ -131,7 +131,7 @@ def request(server, method, path, body=None, host=None, kind="application/json",
     return found
 
 
-def test_the_server_is_for_this_machine_and_for_who_knows_the_address(server):
+def test_the_server_is_for_who_knows_the_address(server):
     assert server.server_address[0] == "127.0.0.1"
     question = json.dumps({"text": TEXT})
     assert request(server, "GET", server.path) == (200, "<p>the page</p>")
@@ -148,7 +148,7 @@ def test_the_server_is_for_this_machine_and_for_who_knows_the_address(server):
 
 
 @pytest.mark.parametrize(("error", "is_shown"), [(ConnectionResetError, False), (ZeroDivisionError, True)])
-def test_a_page_that_is_gone_is_not_an_error_and_others_are_shown(error, is_shown, capsys, monkeypatch):
+def test_a_page_that_is_gone_is_not_an_error(error, is_shown, capsys, monkeypatch):
     def answer(question):
         raise error("while the answer was made")
 

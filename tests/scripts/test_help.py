@@ -36,7 +36,7 @@ def test_help_is_real_help(script, call):
     assert "default: None" not in text and text.encode("cp1252")
 
 
-def test_an_unknown_option_is_named_with_the_name_that_it_has_here(script, call):
+def test_an_unknown_option_is_named_as_it_is_called_here(script, call):
     _, known = call("--help")
     for name, other in (("--foo", ""), ("--model", "--init-from"), ("--init-from", "--model")):
         if f"{name} " not in known:

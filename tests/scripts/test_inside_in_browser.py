@@ -112,7 +112,7 @@ def test_a_tied_weight_adds_up_its_uses_and_says_what_adam_did(chromium, recorde
                 assert close([number(lines[name].split(" = ")[-1])], value.array.reshape(-1)[place]), name
 
 
-def test_the_numbers_inside_attention_say_what_they_are_computed_from(chromium, recorded):
+def test_numbers_inside_attention_say_where_they_come_from(chromium, recorded):
     path, recording = recorded
     call = next(call for call in recording.calls if call.function.__name__ == "ScaledDotProductAttention")
     with opened(chromium, path) as tab:
@@ -241,7 +241,7 @@ def test_the_colors_of_surprise_are_what_the_page_says(chromium, explorer, schem
     assert len(shades) > 3 and (blue > red).all() and (np.diff(alpha) > 0).all()
 
 
-def test_the_explorer_reads_branches_switches_off_and_changes_a_number(chromium, explorer):
+def test_the_explorer_branches_switches_off_and_changes(chromium, explorer):
     server, looker = explorer
     with opened(chromium, server.address, viewport=PHONE) as tab:
         tab.locator("#tokens button").first.wait_for()
@@ -311,7 +311,7 @@ def test_a_reload_keeps_the_text_and_the_choices(chromium, explorer):
         assert tab.locator("#head").inner_text() == "Head 1.1 (off)"
 
 
-def test_nothing_is_empty_while_the_model_computes_and_nothing_old_looks_new(chromium, explorer):
+def test_nothing_is_empty_or_looks_new_while_it_computes(chromium, explorer):
     gate, looker = threading.Semaphore(0), explorer[1]
     questions = []
 

@@ -130,7 +130,7 @@ def test_every_lesson_is_well_written(name):
     assert f'Lesson("{name}", __doc__)' in code
 
 
-def test_the_terminal_shows_prose_and_output_and_waits_for_a_guess(tmp_path, capsys, monkeypatch):
+def test_the_terminal_shows_prose_and_waits_for_a_guess(tmp_path, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr("builtins.input", asked.append)
     monkeypatch.setattr(sys, "argv", [])
@@ -219,7 +219,7 @@ def test_figures_are_kept_until_their_function_changes(tmp_path, monkeypatch, ca
         lesson().measured("figures", measure, helper)
 
 
-def test_every_measured_table_is_of_the_functions_as_they_are_now():
+def test_measured_tables_are_of_the_functions_as_they_are():
     found = set()
     for path in lessons():
         source = path.read_text(encoding="utf-8")

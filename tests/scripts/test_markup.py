@@ -110,7 +110,7 @@ def letters(text):
     return sorted(re.findall(r"[^\W_]", unicodedata.normalize("NFKC", text)))
 
 
-def test_formulas_of_the_lessons_are_typeset_with_all_their_letters():
+def test_formulas_of_the_lessons_keep_all_their_letters():
     count = 0
     for path in lessons():
         prose = "\n\n".join(cell.text for cell in read_cells(path) if cell.kind == "prose")
@@ -130,7 +130,7 @@ def test_formulas_of_the_lessons_are_typeset_with_all_their_letters():
         ("a = π(x) / π_old(y)", "x", "y"),
     ],
 )
-def test_a_fraction_has_above_and_below_its_bar_what_belongs_there(text, above, below):
+def test_a_fraction_has_the_right_parts_around_its_bar(text, above, below):
     top, bottom = re.search(r"<mfrac>(<mrow>.*</mrow>)(<mrow>.*</mrow>)</mfrac></math>", formula(text)).groups()
     assert above in top and below in bottom
 

@@ -95,7 +95,7 @@ def test_quantized_weights_are_not_trained(line, folder, tmp_path, capsys):
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
-def test_adapters_are_trained_beside_quantized_weights_but_not_beside_adapters(folder, tmp_path, capsys):
+def test_adapters_are_trained_beside_quantized_weights_only(folder, tmp_path, capsys):
     assert load_model(folder / "lora on quantized")[0].num_parameters(trainable_only=True) > 0
     options = ["--data", folder / "text.txt", "--r", 2, *FEW, "--out-dir", tmp_path / "out"]
     sentence = refusal(lora.main, capsys, "--init-from", folder / "lora on quantized", *options)

@@ -115,7 +115,7 @@ def test_what_is_finished_is_kept(finished):
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_a_stage_that_is_deleted_is_done_again_and_so_is_what_was_made_from_it(finished, tmp_path):
+def test_a_deleted_stage_is_done_again_with_all_made_from_it(finished, tmp_path):
     copied = shutil.copytree(finished[0], tmp_path / "pipeline")
     pretrained = (copied / "pretrained" / "trainer_state.json").stat().st_mtime_ns
     shutil.rmtree(copied / "sft")

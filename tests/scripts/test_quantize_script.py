@@ -19,7 +19,7 @@ def quantized(given, out, *arguments):
 
 
 @pytest.mark.parametrize("method", ["zeropoint", "gptq"])  # the others: in the table below
-def test_every_method_says_what_it_cost_and_leaves_a_model_that_writes(given, tmp_path, capsys, method):
+def test_every_method_says_its_cost_and_leaves_a_model(given, tmp_path, capsys, method):
     more = ["--sequences", 20] if method in ("gptq", "awq") else []
     assert quantized(given, tmp_path / "q", "--method", method, *more) == 0
     text = capsys.readouterr().out
@@ -43,7 +43,7 @@ def test_the_options_reach_the_quantizer(given, tmp_path):
     assert weight.bits == 8 and weight.groups == 2 and weight.order is not None and weight.zeros is not None
 
 
-def test_a_run_is_measured_on_its_own_tokens_with_groups_that_fit_its_width(finished, tmp_path):
+def test_a_run_is_measured_on_its_own_tokens(finished, tmp_path):
     run = finished("train")[0]
     output = output_of(quantize.main, "--model", run, "--method", "nf4", "--out-dir", tmp_path / "q")
     assert "4 bits, group size 16\n" in output and f"held-out tokens of {run.as_posix()}/data " in output

@@ -48,7 +48,7 @@ def test_another_file_is_refused_and_not_kept(pinned, tmp_path):
     assert list((tmp_path / "assets").iterdir()) == []
 
 
-def test_scripts_are_served_as_scripts_whatever_this_system_calls_them(tmp_path):
+def test_scripts_are_served_as_scripts(tmp_path):
     """The registry of Windows may call them text/plain, and browsers run no worker of that type."""
     (tmp_path / "worker.js").write_bytes(b"1")
     mimetypes.init()
@@ -72,7 +72,7 @@ def test_solutions_of_assessments_do_not_travel(tmp_path, monkeypatch):
     assert not [name for name in names if "assessment" in name]
 
 
-def test_a_cell_in_the_browser_sees_the_sources_of_the_cells_before(monkeypatch):
+def test_a_cell_sees_the_sources_of_the_cells_before(monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
     cells.run("00_gradients", "import inspect\ndef f():\n    return 1", 1)
     assert "return 1" in cells.run("00_gradients", "inspect.getsource(f)", 2)["html"]

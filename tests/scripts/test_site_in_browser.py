@@ -134,7 +134,7 @@ def test_a_lesson_runs_to_its_end(tab, address):
     assert tab.locator(".error").all_inner_texts() == [] and tab.locator(".result pre.output").count() > 5
 
 
-def test_results_below_a_changed_cell_are_marked_until_they_are_renewed(tab, address):
+def test_results_below_a_changed_cell_are_marked(tab, address):
     tab.goto(f"{address}/lessons/00_gradients.html")
     tab.evaluate("localStorage.clear()")
     cells = tab.locator(".cell")
@@ -167,7 +167,7 @@ def test_work_leaves_as_a_folder_and_is_taken_up_again(tab, address, tmp_path):
     tab.wait_for_function("text => code.get() === text", arg=completed("tanh"))
 
 
-def test_opened_as_a_file_a_page_can_be_read_and_names_the_command(chromium, folder):
+def test_opened_as_a_file_a_page_names_the_command(chromium, folder):
     with chromium.new_context() as context:
         tab = context.new_page()
         tab.goto((folder / "lessons" / "00_gradients.html").as_uri())
@@ -240,7 +240,7 @@ def test_the_explorer_answers_in_this_tab(tab, address):
     assert tab.locator("#state").inner_text() == ""
 
 
-def test_the_first_page_answers_before_python_is_there_and_goes_on_with_it(tab, address):
+def test_the_first_page_answers_before_python_is_there(tab, address):
     tab.goto(f"{address}/index.html")
     words = tab.locator("#alternatives button")
     begun = tab.locator("#story").inner_text()
@@ -254,7 +254,7 @@ def test_the_first_page_answers_before_python_is_there_and_goes_on_with_it(tab, 
     assert tab.locator("#state").inner_text() == ""
 
 
-def test_what_is_kept_survives_another_tab_damage_and_a_forced_reload(tab, address):
+def test_what_is_kept_survives_tabs_damage_and_reloads(tab, address):
     tab.goto(f"{address}/exercises/relu.html")
     with tab.context.new_page() as other:
         other.goto(f"{address}/exercises/relu.html")
@@ -361,7 +361,7 @@ def test_an_answer_can_be_stepped_through_beside_a_right_one(tab, address):
     popup.value.close()
 
 
-def test_a_gpt_is_trained_in_this_tab_looked_into_and_taken_along(tab, context, address, tmp_path):
+def test_a_gpt_is_trained_and_looked_into_in_this_tab(tab, context, address, tmp_path):
     tab.goto(f"{address}/train/index.html")
     tab.locator("#state").get_by_text("press Begin").wait_for()
     tab.locator("#text").fill("Too short.")

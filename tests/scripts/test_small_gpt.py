@@ -47,7 +47,7 @@ def test_other_settings_data_weights_or_sources_are_trained(trainings, tmp_path,
     assert trainings == [2, 3, 2, 2, 2, 2, 2]
 
 
-def test_a_damaged_file_or_a_cache_that_cannot_be_written_is_no_error(trainings, tmp_path, monkeypatch):
+def test_a_damaged_file_or_read_only_cache_is_no_error(trainings, tmp_path, monkeypatch):
     losses, _ = trained()
     (file,) = (tmp_path / "cache").iterdir()
     whole = file.read_bytes()

@@ -263,7 +263,7 @@ def test_a_mistake_in_a_llama_is_found_where_it_is(mistake, place):
 
 
 @pytest.mark.oracle
-def test_the_golden_reference_is_what_transformers_computes_today(reference):
+def test_the_golden_reference_is_what_transformers_computes(reference):
     from scripts import compare_torch
 
     twin = compare_torch.from_folder(GOLDEN / "gpt2-folder", "float64")

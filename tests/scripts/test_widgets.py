@@ -147,7 +147,7 @@ def test_the_walk_ends_at_the_models_own_probabilities(model_and_tokenizer):
     assert [step["box"] for step in data["walk"]["steps"] if step["block"] == 1] == inside
 
 
-def test_the_walks_weights_and_those_of_a_sentence_are_the_models(model_and_tokenizer):
+def test_weights_of_the_walk_and_of_a_sentence(model_and_tokenizer):
     model, tokenizer = model_and_tokenizer
     patterns = attention_patterns(model, np.array([tokenizer.encode("the mat sat")]))[:, 0]  # (L, H, T, T)
     steps = [step for step in widget_data.walk(model, tokenizer, "the mat sat") if step["box"] == "weights"]

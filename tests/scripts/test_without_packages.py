@@ -38,7 +38,7 @@ def test_it_says_to_make_an_environment_only_where_there_is_none(tmp_path):
         (tmp_path / ".venv").mkdir(exist_ok=True)
 
 
-def test_the_breakpoint_that_texts_name_is_below_the_word_forward():
+def test_the_breakpoint_in_texts_is_below_the_word_forward():
     lines = (ROOT / "scripts" / "step.py").read_text(encoding="utf-8").splitlines()
     number = lines.index("# forward") + 2  # lines are counted from 1
     assert f" b {number} (a breakpoint)" in lines[3]
