@@ -3,7 +3,7 @@
 tokenizer/        how does text become numbers?
 model/            GPT-2 and Llama, and how they generate
 corpora/          what text can a model learn from?
-training/         how does a model learn to write?
+training/         how is a model trained?
 weights/          weights in other people's files, in and out
 interpretability/ what has a model learned?
 accounting.py     parameters, FLOPs and memory of a model, by formula

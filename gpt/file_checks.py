@@ -62,7 +62,7 @@ def check_places(places: Mapping[str, tuple[int, int]], start: int, size: int, a
     """
     end, before = start, "the header"
     for name, (first, after) in sorted(places.items(), key=lambda item: item[1]):
-        if first != end + -end % alignment:
+        if first != end + -end % alignment:  # the next multiple of alignment
             raise ValueError(f"there is {'a hole' if first > end else 'an overlap'} between {before} and {name}")
         end, before = after, name
     if size not in (end, end + -end % alignment):

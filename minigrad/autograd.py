@@ -28,10 +28,10 @@ A Function works on plain arrays (NumPy or CuPy), not on Tensors, so each half c
         def backward(ctx, dout):
             return dout * ctx.y, dout * ctx.x
 
-`Function.apply` records the graph, and `backward` walks it. They call four other files: `dtypes` casts inputs to one
-dtype, `switches` says whether to record, which kernel runs and who watches, `graph_checks` finds mistakes, and
-`backend` knows NumPy and CuPy. This is reverse-mode differentiation: Baydin et al. 2018, "Automatic differentiation in
-machine learning".
+`Function.apply` records the graph, and `backward` walks it. They call five other files: `dtypes` casts inputs to one
+dtype, `switches` says whether to record, which kernel runs and who watches, `graph_checks` and `in_place` find
+mistakes, and `backend` knows NumPy and CuPy. This is reverse-mode differentiation: Baydin et al. 2018, "Automatic
+differentiation in machine learning".
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ About four minutes on two cores. Finished stages are kept: after Ctrl-C, the sam
 the pipeline starts from a model that is already trained and skips pretraining.
 """
 # Each stage starts from the folder of an earlier stage and writes its own. A stage is one call of the function that its
-# own script also calls. The pipeline adds that finished stages are kept, that an interrupted stage continues, and that
-# all stages are measured with the same questions and the same text.
+# own script also calls; shared/pipeline_stages.py has the stages with their settings. The pipeline adds that finished
+# stages are kept, that an interrupted stage continues, and that all are measured with the same questions and text.
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _measured(name: str, notes: Notes, config: PipelineConfig) -> dict[str, Any]
 class Notes:
     """The state of the stages, stored in pipeline.json, so a later call can continue.
 
-    stages: the "origin" of each stage that was begun, and, once it is finished, its "row" of the table. The origin are
+    stages: the "origin" of each stage that was begun, and, once it is finished, its "row" of the table. An origin holds
     the fingerprints, at the stage's start, of the stages that it depends on. If one of them is run again, the stage no
     longer counts as finished. Raises ValueError if the file is damaged, or belongs to a pipeline with other settings.
     """

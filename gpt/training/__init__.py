@@ -1,4 +1,4 @@
-"""How does a model learn to write?
+"""How is a model trained, and how does a run go on after it was stopped?
 
 batches.py           token files, and batches of windows of them
 training_step.py     forward, loss, backward, clip, step, schedule

@@ -1,4 +1,4 @@
-"""Differentiable functions of tensors, under the names that PyTorch gives them.
+"""What does each operation compute, and what is its gradient? Functions of tensors, under PyTorch's names.
 
     import minigrad.functional as F
 

@@ -27,7 +27,7 @@ from ..autograd import Context, Function
 from ..backend import Array, array_of, device_of, is_array, to_device, to_numpy
 from ..dtypes import is_floating, op_name
 from ..inspection.graph import consumers_first
-from ..nn.activation_checkpointing import Join
+from ..nn.activation_checkpointing import Join  # several outputs as one, whose backward starts with a dout for each
 from ..switches import no_grad
 from ..tensor import Tensor
 
@@ -61,7 +61,7 @@ class Probe(NamedTuple):
         return np.flatnonzero(self.direction)
 
     def along(self, gradients: Array) -> Array:
-        """The slopes (R,) along this direction that `gradients` (R, *shape) predict."""
+        """The slopes along this direction that R rows of gradients (R, *shape) predict: (R,)."""
         return np.tensordot(gradients, self.direction, self.direction.ndim)
 
 

@@ -1,4 +1,4 @@
-"""Look inside the engine: its graph, its time, its memory, and the origin of a NaN.
+"""What happens inside the engine? Its graph, its time, its memory, and the origin of a NaN.
 
     print(draw(loss))                     the graph as text; draw(loss, "graph.svg") as a picture
     with profile() as report: ...         seconds, FLOPs, bytes and arithmetic intensity of each op

@@ -1,4 +1,4 @@
-"""Fast twins of the hot operations: kernels that compute the same result in a different order.
+"""How is the same computed faster? Twins of the hot operations, which compute in a different order.
 
     dispatch.py       use_kernels: the switch between the textbook forms and their twins
     accumulation.py   gradients that meet add up, in place where that is safe

@@ -1,4 +1,4 @@
-"""Layers, which are parameters with a forward pass, and modules, which are made of layers.
+"""What is a model made of? Layers are parameters with a forward pass, and modules are made of layers.
 
 module.py                     Module: a tree of parameters and of other modules
 layers.py                     Linear, Embedding, LayerNorm, RMSNorm, Dropout; GELU and other activation functions

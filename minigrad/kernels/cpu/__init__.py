@@ -1,4 +1,4 @@
-"""Kernels for the CPU: NumPy in blocks that fit the cache, on every core.
+"""How does NumPy use a whole CPU? Blocks that fit the cache, on every core.
 
 threads.py         one pool of threads, matrix products split among them, and a memory policy
 linear.py          linear, GELU, and both as one operation

@@ -1,4 +1,4 @@
-"""Fast twins for an NVIDIA GPU: hand-written CUDA, compiled at first use, and matrix products by cuBLAS.
+"""What does a GPU need beyond CuPy? Hand-written CUDA, compiled at first use, and products by cuBLAS.
 
 `minigrad.kernels.use_kernels("fast")` selects `CUDA` for CuPy arrays. Other ops run in their textbook form. There are
 kernels only where plain CuPy would take far more memory or time: rows that are read once instead of five times, and

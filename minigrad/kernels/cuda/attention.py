@@ -32,6 +32,7 @@ QUERIES = 256  # in a tile
 TILE = 64 * 1024 * 1024  # numbers in a tile over all its heads
 WARPS = 4  # of a block
 
+# `number`, the type in memory, `real`, the type to compute in, and `warp_sum` are explained in launch.py.
 SOURCE = r"""
 // A tile holds the scores of some heads (heads, rows, columns), and one warp computes each row. The rows of a head are
 // its queries, and for each query the `group` heads that share its keys.
