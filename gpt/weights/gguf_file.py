@@ -96,18 +96,18 @@ class GGUFFile:
 # --- reading the header -----------------------------------------------------------------------------------------------
 
 
-def gguf_library() -> Any:
-    """The library gguf. Raises GGUFError if it is missing."""
+def gguf_library(path: StrPath = "a GGUF file") -> Any:
+    """The library gguf, for a file. Raises GGUFError if it is missing."""
     try:
         import gguf
     except ImportError:
-        raise GGUFError("GGUF files need the library gguf, which is missing: pip install gguf") from None
+        raise GGUFError(f"{path} needs the library gguf, which is missing: pip install gguf") from None
     return gguf
 
 
 def _open(path: Path) -> Any:
     """The library's reader with the file's header read."""
-    gguf = gguf_library()
+    gguf = gguf_library(path)
     Base: Any = gguf.GGUFReader
 
     class Reader(Base):

@@ -41,7 +41,7 @@ def write_gguf(path: StrPath, model: LanguageModel, tokenizer: Tokenizer, kind: 
     Raises GGUFError without the library gguf, ValueError for an adapted or quantized model and for weights that are not
     finite in this kind of number, FileExistsError, OSError.
     """
-    gguf = gguf_library()
+    gguf = gguf_library(path)
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists already: choose another name, or delete it")

@@ -176,5 +176,5 @@ ARRAY, STRING, UINT8 = 9, 8, 0
 def test_without_the_library_its_name_is_said(tmp_path, monkeypatch):
     (tmp_path / "model.gguf").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(GGUFError, match="need the library gguf, which is missing: pip install gguf"):
+    with pytest.raises(GGUFError, match="needs the library gguf, which is missing: pip install gguf"):
         GGUFFile(tmp_path / "model.gguf")
