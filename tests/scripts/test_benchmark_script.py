@@ -24,6 +24,7 @@ def test_the_demo_is_measured_in_the_shape_that_it_trains():
     assert jobs.model_config("baby") == GPTConfig.preset("baby")
 
 
+@pytest.mark.slow
 def test_a_row_says_when_how_and_with_what_it_was_measured(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(models, "opponent", list)
     row = measured(monkeypatch, tmp_path, "demo beside compilers")

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from tests.scripts.looking import faults
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, opened
 
 _ = chromium  # a fixture
+slow = partial(pytest.param, marks=pytest.mark.slow)
 ROOT = Path(__file__).resolve().parents[2]
 STEP = ROOT / "scripts" / "step.py"
 
@@ -62,6 +64,7 @@ def run_step(monkeypatch, trace=None):
     return names
 
 
+@pytest.mark.slow
 def test_recording_does_not_change_a_bit(monkeypatch):
     plain = run_step(monkeypatch)
     recorder = Recorder(str(STEP), {str(STEP): STEP.read_text(encoding="utf-8")})
@@ -116,7 +119,7 @@ def test_what_is_too_long_is_said_and_large_summarized(tmp_path):
         record_lines(path)
 
 
-@pytest.mark.parametrize("name", stepping.STEPS)
+@pytest.mark.parametrize("name", ["softmax", *(slow(name) for name in stepping.STEPS if name != "softmax")])
 def test_every_script_has_a_page(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["step.py"])
     assert stepping.main(["--html", name, "--out-dir", str(tmp_path)]) == 0
@@ -179,8 +182,8 @@ def test_it_can_be_read(chromium, page, viewport):
     ("name", "old", "new"),
     [
         ("softmax", "out * (dout - dot)", "out * dout - dot"),
-        ("layer_norm", "ctx.x_hat * (dx_hat", "(dx_hat"),
-        ("attention", "* scale + mask", "+ mask"),
+        slow("layer_norm", "ctx.x_hat * (dx_hat", "(dx_hat"),
+        slow("attention", "* scale + mask", "+ mask"),
         ("bpe_merge", "", ""),
     ],
 )

@@ -136,6 +136,7 @@ def test_a_class_gets_stubs_without_solutions(tmp_path, capsys):
     assert file.read_text(encoding="utf-8") == exercises[0].completed()
 
 
+@pytest.mark.slow
 def test_nothing_tells_the_solution_of_an_assessment(tmp_path, capsys):
     softplus = catalogue.load(catalogue.paths(catalogue.ASSESSMENT)["softplus"])
     said = []

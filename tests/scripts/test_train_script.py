@@ -188,6 +188,7 @@ def test_hidden_files_in_the_data_folder_are_not_the_runs(finished, tmp_path):
 # --- one run per folder -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_writers_where_a_run_is_running_are_refused(finished, tmp_path, capsys):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     before = files_of(folder)

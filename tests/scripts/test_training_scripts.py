@@ -115,7 +115,14 @@ def test_a_finished_run_is_trained_longer(name, finished, tmp_path, capsys):
         file.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if name not in ("lora, full", "lora, dropout")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("train", "sft") else pytest.mark.slow)
+        for name in RUNS
+        if name not in ("lora, full", "lora, dropout")
+    ],
+)
 def test_a_run_is_what_it_is_on_the_cpu(name, given, finished, tmp_path, cuda):
     on_cpu = log_without_times(finished(name)[0])
     assert run_on("cuda", name, given, tmp_path) == 0
