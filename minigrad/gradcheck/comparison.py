@@ -512,17 +512,18 @@ class Comparison:
         return [column]
 
     def _rounding_inside(self, k: int, large: Slopes, wide: Slopes, tiny: Slopes) -> Array:
-        """A bound of each output's rounding error, where it comes from values inside fn larger than the output.
+        """A bound of each output's rounding error, where values inside fn are larger than the output.
 
-        The smaller the step, the more rounding there is in a slope. Where terms cancel inside fn, as in x - mean(x),
-        the slope of a tiny step differs from that of a wide one, and the difference shows how large the error is.
+        Where terms cancel inside fn, as in x - mean(x), rounding makes the slope of a tiny step differ from that of a
+        wide one. The difference, times the step, shows how large the error is.
 
-        It shows nothing where fn is saturated. ln(1 + e^-x) is 0 at x = 40, because 1 + e^-40 is 1 in float64, and it
-        stays 0 when x moves a little. At x = 33 it stays where it is for a while and then jumps. So an output counts as
-        saturated if its slope is 0, or another one for a large step. The bound is then EPSILON times the size of the
-        values inside. We cannot see them, and take the inputs and outputs instead.
+        A saturated output does not show it. ln(1 + e^-x) is 0 at x = 40 and around it, because 1 + e^-40 is 1 in
+        float64; near x = 33 it is constant over many small steps, and then jumps. So an output whose slope is 0, or
+        changes by half for a large step, counts as saturated. Its bound is EPSILON times the size of the values inside
+        fn. These we cannot see; the inputs and outputs stand for them.
 
-        e^-x at x = 40 is as small, but its slope is the same for both steps: a wrong gradient of it is found.
+        e^-x at x = 40 is as small, but its slope is the same for both steps: it is not saturated, and a wrong gradient
+        of it is found.
         """
         scale = max(float(np.abs(x).max(initial=0)) for x in (self.subject.variables[k].value, self.outputs))
         rounds = np.abs(tiny.central) * tiny.step <= 1e-12 * scale  # a jump grows like noise, but is larger
