@@ -338,7 +338,12 @@ def test_the_capstone_says_what_to_write_next(tmp_path, models, capsys):
         ("training_loop", {"gradients = {": "gradients = gradients if step else {"}, "your loss[2] has wrong values"),
         ("load_weights", {"name.removeprefix": "1 / 0 or name.removeprefix"}, "ZeroDivisionError"),
         ("llama", {"100_000": "10_000"}, "llama: your block 0 differs first from ours"),
-        ("llama", {"D = len": "while True: pass\n    D = len"}, "no end after 2 seconds"),
+        pytest.param(
+            "llama",
+            {"D = len": "while True: pass\n    D = len"},
+            "no end after 2 seconds",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_capstone_names_what_is_wrong(tmp_path, models, capsys, monkeypatch, name, edit, words):

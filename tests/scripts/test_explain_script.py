@@ -89,9 +89,9 @@ def test_every_op_of_the_page_can_be_computed_again(page):
     ("stage", "text", "op"),
     [
         ("pretraining", "the cat sat", "CrossEntropy"),
-        ("sft", "the cat| sat", "Div"),
+        pytest.param("sft", "the cat| sat", "Div", marks=pytest.mark.slow),
         ("dpo", "the cat| sat| ran", "Logsigmoid"),
-        ("ppo", "the cat| sat", "Minimum"),
+        pytest.param("ppo", "the cat| sat", "Minimum", marks=pytest.mark.slow),
     ],
 )
 def test_any_model_text_and_stage(stage, text, op, given, tmp_path, capsys):

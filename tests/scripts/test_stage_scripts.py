@@ -194,6 +194,7 @@ def test_a_text_is_classified_also_by_an_exported_classifier(finished, tmp_path)
     assert output_of(classify.main, "--model", exported, "--predict", "the cat sat").splitlines() == lines
 
 
+@pytest.mark.slow
 def test_all_three_ways_to_classify_side_by_side_and_going_on(given, tmp_path, capsys):
     output = output_of(classify.main, *arguments_of("classify", given), "--out-dir", tmp_path, "--compare")
     table = output.splitlines()[-4:]

@@ -43,6 +43,11 @@ def test_a_command_without_options_runs_what_its_settings_say(script, monkeypatc
 STAGES = [name for name in RUNS if not name.startswith("train")]  # of train.py: test_train_script.py
 
 
+def some_fast(names):
+    """Runs of pretraining, SFT and GRPO are fast tests; the others are slow ones."""
+    return [pytest.param(name, marks=() if name in ("train", "sft", "grpo") else pytest.mark.slow) for name in names]
+
+
 @pytest.fixture
 def ctrl_c(monkeypatch):
     """Presses Ctrl-C in the second step of an optimizer, once."""
@@ -70,7 +75,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(name, given, finished, tmp_
     assert_same_run(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", some_fast(RUNS))
 def test_will_it_fit_tries_a_run_and_leaves_nothing_behind(name, given, tmp_path, capsys):
     assert run_on("cpu", name, given, tmp_path / "run", "--will-it-fit") == 0
     length, unit = ("2", "iterations") if name.startswith(("ppo", "grpo")) else (r"\d", "steps")
@@ -88,7 +93,7 @@ def test_ctrl_c_ends_a_trial_without_figures(given, tmp_path, capsys):
     assert "memory" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["train", *STAGES])
+@pytest.mark.parametrize("name", some_fast(["train", *STAGES]))
 def test_a_finished_run_is_trained_longer(name, finished, tmp_path, capsys):
     folder = shutil.copytree(finished(name)[0], tmp_path / "run")
     main, done = RUNS[name][0].main, load_state(folder)["step"]
@@ -115,14 +120,7 @@ def test_a_finished_run_is_trained_longer(name, finished, tmp_path, capsys):
         file.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in ("train", "sft") else pytest.mark.slow)
-        for name in RUNS
-        if name not in ("lora, full", "lora, dropout")
-    ],
-)
+@pytest.mark.parametrize("name", some_fast(name for name in RUNS if name not in ("lora, full", "lora, dropout")))
 def test_a_run_is_what_it_is_on_the_cpu(name, given, finished, tmp_path, cuda):
     on_cpu = log_without_times(finished(name)[0])
     assert run_on("cuda", name, given, tmp_path) == 0
