@@ -13,6 +13,7 @@ import pytest
 
 from gpt.training import pretraining
 from gpt.training.checkpoint import load_state
+from gpt.training.log import read_log
 from minigrad.optim import AdamW
 from scripts import evaluate, generate, train
 from tests.scripts.running import SMALL_RUN, assert_same_run, log_without_times, output_of, refusal, run_here
@@ -64,12 +65,15 @@ def ctrl_c(monkeypatch):
 @pytest.mark.parametrize("name", STAGES)
 def test_a_resumed_run_equals_one_that_never_stopped(name, given, finished, tmp_path, request, capsys):
     whole, _ = finished(name)
+    end = load_state(whole)["step"]
+    validated = [row["step"] for row in read_log(whole / "log.jsonl") if "val_loss" in row]
+    assert validated == ([0, end // 2, end] if name != "ppo" else [])  # PPO scores replies and has no such loss
     request.getfixturevalue("ctrl_c")
     assert run_on("cpu", name, given, tmp_path / "run") == 130
     script, output = RUNS[name][0], capsys.readouterr().out
     said = f"python scripts/{script.__name__.split('.')[1]}.py --init-from resume --out-dir .* --kernels textbook\n"
     assert re.search(said, output)
-    assert 2 <= load_state(tmp_path / "run")["step"] < load_state(whole)["step"]
+    assert 2 <= load_state(tmp_path / "run")["step"] < end
     resume = ["--init-from", "resume", "--out-dir", tmp_path / "run", "--kernels", "textbook"]
     assert run_here(script.main, *resume) == 0
     assert_same_run(tmp_path / "run", whole)
