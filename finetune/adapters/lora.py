@@ -148,6 +148,10 @@ class LoRAConfig(Checked):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         super().__post_init__()
+        if self.target_modules is not None and not self.target_modules:
+            raise ValueError('target_modules is empty: name the layers to adapt, such as ["c_attn"]')
+        if len(set(self.slices)) < len(self.slices):
+            raise ValueError(f"slices may be some of {', '.join(SLICES)}, each once, got {', '.join(self.slices)}")
 
     def for_layer(self, name: str) -> LoRAConfig:
         """Return the settings of one layer, with the rank and the alpha that the first fitting pattern gives it."""

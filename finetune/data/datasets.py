@@ -276,6 +276,8 @@ def read_rows(path: StrPath) -> list[tuple[str, Row]]:
     for place, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"{place}: expected a JSON object, got {shortened(row)}")
+        with errors_at(f"{place}: this is not text, or nested too deeply", caught=UNREADABLE):
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
     return rows
 
 

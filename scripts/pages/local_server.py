@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from pathlib import Path
 from typing import Any
 
+LONGEST = 1_000_000  # bytes of a question
+
 
 class Server(ThreadingHTTPServer):
     """A server at 127.0.0.1. Raises OSError if another program has its port."""
@@ -64,15 +66,20 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
 
     def do_POST(self) -> None:
+        size = self.headers.get("Content-Length", "")
         if not self._allowed("look") or self.headers.get_content_type() != "application/json":
             self.send_error(404)
+        elif not size.isdigit() or int(size) > LONGEST:
+            self.send_error(413)
         else:
             try:
-                question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                question = json.loads(self.rfile.read(int(size)))
                 with self.server.lock:
                     answer = json.dumps(self.server.answer(question), allow_nan=False)
             except ValueError as error:
                 answer = json.dumps({"error": str(error)})
+            except (AttributeError, LookupError, OverflowError, RecursionError, TypeError) as error:
+                answer = json.dumps({"error": f"this question cannot be read: {error}"})
             self._send(200, "application/json", answer.encode("utf-8"))
 
     def _allowed(self, name: str) -> bool:

@@ -153,6 +153,7 @@ OF_CONVERSATIONS = [
     ({"messages": [user("a")]}, "the last message must be the assistant's"),
     ({"messages": [assistant("b")]}, "before the assistant's last message there must be one of the user's"),
     ({"prompt": "a", "completion": " \n"}, "the assistant's last message is empty: there is nothing to learn from"),
+    ({"prompt": "\ud800", "completion": "b"}, "this is not text, or nested too deeply"),
     ("", "is empty: there is nothing to learn from"),
     (GOOD + '\n{"prompt"', "line 2: this is not valid JSON"),
     ("{" + '"a":{' * 100_000, "this is not valid JSON"),

@@ -293,3 +293,11 @@ def test_a_name_that_fits_nothing_leaves_the_model_as_it_was(settings, match):
         apply_lora(model, LoRAConfig(r=2, **settings))
     assert_same(model, before)
     assert model.num_parameters(trainable_only=True) == trainable
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"), [({"target_modules": ()}, "target_modules is empty"), ({"slices": ("q", "q")}, "each once")]
+)
+def test_settings_out_of_range(settings, match):
+    with pytest.raises(ValueError, match=match):
+        LoRAConfig(**settings)
