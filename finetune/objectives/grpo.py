@@ -73,13 +73,14 @@ def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
         dr_grpo       r_i - mean(r)
         rloo          r_i - the mean of the others = G / (G - 1) (r_i - mean(r))
 
-    They are all 0 in a group whose rewards are equal. G is at least 2.
+    They are all 0 in a group whose rewards are equal. G is at least 2. Raises ValueError for another method.
 
     >>> group_advantages(np.array([[1.0, 0.0, 0.0, 0.0]])).round(2).tolist()
     [[1.73, -0.58, -0.58, -0.58]]
     >>> group_advantages(np.array([[1.0, 0.0, 0.0, 0.0]]), "rloo").round(2).tolist()
     [[1.0, -0.33, -0.33, -0.33]]
     """
+    check_method(method)
     better = rewards - rewards.mean(axis=1, keepdims=True)  # (Q, G): the group's mean takes the value head's place
     # Equal rewards have advantages of exactly 0: rounding can make the mean of 0.1, 0.1 and 0.1 differ from 0.1.
     better = np.where(np.ptp(rewards, axis=1, keepdims=True) == 0, 0.0, better)
@@ -106,6 +107,7 @@ def answer_weights(lengths: np.ndarray, method: str = "grpo", longest: int = 1) 
     >>> answer_weights(np.array([1, 3])).round(2).tolist(), answer_weights(np.array([1, 3]), "dapo").tolist()
     ([1.0, 0.33], [0.5, 0.5])
     """
+    check_method(method)
     if method == "grpo":
         return 1 / lengths
     return np.full(len(lengths), 1 / lengths.mean() if method == "dapo" else 1 / longest)
@@ -145,3 +147,9 @@ def grpo_loss(
         reference = Tensor(reference_logprobs, dtype=logprobs.dtype, device=logprobs.device)
         loss = loss + beta * estimated_kl(logprobs, reference, "k3")  # has a gradient, unlike a penalty in the reward
     return loss * Tensor(weights, dtype=logprobs.dtype, device=logprobs.device)
+
+
+def check_method(method: str) -> None:
+    """Raise ValueError for a method that is not one of METHODS."""
+    if method not in METHODS:
+        raise ValueError(f"there is no method {method!r}: choose from {', '.join(METHODS)}")

@@ -139,3 +139,13 @@ def test_an_older_run_that_counted_earlier_answers_is_refused():
         run = SimpleNamespace(out_dir="runs/a", extra={} if begun is None else {"counted": begun})
         with pytest.raises(CheckpointError, match="runs/a was begun by an older version") if refused else nullcontext():
             page._check_replies(run, pairs)
+
+
+def test_impossible_settings():
+    for options, words in (
+        ({"kind": "sgmoid"}, "no DPO loss 'sgmoid': choose from sigmoid, ipo, hinge, robust"),
+        ({"beta": 0.0}, "beta must be > 0, .* got 0.0"),
+        ({"label_smoothing": 0.5}, r"label_smoothing in \[0, 0.5\), got .* and 0.5"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            dpo_loss(*[Tensor([0.0])] * 4, **options)

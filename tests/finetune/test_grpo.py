@@ -119,3 +119,9 @@ def test_only_dapo_lets_a_rare_token_grow_further():
 @pytest.mark.parametrize("method", METHODS)
 def test_equal_rewards_teach_nothing(method):
     assert (group_advantages(np.full((1, 3), 0.1), method) == 0).all()  # their mean is not exactly 0.1
+
+
+@pytest.mark.parametrize("call", [group_advantages, answer_weights])
+def test_an_unknown_method_is_refused(call):
+    with pytest.raises(ValueError, match="there is no method 'ppo': choose from grpo, dr_grpo, dapo, rloo"):
+        call(np.ones((2, 2)), "ppo")
