@@ -65,11 +65,15 @@ class Submission:
         self.path, self.limits, self.text = path, limits, text
         self.printed: list[str] = []
         self.count = 0  # of calls of forward
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the worker."""
         self.asked: float | None = None  # since when an answer is awaited
         self.verdict_at_end: Verdict | None = None
         folders = [str(Path(__file__).parent), str(Path(np.__file__).parents[1])]
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-s", "-c", START, *folders, *map(str, limits)],
+            [sys.executable, "-P", "-s", "-c", START, *folders, *map(str, self.limits)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tempfile.gettempdir(), env=environment(),
         )  # fmt: skip
         self.over = threading.Event()
@@ -80,23 +84,19 @@ class Submission:
 
     def __exit__(self, *exception: object) -> None:
         self.over.set()
-        self.process.kill()
-        for stream in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):
-                stream.close()  # type: ignore[union-attr]
-        self.process.wait()
+        with contextlib.suppress(OSError), self.process:  # closes the pipes, and waits for the end
+            self.process.kill()
 
     def ask(self, request: str, *arguments: Any) -> Any:
         """The worker's answer. Raises what the file raised, with its `line` there; Ended if the worker is gone."""
         try:
-            reply = self.exchange(worker.pack((request, arguments), self.limits.message))
+            reply = self.exchange(worker.pack((request, arguments)))
             error = reply.get("error")
         except (OSError, EOFError):
             raise Ended(self._how_it_ended()) from None
         except (ValueError, TypeError, AttributeError) as problem:
             raise Ended(Verdict("error", self.path.name, f"its process gave no proper answer: {problem}")) from None
-        if reply.get("printed"):
-            self.printed.append(str(reply["printed"]))
+        self.printed.append(str(reply.get("printed", "")))
         if error is not None:
             raise _exception(error, str(reply.get("message")), reply.get("line"))
         return reply.get("result")
@@ -108,7 +108,7 @@ class Submission:
         try:
             self.process.stdin.write(message)
             self.process.stdin.flush()
-            return worker.read(self.process.stdout, most=self.limits.message)
+            return worker.read(self.process.stdout, self.limits.message)
         finally:
             self.asked = None
 
@@ -176,23 +176,20 @@ class InThisProcess(Submission):
     The messages are the same, so verdicts are. A loop that never ends is stopped from outside, by a KeyboardInterrupt.
     """
 
-    def __init__(self, text: str, path: Path, limits: Limits):
-        self.path, self.limits, self.text = path, limits, text
-        self.printed: list[str] = []
-        self.count = 0
-        self.solution = worker.Solution()
+    def begin(self) -> None:
+        self.solution = worker.Solution(self.limits.message)
 
     def __exit__(self, *exception: object) -> None:
         pass
 
     def exchange(self, message: bytes) -> Any:
-        request, arguments = worker.read(io.BytesIO(message), writeable=False)
+        request, arguments = worker.read(io.BytesIO(message), self.limits.message, writeable=False)
         with np.errstate(all="ignore"), mock.patch.dict(sys.modules, worker.engine()):
-            answer = self.solution.answer(request, arguments)
+            answer = worker.read(io.BytesIO(self.solution.answer(request, arguments)), self.limits.message)
         if "KeyboardInterrupt" in answer.get("error", ()):
             sentence = "it was stopped before its end: is there a loop that never ends?"
             raise Ended(Verdict("timeout", self.path.name, sentence))
-        return worker.read(io.BytesIO(worker.pack(answer)))
+        return answer
 
 
 # Exceptions that the judge tells apart.

@@ -38,7 +38,7 @@ LIBRARIES = ("bisect", "collections", "copy", "dataclasses", "functools", "heapq
              "operator", "re", "statistics", "string", "typing")  # fmt: skip
 YOURS = f"this exercise is yours to write, and may import only Function of minigrad.autograd, {', '.join(LIBRARIES)}"
 PARTS_OF_NUMPY = ("fft", "linalg", "ma", "polynomial", "random", "testing")
-LARGEST_MESSAGE = 2**20  # bytes; `main` sets another limit where the judge does
+LARGEST_MESSAGE = 2**20  # bytes, where the judge sets no other limit
 ADDRESS = re.compile(" at 0x[0-9A-Fa-f]+")  # in "<function f at 0x7f3a5c>": left out, so that each run says the same
 MOST_PRINTED = 2000  # characters of each call
 MOST_STEPS, MOST_NUMBERS = 700, 100  # expressions recorded in a run, and the numbers in one of them
@@ -54,10 +54,9 @@ class UsesLibrary(ImportError):
 # --- messages ---------------------------------------------------------------------------------------------------------
 
 
-def pack(value: Any, most: int | None = None) -> bytes:
+def pack(value: Any) -> bytes:
     """A message: arrays, numbers, strings, bytes, None, and lists, tuples and dicts of those. Of anything else, only
-    the name of its type is sent, and of an array the dtype. Raises ValueError for more than `most` bytes
-    (LARGEST_MESSAGE).
+    the name of its type is sent, and of an array the dtype.
     """
     body: list[bytes] = []
 
@@ -78,22 +77,18 @@ def pack(value: Any, most: int | None = None) -> bytes:
         return {"other": f"array of dtype {part.dtype.name}" if isinstance(part, np.ndarray) else type(part).__name__}
 
     head = json.dumps(tree(value)).encode()
-    size = sum(map(len, body))
-    most = most or LARGEST_MESSAGE
-    if len(head) + size > most:
-        raise ValueError(f"the result takes {len(head) + size:,} bytes; {most:,} are the most")
-    return b"".join([LENGTHS.pack(len(head), size), head, *body])
+    return b"".join([LENGTHS.pack(len(head), sum(map(len, body))), head, *body])
 
 
-def read(stream: IO[bytes], writeable: bool = True, most: int | None = None) -> Any:
+def read(stream: IO[bytes], most: int, writeable: bool = True) -> Any:
     """The next message of a stream. Nothing in it is trusted. Raises EOFError at its end, ValueError for a bad one or
-    one of more than `most` bytes (LARGEST_MESSAGE).
+    one of more than `most` bytes.
     """
     lengths = stream.read(LENGTHS.size)
     if len(lengths) < LENGTHS.size:
         raise EOFError
     head_size, size = LENGTHS.unpack(lengths)
-    if head_size + size > (most or LARGEST_MESSAGE):
+    if head_size + size > most:
         raise ValueError("the message is too large")
     head, body = stream.read(head_size), stream.read(size)
     if len(head) < head_size or len(body) < size:
@@ -111,18 +106,15 @@ def _unpack(head: Any, body: memoryview, writeable: bool) -> Any:
         nonlocal taken
         if isinstance(node, str):
             return node.encode("utf-8", "replace").decode()  # without lone surrogates, which no file can hold
-        if not isinstance(node, dict):
-            if isinstance(node, list):
-                raise ValueError("a list without its type")
+        if not isinstance(node, dict | list):
             return node
+        # A list without its type has none of these keys, and is refused at the end.
         if "array" in node:
             name, shape = node["array"], node["shape"]
             if name not in DTYPES or len(shape) > 16 or not all(type(n) is int and 0 <= n < 2**31 for n in shape):
                 raise ValueError(f"no array of {name} with shape {shape} may be sent")
             start, taken = taken, taken + math.prod(shape) * np.dtype(name).itemsize
-            if taken > len(body):
-                raise ValueError("there are fewer bytes than the arrays need")
-            array = np.ndarray(shape, name, bytes(body[start:taken])).copy()
+            array = np.ndarray(shape, name, bytearray(body[start:taken]))  # TypeError for too few bytes
             array.flags.writeable = writeable
             return array[()] if node["scalar"] is True else array
         if "dict" in node:
@@ -155,7 +147,8 @@ def engine() -> dict[str, types.ModuleType]:
 class Solution:
     """The submission's definitions. Each public method is a request that is answered with them."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = LARGEST_MESSAGE) -> None:
+        self.most = most  # bytes of an answer
         self.path = self.text = ""
         self.names: dict[str, Any] = {}
         self.harness: dict[str, Any] = {}
@@ -200,17 +193,20 @@ class Solution:
         except OSError as error:
             return isinstance(error, PermissionError)
 
-    def answer(self, request: str, arguments: Any) -> dict[str, Any]:
-        """The result of a request or what it raised, and what was printed meanwhile."""
+    def answer(self, request: str, arguments: Any) -> bytes:
+        """A message: the result of a request or what it raised, and what was printed meanwhile."""
         printed = _FewLines()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             try:
-                reply = {"result": getattr(self, request)(*arguments)}
-                pack(reply)
+                result = getattr(self, request)(*arguments)
+                message = pack({"result": result, "printed": printed.getvalue()})
+                if len(message) > self.most:
+                    raise ValueError(f"the result takes {len(message):,} bytes; {self.most:,} are the most")
+                return message
             except BaseException as error:  # SystemExit as well
                 kinds = [kind.__name__ for kind in type(error).__mro__]
                 reply = {"error": kinds, "message": ADDRESS.sub("", str(error))[:1000], "line": self._line(error)}
-        return {**reply, "printed": printed.getvalue()} if printed.tell() else reply
+        return pack(reply | {"printed": printed.getvalue()})
 
     def _line(self, error: BaseException) -> int | None:
         """The last line of the submission that an exception went through."""
@@ -342,8 +338,7 @@ def allow_system_calls() -> bool:
 
 def main() -> None:
     """Serve the requests that arrive at standard input. Arguments: seconds, megabytes, bytes of a message."""
-    global LARGEST_MESSAGE
-    seconds, megabytes, LARGEST_MESSAGE = map(int, sys.argv[-3:])
+    seconds, megabytes, most = map(int, sys.argv[-3:])
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
@@ -351,13 +346,13 @@ def main() -> None:
     os.close(nowhere)
     np.seterr(all="ignore")
     sys.modules |= engine()
-    solution = Solution()
+    solution = Solution(most)
     while True:
-        request, arguments = read(requests, writeable=False)
+        request, arguments = read(requests, most, writeable=False)
         if request == "define":
             for name in (*LIBRARIES, *(f"numpy.{part}" for part in PARTS_OF_NUMPY)):
                 if name.rpartition(".")[2] in arguments[0]:
                     importlib.import_module(name)
             confine(seconds, megabytes)
-        answers.write(pack(solution.answer(request, arguments)))
+        answers.write(solution.answer(request, arguments))
         answers.flush()
