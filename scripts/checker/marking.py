@@ -15,25 +15,24 @@ import difflib
 import functools
 import hashlib
 import json
-import multiprocessing.connection
+import multiprocessing
 import os
 import re
 import signal
 import threading
-import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TextIO
+from typing import IO, NamedTuple, TextIO
 
 from gpt.files import write_text
 from minigrad.backend import usable_cores
 from scripts.pages import web_page
 from scripts.pages.web_page import escaped
 
-from . import catalogue, gradebook, processes, source
+from . import catalogue, gradebook, processes
 from .checks import Verdict
 from .gradebook import Results, Weights, plain
 from .processes import Limits
@@ -41,11 +40,14 @@ from .processes import Limits
 LARGEST_FILE = 2**18  # bytes; a solution is a page of text
 LARGEST_ZIP = 2**25
 SPARE = re.compile(r"(backup|old|copy|archive|trash|\.|__)", re.IGNORECASE)  # folders whose files come last
-SECONDS_BETWEEN_LINES = 10
+FILES_BETWEEN_LINES = 20
 NOT_CONFINED = (
     "On this system a submission can reach your files and your network. Mark what you do not trust in a container, or "
     "under an account that has nothing to lose."
 )
+
+
+Entries = dict[PurePosixPath, Callable[[], IO[bytes]]]  # the files of a submission, and for each what opens it
 
 
 class File(NamedTuple):
@@ -79,16 +81,7 @@ def mark(
         results: Results = {}
         for file in files:
             results.setdefault(file.student, {})[file.exercise] = record.verdict(file) or Verdict("missing")
-    write_text(out_dir / "marks.csv", gradebook.marks_csv(results, weights))
-    write_text(out_dir / "grades.csv", gradebook.grades_csv(results, weights))
-    write_text(out_dir / "summary.txt", summary(results, exercises))
-    assessed = {name for name, path in exercises.items() if load(path).is_assessment}
-    for who, verdicts in results.items():
-        at_once = {name: gradebook.withheld(v) if name in assessed else v for name, v in verdicts.items()}
-        write_text(out_dir / "gradescope" / who / "results.json", gradebook.results_json(at_once, weights))
-        later = {name: dataclasses.replace(v, details="", printed=[]) if name in assessed else v
-                 for name, v in verdicts.items()}  # fmt: skip
-        write_text(out_dir / f"{who}.html", page(who, later, weights, seed))
+    write_marks(out_dir, results, exercises, weights, seed)
     print(summary(results, exercises))
     print(f"The marks are in {out_dir / 'marks.csv'}, with a page for each student beside it.")
     print("grades.csv is for Canvas and Moodle, gradescope/ for Gradescope.")
@@ -102,9 +95,8 @@ def find_submissions(folder: Path, out_dir: Path) -> list[Path]:
     """Subfolders and zips, sorted by name. Raises ValueError where there are none, or two for one student."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: mark needs one with a subfolder or a zip for each student")
-    entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith((".", "__"))]
-    found = [path for path in entries if path.is_dir() or path.suffix.lower() == ".zip"]
-    found = [path for path in found if path.resolve() != out_dir.resolve()]
+    found = [path for path in sorted(folder.iterdir()) if path.is_dir() or path.suffix.lower() == ".zip"]
+    found = [path for path in found if not path.name.startswith((".", "__")) and path.resolve() != out_dir.resolve()]
     if not found:
         raise ValueError(f"{folder} has no subfolders and no zips, so there is nothing to mark")
     for name, count in Counter(map(student, found)).items():
@@ -118,61 +110,49 @@ def student(submission: Path) -> str:
 
 
 def collect(submission: Path, exercises: dict[str, Path]) -> list[File]:
-    """For each exercise the student's file. Of several the one nearest to the top, those in a backup folder last."""
+    """For each exercise the student's file."""
     try:
-        contents, problem = entries_of(submission), ""
+        entries = entries_of(submission)
     except Exception as error:  # a zip may be damaged in any way
-        contents, problem = {}, f"the submission cannot be opened: {error}"
-    files = []
-    known = {name for exercise, path in exercises.items() for name in (path.name, f"{exercise}.py")}
-    others = [entry.name for entry in contents if entry.suffix == ".py" and entry.name not in known]
-    for exercise, path in exercises.items():
-        names = (path.name, f"{exercise}.py")
-        found = [entry for entry in contents if entry.name in names]
-        entry = min(found, key=lambda e: (any(map(SPARE.match, e.parts[:-1])), len(e.parts), e.name != names[0], e),
-                    default=None)  # fmt: skip
-        name, content, missing = path.name, b"", problem
-        if entry is not None:
-            name = entry.name
-            try:
-                content = contents[entry]()
-            except Exception as error:
-                missing = f"{entry} cannot be read: {error}"
-        elif not problem:
-            missing = f"there is no file {names[0]} (or {names[1]})"
-            close = difflib.get_close_matches(names[1], others, 1)
-            if close and difflib.get_close_matches(close[0], [f"{name}.py" for name in exercises], 1) == [names[1]]:
-                missing += f", but there is {close[0]!r}: if that is it, rename it"
-        files.append(File(student(submission), exercise, name, content, missing))
-    return files
+        problem = f"the submission cannot be opened: {error}"
+        return [File(student(submission), name, path.name, b"", problem) for name, path in exercises.items()]
+    return [File(student(submission), name, *find_file(name, exercises, entries)) for name in exercises]
 
 
-def entries_of(submission: Path) -> dict[PurePosixPath, Callable[[], bytes]]:
-    """The files in a submission, and for each a function that reads it. Links are left out: they lead elsewhere."""
+def entries_of(submission: Path) -> Entries:
+    """The Python files in a submission. Links are left out: they lead elsewhere."""
     if submission.is_symlink():
         raise ValueError("it is a link")
-    entries: dict[PurePosixPath, Callable[[], bytes]] = {}
     if submission.is_dir():
-        for folder, _, names in os.walk(submission):
-            for path in (Path(folder, name) for name in names):
-                if path.is_file() and not path.is_symlink():
-                    place = PurePosixPath(path.relative_to(submission).as_posix())
-                    entries[place] = functools.partial(read_limited, path.stat().st_size, path.read_bytes)
-        return entries
+        files = [path for path in submission.rglob("*.py") if path.is_file() and not path.is_symlink()]
+        return {PurePosixPath(path.relative_to(submission)): functools.partial(open, path, "rb") for path in files}
     if submission.stat().st_size > LARGEST_ZIP:
         raise ValueError(f"it has more than {LARGEST_ZIP // 2**20} MB")
     archive = zipfile.ZipFile(submission)
-    for entry in archive.infolist():
-        place = PurePosixPath(entry.filename.replace("\\", "/"))
-        if not entry.is_dir() and not place.is_absolute() and ".." not in place.parts:
-            entries[place] = functools.partial(read_limited, entry.file_size, functools.partial(archive.read, entry))
-    return entries
+    names = {PurePosixPath(entry.filename.replace("\\", "/")): entry for entry in archive.infolist()}
+    return {name: functools.partial(archive.open, entry) for name, entry in names.items() if name.suffix == ".py"}
 
 
-def read_limited(size: int, read: Callable[[], bytes]) -> bytes:
-    if size > LARGEST_FILE:
-        raise ValueError(f"it has {size:,} bytes, and {LARGEST_FILE:,} are the most")
-    return read()
+def find_file(exercise: str, exercises: dict[str, Path], entries: Entries) -> tuple[str, bytes, str]:
+    """The name and the content of the file for an exercise, and why there is none, if so.
+
+    Of several the one nearest to the top counts, and those in a backup folder come last.
+    """
+    full, short = exercises[exercise].name, f"{exercise}.py"
+    found = [entry for entry in entries if entry.name in (full, short)]
+    if not found:
+        known = {name for each, path in exercises.items() for name in (path.name, f"{each}.py")}
+        close = difflib.get_close_matches(short, [entry.name for entry in entries if entry.name not in known], 1)
+        advice = f", but there is {close[0]!r}: if that is it, rename it" if close else ""
+        return full, b"", f"there is no file {full} (or {short}){advice}"
+    entry = min(found, key=lambda e: (any(map(SPARE.match, e.parts[:-1])), len(e.parts), e.name != full, e))
+    try:
+        with entries[entry]() as file:
+            content = file.read(LARGEST_FILE + 1)
+    except Exception as error:
+        return entry.name, b"", f"{entry} cannot be read: {error}"
+    too_large = f"{entry} is too large: {LARGEST_FILE:,} bytes are the most"
+    return entry.name, content, too_large if len(content) > LARGEST_FILE else ""
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
@@ -218,7 +198,6 @@ def judge_all(
     jobs = min(jobs, max(len(files), 1), 61)  # Windows cannot wait for more processes
     pool = ProcessPoolExecutor(jobs, initializer=end_with_parent)
     alone: list[File] = []
-    shown = time.monotonic()
     try:
         futures = {pool.submit(judge, file, exercises[file.exercise], seed, limits): file for file in files}
         for done, future in enumerate(as_completed(futures), 1):
@@ -227,8 +206,7 @@ def judge_all(
                 alone.append(file)
             else:
                 record.add(file, verdict)
-            if time.monotonic() - shown > SECONDS_BETWEEN_LINES or done == len(files):
-                shown = time.monotonic()
+            if done % FILES_BETWEEN_LINES == 0 or done == len(files):
                 print(f"{done} of {len(files)} judged", flush=True)
         for i, file in enumerate(alone):
             print(f"out of time, judged again alone: {i + 1} of {len(alone)}", flush=True)
@@ -244,12 +222,8 @@ def judge(file: File, exercise: Path, seed: int, limits: Limits) -> Verdict:
     """The verdict on one file. It runs in a process of the pool."""
     if file.problem:
         return Verdict("missing", file.exercise, file.problem)
-    try:
-        verdict = processes.judge(load(exercise), file.content, Path(file.name), seed, limits, credit=True)
-        verdict.shown = None  # it cannot be sent to another process
-        return verdict
-    except Exception as error:  # a mistake of ours must not stop the others
-        return Verdict("unjudged", file.exercise, source.fault(error))
+    verdict = processes.judge(load(exercise), file.content, Path(file.name), seed, limits, credit=True)
+    return dataclasses.replace(verdict, shown=None)  # which cannot be sent to another process
 
 
 load = functools.cache(catalogue.load)
@@ -259,7 +233,7 @@ def end_with_parent() -> None:
     """Prepare a process of the pool: it leaves Ctrl-C to its parent, and ends when its parent has ended."""
 
     def wait() -> None:
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])  # type: ignore[union-attr]
+        multiprocessing.parent_process().join()  # type: ignore[union-attr]
         os._exit(1)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -267,6 +241,19 @@ def end_with_parent() -> None:
 
 
 # --- what the teacher and the students read ---------------------------------------------------------------------------
+
+
+def write_marks(out_dir: Path, results: Results, exercises: dict[str, Path], weights: Weights, seed: int) -> None:
+    """Write the tables, and for each student the feedback: for Gradescope, which shows it at once, and as a page."""
+    write_text(out_dir / "marks.csv", gradebook.marks_csv(results, weights))
+    write_text(out_dir / "grades.csv", gradebook.grades_csv(results, weights))
+    write_text(out_dir / "summary.txt", summary(results, exercises))
+    assessed = {name for name, path in exercises.items() if load(path).is_assessment}
+    for who, verdicts in results.items():
+        at_once = verdicts | {name: gradebook.withheld(verdicts[name]) for name in assessed}
+        write_text(out_dir / "gradescope" / who / "results.json", gradebook.results_json(at_once, weights))
+        later = verdicts | {name: dataclasses.replace(verdicts[name], details="", printed=[]) for name in assessed}
+        write_text(out_dir / f"{who}.html", page(who, later, weights, seed))
 
 
 def summary(results: Results, exercises: dict[str, Path]) -> str:

@@ -232,14 +232,12 @@ def judge(
 
     credit: with its parts. In an assessment, reasons are given with the credit only: they quote the right solution.
     """
-    text, refusal = source.read(content, path)
-    if refusal is not None:
-        return refusal
     verdict = None
     try:
+        text, refusal = source.read(content, path)
+        if refusal is not None:
+            return refusal
         with RUNS(text, path, limits) as submission:
-            for check in exercise.checks:  # while the process starts
-                judging.drawn(check.cases, check.examples, seed)
             try:
                 checks, definitions = submission.definitions(exercise.checks)
             except Exception as error:
