@@ -26,9 +26,6 @@ class Case:
     def __init__(self, *arguments: Any, **options: Any):
         self.arguments, self.options = arguments, options
 
-    def __repr__(self) -> str:
-        return f"Case{self.arguments}{self.options}"
-
 
 @dataclasses.dataclass(frozen=True)
 class Check:

@@ -44,12 +44,10 @@ SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 32}
 
 
 def attention(q: Any, k: Any, v: Any, mask: Any, is_causal: bool, scale: float, dropout_p: float, stream: Any) -> Any:
-    """Attention, composed of matmul, mul, softmax and masked_fill."""
+    """Attention, composed of matmul, mul, softmax and masked_fill; without a mask, as nothing here is padded."""
     scores = F.matmul(q, k.transpose(-1, -2)) * Tensor(np.full(q.shape[:-1] + k.shape[-2:-1], scale, q.dtype))
     if is_causal:
         scores = F.masked_fill(scores, Tensor(np.tri(scores.shape[-2], scores.shape[-1]) == 0), -math.inf)
-    elif mask is not None:
-        scores = F.masked_fill(scores, Tensor(~mask), -math.inf)
     return F.matmul(F.softmax(scores, -1), v)
 
 
@@ -94,11 +92,13 @@ class Parts:
         self.patches: dict[str, Any] = {}
         self.apart: dict[str, Callable[..., Any]] = {}
         self.used: list[str] = []
-        self.dropout = 0.0
 
     def add(self, name: str, place: Any, definitions: dict[str, Any]) -> None:
         """Add the parts that the file of one exercise defines, if they have a place in the GPT."""
-        for part in place if isinstance(place, tuple) else (place,) if place else ():
+        if place is None:
+            return
+        self.used.append(name)
+        for part in place if isinstance(place, tuple) else (place,):
             written = part.adapt(definitions[part.name])
             if isinstance(part, Patch):
                 self.patches |= dict.fromkeys(part.targets, written)
@@ -106,12 +106,8 @@ class Parts:
             fits = part.fits
             self.kernels[part.op] = used_where(fits, written, textbook_functions()[part.op]) if fits else written
             for form in part.takes:
-                if form == "dropout":
-                    self.dropout = 0.1
-                else:
+                if form != "dropout":  # which `train` turns on
                     self.apart.setdefault(form.partition(" to ")[0], APART[form])
-        if place is not None:
-            self.used.append(name)
 
     @contextlib.contextmanager
     def installed(self, mine: bool) -> Iterator[None]:
@@ -151,7 +147,8 @@ def train(parts: Parts, mine: bool, steps: int, use: str) -> tuple[list[float], 
         tokenizer, tokens = read_corpus() if own_tokenizer else corpus()
         manual_seed(0)
         positions = "sinusoidal" if "positions" in parts.used else "learned"
-        model = GPT(GPTConfig(vocab_size=len(tokenizer), dropout=parts.dropout, positions=positions, **SHAPE))  # type: ignore[arg-type]
+        dropout = 0.1 if "dropout" in parts.used else 0.0
+        model = GPT(GPTConfig(vocab_size=len(tokenizer), dropout=dropout, positions=positions, **SHAPE))  # type: ignore[arg-type]
         settings = {"lr": 0.1, "momentum": 0.9} if use == "sgd" else {"lr": 3e-3}
         optimizer = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}[use](model.parameters(), **settings)
         schedule = optim.WarmupCosine(optimizer, steps // 10, steps)
@@ -167,21 +164,18 @@ def train(parts: Parts, mine: bool, steps: int, use: str) -> tuple[list[float], 
 
 def run(workspace: Workspace, names: list[str], out_dir: Path, whole: bool) -> int:
     """Train with the learner's parts and with the library's, and say how they compare; `whole`: write the page, too."""
-    for name in names:
-        if not workspace.has_passed(name):
-            raise ValueError(f"{name} has not passed yet: check {name} first, then run puts it into the GPT")
     if not names:
         raise ValueError("no exercise has passed yet: begin with `python scripts/exercise.py`")
     parts = Parts()
     for name in names:
         file = workspace.file(name)
-        definitions, problem = source.define(file.read_text(encoding="utf-8-sig"), file)
-        if problem is not None:
-            raise ValueError(f"{file} cannot be run: {problem.diagnosis}")
+        if not workspace.has_passed(name):
+            raise ValueError(f"{name} has not passed yet: check {name} first, then run puts it into the GPT")
+        definitions, _ = source.define(file.read_text(encoding="utf-8-sig"), file)
         parts.add(name, workspace.exercise(name).place, definitions)
     if not parts.used and not whole:
-        elsewhere = f": {ELSEWHERE}" if workspace.exercise(names[0]).answer else ""
-        print(f"{names[0]} is no part of pretraining a GPT, so there is no curve to show{elsewhere}")
+        print(f"{names[0]} is no part of pretraining a GPT, so there is no curve to show: scripts/sft.py, reward.py, "
+              "dpo.py, ppo.py, lora.py and quantize.py show what is done with one")  # fmt: skip
         return 0
     use = next((name for name in ("adamw", "adam", "sgd") if name in parts.used), "adamw")
     steps = STEPS[whole]
@@ -208,6 +202,3 @@ def show_losses(theirs: list[float], mine: list[float]) -> float:
     worst = max(abs(a - b) for a, b in zip(theirs, mine, strict=True))
     print(f"largest difference {worst:.1e}")
     return worst
-
-
-ELSEWHERE = "see the library's at work with scripts/sft.py, reward.py, dpo.py, ppo.py, lora.py or quantize.py"

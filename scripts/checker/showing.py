@@ -33,8 +33,7 @@ def verdict_text(name: str, verdict: Verdict, workspace: Workspace) -> str:
     if verdict.line is not None:
         lines += ["", f"  {file}, line {verdict.line}:", f"      {verdict.code}"]
     if verdict.details:
-        title = "The smallest case that fails:" if verdict.cases else "The case:"
-        lines += ["", f"  {title}", textwrap.indent(verdict.details, "    ")]
+        lines += ["", "  The smallest case that fails:", textwrap.indent(verdict.details, "    ")]
     if verdict.printed:
         lines += ["", "  In this case it prints:", textwrap.indent("\n".join(verdict.printed), "    ")]
     return printable("\n".join(lines))
@@ -67,7 +66,7 @@ def progress_text(done: int, total: int) -> str:
     >>> progress_text(3, 12)
     '[#######.......................] 3 of 12 passed'
     """
-    filled = 30 * done // total if total else 0
+    filled = 30 * done // total
     return f"[{'#' * filled}{'.' * (30 - filled)}] {done} of {total} passed"
 
 
