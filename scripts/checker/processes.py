@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import subprocess
 import sys
@@ -32,7 +33,7 @@ START = "import sys; sys.path += sys.argv[1:3]; import worker; worker.main()"
 HARNESS = "from __future__ import annotations\nimport math\nimport numpy as np\n"
 # Variables of our environment that a worker gets.
 KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "SYSTEMROOT", "TEMP", "TMP")
-PATIENCE = 10  # seconds for which a worker that is asked something may wait instead of computing
+PATIENCE = 10  # times the seconds of computing that an answer may take by the clock, as it may have to wait
 LINES_SHOWN = 10
 
 
@@ -69,8 +70,7 @@ class Submission:
 
     def begin(self) -> None:
         """Start the worker."""
-        self.asked: float | None = None  # since when an answer is awaited
-        self.verdict_at_end: Verdict | None = None
+        self.deadline, self.is_late = math.inf, False
         folders = [str(Path(__file__).parent), str(Path(np.__file__).parents[1])]
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-s", "-c", START, *folders, *map(str, self.limits)],
@@ -104,33 +104,29 @@ class Submission:
     def exchange(self, message: bytes) -> Any:
         """The worker's reply to a message."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.asked = time.monotonic()
+        self.deadline = time.monotonic() + PATIENCE * self.limits.seconds
         try:
             self.process.stdin.write(message)
             self.process.stdin.flush()
             return worker.read(self.process.stdout, self.limits.message)
         finally:
-            self.asked = None
+            self.deadline = math.inf
 
     def _how_it_ended(self) -> Verdict:
-        code = self.process.wait()
-        if self.verdict_at_end is not None:
-            return self.verdict_at_end
+        code, seconds = self.process.wait(), self.limits.seconds
+        if self.is_late:
+            sentence = f"no answer after {PATIENCE * seconds} seconds: does it wait for something?"
+            return Verdict("timeout", self.path.name, sentence, seconds=PATIENCE * seconds)
         if code in (-24, -9):  # SIGXCPU, SIGKILL
-            sentence = f"no end after {self.limits.seconds} seconds of computing: is there a loop that never ends?"
-            return Verdict("timeout", self.path.name, sentence, seconds=self.limits.seconds)
+            sentence = f"no end after {seconds} seconds of computing: is there a loop that never ends?"
+            return Verdict("timeout", self.path.name, sentence, seconds=seconds)
         return Verdict("error", self.path.name, f"the process that ran it broke off (exit status {code})")
 
     def _watch(self) -> None:
-        """End a worker that is asked something and waits, instead of computing; without a clock, one that is slow."""
-        patience = PATIENCE if sys.platform == "linux" else 10 * self.limits.seconds
-        ticks = 0  # not seconds: where the machine is so busy that this thread waits as well, they are long
+        """End a worker whose answer takes too long by the clock: it waits, or the system limits no computing."""
         while not self.over.wait(0.5):
-            asked, now = self.asked, time.monotonic()
-            ticks = 0 if asked is None or not is_waiting(self.process.pid) else ticks + 1
-            if asked is not None and ticks > 2 * patience and now - asked > patience:
-                sentence = f"no answer after {patience} seconds of waiting: does it wait for something?"
-                self.verdict_at_end = Verdict("timeout", self.path.name, sentence, seconds=patience)
+            if time.monotonic() > self.deadline:
+                self.is_late = True
                 self.process.kill()
 
     # --- what it defines ---
@@ -204,14 +200,6 @@ def _exception(kinds: list[str], message: str, line: int | None) -> Exception:
     error: Exception = type(name, (base,), {"__str__": lambda self: message})()
     error.line = line if isinstance(line, int) else None  # type: ignore[attr-defined]
     return error
-
-
-def is_waiting(process: int) -> bool:
-    """Whether a process waits for something other than a processor. True where the system does not tell."""
-    with contextlib.suppress(OSError):
-        if sys.platform == "linux":
-            return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "S"
-    return True
 
 
 def environment() -> dict[str, str]:

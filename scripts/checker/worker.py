@@ -24,6 +24,7 @@ import platform
 import re
 import struct
 import sys
+import traceback
 import types
 from typing import IO, Any
 
@@ -210,11 +211,9 @@ class Solution:
 
     def _line(self, error: BaseException) -> int | None:
         """The last line of the submission that an exception went through."""
-        line, frame = None, error.__traceback__
-        while frame is not None:
-            line = frame.tb_lineno if frame.tb_frame.f_code.co_filename == self.path else line
-            frame = frame.tb_next
-        return line
+        frames = traceback.walk_tb(error.__traceback__)
+        lines = [line for frame, line in frames if frame.f_code.co_filename == self.path]
+        return lines[-1] if lines else None
 
 
 def call_read_only(function: Any, arguments: Any, options: Any) -> Any:

@@ -104,7 +104,7 @@ memory_is_limited = pytest.mark.skipif(sys.platform == "darwin", reason="macOS i
     ],
 )
 def test_what_does_not_end_or_answer_gets_its_verdict(monkeypatch, text, status):
-    monkeypatch.setattr(processes, "PATIENCE", 1)
+    monkeypatch.setattr(processes, "PATIENCE", 3)
     verdict = verdict_on(in_forward(text))
     assert verdict.status == status, verdict
     assert len(verdict.diagnosis) < 2000
