@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -140,8 +139,8 @@ def mean_loss(model: GPT, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor,
     return model.loss(*batch), 1, {}
 
 
-def train(parts: Parts, mine: bool, steps: int, use: str) -> tuple[list[float], str, float]:
-    """The loss of every step, a sample of the model's text, and seconds per step."""
+def train(parts: Parts, mine: bool, steps: int, use: str) -> tuple[list[float], str]:
+    """The loss of every step, and a sample of the model's text."""
     with parts.installed(mine):
         own_tokenizer = mine and any(name.startswith("bpe") for name in parts.used)  # learned by the learner's merge
         tokenizer, tokens = read_corpus() if own_tokenizer else corpus()
@@ -153,13 +152,11 @@ def train(parts: Parts, mine: bool, steps: int, use: str) -> tuple[list[float], 
         optimizer = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}[use](model.parameters(), **settings)
         schedule = optim.WarmupCosine(optimizer, steps // 10, steps)
         batches = RandomBatches(tokens, 8, SHAPE["block_size"], seed=0)
-        losses, started = [], time.perf_counter()
-        for _ in range(steps):
-            losses.append(training_step(model, [next(batches)], mean_loss, optimizer, schedule, max_norm=1.0).loss)
-        seconds = (time.perf_counter() - started) / steps
+        losses = [training_step(model, [next(batches)], mean_loss, optimizer, schedule, max_norm=1.0).loss
+                  for _ in range(steps)]  # fmt: skip
         prompt = [token for word in split_words("The") for token in tokenizer.encode(word, textbook=True)]
         new = model.generate([prompt], 40, temperature=0.8, top_p=0.95, seed=0)[0]
-        return losses, " ".join(printable("The" + tokenizer.decode(new)).split()), seconds
+        return losses, " ".join(printable("The" + tokenizer.decode(new)).split())
 
 
 def run(workspace: Workspace, names: list[str], out_dir: Path, whole: bool) -> int:
@@ -180,9 +177,8 @@ def run(workspace: Workspace, names: list[str], out_dir: Path, whole: bool) -> i
     use = next((name for name in ("adamw", "adam", "sgd") if name in parts.used), "adamw")
     steps = STEPS[whole]
     print(f"Training a small GPT twice, {steps} steps each: with the library's parts, and with yours ...", flush=True)
-    (theirs, _, their_time), (mine, text, my_time) = (train(parts, side, steps, use) for side in (False, True))
+    (theirs, _), (mine, text) = (train(parts, side, steps, use) for side in (False, True))
     worst = show_losses(theirs, mine)
-    print(f"ms per step: {1000 * their_time:.1f} with the library's, {1000 * my_time:.1f} with yours")
     print(f"your parts in it: {', '.join(parts.used) or 'none'}")
     print(f"it writes: {text}")
     if whole:
