@@ -10,6 +10,7 @@ submissions judges only what has changed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -25,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple, TextIO
+from typing import IO, NamedTuple
 
 from gpt.files import write_text
 from minigrad.backend import usable_cores
@@ -70,17 +71,16 @@ def mark(
     submissions = find_submissions(folder, out_dir)
     files = [file for submission in submissions for file in collect(submission, exercises)]
     out_dir.mkdir(parents=True, exist_ok=True)
-    with open(out_dir / "results.jsonl", "a+", encoding="utf-8") as lines:  # open for reading and for appending
-        record = Record(lines, exercises, (seed, *limits))
-        waiting = [file for file in files if (known := record.verdict(file)) is None or known.status == "unjudged"]
-        print(f"Marking {len(exercises)} exercises of {len(submissions)} students; {len(files) - len(waiting)} of "
-              f"{len(files)} have a verdict from before.", flush=True)  # fmt: skip
-        if not processes.is_confined():
-            print(NOT_CONFINED, flush=True)
-        judge_all(waiting, exercises, seed, limits, jobs or usable_cores(), record)
-        results: Results = {}
-        for file in files:
-            results.setdefault(file.student, {})[file.exercise] = record.verdict(file) or Verdict("missing")
+    record = Record(out_dir / "results.jsonl", exercises, seed, limits)
+    waiting = [file for file in files if record.fingerprint(file) not in record.verdicts]
+    print(f"Marking {len(exercises)} exercises of {len(submissions)} students; {len(files) - len(waiting)} of "
+          f"{len(files)} have a verdict from before.", flush=True)  # fmt: skip
+    if not processes.is_confined():
+        print(NOT_CONFINED, flush=True)
+    judge_all(waiting, record, jobs or usable_cores())
+    results: Results = {}
+    for file in files:
+        results.setdefault(file.student, {})[file.exercise] = record.verdicts[record.fingerprint(file)]
     write_marks(out_dir, results, exercises, weights, seed)
     print(summary(results, exercises))
     print(f"The marks are in {out_dir / 'marks.csv'}, with a page for each student beside it.")
@@ -159,47 +159,43 @@ def find_file(exercise: str, exercises: dict[str, Path], entries: Entries) -> tu
 
 
 class Record:
-    """results.jsonl: a line for each verdict, with a fingerprint of everything that it depends on."""
+    """results.jsonl: a line for each verdict, with a fingerprint of everything that it depends on.
 
-    def __init__(self, lines: TextIO, exercises: dict[str, Path], settings: tuple[int, ...]):
+    verdicts: by fingerprint, without those of before for which the checker failed.
+    """
+
+    def __init__(self, path: Path, exercises: dict[str, Path], seed: int, limits: Limits):
         ours = [file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))]
         self.base = {name: hashlib.sha256(b"".join([file.read_bytes(), *ours])).hexdigest()
                      for name, file in exercises.items()}  # fmt: skip
-        self.settings, self.lines = settings, lines
+        self.path, self.exercises, self.seed, self.limits = path, exercises, seed, limits
         self.verdicts: dict[str, Verdict] = {}
-        lines.seek(0)
-        for line in lines:
-            try:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # of the last line of a run that was killed
                 entry = json.loads(line)
-                self.verdicts[entry["fingerprint"]] = Verdict(**entry["verdict"])
-            except (ValueError, KeyError, TypeError):
-                continue  # the last line of a run that was killed
-        lines.write("\n")
+                if entry["verdict"]["status"] != "unjudged":
+                    self.verdicts[entry["fingerprint"]] = Verdict(**entry["verdict"])
 
     def fingerprint(self, file: File) -> str:
-        parts = (file.student, file.exercise, file.name, file.problem, self.base[file.exercise], *self.settings)
+        parts = [file.student, file.exercise, file.name, file.problem, self.base[file.exercise], self.seed, self.limits]
         return hashlib.sha256(json.dumps(parts).encode() + file.content).hexdigest()
 
-    def verdict(self, file: File) -> Verdict | None:
-        return self.verdicts.get(self.fingerprint(file))
-
     def add(self, file: File, verdict: Verdict) -> None:
-        entry = {"student": file.student, "exercise": file.exercise, "fingerprint": self.fingerprint(file),
-                 "verdict": verdict.facts()}  # fmt: skip
-        self.verdicts[self.fingerprint(file)] = verdict
-        self.lines.write(json.dumps(entry) + "\n")
-        self.lines.flush()
+        key = self.fingerprint(file)
+        entry = {"student": file.student, "exercise": file.exercise, "fingerprint": key, "verdict": verdict.facts()}
+        self.verdicts[key] = verdict
+        with open(self.path, "a", encoding="utf-8") as lines:
+            lines.write(f"\n{json.dumps(entry)}")  # a line of its own, even if the one before was cut off
 
 
-def judge_all(
-    files: list[File], exercises: dict[str, Path], seed: int, limits: Limits, jobs: int, record: Record
-) -> None:
+def judge_all(files: list[File], record: Record, jobs: int) -> None:
     """Judge files, some at the same time. One that exceeds its time is judged once more, with nothing beside it."""
     jobs = min(jobs, max(len(files), 1), 61)  # Windows cannot wait for more processes
     pool = ProcessPoolExecutor(jobs, initializer=end_with_parent)
+    submit = functools.partial(pool.submit, judge, record.exercises, record.seed, record.limits)
     alone: list[File] = []
     try:
-        futures = {pool.submit(judge, file, exercises[file.exercise], seed, limits): file for file in files}
+        futures = {submit(file): file for file in files}
         for done, future in enumerate(as_completed(futures), 1):
             file, verdict = futures[future], future.result()
             if verdict.status == "timeout":
@@ -210,7 +206,7 @@ def judge_all(
                 print(f"{done} of {len(files)} judged", flush=True)
         for i, file in enumerate(alone):
             print(f"out of time, judged again alone: {i + 1} of {len(alone)}", flush=True)
-            record.add(file, pool.submit(judge, file, exercises[file.exercise], seed, limits).result())
+            record.add(file, submit(file).result())
     except BaseException:
         print("Stopped. The verdicts so far are kept: the same command goes on from there.", flush=True)
         raise
@@ -218,11 +214,11 @@ def judge_all(
         pool.shutdown(cancel_futures=True)
 
 
-def judge(file: File, exercise: Path, seed: int, limits: Limits) -> Verdict:
+def judge(exercises: dict[str, Path], seed: int, limits: Limits, file: File) -> Verdict:
     """The verdict on one file. It runs in a process of the pool."""
     if file.problem:
         return Verdict("missing", file.exercise, file.problem)
-    verdict = processes.judge(load(exercise), file.content, Path(file.name), seed, limits, credit=True)
+    verdict = processes.judge(load(exercises[file.exercise]), file.content, Path(file.name), seed, limits, credit=True)
     return dataclasses.replace(verdict, shown=None)  # which cannot be sent to another process
 
 

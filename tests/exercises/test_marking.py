@@ -267,7 +267,7 @@ def test_a_mistake_of_the_checker_is_not_the_students(monkeypatch, function):
     text = BACKWARD.replace("(1 - np.tanh(ctx.x / 2))", "abs(ctx.x)")
     monkeypatch.setattr(sys.modules[function.__module__], function.__name__, lambda *a, **k: 1 / 0)
     file = marking.File("a", "softplus", "a.py", text.encode())
-    verdict = marking.judge(file, PATHS["softplus"], 0, marking.Limits())
+    verdict = marking.judge(PATHS, 0, marking.Limits(), file)
     assert "the checker itself failed (ZeroDivisionError: division by zero; test_marking.py:" in verdict.diagnosis
     results, weights = {"a": {"softplus": verdict}, "b": {"softplus": Verdict("passed")}}, {"softplus": 1.0}
     row = next(csv.DictReader(gradebook.marks_csv(results, weights).splitlines()))
