@@ -1,16 +1,16 @@
 """The loop: check whenever the file was saved, and listen to keys in between.
 
-Files are looked at four times a second, which works on every system and every disk. Keys are single ones where the
-terminal gives them (termios; msvcrt on Windows), and a letter with Enter elsewhere (--manual, or no terminal).
+Files are looked at four times a second, which works on every system and every disk. Keys work without Enter where the
+terminal can be told so, and with Enter elsewhere (on Windows, or without a terminal).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
+import queue
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
 
 from . import showing
@@ -26,15 +26,14 @@ def watch(workspace: Workspace, manual: bool = False) -> int:
     if not session.name:
         return 0
     session.check()
-    single_keys = not manual and sys.stdin.isatty()
-    with _single_keys() if single_keys else contextlib.nullcontext(_lines(poll=not manual)) as read_key:
-        while session.name:
-            key = read_key()
-            if key is None:
+    with without_enter():
+        keys, goes_on = reading_keys(), True
+        while session.name and goes_on:
+            try:
+                goes_on = session.press(keys.get(timeout=PERIOD))
+            except queue.Empty:
                 if not manual and session.saved():
                     session.check()
-            elif not session.press(key):
-                break
     return 0
 
 
@@ -134,62 +133,38 @@ def check_all(workspace: Workspace, say: Callable[[str], None]) -> bool:
     return right
 
 
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def reading_keys() -> queue.Queue[str]:
+    """The keys that are pressed, put there by a thread: the first character of each line, or what a terminal gives at
+    once. A function key is its escape character. The end of the input is "q".
+    """
+    keys: queue.Queue[str] = queue.Queue()
+
+    def read(file: int) -> None:
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            while text := os.read(file, 1000).decode("latin-1"):
+                for line in text.splitlines():
+                    keys.put(line.strip().lower()[:1] or "\n")
+        keys.put("q")
+
+    threading.Thread(target=read, args=(sys.stdin.fileno(),), daemon=True).start()
+    return keys
+
+
 @contextlib.contextmanager
-def _single_keys() -> Iterator[Callable[[], str | None]]:
-    """A function that waits PERIOD for a key, without Enter; None if none came."""
-    if os.name == "nt":
-        yield _windows_key
+def without_enter() -> Iterator[None]:
+    """Inside the block, a terminal gives keys at once (not on Windows)."""
+    if os.name == "nt" or not sys.stdin.isatty():
+        yield
         return
     import termios
     import tty
 
-    terminal = sys.stdin.fileno()
-    settings = termios.tcgetattr(terminal)
+    settings = termios.tcgetattr(sys.stdin)
     try:
-        tty.setcbreak(terminal)
-
-        def key() -> str | None:
-            if not select.select([terminal], [], [], PERIOD)[0]:
-                return None
-            typed = os.read(terminal, 1).decode("latin-1").lower()
-            if typed == "\x1b" and select.select([terminal], [], [], 0)[0]:
-                os.read(terminal, 16)  # the rest of an arrow or a function key: its letters are no keys of ours
-                return None
-            return typed or "q"
-
-        yield key
+        tty.setcbreak(sys.stdin)
+        yield
     finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, settings)
-
-
-def _windows_key() -> str | None:
-    import msvcrt
-
-    end = time.monotonic() + PERIOD
-    while time.monotonic() < end:
-        if msvcrt.kbhit():  # type: ignore[attr-defined]
-            typed = str(msvcrt.getwch())  # type: ignore[attr-defined]
-            if typed in ("\0", "\xe0"):
-                msvcrt.getwch()  # type: ignore[attr-defined]  # which arrow or function key it is, as a letter
-                return None
-            return typed.lower().replace("\r", "\n")
-        time.sleep(0.02)
-    return None
-
-
-def _lines(poll: bool) -> Callable[[], str | None]:
-    """A function that reads a line and gives its first letter; "q" at the end of the input.
-
-    poll: where input is a pipe that can be looked at, give None after PERIOD without a line.
-    """
-
-    # Without a buffer, as select does not see lines that are in one already.
-    pipe = open(sys.stdin.fileno(), "rb", 0, closefd=False) if poll and os.name == "posix" else None  # noqa: SIM115
-
-    def key() -> str | None:
-        if pipe and not select.select([pipe], [], [], PERIOD)[0]:
-            return None
-        line = pipe.readline().decode("latin-1") if pipe else sys.stdin.readline()
-        return "q" if line == "" else line.strip().lower()[:1] or "\n"
-
-    return key
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, settings)

@@ -1,12 +1,10 @@
 """The exercises' script: the loop, the plain commands, what is refused, and marking a class."""
 
-import io
 import json
 import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import pytest
 
@@ -223,27 +221,16 @@ def test_several_at_the_same_moment_lose_nothing(tmp_path):
     assert Workspace(tmp_path, catalogue.paths()).state["hints"] == dict.fromkeys(names, 1)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="elsewhere a pipe cannot be looked at")
-def test_lines_that_arrive_together_are_all_read(monkeypatch):
-    reading, writing = os.pipe()
-    with open(reading, encoding="utf-8") as stdin, open(writing, "wb", buffering=0) as fingers:
-        monkeypatch.setattr(sys, "stdin", stdin)
-        key = watching._lines(poll=True)
-        fingers.write(b"h\nLIST\n\nq\r\n")
-        assert [key() for _ in range(5)] == ["h", "l", "\n", "q", None]
-
-
 def test_the_loop_reads_letters_until_the_learner_quits(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("h\n\nq\n"))
-    text = output_of(exercise.main, "--workspace", tmp_path, "--manual")
-    assert text.count("Checking mul ...") == 2 and "Hint 1 of 3" in text and "the sign is flipped" in text
-
-
-def test_arrows_and_function_keys_are_not_letters_on_windows(monkeypatch):
-    """msvcrt gives two characters for each: "\xe0Q" is Page Down, and must not quit."""
-    typed = list("\xe0Q\0;N\r")
-    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(kbhit=lambda: True, getwch=lambda: typed.pop(0)))
-    assert [watching._windows_key() for _ in range(4)] == [None, None, "n", "\n"]
+    """Lines that arrive together are all read; the end of the input quits as well."""
+    for typed, hints in ((b"h\nLIST\n\nq\r\nh\n", 1), (b"h\n\nh", 2)):
+        reading, writing = os.pipe()
+        os.write(writing, typed)
+        os.close(writing)
+        with open(reading, encoding="utf-8") as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            text = output_of(exercise.main, "--workspace", tmp_path, "--manual")
+        assert text.count("Checking mul ...") == 2 and text.count("Hint") == hints and "the sign is flipped" in text
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX terminals")
@@ -251,11 +238,13 @@ def test_arrows_and_function_keys_are_not_letters(monkeypatch):
     keyboard, terminal = os.openpty()
     with open(keyboard, "wb", buffering=0) as fingers, open(terminal, encoding="utf-8") as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        with watching._single_keys() as read_key:
-            for typed, key in ((b"\x1bOQ", None), (b"\x1b[H", None), (b"N", "n"), (b"\x1b", "\x1b")):  # F2, Home
+        with watching.without_enter():
+            keys = watching.reading_keys()
+            for typed, key in ((b"\x1bOQ", "\x1b"), (b"\x1b[H", "\x1b"), (b"N", "n"), (b"\n", "\n")):  # F2, Home
                 fingers.write(typed)
-                assert read_key() == key
-            assert read_key() is None
+                assert keys.get(timeout=10) == key
+        fingers.close()
+        assert keys.get(timeout=10) == "q"
 
 
 def test_run_puts_the_learners_part_into_the_gpt(tmp_path, capsys, monkeypatch):
