@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import Any, NamedTuple
 
 from gpt.files import write_text
 from minigrad.backend import usable_cores
@@ -48,7 +48,7 @@ NOT_CONFINED = (
 )
 
 
-Entries = dict[PurePosixPath, Callable[[], IO[bytes]]]  # the files of a submission, and for each what opens it
+Entries = dict[PurePosixPath, Callable[[], Any]]  # the files of a submission, and for each what opens it
 
 
 class File(NamedTuple):
@@ -192,10 +192,10 @@ def judge_all(files: list[File], record: Record, jobs: int) -> None:
     """Judge files, some at the same time. One that exceeds its time is judged once more, with nothing beside it."""
     jobs = min(jobs, max(len(files), 1), 61)  # Windows cannot wait for more processes
     pool = ProcessPoolExecutor(jobs, initializer=end_with_parent)
-    submit = functools.partial(pool.submit, judge, record.exercises, record.seed, record.limits)
+    task = functools.partial(judge, record.exercises, record.seed, record.limits)
     alone: list[File] = []
     try:
-        futures = {submit(file): file for file in files}
+        futures = {pool.submit(task, file): file for file in files}
         for done, future in enumerate(as_completed(futures), 1):
             file, verdict = futures[future], future.result()
             if verdict.status == "timeout":
@@ -206,7 +206,7 @@ def judge_all(files: list[File], record: Record, jobs: int) -> None:
                 print(f"{done} of {len(files)} judged", flush=True)
         for i, file in enumerate(alone):
             print(f"out of time, judged again alone: {i + 1} of {len(alone)}", flush=True)
-            record.add(file, submit(file).result())
+            record.add(file, pool.submit(task, file).result())
     except BaseException:
         print("Stopped. The verdicts so far are kept: the same command goes on from there.", flush=True)
         raise

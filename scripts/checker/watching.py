@@ -23,9 +23,6 @@ KEYS = "n next   h hint   l list   c check all   r reset   q quit"
 def watch(workspace: Workspace, manual: bool = False) -> int:
     """Run the loop until the learner quits. Returns the exit status."""
     session = Session(workspace)
-    if not session.name:
-        return 0
-    session.check()
     with without_enter():
         keys, goes_on = reading_keys(), True
         while session.name and goes_on:
@@ -54,6 +51,7 @@ class Session:
         file = self.workspace.start(self.name)
         self.say(f"\n{showing.progress_text(len(self.workspace.passed), len(self.workspace.paths))}")
         self.say(showing.start_text(self.workspace.exercise(self.name), file))
+        self.check()
 
     def saved(self) -> bool:
         """Whether the current file has changed since the last check."""
@@ -90,7 +88,8 @@ class Session:
         elif key == "q":
             return False
         elif key == "n":
-            self._next()
+            self.name = self.workspace.following(self.name) or ""
+            self._begin()
         elif key == "h":
             try:
                 level, hint = self.workspace.hint(self.name)
@@ -109,16 +108,6 @@ class Session:
         else:
             self.say(KEYS + "   Enter check now")
         return True
-
-    def _next(self) -> None:
-        following = self.workspace.following(self.name)
-        if following is None and not self.workspace.has_passed(self.name):
-            self.say("This is the last one that is not passed.")
-            return
-        self.name = following or ""
-        self._begin()
-        if self.name:
-            self.check()
 
 
 def check_all(workspace: Workspace, say: Callable[[str], None]) -> bool:

@@ -107,7 +107,7 @@ def _unpack(head: Any, body: memoryview, writeable: bool) -> Any:
         nonlocal taken
         if isinstance(node, str):
             return node.encode("utf-8", "replace").decode()  # without lone surrogates, which no file can hold
-        if not isinstance(node, dict | list):
+        if node is None or isinstance(node, bool | int | float):
             return node
         # A list without its type has none of these keys, and is refused at the end.
         if "array" in node:

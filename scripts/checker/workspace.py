@@ -64,10 +64,10 @@ class Workspace:
         return next((name for name in self.paths if not self.has_passed(name)), None)
 
     def following(self, name: str) -> str | None:
-        """The next exercise that is not passed, after this one and then from the beginning."""
+        """The next exercise that is not passed, after this one and then from the beginning; None if all are."""
         names = list(self.paths)
         place = names.index(name) + 1
-        return next((n for n in names[place:] + names[:place] if n != name and not self.has_passed(n)), None)
+        return next((n for n in names[place:] + names[:place] if not self.has_passed(n)), None)
 
     def start(self, name: str) -> Path:
         """Make an exercise the current one, and write its stub unless there is a file already."""
@@ -95,7 +95,7 @@ class Workspace:
     def hint(self, name: str) -> tuple[int, str]:
         """The next of the three hints, and its number; the last one again after that. An assessment has none."""
         exercise = self.exercise(name)
-        if exercise.is_assessment or not exercise.hints:
+        if not exercise.hints:
             raise ValueError(f"there are no hints for {name}: assessments have none")
         with self.changing() as state:
             level = state["hints"][name] = min(state["hints"].get(name, 0) + 1, 3)
