@@ -139,7 +139,7 @@ def mean_loss(model: GPT, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor,
     return model.loss(*batch), 1, {}
 
 
-def train(parts: Parts, mine: bool, steps: int, use: str) -> tuple[list[float], str]:
+def train(parts: Parts, mine: bool, steps: int) -> tuple[list[float], str]:
     """The loss of every step, and a sample of the model's text."""
     with parts.installed(mine):
         own_tokenizer = mine and any(name.startswith("bpe") for name in parts.used)  # learned by the learner's merge
@@ -148,6 +148,7 @@ def train(parts: Parts, mine: bool, steps: int, use: str) -> tuple[list[float], 
         positions = "sinusoidal" if "positions" in parts.used else "learned"
         dropout = 0.1 if "dropout" in parts.used else 0.0
         model = GPT(GPTConfig(vocab_size=len(tokenizer), dropout=dropout, positions=positions, **SHAPE))  # type: ignore[arg-type]
+        use = next((name for name in ("adamw", "adam", "sgd") if name in parts.used), "adamw")
         settings = {"lr": 0.1, "momentum": 0.9} if use == "sgd" else {"lr": 3e-3}
         optimizer = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}[use](model.parameters(), **settings)
         schedule = optim.WarmupCosine(optimizer, steps // 10, steps)
@@ -174,10 +175,9 @@ def run(workspace: Workspace, names: list[str], out_dir: Path, whole: bool) -> i
         print(f"{names[0]} is no part of pretraining a GPT, so there is no curve to show: scripts/sft.py, reward.py, "
               "dpo.py, ppo.py, lora.py and quantize.py show what is done with one")  # fmt: skip
         return 0
-    use = next((name for name in ("adamw", "adam", "sgd") if name in parts.used), "adamw")
     steps = STEPS[whole]
     print(f"Training a small GPT twice, {steps} steps each: with the library's parts, and with yours ...", flush=True)
-    (theirs, _), (mine, text) = (train(parts, side, steps, use) for side in (False, True))
+    (theirs, _), (mine, text) = (train(parts, side, steps) for side in (False, True))
     worst = show_losses(theirs, mine)
     print(f"your parts in it: {', '.join(parts.used) or 'none'}")
     print(f"it writes: {text}")

@@ -22,7 +22,6 @@ import re
 import signal
 import threading
 import zipfile
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
@@ -99,9 +98,9 @@ def find_submissions(folder: Path, out_dir: Path) -> list[Path]:
     found = [path for path in found if not path.name.startswith((".", "__")) and path.resolve() != out_dir.resolve()]
     if not found:
         raise ValueError(f"{folder} has no subfolders and no zips, so there is nothing to mark")
-    for name, count in Counter(map(student, found)).items():
-        if count > 1:
-            raise ValueError(f"{folder} has two submissions of {name}, a folder and a zip: remove one of them")
+    names = [student(path) for path in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{folder} has two submissions of {min(twice)}, a folder and a zip: remove one of them")
     return found
 
 

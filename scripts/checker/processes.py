@@ -114,12 +114,9 @@ class Submission:
 
     def _how_it_ended(self) -> Verdict:
         code, seconds = self.process.wait(), self.limits.seconds
-        if self.is_late:
-            sentence = f"no answer after {PATIENCE * seconds} seconds: does it wait for something?"
-            return Verdict("timeout", self.path.name, sentence, seconds=PATIENCE * seconds)
-        if code in (-24, -9):  # SIGXCPU, SIGKILL
-            sentence = f"no end after {seconds} seconds of computing: is there a loop that never ends?"
-            return Verdict("timeout", self.path.name, sentence, seconds=seconds)
+        if self.is_late or code in (-24, -9):  # SIGXCPU, SIGKILL
+            sentence = f"no end after {seconds} seconds of computing or {PATIENCE * seconds} by the clock"
+            return Verdict("timeout", self.path.name, f"{sentence}: is there a loop that never ends?", seconds=seconds)
         return Verdict("error", self.path.name, f"the process that ran it broke off (exit status {code})")
 
     def _watch(self) -> None:

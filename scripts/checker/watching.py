@@ -54,19 +54,16 @@ class Session:
         self.check()
 
     def saved(self) -> bool:
-        """Whether the current file has changed since the last check."""
-        return self._state() != self._seen
-
-    def _state(self) -> tuple[float, int] | None:
-        try:
+        """Whether the current file has changed since this was asked last, or since it was checked."""
+        before = self._seen
+        with contextlib.suppress(OSError):  # an editor may be replacing it at this moment
             status = os.stat(self.workspace.file(self.name))
-        except OSError:
-            return self._seen  # an editor may be replacing it at this moment
-        return status.st_mtime, status.st_size
+            self._seen = status.st_mtime, status.st_size
+        return self._seen != before
 
     def check(self) -> None:
         self.say(f"\nChecking {self.name} ...")
-        self._seen = self._state()
+        self.saved()
         verdict = self.workspace.check(self.name)
         self.say(showing.verdict_text(self.name, verdict, self.workspace))
         if verdict.passed:
@@ -82,7 +79,7 @@ class Session:
             if key == "y":
                 kept = self.workspace.reset(self.name)
                 self.say("It is the stub again" + (f"; your file is kept as {kept}." if kept else "."))
-                self._seen = self._state()
+                self.saved()
             else:
                 self.say("Nothing was changed.")
         elif key == "q":

@@ -16,13 +16,9 @@ def parts_of(*names):
     return parts
 
 
-def optimizer_of(name):
-    return name if name in ("sgd", "adam") else "adamw"
-
-
 def test_all_parts_together_train_as_the_librarys():
     parts = parts_of(*PLACED)
-    theirs, mine = (in_gpt.train(parts, side, 3, "adamw") for side in (False, True))
+    theirs, mine = (in_gpt.train(parts, side, 3) for side in (False, True))
     assert theirs[0] == pytest.approx(mine[0], abs=1e-4) and theirs[1] == mine[1]
     assert len(parts.used) == len(PLACED) >= 25
 
@@ -31,7 +27,7 @@ def test_all_parts_together_train_as_the_librarys():
 @pytest.mark.parametrize("name", PLACED)
 def test_each_part_alone_trains_as_the_librarys(name):
     parts = parts_of(name)
-    theirs, mine = (in_gpt.train(parts, side, 2, optimizer_of(name)) for side in (False, True))
+    theirs, mine = (in_gpt.train(parts, side, 2) for side in (False, True))
     assert theirs[0] == pytest.approx(mine[0], abs=1e-4)
 
 
@@ -50,5 +46,5 @@ def test_each_part_is_called(name):
     for op, kernel in parts.kernels.items():
         parts.kernels[op] = type(kernel.__name__, (kernel,), {"forward": staticmethod(spy(kernel.forward))})
     parts.patches = {target: spy(new) for target, new in parts.patches.items()}
-    in_gpt.train(parts, True, 1, optimizer_of(name))
+    in_gpt.train(parts, True, 1)
     assert called, f"{name} is never used by the GPT of `run`"
