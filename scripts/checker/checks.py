@@ -111,7 +111,7 @@ class Kernel:
     name: str
     adapt: Callable[[Any], Any] = lambda written: written
     _: dataclasses.KW_ONLY
-    fits: Callable[..., bool] | None = None
+    fits: Callable[..., bool] = lambda *arrays, **options: True
     takes: tuple[str, ...] = ()
 
 
@@ -171,8 +171,7 @@ class Exercise:
         for name in self.answer:
             found = pkgutil.resolve_name(name)  # "minigrad.optim.SGD.update", for example
             lines, first = inspect.getsourcelines(found)
-            file = Path(inspect.getsourcefile(found) or "")
-            where = "/".join(file.parts[-3:])
+            where = "/".join(Path(inspect.getsourcefile(found) or "").parts[-3:])
             parts.append(f"# {name}  ({where}, line {first})\n\n{''.join(lines)}")
         return "\n\n".join(parts)
 

@@ -127,8 +127,7 @@ def withheld(verdict: Verdict) -> Verdict:
     """The verdict of an assessment while students can still hand in: what is wrong, but neither the case nor why."""
     if verdict.passed or verdict.status in NOT_RUN:
         return verdict
-    why = "the checker itself failed" if verdict.status == "unjudged" else "an assessment shows no case and no reason"
-    sentence = f"{verdict.status} ({why})"
+    sentence = f"{verdict.status} (an assessment shows no case and no reason)"
     return Verdict(verdict.status, verdict.where, sentence, parts=verdict.parts)
 
 

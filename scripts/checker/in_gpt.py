@@ -22,7 +22,6 @@ from gpt import GPT, GPTConfig, Tokenizer
 from gpt.console import printable
 from gpt.corpora.python_corpus import help_text
 from gpt.files import write_text
-from gpt.tokenizer.pre_tokenization import split_words
 from gpt.training.batches import RandomBatches
 from gpt.training.training_step import training_step
 from minigrad import Tensor, manual_seed, optim, use_kernels
@@ -102,8 +101,7 @@ class Parts:
             if isinstance(part, Patch):
                 self.patches |= dict.fromkeys(part.targets, written)
                 continue
-            fits = part.fits
-            self.kernels[part.op] = used_where(fits, written, textbook_functions()[part.op]) if fits else written
+            self.kernels[part.op] = used_where(part.fits, written, textbook_functions()[part.op])
             for form in part.takes:
                 if form != "dropout":  # which `train` turns on
                     self.apart.setdefault(form.partition(" to ")[0], APART[form])
@@ -155,8 +153,7 @@ def train(parts: Parts, mine: bool, steps: int) -> tuple[list[float], str]:
         batches = RandomBatches(tokens, 8, SHAPE["block_size"], seed=0)
         losses = [training_step(model, [next(batches)], mean_loss, optimizer, schedule, max_norm=1.0).loss
                   for _ in range(steps)]  # fmt: skip
-        prompt = [token for word in split_words("The") for token in tokenizer.encode(word, textbook=True)]
-        new = model.generate([prompt], 40, temperature=0.8, top_p=0.95, seed=0)[0]
+        new = model.generate([tokenizer.encode("The", textbook=True)], 40, temperature=0.8, top_p=0.95, seed=0)[0]
         return losses, " ".join(printable("The" + tokenizer.decode(new)).split())
 
 

@@ -41,10 +41,6 @@ LARGEST_FILE = 2**18  # bytes; a solution is a page of text
 LARGEST_ZIP = 2**25
 SPARE = re.compile(r"(backup|old|copy|archive|trash|\.|__)", re.IGNORECASE)  # folders whose files come last
 FILES_BETWEEN_LINES = 20
-NOT_CONFINED = (
-    "On this system a submission can reach your files and your network. Mark what you do not trust in a container, or "
-    "under an account that has nothing to lose."
-)
 
 
 Entries = dict[PurePosixPath, Callable[[], Any]]  # the files of a submission, and for each what opens it
@@ -75,15 +71,15 @@ def mark(
     print(f"Marking {len(exercises)} exercises of {len(submissions)} students; {len(files) - len(waiting)} of "
           f"{len(files)} have a verdict from before.", flush=True)  # fmt: skip
     if not processes.is_confined():
-        print(NOT_CONFINED, flush=True)
+        print("On this system a submission can reach your files and your network. Mark what you do not trust in a "
+              "container, or under an account that has nothing to lose.", flush=True)  # fmt: skip
     judge_all(waiting, record, jobs or usable_cores())
     results: Results = {}
     for file in files:
         results.setdefault(file.student, {})[file.exercise] = record.verdicts[record.fingerprint(file)]
-    write_marks(out_dir, results, exercises, weights, seed)
+    write_marks(out_dir, results, exercises, weights)
     print(summary(results, exercises))
-    print(f"The marks are in {out_dir / 'marks.csv'}, with a page for each student beside it.")
-    print("grades.csv is for Canvas and Moodle, gradescope/ for Gradescope.")
+    print(f"{out_dir} has marks.csv, a page for each student, grades.csv for Canvas and Moodle, and gradescope/.")
     return 0
 
 
@@ -238,7 +234,7 @@ def end_with_parent() -> None:
 # --- what the teacher and the students read ---------------------------------------------------------------------------
 
 
-def write_marks(out_dir: Path, results: Results, exercises: dict[str, Path], weights: Weights, seed: int) -> None:
+def write_marks(out_dir: Path, results: Results, exercises: dict[str, Path], weights: Weights) -> None:
     """Write the tables, and for each student the feedback: for Gradescope, which shows it at once, and as a page."""
     write_text(out_dir / "marks.csv", gradebook.marks_csv(results, weights))
     write_text(out_dir / "grades.csv", gradebook.grades_csv(results, weights))
@@ -248,7 +244,7 @@ def write_marks(out_dir: Path, results: Results, exercises: dict[str, Path], wei
         at_once = verdicts | {name: gradebook.withheld(verdicts[name]) for name in assessed}
         write_text(out_dir / "gradescope" / who / "results.json", gradebook.results_json(at_once, weights))
         later = verdicts | {name: dataclasses.replace(verdicts[name], details="", printed=[]) for name in assessed}
-        write_text(out_dir / f"{who}.html", page(who, later, weights, seed))
+        write_text(out_dir / f"{who}.html", page(who, later, weights))
 
 
 def summary(results: Results, exercises: dict[str, Path]) -> str:
@@ -271,7 +267,7 @@ def summary(results: Results, exercises: dict[str, Path]) -> str:
     return "\n".join([*lines, f"{perfect} of {len(results)} students passed everything", ""])
 
 
-def page(who: str, verdicts: dict[str, Verdict], weights: Weights, seed: int) -> str:
+def page(who: str, verdicts: dict[str, Verdict], weights: Weights) -> str:
     """A student's feedback, as a page. What comes from the submission is shown as text."""
     title = f"{plain(who)}: {sum(verdict.passed for verdict in verdicts.values())} of {len(verdicts)} passed"
     body = [f'<p class="kind">minigrad: feedback on exercises</p><h1>{escaped(title)}</h1>']
@@ -280,5 +276,4 @@ def page(who: str, verdicts: dict[str, Verdict], weights: Weights, seed: int) ->
         for heading, text in gradebook.feedback(verdict, weights[name]):
             text = escaped(text)
             body.append(f'<h3>{heading}</h3><pre class="output">{text}</pre>' if heading else f"<p>{text}</p>")
-    body.append(f'<p class="soft">Marked with seed {seed}: the same file gets the same verdict.</p>')
     return web_page.page(title, "\n".join(body), "report")

@@ -187,13 +187,6 @@ class Solution:
         """The steps that have been recorded."""
         return self.steps
 
-    def is_confined(self) -> bool:
-        """Whether files are out of reach. This is asked before any submission runs."""
-        try:
-            return not os.listdir(os.sep)
-        except OSError as error:
-            return isinstance(error, PermissionError)
-
     def answer(self, request: str, arguments: Any) -> bytes:
         """A message: the result of a request or what it raised, and what was printed meanwhile."""
         printed = _FewLines()

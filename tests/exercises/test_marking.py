@@ -283,7 +283,7 @@ def test_cells_and_pages_hold_no_formulas_or_control_characters():
     results = {"=cmd()": {"softplus": verdict}}
     only, weights = {"softplus": PATHS["softplus"]}, {"softplus": 1.0}
     tables = gradebook.marks_csv(results, weights) + gradebook.grades_csv(results, weights)
-    text = tables + marking.page("=cmd()", results["=cmd()"], weights, 0) + marking.summary(results, only)
+    text = tables + marking.page("=cmd()", results["=cmd()"], weights) + marking.summary(results, only)
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
     assert tables.count("'=cmd()") == 3 and not set("\x1b\x00\x07") & set(text)
     text += json.loads(gradebook.results_json(results["=cmd()"], weights))["tests"][0]["output"]

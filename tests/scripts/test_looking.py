@@ -20,7 +20,7 @@ def reports():
     names, losses = [each.name for each in exercises], (5 / np.arange(1, 50)).tolist()
     yield my_gpt.html(exercises, names[:9], names[4:7], losses, losses, "text " * 40)
     wrong = Verdict("wrong", "backward", "a" * 90, "x = " + "1, " * 90, line=3, code="x = 1")
-    yield marking.page("ada", {"softplus": wrong, "soft_cap": Verdict("passed")}, {"softplus": 1, "soft_cap": 2}, 0)
+    yield marking.page("ada", {"softplus": wrong, "soft_cap": Verdict("passed")}, {"softplus": 1, "soft_cap": 2})
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
