@@ -43,8 +43,6 @@ def name_of(path: Path) -> str:
 
 def paths(folder: Path = HERE) -> dict[str, Path]:
     """The files of the exercises in a folder by name, in the order of the course."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder with exercises")
     found = {name_of(path): path for path in sorted(folder.glob("[0-9]*_*.py"))}
     if not found:
         raise ValueError(f"there are no exercises (files named NN_name.py) in {folder}")

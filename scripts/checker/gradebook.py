@@ -23,7 +23,6 @@ from .checks import Verdict
 
 PARTS = ("forward", "backward", "result", "extremes")
 CANVAS = ("Student", "ID", "SIS Login ID", "Section")  # the columns with which Canvas wants a gradebook to begin
-NOT_RUN = ("missing", "syntax")  # statuses of files that have not seen a case
 
 Results = dict[str, dict[str, Verdict]]  # by student and exercise
 Weights = Mapping[str, float]  # by exercise: the points of a right solution
@@ -125,7 +124,7 @@ def plain(text: str) -> str:
 
 def withheld(verdict: Verdict) -> Verdict:
     """The verdict of an assessment while students can still hand in: what is wrong, but neither the case nor why."""
-    if verdict.passed or verdict.status in NOT_RUN:
+    if verdict.passed or verdict.status in ("missing", "syntax"):  # the file has not seen a case
         return verdict
     sentence = f"{verdict.status} (an assessment shows no case and no reason)"
     return Verdict(verdict.status, verdict.where, sentence, parts=verdict.parts)

@@ -40,7 +40,6 @@ from .processes import Limits
 LARGEST_FILE = 2**18  # bytes; a solution is a page of text
 LARGEST_ZIP = 2**25
 SPARE = re.compile(r"(backup|old|copy|archive|trash|\.|__)", re.IGNORECASE)  # folders whose files come last
-FILES_BETWEEN_LINES = 20
 
 
 Entries = dict[PurePosixPath, Callable[[], Any]]  # the files of a submission, and for each what opens it
@@ -88,12 +87,10 @@ def mark(
 
 def find_submissions(folder: Path, out_dir: Path) -> list[Path]:
     """Subfolders and zips, sorted by name. Raises ValueError where there are none, or two for one student."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: mark needs one with a subfolder or a zip for each student")
-    found = [path for path in sorted(folder.iterdir()) if path.is_dir() or path.suffix.lower() == ".zip"]
+    found = [path for path in sorted(folder.glob("*")) if path.is_dir() or path.suffix.lower() == ".zip"]
     found = [path for path in found if not path.name.startswith((".", "__")) and path.resolve() != out_dir.resolve()]
     if not found:
-        raise ValueError(f"{folder} has no subfolders and no zips, so there is nothing to mark")
+        raise ValueError(f"{folder} is not a folder with a subfolder or a zip for each student")
     names = [student(path) for path in found]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"{folder} has two submissions of {min(twice)}, a folder and a zip: remove one of them")
@@ -197,7 +194,7 @@ def judge_all(files: list[File], record: Record, jobs: int) -> None:
                 alone.append(file)
             else:
                 record.add(file, verdict)
-            if done % FILES_BETWEEN_LINES == 0 or done == len(files):
+            if done % 20 == 0 or done == len(files):
                 print(f"{done} of {len(files)} judged", flush=True)
         for i, file in enumerate(alone):
             print(f"out of time, judged again alone: {i + 1} of {len(alone)}", flush=True)

@@ -65,9 +65,8 @@ def as_update(name: str, optimizer: str) -> Patch:
             state["step"] = state.get("step", 0) + 1
             m, v = (state.get(key, np.zeros_like(p.data)) for key in ("exp_avg", "exp_avg_sq"))
             numbers = {"lr": group["lr"], "beta1": group["betas"][0], "beta2": group["betas"][1], "eps": group["eps"]}
-            if name == "adamw":
-                numbers["weight_decay"] = group["weight_decay"]
-            new, state["exp_avg"], state["exp_avg_sq"] = step(p.data, grad, m, v, state["step"], **numbers)
+            more = {"weight_decay": group["weight_decay"]} if name == "adamw" else {}
+            new, state["exp_avg"], state["exp_avg_sq"] = step(p.data, grad, m, v, state["step"], **numbers, **more)
             p.data[...] = new
 
         return update_sgd if name == "sgd" else update_adam
