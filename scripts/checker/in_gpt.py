@@ -122,14 +122,12 @@ class Parts:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def read_corpus() -> tuple[Tokenizer, np.ndarray]:
-    """The English that Python's `help()` prints, as tokens."""
+@functools.cache
+def corpus(mine: bool = False) -> tuple[Tokenizer, np.ndarray]:
+    """The English that Python's `help()` prints, as tokens. mine: those that the learner's merge finds, if it is in."""
     text = help_text()
     tokenizer = Tokenizer.train([text], 384)
     return tokenizer, np.array(tokenizer.encode(text))
-
-
-corpus = functools.cache(read_corpus)
 
 
 def mean_loss(model: GPT, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, int, dict[str, Any]]:
@@ -140,8 +138,7 @@ def mean_loss(model: GPT, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor,
 def train(parts: Parts, mine: bool, steps: int) -> tuple[list[float], str]:
     """The loss of every step, and a sample of the model's text."""
     with parts.installed(mine):
-        own_tokenizer = mine and any(name.startswith("bpe") for name in parts.used)  # learned by the learner's merge
-        tokenizer, tokens = read_corpus() if own_tokenizer else corpus()
+        tokenizer, tokens = corpus(mine)
         manual_seed(0)
         positions = "sinusoidal" if "positions" in parts.used else "learned"
         dropout = 0.1 if "dropout" in parts.used else 0.0

@@ -48,7 +48,6 @@ def with_arguments(op: Any, arrange: Callable[..., tuple[Any, ...]], gradients: 
         def backward(ctx: Any, *douts: Any) -> Any:
             return gradients(op.backward(ctx, *douts))
 
-    Arranged.__name__ = op.__name__
     return Arranged
 
 

@@ -180,8 +180,7 @@ class InThisProcess(Submission):
         with np.errstate(all="ignore"), mock.patch.dict(sys.modules, worker.engine()):
             answer = worker.read(io.BytesIO(self.solution.answer(request, arguments)), self.limits.message)
         if "KeyboardInterrupt" in answer.get("error", ()):
-            sentence = "it was stopped before its end: is there a loop that never ends?"
-            raise Ended(Verdict("timeout", self.path.name, sentence))
+            raise Ended(Verdict("timeout", self.path.name, "it was stopped: is there a loop that never ends?"))
         return answer
 
 
