@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.console import printable
-from gpt.files import read_text
+from gpt.files import errors_at, read_text
 
 from . import catalogue
 from .checks import Verdict
@@ -35,14 +35,13 @@ def read_assignment(file: Path, known: Mapping[str, Path]) -> dict[str, float]:
         if not (text := printable(line).partition("#")[0].strip()):
             continue
         match = re.fullmatch(r"(\S+)(?:\s+(\d{1,4}(?:\.\d+)?))?", text)
-        try:
+        with errors_at(f"{file}, line {number}"):
             if match is None or (weight := float(match[2] or 1)) == 0:
                 raise ValueError(f"{text!r} is not an exercise with or without a weight above 0, such as `softmax 2`")
-            if catalogue.path_of(match[1], known) and match[1] in weights:
+            catalogue.path_of(match[1], known)
+            if match[1] in weights:
                 raise ValueError(f"{match[1]} is there twice: leave one out")
-        except ValueError as error:
-            raise ValueError(f"{file}, line {number}: {error}") from None
-        weights[match[1]] = weight
+            weights[match[1]] = weight
     if not weights:
         raise ValueError(f"{file} names no exercise: write one on each line, for example `softmax 2`")
     return weights

@@ -41,7 +41,6 @@ LARGEST_FILE = 2**18  # bytes; a solution is a page of text
 LARGEST_ZIP = 2**25
 SPARE = re.compile(r"(backup|old|copy|archive|trash|\.|__)", re.IGNORECASE)  # folders whose files come last
 
-
 Entries = dict[PurePosixPath, Callable[[], Any]]  # the files of a submission, and for each what opens it
 
 

@@ -52,7 +52,6 @@ class Ended(BaseException):
     """The worker is gone. It is not an Exception, so that it is never taken for something that the learner raised."""
 
     def __init__(self, verdict: Verdict):
-        super().__init__(verdict.diagnosis)
         self.verdict = verdict
 
 
