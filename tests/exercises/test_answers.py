@@ -32,7 +32,6 @@ NOT_LINEAR = [
     ("cross_entropy", "* dout / ctx.n", "* min(dout, 1) / ctx.n", "not linear in dout"),
     ("cross_entropy", "* dout / ctx.n", "* (dout if abs(dout) > 0.01 else 0) / ctx.n", "not linear in dout"),
     ("mean", "dout / n", "np.abs(dout) / n", "sign of the upstream gradient dout"),
-    ("softplus", "dout * sigmoid", "np.clip(dout, -100, 100) * sigmoid", "not linear in dout"),
 ]
 
 

@@ -166,15 +166,6 @@ def test_a_wrong_file_of_the_course_is_explained_at_once():
     assert said[2:] == ["A small case that fails:\nx = [1.0]", "It prints:\n1"]
 
 
-def test_the_same_marks_whatever_runs_beside_it(tmp_path, exercises, capsys):
-    for student, text in {"ada": BACKWARD, "bob": OVERFLOWS}.items():
-        submit(tmp_path / "class", student, softplus=text)
-    alone, _ = mark(tmp_path, exercises, capsys, "--jobs", 1)
-    shutil.rmtree(tmp_path / "marks")
-    crowded, _ = mark(tmp_path, exercises, capsys, "--jobs", 2)
-    assert alone == crowded
-
-
 def test_an_interrupted_run_goes_on(tmp_path, exercises, capsys, monkeypatch):
     submit(tmp_path / "class", "ada", softplus=reference("softplus"), soft_cap=reference("soft_cap"))
     submit(tmp_path / "class", "bob", softplus=BACKWARD, soft_cap=reference("soft_cap"))
