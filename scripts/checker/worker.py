@@ -7,7 +7,6 @@ unpickles anything: a message is JSON, followed by the raw bytes of its arrays.
 
 Before the submission runs, this process gives up what it does not need (`confine`). On Linux that is every system call
 but those for memory, time and the two pipes: no file, no network, no other process can be reached.
-
 """
 
 from __future__ import annotations
