@@ -58,10 +58,8 @@ class Workspace:
 
     def current(self) -> str | None:
         """The exercise that was started last, or the first one that is not passed; None at the end of the course."""
-        name = self.state["current"]
-        if name in self.paths and not self.has_passed(name):
-            return str(name)
-        return next((name for name in self.paths if not self.has_passed(name)), None)
+        names = (self.state["current"], *self.paths)
+        return next((name for name in names if name in self.paths and not self.has_passed(name)), None)
 
     def following(self, name: str) -> str | None:
         """The next exercise that is not passed, after this one and then from the beginning; None if all are."""
