@@ -31,11 +31,8 @@ EXAMPLES = """commands:
   mark FOLDER       for teachers: mark a folder of submissions (subfolders or zips), see the README
 
 examples:
-  python scripts/exercise.py
   python scripts/exercise.py start softmax
   python scripts/exercise.py check softmax --json
-  python scripts/exercise.py run --all
-  python scripts/exercise.py capstone
   python scripts/exercise.py stubs handout
   python scripts/exercise.py mark submissions --exercises scripts/exercises/assessment
   python scripts/exercise.py mark submissions --assignment week1.txt

@@ -44,15 +44,12 @@ SLIPS = [
      "this is the derivative of the sigmoid: one derivative too many"),
 ]  # fmt: skip
 
+cases = st.builds(lambda x, scale: Case(x * scale), shapes().flatmap(values), st.sampled_from([1, 1, 8, 1000]))
+EXTREME = [20.5, -20.5, 1000.0, -1000.0]
+
 EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
     title="a smooth relu, exact for large numbers",
     group="Assessment", effort="10 min, easy",
-    checks=(
-        OpCheck(
-            "Softplus",
-            st.builds(lambda x, scale: Case(x * scale), shapes().flatmap(values), st.sampled_from([1, 1, 8, 1000])),
-            Case(np.concatenate([some(4), [20.5, -20.5, 1000.0, -1000.0]])), tolerance=1e-11,
-        ),
-    ),
+    checks=[OpCheck("Softplus", cases, Case(np.concatenate([some(4), EXTREME])), tolerance=1e-11)],
 )
