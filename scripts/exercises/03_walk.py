@@ -8,12 +8,12 @@ Beginning with root.grad = 1, each node gives each of its inputs its own gradien
 meet again (the "diamond": c = a * a, or b = 2a, c = 3a, d = b + c) their contributions are added. A node may pass
 its gradient on only when everything that uses the node has given its share: hence the order, consumers first.
 
-Shapes: plain numbers. Every grad is 0.0 when your function is called.
+Shapes: plain numbers. Every grad is 0.0 when your function is called. It returns nothing: it sets the grads.
 Example: b = 2a, c = 3a, d = b + c  ->  d.grad = 1, b.grad = c.grad = 1, a.grad = 5
 
 A case that fails is shown as `edges`: (i, j, slope) says that node j was computed from node i with this slope. Node 0
-is the leaf, the last node the root; the result is the list of all gradients. The example as edges, with a, b, c, d as
-nodes 0, 1, 2, 3: [(0, 1, 2.0), (0, 2, 3.0), (1, 3, 1.0), (2, 3, 1.0)]
+is the leaf, the last node the root; the grads of all nodes are shown as a list. The example as edges, with a, b, c, d
+as nodes 0, 1, 2, 3: [(0, 1, 2.0), (0, 2, 3.0), (1, 3, 1.0), (2, 3, 1.0)]
 """
 
 import hypothesis.strategies as st

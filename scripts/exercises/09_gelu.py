@@ -23,7 +23,7 @@ class Gelu(Function):
     @staticmethod
     def backward(ctx, dout):
         x, tanh = ctx.x, ctx.tanh
-        # TODO: du, the derivative of u; then dx
+        # TODO: du, the derivative of u with respect to x; then dx
         raise NotImplementedError("dx of gelu")
         return (dx,)
 '''

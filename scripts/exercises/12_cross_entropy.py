@@ -2,13 +2,14 @@
 
     loss = the mean over the rows that count of  -ln softmax(logits)[target]
 
-Rows whose target is `ignore_index`, any number (padding, prompts), do not count: they are left out of the loss and of
-n, and get gradient 0. The gradient is famous for its simplicity: predicted probabilities minus one-hot targets, divided
-by n.
+Rows whose target is `ignore_index`, any number (padding, prompts), do not count: they are left out of the mean, and get
+gradient 0. The gradient is famous for its simplicity: predicted probabilities minus one-hot targets, divided by n, the
+number of rows that count, and multiplied by dout.
 
 Shapes: logits (N, C), targets (N) integers, loss (): a number; dout (), dlogits (N, C). targets get no gradient: None.
 At least one row counts.
-Example: logits = [[0, 0], [5, 1]], targets = [1, -100]  ->  loss = 0.6931, dlogits = [[0.5, -0.5], [0, 0]]
+Example: logits = [[0, 0], [5, 1]], targets = [1, -100], ignore_index = -100, dout = 1
+         ->  loss = 0.6931, dlogits = [[0.5, -0.5], [0, 0]]
 """
 
 import hypothesis.strategies as st

@@ -1,11 +1,11 @@
 """attention: each query takes a weighted average of the values.
 
     scores = q k^T / sqrt(D) + mask         (..., T, S); mask is 0, or -inf where a query may not look
-    probs  = softmax(scores)                along the last axis
+    probs  = softmax(scores)                along the last axis; subtract the largest score of each row first
     out    = probs v
 
-Backward, you know every piece: two matrix products, softmax in between, and a constant factor. Go from the end to the
-beginning, quoting the forward line that you reverse.
+Backward, you know every piece: two matrix products, softmax in between, and a constant factor. Reverse the three lines
+one after the other, beginning with the last.
 
 Shapes: q (..., T, D), k (..., S, D), v (..., S, D), mask (T, S) without gradient, out (..., T, D); each of dq, dk and
 dv is like its input.

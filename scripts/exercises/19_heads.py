@@ -6,7 +6,8 @@ One linear layer gives query, key and value of all heads in one row per token, i
 
 No arithmetic happens; numbers only change places. So backward puts them back: the same steps, in reverse.
 
-Shapes: split: x (B, T, P H D) -> a tuple of P arrays (B, H, T, D); merge: x (B, H, T, D) -> (B, T, H D).
+Shapes: split, with n_head = H and parts = P: x (B, T, P H D) -> a tuple of P arrays (B, H, T, D);
+        merge: x (B, H, T, D) -> (B, T, H D).
 Example: x = [[[1, 2, 3, 4]]], n_head = 2, parts = 1  ->  ([[[[1, 2]], [[3, 4]]]],);  merged: [[[1, 2, 3, 4]]]
 """
 

@@ -2,7 +2,7 @@
 
     1. temperature   divide the logits by it
     2. top_k         keep the k largest logits only (None: all)
-    3. softmax       over what is kept; the others have probability 0
+    3. softmax       over what is kept; the others have probability 0. Subtract the largest logit first
     4. top_p         keep the most likely tokens until they have top_p together; the one that reaches it is
                      kept as well; scale them to sum to 1 again
 

@@ -1,10 +1,10 @@
 """loss_masking: targets for instruction tuning: only the assistant's tokens are learned.
 
-Each token is the target of the one before it. So inputs leave out the last token, and targets the first. A target that
-is not learned from is -100, which cross_entropy ignores. Shorter conversations are padded on the right: inputs with
-0, targets with -100.
+Each token is the target of the one before it. So inputs leave out the last token, and targets the first. loss_mask is
+True for the tokens that are to be learned, as targets. Any other target is -100, which cross_entropy ignores. Shorter
+conversations are padded on the right: inputs with 0, targets with -100.
 
-Shapes: conversations: a list of (ids, loss_mask), two lists of one length (>= 2), loss_mask of True and False
+Shapes: conversations: a list of B pairs (ids, loss_mask), two lists of one length (>= 2)
         -> (inputs, targets), integer arrays (B, T) with T = the longest length - 1
 Example: [([7, 8, 9], [False, False, True]), ([7, 9], [False, True])]
          -> inputs [[7, 8], [7, 0]], targets [[-100, 9], [9, -100]]

@@ -3,7 +3,8 @@
     loss = -ln sigmoid(chosen - rejected),   per pair
 
 Under Bradley and Terry's model, the better reply wins with probability sigmoid(difference of scores); the loss is the
-surprise. It must be finite for any scores: use np.logaddexp(0, -d) or log1p, not the log of a sigmoid that rounds to 0.
+surprise. It must be finite for any scores: with d = chosen - rejected, use np.logaddexp(0, -d) or log1p, not the log of
+a sigmoid, which rounds to 0 where d is -1000.
 
 Shapes: chosen, rejected, loss, dout and both gradients (B).
 Example: chosen = [2], rejected = [0], dout = [1]  ->  loss = [0.1269], dchosen = [-0.1192], drejected = [0.1192]

@@ -4,7 +4,7 @@
     loss = -ln sigmoid(beta h),   per pair
 
 h says how much more than the reference the policy prefers the better reply; beta h is Bradley and Terry's difference.
-The reference does not learn: its two gradients are None.
+The loss must be finite for any h, as in bradley_terry. The reference does not learn: its two gradients are None.
 
 Shapes: four arrays of log-probabilities (B), beta a number; loss, dout and the gradients (B).
 Example: policy_chosen = [-4], policy_rejected = [-9], both references = [-5], beta = 0.1, dout = [1]

@@ -7,8 +7,8 @@ Where the clipped product is the smaller one, the objective cannot improve and t
 loss is -ratio A, and the derivative of ratio by logprobs is ratio itself. Only logprobs get a gradient.
 
 Shapes: logprobs, old_logprobs, advantages, loss, dout and dlogprobs (N); eps a number.
-Example: ratio = [1.5], A = [1], eps = 0.2  ->  loss = [-1.2], dlogprobs = [0]
-         ratio = [1.5], A = [-1]            ->  loss = [1.5], dlogprobs = [1.5]
+Example: ratio = [1.5], A = [1], eps = 0.2, dout = [1]  ->  loss = [-1.2], dlogprobs = [0]
+         ratio = [1.5], A = [-1]                        ->  loss = [1.5], dlogprobs = [1.5]
 """
 
 import hypothesis.strategies as st

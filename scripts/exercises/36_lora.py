@@ -2,9 +2,11 @@
 
     out = x W^T + scaling (x A^T) B^T            merged: W + scaling B A, one matrix again
 
-W is frozen: its gradient is None, and is not computed (that is what saves the memory). x, A and B get theirs.
+W (`weight` below) is frozen: its gradient is None, and is not computed (that is what saves the memory). x, A and B get
+theirs. `merge` returns the merged matrix.
 
-Shapes: x (N, I), W (O, I), A (r, I), B (O, r), out and dout (N, O); dx (N, I), dA (r, I), dB (O, r); scaling a number.
+Shapes: x (N, I), W (O, I), A (r, I), B (O, r), out and dout (N, O); dx (N, I), dA (r, I), dB (O, r); scaling a number,
+used as it is.
 Example: x = [[1, 2]], W = [[1, 0]], A = [[1, 1]], B = [[3]], scaling = 2, dout = [[1]]
          -> x A^T = [[3]], out = [[19]], dx = [[7, 6]], dA = [[6, 12]], dB = [[6]]; merged: [[7, 6]]
 """

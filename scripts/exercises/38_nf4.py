@@ -17,7 +17,7 @@ from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, beginni
 
 STUB = beginning(__doc__, NUMPY) + '''
 def nf4(values, block, levels):
-    # TODO; a block of zeros has codes of the level 0
+    # TODO: a block of zeros has scale 0, and everywhere the code of the level 0.0
     raise NotImplementedError("codes and scales")
 '''
 

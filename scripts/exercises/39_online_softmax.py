@@ -7,8 +7,8 @@
         out = out * shrink + e^(s - m_new) v_tile
     at the end: out / l
 
-Begin with m = -inf, l = 0, out = 0. For each query, read each key only once. Never make the whole (T, S) matrix: no
-array may be larger than T x tile, or than the inputs.
+Each query has its own m and l, and a row of out. Begin with m = -inf, l = 0, out = 0. For each query, read each key
+only once. Never make the whole (T, S) matrix: no array may be larger than T x tile, or than the inputs.
 
 Shapes: q (T, D), k and v (S, D), tile a number (the last tile may be shorter) -> (T, D)
 Example: q = [[1]], k = [[0], [ln 3]], v = [[0], [1]], tile = 1  ->  m = 0, l = 1, out = 0; then m = ln 3, shrink = 1/3,

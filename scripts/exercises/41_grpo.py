@@ -1,17 +1,20 @@
 """grpo: the loss of GRPO, from the checked answers to some questions.
 
-    A    = (r - mean(r)) / (std(r) + 0.0001)          of each answer, within its group: the answers to one question
+    A    = (r - mean(r)) / (std(r) + 0.0001)     r: the rewards of a group, the answers to one question
     loss = the mean over all answers of
                the mean over an answer's tokens of
                    -min(ratio A, clip(ratio, 0.8, 1.2) A)
 
 All tokens of an answer share its advantage A. std is that of the group itself (divided by G, not by G - 1).
 
-Shapes: rewards (Q, G): G answers to each of Q questions. ratio and mask (Q G, L): the answers to a question one after
-the other, up to L tokens each; mask is True where an answer has a token, and ratio means nothing elsewhere.
-The result is a number.
+ratio is that of ppo_clip, a number for each token. Answers differ in length, so mask is True where an answer has a
+token. Where it is False there is none: what stands there in ratio is padding, and must not change the loss.
+
+Shapes: rewards (Q, G): of G answers to each of Q questions. ratio and mask (Q G, L): a row for each answer (all answers
+to the first question, then all to the second, ...), and L columns for its tokens. The result is a number.
 Example: rewards = [[1, 0]], ratio = [[1, 2], [1, 9]], mask = [[True, True], [True, False]]
-         A = [0.9998, -0.9998]; losses -0.9998, -1.1998 and 0.9998; their means -1.0998 and 0.9998; the loss is -0.05
+         A = [0.9998, -0.9998]; the 9 is padding; of the three tokens -min(...) is -0.9998, -1.1998 and 0.9998;
+         the means of the two answers are -1.0998 and 0.9998; the loss is -0.05
 """
 
 import hypothesis.strategies as st

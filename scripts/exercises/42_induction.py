@@ -2,9 +2,9 @@
 
     follows[t, s] = True where the token before s is the same as the token at t, and s is not later than t
 
-The induction score of a head is its attention to these places.
+The induction score of a head is its attention to these places. Before s = 0 there is no token: False.
 
-Shapes: ids (T) -> (T, T) booleans
+Shapes: ids, an array (T) -> (T, T) booleans
 Example: follows_earlier([5, 7, 5]): row 2 is [False, True, False], because 5 was followed by the token at place 1
 """
 

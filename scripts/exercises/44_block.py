@@ -1,4 +1,4 @@
-"""block: one block of GPT-2, from vectors to vectors. Forward only: from here on, the engine goes back.
+"""block: one block of GPT-2, from vectors to vectors. Forward only: from here on, the engine computes the gradients.
 
     x = x + attention(layer_norm(x))         tokens exchange information
     x = x + mlp(layer_norm(x))               each token processes what it has gathered
@@ -12,9 +12,10 @@ among the heads, D = C / H neighboring numbers for each. In each head,
 softmax subtracts the largest score of each row first, so that exp cannot overflow.
 The heads are joined again, (B, H, T, D) -> (B, T, C), and the layer "output" mixes them.
 
-The parameters are in the dictionary p. A linear layer computes x weight^T + bias (`linear` below does):
+The parameters are in the dictionary p: p["query.weight"] and p["query.bias"] are those of the layer "query". A linear
+layer computes x weight^T + bias, with `linear` below: linear(x, p, "query"). `layer_norm` takes a name in the same way.
 
-    norm_1, norm_2                weight (C), bias (C)        the two layer norms
+    norm_1, norm_2                weight (C), bias (C)        the layer norms before attention and before the MLP
     query, key, value, output     weight (C, C), bias (C)     attention
     up                            weight (I, C), bias (I)     the MLP; I is usually 4 C
     down                          weight (C, I), bias (C)

@@ -4,16 +4,22 @@
     x = block(x, parameters of block i, n_head)                for each block, i = 0 ... n_layer - 1
     logits = norm(x) tokens^T                                  tied: the matrix that embeds tokens scores them, too
 
-The caller gives you `block`, for example yours of the last exercise, and norm(x, params, name), such as its layer_norm.
-Here they are simpler: x * scale + shift * n_head, and x * weight. Names in the dictionary `params`:
+The caller gives you two functions to call, `block` and `norm`. In a GPT-2 they are `block` and `layer_norm` of the
+exercise "block". This check gives you simpler ones, with numbers that are easy to follow:
 
-    tokens (V, C), positions (the longest text, C)             embeddings: a row for each token, and for each position
-    blocks.0.NAME, blocks.1.NAME, ...                          of block 0, 1, ...: it gets its own, no others, as NAME
-    norm.NAME                                                  of the norm behind the last block, whose name is "norm"
+    block(x, p, n_head)    returns x * p["scale"] + p["shift"] * n_head
+    norm(x, params, name)  returns x * params[name + ".weight"]; you call it once, with all params and the name "norm"
 
-A model without "positions" in params adds none; the last exercise has one.
+`params` is a dictionary of arrays. The names in it:
 
-Shapes: ids (B, T) integers  ->  logits (B, T, V): scores of all tokens, before softmax
+    "tokens" (V, C), "positions" (the longest text, C)         embeddings: a row for each token, and for each position
+    "blocks.0.scale", "blocks.0.shift", "blocks.1.scale", ...  p of block 0 has only its own, as "scale" and "shift"
+    "norm.weight"                                              of the norm behind the last block
+
+The blocks of a GPT-2 have other names ("blocks.0.query.weight"), so your code must work with any. A model without
+"positions" adds none: the Llama of the exercise llama.
+
+Shapes: ids (B, T) integers, x (B, T, C)  ->  logits (B, T, V): scores of all tokens, before softmax
 Example: ids = [[1]], tokens = [[2, 0], [0, 1]], positions = [[0, 2]], no block, norm.weight = [1, 2]
          x = [0, 3], after the norm [0, 6]  ->  logits = [[[0, 6]]]
 """
@@ -28,7 +34,7 @@ def part_of(params, prefix):
     return {name.removeprefix(prefix): p for name, p in params.items() if name.startswith(prefix)}
 
 def gpt(params, ids, n_layer, n_head, block, norm):
-    # TODO: part_of(params, "blocks.0.") are the parameters of block 0
+    # TODO: part_of(params, "blocks.0.") is the p of block 0, with the names that it knows
     raise NotImplementedError("the logits")
 '''
 BLANKS = '''

@@ -4,13 +4,15 @@ Each step cuts a batch out of the text, computes the loss and its gradients, and
 
     batch      x: windows of the text, `length` tokens each; y: for each token of x the one that follows it
     zero       gradients[name] = zeros like the parameter, in every step
-    backward   loss = backward(params, x, y, gradients) ADDS each parameter's gradient to gradients[name], in place
+    backward   loss = backward(params, x, y, gradients)   ADDS to gradients[name] in place, for every parameter
     clip       norm = sqrt(the sum of g^2 over all gradients); where norm > max_norm, scale all by max_norm / norm
-    update     params[name] = update(name, p, gradient, lr) for every parameter, with lr = rate(step), step = 0, 1, ...
+    update     params[name] = update(name, p, gradient, lr)   for every parameter p, with its gradient after clipping
+               and lr = rate(step), step = 0, 1, ...
 
 `backward`, `update` (an optimizer, which remembers its averages for each name) and `rate` (a schedule) are functions
-that the caller gives you. Never change an array of params in place: update returns a new one. Here the model is small:
-it guesses the next token as a * x + b, its loss is the mean squared error, and the optimizer is SGD with momentum 0.5.
+that the caller gives you. Never change an array of params in place: update returns a new one. params and gradients are
+dictionaries name -> array. The model of this check is small, with the parameters "a" and "b": it guesses the next token
+as a * x + b. Its loss is the mean squared error, its optimizer SGD with momentum 0.5.
 
 Shapes: tokens (N) integers; begins: where the windows of a batch begin; steps: a list of begins, one for each step.
         batch -> x, y (B, length) each;  train -> (params after the last step, [loss of each step])

@@ -9,7 +9,8 @@
     ln_f                            norm                                            the name
 
 From h.0 on, each has a .weight and a .bias. OpenAI stored the weights of linear layers as (in, out), and yours are
-(out, in). attn.c_attn.weight is (C, 3 C): the outputs of the queries, then of the keys, then of the values.
+(out, in). attn.c_attn.weight is (C, 3 C): the outputs of the queries, then of the keys, then of the values. Its bias,
+(3 C), is cut in the same way.
 
 Some files put "transformer." before every name. Some have more than you need, to be left out: h.0.attn.bias and
 h.0.attn.masked_bias are causal masks, and lm_head.weight is wte.weight once more (tied).

@@ -3,19 +3,31 @@
     layer norm             RMS norm: x / sqrt(mean(x^2) + eps) * weight (`rms_norm` below)
     learned positions      rotary positions: queries and keys are turned by angles that depend on their position
     GELU between 2 layers  SwiGLU among 3: down(silu(gate(x)) * up(x)), silu(z) = z / (1 + e^-z)
-    a key head for each    grouped-query attention: K heads of keys and values, and each serves the next n_head / K
-      query head           heads of queries (np.repeat); K D is the number of rows of k_proj.weight
+    a key head for each    grouped-query attention: K heads of keys and values, and each serves the next H / K heads
+      query head           of queries (np.repeat)
 
-`turned`: of D numbers, pair i is (x[i], x[i + D / 2]). At position t it is turned by the angle t THETA^(-2 i / D):
+There are H = n_head heads of queries. D is how many numbers one head has: q_proj.weight has H D rows, so D is its
+number of rows divided by n_head, which need not be C / H. k_proj.weight has K D rows, which gives K.
+
+`turned`: of the D numbers x of a head, pair i is (x[i], x[i + D / 2]), i = 0 ... D / 2 - 1. At position t it is turned
+by the angle t THETA^(-2 i / D):
 
     (a, b)  ->  (a cos - b sin, a sin + b cos)
 
-`llama_block`, as in GPT-2: x = x + attention(norm(x)), x = x + mlp(norm(x)). There are no biases. p has Hugging Face's
-names, each with ".weight": input_layernorm (C), self_attn.q_proj (H D, C), k_proj and v_proj (K D, C), o_proj (C, H D),
-post_attention_layernorm (C), mlp.gate_proj and mlp.up_proj (I, C), mlp.down_proj (C, I). Values are not turned. As
-before, softmax subtracts the largest score first.
+`llama_block`, as in GPT-2: x = x + attention(norm(x)), x = x + mlp(norm(x)). There are no biases. The names in p are
+Hugging Face's, p["self_attn.q_proj.weight"] for example:
 
-Shapes: turned: x (B, H, T, D) -> the same;  llama_block: x (B, T, C), n_head = H -> (B, T, C)
+    input_layernorm, post_attention_layernorm     (C)              the norms before attention and before the MLP
+    self_attn.q_proj                              (H D, C)
+    self_attn.k_proj, self_attn.v_proj            (K D, C)
+    self_attn.o_proj                              (C, H D)
+    mlp.gate_proj, mlp.up_proj                    (I, C)
+    mlp.down_proj                                 (C, I)
+
+Values are not turned. As before, no token sees a later one, scores are divided by sqrt(D), and softmax subtracts the
+largest score first.
+
+Shapes: turned: x (B, heads, T, D) -> the same;  llama_block: x (B, T, C), n_head = H -> (B, T, C)
 Example: turned of two tokens [[1, 0], [1, 0]], D = 2: the first stays, the second turns by 1 radian: [0.5403, 0.8415]
 """
 

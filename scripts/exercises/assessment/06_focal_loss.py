@@ -3,7 +3,9 @@
     p    = softmax(logits)[target],   per row
     loss = the mean over the rows of  -(1 - p)^gamma ln p
 
-Forward and backward must be finite for logits near 1000 and near -1000 as well.
+Large numbers must not break it. Where logits are near 1000 or -1000, e^logits is inf or 0. Where the target's logit is
+2000 below the others, p rounds to 0 and its logarithm is -inf, although the loss of this row is an ordinary number,
+2000. There as well, loss and dlogits must be finite and right: one inf or nan spoils the mean, and every gradient.
 
 Shapes: logits (N, C), targets (N) integers, loss (), dout (), dlogits (N, C); targets: None. gamma a number >= 1.
 Example: logits = [[0, 0]], targets = [1], gamma = 2, dout = 1  ->  p = 0.5, loss = 0.1733,
