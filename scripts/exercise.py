@@ -125,11 +125,16 @@ def show_list(arguments: Any) -> int:
 
 def start(arguments: Any) -> int:
     from scripts.checker import showing
+    from scripts.lessons.cells import title
+    from scripts.lessons.course import lessons_of, number
 
     workspace = workspace_of(arguments)
     name = name_in(workspace, arguments)
     file = workspace.start(name)
-    say(arguments, {"name": name, "file": str(file)}, showing.start_text(workspace.exercise(name), file))
+    lessons = lessons_of(name)
+    lines = [f"lesson {number(each)}, {title(each)}: python scripts/lesson.py {number(each)}" for each in lessons]
+    text = "\n".join([showing.start_text(workspace.exercise(name), file), *map(command_line.from_here, lines)])
+    say(arguments, {"name": name, "file": str(file), "lessons": [each.stem for each in lessons]}, text)
     return 0
 
 

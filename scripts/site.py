@@ -33,7 +33,8 @@ from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from scripts.checker import catalogue
 from scripts.checker.checks import Exercise
-from scripts.lessons.cells import lessons
+from scripts.lessons.cells import lessons, title
+from scripts.lessons.course import lessons_of, number
 from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import connect
 from scripts.pages.local_server import check_port, serve
@@ -282,6 +283,10 @@ def exercise_page(exercise: Exercise, names: list[str]) -> str:
     name = exercise.name
     statement = markdown_to_html(exercise.stub.partition('"""')[2].partition('"""')[0])
     place = names.index(name)
+    links = [
+        f'<a href="../lessons/{path.stem}.html">{number(path)}, {escaped(title(path).partition(", ")[0])}</a>'
+        for path in lessons_of(name)
+    ]
     back = f'<a href="{names[place - 1]}.html">← {names[place - 1]}</a>' if place else "<span></span>"
     on = f'<a href="{names[place + 1]}.html">{names[place + 1]} →</a>' if place + 1 < len(names) else "<span></span>"
     scripts = "".join(f'<script src="../{script}"></script>\n' for script in SCRIPTS["exercise"])
@@ -291,6 +296,7 @@ def exercise_page(exercise: Exercise, names: list[str]) -> str:
 <main>
 <p class="kind">minigrad: exercise {place + 1} of {len(names)}, {escaped(exercise.effort)}</p>
 <h1>{escaped(name)}: {escaped(exercise.title)}</h1>
+<p class="soft">Lessons: {"; ".join(links)}</p>
 {statement}
 <div id="editor" class="code-editor"></div>
 <div class="tools">

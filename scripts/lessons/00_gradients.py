@@ -201,8 +201,8 @@ draw(loss_tensor, names={weight: "weight", bias: "bias", loss_tensor: "loss"})
 # %% [markdown]
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start mul`, then tanh: write forward and backward yourself and have them
-#   checked
+# - exercise: `python scripts/exercise.py start mul`, tanh, walk, sum, mean, unbroadcast: write forward and
+#   backward yourself and have them checked
 # - read: minigrad/autograd.py: class Value for arrays; minigrad/functional/elementwise.py: its steps
 # - break: the += in Value.backward above: make it = and see which assert fails first. Expect: the first one, `(a.grad,
 #   c.grad) == (dw, db)`. The error is multiplied by itself, and of its two gradients the second replaces the first, so

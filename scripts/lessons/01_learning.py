@@ -239,7 +239,7 @@ assert left["halving", "Adam"].max() < 0.1
 #
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start softmax`, then cross_entropy, sgd, then adam
+# - exercise: `python scripts/exercise.py start softmax`, log_softmax, cross_entropy, sgd, adam
 # - line by line: `python scripts/step.py --html cross_entropy`
 # - read: minigrad/functional/loss.py: CrossEntropy; minigrad/optim.py: SGD and Adam
 # - try: momentum in `learn`, as a third rule with rates from 0.03 to 10. Expect: about a tenth is left of the rarest

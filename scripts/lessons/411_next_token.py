@@ -228,7 +228,7 @@ lesson.widget("sampling", widget_data.sampling(*widget_data.demo_model(), prompt
 # %% [markdown]
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start softmax`, then cross_entropy
+# - exercise: `python scripts/exercise.py start softmax`, cross_entropy, sampling
 # - line by line: `python scripts/step.py --html softmax`
 # - read: gpt/model/generation.py: temperature, top-k, top-p; gpt/training/batches.py: inputs and targets
 # - break: the targets above: take ids[:-1] for both (`python scripts/break.py unshifted` does so with a GPT). Expect: a

@@ -248,7 +248,7 @@ lesson.widget("bpe", widget_data.bpe(tokenizer, "The interpreter evaluates straw
 # %% [markdown]
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start bpe_merge`, then bpe_encode
+# - exercise: `python scripts/exercise.py start bpe_merge`, bpe_encode
 # - line by line: `python scripts/step.py --html merge`
 # - read: gpt/tokenizer/bpe.py: the algorithm on a page; bpe_training.py beside it: the same, fast; tokenizer.py: ids,
 #   special tokens, files

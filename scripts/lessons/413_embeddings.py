@@ -336,7 +336,7 @@ assert expected["shore"]["floods"] > 0.9 < expected["vault"]["lends"] and 0.3 < 
 #
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start embedding`, then positions
+# - exercise: `python scripts/exercise.py start embedding`, positions, weight_tying
 # - read: minigrad/functional/indexing.py: Embedding; gpt/model/positions.py
 # - break: `python scripts/break.py no_positions`. Expect: after 350 steps the loss is no higher than that of the
 #   healthy model, which lesson 4.2.6 explains. The comparison of all activations finds the mistake at once, at wpe.

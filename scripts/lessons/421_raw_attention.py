@@ -217,7 +217,7 @@ print("each word scores highest with:", dict(zip(names, [names[i] for i in np.ar
 # %% [markdown]
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start softmax`, then matmul
+# - exercise: `python scripts/exercise.py start softmax`, matmul
 # - line by line: `python scripts/step.py --html softmax`
 # - read: minigrad/functional/activation.py: Softmax, forward beside backward
 # - try: a sentence with two banks, "river bank money bank". Expect: both get the same output, [1, 1, 0.36], as much

@@ -194,7 +194,8 @@ lesson.widget("attention", {"sentences": [made_up, *heads]})
 # %% [markdown]
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start softmax`: look at your Jacobian where the scores are large
+# - exercise: `python scripts/exercise.py start softmax`, attention: look at softmax's Jacobian where the
+#   scores are large
 # - read: minigrad/functional/attention.py: scale, and how its backward uses it
 # - break: `python scripts/break.py no_scale`: a GPT with one head of 128 numbers per key, trained without sqrt(d_k).
 #   Expect: a higher loss, and attention that looks at about one token: an entropy near 0.1 nats, healthy about 1.7.

@@ -221,7 +221,7 @@ assert today["pre"] < today["post"] - 0.1
 # %% [markdown]
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start layer_norm`, then gelu
+# - exercise: `python scripts/exercise.py start layer_norm`, rms_norm, relu, gelu, dropout, block
 # - line by line: `python scripts/step.py --html layer_norm`
 # - read: gpt/model/gpt2.py: MLP and Block; minigrad/functional/normalization.py
 # - break: `python scripts/break.py no_residual`. Expect: only two blocks, and still the loss after 350 steps is about

@@ -422,7 +422,7 @@ lesson.widget("gpt", widget_data.gpt(model, tokenizer, name, "The value of the")
 # %% [markdown]
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start causal_mask`
+# - exercise: `python scripts/exercise.py start causal_mask`, gpt, weight_tying
 # - read: gpt/model/gpt2.py, all of it: a page; gpt/accounting.py: what it costs
 # - break: `python scripts/break.py no_mask`. Expect: a loss of about 1, where the healthy model has 4, and nonsense.
 # - break: `python scripts/break.py no_positions`. Expect: a loss that is lower than the healthy one's, because these

@@ -330,7 +330,8 @@ for temperature in (0.0, 1.0):
 #
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start block`, then gpt: the modules above, written by you
+# - exercise: `python scripts/exercise.py start block`, gpt, sampling, weight_tying: the modules above,
+#   written by you
 # - read: gpt/model/gpt2.py beside this file; gpt/model/generation.py: top-k, top-p; batch_generation.py: the KV cache
 # - break: `python scripts/break.py no_tying`. Expect: the loss does not complain, but the parameter count does:
 #   166,656, where the formula says 133,888. The difference is a second matrix of 512 x 64.

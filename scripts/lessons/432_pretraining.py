@@ -250,7 +250,7 @@ assert curve == sorted(curve, reverse=True) and curve[0] - curve[1] > curve[2] -
 #
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start adamw`, clipping, warmup_cosine, then training_loop
+# - exercise: `python scripts/exercise.py start sgd`, adam, adamw, cross_entropy, clipping, warmup_cosine, training_loop
 # - line by line: `python scripts/step.py --html step`
 # - read: gpt/training/training_step.py: the step above; pretraining.py: the loop; minigrad/optim.py
 # - break: `python scripts/break.py unshifted`. Expect: a loss near 0, because the answer is in the input, and a text

@@ -220,7 +220,7 @@ else:
 # %% [markdown]
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start rms_norm`
+# - exercise: `python scripts/exercise.py start rms_norm`, llama
 # - read: gpt/model/llama.py, a page; minigrad/functional/rotary.py; finetune/data/jinja_template.py
 # - try: `python scripts/chat.py --model smollm2`. Expect: answers in sentences, or how to install the package.
 # - break: in the section on rotary positions, rotate the query only: `@ key` in place of `@ turned(key, n)`. Expect:

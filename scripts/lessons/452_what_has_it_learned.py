@@ -188,7 +188,7 @@ else:
 # %% [markdown]
 # ## What next
 #
-# - exercise: `python scripts/exercise.py start induction`, then `ablation`.
+# - exercise: `python scripts/exercise.py start induction`, ablation
 # - try: `grow(lesson.seed + 1)`. Expect: the bend is within 50 steps of this one, and perhaps the other head of layer 1
 #   has the highest score.
 # - break: in `grow`, let all rows repeat after 12 tokens: `ids = np.array([np.resize(rng.permutation(V)[:12], T + 1)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from scripts.lessons.concepts import ROOT, concepts
+from gpt.files import read_text
+from scripts.lessons.cells import lessons
+from scripts.lessons.concepts import ROOT
 
 DONE = "done.txt"  # in a lesson's folder once it was read to its end in a terminal
 MODULES = {"0": "0 Before the course", "41": "4.1 Language modeling", "42": "4.2 Attention and the transformer"}
 MODULES |= {"43": "4.3 Building and training a GPT", "44": "4.4 Beyond pretraining", "45": "After the course"}
-# Exercises on what a lesson builds on, without a row of their own in the concept table.
-MORE_EXERCISES = {
-    "00_gradients.py": ["mul", "tanh", "walk", "sum", "mean", "unbroadcast"],
-    "01_learning.py": ["softmax", "log_softmax", "cross_entropy", "sgd", "adam"],
-    "414_context.py": ["matmul"],
-    "425_block.py": ["relu", "rms_norm", "dropout"],
-    "432_pretraining.py": ["sgd", "adam", "adamw"],
-}
 
 
 def number(lesson: Path) -> str:
@@ -30,9 +25,14 @@ def module(lesson: Path) -> str:
 
 
 def exercises(lesson: Path) -> list[str]:
-    """The exercises that belong to a lesson."""
-    of_rows = [row.exercise for row in concepts() if row.lesson == lesson.name and row.exercise]
-    return list(dict.fromkeys(MORE_EXERCISES.get(lesson.name, []) + of_rows))
+    """The exercises of a lesson, as its "What next" names them: `python scripts/exercise.py start sgd`, adam, adamw."""
+    found = re.search(r"exercise\.py start (\w+`(?:, \w+)*)", read_text(lesson))
+    return re.findall(r"\w+", found[1]) if found else []
+
+
+def lessons_of(exercise: str) -> list[Path]:
+    """The lessons that an exercise belongs to, in their order."""
+    return [lesson for lesson in lessons() if exercise in exercises(lesson)]
 
 
 def passed_exercises() -> set[str]:

@@ -14,7 +14,7 @@ from scripts.checker import catalogue
 from scripts.lessons.cells import Cell, Running, lessons, read_cells
 from scripts.lessons.concepts import concepts
 from scripts.lessons.course import exercises
-from scripts.pages import lesson_index
+from scripts.pages import lesson_index, lesson_page
 from scripts.pages.lesson_notebook import write_notebook
 from scripts.pages.lesson_page import Body, Ran, record, write_page
 from tests.scripts.running import ROOT, assert_says
@@ -74,6 +74,19 @@ def test_pages_are_connected_as_they_are_made(tmp_path):
     assert index.count(".html") >= 3 and index.count("<li>") == len(lessons())
     before = index.partition("<h2>")[0]
     assert f'Start here:</p> <a href="{first.stem}.html">' in before and "gpt.html" not in before
+
+
+def test_lessons_and_exercises_link_to_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(lesson_page, "connect", lambda folder: None)
+    there, back = set(), set()
+    for lesson in lessons():
+        page = write_page(lesson, [], exercises(lesson), tmp_path).read_text(encoding="utf-8")
+        there |= {(lesson.stem, name) for name in re.findall(r'href="[^"]*/scripts/exercises/\d\d_(\w+)\.py"', page)}
+    names = list(catalogue.paths())
+    for name in names:
+        page = site.exercise_page(catalogue.load(catalogue.paths()[name]), names)
+        back |= {(stem, name) for stem in re.findall(r'href="\.\./lessons/(\w+)\.html"', page)}
+    assert there == back
 
 
 def test_the_index_says_how_long_it_takes_and_what_is_done_here(tmp_path, monkeypatch):
