@@ -14,6 +14,7 @@ the learner's model as long as its parameters are the same as ours, which the lo
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ Call = Callable[..., Any]
 def run(workspace: Workspace, out_dir: Path) -> int:
     """Take all steps. Raises ValueError with what is wrong, or what to write next."""
     folder = out_dir / "small_gpt"
+    if workspace.has_passed("llama") and importlib.util.find_spec("jinja2") is None:
+        raise ValueError("step 3 needs jinja2, in which SmolLM2's chat template is written: pip install jinja2")
     with program(workspace, PARTS, out_dir / "my_gpt") as call:
         print("\n1. It trains ...", flush=True)
         train(call, folder)
@@ -58,13 +61,14 @@ def run(workspace: Workspace, out_dir: Path) -> int:
             folder = out_dir / "demo"
             model.save_pretrained(folder, tokenizer)
         else:
-            print("(there is no runs/demo, which scripts/demo.py makes: the model of step 1 is taken)")
+            print("(there is no runs/demo: the model of step 1 is taken; scripts/demo.py trains one that can write)")
         take(call, folder, "The")
         take(call, "gpt2", "Alan Turing theorized that")
+    print("\nYou have written a GPT.", flush=True)
     with program(workspace, ("gpt", "llama"), out_dir / "my_llama") as call:
         print("\n3. It becomes a Llama ...", flush=True)
-        take(call, "smollm2", QUESTION)
-    print("\nYou have written a GPT and a Llama.")
+        if take(call, "smollm2", QUESTION):
+            print("\nYou have written a GPT and a Llama.")
     return 0
 
 
@@ -127,14 +131,14 @@ def train(call: Call, folder: Path) -> None:
     model.save_pretrained(folder, tokenizer)
 
 
-def take(call: Call, source: Any, prompt: str) -> None:
-    """Give a model's weights to the learner's program, compare the two, and let both write."""
+def take(call: Call, source: Any, prompt: str) -> bool:
+    """Give a model's weights to the learner's program, compare the two, and let both write. Returns whether it ran."""
     try:
         source = hub.find(source)
         model, tokenizer = load_model(source)
     except (OSError, ImportError) as error:
         print(f"{source} is left out: {error}")
-        return
+        return False
     ids, stop = tokenizer.encode(prompt), []
     if not isinstance(model, GPT):
         template = ChatTemplate(tokenizer)
@@ -145,7 +149,11 @@ def take(call: Call, source: Any, prompt: str) -> None:
     right = model.generate([ids], NEW_TOKENS, temperature=0, stop_tokens=stop)[0]
     if written[: len(right)] != right:
         raise ValueError(f"yours writes {tokenizer.decode(written)!r}, and ours {tokenizer.decode(right)!r}")
-    print(f"  {prompt!r} -> {tokenizer.decode(written, skip_special_tokens=True)!r}", flush=True)
+    said = f"{prompt!r} -> {tokenizer.decode(written, skip_special_tokens=True)!r}"
+    if written == written[:1] * NEW_TOKENS:
+        said = f"after {prompt!r} both repeat one token: this model has learned too little to write words"
+    print(f"  {said}", flush=True)
+    return True
 
 
 def compare(call: Call, model: LanguageModel, source: Path, ids: list[int]) -> None:

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -305,6 +306,7 @@ def test_the_capstone_trains_takes_weights_and_becomes_a_llama(tmp_path, models)
     said = output_of(exercise.main, "capstone", "--workspace", folder, "--out-dir", tmp_path / "out")
     assert "largest difference" in said and "gpt2 is left out: there is no network" in said
     assert said.count("small_gpt: the 4 states of a text") == 2 and "llama: the 4 states of a text" in said
+    assert "after 'The' both repeat one token" in said and said.endswith("\nYou have written a GPT and a Llama.\n")
     for name, function in (("my_gpt", "train"), ("my_llama", "llama_block")):
         assert f"def {function}(" in (tmp_path / "out" / f"{name}.py").read_text(encoding="utf-8")
 
@@ -320,6 +322,16 @@ def test_the_capstone_says_what_to_write_next(tmp_path, models, capsys):
     assert "exercise.py start llama" in capstone_refusal(folder, capsys)
 
 
+def test_the_capstone_says_what_it_lacks_and_what_ran(tmp_path, models, capsys, monkeypatch):
+    folder = pass_parts(tmp_path / "mine", *PARTS)
+    with monkeypatch.context() as here:
+        here.setitem(sys.modules, "jinja2", None)  # as if it were not installed
+        assert "pip install jinja2" in capstone_refusal(folder, capsys) and not (folder / "out").exists()
+    monkeypatch.setattr(capstone.hub, "find", lambda source: Path(source).resolve(strict=True))  # no SmolLM2
+    said = output_of(exercise.main, "capstone", "--workspace", folder, "--out-dir", tmp_path / "out")
+    assert "smollm2 is left out" in said and "You have written a GPT." in said and "and a Llama" not in said
+
+
 @pytest.mark.parametrize(
     ("name", "edit", "words"),
     [
@@ -327,12 +339,7 @@ def test_the_capstone_says_what_to_write_next(tmp_path, models, capsys):
         ("training_loop", {"gradients = {": "gradients = gradients if step else {"}, "your loss[2] has wrong values"),
         ("load_weights", {"name.removeprefix": "1 / 0 or name.removeprefix"}, "ZeroDivisionError"),
         ("llama", {"100_000": "10_000"}, "llama: your block 0 differs first from ours"),
-        pytest.param(
-            "llama",
-            {"D = len": "while True: pass\n    D = len"},
-            "no end after 2 seconds",
-            marks=pytest.mark.slow,
-        ),
+        pytest.param("llama", {"D = len": "while True: pass\n    D = len"}, "no end after 2 s", marks=pytest.mark.slow),
     ],
 )
 def test_the_capstone_names_what_is_wrong(tmp_path, models, capsys, monkeypatch, name, edit, words):
