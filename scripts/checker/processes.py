@@ -69,7 +69,7 @@ class Submission:
 
     def begin(self) -> None:
         """Start the worker."""
-        self.deadline, self.is_late = math.inf, False
+        self.deadline = math.inf
         folders = [str(Path(__file__).parent), str(Path(np.__file__).parents[1])]
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-s", "-c", START, *folders, *map(str, self.limits)],
@@ -104,16 +104,15 @@ class Submission:
         """The worker's reply to a message."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.deadline = time.monotonic() + PATIENCE * self.limits.seconds
-        try:
-            self.process.stdin.write(message)
-            self.process.stdin.flush()
-            return worker.read(self.process.stdout, self.limits.message)
-        finally:
-            self.deadline = math.inf
+        self.process.stdin.write(message)
+        self.process.stdin.flush()
+        reply = worker.read(self.process.stdout, self.limits.message)
+        self.deadline = math.inf
+        return reply
 
     def _how_it_ended(self) -> Verdict:
         code, seconds = self.process.wait(), self.limits.seconds
-        if self.is_late or code in (-24, -9):  # SIGXCPU, SIGKILL
+        if time.monotonic() > self.deadline or code in (-24, -9):  # SIGXCPU, SIGKILL
             sentence = f"no end after {seconds} seconds of computing or {PATIENCE * seconds} by the clock"
             return Verdict("timeout", self.path.name, f"{sentence}: is there a loop that never ends?", seconds=seconds)
         return Verdict("error", self.path.name, f"the process that ran it broke off (exit status {code})")
@@ -122,7 +121,6 @@ class Submission:
         """End a worker whose answer takes too long by the clock: it waits, or the system limits no computing."""
         while not self.over.wait(0.5):
             if time.monotonic() > self.deadline:
-                self.is_late = True
                 self.process.kill()
 
     # --- what it defines ---
@@ -169,7 +167,7 @@ class InThisProcess(Submission):
     """
 
     def begin(self) -> None:
-        self.solution = worker.Solution(self.limits.message)
+        self.solution = worker.Solution()
 
     def __exit__(self, *exception: object) -> None:
         pass

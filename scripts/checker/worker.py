@@ -3,7 +3,7 @@
 The judge (processes.py) sends the submission's text, then the arguments of one call at a time; what comes back is the
 result. The judge draws the cases, holds the right answers and compares, in another process that never runs a line of
 the submission. Here are only NumPy and the standard library: no minigrad, no reference, no check. Neither side
-unpickles anything: a message is JSON, followed by the raw bytes of its arrays.
+unpickles anything: a message is a line of JSON, with the bytes of arrays as base64.
 
 Before the submission runs, this process gives up what it does not need (`confine`). On Linux that is every system call
 but those for memory, time and the two pipes: no file, no network, no other process can be reached.
@@ -12,6 +12,7 @@ but those for memory, time and the two pipes: no file, no network, no other proc
 from __future__ import annotations
 
 import ast
+import base64
 import contextlib
 import ctypes
 import importlib
@@ -45,7 +46,6 @@ MOST_PRINTED = 2000  # characters of each call
 MOST_STEPS, MOST_NUMBERS = 700, 100  # expressions recorded in a run, and the numbers in one of them
 DTYPES = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
           "float64", "complex64", "complex128"}  # fmt: skip
-LENGTHS = struct.Struct("<II")  # of a message's JSON, and of the bytes behind it
 
 
 class UsesLibrary(ImportError):
@@ -56,79 +56,68 @@ class UsesLibrary(ImportError):
 
 
 def pack(value: Any) -> bytes:
-    """A message: arrays, numbers, strings, bytes, None, and lists, tuples and dicts of those. Of anything else, only
-    the name of its type is sent, and of an array the dtype.
+    """A message, which is a line: arrays, numbers, strings, bytes, None, and lists, tuples and dicts of those. Of
+    anything else, only the name of its type is sent, and of an array the dtype.
     """
-    body: list[bytes] = []
+    return json.dumps(_tree(value)).encode() + b"\n"
 
-    def tree(part: Any) -> Any:
-        if type(part) is int and part.bit_length() > 63:
-            return {"other": "integer of more than 64 bits"}
-        if part is None or type(part) in (bool, int, float, str):
-            return part
-        if isinstance(part, np.ndarray | np.generic) and part.dtype.name in DTYPES:
-            body.append(np.asarray(part, part.dtype.name).tobytes())  # in this machine's byte order
-            return {"array": part.dtype.name, "shape": part.shape, "scalar": isinstance(part, np.generic)}
-        if isinstance(part, list | tuple):
-            return {"tuple" if isinstance(part, tuple) else "list": [tree(item) for item in part]}
-        if isinstance(part, dict):
-            return {"dict": [[tree(key), tree(item)] for key, item in part.items()]}
-        if isinstance(part, bytes):
-            return {"bytes": part.hex()}
-        return {"other": f"array of dtype {part.dtype.name}" if isinstance(part, np.ndarray) else type(part).__name__}
 
-    head = json.dumps(tree(value)).encode()
-    return b"".join([LENGTHS.pack(len(head), sum(map(len, body))), head, *body])
+def _tree(part: Any) -> Any:
+    if type(part) is int and part.bit_length() > 63:
+        return {"other": "integer of more than 64 bits"}
+    if part is None or type(part) in (bool, int, float, str):
+        return part
+    if isinstance(part, np.ndarray | np.generic) and part.dtype.name in DTYPES:
+        numbers = np.asarray(part, part.dtype.name).tobytes()  # in this machine's byte order
+        return {"array": part.dtype.name, "shape": part.shape, "scalar": isinstance(part, np.generic),
+                "base64": base64.b64encode(numbers).decode()}  # fmt: skip
+    if isinstance(part, list | tuple):
+        return {"tuple" if isinstance(part, tuple) else "list": [_tree(item) for item in part]}
+    if isinstance(part, dict):
+        return {"dict": [[_tree(key), _tree(item)] for key, item in part.items()]}
+    if isinstance(part, bytes):
+        return {"bytes": part.hex()}
+    return {"other": f"array of dtype {part.dtype.name}" if isinstance(part, np.ndarray) else type(part).__name__}
 
 
 def read(stream: IO[bytes], most: int, writeable: bool = True) -> Any:
     """The next message of a stream. Nothing in it is trusted. Raises EOFError at its end, ValueError for a bad one or
     one of more than `most` bytes.
     """
-    lengths = stream.read(LENGTHS.size)
-    if len(lengths) < LENGTHS.size:
-        raise EOFError
-    head_size, size = LENGTHS.unpack(lengths)
-    if head_size + size > most:
-        raise ValueError("the message is too large")
-    head, body = stream.read(head_size), stream.read(size)
-    if len(head) < head_size or len(body) < size:
+    line = stream.readline(most)
+    if len(line) == most:
+        raise ValueError(f"it takes more than {most:,} bytes")
+    if not line.endswith(b"\n"):
         raise EOFError
     try:
-        return _unpack(json.loads(head), memoryview(body), writeable)
+        return _value(json.loads(line), writeable)
     except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"the message is not as it should be: {error}") from None
 
 
-def _unpack(head: Any, body: memoryview, writeable: bool) -> Any:
-    taken = 0
-
-    def value(node: Any) -> Any:
-        nonlocal taken
-        if isinstance(node, str):
-            return node.encode("utf-8", "replace").decode()  # without lone surrogates, which no file can hold
-        if node is None or isinstance(node, bool | int | float):
-            return node
-        # A list without its type has none of these keys, and is refused at the end.
-        if "array" in node:
-            name, shape = node["array"], node["shape"]
-            if name not in DTYPES or len(shape) > 16 or not all(type(n) is int and 0 <= n < 2**31 for n in shape):
-                raise ValueError(f"no array of {name} with shape {shape} may be sent")
-            start, taken = taken, taken + math.prod(shape) * np.dtype(name).itemsize
-            array = np.ndarray(shape, name, bytearray(body[start:taken]))  # TypeError for too few bytes
-            array.flags.writeable = writeable
-            return array[()] if node["scalar"] is True else array
-        if "dict" in node:
-            return {value(key): value(item) for key, item in node["dict"]}
-        if "bytes" in node:
-            return bytes.fromhex(node["bytes"])
-        if "other" in node:
-            name = str(node["other"])[:60]
-            name = name if name.replace(" ", "_").isidentifier() else "object"
-            return type(name, (), {"__repr__": lambda self: name})()
-        return tuple(map(value, node["tuple"])) if "tuple" in node else [value(item) for item in node["list"]]
-
-    return value(head)
+def _value(node: Any, writeable: bool) -> Any:
+    if isinstance(node, str):
+        return node.encode("utf-8", "replace").decode()  # without lone surrogates, which no file can hold
+    if node is None or isinstance(node, bool | int | float):
+        return node
+    # A list without its type has none of these keys, and is refused at the end.
+    if "array" in node:
+        name, shape = node["array"], node["shape"]
+        if name not in DTYPES or len(shape) > 16 or not all(type(n) is int and 0 <= n < 2**31 for n in shape):
+            raise ValueError(f"no array of {name} with shape {shape} may be sent")
+        array = np.ndarray(shape, name, bytearray(base64.b64decode(node["base64"])))  # TypeError for too few bytes
+        array.flags.writeable = writeable
+        return array[()] if node["scalar"] is True else array
+    if "dict" in node:
+        return {_value(key, writeable): _value(item, writeable) for key, item in node["dict"]}
+    if "bytes" in node:
+        return bytes.fromhex(node["bytes"])
+    if "other" in node:
+        name = str(node["other"])[:60]
+        name = name if name.replace(" ", "_").isidentifier() else "object"
+        return type(name, (), {"__repr__": lambda self: name})()
+    items = [_value(item, writeable) for item in (node["tuple"] if "tuple" in node else node["list"])]
+    return tuple(items) if "tuple" in node else items
 
 
 # --- the submission ---------------------------------------------------------------------------------------------------
@@ -148,8 +137,7 @@ def engine() -> dict[str, types.ModuleType]:
 class Solution:
     """The submission's definitions. Each public method is a request that is answered with them."""
 
-    def __init__(self, most: int = LARGEST_MESSAGE) -> None:
-        self.most = most  # bytes of an answer
+    def __init__(self) -> None:
         self.path = self.text = ""
         self.names: dict[str, Any] = {}
         self.harness: dict[str, Any] = {}
@@ -192,11 +180,7 @@ class Solution:
         printed = _FewLines()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             try:
-                result = getattr(self, request)(*arguments)
-                message = pack({"result": result, "printed": printed.getvalue()})
-                if len(message) > self.most:
-                    raise ValueError(f"the result takes {len(message):,} bytes; {self.most:,} are the most")
-                return message
+                return pack({"result": getattr(self, request)(*arguments), "printed": printed.getvalue()})
             except BaseException as error:  # SystemExit as well
                 kinds = [kind.__name__ for kind in type(error).__mro__]
                 reply = {"error": kinds, "message": ADDRESS.sub("", str(error))[:1000], "line": self._line(error)}
@@ -333,7 +317,7 @@ def main() -> None:
     os.close(nowhere)
     np.seterr(all="ignore")
     sys.modules |= engine()
-    solution = Solution(most)
+    solution = Solution()
     while True:
         request, arguments = read(requests, most, writeable=False)
         if request == "define":

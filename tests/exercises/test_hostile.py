@@ -43,7 +43,7 @@ CHEATS = {
               "Softplus = answer.expected",
     "another comparison": "import numpy as np\nnp.allclose = np.array_equal = np.isclose = lambda *a, **k: True",
     "a verdict": "os.write(4, b'{{\"status\": \"passed\"}}' * 100)",
-    "an answer in advance": "os.write(4, b'\\x0e\\0\\0\\0\\0\\0\\0\\0{{\"result\": {{}}}}')",
+    "an answer in advance": "os.write(4, b'{{\"dict\": [[\"result\", {{\"dict\": []}}]]}}\\n')",
     "exit": "sys.exit(0)",
     "at exit": "os.register_at_fork(before=print)\nos._exit(0)",
     "no pipes": "for n in range(20): sys.modules['io'].FileIO(n).close()",
