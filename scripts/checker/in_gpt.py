@@ -103,8 +103,7 @@ class Parts:
                 continue
             self.kernels[part.op] = used_where(part.fits, written, textbook_functions()[part.op])
             for form in part.takes:
-                if form != "dropout":  # which `train` turns on
-                    self.apart.setdefault(form.partition(" to ")[0], APART[form])
+                self.apart.setdefault(form.partition(" to ")[0], APART[form])
 
     @contextlib.contextmanager
     def installed(self, mine: bool) -> Iterator[None]:

@@ -28,11 +28,6 @@ def used_where(fits: Callable[..., bool], written: Any, library: Any) -> Any:
     return Chosen
 
 
-def alike(*arrays: Any, **options: Any) -> bool:
-    """Whether all are arrays of one shape, so that nothing is broadcast."""
-    return all(isinstance(a, np.ndarray) for a in arrays) and len({a.shape for a in arrays}) == 1
-
-
 def with_arguments(op: Any, arrange: Callable[..., tuple[Any, ...]], gradients: Callable[[Any], Any] = tuple) -> Any:
     """`op`, called with other arguments: `arrange` turns them into those that `op.forward` takes.
 
@@ -51,23 +46,20 @@ def with_arguments(op: Any, arrange: Callable[..., tuple[Any, ...]], gradients: 
     return Arranged
 
 
-def as_update(name: str, optimizer: str) -> Patch:
-    """The learner's function `name` in the place of an optimizer's `update`."""
+def as_update(name: str, optimizer: str, kept: tuple[str, ...], numbers: Callable[..., tuple[Any, ...]]) -> Patch:
+    """The learner's function `name` in the place of an optimizer's `update`.
+
+    kept: what the optimizer calls the arrays that the function gets after p and grad, and returns after the new p.
+    numbers(t, group): what comes after the arrays, at step t.
+    """
 
     def adapt(step: Callable[..., Any]) -> Any:
-        def update_sgd(self: Any, p: Tensor, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
-            velocity = state.get("velocity", np.zeros_like(p.data))
-            new, state["velocity"] = step(p.data, grad, velocity, group["lr"], group["momentum"], group["weight_decay"])
-            p.data[...] = new
-
-        def update_adam(self: Any, p: Tensor, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
+        def update(self: Any, p: Tensor, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
             state["step"] = state.get("step", 0) + 1
-            m, v = (state.get(key, np.zeros_like(p.data)) for key in ("exp_avg", "exp_avg_sq"))
-            numbers = {"lr": group["lr"], "beta1": group["betas"][0], "beta2": group["betas"][1], "eps": group["eps"]}
-            more = {"weight_decay": group["weight_decay"]} if name == "adamw" else {}
-            new, state["exp_avg"], state["exp_avg_sq"] = step(p.data, grad, m, v, state["step"], **numbers, **more)
-            p.data[...] = new
+            arrays = [state.get(key, np.zeros_like(p.data)) for key in kept]
+            p.data[...], *arrays = step(p.data, grad, *arrays, *numbers(state["step"], group))
+            state.update(zip(kept, arrays))
 
-        return update_sgd if name == "sgd" else update_adam
+        return update
 
     return Patch(name, f"minigrad.optim.{optimizer}.update", adapt=adapt)

@@ -66,9 +66,7 @@ EXERCISE = Exercise(
         "ctx.scale = ((uniform >= p) / (1 - p)).astype(x.dtype); out = x * ctx.scale; dx = dout * ctx.scale",
     ),
     checks=[OpCheck("Dropout", cases(), Case(some(3, 4), UNIFORM, p=0.3), in_float32=True)],
-    place=Kernel(
-        "dropout", "Dropout", lambda op: with_arguments(op, from_stream, lambda grads: grads[:1]), takes=("dropout",)
-    ),
+    place=Kernel("dropout", "Dropout", lambda op: with_arguments(op, from_stream, lambda grads: grads[:1])),
     answer=("minigrad.functional.stochastic.Dropout",),
 )
 

@@ -56,6 +56,8 @@ EXERCISE = Exercise(
         "g = grad + weight_decay * p; velocity = momentum * velocity + g; return p - lr * velocity, velocity",
     ),
     checks=[FunctionCheck("sgd", cases(), TELLING)],
-    place=as_update("sgd", "SGD"),
+    place=as_update(
+        "sgd", "SGD", ("velocity",), lambda t, group: (group["lr"], group["momentum"], group["weight_decay"])
+    ),
     answer=("minigrad.optim.SGD.update",),
 )

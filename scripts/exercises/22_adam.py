@@ -64,6 +64,8 @@ EXERCISE = Exercise(
         "p - lr * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)",
     ),
     checks=[FunctionCheck("adam", cases(), TELLING)],
-    place=as_update("adam", "Adam"),
+    place=as_update(
+        "adam", "Adam", ("exp_avg", "exp_avg_sq"), lambda t, group: (t, group["lr"], *group["betas"], group["eps"])
+    ),
     answer=("minigrad.optim.Adam.update",),
 )

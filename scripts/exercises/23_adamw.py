@@ -48,6 +48,10 @@ def cases(draw):
     return Case(p, grad, m, draw(values(shape, 0, 3)), draw(st.integers(1, 5)), **numbers, weight_decay=decay)
 
 
+def numbers(t, group):
+    return t, group["lr"], *group["betas"], group["eps"], group["weight_decay"]
+
+
 TELLING = Case(some(2, 3), some(2, 3, seed=1), some(2, 3, seed=2), np.abs(some(2, 3, seed=3)), 3,
                lr=0.25, beta1=0.9, beta2=0.99, eps=0.01, weight_decay=0.3)  # fmt: skip
 
@@ -61,6 +65,6 @@ EXERCISE = Exercise(
         "p * (1 - lr * weight_decay) - lr * m_hat / (np.sqrt(v_hat) + eps)",
     ),
     checks=[FunctionCheck("adamw", cases(), TELLING)],
-    place=as_update("adamw", "AdamW"),
+    place=as_update("adamw", "AdamW", ("exp_avg", "exp_avg_sq"), numbers),
     answer=("minigrad.optim.Adam.update", "minigrad.optim.AdamW.update"),
 )

@@ -130,10 +130,10 @@ def sgd(library):
 def adam(name, kind, library):
     plain = optim.Adam.update  # what AdamW's calls: not the learner's, which may be in its place
 
-    def step(p, grad, m, v, t, beta1, beta2, **numbers):
+    def step(p, grad, m, v, t, lr, beta1, beta2, eps, weight_decay=0):
         tensor = Tensor(p.copy())
         state = {"step": t - 1, "exp_avg": m.copy(), "exp_avg_sq": v.copy()}
-        group = {"weight_decay": 0, **numbers, "betas": (beta1, beta2)}
+        group = {"lr": lr, "betas": (beta1, beta2), "eps": eps, "weight_decay": weight_decay}
         with mock.patch.object(optim.Adam, "update", plain):
             library["update"](kind([Tensor(p.copy())]), tensor, grad, state, group)
         return tensor.data, state["exp_avg"], state["exp_avg_sq"]
