@@ -30,8 +30,7 @@ class Workspace:
     @property
     def state(self) -> dict[str, Any]:
         """progress.json as it is at this moment: another terminal may have written to it."""
-        kept = read_progress(self.record) if self.record.exists() else {}
-        return {"passed": {}, "hints": {}, "current": None} | kept
+        return read_progress(self.record)
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[dict[str, Any]]:
@@ -114,14 +113,11 @@ class Workspace:
 
 
 def read_progress(path: Path) -> dict[str, Any]:
-    """Read progress.json. Raises ValueError for one that was edited into something else."""
-    state = read_json(path)
-    kinds = {"passed": (dict, str), "hints": (dict, int), "current": (str | None, None)}
-    for name, (kind, part) in kinds.items():
-        value = state.get(name)
-        fits = name not in state or isinstance(value, kind)
-        if not fits or (part and value and not all(type(one) is part for one in value.values())):
-            raise ValueError(f"{path} is damaged: {name} is {shortened(value)}; correct it, or delete the file")
+    """Read progress.json, if there is one. Raises ValueError for one that was edited into something else."""
+    state = {"passed": {}, "hints": {}, "current": None} | (read_json(path) if path.exists() else {})
+    for name, kind in (("passed", dict), ("hints", dict), ("current", str | None)):
+        if not isinstance(state[name], kind):
+            raise ValueError(f"{path} is damaged: {name} is {shortened(state[name])}; correct it, or delete the file")
     return state
 
 

@@ -42,4 +42,4 @@ def passed_exercises() -> set[str]:
         return set()
     from scripts.checker.workspace import read_progress  # needs Hypothesis, which lessons do not
 
-    return set(read_progress(record).get("passed", {}))
+    return set(read_progress(record)["passed"])
