@@ -102,12 +102,14 @@ def student(submission: Path) -> str:
 
 def collect(submission: Path, exercises: dict[str, Path]) -> list[File]:
     """For each exercise the student's file."""
-    try:
-        entries = entries_of(submission)
-    except Exception as error:  # a zip may be damaged in any way
-        problem = f"the submission cannot be opened: {error}"
-        return [File(student(submission), name, path.name, b"", problem) for name, path in exercises.items()]
-    return [File(student(submission), name, *find_file(name, exercises, entries)) for name in exercises]
+    files = []
+    for exercise, path in exercises.items():
+        try:
+            found = find_file(exercise, exercises, entries_of(submission))
+        except Exception as error:  # a zip may be damaged in any way
+            found = path.name, b"", f"the submission cannot be opened: {error}"
+        files.append(File(student(submission), exercise, *found))
+    return files
 
 
 def entries_of(submission: Path) -> Entries:
@@ -125,7 +127,8 @@ def entries_of(submission: Path) -> Entries:
 
 
 def find_file(exercise: str, exercises: dict[str, Path], entries: Entries) -> tuple[str, bytes, str]:
-    """The name and the content of the file for an exercise, and why there is none, if so.
+    """The name and the content of the file for an exercise, and why there is none, if so. Raises anything for a damaged
+    zip.
 
     Of several the one nearest to the top counts, and those in a backup folder come last.
     """
@@ -137,13 +140,11 @@ def find_file(exercise: str, exercises: dict[str, Path], entries: Entries) -> tu
         advice = f", but there is {close[0]!r}: if that is it, rename it" if close else ""
         return full, b"", f"there is no file {full} (or {short}){advice}"
     entry = min(found, key=lambda e: (any(map(SPARE.match, e.parts[:-1])), len(e.parts), e.name != full, e))
-    try:
-        with entries[entry]() as file:
-            content = file.read(LARGEST_FILE + 1)
-    except Exception as error:
-        return entry.name, b"", f"{entry} cannot be read: {error}"
-    too_large = f"{entry} is too large: {LARGEST_FILE:,} bytes are the most"
-    return entry.name, content, too_large if len(content) > LARGEST_FILE else ""
+    with entries[entry]() as file:
+        content = file.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise ValueError(f"{entry} is too large: {LARGEST_FILE:,} bytes are the most")
+    return entry.name, content, ""
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
