@@ -22,7 +22,6 @@ from . import catalogue
 from .checks import Verdict
 
 PARTS = ("forward", "backward", "result", "extremes")
-CANVAS = ("Student", "ID", "SIS Login ID", "Section")  # the columns with which Canvas wants a gradebook to begin
 
 Results = dict[str, dict[str, Verdict]]  # by student and exercise
 Weights = Mapping[str, float]  # by exercise: the points of a right solution
@@ -64,38 +63,37 @@ def weighted(verdicts: Mapping[str, Verdict], weights: Weights) -> dict[str, flo
 # --- what the teacher reads -------------------------------------------------------------------------------------------
 
 
-def marks_csv(results: Results, weights: Weights) -> str:
-    """marks.csv: a row for each student, with the points of each exercise and its parts, the sum, and what is wrong."""
+def tables(results: Results, weights: Weights) -> dict[str, str]:
+    """marks.csv and grades.csv by name: a row for each student, with the points of each exercise and their sum.
+
+    marks.csv also has the points of an exercise's parts, and what is wrong. The columns of grades.csv are Canvas'.
+    """
     parts = {name: [part for part in PARTS if any(part in v[name].parts for v in results.values())]
              for name in weights}  # fmt: skip
-    rows: list[dict[str, Any]] = []
+    marks: list[dict[str, Any]] = []
+    grades: list[dict[str, Any]] = []
     for who, verdicts in results.items():
         row: dict[str, Any] = {"student": _cell(who)}
         scores = weighted(verdicts, weights)
+        total, most = sum(scores.values()), sum(weights.values())
         for name, score in scores.items():
             row[name] = amount(score)
             row |= {f"{name}_{p}": int(verdicts[name].parts.get(p, 0)) if row[name] else "" for p in parts[name]}
-        total, most = sum(scores.values()), sum(weights.values())
         row |= {"points": amount(total), "of": amount(most), "percent": amount(float(f"{100 * total / most:.3g}"))}
         for name, verdict in verdicts.items():
             said = verdict.status if verdict.passed else f"{verdict.status}: {verdict.diagnosis}"
             row[f"{name}_verdict"] = _cell(" ".join(said.split()))
-        rows.append(row)
-    return _csv(list(rows[0]), *[list(row.values()) for row in rows])
+        marks.append(row)
+        known = {"Student": _cell(who), "ID": "", "SIS Login ID": _cell(who), "Section": ""}
+        grades.append(known | {name: row[name] for name in weights} | {"Total": row["points"]})
+    return {"marks.csv": _csv(marks), "grades.csv": _csv(grades)}
 
 
-def grades_csv(results: Results, weights: Weights) -> str:
-    """grades.csv: a row for each student, the points of each exercise, and their sum."""
-    rows = []
-    for who, verdicts in results.items():
-        scores = weighted(verdicts, weights).values()
-        rows.append([_cell(who), "", _cell(who), "", *map(amount, (*scores, sum(scores)))])
-    return _csv([*CANVAS, *weights, "Total"], *rows)
-
-
-def _csv(*rows: list[Any]) -> str:
+def _csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    table = csv.DictWriter(text, rows[0], lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
     return text.getvalue()
 
 

@@ -45,11 +45,10 @@ Entries = dict[PurePosixPath, Callable[[], Any]]  # the files of a submission, a
 
 
 class File(NamedTuple):
-    """One student's file for one exercise: its name and content, or why there is none."""
+    """One student's file for one exercise: its content, or why there is none."""
 
     student: str
     exercise: str
-    name: str
     content: bytes
     problem: str = ""
 
@@ -103,12 +102,11 @@ def student(submission: Path) -> str:
 def collect(submission: Path, exercises: dict[str, Path]) -> list[File]:
     """For each exercise the student's file."""
     files = []
-    for exercise, path in exercises.items():
+    for name in exercises:
         try:
-            found = find_file(exercise, exercises, entries_of(submission))
+            files.append(File(student(submission), name, find_file(name, exercises, entries_of(submission))))
         except Exception as error:  # a zip may be damaged in any way
-            found = path.name, b"", f"the submission cannot be opened: {error}"
-        files.append(File(student(submission), exercise, *found))
+            files.append(File(student(submission), name, b"", f"{name} cannot be marked: {error}"))
     return files
 
 
@@ -126,9 +124,8 @@ def entries_of(submission: Path) -> Entries:
     return {name: functools.partial(archive.open, entry) for name, entry in names.items() if name.suffix == ".py"}
 
 
-def find_file(exercise: str, exercises: dict[str, Path], entries: Entries) -> tuple[str, bytes, str]:
-    """The name and the content of the file for an exercise, and why there is none, if so. Raises anything for a damaged
-    zip.
+def find_file(exercise: str, exercises: dict[str, Path], entries: Entries) -> bytes:
+    """The content of the file for an exercise. Raises ValueError where there is none, or anything for a damaged zip.
 
     Of several the one nearest to the top counts, and those in a backup folder come last.
     """
@@ -138,13 +135,13 @@ def find_file(exercise: str, exercises: dict[str, Path], entries: Entries) -> tu
         known = {name for each, path in exercises.items() for name in (path.name, f"{each}.py")}
         close = difflib.get_close_matches(short, [entry.name for entry in entries if entry.name not in known], 1)
         advice = f", but there is {close[0]!r}: if that is it, rename it" if close else ""
-        return full, b"", f"there is no file {full} (or {short}){advice}"
+        raise ValueError(f"there is no file {full} (or {short}){advice}")
     entry = min(found, key=lambda e: (any(map(SPARE.match, e.parts[:-1])), len(e.parts), e.name != full, e))
     with entries[entry]() as file:
-        content = file.read(LARGEST_FILE + 1)
+        content: bytes = file.read(LARGEST_FILE + 1)
     if len(content) > LARGEST_FILE:
         raise ValueError(f"{entry} is too large: {LARGEST_FILE:,} bytes are the most")
-    return entry.name, content, ""
+    return content
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
@@ -169,7 +166,7 @@ class Record:
                     self.verdicts[entry["fingerprint"]] = Verdict(**entry["verdict"])
 
     def fingerprint(self, file: File) -> str:
-        parts = [file.student, file.exercise, file.name, file.problem, self.base[file.exercise], self.seed, self.limits]
+        parts = [file.student, file.exercise, file.problem, self.base[file.exercise], self.seed, self.limits]
         return hashlib.sha256(json.dumps(parts).encode() + file.content).hexdigest()
 
     def add(self, file: File, verdict: Verdict) -> None:
@@ -210,7 +207,8 @@ def judge(exercises: dict[str, Path], seed: int, limits: Limits, file: File) -> 
     """The verdict on one file. It runs in a process of the pool."""
     if file.problem:
         return Verdict("missing", file.exercise, file.problem)
-    verdict = processes.judge(load(exercises[file.exercise]), file.content, Path(file.name), seed, limits, credit=True)
+    path = Path(f"{file.exercise}.py")
+    verdict = processes.judge(load(exercises[file.exercise]), file.content, path, seed, limits, credit=True)
     return dataclasses.replace(verdict, shown=None)  # which cannot be sent to another process
 
 
@@ -233,8 +231,8 @@ def end_with_parent() -> None:
 
 def write_marks(out_dir: Path, results: Results, exercises: dict[str, Path], weights: Weights) -> None:
     """Write the tables, and for each student the feedback: for Gradescope, which shows it at once, and as a page."""
-    write_text(out_dir / "marks.csv", gradebook.marks_csv(results, weights))
-    write_text(out_dir / "grades.csv", gradebook.grades_csv(results, weights))
+    for name, text in gradebook.tables(results, weights).items():
+        write_text(out_dir / name, text)
     write_text(out_dir / "summary.txt", summary(results, exercises))
     assessed = {name for name, path in exercises.items() if load(path).is_assessment}
     for who, verdicts in results.items():

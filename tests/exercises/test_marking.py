@@ -77,7 +77,7 @@ def test_marking_a_class(tmp_path, exercises, capsys):
     assert (parts["slip"], parts["wrong"], parts["dan"]) == (["1", "0", "0"], ["0", "1", "0"], ["1", "1", "0"])
     pages = {who: (tmp_path / "marks" / f"{who}.html").read_text(encoding="utf-8") for who in rows}
     assert "2 of 2 passed" in pages["ada"] and "grow with x" in pages["slip"] and "never ends" in pages["loops"]
-    assert "cannot be opened" in pages["zoe"] and "forward right, backward right, extremes wrong" in pages["dan"]
+    assert "cannot be marked" in pages["zoe"] and "forward right, backward right, extremes wrong" in pages["dan"]
     assert "softplus: 2 of 10 passed" in said and "2 of 10 students passed everything" in said
     assert said.count("judged again alone") == 1
     check_feedback_shows_no_case(tmp_path, pages)
@@ -95,7 +95,7 @@ def test_marking_a_class(tmp_path, exercises, capsys):
     results = {who: gradescope(tmp_path, who) for who in rows}
     assert results["ada"]["score"] == 4 and results["zoe"]["score"] == 0
     assert [test["score"] for test in results["dan"]["tests"]] == [0, 0.667]
-    assert "cannot be opened" in results["zoe"]["tests"][0]["output"]
+    assert "cannot be marked" in results["zoe"]["tests"][0]["output"]
 
 
 def check_feedback_shows_no_case(tmp_path, pages):
@@ -225,7 +225,7 @@ def test_a_zip_damaged_anywhere_stops_nothing(tmp_path, method):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         assert set(found(tmp_path, "ada.zip")) == {"softplus", "soft_cap"}
         path.write_bytes(whole[:place])
-        assert "cannot be opened" in found(tmp_path, "ada.zip")["softplus"]
+        assert "cannot be marked: File is not a zip file" in found(tmp_path, "ada.zip")["softplus"]
 
 
 def test_what_is_too_large_is_not_read(tmp_path, monkeypatch):
@@ -233,7 +233,7 @@ def test_what_is_too_large_is_not_read(tmp_path, monkeypatch):
         archive.writestr("softplus.py", " " * 2 * marking.LARGEST_FILE)
     assert "are the most" in found(tmp_path, "ada.zip")["softplus"]
     monkeypatch.setattr(marking, "LARGEST_ZIP", 10)
-    assert "cannot be opened" in found(tmp_path, "ada.zip")["softplus"]
+    assert "more than 0 MB" in found(tmp_path, "ada.zip")["softplus"]
 
 
 def test_the_readmes_example_is_an_exercise(tmp_path):
@@ -257,11 +257,11 @@ def test_a_mistake_of_the_checker_is_not_the_students(monkeypatch, function):
     """It is said to be the checker's. What is known is graded, and the rest gets no points, instead of 0."""
     text = BACKWARD.replace("(1 - np.tanh(ctx.x / 2))", "abs(ctx.x)")
     monkeypatch.setattr(sys.modules[function.__module__], function.__name__, lambda *a, **k: 1 / 0)
-    file = marking.File("a", "softplus", "a.py", text.encode())
+    file = marking.File("a", "softplus", text.encode())
     verdict = marking.judge(PATHS, 0, marking.Limits(), file)
     assert "the checker itself failed (ZeroDivisionError: division by zero; test_marking.py:" in verdict.diagnosis
     results, weights = {"a": {"softplus": verdict}, "b": {"softplus": Verdict("passed")}}, {"softplus": 1.0}
-    row = next(csv.DictReader(gradebook.marks_csv(results, weights).splitlines()))
+    row = next(csv.DictReader(gradebook.tables(results, weights)["marks.csv"].splitlines()))
     told = json.loads(gradebook.results_json({"softplus": gradebook.withheld(verdict)}, weights))
     scores = [row["softplus"], row["points"], told.get("score"), told["tests"][0].get("score")]
     assert scores == (["0.333", "0.333", 0.333, 0.333] if function in GRADED else ["", "", None, None])
@@ -273,7 +273,7 @@ def test_cells_and_pages_hold_no_formulas_or_control_characters():
     verdict = Verdict("error", "forward", "\x1b[2J\ud800", "\x00", printed=["\x07</pre><script>alert(1)</script>"])
     results = {"=cmd()": {"softplus": verdict}}
     only, weights = {"softplus": PATHS["softplus"]}, {"softplus": 1.0}
-    tables = gradebook.marks_csv(results, weights) + gradebook.grades_csv(results, weights)
+    tables = "".join(gradebook.tables(results, weights).values())
     text = tables + marking.page("=cmd()", results["=cmd()"], weights) + marking.summary(results, only)
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
     assert tables.count("'=cmd()") == 3 and not set("\x1b\x00\x07") & set(text)
