@@ -31,8 +31,6 @@ from gpt.training.checkpoint import has_checkpoint
 from gpt.training.loading import load_model
 from gpt.training.training_step import mean_gradients, training_step
 from gpt.weights import gpt2_huggingface, hub
-from gpt.weights.pretrained import weight_files
-from gpt.weights.safetensors_file import SafetensorsFile
 from minigrad import manual_seed, no_grad, optim
 
 from . import beside, comparing, in_gpt
@@ -78,11 +76,7 @@ def program(workspace: Workspace, parts: Sequence[str], path: Path) -> Iterator[
     naming the line, for what goes wrong there.
     """
     path = path.with_suffix(".py")
-    for name in parts:
-        if not workspace.has_passed(name):
-            command = "check" if workspace.file(name).exists() else "start"
-            raise ValueError(f"{name} has not passed yet: next, python scripts/exercise.py {command} {name}")
-    text = "\n\n".join(workspace.file(name).read_text(encoding="utf-8-sig") for name in parts)
+    text = "\n\n".join(map(workspace.passed_text, parts))
     write_text(path, text)
     print(f"\n{', '.join(parts)} are one program: {path}", flush=True)
     try:
@@ -105,8 +99,7 @@ def train(call: Call, folder: Path) -> None:
     manual_seed(0)
     model = GPT(GPTConfig(vocab_size=len(tokenizer), **in_gpt.SHAPE))  # type: ignore[arg-type]
     length = model.config.block_size
-    model.save_pretrained(folder, tokenizer)
-    compare(call, model, folder, tokens[:length].tolist())
+    compare(call, model, folder.name, tokens[:length].tolist())
     optimizer = optim.SGD(model.parameters(), lr=1.0)
     schedule = optim.WarmupCosine(optimizer, STEPS // 10, STEPS)
     begins = np.random.default_rng(0).integers(0, len(tokens) - length, (STEPS, BATCH))
@@ -115,9 +108,7 @@ def train(call: Call, folder: Path) -> None:
     def kept(*arguments: Any) -> Any:
         """Compute the gradients of a step, and keep a copy as Hugging Face would store it."""
         result = mean_gradients(*arguments)
-        ours = {name: np.array(p.grad) for name, p in model.named_parameters()}
-        rows = gpt2_huggingface.rows(model.config)
-        gradients.append({row.theirs: ours[row.ours].T if row.transposed else ours[row.ours] for row in rows})
+        gradients.append(stored(model, {name: np.array(p.grad) for name, p in model.named_parameters()}))
         return result
 
     windows = tokens[begins[..., None] + np.arange(length + 1)]
@@ -144,7 +135,7 @@ def take(call: Call, source: Any, prompt: str) -> bool:
         template = ChatTemplate(tokenizer)
         ids, _ = template.encode([{"role": "user", "content": prompt}], add_generation_prompt=True)
         stop = template.stop_tokens
-    compare(call, model, source, ids)
+    compare(call, model, Path(source).name, ids)
     written = call("gpt", "write", ids, NEW_TOKENS, stop)
     right = model.generate([ids], NEW_TOKENS, temperature=0, stop_tokens=stop)[0]
     if written[: len(right)] != right:
@@ -156,31 +147,30 @@ def take(call: Call, source: Any, prompt: str) -> bool:
     return True
 
 
-def compare(call: Call, model: LanguageModel, source: Path, ids: list[int]) -> None:
+def compare(call: Call, model: LanguageModel, title: str, ids: list[int]) -> None:
     """Give a model's weights to the learner's program, and compare all that the two compute for a text."""
-    for name, array in weights(model, source):
+    for name, array in stored(model, {name: p.data for name, p in model.named_parameters()}).items():
         call("gpt", "keep", name, array)
     call("gpt", "load", model.config.n_layer, model.config.n_head)
     rows = differences(call("gpt", "states", np.array([ids])), states(model, ids))
     if row := first_wrong(rows, TOLERANCE["float32"]):
         raise ValueError(
-            f"{source.name}: your {row.name} differs first from ours, by {row.relative:.0e} of its standard deviation "
+            f"{title}: your {row.name} differs first from ours, by {row.relative:.0e} of its standard deviation "
             "(nan: or in its shape). What it reads is right, and each of your parts has passed alone: does it also "
             "work in float32, and do two of your files define the same name?"
         )
-    print(f"{source.name}: the {len(rows)} states of a text, from the embeddings to the logits, are as ours")
+    print(f"{title}: the {len(rows)} states of a text, from the embeddings to the logits, are as ours")
 
 
-def weights(model: LanguageModel, source: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors of a GPT-2 as they are in its files. Those of a Llama get the names that the learner's gpt knows."""
+def stored(model: LanguageModel, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a GPT's parameters as Hugging Face stores them. Those of a Llama get the names that the learner's
+    gpt knows.
+    """
     if isinstance(model, GPT):
-        for path in weight_files(source):
-            with SafetensorsFile(path) as file:
-                yield from ((name, file.read(name)) for name in file.entries)
-    else:
-        for name, p in model.named_parameters():
-            name = name.removeprefix("model.").replace("layers.", "blocks.").replace("embed_tokens.weight", "tokens")
-            yield name, p.data
+        rows = gpt2_huggingface.rows(model.config)
+        return {row.theirs: arrays[row.ours].T if row.transposed else arrays[row.ours] for row in rows}
+    pairs = ((name.removeprefix("model."), array) for name, array in arrays.items())
+    return {name.replace("layers.", "blocks.").replace("embed_tokens.weight", "tokens"): array for name, array in pairs}
 
 
 def states(model: LanguageModel, ids: list[int]) -> dict[str, np.ndarray]:

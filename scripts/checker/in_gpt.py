@@ -159,10 +159,7 @@ def run(workspace: Workspace, names: list[str], out_dir: Path, whole: bool) -> i
         raise ValueError("no exercise has passed yet: begin with `python scripts/exercise.py`")
     parts = Parts()
     for name in names:
-        file = workspace.file(name)
-        if not workspace.has_passed(name):
-            raise ValueError(f"{name} has not passed yet: check {name} first, then run puts it into the GPT")
-        definitions, _ = source.define(file.read_text(encoding="utf-8-sig"), file)
+        definitions, _ = source.define(workspace.passed_text(name), workspace.file(name))
         parts.add(name, workspace.exercise(name).place, definitions)
     if not parts.used and not whole:
         print(f"{names[0]} is no part of pretraining a GPT, so there is no curve to show: scripts/sft.py, reward.py, "

@@ -55,6 +55,13 @@ class Workspace:
         file = self.file(name)
         return file.exists() and self.state["passed"].get(name) == fingerprint(file.read_bytes())
 
+    def passed_text(self, name: str) -> str:
+        """The text of a file that has passed. Raises ValueError, with what to do next, for any other."""
+        if not self.has_passed(name):
+            command = "check" if self.file(name).exists() else "start"
+            raise ValueError(f"{name} has not passed yet: next, python scripts/exercise.py {command} {name}")
+        return self.file(name).read_text(encoding="utf-8-sig")
+
     def current(self) -> str | None:
         """The exercise that was started last, or the first one that is not passed; None at the end of the course."""
         names = (self.state["current"], *self.paths)
