@@ -149,7 +149,7 @@ def check(arguments: Any) -> int:
         print(json.dumps({name: verdict.facts() for name, verdict in verdicts.items()}))
         return 0 if all(verdict.passed for verdict in verdicts.values()) else 1
     if arguments.all:
-        return 0 if watching.check_all(workspace, lambda text: print(text, flush=True)) else 1
+        return 0 if watching.check_all(workspace) else 1
     name = name_in(workspace, arguments)
     if not arguments.json:
         print(f"Checking {name} ...", flush=True)

@@ -1,7 +1,7 @@
 """The loop: check whenever the file was saved, and listen to keys in between.
 
-Files are looked at four times a second, which works on every system and every disk. Keys work without Enter where the
-terminal can be told so, and with Enter elsewhere (on Windows, or without a terminal).
+Files are looked at four times a second, which works on every system and every disk. Keys work without Enter in a
+terminal, and with Enter elsewhere.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from . import showing
 from .workspace import Workspace
@@ -37,20 +37,19 @@ def watch(workspace: Workspace, manual: bool = False) -> int:
 class Session:
     """The current exercise, and what each key does."""
 
-    def __init__(self, workspace: Workspace, say: Callable[[str], None] = lambda text: print(text, flush=True)):
-        self.workspace, self.say = workspace, say
-        self.asking = False
+    def __init__(self, workspace: Workspace):
+        self.workspace, self.asking = workspace, False
         self.name = workspace.current() or ""  # of the exercise; "" at the end of the course
         self._seen: tuple[float, int] | None = None
         self._begin()
 
     def _begin(self) -> None:
         if not self.name:
-            self.say("You have passed every exercise. python scripts/exercise.py capstone builds a GPT out of yours.")
+            print("You have passed every exercise. python scripts/exercise.py capstone builds a GPT out of yours.")
             return
         file = self.workspace.start(self.name)
-        self.say(f"\n{showing.progress_text(len(self.workspace.passed), len(self.workspace.paths))}")
-        self.say(showing.start_text(self.workspace.exercise(self.name), file))
+        print(f"\n{showing.progress_text(len(self.workspace.passed), len(self.workspace.paths))}")
+        print(showing.start_text(self.workspace.exercise(self.name), file))
         self.check()
 
     def saved(self) -> bool:
@@ -62,15 +61,15 @@ class Session:
         return self._seen != before
 
     def check(self) -> None:
-        self.say(f"\nChecking {self.name} ...")
+        print(f"\nChecking {self.name} ...")
         self.saved()
         verdict = self.workspace.check(self.name)
-        self.say(showing.verdict_text(self.name, verdict, self.workspace))
+        print(showing.verdict_text(self.name, verdict, self.workspace))
         if verdict.passed:
-            self.say(f"n: the next one. python scripts/exercise.py solution {self.name} shows the library's way.")
+            print(f"n: the next one. python scripts/exercise.py solution {self.name} shows the library's way.")
             if self.workspace.exercise(self.name).place is not None:
-                self.say(f"python scripts/exercise.py run {self.name} puts yours into the GPT.")
-        self.say(f"\n{KEYS}")
+                print(f"python scripts/exercise.py run {self.name} puts yours into the GPT.")
+        print(f"\n{KEYS}")
 
     def press(self, key: str) -> bool:
         """Do what a key stands for. Returns False for the key that quits."""
@@ -78,11 +77,11 @@ class Session:
             self.asking = False
             if key == "y":
                 kept = self.workspace.reset(self.name)
-                self.say("It is the stub again" + (f"; your file is kept as {kept}." if kept else "."))
+                print("It is the stub again" + (f"; your file is kept as {kept}." if kept else "."))
                 self.saved()
             else:
-                self.say("Nothing was changed.")
-        elif key == "q":
+                print("Nothing was changed.")
+        elif key in ("q", "\x03"):  # Ctrl-C is a key on Windows
             return False
         elif key == "n":
             self.name = self.workspace.following(self.name) or ""
@@ -90,32 +89,32 @@ class Session:
         elif key == "h":
             try:
                 level, hint = self.workspace.hint(self.name)
-                self.say(f"Hint {level} of 3: {hint}")
+                print(f"Hint {level} of 3: {hint}")
             except ValueError as refusal:  # of an assessment
-                self.say(str(refusal))
+                print(str(refusal))
         elif key == "l":
-            self.say(showing.list_text(self.workspace))
+            print(showing.list_text(self.workspace))
         elif key == "c":
-            check_all(self.workspace, self.say)
+            check_all(self.workspace)
         elif key == "r":
-            self.say(f"Put {self.name} back to its stub? Your file is kept beside it. y or n")
+            print(f"Put {self.name} back to its stub? Your file is kept beside it. y or n")
             self.asking = True
         elif key == "\n":
             self.check()
         else:
-            self.say(KEYS + "   Enter check now")
+            print(KEYS + "   Enter check now")
         return True
 
 
-def check_all(workspace: Workspace, say: Callable[[str], None]) -> bool:
+def check_all(workspace: Workspace) -> bool:
     """Check every file that there is; True if all pass."""
     right = True
     for name in workspace.paths:
         if workspace.file(name).exists():
             verdict = workspace.check(name)
             right &= verdict.passed
-            say(f"{name:16} {'right' if verdict.passed else verdict.diagnosis or verdict.status}")
-    say(showing.progress_text(len(workspace.passed), len(workspace.paths)))
+            print(f"{name:16} {'right' if verdict.passed else verdict.diagnosis or verdict.status}")
+    print(showing.progress_text(len(workspace.passed), len(workspace.paths)))
     return right
 
 
@@ -124,13 +123,14 @@ def check_all(workspace: Workspace, say: Callable[[str], None]) -> bool:
 
 def reading_keys() -> queue.Queue[str]:
     """The keys that are pressed, put there by a thread: the first character of each line, or what a terminal gives at
-    once. A function key is its escape character. The end of the input is "q".
+    once. An arrow or function key is its first character. The end of the input is "q".
     """
     keys: queue.Queue[str] = queue.Queue()
+    is_windows = sys.platform == "win32" and sys.stdin.isatty()
 
     def read(file: int) -> None:
         with contextlib.suppress(OSError):  # of a terminal that is gone
-            while text := os.read(file, 1000).decode("latin-1"):
+            while text := windows_key() if is_windows else os.read(file, 1000).decode("latin-1"):
                 for line in text.splitlines():
                     keys.put(line.strip().lower()[:1] or "\n")
         keys.put("q")
@@ -139,9 +139,19 @@ def reading_keys() -> queue.Queue[str]:
     return keys
 
 
+def windows_key() -> str:
+    """The next key that is pressed in a terminal of Windows."""
+    import msvcrt
+
+    key = str(msvcrt.getwch())  # type: ignore[attr-defined]
+    if key in ("\0", "\xe0"):
+        msvcrt.getwch()  # type: ignore[attr-defined]  # which arrow or function key it is, as a letter
+    return key
+
+
 @contextlib.contextmanager
 def without_enter() -> Iterator[None]:
-    """Inside the block, a terminal gives keys at once (not on Windows)."""
+    """Inside the block, a terminal gives keys at once. On Windows, `windows_key` does."""
     if os.name == "nt" or not sys.stdin.isatty():
         yield
         return
