@@ -103,13 +103,14 @@ class Verdict:
 class Kernel:
     """A place in the GPT: `use_kernels({op: what the learner wrote as `name`})`.
 
-    adapt: to the arguments that the library's op gets. fits: for which of them it is used; elsewhere, such as for
-    broadcasting, the library's op is. takes: ops that have to be taken apart for this one to be used (in_gpt.APART).
+    arrange: turns the arguments of the library's op into those of the learner's. fits: for which of them it is used;
+    elsewhere, such as for broadcasting, the library's op is. takes: ops that have to be taken apart for this one to be
+    used (in_gpt.APART).
     """
 
     op: str
     name: str
-    adapt: Callable[[Any], Any] = lambda written: written
+    arrange: Callable[..., tuple[Any, ...]] | None = None
     _: dataclasses.KW_ONLY
     fits: Callable[..., bool] = lambda *arrays, **options: True
     takes: tuple[str, ...] = ()

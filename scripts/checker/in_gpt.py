@@ -31,7 +31,7 @@ from scripts.pages import my_gpt
 
 from . import source
 from .checks import Patch
-from .places import used_where
+from .places import in_place_of
 from .workspace import Workspace
 
 STEPS = {False: 80, True: 160}  # of one part, of all of them
@@ -97,11 +97,11 @@ class Parts:
             return
         self.used.append(name)
         for part in place if isinstance(place, tuple) else (place,):
-            written = part.adapt(definitions[part.name])
+            written = definitions[part.name]
             if isinstance(part, Patch):
-                self.patches |= dict.fromkeys(part.targets, written)
+                self.patches |= dict.fromkeys(part.targets, part.adapt(written))
                 continue
-            self.kernels[part.op] = used_where(part.fits, written, textbook_functions()[part.op])
+            self.kernels[part.op] = in_place_of(textbook_functions()[part.op], written, part)
             for form in part.takes:
                 self.apart.setdefault(form.partition(" to ")[0], APART[form])
 

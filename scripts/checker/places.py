@@ -9,41 +9,25 @@ import numpy as np
 
 from minigrad import Tensor
 
-from .checks import Patch
+from .checks import Kernel, Patch
 
 
-def used_where(fits: Callable[..., bool], written: Any, library: Any) -> Any:
-    """An op: the learner's where `fits(*arrays, **options)`; elsewhere, for example for broadcasting, the library's."""
+def in_place_of(library: Any, written: Any, place: Kernel) -> Any:
+    """An op: the learner's where it fits; elsewhere, for example for broadcasting, the library's."""
 
     class Chosen(library):
         @staticmethod
         def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
-            ctx.chosen = written if fits(*arrays, **options) else library
+            ctx.chosen = written if place.fits(*arrays, **options) else library
+            if ctx.chosen is written and place.arrange is not None:
+                return written.forward(ctx, *place.arrange(*arrays, **options))
             return ctx.chosen.forward(ctx, *arrays, **options)
 
         @staticmethod
         def backward(ctx: Any, *douts: Any) -> Any:
-            return ctx.chosen.backward(ctx, *douts)
+            return tuple(ctx.chosen.backward(ctx, *douts))[: len(ctx.needs_grad)]
 
     return Chosen
-
-
-def with_arguments(op: Any, arrange: Callable[..., tuple[Any, ...]], gradients: Callable[[Any], Any] = tuple) -> Any:
-    """`op`, called with other arguments: `arrange` turns them into those that `op.forward` takes.
-
-    gradients: turns what `op.backward` returns into one gradient for each of the other arguments.
-    """
-
-    class Arranged(op):
-        @staticmethod
-        def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
-            return op.forward(ctx, *arrange(*arrays, **options))
-
-        @staticmethod
-        def backward(ctx: Any, *douts: Any) -> Any:
-            return gradients(op.backward(ctx, *douts))
-
-    return Arranged
 
 
 def as_update(name: str, optimizer: str, kept: tuple[str, ...], numbers: Callable[..., tuple[Any, ...]]) -> Patch:

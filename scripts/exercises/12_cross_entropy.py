@@ -16,7 +16,6 @@ import hypothesis.strategies as st
 import numpy as np
 
 from scripts.checker.checks import FAR, OP, Case, Exercise, Kernel, OpCheck, beginning, some, values
-from scripts.checker.places import with_arguments
 
 STUB = beginning(__doc__, OP) + '''
 class CrossEntropy(Function):
@@ -86,7 +85,7 @@ EXERCISE = Exercise(
     place=Kernel(
         "cross_entropy",
         "CrossEntropy",
-        lambda op: with_arguments(op, lambda logits, targets, ignore_index, reduction: (logits, targets, ignore_index)),
+        lambda logits, targets, ignore_index, reduction: (logits, targets, ignore_index),
         fits=lambda logits, targets, ignore_index, reduction: reduction == "mean",
     ),
     answer=("minigrad.functional.loss.CrossEntropy",),

@@ -17,7 +17,6 @@ Example: x = [[1, 3]], weight = [2, 2], bias = [0, 1], eps = 0  ->  out = [[-2, 
 import hypothesis.strategies as st
 
 from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, some, values
-from scripts.checker.places import with_arguments
 
 STUB = beginning(__doc__, OP) + '''
 class LayerNorm(Function):
@@ -81,6 +80,6 @@ EXERCISE = Exercise(
         "* weight",
     ),
     checks=[OpCheck("LayerNorm", cases(), Case(some(2, 3, 5), some(5), some(5, seed=1), eps=0.1), examples=15)],
-    place=Kernel("layer_norm", "LayerNorm", lambda op: with_arguments(op, without_axes)),
+    place=Kernel("layer_norm", "LayerNorm", without_axes),
     answer=("minigrad.functional.normalization.LayerNorm",),
 )

@@ -12,7 +12,6 @@ Example: x = [[3, 4]], weight = [1, 2], eps = 0  ->  rms = 3.5355, out = [[0.848
 import hypothesis.strategies as st
 
 from scripts.checker.checks import OP, Case, Exercise, Kernel, OpCheck, beginning, some, values
-from scripts.checker.places import with_arguments
 
 STUB = beginning(__doc__, OP) + '''
 class RmsNorm(Function):
@@ -70,6 +69,6 @@ EXERCISE = Exercise(
         "dx = (d - x_hat * (d * x_hat).mean(-1, keepdims=True)) / rms, with d = dout * weight",
     ),
     checks=[OpCheck("RmsNorm", cases(), Case(some(2, 3, 5), some(5), eps=0.1), examples=15)],
-    place=Kernel("rms_norm", "RmsNorm", lambda op: with_arguments(op, without_axes), takes=("layer_norm to rms_norm",)),
+    place=Kernel("rms_norm", "RmsNorm", without_axes, takes=("layer_norm to rms_norm",)),
     answer=("minigrad.functional.normalization.RmsNorm",),
 )

@@ -19,7 +19,6 @@ import hypothesis.strategies as st
 import numpy as np
 
 from scripts.checker.checks import FAR, OP, Case, Exercise, Kernel, OpCheck, beginning, some, values
-from scripts.checker.places import with_arguments
 
 STUB = beginning(__doc__, "import math", OP) + '''
 class Attention(Function):
@@ -107,8 +106,6 @@ EXERCISE = Exercise(
     checks=[OpCheck("Attention", cases(), TELLING, examples=12),
             OpCheck("Attention", cases(), Case(some(2, 3, 5) + FAR, some(2, 4, 5, low=1), *TELLING.arguments[2:]),
                     examples=1)],
-    place=Kernel(
-        "scaled_dot_product_attention", "Attention", lambda op: with_arguments(op, with_the_mask), fits=fits
-    ),
+    place=Kernel("scaled_dot_product_attention", "Attention", with_the_mask, fits=fits),
     answer=("minigrad.functional.attention.ScaledDotProductAttention", "minigrad.functional.attention.hide"),
 )
