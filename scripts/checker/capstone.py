@@ -1,7 +1,7 @@
 """The capstone: the learner's own GPT, put together from the exercises, learns, takes real weights, becomes a Llama.
 
     1. it trains on a text, with the learner's loop: every layer computes what ours does, and the losses are ours
-    2. it takes the weights of a model in a Hugging Face folder, and GPT-2's: it continues a text as ours does
+    2. it takes a trained model's weights as Hugging Face stores them, and GPT-2's: it continues a text as ours does
     3. with another block it is a Llama, takes SmolLM2's weights and answers
 
 Each step compares with the library's model, and stops at the first thing that differs. The learner's program runs in a
@@ -53,11 +53,9 @@ def run(workspace: Workspace, out_dir: Path) -> int:
     with program(workspace, PARTS, out_dir / "my_gpt") as call:
         print("\n1. It trains ...", flush=True)
         train(call, folder)
-        print("\n2. It takes weights from a Hugging Face folder ...", flush=True)
+        print("\n2. It takes weights as Hugging Face stores them ...", flush=True)
         if has_checkpoint("runs/demo"):
-            model, tokenizer = load_model("runs/demo")
-            folder = out_dir / "demo"
-            model.save_pretrained(folder, tokenizer)
+            folder = Path("runs/demo")
         else:
             print("(there is no runs/demo: the model of step 1 is taken; scripts/demo.py trains one that can write)")
         take(call, folder, "The")
