@@ -127,13 +127,12 @@ class Submission:
     def definitions(self, checks: Sequence[Check]) -> tuple[list[Check], dict[str, Any]]:
         """Checks and definitions for the judge; where a check has a `call`, that runs in the worker as well."""
         calls = [check.call for check in checks if check.call is not None]
-        kinds = self.ask("define", self.text, str(self.path), HARNESS + "\n\n".join(map(source.with_helpers, calls)))
+        is_op = self.ask("define", self.text, str(self.path), HARNESS + "\n\n".join(map(source.with_helpers, calls)))
         definitions: dict[str, Any] = {ASK: self.ask}
         for check in checks:
-            if (kind := kinds.get(check.name)) == "op" and isinstance(check, OpCheck):
-                definitions[check.name] = self._op(check.name)
-            elif kind is not None:
-                definitions[check.name] = kind if kind == "other" else self._function(check)
+            if check.name in is_op:
+                as_op = is_op[check.name] and isinstance(check, OpCheck)
+                definitions[check.name] = self._op(check.name) if as_op else self._function(check)
         return [replace(check, call=None) for check in checks], definitions
 
     def _op(self, name: str) -> type[Function]:
@@ -179,13 +178,12 @@ class InThisProcess(Submission):
 
 
 # Exceptions that the judge tells apart.
-RAISED = {kind.__name__: kind for kind in (AttributeError, IndexError, MemoryError, NotImplementedError, TypeError,
-                                           ValueError, source.UsesLibrary)}  # fmt: skip
+RAISED = (AttributeError, IndexError, MemoryError, NotImplementedError, TypeError, ValueError, source.UsesLibrary)
 
 
 def _exception(kinds: list[str], message: str, line: int | None) -> Exception:
     """The exception that the file raised: its name and message, as one of the kinds that the judge tells apart."""
-    base: Any = next((RAISED[kind] for kind in kinds if kind in RAISED), RuntimeError)
+    base: Any = next((kind for kind in RAISED if kind.__name__ in kinds), RuntimeError)
     name = str(kinds[0]) if str(kinds[0]).isidentifier() else "Exception"
     error: Exception = type(name, (base,), {"__str__": lambda self: message})()
     error.line = line if isinstance(line, int) else None  # type: ignore[attr-defined]

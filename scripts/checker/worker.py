@@ -15,6 +15,7 @@ import ast
 import base64
 import contextlib
 import ctypes
+import functools
 import importlib
 import io
 import json
@@ -138,20 +139,21 @@ class Solution:
     """The submission's definitions. Each public method is a request that is answered with them."""
 
     def __init__(self) -> None:
-        self.path = self.text = ""
-        self.names: dict[str, Any] = {}
         self.harness: dict[str, Any] = {}
         self.contexts: dict[int, Any] = {}
         self.steps: list[Step] = []
 
-    def define(self, text: str, path: str, harness: str) -> dict[str, str]:
-        """Run the file; returns the kind of each name in it. harness: functions of the exercise that call it."""
+    def define(self, text: str, path: str, harness: str) -> dict[str, bool]:
+        """Run the file; returns what can be called in it, and whether it is an op. harness: functions of the exercise
+        that call it.
+        """
         module = types.ModuleType("submission")
         sys.modules["submission"] = module
         self.path, self.text, self.names = path, text, vars(module)
         exec(harness, self.harness)
         exec(compile(text, path, "exec"), self.names)
-        return {name: _kind(thing) for name, thing in list(self.names.items()) if not name.startswith("__")}
+        return {name: isinstance(thing, type) and issubclass(thing, Function)
+                for name, thing in list(self.names.items()) if callable(thing)}  # fmt: skip
 
     def forward(self, name: str, number: int, needs_grad: list[bool], arguments: Any, options: Any) -> Any:
         """Forward of an op; what it leaves in ctx stays here, under `number`."""
@@ -163,9 +165,8 @@ class Solution:
 
     def call(self, name: str, through: str, arguments: Any, options: Any) -> Any:
         """Call a function of the submission, or the harness function `through` with it as the first argument."""
-        if through:
-            return call_read_only(self.harness[through], (self.names[name], *arguments), options)
-        return call_read_only(self.names[name], arguments, options)
+        function = functools.partial(self.harness[through], self.names[name]) if through else self.names[name]
+        return call_read_only(function, arguments, options)
 
     def record(self) -> None:
         """Run the file once more. From now on its steps are recorded."""
@@ -201,12 +202,6 @@ def call_read_only(function: Any, arguments: Any, options: Any) -> Any:
     if [pack(value) for value in given] != before:
         raise ValueError("an input was changed, which is read-only")
     return result
-
-
-def _kind(thing: Any) -> str:
-    if isinstance(thing, type) and issubclass(thing, Function):
-        return "op"
-    return "callable" if callable(thing) else "other"
 
 
 class _FewLines(io.StringIO):
@@ -257,8 +252,14 @@ def recorded(text: str, path: str, steps: list[Step]) -> dict[str, Any]:
 
 
 def confine(seconds: int, megabytes: int) -> None:
-    """Limit time and memory, and give up files, network and other processes for good, as far as the system can."""
-    limit_resources(seconds, megabytes)
+    """Limit the processor's time and (Linux) memory, and give up files, network and other processes for good, as far as
+    the system can: Windows limits nothing.
+    """
+    used = math.ceil(time.process_time())
+    limits = {"CPU": used + seconds, "AS": megabytes * 2**20, "FSIZE": 0, "CORE": 0, "NPROC": 0, "NOFILE": 5}
+    for name, most in limits.items():
+        with contextlib.suppress(ValueError, OSError, AttributeError):  # what this system cannot limit; Windows: all
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most + (name == "CPU")))
     sys.path.clear()
     sys.meta_path[:] = [_NothingMore]
     if sys.platform == "linux" and platform.machine() in MACHINES:
@@ -269,15 +270,6 @@ class _NothingMore:
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> None:
         raise UsesLibrary(f"it imports {name}: {YOURS}", name=name)
-
-
-def limit_resources(seconds: int, megabytes: int) -> None:
-    """Limit the processor's time and (Linux) memory, and allow no new files and processes (not on Windows)."""
-    used = math.ceil(time.process_time())
-    limits = {"CPU": used + seconds, "AS": megabytes * 2**20, "FSIZE": 0, "CORE": 0, "NPROC": 0, "NOFILE": 5}
-    for name, most in limits.items():
-        with contextlib.suppress(ValueError, OSError, AttributeError):
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most + (name == "CPU")))
 
 
 # Of each system call its number on x86-64 and on 64-bit ARM (Linux: arch/x86/entry/syscalls/syscall_64.tbl and
