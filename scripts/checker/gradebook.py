@@ -127,19 +127,19 @@ def withheld(verdict: Verdict) -> Verdict:
     return Verdict(verdict.status, verdict.where, sentence, parts=verdict.parts)
 
 
-def feedback(verdict: Verdict, weight: float) -> list[tuple[str, str]]:
-    """What a student reads about an exercise: texts, each with its heading or ""."""
+def feedback(verdict: Verdict, weight: float) -> list[str]:
+    """What a student reads about an exercise: sentences, and blocks of lines that begin with a heading."""
     if verdict.passed:
-        return [("", f"Right in all {verdict.cases} cases.")]
-    texts = [("", f"{verdict.where}: {verdict.diagnosis}")]
+        return [f"Right in all {verdict.cases} cases."]
+    texts = [f"{verdict.where}: {verdict.diagnosis}"]
     if verdict.parts:
         parts = [f"{part} {'right' if verdict.parts[part] else 'wrong'}" for part in PARTS if part in verdict.parts]
         most = f"{amount(weight)} point{'s' * (weight != 1)}"
-        texts.append(("", f"{amount(points(verdict) * weight)} of {most}: {', '.join(parts)}."))
-    if verdict.line is not None:
-        texts.append((f"Line {verdict.line}", verdict.code))
-    texts += [("A small case that fails", verdict.details), ("It prints", "\n".join(verdict.printed))]
-    return [(heading, plain(text)) for heading, text in texts if text]
+        texts.append(f"{amount(points(verdict) * weight)} of {most}: {', '.join(parts)}.")
+    blocks = {f"Line {verdict.line}": verdict.code, "A small case that fails": verdict.details,
+              "It prints": "\n".join(verdict.printed)}  # fmt: skip
+    texts += [f"{heading}:\n{block}" for heading, block in blocks.items() if block]
+    return list(map(plain, texts))
 
 
 def results_json(verdicts: Mapping[str, Verdict], weights: Weights) -> str:
@@ -148,9 +148,8 @@ def results_json(verdicts: Mapping[str, Verdict], weights: Weights) -> str:
     scores, marked = weighted(verdicts, weights), []
     for name, weight in weights.items():
         status = "passed" if verdicts[name].passed else "failed"
-        texts = [f"{heading}:\n{text}" if heading else text for heading, text in feedback(verdicts[name], weight)]
         marked.append({"name": name, **scored(scores[name]), "max_score": weight, "status": status,
-                       "output": "\n\n".join(texts), **shared})  # fmt: skip
+                       "output": "\n\n".join(feedback(verdicts[name], weight)), **shared})  # fmt: skip
     said = f"{sum(verdict.passed for verdict in verdicts.values())} of {len(marked)} passed"
     return json.dumps({**scored(sum(scores.values())), "output": said, **shared, "tests": marked}, indent=1)
 

@@ -268,7 +268,6 @@ def page(who: str, verdicts: dict[str, Verdict], weights: Weights) -> str:
     body = [f'<p class="kind">minigrad: feedback on exercises</p><h1>{escaped(title)}</h1>']
     for name, verdict in verdicts.items():
         body.append(f"<h2>{name}: {'passed' if verdict.passed else verdict.status}</h2>")
-        for heading, text in gradebook.feedback(verdict, weights[name]):
-            text = escaped(text)
-            body.append(f'<h3>{heading}</h3><pre class="output">{text}</pre>' if heading else f"<p>{text}</p>")
+        for text in map(escaped, gradebook.feedback(verdict, weights[name])):
+            body.append(f'<pre class="output">{text}</pre>' if "\n" in text else f"<p>{text}</p>")
     return web_page.page(title, "\n".join(body), "report")
