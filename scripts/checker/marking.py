@@ -23,7 +23,7 @@ import signal
 import threading
 import zipfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -106,7 +106,7 @@ def collect(submission: Path, exercises: dict[str, Path]) -> list[File]:
         try:
             files.append(File(student(submission), name, find_file(name, exercises, entries_of(submission))))
         except Exception as error:  # a zip may be damaged in any way
-            files.append(File(student(submission), name, b"", f"{name} cannot be marked: {error}"))
+            files.append(File(student(submission), name, b"", f"nothing to mark: {error}"))
     return files
 
 
@@ -180,27 +180,23 @@ class Record:
 def judge_all(files: list[File], record: Record, jobs: int) -> None:
     """Judge files, some at the same time. One that exceeds its time is judged once more, with nothing beside it."""
     jobs = min(jobs, max(len(files), 1), 61)  # Windows cannot wait for more processes
-    pool = ProcessPoolExecutor(jobs, initializer=end_with_parent)
     task = functools.partial(judge, record.exercises, record.seed, record.limits)
     alone: list[File] = []
     try:
-        futures = {pool.submit(task, file): file for file in files}
-        for done, future in enumerate(as_completed(futures), 1):
-            file, verdict = futures[future], future.result()
-            if verdict.status == "timeout":
-                alone.append(file)
-            else:
-                record.add(file, verdict)
-            if done % 20 == 0 or done == len(files):
-                print(f"{done} of {len(files)} judged", flush=True)
-        for i, file in enumerate(alone):
-            print(f"out of time, judged again alone: {i + 1} of {len(alone)}", flush=True)
-            record.add(file, pool.submit(task, file).result())
+        with ProcessPoolExecutor(jobs, initializer=end_with_parent) as pool:
+            for done, (file, verdict) in enumerate(zip(files, pool.map(task, files)), 1):
+                if verdict.status == "timeout":
+                    alone.append(file)
+                else:
+                    record.add(file, verdict)
+                if done % 20 == 0 or done == len(files):
+                    print(f"{done} of {len(files)} judged", flush=True)
+            for i, file in enumerate(alone):
+                print(f"out of time, judged again alone: {i + 1} of {len(alone)}", flush=True)
+                record.add(file, pool.submit(task, file).result())
     except BaseException:
         print("Stopped. The verdicts so far are kept: the same command goes on from there.", flush=True)
         raise
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def judge(exercises: dict[str, Path], seed: int, limits: Limits, file: File) -> Verdict:
