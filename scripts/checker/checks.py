@@ -126,6 +126,25 @@ class Patch:
         self.name, self.targets, self.adapt = name, targets, adapt
 
 
+def as_update(name: str, optimizer: str, kept: tuple[str, ...], numbers: Callable[..., tuple[Any, ...]]) -> Patch:
+    """The learner's function `name` in the place of an optimizer's `update`.
+
+    kept: what the optimizer calls the arrays that the function gets after p and grad, and returns after the new p.
+    numbers(t, group): what comes after the arrays, at step t.
+    """
+
+    def adapt(step: Callable[..., Any]) -> Any:
+        def update(self: Any, p: Any, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
+            state["step"] = state.get("step", 0) + 1
+            arrays = [state.get(key, np.zeros_like(p.data)) for key in kept]
+            p.data[...], *arrays = step(p.data, grad, *arrays, *numbers(state["step"], group))
+            state.update(zip(kept, arrays))
+
+        return update
+
+    return Patch(name, f"minigrad.optim.{optimizer}.update", adapt=adapt)
+
+
 @dataclasses.dataclass(frozen=True)
 class Exercise:
     """One exercise.

@@ -30,8 +30,7 @@ from minigrad.kernels.dispatch import textbook_functions
 from scripts.pages import my_gpt
 
 from . import source
-from .checks import Patch
-from .places import in_place_of
+from .checks import Kernel, Patch
 from .workspace import Workspace
 
 STEPS = {False: 80, True: 160}  # of one part, of all of them
@@ -80,6 +79,24 @@ APART: dict[str, Callable[..., Any]] = {
 
 
 # --- putting parts in -------------------------------------------------------------------------------------------------
+
+
+def in_place_of(library: Any, written: Any, place: Kernel) -> Any:
+    """An op: the learner's where it fits; elsewhere, for example for broadcasting, the library's."""
+
+    class Chosen(library):
+        @staticmethod
+        def forward(ctx: Any, *arrays: Any, **options: Any) -> Any:
+            ctx.chosen = written if place.fits(*arrays, **options) else library
+            if ctx.chosen is written and place.arrange is not None:
+                return written.forward(ctx, *place.arrange(*arrays, **options))
+            return ctx.chosen.forward(ctx, *arrays, **options)
+
+        @staticmethod
+        def backward(ctx: Any, *douts: Any) -> Any:
+            return tuple(ctx.chosen.backward(ctx, *douts))[: len(ctx.needs_grad)]
+
+    return Chosen
 
 
 class Parts:

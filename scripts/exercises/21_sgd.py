@@ -13,8 +13,7 @@ Example: p = [1.0], grad = [0.5], velocity = [2.0], lr = 0.1, momentum = 0.9, we
 
 import hypothesis.strategies as st
 
-from scripts.checker.checks import Case, Exercise, FunctionCheck, beginning, shapes, some, values
-from scripts.checker.places import as_update
+from scripts.checker.checks import Case, Exercise, FunctionCheck, as_update, beginning, shapes, some, values
 
 STUB = beginning(__doc__) + '''
 def sgd(p, grad, velocity, lr, momentum, weight_decay):

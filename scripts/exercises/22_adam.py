@@ -16,8 +16,7 @@ Example: p = [1], grad = [0.5], m = v = [0], t = 1, lr = 0.1, beta1 = 0.9, beta2
 import hypothesis.strategies as st
 import numpy as np
 
-from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, beginning, shapes, some, values
-from scripts.checker.places import as_update
+from scripts.checker.checks import NUMPY, Case, Exercise, FunctionCheck, as_update, beginning, shapes, some, values
 
 STUB = beginning(__doc__, NUMPY) + '''
 def adam(p, grad, m, v, t, lr, beta1, beta2, eps):
