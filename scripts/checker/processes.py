@@ -169,7 +169,7 @@ class InThisProcess(Submission):
         pass
 
     def exchange(self, message: bytes) -> Any:
-        request, arguments = worker.read(io.BytesIO(message), self.limits.message, writeable=False)
+        request, arguments = worker.read(io.BytesIO(message), self.limits.message)
         with np.errstate(all="ignore"), mock.patch.dict(sys.modules, worker.engine()):
             answer = worker.read(io.BytesIO(self.solution.answer(request, arguments)), self.limits.message)
         if "KeyboardInterrupt" in answer.get("error", ()):

@@ -81,9 +81,9 @@ def _tree(part: Any) -> Any:
     return {"other": f"array of dtype {part.dtype.name}" if isinstance(part, np.ndarray) else type(part).__name__}
 
 
-def read(stream: IO[bytes], most: int, writeable: bool = True) -> Any:
-    """The next message of a stream. Nothing in it is trusted. Raises EOFError at its end, ValueError for a bad one or
-    one of more than `most` bytes.
+def read(stream: IO[bytes], most: int) -> Any:
+    """The next message of a stream, with arrays that cannot be written to. Nothing in it is trusted. Raises EOFError at
+    its end, ValueError for a bad one or one of more than `most` bytes.
     """
     line = stream.readline(most)
     if len(line) == most:
@@ -91,12 +91,12 @@ def read(stream: IO[bytes], most: int, writeable: bool = True) -> Any:
     if not line.endswith(b"\n"):
         raise EOFError
     try:
-        return _value(json.loads(line), writeable)
+        return _value(json.loads(line))
     except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"the message is not as it should be: {error}") from None
 
 
-def _value(node: Any, writeable: bool) -> Any:
+def _value(node: Any) -> Any:
     if isinstance(node, str):
         return node.encode("utf-8", "replace").decode()  # without lone surrogates, which no file can hold
     if node is None or isinstance(node, bool | int | float):
@@ -106,19 +106,17 @@ def _value(node: Any, writeable: bool) -> Any:
         name, shape = node["array"], node["shape"]
         if name not in DTYPES or len(shape) > 16 or not all(type(n) is int and 0 <= n < 2**31 for n in shape):
             raise ValueError(f"no array of {name} with shape {shape} may be sent")
-        array = np.ndarray(shape, name, bytearray(base64.b64decode(node["base64"])))  # TypeError for too few bytes
-        array.flags.writeable = writeable
+        array = np.ndarray(shape, name, base64.b64decode(node["base64"]))  # TypeError for too few bytes
         return array[()] if node["scalar"] is True else array
     if "dict" in node:
-        return {_value(key, writeable): _value(item, writeable) for key, item in node["dict"]}
+        return {_value(key): _value(item) for key, item in node["dict"]}
     if "bytes" in node:
         return bytes.fromhex(node["bytes"])
     if "other" in node:
         name = str(node["other"])[:60]
         name = name if name.replace(" ", "_").isidentifier() else "object"
         return type(name, (), {"__repr__": lambda self: name})()
-    items = [_value(item, writeable) for item in (node["tuple"] if "tuple" in node else node["list"])]
-    return tuple(items) if "tuple" in node else items
+    return tuple(map(_value, node["tuple"])) if "tuple" in node else [_value(item) for item in node["list"]]
 
 
 # --- the submission ---------------------------------------------------------------------------------------------------
@@ -311,7 +309,7 @@ def main() -> None:
     sys.modules |= engine()
     solution = Solution()
     while True:
-        request, arguments = read(requests, most, writeable=False)
+        request, arguments = read(requests, most)
         if request == "define":
             for name in (*LIBRARIES, *(f"numpy.{part}" for part in PARTS_OF_NUMPY)):
                 if name.rpartition(".")[2] in arguments[0]:
