@@ -66,7 +66,8 @@ def mark(
     record = Record(out_dir / "results.jsonl", exercises, seed, limits)
     waiting = [file for file in files if record.fingerprint(file) not in record.verdicts]
     print(f"Marking {len(exercises)} exercises of {len(submissions)} students; {len(files) - len(waiting)} of "
-          f"{len(files)} have a verdict from before.", flush=True)  # fmt: skip
+          f"{len(files)} have a verdict from before. If this is stopped, the same command goes on from there.",
+          flush=True)  # fmt: skip
     if not processes.is_confined():
         print("On this system a submission can reach your files and your network. Mark what you do not trust in a "
               "container, or under an account that has nothing to lose.", flush=True)  # fmt: skip
@@ -182,21 +183,17 @@ def judge_all(files: list[File], record: Record, jobs: int) -> None:
     jobs = min(jobs, max(len(files), 1), 61)  # Windows cannot wait for more processes
     task = functools.partial(judge, record.exercises, record.seed, record.limits)
     alone: list[File] = []
-    try:
-        with ProcessPoolExecutor(jobs, initializer=end_with_parent) as pool:
-            for done, (file, verdict) in enumerate(zip(files, pool.map(task, files)), 1):
-                if verdict.status == "timeout":
-                    alone.append(file)
-                else:
-                    record.add(file, verdict)
-                if done % 20 == 0 or done == len(files):
-                    print(f"{done} of {len(files)} judged", flush=True)
-            for i, file in enumerate(alone):
-                print(f"out of time, judged again alone: {i + 1} of {len(alone)}", flush=True)
-                record.add(file, pool.submit(task, file).result())
-    except BaseException:
-        print("Stopped. The verdicts so far are kept: the same command goes on from there.", flush=True)
-        raise
+    with ProcessPoolExecutor(jobs, initializer=end_with_parent) as pool:
+        for done, (file, verdict) in enumerate(zip(files, pool.map(task, files)), 1):
+            if verdict.status == "timeout":
+                alone.append(file)
+            else:
+                record.add(file, verdict)
+            if done % 20 == 0 or done == len(files):
+                print(f"{done} of {len(files)} judged", flush=True)
+        for i, file in enumerate(alone):
+            print(f"out of time, judged again alone: {i + 1} of {len(alone)}", flush=True)
+            record.add(file, pool.submit(task, file).result())
 
 
 def judge(exercises: dict[str, Path], seed: int, limits: Limits, file: File) -> Verdict:

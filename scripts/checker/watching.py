@@ -40,7 +40,7 @@ class Session:
     def __init__(self, workspace: Workspace):
         self.workspace, self.asking = workspace, False
         self.name = workspace.current() or ""  # of the exercise; "" at the end of the course
-        self._seen: tuple[float, int] | None = None
+        self._seen = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -56,8 +56,7 @@ class Session:
         """Whether the current file has changed since this was asked last, or since it was checked."""
         before = self._seen
         with contextlib.suppress(OSError):  # an editor may be replacing it at this moment
-            status = os.stat(self.workspace.file(self.name))
-            self._seen = status.st_mtime, status.st_size
+            self._seen = os.stat(self.workspace.file(self.name)).st_mtime_ns
         return self._seen != before
 
     def check(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.console import silenced
-from gpt.files import read_json, shortened, write_text
+from gpt.files import read_json, sha256_of, shortened, write_text
 from gpt.training.folder_lock import locked
 
 from . import catalogue, processes
@@ -53,7 +53,7 @@ class Workspace:
 
     def has_passed(self, name: str) -> bool:
         file = self.file(name)
-        return file.exists() and self.state["passed"].get(name) == fingerprint(file.read_bytes())
+        return file.exists() and self.state["passed"].get(name) == sha256_of(file)
 
     def passed_text(self, name: str) -> str:
         """The text of a file that has passed. Raises ValueError, with what to do next, for any other."""
@@ -93,7 +93,7 @@ class Workspace:
             # Nothing is known if the checker failed, or if another terminal has meanwhile passed a newer file.
             if verdict.status != "unjudged" and not (self.has_passed(name) and file.read_bytes() != content):
                 state["passed"].pop(name, None)
-                state["passed"] |= {name: fingerprint(content)} if verdict.passed else {}
+                state["passed"] |= {name: hashlib.sha256(content).hexdigest()} if verdict.passed else {}
         return verdict
 
     def hint(self, name: str) -> tuple[int, str]:
@@ -126,8 +126,3 @@ def read_progress(path: Path) -> dict[str, Any]:
         if not isinstance(state[name], kind):
             raise ValueError(f"{path} is damaged: {name} is {shortened(state[name])}; correct it, or delete the file")
     return state
-
-
-def fingerprint(content: bytes) -> str:
-    """The SHA-256 hash of a file's content."""
-    return hashlib.sha256(content).hexdigest()
