@@ -50,7 +50,7 @@ def run(workspace: Workspace, out_dir: Path) -> int:
     folder = out_dir / "small_gpt"
     if workspace.has_passed("llama") and importlib.util.find_spec("jinja2") is None:
         raise ValueError("step 3 needs jinja2, in which SmolLM2's chat template is written: pip install jinja2")
-    with program(workspace, PARTS, out_dir / "my_gpt") as call:
+    with program(workspace, PARTS, out_dir / "my_gpt.py") as call:
         print("\n1. It trains ...", flush=True)
         train(call, folder)
         print("\n2. It takes weights as Hugging Face stores them ...", flush=True)
@@ -61,7 +61,7 @@ def run(workspace: Workspace, out_dir: Path) -> int:
         take(call, folder, "The")
         take(call, "gpt2", "Alan Turing theorized that")
     print("\nYou have written a GPT.", flush=True)
-    with program(workspace, ("gpt", "llama"), out_dir / "my_llama") as call:
+    with program(workspace, ("gpt", "llama"), out_dir / "my_llama.py") as call:
         print("\n3. It becomes a Llama ...", flush=True)
         if take(call, "smollm2", QUESTION):
             print("\nYou have written a GPT and a Llama.")
@@ -70,10 +70,9 @@ def run(workspace: Workspace, out_dir: Path) -> int:
 
 @contextlib.contextmanager
 def program(workspace: Workspace, parts: Sequence[str], path: Path) -> Iterator[Call]:
-    """Put the learner's files together in one, `path` with .py, and run it in a process of its own. Raises ValueError,
-    naming the line, for what goes wrong there.
+    """Put the learner's files together at `path`, and run them in a process of its own. Raises ValueError, naming the
+    line, for what goes wrong there.
     """
-    path = path.with_suffix(".py")
     text = "\n\n".join(map(workspace.passed_text, parts))
     write_text(path, text)
     print(f"\n{', '.join(parts)} are one program: {path}", flush=True)

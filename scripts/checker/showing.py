@@ -30,12 +30,10 @@ def verdict_text(name: str, verdict: Verdict, workspace: Workspace) -> str:
         return f"{name}: right, in all {verdict.cases} cases that were tried.\n{after}"
     lines = [f"{name}: {HEADINGS[verdict.status]}  ({verdict.where})", ""]
     lines += textwrap.wrap(verdict.diagnosis, 110, initial_indent="  ", subsequent_indent="  ")
-    if verdict.line is not None:
-        lines += ["", f"  {file}, line {verdict.line}:", f"      {verdict.code}"]
-    if verdict.details:
-        lines += ["", "  The smallest case that fails:", textwrap.indent(verdict.details, "    ")]
-    if verdict.printed:
-        lines += ["", "  In this case it prints:", textwrap.indent("\n".join(verdict.printed), "    ")]
+    blocks = {f"{file}, line {verdict.line}": verdict.code, "The smallest case that fails": verdict.details,
+              "In this case it prints": "\n".join(verdict.printed)}  # fmt: skip
+    for heading, block in blocks.items():
+        lines += ["", f"  {heading}:", textwrap.indent(block, "    ")] if block else []
     return printable("\n".join(lines))
 
 
