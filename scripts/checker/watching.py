@@ -77,7 +77,6 @@ class Session:
             if key == "y":
                 kept = self.workspace.reset(self.name)
                 print("It is the stub again" + (f"; your file is kept as {kept}." if kept else "."))
-                self.saved()
             else:
                 print("Nothing was changed.")
         elif key in ("q", "\x03"):  # Ctrl-C is a key on Windows
@@ -90,7 +89,7 @@ class Session:
                 level, hint = self.workspace.hint(self.name)
                 print(f"Hint {level} of 3: {hint}")
             except ValueError as refusal:  # of an assessment
-                print(str(refusal))
+                print(refusal)
         elif key == "l":
             print(showing.list_text(self.workspace))
         elif key == "c":
