@@ -24,11 +24,10 @@ from scripts.shared.verification import TOLERANCE, differences, first_wrong
 import numpy as np
 
 from finetune.data.chat_template import ChatTemplate
-from gpt import GPT, GPTConfig, LanguageModel
+from gpt import GPT, GPTConfig, LanguageModel, load_model
 from gpt.files import write_text
 from gpt.interpretability.activations import record_activations
 from gpt.training.checkpoint import has_checkpoint
-from gpt.training.loading import load_model
 from gpt.training.training_step import mean_gradients, training_step
 from gpt.weights import gpt2_huggingface, hub
 from minigrad import manual_seed, no_grad, optim

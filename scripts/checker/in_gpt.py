@@ -24,8 +24,7 @@ from gpt.corpora.python_corpus import help_text
 from gpt.files import write_text
 from gpt.training.batches import RandomBatches
 from gpt.training.training_step import training_step
-from minigrad import Tensor, manual_seed, optim, use_kernels
-from minigrad.autograd import Function
+from minigrad import Function, Tensor, manual_seed, optim, use_kernels
 from minigrad.kernels.dispatch import textbook_functions
 from scripts.pages import my_gpt
 
