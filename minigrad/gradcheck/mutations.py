@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 class Change(NamedTuple):
     """`new` stands where `old` stood, in the statement that assigns `target` ("" where none is assigned).
 
-    sentence: what is wrong with `new`, if `old` is right. rank: the lower, the more often people do it.
+    sentence: what is wrong with `new`, if `old` is right. rank: the lower, the more often people do it. kind: changes
+    of one kind may be made everywhere at once.
     """
 
     old: str
@@ -30,7 +31,11 @@ class Change(NamedTuple):
     line: int
     sentence: str
     rank: int
+    kind: str = ""
 
+
+STATEMENT, SEVERAL_LINES, CONDITION, OFF_BY_ONE = "statement", "several lines", "condition", "off by one"
+LESS_KEEPDIMS, MORE_KEEPDIMS = "keepdims taken away", "keepdims added"
 
 # --- the table --------------------------------------------------------------------------------------------------------
 
@@ -67,6 +72,7 @@ FACTORS = [
     ("a / b", "a * b", "it is multiplied by {b}: it must be divided by it"),
     ("a / b", "b / a", "the fraction is upside down: {old} is right"),
     ("1 / a", "a", "{a} stands where {old} belongs"),
+    ("a / b", "a // b", "`//` rounds down: {old} is right"),
     ("a * (b - c)", "a * b - c", "{c} lacks the factor {a}: {old} is right"),
     ("a * (b + c)", "a * b + c", "{c} lacks the factor {a}: {old} is right"),
     ("(a - b) / c", "a - b / c", "{a} is not divided by {c}: {old} is right"),
@@ -112,7 +118,6 @@ CHOICES = [
     ("np.clip(a, b, c)", "np.maximum(a, b)", "{a} is clipped from below only: the upper bound {c} is missing"),
     ("reversed(a)", "a", "the order is wrong: it goes forwards, and must go backwards (reversed)"),
     ("sorted(a, **k)", "a", "the order is wrong: {a} is not sorted"),
-    ("set(a)", "a", "repeated entries of {a} are not removed"),
 ] + [
     (f"{f}(a, b)", new, f"{{{lost}}} is missing in {{old}}: the {word} of both is needed")
     for f, word in (("np.minimum", "smaller"), ("np.maximum", "larger"), ("min", "smaller"), ("max", "larger"))
@@ -178,6 +183,8 @@ def _of_functions() -> Iterator[tuple[str, str, str]]:
         yield inside, f"a.{name}(*r, **k) * b.{name}(*r, **k)", f"a product of {name}s for the {name} of the products"
         yield f"(a ** 2).{name}(*r, **k)", f"a.{name}(*r, **k) ** 2", f"the square stands outside the {name}"
         yield f"a * b.{name}(*r, **k)", inside, f"{{a}} stands inside the {name}: it belongs outside, {{old}}"
+    for arguments in ("a", "a, b", "a, b, c"):
+        yield f"f({arguments})", "a", "{f} is missing: {a} stands where {old} belongs"
 
 
 def _of_comparisons() -> Iterator[tuple[str, str, str]]:
@@ -259,12 +266,11 @@ def in_words(node: Any) -> str:
     """
     text = re.sub(r"\b(ctx|np|math)\.|, keepdims=True|, dtype=\w+", "", ast.unparse(node))
     text = text.replace(" ** ", "^").replace(".swapaxes(-1, -2)", "^T").replace(".T", "^T")
-    return f"`{text if len(text) < 70 else text[:66] + ' ...'}`"
+    return f"`{text if len(text) < 100 else text[:96] + ' ...'}`"
 
 
 # --- changes that need more than a pattern ----------------------------------------------------------------------------
 
-OFF_BY_ONE = "off by one"
 New = tuple[Any, str, int, str]  # a replacement, the sentence, the rank, the kind of change
 
 
@@ -278,10 +284,13 @@ def _changes_of(node: ast.AST, names: list[ast.expr], smooth: bool) -> Iterator[
             yield new, sentence.format(old=in_words(node), new=in_words(new), **words), rank, sentence
     if isinstance(node, ast.Call):
         yield from _of_axes(node)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        for text in (str(name.value) for name in names if isinstance(name, ast.Constant) and name.value != node.value):
+            if text[:-1] == node.value[:-1]:
+                yield ast.Constant(text), f"{text!r} stands where {node.value!r} belongs", 1, ""
     operand = node.operand if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) else node
     if isinstance(operand, ast.Constant) and type(operand.value) in (int, float):
-        number: Any = operand.value
-        number = number if operand is node else -number
+        number: Any = operand.value if operand is node else -operand.value  # type: ignore[operator]
         tenth = number // 10 if number % 10 == 0 else number / 10
         for value in dict.fromkeys([number + 1, number - 1, -number, 0, 1, number * 2, number * 10, tenth]):
             if value != number:
@@ -289,7 +298,7 @@ def _changes_of(node: ast.AST, names: list[ast.expr], smooth: bool) -> Iterator[
                 yield ast.Constant(value), sentence, 1, sentence
     if isinstance(node, ast.Name | ast.Attribute) and any(same_tree(node, name) for name in names):
         for name in names:
-            if not same_tree(node, name):
+            if not same_tree(node, name) and not isinstance(name, ast.Constant):
                 product, quotient = (ast.BinOp(node, op, name) for op in (ast.Mult(), ast.Div()))
                 for new, rank in [(name, 2), (product, 3), (quotient, 3)][: 3 if smooth else 1]:
                     yield new, f"{in_words(new)} stands where {in_words(node)} belongs", rank, ""
@@ -328,10 +337,10 @@ def _of_axes(node: ast.Call) -> Iterator[New]:
                 yield new, f"`{name}` runs {where}: it must run along axis={right}", 0, f"{right} {axis}"
     if "keepdims" in keywords:
         sentence = f"keepdims=True is missing in {in_words(node)}: its axis must stay"
-        yield with_keywords(keepdims=None), sentence, 0, "stay"
+        yield with_keywords(keepdims=None), sentence, 0, LESS_KEEPDIMS
     elif is_reduction and "axis" in keywords:
         sentence = f"the axis must go: keepdims=True is too much in {in_words(node)}"
-        yield with_keywords(keepdims=ast.Constant(True)), sentence, 1, "go"
+        yield with_keywords(keepdims=ast.Constant(True)), sentence, 1, MORE_KEEPDIMS
     if name == "var":
         sentence = "the variance divides by n - 1: it must divide by n (ddof=0)"
         yield with_keywords(ddof=ast.Constant(1)), sentence, 0, "ddof"
@@ -378,36 +387,37 @@ def _sites(parent: ast.AST, statement: ast.stmt | None = None) -> Iterator[_Site
                 yield from _sites(node, statement)
 
 
-def _changes_of_statement(site: _Site) -> Iterator[tuple[Any, str, int]]:
+def _changes_of_statement(site: _Site) -> Iterator[New]:
     node, words = site.get(), in_words(site.get()).splitlines()[0].rstrip("`") + "`"
     if isinstance(node, ast.AugAssign):
         sentence = "accumulation overwritten: = where += belongs, so only the last one counts and nothing adds up"
-        yield ast.Assign([node.target], node.value, lineno=0), sentence, 0
+        yield ast.Assign([node.target], node.value, lineno=0), sentence, 0, STATEMENT
         opposite: ast.operator = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
-        yield ast.AugAssign(node.target, opposite, node.value), f"the sign is flipped in {words}", 0
+        yield ast.AugAssign(node.target, opposite, node.value), f"the sign is flipped in {words}", 0, STATEMENT
     found: dict[str, Any] = {}
     if isinstance(node, ast.Expr) and _match(_expression("np.add.at(a, b, c)"), node.value, found):
         target = ast.Subscript(found["a"], found["b"], ast.Store())
         sentence = f"accumulation overwritten: where an index repeats only one place counts, {words} adds them all up"
-        yield ast.AugAssign(target, ast.Add(), found["c"]), sentence, 0
-        yield ast.Assign([target], found["c"], lineno=0), sentence, 0
+        yield ast.AugAssign(target, ast.Add(), found["c"]), sentence, 0, STATEMENT
+        yield ast.Assign([target], found["c"], lineno=0), sentence, 0, STATEMENT
     if isinstance(node, ast.If):
         test = in_words(node.test)
-        yield node.body, f"the condition {test} is ignored", 0
-        yield node.orelse or ast.Pass(), f"the case {test} is not treated", 0
+        yield node.body, f"the condition {test} is ignored", 0, CONDITION
+        yield node.orelse or ast.Pass(), f"the case {test} is not treated", 0, STATEMENT
     elif isinstance(node, ast.Assign | ast.AugAssign | ast.Expr | ast.For):
-        yield ast.Pass(), f"the step {words} is missing", 1
+        yield ast.Pass(), f"the step {words} is missing", 1, STATEMENT
     if isinstance(node, ast.Assign | ast.AugAssign | ast.Return) and not isinstance(node.value, ast.Tuple | None):
         changed = copy.copy(node)
         changed.value = ast.UnaryOp(ast.USub(), node.value)
         rank = -1 if isinstance(node, ast.Return) else 1  # the whole result, or a part of it
-        yield changed, f"the sign of {target_of(node) or 'the result'} is flipped", rank
+        yield changed, f"the sign of {target_of(node) or 'the result'} is flipped", rank, STATEMENT
     if isinstance(node, ast.For):
-        yield ast.For(node.target, node.iter, [*node.body, ast.Break()], [], lineno=0), "it stops after one round", 1
+        once = ast.For(node.target, node.iter, [*node.body, ast.Break()], [], lineno=0)
+        yield once, "it stops after one round", 1, SEVERAL_LINES
     body = site.holder
     if site.key + 1 < len(body) and not isinstance(body[site.key + 1], ast.Return):
         following = in_words(body[site.key + 1]).splitlines()[0].rstrip("`") + "`"
-        yield None, f"the order of the steps is wrong: {words} must come before {following}", 2
+        yield None, f"the order of the steps is wrong: {words} must come before {following}", 2, SEVERAL_LINES
 
 
 def target_of(statement: ast.stmt) -> str:
@@ -434,18 +444,19 @@ def mutants(function: ast.AST, extra: Sequence[str] = ()) -> Iterator[Change]:
             old = site.get()
             if isinstance(old, ast.stmt):
                 body, kept = site.holder, list(site.holder)
-                for new, sentence, rank in _changes_of_statement(site):
+                for new, sentence, rank, kind in _changes_of_statement(site):
                     if new is None:
                         body[site.key : site.key + 2] = body[site.key : site.key + 2][::-1]
                     else:
                         site.put(new)
-                    yield Change(in_words(old), in_words(new) if new else "", "", old.lineno, sentence, rank)
+                    yield Change(in_words(old), in_words(new) if new else "", "", old.lineno, sentence, rank, kind)
                     body[:] = kept
                 continue
             for new, sentence, rank, kind in _changes_of(old, names, smooth):
                 if kind.startswith(OFF_BY_ONE) and ast.unparse(old) in arrays:
                     continue  # only a number is taken 1 too large
-                change = Change(in_words(old), in_words(new), target_of(site.statement), old.lineno, sentence, rank)
+                where = target_of(site.statement), site.statement.lineno
+                change = Change(in_words(old), in_words(new), *where, sentence, rank, kind)
                 for place in (method.name, id(site.statement)):
                     together.setdefault(f"{place} {change.old} {change.new}", []).append((site, new, change))
                 if kind:
@@ -465,10 +476,12 @@ def mutants(function: ast.AST, extra: Sequence[str] = ()) -> Iterator[Change]:
 
 
 def _names(method: ast.FunctionDef) -> Iterator[ast.expr]:
-    """Names that a formula in `method` may use: arguments, variables, and what it or forward has put into ctx."""
+    """What a formula in `method` may use: arguments, variables, what it or forward has put into ctx, and texts."""
     names = {argument.arg for argument in method.args.args} - {"ctx", "self"}
     names |= {node.id for node in ast.walk(method) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     yield from (ast.Name(name, ast.Load()) for name in sorted(names))
+    constants = {node.value for node in ast.walk(method) if isinstance(node, ast.Constant)}
+    yield from (ast.Constant(text) for text in sorted(map(str, constants)) if text in constants)
     saved = {ast.unparse(node) for node in ast.walk(method) if isinstance(node, ast.Attribute)}
     yield from (_expression(name) for name in sorted(saved) if name.startswith(("ctx.", "self.")))
 

@@ -49,7 +49,7 @@ def diagnose_shape(comparison: Comparison, node: Context, returned: Any) -> Diag
     if not fitting:
         return Diagnosis("shape", "each gradient must have the shape of its input")
     but = "but even with the right shape the values are wrong"
-    return Diagnosis(fitting[0].kind, f"it looks as if {fitting[0].sentence}; {but}")
+    return Diagnosis("shape", f"it looks as if {fitting[0].sentence}; {but}")
 
 
 def _with_repair(function: type[Any], repair: Repair) -> Callable[..., Any]:

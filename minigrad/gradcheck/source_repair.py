@@ -7,11 +7,12 @@ import contextlib
 import inspect
 import itertools
 import textwrap
+from typing import Any
 
 import numpy as np
 
 from .comparison import Comparison, relative_errors
-from .mutations import compiled, mutants
+from .mutations import LESS_KEEPDIMS, MORE_KEEPDIMS, compiled, mutants
 
 MOST_CHANGES = 600
 FUNCTIONS = ("np.tanh({})", "np.exp({})", "1 / (1 + np.exp(-{}))")  # of something saved, which may have been forgotten
@@ -28,9 +29,7 @@ def repaired_by(comparison: Comparison) -> str | None:
             continue
         with contextlib.suppress(OSError, TypeError, SyntaxError):  # no source, or a lambda amid a line
             tree = ast.parse(textwrap.dedent(inspect.getsource(original.backward)))
-            function = tree.body[0]
-            if not isinstance(function, ast.FunctionDef):
-                continue
+            function: Any = tree.body[0]
             function.decorator_list = []
             if any("random" in vars(part).values() for part in ast.walk(function)):
                 return f"{original.__name__}.backward draws random numbers: use those that forward has drawn (the mask)"
@@ -47,10 +46,9 @@ def repaired_by(comparison: Comparison) -> str | None:
                     if is_right:
                         line = original.backward.__code__.co_firstlineno + change.line - 1
                         new = f"{change.new} in place of {change.old}"
-                        if "keepdims" in change.sentence:
+                        if change.kind in (LESS_KEEPDIMS, MORE_KEEPDIMS):
                             new = f"keepdims=True, added to {change.old} or taken away"
-                        where = f"in line {line}, {new}"
-                        return f"one change of {original.__name__}.backward makes it right: {where}"
+                        return f"one change of {original.__name__}.backward makes it right: in line {line}, {new}"
     return None
 
 

@@ -32,7 +32,7 @@ from gpt.training.training_step import mean_gradients, training_step
 from gpt.weights import gpt2_huggingface, hub
 from minigrad import manual_seed, no_grad, optim
 
-from . import beside, comparing, in_gpt
+from . import beside, comparing, in_gpt, words
 from .processes import Ended, Limits, Submission
 from .workspace import Workspace
 
@@ -112,7 +112,8 @@ def train(call: Call, folder: Path) -> None:
              for w in windows]  # fmt: skip
     rates, theirs = [step.lr for step in steps], [step.loss for step in steps]
     losses = call("train", "learn", tokens, begins.tolist(), length, rates, gradients)
-    if problem := comparing.difference(losses, theirs, 1e-5, "your loss"):
+    if found := comparing.difference(losses, theirs, 1e-5):
+        problem = words.of_difference(found, "your loss", 1e-5)
         raise ValueError(f"{problem} (of the library's model after as many steps): look at train and batch")
     in_gpt.show_losses(theirs, losses)
     model.save_pretrained(folder, tokenizer)

@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, Phase
 
 from minigrad.autograd import Function
 
-from . import comparing, diagnosing, source
+from . import diagnosing, source, words
 from .checks import Case, Check, Verdict
 from .trial import Finding, Trial, arrays
 
-SHRINKS = 80  # cases tried to make a failing one smaller
+SHRINKS = 200  # cases tried to make a failing one smaller
 QUIET: Any = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck),
               "report_multiple_bugs": False}  # fmt: skip
 WITNESSES = 24  # cases, besides the telling and the smallest one, in which a diagnosis must hold
@@ -38,8 +38,8 @@ def judge(
     explain: look for the reason of a wrong result; otherwise the verdict says only how the numbers differ.
     """
     started, cases = time.perf_counter(), 0
-    for check in checks:
-        trial = Trial(check, definitions, text, path)
+    for i, check in enumerate(checks):
+        trial = Trial(check, definitions, text, path, [other.name for other in checks[:i] if other.name != check.name])
         refusal = missing_definition(trial)
         verdict = verdict_of_check(trial, seed, explain) if refusal is None else Verdict("wrong", check.name, refusal)
         cases += verdict.cases
@@ -78,15 +78,10 @@ def run_once(check: Check, case: Case, douts: list[np.ndarray] | None, definitio
 def missing_definition(trial: Trial) -> str | None:
     """The sentence for a file without the op or function that is checked; None if the file has it."""
     name, written = trial.check.name, trial.written
-    if written is None:
+    if not callable(written):
         return f"the file defines no {name}: its name must stay as it was in the stub"
-    if trial.is_op:
-        if not (isinstance(written, type) and issubclass(written, Function)):
-            return f"{name} must be a class that is derived from Function, as in the stub"
-        if missing := [part for part in ("forward", "backward") if not callable(getattr(written, part, None))]:
-            return f"{name} has no {missing[0]}: its name must stay as it was in the stub"
-    elif not callable(written):
-        return f"{name} must be a function, as in the stub"
+    if trial.is_op and not (isinstance(written, type) and issubclass(written, Function)):
+        return f"{name} must be a class that is derived from Function, as in the stub"
     return None
 
 
@@ -94,24 +89,28 @@ def verdict_of_check(trial: Trial, seed: int, explain: bool) -> Verdict:
     """The verdict by one check: the first case that fails, the reason, and the smallest case that shows it."""
     check = trial.check
     found = first = trial.test(check.telling)
-    case, diagnosis, tried = check.telling, "", list[Case]()
+    case, diagnosis, line, tried = check.telling, "", None, list[Case]()
     try:
         smallest, failing, tried = smallest_failing(trial, seed, first)
         found, case = (failing, smallest) if failing is not None else (first, case)
         if found is not None and explain and found.kind in EXPLAINED:
             witnesses = [check.telling, case, *tried[:WITNESSES]]
-            diagnosis, case = diagnosing.reason(trial, found, case, first, witnesses)
-            found = trial.test(case) or found
+            if found.difference is not None:
+                found.difference = found.difference.confirmed(None if first is None else first.difference)
+            reason = diagnosing.reason(trial, found, case, first, witnesses)
+            diagnosis, line = words.of_reason(trial, found, reason), reason.line
+            case, found = reason.case, trial.test(reason.case) or found
     except Exception as error:  # a mistake of ours: what is known to be wrong stays wrong
         if found is None:
             raise
-        diagnosis = f"{found.sentence}; {source.fault(error)} while it looked for the reason"
+        diagnosis = f"{words.of_finding(trial, found)}; {source.fault(error)} while it looked for the reason"
     if found is None:
         return Verdict("passed", check.name, cases=len(tried) + 1)
     status = found.kind if found.kind in STATUSES else "wrong"
-    verdict = Verdict(status, found.where, diagnosis or found.sentence, cases=len(tried) + 1)
-    verdict.details, verdict.shown = details(trial, case, found.shown), (check, case, found.douts)
-    verdict.line = found.answer.line or line_of(trial, found)
+    diagnosis = diagnosis or words.of_finding(trial, found)
+    verdict = Verdict(status, found.where, diagnosis, cases=len(tried) + 1)
+    verdict.details, verdict.shown = words.of_case(trial, case, found.shown), (check, case, found.douts)
+    verdict.line = found.answer.line or line or trial.last_line(case, found)
     verdict.code = source.code_at(trial.text, verdict.line)
     return verdict
 
@@ -161,21 +160,3 @@ def _size(case: Case) -> tuple[float, ...]:
         float(sum(np.nan_to_num(np.abs(n), posinf=1e9).sum() for n in numbers)),
         float(sum((n < 0).sum() for n in numbers)),
     )
-
-
-def line_of(trial: Trial, found: Finding) -> int | None:
-    """The line that computes what is wrong: `dx = ...`, or the return."""
-    line = source.last_assignment(trial.text, trial.check.name, found.gradient) if found.gradient else None
-    part, _, name = found.where.rpartition(" of ")
-    return line or source.last_return(trial.text, name, part)
-
-
-def details(trial: Trial, case: Case, more: dict[str, Any]) -> str:
-    """The case as text: a row for each input and each result."""
-    names = trial.names + [f"argument {i}" for i in range(len(trial.names), len(case.arguments))]
-    right = more.get("right")
-    if isinstance(right, list) and right and right[-1] is None:  # the place of a remark, which is the diagnosis
-        more = {name: value[:-1] for name, value in more.items()}
-    rows = {**dict(zip(names, case.arguments, strict=False)), **case.options, **more}
-    width = max(map(len, rows), default=0)
-    return "\n".join(f"{name:{width}} = {comparing.shown(value, ' ' * (width + 3))}" for name, value in rows.items())

@@ -64,6 +64,7 @@ class Submission:
     def __init__(self, text: str, path: Path, limits: Limits):
         self.path, self.limits, self.text = path, limits, text
         self.printed: list[str] = []
+        self.is_changed = False  # whether it was run with a changed text
         self.begin()
 
     def begin(self) -> None:
@@ -87,6 +88,7 @@ class Submission:
 
     def ask(self, request: str, *arguments: Any) -> Any:
         """The worker's answer. Raises what the file raised, with its `line` there; Ended if the worker is gone."""
+        self.is_changed |= request == "change"
         try:
             reply = self.exchange(worker.pack((request, arguments)))
             error = reply.get("error")
@@ -202,13 +204,15 @@ RUNS: type[Submission] = InThisProcess if sys.platform == "emscripten" else Subm
 
 
 def judge(
-    exercise: Exercise, content: bytes, path: Path, seed: int = 0, limits: Limits = LIMITS, credit: bool = False
-) -> Verdict:
+    exercise: Exercise, content: bytes, path: Path, seed: int = 0, limits: Limits = LIMITS, credit: bool = False,
+    explain: bool = True,
+) -> Verdict:  # fmt: skip
     """The verdict on the content of a learner's file; never raises for what the file does.
 
-    credit: with its parts. In an assessment, reasons are given with the credit only: they quote the right solution.
+    credit: with its parts. explain: look for the reason of a wrong result. In an assessment, reasons are given with the
+    credit only: they quote the right solution.
     """
-    verdict = None
+    verdict, explain = None, explain and (credit or not exercise.is_assessment)
     try:
         text, refusal = source.read(content, path)
         if refusal is not None:
@@ -218,7 +222,7 @@ def judge(
                 checks, definitions = submission.definitions(exercise.checks)
             except Exception as error:
                 return source.verdict_of(error, text, path)
-            verdict = judging.judge(checks, definitions, text, str(path), seed, credit or not exercise.is_assessment)
+            verdict = judging.judge(checks, definitions, text, str(path), seed, explain)
             if credit:
                 verdict.parts = judging.parts(checks, definitions, seed, verdict.passed)
             if verdict.shown is not None:
@@ -227,6 +231,9 @@ def judge(
                 judging.run_once(check, case, douts, definitions)
                 verdict.printed = "".join(submission.printed).splitlines()[:LINES_SHOWN]
     except Ended as ended:
+        if (verdict is None or credit) and explain and submission.is_changed:
+            # A change of the file, in search of the reason, may have ended it.
+            return judge(exercise, content, path, seed, limits, credit, explain=False)
         return verdict or ended.verdict
     except Exception as error:  # a mistake of ours, which must not be taken for the learner's
         if verdict is None or credit and not verdict.passed and not verdict.parts:

@@ -113,29 +113,3 @@ def line_of(error: BaseException, path: str) -> int | None:
 def code_at(text: str, line: int | None) -> str:
     lines = text.splitlines()
     return lines[line - 1].strip() if line is not None and 0 < line <= len(lines) else ""
-
-
-def last_return(text: str, name: str, part: str = "") -> int | None:
-    """The line of the last `return` in the function `name`, or in the method `part` of the class `name`.
-
-    >>> last_return("class A:\\n  def forward(x):\\n    return 1\\n  def backward(x):\\n    return 2", "A", "backward")
-    5
-    """
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            methods = [n for n in ast.walk(node) if isinstance(n, ast.FunctionDef) and n.name == part]
-            returns = [n for n in ast.walk(methods[0] if methods else node) if isinstance(n, ast.Return)]
-            return max((n.lineno for n in returns), default=None)
-    return None
-
-
-def last_assignment(text: str, name: str, variable: str) -> int | None:
-    """The line in backward of the class `name` that assigns `variable` alone, the last such one; None if none does."""
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            backward = [m for m in node.body if isinstance(m, ast.FunctionDef) and m.name == "backward"]
-            assigned = [n for method in backward for n in ast.walk(method) if isinstance(n, ast.Assign | ast.AugAssign)]
-            targets = [(n, n.targets if isinstance(n, ast.Assign) else [n.target]) for n in assigned]
-            names = [(n.lineno, t.id) for n, found in targets for t in found if isinstance(t, ast.Name)]
-            return max((line for line, assigned in names if assigned == variable), default=None)
-    return None

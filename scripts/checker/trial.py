@@ -10,8 +10,10 @@ import ast
 import contextlib
 import copy
 import dataclasses
+import functools
 import inspect
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,15 +21,15 @@ from typing import Any
 import numpy as np
 
 from minigrad.autograd import Context
-from minigrad.gradcheck.mutations import Change, compiled, mutants
-from minigrad.gradcheck.shape_diagnosis import numpy_in_words
+from minigrad.gradcheck.mutations import Change, compiled, in_words, mutants
 
 from . import comparing, source
 from .checks import Case, Check, OpCheck
-from .worker import Step, call_read_only, recorded
+from .worker import MOST_STEPS, Recording, Step, call_read_only
 
 DOUT_FACTORS = (-1, 1000, -1000, 0.001)
 ASK = "ask the process"  # among a file's definitions: asks the process in which it runs
+MOST_LINES = 5000  # that a changed solution may run in one case
 EXTREME = 100  # a case with numbers of this size counts for the part "extremes", and for no other
 
 
@@ -37,7 +39,6 @@ class Reference:
     def __init__(self, check: Check):
         self.text, call = check.reference
         self.check = dataclasses.replace(check, call=call)
-        self.statement = (ast.get_docstring(ast.parse(self.text)) or "").partition("\nExample")[0]
         self.comments = dict(enumerate((line.partition("  # ")[2].strip() for line in self.text.splitlines()), 1))
         self.namespace = compiled(ast.parse(self.text), {"np": np, "math": math})
         self.node = next(n for n in ast.parse(self.text).body if getattr(n, "name", "") == check.name)
@@ -51,17 +52,28 @@ class Reference:
             raise right.raised  # a mistake of ours: it must not be taken for the learner's
         return right
 
-    def steps(self, case: Case, douts: Sequence[Any] | None) -> list[Step]:
-        """What the expressions of the completed stub give, one after the other."""
-        steps: list[Step] = []
-        answer(recorded(self.text, "", steps)[self.check.name], "", self.check, case, douts)
-        last = self.node.end_lineno or 0
-        return [step for step in steps if self.node.lineno < step[0] <= last]  # not in other functions of the stub
+    def recorded(self, text: str, case: Case, douts: Any) -> tuple[Answer, list[Step]]:
+        """The answer of the completed stub, or of a changed one, and the steps on its way."""
+        recording = Recording(text, "")
+        return answer(recording.names[self.check.name], "", self.check, case, douts), recording.steps
 
-    def last_line(self, where: str) -> int:
-        """The last line of the function, or of the op's method, in which something is wrong."""
-        methods = {node.name: node for node in ast.walk(self.node) if isinstance(node, ast.FunctionDef)}
-        return methods.get(where.partition(" of ")[0], self.node).end_lineno or 0
+    def expression(self, line: int) -> str:
+        """What the statement in a line computes, as a formula."""
+        nodes = (n for n in ast.walk(self.node) if isinstance(n, ast.stmt) and n.lineno == line)
+        found = (in_words(value) for n in nodes if (value := getattr(n, "value", None)) is not None)
+        return next(found, "").strip("`")
+
+    @functools.cached_property
+    def formulas(self) -> dict[str, str]:
+        """What each name of the solution stands for."""
+        nodes = [node for node in ast.walk(self.node) if isinstance(node, ast.Assign)]
+        return {bare(ast.unparse(node.targets[0])): self.expression(node.lineno) for node in nodes}
+
+    def as_text(self) -> str:
+        """The whole program with the op or function as it is changed just now."""
+        tree = ast.parse(self.text)
+        tree.body = [self.node if getattr(node, "name", "") == self.check.name else node for node in tree.body]
+        return ast.unparse(tree)
 
     def mutants(self, part: str, is_possible: Callable[[Change], bool]) -> Iterator[tuple[Any, Change]]:
         """The op or function after each possible small change (of the method `part`, for an op), and the change."""
@@ -73,28 +85,32 @@ class Reference:
 
 @dataclasses.dataclass
 class Finding:
-    """A case that is wrong. kind: in what way, for programs. sentence: what would repair the numbers, if something
-    simple does; plain: how they differ. number: of several results the one that is wrong; gradient: its name in
-    backward; douts: what arrived there, if it is not `Trial.douts`; pair: the wrong result and the right one.
+    """A case that is wrong; words.py says it in a sentence.
+
+    kind: "values" "shape" "non-finite" for a `difference`, else "changed" (it wrote to an input) "not linear" "count"
+    "not None" "dtype", or what source.kind_of says of an exception. shown: what the learner gets to see beside the
+    inputs. gradient: its name in backward. number: of several results the one that is wrong. douts: what arrived, if
+    it is not `Trial.douts`. fact: the factor of dout with which it is not linear, or the number of gradients.
     """
 
     kind: str
     where: str
-    sentence: str
     answer: Answer
     shown: dict[str, Any]
-    number: int = 0
+    difference: comparing.Difference | None = None
     gradient: str = ""
-    plain: str = ""
+    number: int = 0
     douts: list[np.ndarray] | None = None
-    pair: tuple[Any, Any] = ((), ())
+    fact: Any = None
 
 
 class Trial:
-    """One check of one file: `test` tries one case."""
+    """One check of one file: `test` tries one case. right: the functions of the file that are known to be right."""
 
-    def __init__(self, check: Check, definitions: Mapping[str, Any], text: str = "", path: str = ""):
-        self.check, self.text, self.path = check, text, path
+    def __init__(
+        self, check: Check, definitions: Mapping[str, Any], text: str = "", path: str = "", right: Sequence[str] = ()
+    ):
+        self.check, self.text, self.path, self.right = check, text, path, right
         self.is_op = isinstance(check, OpCheck)
         self.written: Any = definitions.get(check.name)
         self.ask: Any = definitions.get(ASK)
@@ -104,22 +120,21 @@ class Trial:
     def run(self, case: Case, douts: Sequence[Any] | None = None) -> Answer:
         return answer(self.written, self.path, self.check, case, douts)
 
-    def steps(self, case: Case, douts: Sequence[Any] | None) -> list[Step]:
-        """The learner's steps, as far as they come; none where the file does not run in a process of its own."""
-        with contextlib.suppress(Exception):
-            self.ask("record")
-            self.run(case, douts)
-            return list(self.ask("taken"))
-        return []
+    def recorded(self, text: str, case: Case, douts: Any, most: int = MOST_STEPS) -> tuple[Answer, list[Step]]:
+        """The learner's answer, or that of their changed file, and the steps on its way."""
+        try:
+            if self.ask is None:  # the file runs in this process
+                recording = Recording(text, self.path, most)
+                return answer(recording.names[self.check.name], self.path, self.check, case, douts), recording.steps
+            self.ask("change", text, most)
+        except Exception as error:
+            return Answer(raised=error), []
+        return self.run(case, douts), [tuple(step) for step in self.ask("taken")]
 
-    def right_names(self, case: Case, douts: Sequence[Any] | None) -> set[str]:
-        """The names in those expressions of the completed stub's last `return` whose values the learner has, too."""
-        got, right = self.run(case, douts).value, self.reference.run(case, douts).value
-        returns = [n.value for n in ast.walk(self.reference.node) if isinstance(n, ast.Return)]
-        if not isinstance(got, tuple) or not isinstance(returns[-1], ast.Tuple) or len(got) != len(right):
-            return set()
-        triples = zip(returns[-1].elts, got, right, strict=False)
-        return {n.id for e, g, r in triples if comparing.same(g, r) for n in ast.walk(e) if isinstance(n, ast.Name)}
+    def last_line(self, case: Case, found: Finding) -> int | None:
+        """The learner's line that gives the result, or the gradient, its value."""
+        _, steps = self.recorded(self.text, case, self.douts(case) if found.where.startswith("backward") else None)
+        return next(iter([*ends(steps, found.gradient), *ends(steps, "return")]), None)
 
     def douts(self, case: Case) -> list[np.ndarray] | None:
         """The gradients that arrive at an op; None for a function."""
@@ -131,10 +146,9 @@ class Trial:
         got, right = self.run(case), self.reference.run(case)
         if (finding := self._failed(got, where, {})) is not None:
             return finding
-        if (sentence := comparing.difference(got.value, right.value, self.check.tolerance)) is not None:
-            shown = {"yours": got.value, "right": right.value}
-            finding = Finding(_kind_of(got.value, right.value), where, sentence, got, shown)
-            return self._described(finding, got.value, right.value, "the result")
+        if (found := comparing.difference(got.value, right.value, self.check.tolerance)) is not None:
+            number = found.path[0] if isinstance(got.value, list | tuple) and found.path else 0
+            return Finding(found.status, where, got, {"yours": got.value, "right": right.value}, found, "", number)
         return self._test_backward(case, right.value) if self.is_op else None
 
     def parts(self, case: Case) -> dict[str, Callable[[], bool]]:
@@ -154,15 +168,10 @@ class Trial:
 
     def _failed(self, got: Answer, where: str, shown: dict[str, Any]) -> Finding | None:
         """The finding where something was raised, also because of an input that was changed; else None."""
-        error = got.raised
-        if error is None:
+        if got.raised is None:
             return None
-        if isinstance(error, ValueError) and "read-only" in str(error):
-            what = "dout or another array" if where.startswith("backward") else "its input"
-            sentence = f"it writes to {what}, which belongs to somebody else: compute into a new array, or copy first"
-            return Finding("changed", where, sentence, got, shown)
-        kind, sentence = source.kind_of(error)
-        return Finding(kind, where, in_plain_words(got, self.names) if kind == "error" else sentence, got, shown)
+        writes = isinstance(got.raised, ValueError) and "read-only" in str(got.raised)
+        return Finding("changed" if writes else source.kind_of(got.raised)[0], where, got, shown)
 
     def _test_backward(self, case: Case, out: Any) -> Finding | None:
         """Find out whether backward is wrong. It must be linear in dout, so multiples of dout are tried as well."""
@@ -172,10 +181,7 @@ class Trial:
         for factor in DOUT_FACTORS:
             multiples = [np.asarray(factor * dout) for dout in douts]
             if (finding := self._test_dout(case, multiples, max(1, abs(factor)))) is not None:
-                reason = finding.sentence if finding.kind == "error" else "is there an abs, a maximum, a power, an if?"
-                sentence = "backward is not linear in dout: right for one dout, and wrong for "
-                sentence += f"{factor:g} times that dout ({reason})"
-                return dataclasses.replace(finding, kind="not linear", sentence=sentence, douts=multiples)
+                return dataclasses.replace(finding, kind="not linear", fact=factor, douts=multiples)
         return self._in_float32(case) if self.check.in_float32 else None
 
     def _test_dout(self, case: Case, douts: list[np.ndarray], size: float = 1) -> Finding | None:
@@ -186,36 +192,19 @@ class Trial:
         if (finding := self._failed(got, where, shown)) is not None:
             return finding
         if not isinstance(got.value, tuple) or len(got.value) != len(right.value):
-            refusal = f"backward must return a tuple of {len(right.value)}, one gradient per input of forward"
-            advice = ": `return (dx,)` where there is one" if len(right.value) == 1 else ", None where there is none"
-            return Finding("shape", where, refusal + advice, got, shown)
+            return Finding("count", where, got, shown, fact=len(right.value))
         for i, (g, r) in enumerate(zip(got.value, right.value, strict=True)):
             name = f"d{names[i] if i < len(names) else i}"
             if r is None and g is not None:
-                refusal = f"the gradient of {name[1:]} must be None: by the stub it gets no gradient"
-                return Finding("not None", where, refusal, got, shown)
+                return Finding("not None", where, got, shown, gradient=name)
             if r is None:
                 continue
             g = np.asarray(g) if isinstance(g, np.generic | int | float) else g
-            sentence = comparing.difference(g, np.asarray(r), size * self.check.tolerance, name)
-            if sentence is not None:
-                if g is None:
-                    sentence = f"{name} is None: no gradient reaches {name[1:]}"
+            found = comparing.difference(g, np.asarray(r), size * self.check.tolerance)
+            if found is not None:
                 shown |= {f"your {name}": g, f"right {name}": r}
-                return self._described(Finding(_kind_of(g, r), where, sentence, got, shown, i, name), g, r, name)
+                return Finding(found.status, where, got, shown, found, name, i)
         return None
-
-    def _described(self, finding: Finding, got: Any, right: Any, what: str) -> Finding:
-        finding.plain = comparing.difference(got, right, self.check.tolerance, what, guess=False) or ""
-        if isinstance(got, tuple | list) and isinstance(right, tuple | list) and len(got) == len(right):
-            pairs = enumerate(zip(got, right, strict=True))
-            finding.number = next(i for i, (g, r) in pairs if not comparing.same(g, r, self.check.tolerance))
-            got, right = got[finding.number], right[finding.number]
-        if isinstance(got, Mapping) and isinstance(right, Mapping) and got.keys() == right.keys():
-            name = next(name for name in right if not comparing.same(got[name], right[name], self.check.tolerance))
-            got, right = got[name], right[name]
-        finding.pair = got, right
-        return finding
 
     def _in_float32(self, case: Case) -> Finding | None:
         """Models train in float32: where the stub asks for that dtype, a result must not be float64."""
@@ -223,36 +212,22 @@ class Trial:
         for where, got in (("forward", self.run(case)), ("backward", self.run(case, self.douts(case)))):
             for array in got.value if isinstance(got.value, tuple) else [got.value]:
                 if array is not None and np.asarray(array).dtype == np.float64:
-                    sentence = f"{where} makes float64 of float32: the result must have the dtype of the input"
-                    advice = "np.zeros(shape) and a mask divided by a number are float64; pass dtype, or astype"
-                    return Finding("dtype", f"{where} of {self.check.name}", f"{sentence} ({advice})", got, {})
+                    return Finding("dtype", f"{where} of {self.check.name}", got, {})
         return None
-
-
-def in_plain_words(got: Answer, names: list[str]) -> str:
-    """The exception as a sentence, with NumPy's messages about shapes in words."""
-    message = str(got.raised)
-    if got.line is None:  # not in the learner's file: raised where it was called, or where its result was read
-        if isinstance(got.raised, TypeError) and "argument" in message:
-            return f"it cannot be called with ({', '.join(names)}), as the stub has it: {message}"
-        return f"what it returns cannot be read: {got.error}"
-    return got.error + numpy_in_words(message)
-
-
-def _kind_of(got: Any, right: Any) -> str:
-    """The kind of a finding. Shapes are looked at before numbers, and both before nan."""
-    several = isinstance(got, tuple) and isinstance(right, tuple)
-    pairs = list(zip(got, right, strict=False)) if several else [(got, right)]
-    with contextlib.suppress(TypeError, ValueError):  # texts, lists of several lengths
-        if any(np.shape(g) != np.shape(r) for g, r in pairs):
-            return "shape"
-        if any((~np.isfinite(g) & np.isfinite(r)).any() for g, r in pairs):
-            return "non-finite"
-    return "values"
 
 
 def _to_float32(value: Any) -> Any:
     return value.astype(np.float32) if isinstance(value, np.ndarray) and value.dtype == np.float64 else value
+
+
+def bare(name: str) -> str:
+    """The name that is assigned in a step, without what it is kept in and the place in it."""
+    return name.removesuffix(" =").removeprefix("ctx.").removeprefix("self.").partition("[")[0]
+
+
+def ends(steps: list[Step], name: str) -> list[int]:
+    """The last line in which this name gets its value, if there is one."""
+    return [line for line, said, _ in steps if said.endswith(" =") and bare(said) == name][-1:]
 
 
 def arrays(value: Any) -> list[Any]:
@@ -319,3 +294,24 @@ def douts_for(out: Any) -> list[np.ndarray]:
         dout = np.round(rng.uniform(-2, 2, np.shape(output)), 1)
         douts.append(np.asarray(np.where(dout == 0, 0.7, dout), np.asarray(output).dtype))
     return douts
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """End a changed solution that would never end, after many lines."""
+    lines, before = 0, sys.gettrace()
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename != "<mutant>":
+            return None
+        lines += 1
+        if lines > MOST_LINES:
+            raise RuntimeError("it does not end")
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)

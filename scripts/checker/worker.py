@@ -44,7 +44,8 @@ PARTS_OF_NUMPY = ("fft", "linalg", "ma", "polynomial", "random", "testing")
 LARGEST_MESSAGE = 2**20  # bytes, where the judge sets no other limit
 ADDRESS = re.compile(" at 0x[0-9A-Fa-f]+")  # in "<function f at 0x7f3a5c>": left out, so that each run says the same
 MOST_PRINTED = 2000  # characters of each call
-MOST_STEPS, MOST_NUMBERS = 700, 100  # expressions recorded in a run, and the numbers in one of them
+# Of a run: the expressions recorded, the numbers in one of them and in all, rounds of loops.
+MOST_STEPS, LARGEST_STEP, MOST_NUMBERS, MOST_ROUNDS = 3000, 300, 60_000, 5000
 DTYPES = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
           "float64", "complex64", "complex128"}  # fmt: skip
 
@@ -139,7 +140,6 @@ class Solution:
     def __init__(self) -> None:
         self.harness: dict[str, Any] = {}
         self.contexts: dict[int, Any] = {}
-        self.steps: list[Step] = []
 
     def define(self, text: str, path: str, harness: str) -> dict[str, bool]:
         """Run the file; returns what can be called in it, and whether it is an op. harness: functions of the exercise
@@ -166,13 +166,15 @@ class Solution:
         function = functools.partial(self.harness[through], self.names[name]) if through else self.names[name]
         return call_read_only(function, arguments, options)
 
-    def record(self) -> None:
-        """Run the file once more. From now on its steps are recorded."""
-        self.names = recorded(self.text, self.path, self.steps)
+    def change(self, text: str, most: int) -> None:
+        """Run another text than the file's, until `taken`, and record its steps (Recording)."""
+        self.recording = Recording(text, self.path, most)
+        self.defined, self.names = self.names, self.recording.names
 
     def taken(self) -> list[Step]:
         """The steps that have been recorded."""
-        return self.steps
+        self.names = self.defined
+        return self.recording.steps
 
     def answer(self, request: str, arguments: Any) -> bytes:
         """A message: the result of a request or what it raised, and what was printed meanwhile."""
@@ -212,38 +214,73 @@ class _FewLines(io.StringIO):
 
 # --- the steps of a run -----------------------------------------------------------------------------------------------
 
-Step = tuple[int, str, Any]  # the line, an expression as text or "name =", and its value: an array
+Step = tuple[int, str, Any]  # the line, an expression as text, "name =" or "return =", and its value: an array
+EXPRESSIONS = ast.BinOp | ast.UnaryOp | ast.Call | ast.Compare | ast.Subscript | ast.IfExp
 
 
 class Recorder(ast.NodeTransformer):
-    """Change a program: the value of each operation, and of what is assigned to a name, also goes to `record_step`."""
+    """Change a program: the value of each operation, and what a name holds after an assignment, go to `record_step`, as
+    do the beginnings of functions and the rounds of loops.
+    """
 
     def visit(self, node: ast.AST) -> Any:
-        text = ast.unparse(node) if isinstance(node, ast.BinOp | ast.UnaryOp | ast.Call | ast.Compare) else ""
-        target = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else ""
+        is_read = not isinstance(getattr(node, "ctx", None), ast.Store | ast.Del)
+        text = ast.unparse(node) if isinstance(node, EXPRESSIONS) and is_read else ""
         self.generic_visit(node)
-        if isinstance(node, ast.Assign):
-            node.value = self.recorded(f"{target} =", node.value)
-        return self.recorded(text, node) if text else node
+        if isinstance(node, ast.Assign | ast.AugAssign):
+            after = [self.recorded(f"{name} =", ast.parse(name, mode="eval").body, node) for name in assigned(node)]
+            return [node, *(ast.copy_location(ast.Expr(call), node) for call in after)]
+        if isinstance(node, ast.Return) and node.value is not None:
+            node.value = self.recorded("return =", node.value, node)
+        is_call = isinstance(node, ast.FunctionDef) and [a.arg for a in node.args.args][:1] not in (["ctx"], ["self"])
+        if is_call or isinstance(node, ast.For | ast.While):
+            begins = self.recorded("def" if is_call else "loop", ast.Constant(0), node)
+            node.body.insert(0, ast.copy_location(ast.Expr(begins), node))  # type: ignore[attr-defined]
+        return self.recorded(text, node, node) if text else node
 
-    def recorded(self, text: str, value: Any) -> ast.Call:
-        arguments = [ast.Constant(value.lineno), ast.Constant(text), value]
-        return ast.copy_location(ast.Call(ast.Name("record_step", ast.Load()), arguments, []), value)
+    def recorded(self, text: str, value: Any, place: Any) -> ast.Call:
+        arguments = [ast.Constant(place.lineno), ast.Constant(text), value]
+        return ast.copy_location(ast.Call(ast.Name("record_step", ast.Load()), arguments, []), place)
 
 
-def recorded(text: str, path: str, steps: list[Step]) -> dict[str, Any]:
-    """The definitions of a program that adds its steps to `steps` when it runs."""
-
-    def record_step(line: int, text: str, value: Any) -> Any:
-        is_number = isinstance(value, np.ndarray | np.number | bool | int | float)
-        if is_number and len(steps) < MOST_STEPS and np.size(value) <= MOST_NUMBERS:
-            steps.append((line, text, np.array(value)))  # a copy: it may be written to later
-        return value
-
-    names: dict[str, Any] = {"record_step": record_step}
-    exec(compile(ast.fix_missing_locations(Recorder().visit(ast.parse(text))), path, "exec"), names)
-    steps.clear()
+def assigned(statement: ast.Assign | ast.AugAssign) -> list[str]:
+    """What a statement gives a value to: names and attributes, and of a part both the part and the whole."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    names = []
+    for target in targets:
+        for part in target.elts if isinstance(target, ast.Tuple | ast.List) else [target]:
+            names.append(ast.unparse(part).removeprefix("*"))
+            while isinstance(part, ast.Subscript):
+                part = part.value
+                names.append(ast.unparse(part))
     return names
+
+
+class Recording:
+    """The definitions of a program, which adds its steps to `steps` when it runs: at most `most`."""
+
+    def __init__(self, text: str, path: str, most: int = MOST_STEPS):
+        self.steps: list[Step] = []
+        self.most, self.rounds, self.room = most, 0, MOST_NUMBERS
+        self.names: dict[str, Any] = {"record_step": self.record}
+        exec(compile(ast.fix_missing_locations(Recorder().visit(ast.parse(text))), path, "exec"), self.names)
+        self.steps.clear()
+
+    def record(self, line: int, text: str, value: Any) -> Any:
+        self.rounds += text == "loop"
+        if self.rounds > MOST_ROUNDS:
+            raise RuntimeError("it does not end")
+        several = isinstance(value, list | tuple) and any(isinstance(part, np.ndarray) for part in value)
+        for part in (value if several else [value]) if len(self.steps) < self.most and text != "loop" else ():
+            is_list = isinstance(part, list) and all(isinstance(n, bool | int | float | np.number) for n in part)
+            if is_list or isinstance(part, np.ndarray | np.generic | bool | int | float):
+                number = np.array(part)  # a copy: it may be written to later
+                if number.dtype.kind in "biuf" and number.size <= min(self.room, LARGEST_STEP):
+                    self.steps.append((line, text, number))
+                    self.room -= number.size
+            elif text == "return =":
+                self.steps.append((line, text, np.array(0)))  # of another value only the line is known
+        return value
 
 
 # --- giving up rights -------------------------------------------------------------------------------------------------
@@ -312,7 +349,7 @@ def main() -> None:
         request, arguments = read(requests, most)
         if request == "define":
             for name in (*LIBRARIES, *(f"numpy.{part}" for part in PARTS_OF_NUMPY)):
-                if name.rpartition(".")[2] in arguments[0]:
+                if name.rpartition(".")[2] in arguments[0] or name == "numpy.ma":  # np.unique imports it
                     importlib.import_module(name)
             confine(seconds, megabytes)
         answers.write(solution.answer(request, arguments))

@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 from scripts import exercise
-from scripts.checker import catalogue, comparing, diagnosing, gradebook, judging, marking, processes
+from scripts.checker import catalogue, comparing, diagnosing, gradebook, judging, marking, processes, repairing
 from scripts.checker.checks import Verdict
 from tests.exercises.planting import reference_text as reference
 from tests.scripts.running import output_of, refusal, run_here
@@ -248,8 +248,8 @@ def test_the_readmes_example_is_an_exercise(tmp_path):
     assert "product rule" in verdict.diagnosis
 
 
-GRADED = (diagnosing.reason, diagnosing.ask_gradcheck, judging.smallest_failing)  # in spite of a failure there
-UNGRADED = (judging.parts, judging.drawn, comparing.difference, comparing.about_values, comparing.close)
+GRADED = (diagnosing.reason, repairing.is_right, judging.smallest_failing)  # in spite of a failure there
+UNGRADED = (judging.parts, judging.drawn, comparing.difference, comparing.of_numbers, comparing.close)
 
 
 @pytest.mark.parametrize("function", [*GRADED, *UNGRADED])

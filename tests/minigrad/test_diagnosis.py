@@ -262,7 +262,7 @@ MUTANTS = {
         "partial", "13 of 15 elements of input 0"),
     # many ops, and large inputs, of which only directions are known
     "a wrong shape amid many ops": (many_ops, DEEP, Add, lambda c, d: (d, d), "missing sum", "is missing"),
-    "a wrong shape and wrong values": (many_ops, DEEP, Add, lambda c, d: (d, -d), "missing sum",
+    "a wrong shape and wrong values": (many_ops, DEEP, Add, lambda c, d: (d, -d), "shape",
         "it looks as if the sum over axis 0 .* but even with the right shape the values are wrong"),
     "large, sign": (dot, LARGE, Mul, lambda c, d: (-d * c.y, d * c.x), "sign", ""),
     "large, factor": (dot, LARGE, Mul, lambda c, d: (d * c.y / 60, d * c.x), "factor", ""),
