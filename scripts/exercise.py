@@ -125,16 +125,13 @@ def show_list(arguments: Any) -> int:
 
 def start(arguments: Any) -> int:
     from scripts.checker import showing
-    from scripts.lessons.cells import title
-    from scripts.lessons.course import lessons_of, number
+    from scripts.lessons.course import lessons_of
 
     workspace = workspace_of(arguments)
     name = name_in(workspace, arguments)
     file = workspace.start(name)
-    lessons = lessons_of(name)
-    lines = [f"lesson {number(each)}, {title(each)}: python scripts/lesson.py {number(each)}" for each in lessons]
-    text = "\n".join([showing.start_text(workspace.exercise(name), file), *map(command_line.from_here, lines)])
-    say(arguments, {"name": name, "file": str(file), "lessons": [each.stem for each in lessons]}, text)
+    facts = {"name": name, "file": str(file), "lessons": [each.stem for each in lessons_of(name)]}
+    say(arguments, facts, showing.start_text(workspace.exercise(name), file))
     return 0
 
 

@@ -33,11 +33,9 @@ class Difference(NamedTuple):
 
     def confirmed(self, other: Difference | None) -> Difference:
         """Without what would make it right, if that does not hold for another difference as well."""
-        if other is not None and other.kind == self.kind and (other.fact == self.fact or self.kind == "factor"):
-            return self
-        if self.kind in REPAIRED:
-            return self._replace(kind="values")
-        return self._replace(fact=None) if self.kind == "shape" else self
+        alike = other is not None and other.kind == self.kind and (other.fact == self.fact or self.kind == "factor")
+        kind = self.kind if alike or self.kind not in REPAIRED else "values"
+        return self._replace(kind=kind, fact=self.fact if alike or self.kind != "shape" else None)
 
     @property
     def says_what(self) -> bool:

@@ -69,5 +69,13 @@ def progress_text(done: int, total: int) -> str:
 
 
 def start_text(exercise: Exercise, file: Path) -> str:
-    effort = f" ({exercise.effort})" if exercise.effort else ""
-    return f"{exercise.name}: {exercise.title}{effort}\nThe exercise is in {file}: read it, and complete its TODO."
+    """What the exercise is, where its file is, and which lessons it belongs to."""
+    from scripts.shared.command_line import from_here
+
+    from scripts.lessons.cells import title
+    from scripts.lessons.course import lessons_of, number
+
+    effort, lessons = f" ({exercise.effort})" if exercise.effort else "", lessons_of(exercise.name)
+    about = f"{exercise.name}: {exercise.title}{effort}\nThe exercise is in {file}: read it, and complete its TODO."
+    lines = [f"lesson {number(each)}, {title(each)}: python scripts/lesson.py {number(each)}" for each in lessons]
+    return "\n".join([about, *map(from_here, lines)])
