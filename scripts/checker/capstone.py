@@ -60,7 +60,7 @@ def run(workspace: Workspace, out_dir: Path) -> int:
         take(call, folder, "The")
         take(call, "gpt2", "Alan Turing theorized that")
     print("\nYou have written a GPT.", flush=True)
-    with program(workspace, ("gpt", "llama"), out_dir / "my_llama.py") as call:
+    with program(workspace, ("gpt", "llama"), (out_dir / "my_llama").with_suffix(".py")) as call:
         print("\n3. It becomes a Llama ...", flush=True)
         if take(call, "smollm2", QUESTION):
             print("\nYou have written a GPT and a Llama.")
