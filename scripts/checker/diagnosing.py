@@ -1,8 +1,8 @@
 """Why a result is wrong: the explanations in the order in which they are believed.
 
-First come slips that an exercise names, then every small change of the right solution (searching.py), then gradcheck,
-then the first step at which the learner's values and the right ones part (steps.py): a vague diagnosis is better than a
-wrong one. What is found is data; words.py says it.
+First come slips that an exercise names, then every small change of the right solution (searching.py), then changes of
+the learner's file (repairing.py), then gradcheck, then the first step at which the learner's values and the right ones
+part (steps.py): a vague diagnosis is better than a wrong one. What is found is data; words.py says it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     if first is not None and (first.where, first.kind) == (found.where, found.kind):
         seen, of = telling, first
     runs = Runs(trial, seen, search.is_backward)
-    line, step = runs.line_of(of.gradient), next(iter(runs.right), None)
+    line, step = runs.line_of(of.gradient), runs.lacking(of.gradient)
 
     # Slips that the exercise names, and what gradcheck knows for certain.
     slip, gradient, by_gradcheck, shown = search.slip(), "", Diagnosis("", ""), telling
@@ -82,9 +82,7 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
         return Reason("remembers", case)
     if by_gradcheck.kind not in VAGUE and found.kind != "error":
         return Reason("gradcheck", shown, (gradient, by_gradcheck), line)
-    if difference is not None and difference.says_what:
-        return Reason("finding", case, None, line)
-    return Reason("finding", case, None, line, step)
+    return Reason("finding", case, None, line, None if difference is not None and difference.says_what else step)
 
 
 def ask_gradcheck(trial: Trial, first: Finding, case: Case) -> tuple[str, Diagnosis]:

@@ -68,7 +68,7 @@ def holds(runs: Runs, found: Finding, witnesses: list[Case], program: str) -> bo
             right.append(wanted in got and same(got[wanted], goal.get(wanted), trial.check.tolerance))
             if case is trial.check.telling and not right[-1]:
                 return False
-    return sum(right) >= 0.75 * len(right)
+    return sum(right) >= 0.9 * len(right)
 
 
 def wanted_of(found: Finding) -> Any:

@@ -109,7 +109,8 @@ class Search:
         numbers = arrays(value[self.found.number :][:1] if isinstance(value, tuple | list) else [value])
         if numbers and self.in_telling and not any(np.isfinite(part).any() for part in numbers):
             return None  # many changes give nothing but nan
-        lines, kept = reference.text.splitlines(), {_code(line) for line in self.trial.text.splitlines()}
+        lines, yours = ([line.partition("  # ")[0].strip() for line in text.splitlines()]
+                        for text in (reference.text, self.trial.text))  # fmt: skip
 
         stores = [n for n in ast.walk(reference.node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
         inputs = {n.arg for n in ast.walk(reference.node) if isinstance(n, ast.arg)}
@@ -117,7 +118,7 @@ class Search:
         first = {n.id: n.lineno for n in stores if not self.trial.is_op}
 
         def is_possible(change: Change) -> bool:
-            is_kept = _code(lines[change.line - 1]) in kept and change.kind != SEVERAL_LINES
+            is_kept = lines[change.line - 1] in yours and change.kind != SEVERAL_LINES
             return (change.rank < 2) is usual and not is_kept and first.get(change.new.strip("`"), 0) < change.line
 
         for written, change in reference.mutants(self.part, is_possible):
@@ -131,10 +132,6 @@ class Search:
         changes = [by_line[line] for line in sorted(by_line)[:2]]
         _, self.written, self.program = changes[0]
         return [change for change, _, _ in changes]
-
-
-def _code(line: str) -> str:
-    return line.partition("  # ")[0].strip()
 
 
 def same(got: Any, wanted: Any, tolerance: float) -> bool:

@@ -53,6 +53,11 @@ class Runs:
         got, steps = self.trial.reference.recorded(program, self.case, self.douts)
         return got, [step for step in steps if node.lineno < step[0] <= (node.end_lineno or 0)]  # of no other function
 
+    def lacking(self, gradient: str) -> Apart | None:
+        """The first right statement that the learner lacks; if there is none, the one that computes the gradient."""
+        telling = [step for step in self.right_steps if gradient and is_telling(step[2])]
+        return next(iter([*self.right, *(Apart(line, gradient) for line in ends(telling, gradient))]), None)
+
     def line_of(self, name: str, program: str = "") -> int | None:
         """The learner's line that is wrong: the first that is apart, or gives this name another value than the right
         solution does; else the first with a value that only a changed solution has, the `program`; else the last.

@@ -107,9 +107,7 @@ class Finding:
 class Trial:
     """One check of one file: `test` tries one case. right: the functions of the file that are known to be right."""
 
-    def __init__(
-        self, check: Check, definitions: Mapping[str, Any], text: str = "", path: str = "", right: Sequence[str] = ()
-    ):
+    def __init__(self, check: Check, definitions: Mapping[str, Any], text: str = "", path: str = "", right: Any = ()):
         self.check, self.text, self.path, self.right = check, text, path, right
         self.is_op = isinstance(check, OpCheck)
         self.written: Any = definitions.get(check.name)

@@ -189,9 +189,9 @@ def of_reason(trial: Trial, found: Finding, reason: Reason) -> str:
         return with_names(trial, f"{said}; in line {reason.line}, {of_repair(fact)}{also}")
     if step is not None:
         return with_names(trial, f"{said}; no single slip explains it: {so_far}{first}")
-    remarks = [remark for remark in trial.reference.comments.values() if remark not in ("", "TODO")]
     cut = found.difference is not None and found.difference.kind == "tokens"
-    return said + (f" ({'; '.join(remarks)})" if cut and remarks else "")
+    remarks = "; ".join(remark for remark in trial.reference.comments.values() if cut and remark not in ("", "TODO"))
+    return f"{said} ({remarks})" if remarks else said
 
 
 def with_names(trial: Trial, sentence: str) -> str:
