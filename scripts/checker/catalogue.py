@@ -22,7 +22,7 @@ ASSESSMENT = HERE / "assessment"
 
 def load(path: Path) -> Exercise:
     """The exercise in a file. Raises ValueError where it has none."""
-    definitions: dict[str, Any] = {"__name__": path.stem}
+    definitions: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     exec(compile(path.read_bytes(), str(path), "exec"), definitions)
     exercise = definitions.get("EXERCISE")
     if not isinstance(exercise, Exercise):

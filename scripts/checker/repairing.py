@@ -27,7 +27,7 @@ def repair(runs: Runs, found: Finding, witnesses: list[Case]) -> Change | None:
     if runs.answer.raised is None and is_right(runs, found, runs.answer):
         return None  # it is right where it runs for the first time
     places = [place.line for place in runs.yours[:MOST_PLACES]]
-    for is_apart in (True, False):
+    for is_apart in (True, False):  # first where values part, then anywhere
         tree, tried = ast.parse(runs.trial.text), 0
         fits: list[tuple[int, int, Change, str]] = []
         for change in mutants(tree):

@@ -135,6 +135,7 @@ class Search:
 
 
 def same(got: Any, wanted: Any, tolerance: float) -> bool:
+    """Whether two answers have the same values; of a tuple, None in the second one fits everything."""
     if got is None or wanted is None:
         return got is wanted
     if isinstance(wanted, bool) and isinstance(got, np.ndarray):  # a comparison without effect: true everywhere

@@ -34,7 +34,11 @@ class Apart(NamedTuple):
 
 
 class Runs:
-    """Both runs of a case. yours, right: where each of them is apart from the other, in order."""
+    """The learner's run of a case, `steps` and `answer`, and a right one, `right_steps` and `goal`.
+
+    yours, right: the statements of each whose values the other does not have, in order. theirs: all values of the right
+    one. known: the learner's lines that are right.
+    """
 
     def __init__(self, trial: Trial, case: Case, is_backward: bool):
         self.douts = trial.douts(case) if is_backward else None
@@ -49,9 +53,10 @@ class Runs:
         self.right = apart(self.right_steps, trial.reference.text, mine.has_part) if self.steps else []
 
     def _right(self, program: str) -> tuple[Any, list[Step]]:
+        """The answer of the completed stub, or of a changed one, and the steps in the function that is checked."""
         node = self.trial.reference.node
         got, steps = self.trial.reference.recorded(program, self.case, self.douts)
-        return got, [step for step in steps if node.lineno < step[0] <= (node.end_lineno or 0)]  # of no other function
+        return got, [step for step in steps if node.lineno < step[0] <= (node.end_lineno or 0)]
 
     def lacking(self, gradient: str) -> Apart | None:
         """The first right statement that the learner lacks; if there is none, the one that computes the gradient."""
@@ -75,6 +80,7 @@ class Runs:
 
 
 def exactly(value: np.ndarray) -> tuple[Any, ...]:
+    """A key of the numbers in this shape and order, up to rounding."""
     return value.shape, np.round(value.astype(float), 6).tobytes()
 
 
@@ -128,7 +134,7 @@ def _orders(value: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def is_telling(value: np.ndarray) -> bool:
-    """Whether a value is hardly found elsewhere by chance: it has several different numbers, or is a crooked one."""
+    """Whether a value is hardly found elsewhere by chance: several different numbers, or one like 0.7071, not 0.5."""
     if value.ndim == 0:
         return value.dtype.kind == "f" and bool(np.isfinite(value)) and float(value) * 8 % 1 != 0
     return len(np.unique(value)) >= FEW
