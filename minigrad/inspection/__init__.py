@@ -11,16 +11,17 @@ in minigrad/switches.py). Outside their `with` blocks there are no observers, an
 
 The files, in reading order:
 
-    graph.py        the graph behind a tensor as a list of nodes
-    drawing.py      draw: that list as text
-    layout.py       the positions of the boxes in a picture
-    svg.py          the picture
-    observers.py    what all observers share: entering and leaving, finding arrays, naming inputs
-    profiler.py     profile
-    flops.py        the amount of arithmetic in an op
-    held_memory.py  memory
-    anomaly.py      detect_anomaly
-    recorder.py     record
+    graph.py          the graph behind a tensor as a list of nodes
+    drawing.py        draw: that list as text
+    layout.py         the positions of the boxes in a picture
+    svg.py            the picture
+    observers.py      what all observers share: entering and leaving, finding arrays, naming inputs
+    profiler.py       profile
+    flops.py          the amount of arithmetic in an op
+    held_memory.py    memory
+    anomaly.py        detect_anomaly
+    recorder.py       record
+    line_recorder.py  record_lines: every line that a script runs, and what each name held before it
 """
 
 from .anomaly import AnomalyError, detect_anomaly

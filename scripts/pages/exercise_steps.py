@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.inspection.line_recorder import MOST_MOMENTS, LineRecorder
 from scripts.checker import judging, source
 from scripts.checker.checks import Exercise, Verdict
-from scripts.pages.line_recorder import MOST_MOMENTS, Recorder
+from scripts.pages.debugger_data import PACKAGES, debugger_data
 from scripts.pages.web_page import page_of_data
 
 SOLUTION = Path("a right solution")
@@ -32,16 +33,16 @@ def exercise_page(exercise: Exercise, verdict: Verdict, path: Path) -> str:
     places, differs, name = beside(mine, right)
     line = next((mine.moments[i][1] for i in places_before(mine, differs)), None)
     title = f"{exercise.name}: your lines beside right ones"
-    more = {"recording": right.data(), "places": places, "differs": differs, "line": line, "name": name}
-    return page_of_data("debugger", title, mine.data() | {"title": title, "beside": more})
+    more = {"recording": debugger_data(right), "places": places, "differs": differs, "line": line, "name": name}
+    return page_of_data("debugger", title, debugger_data(mine) | {"title": title, "beside": more})
 
 
-def recorded(path: Path, text: str, check: Any, case: Any, douts: Any) -> Recorder:
+def recorded(path: Path, text: str, check: Any, case: Any, douts: Any) -> LineRecorder:
     """A file's functions, recorded as they run in a case. What they raise ends the recording."""
     definitions, problem = source.define(text, path)
     if problem is not None:
         raise ValueError(problem.diagnosis)
-    recorder = Recorder(str(path), {str(path): text})
+    recorder = LineRecorder(str(path), {str(path): text}, PACKAGES)
     with recorder.tracing():
         judging.run_once(check, case, douts, definitions)
     if len(recorder.moments) == MOST_MOMENTS:
@@ -49,7 +50,7 @@ def recorded(path: Path, text: str, check: Any, case: Any, douts: Any) -> Record
     return recorder
 
 
-def beside(mine: Recorder, right: Recorder) -> tuple[list[int], int | None, str]:
+def beside(mine: LineRecorder, right: LineRecorder) -> tuple[list[int], int | None, str]:
     """For each of my moments the right one at the same point; my first one in which a name holds something else; it.
 
     Points are the same where the same name of the same function gets a value for the same time.
@@ -69,7 +70,7 @@ def beside(mine: Recorder, right: Recorder) -> tuple[list[int], int | None, str]
     return places, differs, name
 
 
-def assignments(recorder: Recorder) -> Any:
+def assignments(recorder: LineRecorder) -> Any:
     """(moment, (function, name, how many times before), value) for each name that got a value, or was returned."""
     counts: Counter[Any] = Counter()
     for i, (call, _, changes, *returned) in enumerate(recorder.moments):
@@ -79,7 +80,7 @@ def assignments(recorder: Recorder) -> Any:
             yield i, (function, name, counts[function, name]), value
 
 
-def alike(mine: Recorder, value: int, right: Recorder, other: int) -> bool:
+def alike(mine: LineRecorder, value: int, right: LineRecorder, other: int) -> bool:
     """Whether two values are the same, as far as a debugger shows them."""
     if -1 in (value, other):
         return value == other
@@ -92,7 +93,7 @@ def alike(mine: Recorder, value: int, right: Recorder, other: int) -> bool:
     return one.get("text") == two.get("text") or "text" not in one or "text" not in two
 
 
-def places_before(recorder: Recorder, moment: int | None) -> list[int]:
+def places_before(recorder: LineRecorder, moment: int | None) -> list[int]:
     """The moment before one in the same call, whose line made the difference; none for none."""
     call = recorder.moments[moment][0] if moment is not None else None
     return [i for i in range(moment or 0) if recorder.moments[i][0] == call][-1:]

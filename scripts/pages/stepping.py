@@ -9,7 +9,8 @@ from pathlib import Path
 from scripts.shared import command_line
 
 from gpt.files import read_text, write_text
-from scripts.pages.line_recorder import record_lines
+from minigrad.inspection.line_recorder import record_lines
+from scripts.pages.debugger_data import PACKAGES, debugger_data
 from scripts.pages.web_page import POLICY, page_of_data
 
 EXAMPLES = """examples:
@@ -43,5 +44,6 @@ def title_of(name: str) -> str:
 
 def step_page(name: str, policy: str = POLICY, before: str = "", ops: str = "") -> tuple[str, int]:
     """The page of a script, and how many lines ran. ops: the address of the page that shows the same step op by op."""
-    data = record_lines(STEPS[name]) | {"title": title_of(name), "name": name, "ops": ops}
+    recording = record_lines(STEPS[name], packages=PACKAGES)
+    data = debugger_data(recording) | {"title": title_of(name), "name": name, "ops": ops}
     return page_of_data("debugger", data["title"], data, policy, before=before), len(data["moments"])

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from minigrad import Tensor, manual_seed
+from minigrad.inspection.line_recorder import LineRecorder, record_lines
 from scripts.checker import catalogue, processes
 from scripts.pages import exercise_steps, stepping
-from scripts.pages.line_recorder import Recorder, record_lines
+from scripts.pages.debugger_data import PACKAGES, debugger_data
 from tests.scripts.looking import faults
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, opened
 
@@ -29,7 +30,7 @@ STEP = ROOT / "scripts" / "step.py"
 @pytest.fixture(scope="module")
 def recording():
     with np.printoptions():  # the script prints arrays with fewer digits
-        return record_lines(STEP)
+        return debugger_data(record_lines(STEP, packages=PACKAGES))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def run_step(monkeypatch, trace=None):
 @pytest.mark.slow
 def test_recording_does_not_change_a_bit(monkeypatch):
     plain = run_step(monkeypatch)
-    recorder = Recorder(str(STEP), {str(STEP): STEP.read_text(encoding="utf-8")})
+    recorder = LineRecorder(str(STEP), {str(STEP): STEP.read_text(encoding="utf-8")}, PACKAGES)
     recorded = run_step(monkeypatch, recorder._trace)
     assert len(recorder.moments) > 5000
     for one, other in zip(plain["model"].parameters(), recorded["model"].parameters(), strict=True):
@@ -107,12 +108,12 @@ def test_its_lines_are_those_of_the_files(recording):
 def test_what_is_too_long_is_said_and_large_summarized(tmp_path):
     path = tmp_path / "long.py"
     path.write_text("import numpy as np\n# start\nx = np.arange(6000.0).reshape(2, 50, 60)\ny = x\n", encoding="utf-8")
-    found = record_lines(path)
+    found = debugger_data(record_lines(path))
     (large,) = [kept for kept in found["arrays"] if kept["range"] == [0.0, 5999.0]]
     assert (large["shape"], large["corner"]) == ((2, 50, 60), (8, 8))
-    lines = ["import numpy as np", "# start", "x = np.full(5000, -np.inf)", "y = np.array(['a'])", "z = 0"]
-    path.write_text("\n".join(lines), encoding="utf-8")
-    found = record_lines(path)
+    text = "import numpy as np\n# start\nx = np.full(5000, -np.inf)\ny = np.array(['a'])\nz = 0"
+    path.write_text(text, encoding="utf-8")
+    found = debugger_data(record_lines(path))
     assert [kept["range"] for kept in found["arrays"]] == [["-inf", "-inf"]] and {"text": "ndarray"} in found["values"]
     path.write_text("for i in range(100_000):\n    i\n", encoding="utf-8")
     with pytest.raises(ValueError, match="more than 60,000 lines, too many for a page"):
@@ -199,8 +200,7 @@ def test_the_first_line_that_differs_from_a_right_solution(name, old, new, tmp_p
 
 
 def test_who_has_not_tried_sees_no_solution(tmp_path):
-    exercise = catalogue.load(catalogue.paths()["softmax"])
-    path = tmp_path / "answer.py"
+    exercise, path = catalogue.load(catalogue.paths()["softmax"]), tmp_path / "answer.py"
     path.write_text(exercise.stub, encoding="utf-8")
     verdict = processes.judge(exercise, path.read_bytes(), path)
     with pytest.raises(ValueError, match="yours has a TODO left: try it first"):

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scripts.pages.line_recorder import ROOT, record_lines
+from minigrad.inspection.line_recorder import record_lines
+from scripts.pages.debugger_data import PACKAGES, debugger_data
+from scripts.pages.explain_data import ROOT
 from scripts.pages.stepping import STEPS
 
 from .in_browser import shown
@@ -29,7 +31,7 @@ def record(name: str, sources: dict[str, str]) -> dict[str, Any]:
             for path, text in texts.items():
                 if path != str(STEPS[name]):
                     stack.enter_context(changed(path, text))
-            return record_lines(STEPS[name], texts)
+            return debugger_data(record_lines(STEPS[name], texts, PACKAGES))
     except (Exception, KeyboardInterrupt) as error:
         return {"error": shown(error, *texts)}
 

@@ -1,6 +1,7 @@
-"""A debugger's recording: every line that a script runs in our files, and what each name held before it.
+"""A debugger's recording: every line that a script runs, its own and the library's, and what each name held before it.
 
-    recording = record_lines(Path("scripts/step.py"))
+    recording = record_lines(path)
+    recording.moments[0]
 
 Python tells a trace function (`sys.settrace`) of every call, of every line before it runs, and of every return. Each is
 a moment: which call it was in, at which line, and the names of that call whose values had changed since its last one.
@@ -14,24 +15,18 @@ import io
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpt.files import read_text
-from minigrad import Tensor, manual_seed, nn
-from minigrad.autograd import Context
-from minigrad.backend import is_array
-from scripts.pages.explain_data import ROOT, shown_path
-from scripts.pages.markup import python_to_html
-from scripts.pages.web_page import packed
+from ..autograd import Context
+from ..backend import is_array, manual_seed
+from ..nn import Module
+from ..tensor import Tensor
 
-OURS = ("minigrad", "gpt", "finetune")
-# What a reader can leave out: the ops with their NumPy lines, and the engine that calls the ops.
-OPS = re.compile(r"minigrad/(functional/(?!argument_checks)|kernels/|optim|muon)")
-ENGINE = re.compile(r"minigrad/(?!nn/layers)")
+MINIGRAD = Path(__file__).resolve().parents[1]
 DETAIL = "_holder_of_arrays"  # what checks each assignment to tensor.data and tensor.grad: not a step of a program
 MOST_MOMENTS = 60_000
 LARGEST = 4096  # numbers of an array that are kept whole; of a larger one a corner and the range
@@ -40,15 +35,17 @@ MOST_PARTS = 8  # of a list or a dictionary
 MARK = re.compile(r"\s*# ([a-z][\w ]{0,24})$")  # a comment that names a part of the script: "# forward"
 
 
-def record_lines(path: Path, sources: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Run a script, and record it from its first mark on. Returns what debugger.js shows, as JSON can hold it.
+def record_lines(
+    path: Path, sources: Mapping[str, str] | None = None, packages: Sequence[Path] = (MINIGRAD,)
+) -> LineRecorder:
+    """Run a script, and record it from its first mark on.
 
-    sources: the texts of files that are not those on disk. Raises ValueError if it runs too many lines, and what the
-    script raises.
+    sources: the texts of files that are not those on disk. packages: folders with the other files to record. Raises
+    ValueError if it runs too many lines, and what the script raises.
     """
     sources = dict(sources or {})
-    text = sources.setdefault(str(path), read_text(path))
-    recorder = Recorder(str(path), sources)
+    text = sources.setdefault(str(path), path.read_text(encoding="utf-8"))
+    recorder = LineRecorder(str(path), sources, packages)
     names = {"__name__": "__main__", "__file__": str(path)}
     arguments, sys.argv = sys.argv, [str(path)]
     manual_seed(0)
@@ -58,18 +55,18 @@ def record_lines(path: Path, sources: Mapping[str, str] | None = None) -> dict[s
             exec(code, names)
     finally:
         sys.argv = arguments
-    return recorder.data()
+    return recorder
 
 
-class Recorder(io.StringIO):
+class LineRecorder(io.StringIO):
     """Listens to Python while a script runs, and takes what it prints.
 
     Calls, values and arrays are kept in lists, and referred to by their places there.
     """
 
-    def __init__(self, path: str, sources: Mapping[str, str]):
+    def __init__(self, path: str, sources: Mapping[str, str], packages: Sequence[Path] = (MINIGRAD,)):
         super().__init__()
-        self.path, self.sources = path, dict(sources)
+        self.path, self.sources, self.packages = path, dict(sources), packages
         self.printed: list[Any] = []  # [the moment before, text]
         lines = sources[path].split("\n")
         self.marks = {number: found[1] for number, line in enumerate(lines, 1) if (found := MARK.match(line))}
@@ -105,7 +102,7 @@ class Recorder(io.StringIO):
         if is_module and not self.calls and frame.f_lineno < self.begins:
             return self._trace
         is_detail = code.co_name.startswith("<") or code.co_qualname.startswith(DETAIL)
-        if not is_module and (is_detail or not self._is_ours(code.co_filename)):
+        if not is_module and (is_detail or not self._is_recorded(code.co_filename)):
             return None
         if not self.calls and code.co_filename != self.path:
             return None
@@ -117,12 +114,11 @@ class Recorder(io.StringIO):
             self._last.pop(self._call_of.pop(frame))
         return self._trace
 
-    def _is_ours(self, path: str) -> bool:
+    def _is_recorded(self, path: str) -> bool:
         if path not in self.sources:
-            where = Path(path)
-            if not where.is_relative_to(ROOT) or where.relative_to(ROOT).parts[0] not in OURS:
+            if path == __file__ or not any(Path(path).is_relative_to(package) for package in self.packages):
                 return False
-            self.sources[path] = read_text(where)
+            self.sources[path] = Path(path).read_text(encoding="utf-8")
         return True
 
     def _enter(self, frame: Any) -> None:
@@ -134,8 +130,7 @@ class Recorder(io.StringIO):
         parent = -1 if above is None else self._call_of[above]
         self._call_of[frame] = len(self.calls)
         self._last[len(self.calls)] = {}
-        code = frame.f_code
-        self.calls.append({"name": code.co_qualname, "file": code.co_filename, "parent": parent, "part": _part(code)})
+        self.calls.append({"name": frame.f_code.co_qualname, "file": frame.f_code.co_filename, "parent": parent})
 
     def _note(self, frame: Any, *returned: int) -> None:
         if len(self.moments) == MOST_MOMENTS:
@@ -180,38 +175,13 @@ class Recorder(io.StringIO):
                 numbers = np.frombuffer(key[2], array.dtype)
                 ends = float(numbers.min()), float(numbers.max())
                 kept |= {"corner": array.shape, "range": [end if np.isfinite(end) else str(end) for end in ends]}
-            self.arrays.append(kept | {"data": packed(array)})
+            self.arrays.append(kept | {"data": np.array(array)})
         return self._known[key]
 
     def _object(self, array: np.ndarray) -> int:
         """A number for an array as a thing whose numbers can change; views of the same numbers have the same one."""
         key = array.__array_interface__["data"][0], array.shape, array.strides
         return self._objects.setdefault(key, (len(self._objects), array))[0]
-
-    def data(self) -> dict[str, Any]:
-        """Everything, for debugger.js."""
-        files = [path for path in self.sources if any(call["file"] == path for call in self.calls)]
-        top = [(i, moment[1]) for i, moment in enumerate(self.moments) if moment[0] == 0]
-        first = {number: next((i for i, line in top if line > number), None) for number in self.marks}
-        return {
-            "calls": [{**call, "file": files.index(call["file"])} for call in self.calls],
-            "moments": self.moments,
-            "printed": self.printed,
-            "values": self.values,
-            "arrays": self.arrays,
-            "marks": [[self.marks[number], moment] for number, moment in first.items() if moment is not None],
-            "files": [
-                {"path": shown_path(path), "lines": python_to_html(self.sources[path]).split("\n")} for path in files
-            ],
-        }
-
-
-def _part(code: types.CodeType) -> str:
-    """What a call belongs to, if a reader can leave it out."""
-    path, name = shown_path(code.co_filename), code.co_name.lstrip("_")
-    if OPS.match(path) and not name.startswith("check"):
-        return "op"
-    return "engine" if ENGINE.match(path) else ""
 
 
 def _is_shown(name: str, value: Any) -> bool:
@@ -223,7 +193,7 @@ def _parts(value: Any) -> dict[str, Any] | None:
     if isinstance(value, Tensor):  # one that is being made may have neither yet
         arrays = {name: getattr(value, name, None) for name in ("data", "grad")}
         return {name: array for name, array in arrays.items() if array is not None}
-    if isinstance(value, nn.Module):
+    if isinstance(value, Module):
         return {name: part for name, part in vars(value).items() if isinstance(part, Tensor)}
     if isinstance(value, Context):
         return value.saved()
