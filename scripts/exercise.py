@@ -1,7 +1,7 @@
 """Exercises: you implement the mathematics, and a checker says exactly what is wrong.
 
 python scripts/exercise.py shows your progress and watches the current exercise: it checks your file whenever you save
-it. Your files are in --workspace. See scripts/exercises/README.md, also for teachers.
+it. Your files are in --workspace. See scripts/course/exercises/README.md, also for teachers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ examples:
   python scripts/exercise.py start softmax
   python scripts/exercise.py check softmax --json
   python scripts/exercise.py stubs handout
-  python scripts/exercise.py mark submissions --exercises scripts/exercises/assessment
+  python scripts/exercise.py mark submissions --exercises scripts/course/exercises/assessment
   python scripts/exercise.py mark submissions --assignment week1.txt
   python scripts/exercise.py list --pacing 2
 
@@ -76,8 +76,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def workspace_of(arguments: Any) -> Any:
-    from scripts.checker import catalogue
-    from scripts.checker.workspace import Workspace
+    from scripts.course.checker import catalogue
+    from scripts.course.checker.workspace import Workspace
 
     if Path(arguments.workspace).is_file():
         raise NotADirectoryError(f"--workspace {arguments.workspace} is a file: give a folder")
@@ -87,7 +87,7 @@ def workspace_of(arguments: Any) -> Any:
 
 def name_in(workspace: Any, arguments: Any) -> str:
     """The named exercise, or the current one. Raises ValueError if there is none."""
-    from scripts.checker import catalogue
+    from scripts.course.checker import catalogue
 
     name = arguments.name or workspace.current()
     if name is None:
@@ -102,13 +102,13 @@ def say(arguments: Any, facts: Any, text: str) -> None:
 
 
 def watch(arguments: Any) -> int:
-    from scripts.checker import watching
+    from scripts.course.checker import watching
 
     return watching.watch(workspace_of(arguments), arguments.manual)
 
 
 def show_list(arguments: Any) -> int:
-    from scripts.checker import catalogue, showing
+    from scripts.course.checker import catalogue, showing
 
     workspace = workspace_of(arguments)
     if arguments.pacing is not None:
@@ -124,8 +124,8 @@ def show_list(arguments: Any) -> int:
 
 
 def start(arguments: Any) -> int:
-    from scripts.checker import showing
-    from scripts.lessons.course import lessons_of
+    from scripts.course.checker import showing
+    from scripts.course.lessons.course import lessons_of
 
     workspace = workspace_of(arguments)
     name = name_in(workspace, arguments)
@@ -136,7 +136,7 @@ def start(arguments: Any) -> int:
 
 
 def check(arguments: Any) -> int:
-    from scripts.checker import showing, watching
+    from scripts.course.checker import showing, watching
 
     workspace = workspace_of(arguments)
     if arguments.all and arguments.html:
@@ -199,7 +199,7 @@ def reset(arguments: Any) -> int:
 
 
 def run(arguments: Any) -> int:
-    from scripts.checker import in_gpt
+    from scripts.course.checker import in_gpt
 
     workspace = workspace_of(arguments)
     out_dir = Path(arguments.out_dir or "runs/exercises")
@@ -208,14 +208,14 @@ def run(arguments: Any) -> int:
 
 
 def capstone(arguments: Any) -> int:
-    from scripts.checker import capstone
+    from scripts.course.checker import capstone
 
     return capstone.run(workspace_of(arguments), Path(arguments.out_dir or "runs/exercises"))
 
 
 def assignment_of(arguments: Any) -> tuple[dict[str, Path], dict[str, float]]:
     """The exercises for a class, by name: their files and weights. Without --assignment, those of our assessment."""
-    from scripts.checker import catalogue, gradebook
+    from scripts.course.checker import catalogue, gradebook
 
     if arguments.assignment is None:
         known = catalogue.paths(Path(arguments.exercises or catalogue.ASSESSMENT))
@@ -228,7 +228,7 @@ def assignment_of(arguments: Any) -> tuple[dict[str, Path], dict[str, float]]:
 
 def stubs(arguments: Any) -> int:
     from gpt.files import write_text
-    from scripts.checker import catalogue
+    from scripts.course.checker import catalogue
 
     folder = Path(arguments.name)
     files = {folder / path.name: catalogue.load(path).stub for path in assignment_of(arguments)[0].values()}
@@ -241,7 +241,7 @@ def stubs(arguments: Any) -> int:
 
 
 def mark(arguments: Any) -> int:
-    from scripts.checker import marking
+    from scripts.course.checker import marking
 
     limits = marking.Limits(arguments.timeout, arguments.memory)
     return marking.mark(Path(arguments.name), *assignment_of(arguments), Path(arguments.out_dir or "runs/marks"),

@@ -16,9 +16,9 @@ from scripts.shared import command_line
 
 from gpt.console import quoted
 from gpt.files import read_text, write_text
-from scripts.lessons.cells import ANSWER, QUESTION, Cell, Running, lessons, read_cells, title
-from scripts.lessons.concepts import Concept, concepts
-from scripts.lessons.course import DONE, MODULES, exercises, module, number, passed_exercises
+from scripts.course.lessons.cells import ANSWER, QUESTION, Cell, Running, lessons, read_cells, title
+from scripts.course.lessons.concepts import Concept, concepts
+from scripts.course.lessons.course import DONE, MODULES, exercises, module, number, passed_exercises
 from scripts.pages.lesson_notebook import write_notebook
 from scripts.pages.lesson_page import record, write_page
 
@@ -213,7 +213,7 @@ def find(word: str) -> int:
             found.append(row)
             show_concept(row)
     places = [
-        f"scripts/lessons/{lesson.name}:{number}"
+        f"scripts/course/lessons/{lesson.name}:{number}"
         for lesson in lessons()
         for number, line in enumerate(read_text(lesson).splitlines(), 1)
         if line.startswith(("# %%", "# ## ", '"""')) and word.lower() in line.lower()
@@ -235,7 +235,7 @@ def _squeezed(name: str) -> str:
 
 def show_concept(row: Concept) -> None:
     print(row.name)
-    print(f"  lesson    scripts/lessons/{row.lesson}")
+    print(f"  lesson    scripts/course/lessons/{row.lesson}")
     for kind, places in (("code", row.code), ("test", row.tests)):
         for place in places:
             print(f"  {kind:8}  {place.path}:{place.line() or 1}  {place.name}")

@@ -31,10 +31,10 @@ from gpt.training.checkpoint import has_checkpoint
 from gpt.training.loading import load_model
 from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
-from scripts.checker import catalogue
-from scripts.checker.checks import Exercise
-from scripts.lessons.cells import lessons, title
-from scripts.lessons.course import lessons_of, number
+from scripts.course.checker import catalogue
+from scripts.course.checker.checks import Exercise
+from scripts.course.lessons.cells import lessons, title
+from scripts.course.lessons.course import lessons_of, number
 from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import connect
 from scripts.pages.local_server import check_port, serve

@@ -17,7 +17,7 @@ import numpy as np
 
 from gpt.files import write_text
 from minigrad.backend import module_of, resolve_device, to_device
-from scripts.gpu import kernels, speed, suite, training
+from scripts.benchmarks.gpu import kernels, speed, suite, training
 
 PARTS = {"suite": suite, "kernels": kernels, "training": training, "speed": speed}
 EXAMPLES = """examples:

@@ -127,7 +127,7 @@ def completed_modules(root: Path) -> Iterator[str]:
     Lessons are not imported. They run from top to bottom, and one replaces an op to watch it.
     """
     for where, tree, nodes, _ in sources(root).values():
-        if where.startswith("scripts/lessons/"):
+        if where.startswith("scripts/course/lessons/"):
             continue
         names = {alias.asname or alias.name.split(".")[0] for alias in our_aliases(nodes)}
         for node in at_import(tree):

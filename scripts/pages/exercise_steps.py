@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from minigrad.inspection.line_recorder import MOST_MOMENTS, LineRecorder
-from scripts.checker import judging, source
-from scripts.checker.checks import Exercise, Verdict
+from scripts.course.checker import judging, source
+from scripts.course.checker.checks import Exercise, Verdict
 from scripts.pages.debugger_data import PACKAGES, debugger_data
 from scripts.pages.web_page import page_of_data
 

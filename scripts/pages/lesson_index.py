@@ -8,8 +8,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gpt.files import read_text, write_text
-from scripts.lessons.cells import ANSWER, Cell, lessons, read_cells, title
-from scripts.lessons.course import DONE, MODULES, exercises, module, number, passed_exercises
+from scripts.course.lessons.cells import ANSWER, Cell, lessons, read_cells, title
+from scripts.course.lessons.course import DONE, MODULES, exercises, module, number, passed_exercises
 from scripts.pages.markup import inline
 from scripts.pages.web_page import FOLDER, escaped, page
 

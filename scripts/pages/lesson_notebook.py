@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt.files import read_json, write_text
-from scripts.lessons.cells import ANSWER, Cell
-from scripts.lessons.concepts import ROOT
+from scripts.course.lessons.cells import ANSWER, Cell
+from scripts.course.lessons.concepts import ROOT
 
 KEY = "minigrad"  # in the notebook's metadata: what it was like when it was written
 

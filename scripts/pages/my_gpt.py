@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scripts.checker.checks import Exercise
+from scripts.course.checker.checks import Exercise
 from scripts.pages.web_page import escaped, page
 
 GROUPS = ("Tokenizer", "Embedding", "Norms", "Attention", "MLP", "Loss", "Optimizer", "Writing", "Engine",

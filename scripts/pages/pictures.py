@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from gpt.files import read_json, read_text, write_text
 from minigrad import manual_seed, use_kernels
-from scripts.lessons.cells import LESSONS
+from scripts.course.lessons.cells import LESSONS
 from scripts.pages.web_page import data_script, escaped, look
 
 LINES = ("-", "--", ":", "-.")

@@ -20,7 +20,7 @@ EXAMPLES = """examples:
 """
 SCRIPTS = Path(__file__).resolve().parents[1]
 OTHERS = ["softmax", "cross_entropy", "layer_norm", "attention", "token", "merge", "lora", "gptq", "dpo", "ppo"]
-STEPS = {"step": SCRIPTS / "step.py"} | {name: SCRIPTS / "steps" / f"{name}.py" for name in OTHERS}
+STEPS = {"step": SCRIPTS / "step.py"} | {name: SCRIPTS / "course" / "steps" / f"{name}.py" for name in OTHERS}
 
 
 def main(argv: list[str] | None = None) -> int:

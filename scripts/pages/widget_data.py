@@ -15,7 +15,7 @@ from gpt.training.loading import load_model
 from gpt.training.pretraining import PretrainingConfig
 from gpt.training.run_folder import settings_of
 from minigrad import no_grad
-from scripts.lessons.small_gpt import english, new_gpt, train
+from scripts.course.lessons.small_gpt import english, new_gpt, train
 
 DEMO = Path("runs/demo")
 SHOWN = 12  # numbers of a row

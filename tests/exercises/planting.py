@@ -3,8 +3,8 @@
 import functools
 from pathlib import Path
 
-from scripts.checker import judging, source
-from scripts.checker.catalogue import ASSESSMENT, HERE, load, paths
+from scripts.course.checker import judging, source
+from scripts.course.checker.catalogue import ASSESSMENT, HERE, load, paths
 from tests.exercises import library
 
 REFERENCES = Path(__file__).parent / "references"

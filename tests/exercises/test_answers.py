@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.checker import processes, trial
+from scripts.course.checker import processes, trial
 from tests.exercises.mistakes import WALK
 from tests.exercises.planting import exercise_named, verdict_on_edit
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.checker import diagnosing, processes, source
+from scripts.course.checker import diagnosing, processes, source
 from tests.exercises import planting
 
 RIGHT = planting.reference_text("softplus")

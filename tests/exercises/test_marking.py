@@ -10,8 +10,8 @@ import zipfile
 import pytest
 
 from scripts import exercise
-from scripts.checker import catalogue, comparing, diagnosing, gradebook, judging, marking, processes, repairing
-from scripts.checker.checks import Verdict
+from scripts.course.checker import catalogue, comparing, diagnosing, gradebook, judging, marking, processes, repairing
+from scripts.course.checker.checks import Verdict
 from tests.exercises.planting import reference_text as reference
 from tests.scripts.running import output_of, refusal, run_here
 

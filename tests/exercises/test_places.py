@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.checker import in_gpt
+from scripts.course.checker import in_gpt
 from tests.exercises import library, planting
 
 PLACED = [name for name in planting.PATHS if planting.exercise_named(name).place is not None]

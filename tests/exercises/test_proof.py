@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.checker import judging
+from scripts.course.checker import judging
 from tests.exercises import planting
 from tests.exercises.mistakes import MISTAKES
 

@@ -15,7 +15,7 @@ import pytest
 
 from minigrad import Tensor, manual_seed
 from minigrad.inspection.line_recorder import LineRecorder, record_lines
-from scripts.checker import catalogue, processes
+from scripts.course.checker import catalogue, processes
 from scripts.pages import exercise_steps, stepping
 from scripts.pages.debugger_data import PACKAGES, debugger_data
 from tests.scripts.looking import faults

@@ -14,9 +14,9 @@ from gpt import Llama, LlamaConfig, Tokenizer
 from gpt.files import sha256_of
 from minigrad import manual_seed
 from scripts import exercise
-from scripts.checker import capstone, catalogue, processes, watching
-from scripts.checker.checks import Verdict
-from scripts.checker.workspace import Workspace
+from scripts.course.checker import capstone, catalogue, processes, watching
+from scripts.course.checker.checks import Verdict
+from scripts.course.checker.workspace import Workspace
 from tests.scripts.running import output_of, refusal, run_here
 
 TANH = "        return (dout * (1 - ctx.out * ctx.out),)\n"
@@ -258,7 +258,7 @@ def test_arrows_and_function_keys_are_not_letters(monkeypatch):
 
 
 def test_run_puts_the_learners_part_into_the_gpt(tmp_path, capsys, monkeypatch):
-    from scripts.checker import in_gpt
+    from scripts.course.checker import in_gpt
 
     monkeypatch.setattr(in_gpt, "STEPS", {False: 3, True: 3})
     write_tanh(tmp_path)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from scripts import lesson as lesson_script
-from scripts.lessons.cells import Cell, Running, lessons, read_cells
+from scripts.course.lessons.cells import Cell, Running, lessons, read_cells
 from scripts.pages import pictures
 from tests.scripts.test_lessons import LESSONS, ROOT
 
@@ -117,7 +117,7 @@ def test_a_badly_written_lesson_is_refused(tmp_path, old, new, problem):
 
 @pytest.mark.parametrize("name", LESSONS)
 def test_every_lesson_is_well_written(name):
-    cells = read_cells(ROOT / "scripts" / "lessons" / f"{name}.py")
+    cells = read_cells(ROOT / "scripts" / "course" / "lessons" / f"{name}.py")
     assert cells[0].text.startswith("# Lesson ") or name == "00_gradients"
     assert "## What next" in cells[-1].text
     assert any(p.startswith("Predict:") for cell in cells if cell.kind == "prose" for p in cell.paragraphs())

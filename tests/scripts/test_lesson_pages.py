@@ -10,10 +10,10 @@ from urllib.parse import unquote
 import pytest
 
 from scripts import site
-from scripts.checker import catalogue
-from scripts.lessons.cells import Cell, Running, lessons, read_cells
-from scripts.lessons.concepts import concepts
-from scripts.lessons.course import exercises
+from scripts.course.checker import catalogue
+from scripts.course.lessons.cells import Cell, Running, lessons, read_cells
+from scripts.course.lessons.concepts import concepts
+from scripts.course.lessons.course import exercises
 from scripts.pages import lesson_index, lesson_page
 from scripts.pages.lesson_notebook import write_notebook
 from scripts.pages.lesson_page import Body, Ran, record, write_page
@@ -50,7 +50,7 @@ def test_every_link_of_a_page_leads_somewhere(made, tmp_path):
         assert (tmp_path / "out" / link).exists(), link
     named = {(tmp_path / "out" / link).resolve() for link in links}
     assert {ROOT / "gpt/model/gpt2.py", ROOT / "scripts/break.py"} <= named
-    assert any(path.match("scripts/exercises/10_softmax.py") for path in named)
+    assert any(path.match("scripts/course/exercises/10_softmax.py") for path in named)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_lessons_and_exercises_link_to_each_other(tmp_path, monkeypatch):
     there, back = set(), set()
     for lesson in lessons():
         page = write_page(lesson, [], exercises(lesson), tmp_path).read_text(encoding="utf-8")
-        there |= {(lesson.stem, name) for name in re.findall(r'href="[^"]*/scripts/exercises/\d\d_(\w+)\.py"', page)}
+        there |= {(lesson.stem, name) for name in re.findall(r'href="[^"]*/course/exercises/\d\d_(\w+)\.py"', page)}
     names = list(catalogue.paths())
     for name in names:
         page = site.exercise_page(catalogue.load(catalogue.paths()[name]), names)

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from scripts import lesson
-from scripts.lessons.concepts import Place, concepts, mental_models
-from scripts.lessons.course import exercises
+from scripts.course.lessons.concepts import Place, concepts, mental_models
+from scripts.course.lessons.course import exercises
 from scripts.pages.pictures import heatmap, picture
 from tests.scripts.running import ROOT, output_of, run_process
 
-LESSONS = sorted(path.stem for path in (ROOT / "scripts" / "lessons").glob("[0-9]*.py"))
-EXERCISES = {path.stem.partition("_")[2] for path in (ROOT / "scripts" / "exercises").glob("[0-9]*.py")}
+LESSONS = sorted(path.stem for path in (ROOT / "scripts" / "course" / "lessons").glob("[0-9]*.py"))
+EXERCISES = {path.stem.partition("_")[2] for path in (ROOT / "scripts" / "course" / "exercises").glob("[0-9]*.py")}
 BRIDGES = {"00_gradients", "01_learning", "414_context"}  # what the course takes for granted: no rows of their own
 PER_MODULE = {"41": 13, "42": 25, "43": 21, "44": 28, "45": 15}  # rows of the concept lists
 
@@ -30,7 +30,7 @@ def test_a_lesson_is_run_by_its_number_with_its_prose(number, name, tmp_path):
 
 
 def test_a_file_run_directly_prints_the_output_of_its_code(tmp_path):
-    done = run_process("lessons/00_gradients", "--out-dir", tmp_path)
+    done = run_process("course/lessons/00_gradients", "--out-dir", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "picture: " in done.stdout and "What next" not in done.stdout
 
@@ -66,11 +66,11 @@ def test_every_concept_of_the_course_has_a_row():
 
 def test_the_table_names_what_exists():
     for row in concepts():
-        assert (ROOT / "scripts" / "lessons" / row.lesson).exists(), row
+        assert (ROOT / "scripts" / "course" / "lessons" / row.lesson).exists(), row
         for place in row.code + row.tests:
             assert (ROOT / place.path).exists(), place
             assert place.line() is not None, place
-        assert row.exercise in ["", *exercises(ROOT / "scripts" / "lessons" / row.lesson)], row
+        assert row.exercise in ["", *exercises(ROOT / "scripts" / "course" / "lessons" / row.lesson)], row
 
 
 def test_a_name_that_is_not_there_is_noticed():
@@ -94,8 +94,8 @@ def test_lessons_send_to_exercises_and_bugs_that_exist():
     assert len(bugs) == 9
     sent = set()
     for name in LESSONS:
-        text = (ROOT / "scripts" / "lessons" / f"{name}.py").read_text(encoding="utf-8")
-        sent |= set(exercises(ROOT / "scripts" / "lessons" / f"{name}.py"))
+        text = (ROOT / f"scripts/course/lessons/{name}.py").read_text(encoding="utf-8")
+        sent |= set(exercises(ROOT / f"scripts/course/lessons/{name}.py"))
         for mentioned in re.findall(r"break\.py (\w+(?:, \w+)*)", text):
             for bug in mentioned.split(", "):
                 assert bug in [*bugs, "wrong_template", "mixed_groups", "all"], (name, bug)
@@ -136,7 +136,7 @@ def test_a_concept_is_found_with_its_places():
 def test_the_answers_of_all_lessons_are_printed_in_their_order(monkeypatch):
     monkeypatch.setattr(lesson, "Running", None)  # nothing is run
     shown = output_of(lesson.main, "all", "--answers")
-    source = "".join((ROOT / "scripts" / "lessons" / f"{name}.py").read_text(encoding="utf-8") for name in LESSONS)
+    source = "".join((ROOT / f"scripts/course/lessons/{name}.py").read_text(encoding="utf-8") for name in LESSONS)
     parts = re.findall(r"^(?:# (\d+b?) |\*\*(Predict|Answer):\*\* \S)", shown, re.MULTILINE)
     assert [number for number, _ in parts if number] == [name.partition("_")[0] for name in LESSONS]
     words = [word for _, word in parts if word]

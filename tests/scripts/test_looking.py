@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from scripts.checker import catalogue, marking
-from scripts.checker.checks import Verdict
+from scripts.course.checker import catalogue, marking
+from scripts.course.checker.checks import Verdict
 from scripts.pages import marked_text, my_gpt
 from scripts.pages.marked_text import MarkedToken
 from tests.scripts.looking import faults

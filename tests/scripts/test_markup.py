@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.lessons.cells import lessons, read_cells
+from scripts.course.lessons.cells import lessons, read_cells
 from scripts.pages.markup import formula, markdown_to_html, python_to_html
 from scripts.pages.web_page import data_script, page
 from tests.scripts.test_lessons import LESSONS, ROOT
@@ -76,7 +76,7 @@ def plain(made):
 
 @pytest.mark.parametrize("name", LESSONS)
 def test_colors_leave_the_code_as_it_is(name):
-    source = (ROOT / "scripts" / "lessons" / f"{name}.py").read_text(encoding="utf-8")
+    source = (ROOT / "scripts" / "course" / "lessons" / f"{name}.py").read_text(encoding="utf-8")
     made = python_to_html(source)
     assert plain(made) == source and made.count("<span") > 100
 

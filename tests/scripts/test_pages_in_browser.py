@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpt.model.generation import Sampling
-from scripts.lessons.cells import Cell, lessons, read_cells
+from scripts.course.lessons.cells import Cell, lessons, read_cells
 from scripts.pages import widget_data
 from scripts.pages.lesson_page import Ran, write_page
 from scripts.pages.pictures import picture

@@ -67,7 +67,7 @@ def test_solutions_of_assessments_do_not_travel(tmp_path, monkeypatch):
     site.project(tmp_path / "project.zip")
     with zipfile.ZipFile(tmp_path / "project.zip") as archive:
         names = archive.namelist()
-    wanted = {"minigrad/autograd.py", "scripts/lessons/README.md", "tests/gpt/golden/gpt2-folder/config.json"}
+    wanted = {"minigrad/autograd.py", "scripts/course/lessons/README.md", "tests/gpt/golden/gpt2-folder/config.json"}
     assert wanted <= set(names)
     assert not [name for name in names if "assessment" in name]
 

@@ -19,8 +19,8 @@ from gpt.training.evaluation import held_out_loss
 from gpt.training.loading import load_model
 from minigrad import manual_seed
 from scripts import explain, site
-from scripts.checker import catalogue
-from scripts.checker.workspace import Workspace
+from scripts.course.checker import catalogue
+from scripts.course.checker.workspace import Workspace
 from scripts.pages.local_server import Server, SiteFiles
 from tests.scripts.looking import faults
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minigrad import use_kernels
-from scripts.lessons import small_gpt
+from scripts.course.lessons import small_gpt
 
 TOKENS = np.arange(400) % 7
 

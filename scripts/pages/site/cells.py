@@ -6,7 +6,7 @@ import linecache
 from pathlib import Path
 from typing import Any
 
-from scripts.lessons.cells import LESSONS, Cell, Running
+from scripts.course.lessons.cells import LESSONS, Cell, Running
 from scripts.pages.lesson_page import Body, _value
 from scripts.pages.site.in_browser import shown
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt.files import write_text
-from scripts.checker import catalogue, showing
-from scripts.checker.workspace import Workspace
+from scripts.course.checker import catalogue, showing
+from scripts.course.checker.workspace import Workspace
 from scripts.pages.exercise_steps import exercise_page
 
 WORKSPACE = Path("my_exercises")

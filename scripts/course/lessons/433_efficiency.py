@@ -1,0 +1,379 @@
+"""Lesson 4.3.3: scaling and efficiency, or where the time and the memory go
+
+What takes the time: arithmetic, or moving numbers from memory? The answer explains bfloat16, the KV cache, speculative
+decoding, continuous batching, activation checkpointing and flash attention. Each is built or measured here, and so is
+training on several devices. At the end: how large should a model be for a given budget?
+Williams et al. 2009 (roofline); Micikevicius et al. 2018 (loss scaling); Kalamkar et al. 2019 (bfloat16); Yu et al.
+2022 (continuous batching); Dao et al. 2022 (flash attention); Kaplan et al. 2020 and Hoffmann et al. 2022 (scaling).
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+import timeit
+
+import numpy as np
+
+import minigrad as mg
+import minigrad.functional as F
+from gpt import GPTConfig, KVCache, accounting
+from gpt.model.generation import Sampling
+from gpt.model.speculation import speculate
+from minigrad import Tensor, nn
+from minigrad.inspection import profile
+from minigrad.precision import round_bfloat16
+from scripts.course.lessons.small_gpt import english, new_gpt, train, validation_loss
+from scripts.pages.pictures import Lesson
+
+lesson = Lesson("433_efficiency", __doc__)
+rng = np.random.default_rng(lesson.seed)
+
+# %% Compute-bound or memory-bound?
+# An A100 does 312 TFLOP/s and moves 2 TB/s (published figures). A computation that does fewer FLOPs per byte than the
+# quotient waits for memory: more arithmetic units would change nothing.
+#
+# Predict: a linear layer 768 -> 768, for one token and for 1,024 tokens. Which of them waits for memory?
+ridge = accounting.ridge_point(312e12, 2e12)
+print(f"312 TFLOP/s / 2 TB/s = {ridge:.0f} FLOPs in the time of one byte")
+intensity = {rows: accounting.matmul_intensity(rows, 768, 768, "bfloat16") for rows in (1, 1024)}
+for rows, value in intensity.items():
+    verdict = "memory-bound" if value < ridge else "compute-bound"
+    print(f"  a layer 768 -> 768 on {rows:4} token(s): {value:6.1f} FLOPs per byte: {verdict}")
+assert intensity[1] < ridge < intensity[1024]
+
+# %% [markdown]
+# Answer: the one token. Every weight is read for a single multiply-add. **The bottleneck is the delivery truck, not the
+# chefs.** With 1,024 tokens each weight that was read is used 1,024 times, and the chefs have work.
+
+# %%
+square = rng.standard_normal((1024, 1024)).astype(np.float32)
+large, out = np.ones(2**24, np.float32), np.empty(2**24, np.float32)
+product = min(timeit.repeat(lambda: square @ square, number=1, repeat=5))  # seconds; the fastest of five
+copying = min(timeit.repeat(lambda: np.copyto(out, large), number=1, repeat=5))
+peak = 2 * 1024**3 / product  # FLOP/s of one core
+bandwidth = 2 * large.nbytes / copying  # bytes/s
+print(f"this machine, one core: {peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.0f} GB/s: "
+      f"{peak / bandwidth:.1f} FLOPs in the time of one byte")  # fmt: skip
+
+# %% Bfloat16: half the bytes, the same range
+# A float32 has 1 bit for the sign, 8 for the exponent and 23 for the mantissa; bfloat16 has 1, 8 and 7; float16 has 1,
+# 5 and 10.
+#
+# Predict: what becomes of 3.14159265, 1e-30 and 1e30 in each of the two short formats?
+value = np.array([3.14159265, 1e-30, 1e30], np.float32)
+with np.errstate(over="ignore"):
+    half = value.astype(np.float16)
+print(f"float32  {value}\nbfloat16 {round_bfloat16(value)}\nfloat16  {half}")
+assert half[1] == 0 and np.isinf(half[2]) and np.allclose(round_bfloat16(value), value, rtol=2**-8)
+
+# %% [markdown]
+# Answer: bfloat16 keeps the size of all three and loses digits; float16 keeps more digits of the first, and makes 0 and
+# inf of the others. What bfloat16 cannot do is to add a small step: after 1 comes 1.0078.
+
+# %%
+weight = np.array([1.0], np.float32)
+in_bfloat16 = in_float32 = weight
+for _ in range(100):
+    in_bfloat16 = round_bfloat16(in_bfloat16 + np.float32(1e-3))
+    in_float32 = in_float32 + np.float32(1e-3)
+print(f"100 steps of 0.001 from 1: float32 {in_float32[0]:.3f}, bfloat16 {in_bfloat16[0]:.3f}")
+assert in_bfloat16[0] == 1 and abs(in_float32[0] - 1.1) < 1e-4
+
+# %% [markdown]
+# So matrix products use bfloat16, and the weights, which add up small steps, stay in float32 ("master weights").
+
+# %%
+tokenizer, train_ids, val_ids = english()
+curves = {}
+for precision in ("float32", "bfloat16"):
+    trained = new_gpt(512, lesson.seed)
+    curves[precision] = train(trained, train_ids, 150, seed=lesson.seed, warmup=75, precision=precision)
+    print(f"  150 steps with products in {precision:8}: loss {np.mean(curves[precision][-15:]):.3f}")
+assert abs(np.mean(curves["float32"][-15:]) - np.mean(curves["bfloat16"][-15:])) < 0.05
+
+# %% No loss scaling in bfloat16
+# The gradient of a logit is (p - 1 for the right token, else p) / N, for N tokens in the batch. Most p are tiny, and N
+# is large. The smallest positive number of float16 is 6e-8. So training in float16 multiplies the loss by a large
+# factor and divides the gradients by it before the step; the factor is lowered where something overflows (PyTorch's
+# `GradScaler`).
+#
+# Predict: a model trained for 150 steps, and a batch of 512 tokens, or half a million, as for GPT-2. Which share of the
+# logits' gradients becomes 0 in float16, in float16 with a factor of 65,536, and in bfloat16?
+inputs, targets = train_ids[:512].reshape(16, 32), train_ids[1:513].reshape(16, 32)
+logits = trained(inputs)
+logits.retain_grad()
+F.cross_entropy(logits.reshape(-1, 512), targets.reshape(-1)).backward()
+zeros = {}
+for N in (512, 2**19):
+    gradients = logits.grad * np.float32(512 / N)  # the mean over N tokens instead of 512
+    short = (gradients.astype(np.float16), (gradients * 2**16).astype(np.float16), round_bfloat16(gradients))
+    zeros[N] = [float((numbers == 0).mean()) for numbers in short]
+    print(f"{N:7,} tokens, sizes {np.abs(gradients).min():.0e} to {np.abs(gradients).max():.0e}; zeros in float16 "
+          "{:.1%}, scaled {:.1%}, in bfloat16 {:.1%}".format(*zeros[N]))  # fmt: skip
+assert zeros[512][0] < 0.1 and zeros[2**19][0] > 0.5 and zeros[2**19][1] < 0.1 and zeros[2**19][2] == 0
+
+# %% [markdown]
+# Answer: few in the small batch and most in the large one, almost none with the factor, and none in bfloat16. It has
+# the range of float32, so nothing has to be scaled: **no `GradScaler` is needed in bfloat16**.
+
+# %% The KV cache: keep the keys and values of earlier tokens
+# Without a cache, the whole text is read again for every new token.
+#
+# Predict: a prompt of 10 tokens is continued by 1,000. How many times fewer tokens are read with a cache?
+read = {n: [accounting.tokens_read(10, n, cached) for cached in (False, True)] for n in (100, 1000)}
+for n, (without, with_) in read.items():
+    print(f"{n:5} new tokens after 10: {without:7,} tokens read without, {with_:5,} with: {without / with_:.0f} times")
+assert [round(a / b) for a, b in read.values()] == [55, 505]
+
+# %%
+model = new_gpt(512, lesson.seed, n_layer=4, n_embd=128, block_size=160)
+seconds, texts = {}, {}
+for cached in (False, True):
+    started = time.perf_counter()
+    texts[cached] = model.generate([[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]], 140, temperature=0, use_cache=cached)
+    seconds[cached] = time.perf_counter() - started
+assert texts[True] == texts[False]
+print(f"140 tokens, 4 layers, 128 wide: {seconds[False]:.2f} s without, {seconds[True]:.2f} s with; the same tokens")
+
+# %%
+config = GPTConfig()
+per_token = accounting.kv_cache_bytes(config, 1, 1, "bfloat16")
+print(f"the price: 2 x 12 layers x 768 x 2 bytes = {per_token:,} bytes per token (GPT-2, bfloat16)")
+cache = KVCache.for_model(model, batch=1)
+assert sum(a.nbytes for a in [*cache.keys, *cache.values]) == accounting.kv_cache_bytes(model.config, 1, 160)
+
+# %% [markdown]
+# Answer: 505 times. Without a cache it is the sum of 10, 11, 12, ..., which grows with the square of the length.
+
+# %% Speculative decoding: guess several tokens, check them in one pass
+# A cache leaves one row per token, and all weights are read from memory for it: the arithmetic units wait. A pass over
+# several rows reads the weights once. So guess: if the last three tokens have stood together before, what followed them
+# may follow again. The model reads all guesses in one pass and draws its own token after each of them. As long as that
+# token equals the guess, the next one counts too. The text is the same.
+#
+# Predict: 200 tokens of a text that soon repeats itself, up to 15 guesses each time. How many passes?
+prompt = tokenizer.encode("The name of the file is the name of the file")
+passes = list(speculate(trained, prompt, 200, Sampling(temperature=0)))
+assert sum(passes, []) == trained.generate([prompt], 200, temperature=0)[0]
+print(f"{tokenizer.decode(prompt)!r} goes on: {tokenizer.decode(sum(passes, [])[:40])!r} ...")
+print(f"200 tokens in {len(passes)} passes: {[len(tokens) for tokens in passes]}")
+assert len(passes) < 150
+
+# %% [markdown]
+# Answer: one for each number in the list; the number says how many tokens the pass gave. It depends on how soon the
+# text repeats itself. A pass over 16 rows uses each weight that it reads 16 times, so it is hardly slower than one over
+# a single row where only memory counts, as on a GPU. On a CPU it takes longer, so only several right guesses in a pass
+# pay. After wrong guesses `speculate` waits before it guesses again.
+
+# %% Continuous batching: no row waits for the longest answer
+# A server answers several requests in one batch, because a pass over 8 rows costs hardly more than one over a single
+# row. Answers have different lengths. If the batch is filled only when all its answers are complete, finished rows
+# wait for the longest one. Continuous batching gives a free row to the next request at once.
+#
+# Predict: 64 answers of 1 to 200 tokens, about 40 on average, in 8 rows. Which part of the rows' work is useful, with
+# each of the two?
+
+
+def static_steps(lengths: list[int], rows: int) -> int:
+    """Passes until all are answered, if a batch is replaced as a whole."""
+    return sum(max(lengths[i : i + rows]) for i in range(0, len(lengths), rows))
+
+
+def continuous_steps(lengths: list[int], rows: int) -> int:
+    """Passes until all are answered, if the row that is free first takes the next request."""
+    free_at = [0] * rows
+    for length in lengths:
+        free_at[free_at.index(min(free_at))] += length
+    return max(free_at)
+
+
+# %%
+lengths = np.minimum(rng.geometric(1 / 40, 64), 200).tolist()
+for name, requests in (("different lengths", lengths), ("all of 40 tokens", [40] * 64)):
+    waited, filled = static_steps(requests, 8), continuous_steps(requests, 8)
+    useful = [sum(requests) / (8 * steps) for steps in (waited, filled)]
+    print(f"{name}: static {waited} passes, {useful[0]:.0%} useful; continuous {filled}, {useful[1]:.0%}")
+    assert (filled < 0.8 * waited) == (name == "different lengths") and filled <= waited
+
+# %% [markdown]
+# Answer: less than half, and most of it. The control says where the gain comes from: with equal lengths there is none.
+
+# %% Activation checkpointing: compute twice, keep less
+# Backward needs what forward computed, so a step keeps the activations of all blocks. With checkpointing a block keeps
+# its input only, and runs forward a second time when backward reaches it.
+#
+# Predict: backward costs two forward passes. How much more arithmetic is it with a third one?
+batch = rng.integers(0, 512, (4, 129))
+kept, flops, losses = {}, {}, {}
+for name in ("all activations", "inputs of blocks"):
+    model = new_gpt(512, lesson.seed, n_layer=8, n_embd=128, block_size=128)
+    if name == "inputs of blocks":
+        nn.checkpoint_activations(model)
+    with mg.inspection.memory() as held, profile() as report:
+        loss = model.loss(batch[:, :-1], batch[:, 1:])
+        loss.backward()
+    kept[name], losses[name] = held.peak, loss.item()
+    flops[name] = sum(row.flops for row in report.rows if row.op != "Recompute")
+    print(f"  {name}: {kept[name] / 1e6:.1f} MB kept at most, {flops[name] / 1e9:.2f} GFLOP, loss {losses[name]:.6f}")
+assert len(set(losses.values())) == 1  # the same to the last bit
+assert kept["inputs of blocks"] < kept["all activations"] / 3
+more = flops["inputs of blocks"] / flops["all activations"]
+assert 1.2 < more < 1.34
+
+# %% [markdown]
+# Answer: a third more, less what lies outside the blocks. `python scripts/train.py --checkpoint-activations` does it.
+
+# %% Flash attention: never the whole T x T matrix
+# Take a tile of keys at a time, and keep a running maximum and a running sum.
+#
+# Predict: what changes when attention is computed in tiles, the numbers or the memory?
+
+
+def tiled(q: np.ndarray, k: np.ndarray, v: np.ndarray, tile: int = 16) -> np.ndarray:
+    """softmax(q k^T / sqrt(D)) v, a tile of keys at a time, with a running maximum and a running sum per query."""
+    out, largest, total = np.zeros_like(q), np.full((len(q), 1), -np.inf), np.zeros((len(q), 1))
+    for start in range(0, len(k), tile):
+        scores = q @ k[start : start + tile].T / np.sqrt(q.shape[1])  # (T, tile): the largest array
+        new_largest = np.maximum(largest, scores.max(axis=1, keepdims=True))
+        shrink, exps = np.exp(largest - new_largest), np.exp(scores - new_largest)
+        out = out * shrink + exps @ v[start : start + tile]  # rescale the sum so far to the new maximum
+        total = total * shrink + exps.sum(axis=1, keepdims=True)
+        largest = new_largest
+    return out / total
+
+
+q, k, v = rng.standard_normal((3, 64, 8))
+difference = np.abs(tiled(q, k, v) - F.scaled_dot_product_attention(Tensor(q), Tensor(k), Tensor(v)).data).max()
+print(f"tiles of 16 keys and all 64 keys at once differ by {difference:.0e}")
+assert difference < 1e-12
+
+# %%
+whole, tiles = accounting.attention_bytes(12, 4096), accounting.attention_bytes(12, 4096, tiled=True)
+print(f"4,096 tokens, 12 heads, bfloat16: {whole / 2**20:.0f} MB of weights a layer, {tiles / 2**10:.0f} KB in tiles")
+assert (whole, tiles) == (384 * 2**20, 384 * 2**10)
+memory = {}
+for kernels in ("textbook", "fast"):
+    with mg.use_kernels(kernels), mg.inspection.memory() as held:
+        x = Tensor(rng.standard_normal((1, 4, 512, 16)).astype(np.float32), requires_grad=True)
+        y = F.scaled_dot_product_attention(x, x, x, is_causal=True)
+        memory[kernels] = held.current
+    del x, y
+print(f"memory that attention keeps for backward, 4 heads x 512 tokens: textbook {memory['textbook'] / 1e6:.1f} MB, "
+      f"tiled {memory['fast'] / 1e6:.2f} MB")  # fmt: skip
+assert memory["fast"] < memory["textbook"] / 5
+
+# %% [markdown]
+# Answer: only the memory, which grows with T and not with its square. The formula is the same, and so is the result up
+# to rounding. What makes long texts possible is the order of the computation. **The math is elegant; the engineering
+# makes it work.**
+
+# %% Several devices: each has a part of the batch
+# The loss is a mean over the batch, and so is its gradient. So let two replicas of the model take half of the batch
+# each, and average their gradients ("all-reduce"): both then take the step of the whole batch.
+#
+# Predict: does the average of the two gradients equal that of the whole batch? Also if one half has more targets?
+
+
+def gradient(rows: slice, targets: np.ndarray) -> np.ndarray:
+    """The gradient of the mean loss on some rows of the batch, all parameters in one array."""
+    replica = new_gpt(512, lesson.seed)
+    replica.loss(inputs[rows], targets[rows]).backward()
+    return np.concatenate([p.grad.ravel() for p in replica.parameters()])
+
+
+# %%
+parts = (slice(0, 8), slice(8, 16))
+padded = targets.copy()
+padded[8:, 8:] = -100  # the second half has a quarter of its targets: the rest is padding
+for name, wanted in (("equal halves", targets), ("padding in one", padded)):
+    whole_batch, halves = gradient(slice(0, 16), wanted), [gradient(rows, wanted) for rows in parts]
+    counts = [int((wanted[rows] >= 0).sum()) for rows in parts]
+    means = np.mean(halves, axis=0), np.average(halves, axis=0, weights=counts)
+    off = [float(np.abs(mean - whole_batch).max() / np.abs(whole_batch).max()) for mean in means]
+    print(f"{name}, targets {counts}: the mean is off by {off[0]:.0e}, weighted by targets by {off[1]:.0e}")
+    assert off[1] < 1e-4 and (off[0] < 1e-4) == (name == "equal halves")
+
+# %% [markdown]
+# Answer: yes, and no. With different numbers of targets the sums must be added and divided by all targets.
+#
+# If one device collects the gradients of all N, it receives N - 1 times their size. In a *ring*, each device sends only
+# to the next. The gradient is cut into N pieces. In N - 1 rounds every piece travels once around and is summed, and in
+# N - 1 more the sums travel around. Every device sends 2 (N - 1) / N times the size: less than twice, for any N. For
+# GPT-2's gradients, 0.5 GB, and 64 devices that is 1 GB, where the single collector receives 31 GB.
+
+
+# %%
+def ring_all_reduce(arrays: list[np.ndarray]) -> tuple[list[np.ndarray], int]:
+    """The sum of the arrays, as every device has it at the end, and the bytes that each device has sent."""
+    N = len(arrays)
+    pieces = [np.array_split(array, N) for array in arrays]  # [device][piece]
+    sent = 0
+    for turn in range(2 * (N - 1)):
+        moved = [(i, (i - turn) % N, pieces[i][(i - turn) % N]) for i in range(N)]  # device i sends piece i - turn
+        for i, piece, block in moved:
+            receiver = pieces[(i + 1) % N]
+            receiver[piece] = receiver[piece] + block if turn < N - 1 else block  # add up, then pass the sums on
+        sent += moved[0][2].nbytes
+    return [np.concatenate(parts) for parts in pieces], sent
+
+
+# %%
+arrays = list(rng.standard_normal((4, 1000)))
+sums, sent = ring_all_reduce(arrays)
+print(f"4 devices, {arrays[0].nbytes} bytes each: every device sends {sent} bytes")
+assert all(np.allclose(each, sum(arrays)) for each in sums) and sent == 2 * 3 / 4 * arrays[0].nbytes
+
+# %% How large a model for a given budget?
+# Training costs about 6 N D FLOPs for N parameters and D tokens. Should a larger budget go into N or into D? Here is
+# the question in small. A base of 8 channels is trained for 100 steps. Then there is 17 times as much to spend.
+#
+# Predict: spend it on a larger model (64 channels, 100 steps), on more tokens (8 channels, 1,684 steps), or on both (24
+# channels, 427 steps). Which is best?
+WAYS = {"base": (8, 100), "only a larger model": (64, 100), "only more tokens": (8, 1684), "both": (24, 427)}
+
+
+def equal_compute() -> dict[str, list[float]]:
+    """Validation losses of seeds 11 to 15 for a base, and for 17 times its compute spent in three ways."""
+    losses: dict[str, list[float]] = {name: [] for name in WAYS}
+    for seed, (name, (width, steps)) in itertools.product(range(11, 16), WAYS.items()):
+        model = new_gpt(len(tokenizer), seed, n_layer=1, n_head=2, n_embd=width, block_size=16)
+        train(model, train_ids, steps, 5e-3, seed=seed)
+        losses[name].append(round(validation_loss(model, val_ids), 4))
+    return losses
+
+
+# %%
+ways = lesson.measured("compute", equal_compute)
+for name, (width, steps) in WAYS.items():
+    shape = GPTConfig(512, 16, 1, 2, width)
+    spent = accounting.matrix_weights(shape) * steps
+    print(f"  {name:20} {spent / 1e6:5.2f}M weights x steps, losses {', '.join(f'{x:.2f}' for x in ways[name])}")
+assert all(both < min(rest) for *rest, both in zip(*ways.values()))
+
+# %% [markdown]
+# Answer: both, with each of five seeds. **Scale both, not just one.** A large model that has seen little has not
+# learned yet; a small one that has seen much has no room left.
+
+# %% Published fits
+# Hoffmann et al. 2022 found that parameters and tokens should grow alike. Chinchilla has a quarter of Gopher's
+# parameters, saw almost five times the tokens, and was measured to be better on nearly all tasks.
+for budget in (1e18, 1e20, 5.76e23):
+    N, D = accounting.chinchilla_optimal(budget)
+    print(f"  {budget:.0e} FLOPs: {N / 1e6:12,.0f}M parameters, {D / 1e9:10,.1f}B tokens")
+gopher, chinchilla = accounting.chinchilla_loss(280e9, 300e9), accounting.chinchilla_loss(70e9, 1.4e12)
+print(f"their fit: Gopher (280B parameters, 300B tokens) {gopher:.3f}, Chinchilla (70B, 1,400B) {chinchilla:.3f}")
+fall = 1 - accounting.compute_loss(1e21) / accounting.compute_loss(1e20)
+print(f"L ~ C^-0.05 (Kaplan et al. 2020): ten times the compute takes {fall:.0%} off the loss")
+
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start kv_cache`, online_softmax
+# - line by line: `python scripts/step.py --html token`
+# - read: minigrad/kernels/cpu/attention.py: tiles with their backward; gpt/model/kv_cache.py; gpt/accounting.py
+# - try: `python scripts/benchmark.py`: the fast kernels. Expect: a table with their times, the textbook's beside them,
+#   and PyTorch's where it is installed.
+# - break: the line `out = out * shrink ...` above: leave out shrink. Expect: `assert difference < 1e-12` fails; the
+#   results are off by about 1, as the sums of earlier tiles still refer to a smaller maximum.
+# - lesson: `python scripts/lesson.py 434`

@@ -1,0 +1,289 @@
+"""Lesson 4.4.2: instruction tuning, or how a model that continues text comes to answer
+
+A pretrained model has read many facts. Does it answer when it is asked for one? Instruction tuning (supervised
+fine-tuning, SFT) trains it on a few conversations. The loop and the loss are those of pretraining; what is new is in
+the data: a template and a mask. What does the model learn from them, and what did it know before? In this lesson both
+can be counted, because its world consists of forty invented countries.
+Ouyang et al. 2022 (InstructGPT); Taori et al. 2023 (Alpaca); Zhou et al. 2023 (LIMA).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+import minigrad.functional as F
+from finetune.built_in.tasks import made_up_word
+from finetune.data.chat_template import ChatTemplate, Message, add_chat_tokens
+from finetune.data.datasets import IGNORE, Example, ShuffledBatches, read_examples
+from finetune.evaluation.answering import TEMPLATES, ask, shorten
+from finetune.objectives.sft import collate, encode_examples, sft_loss
+from gpt import GPT, Tokenizer
+from gpt.files import write_text
+from minigrad import no_grad, optim, use_kernels
+from scripts.course.lessons.small_gpt import new_gpt, train, write
+from scripts.pages.pictures import Lesson
+
+lesson = Lesson("442_instruction_tuning", __doc__)
+rng = np.random.default_rng(lesson.seed)
+
+# %% A model that has read, and is asked
+# Its text: facts about capitals, and questions that nobody answers, as in a book of exercises.
+words = list(dict.fromkeys(made_up_word(rng, "train").capitalize() for _ in range(200)))[:80]
+capitals = dict(zip(words[:40], words[40:]))  # invented, so the model can know them from this text only
+countries = list(capitals)
+taught, held_out, unknown = countries[:20], countries[20:34], countries[34:]  # capitals of the last six: in no text
+QUESTION = "What is the capital of {0}? "
+WORDINGS = ["The capital of {0} is {1}. ", "In {0} the capital is {1}. ", "Ask for the capital of {0}: it is {1}. "]
+
+
+def sentence() -> str:
+    """A fact in one of three wordings, or a question without an answer."""
+    if rng.random() < 0.2:
+        return QUESTION.format(rng.choice(countries))
+    country = str(rng.choice(taught + held_out))
+    return str(rng.choice(WORDINGS)).format(country, capitals[country])
+
+
+text = "".join(sentence() for _ in range(6000))
+names = "".join(f" {word}" * 300 for word in words)  # so that each name becomes one token
+tokenizer = Tokenizer.train([text + names], 512)
+print(text[:200])
+
+# %% [markdown]
+# Predict: the model will complete "The capital of X is" correctly. What will it write after the question "What is the
+# capital of X?"
+
+
+# %%
+def pretrained(seed: int) -> tuple[GPT, list[float]]:
+    """A small GPT that has read the text, and its losses; lesson 432 shows the steps."""
+    model = new_gpt(len(tokenizer), seed, n_layer=1)
+    with use_kernels("fast"):
+        return model, train(model, np.array(tokenizer.encode(text)), 1200, seed=seed)
+
+
+model, losses = pretrained(lesson.seed)
+print(f"pretrained on 6,000 sentences: loss {losses[0]:.2f} -> {np.mean(losses[-15:]):.2f}")
+
+
+def knows(country: str) -> bool:
+    """Whether the model completes a statement with the capital."""
+    start = f"The capital of {country} is"
+    return write(model, tokenizer, start, 1, temperature=0) == f"{start} {capitals[country]}"
+
+
+known = np.mean([knows(country) for country in taught + held_out])
+some = held_out[0]
+print(f"statements such as 'The capital of {some} is': it completes {known:.0%} of those that it has read correctly")
+print(f"a question, however: {write(model, tokenizer, QUESTION.format(some).strip(), 22)}")
+assert known > 0.7 and not any(knows(country) for country in unknown)
+
+# %% [markdown]
+# Answer: another sentence of the kind that follows a question in its text, mostly about some other country. It
+# completes the statement correctly, so it has the knowledge; what it lacks is the form of an answer. It is like an
+# expert in monologue, who knows the subject and does not notice that somebody has asked.
+
+# %% The data: pairs of an instruction and a response, of many kinds
+# The format of Alpaca's file: an instruction, an optional input that it is about, and the output to learn.
+#
+# * Alpaca (2023): 52,002 such examples, written by a larger model from 175 human ones, for under 500 dollars.
+# * LIMA (2023): 1,000 examples, 750 from forums and 250 written by the authors. In their comparison, a model of 65
+#   billion parameters tuned on these 1,000 was preferred to one tuned on Alpaca's 52,002.
+KINDS = {
+    "factual": ("What is the capital of France?", "", "The capital of France is Paris."),
+    "creative": ("Write one line about the sea.", "", "The sea keeps every secret it is told."),
+    "coding": ("Write a Python expression for the sum of a list x.", "", "sum(x)"),
+    "summarization": ("Summarize the text.", "It rained all day, so the game was canceled.", "Rain canceled the game."),
+}
+fields = ("instruction", "input", "output")
+path = lesson.out_dir / "instructions.jsonl"
+write_text(path, "".join(json.dumps(dict(zip(fields, row))) + "\n" for row in KINDS.values()))
+for kind, example in zip(KINDS, read_examples(path)):
+    asked, replied = (message["content"] for message in example.messages)
+    print(f"  {kind:13} {asked!r} -> {replied!r}")
+    assert replied == KINDS[kind][2]
+
+# %% The template: ChatML
+# Two new tokens say who speaks, and where a message ends. They mean nothing at first: each row is the mean of all
+# others. If a user types the same characters, they are ordinary text, so a user cannot take the assistant's role.
+
+
+def question(country: str) -> list[Message]:
+    return [{"role": "user", "content": QUESTION.format(country).strip()}]
+
+
+def answer(country: str) -> str:
+    return f"It is {capitals[country]}."
+
+
+examples = [Example([*question(c), {"role": "assistant", "content": answer(c)}]) for c in taught]
+before = len(tokenizer)
+added = add_chat_tokens(model, tokenizer)
+base = model
+template = ChatTemplate(tokenizer)
+print(template.render(examples[0].messages))
+assert added == 2 and template.end == before + 1 and tokenizer.encode("<|im_end|>", allowed_special=())[0] < before
+print(f"two new tokens: {before} and {template.end}")
+
+# %% The mask: learn the answers, not the questions
+conversations, _ = encode_examples(examples, template, model.config.block_size)
+inputs, targets = collate(conversations[:4])  # (B, T): a target is -100 where no loss is computed
+print(template.marked(examples[0].messages))
+learned = targets != IGNORE
+print(f"in brackets: the tokens with a loss, {learned[0].sum()} of {len(conversations[0][0]) - 1} targets")
+with no_grad():
+    logits = model(inputs)  # (B, T, V)
+    flat = F.cross_entropy(logits.reshape(-1, len(tokenizer)), targets.reshape(-1), ignore_index=IGNORE).item()
+    total, count, _ = sft_loss(model, (inputs, targets))
+    logprobs = F.log_softmax(logits, -1).data
+by_hand = -np.mean([logprobs[b, t, targets[b, t]] for b, t in zip(*np.nonzero(learned))])
+assert np.isclose(flat, by_hand, atol=1e-4) and np.isclose(total.item() / count, by_hand, atol=1e-4)
+print(f"mean loss at {count} of {learned.size} positions: by hand {by_hand:.4f}, with -100 {flat:.4f}, "
+      f"by sft_loss {total.item() / count:.4f}")  # fmt: skip
+
+# %% [markdown]
+# ## Another loss?
+#
+# Predict: if every token were marked as one to learn, what would remain of the difference between this loss and the
+# loss of pretraining?
+
+# %%
+ids = conversations[0][0]
+everywhere = (np.array([ids[:-1]]), np.array([ids[1:]]))  # the mask lets everything through
+total, count, _ = sft_loss(model, everywhere)
+print(f"sft_loss {total.item() / count:.4f}, loss of pretraining {model.loss(*everywhere).item():.4f}")
+assert np.isclose(total.item() / count, model.loss(*everywhere).item(), atol=1e-5)
+assert not np.isclose(total.item() / count, by_hand, atol=1e-2)  # the mask does make a difference
+
+# %% [markdown]
+# Answer: nothing. Pretraining, classification and now SFT: **the same heartbeat, the third time**. A batch, forward,
+# backward, clip, step; only the batch is another one.
+
+# %%
+groups = [(taught, "taught in SFT"), (held_out, "only in the text"), (unknown, "in no text")]
+
+
+def measure(model: Any, how: str) -> dict[str, tuple[float, float]]:
+    """For each group of countries: the share of right answers, and of answers that have the right form and end."""
+    found = {}
+    for group, name in groups:
+        replies = ask(model, tokenizer, [question(c) for c in group], TEMPLATES[how](tokenizer), max_new_tokens=8)
+        right = np.mean([r.ended and r.text == answer(c) for r, c in zip(replies, group)])
+        formed = np.mean([r.ended and r.text.startswith("It is ") and r.text.endswith(".") for r in replies])
+        found[name] = (float(right), float(formed))
+    return found
+
+
+in_chat, *others = TEMPLATES
+untuned = measure(model, in_chat)
+
+# %% Five steps, four of them as in pretraining
+# Half of the examples are plain text again, all of it learned: a reminder of what was read.
+reminders = np.array(tokenizer.encode(text[:30_000]))[: 33 * 100].reshape(100, 33)
+mixed = conversations * 5 + [(ids.tolist(), [True] * 33) for ids in reminders]
+
+
+def instruct(base: Any, examples: list, seed: int, rate: float = 3e-3, steps: int = 200) -> tuple[Any, list[float]]:
+    """A copy of the base model after SFT, and the losses."""
+    model = copy.deepcopy(base)
+    optimizer = optim.AdamW(optim.decay_groups(model.named_parameters(), 0.1), lr=rate, betas=(0.9, 0.99))
+    schedule = optim.WarmupCosine(optimizer, 4, steps)
+    batches = ShuffledBatches(examples, 16, collate, seed)
+    losses = []
+    model.train()
+    for _ in range(steps):
+        inputs, targets = next(batches)  # 1. a batch: the only step that differs from pretraining
+        total, count, _ = sft_loss(model, (inputs, targets))  # 2. forward: the same cross-entropy
+        loss = total / count
+        model.zero_grad()
+        loss.backward()  # 3. backward
+        optim.clip_grad_norm_(model.parameters(), 1.0)  # 4. clip
+        optimizer.step()  # 5. step
+        schedule.step()
+        losses.append(loss.item())
+    return model.eval(), losses
+
+
+model, losses = instruct(base, mixed, lesson.seed)
+print(f"{len(losses)} steps: loss {losses[0]:.2f} -> {losses[-1]:.2f} (uniform: {math.log(len(tokenizer)):.2f})")
+assert losses[-1] < 0.5 * losses[0]
+
+# %% What has it learned from twenty conversations?
+# Twenty countries were in the conversations. Fourteen were only in the text of pretraining, and six in no text. The
+# control is a model with random weights and the same examples: what it can do does not come from pretraining.
+#
+# Predict: for each of the three groups, how many answers have the form "It is X.", and how many are right?
+blank = new_gpt(base.config.vocab_size, lesson.seed, n_layer=1)
+control = measure(instruct(blank, mixed, lesson.seed)[0], in_chat)
+tuned = measure(model, in_chat)
+print(f"{'':25}{'right: base':>12}{'SFT':>6}{'control':>9}{'in form: base':>16}{'SFT':>6}{'control':>9}")
+for group, name in groups:
+    shares = [[found[name][i] for found in (untuned, tuned, control)] for i in (0, 1)]
+    cells = [f"{share:{width}.0%}" for share, width in zip(sum(shares, []), (12, 6, 9, 16, 6, 9))]
+    print(f"{name:18} ({len(group):2})   {''.join(cells)}")
+for group, name in groups:
+    (reply,) = ask(model, tokenizer, [question(group[0])], TEMPLATES[in_chat](tokenizer))
+    verdict = "right" if reply.text == answer(group[0]) else f"wrong: it is {capitals[group[0]]}"
+    print(f"  {name:17} {question(group[0])[0]['content']}  {reply.text}  ({verdict})")
+assert tuned["only in the text"][0] > control["only in the text"][0] + 0.3 and tuned["in no text"][0] < 0.2
+assert max(untuned[name][1] for _, name in groups) < 0.1
+assert min(tuned["only in the text"][1], control["only in the text"][1]) > 0.5
+
+# %% [markdown]
+# Answer: **SFT teaches format, not knowledge.** The form is there, also for countries that no conversation mentioned,
+# and the base model never had it. Even the control, which has read only the reminders, learns it. Right answers about
+# countries that no conversation mentioned come from plain text: the control has few or none, because it has read little
+# of it. Where a capital is in no text, at most one of the six answers is right, by luck.
+#
+# How much does this depend on the random numbers? Five other models, each pretrained from other weights and tuned in
+# another order; and the same without plain text among the examples, at a sixth of the rate.
+
+
+# %%
+def of_seeds() -> dict[str, list[float]]:
+    """The shares of right answers, where the capital is only in the text, of five seeds."""
+    found: dict[str, list[float]] = {"with plain text": [], "conversations only": []}
+    for seed in range(11, 16):
+        other, _ = pretrained(seed)
+        for name, how in (("with plain text", (mixed, seed)), ("conversations only", (conversations, seed, 5e-4, 160))):
+            tuned, _ = instruct(other, *how)
+            found[name].append(round(measure(tuned, in_chat)["only in the text"][0], 2))
+    return found
+
+
+for name, values in lesson.measured("seeds", of_seeds, pretrained, instruct, measure).items():
+    print(f"{name:18}: right " + ", ".join(f"{share:.0%}" for share in values))
+alone = measure(instruct(base, conversations, lesson.seed, 5e-4, 160)[0], in_chat)["only in the text"][0]
+print(f"today, conversations only: right {alone:.0%}")
+
+# %% [markdown]
+# Without plain text the form is learned as well, but whether the capitals are still found depends on the seed: with
+# `--seed 21`, hardly any. SFT does not teach knowledge, but it can bury it.
+
+# %% The same questions in another template
+# The questions that it was taught, in the template of the conversations, without one, and in another model's.
+#
+# Predict: does the template matter?
+shares = {in_chat: tuned["taught in SFT"][0]}
+for how in others:
+    shares[how] = measure(model, how)["taught in SFT"][0]
+    reply = ask(model, tokenizer, [question(taught[0])], TEMPLATES[how](tokenizer), max_new_tokens=8)[0]
+    print(f"{how}: {shorten(reply.text) or '(nothing)'}")
+assert all(shares[how] < 0.5 * shares[in_chat] for how in others)
+print("right answers to the questions that it was taught:", {how: f"{share:.0%}" for how, share in shares.items()})
+
+# %% [markdown]
+# Answer: yes, it is part of what was learned. In another template, few of the answers are left.
+#
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start loss_masking`
+# - read: finetune/data/chat_template.py and finetune/objectives/sft.py; then scripts/sft.py --help
+# - break: `python scripts/break.py wrong_template`: taught in ChatML, asked in another template. Expect: six right
+#   answers in ChatML, and none in the other one. The weights are the same.
+# - lesson: `python scripts/lesson.py 443`

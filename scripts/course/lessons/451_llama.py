@@ -1,0 +1,227 @@
+"""Lesson 19 (4.5.1): from GPT-2 to Llama
+
+Many open models since 2023 (Llama, Mistral, SmolLM2) are GPT-2 with five changes. One is small: the linear layers have
+no biases. This lesson shows each of the other four with its reason and its price. Then a small GPT-2 without biases
+becomes a small Llama, one change at a time. Finally a real model answers, if its package is installed: SmolLM2, 135
+million parameters in 4 bits.
+Zhang & Sennrich 2019 (RMSNorm); Su et al. 2021 (rotary positions); Shazeer 2020 (SwiGLU); Ainslie et al. 2023 (grouped
+queries); Touvron et al. 2023 (Llama).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+import minigrad.functional as F
+from finetune.data.chat_template import ChatTemplate
+from gpt import GPTConfig, KVCache, Llama, LlamaConfig, accounting
+from gpt.model.language_model import init_weights
+from gpt.model.llama import LlamaMLP, rotations
+from gpt.training.loading import load_model
+from gpt.weights import hub
+from gpt.weights.gguf_file import BLOCKS, GGUFError, GGUFFile, GGUFTensor, dequantize, unpack
+from minigrad import Tensor, manual_seed, nn, use_kernels
+from scripts.course.lessons.small_gpt import english, train, validation_loss
+from scripts.pages.pictures import Lesson
+
+lesson = Lesson("451_llama", __doc__)
+rng = np.random.default_rng(lesson.seed)
+REAL = LlamaConfig()  # SmolLM2's shape
+C, H, K, D, I = REAL.n_embd, REAL.n_head, REAL.n_kv_head, REAL.head_size, REAL.n_inner
+
+# %% 1. RMSNorm instead of LayerNorm: why subtract the mean?
+# LayerNorm(x) = RMSNorm(x - mean(x)). RMSNorm keeps the scaling and leaves out the mean. It has no bias either.
+x = rng.standard_normal((4, C)) + 0.5
+by_hand = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-5)
+assert np.allclose(F.rms_norm(Tensor(x), C, eps=1e-5).data, by_hand)
+centered = x - x.mean(axis=1, keepdims=True)
+assert np.allclose(F.layer_norm(Tensor(x), C).data, F.rms_norm(Tensor(centered), C, eps=1e-5).data)
+norms = nn.RMSNorm(C).num_parameters(), nn.LayerNorm(C).num_parameters()
+print(f"parameters per norm: RMSNorm {norms[0]}, LayerNorm {norms[1]}")
+
+# %% 2. Rotary positions: rotate queries and keys, add nothing
+# A query rotated by m a and a key rotated by n a differ by the angle (m - n) a, so their product depends on their
+# distance only. Lengths do not change, and there is nothing to learn. GPT-2 learns a table, which ends at 1024.
+
+
+def turned(vector: np.ndarray, position: int) -> np.ndarray:
+    """A query or key (D), rotated by its position."""
+    cos, sin = rotations(np.array([position]), len(vector), REAL.rope_theta, np.float64)
+    return F.rotary_embedding(Tensor(vector[None]), cos, sin).data[0]
+
+
+query, key = rng.standard_normal((2, D))
+for apart in (0, 3, 50):
+    scores = [turned(query, n + apart) @ turned(key, n) for n in (0, 7, 1000, 8000)]
+    assert np.allclose(scores, scores[0])
+    print(f"query {apart:2} tokens after a key at 0, 7, 1000 or 8000: q . k = {scores[0]:6.3f} each time")
+assert np.isclose(np.linalg.norm(turned(query, 1234)), np.linalg.norm(query))
+print(f"GPT-2's table of positions: {accounting.parameters(GPTConfig())['position embedding']:,} numbers")
+with lesson.picture("rotation", "A query, turned by its position", columns=2, size=(8, 4)) as turns:
+    for axes, pair in zip(turns, (0, 4)):
+        speed = REAL.rope_theta ** (-2 * pair / D)
+        for position in range(6):
+            tip = np.array([np.cos(position * speed), np.sin(position * speed)])
+            axes.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "->"})
+            axes.text(*1.15 * tip, str(position), ha="center", va="center")
+        axes.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal", xlabel=f"number {pair}")
+        axes.set(ylabel=f"number {pair + D // 2}", title=f"pair {pair}: {np.degrees(speed):.1f} degrees a token")
+
+# %% 3. SwiGLU instead of GELU: a gate in the feed-forward network
+# down(silu(gate(x)) * up(x)): one layer computes values; the gate passes, weakens or flips each of them. The price is
+# nothing: three matrices of width 8/3 C have as many weights as two of width 4 C.
+gate, up = rng.standard_normal((2, 3, I))
+assert np.allclose(F.swiglu(Tensor(gate), Tensor(up)).data, gate / (1 + np.exp(-gate)) * up)
+ours, gpt2s = accounting.block_weights(REAL)["MLP"], accounting.block_weights(GPTConfig(n_embd=C, n_head=H))["MLP"]
+assert ours == gpt2s == sum(p.data.size for p in LlamaMLP(REAL).parameters())
+print(f"weights: three of {C} x {I}: {ours:,}; two of {C} x {4 * C}: {gpt2s:,}")
+
+# %% 4. Grouped-query attention: nine query heads, three heads of keys and values
+# Predict: three query heads share one head of keys and values. Which of these shrink: the scores, the KV cache, the
+# parameters?
+q, k, v = rng.standard_normal((1, H, 5, D)), *rng.standard_normal((2, 1, K, 5, D))
+grouped = F.scaled_dot_product_attention(Tensor(q), Tensor(k), Tensor(v), is_causal=True, enable_gqa=True)
+copied = [Tensor(np.repeat(each, H // K, axis=1)) for each in (k, v)]
+assert np.allclose(grouped.data, F.scaled_dot_product_attention(Tensor(q), *copied, is_causal=True).data)
+print(f"{K} heads of keys and values, each shared by {H // K} query heads: as with copies")
+full = dataclasses.replace(REAL, n_kv_head=H)
+ungrouped_bytes, grouped_bytes = (accounting.kv_cache_bytes(config, 1, 1) for config in (full, REAL))
+assert (ungrouped_bytes, grouped_bytes) == (2 * 30 * 9 * 64 * 4, 2 * 30 * 3 * 64 * 4)
+saved = full.num_parameters() - REAL.num_parameters()
+assert saved == REAL.n_layer * 2 * C * (H - K) * D
+print(f"cache, bytes per token: {ungrouped_bytes:,} -> {grouped_bytes:,}; parameters saved: {saved:,}")
+
+# %% [markdown]
+# Answer: the cache, to a third, and the parameters by 9 %. There are as many scores as before: every query head still
+# looks for itself.
+
+# %% Together: 134,515,008 parameters
+parts = {
+    "embedding, also the output layer": REAL.vocab_size * C,
+    "attention": REAL.n_layer * (2 * C * C + 2 * C * K * D),
+    "feed-forward": REAL.n_layer * 3 * C * I,
+    "norms": (2 * REAL.n_layer + 1) * C,
+}
+for part, count in parts.items():
+    print(f"  {part:33} {count:11,}")
+print(f"  {'SmolLM2-135M':33} {sum(parts.values()):11,}")
+assert sum(parts.values()) == REAL.num_parameters() == 134_515_008
+
+# %% A small GPT-2 becomes a small Llama, one change at a time
+# Predict: each model is trained for 200 steps, with five seeds. Which of these four changes lower the loss, and by more
+# than another seed does?
+
+# %%
+tokenizer, train_ids, val_ids = english()
+SMALL = LlamaConfig(512, 32, n_layer=2, n_head=4, n_kv_head=2, n_embd=64, n_inner=168, rope_theta=1e4)
+CHANGES = ("GPT-2, without biases", "+ RMSNorm", "+ rotary positions", "+ SwiGLU", "+ grouped queries = Llama")
+
+
+class Between(Llama):
+    """A Llama in which all but the first `changes` of the four are taken back."""
+
+    def __init__(self, changes: int):
+        super().__init__(SMALL if changes == 4 else dataclasses.replace(SMALL, n_kv_head=SMALL.n_head))
+        width, blocks = SMALL.n_embd, list(self.model.layers)
+        if changes < 3:
+            for block in blocks:
+                wide, narrow = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+                block.mlp = nn.Sequential(wide, nn.GELU(), narrow)
+        self.rotary = changes >= 2
+        self.positions = None if self.rotary else nn.Embedding(SMALL.block_size, width)
+        if changes < 1:
+            self.model.norm = nn.LayerNorm(width)
+            for block in blocks:
+                block.input_layernorm, block.post_attention_layernorm = nn.LayerNorm(width), nn.LayerNorm(width)
+        init_weights(self, residual_projections=("o_proj.weight", "down_proj.weight", "mlp.2.weight"))
+
+    def hidden_states(self, ids: Any, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+        if self.positions is None:
+            return super().hidden_states(ids, cache, attention_mask)
+        places = np.arange(ids.shape[1])
+        x = self.model.embed_tokens(ids) + self.positions(places)
+        still = rotations(0 * places, SMALL.head_size, SMALL.rope_theta, x.dtype)  # turned by nothing
+        for block in self.model.layers:
+            x = block(x, still)
+        return self.model.norm(x)
+
+
+def trained(changes: int, seed: int) -> tuple[Llama, list[float]]:
+    """A model with the first of the four changes, after 200 steps, and its losses."""
+    manual_seed(seed)
+    model = Between(changes)
+    return model, train(model, train_ids, 200, seed=seed)
+
+
+def losses_of_seeds() -> list[list[float]]:
+    """The validation losses of seeds 0 to 4, change after change."""
+    models = [[trained(changes, seed)[0] for seed in range(5)] for changes in range(5)]
+    return [[round(validation_loss(model, val_ids), 4) for model in of_seeds] for of_seeds in models]
+
+
+losses = dict(zip(CHANGES, lesson.measured("changes", losses_of_seeds, trained)))
+today = {}
+print(f"{'':25} parameters  cache (bytes/token)  validation loss: today, and of seeds 0 to 4")
+for changes, name in enumerate(CHANGES):
+    with use_kernels("fast"):
+        model, _ = trained(changes, lesson.seed)
+        today[name] = validation_loss(model, val_ids)
+    cache_bytes = accounting.kv_cache_bytes(model.config, 1, 1)
+    shown = "  ".join(f"{loss:.2f}" for loss in losses[name])
+    print(f"{name:25} {model.num_parameters():10,} {cache_bytes:20,}  {today[name]:.2f}   {shown}", flush=True)
+assert max(max(found) for found in losses.values()) < 0.8 * np.log(512)  # all of them learn
+assert today["+ rotary positions"] < today["+ RMSNorm"]
+assert max(losses["+ rotary positions"]) < min(losses["+ RMSNorm"])
+assert np.median(losses[CHANGES[4]]) > np.median(losses["+ SwiGLU"]) > np.median(losses["+ rotary positions"])
+assert model.num_parameters() == SMALL.num_parameters()
+
+# %% [markdown]
+# Answer: only rotary positions, with every seed. Before them, runs with the same settings differ by up to 0.6, so
+# nothing can be said about RMSNorm. SwiGLU does not help here. Grouped queries halve the cache, and with four of the
+# five seeds they raise the loss: two heads of keys and values are few. In large models the cost is small (Ainslie et
+# al. 2023).
+
+# %% Weights in 4 bits: a block of a GGUF file, by hand
+numbers = rng.normal(0, 0.1, 32).astype(np.float32)
+least, step = np.float16(numbers.min()), np.float16((numbers.max() - numbers.min()) / 15)
+codes = np.clip(np.round((numbers - np.float32(least)) / np.float32(step)), 0, 15).astype(np.uint8)
+block = np.zeros((1, 1), BLOCKS["Q4_1"])
+block["scale"], block["minimum"], block["codes"] = step, least, codes[:16] | codes[16:] << 4  # two codes in a byte
+back = dequantize(GGUFTensor("block", (1, 32), "Q4_1", block.view(np.uint8)))[0]
+assert np.array_equal(back, np.float32(step) * codes + np.float32(least))
+assert np.abs(back - numbers).max() < 0.51 * float(step)
+print(f"32 numbers from {numbers.min():.3f} to {numbers.max():.3f}: 16 levels, {step:.4f} apart")
+print(f"  {numbers[0]:.4f} -> code {codes[0]} -> {step:.4f} x {codes[0]} + {least:.4f} = {back[0]:.4f}")
+for kind, layout in BLOCKS.items():
+    print(f"  {kind}: {layout.itemsize} bytes for 32 numbers, {layout.itemsize * 8 / 32} bits each")
+assert [BLOCKS[kind].itemsize for kind in ("Q4_1", "Q8_0")] == [2 + 2 + 16, 2 + 32]
+
+# %% The real one: SmolLM2
+try:
+    file = GGUFFile(hub.find("smollm2"))
+except (FileNotFoundError, GGUFError) as error:  # without the package, or without the library that reads its file
+    print(f"({error})")
+else:
+    tensor = file.tensors["blk.0.attn_q.weight"]
+    real_codes, scales, minimums = unpack(tensor)
+    print(f"{tensor.name} is {tensor.kind}; first block: scale {scales[0, 0]:.4f}, codes {real_codes[0, :6]} ...")
+    by_hand = scales[0, 0] * real_codes[0, :32] + (0 if minimums is None else minimums[0, 0])
+    assert np.allclose(by_hand, dequantize(tensor)[0, :32])
+    smollm2, its_tokenizer = load_model("smollm2")
+    assert smollm2.num_parameters() == REAL.num_parameters()
+    template, question = ChatTemplate(its_tokenizer), "What is the capital of France?"
+    ids, _ = template.encode([{"role": "user", "content": question}], add_generation_prompt=True)
+    answer = smollm2.generate([ids], 10, temperature=0, stop_tokens=template.stop_tokens)[0]
+    print(f"{question} {its_tokenizer.decode(answer, skip_special_tokens=True)}")
+
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start rms_norm`, llama
+# - read: gpt/model/llama.py, a page; minigrad/functional/rotary.py; finetune/data/jinja_template.py
+# - try: `python scripts/chat.py --model smollm2`. Expect: answers in sentences, or how to install the package.
+# - break: in the section on rotary positions, rotate the query only: `@ key` in place of `@ turned(key, n)`. Expect:
+#   `assert np.allclose(scores, scores[0])` fails, because the score now depends on the position of the query.

@@ -1,0 +1,105 @@
+"""The tables of README.md: where each idea is taught, written, tested and practiced, and what shows each mental model.
+
+python scripts/course/lessons/concepts.py      the mental models, each with the line that shows it
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt.files import read_text
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parents[2]
+README = FOLDER / "README.md"
+_LINK = re.compile(r"\[`?([^`\]]+)`?\]\(([^)]+)\)")
+
+
+class Place(NamedTuple):
+    """A name in a file of the project (path relative to its root)."""
+
+    path: str
+    name: str
+
+    def line(self) -> int | None:
+        """Where `name` is defined in the file (1 for the file itself); None where it is not."""
+        if self.name == Path(self.path).name:
+            return 1
+        found = self._definition()
+        return found and found.lineno
+
+    def source(self) -> str:
+        """The text of the definition; "" for a whole file, and for a name that is not there."""
+        found = self._definition()
+        return "\n".join(read_text(ROOT / self.path).splitlines()[found.lineno - 1 : found.end_lineno]) if found else ""
+
+    def _definition(self) -> ast.stmt | None:
+        body, found = ast.parse(read_text(ROOT / self.path)).body, None
+        for part in self.name.split("."):
+            found = next((node for node in body if _defines(node, part)), None)
+            body = getattr(found, "body", [])
+        return found
+
+
+def _defines(node: ast.stmt, name: str) -> bool:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return node.name == name
+    return isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
+
+
+class Concept(NamedTuple):
+    """A row. lesson: a file name in scripts/course/lessons. exercise: a name for scripts/exercise.py, or ""."""
+
+    name: str
+    lesson: str
+    code: list[Place]
+    tests: list[Place]
+    exercise: str
+
+
+def concepts() -> list[Concept]:
+    """All rows of the table, in their order."""
+    return [
+        Concept(name, _LINK.findall(lesson)[0][1], _places(code), _places(tests), exercise.strip("`"))
+        for _, name, lesson, code, tests, exercise in _rows(6)
+    ]
+
+
+def _places(cell: str) -> list[Place]:
+    """The links of a cell: [`name`](path from here)."""
+    return [Place((FOLDER / path).resolve().relative_to(ROOT).as_posix(), name) for name, path in _LINK.findall(cell)]
+
+
+class MentalModel(NamedTuple):
+    """A sentence of the course. lesson: a file name. shown_by: a line of it, without its comment."""
+
+    sentence: str
+    lesson: str
+    shown_by: str
+
+    def lines(self) -> list[int]:
+        """The numbers of the lines of the lesson that are `shown_by`."""
+        lines = read_text(FOLDER / self.lesson).splitlines()
+        return [number for number, line in enumerate(lines, 1) if line.partition("  # ")[0].strip() == self.shown_by]
+
+
+def mental_models() -> list[MentalModel]:
+    """All rows of the table of mental models, in their order."""
+    return [MentalModel(cells[1], _LINK.findall(cells[2])[0][1], cells[3].strip("`")) for cells in _rows(4)]
+
+
+def _rows(columns: int) -> Iterator[list[str]]:
+    """The numbered rows of the table that has so many columns; a bar inside a cell is written \\|."""
+    for line in read_text(README).splitlines():
+        cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+        if line.startswith("|") and len(cells) == columns and cells[0].isdigit():
+            yield cells
+
+
+if __name__ == "__main__":
+    for i, model in enumerate(mental_models(), 1):
+        print(f"{i:2} {model.sentence}\n   scripts/course/lessons/{model.lesson}:{model.lines()[0]}  {model.shown_by}")
