@@ -6,12 +6,11 @@ import ast
 import re
 from pathlib import Path
 
-from scripts.shared import command_line
-
 from gpt.files import read_text, write_text
 from minigrad.inspection.line_recorder import record_lines
 from scripts.pages.debugger_data import PACKAGES, debugger_data
 from scripts.pages.web_page import POLICY, page_of_data
+from scripts.shared import command_line
 
 EXAMPLES = """examples:
   python scripts/step.py                          the step itself, for a debugger
@@ -19,7 +18,7 @@ EXAMPLES = """examples:
   python scripts/step.py --html attention         another script: {names}
 """
 SCRIPTS = Path(__file__).resolve().parents[1]
-OTHERS = ["softmax", "cross_entropy", "layer_norm", "attention", "token", "merge", "lora", "gptq", "dpo", "ppo"]
+OTHERS = ["softmax", "cross_entropy", "layer_norm", "attention", "kv_cache", "merge", "lora", "gptq", "dpo", "ppo"]
 STEPS = {"step": SCRIPTS / "step.py"} | {name: SCRIPTS / "course" / "steps" / f"{name}.py" for name in OTHERS}
 
 

@@ -370,7 +370,7 @@ print(f"L ~ C^-0.05 (Kaplan et al. 2020): ten times the compute takes {fall:.0%}
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start kv_cache`, online_softmax
-# - line by line: `python scripts/step.py --html token`
+# - line by line: `python scripts/step.py --html kv_cache`
 # - read: minigrad/kernels/cpu/attention.py: tiles with their backward; gpt/model/kv_cache.py; gpt/accounting.py
 # - try: `python scripts/benchmark.py`: the fast kernels. Expect: a table with their times, the textbook's beside them,
 #   and PyTorch's where it is installed.
