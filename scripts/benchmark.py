@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scripts.shared import command_line
+from start import command_line
 
 import numpy as np
 

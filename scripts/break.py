@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from scripts.shared import command_line
-from scripts.shared.verification import Comparison, trace
+from start import command_line
 
 import numpy as np
 
@@ -35,6 +34,7 @@ from minigrad.functional.activation import Gelu
 from minigrad.functional.indexing import Embedding
 from scripts.course.lessons.small_gpt import english, new_gpt, smooth, train, write
 from scripts.pages.pictures import picture, use_one_core
+from scripts.shared.verification import Comparison, trace
 
 EXAMPLES = """examples:
   python scripts/break.py no_mask     one bug: loss curves in runs/break/no_mask.svg, samples, and the check

@@ -13,13 +13,13 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 
-from scripts.shared import command_line
-from scripts.shared.settings_options import add_settings, build
-from scripts.shared.terminal import WrappedText
+from start import command_line
 
 from finetune.data.conversation import Conversation
 from gpt.console import printable
 from gpt.model.generation import Sampling
+from scripts.shared.settings_options import add_settings, build
+from scripts.shared.terminal import WrappedText
 
 EXAMPLES = """examples:
   python scripts/chat.py --model smollm2                             SmolLM2, 135 million parameters, on any laptop

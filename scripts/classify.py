@@ -6,9 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from scripts.shared import command_line, stage_options
-from scripts.shared.next_steps import show_next_steps
-from scripts.shared.settings_options import build
+from start import command_line
 
 from finetune.evaluation.confusion import predict
 from finetune.objectives.model_with_head import HEAD_FORMAT, ModelWithHead, load_classifier
@@ -16,6 +14,9 @@ from finetune.stages.classification import ClassifyConfig, train_classifier
 from gpt import Tokenizer
 from gpt.training.checkpoint import has_checkpoint, load_checkpoint
 from gpt.training.run import Run, start
+from scripts.shared import stage_options
+from scripts.shared.next_steps import show_next_steps
+from scripts.shared.settings_options import build
 
 EXAMPLES = """examples:
   python scripts/classify.py                                          the demo's frozen model; Python's documentation

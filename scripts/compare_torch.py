@@ -10,8 +10,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from scripts.shared import command_line, verification
-from scripts.shared.verification import Stage, Trace
+from start import command_line
 
 import numpy as np
 
@@ -23,6 +22,8 @@ from gpt.model.language_model import LanguageModel
 from gpt.training.loading import load_model
 from gpt.weights import gpt2_huggingface, llama_huggingface
 from minigrad.backend import generator, to_numpy
+from scripts.shared import verification
+from scripts.shared.verification import Stage, Trace
 
 EXAMPLES = """examples:
   python scripts/compare_torch.py                              a small GPT with random weights, in float64

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from scripts.shared import command_line, stage_options
-from scripts.shared.next_steps import TALK_TO_IT
+from start import command_line
 
 from finetune.stages.dpo import DPOConfig, train_dpo
+from scripts.shared import stage_options
+from scripts.shared.next_steps import TALK_TO_IT
 
 EXAMPLES = """examples:
   python scripts/dpo.py                                              from the model of scripts/sft.py

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from scripts.shared import command_line
+from start import command_line
 
 from gpt import Tokenizer
 from gpt.files import read_pieces, write_text

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scripts.shared import command_line
+from start import command_line
 
 EXAMPLES = """commands:
   (none)            the loop: check on save; keys n next, h hint, l list, c check all, r reset, q quit
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     add("command", nargs="?", choices=list(COMMANDS), default="watch", metavar="COMMAND", help="what to do (see below)")
     add("name", nargs="?", default=None, metavar="NAME", help="an exercise (the current one)")
     add("--workspace", default="my_exercises", metavar="DIR", help="folder of your files")
-    add("--exercises", default=None, metavar="DIR", help="folder with other exercises, for example a teacher's")
+    add("--exercises", metavar="DIR", help="folder with other exercises, for example a teacher's")
     add("--assignment", default=None, metavar="FILE", help="stubs, mark: exercises and weights, one on each line")
     add("--pacing", type=number(1), default=None, metavar="HOURS", help="list: what fills weeks of so many hours")
     add("--all", action="store_true", help="check: every file; run: every part that you passed")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.shared import command_line
+from start import command_line
 
 import numpy as np
 

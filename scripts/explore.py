@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import webbrowser
 
-from scripts.shared import command_line
+from start import command_line
 
 from minigrad import use_kernels
 from scripts.pages.explore_data import Looker

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from scripts.shared import command_line
-from scripts.shared.exporting import export
+from start import command_line
 
 from gpt.weights.gguf_writing import KINDS
+from scripts.shared.exporting import export
 
 EXAMPLES = """examples:
   python scripts/export.py runs/sft exported            a folder for AutoModelForCausalLM and AutoTokenizer

@@ -6,15 +6,15 @@ import time
 from functools import partial
 from typing import Any
 
-from scripts.shared import command_line
-from scripts.shared.settings_options import add_settings, build
-from scripts.shared.trial import try_generation
+from start import command_line
 
 from gpt.console import printable, progress_bar
 from gpt.model.batch_generation import stream
 from gpt.model.generation import Sampling
 from gpt.model.speculation import speculate
 from gpt.tokenizer.token_text import TextStream
+from scripts.shared.settings_options import add_settings, build
+from scripts.shared.trial import try_generation
 
 EXAMPLES = """examples:
   python scripts/generate.py --prompt "One day, Tom"              the model of the demo

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from scripts.shared import command_line
+from start import command_line
 
 import numpy as np
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from scripts.shared import command_line, stage_options
-from scripts.shared.next_steps import TALK_TO_IT
+from start import command_line
 
 from finetune.stages.grpo import GRPORunConfig, train_grpo
+from scripts.shared import stage_options
+from scripts.shared.next_steps import TALK_TO_IT
 
 EXAMPLES = """examples:
   python scripts/grpo.py                                     a new small model: worked examples first, then GRPO

@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from scripts.shared import command_line
+from start import command_line
 
 from gpt.console import quoted
 from gpt.files import read_text, write_text

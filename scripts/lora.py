@@ -6,9 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from scripts.shared import command_line, stage_options
-from scripts.shared.method_comparison import EXPLANATION, as_table, compare, plot_comparison
-from scripts.shared.settings_options import build
+from start import command_line
 
 from finetune.stages.adaptation import train_adaptation
 from finetune.stages.adaptation_data import is_conversations
@@ -16,6 +14,9 @@ from finetune.stages.adapted_model import METHODS, AdaptationConfig
 from finetune.stages.merging import merge_run
 from gpt.console import quoted
 from gpt.training.run_folder import settings_of
+from scripts.shared import stage_options
+from scripts.shared.method_comparison import EXPLANATION, as_table, compare, plot_comparison
+from scripts.shared.settings_options import build
 
 EXAMPLES = """examples:
   python scripts/lora.py                                            the demo's model learns Python code with LoRA

@@ -15,10 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scripts.shared import command_line
-from scripts.shared.pipeline_stages import MERGED, PipelineConfig, Stage, stages_of
-from scripts.shared.pipeline_table import COLUMNS, measure, show_samples, show_table
-from scripts.shared.settings_options import add_settings, build
+from start import command_line
 
 from gpt.console import show
 from gpt.files import parse_json, read_text, write_text
@@ -29,6 +26,9 @@ from gpt.training.loading import load_model
 from gpt.training.log import read_log
 from gpt.training.run_folder import replacing_run
 from gpt.weights import hub
+from scripts.shared.pipeline_stages import MERGED, PipelineConfig, Stage, stages_of
+from scripts.shared.pipeline_table import COLUMNS, measure, show_samples, show_table
+from scripts.shared.settings_options import add_settings, build
 
 NOTES = "pipeline.json"  # in the pipeline's folder: what each finished stage was made from, and its row of the table
 QUESTIONS, SHORT_QUESTIONS = 300, 40  # asked after each stage

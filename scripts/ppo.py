@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.shared import command_line, stage_options
-from scripts.shared.next_steps import TALK_TO_IT
+from start import command_line
 
 from finetune.stages.ppo import PANELS, TITLE, PPORunConfig, train_ppo
 from gpt.console import quoted
 from gpt.training.plots import plot_runs
 from gpt.training.run_folder import settings_of
+from scripts.shared import stage_options
+from scripts.shared.next_steps import TALK_TO_IT
 
 EXAMPLES = """examples:
   python scripts/ppo.py                                              the models of scripts/sft.py and scripts/reward.py

@@ -8,8 +8,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
-from scripts.shared import command_line
-from scripts.shared.settings_options import add_settings, build
+from start import command_line
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from gpt.training.folder_lock import locked
 from gpt.training.loading import load_model
 from gpt.training.run_folder import check_unused, leaving_nothing_unfinished
 from gpt.weights import hub
+from scripts.shared.settings_options import add_settings, build
 
 EXAMPLES = """examples:
   python scripts/quantize.py                                             the demo's model in 8 bits

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from scripts.shared import command_line, stage_options
+from start import command_line
 
 from finetune.stages.reward import RewardConfig, train_reward_model
+from scripts.shared import stage_options
 
 EXAMPLES = """examples:
   python scripts/reward.py                                           from the model of scripts/sft.py

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from scripts.shared import command_line, stage_options
-from scripts.shared.next_steps import TALK_TO_IT
+from start import command_line
 
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
 from finetune.stages.sft import SFTConfig, load_data, train_sft
 from gpt.training.loading import load_model
+from scripts.shared import stage_options
+from scripts.shared.next_steps import TALK_TO_IT
 
 EXAMPLES = """examples:
   python scripts/sft.py                                              the demo's model, on built-in questions

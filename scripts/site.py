@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from scripts.shared import command_line
-from scripts.shared.exporting import export
+from start import command_line
 
 import numpy as np
 
@@ -43,6 +42,7 @@ from scripts.pages.pinned_files import SITE, copy_assets, fetch
 from scripts.pages.site import step, train
 from scripts.pages.stepping import STEPS, step_page, title_of
 from scripts.pages.web_page import COMMON, FOLDER, POLICY, data_script, escaped, page, page_of_data
+from scripts.shared.exporting import export
 
 EXAMPLES = """examples:
   python scripts/site.py --fetch --serve        fetch the pinned files (30 MB, once), write the site and serve it here

@@ -7,7 +7,7 @@ A page:  python scripts/step.py --html   records every line and what it changed;
 
 import sys
 
-from scripts.shared import command_line  # which says what to do where NumPy or minigrad is not installed
+from start import command_line  # which says what to do where NumPy or minigrad is not installed
 
 import numpy as np
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from scripts.shared import command_line, stage_options
-from scripts.shared.next_steps import LET_IT_WRITE
-from scripts.shared.settings_options import add_settings
+from start import command_line
 
 import finetune  # noqa: F401  (--init-from then also takes what was fine-tuned)
 from gpt import GPTConfig
 from gpt.training.pretraining import PretrainingConfig, train_language_model
 from gpt.training.run_folder import settings_of
+from scripts.shared import stage_options
+from scripts.shared.next_steps import LET_IT_WRITE
+from scripts.shared.settings_options import add_settings
 
 EXAMPLES = """examples:
   python scripts/train.py                                          a small model on the built-in English

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.shared import command_line, verification
-from scripts.shared.verification import Comparison, Trace
+from start import command_line
 
 import numpy as np
 
@@ -25,6 +24,8 @@ from gpt.training.evaluation import score_text
 from gpt.training.loading import load_model
 from gpt.weights import hub, pretrained
 from scripts import compare_torch
+from scripts.shared import verification
+from scripts.shared.verification import Comparison, Trace
 
 EXAMPLES = """examples:
   python scripts/verify_gpt2.py --model gpt2                       OpenAI's weights

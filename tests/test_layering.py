@@ -180,9 +180,10 @@ def unlisted(root: Path) -> Iterator[str]:
     """Files and folders of the packages that the __init__.py of their folder, its table of contents, does not name."""
     for where, tree, *_ in sources(root).values():
         path = root / where
-        if path.name != "__init__.py" or where.startswith("scripts"):
+        if path.name != "__init__.py" or "exercises" in where:
             continue
-        contents = ast.get_docstring(tree) or ""
+        readme = path.with_name("README.md")  # to which the __init__.py of a large folder sends its reader
+        contents = (ast.get_docstring(tree) or "") + (readme.read_text(encoding="utf-8") if readme.exists() else "")
         for entry in sorted(path.parent.iterdir()):
             name = f"{entry.name}/" if (entry / "__init__.py").exists() else entry.name
             if name.endswith((".py", "/")) and name != "__init__.py" and name not in contents:

@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.shared import command_line
-
 import numpy as np
 from threadpoolctl import threadpool_limits
 
@@ -26,6 +24,7 @@ from gpt.files import read_json, read_text, write_text
 from minigrad import manual_seed, use_kernels
 from scripts.course.lessons.cells import LESSONS
 from scripts.pages.web_page import data_script, escaped, look
+from scripts.shared import command_line
 
 LINES = ("-", "--", ":", "-.")
 BLUE, ORANGE = "#1d4f91", "#be5416"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from scripts.shared.command_line import from_here
-
 from gpt.console import quoted, show
 from gpt.training.run import Run
 from minigrad import switches
 from minigrad.backend import resolve_device
+from scripts.shared.command_line import from_here
 
 LET_IT_WRITE = 'to generate text with it:\n  python scripts/generate.py --model {folder} --prompt "{its.sample_prompt}"'
 TALK_TO_IT = "to chat with it:\n  python scripts/chat.py --model {folder}"

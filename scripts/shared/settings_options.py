@@ -6,9 +6,8 @@ import argparse
 import dataclasses
 from typing import Any
 
-from scripts.shared.command_line import whole_number
-
 from gpt.settings import declared, nested_in
+from scripts.shared.command_line import whole_number
 
 
 def add_settings(options: Any, make: Any, without: tuple[str, ...] = (), **changes: dict[str, Any]) -> None:

@@ -8,17 +8,16 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scripts.shared import command_line
-from scripts.shared.next_steps import show_next_steps
-from scripts.shared.settings_options import add_settings, build
-from scripts.shared.trial import try_run
-
 from gpt.corpora import corpus
 from gpt.training.checkpoint import CheckpointError
 from gpt.training.data_parallel import ALONE, Team
 from gpt.training.pretraining import PretrainingConfig
 from gpt.training.run import Run, resume, start
 from gpt.training.run_folder import length_setting, settings_of
+from scripts.shared import command_line
+from scripts.shared.next_steps import show_next_steps
+from scripts.shared.settings_options import add_settings, build
+from scripts.shared.trial import try_run
 
 OF_STEPS = ("max_iters", "gradient_accumulation_steps", "log_interval", "precision")  # not of a stage with iterations
 

@@ -3,8 +3,6 @@
 import dataclasses
 import shutil
 
-from scripts.shared.method_comparison import ROW, compare
-
 import numpy as np
 import pytest
 
@@ -24,6 +22,7 @@ from gpt.training.run import resume, start
 from gpt.training.run_folder import settings_of
 from gpt.training.training_config import TrainingConfig
 from gpt.weights.safetensors_file import SafetensorsFile
+from scripts.shared.method_comparison import ROW, compare
 from tests.finetune.small import interrupt_at, small_chat_model, watch, write_rows
 from tests.gpt.small import assert_same, checkpoint_of, save_model
 from tests.helpers import read_json

@@ -3,8 +3,6 @@
 import dataclasses
 from types import SimpleNamespace
 
-from scripts.shared import verification
-
 import numpy as np
 import pytest
 
@@ -20,6 +18,7 @@ from gpt.model.structure import Names, SharedInput
 from gpt.weights import pretrained
 from gpt.weights.tensor_table import rows_of
 from minigrad import nn, no_grad, use_kernels
+from scripts.shared import verification
 from tests.finetune.small import small_tokenizer
 from tests.gpt.small import random_ids
 

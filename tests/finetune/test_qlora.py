@@ -3,8 +3,6 @@
 import gc
 import tracemalloc
 
-from scripts.shared.method_comparison import held_bytes
-
 import numpy as np
 import pytest
 
@@ -17,6 +15,7 @@ from finetune.quantization.nf4 import nf4
 from gpt import GPT, GPTConfig, accounting
 from minigrad import Tensor, no_grad, optim, use_kernels
 from minigrad.nn import init
+from scripts.shared.method_comparison import held_bytes
 from tests.finetune.test_lora import randomize, refuse_to_merge, training_of, wants
 from tests.gpt.small import assert_same, random_ids, small_gpt, weights_of
 

@@ -14,11 +14,10 @@ import os
 import signal
 import sys
 
-from scripts.shared import command_line
-
 from gpt.training import pretraining
 from gpt.training.run import Run
 from scripts import train
+from scripts.shared import command_line
 
 enter, training_step = Run.__enter__, pretraining.training_step
 plans = {}  # step -> what happens before it

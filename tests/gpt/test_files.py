@@ -6,8 +6,6 @@ import sys
 import threading
 from pathlib import Path
 
-from scripts.shared.verification import load_trace
-
 import pytest
 
 from finetune.adapters.adapter_files import load_adapter
@@ -15,6 +13,7 @@ from gpt.tokenizer.tokenizer import Tokenizer
 from gpt.training.checkpoint import save_checkpoint
 from gpt.training.loading import load_model
 from gpt.weights.gguf_file import GGUFFile
+from scripts.shared.verification import load_trace
 from tests.gpt.small import GOLDEN, golden, small_gpt
 from tests.helpers import peak_below
 

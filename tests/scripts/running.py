@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from scripts.shared import command_line
-
 import pytest
 
 from gpt import GPT, GPTConfig, Tokenizer
@@ -16,6 +14,7 @@ from gpt.training import checkpoint
 from gpt.training.checkpoint import load_state
 from gpt.training.log import read_log
 from minigrad import manual_seed
+from scripts.shared import command_line
 from tests.gpt.small import checkpoint_of, save_model
 from tests.helpers import read_json, write_json
 

@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 
-from scripts.shared.terminal import WrappedText
-
 import pytest
 
 from finetune.data.chat_template import IM_END, IM_START
 from gpt import Llama, LlamaConfig
 from minigrad import manual_seed
 from scripts import chat
+from scripts.shared.terminal import WrappedText
 from tests.gpt.smollm import smollm_tokenizer
 from tests.scripts.running import ROOT, command, environment, output_of, run_process, write_model
 

@@ -2,12 +2,11 @@
 
 import importlib
 
-from scripts.shared.command_line import from_here
-
 import pytest
 
 from minigrad import __version__
 from scripts import demo, generate, lora, quantize
+from scripts.shared.command_line import from_here
 from tests.scripts.running import ROOT, output_of, refusal
 
 FILES = {

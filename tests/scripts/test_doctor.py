@@ -5,13 +5,12 @@ import subprocess
 import sys
 import warnings
 
-from scripts.shared import doctor
-
 import numpy as np
 import pytest
 import threadpoolctl
 
 from scripts import setup
+from scripts.shared import doctor
 from tests.scripts.running import ROOT
 
 

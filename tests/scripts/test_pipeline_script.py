@@ -5,8 +5,6 @@ import json
 import shutil
 from unittest import mock
 
-from scripts.shared import pipeline_stages
-
 import numpy as np
 import pytest
 
@@ -18,6 +16,7 @@ from gpt import Llama, LlamaConfig
 from gpt.training.checkpoint import load_run, load_state
 from minigrad import manual_seed, use_kernels
 from scripts import pipeline as script
+from scripts.shared import pipeline_stages
 from tests.finetune.small import interrupt_at, small_tokenizer
 from tests.gpt.small import save_model
 from tests.scripts.running import assert_says, output_of, refusal, run_here, write_text

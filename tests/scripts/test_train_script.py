@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 
-from scripts.shared import command_line
-
 import pytest
 
 from gpt import Llama, Tokenizer, load_checkpoint
@@ -16,6 +14,7 @@ from gpt.training.checkpoint import has_checkpoint
 from gpt.training.log import read_log
 from gpt.training.run import LEAST_EVALUATED
 from scripts import demo, generate, pipeline, quantize, sft, train
+from scripts.shared import command_line
 from tests.gpt.small import checkpoint_of, files_of
 from tests.scripts.running import (
     ROOT,
@@ -291,7 +290,7 @@ command_line.run(lambda argv: print("not reached", file=sys.stderr))"""
 )
 def test_ctrl_c_is_no_traceback_around_a_script(code, status, error):
     hook = 'sys.excepthook = lambda *error: print("somebody\'s own hook", file=sys.stderr)' if "own" in error else ""
-    code = f"import sys\n{hook}\n__file__ = 'scripts/some.py'\nimport scripts.shared, signal, threading\n{code}"
+    code = f"import sys\n{hook}\n__file__ = 'scripts/some.py'\nimport scripts, start, signal, threading\n{code}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == status and re.search(error, done.stderr, re.DOTALL)
 
@@ -299,7 +298,7 @@ def test_ctrl_c_is_no_traceback_around_a_script(code, status, error):
 def test_what_only_imports_from_the_scripts_keeps_its_own_ways():
     """A lost Ctrl-C must not end a notebook's process."""
     hooks = "(sys.excepthook, sys.unraisablehook)"
-    code = f"import sys\nbefore = {hooks}\nimport scripts.shared\nsys.exit({hooks} != before)"
+    code = f"import sys\nbefore = {hooks}\nimport scripts, start\nsys.exit({hooks} != before)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -312,6 +311,7 @@ class CtrlC:
         if name == "gpt":
             signal.raise_signal(signal.SIGINT)
 sys.meta_path.insert(0, CtrlC)
+sys.path.insert(0, "scripts")
 runpy.run_path("scripts/{script}.py", run_name="__main__")"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert (done.returncode, done.stderr) == (130, "\ninterrupted\n")

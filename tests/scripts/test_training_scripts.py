@@ -7,8 +7,6 @@ import re
 import shutil
 import signal
 
-from scripts.shared import stage_options
-
 import pytest
 
 from gpt.training import pretraining
@@ -16,6 +14,7 @@ from gpt.training.checkpoint import load_state
 from gpt.training.log import read_log
 from minigrad.optim import AdamW
 from scripts import evaluate, generate, train
+from scripts.shared import stage_options
 from tests.scripts.running import SMALL_RUN, assert_same_run, log_without_times, output_of, refusal, run_here
 from tests.scripts.runs import RUNS, run_on
 

@@ -8,15 +8,14 @@ The reference, golden/gpt2-folder-trace.npz, is what transformers computes with 
 
 import dataclasses
 
-from scripts.shared import verification
-from scripts.shared.verification import TOLERANCE, Comparison
-
 import numpy as np
 import pytest
 
 from gpt import GPT, GPTConfig
 from minigrad import nn, use_kernels
 from minigrad.functional.activation import Gelu
+from scripts.shared import verification
+from scripts.shared.verification import TOLERANCE, Comparison
 from tests.gpt.small import GOLDEN, random_ids, small_gpt, small_llama
 
 REFERENCE = GOLDEN / "gpt2-folder-trace.npz"

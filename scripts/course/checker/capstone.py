@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.shared.verification import TOLERANCE, differences, first_wrong
-
 import numpy as np
 
 from finetune.data.chat_template import ChatTemplate
@@ -31,6 +29,7 @@ from gpt.training.checkpoint import has_checkpoint
 from gpt.training.training_step import mean_gradients, training_step
 from gpt.weights import gpt2_huggingface, hub
 from minigrad import manual_seed, no_grad, optim
+from scripts.shared.verification import TOLERANCE, differences, first_wrong
 
 from . import beside, comparing, in_gpt, words
 from .processes import Ended, Limits, Submission

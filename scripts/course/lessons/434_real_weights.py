@@ -14,8 +14,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from scripts.shared.verification import Comparison, load_trace, trace
-
 import numpy as np
 
 from gpt import GPT, GPTConfig
@@ -27,6 +25,7 @@ from gpt.weights.safetensors_file import SafetensorsFile
 from minigrad import nn, no_grad
 from scripts.course.lessons.small_gpt import english, new_gpt, train_once, validation_loss, write
 from scripts.pages.pictures import Lesson
+from scripts.shared.verification import Comparison, load_trace, trace
 
 lesson = Lesson("434_real_weights", __doc__)
 rng = np.random.default_rng(lesson.seed)

@@ -1,0 +1,12 @@
+"""How does all of it run in a browser's tab? Each module answers a page: what its script asks of Python.
+
+The files, in reading order:
+
+    in_browser.py    how a page calls Python
+    cells.py         the cells of a lesson
+    exercise.py      the checker
+    train.py         a GPT that learns from the visitor's text
+    explore.py       looking into a model
+    step.py          one training step, op by op
+    debugger.py      a script again, after a line was changed
+"""

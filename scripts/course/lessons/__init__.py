@@ -1,0 +1,10 @@
+"""What does the course say, and is it true? A lesson is a file that runs from top to bottom; README.md has the list.
+
+Beside the lessons:
+
+    cells.py             a lesson's cells: reading and running them
+    concepts.py          the table of concepts and the mental models in README.md
+    course.py            chapters, and the exercises of each lesson
+    small_gpt.py         the small models that lessons train
+    honest_replies.py    the task of the two lessons on alignment: honest, flattering and rude replies
+"""
