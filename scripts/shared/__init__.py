@@ -13,5 +13,6 @@ The files, in reading order:
     method_comparison.py   lora.py --compare: full, LoRA and QLoRA in one table
     pipeline_stages.py     the stages of pipeline.py, and which are finished
     pipeline_table.py      its table
+    moved.py               names of before the rooms moved, which work for one release
     doctor.py              what setup.py doctor checks: matrix products, and the CUDA extra for the graphics card
 """
