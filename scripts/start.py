@@ -46,6 +46,5 @@ if missing:
         command = f"{Path(sys.executable).name} scripts/setup.py install` and `{command}"
     sys.exit(f"This Python, {sys.executable}, lacks {' and '.join(missing)}. In {ROOT}, type `{command}`.")
 
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT))
 from scripts.shared import command_line as command_line  # noqa: E402
