@@ -290,9 +290,7 @@ ON_KERNELS = {  # which have kernels for a GPU, and are run with and without the
     "loss of IPO": loss_row(one_block, partial(dpo.dpo_batch_loss, kind="ipo"), PAIRS),
     "loss of a reward model": loss_row(with_head[1], reward_batch_loss, PAIRS),
     "loss of a classifier": loss_row(
-        with_head[3],
-        classification_loss,
-        (random_ids((4, 6)), np.array([6, 2, 3, 6]), np.array([0, 2, 1, 1])),
+        with_head[3], classification_loss, (random_ids((4, 6)), np.array([6, 2, 3, 6]), np.array([0, 2, 1, 1]))
     ),
     "loss of PPO": loss_row(
         lambda: PolicyWithValue(one_block()),
@@ -300,9 +298,7 @@ ON_KERNELS = {  # which have kernels for a GPU, and are run with and without the
         PPOBatch(TOKENS, POSITIONS, TOKENS[POSITIONS.tokens], *KNOWN),
     ),
     "loss of GRPO": loss_row(
-        one_block,
-        partial(grpo_batch_loss, config=GRPOConfig(beta=0.1)),
-        GRPOBatch(TOKENS, POSITIONS, **replies),
+        one_block, partial(grpo_batch_loss, config=GRPOConfig(beta=0.1)), GRPOBatch(TOKENS, POSITIONS, **replies)
     ),
     "a cache": cache_row,
     "a text of Llama": text_row(small_llama, temperature=0),

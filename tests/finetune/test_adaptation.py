@@ -45,9 +45,8 @@ def text(tmp_path_factory):
 
 def settings(base, data, folder, method="lora", steps=6, lora=LORA):
     training = TrainingConfig(max_iters=steps, learning_rate=0.02, warmup_iters=1, eval_interval=2, log_interval=1)
-    return AdaptationConfig(
-        str(base), str(data), str(folder), batch_size=2, seed=7, method=method, lora=lora, training=training
-    )
+    places = map(str, (base, data, folder))
+    return AdaptationConfig(*places, batch_size=2, seed=7, method=method, lora=lora, training=training)
 
 
 def go_on(folder):

@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.data.chat_template import (
-    IM_END,
-    IM_START,
-    ChatTemplate,
-    add_chat_tokens,
-    resize_token_embeddings,
-)
+from finetune.data.chat_template import IM_END, IM_START, ChatTemplate, add_chat_tokens, resize_token_embeddings
 from gpt import Llama, LlamaConfig, Tokenizer
 from minigrad import Tensor, nn
 from tests.finetune.small import small_chat_model, small_tokenizer

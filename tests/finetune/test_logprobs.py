@@ -33,9 +33,8 @@ def test_selected_logprobs_and_entropy():
     rng = np.random.default_rng(0)
     logits, ids = rng.standard_normal((2, 3, 5)), rng.integers(0, 5, (2, 3))
     logprobs = log_softmax(logits)
-    np.testing.assert_allclose(
-        selected_logprobs(Tensor(logits), ids).data, np.take_along_axis(logprobs, ids[..., None], 2)[..., 0]
-    )
+    expected = np.take_along_axis(logprobs, ids[..., None], 2)[..., 0]
+    np.testing.assert_allclose(selected_logprobs(Tensor(logits), ids).data, expected)
     np.testing.assert_allclose(entropy(Tensor(logits)).data, -(np.exp(logprobs) * logprobs).sum(-1))
     assert gradcheck(lambda x: selected_logprobs(x, ids), logits).max_error < 1e-6
     assert gradcheck(entropy, logits).max_error < 1e-6

@@ -101,9 +101,8 @@ def talks(tmp_path_factory):
 
 
 def config(base, data, out_dir, max_iters=100):
-    training = TrainingConfig(
-        max_iters=max_iters, learning_rate=0.02, warmup_iters=5, eval_interval=50, log_interval=50
-    )
+    rhythm = {"warmup_iters": 5, "eval_interval": 50, "log_interval": 50}
+    training = TrainingConfig(max_iters=max_iters, learning_rate=0.02, **rhythm)
     return SFTConfig(str(base), str(data), str(out_dir), batch_size=8, seed=1, training=training)
 
 

@@ -3,7 +3,6 @@
 Each is refused in one sentence that names it, before memory is asked for. Damage at random is in the formats' tests.
 """
 
-import json
 import math
 import shutil
 import struct
@@ -19,6 +18,7 @@ from gpt.weights.safetensors_file import SafetensorsFile
 from tests.gpt.gguf_files import block_llama, metadata_of, tensors_of, write_gguf
 from tests.gpt.golden_folders import GPT2_FOLDER, INDEX, LLAMA_FOLDER, WEIGHTS, put, write_shards
 from tests.gpt.smollm import metadata
+from tests.gpt.test_safetensors_file import entry, raw
 from tests.gpt.test_variants import LLAMA3
 from tests.helpers import change_json, peak_below, read_json, write_json
 
@@ -153,35 +153,25 @@ def gguf_tokenizer(folder, changes):
 # --- tensors ----------------------------------------------------------------------------------------------------------
 
 
-def header(content, data=b"", length=None):
-    """A safetensors file from its header's content, whose length may be a lie."""
-    text = json.dumps(content).encode("utf-8")
-    return (len(text) if length is None else length).to_bytes(8, "little") + text + data
-
-
-def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
-    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
-
-
 SAFETENSORS = [
     (b"", "its 0 bytes end within the header"),
-    (header({}, length=3), "its 10 bytes end within the header"),
-    (header({}, length=20_000_000) + bytes(20_000_000), "a header of 20,000,000 bytes is more than 10,000,000"),
-    (header({}, b"x"), "its header describes 10 bytes, but the file has 11"),
-    (header({"__metadata__": {"a": 1}}), "__metadata__"),
-    (header({"a": {"dtype": "F32", "shape": [2]}}), "must say dtype, shape and data_offsets of a"),
-    (header({"a\x1b[2J": entry()}, bytes(8)), "cannot be the name of a tensor"),
-    (header({"\ud800": {}}), "cannot be the name of a tensor"),
-    (header({"a": entry("F33")}, bytes(8)), "a has the dtype 'F33'; known are F64, F32"),
-    (header({"a": entry(shape=[-2])}, bytes(8)), "shape of a must be a list of integers >= 0, got [-2]"),
-    (header({"a": entry(shape=[2**63])}, bytes(8)), "shape of a must be a list of integers"),
-    (header({"a": entry(shape=[2**40, 2**40])}, bytes(8)), "which no array can have"),
-    (header({"a": entry(shape=[1] * 33, offsets=[0, 4])}, bytes(4)), "which no array can have"),
-    (header({"a": entry(shape=[10**9])}, bytes(8)), "is 4,000,000,000 bytes, but its data_offsets are [0, 8]"),
-    (header({"a": entry(offsets=[-8, 0])}, bytes(8)), "data_offsets of a must be"),
-    (header({"a": entry(offsets=[4, 12])}, bytes(12)), "a hole between the header and a"),
-    (header({"a": entry(), "b": entry(offsets=[12, 20])}, bytes(20)), "a hole between a and b"),
-    (header({"a": entry(), "b": entry(offsets=[4, 12])}, bytes(12)), "an overlap between a and b"),
+    (raw({}, length=3), "its 10 bytes end within the header"),
+    (raw({}, length=20_000_000) + bytes(20_000_000), "a header of 20,000,000 bytes is more than 10,000,000"),
+    (raw({}, b"x"), "its header describes 10 bytes, but the file has 11"),
+    (raw({"__metadata__": {"a": 1}}), "__metadata__"),
+    (raw({"a": {"dtype": "F32", "shape": [2]}}), "must say dtype, shape and data_offsets of a"),
+    (raw({"a\x1b[2J": entry()}, bytes(8)), "cannot be the name of a tensor"),
+    (raw({"\ud800": {}}), "cannot be the name of a tensor"),
+    (raw({"a": entry("F33")}, bytes(8)), "a has the dtype 'F33'; known are F64, F32"),
+    (raw({"a": entry(shape=[-2])}, bytes(8)), "shape of a must be a list of integers >= 0, got [-2]"),
+    (raw({"a": entry(shape=[2**63])}, bytes(8)), "shape of a must be a list of integers"),
+    (raw({"a": entry(shape=[2**40, 2**40])}, bytes(8)), "which no array can have"),
+    (raw({"a": entry(shape=[1] * 33, offsets=[0, 4])}, bytes(4)), "which no array can have"),
+    (raw({"a": entry(shape=[10**9])}, bytes(8)), "is 4,000,000,000 bytes, but its data_offsets are [0, 8]"),
+    (raw({"a": entry(offsets=[-8, 0])}, bytes(8)), "data_offsets of a must be"),
+    (raw({"a": entry(offsets=[4, 12])}, bytes(12)), "a hole between the header and a"),
+    (raw({"a": entry(), "b": entry(offsets=[12, 20])}, bytes(20)), "a hole between a and b"),
+    (raw({"a": entry(), "b": entry(offsets=[4, 12])}, bytes(12)), "an overlap between a and b"),
 ]  # fmt: skip
 
 

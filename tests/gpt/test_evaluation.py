@@ -69,9 +69,8 @@ def test_a_held_out_text_is_evaluated_whole_or_as_a_sample(monkeypatch):
     monkeypatch.setattr(evaluation, "SAMPLED_TOKENS", 800)
     assert held_out_loss(model, tokens, 4, 8) == {"val_loss": pytest.approx(exact, rel=1e-6)}
     assert sampled_windows(tokens, 8) == 100
-    assert "3,000 to test on: 800 in windows drawn at random, and at the end all of them" in describe_evaluation(
-        tokens, 8
-    )
+    description = describe_evaluation(tokens, 8)
+    assert "3,000 to test on: 800 in windows drawn at random, and at the end all of them" in description
     found = held_out_loss(model, tokens, 4, 8, whole=False)["val_loss"]
     assert found == pytest.approx(held_out_loss(model, tokens, 7, 8, whole=False)["val_loss"])
     assert 0 < abs(found - exact) < 0.1

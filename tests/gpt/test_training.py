@@ -200,9 +200,8 @@ def test_accumulated_batches_equal_one_large_batch(kernels):
     for batches in (parts, [(ids, targets)]):
         model = small_gpt(dtype="float64")
         with use_kernels(kernels):
-            steps += steps_of(
-                model, batches, loss_and_accuracy, max_iters=1, gradient_accumulation_steps=len(batches), warmup_iters=0
-            )
+            options = {"max_iters": 1, "gradient_accumulation_steps": len(batches), "warmup_iters": 0}
+            steps += steps_of(model, batches, loss_and_accuracy, **options)
         weights.append(model.state_dict())
     assert steps[0].count == steps[1].count == 48 - 7 - 6
     assert steps[0].loss == pytest.approx(steps[1].loss, rel=1e-12)

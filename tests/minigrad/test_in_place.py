@@ -324,12 +324,7 @@ def test_item_assignment(index, value):
 # Of a parameter w, or of another tensor with its array.
 ALL_CHANGES = [
     *CHANGES,
-    *(
-        "step(w, optim.AdamW)",
-        "nn.init.normal_(w)",
-        "nn.init.zeros_(w.detach()[1:])",
-        "Tensor(w.numpy())[0] = 9.0",
-    ),
+    *("step(w, optim.AdamW)", "nn.init.normal_(w)", "nn.init.zeros_(w.detach()[1:])", "Tensor(w.numpy())[0] = 9.0"),
     "module.w = nn.Parameter(w.data)\nmodule.load_state_dict({'w': np.zeros(w.shape)})",
     "module.register_buffer('w', w.data)\nmodule.load_state_dict({'w': np.zeros(w.shape)})",
     "p = Tensor(w.data * 0, requires_grad=True)\np.grad = w.data\noptim.clip_grad_norm_(p, 0.1)",

@@ -417,6 +417,5 @@ def test_layers_equal_torch():
         for p in ours.parameters():
             nn.init.normal_(p)
         theirs.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in ours.state_dict().items()})
-        np.testing.assert_allclose(
-            ours(Tensor(x)).data, theirs(torch.from_numpy(x)).detach().numpy(), rtol=1e-5, atol=1e-6
-        )
+        expected = theirs(torch.from_numpy(x)).detach().numpy()
+        np.testing.assert_allclose(ours(Tensor(x)).data, expected, rtol=1e-5, atol=1e-6)

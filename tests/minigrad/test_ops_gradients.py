@@ -73,9 +73,7 @@ def reduction(op):
 
 def extreme(op):
     """A maximum or minimum of all elements, or along an axis."""
-    return of_array(
-        lambda x, whole, dim, keepdim: op(x) if whole else op(x, dim, keepdim), flag, an_axis, flag, min_side=1
-    )
+    return of_array(lambda x, whole, *how: op(x) if whole else op(x, *how), flag, an_axis, flag, min_side=1)
 
 
 def prod(draw):

@@ -186,10 +186,7 @@ CASES = {
     "layer_norm over two axes": call("layer_norm", randn(2, 3, 4), (3, 4), randn(3, 4), randn(3, 4, seed=1), 1e-3),
     "layer_norm of a constant": call("layer_norm", np.ones((2, 3)), (3,)),
     "layer_norm with bias only": call("layer_norm", randn(2, 3), (3,), None, randn(3)),
-    "swiglu": (
-        [EXTREMES[1:], randn(11)],
-        lambda f, x, y: f.silu(x) * y if isinstance(f, Torch) else f.swiglu(x, y),
-    ),
+    "swiglu": ([EXTREMES[1:], randn(11)], lambda f, x, y: f.silu(x) * y if isinstance(f, Torch) else f.swiglu(x, y)),
     "rotary_embedding is a complex product": (
         [randn(2, 3, 4, 6), randn(4, 3)],
         lambda f, x, angle: (

@@ -106,7 +106,5 @@ def test_the_masks_of_encoder_encoder_decoder_and_decoder():
     half = np.tri(6, dtype=bool)
     half[:3, :3], half[3:, :3] = True, True  # three tokens are read, three are written
     for mask, unmoved in ((np.ones((6, 6), bool), []), (half, [0, 1, 2, 3]), (np.tri(6, dtype=bool), [0, 1, 2, 3])):
-        a, b = (
-            F.scaled_dot_product_attention(Tensor(y), Tensor(y), Tensor(y), attn_mask=mask).data for y in (x, changed)
-        )
+        a, b = (F.scaled_dot_product_attention(y, y, y, attn_mask=mask).data for y in (Tensor(x), Tensor(changed)))
         assert np.flatnonzero((a == b).all(axis=(0, 2))).tolist() == unmoved

@@ -66,7 +66,6 @@ def test_other_runs_and_other_files_are_not_touched(quick, capsys, tmp_path):
 def test_the_short_demo_learns(tmp_path):
     done = run_process("demo", "--short", "--out-dir", tmp_path / "demo")
     assert done.returncode == 0, done.stderr
-    losses = [
-        float(line.split("loss ")[1].split(",")[0]) for line in done.stdout.splitlines() if "validation loss" in line
-    ]
+    evaluations = [line for line in done.stdout.splitlines() if "validation loss" in line]
+    losses = [float(line.split("loss ")[1].split(",")[0]) for line in evaluations]
     assert losses[0] > 6.5 and losses[-1] < 5.5

@@ -109,9 +109,8 @@ def test_a_run_of_adapters_is_loaded_as_it_is_merged(method, folder, tmp_path, c
     assert run_here(lora.main, "--merge", folder / method, "--out-dir", tmp_path / "merged") == 0
     note = "note: the adapters were trained beside 4-bit weights"
     assert (note in capsys.readouterr().out) == (method == "qlora")
-    loaded, merged, base = (
-        load_model(place)[0].state_dict() for place in (folder / method, tmp_path / "merged", folder / "run")
-    )
+    places = (folder / method, tmp_path / "merged", folder / "run")
+    loaded, merged, base = (load_model(place)[0].state_dict() for place in places)
     assert (note in capsys.readouterr().out) == (method == "qlora")
     assert loaded.keys() == merged.keys() and all(np.array_equal(array, merged[name]) for name, array in loaded.items())
     assert not all(np.array_equal(array, base[name]) for name, array in loaded.items())

@@ -5,24 +5,23 @@ import importlib.util
 import io
 import os
 import re
-import threading
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gpt import GPT, GPTConfig, Tokenizer
 from gpt.files import write_text
 from gpt.training.batches import encode_parts
 from gpt.training.evaluation import held_out_loss
 from gpt.training.loading import load_model
-from minigrad import manual_seed
 from scripts import explain, site
 from scripts.course.checker import catalogue
 from scripts.course.checker.workspace import Workspace
 from scripts.pages.local_server import Server, SiteFiles
+from tests.helpers import serving
 from tests.scripts.looking import faults
+from tests.scripts.running import write_model
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium
 
 _ = chromium  # a fixture
@@ -48,10 +47,7 @@ def folder(tmp_path_factory):
     if assets is None:
         pytest.skip("needs the pinned files: python -m tests.site_assets DIR, and MINIGRAD_SITE_ASSETS=DIR")
     out = tmp_path_factory.mktemp("site")
-    manual_seed(0)
-    tokenizer = Tokenizer.train(["one text for a model that knows nothing yet"], 257)
-    model = GPT(GPTConfig(vocab_size=257, n_layer=2, n_head=2, n_embd=16, block_size=64))
-    model.save_pretrained(out / "model", tokenizer)
+    write_model(out / "model", "one text for a model that knows nothing yet", 257, n_layer=2, block_size=64)
     write_text(out / "lessons" / "gpt.html", "")  # of a lesson that this site does not have
     site.write_site(out, Path(assets), str(out / "model"), ["00"])
     return out
@@ -60,10 +56,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(folder):
     """Where the site is served."""
-    with Server(0, lambda *given: SiteFiles(*given, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Server(0, lambda *given: SiteFiles(*given, directory=str(folder)))) as server:
         yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -55,9 +55,8 @@ def test_a_wrong_kernel_is_reported(tiny, cuda, tmp_path, monkeypatch, capsys):
     right = kernels.run
 
     def wrong(op, case, which, *rest):
-        return [
-            array * 1.01 if (op, which) == ("rms_norm", "fast") else array for array in right(op, case, which, *rest)
-        ]
+        factor = 1.01 if (op, which) == ("rms_norm", "fast") else 1
+        return [array * factor for array in right(op, case, which, *rest)]
 
     monkeypatch.setattr(kernels, "run", wrong)
     words = refusal(verify_gpu.main, capsys, "--only", "kernels", "--out", tmp_path / "report.json")
@@ -69,7 +68,6 @@ def test_a_wrong_kernel_is_reported(tiny, cuda, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_tests_for_the_device_are_run_and_counted(monkeypatch):
     suite = verify_gpu.PARTS["suite"]
-    assert all((ROOT / name).exists() for name in suite.FILES)
     needs_one = "tests/minigrad/test_cuda_products.py::test_multiply_of_nothing"
     result = suite.check(("tests/finetune/test_kl.py", needs_one))
     assert not result["passed"] and result["counts"].keys() == {"passed", "error"} and result["failed"] == [needs_one]

@@ -120,9 +120,8 @@ def test_shapes_and_parameters_of_gpt():
 @pytest.fixture(scope="module")
 def model_and_tokenizer():
     tokenizer = Tokenizer.train(["the cat sat on the mat. " * 20], 280)
-    model = random_model(
-        np.random.default_rng(5), vocab_size=len(tokenizer), block_size=16, n_layer=2, n_head=2, n_embd=8
-    )
+    shape = {"vocab_size": len(tokenizer), "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 8}
+    model = random_model(np.random.default_rng(5), **shape)
     rng = np.random.default_rng(6)
     for parameter in model.parameters():
         parameter.data[...] = rng.standard_normal(parameter.shape) * 0.5

@@ -3,18 +3,7 @@
 import numpy as np
 
 from . import counters
-from .arrays import (
-    Device,
-    device_arrays,
-    elementwise,
-    matrix_product,
-    ndarray,
-    result,
-    scatter,
-    unwrap,
-    view,
-    wrap,
-)
+from .arrays import Device, device_arrays, elementwise, matrix_product, ndarray, result, scatter, unwrap, view, wrap
 from .signatures import NAMES, check_call, check_positions, signature
 
 # These make arrays from numbers, shapes and lists; the others need a device array among their arguments.
