@@ -2,7 +2,7 @@
 
     python tests/finetune/golden/make_preference_golden.py
 
-The formulas are those of TRL 1.16 (trl/trainer/dpo_trainer.py, reward_trainer.py) and, for PPO, of TRL 0.12
+The formulas are those of TRL 1.16 (trl/trainer/dpo_trainer.py, trl/trainer/reward_trainer.py) and, for PPO, of 0.12
 (trl/trainer/ppo_trainer.py), copied as closely as arrays without a trainer allow; whitening divides by n, as in
 OpenAI's lm-human-preferences (TRL divides by n - 1).
 """
