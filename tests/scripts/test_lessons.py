@@ -66,9 +66,7 @@ def test_every_concept_of_the_course_has_a_row():
 
 def test_the_table_names_what_exists():
     for row in concepts():
-        assert (ROOT / "scripts" / "course" / "lessons" / row.lesson).exists(), row
         for place in row.code + row.tests:
-            assert (ROOT / place.path).exists(), place
             assert place.line() is not None, place
         assert row.exercise in ["", *exercises(ROOT / "scripts" / "course" / "lessons" / row.lesson)], row
 
@@ -89,17 +87,14 @@ def test_every_mental_model_is_shown_by_an_assertion_of_a_lesson():
     assert not models[0]._replace(shown_by="assert True").lines()
 
 
-def test_lessons_send_to_exercises_and_bugs_that_exist():
+def test_lessons_send_to_bugs_that_exist():
     bugs = re.findall(r'^    "(\w+)": Bug\(', (ROOT / "scripts" / "break.py").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(bugs) == 9
-    sent = set()
     for name in LESSONS:
         text = (ROOT / f"scripts/course/lessons/{name}.py").read_text(encoding="utf-8")
-        sent |= set(exercises(ROOT / f"scripts/course/lessons/{name}.py"))
         for mentioned in re.findall(r"break\.py (\w+(?:, \w+)*)", text):
             for bug in mentioned.split(", "):
                 assert bug in [*bugs, "wrong_template", "mixed_groups", "all"], (name, bug)
-    assert sent == EXERCISES
 
 
 # scripts/lesson.py

@@ -2,6 +2,7 @@
 
 import hashlib
 import mimetypes
+import re
 import sys
 import urllib.request
 import zipfile
@@ -9,11 +10,18 @@ from unittest import mock
 
 import pytest
 
+from gpt.files import write_text
 from scripts import site
-from scripts.pages import pinned_files
+from scripts.course.checker import catalogue
+from scripts.course.lessons.cells import lessons, read_cells
+from scripts.course.lessons.course import exercises
+from scripts.pages import lesson_page, pinned_files
+from scripts.pages.lesson_page import Ran, write_page
 from scripts.pages.local_server import Server, SiteFiles
 from scripts.pages.site import cells
 from tests.helpers import serving
+from tests.scripts.running import write_model
+from tests.test_paths import broken_links
 
 
 @pytest.fixture
@@ -62,10 +70,42 @@ def test_scripts_are_served_as_scripts(tmp_path):
         assert response.headers["Cache-Control"] == "no-cache"
 
 
-def test_solutions_of_assessments_do_not_travel(tmp_path, monkeypatch):
-    monkeypatch.setattr(site, "documents", dict)
-    site.project(tmp_path / "project.zip")
-    with zipfile.ZipFile(tmp_path / "project.zip") as archive:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The whole site: with empty files in the place of Pyodide, and with lessons that nobody has run."""
+    out, model = tmp_path_factory.mktemp("site"), write_model(tmp_path_factory.mktemp("model"), block_size=64)
+    for name in pinned_files.pinned()["files"]:
+        write_text(out / "pyodide" / name, "")
+    with (
+        mock.patch.object(site, "copy_assets"),
+        mock.patch.object(site, "documents", dict),
+        mock.patch.object(lesson_page, "connect"),
+    ):
+        for lesson in lessons():
+            write_page(lesson, map(Ran, read_cells(lesson)), exercises(lesson), out / "lessons")
+        site.write_site(out, out, str(model))
+    return out
+
+
+def test_every_link_of_the_site_leads_somewhere(written):
+    pages, files = [*written.rglob("*.html"), *written.glob("*.js")], set(written.rglob("*"))
+    missing = {path: broken_links(path, path.read_text(encoding="utf-8"), files) for path in pages}
+    assert len(pages) > 300 and not {path: links for path, links in missing.items() if links}
+
+
+def test_lessons_and_exercises_link_to_each_other(written):
+    def links(folder, other):
+        pages = [path for path in (written / folder).glob("*.html") if path.stem != "index"]
+        texts = {path.stem: path.read_text(encoding="utf-8") for path in pages}
+        return {(name, to) for name in texts for to in re.findall(rf'href="../{other}/(\w+).html"', texts[name])}
+
+    there, back = links("lessons", "exercises"), links("exercises", "lessons")
+    assert there == {(lesson, exercise) for exercise, lesson in back}
+    assert {exercise for exercise, _ in back} == set(catalogue.paths())
+
+
+def test_solutions_of_assessments_do_not_travel(written):
+    with zipfile.ZipFile(written / "project.zip") as archive:
         names = archive.namelist()
     wanted = {"minigrad/autograd.py", "scripts/course/lessons/README.md", "tests/gpt/golden/gpt2-folder/config.json"}
     assert wanted <= set(names)
