@@ -18,7 +18,6 @@ from start import command_line
 from finetune.data.conversation import Conversation
 from gpt.console import printable
 from gpt.model.generation import Sampling
-from scripts.shared.settings_options import add_settings, build
 from scripts.shared.terminal import WrappedText
 
 EXAMPLES = """examples:
@@ -39,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--system", default=None, help="system message at the start, in place of the model's own")
     text = "number of tokens to generate per text"
     parser.add_argument("--max-new-tokens", type=command_line.whole_number(0), default=400, help=text)
-    add_settings(parser, partial(Sampling, top_p=0.95, repetition_penalty=1.05), temperature={"default": None})
+    usual = partial(Sampling, top_p=0.95, repetition_penalty=1.05)
+    command_line.add_settings(parser, usual, temperature={"default": None})
     command_line.add_shared(parser, "kernels", "device", "seed", seed=None)
     arguments = parser.parse_args(argv)
     print(f"Loading {arguments.model} ...", flush=True)
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     conversation = Conversation(model, tokenizer, arguments.system)
     if arguments.temperature is None:
         arguments.temperature = 0.2 if conversation.knows_chat else 0.8
-    sampling = build(Sampling, vars(arguments))
+    sampling = command_line.build(Sampling, vars(arguments))
     if conversation.knows_chat:
         print(f"{arguments.model} was tuned on conversations with {conversation.template.name}.")
         told = conversation.template.default_system

@@ -15,8 +15,6 @@ from gpt import Tokenizer
 from gpt.training.checkpoint import has_checkpoint, load_checkpoint
 from gpt.training.run import Run, start
 from scripts.shared import stage_options
-from scripts.shared.next_steps import show_next_steps
-from scripts.shared.settings_options import build
 
 EXAMPLES = """examples:
   python scripts/classify.py                                          the demo's frozen model; Python's documentation
@@ -70,7 +68,7 @@ def _config(arguments: argparse.Namespace, **changes: Any) -> ClassifyConfig:
         options["language"] = stage_options.corpus_of(options["init_from"])
     if options["learning_rate"] is None:
         options["learning_rate"] = 3e-3 if options["trained_blocks"] == 0 else 1e-3
-    config: ClassifyConfig = build(ClassifyConfig, options)
+    config: ClassifyConfig = command_line.build(ClassifyConfig, options)
     return config
 
 
@@ -81,7 +79,7 @@ def _compare(arguments: argparse.Namespace, device: str) -> int:
         print(f"--- {name} ---")
         config = _config(arguments, trained_blocks=blocks, out_dir=str(Path(arguments.out_dir) / name))
         runs[name] = start(train_classifier, config, device)
-        if show_next_steps(runs[name], "classify", ADVICE) != 0 or runs[name].asked_to_stop:
+        if stage_options.show_next_steps(runs[name], "classify", ADVICE) != 0 or runs[name].asked_to_stop:
             return 130
         print()
     print(f"{'trained':>12}{'parameters':>13}{'accuracy':>10}{'language loss before':>22}{'after':>8}{'seconds':>9}")

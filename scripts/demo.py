@@ -10,7 +10,7 @@ from gpt.training.checkpoint import has_checkpoint
 from gpt.training.folder_lock import locked
 from gpt.training.pretraining import PretrainingConfig, demo_config, pretrain
 from gpt.training.run_folder import check_unused, replacing_run, settings_of
-from scripts.shared.next_steps import LET_IT_WRITE, show_next_steps
+from scripts.shared.stage_options import LET_IT_WRITE, show_next_steps
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,7 +6,6 @@ from start import command_line
 
 from finetune.stages.dpo import DPOConfig, train_dpo
 from scripts.shared import stage_options
-from scripts.shared.next_steps import TALK_TO_IT
 
 EXAMPLES = """examples:
   python scripts/dpo.py                                              from the model of scripts/sft.py
@@ -22,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.label_smoothing and arguments.loss_type != "robust" and arguments.init_from != "resume":
         parser.error("--label-smoothing is for --loss-type robust")
-    return stage_options.run(parser, arguments, train_dpo, DPOConfig, "dpo", TALK_TO_IT)
+    return stage_options.run(parser, arguments, train_dpo, DPOConfig, "dpo")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from gpt.model.batch_generation import stream
 from gpt.model.generation import Sampling
 from gpt.model.speculation import speculate
 from gpt.tokenizer.token_text import TextStream
-from scripts.shared.settings_options import add_settings, build
 from scripts.shared.trial import try_generation
 
 EXAMPLES = """examples:
@@ -33,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--prompt", default="Once upon a time", help="the text to continue")
     add("--num-samples", type=number(1), default=1, help="number of texts, generated as one batch")
     add("--max-new-tokens", type=number(0), default=200, help="number of tokens to generate per text")
-    add_settings(parser, partial(Sampling, temperature=0.8, top_p=0.95))
+    command_line.add_settings(parser, partial(Sampling, temperature=0.8, top_p=0.95))
     text = "let repetitions in the text guess the next tokens and check several in one pass: the same text, sooner"
     add("--speculate", action="store_true", help=text)
     text = "only load the model and try a few tokens, and print the memory and the time that the whole text needs"
@@ -49,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     loading = time.perf_counter() - begun
     prompt = tokenizer.encode(arguments.prompt)
     stop_tokens = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    sampling = build(Sampling, vars(arguments))  # raises, before anything is printed
+    sampling = command_line.build(Sampling, vars(arguments))  # raises, before anything is printed
     if arguments.will_it_fit:
         try_generation(model, prompt, arguments.num_samples, arguments.max_new_tokens, loading)
         return 0

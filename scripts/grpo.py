@@ -6,7 +6,6 @@ from start import command_line
 
 from finetune.stages.grpo import GRPORunConfig, train_grpo
 from scripts.shared import stage_options
-from scripts.shared.next_steps import TALK_TO_IT
 
 EXAMPLES = """examples:
   python scripts/grpo.py                                     a new small model: worked examples first, then GRPO
@@ -28,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.refuse(unused, "does not go with --control, which learns from worked examples")
     if arguments.init_from not in ("worked", "resume"):
         parser.refuse(["sft_steps"], "is for a new model, --init-from worked")
-    return stage_options.run(parser, arguments, train_grpo, GRPORunConfig, "grpo", TALK_TO_IT)
+    return stage_options.run(parser, arguments, train_grpo, GRPORunConfig, "grpo")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from gpt.console import quoted
 from gpt.training.run_folder import settings_of
 from scripts.shared import stage_options
 from scripts.shared.method_comparison import EXPLANATION, as_table, compare, plot_comparison
-from scripts.shared.settings_options import build
 
 EXAMPLES = """examples:
   python scripts/lora.py                                            the demo's model learns Python code with LoRA
@@ -66,7 +65,7 @@ def _config(arguments: argparse.Namespace, **changes: Any) -> AdaptationConfig:
     options = vars(arguments) | changes
     if options["learning_rate"] is None:
         options["learning_rate"] = LEARNING_RATES[options["method"]]
-    config: AdaptationConfig = build(AdaptationConfig, options)
+    config: AdaptationConfig = command_line.build(AdaptationConfig, options)
     return config
 
 

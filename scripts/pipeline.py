@@ -28,7 +28,6 @@ from gpt.training.run_folder import replacing_run
 from gpt.weights import hub
 from scripts.shared.pipeline_stages import MERGED, PipelineConfig, Stage, stages_of
 from scripts.shared.pipeline_table import COLUMNS, measure, show_samples, show_table
-from scripts.shared.settings_options import add_settings, build
 
 NOTES = "pipeline.json"  # in the pipeline's folder: what each finished stage was made from, and its row of the table
 QUESTIONS, SHORT_QUESTIONS = 300, 40  # asked after each stage
@@ -44,11 +43,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     text = f"start from this model instead of pretraining one: {command_line.SOURCES}"
     parser.add_argument("--init-from", default=None, metavar="MODEL", help=text)
-    add_settings(parser, PipelineConfig)
+    command_line.add_settings(parser, PipelineConfig)
     command_line.add_shared(parser, "kernels", "device", "seed")
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
-    return 0 if run_pipeline(build(PipelineConfig, vars(arguments)), device) else 130
+    return 0 if run_pipeline(command_line.build(PipelineConfig, vars(arguments)), device) else 130
 
 
 def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:

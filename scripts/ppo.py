@@ -11,7 +11,6 @@ from gpt.console import quoted
 from gpt.training.plots import plot_runs
 from gpt.training.run_folder import settings_of
 from scripts.shared import stage_options
-from scripts.shared.next_steps import TALK_TO_IT
 
 EXAMPLES = """examples:
   python scripts/ppo.py                                              the models of scripts/sft.py and scripts/reward.py
@@ -31,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.beside is not None:
         settings_of(PPORunConfig, arguments.beside)  # raises, before hours of training, where there is no such run
     beside = f" --beside {quoted(Path(arguments.beside))}" if arguments.beside else ""
-    code = stage_options.run(parser, arguments, train_ppo, PPORunConfig, "ppo", TALK_TO_IT, more=beside)
+    code = stage_options.run(parser, arguments, train_ppo, PPORunConfig, "ppo", more=beside)
     if arguments.beside and code == 0 and not arguments.will_it_fit:
         runs = {folder: folder for folder in (arguments.beside, arguments.out_dir)}
         picture = plot_runs(runs, PANELS, TITLE, f"{arguments.out_dir}/comparison.png")

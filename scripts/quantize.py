@@ -24,7 +24,6 @@ from gpt.training.folder_lock import locked
 from gpt.training.loading import load_model
 from gpt.training.run_folder import check_unused, leaving_nothing_unfinished
 from gpt.weights import hub
-from scripts.shared.settings_options import add_settings, build
 
 EXAMPLES = """examples:
   python scripts/quantize.py                                             the demo's model in 8 bits
@@ -52,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     add, number = parser.add_argument, command_line.whole_number
     command_line.add_shared(parser, "model")
     bits, group_size = {"default": None, "type": int, "choices": (8, 4)}, {"default": None}
-    add_settings(parser, QuantizationConfig, bits=bits, group_size=group_size)
+    command_line.add_settings(parser, QuantizationConfig, bits=bits, group_size=group_size)
     add("--float-embedding", dest="embedding", action="store_false", help="do not quantize the token embedding")
     text = "text to calibrate on, whose last tenth measures perplexity (a run's own tokens, or english)"
     add("--calibration", default=None, help=text)
@@ -72,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         return _compare(arguments)
     if arguments.method not in CALIBRATED:
         parser.refuse(["sequences"], f"is for {' and '.join(CALIBRATED)}, which read a text")
-    after = _quantized(arguments, build(QuantizationConfig, vars(arguments)), Path(arguments.out_dir), in_detail=True)
+    config = command_line.build(QuantizationConfig, vars(arguments))
+    after = _quantized(arguments, config, Path(arguments.out_dir), in_detail=True)
     _show(_measure_float(arguments), after, arguments.calibration)
     command = f"python scripts/generate.py --model {quoted(Path(arguments.out_dir))}"
     print(f"saved in {arguments.out_dir}; to generate text with it:\n  {command_line.from_here(command)}")

@@ -10,7 +10,6 @@ from finetune.data.chat_template import ChatTemplate, add_chat_tokens
 from finetune.stages.sft import SFTConfig, load_data, train_sft
 from gpt.training.loading import load_model
 from scripts.shared import stage_options
-from scripts.shared.next_steps import TALK_TO_IT
 
 EXAMPLES = """examples:
   python scripts/sft.py                                              the demo's model, on built-in questions
@@ -35,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         command_line.set_up(arguments)
         _show_mask(arguments)
         return 0
-    return stage_options.run(parser, arguments, train_sft, SFTConfig, "sft", TALK_TO_IT)
+    return stage_options.run(parser, arguments, train_sft, SFTConfig, "sft")
 
 
 def _show_mask(arguments: argparse.Namespace) -> None:

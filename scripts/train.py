@@ -11,8 +11,6 @@ from gpt import GPTConfig
 from gpt.training.pretraining import PretrainingConfig, train_language_model
 from gpt.training.run_folder import settings_of
 from scripts.shared import stage_options
-from scripts.shared.next_steps import LET_IT_WRITE
-from scripts.shared.settings_options import add_settings
 
 EXAMPLES = """examples:
   python scripts/train.py                                          a small model on the built-in English
@@ -34,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     group = parser.add_argument_group("shape of a new model")
     small = partial(GPTConfig, n_layer=4, n_head=4, n_embd=128, block_size=64)
-    add_settings(group, small, dropout={"default": None})
+    command_line.add_settings(group, small, dropout={"default": None})
     text = "a Llama's heads of keys and values; without it, --n-head"
     group.add_argument("--n-kv-head", type=command_line.whole_number(1), help=text)
     text = "share each batch among the processes that mpiexec started (needs mpi4py)"
@@ -59,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
             shape = settings_of(PretrainingConfig, arguments.out_dir).model
             for name in [name for name in SHAPE if name in parser.given and name not in shape]:
                 raise ValueError(f"the model in {arguments.out_dir} has no {name}")
-        return stage_options.run(parser, arguments, train, PretrainingConfig, "train", LET_IT_WRITE, team=team)
+        advice = stage_options.LET_IT_WRITE
+        return stage_options.run(parser, arguments, train, PretrainingConfig, "train", advice, team=team)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,9 @@
 
 The files, in reading order:
 
-    command_line.py        options with the same names and meanings in all commands; errors in one sentence
-    settings_options.py    options made from the fields of a settings class
-    stage_options.py       the options of a training stage, and running it
+    command_line.py        options with the same names and meanings, or made from settings; errors in one sentence
+    stage_options.py       the options of a training stage, running it, and what to type next
     trial.py               --will-it-fit: memory and time, from a few steps
-    next_steps.py          what a run ends with: what to type next
     terminal.py            text that is wrapped while it comes
     exporting.py           a model as a folder or a GGUF file for other programs
     verification.py        two computations of the same model, side by side: the first number that differs

@@ -1,4 +1,4 @@
-"""The options of a run that the scripts of the stages share, and how it is started or resumed."""
+"""The options of a run that the scripts of the stages share; how it is started or resumed, and what to type next."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gpt.console import quoted, show
 from gpt.corpora import corpus
 from gpt.training.checkpoint import CheckpointError
 from gpt.training.data_parallel import ALONE, Team
 from gpt.training.pretraining import PretrainingConfig
 from gpt.training.run import Run, resume, start
 from gpt.training.run_folder import length_setting, settings_of
+from minigrad import switches
+from minigrad.backend import resolve_device
 from scripts.shared import command_line
-from scripts.shared.next_steps import show_next_steps
-from scripts.shared.settings_options import add_settings, build
 from scripts.shared.trial import try_run
 
 OF_STEPS = ("max_iters", "gradient_accumulation_steps", "log_interval", "precision")  # not of a stage with iterations
+# What to do with a finished run: see `show_next_steps`.
+LET_IT_WRITE = 'to generate text with it:\n  python scripts/generate.py --model {folder} --prompt "{its.sample_prompt}"'
+TALK_TO_IT = "to chat with it:\n  python scripts/chat.py --model {folder}"
 
 
 def add_stage(
@@ -32,7 +36,7 @@ def add_stage(
     """The options of a run: the model to start from, its settings, and how it is computed.
 
     new: the word for a new model and what that is, as in "scratch: random weights". without, changes: see
-    `add_settings`.
+    `command_line.add_settings`.
     """
     config, add, start = config_class(), parser.add_argument, new.partition(":")[0]
     text = f"{new}; MODEL" if new else "the model to start from"
@@ -48,7 +52,7 @@ def add_stage(
         "learning_rate": {"help": "peak learning rate; 1e-6 for a large model"},
         "eval_interval": {"help": f"{unit} between validations and checkpoints"},
     }
-    add_settings(parser, config_class, without, **usual | changes)
+    command_line.add_settings(parser, config_class, without, **usual | changes)
     text = f"only try the first {unit}, and print the memory and the time that the run needs"
     add("--will-it-fit", action="store_true", help=text)
     command_line.add_shared(parser, "kernels", "device", "seed")
@@ -69,7 +73,7 @@ def run(
     train: Callable[[Run, Any], None],
     config_class: Any,
     script: str,
-    advice: str,
+    advice: str = TALK_TO_IT,
     config_of: Callable[[argparse.Namespace], Any] | None = None,
     more: str = "",
     team: Team = ALONE,
@@ -88,12 +92,31 @@ def run(
         length = new_length(parser.given, config_class, arguments.out_dir)
         done = resume(train, config_class, arguments.out_dir, device, team, length)
     else:
-        config = config_of(arguments) if config_of else build(config_class, vars(arguments))
+        config = config_of(arguments) if config_of else command_line.build(config_class, vars(arguments))
         if arguments.will_it_fit:
             try_run(train, config, device)
             return 0
         done = start(train, config, device, team)
     return show_next_steps(done, script, advice, more)
+
+
+def show_next_steps(run: Run, script: str, advice: str, more: str = "") -> int:
+    """Show how to resume the run of `script` if it was interrupted, else `advice` on what to do with it.
+
+    {folder} in `advice` becomes the run's folder, {its.seed} its setting `seed`. more: options that the run does not
+    keep. Returns the script's exit status.
+    """
+    folder = quoted(run.out_dir)
+    if not run.interrupted:
+        show(command_line.from_here(advice).format(folder=folder, its=run.config))
+        return 0
+    start, end = "", more + ("" if switches.kernels else " --kernels textbook")
+    end += "" if run.device == resolve_device("auto") else f" --device {run.device}"
+    if run.team.size > 1:
+        start, end = f"mpiexec -n {run.team.size} ", f"{end} --data-parallel"
+    show(f"\ninterrupted; the checkpoint is of step {run.saved_step}; to resume:")
+    show(command_line.from_here(f"  {start}python scripts/{script}.py --init-from resume --out-dir {folder}{end}"))
+    return 130
 
 
 def new_length(given: Mapping[str, Any], config_class: Any, out_dir: str) -> int | None:
