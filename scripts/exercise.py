@@ -127,7 +127,7 @@ def show_list(arguments: Any) -> int:
 
 def start(arguments: Any) -> int:
     from scripts.course.checker import showing
-    from scripts.course.lessons.course import lessons_of
+    from scripts.course.lessons.concepts import lessons_of
 
     workspace = workspace_of(arguments)
     name = name_in(workspace, arguments)

@@ -17,8 +17,7 @@ from start import command_line
 from gpt.console import quoted
 from gpt.files import read_text, write_text
 from scripts.course.lessons.cells import ANSWER, QUESTION, Cell, Running, lessons, read_cells, title
-from scripts.course.lessons.concepts import Concept, concepts
-from scripts.course.lessons.course import DONE, MODULES, exercises, module, number, passed_exercises
+from scripts.course.lessons.concepts import DONE, Concept, chapter, concepts, exercises, number, passed_exercises
 from scripts.pages.lesson_notebook import write_notebook
 from scripts.pages.lesson_page import record, write_page
 
@@ -179,13 +178,13 @@ def numbered(place: int, line: str, columns: int) -> list[str]:
 
 def show_path(out_dir: Path) -> None:
     """Lessons with their exercises; [x] is done, > is next."""
-    next_one, chapter = None, ""
+    next_one, heading = None, ""
     shown: list[str] = []
     passed = passed_exercises()
     for lesson in lessons():
-        if module(lesson) != chapter:
-            chapter = module(lesson)
-            print(f"\n{MODULES[chapter]}")
+        if chapter(lesson) != heading:
+            heading = chapter(lesson)
+            print(f"\n{heading}")
         done = (out_dir / lesson.stem / DONE).exists()
         is_next = not done and next_one is None
         next_one = lesson if is_next else next_one

@@ -33,7 +33,7 @@ from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from scripts.course.checker import catalogue
 from scripts.course.checker.checks import Exercise
 from scripts.course.lessons.cells import lessons, title
-from scripts.course.lessons.course import lessons_of, number
+from scripts.course.lessons.concepts import lessons_of, number
 from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import connect
 from scripts.pages.local_server import check_port, serve

@@ -1,4 +1,4 @@
-// A debugger over a recording (debugger_data.py): moments, each in a call, before a line, with the names that had changed.
+// A debugger over a recording (stepping.py): moments, each in a call, before a line, with the names that had changed.
 const at = (id) => document.getElementById(id);
 const data = JSON.parse(document.querySelector("script[type='application/json']").textContent);
 const [CALL, LINE, CHANGES, RETURNED] = [0, 1, 2, 3]; // of a moment

@@ -11,7 +11,7 @@ import numpy as np
 from minigrad.inspection.line_recorder import MOST_MOMENTS, LineRecorder
 from scripts.course.checker import judging, source
 from scripts.course.checker.checks import Exercise, Verdict
-from scripts.pages.debugger_data import PACKAGES, debugger_data
+from scripts.pages.stepping import PACKAGES, debugger_data
 from scripts.pages.web_page import page_of_data
 
 SOLUTION = Path("a right solution")

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from gpt.files import read_text, write_text
 from scripts.course.lessons.cells import ANSWER, Cell, lessons, read_cells, title
-from scripts.course.lessons.course import DONE, MODULES, exercises, module, number, passed_exercises
+from scripts.course.lessons.concepts import DONE, chapter, exercises, number, passed_exercises
 from scripts.pages.markup import inline
 from scripts.pages.web_page import FOLDER, escaped, page
 
@@ -47,12 +47,12 @@ def connect(folder: Path, is_site: bool = False) -> None:
             on = _to("", order[place + 1], folder, " →") if place + 1 < len(order) else "<span></span>"
             nav = f'<!--nav--><nav aria-label="lessons">{back}<a href="index.html">All lessons</a>{on}</nav><!--/nav-->'
             write_text(path, nav.join(NAV.split(read_text(path))))
-    for name, group in itertools.groupby(order, module):
+    for heading, group in itertools.groupby(order, chapter):
         cells = {lesson: read_cells(lesson) for lesson in group}
         done = set() if is_site else {lesson for lesson in cells if (folder / lesson.stem / DONE).exists()}
         rows = "".join(_row(lesson, cells[lesson], folder, lesson in done, passed) for lesson in cells)
         time = f'<span class="soft">{sum(map(minutes, cells.values()))} minutes</span>'
-        html += f'<h2>{escaped(MODULES[name])} {time}</h2><ol class="lessons">{rows}</ol>'
+        html += f'<h2>{escaped(heading)} {time}</h2><ol class="lessons">{rows}</ol>'
     made = {name: text for name, text in WIDGET_PAGES.items() if (folder / f"{name}.html").exists()}
     widgets = "".join(f'<p><a href="{name}.html">{text}</a></p>' for name, text in made.items())
     body = read_text(FOLDER / "lesson_index.html")

@@ -16,8 +16,7 @@ from urllib.parse import quote
 
 from gpt.files import read_json, read_text, write_text
 from scripts.course.lessons.cells import ANSWER, LESSONS, QUESTION, Cell, Running, read_cells, title
-from scripts.course.lessons.concepts import ROOT, Concept, concepts
-from scripts.course.lessons.course import number
+from scripts.course.lessons.concepts import ROOT, Concept, concepts, number
 from scripts.pages.lesson_index import WIDGET_PAGES, connect, minutes, progress
 from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.pages.pictures import widget_html, widget_scripts

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 from gpt.files import read_text, write_text
-from minigrad.inspection.line_recorder import record_lines
-from scripts.pages.debugger_data import PACKAGES, debugger_data
-from scripts.pages.web_page import POLICY, page_of_data
+from minigrad.inspection.line_recorder import LineRecorder, record_lines
+from scripts.pages.explain_data import ROOT, shown_path
+from scripts.pages.markup import python_to_html
+from scripts.pages.web_page import POLICY, packed, page_of_data
 from scripts.shared import command_line
 
 EXAMPLES = """examples:
@@ -17,9 +19,12 @@ EXAMPLES = """examples:
   python scripts/step.py --html                   as a page: every line, forward and back in time
   python scripts/step.py --html attention         another script: {names}
 """
-SCRIPTS = Path(__file__).resolve().parents[1]
 OTHERS = ["softmax", "cross_entropy", "layer_norm", "attention", "kv_cache", "merge", "lora", "gptq", "dpo", "ppo"]
-STEPS = {"step": SCRIPTS / "step.py"} | {name: SCRIPTS / "course" / "steps" / f"{name}.py" for name in OTHERS}
+STEPS = {"step": ROOT / "scripts/step.py"} | {name: ROOT / f"scripts/course/steps/{name}.py" for name in OTHERS}
+PACKAGES = [ROOT / name for name in ("minigrad", "gpt", "finetune")]  # whose lines are recorded
+# What a reader can leave out: the ops with their NumPy lines, and the engine that calls the ops.
+OPS = re.compile(r"minigrad/(functional/(?!argument_checks)|kernels/|optim|muon)")
+ENGINE = re.compile(r"minigrad/(?!nn/layers)")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,3 +51,32 @@ def step_page(name: str, policy: str = POLICY, before: str = "", ops: str = "") 
     recording = record_lines(STEPS[name], packages=PACKAGES)
     data = debugger_data(recording) | {"title": title_of(name), "name": name, "ops": ops}
     return page_of_data("debugger", data["title"], data, policy, before=before), len(data["moments"])
+
+
+# --- the data of the page ---------------------------------------------------------------------------------------------
+
+
+def debugger_data(recording: LineRecorder) -> dict[str, Any]:
+    """The whole data of a page but its title."""
+    files = [path for path in recording.sources if any(call["file"] == path for call in recording.calls)]
+    top = [(i, moment[1]) for i, moment in enumerate(recording.moments) if moment[0] == 0]
+    first = {number: next((i for i, line in top if line > number), None) for number in recording.marks}
+    return {
+        "calls": [{**call, "file": files.index(call["file"]), "part": part(call)} for call in recording.calls],
+        "moments": recording.moments,
+        "printed": recording.printed,
+        "values": recording.values,
+        "arrays": [{**array, "data": packed(array["data"])} for array in recording.arrays],
+        "marks": [[recording.marks[number], moment] for number, moment in first.items() if moment is not None],
+        "files": [
+            {"path": shown_path(path), "lines": python_to_html(recording.sources[path]).split("\n")} for path in files
+        ],
+    }
+
+
+def part(call: dict[str, Any]) -> str:
+    """What a call belongs to, if a reader can leave it out."""
+    path, name = shown_path(call["file"]), call["name"].rpartition(".")[2].lstrip("_")
+    if OPS.match(path) and not name.startswith("check"):
+        return "op"
+    return "engine" if ENGINE.match(path) else ""

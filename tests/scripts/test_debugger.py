@@ -17,7 +17,7 @@ from minigrad import Tensor, manual_seed
 from minigrad.inspection.line_recorder import LineRecorder, record_lines
 from scripts.course.checker import catalogue, processes
 from scripts.pages import exercise_steps, stepping
-from scripts.pages.debugger_data import PACKAGES, debugger_data
+from scripts.pages.stepping import PACKAGES, debugger_data
 from tests.scripts.looking import faults
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, opened
 

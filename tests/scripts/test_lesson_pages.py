@@ -11,8 +11,7 @@ import pytest
 from scripts import site
 from scripts.course.checker import catalogue
 from scripts.course.lessons.cells import Cell, Running, lessons, read_cells
-from scripts.course.lessons.concepts import concepts
-from scripts.course.lessons.course import exercises
+from scripts.course.lessons.concepts import concepts, exercises
 from scripts.pages import lesson_index
 from scripts.pages.lesson_notebook import write_notebook
 from scripts.pages.lesson_page import Body, Ran, record, write_page

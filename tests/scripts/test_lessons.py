@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from scripts import lesson
-from scripts.course.lessons.concepts import Place, concepts, mental_models
-from scripts.course.lessons.course import exercises
+from scripts.course.lessons.concepts import Place, concepts, exercises, mental_models
 from scripts.pages.pictures import heatmap, picture
 from tests.scripts.running import ROOT, output_of, run_process
 

@@ -14,7 +14,7 @@ from gpt.files import write_text
 from scripts import site
 from scripts.course.checker import catalogue
 from scripts.course.lessons.cells import lessons, read_cells
-from scripts.course.lessons.course import exercises
+from scripts.course.lessons.concepts import exercises
 from scripts.pages import lesson_page, pinned_files
 from scripts.pages.lesson_page import Ran, write_page
 from scripts.pages.local_server import Server, SiteFiles

@@ -71,7 +71,7 @@ def progress_text(done: int, total: int) -> str:
 def start_text(exercise: Exercise, file: Path) -> str:
     """What the exercise is, where its file is, and which lessons it belongs to."""
     from scripts.course.lessons.cells import title
-    from scripts.course.lessons.course import lessons_of, number
+    from scripts.course.lessons.concepts import lessons_of, number
     from scripts.shared.command_line import from_here
 
     effort, lessons = f" ({exercise.effort})" if exercise.effort else "", lessons_of(exercise.name)

@@ -3,8 +3,7 @@
 Beside the lessons:
 
     cells.py             a lesson's cells: reading and running them
-    concepts.py          the table of concepts and the mental models in README.md
-    course.py            chapters, and the exercises of each lesson
+    concepts.py          chapters, the exercises of each lesson, the tables of concepts and mental models in README.md
     small_gpt.py         the small models that lessons train
     honest_replies.py    the task of the two lessons on alignment: honest, flattering and rude replies
 """

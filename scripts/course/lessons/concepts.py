@@ -1,4 +1,6 @@
-"""The tables of README.md: where each idea is taught, written, tested and practiced, and what shows each mental model.
+"""What the course consists of: chapters, exercises of each lesson, and the tables of concepts and mental models.
+
+The tables are those of README.md: where each idea is taught, written, tested and practiced; what shows a mental model.
 
 python scripts/course/lessons/concepts.py      the mental models, each with the line that shows it
 """
@@ -12,11 +14,48 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpt.files import read_text
+from scripts.course.lessons.cells import LESSONS, lessons
 
-FOLDER = Path(__file__).resolve().parent
-ROOT = FOLDER.parents[2]
-README = FOLDER / "README.md"
+ROOT = LESSONS.parents[2]
+README = LESSONS / "README.md"
 _LINK = re.compile(r"\[`?([^`\]]+)`?\]\(([^)]+)\)")
+DONE = "done.txt"  # in a lesson's folder once it was read to its end in a terminal
+CHAPTERS = {"0": "0 Before the course", "41": "4.1 Language modeling", "42": "4.2 Attention and the transformer"}
+CHAPTERS |= {"43": "4.3 Building and training a GPT", "44": "4.4 Beyond pretraining", "45": "After the course"}
+
+
+def number(lesson: Path) -> str:
+    """The number in the name of a lesson's file: "421", "443b"."""
+    return lesson.stem.partition("_")[0]
+
+
+def chapter(lesson: Path) -> str:
+    """The heading of the chapter that a lesson belongs to."""
+    return CHAPTERS[number(lesson).rstrip("b")[:-1]]
+
+
+def exercises(lesson: Path) -> list[str]:
+    """The exercises of a lesson, as its "What next" names them: `python scripts/exercise.py start sgd`, adam, adamw."""
+    found = re.search(r"exercise\.py start (\w+`(?:, \w+)*)", read_text(lesson))
+    return re.findall(r"\w+", found[1]) if found else []
+
+
+def lessons_of(exercise: str) -> list[Path]:
+    """The lessons that an exercise belongs to, in their order."""
+    return [lesson for lesson in lessons() if exercise in exercises(lesson)]
+
+
+def passed_exercises() -> set[str]:
+    """The exercises that are noted as passed in the default workspace of scripts/exercise.py."""
+    record = ROOT / "my_exercises" / "progress.json"
+    if not record.exists():
+        return set()
+    from scripts.course.checker.workspace import read_progress  # needs Hypothesis, which lessons do not
+
+    return set(read_progress(record)["passed"])
+
+
+# --- the tables -------------------------------------------------------------------------------------------------------
 
 
 class Place(NamedTuple):
@@ -71,7 +110,7 @@ def concepts() -> list[Concept]:
 
 def _places(cell: str) -> list[Place]:
     """The links of a cell: [`name`](path from here)."""
-    return [Place((FOLDER / path).resolve().relative_to(ROOT).as_posix(), name) for name, path in _LINK.findall(cell)]
+    return [Place((LESSONS / path).resolve().relative_to(ROOT).as_posix(), name) for name, path in _LINK.findall(cell)]
 
 
 class MentalModel(NamedTuple):
@@ -83,7 +122,7 @@ class MentalModel(NamedTuple):
 
     def lines(self) -> list[int]:
         """The numbers of the lines of the lesson that are `shown_by`."""
-        lines = read_text(FOLDER / self.lesson).splitlines()
+        lines = read_text(LESSONS / self.lesson).splitlines()
         return [number for number, line in enumerate(lines, 1) if line.partition("  # ")[0].strip() == self.shown_by]
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from minigrad.inspection.line_recorder import record_lines
-from scripts.pages.debugger_data import PACKAGES, debugger_data
 from scripts.pages.explain_data import ROOT
-from scripts.pages.stepping import STEPS
+from scripts.pages.stepping import PACKAGES, STEPS, debugger_data
 
 from .in_browser import shown
 
