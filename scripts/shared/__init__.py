@@ -5,12 +5,10 @@ The files, in reading order:
     command_line.py        options with the same names and meanings, or made from settings; errors in one sentence
     stage_options.py       the options of a training stage, running it, and what to type next
     trial.py               --will-it-fit: memory and time, from a few steps
-    terminal.py            text that is wrapped while it comes
     exporting.py           a model as a folder or a GGUF file for other programs
     verification.py        two computations of the same model, side by side: the first number that differs
     method_comparison.py   lora.py --compare: full, LoRA and QLoRA in one table
     pipeline_stages.py     the stages of pipeline.py, and which are finished
-    pipeline_table.py      its table
     moved.py               names of before the rooms moved, which work for one release
     doctor.py              what setup.py doctor checks: matrix products, and the CUDA extra for the graphics card
 """

@@ -13,7 +13,6 @@ from finetune.data.chat_template import IM_END, IM_START
 from gpt import Llama, LlamaConfig
 from minigrad import manual_seed
 from scripts import chat
-from scripts.shared.terminal import WrappedText
 from tests.gpt.smollm import smollm_tokenizer
 from tests.scripts.running import ROOT, command, environment, output_of, run_process, write_model
 
@@ -92,7 +91,7 @@ TEXTS = ["one two three four five six", "a" * 30 + " b", "x = 1\n    y = 2\n", "
 def test_lines_break_between_words_at_the_terminals_edge(text, monkeypatch, capsys):
     monkeypatch.setattr("shutil.get_terminal_size", lambda *fallback, **named: os.terminal_size((16, 24)))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    wrapped = WrappedText(len("model> "))
+    wrapped = chat.WrappedText(len("model> "))
     for character in text:
         wrapped.write(character)
     wrapped.end()
