@@ -241,9 +241,7 @@ def remake(reason: str) -> None:
 
 def install(extras: set[str]) -> None:
     """Install the project into `.venv`, editable, so that a change to the sources takes effect at once."""
-    message = "Installing NumPy and the other libraries into it (about a minute, once)"
-    if extras != {"all"}:
-        message = f"Installing minigrad[{','.join(sorted(extras))}] into .venv (a minute or two, once)"
+    message = f"Installing minigrad[{','.join(sorted(extras))}] and its libraries into .venv (a minute or two, once)"
     others = known_extras()["smollm"] if "smollm" in extras else []
     alone = [package for package in others if package.startswith(WITHOUT_DEPENDENCIES)]
     project = f".[{','.join(sorted(extras - {'smollm'}))}]"

@@ -33,7 +33,8 @@ from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from scripts.course.checker import catalogue
 from scripts.course.checker.checks import Exercise
 from scripts.course.lessons.cells import lessons, title
-from scripts.course.lessons.concepts import lessons_of, number
+from scripts.course.lessons.concepts import ROOT, lessons_of, number
+from scripts.export import export
 from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import connect
 from scripts.pages.local_server import check_port, serve
@@ -42,14 +43,12 @@ from scripts.pages.pinned_files import SITE, copy_assets, fetch
 from scripts.pages.site import step, train
 from scripts.pages.stepping import STEPS, step_page, title_of
 from scripts.pages.web_page import COMMON, FOLDER, POLICY, data_script, escaped, page, page_of_data
-from scripts.shared.exporting import export
 
 EXAMPLES = """examples:
   python scripts/site.py --fetch --serve        fetch the pinned files (30 MB, once), write the site and serve it here
   python scripts/site.py OUT --assets DIR       from files in DIR, for any web server; lessons without a page run first
   python scripts/site.py OUT --only 00,421      with these lessons only
 """
-ROOT = Path(__file__).resolve().parent.parent
 TRAVELS = (".py", ".json", ".md", ".html", ".js", ".css")  # the files of our packages that the browser gets
 CODE = 150_000  # characters of the standard library's code, for lesson 444
 LESSON_434 = ("gpt2-folder/*", "gpt2-folder-trace.npz")  # the files of tests/gpt/golden that it loads

@@ -16,7 +16,7 @@ from start import command_line
 
 import numpy as np
 
-from gpt import GPT, GPTConfig, LlamaConfig, Tokenizer, accounting
+from gpt import GPT, GPTConfig, Tokenizer, accounting
 from gpt.console import printable
 from gpt.files import read_text
 from gpt.training.checkpoint import has_checkpoint
@@ -150,10 +150,8 @@ def live_reference(folder: Path, model: GPT, tokenizer: Tokenizer, dtype: str) -
     return compare_torch.torch_trace(other, model.config, inputs, targets)
 
 
-def check_comparable(config: GPTConfig, of: GPTConfig | LlamaConfig, path: str) -> None:
-    """Raise ValueError unless the reference is of a GPT of the same size."""
-    if not isinstance(of, GPTConfig):
-        raise ValueError(f"{path} is the reference of a Llama; this one is a GPT")
+def check_comparable(config: GPTConfig, of: GPTConfig, path: str) -> None:
+    """Raise ValueError unless the reference is of a model of the same size."""
     for name in ("n_layer", "n_embd", "vocab_size", "block_size"):
         ours, theirs = getattr(config, name), getattr(of, name)
         if ours != theirs:

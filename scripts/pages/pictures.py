@@ -197,9 +197,8 @@ def blues() -> Any:
 def bars(axes: Any, heights: dict[str, float], unit: str, numbers: str = ".3g") -> None:
     """One bar per name, with its height written above it."""
     drawn = axes.bar(list(heights), list(heights.values()), color=BLUE, alpha=0.65)
-    if not isinstance(axes, _Nothing):
-        axes.bar_label(drawn, fmt=lambda height: format(height, numbers), padding=2, fontsize=8)
-        axes.margins(y=0.12)
+    axes.bar_label(drawn, fmt=lambda height: format(height, numbers), padding=2, fontsize=8)
+    axes.margins(y=0.12)
     axes.set(ylabel=unit)
 
 

@@ -5,7 +5,6 @@ The files, in reading order:
     command_line.py        options with the same names and meanings, or made from settings; errors in one sentence
     stage_options.py       the options of a training stage, running it, and what to type next
     trial.py               --will-it-fit: memory and time, from a few steps
-    exporting.py           a model as a folder or a GGUF file for other programs
     verification.py        two computations of the same model, side by side: the first number that differs
     method_comparison.py   lora.py --compare: full, LoRA and QLoRA in one table
     pipeline_stages.py     the stages of pipeline.py, and which are finished

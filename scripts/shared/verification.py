@@ -22,8 +22,8 @@ import numpy as np
 
 from gpt.files import StrPath, atomic_write, open_regular
 from gpt.interpretability.activations import hooked
-from gpt.model.config import GPTConfig, Settings
-from gpt.model.language_model import LanguageModel, architecture_of, architectures
+from gpt.model.config import Settings
+from gpt.model.language_model import LanguageModel, architecture_of, from_settings, to_settings
 from gpt.model.structure import Names
 from minigrad import Tensor, nn, no_grad
 from minigrad.backend import to_numpy
@@ -279,7 +279,7 @@ class Comparison(NotebookReport):
 
 def save_trace(path: StrPath, trace: Trace, config: Settings) -> None:
     """Write a reference as .npz: config (JSON), ids, targets, loss, continuation, activation/NAME, gradient/NAME."""
-    arrays: dict[str, Any] = {"config": json.dumps(config.to_dict()), "ids": trace.ids, "targets": trace.targets}
+    arrays: dict[str, Any] = {"config": json.dumps(to_settings(config)), "ids": trace.ids, "targets": trace.targets}
     arrays |= {"loss": trace.loss, "continuation": np.array(trace.continuation, np.int64)}
     arrays |= {f"activation/{name}": array for name, array in trace.activations.items()}
     arrays |= {f"gradient/{name}": array for name, array in trace.gradients.items()}
@@ -292,10 +292,7 @@ def load_trace(path: StrPath) -> tuple[Trace, Any]:
     try:
         with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
             arrays = dict(file)
-        settings = json.loads(str(arrays["config"]))
-        classes: list[Any] = [architecture.config_class for architecture in architectures()]
-        config_class = next((c for c in classes if set(settings) <= c.__dataclass_fields__.keys()), GPTConfig)
-        config = config_class.from_dict(settings)
+        config = from_settings(json.loads(str(arrays["config"])))
 
         def named(kind: str) -> dict[str, np.ndarray]:
             return {key.removeprefix(kind): array for key, array in arrays.items() if key.startswith(kind)}
