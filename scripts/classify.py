@@ -68,8 +68,7 @@ def _config(arguments: argparse.Namespace, **changes: Any) -> ClassifyConfig:
         options["language"] = stage_options.corpus_of(options["init_from"])
     if options["learning_rate"] is None:
         options["learning_rate"] = 3e-3 if options["trained_blocks"] == 0 else 1e-3
-    config: ClassifyConfig = command_line.build(ClassifyConfig, options)
-    return config
+    return command_line.build(ClassifyConfig, options)
 
 
 def _compare(arguments: argparse.Namespace, device: str) -> int:

@@ -65,8 +65,7 @@ def _config(arguments: argparse.Namespace, **changes: Any) -> AdaptationConfig:
     options = vars(arguments) | changes
     if options["learning_rate"] is None:
         options["learning_rate"] = LEARNING_RATES[options["method"]]
-    config: AdaptationConfig = command_line.build(AdaptationConfig, options)
-    return config
+    return command_line.build(AdaptationConfig, options)
 
 
 def _compare(arguments: argparse.Namespace, device: str) -> int:

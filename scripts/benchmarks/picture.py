@@ -63,8 +63,7 @@ def _theirs(row: dict[str, Any]) -> float:
 
 
 def _ours(row: dict[str, Any]) -> dict[str, Any]:
-    sides: dict[str, Any] = row["sides"]
-    return next(sides[side] for side in OURS if side in sides)
+    return next(row["sides"][side] for side in OURS if side in row["sides"])
 
 
 def _floor(row: dict[str, Any]) -> float:

@@ -17,8 +17,7 @@ SITE = Path(__file__).resolve().parent / "site"
 
 def pinned() -> dict[str, Any]:
     """The files that are not ours: name -> sha256, url; and Pyodide's packages."""
-    found: dict[str, Any] = read_json(SITE / "assets.json")
-    return found
+    return read_json(SITE / "assets.json")
 
 
 def fetch(folder: Path) -> None:

@@ -22,8 +22,7 @@ LARGEST = 2_000_000  # parameters of the tiny GPT: a step of more takes too long
 
 def start() -> dict[str, Any]:
     """The data of the page as it is opened: the step of scripts/step.py."""
-    data: dict[str, Any] = record("", "3 1 4 1", "pretraining", 0.1, {}, "")["data"]
-    return data | {"lines": "../debugger/step.html"}
+    return record("", "3 1 4 1", "pretraining", 0.1, {}, "")["data"] | {"lines": "../debugger/step.html"}
 
 
 def record(model: str, text: str, stage: str, lr: float, sizes: dict[str, int], code: str) -> dict[str, Any]:
