@@ -127,9 +127,8 @@ def take_step(model: Any, stage: str, parts: list[list[int]], lr: float) -> tupl
             loss = total / count
         else:
             logits, values = trained(tokens, positions)
-            losses, _, _ = ppo_loss(
-                selected_logprobs(logits, drawn), values, old, np.zeros(len(reply)), advantages, advantages
-            )
+            new, before = selected_logprobs(logits, drawn), np.zeros(len(reply))
+            losses, _, _ = ppo_loss(new, values, old, before, advantages, advantages)
             loss = losses.mean()
         loss.backward()
     recording.update(optimizer, trained, max_norm=1.0)

@@ -26,10 +26,8 @@ SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size", "dropout")
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    new, vocab = "scratch: random weights", {"type": command_line.whole_number(257)}
-    stage_options.add_stage(
-        parser, PretrainingConfig, new, without=(), vocab_size=vocab, precision={}, learning_rate={}
-    )
+    new, size = "scratch: random weights", {"type": command_line.whole_number(257)}
+    stage_options.add_stage(parser, PretrainingConfig, new, without=(), vocab_size=size, precision={}, learning_rate={})
     group = parser.add_argument_group("shape of a new model")
     small = partial(GPTConfig, n_layer=4, n_head=4, n_embd=128, block_size=64)
     command_line.add_settings(group, small, dropout={"default": None})

@@ -1,6 +1,6 @@
 """A debugger's recording: every line that a script runs, its own and the library's, and what each name held before it.
 
-    recording = record_lines(path)
+    recording = record_lines(path, [folder of a package])
     recording.moments[0]
 
 Python tells a trace function (`sys.settrace`) of every call, of every line before it runs, and of every return. Each is
@@ -26,7 +26,6 @@ from ..backend import is_array, manual_seed
 from ..nn import Module
 from ..tensor import Tensor
 
-MINIGRAD = Path(__file__).resolve().parents[1]
 DETAIL = "_holder_of_arrays"  # what checks each assignment to tensor.data and tensor.grad: not a step of a program
 MOST_MOMENTS = 60_000
 LARGEST = 4096  # numbers of an array that are kept whole; of a larger one a corner and the range
@@ -35,17 +34,15 @@ MOST_PARTS = 8  # of a list or a dictionary
 MARK = re.compile(r"\s*# ([a-z][\w ]{0,24})$")  # a comment that names a part of the script: "# forward"
 
 
-def record_lines(
-    path: Path, sources: Mapping[str, str] | None = None, packages: Sequence[Path] = (MINIGRAD,)
-) -> LineRecorder:
+def record_lines(path: Path, packages: Sequence[Path], sources: Mapping[str, str] | None = None) -> LineRecorder:
     """Run a script, and record it from its first mark on.
 
-    sources: the texts of files that are not those on disk. packages: folders with the other files to record. Raises
+    packages: folders with the other files to record. sources: the texts of files that are not those on disk. Raises
     ValueError if it runs too many lines, and what the script raises.
     """
     sources = dict(sources or {})
     text = sources.setdefault(str(path), path.read_text(encoding="utf-8"))
-    recorder = LineRecorder(str(path), sources, packages)
+    recorder = LineRecorder(str(path), packages, sources)
     names = {"__name__": "__main__", "__file__": str(path)}
     arguments, sys.argv = sys.argv, [str(path)]
     manual_seed(0)
@@ -64,7 +61,7 @@ class LineRecorder(io.StringIO):
     Calls, values and arrays are kept in lists, and referred to by their places there.
     """
 
-    def __init__(self, path: str, sources: Mapping[str, str], packages: Sequence[Path] = (MINIGRAD,)):
+    def __init__(self, path: str, packages: Sequence[Path], sources: Mapping[str, str]):
         super().__init__()
         self.path, self.sources, self.packages = path, dict(sources), packages
         self.printed: list[Any] = []  # [the moment before, text]

@@ -42,7 +42,7 @@ def recorded(path: Path, text: str, check: Any, case: Any, douts: Any) -> LineRe
     definitions, problem = source.define(text, path)
     if problem is not None:
         raise ValueError(problem.diagnosis)
-    recorder = LineRecorder(str(path), {str(path): text}, PACKAGES)
+    recorder = LineRecorder(str(path), PACKAGES, {str(path): text})
     with recorder.tracing():
         judging.run_once(check, case, douts, definitions)
     if len(recorder.moments) == MOST_MOMENTS:

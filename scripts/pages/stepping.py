@@ -48,7 +48,7 @@ def title_of(name: str) -> str:
 
 def step_page(name: str, policy: str = POLICY, before: str = "", ops: str = "") -> tuple[str, int]:
     """The page of a script, and how many lines ran. ops: the address of the page that shows the same step op by op."""
-    recording = record_lines(STEPS[name], packages=PACKAGES)
+    recording = record_lines(STEPS[name], PACKAGES)
     data = debugger_data(recording) | {"title": title_of(name), "name": name, "ops": ops}
     return page_of_data("debugger", data["title"], data, policy, before=before), len(data["moments"])
 

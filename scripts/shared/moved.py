@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from importlib.abc import Loader, MetaPathFinder
@@ -15,7 +16,6 @@ from typing import Any
 
 MOVED = {name: f"course.{name}" for name in ("checker", "exercises", "lessons", "steps")} | {"gpu": "benchmarks.gpu"}
 GONE = {"checker.places": "give Kernel the function itself as `arrange`, in place of with_arguments"}
-said: set[str] = set()
 
 
 class OldNames(MetaPathFinder, Loader):
@@ -33,7 +33,7 @@ class OldNames(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Put the module of the new name in the place of an empty one."""
         _, old, *rest = module.__name__.split(".")
-        say_once(f"scripts.{old}", f"scripts.{MOVED[old]}")
+        say(f"scripts.{old}", f"scripts.{MOVED[old]}")
         sys.modules[module.__name__] = importlib.import_module(".".join(["scripts", MOVED[old], *rest]))
 
 
@@ -42,11 +42,11 @@ def new_place(folder: str) -> str:
     moved = folder.replace("/exercises", "/course/exercises", 1)
     if Path(folder).exists() or not Path(moved).exists():
         return folder
-    say_once(folder, moved)
+    say(folder, moved)
     return moved
 
 
-def say_once(old: str, new: str) -> None:
-    if old not in said:
-        said.add(old)
-        print(f"{old} has moved to {new}; the old name works until the next release.", file=sys.stderr)
+@functools.cache  # said once
+def say(old: str, new: str) -> None:
+    """Say what a name has become."""
+    print(f"{old} has moved to {new}; the old name works until the next release.", file=sys.stderr)

@@ -76,12 +76,10 @@ def test_losses_of_bfloat16(n):
 def test_store_rounds_to_the_nearest_bfloat16_ties_to_even():
     import ml_dtypes
 
-    source = """extern "C" __global__ void narrow(const real* x, number* out) {
-        store(out, threadIdx.x, x[threadIdx.x]);
-    }"""
+    source = """extern "C" __global__ void f(const real* x, number* out) { store(out, threadIdx.x, x[threadIdx.x]); }"""
     x = np.array([1, 1.00390625, 1.01171875, 3.14159, -2.5e38, 3.4e38, 1e-40, np.inf, -np.inf, np.nan], np.float32)
     out = to_device(np.zeros(10, ml_dtypes.bfloat16), "cuda")
-    launch.launch(source, "narrow", out, 1, 10, [to_device(x, "cuda"), out])
+    launch.launch(source, "f", out, 1, 10, [to_device(x, "cuda"), out])
     np.testing.assert_array_equal(out.get().astype(np.float32), x.astype(ml_dtypes.bfloat16).astype(np.float32))
 
 

@@ -189,11 +189,9 @@ def test_inputs_that_ask_are_checked_and_the_others_are_not():
 
 
 def test_integers_and_anything_else_are_passed_through():
-    ids, logits = np.array([[0, 2], [2, 2]]), random(4, 5)
+    ids, targets, logits = np.array([[0, 2], [2, 2]]), np.array([0, 4, 4, 1]), random(4, 5)
     gradcheck(F.embedding, [ids, random(3, 2)])
-    gradcheck(
-        lambda x, targets, how: F.cross_entropy(x, targets, reduction=how), [logits, np.array([0, 4, 4, 1]), "sum"]
-    )
+    gradcheck(lambda x, targets, how: F.cross_entropy(x, targets, reduction=how), [logits, targets, "sum"])
     gradcheck(F.where, [random(2, 3) > 0, random(2, 3), 2.0])
 
 

@@ -30,7 +30,7 @@ STEP = ROOT / "scripts" / "step.py"
 @pytest.fixture(scope="module")
 def recording():
     with np.printoptions():  # the script prints arrays with fewer digits
-        return debugger_data(record_lines(STEP, packages=PACKAGES))
+        return debugger_data(record_lines(STEP, PACKAGES))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def run_step(monkeypatch, trace=None):
 @pytest.mark.slow
 def test_recording_does_not_change_a_bit(monkeypatch):
     plain = run_step(monkeypatch)
-    recorder = LineRecorder(str(STEP), {str(STEP): STEP.read_text(encoding="utf-8")}, PACKAGES)
+    recorder = LineRecorder(str(STEP), PACKAGES, {str(STEP): STEP.read_text(encoding="utf-8")})
     recorded = run_step(monkeypatch, recorder._trace)
     assert len(recorder.moments) > 5000
     for one, other in zip(plain["model"].parameters(), recorded["model"].parameters(), strict=True):
@@ -108,16 +108,16 @@ def test_its_lines_are_those_of_the_files(recording):
 def test_what_is_too_long_is_said_and_large_summarized(tmp_path):
     path = tmp_path / "long.py"
     path.write_text("import numpy as np\n# start\nx = np.arange(6000.0).reshape(2, 50, 60)\ny = x\n", encoding="utf-8")
-    found = debugger_data(record_lines(path))
+    found = debugger_data(record_lines(path, []))
     (large,) = [kept for kept in found["arrays"] if kept["range"] == [0.0, 5999.0]]
     assert (large["shape"], large["corner"]) == ((2, 50, 60), (8, 8))
     text = "import numpy as np\n# start\nx = np.full(5000, -np.inf)\ny = np.array(['a'])\nz = 0"
     path.write_text(text, encoding="utf-8")
-    found = debugger_data(record_lines(path))
+    found = debugger_data(record_lines(path, []))
     assert [kept["range"] for kept in found["arrays"]] == [["-inf", "-inf"]] and {"text": "ndarray"} in found["values"]
     path.write_text("for i in range(100_000):\n    i\n", encoding="utf-8")
     with pytest.raises(ValueError, match="more than 60,000 lines, too many for a page"):
-        record_lines(path)
+        record_lines(path, [])
 
 
 @pytest.mark.parametrize("name", ["softmax", *(slow(name) for name in stepping.STEPS if name != "softmax")])

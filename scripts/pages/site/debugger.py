@@ -30,7 +30,7 @@ def record(name: str, sources: dict[str, str]) -> dict[str, Any]:
             for path, text in texts.items():
                 if path != str(STEPS[name]):
                     stack.enter_context(changed(path, text))
-            return debugger_data(record_lines(STEPS[name], texts, PACKAGES))
+            return debugger_data(record_lines(STEPS[name], PACKAGES, texts))
     except (Exception, KeyboardInterrupt) as error:
         return {"error": shown(error, *texts)}
 
