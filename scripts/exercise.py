@@ -21,15 +21,15 @@ EXAMPLES = """commands:
   start NAME        make an exercise the current one, and write its file
   check [NAME]      check an exercise once; --all: check every file in the workspace; --debug: also run the failing
                     case in this process, where breakpoint() and an editor's debugger work; --html: also write a page
-                    that steps through the case, forward and back, beside a right solution
+                    that steps through the case, forward and back, and beside a right solution where one is shown
   hint [NAME]       show the next of three hints: the idea, the shapes, the line; not for assessments
-  solution NAME     show the library's implementation, once yours passes
+  solution NAME     show a right answer and the library's, once yours passes or after the third hint
   reset NAME        restore the stub; your file is kept beside it
   run [NAME]        train the GPT with your part, if it has a place there; --all: with all that you passed, and a page
   capstone          your own GPT out of block, gpt, training_loop and load_weights: it trains, takes real weights and,
                     with llama, becomes a Llama; compared with ours at each step
   stubs FOLDER      for teachers: write the files that a class completes, without solutions (of the assessment, of
-                    --exercises, or of --assignment)
+                    --exercises, or of --assignment); --no-solutions: nothing shows solutions in that folder
   mark FOLDER       for teachers: mark a folder of submissions (subfolders or zips), see the README
 
 examples:
@@ -52,9 +52,10 @@ def main(argv: list[str] | None = None) -> int:
     add("--workspace", default="my_exercises", metavar="DIR", help="folder of your files")
     add("--exercises", type=new_place, metavar="DIR", help="folder with other exercises, for example a teacher's")
     add("--assignment", default=None, metavar="FILE", help="stubs, mark: exercises and weights, one on each line")
+    add("--no-solutions", action="store_true", help="stubs: neither solutions nor third hints are shown in the folder")
     add("--pacing", type=number(1), default=None, metavar="HOURS", help="list: what fills weeks of so many hours")
     add("--all", action="store_true", help="check: every file; run: every part that you passed")
-    add("--html", action="store_true", help="check: also a page that steps through the case beside a right solution")
+    add("--html", action="store_true", help="check: also write a page that steps through the case")
     add("--debug", action="store_true", help="check: also run the failing case in this process")
     add("--json", action="store_true", help="print the result as JSON")
     add("--manual", action="store_true", help="the loop checks when you press Enter, not on save")
@@ -159,8 +160,9 @@ def check(arguments: Any) -> int:
         from scripts.pages.exercise_steps import exercise_page
 
         path = workspace.file(name).resolve().with_suffix(".html")
-        write_text(path, exercise_page(workspace.exercise(name), verdict, path.with_suffix(".py")))
-        say(arguments, {"page": str(path)}, f"\nline by line, beside a right solution: {path}")
+        withheld = workspace.withheld(name)
+        write_text(path, exercise_page(workspace.exercise(name), verdict, path.with_suffix(".py"), not withheld))
+        say(arguments, {"page": str(path)}, f"\nline by line: {path}" + (f"\n{withheld}" if withheld else ""))
     return 0 if verdict.passed else 1
 
 
@@ -175,9 +177,9 @@ def hint(arguments: Any) -> int:
 def solution(arguments: Any) -> int:
     workspace = workspace_of(arguments)
     name = name_in(workspace, arguments)
-    if not workspace.has_passed(name):
-        raise ValueError(f"the library's {name} is shown once yours passes: run check {name}, or hint {name} for help")
-    text = workspace.exercise(name).solution() or "Your file is the solution: the library's way is not shown here."
+    if withheld := workspace.withheld(name):
+        raise ValueError(withheld)
+    text = workspace.exercise(name).solution()
     say(arguments, {"name": name, "solution": text}, text)
     return 0
 
@@ -234,11 +236,13 @@ def stubs(arguments: Any) -> int:
 
     folder = Path(arguments.name)
     files = {folder / path.name: catalogue.load(path).stub for path in assignment_of(arguments)[0].values()}
+    if arguments.no_solutions:
+        files[folder / "progress.json"] = json.dumps({"solutions": False}) + "\n"
     if existing := [file for file in files if file.exists()]:
         raise ValueError(f"{existing[0]} exists, and may be somebody's work: give a new folder")
     for file, stub in files.items():
         write_text(file, stub)
-    print(f"{folder} contains {len(files)} stubs, without solutions and hints")
+    print(f"{folder} contains {len(files) - arguments.no_solutions} stubs, without solutions and hints")
     return 0
 
 
@@ -261,7 +265,7 @@ COMMANDS = {
     "reset": (reset, ("workspace", "json", "name", "yes")),
     "run": (run, ("workspace", "name", "all", "out_dir")),
     "capstone": (capstone, ("workspace", "out_dir")),
-    "stubs": (stubs, ("name", "assignment")),
+    "stubs": (stubs, ("name", "assignment", "no_solutions")),
     "mark": (mark, ("name", "assignment", "out_dir", "jobs", "timeout", "memory")),
 }
 

@@ -300,8 +300,8 @@ def exercise_page(exercise: Exercise, names: list[str]) -> str:
 <div id="editor" class="code-editor"></div>
 <div class="tools">
 <button type="button" id="check">Check</button> <button type="button" id="stop">Stop</button>
-<button type="button" id="hint">Hint</button> <button type="button" id="steps">Line by line, beside a right one</button>
-<button type="button" id="solution">The library's solution</button>
+<button type="button" id="hint">Hint</button> <button type="button" id="steps">Line by line</button>
+<button type="button" id="solution">Solution</button>
 <button type="button" id="reset">Begin again</button></div>
 <pre class="output" id="said" aria-live="polite"></pre>
 <p id="passed" hidden>✓ Passed. {on}</p>

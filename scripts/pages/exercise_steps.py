@@ -17,18 +17,20 @@ from scripts.pages.web_page import page_of_data
 SOLUTION = Path("a right solution")
 
 
-def exercise_page(exercise: Exercise, verdict: Verdict, path: Path) -> str:
-    """The page of a verdict. Raises ValueError for an assessment, and where there is nothing to step through."""
-    if exercise.is_assessment:
-        raise ValueError(f"{exercise.name} is graded: its solution is not shown")
-    if verdict.status == "unfinished":
-        raise ValueError("a right solution is shown beside yours, and yours has a TODO left: try it first")
+def exercise_page(exercise: Exercise, verdict: Verdict, path: Path, is_beside: bool = True) -> str:
+    """The page of a verdict. is_beside: with a right solution (Workspace.withheld has the rule).
+
+    Raises ValueError where there is nothing to step through.
+    """
     if verdict.shown is None and not verdict.passed:
         raise ValueError(f"there is no case to step through yet: {verdict.diagnosis}")
     check, case, douts = verdict.shown or (exercise.checks[0], exercise.checks[0].telling, None)
     whole = next(each for each in exercise.checks if each.name == check.name)  # with its `call`
     text, _ = source.read(path.read_bytes(), path)  # as the checker reads it
     mine = recorded(path, text, whole, case, douts)
+    if not is_beside:
+        title = f"{exercise.name}: your lines"
+        return page_of_data("debugger", title, debugger_data(mine) | {"title": title})
     right = recorded(SOLUTION, exercise.completed(), whole, case, douts)
     places, differs, name = beside(mine, right)
     line = next((mine.moments[i][1] for i in places_before(mine, differs)), None)

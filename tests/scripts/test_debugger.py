@@ -197,11 +197,3 @@ def test_the_first_line_that_differs_from_a_right_solution(name, old, new, tmp_p
     data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', made, re.DOTALL)[1])
     line = data["beside"]["line"]
     assert line is None if not old else new in path.read_text(encoding="utf-8").splitlines()[line - 1]
-
-
-def test_who_has_not_tried_sees_no_solution(tmp_path):
-    exercise, path = catalogue.load(catalogue.paths()["softmax"]), tmp_path / "answer.py"
-    path.write_text(exercise.stub, encoding="utf-8")
-    verdict = processes.judge(exercise, path.read_bytes(), path)
-    with pytest.raises(ValueError, match="yours has a TODO left: try it first"):
-        exercise_steps.exercise_page(exercise, verdict, path)

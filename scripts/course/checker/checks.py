@@ -186,8 +186,8 @@ class Exercise:
         return "\n".join(lines) + "\n" if list(blocks) == [] else blanks
 
     def solution(self) -> str:
-        """The library's source of the answer, with the place where it stands."""
-        parts = []
+        """A right answer, and the library's, with the place where it stands."""
+        parts = [f"# A right answer, TODO by TODO\n\n{self.blanks.strip()}\n"]
         for name in self.answer:
             found = pkgutil.resolve_name(name)  # "minigrad.optim.SGD.update", for example
             lines, first = inspect.getsourcelines(found)

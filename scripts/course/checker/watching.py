@@ -65,7 +65,8 @@ class Session:
         verdict = self.workspace.check(self.name)
         print(showing.verdict_text(self.name, verdict, self.workspace))
         if verdict.passed:
-            print(f"n: the next one. python scripts/exercise.py solution {self.name} shows the library's way.")
+            solution = f" python scripts/exercise.py solution {self.name} shows the library's way."
+            print("n: the next one." + ("" if self.workspace.withheld(self.name) else solution))
             if self.workspace.exercise(self.name).place is not None:
                 print(f"python scripts/exercise.py run {self.name} puts yours into the GPT.")
         print(f"\n{KEYS}")

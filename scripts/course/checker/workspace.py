@@ -96,13 +96,33 @@ class Workspace:
                 state["passed"] |= {name: hashlib.sha256(content).hexdigest()} if verdict.passed else {}
         return verdict
 
+    def withheld(self, name: str) -> str:
+        """Why a right solution is not shown, as text or beside the learner's; "" if it is. All commands and pages ask.
+
+        It is shown once the file passes or all three hints have been read; never in an assessment, nor in a folder that
+        a teacher handed out with `stubs --no-solutions`. The library is open, so this is a courtesy and not a lock.
+        """
+        state = self.state
+        if self.exercise(name).is_assessment:
+            return f"{name} is graded: its solution is not shown"
+        if not state["solutions"]:
+            return "solutions are switched off for this folder"
+        is_open = self.has_passed(name) or state["hints"].get(name, 0) >= 3
+        return "" if is_open else "a right solution is shown once yours passes, or after the third hint"
+
     def hint(self, name: str) -> tuple[int, str]:
-        """The next of the three hints, and its number; the last one again after that. An assessment has none."""
+        """The next of the three hints, and its number; the last one again after that. An assessment has none.
+
+        The third one is the line itself: it is not given where solutions are switched off.
+        """
         exercise = self.exercise(name)
         if not exercise.hints:
             raise ValueError(f"there are no hints for {name}: assessments have none")
         with self.changing() as state:
-            level = state["hints"][name] = min(state["hints"].get(name, 0) + 1, 3)
+            level = min(state["hints"].get(name, 0) + 1, 3)
+            if level == 3 and not state["solutions"]:
+                raise ValueError("the third hint is the line itself, and solutions are switched off for this folder")
+            state["hints"][name] = level
         return level, exercise.hints[level - 1]
 
     def reset(self, name: str) -> Path | None:
@@ -121,8 +141,8 @@ class Workspace:
 
 def read_progress(path: Path) -> dict[str, Any]:
     """Read progress.json, if there is one. Raises ValueError for one that was edited into something else."""
-    state = {"passed": {}, "hints": {}, "current": None} | (read_json(path) if path.exists() else {})
-    for name, kind in (("passed", dict), ("hints", dict), ("current", str | None)):
+    state = {"passed": {}, "hints": {}, "current": None, "solutions": True} | (read_json(path) if path.exists() else {})
+    for name, kind in (("passed", dict), ("hints", dict), ("current", str | None), ("solutions", bool)):
         counts = state[name].values() if name == "hints" and isinstance(state[name], dict) else ()
         if not isinstance(state[name], kind) or not all(isinstance(count, int) for count in counts):
             raise ValueError(f"{path} is damaged: {name} is {shortened(state[name])}; correct it, or delete the file")

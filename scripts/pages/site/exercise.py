@@ -34,17 +34,15 @@ def ask(command: str, name: str, text: str, state: dict[str, Any]) -> dict[str, 
     try:
         if command == "steps":
             verdict, file = workspace.check(name), workspace.file(name)
-            html = exercise_page(workspace.exercise(name), verdict, file)
-            said = "Your lines, beside right ones, are open in another tab, if this page may open one."
+            withheld = workspace.withheld(name)
+            html = exercise_page(workspace.exercise(name), verdict, file, not withheld)
+            said = f"Your code, line by line, is in a new tab (allow pop-ups if there is none). {withheld}"
         elif command == "check":
             said = showing.verdict_text(name, workspace.check(name), workspace)
         elif command == "hint":
             said = "hint {} of 3: {}".format(*workspace.hint(name))
-        elif not workspace.has_passed(name):
-            said = "The library's solution is shown once yours passes the check."
         else:
-            found = workspace.exercise(name)
-            said = f"# One right answer:\n\n{found.blanks.strip()}\n\n\n# The library's way:\n\n{found.solution()}"
+            said = workspace.withheld(name) or workspace.exercise(name).solution()
     except ValueError as error:
         said = str(error)
     return {"said": said, "html": html, "state": workspace.state, "passed": workspace.has_passed(name)}
