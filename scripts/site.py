@@ -54,6 +54,7 @@ CODE = 150_000  # characters of the standard library's code, for lesson 444
 LESSON_434 = ("gpt2-folder/*", "gpt2-folder-trace.npz")  # the files of tests/gpt/golden that it loads
 SAME_PLACE = POLICY.replace("script-src", "script-src 'self'") + "; connect-src 'self'; worker-src 'self'"
 LIBRARY = ("minigrad", "gpt", "finetune")
+FOR_PYTORCH_USERS = ROOT / "minigrad" / "for_pytorch_users.md"
 DEMO = "runs/demo"
 BEGINNING = "Once upon a time there was a little"
 HOME = '<nav aria-label="site"><a href="../index.html">minigrad</a></nav>'
@@ -178,6 +179,7 @@ def home_page(looker: Looker, lessons: int, exercises: int) -> str:
 def write_sources(out: Path) -> None:
     """The library's files, and a list of them: the tables of contents of its folders."""
     contents = []
+    write_source(FOR_PYTORCH_USERS, out)
     for package in LIBRARY:
         for path in sorted((ROOT / package).rglob("*.py")):
             write_source(path, out)
@@ -271,9 +273,10 @@ def write_source(path: Path, out: Path) -> str:
     """A file of the project as a page. Returns its address in the site."""
     title, source = path.relative_to(ROOT).as_posix(), read_text(path)
     code = python_to_html(source) if path.suffix == ".py" else escaped(source)
+    shown = markdown_to_html(source) if path.suffix == ".md" else f'<h1>{title}</h1>\n<pre class="code">{code}</pre>'
     contents = f'<header><nav><a href="{"../" * title.count("/")}index.html">The source</a></nav></header>'
     name = f"source/{title}.html"
-    write_text(out / name, page(title, f'{contents}<h1>{title}</h1>\n<pre class="code">{code}</pre>', "source"))
+    write_text(out / name, page(title, f"{contents}<main>{shown}</main>", "source"))
     return name
 
 

@@ -1,7 +1,8 @@
-"""PyTorch's names: they work, or the error says what to write, and what it says can be run."""
+"""PyTorch's names: they work, or the error says what to write; this can be run, and so can the page for its users."""
 
 import pydoc
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,3 +83,39 @@ def test_values_of_the_names_that_are_more_than_an_alias():
     optimizer = optim.SGD([{"params": [x], "lr": 0.5}, {"params": [mg.ones(1), mg.ones(2)]}], lr=0.1)
     others = "momentum=0.0, weight_decay=0.0, nesterov=False"
     assert repr(optimizer) == f"SGD\n  lr=0.5, {others}, params=1 tensors\n  lr=0.1, {others}, params=2 tensors"
+
+
+PAGE = (Path(mg.__file__).parent / "for_pytorch_users.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| (`.+?`) \| (`.+?`) \| ", PAGE, re.MULTILINE)
+OF_THE_PAGE = """
+nn, optim, F = here.nn, here.optim, here.nn.functional
+x = here.tensor([[1.0, -2.0, 3.0], [4.0, 5.0, -6.0]], requires_grad=True); y = here.ones(2, 3); loss = (x * x).sum()
+logits, targets, array, tokens, ctx = x, here.tensor([0, 2]), np.ones(2), np.arange(99), Context()
+q, mask = here.arange(24).reshape(1, 2, 3, 4) / 10, here.tensor([[True, False, True], [True] * 3, [False] * 3])
+layer = nn.Linear(3, 3); model, blocks = nn.Sequential(layer), nn.ModuleList([layer])
+optimizer = optim.SGD(layer.parameters(), lr=0.1)
+"""
+
+
+def column(which, **variables):
+    """Each program in a column of the page's tables, with the value of its last expression, or x after a statement."""
+    for program in (code for row in ROWS for code in re.findall("`(.+?)`", row[which])):
+        exec(OF_THE_PAGE, variables := {"mg": mg, "np": np, "gpt": gpt, **variables})
+        *first, last = program.split("; ")
+        exec("; ".join(first), variables)
+        exec(last if re.search(r"^with|\w = ", last) else f"x = {last}", variables)
+        yield program, np.asarray(getattr(variables["x"], "detach", lambda: variables["x"])())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_both_columns_of_the_page_compute_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with mg.use_kernels("textbook"):
+        ours = list(column(1, here=mg, Context=Context))
+    assert len(ours) > 35
+    torch = pytest.importorskip("torch", reason="PyTorch (the extra `oracle`) is missing; our column has run")
+    theirs = column(0, here=torch, torch=torch, Context=torch.autograd.function.FunctionCtx)
+    for (program, expected), (_, got) in zip(theirs, ours, strict=True):
+        if {expected.dtype.kind, got.dtype.kind} <= set("bif"):
+            np.testing.assert_allclose(got, expected, rtol=1e-6, err_msg=program)
+            assert got.dtype == expected.dtype, program

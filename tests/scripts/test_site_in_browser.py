@@ -27,7 +27,7 @@ from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium
 _ = chromium  # a fixture
 PLACES = ["lessons/00_gradients.html", "exercises/softmax.html"]
 PLACES += ["index.html", "explore/index.html", "source/index.html", "debugger/softmax.html", "step/index.html"]
-PLACES += ["train/index.html"]
+PLACES += ["train/index.html", "source/minigrad/for_pytorch_users.md.html"]
 LONG = 240_000  # milliseconds: a busy machine takes its time
 
 PYTEST = ("_pytest", "pytest", "py", "pluggy", "iniconfig", "pygments")  # the rest are packages of the site
