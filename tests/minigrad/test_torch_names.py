@@ -92,8 +92,7 @@ nn, optim, F = here.nn, here.optim, here.nn.functional
 x = here.tensor([[1.0, -2.0, 3.0], [4.0, 5.0, -6.0]], requires_grad=True); y = here.ones(2, 3); loss = (x * x).sum()
 logits, targets, array, tokens, ctx = x, here.tensor([0, 2]), np.ones(2), np.arange(99), Context()
 q, mask = here.arange(24).reshape(1, 2, 3, 4) / 10, here.tensor([[True, False, True], [True] * 3, [False] * 3])
-layer = nn.Linear(3, 3); model, blocks = nn.Sequential(layer), nn.ModuleList([layer])
-optimizer = optim.SGD(layer.parameters(), lr=0.1)
+layer = nn.Linear(3, 3); model, blocks = nn.Sequential(layer), nn.ModuleList([layer]); optimizer = optim.SGD([x], 0.1)
 """
 
 
