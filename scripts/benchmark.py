@@ -34,7 +34,7 @@ OPENBLAS_L2_SIZE if your shell sets them: they can slow down NumPy's matrix prod
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("--only", action="append", choices=list(MODULES), metavar="NAME", help="may be repeated")
-    parser.add_argument("--steps", type=command_line.whole_number(1), default=8, help="measured steps per side")
+    parser.add_argument("--steps", type=command_line.whole_number(1), default=8, help="measured steps on each side")
     parser.add_argument("--out", default="runs/benchmark.json", help="file for the results; others in it are kept")
     parser.add_argument("--plot", metavar="FILE", help="draw all results in --out as a picture (needs matplotlib)")
     arguments = parser.parse_args(argv)

@@ -1,6 +1,6 @@
-"""Chat with a model in the terminal. It remembers the conversation as far as it fits into its context.
+"""Chat with a model in the terminal. The model remembers as much of the conversation as fits into its context.
 
-By default, a model that was tuned on conversations answers at temperature 0.2, another one at 0.8. Without the
+By default, a model that was tuned on conversations answers at temperature 0.2, any other model at 0.8. Without the
 repetition penalty, a small model soon repeats itself: 1.0 turns it off.
 Commands: /help, /reset (forget the conversation), exit or /quit (leave); Ctrl-C stops an answer.
 """
@@ -31,7 +31,7 @@ EXAMPLES = """examples:
   python scripts/chat.py --model gpt2                                an untuned model: it continues a transcript
 """
 YOU, MODEL = "you> ", "model> "
-HELP = "/reset forgets the conversation, exit (or /quit) leaves, Ctrl-C stops an answer, /help says this."
+HELP = "/reset forgets the conversation, exit (or /quit) leaves, Ctrl-C stops an answer, /help shows this."
 
 
 def main(argv: list[str] | None = None) -> int:

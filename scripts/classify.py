@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.compare:
         parser.refuse(["trained_blocks", "will_it_fit"], "does not go with --compare: it trains all three ways")
         if arguments.init_from == "resume":
-            parser.error("--compare does not resume: go on with one of its runs by --out-dir, without --compare")
+            parser.error("--compare does not resume: continue one of its runs with --out-dir, without --compare")
         return _compare(arguments, command_line.set_up(arguments))
     return stage_options.run(parser, arguments, train_classifier, ClassifyConfig, "classify", ADVICE, _config)
 

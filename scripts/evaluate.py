@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     add, number = parser.add_argument, command_line.whole_number
     command_line.add_shared(parser, "model", "packed", "adapter")
     add("--data", required=True, metavar="FILE", help="a UTF-8 text file")
-    add("--stride", type=number(1), default=None, help="tokens by which the window moves (half the block size)")
-    add("--tokens", type=number(0), default=TOKENS, help="read only so many tokens from the start; 0: all")
+    add("--stride", type=number(1), default=None, help="how many tokens the window moves (half the block size)")
+    add("--tokens", type=number(0), default=TOKENS, help="read only the first N tokens; 0: all")
     add("--show", action="store_true", help="print the text with the surprise at each token")
     add("--html", default=None, metavar="FILE", help="write an HTML page that also shows what the model expected")
     command_line.add_shared(parser, "kernels", "device")

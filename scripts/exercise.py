@@ -26,8 +26,8 @@ EXAMPLES = """commands:
   solution NAME     show a right answer and the library's, once yours passes or after the third hint
   reset NAME        restore the stub; your file is kept beside it
   run [NAME]        train the GPT with your part, if it has a place there; --all: with all that you passed, and a page
-  capstone          your own GPT out of block, gpt, training_loop and load_weights: it trains, takes real weights and,
-                    with llama, becomes a Llama; compared with ours at each step
+  capstone          your own GPT, built from block, gpt, training_loop and load_weights: it trains, takes real weights
+                    and, with llama, becomes a Llama; compared with ours at each step
   stubs FOLDER      for teachers: write the files that a class completes, without solutions (of the assessment, of
                     --exercises, or of --assignment); --no-solutions: nothing shows solutions in that folder
   mark FOLDER       for teachers: mark a folder of submissions (subfolders or zips), see the README
@@ -49,11 +49,11 @@ def main(argv: list[str] | None = None) -> int:
     add, number = parser.add_argument, command_line.whole_number
     add("command", nargs="?", choices=list(COMMANDS), default="watch", metavar="COMMAND", help="what to do (see below)")
     add("name", nargs="?", default=None, metavar="NAME", help="an exercise (the current one)")
-    add("--workspace", default="my_exercises", metavar="DIR", help="folder of your files")
+    add("--workspace", default="my_exercises", metavar="DIR", help="folder for your files")
     add("--exercises", type=new_place, metavar="DIR", help="folder with other exercises, for example a teacher's")
     add("--assignment", default=None, metavar="FILE", help="stubs, mark: exercises and weights, one on each line")
     add("--no-solutions", action="store_true", help="stubs: neither solutions nor third hints are shown in the folder")
-    add("--pacing", type=number(1), default=None, metavar="HOURS", help="list: what fills weeks of so many hours")
+    add("--pacing", type=number(1), default=None, metavar="HOURS", help="list: fill weeks of so many hours")
     add("--all", action="store_true", help="check: every file; run: every part that you passed")
     add("--html", action="store_true", help="check: also write a page that steps through the case")
     add("--debug", action="store_true", help="check: also run the failing case in this process")
@@ -94,7 +94,7 @@ def name_in(workspace: Any, arguments: Any) -> str:
 
     name = arguments.name or workspace.current()
     if name is None:
-        raise ValueError("every exercise is passed: give a name")
+        raise ValueError("every exercise has passed: give a name")
     catalogue.path_of(name, workspace.paths)
     return str(name)
 

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--model", help=f"{command_line.SOURCES}; without one, the model of scripts/step.py")
     add("--text", default=None, help="what the model learns from; sft, dpo and ppo take parts separated by |")
-    add("--stage", choices=list(TEXTS), default="pretraining", help="whose loss to take a step on")
+    add("--stage", choices=list(TEXTS), default="pretraining", help="the stage whose loss the step reduces")
     add("--learning-rate", type=float, default=0.1, help="of AdamW")
     add("--out-dir", default="runs/explain", help="folder for the page")
     arguments = parser.parse_args(argv)

@@ -14,7 +14,7 @@ from scripts.pages.web_page import POLICY, page_of_data
 EXAMPLES = """examples:
   python scripts/explore.py                      runs/demo; prints the page's address and opens it
   python scripts/explore.py --model smollm2 --text "The capital of France is"
-The page shows the surprise at each token, what else could follow (click to go on with it), the prediction after each
+The page shows the surprise at each token, what else could follow (click to continue with it), the prediction after each
 layer, where every head looks, and what changes if heads or layers are switched off or a number is changed.
 In the second example, switch off head 23.4, which looks from "is" at "France": Paris falls from 77 % to 14 %.
 """
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     looker = Looker(*command_line.load(arguments, "cpu"))
     looker.look({"text": arguments.text})  # raises where the text does not fit
     with LocalServer(explorer_page(arguments.model, arguments.text), looker.look, arguments.port) as server:
-        print(f"open {server.address}   (only this machine can reach it; Ctrl-C ends)", flush=True)
+        print(f"open {server.address}   (only this machine can reach it; Ctrl-C stops it)", flush=True)
         if not arguments.no_browser:
             webbrowser.open(server.address)
         server.serve_forever()

@@ -67,7 +67,7 @@ def export(source: StrPath, folder: StrPath, gguf_kind: str | None = None) -> st
         return _export_adapters(str(place), folder)
     if kind == HEAD_FORMAT.name:
         if gguf_kind is not None:
-            raise ValueError(f"{source} is a classifier or a reward model, which GGUF files cannot hold here")
+            raise ValueError(f"{source} is a classifier or a reward model, which cannot be written as a GGUF file")
         model = load_checkpoint(place, with_optimizer=False, format=HEAD_FORMAT).model
         save_classifier(model, folder, Tokenizer.load(place))
         return f"a classifier for AutoModelForSequenceClassification, in {folder}"

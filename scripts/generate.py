@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--num-samples", type=number(1), default=1, help="number of texts, generated as one batch")
     add("--max-new-tokens", type=number(0), default=200, help="number of tokens to generate per text")
     command_line.add_settings(parser, partial(Sampling, temperature=0.8, top_p=0.95))
-    text = "let repetitions in the text guess the next tokens and check several in one pass: the same text, sooner"
+    text = "guess the next tokens from repetitions in the text, and check several in one pass: the same text, faster"
     add("--speculate", action="store_true", help=text)
     text = "only load the model and try a few tokens, and print the memory and the time that the whole text needs"
     add("--will-it-fit", action="store_true", help=text)

@@ -145,10 +145,10 @@ def show(running: Running, cells: list[Cell]) -> None:
             continue
         for paragraph in cell.paragraphs():
             if waits and paragraph.startswith("## "):
-                input("\n[Enter] goes on ")
+                input("\nPress Enter to continue ")
             print("\n" + wrapped(paragraph, min(columns, 100)), flush=True)
             if waits and paragraph.startswith(QUESTION):
-                input("\n[Enter] shows what happens ")
+                input("\nPress Enter to see what happens ")
 
 
 def wrapped(paragraph: str, columns: int) -> str:
@@ -197,7 +197,7 @@ def show_path(out_dir: Path) -> None:
         folder = "" if out_dir == Path("runs/lessons") else f" --out-dir {quoted(out_dir)}"
         print(command_line.from_here(f"\nnext: python scripts/lesson.py {number(next_one)}{folder}"))
     else:
-        print("\nall lessons have been read")
+        print("\nyou have read all lessons")
     print(command_line.from_here("exercises: python scripts/exercise.py start NAME"))
 
 

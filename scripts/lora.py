@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.compare:
         parser.refuse(["method", "will_it_fit"], "does not go with --compare, which runs all methods")
         if arguments.init_from == "resume":
-            parser.error("--compare goes on by itself: give the options that it was started with")
+            parser.error("--compare continues by itself: give the options that it was started with")
         return _compare(arguments, command_line.set_up(arguments))
     is_new = arguments.init_from != "resume"
     method = arguments.method if is_new else settings_of(AdaptationConfig, arguments.out_dir).method
@@ -73,7 +73,7 @@ def _compare(arguments: argparse.Namespace, device: str) -> int:
     configs = [_config(arguments, method=method, out_dir=(folder / method).as_posix()) for method in METHODS]
     rows = compare(configs, device)
     if rows is None:
-        print("\ninterrupted; the same command goes on with it")
+        print("\ninterrupted; the same command continues it")
         return 130
     print(f"\n{as_table(rows)}\n\n{EXPLANATION}\n")
     picture = plot_comparison(configs, folder / "comparison.png")

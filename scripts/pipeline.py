@@ -81,7 +81,7 @@ def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
         notes = Notes(Path(config.out_dir), settings)
         rows = _run_stages(config, notes, device)
     if rows is None:
-        show("\nthe pipeline stopped here; call it again and it goes on")
+        show("\nthe pipeline stopped here; run it again to continue")
         return False
     show(f"\n=== what each stage changed ({time.perf_counter() - started:.0f} s for this call)\n\n{COLUMNS}\n")
     show_table(rows)
@@ -109,10 +109,10 @@ def _run_stage(stage: Stage, notes: Notes, origin: dict[str, str]) -> bool:
     if has_checkpoint(folder):
         begun_from = notes.stages.get(stage.name, {}).get("origin")
         if begun_from is None:
-            raise ValueError(f"{folder} holds a run that is not of this pipeline: choose another --out-dir")
+            raise ValueError(f"{folder} holds a run that is not part of this pipeline: choose another --out-dir")
         if begun_from == origin:
             return stage.run()
-        show("made from an earlier version of the stages before it: done again")
+        show("made from an earlier version of the stages before it: running it again")
     # If the new run cannot start, the earlier one is put back, and is still made from an earlier version.
     with replacing_run(folder, lambda: notes.write(stage.name, origin={})):
         notes.write(stage.name, origin=origin)
@@ -182,10 +182,10 @@ class Notes:
         if path.exists():
             notes = parse_json(read_text(path), str(path))
             if (theirs := notes.get("settings")) != settings:
-                raise ValueError(f"{folder} is of a pipeline with {theirs}, not {settings}: choose another --out-dir")
+                raise ValueError(f"{folder} is from a pipeline with {theirs}, not {settings}: choose another --out-dir")
             self.stages = notes.get("stages", {})
         elif folder.exists() and {path.name for path in folder.iterdir()} - {folder_lock.NAME}:
-            raise FileExistsError(f"{folder} holds files that are not of a pipeline: choose another --out-dir")
+            raise FileExistsError(f"{folder} holds files that do not belong to a pipeline: choose another --out-dir")
 
     def is_finished(self, name: str, origin: dict[str, str]) -> bool:
         """Whether a stage was finished, from this origin, and is still there."""

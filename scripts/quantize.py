@@ -152,7 +152,7 @@ def _load(arguments: argparse.Namespace) -> tuple[Any, Tokenizer, np.ndarray, np
     else:
         to_read, to_test = encode_parts(load_corpus(text).text[-READ_CHARACTERS:], tokenizer).values()
     if len(to_read) < length + 1 or len(to_test) < 2:
-        raise ValueError(f"{text} is too short for a model that reads {length} tokens at a time; take more text")
+        raise ValueError(f"{text} is too short for a model that reads {length} tokens at a time; give more text")
     return model, tokenizer, to_read, np.array(to_test[:EVAL_TOKENS], np.int64)
 
 

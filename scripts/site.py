@@ -69,8 +69,8 @@ EDITOR = ["pyodide/ace.js", "pyodide/mode-python.js"]
 SCRIPTS = {kind: [*EDITOR, "common.js", "python.js", f"{kind}.js"] for kind in ("cells", "exercise")}
 FILES = ("worker.js", "python.js", "cells.js", "exercise.js", "step.js", "passed.js", "home.js", "live.js")
 PASSED = '<script src="../passed.js"></script>'
-ON_THE_SITE = """<p>All of it runs in this browser; nothing is installed, and nothing leaves it. You need some Python,
-and to know what a derivative is. <a href="../exercises/index.html">All exercises</a></p>"""
+ON_THE_SITE = """<p>All of it runs in this browser; nothing is installed, and nothing leaves it. You need to know
+some Python, and what a derivative is. <a href="../exercises/index.html">All exercises</a></p>"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -146,7 +146,7 @@ def write_debugger(folder: Path) -> None:
         write_text(folder / f"{name}.html", html.replace("<header>", f"<header>{ALL_SCRIPTS}", 1))
     rows = "".join(f'<li><a href="{name}.html">{name}</a>: {escaped(title_of(name))}</li>' for name in STEPS)
     body = f"""<header>{HOME}</header><main><h1>Line by line</h1>
-<p>A debugger that also runs backwards: the lines of a small script and of the library, and all that they change.</p>
+<p>A debugger that also runs backwards: the lines of a small script and of the library, and what they change.</p>
 <ul>{rows}</ul></main>"""
     write_text(folder / "index.html", page("Line by line", body, "source"))
 
@@ -305,14 +305,14 @@ def exercise_page(exercise: Exercise, names: list[str]) -> str:
 <button type="button" id="check">Check</button> <button type="button" id="stop">Stop</button>
 <button type="button" id="hint">Hint</button> <button type="button" id="steps">Line by line</button>
 <button type="button" id="solution">Solution</button>
-<button type="button" id="reset">Begin again</button></div>
+<button type="button" id="reset">Start over</button></div>
 <pre class="output" id="said" aria-live="polite"></pre>
 <p id="passed" hidden>✓ Passed. {on}</p>
 <details><summary>Take your work with you</summary>
-<p>Your code and progress stay in this browser. The zip holds both: take it up in another browser, or unpack it into a
-clone of the project, where <code>python scripts/exercise.py</code> goes on with it.</p>
+<p>Your code and progress stay in this browser. The zip contains both: load it in another browser, or unpack it in a
+clone of the project, where <code>python scripts/exercise.py</code> continues with it.</p>
 <p><button type="button" id="download">Download all</button>
-<label>Go on with a zip: <input type="file" id="upload" accept=".zip"></label></p></details></main>
+<label>Load a zip: <input type="file" id="upload" accept=".zip"></label></p></details></main>
 {data}
 {scripts}"""
     return page(f"Exercise {name}", body, "exercise", policy=SAME_PLACE)

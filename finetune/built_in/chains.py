@@ -106,7 +106,7 @@ def chains(split: Split, n: int, terms: int, seed: int = 0) -> list[Chain]:
     """
     share = HELD_OUT if split == "test" else 1 - HELD_OUT
     if terms < 2 or n > 0.9 * share * 10 * (len(OPERATORS) * LARGEST) ** (terms - 1):
-        raise ValueError(f"there are not {n:,} different {split} questions of {terms} terms: take more terms")
+        raise ValueError(f"there are not {n:,} different {split} questions of {terms} terms: use more terms")
     rng = np.random.default_rng([seed, zlib.crc32(split.encode("ascii"))])
     found: dict[str, None] = {}
     while len(found) < n:

@@ -27,7 +27,7 @@ def documentation_texts(split: Split) -> list[Labelled]:
         paragraphs.sort(key=lambda line: zlib.crc32(line.encode()))  # a shuffle that is the same everywhere
         found += [Labelled(line, label) for line in paragraphs[:PER_PART] if belongs_to(split, line, HELD_OUT)]
     if len({item.label for item in found}) < 2:
-        raise FileNotFoundError("Python's documentation is not installed here; give a file of labelled texts")
+        raise FileNotFoundError("Python's documentation is not installed here; give a file of labeled texts")
     return found
 
 

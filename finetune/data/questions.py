@@ -33,7 +33,7 @@ def encode_questions(
             shorter = without_oldest_turn(messages)
             if shorter is None:
                 fit = f"with {response_length} of reply it must fit into {block_size}"
-                raise ValueError(f"the question has {len(ids)} tokens, and {fit}: take a smaller --response-length")
+                raise ValueError(f"the question has {len(ids)} tokens, and {fit}: use a smaller --response-length")
             messages = shorter
         return ids, len(messages) < len(example.question)
 

@@ -183,5 +183,5 @@ def _language_ids(corpus: str, tokenizer: Tokenizer) -> np.ndarray:
     text = load_corpus(corpus).text
     ids = tokenizer.encode(text[round(len(text) * 0.9) :], allowed_special=())
     if len(ids) < 2:
-        raise ValueError(f"{corpus} is too short to measure on its last tenth what is forgotten: take more text")
+        raise ValueError(f"{corpus} is too short to measure on its last tenth what is forgotten: give more text")
     return np.array(ids[:LANGUAGE_TOKENS])

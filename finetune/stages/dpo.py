@@ -136,4 +136,4 @@ def _check_replies(run: Run, preferences: Sequence[Preference]) -> None:
     roles = {message["role"] for preference in preferences for message in preference.prompt}
     if "counted" not in run.extra and "assistant" in roles:
         counted = "which counted the assistant's messages in a prompt as a part of the reply"
-        raise CheckpointError(f"the run in {run.out_dir} was begun by an older version, {counted}: start a new run")
+        raise CheckpointError(f"the run in {run.out_dir} was started by an older version, {counted}: start a new run")

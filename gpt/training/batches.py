@@ -88,7 +88,7 @@ def encode_parts(text: str, tokenizer: Tokenizer, validation_fraction: float = 0
     split = round(len(text) * (1 - validation_fraction))
     if not 0 < split < len(text):
         given = f"validation_fraction {validation_fraction} of {len(text):,} characters"
-        raise ValueError(f"{given} leaves none for training or for validation; take a longer text")
+        raise ValueError(f"{given} leaves none for training or for validation; give a longer text")
     encoded = {}
     for name, part in {"train": text[:split], "val": text[split:]}.items():
         chunks = []
@@ -148,7 +148,7 @@ def check_length(tokens: Tokens, block_size: int) -> None:
     if len(tokens) < block_size + 1:
         shorter = f", or a --block-size of at most {len(tokens) - 1:,}" if len(tokens) > 1 else ""
         needed = f"block_size {block_size:,}, which needs {block_size + 1:,}"
-        raise ValueError(f"{len(tokens):,} tokens are too few for {needed}: take more text{shorter}")
+        raise ValueError(f"{len(tokens):,} tokens are too few for {needed}: give more text{shorter}")
 
 
 def _shifted(windows: Tokens, vocab_size: int | None) -> Batch:
@@ -253,7 +253,7 @@ def sequential_batches(
     [[[1, 2], [3, 4]], [[5, 6], [7, 8]], [[9]]]
     """
     if len(tokens) < 2:
-        raise ValueError(f"{len(tokens)} tokens are too few: a target needs a token before it; take more text")
+        raise ValueError(f"{len(tokens)} tokens are too few: a target needs a token before it; give more text")
     whole = (len(tokens) - 1) // block_size  # windows of full length
     windows = np.arange(whole)
     if sample is not None:

@@ -41,7 +41,7 @@ def write_corpus(
     train, held_out = prepare(corpus.text, tokenizer, out_dir / "data")
     check_length(train, context)
     if len(held_out) < 2:
-        raise ValueError(f"{corpus.name} is too short: its last tenth, to test on, must have 2 tokens: take more text")
+        raise ValueError(f"{corpus.name} is too short: its last tenth, to test on, must have 2 tokens: give more text")
     tokenizer.save(out_dir)
     return {"corpus": str(corpus), "corpus_sha256": corpus.sha256}
 

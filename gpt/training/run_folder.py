@@ -26,7 +26,7 @@ def check_unused(out_dir: Path, can_resume: bool = True) -> None:
     can_resume: whether to suggest resuming the run in the folder.
     """
     if has_checkpoint(out_dir):
-        resume = "go on with --init-from resume, " if can_resume else ""
+        resume = "continue with --init-from resume, " if can_resume else ""
         raise FileExistsError(f"{out_dir} holds a run already: {resume}choose another --out-dir, or delete it")
     found = {path.name for path in out_dir.iterdir()} if out_dir.exists() else set()
     found -= {name for name in found if name == folder_lock.NAME or name.endswith(UNFINISHED)}

@@ -209,7 +209,7 @@ function drawBeside() {
   at("right-names").replaceChildren(...rows.map(([name, value]) => element("section", { class: `name${name === data.beside.name ? " differing" : ""}` }, element("h3", {}, name), whole(value, recording))));
   bringIntoSight(at("right-names").querySelector(".differing"));
   if (line) at("source").children[line - 1].classList.add("differs");
-  at("differs").textContent = differs === null ? "No name that both have holds anything else: look at what is missing." : `The first line that gives something else is underlined: ${data.beside.name} differs.`;
+  at("differs").textContent = differs === null ? "Every name that both have holds the same value: look for what is missing." : `The first line with a different result is underlined: ${data.beside.name} differs.`;
 }
 
 // An array as tables of its last two axes.

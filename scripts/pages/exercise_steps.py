@@ -48,7 +48,7 @@ def recorded(path: Path, text: str, check: Any, case: Any, douts: Any) -> LineRe
     with recorder.tracing():
         judging.run_once(check, case, douts, definitions)
     if len(recorder.moments) == MOST_MOMENTS:
-        raise ValueError(f"{path.name} runs over {MOST_MOMENTS:,} lines in this case: is there a loop without an end?")
+        raise ValueError(f"{path.name} runs over {MOST_MOMENTS:,} lines in this case: is there a loop that never ends?")
     return recorder
 
 

@@ -287,7 +287,7 @@ function explainCall(call, kind, made, flat) {
     const lines = kind === "backward" && made.whole ? passages(call, made, flat) : [];
     const sizes = (ids) => ids.reduce((sum, id) => sum + (id === null ? 0 : sizeOf(id)), 0);
     const derivatives = sizes(call.outputs) * sizes(call.inputs.filter((_, i) => call.dinputs[i] != null));
-    return [derivatives ? `${value}. This op has ${derivatives.toLocaleString("en-US")} derivatives, too many for a page. They are there in a smaller model.` : `${value}. This op has no gradient.`, ...lines];
+    return [derivatives ? `${value}. This op has ${derivatives.toLocaleString("en-US")} derivatives, too many for a page. A smaller model shows them.` : `${value}. This op has no gradient.`, ...lines];
   }
   const sides = { forward: ["out", "in"], backward: ["dout", "din"] }[kind];
   const outs = grids.filter((g) => g.side === sides[0]), ins = grids.filter((g) => g.side === sides[1] && g.index in call.jacobian);

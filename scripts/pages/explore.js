@@ -27,7 +27,7 @@ async function ask(change) {
   if (isAsking) return;
   isAsking = true;
   main.setAttribute("aria-busy", "true");
-  if (!answer) at("state").textContent = "The model is reading the text. With a large model this takes some seconds.";
+  if (!answer) at("state").textContent = "The model is reading the text. With a large model this takes a few seconds.";
   const typed = at("text").value;
   let number, found;
   do {
@@ -37,7 +37,7 @@ async function ask(change) {
   isAsking = false;
   main.setAttribute("aria-busy", "false");
   main.classList.toggle("old", Boolean(found.error));
-  at("state").textContent = found.error ? `${found.error}${answer ? " What you see below is older." : ""}` : "";
+  at("state").textContent = found.error ? `${found.error}${answer ? " What you see below is the previous result." : ""}` : "";
   if (found.error) question = answered;
   else {
     if (question.ids !== answered.ids && at("text").value === typed) at("text").value = found.text;
@@ -132,7 +132,7 @@ const nameOf = (kind, item) => `${KINDS[kind]} ${String(item).replace(",", ".")}
 function drawOff() {
   const { edit } = question;
   const off = Object.keys(KINDS).flatMap((kind) => question[kind].map((item) => button({ onclick: () => ask({ [kind]: toggled(question[kind], item) }), "aria-label": `switch ${nameOf(kind, item)} on` }, `${nameOf(kind, item)} ×`)));
-  if (edit) off.push(button({ onclick: () => ask({ edit: null }), "aria-label": "take the changed number back" }, `channel ${edit.channel} after layer ${edit.layer} is ${edit.value} ×`));
+  if (edit) off.push(button({ onclick: () => ask({ edit: null }), "aria-label": "undo the change of a number" }, `channel ${edit.channel} after layer ${edit.layer} is ${edit.value} ×`));
   const all = button({ onclick: () => ask({ heads: [], attention: [], mlps: [], edit: null }) }, "All on");
   fill(at("off"), ...(off.length ? ["Off: ", ...off, all] : [element("span", { class: "soft" }, "Everything is on.")]));
 }

@@ -66,7 +66,7 @@ class Looker:
         run = self._kept_run(ids, off, edit)
         after, patterns = run.log_probs, run.patterns[layer]
         if np.isnan(after).any():
-            raise ValueError("the model's numbers overflow with this change; a smaller value may work")
+            raise ValueError("the model's numbers overflow with this change; try a smaller value")
         before = self._kept_log_probs(ids) if edit or any(off) else None
         lens = F.log_softmax(Tensor(read_stream(self.model, run.streams[:, position])), -1).data  # (L, V)
         answer = {

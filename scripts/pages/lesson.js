@@ -13,7 +13,7 @@ function showProgress() {
   const next = document.querySelector(".index .progress:not(.done)")?.closest("li").querySelector("h3").firstChild;
   const done = document.querySelectorAll(".index .progress.done").length;
   if (next && done) {
-    document.querySelector(".next p").textContent = `${done} done. Go on with:`;
+    document.querySelector(".next p").textContent = `${done} done. Continue with:`;
     document.querySelector(".next p + *").replaceWith(next.cloneNode(true));
   }
 }

@@ -14,7 +14,7 @@ from scripts.pages.markup import inline
 from scripts.pages.web_page import FOLDER, escaped, page
 
 WIDGET_PAGES = {"gpt": "A GPT at work, step by step"}  # widgets that have a page of their own, too
-DONE_HERE = " Lessons read to their end in a terminal, and passed exercises, are those of when a page was last written."
+DONE_HERE = " Lessons finished in a terminal and exercises that passed are as of when a page was last written."
 NAV = re.compile(r"<!--nav-->.*?<!--/nav-->", re.DOTALL)
 _RAN = re.compile(r"ran in (\d+) s<")
 _PICTURE = re.compile(r'<figure class="(?:drawing scroll|scroll drawing)">(.*?)</figure>', re.DOTALL)

@@ -25,7 +25,7 @@ def write_notebook(cells: list[Cell], path: Path) -> None:
     except ImportError:
         raise RuntimeError("notebooks need nbformat: pip install nbformat") from None
     if path.exists() and _worked_in(path):
-        raise FileExistsError(f"{path.as_posix()} has been worked in and is kept: rename it, or take another --out-dir")
+        raise FileExistsError(f"{path.as_posix()} has been edited and is kept: rename it, or choose another --out-dir")
     to_root = f"os.chdir({str(ROOT)!r})  # pictures and models are in its folder runs"
     start = f"import os, sys\n\n{to_root}\nsys.path[:0] = ['.']"
     notebook = v4.new_notebook(cells=[v4.new_markdown_cell(cells[0].text), v4.new_code_cell(start)])

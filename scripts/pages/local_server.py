@@ -79,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
             except ValueError as error:
                 answer = json.dumps({"error": str(error)})
             except (AttributeError, LookupError, OverflowError, RecursionError, TypeError) as error:
-                answer = json.dumps({"error": f"this question cannot be read: {error}"})
+                answer = json.dumps({"error": f"this request cannot be read: {error}"})
             self._send(200, "application/json", answer.encode("utf-8"))
 
     def _allowed(self, name: str) -> bool:
@@ -115,5 +115,5 @@ class SiteFiles(SimpleHTTPRequestHandler):
 def serve(folder: Path, port: int) -> None:
     handler = lambda *arguments: SiteFiles(*arguments, directory=str(folder))  # noqa: E731
     with Server(port, handler) as server:
-        print(f"open http://127.0.0.1:{server.server_address[1]}/   (Ctrl-C ends)", flush=True)
+        print(f"open http://127.0.0.1:{server.server_address[1]}/   (Ctrl-C stops it)", flush=True)
         server.serve_forever()

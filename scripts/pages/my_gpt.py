@@ -32,7 +32,7 @@ def html(
 {"".join(rows)}
 <h2>How it learned</h2>
 <p>Loss in nats per token, over {len(mine)} steps: the library's parts as a wide gray line, mine as a thin blue one on
-it. Last step: {mine[-1]:.3f} with my parts, {theirs[-1]:.3f} with the library's.</p>
+top. Last step: {mine[-1]:.3f} with my parts, {theirs[-1]:.3f} with the library's.</p>
 <figure>{curve(theirs, mine)}</figure>
 <h2>What it writes</h2>
 <pre class="output">{escaped(text)}</pre>"""

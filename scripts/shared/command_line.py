@@ -280,5 +280,5 @@ def _sentence(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}"
     sentence = str(error) or type(error).__name__
     if isinstance(error, MemoryError):
-        sentence = f"not enough memory ({sentence}): take a smaller model or batch, or a shorter context"
+        sentence = f"not enough memory ({sentence}): use a smaller model or batch, or a shorter context"
     return from_here(f"{sentence}: {ADVICE[name]}" if (name := type(error).__name__) in ADVICE else sentence)

@@ -40,7 +40,7 @@ def check_numpy() -> Iterator[str]:
 
         blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     except (ImportError, TypeError):  # there is no NumPy, or one that knows no `mode`
-        yield "WRONG: NumPy 2 or threadpoolctl is missing: type `python scripts/setup.py install`"
+        yield "WRONG: NumPy 2 or threadpoolctl is missing: run `python scripts/setup.py install`"
         return
     counts = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
     threads = f"in {counts[0]} threads" if counts else "whose threads only VECLIB_MAXIMUM_THREADS limits"  # Accelerate
@@ -71,7 +71,7 @@ def check_cards() -> Iterator[str]:
             continue
         fits = [extra for extra, (oldest, driver) in EXTRAS.items()
                 if float(card[1]) >= oldest and int(card[2]) >= driver]  # fmt: skip
-        yield f"card {line}: take the extra {' or '.join(fits)}" if fits else f"WRONG: card {line}: {NO_EXTRA}"
+        yield f"card {line}: use the extra {' or '.join(fits)}" if fits else f"WRONG: card {line}: {NO_EXTRA}"
 
 
 if __name__ == "__main__":

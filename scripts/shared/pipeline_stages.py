@@ -129,13 +129,13 @@ def stages_of(config: PipelineConfig, device: str) -> list[Stage]:
         take_over = partial(_take_over, config.init_from, folder("pretrained"), recipe, seed)
         first = Stage("pretrained", (), f"nothing: {config.init_from}, as it is", take_over)
     scored = "which of two replies is better, from pairs: the reward model"
-    adapted = "the preferred replies alone, with adapters of low rank beside frozen weights; then merged"
+    adapted = "the preferred replies alone, with low-rank adapters on frozen weights, then merged"
     rounded = "nothing: the model after DPO, with 4 bits per weight"
     stages = [
         first,
         Stage("sft", ("pretrained",), "to answer questions, from conversations", by(train_sft, sft)),
         Stage("reward", ("sft",), scored, by(train_reward_model, reward)),
-        Stage("dpo", ("sft",), "to reply as is preferred, from the same pairs", by(train_dpo, dpo)),
+        Stage("dpo", ("sft",), "to give the preferred reply, from the same pairs", by(train_dpo, dpo)),
         Stage("ppo", ("sft", "reward"), "to reply as the reward model likes, from its own replies", by(train_ppo, ppo)),
         Stage("lora", ("sft",), adapted, partial(_adapt, lora, recipe, by(train_adaptation, lora))),
         Stage("quantized", ("dpo",), rounded, partial(_quantize, folder("dpo"), folder("quantized"))),

@@ -114,7 +114,7 @@ def show_next_steps(run: Run, script: str, advice: str, more: str = "") -> int:
     end += "" if run.device == resolve_device("auto") else f" --device {run.device}"
     if run.team.size > 1:
         start, end = f"mpiexec -n {run.team.size} ", f"{end} --data-parallel"
-    show(f"\ninterrupted; the checkpoint is of step {run.saved_step}; to resume:")
+    show(f"\ninterrupted; the checkpoint is from step {run.saved_step}; to resume:")
     show(command_line.from_here(f"  {start}python scripts/{script}.py --init-from resume --out-dir {folder}{end}"))
     return 130
 

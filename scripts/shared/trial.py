@@ -79,7 +79,7 @@ def try_generation(model: LanguageModel, prompt: Sequence[int], count: int, new_
 
 def _show_memory(device: str, more: str = "") -> None:
     peak, there = peak_memory(), machine_memory()
-    used = (_size(peak) if peak else "(this system does not tell)") + ("" if device == "cpu" else ", not the GPU's")
+    used = (_size(peak) if peak else "(this system does not say)") + ("" if device == "cpu" else ", not the GPU's")
     show(f"memory: {used}{more}" + (f"; this machine has {_size(there)}" if there else ""))
 
 

@@ -264,9 +264,9 @@ class Comparison(NotebookReport):
             where = f"the first activation that differs is {row.name} ({stage.meaning})"
             return f"{where}: what goes into it is right, so look at {stage.suspect}"
         if not abs(self.ours.loss - self.reference.loss) <= self.tolerance * abs(self.reference.loss):
-            return "all activations agree, but not the loss: look at the cross-entropy, and at the kernels it selects"
+            return "all activations agree, but the loss does not: look at the cross-entropy and its kernels"
         if row := first_wrong(self.gradients(), self.tolerance):
-            where = f"on the way back the first gradient that differs is that of {row.name}"
+            where = f"in backward, the first gradient that differs is that of {row.name}"
             look = "look at the backward of the op that uses it, and of the op after it"
             return f"all activations agree, but {where}: {look}"
         if self.ours.continuation != self.reference.continuation:

@@ -187,7 +187,7 @@ MISTAKES = [
     ("training_loop", "begin + 1 : begin + length + 1", "begin + 2 : begin + length + 2", "2 stands where 1 belongs"),
     ("training_loop", "if norm > max_norm else 1", "", "the case where `norm > max_norm` does not hold"),
     ("load_weights", '("query", "key", "value")', '("key", "query", "value")', "are exchanged"),
-    ("load_weights", '"positions"}[name]] = array', '"positions"}[name]] = array.T', "transposed it is right"),
+    ("load_weights", '"positions"}[name]] = array', '"positions"}[name]] = array.T', "it is right when transposed"),
     ("load_weights", '.replace("ln_", "norm_")', "", "norm_1"),
     ("load_weights", 'name.removeprefix("transformer.")', "name", "transformer."),
     ("llama", "np.arange(0, D, 2) / D", "np.arange(0, D, 2)", "not divided by `D`"),

@@ -59,5 +59,5 @@ def test_a_share_of_the_worked_examples_has_a_thought():
 
 def test_what_cannot_be_asked_is_refused():
     for n, terms in ((1, 1), (1000, 2)):
-        with pytest.raises(ValueError, match="take more terms"):
+        with pytest.raises(ValueError, match="use more terms"):
             chains("test", n, terms)

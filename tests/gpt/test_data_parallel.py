@@ -114,7 +114,7 @@ def test_a_run_goes_on_with_another_number_of_processes(text, alone, tmp_path):
     folder = tmp_path / "run"
     done = run_together(2, options(text, folder), "ctrl-c:3")
     assert done.returncode == 130 and load_checkpoint(folder).state["step"] == 3, done.stderr
-    assert "interrupted; the checkpoint is of step 3; to resume:\n  mpiexec -n 2 python" in done.stdout
+    assert "interrupted; the checkpoint is from step 3; to resume:\n  mpiexec -n 2 python" in done.stdout
     resume = ["--init-from", "resume", "--out-dir", str(folder)]
     done = run_together(3, resume, "ctrl-c:5")
     assert done.returncode == 130 and "resuming" in done.stdout and "processes 2 -> 3" in done.stdout, done.stderr
@@ -169,7 +169,7 @@ def test_a_signal_to_mpiexec_ends_all_and_leaves_a_checkpoint(text, tmp_path):
         run.send_signal(signal.SIGUSR1)
         out, error = run.communicate(timeout=120)
     assert run.returncode == 130 and "Traceback" not in error
-    assert f"interrupted; the checkpoint is of step {load_checkpoint(folder).state['step']}; to resume:" in out
+    assert f"interrupted; the checkpoint is from step {load_checkpoint(folder).state['step']}; to resume:" in out
 
 
 @with_mpi

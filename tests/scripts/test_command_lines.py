@@ -48,7 +48,7 @@ REFUSED = [
     ("lora", "--compare --merge {}/run", "--compare does not go with --merge"),
     ("lora", "--merge {}/run --r 4", "--r does not go with --merge"),
     ("lora", "--compare --method lora", "--method does not go with --compare"),
-    ("lora", "--compare --init-from resume", "--compare goes on by itself"),
+    ("lora", "--compare --init-from resume", "--compare continues by itself"),
     ("lora", "--method full --r 4", "--r sets up adapters, which --method full does not have"),
     ("lora", "--method full --lora-dropout 0.1", "--lora-dropout sets up adapters"),
     ("lora", "--data tasks --sample-interval 5", "--sample-interval is for texts"),
@@ -195,4 +195,4 @@ def test_memory_that_ran_out_is_a_sentence(capsys):
     def main(argv):
         raise MemoryError
 
-    assert "not enough memory (MemoryError): take a smaller model or batch" in refusal(main, capsys)
+    assert "not enough memory (MemoryError): use a smaller model or batch" in refusal(main, capsys)

@@ -82,7 +82,7 @@ def test_the_library_and_its_threads_are_named(monkeypatch, capsys):
 
 
 def fits(card, extra):
-    return f"card {card}: take the extra {extra}" if extra else f"WRONG: card {card}: {doctor.NO_EXTRA}"
+    return f"card {card}: use the extra {extra}" if extra else f"WRONG: card {card}: {doctor.NO_EXTRA}"
 
 
 MAXWELL, TURING = "GeForce GTX 970, 5.2, 580.95.05", "NVIDIA GeForce RTX 2060, 7.5, 580.95.05"
@@ -122,5 +122,5 @@ def test_without_packages_it_says_that_numpy_is_missing():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 1 and done.stderr == ""
     missing, card = done.stdout.splitlines()[1:]
-    assert missing == "WRONG: NumPy 2 or threadpoolctl is missing: type `python scripts/setup.py install`"
+    assert missing == "WRONG: NumPy 2 or threadpoolctl is missing: run `python scripts/setup.py install`"
     assert card.startswith("no NVIDIA card")

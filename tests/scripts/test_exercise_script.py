@@ -195,7 +195,7 @@ def test_the_loop_checks_when_the_file_is_saved(tmp_path, capsys):
     assert session.saved()
     session.check()
     said = capsys.readouterr().out
-    assert "right, in all" in said and "next: walk, the diamond" in said
+    assert "correct in all" in said and "next: walk, the diamond" in said
     answers = {"h": "Hint 1 of 3", "l": "[x] tanh", "c": "1 of", "r": "y or n", "n": "Nothing was", "?": "q quit"}
     for key, words in answers.items():
         assert session.press(key) and words in capsys.readouterr().out, key
@@ -327,7 +327,7 @@ PARTS = (*capstone.PARTS, "llama")
 def test_the_capstone_trains_takes_weights_and_becomes_a_llama(tmp_path, models):
     folder = pass_parts(tmp_path / "mine", *PARTS)
     said = output_of(exercise.main, "capstone", "--workspace", folder, "--out-dir", tmp_path / "out")
-    assert "largest difference" in said and "gpt2 is left out: there is no network" in said
+    assert "largest difference" in said and "gpt2 is skipped: there is no network" in said
     assert said.count("small_gpt: the 4 states of a text") == 2 and "llama: the 4 states of a text" in said
     assert "after 'The' both repeat one token" in said and said.endswith("\nYou have written a GPT and a Llama.\n")
     for name, function in (("my_gpt", "train"), ("my_llama", "llama_block")):
@@ -352,7 +352,7 @@ def test_the_capstone_says_what_it_lacks_and_what_ran(tmp_path, models, capsys, 
         assert "pip install jinja2" in capstone_refusal(folder, capsys) and not (folder / "out").exists()
     monkeypatch.setattr(capstone.hub, "find", lambda source: Path(source).resolve(strict=True))  # no SmolLM2
     said = output_of(exercise.main, "capstone", "--workspace", folder, "--out-dir", tmp_path / "out")
-    assert "smollm2 is left out" in said and "You have written a GPT." in said and "and a Llama" not in said
+    assert "smollm2 is skipped" in said and "You have written a GPT." in said and "and a Llama" not in said
 
 
 @pytest.mark.parametrize(

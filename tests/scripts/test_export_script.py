@@ -166,7 +166,7 @@ def test_what_cannot_be_exported_is_refused(runs, tmp_path, capsys):
         (tmp_path / "q", tmp_path / "out"): "q are quantized, or have adapters that cannot be merged",
         (runs / "base", runs / "chat"): "is not an empty folder",
         (runs / "nowhere", tmp_path / "out"): "there is no folder",
-        (runs / "classifier", tmp_path / "out", "--gguf", "F16"): "which GGUF files cannot hold",
+        (runs / "classifier", tmp_path / "out", "--gguf", "F16"): "which cannot be written as a GGUF file",
         (runs / "base", tmp_path / "out", "--gguf", "Q4_0"): "invalid choice: 'Q4_0'",
     }
     for arguments, words in refused.items():

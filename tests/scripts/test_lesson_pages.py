@@ -175,7 +175,7 @@ def test_a_notebook_in_which_somebody_has_worked_is_kept(tmp_path):
     changed[1]["cells"][1]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "x"}]
     for text in [*map(json.dumps, changed), "not json", "[]", "{}"]:
         path.write_text(text, encoding="utf-8")
-        with pytest.raises(FileExistsError, match="worked in"):
+        with pytest.raises(FileExistsError, match="has been edited"):
             write_notebook(cells, path)
         assert path.read_text(encoding="utf-8") == text
 

@@ -221,7 +221,7 @@ def test_a_lesson_is_done_when_its_answers_were_opened(chromium, tmp_path):
         tab.locator("footer").get_by_text("All lessons").click()
         tab.wait_for_url("**/index.html")  # loaded, so that its script has marked what was read
         assert tab.locator(".done").all_inner_texts() == ["done"]
-        assert "1 done. Go on with" in tab.locator(".next").inner_text()
+        assert "1 done. Continue with" in tab.locator(".next").inner_text()
         tab.locator(".next a").first.click()
         tab.wait_for_url(f"**/{other.stem}.html")
 

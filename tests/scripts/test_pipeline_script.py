@@ -122,7 +122,7 @@ def test_a_deleted_stage_is_done_again_with_all_made_from_it(finished, tmp_path)
     assert load_state(copied / "reward") == load_state(finished[0] / "reward")  # stays, and is done again all the same
     output = output_of(script.main, "--short", "--out-dir", copied)
     assert output.count("finished earlier, and kept") == 2  # pretraining, SFT
-    again = output.count("made from an earlier version of the stages before it: done again")
+    again = output.count("made from an earlier version of the stages before it: running it again")
     assert again == 4  # reward, DPO, LoRA, and what was quantized
     assert (copied / "pretrained" / "trainer_state.json").stat().st_mtime_ns == pretrained
 
@@ -134,7 +134,7 @@ def test_a_deleted_stage_is_done_again_with_all_made_from_it(finished, tmp_path)
 def test_ctrl_c_stops_it_and_the_next_call_goes_on_in_the_stage(tmp_path, monkeypatch, capsys, step):
     interrupt_at(step, sft, monkeypatch)
     assert run_here(script.main, "--short", "--out-dir", tmp_path) == 130
-    assert "call it again and it goes on" in capsys.readouterr().out
+    assert "run it again to continue" in capsys.readouterr().out
     assert load_state(tmp_path / "sft")["step"] == step and not (tmp_path / "reward").exists()
     monkeypatch.undo()
     output = output_of(script.main, "--short", "--out-dir", tmp_path)
@@ -144,11 +144,11 @@ def test_ctrl_c_stops_it_and_the_next_call_goes_on_in_the_stage(tmp_path, monkey
 def test_what_is_not_of_this_pipeline_is_refused_and_not_touched(finished, tmp_path, capsys):
     folder, new = tmp_path / "folder", tmp_path / "new"
     pretrained = shutil.copytree(finished[0] / "sft", folder / "pretrained")
-    assert f"{folder} holds files that are not of a pipeline" in refusal(script.main, capsys, "--out-dir", folder)
+    assert f"{folder} holds files that do not belong to a pipeline" in refusal(script.main, capsys, "--out-dir", folder)
     notes = {"settings": {"short": True, "seed": 1337}, "stages": {}}
     (folder / "pipeline.json").write_text(json.dumps(notes), encoding="utf-8")
     for options, place, words in (
-        (["--short"], folder, f"{pretrained} holds a run that is not of this pipeline"),
+        (["--short"], folder, f"{pretrained} holds a run that is not part of this pipeline"),
         (["--short", "--seed", "1"], finished[0], "choose another --out-dir"),
         ([], finished[0], "choose another --out-dir"),
         (["--init-from", "nowhere"], new, "there is no folder nowhere"),

@@ -103,7 +103,7 @@ def test_right_and_wrong_answers_and_a_reload(tab, address):
     assert sum(sizes) < 21e6
     said = check(tab, completed("tanh", "out**2", "out"))
     assert "the square is missing" in said and "The smallest case that fails" in said
-    assert "right, in all" in check(tab, completed("tanh"))
+    assert "correct in all" in check(tab, completed("tanh"))
     tab.get_by_role("button", name="Solution").click()
     tab.get_by_text("class Tanh(Function)").last.wait_for()
     tab.reload()
@@ -118,7 +118,7 @@ def test_a_loop_that_never_ends_is_stopped_and_nothing_is_lost(tab, address):
     tab.wait_for_timeout(2000)
     tab.get_by_role("button", name="Stop").click()
     tab.get_by_text("is there a loop that never ends?").wait_for()
-    assert "right, in all" in check(tab, completed("tanh"))
+    assert "correct in all" in check(tab, completed("tanh"))
 
 
 def test_a_lesson_runs_to_its_end(tab, address):
@@ -146,7 +146,7 @@ def test_results_below_a_changed_cell_are_marked(tab, address):
 
 def test_work_leaves_as_a_folder_and_is_taken_up_again(tab, address, tmp_path):
     tab.goto(f"{address}/exercises/tanh.html")
-    assert "right, in all" in check(tab, completed("tanh"))
+    assert "correct in all" in check(tab, completed("tanh"))
     tab.get_by_text("Take your work with you").click()
     with tab.expect_download() as download:
         tab.get_by_role("button", name="Download all").click()
@@ -225,7 +225,7 @@ def test_pages_can_be_read(tab, address, viewport, place):
 
 def test_the_explorer_answers_in_this_tab(tab, address):
     tab.goto(f"{address}/explore/index.html")
-    tab.locator("#state").get_by_text("Python is on its way").wait_for()
+    tab.locator("#state").get_by_text("Loading Python").wait_for()
     tab.locator("#state").get_by_text("The model is reading the text").wait_for()
     tab.locator("#alternatives tr").nth(9).wait_for()
     tab.get_by_role("button", name="switch off head 0.1", exact=True).click()
@@ -332,7 +332,7 @@ def test_an_op_of_ones_own_is_checked_and_gets_a_card(tab, address):
     tab.evaluate("text => code.set(text)", right.replace("return ctx.positive**2", "while True: pass"))
     tab.get_by_role("button", name="Record again").click()
     tab.get_by_role("button", name="Stop").click()
-    tab.get_by_text("What you see below is the step before.").wait_for()
+    tab.get_by_text("What you see below is the previous step.").wait_for()
 
 
 def test_from_an_op_to_its_lines_and_back(tab, address):
@@ -360,13 +360,13 @@ def test_an_answer_can_be_stepped_through_beside_a_right_one(tab, address):
 
 def test_a_gpt_is_trained_and_looked_into_in_this_tab(tab, context, address, tmp_path):
     tab.goto(f"{address}/train/index.html")
-    tab.locator("#state").get_by_text("press Begin").wait_for()
+    tab.locator("#state").get_by_text("press Start").wait_for()
     tab.locator("#text").fill("Too short.")
-    tab.get_by_role("button", name="Begin").click()
+    tab.get_by_role("button", name="Start").click()
     tab.locator("#state").get_by_text("too short to learn from").wait_for()
     tab.reload()
     tab.get_by_label("small").check()
-    tab.get_by_role("button", name="Begin").click()
+    tab.get_by_role("button", name="Start").click()
     tab.wait_for_function("() => runs[0]?.held_out.length >= 3")
     tab.locator("#rate input").fill("-3")
     tab.wait_for_function("() => runs[0].rates.length === 2")
@@ -395,6 +395,6 @@ def test_a_gpt_is_trained_and_looked_into_in_this_tab(tab, context, address, tmp
     assert "inside your model" in explorer.locator("header").inner_text()
     assert explorer.locator("#text").input_value() == run["beginning"] == run["text"][: len(run["beginning"])]
     explorer.close()
-    tab.get_by_role("button", name="Begin").click()
+    tab.get_by_role("button", name="Start").click()
     tab.wait_for_function("() => runs.length === 2 && runs[0].losses.length > 0")
     assert tab.locator("#runs tbody tr").count() == 2

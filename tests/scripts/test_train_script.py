@@ -146,7 +146,7 @@ def test_a_stopped_run_goes_on_bit_by_bit(number, text, tmp_path, long_run):
     stopped_at = checkpoint.load_state(folder)["step"]
     assert 20 <= stopped_at < 100
     if number == signal.SIGINT:
-        assert running.returncode == 130 and f"the checkpoint is of step {stopped_at};".encode() in output
+        assert running.returncode == 130 and f"the checkpoint is from step {stopped_at};".encode() in output
         assert f"--init-from resume --out-dir {folder.as_posix()}".encode() in output
     assert run_here(train.main, "--init-from", "resume", "--out-dir", folder) == 0
     assert_same_run(folder, long_run)
@@ -216,8 +216,8 @@ def test_nothing_is_overwritten(finished, text, tmp_path, capsys):
         path.write_bytes(b"precious")
     before = files_of(run), files_of(tmp_path)
     for folder, init, words in (
-        (run, "scratch", "holds a run already: go on with --init-from resume"),
-        (run, run, "holds a run already: go on with --init-from resume"),
+        (run, "scratch", "holds a run already: continue with --init-from resume"),
+        (run, run, "holds a run already: continue with --init-from resume"),
         (model, "scratch", "holds files that are not of a run"),
         (file, "scratch", ""),
     ):

@@ -141,8 +141,8 @@ def test_a_wrong_backward_shows_in_the_first_gradient_behind_it(model, reference
 def test_a_wrong_loss_and_a_wrong_continuation_are_found(model, reference):
     comparison = compared(model, reference)
     for changes, words in [
-        ({"loss": reference.loss * 1.01}, "but not the loss"),
-        ({"loss": float("nan")}, "but not the loss"),
+        ({"loss": reference.loss * 1.01}, "but the loss does not"),
+        ({"loss": float("nan")}, "but the loss does not"),
         ({"continuation": [[1], [2]]}, "the greedy continuation differs"),
     ]:
         wrong = dataclasses.replace(comparison, ours=dataclasses.replace(comparison.ours, **changes))

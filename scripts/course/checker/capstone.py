@@ -55,7 +55,7 @@ def run(workspace: Workspace, out_dir: Path) -> int:
         if has_checkpoint("runs/demo"):
             folder = Path("runs/demo")
         else:
-            print("(there is no runs/demo: the model of step 1 is taken; scripts/demo.py trains one that can write)")
+            print("(there is no runs/demo: the model of step 1 is used; scripts/demo.py trains one that can write)")
         take(call, folder, "The")
         take(call, "gpt2", "Alan Turing theorized that")
     print("\nYou have written a GPT.", flush=True)
@@ -124,7 +124,7 @@ def take(call: Call, source: Any, prompt: str) -> bool:
         source = hub.find(source)
         model, tokenizer = load_model(source)
     except (OSError, ImportError) as error:
-        print(f"{source} is left out: {error}")
+        print(f"{source} is skipped: {error}")
         return False
     ids, stop = tokenizer.encode(prompt), []
     if not isinstance(model, GPT):
@@ -155,7 +155,7 @@ def compare(call: Call, model: LanguageModel, title: str, ids: list[int]) -> Non
             "(nan: or in its shape). What it reads is right, and each of your parts has passed alone: does it also "
             "work in float32, and do two of your files define the same name?"
         )
-    print(f"{title}: the {len(rows)} states of a text, from the embeddings to the logits, are as ours")
+    print(f"{title}: the {len(rows)} states of a text, from the embeddings to the logits, equal ours")
 
 
 def stored(model: LanguageModel, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

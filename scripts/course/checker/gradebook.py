@@ -39,7 +39,7 @@ def read_assignment(file: Path, known: Mapping[str, Path]) -> dict[str, float]:
                 raise ValueError(f"{text!r} is not an exercise with or without a weight above 0, such as `softmax 2`")
             catalogue.path_of(match[1], known)
             if match[1] in weights:
-                raise ValueError(f"{match[1]} is there twice: leave one out")
+                raise ValueError(f"{match[1]} is listed twice: remove one")
             weights[match[1]] = weight
     if not weights:
         raise ValueError(f"{file} names no exercise: write one on each line, for example `softmax 2`")

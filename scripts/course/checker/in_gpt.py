@@ -172,13 +172,13 @@ def train(parts: Parts, mine: bool, steps: int) -> tuple[list[float], str]:
 def run(workspace: Workspace, names: list[str], out_dir: Path, whole: bool) -> int:
     """Train with the learner's parts and with the library's, and say how they compare; `whole`: write the page, too."""
     if not names:
-        raise ValueError("no exercise has passed yet: begin with `python scripts/exercise.py`")
+        raise ValueError("no exercise has passed yet: start with `python scripts/exercise.py`")
     parts = Parts()
     for name in names:
         definitions, _ = source.define(workspace.passed_text(name), workspace.file(name))
         parts.add(name, workspace.exercise(name).place, definitions)
     if not parts.used and not whole:
-        print(f"{names[0]} is no part of pretraining a GPT, so there is no curve to show: scripts/sft.py, reward.py, "
+        print(f"{names[0]} has no part in pretraining a GPT, so there is no curve to show: scripts/sft.py, reward.py, "
               "dpo.py, ppo.py, lora.py and quantize.py show what is done with one")  # fmt: skip
         return 0
     steps = STEPS[whole]

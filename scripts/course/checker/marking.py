@@ -66,7 +66,7 @@ def mark(
     record = Record(out_dir / "results.jsonl", exercises, seed, limits)
     waiting = [file for file in files if record.fingerprint(file) not in record.verdicts]
     print(f"Marking {len(exercises)} exercises of {len(submissions)} students; {len(files) - len(waiting)} of "
-          f"{len(files)} have a verdict from before. If this is stopped, the same command goes on from there.",
+          f"{len(files)} have a verdict already. If this is stopped, the same command continues from there.",
           flush=True)  # fmt: skip
     if not processes.is_confined():
         print("On this system a submission can reach your files and your network. Mark what you do not trust in a "
@@ -119,7 +119,7 @@ def entries_of(submission: Path) -> Entries:
         files = [path for path in submission.rglob("*.py") if path.is_file() and not path.is_symlink()]
         return {PurePosixPath(path.relative_to(submission)): functools.partial(open, path, "rb") for path in files}
     if submission.stat().st_size > LARGEST_ZIP:
-        raise ValueError(f"it has more than {LARGEST_ZIP // 2**20} MB")
+        raise ValueError(f"it is larger than {LARGEST_ZIP // 2**20} MB")
     archive = zipfile.ZipFile(submission)
     names = {PurePosixPath(entry.filename.replace("\\", "/")): entry for entry in archive.infolist()}
     return {name: functools.partial(archive.open, entry) for name, entry in names.items() if name.suffix == ".py"}
@@ -141,7 +141,7 @@ def find_file(exercise: str, exercises: dict[str, Path], entries: Entries) -> by
     with entries[entry]() as file:
         content: bytes = file.read(LARGEST_FILE + 1)
     if len(content) > LARGEST_FILE:
-        raise ValueError(f"{entry} is too large: {LARGEST_FILE:,} bytes are the most")
+        raise ValueError(f"{entry} is too large: at most {LARGEST_FILE:,} bytes")
     return content
 
 

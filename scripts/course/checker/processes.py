@@ -95,7 +95,7 @@ class Submission:
         except (OSError, EOFError):
             raise Ended(self._how_it_ended()) from None
         except (ValueError, TypeError, AttributeError) as problem:
-            raise Ended(Verdict("error", self.path.name, f"its process gave no proper answer: {problem}")) from None
+            raise Ended(Verdict("error", self.path.name, f"its process gave no valid answer: {problem}")) from None
         self.printed.append(str(reply.get("printed", "")))
         if error is not None:
             raise _exception(error, str(reply.get("message")), reply.get("line"))
@@ -116,7 +116,7 @@ class Submission:
         if time.monotonic() > self.deadline or code in (-24, -9):  # SIGXCPU, SIGKILL
             sentence = f"no end after {seconds} seconds of computing or {PATIENCE * seconds} by the clock"
             return Verdict("timeout", self.path.name, f"{sentence}: is there a loop that never ends?", seconds=seconds)
-        return Verdict("error", self.path.name, f"the process that ran it broke off (exit status {code})")
+        return Verdict("error", self.path.name, f"the process that ran it ended early (exit status {code})")
 
     def _watch(self) -> None:
         """End a worker whose answer takes too long by the clock: it waits, or the system limits no computing."""

@@ -18,7 +18,7 @@ HEADINGS = {
     "refused": "not yours",
     "timeout": "does not end",
     "memory": "too much memory",
-    "unjudged": "not judged, by no fault of yours",
+    "unjudged": "not judged, through no fault of yours",
 }
 
 
@@ -27,7 +27,7 @@ def verdict_text(name: str, verdict: Verdict, workspace: Workspace) -> str:
     file, following = workspace.file(name), workspace.following(name)
     if verdict.passed:
         after = f"next: {following}, {workspace.exercise(following).title}" if following else "That was the last one."
-        return f"{name}: right, in all {verdict.cases} cases that were tried.\n{after}"
+        return f"{name}: correct in all {verdict.cases} cases tried.\n{after}"
     lines = [f"{name}: {HEADINGS[verdict.status]}  ({verdict.where})", ""]
     lines += textwrap.wrap(verdict.diagnosis, 110, initial_indent="  ", subsequent_indent="  ")
     blocks = {f"{file}, line {verdict.line}": verdict.code, "The smallest case that fails": verdict.details,
@@ -55,7 +55,7 @@ def pacing_text(weeks: list[dict[str, int]], hours: int) -> str:
     """The table of `catalogue.weeks`."""
     minutes = [sum(week.values()) for week in weeks]
     rows = [f"{i:4}  {minutes[i - 1]:7}  {', '.join(week)}" for i, week in enumerate(weeks, 1)]
-    said = f"{sum(minutes)} minutes by the exercises' own estimates, in weeks of at most {hours} h"
+    said = f"{sum(minutes)} minutes by the exercises' own estimates, in weeks of at most {hours} hours"
     return "\n".join(["week  minutes  exercises", *rows, "", said])
 
 

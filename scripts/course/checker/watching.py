@@ -45,7 +45,7 @@ class Session:
 
     def _begin(self) -> None:
         if not self.name:
-            print("You have passed every exercise. python scripts/exercise.py capstone builds a GPT out of yours.")
+            print("You have passed every exercise. python scripts/exercise.py capstone builds a GPT from yours.")
             return
         file = self.workspace.start(self.name)
         print(f"\n{showing.progress_text(len(self.workspace.passed), len(self.workspace.paths))}")
@@ -65,10 +65,10 @@ class Session:
         verdict = self.workspace.check(self.name)
         print(showing.verdict_text(self.name, verdict, self.workspace))
         if verdict.passed:
-            solution = f" python scripts/exercise.py solution {self.name} shows the library's way."
+            solution = f" python scripts/exercise.py solution {self.name} shows how the library does it."
             print("n: the next one." + ("" if self.workspace.withheld(self.name) else solution))
             if self.workspace.exercise(self.name).place is not None:
-                print(f"python scripts/exercise.py run {self.name} puts yours into the GPT.")
+                print(f"python scripts/exercise.py run {self.name} trains a GPT with yours in it.")
         print(f"\n{KEYS}")
 
     def press(self, key: str) -> bool:
@@ -96,7 +96,7 @@ class Session:
         elif key == "c":
             check_all(self.workspace)
         elif key == "r":
-            print(f"Put {self.name} back to its stub? Your file is kept beside it. y or n")
+            print(f"Reset {self.name} to its stub? Your file is kept beside it. y or n")
             self.asking = True
         elif key == "\n":
             self.check()

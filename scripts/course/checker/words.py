@@ -29,7 +29,7 @@ def of_finding(trial: Trial, found: Finding) -> str:
     what, part = found.gradient or "the result", found.where.partition(" of ")[0]
     if found.kind == "changed":
         changed = "dout or another array" if part == "backward" else "its input"
-        return f"it writes to {changed}, which belongs to somebody else: compute into a new array, or copy first"
+        return f"it writes to {changed}, which is not yours to change: compute into a new array, or copy it first"
     if found.kind == "count":
         advice = ": `return (dx,)` where there is one" if found.fact == 1 else ", None where there is none"
         return f"backward must return a tuple of {found.fact}, one gradient per input of forward{advice}"
@@ -86,17 +86,17 @@ def of_difference(found: Difference, what: str, tolerance: float) -> str:
     if kind == "shape":
         repairs = {
             "same numbers": ": the values are right, only the shape is not (keepdims? reshape?)",
-            "transposed": ": transposed it is right",
-            "axes left": ": an axis too many is left, which should be summed or averaged",
+            "transposed": ": it is right when transposed",
+            "axes left": ": one axis too many is left; it should be summed or averaged",
         }
         axes = fact[0] if isinstance(fact, tuple) and len(fact) == 1 else fact
         summed = f": it is summed too far, over axis {axes} of the right result"
         repair = "" if fact is None else repairs.get(fact, summed)
         return f"{what} has shape {np.shape(got)}, and should have {np.shape(right)}{repair}"
     if kind in ("nan", "inf"):
-        return f"{what} has {kind} in it, where numbers belong"
+        return f"{what} contains {kind} where numbers belong"
     if kind == "finite":
-        return f"{what} is finite where it should be -inf (a masked place?), or the other way round"
+        return f"{what} is finite where it should be -inf (a masked place?), or the other way around"
     if kind not in REPAIRED:
         is_whole = np.asarray(right).dtype.kind in "iub"
         words = "has other values" if is_whole else "has wrong values"
@@ -106,7 +106,7 @@ def of_difference(found: Difference, what: str, tolerance: float) -> str:
         f"{what} "
         + {
             "sign": "has its sign flipped: the negative is right",
-            "transposed": "is transposed: with its last two axes exchanged it is right",
+            "transposed": "is transposed: it is right with its last two axes exchanged",
             "factor": f"is {size:.6g}x too large, everywhere"
             if size > 1
             else f"is {1 / size:.6g}x too small, everywhere",
@@ -170,7 +170,7 @@ def of_reason(trial: Trial, found: Finding, reason: Reason) -> str:
     if reason.kind == "random":
         return "it draws random numbers: the same arguments must give the same result (keep the mask of forward)"
     if reason.kind == "remembers":
-        return "run for the first time it is right: something is kept from one call to the next (in a class, a global)"
+        return "the first run is right: something is kept from one call to the next (in a class, a global)"
     if reason.kind in ("slip", "remark"):
         return f"{fact}{error}"
     if reason.kind == "gradcheck":

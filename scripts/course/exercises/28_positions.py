@@ -42,7 +42,7 @@ sizes = st.builds(Case, st.integers(1, 6), st.integers(1, 4).map(lambda half: 2 
 
 EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
-    title="the hands of a clock, as a code of places",
+    title="positions, written like the hands of a clock",
     group="Embedding", effort="15 min, medium",
     hints=(
         "One angle for each place and pair of columns: place times speed. Then sine in even columns, cosine in "

@@ -52,7 +52,7 @@ async function run(cell, toGo) {
   let printed = "";
   const draws = /\blesson\.picture\(/.test(text);
   python.say(state, `running ${name} ...${toGo && ` ${toGo} to go`}`);
-  if (draws && !cells.some((other) => other.hasDrawn)) state.textContent += " and what draws pictures (10 MB, once)";
+  if (draws && !cells.some((other) => other.hasDrawn)) state.textContent += " and loading what draws pictures (10 MB, once)";
   cell.result.replaceChildren(output);
   if (cell.result.closest(".answer")) cell.place.after(cell.result);
   cell.place.querySelector(".saved")?.remove();
@@ -77,7 +77,7 @@ async function run(cell, toGo) {
     cell.result.innerHTML = shown.html + (html ?? ""); // made by our own code from text, which it escapes
     if (error) cell.result.append(element("pre", { class: "output error" }, error));
     const isOfOld = error?.includes("\nAssertionError") && cells.slice(0, place + 1).some((above) => above.ran !== above.text);
-    if (isOfOld) cell.result.append(element("p", { class: "soft" }, "The check belongs to the original numbers: with yours, something else holds."));
+    if (isOfOld) cell.result.append(element("p", { class: "soft" }, "This check is about the original numbers, so it need not hold for yours."));
     if (typeof startWidgets === "function") startWidgets();
     state.textContent = error ? `${error === "stopped" ? "stopped" : "an error"} in ${name}` : "done";
     Object.assign(cell, { hasRun: !error || isOfOld, hasDrawn: draws });
@@ -106,7 +106,7 @@ async function restart() {
   if (running) await stop();
   await python.call("cells.forget", { lesson });
   forget();
-  state.textContent = "What the cells had defined is forgotten; your changes to them stay.";
+  state.textContent = "Everything that the cells defined is gone; your edits are kept.";
 }
 
 function button(text, onclick) {
@@ -122,11 +122,11 @@ function prepare(cell) {
       storage.set(keyOfCell(cell), cell.editor.get());
       mark(cell);
     });
-    edit.textContent = "As it was";
+    edit.textContent = "Restore";
     edit.onclick = () => cell.editor.set(cell.text);
   });
   const tools = element("div", { class: "tools no-print" }, button("Run", () => runTo(cell)), edit);
-  if (SLOWER * cell.seconds > LONG) tools.append(element("span", { class: "soft saved" }, `This result was saved. Running it here takes ${time([cell])}; for less, edit the number of steps or samples, here or in the cell above that sets it.`));
+  if (SLOWER * cell.seconds > LONG) tools.append(element("span", { class: "soft saved" }, `This result was saved. Running it here takes ${time([cell])}; to shorten it, reduce the number of steps or samples, here or in the cell above that sets it.`));
   cell.place.prepend(code, tools);
 }
 

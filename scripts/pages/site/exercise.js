@@ -22,7 +22,7 @@ function keep(change) {
   change(kept);
   if (!storage.set(KEPT, JSON.stringify(kept))) at("passed").insertAdjacentElement("afterend", full);
 }
-const full = element("p", { role: "status" }, "This browser keeps nothing for this page (it is forbidden, or full): download the zip before you leave.");
+const full = element("p", { role: "status" }, "This browser cannot store your work (storage is blocked or full): download the zip before you leave.");
 
 // Take over what a check or a hint has found, of this exercise alone: another tab may have written since.
 function take(state, text) {
@@ -74,7 +74,7 @@ async function takeUp() {
     Object.assign(kept.state, found.state);
   });
   code.set(read().files[file] ?? stub);
-  at("said").textContent = `${Object.keys(found.files).length} files were taken from the zip.`;
+  at("said").textContent = `${Object.keys(found.files).length} files were loaded from the zip.`;
 }
 
 const missing = python.missing();
@@ -92,7 +92,7 @@ addEventListener("storage", () => { // another tab has written
 if (missing) at("said").textContent = missing;
 else {
   for (const command of ["check", "hint", "steps", "solution"]) at(command).addEventListener("click", () => ask(command));
-  at("reset").addEventListener("click", () => (confirm("Begin again with the stub?") ? code.set(stub) : null));
+  at("reset").addEventListener("click", () => (confirm("Replace your code with the stub?") ? code.set(stub) : null));
   at("stop").addEventListener("click", () => python.stop());
   at("download").addEventListener("click", download);
   at("upload").addEventListener("change", takeUp);

@@ -21,8 +21,8 @@ function showTools() {
   field.hidden = !open;
   at("source").hidden = Boolean(open);
   const buttons = open ? [tool("Record again", record), tool("Cancel", () => { open = null; showTools(); })]
-    : [...(canChange(file) ? [tool("Change this file", edit)] : []), ...(path in changed ? [tool("As it was", asItWas)] : [])];
-  const said = open && file !== calls[0].file ? "Your copy of this file. What you change in a forward, backward or update takes effect here; the library stays as it is." : "";
+    : [...(canChange(file) ? [tool("Change this file", edit)] : []), ...(path in changed ? [tool("Restore", asItWas)] : [])];
+  const said = open && file !== calls[0].file ? "This is your copy of the file. Changes to a forward, backward or update take effect on this page only, not in the library." : "";
   tools.replaceChildren(...(missingPython ? [element("span", { class: "soft" }, missingPython)] : buttons), element("span", { class: "soft" }, said));
 }
 

@@ -9,14 +9,14 @@ const python = {
 
   // Why there is no Python here, or "".
   missing() {
-    if (!location.protocol.startsWith("http")) return "Opened as a file, this page can be read. To run it: python scripts/site.py --fetch --serve";
-    if (typeof WebAssembly !== "object" || !navigator.serviceWorker) return "This browser has no WebAssembly or no service worker, and cannot run Python. The page can be read all the same.";
+    if (!location.protocol.startsWith("http")) return "This page was opened as a file: you can read it, but not run it. To run it: python scripts/site.py --fetch --serve";
+    if (typeof WebAssembly !== "object" || !navigator.serviceWorker) return "This browser has no WebAssembly or no service workers, so it cannot run Python. You can still read the page.";
     return "";
   },
 
-  // Say in a place of the page what is being done, or, until Python is there, that it is on its way.
+  // Say in a place of the page what is being done, or, until Python is there, that it is loading.
   say(place, doing, megabytes = 12) {
-    const waiting = `Python is on its way (${megabytes} MB, once) ...`;
+    const waiting = `Loading Python (${megabytes} MB, once) ...`;
     place.textContent = this.isReady ? doing : waiting;
     this.begin().then(() => { if (place.textContent === waiting) place.textContent = doing; }, () => {}); // call() tells the error
   },
@@ -25,7 +25,7 @@ const python = {
   begin() {
     this.started ??= this.start().catch((error) => {
       this.started = null;
-      throw new Error(`Python could not be loaded (${error.message}): check the connection, and press again.`);
+      throw new Error(`Python could not be loaded (${error.message}): check the connection and try again.`);
     });
     return this.started;
   },
@@ -64,7 +64,7 @@ const python = {
   async call(call, given, { said = () => {}, packages = [], model = null } = {}) {
     this.isStopped = false;
     await this.begin();
-    if (this.isStopped) throw new Error("stopped before it began");
+    if (this.isStopped) throw new Error("stopped before it started");
     this.number += 1;
     const number = this.number;
     return new Promise((resolve, reject) => {
@@ -83,7 +83,7 @@ const python = {
     if (!stuck.length) return true;
     this.worker.terminate();
     [this.started, this.isReady] = [null, false];
-    for (const number of stuck) this.heard({ number, error: "Python had to be ended, and what was defined is gone." });
+    for (const number of stuck) this.heard({ number, error: "Python had to be stopped, and everything that it had defined is gone." });
     return false;
   },
 };

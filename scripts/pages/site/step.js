@@ -54,7 +54,7 @@ async function recordAgain() {
   python.say(at("said"), "Recording ...");
   try {
     const { error, data: recorded, said, op } = await python.call("step.record", asked, { model: asked.model || null });
-    say(error ? `${error}\nWhat you see below is the step before.` : `${said}\nRecorded.`.trim(), Boolean(error));
+    say(error ? `${error}\nWhat you see below is the previous step.` : `${said}\nRecorded.`.trim(), Boolean(error));
     if (!error) draw(recorded, op);
   } catch (error) {
     say(error.message, true);

@@ -4,7 +4,7 @@ const at = (id) => document.getElementById(id);
 const SECONDS = 0.5; // of training in a call
 const SMOOTH = 10; // steps whose mean loss is drawn and told
 const LARGEST = 4e6; // bytes of a file
-const ON_ITS_WAY = "Python is on its way (12 MB, once).";
+const LOADING = "Loading Python (12 MB, once).";
 const BASELINES = { uniform: "knows nothing", unigram: "unigrams", bigram: "bigrams" };
 let runs = []; // this one, and the one before: what train.begin said, and all that train.go has told since
 let isTraining = false, loop = Promise.resolve(), calls = 0;
@@ -24,7 +24,7 @@ async function begin() {
   try {
     await loop;
     at("pause").disabled = true;
-    say(python.isReady ? "Learning the vocabulary ..." : `${ON_ITS_WAY} Then the run begins.`);
+    say(python.isReady ? "Learning the vocabulary ..." : `${LOADING} Then training starts.`);
     const text = at("text").value, size = new FormData(at("form")).get("size"), number = ++calls;
     const run = { number, text, size, rates: [], losses: [], held_out: [], samples: [], ...await python.call("train.begin", { run: number, text, size }) };
     runs = [run, ...runs.filter((other) => other.text === text)].slice(0, 2);
@@ -63,7 +63,7 @@ async function go() {
     say(sentence(error));
   }
   pause();
-  at("pause").textContent = "Go on";
+  at("pause").textContent = "Resume";
   at("pause").disabled = false;
 }
 
@@ -119,11 +119,11 @@ function ticks(limit, count) {
 
 async function read(file) {
   try {
-    if (file.size > LARGEST) throw new Error(`${file.name} has ${(file.size / 1e6).toFixed(0)} MB; take a text of at most a million characters.`);
+    if (file.size > LARGEST) throw new Error(`${file.name} is ${(file.size / 1e6).toFixed(0)} MB; choose a text of at most a million characters.`);
     at("text").value = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
     say("");
   } catch (error) {
-    say(error instanceof TypeError ? `${file.name} is not a text in UTF-8: save it as one.` : error.message);
+    say(error instanceof TypeError ? `${file.name} is not UTF-8 text: save it as UTF-8.` : error.message);
   }
   count();
 }
@@ -175,6 +175,6 @@ if (python.missing()) {
   say(python.missing());
   at("begin").disabled = true;
 } else {
-  say(`${ON_ITS_WAY} Choose a size meanwhile.`);
-  python.begin().then(() => { python.isReady = true; if (!calls) say("Python is here: press Begin."); }, (error) => say(sentence(error)));
+  say(`${LOADING} Meanwhile, choose a size.`);
+  python.begin().then(() => { python.isReady = true; if (!calls) say("Python is ready: press Start."); }, (error) => say(sentence(error)));
 }

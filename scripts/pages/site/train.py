@@ -57,7 +57,7 @@ class Training:
         if len(self.tokens) < BATCH_SIZE * BLOCK_SIZE or len(self.held_out) < 2:
             raise ValueError(
                 f"The text is too short to learn from: it has {len(self.tokens):,} tokens, and a single step reads "
-                f"{BATCH_SIZE * BLOCK_SIZE}. Some 3,000 characters are enough for a try, 100,000 are better."
+                f"{BATCH_SIZE * BLOCK_SIZE}. About 3,000 characters are enough to try it, and 100,000 are better."
             )
         self.model = GPT(shape(size, len(self.tokenizer)))
         # The rate stays as it is after the warm-up: the page sets it.
@@ -84,7 +84,7 @@ class Training:
             batches = [next(self.batches)]
             step = training_step(self.model, batches, language_model_loss, self.optimizer, self.schedule, max_norm=1.0)
             if step.skipped:
-                raise FloatingPointError("The loss is not a finite number any more: begin again with a lower rate.")
+                raise FloatingPointError("The loss is no longer a finite number: start over with a lower rate.")
             spent += time.perf_counter() - start
             self.steps += 1
             losses.append(step.loss)

@@ -101,7 +101,7 @@ widgets.bpe = (place, data) => {
     const ratio = all.length ? ` ${(letters / all.length).toFixed(2)} characters per token.` : "";
     const [first, second] = next ? next.pair.map(tokenText) : [];
     const why = next && (next.rank === undefined ? `${next.count} times in the text` : `merge number ${next.rank + 1}`);
-    const then = next ? ` Next: join ${first} and ${second} (${why}).` : " Nothing is left to join.";
+    const then = next ? ` Next: join ${first} and ${second} (${why}).` : " There is nothing left to join.";
     facts.textContent = `${all.length} tokens for ${letters} characters.${ratio}${then}`;
   }
 
