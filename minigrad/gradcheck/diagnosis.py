@@ -421,7 +421,7 @@ def _too_much(case: Case, jacobians: Jacobians) -> Diagnosis | None:
     given = np.abs(jacobians.analytic) > jacobians.tolerance
     if needed.any() and given.any() and not (needed & given).any():
         sentence = "backward gives 0 where there is a derivative, and a gradient where there is none"
-        return Diagnosis("partial", f"{sentence}: a mask is the wrong way round, or an index is a wrong one")
+        return Diagnosis("partial", f"{sentence}: a mask is the wrong way around, or an index is a wrong one")
     extra = given & ~needed
     if not extra.any() or not jacobians.agree(jacobians.analytic[~extra], jacobians.numeric[~extra]):
         return None

@@ -54,7 +54,7 @@ TERMS = [
     ("a - b", "b", "{b} stands where {old} belongs"),
     ("a - b", "a / b", "{a} is divided by {b}: their difference is needed"),
     ("a - b", "a + b", "the sign of {b} is flipped: it must be subtracted"),
-    ("a - b", "b - a", "the difference is the wrong way round: its operands are exchanged, {old} is right"),
+    ("a - b", "b - a", "the difference is the wrong way around: its operands are exchanged, {old} is right"),
     ("-a", "a", "the sign is flipped: the minus in front of {a} is missing"),
 ]
 FACTORS = [
@@ -102,14 +102,14 @@ CHOICES = [
     ("np.logaddexp(0, a)", "np.log(1 + np.exp(a))", "overflow: e^x is inf for large x; use {old}"),
     ("np.logaddexp(0, a)", "-np.log(1 / (1 + np.exp(a)))", "overflow: for large x this is log 0; use {old}"),
     ("0.5 * (1 + np.tanh(a / 2))", "np.exp(a) / (1 + np.exp(a))", "overflow: inf / inf is nan for large x; use {old}"),
-    ("not a", "a", "the condition {a} is the wrong way round: `not` is missing"),
-    ("~a", "a", "the mask {a} is the wrong way round: `~` is missing"),
+    ("not a", "a", "the condition {a} is the wrong way around: `not` is missing"),
+    ("~a", "a", "the mask {a} is the wrong way around: `~` is missing"),
     ("a and b", "a", "the condition {b} is missing"),
     ("a and b", "b", "the condition {a} is missing"),
     ("a or b", "a", "the condition {b} is missing"),
     ("a if b else c", "a", "the case where {b} does not hold is forgotten"),
     ("a if b else c", "c", "the case where {b} holds is forgotten"),
-    ("np.where(a, b, c)", "np.where(a, c, b)", "the condition {a} is the wrong way round"),
+    ("np.where(a, b, c)", "np.where(a, c, b)", "the condition {a} is the wrong way around"),
     ("np.where(a, b, c)", "b", "the condition {a} is ignored: where it does not hold, {c} belongs"),
     ("np.where(a, b, c)", "c", "the condition {a} is ignored: where it holds, {b} belongs"),
     ("np.clip(a, b, c)", "a", "the clipping of {a} is missing"),
@@ -194,7 +194,7 @@ def _of_comparisons() -> Iterator[tuple[str, str, str]]:
             if a in "<>":
                 yield f"a {one} b", f"a {other} b", "at the border, {a} = {b}, the wrong side is taken: {old}"
             for against in opposite or (other,):
-                yield f"a {one} b", f"a {against} b", "the comparison {old} is the wrong way round"
+                yield f"a {one} b", f"a {against} b", "the comparison {old} is the wrong way around"
         for one in (a, b):
             yield f"a {one} b", "True", "the condition {old} is ignored"
             yield f"a {one} b", "False", "nothing is done where {old} holds"

@@ -32,7 +32,7 @@ dx = np.broadcast_to(dout, ctx.shape)
 
 SLIPS = [
     ("np.broadcast_to(dout,", "np.broadcast_to(dout.sum(),",
-     "dout is summed up: each element gets the gradient of its own sum only, dout repeated"),
+     "dout is summed: each element gets the gradient of its own sum only, dout repeated"),
 ]  # fmt: skip
 
 EXERCISE = Exercise(

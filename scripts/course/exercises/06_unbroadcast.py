@@ -29,7 +29,7 @@ return dout.sum(axis=stretched, keepdims=True)  # axes of length 1
 
 SLIPS = [
     ("dout.sum(axis=stretched, keepdims=True)", "dout",
-     "only the axes in front are summed; axes of length 1 were stretched, too"),
+     "only the axes in front are summed; axes of length 1 were also stretched"),
     ("tuple(range(added))", "tuple(range(-added, 0))", "the last axes are summed: NumPy adds axes in front, sum those"),
     ("dout.sum(axis=tuple(range(added)))", "dout[(0,) * added]", "the first copy is taken: sum the axes in front"),
     ("dout.sum(axis=tuple(range(added)))", "dout[(0,) * added][tuple(slice(0, 1 if n == 1 else None) for n in shape)]",

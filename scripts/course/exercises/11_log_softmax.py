@@ -39,7 +39,7 @@ SLIPS = [
     ("shifted - np.log(np.exp(shifted)", "np.log(np.exp(shifted) / np.exp(shifted)",
      "log of a softmax that rounded to 0 is -inf: subtract logarithms, do not divide first"),
     ("shifted - np.log(np.exp(shifted)", "(np.exp(shifted) / np.exp(shifted)",
-     "this is the softmax: its logarithm is asked for"),
+     "this is the softmax: return its logarithm"),
     (" * dout.sum(axis=ctx.dim, keepdims=True)", "",
      "the second term lacks the row's sum of dout (this is right for dout = one-hot only)"),
 ]  # fmt: skip

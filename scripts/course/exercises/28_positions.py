@@ -1,4 +1,4 @@
-"""positions: the sinusoidal position code of the Transformer.
+"""positions: the sinusoidal position encoding of the Transformer.
 
     PE[t, 2i]     = sin(t / 10000^(2i/C))
     PE[t, 2i + 1] = cos(t / 10000^(2i/C))

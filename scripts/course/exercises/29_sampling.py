@@ -46,8 +46,8 @@ SLIPS = [
      "the k smallest logits are kept: top_k keeps the largest"),
     ("logits, -np.inf)", "logits, 0.0)", "logits that are cut are set to 0, but e^0 is 1: they must be -inf"),
     ("before < top_p", "(before + probs[order] <= top_p) | (before == 0)",
-     "the token with which top_p is reached must be kept, too"),
-    (" - probs[order]", " - probs[order] * (top_p == 1)", "the token with which top_p is reached must be kept, too"),
+     "the token with which top_p is reached must also be kept"),
+    (" - probs[order]", " - probs[order] * (top_p == 1)", "the token with which top_p is reached must also be kept"),
 ]  # fmt: skip
 
 

@@ -49,7 +49,7 @@ return weight + scaling * (B @ A)
 
 SLIPS = [
     ("x @ weight.T +", "scaling * (x @ weight.T) +",
-     "the frozen layer is scaled, too: scaling belongs to the adapter only"),
+     "the frozen layer is scaled as well: scaling belongs to the adapter only"),
     ("scaling * (hidden", "scaling / len(A) * (hidden", "it is divided by the rank r, which scaling contains already"),
     ("dB = ctx.scaling * (dout.T @ ctx.hidden)\ndA = dhidden.T @ ctx.x",
      "dB = dout.T @ ctx.hidden\ndA = dhidden.T @ ctx.x / ctx.scaling",

@@ -31,7 +31,7 @@ return codes, scales
 '''
 
 SLIPS = [
-    ("return codes,", "return levels[codes],", "these are the levels: their numbers are asked for, codes 0 to 15"),
+    ("return codes,", "return levels[codes],", "these are the levels: return their numbers, the codes 0 to 15"),
     ("np.abs(blocks).max(axis=1)", "np.full(len(blocks), np.abs(blocks).max())",
      "one scale for everything: each block has its own"),
 ]  # fmt: skip

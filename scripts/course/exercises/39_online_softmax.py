@@ -44,7 +44,7 @@ return out / l
 SLIPS = [
     ("np.exp(m - m_new)", "1", "nothing is shrunk when the maximum rises: e^(m - m_new)"),
     ("np.exp(m - m_new)", "np.exp(m_new - m) if start else 0",
-     "shrink is the wrong way round: e^(m - m_new), which is at most 1"),
+     "shrink is the wrong way around: e^(m - m_new), which is at most 1"),
     ("np.full((len(q), 1), -np.inf)", "np.zeros((len(q), 1))", "the maximum begins at 0: it must begin at -inf"),
     ("np.maximum(m, s.max(axis=1, keepdims=True))", "np.zeros_like(m)", "overflow: the running maximum is not used"),
     ("range(0, len(k), tile)", "range(0, len(k) // tile * tile, tile)", "the last, shorter tile is missing"),

@@ -39,7 +39,7 @@ return means.mean()  # over the answers
 SLIPS = [
     ("mean(axis=1, keepdims=True)) / (rewards.std(axis=1, keepdims=True)", "mean()) / (rewards.std()",
      "answers are compared with those to other questions: mean and std within each group"),
-    ("std(axis=1, keepdims=True)", "std(axis=1, keepdims=True, ddof=1)", "std divides by G - 1: by G is asked for"),
+    ("std(axis=1, keepdims=True)", "std(axis=1, keepdims=True, ddof=1)", "std divides by G - 1: divide by G"),
     ("reshape(-1, 1)", "T.reshape(-1, 1)",
      "the advantages are in another order than the answers, which stand question by question"),
     (" * mask).sum(axis=1) / mask.sum(axis=1)", ").mean(axis=1)",

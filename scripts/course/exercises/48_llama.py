@@ -1,4 +1,4 @@
-"""llama: turn your GPT-2 into a Llama. The model around the blocks (your gpt) stays; what is inside them is exchanged.
+"""llama: turn your GPT-2 into a Llama. The model around the blocks (your gpt) stays; what is inside them is replaced.
 
     layer norm             RMS norm: x / sqrt(mean(x^2) + eps) * weight (`rms_norm` below)
     learned positions      rotary positions: queries and keys are turned by angles that depend on their position
@@ -98,7 +98,7 @@ EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
     title="from GPT-2 to Llama", group="Model", effort="40 min, hard",
     hints=(
-        "Copy your block and attention, and exchange one thing after the other. a and b are halves: (..., D / 2).",
+        "Copy your block and attention, and replace one thing after another. a and b are halves: (..., D / 2).",
         "np.arange(T)[:, None] * THETA ** (-np.arange(0, D, 2) / D) is (T, D / 2); np.repeat(k, n_head // K, axis=1).",
         "np.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1); gate / (1 + np.exp(-gate)) * up",
     ),

@@ -217,7 +217,7 @@ assert "h.0.attn " in found["c_proj"]["activations"]  # and it says where
 # %% [markdown]
 # Answer: each link finds something that the links before it let pass. A count does not see a matrix that lies on its
 # side; shapes do not see a square one, an exchanged order or another formula; activations see only the model, not the
-# loop around it. And the other way round, a text that looks right proves little: with the wrong GELU the greedy
+# loop around it. And the other way around, a text that looks right proves little: with the wrong GELU the greedy
 # continuation is the same.
 
 # %% The transformers library, as the source of weights
