@@ -36,7 +36,7 @@ def ask(command: str, name: str, text: str, state: dict[str, Any]) -> dict[str, 
             verdict, file = workspace.check(name), workspace.file(name)
             withheld = workspace.withheld(name)
             html = exercise_page(workspace.exercise(name), verdict, file, not withheld)
-            said = f"Your code, line by line, is in a new tab (allow pop-ups if there is none). {withheld}"
+            said = f"Your code, line by line, is in a new tab (allow pop-ups if there is none).\n{withheld}"
         elif command == "check":
             said = showing.verdict_text(name, workspace.check(name), workspace)
         elif command == "hint":
