@@ -221,7 +221,7 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     """a @ b for matrices, split among the threads."""
     if out is None:
         out = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
-    if len(a) <= FEW_ROWS and b.size >= SMALL and _blas_limit is not None:
+    if HAS_BLAS and len(a) <= FEW_ROWS and b.size >= SMALL and _blas_limit is not None:
         _matmul_of_few_rows(a, b, out)
     else:
         products([(a, b, out)])
