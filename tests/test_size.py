@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMITS = {"minigrad": 7703, "gpt": 5440, "finetune": 4249, "scripts": 16167, "tests": 24511}
-LIMIT_OF_PAGES = 3056  # JavaScript, CSS and HTML, all in scripts/
+LIMITS = {"minigrad": 7703, "gpt": 5440, "finetune": 4249, "scripts": 16417, "tests": 24711}
+LIMIT_OF_PAGES = 3356  # JavaScript, CSS and HTML, all in scripts/
 WRITTEN_BY_A_PROGRAM = ("golden", "measured", "assets.json", "names.json")
 HAS_DOCSTRING = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
