@@ -43,7 +43,7 @@ from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.pages.pinned_files import SITE, copy_assets, fetch
 from scripts.pages.site import smollm2, step, train
 from scripts.pages.stepping import STEPS, step_page, title_of
-from scripts.pages.web_page import COMMON, FOLDER, POLICY, data_script, escaped, page, page_of_data
+from scripts.pages.web_page import COMMON, FOLDER, POLICY, data_script, escaped, on_site, page, page_of_data
 
 EXAMPLES = """examples:
   python scripts/site.py --fetch --serve        fetch the pinned files (30 MB, once), write the site and serve it here
@@ -58,8 +58,6 @@ LIBRARY = ("minigrad", "gpt", "finetune")
 FOR_PYTORCH_USERS = ROOT / "minigrad" / "for_pytorch_users.md"
 DEMO = "runs/demo"
 BEGINNING = "Once upon a time there was a little"
-HOME = '<nav aria-label="site"><a href="../index.html">minigrad</a></nav>'
-ALL_SCRIPTS = '<nav aria-label="site"><a href="../index.html">minigrad</a><a href="index.html">All scripts</a></nav>'
 # The pages of the site that a script draws: where its .js and the .html are, a title, the data or what makes them.
 TOOLS: dict[str, tuple[Path, str, Any]] = {
     "explore": (FOLDER / "explore", "Look inside a model", {"model": "stories", "text": BEGINNING}),
@@ -107,9 +105,9 @@ def write_site(out: Path, assets: Path, model: str = DEMO, numbers: list[str] | 
     project(out / "project.zip")
     looker = write_model(model, out / "models" / "stories.zip")
     for name in TOOLS:
-        write_text(out / name / "index.html", tool_page(name))
+        put(out, f"{name}/index.html", tool_page(name))
     write_chat(out)
-    write_debugger(out / "debugger")
+    write_debugger(out)
     for name in FILES:
         shutil.copyfile(SITE / name, out / name)
     shutil.copyfile(COMMON, out / "common.js")
@@ -118,13 +116,18 @@ def write_site(out: Path, assets: Path, model: str = DEMO, numbers: list[str] | 
             lesson_page(lesson, out)
     exercises = [catalogue.load(path) for path in catalogue.paths().values()]
     for exercise in exercises:
-        write_text(out / "exercises" / f"{exercise.name}.html", exercise_page(exercise, [e.name for e in exercises]))
+        put(out, f"exercises/{exercise.name}.html", exercise_page(exercise, [e.name for e in exercises]))
     write_indexes(out, exercises)
     write_sources(out)
-    write_text(out / "index.html", home_page(looker, len(lessons()), len(exercises)))
+    put(out, "index.html", home_page(looker, len(lessons()), len(exercises)))
     files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "service.js")
     version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
     write_text(out / "service.js", read_text(SITE / "service.js").replace('VERSION"', f'{version}"'))
+
+
+def put(out: Path, address: str, html: str) -> None:
+    """Write a page of the site, with the header that all of them have."""
+    write_text(out / address, on_site(html, address))
 
 
 def tool_page(name: str) -> str:
@@ -135,7 +138,6 @@ def tool_page(name: str) -> str:
     names = [*EDITOR, "python.js", f"{name}.js"] if has_form else ["python.js"]
     scripts = "".join(f'<script {"defer " * has_form}src="../{script}"></script>' for script in names)
     html = page_of_data(drawn.name, title, data() if callable(data) else data, SAME_PLACE, drawn.parent, scripts)
-    html = html.replace("<header>", f"<header>{HOME}", 1)
     return html.replace("</header>", f"{read_text(form)}</header>", 1) if has_form else html
 
 
@@ -147,21 +149,21 @@ def write_chat(out: Path) -> None:
         packed = {"missing": f"There is no model here: {error}."}
         print(f"the site's chat page comes without a model: {error}")
     html = page_of_data("chat", "Chat with SmolLM2", packed, SAME_PLACE, SITE, '<script src="../python.js"></script>')
-    write_text(out / "chat" / "index.html", html.replace("<header>", f"<header>{HOME}", 1))
+    put(out, "chat/index.html", html)
 
 
-def write_debugger(folder: Path) -> None:
+def write_debugger(out: Path) -> None:
     """A page for each script that can be stepped through, and a list of them."""
     scripts = [f'<script src="../{name}"></script>' for name in [*EDITOR, "python.js"]]
     before = "".join([*scripts, '<script defer src="../live.js"></script>'])
     for name in STEPS:
         html, _ = step_page(name, SAME_PLACE, before, "../step/index.html" if name == "step" else "")
-        write_text(folder / f"{name}.html", html.replace("<header>", f"<header>{ALL_SCRIPTS}", 1))
+        put(out, f"debugger/{name}.html", html)
     rows = "".join(f'<li><a href="{name}.html">{name}</a>: {escaped(title_of(name))}</li>' for name in STEPS)
-    body = f"""<header>{HOME}</header><main><h1>Line by line</h1>
+    body = f"""<main><h1>Line by line</h1>
 <p>A debugger that also runs backwards: the lines of a small script and of the library, and what they change.</p>
 <ul>{rows}</ul></main>"""
-    write_text(folder / "index.html", page("Line by line", body, "source"))
+    put(out, "debugger/index.html", page("Line by line", body, "source"))
 
 
 def write_model(source: str, path: Path) -> Looker:
@@ -198,8 +200,8 @@ def write_sources(out: Path) -> None:
             write_source(path, out)
             if path.name == "__init__.py":
                 contents.append(_contents(path.parent))
-    body = f"<header>{HOME}</header><main><h1>The source</h1>{''.join(contents)}</main>"
-    write_text(out / "source" / "index.html", page("The source", body, "source"))
+    body = f"<main><h1>The source</h1>{''.join(contents)}</main>"
+    put(out, "source/index.html", page("The source", body, "source"))
 
 
 def _contents(folder: Path) -> str:
@@ -225,12 +227,12 @@ def write_indexes(out: Path, exercises: list[Exercise]) -> None:
     linked = re.compile(rf"(?<=[:,] )({'|'.join(exercise.name for exercise in exercises)})\b(?=[,<])")
     html = linked.sub(r'<a href="../exercises/\1.html">\1</a>', read_text(index)).replace(POLICY, SAME_PLACE)
     html = html.replace('<div class="next">', f'{ON_THE_SITE}<div class="next">').replace("</body>", f"{PASSED}</body>")
-    write_text(index, html.replace("<main>", f"<header>{HOME}</header><main>", 1))
+    put(out, "lessons/index.html", html)
     rows = "".join(f'<li><a href="{exercise.name}.html">{exercise.name}</a>: {escaped(exercise.title)}, '
                    f"{escaped(exercise.effort)}</li>" for exercise in exercises)  # fmt: skip
-    body = f"""<header>{HOME}</header><main>
+    body = f"""<main>
 <p class="kind">minigrad: all exercises</p><h1>Write the mathematics yourself</h1><ol>{rows}</ol></main>{PASSED}"""
-    write_text(out / "exercises" / "index.html", page("The exercises", body, "exercise", policy=SAME_PLACE))
+    put(out, "exercises/index.html", page("The exercises", body, "exercise", policy=SAME_PLACE))
 
 
 def project(path: Path) -> None:
@@ -254,7 +256,7 @@ def lesson_page(lesson: Path, out: Path) -> None:
         with tempfile.TemporaryDirectory() as empty:  # it trains all its models, as a browser does
             environment = {**os.environ, "MINIGRAD_CACHE": empty}
             subprocess.run([*command, "--out-dir", str(out / "lessons")], check=True, env=environment)
-    html = read_text(path)
+    html = on_site(read_text(path), f"lessons/{path.name}")  # anew: another version may have written the page
     if SAME_PLACE not in html:
         names = [name for name in SCRIPTS["cells"] if name != "common.js" or "startWidgets" not in html]
         scripts = "".join(f'<script src="../{name}"></script>\n' for name in names)
@@ -263,7 +265,8 @@ def lesson_page(lesson: Path, out: Path) -> None:
         html = re.sub(r"<code>python scripts[/]exercise\.py start (\w+)</code>", r"\1", html)
         stepped = r'<a href="../debugger/\1.html">\1, line by line</a>'
         html = re.sub(r"<code>python scripts[/]step\.py --html (\w+)</code>", stepped, html)
-        write_text(path, html.replace(POLICY, SAME_PLACE).replace("</body>", f"{scripts}{PASSED}</body>"))
+        html = html.replace(POLICY, SAME_PLACE).replace("</body>", f"{scripts}{PASSED}</body>")
+    write_text(path, html)
 
 
 def _lesson_link(command: re.Match[str]) -> str:
@@ -286,10 +289,10 @@ def write_source(path: Path, out: Path) -> str:
     """A file of the project as a page. Returns its address in the site."""
     title, source = path.relative_to(ROOT).as_posix(), read_text(path)
     code = python_to_html(source) if path.suffix == ".py" else escaped(source)
-    shown = markdown_to_html(source) if path.suffix == ".md" else f'<h1>{title}</h1>\n<pre class="code">{code}</pre>'
-    contents = f'<header><nav><a href="{"../" * title.count("/")}index.html">The source</a></nav></header>'
-    name = f"source/{title}.html"
-    write_text(out / name, page(title, f"{contents}<main>{shown}</main>", "source"))
+    shown = f'<h1>{title}</h1>\n<pre class="code" tabindex="0">{code}</pre>'
+    if path.suffix == ".md":
+        shown = markdown_to_html(source)
+    put(out, name := f"source/{title}.html", page(title, f"<main>{shown}</main>", "source"))
     return name
 
 
@@ -306,16 +309,14 @@ def exercise_page(exercise: Exercise, names: list[str]) -> str:
     on = f'<a href="{names[place + 1]}.html">{names[place + 1]} →</a>' if place + 1 < len(names) else "<span></span>"
     scripts = "".join(f'<script src="../{script}"></script>\n' for script in SCRIPTS["exercise"])
     data = data_script({"name": name, "file": exercise.path.name, "stub": exercise.stub})
-    nav = f'{back}<a href="index.html">All exercises</a>{on}'
-    body = f"""<header><nav aria-label="exercises">{nav}</nav></header>
-<main>
+    body = f"""<main>
 <p class="kind">minigrad: exercise {place + 1} of {len(names)}, {escaped(exercise.effort)}</p>
 <h1>{escaped(name)}: {escaped(exercise.title)}</h1>
 <p class="soft">Lessons: {"; ".join(links)}</p>
 {statement}
 <div id="editor" class="code-editor"></div>
 <div class="tools">
-<button type="button" id="check">Check</button> <button type="button" id="stop">Stop</button>
+<button type="button" class="primary" id="check">Check</button> <button type="button" id="stop">Stop</button>
 <button type="button" id="hint">Hint</button> <button type="button" id="steps">Line by line</button>
 <button type="button" id="solution">Solution</button>
 <button type="button" id="reset">Start over</button></div>
@@ -326,6 +327,7 @@ def exercise_page(exercise: Exercise, names: list[str]) -> str:
 clone of the project, where <code>python scripts/exercise.py</code> continues with it.</p>
 <p><button type="button" id="download">Download all</button>
 <label>Load a zip: <input type="file" id="upload" accept=".zip"></label></p></details></main>
+<footer><nav aria-label="exercises">{back}<a href="index.html">All exercises</a>{on}</nav></footer>
 {data}
 {scripts}"""
     return page(f"Exercise {name}", body, "exercise", policy=SAME_PLACE)

@@ -23,9 +23,9 @@ LINKS = {
     ".md": r"\]\(<?([^)>\s]+)|(?<!\w)\[[^\]]+\](\[[^\]]+\])|^ *\[[^\]]+\]: *<?([^>\s]+)|" + HREF,
     ".py": r"\]\(([^)\s]*[./#][^)\s]*)\)",
 }
-# A page of the site, and what its scripts name: "step.html", `../explore/index.html?...`, `${SITE}worker.js`. What they
-# add after "#" or "?" is for the script of the other page, which draws what it names.
-PAGE = HREF + r'|["`]((?:\.\./)?(?:\w+/)*\w+\.(?:html|js))["?]|\{SITE\}(\w+\.js)'
+# A page of the site, and what its script names: "step.html", `../explore/index.html?...`. What it adds after "#" or "?"
+# is for the script of the other page, which draws what it names.
+PAGE = HREF + r'|["`]((?:\.\./)?(?:\w+/)*\w+\.(?:html|js))["?]'
 
 
 @functools.cache
@@ -62,6 +62,7 @@ def leads_somewhere(path: Path, link: str, files: set[Path]) -> bool:
     return target in files and (not anchor or anchor in anchors(target))
 
 
+@functools.cache
 def anchors(path: Path) -> set[str]:
     """The ids in a text, and those that GitHub gives to its headings: "A `b`, c" is a-b-c, and another one a-b-c-1."""
     text = re.sub(r"^```.*?^```|\]\(.*?\)", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
@@ -115,7 +116,7 @@ def test_what_texts_name_exists():
         ("x.md", "# A\n```\n# B\n```\n[in code](#b) [none](gpt/a.py#a) [one](#a-1)", "#b gpt/a.py#a #a-1"),
         ("x.md", '[one][1] [two][2]\n\n[1]: gpt/a.py\n[3]: ./c.md\n<a id="d" href="#d"><a href="#e">', "[2] ./c.md #e"),
         ("scripts/x.html", '<a href="x.py" id="b"><a href="#b"> f("../gpt/a.py"); open(`x.html?x=${x}`)', ""),
-        ("scripts/x.html", '<img src="a.js"><a href="#b"> "../c.html" `${SITE}d.js`', "a.js #b ../c.html d.js"),
+        ("scripts/x.html", '<img src="a.js"><a href="#b"> "../c.html"', "a.js #b ../c.html"),
         ("gpt/a.py", "as in gpt/a.py, a.py, .../b.py, scripts/*.py, scripts/{name}.py and scripts/NAME.py", ""),
         ("gpt/a.py", "x.py, model/gpt2.py and gpt/b.py; scripts/b.py", "x.py gpt/b.py scripts/b.py"),
         ("gpt/a.py", "# [text](../scripts/x.py)\nf[x](b.c)\n# [1](a.py#b) and [2](../b/)", "a.py#b ../b/"),

@@ -183,7 +183,7 @@ function drawSource(call, line, before) {
   const row = place.children[line - 1];
   row.classList.add("now");
   const top = row.offsetTop - place.offsetTop;
-  if (top < place.scrollTop + 40 || top > place.scrollTop + place.clientHeight - 60) place.scrollTop = top - place.clientHeight / 3;
+  if (top < place.scrollTop + 40 || top > place.scrollTop + 0.6 * place.clientHeight) place.scrollTop = top - place.clientHeight / 3;
 }
 
 function named(call, name, value, isNew) {

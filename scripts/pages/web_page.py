@@ -22,6 +22,19 @@ from gpt.files import read_text
 FOLDER = Path(__file__).parent
 COMMON = FOLDER / "widgets" / "common.js"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+# What the header of the site leads to, in its order.
+PAGES = {
+    "index.html": "minigrad",
+    "lessons/index.html": "Lessons",
+    "exercises/index.html": "Exercises",
+    "train/index.html": "Train",
+    "chat/index.html": "Chat",
+    "explore/index.html": "Look inside",
+    "step/index.html": "One step",
+    "debugger/index.html": "Line by line",
+    "source/index.html": "Source",
+}
+_HEADER = re.compile(r'(<body[^>]*>)(?:\n<nav class="site".*?</nav>)?')
 # Paper has no buttons: answers are printed.
 OPEN_ANSWERS = "document.querySelectorAll('details.answer').forEach((answer) => { answer.open = true; })"
 ON_PRINT = f"addEventListener('beforeprint', () => {OPEN_ANSWERS});"
@@ -56,6 +69,15 @@ def page(title: str, body: str, kind: str, scripts: Iterable[str] = (), policy: 
 </body>
 </html>
 """
+
+
+def on_site(html: str, address: str) -> str:
+    """A page with the header of the site. address: of the page there, whose folder is where the header says one is."""
+    up, folder, links = "../" * address.count("/"), address.partition("/")[0], ""
+    for place, name in PAGES.items():
+        current = f' aria-current="{"page" if place == address else "true"}"' if place.startswith(folder) else ""
+        links += f'<a href="{up}{place}"{current}>{name}</a>'
+    return _HEADER.sub(rf'\1\n<nav class="site" aria-label="site">{links}</nav>', html, count=1)
 
 
 def data_script(data: Any) -> str:

@@ -22,6 +22,7 @@ from scripts import explain, site
 from scripts.course.checker import catalogue
 from scripts.course.checker.workspace import Workspace
 from scripts.pages.local_server import Server, SiteFiles
+from scripts.pages.web_page import PAGES
 from tests.helpers import serving
 from tests.scripts.looking import faults
 from tests.scripts.running import write_model
@@ -224,6 +225,16 @@ def test_pages_can_be_read(tab, address, viewport, place):
     tab.set_viewport_size(viewport)
     tab.goto(f"{address}/{place}")
     assert [fault for fault in faults(tab) if not re.search("ace_", fault)] == []
+
+
+def test_all_pages_have_the_same_header_in_two_lines(tab, address):
+    tab.set_viewport_size(PHONE)
+    for place in [*PLACES, "source/minigrad/autograd.py.html", "exercises/index.html"]:
+        tab.goto(f"{address}/{place}")
+        header = tab.get_by_role("navigation", name="site")
+        assert header.locator("a").all_inner_texts() == list(PAGES.values())
+        assert header.locator("[aria-current]").count() == 1 and header.bounding_box()["height"] < 65
+        assert tab.locator(".primary:visible").count() <= 1
 
 
 def test_the_explorer_answers_in_this_tab(tab, address):

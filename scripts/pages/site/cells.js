@@ -138,6 +138,6 @@ else {
   cells.forEach(prepare);
   const all = time(cells);
   bar.after(element("p", { class: "soft no-print" }, `What you see was saved when this page was written. ${all && `Running all of it here takes ${all}.`}`));
-  bar.append(button("Run all", runAll), button("Stop", stop), button("Restart", restart), state);
+  bar.append(element("button", { type: "button", class: "primary", onclick: runAll }, "Run all"), button("Stop", stop), button("Restart", restart), state);
   for (const cell of cells) if (storage.get(keyOfCell(cell)) !== null) cell.place.querySelector(".tools button:nth-child(2)").click();
 }
