@@ -86,7 +86,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "  pipeline  pretrain a model, tune it and align it, in four minutes (scripts/pipeline.py)\n"
         "  test      run the tests (pytest; try: test -k softmax)\n"
         "  test-all  also the slow tests, more random examples, and the packages' tests on an emulated GPU\n"
-        "  lint      run ruff and mypy\n"
+        "  lint      run ruff and mypy, and oxlint on the pages' JavaScript\n"
         "  doctor    check this machine's matrix products, and say which CUDA extra fits its graphics card\n"
         "  install   only make .venv\n",
     )
@@ -142,7 +142,9 @@ def commands(name: str, arguments: list[str]) -> list[list[str]]:
         return [[*pytest, "-m", "", "--hypothesis-profile=thorough", *arguments]]
     if name == "lint":
         ruff = [python, "-m", "ruff"]
-        return [[*ruff, "check", ".", *arguments], [*ruff, "format", "--check", "."], [python, "-m", "mypy"]]
+        oxlint = str(venv_python().with_name("oxlint" + venv_python().suffix))
+        pages = [oxlint, "--config", ".github/oxlint.json", "scripts/pages"]
+        return [[*ruff, "check", ".", *arguments], [*ruff, "format", "--check", "."], [python, "-m", "mypy"], pages]
     print(f"Ready: {python}")
     return []
 

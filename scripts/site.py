@@ -40,10 +40,11 @@ from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import connect
 from scripts.pages.local_server import check_port, serve
 from scripts.pages.markup import markdown_to_html, python_to_html
+from scripts.pages.pictures import WIDGETS
 from scripts.pages.pinned_files import SITE, copy_assets, fetch
 from scripts.pages.site import smollm2, step, train
 from scripts.pages.stepping import STEPS, step_page, title_of
-from scripts.pages.web_page import COMMON, FOLDER, POLICY, data_script, escaped, on_site, page, page_of_data
+from scripts.pages.web_page import FOLDER, POLICY, data_script, escaped, joined, on_site, page, page_of_data
 
 EXAMPLES = """examples:
   python scripts/site.py --fetch --serve        fetch the pinned files (30 MB, once), write the site and serve it here
@@ -64,10 +65,7 @@ TOOLS: dict[str, tuple[Path, str, Any]] = {
     "step": (FOLDER / "explain", "One step, op by op", step.start),
     "train": (SITE / "train", "Train a GPT", train.start),
 }
-EDITOR = ["pyodide/ace.js", "pyodide/mode-python.js"]
-SCRIPTS = {kind: [*EDITOR, "common.js", "python.js", f"{kind}.js"] for kind in ("cells", "exercise")}
-FILES = ("worker.js", "python.js", "cells.js", "exercise.js", "step.js", "passed.js", "home.js", "live.js")
-PASSED = '<script src="../passed.js"></script>'
+EDITOR = "".join(f'<script src="../pyodide/{name}.js"></script>\n' for name in ("ace", "mode-python"))
 ON_THE_SITE = """<p>All of it runs in this browser; nothing is installed, and nothing leaves it. You need to know
 some Python, and what a derivative is. <a href="../exercises/index.html">All exercises</a></p>"""
 
@@ -108,9 +106,7 @@ def write_site(out: Path, assets: Path, model: str = DEMO, numbers: list[str] | 
         put(out, f"{name}/index.html", tool_page(name))
     write_chat(out)
     write_debugger(out)
-    for name in FILES:
-        shutil.copyfile(SITE / name, out / name)
-    shutil.copyfile(COMMON, out / "common.js")
+    shutil.copyfile(SITE / "worker.js", out / "worker.js")
     for lesson in lessons():
         if numbers is None or lesson.stem.partition("_")[0] in numbers:
             lesson_page(lesson, out)
@@ -135,9 +131,9 @@ def tool_page(name: str) -> str:
     drawn, title, data = TOOLS[name]
     form = SITE / f"{name}.html"
     has_form = form.exists() and drawn != SITE / name
-    names = [*EDITOR, "python.js", f"{name}.js"] if has_form else ["python.js"]
-    scripts = "".join(f'<script {"defer " * has_form}src="../{script}"></script>' for script in names)
-    html = page_of_data(drawn.name, title, data() if callable(data) else data, SAME_PLACE, drawn.parent, scripts)
+    given = data() if callable(data) else data
+    more = (EDITOR, SITE / f"{name}.js") if has_form else ()
+    html = page_of_data(drawn.name, title, given, SAME_PLACE, drawn.parent, *more)
     return html.replace("</header>", f"{read_text(form)}</header>", 1) if has_form else html
 
 
@@ -148,16 +144,15 @@ def write_chat(out: Path) -> None:
     except (FileNotFoundError, GGUFError) as error:
         packed = {"missing": f"There is no model here: {error}."}
         print(f"the site's chat page comes without a model: {error}")
-    html = page_of_data("chat", "Chat with SmolLM2", packed, SAME_PLACE, SITE, '<script src="../python.js"></script>')
+    html = page_of_data("chat", "Chat with SmolLM2", packed, SAME_PLACE, SITE)
     put(out, "chat/index.html", html)
 
 
 def write_debugger(out: Path) -> None:
     """A page for each script that can be stepped through, and a list of them."""
-    scripts = [f'<script src="../{name}"></script>' for name in [*EDITOR, "python.js"]]
-    before = "".join([*scripts, '<script defer src="../live.js"></script>'])
     for name in STEPS:
-        html, _ = step_page(name, SAME_PLACE, before, "../step/index.html" if name == "step" else "")
+        ops = "../step/index.html" if name == "step" else ""
+        html, _ = step_page(name, SAME_PLACE, EDITOR, ops, SITE / "live.js")
         put(out, f"debugger/{name}.html", html)
     rows = "".join(f'<li><a href="{name}.html">{name}</a>: {escaped(title_of(name))}</li>' for name in STEPS)
     body = f"""<main><h1>Line by line</h1>
@@ -187,8 +182,7 @@ def home_page(looker: Looker, lessons: int, exercises: int) -> str:
     kept = [{name: answer[name] for name in ("text", "ids", "tokens", "alternatives")} for answer in answers]
     data = data_script({"context": looker.longest, "text": BEGINNING, "answers": kept})
     body = read_text(SITE / "home.html").format(lessons=lessons, exercises=exercises)
-    scripts = "".join(f'<script src="{name}"></script>\n' for name in ("common.js", "python.js", "home.js"))
-    return page("minigrad: a language model to read", f"{body}{data}{scripts}", "home", policy=SAME_PLACE)
+    return page("minigrad: a language model to read", f"{body}{data}", "home", [joined(SITE / "home.js")], SAME_PLACE)
 
 
 def write_sources(out: Path) -> None:
@@ -226,13 +220,14 @@ def write_indexes(out: Path, exercises: list[Exercise]) -> None:
     index = out / "lessons" / "index.html"
     linked = re.compile(rf"(?<=[:,] )({'|'.join(exercise.name for exercise in exercises)})\b(?=[,<])")
     html = linked.sub(r'<a href="../exercises/\1.html">\1</a>', read_text(index)).replace(POLICY, SAME_PLACE)
-    html = html.replace('<div class="next">', f'{ON_THE_SITE}<div class="next">').replace("</body>", f"{PASSED}</body>")
+    html = html.replace('<div class="next">', f'{ON_THE_SITE}<div class="next">')
+    html = html.replace("</body>", f"<script>{joined(SITE / 'passed.js')}</script></body>")
     put(out, "lessons/index.html", html)
     rows = "".join(f'<li><a href="{exercise.name}.html">{exercise.name}</a>: {escaped(exercise.title)}, '
                    f"{escaped(exercise.effort)}</li>" for exercise in exercises)  # fmt: skip
     body = f"""<main>
-<p class="kind">minigrad: all exercises</p><h1>Write the mathematics yourself</h1><ol>{rows}</ol></main>{PASSED}"""
-    put(out, "exercises/index.html", page("The exercises", body, "exercise", policy=SAME_PLACE))
+<p class="kind">minigrad: all exercises</p><h1>Write the mathematics yourself</h1><ol>{rows}</ol></main>"""
+    put(out, "exercises/index.html", page("The exercises", body, "exercise", [joined(SITE / "passed.js")], SAME_PLACE))
 
 
 def project(path: Path) -> None:
@@ -258,14 +253,13 @@ def lesson_page(lesson: Path, out: Path) -> None:
             subprocess.run([*command, "--out-dir", str(out / "lessons")], check=True, env=environment)
     html = on_site(read_text(path), f"lessons/{path.name}")  # anew: another version may have written the page
     if SAME_PLACE not in html:
-        names = [name for name in SCRIPTS["cells"] if name != "common.js" or "startWidgets" not in html]
-        scripts = "".join(f'<script src="../{name}"></script>\n' for name in names)
+        script = joined(SITE / "cells.js", SITE / "passed.js", without=[WIDGETS / "common.js"])
         html = re.sub(r'href="([^"#:]+)"', lambda link: f'href="{moved(link[1], path.parent, out)}"', html)
         html = re.sub(r"<a [^>]*><code>python scripts[/]lesson\.py (\w+)</code></a>", _lesson_link, html)
         html = re.sub(r"<code>python scripts[/]exercise\.py start (\w+)</code>", r"\1", html)
         stepped = r'<a href="../debugger/\1.html">\1, line by line</a>'
         html = re.sub(r"<code>python scripts[/]step\.py --html (\w+)</code>", stepped, html)
-        html = html.replace(POLICY, SAME_PLACE).replace("</body>", f"{scripts}{PASSED}</body>")
+        html = html.replace(POLICY, SAME_PLACE).replace("</body>", f"{EDITOR}<script>{script}</script>\n</body>")
     write_text(path, html)
 
 
@@ -307,7 +301,6 @@ def exercise_page(exercise: Exercise, names: list[str]) -> str:
     ]
     back = f'<a href="{names[place - 1]}.html">← {names[place - 1]}</a>' if place else "<span></span>"
     on = f'<a href="{names[place + 1]}.html">{names[place + 1]} →</a>' if place + 1 < len(names) else "<span></span>"
-    scripts = "".join(f'<script src="../{script}"></script>\n' for script in SCRIPTS["exercise"])
     data = data_script({"name": name, "file": exercise.path.name, "stub": exercise.stub})
     body = f"""<main>
 <p class="kind">minigrad: exercise {place + 1} of {len(names)}, {escaped(exercise.effort)}</p>
@@ -329,8 +322,8 @@ clone of the project, where <code>python scripts/exercise.py</code> continues wi
 <label>Load a zip: <input type="file" id="upload" accept=".zip"></label></p></details></main>
 <footer><nav aria-label="exercises">{back}<a href="index.html">All exercises</a>{on}</nav></footer>
 {data}
-{scripts}"""
-    return page(f"Exercise {name}", body, "exercise", policy=SAME_PLACE)
+{EDITOR}"""
+    return page(f"Exercise {name}", body, "exercise", [joined(SITE / "exercise.js")], SAME_PLACE)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 import ast
 import importlib.util
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -169,10 +171,6 @@ def test_the_model_comes_without_what_would_be_compiled(machine):
         (["--with=dev", "test", "-x"], [[*PYTEST, "-x"]]),
         (["test-all", "-x"], [[*THOROUGH, "-x"]]),
         (["test-all"], [THOROUGH]),
-        (
-            ["lint", "--fix"],
-            [["-m", "ruff", "check", ".", "--fix"], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]],
-        ),
         (["install"], []),
     ],
 )
@@ -182,6 +180,26 @@ def test_what_each_command_runs(machine, argv, expected, capsys):
     assert (f"Ready: {setup.venv_python()}" in capsys.readouterr().out) == (argv == ["install"])
     machine.exit_code = 5
     assert machine.call(*argv) == (5 if expected else 0) and len(machine.launched) <= 1  # no mypy after ruff has failed
+
+
+def test_lint_finds_an_undefined_name_in_javascript(machine, tmp_path):
+    machine.call("lint", "--fix")
+    *python, (program, *options) = machine.launched
+    ruff, ours = ["-m", "ruff"], str(setup.venv_python())
+    assert python == [
+        [ours, *ruff, "check", ".", "--fix"],
+        [ours, *ruff, "format", "--check", "."],
+        [ours, "-m", "mypy"],
+    ]
+    found = shutil.which(Path(program).name, path=Path(sys.executable).parent)
+    if found is None:
+        pytest.skip("oxlint is missing")
+    (tmp_path / "page.js").write_text("export const page = () => planted;\n", encoding="utf-8")
+    for place, wanted in ((options[-1], ""), (str(tmp_path), "'planted' is not defined")):
+        said = subprocess.run(
+            [found, *options[:-1], place], cwd=Path(__file__).parents[1], capture_output=True, encoding="utf-8"
+        )
+        assert bool(said.returncode) == bool(wanted) and wanted in said.stdout
 
 
 def test_the_doctor_installs_nothing_and_needs_no_environment(machine):

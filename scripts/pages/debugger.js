@@ -1,13 +1,13 @@
 // A debugger over a recording (stepping.py): moments, each in a call, before a line, with the names that had changed.
-const at = (id) => document.getElementById(id);
-const data = JSON.parse(document.querySelector("script[type='application/json']").textContent);
-const [CALL, LINE, CHANGES, RETURNED] = [0, 1, 2, 3]; // of a moment
-let calls, moments, values, arrays, files, marks, printed; // the recording
+import { at, dataOfPage, element, shade, decoded, unpack, show } from "./widgets/common.js";
+export const data = dataOfPage();
+export const [CALL, LINE, CHANGES, RETURNED] = [0, 1, 2, 3]; // of a moment
+export let calls, moments, values, arrays, files, marks, printed; // the recording
 let momentsOf, everything, changesOf; // call -> its moments; all moments; array -> the moments after a line has changed it
-let now; // the moment that is shown
+export let now; // the moment that is shown
 let chosen; // the call whose names are shown, if it is not the one that runs
 let shown, isSeen, depth; // moments that are not left out; of each call: is it seen, and calls above it that are
-let drawnFile;
+export let drawnFile;
 
 // Scroll the pane of a name, and not the page.
 function bringIntoSight(place) {
@@ -15,7 +15,7 @@ function bringIntoSight(place) {
   if (pane && (place.offsetTop < pane.scrollTop || place.offsetTop + place.offsetHeight > pane.scrollTop + pane.clientHeight)) pane.scrollTop = place.offsetTop - 40;
 }
 
-function load(recording) {
+export function load(recording) {
   ({ calls, moments, values, arrays, files, marks, printed } = recording);
   momentsOf = calls.map(() => []);
   moments.forEach((moment, i) => momentsOf[moment[CALL]].push(i));
@@ -87,7 +87,7 @@ const step = {
   out: () => move(1, (i) => depthOf(i) < depthOf(now), "Nothing here has called the script."),
 };
 
-function runTo(file, line) {
+export function runTo(file, line) {
   if (files[file] === fileOf(moments[now][CALL]) && moments[now][LINE] === line) return go(now, "This line runs next.");
   const isThere = (i) => calls[moments[i][CALL]].file === file && moments[i][LINE] === line;
   const later = find(1, isThere), earlier = later ?? find(-1, isThere);

@@ -1,7 +1,7 @@
 // The page of a recorded training step. Its data are made by explain_data.py: calls of ops, the arrays, the updates.
+import { at, dataOfPage, element, shade, visible, decoded, unpack, show } from "./widgets/common.js";
 let data, calls, back, steps; // of the recording that is shown: see draw()
 const SHOWN_TERMS = 12;
-const at = (id) => document.getElementById(id);
 
 // --- arrays ---
 
@@ -259,7 +259,7 @@ function choose(made, flat) {
 
 // Color the cells of a grid by `share(i)`, relative to the largest over all grids given.
 function light(parts) {
-  const largest = Math.max(...parts.flatMap(({ made, values }) => values.map(Math.abs)), 0) || 1;
+  const largest = Math.max(...parts.flatMap(({ values }) => values.map(Math.abs)), 0) || 1;
   for (const { made, values } of parts) {
     made.cells.forEach((cell, i) => {
       if (cell.classList.contains("masked")) return;
@@ -474,7 +474,7 @@ function play() {
 }
 
 // Draw a recording. op: the name of one to show if it is new. Else the place stays, if the same op has it or another one.
-function draw(recorded, op = null) {
+export function draw(recorded, op = null) {
   const place = data && `${label(steps[current])}: ${steps[current].kind}`, isNew = data && !(op in data.functions);
   read(recorded);
   document.title = at("title").textContent = data.title;
@@ -510,7 +510,7 @@ function start() {
     else return;
     event.preventDefault();
   });
-  draw(JSON.parse(document.querySelector("script[type='application/json']").textContent));
+  draw(dataOfPage());
   const asked = steps.findIndex((step) => step.kind !== "update" && nameOfCall(step) === location.hash.slice(1));
   if (asked >= 0) go(asked);
 }

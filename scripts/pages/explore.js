@@ -1,10 +1,11 @@
 // The explorer: every number comes from the model (explore_data.py answers), through the server that this page came from, or
 // on the site from Python in this tab.
-const start = JSON.parse(document.querySelector("script[type='application/json']").textContent);
-const at = (id) => document.getElementById(id);
+import { at, dataOfPage, element, shade, visible } from "./widgets/common.js";
+import { SITE, python } from "./site/python.js";
+const start = dataOfPage();
 const main = document.querySelector("main");
 // On the site an address may name the model and a text: ?model=mine is the one that train.js has kept.
-if (typeof python === "object") Object.assign(start, Object.fromEntries(new URLSearchParams(location.search)));
+if (SITE) Object.assign(start, Object.fromEntries(new URLSearchParams(location.search)));
 // What is asked, and the last question that had an answer. A reload goes on with it: the browser keeps history.state.
 let question = { text: start.text, ids: null, position: null, layer: 0, head: 0, heads: [], attention: [], mlps: [], edit: null, ...history.state };
 let answered = question, answer = null, changes = 0, isAsking = false;
@@ -49,7 +50,7 @@ async function ask(change) {
 }
 
 async function answerTo(asked) {
-  if (typeof python === "object") return inThisTab(asked);
+  if (SITE) return inThisTab(asked);
   try {
     const response = await fetch("look", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) });
     const found = await response.json();
@@ -152,7 +153,7 @@ function drawLayers() {
 const isOff = (layer, head) => question.attention.includes(layer) || question.heads.some(isSame([layer, head]));
 
 function drawHeads() {
-  const { layer, attention, lens } = answer;
+  const { layer, attention } = answer;
   at("layer").textContent = `Attention in layer ${layer}`;
   fill(at("heads"), ...attention.map((weights, head) => button({
     "aria-label": `head ${layer}.${head}${isOff(layer, head) ? ", off" : ""}`, class: isOff(layer, head) && "off",

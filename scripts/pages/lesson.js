@@ -1,8 +1,9 @@
 // Which answers of a lesson the reader has opened. The browser keeps it (localStorage), so the index knows it as well.
 // Without storage, or where the index has another origin than the page, a lesson counts as long as it is open.
-const kept = (() => { try { return localStorage; } catch { return {}; } })();
+import { storage } from "./widgets/common.js";
+
 const keyOf = (lesson) => `minigrad lesson ${lesson}`;
-const openedIn = (lesson) => JSON.parse(kept[keyOf(lesson)] ?? "[]");
+export const openedIn = (lesson) => JSON.parse(storage.get(keyOf(lesson)) ?? "[]");
 
 function showProgress() {
   for (const place of document.querySelectorAll("[data-lesson]:not([data-read])")) {
@@ -21,7 +22,7 @@ function showProgress() {
 // A click, by mouse or keyboard; printing a page opens all answers, too, and is no reading.
 document.querySelectorAll(".answer > summary").forEach((summary, i) => summary.addEventListener("click", () => {
   const { lesson } = document.querySelector("[data-lesson]").dataset;
-  kept[keyOf(lesson)] = JSON.stringify([...new Set([...openedIn(lesson), i])]);
+  storage.set(keyOf(lesson), JSON.stringify([...new Set([...openedIn(lesson), i])]));
   showProgress();
 }));
 // On paper, nothing is folded.

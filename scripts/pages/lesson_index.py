@@ -11,7 +11,7 @@ from gpt.files import read_text, write_text
 from scripts.course.lessons.cells import ANSWER, Cell, lessons, read_cells, title
 from scripts.course.lessons.concepts import DONE, chapter, exercises, number, passed_exercises
 from scripts.pages.markup import inline
-from scripts.pages.web_page import FOLDER, escaped, page
+from scripts.pages.web_page import FOLDER, escaped, joined, page
 
 WIDGET_PAGES = {"gpt": "A GPT at work, step by step"}  # widgets that have a page of their own, too
 DONE_HERE = " Lessons finished in a terminal and exercises that passed are as of when a page was last written."
@@ -58,7 +58,7 @@ def connect(folder: Path, is_site: bool = False) -> None:
     body = read_text(FOLDER / "lesson_index.html")
     here, first = "" if is_site else DONE_HERE, _to("", order[0], folder)
     body = body.format(count=len(order), first=first, widgets=widgets, chapters=html, here=here)
-    write_text(folder / "index.html", page("The lessons", body, "index", [read_text(FOLDER / "lesson.js")]))
+    write_text(folder / "index.html", page("The lessons", body, "index", [joined(FOLDER / "lesson.js")]))
 
 
 def _row(lesson: Path, cells: list[Cell], folder: Path, read: bool, passed: set[str]) -> str:

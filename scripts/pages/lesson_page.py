@@ -60,7 +60,7 @@ def write_page(lesson: Path, ran: Iterable[Ran], exercises: list[str], folder: P
     done = f'<p class="soft">{progress(lesson, cells)}. A lesson is done when all its answers have been opened.</p>'
     html = f"<header>{nav}</header>\n<main>\n{kind}{body}\n{places}</main>\n<footer>{done}{nav}</footer>"
     name = title(lesson)
-    scripts = [read_text(FOLDER / "lesson.js"), *[widget_scripts(list(widgets))] * bool(widgets)]
+    scripts = [widget_scripts(list(widgets), FOLDER / "lesson.js")]
     write_text(path, page(name[:1].upper() + name[1:], html, "lesson", scripts))
     for widget in WIDGET_PAGES.keys() & widgets:
         _write_widget_page(widget, widgets[widget], lesson, folder)

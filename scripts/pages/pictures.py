@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from gpt.files import read_json, read_text, write_text
+from gpt.files import read_json, write_text
 from minigrad import manual_seed, use_kernels
 from scripts.course.lessons.cells import LESSONS
-from scripts.pages.web_page import data_script, escaped, look
+from scripts.pages.web_page import data_script, escaped, joined, look
 from scripts.shared import command_line
 
 LINES = ("-", "--", ":", "-.")
@@ -153,10 +153,9 @@ def widget_html(name: str, data: Any, alone: bool = False) -> str:
     return f"{style}{place}<script>(() => {{\n{widget_scripts([name])}\n}})()</script>"
 
 
-def widget_scripts(names: Sequence[str]) -> str:
-    """The scripts of some widgets, and the call that starts them."""
-    files = ["common", *names]
-    return "\n".join([*(read_text(WIDGETS / f"{name}.js") for name in files), "startWidgets();"])
+def widget_scripts(names: Sequence[str], *modules: Path) -> str:
+    """The scripts of some widgets, and the call that starts them. modules: what else the page needs."""
+    return f"{joined(*modules, *(WIDGETS / f'{name}.js' for name in names))}\nstartWidgets();"
 
 
 def use_one_core() -> None:

@@ -11,7 +11,7 @@ from gpt.files import read_text, write_text
 from minigrad.inspection.line_recorder import LineRecorder, record_lines
 from scripts.pages.explain_data import ROOT, shown_path
 from scripts.pages.markup import python_to_html
-from scripts.pages.web_page import POLICY, packed, page_of_data
+from scripts.pages.web_page import FOLDER, POLICY, packed, page_of_data
 from scripts.shared import command_line
 
 EXAMPLES = """examples:
@@ -46,11 +46,14 @@ def title_of(name: str) -> str:
     return re.split(r"\.\s", ast.get_docstring(ast.parse(read_text(STEPS[name]))) or "", maxsplit=1)[0].rstrip(".")
 
 
-def step_page(name: str, policy: str = POLICY, before: str = "", ops: str = "") -> tuple[str, int]:
-    """The page of a script, and how many lines ran. ops: the address of the page that shows the same step op by op."""
+def step_page(name: str, policy: str = POLICY, before: str = "", ops: str = "", *modules: Path) -> tuple[str, int]:
+    """The page of a script, and how many lines ran. ops: the address of the page that shows the same step op by op.
+
+    before, modules: of `page_of_data`.
+    """
     recording = record_lines(STEPS[name], PACKAGES)
     data = debugger_data(recording) | {"title": title_of(name), "name": name, "ops": ops}
-    return page_of_data("debugger", data["title"], data, policy, before=before), len(data["moments"])
+    return page_of_data("debugger", data["title"], data, policy, FOLDER, before, *modules), len(data["moments"])
 
 
 # --- the data of the page ---------------------------------------------------------------------------------------------

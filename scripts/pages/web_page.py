@@ -20,7 +20,6 @@ import numpy as np
 from gpt.files import read_text
 
 FOLDER = Path(__file__).parent
-COMMON = FOLDER / "widgets" / "common.js"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 # What the header of the site leads to, in its order.
 PAGES = {
@@ -34,6 +33,8 @@ PAGES = {
     "debugger/index.html": "Line by line",
     "source/index.html": "Source",
 }
+_IMPORT = re.compile(r'^import .*? from "(.*)";\n', re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=\w)", re.MULTILINE)
 _HEADER = re.compile(r'(<body[^>]*>)(?:\n<nav class="site".*?</nav>)?')
 # Paper has no buttons: answers are printed.
 OPEN_ANSWERS = "document.querySelectorAll('details.answer').forEach((answer) => { answer.open = true; })"
@@ -47,7 +48,7 @@ def escaped(text: Any) -> str:
 
 def page(title: str, body: str, kind: str, scripts: Iterable[str] = (), policy: str = POLICY) -> str:
     """A whole page. body: HTML. kind: of the page, whose rules the stylesheet has. scripts: JavaScript, put into it."""
-    script = "\n".join([ON_PRINT, *scripts])
+    script = "\n".join([*scripts, ON_PRINT])
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -69,6 +70,25 @@ def page(title: str, body: str, kind: str, scripts: Iterable[str] = (), policy: 
 </body>
 </html>
 """
+
+
+def joined(*modules: Path, without: Iterable[Path] = ()) -> str:
+    """JavaScript modules, each once and after those that it imports, as one script: a file can load no others.
+
+    without: those that the page has already.
+    """
+    texts = {path.resolve(): "" for path in without}
+
+    def add(path: Path) -> None:
+        if path not in texts:
+            text = read_text(path)
+            for imported in _IMPORT.findall(text):
+                add((path.parent / imported).resolve())
+            texts[path] = _EXPORT.sub("", _IMPORT.sub("", text))
+
+    for module in modules:
+        add(module.resolve())
+    return "\n".join(['"use strict";', *filter(None, texts.values())])
 
 
 def on_site(html: str, address: str) -> str:
@@ -99,8 +119,11 @@ def look(*sections: str) -> str:
 
 
 def page_of_data(
-    name: str, title: str, data: Any, policy: str = POLICY, folder: Path = FOLDER, before: str = ""
+    name: str, title: str, data: Any, policy: str = POLICY, folder: Path = FOLDER, before: str = "", *modules: Path
 ) -> str:
-    """A page that its script draws: NAME.html and NAME.js of a folder, with data. before: HTML before the scripts."""
+    """A page that its script draws: NAME.html and NAME.js of a folder, with data.
+
+    before: HTML before the script. modules: more of the script.
+    """
     body = f"{read_text(folder / f'{name}.html')}{data_script(data)}{before}"
-    return page(title, body, name, [read_text(COMMON), read_text(folder / f"{name}.js")], policy)
+    return page(title, body, name, [joined(folder / f"{name}.js", *modules)], policy)

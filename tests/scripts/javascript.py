@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from scripts.pages.pictures import WIDGETS
+from scripts.pages.web_page import joined
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Nothing that a browser does by itself: no updates, no checks of the network.
@@ -42,8 +43,7 @@ def browser():
 
 def evaluate(widget, function, data):
     """What a JavaScript function makes of `data`, after the widget's scripts have run."""
-    files = [(WIDGETS / f"{name}.js").read_text(encoding="utf-8") for name in ("common", widget)]
-    source = "\n".join(files)
+    source = joined(WIDGETS / f"{widget}.js")
     node = shutil.which("node")
     if node is None:
         with browser() as chromium:

@@ -1,6 +1,8 @@
 // A lesson's cells: each can be changed and run where it stands. A cell is a .cell with its first line in data-line; what it
 // shows stands in the .result of that line, which may be behind a question, and below the cell once it has run. data-seconds
 // is how long it took where the page was written, for those that took long.
+import { startWidgets, element, storage } from "../widgets/common.js";
+import { python, editor } from "./python.js";
 const SLOWER = 7; // a cell that trains takes so many times as long in a tab (measured: 5 to 9)
 const MOST_PRINTED = 100_000; // characters of a cell: one that prints without end must leave time to press Stop
 const LONG = 30; // seconds here, from which a cell says how long it takes
@@ -78,7 +80,7 @@ async function run(cell, toGo) {
     if (error) cell.result.append(element("pre", { class: "output error" }, error));
     const isOfOld = error?.includes("\nAssertionError") && cells.slice(0, place + 1).some((above) => above.ran !== above.text);
     if (isOfOld) cell.result.append(element("p", { class: "soft" }, "This check is about the original numbers, so it need not hold for yours."));
-    if (typeof startWidgets === "function") startWidgets();
+    startWidgets();
     state.textContent = error ? `${error === "stopped" ? "stopped" : "an error"} in ${name}` : "done";
     Object.assign(cell, { hasRun: !error || isOfOld, hasDrawn: draws });
     return cell.hasRun;

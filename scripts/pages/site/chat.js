@@ -1,7 +1,8 @@
 // The chat: SmolLM2 answers in this tab (chat.py). Its weights are fetched when somebody asks for them, checked, and
 // kept by the browser: the worker asks for models/smollm2.zip, and service.js answers from any cache.
-const at = (id) => document.getElementById(id);
-const start = JSON.parse(document.querySelector("script[type]").textContent); // {bytes, sha256}, or {missing}
+import { at, dataOfPage, element, shade, visible } from "../widgets/common.js";
+import { SITE, python } from "./python.js";
+const start = dataOfPage(); // {bytes, sha256}, or {missing}
 const ADDRESS = `${SITE}models/smollm2.zip`;
 const NO_MEMORY = "This tab cannot get the 1 GB of memory that the model needs: close other tabs and reload this page.";
 let loaded = null; // a promise of the model
@@ -40,8 +41,8 @@ async function begin() {
     at("form").hidden = at("inside").hidden = false;
     at("question").focus();
     load().catch(tell);
-    await python.begin().catch(() => {}); // now service.js serves this page, and keeps what a visit without network needs:
-    for (const place of [location.href, document.querySelector("script[src]").src]) fetch(place).catch(() => {});
+    await python.begin().catch(() => {}); // now service.js serves this page, and keeps it for a visit without network:
+    fetch(location.href).catch(() => {});
   } catch (error) {
     at("fetched").role = "alert";
     at("fetched").textContent = `The weights could not be fetched and stored (${error.message}): try again.`;

@@ -1,6 +1,7 @@
 // An exercise: an editor with the stub, and the checker. Code and progress stay in this browser, and leave it as a zip only.
-const { name, file, stub } = JSON.parse(document.querySelector("script[type='application/json']").textContent);
-const at = (id) => document.getElementById(id);
+import { at, dataOfPage, element, storage } from "../widgets/common.js";
+import { python, editor } from "./python.js";
+const { name, file, stub } = dataOfPage();
 const KEPT = "minigrad exercises";
 const NEEDS = { packages: ["hypothesis"] };
 const LONGEST = 30_000; // milliseconds for a check

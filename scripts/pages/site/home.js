@@ -1,7 +1,8 @@
 // The first page: a story, and the words that may follow. The answers after the first words came with the page; Python, which
 // begins to load at the first click, gives the others.
-const { context, text, answers } = JSON.parse(document.querySelector("script[type='application/json']").textContent);
-const at = (id) => document.getElementById(id);
+import { at, dataOfPage, element, shade, visible } from "../widgets/common.js";
+import { python } from "./python.js";
+const { context, text, answers } = dataOfPage();
 const WRITTEN = 40; // tokens
 const MODEL = { model: "stories" };
 let story = null; // {ids, tokens}: the tokens and their texts, the whole story

@@ -1,8 +1,9 @@
-// Python for a page of the site: `await python.call("cells.run", {...})`, and `python.stop()`. Needs `element` of common.js.
-const SITE = new URL(".", document.currentScript.src).href; // where service.js and worker.js are
+// Python for a page of the site: `await python.call("cells.run", {...})`, and `python.stop()`.
+import { element } from "../widgets/common.js";
+export const SITE = document.querySelector("nav.site a")?.href.replace(/[^/]*$/, ""); // where service.js and worker.js are; undefined where the page is not of the site
 const PATIENCE = 3000; // milliseconds until a call that does not stop is ended with its worker
 
-const python = {
+export const python = {
   worker: null,
   calls: new Map(), // number -> {resolve, reject, said}
   number: Date.now() % 1e9, // other tabs have other numbers
@@ -88,16 +89,10 @@ const python = {
   },
 };
 
-// What this browser keeps. It may be forbidden, or full: then set() returns false.
-const storage = {
-  get(key) { try { return localStorage.getItem(key); } catch { return null; } },
-  set(key, text) { try { localStorage.setItem(key, text); return true; } catch { return false; } },
-};
-
 // An editor in a place: Ace where it can be loaded, with Tab and Escape as its keyboard help says; else a plain text field.
 // Ctrl-Enter calls run().
 // fold: what stands in the place of the text's docstring; lines: the most that are shown at once.
-function editor(place, text, run, { fold = "", lines = 200 } = {}) {
+export function editor(place, text, run, { fold = "", lines = 200 } = {}) {
   const field = element("textarea", { spellcheck: "false", "aria-label": "code", rows: text.split("\n").length + 1 }, text);
   field.value = text;
   if (!window.ace) {

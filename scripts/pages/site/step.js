@@ -1,4 +1,7 @@
 // The form above a recorded step (explain.js): it records another one, with the reader's settings and op (step.py).
+import { draw } from "../explain.js";
+import { at, storage } from "../widgets/common.js";
+import { python, editor } from "./python.js";
 const KEPT_OP = "minigrad step op"; // under which the reader's op stays in this browser
 const OP = `import numpy as np
 

@@ -1,6 +1,7 @@
 // Training: Python in this tab (train.py) does some steps at each call; between two calls it can be paused or told another rate.
-const start = JSON.parse(document.querySelector("script[type='application/json']").textContent);
-const at = (id) => document.getElementById(id);
+import { at, dataOfPage, element, slider } from "../widgets/common.js";
+import { SITE, python } from "./python.js";
+const start = dataOfPage();
 const SECONDS = 0.5; // of training in a call
 const SMOOTH = 10; // steps whose mean loss is drawn and told
 const LARGEST = 4e6; // bytes of a file

@@ -1,5 +1,6 @@
 // The attention matrix of a sentence, with and without projections, scale and mask.
 // data: {sentences: [{name, words, x: (T, C), wq: (C, D), bq: (D), wk: (C, D)}, ...]}
+import { widgets, softmax, element, choice, checkbox, shade, visible } from "./common.js";
 
 const product = (a, b) => a.map((row) => b[0].map((_, j) => row.reduce((sum, v, k) => sum + v * b[k][j], 0)));
 const transposed = (a) => a[0].map((_, j) => a.map((row) => row[j]));

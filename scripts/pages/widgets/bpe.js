@@ -1,5 +1,6 @@
 // Byte-pair encoding of the reader's own text, merge by merge.
 // data: {text, merges: [[first, second], ...]}; a token is a string with one character, U+0000 to U+00FF, for each byte.
+import { widgets, element, slider, choice, visible } from "./common.js";
 
 // GPT-2's pattern (gpt/tokenizer/pre_tokenization.py): contractions; letters, digits or signs, each with the space before; spaces.
 const WORDS = /'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;

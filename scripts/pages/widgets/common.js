@@ -1,7 +1,9 @@
-// What all widgets share. A widget is a function of its place on the page and its data: widgets.NAME = (place, data) => ...
-const widgets = {};
+// What all pages share. web_page.py joins a page's modules into one script: a page that is opened as a file can import none.
 
-function startWidgets() {
+// A widget is a function of its place on the page and its data: widgets.NAME = (place, data) => ...
+export const widgets = {};
+
+export function startWidgets() {
   for (const place of document.querySelectorAll("[data-widget]:not([data-started])")) {
     place.dataset.started = "yes";
     const data = JSON.parse(place.querySelector("script").textContent);
@@ -12,7 +14,7 @@ function startWidgets() {
 
 // --- arithmetic ---
 
-function softmax(scores) {
+export function softmax(scores) {
   const best = scores.reduce((a, b) => Math.max(a, b), -Infinity);
   const exps = scores.map((score) => Math.exp(score - best));
   const sum = exps.reduce((a, b) => a + b, 0);
@@ -21,10 +23,13 @@ function softmax(scores) {
 
 // --- elements ---
 
+export const at = (id) => document.getElementById(id);
+export const dataOfPage = () => JSON.parse(document.querySelector("script[type='application/json']").textContent);
+
 const SVG_TAGS = new Set(["svg", "g", "rect", "path", "line", "text", "defs", "marker"]);
 
 // element("button", {class: "x", onclick: f}, "text", another)
-function element(tag, attributes = {}, ...children) {
+export function element(tag, attributes = {}, ...children) {
   const isSvg = SVG_TAGS.has(tag);
   const made = isSvg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -36,7 +41,7 @@ function element(tag, attributes = {}, ...children) {
 }
 
 // A slider with its value beside its name. show(value) is the text of a value.
-function slider(name, range, show, changed) {
+export function slider(name, range, show, changed) {
   const value = element("output");
   const input = element("input", { type: "range", ...range, oninput: () => update(true) });
   function update(tell) {
@@ -49,30 +54,30 @@ function slider(name, range, show, changed) {
   return { label, input, update: () => update(false), get: () => Number(input.value) };
 }
 
-function choice(name, options, changed) {
+export function choice(name, options, changed) {
   const select = element("select", { onchange: changed });
   options.forEach((text, i) => select.append(element("option", { value: i }, text)));
   return { label: element("label", { class: "control" }, `${name}: `, select), select, get: () => Number(select.value) };
 }
 
-function checkbox(name, checked, changed) {
+export function checkbox(name, checked, changed) {
   const input = element("input", { type: "checkbox", checked, onchange: changed });
   return { label: element("label", { class: "control check" }, input, ` ${name}`), input, get: () => input.checked };
 }
 
 // The background of a number between 0 and 1, or, for signed numbers, between -1 and 1.
-function shade(share) {
+export function shade(share) {
   const strength = Math.min(Math.abs(share), 1).toFixed(3);
   return `background: rgb(var(--${share < 0 ? "cold" : "heat"}) / ${strength * 0.65})`;
 }
 
-const visible = (text) => text.replace(/ /g, "\u00b7").replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5");
+export const visible = (text) => text.replace(/ /g, "\u00b7").replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5");
 
 // --- numbers ---
 
 // The numbers of an array that Python has packed: "4" or "8" bytes each, then base64.
-const decoded = new Map();
-function unpack(text) {
+export const decoded = new Map();
+export function unpack(text) {
   if (!decoded.has(text)) {
     const bytes = Uint8Array.from(atob(text.slice(1)), (c) => c.charCodeAt(0)).buffer;
     decoded.set(text, text[0] === "4" ? new Float32Array(bytes) : new Float64Array(bytes));
@@ -80,8 +85,17 @@ function unpack(text) {
   return decoded.get(text);
 }
 
-function show(x, digits = 3) {
+export function show(x, digits = 3) {
   if (!Number.isFinite(x)) return Number.isNaN(x) ? "nan" : x > 0 ? "inf" : "\u2212inf";
   const text = Number.isInteger(x) && Math.abs(x) < 1e6 ? String(x) : x.toPrecision(digits);
   return text.replaceAll("-", "\u2212");
 }
+
+// --- what this browser keeps ---
+
+// It may be forbidden, or full: then set() returns false, and only this page remembers.
+const unkept = {};
+export const storage = {
+  get(key) { try { return localStorage.getItem(key); } catch { return unkept[key] ?? null; } },
+  set(key, text) { try { localStorage.setItem(key, text); return true; } catch { unkept[key] = text; return false; } },
+};

@@ -1,5 +1,6 @@
 // Temperature, top-k and top-p on the next-token distribution of a real model.
 // data: {model, tokens: [text of each token], prompts: [{text, logits}]}
+import { widgets, softmax, element, slider, choice, visible } from "./common.js";
 
 // Sampling.probabilities in gpt/model/generation.py. topK: 0 for all.
 function probabilities(logits, temperature, topK, topP) {
