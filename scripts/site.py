@@ -254,7 +254,7 @@ def lesson_page(lesson: Path, out: Path) -> None:
     html = on_site(read_text(path), f"lessons/{path.name}")  # anew: another version may have written the page
     if SAME_PLACE not in html:
         script = joined(SITE / "cells.js", SITE / "passed.js", without=[WIDGETS / "common.js"])
-        html = re.sub(r'href="([^"#:]+)"', lambda link: f'href="{moved(link[1], path.parent, out)}"', html)
+        html = re.sub(r'href="([^"#:]+)(?=["#])', lambda link: f'href="{moved(link[1], path.parent, out)}', html)
         html = re.sub(r"<a [^>]*><code>python scripts[/]lesson\.py (\w+)</code></a>", _lesson_link, html)
         html = re.sub(r"<code>python scripts[/]exercise\.py start (\w+)</code>", r"\1", html)
         stepped = r'<a href="../debugger/\1.html">\1, line by line</a>'
@@ -283,7 +283,11 @@ def write_source(path: Path, out: Path) -> str:
     """A file of the project as a page. Returns its address in the site."""
     title, source = path.relative_to(ROOT).as_posix(), read_text(path)
     code = python_to_html(source) if path.suffix == ".py" else escaped(source)
-    shown = f'<h1>{title}</h1>\n<pre class="code" tabindex="0">{code}</pre>'
+    rows = (
+        f'<span class="row" id="L{i}"><a href="#L{i}" tabindex="-1">{i}</a>{line}\n</span>'
+        for i, line in enumerate(code.split("\n"), 1)
+    )
+    shown = f'<h1>{title}</h1>\n<pre class="code" tabindex="0">{"".join(rows)}</pre>'
     if path.suffix == ".md":
         shown = markdown_to_html(source)
     put(out, name := f"source/{title}.html", page(title, f"<main>{shown}</main>", "source"))

@@ -1,5 +1,5 @@
 // A debugger over a recording (stepping.py): moments, each in a call, before a line, with the names that had changed.
-import { at, dataOfPage, element, shade, decoded, unpack, show } from "./widgets/common.js";
+import { at, dataOfPage, element, sourceLine, shade, decoded, unpack, show } from "./widgets/common.js";
 export const data = dataOfPage();
 export const [CALL, LINE, CHANGES, RETURNED] = [0, 1, 2, 3]; // of a moment
 export let calls, moments, values, arrays, files, marks, printed; // the recording
@@ -173,7 +173,7 @@ function draw() {
 
 function drawSource(call, line, before) {
   const { file } = calls[call], place = at("source");
-  at("file").textContent = files[file].path;
+  at("file").replaceChildren(sourceLine(files[file].path, line, files[file].path));
   if (drawnFile !== file) {
     place.innerHTML = files[file].lines.map((text, i) => `<span class="row" data-line="${i + 1}">${text || " "}</span>`).join("");
     drawnFile = file;

@@ -1,5 +1,5 @@
 // The page of a recorded training step. Its data are made by explain_data.py: calls of ops, the arrays, the updates.
-import { at, dataOfPage, element, shade, visible, decoded, unpack, show } from "./widgets/common.js";
+import { at, dataOfPage, element, sourceLine, shade, visible, decoded, unpack, show } from "./widgets/common.js";
 let data, calls, back, steps; // of the recording that is shown: see draw()
 const SHOWN_TERMS = 12;
 
@@ -163,7 +163,7 @@ function nameOfCall(step) {
 function callCard(step) {
   const call = calls[step.call], forward = step.kind === "forward", code = data.functions[call.op];
   const [here, ...further] = call.where;
-  const places = (some) => some.map((p) => element("div", {}, element("code", {}, p.text), element("span", { class: "soft" }, ` ${p.path}:${p.line}, ${p.function}`)));
+  const places = (some) => some.map((p) => element("div", {}, element("code", {}, p.text), element("span", { class: "soft" }, " ", sourceLine(p.path, p.line), `, ${p.function}`)));
   const options = Object.entries(call.options).map(([name, value]) => `${name} = ${Number.isNaN(Number(value)) ? value : Number(Number(value).toPrecision(3))}`).join(", ");
   const outputName = (i) => (call.outputs.length > 1 ? `out${i}` : "out");
   const present = call.inputs.map((id, i) => ({ id, i })).filter(({ id }) => id !== null);

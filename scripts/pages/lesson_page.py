@@ -210,12 +210,13 @@ def _concepts(rows: list[Concept], exercises: list[str], folder: Path) -> str:
     for row in rows:
         html.append(f"<li>{escaped(row.name)}")
         for place in row.code:
-            where = f'<a href="{address(ROOT / place.path, folder)}">{escaped(place.path)}:{place.line() or 1}</a>'
+            line = place.line() or 1
+            where = f'<a href="{address(ROOT / place.path, folder)}#L{line}">{escaped(place.path)}:{line}</a>'
             source = textwrap.dedent(place.source())
             code = code_html(Cell("code", source, 1)) if source else ""
             html.append(f"<details><summary>{escaped(place.name)}</summary><p>{where}</p>{code}</details>")
         for place in row.tests:
-            link = f'<a href="{address(ROOT / place.path, folder)}">{escaped(place.name)}</a>'
+            link = f'<a href="{address(ROOT / place.path, folder)}#L{place.line() or 1}">{escaped(place.name)}</a>'
             html.append(f'<div class="soft">tested by {link}</div>')
         html.append("</li>")
     commands = [f"python scripts/exercise.py start {name}" for name in exercises]

@@ -65,6 +65,12 @@ export function checkbox(name, checked, changed) {
   return { label: element("label", { class: "control check" }, input, ` ${name}`), input, get: () => input.checked };
 }
 
+// A line of the library: on the site, a link to it.
+export function sourceLine(path, line, text = `${path}:${line}`) {
+  const home = document.querySelector("nav.site a");
+  return home && /^(minigrad|gpt|finetune)\//.test(path) ? element("a", { href: new URL(`source/${path}.html#L${line}`, home.href) }, text) : text;
+}
+
 // The background of a number between 0 and 1, or, for signed numbers, between -1 and 1.
 export function shade(share) {
   const strength = Math.min(Math.abs(share), 1).toFixed(3);
