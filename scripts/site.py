@@ -223,11 +223,21 @@ def write_indexes(out: Path, exercises: list[Exercise]) -> None:
     html = html.replace('<div class="next">', f'{ON_THE_SITE}<div class="next">')
     html = html.replace("</body>", f"<script>{joined(SITE / 'passed.js')}</script></body>")
     put(out, "lessons/index.html", html)
-    rows = "".join(f'<li><a href="{exercise.name}.html">{exercise.name}</a>: {escaped(exercise.title)}, '
-                   f"{escaped(exercise.effort)}</li>" for exercise in exercises)  # fmt: skip
-    body = f"""<main>
-<p class="kind">minigrad: all exercises</p><h1>Write the mathematics yourself</h1><ol>{rows}</ol></main>"""
-    put(out, "exercises/index.html", page("The exercises", body, "exercise", [joined(SITE / "passed.js")], SAME_PLACE))
+    groups: dict[str, list[str]] = {}
+    for place, exercise in enumerate(exercises, 1):
+        where = ", ".join(
+            f'<a href="../lessons/{path.stem}.html">{number(path)}</a>' for path in lessons_of(exercise.name)
+        )
+        text = f'<a href="{exercise.name}.html">{exercise.name}</a>: {escaped(exercise.title)}'
+        about = f'<span class="soft">{escaped(exercise.effort)}; lesson {where}</span>'
+        groups.setdefault(exercise.group, []).append(f'<li value="{place}">{text}. {about}</li>')
+    html = "".join(f"<section><h2>{name}</h2><ol>{''.join(rows)}</ol></section>" for name, rows in groups.items())
+    body = read_text(SITE / "exercises.html").format(groups=html)
+    put(
+        out,
+        "exercises/index.html",
+        page("The exercises", body, "exercise", [joined(SITE / "exercises.js")], SAME_PLACE),
+    )
 
 
 def project(path: Path) -> None:
@@ -284,7 +294,7 @@ def write_source(path: Path, out: Path) -> str:
     title, source = path.relative_to(ROOT).as_posix(), read_text(path)
     code = python_to_html(source) if path.suffix == ".py" else escaped(source)
     rows = (
-        f'<span class="row" id="L{i}"><a href="#L{i}" tabindex="-1">{i}</a>{line}\n</span>'
+        f'<span class="row"><a id="L{i}" href="#L{i}" tabindex="-1">{i}</a>{line}\n</span>'
         for i, line in enumerate(code.split("\n"), 1)
     )
     shown = f'<h1>{title}</h1>\n<pre class="code" tabindex="0">{"".join(rows)}</pre>'

@@ -213,6 +213,18 @@ def test_check_marks_are_those_of_this_visitor(tab, address):
     tab.evaluate("localStorage.clear()")
 
 
+def test_the_list_of_exercises_knows_what_is_not_passed(tab, address):
+    tab.goto(f"{address}/exercises/index.html")
+    tab.evaluate("""localStorage.setItem('minigrad exercises', '{"state": {"passed": {"mul": 1, "layer_norm": 1}}}')""")
+    tab.reload()
+    assert tab.locator("#next").inner_text() == "2 of 48 passed. Go on with: tanh"
+    for is_open, wanted in ((False, ["layer_norm", "rms_norm"]), (True, ["rms_norm"])):
+        tab.get_by_label("Find").fill("norms min")
+        tab.get_by_label("not passed yet").set_checked(is_open)
+        assert tab.locator("main li:visible > a").all_inner_texts() == wanted
+    tab.evaluate("localStorage.clear()")
+
+
 def test_without_webassembly_a_page_says_so_and_can_be_read(context, tab, address):
     tab.add_init_script("delete globalThis.WebAssembly")
     tab.goto(f"{address}/lessons/00_gradients.html")
