@@ -33,11 +33,11 @@ from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from scripts.course.checker import catalogue
 from scripts.course.checker.checks import Exercise
-from scripts.course.lessons.cells import lessons, title
+from scripts.course.lessons.cells import lessons, read_cells, title
 from scripts.course.lessons.concepts import ROOT, lessons_of, number
 from scripts.export import export
 from scripts.pages.explore_data import Looker
-from scripts.pages.lesson_index import connect
+from scripts.pages.lesson_index import answers_in, connect
 from scripts.pages.local_server import check_port, serve
 from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.pages.pictures import WIDGETS
@@ -115,7 +115,7 @@ def write_site(out: Path, assets: Path, model: str = DEMO, numbers: list[str] | 
         put(out, f"exercises/{exercise.name}.html", exercise_page(exercise, [e.name for e in exercises]))
     write_indexes(out, exercises)
     write_sources(out)
-    put(out, "index.html", home_page(looker, len(lessons()), len(exercises)))
+    put(out, "index.html", home_page(looker, len(exercises)))
     files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "service.js")
     version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
     write_text(out / "service.js", read_text(SITE / "service.js").replace('VERSION"', f'{version}"'))
@@ -175,13 +175,14 @@ def write_model(source: str, path: Path) -> Looker:
         return Looker(*load_model(folder))
 
 
-def home_page(looker: Looker, lessons: int, exercises: int) -> str:
+def home_page(looker: Looker, exercises: int) -> str:
     """The first page. It knows the model's answers to the first words, so that it answers before Python is there."""
+    course = [[path.stem, f"{number(path)} {title(path)}", answers_in(read_cells(path))] for path in lessons()]
     first = looker.look({"text": BEGINNING})
     answers = [first] + [looker.look({"ids": [*first["ids"], word["id"]]}) for word in first["alternatives"]]
     kept = [{name: answer[name] for name in ("text", "ids", "tokens", "alternatives")} for answer in answers]
-    data = data_script({"context": looker.longest, "text": BEGINNING, "answers": kept})
-    body = read_text(SITE / "home.html").format(lessons=lessons, exercises=exercises)
+    data = data_script({"context": looker.longest, "text": BEGINNING, "answers": kept, "lessons": course})
+    body = read_text(SITE / "home.html").format(lessons=len(course), exercises=exercises, first=course[0])
     return page("minigrad: a language model to read", f"{body}{data}", "home", [joined(SITE / "home.js")], SAME_PLACE)
 
 

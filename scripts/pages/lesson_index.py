@@ -26,9 +26,14 @@ def minutes(cells: list[Cell]) -> int:
     return round(words / 200 + sum(cell.text.count("\n") + 1 for cell in cells if cell.kind == "code") / 15)
 
 
+def answers_in(cells: list[Cell]) -> int:
+    """How many questions a lesson answers: it is done when all these answers have been opened."""
+    return sum(part.startswith(ANSWER) for cell in cells if cell.kind == "prose" for part in cell.paragraphs())
+
+
 def progress(lesson: Path, cells: list[Cell], read: bool = False) -> str:
     """How many of a lesson's answers were opened: a place that lesson.js fills in. read: it is done anyway."""
-    answers = sum(part.startswith(ANSWER) for cell in cells if cell.kind == "prose" for part in cell.paragraphs())
+    answers = answers_in(cells)
     text = "done in a terminal" if read else f"{answers} question{'s' * (answers > 1)}"
     data = f'data-lesson="{lesson.stem}" data-answers="{answers}"{" data-read" * read}'
     return f'<span class="progress{" done" * read}" {data}>{text}</span>'

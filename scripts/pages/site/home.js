@@ -1,8 +1,9 @@
 // The first page: a story, and the words that may follow. The answers after the first words came with the page; Python, which
 // begins to load at the first click, gives the others.
 import { at, dataOfPage, element, shade, visible } from "../widgets/common.js";
+import { openedIn } from "../lesson.js";
 import { python } from "./python.js";
-const { context, text, answers } = dataOfPage();
+const { context, text, answers, lessons } = dataOfPage();
 const WRITTEN = 40; // tokens
 const MODEL = { model: "stories" };
 let story = null; // {ids, tokens}: the tokens and their texts, the whole story
@@ -60,6 +61,8 @@ async function write() {
   }
 }
 
+const [lesson, title] = lessons.find(([name, , questions]) => openedIn(name).length < questions) ?? lessons[0];
+if (lessons.some(([name]) => openedIn(name).length)) at("start").replaceChildren("Go on with: ", element("a", { href: `lessons/${lesson}.html` }, title));
 at("text").value = text;
 at("form").addEventListener("submit", (event) => {
   event.preventDefault();
