@@ -138,7 +138,8 @@ class _Reader:
             upright = ' mathvariant="normal"' if token in _FUNCTIONS else ""
             made = f"<{tag}{upright}>{escaped(token)}</{tag}>"
         made = self.raised(made)
-        return f"<mrow>{made}{self.factor()}</mrow>" if token in _PREFIXES and self.starts_a_factor() else made
+        gap = '<mspace width="0.15em"/>' if token in _FUNCTIONS and self.next() not in _CLOSING else ""
+        return f"<mrow>{made}{gap}{self.factor()}</mrow>" if token in _PREFIXES and self.starts_a_factor() else made
 
     def raised(self, made: str) -> str:
         while self.next() in ("_", "^", *_UPPER) and self.tokens:
