@@ -254,6 +254,7 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 at("title").textContent = data.title;
+at("how").open = innerWidth > 768; // a phone has no room for it
 if (data.beside) {
   document.querySelector("main").classList.add("beside");
   at("marks").append(...(data.beside.differs === null ? [] : [element("button", { type: "button", class: "kept", onclick: () => go(data.beside.differs) }, "the first difference")]));

@@ -179,6 +179,14 @@ def test_it_can_be_read(chromium, page, viewport):
         assert faults(tab) == []
 
 
+def test_a_phone_shows_what_a_line_has_changed(chromium, page):
+    with opened(chromium, page, viewport=PHONE) as tab:
+        for _ in range(3):
+            tab.locator("#over").click()
+        places = [tab.locator(place).first.bounding_box() for place in (".now", ".new h3")]
+        assert all(0 < box["y"] < PHONE["height"] - box["height"] for box in places)
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [

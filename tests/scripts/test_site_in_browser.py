@@ -29,9 +29,9 @@ from tests.scripts.running import write_model
 from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium
 
 _ = chromium  # a fixture
-PLACES = ["lessons/00_gradients.html", "exercises/softmax.html"]
+PLACES = ["lessons/00_gradients.html", "exercises/index.html", "exercises/softmax.html", "train/index.html"]
 PLACES += ["index.html", "explore/index.html", "source/index.html", "debugger/softmax.html", "step/index.html"]
-PLACES += ["train/index.html", "chat/index.html", "source/minigrad/for_pytorch_users.md.html"]
+PLACES += ["source/minigrad/for_pytorch_users.md.html", "chat/index.html", "source/minigrad/autograd.py.html"]
 LONG = 240_000  # milliseconds: a busy machine takes its time
 
 PYTEST = ("_pytest", "pytest", "py", "pluggy", "iniconfig", "pygments")  # the rest are packages of the site
@@ -137,6 +137,7 @@ def test_results_below_a_changed_cell_are_marked(tab, address):
     tab.evaluate("localStorage.clear()")
     cells = tab.locator(".cell")
     cells.nth(1).get_by_role("button", name="Edit").click()
+    assert tab.evaluate("cells[1].place.contains(document.activeElement)")
     assert tab.locator(".old").count() == 0
     tab.evaluate("() => cells[1].editor.set(`${cells[1].text}\\nprint(12345)`)")
     assert tab.locator(".old").count() == 1
@@ -217,7 +218,7 @@ def test_the_list_of_exercises_knows_what_is_not_passed(tab, address):
     tab.goto(f"{address}/exercises/index.html")
     tab.evaluate("""localStorage.setItem('minigrad exercises', '{"state": {"passed": {"mul": 1, "layer_norm": 1}}}')""")
     tab.reload()
-    assert tab.locator("#next").inner_text() == "2 of 48 passed. Go on with: tanh"
+    assert tab.locator("#next").inner_text() == "2 of 48 passed. Continue with: tanh"
     for is_open, wanted in ((False, ["layer_norm", "rms_norm"]), (True, ["rms_norm"])):
         tab.get_by_label("Find").fill("norms min")
         tab.get_by_label("not passed yet").set_checked(is_open)
@@ -241,7 +242,7 @@ def test_pages_can_be_read(tab, address, viewport, place):
 
 def test_all_pages_have_the_same_header_in_two_lines(tab, address):
     tab.set_viewport_size(PHONE)
-    for place in [*PLACES, "source/minigrad/autograd.py.html", "exercises/index.html"]:
+    for place in PLACES:
         tab.goto(f"{address}/{place}")
         header = tab.get_by_role("navigation", name="site")
         assert header.locator("a").all_inner_texts() == list(PAGES.values())

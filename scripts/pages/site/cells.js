@@ -117,13 +117,14 @@ function button(text, onclick) {
 
 function prepare(cell) {
   const code = element("div", {}, ...cell.place.childNodes);
-  const edit = button("Edit", () => {
+  const edit = button("Edit", (event) => {
     cell.editor ??= editor(code, storage.get(keyOfCell(cell)) ?? cell.text, () => runTo(cell));
     mark(cell);
     cell.editor.onchange(() => {
       storage.set(keyOfCell(cell), cell.editor.get());
       mark(cell);
     });
+    if (event.isTrusted) cell.editor.focus(); // and not where the page opens an editor again
     edit.textContent = "Restore";
     edit.onclick = () => cell.editor.set(cell.text);
   });

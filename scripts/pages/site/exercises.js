@@ -14,6 +14,6 @@ function choose() {
 }
 
 const next = rows.find(isOpen), done = rows.filter((row) => !isOpen(row)).length;
-if (done) at("next").replaceChildren(next ? `${done} of ${rows.length} passed. Go on with: ` : `All ${rows.length} passed.`, next ? next.querySelector("a").cloneNode(true) : "");
+if (done) at("next").replaceChildren(next ? `${done} of ${rows.length} passed. Continue with: ` : `All ${rows.length} passed.`, next ? next.querySelector("a").cloneNode(true) : "");
 for (const event of ["input", "change"]) at("choice").addEventListener(event, choose);
 choose(); // a browser keeps what was typed

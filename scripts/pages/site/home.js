@@ -62,7 +62,7 @@ async function write() {
 }
 
 const [lesson, title] = lessons.find(([name, , questions]) => openedIn(name).length < questions) ?? lessons[0];
-if (lessons.some(([name]) => openedIn(name).length)) at("start").replaceChildren("Go on with: ", element("a", { href: `lessons/${lesson}.html` }, title));
+if (lessons.some(([name]) => openedIn(name).length)) at("start").replaceChildren("Continue with: ", element("a", { href: `lessons/${lesson}.html` }, title));
 at("text").value = text;
 at("form").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -5,7 +5,7 @@ import { python, editor } from "./python.js";
 const changed = {}; // path -> text
 const tools = element("div", { class: "tools no-print" });
 const field = element("div", { class: "code-editor", hidden: true });
-at("source").before(tools, field);
+at("file").after(tools, field);
 const tool = (text, onclick) => element("button", { type: "button", onclick }, text);
 const missingPython = python.missing();
 let open = null; // {path, code}: the file in the editor
@@ -35,6 +35,7 @@ function edit() {
   showTools();
   open.code = editor(field, textOf(files[drawnFile]), record, { lines: 30 });
   open.code.goto(moments[now][LINE]);
+  open.code.focus();
 }
 
 function asItWas() {

@@ -97,7 +97,7 @@ export function editor(place, text, run, { fold = "", lines = 200 } = {}) {
   field.value = text;
   if (!window.ace) {
     place.replaceChildren(field);
-    return { goto: () => {}, get: () => field.value, set: (value) => { field.value = value; }, onchange: (f) => field.addEventListener("input", f) };
+    return { focus: () => field.focus(), goto: () => {}, get: () => field.value, set: (value) => { field.value = value; }, onchange: (f) => field.addEventListener("input", f) };
   }
   const div = element("div");
   place.replaceChildren(div);
@@ -114,5 +114,5 @@ export function editor(place, text, run, { fold = "", lines = 200 } = {}) {
     const { Range } = ace.require("ace/range"), last = text.slice(0, end).split("\n").length - 1;
     made.session.addFold(fold, new Range(0, 3, last, 0));
   }
-  return { goto: (line) => made.gotoLine(line, 0, false), get: () => made.getValue(), set: (value) => made.setValue(value, -1), onchange: (f) => made.on("change", f) };
+  return { focus: () => made.focus(), goto: (line) => made.gotoLine(line, 0, false), get: () => made.getValue(), set: (value) => made.setValue(value, -1), onchange: (f) => made.on("change", f) };
 }
