@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from functools import partial
 from typing import Any
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.will_it_fit:
         try_generation(model, prompt, arguments.num_samples, arguments.max_new_tokens, loading)
         return 0
+    print(f"model: {arguments.model}, {model.num_parameters():,} parameters", file=sys.stderr, flush=True)
     options: dict[str, Any] = {"seed": arguments.seed, "stop_tokens": stop_tokens}
     if arguments.num_samples > 1:
         with progress_bar(arguments.max_new_tokens, "writing", "token") as bar:

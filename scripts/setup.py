@@ -84,6 +84,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "  demo      train a small GPT and generate text (scripts/demo.py; try: demo --help)\n"
         "  chat      talk with SmolLM2, which is downloaded once, 93 MB (scripts/chat.py; try: chat --help)\n"
         "  pipeline  pretrain a model, tune it and align it, in four minutes (scripts/pipeline.py)\n"
+        "  site      write the course as a site that runs in a browser tab (scripts/site.py; try: site --serve)\n"
         "  test      run the tests (pytest; try: test -k softmax)\n"
         "  test-all  also the slow tests, more random examples, and the packages' tests on an emulated GPU\n"
         "  lint      run ruff and mypy, and oxlint on the pages' JavaScript\n"

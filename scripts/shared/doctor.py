@@ -1,7 +1,7 @@
 """Check this machine: NumPy's matrix products, and which CUDA extra fits the graphics card. A line for each check.
 
 `python scripts/setup.py doctor` runs this file in .venv, or, where there is none, in the Python that was called. The
-graphics card is checked also where nothing is installed. The exit code is 1 if a check fails.
+graphics card is checked also where nothing is installed yet. The exit code is 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 SHAPES = [(4, 5), (17, 33), (64, 64), (300, 672)]  # also sizes that are not multiples of a vector's width
 # The extras of setup.cfg for GPUs: the oldest compute capability (Maxwell; Turing) and the oldest driver that their
@@ -40,7 +41,9 @@ def check_numpy() -> Iterator[str]:
 
         blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     except (ImportError, TypeError):  # there is no NumPy, or one that knows no `mode`
-        yield "WRONG: NumPy 2 or threadpoolctl is missing: run `python scripts/setup.py install`"
+        missing = "WRONG: NumPy 2 or threadpoolctl is missing: run `python scripts/setup.py install`"
+        no_environment = "there is no environment yet: `make demo` (`python scripts/setup.py demo`) makes it"
+        yield missing if (Path(__file__).resolve().parents[2] / ".venv").exists() else no_environment
         return
     counts = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
     threads = f"in {counts[0]} threads" if counts else "whose threads only VECLIB_MAXIMUM_THREADS limits"  # Accelerate
