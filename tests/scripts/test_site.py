@@ -1,11 +1,14 @@
-"""The files of the site: those of others are pinned, and refused where they differ; and what runs cells."""
+"""The files of the site: those of others are pinned; in which order all are written; and what runs cells."""
 
+import contextlib
 import hashlib
 import mimetypes
 import re
+import shutil
 import sys
 import urllib.request
 import zipfile
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -21,6 +24,7 @@ from scripts.pages import lesson_page, pinned_files
 from scripts.pages.lesson_page import Ran, write_page
 from scripts.pages.local_server import Server, SiteFiles
 from scripts.pages.site import cells, smollm2
+from scripts.pages.web_page import page
 from tests.gpt import gguf_files, smollm
 from tests.helpers import serving
 from tests.scripts.running import write_model
@@ -33,11 +37,12 @@ def pinned(tmp_path, monkeypatch):
     source = tmp_path / "source.js"
     source.write_bytes(b"right")
     entry = {"sha256": hashlib.sha256(b"right").hexdigest(), "url": source.as_uri()}
-    monkeypatch.setattr(pinned_files, "pinned", lambda: {"files": {"a.js": entry}, "packages": {}, "info": {}})
+    known = {"files": {"a.js": entry}, "carriers": {"file:///a.whl": "0"}, "packages": {}, "info": {}}
+    monkeypatch.setattr(pinned_files, "pinned", lambda: known)
     return source
 
 
-def test_what_is_fetched_is_what_was_pinned(pinned, tmp_path):
+def test_what_is_fetched_is_what_was_pinned(pinned, tmp_path, capsys):
     assets = tmp_path / "assets"
     with pytest.raises(ValueError, match="a.js is missing: python scripts/site.py --fetch --assets"):
         pinned_files.copy_assets(assets, tmp_path / "out")
@@ -48,8 +53,20 @@ def test_what_is_fetched_is_what_was_pinned(pinned, tmp_path):
     with pytest.raises(ValueError, match="a.js is not the pinned file"):
         pinned_files.copy_assets(assets, tmp_path / "out")
     pinned.unlink()  # as without a network
-    with pytest.raises(ConnectionError, match=r"download a.js from .*source.js .*Go online and try again, or put"):
+    with pytest.raises(ConnectionError, match=r"download a.whl from .*Go online and try again, or put the file at"):
         pinned_files.fetch(assets)
+    assert "Pyodide's releases cannot be reached (<urlopen error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("zip", ".whl"), ("gztar", ".tgz")])
+def test_packages_carry_what_cannot_be_fetched(pinned, tmp_path, kind, suffix):
+    write_text(tmp_path / "all" / "src" / "a.js", "another of this name")
+    (tmp_path / "all" / "min").mkdir()
+    pinned.rename(tmp_path / "all" / "min" / "a.js")
+    package = Path(shutil.make_archive(tmp_path / "made", kind, tmp_path / "all")).rename(tmp_path / f"p{suffix}")
+    pinned_files.pinned()["carriers"] = {package.as_uri(): hashlib.sha256(package.read_bytes()).hexdigest()}
+    pinned_files.fetch(tmp_path / "assets")
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "assets").iterdir()] == [("a.js", b"right")]
 
 
 def test_another_file_is_refused_and_not_kept(pinned, tmp_path):
@@ -73,6 +90,98 @@ def test_scripts_are_served_as_scripts(tmp_path):
         assert response.headers["Cache-Control"] == "no-cache"
 
 
+def fetched(address):
+    with urllib.request.urlopen(address) as response:
+        return response.read().decode("utf-8")
+
+
+@pytest.fixture
+def building(tmp_path, monkeypatch):
+    """Writes a site with two lessons. A lesson does not run: what runs in its place gets its number and the folder."""
+    for name in ("copy_assets", "project", "write_chat", "write_debugger", "write_sources"):
+        monkeypatch.setattr(site, name, lambda *given: None)
+    mul = {"mul": site.catalogue.paths()["mul"]}
+    monkeypatch.setattr(site.catalogue, "paths", lambda: mul)
+    monkeypatch.setattr(site, "DEMO", str(tmp_path / "demo"))
+    monkeypatch.setattr(site, "is_untrained", lambda folder: not Path(folder).exists())
+    monkeypatch.setattr(site, "made_from", lambda lesson: "version 1")
+    monkeypatch.setattr(site, "train_demo", lambda folder: write_model(Path(folder), block_size=64))
+
+    def write(running, *options):
+        def run_lesson(lesson, folder):
+            write_text(folder / f"{lesson.stem}.html", page("A lesson", "<!--nav--><!--/nav-->", "lesson"))
+            return running(lesson.stem[:2])
+
+        monkeypatch.setattr(site, "run_lesson", run_lesson)
+        return site.main([str(tmp_path / "site"), "--model", site.DEMO, "--only", "00,01", *options])
+
+    return write
+
+
+def test_a_site_is_served_and_grows_while_it_is_written(building, monkeypatch, capsys):
+    printed, seen = [], []
+
+    def look(number="the end"):
+        printed.append(capsys.readouterr().out)
+        address = re.search("http://.*/", "".join(printed))[0]
+        home, lessons, service = (fetched(f"{address}{place}") for place in ("", "lessons/", "service.js"))
+        assert ("Being written: Look" in home) == ("trained after" in home) == ("minigrad unfinished" in service)
+        seen.append((number, lessons.count("(being written)"), 'id="story"' in home))
+        if number == "the end":
+            raise KeyboardInterrupt  # in place of waiting for it
+
+    monkeypatch.setattr(site, "time", mock.Mock(monotonic=mock.Mock(side_effect=[0, 0, 90]), sleep=lambda _: look()))
+    with pytest.raises(KeyboardInterrupt):
+        building(look, "--serve", "--port", "0")
+    assert seen == [("00", 3, False), ("01", 1, False), ("the end", 0, True)]
+    assert "lesson 2 of 2, about 2 minutes left: 01 from" in "".join(printed)
+
+
+def test_lessons_are_kept_until_what_they_are_made_from_changes(building, monkeypatch):
+    ran = []
+    for version in ("version 1", "version 1", "version 2"):
+        monkeypatch.setattr(site, "made_from", lambda lesson, version=version: f"{version} of {lesson.stem[0]}")
+        building(ran.append)
+    assert ran == ["00", "01"] * 2
+
+
+@pytest.mark.parametrize("trouble", [mock.Mock(side_effect=KeyboardInterrupt), lambda: 3])
+def test_what_was_written_before_trouble_stays(building, tmp_path, capsys, trouble):
+    ran, lessons = [], tmp_path / "site" / "lessons"
+    with contextlib.suppress(KeyboardInterrupt):
+        assert building(lambda number: trouble() if number == "01" else 0) == 1
+        assert "without 01_learning, which failed: see above" in capsys.readouterr().err
+    assert {path.name for path in lessons.iterdir()} == {"00_gradients.html", "index.html"}
+    (lessons.parent / f"{site.RUNNING}killed").mkdir()
+    assert building(ran.append) == 0 and ran == ["01"] and not [*lessons.parent.glob(".*")]
+
+
+def test_the_fingerprint_is_of_a_lesson_and_of_the_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(site, "ROOT", tmp_path)
+    lesson, source = tmp_path / "lesson.py", tmp_path / "minigrad" / "tensor.py"
+    found = set()
+    for path, text in ((lesson, "1"), (source, "2"), (source, "3"), (lesson, "4"), (lesson, "4")):
+        write_text(path, text)
+        found.add(site.made_from(lesson))
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize(("step", "script"), [(None, "demo.py"), (7, "train.py"), (8, None)])
+def test_an_interrupted_demo_is_trained_to_its_end(monkeypatch, step, script):
+    run = mock.Mock(return_value=mock.Mock(returncode=0))
+    monkeypatch.setattr(site.subprocess, "run", run)
+    monkeypatch.setattr(site, "has_checkpoint", lambda folder: step is not None)
+    monkeypatch.setattr(site, "load_state", lambda folder: {"step": step})
+    monkeypatch.setattr(site, "settings_of", lambda kind, folder: mock.Mock(training=mock.Mock(max_iters=8)))
+    assert site.is_untrained("runs/other") is False and site.is_untrained(site.DEMO) == (script is not None)
+    assert site.train_demo(site.DEMO) and Path(run.call_args[0][0][1]).name == (script or "train.py")
+
+
+def unrun(lesson, folder):
+    write_page(lesson, map(Ran, read_cells(lesson)), exercises(lesson), folder)
+    return 0
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """The whole site: with empty files in the place of Pyodide, and with lessons that nobody has run."""
@@ -83,9 +192,10 @@ def written(tmp_path_factory):
         mock.patch.object(site, "copy_assets"),
         mock.patch.object(site, "documents", dict),
         mock.patch.object(lesson_page, "connect"),
+        mock.patch.object(site, "run_lesson", unrun),
     ):
         for lesson in lessons():
-            write_page(lesson, map(Ran, read_cells(lesson)), exercises(lesson), out / "lessons")
+            site.lesson_page(lesson, out)
         site.write_site(out, out, str(model))
     return out
 

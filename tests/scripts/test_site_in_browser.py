@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
     """A site with one lesson and all exercises; skipped without the pinned files."""
     assets = os.environ.get("MINIGRAD_SITE_ASSETS")
     if assets is None:
-        pytest.skip("needs the pinned files: python -m tests.site_assets DIR, and MINIGRAD_SITE_ASSETS=DIR")
+        pytest.skip("needs the pinned files: python -m scripts.pages.pinned_files DIR, and MINIGRAD_SITE_ASSETS=DIR")
     out = tmp_path_factory.mktemp("site")
     write_model(out / "model", "one text for a model that knows nothing yet", 257, n_layer=2, block_size=64)
     write_text(out / "lessons" / "gpt.html", "")  # of a lesson that this site does not have

@@ -63,16 +63,20 @@ async function write() {
 
 const [lesson, title] = lessons.find(([name, , questions]) => openedIn(name).length < questions) ?? lessons[0];
 if (lessons.some(([name]) => openedIn(name).length)) at("start").replaceChildren("Continue with: ", element("a", { href: `lessons/${lesson}.html` }, title));
-at("text").value = text;
-at("form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  ask({ text: at("text").value });
-});
-at("write").addEventListener("click", write);
-at("again").addEventListener("click", () => {
+function begin() {
   at("text").value = text;
+  at("form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    ask({ text: at("text").value });
+  });
+  at("write").addEventListener("click", write);
+  at("again").addEventListener("click", () => {
+    at("text").value = text;
+    ask({ text });
+  });
+  for (const event of ["pointerdown", "keydown"]) document.querySelector(".try").addEventListener(event, wake);
   ask({ text });
-});
-for (const event of ["pointerdown", "keydown"]) document.querySelector(".try").addEventListener(event, wake);
-ask({ text });
-if (missing) at("state").textContent = missing;
+  if (missing) at("state").textContent = missing;
+}
+
+if (answers) begin(); // there are none until the site's model is trained

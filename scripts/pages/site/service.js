@@ -1,6 +1,6 @@
 // The service worker of the site: keeps every file after its first use, and knows what is to be stopped.
 // A page says {claim: true} to be served by it at once, and {stop: number}. Python, which cannot listen while it computes, asks for the address stop/NUMBER.
-const CACHE = "minigrad VERSION"; // site.py puts a hash of all files in the place of VERSION
+const CACHE = "minigrad VERSION"; // site.py puts a hash of all files in the place of VERSION, or "unfinished" while it writes them
 const stopped = new Set();
 
 addEventListener("install", () => skipWaiting());
@@ -22,6 +22,7 @@ async function kept(request) {
   const found = await caches.match(request); // also in "my models", which train.js and chat.js fill
   if (found) return found;
   const response = await fetch(request);
-  if (response.ok && request.cache !== "no-store") (await caches.open(CACHE)).put(request, response.clone());
+  const isKept = response.ok && request.cache !== "no-store" && !CACHE.endsWith("unfinished");
+  if (isKept) (await caches.open(CACHE)).put(request, response.clone());
   return response;
 }
