@@ -144,8 +144,8 @@ def commands(name: str, arguments: list[str]) -> list[list[str]]:
     if name == "lint":
         ruff = [python, "-m", "ruff"]
         oxlint = str(venv_python().with_name("oxlint" + venv_python().suffix))
-        pages = [oxlint, "--config", ".github/oxlint.json", "scripts/pages"]
-        return [[*ruff, "check", ".", *arguments], [*ruff, "format", "--check", "."], [python, "-m", "mypy"], pages]
+        checks = [[*ruff, "check", ".", *arguments], [*ruff, "format", "--check", "."], [python, "-m", "mypy"]]
+        return [*checks, [oxlint, "--config", ".github/oxlint.json", "scripts/pages"]]
     print(f"Ready: {python}")
     return []
 

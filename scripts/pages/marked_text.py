@@ -66,9 +66,7 @@ def _in_color(token: MarkedToken) -> str:
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def html(
-    tokens: Iterable[MarkedToken], title: str, legend: Sequence[str], facts: Sequence[tuple[str, Any]] = ()
-) -> str:
+def html(tokens: Iterable[MarkedToken], title: str, legend: Sequence[str], facts: Sequence[tuple[str, Any]]) -> str:
     """The page: `facts` (name, value), the meaning of each level, and the tokens with their notes.
 
     The tokens are escaped, so they are shown as text and never as markup.

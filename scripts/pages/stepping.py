@@ -61,7 +61,8 @@ def step_page(name: str, policy: str = POLICY, before: str = "", ops: str = "", 
 
 def debugger_data(recording: LineRecorder) -> dict[str, Any]:
     """The whole data of a page but its title."""
-    files = [path for path in recording.sources if any(call["file"] == path for call in recording.calls)]
+    sources = recording.sources
+    files = [path for path in sources if any(call["file"] == path for call in recording.calls)]
     top = [(i, moment[1]) for i, moment in enumerate(recording.moments) if moment[0] == 0]
     first = {number: next((i for i, line in top if line > number), None) for number in recording.marks}
     return {
@@ -71,9 +72,7 @@ def debugger_data(recording: LineRecorder) -> dict[str, Any]:
         "values": recording.values,
         "arrays": [{**array, "data": packed(array["data"])} for array in recording.arrays],
         "marks": [[recording.marks[number], moment] for number, moment in first.items() if moment is not None],
-        "files": [
-            {"path": shown_path(path), "lines": python_to_html(recording.sources[path]).split("\n")} for path in files
-        ],
+        "files": [{"path": shown_path(path), "lines": python_to_html(sources[path]).split("\n")} for path in files],
     }
 
 

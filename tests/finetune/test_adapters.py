@@ -210,9 +210,7 @@ def test_another_base_of_one_shape_is_refused_unless_it_is_meant(tmp_path):
     other = small_gpt(seed=5)
     refuse(other, tmp_path, "trained beside other weights of the same shapes .*check_base=False")
     refuse(small_gpt(n_layer=1), tmp_path, "h.1.attn.c_attn, but the model has no linear layer of that name")
-    refuse(
-        small_gpt(n_layer=3), tmp_path, "it has nothing for transformer.h.2.attn.c_attn, which is in its target_modules"
-    )
+    refuse(small_gpt(n_layer=3), tmp_path, "nothing for transformer.h.2.attn.c_attn, which is in its target_modules")
     load_adapter(other, tmp_path, check_base=False)
     assert len(lora_layers(other)) == 2
     refuse(model, tmp_path, "has LoRA adapters already")

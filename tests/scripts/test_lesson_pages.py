@@ -43,9 +43,7 @@ def test_a_page_has_everything_in_order(made):
     assert made.count("secret &lt;b&gt;") == 2  # in the code, and in the answer
 
 
-@pytest.mark.parametrize(
-    "target", ["../../../../etc/passwd", "/etc/passwd", "nowhere.py", "javascript:alert(1)", "", "\0"]
-)
+@pytest.mark.parametrize("target", ["../../../../etc/passwd", "/etc/passwd", "nowhere.py", "javascript:f()", "", "\0"])
 def test_a_link_leads_to_the_projects_own_files_only(target, tmp_path):
     assert Body(tmp_path).link(target) is None
 

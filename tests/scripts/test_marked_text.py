@@ -85,5 +85,5 @@ def test_colors_are_for_terminals_that_want_them(monkeypatch):
 
 @pytest.mark.parametrize("level", range(1, LEVELS))
 def test_every_level_has_a_style_that_shows_without_color(level):
-    page = marked_text.html([MarkedToken("x", level)], "t", LEGEND)
+    page = marked_text.html([MarkedToken("x", level)], "t", LEGEND, [])
     assert f".l{level} {{ background: rgb" in page and f"border-bottom-width: {level}px" in page

@@ -38,9 +38,7 @@ def example(model_and_tokenizer, tmp_path_factory):
     data = {
         "sampling": widget_data.sampling(model, tokenizer, "a small model", ["the cat", "on"]),
         "bpe": widget_data.bpe(tokenizer, "the cat sat"),
-        "attention": {
-            "sentences": [widget_data.sentence_of(model, tokenizer, "the cat sat", 0, head) for head in (0, 1)]
-        },
+        "attention": {"sentences": [widget_data.sentence_of(model, tokenizer, "the cat sat", 0, h) for h in (0, 1)]},
         "gpt": widget_data.gpt(model, tokenizer, "a small model whose name is longer than a phone is wide", "the cat"),
     }
     printed = []

@@ -196,7 +196,7 @@ def written(tmp_path_factory):
     ):
         for lesson in lessons():
             site.lesson_page(lesson, out)
-        site.write_site(out, out, str(model))
+        site.write_site(out, out, str(model), None, None)
     return out
 
 

@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("site")
     write_model(out / "model", "one text for a model that knows nothing yet", 257, n_layer=2, block_size=64)
     write_text(out / "lessons" / "gpt.html", "")  # of a lesson that this site does not have
-    site.write_site(out, Path(assets), str(out / "model"), ["00"])
+    site.write_site(out, Path(assets), str(out / "model"), ["00"], None)
     return out
 
 

@@ -60,9 +60,7 @@ class ndarray:
         if scalar_first and not options and inputs[1] is self:  # np.float32(2) * x
             return elementwise(ufunc.__name__, *inputs)
         if any(isinstance(x, np.ndarray) for x in (*inputs, *options.get("out", ()))):
-            raise TypeError(
-                f"Unsupported type <class 'numpy.ndarray'>: np.{ufunc.__name__} of a NumPy and a CuPy array"
-            )
+            raise TypeError(f"Unsupported type <class 'numpy.ndarray'>: np.{ufunc.__name__} of NumPy and CuPy arrays")
         raise TypeError(f"np.{ufunc.__name__} of a CuPy array: ask xp = module_of(x), and call xp.{ufunc.__name__}")
 
     def __array_function__(self, func, types, args, kwargs):

@@ -37,9 +37,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         base().save_pretrained(folder)
         model = transformers.AutoModelForCausalLM.from_pretrained(folder)
-        config = peft.LoraConfig(
-            r=2, lora_alpha=6, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM"
-        )
+        adapted = ["q_proj", "v_proj", "down_proj"]
+        config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=adapted, task_type="CAUSAL_LM")
         model = peft.get_peft_model(model, config)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
