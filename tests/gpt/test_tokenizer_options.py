@@ -30,10 +30,8 @@ def tokenizer(pattern="gpt2", around=((), ()), ignore_merges=False):
 
 def content_of(t):
     """Its tokenizer.json, as it is written."""
-    special = list(t.special_tokens)
-    return tokenizer_json(
-        Vocabulary(t.vocab, t.merges, special, t.eos_token, t.pattern, None, t.roles, t.around, t.ignore_merges)
-    )
+    kept = t.eos_token, t.pattern, None, t.roles, t.around, t.ignore_merges
+    return tokenizer_json(Vocabulary(t.vocab, t.merges, list(t.special_tokens), *kept))
 
 
 def reference(content):

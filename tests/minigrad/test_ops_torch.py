@@ -256,7 +256,9 @@ CASES = {
     # --- attention ---
     "attention": attention(*QKV),
     "attention, causal, more keys": attention(*CROSS, is_causal=True),
-    "attention, causal, few keys": attention(randn(2, 6, 5), randn(2, 3, 5), randn(2, 3, 4), is_causal=True, scale=0.3),
+    "attention, causal, fewer keys": attention(
+        randn(2, 6, 5), randn(2, 3, 5), randn(2, 3, 4), is_causal=True, scale=0.3
+    ),
     "attention, rows that see nothing": attention(*CROSS, causal(4, 6) & (np.arange(4) != 2)[:, None]),
     "attention, padding": attention(*CROSS, attn_mask=booleans(2, 1, 1, 6)),
     "attention, a mask that learns": attention(*CROSS, randn(3, 1, 6)),

@@ -31,9 +31,8 @@ def runs(tmp_path_factory):
     _, tokenizer = small_chat_model()
     base = small_gpt(vocab_size=len(tokenizer), block_size=96, **shape)
     save_model(folder / "base", base, tokenizer)
-    save_checkpoint(
-        folder / "classifier", ModelWithHead.from_language_model(base, ["yes", "no", "never"]), format=HEAD_FORMAT
-    )
+    classifier = ModelWithHead.from_language_model(base, ["yes", "no", "never"])
+    save_checkpoint(folder / "classifier", classifier, format=HEAD_FORMAT)
     tokenizer.save(folder / "classifier")
     chat = small_gpt(vocab_size=len(tokenizer), block_size=96, **shape)
     add_chat_tokens(chat, tokenizer)
