@@ -15,9 +15,8 @@ Link = Callable[[str], str | None]
 _ITEM = re.compile(r"(?:[-*]|(\d+)\.)\s+")
 _PATH = re.compile(r"\b(?:minigrad|gpt|finetune|scripts|tests)/[\w./-]*\w\.(?:py|md|js|json)\b")
 _BLOCK = re.compile(r"#{1,6} |[-*] |\d+\. |\|")
-_GAP = re.compile(
-    r"[,;]\s{3,}|[,;]?(?:\s{4,}(?![\s=+])|\s{2,}(?=\()| (?=so ))"
-)  # between a formula and the next, or a remark
+# Between a formula and the next, or a remark.
+_GAP = re.compile(r"[,;]\s{3,}|[,;]?(?:\s{4,}(?![\s=+])|\s{2,}(?=\()| (?=so ))")
 _OPERATOR = re.compile(r"[=≈<+/-]")
 # Words, and what could be read in two ways: an index "W[0]" or "head_H-1", a dot for a product.
 _WORDS = r"(?<![^\W\d_])(?!ln )[^\W\d_]{2,} [^\W\d_]{2,}|\b(?:after|before|over|of)\b|[:;?'\"]"
