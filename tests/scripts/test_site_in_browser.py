@@ -65,8 +65,8 @@ def address(folder):
 
 
 @pytest.fixture(scope="module")
-def context(chromium):
-    """One browser for all tests, which keeps the files of the site after the first."""
+def context(address, chromium):
+    """One browser for all tests, which keeps the files of the site after the first. Without a site there is none."""
     with chromium.new_context(viewport=DESKTOP) as made:
         made.set_default_timeout(LONG)
         yield made
