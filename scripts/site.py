@@ -74,8 +74,8 @@ TOOLS: dict[str, tuple[Path, str, Any]] = {
     "train": (SITE / "train", "Train a GPT", train.start),
 }
 EDITOR = "".join(f'<script src="../pyodide/{name}.js"></script>\n' for name in ("ace", "mode-python"))
-ON_THE_SITE = """<p>All of it runs in this browser; nothing is installed, and nothing leaves it. You need to know
-some Python, and what a derivative is. <a href="../exercises/index.html">All exercises</a></p>"""
+ON_THE_SITE = """<p>All of it runs in this browser; your data stays here. You need to know some Python, and what
+a derivative is. <a href="../exercises/index.html">All exercises</a></p>"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -419,7 +419,7 @@ def exercise_page(exercise: Exercise, names: list[str]) -> str:
 <button type="button" class="primary" id="check">Check</button> <button type="button" id="stop">Stop</button>
 <button type="button" id="hint">Hint</button> <button type="button" id="steps">Line by line</button>
 <button type="button" id="solution">Solution</button>
-<button type="button" id="reset">Start over</button></div>
+<button type="button" id="reset">Start over</button> <span class="soft">Ctrl+Enter checks; Esc, Tab leaves.</span></div>
 <pre class="output" id="said" aria-live="polite"></pre>
 <p id="passed" hidden>✓ Passed. {on}</p>
 <details><summary>Take your work with you</summary>

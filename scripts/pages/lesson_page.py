@@ -55,7 +55,7 @@ def write_page(lesson: Path, ran: Iterable[Ran], exercises: list[str], folder: P
     seconds, cells = time.perf_counter() - start, read_cells(lesson)
     rows = [row for row in concepts() if row.lesson == lesson.name]
     places = _concepts(rows, exercises, folder)
-    kind = f'<p class="kind">minigrad: a lesson, {minutes(cells)} minutes to read; ran in {seconds:.0f} s</p>'
+    kind = f'<p class="kind">minigrad: a lesson, {minutes(cells)} minutes to read; its code ran in {seconds:.0f} s</p>'
     nav = "<!--nav--><!--/nav-->"
     done = f'<p class="soft">{progress(lesson, cells)}. A lesson is done when all its answers have been opened.</p>'
     html = f"<header>{nav}</header>\n<main>\n{kind}{body}\n{places}</main>\n<footer>{done}{nav}</footer>"

@@ -30,7 +30,7 @@ x, eps = 1.0, 1e-3
 forward_slope = (f(x + eps) - f(x)) / eps
 central_slope = (f(x + eps) - f(x - eps)) / (2 * eps)
 true_slope = math.sin(x) + x * math.cos(x)  # the product rule
-print(f"f(x) = x sin x at x = 1: slope {true_slope:.9f} by calculus")
+print(f"f(x) = x sin x at x = {x:g}: slope {true_slope:.9f} by calculus")
 print(f"nudged to one side       {forward_slope:.9f}, error {abs(forward_slope - true_slope):.0e}")
 print(f"nudged to both sides     {central_slope:.9f}, error {abs(central_slope - true_slope):.0e}")
 assert abs(central_slope - true_slope) < 1e-5 < abs(forward_slope - true_slope)
@@ -46,7 +46,7 @@ assert 1e-7 < best < 1e-3
 with lesson.picture("nudging", "A slope by nudging", columns=2, size=(9, 3.6)) as (left, right):
     xs = np.linspace(0, 4, 200)
     left.plot(xs, xs * np.sin(xs), label="f(x) = x sin x")
-    left.plot(xs, f(x) + true_slope * (xs - x), "--", color="0.4", label=f"slope {true_slope:.2f} at x = 1")
+    left.plot(xs, f(x) + true_slope * (xs - x), "--", color="0.4", label=f"slope {true_slope:.2f} at x = {x:g}")
     left.set(xlabel="x", ylabel="f(x)", ylim=(-4, 3))
     right.loglog(nudges, np.maximum(errors, 1e-16), "o-", markersize=3)
     right.set(xlabel="nudge", ylabel="error of the slope")

@@ -81,7 +81,8 @@ async function run(cell, toGo) {
     const isOfOld = error?.includes("\nAssertionError") && cells.slice(0, place + 1).some((above) => above.ran !== above.text);
     if (isOfOld) cell.result.append(element("p", { class: "soft" }, "This check is about the original numbers, so it need not hold for yours."));
     startWidgets();
-    state.textContent = error ? `${error === "stopped" ? "stopped" : "an error"} in ${name}` : "done";
+    state.textContent = error ? (error === "stopped" ? `stopped in ${name}` : `Error in ${name}: see below its code.`) : "done";
+    if (error) cell.result.scrollIntoView({ block: "nearest" });
     Object.assign(cell, { hasRun: !error || isOfOld, hasDrawn: draws });
     return cell.hasRun;
   } catch (error) {
@@ -118,15 +119,20 @@ function button(text, onclick) {
 function prepare(cell) {
   const code = element("div", {}, ...cell.place.childNodes);
   const edit = button("Edit", (event) => {
-    cell.editor ??= editor(code, storage.get(keyOfCell(cell)) ?? cell.text, () => runTo(cell));
+    if (cell.editor) { // the button says Restore
+      cell.editor.set(cell.text);
+      return;
+    }
+    cell.editor = editor(code, storage.get(keyOfCell(cell)) ?? cell.text, () => runTo(cell));
     mark(cell);
     cell.editor.onchange(() => {
       storage.set(keyOfCell(cell), cell.editor.get());
       mark(cell);
     });
-    if (event.isTrusted) cell.editor.focus(); // and not where the page opens an editor again
     edit.textContent = "Restore";
-    edit.onclick = () => cell.editor.set(cell.text);
+    if (!event.isTrusted) return; // the page opens an editor again
+    cell.editor.focus();
+    code.scrollIntoView({ block: "nearest" });
   });
   const tools = element("div", { class: "tools no-print" }, button("Run", () => runTo(cell)), edit);
   if (SLOWER * cell.seconds > LONG) tools.append(element("span", { class: "soft saved" }, `This result was saved. Running it here takes ${time([cell])}; to shorten it, reduce the number of steps or samples, here or in the cell above that sets it.`));
@@ -140,7 +146,7 @@ if (missing) bar.append(missing);
 else {
   cells.forEach(prepare);
   const all = time(cells);
-  bar.after(element("p", { class: "soft no-print" }, `What you see was saved when this page was written. ${all && `Running all of it here takes ${all}.`}`));
+  bar.after(element("p", { class: "soft no-print" }, `You can change any code here: press Edit below it, then Run. These results are saved ones. ${all && `Running all of it here takes ${all}. `}In an editor, Ctrl+Enter runs the cell; Esc, then Tab, leaves it.`));
   bar.append(element("button", { type: "button", class: "primary", onclick: runAll }, "Run all"), button("Stop", stop), button("Restart", restart), state);
   for (const cell of cells) if (storage.get(keyOfCell(cell)) !== null) cell.place.querySelector(".tools button:nth-child(2)").click();
 }

@@ -72,6 +72,7 @@ async function ask(question, turn) {
   const began = performance.now(), seed = Math.floor(1e6 * Math.random());
   const said = (lines) => {
     const found = lines.trim().split("\n").map(JSON.parse);
+    if (!tokens.length) say("Writing ...");
     tokens.push(...found.map(([, token]) => token));
     turn.lastChild.append(...found.map(([piece]) => piece));
     turn.scrollIntoView({ block: "nearest" });

@@ -39,6 +39,7 @@ function take(state, text) {
 async function ask(command) {
   const before = at("said").textContent;
   python.say(at("said"), `${command} ...`);
+  at("said").scrollIntoView({ block: "nearest" });
   let clock;
   try {
     await python.call("exercise.ready", {}, NEEDS); // Python is there now
