@@ -112,7 +112,7 @@ def write_site(out: Path, assets: Path, model: str, numbers: list[str] | None, s
     model: a run or folder. numbers: of the lessons; all if None. server: of the site, which answers before what takes
     long. Each file is whole whenever this is interrupted; the next call goes on.
     """
-    print("writing what takes seconds ...", flush=True)
+    print("writing the pages that need no long run ...", flush=True)
     copy_assets(assets, out)
     for left in out.glob(RUNNING + "*"):  # by a process that was killed
         shutil.rmtree(left)

@@ -165,14 +165,14 @@ class LineRecorder(io.StringIO):
         key = array.shape, array.dtype.str, array.tobytes()
         if key not in self._known:
             self._known[key] = len(self.arrays)
-            self.contents.append(np.array(array))  # plain, whatever kind of array it is
-            kept: dict[str, Any] = {"shape": array.shape, "dtype": str(array.dtype)}
-            if array.size > LARGEST:
-                array = array[tuple(slice(CORNER) if axis >= array.ndim - 2 else 0 for axis in range(array.ndim))]
-                numbers = np.frombuffer(key[2], array.dtype)
-                ends = float(numbers.min()), float(numbers.max())
-                kept |= {"corner": array.shape, "range": [end if np.isfinite(end) else str(end) for end in ends]}
-            self.arrays.append(kept | {"data": np.array(array)})
+            whole = np.array(array)  # a copy, and plain, whatever kind of array it is
+            self.contents.append(whole)
+            kept: dict[str, Any] = {"shape": whole.shape, "dtype": str(whole.dtype), "data": whole}
+            if whole.size > LARGEST:
+                corner = whole[tuple(slice(CORNER) if axis >= whole.ndim - 2 else 0 for axis in range(whole.ndim))]
+                ends = [end if np.isfinite(end) else str(end) for end in (float(whole.min()), float(whole.max()))]
+                kept |= {"corner": corner.shape, "range": ends, "data": corner}
+            self.arrays.append(kept)
         return self._known[key]
 
     def _object(self, array: np.ndarray) -> int:

@@ -1,4 +1,4 @@
-"""Old names of modules, for one release: a notebook or an exercise file of before the move goes on working.
+"""Old names of modules, for one release: notebooks and exercise files that were written before the move keep working.
 
 `from scripts.checker.checks import Exercise` gives what is in scripts/course/checker now, and says so once.
 """
@@ -22,7 +22,7 @@ class OldNames(MetaPathFinder, Loader):
     """Finds a module of the old name, and gives the one of the new name in its place."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Nothing for a name that is not old. Raises RuntimeError for a module that has no new name."""
+        """None for a name that is not old. Raises RuntimeError for a module that has no new name."""
         top, _, rest = name.partition(".")
         if top != "scripts" or rest.partition(".")[0] not in MOVED:
             return None
@@ -38,7 +38,7 @@ class OldNames(MetaPathFinder, Loader):
 
 
 def new_place(folder: str) -> str:
-    """The folder itself, or where that one of ours is now which was there before."""
+    """The folder, or the one of ours that it has become."""
     moved = folder.replace("/exercises", "/course/exercises", 1)
     if Path(folder).exists() or not Path(moved).exists():
         return folder
