@@ -319,10 +319,10 @@ def due(wanted: list[Path], out: Path) -> Iterator[Path]:
     """The lessons whose page is missing, or was made from another text or other code; before each, what is left."""
     pages = {lesson: out / "lessons" / f"{lesson.stem}.html" for lesson in wanted}
     old = [lesson for lesson, path in pages.items() if not path.exists() or made_from(lesson) not in read_text(path)]
-    begun = time.monotonic()
+    begun = time.monotonic()  # the later lessons take longer, so the mean of those that are done says too little
     for done, lesson in enumerate(old):
         minutes = round((time.monotonic() - begun) / max(done, 1) * (len(old) - done) / 60)
-        left = f", about {minutes} minute{'s' * (minutes > 1)} left" * bool(done and minutes)
+        left = f", at least {minutes} minute{'s' * (minutes > 1)} left" * bool(done and minutes)
         print(f"lesson {wanted.index(lesson) + 1} of {len(wanted)}{left}: {number(lesson)} {title(lesson)}", flush=True)
         yield lesson
 
