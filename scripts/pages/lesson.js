@@ -28,3 +28,4 @@ document.querySelectorAll(".answer > summary").forEach((summary, i) => summary.a
 // On paper, nothing is folded.
 addEventListener("beforeprint", () => document.querySelectorAll(".cell details").forEach((fold) => { fold.open = true; }));
 addEventListener("pageshow", showProgress); // also on the way back from another page
+addEventListener("storage", showProgress); // an answer was opened in another tab
