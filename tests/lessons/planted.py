@@ -1,0 +1,96 @@
+"""Mistakes in the library that the lesson about it must notice: it stops with an assertion of its own.
+
+    python -m tests.lessons.planted [LESSON ...]   all lessons, or those named (421), with each of their mistakes
+    python -m tests.lessons.planted --seed 7       with other random numbers
+
+Each mistake is a file and an edit: what stands there once, and what is written instead. The first of a lesson is the
+one that it notices soonest, and the one that the tests try. Nothing on the disk is changed.
+"""
+
+import argparse
+import contextlib
+import importlib.machinery
+import io
+import multiprocessing
+import runpy
+import sys
+import tempfile
+import time
+import traceback
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+LESSONS = ROOT / "scripts" / "course" / "lessons"
+
+
+class Planted(NamedTuple):
+    lesson: str  # its number
+    path: str
+    old: str
+    new: str
+
+    def text(self):
+        """The file with the mistake. Raises ValueError unless what it replaces stands there once."""
+        text = (ROOT / self.path).read_text(encoding="utf-8")
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.path}: {self.old!r} stands there {text.count(self.old)} times, not once")
+        return text.replace(self.old, self.new)
+
+
+# fmt: off
+MISTAKES = [Planted(*row) for row in [
+]]
+# fmt: on
+
+
+def plant(mistake):
+    """From now on, an import of the file gets it with the mistake."""
+    text, original = mistake.text(), importlib.machinery.SourceFileLoader.get_code
+
+    def get_code(loader, name):
+        is_meant = Path(loader.path) == ROOT / mistake.path
+        return compile(text, loader.path, "exec", dont_inherit=True) if is_meant else original(loader, name)
+
+    importlib.machinery.SourceFileLoader.get_code = get_code
+
+
+def run(mistake, seed=0):
+    """Run the lesson with the mistake. Returns how it ended, in words, and after how many seconds."""
+    start = time.perf_counter()
+    plant(mistake)
+    (path,) = map(str, LESSONS.glob(f"{mistake.lesson}_*.py"))
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        sys.argv = [path, "--out-dir", folder, "--seed", str(seed)]
+        try:
+            runpy.run_path(path, run_name="__main__")
+            said = "MISSED: the lesson ends as if nothing were wrong"
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            is_noticed = isinstance(error, AssertionError) and place.filename == path
+            said = f"noticed in line {place.lineno}" if is_noticed else f"MISSED: {type(error).__name__}: {error}"
+    return said, time.perf_counter() - start
+
+
+def processes(count):
+    """Runs each of its tasks in a process of its own, `count` at a time: nothing there has been imported before."""
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), max_tasks_per_child=1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("lesson", nargs="*")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2, help="how many run at once (default 2)")
+    arguments, missed = parser.parse_args(), 0
+    asked = [mistake for mistake in MISTAKES if not arguments.lesson or mistake.lesson in arguments.lesson]
+    with processes(arguments.processes) as pool:
+        for mistake, (said, seconds) in zip(asked, pool.map(run, asked, [arguments.seed] * len(asked))):
+            missed += said.startswith("MISSED")
+            print(f"{mistake.lesson} {mistake.path}: {mistake.old} -> {mistake.new}\n    {said}, after {seconds:.0f} s")
+    return missed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
