@@ -12,6 +12,7 @@ import contextlib
 import importlib.machinery
 import io
 import multiprocessing
+import os
 import runpy
 import sys
 import tempfile
@@ -41,6 +42,14 @@ class Planted(NamedTuple):
 
 # fmt: off
 MISTAKES = [Planted(*row) for row in [
+    ("00", "minigrad/functional/elementwise.py", "dout * ctx.x, ctx.y_shape)", "dout, ctx.y_shape)"),
+    ("00", "minigrad/functional/reduction.py", "restore_dims(dout / ctx.n, ctx.dims", "restore_dims(dout, ctx.dims"),
+    ("00", "minigrad/autograd.py", "uses[source] += 1", "uses[source] = 1"),
+    ("00", "minigrad/autograd.py", "sums[edge] + gradient if edge in sums else gradient", "gradient"),
+    ("01", "minigrad/functional/activation.py", "exps / sum_over(exps, dim, keepdims=True)", "exps / exps.sum()"),
+    ("01", "minigrad/optim.py", 'velocity *= group["momentum"]', 'velocity *= 1 - group["momentum"]'),
+    ("01", "minigrad/optim.py", "m_hat = m / (1 - beta1**t)", "m_hat = m"),
+    ("01", "minigrad/optim.py", '1 - group["lr"] * group["weight_decay"]', '1 - group["weight_decay"]'),
 ]]
 # fmt: on
 
@@ -62,6 +71,7 @@ def run(mistake, seed=0):
     plant(mistake)
     (path,) = map(str, LESSONS.glob(f"{mistake.lesson}_*.py"))
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        os.environ["MINIGRAD_CACHE"] = folder  # `train_once` finds no model that learned without the mistake there
         sys.argv = [path, "--out-dir", folder, "--seed", str(seed)]
         try:
             runpy.run_path(path, run_name="__main__")

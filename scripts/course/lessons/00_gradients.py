@@ -141,14 +141,13 @@ assert (a.grad, c.grad) == (dw, db)
 # Predict: y = x² and z = 2 y + y x. What is the slope of z with respect to x at x = 3?
 x_ = Value(3.0)
 y_ = x_ * x_
-z_ = y_ * 2.0 + y_ * x_  # 2 x² + x³
-z_.backward()
-print(f"d (2 x^2 + x^3) / d x at 3: {x_.grad:.0f}, by hand 4 x + 3 x^2 = {4 * 3 + 3 * 9}")
-assert x_.grad == 39
+(y_ * 2.0 + y_ * x_).backward()
+print(f"the slope of z at x = 3: {x_.grad:.0f}")
 
 # %% [markdown]
-# Answer: z = 2 x² + x³, so the slope is 4 x + 3 x² = 12 + 27 = 39. The paths through y and directly through x add up.
-# With = instead of +=, one of them is lost: `python scripts/break.py overwrite` shows what that does to a GPT.
+# Answer: 39. Written out, z = 2 x² + x³, so the slope is 4 x + 3 x² = 12 + 27. The paths through y and directly through
+# x add up. With = instead of +=, one of them is lost: `python scripts/break.py overwrite` shows what that does to a
+# GPT.
 
 # %% Fitting a line: learning means following slopes downhill
 rng = np.random.default_rng(lesson.seed)
@@ -192,8 +191,15 @@ for _ in range(60):
 print(f"minigrad finds y = {weight.item():.3f} x {bias.item():+.3f}")
 assert abs(weight.item() - slope.data) < 1e-4 and abs(bias.item() - offset.data) < 1e-4
 
+# %%
+again = Tensor(3.0, requires_grad=True)  # the diamond: now += and the order are minigrad's
+y_ = again * again
+(y_ * 2.0 + y_ * again).backward()
+print(f"the slope of z at x = 3: {again.grad:.0f}")
+assert again.grad == x_.grad == 39
+
 # %% [markdown]
-# The recorded graph of the last step. Forward goes down, backward goes up:
+# The recorded graph of the last step of the line. Forward goes down, backward goes up:
 
 # %%
 draw(loss_tensor, names={weight: "weight", bias: "bias", loss_tensor: "loss"})
