@@ -50,6 +50,10 @@ MISTAKES = [Planted(*row) for row in [
     ("01", "minigrad/optim.py", 'velocity *= group["momentum"]', 'velocity *= 1 - group["momentum"]'),
     ("01", "minigrad/optim.py", "m_hat = m / (1 - beta1**t)", "m_hat = m"),
     ("01", "minigrad/optim.py", '1 - group["lr"] * group["weight_decay"]', '1 - group["weight_decay"]'),
+    ("412", "gpt/tokenizer/bpe_training.py", "changes[pair] += counts[index]", "changes[pair] += 1"),
+    ("412", "gpt/tokenizer/bpe.py", "(merged[-1], token) == pair", "(token, merged[-1]) == pair"),
+    ("412", "gpt/tokenizer/bpe.py", "first = min(learned", "first = max(learned"),
+    ("412", "gpt/tokenizer/pre_tokenization.py", "update(split_words(part))", "update(set(split_words(part)))"),
 ]]
 # fmt: on
 

@@ -138,10 +138,15 @@ assert np.abs(softmax(model.data[0]) - share).max() < 0.05
 def descend(rate: float, mu: float, steps: int = 100) -> np.ndarray:
     """a and b after each step, (steps + 1, 2)."""
     path, v = [np.ones(2)], np.zeros(2)
+    ours = nn.Parameter(np.ones(2))  # the same two numbers, for minigrad's SGD
+    optimizer = optim.SGD([ours], rate, mu)
     for _ in range(steps):
         slope = path[-1] * [1, 500]
         v = mu * v + slope
         path.append(path[-1] - rate * v)
+        ours.grad = slope
+        optimizer.step()
+    assert np.allclose(ours.data, path[-1])
     return np.array(path)
 
 
@@ -151,14 +156,6 @@ for name, path in paths.items():
     print(f"{name:19} after 100 steps |a|, |b|", np.abs(path[-1]).round(4), f" loss {losses[name][-1]:.4g}")
 slow, quick, diverged = (loss[-10:].max() for loss in losses.values())
 assert np.isclose(losses["η = 0.003"][-1], 0.997**200 / 2) and quick < slow / 5 and diverged > losses["η = 0.0041"][0]
-
-ours = nn.Parameter(np.ones(2))
-optimizer = optim.SGD([ours], lr=0.003, momentum=0.9)
-for _ in range(100):
-    ours.grad = ours.data * [1, 500]
-    optimizer.step()
-print("minigrad.optim.SGD, momentum            ", np.abs(ours.data).round(4))
-assert np.allclose(ours.data, paths["η = 0.003, momentum"][-1])
 
 with lesson.picture("momentum", "loss = (a² + 500 b²) / 2, from a = b = 1") as axes:
     for (name, loss), line in zip(losses.items(), LINES):
