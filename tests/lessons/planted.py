@@ -54,6 +54,10 @@ MISTAKES = [Planted(*row) for row in [
     ("412", "gpt/tokenizer/bpe.py", "(merged[-1], token) == pair", "(token, merged[-1]) == pair"),
     ("412", "gpt/tokenizer/bpe.py", "first = min(learned", "first = max(learned"),
     ("412", "gpt/tokenizer/pre_tokenization.py", "update(split_words(part))", "update(set(split_words(part)))"),
+    ("434", "gpt/weights/safetensors_file.py", "copy=False).reshape(shape)", 'copy=False).reshape(shape, order="F")'),
+    ("434", "gpt/weights/gpt2_huggingface.py", '("C", "C"),  True', '("C", "C"),  False'),
+    ("434", "gpt/weights/gpt2_huggingface.py", '"gelu_new": "gelu_tanh"', '"gelu_new": "gelu"'),
+    ("434", "gpt/model/gpt2.py", "return self.ln_f(x)  # (B, T, C)", "return x"),
 ]]
 # fmt: on
 
