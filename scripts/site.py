@@ -60,7 +60,7 @@ EXAMPLES = """examples:
 """
 TRAVELS = (".py", ".json", ".md", ".html", ".js", ".css")  # the files of our packages that the browser gets
 CODE = 150_000  # characters of the standard library's code, for lesson 444
-LESSON_434 = ("gpt2-folder/*", "gpt2-folder-trace.npz")  # the files of tests/gpt/golden that it loads
+LESSON_434 = ("gpt2-folder/*", "gpt2-folder-trace.npz", "smollm2.npz")  # the files of tests/gpt/golden that it loads
 SAME_PLACE = POLICY.replace("script-src", "script-src 'self'") + "; connect-src 'self'; worker-src 'self'"
 LIBRARY = ("minigrad", "gpt", "finetune")
 DEMO = "runs/demo"
