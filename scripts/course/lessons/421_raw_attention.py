@@ -89,9 +89,8 @@ print("weights softmax(X X^T)\n", weights)
 assert np.allclose(weights.sum(axis=1), 1)
 out = weights @ X  # (T, C): one output per token
 print("output softmax(X X^T) X\n", out)
-for i in range(4):  # by hand, a row at a time
-    e = np.exp(scores[i])
-    assert np.allclose(out[i], sum(e[j] / e.sum() * X[j] for j in range(4)))
+e = np.exp(scores)  # by hand
+assert np.allclose(out, e / e.sum(axis=1, keepdims=True) @ X)
 
 # %%
 with lesson.picture("raw-attention", "Attention on raw embeddings", columns=2, size=(10, 3.8)) as pair:
