@@ -254,7 +254,7 @@ assert left["halving", "Adam"].max() < 0.01
 #     Adam:  g <- g + λ θ
 #     AdamW: θ <- θ - η λ θ
 #
-# For SGD both are the same. For Adam they are not.
+# For plain SGD both are the same. For Adam they are not.
 #
 # Predict: two numbers are 1 at first. The slope of one is always 0, that of the other 10 and -10 by turns. What is left
 # of each after 100 steps, with η = 0.01 and λ = 0.1?

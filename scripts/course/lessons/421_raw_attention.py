@@ -100,7 +100,7 @@ with lesson.picture("raw-attention", "Attention on raw embeddings", columns=2, s
         axes.set(title=title, xlabel="key (looked at)", ylabel="query (looking)")
 
 # %% [markdown]
-# Answer: at itself, with a score of 2.25; river follows with 2.1. A row is nearly always most similar to itself.
+# Answer: at itself, with a score of 2.25; river follows with 2.1. A row is usually most similar to itself.
 #
 # The same row of "bank" now becomes a row about water or about money, at any distance:
 
