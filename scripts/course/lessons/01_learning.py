@@ -247,12 +247,12 @@ assert left["halving", "Adam"].max() < 0.01
 # gradient descent on language models").
 
 # %% Weight decay and AdamW
-# *Weight decay* shrinks every number a little at each step, so what the loss does not ask for fades away. It can be a
-# part of the slope (Adam's way), or a step of its own beside Adam's. That is *AdamW*, which trains the GPTs of the
-# lessons to come (Loshchilov & Hutter 2019, algorithm 2):
+# *Weight decay* shrinks every number a little at each step, so what the loss does not ask for fades away. There are two
+# ways to do it. The second is *AdamW* (Loshchilov & Hutter 2019, algorithm 2), which trains the GPTs of the lessons to
+# come:
 #
-#     Adam:  g <- g + λ θ
-#     AdamW: θ <- θ - η λ θ
+#     g <- g + λ θ            Adam: a part of the slope
+#     θ <- θ - η λ θ          AdamW: a step of its own, before Adam's
 #
 # For plain SGD both are the same. For Adam they are not.
 #

@@ -168,23 +168,26 @@ print("how the numbers from 1000 to 1999 are cut (lengths of the pieces):", dict
 
 # %% [markdown]
 # What does this cost? A simple reader adds up one learned number for each piece at each place, counted from the end. It
-# learns the digit for the hundreds from 1,000 numbers, and is asked about 1,000 others.
+# learns the digit for the hundreds from 1,000 numbers, and is asked about 1,000 others. They are cut into digits, into
+# pairs (always two and two), or into tokens.
 
 # %%
 numbers, found = rng.permutation(np.arange(1000, 10_000))[:2000], {}
-for name, cut in (("digits", list), ("tokens", lambda number: pieces_of(number, sums))):
+cuts = {"digits": lambda n: [*n], "pairs": lambda n: [n[:2], n[2:]], "tokens": lambda n: pieces_of(n, sums)}
+for name, cut in cuts.items():
     rows = [list(enumerate(cut(str(number))[::-1])) for number in numbers]
     kinds = sorted({placed for row in rows for placed in row})
     table = np.array([[placed in row for placed in kinds] for row in rows], float)
     learned = np.linalg.lstsq(table[:1000], numbers[:1000] // 100 % 10, rcond=None)[0]
     found[name] = np.mean((table[1000:] @ learned).round() == numbers[1000:] // 100 % 10)
     print(f"the hundreds, read from {name}: right in {found[name]:.0%} of new numbers")
-assert found["digits"] == 1 and found["tokens"] < 0.5 and len(ways) > 2
+assert min(found["digits"], found["pairs"]) > 0.95 and found["tokens"] < 0.5 and len(ways) > 2
 
 # %% [markdown]
 # Answer: no. Numbers are cut by how frequent their pieces were, so numbers of the same length are cut in different
-# ways, and the reader is seldom right: what a piece at a place means depends on how the others were cut. A larger model
-# can learn that, case by case. (SmolLM2's tokenizer makes each digit a token: one way for all.)
+# ways, and the reader is seldom right: what a piece at a place means depends on how the others were cut. That pieces
+# have several digits is not the reason, as the pairs show. A larger model has to learn all cases, one by one.
+# (SmolLM2's tokenizer makes each digit a token: one way for all.)
 
 # %% What does another language cost?
 # Predict: the vocabulary was learned from English. The same sentence in German, Russian and Hindi: how many times as
@@ -219,8 +222,7 @@ assert all(cost[name] == size[name] for name in ("Russian", "Hindi")) and cost["
 
 # %%
 glitchy = Tokenizer.train([text + " SolidGoldMagikarp" * 2000], 1024)
-(glitch,) = glitchy.encode(" SolidGoldMagikarp")
-(frequent,) = glitchy.encode(" the")  # the control
+(glitch,), (frequent,) = map(glitchy.encode, (" SolidGoldMagikarp", " the"))  # the second is the control
 ids = np.array(glitchy.encode(text)[:20_000])
 assert glitch not in ids
 
