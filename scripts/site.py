@@ -416,10 +416,10 @@ def exercise_page(exercise: Exercise, names: list[str]) -> str:
 {statement}
 <div id="editor" class="code-editor"></div>
 <div class="tools">
-<button type="button" class="primary" id="check">Check</button> <button type="button" id="stop">Stop</button>
-<button type="button" id="hint">Hint</button> <button type="button" id="steps">Line by line</button>
-<button type="button" id="solution">Solution</button>
-<button type="button" id="reset">Start over</button> <span class="soft">Ctrl+Enter checks; Esc, Tab leaves.</span></div>
+<button type="button" class="primary" id="check" title="Shift+Enter or Ctrl+Enter in the editor">Check</button>
+<button type="button" id="stop" disabled>Stop</button> <button type="button" id="hint">Hint</button>
+<button type="button" id="steps">Line by line</button> <button type="button" id="solution">Solution</button>
+<button type="button" id="reset">Start over</button> <span class="soft">Shift+Enter checks; Esc, Tab leaves</span></div>
 <pre class="output" id="said" aria-live="polite"></pre>
 <p id="passed" hidden>✓ Passed. {on}</p>
 <details><summary>Take your work with you</summary>

@@ -89,8 +89,7 @@ def completed(name, old="", new=""):
 
 def check(tab, text):
     """What the checker says about a text."""
-    tab.evaluate("text => code.set(text)", text)
-    tab.locator("#said").evaluate("said => { said.textContent = ''; }")
+    tab.evaluate("text => { code.set(text); at('said').textContent = ''; }", text)
     tab.get_by_role("button", name="Check").click()
     waiting = "/^$|[.]{3}$/.test(document.querySelector('#said').textContent)"
     tab.wait_for_function(f"() => python.calls.size === 0 && !{waiting}")
@@ -111,18 +110,20 @@ def test_right_and_wrong_answers_and_a_reload(tab, address):
     tab.get_by_role("button", name="Solution").click()
     tab.get_by_text("class Tanh(Function)").last.wait_for()
     tab.reload()
+    assert tab.evaluate("(code.set(stub), at('said').innerText)") == f"Of your code before the change:\n\n{said}"
     assert tab.evaluate("code.get()") == completed("tanh")
 
 
 def test_a_loop_that_never_ends_is_stopped_and_nothing_is_lost(tab, address):
     tab.goto(f"{address}/exercises/tanh.html")
-    check(tab, completed("tanh"))
-    tab.evaluate("text => code.set(text)", completed("tanh", "dx = ", "while True: pass\ndx = "))
-    tab.get_by_role("button", name="Check").click()
+    tab.evaluate("text => { code.set(text); code.focus(); }", completed("tanh", "dx = ", "while True: pass\ndx = "))
+    tab.keyboard.press("Shift+Enter")
+    for said in ("Loading Python", "Loading the checker", "Checking your code"):
+        tab.locator("#said", has_text=said).wait_for()
     tab.wait_for_timeout(2000)
     tab.get_by_role("button", name="Stop").click()
     tab.get_by_text("is there a loop that never ends?").wait_for()
-    assert "correct in all" in check(tab, completed("tanh"))
+    assert tab.locator("#stop").is_disabled() and "correct in all" in check(tab, completed("tanh"))
 
 
 def test_a_lesson_runs_to_its_end(tab, address):

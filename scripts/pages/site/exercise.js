@@ -36,25 +36,36 @@ function take(state, text) {
   });
 }
 
+let verdict = ""; // what the last check said about the code as it is
+function markOld() {
+  if (verdict) at("said").textContent = at("said").textContent.replace(verdict, "Of your code before the change:\n\n$&");
+  verdict = "";
+}
+
 async function ask(command) {
   const before = at("said").textContent;
-  python.say(at("said"), `${command} ...`);
+  python.say(at("said"), "Loading the checker ...");
   at("said").scrollIntoView({ block: "nearest" });
+  at("stop").disabled = false;
   let clock;
   try {
     await python.call("exercise.ready", {}, NEEDS); // Python is there now
+    at("said").textContent = command === "check" ? "Checking your code ..." : `${command} ...`;
     clock = setTimeout(() => python.stop(), LONGEST);
     const text = code.get();
     const answer = await python.call("exercise.ask", { command, name, text, state: read().state }, NEEDS);
     take(answer.state, text);
     at("said").textContent = command === "hint" ? `${answer.said}\n\n${before}` : answer.said;
     showPassed(answer.passed);
+    if (command === "check") verdict = answer.said;
+    if (code.get() !== text) markOld();
     if (answer.html) open(URL.createObjectURL(new Blob([answer.html], { type: "text/html" })));
     at("said").scrollIntoView({ block: "nearest" });
   } catch (error) {
     at("said").textContent = error.message;
   } finally {
     clearTimeout(clock);
+    at("stop").disabled = !python.calls.size;
   }
 }
 
@@ -83,7 +94,7 @@ const missing = python.missing();
 const code = editor(at("editor"), read().files[file] ?? stub, () => ask("check"), { fold: "the exercise, as above" });
 showPassed(name in read().state.passed);
 let isOfOtherTab = false; // what changes in the editor now
-code.onchange(() => { if (!isOfOtherTab) keep((kept) => { kept.files[file] = code.get(); }); });
+code.onchange(() => { markOld(); if (!isOfOtherTab) keep((kept) => { kept.files[file] = code.get(); }); });
 addEventListener("storage", () => { // another tab has written
   const text = read().files[file];
   isOfOtherTab = true;

@@ -90,7 +90,7 @@ export const python = {
 };
 
 // An editor in a place: Ace where it can be loaded, with Tab and Escape as its keyboard help says; else a plain text field.
-// Ctrl-Enter calls run().
+// Shift-Enter and Ctrl-Enter call run().
 // fold: what stands in the place of the text's docstring; lines: the most that are shown at once.
 export function editor(place, text, run, { fold = "", lines = 200 } = {}) {
   const field = element("textarea", { spellcheck: "false", "aria-label": "code", rows: text.split("\n").length + 1 }, text);
@@ -108,7 +108,7 @@ export function editor(place, text, run, { fold = "", lines = 200 } = {}) {
   });
   div.style.lineHeight = 1.5; // with less, some fonts lose their underscores
   made.renderer.updateFontSize();
-  made.commands.addCommand({ name: "run", bindKey: "Ctrl-Enter|Command-Enter", exec: run });
+  made.commands.addCommand({ name: "run", bindKey: "Shift-Enter|Ctrl-Enter|Command-Enter", exec: run });
   const end = text.indexOf('"""\n', 3); // what the file begins with stands above the editor already
   if (fold && text.startsWith('"""') && end > 0) {
     const { Range } = ace.require("ace/range"), last = text.slice(0, end).split("\n").length - 1;
