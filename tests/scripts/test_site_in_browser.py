@@ -484,6 +484,7 @@ def test_the_chat_stops_and_needs_no_network_again(tab, context, address):
     told = tab.locator(".question + p").inner_text()
     say_to_smollm2(tab, "long " * 1000)
     assert "that is too long" in tab.locator("#state").inner_text()
+    tab.locator("#state", has_text="Reading 6 tokens, about 1 s ...").wait_for()
     assert tab.locator(".question + p").all_inner_texts() == [told]
     tab.locator("#new").click()
     tab.get_by_text("A new conversation.").wait_for()

@@ -5,6 +5,7 @@ import { SITE, python } from "./python.js";
 const start = dataOfPage(); // {bytes, sha256}, or {missing}
 const ADDRESS = `${SITE}models/smollm2.zip`;
 const NO_MEMORY = "This tab cannot get the 1 GB of memory that the model needs: close other tabs and reload this page.";
+const TO_READ = 0.13; // seconds for a token of a question (measured)
 let loaded = null; // a promise of the model
 let tokens = []; // of the last answer: for each the likeliest in its place, {id, text, p, chosen}
 
@@ -72,15 +73,17 @@ async function ask(question, turn) {
   const began = performance.now(), seed = Math.floor(1e6 * Math.random());
   const said = (lines) => {
     const found = lines.trim().split("\n").map(JSON.parse);
-    if (!tokens.length) say("Writing ...");
+    if (Number.isInteger(found[0])) say(`Reading ${found[0]} tokens, about ${Math.ceil(found.shift() * TO_READ)} s ...`);
+    if (found.length) say("Writing ...");
     tokens.push(...found.map(([, token]) => token));
     turn.lastChild.append(...found.map(([piece]) => piece));
     turn.scrollIntoView({ block: "nearest" });
   };
   say("Reading ...");
   at("stop").disabled = false;
-  const { forgotten } = await python.call("chat.answer", { question, seed }, { said });
+  const { forgotten, cut } = await python.call("chat.answer", { question, seed }, { said });
   say(python.isStopped ? "Stopped." : `${tokens.length} tokens in ${((performance.now() - began) / 1000).toFixed(1)} s.`);
+  if (cut) at("state").append(` The answer was cut off at ${cut} tokens.`);
   if (forgotten) at("state").append(` The context is full: the ${forgotten} oldest messages are forgotten.`);
 }
 

@@ -46,14 +46,21 @@ def begin(model: str) -> None:
 
 
 def answer(question: str, seed: int) -> dict[str, Any]:
-    """Answer, until Stop; print each piece of text with its token. Returns how many messages no longer fit."""
+    """Answer, until Stop; print the question's length in tokens, and then each piece of text with its token.
+
+    Returns how many messages no longer fit, and after how many tokens the answer was cut off, or 0.
+    """
     (talk,) = talks
     manual_seed(seed)
+    print(len(talk.tokenizer.encode(question)), flush=True)
     sampling = NotedSampling(temperature=0.2, top_p=0.95, repetition_penalty=1.05)
+    left = LONGEST_ANSWER
     with suppress(KeyboardInterrupt), closing(talk.answer(question, LONGEST_ANSWER, sampling)) as pieces:
         for piece in pieces:
-            print(json.dumps([piece, described(talk, *sampling.noted.pop())]), flush=True)
-    return {"forgotten": talk.forgotten}
+            left, (token, logits) = left - 1, sampling.noted.pop()
+            print(json.dumps([piece, described(talk, token, logits)]), flush=True)
+    is_cut = left == 0 and token not in talk.template.stop_tokens
+    return {"forgotten": talk.forgotten, "cut": LONGEST_ANSWER * is_cut}
 
 
 def described(talk: Conversation, token: int, logits: np.ndarray) -> list[dict[str, Any]]:
