@@ -41,7 +41,7 @@ from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from scripts.course.checker import catalogue
 from scripts.course.checker.checks import Exercise
 from scripts.course.lessons.cells import lessons, read_cells, title
-from scripts.course.lessons.concepts import ROOT, lessons_of, number
+from scripts.course.lessons.concepts import ROOT, dotted, lessons_of, number
 from scripts.export import export
 from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import answers_in, connect
@@ -230,7 +230,7 @@ def write_model(source: str, path: Path) -> Looker:
 
 def home_page(out: Path, answers: dict[str, Any] | None, coming: list[Path], exercises: int) -> str:
     """The first page. It knows the model's answers to the first words, so that it answers before Python is there."""
-    course = [[path.stem, f"{number(path)} {title(path)}", answers_in(read_cells(path))] for path in lessons()]
+    course = [[path.stem, f"{dotted(path)} {title(path)}", answers_in(read_cells(path))] for path in lessons()]
     count = f"{len(course)} lessons" + f" ({len(coming)} of them still being written)" * bool(coming)
     body = read_text(SITE / "home.html").format(lessons=count, exercises=exercises, first=course[0])
 
@@ -293,9 +293,10 @@ def exercises_page(exercises: list[Exercise]) -> str:
     """The list of all exercises in their groups, with a filter."""
     groups: dict[str, list[str]] = {}
     for place, exercise in enumerate(exercises, 1):
-        links = [f'<a href="../lessons/{path.stem}.html">{number(path)}</a>' for path in lessons_of(exercise.name)]
+        links = [f'<a href="../lessons/{path.stem}.html">{dotted(path)}</a>' for path in lessons_of(exercise.name)]
         text = f'<a href="{exercise.name}.html">{exercise.name}</a>: {escaped(exercise.title)}'
-        about = f'<span class="soft">{escaped(exercise.effort)}; lesson {", ".join(links)}</span>'
+        taught = f"lesson{'s' * (len(links) > 1)} {', '.join(links)}"
+        about = f'<span class="soft">{escaped(exercise.effort)}; {taught}</span>'
         groups.setdefault(exercise.group, []).append(f'<li value="{place}">{text}. {about}</li>')
     html = "".join(f"<section><h2>{name}</h2><ol>{''.join(rows)}</ol></section>" for name, rows in groups.items())
     body = read_text(SITE / "exercises.html").format(groups=html)
@@ -403,7 +404,7 @@ def exercise_page(exercise: Exercise, names: list[str]) -> str:
     statement = markdown_to_html(exercise.stub.partition('"""')[2].partition('"""')[0])
     place = names.index(name)
     links = [
-        f'<a href="../lessons/{path.stem}.html">{number(path)}, {escaped(title(path).partition(", ")[0])}</a>'
+        f'<a href="../lessons/{path.stem}.html">{dotted(path)}, {escaped(title(path).partition(", ")[0])}</a>'
         for path in lessons_of(name)
     ]
     back = f'<a href="{names[place - 1]}.html">← {names[place - 1]}</a>' if place else "<span></span>"

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from gpt.files import read_text, write_text
 from scripts.course.lessons.cells import ANSWER, Cell, lessons, read_cells, title
-from scripts.course.lessons.concepts import DONE, chapter, exercises, number, passed_exercises
+from scripts.course.lessons.concepts import DONE, chapter, dotted, exercises, number, passed_exercises
 from scripts.pages.markup import inline
 from scripts.pages.web_page import FOLDER, escaped, joined, page
 
@@ -89,7 +89,7 @@ def _row(lesson: Path, cells: list[Cell], folder: Path, read: bool, passed: set[
 
 def _to(before: str, lesson: Path, folder: Path, coming: Container[Path], after: str = "") -> str:
     """A link to a lesson's page, or why there is none: it is being written, or what command makes it."""
-    name = f'<b>{before}{number(lesson)}{after}</b> <span class="name">{escaped(title(lesson))}</span>'
+    name = f'<b>{before}{dotted(lesson)}{after}</b> <span class="name">{escaped(title(lesson))}</span>'
     page = f"{lesson.stem}.html"
     if (folder / page).exists():
         return f'<a href="{quote(page)}">{name}</a>'

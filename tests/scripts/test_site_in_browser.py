@@ -252,6 +252,8 @@ def test_all_pages_have_the_same_header_in_two_lines(tab, address):
 
 
 def test_the_explorer_answers_in_this_tab(tab, address):
+        tab.keyboard.press("Tab")
+        assert tab.evaluate("document.activeElement.textContent") == "To the content"
     tab.goto(f"{address}/explore/index.html")
     tab.locator("#state").get_by_text("Loading Python").wait_for()
     tab.locator("#state").get_by_text("The model is reading the text").wait_for()
@@ -264,7 +266,7 @@ def test_the_explorer_answers_in_this_tab(tab, address):
 
 def test_the_first_page_answers_before_python_is_there(tab, address):
     tab.goto(f"{address}/index.html")
-    assert tab.locator("#start").inner_text().startswith("Start here: 00 gradients")
+    assert tab.locator("#start").inner_text().startswith("Start here: 0.0 gradients")
     tab.evaluate("localStorage.setItem('minigrad lesson 00_gradients', '[0, 1, 2, 3, 4, 5]')")
     tab.reload()
     assert tab.locator("#start a").get_attribute("href").startswith("lessons/01")

@@ -29,6 +29,11 @@ def number(lesson: Path) -> str:
     return lesson.stem.partition("_")[0]
 
 
+def dotted(lesson: Path) -> str:
+    """The number as lessons write it: "4.2.1", "4.4.3b"."""
+    return re.sub(r"(?<=\d)(?=\d)", ".", number(lesson))
+
+
 def chapter(lesson: Path) -> str:
     """The heading of the chapter that a lesson belongs to."""
     return CHAPTERS[number(lesson).rstrip("b")[:-1]]
