@@ -6,27 +6,39 @@ import linecache
 from pathlib import Path
 from typing import Any
 
+from gpt.files import read_text
 from scripts.course.lessons.cells import LESSONS, Cell, Running
 from scripts.pages.lesson_page import Body, _value
 from scripts.pages.site.in_browser import shown
 
 PICTURES = Path("/tmp/lessons")
+FAILED = "Your code ran; only the lesson's check failed."
 lessons: dict[str, Running] = {}
 
 
-def run(lesson: str, text: str, cell: int) -> dict[str, Any]:
+def run(lesson: str, text: str, cell: int, changed: bool = False) -> dict[str, Any]:
     """Run a cell in its lesson's module. What it prints is said while it runs; the rest comes at the end, as HTML.
 
     cell: its number on the page, which stands for a file in tracebacks. Its text is kept there for `inspect`, which
-    `lesson.measured` asks for the source of functions of this and earlier cells.
+    `lesson.measured` asks for the source of functions of this and earlier cells. changed: it is not the lesson's own
+    code, or runs after some that is not; then checks of the lesson that fail are told as well, as "failed".
     """
     if lesson not in lessons:
         lessons[lesson] = Running(LESSONS / f"{lesson}.py", ["--out-dir", str(PICTURES / lesson)])
     lessons[lesson].path = path = f"cell {cell}"
     linecache.cache[path] = (len(text), None, f"{text.rstrip()}\n".splitlines(True), path)
     try:
-        value = lessons[lesson].execute(Cell("code", text, 1))
-        return {"html": "".join(_value(value))}
+        compile(text, path, "exec")  # what cannot be read does not begin
+        value = failed = None
+        for statement in Cell("code", text, 1).statements():
+            try:
+                value = lessons[lesson].execute(statement)
+            except AssertionError:
+                if not changed or (check := statement.text.strip()) not in read_text(LESSONS / f"{lesson}.py"):
+                    raise
+                value, failed = None, FAILED
+                print(f"\n{FAILED} It is about the original numbers:\n\n{check}\n")
+        return {"html": "".join(_value(value)), "failed": failed}
     except (Exception, KeyboardInterrupt) as error:
         return {"error": shown(error, path)}
 
