@@ -119,7 +119,7 @@ def muon_groups(
     """The usual three groups: matrices among `hidden` for Muon; for AdamW, embeddings and head, then vectors.
 
     hidden: the parameters of the blocks, `model.transformer.h.parameters()` in a GPT. The rows of an embedding and of
-    the head are tokens, of which a step sees few: orthogonalizing would move the rare ones as far as the frequent ones.
+    the head are tokens, of which a step sees few: orthogonalizing would hardly move the rare ones.
     Frozen parameters are in no group.
     """
     in_blocks = {id(p) for p in hidden if p.ndim == 2}

@@ -74,6 +74,10 @@ MISTAKES = [Planted(*row) for row in [
     ("434", "gpt/weights/gpt2_huggingface.py", '("C", "C"),  True', '("C", "C"),  False'),
     ("434", "gpt/weights/gpt2_huggingface.py", '"gelu_new": "gelu_tanh"', '"gelu_new": "gelu"'),
     ("434", "gpt/model/gpt2.py", "return self.ln_f(x)  # (B, T, C)", "return x"),
+    ("453", "minigrad/muon.py", "lr * 0.2 * math.sqrt(max(p.shape)) * direction", "lr * 0.2 * direction"),
+    ("453", "minigrad/muon.py", "c * gram @ gram) @ x", "c * gram) @ x"),
+    ("453", "minigrad/muon.py", "COEFFICIENTS = 3.4445, -4.7750, 2.0315", "COEFFICIENTS = 15 / 8, -10 / 8, 3 / 8"),
+    ("453", "minigrad/muon.py", 'p.data *= 1 - lr * group["weight_decay"]', 'p.data *= 1 - group["weight_decay"]'),
 ]]
 # fmt: on
 
