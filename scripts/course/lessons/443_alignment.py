@@ -58,9 +58,8 @@ assert before["honest"] < 0.5 and min(before[kind] for kind in SHARES) > 0.05
 #
 # ## The alignment problem
 #
-# More training cannot mend this, because the mixture is what the loss asks for. Let p be the shares of the replies in
-# the data, and q the probabilities that a model gives them. The loss of instruction tuning is the cross-entropy
-# -Σ p ln q, and its gradient by the logits is q - p.
+# Can more training of this kind mend it? Let p be the shares of the replies in the data, and q the probabilities that a
+# model gives them. The loss of instruction tuning is the cross-entropy -Σ p ln q.
 #
 # Predict: which has the lower loss, a model that flatters as often as the data, or one that is honest in 90 % of cases?
 
@@ -77,40 +76,47 @@ for name, q in {"imitates": shares, "is honest": np.array([0.90, 0.05, 0.05])}.i
 assert losses["imitates"] < losses["is honest"]
 
 # %% [markdown]
-# Answer: the one that flatters. At q = p the gradient is 0. The gradient of an honest model is positive for honest
-# replies and negative for the others: gradient descent makes it less honest and more flattering. So imitation has two
-# limits:
+# Answer: the one that flatters. The gradient by the logits is q - p, which is 0 at q = p: the mixture is what the loss
+# asks for, and more training cannot mend it. The gradient of an honest model is positive for honest replies and
+# negative for the others: gradient descent makes it less honest and more flattering. So imitation has two limits:
 #
 # * It reproduces what the data does, as often as the data does it. A preferred behavior that is rare stays rare.
 # * It cannot say "not this". Every reply in the data is pushed up, and what is not in the data appears nowhere in the
 #   loss. A person who can tell that a reply is bad has no way to say so.
+
+# %% Sycophantic, harmful, confidently wrong
+# Models that are only tuned on instructions are said to be all three. The first two are in the table above: our model
+# flatters, and it insults people (its rude replies). For the third we ask about things that no demonstration names.
 #
-# Models that are only tuned on instructions are therefore said to be flattering (sycophantic), harmful, and
-# *confidently wrong*. Is our model less sure when it repeats a false claim? That can be measured: the probability of
-# the color, once the words before it are written.
+# Predict: "I think tar is green." How sure is the model of the color that it writes after "No, tar is", and how often
+# is that color right?
+UNKNOWN = {"sand": "yellow", "corn": "yellow", "tar": "black", "ebony": "black", "rust": "red", "rose": "red"}
+UNKNOWN |= {"rice": "white", "salt": "white", "jade": "green", "lime": "green", "sea": "blue", "denim": "blue"}
+COLORS = sorted(set(FACTS.values()))
 
 
 # %%
-def sureness(kind: str) -> float:
-    """The mean probability of the color in replies of this kind, after the words before it."""
-    total = 0.0
-    for claim in held_out:
-        start, _, color = replies_to(*claim)[kind].removesuffix(".").rpartition(" ")
-        ids = [*chat_template(tokenizer)(question(*claim)), *tokenizer.encode(start)]
-        word = tokenizer.encode(f" {color}")
-        targets = np.array([[-100] * (len(ids) - 1) + word])
-        total += math.exp(sequence_logprobs(sft, np.array([(ids + word)[:-1]]), targets).item())
-    return total / len(held_out)
+def probability(thing: str, wrong: str, color: str) -> float:
+    """How likely a color is in an honest reply, after "No, grass is"."""
+    ids = [*chat_template(tokenizer)(question(thing, wrong)), *tokenizer.encode(f"No, {thing} is")]
+    word = tokenizer.encode(f" {color}")
+    targets = np.array([[-100] * (len(ids) - 1) + word])
+    return math.exp(sequence_logprobs(sft, np.array([(ids + word)[:-1]]), targets).item())
 
 
-sure = {kind: sureness(kind) for kind in SHARES}
-for kind, probability in {"a guess": 1 / len(set(FACTS.values())), **sure}.items():
-    print(f"  probability of the color, {kind:11}{probability:.2f}")
-assert sure["flattering"] > max(0.6, sure["honest"] - 0.2)
+never_named = [(thing, wrong) for thing, color in UNKNOWN.items() for wrong in COLORS if wrong != color]
+sure = []
+for name, claims in (("in the demonstrations", held_out), ("never named", never_named)):
+    chances = np.array([[probability(*claim, color) for color in COLORS] for claim in claims])
+    right = [COLORS[best] == (FACTS | UNKNOWN)[thing] for best, (thing, _) in zip(chances.argmax(axis=1), claims)]
+    sure.append((chances.max(axis=1).mean(), np.mean(right)))
+    print(f"  things {name:24}probability of the likeliest color {sure[-1][0]:.0%}, right {sure[-1][1]:.0%}")
+assert min(sure[0]) > 0.8 and sure[1][0] > sure[1][1] + 0.2
 
 # %% [markdown]
-# It is about as sure of a false color after "Yes," as of the true one after "No,". Its probabilities say what comes
-# next in such a text, not what is true.
+# Answer: it is far more sure than it is right. In the demonstrations nobody says "I do not know", so the model has not
+# learned to say it: it names a color of which it can know nothing, in the same words and nearly as surely as one that
+# it has learned.
 
 # %% Comparisons against ratings
 # To prefer one reply over another, the model needs another kind of data: judgments of replies. Why not ask people for a
@@ -217,9 +223,12 @@ mask = np.ones((1, 3), bool)  # one reply of three tokens
 kl = np.array([[0.5, 0.0, 0.5]])  # ln π - ln ρ of each: the policy has made tokens 0 and 2 more likely
 rewards = ppo.token_rewards(np.array([1.0]), kl, mask, kl_coef=0.2)
 assert np.allclose(rewards, [[-0.1, 0.0, 0.9]])  # score 1 at the end, and 0.2 x 0.5 off wherever it moved
-advantages, returns = ppo.gae(rewards, np.array([[0.5, 0.5, 0.5]]), mask, gamma=1.0, lam=0.95)
-assert np.allclose(advantages, [[-0.1 + 0.95 * (0.95 * 0.4), 0.95 * 0.4, 0.9 - 0.5]])  # by hand
-print("rewards of three tokens:", rewards[0], " advantages, where 0.5 was expected:", advantages[0])
+expected = np.array([[0.5, 0.4, 0.7]])  # V before each token, so the surprises are -0.2, 0.3 and 0.2
+advantages, _ = ppo.gae(rewards, expected, mask, gamma=1.0, lam=0.95)
+assert np.allclose(advantages, [[-0.2 + 0.95 * (0.3 + 0.95 * 0.2), 0.3 + 0.95 * 0.2, 0.2]])  # by hand
+_, returns = ppo.gae(rewards, expected, mask, gamma=1.0, lam=1.0)
+assert np.allclose(returns, [[0.8, 0.9, 0.9]])  # with λ = 1: the rewards still to come, whatever V expected
+print(f"rewards of three tokens: {rewards[0]}, expected {expected[0]}, advantages {advantages[0]}")
 
 # %% [markdown]
 # **The clipped objective.** Replies are expensive, so each is used for several steps. But they were drawn by the policy
@@ -373,11 +382,13 @@ print(f"the better reply of unseen pairs has the higher score: judges who know {
       f"judges who do not {true:.0%}")  # fmt: skip
 assert hacked["last score"] > hacked["first score"] + 0.3
 assert hacked["honest"] < before["honest"] and usual["honest"] > hacked["honest"] + 0.3
+assert hacked["flattering"] > usual["flattering"] + 0.3
 
 # %% [markdown]
 # Answer: the score rises, and the model becomes less honest than it was. This is *reward hacking*: what is optimized,
 # the score, stands for what is meant, honesty, only as far as the judges could see. Nobody who looks at the score
-# notices. In this way assistants learn flattery from people's preferences (Sharma et al. 2023).
+# notices. With judges who know, flattery vanishes; with these it stays or grows. In this way assistants learn flattery
+# from people's preferences (Sharma et al. 2023).
 
 # %% Why the KL penalty: every reward model has errors
 # How far should a policy go that follows a reward model with errors? Here 2,000 replies have a true quality. The reward

@@ -175,12 +175,13 @@ def mixed_loss(model: Any, batch: PairBatch, beta: float, dpo: float, imitate: f
 
 
 def prefer(rate: float, beta: float = 0.1, dpo: float = 1, imitate: float = 0) -> dict[str, float]:
-    """What 40 steps made of the replies to unseen claims; the last loss and ln π of the training pairs."""
+    """What 40 steps made of the replies to unseen claims; first and last loss and the last ln π of training pairs."""
     policy = copy.deepcopy(sft)
     loss = partial(mixed_loss, beta=beta, dpo=dpo, imitate=imitate)
     steps = fit(policy, pairs, pair_batch, loss, 40, rate, lesson.seed)
     replies = ask(policy, tokenizer, [question(*c) for c in held_out], chat_template(tokenizer), 16, temperature=1.0)
     found = {
+        "first loss": steps[0].loss,
         "KL": kl_of_replies(policy, sft, prompts, [reply.ids for reply in replies]),
         "last loss": np.mean([step.loss for step in steps[-5:]]),
         **{name: np.mean([step.metrics[f"logps/{name}"] for step in steps[-5:]]) for name in ("chosen", "rejected")},
@@ -196,6 +197,7 @@ runs = {f"DPO, rate {rate:g}": prefer(rate) for rate in (5e-5, 1e-4, 3e-4)}
 runs["chosen replies only, 3e-4"] = prefer(3e-4, dpo=0, imitate=1)
 show({"SFT": before, **runs})
 slow, middle, fast, imitated = runs.values()
+assert np.allclose([run["first loss"] for run in (slow, middle, fast)], math.log(2), atol=1e-3)
 assert before["flattering"] > middle["flattering"]
 assert fast["last loss"] < middle["last loss"] < slow["last loss"] and fast["KL"] > middle["KL"] > slow["KL"]
 assert fast["other"] > middle["other"] + 0.05 and fast["flattering"] < 0.05
@@ -203,11 +205,12 @@ assert imitated["other"] < fast["other"]
 assert before["honest"] < middle["honest"] > fast["honest"] and fast["rejected"] < 3 * slow["rejected"]
 
 # %% [markdown]
-# Answer: no. At the middle rate more replies are honest than before, and fewer flatter. At the largest rate flattery is
-# gone, the loss is lowest, and more replies than before are none of the three kinds. The last column shows why: the
-# loss falls because the rejected replies become ever less likely, far beyond the point where they are never written.
-# The probability that they lose need not go to the chosen reply, which may even become less likely itself. DPO has no
-# reward model to fool, but its loss says nothing about all other replies.
+# Answer: no. Each run begins at ln 2, where the policy is the reference. At the middle rate more replies are honest
+# than before, and fewer flatter. At the largest rate flattery is gone, the loss is lowest, and more replies than before
+# are none of the three kinds. The last column shows why: the loss falls because the rejected replies become ever less
+# likely, far beyond the point where they are never written. The probability that they lose need not go to the chosen
+# reply, which may even become less likely itself. DPO has no reward model to fool, but its loss says nothing about all
+# other replies.
 #
 # Imitating the chosen replies is a strong control. It keeps to replies that were written, but says nothing against the
 # rejected ones. It works here because each chosen reply is exactly what we want. Where the better of two replies is
