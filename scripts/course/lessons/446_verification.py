@@ -86,6 +86,7 @@ print(f"{'to ' + item.prompt:30}{'format':>8}{'exact':>8}{'lenient':>9}")
 for reply in replies:
     graded = [item.has_format(reply), *(checker(item, reply, True) for checker in CHECKERS.values())]
     print(f"{reply:30}{graded[0]!s:>8}{graded[1]!s:>8}{graded[2]!s:>9}")
+    assert graded[1] == (reply in replies[:2]) and graded[2]
 
 # %% Groups: the other answers say what was to be expected
 # PPO's value head estimates what reward to expect (lesson 443). Group relative policy optimization (GRPO) needs none:
@@ -118,15 +119,19 @@ assert not group_advantages(rewards)[2:].any()
 #   gives more weight to questions that are nearly always right or wrong; dividing by |o_i| makes each token of a wrong
 #   answer cheaper, the longer the answer is.
 # * **DAPO**: clip(ratio, 1 - 0.2, 1 + 0.28), "clip higher", because from a probability of 0.01 an upper limit of 1.2
-#   allows only 0.012, and 1/mean(|o|) in place of 1/|o_i|: all tokens of the batch count the same.
+#   allows only 0.012, and 1/mean(|o|) in place of 1/|o_i|: all tokens of the batch count the same. And it is the remedy
+#   for groups such as the last two: *dynamic sampling* draws further questions until the batch is full of groups that
+#   have right and wrong answers. (Our loop only leaves the equal ones out, so its batches become smaller.)
 # * **RLOO**: A_i = r_i - the mean of the *other* rewards, and no clip.
 
 # %%
 for method in METHODS:
     advantages = group_advantages(rewards, method)
     weights = answer_weights(np.array([4, 12]), method, longest=24)
+    assert np.isclose(weights[0] / weights[1], 12 / 4 if method == "grpo" else 1)
     print(f"{method:8} the only right answer in 4: {advantages[0, 0]:+.2f}, one of two: {advantages[1, 0]:+.2f}"
           f"; weight of a token among 4: {weights[0]:.3f}, among 12: {weights[1]:.3f}")  # fmt: skip
+assert np.allclose(group_advantages(rewards, "rloo")[:2, 0], [1 - 0 / 3, 1 - 1 / 3])  # of the others, 0 and 1 are right
 
 # %% The loop: answer, check, compare, update
 unseen = chains("train", 512, TERMS, lesson.seed + 1)
@@ -151,7 +156,8 @@ def reinforce(
         # 2. check; 3. compare within each group
         rewards = np.array([float(checker(*answer)) for answer in zip(items, texts, rollout.ended)])
         advantages = group_advantages(rewards.reshape(Q, G)).reshape(-1)
-        log.append({"reward": rewards.mean(), "text": texts[0], **score_answers(items, [[text] for text in texts])})
+        seen = {"reward": rewards.mean(), "text": texts[0], "teach nothing": (advantages == 0).mean()}
+        log.append(seen | score_answers(items, [[text] for text in texts]))
         for batch in grpo_batches(policy, None, rollout, advantages, config, rng):  # 4. update, clipped
             total, count, _ = grpo_batch_loss(policy, batch, config)
             policy.zero_grad()
@@ -176,6 +182,8 @@ for scores, replies in ((before, imitated), (after, found)):
 print(f"{'':24}{'SFT':>8}{'GRPO':>8}     60 held-out questions, 8 answers each")
 for name in after:
     print(f"{name:24}{before[name]:8.2f}{after[name]:8.2f}")
+print("answers in groups of equal rewards, round by round:", np.array([row["teach nothing"] for row in log]))
+assert np.mean([row["teach nothing"] for row in log[-4:]]) > log[0]["teach nothing"] + 0.2
 assert after["exact"] > before["exact"] + 0.2 and after["thinks"] > before["thinks"] + 0.2
 assert abs(after["digits, given a thought"] - before["digits, given a thought"]) < 0.3
 assert abs(after["right, given a thought"] - before["right, given a thought"]) < 0.1
@@ -189,6 +197,9 @@ with lesson.picture("rounds", "GRPO: what the answers of each round are like") a
 # Answer: nearly all have one, because thinking pays; nobody asked for it. The thoughts do not get longer: one digit for
 # each term, as in the examples. (DeepSeek-R1's thoughts grew in length as well. Nothing here rewards that.) And an
 # answer with a thought is right about as often as before (the last row). So what was learned is mostly *when* to think.
+#
+# And the better the policy, the more groups are right as a whole and teach nothing: this is what DAPO's dynamic
+# sampling is for.
 #
 # The right answers were in reach before: among eight answers there was nearly always a right one (pass@8), and a
 # majority of eight was better than a single answer (majority@8). GRPO turns what a model can do in eight attempts into
@@ -271,6 +282,7 @@ def smollm2_adds() -> dict[str, Any]:
 adds = lesson.measured("smollm2", smollm2_adds)
 print(f"held-out sums, 8 replies each: {adds['before']:.0%} right before, {adds['after']:.0%} after 12 rounds")
 print(f"a reply before: {adds['reply before']}\nand after: {adds['reply after']}")
+print(f"the small model above, all of its weights: {before['exact']:.0%} before, {after['exact']:.0%} after 16 rounds")
 print("tokens per reply, round by round:", " ".join(f"{length:.0f}" for _, length in adds["rounds"]))
 assert adds["after"] > adds["before"] + 0.5
 
