@@ -15,7 +15,7 @@ import numpy as np
 
 from gpt.model.moe import MixtureOfExperts, mixtures, use_experts, with_balance
 from gpt.training.training_step import language_model_loss
-from minigrad import Tensor, manual_seed, nn, no_grad
+from minigrad import Tensor, manual_seed, nn, no_grad, use_kernels
 from scripts.course.lessons.small_gpt import english, new_gpt, train, validation_loss
 from scripts.pages.pictures import Lesson
 
@@ -44,6 +44,10 @@ out.sum().backward()
 trained = [e for e, expert in enumerate(moe.experts) if expert.weight.grad.any()]
 assert trained == sorted(best) and moe.router.weight.grad[best].any()
 print(f"only experts {trained} computed, and only they get gradients; the router gets one through the gates")
+many = Tensor(np.random.default_rng(lesson.seed).standard_normal((20, 3)).astype(np.float32))
+one_by_one = [moe(many[i : i + 1]).data[0] for i in range(len(many))]
+assert np.allclose(moe(many).data, one_by_one, atol=1e-6)
+print("20 tokens at once, sorted by expert and back: as one by one; choices of each expert", moe.counts)
 
 # %% In a GPT: the same work, more weights
 # `use_experts` replaces the MLPs from outside. Each of the 8 experts is half as wide as the MLP was, and 2 compute.
@@ -79,13 +83,13 @@ alone, kept = shares_after(0.0), shares_after(0.1)
 busy, less_busy = (np.sort(shares)[-2:].sum() for shares in (alone, kept))
 print("share of the choices, by expert:", alone, "with the balancing loss:", kept, sep="\n  ")
 print(f"choices of the two busiest of 8 experts: {busy:.0%}, with the balancing loss {less_busy:.0%}; even: 25%")
-assert busy > 0.5 and less_busy < busy
+assert busy > 0.5 and less_busy < min(0.65, busy - 0.1)
 
 # %% [markdown]
 # Answer: to a few experts that do everything, which make the others, and their memory, useless. The learning rate is
-# high, 5e-3, to show it in 60 steps. The **balancing loss** works against it, slowly: in 60 steps it helps much with
-# some seeds and little with others, and the table below shows it after 300 steps. It is E Σ f_e P_e (Switch, equation
-# 4): 1 when all experts are used equally, larger when those that are chosen often also have high probabilities. f_e,
+# high, 5e-3, to show it in 60 steps. The **balancing loss** works against it: after 60 steps the two busiest experts
+# have about half of the choices. It is E Σ f_e P_e (Switch, equation 4): 1 when all experts are used equally, larger
+# when those that are chosen often also have high probabilities, E / k when the same k experts get everything. f_e,
 # the share of the choices, is counted and has no gradient; P_e, the mean probability, has. So the loss lowers the
 # probability of those that are chosen most. It is one more term of the training loss, and no page of the model changes:
 # `model.loss(ids, targets) + 0.01 * balance_loss(model)`.
@@ -128,15 +132,20 @@ def comparison() -> dict[str, dict[str, list[float]]]:
 
 
 found = lesson.measured("comparison", comparison)
-print(f"{'':22}{'ms per step':>12}{'busiest expert':>16}  validation loss, seeds 0 to 4")
+STEPS, SEEDS = 100, range(lesson.seed, lesson.seed + 1)  # the same in small, now
+with use_kernels("fast"):
+    today = comparison()
+print(f"{'':22}{'ms per step':>12}{'busiest expert':>16}  validation loss: today after 100 steps, and of seeds 0 to 4")
 for name, row in found.items():
     shown = "  ".join(f"{loss:.3f}" for loss in row["losses"])
     busiest = f"{np.mean(row['busiest']):.0%}" if max(row["busiest"]) else ""
-    print(f"{name:22}{np.mean(row['ms']):12.0f}{busiest:>16}  {shown}, mean {np.mean(row['losses']):.3f}")
+    now, mean = today[name]["losses"][0], np.mean(row["losses"])
+    print(f"{name:22}{np.mean(row['ms']):12.0f}{busiest:>16}  {now:.3f}   {shown}, mean {mean:.3f}")
 
-dense, experts, free, wide = found.values()
-assert all(w < d for w, d in zip(wide["losses"], dense["losses"])) and max(experts["busiest"]) < min(free["busiest"])
-assert max(experts["ms"]) > 1.5 * max(dense["ms"])  # the same FLOPs, in eight small products
+for dense, experts, free, wide in (today.values(), found.values()):
+    assert all(w < d for w, d in zip(wide["losses"], dense["losses"]))
+    assert max(experts["busiest"]) < min(free["busiest"])
+assert max(experts["ms"]) > 1.5 * max(dense["ms"])  # as recorded: the same FLOPs, in eight small products
 
 # %% [markdown]
 # Answer: more weights help with every seed if all of them compute. The experts do not help here: they are better than
