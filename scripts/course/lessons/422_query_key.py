@@ -81,10 +81,11 @@ print(f"similarity {similarity_loss:.2f}; learned: one matrix for both {learned[
 assert learned[2] < 0.1 < np.log(2) < learned[1] and similarity_loss > np.log(n)
 
 # %% [markdown]
-# Answer: a much higher one. Each token is most similar to itself, so most of its weight goes there, and even weights
-# would do better. **Similarity is not the same as relevance.** Training one matrix for both does not solve it. The
-# scores stay symmetric, so a token that looks at the next one is looked at in return. That leaves at most half of the
-# weight for the right one, on average, and a loss of at least ln 2 = 0.69. Two matrices solve it.
+# Answer: a much higher one. A token is mostly more similar to itself than to others, so most of the weight goes there,
+# and even weights would do better. **Similarity is not the same as relevance.** Training one matrix for both does not
+# solve it. The scores stay symmetric, so each token's score for the next one is also the next one's score for it, where
+# it competes with the right one. What one token wins, another loses: the product of the six right weights is at most
+# (1/2)^6, and the loss, which is minus the mean of their logarithms, at least ln 2 = 0.69. Two matrices solve it.
 #
 # ## The size of the scores
 #
@@ -99,11 +100,18 @@ print("softmax([22, -15, 3, 8] / 8) =", kept)
 assert collapsed[0] > 0.999999 and abs(1 - collapsed[0] - np.exp(-14)) < 1e-7  # the rest is e^(8 - 22)
 assert np.isclose(kept[0], np.exp(2.75) / np.exp(example / 8).sum())
 
+
 # %%
+def jacobian(p: np.ndarray) -> np.ndarray:
+    """How the weights p = softmax(s) react to the scores: dp_i/ds_j = p_i (1 if i = j, else 0, minus p_j)."""
+    return p[..., :, None] * (np.eye(p.shape[-1]) - p[..., None, :])
+
+
 grads = []
-for scale in (1.0, 1 / 8):
+for scale, weights in ((1.0, collapsed), (1 / 8, kept)):
     s_ = Tensor(example, requires_grad=True)
     F.softmax(s_ * scale, -1)[0].backward()
+    assert np.allclose(s_.grad, scale * jacobian(weights)[0], rtol=1e-3, atol=1e-12)  # its first row: i = 0
     grads.append(float(np.abs(s_.grad).max()))
 print(f"gradient of the first weight: {grads[0]:.1e} unscaled, {grads[1]:.1e} divided by 8")
 assert grads[0] < 1e-5 < 1e-2 < grads[1]
@@ -122,38 +130,33 @@ assert grads[0] < 1e-5 < 1e-2 < grads[1]
 widths = [4, 16, 64, 256, 1024]
 
 
-def entropy(scores: np.ndarray) -> float:
+def entropy(p: np.ndarray) -> float:
     """How widely the weights are spread, in nats: ln 8 for even ones, 0 where one token takes everything."""
-    p = F.softmax(Tensor(scores), -1).data
     return float(-(p * np.log(p + 1e-30)).sum(axis=-1).mean())
 
 
-def slope(scores: np.ndarray) -> float:
-    """How strongly the weights react to the scores: the mean size of softmax's Jacobian, diag(p) - p p^T."""
-    p = F.softmax(Tensor(scores), -1).data
-    jacobian = p[:, :, None] * (np.eye(p.shape[1]) - p[:, None, :])
-    return float(np.linalg.norm(jacobian, axis=(1, 2)).mean())
+def slope(p: np.ndarray) -> float:
+    """How strongly the weights react to the scores: the mean size of the Jacobian."""
+    return float(np.linalg.norm(jacobian(p), axis=(-2, -1)).mean())
 
 
 # %%
-spreads, entropies, scaled_entropies, slopes, scaled_slopes = [], [], [], [], []
+# The library's attention averages the rows of the identity, so what it returns are its weights.
+measures = ("std of the scores", "entropy", "entropy, scaled", "slope", "slope, scaled")
+rows: dict[str, list[float]] = {name: [] for name in measures}
 for d_k in widths:
-    q, k = rng.standard_normal((400, 1, d_k)), rng.standard_normal((400, d_k, 8))  # 400 queries, each with 8 keys
-    s = (q @ k)[:, 0]
-    spreads.append(s.std())
-    entropies.append(entropy(s))
-    slopes.append(slope(s))
-    scaled_entropies.append(entropy(s / np.sqrt(d_k)))
-    scaled_slopes.append(slope(s / np.sqrt(d_k)))
-print("d_k                    " + "".join(f"{d:8}" for d in widths))
-print("std of the scores      " + "".join(f"{v:8.2f}" for v in spreads))
-print("sqrt(d_k)              " + "".join(f"{v:8.2f}" for v in np.sqrt(widths)))
-print("entropy of the weights " + "".join(f"{v:8.3f}" for v in entropies))
-print("        ... scaled     " + "".join(f"{v:8.3f}" for v in scaled_entropies))
-print("slope of softmax       " + "".join(f"{v:8.4f}" for v in slopes))
-print("        ... scaled     " + "".join(f"{v:8.4f}" for v in scaled_slopes))
+    q, k = rng.standard_normal((400, 1, d_k)), rng.standard_normal((400, 8, d_k))  # 400 queries, each with 8 keys
+    s = q @ k.transpose(0, 2, 1)  # (400, 1, 8)
+    plain = F.softmax(Tensor(s), -1).data
+    scaled = F.scaled_dot_product_attention(Tensor(q), Tensor(k), Tensor(np.eye(8))).data
+    for row, value in zip(rows.values(), (s.std(), entropy(plain), entropy(scaled), slope(plain), slope(scaled))):
+        row.append(value)
+for name, row in {"d_k": widths, "sqrt(d_k)": np.sqrt(widths), **rows}.items():
+    print(f"{name:18}" + "".join(f"{value:10.3f}" for value in row))
+spreads, entropies, scaled_entropies, slopes, scaled_slopes = rows.values()
 assert np.allclose(spreads, np.sqrt(widths), rtol=0.1)
-assert slopes[-1] < 0.25 * scaled_slopes[-1] and min(scaled_entropies) > 1.2 > entropies[-1]
+assert (np.diff([entropies, slopes]) < 0).all() and slopes[-1] < 0.25 * scaled_slopes[-1]
+assert np.allclose(scaled_entropies, 1.75, atol=0.15) and np.ptp(scaled_slopes) < 0.05  # at every width
 
 # %%
 with lesson.picture("scaling", "Why scores are divided by sqrt(d_k)", columns=3, size=(12, 3.6)) as (a, b, c):
@@ -167,7 +170,8 @@ with lesson.picture("scaling", "Why scores are divided by sqrt(d_k)", columns=3,
     c.set(xlabel="d_k (numbers per key)", ylabel="slope of softmax", title="how much gradient is left")
 
 # %% [markdown]
-# Answer: by sqrt(d_k). Then entropy and slope stay about the same at every width; without it, both fall as d_k grows.
+# Answer: by sqrt(d_k). Then entropy and slope stay about the same at every width: 1.7 nats, where even weights have
+# ln 8 = 2.1. Without it, both fall as d_k grows.
 #
 # ## The formula so far
 #
