@@ -187,8 +187,7 @@ assert GPTConfig().num_parameters() == 124_439_808
 #
 # Predict: 64 different tokens are read, of 512. How many rows of the matrix get a gradient?
 assert np.shares_memory(mine.head.weight.data, mine.tokens.weight.data)
-saved = accounting.parameters(GPTConfig())["token embedding"]
-print(f"parameters that this saves in GPT-2: {saved / 1e6:.1f}M")
+print(f"parameters that this saves in GPT-2: {accounting.parameters(GPTConfig())['token embedding'] / 1e6:.1f}M")
 untied = MyGPT()
 untied.head.weight = nn.Parameter(untied.head.weight.data.copy())
 for name, model in (("tied", mine), ("not tied", untied)):
@@ -213,8 +212,8 @@ for name, model in (("tied", mine), ("not tied", untied)):
 # Predict: the stream starts with std 0.8. Roughly, what is it after 12 blocks, with each of the four rules?
 
 
-def spread(kind: str) -> list[float]:
-    """The standard deviation of the residual stream in GPT-2's 12 blocks of 768 channels, at first and after each."""
+def spread(kind: str) -> tuple[list[float], list[float]]:
+    """The std of the residual stream of GPT-2's 12 blocks, 768 wide, at first and after each; and of what each adds."""
     manual_seed(lesson.seed)
     model = GPT(GPTConfig(vocab_size=64, block_size=64))  # std 0.02, and c_proj smaller by sqrt(2 L)
     for name, p in model.named_parameters():
@@ -223,12 +222,13 @@ def spread(kind: str) -> list[float]:
             stds = {"unscaled": 0.02, "PyTorch": 1 / math.sqrt(3 * fan_in), "Kaiming": math.sqrt(2 / fan_in)}
             nn.init.normal_(p, std=stds[kind])
     x = Tensor(np.float32(0.8) * np.random.default_rng(lesson.seed).standard_normal((1, 64, 768)).astype(np.float32))
-    sizes = [float(x.data.std())]
+    sizes, added = [float(x.data.std())], []
     with no_grad():
         for layer, block in enumerate(model.transformer.h):
-            x = block(x, layer)
+            x, before = block(x, layer), x
             sizes.append(float(x.data.std()))
-    return sizes
+            added.append(float((x - before).data.std()))
+    return sizes, added
 
 
 # %%
@@ -238,20 +238,24 @@ RULES = {
     "PyTorch": "default of nn.Linear, 1 / sqrt(3 fan_in)",
     "Kaiming": "sqrt(2 / fan_in), made for ReLU layers without a residual stream",
 }
-spreads = {kind: spread(kind) for kind in RULES}
-print("std of the residual stream before block 1 and after blocks 3, 6, 9 and 12:")
+spreads, added = {}, {}
+print("std of the residual stream before block 1 and after blocks 3, 6, 9 and 12; of what blocks 1 and 12 add:")
 for kind, rule in RULES.items():
-    print(f"  {kind:9}" + "".join(f"{size:6.2f}" for size in spreads[kind][::3]) + f"   {rule}")
+    spreads[kind], added[kind] = spread(kind)
+    ends = (*spreads[kind][::3], added[kind][0], added[kind][-1])
+    print(f"  {kind:9}" + "".join(f"{size:6.2f}" for size in ends) + f"   {rule}")
 ends = {kind: sizes[-1] for kind, sizes in spreads.items()}
-assert ends["GPT-2"] < 0.9 < ends["PyTorch"] < ends["unscaled"] < 2 < 5 < ends["Kaiming"]
-added = {kind: sizes[-1] ** 2 - sizes[0] ** 2 for kind, sizes in spreads.items()}
-print(f"variance added without the scale / with it: {added['unscaled'] / added['GPT-2']:.0f}; 2 L = 24")
-assert 16 < added["unscaled"] / added["GPT-2"] < 36
+assert 0.8 < ends["GPT-2"] < 0.9 < ends["PyTorch"] < ends["unscaled"] < 2 < 5 < ends["Kaiming"]
+growth = {kind: sizes[-1] ** 2 - sizes[0] ** 2 for kind, sizes in spreads.items()}
+print(f"variance added without the scale / with it: {growth['unscaled'] / growth['GPT-2']:.0f}; 2 L = 24")
+assert 16 < growth["unscaled"] / growth["GPT-2"] < 36
+assert (0.8 / ends["Kaiming"]) ** 2 < 0.02 and all(0.8 < sizes[-1] / sizes[0] < 2 for sizes in added.values())
 
 # %% [markdown]
-# Answer: GPT-2's rule keeps the stream between 0.80 and 0.85. Kaiming's rule lets it grow about ninefold: then the
-# first blocks' contributions are small beside the last ones', and the embeddings are drowned. PyTorch's default has std
-# 0.02 for 768 inputs and half of that for the 3,072 of the MLP's c_proj, so it grows less than std 0.02 everywhere.
+# Answer: GPT-2's rule keeps the stream between 0.80 and 0.85. Kaiming's rule lets it grow about ninefold, which drowns
+# the embeddings: at the end, (0.8 / 7.4)^2 or about 1 % of the variance is theirs. What the blocks add differs less,
+# because each reads a normalized stream: the last one adds up to a third more than the first. PyTorch's default has
+# std 0.02 for 768 inputs and half of that for the 3,072 of the MLP's c_proj, so it grows less than std 0.02 everywhere.
 
 # %% The first loss is known in advance
 # An untrained model should know nothing: probability 1/V for every token, a loss of ln V. The logits are not quite
@@ -268,6 +272,7 @@ with no_grad():
 del gpt2
 print(f"ln 50,257 = {math.log(50_257):.2f}; standard deviation of the logits: {logits.data.std():.2f}")
 print(f"loss on random tokens {first:.2f}, with logits ten times as large {tenfold:.2f}")
+assert np.isclose(logits.data.std(), 0.02 * math.sqrt(768), rtol=0.05)
 assert abs(first - math.log(50_257) - logits.data.var() / 2) < 0.25 and tenfold > first + 5
 
 # %% [markdown]
@@ -294,8 +299,8 @@ for my, our in zip(mine.blocks, ours.transformer.h):
         to.weight.data[...], to.bias.data[...] = source.weight.data, source.bias.data
 with no_grad():
     difference = np.abs(mine(ids).data - ours(ids).data).max()
-print(f"after copying, by at most {difference:.0e}")
-assert difference < 1e-5
+print(f"after copying, by at most {difference:.0e}; parameters {ours.num_parameters():,}")
+assert difference < 1e-5 and ours.num_parameters() == expected
 
 # %% Generation: sample, append, repeat
 
