@@ -88,7 +88,7 @@ assert np.mean(losses[-15:]) < losses[0] - 1.5
 #
 #     lr m / (sqrt(v) + eps)        m: running mean of its gradients g;  v: running mean of g^2
 #
-# both corrected for having started at 0, so that after the first gradient m = g and v = g^2.
+# both corrected for having started at 0.
 #
 # Predict: how far does the first step move a weight on average, as a part of the rate? How far the 50th?
 model_ = new_gpt(V, lesson.seed)
@@ -103,13 +103,14 @@ for _ in range(50):
     moved.append(float(np.concatenate(changes).mean()) / 3e-3)
 for step in (1, 2, 5, 10, 50):
     print(f"  step {step:2}: weights move by {moved[step - 1]:.2f} of the rate")
-assert moved[0] > 0.95 and moved[49] < 0.4
+assert np.isclose(moved[0], 1, atol=0.02) and moved[49] < 0.4
 
 # %% [markdown]
-# Answer: by all of it, and later by a small part. The first step is lr g / |g|: plus or minus the whole rate, whether
-# the gradient is large or is mostly noise. Later, gradients of changing signs cancel in m, but not in v. The weights
-# start with std 0.02, and the rate is 0.003: a few such steps in one direction replace what initialization has
-# arranged. So the rate starts near 0 and rises in a line, while m and v become good estimates.
+# Answer: by all of it, and later by a small part. After the first gradient, the corrected means are m = g and v = g^2.
+# So the first step is lr g / |g|: plus or minus the whole rate, whether g is large or is mostly noise. Later, gradients
+# of changing signs cancel in m, but not in v. The weights start with std 0.02, and the rate is 0.003: a few such steps
+# in one direction replace what initialization has arranged. So the rate starts near 0 and rises in a line, while m and
+# v become good estimates.
 
 # %% The schedule: linear warm-up, then cosine decay
 # With W warm-up steps of S, and a last rate of a tenth of the peak, step t (from 0) has the rate
@@ -121,8 +122,6 @@ assert moved[0] > 0.95 and moved[49] < 0.4
 by_formula = [3e-3 * (0.1 + 0.9 * (1 + math.cos(math.pi * (t - warmup) / (steps - warmup))) / 2)
               if t >= warmup else 3e-3 * (t + 1) / (warmup + 1) for t in range(steps)]  # fmt: skip
 assert np.allclose(rates, by_formula)
-for t in (0, warmup // 2, warmup, (warmup + steps) // 2, steps - 1):
-    print(f"  step {t:3}: {rates[t]:.1e}")
 with lesson.picture("schedule", "The learning rate: linear warm-up, cosine decay") as axes:
     axes.plot(rates)
     axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
@@ -138,7 +137,7 @@ norm = float(optim.clip_grad_norm_(parameters, 0.5))
 after = np.concatenate([p.grad.ravel() for p in parameters])
 cosine = after @ before_ / np.linalg.norm(after) / np.linalg.norm(before_)
 print(f"norm {norm:.3f} -> {np.linalg.norm(after):.3f}, cosine of the angle between them {cosine:.6f}")
-assert np.isclose(np.linalg.norm(after), min(norm, 0.5), rtol=1e-4) and cosine > 0.9999
+assert np.allclose([norm, 0.5], [np.linalg.norm(before_), np.linalg.norm(after)], rtol=1e-4) and cosine > 0.9999
 print(f"in the run above the median norm was {np.median(norms):.2f} and the largest {max(norms):.2f}; "
       f"{np.mean(np.array(norms) > 1):.0%} of the steps were clipped")  # fmt: skip
 
@@ -179,7 +178,7 @@ means = {key: losses.mean() for key, losses in table.items()}
 none, short, long, constant = SCHEDULES
 assert means[none, 1.0] < means[none, 0.0] - 0.2 and means[short, 1.0] < means[short, 0.0] - 0.2
 assert (table[long, 1.0] < table[none, 0.0]).all() and abs(means[long, 1.0] - means[long, 0.0]) < 0.05
-assert abs(means[constant, 1.0] - means[long, 1.0]) < 0.05
+assert abs(means[constant, 1.0] - means[long, 1.0]) < 0.05 and means[short, 0.0] > means[none, 0.0] - 0.1
 
 # %%
 unsafe, *_ = pretrain(steps, peak=3e-3, warmup=0, clip=math.inf)  # one cell of the table, today
@@ -190,8 +189,8 @@ assert safe_loss < unsafe_loss
 # %% [markdown]
 # Answer: each helps, and a long warm-up makes clipping superfluous. Without both, some seeds lose almost a whole nat
 # and others hardly anything. Clipping repairs most of that. A warm-up of 30 steps without clipping is no better than
-# none. After 100 steps of warm-up hardly anything is left for clipping to do. Real runs use both: they cost little, and
-# one accident costs a run.
+# none, with these seeds. After 100 steps of warm-up hardly anything is left for clipping to do. Real runs use both:
+# they cost little, and one accident costs a run.
 
 # %% Why decay?
 # Train a small model at a constant, large rate. Then go on from the same weights, once at that rate and once with a
