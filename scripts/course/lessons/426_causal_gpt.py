@@ -53,7 +53,7 @@ print(f"tokens before only: {write(honest, tokenizer, 'The value', 25)}\nall tok
 assert without < 0.2 * with_mask
 
 # %% [markdown]
-# Answer: the one that sees all has a far lower loss, and in writing it only repeats itself. The target of a token is
+# Answer: the one that sees all has a far lower loss, and in writing it mostly repeats itself. The target of a token is
 # the next token, and here the model can look at it: position t copies token t + 1. In generation there is no token
 # t + 1 to copy. So each token may see only itself and what stands before it: this rule is the causal mask. Training is
 # an exam, and the mask keeps the answer sheet covered.
