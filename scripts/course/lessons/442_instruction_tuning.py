@@ -62,7 +62,7 @@ print(text[:200])
 # %%
 def pretrained(seed: int) -> tuple[GPT, list[float]]:
     """A small GPT that has read the text, and its losses; lesson 432 shows the steps."""
-    model = new_gpt(len(tokenizer), seed, n_layer=1)
+    model = new_gpt(len(tokenizer), seed, n_layer=1, block_size=40)
     with use_kernels("fast"):
         return model, train(model, np.array(tokenizer.encode(text)), 1200, seed=seed)
 
@@ -131,10 +131,14 @@ assert added == 2 and template.end == before + 1 and tokenizer.encode("<|im_end|
 print(f"two new tokens: {before} and {template.end}")
 
 # %% The mask: learn the answers, not the questions
-conversations, _ = encode_examples(examples, template, model.config.block_size)
-inputs, targets = collate(conversations[:4])  # (B, T): a target is -100 where no loss is computed
+short = Example([{"role": "user", "content": "?"}, {"role": "assistant", "content": "It is."}])  # its row is padded
+(*conversations, shortest), _ = encode_examples([*examples, short], template, model.config.block_size)
+inputs, targets = collate([*conversations[:3], shortest])  # (B, T): a target is -100 where no loss is computed
 print(template.marked(examples[0].messages))
 learned = targets != IGNORE
+said = [tokenizer.decode(row[where].tolist()) for row, where in zip(targets, learned)]
+assert said == [f"{text}<|im_end|>" for text in (*map(answer, taught[:3]), "It is.")]  # the answer, its end, no more
+assert (inputs[:, 1:] == targets[:, :-1])[learned[:, :-1]].all()  # and each is the next input
 print(f"in brackets: the tokens with a loss, {learned[0].sum()} of {len(conversations[0][0]) - 1} targets")
 with no_grad():
     logits = model(inputs)  # (B, T, V)
@@ -182,13 +186,9 @@ def measure(model: Any, how: str) -> dict[str, tuple[float, float]]:
 in_chat, *others = TEMPLATES
 untuned = measure(model, in_chat)
 
+
 # %% Five steps, four of them as in pretraining
-# Half of the examples are plain text again, all of it learned: a reminder of what was read.
-reminders = np.array(tokenizer.encode(text[:30_000]))[: 33 * 100].reshape(100, 33)
-mixed = conversations * 5 + [(ids.tolist(), [True] * 33) for ids in reminders]
-
-
-def instruct(base: Any, examples: list, seed: int, rate: float = 3e-3, steps: int = 200) -> tuple[Any, list[float]]:
+def instruct(base: Any, examples: list, seed: int, rate: float = 1e-3, steps: int = 160) -> tuple[Any, list[float]]:
     """A copy of the base model after SFT, and the losses."""
     model = copy.deepcopy(base)
     optimizer = optim.AdamW(optim.decay_groups(model.named_parameters(), 0.1), lr=rate, betas=(0.9, 0.99))
@@ -209,17 +209,17 @@ def instruct(base: Any, examples: list, seed: int, rate: float = 3e-3, steps: in
     return model.eval(), losses
 
 
-model, losses = instruct(base, mixed, lesson.seed)
+model, losses = instruct(base, conversations, lesson.seed)
 print(f"{len(losses)} steps: loss {losses[0]:.2f} -> {losses[-1]:.2f} (uniform: {math.log(len(tokenizer)):.2f})")
 assert losses[-1] < 0.5 * losses[0]
 
 # %% What has it learned from twenty conversations?
 # Twenty countries were in the conversations. Fourteen were only in the text of pretraining, and six in no text. The
-# control is a model with random weights and the same examples: what it can do does not come from pretraining.
+# control is a model with random weights and the same conversations: what it can do does not come from pretraining.
 #
 # Predict: for each of the three groups, how many answers have the form "It is X.", and how many are right?
-blank = new_gpt(base.config.vocab_size, lesson.seed, n_layer=1)
-control = measure(instruct(blank, mixed, lesson.seed)[0], in_chat)
+blank = new_gpt(base.config.vocab_size, lesson.seed, n_layer=1, block_size=40)
+control = measure(instruct(blank, conversations, lesson.seed)[0], in_chat)
 tuned = measure(model, in_chat)
 print(f"{'':25}{'right: base':>12}{'SFT':>6}{'control':>9}{'in form: base':>16}{'SFT':>6}{'control':>9}")
 for group, name in groups:
@@ -236,34 +236,24 @@ assert min(tuned["only in the text"][1], control["only in the text"][1]) > 0.5
 
 # %% [markdown]
 # Answer: **SFT teaches format, not knowledge.** The form is there, also for countries that no conversation mentioned,
-# and the base model never had it. Even the control, which has read only the reminders, learns it. Right answers about
-# countries that no conversation mentioned come from plain text: the control has few or none, because it has read little
-# of it. Where a capital is in no text, at most one of the six answers is right, by luck.
+# and the base model never had it. Even the control, which has read nothing else, learns it. Right answers about the
+# fourteen countries come from pretraining, because nothing in the conversations tells their capitals: the control has
+# none. Where a capital is in no text, at most one of the six answers is right, by luck.
+
+# %% SFT can bury knowledge
+# The same conversations and the same number of steps, at ten times the learning rate.
 #
-# How much does this depend on the random numbers? Five other models, each pretrained from other weights and tuned in
-# another order; and the same without plain text among the examples, at a sixth of the rate.
-
-
-# %%
-def of_seeds() -> dict[str, list[float]]:
-    """The shares of right answers, where the capital is only in the text, of five seeds."""
-    found: dict[str, list[float]] = {"with plain text": [], "conversations only": []}
-    for seed in range(11, 16):
-        other, _ = pretrained(seed)
-        for name, how in (("with plain text", (mixed, seed)), ("conversations only", (conversations, seed, 5e-4, 160))):
-            tuned, _ = instruct(other, *how)
-            found[name].append(round(measure(tuned, in_chat)["only in the text"][0], 2))
-    return found
-
-
-for name, values in lesson.measured("seeds", of_seeds, pretrained, instruct, measure).items():
-    print(f"{name:18}: right " + ", ".join(f"{share:.0%}" for share in values))
-alone = measure(instruct(base, conversations, lesson.seed, 5e-4, 160)[0], in_chat)["only in the text"][0]
-print(f"today, conversations only: right {alone:.0%}")
+# Predict: which of the three groups suffers?
+buried = measure(instruct(base, conversations, lesson.seed, 1e-2)[0], in_chat)
+for _, name in groups:
+    print(f"{name:18} right: rate 0.001 {tuned[name][0]:4.0%}, rate 0.01 {buried[name][0]:4.0%}")
+assert buried["taught in SFT"][0] > 0.8 and buried["only in the text"][0] < tuned["only in the text"][0] - 0.2
 
 # %% [markdown]
-# Without plain text the form is learned as well, but whether the capitals are still found depends on the seed: with
-# `--seed 21`, hardly any. SFT does not teach knowledge, but it can bury it.
+# Answer: what was only read. The twenty answers that the loss asks for are right, and the fourteen that it does not ask
+# for are lost: the model learns the twenty by heart instead of finding the capital where pretraining has put it. So
+# large models are tuned at low rates and for few epochs, often with some plain text among the examples. How much is
+# found, even at the low rate, depends on the world: `--seed 11` makes another one.
 
 # %% The same questions in another template
 # The questions that it was taught, in the template of the conversations, without one, and in another model's.
@@ -274,11 +264,12 @@ for how in others:
     shares[how] = measure(model, how)["taught in SFT"][0]
     reply = ask(model, tokenizer, [question(taught[0])], TEMPLATES[how](tokenizer), max_new_tokens=8)[0]
     print(f"{how}: {shorten(reply.text) or '(nothing)'}")
-assert all(shares[how] < 0.5 * shares[in_chat] for how in others)
 print("right answers to the questions that it was taught:", {how: f"{share:.0%}" for how, share in shares.items()})
+assert shares["without a template"] < 0.2 < 0.8 < shares[in_chat] == max(shares.values())
 
 # %% [markdown]
-# Answer: yes, it is part of what was learned. In another template, few of the answers are left.
+# Answer: yes, it is part of what was learned. Without it no answer is left. In Alpaca's template it depends on the
+# world, all of them or none (try `--seed 12`): no example says what to do there. So ask a model in its own template.
 #
 # ## What next
 #
