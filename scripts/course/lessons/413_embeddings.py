@@ -222,8 +222,7 @@ T, C = 128, 64
 code = sinusoidal_table(T, C)  # (T, C): sines and cosines of t / 10000^(i / C), for i = 0, 2, 4, ...
 random_code = rng.standard_normal((T, C)) / np.sqrt(2)
 distances = np.linalg.norm(code[:, None] - code[None], axis=-1)
-print(f"different: two positions are at least {distances[~np.eye(T, dtype=bool)].min():.2f} apart")
-print(f"bounded: at most {np.abs(code).max():.2f}")
+print(f"different: at least {distances[~np.eye(T, dtype=bool)].min():.2f} apart; bounded: {np.abs(code).max():.2f}")
 assert distances[~np.eye(T, dtype=bool)].min() > 0.5 and np.abs(code).max() <= 1
 assert np.allclose(sinusoidal_table(4 * T, C)[:T], code)  # any length: a longer table begins with the same rows
 
