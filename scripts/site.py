@@ -64,6 +64,8 @@ LESSON_434 = ("gpt2-folder/*", "gpt2-folder-trace.npz", "smollm2.npz")  # the fi
 SAME_PLACE = POLICY.replace("script-src", "script-src 'self'") + "; connect-src 'self'; worker-src 'self'"
 LIBRARY = ("minigrad", "gpt", "finetune")
 DEMO = "runs/demo"
+# About how many seconds each lesson runs, in the order of the lessons: from this follows how long the rest takes.
+SECONDS = [4, 4, 11, 7, 11, 12, 5, 8, 4, 18, 17, 16, 14, 35, 10, 16, 18, 18, 15, 18, 16, 21, 28, 33, 25, 24, 5, 7, 16]
 RUNNING = ".lesson-"  # how the name of a folder begins in which a lesson runs
 BEGINNING = "Once upon a time there was a little"
 NO_MODEL = "<h2>What comes next?</h2><p>The model that continues a story here is trained after the lessons.</p>"
@@ -293,7 +295,7 @@ def exercises_page(exercises: list[Exercise]) -> str:
     """The list of all exercises in their groups, with a filter."""
     groups: dict[str, list[str]] = {}
     for place, exercise in enumerate(exercises, 1):
-        links = [f'<a href="../lessons/{path.stem}.html">{dotted(path)}</a>' for path in lessons_of(exercise.name)]
+        links = [lesson_link(path, dotted(path)) for path in lessons_of(exercise.name)]
         text = f'<a href="{exercise.name}.html">{exercise.name}</a>: {escaped(exercise.title)}'
         taught = f"lesson{'s' * (len(links) > 1)} {', '.join(links)}"
         about = f'<span class="soft">{escaped(exercise.effort)}; {taught}</span>'
@@ -301,6 +303,11 @@ def exercises_page(exercises: list[Exercise]) -> str:
     html = "".join(f"<section><h2>{name}</h2><ol>{''.join(rows)}</ol></section>" for name, rows in groups.items())
     body = read_text(SITE / "exercises.html").format(groups=html)
     return page("The exercises", body, "exercise", [joined(SITE / "exercises.js")], SAME_PLACE)
+
+
+def lesson_link(lesson: Path, text: str) -> str:
+    """A link from the page of an exercise, or from their list, to a lesson."""
+    return f'<a href="../lessons/{lesson.stem}.html">{escaped(text)}</a>'
 
 
 def project(path: Path) -> None:
@@ -320,11 +327,12 @@ def due(wanted: list[Path], out: Path) -> Iterator[Path]:
     """The lessons whose page is missing, or was made from another text or other code; before each, what is left."""
     pages = {lesson: out / "lessons" / f"{lesson.stem}.html" for lesson in wanted}
     old = [lesson for lesson, path in pages.items() if not path.exists() or made_from(lesson) not in read_text(path)]
-    begun = time.monotonic()  # the later lessons take longer, so the mean of those that are done says too little
+    shares, begun = dict(zip(lessons(), SECONDS)), time.monotonic()
     for done, lesson in enumerate(old):
-        minutes = round((time.monotonic() - begun) / max(done, 1) * (len(old) - done) / 60)
-        left = f", at least {minutes} minute{'s' * (minutes > 1)} left" * bool(done and minutes)
-        print(f"lesson {wanted.index(lesson) + 1} of {len(wanted)}{left}: {number(lesson)} {title(lesson)}", flush=True)
+        ran, left = (sum(shares.get(each, 15) for each in some) for some in (old[:done], old[done:]))
+        minutes = round((time.monotonic() - begun) * left / max(ran, 1) / 60)
+        said = f", about {minutes} minute{'s' * (minutes > 1)} left" * bool(done and minutes)
+        print(f"lesson {wanted.index(lesson) + 1} of {len(wanted)}{said}: {number(lesson)} {title(lesson)}", flush=True)
         yield lesson
 
 
@@ -403,10 +411,7 @@ def exercise_page(exercise: Exercise, names: list[str]) -> str:
     name = exercise.name
     statement = markdown_to_html(exercise.stub.partition('"""')[2].partition('"""')[0])
     place = names.index(name)
-    links = [
-        f'<a href="../lessons/{path.stem}.html">{dotted(path)}, {escaped(title(path).partition(", ")[0])}</a>'
-        for path in lessons_of(name)
-    ]
+    links = [lesson_link(each, f"{dotted(each)}, {title(each).partition(', ')[0]}") for each in lessons_of(name)]
     back = f'<a href="{names[place - 1]}.html">← {names[place - 1]}</a>' if place else "<span></span>"
     on = f'<a href="{names[place + 1]}.html">{names[place + 1]} →</a>' if place + 1 < len(names) else "<span></span>"
     data = data_script({"name": name, "file": exercise.path.name, "stub": exercise.stub})
@@ -414,8 +419,7 @@ def exercise_page(exercise: Exercise, names: list[str]) -> str:
 <p class="kind">minigrad: exercise {place + 1} of {len(names)}, {escaped(exercise.effort)}</p>
 <h1>{escaped(name)}: {escaped(exercise.title)}</h1>
 <p class="soft">Lessons: {"; ".join(links)}</p>
-{statement}
-<div id="editor" class="code-editor"></div>
+{statement}<div id="editor" class="code-editor"></div>
 <div class="tools">
 <button type="button" class="primary" id="check" title="Shift+Enter or Ctrl+Enter in the editor">Check</button>
 <button type="button" id="stop" disabled>Stop</button> <button type="button" id="hint">Hint</button>
@@ -429,8 +433,7 @@ clone of the project, where <code>python scripts/exercise.py</code> continues wi
 <p><button type="button" id="download">Download all</button>
 <label>Load a zip: <input type="file" id="upload" accept=".zip"></label></p></details></main>
 <footer><nav aria-label="exercises">{back}<a href="index.html">All exercises</a>{on}</nav></footer>
-{data}
-{EDITOR}"""
+{data}{EDITOR}"""
     return page(f"Exercise {name}", body, "exercise", [joined(SITE / "exercise.js")], SAME_PLACE)
 
 

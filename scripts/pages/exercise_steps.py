@@ -33,7 +33,8 @@ def exercise_page(exercise: Exercise, verdict: Verdict, path: Path, is_beside: b
         return page_of_data("debugger", title, debugger_data(mine) | {"title": title})
     right = recorded(SOLUTION, exercise.completed(), whole, case, douts)
     places, differs, name = beside(mine, right)
-    line = next((mine.moments[i][1] for i in places_before(mine, differs)), None)
+    before = [line for call, line, *_ in mine.moments[: differs or 0] if call == mine.moments[differs or 0][0]]
+    line = before[-1] if before else None  # of the same call, which made the difference
     title = f"{exercise.name}: your lines beside right ones"
     more = {"recording": debugger_data(right), "places": places, "differs": differs, "line": line, "name": name}
     return page_of_data("debugger", title, debugger_data(mine) | {"title": title, "beside": more})
@@ -93,9 +94,3 @@ def alike(mine: LineRecorder, value: int, right: LineRecorder, other: int) -> bo
     if "parts" in one and "parts" in two:
         return all(alike(mine, one["parts"][k], right, two["parts"][k]) for k in one["parts"].keys() & two["parts"])
     return one.get("text") == two.get("text") or "text" not in one or "text" not in two
-
-
-def places_before(recorder: LineRecorder, moment: int | None) -> list[int]:
-    """The moment before one in the same call, whose line made the difference; none for none."""
-    call = recorder.moments[moment][0] if moment is not None else None
-    return [i for i in range(moment or 0) if recorder.moments[i][0] == call][-1:]

@@ -26,8 +26,7 @@ def write_notebook(cells: list[Cell], path: Path) -> None:
         raise RuntimeError("notebooks need nbformat: pip install nbformat") from None
     if path.exists() and _worked_in(path):
         raise FileExistsError(f"{path.as_posix()} has been edited and is kept: rename it, or choose another --out-dir")
-    to_root = f"os.chdir({str(ROOT)!r})  # pictures and models are in its folder runs"
-    start = f"import os, sys\n\n{to_root}\nsys.path[:0] = ['.']"
+    start = f"import os, sys\n\nos.chdir({str(ROOT)!r})  # pictures and models go to its runs\nsys.path[:0] = ['.']"
     notebook = v4.new_notebook(cells=[v4.new_markdown_cell(cells[0].text), v4.new_code_cell(start)])
     for cell in cells[1:]:
         if cell.kind == "prose":
@@ -41,10 +40,9 @@ def write_notebook(cells: list[Cell], path: Path) -> None:
 
 def _folded(paragraph: str) -> str:
     """An answer is hidden until the reader opens it."""
-    if not paragraph.startswith(ANSWER):
-        return paragraph
-    text = paragraph.removeprefix(ANSWER).strip()
-    return f"<details><summary>Show the answer</summary>\n\n{text}\n\n</details>"
+    text = paragraph.removeprefix(ANSWER)
+    folded = f"<details><summary>Show the answer</summary>\n\n{text.strip()}\n\n</details>"
+    return paragraph if text == paragraph else folded
 
 
 def _worked_in(path: Path) -> bool:

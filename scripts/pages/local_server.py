@@ -103,9 +103,8 @@ class SiteFiles(SimpleHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     extensions_map = {".js": "text/javascript"}  # on Windows, Python asks the registry, which may say text/plain
-    error_message_format = """<!DOCTYPE html>
-<meta name="color-scheme" content="light dark"><meta name="viewport" content="width=device-width">
-<title>%(code)d</title>
+    error_message_format = """<!DOCTYPE html><meta name="color-scheme" content="light dark">
+<meta name="viewport" content="width=device-width"><title>%(code)d</title>
 <p>%(message)s. While the site is being written, its lessons appear one by one: reload this page later.</p>"""
 
     def end_headers(self) -> None:

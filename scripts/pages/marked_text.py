@@ -20,9 +20,7 @@ LEVELS = 5
 _TERMINAL = ["", "48;5;230;38;5;16", "48;5;223;38;5;16", "48;5;215;38;5;16;4", "48;5;209;38;5;16;4;1"]
 # Point at a token, tap it, or go to it with Tab: its note is shown.
 SCRIPT = """const note = document.querySelector("#note");
-function show({ target }) {
-  if (target.dataset.note !== undefined) note.textContent = target.dataset.note;
-}
+const show = ({ target }) => { note.textContent = target.dataset.note ?? note.textContent; };
 for (const event of ["pointerover", "focusin"]) document.querySelector(".marked").addEventListener(event, show);
 """
 
@@ -75,8 +73,7 @@ def html(tokens: Iterable[MarkedToken], title: str, legend: Sequence[str], facts
     keys = "".join(f'<span class="l{level}">{_shown(text)}</span>' for level, text in enumerate(legend) if text)
     body = f"""<p class="kind">minigrad: how well a model predicts a text</p>
 <h1>{_shown(title)}</h1>
-<table>{rows}</table>
-<p class="levels">{keys}</p>
+<table>{rows}</table><p class="levels">{keys}</p>
 <p class="soft no-print">Point at a token, tap it, or move to it with Tab, to see what the model expected.</p>
 <pre class="marked">
 {"".join(map(_span, tokens))}</pre>

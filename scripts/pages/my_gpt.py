@@ -29,12 +29,10 @@ def html(
 <h1>My GPT: {sum(each.name in passed for each in exercises)} of {len(exercises)} parts are mine</h1>
 <p class="legend"><span class="part mine">I wrote it, and it passed</span> <span class="part">still the library's</span>
 <span class="part used">ran in the training below</span></p>
-{"".join(rows)}
-<h2>How it learned</h2>
+{"".join(rows)}<h2>How it learned</h2>
 <p>Loss in nats per token, over {len(mine)} steps: the library's parts as a wide gray line, mine as a thin blue one on
 top. Last step: {mine[-1]:.3f} with my parts, {theirs[-1]:.3f} with the library's.</p>
-<figure>{curve(theirs, mine)}</figure>
-<h2>What it writes</h2>
+<figure>{curve(theirs, mine)}</figure><h2>What it writes</h2>
 <pre class="output">{escaped(text)}</pre>"""
     return page("My GPT", body, "report")
 

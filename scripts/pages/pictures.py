@@ -145,8 +145,7 @@ def picture(folder: Path, name: str, title: str, columns: int = 1, rows: int = 1
 
 def widget_html(name: str, data: Any, alone: bool = False) -> str:
     """A widget as HTML. alone: with its scripts, as a notebook needs it; a page has them once, at its end."""
-    inside = f"{data_script(data)}<p>This drawing needs JavaScript.</p>"
-    place = f'<figure class="widget" data-widget="{name}">{inside}</figure>'
+    place = f'<figure class="widget" data-widget="{name}">{data_script(data)}<p>This needs JavaScript.</p></figure>'
     if not alone:
         return place
     style = f"<style>{look('colors', 'widgets')}</style>"

@@ -29,8 +29,7 @@ ENGINE = re.compile(r"minigrad/(?!nn/layers)")
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES.format(names=", ".join(STEPS)))
-    text = "what to step through"
-    parser.add_argument("name", nargs="?", default="step", choices=list(STEPS), metavar="NAME", help=text)
+    parser.add_argument("name", nargs="?", default="step", choices=list(STEPS), metavar="NAME", help="which of these")
     parser.add_argument("--html", action="store_true", required=True, help="write the page")
     parser.add_argument("--out-dir", default="runs/step", help="folder for the page")
     arguments = parser.parse_args(argv)

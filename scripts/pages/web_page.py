@@ -50,25 +50,20 @@ def page(title: str, body: str, kind: str, scripts: Iterable[str] = (), policy: 
     """A whole page. body: HTML. kind: of the page, whose rules the stylesheet has. scripts: JavaScript, put into it."""
     script = "\n".join([*scripts, ON_PRINT])
     return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
+<html lang="en"><head>
+<meta charset="utf-8"><meta name="color-scheme" content="light dark">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{escaped(title)}</title>
 <link rel="icon" href="data:,">
-<style>
-{read_text(FOLDER / "look.css")}
-</style>
+<style>{read_text(FOLDER / "look.css")}</style>
 </head>
 <body class="{kind}">
 {body}
 <script>
 {script}
 </script>
-</body>
-</html>
+</body></html>
 """
 
 

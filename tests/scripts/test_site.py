@@ -135,7 +135,7 @@ def test_a_site_is_served_and_grows_while_it_is_written(building, monkeypatch, c
     with pytest.raises(KeyboardInterrupt):
         building(look, "--serve", "--port", "0")
     assert seen == [("00", 3, False), ("01", 1, False), ("the end", 0, True)]
-    assert "lesson 2 of 2, at least 2 minutes left: 01 from" in "".join(printed)
+    assert "lesson 2 of 2, about 2 minutes left: 01 from" in "".join(printed)
 
 
 def test_lessons_are_kept_until_what_they_are_made_from_changes(building, monkeypatch):

@@ -32,14 +32,10 @@ def shape(size: str, vocab_size: int = VOCAB_SIZE) -> GPTConfig:
     return GPTConfig(vocab_size=vocab_size, block_size=BLOCK_SIZE, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
 
 
-def sizes() -> list[dict[str, Any]]:
-    """What the page says about the sizes."""
-    return [{"name": name, "parameters": shape(name).num_parameters(), "seconds": SIZES[name][-1]} for name in SIZES]
-
-
 def start() -> dict[str, Any]:
     """What the page begins with: our stories as a text, and the sizes."""
-    return {"text": stories(characters=100_000), "sizes": sizes()}
+    sizes = [{"name": name, "parameters": shape(name).num_parameters(), "seconds": SIZES[name][-1]} for name in SIZES]
+    return {"text": stories(characters=100_000), "sizes": sizes}
 
 
 class Training:
