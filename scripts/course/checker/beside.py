@@ -43,12 +43,9 @@ def states(model: Any, ids: Any) -> dict[str, Any]:
     return {**found, "logits": np.asarray(logits, np.float32)}
 
 
-def write(model: Any, ids: list[int], count: int, stop: list[int]) -> list[int]:
-    """The greedy continuation, of at most `count` tokens, up to one of `stop`."""
-    new: list[int] = []
-    while len(new) < count and not set(new) & set(stop):
-        new.append(int(states(model, np.array([ids + new]))["logits"][0, -1].argmax()))
-    return new
+def following(model: Any, ids: list[int]) -> int:
+    """The likeliest next token."""
+    return int(states(model, np.array([ids]))["logits"][0, -1].argmax())
 
 
 def learn(train: Any, tokens: Any, steps: Any, length: int, rates: Any, gradients: Any) -> list[float]:

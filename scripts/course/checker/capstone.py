@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from finetune.data.chat_template import ChatTemplate
-from gpt import GPT, GPTConfig, LanguageModel, load_model
-from gpt.files import write_text
+from gpt import GPT, GPTConfig, LanguageModel, Tokenizer, load_model
+from gpt.files import StrPath, write_text
 from gpt.interpretability.activations import record_activations
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.training_step import mean_gradients, training_step
@@ -31,51 +31,59 @@ from gpt.weights import gpt2_huggingface, hub
 from minigrad import manual_seed, no_grad, optim
 from scripts.shared.verification import TOLERANCE, differences, first_wrong
 
-from . import beside, comparing, in_gpt, words
-from .processes import Ended, Limits, Submission
+from . import beside, comparing, in_gpt, processes, words
+from .processes import Ended, Limits
+from .source import code_at
 from .workspace import Workspace
 
-PARTS = ("block", "gpt", "training_loop", "load_weights")
+PROGRAMS = {"GPT": ("block", "gpt", "training_loop", "load_weights"), "Llama": ("gpt", "llama")}  # and their parts
 LIMITS = Limits(seconds=1800, megabytes=16384, message=2**30)
-STEPS, BATCH, NEW_TOKENS = 100, 8, 20
+STEPS, BATCH, NEW_TOKENS = 100, 8, 12
 QUESTION = "What is the capital of France?"
 # Call a function of beside.py: one of the learner's functions, the name in beside.py, arguments.
 Call = Callable[..., Any]
+Load = Callable[..., tuple[LanguageModel, Tokenizer]]
 
 
 def run(workspace: Workspace, out_dir: Path) -> int:
     """Take all steps. Raises ValueError with what is wrong, or what to write next."""
-    folder = out_dir / "small_gpt"
     if workspace.has_passed("llama") and importlib.util.find_spec("jinja2") is None:
         raise ValueError("step 3 needs jinja2, in which SmolLM2's chat template is written: pip install jinja2")
-    with program(workspace, PARTS, out_dir / "my_gpt.py") as call:
-        print("\n1. It trains ...", flush=True)
-        train(call, folder)
-        print("\n2. It takes weights as Hugging Face stores them ...", flush=True)
-        if has_checkpoint("runs/demo"):
-            folder = Path("runs/demo")
-        else:
-            print("(there is no runs/demo: the model of step 1 is used; scripts/demo.py trains one that can write)")
-        take(call, folder, "The")
-        take(call, "gpt2", "Alan Turing theorized that")
-    print("\nYou have written a GPT.", flush=True)
-    with program(workspace, ("gpt", "llama"), (out_dir / "my_llama").with_suffix(".py")) as call:
-        print("\n3. It becomes a Llama ...", flush=True)
-        if take(call, "smollm2", QUESTION):
-            print("\nYou have written a GPT and a Llama.")
+    demo = Path("runs/demo")
+    if not has_checkpoint(demo):
+        print("(there is no runs/demo: step 2 uses the model of step 1; scripts/demo.py trains one that can write)")
+        demo = out_dir / "small_gpt"
+    build(workspace, "GPT", out_dir, [(demo, "The"), ("gpt2", "Alan Turing theorized that")])
+    build(workspace, "Llama", out_dir, [("smollm2", QUESTION)])
     return 0
+
+
+def build(
+    workspace: Workspace, kind: str, out_dir: Path, models: Sequence[tuple[StrPath, str]], load: Load = load_model
+) -> None:
+    """Run one of PROGRAMS: it trains if it has a training loop, and takes the weights of models.
+
+    models: where they are, and what each continues or answers. load: the function that reads a model.
+    """
+    with program(workspace, PROGRAMS[kind], out_dir / f"my_{kind.lower()}.py") as call:
+        if kind == "GPT":
+            print("\n1. It trains ...", flush=True)
+            train(call, out_dir / "small_gpt")
+        print("\n3. It becomes a Llama ..." if kind == "Llama" else "\n2. It takes trained weights ...", flush=True)
+        if any([take(call, source, text, load) for source, text in models]):
+            print(f"\nYou have written a {kind}.", flush=True)
 
 
 @contextlib.contextmanager
 def program(workspace: Workspace, parts: Sequence[str], path: Path) -> Iterator[Call]:
-    """Put the learner's files together at `path`, and run them in a process of its own. Raises ValueError, naming the
-    line, for what goes wrong there.
+    """Put the learner's files together at `path`, and run them, in a process of its own where there are processes.
+    Raises ValueError, naming the line, for what goes wrong there.
     """
     text = "\n\n".join(map(workspace.passed_text, parts))
     write_text(path, text)
     print(f"\n{', '.join(parts)} are one program: {path}", flush=True)
     try:
-        with Submission(text, path, LIMITS) as mine:
+        with processes.RUNS(text, path, LIMITS) as mine:
             mine.ask("define", text, str(path), Path(beside.__file__).read_text(encoding="utf-8"))
             yield lambda part, name, *arguments: mine.ask("call", part, name, arguments, {})
     except Ended as ended:
@@ -83,7 +91,8 @@ def program(workspace: Workspace, parts: Sequence[str], path: Path) -> Iterator[
     except Exception as error:
         if not hasattr(error, "line"):  # not from the learner's process
             raise
-        raise ValueError(f"{path}, line {error.line}: {type(error).__name__}: {error}") from None
+        place = f"{path}, line {error.line} ({code_at(text, error.line)})"
+        raise ValueError(f"{place}: {type(error).__name__}: {error}") from None
 
 
 def train(call: Call, folder: Path) -> None:
@@ -101,9 +110,9 @@ def train(call: Call, folder: Path) -> None:
     gradients: list[dict[str, np.ndarray]] = []
 
     def kept(*arguments: Any) -> Any:
-        """Compute the gradients of a step, and keep a copy as Hugging Face would store it."""
+        """Compute the gradients of a step, and keep them as Hugging Face would store them."""
         result = mean_gradients(*arguments)
-        gradients.append(stored(model, {name: np.array(p.grad) for name, p in model.named_parameters()}))
+        gradients.append(stored(model, {name: p.grad for name, p in model.named_parameters()}))
         return result
 
     windows = tokens[begins[..., None] + np.arange(length + 1)]
@@ -118,11 +127,11 @@ def train(call: Call, folder: Path) -> None:
     model.save_pretrained(folder, tokenizer)
 
 
-def take(call: Call, source: Any, prompt: str) -> bool:
+def take(call: Call, source: StrPath, prompt: str, load: Load) -> bool:
     """Give a model's weights to the learner's program, compare the two, and let both write. Returns whether it ran."""
     try:
         source = hub.find(source)
-        model, tokenizer = load_model(source)
+        model, tokenizer = load(source)
     except (OSError, ImportError) as error:
         print(f"{source} is skipped: {error}")
         return False
@@ -132,21 +141,21 @@ def take(call: Call, source: Any, prompt: str) -> bool:
         ids, _ = template.encode([{"role": "user", "content": prompt}], add_generation_prompt=True)
         stop = template.stop_tokens
     compare(call, model, Path(source).name, ids)
-    written = call("gpt", "write", ids, NEW_TOKENS, stop)
     right = model.generate([ids], NEW_TOKENS, temperature=0, stop_tokens=stop)[0]
-    if written[: len(right)] != right:
-        raise ValueError(f"yours writes {tokenizer.decode(written)!r}, and ours {tokenizer.decode(right)!r}")
-    said = f"{prompt!r} -> {tokenizer.decode(written, skip_special_tokens=True)!r}"
-    if written == written[:1] * NEW_TOKENS:
-        said = f"after {prompt!r} both repeat one token: this model has learned too little to write words"
-    print(f"  {said}", flush=True)
+    print(f"  {prompt}\n   ours:  {tokenizer.decode(right)}\n   yours: ", end="", flush=True)
+    for place, token in enumerate(right):
+        found = call("gpt", "following", ids + right[:place])
+        print(tokenizer.decode([found]), end="" if found == token else "\n", flush=True)
+        if found != token:
+            raise ValueError(f"yours writes token {found}, where ours writes {token}")
+    print("\n  (this model has learned too little to write words)" * (right == right[:1] * NEW_TOKENS))
     return True
 
 
 def compare(call: Call, model: LanguageModel, title: str, ids: list[int]) -> None:
     """Give a model's weights to the learner's program, and compare all that the two compute for a text."""
     for name, array in stored(model, {name: p.data for name, p in model.named_parameters()}).items():
-        call("gpt", "keep", name, array)
+        call("gpt", "keep", name, np.broadcast_to(array, array.shape))  # the same numbers, which cannot be written to
     call("gpt", "load", model.config.n_layer, model.config.n_head)
     rows = differences(call("gpt", "states", np.array([ids])), states(model, ids))
     if row := first_wrong(rows, TOLERANCE["float32"]):
@@ -158,13 +167,13 @@ def compare(call: Call, model: LanguageModel, title: str, ids: list[int]) -> Non
     print(f"{title}: the {len(rows)} states of a text, from the embeddings to the logits, equal ours")
 
 
-def stored(model: LanguageModel, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of a GPT's parameters as Hugging Face stores them. Those of a Llama get the names that the learner's
-    gpt knows.
+def stored(model: LanguageModel, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Copies of the arrays of a GPT's parameters as Hugging Face stores them. Those of a Llama, which are not copied,
+    get the names that the learner's gpt knows.
     """
     if isinstance(model, GPT):
         rows = gpt2_huggingface.rows(model.config)
-        return {row.theirs: arrays[row.ours].T if row.transposed else arrays[row.ours] for row in rows}
+        return {row.theirs: np.array(arrays[row.ours].T if row.transposed else arrays[row.ours]) for row in rows}
     pairs = ((name.removeprefix("model."), array) for name, array in arrays.items())
     return {name.replace("layers.", "blocks.").replace("embed_tokens.weight", "tokens"): array for name, array in pairs}
 
