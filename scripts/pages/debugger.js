@@ -3,7 +3,7 @@ import { at, dataOfPage, element, sourceLine, shade, decoded, unpack, show } fro
 export const data = dataOfPage();
 export const [CALL, LINE, CHANGES, RETURNED] = [0, 1, 2, 3]; // of a moment
 export let calls, moments, values, arrays, files, marks, printed; // the recording
-let momentsOf, everything, changesOf; // call -> its moments; all moments; array -> the moments after a line has changed it
+let momentsOf, everything, changesOf; // call -> its moments; all moments; array -> the moments after a change
 export let now; // the moment that is shown
 let chosen; // the call whose names are shown, if it is not the one that runs
 let shown, isSeen, depth; // moments that are not left out; of each call: is it seen, and calls above it that are

@@ -473,7 +473,7 @@ function play() {
   at("play").textContent = timer === null ? "Play" : "Pause";
 }
 
-// Draw a recording. op: the name of one to show if it is new. Else the place stays, if the same op has it or another one.
+// Draw a recording. op: the name of one to show if it is new. Else the place stays, if that op has it or another one.
 export function draw(recorded, op = null) {
   const place = data && `${label(steps[current])}: ${steps[current].kind}`, isNew = data && !(op in data.functions);
   read(recorded);

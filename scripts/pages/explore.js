@@ -1,5 +1,5 @@
-// The explorer: every number comes from the model (explore_data.py answers), through the server that this page came from, or
-// on the site from Python in this tab.
+// The explorer: every number comes from the model (explore_data.py), through the server that this page came from, or on
+// the site from Python in this tab.
 import { at, dataOfPage, element, shade, visible } from "./widgets/common.js";
 import { SITE, python } from "./site/python.js";
 const start = dataOfPage();
@@ -20,7 +20,7 @@ const toggled = (list, item) => (list.some(isSame(item)) ? list.filter((other) =
 
 // --- questions ---
 
-// Ask with these changes. A change that comes while the model computes waits for its turn, and only the last answer is shown.
+// Ask with these changes. One that comes while the model computes waits, and only the last answer is shown.
 async function ask(change) {
   question = { ...question, ...change };
   changes += 1;
@@ -50,26 +50,25 @@ async function ask(change) {
 }
 
 async function answerTo(asked) {
-  if (SITE) return inThisTab(asked);
   try {
-    const response = await fetch("look", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) });
-    const found = await response.json();
+    const found = await (SITE ? inThisTab(asked) : fromServer(asked));
     return found.error ? { error: `This cannot be shown: ${found.error}. Change it and try again.` } : found;
-  } catch {
-    return { error: "The server does not answer. Start scripts/explore.py again and open the address that it prints." };
+  } catch ({ message }) {
+    return { error: message };
   }
+}
+
+const NO_SERVER = "The server does not answer. Start scripts/explore.py again and open the address that it prints.";
+function fromServer(asked) {
+  const asJson = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) };
+  return fetch("look", asJson).then((response) => response.json()).catch(() => { throw new Error(NO_SERVER); });
 }
 
 async function inThisTab(asked) {
   const { model } = start, missing = python.missing();
-  if (missing) return { error: missing };
+  if (missing) throw new Error(missing);
   if (!answer) python.say(at("state"), at("state").textContent, 15);
-  try {
-    const found = await python.call("explore.look", { model, question: asked }, { model });
-    return found.error ? { error: `This cannot be shown: ${found.error}. Change it and try again.` } : found;
-  } catch (error) {
-    return { error: error.message };
-  }
+  return python.call("explore.look", { model, question: asked }, { model });
 }
 
 function keep(change) {

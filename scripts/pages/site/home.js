@@ -1,5 +1,5 @@
-// The first page: a story, and the words that may follow. The answers after the first words came with the page; Python, which
-// begins to load at the first click, gives the others.
+// The first page: a story, and the words that may follow. The first answers came with the page; Python, which begins to
+// load at the first click, gives the others.
 import { at, dataOfPage, element, shade, visible } from "../widgets/common.js";
 import { openedIn } from "../lesson.js";
 import { python } from "./python.js";

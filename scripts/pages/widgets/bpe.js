@@ -1,5 +1,5 @@
 // Byte-pair encoding of the reader's own text, merge by merge.
-// data: {text, merges: [[first, second], ...]}; a token is a string with one character, U+0000 to U+00FF, for each byte.
+// data: {text, merges: [[first, second], ...]}; a token is a string, its characters U+0000 to U+00FF are bytes.
 import { widgets, element, slider, choice, visible } from "./common.js";
 
 // GPT-2's pattern (gpt/tokenizer/pre_tokenization.py): contractions; letters, digits or signs, each with the space before; spaces.

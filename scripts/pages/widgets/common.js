@@ -1,4 +1,4 @@
-// What all pages share. web_page.py joins a page's modules into one script: a page that is opened as a file can import none.
+// What all pages share. web_page.py joins a page's modules into one script: a page opened as a file can import none.
 
 // A widget is a function of its place on the page and its data: widgets.NAME = (place, data) => ...
 export const widgets = {};

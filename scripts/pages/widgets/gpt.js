@@ -1,6 +1,6 @@
 // GPT-2 as a drawing: what flows, in which shape, through how many parameters; and one token's way through it.
-// data: {presets: [{name, V, T, L, H, C}], walk: {tokens, steps: [{box, block, values, note, labels?, heads?}]}}; the walk is
-// of presets[0]. labels: names of the values. heads: (H, T, T), the attention weights of the block.
+// data: {presets: [{name, V, T, L, H, C}], walk: {tokens, steps: [{box, block, values, note, labels?, heads?}]}}
+// (the walk is of presets[0]). labels: names of the values. heads: (H, T, T), the attention weights of the block.
 import { widgets, element, choice, shade, visible } from "./common.js";
 
 // Every box with the shape that leaves it and its parameters. config: V, T, L, H, C, and t tokens that are read.
