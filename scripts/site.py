@@ -38,7 +38,7 @@ from gpt.training.run_folder import settings_of
 from gpt.weights.gguf_file import GGUFError
 from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
-from scripts.course.checker import catalogue
+from scripts.course.checker import capstone, catalogue
 from scripts.course.checker.checks import Exercise
 from scripts.course.lessons.cells import lessons, read_cells, title
 from scripts.course.lessons.concepts import ROOT, dotted, lessons_of, number
@@ -75,6 +75,8 @@ TOOLS: dict[str, tuple[Path, str, Any]] = {
     "step": (FOLDER / "explain", "One step, op by op", step.start),
     "train": (SITE / "train", "Train a GPT", train.start),
 }
+# The exercises on whose pages the capstone runs: what it builds, the model whose weights it takes, what that reads.
+CAPSTONES = {"load_weights": ("GPT", "stories", BEGINNING), "llama": ("Llama", smollm2.NAME, capstone.QUESTION)}
 EDITOR = "".join(f'<script src="../pyodide/{name}.js"></script>\n' for name in ("ace", "mode-python"))
 ON_THE_SITE = """<p>All of it runs in this browser; your data stays here. You need to know some Python, and what
 a derivative is. <a href="../exercises/index.html">All exercises</a></p>"""
@@ -122,12 +124,12 @@ def write_site(out: Path, assets: Path, model: str, numbers: list[str] | None, s
     project(out / "project.zip")
     for name in ("step", "train"):
         put(out, f"{name}/index.html", tool_page(name))
-    write_chat(out)
+    packed = write_chat(out)
     write_debugger(out)
     shutil.copyfile(SITE / "worker.js", out / "worker.js")
     exercises = [catalogue.load(path) for path in catalogue.paths().values()]
     for exercise in exercises:
-        put(out, f"exercises/{exercise.name}.html", exercise_page(exercise, [e.name for e in exercises]))
+        put(out, f"exercises/{exercise.name}.html", exercise_page(exercise, [e.name for e in exercises], packed))
     write_sources(out)
     wanted = [lesson for lesson in lessons() if numbers is None or number(lesson) in numbers]
     answers = None if is_untrained(model) else write_explorer(model, out)
@@ -170,14 +172,17 @@ def tool_page(name: str) -> str:
     return html.replace("</header>", f"{read_text(form)}</header>", 1) if has_form else html
 
 
-def write_chat(out: Path) -> None:
-    """The page that chats with SmolLM2, and the weights; if they are not installed, it says how to get them."""
+def write_chat(out: Path) -> dict[str, Any]:
+    """The page that chats with SmolLM2, and the weights; if they are not installed, it says how to get them. Returns
+    their size and hash, or what is missing.
+    """
     try:
         packed = smollm2.pack(out / "models" / f"{smollm2.NAME}.zip")
     except (FileNotFoundError, GGUFError) as error:
         packed = {"missing": f"There is no model here: {error}."}
         print(f"the site's chat page comes without a model: {error}")
     put(out, "chat/index.html", page_of_data("chat", "Chat with SmolLM2", packed, SAME_PLACE, SITE))
+    return packed
 
 
 def write_debugger(out: Path) -> None:
@@ -406,15 +411,22 @@ def write_source(path: Path, out: Path) -> str:
     return name
 
 
-def exercise_page(exercise: Exercise, names: list[str]) -> str:
-    """The page of an exercise: its statement, an editor, and the checker."""
+def exercise_page(exercise: Exercise, names: list[str], packed: dict[str, Any]) -> str:
+    """The page of an exercise: its statement, an editor, and the checker. packed: what `write_chat` has returned."""
     name = exercise.name
     statement = markdown_to_html(exercise.stub.partition('"""')[2].partition('"""')[0])
     place = names.index(name)
     links = [lesson_link(each, f"{dotted(each)}, {title(each).partition(', ')[0]}") for each in lessons_of(name)]
     back = f'<a href="{names[place - 1]}.html">← {names[place - 1]}</a>' if place else "<span></span>"
     on = f'<a href="{names[place + 1]}.html">{names[place + 1]} →</a>' if place + 1 < len(names) else "<span></span>"
-    data = data_script({"name": name, "file": exercise.path.name, "stub": exercise.stub})
+    data: dict[str, Any] = {"name": name, "file": exercise.path.name, "stub": exercise.stub}
+    whole, modules = "", [SITE / "exercise.js"]
+    if name in CAPSTONES and not (name == "llama" and "missing" in packed):
+        kind, model, text = CAPSTONES[name]
+        data |= {"kind": kind, "parts": capstone.PROGRAMS[kind], "model": model, "text": text, **packed}
+        named = ", ".join(f'<a href="{part}.html">{part}</a>' for part in data["parts"])
+        whole = read_text(SITE / "capstone.html").format(kind=kind, parts=named)
+        modules.append(SITE / "capstone.js")
     body = f"""<main>
 <p class="kind">minigrad: exercise {place + 1} of {len(names)}, {escaped(exercise.effort)}</p>
 <h1>{escaped(name)}: {escaped(exercise.title)}</h1>
@@ -426,15 +438,15 @@ def exercise_page(exercise: Exercise, names: list[str]) -> str:
 <button type="button" id="steps">Line by line</button> <button type="button" id="solution">Solution</button>
 <button type="button" id="reset">Start over</button> <span class="soft">Shift+Enter checks; Esc, Tab leaves</span></div>
 <pre class="output" id="said" aria-live="polite"></pre>
-<p id="passed" hidden>✓ Passed. {on}</p>
+<p id="passed" hidden>✓ Passed. {on}</p>{whole}
 <details><summary>Take your work with you</summary>
 <p>Your code and progress stay in this browser. The zip contains both: load it in another browser, or unpack it in a
 clone of the project, where <code>python scripts/exercise.py</code> continues with it.</p>
 <p><button type="button" id="download">Download all</button>
 <label>Load a zip: <input type="file" id="upload" accept=".zip"></label></p></details></main>
 <footer><nav aria-label="exercises">{back}<a href="index.html">All exercises</a>{on}</nav></footer>
-{data}{EDITOR}"""
-    return page(f"Exercise {name}", body, "exercise", [joined(SITE / "exercise.js")], SAME_PLACE)
+{data_script(data)}{EDITOR}"""
+    return page(f"Exercise {name}", body, "exercise", [joined(*modules)], SAME_PLACE)
 
 
 if __name__ == "__main__":

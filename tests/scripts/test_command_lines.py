@@ -134,7 +134,7 @@ REFUSED = [
     ("exercise", "stubs", "needs a folder"),
     ("exercise", "mark nowhere", "not a folder"),
     ("exercise", "list --exercises nowhere", "there are no exercises (files named NN_name.py) in nowhere"),
-    ("exercise", "run tanh --workspace {new}", "has not passed yet"),
+    ("exercise", "run tanh --workspace {new}", "has not passed as it is now"),
     ("exercise", "run --all --workspace {new}", "no exercise has passed"),
     ("gradcheck", "sofmax", "there is no op 'sofmax'; did you mean softmax or log_softmax?"),
     ("verify_gpt2", "--model {}/base --reference nothing.npz", "nothing.npz"),

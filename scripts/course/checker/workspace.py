@@ -59,7 +59,8 @@ class Workspace:
         """The text of a file that has passed. Raises ValueError, with what to do next, for any other."""
         if not self.has_passed(name):
             command = "check" if self.file(name).exists() else "start"
-            raise ValueError(f"{name} has not passed yet: next, python scripts/exercise.py {command} {name}")
+            terminal = f"in a terminal: python scripts/exercise.py {command} {name}"
+            raise ValueError(f"{name} has not passed as it is now: next, {command} it ({terminal})")
         return self.file(name).read_text(encoding="utf-8-sig")
 
     def current(self) -> str | None:

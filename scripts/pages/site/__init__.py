@@ -4,7 +4,7 @@ The files, in reading order:
 
     in_browser.py    how a page calls Python
     cells.py         the cells of a lesson
-    exercise.py      the checker
+    exercise.py      the checker, and the capstone
     train.py         a GPT that learns from the visitor's text
     explore.py       looking into a model
     smollm2.py       a chat model, packed for the site and read in the browser

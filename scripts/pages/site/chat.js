@@ -1,43 +1,21 @@
-// The chat: SmolLM2 answers in this tab (chat.py). Its weights are fetched when somebody asks for them, checked, and
-// kept by the browser: the worker asks for models/smollm2.zip, and service.js answers from any cache.
-import { at, dataOfPage, element, shade, visible } from "../widgets/common.js";
-import { SITE, python } from "./python.js";
-const start = dataOfPage(); // {bytes, sha256}, or {missing}
-const ADDRESS = `${SITE}models/smollm2.zip`;
-const NO_MEMORY = "This tab cannot get the 1 GB of memory that the model needs: close other tabs and reload this page.";
+// The chat: SmolLM2 answers in this tab (chat.py).
+import { at, element, shade, visible } from "../widgets/common.js";
+import { python } from "./python.js";
+import { fetchWeights, isKept, megabytes, sentence, start } from "./weights.js";
 const TO_READ = 0.13; // seconds for a token of a question (measured)
 let loaded = null; // a promise of the model
 let tokens = []; // of the last answer: for each the likeliest in its place, {id, text, p, chosen}
 
 const say = (text) => { at("state").textContent = text; };
-const last = (text) => text.trim().split("\n").pop().replace(/^\w+Error: /, ""); // of a traceback
-const tell = ({ message }) => say(/memory|allocat/i.test(message) ? NO_MEMORY : last(message));
-const megabytes = (bytes) => `${(bytes / 1e6).toFixed(0)} MB`;
+const tell = (error) => say(sentence(error));
 const percent = (p) => `${(100 * p).toFixed(p < 0.1 ? 1 : 0)} %`;
 
-// --- the weights ---
-
-const isKept = async () => (await caches.match(ADDRESS))?.headers.get("etag") === start.sha256;
-
-async function fetchWeights() {
-  const progress = Object.assign(at("progress"), { max: start.bytes, value: 0 });
-  const count = (part, stream) => {
-    progress.value += part.length;
-    at("fetched").textContent = `${megabytes(progress.value)} of ${megabytes(start.bytes)}`;
-    stream.enqueue(part);
-  };
-  const { body } = await fetch(ADDRESS, { cache: "no-store" }); // service.js does not keep it: first it is checked
-  const blob = await new Response(body.pipeThrough(new TransformStream({ transform: count }))).blob();
-  const hash = await crypto.subtle.digest("SHA-256", await blob.arrayBuffer());
-  const etag = Array.from(new Uint8Array(hash), (byte) => byte.toString(16).padStart(2, "0")).join("");
-  if (etag !== start.sha256) throw new Error("the download is damaged");
-  await (await caches.open("my models")).put(ADDRESS, new Response(blob, { headers: { etag } }));
-}
+// --- the model ---
 
 async function begin() {
   at("fetch").disabled = true;
   try {
-    if (!await isKept()) await fetchWeights();
+    await fetchWeights();
     at("first").hidden = true;
     at("form").hidden = at("inside").hidden = false;
     at("question").focus();
@@ -46,7 +24,7 @@ async function begin() {
     fetch(location.href).catch(() => {});
   } catch (error) {
     at("fetched").role = "alert";
-    at("fetched").textContent = `The weights could not be fetched and stored (${error.message}): try again.`;
+    at("fetched").textContent = error.message;
     at("fetch").disabled = false;
   }
 }

@@ -1,13 +1,13 @@
-// An exercise: an editor with the stub, and the checker. Code and progress stay in this browser, and leave it as a zip only.
+// An exercise: an editor with the stub, and the checker. Code and progress stay in this browser, or leave as a zip.
 import { at, dataOfPage, element, storage } from "../widgets/common.js";
 import { python, editor } from "./python.js";
-const { name, file, stub } = dataOfPage();
+const { name, file, stub, parts } = dataOfPage(); // parts: for capstone.js
 const KEPT = "minigrad exercises";
-const NEEDS = { packages: ["hypothesis"] };
+export const NEEDS = { packages: ["hypothesis"] };
 const LONGEST = 30_000; // milliseconds for a check
 
 // All exercises' files and progress. What cannot be read is put aside, not overwritten.
-function read() {
+export function read() {
   const text = storage.get(KEPT);
   try {
     const { files, state } = JSON.parse(text) ?? {};
@@ -72,6 +72,7 @@ async function ask(command) {
 function showPassed(passed) {
   at("said").classList.toggle("passed", passed);
   at("passed").hidden = !passed;
+  if (parts) at("run").hidden = !parts.every((part) => part in read().state.passed);
 }
 
 async function download() {

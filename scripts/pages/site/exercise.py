@@ -27,10 +27,7 @@ def ask(command: str, name: str, text: str, state: dict[str, Any]) -> dict[str, 
 
     "steps": the page of `check --html`, as "html".
     """
-    html = ""
-    write_text(WORKSPACE / "progress.json", json.dumps(state))
-    workspace = Workspace(WORKSPACE, catalogue.paths())
-    write_text(workspace.file(name), text)
+    html, workspace = "", workspace_of({catalogue.paths()[name].name: text}, state)
     try:
         if command == "steps":
             verdict, file = workspace.check(name), workspace.file(name)
@@ -46,6 +43,26 @@ def ask(command: str, name: str, text: str, state: dict[str, Any]) -> dict[str, 
     except ValueError as error:
         said = str(error)
     return {"said": said, "html": html, "state": workspace.state, "passed": workspace.has_passed(name)}
+
+
+def workspace_of(files: dict[str, str], state: dict[str, Any]) -> Workspace:
+    """A learner's folder with these files. state: of progress.json."""
+    for name, text in {**files, "progress.json": json.dumps(state)}.items():
+        write_text(WORKSPACE / name, text)
+    return Workspace(WORKSPACE, catalogue.paths())
+
+
+def whole(kind: str, model: str, text: str, files: dict[str, str], state: dict[str, Any]) -> None:
+    """Build the learner's "GPT" or "Llama" as `exercise.py capstone` does, with the weights of the model NAME. text:
+    what it continues or answers.
+
+    What is compared and written is printed as it comes. Raises ValueError with what is wrong.
+    """
+    from scripts.course.checker import capstone  # which needs much: no other page of an exercise waits for it
+
+    from . import smollm2
+
+    capstone.build(workspace_of(files, state), kind, Path(), [(f"/models/{model}", text)], smollm2.load)
 
 
 def folder(files: dict[str, str], state: dict[str, Any]) -> dict[str, Any]:

@@ -89,7 +89,10 @@ export const python = {
   },
 };
 
-// An editor in a place: Ace where it can be loaded, with Tab and Escape as its keyboard help says; else a plain text field.
+// What an error of a call says, without the traceback.
+export const lastLine = ({ message }) => message.trim().split("\n").pop().replace(/^[\w.]+(Error|Exception): /, "");
+
+// An editor in a place: Ace if it can be loaded, with Tab and Escape as its keyboard help says; else a text field.
 // Shift-Enter and Ctrl-Enter call run().
 // fold: what stands in the place of the text's docstring; lines: the most that are shown at once.
 export function editor(place, text, run, { fold = "", lines = 200 } = {}) {

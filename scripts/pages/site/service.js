@@ -1,6 +1,6 @@
 // The service worker of the site: keeps every file after its first use, and knows what is to be stopped.
 // A page says {claim: true} to be served by it at once, and {stop: number}. Python, which cannot listen while it computes, asks for the address stop/NUMBER.
-const CACHE = "minigrad VERSION"; // site.py puts a hash of all files in the place of VERSION, or "unfinished" while it writes them
+const CACHE = "minigrad VERSION"; // for VERSION, site.py writes a hash of all files, and "unfinished" until then
 const stopped = new Set();
 
 addEventListener("install", () => skipWaiting());

@@ -7,8 +7,9 @@ NumPy array. In the browser, these become a `GGUFFile` like any other.
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpt import LanguageModel, Tokenizer
-from gpt.files import StrPath, atomic_write, read_json
+from gpt.files import StrPath, atomic_write, read_json, sha256_of
 from gpt.training.loading import load_model
 from gpt.weights import hub, pretrained
 from gpt.weights.gguf_file import GGUFFile, GGUFTensor
@@ -38,8 +39,7 @@ def pack(path: Path) -> dict[str, Any]:
         for name, tensor in file.tensors.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
                 np.lib.format.write_array(member, np.ascontiguousarray(tensor.raw))
-    data = path.read_bytes()
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 class UnpackedFile(GGUFFile):
@@ -54,9 +54,14 @@ class UnpackedFile(GGUFFile):
             path.unlink()  # in a browser, files are in memory
 
 
+@functools.cache
 def load(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
     """The model and the tokenizer of a folder that `pack` has written, or of any other that `load_model` reads."""
     if not (Path(folder) / HEADER).exists():
         return load_model(folder)
-    file = UnpackedFile(Path(folder))
-    return pretrained.load(file, LanguageModel).eval(), Tokenizer.from_gguf(file.metadata, str(folder))
+    try:
+        file = UnpackedFile(Path(folder))
+        return pretrained.load(file, LanguageModel).eval(), Tokenizer.from_gguf(file.metadata, str(folder))
+    except BaseException:  # too little memory, or Stop
+        shutil.rmtree(folder)  # what has been read of it is gone
+        raise

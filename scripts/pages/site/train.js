@@ -1,6 +1,6 @@
-// Training: Python in this tab (train.py) does some steps at each call; between two calls it can be paused or told another rate.
+// Training: Python in this tab (train.py) does some steps a call; between calls it can be paused or told another rate.
 import { at, dataOfPage, element, slider } from "../widgets/common.js";
-import { SITE, python } from "./python.js";
+import { SITE, lastLine, python } from "./python.js";
 const start = dataOfPage();
 const SECONDS = 0.5; // of training in a call
 const SMOOTH = 10; // steps whose mean loss is drawn and told
@@ -11,7 +11,6 @@ let runs = []; // this one, and the one before: what train.begin said, and all t
 let isTraining = false, loop = Promise.resolve(), calls = 0;
 
 const say = (text) => { at("state").textContent = text; };
-const sentence = (error) => error.message.trim().split("\n").pop().replace(/^\w+(Error|Exception): /, "");
 const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 const recent = (losses, end) => mean(losses.slice(Math.max(0, end - SMOOTH), end));
 const written = (rate) => String(Number(rate.toPrecision(2)));
@@ -35,7 +34,7 @@ async function begin() {
     loop = go();
     if (at("plot").getBoundingClientRect().bottom > innerHeight) at("rate").scrollIntoView();
   } catch (error) {
-    say(sentence(error));
+    say(lastLine(error));
     at("pause").disabled = !runs.length; // the run before is still there
   }
   at("begin").disabled = false;
@@ -61,7 +60,7 @@ async function go() {
     }
     say(`Paused at step ${run.losses.length}.`);
   } catch (error) {
-    say(sentence(error));
+    say(lastLine(error));
   }
   pause();
   at("pause").textContent = "Resume";
@@ -156,7 +155,7 @@ async function look() {
   }
 }
 
-const orSay = (action) => () => action().catch((error) => say(sentence(error)));
+const orSay = (action) => () => action().catch((error) => say(lastLine(error)));
 at("text").value = start.text;
 at("rate").append(rate.label);
 start.sizes.forEach(({ name, parameters, seconds }, i) => at("sizes").append(element("label", {}, element("input", { type: "radio", name: "size", value: name, checked: i === 1 }),
@@ -169,7 +168,7 @@ at("text").addEventListener("dragover", (event) => event.dataTransfer.types.incl
 at("text").addEventListener("drop", (event) => event.dataTransfer.files[0] && (event.preventDefault(), read(event.dataTransfer.files[0])));
 at("look").addEventListener("click", orSay(look));
 at("download").addEventListener("click", orSay(download));
-addEventListener("beforeunload", (event) => runs.length && event.preventDefault()); // the browser asks whether to leave the run
+addEventListener("beforeunload", (event) => runs.length && event.preventDefault()); // asks whether to leave the run
 new ResizeObserver(draw).observe(at("plot"));
 count();
 if (python.missing()) {
@@ -177,5 +176,5 @@ if (python.missing()) {
   at("begin").disabled = true;
 } else {
   say(`${LOADING} Meanwhile, choose a size.`);
-  python.begin().then(() => { python.isReady = true; if (!calls) say("Python is ready: press Start."); }, (error) => say(sentence(error)));
+  python.begin().then(() => { python.isReady = true; if (!calls) say("Python is ready: press Start."); }, (error) => say(lastLine(error)));
 }

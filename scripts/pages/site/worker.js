@@ -1,13 +1,13 @@
-// Python in a Web Worker. A message {number, call, given, packages, model} calls a function (in_browser.py), once the packages
-// and the model are there. While it runs it may say things: {number, said}. It ends with {number, result} or {number, error}.
+// Python in a Web Worker. {number, call, given, packages, model} calls a function (in_browser.py) once the packages and
+// the model are there. It may say things, {number, said}, and ends with {number, result} or {number, error}.
 importScripts("pyodide/pyodide.js");
 const ASK_EVERY = 200; // milliseconds between two questions whether to stop
 const TELL_EVERY = 100; // milliseconds, at least, between two messages of what was printed
 const SIGINT = 2;
 let current = 0, asked = 0;
 
-// Pyodide looks here, every few lines of Python, whether it is to be interrupted. A static host has no memory that a page and
-// its worker share, so the question goes to the service worker, which the page has told (service.js).
+// Pyodide looks here, every few lines of Python, whether to stop. A static host has no memory that a page shares with
+// its worker, so the question goes to the service worker, which the page has told (service.js).
 const interrupt = new Proxy([0], {
   get: (target, name) => (name === "0" ? signal() : Reflect.get(target, name)),
   set: () => true,
@@ -74,6 +74,7 @@ onmessage = async ({ data: { number, call, given, packages, model } }) => {
     tell();
     postMessage({ number, result });
   } catch (error) {
+    tell();
     postMessage({ number, error: String(error.message ?? error) });
   }
 };

@@ -18,7 +18,7 @@ function gptBoxes({ V, T, H, C, t }) {
     ["attn.c_proj", "join heads, W_O", [t, C], C * C + C, "What the heads found is put side by side, and mixed."],
     ["add_1", "+ x", [t, C], 0, "The residual connection: the result is added to what came in."],
     ["ln_2", "layer norm", [t, C], 2 * C, "Normalized again, for the second sub-layer."],
-    ["mlp.c_fc", "MLP: widen, GELU", [t, 4 * C], 4 * C * C + 4 * C, "Each token by itself: four times as wide, then through GELU."],
+    ["mlp.c_fc", "MLP: widen, GELU", [t, 4 * C], 4 * C * C + 4 * C, "Each token by itself: four times as wide, then GELU."],
     ["mlp.c_proj", "MLP: narrow", [t, C], 4 * C * C + C, "Back to the width of the stream."],
     ["add_2", "+ x", [t, C], 0, "Added again. This is the input of the next block."],
     ["ln_f", "final layer norm", [t, C], 2 * C, "After the last block."],
