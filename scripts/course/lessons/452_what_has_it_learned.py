@@ -9,11 +9,13 @@ induction heads"; nostalgebraist 2020 (logit lens); Meng et al. 2022 (activation
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 from gpt import Llama, LlamaConfig
-from gpt.interpretability import ablated, attention_patterns, logit_lens, patch_effects, record_activations
-from gpt.interpretability.induction import induction_scores, repeated_tokens
+from gpt.interpretability import ablated, attention_patterns, logit_lens, patch_effects
+from gpt.interpretability.induction import follows_earlier, induction_scores, repeated_tokens
 from gpt.training.loading import load_model
 from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFError
@@ -31,10 +33,14 @@ T, V, STEPS = 32, 32, 500
 test_ids, periods = repeated_tokens(np.random.default_rng(lesson.seed + 99), 64, T + 1, V)
 known = np.arange(1, T + 1) >= periods[:, None] + 1  # targets that a copy of the context predicts
 print("a row that repeats after", periods[0], "tokens:", test_ids[0, : 2 * periods[0]])
+followed = follows_earlier(test_ids[:, :-1]).argmax(axis=-1)  # (B, T): the place after the first occurrence of a token
+assert (np.take_along_axis(test_ids, followed, axis=1) == test_ids[:, 1:])[known].all()  # there stands the target
 
 # %% [markdown]
-# Predict: two layers of two heads. Will the loss fall evenly, or will there be a time when little happens, and then a
-# bend?
+# The model has two layers of two heads. We watch its loss, and the **induction score** of its heads: at a token that
+# has occurred before, the attention to the tokens that followed it then (1: all of it).
+#
+# Predict: will the loss fall evenly, or will there be a time when little happens, and then a bend?
 
 # %% Growing an induction head
 # The optimizer is Muon (lesson 453). With AdamW the same happens, but with some seeds it takes more than 700 steps.
@@ -94,7 +100,9 @@ with lesson.picture("bend", "An induction head forms, and the loss bends", 2, si
 # neither helps without the other. In large models the same bend is visible in the training loss of real text.
 
 # %% Finding it: a score
-# The score of a head is the attention from a token to the tokens that followed its earlier occurrences.
+# Which head is it, and which head of the layer below tells each token what came before it? In the picture, induction is
+# a slanted line of dark cells below the diagonal, as far from it as the row's period minus one; attention to the
+# previous token is dark directly below the diagonal.
 scores = induction_scores(model)
 best = np.unravel_index(scores.argmax(), scores.shape)
 print(scores.round(2))
@@ -133,14 +141,17 @@ print(f"whole model:                              new {whole[0]:.2f}, repeated {
 print(f"without the induction heads {inducers}: new {without[0]:.2f}, repeated {without[1]:.2f}")
 print(f"without the previous-token head (0, {helper}):   new {without_helper[0]:.2f}, repeated {without_helper[1]:.2f}")
 print(f"without the other head (0, {1 - helper}): new {without_other[0]:.2f}, repeated {without_other[1]:.2f}")
+by_hand = copy.deepcopy(model)  # a head is off where its columns of W_O, 32 of 64, are 0
+by_hand.model.layers[0].self_attn.o_proj.weight.data[:, 32 * helper : 32 * (helper + 1)] = 0
+assert np.allclose(losses_on_test(by_hand), without_helper, atol=1e-4)
 assert without[1] > whole[1] + 1.5 and max(without_helper[1], without_other[1]) > whole[1] + 1.5
 assert abs(without[0] - whole[0]) < without[1] - whole[1]
 
 # %% [markdown]
 # Answer: without the induction heads, that of the repeated tokens: the model cannot copy. Without a head of layer 0
-# both suffer, because everything above reads what this layer writes. Copying breaks without one of the two. With most
-# seeds that is the one that looks more at the previous token, but not with all: a score shows where a head looks, and
-# only ablation shows what that is good for.
+# both suffer, because everything above reads what this layer writes. Copying breaks without at least one of the two.
+# Which one costs more differs from seed to seed, and it is not always the one that looks more at the previous token: a
+# score shows where a head looks, and only ablation shows what that is good for.
 
 # %% The logit lens: what would it say after each layer?
 # Every layer adds to the same stream, so the output layer can read the stream after any of them.
@@ -149,6 +160,7 @@ right_token = lens.argmax(axis=-1) == test_ids[:, 1:]
 for layer, right in enumerate(right_token):
     print(f"after layer {layer}: {right[known].mean():.0%} of the repeated tokens are predicted")
 assert right_token[1][known].mean() > right_token[0][known].mean() + 0.3
+assert np.allclose(lens[-1], model(test_ids[:, :-1]).data, atol=1e-4)  # after the last layer: the model itself
 
 # %% Activation patching: where is the answer?
 # Two rows that differ in one token, the one that is to be copied. We run the model on the second row, but with one
@@ -159,13 +171,15 @@ corrupted = clean.copy()
 corrupted[4] = 20  # now next comes 20
 effects = patch_effects(model, clean, corrupted, lambda logits: float(logits[-1, 4] - logits[-1, 20]))
 print("after layer 0, place:", {place: round(float(effect), 2) for place, effect in enumerate(effects[0])})
-assert effects[0].argmax() in (4, 5) and effects[1].argmax() == len(clean) - 1
+assert np.allclose(effects[1], np.eye(len(clean))[-1], atol=1e-3)  # only the last place is read, and nothing follows
+assert effects[0].argmax() in (4, 5)
 with lesson.picture("patching", "How much of the clean answer one activation brings back", size=(9, 2.2)) as axes:
     heatmap(axes, effects, ["after layer 0", "after layer 1"], [str(token) for token in clean])
 
 # %% [markdown]
-# After the first layer the answer is still at the place of the token itself, or at the next place, to which layer 0's
-# heads have copied it. The second layer carries it to the last place: that is the induction head at work.
+# In the picture, a dark cell is an activation that brings the clean answer back. After the first layer the answer is
+# still at the place of the token itself, or at the next place, to which layer 0's heads have copied it. The second
+# layer carries it to the last place: that is the induction head at work.
 
 # %% The same in a real model: SmolLM2
 try:
@@ -181,9 +195,6 @@ else:
     strongest = np.unravel_index(smol_scores.argmax(), smol_scores.shape)
     print(f"strongest induction head: layer {strongest[0]}, head {strongest[1]}, score {smol_scores.max():.2f}")
     assert smol_scores.max() > 0.3  # real models have them, too
-    with record_activations(smol, [smol.part_names("mlp")[0]]) as found:
-        smol(ids)
-    print("what layer 0's MLP adds to the stream:", found[smol.part_names("mlp")[0]].shape)
 
 # %% [markdown]
 # ## What next
