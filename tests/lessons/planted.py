@@ -149,6 +149,9 @@ MISTAKES = [Planted(*row) for row in [
     ("454", "gpt/model/moe.py", "done[xp.argsort(order)]", "done[order]"),
     ("454", "gpt/model/moe.py", "return loss + weight * count", "return loss - weight * count"),
     ("454", "gpt/model/moe.py", "self.balance = (F.softmax(logits, -1)", "self.balance = (F.softmax(-logits, -1)"),
+    ("455", "minigrad/optim.py", "0.5 * (1 + math.cos(", "0.5 * (1 - math.cos("),
+    ("455", "gpt/training/batches.py", "rng.permutation(", "rng.integers(self.per_epoch, size="),
+    ("455", "minigrad/muon.py", "newton_schulz(beta * m + (1 - beta) * grad)", "beta * m + (1 - beta) * grad"),
 ]]
 # fmt: on
 
