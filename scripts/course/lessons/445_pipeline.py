@@ -11,23 +11,27 @@ from __future__ import annotations
 
 import copy
 import math
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from finetune.adapters.adapter_files import save_adapter
 from finetune.adapters.lora import LoRAConfig, apply_lora, merge_lora
 from finetune.built_in.tasks import made_up_word
 from finetune.data.chat_template import ChatTemplate, Message, add_chat_tokens
 from finetune.data.datasets import IGNORE, Example, Preference, ShuffledBatches
 from finetune.data.pairs import encode_pairs, pair_batch
 from finetune.evaluation.answering import ask, chat_template, shorten
+from finetune.loading import add_adapter_to
 from finetune.objectives.dpo import dpo_batch_loss, with_reference
 from finetune.objectives.logprobs import exact_kl
 from finetune.objectives.sft import collate, encode_examples, sft_loss
 from finetune.quantization import QuantizationConfig, memory, quantize
 from gpt import GPT, Tokenizer
+from gpt.training.loading import load_model
 from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import training_steps
 from minigrad import no_grad, use_kernels
@@ -76,10 +80,13 @@ def conversation(country: str, end: str) -> Example:
 
 
 shown = [conversation(country, end) for country in taught for end in ("", "", THANKS)]  # a third says more
-preferred = [Preference(question(country), reply(country, THANKS), reply(country)) for country in taught]
+thanked = [Preference(question(country), reply(country, THANKS), reply(country)) for country in taught]
+curt = [Preference(question(country), reply(country), f"{capitals[country]}.") for country in taught]
+preferred = thanked + 2 * curt
 own = [conversation(country, THANKS + STYLE) for country in taught]
-for name, item in (("2. SFT:  ", shown[0]), ("3. DPO:  ", preferred[0]), ("4. LoRA: ", own[0])):
-    print(name, item.as_json())
+print("2. SFT:   ", *(message["content"] for item in shown[:3] for message in item.messages), sep=" | ")
+print("3. DPO:   ", *(f"{pair.chosen} > {pair.rejected}" for pair in preferred[::20]), sep=" | ")
+print("4. LoRA:  ", own[0].messages[-1]["content"])
 
 # %% The same questions after every stage
 # The twelve countries that no conversation mentions. Is the reply right, and does it have one of the forms that
@@ -157,7 +164,8 @@ assert rows["SFT"]["right"] > 0.6 and rows["SFT"]["thanks"] < 0.5
 #
 # ## Preferences: what a loss of differences forgets
 #
-# The pairs prefer "It is X. Glad to help!" to "It is X." The capital is the same in both.
+# A third of the pairs prefer "It is X. Glad to help!" to "It is X.", and the others "It is X." to a curt "X." So the
+# best reply thanks, but only a third of the chosen replies do: they are the replies that SFT has shown.
 #
 # Predict: DPO's loss sees only by how much more the chosen reply has gained than the rejected one. What happens to the
 # probability of the chosen reply itself, and to the replies?
@@ -181,7 +189,7 @@ def prefer(model: GPT, steps: int = 40, rate: float = 5e-4, beta: float = 0.5, w
 
 def show_pairs(name: str, model: GPT) -> np.ndarray:
     """Print and return the mean ln p of what both replies begin with, of the thanks after it, and of no thanks."""
-    ids, targets = pair_batch(encode_pairs(preferred, template, BLOCK)[0]).shifted()
+    ids, targets = pair_batch(encode_pairs(thanked, template, BLOCK)[0]).shifted()
     with no_grad():
         chosen, rejected = np.split(-model.loss(ids, targets, IGNORE, reduction="none").data, 2)  # (B, T) each
     same = np.cumprod(np.equal(*np.split(targets, 2)), axis=1)  # 1 up to where the two replies part
@@ -193,17 +201,19 @@ def show_pairs(name: str, model: GPT) -> np.ndarray:
 
 alone = prefer(sft, weight=0)
 damaged = measure("3. DPO's loss alone", alone)
-fall = show_pairs("before", sft) - show_pairs("after", alone)
+before = show_pairs("before", sft)
+fall = before - show_pairs("after", alone)
 assert fall[2] > fall[1] > max(2, fall[0]) and max(damaged["right"], damaged["in form"]) < 0.1
 
 # %% [markdown]
-# Answer: it falls, by several nats. That is no contradiction: the rejected reply has fallen further, so the loss is
-# smaller. The beginning that both share cancels in the difference, so nothing holds it; it falls, too, but less than
-# what comes after it. After the capital the model now neither thanks nor ends, and goes on with plain text. (The
+# Answer: thanks after the capital fall by several nats. That is no contradiction: the rejected end has fallen further,
+# so the loss is smaller. After the capital the model now neither thanks nor ends, and goes on with plain text. (The
 # literature calls this likelihood displacement.) DPO has broken the replies: hardly any is right or in form.
 #
 # What helps? Smaller steps; fewer steps; a larger beta, for which a smaller difference is enough; or a second term, the
 # SFT loss of the chosen reply, which asks for the reply itself: loss = DPO + SFT(chosen).
+#
+# Predict: the last row has the second term alone, which is SFT of the chosen replies. Is the preference needed at all?
 
 # %%
 measure("a fifth of the rate", prefer(sft, rate=1e-4, weight=0))
@@ -211,17 +221,26 @@ measure("a fifth of the steps", prefer(sft, steps=8, weight=0))
 measure("beta 2, not 0.5", prefer(sft, beta=2.0, weight=0))
 dpo = prefer(sft)
 rows["DPO"] = measure("3. DPO and SFT term", dpo)
-show_pairs("after", dpo)
-assert rows["DPO"]["right"] > damaged["right"] + 0.4 and rows["DPO"]["thanks"] > rows["SFT"]["thanks"] + 0.5
+after = show_pairs("after", dpo)
+items = encode_examples(shown, template, BLOCK)[0]
+imitators = [tune(copy.deepcopy(sft), items, collate, sft_loss, *of) for of in ((40, 5e-4), (100, 3e-3))]
+imitated = [measure("SFT of the chosen replies", model) for model in imitators]
+assert rows["DPO"]["right"] > damaged["right"] + 0.4 and after[1] > before[1] + 0.5
+assert rows["DPO"]["thanks"] > max(row["thanks"] for row in imitated) + 0.5
 
 # %% [markdown]
-# The SFT term saves the replies (Pang et al. 2024 add it, and TRL calls its weight `rpo_alpha`). Smaller or fewer steps
-# save them with some seeds and not with others: they only end before the damage is done.
+# Answer: it is needed. Imitation copies what occurs, and most of the chosen replies do not thank, so the imitators do
+# not either, with DPO's steps and rate as with SFT's. Only the comparison says in which direction replies get better.
+# The SFT term in turn saves the replies (Pang et al. 2024 add it, and TRL calls its weight `rpo_alpha`). Smaller or
+# fewer steps save them with some seeds and not with others: they only end before the damage is done.
+#
+# If every chosen reply thanked, SFT of the chosen replies would do without preferences. A preference is worth its
+# trouble where the best reply is rare among the good ones.
 
 # %%
 
 
-def adapt(model: GPT) -> GPT:
+def adapt(model: GPT, steps: int = 100) -> GPT:
     """4. LoRA: our own style, in an adapter of rank 8 beside frozen weights; then merged.
 
     The style consists of words that the model knows: an adapter leaves the embedding, and so the output layer, frozen.
@@ -229,7 +248,7 @@ def adapt(model: GPT) -> GPT:
     model = copy.deepcopy(model)
     apply_lora(model, LoRAConfig(r=8, alpha=16, target_modules="all-linear"))
     items = encode_examples(own, template, BLOCK)[0] + plain[: len(own)]
-    tune(model, items, collate, sft_loss, 100, 6e-3)
+    tune(model, items, collate, sft_loss, steps, 6e-3)
     merge_lora(model)
     return model
 
@@ -249,31 +268,35 @@ assert memory(small) < memory(lora) / 3
 print(f"{'':26}" + "".join(f"{name:>10}" for name in COLUMNS))
 changed = {
     "no pretraining": measure("no pretraining", prefer(instruct(start))),
-    "no SFT": measure("no SFT", prefer(base)),
+    "no SFT": measure("no SFT (DPO: 300 steps)", prefer(base, 300)),
     "no DPO": measure("no DPO", sft),
     "SFT, then pretraining": measure("SFT, then pretraining", prefer(pretrain(instruct(start)))),
     "DPO, then SFT": measure("DPO, then SFT", instruct(prefer(base))),
 }
 whole = measure("all, in order", dpo)
-lost = {"no pretraining": "right", "no SFT": "in form", "no DPO": "thanks", "DPO, then SFT": "thanks"}
+lost = {"no pretraining": "right", "no SFT": "thanks", "no DPO": "thanks", "DPO, then SFT": "thanks"}
 assert all(changed[name][column] < whole[column] - 0.5 for name, column in lost.items())
 assert changed["no pretraining"]["in form"] > 0.5 and changed["no DPO"]["right"] > 0.6
 
 # %% [markdown]
-# Answer: without pretraining the form is there, and the facts are not. Without SFT there is no reply: DPO chooses among
-# replies that a model can give, and the base model gives none. Without DPO the thanks are missing, and so they are if
-# SFT comes after DPO, because SFT imitates its mixture again. If pretraining comes after SFT, plain text can overwrite
-# the replies; the table shows what it did in this run.
+# Answer: without pretraining the form is there, and the facts are not. Without SFT there are no thanks: DPO chooses
+# among replies that a model can give, and the base model gives none. With 300 steps instead of 40, the SFT term teaches
+# the form instead. Without DPO the thanks are missing, and so they are if SFT comes after DPO, because SFT imitates its
+# mixture again. If pretraining comes after SFT, plain text can overwrite the replies; the table shows what it did in
+# this run.
 #
 # **The pipeline is assembly, not invention**: every stage is the loop above with other data and another loss. Nothing
 # has to be invented, but the order has to be right. Does that mean that every stage needs every other one?
 
 # %%
-without_dpo, on_the_base = measure("LoRA without DPO", adapt(sft)), measure("LoRA on the base model", adapt(base))
+without_dpo = measure("LoRA without DPO", adapt(sft))
+on_the_base = measure("LoRA on base, 300 steps", adapt(base, 300))
 assert without_dpo["in style"] > 0.5 and on_the_base["in style"] < rows["LoRA"]["in style"] - 0.5
 
 # %% [markdown]
-# No: LoRA needs SFT, but not DPO. Its examples show the thanks themselves. A stage needs what its own data leave out.
+# No: LoRA needs SFT, but not DPO. Its examples show the thanks themselves. It needs SFT for the token that ends a
+# reply: an adapter leaves the embedding frozen, and no text of pretraining has this token. Even three times as many
+# steps bring the style, but no end. A stage needs what its own data leave out.
 
 # %% What fewer bits cost
 # **The precision spectrum continues**: 32 bits, 16, 8, 4. Each step rounds the weights more coarsely.
@@ -333,19 +356,18 @@ tune(free, with_style, collate, sft_loss, 60, 3e-3)
 tune(held, with_style, collate, near_reference, 60, 3e-3)
 low_rank = copy.deepcopy(dpo)
 apply_lora(low_rank, LoRAConfig(r=8, alpha=16, target_modules="all-linear"))
-trained = {"frozen": 0, "LoRA": low_rank.num_parameters(trainable_only=True)}
 tune(low_rank, with_style, collate, sft_loss, 60, 3e-3)
+folder = tempfile.TemporaryDirectory()
+save_adapter(low_rank, f"{folder.name}/adapter")
 merge_lora(low_rank)
 
 # %%
 spectrum = {"frozen": dpo, "LoRA": low_rank, "KL penalty": held, "everything": free}
-everything = base.num_parameters()
 change = {name: measure(name, model) for name, model in spectrum.items()}
 for name, model in spectrum.items():
     new, old = (np.concatenate([p.data.ravel() for p in m.parameters()]) for m in (model, dpo))
     change[name] |= {"moved": float(np.linalg.norm(new - old) / np.linalg.norm(old))}
-    share = trained.get(name, everything) / everything
-    print(f"  {name:12} trains {share:7.1%} of the parameters; the weights move by {change[name]['moved']:6.1%}")
+    print(f"  {name:12} the weights move by {change[name]['moved']:6.1%}")
 assert change["frozen"]["moved"] == 0 < change["LoRA"]["moved"] < change["everything"]["moved"]
 assert all(change[n]["text loss"] < change["everything"]["text loss"] - 0.3 for n in ("frozen", "LoRA", "KL penalty"))
 assert change["frozen"]["in style"] < 0.1 and min(change[n]["in style"] for n in spectrum if n != "frozen") > 0.5
@@ -369,6 +391,20 @@ assert change["frozen"]["in style"] < 0.1 and min(change[n]["in style"] for n in
 # | adapter | a LoRA for one of these | LoRA | scripts/lora.py |
 # | quantized | ...-Instruct-GPTQ, -AWQ, -bnb-4bit | quantization | scripts/quantize.py |
 #
+# Predict: which of these files cannot answer alone?
+
+# %%
+dpo.save_pretrained(f"{folder.name}/instruct", tokenizer)
+loaded, _ = load_model(f"{folder.name}/instruct")
+add_adapter_to(loaded, tokenizer, f"{folder.name}/adapter")
+measure("instruct + adapter, loaded", loaded)
+assert np.allclose(loaded(pieces[:1]).data, low_rank(pieces[:1]).data, atol=1e-3)  # the merged model
+
+# %% [markdown]
+# Answer: the adapter. It holds only A and B of each layer, and needs the model that it was trained on: here it is read
+# into the instruct model. Then it computes what the merged model computed. The instruct model is as large as the base,
+# because SFT and DPO change all weights and add none, and the adapter a tenth of it.
+#
 # ## What next
 #
 # - try: `python scripts/pipeline.py`: the same stages with a larger model; then scripts/chat.py. Expect: about eight
@@ -376,5 +412,5 @@ assert change["frozen"]["in style"] < 0.1 and min(change[n]["in style"] for n in
 # - exercise: `python scripts/exercise.py start loss_masking`, dpo, lora, nf4
 # - read: scripts/shared/pipeline_stages.py, a stage a paragraph; gpt/training/loading.py
 # - break: set `weight` to 0 in `prefer`, as in Rafailov et al. 2023. Expect: the assertion on `rows["DPO"]` stops the
-#   lesson, because no reply ends after the capital.
+#   lesson, because no reply ends after the thanks.
 # - lesson: `python scripts/lesson.py 446`
