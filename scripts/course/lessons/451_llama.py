@@ -1,9 +1,9 @@
 """Lesson 19 (4.5.1): from GPT-2 to Llama
 
-Many open models since 2023 (Llama, Mistral, SmolLM2) are GPT-2 with five changes. One is small: the linear layers have
-no biases. This lesson shows each of the other four with its reason and its price. Then a small GPT-2 without biases
-becomes a small Llama, one change at a time. Finally a real model answers, if its package is installed: SmolLM2, 135
-million parameters in 4 bits.
+Many open models since 2023 (Llama, Mistral, SmolLM2) are GPT-2 with five changes. (The first Llama had four: grouped
+queries came with the largest models of Llama 2.) One is small: the linear layers have no biases. This lesson shows each
+of the other four with its reason and its price. Then a small GPT-2 without biases becomes a small Llama, one change at
+a time. Finally a real model answers, if its package is installed: SmolLM2, 135 million parameters in 4 bits.
 Zhang & Sennrich 2019 (RMSNorm); Su et al. 2021 (rotary positions); Shazeer 2020 (SwiGLU); Ainslie et al. 2023 (grouped
 queries); Touvron et al. 2023 (Llama).
 """
@@ -33,18 +33,28 @@ REAL = LlamaConfig()  # SmolLM2's shape
 C, H, K, D, I = REAL.n_embd, REAL.n_head, REAL.n_kv_head, REAL.head_size, REAL.n_inner
 
 # %% 1. RMSNorm instead of LayerNorm: why subtract the mean?
-# LayerNorm(x) = RMSNorm(x - mean(x)). RMSNorm keeps the scaling and leaves out the mean. It has no bias either.
+# LayerNorm(x) = RMSNorm(x - mean(x)). RMSNorm keeps the scaling and leaves out the mean. It has no bias either. Nothing
+# is lost: subtracting the mean is linear, so the layers that write x can do it. If the columns of their matrix have
+# mean 0, so has all that they write, and the two norms are equal.
 x = rng.standard_normal((4, C)) + 0.5
 by_hand = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-5)
 assert np.allclose(F.rms_norm(Tensor(x), C, eps=1e-5).data, by_hand)
 centered = x - x.mean(axis=1, keepdims=True)
 assert np.allclose(F.layer_norm(Tensor(x), C).data, F.rms_norm(Tensor(centered), C, eps=1e-5).data)
+written, writer = rng.standard_normal((4, C)), rng.standard_normal((C, C))
+centered_writer = writer - writer.mean(axis=0)
+by_rms_norm = F.rms_norm(Tensor(written @ centered_writer.T), C, eps=1e-5).data
+assert np.allclose(F.layer_norm(Tensor(written @ writer.T), C).data, by_rms_norm)
 norms = nn.RMSNorm(C).num_parameters(), nn.LayerNorm(C).num_parameters()
 print(f"parameters per norm: RMSNorm {norms[0]}, LayerNorm {norms[1]}")
 
 # %% 2. Rotary positions: rotate queries and keys, add nothing
 # A query rotated by m a and a key rotated by n a differ by the angle (m - n) a, so their product depends on their
 # distance only. Lengths do not change, and there is nothing to learn. GPT-2 learns a table, which ends at 1024.
+#
+# Each pair of numbers turns at its own speed. In the picture, pair 0 comes around in six tokens and tells neighbors
+# apart; pair 4 needs 26, and pair 31 has hardly turned after a thousand. With one speed only, a distance of 44 tokens,
+# seven full turns, would look like none.
 
 
 def turned(vector: np.ndarray, position: int) -> np.ndarray:
@@ -59,6 +69,9 @@ for apart in (0, 3, 50):
     assert np.allclose(scores, scores[0])
     print(f"query {apart:2} tokens after a key at 0, 7, 1000 or 8000: q . k = {scores[0]:6.3f} each time")
 assert np.isclose(np.linalg.norm(turned(query, 1234)), np.linalg.norm(query))
+alike = {apart: turned(query, apart) @ query / (query @ query) for apart in (1, 44, 1000)}
+print("a key equal to the query, so many tokens before it:", {apart: round(a, 2) for apart, a in alike.items()})
+assert alike[1] > max(alike[44], alike[1000])  # with one speed, 44 tokens (7 turns) would look like none
 print(f"GPT-2's table of positions: {accounting.parameters(GPTConfig())['position embedding']:,} numbers")
 with lesson.picture("rotation", "A query, turned by its position", columns=2, size=(8, 4)) as turns:
     for axes, pair in zip(turns, (0, 4)):
@@ -71,8 +84,9 @@ with lesson.picture("rotation", "A query, turned by its position", columns=2, si
         axes.set(ylabel=f"number {pair + D // 2}", title=f"pair {pair}: {np.degrees(speed):.1f} degrees a token")
 
 # %% 3. SwiGLU instead of GELU: a gate in the feed-forward network
-# down(silu(gate(x)) * up(x)): one layer computes values; the gate passes, weakens or flips each of them. The price is
-# nothing: three matrices of width 8/3 C have as many weights as two of width 4 C.
+# down(silu(gate(x)) * up(x)): one layer computes values, and the gate multiplies each by silu(z) = z sigmoid(z). This
+# weakens a value (z from 0 to 1.3), amplifies it (above), or weakens and flips it (below 0). The price is nothing:
+# three matrices of width 8/3 C have as many weights as two of width 4 C.
 gate, up = rng.standard_normal((2, 3, I))
 assert np.allclose(F.swiglu(Tensor(gate), Tensor(up)).data, gate / (1 + np.exp(-gate)) * up)
 ours, gpt2s = accounting.block_weights(REAL)["MLP"], accounting.block_weights(GPTConfig(n_embd=C, n_head=H))["MLP"]
@@ -182,7 +196,7 @@ assert model.num_parameters() == SMALL.num_parameters()
 # Answer: only rotary positions, with every seed. Before them, runs with the same settings differ by up to 0.6, so
 # nothing can be said about RMSNorm. SwiGLU does not help here. Grouped queries halve the cache, and with four of the
 # five seeds they raise the loss: two heads of keys and values are few. In large models the cost is small (Ainslie et
-# al. 2023).
+# al. 2023). With learning rates of 1e-3 and 2e-3 instead of 3e-3, three seeds say the same of all four changes.
 
 # %% Weights in 4 bits: a block of a GGUF file, by hand
 numbers = rng.normal(0, 0.1, 32).astype(np.float32)
