@@ -47,7 +47,6 @@ print(f"only experts {trained} computed, and only they get gradients; the router
 many = Tensor(np.random.default_rng(lesson.seed).standard_normal((20, 3)).astype(np.float32))
 one_by_one = [moe(many[i : i + 1]).data[0] for i in range(len(many))]
 assert np.allclose(moe(many).data, one_by_one, atol=1e-6)
-print("20 tokens at once, sorted by expert and back: as one by one; choices of each expert", moe.counts)
 
 # %% In a GPT: the same work, more weights
 # `use_experts` replaces the MLPs from outside. Each of the 8 experts is half as wide as the MLP was, and 2 compute.
@@ -139,8 +138,8 @@ print(f"{'':22}{'ms per step':>12}{'busiest expert':>16}  validation loss: today
 for name, row in found.items():
     shown = "  ".join(f"{loss:.3f}" for loss in row["losses"])
     busiest = f"{np.mean(row['busiest']):.0%}" if max(row["busiest"]) else ""
-    now, mean = today[name]["losses"][0], np.mean(row["losses"])
-    print(f"{name:22}{np.mean(row['ms']):12.0f}{busiest:>16}  {now:.3f}   {shown}, mean {mean:.3f}")
+    now = f"{today[name]['losses'][0]:.3f}"
+    print(f"{name:22}{np.mean(row['ms']):12.0f}{busiest:>16}  {now}   {shown}, mean {np.mean(row['losses']):.3f}")
 
 for dense, experts, free, wide in (today.values(), found.values()):
     assert all(w < d for w, d in zip(wide["losses"], dense["losses"]))
