@@ -10,8 +10,6 @@ const say = (text) => { at("state").textContent = text; };
 const tell = (error) => say(sentence(error));
 const percent = (p) => `${(100 * p).toFixed(p < 0.1 ? 1 : 0)} %`;
 
-// --- the model ---
-
 async function begin() {
   at("fetch").disabled = true;
   try {
