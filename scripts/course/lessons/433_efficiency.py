@@ -69,7 +69,8 @@ for rows in (1, 8, 64):
     speed, bound = 2 * 64 * weights.size / seconds[rows], bandwidth * accounting.matmul_intensity(rows, 4096, 4096)
     print(f"  {rows:2} at a time: {1e3 * seconds[rows]:4.0f} ms, {speed / 1e9:5.1f} GFLOP/s "
           f"(memory allows {bound / 1e9:5.1f}, arithmetic {peak / 1e9:5.1f})")  # fmt: skip
-assert seconds[64] < 0.7 * seconds[1]
+if peak > 2 * bandwidth * accounting.matmul_intensity(1, 4096, 4096):  # not in a browser, whose arithmetic is slow
+    assert seconds[64] < 0.7 * seconds[1]
 
 # %% [markdown]
 # Answer: several times. For a single row the arithmetic units wait: their speed is a fraction of what they can do, and
