@@ -258,7 +258,8 @@ with lesson.picture("clip", "PPO's clipped objective (clip 0.2)") as axes:
 
 # %% [markdown]
 # Answer: 0, because min(1.3, 1.2) = 1.2 does not depend on the policy: it has moved far enough. The second token moved
-# in the wrong direction, and min(-1.3, -1.2) = -1.3 keeps its gradient. Clipping stops progress, never a correction.
+# in the wrong direction, and min(-1.3, -1.2) = -1.3 keeps its gradient. Clipping stops progress, never a correction: in
+# the picture, each line is flat on one side only.
 
 # %% How far has the policy moved? The KL divergence
 # The distance of the policy from the reference is the mean of ln π - ln ρ over replies x that the policy writes:
@@ -380,9 +381,8 @@ hacked, _ = outcome(fooled, 0.3)
 show({"SFT": before, "PPO, judges who know": usual, "PPO, judges who do not": hacked})
 print(f"the better reply of unseen pairs has the higher score: judges who know {judged['reward model']:.0%}, "
       f"judges who do not {true:.0%}")  # fmt: skip
-assert hacked["last score"] > hacked["first score"] + 0.3
+assert hacked["last score"] > hacked["first score"] + 0.3 and hacked["flattering"] > usual["flattering"] + 0.3
 assert hacked["honest"] < before["honest"] and usual["honest"] > hacked["honest"] + 0.3
-assert hacked["flattering"] > usual["flattering"] + 0.3
 
 # %% [markdown]
 # Answer: the score rises, and the model becomes less honest than it was. This is *reward hacking*: what is optimized,

@@ -201,16 +201,17 @@ assert np.allclose([run["first loss"] for run in (slow, middle, fast)], math.log
 assert before["flattering"] > middle["flattering"]
 assert fast["last loss"] < middle["last loss"] < slow["last loss"] and fast["KL"] > middle["KL"] > slow["KL"]
 assert fast["other"] > middle["other"] + 0.05 and fast["flattering"] < 0.05
-assert imitated["other"] < fast["other"]
-assert before["honest"] < middle["honest"] > fast["honest"] and fast["rejected"] < 3 * slow["rejected"]
+assert imitated["other"] < fast["other"] and imitated["honest"] > fast["honest"] + 0.1
+assert before["honest"] < middle["honest"] and fast["rejected"] < 3 * slow["rejected"]
 
 # %% [markdown]
 # Answer: no. Each run begins at ln 2, where the policy is the reference. At the middle rate more replies are honest
-# than before, and fewer flatter. At the largest rate flattery is gone, the loss is lowest, and more replies than before
-# are none of the three kinds. The last column shows why: the loss falls because the rejected replies become ever less
-# likely, far beyond the point where they are never written. The probability that they lose need not go to the chosen
-# reply, which may even become less likely itself. DPO has no reward model to fool, but its loss says nothing about all
-# other replies.
+# than before, and fewer flatter. At the largest rate flattery is gone and the loss is lowest, but many more replies
+# than before are none of the three kinds: with most seeds so many that fewer are honest than at the middle rate, and
+# with each seed fewer than where the chosen replies are imitated at the same rate. The last column shows why: the loss
+# falls because the rejected replies become ever less likely, far beyond the point where they are never written. The
+# probability that they lose need not go to the chosen reply, which may even become less likely itself. DPO has no
+# reward model to fool, but its loss says nothing about all other replies.
 #
 # Imitating the chosen replies is a strong control. It keeps to replies that were written, but says nothing against the
 # rejected ones. It works here because each chosen reply is exactly what we want. Where the better of two replies is
@@ -226,7 +227,7 @@ assert before["honest"] < middle["honest"] > fast["honest"] and fast["rejected"]
 remedies = {"β = 5": prefer(3e-4, beta=5.0), "β = 0.1, and imitation": prefer(3e-4, imitate=1)}
 show({"SFT": before, "β = 0.1": fast, **remedies, "imitation only": imitated})
 larger, both = remedies.values()
-assert larger["KL"] < fast["KL"] and larger["rejected"] > fast["rejected"] / 2 and larger["other"] < fast["other"]
+assert larger["KL"] < fast["KL"] and larger["rejected"] > fast["rejected"] and larger["other"] < fast["other"]
 assert both["honest"] > max(fast["honest"], larger["honest"]) and both["other"] < fast["other"]
 
 # %% [markdown]

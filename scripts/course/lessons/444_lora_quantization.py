@@ -60,8 +60,6 @@ assert total == 84e9 and 3 * full["optimizer"] == 2 * total
 thin = adapter_parameters(768, 768, r=8)
 print(f"a 768 x 768 matrix: {768 * 768:,} numbers; (768, 8) @ (8, 768): {thin:,}, {768 * 768 / thin:.0f} times fewer")
 assert thin == np.zeros((768, 8)).size + np.zeros((8, 768)).size == 768 * 768 / 48
-B, A = rng.standard_normal((6, 2)), rng.standard_normal((2, 6))
-assert np.linalg.matrix_rank(B @ A) == 2
 
 # %% [markdown]
 # Answer: 48 times, 12,288 in place of 589,824. A product through 8 dimensions has rank 8 at most. LoRA's assumption:
@@ -128,8 +126,9 @@ layer = layers["transformer.h.0.attn.c_attn"]  # one B and one A for W_Q, and on
 products = [B @ A for B, A in zip(np.split(layer.lora_B.data, 2), np.split(layer.lora_A.data, 2))]
 changed = np.split(merged.transformer.h[0].attn.c_attn.weight.data - old["transformer.h.0.attn.c_attn.weight"], 3)
 for name, change, product in zip(("W_Q", "W_K", "W_V"), changed, (products[0], np.zeros((64, 64)), products[1])):
-    print(f"  change of {name}: largest {np.abs(change).max():.3f}, of its B A {np.abs(product).max():.3f}")
-    assert np.allclose(change, 16 / 8 * product, atol=1e-5)  # alpha = 16, r = 8
+    rank = np.linalg.matrix_rank(change, tol=1e-4)
+    print(f"  {name}: a change of rank {rank}, up to {np.abs(change).max():.3f}; B A up to {np.abs(product).max():.3f}")
+    assert np.allclose(change, 16 / 8 * product, atol=1e-5) and rank <= 8  # alpha = 16, r = 8
 
 # %% [markdown]
 # Answer: most of it, but less than full fine-tuning; and it forgets less of its English. But that is not a merit of low

@@ -194,9 +194,10 @@ with lesson.picture("rounds", "GRPO: what the answers of each round are like") a
     axes.set(xlabel="round", ylabel="share of answers", ylim=(0, 1.05))
 
 # %% [markdown]
-# Answer: nearly all have one, because thinking pays; nobody asked for it. The thoughts do not get longer: one digit for
-# each term, as in the examples. (DeepSeek-R1's thoughts grew in length as well. Nothing here rewards that.) And an
-# answer with a thought is right about as often as before (the last row). So what was learned is mostly *when* to think.
+# Answer: nearly all have one, because thinking pays; nobody asked for it. In the picture, both shares rise together.
+# The thoughts do not get longer: one digit for each term, as in the examples. (DeepSeek-R1's thoughts grew in length as
+# well. Nothing here rewards that.) And an answer with a thought is right about as often as before (the last row). So
+# what was learned is mostly *when* to think.
 #
 # And the better the policy, the more groups are right as a whole and teach nothing: this is what DAPO's dynamic
 # sampling is for.
