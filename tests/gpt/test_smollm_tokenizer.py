@@ -109,9 +109,6 @@ def test_chat_template_in_the_configuration(tmp_path, entry, template):
     path = tmp_path / "tokenizer_config.json"
     path.write_text(json.dumps({"chat_template": entry, "eos_token": IM_END}), encoding="utf-8")
     assert Tokenizer.load(tmp_path).chat_template == template
-    path.write_text(json.dumps({"chat_template": 3}), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json is damaged: chat_template must be a text, got 3"):
-        Tokenizer.load(tmp_path)
 
 
 # -- tokenizers and transformers --------------------------------------------------------------------------------------
