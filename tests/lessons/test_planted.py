@@ -1,14 +1,20 @@
 """Lessons notice when their subject breaks."""
 
+from collections import Counter
+
 import pytest
 
+from scripts.course.lessons.cells import lessons
+from scripts.course.lessons.concepts import number
 from tests.lessons.planted import MISTAKES, processes, run
 
 FIRST = {mistake.lesson: mistake for mistake in reversed(MISTAKES)}
 
 
-def test_what_is_planted_can_be_planted():
+def test_every_lesson_has_three_mistakes_that_can_be_planted():
     assert all(mistake.text() for mistake in MISTAKES)
+    planted = Counter(mistake.lesson for mistake in MISTAKES)
+    assert [*planted] == [number(lesson) for lesson in lessons()] and min(planted.values()) >= 3
 
 
 @pytest.mark.slow
