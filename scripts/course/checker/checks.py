@@ -223,6 +223,14 @@ def reductions(draw: st.DrawFn) -> Case:
     return Case(draw(values(shape)), dims=tuple(sorted(dims)), keepdim=draw(st.booleans()))
 
 
+@st.composite
+def rows(draw: st.DrawFn) -> Case:
+    """An array, now and then of large numbers, and the axis `dim` along which its rows are."""
+    shape = draw(shapes(1, 3))
+    scale = draw(st.sampled_from([1.0, 1.0, 1000.0]))
+    return Case(draw(values(shape)) * scale, dim=draw(st.integers(0, len(shape) - 1)))
+
+
 def some(*shape: int, seed: int = 0, low: float = -2, high: float = 2) -> np.ndarray:
     """Fixed float64 numbers with two decimals, for a `telling` case; never 0, no two alike by chance."""
     array = np.random.default_rng([seed, *shape]).uniform(low, high, shape).round(2)

@@ -8,7 +8,7 @@ Example: x = [[3, 4]], eps = 0, dout = [[1, 0]]  ->  out = [[0.6, 0.8]], dx = [[
 
 import hypothesis.strategies as st
 
-from scripts.course.checker.checks import OP, Case, Exercise, OpCheck, beginning, some, values
+from scripts.course.checker.checks import OP, Case, Exercise, OpCheck, beginning, shapes, some, values
 
 STUB = beginning(__doc__, OP) + '''
 class L2Normalize(Function):
@@ -42,15 +42,12 @@ SLIPS = [
 ]  # fmt: skip
 
 
-@st.composite
-def cases(draw):
-    lead, channels = tuple(draw(st.lists(st.integers(1, 3), max_size=2))), draw(st.integers(1, 4))
-    return Case(draw(values((*lead, channels))), eps=draw(st.sampled_from([0.1, 0.5])))
+cases = st.builds(Case, shapes().flatmap(values), eps=st.sampled_from([0.1, 0.5]))
 
 
 EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
     title="vectors of length 1",
     group="Assessment", effort="20 min, medium",
-    checks=[OpCheck("L2Normalize", cases(), Case(some(2, 3, 5), eps=0.1), examples=15)],
+    checks=[OpCheck("L2Normalize", cases, Case(some(2, 3, 5), eps=0.1), examples=15)],
 )
