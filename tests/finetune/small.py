@@ -45,11 +45,6 @@ def normal(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
-def log_softmax(x):
-    """The logarithm of softmax over the last axis, in plain NumPy."""
-    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
-
-
 def dequantized(layer):
     """A float `nn.Linear` with the rounded weight of a QuantizedLinear, which computes the same."""
     linear = nn.Linear(layer.in_features, layer.out_features, bias=False)

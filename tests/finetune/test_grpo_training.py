@@ -20,7 +20,7 @@ from gpt.training.run import resume, start
 from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor, manual_seed, switches, use_kernels
 from tests.finetune.small import interrupt_at, small_policy, small_template, watch
-from tests.gpt.small import save_model
+from tests.gpt.small import log_softmax, save_model
 from tests.scripts.running import assert_same_run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -86,8 +86,7 @@ def test_a_batch_s_loss_is_the_formula_s_answer_by_answer(method, beta):
         prompt, reply = prompts[row // 3], replies.replies()[row]
         logprobs = []
         for model in (policy, old, reference):
-            logits = model(np.array([[*prompt, *reply]])).data[0, len(prompt) - 1 : -1]
-            chosen = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            chosen = log_softmax(model(np.array([[*prompt, *reply]])).data[0, len(prompt) - 1 : -1])
             logprobs.append(chosen[np.arange(len(reply)), reply])
         new, before, ref = logprobs
         same = (np.full(len(reply), advantages[row]), np.full(len(reply), weight), method, ref, beta)

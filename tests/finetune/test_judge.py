@@ -10,8 +10,8 @@ from finetune.evaluation import judge as judging
 from finetune.evaluation.answering import Reply, ask, chat_template, scores
 from finetune.evaluation.judge import Judge, judge, kl_of_replies, qualities
 from finetune.stages import ppo
-from tests.finetune.small import log_softmax, question, small_policy, small_template
-from tests.gpt.small import save_model, small_gpt
+from tests.finetune.small import question, small_policy, small_template
+from tests.gpt.small import log_softmax, save_model, small_gpt
 
 ITEM = TaskItem("repeat", 'Say "kelo".', "kelo")
 

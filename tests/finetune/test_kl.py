@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import minigrad.functional as F
 from finetune.objectives.logprobs import KL_ESTIMATORS, estimated_kl, exact_kl
 from minigrad import Tensor, gradcheck
-from tests.finetune.small import log_softmax
+from tests.gpt.small import log_softmax
 
 LOGITS = st.lists(st.floats(-4, 4), min_size=4, max_size=4)
 

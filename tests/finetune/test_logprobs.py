@@ -5,8 +5,7 @@ import pytest
 
 from finetune.objectives.logprobs import entropy, exact_kl, selected_logprobs, sequence_logprobs
 from minigrad import Tensor, gradcheck, use_kernels
-from tests.finetune.small import log_softmax
-from tests.gpt.small import random_ids, small_gpt
+from tests.gpt.small import log_softmax, random_ids, small_gpt
 
 
 @pytest.fixture

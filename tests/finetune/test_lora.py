@@ -18,9 +18,10 @@ from finetune.adapters.lora import (
 from finetune.adapters.targets import target_names
 from gpt.training.training_config import TrainingConfig, prepare_training
 from gpt.training.training_step import language_model_loss, training_step
-from minigrad import Tensor, nn, no_grad, use_kernels
-from tests.gpt.small import assert_same, random_ids, small_gpt, small_llama, weights_of
+from minigrad import Tensor, nn, use_kernels
+from tests.gpt.small import assert_same, logits_of, random_ids, small_gpt, small_llama, weights_of
 
+IDS = random_ids((2, 7))
 ALL = ("c_attn", "c_proj", "c_fc")
 VARIANTS = {
     "c_attn": LoRAConfig(r=2, alpha=6),
@@ -50,11 +51,6 @@ def randomize(model, seed=1):
     for layer in lora_layers(model).values():
         layer.lora_A.data[...] = 0.3 * rng.standard_normal(layer.lora_A.shape)
         layer.lora_B.data[...] = 0.3 * rng.standard_normal(layer.lora_B.shape)
-
-
-def logits(model):
-    with no_grad():
-        return model(random_ids((2, 7))).data
 
 
 # --- the formula ------------------------------------------------------------------------------------------------------
@@ -87,9 +83,9 @@ def test_query_and_value_have_a_detour_each_and_the_key_has_none():
 
 def test_at_first_the_model_is_as_it_was_and_a_is_spread(config):
     model = small_gpt(dtype="float64")
-    before = logits(model)
+    before = logits_of(model, IDS)
     layers = apply_lora(model, config)
-    np.testing.assert_array_equal(logits(model), before)
+    np.testing.assert_array_equal(logits_of(model, IDS), before)
     for layer in layers.values():
         bound = 1 / np.sqrt(layer.in_features)
         assert layer.lora_A.dtype == layer.lora_B.dtype == np.float64
@@ -201,9 +197,9 @@ def test_a_model_with_adapters_is_not_saved_as_a_plain_one(tmp_path):
 def test_merged_equals_unmerged_and_the_model_is_plain_again(config, dtype, tolerance):
     model = adapted(config, dtype)
     plain_names = small_gpt().state_dict().keys()
-    before = logits(model)
+    before = logits_of(model, IDS)
     merge_lora(model)
-    after = logits(model)
+    after = logits_of(model, IDS)
     error = abs(after - before).max() / abs(before).max()
     assert error < tolerance
     assert model.state_dict().keys() == plain_names and not lora_layers(model)
@@ -213,14 +209,14 @@ def test_merged_equals_unmerged_and_the_model_is_plain_again(config, dtype, tole
 
 def test_unmerging_gives_back_base_and_adapters(config):
     model = adapted(config, "float32")
-    before, expected = weights_of(model), logits(model)
+    before, expected = weights_of(model), logits_of(model, IDS)
     version = next(iter(lora_layers(model).values())).base.weight.version
     layers = merge_lora(model)
     unmerge_lora(model, layers)
     assert next(iter(layers.values())).base.weight.version >= version + 2  # a graph from before knows of both writes
     assert lora_layers(model) == layers
     assert_same(model, before, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(logits(model), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits_of(model, IDS), expected, rtol=1e-4, atol=1e-4)
     assert all(p.requires_grad == name.endswith(("lora_A", "lora_B")) for name, p in model.named_parameters())
 
 

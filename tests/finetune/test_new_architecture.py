@@ -17,10 +17,10 @@ from gpt.model.positions import positions_and_mask
 from gpt.model.structure import Names, SharedInput
 from gpt.weights import pretrained
 from gpt.weights.tensor_table import rows_of
-from minigrad import nn, no_grad, use_kernels
+from minigrad import nn, use_kernels
 from scripts.shared import verification
 from tests.finetune.small import small_tokenizer
-from tests.gpt.small import random_ids
+from tests.gpt.small import logits_of, random_ids
 
 IDS = random_ids((24, 12))
 
@@ -142,11 +142,6 @@ def parallel(**changes):
     return model
 
 
-def logits(model):
-    with no_grad():
-        return model(IDS).data
-
-
 def test_it_writes_and_comes_back_from_a_checkpoint(tmp_path):
     class Unfinished(LanguageModel):
         """It declares nothing, and does not disturb the others."""
@@ -156,7 +151,7 @@ def test_it_writes_and_comes_back_from_a_checkpoint(tmp_path):
         cached, plain = (model.generate([[1, 2, 3], [4]], 8, temperature=0, use_cache=cache) for cache in (True, False))
     assert cached == plain
     save_checkpoint(tmp_path, model)
-    np.testing.assert_array_equal(logits(load_checkpoint(tmp_path).model), logits(model))
+    np.testing.assert_array_equal(logits_of(load_checkpoint(tmp_path).model, IDS), logits_of(model, IDS))
 
 
 def test_adapters_fit_and_merge():
@@ -165,9 +160,9 @@ def test_adapters_fit_and_merge():
     assert list(layers) == [f"trunk.layers.{i}.attention.qkv" for i in range(2)]
     for layer in layers.values():
         layer.lora_B.data[...] = 0.1
-    adapted = logits(model)
+    adapted = logits_of(model, IDS)
     merge_lora(model)
-    np.testing.assert_allclose(logits(model), adapted, atol=1e-4)
+    np.testing.assert_allclose(logits_of(model, IDS), adapted, atol=1e-4)
     assert list(apply_qlora(model, LoRAConfig(r=2), QuantizationConfig("nf4", group_size=4))) == list(layers)
 
 
@@ -175,29 +170,29 @@ def test_adapters_fit_and_merge():
 def test_it_can_be_quantized_and_stored(tmp_path, method):
     tokenizer, config = small_tokenizer(), QuantizationConfig(method, 4, group_size=4)
     model = parallel(vocab_size=len(tokenizer))
-    before = logits(model)
+    before = logits_of(model, IDS)
     report = quantize(model, config, IDS)
     assert len(report.layers) == 8 and all(layer.error < 0.5 for layer in report.layers)
-    assert 0 < np.abs(logits(model) - before).std() < before.std()
+    assert 0 < np.abs(logits_of(model, IDS) - before).std() < before.std()
     save_quantized(tmp_path, model, config, tokenizer)
-    np.testing.assert_array_equal(logits(load_quantized(tmp_path)[0]), logits(model))
+    np.testing.assert_array_equal(logits_of(load_quantized(tmp_path)[0], IDS), logits_of(model, IDS))
 
 
 def test_a_new_head_fits():
     model = parallel()
     classifier = ModelWithHead.from_language_model(model, ["no", "yes"])
     assert classifier.trunk is model.trunk and classifier(IDS, [12] * 24).shape == (24, 2)
-    np.testing.assert_array_equal(logits(classifier.language_model()), logits(model))
+    np.testing.assert_array_equal(logits_of(classifier.language_model(), IDS), logits_of(model, IDS))
 
 
 def test_one_can_look_inside():
     model = parallel()
     assert attention_patterns(model, IDS).shape == (2, 24, 2, 12, 12)
-    np.testing.assert_array_equal(logit_lens(model, IDS)[-1], logits(model))
+    np.testing.assert_array_equal(logit_lens(model, IDS)[-1], logits_of(model, IDS))
     with ablated(model, heads=[(0, 0), (0, 1)]):
-        off = logits(model)
+        off = logits_of(model, IDS)
     with ablated(model, attention=[0]):
-        np.testing.assert_allclose(logits(model), off, atol=1e-5)
+        np.testing.assert_allclose(logits_of(model, IDS), off, atol=1e-5)
     assert patch_effects(model, [1, 2, 3], [4, 2, 3], lambda rows: rows[-1, 0], part="mlp").shape == (2, 3)
 
 

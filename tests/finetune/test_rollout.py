@@ -8,6 +8,7 @@ from finetune.objectives.ppo import update_metrics
 from finetune.objectives.rollout import PolicyWithValue, roll_out
 from minigrad import Tensor, manual_seed, no_grad
 from tests.finetune.small import small_policy, small_template
+from tests.gpt.small import log_softmax
 
 PROMPTS = ["Say yes.", "No?", "The word, the word!"]
 
@@ -56,8 +57,7 @@ def test_logprobs_values_and_scores_are_those_of_a_reply_alone(setting, rollout)
             values = model.value_head(hidden).data[:, 0]
             score = reward_model(ids, [ids.shape[1]]).item()
         for logprobs, gpt in ((r.logprobs, model.policy), (r.reference_logprobs, reference)):
-            logits = gpt(ids).data[0, start - 1 : -1]
-            expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            expected = log_softmax(gpt(ids).data[0, start - 1 : -1])
             np.testing.assert_allclose(logprobs[row, :n], expected[np.arange(n), reply], rtol=1e-9)
             assert not logprobs[row, n:].any()
         np.testing.assert_allclose(r.values[row, :n], values, rtol=1e-9)

@@ -7,7 +7,7 @@ import numpy as np
 
 from gpt import GPT, GPTConfig, Llama, LlamaConfig, save_checkpoint
 from gpt.training.checkpoint import STATE
-from minigrad import backend
+from minigrad import backend, no_grad
 
 GOLDEN = Path(__file__).parent / "golden"
 SHAPE = {"vocab_size": 37, "block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 8}
@@ -65,6 +65,17 @@ def assert_same(found, expected, rtol=0.0, atol=0.0):
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol, atol, err_msg=name)
+
+
+def logits_of(model, ids):
+    """What a model computes for these ids, as an array, without recording it."""
+    with no_grad():
+        return model(ids).data
+
+
+def log_softmax(x):
+    """The logarithm of softmax over the last axis, in plain NumPy."""
+    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
 
 
 def files_of(folder):

@@ -25,7 +25,7 @@ from gpt.training.evaluation import (
 from gpt.training.plots import plot_run
 from gpt.training.training_step import language_model_loss
 from minigrad import no_grad, use_kernels
-from tests.gpt.small import random_ids, small_gpt
+from tests.gpt.small import log_softmax, logits_of, random_ids, small_gpt
 
 
 def test_the_mean_is_over_tokens_and_not_over_batches():
@@ -111,9 +111,7 @@ BLOCK = 12  # of small_gpt
 
 def log_probabilities(model, ids):
     """(V,): what the model makes of the token after ids, in plain NumPy from the logits."""
-    with no_grad():
-        logits = model([list(ids)]).data[0, -1].astype(np.float64)
-    return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+    return log_softmax(logits_of(model, [list(ids)])[0, -1].astype(np.float64))
 
 
 def one_by_one(model, ids, stride):

@@ -10,11 +10,10 @@ from finetune.loading import add_adapter_to
 from finetune.objectives.model_with_head import HEAD_FORMAT, ModelWithHead
 from gpt import Tokenizer, save_checkpoint
 from gpt.training.loading import load_model
-from minigrad import no_grad
 from scripts import export, lora, quantize
 from tests.finetune.small import small_chat_model, write_rows
 from tests.gpt.gguf_files import block_llama
-from tests.gpt.small import random_ids, save_model, small_gpt
+from tests.gpt.small import logits_of, random_ids, save_model, small_gpt
 from tests.gpt.smollm import smollm_tokenizer
 from tests.scripts.running import refusal, run_here, write_text
 
@@ -52,17 +51,12 @@ def exported(run, folder, *more):
     return folder
 
 
-def our_logits(model, ids):
-    with no_grad():
-        return model(ids).data
-
-
 def assert_same_logits(theirs, model):
     import torch
 
     ids = random_ids((2, 20), vocab_size=model.config.vocab_size)
     with torch.no_grad():
-        np.testing.assert_allclose(theirs(torch.from_numpy(ids)).logits.numpy(), our_logits(model, ids), atol=1e-4)
+        np.testing.assert_allclose(theirs(torch.from_numpy(ids)).logits.numpy(), logits_of(model, ids), atol=1e-4)
 
 
 def assert_same_tokens(folder, tokenizer):
@@ -147,7 +141,7 @@ def test_a_gguf_file(runs, name, tmp_path):
     model, its_tokenizer = load_model(file)
     assert its_tokenizer.encode(TEXT) == tokenizer.encode(TEXT)
     ids = random_ids((2, 20), vocab_size=model.config.vocab_size)
-    np.testing.assert_array_equal(our_logits(model, ids), our_logits(expected, ids))
+    np.testing.assert_array_equal(logits_of(model, ids), logits_of(expected, ids))
 
 
 @pytest.mark.oracle("gguf")

@@ -12,6 +12,7 @@ from gpt.tokenizer.bpe_training import learn_merges
 from gpt.tokenizer.pre_tokenization import count_words, split_words
 from minigrad import Tensor, manual_seed, no_grad
 from scripts.pages import widget_data
+from tests.gpt.small import logits_of
 from tests.scripts.javascript import evaluate
 
 CASES = 100
@@ -133,8 +134,7 @@ def test_the_walk_ends_at_the_models_own_probabilities(model_and_tokenizer):
     text = "the cat sat"
     data = widget_data.gpt(model, tokenizer, "ours", text)
     steps = {(step["box"], step["block"]): step for step in data["walk"]["steps"]}
-    with no_grad():
-        logits = model(np.array([tokenizer.encode(text)])).data[0, -1].astype(np.float64)
+    logits = logits_of(model, [tokenizer.encode(text)])[0, -1].astype(np.float64)
     right = np.sort(np.exp(logits) / np.exp(logits).sum())[::-1][:12]
     assert np.allclose(steps["probabilities", 0]["values"], right, atol=1e-4)
     assert np.allclose(steps["lm_head", 0]["values"], np.sort(logits)[::-1][:12], atol=1e-4)
@@ -162,7 +162,6 @@ def test_weights_of_the_walk_and_of_a_sentence(model_and_tokenizer):
 def test_the_logits_of_the_sampling_widget_are_the_models(model_and_tokenizer):
     model, tokenizer = model_and_tokenizer
     data = widget_data.sampling(model, tokenizer, "ours", ["the cat", "a"])
-    with no_grad():
-        right = model(np.array([tokenizer.encode("the cat")])).data[0, -1]
+    right = logits_of(model, [tokenizer.encode("the cat")])[0, -1]
     assert np.allclose(data["prompts"][0]["logits"], right, atol=1e-4)
     assert len(data["tokens"]) == len(data["prompts"][1]["logits"]) == len(tokenizer)
