@@ -64,7 +64,7 @@ def pretrained(seed: int) -> tuple[GPT, list[float]]:
     """A small GPT that has read the text, and its losses; lesson 432 shows the steps."""
     model = new_gpt(len(tokenizer), seed, n_layer=1, block_size=40)
     with use_kernels("fast"):
-        return model, train(model, np.array(tokenizer.encode(text)), 1200, seed=seed)
+        return model, train(model, np.array(tokenizer.encode(text)), 2000, seed=seed)
 
 
 model, losses = pretrained(lesson.seed)
@@ -230,7 +230,7 @@ for group, name in groups:
     (reply,) = ask(model, tokenizer, [question(group[0])], TEMPLATES[in_chat](tokenizer))
     verdict = "right" if reply.text == answer(group[0]) else f"wrong: it is {capitals[group[0]]}"
     print(f"  {name:17} {question(group[0])[0]['content']}  {reply.text}  ({verdict})")
-assert tuned["only in the text"][0] > control["only in the text"][0] + 0.3 and tuned["in no text"][0] < 0.2
+assert tuned["only in the text"][0] > control["only in the text"][0] + 0.1 and tuned["in no text"][0] < 0.2
 assert max(untuned[name][1] for _, name in groups) < 0.1
 assert min(tuned["only in the text"][1], control["only in the text"][1]) > 0.5
 
@@ -247,13 +247,13 @@ assert min(tuned["only in the text"][1], control["only in the text"][1]) > 0.5
 buried = measure(instruct(base, conversations, lesson.seed, 1e-2)[0], in_chat)
 for _, name in groups:
     print(f"{name:18} right: rate 0.001 {tuned[name][0]:4.0%}, rate 0.01 {buried[name][0]:4.0%}")
-assert buried["taught in SFT"][0] > 0.8 and buried["only in the text"][0] < tuned["only in the text"][0] - 0.2
+assert buried["only in the text"][0] < tuned["only in the text"][0] - 0.1
 
 # %% [markdown]
-# Answer: what was only read. The twenty answers that the loss asks for are right, and the fourteen that it does not ask
-# for are lost: the model learns the twenty by heart instead of finding the capital where pretraining has put it. So
+# Answer: what was only read is lost. In most worlds the twenty answers that the loss asks for are right: the model
+# learns them by heart instead of finding the capital where pretraining has put it. (In some, even these are not.) So
 # large models are tuned at low rates and for few epochs, often with some plain text among the examples. How much is
-# found, even at the low rate, depends on the world: `--seed 11` makes another one.
+# found, even at the low rate, depends on the world: with `--seed 12`, a fifth.
 
 # %% The same questions in another template
 # The questions that it was taught, in the template of the conversations, without one, and in another model's.
@@ -269,7 +269,7 @@ assert shares["without a template"] < 0.2 < 0.8 < shares[in_chat] == max(shares.
 
 # %% [markdown]
 # Answer: yes, it is part of what was learned. Without it no answer is left. In Alpaca's template it depends on the
-# world, all of them or none (try `--seed 12`): no example says what to do there. So ask a model in its own template.
+# world, from none (`--seed 21`) to all: no example says what to do there. So ask a model in its own template.
 #
 # ## What next
 #
