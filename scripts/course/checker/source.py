@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .checks import Verdict
-from .worker import LIBRARIES, YOURS, UsesLibrary
+from .worker import LIBRARIES, YOURS, UsesLibrary, last_line
 
 ALLOWED = {"__future__", *LIBRARIES}
 
@@ -104,10 +104,7 @@ def with_helpers(function: Callable[..., Any]) -> str:
 
 def line_of(error: BaseException, path: str) -> int | None:
     """The last line of the learner's file that an exception went through."""
-    if hasattr(error, "line"):  # it comes from a worker, which has looked
-        return error.line
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-    return lines[-1] if lines else None
+    return error.line if hasattr(error, "line") else last_line(error, path)  # a worker has looked already
 
 
 def code_at(text: str, line: int | None) -> str:

@@ -19,9 +19,8 @@ import numpy as np
 from . import comparing
 from .checks import Case
 from .trial import Trial, arrays, bare, ends
-from .worker import Step
+from .worker import EXPRESSIONS, Step
 
-COMPUTES = ast.BinOp | ast.UnaryOp | ast.Call | ast.Compare | ast.Subscript | ast.IfExp
 FEW = 3  # different numbers in a value: fewer may be found elsewhere by chance
 
 
@@ -185,7 +184,7 @@ def computing(text: str) -> dict[int, set[str]]:
         if isinstance(node, ast.Assign | ast.AugAssign | ast.Return) and value is not None:
             changes = isinstance(node, ast.AugAssign) or isinstance(getattr(node, "targets", [0])[0], ast.Subscript)
             used = words(ast.unparse(node if changes else value))
-            if (changes or any(isinstance(part, COMPUTES) for part in ast.walk(value))) and "empty" not in used:
+            if (changes or any(isinstance(part, EXPRESSIONS) for part in ast.walk(value))) and "empty" not in used:
                 found[node.lineno] = set[str]() if isinstance(value, ast.Tuple) else used
     return found
 

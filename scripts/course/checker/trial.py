@@ -270,7 +270,7 @@ def answer(written: Any, path: str, check: Check, case: Case, douts: Sequence[An
             else:
                 value = call_read_only(written, arguments, options)
     except Exception as error:
-        return Answer(raised=error, line=getattr(error, "line", None) or source.line_of(error, path))
+        return Answer(raised=error, line=source.line_of(error, path))
     return Answer(value)
 
 

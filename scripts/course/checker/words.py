@@ -98,23 +98,18 @@ def of_difference(found: Difference, what: str, tolerance: float) -> str:
     if kind == "finite":
         return f"{what} is finite where it should be -inf (a masked place?), or the other way around"
     if kind not in REPAIRED:
-        is_whole = np.asarray(right).dtype.kind in "iub"
-        words = "has other values" if is_whole else "has wrong values"
+        words = "has other values" if np.asarray(right).dtype.kind in "iub" else "has wrong values"
         return f"{what} {words}{_whereabouts(np.asarray(got), np.asarray(right), tolerance)}"
-    size = abs(fact) if kind == "factor" else 1
-    return (
-        f"{what} "
-        + {
-            "sign": "has its sign flipped: the negative is right",
-            "transposed": "is transposed: it is right with its last two axes exchanged",
-            "factor": f"is {size:.6g}x too large, everywhere"
-            if size > 1
-            else f"is {1 / size:.6g}x too small, everywhere",
-            "places": "has the right numbers in other places: are axes mixed up (reshape?), or parts joined in another "
-            "order?",
-        }[kind]
-        + (", and its sign is flipped" if kind == "factor" and fact < 0 else "")
-    )
+    if kind == "factor":
+        times = f"{abs(fact):.6g}x too large" if abs(fact) > 1 else f"{1 / abs(fact):.6g}x too small"
+        return f"{what} is {times}, everywhere" + (", and its sign is flipped" if fact < 0 else "")
+    said = {
+        "sign": "has its sign flipped: the negative is right",
+        "transposed": "is transposed: it is right with its last two axes exchanged",
+        "places": "has the right numbers in other places: are axes mixed up (reshape?), or parts joined in another "
+        "order?",
+    }
+    return f"{what} {said[kind]}"
 
 
 def _entries(keys: list[Any]) -> str:

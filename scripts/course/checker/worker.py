@@ -184,14 +184,16 @@ class Solution:
                 return pack({"result": getattr(self, request)(*arguments), "printed": printed.getvalue()})
             except BaseException as error:  # SystemExit as well
                 kinds = [kind.__name__ for kind in type(error).__mro__]
-                reply = {"error": kinds, "message": ADDRESS.sub("", str(error))[:1000], "line": self._line(error)}
+                line = last_line(error, self.path)
+                reply = {"error": kinds, "message": ADDRESS.sub("", str(error))[:1000], "line": line}
         return pack(reply | {"printed": printed.getvalue()})
 
-    def _line(self, error: BaseException) -> int | None:
-        """The last line of the submission that an exception went through."""
-        frames = traceback.walk_tb(error.__traceback__)
-        lines = [line for frame, line in frames if frame.f_code.co_filename == self.path]
-        return lines[-1] if lines else None
+
+def last_line(error: BaseException, path: str) -> int | None:
+    """The last line of a file that an exception went through."""
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == path]
+    return lines[-1] if lines else None
 
 
 def call_read_only(function: Any, arguments: Any, options: Any) -> Any:

@@ -30,7 +30,6 @@ SLIPS = [
     ("float(norm)", "float(min(norm, max_norm))", "the norm that is returned is the one before scaling"),
 ]  # fmt: skip
 
-
 gradients = st.lists(shapes(1, 2).flatmap(values), min_size=1, max_size=3)
 cases = st.builds(Case, gradients, st.sampled_from([0.5, 1.0, 5.0]))
 

@@ -43,10 +43,8 @@ SLIPS = [
     ("= pair[0] + pair[1]", "= pair", "the pair itself is put in: joined, it is one bytes object, pair[0] + pair[1]"),
 ]  # fmt: skip
 
-
 letters = st.sampled_from([b"a", b"b", b"ab", b"ba"])
 cases = st.builds(Case, st.lists(letters, max_size=8), st.tuples(letters, letters))
-
 
 EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,

@@ -43,9 +43,7 @@ SLIPS = [
      "these are powers of each element: X X^T X is a product of matrices"),
 ]  # fmt: skip
 
-
 cases = st.builds(Case, shapes(2, 2).flatmap(values).filter(np.any), st.integers(1, 5))
-
 
 EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,

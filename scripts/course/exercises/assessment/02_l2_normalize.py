@@ -41,9 +41,7 @@ SLIPS = [
      "this is the L1 norm"),
 ]  # fmt: skip
 
-
 cases = st.builds(Case, shapes().flatmap(values), eps=st.sampled_from([0.1, 0.5]))
-
 
 EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,

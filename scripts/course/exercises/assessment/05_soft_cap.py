@@ -39,9 +39,7 @@ SLIPS = [
     ("dout * (", "dout / ctx.cap * (", "the factor cap in front is missing in dx"),
 ]  # fmt: skip
 
-
 cases = st.builds(Case, shapes().flatmap(values), cap=st.sampled_from([0.5, 2.0, 5.0]))
-
 
 EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
