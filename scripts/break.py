@@ -267,8 +267,7 @@ def learn(bug: Bug) -> tuple[np.ndarray, str, float]:
     model = bug.model()
     with bug.patch():
         losses = train(model, tokens, STEPS, learning_rate=1.5e-3, batches=bug.batches, loss_fn=bug.loss_fn)
-        text = write(model, tokenizer, "The value", 24)
-        return smooth(losses), text, attention_entropy(model)
+        return smooth(losses), write(model, tokenizer, "The value", 24), attention_entropy(model)
 
 
 healthy = functools.cache(learn)  # several bugs have the same model beside them
@@ -303,8 +302,7 @@ def run_wrong_template(out_dir: Path) -> Result:
     template = ChatTemplate(tokenizer)
     questions = {f"What color is {thing}?": answer for thing, answer in FACTS.items()}
     encoded = [template.encode(conversation(question, answer))[0] for question, answer in questions.items()]
-    rng = np.random.default_rng(0)
-    ids = np.concatenate([encoded[i] for i in rng.integers(len(encoded), size=1500)])
+    ids = np.concatenate([encoded[i] for i in np.random.default_rng(0).integers(len(encoded), size=1500)])
     curve = smooth(train(model, ids, STEPS))
 
     def answers(prompts: list[list[int]]) -> list[str]:

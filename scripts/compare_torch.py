@@ -174,8 +174,7 @@ def torch_trace(model: Any, config: Settings, ids: np.ndarray, targets: np.ndarr
         hooks = {".".join(GPT1_NAMES.get(part, part) for part in name.split(".")): hooks[name] for name in hooks}
     with hooked(model, hooks):  # modules of PyTorch have the same methods as ours
         logits = model(torch.from_numpy(ids)).logits
-    rows = logits.reshape(-1, logits.shape[-1])
-    loss = torch.nn.functional.cross_entropy(rows, torch.from_numpy(targets).reshape(-1))
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten())
     loss.backward()
     gradients = {our_name(name): _turned(name, p.grad.numpy()) for name, p in model.named_parameters()}
     model.zero_grad()

@@ -46,8 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.html is not None and not arguments.html.endswith(".html"):  # it might be the user's text, or a model
         parser.error(f"--html writes a page: its name must end in .html, got {arguments.html}")
     model, tokenizer = command_line.load(arguments, command_line.set_up(arguments))
-    pieces = read_pieces(arguments.data)
-    score = score_text(model, tokenizer, pieces, arguments.stride, arguments.tokens or None)
+    score = score_text(model, tokenizer, read_pieces(arguments.data), arguments.stride, arguments.tokens or None)
     facts = summary(score, model.config.vocab_size)
     if len(score.ids) == arguments.tokens:
         share = score.n_bytes / Path(arguments.data).stat().st_size

@@ -41,8 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def explorer_page(model: str, text: str) -> str:
     """The page. Its script may connect to the server that it came from, and to no other."""
-    policy = f"{POLICY}; connect-src 'self'"
-    return page_of_data("explore", f"Explore {model}", {"model": model, "text": text}, policy)
+    return page_of_data("explore", f"Explore {model}", {"model": model, "text": text}, f"{POLICY}; connect-src 'self'")
 
 
 if __name__ == "__main__":

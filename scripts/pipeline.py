@@ -78,8 +78,7 @@ def run_pipeline(config: PipelineConfig, device: str = "cpu") -> bool:
         hub.find(config.init_from)  # raises before the folder is marked as that of a mistyped name
         settings["init_from"] = config.init_from
     with folder_lock.locked(config.out_dir):
-        notes = Notes(Path(config.out_dir), settings)
-        rows = _run_stages(config, notes, device)
+        rows = _run_stages(config, Notes(Path(config.out_dir), settings), device)
     if rows is None:
         show("\nthe pipeline stopped here; run it again to continue")
         return False

@@ -61,8 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = hub.find(arguments.model)
 
     print("(1) structure: is every part present, with the right size?\n")
-    problems = check_tensors(folder)
-    if problems:  # the model cannot be built
+    if problems := check_tensors(folder):  # the model cannot be built
         raise ValueError(f"structure: {problems[0]}")
     model, tokenizer = load_model(folder, trainable=True)
     if not isinstance(model, GPT):
@@ -90,7 +89,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"\nthe reference is in {arguments.save_reference}")
 
     print("\n(3) behavior: what does it write, and how well does it predict a text?\n")
-    write(model, tokenizer, arguments.prompt)
+    continuation = model.generate([tokenizer.encode(arguments.prompt)], NEW_TOKENS, temperature=0)[0]
+    print(printable(f"{arguments.prompt} ->{tokenizer.decode(continuation)}"))
     text = PASSAGE if arguments.text is None else read_text(arguments.text)
     problems += check_perplexity(model, tokenizer, text, proven=reference is not None and not problems)
     if problems:
@@ -170,13 +170,6 @@ def check_computation(model: GPT, reference: Trace, dtype: str) -> list[str]:
 
 
 # --- (3) behavior -----------------------------------------------------------------------------------------------------
-
-
-def write(model: GPT, tokenizer: Tokenizer, prompt: str) -> None:
-    """Print a prompt and the model's greedy continuation."""
-    ids = tokenizer.encode(prompt)
-    new = model.generate([ids], NEW_TOKENS, temperature=0)[0]
-    print(printable(f"{prompt} ->{tokenizer.decode(new)}"))
 
 
 def check_perplexity(model: GPT, tokenizer: Tokenizer, text: str, proven: bool) -> list[str]:

@@ -50,8 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def describe_machine() -> dict[str, Any]:
     """The facts that the figures depend on."""
-    cupy = module_of(to_device(np.zeros(1), "cuda"))
-    found = {"CuPy": cupy.__version__, "NumPy": np.__version__}
+    found = {"CuPy": module_of(to_device(np.zeros(1), "cuda")).__version__, "NumPy": np.__version__}
     if shutil.which("nvidia-smi"):
         command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         answer = subprocess.run(command, capture_output=True, encoding="utf-8").stdout.splitlines()

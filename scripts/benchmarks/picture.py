@@ -68,5 +68,4 @@ def _ours(row: dict[str, Any]) -> dict[str, Any]:
 
 def _floor(row: dict[str, Any]) -> float:
     """The seconds that the machine needs at least, or 0 where nobody knows."""
-    bound = _ours(row)["seconds"] * row.get("share_of_bound", 0)
-    return float(row.get("matmul_floor_seconds", bound))
+    return float(row.get("matmul_floor_seconds", _ours(row)["seconds"] * row.get("share_of_bound", 0)))

@@ -32,8 +32,7 @@ class Side:
     """A worker process."""
 
     def __init__(self, side: str, kind: str, arguments: Sequence[Any]):
-        cores = str(usable_cores())
-        threads = {f"{library}_NUM_THREADS": cores for library in ("OMP", "MKL", "OPENBLAS")}
+        threads = {f"{library}_NUM_THREADS": str(usable_cores()) for library in ("OMP", "MKL", "OPENBLAS")}
         environment = {**os.environ, **threads, "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-m", "scripts.benchmarks.side", side, kind, *map(str, arguments)]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}

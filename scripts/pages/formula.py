@@ -111,8 +111,7 @@ class _Reader:
         while self.tokens and self.next() not in {end, "+", "-", *_RELATIONS, ")", "]"}:
             if self.next() == "/":
                 self.tokens.pop(0)
-                below = self.factor(bare=True)
-                done = f"<mfrac>{_one(done)}{_one(below)}</mfrac>"
+                done = f"<mfrac>{_one(done)}{_one(self.factor(bare=True))}</mfrac>"
             elif self.next() in "*@":
                 self.tokens.pop(0)
                 done += "<mo>·</mo>" + self.factor()

@@ -53,8 +53,7 @@ def write_page(lesson: Path, ran: Iterable[Ran], exercises: list[str], folder: P
     start = time.perf_counter()
     body, widgets = Body(folder).of(ran)
     seconds, cells = time.perf_counter() - start, read_cells(lesson)
-    rows = [row for row in concepts() if row.lesson == lesson.name]
-    places = _concepts(rows, exercises, folder)
+    places = _concepts([row for row in concepts() if row.lesson == lesson.name], exercises, folder)
     kind = f'<p class="kind">minigrad: a lesson, {minutes(cells)} minutes to read; its code ran in {seconds:.0f} s</p>'
     nav = "<!--nav--><!--/nav-->"
     done = f'<p class="soft">{progress(lesson, cells)}. A lesson is done when all its answers have been opened.</p>'

@@ -50,8 +50,7 @@ def step_page(name: str, policy: str = POLICY, before: str = "", ops: str = "", 
 
     before, modules: of `page_of_data`.
     """
-    recording = record_lines(STEPS[name], PACKAGES)
-    data = debugger_data(recording) | {"title": title_of(name), "name": name, "ops": ops}
+    data = debugger_data(record_lines(STEPS[name], PACKAGES)) | {"title": title_of(name), "name": name, "ops": ops}
     return page_of_data("debugger", data["title"], data, policy, FOLDER, before, *modules), len(data["moments"])
 
 

@@ -97,8 +97,7 @@ def _measured(run: Run, config: AdaptationConfig) -> Row:
 
     def take_step() -> None:
         batches = [next(run.stream) for _ in range(run.training.gradient_accumulation_steps)]
-        max_norm = run.training.grad_clip
-        training_step(run.model, batches, loss_fn, run.optimizer, run.schedule, max_norm, run.gradient_fn)
+        training_step(run.model, batches, loss_fn, run.optimizer, run.schedule, run.training.grad_clip, run.gradient_fn)
 
     trained, before, after = run.model.num_parameters(trainable_only=True), run.extra["before"], run.extra["after"]
     peak = sum(held.values()) + added_bytes(take_step)

@@ -162,8 +162,7 @@ def _adapt(config: AdaptationConfig, recipe: Recipe, train: Callable[[], bool]) 
     """Train LoRA on the preferred replies only, and save a folder with the merged model."""
     out_dir = Path(config.out_dir)
     preferences = preference_pairs("train", recipe.examples or pairs.TRAIN_PAIRS, config.seed)
-    examples = [Example([*p.prompt, {"role": "assistant", "content": p.chosen}]) for p in preferences]
-    write_jsonl(config.data, examples)
+    write_jsonl(config.data, [Example([*p.prompt, {"role": "assistant", "content": p.chosen}]) for p in preferences])
     if not train():
         return False
     _make_room(out_dir / MERGED)

@@ -78,8 +78,7 @@ def difference(got: Any, right: Any, tolerance: float = 1e-6, path: tuple[Any, .
     else:
         kind, fact = of_arrays(np.asarray(got), np.asarray(right), tolerance)
         return found(kind, fact) if kind else None
-    differences = (difference(g, r, tolerance, name) for g, r, name in parts)
-    return next(filter(None, differences), None)
+    return next(filter(None, (difference(g, r, tolerance, name) for g, r, name in parts)), None)
 
 
 def same(got: Any, right: Any, tolerance: float = 1e-6) -> bool:
