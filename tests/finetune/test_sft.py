@@ -73,10 +73,8 @@ def test_cut_conversations_are_counted_and_empty_ones_named(chat):
 def test_what_the_assistant_says_in_a_prompt_is_not_learned(chat, completion):
     _, template = chat
     example = Example([*TALK, *TALK], completion=completion)
-    (ids, loss_mask), whole = (
-        template.encode(example.messages, completion=completion),
-        template.encode(example.messages),
-    )
+    ids, loss_mask = template.encode(example.messages, completion=completion)
+    whole = template.encode(example.messages)
     prompt = template.encode(example.messages[:-completion], True)[0] if completion < 4 else []
     assert ids == whole[0] and loss_mask == [mark and i >= len(prompt) for i, mark in enumerate(whole[1])]
     assert encode_examples([example], template, len(ids))[0] == [(ids, loss_mask)]

@@ -160,11 +160,6 @@ def test_half_precision_is_loaded_as_float32(tmp_path, dtype):
         np.testing.assert_array_equal(found, array.T if row.transposed else array)
 
 
-def shard(folder):
-    """The folder of GPT-2, its tensors spread over three files; returns their index."""
-    return write_shards(folder, *GPT2_FOLDER.with_prefix(*GPT2_FOLDER.contents()))
-
-
 @pytest.mark.oracle
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("kind", ["GPT2LMHeadModel", "GPT2Model"])
@@ -268,7 +263,7 @@ def test_what_is_no_folder_of_a_model(tmp_path):
 
 
 def test_a_damaged_shard_is_named_and_all_files_are_closed_again(tmp_path):
-    shard(tmp_path)
+    write_shards(tmp_path, *GPT2_FOLDER.with_prefix(*GPT2_FOLDER.contents()))
     path = tmp_path / "model-00002-of-00003.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with warnings.catch_warnings():
