@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from finetune.data.chat_template import IM_END, IM_START, ChatTemplate
 from finetune.data.datasets import Preference
@@ -13,6 +14,18 @@ from gpt import GPT, GPTConfig, Tokenizer
 from gpt.training.training_step import training_step
 from minigrad import manual_seed, nn
 from tests.gpt.small import golden_arrays
+
+GOLDEN = Path(__file__).parent / "golden"
+# How the updates of PPO and GRPO are computed, whose first one must begin with ratio 1 whatever it is.
+update_settings = pytest.mark.parametrize(
+    ("mini_batches", "accumulation", "kernels", "precision"),
+    [
+        (1, 1, "textbook", "float32"),
+        (3, 1, "fast", "float32"),
+        (2, 2, "textbook", "bfloat16"),
+        (3, 1, "fast", "bfloat16"),
+    ],
+)
 
 TEXT = (
     'the word is "kel". please write the word twice: here is "stor", "dal". what is the first word? give me both words '
@@ -83,7 +96,7 @@ def watch(page, monkeypatch, name):
 
 def golden(part):
     """The settings, and the arrays of "dpo", "reward" or "ppo" without that prefix."""
-    arrays = golden_arrays(Path(__file__).parent / "golden" / "preferences")
+    arrays = golden_arrays(GOLDEN / "preferences")
     settings = {name: float(value) for name, value in arrays.items() if "/" not in name}
     return settings, {name.removeprefix(f"{part}/"): value for name, value in arrays.items() if name.startswith(part)}
 

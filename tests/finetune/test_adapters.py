@@ -1,7 +1,6 @@
 """Adapter folders: those of PEFT here, ours there, and what is refused."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +13,11 @@ from finetune.objectives.model_with_head import ModelWithHead
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import no_grad
 from tests.finetune.golden import make_llama_tuning
+from tests.finetune.small import GOLDEN
 from tests.finetune.test_lora import VARIANTS, adapted, randomize
 from tests.gpt.small import assert_same, files_of, golden, golden_arrays, random_ids, small_gpt, small_llama, weights_of
 from tests.helpers import change_json, read_json
 
-GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(path.name for path in (GOLDEN / "peft").iterdir())
 
 

@@ -22,7 +22,7 @@ from gpt.training.checkpoint import CheckpointError
 from gpt.training.run import Run, start
 from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor
-from tests.finetune.small import golden, preferences, question, small_policy, small_template, watch
+from tests.finetune.small import golden, preferences, question, small_policy, watch
 from tests.gpt.small import save_model
 
 NAMES = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
@@ -45,14 +45,12 @@ def test_losses_and_gradients_are_those_of_trl(kind):
 
 
 @pytest.fixture(scope="module")
-def pairs():
-    template = small_template()
+def pairs(template):
     encoded, _ = encode_pairs(preferences(5), template, 48)
     return with_reference(small_policy(template, seed=1, dtype="float64"), encoded, batch_size=2)
 
 
-def test_the_reference_does_not_depend_on_the_batches(pairs):
-    template = small_template()
+def test_the_reference_does_not_depend_on_the_batches(pairs, template):
     model = small_policy(template, seed=1, dtype="float64", dropout=0.5)
     for pair in pairs:
         for reply in (pair.chosen, pair.rejected):
@@ -65,9 +63,9 @@ def test_the_reference_does_not_depend_on_the_batches(pairs):
     assert model.training and again[4].rejected.reference == pytest.approx(pairs[4].rejected.reference, rel=1e-12)
 
 
-def test_the_metrics_are_those_of_trl(pairs):
+def test_the_metrics_are_those_of_trl(pairs, template):
     """rewards: β (ln π - ln ρ), with the sums of the log-probabilities, for ipo as well."""
-    model = small_policy(small_template(), seed=2, dtype="float64")
+    model = small_policy(template, seed=2, dtype="float64")
     batch = pair_batch(pairs)
     policy = sequence_logprobs(model, *batch.shifted()).data
     rewards = 0.3 * (policy - batch.reference)
@@ -81,8 +79,8 @@ def test_the_metrics_are_those_of_trl(pairs):
         assert logps == pytest.approx([policy[:5].sum(), policy[5:].sum()])
 
 
-def test_ipo_compares_tokens_and_not_sums(pairs):
-    model = small_policy(small_template(), seed=2, dtype="float64")
+def test_ipo_compares_tokens_and_not_sums(pairs, template):
+    model = small_policy(template, seed=2, dtype="float64")
     batch = pair_batch(pairs)
     h = (sequence_logprobs(model, *batch.shifted()).data - batch.reference) / batch.loss_mask.sum(axis=1)
     loss, _, _ = dpo_batch_loss(model, batch, beta=0.5, kind="ipo")
@@ -90,8 +88,7 @@ def test_ipo_compares_tokens_and_not_sums(pairs):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_run_begins_where_policy_and_reference_agree(precision, tmp_path, monkeypatch):
-    template = small_template()
+def test_a_run_begins_where_policy_and_reference_agree(template, precision, tmp_path, monkeypatch):
     base = str(save_model(tmp_path / "base", small_policy(template, 1, block_size=48), template.tokenizer))
     write_jsonl(tmp_path / "pairs.jsonl", preferences(30))
     losses = watch(page, monkeypatch, "dpo_batch_loss")
@@ -102,8 +99,7 @@ def test_a_run_begins_where_policy_and_reference_agree(precision, tmp_path, monk
         assert loss.item() / n == pytest.approx(math.log(2), abs=1e-4)
 
 
-def test_a_short_run_is_evaluated_on_fewer_items(tmp_path, monkeypatch, capsys):
-    template = small_template()
+def test_a_short_run_is_evaluated_on_fewer_items(template, tmp_path, monkeypatch, capsys):
     base = str(save_model(tmp_path / "base", small_policy(template, 1, block_size=192), template.tokenizer))
     for name, size in {"TRAIN_PAIRS": 60, "TEST_PAIRS": 50}.items():
         monkeypatch.setattr(pairs_data, name, size)

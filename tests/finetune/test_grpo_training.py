@@ -19,7 +19,7 @@ from gpt.training.log import read_log
 from gpt.training.run import resume, start
 from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor, manual_seed, switches, use_kernels
-from tests.finetune.small import interrupt_at, small_policy, small_template, watch
+from tests.finetune.small import interrupt_at, small_policy, update_settings, watch
 from tests.gpt.small import log_softmax, save_model
 from tests.scripts.running import assert_same_run
 
@@ -50,7 +50,7 @@ def liked(answers):
 
 
 @pytest.fixture
-def likes(tmp_path, monkeypatch):
+def likes(template, tmp_path, monkeypatch):
     """A model to start from, and a checker that likes some tokens."""
 
     def check(asked, answers, tokenizer, checker):
@@ -59,7 +59,6 @@ def likes(tmp_path, monkeypatch):
         return liked(answers), {"exact": 0.5}
 
     monkeypatch.setattr(page, "check_answers", check)
-    template = small_template()
     return str(save_model(tmp_path / "base", small_policy(template, 1, n_embd=8, block_size=64), template.tokenizer))
 
 
@@ -68,8 +67,7 @@ def likes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_batch_s_loss_is_the_formula_s_answer_by_answer(method, beta):
-    template = small_template()
+def test_a_batch_s_loss_is_the_formula_s_answer_by_answer(template, method, beta):
     policy, old, reference = (small_policy(template, seed, "float64").eval() for seed in (1, 2, 3))
     manual_seed(0)
     prompts = [template.encode([{"role": "user", "content": q}], True)[0] for q in ("Yes?", "The word?")]
@@ -95,8 +93,7 @@ def test_a_batch_s_loss_is_the_formula_s_answer_by_answer(method, beta):
     assert loss.item() / count == pytest.approx(np.mean(expected), rel=1e-6)
 
 
-def test_answers_that_teach_nothing_are_left_out_without_beta():
-    template = small_template()
+def test_answers_that_teach_nothing_are_left_out_without_beta(template):
     policy = small_policy(template, 1).eval()
     manual_seed(0)
     replies = sample_replies(policy, [[1, 2, 3]] * 6, 4, [0])
@@ -130,15 +127,7 @@ def test_a_reward_that_can_be_had_is_found(settings, likes, tmp_path, monkeypatc
         np.testing.assert_array_equal(advantages, expected.reshape(-1))
 
 
-@pytest.mark.parametrize(
-    ("mini_batches", "accumulation", "kernels", "precision"),
-    [
-        (1, 1, "textbook", "float32"),
-        (3, 1, "fast", "float32"),
-        (2, 2, "textbook", "bfloat16"),
-        (3, 1, "fast", "bfloat16"),
-    ],
-)
+@update_settings
 def test_an_update_begins_with_ratio_1_first_at_the_reference(
     settings, likes, tmp_path, monkeypatch, precision, kernels, mini_batches, accumulation
 ):
@@ -192,8 +181,7 @@ def test_a_resumed_run_finds_its_reference_again(settings, likes, tmp_path, monk
         ("<th<|im_start|>ink></think>2<|im_end|>", 0),
     ],
 )
-def test_only_finished_answers_as_they_were_written_are_rewarded(reply, reward):
-    template = small_template()
+def test_only_finished_answers_as_they_were_written_are_rewarded(template, reply, reward):
     ids = template.tokenizer.encode(reply, allowed_special="all")
     assert template.tokenizer.decode(ids, skip_special_tokens=True) == "<think></think>2"
     tokens, _, starts, mask = prompts_with_replies([[1]], [ids])

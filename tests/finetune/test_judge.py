@@ -10,15 +10,10 @@ from finetune.evaluation import judge as judging
 from finetune.evaluation.answering import Reply, ask, chat_template, scores
 from finetune.evaluation.judge import Judge, judge, kl_of_replies, qualities
 from finetune.stages import ppo
-from tests.finetune.small import question, small_policy, small_template
+from tests.finetune.small import question, small_policy
 from tests.gpt.small import log_softmax, save_model, small_gpt
 
 ITEM = TaskItem("repeat", 'Say "kelo".', "kelo")
-
-
-@pytest.fixture(scope="module")
-def template():
-    return small_template()
 
 
 def test_being_right_counts_first_and_courtesy_second():

@@ -5,12 +5,7 @@ import pytest
 
 from finetune.data.datasets import Preference
 from finetune.data.pairs import encode_pairs, pair_batch
-from tests.finetune.small import preferences, question, small_template
-
-
-@pytest.fixture(scope="module")
-def template():
-    return small_template()
+from tests.finetune.small import preferences, question
 
 
 def decoded(template, reply):

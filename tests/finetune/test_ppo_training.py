@@ -15,7 +15,7 @@ from gpt.training.log import read_log
 from gpt.training.run import Run, resume, start
 from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor, nn, use_kernels
-from tests.finetune.small import interrupt_at, small_policy, small_template, watch
+from tests.finetune.small import interrupt_at, small_policy, update_settings, watch
 from tests.gpt.small import assert_same, save_model, weights_of
 from tests.scripts.preference_files import write_questions
 
@@ -33,10 +33,9 @@ class Likes(nn.Module):
 
 
 @pytest.fixture
-def settings(tmp_path, monkeypatch):
+def settings(template, tmp_path, monkeypatch):
     """settings(folder): those of a run with a small model, a few questions and the reward model above."""
     monkeypatch.setattr(page, "checked_reward_model", lambda *_: Likes())
-    template = small_template()
     policy = small_policy(template, 1, n_embd=8, block_size=192)
     base = str(save_model(tmp_path / "base", policy, template.tokenizer))
     data = str(write_questions(tmp_path / "questions.jsonl", 6))
@@ -109,15 +108,7 @@ def test_each_token_has_its_advantage_and_first_none_is_clipped(settings, monkey
     assert losses[1][1][2]["policy/approxkl_avg"] > 0
 
 
-@pytest.mark.parametrize(
-    ("mini_batches", "accumulation", "kernels", "precision"),
-    [
-        (1, 1, "textbook", "float32"),
-        (3, 1, "fast", "float32"),
-        (2, 2, "textbook", "bfloat16"),
-        (3, 1, "fast", "bfloat16"),
-    ],
-)
+@update_settings
 def test_an_update_begins_with_ratio_1_first_at_the_reference(
     settings, monkeypatch, precision, kernels, mini_batches, accumulation
 ):
@@ -151,7 +142,7 @@ def test_a_reward_is_found_and_a_dear_reference_is_stayed_with(settings, tmp_pat
     assert logs[0.0][-1]["objective/kl"] > 1.5 > 1 > logs[30.0][-1]["objective/kl"]
 
 
-def test_the_log_has_standard_names_and_replies_are_checked(settings, tmp_path, monkeypatch):
+def test_the_log_has_standard_names_and_replies_are_checked(settings, template, tmp_path, monkeypatch):
     for name, value in {"TRAIN_ITEMS": 12, "TEST_ITEMS": 3}.items():
         monkeypatch.setattr(questions, name, value)
     rollouts, judged = watch(page, monkeypatch, "roll_out"), watch(page, monkeypatch, "qualities")
@@ -162,7 +153,6 @@ def test_the_log_has_standard_names_and_replies_are_checked(settings, tmp_path, 
     names = "objective/kl objective/entropy objective/scores policy/approxkl_avg policy/clipfrac_avg loss/policy_avg"
     assert {*names.split(), "loss/value_avg", "val/ratio", "right", "courteous", "num_tokens"} <= steps[0].keys()
     assert evaluations[0].keys() == {"step", "right", "courteous"}
-    template = small_template()
     for (arguments, _), ((items, replies), _) in zip(rollouts, judged, strict=True):
         assert arguments[3] == tuple(template.encode(item.question, True)[0] for item in items)
         assert len(replies) == 6 and all(1 <= len(reply.ids) <= 5 for reply in replies)
@@ -182,7 +172,7 @@ def test_only_the_policy_learns_and_a_plain_model_is_saved(settings, tmp_path, m
 
 
 @pytest.mark.parametrize("changed", ["reference", "reward model"])
-def test_a_run_goes_on_only_with_its_reference_and_reward_model(settings, tmp_path, monkeypatch, changed):
+def test_a_run_goes_on_only_with_its_reference_and_reward_model(settings, template, tmp_path, monkeypatch, changed):
     likes = Likes()
     likes.weight = nn.Parameter(np.ones(3, np.float32))
     monkeypatch.setattr(page, "checked_reward_model", lambda *_: likes)
@@ -191,7 +181,6 @@ def test_a_run_goes_on_only_with_its_reference_and_reward_model(settings, tmp_pa
         run = start(train_ppo, settings())
     assert run.interrupted and run.steps_done == run.saved_step == 4  # at the end of the iteration
     if changed == "reference":
-        template = small_template()
         save_model(tmp_path / "base", small_policy(template, 2, n_embd=8, block_size=192), template.tokenizer)
     else:
         likes.weight.data[1] = 2

@@ -1,7 +1,5 @@
 """Quantized matrices: packing, rounding to nearest, groups, and NF4 beside bitsandbytes."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,13 +8,13 @@ from hypothesis import strategies as st
 from finetune.quantization import absmax, zero_point
 from finetune.quantization.array import pack, unpack
 from finetune.quantization.nf4 import dynamic_levels, nf4, quantize_scales
-from tests.finetune.small import normal
+from tests.finetune.small import GOLDEN, normal
 from tests.gpt.small import golden_arrays
 
 
 @pytest.fixture(scope="module")
 def golden():
-    return golden_arrays(Path(__file__).parent / "golden" / "nf4")
+    return golden_arrays(GOLDEN / "nf4")
 
 
 # --- codes ---

@@ -12,7 +12,7 @@ from gpt.training.checkpoint import load_checkpoint
 from gpt.training.run import start
 from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor
-from tests.finetune.small import golden, preferences, small_policy, small_template, watch
+from tests.finetune.small import golden, preferences, small_policy, watch
 from tests.gpt.small import save_model
 
 
@@ -27,8 +27,8 @@ def test_loss_and_gradients_are_those_of_trl():
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_scores_are_measured_without_dropout(tmp_path, monkeypatch):
-    template, data, folder = small_template(), tmp_path / "pairs.jsonl", str(tmp_path / "run")
+def test_scores_are_measured_without_dropout(template, tmp_path, monkeypatch):
+    data, folder = tmp_path / "pairs.jsonl", str(tmp_path / "run")
     base = str(save_model(tmp_path / "base", small_policy(template, dropout=0.5), template.tokenizer))
     write_jsonl(data, preferences(20))
     measured = watch(page, monkeypatch, "_scores")

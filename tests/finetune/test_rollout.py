@@ -7,16 +7,15 @@ from finetune.objectives.model_with_head import ModelWithHead
 from finetune.objectives.ppo import update_metrics
 from finetune.objectives.rollout import PolicyWithValue, roll_out
 from minigrad import Tensor, manual_seed, no_grad
-from tests.finetune.small import small_policy, small_template
+from tests.finetune.small import small_policy
 from tests.gpt.small import log_softmax
 
 PROMPTS = ["Say yes.", "No?", "The word, the word!"]
 
 
 @pytest.fixture(scope="module")
-def setting():
+def setting(template):
     """A policy with a value head that says something, a reference, a reward model, prompts of different lengths."""
-    template = small_template()
     model = PolicyWithValue(small_policy(template, 1, "float64")).eval()
     rng = np.random.default_rng(0)
     for parameter in model.value_head.parameters():
