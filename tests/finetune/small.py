@@ -78,6 +78,12 @@ def interrupt_at(step, page, monkeypatch):
     monkeypatch.setattr(page, "training_step", interrupted_step)
 
 
+def few_items(monkeypatch, module, **counts):
+    """Let a module's built-in data have so many items. counts: by the names of its constants."""
+    for name, count in counts.items():
+        monkeypatch.setattr(module, name, count)
+
+
 def watch(page, monkeypatch, name):
     """The calls of a function that a stage's module uses: a list of (arguments, result), which grows."""
     calls, function = [], getattr(page, name)

@@ -23,7 +23,7 @@ from gpt.training.run_folder import settings_of
 from gpt.training.training_config import TrainingConfig
 from gpt.weights.safetensors_file import SafetensorsFile
 from scripts.shared.method_comparison import ROW, compare
-from tests.finetune.small import interrupt_at, small_chat_model, watch, write_rows
+from tests.finetune.small import few_items, interrupt_at, small_chat_model, watch, write_rows
 from tests.gpt.small import assert_same, checkpoint_of, save_model
 from tests.helpers import read_json
 from tests.scripts.running import forge, write_text
@@ -199,8 +199,7 @@ def test_a_model_that_knows_the_template_learns_in_adapters(talks, tmp_path):
 
 
 def test_built_in_questions_are_asked_and_replies_are_shown(tmp_path, monkeypatch, capsys):
-    for name, value in {"TRAIN_ITEMS": 20, "TEST_ITEMS": 10}.items():
-        monkeypatch.setattr(sft, name, value)
+    few_items(monkeypatch, sft, TRAIN_ITEMS=20, TEST_ITEMS=10)
     monkeypatch.setattr(adaptation_data, "VALIDATION_ITEMS", 4)
     save_model(tmp_path / "base", *small_chat_model(block_size=96))
     run = start(train_adaptation, settings(tmp_path / "base", "tasks", tmp_path / "run", steps=1))

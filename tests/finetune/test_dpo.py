@@ -22,7 +22,7 @@ from gpt.training.checkpoint import CheckpointError
 from gpt.training.run import Run, start
 from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor
-from tests.finetune.small import golden, preferences, question, small_policy, watch
+from tests.finetune.small import few_items, golden, preferences, question, small_policy, watch
 from tests.gpt.small import save_model
 
 NAMES = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
@@ -101,8 +101,7 @@ def test_a_run_begins_where_policy_and_reference_agree(template, precision, tmp_
 
 def test_a_short_run_is_evaluated_on_fewer_items(template, tmp_path, monkeypatch, capsys):
     base = str(save_model(tmp_path / "base", small_policy(template, 1, block_size=192), template.tokenizer))
-    for name, size in {"TRAIN_PAIRS": 60, "TEST_PAIRS": 50}.items():
-        monkeypatch.setattr(pairs_data, name, size)
+    few_items(monkeypatch, pairs_data, TRAIN_PAIRS=60, TEST_PAIRS=50)
     asked, training = watch(judge, monkeypatch, "ask"), TrainingConfig(max_iters=1)
     config = DPOConfig(base, "tasks", str(tmp_path / "run"), 8, training=training)
     start(train_dpo, config)

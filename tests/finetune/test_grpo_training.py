@@ -19,7 +19,7 @@ from gpt.training.log import read_log
 from gpt.training.run import resume, start
 from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor, manual_seed, switches, use_kernels
-from tests.finetune.small import interrupt_at, small_policy, update_settings, watch
+from tests.finetune.small import few_items, interrupt_at, small_policy, update_settings, watch
 from tests.gpt.small import log_softmax, save_model
 from tests.scripts.running import assert_same_run
 
@@ -31,8 +31,7 @@ TRAINING = TrainingConfig(learning_rate=1e-3, warmup_iters=0, weight_decay=0.0, 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
     """settings(folder): those of a run of seconds. A new model first learns from worked examples, for three steps."""
-    for name, value in {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 30, "TEST_ITEMS": 6}.items():
-        monkeypatch.setattr(cold_start, name, value)
+    few_items(monkeypatch, cold_start, WORKED_EXAMPLES=40, TRAIN_ITEMS=30, TEST_ITEMS=6)
     for module in (page, exam):
         monkeypatch.setattr(module, "SAMPLES", 2)
 

@@ -15,7 +15,7 @@ from gpt.training.log import read_log
 from gpt.training.run import Run, resume, start
 from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor, nn, use_kernels
-from tests.finetune.small import interrupt_at, small_policy, update_settings, watch
+from tests.finetune.small import few_items, interrupt_at, small_policy, update_settings, watch
 from tests.gpt.small import assert_same, save_model, weights_of
 from tests.scripts.preference_files import write_questions
 
@@ -143,8 +143,7 @@ def test_a_reward_is_found_and_a_dear_reference_is_stayed_with(settings, tmp_pat
 
 
 def test_the_log_has_standard_names_and_replies_are_checked(settings, template, tmp_path, monkeypatch):
-    for name, value in {"TRAIN_ITEMS": 12, "TEST_ITEMS": 3}.items():
-        monkeypatch.setattr(questions, name, value)
+    few_items(monkeypatch, questions, TRAIN_ITEMS=12, TEST_ITEMS=3)
     rollouts, judged = watch(page, monkeypatch, "roll_out"), watch(page, monkeypatch, "qualities")
     start(train_ppo, settings(data="tasks"))
     rows = read_log(tmp_path / "run" / "log.jsonl")

@@ -4,6 +4,7 @@ import pytest
 
 from finetune.stages import cold_start
 from scripts import classify, dpo, grpo, lora, ppo, reward, sft, train
+from tests.finetune.small import few_items
 from tests.scripts.running import SMALL_RUN, run_here
 
 RHYTHM = " --max-iters 4 --batch-size 2 --eval-interval 2 --log-interval 1 --warmup-iters 1"
@@ -38,6 +39,5 @@ def run_on(device, name, given, out_dir, *more):
     """Start a run on a device, with few questions, and return its exit status."""
     common = ["--out-dir", out_dir, "--device", device, "--kernels", "textbook", "--seed", "1", *more]
     with pytest.MonkeyPatch.context() as patch:
-        for size, count in {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 40, "TEST_ITEMS": 8}.items():
-            patch.setattr(cold_start, size, count)
+        few_items(patch, cold_start, WORKED_EXAMPLES=40, TRAIN_ITEMS=40, TEST_ITEMS=8)
         return run_here(RUNS[name][0].main, *arguments_of(name, given), *common)

@@ -15,6 +15,7 @@ from gpt import Tokenizer
 from gpt.training.checkpoint import load_checkpoint, load_run, load_state
 from gpt.training.log import read_log
 from scripts import classify, dpo, export, grpo, ppo, reward, sft
+from tests.finetune.small import few_items
 from tests.scripts.preference_files import write_model
 from tests.scripts.running import assert_says, output_of, refusal, run_here
 from tests.scripts.runs import RHYTHM, arguments_of
@@ -80,8 +81,7 @@ def test_a_run_says_what_it_does_and_leaves_its_files(name, given, finished, rew
 
 
 def test_sft_on_the_built_in_questions(given, tmp_path, monkeypatch):
-    monkeypatch.setattr(sft_stage, "TRAIN_ITEMS", 40)
-    monkeypatch.setattr(sft_stage, "TEST_ITEMS", 20)
+    few_items(monkeypatch, sft_stage, TRAIN_ITEMS=40, TEST_ITEMS=20)
     run = tmp_path / "run"
     output = output_of(sft.main, "--init-from", given / "base", "--out-dir", run, *RHYTHM.split())
     assert_says(
@@ -110,8 +110,7 @@ def test_the_mask_is_shown_and_nothing_is_trained(given, tmp_path, monkeypatch):
 
 
 def test_built_in_pairs_are_told_apart_by_what_they_differ_in(tmp_path, monkeypatch):
-    monkeypatch.setattr(pairs, "TRAIN_PAIRS", 30)
-    monkeypatch.setattr(pairs, "TEST_PAIRS", 9)
+    few_items(monkeypatch, pairs, TRAIN_PAIRS=30, TEST_PAIRS=9)
     model = write_model(tmp_path / "sft", block_size=192)
     output = output_of(reward.main, "--init-from", model, "--out-dir", tmp_path / "run", *RHYTHM.split())
     said = "data: 30 pairs of replies to learn from, 9 to test on ... that differ in courtesy: ... the answer: "
@@ -156,8 +155,7 @@ def test_a_reward_model_that_cannot_judge_is_refused(given, tmp_path, capsys):
 
 
 def test_grpo_from_a_new_model_and_its_control_run(tmp_path, monkeypatch):
-    for name, value in {"WORKED_EXAMPLES": 40, "TRAIN_ITEMS": 30, "TEST_ITEMS": 6}.items():
-        monkeypatch.setattr(cold_start, name, value)
+    few_items(monkeypatch, cold_start, WORKED_EXAMPLES=40, TRAIN_ITEMS=30, TEST_ITEMS=6)
     chains = ["--terms", "4", "--total-iterations", "2", "--eval-interval", "1"]
     groups = ["--batch-size", "2", "--num-generations", "2", "--sft-steps", "3"]
     output = output_of(grpo.main, "--out-dir", tmp_path / "run", *chains, *groups)
