@@ -232,7 +232,8 @@ def judge(
                 verdict.parts = judging.parts(checks, definitions, seed, verdict.passed)
             if verdict.shown is not None:
                 submission.printed.clear()
-                judging.run_once(*verdict.shown, definitions)
+                check, case, douts = verdict.shown
+                judging.run_once(check, case, douts, definitions)
                 verdict.printed = "".join(submission.printed).splitlines()[:LINES_SHOWN]
     except Ended as ended:
         if (verdict is None or credit) and explain and submission.is_changed:
