@@ -225,10 +225,26 @@ class TextSoFar:
             if self.decode is not None and self.read > 0 and new.shape[1] <= MAX_DECODE_TOKENS:
                 logits = self.decode(new, self.cache, mask)[:, wanted]
             else:
-                hidden = self.model.hidden_states(new, self.cache, mask)  # (B, T, C)
-                logits = self.model.lm_head(hidden[:, wanted]).numpy()
+                logits = self._read(new, mask, wanted)
         self.read = self.ids.shape[1]
         return logits.reshape(-1, self.model.config.vocab_size)
+
+    def _read(self, new: Array, mask: Array | None, wanted: slice) -> np.ndarray:
+        """Let the model read new tokens; returns the logits of the wanted ones, (B, G, V).
+
+        Several answers to a question begin with the same prompt. It is read once, and its keys and values are copied.
+        """
+        rows = copies = np.arange(len(new))
+        if self.read == 0:
+            texts = np.where(self.real, self.ids, -1)  # the tokens, and not what stands in the padding
+            _, rows, copies = np.unique(texts, axis=0, return_index=True, return_inverse=True)
+        if len(rows) == len(new):
+            return self.model.lm_head(self.model.hidden_states(new, self.cache, mask)[:, wanted]).numpy()
+        shared = KVCache.for_model(self.model, len(rows), new.shape[1])
+        hidden = self.model.hidden_states(new[rows], shared, None if mask is None else mask[rows])  # (B', T, C)
+        copies = copies.reshape(-1)  # NumPy 2.0 gives a column
+        self.cache.copy(shared, copies.tolist())
+        return self.model.lm_head(hidden[:, wanted]).numpy()[copies]
 
     def forget_guesses(self) -> None:
         """Forget the keys and values of wrong guesses. The last token is always read again, for its logits."""

@@ -7,6 +7,7 @@ about n²/2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from minigrad import Tensor
@@ -59,6 +60,12 @@ class KVCache:
     def advance(self, tokens: int) -> None:
         """Add `tokens` to the length, after every layer has stored them."""
         self.length += tokens
+
+    def copy(self, other: KVCache, rows: Sequence[int]) -> None:
+        """Hold what another cache holds: sequence i of this one what sequence rows[i] of the other has read."""
+        for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
+            mine[:, :, : other.length] = theirs[rows, :, : other.length]
+        self.length = other.length
 
     def cut(self, length: int) -> None:
         """Forget all but the first `length` tokens."""

@@ -327,6 +327,19 @@ def test_with_a_memory_only_what_is_new_is_read(build, monkeypatch):
         assert memory.ids.tolist()[-2:] == [*prompt, *new][-3:-1]  # the last token is written and not read
 
 
+@both_models
+@both_kernels
+def test_a_prompt_with_several_answers_is_read_once(small, kernels, monkeypatch):
+    model, read = small(dtype="float64"), []
+    prompts = [[0, 0, 3], [7], [0, 0, 3], [7], [8, 9], [0, 3], [7], list(range(1, BLOCK + 2)), [0, 3]]
+    with use_kernels(kernels):
+        alone = [model.generate([prompt], 16, seed=[i])[0] for i, prompt in enumerate(prompts)]
+        reads = model.hidden_states
+        monkeypatch.setattr(model, "hidden_states", lambda ids, *rest: read.append(len(ids)) or reads(ids, *rest))
+        assert model.generate(prompts, 16, seed=range(len(prompts))) == alone
+    assert read[0] == 5 and read.count(5) == 1  # and then all nine of them
+
+
 @pytest.mark.parametrize("broken", [1, 2, 3])
 def test_a_memory_survives_an_interruption(broken, monkeypatch):
     model, memory, calls = small_gpt(dtype="float64"), Memory(), []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from gpt.model.batch_generation import Memory, stream
+from gpt.model.generation import Sampling
 from scripts.pages.explore_data import Looker
 
 from .smollm2 import load
@@ -14,6 +16,12 @@ from .smollm2 import load
 def looker(model: str) -> Looker:
     """The model NAME of the site, whose folder worker.js has fetched."""
     return Looker(*load(f"/models/{model}"))
+
+
+@functools.lru_cache(maxsize=1)
+def memory(model: str) -> Memory:
+    """What `write` has read with the model: the next text that begins so continues from there."""
+    return Memory()
 
 
 def look(model: str, question: dict[str, Any]) -> dict[str, Any]:
@@ -32,10 +40,9 @@ def write(model: str, ids: list[int], tokens: int, seed: int) -> dict[str, Any]:
     def text(i: int) -> str:
         return "\n\n" if i == end else found.tokenizer.decode([i])
 
-    def say(new: list[int]) -> None:
-        print(text(new[0]), end="", flush=True)
-
     ends = [] if end is None else [end]
-    options = {"temperature": 0.8, "top_p": 0.95, "seed": seed, "stop_tokens": ends, "on_token": say}
-    new = found.model.generate([ids], tokens, **options)[0]
+    new = []
+    for (token,) in stream(found.model, [ids], tokens, Sampling(0.8, top_p=0.95), seed, ends, memory=memory(model)):
+        print(text(token), end="", flush=True)
+        new.append(token)
     return {"ids": new, "tokens": [text(i) for i in new]}
