@@ -74,14 +74,15 @@ print(f"pretrained on 6,000 sentences: loss {losses[0]:.2f} -> {np.mean(losses[-
 def knows(country: str) -> bool:
     """Whether the model completes a statement with the capital."""
     start = f"The capital of {country} is"
-    return write(model, tokenizer, start, 1, temperature=0) == f"{start} {capitals[country]}"
+    # Behind a space, as in its text: at the very beginning, "The" is another token, which it has hardly read.
+    return write(model, tokenizer, f" {start}", 1, temperature=0) == f"{start} {capitals[country]}"
 
 
 known = np.mean([knows(country) for country in taught + held_out])
 some = held_out[0]
 print(f"statements such as 'The capital of {some} is': it completes {known:.0%} of those that it has read correctly")
 print(f"a question, however: {write(model, tokenizer, QUESTION.format(some).strip(), 22)}")
-assert known > 0.7 and not any(knows(country) for country in unknown)
+assert known > 0.9 and not any(knows(country) for country in unknown)
 
 # %% [markdown]
 # Answer: another sentence of the kind that follows a question in its text, mostly about some other country. It
@@ -188,7 +189,7 @@ untuned = measure(model, in_chat)
 
 
 # %% Five steps, four of them as in pretraining
-def instruct(base: Any, examples: list, seed: int, rate: float = 1e-3, steps: int = 160) -> tuple[Any, list[float]]:
+def instruct(base: Any, examples: list, seed: int, rate: float = 1e-3, steps: int = 320) -> tuple[Any, list[float]]:
     """A copy of the base model after SFT, and the losses."""
     model = copy.deepcopy(base)
     optimizer = optim.AdamW(optim.decay_groups(model.named_parameters(), 0.1), lr=rate, betas=(0.9, 0.99))
