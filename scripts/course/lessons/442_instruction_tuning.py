@@ -189,7 +189,7 @@ untuned = measure(model, in_chat)
 
 
 # %% Five steps, four of them as in pretraining
-def instruct(base: Any, examples: list, seed: int, rate: float = 1e-3, steps: int = 320) -> tuple[Any, list[float]]:
+def instruct(base: Any, examples: list, seed: int, rate: float = 3e-4, steps: int = 800) -> tuple[Any, list[float]]:
     """A copy of the base model after SFT, and the losses."""
     model = copy.deepcopy(base)
     optimizer = optim.AdamW(optim.decay_groups(model.named_parameters(), 0.1), lr=rate, betas=(0.9, 0.99))
@@ -242,12 +242,12 @@ assert min(tuned["only in the text"][1], control["only in the text"][1]) > 0.5
 # none. Where a capital is in no text, at most one of the six answers is right, by luck.
 
 # %% SFT can bury knowledge
-# The same conversations and the same number of steps, at ten times the learning rate.
+# The same conversations and the same number of steps, at thirty times the learning rate.
 #
 # Predict: which of the three groups suffers?
 buried = measure(instruct(base, conversations, lesson.seed, 1e-2)[0], in_chat)
 for _, name in groups:
-    print(f"{name:18} right: rate 0.001 {tuned[name][0]:4.0%}, rate 0.01 {buried[name][0]:4.0%}")
+    print(f"{name:18} right: rate 0.0003 {tuned[name][0]:4.0%}, rate 0.01 {buried[name][0]:4.0%}")
 assert buried["only in the text"][0] < tuned["only in the text"][0] - 0.1
 
 # %% [markdown]
