@@ -40,9 +40,9 @@ lesson = Lesson("455_speedrun", __doc__)
 tokenizer, train_ids, val_ids = english()
 
 
-def small_losses(steps: int = 150, **changes: Any) -> list[float]:
+def small_losses(steps: int = 150, new_model: Any = new_gpt, **changes: Any) -> list[float]:
     """The validation losses of a small model with two seeds."""
-    models = [new_gpt(len(tokenizer), seed) for seed in (lesson.seed, lesson.seed + 1)]
+    models = [new_model(len(tokenizer), seed) for seed in (lesson.seed, lesson.seed + 1)]
     for seed, model in enumerate(models, lesson.seed):
         train(model, train_ids, steps, seed=seed, **{"optimizer": "muon", "learning_rate": 2e-2, **changes})
     return [validation_loss(model, val_ids) for model in models]
@@ -278,6 +278,23 @@ print(f"time for 300 steps, which end at {'  '.join(f'{loss:.3f}' for loss in fo
 assert 300 * ratio / 900 < 0.5
 assert max(found["losses"]) < min(raced["AdamW"])
 assert np.mean(raced["in half the time"]) - np.mean(found["losses"]) > 2 * np.mean(larger)
+
+
+# %%
+# The race and the Llama in small, now: half the steps of the small model above, with two seeds.
+def small_llama(vocab_size: int, seed: int) -> Llama:
+    """A Llama as deep and as wide as `new_gpt`, with about as many parameters."""
+    manual_seed(seed)
+    return Llama(LlamaConfig(vocab_size, 32, n_layer=2, n_head=4, n_kv_head=4, n_embd=64, n_inner=171, rope_theta=1e4))
+
+
+half_time: dict[str, Any] = {"momentum": 0.85, "batches": EpochBatches}
+ends["in half the time"] = small_losses(75, **half_time)
+ends["a Llama, in half the time"] = small_losses(75, small_llama, **half_time)
+for name in ("AdamW", "in half the time", "a Llama, in half the time"):
+    print(f"{name:26} validation loss", np.round(ends[name], 3))
+assert np.mean(ends["in half the time"]) < np.mean(ends["AdamW"])
+assert max(ends["a Llama, in half the time"]) < min(ends["in half the time"]) - 0.02
 
 # %% [markdown]
 # Answer: yes, with every seed. The other architecture gained more than twice as much as the larger steps.
