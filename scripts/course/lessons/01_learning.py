@@ -24,8 +24,8 @@ rng = np.random.default_rng(lesson.seed)
 #
 #     p_i = exp(z_i) / (exp(z_1) + ... + exp(z_V))
 #
-# Predict: add 1,000 to each of three logits. What happens to the three probabilities, and does the formula survive it
-# in a computer?
+# Predict: add 1,000 to each of three logits. What happens to the three probabilities? And the code below subtracts the
+# largest logit first, which the formula does not: what would go wrong without it?
 
 
 # %%
@@ -47,8 +47,8 @@ assert np.allclose(softmax(z), F.softmax(Tensor(np.stack([z, z + 1000])), -1).da
 # %% [markdown]
 # Answer: nothing happens to the probabilities. Numerator and denominator are both multiplied by exp(1000), and only
 # *differences* of logits count: a logit that is larger by 1 makes a token e = 2.72 times as likely. But exp(1000) is
-# too large for a computer's numbers, and infinity / infinity is "not a number". So the code subtracts the largest logit
-# first, which changes nothing else.
+# too large for a computer's numbers, and infinity / infinity is "not a number". After the subtraction the largest power
+# is exp(0) = 1, and nothing else has changed.
 
 # %% Cross-entropy: how wrong are the probabilities?
 # The text says which token really came: the target y. The loss is the surprise at it, the *cross-entropy*:
