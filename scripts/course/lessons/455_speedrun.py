@@ -151,7 +151,8 @@ assert [name for name, gain in gains.items() if gain > 0.01] == ["momentum 0.9",
 # ## The whole run, one change after another
 #
 # 900 steps with AdamW take as long as 800 with Muon. So many steps read the text 2.6 times, and the model begins to
-# learn it by heart: at the end, the loss on the batches is half a nat below that on the held-out text. Two remedies:
+# learn it by heart: at the end, the loss on the batches is half a nat below that on the held-out text (with AdamW a
+# quarter). Two remedies:
 #
 # * a stronger weight decay, 0.3 instead of 0.1
 # * batches without replacement: in each epoch every part of the text comes once, in another order (`EpochBatches`).
@@ -200,12 +201,13 @@ ends["the same, without replacement"] = small_losses(momentum=0.85, batches=Epoc
 for name in list(ends)[2:]:
     print(f"{name:31} validation loss", np.round(ends[name], 3))
 means = np.mean(list(ends.values()), axis=1)[2:]
-assert means[0] > means[1] + 0.3 and means[1] > means[2] > means[3]
+assert means[0] > means[1] + 0.3 and means[1] > means[2]
 
 # %% [markdown]
 # Answer: the order of the text. Weight decay changes nothing here. Both optimizers gain, with this seed, from each part
-# of the text coming equally often, and it costs nothing. The small model says the same of the optimizer, the momentum
-# and the order, although its 150 steps draw fewer tokens than its text has.
+# of the text coming equally often, and it costs nothing. The small model says the same of the optimizer and of the
+# momentum. Of the order it says nothing: in so short a run, which draws fewer tokens than its text has, the difference
+# has one sign or the other from seed to seed.
 #
 # ## The race, with five seeds
 
