@@ -324,11 +324,13 @@ def _fill(model: nn.Module, tensors: Mapping[str, Array], file: SafetensorsFile)
         raise CheckpointError(f"{file.path}: {name} {found}, but the model has {wanted}")
     parameters = dict(model.named_parameters())
     for name, ours in tensors.items():
-        array = file.read(name, ours)
+        array = file.read(name)
         if (array.dtype != ours.dtype and {array.dtype.kind, ours.dtype.kind} != {"f"}) or not np.isfinite(array).all():
             problem = f"is {array.dtype}, not {ours.dtype}, or holds numbers that are not finite"
             raise CheckpointError(f"{file.path}: {name} {problem}")
-        if name in parameters:
+        if array.dtype == ours.dtype:
+            ours[...] = array
+        elif name in parameters:
             parameters[name].data = array
         else:  # a buffer
             owner, _, attribute = name.rpartition(".")

@@ -27,8 +27,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrad.kernels.cpu import threads
-
 from ..file_checks import check_places, check_tensor_name
 from ..files import StrPath, errors_at, open_regular, shortened
 from .safetensors_file import float32_of
@@ -44,7 +42,6 @@ BLOCKS = {
 K_QUANTS = ("Q4_K", "Q5_K", "Q6_K")
 KINDS = ("F32", "F16", "BF16", *BLOCKS, *K_QUANTS)  # what `dequantize` reads
 MAX_ENTRIES = 1_500_000  # in a header. Room for vocabularies of 500,000 tokens and their merges
-_PIECE = 1 << 18  # numbers
 
 
 class GGUFError(ValueError):
@@ -180,37 +177,21 @@ def _tensor(found: Any) -> GGUFTensor:
 # --- the numbers ------------------------------------------------------------------------------------------------------
 
 
-def dequantize(tensor: GGUFTensor, out: np.ndarray | None = None) -> np.ndarray:
-    """A tensor as float32, written to `out` if that is a C-contiguous float32 array of its shape, or to a new array.
-
-    It is read some rows at a time, so there is no second copy. Raises GGUFError for a kind that is not in KINDS.
-    """
-    if out is None or out.shape != tensor.shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-        out = np.empty(tensor.shape, np.float32)
-    columns = tensor.shape[-1]
-    raw, rows = tensor.raw.reshape(-1, tensor.raw.shape[-1]), out.reshape(-1, columns)
-    step = max(1, _PIECE // columns)
-
-    def read_rows(start: int) -> None:
-        rows[start : start + step] = _numbers(tensor._replace(raw=raw[start : start + step]))
-
-    threads.parallel(read_rows, range(0, len(rows), step), uses_blas=False)
-    return out
-
-
-def _numbers(tensor: GGUFTensor) -> np.ndarray:
+def dequantize(tensor: GGUFTensor) -> np.ndarray:
+    """A tensor as float32, with as many rows as `raw` has. Raises GGUFError for a kind that is not in KINDS."""
     if tensor.kind in ("F32", "F16"):
-        return tensor.raw
-    if tensor.kind == "BF16":  # the upper half of a float32
-        return float32_of(tensor.raw.view("<u2"))
-    if tensor.kind in K_QUANTS:
+        numbers = tensor.raw
+    elif tensor.kind == "BF16":  # the upper half of a float32
+        numbers = float32_of(tensor.raw.view("<u2"))
+    elif tensor.kind in K_QUANTS:
         gguf = gguf_library()
-        return gguf.quants.dequantize(tensor.raw, gguf.GGMLQuantizationType[tensor.kind])
-    codes, scales, minimums = unpack(tensor)
-    numbers = codes.reshape(*scales.shape, BLOCK) * scales[..., None]  # (rows, blocks, 32)
-    if minimums is not None:
-        numbers += minimums[..., None]
-    return numbers.reshape(codes.shape)
+        numbers = gguf.quants.dequantize(tensor.raw, gguf.GGMLQuantizationType[tensor.kind])
+    else:
+        codes, scales, minimums = unpack(tensor)
+        numbers = codes.reshape(*scales.shape, BLOCK) * scales[..., None]  # (rows, blocks, 32)
+        if minimums is not None:
+            numbers += minimums[..., None]
+    return numbers.astype(np.float32, copy=False).reshape(-1, *tensor.shape[1:])
 
 
 def unpack(tensor: GGUFTensor) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

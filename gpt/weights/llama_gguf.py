@@ -189,10 +189,10 @@ def weights_of(file: GGUFFile, config: Settings) -> Source:
     """The tensors of a GGUF file, read as float32 with their rows in our order."""
     tensors = {name: tensor for name, tensor in file.tensors.items() if name != ROPE_FREQS}
 
-    def read(name: str, out: np.ndarray | None = None) -> np.ndarray:
-        array = dequantize(tensors[name], out)
-        n_head = heads_permuted(name, config)
-        return unpermute(array, n_head) if n_head else array
+    def read(name: str, rows: slice) -> np.ndarray:
+        tensor, n_head = tensors[name], heads_permuted(name, config)
+        order = unpermute(np.arange(len(tensor.raw)), n_head) if n_head else None
+        return dequantize(tensor._replace(raw=tensor.raw[rows if order is None else order[rows]]))
 
     entries = {name: Entry(tensor.kind, tensor.shape, 0, 0) for name, tensor in tensors.items()}
     return Source(file.path, "its own metadata", KINDS, entries, read, lambda name: file.path)

@@ -145,9 +145,9 @@ def open_weights(folder: StrPath, model_type: str = "gpt2") -> Iterator[Source]:
                 if not architecture.BUFFERS.fullmatch(name):
                     places[name] = file, full_name
 
-        def read(name: str, out: np.ndarray | None = None) -> np.ndarray:
+        def read(name: str, rows: slice) -> np.ndarray:
             file, full_name = places[name]
-            return file.read(full_name, out)
+            return file.read(full_name, rows)
 
         entries = {name: file.entries[full_name] for name, (file, full_name) in places.items()}
         yield Source(folder, CONFIG, FLOATS, entries, read, lambda name: places[name][0].path)

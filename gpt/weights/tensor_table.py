@@ -68,15 +68,15 @@ class Source:
     """The tensors of a folder or a file.
 
     place: the folder or file. described_in: the file that says which tensors there should be. Both are used in errors.
-    kinds: the dtypes that can be read. read(name, out=None) reads a tensor into a new array, or into `out` if that has
-    the tensor's shape and dtype. path(name): the file that a tensor is in.
+    kinds: the dtypes that can be read. read(name, rows) reads some rows of a tensor, as floats. path(name): the file
+    that a tensor is in.
     """
 
     place: Path
     described_in: str
     kinds: tuple[str, ...]
     entries: dict[str, Entry]
-    read: Callable[..., np.ndarray]
+    read: Callable[[str, slice], np.ndarray]
     path: Callable[[str], Path]
 
 
@@ -165,30 +165,29 @@ def fill(build: Callable[[], M], source: Source, expected: Iterable[Row], tied_t
     parameters = dict(model.named_parameters())
     if unknown := parameters.keys() ^ {row.ours for row in table}:
         raise ValueError(f"no row of the table fills {min(unknown)}, or the model does not have it")
+
+    def read_rows(piece: tuple[Array, str, slice]) -> None:  # read, checked and copied within the processor's cache
+        out, name, rows = piece
+        with np.errstate(over="ignore", invalid="ignore"):  # a float64 may be too large: refused, as it is inf then
+            numbers = source.read(name, rows).astype(np.float32, copy=False)
+        if not np.isfinite(numbers).all():
+            raise ValueError(f"{source.path(name)}: {name} holds numbers that are not finite (nan or inf)")
+        part = out[rows]
+        for row in range(0, len(part), 16):  # where `out` is transposed, 16 rows are a line of the cache
+            part[row : row + 16] = numbers[row : row + 16]
+
+    pieces = []
     for row in table:
         parameter = parameters[row.ours].data
-        array = source.read(row.theirs, out=None if row.transposed else parameter)
-        if array is not parameter:
-            copy(array.T if row.transposed else array, parameter)
-        del array  # never more than one beside the model
-        if not all(np.isfinite(part).all() for part in np.array_split(parameter, 1 + parameter.size // 2**20)):
-            raise ValueError(f"{source.path(row.theirs)}: {row.theirs} holds numbers that are not finite (nan or inf)")
-        if row.theirs == tied_to and HEAD in source.entries and not np.array_equal(source.read(HEAD), parameter):
-            ours = "in our model, and with tie_word_embeddings, they are one"
-            raise ValueError(f"{source.path(HEAD)}: {HEAD} and {tied_to} differ; {ours}")
+        out = parameter.T if row.transposed else parameter
+        blocks = [slice(None)] if out.ndim == 1 else threads.row_blocks(len(out), out.shape[1])
+        pieces += [(out, row.theirs, rows) for rows in blocks]
+    threads.parallel(read_rows, pieces, uses_blas=False)
+    tied = [parameters[row.ours].data for row in table if row.theirs == tied_to and HEAD in source.entries]
+    if not all(np.array_equal(source.read(HEAD, slice(None)), embedding) for embedding in tied):
+        ours = "in our model, and with tie_word_embeddings, they are one"
+        raise ValueError(f"{source.path(HEAD)}: {HEAD} and {tied_to} differ; {ours}")
     return model
-
-
-def copy(array: np.ndarray, out: np.ndarray) -> None:
-    """out[...] = array. A transposed array is copied 32 columns at a time, which lie together as rows in memory."""
-    width = out.shape[-1] if array.flags.c_contiguous else 32
-
-    def copy_columns(start: int) -> None:
-        columns = ..., slice(start, start + width)
-        with np.errstate(over="ignore", invalid="ignore"):  # a float64 may be too large: refused, as it is inf then
-            out[columns] = array[columns]
-
-    threads.parallel(copy_columns, range(0, out.shape[-1], width), uses_blas=False)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

@@ -121,6 +121,15 @@ def test_reading_holds_one_tensor_and_writing_those_out_of_order(tmp_path):
                         file.read(name)
 
 
+def test_some_rows_are_read_as_they_stand_in_the_whole(tmp_path):
+    arrays = {"a": np.arange(24.0).reshape(4, 3, 2), "b": np.arange(5, dtype=np.float16)}
+    write_safetensors(tmp_path / "x", arrays)
+    with SafetensorsFile(tmp_path / "x") as file:
+        for name, array in arrays.items():
+            for rows in (slice(None), slice(1, 3), slice(3, 9), slice(2, 2)):
+                np.testing.assert_array_equal(file.read(name, rows), array[rows])
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
 def test_a_full_disk_names_the_file_and_the_old_one_stays(tmp_path):
     path = tmp_path / "x"
