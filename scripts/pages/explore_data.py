@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from gpt import LanguageModel, Tokenizer
 from gpt.interpretability import ablated, patched, record_activations
 from gpt.interpretability.heads import Head, recorded_attention
 from gpt.interpretability.lens import read_stream
+from gpt.model.kv_cache import KVCache
 from minigrad import Tensor, no_grad
 from minigrad.backend import to_numpy
 
@@ -33,11 +35,11 @@ class Edit(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What one forward pass computed."""
+    """What was computed for each of T tokens."""
 
     log_probs: np.ndarray  # (T, V)
-    streams: np.ndarray  # (L, T, C): the residual stream after each layer
-    patterns: list[np.ndarray]  # per layer (H, T, T)
+    streams: np.ndarray  # (T, L, C): the residual stream after each layer
+    patterns: np.ndarray  # (T, L, H, longest): where each head looks
 
 
 class Looker:
@@ -49,6 +51,9 @@ class Looker:
         # The last result of each is kept: another token or another layer of the same run needs no new forward pass.
         self._kept_run = functools.lru_cache(maxsize=1)(self._run)
         self._kept_log_probs = functools.lru_cache(maxsize=1)(self._log_probs)
+        # Where nothing is changed, what a text begins with is not read again: the last ids, their run, their cache.
+        self._before: Any = (), None
+        self._cache = KVCache.for_model(model, 1, self.longest)
 
     def look(self, question: dict[str, Any]) -> dict[str, Any]:
         """The answer to a question. Raises ValueError for one that has no answer.
@@ -64,11 +69,11 @@ class Looker:
         off = heads, tuple(question.get("attention", ())), tuple(question.get("mlps", ()))
         edit = self._edit(question["edit"], len(ids)) if question.get("edit") else None
         run = self._kept_run(ids, off, edit)
-        after, patterns = run.log_probs, run.patterns[layer]
+        after, patterns = run.log_probs, run.patterns[:, layer, :, : len(ids)].swapaxes(0, 1)  # (H, T, T)
         if np.isnan(after).any():
             raise ValueError("the model's numbers overflow with this change; try a smaller value")
         before = self._kept_log_probs(ids) if edit or any(off) else None
-        lens = F.log_softmax(Tensor(read_stream(self.model, run.streams[:, position])), -1).data  # (L, V)
+        lens = F.log_softmax(Tensor(read_stream(self.model, run.streams[position])), -1).data  # (L, V)
         answer = {
             "ids": ids,
             "text": self.tokenizer.decode(ids),
@@ -78,7 +83,7 @@ class Looker:
             "lens": [self._best(of_layer, 3) for of_layer in lens],
             "attention": attention_maps(patterns).round(4).tolist(),
             "looks": patterns[:, position, : position + 1].round(4).tolist(),  # (H, position + 1)
-            "numbers": run.streams[layer, position].tolist(),
+            "numbers": run.streams[position, layer].tolist(),
             "position": position,
             "layer": layer,
         }
@@ -87,11 +92,23 @@ class Looker:
         return answer
 
     def _run(self, ids: tuple[int, ...], off: Off, edit: Edit | None) -> Run:
+        (read, known), self._before = self._before, ((), None)
+        is_plain = edit is None and not any(off)
+        same = min(len(os.path.commonprefix([ids, read])), len(ids) - 1) if is_plain else 0
+        self._cache.cut(same)
         names = self.model.part_names()
         changed = ablated(self.model, *off), patched(self.model, self._changes(edit) if edit else {})
         with changed[0], changed[1], recorded_attention() as patterns, record_activations(self.model, names) as found:
-            log_probs = self._log_probs(ids)
-        return Run(log_probs, np.array([to_numpy(found[name])[0] for name in names]), [p[0] for p in patterns])
+            log_probs = self._log_probs(ids[same:], self._cache if is_plain else None)
+        streams = np.array([to_numpy(found[name])[0] for name in names]).swapaxes(0, 1)
+        looks = np.zeros((len(log_probs), len(names), self.model.config.n_head, self.longest), np.float32)
+        for layer, weights in enumerate(patterns):  # (1, H, T, S)
+            looks[:, layer, :, : len(ids)] = weights[0].swapaxes(0, 1)
+        run = Run(log_probs, streams, looks)
+        run = Run(*(np.concatenate([old[:same], new]) for old, new in zip(known, run, strict=True))) if same else run
+        if is_plain:
+            self._before = ids, run
+        return run
 
     def _ids(self, question: dict[str, Any]) -> tuple[int, ...]:
         given = question.get("ids")
@@ -100,9 +117,9 @@ class Looker:
             raise ValueError(f"the text has {len(ids)} tokens; the model reads 1 to {self.longest} of them here")
         return tuple(ids)
 
-    def _log_probs(self, ids: tuple[int, ...]) -> np.ndarray:
+    def _log_probs(self, ids: tuple[int, ...], cache: KVCache | None = None) -> np.ndarray:
         with no_grad():
-            return to_numpy(F.log_softmax(self.model(np.array([ids]))[0], -1).data)
+            return to_numpy(F.log_softmax(self.model(np.array([ids]), cache)[0], -1).data)
 
     def _best(self, log_probs: np.ndarray, count: int, before: np.ndarray | None = None) -> list[dict[str, Any]]:
         """The most likely next tokens, and those that were the most likely before something was switched off."""

@@ -13,6 +13,7 @@ import pytest
 
 import minigrad.functional as F
 from gpt.interpretability import ablated, attention_patterns, logit_lens
+from gpt.interpretability.activations import hooked
 from scripts import explore, site
 from scripts.pages.explore_data import Looker, attention_maps
 from scripts.pages.local_server import LocalServer, site_server
@@ -73,7 +74,7 @@ def test_a_changed_number_is_there_and_changes_no_earlier_token(looker):
 def test_a_new_run_only_where_the_question_asks_for_one(looker, monkeypatch):
     looker.look({"text": TEXT, "mlps": [0]})
     runs = []
-    monkeypatch.setattr(looker.model, "forward", lambda ids, run=looker.model.forward: runs.append(ids) or run(ids))
+    monkeypatch.setattr(looker.model, "forward", lambda *ids, run=looker.model.forward: runs.append(ids) or run(*ids))
     ids = looker.look({"text": TEXT, "mlps": [0], "position": 1})["ids"]
     looker.look({"ids": ids, "mlps": [0], "layer": 1})
     assert not runs
@@ -81,6 +82,20 @@ def test_a_new_run_only_where_the_question_asks_for_one(looker, monkeypatch):
     assert len(runs) == 1
     looker.look({"text": "the mat", "mlps": [1]})
     assert len(runs) == 3
+
+
+def test_what_a_text_begins_with_is_not_read_again(looker):
+    ids, read = looker.tokenizer.encode(TEXT), []
+    looker.look({"ids": ids})
+    with hooked(looker.model, {"transformer": lambda module, args, output: read.append(args[0].shape[1])}):
+        texts = [ids + [5, 7], ids[:4] + [9, 8], ids[:2], ids[:2], [3, *ids]]
+        found = [looker.look({"ids": text}) for text in texts]
+    assert read == [2, 2, 1, len(ids) + 1]
+    for text, answer in zip(texts, found, strict=True):
+        alone = Looker(looker.model, looker.tokenizer).look({"ids": text})
+        assert alone.keys() == answer.keys()
+        for name in ("surprise", "looks", "attention", "numbers"):
+            np.testing.assert_allclose(*(np.array(one[name], float) for one in (answer, alone)), atol=2e-4)
 
 
 def test_the_maps_of_a_long_text_keep_the_largest_weights():

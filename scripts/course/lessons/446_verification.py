@@ -294,9 +294,8 @@ assert adds["after"] > adds["before"] + 0.5
 # In small, now: the model above, where only the same matrices learn.
 with use_kernels("fast"):
     adapted, log = reinforce(sft, CHECKERS["exact"], Q=32, rate=3e-3, lora=LoRAConfig(r=8))
-learned = sum(p.data.size for p in adapted.parameters() if p.requires_grad)
 exact = score_answers(test, answers(adapted))["exact"]
-print(f"the small model, {learned:,} of {sft.num_parameters():,} numbers: {before['exact']:.0%}, then {exact:.0%}")
+print(f"the small model, LoRA's matrices only: {before['exact']:.0%} before, {exact:.0%} after 16 rounds")
 assert exact > before["exact"] + 0.2
 
 # %% [markdown]

@@ -290,9 +290,8 @@ def small_llama(vocab_size: int, seed: int) -> Llama:
     return Llama(LlamaConfig(vocab_size, 32, n_layer=2, n_head=4, n_kv_head=4, n_embd=64, n_inner=171, rope_theta=1e4))
 
 
-half_time: dict[str, Any] = {"momentum": 0.85, "batches": EpochBatches}
-ends["in half the time"] = small_losses(75, **half_time)
-ends["a Llama, in half the time"] = small_losses(75, small_llama, **half_time)
+ends["in half the time"] = small_losses(75, momentum=0.85, batches=EpochBatches)
+ends["a Llama, in half the time"] = small_losses(75, small_llama, momentum=0.85, batches=EpochBatches)
 for name in ("AdamW", "in half the time", "a Llama, in half the time"):
     print(f"{name:26} validation loss", np.round(ends[name], 3))
 assert np.mean(ends["in half the time"]) < np.mean(ends["AdamW"])
