@@ -227,7 +227,7 @@ assert before["honest"] < middle["honest"] and fast["rejected"] < 3 * slow["reje
 remedies = {"β = 5": prefer(3e-4, beta=5.0), "β = 0.1, and imitation": prefer(3e-4, imitate=1)}
 show({"SFT": before, "β = 0.1": fast, **remedies, "imitation only": imitated})
 larger, both = remedies.values()
-assert larger["KL"] < fast["KL"] and larger["rejected"] > fast["rejected"] and larger["other"] < fast["other"]
+assert larger["KL"] < fast["KL"] and larger["rejected"] > fast["rejected"] and larger["other"] <= fast["other"]
 assert both["honest"] > max(fast["honest"], larger["honest"]) and both["other"] < fast["other"]
 
 # %% [markdown]
