@@ -202,16 +202,16 @@ assert before["flattering"] > middle["flattering"]
 assert fast["last loss"] < middle["last loss"] < slow["last loss"] and fast["KL"] > middle["KL"] > slow["KL"]
 assert fast["other"] > middle["other"] + 0.05 and fast["flattering"] < 0.05
 assert imitated["other"] < fast["other"] and imitated["honest"] > fast["honest"] + 0.1
-assert before["honest"] < middle["honest"] and fast["rejected"] < 3 * slow["rejected"]
+assert before["honest"] < slow["honest"] and fast["rejected"] < 3 * slow["rejected"]
 
 # %% [markdown]
-# Answer: no. Each run begins at ln 2, where the policy is the reference. At the middle rate more replies are honest
-# than before, and fewer flatter. At the largest rate flattery is gone and the loss is lowest, but many more replies
-# than before are none of the three kinds: with most seeds so many that fewer are honest than at the middle rate, and
-# with each seed fewer than where the chosen replies are imitated at the same rate. The last column shows why: the loss
-# falls because the rejected replies become ever less likely, far beyond the point where they are never written. The
-# probability that they lose need not go to the chosen reply, which may even become less likely itself. DPO has no
-# reward model to fool, but its loss says nothing about all other replies.
+# Answer: no. Each run begins at ln 2, where the policy is the reference. At the smallest rate more replies are honest
+# than before, and at the middle rate fewer flatter. At the largest rate flattery is gone and the loss is lowest, but
+# many more replies than before are none of the three kinds: with most seeds so many that fewer are honest than at the
+# smallest rate, and with each seed fewer than where the chosen replies are imitated at the same rate. The last column
+# shows why: the loss falls because the rejected replies become ever less likely, far beyond the point where they are
+# never written. The probability that they lose need not go to the chosen reply, which may even become less likely
+# itself. DPO has no reward model to fool, but its loss says nothing about all other replies.
 #
 # Imitating the chosen replies is a strong control. It keeps to replies that were written, but says nothing against the
 # rejected ones. It works here because each chosen reply is exactly what we want. Where the better of two replies is
