@@ -188,49 +188,28 @@ def every_expert_is_used(bug: Bug) -> str:
     return f"two of {len(counts)} experts get {share:.0%} of the choices" if share > 0.9 else ""
 
 
+# fmt: off
 BUGS = {
-    "no_mask": Bug(
-        "attention sees later tokens",
-        no_token_sees_a_later_one,
-        patch=lambda: mock.patch.object(F, "scaled_dot_product_attention", unmasked),
-    ),
-    "no_scale": Bug(
-        "attention scores are not divided by sqrt(D)",
-        same_as_reference,
-        patch=lambda: mock.patch.object(F, "scaled_dot_product_attention", unscaled),
-        shape=tuple({**SHAPE, "n_head": 1, "n_embd": 128}.items()),  # D = 128: with 16, the scores stay small
-    ),
-    "no_residual": Bug(
-        "sub-layers replace x instead of adding to it",
-        same_as_reference,
-        patch=lambda: mock.patch.object(Block, "forward", without_residual),
-    ),
-    "no_positions": Bug(
-        # Its loss may even be lower than the healthy model's. Lesson 4.2.6 shows why.
-        "there are no position embeddings (a causal model can count tokens by its mask)",
-        same_as_reference,
-        change=drop_positions,
-    ),
+    "no_mask": Bug("attention sees later tokens", no_token_sees_a_later_one,
+                   patch=lambda: mock.patch.object(F, "scaled_dot_product_attention", unmasked)),
+    "no_scale": Bug("attention scores are not divided by sqrt(D)", same_as_reference,
+                    patch=lambda: mock.patch.object(F, "scaled_dot_product_attention", unscaled),
+                    shape=tuple({**SHAPE, "n_head": 1, "n_embd": 128}.items())),  # D = 128: with 16, scores stay small
+    "no_residual": Bug("sub-layers replace x instead of adding to it", same_as_reference,
+                       patch=lambda: mock.patch.object(Block, "forward", without_residual)),
+    # Its loss may even be lower than the healthy model's. Lesson 4.2.6 shows why.
+    "no_positions": Bug("there are no position embeddings (a causal model can count tokens by its mask)",
+                        same_as_reference, change=drop_positions),
     "no_tying": Bug("the head is not tied to the embedding", counted_as_expected, change=untie),
-    "overwrite": Bug(
-        "= instead of += in the backward of the embedding",
-        gradients_are_right,
-        patch=lambda: use_kernels({"embedding": OverwritingEmbedding}),
-    ),
-    "flipped_sign": Bug(
-        "the backward of GELU has the wrong sign",
-        gradients_are_right,
-        patch=lambda: use_kernels({"gelu": FlippedGelu}),
-    ),
+    "overwrite": Bug("= instead of += in the backward of the embedding", gradients_are_right,
+                     patch=lambda: use_kernels({"embedding": OverwritingEmbedding})),
+    "flipped_sign": Bug("the backward of GELU has the wrong sign", gradients_are_right,
+                        patch=lambda: use_kernels({"gelu": FlippedGelu})),
     "unshifted": Bug("targets are the inputs, not the next tokens", targets_are_the_next_tokens, batches=Unshifted),
-    "collapsed_router": Bug(
-        "the balancing loss of a mixture of experts has the wrong sign",
-        every_expert_is_used,
-        change=use_experts,
-        loss_fn=with_balance(language_model_loss, -0.01),
-        beside=EXPERTS,
-    ),
+    "collapsed_router": Bug("the balancing loss of a mixture of experts has the wrong sign", every_expert_is_used,
+                            change=use_experts, loss_fn=with_balance(language_model_loss, -0.01), beside=EXPERTS),
 }
+# fmt: on
 TITLES = {name: bug.title for name, bug in BUGS.items()} | {
     "wrong_template": "asked in a template that it was not trained on",
     "mixed_groups": "GRPO compares answers to different questions: np.tile instead of np.repeat",
