@@ -261,7 +261,7 @@ assert left["halving", "Adam"].max() < 0.01
 
 # %%
 decayed = {}
-for rule in (optim.Adam, optim.AdamW):
+for rule in (optim.SGD, optim.Adam, optim.AdamW):
     ours = nn.Parameter(np.ones(2))
     optimizer = rule([ours], lr=0.01, weight_decay=0.1)
     for step in range(100):
@@ -269,7 +269,7 @@ for rule in (optim.Adam, optim.AdamW):
         optimizer.step()
     decayed[rule] = ours.data
     print(f"{rule.__name__:5} after 100 steps", ours.data)
-assert np.abs(decayed[optim.AdamW] - (1 - 0.01 * 0.1) ** 100).max() < 0.02
+assert np.isclose(decayed[optim.SGD][0], 0.999**100) and np.abs(decayed[optim.AdamW] - 0.999**100).max() < 0.02
 assert decayed[optim.Adam][0] < 0.5 < 0.95 < decayed[optim.Adam][1]
 
 # %% [markdown]

@@ -228,6 +228,7 @@ advantages, _ = ppo.gae(rewards, expected, mask, gamma=1.0, lam=0.95)
 assert np.allclose(advantages, [[-0.2 + 0.95 * (0.3 + 0.95 * 0.2), 0.3 + 0.95 * 0.2, 0.2]])  # by hand
 _, returns = ppo.gae(rewards, expected, mask, gamma=1.0, lam=1.0)
 assert np.allclose(returns, [[0.8, 0.9, 0.9]])  # with λ = 1: the rewards still to come, whatever V expected
+assert np.allclose(ppo.gae(rewards, expected, mask, gamma=0.0, lam=1.0)[1], rewards)  # with γ = 0: a token's own alone
 print(f"rewards of three tokens: {rewards[0]}, expected {expected[0]}, advantages {advantages[0]}")
 
 # %% [markdown]
@@ -283,6 +284,7 @@ for kind in ("k1", "k2", "k3"):
     expected, estimates = (each * [0.7, 0.2, 0.1]).sum(), each[drawn]
     print(f"  {kind} {estimates.mean():.3f}, smallest {each.min():+.2f}, standard deviation {estimates.std():.2f}")
     assert (each.min() < 0) == (kind == "k1") and np.isclose(expected, exact, atol=1e-5) == (kind != "k2")
+    assert abs(expected - exact) < 0.05 * exact
 
 # %% [markdown]
 # Answer: k1 is right on average, but single estimates are negative and scatter widely. k2 is never negative, and a

@@ -303,12 +303,13 @@ weights = np.array([[0.5, -1.3, 2.4, -0.1]], np.float32)
 scale = np.abs(weights).max() / 127
 levels = np.rint(weights / scale)
 print(f"weights {weights[0]}\nscale   2.4 / 127 = {scale:.4f}\nlevels  {levels[0]}\nback    {(levels * scale)[0]}")
-assert (levels == absmax(weights).levels()).all() and (levels == [[26, -69, 127, -5]]).all()
-assert np.abs(levels * scale - weights).max() <= scale / 2  # the error is at most half a step
+assert (levels == absmax(weights).levels()).all() and (levels == -absmax(-weights).levels()).all()
+assert np.abs(levels * scale - weights).max() <= scale / 2 and (levels == [[26, -69, 127, -5]]).all()
 positive = rng.uniform(0, 4, (1, 64)).astype(np.float32)
 errors = {q.__name__: relative_error(q(positive, bits=4).dequantize(), positive) for q in (absmax, zero_point)}
 print(f"64 numbers from 0 to 4, in 4 bits: error {errors['absmax']:.1%} absmax, {errors['zero_point']:.1%} zero-point")
 assert errors["zero_point"] < errors["absmax"] / 1.5
+assert np.abs(zero_point(positive, bits=4).dequantize() - positive).max() < 0.51 * positive.max() / 15
 
 # %% [markdown]
 # Answer: 2.4 / 127 = 0.019, and the error is at most half a step, 0.0095.
@@ -476,6 +477,7 @@ for name, config in settings.items():
     model = copy.deepcopy(base)
     report = quantize(model, config, calibration)
     quantized[name] = validation_loss(model, val_ids), max(layer.error or 0.0 for layer in report.layers)
+    assert all(layer.error < layer.nearest_error for layer in report.layers if config.method in ("gptq", "awq"))
     print(f"{name:14}{memory(model) / 1e6:7.2f}{quantized[name][0]:9.4f}{quantized[name][1]:28.3%}")
 assert abs(quantized["absmax, 8 bit"][0] - plain) < 0.01
 assert max(quantized[name][1] for name in ("NF4", "GPTQ, 4 bit", "AWQ, 4 bit")) < quantized["absmax, 4 bit"][1]

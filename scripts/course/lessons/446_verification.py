@@ -20,12 +20,12 @@ from finetune.built_in.chains import CHECKERS, Chain, chains, split_thought, wor
 from finetune.data.chat_template import ChatTemplate, Message
 from finetune.evaluation.answering import ask, chat_template, text_of
 from finetune.evaluation.exam import score_answers
-from finetune.objectives.grpo import METHODS, answer_weights, group_advantages
+from finetune.objectives.grpo import METHODS, answer_weights, group_advantages, grpo_loss
 from finetune.objectives.rollout import sample_replies
 from finetune.stages.cold_start import THINKING, cold_start_model
 from finetune.stages.grpo import GRPOConfig, grpo_batch_loss, grpo_batches
 from gpt.training.loading import load_model
-from minigrad import manual_seed, optim, use_kernels
+from minigrad import Tensor, manual_seed, optim, use_kernels
 from scripts.pages.pictures import LINES, Lesson
 
 lesson = Lesson("446_verification", __doc__)
@@ -129,6 +129,10 @@ for method in METHODS:
     advantages = group_advantages(rewards, method)
     weights = answer_weights(np.array([4, 12]), method, longest=24)
     assert np.isclose(weights[0] / weights[1], 12 / 4 if method == "grpo" else 1)
+    assert np.isclose(weights @ [4, 12] / 2, 1 if method in ("grpo", "dapo") else (4 + 12) / 2 / 24)
+    rare = Tensor(np.log([0.0125]), requires_grad=True)  # its probability was 0.01
+    grpo_loss(rare, np.log([0.01]), np.ones(1), np.ones(1), method).sum().backward()
+    assert (rare.grad[0] != 0) == (method in ("dapo", "rloo"))
     print(f"{method:8} the only right answer in 4: {advantages[0, 0]:+.2f}, one of two: {advantages[1, 0]:+.2f}"
           f"; weight of a token among 4: {weights[0]:.3f}, among 12: {weights[1]:.3f}")  # fmt: skip
 assert np.allclose(group_advantages(rewards, "rloo")[:2, 0], [1 - 0 / 3, 1 - 1 / 3])  # of the others, 0 and 1 are right

@@ -72,6 +72,7 @@ assert np.isclose(np.linalg.norm(turned(query, 1234)), np.linalg.norm(query))
 alike = {apart: turned(query, apart) @ query / (query @ query) for apart in (1, 44, 1000)}
 print("a key equal to the query, so many tokens before it:", {apart: round(a, 2) for apart, a in alike.items()})
 assert alike[1] > max(alike[44], alike[1000])  # with one speed, 44 tokens (7 turns) would look like none
+assert turned(np.eye(D)[4], 26)[4] > 0.95 and turned(np.eye(D)[4], 13)[4] < -0.95  # half a turn: the opposite
 print(f"GPT-2's table of positions: {accounting.parameters(GPTConfig())['position embedding']:,} numbers")
 with lesson.picture("rotation", "A query, turned by its position", columns=2, size=(8, 4)) as turns:
     for axes, pair in zip(turns, (0, 4)):
@@ -89,6 +90,9 @@ with lesson.picture("rotation", "A query, turned by its position", columns=2, si
 # three matrices of width 8/3 C have as many weights as two of width 4 C.
 gate, up = rng.standard_normal((2, 3, I))
 assert np.allclose(F.swiglu(Tensor(gate), Tensor(up)).data, gate / (1 + np.exp(-gate)) * up)
+mlp, x = LlamaMLP(REAL), Tensor(rng.standard_normal((1, C)).astype(np.float32))
+once, mlp.up_proj.weight.data = mlp(x).data, 2 * mlp.up_proj.weight.data
+assert np.allclose(mlp(x).data, 2 * once, atol=1e-5) and once.any()  # the gate multiplies what `up` computes
 ours, gpt2s = accounting.block_weights(REAL)["MLP"], accounting.block_weights(GPTConfig(n_embd=C, n_head=H))["MLP"]
 assert ours == gpt2s == sum(p.data.size for p in LlamaMLP(REAL).parameters())
 print(f"weights: three of {C} x {I}: {ours:,}; two of {C} x {4 * C}: {gpt2s:,}")
@@ -230,6 +234,7 @@ else:
     ids, _ = template.encode([{"role": "user", "content": question}], add_generation_prompt=True)
     answer = smollm2.generate([ids], 10, temperature=0, stop_tokens=template.stop_tokens)[0]
     print(f"{question} {its_tokenizer.decode(answer, skip_special_tokens=True)}")
+    assert "Paris" in its_tokenizer.decode(answer)
 
 # %% [markdown]
 # ## What next

@@ -85,16 +85,20 @@ assert reached["Muon"] < 0.002 < 0.03 < reached["classical"]
 # %% The size of a step, and its price
 # U Vᵀ of a matrix (n, m) has min(n, m) singular values of 1, so its root mean square is 1 / √max(n, m). Muon multiplies
 # by 0.2 √max(n, m), and every step has a root mean square near 0.2 lr, as AdamW's usually have (0.2 to 0.4: Liu et
-# al.).
+# al.). What is orthogonalized is not the gradient itself but its mean over about 20 steps, the momentum. So a step in
+# which the gradient is 0 goes on as before.
 #
 # Five steps of the polynomial take about 5 (4 n² m + 2 n³) FLOPs for a matrix (n, m), n <= m, and the model takes 6 n m
 # T for T tokens. For n = m that is 5 n / T more work, so Muon pays with large batches.
 for shape in ((64, 64), (256, 64), (64, 1024)):
     matrix = Tensor(np.zeros(shape), requires_grad=True)
     matrix.grad = rng.standard_normal(shape)
-    Muon([matrix], lr=1e-2).step()
+    (optimizer := Muon([matrix], lr=1e-2)).step()
     print(f"a matrix {shape}, lr 0.01: root mean square of Muon's step {(size := matrix.data.std()):.5f}")
     assert 0.0012 < size < 0.0024
+    before, matrix.grad = matrix.data.copy(), np.zeros(shape)
+    optimizer.step()
+    assert np.isclose((matrix.data - before).std(), size, rtol=0.1)  # the momentum goes on, at full length
 n, T = 128, 12 * 128
 print(f"5 n / T: {5 * n / T:.0%} for the short demo ({n} wide, {T} tokens a step)")
 print(f"         {5 * 768 / 500_000:.1%} for GPT-2 and its half a million tokens")

@@ -47,6 +47,10 @@ print(f"only experts {trained} computed, and only they get gradients; the router
 many = Tensor(np.random.default_rng(lesson.seed).standard_normal((20, 3)).astype(np.float32))
 one_by_one = [moe(many[i : i + 1]).data[0] for i in range(len(many))]
 assert np.allclose(moe(many).data, one_by_one, atol=1e-6)
+for weights, balance in ((np.zeros((4, 3)), 1), (np.outer([50, 50, 0, 0], np.ones(3)), 4 / 2)):  # equal; two get all
+    moe.router.weight.data[...] = weights
+    moe(Tensor(np.ones((20, 3), np.float32)))
+    assert np.isclose(moe.balance.item(), balance)  # the balancing loss: see below
 
 # %% In a GPT: the same work, more weights
 # `use_experts` replaces the MLPs from outside. Each of the 8 experts is half as wide as the MLP was, and 2 compute.
