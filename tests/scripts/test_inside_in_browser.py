@@ -222,7 +222,7 @@ def asked(tab, action):
     """Do something on the page and wait for the answer that it asks for."""
     with tab.expect_response("**/look"):
         action()
-    tab.wait_for_timeout(50)
+    tab.wait_for_selector("main[aria-busy=false]", state="attached")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
