@@ -180,13 +180,14 @@ def fill(build: Callable[[], M], source: Source, expected: Iterable[Row], tied_t
     for row in table:
         parameter = parameters[row.ours].data
         out = parameter.T if row.transposed else parameter
-        blocks = [slice(None)] if out.ndim == 1 else threads.row_blocks(len(out), out.shape[1])
+        blocks = [slice(None)] if out.ndim == 1 else threads.row_blocks(len(out), out.shape[1], 2**17)
         pieces += [(out, row.theirs, rows) for rows in blocks]
     threads.parallel(read_rows, pieces, uses_blas=False)
-    tied = [parameters[row.ours].data for row in table if row.theirs == tied_to and HEAD in source.entries]
-    if not all(np.array_equal(source.read(HEAD, slice(None)), embedding) for embedding in tied):
-        ours = "in our model, and with tie_word_embeddings, they are one"
-        raise ValueError(f"{source.path(HEAD)}: {HEAD} and {tied_to} differ; {ours}")
+    if tied_to and HEAD in source.entries:
+        (embedding,) = (parameters[row.ours].data for row in table if row.theirs == tied_to)
+        if not np.array_equal(source.read(HEAD, slice(None)), embedding):
+            ours = "in our model, and with tie_word_embeddings, they are one"
+            raise ValueError(f"{source.path(HEAD)}: {HEAD} and {tied_to} differ; {ours}")
     return model
 
 

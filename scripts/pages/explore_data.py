@@ -92,8 +92,10 @@ class Looker:
         return answer
 
     def _run(self, ids: tuple[int, ...], off: Off, edit: Edit | None) -> Run:
+        # Until this run is complete, nothing is kept, as Stop may interrupt it.
         (read, known), self._before = self._before, ((), None)
         is_plain = edit is None and not any(off)
+        # How many tokens need not be read; the last one is always read, for what follows it.
         same = min(len(os.path.commonprefix([ids, read])), len(ids) - 1) if is_plain else 0
         self._cache.cut(same)
         names = self.model.part_names()

@@ -273,9 +273,9 @@ assert np.isclose(decayed[optim.SGD][0], 0.999**100) and np.abs(decayed[optim.Ad
 assert decayed[optim.Adam][0] < 0.5 < 0.95 < decayed[optim.Adam][1]
 
 # %% [markdown]
-# Answer: AdamW leaves about 0.999^100 = 0.90 of both, as λ says. Adam divides λ θ by the scale of the slopes, as it
-# divides all slopes. So the first number, whose only slope is the decay itself, goes down by nearly η at each step,
-# whatever λ is, and the second, whose slopes are large, hardly decays.
+# Answer: AdamW leaves about 0.999^100 = 0.90 of both, as λ says, and SGD as much of the first. Adam divides λ θ by the
+# scale of the slopes, as it divides all slopes. So the first number, whose only slope is the decay itself, goes down by
+# nearly η at each step, whatever λ is, and the second, whose slopes are large, hardly decays.
 #
 # ## What next
 #

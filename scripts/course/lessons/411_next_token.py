@@ -225,7 +225,7 @@ print(f"{V}^10 = {float(V) ** 10:.0e} rows, of which this text fills {filled:,}"
 # %%
 likely = -np.sort(-Sampling(1.0).probabilities(scores))  # the most likely first
 by_k, by_p = (np.count_nonzero(kept.probabilities(scores)) for kept in (Sampling(top_k=5), Sampling(top_p=0.8)))
-assert np.isclose(Sampling(top_p=0.8).probabilities(scores).sum(), 1)
+assert np.isclose(Sampling(top_p=0.8).probabilities(scores).sum(), 1)  # what is kept is scaled to 1
 print(f"top-k 5 keeps {by_k} letters ({likely[:by_k].sum():.0%}), top-p 0.8 keeps {by_p} ({likely[:by_p].sum():.0%})")
 assert by_k == 5 and likely[: by_p - 1].sum() < 0.8 <= likely[:by_p].sum()
 

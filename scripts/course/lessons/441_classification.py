@@ -109,6 +109,7 @@ for name, blocks in ways.items():
     size = tuned[name].num_parameters(trainable_only=True)
     print(f"{name:12}{size:10,}{3 * size:17,}{size:17,}{time.perf_counter() - started:9.1f}")
 assert tuned["head only"].num_parameters(trainable_only=True) == len(labels) * pretrained.config.n_embd
+# Of its two blocks, the first is as it was.
 blocks = zip(tuned["last block"].transformer.h, pretrained.transformer.h)
 assert [np.array_equal(a.mlp.c_fc.weight.data, b.mlp.c_fc.weight.data) for a, b in blocks] == [True, False]
 frozen, original = tuned["head only"].transformer.parameters(), pretrained.transformer.parameters()

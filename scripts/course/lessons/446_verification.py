@@ -129,10 +129,10 @@ for method in METHODS:
     advantages = group_advantages(rewards, method)
     weights = answer_weights(np.array([4, 12]), method, longest=24)
     assert np.isclose(weights[0] / weights[1], 12 / 4 if method == "grpo" else 1)
-    assert np.isclose(weights @ [4, 12] / 2, 1 if method in ("grpo", "dapo") else (4 + 12) / 2 / 24)
+    assert np.isclose(weights @ [4, 12] / 2, 1 if method in ("grpo", "dapo") else (4 + 12) / 2 / 24)  # all losses 1
     rare = Tensor(np.log([0.0125]), requires_grad=True)  # its probability was 0.01
     grpo_loss(rare, np.log([0.01]), np.ones(1), np.ones(1), method).sum().backward()
-    assert (rare.grad[0] != 0) == (method in ("dapo", "rloo"))
+    assert (rare.grad[0] != 0) == (method in ("dapo", "rloo"))  # above 1.2: clip higher, or no clip
     print(f"{method:8} the only right answer in 4: {advantages[0, 0]:+.2f}, one of two: {advantages[1, 0]:+.2f}"
           f"; weight of a token among 4: {weights[0]:.3f}, among 12: {weights[1]:.3f}")  # fmt: skip
 assert np.allclose(group_advantages(rewards, "rloo")[:2, 0], [1 - 0 / 3, 1 - 1 / 3])  # of the others, 0 and 1 are right
@@ -295,17 +295,17 @@ print("tokens per reply, round by round:", " ".join(f"{length:.0f}" for _, lengt
 assert adds["after"] > adds["before"] + 0.5
 
 # %%
-# In small, now: the model above, where only the same matrices learn.
+# In small, now: of the model above, too, only LoRA's matrices learn.
 with use_kernels("fast"):
-    adapted, log = reinforce(sft, CHECKERS["exact"], Q=32, rate=3e-3, lora=LoRAConfig(r=8))
+    adapted, _ = reinforce(sft, CHECKERS["exact"], Q=32, rate=3e-3, lora=LoRAConfig(r=8))
 exact = score_answers(test, answers(adapted))["exact"]
 print(f"the small model, LoRA's matrices only: {before['exact']:.0%} before, {exact:.0%} after 16 rounds")
 assert exact > before["exact"] + 0.2
 
 # %% [markdown]
-# The replies become short and to the point, and most sums in them are right.
-# This is one seed, with the first learning rate that was tried. It takes 14 minutes on one core. The small model learns
-# nearly as much from LoRA's matrices as from all of its weights, at a rate that is 30 times as high.
+# SmolLM2's replies become short and to the point, and most sums in them are right. This is one seed, with the first
+# learning rate that was tried, and takes 14 minutes on one core. The small model learns nearly as much with LoRA's
+# matrices as with all of its weights, at a rate that is 30 times as high.
 
 # %% [markdown]
 # ## What next

@@ -47,10 +47,6 @@ print(f"only experts {trained} computed, and only they get gradients; the router
 many = Tensor(np.random.default_rng(lesson.seed).standard_normal((20, 3)).astype(np.float32))
 one_by_one = [moe(many[i : i + 1]).data[0] for i in range(len(many))]
 assert np.allclose(moe(many).data, one_by_one, atol=1e-6)
-for weights, balance in ((np.zeros((4, 3)), 1), (np.outer([50, 50, 0, 0], np.ones(3)), 4 / 2)):  # equal; two get all
-    moe.router.weight.data[...] = weights
-    moe(Tensor(np.ones((20, 3), np.float32)))
-    assert np.isclose(moe.balance.item(), balance)  # the balancing loss: see below
 
 # %% In a GPT: the same work, more weights
 # `use_experts` replaces the MLPs from outside. Each of the 8 experts is half as wide as the MLP was, and 2 compute.
@@ -96,6 +92,13 @@ assert busy > 0.6 and less_busy < 0.5
 # has no gradient; P_e, the mean probability, has. So the loss lowers the probability of those that are chosen most. It
 # is one more term of the training loss, and no page of the model changes: `model.loss(ids, targets) + 0.01 *
 # balance_loss(model)`.
+
+# %%
+# The mixture of the beginning, E = 4 and k = 2: all experts equally likely, then two that get every token.
+for router, balance in ((np.zeros((4, 3)), 1), (np.outer([50, 50, 0, 0], np.ones(3)), 4 / 2)):
+    moe.router.weight.data[...] = router
+    moe(Tensor(np.ones((20, 3), np.float32)))
+    assert np.isclose(moe.balance.item(), balance)
 
 # %% Is it worth it?
 # Four models: the dense one; its experts, which do the same work per token; the same without balancing; and a dense one
