@@ -215,7 +215,7 @@ def test_dropouts_that_differ_are_warned_about():
 
 
 def test_loading_holds_the_model_and_one_tensor(tmp_path):
-    model = GPT(GPTConfig(vocab_size=2000, block_size=64, n_layer=4, n_head=2, n_embd=128))
+    model = GPT(GPTConfig(vocab_size=40_000, block_size=64, n_layer=4, n_head=2, n_embd=128))
     model.save_pretrained(tmp_path)
     sizes = [array.nbytes for array in model.state_dict().values()]
     with peak_below(sum(sizes) + 1.2 * max(sizes)):
