@@ -61,9 +61,12 @@ def progress_bar(total: int | None, description: str, unit: str = "it") -> Any:
 
     Silent without tqdm (the extra `progress`), and if standard error is not a terminal. total None: unknown length.
     """
+    no_bar = contextlib.nullcontext(types.SimpleNamespace(update=lambda amount=1: None))
     try:
         from tqdm import tqdm
     except ImportError:
-        return contextlib.nullcontext(types.SimpleNamespace(update=lambda amount=1: None))
-    disable = bool(_silencers) or None  # None: unless it is a terminal
-    return tqdm(total=total, desc=description, unit=unit, unit_scale=True, leave=False, disable=disable)
+        return no_bar
+    tqdm.monitor_interval = 0  # no thread of its own, which would be in the way of a fork
+    if _silencers:
+        return no_bar
+    return tqdm(total=total, desc=description, unit=unit, unit_scale=True, leave=False, disable=None)  # on a terminal

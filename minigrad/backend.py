@@ -282,14 +282,56 @@ def next_stream() -> tuple[int, int]:
     return _random.seed, _random.streams_used
 
 
-def uniform(xp: Any, stream: tuple[int, int], shape: tuple[int, ...], head: int = 0, block: int = 0) -> Array:
-    """float32 numbers in [0, 1) of `shape`, a pure function of (stream, head, block)."""
+def uniform(
+    xp: Any, stream: tuple[int, int], shape: tuple[int, ...], head: int = 0, block: int = 0, start: int = 0
+) -> Array:
+    """float32 numbers in [0, 1) of `shape`, a pure function of (stream, head, block); without the first `start`."""
     if xp is np:
         key = np.array([part % 2**64 for part in stream], np.uint64)
-        bits = np.random.Philox(key=key, counter=[0, 0, block, head])
-        return np.random.Generator(bits).random(shape, dtype=np.float32)
-    (key,) = np.random.SeedSequence([*stream, head, block]).generate_state(1, np.uint64)
+        bits = np.random.Philox(key=key, counter=[start // 8, 0, block, head])  # a count gives 8 numbers
+        numbers = np.random.Generator(bits).random(start % 8 + math.prod(shape), dtype=np.float32)
+        return numbers[start % 8 :].reshape(shape)
+    place = [start] if start else []  # CuPy cannot skip numbers: others, but also keyed by their place
+    (key,) = np.random.SeedSequence([*stream, head, block, *place]).generate_state(1, np.uint64)
     return xp.random.Generator(xp.random.Philox4x3210(int(key))).random(shape, dtype=np.float32)
+
+
+def uniform_rows(xp: Any, stream: tuple[int, int], shape: tuple[int, ...]) -> Array:
+    """`uniform` for an array whose first axis are the rows of a batch, of which this process may have a share."""
+    n, per_row = (shape or (1,))[0], math.prod(shape[1:])
+    adjacent = _rows[1] if _rows and n % _rows[1] == 0 else n
+    starts = [place_in_batch(row * per_row, per_row) for row in range(0, n or 1, adjacent or 1)]
+    parts = [uniform(xp, stream, (adjacent, *shape[1:]), start=start) for start in starts]
+    return parts[0].reshape(shape) if len(parts) == 1 else xp.concatenate(parts)
+
+
+_rows: tuple[int, int, int] | None = None  # the first row, number of rows, and rows of the whole batch
+
+
+def share_rows(rows: slice | None, whole: int = 0) -> None:
+    """Say which rows of each batch of `whole` rows this process has, so that its random numbers are those of the same
+    rows of the whole batch. None: it has all of them.
+
+    An array may have several times as many rows, as where a batch of pairs is read as all first ones, then all second.
+    """
+    global _rows
+    _rows = None if rows is None else (rows.start, rows.stop - rows.start, whole)
+
+
+def place_in_batch(index: int, per_row: int) -> int:
+    """The place in the whole batch of this process's number `index`, where each row has `per_row` numbers.
+
+    >>> share_rows(slice(3, 5), whole=6)  # rows 3 and 4 of 6, and of an array with 12 rows, also 9 and 10
+    >>> [place_in_batch(index, per_row=1) for index in range(4)]
+    [3, 4, 9, 10]
+    >>> share_rows(None)
+    """
+    if _rows is None or per_row == 0:
+        return index
+    first, count, whole = _rows
+    row, rest = divmod(index, per_row)
+    part, row = divmod(row, count)
+    return (part * whole + first + row) * per_row + rest
 
 
 def random_state() -> dict[str, Any]:

@@ -164,9 +164,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float, norm
         raise ValueError(f"max_norm must be >= 0, got {max_norm}")
     tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     gradients = [p.grad for p in tensors if p.grad is not None]
-    if not gradients:
-        return np.zeros((), np.float32)
-    xp = module_of(gradients[0])
+    xp = module_of(gradients[0]) if gradients else np
     # one norm over all parameters together, as if they were one long vector
     add_squares = switches.kernel_for(sum_of_squares, gradients) or sum_of_squares
     total = xp.asarray(xp.sqrt(add_squares(gradients)))

@@ -13,6 +13,7 @@ from finetune.objectives.model_with_head import HEAD_FORMAT, ModelWithHead, load
 from finetune.stages.classification import ClassifyConfig, train_classifier
 from gpt import Tokenizer
 from gpt.training.checkpoint import has_checkpoint, load_checkpoint
+from gpt.training.forked_team import team_of
 from gpt.training.run import Run, start
 from scripts.shared import stage_options
 
@@ -77,7 +78,7 @@ def _compare(arguments: argparse.Namespace, device: str) -> int:
     for name, blocks in {"head": 0, "last-block": 1, "all": None}.items():
         print(f"--- {name} ---")
         config = _config(arguments, trained_blocks=blocks, out_dir=str(Path(arguments.out_dir) / name))
-        runs[name] = start(train_classifier, config, device)
+        runs[name] = start(train_classifier, config, device, team_of(arguments.processes, config.batch_size, device))
         if stage_options.show_next_steps(runs[name], "classify", ADVICE) != 0 or runs[name].asked_to_stop:
             return 130
         print()

@@ -8,6 +8,7 @@ from start import command_line
 
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.folder_lock import locked
+from gpt.training.forked_team import team_of
 from gpt.training.pretraining import PretrainingConfig, demo_config, pretrain
 from gpt.training.run_folder import check_unused, replacing_run, settings_of
 from scripts.shared.stage_options import LET_IT_WRITE, show_next_steps
@@ -18,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="train a smaller model, in half a minute")
     parser.add_argument("--data", default="stories", help="stories, english (Python's documentation), or see train.py")
     parser.add_argument("--out-dir", default="runs/demo", help="the run's folder; an earlier demo there is replaced")
-    command_line.add_shared(parser, "kernels", "device", "seed")
+    command_line.add_shared(parser, "processes", "kernels", "device", "seed")
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
     folder = arguments.out_dir
@@ -26,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
         if not has_checkpoint(folder) or settings_of(PretrainingConfig, folder).made_by != "demo":
             check_unused(Path(folder), can_resume=False)
         with replacing_run(folder):
-            run = pretrain(demo_config(arguments.short, folder, arguments.seed, data=arguments.data), device)
+            config = demo_config(arguments.short, folder, arguments.seed, data=arguments.data)
+            run = pretrain(config, device, team=team_of(arguments.processes, config.batch_size, device))
     return show_next_steps(run, "train", LET_IT_WRITE)
 
 

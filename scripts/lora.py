@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     rate = "peak learning rate (" + ", ".join(f"{name} {rate:g}" for name, rate in LEARNING_RATES.items()) + ")"
     fixed = ("optimizer", "checkpoint_activations")
-    stage_options.add_stage(parser, AdaptationConfig, without=fixed, learning_rate={"default": None, "help": rate})
+    changes: dict[str, Any] = {"learning_rate": {"default": None, "help": rate}}
+    stage_options.add_stage(parser, AdaptationConfig, without=fixed, processes=False, **changes)
     add = parser.add_argument
     add("--compare", action="store_true", help="run all three methods, in subfolders of --out-dir; print a table")
     add("--merge", default=None, metavar="RUN", help="write that run's model, adapters merged, into --out-dir")

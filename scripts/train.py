@@ -19,7 +19,7 @@ EXAMPLES = """examples:
   python scripts/train.py --init-from resume --out-dir runs/book   resume the run, with its own settings
   python scripts/train.py --init-from resume --out-dir runs/book --max-iters 2000       train it longer than planned
   python scripts/train.py --init-from runs/book --data more.txt --out-dir runs/more     a trained model on another text
-  mpiexec -n 2 python scripts/train.py --data-parallel             two processes that share each batch
+  mpiexec -n 2 python scripts/train.py --data-parallel             processes of MPI, also on several machines
 """
 SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size", "dropout")
 
@@ -38,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.will_it_fit:
         others = ["data_parallel"] + ["init_from"] * (arguments.init_from == "resume")
-        parser.refuse(others, "does not go with --will-it-fit, which tries a new run in one process")
+        parser.refuse(others, "does not go with --will-it-fit, which tries a new run")
+    if arguments.data_parallel:
+        parser.refuse(["processes"], "does not go with --data-parallel: mpiexec starts them")
     if arguments.init_from == "scratch":
         other = "dropout" if arguments.architecture == "llama" else "n_kv_head"
         parser.refuse([other], f"does not go with --architecture {arguments.architecture}")

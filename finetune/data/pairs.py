@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -68,8 +69,7 @@ def _talk(prompt: list[Message], reply: str) -> list[Message]:
     return [*prompt, Message(role="assistant", content=reply)]
 
 
-@dataclasses.dataclass(frozen=True)
-class PairBatch:
+class PairBatch(NamedTuple):
     """B pairs as 2B sequences: the chosen replies in rows 0 .. B-1, the rejected ones in rows B .. 2B-1.
 
     tokens (2B, T), padded on the right; lengths (2B); loss_mask (2B, T), True on the reply's tokens; reference (2B).

@@ -98,10 +98,10 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     language = _language_ids(config.language, tokenizer)[: run.max_eval_items * model.config.block_size]
 
     def language_loss() -> float:
-        return mean_loss(model.language_model(), sequential_batches(language, 16, model.config.block_size))
+        return mean_loss(model.language_model(), sequential_batches(language, 16, model.config.block_size), run.team)
 
     def validate() -> dict[str, float]:
-        measured = evaluate(model, batches_of(tests, 32, collate), classification_loss)
+        measured = evaluate(model, batches_of(tests, 32, collate), classification_loss, run.team)
         return {"val_loss": measured["loss"], "accuracy": measured["accuracy"], "language_loss": language_loss()}
 
     if run.is_new:

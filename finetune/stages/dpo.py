@@ -101,8 +101,9 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     judge = Judge(model, tokenizer, config.init_from, items, questions, config.seed)
 
     def validate() -> dict[str, float]:
-        metrics = evaluate(model, batches_of(tests, config.batch_size, pair_batch), loss_fn)
-        return {"val_loss": metrics["loss"], **{name: metrics[name] for name in SHOWN}, **judge.validate()}
+        metrics = evaluate(model, batches_of(tests, config.batch_size, pair_batch), loss_fn, run.team)
+        shown = {name: metrics[name] for name in SHOWN}
+        return {"val_loss": metrics["loss"], **shown, **run.team.once(judge.validate)}
 
     # Training: each step raises the margin, by how much more than the reference the model prefers the better reply.
     optimizer, schedule = run.prepare(model, config.training)

@@ -15,6 +15,7 @@ from gpt import Tokenizer
 from gpt.console import show
 from gpt.settings import setting
 from gpt.training.checkpoint import CheckpointError, load_checkpoint
+from gpt.training.data_parallel import ALONE, Team
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
@@ -93,13 +94,13 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
         for batches in run.batches(stream):  # the batches of one step: one, or several to accumulate
             if run.is_time_to_validate:  # before the first step, then every eval_interval steps
-                run.record_validation(_validate(model, tests, config.batch_size))
+                run.record_validation(_validate(model, tests, config.batch_size, run.team))
                 run.save()
             # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
             step = training_step(model, batches, reward_batch_loss, optimizer, schedule, max_norm, run.gradient_fn)
             run.record(step)  # counts the step, and logs it when a line is due
         if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
-            run.record_validation(_validate(model, tests, config.batch_size))
+            run.record_validation(_validate(model, tests, config.batch_size, run.team))
         run.save()
 
     if not run.interrupted:
@@ -148,8 +149,10 @@ def compare_with_chance(model: ModelWithHead, pairs: Sequence[Pair], folder: str
     return False, f"the reward model in {folder} is no better than chance: {coin}; train it longer, or on more pairs"
 
 
-def _validate(model: ModelWithHead, pairs: Sequence[Pair], batch_size: int = 32) -> dict[str, float]:
-    metrics = evaluate(model, batches_of(pairs, batch_size, pair_batch), reward_batch_loss)
+def _validate(
+    model: ModelWithHead, pairs: Sequence[Pair], batch_size: int = 32, team: Team = ALONE
+) -> dict[str, float]:
+    metrics = evaluate(model, batches_of(pairs, batch_size, pair_batch), reward_batch_loss, team)
     return {"val_loss": metrics.pop("loss"), **metrics}
 
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from gpt import LanguageModel, Tokenizer
 from gpt.console import show
 from gpt.settings import setting
+from gpt.training.data_parallel import ALONE, Team
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
@@ -102,17 +104,18 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     stream = ShuffledBatches(train, config.batch_size, collate, config.seed)
     max_norm = config.training.grad_clip
     some_items = items[:VALIDATION_ITEMS]
+    validate = partial(validate_answers, model, tokenizer, tests, some_items, config.batch_size, run.team)
     model.train()
     with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
         for batches in run.batches(stream):  # the batches of one step: one, or several to accumulate
             if run.is_time_to_validate:  # before the first step, then every eval_interval steps
-                run.record_validation(validate_answers(model, tokenizer, tests, some_items, config.batch_size))
+                run.record_validation(validate())
                 run.save()
             # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
             step = training_step(model, batches, sft_loss, optimizer, schedule, max_norm, run.gradient_fn)
             run.record(step)  # counts the step, and logs it when a line is due
         if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
-            run.record_validation(validate_answers(model, tokenizer, tests, some_items, config.batch_size))
+            run.record_validation(validate())
         run.save()
 
     if not run.interrupted:
@@ -138,8 +141,9 @@ def validate_answers(
     tests: Sequence[Conversation],
     items: Sequence[TaskItem],
     batch_size: int,
+    team: Team = ALONE,
 ) -> dict[str, float]:
     """The loss on conversations, and the share of questions, if there are any, that are answered correctly."""
-    measured = evaluate(model, batches_of(tests, batch_size, collate), sft_loss)
+    measured = evaluate(model, batches_of(tests, batch_size, collate), sft_loss, team)
     metrics = {"val_loss": measured["loss"], "mean_token_accuracy": measured["mean_token_accuracy"]}
-    return {**metrics, **(scored(model, tokenizer, items) if items else {})}
+    return metrics | (team.once(partial(scored, model, tokenizer, items)) if items else {})

@@ -15,5 +15,6 @@ checkpoint.py        save a run so it can continue exactly where it was
 log.py               the output of a run: lines on the screen and in log.jsonl
 plots.py             pictures of a run
 data_parallel.py     several processes, one model
+forked_team.py       those of one machine, which share memory
 loading.py           load_model: a model by its name, run folder, Hugging Face folder or GGUF file
 """

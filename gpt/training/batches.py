@@ -161,8 +161,6 @@ def _shifted(windows: Tokens, vocab_size: int | None) -> Batch:
 class RandomBatches:
     """An endless, seeded stream of `get_batch`, which can continue exactly where a checkpoint stopped it.
 
-    rows: the rows of each batch to return, if several processes share it (see `data_parallel`).
-
     >>> batches = RandomBatches(np.arange(100), batch_size=2, block_size=8, seed=1)
     >>> state = batches.state_dict()
     >>> first, _ = next(batches)
@@ -176,7 +174,6 @@ class RandomBatches:
     block_size: int
     seed: int = 0
     vocab_size: int | None = None
-    rows: slice = dataclasses.field(default_factory=lambda: slice(None))
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
@@ -185,8 +182,7 @@ class RandomBatches:
         return self
 
     def __next__(self) -> Batch:
-        inputs, targets = get_batch(self.tokens, self.batch_size, self.block_size, self.rng, self.vocab_size)
-        return inputs[self.rows], targets[self.rows]
+        return get_batch(self.tokens, self.batch_size, self.block_size, self.rng, self.vocab_size)
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the stream, JSON-able."""
@@ -220,8 +216,7 @@ class EpochBatches(RandomBatches):
         places = range(self.taken, self.taken + self.batch_size)
         starts = np.array([self._start(*divmod(place, self.per_epoch)) for place in places])
         self.taken += self.batch_size
-        windows = self.tokens[starts[self.rows, None] + np.arange(self.block_size + 1)]
-        return _shifted(windows, self.vocab_size)
+        return _shifted(self.tokens[starts[:, None] + np.arange(self.block_size + 1)], self.vocab_size)
 
     def _start(self, epoch: int, place: int) -> int:
         """The first token of an epoch's window."""

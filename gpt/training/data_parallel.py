@@ -5,11 +5,13 @@ The gradient of a sum is the sum of the gradients. So each process computes the 
 step, from the same weights to the same weights. Nothing else has to be sent, and the result equals that of one process
 with the whole batch, up to rounding. Goyal et al. 2017, section 3.
 
-The processes form a *team*, and each has a number, its *rank*. `mpiexec -n 4 PROGRAM` starts four. They exchange
-messages through MPI, the standard for this, with mpi4py. Only rank 0 writes to the screen and to the run's folder. All
-processes read the folder, so several machines need a shared file system. A failure in one process ends all of them, and
-the last checkpoint stays. Ctrl-C has the same effect, because mpiexec then kills the processes. `kill -USR1` of the
-mpiexec process lets them finish the step and save.
+The processes form a *team*, and each has a number, its *rank*. Only rank 0 writes to the screen and to the run's
+folder. There are two kinds: processes of one machine that share memory (forked_team.py), which is the default on
+several cores; and those that MPI has started, the standard for this, also on several machines: `mpiexec -n 4 PROGRAM`.
+
+MPI's exchange messages with mpi4py. All of them read the folder, so several machines need a shared file system. A
+failure in one process ends all of them, and the last checkpoint stays. Ctrl-C has the same effect, because mpiexec then
+kills the processes. `kill -USR1` of the mpiexec process lets them finish the step and save.
 
 Simplified: gradients are sent after all of them have been computed. PyTorch sends those of the last layers while it
 computes those of the first ones (Li et al. 2020, "PyTorch distributed"). And gradients always go through the host's
@@ -27,8 +29,8 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from minigrad import Tensor, nn
-from minigrad.backend import random_state, set_random_state, to_device, to_numpy
+from minigrad import Tensor, nn, optim
+from minigrad.backend import share_rows, to_device, to_numpy
 
 from ..console import silenced
 from .training_step import LossFunction, Sums, add_up, divide_gradients, read_numbers, sum_gradients
@@ -37,10 +39,14 @@ T = TypeVar("T")
 
 
 class Team:
-    """The processes that train together. This process is number `rank` of `size`; without MPI it is alone."""
+    """The processes that train together. This process is number `rank` of `size`; here, it is alone.
+
+    processes: the size of the team while it trains. Before and after that, `size` may be 1.
+    """
 
     rank = 0
     size = 1
+    processes = 1
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes, by rank. All processes must call this. The values should be small."""
@@ -52,7 +58,14 @@ class Team:
 
     def add_up(self, sums: Sums, count: int) -> tuple[Sums, int]:
         """Sums by name (numbers, or 0-d arrays) and a count, added up over all processes."""
-        return sums, count
+        if self.size == 1:
+            return sums, count
+        together: Sums = {}
+        counts = 0
+        for theirs, n in self.gather((read_numbers(sums), count)):  # in the same order everywhere: the same bits
+            add_up(together, theirs)
+            counts += n
+        return together, counts
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Set each parameter's gradient to the sum over all processes. A missing gradient counts as zeros."""
@@ -69,25 +82,44 @@ class Team:
         """End all processes, with exit code 1."""
         raise SystemExit(1)
 
+    @contextlib.contextmanager
+    def at_work(self, run: Any) -> Iterator[None]:
+        """The block in which the team trains. Dropout then draws the masks of this process's rows of each batch."""
+        n = run.config.batch_size if self.size > 1 else 0
+        share_rows(self.rows(n) if n else None, n)
+        try:
+            yield
+        finally:
+            share_rows(None)
+
+    def share_state(self, optimizer: optim.Optimizer) -> None:
+        """Give process 0 the whole state of the optimizer, for a checkpoint. All processes must call it."""
+
     def share(self, items: Iterable[T]) -> Iterator[T]:
         """Every `size`-th item, from the `rank`-th on."""
         return itertools.islice(items, self.rank, None, self.size)
 
     def rows(self, n: int) -> slice:
-        """This process's share of n rows: adjacent rows, as many as the other processes have, or one less.
-
-        Raises ValueError for fewer rows than processes.
-        """
-        if n < self.size:
-            way_out = f"take a --batch-size of at least {self.size}"
-            raise ValueError(f"a batch of {n} cannot be shared by {self.size} processes: {way_out}")
+        """This process's share of n rows: adjacent rows, as many as the other processes have, or one less."""
         return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
 
-    def use_different_dropout(self) -> None:
-        """Make dropout draw different masks in each process. Process 0 draws the masks that it would draw alone."""
-        if self.rank > 0:
-            state = random_state()
-            set_random_state({**state, "seed": state["seed"] + (self.rank << 32)})
+    def part_of(self, batch: Any, n: int) -> Any:
+        """This process's share of a batch of n items, a tuple of arrays (n, ...).
+
+        Arrays of pairs are (2n, ...): all first ones, then all second ones.
+        """
+        if self.size == 1:
+            return batch
+        rows = self.rows(n)
+        parts = (array.reshape(-1, n, *array.shape[1:])[:, rows] for array in batch)
+        make = getattr(batch, "_make", tuple)  # the class of a NamedTuple
+        return make(part.reshape(-1, *part.shape[2:]) for part in parts)
+
+    def check_batch(self, n: int) -> None:
+        """Raise ValueError for a batch with fewer items than the team will have processes."""
+        if n < self.processes:
+            way_out = f"take a --batch-size of at least {self.processes}"
+            raise ValueError(f"a batch of {n} cannot be shared by {self.processes} processes: {way_out}")
 
     def check_same(self, settings: Mapping[str, Any]) -> None:
         """Raise ValueError in all processes, naming the setting, unless all have the same settings."""
@@ -122,18 +154,11 @@ class MPITeam(Team):
     def __init__(self, mpi: Any):
         self.communicator, self.in_place = mpi.COMM_WORLD, mpi.IN_PLACE
         self.rank, self.size = self.communicator.rank, self.communicator.size
+        self.processes = self.size
         self._flat = np.empty(0, np.float32)
 
     def gather(self, value: T) -> list[T]:
         return list(self.communicator.allgather(value))
-
-    def add_up(self, sums: Sums, count: int) -> tuple[Sums, int]:
-        together: Sums = {}
-        counts = 0
-        for theirs, n in self.gather((read_numbers(sums), count)):  # in the same order everywhere: the same bits
-            add_up(together, theirs)
-            counts += n
-        return together, counts
 
     def once(self, function: Callable[[], T]) -> T:
         return self.communicator.bcast(function() if self.rank == 0 else None)

@@ -24,7 +24,7 @@ def ctrl_c_finishes_the_step(run: Any) -> Iterator[None]:
         run.asked_to_stop = True
 
     numbers = [signal.SIGINT]
-    if run.team.size > 1 and hasattr(signal, "SIGUSR1"):  # mpiexec passes on this one, but ends all on Ctrl-C
+    if run.team.processes > 1 and hasattr(signal, "SIGUSR1"):  # mpiexec passes on this one, but ends all on Ctrl-C
         numbers.append(signal.SIGUSR1)
     previous = [signal.signal(number, on_interrupt) for number in numbers]
     try:

@@ -77,10 +77,12 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
         bits = bits_per_byte(found["val_loss"], len(held_out) - 1, n_bytes)
         return {**found, "perplexity": perplexity(found["val_loss"]), "bits_per_byte": bits}
 
+    def sample() -> None:
+        show_sample(model, tokenizer, config.sample_prompt, config.sample_tokens, config.seed)
+
     # Training: each batch of windows of the text, in random order, changes the weights once.
     optimizer, schedule = run.prepare(model, config.training)
-    rows = run.team.rows(config.batch_size)  # all of them, or this process's share
-    stream = EpochBatches(train, config.batch_size, block_size, config.seed, len(tokenizer), rows)
+    stream = EpochBatches(train, config.batch_size, block_size, config.seed, len(tokenizer))
     max_norm = config.training.grad_clip
     model.train()
     with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
@@ -92,7 +94,7 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
             step = training_step(model, batches, language_model_loss, optimizer, schedule, max_norm, run.gradient_fn)
             run.record(step)  # counts the step, and logs it when a line is due
             if run.is_time_to_sample:
-                show_sample(model, tokenizer, config.sample_prompt, config.sample_tokens, config.seed)
+                run.team.once(sample)
         if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
             run.record_validation(validate(whole=True))
         run.save()

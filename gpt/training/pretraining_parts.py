@@ -83,8 +83,8 @@ def introduce(run: Run, model: LanguageModel, tokenizer: Tokenizer, train: Token
         f"model: {model.num_parameters():,} parameters ({c.n_layer} layers, {c.n_head} heads{shared}, {c.n_embd} wide, "
         f"{block_size} tokens of context), {cores} processor core{'s' if cores > 1 else ''}"
     )
-    if team.size > 1:
-        show(f"{team.size} processes like this one, which share each batch of {run.config.batch_size} sequences")
+    if team.processes > 1:
+        show(f"{team.processes} processes like this one, which share each batch of {run.config.batch_size} sequences")
 
 
 def show_baselines(baselines: dict[str, float]) -> None:

@@ -36,7 +36,7 @@ def state_of(run: Any) -> dict[str, Any]:
         "schedule": run.schedule.state_dict(),
         "random": backend.random_state(),
         "batches": run.stream_state,
-        "arithmetic": arithmetic(run.parameters[0], run.team),
+        "arithmetic": run.arithmetic,
         "training": dataclasses.asdict(run.training),
         "inputs": run.inputs,
         "extra": extra,
@@ -72,7 +72,7 @@ def continue_from(run: Any, checkpoint: Checkpoint) -> tuple[Any, ...]:
         planned = int(state["training"]["max_iters"])
         if not 0 <= done <= planned:
             raise ValueError(f"it is at step {done} of {planned}")
-        then, now = {"processes": 1, **state["arithmetic"]}, arithmetic(run.parameters[0], run.team)
+        then, now = {"processes": 1, **state["arithmetic"]}, run.arithmetic
         changed = [f"{name} {then.get(name)} -> {value}" for name, value in now.items() if then.get(name) != value]
     run.validated_step = state.get("validated_step", done)
     saved = (done, run.validated_step, json.dumps(run.extra))
@@ -130,5 +130,5 @@ def arithmetic(parameter: Tensor, team: Team) -> dict[str, Any]:
         "kernels": ", ".join(sorted(op.__name__ for op in kernels)) or "textbook",
         "device": parameter.device,
         "NumPy": np.__version__,
-        "processes": team.size,
+        "processes": team.processes,
     }

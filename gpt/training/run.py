@@ -46,7 +46,7 @@ from .data_parallel import ALONE, Team, weights_sha256
 from .folder_lock import locked
 from .interrupts import ctrl_c_finishes_the_step
 from .log import RunLog, mean_step
-from .resuming import continue_from, continue_stream, saved_extra, state_of
+from .resuming import arithmetic, continue_from, continue_stream, saved_extra, state_of
 from .run_folder import check_unused, claim, leaving_nothing_unfinished, length_setting, settings_of
 from .training_config import TrainingConfig, prepare_training
 from .training_step import Gradients, Step, gradients_for
@@ -120,6 +120,8 @@ class Run:
 
     def __init__(self, config: Any, device: str = "cpu", team: Team = ALONE, is_new: bool = True):
         self.config, self.device, self.team, self.is_new = config, device, team, is_new
+        if team.processes > 1:
+            team.check_batch(config.batch_size)
         self.out_dir = Path(config.out_dir)
         self.log = RunLog(self.out_dir, silent=team.rank > 0)
         self.parts: dict[str, nn.Module] = {}  # small modules beside the model, which are saved with it
@@ -217,7 +219,7 @@ class Run:
         self.training, self.steps_per_iteration = training, steps_per_iteration
         self.optimizer, self.schedule = prepare_training(model, training)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.gradient_fn: Gradients = gradients_for(training, self.team.gradients if self.team.size > 1 else None)
+        self.gradient_fn: Gradients = gradients_for(training, self.team.gradients if self.team.processes > 1 else None)
         return self.optimizer, self.schedule
 
     # --- the loop ---
@@ -225,14 +227,16 @@ class Run:
     def __enter__(self) -> Run:
         with contextlib.ExitStack() as stack:
             stack.enter_context(ctrl_c_finishes_the_step(self))
-            self.bar = stack.enter_context(progress_bar(self.training.max_iters, "training", "step"))
             self.team.check_same_start(self.parameters)
+            self.arithmetic = arithmetic(self.parameters[0], self.team)
             if self._checkpoint is not None:
                 self._saved = continue_from(self, self._checkpoint)
                 self._checkpoint = None  # its moments were copied
             else:
                 self.inputs = self.team.once(lambda: inputs(self.out_dir))
-            self.team.use_different_dropout()
+            stack.enter_context(self.team.at_work(self))  # until the end of the block, in several processes
+            self.log.silent = self.team.rank > 0
+            self.bar = stack.enter_context(progress_bar(self.training.max_iters, "training", "step"))
             self.bar.update(self.steps_done)
             self._exits = stack.pop_all()
         return self
@@ -249,10 +253,12 @@ class Run:
         if not self.is_new:
             continue_stream(self, stream)
         per_step = 1 if self.steps_per_iteration else self.training.gradient_accumulation_steps
+        n = 0 if self.team.size == 1 else self.config.batch_size
         while self.steps_done < total and not self.interrupted:
             self.stream_state = stream.state_dict()  # a run that is resumed before this step draws these batches again
             self.step_started = time.perf_counter()
-            yield [next(stream) for _ in range(per_step)]  # the caller learns from them, and calls `record`
+            drawn = [next(stream) for _ in range(per_step)]
+            yield [self.team.part_of(batch, n) for batch in drawn]  # the caller learns from them, and calls `record`
             # If one process was interrupted, all of them stop after the same step.
             self.interrupted = any(self.team.gather(self.asked_to_stop)) and self.steps_done < total
         self.stream_state = stream.state_dict()
@@ -267,8 +273,7 @@ class Run:
     @property
     def is_time_to_sample(self) -> bool:
         """Whether a sample of text is due, and the step was not skipped."""
-        due = is_due(self.steps_done, self.training.sample_interval)
-        return due and not self.skipped_in_a_row and self.team.rank == 0
+        return is_due(self.steps_done, self.training.sample_interval) and not self.skipped_in_a_row
 
     def record(self, *steps: Step, **metrics: float) -> None:
         """Count a step, or all steps of an iteration, and log them if a line is due. The loop ends by this count.
@@ -321,6 +326,7 @@ class Run:
             if not backend.module_of(p.data).isfinite(p.data).all():
                 at = f"at step {self.steps_done} a weight is no longer finite"
                 raise FloatingPointError(f"{at}: {self._likely_cause()}")
+        self.team.share_state(self.optimizer)
         if self.team.rank == 0:
             save_checkpoint(self.out_dir, self.model, self.optimizer, state_of(self), self.format)
         self.saved_step, self._saved = self.steps_done, progress

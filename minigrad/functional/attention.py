@@ -14,7 +14,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
-from ..backend import array_of, module_of, next_stream
+from ..backend import array_of, module_of, next_stream, place_in_batch
 from .argument_checks import check_floating, check_fraction, check_tensor
 from .broadcasting import check_broadcastable, shape_of, unbroadcast
 from .shape import reshape, unsqueeze
@@ -137,9 +137,10 @@ def attention_dropout(q, shape, p, stream):
     xp, heads = module_of(q), math.prod(shape[:-2])
     out = xp.empty((heads, *shape[-2:]), q.dtype)
     for head in range(heads):
+        place = place_in_batch(head, math.prod(shape[1:-2]))
         for block, start in enumerate(range(0, shape[-2], DROPOUT_ROWS)):
             rows = out[head, start : start + DROPOUT_ROWS]
-            rows[...] = keep_scale(xp, q.dtype, stream, rows.shape, p, head, block)
+            rows[...] = keep_scale(xp, q.dtype, stream, rows.shape, p, place, block)
     return out.reshape(shape)
 
 

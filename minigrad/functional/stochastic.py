@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..autograd import Function
-from ..backend import module_of, next_stream, uniform
+from ..backend import module_of, next_stream, uniform, uniform_rows
 from .argument_checks import check_fraction
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ class Dropout(Function):
 
     @staticmethod
     def forward(ctx, x, p, stream):
-        ctx.scale = keep_scale(module_of(x), x.dtype, stream, x.shape, p)
+        keep = uniform_rows(module_of(x), stream, x.shape) >= p
+        ctx.scale = scale_of(keep, x.dtype, p)
         return x * ctx.scale  # the same random numbers serve backward
 
     @staticmethod
@@ -42,7 +43,11 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     return Dropout.apply(x, p=p, stream=next_stream())
 
 
-def keep_scale(xp, dtype, stream, shape, p, head=0, block=0):
+def keep_scale(xp, dtype, stream, shape, p, head, block):
     """1 / (1 - p) for elements that are kept, else 0: a pure function of (stream, head, block)."""
-    keep = uniform(xp, stream, shape, head, block) >= p
+    return scale_of(uniform(xp, stream, shape, head, block) >= p, dtype, p)
+
+
+def scale_of(keep, dtype, p):
+    """1 / (1 - p) where `keep` is True, else 0."""
     return keep * dtype.type(1 / (1 - p) if p < 1 else 0)

@@ -27,7 +27,7 @@ def add_in_place(sums: dict[Edge, Any], edges: Sequence[Edge | None], gradients:
             elif edge in sums:
                 _add(sums, edge, gradients, i)
             else:  # the first to arrive: no addition yet, and no copy
-                sums[edge] = gradients[i].dense() if type(gradients[i]) is SparseGradient else gradients[i]
+                sums[edge] = gradients[i].dense() if isinstance(gradients[i], SparseGradient) else gradients[i]
             gradients[i] = None  # drop this reference: the count then shows whether anybody else has the array
 
 
@@ -38,7 +38,7 @@ def _add_to_grad(leaf: Any, gradients: list[Any], i: int) -> None:
         leaf.grad = None  # for now, so that only the list refers to the array
         _add(owned, 0, gradients, i)
         leaf.grad = owned[0]
-    elif type(gradients[i]) is SparseGradient:
+    elif isinstance(gradients[i], SparseGradient):
         leaf.grad = gradients[i].dense()
     else:  # copied if it is a view, or an array that a backward keeps
         leaf.grad = gradients[i] if _only_here(gradients, i) else gradients[i].copy()
@@ -46,7 +46,7 @@ def _add_to_grad(leaf: Any, gradients: list[Any], i: int) -> None:
 
 def _add(sums: Any, key: Any, gradients: list[Any], i: int) -> None:
     """sums[key] += gradients[i], in the memory of one of the two if nobody else holds it."""
-    is_sparse = type(gradients[i]) is SparseGradient
+    is_sparse = isinstance(gradients[i], SparseGradient)
     if not _only_here(sums, key):
         if not is_sparse and _only_here(gradients, i):  # a + b = b + a: the other of the two takes the sum
             sums[key], gradients[i] = gradients[i], sums[key]
@@ -85,9 +85,36 @@ class SparseGradient:
 
     def dense(self) -> Array:
         """As an array."""
-        array = module_of(self.values).zeros(self.shape, self.dtype)
-        self.add_to(array)
+        array = module_of(self.values).empty(self.shape, self.dtype)
+        self.write_to(array)
         return array
+
+    def write_to(self, array: Array) -> None:
+        """array[...] = self"""
+        array.fill(0)
+        self.add_to(array)
 
     def astype(self, dtype: Any) -> Array:
         return self.dense().astype(dtype)
+
+
+products_later = False  # whether kernels may return a ProductGradient, as where processes add up gradients in one place
+
+
+class ProductGradient(SparseGradient):
+    """a @ b, computed where the gradient is wanted: that of a large output layer never exists beside the sum."""
+
+    def __init__(self, a: Array, b: Array, rows: int):
+        self.a, self.b, self.rows, self.values = a, b, rows, b  # rows: how many to add at once
+        self.shape, self.dtype = (a.shape[0], b.shape[1]), b.dtype
+
+    def __getitem__(self, rows: slice) -> ProductGradient:
+        return ProductGradient(self.a[rows], self.b, self.rows)
+
+    def write_to(self, array: Array) -> None:
+        module_of(array).matmul(self.a, self.b, out=array)
+
+    def add_to(self, array: Array) -> None:
+        for start in range(0, len(array), self.rows):
+            part = slice(start, start + self.rows)
+            array[part] += self.a[part] @ self.b

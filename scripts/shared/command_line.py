@@ -126,15 +126,25 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     return convert
 
 
+PROCESSES = "that share each batch, on Linux; auto: one for each core, if they divide it (1: one, with threads)"
 PACKED = "keep the weights of a GGUF file (smollm2) in 4 and 8 bits: less memory, but slower"
 ADAPTER = "a LoRA adapter for that model: a run of scripts/lora.py, or a folder of PEFT"
 KERNELS = "fast kernels, or the textbook forms to step through; results agree to rounding"
+
+
+def processes(text: str) -> int | None:
+    """The type of --processes: None for auto."""
+    return None if text == "auto" else whole_number(1)(text)
+
+
+processes.__name__ = "integer"
 # Options that mean the same in every script that has them.
 SHARED: dict[str, dict[str, Any]] = {
     "model": {"default": "runs/demo", "help": SOURCES},
     "packed": {"action": "store_true", "help": PACKED},
     "adapter": {"metavar": "FOLDER", "help": ADAPTER},
     "kernels": {"choices": ["fast", "textbook"], "default": "fast", "help": KERNELS},
+    "processes": {"type": processes, "default": "auto", "metavar": "auto|N", "help": PROCESSES},
     "device": {"default": "auto", "metavar": "auto|cpu|cuda", "help": "the device to compute on"},
     "seed": {"type": whole_number(0), "default": 1337, "help": "the same seed gives the same result"},
 }

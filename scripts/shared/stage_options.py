@@ -10,8 +10,9 @@ from typing import Any
 
 from gpt.console import quoted, show
 from gpt.corpora import corpus
-from gpt.training.checkpoint import CheckpointError
+from gpt.training.checkpoint import CheckpointError, load_state
 from gpt.training.data_parallel import ALONE, Team
+from gpt.training.forked_team import team_of
 from gpt.training.pretraining import PretrainingConfig
 from gpt.training.run import Run, resume, start
 from gpt.training.run_folder import length_setting, settings_of
@@ -31,12 +32,13 @@ def add_stage(
     config_class: Any,
     new: str = "",
     without: tuple[str, ...] = ("optimizer", "checkpoint_activations", "sample_interval"),
+    processes: bool = True,
     **changes: Any,
 ) -> None:
     """The options of a run: the model to start from, its settings, and how it is computed.
 
-    new: the word for a new model and what that is, as in "scratch: random weights". without, changes: see
-    `command_line.add_settings`.
+    new: the word for a new model and what that is, as in "scratch: random weights". processes: whether several can
+    train it. without, changes: see `command_line.add_settings`.
     """
     config, add, start = config_class(), parser.add_argument, new.partition(":")[0]
     text = f"{new}; MODEL" if new else "the model to start from"
@@ -46,7 +48,7 @@ def add_stage(
     add("--out-dir", default=config.out_dir, help=text)
     unit = "steps"
     if length_setting(config)[1] == "total_iterations":
-        unit, without = "iterations", (*without, *OF_STEPS)
+        unit, without, processes = "iterations", (*without, *OF_STEPS), False
     usual: dict[str, Any] = {
         "precision": {"choices": ("float32", "bfloat16"), "help": "of matrix products"},
         "learning_rate": {"help": "peak learning rate; 1e-6 for a large model"},
@@ -55,7 +57,7 @@ def add_stage(
     command_line.add_settings(parser, config_class, without, **usual | changes)
     text = f"only try the first {unit}, and print the memory and the time that the run needs"
     add("--will-it-fit", action="store_true", help=text)
-    command_line.add_shared(parser, "kernels", "device", "seed")
+    command_line.add_shared(parser, *["processes"] * processes, "kernels", "device", "seed")
 
 
 def corpus_of(model: str) -> str:
@@ -90,11 +92,17 @@ def run(
         if arguments.will_it_fit:
             parser.error("--will-it-fit is for a new run, and --init-from resume continues one")
         length = new_length(parser.given, config_class, arguments.out_dir)
+        if team is ALONE and hasattr(arguments, "processes"):
+            then = load_state(arguments.out_dir)["arithmetic"].get("processes", 1)
+            batch_size = settings_of(config_class, arguments.out_dir).batch_size
+            team = team_of(parser.given.get("processes", then), batch_size, device)
         done = resume(train, config_class, arguments.out_dir, device, team, length)
     else:
         config = config_of(arguments) if config_of else command_line.build(config_class, vars(arguments))
+        if team is ALONE and hasattr(arguments, "processes"):
+            team = team_of(arguments.processes, config.batch_size, device)
         if arguments.will_it_fit:
-            try_run(train, config, device)
+            try_run(train, config, device, team)
             return 0
         done = start(train, config, device, team)
     return show_next_steps(done, script, advice, more)

@@ -16,6 +16,7 @@ from gpt.accounting import kv_cache_bytes
 from gpt.console import show, silenced
 from gpt.memory_check import machine_memory, peak_memory
 from gpt.model.language_model import LanguageModel
+from gpt.training.data_parallel import ALONE, Team
 from gpt.training.run import Run, start
 from gpt.training.run_folder import length_setting
 
@@ -23,7 +24,7 @@ STEPS = 3  # of a run (of PPO and GRPO: iterations); the first is slower than al
 TOKENS = 8  # of a generated text
 
 
-def try_run(train: Callable[[Run, Any], None], config: Any, device: str) -> None:
+def try_run(train: Callable[[Run, Any], None], config: Any, device: str, team: Team = ALONE) -> None:
     """Make the first STEPS steps of a run, in a temporary folder, and print what the whole run needs."""
     part, name = length_setting(config)
     length, interval = getattr(getattr(config, part), name), config.training.eval_interval
@@ -50,13 +51,13 @@ def try_run(train: Callable[[Run, Any], None], config: Any, device: str) -> None
     show(f"trying the first {min(STEPS, length)} of {length:,} {unit}, in a temporary folder")
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, silenced():
-        start(begin, dataclasses.replace(config, out_dir=str(Path(folder) / "run")), device)
+        start(begin, dataclasses.replace(config, out_dir=str(Path(folder) / "run")), device, team)
     if len(steps) < min(STEPS, length):  # Ctrl-C
         raise KeyboardInterrupt
     preparing, validation = validations[0][0] - begun, validations[0][1] - validations[0][0]
     step = statistics.median(steps[1:] or steps)
     checks = 1 + (math.ceil(length / interval) if interval else 1)
-    _show_memory(device)
+    _show_memory(device, team=team)
     total = preparing + length * step + checks * validation
     parts = f"{_time(preparing)} before it, {length:,} {unit} of {_time(step)}, {checks} validations of"
     show(f"time: {_time(total)} ({parts} {_time(validation)}), and the final evaluation")
@@ -77,8 +78,8 @@ def try_generation(model: LanguageModel, prompt: Sequence[int], count: int, new_
     show(f"time: {_time(loading + first + token * max(new_tokens - 1, 0))} ({parts}; more as the text grows)")
 
 
-def _show_memory(device: str, more: str = "") -> None:
-    peak, there = peak_memory(), machine_memory()
+def _show_memory(device: str, more: str = "", team: Team = ALONE) -> None:
+    peak, there = peak_memory() + getattr(team, "more_memory", 0), machine_memory()
     used = (_size(peak) if peak else "(this system does not say)") + ("" if device == "cpu" else ", not the GPU's")
     show(f"memory: {used}{more}" + (f"; this machine has {_size(there)}" if there else ""))
 

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+import minigrad.functional as F
+from finetune.data.pairs import PairBatch
 from gpt import load_checkpoint
 from gpt.training import data_parallel
 from gpt.training.batches import RandomBatches
@@ -218,33 +220,44 @@ def test_without_mpi_the_way_out_is_named(text, tmp_path, capsys, monkeypatch, m
 
 def team(rank, size):
     made = Team()
-    made.rank, made.size = rank, size
+    made.rank, made.size, made.processes = rank, size, size
     return made
 
 
 @pytest.mark.parametrize(("n", "size"), [(4, 1), (4, 2), (5, 2), (5, 4), (4, 4), (7, 3)])
 def test_shares_are_everything_once(n, size):
     whole = next(RandomBatches(np.arange(200), n, 6, seed=3))
-    shares = [next(RandomBatches(np.arange(200), n, 6, seed=3, rows=team(r, size).rows(n))) for r in range(size)]
-    for part in range(2):
-        np.testing.assert_array_equal(np.concatenate([share[part] for share in shares]), whole[part])
-    lengths = [len(ids) for ids, _ in shares]
-    assert max(lengths) - min(lengths) <= 1
+    pairs = PairBatch(*(np.concatenate([part, part + 1000]) for part in (*whole, *whole)))
+    for batch in (whole, pairs):  # of pairs, each array has two rows for an item
+        shares = [team(r, size).part_of(batch, n) for r in range(size)]
+        assert {type(share) for share in shares} == {type(batch)}
+        for i, array in enumerate(batch):
+            parts = [share[i].reshape(len(array) // n, -1, *array.shape[1:]) for share in shares]
+            np.testing.assert_array_equal(np.concatenate(parts, axis=1).reshape(array.shape), array)
+            assert max(part.shape[1] for part in parts) - min(part.shape[1] for part in parts) <= 1
     items = [item for r in range(size) for item in team(r, size).share(range(n))]
     assert sorted(items) == list(range(n))
 
 
-def test_dropout_differs_except_in_the_first_process():
-    masks = []
-    for rank in (None, 0, 1, 2):
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+@pytest.mark.parametrize("pairs", [1, 2])
+def test_each_process_drops_what_one_would_drop_in_the_same_rows(kernels, pairs):
+    """Elements of (rows, 3, 5), and attention weights of (rows, heads, queries, keys)."""
+    n, size = 7, 3
+    ones, eye = np.ones((pairs * n, 3, 5), np.float32), np.eye(70, dtype=np.float32)
+    q, v = (np.broadcast_to(x, (pairs * n, 2, 70, 70)) for x in (np.zeros((70, 70), np.float32), eye))
+
+    def dropped(rank=0, size=1):
         mg.manual_seed(5)
-        if rank is not None:
-            team(rank, 3).use_different_dropout()
-        masks.append(backend.uniform(np, backend.next_stream(), (20,)))
-        backend.generator().random()
-    alone, *others = masks
-    np.testing.assert_array_equal(alone, others[0])
-    assert len({mask.tobytes() for mask in others}) == 3
+        rows, run = team(rank, size), types.SimpleNamespace(config=types.SimpleNamespace(batch_size=n))
+        mine = [mg.Tensor(array, requires_grad=True) for array in rows.part_of((ones, q, q, v), n)]
+        with rows.at_work(run), mg.use_kernels(kernels):
+            out = F.dropout(mine[0], 0.5), F.scaled_dot_product_attention(*mine[1:], dropout_p=0.5)
+        return [x.data.reshape(pairs, -1, *x.shape[1:]) for x in out]
+
+    whole, shares = dropped(), [dropped(rank, size) for rank in range(size)]
+    for i, expected in enumerate(whole):
+        np.testing.assert_allclose(np.concatenate([share[i] for share in shares], axis=1), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

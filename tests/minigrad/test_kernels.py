@@ -276,6 +276,7 @@ def four_threads(monkeypatch):
     monkeypatch.setattr(threads, "usable_cores", lambda: 4)
     monkeypatch.setattr(threads, "_workers", 1)
     monkeypatch.setattr(threads, "_pool", None)
+    monkeypatch.setattr(threads, "pool_threads", [])
     with use_kernels("fast"):
         yield
 

@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd import Context, Function
+from ...backend import place_in_batch
 from ...functional.attention import DROPOUT_ROWS, ScaledDotProductAttention, SplitHeads
 from ...functional.broadcasting import shape_of, unbroadcast
 from ...functional.stochastic import keep_scale
@@ -313,7 +314,8 @@ class _Plan:
         numbers = np.broadcast_to(numbers, self.lead)[heads]  # of the heads of this tile
         shape, block = (rows.stop - rows.start, self.keys), rows.start // DROPOUT_ROWS
         draw = functools.partial(keep_scale, np, self.q.dtype, self.stream, shape, self.dropout_p, block=block)
-        tile = np.stack([draw(int(head)) for head in numbers.flat])[:, :, columns]
+        per_row = math.prod(self.scores_lead[1:])
+        tile = np.stack([draw(place_in_batch(int(head), per_row)) for head in numbers.flat])[:, :, columns]
         return tile.reshape(*numbers.shape, *tile.shape[1:])
 
 

@@ -52,7 +52,8 @@ ONE_THREAD = 460_800  # numbers; the matrix library multiplies a vector by a sma
 OUTPUT_LAYER = 2**23  # numbers; a vector times a larger matrix takes long enough for our threads
 Piece = TypeVar("Piece")
 
-_pool: SimpleQueue[Callable[[], None]] | None = None  # of tasks: a thread of the pool takes one and runs it
+_pool: SimpleQueue[Callable[[], None] | None] | None = None  # of tasks: a thread takes one and runs it; None ends it
+pool_threads: list[threading.Thread] = []
 _this_thread = threading.local()  # is_busy: whether this thread works on a piece
 _workers = 1
 _blas_limit: Any = None  # threadpoolctl's limit while it is in force
@@ -62,10 +63,10 @@ _blas_threads = 1  # the number of threads that the matrix library may use now
 
 def start() -> None:
     """Start the pool with one thread per usable core, give the matrix library one thread, and keep freed memory."""
-    global _workers, _blas_limit, _blas_libraries, _blas_threads
+    global _pool, _blas_limit, _blas_libraries, _blas_threads
     if _pool is None:
-        _workers = usable_cores()
-        _start_threads()
+        _pool = SimpleQueue()
+        use_workers(usable_cores())
         _keep_freed_memory()
     if _blas_limit is None:
         try:
@@ -76,29 +77,46 @@ def start() -> None:
         _blas_limit, _blas_libraries, _blas_threads = controller.limit(limits=1), controller.lib_controllers, 1
 
 
-def _start_threads() -> None:
-    """Make a pool of one thread less than there are workers, because the caller's thread works too.
+def use_workers(count: int) -> None:
+    """From now on, let `count` threads share the work: the caller's and, after `start()`, those of the pool.
 
     Not Python's ThreadPoolExecutor: Ctrl-C at the wrong moment leaves one of its locks locked.
     """
-    global _pool, _workers
-    _pool = SimpleQueue()
-    try:
-        for _ in range(_workers - 1):
-            threading.Thread(target=_run_tasks, args=(_pool,), name="minigrad", daemon=True).start()
-    except RuntimeError:  # no thread can be started
-        _workers = 1
+    global _workers
+    if _pool is None:
+        return
+    with contextlib.suppress(RuntimeError):  # no thread can be started
+        while len(pool_threads) < count - 1:
+            thread = threading.Thread(target=_run_tasks, args=(_pool,), name="minigrad", daemon=True)
+            thread.start()
+            pool_threads.append(thread)
+    _workers = min(count, len(pool_threads) + 1)
+    _give_blas(1)  # which with one worker nobody else would do
 
 
-def _run_tasks(pool: SimpleQueue[Callable[[], None]]) -> None:
-    while True:
-        pool.get()()
+def _run_tasks(pool: SimpleQueue[Callable[[], None] | None]) -> None:
+    while task := pool.get():
+        task()
+        del task  # what it refers to would stay in memory until the next one
+
+
+def end_threads() -> None:
+    """End the threads of the pool: only a process without threads can be forked safely. See `use_workers`."""
+    if _pool is not None:
+        for _ in pool_threads:
+            _pool.put(None)
+        while pool_threads:
+            pool_threads.pop().join()
+        use_workers(1)
 
 
 def _after_fork() -> None:
     """A forked process has no threads but the one that forked, and would wait for the pool's for ever: a new pool."""
+    global _pool
     if _pool is not None:
-        _start_threads()
+        _pool = SimpleQueue()
+        pool_threads.clear()
+        use_workers(_workers)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...autograd import Function
-from ...backend import Array, module_of
+from ...backend import Array, module_of, place_in_batch
 from ...functional.broadcasting import unbroadcast
 from ...functional.stochastic import keep_scale
 from .launch import WARP, ceil_div, launch, real_of, supports
@@ -270,5 +270,6 @@ class _Tile:
         if whole.stream is None:
             return None
         shape, dtype = (*self.q.shape[:2], self.columns), np.dtype(real_of(whole.q))
-        place = self.heads.start, self.queries.start
+        per_row = whole.N // (whole.lead or (1,))[0]
+        place = place_in_batch(self.heads.start, per_row), self.queries.start
         return keep_scale(module_of(whole.q), dtype, whole.stream, shape, whole.dropout_p, *place)

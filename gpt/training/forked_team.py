@@ -1,0 +1,391 @@
+"""A core for each process: training on one machine in several processes that share weights, gradients and moments.
+
+One process loads the data and the model. When training begins it is forked, so each further process starts as a copy
+of it. They train on shares of each batch (data_parallel.py), each on a core of its own, and end with the training: what
+comes before and after is the work of one process. Threads would also use all cores, but they wait for each other in
+every op, and Python runs one of them at a time. Processes meet four times in a step.
+
+Weights, gradients and moments lie in one piece of memory that all processes see. Three rules keep it in order:
+
+1. *A gradient is added up on its way.* When backward has computed the gradient of a parameter, it adds it to the sum in
+   shared memory and drops it, so no process holds all gradients of its own. First the one of process 0, then that of
+   process 1, and so on: the same order gives the same bits.
+2. *Each parameter has an owner*, one of the processes. It updates the parameter, and it alone has its moments. A
+   gradient that is not one's own is None, so optimizer and clipping pass over it. (Rajbhandari et al. 2020, ZeRO, whose
+   stage 1 divides the moments, and stage 2 the gradients.)
+3. *Nobody reads the weights before all owners have updated theirs*: the processes meet after each step.
+
+A process that dies ends the run: process 0 finds the end of its pipe, and ends the others. Should process 0 die, the
+system ends them. Only it writes files, so the last checkpoint stays, as with a run of one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from minigrad import nn, optim, switches
+from minigrad.backend import Array, is_array, usable_cores
+from minigrad.kernels import accumulation
+from minigrad.kernels.accumulation import ProductGradient, SparseGradient, add_in_place
+from minigrad.kernels.cpu import threads
+
+from ..console import show, silenced
+from ..memory_check import machine_memory, private_memory
+from .data_parallel import ALONE, Team
+from .training_step import LossFunction, Sums, divide_gradients, sum_gradients
+
+T = TypeVar("T")
+MEMORY_EACH = 10**9  # bytes: `auto` takes no more processes than the machine has memory for
+IN_PARTS = 2**17  # numbers; a gradient of so many is added in parts
+DONE = -1  # in place of a parameter's number: no more gradients in this step
+
+
+def team_of(wanted: int | None, batch_size: int, device: str) -> Team:
+    """The team of so many processes. None: the largest number that divides the batch, of at most one for each core and
+    for each gigabyte of memory; but one process in a debugger, and with textbook kernels, which are for stepping.
+
+    Where there can be one process only, it is one, and if more are wanted, a line says why.
+    """
+    reason = _why_alone(device)
+    if wanted is None:
+        is_stepping = not switches.kernels or sys.gettrace() is not None
+        most = min(usable_cores(), machine_memory() // MEMORY_EACH, batch_size)
+        wanted = 1 if is_stepping or reason else max([n for n in range(1, most + 1) if batch_size % n == 0], default=1)
+    if wanted > 1 and reason:
+        show(f"one process instead of {wanted}: {reason}")
+    return ForkedTeam(wanted) if wanted > 1 and not reason else ALONE
+
+
+def _why_alone(device: str) -> str | None:
+    if not sys.platform.startswith("linux"):
+        return "only on Linux can several be forked safely"
+    if device != "cpu":
+        return "a GPU is not shared"
+    if threading.active_count() > 1 + len(threads.pool_threads):
+        return "this one has threads, as in a notebook, and cannot be forked safely"
+    return None
+
+
+class Failure(NamedTuple):
+    """What a process sends to process 0 when it fails."""
+
+    error: BaseException
+
+
+class ForkedTeam(Team):
+    """`processes` processes of this program. Outside the block `at_work` there is one; it is number 0 inside."""
+
+    def __init__(self, processes: int):
+        self.processes = processes
+        self._links: list[Connection] = []  # of process 0: to each other one; of the others: to process 0
+        self._arrived: dict[int, Any] = {}  # values for the next `gather`, by rank
+        self._children: list[int] = []
+        self._inboxes: list[tuple[int, int]] = []  # a pipe for each process; see `_tell`
+        self.more_memory = 0  # bytes that the others had for themselves, once they have ended
+
+    @contextlib.contextmanager
+    def at_work(self, run: Any) -> Iterator[None]:
+        self._parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+        self._owned = list(range(len(self._parameters)))  # the places of those that this process updates: still all
+        self._share_memory(run.optimizer)
+        owners = owners_of(run.optimizer.param_groups, self.processes)
+        threads.end_threads()
+        sys.stdout.flush()
+        with contextlib.suppress(OSError, AttributeError):  # free memory would be copied
+            ctypes.CDLL(None).malloc_trim(0)
+        try:
+            self._fork()
+            self._owned = [place for place, owner in enumerate(owners) if owner == self.rank]
+            self._begin_step()
+            silence = silenced() if self.rank > 0 else contextlib.nullcontext()
+            with silence, self._cores(), super().at_work(run), self._gradients_come_here():
+                yield
+                self.more_memory = sum(self.gather(private_memory())[1:])
+        except BaseException as error:
+            if self.rank > 0:
+                self._send_failure(error)
+            raise
+        finally:
+            if self.rank > 0:
+                os._exit(0)
+            self._end_others()
+            for p in self._parameters:
+                p.grad = None
+            threads.use_workers(usable_cores())
+
+    # --- shared memory ------------------------------------------------------------------------------------------------
+
+    def _share_memory(self, optimizer: optim.Optimizer) -> None:
+        """Move the parameters, and the moments that a resumed run has, into memory that forked processes will share."""
+        parameters = self._parameters
+        self._places = {id(p): place for place, p in enumerate(parameters)}
+        self._moments: dict[tuple[int, str], Array] = {}
+        # A page of memory that nobody has written to takes no room: there is enough for two moments of each parameter.
+        self._memory = mmap.mmap(-1, sum(4 * (p.data.nbytes + 64) for p in parameters))  # anonymous, and shared
+        self._used = 0
+        self._gradients = [self._allocate(p.data) for p in parameters]
+        for p in parameters:
+            shared = self._allocate(p.data)
+            shared[...] = p.data
+            p.data = shared
+        self.share_state(optimizer)
+
+    def _allocate(self, like: Array) -> Array:
+        """A shared array of the shape and dtype of another. All processes must call it in the same order."""
+        array = np.frombuffer(self._memory, like.dtype, like.size, self._used).reshape(like.shape)
+        self._used += -(-like.nbytes // 64) * 64  # whole cache lines
+        return array
+
+    def share_state(self, optimizer: optim.Optimizer) -> None:
+        """Let every process see the whole state: its arrays move into shared memory, and its numbers are sent."""
+        state = optimizer.state
+        mine = {place: state[place] for place in self._owned if place in state}
+        described = {p: {k: None if is_array(v) else v for k, v in values.items()} for p, values in mine.items()}
+        for place, values in (item for theirs in self.gather(described) for item in theirs.items()):
+            for name, value in values.items():
+                if value is None:  # an array
+                    if (place, name) not in self._moments:
+                        self._moments[place, name] = self._allocate(self._gradients[place])
+                        if place in mine:
+                            self._moments[place, name][...] = mine[place][name]
+                    value = self._moments[place, name]
+                state[place][name] = value
+        self.gather(None)  # all have moved theirs
+
+    # --- gradients ----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _gradients_come_here(self) -> Iterator[None]:
+        """In the block, backward gives the gradients of parameters to `_take`, and clipping finds the norm of all."""
+        kernels, accumulate = switches.kernels, switches.accumulate
+        add_squares = kernels.get(optim.sum_of_squares, optim.sum_of_squares)
+
+        def take(sums: dict[Any, Any], edges: Sequence[Any], gradients: list[Any]) -> None:
+            for i, edge in enumerate(edges):
+                place = None if edge is None else self._places.get(id(edge[0]))
+                if place is not None and gradients[i] is not None:
+                    self._take(place, gradients[i])
+                    gradients[i] = None
+            (accumulate or add_in_place)(sums, edges, gradients)
+
+        def add_all_squares(arrays: list[Array]) -> Any:
+            return sum(self.gather(add_squares(arrays)))
+
+        switches.accumulate, switches.kernels = take, {**kernels, optim.sum_of_squares: add_all_squares}
+        accumulation.products_later = True
+        try:
+            yield
+        finally:
+            switches.accumulate, switches.kernels = accumulate, kernels
+            accumulation.products_later = False
+
+    def _begin_step(self) -> None:
+        # What each process has added to each gradient in this step, in parts; and which ones have added all.
+        self._added = [[0] * len(self._gradients) for _ in range(self.size)]
+        self._done: set[int] = set()
+
+    def _take(self, place: int, gradient: Any) -> None:
+        """Add a gradient to the shared sum, when it is this process's turn: first that of process 0, then that of 1.
+
+        A large one is added in as many parts as there are processes, and each begins with another part: nobody waits.
+        A parameter that is used twice, as a tied head is, gets two. The second ones come after all first ones.
+        """
+        total, n = self._gradients[place], self.size
+        in_parts = total.size >= IN_PARTS and (is_array(gradient) or isinstance(gradient, ProductGradient))
+        before = self._added[self.rank][place]
+        for step in range(n if in_parts else 1):
+            part = (self.rank + step) % n
+            # The step in which each process is at this part, and what it must have added before it is our turn.
+            theirs = [(part - rank) % n if in_parts else 0 for rank in range(n)]
+            if in_parts:
+                needed = [before + (their + 1 if their < step else 0) for their in theirs]
+            else:
+                needed = [before + (n if rank < self.rank else 0) for rank in range(n)]
+            while any(self._added[rank][place] < needed[rank] and rank not in self._done for rank in range(n)):
+                self._listen()
+            is_first = all(self._added[rank][place] <= theirs[rank] for rank in range(n))
+            rows = slice(part * len(total) // n, (part + 1) * len(total) // n) if in_parts else ...
+            _add(gradient[rows] if in_parts else gradient, total[rows], is_first)
+            units = 1 if in_parts else n
+            self._added[self.rank][place] += units
+            self._tell(place, units)
+
+    def gradients(self, model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[Sums, int]:
+        sums, count = sum_gradients(model, batches, loss_fn)  # its backward calls `_take`
+        self._tell(DONE, 0)
+        sums, count = self.add_up(sums, count)  # all are done
+        while len(self._done) < self.size - 1:
+            self._listen()
+        for place in self._owned:
+            if any(added[place] for added in self._added):
+                self._parameters[place].grad = self._gradients[place]
+        divide_gradients(model, count)
+        self._begin_step()
+        return sums, count
+
+    # --- processes ----------------------------------------------------------------------------------------------------
+
+    def _fork(self) -> None:
+        """Start the other processes."""
+        self._inboxes = [os.pipe() for _ in range(self.processes)]
+        parent = os.getpid()
+        for rank in range(1, self.processes):
+            ours, theirs = Pipe()
+            child = os.fork()
+            if child == 0:
+                self.rank, self._links, self._children = rank, [theirs], []
+                ours.close()  # if process 0 had the only other end, `theirs` would find the end of the pipe
+                self._become_a_child(parent)
+                break
+            theirs.close()
+            self._links.append(ours)
+            self._children.append(child)
+        self.size = self.processes
+
+    def _become_a_child(self, parent: int) -> None:
+        kill_me_with_parent = 1  # PR_SET_PDEATHSIG in linux/prctl.h
+        ctypes.CDLL(None).prctl(kill_me_with_parent, signal.SIGKILL)
+        if os.getppid() != parent:  # it has died already
+            os._exit(1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; process 0 decides
+        warnings.simplefilter("ignore")
+
+    @contextlib.contextmanager
+    def _cores(self, all_of_them: bool = False) -> Iterator[None]:
+        """In the block, use this process's share of the cores, or all of them."""
+        share = max(1, usable_cores() // self.size)
+        threads.use_workers(usable_cores() if all_of_them else share)
+        with contextlib.ExitStack() as stack:
+            if not switches.kernels:  # else the kernels decide
+                from threadpoolctl import threadpool_limits
+
+                stack.enter_context(threadpool_limits(share, user_api="blas"))
+            yield
+        threads.use_workers(share)
+
+    def gather(self, value: T) -> list[T]:
+        if self.size == 1:
+            return [value]
+        if self.rank > 0:
+            self._links[0].send(value)
+            return self._links[0].recv()
+        while len(self._arrived) < self.size - 1:
+            self._receive()
+        values = [value, *(self._arrived.pop(rank) for rank in range(1, self.size))]
+        for rank, link in enumerate(self._links, start=1):
+            with self._noticing_the_end_of(rank):
+                link.send(values)
+        return values
+
+    def once(self, function: Callable[[], T]) -> T:
+        """The result of `function()`, for which process 0 has all cores while the others wait."""
+        if self.size == 1:
+            return function()
+        self.gather(None)  # all have updated their parameters
+        result: Any = None
+        if self.rank == 0:
+            with self._cores(all_of_them=True):
+                result = function()
+        return self.gather(result)[0]
+
+    def _tell(self, place: int, parts: int) -> None:
+        """Tell the others that parts of a gradient have been added, or that all gradients are DONE."""
+        for rank, (_, inbox) in enumerate(self._inboxes):
+            if rank != self.rank:
+                os.write(inbox, np.array([self.rank, place, parts], np.int32).tobytes())
+
+    def _listen(self) -> None:
+        """Wait for what the others tell."""
+        inbox, _ = self._inboxes[self.rank]
+        if self.rank == 0 and not self._receive(inbox):  # process 0 also notices if one of the others fails
+            return
+        for rank, place, parts in np.frombuffer(os.read(inbox, 12 * 300), np.int32).reshape(-1, 3).tolist():
+            if place == DONE:
+                self._done.add(rank)
+            else:
+                self._added[rank][place] += parts
+
+    def _receive(self, *others: int) -> bool:
+        """Wait for values of other processes, and keep them for `gather`. Returns whether one of `others` is ready.
+
+        Raises the exception of a process that has failed, RuntimeError for one that has died.
+        """
+        waiting = {link: rank for rank, link in enumerate(self._links, start=1) if rank not in self._arrived}
+        ready = wait([*waiting, *others])
+        for link, rank in waiting.items():
+            if link in ready:
+                with self._noticing_the_end_of(rank):
+                    self._arrived[rank] = link.recv()
+                if isinstance(self._arrived[rank], Failure):
+                    raise self._arrived[rank].error
+        return any(other in ready for other in others)
+
+    @contextlib.contextmanager
+    def _noticing_the_end_of(self, rank: int) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError):
+            child = self._children[rank - 1]
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            words = f"process {child}, one of {self.processes} that train together, has ended early ({how})"
+            raise RuntimeError(f"{words}: resume the run from its last checkpoint") from None
+
+    def _send_failure(self, error: BaseException) -> None:
+        error.add_note("".join(traceback.format_exception(error)))  # shown if it is a bug
+        with contextlib.suppress(OSError):
+            try:
+                self._links[0].send(Failure(error))
+            except Exception:  # it cannot be sent as it is
+                self._links[0].send(Failure(RuntimeError(f"{type(error).__name__}: {error}")))
+
+    def _end_others(self) -> None:
+        self.size = 1
+        for child in self._children:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+        for link in self._links:
+            link.close()
+        for descriptor in (end for pipe in self._inboxes for end in pipe):
+            os.close(descriptor)
+
+
+def _add(gradient: Any, total: Array, is_first: bool) -> None:
+    if isinstance(gradient, SparseGradient):  # or one that is yet to be computed
+        (gradient.write_to if is_first else gradient.add_to)(total)
+    elif is_first:
+        total[...] = gradient
+    else:
+        total += gradient
+
+
+def owners_of(groups: Sequence[dict[str, Any]], processes: int) -> list[int]:
+    """The rank of the owner of each parameter, so that all have about as much to update in each group.
+
+    >>> sizes = [Tensor(np.zeros(n)) for n in (5, 4, 3, 3, 3)]
+    >>> owners_of([{"params": sizes}], processes=2)
+    [0, 1, 1, 0, 1]
+    """
+    owners: list[int] = []
+    for parameters in (group["params"] for group in groups):
+        work = [0] * processes
+        owner = {}
+        for i in sorted(range(len(parameters)), key=lambda i: -parameters[i].data.size):  # the largest first
+            owner[i] = work.index(min(work))
+            work[owner[i]] += parameters[i].data.size
+        owners += [owner[i] for i in range(len(parameters))]
+    return owners
