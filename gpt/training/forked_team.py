@@ -32,7 +32,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -55,18 +55,17 @@ DONE = -1  # in place of a parameter's number: no more gradients in this step
 
 def team_of(wanted: int | None, batch_size: int, device: str) -> Team:
     """The team of so many processes. None: the largest number that divides the batch, of at most one for each core and
-    for each gigabyte of memory; but one process in a debugger, and with textbook kernels, which are for stepping.
+    for each gigabyte of memory.
 
     Where there can be one process only, it is one, and if more are wanted, a line says why.
     """
     reason = _why_alone(device)
     if wanted is None:
-        is_stepping = not switches.kernels or sys.gettrace() is not None
-        most = min(usable_cores(), machine_memory() // MEMORY_EACH, batch_size)
-        wanted = 1 if is_stepping or reason else max([n for n in range(1, most + 1) if batch_size % n == 0], default=1)
+        most = 1 if reason else min(usable_cores(), machine_memory() // MEMORY_EACH, batch_size)
+        wanted = max(n for n in range(1, max(most, 1) + 1) if batch_size % n == 0)
     if wanted > 1 and reason:
         show(f"one process instead of {wanted}: {reason}")
-    return ForkedTeam(wanted) if wanted > 1 and not reason else ALONE
+    return ALONE if wanted == 1 or reason else ForkedTeam(wanted)
 
 
 def _why_alone(device: str) -> str | None:
@@ -74,15 +73,11 @@ def _why_alone(device: str) -> str | None:
         return "only on Linux can several be forked safely"
     if device != "cpu":
         return "a GPU is not shared"
+    if not switches.kernels or sys.gettrace() is not None:
+        return "textbook kernels and debuggers are for stepping through one"
     if threading.active_count() > 1 + len(threads.pool_threads):
         return "this one has threads, as in a notebook, and cannot be forked safely"
     return None
-
-
-class Failure(NamedTuple):
-    """What a process sends to process 0 when it fails."""
-
-    error: BaseException
 
 
 class ForkedTeam(Team):
@@ -104,14 +99,18 @@ class ForkedTeam(Team):
         owners = owners_of(run.optimizer.param_groups, self.processes)
         threads.end_threads()
         sys.stdout.flush()
+        usual = switches.kernels, switches.accumulate
         with contextlib.suppress(OSError, AttributeError):  # free memory would be copied
             ctypes.CDLL(None).malloc_trim(0)
         try:
             self._fork()
             self._owned = [place for place, owner in enumerate(owners) if owner == self.rank]
             self._begin_step()
+            self._share_of_cores = max(1, usable_cores() // self.size)
+            threads.use_workers(self._share_of_cores)
             silence = silenced() if self.rank > 0 else contextlib.nullcontext()
-            with silence, self._cores(), super().at_work(run), self._gradients_come_here():
+            with silence, super().at_work(run):
+                (switches.kernels, switches.accumulate), accumulation.products_later = self._switches(), True
                 yield
                 self.more_memory = sum(self.gather(private_memory())[1:])
         except BaseException as error:
@@ -122,6 +121,7 @@ class ForkedTeam(Team):
             if self.rank > 0:
                 os._exit(0)
             self._end_others()
+            (switches.kernels, switches.accumulate), accumulation.products_later = usual, False
             for p in self._parameters:
                 p.grad = None
             threads.use_workers(usable_cores())
@@ -130,14 +130,13 @@ class ForkedTeam(Team):
 
     def _share_memory(self, optimizer: optim.Optimizer) -> None:
         """Move the parameters, and the moments that a resumed run has, into memory that forked processes will share."""
-        parameters = self._parameters
-        self._places = {id(p): place for place, p in enumerate(parameters)}
+        self._places = {id(p): place for place, p in enumerate(self._parameters)}
         self._moments: dict[tuple[int, str], Array] = {}
         # A page of memory that nobody has written to takes no room: there is enough for two moments of each parameter.
-        self._memory = mmap.mmap(-1, sum(4 * (p.data.nbytes + 64) for p in parameters))  # anonymous, and shared
+        self._memory = mmap.mmap(-1, sum(4 * (p.data.nbytes + 64) for p in self._parameters))  # shared, without a file
         self._used = 0
-        self._gradients = [self._allocate(p.data) for p in parameters]
-        for p in parameters:
+        self._gradients = [self._allocate(p.data) for p in self._parameters]
+        for p in self._parameters:
             shared = self._allocate(p.data)
             shared[...] = p.data
             p.data = shared
@@ -167,11 +166,10 @@ class ForkedTeam(Team):
 
     # --- gradients ----------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _gradients_come_here(self) -> Iterator[None]:
-        """In the block, backward gives the gradients of parameters to `_take`, and clipping finds the norm of all."""
-        kernels, accumulate = switches.kernels, switches.accumulate
-        add_squares = kernels.get(optim.sum_of_squares, optim.sum_of_squares)
+    def _switches(self) -> tuple[Any, Any]:
+        """What makes backward give the gradients of parameters to `_take`, and clipping find the norm of all."""
+        kernels, accumulate = dict(switches.kernels), switches.accumulate or add_in_place
+        add_squares = kernels[optim.sum_of_squares]
 
         def take(sums: dict[Any, Any], edges: Sequence[Any], gradients: list[Any]) -> None:
             for i, edge in enumerate(edges):
@@ -179,18 +177,10 @@ class ForkedTeam(Team):
                 if place is not None and gradients[i] is not None:
                     self._take(place, gradients[i])
                     gradients[i] = None
-            (accumulate or add_in_place)(sums, edges, gradients)
+            accumulate(sums, edges, gradients)
 
-        def add_all_squares(arrays: list[Array]) -> Any:
-            return sum(self.gather(add_squares(arrays)))
-
-        switches.accumulate, switches.kernels = take, {**kernels, optim.sum_of_squares: add_all_squares}
-        accumulation.products_later = True
-        try:
-            yield
-        finally:
-            switches.accumulate, switches.kernels = accumulate, kernels
-            accumulation.products_later = False
+        kernels[optim.sum_of_squares] = lambda arrays: sum(self.gather(add_squares(arrays)))
+        return kernels, take
 
     def _begin_step(self) -> None:
         # What each process has added to each gradient in this step, in parts; and which ones have added all.
@@ -208,20 +198,16 @@ class ForkedTeam(Team):
         before = self._added[self.rank][place]
         for step in range(n if in_parts else 1):
             part = (self.rank + step) % n
-            # The step in which each process is at this part, and what it must have added before it is our turn.
-            theirs = [(part - rank) % n if in_parts else 0 for rank in range(n)]
-            if in_parts:
-                needed = [before + (their + 1 if their < step else 0) for their in theirs]
-            else:
-                needed = [before + (n if rank < self.rank else 0) for rank in range(n)]
-            while any(self._added[rank][place] < needed[rank] and rank not in self._done for rank in range(n)):
-                self._listen()
-            is_first = all(self._added[rank][place] <= theirs[rank] for rank in range(n))
-            rows = slice(part * len(total) // n, (part + 1) * len(total) // n) if in_parts else ...
+            for rank, added in enumerate(self._added):  # wait for those whose turn comes before ours
+                at = (part - rank) % n  # the step in which that process is at this part
+                turns = (at + 1) * (at < step) if in_parts else n * (rank < self.rank)
+                while added[place] < before + turns and rank not in self._done:
+                    self._listen()
+            is_first = all(added[place] <= (part - rank) % n * in_parts for rank, added in enumerate(self._added))
+            rows: Any = slice(part * len(total) // n, (part + 1) * len(total) // n) if in_parts else ...
             _add(gradient[rows] if in_parts else gradient, total[rows], is_first)
-            units = 1 if in_parts else n
-            self._added[self.rank][place] += units
-            self._tell(place, units)
+            self._added[self.rank][place] += 1 if in_parts else n
+            self._tell(place, 1 if in_parts else n)
 
     def gradients(self, model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[Sums, int]:
         sums, count = sum_gradients(model, batches, loss_fn)  # its backward calls `_take`
@@ -246,35 +232,18 @@ class ForkedTeam(Team):
             ours, theirs = Pipe()
             child = os.fork()
             if child == 0:
+                end_with_parent = 1  # PR_SET_PDEATHSIG in linux/prctl.h
+                ctypes.CDLL(None).prctl(end_with_parent, signal.SIGKILL)
+                if os.getppid() != parent:  # it has ended already
+                    os._exit(1)
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; process 0 decides
+                warnings.simplefilter("ignore")
                 self.rank, self._links, self._children = rank, [theirs], []
-                ours.close()  # if process 0 had the only other end, `theirs` would find the end of the pipe
-                self._become_a_child(parent)
                 break
-            theirs.close()
+            theirs.close()  # only the child has it now, so process 0 will notice if the child ends
             self._links.append(ours)
             self._children.append(child)
         self.size = self.processes
-
-    def _become_a_child(self, parent: int) -> None:
-        kill_me_with_parent = 1  # PR_SET_PDEATHSIG in linux/prctl.h
-        ctypes.CDLL(None).prctl(kill_me_with_parent, signal.SIGKILL)
-        if os.getppid() != parent:  # it has died already
-            os._exit(1)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; process 0 decides
-        warnings.simplefilter("ignore")
-
-    @contextlib.contextmanager
-    def _cores(self, all_of_them: bool = False) -> Iterator[None]:
-        """In the block, use this process's share of the cores, or all of them."""
-        share = max(1, usable_cores() // self.size)
-        threads.use_workers(usable_cores() if all_of_them else share)
-        with contextlib.ExitStack() as stack:
-            if not switches.kernels:  # else the kernels decide
-                from threadpoolctl import threadpool_limits
-
-                stack.enter_context(threadpool_limits(share, user_api="blas"))
-            yield
-        threads.use_workers(share)
 
     def gather(self, value: T) -> list[T]:
         if self.size == 1:
@@ -297,8 +266,9 @@ class ForkedTeam(Team):
         self.gather(None)  # all have updated their parameters
         result: Any = None
         if self.rank == 0:
-            with self._cores(all_of_them=True):
-                result = function()
+            threads.use_workers(usable_cores())
+            result = function()
+            threads.use_workers(self._share_of_cores)
         return self.gather(result)[0]
 
     def _tell(self, place: int, parts: int) -> None:
@@ -329,8 +299,8 @@ class ForkedTeam(Team):
             if link in ready:
                 with self._noticing_the_end_of(rank):
                     self._arrived[rank] = link.recv()
-                if isinstance(self._arrived[rank], Failure):
-                    raise self._arrived[rank].error
+                if isinstance(self._arrived[rank], BaseException):
+                    raise self._arrived[rank]
         return any(other in ready for other in others)
 
     @contextlib.contextmanager
@@ -348,9 +318,9 @@ class ForkedTeam(Team):
         error.add_note("".join(traceback.format_exception(error)))  # shown if it is a bug
         with contextlib.suppress(OSError):
             try:
-                self._links[0].send(Failure(error))
+                self._links[0].send(error)
             except Exception:  # it cannot be sent as it is
-                self._links[0].send(Failure(RuntimeError(f"{type(error).__name__}: {error}")))
+                self._links[0].send(RuntimeError(f"{type(error).__name__}: {error}"))
 
     def _end_others(self) -> None:
         self.size = 1
