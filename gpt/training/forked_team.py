@@ -31,7 +31,6 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, TypeVar
 
 import numpy as np
@@ -85,7 +84,7 @@ class ForkedTeam(Team):
 
     def __init__(self, processes: int):
         self.processes = processes
-        self._links: list[Connection] = []  # of process 0: to each other one; of the others: to process 0
+        self._links: list[Any] = []  # of process 0: to each other one; of the others: to process 0
         self._arrived: dict[int, Any] = {}  # values for the next `gather`, by rank
         self._children: list[int] = []
         self._inboxes: list[tuple[int, int]] = []  # a pipe for each process; see `_tell`
@@ -226,6 +225,8 @@ class ForkedTeam(Team):
 
     def _fork(self) -> None:
         """Start the other processes."""
+        from multiprocessing.connection import Pipe  # here, because a browser has none
+
         self._inboxes = [os.pipe() for _ in range(self.processes)]
         parent = os.getpid()
         for rank in range(1, self.processes):
@@ -293,6 +294,8 @@ class ForkedTeam(Team):
 
         Raises the exception of a process that has failed, RuntimeError for one that has died.
         """
+        from multiprocessing.connection import wait
+
         waiting = {link: rank for rank, link in enumerate(self._links, start=1) if rank not in self._arrived}
         ready = wait([*waiting, *others])
         for link, rank in waiting.items():

@@ -102,6 +102,7 @@ MISTAKES = [Planted(*row) for row in [
     ("433", "gpt/model/positions.py", "return xp.arange(past, past + T), mask", "return xp.arange(T), mask"),
     ("433", "gpt/model/speculation.py", "if accepted[-1] != guessed or accepted", "if accepted"),
     ("433", "gpt/training/training_step.py", "p.grad *= 1 / count", "p.grad *= 1"),
+    ("433", "gpt/training/forked_team.py", "work.index(min(work))", "i % processes"),
     ("434", "gpt/weights/safetensors_file.py", "copy=False).reshape(shape)", 'copy=False).reshape(shape, order="F")'),
     ("434", "gpt/weights/gpt2_huggingface.py", '("C", "C"),  True', '("C", "C"),  False'),
     ("434", "gpt/weights/gpt2_huggingface.py", '"gelu_new": "gelu_tanh"', '"gelu_new": "gelu"'),

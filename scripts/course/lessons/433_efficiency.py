@@ -5,7 +5,8 @@ decoding, continuous batching, activation checkpointing and flash attention. Eac
 training on several devices. At the end: how large should a model be for a given budget?
 Williams et al. 2009 (roofline); Micikevicius et al. 2018 (loss scaling); Kalamkar et al. 2019 (bfloat16); Leviathan et
 al. 2023 and Chen et al. 2023 (speculative decoding); Yu et al. 2022 (continuous batching); Dao et al. 2022 (flash
-attention); Kaplan et al. 2020, Hoffmann et al. 2022 and Besiroglu et al. 2024 (scaling).
+attention); Rajbhandari et al. 2020 (ZeRO, section 5); Kaplan et al. 2020, Hoffmann et al. 2022 and Besiroglu et al.
+2024 (scaling).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import minigrad.functional as F
 from gpt import GPTConfig, KVCache, accounting
 from gpt.model.generation import Sampling
 from gpt.model.speculation import speculate
+from gpt.training.forked_team import owners_of
 from gpt.training.training_step import accumulated_gradients, language_model_loss
-from minigrad import Tensor, nn
+from minigrad import Tensor, nn, optim
 from minigrad.inspection import profile
 from minigrad.precision import round_bfloat16
 from scripts.course.lessons.small_gpt import english, new_gpt, train, validation_loss
@@ -365,6 +367,42 @@ arrays = list(rng.standard_normal((4, 1000)))
 sums, sent = ring_all_reduce(arrays)
 print(f"4 devices, {arrays[0].nbytes} bytes each: every device sends {sent} bytes")
 assert all(np.allclose(each, sum(arrays)) for each in sums) and sent == 2 * 3 / 4 * arrays[0].nbytes
+
+# %% ZeRO: each parameter has an owner
+# Every device has all weights, all gradients, and AdamW's two moments: four numbers for each parameter. But only a step
+# needs the moments, and all devices take the same step. So let each parameter have an *owner*, one of the devices. Only
+# the owner keeps its moments and updates it, and then sends the new weights to the others.
+#
+# Predict: how much of the moments do four devices hold each? Are the weights those of one device, to the last bit?
+
+
+# %%
+def owned_step(devices: int) -> tuple[np.ndarray, list[int]]:
+    """The weights after a step that each device takes for its parameters, and the bytes of the moments on each."""
+    replica = new_gpt(512, lesson.seed)
+    accumulated_gradients(replica, [(inputs, targets)], language_model_loss)
+    parameters, held = [*replica.parameters()], []
+    owners = owners_of([{"params": parameters}], devices)
+    for device in range(devices):
+        optimizer = optim.AdamW([p for p, owner in zip(parameters, owners) if owner == device])
+        optimizer.step()
+        held.append(sum(state[name].nbytes for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")))
+    return np.concatenate([p.data.ravel() for p in parameters]), held
+
+
+(alone, (all_moments,)), (together, held) = owned_step(1), owned_step(4)
+each = f"{min(held):,} to {max(held):,}"
+print(f"weights {alone.nbytes:,} bytes, moments {all_moments:,}; with four owners each has {each}")
+assert all_moments == sum(held) == 2 * alone.nbytes and max(held) < 0.3 * all_moments and (alone == together).all()
+
+# %% [markdown]
+# Answer: a quarter, and yes: AdamW's update of a parameter looks at no other parameter. (Clipping does: the owners add
+# up their squares.) This is ZeRO's first stage; the second divides the gradients as well, and the third the weights.
+#
+# On the cores of one machine the devices are processes ([`forked_team.py`](../../../gpt/training/forked_team.py)). They
+# see the same memory, so weights, gradients and moments are there once. Measured with GPT-2, four texts of 256 tokens,
+# and two processes: 498 MB of moments in each, and 2.9 GB for both together; one process with two threads takes 2.6 GB.
+# What is there twice are the activations, half as many in each, and the program itself.
 
 # %% How large a model for a given budget?
 # Training costs about 6 N D FLOPs for N parameters and D tokens. (N counts the weights that a token is multiplied by.)
