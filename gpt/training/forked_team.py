@@ -92,23 +92,24 @@ class ForkedTeam(Team):
 
     @contextlib.contextmanager
     def at_work(self, run: Any) -> Iterator[None]:
+        # One process still, which prepares the memory that all will see.
         self._parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
         self._owned = list(range(len(self._parameters)))  # the places of those that this process updates: still all
         self._share_memory(run.optimizer)
         owners = owners_of(run.optimizer.param_groups, self.processes)
+        usual = switches.kernels, switches.accumulate
         threads.end_threads()
         sys.stdout.flush()
-        usual = switches.kernels, switches.accumulate
-        with contextlib.suppress(OSError, AttributeError):  # free memory would be copied
+        with contextlib.suppress(OSError, AttributeError):  # a fork would copy free memory, too
             ctypes.CDLL(None).malloc_trim(0)
         try:
+            # From here on there are several, each with its share of parameters and cores.
             self._fork()
             self._owned = [place for place, owner in enumerate(owners) if owner == self.rank]
+            self._cores = max(1, usable_cores() // self.size)
+            threads.use_workers(self._cores)
             self._begin_step()
-            self._share_of_cores = max(1, usable_cores() // self.size)
-            threads.use_workers(self._share_of_cores)
-            silence = silenced() if self.rank > 0 else contextlib.nullcontext()
-            with silence, super().at_work(run):
+            with silenced() if self.rank > 0 else contextlib.nullcontext(), super().at_work(run):
                 (switches.kernels, switches.accumulate), accumulation.products_later = self._switches(), True
                 yield
                 self.more_memory = sum(self.gather(private_memory())[1:])
@@ -117,6 +118,7 @@ class ForkedTeam(Team):
                 self._send_failure(error)
             raise
         finally:
+            # All others end here, whatever has happened.
             if self.rank > 0:
                 os._exit(0)
             self._end_others()
@@ -168,7 +170,7 @@ class ForkedTeam(Team):
     def _switches(self) -> tuple[Any, Any]:
         """What makes backward give the gradients of parameters to `_take`, and clipping find the norm of all."""
         kernels, accumulate = dict(switches.kernels), switches.accumulate or add_in_place
-        add_squares = kernels[optim.sum_of_squares]
+        add_squares = kernels.get(optim.sum_of_squares, optim.sum_of_squares)
 
         def take(sums: dict[Any, Any], edges: Sequence[Any], gradients: list[Any]) -> None:
             for i, edge in enumerate(edges):
@@ -197,7 +199,8 @@ class ForkedTeam(Team):
         before = self._added[self.rank][place]
         for step in range(n if in_parts else 1):
             part = (self.rank + step) % n
-            for rank, added in enumerate(self._added):  # wait for those whose turn comes before ours
+            # Wait for those whose turn comes before ours. What they have added is counted in n-ths of a gradient.
+            for rank, added in enumerate(self._added):
                 at = (part - rank) % n  # the step in which that process is at this part
                 turns = (at + 1) * (at < step) if in_parts else n * (rank < self.rank)
                 while added[place] < before + turns and rank not in self._done:
@@ -233,13 +236,14 @@ class ForkedTeam(Team):
             ours, theirs = Pipe()
             child = os.fork()
             if child == 0:
+                self.rank = rank
                 end_with_parent = 1  # PR_SET_PDEATHSIG in linux/prctl.h
                 ctypes.CDLL(None).prctl(end_with_parent, signal.SIGKILL)
                 if os.getppid() != parent:  # it has ended already
                     os._exit(1)
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; process 0 decides
                 warnings.simplefilter("ignore")
-                self.rank, self._links, self._children = rank, [theirs], []
+                self._links, self._children = [theirs], []
                 break
             theirs.close()  # only the child has it now, so process 0 will notice if the child ends
             self._links.append(ours)
@@ -269,7 +273,7 @@ class ForkedTeam(Team):
         if self.rank == 0:
             threads.use_workers(usable_cores())
             result = function()
-            threads.use_workers(self._share_of_cores)
+            threads.use_workers(self._cores)
         return self.gather(result)[0]
 
     def _tell(self, place: int, parts: int) -> None:

@@ -126,7 +126,7 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     return convert
 
 
-PROCESSES = "that share each batch, on Linux; auto: one for each core, if they divide it (1: one, with threads)"
+PROCESSES = "how many train together, on Linux; auto: one for each core, if that divides the batch; 1: threads instead"
 PACKED = "keep the weights of a GGUF file (smollm2) in 4 and 8 bits: less memory, but slower"
 ADAPTER = "a LoRA adapter for that model: a run of scripts/lora.py, or a folder of PEFT"
 KERNELS = "fast kernels, or the textbook forms to step through; results agree to rounding"
@@ -137,7 +137,7 @@ def processes(text: str) -> int | None:
     return None if text == "auto" else whole_number(1)(text)
 
 
-processes.__name__ = "integer"
+processes.__name__ = "number (or auto)"
 # Options that mean the same in every script that has them.
 SHARED: dict[str, dict[str, Any]] = {
     "model": {"default": "runs/demo", "help": SOURCES},
