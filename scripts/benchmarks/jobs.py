@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import types
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import numpy as np
 import minigrad.functional as F
 from finetune.quantization.packed import load_packed
 from gpt import GPT, GPTConfig
+from gpt.training.forked_team import ForkedTeam
 from gpt.training.loading import load_model
 from gpt.training.pretraining import demo_config
-from gpt.training.training_step import in_precision
+from gpt.training.training_step import Gradients, in_precision, language_model_loss, mean_gradients
 from minigrad import Tensor, no_grad, optim, switches, use_kernels
 from minigrad.kernels.cpu import threads
 from minigrad.kernels.dispatch import FAST, FAST_OPTIM, textbook_functions
@@ -69,15 +72,44 @@ class Training:
         self.precision = precision
         groups = optim.decay_groups(self.model.named_parameters(), 0.1)
         self.optimizer = optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95))
+        self.gradients: Gradients = mean_gradients
 
     def step(self) -> float:
         with in_precision(self.precision):
-            loss = self.model.loss(self.ids, self.targets)
-            loss.backward()
+            sums, count = self.gradients(self.model, [(self.ids, self.targets)], language_model_loss)
         optim.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return loss.item()
+        return float(sums["loss"]) / count
+
+
+class SharedTraining(Training):
+    """The same steps in several forked processes, each with its share of the batch, as `--processes` trains."""
+
+    def __init__(self, processes: int, preset: str, batch: int, time: int):
+        super().__init__(preset, batch, time)
+        self.team, self.work = ForkedTeam(processes), contextlib.ExitStack()
+        run = types.SimpleNamespace(optimizer=self.optimizer, config=types.SimpleNamespace(batch_size=batch))
+        self.work.enter_context(self.team.at_work(run))
+        self.ids, self.targets = self.team.part_of((self.ids, self.targets), batch)
+        self.gradients = self.team.gradients
+        if self.team.rank > 0:
+            with self.work:  # the process ends with this block
+                while self.team.gather(None)[0]:  # process 0 says whether there is another step
+                    super().step()
+                    self.team.gather(None)
+
+    def step(self) -> float:
+        self.team.gather(True)
+        loss = super().step()
+        self.team.gather(None)  # all have updated their parameters
+        return loss
+
+    def end(self) -> int:
+        """End the other processes. Returns the bytes that they had for themselves."""
+        self.team.gather(False)
+        self.work.close()
+        return self.team.more_memory
 
 
 class Generation:
@@ -143,11 +175,5 @@ def token_ids(config: Any, *shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, config.vocab_size, shape)
 
 
-JOBS: dict[str, Any] = {
-    "train": Training,
-    "generate": Generation,
-    "quantized": QuantizedGeneration,
-    "smollm2": SmolLM2,
-    "load": Loading,
-    "attention": Attention,
-}
+JOBS: dict[str, Any] = {"train": Training, "load": Loading, "attention": Attention}
+JOBS |= {"generate": Generation, "quantized": QuantizedGeneration, "smollm2": SmolLM2}

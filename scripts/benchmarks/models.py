@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
+import sys
 import tempfile
 from typing import Any
 
 from gpt import GPT, GPTConfig, accounting
 from minigrad import manual_seed
+from minigrad.backend import usable_cores
 from scripts.benchmarks.jobs import DEMO, model_config
-from scripts.benchmarks.side import OPPONENTS
+from scripts.benchmarks.side import OPPONENTS, is_ours
 from scripts.benchmarks.sides import compare, opponent
 
 # name -> preset, and batch and time steps; or tokens of the prompt, new ones, and number of texts
@@ -29,12 +32,10 @@ NAMES = [*TRAINING, *TRAINING_BESIDE, *GENERATION, LOADING]
 def measure(name: str, steps: int) -> dict[str, Any]:
     """One comparison: each side's figures, ratios, and the bounds of the machine."""
     sides = ["fast", *opponent()]
-    if name in TRAINING:
-        row = {"sides": with_textbook(sides, "train", TRAINING[name], steps)}
-        add_floor(row, *TRAINING[name])
-    elif name in TRAINING_BESIDE:
-        step, other = TRAINING_BESIDE[name]
-        row = {"sides": compare(["fast", *[other] * bool(opponent())], "train", TRAINING[step], steps)}
+    if name in TRAINING or name in TRAINING_BESIDE:
+        step, other = TRAINING_BESIDE.get(name, (name, "torch"))
+        sides = ["fast", *shared_sides(TRAINING[step][1]), *[other] * bool(opponent())]
+        row = {"sides": (with_textbook if name in TRAINING else compare)(sides, "train", TRAINING[step], steps)}
         add_floor(row, *TRAINING[step])
     elif name in GENERATION:
         preset, _, new_tokens, texts = GENERATION[name]
@@ -54,17 +55,22 @@ def measure(name: str, steps: int) -> dict[str, Any]:
     return row
 
 
+def shared_sides(batch: int) -> list[str]:
+    """The sides on which two processes, and one for each core, share the batch, where that is possible."""
+    numbers = sorted({2, usable_cores()}) if sys.platform.startswith("linux") else []
+    return [f"{n} processes" for n in numbers if 1 < n <= usable_cores() and batch % n == 0]
+
+
 def with_textbook(sides: list[str], kind: str, arguments: tuple[Any, ...], steps: int) -> dict[str, Any]:
-    """The sides in turns, and the textbook's form by itself afterwards: a third model in memory slows the others."""
+    """The sides in turns, and the textbook's form by itself afterwards: one more model in memory slows the others."""
     return compare(sides, kind, arguments, steps) | compare(["textbook"], kind, arguments, min(steps, 3), warmup=1)
 
 
 def add_floor(row: dict[str, Any], preset: str, batch: int, time: int) -> None:
     """The matmul floor: the step's matrix products at the measured rate. A token sees T/2 others on average."""
     flops = 3 * batch * time * accounting.token_flops(model_config(preset), time // 2)
-    fast = row["sides"]["fast"]
-    row["matmul_floor_seconds"] = flops / fast["product_flops"]
-    row["step_over_floor"] = fast["seconds"] / row["matmul_floor_seconds"]
+    floor = row["matmul_floor_seconds"] = flops / row["sides"]["fast"]["product_flops"]
+    row["step_over_floor"] = {side: row["sides"][side]["seconds"] / floor for side in filter(is_ours, row["sides"])}
 
 
 def add_bound(row: dict[str, Any], config: GPTConfig) -> None:
@@ -74,14 +80,19 @@ def add_bound(row: dict[str, Any], config: GPTConfig) -> None:
 
 
 def add_ratios(row: dict[str, Any]) -> None:
-    """Our speed and memory over those of each opponent: the speed in each pair of steps, least first."""
+    """Our speed and memory over those of each opponent, and of several processes over those of threads.
+
+    The speed is that in each pair of steps, least first.
+    """
     sides = row["sides"]
     row["against"] = {}
-    for side in [side for side in sides if side in OPPONENTS]:
-        pairs = zip(sides[side]["all_seconds"], sides["fast"]["all_seconds"], strict=True)
-        speeds = sorted(theirs / ours for theirs, ours in pairs)
-        memory = sides["fast"]["peak_bytes"] / max(sides[side]["peak_bytes"], 1)
-        row["against"][side] = {"speeds": speeds, "speed": statistics.median(speeds), "memory": memory}
+    for one, other in itertools.product(filter(is_ours, sides), sides):
+        if other != one and other in ("fast", *OPPONENTS):
+            pairs = zip(sides[other]["all_seconds"], sides[one]["all_seconds"], strict=True)
+            speeds = sorted(theirs / mine for theirs, mine in pairs)
+            memory = sides[one]["peak_bytes"] / max(sides[other]["peak_bytes"], 1)
+            ratios = {"speeds": speeds, "speed": statistics.median(speeds), "memory": memory}
+            row["against"][f"{one} beside {other}"] = ratios
 
 
 def lines(row: dict[str, Any]) -> list[str]:
@@ -92,13 +103,13 @@ def lines(row: dict[str, Any]) -> list[str]:
             f"{side:<14} {figures['seconds'] * 1000:9.1f} ms | peak memory {figures['peak_bytes'] / 2**20:6.0f} MiB | "
             f"products {figures['product_flops'] / 1e9:4.0f} GFLOP/s ({figures['library']})"
         )
-    for side, ratios in row["against"].items():
+    for pair, ratios in row["against"].items():
         speeds = ratios["speeds"]
-        pairs = f"{speeds[0]:.2f} to {speeds[-1]:.2f} in {len(speeds)} pairs of steps"
-        out.append(f"{ratios['speed']:.2f}x the speed of {side} ({pairs}), {ratios['memory']:.2f} of its peak memory")
+        spread = f"{speeds[0]:.2f} to {speeds[-1]:.2f} in {len(speeds)} pairs of steps"
+        out.append(f"{pair}: {ratios['speed']:.2f}x the speed ({spread}), {ratios['memory']:.2f} of the peak memory")
     if "step_over_floor" in row:
-        floor = row["matmul_floor_seconds"] * 1000
-        out.append(f"{row['step_over_floor']:.2f} of the matmul floor of {floor:.0f} ms")
+        steps = ", ".join(f"{side} {share:.2f}" for side, share in row["step_over_floor"].items())
+        out.append(f"{steps} of the matmul floor of {row['matmul_floor_seconds'] * 1000:.0f} ms")
     if "tokens_per_second" in row:
         out.append(", ".join(f"{side} {speed:.0f} tokens/s" for side, speed in row["tokens_per_second"].items()))
     if "share_of_bound" in row:

@@ -1,7 +1,7 @@
 """One side of a comparison: takes a step when told to, and reports. A process of its own, it has its own memory.
 
-Reads lines on standard input, and answers each with one line of JSON: "step" with {"seconds"}, "report" with what
-`report` returns. The parent (sides.py) lets two of these take turns, so both see the same machine.
+Reads lines on standard input, and answers each with one line of JSON: "step" with {"seconds"}, "report", the last one,
+with what `report` returns. The parent (sides.py) lets two of these take turns, so both see the same machine.
 """
 
 from __future__ import annotations
@@ -33,9 +33,14 @@ OPPONENTS = {
 }
 
 
+def is_ours(side: str) -> bool:
+    """Whether a side trains or generates with the fast kernels, in one process or in several."""
+    return side in ("fast", "float32") or side.endswith(" processes")
+
+
 def job(side: str, kind: str, arguments: list[str]) -> Any:
-    """The job of that kind on `side`: one of OPPONENTS, or what `jobs.select_kernels` takes."""
-    values = [int(text) if text.isdigit() else text for text in arguments]
+    """The job of that kind on `side`: one of OPPONENTS, "N processes", or what `jobs.select_kernels` takes."""
+    values: list[Any] = [int(text) if text.isdigit() else text for text in arguments]
     if side in OPPONENTS:
         opponent: Any = importlib.import_module(f"scripts.benchmarks.{OPPONENTS[side]}")
         if OPPONENTS[side] == "torch_jobs":
@@ -43,6 +48,8 @@ def job(side: str, kind: str, arguments: list[str]) -> Any:
         # Mixed precision: products in bfloat16, weights in float32.
         return opponent.JOBS[kind](*values, **({"precision": "bfloat16"} if side == "torch bfloat16" else {}))
     jobs.select_kernels(side)
+    if side.endswith(" processes"):
+        return jobs.SharedTraining(int(side.split()[0]), *values)
     return jobs.JOBS[kind](*values, **({"side": side} if kind in ("quantized", "smollm2") else {}))
 
 
@@ -103,10 +110,14 @@ def resident_memory() -> int:
     return int(statm.read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def report(side: str, at_first: int) -> dict[str, Any]:
-    """The memory of this process, of which `at_first` bytes were there before the first step; the machine's rates."""
-    peak = peak_memory()  # memory before the rates, whose measurement needs memory too
-    memory = {"peak_bytes": peak, "resident_bytes": resident_memory(), "job_bytes": peak - at_first}
+def report(side: str, work: Any, at_first: int) -> dict[str, Any]:
+    """The memory of the job, of which `at_first` bytes were there before the first step; the machine's rates.
+
+    Of several processes, it is that of the first, and what the others have for themselves.
+    """
+    peak, resident = peak_memory(), resident_memory()  # before the rates, whose measurement needs memory too
+    others = work.end() if side.endswith(" processes") else 0
+    memory = {"peak_bytes": peak + others, "resident_bytes": resident + others, "job_bytes": peak + others - at_first}
     rates: dict[str, Any] = {"library": library(side), "product_flops": product_rate(side)}
     if side not in OPPONENTS:
         rates["read_bytes_per_second"] = read_rate()
@@ -123,7 +134,7 @@ def main() -> None:
             work.step()
             answer = {"seconds": time.perf_counter() - started}
         else:
-            answer = report(side, at_first)
+            answer = report(side, work, at_first)
         print(json.dumps(answer), flush=True)
     os._exit(0)  # no waiting for threads
 
