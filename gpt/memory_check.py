@@ -37,6 +37,7 @@ def peak_memory() -> int:
 
 
 def private_memory() -> int:
-    """The memory that only this process has, in bytes; on Linux."""
-    lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    """The memory that only this process has, in bytes; 0 where the system does not tell."""
+    path = Path("/proc/self/smaps_rollup")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private"))

@@ -127,6 +127,6 @@ def test_without_threads_the_results_are_those_of_one_core(capsys):
     """And nothing that is made for a GPU is imported."""
     four_cores = "import sys\nfrom minigrad.kernels.cpu import threads\nthreads.usable_cores = lambda: 4\n"
     without_threads = run(NO_THREADS + four_cores + STEP + WITHOUT_A_GPU)
-    with mock.patch.multiple(threads, _pool=None, _workers=1, usable_cores=lambda: 1):
+    with mock.patch.multiple(threads, _pool=None, pool_threads=[], _workers=1, usable_cores=lambda: 1):
         exec(STEP, {})
     assert capsys.readouterr().out == without_threads

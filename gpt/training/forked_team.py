@@ -25,7 +25,6 @@ import contextlib
 import ctypes
 import mmap
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -80,7 +79,10 @@ def _why_alone(device: str) -> str | None:
 
 
 class ForkedTeam(Team):
-    """`processes` processes of this program. Outside the block `at_work` there is one; it is number 0 inside."""
+    """`processes` processes of this program. Outside the block `at_work` there is one; it is number 0 inside.
+
+    All of them must compute gradients of the same parameters in each step. The models of the stages do.
+    """
 
     def __init__(self, processes: int):
         self.processes = processes
@@ -228,7 +230,8 @@ class ForkedTeam(Team):
 
     def _fork(self) -> None:
         """Start the other processes."""
-        from multiprocessing.connection import Pipe  # here, because a browser has none
+        import signal  # here, because a browser has neither
+        from multiprocessing.connection import Pipe
 
         self._inboxes = [os.pipe() for _ in range(self.processes)]
         parent = os.getpid()
@@ -315,8 +318,10 @@ class ForkedTeam(Team):
         try:
             yield
         except (EOFError, OSError):
-            child = self._children[rank - 1]
+            child, self._children[rank - 1] = self._children[rank - 1], 0
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            import signal
+
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             words = f"process {child}, one of {self.processes} that train together, has ended early ({how})"
             raise RuntimeError(f"{words}: resume the run from its last checkpoint") from None
@@ -330,11 +335,12 @@ class ForkedTeam(Team):
                 self._links[0].send(RuntimeError(f"{type(error).__name__}: {error}"))
 
     def _end_others(self) -> None:
+        import signal
+
         self.size = 1
-        for child in self._children:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
+        for child in filter(None, self._children):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
         for link in self._links:
             link.close()
         for descriptor in (end for pipe in self._inboxes for end in pipe):
@@ -353,8 +359,8 @@ def _add(gradient: Any, total: Array, is_first: bool) -> None:
 def owners_of(groups: Sequence[dict[str, Any]], processes: int) -> list[int]:
     """The rank of the owner of each parameter, so that all have about as much to update in each group.
 
-    >>> sizes = [Tensor(np.zeros(n)) for n in (5, 4, 3, 3, 3)]
-    >>> owners_of([{"params": sizes}], processes=2)
+    >>> parameters = [nn.Parameter(np.zeros(n)) for n in (5, 4, 3, 3, 3)]
+    >>> owners_of([{"params": parameters}], processes=2)
     [0, 1, 1, 0, 1]
     """
     owners: list[int] = []

@@ -93,7 +93,7 @@ def run(
             parser.error("--will-it-fit is for a new run, and --init-from resume continues one")
         length = new_length(parser.given, config_class, arguments.out_dir)
         if team is ALONE and hasattr(arguments, "processes"):
-            then = load_state(arguments.out_dir)["arithmetic"].get("processes", 1)
+            then = load_state(arguments.out_dir).get("arithmetic", {}).get("processes", 1)
             batch_size = settings_of(config_class, arguments.out_dir).batch_size
             team = team_of(parser.given.get("processes", then), batch_size, device)
         done = resume(train, config_class, arguments.out_dir, device, team, length)

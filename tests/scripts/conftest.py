@@ -27,7 +27,7 @@ def one_thread(request):
     if request.module.__name__.endswith("test_train_script"):
         yield
         return
-    with mock.patch.multiple(threads, _pool=None, _workers=1, usable_cores=lambda: 1):
+    with mock.patch.multiple(threads, _pool=None, pool_threads=[], _workers=1, usable_cores=lambda: 1):
         yield
 
 

@@ -6,10 +6,11 @@ import itertools
 import re
 import shutil
 import signal
+import sys
 
 import pytest
 
-from gpt.training import pretraining
+from gpt.training import forked_team, pretraining
 from gpt.training.checkpoint import load_state
 from gpt.training.log import read_log
 from minigrad.optim import AdamW
@@ -149,3 +150,15 @@ def test_without_a_gpu_the_reason_is_given(given, tmp_path, capsys):
     assert "device 'cuda' cannot be used: CuPy is " in error
     assert run_here(train.main, *arguments[:-1], "auto", "--max-iters", "1") == 0  # falls back without a word
     assert "cuda" not in capsys.readouterr().out.lower()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are only forked on Linux")
+@pytest.mark.parametrize("name", ["train", "sft", "reward", "dpo", "classify"])
+def test_two_processes_learn_what_one_does(name, given, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(forked_team, "_why_alone", lambda device: None)  # the tests' own threads do no harm
+    assert run_on("cpu", name, given, tmp_path / "run", "--processes", 2) == 0
+    logs = [log_without_times(folder) for folder in (tmp_path / "run", finished(name)[0])]
+    assert [load_state(folder)["arithmetic"]["processes"] for folder in (tmp_path / "run", finished(name)[0])] == [2, 1]
+    assert len(logs[0]) == len(logs[1]) > 4
+    for row, expected in zip(*logs):
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)
