@@ -167,7 +167,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float, norm
     xp = module_of(gradients[0]) if gradients else np
     # one norm over all parameters together, as if they were one long vector
     add_squares = switches.kernel_for(sum_of_squares, gradients) or sum_of_squares
-    total = xp.asarray(xp.sqrt(add_squares(gradients)))
+    total = xp.asarray(xp.sqrt(add_squares(gradients)), None if gradients else np.float32)
     # factor = min(1, max_norm / (total + 1e-6)), but 1 where total is not finite
     is_finite = xp.isfinite(total)
     factor = xp.where(is_finite, xp.minimum(1.0, max_norm / (xp.where(is_finite, total, 0) + 1e-6)), 1.0)

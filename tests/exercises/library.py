@@ -93,7 +93,7 @@ def dropout(library):
     class Dropout(library["Dropout"]):
         @staticmethod
         def forward(ctx, x, uniform, p):
-            with mock.patch.object(stochastic, "uniform", lambda *stream: uniform):
+            with mock.patch.object(stochastic, "uniform_rows", lambda *stream: uniform):
                 return library["Dropout"].forward(ctx, x, p, None)
 
         @staticmethod

@@ -119,7 +119,7 @@ def test_a_new_llama(text, tmp_path, capsys):
 # --- stopping and going on --------------------------------------------------------------------------------------------
 
 
-LONG = ["--max-iters", "100", "--eval-interval", "10", "--sample-interval", "50"]
+LONG = ["--max-iters", "100", "--eval-interval", "10", "--sample-interval", "50", "--processes", "1"]
 
 
 @pytest.fixture(scope="module")
