@@ -3,7 +3,7 @@
 One process loads the data and the model. When training begins it is forked, so each further process starts as a copy
 of it. They train on shares of each batch (data_parallel.py), each on a core of its own, and end with the training: what
 comes before and after is the work of one process. Threads would also use all cores, but they wait for each other in
-every op, and Python runs one of them at a time. Processes meet four times in a step.
+every op, and Python runs one of them at a time. Processes meet three times in a step.
 
 Weights, gradients and moments lie in one piece of memory that all processes see. Three rules keep it in order:
 
