@@ -296,15 +296,6 @@ def uniform(
     return xp.random.Generator(xp.random.Philox4x3210(int(key))).random(shape, dtype=np.float32)
 
 
-def uniform_rows(xp: Any, stream: tuple[int, int], shape: tuple[int, ...]) -> Array:
-    """`uniform` for an array whose first axis are the rows of a batch, of which this process may have a share."""
-    n, per_row = (shape or (1,))[0], math.prod(shape[1:])
-    adjacent = _rows[1] if _rows and n % _rows[1] == 0 else n
-    starts = [place_in_batch(row * per_row, per_row) for row in range(0, n or 1, adjacent or 1)]
-    parts = [uniform(xp, stream, (adjacent, *shape[1:]), start=start) for start in starts]
-    return parts[0].reshape(shape) if len(parts) == 1 else xp.concatenate(parts)
-
-
 _rows: tuple[int, int, int] | None = None  # the first row, number of rows, and rows of the whole batch
 
 
@@ -332,6 +323,15 @@ def place_in_batch(index: int, per_row: int) -> int:
     row, rest = divmod(index, per_row)
     part, row = divmod(row, count)
     return (part * whole + first + row) * per_row + rest
+
+
+def uniform_rows(xp: Any, stream: tuple[int, int], shape: tuple[int, ...]) -> Array:
+    """`uniform` for an array whose first axis are the rows of a batch, of which this process may have a share."""
+    n, per_row = (shape or (1,))[0], math.prod(shape[1:])
+    adjacent = _rows[1] if _rows and n % _rows[1] == 0 else n
+    starts = [place_in_batch(row * per_row, per_row) for row in range(0, n or 1, adjacent or 1)]
+    parts = [uniform(xp, stream, (adjacent, *shape[1:]), start=start) for start in starts]
+    return parts[0].reshape(shape) if len(parts) == 1 else xp.concatenate(parts)
 
 
 def random_state() -> dict[str, Any]:

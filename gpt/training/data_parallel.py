@@ -6,8 +6,8 @@ step, from the same weights to the same weights. Nothing else has to be sent, an
 with the whole batch, up to rounding. Goyal et al. 2017, section 3.
 
 The processes form a *team*, and each has a number, its *rank*. Only rank 0 writes to the screen and to the run's
-folder. There are two kinds: processes of one machine that share memory (forked_team.py), which is the default on
-several cores; and those that MPI has started, the standard for this, also on several machines: `mpiexec -n 4 PROGRAM`.
+folder. There are two kinds: processes of one machine that share memory (forked_team.py), the default of the scripts on
+Linux; and those that MPI has started, the standard for several machines: `mpiexec -n 4 PROGRAM`.
 
 MPI's exchange messages with mpi4py. All of them read the folder, so several machines need a shared file system. A
 failure in one process ends all of them, and the last checkpoint stays. Ctrl-C has the same effect, because mpiexec then

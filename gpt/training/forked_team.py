@@ -67,6 +67,7 @@ def team_of(wanted: int | None, batch_size: int, device: str) -> Team:
 
 
 def _why_alone(device: str) -> str | None:
+    """Why there can be one process only, or None."""
     if not sys.platform.startswith("linux"):
         return "only on Linux can several be forked safely"
     if device != "cpu":
@@ -223,7 +224,7 @@ class ForkedTeam(Team):
             if any(added[place] for added in self._added):
                 self._parameters[place].grad = self._gradients[place]
         divide_gradients(model, count)
-        self._begin_step()
+        self._begin_step()  # of the next one
         return sums, count
 
     # --- processes ----------------------------------------------------------------------------------------------------
