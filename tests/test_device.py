@@ -111,7 +111,7 @@ def cache_row(device):
     model = small_llama().to(device)
     cache = KVCache.for_model(model, 2)
     with no_grad():
-        return [model(IDS[:2, :4], cache), model(IDS[:2, 4:], cache), [k[:, :, :8] for k in cache.keys]]
+        return [model(IDS[:2, :4], cache), model(IDS[:2, 4:], cache), [k[:, :, :8] for k in cache.keys.values()]]
 
 
 def loss_row(make, loss_fn, batch):

@@ -8,7 +8,6 @@ about n²/2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from minigrad import Tensor
 from minigrad.backend import Array, module_of
@@ -17,26 +16,27 @@ from .structure import StructuredModel
 
 
 class KVCache:
-    """Keys and values of up to `capacity` tokens for each of `batch` sequences, in every layer.
+    """Keys and values of up to `capacity` tokens for each of `batch` sequences, in every layer that stores some.
 
     `model(ids, cache=cache)` fills it. If several query heads share a head of keys and values (grouped-query attention;
     Ainslie et al. 2023), the cache is smaller by that factor. Raises ValueError for more tokens than its capacity.
     """
 
-    def __init__(self, n_layer: int, batch: int, n_kv_head: int, capacity: int, head_size: int, xp: Any, dtype: Any):
-        self.capacity = capacity
+    def __init__(self, batch: int, capacity: int):
+        self.batch, self.capacity = batch, capacity
         self.length = 0  # tokens read so far
-        self.keys = [xp.empty((batch, n_kv_head, capacity, head_size), dtype) for _ in range(n_layer)]
-        self.values = [xp.empty((batch, n_kv_head, capacity, head_size), dtype) for _ in range(n_layer)]
+        self.keys: dict[int, Array] = {}  # layer -> (B, H, capacity, D)
+        self.values: dict[int, Array] = {}
 
     @classmethod
     def for_model(cls, model: StructuredModel, batch: int = 1, capacity: int | None = None) -> KVCache:
         """An empty cache for `model`. The default capacity is the model's block size."""
-        config = model.config
-        like = next(model.parameters()).data
-        capacity = config.block_size if capacity is None else capacity
-        shape = config.n_layer, batch, config.n_kv_head, capacity, config.head_size
-        return cls(*shape, module_of(like), like.dtype)
+        return cls(batch, model.config.block_size if capacity is None else capacity)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory: of all tokens that it has room for."""
+        return sum(array.nbytes for array in [*self.keys.values(), *self.values.values()])
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values (B, H, T, D) to those of a layer; returns all of them, (B, H, length + T, D)."""
@@ -50,12 +50,19 @@ class KVCache:
         start, stop = self.length, self.length + keys.shape[2]
         if stop > self.capacity:
             raise ValueError(f"the KV cache has room for {self.capacity} tokens, holds {start}, and got {stop - start}")
-        if keys.shape[0] != self.keys[layer].shape[0]:
-            raise ValueError(f"the KV cache is for {self.keys[layer].shape[0]} sequences, got {keys.shape[0]}")
-        # in place: the memory for the whole text was reserved at the beginning
-        self.keys[layer][:, :, start:stop] = keys
-        self.values[layer][:, :, start:stop] = values
-        return self.keys[layer][:, :, :stop], self.values[layer][:, :, :stop]
+        if keys.shape[0] != self.batch:
+            raise ValueError(f"the KV cache is for {self.batch} sequences, got {keys.shape[0]}")
+        all_keys, all_values = self._room(self.keys, layer, keys), self._room(self.values, layer, values)
+        all_keys[:, :, start:stop] = keys  # in place: there is room for the whole text
+        all_values[:, :, start:stop] = values
+        return all_keys[:, :, :stop], all_values[:, :, :stop]
+
+    def _room(self, arrays: dict[int, Array], layer: int, like: Array) -> Array:
+        """The array of a layer. The first time, it is made: for tokens like those of `like` (B, H, T, D)."""
+        if layer not in arrays:
+            _, heads, _, size = like.shape
+            arrays[layer] = module_of(like).empty((self.batch, heads, self.capacity, size), like.dtype)
+        return arrays[layer]
 
     def advance(self, tokens: int) -> None:
         """Add `tokens` to the length, after every layer has stored them."""
@@ -63,8 +70,9 @@ class KVCache:
 
     def copy(self, other: KVCache, rows: Sequence[int]) -> None:
         """Hold what another cache holds: sequence i of this one what sequence rows[i] of the other has read."""
-        for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
-            mine[:, :, : other.length] = theirs[rows, :, : other.length]
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            for layer, array in theirs.items():
+                self._room(mine, layer, array)[:, :, : other.length] = array[rows, :, : other.length]
         self.length = other.length
 
     def cut(self, length: int) -> None:

@@ -196,7 +196,7 @@ def kv_cache(library):
         def append(self, keys, values):
             if self.cache is None:
                 B, H, _, D = keys.shape
-                self.cache = KVCache(1, B, H, 100, D, np, keys.dtype)
+                self.cache = KVCache(B, 100)
             result = library["append"](self.cache, 0, Tensor(keys), Tensor(values))
             self.cache.advance(keys.shape[2])
             return tuple(tensor.data.copy() for tensor in result)

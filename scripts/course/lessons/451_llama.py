@@ -1,4 +1,4 @@
-"""Lesson 19 (4.5.1): from GPT-2 to Llama
+"""Lesson 4.5.1: from GPT-2 to Llama
 
 Many open models since 2023 (Llama, Mistral, SmolLM2) are GPT-2 with five changes. (The first Llama had four: grouped
 queries came with the largest models of Llama 2.) One is small: the linear layers have no biases. This lesson shows each

@@ -1,4 +1,4 @@
-"""Lesson 20 (4.5.2): what has it learned?
+"""Lesson 4.5.2: what has it learned?
 
 A loss says how well a model predicts, and not how. This lesson looks inside: at what each head attends to, at what the
 model would say after each layer, and at what it can no longer do when a part is switched off. A small model grows an

@@ -1,4 +1,4 @@
-"""Lesson 21 (4.5.3): Muon, or a step in all directions at once
+"""Lesson 4.5.3: Muon, or a step in all directions at once
 
 This goes beyond the course. AdamW has a step size for every number. A weight matrix is more than its numbers: it maps
 inputs to outputs, and a step changes some of its directions much and others hardly at all. Muon makes the step equally

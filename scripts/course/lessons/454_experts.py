@@ -1,4 +1,4 @@
-"""Lesson 22 (4.5.4): a mixture of experts, or more weights for the same work
+"""Lesson 4.5.4: a mixture of experts, or more weights for the same work
 
 This goes beyond the course. Each token passes through every weight of a GPT, so a model that knows more computes more.
 A mixture of experts breaks this link: it has many MLPs and sends each token through a few of them. This lesson follows

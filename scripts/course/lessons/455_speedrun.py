@@ -1,4 +1,4 @@
-"""Lesson 23 (4.5.5): a speedrun, or a lower loss in the same time
+"""Lesson 4.5.5: a speedrun, or a lower loss in the same time
 
 This goes beyond the course. In a speedrun the task, the text and the machine stay, and everything else may change: who
 reaches a given loss first? modded-nanogpt (Jordan et al. 2024) has cut the training of a small GPT-2 from 45 minutes to
