@@ -2,7 +2,7 @@
 
 data/              conversations, chat templates, preference pairs
 built_in/          tasks whose answers code can check: what can be learned without data of your own
-objectives/        what is minimized: classification, SFT, reward model, DPO, PPO, GRPO, a page each
+objectives/        what is minimized: classification, SFT, reward model, DPO, PPO, GRPO, distillation
 adapters/          LoRA and QLoRA: a model changed without changing its weights
 quantization/      weights in 8 or 4 bits
 loading.py         quantized folders and runs of adapters, for `load_model`; an adapter for a base model

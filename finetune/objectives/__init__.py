@@ -8,5 +8,6 @@ reward.py           the reward model: Bradley-Terry on pairs
 dpo.py              direct preference optimization
 ppo.py              proximal policy optimization: its formulas
 grpo.py             group relative policy optimization: answers to one question, compared with each other
+distillation.py     a student learns the predictions of its teacher
 rollout.py          replies, with everything that PPO needs to know about each token
 """

@@ -1,0 +1,92 @@
+"""Distillation: a small model, the student, learns from the predictions of a large one, the teacher.
+
+A text says which token came next. A teacher says how probable it finds *every* token there: that another word would
+have done as well, a third one perhaps, and a fourth one never. With the logits t of the teacher and s of the student,
+each divided by a *temperature* τ, the two distributions over the V tokens and the loss of a position are
+
+    p = softmax(t / τ)        q = softmax(s / τ)
+
+    forward    τ² KL(p || q) = τ² Σ_v p_v (ln p_v - ln q_v)
+    reverse    τ² KL(q || p) = τ² Σ_v q_v (ln q_v - ln p_v)
+
+Both are 0 if q = p. A student that is too small for that has to choose what to give up:
+
+* *Forward* weighs each token by p. Where the teacher has probability and the student has none, ln p - ln q is large, so
+  the student covers everything, and has to put probability on what lies between as well. Hinton et al. 2015,
+  "Distilling the knowledge in a neural network", section 2.
+* *Reverse* weighs each token by q. Only what the student finds probable costs something, so it leaves out what it
+  cannot model and is precise in the rest. Gu et al. 2023, "MiniLLM", section 2.1; Agarwal et al. 2023, "GKD".
+
+*The gradient.* ∂ ln q_v / ∂s_u = (1[u = v] - q_u) / τ, where 1[u = v] is 1 if u = v, else 0. For the forward loss,
+
+    ∂loss / ∂s_u = -τ² Σ_v p_v (1[u = v] - q_u) / τ = τ (q_u - p_u)                        as Σ_v p_v = 1
+
+which for τ = 1 is the gradient of the cross-entropy with p in the place of the one-hot target. For the reverse loss,
+with r_v = ln q_v - ln p_v and ∂q_v / ∂s_u = q_v (1[u = v] - q_u) / τ,
+
+    ∂loss / ∂s_u = τ² Σ_v (r_v + 1) q_v (1[u = v] - q_u) / τ = τ q_u (r_u - Σ_v q_v r_v)
+
+which is 0 for a token that the student does not expect: q_u = 0.
+
+*Why τ².* A high temperature makes both distributions flat and brings out the small probabilities. For large τ, softmax
+is linear, q_u - p_u ≈ (s_u - t_u) / (V τ) for logits of mean 0. So without a factor the gradient, (q_u - p_u) / τ,
+would shrink like 1/τ²; with τ², it is (s_u - t_u) / V for every large τ, and a learning rate or the weight of another
+term does not have to follow the temperature.
+
+Simplified: the student learns on texts that are given ("off-policy"). MiniLLM and GKD also let it write, and let the
+teacher judge what it wrote.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpt.training.training_step import LossFunction, Sums
+from minigrad import Tensor, nn, no_grad
+from minigrad.nn.module import evaluating
+
+from ..data.datasets import IGNORE
+from .logprobs import exact_kl, selected_logprobs
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0, reverse: bool = False) -> Tensor:
+    """The loss of each position, from the logits (..., V) of both models -> (...). Hinton et al. 2015, section 2.
+
+        τ² KL(p || q), or with `reverse` τ² KL(q || p)          p = softmax(teacher / τ), q = softmax(student / τ)
+
+    Raises ValueError for different vocabularies.
+
+    A teacher gives 3/4 and 1/4, a student gives 1/2 to each. Forward, 3/4 ln(3/2) + 1/4 ln(1/2), and reverse:
+
+    >>> teacher, student = Tensor(np.log([0.75, 0.25])), Tensor(np.log([0.5, 0.5]))
+    >>> [round(distillation_loss(student, teacher, reverse=reverse).item(), 4) for reverse in (False, True)]
+    [0.1308, 0.1438]
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(f"logits of {student.shape} and {teacher.shape}: student and teacher need the same vocabulary")
+    p, q = teacher / temperature, student / temperature  # logits of p and q
+    return (exact_kl(q, p) if reverse else exact_kl(p, q)) * temperature**2
+
+
+def distillation_from(
+    teacher: nn.Module, temperature: float = 1.0, reverse: bool = False, text_weight: float = 0.0
+) -> LossFunction:
+    """A loss function for the training step, on a language model's batches (ids, targets) of (B, T) each:
+
+        (1 - text_weight) distillation_loss + text_weight cross-entropy of the text
+
+    summed over the N targets that count, those that are not -100. It also returns N, and as metrics the sums of both
+    terms, `kl` and `text`. The teacher runs without dropout and without gradients.
+    """
+
+    def loss_fn(model: nn.Module, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, int, Sums]:
+        ids, targets = batch
+        counts = targets != IGNORE
+        with no_grad(), evaluating(teacher):
+            told = teacher(ids)[counts]  # (N, V): logits, at the positions that count
+        logits = model(ids)[counts]  # (N, V)
+        kl = distillation_loss(logits, told, temperature, reverse).sum()
+        text = -selected_logprobs(logits, targets[counts]).sum()
+        return (1 - text_weight) * kl + text_weight * text, int(counts.sum()), {"kl": kl.data, "text": text.data}
+
+    return loss_fn

@@ -1,0 +1,102 @@
+"""Distillation: the loss and its derived gradient, beside PyTorch, and the loss function of a training step."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune.objectives.distillation import distillation_from, distillation_loss
+from gpt.training.training_step import language_model_loss
+from minigrad import Tensor, gradcheck, use_kernels
+from tests.gpt.small import log_softmax, small_gpt
+
+BOTH = pytest.mark.parametrize("reverse", [False, True])
+TAU = pytest.mark.parametrize("tau", [0.5, 1.0, 3.0])
+
+
+def logits(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal((2, *shape))
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+@given(st.floats(0.3, 10), st.booleans(), st.integers(0, 100))
+def test_loss_and_gradient_are_the_derived_ones(kernels, tau, reverse, seed):
+    s, t = 3 * logits(2, 3, 5, seed=seed)
+    student, teacher = Tensor(s, requires_grad=True), Tensor(t)
+    with use_kernels(kernels):
+        loss = distillation_loss(student, teacher, tau, reverse)
+        loss.sum().backward()
+    for place in np.ndindex(2, 3):
+        log_p, log_q = log_softmax(t[place] / tau), log_softmax(s[place] / tau)
+        p, q, r = np.exp(log_p), np.exp(log_q), log_q - log_p
+        assert loss.data[place] == pytest.approx(tau**2 * (q @ r if reverse else p @ -r), abs=1e-9)
+        expected = tau * (q * (r - q @ r) if reverse else q - p)
+        np.testing.assert_allclose(student.grad[place], expected, atol=1e-9)
+
+
+@BOTH
+@TAU
+def test_gradients(reverse, tau):
+    s, t = logits(2, 4)
+    gradcheck(lambda s, t: distillation_loss(s, t, tau, reverse), [s, t])
+
+
+@pytest.mark.oracle("torch")
+@BOTH
+@TAU
+def test_loss_and_gradient_equal_those_of_pytorch(reverse, tau):
+    import torch
+
+    s, t = logits(4, 6)
+    student, theirs = Tensor(s, requires_grad=True), torch.tensor(s, requires_grad=True)
+    loss = distillation_loss(student, Tensor(t), tau, reverse).sum()
+    loss.backward()
+    log_q, log_p = torch.log_softmax(theirs / tau, -1), torch.log_softmax(torch.tensor(t) / tau, -1)
+    pair = (log_p, log_q) if reverse else (log_q, log_p)
+    expected = torch.nn.functional.kl_div(*pair, reduction="sum", log_target=True) * tau**2
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    np.testing.assert_allclose(student.grad, theirs.grad.numpy(), atol=1e-14)
+
+
+def test_a_high_temperature_compares_the_logits():
+    """The page's limit: for large τ the gradient is (s - t) / V, with logits of mean 0, whatever τ is."""
+    s, t = logits(5)
+    student = Tensor(s, requires_grad=True)
+    distillation_loss(student, Tensor(t), 1e4).backward()
+    np.testing.assert_allclose(student.grad, ((s - s.mean()) - (t - t.mean())) / 5, rtol=1e-3)
+
+
+def batch():
+    ids = np.random.default_rng(0).integers(0, 37, (3, 8))
+    targets = np.roll(ids, -1, axis=1)
+    targets[:, :3] = -100
+    return ids, targets
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_loss_of_a_step_mixes_teacher_and_text(weight, kernels):
+    student, teacher, (ids, targets) = small_gpt(1, "float64"), small_gpt(2, "float64", n_embd=16), batch()
+    with use_kernels(kernels):
+        loss, count, metrics = distillation_from(teacher, 2.0, text_weight=weight)(student, (ids, targets))
+        text, counted, _ = language_model_loss(student, (ids, targets))
+        kl = distillation_loss(student(ids), teacher(ids), 2.0).data[targets != -100].sum()
+    assert count == counted == 15
+    assert metrics == {"kl": pytest.approx(kl), "text": pytest.approx(text.item())}
+    assert loss.item() == pytest.approx((1 - weight) * kl + weight * text.item())
+
+
+def test_the_teacher_has_neither_gradients_nor_dropout():
+    student, teacher = small_gpt(1), small_gpt(1, dropout=0.5)
+    teacher.train()
+    loss, count, _ = distillation_from(teacher)(student.eval(), batch())
+    (loss / count).backward()
+    assert loss.item() == pytest.approx(0, abs=1e-5) and teacher.training
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(p.grad is not None for p in student.parameters())
+
+
+def test_another_vocabulary_is_refused():
+    with pytest.raises(ValueError, match=r"logits of \(15, 37\) and \(15, 38\): .* need the same vocabulary"):
+        distillation_from(small_gpt(vocab_size=38))(small_gpt(), batch())
