@@ -416,6 +416,9 @@ ADAPTED = {
     "kv_cache": kv_cache,
     "bradley_terry": lambda library: as_function(library["reward_loss"], "RewardLoss"),
     "dpo": lambda library: as_function(library["dpo_loss"], "DPOLoss", differentiate=(0, 1)),
+    "distillation": lambda library: as_function(
+        lambda *inputs, **options: library["distillation_loss"](*inputs, **options).mean(), "Distillation", (0,)
+    ),
     "ppo_clip": ppo_clip,
     "gae": gae,
     "lora": lora,
