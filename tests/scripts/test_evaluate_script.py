@@ -7,6 +7,7 @@ import pytest
 
 from gpt.training.evaluation import score_text
 from gpt.training.loading import load_model
+from gpt.training.multiple_choice import accuracy, exam_scores, read_questions
 from scripts import evaluate
 from tests.scripts.running import output_of, write_model, write_text
 
@@ -24,8 +25,8 @@ def text(tmp_path):
     return path
 
 
-def evaluated(model, text, *arguments):
-    return output_of(evaluate.main, "--model", model, "--data", text, *arguments)
+def evaluated(model, path, *arguments, what="--data"):
+    return output_of(evaluate.main, "--model", model, what, path, *arguments)
 
 
 def test_the_figures_are_those_of_the_whole_text(model, text):
@@ -75,3 +76,17 @@ def test_the_levels_of_surprise(model, text):
         bits = sum(float(n) for n in re.findall(r"([\d.]+) bits", token.note))
         wanted = 0 if bits < 1 else 1 if bits < 3 else 2 if bits < 6 else 3 if bits < 10 else 4
         assert token.level == wanted or min(abs(bits - least) for least in evaluate.BITS) < 0.02
+
+
+@pytest.mark.parametrize("shots, form", [(0, "cloze"), (2, "letters")])
+def test_an_exam_is_scored_in_both_forms(shots, form, model, tmp_path):
+    line = '{"question": "dogs?", "choices": ["a cat", "mat", "red"], "answer": "B"}\n'
+    (tmp_path / "exam.jsonl").write_text(5 * line, encoding="utf-8")
+    out = evaluated(model, tmp_path / "exam.jsonl", "--shots", shots, "--form", form, what="--choices")
+    questions = read_questions(tmp_path / "exam.jsonl")
+    scores = exam_scores(*load_model(model), questions, shots, form == "letters")
+    assert f"5 in {form} form, each after {shots} others with their answers\nchance          33.3%\n" in out
+    for name in ("acc", "acc_norm") if form == "cloze" else ("acc",):
+        share, error = accuracy(questions, scores, name == "acc_norm")
+        assert f"{name:15} {share:.1%}, standard error {error:.1%}: the most probable choice" in out
+    assert ("acc_norm" in out) == (form == "cloze")

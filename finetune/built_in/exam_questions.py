@@ -1,0 +1,55 @@
+"""A multiple-choice exam: short questions about numbers, days, months and words, with four choices each.
+
+A program computes the right answers. The wrong choices are right answers to other questions of the same kind, so no
+choice looks wrong by itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpt.training.multiple_choice import Question
+
+BUILT_IN = "builtin"  # the name of this exam, where others are the name of a file
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
+MONTHS = "January February March April May June July August September October November December"
+OPPOSITES = (
+    "hot cold big small fast slow old young light dark rich poor full empty wet dry strong weak early late open closed "
+    "clean dirty happy sad hard soft high low long short thick thin loud quiet cheap expensive left right"
+)
+PLURALS = (
+    "child children mouse mice foot feet tooth teeth goose geese man men woman women person people wolf wolves knife "
+    "knives leaf leaves city cities box boxes baby babies potato potatoes dish dishes cat cats house houses"
+)
+
+
+def kinds() -> list[dict[str, str]]:
+    """All questions with their answers, kind by kind."""
+    days, months, opposites, plurals = (text.split() for text in (DAYS, MONTHS, OPPOSITES, PLURALS))
+    first, second, words, numbers = opposites[::2], opposites[1::2], opposites + plurals[::2], range(1, 11)
+    return [
+        {f"What is {a} plus {b}?": str(a + b) for a in numbers for b in numbers if a >= b},
+        {f"What is {a} minus {b}?": str(a - b) for a in numbers for b in numbers if a >= b},
+        *({f"What comes right after {a}?": row[i - len(row) + 1] for i, a in enumerate(row)} for row in (days, months)),
+        *({f"What comes right before {a}?": row[i - 1] for i, a in enumerate(row)} for row in (days, months)),
+        {f"What is the opposite of {a}?": b for a, b in zip(first + second, second + first)},
+        {f"What is the plural of {a}?": b for a, b in zip(plurals[::2], plurals[1::2])},
+        {f"How many letters are in the word {word}?": str(len(word)) for word in words},
+        {f"What is the last letter of the word {word}?": word[-1] for word in words},
+    ]
+
+
+def exam_questions(n: int = 200, seed: int = 0) -> list[Question]:
+    """n different questions out of 322, all if there are fewer; the same ones for the same seed.
+
+    >>> exam_questions(1)
+    """
+    rng = np.random.default_rng(seed)
+    every = [(question, answer, {*kind.values()}) for kind in kinds() for question, answer in kind.items()]
+    questions = []
+    for place in rng.permutation(len(every))[:n]:
+        question, answer, answers = every[place]
+        wrong = rng.choice(sorted(answers - {answer}), 3, replace=False)
+        choices = rng.permutation([answer, *wrong]).tolist()
+        questions.append(Question(question, choices, choices.index(answer)))
+    return questions

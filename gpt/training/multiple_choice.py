@@ -1,0 +1,145 @@
+"""Multiple-choice exams, scored as lm-evaluation-harness scores them: which choice does the model find most probable?
+
+    score(choice) = Σ_t ln p(token t of the choice | the context, the choice's tokens before t)
+
+    acc       share of questions whose right choice has the largest score
+    acc_norm  the same with score / the choice's length in characters: a long text has a small probability
+
+The model writes nothing, so there is no reply to judge. The context, the choices and the score are ours to decide, and
+they decide the number. Two forms are common. In *cloze* form the model sees the question alone, and each choice's text
+is scored. In the *letters* form it also sees the choices, named A, B, C, ..., and the letters are scored.
+
+Gao et al., "A framework for few-shot language model evaluation" (lm-evaluation-harness: `process_results` in
+lm_eval/api/task.py, `_encode_pair` in lm_eval/api/model.py); Hendrycks et al. 2021 (arXiv 2009.03300): MMLU, letters.
+Simplified: MMLU's prompts also name the subject, and begin with the question itself instead of "Question: ".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from string import ascii_uppercase as LETTERS
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import minigrad.functional as F
+from minigrad import Tensor, no_grad
+from minigrad.nn.module import evaluating
+
+from ..console import progress_bar
+from ..files import StrPath, errors_at, parse_json, read_text, shortened
+from ..model.language_model import LanguageModel
+from ..tokenizer.tokenizer import Tokenizer
+
+TOKENS_AT_ONCE = 4096  # in the texts that are read together
+
+
+def choice_score(logits: Tensor, ids: Sequence[int], n: int) -> float:
+    """Σ ln p of the last n of the tokens ids (T). logits (T - 1, V), or its last n rows: row t predicts ids[t + 1]."""
+    logprobs = F.log_softmax(logits[-n:], -1)  # (n, V)
+    return logprobs[np.arange(n), np.array(ids[-n:])].sum().item()
+
+
+def encode_choice(tokenizer: Tokenizer, context: str, choice: str, block_size: int) -> tuple[list[int], int]:
+    """The tokens of both together, and how many of them, at the end, are the choice's: those after the context's own.
+
+    " Paris" is one token, so a space at the end of the context belongs to the choice. A long context loses its
+    beginning. Raises ValueError for a choice that does not fit into the block size alone.
+    """
+    ids = tokenizer.encode(context + choice, add_special_tokens=False)
+    n = len(ids) - len(tokenizer.encode(context.rstrip(), add_special_tokens=False))
+    if n > block_size:
+        raise ValueError(f"the choice {shortened(choice)} has {n} tokens, and the model reads only {block_size}")
+    return ids[-block_size - 1 :], n  # one more, because the last one is predicted and not read
+
+
+# --- an exam ----------------------------------------------------------------------------------------------------------
+
+
+class Question(NamedTuple):
+    """A question with its choices. answer: the number of the right one, from 0."""
+
+    question: str
+    choices: list[str]
+    answer: int
+
+
+def exam_prompts(questions: Sequence[Question], shots: int, letters: bool) -> Iterator[tuple[str, list[str]]]:
+    """For each question its context, and its choices as they continue it.
+
+    shots: so many of the other questions, the first ones, stand before it with their answers. letters: the form.
+    """
+    asked, choices = [], []
+    for question, texts, _ in questions:
+        shown = "".join(f"{letter}. {text}\n" for letter, text in zip(LETTERS, texts)) if letters else ""
+        asked.append(f"Question: {question}\n{shown}Answer:")
+        choices.append([f" {text}" for text in (LETTERS[: len(texts)] if letters else texts)])
+    solved = [context + texts[q.answer] for context, texts, q in zip(asked, choices, questions)]
+    for i, context in enumerate(asked):
+        yield "\n\n".join([*[*solved[:i], *solved[i + 1 :]][:shots], context]), choices[i]
+
+
+@no_grad()
+def exam_scores(
+    model: LanguageModel, tokenizer: Tokenizer, questions: Sequence[Question], shots: int = 0, letters: bool = False
+) -> list[np.ndarray]:
+    """The scores of each question's choices. shots and letters: see `exam_prompts`."""
+    scores = [np.zeros(len(question.choices)) for question in questions]
+    encoded = []
+    for i, (context, choices) in enumerate(exam_prompts(questions, shots, letters)):
+        for c, choice in enumerate(choices):
+            encoded.append((*encode_choice(tokenizer, context, choice, model.config.block_size), i, c))
+    encoded.sort(key=lambda item: len(item[0]), reverse=True)  # similar lengths together, the longest first
+    at_once = max(TOKENS_AT_ONCE // len(encoded[0][0]), 1)
+    with evaluating(model), progress_bar(len(encoded), "reading", "choice") as bar:
+        for part in (encoded[start : start + at_once] for start in range(0, len(encoded), at_once)):
+            texts = list(dict.fromkeys(tuple(ids[:-1]) for ids, *_ in part))  # one for all choices of a single token
+            width = len(texts[0])
+            padded = [[*text, *[0] * (width - len(text))] for text in texts]  # on the right: no token sees a later one
+            hidden = model.hidden_states(padded)  # (B, T, C)
+            for ids, n, i, c in part:
+                read = hidden[texts.index(tuple(ids[:-1])), len(ids) - 1 - n : len(ids) - 1]  # (n, C)
+                scores[i][c] = choice_score(model.lm_head(read), ids, n)
+            bar.update(len(part))
+    return scores
+
+
+def accuracy(
+    questions: Sequence[Question], scores: Sequence[np.ndarray], normalized: bool = False
+) -> tuple[float, float]:
+    """acc, or acc_norm if `normalized`: a share p, and its standard error sqrt(p (1 - p) / (N - 1))."""
+    lengths = [[len(choice) if normalized else 1 for choice in question.choices] for question in questions]
+    p = float(np.mean([np.argmax(s / n) == q.answer for s, n, q in zip(scores, lengths, questions, strict=True)]))
+    return p, math.sqrt(p * (1 - p) / max(len(questions) - 1, 1))
+
+
+def read_questions(path: StrPath) -> list[Question]:
+    """Read lines of {"question": ..., "choices": [...], "answer": number from 0, or letter}.
+
+    Raises ValueError naming file and line.
+    """
+    questions = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            with errors_at(f"{path}, line {number}"):
+                questions.append(_question(parse_json(line, "the object")))
+    if not questions:
+        raise ValueError(f"{path} has no questions: write one on each line")
+    return questions
+
+
+def _question(row: dict[str, Any]) -> Question:
+    fields: list[Any] = [row.get(field) for field in Question._fields]
+    question, choices, answer = fields
+    if isinstance(answer, str) and len(answer) == 1:
+        answer = LETTERS.find(answer)
+    texts = isinstance(choices, list) and all(isinstance(text, str) and text.strip() for text in choices)
+    if not isinstance(question, str):
+        raise ValueError(f'"question" must be a text, got {shortened(question)}')
+    if not texts or not 2 <= len(choices) <= len(LETTERS):
+        raise ValueError(f'"choices" must be a list of 2 to 26 texts that are not empty, got {shortened(choices)}')
+    if type(answer) is not int or not 0 <= answer < len(choices):
+        ways = f"from 0 to {len(choices) - 1}, or the letter of a choice"
+        raise ValueError(f'"answer" must be a number {ways}, got {shortened(row.get("answer"))}')
+    return Question(question, choices, answer)
