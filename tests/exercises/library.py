@@ -235,6 +235,14 @@ def grpo(library):
     return {"grpo_loss": grpo_loss}
 
 
+def choice_score(library):
+    def score(logits, ids, start, characters):
+        found = library["choice_score"](Tensor(logits[:-1], dtype="float64"), ids, len(ids) - start)
+        return found, found / characters
+
+    return {"choice_score": score}
+
+
 def lora(library):
     def layer(weight, A, B, scaling):
         base = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
@@ -426,6 +434,7 @@ ADAPTED = {
     "nf4": nf4,
     "online_softmax": online_softmax,
     "grpo": grpo,
+    "choice_score": choice_score,
     "induction": lambda library: {"follows_earlier": lambda row: library["follows_earlier"](row[None])[0]},
     "block": block,
     "gpt": gpt,
