@@ -1,0 +1,120 @@
+"""Linear attention and the delta rule beside a loop and transformers, their gradients, and a GPT with a state."""
+
+import numpy as np
+import pytest
+
+import minigrad.functional as F
+from gpt import GPT, GPTConfig, KVCache
+from gpt.model.generation import Sampling
+from gpt.model.linear_attention import KINDS, LinearAttention, by_chunks, token_by_token, use_linear_attention
+from gpt.model.speculation import speculate
+from minigrad import Tensor, gradcheck, manual_seed, no_grad, use_kernels
+
+IDS = np.random.default_rng(1).integers(20, size=(2, 12))
+FORMS = {"loop": token_by_token, "chunks": by_chunks, "chunks of 3": lambda *inputs: by_chunks(*inputs, chunk=3)}
+
+
+def inputs(kind, T, B=2, H=2, D=3):
+    """q, k, v, β, ln α and a state in float64; β is None, or ln α is 0, as the kind says."""
+    rng = np.random.default_rng(T)
+    q, k, v = rng.standard_normal((3, B, H, T, D))
+    k /= np.linalg.norm(k, axis=-1, keepdims=True)
+    beta = None if kind == "linear" else rng.uniform(0, 1, (B, H, T, 1))
+    log_alpha = np.log(rng.uniform(0.2, 1, (B, H, T, 1))) if kind == "gated delta" else np.zeros((B, H, T, 1))
+    return q, k, v, beta, log_alpha, rng.standard_normal((B, H, D, D))
+
+
+def as_tensors(arrays):
+    return [None if array is None else Tensor(array) for array in arrays]
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("T", [1, 7, 35])
+def test_it_equals_the_formula_in_a_plain_loop(T, form, kind, kernels):
+    q, k, v, beta, log_alpha, S = arrays = inputs(kind, T)
+    outs = np.zeros_like(v)
+    for t in range(T):
+        q_t, k_t, v_t = (x[:, :, t, :, None] for x in (q, k, v))
+        erase, write = (0, 1) if beta is None else [beta[:, :, t, None]] * 2
+        forgotten = np.eye(3) - erase * (k_t @ k_t.swapaxes(2, 3))
+        S = np.exp(log_alpha[:, :, t, None]) * S @ forgotten + write * (v_t @ k_t.swapaxes(2, 3))
+        outs[:, :, t] = (S @ q_t)[..., 0]
+    with use_kernels(kernels):
+        found = FORMS[form](*as_tensors(arrays))
+    np.testing.assert_allclose(found[0].data, outs, atol=1e-12)
+    np.testing.assert_allclose(found[1].data, S, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", ["loop", "chunks of 3"])
+def test_the_gradients_of_outputs_and_state(form, kind):
+    q, k, v, beta, log_alpha, state = inputs(kind, 5, B=1)
+
+    def function(q, k, v, log_alpha, state, *beta):
+        return F.cat([part.flatten() for part in FORMS[form](q, k, v, *(beta or [None]), log_alpha, state)])
+
+    gradcheck(function, [q, k, v, log_alpha, state, *([] if beta is None else [beta])])
+
+
+@pytest.mark.oracle
+def test_both_forms_equal_those_of_transformers():
+    import torch
+
+    qwen = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
+    arrays = inputs("gated delta", 70)
+    q, k, v, beta, log_alpha = (torch.tensor(x.swapaxes(1, 2), dtype=torch.float32) for x in arrays[:5])
+    options = {"g": log_alpha[..., 0], "beta": beta[..., 0], "output_final_state": True}
+    options["initial_state"] = torch.tensor(arrays[5].swapaxes(-1, -2), dtype=torch.float32)  # theirs is Sᵀ
+    out, state = qwen.torch_chunk_gated_delta_rule(q * q.shape[-1] ** 0.5, k, v, **options)  # it divides q by √D
+    for form in FORMS.values():
+        ours = form(*as_tensors(arrays))
+        np.testing.assert_allclose(ours[0].data, out.numpy().swapaxes(1, 2), atol=1e-5)
+        np.testing.assert_allclose(ours[1].data, state.numpy().swapaxes(-1, -2), atol=1e-5)
+
+
+def small(kind="gated delta", every=2):
+    """A GPT of 4 layers with weights large enough to matter: its attention attends."""
+    manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=20, block_size=12, n_layer=4, n_head=2, n_embd=8))
+    use_linear_attention(model, kind, every)
+    rng = np.random.default_rng(0)
+    for p in model.parameters():
+        p.data += rng.normal(0, 0.3, p.shape).astype("float32")
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_are_the_same_with_a_cache(kind):
+    model, prompts = small(kind), [[1, 2, 3], [4], [1, 2, 3]]  # padding; a copied state; texts that outgrow the block
+    texts = [model.generate(prompts, 16, temperature=0, use_cache=use_cache) for use_cache in (True, False)]
+    assert texts[0] == texts[1] and texts[0][0] == texts[0][2] != texts[0][1]
+
+
+@pytest.mark.parametrize(("every", "states"), [(4, [0, 1, 2]), (2, [0, 2]), (0, [0, 1, 2, 3]), (1, [])])
+def test_a_state_takes_as_many_bytes_after_any_text(every, states):
+    model, cache = small(every=every), KVCache(2, 12)
+    n_bytes = len(states) * 2 * 2 * 4 * 4 * 4 + (4 - len(states)) * 2 * 2 * 12 * 8 * 4  # of (B, H, D, D); of all tokens
+    with no_grad():
+        for start, stop in ((0, 1), (1, 9), (9, 12)):
+            found = model(IDS[:, start:stop], cache=cache).data
+            assert list(cache.states) == states and cache.nbytes == n_bytes
+            np.testing.assert_allclose(found, model(IDS).data[:, start:stop], atol=1e-5)
+    cache.cut(12)
+    assert list(cache.states) == states
+    cache.cut(0)
+    assert not cache.states and cache.length == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: LinearAttention(8, 2, "rule"), ValueError, "one of linear, delta, gated delta, got 'rule'"),
+        (lambda: list(speculate(small(), [1, 2, 3] * 2, 6, Sampling())), ValueError, "just tokens 6 to 10: cut"),
+        (lambda: small(every=0)(IDS, cache=KVCache(2, 12)), RuntimeError, "a KV cache keeps no gradients"),
+    ],
+)
+def test_what_is_refused(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
