@@ -241,6 +241,13 @@ def choice_score(library):
         return found, found / characters
 
     return {"choice_score": score}
+def delta_rule(library):
+    def loop(q, k, v, beta, alpha):
+        S = np.zeros((v.shape[1], k.shape[1]))
+        arrays = (q, k, v, beta[:, None], np.log(alpha)[:, None], S)
+        return library["token_by_token"](*(Tensor(x[None, None]) for x in arrays))[0].data[0, 0]
+
+    return {"delta_rule": loop}
 
 
 def lora(library):
@@ -435,6 +442,7 @@ ADAPTED = {
     "online_softmax": online_softmax,
     "grpo": grpo,
     "choice_score": choice_score,
+    "delta_rule": delta_rule,
     "induction": lambda library: {"follows_earlier": lambda row: library["follows_earlier"](row[None])[0]},
     "block": block,
     "gpt": gpt,
