@@ -9,7 +9,7 @@ language_model.py         their base class: loss, generation, loading, saving
 structure.py              the names of a model's parts, for code that changes it from outside
 positions.py              where each token stands, and which tokens it may attend to
 kv_cache.py               keys and values of earlier tokens, computed once
-generation.py             the loop that writes a text; sampling: temperature, top-k, top-p
+generation.py             the loop that writes a text; sampling: temperature, top-k, top-p, min-p
 batch_generation.py       the same loop for a batch of texts, with a KV cache
 speculation.py            several tokens in one pass: guess, and let the model check
 decoding.py               the decode step, for a few new tokens, in plain NumPy

@@ -42,6 +42,7 @@ def generate(
     top_k: int | None = None,
     top_p: float = 1.0,
     repetition_penalty: float = 1.0,
+    min_p: float = 0.0,
     seed: int | Sequence[Any] | None = None,
     stop_tokens: Sequence[int] = (),
     attention_mask: Any = None,
@@ -63,7 +64,7 @@ def generate(
     Raises ValueError for settings out of range, an empty prompt, and logits that are not finite; IndexError for unknown
     ids.
     """
-    sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+    sampling = Sampling(temperature, top_k, top_p, repetition_penalty, min_p)
     ids, real = as_batch(ids, attention_mask)
     new: list[list[int]] = [[] for _ in ids]
     with closing(stream(model, ids, max_new_tokens, sampling, seed, stop_tokens, real, use_cache)) as steps:

@@ -55,6 +55,8 @@ class Sampling(Checked):
     temperature: divides the logits. Below 1 sharpens the distribution, above 1 flattens it; 0 is greedy.
     top_k: tokens exactly as likely as the k-th are also candidates.
     top_p: nucleus sampling (Holtzman et al. 2020).
+    min_p: Nguyen et al. 2024 (arXiv 2407.01082). Where the model is sure, only a few tokens reach this share of the
+    largest probability; where it is not, many do.
     repetition_penalty: Keskar et al. 2019, section 4.1. It divides positive logits and multiplies negative ones, so
     both become smaller. (The paper divides negative logits too, but this makes them larger.)
 
@@ -65,6 +67,7 @@ class Sampling(Checked):
     top_k: int | None = setting(None, "sample only from the k most likely tokens", ">= 1")
     top_p: float = setting(1.0, "sample from the most likely tokens with this total probability", "in (0, 1]")
     repetition_penalty: float = setting(1.0, "above 1: tokens already in the text become less likely", "> 0")
+    min_p: float = setting(0.0, "sample from tokens at least this many times as likely as the likeliest", "in [0, 1]")
 
     def choose(self, logits: np.ndarray, seen: Iterable[int], rng: np.random.Generator) -> int:
         """Choose one token. logits: (V,). seen: the tokens that are in the text."""
@@ -91,6 +94,9 @@ class Sampling(Checked):
         if self.top_p < 1:
             inside = nucleus(probs, self.top_p)
             tokens, probs = tokens[inside], probs[inside] / probs[inside].sum()
+        if self.min_p > 0:
+            likely = probs >= self.min_p * probs.max()
+            tokens, probs = tokens[likely], probs[likely] / probs[likely].sum()
         return tokens, probs
 
     def probabilities(self, logits: np.ndarray, seen: Iterable[int] = ()) -> np.ndarray:

@@ -132,8 +132,15 @@ def test_greedy_equals_transformers(kind):
 
 
 @pytest.mark.oracle
-@given(st.integers(0, 1000), st.floats(0.3, 3), st.integers(1, 40), st.floats(0.05, 0.999), st.floats(0.5, 3))
-def test_probabilities_equal_those_of_transformers(seed, temperature, top_k, top_p, penalty):
+@given(
+    st.integers(0, 1000),
+    st.floats(0.3, 3),
+    st.integers(1, 40),
+    st.floats(0.05, 0.999),
+    st.floats(0.5, 3),
+    st.sampled_from([0, 1]) | st.floats(0, 1),
+)
+def test_probabilities_equal_those_of_transformers(seed, temperature, top_k, top_p, penalty, min_p):
     import torch
     from transformers.generation import logits_process as processors
 
@@ -145,16 +152,17 @@ def test_probabilities_equal_those_of_transformers(seed, temperature, top_k, top
         processors.TemperatureLogitsWarper(temperature),
         processors.TopKLogitsWarper(top_k),
         processors.TopPLogitsWarper(top_p),
+        processors.MinPLogitsWarper(min_p),
     ):
         scores = process(ids, scores)
-    ours = Sampling(temperature, top_k, top_p, penalty).probabilities(logits, seen)
+    ours = Sampling(temperature, top_k, top_p, penalty, min_p).probabilities(logits, seen)
     np.testing.assert_allclose(ours, torch.softmax(scores, -1)[0].numpy(), atol=1e-12)
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def plain_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0, penalty=1.0, seen=()):
+def plain_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0, penalty=1.0, min_p=0.0, seen=()):
     """Token by token, as one would do it on paper."""
     scores = list(map(float, logits))
     for token in set(seen):
@@ -168,12 +176,13 @@ def plain_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0, penalty=
         if before < top_p:
             kept.append(i)
         before += weights[i] / total
+    kept = [i for i in kept if weights[i] >= min_p * weights[kept[0]]]
     total = sum(weights[i] for i in kept)
     return [weights[i] / total if i in kept else 0.0 for i in range(len(scores))]
 
 
 def test_probabilities_are_those_of_the_plain_algorithm():
-    settings = itertools.product([0, 0.1, 1, 4], [None, 1, 2, 10, 100], [0.01, 0.5, 0.9, 1], [0.7, 1, 1.2])
+    settings = itertools.product([0, 0.1, 1, 4], [None, 1, 2, 10, 100], [0.01, 0.5, 0.9, 1], [0.7, 1, 1.2], [0, 0.3])
     for seed, chosen in enumerate(settings):
         rng = np.random.default_rng(seed)
         logits, seen = 3 * rng.standard_normal(12), rng.integers(0, 12, 4)
