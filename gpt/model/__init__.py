@@ -11,7 +11,7 @@ positions.py              where each token stands, and which tokens it may atten
 kv_cache.py               keys and values of earlier tokens, computed once
 generation.py             the loop that writes a text; sampling: temperature, top-k, top-p, min-p
 batch_generation.py       the same loop for a batch of texts, with a KV cache
-speculation.py            several tokens in one pass: guess, and let the model check
+speculation.py            several tokens in one pass: the text or a small model guesses, and the model checks
 decoding.py               the decode step, for a few new tokens, in plain NumPy
 """
 

@@ -86,12 +86,15 @@ def stream(
     attention_mask: Any = None,
     use_cache: bool = True,
     memory: Memory | None = None,
+    process: Callable[[np.ndarray, list[int]], np.ndarray] | None = None,
 ) -> Generator[list[int], None, None]:
     """Yield each step's new tokens, one for each sequence, or -1 for sequences that have ended.
 
     Stop iterating to stop generation. The model is in evaluation mode until the iterator ends or is closed. memory, for
     one sequence without padding: text that was read before, as in the earlier turns of a conversation, is not read
-    again. Simplified: a sequence that has ended is still computed until all sequences of its batch have ended.
+    again. process: a function of the logits (V) and the new tokens of a sequence, which returns the logits to choose
+    from (forms.py); with it, the cache is always used. Simplified: a sequence that has ended is still computed until
+    all sequences of its batch have ended.
     """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be >= 0, got {max_new_tokens}")
@@ -104,7 +107,7 @@ def stream(
         raise ValueError(f"{len(seeds)} seeds for {len(ids)} prompts: give one for each prompt, or one integer for all")
     rngs = [np.random.default_rng(seed) for seed in seeds]
     with evaluating(model):
-        if not use_cache:
+        if not use_cache and process is None:
             texts = [
                 generate_textbook(model, row[is_real].tolist(), max_new_tokens, sampling, rng, stop_tokens)
                 for row, is_real, rng in zip(ids, real, rngs)
@@ -113,6 +116,7 @@ def stream(
             return
         text = TextSoFar(model, ids, real, max_new_tokens, memory)
         tokens: list[int] = []
+        new: list[list[int]] = [[] for _ in ids]
         ended = [False] * len(ids)
         try:
             for _ in range(max_new_tokens):
@@ -123,7 +127,9 @@ def stream(
                 tokens = [-1] * len(ids)
                 for row, rng in enumerate(rngs):
                     if not ended[row]:
-                        tokens[row] = sampling.choose(logits[row], text.seen[row], rng)
+                        scores = logits[row] if process is None else process(logits[row], new[row])
+                        tokens[row] = sampling.choose(scores, text.seen[row], rng)
+                        new[row].append(tokens[row])
                         ended[row] = tokens[row] in stop_tokens
                 yield tokens
                 if all(ended):

@@ -8,25 +8,51 @@ code, in tables, and in answers that quote the question (prompt lookup decoding;
 
 The text does not change. From the logits after each guess a token is drawn as always. As long as it equals the guess,
 the model has read the right token, and the next logits are right too. The first token that differs ends the pass.
-Simplified: Leviathan et al. 2023 let a small model guess; with the rule of their section 2.3, more guesses survive.
+
+A small model, the draft, guesses more often right than the text. And as its probabilities are known, more of its
+guesses survive: `after_guess` is the rule of Leviathan et al. 2023 (arXiv 2211.17192, section 2.3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from itertools import zip_longest
 
 import numpy as np
 
 from minigrad.backend import generator
 from minigrad.nn.module import evaluating
 
-from .batch_generation import TextSoFar, as_batch
+from .batch_generation import Memory, TextSoFar, as_batch, stream
 from .generation import Sampling
 from .language_model import LanguageModel
 
 NGRAM = 3  # this many tokens must repeat before we guess that the text goes on repeating
 MOST = 15  # guesses in a pass; with the last token these are 16 rows
+DRAFTED = 4  # guesses of a draft model in a pass: each costs a pass of that model
 PAYS = 3  # a pass over 16 rows takes as long as this many tokens
+
+
+def after_guess(p: np.ndarray, q: np.ndarray, guess: int, number: float) -> np.ndarray:
+    """Return the probabilities (V) of the next token after a guess that was drawn from q. The model's own are p.
+
+    number: random, uniform in [0, 1). With probability min(1, p(guess) / q(guess)) the guess is accepted, so no other
+    token is possible. Otherwise the next token is one that q proposes too rarely: max(0, p - q), scaled to sum to 1.
+    Whatever q is, token x has probability p(x) in the end:
+
+        guessed and accepted      q(x) min(1, p(x) / q(x))                              = min(p(x), q(x))
+        drawn after a refusal     Σ max(0, q - p)  max(0, p(x) - q(x)) / Σ max(0, p - q)  = p(x) - min(p(x), q(x))
+
+    Both sums are TV(p, q), the total variation distance, so a guess is refused with this probability.
+
+    >>> p, q = np.array([0.6, 0.4, 0.0]), np.array([0.2, 0.5, 0.3])
+    >>> [after_guess(p, q, 1, number).tolist() for number in (0.79, 0.81)]  # p / q = 0.8
+    [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    """
+    if number * q[guess] < p[guess]:
+        return np.eye(1, p.size, guess)[0]
+    missing = np.maximum(p - q, 0)
+    return missing / missing.sum()
 
 
 def speculate(
@@ -36,35 +62,59 @@ def speculate(
     sampling: Sampling,
     seed: int | None = None,
     stop_tokens: Sequence[int] = (),
+    draft: LanguageModel | None = None,
 ) -> Generator[list[int], None, None]:
     """Continue one prompt like `batch_generation.stream`; each step gives the one or more tokens of a pass.
 
     The tokens are those that `stream` gives for the same seed. (Rounding may differ, and decide between two tokens that
-    are equally likely.)
+    are equally likely.) draft: a model with the same vocabulary, which guesses in place of the text. The tokens then
+    are others than those of `stream`, except at temperature 0, but they have the same distribution.
     """
     text = TextSoFar(model, *as_batch([list(prompt)]), max_new_tokens)
     rng = np.random.default_rng([int(generator().integers(2**63)) if seed is None else seed, 0])  # of row 0 in `stream`
-    written, patience, wait = 0, 0, 0
+    written, patience, wait, memory = 0, 0, 0, Memory()
     with evaluating(model):
         while written < max_new_tokens:
             room = min(MOST, text.block - text.ids.shape[1], max_new_tokens - written - 1)  # one token comes on top
-            guesses = [] if wait > 0 else guess(text.ids[0], room)
-            accepted = []
-            for logits, guessed in zip(text.next_logits(guesses), [*guesses, None], strict=True):
-                accepted.append(sampling.choose(logits, text.seen[0], rng))
+            if draft is not None:
+                guesses, qs = guess_with(draft, memory, text.ids, min(room, DRAFTED), sampling, rng)
+            else:
+                guesses, qs = [] if wait > 0 else guess(text.ids[0], room), []
+            accepted: list[int] = []
+            for logits, guessed, q in zip_longest(text.next_logits(guesses), guesses, qs):
+                if q is None:
+                    accepted.append(sampling.choose(logits, text.seen[0], rng))
+                else:  # the draft drew this guess from q
+                    probs = after_guess(sampling.probabilities(logits, text.seen[0]), q, guessed, rng.random())
+                    accepted.append(int(rng.choice(len(probs), p=probs)))
                 text.append(accepted[-1:])
                 if accepted[-1] != guessed or accepted[-1] in stop_tokens:
                     break
             text.forget_guesses()
             if guesses:  # wrong guesses cost time: after each such pass, wait twice as many tokens as the last time
-                patience = 0 if len(accepted) > PAYS else min(max(1, 2 * patience), 64)
-                wait = patience
+                wait = patience = 0 if len(accepted) > PAYS else min(max(1, 2 * patience), 64)
             else:
                 wait -= 1
             written += len(accepted)
             yield accepted
             if accepted[-1] in stop_tokens:
                 return
+
+
+def guess_with(
+    draft: LanguageModel, memory: Memory, ids: np.ndarray, most: int, sampling: Sampling, rng: np.random.Generator
+) -> tuple[list[int], list[np.ndarray]]:
+    """Continue `ids` (1, T) with the draft. Returns its guesses, and the probabilities (V) that each was drawn from.
+
+    memory: what the draft has read. It reads only what differs: the accepted tokens, in place of refused guesses.
+    """
+    qs = []
+
+    def note(logits: np.ndarray, new: list[int]) -> np.ndarray:
+        qs.append(sampling.probabilities(logits, {*ids[0].tolist(), *new}))
+        return logits
+
+    return [token for [token] in stream(draft, ids, most, sampling, [rng], memory=memory, process=note)], qs
 
 
 def guess(ids: np.ndarray, most: int) -> list[int]:

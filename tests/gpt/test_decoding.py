@@ -1,14 +1,17 @@
 """The decode step in plain NumPy, and decoding with guesses: the same tokens as the model's own forward pass gives."""
 
+import itertools
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from finetune import LoRAConfig, QuantizationConfig, apply_lora, quantize
 from gpt import KVCache
-from gpt.model import decoding
+from gpt.model import decoding, speculation
 from gpt.model.batch_generation import generate
 from gpt.model.generation import Sampling
-from gpt.model.speculation import guess, speculate
+from gpt.model.speculation import after_guess, guess, speculate
 from minigrad import Function, inspection, nn, no_grad, use_kernels
 from tests.gpt.small import random_ids, small_gpt, small_llama
 
@@ -108,3 +111,43 @@ def test_speculation_gives_the_same_text(build, temperature, kernels):
 )
 def test_a_guess_is_what_followed(ids, most, expected):
     assert guess(np.array(ids), most) == expected
+
+
+@pytest.mark.parametrize("build", [small_gpt, small_llama])
+@pytest.mark.parametrize(("kernels", "penalty"), [("textbook", 1.1), ("fast", 1.0)])
+def test_with_a_draft_greedy_text_is_the_same(build, kernels, penalty):
+    """Also beyond the block, with a draft that reads fewer tokens at once, and up to a stop token."""
+    model = build(block_size=40, dtype="float64")
+    sampling, prompt, lengths = Sampling(0, repetition_penalty=penalty), [1, 2, 3], {}
+    for name, draft in {"itself": model, "another": small_gpt(seed=1, block_size=14, dtype="float64")}.items():
+        for stop in [(), (7, 3)]:
+            expected = generate(model, [prompt], 60, 0, repetition_penalty=penalty, stop_tokens=stop)[0]
+            with use_kernels(kernels):
+                steps = list(speculate(model, prompt, 60, sampling, 0, stop, draft))
+            assert sum(steps, []) == expected
+            lengths[name] = max(map(len, steps))
+    assert lengths["itself"] == speculation.DRAFTED + 1
+
+
+WRONG_RULES = {
+    "as it is": after_guess,
+    "accept always": lambda p, q, guess, number: np.eye(1, len(p), guess)[0],
+    "redraw from p": lambda p, q, guess, number: p if number * q[guess] >= p[guess] else np.eye(1, len(p), guess)[0],
+    "q / p": lambda p, q, guess, number: after_guess(p, q, guess, number * p[guess] ** 2 / q[guess] ** 2),
+}
+
+
+@pytest.mark.parametrize("rule", WRONG_RULES)
+def test_the_draft_does_not_change_the_distribution(rule, monkeypatch):
+    """Of three tokens together, with two guesses in the first pass: chi-square with 26 degrees of freedom."""
+    tiny = {"vocab_size": 3, "n_layer": 1, "n_head": 1, "n_embd": 4, "dtype": "float64"}
+    model, draft, sampling = small_gpt(**tiny), small_gpt(seed=3, **tiny), Sampling(0.5)
+    monkeypatch.setattr(speculation, "after_guess", WRONG_RULES[rule])
+    counts = Counter(tuple(sum(speculate(model, [1], 3, sampling, seed, draft=draft), [])) for seed in range(500))
+    chi_square = 0
+    for text in itertools.product(range(3), repeat=3):
+        with no_grad():
+            logits = model([[1, *text[:2]]]).data[0]
+        expected = 500 * np.prod([sampling.probabilities(row)[token] for row, token in zip(logits, text)])
+        chi_square += (counts[text] - expected) ** 2 / expected
+    assert chi_square < 54 if rule == "as it is" else chi_square > 100  # 54: once in a thousand
