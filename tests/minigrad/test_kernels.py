@@ -21,7 +21,7 @@ from minigrad.functional.activation import Softmax
 from minigrad.functional.attention import ScaledDotProductAttention
 from minigrad.kernels.accumulation import ProductGradient
 from minigrad.kernels.cpu import cross_entropy, threads
-from minigrad.kernels.cpu.attention import FastSplitHeads, TiledAttention
+from minigrad.kernels.cpu.attention import FastSplitHeads, TiledAttention, _Plan
 from minigrad.kernels.dispatch import FAST, textbook_functions
 from tests.helpers import needs_threads
 from tests.minigrad.kernel_checks import (
@@ -40,7 +40,11 @@ from tests.minigrad.kernel_checks import (
 )
 
 # Of several blocks of rows, or of keys.
+WINDOW = np.tri(512, dtype=bool) & (~np.tri(512, k=-32, dtype=bool) | (np.arange(512) < 4))
+WINDOW[128:192] = False  # a block of queries that see nothing
+WHOLE = [(2 * randn(2, 512, 3, seed=seed)).round() for seed in range(3)]
 LARGE = {
+    "a window, and scores far from 0": (*attention((2,), 512)[:1], WHOLE, {"attn_mask": WINDOW, "scale": 4096.0}),
     "1100 keys": attention((2,), 3, 1100),
     "a mask of 2100 keys": attention((2,), 70, 2100, attn_mask=mask(70, 2100)),
     "1100 queries": attention((1,), 1100, D=2, is_causal=True),
@@ -135,6 +139,16 @@ def test_a_whole_tile_may_be_hidden_before_very_low_scores():
     expected = F.scaled_dot_product_attention(q, k, v, mask)
     with use_kernels("fast"):
         np.testing.assert_allclose(F.scaled_dot_product_attention(q, k, v, mask).data, expected.data, atol=1e-12)
+
+
+def test_keys_that_a_mask_of_booleans_hides_are_in_no_tile():
+    computed, q = np.zeros(WINDOW.shape, int), randn(1, len(WINDOW), 3)
+    plan = _Plan(q, q, q, WINDOW[None], False, 1.0, 0, None)
+    for rows in plan.query_blocks():
+        for columns in plan.key_blocks(rows):
+            computed[rows, columns] += 1
+    assert computed[WINDOW].all() and computed.max() == 1
+    assert computed.mean() < 0.25 and not computed[128:192].any()
 
 
 @pytest.mark.parametrize("lowest", [-1e4, -1e9, -3e38])

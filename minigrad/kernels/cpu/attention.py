@@ -10,7 +10,7 @@ Three ideas, from Dao et al. 2022 (FlashAttention) and Milakov & Gimelshein 2018
 2. *Recompute instead of storing.* Backward computes the weights of each tile again, as e^(scores - (m + ln l)), and
    uses them at once. The row sum in softmax's backward, Σ_j dprobs_j probs_j, equals dout · out: it needs no weights.
 3. *Skip what the mask hides.* With a causal mask, tiles above the diagonal are not computed, which saves nearly half of
-   the work.
+   the work. With a mask of booleans, keys that no query of a block sees are in no tile.
 
 Two more ideas make the products fast. The keys and values of a head are copied once into contiguous memory, in forward
 with the keys as columns. And in backward, which works on transposed tiles (keys x queries), subtractions are part of a
@@ -180,7 +180,7 @@ def _probs(plan, heads, rows, columns, queries, keys):
 def _sums_of_probs(plan, heads, rows, queries, keys):
     """The sum of each row's `_probs`, (b, h, R, 1)."""
     tiles = (_probs(plan, heads, rows, columns, queries, keys) for columns in plan.key_blocks(rows))
-    return sum(tile.sum(axis=-2) for tile in tiles)[..., None]
+    return sum((tile.sum(axis=-2) for tile in tiles), np.zeros(queries.shape[:-1], queries.dtype))[..., None]
 
 
 def _add_shared(total, addend):
@@ -242,6 +242,9 @@ class _Plan:
         self.may_hide_rows = mask is not None
         self.far: Any = None  # in backward: what is subtracted from scores far from 0
         self.rows = DROPOUT_ROWS
+        self.seen: Any = None  # (T, S) booleans: the keys that a query sees in at least one head
+        if mask is not None and mask.dtype == bool:
+            self.seen = np.broadcast_to(mask.any(axis=tuple(range(mask.ndim - 2))), (self.queries, self.keys))
         self.above_diagonal = np.triu(np.full((self.rows, self.rows), -math.inf, q.dtype), 1)
 
     def of_keys(self, heads):
@@ -291,8 +294,11 @@ class _Plan:
 
     def key_blocks(self, rows: slice) -> Iterator[slice]:
         keys = min(rows.stop, self.keys) if self.is_causal else self.keys
-        for column in range(0, keys, KEYS):
-            yield slice(column, min(column + KEYS, keys))
+        seen = np.arange(keys) if self.seen is None else np.flatnonzero(self.seen[rows].any(axis=0))
+        for run in np.split(seen, np.flatnonzero(np.diff(seen) > self.rows) + 1):  # no tile where many keys are hidden
+            last = run.max(initial=-1) + 1
+            for column in range(run.min(initial=last), last, KEYS):
+                yield slice(column, min(column + KEYS, last))
 
     def hide(self, scores, heads, rows, columns):
         """The scores of a tile (b, h, R, columns) with -inf at masked places. The causal mask is applied in place."""
