@@ -212,6 +212,17 @@ def kv_cache_bytes(config: Config, batch: int, tokens: int, dtype: str = "float3
     return math.ceil(2 * config.n_layer * key_channels(config) * batch * tokens * bytes_per_number(dtype))
 
 
+def latent_cache_bytes(config: Config, latent: int, rope: int, tokens: int, dtype: str = "float32") -> int:
+    """Bytes that latent attention caches for `tokens` tokens, in all layers (gpt/model/latent_attention.py): d_c + d_r
+    numbers each. In DeepSeek-V2, d_c is four times a head's size and d_r half of it: as much as 2.25 heads of keys and
+    values, where 128 heads ask.
+
+    >>> latent_cache_bytes(LlamaConfig(), 4 * 64, 32, tokens=1) / kv_cache_bytes(LlamaConfig(n_kv_head=1), 1, tokens=1)
+    2.25
+    """
+    return math.ceil(config.n_layer * (latent + rope) * tokens * bytes_per_number(dtype))
+
+
 def attention_bytes(n_head: int, time: int, dtype: str = "bfloat16", tiled: bool = False) -> int:
     """Bytes of one layer's T x T attention weights, or, with `tiled`, of flash attention's running maximum and sum.
 

@@ -4,6 +4,8 @@ config.py                 the numbers that define a model
 gpt2.py                   GPT-2, on a page: attention, MLP, block, model
 llama.py                  Llama: GPT-2 with five changes
 moe.py                    a mixture of experts in the place of the MLPs
+latent_attention.py       attention whose keys and values are made from a small latent, which is cached
+sliding_window.py         attention to the last tokens and the first, and a cache that forgets the others
 linear_attention.py       a state of fixed size in the place of attention
 language_model.py         their base class: loss, generation, loading, saving
 structure.py              the names of a model's parts, for code that changes it from outside

@@ -15,7 +15,7 @@ llama.py), and everybody asks the model:
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from minigrad import nn
 
@@ -72,6 +72,7 @@ class StructuredModel(nn.Module):
 
     names: Names
     config: Settings
+    new_cache: Any = None  # instead of KVCache: (batch, capacity) -> a cache that has always room (sliding_window.py)
 
     @property
     def body(self) -> nn.Module:
