@@ -164,8 +164,6 @@ MISTAKES = [
     ("choice_score", "].sum()  #", "].prod()  #", "`logprobs[places - 1, ids[places]].prod()` stands"),
     ("choice_score", "np.log(np.exp(shifted).sum(axis=1, keepdims=True))", "np.exp(shifted).sum(axis=1, keepdims=True)",
      "the logarithm is missing"),
-    ("choice_score", "np.exp(shifted).sum(axis=1, keepdims=True)", "np.exp(shifted).sum()",
-     "`sum` runs over everything"),
     ("choice_score", "score = logprobs", "score = -logprobs", "the sign of score"),
     ("choice_score", "score / characters", "score * characters", "must be divided by it"),
     ("choice_score", "score / characters", "score", "not divided by `characters`"),

@@ -40,9 +40,7 @@ def test_the_score_of_a_choice_by_hand():
 
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
 @pytest.mark.parametrize("make", [small_gpt, small_llama])
-@pytest.mark.parametrize(
-    ("shots", "letters", "block_size"), [(0, False, 64), (2, False, 20), (0, True, 64), (1, True, 30)]
-)
+@pytest.mark.parametrize(("shots", "letters", "block_size"), [(0, False, 64), (2, False, 20), (1, True, 64)])
 def test_an_exam_equals_one_choice_at_a_time(make, shots, letters, block_size, kernels, monkeypatch):
     monkeypatch.setattr(multiple_choice, "TOKENS_AT_ONCE", 100)  # several batches, with texts of different lengths
     model = make(vocab_size=290, block_size=block_size, dtype="float64")
@@ -53,8 +51,7 @@ def test_an_exam_equals_one_choice_at_a_time(make, shots, letters, block_size, k
     expected = one_by_one(predict, TOKENIZER.encode, block_size, shots=shots, letters=letters)
     with use_kernels(kernels):
         found = exam_scores(model, TOKENIZER, EXAM, shots, letters)
-    for mine, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-9)
+    np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), rtol=1e-9)
 
 
 @pytest.mark.oracle
@@ -71,8 +68,8 @@ def test_an_exam_equals_that_of_transformers(tmp_path):
         return theirs(torch.tensor([ids])).logits[0].log_softmax(-1).numpy()
 
     expected = one_by_one(predict, their_tokenizer.encode, 64, shots=1, letters=False)
-    for mine, score in zip(exam_scores(model, TOKENIZER, EXAM, 1), expected, strict=True):
-        np.testing.assert_allclose(mine, score, rtol=1e-4)
+    found = exam_scores(model, TOKENIZER, EXAM, shots=1)
+    np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), rtol=1e-4)
 
 
 def test_the_prompts_of_both_forms():
@@ -105,8 +102,7 @@ def test_a_file_is_read_with_numbers_or_letters(tmp_path):
     ("old", "new", "words"),
     [
         ('"Is it?"', "5", 'exam.jsonl, line 2: "question" must be a text, got 5'),
-        ('["no", "yes"]', '["no"]', 'line 2: "choices" must be a list of 2 to 26 texts that are not empty'),
-        ('"no"', '" "', 'line 2: "choices" must be'),
+        ('["no", "yes"]', '["no", " "]', 'line 2: "choices" must be a list of 2 to 26 texts that are not empty'),
         ("1}", "2}", 'line 2: "answer" must be a number from 0 to 1, or the letter of a choice, got 2'),
         ("1}", "true}", "got True"),
         ("1}", '"b"}', "got 'b'"),

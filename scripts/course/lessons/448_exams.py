@@ -1,0 +1,207 @@
+"""Lesson 4.4.8: exams, or what a benchmark number is
+
+"43 % on this benchmark" sounds like a property of a model. It is also a property of the form in which the questions are
+asked, of the score that picks an answer, of how many questions there are, and of what stood in the training data. In
+this lesson a small model takes an exam, first by hand. Then it learns the exam by heart, and a real model takes it in
+several forms.
+Gao et al. (lm-evaluation-harness); Hendrycks et al. 2021, arXiv 2009.03300 (MMLU); Zheng et al. 2024, 2309.03882
+(models prefer a letter); Miller 2024, 2411.00640 (error bars for exams).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from finetune.built_in.exam_questions import exam_questions, kinds
+from gpt import Tokenizer
+from gpt.training.loading import load_model
+from gpt.training.multiple_choice import accuracy, exam_prompts, exam_scores
+from minigrad import no_grad, use_kernels
+from scripts.course.lessons.small_gpt import new_gpt, train
+from scripts.pages.pictures import Lesson
+
+lesson = Lesson("448_exams", __doc__)
+
+# %% [markdown]
+# ## The limitation: a loss does not say what a model knows
+#
+# The loss on held-out text compares models (lesson 432), but nobody knows what a model with a loss of 2.9 can do. An
+# exam asks. It needs no judge if the model only has to *choose*: it does not write, and the choice that it finds most
+# probable is its answer.
+
+# %%
+every = exam_questions(322, lesson.seed)  # a program computed the right answers; four choices each
+exam, fresh, others = every[:100], every[100:200], every[200:]
+
+
+def solved(questions: list[Any]) -> str:
+    """Questions with their right answers, as a text to learn from."""
+    prompts = exam_prompts(questions, shots=0, letters=False)
+    return "".join(f"{context}{choices[q.answer]}\n\n" for (context, choices), q in zip(prompts, questions))
+
+
+def learned(questions: list[Any]) -> Any:
+    """A small GPT after 400 steps on the solutions of some questions."""
+    model = new_gpt(len(tokenizer), lesson.seed, block_size=48)
+    with use_kernels("fast"):
+        train(model, np.array(tokenizer.encode(solved(questions))), 400, seed=lesson.seed)
+    return model
+
+
+tokenizer = Tokenizer.train([solved(every)], 400)
+
+# %% One question by hand
+# The score of a choice is the logarithm of its probability after the question: a sum over its tokens. The number `acc`
+# counts the questions whose right choice has the largest sum, and `acc_norm` those whose right choice has the largest
+# sum per character.
+#
+# Predict: each token makes the sum smaller. Which choices does `acc` prefer, compared to `acc_norm`?
+
+# %%
+honest = learned(others)  # it has seen questions of these kinds, but none of the exam
+scores = exam_scores(honest, tokenizer, exam)
+lengths = [np.array([len(choice) for choice in question.choices]) for question in exam]
+number = int(np.argmax([length.max() - length.min() for length in lengths]))
+context, choices = list(exam_prompts(exam, shots=0, letters=False))[number]
+start, by_hand, characters = len(tokenizer.encode(context)), [], []
+print(context)
+for choice in choices:
+    ids = tokenizer.encode(context + choice)
+    with no_grad():
+        logits = honest([ids]).data[0]  # (T, V): row t predicts token t + 1
+    logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    score = sum(logprobs[t - 1, ids[t]] for t in range(start, len(ids)))
+    by_hand.append(score)
+    print(f"{choice:12}{len(ids) - start} tokens, sum {score:6.2f}, per character {score / (len(choice) - 1):6.2f}")
+assert np.allclose(scores[number], by_hand, atol=1e-4)
+
+for normalized in (False, True):
+    chosen = [np.argmax(score / length**normalized) for score, length in zip(scores, lengths)]
+    right = [place == question.answer for place, question in zip(chosen, exam)]
+    assert np.allclose(accuracy(exam, scores, normalized), [np.mean(right), np.std(right, ddof=1) / np.sqrt(len(exam))])
+    characters.append(np.mean([length[i] for i, length in zip(chosen, lengths)]))
+print("mean length of the choices that are taken, in characters:", np.array(characters))
+assert characters[0] < characters[1]
+
+# %% [markdown]
+# Answer: short ones, and dividing by the length favors long ones. Neither is the right way. They are two exams with the
+# same questions, and a number can only be compared if one knows which of them it is.
+
+# %% The exam in the training data
+# Two models learn 122 questions each, in the same number of steps. One learns other questions than those of the exam.
+# For the other, 100 of the 122 are the exam.
+#
+# Predict: how much better is the second one in the exam? And on fresh questions of the same generator?
+
+# %%
+cheat = learned(exam + others[:22])
+grades = []
+for name, model in (("learned other questions", honest), ("learned the exam", cheat)):
+    grades.append([accuracy(questions, exam_scores(model, tokenizer, questions))[0] for questions in (exam, fresh)])
+    print(f"{name:24} the exam {grades[-1][0]:4.0%}, fresh questions {grades[-1][1]:4.0%}")
+(honest_exam, honest_fresh), (cheat_exam, cheat_fresh) = grades
+assert cheat_exam > max(honest_exam, cheat_fresh) + 0.15
+assert abs(cheat_fresh - honest_fresh) < 0.18 and max(cheat_fresh, honest_fresh) < 0.42
+
+# %% [markdown]
+# Answer: far better, and not better. **Contamination** raises the number without the ability: on fresh questions both
+# are near guessing, which has 25 %. Nothing in the number shows this. Fresh questions do, because nobody can have
+# learned them; here a program makes them.
+
+# %% One model, several numbers
+# SmolLM2 takes five exams of 40 questions, each in five ways. In *cloze* form it sees the question, and the text of
+# each choice is scored. In the *letters* form of MMLU it sees the choices as A, B, C, D, and the letters are scored.
+# Five shots are five solved questions before each. The control gets the same choices without the question.
+#
+# Predict: which form gives the larger number? What is left without the question?
+
+# %%
+WAYS = {  # shots, letters, and whether it sees the question
+    "cloze": (0, False, True),
+    "cloze, 5 shots": (5, False, True),
+    "letters": (0, True, True),
+    "letters, 5 shots": (5, True, True),
+    "cloze, no question": (0, False, False),
+}
+
+
+def results(model: Any, words: Tokenizer, questions: list[Any], way: str) -> list[Any]:
+    """acc, acc_norm, and how often the most frequent place (A, B, C or D) was chosen."""
+    shots, letters, sees = WAYS[way]
+    shown = questions if sees else [question._replace(question="") for question in questions]
+    scores = exam_scores(model, words, shown, shots, letters)
+    places = np.bincount([int(np.argmax(score)) for score in scores])
+    return [accuracy(questions, scores)[0], accuracy(questions, scores, not letters)[0], places.max() / len(questions)]
+
+
+def smollm2_exams() -> dict[str, list[Any]]:
+    """The results of each way in five exams."""
+    model, words = load_model("smollm2")
+    return {way: [results(model, words, exam_questions(40, seed), way) for seed in range(5)] for way in WAYS}
+
+
+measured = lesson.measured("smollm2", smollm2_exams, results)
+n, acc, error = 5 * 40, {}, {}
+for way, rows in measured.items():
+    acc[way], normalized, place = np.mean(rows, axis=0)
+    error[way] = np.sqrt(acc[way] * (1 - acc[way]) / (n - 1))
+    each = " ".join(f"{row[0]:.0%}" for row in rows)
+    assert abs(acc[way] - normalized) < 2 * error[way]
+    print(f"{way:19} acc {acc[way]:.1%} ± {error[way]:.1%} ({each}), acc_norm {normalized:.1%}; one place {place:.0%}")
+for more, less in (("cloze", "letters"), ("cloze, 5 shots", "cloze"), ("cloze", "cloze, no question")):
+    assert acc[more] - acc[less] > 2 * np.hypot(error[more], error[less])
+    assert all(one[0] > other[0] for one, other in zip(measured[more], measured[less]))
+for way in ("letters", "letters, 5 shots"):
+    assert acc[way] < 0.25 + 2 * error[way]
+    assert min(row[2] for row in measured[way]) > max(row[2] for row in measured["cloze"]) + 0.2
+
+with use_kernels("fast"):
+    cloze, letters = (results(cheat, tokenizer, exam, way) for way in ("cloze", "letters"))
+print(f"the small model that learned the exam, in cloze form: {cloze[0]:.0%}; with letters: {letters[0]:.0%}")
+assert cloze[0] > letters[0] + 0.1 and letters[2] > cloze[2] + 0.2
+
+answers = [answer for kind in kinds() for answer in kind.values()]
+drawn = [question for seed in range(5) for question in exam_questions(322, lesson.seed + seed)]
+frequent = np.mean([max(q.choices, key=answers.count) == q.choices[q.answer] for q in drawn])
+print(f"who never reads a question, and takes the choice that is right most often elsewhere: {frequent:.0%}")
+assert frequent > 0.28
+
+# %% [markdown]
+# Answer: the same model has 68 %, 50 % or 26 % of the same questions right. With letters it takes the same letter
+# nearly every time, a **position bias**, and is right where the answer happens to stand there: 26 %, and 18.5 % with
+# five shots. MMLU's form asks for naming a letter before it asks for knowledge, and this model of 135 million
+# parameters cannot do that. Five shots help in cloze form, in all five exams, and do not help with letters. The small
+# model shows the same: it knows the exam by heart, and in a form that it has never seen, its number is near guessing.
+#
+# Without the question, SmolLM2 has 30.5 %. This is 1.7 standard errors above 25 %, so 200 questions cannot tell. But 25
+# percent is not the right control for this exam. Some answers are right more often than others, and who counts them has
+# about 33 % without reading a question. Between acc and acc_norm, no difference here is larger than its error.
+
+# %% What 200 questions can tell
+# Predict: two models know equally much: each answers half of all possible questions right. Both take an exam of 200
+# questions, but not the same ones. How far apart may their numbers be?
+
+# %%
+pairs = np.random.default_rng(lesson.seed).binomial(n, 0.5, (10_000, 2)) / n
+difference, limit = np.abs(pairs[:, 0] - pairs[:, 1]), 2 * np.sqrt(2 * 0.5 * 0.5 / n)
+print(f"more than {limit:.0%} apart: {np.mean(difference > limit):.1%} of all pairs of equal models")
+print(f"questions that tell models apart that differ by 2 points: {2 * 0.5 * 0.5 * (2 / 0.02) ** 2:,.0f}")
+assert 0.03 < np.mean(difference > limit) < 0.07
+
+# %% [markdown]
+# Answer: up to 10 points in 19 of 20 cases. The standard error of a share p of N questions is sqrt(p (1 - p) / N), 3.5
+# points here, and that of a difference is larger by sqrt(2). SmolLM2 is an example: the 200 questions of `--choices
+# builtin` give 43.0 %, the 200 above 50.5 %. Model, form and generator are the same, and only the questions differ. If
+# both models answer the same questions, compare question by question: what is hard for both cancels, so the error of
+# the difference is usually smaller (Miller 2024).
+
+# %% [markdown]
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start choice_score`
+# - read: gpt/training/multiple_choice.py, a page; finetune/built_in/exam_questions.py
+# - try: `python scripts/evaluate.py --model smollm2 --choices builtin`, then with `--form letters`. Expect: 43 % and
+#   26.5 %, where guessing has 25 %.
+# - lesson: `python scripts/lesson.py 451`
