@@ -15,11 +15,11 @@ from typing import Any
 from start import command_line
 
 from finetune.built_in.exam_questions import BUILT_IN, exam_questions
+from finetune.evaluation.multiple_choice import accuracy, exam_scores, read_questions
 from gpt import Tokenizer
 from gpt.files import read_pieces, write_text
 from gpt.tokenizer.token_text import readable_pieces
 from gpt.training.evaluation import TextScore, likely_tokens, score_text
-from gpt.training.multiple_choice import accuracy, exam_scores, read_questions
 from scripts.pages import marked_text
 from scripts.pages.marked_text import MarkedToken, to_terminal
 

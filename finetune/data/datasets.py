@@ -272,7 +272,7 @@ def read_rows(path: StrPath) -> list[tuple[str, Row]]:
                 with errors_at(f"{path}, line {number}: this is not valid JSON", caught=UNREADABLE):
                     rows.append((f"{path}, line {number}", json.loads(line)))
     if not rows:
-        raise ValueError(f"{path} is empty: there is nothing to learn from")
+        raise ValueError(f"{path} is empty: write one object on each line")
     for place, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"{place}: expected a JSON object, got {shortened(row)}")

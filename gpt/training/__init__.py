@@ -10,7 +10,6 @@ interrupts.py        Ctrl-C while a run is training
 run_folder.py        may a folder be used for a new run, or to continue an old one?
 training_config.py   the settings of training, the optimizer and the schedule
 evaluation.py        how good is a model? losses on held-out text
-multiple_choice.py   how good is a model? exams in which it finds one of several answers the most probable
 folder_lock.py       one writer per folder
 checkpoint.py        save a run so it can continue exactly where it was
 log.py               the output of a run: lines on the screen and in log.jsonl

@@ -241,6 +241,8 @@ def choice_score(library):
         return found, found / characters
 
     return {"choice_score": score}
+
+
 def delta_rule(library):
     def loop(q, k, v, beta, alpha):
         S = np.zeros((v.shape[1], k.shape[1]))

@@ -154,7 +154,7 @@ OF_CONVERSATIONS = [
     ({"messages": [assistant("b")]}, "before the assistant's last message there must be one of the user's"),
     ({"prompt": "a", "completion": " \n"}, "the assistant's last message is empty: there is nothing to learn from"),
     ({"prompt": "\ud800", "completion": "b"}, "this is not text, or nested too deeply"),
-    ("", "is empty: there is nothing to learn from"),
+    ("", "is empty: write one object on each line"),
     (GOOD + '\n{"prompt"', "line 2: this is not valid JSON"),
     ("{" + '"a":{' * 100_000, "this is not valid JSON"),
     (f"[{GOOD}\n{{}}]", "this is not a JSON array: Expecting ',' delimiter: line 2"),

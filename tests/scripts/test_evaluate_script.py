@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from finetune.evaluation.multiple_choice import accuracy, exam_scores, read_questions
 from gpt.training.evaluation import score_text
 from gpt.training.loading import load_model
-from gpt.training.multiple_choice import accuracy, exam_scores, read_questions
 from scripts import evaluate
 from tests.scripts.running import output_of, write_model, write_text
 

@@ -65,5 +65,5 @@ EXERCISE = Exercise(
         "logprobs[places - 1, ids[places]].sum(), with places = np.arange(start, len(ids))",
     ),
     checks=[FunctionCheck("choice_score", cases(), case(7, 5, 3, 11, seed=0))],
-    answer=("gpt.training.multiple_choice.choice_score",),
+    answer=("finetune.evaluation.multiple_choice.choice_score",),
 )  # fmt: skip

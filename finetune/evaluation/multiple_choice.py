@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import minigrad.functional as F
+from gpt import LanguageModel, Tokenizer
+from gpt.console import progress_bar
+from gpt.files import StrPath, errors_at, shortened
 from minigrad import Tensor, no_grad
 from minigrad.nn.module import evaluating
 
-from ..console import progress_bar
-from ..files import StrPath, errors_at, parse_json, read_text, shortened
-from ..model.language_model import LanguageModel
-from ..tokenizer.tokenizer import Tokenizer
+from ..data.datasets import read_rows
 
 TOKENS_AT_ONCE = 4096  # in the texts that are read together
 
@@ -115,28 +115,24 @@ def accuracy(
 
 
 def read_questions(path: StrPath) -> list[Question]:
-    """Read lines of {"question": ..., "choices": [...], "answer": number from 0, or letter}.
+    """Read {"question": ..., "choices": [...], "answer": number from 0, or letter}, from JSON lines or an array.
 
     Raises ValueError naming file and line.
     """
     questions = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            with errors_at(f"{path}, line {number}"):
-                questions.append(_question(parse_json(line, "the object")))
-    if not questions:
-        raise ValueError(f"{path} has no questions: write one on each line")
+    for place, row in read_rows(path):
+        with errors_at(place):
+            questions.append(_question(row))
     return questions
 
 
 def _question(row: dict[str, Any]) -> Question:
-    fields: list[Any] = [row.get(field) for field in Question._fields]
-    question, choices, answer = fields
+    question, choices, answer = (row.get(field, "") for field in Question._fields)
     if isinstance(answer, str) and len(answer) == 1:
         answer = LETTERS.find(answer)
     texts = isinstance(choices, list) and all(isinstance(text, str) and text.strip() for text in choices)
-    if not isinstance(question, str):
-        raise ValueError(f'"question" must be a text, got {shortened(question)}')
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f'"question" must be a text that is not empty, got {shortened(question)}')
     if not texts or not 2 <= len(choices) <= len(LETTERS):
         raise ValueError(f'"choices" must be a list of 2 to 26 texts that are not empty, got {shortened(choices)}')
     if type(answer) is not int or not 0 <= answer < len(choices):

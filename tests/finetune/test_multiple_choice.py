@@ -5,9 +5,16 @@ import math
 import numpy as np
 import pytest
 
+from finetune.evaluation import multiple_choice
+from finetune.evaluation.multiple_choice import (
+    Question,
+    accuracy,
+    encode_choice,
+    exam_prompts,
+    exam_scores,
+    read_questions,
+)
 from gpt import Tokenizer
-from gpt.training import multiple_choice
-from gpt.training.multiple_choice import Question, accuracy, encode_choice, exam_prompts, exam_scores, read_questions
 from minigrad import Tensor, use_kernels
 from tests.gpt.small import log_softmax, logits_of, small_gpt, small_llama
 
@@ -101,12 +108,13 @@ def test_a_file_is_read_with_numbers_or_letters(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('"Is it?"', "5", 'exam.jsonl, line 2: "question" must be a text, got 5'),
+        ('"Is it?"', "5", 'exam.jsonl, line 2: "question" must be a text that is not empty, got 5'),
+        ("question", "quiz", 'line 2: "question" must be a text that is not empty'),
         ('["no", "yes"]', '["no", " "]', 'line 2: "choices" must be a list of 2 to 26 texts that are not empty'),
         ("1}", "2}", 'line 2: "answer" must be a number from 0 to 1, or the letter of a choice, got 2'),
         ("1}", "true}", "got True"),
         ("1}", '"b"}', "got 'b'"),
-        ('{"q', "", "line 2: the object is damaged"),
+        ('{"q', "", "line 2: this is not valid JSON"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named_with_its_line(old, new, words, tmp_path):
@@ -117,7 +125,7 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(old, new, words, tmp_pat
 
 def test_an_empty_file_and_a_choice_that_is_too_long(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"empty.jsonl has no questions: write one on each line"):
+    with pytest.raises(ValueError, match=r"empty.jsonl is empty: write one object on each line"):
         read_questions(tmp_path / "empty.jsonl")
     with pytest.raises(ValueError, match="the choice ' eleven or so' has 6 tokens, and the model reads only 3"):
         exam_scores(small_gpt(vocab_size=290, block_size=3), TOKENIZER, EXAM)
