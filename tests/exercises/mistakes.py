@@ -159,7 +159,7 @@ MISTAKES = [
     ("distillation", "ctx.q - ctx.p", "ctx.p - ctx.q", "the wrong way around"),
     ("distillation", " * dout / len(ctx.p)", " * dout", "not divided by"),
     ("distillation", "return temperature**2", "return temperature", "the square is missing"),
-    ("distillation", "log_softmax(student / temperature)", "log_softmax(student)", "not divided by `temperature`"),
+    ("distillation", "student / temperature", "student", "not divided by `temperature`"),
     ("distillation", "= ctx.temperature * (ctx.q - ctx.p)", "= (ctx.q - ctx.p) / ctx.temperature", "multiplied"),
     ("choice_score", "].sum()  #", "].prod()  #", "`logprobs[places - 1, ids[places]].prod()` stands"),
     ("choice_score", "np.log(np.exp(shifted).sum(axis=1, keepdims=True))", "np.exp(shifted).sum(axis=1, keepdims=True)",

@@ -5,8 +5,8 @@
     loss = temperature^2 KL(p || q), the mean over the rows          KL(p || q) = sum_v p_v (ln p_v - ln q_v)
 
 A text says which token came next; the teacher says how probable each token is. A high temperature makes both
-distributions flat, so the tokens that the teacher finds improbable count as well. `log_softmax` is there already. The
-teacher does not learn: its gradient is None.
+distributions flat, so the tokens that the teacher finds improbable count as well. The teacher does not learn: its
+gradient is None. np.logaddexp.reduce(x, axis=1, keepdims=True) is ln sum_v e^x_v of each row, and cannot overflow.
 
 Shapes: student and teacher (N, V), temperature a number, loss (): a number; dout (), dstudent (N, V).
 Example: student = [[0, 0]], teacher = [[2, 0]], temperature = 2, dout = 1
@@ -18,11 +18,6 @@ import hypothesis.strategies as st
 from scripts.course.checker.checks import OP, Case, Exercise, OpCheck, beginning, some, values
 
 STUB = beginning(__doc__, OP) + '''
-def log_softmax(x):
-    shifted = x - x.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
 class Distillation(Function):
     @staticmethod
     def forward(ctx, student, teacher, temperature):
@@ -37,8 +32,9 @@ class Distillation(Function):
 '''
 
 BLANKS = '''
-log_p = log_softmax(teacher / temperature)
-log_q = log_softmax(student / temperature)
+t, s = teacher / temperature, student / temperature
+log_p = t - np.logaddexp.reduce(t, axis=1, keepdims=True)
+log_q = s - np.logaddexp.reduce(s, axis=1, keepdims=True)
 ctx.p, ctx.q, ctx.temperature = np.exp(log_p), np.exp(log_q), temperature
 kl = (ctx.p * (log_p - log_q)).sum(axis=1)  # of each row
 return temperature**2 * kl.mean()
@@ -47,7 +43,7 @@ dstudent = ctx.temperature * (ctx.q - ctx.p) * dout / len(ctx.p)  # the student'
 '''
 
 SLIPS = [
-    ("log_softmax(teacher / temperature)", "log_softmax(teacher)", "divide the teacher's logits by it as well"),
+    ("teacher / temperature", "teacher", "only the student's logits are divided: divide the teacher's as well"),
     ("ctx.p * (log_p - log_q)", "ctx.q * (log_q - log_p)", "it is the reverse divergence KL(q || p): weigh by p"),
     ("log_p - log_q", "-log_q", "the teacher's entropy is missing: the loss is 0 where both models agree"),
     ("return temperature**2 * ", "return ", "temperature^2 is missing in the loss"),
