@@ -312,8 +312,8 @@ assert exact > before["exact"] + 0.2
 #
 # - try: `python scripts/grpo.py`, then `--method rloo --init-from runs/grpo/worked --out-dir runs/rloo`. Expect: nearly
 #   the same accuracy, because the methods differ little when the answers are about equally long.
-# - exercise: `python scripts/exercise.py start grpo`, distillation
+# - exercise: `python scripts/exercise.py start grpo`
 # - break: `python scripts/break.py mixed_groups`. Expect: a group holds answers to different questions, so an easy
 #   question makes right answers to hard ones look ordinary, and the hard ones are hardly learned.
 # - read: finetune/objectives/grpo.py, then finetune/stages/grpo.py beside ppo.py
-# - lesson: `python scripts/lesson.py 451`
+# - lesson: `python scripts/lesson.py 447`

@@ -1,0 +1,183 @@
+"""Lesson 4.4.7: distillation, or what a teacher tells that a text does not
+
+A large model predicts well, and a small one is cheap. In *distillation* the small one, the student, does not learn from
+the token that came next, but from the probabilities that the large one, its teacher, gives to all tokens. This lesson
+computes by hand what that adds, compares the two directions of the KL divergence, and asks when it is worth the
+teacher's work: with much text and with little, for a model of half the blocks and for one of one bit per weight.
+Hinton et al. 2015, arXiv 1503.02531; Sanh et al. 2019, 1910.01108 (DistilBERT); Gu et al. 2023, 2306.08543 (MiniLLM);
+Agarwal et al. 2023, 2306.13649 (GKD).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import numpy as np
+
+from finetune.adapters.lora import LoRAConfig, apply_lora
+from finetune.objectives.distillation import distillation_from, distillation_loss
+from finetune.objectives.logprobs import entropy
+from gpt.accounting import token_flops
+from gpt.training.training_step import language_model_loss
+from minigrad import Tensor, use_kernels
+from scripts.course.lessons.small_gpt import english, new_gpt, train, validation_loss
+from scripts.pages.pictures import Lesson
+
+lesson = Lesson("447_distillation", __doc__)
+
+# %% [markdown]
+# ## The limitation: a text shows one token of many
+#
+# "The cat sat on the": the text goes on with "mat", so the cross-entropy raises "mat" and lowers all other words,
+# "sofa" as much as "of". A teacher knows that "sofa" would have done as well.
+#
+# Predict: the student's gradient is q - p for a teacher's probabilities p, and q - one-hot for a text. What is the mean
+# of the second over all texts that the teacher could write?
+
+# %%
+told, student = np.array([3, 2.5, 1, -3]), Tensor(np.zeros(4), requires_grad=True)  # logits: mat, sofa, roof, of
+p = np.exp(told) / np.exp(told).sum()
+distillation_loss(student, Tensor(told)).backward()
+by_text = 0.25 - np.eye(4)  # row v: the gradient if word v came next; the student gives 1/4 to each
+noise, size = p @ ((by_text - student.grad) ** 2).sum(axis=1), (student.grad**2).sum()
+print(
+    f"teacher {p}, its gradient {student.grad}, squared {size:.2f}; a text's: variance {noise:.2f}", by_text, sep="\n"
+)
+assert np.allclose(p @ by_text, student.grad) and noise > size
+
+# %% [markdown]
+# Answer: q - p, the teacher's gradient. A text is a sample of it, and a noisy one: its variance is larger than the
+# square of what is to be learned. The teacher gives the mean over all its texts at once. (Its mistakes come with it.)
+#
+# ## Temperature
+#
+# In p, "of" hardly counts, so a student may give it 1/100 or 1/10,000. Dividing all logits by a temperature τ makes
+# both distributions flat, and small probabilities count. The loss is multiplied by τ².
+#
+# Predict: how large is the gradient for τ = 100, compared to τ = 10, with the factor τ² and without?
+
+# %%
+for tau in (1, 10, 100):
+    student.grad = None
+    distillation_loss(student, Tensor(told), tau).backward()
+    print(f"τ = {tau:3}: gradient {student.grad}, without the factor {student.grad / tau**2}")
+    assert tau == 1 or np.allclose(student.grad, (told.mean() - told) / 4, atol=2 / tau)
+
+# %% [markdown]
+# Answer: with the factor about equal, without it a hundredth. For a large τ the student learns the teacher's logits:
+# the gradient is (s - t) / V, for logits of mean 0, and largest for "of".
+#
+# ## Two directions
+#
+# A student that is too small cannot be like its teacher. The direction of the KL divergence decides what it gives up:
+# *forward*, Σ p ln(p/q), is large where the teacher has probability and the student has none; *reverse*, Σ q ln(q/p),
+# where the student has probability and the teacher has none.
+#
+# Predict: the teacher's distribution has two bumps, and the student can only be one bump, anywhere and of any width.
+# Where does each direction put it?
+
+# %%
+x = np.linspace(-6, 6, 121)
+bumps = np.log(0.6 * np.exp(-((x - 2) ** 2)) + 0.4 * np.exp(-((x + 2) ** 2)))  # the teacher's logits
+centers, widths = np.ogrid[-3:3:61j, 0.5:6:56j]
+each = -(((x - centers[..., None]) / widths[..., None]) ** 2).reshape(-1, 121)  # the logits of 61 x 56 students
+losses = [distillation_loss(Tensor(each), Tensor(0 * each + bumps), reverse=reverse).data for reverse in (False, True)]
+p, forward, reverse = Tensor(np.stack([bumps, *(each[loss.argmin()] for loss in losses)])).softmax(-1).data
+for name, q in (("teacher", p), ("forward", forward), ("reverse", reverse)):
+    print(f"{name}: mean {q @ x:.2f}, mean square {q @ x**2:.2f}, left bump {q[:50].sum():.2f}, x = 0 {q[60]:.4f}")
+assert np.allclose([forward @ x, forward @ x**2], [p @ x, p @ x**2], atol=0.1) and forward[60] > 5 * p[60]
+assert abs(reverse @ x - 2) < 0.1 and reverse[:50].sum() < 0.001 < 0.3 < p[:50].sum()
+
+# %% [markdown]
+# Answer: forward covers both bumps, with the mean and the mean square of the teacher. For that, it finds the gap in the
+# middle more than five times as probable as the teacher does. Reverse takes the larger bump and forgets the other one.
+#
+# ## The same with words
+#
+# The teacher now sees two tokens, and the student one: it needs a single distribution after the most common token,
+# whatever stood before that. Nothing has to be trained. The forward loss is least for the *arithmetic* mean of the
+# teacher's distributions, and the reverse loss for the *geometric* one, made to sum to 1.
+#
+# Predict: which of the two students has the higher entropy, and what does the other one leave out?
+
+# %%
+tokenizer, train_ids, val_ids = english(320)
+V, common = len(tokenizer), np.bincount(train_ids).argmax()
+at, counts = np.flatnonzero(train_ids[1:-1] == common), np.full((V, V), 1e-4)
+np.add.at(counts, (train_ids[at], train_ids[at + 2]), 1)  # (the token before, the token after)
+told = np.log(counts / counts.sum(axis=1, keepdims=True))[counts.sum(axis=1) > 20]  # (contexts, V)
+means = np.stack([np.log(np.exp(told).mean(axis=0)), told.mean(axis=0)])
+for reverse, logits in zip((False, True), means):
+    student = Tensor(logits, requires_grad=True)
+    distillation_loss(student + np.zeros_like(told), Tensor(told), reverse=reverse).sum().backward()
+    assert np.abs(student.grad).max() < 1e-9  # no other student has a smaller loss
+(p, q), entropies = Tensor(means).softmax(-1).data, entropy(Tensor(means)).data
+print(f"after {tokenizer.decode([common])!r}: entropies {entropies}; left out in reverse {p[q < p / 10].sum():.0%}")
+assert entropies[1] < entropies[0] - 0.5 and p[q < p / 10].sum() > 0.25
+
+# %% [markdown]
+# Answer: forward's. Its student keeps all that the teacher expects in some context, and reverse what is possible in all
+# of them. Tokens that have more than a quarter of forward's probability get less than a tenth of it in reverse.
+#
+# ## Is it worth the teacher's work?
+#
+# The students are now damaged copies of the teacher. "half" has the first of its two blocks (DistilBERT starts with
+# every second one). "1 bit" has the signs of all weights in the blocks, times a number per row (lesson 445). These are
+# frozen, and LoRA adapters learn to correct them (lesson 444). Each student learns from the text, or from the teacher's
+# probabilities on the same text: all of it, or 4,000 tokens.
+#
+# The teacher's forward passes count. If the student takes C FLOPs per token forward and the teacher D, a training step
+# takes 3 C (2 C with frozen weights, which get no gradient), and with a teacher D more. The text gets more steps, for
+# the same work. Each way has the best of three learning rates. The text may also stop after a quarter of its steps, and
+# the teacher have a temperature of 2. The training of the teacher does not count: it is there.
+#
+# Predict: which way is better with all the text, and which with 4,000 tokens?
+
+
+# %%
+def study(seed, teacher_steps, amounts, rates):
+    """Validation losses of damaged copies of a teacher after learning in each way, for each learning rate."""
+    teacher = new_gpt(V, seed)
+    train(teacher, train_ids, teacher_steps, seed=seed)
+    half, one_bit, found = new_gpt(V, seed, n_layer=1), copy.deepcopy(teacher), {}
+    half.load_state_dict(teacher.state_dict(), strict=False)
+    for p in (p for block in one_bit.blocks for p in block.parameters() if p.ndim == 2):
+        p.data[...] = np.sign(p.data) * np.abs(p.data).mean(axis=1, keepdims=True)
+    apply_lora(one_bit, LoRAConfig(r=8, alpha=16, target_modules="all-linear"))
+    for (name, copied), amount in itertools.product({"half": half, "1 bit": one_bit}.items(), amounts):
+        row = found[f"{name}, {amount} tokens"] = {"before": [validation_loss(m, val_ids) for m in (teacher, copied)]}
+        # Of a step with a teacher, in steps without. Training takes 3 times forward; with frozen weights, twice.
+        cost = 1 + token_flops(teacher.config, 32) / token_flops(copied.config, 32) / (3 if name == "half" else 2)
+        ways = {"text": (language_model_loss, cost), "stopped early": (language_model_loss, cost / 4)}
+        ways |= {"teacher": (distillation_from(teacher), 1), "τ = 2": (distillation_from(teacher, 2.0), 1)}
+        for (way, (loss_fn, length)), rate in itertools.product(ways.items(), rates[name]):
+            options = {"seed": seed, "loss_fn": loss_fn, "weight_decay": 0.0}
+            train(student := copy.deepcopy(copied), train_ids[:amount], round(60 * length), rate, **options)
+            row.setdefault(way, []).append(round(validation_loss(student, val_ids), 4))
+    return found
+
+
+RATES = {"half": (3e-4, 1e-3, 3e-3), "1 bit": (3e-3, 1e-2, 3e-2)}
+runs = lesson.measured("study", lambda: [study(s, 1200, (len(train_ids), 4000), RATES) for s in range(5)], study)
+with use_kernels("fast"):  # in small, now: a teacher of 500 steps, the learning rates that suit the text
+    today = study(lesson.seed, 500, (4000,), {"half": (3e-4,), "1 bit": (3e-3,)})
+for row, losses in [pair for run in (*runs, today) for pair in run.items()]:
+    text, told = (min(losses[a] + losses[b]) for a, b in (("text", "stopped early"), ("teacher", "τ = 2")))
+    print(f"{row}: teacher and damaged {np.array(losses['before'])}, by text {text:.3f}, by teacher {told:.3f}")
+    assert told < min(text, losses["before"][1]) - 0.01 if "4000" in row else abs(told - text) < 0.05
+
+# %% [markdown]
+# Answer: with 4,000 tokens the teacher, for both students and with every seed. A student soon knows so few texts by
+# heart, whereas the teacher's probabilities also say what else could stand there. With all the text, at equal work, it
+# matters little who teaches: the losses differ by less than 0.05. So a teacher is worth its work where text is rare, or
+# where a small file has to be enough, as for the calibration of a quantized model. Two caveats: this teacher has read
+# the whole text, and these are short runs of tiny models.
+#
+# ## What next
+#
+# - exercise: `python scripts/exercise.py start distillation`
+# - read: finetune/objectives/distillation.py, with both gradients derived
+# - try: `distillation_from(teacher, text_weight=0.5)`, half of each, as in Hinton et al.
+# - break: in finetune/objectives/distillation.py, leave out `temperature**2`. Expect: the assertion on τ = 10 fails.
+# - lesson: `python scripts/lesson.py 448`
