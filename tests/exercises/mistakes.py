@@ -175,7 +175,6 @@ MISTAKES = [
     ("delta_rule", "beta[t] * (v[t] - S @ k[t])", "beta[t] * v[t] - S @ k[t]", "factor"),
     ("delta_rule", "v[t] - S @ k[t]", "S @ k[t] - v[t]", "the wrong way around"),
     ("delta_rule", "S @ q[t]", "S @ k[t]", "`k` stands"),
-    ("delta_rule", "alpha[t] * S", "(1 - alpha[t]) * S", "alpha"),
     ("absmax", "np.rint", "np.floor", "`floor` stands"),
     ("absmax", "np.abs(values)", "values", "the magnitude is missing"),
     ("absmax", "127", "128", "128 stands where 127 belongs"),
