@@ -206,4 +206,4 @@ assert (n_bytes[1] == n_bytes[0] / 4 + n_bytes[2] * 3 / 4).all() and n_bytes[0, 
 # - read: gpt/model/linear_attention.py, a page; `CausalSelfAttention` in gpt/model/gpt2.py is what it replaces
 # - try: `STEPS = 800`, then `trained("hybrid", 0, 3e-3)` and the same for "gated, 2 layers". Expect: both recall more,
 #   and about equally much.
-# - lesson: `python scripts/lesson.py 452`, where a head looks up what followed last time
+# - lesson: `python scripts/lesson.py 458`
