@@ -130,6 +130,17 @@ def online_softmax(library):
     return {"attention": attention}
 
 
+def latent_attention(library):
+    def read(q, q_rope, c, k_rope, W_UK, W_UV):
+        k_proj, v_proj = (types.SimpleNamespace(weight=Tensor(w.reshape(-1, w.shape[2]))) for w in (W_UK, W_UV))
+        scale = (q.shape[1] + q_rope.shape[1]) ** -0.5
+        layer = types.SimpleNamespace(n_head=len(q), scale=scale, k_proj=k_proj, v_proj=v_proj)
+        arrays = (Tensor(array[None]) for array in (q[:, None], q_rope[:, None], c[None], k_rope[None]))
+        return library["absorbed"](layer, *arrays, None).data[0, :, 0]
+
+    return {"read": read}
+
+
 # --- optimizers -------------------------------------------------------------------------------------------------------
 
 
@@ -442,6 +453,7 @@ ADAPTED = {
     "absmax": absmax,
     "nf4": nf4,
     "online_softmax": online_softmax,
+    "latent_attention": latent_attention,
     "grpo": grpo,
     "choice_score": choice_score,
     "delta_rule": delta_rule,

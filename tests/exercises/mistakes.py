@@ -8,6 +8,7 @@ TWO_PASSES = "for start in range(0, len(k), tile):\n    k[start : start + tile].
 DECAYED = "weight_decay, grad = 0, grad + weight_decay * p\nm = beta1 * m"
 KEPT = """keys = np.concatenate([self.keys, keys], axis=2)  # all so far, then the new: time is axis 2 of (B, H, T, D)
     values = np.concatenate([self.values, values], axis=2)  # all tokens so far, and behind them the new ones"""
+MADE = "return (probs[:, None] @ (c @ W_UV.swapaxes(1, 2)))[:, 0]"
 NEW_FIRST = "keys, values = (np.concatenate(pair, axis=2) for pair in ((keys, self.keys), (values, self.values)))"
 
 WALK = """for node in reversed(order):  # consumers first
@@ -191,6 +192,12 @@ MISTAKES = [
     ("online_softmax", "m, l =", PLAIN, "matrix of scores"),
     ("online_softmax", "m, l =", TWO_PASSES, "read twice"),
     ("newton_schulz", "c * A @ A", "c * A", "A"),
+    ("latent_attention", " / math.sqrt(q.shape[1] + q_rope.shape[1])", "", "not divided by"),
+    ("latent_attention", "+ q_rope @", "- q_rope @", "the sign of `q_rope @ k_rope^T`"),
+    ("latent_attention", "latent = probs @ c", "latent = e @ c", "`e` stands where `probs` belongs"),
+    ("latent_attention", "absorbed @ c.T", "q @ c.T", "`q` stands where `absorbed` belongs"),
+    ("latent_attention", "q[:, None] @ W_UK", "q[:, None] @ W_UV", "`W_UV` stands where `W_UK` belongs"),
+    ("latent_attention", "return (W_UV @ latent[:, :, None])[:, :, 0]", MADE, "values of all heads are made"),
     ("induction", "[:, 1:] = ids[:, None] == ids[None, :-1]", "[...] = ids[:, None] == ids[None, :]", "follows"),
     ("induction", "follows &= np.tri(length, dtype=bool)", "pass", "future"),
     ("ablation", "np.repeat(keep, x.shape[-1] // n_head)", "np.tile(keep, x.shape[-1] // n_head)", "np.repeat each"),
