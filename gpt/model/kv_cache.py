@@ -31,7 +31,7 @@ class KVCache:
 
     @classmethod
     def for_model(cls, model: StructuredModel, batch: int = 1, capacity: int | None = None) -> KVCache:
-        """An empty cache for `model`. The default capacity is the model's block size."""
+        """An empty cache for `model`, of the kind that it asks for. The default capacity is the model's block size."""
         return (model.new_cache or cls)(batch, model.config.block_size if capacity is None else capacity)
 
     @property
