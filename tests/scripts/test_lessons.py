@@ -55,7 +55,7 @@ def test_axes_get_a_legend_where_something_has_a_label(tmp_path):
 
 def test_every_concept_of_the_course_has_a_row():
     rows = concepts()
-    assert len(rows) == sum(PER_MODULE.values()) == 85 + 30
+    assert len(rows) == sum(PER_MODULE.values()) == 85 + 27
     assert len({row.name for row in rows}) == len(rows)
     assert {row.lesson for row in rows} >= {f"{name}.py" for name in LESSONS if name not in BRIDGES}
     assert all(row.tests for row in rows)

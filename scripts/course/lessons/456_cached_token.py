@@ -264,4 +264,4 @@ for everything, with_sinks, *others in [*zip(*far.values()), *zip(*today.values(
 #   not help; with some seeds a letter that stays in sight even disturbs.
 # - break: in gpt/model/sliding_window.py, do not turn the keys back: `np.array([0])`. Expect: the logits differ from
 #   those of the mask as soon as the window moves.
-# - lesson: `python scripts/lesson.py 454`, where the MLPs are taken apart
+# - lesson: `python scripts/lesson.py 457`
