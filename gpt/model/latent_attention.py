@@ -8,11 +8,13 @@ Grouped-query attention saves memory by having fewer heads of keys and values (l
 as before, but the cache does not hold them: it holds c, their common *latent*, with d_c numbers, and one rotated key
 with d_r numbers. A token takes d_c + d_r numbers in each layer, where multi-head attention takes 2 H D.
 
-Why is the rotated key apart? A rotation depends on the position, so it could not stand between W_UK and the query in
-the absorbed form below. So the part of the key that is made from c is not rotated, and k_rope alone tells positions.
+Why is the rotated key apart? If the keys made from c were rotated, a rotation that differs from token to token would
+stand between the query and W_UK, and the absorbed form below would not exist. So they are not rotated, and k_rope alone
+tells positions.
 
 DeepSeek-AI 2024, "DeepSeek-V2" (arXiv 2405.04434), section 2.1. The model does not know: `use_latent_attention`
-replaces the attention of a Llama from outside. Simplified: the queries are made from x, without a latent of their own.
+replaces the attention of a Llama from outside. The norm on c is DeepSeek's. Simplified: the queries are made from x,
+without a latent of their own.
 """
 
 from __future__ import annotations

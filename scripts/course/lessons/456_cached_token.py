@@ -67,7 +67,7 @@ assert min(long, key=long.get) == "window" and min(short, key=short.get) == "lat
 
 # %% A latent: keys and values that are never made
 # c = W_DKV x has few numbers; keys W_UK c and values W_UV c exist for each head. To decode, they are not needed:
-# q · (W_UK c) = (W_UKᵀ q) · c, and the mean of values is W_UV times the mean of the c.
+# q · (W_UK c) = (W_UKᵀ q) · c, and a weighted mean of values is W_UV times that of the c.
 rng = np.random.default_rng(lesson.seed)
 c, q, W_UK, W_UV = (rng.standard_normal(shape) for shape in ((50, 4), (16,), (16, 4), (16, 4)))
 
@@ -79,9 +79,7 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 made = softmax((c @ W_UK.T) @ q / 4) @ (c @ W_UV.T)  # 50 keys and 50 values of 16 numbers
 absorbed = W_UV @ (softmax(c @ (W_UK.T @ q) / 4) @ c)  # 50 latents of 4 numbers
 assert np.allclose(made, absorbed)
-print(
-    f"one query, 50 tokens: {2 * 50 * 16} numbers of keys and values, or {c.size} numbers of latents: the same result"
-)
+print(f"one query, 50 tokens: {2 * 50 * 16} numbers of keys and values, or {c.size} of latents: the same result")
 
 # %% What does it cost? Small models with a quarter of the cache
 # A task that needs the cache: 16 random letters, then the same again. To continue the copy, a model must find the token
