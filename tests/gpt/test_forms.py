@@ -86,6 +86,6 @@ def test_smollm2_answers_in_json():
     prompts = [f"Person {i} as JSON with the keys {', '.join(KINDS)}:\n" for i in range(20)]
     with use_kernels("fast"):
         texts = written(model, tokenizer, json_object(KINDS), Sampling(1.5), prompts)
-        free = model.generate([tokenizer.encode(prompt) for prompt in prompts], 60, 1.5, seed=0)
+        free = model.generate([tokenizer.encode(prompt) for prompt in prompts], 60, temperature=1.5, seed=0)
     assert all(kinds_in(text) == KINDS for text in texts)
     assert sum(kinds_in(tokenizer.decode(ids, skip_special_tokens=True)) == KINDS for ids in free) <= 2
