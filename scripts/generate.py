@@ -28,7 +28,6 @@ EXAMPLES = """examples:
   python scripts/generate.py --model runs/demo --adapter runs/lora     a base model with a LoRA adapter
   python scripts/generate.py --model smollm2 --prompt "Ann, 31, of Rome: " --json name:string age:number
 """
-MOST_IN_FORM = 10_000  # tokens; a form ends sooner
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,18 +43,16 @@ def main(argv: list[str] | None = None) -> int:
     way("--speculate", action="store_true", help=text)
     way("--draft", metavar="MODEL", help="let a small model with the same vocabulary guess the next tokens")
     way("--one-of", nargs="+", metavar="TEXT", help="the continuation is one of these texts")
-    text = "the continuation is a JSON object with these keys; a KIND is string, number or boolean"
-    way("--json", nargs="+", type=field, metavar="KEY:KIND", help=text)
+    way("--json", nargs="+", type=field, metavar="KEY:KIND", help="the continuation is a JSON object with these keys")
     text = "only load the model and try a few tokens, and print the memory and the time that the whole text needs"
     add("--will-it-fit", action="store_true", help=text)
     command_line.add_shared(parser, "kernels", "device", "seed", seed=None)
     arguments = parser.parse_args(argv)
-    ways = {"--speculate": arguments.speculate, "--draft": arguments.draft, "--one-of": arguments.one_of}
-    flag = next((flag for flag, given in {**ways, "--json": arguments.json}.items() if given), None)
+    flag = next((f"--{name}" for name in ("speculate", "draft", "one_of", "json") if vars(arguments)[name]), "")
     if flag and arguments.num_samples > 1:
-        parser.error(f"{flag} is for one text: leave out --num-samples")
+        parser.error(f"{flag} is for one text: leave out --num-samples".replace("_", "-"))
     if flag and arguments.will_it_fit:
-        parser.error(f"--will-it-fit measures one token at a time: leave out {flag}")
+        parser.error(f"--will-it-fit measures one token at a time: leave out {flag}".replace("_", "-"))
     if arguments.json and len(dict(arguments.json)) < len(arguments.json):
         parser.error("--json has a key twice: give each once")
     begun = time.perf_counter()
@@ -72,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         write = partial(speculate, draft=draft.to(device))
     if arguments.one_of or arguments.json:
         form = one_of(arguments.one_of) if arguments.one_of else json_object(dict(arguments.json))
-        write, arguments.max_new_tokens = partial(stream, process=in_form(form, tokenizer)), MOST_IN_FORM
+        write, arguments.max_new_tokens = partial(stream, process=in_form(form, tokenizer)), 10_000  # it ends sooner
     if arguments.will_it_fit:
         try_generation(model, prompt, arguments.num_samples, arguments.max_new_tokens, loading)
         return 0
