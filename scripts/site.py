@@ -65,7 +65,10 @@ SAME_PLACE = POLICY.replace("script-src", "script-src 'self'") + "; connect-src 
 LIBRARY = ("minigrad", "gpt", "finetune")
 DEMO = "runs/demo"
 # About how many seconds each lesson runs, in the order of the lessons: from this follows how long the rest takes.
-SECONDS = [4, 4, 11, 7, 11, 12, 5, 8, 4, 18, 17, 16, 14, 35, 10, 16, 18, 18, 15, 18, 16, 21, 28, 33, 25, 24, 5, 7, 16]
+SECONDS = [
+    4, 4, 11, 7, 11, 12, 5, 8, 4, 18, 17, 16, 14, 35, 10, 16, 18, 18, 15, 18, 16, 21, 28, 33, 16, 16, 25, 24, 5,
+    7, 16, 12, 9, 8,
+]  # fmt: skip
 RUNNING = ".lesson-"  # how the name of a folder begins in which a lesson runs
 BEGINNING = "Once upon a time there was a little"
 NO_MODEL = "<h2>What comes next?</h2><p>The model that continues a story here is trained after the lessons.</p>"

@@ -308,4 +308,4 @@ assert max(ends["a Llama, in half the time"]) < min(ends["in half the time"]) - 
 # - read: minigrad/kernels/cpu/muon.py, a page beside minigrad/muon.py
 # - try: `loss_after(300, 1, **BEST, beta2=0.95)` at the end of this file, which takes some minutes. Expect: most
 #   ideas change the loss by less than another seed does.
-# - lesson: `python scripts/lesson.py 453`, where Muon is taken apart
+# - lesson: `python scripts/lesson.py 456`

@@ -184,4 +184,4 @@ assert (free, kept) == (0, 20) and read["in the form"] == [20] * 3 and read["fre
 #   Expect: an object with both keys, whatever its values are: with `--seed 1`, the name was "42", and the age 31.
 # - break: `python scripts/generate.py --model smollm2 --temperature 3`. Expect: nonsense. With `--min-p 0.3` it can be
 #   read again.
-# - lesson: `python scripts/lesson.py 453`
+# - lesson: `python scripts/lesson.py 411`, where all of it began
