@@ -53,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"{flag} is for one text: leave out --num-samples".replace("_", "-"))
     if flag and arguments.will_it_fit:
         parser.error(f"--will-it-fit measures one token at a time: leave out {flag}".replace("_", "-"))
+    if flag in ("--one_of", "--json"):
+        parser.refuse(["max_new_tokens"], "is not for a form, which ends by itself")
     if arguments.json and len(dict(arguments.json)) < len(arguments.json):
         parser.error("--json has a key twice: give each once")
     begun = time.perf_counter()

@@ -63,8 +63,10 @@ def json_object(kinds: Mapping[str, str]) -> Form:
 def in_form(form: Form, tokenizer: Tokenizer) -> Callable[[np.ndarray, list[int]], np.ndarray]:
     """The `process` of `batch_generation.stream` that keeps a text in a form. After the last byte follows eos_token.
 
-    Raises ValueError, when it is called, where the vocabulary has no token with which the text can go on.
+    Raises ValueError for a tokenizer without eos_token, and later where no token can continue the text in the form.
     """
+    if tokenizer.eos_token_id is None:
+        raise ValueError("a form needs a tokenizer with an eos_token: it is what ends the text")
     whole, beginning = map(re.compile, form)
     tokens = [tokenizer.vocab[id] for id in range(len(tokenizer))]
 
@@ -72,8 +74,7 @@ def in_form(form: Form, tokenizer: Tokenizer) -> Callable[[np.ndarray, list[int]
         text = tokenizer.decode_bytes(new)
         allowed = np.array([beginning.fullmatch(text + token) and begins_utf8(text + token) for token in tokens], bool)
         allowed[[*tokenizer.special_tokens.values()]] = False
-        if tokenizer.eos_token_id is not None:
-            allowed[tokenizer.eos_token_id] = whole.fullmatch(text) is not None
+        allowed[tokenizer.eos_token_id] = whole.fullmatch(text) is not None
         if not allowed.any():
             raise ValueError(f"the vocabulary has no token with which {text!r} can go on in this form")
         return np.where(allowed, logits[: len(allowed)], -np.inf)

