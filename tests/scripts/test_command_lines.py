@@ -161,7 +161,7 @@ REFUSED = [
     ("lora", "--rank 8", "did you mean --r?"),
     ("break", "", "name a bug: no_mask, no_scale"),
     ("lesson", "1", "'1' is not a lesson: did you mean 00_gradients?"),
-    ("lesson", "attention", "did you mean 421_raw_attention?"),
+    ("lesson", "attention", "did you mean 421_raw_attention, 457_linear_attention?"),
     ("lesson", "41", "more than one lesson"),
     ("lesson", "421 422", "421 takes no further words"),
     ("lesson", "find", "find needs a word"),
