@@ -87,7 +87,7 @@ def examine(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--shots {shots} leaves no question to ask: {arguments.choices} has {len(questions)}")
     scores = exam_scores(*command_line.load(arguments, command_line.set_up(arguments)), questions, shots, letters)
     chance = sum(1 / len(question.choices) for question in questions) / len(questions)
-    print(f"{'questions':15} {len(questions):,} in {arguments.form} form, each after {shots} others with their answers")
+    print(f"{'questions':15} {len(questions):,} in {arguments.form} form; solved examples before each: {shots}")
     print(f"{'chance':15} {chance:.1%}")
     for name, what in {"acc": "choice", **({} if letters else {"acc_norm": "choice per character"})}.items():
         share, error = accuracy(questions, scores, name == "acc_norm")

@@ -85,7 +85,7 @@ def test_an_exam_is_scored_in_both_forms(shots, form, model, tmp_path):
     out = evaluated(model, tmp_path / "exam.jsonl", "--shots", shots, "--form", form, what="--choices")
     questions = read_questions(tmp_path / "exam.jsonl")
     scores = exam_scores(*load_model(model), questions, shots, form == "letters")
-    assert f"5 in {form} form, each after {shots} others with their answers\nchance          33.3%\n" in out
+    assert f"5 in {form} form; solved examples before each: {shots}\nchance          33.3%\n" in out
     for name in ("acc", "acc_norm") if form == "cloze" else ("acc",):
         share, error = accuracy(questions, scores, name == "acc_norm")
         assert f"{name:15} {share:.1%}, standard error {error:.1%}: the most probable choice" in out
