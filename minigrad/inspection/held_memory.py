@@ -10,9 +10,8 @@ Each buffer is counted once, for the op that saved it first, even if several ops
 
 from __future__ import annotations
 
-import contextlib
 import weakref
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -100,8 +99,7 @@ class MemoryReport(switches.Observer, NotebookReport):
         return "\n".join(lines)
 
 
-@contextlib.contextmanager
-def memory() -> Iterator[MemoryReport]:
+def memory() -> AbstractContextManager[MemoryReport]:
     """Measure the memory that the graph built in the block holds for backward: in bytes, now and at its peak.
 
         with memory() as report:
@@ -112,8 +110,7 @@ def memory() -> Iterator[MemoryReport]:
 
     Not included: parameters, optimizer state, the gradients that backward computes, and temporary arrays inside an op.
     """
-    with watching(MemoryReport()) as report:
-        yield report
+    return watching(MemoryReport())
 
 
 def _bytes(number: int) -> str:

@@ -18,11 +18,10 @@ without a recording.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import sys
 import threading
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -260,15 +259,13 @@ class Recording(switches.Observer):
             self.updates.append(Update(name, old, gradient, scaled, self.value(p.data), kept, settings))
 
 
-@contextlib.contextmanager
-def record(budget: int = BUDGET, largest: int = LARGEST, jacobian: int = JACOBIAN) -> Iterator[Recording]:
+def record(budget: int = BUDGET, largest: int = LARGEST, jacobian: int = JACOBIAN) -> AbstractContextManager[Recording]:
     """Record every op in the block.
 
     budget: bytes of arrays that are kept. largest: numbers of an array that is kept. jacobian: the largest number of
     derivatives that are recorded for one op.
     """
-    with watching(Recording(budget, largest, jacobian, top=sys._getframe(2))) as recording:
-        yield recording
+    return watching(Recording(budget, largest, jacobian, top=sys._getframe(1)))
 
 
 def _statistics(array: np.ndarray) -> dict[str, float]:
