@@ -61,8 +61,7 @@ def _update_block(block):
 
 def sum_of_squares(arrays):
     """Σ x² over all arrays, block by block."""
-    blocks = [block for array in arrays for block in _blocks([array])]
-    return sum(parallel(optim.sum_of_squares, blocks))
+    return sum(parallel(optim.sum_of_squares, [block for array in arrays for block in _blocks([array])]))
 
 
 def scale(arrays, factor):

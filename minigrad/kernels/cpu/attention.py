@@ -263,8 +263,7 @@ class _Plan:
         """
         heads = 2 if self.shared else 1
         outer, inner = lead[: len(lead) - heads], lead[len(lead) - heads :]
-        laid_out = np.empty((*outer, rows, *inner, size), dtype)
-        return np.moveaxis(laid_out, len(outer), -2)
+        return np.moveaxis(np.empty((*outer, rows, *inner, size), dtype), len(outer), -2)
 
     def empty_gradients(self, dtype):
         """Empty dq, dk and dv. If their shapes are equal, they have the memory layout that `FastSplitHeads` expects."""

@@ -54,7 +54,7 @@ def _forward(ctx, x, weight, bias, axes, eps, centered):
         block, normalized, scaled, inverse_scale = flat[rows], ctx.normalized[rows], out[rows], ctx.inverse_scale[rows]
         if centered:
             block = np.subtract(block, row_means(block), out=normalized)
-        mean_square = sums_of_squares(block)[:, None] / max(columns, 1)
+        mean_square = np.einsum("ij,ij->i", block, block)[:, None] / max(columns, 1)  # of each row
         np.divide(1, np.sqrt(mean_square + eps), out=inverse_scale)
         np.multiply(block, inverse_scale, out=normalized)
         if ctx.weight is not None:
@@ -105,11 +105,6 @@ def _backward(ctx, dout, centered, wants_dbias):
     dweight = total([s[0] for s in sums], ctx.affine_shape, dout.dtype) if ctx.needs_grad[1] else None
     dbias = total([s[1] for s in sums], ctx.affine_shape, dout.dtype) if wants_dbias else None
     return None if dx is None else dx.reshape(ctx.shape), dweight, dbias
-
-
-def sums_of_squares(block):
-    """(rows): of each row."""
-    return np.einsum("ij,ij->i", block, block)
 
 
 def row_means(block):

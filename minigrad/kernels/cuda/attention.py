@@ -261,8 +261,7 @@ class _Tile:
         place = [heads, self.heads.start, queries, self.queries.start, self.columns]
         sizes = [whole.queries, whole.keys, whole.group, whole.heads_per_mask]
         args = [*arrays, whole.mask, whole.has_mask, whole.is_causal, *place, *sizes]
-        grid = ceil_div(heads * queries * whole.group, WARPS)
-        launch(SOURCE, name, whole.q, grid, WARPS * WARP, args)
+        launch(SOURCE, name, whole.q, ceil_div(heads * queries * whole.group, WARPS), WARPS * WARP, args)
 
     def keep_scale(self) -> Array | None:
         """Dropout's scales (heads, rows, columns): 1 / (1 - p) or 0. None without dropout."""

@@ -88,8 +88,7 @@ class CudaCrossEntropy(Function):
     @staticmethod
     def backward(ctx, dout):
         dlosses = _per_row(dout, ctx.total, ctx.logits)
-        columns = ctx.logits.shape[1]
-        return _dlogits(ctx.logits, ctx.targets, ctx.logsumexp, dlosses, ctx.logits.dtype, columns), None
+        return _dlogits(ctx.logits, ctx.targets, ctx.logsumexp, dlosses, ctx.logits.dtype, ctx.logits.shape[1]), None
 
 
 class CudaLinearCrossEntropy(Function):
@@ -117,8 +116,7 @@ class CudaLinearCrossEntropy(Function):
         if dx is None and dweight is None:
             _, dx, dweight = _in_chunks(ctx, _per_row(dout, ctx.total, ctx.x))
             dout = 1.0
-        dx, dweight = (None if gradient is None else gradient * dout for gradient in (dx, dweight))
-        return dx, dweight, None
+        return *(None if gradient is None else gradient * dout for gradient in (dx, dweight)), None
 
 
 def _in_chunks(ctx, dlosses):
@@ -179,8 +177,7 @@ def _losses(logits, targets, like, columns):
 
 def _dlogits(logits, targets, logsumexp, dlosses, dtype, columns, in_place=False):
     rows, line = logits.shape
-    xp = module_of(logits)
-    dlogits = logits if in_place and dtype == logits.dtype else xp.empty(logits.shape, dtype)
+    dlogits = logits if in_place and dtype == logits.dtype else module_of(logits).empty(logits.shape, dtype)
     args = [logits, targets, logsumexp, dlosses, dlogits, columns, line]
     launch(SOURCE, "cross_entropy_backward", dlogits, rows, THREADS, args)
     return dlogits

@@ -81,14 +81,7 @@ __device__ real block_max(real value) { return warp_max(exchange_between_warps(w
 """
 
 
-def launch(
-    source: str,
-    name: str,
-    like: Array,
-    grid: int | tuple[int, ...],
-    block: int,
-    args: Sequence[Any],
-) -> None:
+def launch(source: str, name: str, like: Array, grid: int | tuple[int, ...], block: int, args: Sequence[Any]) -> None:
     """Run kernel `name` of `source`, compiled for the dtype of `like`, with `grid` blocks of `block` threads.
 
     A Python bool or int becomes a C `int`, a float becomes a `real`, and NumPy scalars are passed unchanged. The call
