@@ -58,14 +58,13 @@ def autocast(dtype: str = "bfloat16", enabled: bool = True) -> Iterator[None]:
     """
     if dtype not in ("bfloat16", "tf32"):
         raise ValueError(f"autocast knows 'bfloat16' and 'tf32', not {dtype!r}")
-    previous = switches.autocast.get(), switches.tf32.get()
-    switches.autocast.set(_in_bfloat16 if enabled and dtype == "bfloat16" else None)
-    switches.tf32.set(enabled and dtype == "tf32")
+    rounding = switches.autocast.set(_in_bfloat16 if enabled and dtype == "bfloat16" else None)
+    tf32 = switches.tf32.set(enabled and dtype == "tf32")
     try:
         yield
     finally:
-        switches.autocast.set(previous[0])
-        switches.tf32.set(previous[1])
+        switches.autocast.reset(rounding)
+        switches.tf32.reset(tf32)
 
 
 def _in_bfloat16(textbook: Any, chosen: Any) -> Any:
@@ -87,9 +86,8 @@ def _round(array: Any) -> Any:
 
 def _narrow(array: Any) -> Any:
     """A float32 matrix as bfloat16. A vector (a bias, losses of rows) is added, not multiplied, and stays as it is."""
-    if not (is_array(array) and array.dtype == np.float32 and array.ndim > 1):
-        return array
-    return array.astype(bfloat16(), order="C")
+    is_narrowed = is_array(array) and array.dtype == np.float32 and array.ndim > 1
+    return array.astype(bfloat16(), order="C") if is_narrowed else array
 
 
 def _unchanged(array: Any) -> Any:

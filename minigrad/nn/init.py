@@ -31,12 +31,11 @@ def skipped() -> Iterator[None]:
 
     This holds for the thread that enters the block.
     """
-    previous = _skipping.get()
-    _skipping.set(True)
+    token = _skipping.set(True)
     try:
         yield
     finally:
-        _skipping.set(previous)
+        _skipping.reset(token)
 
 
 def _draw(tensor: T, distribution: str, scale: float, shift: float) -> T:
