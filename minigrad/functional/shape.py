@@ -169,10 +169,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **numpy_names: Never) -> Tensor
     Shapes (2, 3) and (4, 3) give (6, 3). The other axes must agree; shape (0,) fits any others. Raises ValueError for
     shapes that do not fit.
     """
-    check_tensor("cat", *tensors)
-    shapes = [x.shape for x in tensors]
-    if not shapes:
-        raise ValueError("cat: needs at least one tensor")
+    shapes = _shapes_of("cat", tensors)
     first = next((x for x in tensors if x.shape != (0,)), tensors[0])
     if first.shape == ():
         raise ValueError("cat: tensors of no dimensions have no axis to go along; use F.stack")
@@ -187,11 +184,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, **numpy_names: Never) -> Tens
 
     Two tensors (3, 4) give (2, 3, 4), or (3, 2, 4) for dim=1. Raises ValueError if the shapes differ.
     """
-    check_tensor("stack", *tensors)
-    shapes = [x.shape for x in tensors]
-    if not shapes:
-        raise ValueError("stack: needs at least one tensor")
-    _check_alike("stack", shapes, None)
+    _check_alike("stack", _shapes_of("stack", tensors), None)
     axis = normalize_dim("stack", dim, tensors[0], numpy_names, new_axes=1)
     return cat([unsqueeze(x, axis) for x in tensors], axis)
 
@@ -288,6 +281,14 @@ def _padded(x, widths, value):
     out = module_of(x).full(sizes, value, x.dtype)
     out[inside] = x[kept]
     return out
+
+
+def _shapes_of(op: str, tensors: Sequence[Tensor]) -> list[tuple[int, ...]]:
+    """The shapes of the tensors to join. Raises TypeError for other things, ValueError where there is none."""
+    check_tensor(op, *tensors)
+    if len(tensors) == 0:
+        raise ValueError(f"{op}: needs at least one tensor")
+    return [x.shape for x in tensors]
 
 
 def _check_alike(op: str, shapes: list[tuple[int, ...]], free_axis: int | None) -> None:
