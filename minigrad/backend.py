@@ -121,9 +121,7 @@ def _is_plain_object(value: Any) -> bool:
 
 def device_of(array: Any) -> str:
     """The device that holds `array`: "cpu" or "cuda:0"."""
-    if module_of(array) is np:
-        return "cpu"
-    return f"cuda:{array.device.id}"
+    return "cpu" if module_of(array) is np else f"cuda:{array.device.id}"
 
 
 @functools.cache

@@ -31,8 +31,7 @@ def ones(*size: Size, dtype: Any = DEFAULT_DTYPE, device: str | None = None, req
 
 def randn(*size: Size, dtype: Any = DEFAULT_DTYPE, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Numbers drawn from the normal distribution of mean 0 and variance 1; `manual_seed` makes them repeatable."""
-    numbers = generator().standard_normal(unpacked(size), DEFAULT_DTYPE)
-    return Tensor(numbers, requires_grad, dtype, device)
+    return Tensor(generator().standard_normal(unpacked(size), DEFAULT_DTYPE), requires_grad, dtype, device)
 
 
 def arange(*bounds: float, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:

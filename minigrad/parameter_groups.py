@@ -51,8 +51,7 @@ class ParameterGroups:
 
     def _check(self, group: dict[str, Any]) -> None:
         """Raise ValueError for settings that the optimizer does not have, or that are out of range."""
-        unknown = set(group) - set(self.defaults) - {"params"}
-        if unknown:
+        if unknown := set(group) - set(self.defaults) - {"params"}:
             known = ", ".join(self.defaults)
             raise ValueError(f"{type(self).__name__} has no setting {', '.join(sorted(unknown))}; it has {known}")
         settings = {**self.defaults, **group}

@@ -347,8 +347,7 @@ def _factor_in_words(size: float, lengths: dict[int, str]) -> str | None:
         (1 / 2, "2x too small: a factor 2 is missing (d x² = 2x dx), or one of two equal parts"),
     ]
     for reasons in (common, rare):
-        fitting = [reason for factor, reason in reasons if abs(size - factor) <= 1e-4 * factor]
-        if fitting:
+        if fitting := [reason for factor, reason in reasons if abs(size - factor) <= 1e-4 * factor]:
             return "; or: ".join(fitting)
     return None
 

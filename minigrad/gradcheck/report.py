@@ -154,8 +154,7 @@ def _overview(comparison: Comparison) -> str:
     wrong, right = [], []
     for k, variable in enumerate(comparison.subject.variables):
         kind = "elements" if comparison.is_dense(k) else "directions"
-        count = len(comparison.wrong_columns(k))
-        if count:
+        if count := len(comparison.wrong_columns(k)):
             wrong.append(f"{count} of {len(comparison.columns[k])} {kind} of {variable.name}")
         else:
             right.append(variable.name)

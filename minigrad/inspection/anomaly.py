@@ -120,9 +120,8 @@ def _any(test: str, value: Any) -> bool:
 def _first_bad(result: Any) -> tuple[tuple[int, ...], str]:
     bad = np.argwhere(~np.isfinite(to_numpy(result) if is_array(result) else np.asarray(result)))
     place = tuple(int(i) for i in bad[0])
-    if not place:
-        return place, "the number itself"
-    return place, f"{len(bad):,} of {result.size:,} elements, the first at {list(place)}"
+    where = f"{len(bad):,} of {result.size:,} elements, the first at {list(place)}" if place else "the number itself"
+    return place, where
 
 
 def _values_at(place: tuple[int, ...], result: Any, given: dict[str, Any], ctx: Any, phase: str) -> str:

@@ -7,6 +7,7 @@ them at its bottom edge.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from html import escape
 
 from .graph import Graph, Node
@@ -104,13 +105,11 @@ def _node(node: Node, box: Box, is_result: bool) -> str:
 # --- arrows ---
 
 
-def _edges(node: Node, boxes: dict[Node, Box]) -> list[Edge]:
-    edges = []
+def _edges(node: Node, boxes: dict[Node, Box]) -> Iterator[Edge]:
     for i, one in enumerate(node.inputs):
         source, target = boxes[one.source], boxes[node]
         source_dx = _port_dx(source, one.output, len(one.source.outputs))
-        edges.append(Edge(source, target, source_dx, _port_dx(target, i, len(node.inputs))))
-    return edges
+        yield Edge(source, target, source_dx, _port_dx(target, i, len(node.inputs)))
 
 
 def _edge_path(edge: Edge) -> str:
