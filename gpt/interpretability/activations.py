@@ -35,8 +35,7 @@ def record_activations(model: nn.Module, names: Iterable[str]) -> Iterator[dict[
         yield found
 
 
-@contextlib.contextmanager
-def patched(model: nn.Module, changes: Mapping[str, Array | Change]) -> Iterator[None]:
+def patched(model: nn.Module, changes: Mapping[str, Array | Change]) -> contextlib.AbstractContextManager[None]:
     """In the block, let the outputs of the named modules be other ones: an array, or a function of the output.
 
     A function gets the output as a Tensor, so gradients flow through what it computes. Raises AttributeError for a name
@@ -51,8 +50,7 @@ def patched(model: nn.Module, changes: Mapping[str, Array | Change]) -> Iterator
             raise ValueError(f"{name} computes {output.shape}, and cannot be replaced by {new.shape}")
         return new
 
-    with hooked(model, {name: partial(replace, name) for name in changes}):
-        yield
+    return hooked(model, {name: partial(replace, name) for name in changes})
 
 
 @contextlib.contextmanager

@@ -50,10 +50,9 @@ def attention_patterns(model: LanguageModel, ids: Ids) -> np.ndarray:
     return np.array(found)
 
 
-@contextlib.contextmanager
 def ablated(
     model: LanguageModel, heads: Iterable[Head] = (), attention: Iterable[int] = (), mlps: Iterable[int] = ()
-) -> Iterator[None]:
+) -> contextlib.AbstractContextManager[None]:
     """In the block, switch off heads (layer, head), the attention of whole layers, and the MLPs of layers.
 
     What is switched off adds zeros to the residual stream ("zero ablation"). Raises ValueError for what the model does
@@ -72,8 +71,7 @@ def ablated(
     changes: dict[str, Callable[..., Any]] = {projections[layer]: _Without(off[layer], n_head) for layer in off}
     changes |= {model.part_names("attention")[layer]: _nothing for layer in attention}
     changes |= {model.part_names("mlp")[layer]: _nothing for layer in mlps}
-    with hooked(model, changes):
-        yield
+    return hooked(model, changes)
 
 
 class _Without:
