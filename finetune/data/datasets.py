@@ -337,7 +337,7 @@ def pad_right(sequences: Sequence[Sequence[int]], fill: int) -> tuple[np.ndarray
     return padded, lengths
 
 
-class ShuffledBatches(Generic[T]):
+class ShuffledBatches(Iterator[Any], Generic[T]):
     """An endless, seeded stream of batches: every item once per epoch, each epoch in another order.
 
     collate: makes a batch of a list of `batch_size` items. `state_dict()` and `load_state_dict()` continue the stream
@@ -353,9 +353,6 @@ class ShuffledBatches(Generic[T]):
             raise ValueError(f"batches of {batch_size} cannot be made of {len(items)} items")
         self.items, self.batch_size, self.collate, self.seed = items, batch_size, collate, seed
         self.taken = 0  # how many items have been given
-
-    def __iter__(self) -> ShuffledBatches[T]:
-        return self
 
     def __next__(self) -> Any:
         places = range(self.taken, self.taken + self.batch_size)

@@ -158,7 +158,7 @@ def _shifted(windows: Tokens, vocab_size: int | None) -> Batch:
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class RandomBatches:
+class RandomBatches(Iterator[Batch]):
     """An endless, seeded stream of `get_batch`, which can continue exactly where a checkpoint stopped it.
 
     >>> batches = RandomBatches(np.arange(100), batch_size=2, block_size=8, seed=1)
@@ -177,9 +177,6 @@ class RandomBatches:
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
-
-    def __iter__(self) -> RandomBatches:
-        return self
 
     def __next__(self) -> Batch:
         return get_batch(self.tokens, self.batch_size, self.block_size, self.rng, self.vocab_size)
