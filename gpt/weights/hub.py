@@ -8,6 +8,7 @@ HF_HUB_OFFLINE, HF_TOKEN). It is imported only when a name is looked up.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -88,12 +89,10 @@ def _cached(name: str) -> Path | None:
     """The folder in the cache that has configuration and weights, or None."""
     library = _library(name)
     for repository in _repositories(name):
-        try:
+        with contextlib.suppress(OSError, ValueError):  # it is missing or incomplete, or the name is not a possible one
             folder = Path(library.snapshot_download(repository, local_files_only=True, allow_patterns=FILES))
             if (folder / CONFIG).exists() and all(path.exists() for path in weight_files(folder)):
                 return folder
-        except (OSError, ValueError):  # it is missing or incomplete, or the name is not a possible one
-            continue
     return None
 
 

@@ -8,6 +8,7 @@ matrices were reordered when the file was written, and we undo that here. (The r
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
@@ -116,8 +117,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tied: bool = True) -> LlamaCon
     }
     values = {prefix + name: value for name, value in {**defaults, **values}.items()}
     settings: dict[str, Any] = {ours: number_setting(values, prefix + name, 0, int) for name, ours in SIZES.items()}
-    for name, ours in NUMBERS.items():
-        settings[ours] = float32(number_setting(values, prefix + name, math.nan))
+    settings |= {ours: float32(number_setting(values, prefix + name, math.nan)) for name, ours in NUMBERS.items()}
     if f"{prefix}attention.key_length" in values:
         settings["head_size"] = number_setting(values, f"{prefix}attention.key_length", 0, int)
     if values.get(f"{prefix}rope.scaling.type") == "linear":
@@ -157,8 +157,7 @@ def settings(config: LlamaConfig) -> dict[str, Any]:
 def slower(config: LlamaConfig) -> np.ndarray:
     """By what each pair of the rotary positions is slowed down: (D/2), in float32."""
     speeds = config.rope_theta ** (-np.arange(0, config.head_size, 2) / config.head_size)
-    scaling = config.rope_scaling or RopeScaling(1.0)
-    return (speeds / slowed(speeds, scaling)).astype(np.float32)
+    return (speeds / slowed(speeds, config.rope_scaling or RopeScaling(1.0))).astype(np.float32)
 
 
 def config_of(file: GGUFFile) -> LlamaConfig:
@@ -168,12 +167,10 @@ def config_of(file: GGUFFile) -> LlamaConfig:
     if ROPE_FREQS not in file.tensors:
         return config
     stored = dequantize(file.tensors[ROPE_FREQS]).reshape(-1)  # the result of Llama 3.1's formula
-    try:
+    with contextlib.suppress(ValueError):  # such as another number of pairs
         found = dataclasses.replace(config, rope_scaling=RopeScaling(round(float(stored.max()), 3), *LLAMA3))
         if config.rope_scaling is None and np.allclose(slower(found), stored, rtol=1e-4, atol=0):
             return found
-    except ValueError:  # such as another number of pairs
-        pass
     raise GGUFError(f"{file.path}: {ROPE_FREQS} is not the scaling of Llama 3.1, and no other is known")
 
 
