@@ -32,8 +32,7 @@ class Corpus:
         return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
 
     def __str__(self) -> str:
-        size = len(self.text.encode("utf-8"))
-        return f"{self.name}: {self.source}, {size:,} bytes, SHA-256 {self.sha256[:16]}..."
+        return f"{self.name}: {self.source}, {len(self.text.encode()):,} bytes, SHA-256 {self.sha256[:16]}..."
 
 
 def load_corpus(name_or_path: StrPath) -> Corpus:

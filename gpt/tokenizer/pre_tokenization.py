@@ -158,8 +158,7 @@ def independent_chunks(
             waiting += piece[start : start + size]
             if len(waiting) < wanted:
                 continue
-            cut = _last_safe_cut(waiting, special_tokens)
-            if cut:
+            if cut := _last_safe_cut(waiting, special_tokens):
                 yield waiting[:cut]
             waiting = waiting[cut:]
             wanted = max(size, 2 * len(waiting))  # or the same text would be searched again and again

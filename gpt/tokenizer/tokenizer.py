@@ -256,8 +256,7 @@ class Tokenizer:
     def _allowed(self, allowed_special: AllowedSpecial) -> Collection[str]:
         if allowed_special == "all":
             return self.special_tokens
-        unknown = [text for text in checked_special_tokens(allowed_special) if text not in self.special_tokens]
-        if unknown:
+        if unknown := [text for text in checked_special_tokens(allowed_special) if text not in self.special_tokens]:
             raise ValueError(f"allowed_special: {unknown[0]!r} is not one of {list(self.special_tokens)}")
         return allowed_special
 

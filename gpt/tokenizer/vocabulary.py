@@ -173,8 +173,7 @@ def check_tokens(tokens: Mapping[int, bytes]) -> None:
 
 def check_all_made(tokens: Mapping[int, bytes], merges: Sequence[Pair], special_tokens: Iterable[str]) -> None:
     """Raise ValueError for a token that is not a byte, not special, and not the result of a merge."""
-    explained = {first + second for first, second in merges}
-    explained.update(token.encode("utf-8") for token in special_tokens)
+    explained = {first + second for first, second in merges} | {token.encode("utf-8") for token in special_tokens}
     if found := [id for id, token in tokens.items() if len(token) > 1 and token not in explained]:
         first = f"{visible(tokens[found[0]])!r}, id {found[0]}"
         which = f"{len(found)} of the tokens, which are not special (the first is {first})"

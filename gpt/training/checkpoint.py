@@ -365,12 +365,11 @@ def inputs(folder: StrPath, data: bool = True) -> dict[str, str]:
     """
     folder = Path(folder)
     paths = [folder / name for name in TOKENIZER_FILES] + (sorted((folder / "data").glob("*")) if data else [])
-    hashes = {}
-    for path in paths:
-        if path.is_file() and not path.name.startswith("."):
-            most = sys.maxsize if path.parent != folder else MAX_MODEL_TEXT
-            hashes[path.relative_to(folder).as_posix()] = sha256_of(path, most)
-    return hashes
+    return {
+        path.relative_to(folder).as_posix(): sha256_of(path, MAX_MODEL_TEXT if path.parent == folder else sys.maxsize)
+        for path in paths
+        if path.is_file() and not path.name.startswith(".")
+    }
 
 
 def check_inputs(folder: StrPath, state: Mapping[str, Any], data: bool = True) -> dict[str, str]:

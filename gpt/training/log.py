@@ -58,9 +58,8 @@ class RunLog:
 
     def rewind(self, step: int) -> None:
         """Drop the lines after `step`: a run that goes on from there writes them again."""
-        if self.silent:
-            return
-        write_json_lines(self.path, (row for row in read_log(self.path) if row["step"] <= step))
+        if not self.silent:
+            write_json_lines(self.path, (row for row in read_log(self.path) if row["step"] <= step))
 
     def _append(self, row: dict[str, Any]) -> None:
         if self.silent:

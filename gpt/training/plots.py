@@ -105,8 +105,7 @@ def _draw_shares(axes: Any, rows: list[dict[str, Any]], keys: Sequence[str]) -> 
 
 
 def _curve(axes: Any, rows: list[dict[str, Any]], key: str, **style: Any) -> None:
-    points = [(row["step"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]
-    if points:
+    if points := [(row["step"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]:
         axes.plot(*zip(*points, strict=True), **style)
 
 

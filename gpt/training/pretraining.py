@@ -132,7 +132,6 @@ def demo_config(
     return PretrainingConfig(
         data=data,
         out_dir=out_dir,
-        vocab_size=1024,
         batch_size=12,
         seed=seed,
         sample_prompt=prompt,

@@ -50,7 +50,6 @@ def prepare_training(model: nn.Module, config: TrainingConfig) -> tuple[optim.Op
     if config.checkpoint_activations:
         nn.checkpoint_activations(model)
     named, decay, betas = model.named_parameters(), config.weight_decay, (config.beta1, config.beta2)
-    optimizer: optim.Optimizer
     if config.optimizer == "adamw":
         optimizer = optim.AdamW(optim.decay_groups(named, decay), lr=config.learning_rate, betas=betas)
     else:

@@ -148,8 +148,7 @@ def from_json(values: dict[str, Any]) -> GPTConfig:
     if len(set(dropouts.values())) > 1:
         listed = ", ".join(f"{name} {value}" for name, value in dropouts.items())
         warnings.warn(f"{listed}: our model has one dropout, which is now {dropout}", stacklevel=3)
-    epsilon = number_setting(values, "layer_norm_epsilon", 1e-5)
-    return GPTConfig(**sizes, dropout=dropout, layer_norm_epsilon=epsilon)
+    return GPTConfig(**sizes, dropout=dropout, layer_norm_epsilon=number_setting(values, "layer_norm_epsilon", 1e-5))
 
 
 def to_json(
