@@ -67,8 +67,7 @@ class BlockArray(PackedMatrix):
 
     def dequantize_rows(self, rows: slice | Array) -> Array:
         codes, scales = self.codes[:, :, rows], self.scales[:, rows]
-        xp = module_of(codes)
-        values = xp.empty((self.groups, BLOCK, codes.shape[2]), self.dtype)
+        values = module_of(codes).empty((self.groups, BLOCK, codes.shape[2]), self.dtype)
         if self.bits == 8:
             values[...] = codes
         else:

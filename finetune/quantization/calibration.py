@@ -7,7 +7,8 @@ and which of them are correlated, and the mean of |x|. Both are sums, so the inp
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,15 +67,12 @@ class Reader:
         for layers, _ in inputs:
             moments |= dict.fromkeys(layers, InputMoments(block.get_submodule(layers[0]).in_features))
 
-        def counting(name: str) -> Callable[..., None]:
-            def hook(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-                moments[name].add(args[0].data)
-                if name in inputs[-1].layers:
-                    raise _Enough  # the rest of the block is not needed
+        def count(name: str, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            moments[name].add(args[0].data)
+            if name in inputs[-1].layers:
+                raise _Enough  # the rest of the block is not needed
 
-            return hook
-
-        with hooked(block, {layers[0]: counting(layers[0]) for layers, _ in inputs}):
+        with hooked(block, {layers[0]: partial(count, layers[0]) for layers, _ in inputs}):
             for rows in self.batches:
                 with contextlib.suppress(_Enough):
                     block(Tensor(self.hidden[rows]), *self.block_arguments)

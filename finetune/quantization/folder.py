@@ -72,13 +72,11 @@ def _build(settings: dict[str, Any], shapes: Shapes) -> LanguageModel:
 
 def _empty(settings: Settings, config: QuantizationConfig) -> LanguageModel:
     """A quantized model of this shape, whose arrays are set later."""
-    architecture = architecture_of(settings)
     with nn.init.skipped():
-        model = architecture(settings)
-    names = architecture.names
+        model = architecture_of(settings)(settings)
     if config.embedding:
-        put_quantized(model, names.embedding, _blank(model.embedding.weight.shape, EMBEDDING))
-    for name in [f"{block}.{layer}" for block in model.part_names() for layer in names.layers]:
+        put_quantized(model, model.names.embedding, _blank(model.embedding.weight.shape, EMBEDDING))
+    for name in [f"{block}.{layer}" for block in model.part_names() for layer in model.names.layers]:
         layer: Any = model.get_submodule(name)
         put_quantized(model, name, _blank(layer.weight.shape, config))
     return model

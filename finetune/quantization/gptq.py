@@ -192,6 +192,5 @@ def output_error(weight: np.ndarray, approximation: np.ndarray, hessian: np.ndar
     >>> output_error(np.array([[1.0, 2.0]]), np.array([[1.0, 1.0]]), np.eye(2))
     0.2
     """
-    difference = weight - approximation
-    error, size = ((matrix @ hessian * matrix).sum(dtype=np.float64) for matrix in (difference, weight))
+    error, size = ((matrix @ hessian * matrix).sum(dtype=np.float64) for matrix in (weight - approximation, weight))
     return float(error / size) if size > 0 else 0.0
