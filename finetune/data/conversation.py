@@ -83,10 +83,9 @@ class Conversation:
         ValueError for a question that is too long by itself.
         """
         prompt = self._fit([*self.messages, {"role": "user", "content": question}], max_new_tokens)
-        room = self.model.config.block_size - len(prompt)
+        new = min(max_new_tokens, self.model.config.block_size - len(prompt))
         text = TextStream(self.tokenizer)
         stop = self.template.stop_tokens
-        new = min(max_new_tokens, room)
         steps = stream(self.model, [prompt], new, sampling, stop_tokens=stop, memory=self._memory)
         said = ""
         try:

@@ -30,8 +30,7 @@ def encode_questions(
     def encode(example: Example) -> tuple[list[int], bool]:
         messages = example.question
         while len(ids := template.encode(messages, add_generation_prompt=True)[0]) > room:
-            shorter = without_oldest_turn(messages)
-            if shorter is None:
+            if (shorter := without_oldest_turn(messages)) is None:
                 fit = f"with {response_length} of reply it must fit into {block_size}"
                 raise ValueError(f"the question has {len(ids)} tokens, and {fit}: use a smaller --response-length")
             messages = shorter

@@ -115,8 +115,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
 
 def _with_embeddings(config: AdaptationConfig, model: LanguageModel) -> AdaptationConfig:
     """The settings, with the embedding among what is trained: new tokens can only be learned there."""
-    tied = model.names.embeddings[0], "lm_head"
-    whole = tuple(dict.fromkeys([*config.lora.modules_to_save, *tied]))
+    whole = tuple(dict.fromkeys([*config.lora.modules_to_save, model.names.embeddings[0], "lm_head"]))
     return dataclasses.replace(config, lora=dataclasses.replace(config.lora, modules_to_save=whole))
 
 

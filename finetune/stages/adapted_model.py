@@ -83,8 +83,7 @@ def adapter_format(config: AdaptationConfig) -> ModelFormat | None:
     """What a checkpoint stores: the whole model (None), or the trained parameters and the others' fingerprint."""
     if config.method == "full":
         return None
-    name = f"minigrad-{config.method}"
-    return ModelFormat(name, config=partial(_describe, config), build=partial(_build, config), tensors=_trained)
+    return ModelFormat(f"minigrad-{config.method}", partial(_describe, config), partial(_build, config), _trained)
 
 
 def _describe(config: AdaptationConfig, model: LanguageModel) -> dict[str, Any]:

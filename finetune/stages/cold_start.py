@@ -26,7 +26,6 @@ from ..objectives.sft import collate, encode_examples, sft_loss
 WORKED = "worked"  # init_from: first train a new small model on worked examples
 WORKED_EXAMPLES, TRAIN_ITEMS, TEST_ITEMS = 1000, 5000, 200
 THINKING = 0.5  # share of the worked examples with a thought
-CONTROL_COLUMNS = f"       loss  of the worked examples' answers\n{MEASURES}"
 BATCH_SIZE = 32  # conversations
 
 
@@ -45,8 +44,7 @@ def cold_start_model(examples: Sequence[Example], seed: int, steps: int) -> tupl
             bar.update(1)
             loss = step.loss
     size, seconds = f"{model.num_parameters():,} parameters", time.perf_counter() - started
-    learned = f"has learned from {len(examples):,} worked examples"
-    show(f"a new model of {size} {learned}: loss {loss:.3f}, {seconds:.0f} s")
+    show(f"a new model of {size} has learned from {len(examples):,} worked examples: loss {loss:.3f}, {seconds:.0f} s")
     return model, tokenizer
 
 
@@ -96,7 +94,7 @@ def learn_from_examples(
     optimizer, schedule = run.prepare(model, training)
     conversations, _ = encode_examples(worked, ChatTemplate(tokenizer), model.config.block_size)
     stream = ShuffledBatches(conversations, BATCH_SIZE, collate, run.config.seed)
-    run.explain_columns(CONTROL_COLUMNS)
+    run.explain_columns(f"       loss  of the worked examples' answers\n{MEASURES}")
     model.train()
     with run:
         for batches in run.batches(stream):

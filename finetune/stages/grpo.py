@@ -186,8 +186,7 @@ def learn_from_answers(
                 # Update: a few steps, each on some of the answers.
                 steps = []
                 for batch in grpo_batches(model, reference, replies, advantages, grpo, backend.generator()):
-                    step = training_step(model, [batch], loss_fn, optimizer, schedule, max_norm, run.gradient_fn)
-                    steps.append(step)
+                    steps.append(training_step(model, [batch], loss_fn, optimizer, schedule, max_norm, run.gradient_fn))
             run.record(*steps, reward=float(rewards.mean()), ended=float(replies.ended.mean()), **measured)
         if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
             run.record_validation(validate())

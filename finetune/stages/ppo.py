@@ -177,8 +177,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
                 # Update: a few steps, each on the tokens of some of the replies.
                 steps = []
                 for batch in ppo_batches(rollout, advantages, returns, ppo, backend.generator()):
-                    step = training_step(model, [batch], loss_fn, optimizer, schedule, max_norm, run.gradient_fn)
-                    steps.append(step)
+                    steps.append(training_step(model, [batch], loss_fn, optimizer, schedule, max_norm, run.gradient_fn))
             measured = _really_right(tasks, rollout, tokenizer) if is_built_in else {}
             run.record(*steps, **rollout_metrics(rollout), **measured)
         if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
