@@ -87,11 +87,10 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
 
 def ask_gradcheck(trial: Trial, first: Finding, case: Case) -> tuple[str, Diagnosis]:
     """The gradient that gradcheck finds wrong in a case, and its diagnosis; of the kind "" if it finds nothing."""
-    op = trial.written
     wanted = [gradient is not None for gradient in trial.reference.run(case, trial.douts(case)).value]
 
     def fn(*tensors: Any) -> Any:
-        return op.apply(*tensors, **copy.deepcopy(case.options))
+        return trial.written.apply(*tensors, **copy.deepcopy(case.options))
 
     names = trial.names[: len(case.arguments)]
     fn.__signature__ = inspect.Signature([inspect.Parameter(n, inspect.Parameter.POSITIONAL_ONLY) for n in names])  # type: ignore[attr-defined]

@@ -191,8 +191,7 @@ class Solution:
 
 def last_line(error: BaseException, path: str) -> int | None:
     """The last line of a file that an exception went through."""
-    frames = traceback.walk_tb(error.__traceback__)
-    lines = [line for frame, line in frames if frame.f_code.co_filename == path]
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == path]
     return lines[-1] if lines else None
 
 

@@ -132,8 +132,7 @@ class Workspace:
         with self.changing() as state:
             if file.exists():
                 numbers = (n for n in range(1, 10_000) if not file.with_suffix(f".old{n}.txt").exists())
-                kept = file.with_suffix(f".old{next(numbers)}.txt")
-                file.replace(kept)
+                kept = file.replace(file.with_suffix(f".old{next(numbers)}.txt"))
             state["passed"].pop(name, None)
             state["hints"].pop(name, None)
         self.start(name)
