@@ -119,10 +119,7 @@ assert same["the merge table"] == 1 and same["its merges, shuffled"] < 0.9
 
 # %%
 sizes = [257, 300, 400, 512, 768, 1024, 2048]
-per_token = []
-for size in sizes:
-    smaller = Tokenizer.train([text], size)
-    per_token.append(len(text) / len(smaller.encode(text)))
+per_token = [len(text) / len(Tokenizer.train([text], size).encode(text)) for size in sizes]
 print("vocabulary    " + "".join(f"{size:7,}" for size in sizes))
 print("letters/token " + "".join(f"{ratio:7.2f}" for ratio in per_token))
 assert per_token == sorted(per_token) and per_token[5] < 1.5 * per_token[3]

@@ -197,8 +197,7 @@ assert safe_loss < unsafe_loss
 # rate that falls.
 #
 # Predict: after 200 more steps, which one has the lower loss?
-shape = {"n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 16}
-small = new_gpt(V, lesson.seed, **shape)
+small = new_gpt(V, lesson.seed, n_layer=1, n_head=2, n_embd=32, block_size=16)
 train(small, train_ids, 600, 1e-2, seed=lesson.seed, warmup=100, min_lr_ratio=1.0)
 kept = {name: p.data.copy() for name, p in small.named_parameters()}
 finals = {"600 steps": validation_loss(small, val_ids, 16_384)}

@@ -95,8 +95,7 @@ assert half[1] == 0 and np.isinf(half[2]) and np.allclose(round_bfloat16(value),
 # inf of the others. What bfloat16 cannot do is to add a small step: after 1 comes 1.0078.
 
 # %%
-weight = np.array([1.0], np.float32)
-in_bfloat16 = in_float32 = weight
+in_bfloat16 = in_float32 = np.array([1.0], np.float32)
 for _ in range(100):
     in_bfloat16 = round_bfloat16(in_bfloat16 + np.float32(1e-3))
     in_float32 = in_float32 + np.float32(1e-3)
@@ -169,8 +168,7 @@ assert texts[True] == texts[False]
 print(f"140 tokens, 4 layers, 128 wide: {seconds[False]:.2f} s without, {seconds[True]:.2f} s with; the same tokens")
 
 # %%
-config = GPTConfig()
-per_token = accounting.kv_cache_bytes(config, 1, 1, "bfloat16")
+per_token = accounting.kv_cache_bytes(GPTConfig(), 1, 1, "bfloat16")
 print(f"the price: 2 x 12 layers x 768 x 2 bytes = {per_token:,} bytes per token (GPT-2, bfloat16)")
 cache = KVCache.for_model(model, batch=1)
 with mg.no_grad():
@@ -260,8 +258,7 @@ for name in ("all activations", "inputs of blocks"):
     print(f"  {name}: {kept[name] / 1e6:.1f} MB kept at most, {flops[name] / 1e9:.2f} GFLOP, loss {losses[name]:.6f}")
 assert len(set(losses.values())) == 1 and np.array_equal(*slopes.values())  # the same to the last bit
 assert kept["inputs of blocks"] < kept["all activations"] / 3
-more = flops["inputs of blocks"] / flops["all activations"]
-assert 1.2 < more < 1.34
+assert 1.2 < flops["inputs of blocks"] / flops["all activations"] < 1.34
 
 # %% [markdown]
 # Answer: a third more, less what lies outside the blocks. `python scripts/train.py --checkpoint-activations` does it.

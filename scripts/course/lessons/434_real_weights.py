@@ -98,8 +98,7 @@ layer.weight.data[...] = there.T
 x = rng.standard_normal((1, 3)).astype(np.float32)
 print("theirs", x @ there, " ours", layer(nn.Parameter(x)).data)
 assert np.allclose(layer(nn.Parameter(x)).data, x @ there, atol=1e-5)
-expected = [match.expected for match in matches if match.expected]
-for row in [row for row in expected if row.transposed][:4]:
+for row in [match.expected for match in matches if match.expected and match.expected.transposed][:4]:
     print(f"  {row.theirs:22} {row.their_shape} -> {row.our_shape}")
 
 # %% [markdown]

@@ -85,8 +85,7 @@ for beta in (100.0, 1.0, 0.2):
 
 # %%
 for beta in (1.0, 0.2):
-    best = best_policy(beta)
-    implied = beta * np.log(best / rho)
+    implied = beta * np.log(best_policy(beta) / rho)
     print(f"beta {beta}: beta ln(π*/ρ) {implied}; differences {np.diff(implied)}, of the rewards {np.diff(reward)}")
     assert np.allclose(np.diff(implied), np.diff(reward))
 
