@@ -63,10 +63,6 @@ def cases(draw):
     return Case(x, weight, bias, eps=draw(st.sampled_from([0.1, 0.5])))
 
 
-def without_axes(x, weight, bias, axes, eps):
-    return x, weight, bias, eps
-
-
 EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
     title="three ways from x to the output",
@@ -80,6 +76,6 @@ EXERCISE = Exercise(
         "* weight",
     ),
     checks=[OpCheck("LayerNorm", cases(), Case(some(2, 3, 5), some(5), some(5, seed=1), eps=0.1), examples=15)],
-    place=Kernel("layer_norm", "LayerNorm", without_axes),
+    place=Kernel("layer_norm", "LayerNorm", lambda x, weight, bias, axes, eps: (x, weight, bias, eps)),
     answer=("minigrad.functional.normalization.LayerNorm",),
 )

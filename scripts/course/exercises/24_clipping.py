@@ -56,10 +56,8 @@ EXERCISE = Exercise(
         "norm and factor are two numbers for the whole list.",
         "norm = math.sqrt(sum((g * g).sum() for g in gradients)); factor = min(1, max_norm / norm) if norm else 1",
     ),
-    checks=[
-        # the library adds 1e-6 to the norm
-        FunctionCheck("clip", cases, Case([some(2, 3), some(4), some(2, 2)], 1.5), tolerance=1e-5)
-    ],
+    # The library adds 1e-6 to the norm.
+    checks=[FunctionCheck("clip", cases, Case([some(2, 3), some(4), some(2, 2)], 1.5), tolerance=1e-5)],
     place=Patch("clip", "minigrad.optim.clip_grad_norm_", adapt=in_place),
     answer=("minigrad.optim.clip_grad_norm_",),
 )

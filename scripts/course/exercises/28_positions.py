@@ -51,10 +51,8 @@ EXERCISE = Exercise(
         "angle = t / 10000 ** (np.arange(0, size, 2) / size); table[:, 0::2] = np.sin(angle); table[:, 1::2] = "
         "np.cos(angle)",
     ),
-    checks=[
-        # the library's table is float32
-        FunctionCheck("sinusoidal", sizes, Case(5, 6), tolerance=1e-5)
-    ],
+    # The library's table is float32.
+    checks=[FunctionCheck("sinusoidal", sizes, Case(5, 6), tolerance=1e-5)],
     place=Patch("sinusoidal", "gpt.model.positions.sinusoidal_table"),
     answer=("gpt.model.positions.sinusoidal_table",),
 )

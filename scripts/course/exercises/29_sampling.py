@@ -84,7 +84,5 @@ EXERCISE = Exercise(
         FunctionCheck("probabilities", cases(), Case(some(6) - 1000, 0.5, 3, 1.0), examples=1),
     ),
     place=Patch("probabilities", "gpt.model.generation.Sampling.candidates", adapt=as_method),
-    answer=(
-        "gpt.model.generation.Sampling.candidates", "gpt.model.generation.most_likely", "gpt.model.generation.nucleus",
-    ),
+    answer=tuple(f"gpt.model.generation.{name}" for name in ("Sampling.candidates", "most_likely", "nucleus")),
 )

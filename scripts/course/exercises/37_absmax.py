@@ -72,9 +72,7 @@ EXERCISE = Exercise(
         "scales = np.maximum(np.abs(values).max(axis=1, keepdims=True), 1e-30) / 127; np.rint(values / "
         "scales).astype(np.int8)",
     ),
-    checks=[
-        # the library's scales are float32
-        FunctionCheck("absmax", cases(), Case(some(3, 5)), call=quantized, tolerance=1e-5)
-    ],
+    # The library's scales are float32.
+    checks=[FunctionCheck("absmax", cases(), Case(some(3, 5)), call=quantized, tolerance=1e-5)],
     answer=tuple(f"finetune.quantization.rounding.{name}" for name in ("absmax", "grid", "to_levels")),
 )

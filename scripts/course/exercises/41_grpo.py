@@ -49,17 +49,13 @@ SLIPS = [
 ]  # fmt: skip
 
 
-@st.composite
-def cases(draw):
-    Q, G, L = draw(st.integers(1, 3)), draw(st.integers(2, 4)), draw(st.integers(1, 4))
-    return case(Q, G, L, draw(st.integers(0, 10_000)))
-
-
 def case(Q: int, G: int, L: int, seed: int):
     rng = np.random.default_rng(seed)
     mask = np.arange(L) < rng.integers(1, L + 1, (Q * G, 1))
     return Case(np.exp(rng.uniform(-0.6, 0.6, mask.shape)), mask, rng.integers(0, 3, (Q, G)).astype(float))
 
+
+cases = st.builds(case, st.integers(1, 3), st.integers(2, 4), st.integers(1, 4), st.integers(0, 10_000))
 
 EXERCISE = Exercise(
     STUB, BLANKS, SLIPS,
@@ -70,10 +66,6 @@ EXERCISE = Exercise(
         "advantages (Q, G) -> (Q G, 1), which broadcasts with ratio (Q G, L); sum losses * mask over axis 1.",
         "((losses * mask).sum(axis=1) / mask.sum(axis=1)).mean()",
     ),
-    checks=[FunctionCheck("grpo_loss", cases(), case(3, 4, 5, seed=0))],
-    answer=(
-        "finetune.objectives.grpo.group_advantages",
-        "finetune.objectives.grpo.answer_weights",
-        "finetune.objectives.grpo.grpo_loss",
-    ),
+    checks=[FunctionCheck("grpo_loss", cases, case(3, 4, 5, seed=0))],
+    answer=tuple(f"finetune.objectives.grpo.{name}" for name in ("group_advantages", "answer_weights", "grpo_loss")),
 )  # fmt: skip

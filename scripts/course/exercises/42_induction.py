@@ -47,9 +47,7 @@ EXERCISE = Exercise(
         "ids[:, None] == ids[None, :-1] is (T, T - 1): column s - 1 of it belongs to place s.",
         "follows[:, 1:] = ids[:, None] == ids[None, :-1]; follows &= np.tri(length, dtype=bool)",
     ),
-    checks=[
-        FunctionCheck("follows_earlier", st.integers(1, 7).flatmap(lambda n: ids(n, 3)).map(Case),
-                      Case(np.array([1, 2, 1, 1, 2])))
-    ],
+    checks=[FunctionCheck("follows_earlier", st.integers(1, 7).flatmap(lambda n: ids(n, 3)).map(Case),
+                          Case(np.array([1, 2, 1, 1, 2])))],
     answer=("gpt.interpretability.induction.follows_earlier",),
 )  # fmt: skip
