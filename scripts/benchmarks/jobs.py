@@ -57,9 +57,7 @@ def select_kernels(side: str) -> None:
 
 def model_config(preset: str) -> GPTConfig:
     """The shape of a model to measure: a preset's, or the model's that `make demo` trains."""
-    if preset == "demo":
-        return GPTConfig(DEMO.vocab_size, **DEMO.model)
-    return GPTConfig.preset(preset)
+    return GPTConfig(DEMO.vocab_size, **DEMO.model) if preset == "demo" else GPTConfig.preset(preset)
 
 
 class Training:

@@ -97,12 +97,11 @@ def add_ratios(row: dict[str, Any]) -> None:
 
 def lines(row: dict[str, Any]) -> list[str]:
     """Return the lines to print."""
-    out = []
-    for side, figures in row["sides"].items():
-        out.append(
-            f"{side:<14} {figures['seconds'] * 1000:9.1f} ms | peak memory {figures['peak_bytes'] / 2**20:6.0f} MiB | "
-            f"products {figures['product_flops'] / 1e9:4.0f} GFLOP/s ({figures['library']})"
-        )
+    out = [
+        f"{side:<14} {figures['seconds'] * 1000:9.1f} ms | peak memory {figures['peak_bytes'] / 2**20:6.0f} MiB | "
+        f"products {figures['product_flops'] / 1e9:4.0f} GFLOP/s ({figures['library']})"
+        for side, figures in row["sides"].items()
+    ]
     for pair, ratios in row["against"].items():
         speeds = ratios["speeds"]
         spread = f"{speeds[0]:.2f} to {speeds[-1]:.2f} in {len(speeds)} pairs of steps"

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from gpt import GPTConfig
 from minigrad.backend import usable_cores
+from minigrad.optim import decay_groups
 from scripts.benchmarks.jobs import model_config, token_ids
 
 torch.set_num_threads(usable_cores())
@@ -65,9 +66,7 @@ class Training:
         self.model = TorchGPT(config).to(device)
         self.in_precision = in_precision(device, precision)
         self.ids, self.targets = torch.from_numpy(token_ids(config, 2, batch, time)).to(device)
-        decayed = [p for p in self.model.parameters() if p.ndim >= 2]
-        others = [p for p in self.model.parameters() if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+        groups = decay_groups(self.model.named_parameters(), 0.1)
         self.loss: Any = torch.compile(self.model.loss) if COMPILE else self.model.loss
         self.optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
 

@@ -114,8 +114,7 @@ def _tensors(case: Case, device: str, dtype: Any) -> list[Any]:
 
 
 def _dout(out: Tensor, device: str) -> Any:
-    numbers = np.random.default_rng(1).standard_normal(out.shape)
-    return to_device(np.asarray(numbers, out.dtype), device)
+    return to_device(np.asarray(np.random.default_rng(1).standard_normal(out.shape), out.dtype), device)
 
 
 def _row(found: list[np.ndarray], expected: list[np.ndarray], times: list[float], precision: str) -> dict[str, float]:

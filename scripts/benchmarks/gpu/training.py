@@ -31,12 +31,8 @@ def check(run: Run | None = None) -> dict[str, Any]:
     run = Run() if run is None else run
     here, there = (losses(run, device) for device in ("cpu", "cuda"))
     difference = float(np.abs(np.subtract(here["losses"], there["losses"])).max())
-    return {
-        "passed": difference <= TOLERANCE and there["losses"][-1] < there["losses"][0],
-        "difference": difference,
-        "cpu": here,
-        "cuda": there,
-    }
+    passed = difference <= TOLERANCE and there["losses"][-1] < there["losses"][0]
+    return {"passed": passed, "difference": difference, "cpu": here, "cuda": there}
 
 
 def losses(run: Run, device: str) -> dict[str, Any]:
