@@ -258,8 +258,7 @@ def run_bug(name: str, out_dir: Path) -> Result:
     healthy_curve, healthy_text, healthy_entropy = healthy(bug.beside or dataclasses.replace(HEALTHY, shape=bug.shape))
     draw(out_dir, name, healthy_curve, curve, xlabel="step", ylabel="loss (nats per token), smoothed", ylim=(0, None))
     where = (bug.check.__doc__ or "").partition(":")[0]
-    found, entropies = bug.check(bug), (entropy, healthy_entropy)
-    return Result(curve[-1], healthy_curve[-1], text, healthy_text, found, where, entropies)
+    return Result(curve[-1], healthy_curve[-1], text, healthy_text, bug.check(bug), where, (entropy, healthy_entropy))
 
 
 def draw(out_dir: Path, name: str, healthy_curve: np.ndarray, curve: np.ndarray, **labels: Any) -> None:

@@ -206,9 +206,8 @@ def run(arguments: Any) -> int:
     from scripts.course.checker import in_gpt
 
     workspace = workspace_of(arguments)
-    out_dir = Path(arguments.out_dir or "runs/exercises")
     names = workspace.passed if arguments.all else [name_in(workspace, arguments)]
-    return in_gpt.run(workspace, names, out_dir, whole=arguments.all)
+    return in_gpt.run(workspace, names, Path(arguments.out_dir or "runs/exercises"), whole=arguments.all)
 
 
 def capstone(arguments: Any) -> int:

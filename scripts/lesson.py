@@ -68,8 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     options = ["--out-dir", arguments.out_dir, "--seed", str(arguments.seed), *flags]
     for lesson in lessons():  # each in a process of its own
         measure = ["--measure"] * (arguments.measure and is_measured(lesson))
-        code = subprocess.run([sys.executable, __file__, lesson.stem, *options, *measure]).returncode
-        if code:
+        if code := subprocess.run([sys.executable, __file__, lesson.stem, *options, *measure]).returncode:
             print(f"{lesson.stem} ended with status {code}", file=sys.stderr)
             return code
     return 0

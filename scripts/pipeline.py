@@ -194,8 +194,7 @@ class Notes:
     def write(self, name: str, **stage: Any) -> None:
         """Store the origin of a stage that begins; or its origin and its row when it is finished."""
         self.stages[name] = stage
-        notes = {"settings": self.settings, "stages": self.stages}
-        write_text(self.folder / NOTES, json.dumps(notes, indent=1) + "\n")
+        write_text(self.folder / NOTES, json.dumps({"settings": self.settings, "stages": self.stages}, indent=1) + "\n")
 
 
 def fingerprint(folder: Path) -> str:

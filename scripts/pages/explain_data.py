@@ -103,7 +103,6 @@ class Table:
 def call_data(call: Call, inside: Inside, table: Table) -> dict[str, Any]:
     """One op, with its place in the code, its derivatives, and which of its inputs its output is a sum of."""
     small = call.jacobian if table.limit > LIMITS[-1] else None
-    jacobian = {i: table.packed(rows) for i, rows in small.items()} if small else None
     return {
         "op": call.function.__name__,
         "label": label(call),
@@ -116,7 +115,7 @@ def call_data(call: Call, inside: Inside, table: Table) -> dict[str, Any]:
             {**place._asdict(), "path": shown_path(place.path), "text": linecache.getline(*place[:2]).strip()}
             for place in call.where
         ],
-        "jacobian": jacobian,
+        "jacobian": {i: table.packed(rows) for i, rows in small.items()} if small else None,
         "terms": terms(call),
         "order": call.order,
         "douts": [table.add(value) for value in call.douts],

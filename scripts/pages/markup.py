@@ -161,8 +161,7 @@ def python_to_html(source: str) -> str:
     html, done = [], 0
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
-            kind = _color(token)
-            if kind:
+            if kind := _color(token):
                 begin, end = (starts[row - 1] + column for row, column in (token.start, token.end))
                 parts = [f'<span class="{kind}">{escaped(part)}</span>' for part in source[begin:end].split("\n")]
                 html += [escaped(source[done:begin]), "\n".join(parts)]

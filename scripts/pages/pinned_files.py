@@ -83,8 +83,7 @@ def copy_assets(assets: Path, out: Path) -> None:
             raise ValueError(f"{source} is not the pinned file (its SHA-256 differs): delete it, and fetch it again")
         with atomic_write(out / "pyodide" / name) as file:
             file.write(content)
-    lock = {"info": known["info"], "packages": known["packages"]}
-    write_text(out / "pyodide" / "pyodide-lock.json", json.dumps(lock))
+    write_text(out / "pyodide/pyodide-lock.json", json.dumps({name: known[name] for name in ("info", "packages")}))
 
 
 if __name__ == "__main__":

@@ -110,11 +110,10 @@ def held_bytes(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str
     >>> held_bytes(nn.Linear(10, 5))
     {'weights': 220, 'gradients': 0, 'optimizer': 0}
     """
-    parameters = list(model.parameters())
     states = [] if optimizer is None else optimizer.state_dict()["state"].values()
     return {
         "weights": memory(model),
-        "gradients": sum(p.grad.nbytes for p in parameters if p.grad is not None),
+        "gradients": sum(p.grad.nbytes for p in model.parameters() if p.grad is not None),
         "optimizer": sum(value.nbytes for state in states for value in state.values() if hasattr(value, "nbytes")),
     }
 

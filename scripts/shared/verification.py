@@ -208,8 +208,7 @@ def differences(ours: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarr
         distance = np.abs(np.subtract(array, expected, dtype=np.float64))
         spread = float(np.std(expected, dtype=np.float64)) or float(np.abs(expected).max(initial=0)) or 1.0
         rows.append(Difference(name, array.shape, float(distance.max(initial=0)), spread))
-    missing = reference.keys() - ours.keys()
-    return rows + [Difference(name, reference[name].shape, np.inf, 1.0) for name in missing]
+    return rows + [Difference(name, reference[name].shape, np.inf, 1.0) for name in reference.keys() - ours.keys()]
 
 
 def first_wrong(rows: list[Difference], tolerance: float) -> Difference | None:

@@ -38,8 +38,7 @@ def record(name: str, sources: dict[str, str]) -> dict[str, Any]:
 @contextlib.contextmanager
 def changed(path: str, text: str) -> Iterator[None]:
     """In the block, the classes of a file have the forward, backward and update of a changed copy of it."""
-    where = Path(path).relative_to(ROOT).with_suffix("")
-    module = importlib.import_module(".".join(where.parts))
+    module = importlib.import_module(".".join(Path(path).relative_to(ROOT).with_suffix("").parts))
     copy = types.ModuleType(module.__name__)
     copy.__package__, copy.__file__ = module.__package__, path
     exec(compile(text, path, "exec"), vars(copy))
