@@ -55,8 +55,6 @@ EXERCISE = Exercise(
         "dout.sum(axis=all these axes, keepdims=True).reshape(shape)",
     ),
     checks=[FunctionCheck("unbroadcast", cases(), Case(some(2, 3, 4), (3, 1)))],
-    place=Patch(
-        "unbroadcast", "minigrad.functional.elementwise.unbroadcast", "minigrad.functional.linalg.unbroadcast"
-    ),
+    place=Patch("unbroadcast", "minigrad.functional.elementwise.unbroadcast", "minigrad.functional.linalg.unbroadcast"),
     answer=("minigrad.functional.broadcasting.unbroadcast",),
 )

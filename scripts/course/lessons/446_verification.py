@@ -156,8 +156,7 @@ def reinforce(
     G = config.num_generations
     for first in range(0, 16 * Q, Q):
         # 1. answer: G times each question
-        asked = [question for question in questions[first : first + Q] for _ in range(G)]
-        prompts, items = zip(*asked)
+        prompts, items = zip(*(question for question in questions[first : first + Q] for _ in range(G)))
         rollout = sample_replies(policy, prompts, config.response_length, template.stop_tokens)
         texts = [text_of(tokenizer, ids, ended) for ids, ended in zip(rollout.replies(), rollout.ended)]
         # 2. check; 3. compare within each group
