@@ -438,8 +438,7 @@ def test_no_array_is_written_to_that_somebody_else_may_hold(adding, kind):
     held = []  # by the user, who looks at .grad now and then
     for times in (1, 2):  # the second time, .grad exists already
         mid = op.apply(x, y)
-        out = op.apply(op.apply(mid, x), op.apply(mid, mid))
-        out.backward(gradient)
+        op.apply(op.apply(mid, x), op.apply(mid, mid)).backward(gradient)
         # x is used by mid and once more; mid 3 times, by ops that pass dout on, or return ones whatever it is
         through_mid = 3.0 if passes_on else 1.0
         np.testing.assert_array_equal(x.grad, [(1 + through_mid) * times] * 2)
@@ -526,8 +525,7 @@ def test_a_sparse_gradient_is_not_added_to_what_others_hold(adding):
 
 @pytest.mark.parametrize("wrong", [(3, 2), (2,)])
 def test_a_sparse_gradient_of_another_shape_is_refused(adding, wrong):
-    x = leaf([[1.0, 2.0], [3.0, 4.0]])
-    out = FirstRow.apply(x)
+    out = FirstRow.apply(leaf([[1.0, 2.0], [3.0, 4.0]]))
     out.grad_fn.shape = wrong
     with pytest.raises(ValueError, match="FirstRow.backward returned a gradient of shape"):
         out.sum().backward()

@@ -58,8 +58,7 @@ def test_cuda_that_does_not_work(monkeypatch, found, reason):
     monkeypatch.setattr(backend, "cuda_problem", functools.cache(backend.cuda_problem.__wrapped__))
     monkeypatch.setattr(backend, "_load_cupy", mock.Mock(side_effect=[found]))
     assert backend.resolve_device("auto") == backend.resolve_device("cpu") == "cpu"
-    tensor = Tensor(1.0)
-    for ask in (backend.resolve_device, tensor.to, lambda device: Tensor(1.0, device=device)):
+    for ask in (backend.resolve_device, Tensor(1.0).to, lambda device: Tensor(1.0, device=device)):
         with pytest.raises(RuntimeError, match=f"device 'cuda' cannot be used: {reason}"):
             ask("cuda")
 

@@ -141,19 +141,11 @@ MUTANTS = {  # module -> what is wrong: the right source, the wrong one, and the
         "variance with n - 1": ("squares) / columns", "squares) / (columns - 1)", "layer_norm 33"),
         "one lane's sum": ("m = warp_sum(m) / columns", "m = m / columns", "layer_norm 33"),
         "no projection": ("- normalized * projection", "", "layer_norm 33"),
-        "a mean in RMS norm": (
-            "centered ? warp_sum(sum) / columns : real(0)",
-            "warp_sum(sum) / columns",
-            "rms_norm 33",
-        ),
+        "a mean in RMS norm": ("centered ? warp_sum(sum)", "true ? warp_sum(sum)", "rms_norm 33"),
         "missing barrier": ("    __syncthreads();\n", "", "layer_norm 33"),
         "barrier in a branch": ("    __syncthreads();\n", "if (warp == 0) __syncthreads();\n", "layer_norm 33"),
         "a warp left out": ("int other = 1", "int other = 2", "layer_norm 33"),
-        "rows of the next slice": (
-            "min(start + height, rows)",
-            "min(start + height + 1, rows)",
-            "layer_norm rows 1023",
-        ),
+        "rows of the next slice": ("min(start + height, ", "min(start + height + 1, ", "layer_norm rows 1023"),
     },
     cross_entropy: {
         "block too narrow": ("c += blockDim.x", "c += 256 - 1", "cross_entropy 1025"),
@@ -166,11 +158,7 @@ MUTANTS = {  # module -> what is wrong: the right source, the wrong one, and the
         "ignored rows learn": ("target < 0 || c >= columns ? real(0) : dloss", "dloss", "cross_entropy sum"),
     },
     launch: {
-        "warps' sums read too early": (
-            "    if (lane == 0) of_warp[warp] = value;\n    __syncthreads();\n",
-            "    if (lane == 0) of_warp[warp] = value;\n",
-            "cross_entropy 1025",
-        ),
+        "warps' sums read too early": ("= value;\n    __syncthreads();\n", "= value;\n", "cross_entropy 1025"),
         "half a warp": ("distance = 16", "distance = 8", "layer_norm 33"),
     },
 }

@@ -123,8 +123,7 @@ def test_the_table_adds_up():
 
 def test_it_agrees_with_what_python_has_allocated():
     batch, time, width, vocabulary = 4, 64, 64, 200
-    rng = np.random.default_rng(0)
-    ids = rng.integers(0, vocabulary, (batch, time))
+    ids = np.random.default_rng(0).integers(0, vocabulary, (batch, time))
     wte, wide, narrow = leaf(vocabulary, width), leaf(4 * width, width), leaf(width, 4 * width)
     weight, bias = leaf(width), leaf(width)
 

@@ -210,8 +210,7 @@ def test_the_table_shows_every_row_the_total_and_the_rest():
         F.softmax(leaf(100, 100) @ leaf(100, 100), -1).sum().backward()
     lines = str(report).splitlines()
     assert lines[0].split() == ["op", "phase", "calls", "ms", "%", "FLOP", "bytes", "FLOP/byte", "GFLOP/s"]
-    names = [line.split()[0] for line in lines[2:8]]
-    assert sorted(names) == ["Matmul", "Matmul", "Softmax", "Softmax", "Sum", "Sum"]
+    assert sorted(line.split()[0] for line in lines[2:8]) == ["Matmul", "Matmul", "Softmax", "Softmax", "Sum", "Sum"]
     product = next(line for line in lines if line.startswith("Matmul") and "forward" in line)
     assert " 2 M " in product and " 120 k " in product and " 16.67 " in product
     assert [line.split()[0] for line in lines[9:]] == ["all", "outside", "wall"]

@@ -449,13 +449,11 @@ def test_a_product_is_the_same_wherever_it_is_computed():
     product, total = ProductGradient(a, b, rows=2), np.full((7, 3), np.nan, np.float32)
     product.write_to(total)
     product[slice(2, 6)].add_to(total[2:6])
-    found = [
-        total,
-        product.dense(),
-        product[slice(2, 6)].dense(),
-        product.astype("float64"),
-        product[slice(3, 3)].dense(),
-    ]
-    twice = a @ b * np.array([1, 1, 2, 2, 2, 2, 1])[:, None]
-    for array, right in zip(found, [twice, a @ b, (a @ b)[2:6], a @ b, np.empty((0, 3))]):
+    for array, right in (
+        (total, a @ b * np.array([1, 1, 2, 2, 2, 2, 1])[:, None]),
+        (product.dense(), a @ b),
+        (product[slice(2, 6)].dense(), (a @ b)[2:6]),
+        (product.astype("float64"), a @ b),
+        (product[slice(3, 3)].dense(), np.empty((0, 3))),
+    ):
         np.testing.assert_allclose(array, right, rtol=1e-5)

@@ -147,8 +147,7 @@ def test_the_fast_kernel_takes_the_same_steps_each_time():
 
 
 def test_a_vector_is_refused_and_not_added():
-    p = two_matrices()[0]
-    optimizer = Muon([p])
+    optimizer = Muon(two_matrices()[:1])
     with pytest.raises(ValueError, match=r"Muon updates matrices, not a parameter of shape \(3,\): put it into"):
         optimizer.add_param_group({"params": nn.Parameter(np.ones(3))})
     assert len(optimizer.param_groups) == 1

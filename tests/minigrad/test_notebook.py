@@ -54,8 +54,7 @@ def test_numbers_that_are_not_finite_do_not_hide_the_others():
 def test_a_module_is_a_tree_of_its_lines():
     model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.LayerNorm(3)), nn.Dropout(0.1))
     html = model._repr_html_()
-    texts = [text for text in Tags(html).texts if text.strip()]
-    assert texts == [line.strip() for line in repr(model).splitlines()]
+    assert [text for text in Tags(html).texts if text.strip()] == [line.strip() for line in repr(model).splitlines()]
     assert html.count("<details") == 2 and html.count("<details open>") == 1
 
 

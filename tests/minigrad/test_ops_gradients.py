@@ -463,8 +463,7 @@ def check_two_uses(fn, inputs):
     uses = []
     for factors in ((1, 3), (4,)):
         tensors = [Tensor(x, requires_grad=x.dtype == np.float64) for x in inputs]
-        results = [as_tuple(fn(*tensors)) for _ in factors]
-        for outputs in zip(*results):
+        for outputs in zip(*(as_tuple(fn(*tensors)) for _ in factors)):
             if outputs[0].requires_grad:
                 total = sum(factor * output for factor, output in zip(factors, outputs))
                 total.backward(read_only(1.0, total.shape), retain_graph=True)

@@ -148,8 +148,7 @@ def test_groups_have_their_own_settings():
             p.grad = np.ones(1, np.float32)
     optimizer.step()
     assert optim.SGD(first).param_groups[0]["params"] == [first]  # one tensor is enough
-    moved = [p.item() for group in optimizer.param_groups for p in group["params"]]
-    assert moved == [0.0, 0.75, 0.25]
+    assert [p.item() for group in optimizer.param_groups for p in group["params"]] == [0.0, 0.75, 0.25]
 
 
 def test_decay_groups_spare_vectors_and_leave_frozen_ones_out():

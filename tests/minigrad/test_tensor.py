@@ -99,8 +99,7 @@ def test_a_dtype_is_reached_without_a_detour():
 
 
 def test_a_tensor_of_tensors():
-    parts = [Tensor([1.0, 2.0]), Tensor([3.0, 4.0])]
-    np.testing.assert_array_equal(Tensor(parts).data, [[1.0, 2.0], [3.0, 4.0]])
+    np.testing.assert_array_equal(Tensor([Tensor([1.0, 2.0]), Tensor([3.0, 4.0])]).data, [[1.0, 2.0], [3.0, 4.0]])
     with pytest.raises(TypeError, match="lose the gradient"):  # F.stack would not
         Tensor([leaf([1.0, 2.0]), leaf([3.0, 4.0])])
 
