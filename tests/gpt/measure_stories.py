@@ -23,8 +23,7 @@ def runs_of_eight(story):
 def main(folder, seed="0"):
     use_kernels("fast")
     model, tokenizer = load_model(folder)
-    prompts = [tokenizer.encode(PROMPT)] * SAMPLES
-    told = model.generate(prompts, 120, temperature=0.8, seed=int(seed))
+    told = model.generate([tokenizer.encode(PROMPT)] * SAMPLES, 120, temperature=0.8, seed=int(seed))
     written = [(PROMPT + tokenizer.decode(ids)).split("\n\n")[0].strip() for ids in told]
     text = load_corpus("stories").text.strip().split("\n\n")
     known = text[: len(text) * 9 // 10]

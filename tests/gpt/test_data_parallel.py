@@ -235,8 +235,7 @@ def test_shares_are_everything_once(n, size):
             parts = [share[i].reshape(len(array) // n, -1, *array.shape[1:]) for share in shares]
             np.testing.assert_array_equal(np.concatenate(parts, axis=1).reshape(array.shape), array)
             assert max(part.shape[1] for part in parts) - min(part.shape[1] for part in parts) <= 1
-    items = [item for r in range(size) for item in team(r, size).share(range(n))]
-    assert sorted(items) == list(range(n))
+    assert sorted(item for r in range(size) for item in team(r, size).share(range(n))) == list(range(n))
 
 
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
@@ -317,8 +316,7 @@ def test_gradients_are_summed_in_one_message_on_any_device(cuda, where):
 
 def test_a_process_without_a_batch_to_evaluate_adds_nothing():
     """A short held-out text has fewer batches than the team has processes."""
-    made = MPITeam(fake_mpi(2, others=[({"loss": 3.0}, 4)]))
-    assert evaluate(small_gpt(), [None], team=made) == {"loss": 0.75}
+    assert evaluate(small_gpt(), [None], team=MPITeam(fake_mpi(2, others=[({"loss": 3.0}, 4)]))) == {"loss": 0.75}
 
 
 def test_settings_that_differ_are_named():

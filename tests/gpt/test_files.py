@@ -64,8 +64,7 @@ def sharded(place):
 
 
 def run(place):
-    model = small_gpt(vocab_size=300)
-    save_checkpoint(place, model)
+    save_checkpoint(place, small_gpt(vocab_size=300))
     Tokenizer.load(GOLDEN / "gpt2-folder").save(place)
 
 

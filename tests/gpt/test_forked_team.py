@@ -301,8 +301,7 @@ def machine(monkeypatch):
 
 
 def test_the_number_follows_from_cores_batch_and_memory(machine, capsys):
-    numbers = [team_of(None, batch_size, "cpu").processes for batch_size in (1, 5, 7, 12, 16, 22)]
-    assert numbers == [1, 5, 7, 6, 8, 2]
+    assert [team_of(None, batch_size, "cpu").processes for batch_size in (1, 5, 7, 12, 16, 22)] == [1, 5, 7, 6, 8, 2]
     for memory, most in ((3 * 10**9 + 1, 3), (10**8, 1)):
         machine.setattr(forked_team, "machine_memory", lambda memory=memory: memory)
         assert team_of(None, 12, "cpu").processes == most and team_of(4, 12, "cpu").processes == 4

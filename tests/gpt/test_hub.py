@@ -220,9 +220,7 @@ def test_a_folder_that_exists_wins_over_a_name(tmp_path, no_library):
     assert hub.find("someone/tiny") == Path("someone/tiny")
 
 
-@pytest.mark.parametrize(
-    "source", ["gpt3", "./gpt2", "../owner/name", "a/b/c", "", "/a/b", "owner/", "a/b c", "a/..", "~/x"]
-)
+@pytest.mark.parametrize("source", ["gpt3", "./gpt2", "../a/b", "a/b/c", "", "/a/b", "owner/", "a/b c", "a/..", "~/x"])
 def test_what_can_be_no_name_is_refused_without_asking_anybody(source, no_library):
     with pytest.raises(FileNotFoundError, match="there is no folder .*; names that need none are gpt2, gpt2-medium"):
         hub.find(source)

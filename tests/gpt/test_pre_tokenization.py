@@ -12,8 +12,7 @@ from gpt.tokenizer.pre_tokenization import PATTERNS, split_words, split_words_si
 
 def test_every_character_is_of_the_same_kind():
     """Characters that this Python's Unicode does not know yet may differ."""
-    characters = [chr(code) for code in range(sys.maxunicode + 1)]
-    known = [c for c in characters if unicodedata.category(c) not in ("Cn", "Cs", "Co")]
+    known = [c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c) not in ("Cn", "Cs", "Co")]
     text = "".join(f"{c}1{c} " for c in known)
     assert split_words_simply(text) == split_words(text)
 

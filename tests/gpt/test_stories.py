@@ -88,8 +88,7 @@ def test_a_seed_gives_the_same_text_everywhere():
 
 
 def test_stories_make_sense():
-    told = TEXT.strip().split("\n\n")
-    assert {story: mistakes(story) for story in told if mistakes(story)} == {}
+    assert {story: mistakes(story) for story in TEXT.strip().split("\n\n") if mistakes(story)} == {}
     assert not re.search(r"[(){}|]|  | [.,!?]|\b(\w+) \1\b|\ba [aeiou]|[.!?] [a-z]", TEXT)
 
 

@@ -160,8 +160,7 @@ def test_where_tiktoken_is_used_it_agrees_for_any_list_of_merges(choices, order,
             known.append(pair[0] + pair[1])
     made = known[3:]
     ids = [id for id in order if id < len(made)] if shuffled else range(len(made))
-    vocab = BYTES | {256 + id: token for id, token in zip(ids, made)}
-    tokenizer = Tokenizer(vocab, merges)
+    tokenizer = Tokenizer(BYTES | {256 + id: token for id, token in zip(ids, made)}, merges)
     assert tokenizer.encode(text) == tokenizer.encode(text, textbook=True)
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -228,8 +227,7 @@ def test_windows_line_ends_and_openai_names(tmp_path):
 
 
 def test_special_tokens_declared_as_others_do(tmp_path):
-    tokenizer = Tokenizer.train(CORPUS, 300, [END])
-    files(tokenizer, tmp_path)
+    files(Tokenizer.train(CORPUS, 300, [END]), tmp_path)
     (tmp_path / "added_tokens.json").write_text('{"plain": 300}', encoding="utf-8")
     token = {"content": "<x>", "lstrip": False, "special": True}
     config = {"added_tokens_decoder": {"301": token}, "add_bos_token": False, "eos_token": token, "pad_token": None}

@@ -23,8 +23,7 @@ TEXT = st.text(OLD) | st.lists(st.sampled_from(PARTS)).map("".join)
 
 def tokenizer(pattern="gpt2", around=((), ()), ignore_merges=False):
     base = Tokenizer.train(CORPUS, 370, [BOS, EOS, END])
-    roles = {"bos_token": BOS, "eos_token": EOS}
-    options = {"roles": roles, "around": around, "ignore_merges": ignore_merges}
+    options = {"roles": {"bos_token": BOS, "eos_token": EOS}, "around": around, "ignore_merges": ignore_merges}
     return Tokenizer(base.vocab, base.merges, base.special_tokens, EOS, pattern, **options)
 
 

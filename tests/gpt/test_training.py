@@ -162,8 +162,7 @@ def test_a_step_is_forward_backward_clip_adamw():
     manual_seed(11)
     model = GPT(GPTConfig(**SHAPE))
     other = copy.deepcopy(model)
-    config = TrainingConfig(max_iters=12, learning_rate=1e-2, warmup_iters=3)
-    ours, schedule = prepare_training(model, config)
+    ours, schedule = prepare_training(model, TrainingConfig(max_iters=12, learning_rate=1e-2, warmup_iters=3))
     optimizer = optim.AdamW(optim.decay_groups(other.named_parameters(), 0.1), betas=(0.9, 0.99))
     stream, batches = (RandomBatches(TEXT, 4, 8, seed=2) for _ in range(2))
     for n in range(1, 7):

@@ -135,8 +135,7 @@ def test_a_variant_computes_what_transformers_computes(tmp_path, name):
     theirs.save_pretrained(tmp_path / "theirs")
     model = (GPT if VARIANTS[name][0] == "gpt2" else Llama).from_pretrained(tmp_path / "theirs")
     ids = random_ids((2, 40), vocab_size=V)
-    expected = outputs(theirs, ids)
-    assert_same(model, ids, expected)
+    assert_same(model, ids, outputs(theirs, ids))
     assert model.num_parameters() == model.config.num_parameters()
     model.save_pretrained(tmp_path / "ours")
     again, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
@@ -161,8 +160,7 @@ def test_the_old_spelling_of_scaling(tmp_path):
     both = {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}, "rope_scaling": LLAMA3, "rope_theta": 100.0}
     write_json(path, {**config, **both})
     assert_same(Llama.from_pretrained(tmp_path), ids, outputs(transformers_model(tmp_path), ids))
-    scaling = {"type": "linear", "factor": 2.0}
-    write_json(path, {**config, "rope_theta": 100.0, "rope_scaling": scaling})
+    write_json(path, {**config, "rope_theta": 100.0, "rope_scaling": {"type": "linear", "factor": 2.0}})
     assert Llama.from_pretrained(tmp_path).config.rope_scaling == RopeScaling(2.0)
 
 
