@@ -114,8 +114,7 @@ def logits_in_peft(base, folder, ids):
     import torch
 
     theirs = peft.PeftModel.from_pretrained(base, folder).double().eval()
-    mask = torch.ones(ids.shape, dtype=torch.long)
-    logits = theirs(torch.from_numpy(ids), attention_mask=mask).logits
+    logits = theirs(torch.from_numpy(ids), attention_mask=torch.ones(ids.shape, dtype=torch.long)).logits
     return logits.detach().numpy(), theirs.peft_config["default"]
 
 

@@ -123,8 +123,7 @@ def csv(tmp_path_factory):
 def classify(base, csv, out_dir, blocks, **changes):
     training = TrainingConfig(max_iters=40, learning_rate=0.02, warmup_iters=4, eval_interval=20)
     settings = {"batch_size": 8, "trained_blocks": blocks, "language": str(csv.parent / "english.txt"), **changes}
-    config = ClassifyConfig(str(base), str(csv), str(out_dir), training=training, **settings)
-    return start(train_classifier, config)
+    return start(train_classifier, ClassifyConfig(str(base), str(csv), str(out_dir), training=training, **settings))
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -74,8 +74,7 @@ def test_chatml_is_taken_where_the_tokenizer_has_it(says, chat_tokenizer):
     assert conversation.knows_chat
     assert ask(conversation, "Hello!") == "Hi."
     assert ask(conversation, "And you?") == "Fine.\nUser: x"  # what ends a transcript is ordinary text here
-    template = ChatTemplate(chat_tokenizer)
-    assert prompts[1] == template.render(conversation.messages[:3], add_generation_prompt=True)
+    assert prompts[1] == ChatTemplate(chat_tokenizer).render(conversation.messages[:3], add_generation_prompt=True)
 
 
 def test_the_oldest_turns_are_forgotten_several_at_once(says, tokenizer):
@@ -107,8 +106,7 @@ def test_the_last_question_is_never_forgotten(says, tokenizer):
 
 def test_an_answer_has_half_of_the_context_at_most(says, tokenizer):
     says(tokenizer, "x" * 1000)
-    conversation = talk(tokenizer, block_size=60)
-    answer = ask(conversation, "0123456789", max_new_tokens=1000)
+    answer = ask(talk(tokenizer, block_size=60), "0123456789", max_new_tokens=1000)
     prompt = "User: 0123456789\nAssistant:"
     assert answer == "x" * (60 - len(prompt))  # and what the question leaves over
 

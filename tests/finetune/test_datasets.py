@@ -75,8 +75,7 @@ def test_a_completion_is_told_from_its_prompt(earlier, later, path):
     prompt, completion = [*earlier, user("a")], [*later, assistant("b")]
     texts = [] if earlier or later else [{"prompt": "a", "completion": "b"}]
     path.write_text(json.dumps([{"prompt": prompt, "completion": completion}, *texts]), encoding="utf-8")
-    examples = read_examples(path)
-    assert examples == [Example([*prompt, *completion], completion=len(completion))] * (1 + len(texts))
+    assert read_examples(path) == [Example([*prompt, *completion], completion=len(completion))] * (1 + len(texts))
 
 
 KEYS = ["role", "content", "from", "value", "tool_calls", "function", "text"]

@@ -95,8 +95,7 @@ def test_on_average_it_ascends_the_expected_reward(method, scale):
 
 @given(st.integers(0, 1000), st.integers(2, 6))
 def test_an_advantage_compares_an_answer_with_its_own_group_only(seed, G):
-    rng = np.random.default_rng(seed)
-    rewards = rng.integers(0, 2, (4, G)).astype(float)
+    rewards = np.random.default_rng(seed).integers(0, 2, (4, G)).astype(float)
     for method in METHODS:
         advantages = group_advantages(rewards, method)
         np.testing.assert_allclose(advantages.sum(axis=1), 0, atol=1e-9)

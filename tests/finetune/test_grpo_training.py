@@ -73,8 +73,7 @@ def test_a_batch_s_loss_is_the_formula_s_answer_by_answer(template, method, beta
     replies = sample_replies(old, [prompt for prompt in prompts for _ in range(3)], 6, range(60))
     advantages = group_advantages(np.array([[1.0, 0, 0], [2, 3, 0]]), method).reshape(-1)
     config = dataclasses.replace(CONFIG, method=method, beta=beta, num_mini_batches=1, response_length=6)
-    known = reference if beta else None
-    (batch,) = grpo_batches(old, known, replies, advantages, config, np.random.default_rng(0))
+    (batch,) = grpo_batches(old, reference if beta else None, replies, advantages, config, np.random.default_rng(0))
     loss, count, _ = grpo_batch_loss(policy, batch, config)
 
     expected = []

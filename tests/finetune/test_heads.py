@@ -111,8 +111,7 @@ def test_scores_are_those_of_transformers(folder, expected, scores, labels, tole
     model = load_classifier(folder).to("float64")
     with np.load(expected) as golden:
         assert model.labels == labels and not model.training
-        found = model(golden["ids"], golden["lengths"]).data
-        np.testing.assert_allclose(found, golden[scores], atol=tolerance)
+        np.testing.assert_allclose(model(golden["ids"], golden["lengths"]).data, golden[scores], atol=tolerance)
 
 
 def test_damaged_folders_are_refused(tmp_path):

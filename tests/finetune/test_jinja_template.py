@@ -36,8 +36,7 @@ BASE = Tokenizer.train(CORPUS, 300, SPECIAL)
 
 
 def template_of(source):
-    tokenizer = Tokenizer(BASE.vocab, BASE.merges, SPECIAL, "</s>", chat_template=source, roles=ROLES)
-    return ChatTemplate(tokenizer)
+    return ChatTemplate(Tokenizer(BASE.vocab, BASE.merges, SPECIAL, "</s>", chat_template=source, roles=ROLES))
 
 
 def jinja(source, messages, prompt):
@@ -130,8 +129,7 @@ def test_a_special_token_in_a_message_does_not_change_the_role(name):
 def test_tokens_are_those_of_apply_chat_template(tmp_path, name):
     import transformers
 
-    template = template_of(TEMPLATES[name])
-    template.tokenizer.save(tmp_path)
+    template_of(TEMPLATES[name]).tokenizer.save(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for prompt in (False, True):
         expected = theirs.apply_chat_template(ANSWERED[:3], add_generation_prompt=prompt, return_dict=False)

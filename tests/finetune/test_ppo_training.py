@@ -36,14 +36,12 @@ class Likes(nn.Module):
 def settings(template, tmp_path, monkeypatch):
     """settings(folder): those of a run with a small model, a few questions and the reward model above."""
     monkeypatch.setattr(page, "checked_reward_model", lambda *_: Likes())
-    policy = small_policy(template, 1, n_embd=8, block_size=192)
-    base = str(save_model(tmp_path / "base", policy, template.tokenizer))
+    base = str(save_model(tmp_path / "base", small_policy(template, 1, n_embd=8, block_size=192), template.tokenizer))
     data = str(write_questions(tmp_path / "questions.jsonl", 6))
 
     def settings(folder="run", ppo=CONFIG, learning_rate=1e-3, **changes):
         training = dataclasses.replace(TRAINING, learning_rate=learning_rate)
-        config = PPORunConfig(base, "", data, str(tmp_path / folder), 0, ppo, training)
-        return dataclasses.replace(config, **changes)
+        return dataclasses.replace(PPORunConfig(base, "", data, str(tmp_path / folder), 0, ppo, training), **changes)
 
     return settings
 

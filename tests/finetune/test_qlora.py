@@ -114,8 +114,7 @@ def test_an_embedding_and_a_head_that_are_trained_stay_float():
 
 def test_the_numbers_of_the_course():
     full = sum(accounting.training_memory(7_000_000_000, weights="bfloat16", gradients="bfloat16").values())
-    layers = accounting.LAYERS
-    adapter = accounting.lora_parameters(GPTConfig(n_layer=32, n_embd=4096, n_head=32), 16, layers)
+    adapter = accounting.lora_parameters(GPTConfig(n_layer=32, n_embd=4096, n_head=32), 16, accounting.LAYERS)
     qlora = sum(accounting.qlora_memory(7e9 * accounting.nf4_bits() / 8, adapter, "bfloat16").values())
     assert full == 84e9 and round(qlora / 1e9) == 4 and round(full / qlora) == 21
 

@@ -226,8 +226,7 @@ def test_a_folder_brings_the_same_model_back(tmp_path, make, config, tokenizer):
     assert_same(loaded, model)
     assert all(loaded.state_dict()[name].dtype == array.dtype for name, array in model.state_dict().items())
     np.testing.assert_array_equal(logits(loaded), logits(model))
-    size = (checkpoint_of(tmp_path / "q") / "model.safetensors").stat().st_size
-    assert size < memory(model) + 20_000
+    assert (checkpoint_of(tmp_path / "q") / "model.safetensors").stat().st_size < memory(model) + 20_000
     content = read_json(checkpoint_of(tmp_path / "q") / "config.json")["quantization_config"]
     assert content["quant_method"] == config.method and content["sym"] == (not config.zero_point)
     assert set(content) >= {"bits", "group_size", "sym", "zero_point", "desc_act", "double_quant"}

@@ -62,8 +62,7 @@ def test_loss_is_that_of_the_whole_sequence_with_a_mask():
 def test_cut_conversations_are_counted_and_empty_ones_named(chat):
     _, template = chat
     examples = [Example(TALK, "f.jsonl, line 1"), Example([*TALK, *TALK], "f.jsonl, line 2")]
-    length = len(template.encode(TALK)[0])
-    conversations, shortened = encode_examples(examples, template, block_size=length)
+    conversations, shortened = encode_examples(examples, template, block_size=len(template.encode(TALK)[0]))
     assert conversations == [template.encode(TALK)] * 2 and shortened == 1
     with pytest.raises(ValueError, match="f.jsonl, line 1: there is nothing to learn from: the answer begins only"):
         encode_examples(examples, template, block_size=3)
