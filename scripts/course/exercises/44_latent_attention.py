@@ -74,9 +74,7 @@ EXERCISE = Exercise(
         "(H, 1, D) @ (H, D, L) is (H, 1, L); then (H, L) @ (L, S). The probs (H, S) read c: (H, L).",
         "(q[:, None] @ W_UK)[:, 0] @ c.T + q_rope @ k_rope.T; at the end (W_UV @ (probs @ c)[:, :, None])[:, :, 0]",
     ),
-    checks=[
-        FunctionCheck("read", cases(), Case(some(2, 4), some(2, 2, seed=1), some(9, 3, seed=2), some(9, 2, seed=3),
-                      some(2, 4, 3, seed=4), some(2, 4, 3, seed=5)), call=absorbed)
-    ],
+    checks=[FunctionCheck("read", cases(), Case(some(2, 4), some(2, 2, seed=1), some(9, 3, seed=2), some(9, 2, seed=3),
+                                                some(2, 4, 3, seed=4), some(2, 4, 3, seed=5)), call=absorbed)],
     answer=("gpt.model.latent_attention.LatentAttention.absorbed",),
 )  # fmt: skip
