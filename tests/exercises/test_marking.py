@@ -154,8 +154,7 @@ def test_a_damaged_assignment_is_refused_in_one_sentence(tmp_path, capsys, text,
 
 def test_an_assignment_mixes_course_and_assessment(tmp_path):
     (tmp_path / "week1.txt").write_text("\ufeffsoftmax 2\r\nsoftplus\r\n", encoding="utf-8")
-    said = output_of(exercise.main, "stubs", tmp_path / "class", "--assignment", tmp_path / "week1.txt")
-    assert "2 stubs" in said
+    assert "2 stubs" in output_of(exercise.main, "stubs", tmp_path / "class", "--assignment", tmp_path / "week1.txt")
     assert sorted(path.name for path in (tmp_path / "class").iterdir()) == ["01_softplus.py", "10_softmax.py"]
 
 
@@ -186,8 +185,7 @@ def test_an_interrupted_run_goes_on(tmp_path, exercises, capsys, monkeypatch):
 
 def found(folder, student="ada"):
     """By exercise: the content that is marked, or why there is none."""
-    files = marking.collect(folder / student, PATHS)
-    return {file.exercise: file.problem or file.content.decode() for file in files}
+    return {file.exercise: file.problem or file.content.decode() for file in marking.collect(folder / student, PATHS)}
 
 
 def test_the_file_at_the_top_counts_and_a_backup_never_beats_it(tmp_path):
@@ -257,8 +255,7 @@ def test_a_mistake_of_the_checker_is_not_the_students(monkeypatch, function):
     """It is said to be the checker's. What is known is graded, and the rest gets no points, instead of 0."""
     text = BACKWARD.replace("(1 - np.tanh(ctx.x / 2))", "abs(ctx.x)")
     monkeypatch.setattr(sys.modules[function.__module__], function.__name__, lambda *a, **k: 1 / 0)
-    file = marking.File("a", "softplus", text.encode())
-    verdict = marking.judge(PATHS, 0, marking.Limits(), file)
+    verdict = marking.judge(PATHS, 0, marking.Limits(), marking.File("a", "softplus", text.encode()))
     assert "the checker itself failed (ZeroDivisionError: division by zero; test_marking.py:" in verdict.diagnosis
     results, weights = {"a": {"softplus": verdict}, "b": {"softplus": Verdict("passed")}}, {"softplus": 1.0}
     row = next(csv.DictReader(gradebook.tables(results, weights)["marks.csv"].splitlines()))

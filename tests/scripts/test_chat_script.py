@@ -58,8 +58,7 @@ def llama_folder(folder, block_size=256):
 
 
 def test_a_llama_with_its_own_chat_template(said, tmp_path):
-    folder = llama_folder(tmp_path)
-    asked = folder, "What is 12 + 30?\nand then?\n", "--max-new-tokens", 9
+    asked = llama_folder(tmp_path), "What is 12 + 30?\nand then?\n", "--max-new-tokens", 9
     out = said(*asked)
     assert "was tuned on conversations with its own chat template" in out
     assert 'Its system message is "You are a helpful AI assistant" (--system replaces it).' in out
@@ -72,8 +71,7 @@ def test_a_llama_with_its_own_chat_template(said, tmp_path):
 
 
 def test_it_says_once_that_it_forgets(said, tmp_path):
-    folder = llama_folder(tmp_path, block_size=128)
-    out = said(folder, "the quick brown fox\n" * 8, "--max-new-tokens", 12)
+    out = said(llama_folder(tmp_path, block_size=128), "the quick brown fox\n" * 8, "--max-new-tokens", 12)
     assert out.count("model> ") == 8 and "too long" not in out
     assert out.count("(the conversation is now longer than the model's context of 128 tokens: from here on") == 1
 

@@ -112,11 +112,7 @@ REFUSED = [
     ("evaluate", "--model {}/base", "one of the arguments --data --choices is required"),
     ("evaluate", "--model {}/base --choices builtin --stride 4", "--stride is for a text (--data)"),
     ("evaluate", "--model {}/base --data x --form letters", "--form is for an exam (--choices)"),
-    (
-        "evaluate",
-        "--model {}/base --choices builtin --shots 200",
-        "--shots 200 leaves no question to ask: builtin",
-    ),
+    ("evaluate", "--model {}/base --choices builtin --shots 200", "--shots 200 leaves no question to ask: builtin"),
     ("lora", "--merge {}/absent", "there is no checkpoint in {}/absent"),
     ("classify", "--model {}/base --predict x", "does not describe a minigrad-gpt-with-head"),
     ("classify", "--model {}/reward --predict x", "reward holds a reward model, which scores replies"),

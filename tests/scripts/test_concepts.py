@@ -99,8 +99,7 @@ def test_attention_reads_other_tokens_and_the_mlp_does_not():
 
 
 def test_the_masks_of_encoder_encoder_decoder_and_decoder():
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((1, 6, 4))
+    x = np.random.default_rng(0).standard_normal((1, 6, 4))
     changed = x.copy()
     changed[0, 4] += 1
     half = np.tri(6, dtype=bool)

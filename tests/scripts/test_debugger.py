@@ -200,8 +200,7 @@ def test_the_first_line_that_differs_from_a_right_solution(name, old, new, tmp_p
     exercise = catalogue.load(catalogue.paths()[name])
     path = tmp_path / "answer.py"
     path.write_text(exercise.completed(old, new), encoding="utf-8")
-    verdict = processes.judge(exercise, path.read_bytes(), path)
-    made = exercise_steps.exercise_page(exercise, verdict, path)
+    made = exercise_steps.exercise_page(exercise, processes.judge(exercise, path.read_bytes(), path), path)
     data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', made, re.DOTALL)[1])
     line = data["beside"]["line"]
     assert line is None if not old else new in path.read_text(encoding="utf-8").splitlines()[line - 1]

@@ -366,5 +366,4 @@ def test_the_capstone_says_what_it_lacks_and_what_ran(tmp_path, models, capsys, 
 )
 def test_the_capstone_names_what_is_wrong(tmp_path, models, capsys, monkeypatch, name, edit, words):
     monkeypatch.setattr(capstone, "LIMITS", capstone.LIMITS._replace(seconds=2))
-    folder = pass_parts(tmp_path / "mine", *PARTS, edits={name: edit})
-    assert words in capstone_refusal(folder, capsys)
+    assert words in capstone_refusal(pass_parts(tmp_path / "mine", *PARTS, edits={name: edit}), capsys)

@@ -152,12 +152,8 @@ def test_the_server_is_for_who_knows_the_address(server):
     assert request(server, "GET", server.path) == (200, "<p>the page</p>")
     status, text = request(server, "POST", server.path + "look", question)
     assert status == 200 and json.loads(text)["text"] == TEXT
-    heads = json.dumps({"text": TEXT, "heads": [3]})
-    refused = [
-        ('{"text": ""}', "the text has 0 tokens"),
-        ("{", "Expecting"),
-        *((b, "cannot be read") for b in ("3", heads)),
-    ]
+    refused = [('{"text": ""}', "the text has 0 tokens"), ("{", "Expecting"), ("3", "cannot be read")]
+    refused += [(json.dumps({"text": TEXT, "heads": [3]}), "cannot be read")]
     for body, words in refused:
         status, text = request(server, "POST", server.path + "look", body)
         assert status == 200 and words in json.loads(text)["error"]

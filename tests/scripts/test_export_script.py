@@ -99,8 +99,7 @@ def test_an_exported_chat_model_stops_where_its_answer_ends(runs, tmp_path):
     end = tokenizer.special_tokens["<|im_end|>"]
     model.transformer.wte.weight.data[end] = 0.4 * np.random.default_rng(0).standard_normal(64)
     model.transformer.ln_f.bias.data += model.transformer.wte.weight.data[end]  # so that it is soon the most likely
-    run = save_model(tmp_path / "run", model, tokenizer)
-    folder = exported(run, tmp_path / "out")
+    folder = exported(save_model(tmp_path / "run", model, tokenizer), tmp_path / "out")
     prompt, _ = ChatTemplate(tokenizer).encode(TALK[:1], add_generation_prompt=True)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
     out = theirs.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False, pad_token_id=0)[0].tolist()

@@ -82,8 +82,7 @@ def test_a_click_shows_the_derivatives_and_a_sum_that_adds_up(chromium, recorded
         total, terms = re.search(r"out\[0,0,5\] = (\S+) = (.*)$", text, re.MULTILINE).groups()
         products = re.findall(r"(\S+) (?:× (\S+) )?\(", terms)
         assert np.isclose(sum(number(a) * number(b or "1") for a, b in products), number(total), rtol=0.02)
-        lit = tab.locator("#card figure").nth(1).locator("td.lit").count()
-        assert lit == np.count_nonzero(call.jacobian[1][5])
+        assert tab.locator("#card figure").nth(1).locator("td.lit").count() == np.count_nonzero(call.jacobian[1][5])
         # back: the shares of a gradient, exact
         press(tab, "End")
         tab.locator("#timeline button", has_text="c_attn").nth(1).click()
@@ -101,8 +100,7 @@ def test_a_tied_weight_adds_up_its_uses_and_says_what_adam_did(chromium, recorde
         for place, text in ((0, tab.locator("#answer").inner_text()), (5, answer_of(tab, 0, 5))):
             assert "(Linear, step" in text and "(Embedding, step" in text
             lines = dict(re.findall(r"^(\S+)\t(.*)$", text, re.MULTILINE))
-            names = ["gradient", "clipped", "decayed", "m", "v", "m\u0302", "v\u0302", "step", "after"]
-            assert list(lines) == names
+            assert list(lines) == ["gradient", "clipped", "decayed", "m", "v", "m\u0302", "v\u0302", "step", "after"]
             for name, line in lines.items():  # formula = the same with numbers = result: the numbers add up
                 *_, numbers, result = line.replace("\u2212", "-").split(" = ")
                 numbers = re.sub(r" \([A-Z]\w+, step \d+\)", "", numbers).replace("²", "**2").replace("^", "**")

@@ -2,7 +2,6 @@
 
 import ast
 import hashlib
-import json
 import re
 import sys
 
@@ -11,6 +10,7 @@ import pytest
 from scripts import lesson as lesson_script
 from scripts.course.lessons.cells import Cell, Running, lessons, read_cells
 from scripts.pages import pictures
+from tests.helpers import change_json, read_json
 from tests.scripts.test_lessons import LESSONS, ROOT
 
 LESSON = '''\
@@ -74,8 +74,7 @@ def write(folder, text=LESSON):
 
 def test_cells_are_read_in_order(tmp_path):
     cells = read_cells(write(tmp_path))
-    kinds = [cell.kind[0] for cell in cells]
-    assert kinds == ["p", "c", "p", "c", "p", "p", "c", "p", "c", "p"]
+    assert [cell.kind[0] for cell in cells] == ["p", "c", "p", "c", "p", "p", "c", "p", "c", "p"]
     assert cells[0].text == "# Lesson 9.9.9: a title\n\nThe introduction names gpt/model/gpt2.py."
     assert cells[2].paragraphs()[:2] == ["## A heading", "Some *prose*."]
     assert cells[5].paragraphs() == ["## A tensor", "More *prose*,\nin two lines."]
@@ -209,9 +208,7 @@ def test_figures_are_kept_until_their_function_changes(tmp_path, monkeypatch, ca
     assert lesson("--measure").measured("figures", measure) == measure()
     assert lesson().measured("figures", measure) == measure()
     assert "to measure it again: python scripts/lesson.py 999 --measure" in capsys.readouterr().out
-    path = tmp_path / "measured" / "999_title_figures.json"
-    record = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**record, "code": "another"}), encoding="utf-8")
+    change_json(tmp_path / "measured" / "999_title_figures.json", code="another")
     with pytest.raises(ValueError, match="measure changed after 999_title_figures.json was measured"):
         lesson().measured("figures", measure)
     lesson("--measure").measured("figures", measure)
@@ -231,6 +228,6 @@ def test_measured_tables_are_of_the_functions_as_they_are():
                 name, *used = node.args
                 code = hashlib.sha256("".join(functions[function.id] for function in used).encode()).hexdigest()
                 kept = pictures.MEASURED / f"{path.stem}_{name.value}.json"
-                assert json.loads(kept.read_text(encoding="utf-8"))["code"] == code, kept.name
+                assert read_json(kept)["code"] == code, kept.name
                 found.add(kept)
     assert found == set(pictures.MEASURED.glob("*.json"))

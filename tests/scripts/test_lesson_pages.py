@@ -73,8 +73,7 @@ def test_the_index_says_how_long_it_takes_and_what_is_done_here(tmp_path, monkey
     (folder / second.stem).mkdir()
     (folder / second.stem / "done.txt").write_text("", encoding="utf-8")
     write_page(second, [], [], folder)
-    index = (folder / "index.html").read_text(encoding="utf-8")
-    rows = index.split("<li>")[1:]
+    rows = (folder / "index.html").read_text(encoding="utf-8").split("<li>")[1:]
     assert "<svg>a picture</svg>" in rows[0] and "tanh ✓, walk" in rows[0] and "ran in 0 s" in rows[0]
     assert "done in a terminal" in rows[1] and "done in a terminal" not in rows[0] and "ran in" not in rows[2]
     for lesson, row in zip(lessons(), rows):

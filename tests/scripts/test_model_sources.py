@@ -88,8 +88,7 @@ def test_quantized_weights_are_not_trained(line, folder, tmp_path, capsys):
     labels = write_rows(tmp_path / "labels.jsonl", [{"text": f"word {i}", "label": "ab"[i % 2]} for i in range(6)])
     places = {"out": tmp_path / "out", "text": folder / "text.txt", "labels": labels, "q": folder / "quantized"}
     script, *arguments = [part.format(**places) for part in line.split()]
-    main = importlib.import_module(f"scripts.{script}").main
-    sentence = refusal(main, capsys, *arguments)
+    sentence = refusal(importlib.import_module(f"scripts.{script}").main, capsys, *arguments)
     assert "quantized, or have adapters that cannot be merged, so they cannot be trained" in sentence
     assert "train adapters beside them with scripts/lora.py" in sentence
     assert not list((tmp_path / "out").glob("*.safetensors"))

@@ -205,8 +205,7 @@ def test_a_lesson_is_done_when_its_answers_were_opened(chromium, tmp_path):
     answers = sum(part.startswith("Answer:") for cell in read_cells(lesson) for part in cell.paragraphs())
     ran = [Ran(Cell("prose", QUESTION, 1))] * answers
     write_page(other, ran[:1], [], tmp_path)
-    page = write_page(lesson, ran, [], tmp_path)
-    with opened(chromium, page, beside=True) as tab:
+    with opened(chromium, write_page(lesson, ran, [], tmp_path), beside=True) as tab:
         index = tab.context.new_page()
         index.goto((tmp_path / "index.html").as_uri())
         assert index.locator(".done").count() == 0 and "Start here" in index.locator(".next").inner_text()

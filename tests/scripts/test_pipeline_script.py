@@ -65,10 +65,8 @@ def test_all_stages_are_run_and_the_table_says_what_each_changed(finished):
     folder, output = finished
     assert_says(output, "=== 1/7 pretrained: ... === 3/7 reward: ... === 5/7 ppo: ... === 7/7 quantized: ")
     table = output.partition("=== what each stage changed")[2]
-    rows = [line.split() for line in table.splitlines()]
-    names = [row[0] for row in rows if row]
-    stages = ["pretrained", "sft", "reward", "dpo", "ppo", "lora", "quantized"]
-    assert names[names.index("stage") + 1 :][:7] == stages
+    names = [line.split()[0] for line in table.splitlines() if line.strip()]
+    assert names[names.index("stage") + 1 :][:7] == ["pretrained", "sft", "reward", "dpo", "ppo", "lora", "quantized"]
     assert "prefers the better of two replies in" in table and "text loss  nats per token" in table
     notes = json.loads((folder / "pipeline.json").read_text(encoding="utf-8"))
     assert notes["stages"]["ppo"]["row"].keys() == {
@@ -91,8 +89,7 @@ def test_a_trained_llama_goes_the_same_way(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pipeline_stages, "SHORT_TRAINED", less)
     monkeypatch.setattr(pipeline_stages, "MEASURED_ON", write_text(tmp_path / "text.txt", words=3000))
     out = tmp_path / "pipeline"
-    arguments = "--init-from", tmp_path / "base", "--out-dir", out
-    output = output_of(script.main, "--short", "--ppo", *arguments)
+    output = output_of(script.main, "--short", "--ppo", "--init-from", tmp_path / "base", "--out-dir", out)
     assert f"=== 1/7 pretrained: nothing: {tmp_path / 'base'}, as it is" in output
     assert "=== 7/7 quantized" in output and "prefers the better of two replies in" in output
     for name in ("pretrained", "sft", "dpo", "ppo", "lora/merged"):

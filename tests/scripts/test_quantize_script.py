@@ -24,8 +24,7 @@ def test_every_method_says_its_cost_and_leaves_a_model(given, tmp_path, capsys, 
     assert quantized(given, tmp_path / "q", "--method", method, *more) == 0
     text = capsys.readouterr().out
     rows = {match[0].strip(): float(match[1]) for match in re.findall(r"^([a-z/, ]+?)  .* (\d+\.\d{3})$", text, re.M)}
-    names = ["perplexity", "size on disk", "weights in memory", "memory while generating", "tokens/s"]
-    assert list(rows) == names
+    assert list(rows) == ["perplexity", "size on disk", "weights in memory", "memory while generating", "tokens/s"]
     assert rows["perplexity"] == pytest.approx(1, abs=0.02)
     assert rows["size on disk"] < 0.5 and rows["weights in memory"] < 0.5
     assert re.search(r"took \d+\.\d s and at most [\d.]+ MB of memory, -?[\d.]+ MB more than before", text)

@@ -62,8 +62,7 @@ def test_a_run_says_what_it_does_and_leaves_its_files(name, given, finished, rew
     if name in ("reward, longer", "dpo"):
         assert rows[-1]["val_loss"] < rows[0]["val_loss"]
     if name == "reward, longer":
-        model = load_checkpoint(folder, format=HEAD_FORMAT).model
-        assert model.labels == ["reward"] and rows[-1]["accuracy"] == 1
+        assert load_checkpoint(folder, format=HEAD_FORMAT).model.labels == ["reward"] and rows[-1]["accuracy"] == 1
     if name == "dpo":
         assert rows[1]["step"] == 1 and abs(rows[1]["rewards/chosen"]) < 1e-5  # policy and reference are still one
         lines = (folder / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()
@@ -100,8 +99,7 @@ def test_sft_on_the_built_in_questions(given, tmp_path, monkeypatch):
 
 def test_the_mask_is_shown_and_nothing_is_trained(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = ["--init-from", given / "base", "--data", given / "alpaca.json", "--show-mask", "2"]
-    output = output_of(sft.main, *arguments)
+    output = output_of(sft.main, "--init-from", given / "base", "--data", given / "alpaca.json", "--show-mask", "2")
     assert output.count("<|im_start|>user") == 2 and "[<|im_end|>]" in output
     assert list(tmp_path.iterdir()) == []
 

@@ -318,7 +318,6 @@ runpy.run_path("scripts/{script}.py", run_name="__main__")"""
 
 
 def test_a_short_run_evaluates_a_part_of_a_long_held_out_text(tmp_path, capsys):
-    text = write_text(tmp_path / "long.txt", 12_000)
-    assert run_here(train.main, *options(text, tmp_path / "run", max_iters=1)) == 0
+    assert run_here(train.main, *options(write_text(tmp_path / "long.txt", 12_000), tmp_path / "run", max_iters=1)) == 0
     tokens = LEAST_EVALUATED * int(SMALL_RUN[SMALL_RUN.index("--block-size") + 1]) + 1
     assert f" {tokens:,} to test on, all of them at each evaluation" in capsys.readouterr().out

@@ -146,8 +146,7 @@ def test_a_model_trained_there_writes_and_is_judged_anywhere(given, tmp_path, cu
 
 def test_without_a_gpu_the_reason_is_given(given, tmp_path, capsys):
     arguments = ["--data", given / "story.txt", "--out-dir", tmp_path, *SMALL_RUN, "--device", "cuda"]
-    error = refusal(train.main, capsys, *arguments)
-    assert "device 'cuda' cannot be used: CuPy is " in error
+    assert "device 'cuda' cannot be used: CuPy is " in refusal(train.main, capsys, *arguments)
     assert run_here(train.main, *arguments[:-1], "auto", "--max-iters", "1") == 0  # falls back without a word
     assert "cuda" not in capsys.readouterr().out.lower()
 

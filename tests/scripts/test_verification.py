@@ -153,8 +153,7 @@ def test_a_wrong_loss_and_a_wrong_continuation_are_found(model, reference):
 def test_what_is_not_finite_differs(model, reference, value):
     model.transformer.h[1].ln_1.bias.data[3] = value
     with np.errstate(invalid="ignore"):
-        activations = verification._activations(model, reference.ids)
-        rows = verification.differences(activations, reference.activations)
+        rows = verification.differences(verification._activations(model, reference.ids), reference.activations)
     assert verification.first_wrong(rows, 1.0).name == "h.1.ln_1"
 
 
@@ -241,8 +240,7 @@ def test_traces_equal_those_of_transformers(kernels, small, changes):
     reference = compare_torch.torch_trace(compare_torch.carried_over(model), model.config, ids, targets)
     with use_kernels(kernels):
         ours = verification.trace(model, ids, targets)
-    comparison = Comparison(ours, reference, model.config, 1e-10)
-    assert comparison.problem() is None
+    assert Comparison(ours, reference, model.config, 1e-10).problem() is None
 
 
 @pytest.mark.parametrize(

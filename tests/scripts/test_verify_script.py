@@ -1,7 +1,6 @@
 """scripts/verify_gpt2.py and scripts/compare_torch.py as their users meet them."""
 
 import importlib.util
-import json
 import shutil
 
 import numpy as np
@@ -12,6 +11,7 @@ from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from scripts import compare_torch, verify_gpt2
 from tests.gpt.small import GOLDEN, small_llama
+from tests.helpers import change_json
 from tests.scripts.running import STORY, output_of, refusal, run_here, write_model
 
 FOLDER, REFERENCE = GOLDEN / "gpt2-folder", GOLDEN / "gpt2-folder-trace.npz"
@@ -45,8 +45,7 @@ def changed_folder(folder, change, **settings):
     change(tensors)
     (folder / WEIGHTS).unlink()
     write_safetensors(folder / WEIGHTS, tensors, {"format": "pt"})
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | settings
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    change_json(folder / "config.json", **settings)
     return folder
 
 

@@ -142,7 +142,7 @@ def test_the_walk_ends_at_the_models_own_probabilities(model_and_tokenizer):
     assert np.allclose(last, np.add(before, steps["mlp.c_proj", 1]["values"]), atol=2e-4)
     ids = evaluate("gpt", "(c) => gptBoxes(c).map((box) => box.id)", {**data["presets"][0], "t": 3})
     assert [step["box"] for step in data["walk"]["steps"] if step["block"] == 0] == ids
-    inside = [id for id in ids[ids.index("ln_1") : ids.index("ln_f")]]
+    inside = ids[ids.index("ln_1") : ids.index("ln_f")]
     assert [step["box"] for step in data["walk"]["steps"] if step["block"] == 1] == inside
 
 
