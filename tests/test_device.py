@@ -101,8 +101,7 @@ def gradients(model):
 
 def text_row(make, **options):
     def row(device):  # prompts of different lengths, and texts that outgrow the block
-        model = make(dtype="float64").to(device)
-        return model.generate([[1, 2, 3], [4], [5, 6]], 14, seed=0, **options)
+        return make(dtype="float64").to(device).generate([[1, 2, 3], [4], [5, 6]], 14, seed=0, **options)
 
     return row
 
@@ -243,8 +242,7 @@ def looked_at_row(device):
     resize_token_embeddings(model, 40)
     with record_activations(model, ["transformer.h.0"]) as found, no_grad():
         model(IDS)
-    change = np.zeros((3, 8, 8))
-    with patched(model, {"transformer.h.0": change}), no_grad():
+    with patched(model, {"transformer.h.0": np.zeros((3, 8, 8))}), no_grad():
         out = model(IDS)
     losses = evaluate(model, [(IDS, TARGETS)], language_model_loss)
     return [found, out, losses, token_losses(model, np.arange(30))]
@@ -427,8 +425,7 @@ def test_a_step_that_is_not_finite_changes_nothing_there(cuda, number):
     optimizer, schedule = prepare_training(model, TrainingConfig(max_iters=12, learning_rate=1e-2))
     for function, is_bad in ((language_model_loss, False), (loss_fn, True)):  # before the first step there is no state
         before = arrays_of(model, optimizer)
-        step = training_step(model, [(IDS, TARGETS)], function, optimizer, schedule, 1.0)
-        assert step.skipped == is_bad
+        assert training_step(model, [(IDS, TARGETS)], function, optimizer, schedule, 1.0).skipped == is_bad
     assert_same(arrays_of(model, optimizer), before)  # Adam's count of steps, too
 
 

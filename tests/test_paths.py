@@ -107,11 +107,7 @@ def test_what_texts_name_exists():
     ("where", "text", "missing"),
     [
         ("x.md", '[text](gpt/a.py "title"), [a folder](<gpt>), [elsewhere](https://example.org/x#y)', ""),
-        (
-            "x.md",
-            '[text](gpt/b.py "title"), ![a picture](Gpt/a.py), [a slip](https:/x.y)',
-            "gpt/b.py Gpt/a.py https:/x.y",
-        ),
+        ("x.md", '[text](gpt/b.py "title"), ![picture](Gpt/a.py), [slip](https:/x.y)', "gpt/b.py Gpt/a.py https:/x.y"),
         ("x.md", "# A `b`, [c](gpt)\n# A b c\n[one](#a-b-c) and [another](x.md#a-b-c-1)", ""),
         ("x.md", "# A\n```\n# B\n```\n[in code](#b) [none](gpt/a.py#a) [one](#a-1)", "#b gpt/a.py#a #a-1"),
         ("x.md", '[one][1] [two][2]\n\n[1]: gpt/a.py\n[3]: ./c.md\n<a id="d" href="#d"><a href="#e">', "[2] ./c.md #e"),
