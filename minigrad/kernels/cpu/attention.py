@@ -293,11 +293,13 @@ class _Plan:
 
     def key_blocks(self, rows: slice) -> Iterator[slice]:
         keys = min(rows.stop, self.keys) if self.is_causal else self.keys
-        seen = np.arange(keys) if self.seen is None else np.flatnonzero(self.seen[rows].any(axis=0))
-        for run in np.split(seen, np.flatnonzero(np.diff(seen) > self.rows) + 1):  # no tile where many keys are hidden
-            last = run.max(initial=-1) + 1
-            for column in range(run.min(initial=last), last, KEYS):
-                yield slice(column, min(column + KEYS, last))
+        runs: Any = [range(keys)]
+        if self.seen is not None:  # no tile where many keys are hidden
+            seen = np.flatnonzero(self.seen[rows].any(axis=0))
+            runs = np.split(seen, np.flatnonzero(np.diff(seen) > self.rows) + 1)
+        for run in runs:
+            for column in range(run[0], run[-1] + 1, KEYS) if len(run) else ():
+                yield slice(column, min(column + KEYS, run[-1] + 1))
 
     def hide(self, scores, heads, rows, columns):
         """The scores of a tile (b, h, R, columns) with -inf at masked places. The causal mask is applied in place."""
