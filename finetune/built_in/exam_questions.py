@@ -42,7 +42,8 @@ def kinds() -> list[dict[str, str]]:
 def exam_questions(n: int = 200, seed: int = 0) -> list[Question]:
     """n different questions out of 322, all if there are fewer; the same ones for the same seed.
 
-    >>> exam_questions(1)
+    >>> exam_questions(1)[0]
+    Question(question='What comes right before December?', choices=['July', 'March', 'November', 'January'], answer=2)
     """
     rng = np.random.default_rng(seed)
     every = [(question, answer, {*kind.values()}) for kind in kinds() for question, answer in kind.items()]
