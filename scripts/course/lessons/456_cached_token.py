@@ -193,14 +193,15 @@ surprise = [-np.log(softmax(row)[token]) for row, token in zip(logits, targets[0
 print("loss of copies, by what a token sees:", lost)
 near, beyond = np.mean(surprise[15:BLOCK]), np.mean(surprise[BLOCK:])
 print(f"token by token, in the block {near:.2f}, beyond it {beyond:.2f}; the cache has {cache.nbytes} bytes")
-assert lost[16] < lost["everything"] + 0.2 < 1 < 3 < lost[15] and abs(beyond - near) < 0.1
+assert lost[16] < 1 < 3 < lost[15] and abs(beyond - near) < 0.1
 assert np.allclose(logits[:BLOCK], masked, atol=1e-3)
 assert cache.nbytes == accounting.kv_cache_bytes(model.config, 1, 16)
 
 # %% [markdown]
-# Answer: with 16, little changes; with 15, the model is no better than guessing (ln 32 = 3.47), because in one layer
-# nothing else carries the letter. Read token by token, the text goes on for ten blocks, the cache stays as small as at
-# the start, and the first 32 tokens get the logits that the mask gives: both are the same attention.
+# Answer: with 16, it still copies, with some seeds not quite as well as when it sees everything; with 15, it is no
+# better than guessing (ln 32 = 3.47), because in one layer nothing else carries the letter. Read token by token, the
+# text goes on for ten blocks, the cache stays as small as at the start, and the first 32 tokens get the logits that the
+# mask gives: both are the same attention.
 
 # %% Attention sinks: forgetting the first tokens breaks a model
 # SmolLM2 was trained to see everything. Now its tokens see the last 64 only: the last 60 and the first 4, the last 64,

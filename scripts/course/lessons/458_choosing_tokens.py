@@ -62,8 +62,8 @@ for T, name in [(T, name) for T in (1, 2, 3) for name in ("top_p", "min_p")]:
     best[name, T] = distance(1, temperature=T, **{name: chosen})  # at the places that did not choose
     print(f"T = {T}: {name} {chosen:.2f}: TV {best[name, T]:.3f}; without {distance(1, temperature=T):.3f}")
 assert all(best["min_p", T] < best["top_p", T] - 0.01 for T in (2, 3))
-assert abs(best["min_p", 1] - best["top_p", 1]) < 0.03
-assert best["min_p", 1] < best["min_p", 2] < best["min_p", 3] < distance(1, temperature=3) - 0.2
+assert abs(best["min_p", 1] - best["top_p", 1]) < 0.03 and abs(best["min_p", 2] - best["min_p", 1]) < 0.05
+assert best["top_p", 1] < best["top_p", 2] < best["top_p", 3] and best["min_p", 3] < distance(1, temperature=3) - 0.2
 
 # %%
 # Why: min-p compares a token with the likeliest one only. With min_p ** (1 / T), each temperature T keeps the same
@@ -73,9 +73,9 @@ for row in logits[::8]:
     assert kept[0] == kept[1] == kept[2]
 
 # %% [markdown]
-# Answer: at temperature 1 there is hardly a difference. At 2 and 3, min-p is closer. But closest is temperature 1: the
-# model learned to be as random as its source, so here a high temperature only does harm, and min-p makes the harm
-# smaller.
+# Answer: at temperature 1 there is hardly a difference. At 2 and 3, min-p is closer: top-p gets worse with each step of
+# the temperature, and with min-p, 2 is about as good as 1. Not better, because the model learned to be as random as its
+# source: here a high temperature has no use, and min-p takes away most of its harm.
 
 # %% A small model guesses, and the text stays the large one's
 # In lesson 4.3.3 the text guesses its next tokens. A small model, the **draft**, can guess as well: it draws token x
