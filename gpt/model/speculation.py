@@ -9,8 +9,8 @@ code, in tables, and in answers that quote the question (prompt lookup decoding;
 The text does not change. From the logits after each guess a token is drawn as always. As long as it equals the guess,
 the model has read the right token, and the next logits are right too. The first token that differs ends the pass.
 
-A small model, the draft, guesses more often right than the text. And as its probabilities are known, more of its
-guesses survive: `after_guess` is the rule of Leviathan et al. 2023 (arXiv 2211.17192, section 2.3).
+A small model, the draft, can also guess where the text does not repeat itself. Its probabilities are known, so more of
+its guesses survive: `after_guess` is the rule of Leviathan et al. 2023 (arXiv 2211.17192, section 2.3).
 """
 
 from __future__ import annotations
