@@ -93,7 +93,7 @@ def use_sliding_window(model: Llama, window: int, sinks: int = 4) -> None:
     distance in the text. Raises ValueError for a window that does not fit into the block size.
     """
     if not (window >= 1 and 0 <= sinks <= model.config.block_size - window):
-        raise ValueError(f"window {window} (>= 1) and sinks {sinks} (>= 0) must fit the block of {model.config.block_size}")
+        raise ValueError(f"window {window} (>= 1) and {sinks} sinks (>= 0) must fit into {model.config.block_size}")
     for name in model.part_names("attention"):
         model.set_submodule(name, WindowAttention(model.get_submodule(name), window, sinks))
     model.new_cache = functools.partial(RollingCache, config=model.config, window=window, sinks=sinks)

@@ -126,7 +126,7 @@ def test_a_text_grows_beyond_the_block_size():
     ("refused", "words"),
     [
         (lambda model: LatentAttention(model.config, 5, 3), "rope must be even and divide the head size of 8, got 3"),
-        (lambda model: use_sliding_window(model, 15, 2), "window 15 .* and sinks 2 .* must fit the block of 16"),
+        (lambda model: use_sliding_window(model, 15, 2), "window 15 .* and 2 sinks .* must fit into 16"),
         (lambda model: model.generate([[1, 2], [4]], 2), "cannot tell padding from text: give it texts of one length"),
         (lambda model: KVCache.for_model(model).cut(3), "cannot go back to an earlier token; read the text again"),
     ],
