@@ -34,7 +34,9 @@ Form = tuple[bytes, bytes]  # patterns: of whole texts, and of their beginnings
 
 
 def one_of(choices: Sequence[str]) -> Form:
-    """The form of a text that is one of the choices."""
+    """The form of a text that is one of the choices. Raises ValueError if there are none."""
+    if not choices:
+        raise ValueError("there are no choices: a text that is one of them needs at least one")
     texts = [choice.encode() for choice in choices]
     beginnings = {text[:length] for text in texts for length in range(len(text) + 1)}
     whole, beginning = (b"(?:" + b"|".join(map(re.escape, some)) + b")" for some in (texts, beginnings))
@@ -50,10 +52,15 @@ KINDS = {
 
 
 def json_object(kinds: Mapping[str, str]) -> Form:
-    """The form of a JSON object. kinds: for each key, what its value is: "string", "number" or "boolean"."""
-    parts: list[Form] = []
-    for key, kind in kinds.items():
-        parts += [one_of([(", " if parts else "{") + json.dumps(key) + ": "]), KINDS[kind]]
+    """The form of a JSON object. kinds: for each key, what its value is: "string", "number" or "boolean".
+
+    Raises ValueError for another kind.
+    """
+    parts = [one_of(["{"])]
+    for number, (key, kind) in enumerate(kinds.items()):
+        if kind not in KINDS:
+            raise ValueError(f"the value of {key!r} must be one of {', '.join(KINDS)}, got {kind!r}")
+        parts += [one_of([(", " if number else "") + json.dumps(key) + ": "]), KINDS[kind]]
     whole, beginning = one_of(["}"])
     for part, its_beginning in reversed(parts):
         whole, beginning = part + whole, b"(?:%b%b|%b)" % (part, beginning, its_beginning)
@@ -63,7 +70,8 @@ def json_object(kinds: Mapping[str, str]) -> Form:
 def in_form(form: Form, tokenizer: Tokenizer) -> Callable[[np.ndarray, list[int]], np.ndarray]:
     """The `process` of `batch_generation.stream` that keeps a text in a form. After the last byte follows eos_token.
 
-    Raises ValueError for a tokenizer without eos_token, and later where no token can continue the text in the form.
+    Raises ValueError for a tokenizer without eos_token, and later for logits of fewer tokens than the tokenizer has, and
+    where no token can continue the text in the form.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError("a form needs a tokenizer with an eos_token: it is what ends the text")
@@ -71,6 +79,10 @@ def in_form(form: Form, tokenizer: Tokenizer) -> Callable[[np.ndarray, list[int]
     tokens = [tokenizer.vocab[id] for id in range(len(tokenizer))]
 
     def restricted(logits: np.ndarray, new: list[int]) -> np.ndarray:
+        if logits.size < len(tokens):
+            raise ValueError(
+                f"the model has {logits.size} tokens, and the tokenizer {len(tokens)}: it is another model's"
+            )
         text = tokenizer.decode_bytes(new)
         allowed = np.array([beginning.fullmatch(text + token) and begins_utf8(text + token) for token in tokens], bool)
         allowed[[*tokenizer.special_tokens.values()]] = False

@@ -72,6 +72,24 @@ def test_a_token_may_come_where_the_form_matches_partially(form, tokenizer):
         new = [] if token == eos else [*new, token]
 
 
+def test_an_object_without_keys_is_two_braces():
+    whole, beginning = json_object({})
+    assert regex.fullmatch(whole, b"{}") and regex.fullmatch(beginning, b"{") and not regex.fullmatch(beginning, b"}")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: one_of([]), "there are no choices"),
+        (lambda: json_object({"a": "int"}), "the value of 'a' must be one of string, number, boolean, got 'int'"),
+        (lambda: in_form(one_of(["no"]), OURS)(np.zeros(289), []), "the model has 289 tokens, and the tokenizer 290"),
+    ],
+)
+def test_forms_that_cannot_be_written_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
 def test_a_vocabulary_that_cannot_write_the_form_is_refused():
     tokenizer = smollm_tokenizer()  # has no token for this control character
     with pytest.raises(ValueError, match=r"no token with which b'a' can go on in this form"):
