@@ -155,9 +155,9 @@ def as_batch(ids: Any, attention_mask: Any = None) -> tuple[np.ndarray, np.ndarr
     real = np.ones(ids.shape, bool) if attention_mask is None else _on_host(attention_mask) != 0
     if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
         raise ValueError(f"prompts must be integers of shape (batch, time), got {ids.dtype} of shape {ids.shape}")
-    if real.shape != ids.shape or not real[:, -1].all():
+    if real.shape != ids.shape or not real[:, -1].all() or (real[:, :-1] > real[:, 1:]).any():
         why = "each prompt needs a token, and padding belongs on the left"
-        raise ValueError(f"attention_mask must have the shape {ids.shape} and end in ones: {why}")
+        raise ValueError(f"attention_mask must have the shape {ids.shape}, with zeros only before the ones: {why}")
     return ids.astype(np.int64), real
 
 

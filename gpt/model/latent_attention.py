@@ -19,6 +19,7 @@ without a latent of their own.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import minigrad.functional as F
@@ -27,6 +28,7 @@ from minigrad import Tensor, nn
 from .config import LlamaConfig
 from .language_model import init_weights
 from .llama import Llama, Rotation
+from .structure import SharedInput
 
 
 class LatentAttention(nn.Module):
@@ -63,7 +65,9 @@ class LatentAttention(nn.Module):
         q_rope = F.rotary_embedding(F.split_heads(self.q_rope_proj(x), self.n_head), cos, sin)  # (B, H, T, d_r)
         if cache is not None:
             c, k_rope = cache.append(layer, c, k_rope)  # (B, 1, S, d_c), (B, 1, S, d_r): of all S tokens so far
-        attend = self.absorbed if cache is not None and x.shape[1] == 1 else self.simple
+        # A layer that LoRA or quantization has put in place of a projection has no matrix to absorb.
+        are_plain = type(self.k_proj) is type(self.v_proj) is nn.Linear
+        attend = self.absorbed if cache is not None and x.shape[1] == 1 and are_plain else self.simple
         return self.o_proj(F.merge_heads(attend(q, q_rope, c, k_rope, mask)))  # (B, T, C)
 
     def simple(self, q: Tensor, q_rope: Tensor, c: Tensor, k_rope: Tensor, mask: Tensor | None) -> Tensor:
@@ -71,7 +75,8 @@ class LatentAttention(nn.Module):
         k, v = (F.split_heads(proj(c.squeeze(1)), self.n_head) for proj in (self.k_proj, self.v_proj))  # (B, H, S, D)
         # k_rope is the same for all heads: (B, H, T, D + d_r), (B, H, S, D + d_r)
         q, k = F.cat([q, q_rope], -1), F.cat([k, k_rope.expand(*k.shape[:-1], -1)], -1)
-        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=self.scale)
+        is_causal = mask is None and q.shape[2] > 1  # a single token is the last one so far and sees all S tokens
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=self.scale)
 
     def absorbed(self, q: Tensor, q_rope: Tensor, c: Tensor, k_rope: Tensor, mask: Tensor | None) -> Tensor:
         """The same for a single token that sees all S so far, without making their keys and values again:
@@ -94,4 +99,8 @@ def use_latent_attention(model: Llama, latent: int, rope: int) -> None:
     """
     for name in model.part_names("attention"):
         model.set_submodule(name, LatentAttention(model.config, latent, rope))
+    from_x = ("self_attn.q_proj", "self_attn.q_rope_proj", "self_attn.latent_proj", "self_attn.k_rope_proj")
+    from_c = ("self_attn.k_proj", "self_attn.v_proj")
+    inputs = (SharedInput(from_x, "input_layernorm"), SharedInput(from_c, "self_attn.latent_norm"))
+    model.names = dataclasses.replace(model.names, inputs=(*inputs, *model.names.inputs[1:]))  # quantization asks
     init_weights(model, residual_projections=("o_proj.weight", "down_proj.weight"))

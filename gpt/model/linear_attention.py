@@ -20,6 +20,8 @@ and give each head its own speed of fading.
 
 from __future__ import annotations
 
+import dataclasses
+
 import minigrad.functional as F
 from minigrad import Tensor, nn
 from minigrad.backend import module_of
@@ -86,7 +88,7 @@ def by_chunks(
 class LinearAttention(nn.Module):
     """In the place of CausalSelfAttention. β = σ(...) and α = σ(4 + ...) are computed from each token, for each head.
 
-    With a cache, the state is all that is kept. A mask is read only for padding: its keys become 0 and write nothing.
+    With a cache, the state is all that is kept. A mask is read only for padding, which writes nothing and fades nothing.
     """
 
     def __init__(self, width: int, n_head: int, kind: str = "gated delta"):
@@ -103,13 +105,14 @@ class LinearAttention(nn.Module):
         D = C // H
         q, k, v = F.split_heads(self.c_attn(x), H, parts=3)  # (B, H, T, D) each
         q, k = (F.rms_norm(y, D) / D**0.5 for y in (q, k))  # vectors of length 1
-        # The last row of the mask is True for all but padding.
-        k = k if mask is None else k * mask[..., -1, -T:].unsqueeze(-1).to(k.dtype)
         zeros = module_of(x.data).zeros((B, H, D, D), x.dtype)
         S = Tensor(zeros if cache is None else cache.states.get(layer, zeros))
         beta = None if self.beta is None else F.sigmoid(F.split_heads(self.beta(x), H))  # (B, H, T, 1)
         # α = σ(4 + ...) starts at 0.98: a gate that starts at 0.5 would forget everything within a few tokens.
         log_alpha = k[..., :1] * 0 if self.alpha is None else F.logsigmoid(F.split_heads(self.alpha(x), H) + 4)
+        if mask is not None:
+            real = mask[..., -1, -T:].unsqueeze(-1).to(k.dtype)  # the last row of the mask is True for all but padding
+            k, log_alpha = k * real, log_alpha * real
         out, S = by_chunks(q, k, v, beta, log_alpha, S)
         if cache is not None:
             cache.keep_state(layer, S)
@@ -126,4 +129,7 @@ def use_linear_attention(model: GPT, kind: str = "gated delta", every: int = 4) 
     for layer, name in enumerate(model.part_names("attention"), start=1):
         if not every or layer % every:
             model.set_submodule(name, LinearAttention(model.config.n_embd, model.config.n_head, kind))
+    # β and α also read what c_attn reads, and a norm stands before c_proj: AWQ cannot move a scale through these.
+    of_attention = tuple(shared._replace(source=None) for shared in model.names.inputs[:2])
+    model.names = dataclasses.replace(model.names, inputs=of_attention + model.names.inputs[2:])
     init_weights(model, residual_projections=("c_proj.weight",))

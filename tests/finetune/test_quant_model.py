@@ -15,7 +15,17 @@ from gpt.training.checkpoint import CheckpointError
 from gpt.training.loading import load_model
 from minigrad import nn, no_grad
 from tests.finetune.small import dequantized
-from tests.gpt.small import assert_same, checkpoint_of, random_ids, save_model, small_gpt, small_llama, weights_of
+from tests.gpt.small import (
+    assert_same,
+    checkpoint_of,
+    random_ids,
+    save_model,
+    small_gpt,
+    small_hybrid,
+    small_latent,
+    small_llama,
+    weights_of,
+)
 from tests.helpers import read_json
 
 IDS = random_ids((40, 12))
@@ -45,11 +55,8 @@ def name_of(value):
     return "-".join(map(str, value.to_dict().values())) if isinstance(value, QuantizationConfig) else value.__name__
 
 
-quantized_models = pytest.mark.parametrize(
-    ("make", "config"),
-    [*((small_gpt, config) for config in CONFIGS), *((small_llama, config) for config in LLAMA_CONFIGS)],
-    ids=name_of,
-)
+WITH_FOLDERS = [*((small_gpt, config) for config in CONFIGS), *((small_llama, config) for config in LLAMA_CONFIGS)]
+OTHERS = [(make, config) for make in (small_latent, small_hybrid) for config in LLAMA_CONFIGS]
 
 
 def calibration_for(config):
@@ -61,7 +68,7 @@ def logits(model, ids=IDS):
         return model(ids).data
 
 
-@quantized_models
+@pytest.mark.parametrize(("make", "config"), WITH_FOLDERS + OTHERS, ids=name_of)
 def test_the_quantized_model_computes_with_the_rounded_weights(make, config):
     model, original, plain = make(), make(), make()
     report = quantize(model, config, calibration_for(config))
@@ -140,6 +147,8 @@ def test_gptq_and_awq_lose_less_than_rounding_in_every_layer(model, method):
         (small_gpt, {}, {"mlp.c_proj"}),  # behind an activation
         (small_llama, {}, {"self_attn.o_proj"}),  # heads of values that are shared cannot be scaled for one of queries
         (small_llama, {"n_kv_head": 4}, set()),  # as many heads of keys as of queries
+        (small_latent, {}, set()),
+        (small_hybrid, {}, {"attn.c_attn", "attn.c_proj", "mlp.c_proj"}),  # a norm, and gates that read the same
     ],
 )
 def test_folding_scales_changes_nothing_that_the_model_computes(make, changes, not_scaled):
@@ -215,7 +224,7 @@ def folder_with(path, config, tokenizer, make=small_gpt, **changes):
     return model
 
 
-@quantized_models
+@pytest.mark.parametrize(("make", "config"), WITH_FOLDERS, ids=name_of)
 def test_a_folder_brings_the_same_model_back(tmp_path, make, config, tokenizer):
     tied = config.method != "zeropoint"  # so that a head of its own is stored, too
     model = folder_with(tmp_path / "q", config, tokenizer, make, tied=tied)

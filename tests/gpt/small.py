@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from gpt import GPT, GPTConfig, Llama, LlamaConfig, save_checkpoint
+from gpt.model.latent_attention import use_latent_attention
+from gpt.model.linear_attention import use_linear_attention
 from gpt.training.checkpoint import STATE
 from minigrad import backend, no_grad
 
@@ -22,6 +24,20 @@ def small_gpt(seed=0, dtype="float32", **changes):
 def small_llama(seed=0, dtype="float32", **changes):
     """A Llama of LLAMA with random weights everywhere: two heads of queries to one of keys."""
     return _with_random_weights(Llama(LlamaConfig(**{**LLAMA, **changes})), seed, dtype)
+
+
+def small_latent(dtype="float32"):
+    """Such a Llama with latent attention."""
+    model = small_llama()
+    use_latent_attention(model, latent=8, rope=2)
+    return _with_random_weights(model, 0, dtype)
+
+
+def small_hybrid(dtype="float32"):
+    """Such a GPT, whose first layer has linear attention."""
+    model = small_gpt()
+    use_linear_attention(model, every=2)
+    return _with_random_weights(model, 0, dtype)
 
 
 def _with_random_weights(model, seed, dtype):

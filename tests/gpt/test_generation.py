@@ -234,6 +234,7 @@ def test_scores_that_are_not_finite_are_an_error(temperature, bad):
         ({"ids": [[1], []]}, "each prompt needs a token"),
         ({"ids": [[1.5]]}, "prompts must be integers"),
         ({"attention_mask": [[1, 0]]}, "padding belongs on the left"),
+        ({"ids": [[1] * 5], "attention_mask": [[1, 0, 0, 1, 1]]}, "zeros only before the ones: .* padding belongs on"),
         ({"attention_mask": [[1]]}, r"must have the shape \(1, 2\)"),
     ],
 )

@@ -92,6 +92,14 @@ def test_texts_are_the_same_with_a_cache(kind):
     assert texts[0] == texts[1] and texts[0][0] == texts[0][2] != texts[0][1]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_changes_nothing_wherever_it_stands(kind):
+    model, mask = small(kind), [[0, 1, 0, 0, 1, 1, 1, 0, 1, 0, 0, 1]]
+    real = np.array(mask[0]) == 1
+    found = model(IDS[:1], attention_mask=mask).data[0, real]
+    np.testing.assert_allclose(found, model(IDS[:1, real]).data[0], atol=1e-5)
+
+
 @pytest.mark.parametrize(("every", "states"), [(4, [0, 1, 2]), (2, [0, 2]), (0, [0, 1, 2, 3]), (1, [])])
 def test_a_state_takes_as_many_bytes_after_any_text(every, states):
     model, cache = small(every=every), KVCache(2, 12)
