@@ -70,7 +70,7 @@ def json_object(kinds: Mapping[str, str]) -> Form:
 def in_form(form: Form, tokenizer: Tokenizer) -> Callable[[np.ndarray, list[int]], np.ndarray]:
     """The `process` of `batch_generation.stream` that keeps a text in a form. After the last byte follows eos_token.
 
-    Raises ValueError for a tokenizer without eos_token, and later for logits of fewer tokens than the tokenizer has, and
+    Raises ValueError for a tokenizer without eos_token, and later for one with more tokens than the logits have, and
     where no token can continue the text in the form.
     """
     if tokenizer.eos_token_id is None:

@@ -88,7 +88,7 @@ def by_chunks(
 class LinearAttention(nn.Module):
     """In the place of CausalSelfAttention. β = σ(...) and α = σ(4 + ...) are computed from each token, for each head.
 
-    With a cache, the state is all that is kept. A mask is read only for padding, which writes nothing and fades nothing.
+    With a cache, the state is all that is kept. A mask is read only for padding, which neither writes nor fades.
     """
 
     def __init__(self, width: int, n_head: int, kind: str = "gated delta"):
