@@ -42,9 +42,14 @@ class Getitem(Function):
 def getitem(x: Tensor, index: Any) -> Tensor:
     """x[index], by NumPy's rules: numbers, slices, None, ..., masks, and tensors, arrays or lists of integers.
 
-    Backward: dx = 0, then dx[index] += dout. PyTorch has the same rules, with one exception: where a slice separates a
-    list from a number, as in x[0, :, [1, 2]], NumPy puts the list's axis first. Raises IndexError for an index that
-    does not exist.
+    Backward: dx = 0, then dx[index] += dout. Raises IndexError for an index that does not exist.
+
+    PyTorch has the same rules, with one exception. Where a slice stands between a number and a list, NumPy puts the
+    list's axis first. PyTorch takes the number first, as x[0][:, [1, 2]] does:
+
+    >>> x = np.zeros((2, 3, 4))
+    >>> getitem(x, (0, slice(None), [1, 2])).shape, getitem(getitem(x, 0), (slice(None), [1, 2])).shape
+    ((2, 3), (3, 2))
     """
     index = tuple([_array_or_copy(part) for part in index]) if isinstance(index, tuple) else _array_or_copy(index)
     return Getitem.apply(x, index=index)
