@@ -133,7 +133,7 @@ def completed_modules(root: Path) -> Iterator[str]:
         for node in at_import(tree):
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             if calls(node, "setattr"):
-                targets = [ast.Attribute(node.args[0])]
+                targets = [ast.Attribute(node.args[0], "")]
             elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in CHANGES:  # table.update(...)
                 targets = [node.func]
             for target in targets:
