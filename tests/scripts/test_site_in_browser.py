@@ -119,16 +119,25 @@ def test_right_and_wrong_answers_and_a_reload(tab, address):
     assert tab.evaluate("code.get()") == completed("tanh")
 
 
-def test_a_loop_that_never_ends_is_stopped_and_nothing_is_lost(tab, address):
+# The first is stopped at the limit, the second, which cannot be interrupted, with the button.
+@pytest.mark.parametrize(("loop", "limit"), [("while True: pass", 3000), ("sum(range(10**12))", LONG)])
+def test_a_loop_that_never_ends_is_stopped_and_nothing_is_lost(tab, address, loop, limit):
     tab.goto(f"{address}/exercises/tanh.html")
-    tab.evaluate("text => { code.set(text); code.focus(); }", completed("tanh", "dx = ", "while True: pass\ndx = "))
+    passed(tab, {"tanh": completed("tanh")})
+    tab.evaluate("text => { code.set(text); code.focus(); }", completed("tanh", "dx = ", f"{loop}\ndx = "))
+    wait = "window.wait = setTimeout; window.setTimeout = (f, time) => wait(f, time === LONGEST ? limit : time);"
+    tab.evaluate(f"limit => {{ {wait} }}", limit)
     tab.keyboard.press("Shift+Enter")
     for said in ("Loading Python", "Loading the checker", "Checking your code"):
         tab.locator("#said", has_text=said).wait_for()
-    tab.wait_for_timeout(2000)
-    tab.get_by_role("button", name="Stop").click()
-    tab.get_by_text("is there a loop that never ends?").wait_for()
-    assert tab.locator("#stop").is_disabled() and "correct in all" in check(tab, completed("tanh"))
+        assert tab.locator("#passed:visible, .passed").count() == 0
+    tab.get_by_role("button", name="Check").click()  # nothing more is checked meanwhile
+    if limit == LONG:
+        tab.get_by_role("button", name="Stop").click()
+    tab.get_by_text("s: is there a loop that never ends?").wait_for()
+    assert tab.locator("#stop").is_disabled() and tab.evaluate("read().state.passed") == {}
+    tab.evaluate("() => { window.setTimeout = wait; }")
+    assert "correct in all" in check(tab, completed("tanh"))
 
 
 def test_a_lesson_runs_to_its_end(tab, address):

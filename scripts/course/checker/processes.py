@@ -166,6 +166,7 @@ class InThisProcess(Submission):
 
     def begin(self) -> None:
         self.solution = worker.Solution()
+        self.begun = time.monotonic()
 
     def __exit__(self, *exception: object) -> None:
         pass
@@ -180,7 +181,8 @@ class InThisProcess(Submission):
         with np.errstate(all="ignore"), mock.patch.dict(sys.modules, worker.engine()):
             answer = worker.read(io.BytesIO(self.solution.answer(request, arguments)), self.limits.message)
         if "KeyboardInterrupt" in answer.get("error", ()):
-            raise Ended(Verdict("timeout", self.path.name, "it was stopped: is there a loop that never ends?"))
+            sentence = f"it was stopped after {time.monotonic() - self.begun:.0f} s"
+            raise Ended(Verdict("timeout", self.path.name, f"{sentence}: is there a loop that never ends?"))
         return answer
 
 

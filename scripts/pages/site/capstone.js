@@ -7,7 +7,8 @@ const { kind, model, text, bytes } = start;
 const said = (part) => at("said").append(part);
 
 at("run").addEventListener("click", async () => {
-  [at("run").disabled, at("stop").disabled] = [true, false];
+  if (!at("stop").disabled) return; // a check is running, or this
+  at("stop").disabled = false;
   [at("said").textContent, at("said").className] = ["", "output"];
   python.isStopped = false;
   try {
@@ -19,6 +20,6 @@ at("run").addEventListener("click", async () => {
   }
   if (python.isStopped) said("\nStopped.");
   at("fetched").textContent = "";
-  [at("run").disabled, at("stop").disabled] = [false, python.calls.size === 0];
+  at("stop").disabled = true;
 });
 if (kind === "Llama") at("run").append(` with SmolLM2's weights (${megabytes(bytes)})`);

@@ -42,7 +42,7 @@ def ask(command: str, name: str, text: str, state: dict[str, Any]) -> dict[str, 
             said = workspace.withheld(name) or workspace.exercise(name).solution()
     except ValueError as error:
         said = str(error)
-    return {"said": said, "html": html, "state": workspace.state, "passed": workspace.has_passed(name)}
+    return {"said": said, "html": html, "state": workspace.state}
 
 
 def workspace_of(files: dict[str, str], state: dict[str, Any]) -> Workspace:

@@ -78,13 +78,12 @@ export const python = {
   async stop() {
     this.isStopped = true; // what waits for Python does not begin
     const running = [...this.calls.keys()];
-    for (const stop of running) navigator.serviceWorker.controller.postMessage({ stop });
+    for (const stop of running) navigator.serviceWorker.controller?.postMessage({ stop });
     await new Promise((later) => setTimeout(later, PATIENCE));
-    const stuck = running.filter((number) => this.calls.has(number));
-    if (!stuck.length) return true;
+    if (!running.some((number) => this.calls.has(number))) return true;
     this.worker.terminate();
     [this.started, this.isReady] = [null, false];
-    for (const number of stuck) this.heard({ number, error: "Python had to be stopped, and everything that it had defined is gone." });
+    for (const number of this.calls.keys()) this.heard({ number, error: "Python had to be stopped, and everything that it had defined is gone." });
     return false;
   },
 };
