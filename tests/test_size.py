@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = {"minigrad": 7736, "gpt": 5971, "finetune": 4388, "scripts": 17448, "tests": 25704}
-LIMIT_OF_PAGES = 3356  # JavaScript, CSS and HTML, all in scripts/
+LIMIT_OF_PAGES = 3365  # JavaScript, CSS and HTML, all in scripts/
 WRITTEN_BY_A_PROGRAM = ("golden", "measured", "assets.json", "names.json")
 HAS_DOCSTRING = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
