@@ -66,7 +66,7 @@ class Sampling(Checked):
     temperature: float = setting(1.0, "0 always takes the most likely token", ">= 0")
     top_k: int | None = setting(None, "sample only from the k most likely tokens", ">= 1")
     top_p: float = setting(1.0, "sample from the most likely tokens with this total probability", "in (0, 1]")
-    repetition_penalty: float = setting(1.0, "above 1: tokens already in the text become less likely", "> 0")
+    repetition_penalty: float = setting(1.0, "above 1: tokens already in the text become less likely", "in [0.01, 100]")
     min_p: float = setting(0.0, "sample from tokens at least this many times as likely as the likeliest", "in [0, 1]")
 
     def choose(self, logits: np.ndarray, seen: Iterable[int], rng: np.random.Generator) -> int:

@@ -216,6 +216,17 @@ def test_a_tiny_temperature_is_greedy_and_no_overflow(temperature):
     assert probs.argmax() == logits.argmax() and probs.max() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("name", ["temperature", "top_p", "repetition_penalty", "min_p"])
+@pytest.mark.parametrize("value", [5e-324, 1e-300, 0.01, 1, 100, 1e300])
+def test_a_setting_is_out_of_bounds_or_gives_a_token(name, value):
+    logits = np.array([-3.4e38, -1, 0, 1e-45, 1, 3.4e38], np.float32)
+    try:
+        sampling = Sampling(**{name: value})
+    except ValueError:
+        return
+    assert sampling.probabilities(logits, range(6)).sum() == pytest.approx(1)
+
+
 @pytest.mark.parametrize("temperature", [0, 1])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_scores_that_are_not_finite_are_an_error(temperature, bad):
