@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from gpt import KVCache, Llama, LlamaConfig, accounting
+from gpt.model.generation import Sampling
 from gpt.model.latent_attention import LatentAttention, use_latent_attention
 from gpt.model.llama import rotations
 from gpt.model.sliding_window import use_sliding_window, window_mask
+from gpt.model.speculation import speculate
 from minigrad import Tensor, gradcheck, manual_seed, no_grad, use_kernels
 from minigrad.functional.rotary import rotate
 
@@ -129,6 +131,7 @@ def test_a_text_grows_beyond_the_block_size():
         (lambda model: use_sliding_window(model, 15, 2), "window 15 .* and 2 sinks .* must fit into 16"),
         (lambda model: model.generate([[1, 2], [4]], 2), "cannot tell padding from text: give it texts of one length"),
         (lambda model: KVCache.for_model(model).cut(3), "cannot go back to an earlier token; read the text again"),
+        (lambda model: next(speculate(model, [1], 2, Sampling())), "speculation does not go with .* a sliding window"),
     ],
 )
 def test_what_is_refused(refused, words):

@@ -1,5 +1,7 @@
 """Linear attention and the delta rule beside a loop and transformers, their gradients, and a GPT with a state."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from gpt.model.generation import Sampling
 from gpt.model.linear_attention import KINDS, LinearAttention, by_chunks, token_by_token, use_linear_attention
 from gpt.model.speculation import speculate
 from minigrad import Tensor, gradcheck, manual_seed, no_grad, use_kernels
+from tests.gpt.small import small_gpt
 
 IDS = np.random.default_rng(1).integers(20, size=(2, 12))
 FORMS = {"loop": token_by_token, "chunks": by_chunks, "chunks of 3": lambda *inputs: by_chunks(*inputs, chunk=3)}
@@ -111,6 +114,8 @@ def test_a_state_takes_as_many_bytes_after_any_text(every, states):
             np.testing.assert_allclose(found, model(IDS).data[:, start:stop], atol=1e-5)
     cache.cut(12)
     assert list(cache.states) == states
+    with pytest.raises(ValueError, match="just tokens 5 to 11: cut") if states else nullcontext():
+        cache.cut(5)
     cache.cut(0)
     assert not cache.states and cache.length == 0
 
@@ -119,7 +124,12 @@ def test_a_state_takes_as_many_bytes_after_any_text(every, states):
     ("make", "error", "words"),
     [
         (lambda: LinearAttention(8, 2, "rule"), ValueError, "one of linear, delta, gated delta, got 'rule'"),
-        (lambda: list(speculate(small(), [1, 2, 3] * 2, 6, Sampling())), ValueError, "just tokens 6 to 10: cut"),
+        (lambda: next(speculate(small(), [1, 2, 3], 6, Sampling())), ValueError, "does not go with linear attention"),
+        (
+            lambda: next(speculate(small_gpt(), [1], 6, Sampling(), draft=small())),
+            ValueError,
+            "speculation does not go",
+        ),
         (lambda: small(every=0)(IDS, cache=KVCache(2, 12)), RuntimeError, "a KV cache keeps no gradients"),
     ],
 )
