@@ -171,7 +171,7 @@ def _conversation(row: Row, place: str) -> Example:
         check_messages(messages)
     else:
         question = _text(row, "instruction")
-        if row.get("input"):
+        if row.get("input") not in (None, ""):
             question += "\n\n" + _text(row, "input")
         messages = [Message(role="user", content=question), Message(role="assistant", content=_text(row, "output"))]
     if messages[-1]["role"] != "assistant":

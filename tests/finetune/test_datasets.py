@@ -28,6 +28,7 @@ def assistant(text):
 
 
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+NO_INPUT = {"instruction": "a", "input": None, "output": "b"}
 TOOL, PART = {"role": "tool", "content": "42"}, {"type": "text", "text": "a"}
 
 
@@ -57,6 +58,7 @@ def path(tmp_path):
             [user("a"), assistant('<tool_call>\n{"name": "f", "arguments": "{}"}\n</tool_call>'), TOOL, assistant("b")],
         ),
         ({"instruction": "a", "input": "", "output": "b"}, [user("a"), assistant("b")]),
+        (NO_INPUT, [user("a"), assistant("b")]),
         ({"instruction": "a", "input": "é\u2028c", "output": "b"}, [user("a\n\né\u2028c"), assistant("b")]),
     ],
 )
@@ -146,6 +148,7 @@ OF_CONVERSATIONS = [
     ({"messages": [user("a"), {**assistant(""), "tool_calls": [5]}]}, "message 2: tool_calls must be functions"),
     ({"prompt": "a"}, "there is no field 'completion', only 'prompt'"),
     ({"prompt": [{"role": "user"}], "completion": "b"}, "prompt: message 1: content must be a text, got none"),
+    *[({**NO_INPUT, "input": x}, f"the field 'input' must be a text, got {x}") for x in ({}, [], 0, False, {"a": 1})],
     ({"messages": ["hi"]}, "message 1 must be an object"),
     ({"messages": [user("a"), {"role": "system", "content": "b"}]}, "message 2: a system message must be the first"),
     ({"messages": [user("a"), {"role": "robot", "content": "b"}]}, "message 2: role must be one of"),
