@@ -12,8 +12,9 @@ an integer code for each number:
     Q4_0   number = scale * (code - 8)           0 <= code <= 15     18 bytes, 4.5 bits
     Q4_1   number = scale * code + minimum       0 <= code <= 15     20 bytes, 5 bits
 
-The library gguf reads the header and maps the file, so its numbers are read where they are used. The file may come from
-anybody, and the library trusts every length in it, so we keep the library from reading outside the file.
+The library gguf understands the header. The file may come from anybody, and the library trusts every length in it, so
+we keep the library from reading outside the file. It also maps the file, and if a mapped file shrinks, the process
+dies. So we read all bytes ourselves: the numbers where they are used.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The library also dequantizes Q4_K, Q5_K and Q6_K. Other kinds
 of blocks, and big-endian files, are not supported.
@@ -21,6 +22,7 @@ of blocks, and big-endian files, are not supported.
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,14 +58,35 @@ def is_gguf(path: StrPath) -> bool:
 class GGUFTensor(NamedTuple):
     """A tensor of the file: its shape in NumPy's order (rows first), its kind, and its bytes, (rows, bytes per row).
 
-    `raw` is a read-only view of the mapped file, which is in memory only while it is used. For F32 and F16 it holds
-    numbers instead of bytes.
+    `raw` is an array or, in a file, a `Stored`: `raw[rows]` is an array. For F32 and F16 it holds numbers instead of
+    bytes.
     """
 
     name: str
     shape: tuple[int, ...]
     kind: str
-    raw: np.ndarray
+    raw: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """An array in a file, whose rows are read where they are used: stored[2:5]. Several threads may read.
+
+    Raises GGUFError if the file has shrunk.
+    """
+
+    path: Path
+    start: int
+    shape: tuple[int, ...]
+    dtype: Any
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        first, stop, _ = rows.indices(self.shape[0])
+        row = np.dtype((self.dtype, self.shape[1:]))
+        found = np.fromfile(self.path, row, stop - first, offset=self.start + first * row.itemsize)
+        if len(found) < stop - first:
+            raise GGUFError(f"{self.path}: the file became shorter while it was read")
+        return found
 
 
 class GGUFFile:
@@ -84,7 +107,7 @@ class GGUFFile:
         except Exception as error:  # the reader has no error of its own for damaged files
             raise GGUFError(f"{path} is truncated, damaged, or not a GGUF file: {error!r:.200}") from None
         with errors_at(str(path), GGUFError):
-            self.tensors = {tensor.name: _tensor(tensor) for tensor in reader.tensors}
+            self.tensors = {tensor.name: _tensor(tensor, self.path) for tensor in reader.tensors}
             places = {each.name: (each.data_offset, each.data_offset + each.n_bytes) for each in reader.tensors}
             size = reader.data.size
             check_places(places, min(reader.data_offset, size), size, int(reader.alignment))
@@ -111,17 +134,30 @@ def _open(path: Path) -> Any:
         """A reader that stays inside the file. Otherwise it would follow a wrong length for hours, and fill the memory
         with empty arrays."""
 
-        data: Any
+        data: Any  # the mapped file, whose bytes are never looked at
+        header = np.zeros(0, np.uint8)  # the bytes of the file that have been read, from its start
         entries = 0
 
         def _get(self, offset: int, dtype: Any, count: int = 1, *options: Any, **more: Any) -> Any:
-            self.data = np.asarray(self.data)  # the same bytes; slices of a np.memmap take twice as long to make
             if self.byte_order == "S":
                 raise GGUFError(f"{path} is big-endian; only files for ordinary (little-endian) machines are read")
             self._count(1)
-            if int(offset) + np.dtype(dtype).itemsize * int(count) > self.data.size:
+            end = int(offset) + np.dtype(dtype).itemsize * int(count)
+            if hasattr(self, "data_offset"):  # the header was read: this is a tensor, and only its place is needed
+                self._check(end)
+                return super()._get(offset, dtype, count, *options, **more)
+            return self._read(int(offset), end).view(dtype)
+
+        def _read(self, start: int, end: int) -> np.ndarray:
+            """Bytes of the header."""
+            if end > self.header.size:
+                self._check(end)
+                self.header = np.fromfile(path, np.uint8, 2 * end)
+            return self.header[start:end]
+
+        def _check(self, end: int) -> None:
+            if end > self.data.size:
                 raise GGUFError(f"{path} is truncated or damaged: its header describes more than there is")
-            return super()._get(offset, dtype, count, *options, **more)
 
         def _get_field_parts(self, offset: int, kind: int) -> tuple[int, list[Any], list[int], list[Any]]:
             """A list in one piece: its size, its parts, which of them holds the values, and its type. The library would
@@ -134,10 +170,9 @@ def _open(path: Path) -> Any:
             if items == gguf.GGUFValueType.STRING:
                 values = []
                 for _ in range(count):
-                    (length,) = struct.unpack_from("<Q", self.data, end)  # an error if it is outside itself
-                    values.append(str(self.data[end + 8 : end + 8 + length].tobytes(), "utf-8"))
+                    (length,) = struct.unpack("<Q", self._read(end, end + 8))
+                    values.append(str(self._read(end + 8, end + 8 + length).tobytes(), "utf-8"))
                     end += 8 + length
-                self._get(start, np.uint8, end - start)
             elif items in self.gguf_scalar_to_np:
                 numbers = self._get(start, self.gguf_scalar_to_np[items], count)
                 values, end = numbers.tolist(), start + numbers.nbytes
@@ -166,12 +201,13 @@ def _value(field: Any) -> Any:
             return values.tolist()[0]
 
 
-def _tensor(found: Any) -> GGUFTensor:
+def _tensor(found: Any, path: Path) -> GGUFTensor:
     shape = tuple(int(size) for size in reversed(found.shape))
     check_tensor_name(found.name)
     if not shape or 0 in shape:
         raise ValueError(f"{found.name} has the shape {shortened(shape)}, which no tensor has")
-    return GGUFTensor(found.name, shape, found.tensor_type.name, found.data)
+    stored = Stored(path, found.data_offset, found.data.shape, found.data.dtype)
+    return GGUFTensor(found.name, shape, found.tensor_type.name, stored)
 
 
 # --- the numbers ------------------------------------------------------------------------------------------------------
@@ -180,12 +216,12 @@ def _tensor(found: Any) -> GGUFTensor:
 def dequantize(tensor: GGUFTensor) -> np.ndarray:
     """A tensor as float32, with as many rows as `raw` has. Raises GGUFError for a kind that is not in KINDS."""
     if tensor.kind in ("F32", "F16"):
-        numbers = tensor.raw
+        numbers = tensor.raw[:]
     elif tensor.kind == "BF16":  # the upper half of a float32
-        numbers = float32_of(tensor.raw.view("<u2"))
+        numbers = float32_of(tensor.raw[:].view("<u2"))
     elif tensor.kind in K_QUANTS:
         gguf = gguf_library()
-        numbers = gguf.quants.dequantize(tensor.raw, gguf.GGMLQuantizationType[tensor.kind])
+        numbers = gguf.quants.dequantize(tensor.raw[:], gguf.GGMLQuantizationType[tensor.kind])
     else:
         codes, scales, minimums = unpack(tensor)
         numbers = codes.reshape(*scales.shape, BLOCK) * scales[..., None]  # (rows, blocks, 32)
@@ -209,7 +245,7 @@ def unpack(tensor: GGUFTensor) -> tuple[np.ndarray, np.ndarray, np.ndarray | Non
     """
     if tensor.kind not in BLOCKS:
         raise GGUFError(f"{tensor.name} is {tensor.kind}; the kinds of blocks unpacked here are {', '.join(BLOCKS)}")
-    blocks = tensor.raw.view(BLOCKS[tensor.kind])  # (rows, columns / 32)
+    blocks = tensor.raw[:].view(BLOCKS[tensor.kind])  # (rows, columns / 32)
     codes = blocks["codes"]  # (rows, columns / 32, 32 or 16)
     if tensor.kind != "Q8_0":
         codes = np.concatenate([codes & 15, codes >> 4], axis=-1)  # numbers 0 to 15, then 16 to 31

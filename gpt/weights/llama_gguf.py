@@ -188,8 +188,11 @@ def weights_of(file: GGUFFile, config: Settings) -> Source:
 
     def read(name: str, rows: slice) -> np.ndarray:
         tensor, n_head = tensors[name], heads_permuted(name, config)
-        order = unpermute(np.arange(len(tensor.raw)), n_head) if n_head else None
-        return dequantize(tensor._replace(raw=tensor.raw[rows if order is None else order[rows]]))
+        if not n_head:
+            return dequantize(tensor._replace(raw=tensor.raw[rows]))
+        places = unpermute(np.arange(tensor.raw.shape[0]), n_head)[rows]
+        first = places.min()
+        return dequantize(tensor._replace(raw=tensor.raw[first : places.max() + 1][places - first]))
 
     entries = {name: Entry(tensor.kind, tensor.shape, 0, 0) for name, tensor in tensors.items()}
     return Source(file.path, "its own metadata", KINDS, entries, read, lambda name: file.path)

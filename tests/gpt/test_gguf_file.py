@@ -1,5 +1,6 @@
 """GGUF files: every kind of number is what the library gguf makes of it, and a file that lies is named and harmless."""
 
+import os
 import re
 import sys
 
@@ -124,8 +125,29 @@ def test_settings_and_tensors(small):
 def test_the_numbers_stay_in_the_file_until_they_are_used(tmp_path):
     path = write_gguf(tmp_path / "large.gguf", METADATA, {"w": np.ones((4096, 1024), np.float32)})
     with peak_below(3_000_000):
-        file = GGUFFile(path)
-    assert not file.tensors["w"].raw.flags.writeable and file.tensors["w"].raw.sum() == 4096 * 1024
+        raw = GGUFFile(path).tensors["w"].raw
+        assert raw[1023:1025].shape == (2, 1024)
+    assert raw[:].sum() == 4096 * 1024
+
+
+@needs_gguf
+@pytest.mark.parametrize("name", ["one", *KINDS])
+def test_a_file_that_shrinks_while_it_is_open_is_an_error(small, tmp_path, name):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(small[1])
+    file = GGUFFile(path)
+    os.truncate(path, 4)
+    with pytest.raises(GGUFError, match=r"model.gguf: the file became shorter while it was read"):
+        dequantize(file.tensors[name])
+
+
+@needs_gguf
+def test_nor_does_a_header_that_shrinks_kill_the_process(small, tmp_path, monkeypatch):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(small[1])
+    monkeypatch.setattr(np, "memmap", lambda *_, **__: (np.frombuffer(small[1], "u1"), os.truncate(path, 99))[0])
+    with pytest.raises(GGUFError, match="truncated"):
+        GGUFFile(path)
 
 
 # --- damage at random, and what is not there (test_damaged_files.py has the rest) -------------------------------------
