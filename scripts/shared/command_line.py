@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import errno
 import itertools
 import os
 import re
@@ -286,6 +287,10 @@ def _report(error: BaseException, where: str = "") -> int:
 
 
 def _sentence(error: BaseException) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object[:60]!r} is not UTF-8 text: convert it, or type it in a terminal that uses UTF-8"
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return "too many files are open at once: raise the limit of this shell, as with `ulimit -n 1024`"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     sentence = str(error) or type(error).__name__

@@ -1,5 +1,6 @@
 """Command lines that are absurd, or with options that would be ignored: each is refused in a sentence."""
 
+import errno
 import importlib
 
 import pytest
@@ -111,6 +112,7 @@ REFUSED = [
     ("evaluate", "--model {}/base --data x --html {}/story.txt", "--html writes a page: its name must end in .html"),
     ("evaluate", "--model {}/base", "one of the arguments --data --choices is required"),
     ("evaluate", "--model {}/base --choices builtin --stride 4", "--stride is for a text (--data)"),
+    ("evaluate", "--model {}/base --choices nope", "nope does not exist; builtin is the exam that comes with"),
     ("evaluate", "--model {}/base --data x --form letters", "--form is for an exam (--choices)"),
     ("evaluate", "--model {}/base --choices builtin --shots 200", "--shots 200 leaves no question to ask: builtin"),
     ("lora", "--merge {}/absent", "there is no checkpoint in {}/absent"),
@@ -132,6 +134,7 @@ REFUSED = [
     ("generate", "--speculate --will-it-fit", "--will-it-fit measures one token at a time"),
     ("generate", "--json name:text", "argument --json: must be KEY:KIND with a KIND of string, number, boolean, got"),
     ("generate", "--json a:string a:number", "--json has a key twice: give each once"),
+    ("generate", "--model {}/base --one-of a\udcffb", "'a\\udcffb' is not UTF-8 text: convert it"),
     ("generate", "--one-of a b --max-new-tokens 5", "--max-new-tokens is not for a form, which ends by itself"),
     ("generate", "--model {}/base --draft {}/chat", "chat has another vocabulary than --model: use one with the same"),
     ("explain", "--text abc", "--model and --text go together"),
@@ -199,8 +202,15 @@ def test_the_version_is_told(script):
     assert output_of(importlib.import_module(f"scripts.{script}").main, "--version") == f"minigrad {__version__}\n"
 
 
-def test_memory_that_ran_out_is_a_sentence(capsys):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "not enough memory (MemoryError): use a smaller model or batch"),
+        (OSError(errno.EMFILE, "Too many open files"), "error: too many files are open at once: raise the limit"),
+    ],
+)
+def test_what_ran_out_is_a_sentence(error, words, capsys):
     def main(argv):
-        raise MemoryError
+        raise error
 
-    assert "not enough memory (MemoryError): use a smaller model or batch" in refusal(main, capsys)
+    assert words in refusal(main, capsys)
