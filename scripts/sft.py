@@ -38,10 +38,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _show_mask(arguments: argparse.Namespace) -> None:
+    examples = load_data(arguments.data, arguments.seed)[0][: arguments.show_mask]
     model, tokenizer = load_model(arguments.init_from, trainable=True)
     add_chat_tokens(model, tokenizer)
     template = ChatTemplate(tokenizer)
-    examples = load_data(arguments.data, arguments.seed)[0][: arguments.show_mask]
     print("\n\n".join(template.marked(e.messages, e.completion) for e in examples))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from gpt import Tokenizer
 from gpt.console import show
+from gpt.corpora.corpus import check_corpus
 from gpt.model.language_model import LanguageModel
 from gpt.training.plots import plot_run
 from gpt.training.pretraining_parts import show_sample, write_corpus
@@ -42,6 +43,10 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     # The model: all of its weights are trained, or adapters beside them, or adapters beside its weights in 4 bits.
     with_answers = is_conversations(config.data)
     if run.is_new:
+        if with_answers:  # the data before the model, which takes longer to load
+            examples, held_out = load_data(config.data, config.seed)
+        else:
+            check_corpus(config.data)
         model, tokenizer = base_model(config)
         new_tokens = add_chatml(tokenizer) if with_answers else 0
         if new_tokens:  # their rows of the embedding have to be trained
@@ -60,7 +65,6 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     shown: list[Example] = []  # held-out conversations whose answers are shown
     if with_answers:
         if run.is_new:
-            examples, held_out = load_data(config.data, config.seed)
             run.keep_data(train=examples, test=held_out)
         else:
             examples, held_out = run.load_data(read_examples)

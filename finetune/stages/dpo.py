@@ -65,10 +65,10 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     """Tune an instruction-tuned language model on pairs of replies. The reference is the model before training."""
     # The model, and pairs of replies.
     if run.is_new:
+        preferences, held_out = load_pairs(config.data, config.seed)  # before the model, which takes longer to load
         model, tokenizer = load_model(config.init_from, trainable=True)
         show(f"starting from the weights in {config.init_from}, which are also the reference")
         run.begin(model, tokenizer)  # the data are kept below, with ln ρ
-        preferences, held_out = load_pairs(config.data, config.seed)
     else:
         model, tokenizer = run.load()
         preferences, held_out = run.load_data(read_preferences)

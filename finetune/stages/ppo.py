@@ -121,10 +121,10 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     # questions: some to answer in training, others to test on.
     ppo = config.ppo
     if run.is_new:
+        examples, held_out = load_questions(config.data, config.seed)  # before the models, which take longer to load
         policy, tokenizer = load_model(config.init_from, trainable=True)
         show(f"starting from the weights in {config.init_from}, which are also the reference")
         run.begin(policy, tokenizer)
-        examples, held_out = load_questions(config.data, config.seed)
         run.keep_data(train=examples, test=held_out)
     else:
         policy, tokenizer = run.load()

@@ -65,11 +65,11 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     # The model: a language model whose head is replaced by one that gives a single score. The data: pairs of replies to
     # the same prompt, the preferred one first. A resumed run finds both in its folder.
     if run.is_new:
+        preferences, held_out = load_pairs(config.data, config.seed)  # before the model, which takes longer to load
         language_model, tokenizer = load_model(config.init_from, trainable=True)
         model = ModelWithHead.from_language_model(language_model, LABELS)
         show(f"starting from the weights in {config.init_from}, with a new head: {model.num_parameters():,} parameters")
         run.begin(model, tokenizer, HEAD_FORMAT)
-        preferences, held_out = load_pairs(config.data, config.seed)
         run.keep_data(train=preferences, test=held_out)
     else:
         model, tokenizer = run.load(HEAD_FORMAT)

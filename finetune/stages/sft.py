@@ -61,12 +61,12 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     """Tune a language model on conversations. The chat tokens are added to its vocabulary."""
     # The model, and conversations as tokens, of which those of the assistant are learned from.
     if run.is_new:
+        examples, held_out = load_data(config.data, config.seed)  # before the model, which takes longer to load
         model, tokenizer = load_model(config.init_from, trainable=True)
         added = add_chat_tokens(model, tokenizer)
         size = f"{model.num_parameters():,} parameters"
         show(f"starting from the weights in {config.init_from}, {added} tokens added: {size}")
         run.begin(model, tokenizer)
-        examples, held_out = load_data(config.data, config.seed)
         run.keep_data(train=examples, test=held_out)
     else:
         model, tokenizer = run.load()

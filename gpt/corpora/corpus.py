@@ -63,6 +63,12 @@ def load_corpus(name_or_path: StrPath) -> Corpus:
     return Corpus(os.path.basename(name_or_path), text, os.fspath(name_or_path))
 
 
+def check_corpus(name_or_path: StrPath) -> None:
+    """Raise what `load_corpus` raises for a file, before something that takes longer. Nothing built in is made."""
+    if name_or_path not in NAMES:
+        load_corpus(name_or_path)
+
+
 def download(url: str, path: Path, sha256: str) -> Path:
     """Download the file `path` from `url` if it is not there. Returns the path.
 

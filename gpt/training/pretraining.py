@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from ..console import show
+from ..corpora.corpus import check_corpus
 from ..model.config import Settings
 from ..model.language_model import LanguageModel, architecture_of, from_settings
 from ..settings import Checked, nested, setting
@@ -171,6 +172,7 @@ def _old_model(run: Run, config: PretrainingConfig, init_from: str) -> tuple[Lan
 
     Raises ValueError if the model does not have the requested shape.
     """
+    check_corpus(config.data)  # before the model, which takes longer to load
     model, tokenizer = load_model(init_from, trainable=True)
     shape = model.config.to_dict()
     block_size = config.model.get("block_size", min(model.config.block_size, LONGEST_CONTEXT))
