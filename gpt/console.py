@@ -10,7 +10,7 @@ import types
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 _silencers: list[None] = []  # one for each block in which nothing is shown; several threads may be in one
 
@@ -25,17 +25,17 @@ def silenced() -> Iterator[None]:
         _silencers.pop()
 
 
-def show(text: str = "") -> None:
-    """Print a line, above the progress bar if there is one."""
+def show(text: str = "", stream: TextIO | None = None) -> None:
+    """Print a line, above the progress bar if there is one. stream: None for standard output."""
     if _silencers:
         return
     try:
         from tqdm import tqdm
     except ImportError:
-        print(text, flush=True)
+        print(text, file=stream, flush=True)
     else:
-        tqdm.write(text)
-        sys.stdout.flush()
+        tqdm.write(text, stream)
+        (stream or sys.stdout).flush()
 
 
 def printable(text: str) -> str:

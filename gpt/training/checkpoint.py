@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -39,6 +40,7 @@ from minigrad import nn
 from minigrad.backend import Array
 from minigrad.optim import Optimizer
 
+from ..console import quoted, show
 from ..files import MAX_MODEL_TEXT, UNFINISHED, StrPath, errors_at, read_json, sha256_of, write_text
 from ..model.language_model import LanguageModel, architectures
 from ..tokenizer.tokenizer import Tokenizer
@@ -308,10 +310,20 @@ def _load(path: Path, record: dict[str, Any], with_optimizer: bool, formats: Seq
             model = format.build(config, file.shapes)
         _fill(model, format.tensors(model), file)
     if not with_optimizer or record["optimizer"] is None:
+        state = record["state"]
+        _say_if_unfinished(path.parent, state.get("step", 0), state.get("training", {}).get("max_iters", 0))
         return Checkpoint(model, None, record["state"])
     with SafetensorsFile(_verified(MOMENTS, path, record)) as file:
         moments = {name: file.read(name) for name in file.entries}
     return Checkpoint(model, _put_together(record["optimizer"], moments), record["state"])
+
+
+@functools.cache  # once, however often the model is loaded
+def _say_if_unfinished(folder: Path, step: int, last: int) -> None:
+    """Say on standard error that the model of a run is used before the run has ended."""
+    if step < last:
+        way = f"resume it with --init-from resume --out-dir {quoted(folder)}"
+        show(f"the run in {folder} has done step {step:,} of {last:,}; {way}", sys.stderr)
 
 
 def _fill(model: nn.Module, tensors: Mapping[str, Array], file: SafetensorsFile) -> None:

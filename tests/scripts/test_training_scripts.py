@@ -14,9 +14,9 @@ from gpt.training import forked_team, pretraining
 from gpt.training.checkpoint import load_state
 from gpt.training.log import read_log
 from minigrad.optim import AdamW
-from scripts import evaluate, generate, train
+from scripts import evaluate, export, generate, train
 from scripts.shared import stage_options
-from tests.scripts.running import SMALL_RUN, assert_same_run, log_without_times, output_of, refusal, run_here
+from tests.scripts.running import SMALL_RUN, assert_same_run, forge, log_without_times, output_of, refusal, run_here
 from tests.scripts.runs import RUNS, run_on
 
 pytestmark = pytest.mark.usefixtures("no_pictures", "reward_run")
@@ -95,6 +95,17 @@ def test_will_it_fit_tries_a_run_and_leaves_nothing_behind(name, given, tmp_path
 def test_ctrl_c_ends_a_trial_without_figures(given, tmp_path, capsys):
     assert run_on("cpu", "sft", given, tmp_path / "run", "--will-it-fit") == 130
     assert "memory" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["train", "sft", "lora", "lora, quantized", "classify"])
+def test_who_uses_a_run_before_it_has_ended_is_told(name, finished, tmp_path, capsys):
+    folder = shutil.copytree(finished(name)[0], tmp_path / "run")
+    output_of(export.main, folder, tmp_path / "ended")
+    assert capsys.readouterr().err == ""
+    forge(folder, ["state", "step"], 1)
+    output_of(export.main, folder, tmp_path / "exported")
+    way = f"resume it with --init-from resume --out-dir {folder}"
+    assert capsys.readouterr().err == f"the run in {folder} has done step 1 of 4; {way}\n"
 
 
 @pytest.mark.parametrize("name", some_fast(["train", *STAGES]))
