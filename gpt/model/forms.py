@@ -80,9 +80,7 @@ def in_form(form: Form, tokenizer: Tokenizer) -> Callable[[np.ndarray, list[int]
 
     def restricted(logits: np.ndarray, new: list[int]) -> np.ndarray:
         if logits.size < len(tokens):
-            raise ValueError(
-                f"the model has {logits.size} tokens, and the tokenizer {len(tokens)}: it is another model's"
-            )
+            raise ValueError(f"the tokenizer has {len(tokens)} tokens, but the model knows {logits.size}")
         text = tokenizer.decode_bytes(new)
         allowed = np.array([beginning.fullmatch(text + token) and begins_utf8(text + token) for token in tokens], bool)
         allowed[[*tokenizer.special_tokens.values()]] = False

@@ -109,7 +109,7 @@ def _backward(ctx, dout, centered, wants_dbias):
 
 def row_means(block):
     """(rows, 1): the mean of each row."""
-    if block.shape[1] >= 2**17:  # a product adds with too few partial sums: in float32, of so many three digits are right
+    if block.shape[1] >= 2**17:  # the product would have few partial sums, and float32 would keep three digits
         return block.mean(axis=1, keepdims=True)
     weights = np.full(block.shape[1], 1 / max(block.shape[1], 1), block.dtype)
     return (block @ weights)[:, None]
