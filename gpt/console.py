@@ -35,7 +35,7 @@ def show(text: str = "", stream: TextIO | None = None) -> None:
         print(text, file=stream, flush=True)
     else:
         tqdm.write(text, stream)
-        (stream or sys.stdout).flush()
+        sys.stdout.flush()
 
 
 def printable(text: str) -> str:

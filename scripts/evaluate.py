@@ -84,8 +84,8 @@ def examine(arguments: argparse.Namespace) -> int:
     letters, shots = arguments.form == "letters", arguments.shots
     try:
         questions = exam_questions() if arguments.choices == BUILT_IN else read_questions(arguments.choices)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; {BUILT_IN} is the exam that comes with this project") from None
+    except FileNotFoundError as missing:
+        raise FileNotFoundError(f"{missing}; {BUILT_IN} is the exam that comes with this project") from None
     if shots >= len(questions):
         raise ValueError(f"--shots {shots} leaves no question to ask: {arguments.choices} has {len(questions)}")
     scores = exam_scores(*command_line.load(arguments, command_line.set_up(arguments)), questions, shots, letters)

@@ -74,7 +74,7 @@ def speculate(
 
     Raises ValueError for a model or a draft with linear attention or a sliding window.
     """
-    for each in [model] if draft is None else [model, draft]:
+    for each in filter(None, (model, draft)):
         if any(isinstance(module, LinearAttention | WindowAttention) for module in each.modules()):
             raise ValueError("speculation does not go with linear attention or a sliding window: neither can go back")
     text = TextSoFar(model, *as_batch([list(prompt)]), max_new_tokens)

@@ -322,8 +322,11 @@ def _load(path: Path, record: dict[str, Any], with_optimizer: bool, formats: Seq
 def _say_if_unfinished(folder: Path, step: int, last: int) -> None:
     """Say on standard error that the model of a run is used before the run has ended."""
     if step < last:
-        way = f"resume it with --init-from resume --out-dir {quoted(folder)}"
-        show(f"the run in {folder} has done step {step:,} of {last:,}; {way}", sys.stderr)
+        show(
+            f"the run in {folder} has done step {step:,} of {last:,}; "
+            f"resume it with --init-from resume --out-dir {quoted(folder)}",
+            sys.stderr,
+        )
 
 
 def _fill(model: nn.Module, tensors: Mapping[str, Array], file: SafetensorsFile) -> None:

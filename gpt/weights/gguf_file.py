@@ -23,7 +23,6 @@ of blocks, and big-endian files, are not supported.
 from __future__ import annotations
 
 import dataclasses
-import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,26 +137,21 @@ def _open(path: Path) -> Any:
         header = np.zeros(0, np.uint8)  # the bytes of the file that have been read, from its start
         entries = 0
 
-        def _get(self, offset: int, dtype: Any, count: int = 1, *options: Any, **more: Any) -> Any:
+        def _get(self, offset: int, dtype: Any, count: int = 1, **_: Any) -> Any:
             if self.byte_order == "S":
                 raise GGUFError(f"{path} is big-endian; only files for ordinary (little-endian) machines are read")
             self._count(1)
-            end = int(offset) + np.dtype(dtype).itemsize * int(count)
-            if hasattr(self, "data_offset"):  # the header was read: this is a tensor, and only its place is needed
-                self._check(end)
-                return super()._get(offset, dtype, count, *options, **more)
-            return self._read(int(offset), end).view(dtype)
+            return self._read(int(offset), int(offset) + np.dtype(dtype).itemsize * int(count)).view(dtype)
 
         def _read(self, start: int, end: int) -> np.ndarray:
-            """Bytes of the header."""
+            """Bytes of the header; after it, only the places of tensors are needed."""
             if end > self.header.size:
-                self._check(end)
+                if end > self.data.size:
+                    raise GGUFError(f"{path} is truncated or damaged: its header describes more than there is")
+                if hasattr(self, "data_offset"):
+                    return self.data[start:end]
                 self.header = np.fromfile(path, np.uint8, 2 * end)
             return self.header[start:end]
-
-        def _check(self, end: int) -> None:
-            if end > self.data.size:
-                raise GGUFError(f"{path} is truncated or damaged: its header describes more than there is")
 
         def _get_field_parts(self, offset: int, kind: int) -> tuple[int, list[Any], list[int], list[Any]]:
             """A list in one piece: its size, its parts, which of them holds the values, and its type. The library would
@@ -170,7 +164,7 @@ def _open(path: Path) -> Any:
             if items == gguf.GGUFValueType.STRING:
                 values = []
                 for _ in range(count):
-                    (length,) = struct.unpack("<Q", self._read(end, end + 8))
+                    length = self._read(end, end + 8).view("<u8").item()
                     values.append(str(self._read(end + 8, end + 8 + length).tobytes(), "utf-8"))
                     end += 8 + length
             elif items in self.gguf_scalar_to_np:
@@ -206,8 +200,9 @@ def _tensor(found: Any, path: Path) -> GGUFTensor:
     check_tensor_name(found.name)
     if not shape or 0 in shape:
         raise ValueError(f"{found.name} has the shape {shortened(shape)}, which no tensor has")
-    stored = Stored(path, found.data_offset, found.data.shape, found.data.dtype)
-    return GGUFTensor(found.name, shape, found.tensor_type.name, stored)
+    return GGUFTensor(
+        found.name, shape, found.tensor_type.name, Stored(path, found.data_offset, found.data.shape, found.data.dtype)
+    )
 
 
 # --- the numbers ------------------------------------------------------------------------------------------------------

@@ -190,7 +190,7 @@ def weights_of(file: GGUFFile, config: Settings) -> Source:
         tensor, n_head = tensors[name], heads_permuted(name, config)
         if not n_head:
             return dequantize(tensor._replace(raw=tensor.raw[rows]))
-        places = unpermute(np.arange(tensor.raw.shape[0]), n_head)[rows]
+        places = unpermute(np.arange(tensor.shape[0]), n_head)[rows]
         first = places.min()
         return dequantize(tensor._replace(raw=tensor.raw[first : places.max() + 1][places - first]))
 

@@ -131,21 +131,15 @@ def test_the_numbers_stay_in_the_file_until_they_are_used(tmp_path):
 
 
 @needs_gguf
-@pytest.mark.parametrize("name", ["one", *KINDS])
-def test_a_file_that_shrinks_while_it_is_open_is_an_error(small, tmp_path, name):
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(small, tmp_path, monkeypatch):
     path = tmp_path / "model.gguf"
     path.write_bytes(small[1])
     file = GGUFFile(path)
-    os.truncate(path, 4)
-    with pytest.raises(GGUFError, match=r"model.gguf: the file became shorter while it was read"):
-        dequantize(file.tensors[name])
-
-
-@needs_gguf
-def test_nor_does_a_header_that_shrinks_kill_the_process(small, tmp_path, monkeypatch):
-    path = tmp_path / "model.gguf"
-    path.write_bytes(small[1])
-    monkeypatch.setattr(np, "memmap", lambda *_, **__: (np.frombuffer(small[1], "u1"), os.truncate(path, 99))[0])
+    os.truncate(path, 99)
+    for tensor in file.tensors.values():
+        with pytest.raises(GGUFError, match="model.gguf: the file became shorter while it was read"):
+            dequantize(tensor)
+    monkeypatch.setattr(np, "memmap", lambda *_, **__: np.frombuffer(small[1], np.uint8))  # mapped before it shrank
     with pytest.raises(GGUFError, match="truncated"):
         GGUFFile(path)
 

@@ -41,7 +41,7 @@ RIGHT = {
 }
 
 ORACLE = pytest.mark.oracle
-STAGES = ["train", "sft", "reward", "dpo", "ppo", "lora", "classify"]
+READING = [name for name in RIGHT if name not in ("grpo", "quantize")]
 WRITING = {**RIGHT, "demo": "", "explain": "", "break": "no_mask", "pipeline": "--short"}
 NO_FOLDER = "story.txt/x: this folder cannot be written (Not a directory): choose another"
 
@@ -88,7 +88,7 @@ REFUSED = [
     ("sft", "... --data nowhere.jsonl", "nowhere.jsonl does not exist"),
     ("sft", "... --data {}/bad.jsonl", "bad.jsonl, line 1: there is no field 'completion', only 'prompt'"),
     ("lora", "... --init-from {}/absent --data {}/bad.jsonl", "bad.jsonl, line 1: there is no field 'completion'"),
-    *[(name, "... --init-from {}/absent --data {}/binary.txt", "binary.txt is not UTF-8 text") for name in STAGES],
+    *[(name, "... --init-from {}/absent --data {}/binary.txt", "binary.txt is not UTF-8 text") for name in READING],
     ("reward", "... --data {}/bad-pairs.jsonl", "bad-pairs.jsonl, line 2: there is no field 'rejected'"),
     ("dpo", "... --init-from {}/base", "fine-tune the model on conversations first"),
     ("ppo", "... --response-length 60", "questions.jsonl, line 1: the question has"),
