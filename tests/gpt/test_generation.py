@@ -210,7 +210,7 @@ def test_a_chosen_token_is_drawn_from_the_probabilities(seed, temperature, top_k
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_p", "repetition_penalty", "min_p"])
-@pytest.mark.parametrize("value", [5e-324, 1e-300, 1e-3, 0.01, 1, 100, 1e300])
+@pytest.mark.parametrize("value", [5e-324, 1e-300, 1e-3, 1, 1e300])
 def test_a_setting_is_out_of_bounds_or_gives_a_token(name, value):
     logits = np.array([-3.4e38, -1, 0, 1e-45, 1, 3.4e38], np.float32)
     try:

@@ -97,7 +97,7 @@ def test_ctrl_c_ends_a_trial_without_figures(given, tmp_path, capsys):
     assert "memory" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["train", "sft", "lora", "lora, quantized", "classify"])
+@pytest.mark.parametrize("name", ["train", "sft", "lora", "classify"])
 def test_who_uses_a_run_before_it_has_ended_is_told(name, finished, tmp_path, capsys):
     folder = shutil.copytree(finished(name)[0], tmp_path / "run")
     output_of(export.main, folder, tmp_path / "ended")
