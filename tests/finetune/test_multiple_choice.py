@@ -91,8 +91,9 @@ def test_the_prompts_of_both_forms():
 
 
 def test_the_length_of_a_choice_decides_in_acc_norm():
-    scores = [np.array([-1, -20, -3]), np.array([-2, -1.2, -9, -1]), np.array([-1, -2])]
-    for normalized, right in ((False, [1, 0, 0]), (True, [1, 1, 0])):  # "a fire": -1.2 / 6 is more than -1 / 4
+    scores = [np.array([-1, -20, -3]), np.array([-2, -1.45, -9, -1]), np.array([-1, -2])]
+    # "a fire" against "fire": -1.45 / 6 is more than -1 / 4, but divided by one character more, it is less.
+    for normalized, right in ((False, [1, 0, 0]), (True, [1, 1, 0])):
         expected = np.mean(right), np.std(right, ddof=1) / math.sqrt(3)
         assert accuracy(EXAM, scores, normalized) == pytest.approx(expected)
 

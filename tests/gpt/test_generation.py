@@ -177,7 +177,7 @@ def plain_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0, penalty=
 
 
 def test_probabilities_are_those_of_the_plain_algorithm():
-    settings = itertools.product([0, 0.1, 1, 4], [None, 1, 2, 10, 100], [0.01, 0.5, 0.9, 1], [0.7, 1, 1.2], [0, 0.3])
+    settings = itertools.product([0, 0.1, 1, 4], [None, 1, 2, 10, 100], [0.01, 0.5, 0.9, 1], [0.7, 1, 1.2], [0, 0.3, 1])
     for seed, chosen in enumerate(settings):
         rng = np.random.default_rng(seed)
         logits, seen = 3 * rng.standard_normal(12), rng.integers(0, 12, 4)
