@@ -49,7 +49,7 @@ def test_the_score_of_a_choice_by_hand():
 @pytest.mark.parametrize("make", [small_gpt, small_llama])
 @pytest.mark.parametrize(("shots", "letters", "block_size"), [(0, False, 64), (2, False, 20), (1, True, 64)])
 def test_an_exam_equals_one_choice_at_a_time(make, shots, letters, block_size, kernels, monkeypatch):
-    monkeypatch.setattr(multiple_choice, "TOKENS_AT_ONCE", 100)  # several batches, with texts of different lengths
+    monkeypatch.setattr(multiple_choice, "TOKENS_AT_ONCE", 64)  # two texts of different lengths; one that is longer
     model = make(vocab_size=290, block_size=block_size, dtype="float64")
 
     def predict(ids):

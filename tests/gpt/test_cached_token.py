@@ -31,6 +31,7 @@ def latent_attention(rope):
     """The attention of such a model, its weights, those of queries and of keys and values by head; an input (T, C)."""
     attn = small(1, lambda model: use_latent_attention(model, LATENT, rope)).blocks[0].self_attn
     W = {name: part.weight.data for name, part in attn.named_children()}
+    assert len(W) == len([*attn.parameters()])  # no biases
     by_head = [W[name].reshape(H, -1, W[name].shape[1]) for name in ("q_proj", "q_rope_proj", "k_proj", "v_proj")]
     return attn, W, by_head, np.random.default_rng(0).standard_normal((T, 12))
 
@@ -106,6 +107,8 @@ def test_the_mask_and_the_cache_equal_a_loop_over_tokens(window, sinks, kernels)
     for n_layer in (1, 2):
         model = small(n_layer, lambda model: use_sliding_window(model, window, sinks))
         cache = KVCache.for_model(model, 1, window + sinks)
+        token_by_token(model, IDS, cache)
+        cache.cut(0)  # the text before is forgotten
         with use_kernels(kernels):
             found, masked = token_by_token(model, IDS, cache), model(IDS[:16]).data[0]
         same = 16 if sinks == 0 else window + sinks  # then the sinks move along in the cache
@@ -128,7 +131,8 @@ def test_a_text_grows_beyond_the_block_size():
     ("refused", "words"),
     [
         (lambda model: LatentAttention(model.config, 5, 3), "rope must be even and divide the head size of 8, got 3"),
-        (lambda model: use_sliding_window(model, 15, 2), "window 15 .* and 2 sinks .* must fit into 16"),
+        (lambda model: LatentAttention(model.config, 5, 0), "got 0"),
+        (lambda model: use_sliding_window(model, 13), "window 13 .* and 4 sinks .* must fit into 16"),
         (lambda model: model.generate([[1, 2], [4]], 2), "cannot tell padding from text: give it texts of one length"),
         (lambda model: KVCache.for_model(model).cut(3), "cannot go back to an earlier token; read the text again"),
         (lambda model: next(speculate(model, [1], 2, Sampling())), "speculation does not go with .* a sliding window"),

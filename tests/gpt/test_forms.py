@@ -90,6 +90,14 @@ def test_forms_that_cannot_be_written_are_refused(make, words):
         make()
 
 
+def test_strings_and_numbers_have_a_largest_length():
+    """A string: 40 bytes, and the rest of a character that begins there. A number: 12 digits, and 6 decimals."""
+    for kind, longest in (("string", f'"{39 * "9"}は"'), ("number", 12 * "9"), ("number", f"-0.{6 * '9'}")):
+        for pattern in json_object({"a": kind}):
+            assert regex.fullmatch(pattern, f'{{"a": {longest}}}'.encode())
+            assert not regex.fullmatch(pattern, f'{{"a": {longest.replace("9", "99", 1)}}}'.encode())
+
+
 def test_a_vocabulary_that_cannot_write_the_form_is_refused():
     tokenizer = smollm_tokenizer()  # has no token for this control character
     with pytest.raises(ValueError, match=r"no token with which b'a' can go on in this form"):

@@ -89,6 +89,21 @@ def small(kind="gated delta", every=2):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_has_keys_of_length_1_and_its_own_gates(kind):
+    attn = small(kind).transformer.h[0].attn.to(np.float64)
+    x, *_, beta, log_alpha, S = as_tensors(inputs(kind, 5, D=4))
+    x = F.merge_heads(x)  # (B, T, C)
+    if kind != "linear":
+        beta = F.sigmoid(F.split_heads(attn.beta(x), 2))
+    if kind == "gated delta":
+        log_alpha = F.logsigmoid(F.split_heads(attn.alpha(x), 2) + 4)
+    q, k, v = F.split_heads(attn.c_attn(x), 2, parts=3)  # (B, H, T, D) each
+    q, k = (F.rms_norm(y, 4) / 2 for y in (q, k))  # the root of the mean of 4 squares is 1 for a length of 2
+    out = token_by_token(q, k, v, beta, log_alpha, 0 * S)[0]
+    np.testing.assert_allclose(attn(x).data, attn.c_proj(F.merge_heads(F.rms_norm(out, 4))).data, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_texts_are_the_same_with_a_cache(kind):
     model, prompts = small(kind), [[1, 2, 3], [4], [1, 2, 3]]  # padding; a copied state; texts that outgrow the block
     texts = [model.generate(prompts, 16, temperature=0, use_cache=use_cache) for use_cache in (True, False)]
