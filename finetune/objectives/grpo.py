@@ -3,10 +3,11 @@
 The *policy*, the language model that is trained, answers the same question G times. Code checks each answer, and its
 reward r_i is 1 if it is right, else 0. The *advantage* of answer i says how much better it is than its group:
 
-    A_i = (r_i - mean(r)) / std(r)           rewards 1, 0, 0, 0 give the advantages 1.73, -0.58, -0.58, -0.58
+    A_i = (r_i - mean(r)) / std(r)           rewards 1, 0, 0, 0 give the advantages 1.5, -0.5, -0.5, -0.5
 
 An answer that is better than its group becomes more likely, with all its tokens, and a worse one less likely. If all
-answers of a group are right, or all are wrong, there is nothing to learn from them.
+answers of a group are right, or all are wrong, there is nothing to learn from them. std is the standard deviation of a
+sample, with G - 1 below the squares, as in TRL and verl; the paper does not say which one it takes.
 
 PPO compares a reply with an estimate: it trains a layer, the value head, to predict how good a reply to the question is
 going to be. GRPO needs no value head, because the group's mean reward tells what was to be expected. And where code
@@ -69,14 +70,14 @@ METHODS = tuple(CLIP)
 def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
     """The advantage of each answer: how much better it is than the others to its question. Rewards (Q, G) -> (Q, G).
 
-        grpo, dapo    (r_i - mean(r)) / (std(r) + 1e-4)        1e-4: no division by 0
+        grpo, dapo    (r_i - mean(r)) / (std(r) + 1e-4)        std divides by G - 1; 1e-4: no division by 0
         dr_grpo       r_i - mean(r)
         rloo          r_i - the mean of the others = G / (G - 1) (r_i - mean(r))
 
     They are all 0 in a group whose rewards are equal. G is at least 2. Raises ValueError for another method.
 
     >>> group_advantages(np.array([[1.0, 0.0, 0.0, 0.0]])).round(2).tolist()
-    [[1.73, -0.58, -0.58, -0.58]]
+    [[1.5, -0.5, -0.5, -0.5]]
     >>> group_advantages(np.array([[1.0, 0.0, 0.0, 0.0]]), "rloo").round(2).tolist()
     [[1.0, -0.33, -0.33, -0.33]]
     """
@@ -89,7 +90,7 @@ def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
     if method == "rloo":
         G = rewards.shape[1]
         return better * G / (G - 1)  # the mean without the answer itself
-    return better / (rewards.std(axis=1, keepdims=True) + 1e-4)  # 0 / 1e-4 where all answers are equally good
+    return better / (rewards.std(axis=1, keepdims=True, ddof=1) + 1e-4)  # 0 / 1e-4 where all answers are equally good
 
 
 def answer_weights(lengths: np.ndarray, method: str = "grpo", longest: int = 1) -> np.ndarray:

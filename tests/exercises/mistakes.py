@@ -161,7 +161,7 @@ MISTAKES = [
     ("grpo", " / mask.sum(axis=1)", "", "not divided by"),
     ("grpo", "-np.minimum", "np.minimum", "the sign"),
     ("grpo", "np.minimum", "np.maximum", "`maximum` stands"),
-    ("grpo", " / (rewards.std(axis=1, keepdims=True) + 1e-4)", "", "not divided by"),
+    ("grpo", " / (rewards.std(axis=1, keepdims=True, ddof=1) + 1e-4)", "", "not divided by"),
     ("grpo", "/ mask.sum(axis=1)", "/ mask.sum(axis=1).mean()", "count the same"),
     ("distillation", "kl.mean()", "kl.sum()", "`sum` stands"),
     ("distillation", "ctx.q - ctx.p", "ctx.p - ctx.q", "the wrong way around"),

@@ -52,7 +52,7 @@ def test_the_whole_loss_is_that_of_pytorch(method):
     r = torch.tensor(rewards)
     advantages = r - r.mean(dim=1, keepdim=True)
     if method in ("grpo", "dapo"):
-        advantages = advantages / (r.std(dim=1, keepdim=True, correction=0) + 1e-4)
+        advantages = advantages / (r.std(dim=1, keepdim=True) + 1e-4)
     if method == "rloo":
         advantages = r - (r.sum(dim=1, keepdim=True) - r) / (G - 1)
     logps, a, m = torch.tensor(new, requires_grad=True), advantages.reshape(-1, 1), torch.tensor(mask)

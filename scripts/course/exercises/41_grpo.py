@@ -5,7 +5,7 @@
                the mean over an answer's tokens of
                    -min(ratio A, clip(ratio, 0.8, 1.2) A)
 
-All tokens of an answer share its advantage A. std is that of the group itself (divided by G, not by G - 1).
+All tokens of an answer share its advantage A. std is that of a sample (divided by G - 1, not by G), as in TRL.
 
 ratio is that of ppo_clip, a number for each token. Answers differ in length, so mask is True where an answer has a
 token. Where it is False there is none: what stands there in ratio is padding, and must not change the loss.
@@ -13,8 +13,8 @@ token. Where it is False there is none: what stands there in ratio is padding, a
 Shapes: rewards (Q, G): of G answers to each of Q questions. ratio and mask (Q G, L): a row for each answer (all answers
 to the first question, then all to the second, ...), and L columns for its tokens. The result is a number.
 Example: rewards = [[1, 0]], ratio = [[1, 2], [1, 9]], mask = [[True, True], [True, False]]
-         A = [0.9998, -0.9998]; the 9 is padding; of the three tokens -min(...) is -0.9998, -1.1998 and 0.9998;
-         the means of the two answers are -1.0998 and 0.9998; the loss is -0.05
+         A = [0.707, -0.707]; the 9 is padding; of the three tokens -min(...) is -0.707, -0.848 and 0.707;
+         the means of the two answers are -0.778 and 0.707; the loss is -0.035
 """
 
 import hypothesis.strategies as st
@@ -29,7 +29,7 @@ def grpo_loss(ratio, mask, rewards):
 '''
 
 BLANKS = '''
-advantages = (rewards - rewards.mean(axis=1, keepdims=True)) / (rewards.std(axis=1, keepdims=True) + 1e-4)
+advantages = (rewards - rewards.mean(axis=1, keepdims=True)) / (rewards.std(axis=1, keepdims=True, ddof=1) + 1e-4)
 A = advantages.reshape(-1, 1)
 losses = -np.minimum(ratio * A, np.clip(ratio, 0.8, 1.2) * A)
 means = (losses * mask).sum(axis=1) / mask.sum(axis=1)  # of each answer over its tokens
@@ -37,9 +37,9 @@ return means.mean()  # over the answers
 '''
 
 SLIPS = [
-    ("mean(axis=1, keepdims=True)) / (rewards.std(axis=1, keepdims=True)", "mean()) / (rewards.std()",
+    ("mean(axis=1, keepdims=True)) / (rewards.std(axis=1, keepdims=True, ddof=1)", "mean()) / (rewards.std(ddof=1)",
      "answers are compared with those to other questions: mean and std within each group"),
-    ("std(axis=1, keepdims=True)", "std(axis=1, keepdims=True, ddof=1)", "std divides by G - 1: divide by G"),
+    ("keepdims=True, ddof=1)", "keepdims=True)", "std divides by G: divide by G - 1, with ddof=1"),
     ("reshape(-1, 1)", "T.reshape(-1, 1)",
      "the advantages are in another order than the answers, which stand question by question"),
     (" * mask).sum(axis=1) / mask.sum(axis=1)", ").mean(axis=1)",

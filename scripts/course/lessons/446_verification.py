@@ -92,7 +92,7 @@ for reply in replies:
 # PPO's value head estimates what reward to expect (lesson 443). Group relative policy optimization (GRPO) needs none:
 # it answers the same question G times, and compares. With the rewards r of the group, the advantage of answer i is
 #
-#     A_i = (r_i - mean(r)) / std(r)
+#     A_i = (r_i - mean(r)) / std(r)        std: the sample's, which divides by G - 1
 #
 # Predict: the rewards of four answers are 1, 0, 0, 0. What is the advantage of the right one? And what is learned from
 # the groups 1, 1, 1, 1 and 0, 0, 0, 0?
@@ -101,11 +101,11 @@ for reply in replies:
 rewards = np.array([[1.0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
 for row, advantages in zip(rewards, group_advantages(rewards)):
     print(f"rewards {row}: advantages {advantages}")
-assert np.isclose(group_advantages(rewards)[0, 0], 0.75 / np.sqrt(0.25 * 0.75), atol=1e-3)
+assert np.isclose(group_advantages(rewards)[0, 0], 0.75 / np.sqrt((0.75**2 + 3 * 0.25**2) / 3), atol=1e-3)
 assert not group_advantages(rewards)[2:].any()
 
 # %% [markdown]
-# Answer: 0.75 / 0.43 = 1.73, and nothing: where all answers are equally good, all advantages are 0.
+# Answer: 0.75 / 0.5 = 1.5, and nothing: where all answers are equally good, all advantages are 0.
 #
 # Each token of answer o_i has PPO's clipped loss, and the loss of a group is the mean over its answers, each of which
 # is a mean over its |o_i| tokens:
