@@ -131,27 +131,37 @@ def test_greedy_equals_transformers(kind):
     assert model.generate(expected["ids"], 5, top_k=1) == expected["greedy"].tolist()
 
 
+def drawn(off, low, high):
+    return st.just(off) | st.floats(low, high)
+
+
 @pytest.mark.oracle
 @given(
-    st.integers(0, 99), st.floats(0.3, 3), st.integers(1, 40), st.floats(0.05, 0.99), st.floats(0.5, 3), st.floats(0, 1)
+    st.integers(0, 99),
+    st.builds(
+        Sampling,
+        temperature=drawn(1.0, 0.3, 3),
+        top_k=st.none() | st.integers(1, 40),
+        top_p=drawn(1.0, 0.05, 0.99),
+        repetition_penalty=drawn(1.0, 0.5, 3),
+        min_p=drawn(0.0, 0, 1),
+    ),
 )
-def test_probabilities_equal_those_of_transformers(seed, temperature, top_k, top_p, penalty, min_p):
+def test_probabilities_equal_those_of_transformers(seed, sampling):
+    """With the processors that its `generate` builds from the same settings, in its order."""
     import torch
-    from transformers.generation import logits_process as processors
+    from transformers import GenerationConfig, GenerationMixin, GPT2Config
 
+    class Model(GenerationMixin):
+        config = GPT2Config()
+
+    settings = GenerationConfig(do_sample=True, **{**vars(sampling), "top_k": sampling.top_k or 0})
     rng = np.random.default_rng(seed)
     logits, seen = 3 * rng.standard_normal(37), rng.integers(0, 37, 6)
-    scores, ids = torch.from_numpy(logits[None].copy()), torch.from_numpy(seen[None])
-    for process in (
-        processors.RepetitionPenaltyLogitsProcessor(penalty),
-        processors.TemperatureLogitsWarper(temperature),
-        processors.TopKLogitsWarper(top_k),
-        processors.TopPLogitsWarper(top_p),
-        processors.MinPLogitsWarper(min_p),
-    ):
-        scores = process(ids, scores)
-    ours = Sampling(temperature, top_k, top_p, penalty, min_p).probabilities(logits, seen)
-    np.testing.assert_allclose(ours, torch.softmax(scores, -1)[0].numpy(), atol=1e-12)
+    process = Model()._get_logits_processor(settings, input_ids_seq_length=6)
+    scores = process(torch.from_numpy(seen[None]), torch.from_numpy(logits[None].copy()))
+    expected = torch.softmax(scores, -1)[0].numpy()
+    np.testing.assert_allclose(sampling.probabilities(logits, seen), expected, atol=1e-12)
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
