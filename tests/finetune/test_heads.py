@@ -8,7 +8,6 @@ import pytest
 import minigrad.functional as F
 from finetune.objectives.model_with_head import HEAD_FORMAT, ModelWithHead, freeze, load_classifier, save_classifier
 from gpt.training.checkpoint import load_checkpoint, save_checkpoint
-from minigrad import no_grad
 from tests.finetune.small import GOLDEN, small_tokenizer
 from tests.gpt.small import assert_same, gradients_of, random_ids, small_gpt, small_llama
 from tests.helpers import read_json, write_json
@@ -30,11 +29,12 @@ both_models = pytest.mark.parametrize("make", [small_gpt, small_llama])
 
 @both_models
 def test_scores_are_of_the_last_real_token_whatever_the_padding(make):
+    """As if each text stood alone, without padding."""
     base = make(dtype="float64")
     model = ModelWithHead.from_language_model(base, LABELS)
     ids, lengths = random_ids((3, 8)), np.array([8, 3, 1])
     scores = model(ids, lengths).data
-    hidden = base.hidden_states(ids).data[np.arange(3), lengths - 1]
+    hidden = [base.hidden_states(row[None, :n]).data[0, -1] for row, n in zip(ids, lengths)]
     np.testing.assert_allclose(scores, hidden @ model.score.weight.data.T, rtol=1e-10)
     other = np.where(np.arange(8) >= lengths[:, None], 5, ids)  # other padding, even of a real token
     np.testing.assert_allclose(model(other, lengths).data, scores, rtol=1e-12)
@@ -146,6 +146,7 @@ def test_a_tokenizer_without_an_end_cannot_go_to_transformers(tmp_path):
     ],
 )
 def test_transformers_computes_the_same_with_what_is_saved(make, changes, labels, tmp_path):
+    """Ours has its padding on the right; theirs there, on both sides, or on the left."""
     import torch
     import transformers
 
@@ -158,11 +159,14 @@ def test_transformers_computes_the_same_with_what_is_saved(make, changes, labels
     problem = "regression" if len(labels) == 1 else "single_label_classification"
     assert list(theirs.config.id2label.values()) == labels and theirs.config.problem_type == problem
     ids, lengths = random_ids((3, 6), vocab_size=len(tokenizer) - 1), np.array([6, 2, 4])
-    ids[np.arange(6) >= lengths[:, None]] = tokenizer.eos_token_id
-    with torch.no_grad():
-        expected = theirs.double()(torch.from_numpy(ids)).logits.numpy()
-    with no_grad():
-        np.testing.assert_allclose(model.to("float64")(ids, lengths).data, expected, atol=1e-5)
+    real = np.arange(6) < lengths[:, None]
+    ids[~real] = tokenizer.eos_token_id
+    ours, theirs = model.to("float64")(ids, lengths).data, theirs.double()
+    for moves in (0 * lengths, (6 - lengths) // 2, 6 - lengths):
+        moved, mask = (torch.tensor(np.array([*map(np.roll, rows, moves)])) for rows in (ids, real))
+        with torch.no_grad():
+            expected = theirs(moved, attention_mask=mask.long(), position_ids=(mask.cumsum(1) - 1).clip(0)).logits
+        np.testing.assert_allclose(ours, expected.numpy(), atol=1e-5)
     theirs.float().save_pretrained(tmp_path / "again")
     again = load_classifier(tmp_path / "again")
     assert again.labels == labels and again.config == load_classifier(tmp_path).config
