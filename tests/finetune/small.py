@@ -101,7 +101,7 @@ def watch(page, monkeypatch, name):
 
 
 def golden(part):
-    """The settings, and the arrays of "dpo", "reward" or "ppo" without that prefix."""
+    """The settings, and the arrays of "dpo" or "ppo" without that prefix."""
     arrays = golden_arrays(GOLDEN / "preferences")
     settings = {name: float(value) for name, value in arrays.items() if "/" not in name}
     return settings, {name.removeprefix(f"{part}/"): value for name, value in arrays.items() if name.startswith(part)}

@@ -63,22 +63,6 @@ def test_the_reference_does_not_depend_on_the_batches(pairs, template):
     assert model.training and again[4].rejected.reference == pytest.approx(pairs[4].rejected.reference, rel=1e-12)
 
 
-def test_the_metrics_are_those_of_trl(pairs, template):
-    """rewards: β (ln π - ln ρ), with the sums of the log-probabilities, for ipo as well."""
-    model = small_policy(template, seed=2, dtype="float64")
-    batch = pair_batch(pairs)
-    policy = sequence_logprobs(model, *batch.shifted()).data
-    rewards = 0.3 * (policy - batch.reference)
-    for kind in KINDS:
-        _, _, metrics = dpo_batch_loss(model, batch, 0.3, kind)
-        assert metrics["rewards/chosen"] == pytest.approx(rewards[:5].sum())
-        assert metrics["rewards/rejected"] == pytest.approx(rewards[5:].sum())
-        assert metrics["rewards/margins"] == pytest.approx((rewards[:5] - rewards[5:]).sum())
-        assert metrics["rewards/accuracies"] == (rewards[:5] > rewards[5:]).sum()
-        logps = [metrics["logps/chosen"], metrics["logps/rejected"]]
-        assert logps == pytest.approx([policy[:5].sum(), policy[5:].sum()])
-
-
 def test_ipo_compares_tokens_and_not_sums(pairs, template):
     model = small_policy(template, seed=2, dtype="float64")
     batch = pair_batch(pairs)

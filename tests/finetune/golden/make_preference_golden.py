@@ -1,10 +1,10 @@
-"""Make preferences.npz: DPO, reward and PPO losses with their gradients, by TRL's formulas in PyTorch.
+"""Make preferences.npz: DPO and PPO losses with their gradients, by TRL's formulas in PyTorch.
 
     python tests/finetune/golden/make_preference_golden.py
 
-The formulas are those of TRL 1.16 (trl/trainer/dpo_trainer.py, trl/trainer/reward_trainer.py) and, for PPO, of 0.12
-(trl/trainer/ppo_trainer.py), copied as closely as arrays without a trainer allow; whitening divides by n, as in
-OpenAI's lm-human-preferences (TRL divides by n - 1).
+The formulas are those of TRL 1.16 (trl/trainer/dpo_trainer.py; test_trl.py calls TRL itself) and, for PPO, which newer
+versions lack, of 0.12 (trl/trainer/ppo_trainer.py), copied as closely as arrays without a trainer allow; whitening
+divides by n, as in OpenAI's lm-human-preferences (TRL divides by n - 1).
 """
 
 import sys
@@ -48,15 +48,6 @@ def dpo_arrays(rng):
         for name in names[:2]:
             arrays[f"dpo/{kind}/gradient/{name}"] = tensors[name].grad.numpy()
     return arrays
-
-
-def reward_arrays(rng):
-    chosen, rejected = (torch.tensor(3 * rng.standard_normal(6), requires_grad=True) for _ in range(2))
-    loss = -F.logsigmoid(chosen - rejected).mean()
-    loss.backward()
-    arrays = {"chosen": chosen, "rejected": rejected, "loss": loss}
-    gradients = {"gradient/chosen": chosen.grad, "gradient/rejected": rejected.grad}
-    return {f"reward/{name}": value.detach().numpy() for name, value in {**arrays, **gradients}.items()}
 
 
 def masked_mean(values, mask):
@@ -113,7 +104,7 @@ def compute():
     rng = np.random.default_rng(0)
     settings = {"beta": BETA, "smoothing": SMOOTHING, "gamma": GAMMA, "lam": LAM, "kl_coef": KL_COEF}
     settings |= {"clip_policy": CLIP_POLICY, "clip_value": CLIP_VALUE}
-    return {**settings, **dpo_arrays(rng), **reward_arrays(rng), **ppo_arrays(rng)}
+    return {**settings, **dpo_arrays(rng), **ppo_arrays(rng)}
 
 
 if __name__ == "__main__":
