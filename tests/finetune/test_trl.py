@@ -108,7 +108,7 @@ TRL = {
 @pytest.mark.parametrize("method", METHODS)
 def test_grpo(base, tmp_path, method):
     """RLOO's advantages only: TRL's RLOOTrainer has the ratio of a whole answer, and clips it."""
-    rewards, rng = np.array([[1.0, 0, 0, 0], [0, 1, 3, 0.5]]), np.random.default_rng(0)
+    rewards, rng = np.array([[1.0, 1, 1, 0], [3, 1, 3, 0.5]]), np.random.default_rng(0)
     settings = {"beta": 0.1, "num_generations": 4, "max_completion_length": 8, "num_iterations": 2}
     if method in TRL:
         settings |= {"use_bias_correction_kl": False, **TRL[method]}  # by default TRL has ratio * k3
