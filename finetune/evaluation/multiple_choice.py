@@ -9,8 +9,9 @@ The model writes nothing, so there is no reply to judge. The context, the choice
 they decide the number. Two forms are common. In *cloze* form the model sees the question alone, and each choice's text
 is scored. In the *letters* form it also sees the choices, named A, B, C, ..., and the letters are scored.
 
-Gao et al., "A framework for few-shot language model evaluation" (lm-evaluation-harness: `process_results` in
-lm_eval/api/task.py, `_encode_pair` in lm_eval/api/model.py); Hendrycks et al. 2021 (arXiv 2009.03300): MMLU, letters.
+Gao et al., "A framework for few-shot language model evaluation" (lm-evaluation-harness 0.4.13: `process_results` in
+lm_eval/api/task.py, `_encode_pair` in lm_eval/api/model.py, `mean_stderr` in lm_eval/api/metrics.py); Hendrycks et al.
+2021 (arXiv 2009.03300): MMLU, letters.
 Simplified: MMLU's prompts also name the subject, and begin with the question itself instead of "Question: ".
 """
 

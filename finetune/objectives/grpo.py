@@ -44,7 +44,8 @@ The methods below are small changes of this one, in a line each of `group_advant
               tokens: from 0.01 to 0.012 is not much, while a token at 0.9 reaches 1 before it is clipped; and each
               token counts the same
     rloo      Ahmadian et al. 2024, "Back to basics": not clipped, which makes it REINFORCE, gradient ascent on A ln π;
-              an answer is compared with the mean of the *other* answers ("leave one out")
+              an answer is compared with the mean of the *other* answers ("leave one out"). (TRL's RLOOTrainer does
+              clip, and the ratio is that of the whole answer.)
 
 Simplified: one reward for a whole answer, which judges its outcome ("outcome supervision"; "process supervision" would
 reward each step of the reasoning). DAPO's dynamic sampling and its reward for length are left out.
@@ -133,7 +134,7 @@ def grpo_loss(
     the reference. Over tokens that the policy writes, the mean of -ln(ρ/π) is the divergence, by definition. The mean
     of ρ/π is Σ π ρ/π = Σ ρ = 1, so ρ/π - 1 adds 0 on average; but with it, no single k3 is negative, because ln x is
     at most x - 1. (It is the third of three estimators, k1 to k3: `estimated_kl`.) The penalty is a part of the loss,
-    where PPO subtracts it from the reward.
+    where PPO subtracts it from the reward. (TRL 1.16 also multiplies it by the ratio, unless told otherwise.)
 
     Two tokens have become more likely, from 0.5 to 0.9, so both ratios are 1.8. The weights are 0.5. The first token,
     of a good answer, is clipped: -0.5 min(1.8, 1.2) = -0.6. The second is not: -0.5 min(-1.8, -1.2) = 0.9.

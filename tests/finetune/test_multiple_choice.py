@@ -27,7 +27,10 @@ TOKENIZER = Tokenizer.train(" ".join(f"{question} {' '.join(choices)}" for quest
 
 
 def one_by_one(predict, encode, block_size, **form):
-    """As lm-evaluation-harness does it: `_encode_pair`, then `_loglikelihood_tokens`. predict: ids -> ln p (T, V)."""
+    """As lm-evaluation-harness 0.4.13 does it. predict: ids -> ln p (T, V).
+
+    `_encode_pair` (lm_eval/api/model.py), then `_loglikelihood_tokens` (lm_eval/models/huggingface.py).
+    """
     scores = []
     for context, choices in exam_prompts(EXAM, **form):
         scores.append([])
@@ -91,6 +94,7 @@ def test_the_prompts_of_both_forms():
 
 
 def test_the_length_of_a_choice_decides_in_acc_norm():
+    """As in lm-evaluation-harness 0.4.13: `process_results` (lm_eval/api/task.py), `mean_stderr` (api/metrics.py)."""
     scores = [np.array([-1, -20, -3]), np.array([-2, -1.45, -9, -1]), np.array([-1, -2])]
     # "a fire" against "fire": -1.45 / 6 is more than -1 / 4, but divided by one character more, it is less.
     for normalized, right in ((False, [1, 0, 0]), (True, [1, 1, 0])):
