@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMITS = {"minigrad": 7736, "gpt": 5971, "finetune": 4388, "scripts": 17448, "tests": 25704}
+LIMITS = {"minigrad": 7738, "gpt": 6035, "finetune": 4392, "scripts": 17458, "tests": 25885}
 LIMIT_OF_PAGES = 3365  # JavaScript, CSS and HTML, all in scripts/
 WRITTEN_BY_A_PROGRAM = ("golden", "measured", "assets.json", "names.json")
 HAS_DOCSTRING = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
