@@ -36,7 +36,7 @@ from gpt.model.speculation import speculate
 from gpt.training.batches import RandomBatches
 from gpt.training.evaluation import evaluate, token_losses
 from gpt.training.training_config import TrainingConfig, prepare_training
-from gpt.training.training_step import language_model_loss, training_step, training_steps
+from gpt.training.training_step import language_model_loss, training_step
 from minigrad import Tensor, autocast, backend, inspection, manual_seed, nn, no_grad, optim, use_kernels
 from minigrad.gradcheck.check import GradcheckError, gradcheck
 from minigrad.muon import Muon
@@ -45,7 +45,7 @@ from minigrad.precision import round_bfloat16
 from tests.finetune.small import normal
 from tests.finetune.test_quant_blocks import KINDS, block_array
 from tests.gpt.small import assert_same, random_ids, small_gpt, small_llama, weights_of
-from tests.gpt.test_training import TEXT, arrays_of, assert_same_arrays, begin, ctrl_c_at, go_on
+from tests.gpt.test_training import TEXT, arrays_of, assert_same_arrays, begin, ctrl_c_at, go_on, steps_of
 from tests.minigrad.test_diagnosis import MUTANTS, with_backward
 from tests.minigrad.test_ops_golden import golden
 from tests.minigrad.test_ops_torch import CASES, compare, compute
@@ -223,15 +223,9 @@ def training_row(precision, accumulated):
     def row(device):
         manual_seed(11)
         model = small_gpt(n_layer=1).to(device)
-        config = TrainingConfig(
-            max_iters=3,
-            learning_rate=1e-2,
-            warmup_iters=3,
-            precision=precision,
-            gradient_accumulation_steps=accumulated,
-        )
-        steps = training_steps(model, RandomBatches(TEXT, 4, 8, seed=2), language_model_loss, config)
-        return [(step.loss, step.grad_norm) for _, step in zip(range(2), steps)]
+        config = {"max_iters": 3, "learning_rate": 1e-2, "warmup_iters": 3, "precision": precision}
+        config["gradient_accumulation_steps"] = accumulated
+        return [(step.loss, step.grad_norm) for step in steps_of(model, RandomBatches(TEXT, 4, 8, seed=2), **config)]
 
     return row
 

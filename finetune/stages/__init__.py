@@ -1,4 +1,4 @@
-"""How is each stage run? A page per stage, with its loop on it: from the data to the changed weights.
+"""How is each stage run? A page per stage: model, data, loss, test, training, and what has changed.
 
     reward.py              a reward model: the simplest stage, an example for new ones
     sft.py                 instruction tuning
@@ -13,5 +13,5 @@
     merging.py             a run of adapters as a plain model
     run_config.py          the settings that stages have in common
 
-What surrounds each loop (the run's folder, resuming, evaluations, Ctrl-C) is gpt/training/run.py.
+They all train in one loop, gpt/training/training_loop.py.
 """

@@ -12,6 +12,7 @@ tuning (conversations). The methods differ in which parameters need a gradient, 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 from gpt import Tokenizer
@@ -21,7 +22,7 @@ from gpt.model.language_model import LanguageModel
 from gpt.training.plots import plot_run
 from gpt.training.pretraining_parts import show_sample, write_corpus
 from gpt.training.run import Run
-from gpt.training.training_step import training_step
+from gpt.training.training_loop import one_step, train
 
 from ..adapters.adapter_files import CONFIG, save_adapter
 from ..data.chat_template import add_chatml
@@ -50,9 +51,9 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
         model, tokenizer = base_model(config)
         new_tokens = add_chatml(tokenizer) if with_answers else 0
         if new_tokens:  # their rows of the embedding have to be trained
-            config = run.config = _with_embeddings(config, model)
+            config = _with_embeddings(config, model)
         adapt(model, config, len(tokenizer))
-        run.begin(model, tokenizer, adapter_format(config))
+        run.begin(model, tokenizer, adapter_format(config), config)
         total, trained = model.config.num_parameters(), model.num_parameters(trainable_only=True)
         share = f"of {total:,} parameters, {trained:,} ({trained / total:.1%} as many) are trained"
         show(f"starting from the weights in {config.init_from}; {share}")
@@ -87,23 +88,12 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
         run.extra |= {"before": measure(), "replies": _replies(model, tokenizer, shown)}
 
     # Training: the same step as in pretraining. Only A and B, or all weights, have gradients and Adam's moments.
-    optimizer, schedule = run.prepare(model, config.training)
-    max_norm = config.training.grad_clip
+    sample = partial(show_sample, model, tokenizer, PROMPTS.get(config.data, "The"), 60, config.seed)
+    validate = partial(task.validate, model, whole=False)
+    run.prepare(model, config.training)
+    _remove_adapter(run.out_dir / ADAPTER)  # exported by a shorter run, and now out of date
     model.train()
-    with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
-        _remove_adapter(run.out_dir / ADAPTER)  # exported by a shorter run, and now out of date
-        for batches in run.batches(task.batches):  # the batches of one step: one, or several to accumulate
-            if run.is_time_to_validate:  # before the first step, then every eval_interval steps
-                run.record_validation(task.validate(model, whole=False))
-                run.save()
-            # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
-            step = training_step(model, batches, task.loss_fn, optimizer, schedule, max_norm, run.gradient_fn)
-            run.record(step)  # counts the step, and logs it when a line is due
-            if run.is_time_to_sample and not with_answers:
-                show_sample(model, tokenizer, PROMPTS.get(config.data, "The"), 60, config.seed)
-        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
-            run.record_validation(task.validate(model, whole=False))
-        run.save()
+    train(run, task.batches, one_step(run, task.loss_fn), validate, None if with_answers else sample)
 
     if not run.interrupted:
         run.extra["after"] = measure()

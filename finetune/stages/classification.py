@@ -24,7 +24,7 @@ from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import training_step
+from gpt.training.training_loop import one_step, train
 
 from ..built_in.labelled_texts import documentation_texts, question_texts
 from ..data.datasets import Labelled, ShuffledBatches, batches_of, read_labelled
@@ -88,10 +88,10 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     test_texts = test_texts[::every]  # a short run takes every k-th: sorted by label, the first ones have only one
     # Only the head and the last `trained_blocks` blocks will have gradients; None: the whole model.
     freeze(model, config.trained_blocks)
-    train, cut = encode_texts(texts, model.labels, tokenizer, model.config.block_size)
+    items, cut = encode_texts(texts, model.labels, tokenizer, model.config.block_size)
     tests, _ = encode_texts(test_texts, model.labels, tokenizer, model.config.block_size)
-    baseline = majority_baseline([label for _, label in train], [label for _, label in tests])
-    _introduce(model, train, len(tests), cut, baseline)
+    baseline = majority_baseline([label for _, label in items], [label for _, label in tests])
+    _introduce(model, items, len(tests), cut, baseline)
     run.explain_columns(COLUMNS, "texts")
 
     # The test: held-out texts, and whether the body can still write.
@@ -108,28 +108,14 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
         run.extra["language_before"] = language_loss()
 
     # Training: each step makes the right label of each text more likely.
-    optimizer, schedule = run.prepare(model, config.training)
-    stream = ShuffledBatches(train, config.batch_size, collate, config.seed)
-    max_norm = config.training.grad_clip
+    run.prepare(model, config.training)
     model.train()
-    with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
-        for batches in run.batches(stream):  # the batches of one step: one, or several to accumulate
-            if run.is_time_to_validate:  # before the first step, then every eval_interval steps
-                run.record_validation(validate())
-                run.save()
-            # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
-            step = training_step(model, batches, classification_loss, optimizer, schedule, max_norm, run.gradient_fn)
-            run.record(step)  # counts the step, and logs it when a line is due
-        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
-            after = validate()
-            run.record_validation(after)
-            run.extra |= {"accuracy": after["accuracy"], "language_after": after["language_loss"]}
-        run.save()
+    batches = ShuffledBatches(items, config.batch_size, collate, config.seed)
+    train(run, batches, one_step(run, classification_loss), validate)
 
     if not run.interrupted:
         _show_result(model, test_texts, tests, baseline, run.out_dir)
-        language_after = run.extra.get("language_after") or language_loss()  # older versions did not keep it
-        losses = f"{run.extra['language_before']:.3f} before, {language_after:.3f} after"
+        losses = f"{run.extra['language_before']:.3f} before, {run.last_validation['language_loss']:.3f} after"
         only_head = "only the head was trained, and nothing is forgotten"
         meaning = only_head if config.trained_blocks == 0 else "what it has forgotten"
         show(f"\nloss as a language model on held-out text ({config.language}): {losses}: {meaning}\n")
@@ -137,9 +123,9 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
         run.report(f"trained {run.steps_done} steps, {run.count:,} texts,", picture)
 
 
-def _introduce(model: ModelWithHead, train: Sequence[Item], tests: int, cut: int, baseline: float) -> None:
+def _introduce(model: ModelWithHead, items: Sequence[Item], tests: int, cut: int, baseline: float) -> None:
     trained, head = model.num_parameters(trainable_only=True), model.score.weight.data.size
-    show(f"data: {len(train):,} texts to learn from, {tests:,} to test on, {len(model.labels)} classes")
+    show(f"data: {len(items):,} texts to learn from, {tests:,} to test on, {len(model.labels)} classes")
     if cut:
         show(f"{cut:,} texts are longer than the model's {model.config.block_size} tokens: their end is cut off")
     show(f"model: {model.num_parameters():,} parameters, of which {trained:,} are trained; the head has {head:,}")

@@ -14,8 +14,8 @@ from gpt.console import progress_bar, show
 from gpt.training.checkpoint import save_checkpoint
 from gpt.training.loading import load_model
 from gpt.training.run import Run
-from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import training_step, training_steps
+from gpt.training.training_config import TrainingConfig, prepare_training
+from gpt.training.training_loop import one_step, train, train_textbook
 
 from ..built_in.chains import chains, worked_examples
 from ..data.chat_template import ChatTemplate, add_chat_tokens
@@ -38,13 +38,16 @@ def cold_start_model(examples: Sequence[Example], seed: int, steps: int) -> tupl
     conversations, _ = encode_examples(examples, ChatTemplate(tokenizer), model.config.block_size)
     config = TrainingConfig(max_iters=steps, learning_rate=3e-3, warmup_iters=steps // 10)
     stream = ShuffledBatches(conversations, BATCH_SIZE, collate, seed)
+    optimizer, schedule = prepare_training(model, config)
     started = time.perf_counter()
+    losses = []
     with progress_bar(steps, "learning from worked examples", "step") as bar:
-        for step in training_steps(model, stream, sft_loss, config):
+        for loss in train_textbook(model, stream, sft_loss, optimizer, schedule, steps, config.grad_clip):
+            losses.append(loss)
             bar.update(1)
-            loss = step.loss
     size, seconds = f"{model.num_parameters():,} parameters", time.perf_counter() - started
-    show(f"a new model of {size} has learned from {len(examples):,} worked examples: loss {loss:.3f}, {seconds:.0f} s")
+    learned = f"{len(examples):,} worked examples: loss {losses[-1]:.3f}, {seconds:.0f} s"
+    show(f"a new model of {size} has learned from {learned}")
     return model, tokenizer
 
 
@@ -91,18 +94,9 @@ def learn_from_examples(
     settings = run.config.training
     steps, eval_interval = iterations * per_iteration, settings.eval_interval * per_iteration
     training = dataclasses.replace(settings, max_iters=steps, eval_interval=eval_interval, log_interval=per_iteration)
-    optimizer, schedule = run.prepare(model, training)
+    run.prepare(model, training)
     conversations, _ = encode_examples(worked, ChatTemplate(tokenizer), model.config.block_size)
-    stream = ShuffledBatches(conversations, BATCH_SIZE, collate, run.config.seed)
+    batches = ShuffledBatches(conversations, BATCH_SIZE, collate, run.config.seed)
     run.explain_columns(f"       loss  of the worked examples' answers\n{MEASURES}")
     model.train()
-    with run:
-        for batches in run.batches(stream):
-            if run.is_time_to_validate:
-                run.record_validation(validate())
-                run.save()
-            step = training_step(model, batches, sft_loss, optimizer, schedule, training.grad_clip, run.gradient_fn)
-            run.record(step)
-        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
-            run.record_validation(validate())
-        run.save()
+    train(run, batches, one_step(run, sft_loss), validate)

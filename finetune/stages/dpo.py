@@ -9,22 +9,21 @@ small if π prefers the chosen reply more strongly than ρ does. The larger β i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
 
 from gpt.console import show
 from gpt.settings import setting
-from gpt.training.checkpoint import CheckpointError
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import in_precision, training_step
+from gpt.training.training_loop import one_step, train
+from gpt.training.training_step import in_precision
 
 from ..built_in.tasks import TASKS, instruction_tasks
 from ..data.chat_template import ChatTemplate
-from ..data.datasets import Preference, ShuffledBatches, batches_of, read_preferences
+from ..data.datasets import ShuffledBatches, batches_of, read_preferences
 from ..data.pairs import encode_pairs, load_pairs, pair_batch
 from ..evaluation.judge import Judge
 from ..objectives.dpo import BETA, KINDS, dpo_batch_loss, referenced, with_reference
@@ -72,9 +71,8 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     else:
         model, tokenizer = run.load()
         preferences, held_out = run.load_data(read_preferences)
-        _check_replies(run, [*preferences, *held_out])
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
-    train, shortened = encode_pairs(preferences, template, block_size)
+    pairs, shortened = encode_pairs(preferences, template, block_size)
     tests, _ = encode_pairs(held_out, template, block_size)
 
     # ln ρ of each reply, under the reference. It never changes, so it is computed once, before training, in the
@@ -82,12 +80,11 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     # pairs, as text that you can read, and a resumed run reads it with them.
     if run.is_new:
         with in_precision(config.training.precision):
-            train = with_reference(model, train, config.batch_size)
+            pairs = with_reference(model, pairs, config.batch_size)
         tests = with_reference(model, tests, config.batch_size)  # outside: `evaluate` computes in float32
-        run.keep_data(train=referenced(preferences, train), test=referenced(held_out, tests))
-        run.extra["counted"] = "the last message"  # as the reply, in ln ρ; older runs differ: see `_check_replies`
+        run.keep_data(train=referenced(preferences, pairs), test=referenced(held_out, tests))
     tests = tests[: run.max_eval_items]
-    show(f"data: {len(train):,} pairs of replies to learn from, {len(tests):,} to test on")
+    show(f"data: {len(pairs):,} pairs of replies to learn from, {len(tests):,} to test on")
     if shortened:
         show(f"{shortened:,} pairs were too long for the model: oldest turns left out, or the replies' ends cut")
     run.explain_columns(COLUMNS, "pairs", SHOWN)
@@ -106,35 +103,13 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
         return {"val_loss": metrics["loss"], **shown, **run.team.once(judge.validate)}
 
     # Training: each step raises the margin, by how much more than the reference the model prefers the better reply.
-    optimizer, schedule = run.prepare(model, config.training)
-    stream = ShuffledBatches(train, config.batch_size, pair_batch, config.seed)
-    max_norm = config.training.grad_clip
+    run.prepare(model, config.training)
     model.train()
-    with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
-        for batches in run.batches(stream):  # the batches of one step: one, or several to accumulate
-            if run.is_time_to_validate:  # before the first step, then every eval_interval steps
-                run.record_validation(validate())
-                run.save()
-            # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
-            step = training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradient_fn)
-            run.record(step)  # counts the step, and logs it when a line is due
-        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
-            run.record_validation(validate())
-        run.save()
+    batches = ShuffledBatches(pairs, config.batch_size, pair_batch, config.seed)
+    train(run, batches, one_step(run, loss_fn), validate)
 
     if not run.interrupted:
         judge.show_change()
         shares = ("rewards/accuracies", "right", "courteous")
         picture = plot_run(run.out_dir, {}, title="Learning to prefer", unit="pair", shares=shares)
         run.report(f"trained {run.steps_done} steps, {run.count:,} pairs,", picture)
-
-
-def _check_replies(run: Run, preferences: Sequence[Preference]) -> None:
-    """Raise CheckpointError for a run of an older version with prompts of several turns.
-
-    It counted all that the assistant says in the prompt as a part of the reply, in the reference's log-probabilities.
-    """
-    roles = {message["role"] for preference in preferences for message in preference.prompt}
-    if "counted" not in run.extra and "assistant" in roles:
-        counted = "which counted the assistant's messages in a prompt as a part of the reply"
-        raise CheckpointError(f"the run in {run.out_dir} was started by an older version, {counted}: start a new run")

@@ -34,7 +34,8 @@ from gpt.training.evaluation import evaluate
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import in_precision, training_step
+from gpt.training.training_loop import train
+from gpt.training.training_step import Step, in_precision
 from minigrad import Tensor, backend, no_grad
 from minigrad.backend import to_numpy
 
@@ -105,19 +106,19 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     # The questions, and the model: a new one that has learned from worked examples, or one that is trained already.
     grpo = config.grpo
     if run.is_new:
-        worked, train, held_out = load_chains(config.terms, config.seed)
+        worked, asked, held_out = load_chains(config.terms, config.seed)
         model, tokenizer = starting_model(config.init_from, config.out_dir, worked, config.seed, config.sft_steps)
         run.begin(model, tokenizer)
-        run.keep_data(worked=worked, train=train, test=held_out)
+        run.keep_data(worked=worked, train=asked, test=held_out)
     else:
         model, tokenizer = run.load()
-        worked, train, held_out = run.load_data(read_examples, ("worked", "train", "test"))
+        worked, asked, held_out = run.load_data(read_examples, ("worked", "train", "test"))
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
-    prompts = encode_questions(train, template, block_size, grpo.response_length)
+    prompts = encode_questions(asked, template, block_size, grpo.response_length)
     items = [Chain(example.messages[0]["content"]) for example in held_out[: run.max_eval_items]]
     tests, _ = encode_examples(held_out, template, block_size)
     exam = Exam(model, tokenizer, grpo.response_length)
-    source = f"{len(worked):,} worked examples" if config.control else f"{len(train):,} questions"
+    source = f"{len(worked):,} worked examples" if config.control else f"{len(asked):,} questions"
     show(f"data: {source} to learn from, {len(held_out):,} questions to test on, such as {items[0].prompt}")
 
     # What the model can do before training: to be compared with what it can do afterwards.
@@ -128,12 +129,12 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
         loss = evaluate(model, batches_of(tests, BATCH_SIZE, collate), sft_loss)["loss"]
         return {"val_loss": loss, **exam.scores(items[:VALIDATION_ITEMS])}
 
-    # The loop: that of GRPO, below, or that of the control, which is instruction tuning (cold_start.py).
+    # Training: iterations of GRPO, below, or the steps of the control, which is instruction tuning (cold_start.py).
     if config.control:
         per_iteration = grpo.num_mini_batches * CONTROL_STEPS
         learn_from_examples(run, model, tokenizer, worked, grpo.total_iterations, per_iteration, validate)
     else:
-        chains = [Chain(example.messages[0]["content"]) for example in train]
+        chains = [Chain(example.messages[0]["content"]) for example in asked]
         learn_from_answers(run, config, model, tokenizer, list(zip(prompts, chains)), validate)
 
     if not run.interrupted:
@@ -154,43 +155,36 @@ def learn_from_answers(
     questions: Sequence[tuple[list[int], Chain]],
     validate: Callable[[], dict[str, float]],
 ) -> None:
-    """The loop of GRPO: answer each question several times, check, compare, update, and again.
+    """GRPO: in each iteration, answer questions several times each, check the answers, compare, and update.
 
     questions: the prompt of each question, as tokens, and the question itself, by which code checks the answers.
     """
     grpo, G, stop_tokens = config.grpo, config.grpo.num_generations, ChatTemplate(tokenizer).stop_tokens
     reference = reference_model(run, config.init_from, config.out_dir) if grpo.beta else None
     training = dataclasses.replace(config.training, max_iters=grpo.total_iterations * grpo.num_mini_batches)
-    optimizer, schedule = run.prepare(model, training, grpo.num_mini_batches)
-    stream = ShuffledBatches(questions, grpo.batch_size, list, config.seed)
-    max_norm = training.grad_clip
-    loss_fn = partial(grpo_batch_loss, config=grpo)
     run.explain_columns(COLUMNS, shown=SHOWN_METRICS)
+    run.prepare(model, training, grpo.num_mini_batches)
+    loss_fn = partial(grpo_batch_loss, config=grpo)
     model.eval()  # without dropout throughout
-    with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
-        for batches in run.batches(stream):  # of an iteration: a list of one, Q questions
-            if run.is_time_to_validate:  # before the first iteration, then every eval_interval ones
-                run.record_validation(validate())
-                run.save()
-            with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
-                # Roll out: G answers to each of Q questions, B = Q G in all. The answers to a question are neighbors.
-                prompts, chains = zip(*[question for question in batches[0] for _ in range(G)])  # B each
-                replies = sample_replies(model, prompts, grpo.response_length, stop_tokens)
 
-                # Check: the reward of each answer is 1 if the checker accepts it, else 0.
-                rewards, measured = check_answers(chains, replies, tokenizer, config.checker)  # (B)
+    def iteration(batches: list[Any]) -> tuple[list[Step], dict[str, float]]:
+        with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
+            # Roll out: G answers to each of Q questions, B = Q G in all. The answers to a question are neighbors.
+            prompts, chains = zip(*[question for question in batches[0] for _ in range(G)])  # B each
+            replies = sample_replies(model, prompts, grpo.response_length, stop_tokens)
 
-                # Compare: A = (r - mean(r)) / std(r), over the answers to one question.
-                advantages = group_advantages(rewards.reshape(-1, G), grpo.method).reshape(-1)  # (B)
+            # Check: the reward of each answer is 1 if the checker accepts it, else 0.
+            rewards, measured = check_answers(chains, replies, tokenizer, config.checker)  # (B)
 
-                # Update: a few steps, each on some of the answers.
-                steps = []
-                for batch in grpo_batches(model, reference, replies, advantages, grpo, backend.generator()):
-                    steps.append(training_step(model, [batch], loss_fn, optimizer, schedule, max_norm, run.gradient_fn))
-            run.record(*steps, reward=float(rewards.mean()), ended=float(replies.ended.mean()), **measured)
-        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
-            run.record_validation(validate())
-        run.save()
+            # Compare: A = (r - mean(r)) / std(r), over the answers to one question.
+            advantages = group_advantages(rewards.reshape(-1, G), grpo.method).reshape(-1)  # (B)
+
+            # Update: a few steps, each on some of the answers.
+            parts = grpo_batches(model, reference, replies, advantages, grpo, backend.generator())
+            steps = [run.step([part], loss_fn) for part in parts]
+        return steps, {"reward": float(rewards.mean()), "ended": float(replies.ended.mean()), **measured}
+
+    train(run, ShuffledBatches(questions, grpo.batch_size, list, config.seed), iteration, validate)
 
 
 def check_answers(

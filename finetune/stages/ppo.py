@@ -31,7 +31,8 @@ from gpt.training.loading import load_model
 from gpt.training.plots import plot_runs
 from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import in_precision, training_step
+from gpt.training.training_loop import train
+from gpt.training.training_step import Step, in_precision
 from minigrad import Tensor, backend
 
 from ..built_in.tasks import TASKS, TaskItem, instruction_tasks
@@ -150,39 +151,33 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
 
     # Training: each iteration is a rollout and some optimizer steps, which max_iters counts.
     training = dataclasses.replace(config.training, max_iters=ppo.total_iterations * ppo.steps_per_iteration)
-    optimizer, schedule = run.prepare(model, training, ppo.steps_per_iteration)
-    stream = ShuffledBatches(list(zip(all_prompts, all_tasks)), ppo.batch_size, list, config.seed)  # lists of pairs
-    max_norm = training.grad_clip
+    run.prepare(model, training, ppo.steps_per_iteration)
+    questions = ShuffledBatches(list(zip(all_prompts, all_tasks)), ppo.batch_size, list, config.seed)
     loss_fn = partial(ppo_batch_loss, config=ppo)
-    with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
-        for batches in run.batches(stream):  # of an iteration: a list of one, some prompts, each with its task
-            if run.is_time_to_validate:  # before the first iteration, then every eval_interval ones
-                run.record_validation(judge.validate())
-                run.save()
-            with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
-                # Roll out: the policy answers the next prompts. The value head gives each token a value, the reference
-                # a log-probability, and the reward model gives each reply a score.
-                prompts, tasks = zip(*batches[0])
-                rollout = roll_out(model, reference, reward_model, prompts, ppo.response_length, template.stop_tokens)
 
-                # Reward: the score of the whole reply at its last token, and at each token a price for moving away.
-                scores = np.where(rollout.ended, rollout.scores, rollout.scores - ppo.missing_eos_penalty)  # (B)
-                kl = rollout.logprobs - rollout.reference_logprobs  # (B, L): ln π - ln ρ of each token
-                rewards = token_rewards(scores, kl, rollout.mask, ppo.kl_coef)  # (B, L)
+    def iteration(batches: list[Any]) -> tuple[list[Step], dict[str, float]]:
+        prompts, tasks = zip(*batches[0])
+        with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
+            # Roll out: the policy answers the prompts. The value head gives each token a value, the reference a
+            # log-probability, and the reward model gives each reply a score.
+            rollout = roll_out(model, reference, reward_model, prompts, ppo.response_length, template.stop_tokens)
 
-                # Advantage: which tokens turned out better than the value head expected? Returns: its targets.
-                advantages, returns = gae(rewards, rollout.values, rollout.mask, ppo.gamma, ppo.lam)  # (B, L) each
-                advantages = whiten(advantages, rollout.mask)  # mean 0, variance 1
+            # Reward: the score of the whole reply at its last token, and at each token a price for moving away.
+            scores = np.where(rollout.ended, rollout.scores, rollout.scores - ppo.missing_eos_penalty)  # (B)
+            kl = rollout.logprobs - rollout.reference_logprobs  # (B, L): ln π - ln ρ of each token
+            rewards = token_rewards(scores, kl, rollout.mask, ppo.kl_coef)  # (B, L)
 
-                # Update: a few steps, each on the tokens of some of the replies.
-                steps = []
-                for batch in ppo_batches(rollout, advantages, returns, ppo, backend.generator()):
-                    steps.append(training_step(model, [batch], loss_fn, optimizer, schedule, max_norm, run.gradient_fn))
-            measured = _really_right(tasks, rollout, tokenizer) if is_built_in else {}
-            run.record(*steps, **rollout_metrics(rollout), **measured)
-        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
-            run.record_validation(judge.validate())
-        run.save()
+            # Advantage: which tokens turned out better than the value head expected? Returns: its targets.
+            advantages, returns = gae(rewards, rollout.values, rollout.mask, ppo.gamma, ppo.lam)  # (B, L) each
+            advantages = whiten(advantages, rollout.mask)  # mean 0, variance 1
+
+            # Update: a few steps, each on the tokens of some of the replies.
+            parts = ppo_batches(rollout, advantages, returns, ppo, backend.generator())
+            steps = [run.step([part], loss_fn) for part in parts]
+        measured = _really_right(tasks, rollout, tokenizer) if is_built_in else {}
+        return steps, {**rollout_metrics(rollout), **measured}
+
+    train(run, questions, iteration, judge.validate)
 
     if not run.interrupted:
         judge.show_change()

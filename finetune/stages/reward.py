@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from gpt import Tokenizer
@@ -21,7 +22,7 @@ from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import training_step
+from gpt.training.training_loop import one_step, train
 from minigrad import no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
@@ -75,10 +76,10 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
         model, tokenizer = run.load(HEAD_FORMAT)
         preferences, held_out = run.load_data(read_preferences)
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
-    train, shortened = encode_pairs(preferences, template, block_size)
+    pairs, shortened = encode_pairs(preferences, template, block_size)
     tests, _ = encode_pairs(held_out, template, block_size)
     tests = tests[: run.max_eval_items]
-    show(f"data: {len(train):,} pairs of replies to learn from, {len(tests):,} to test on")
+    show(f"data: {len(pairs):,} pairs of replies to learn from, {len(tests):,} to test on")
     if shortened:
         show(f"{shortened:,} pairs were too long for the model: oldest turns left out, or the replies' ends cut")
     run.explain_columns(COLUMNS, unit="pairs")
@@ -87,21 +88,11 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
         run.extra["scores"] = _scores(model, shown)  # before training
 
     # Training: each step raises the scores of preferred replies above those of the others.
-    optimizer, schedule = run.prepare(model, config.training)
-    stream = ShuffledBatches(train, config.batch_size, pair_batch, config.seed)
-    max_norm = config.training.grad_clip
+    run.prepare(model, config.training)
     model.train()
-    with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
-        for batches in run.batches(stream):  # the batches of one step: one, or several to accumulate
-            if run.is_time_to_validate:  # before the first step, then every eval_interval steps
-                run.record_validation(_validate(model, tests, config.batch_size, run.team))
-                run.save()
-            # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
-            step = training_step(model, batches, reward_batch_loss, optimizer, schedule, max_norm, run.gradient_fn)
-            run.record(step)  # counts the step, and logs it when a line is due
-        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
-            run.record_validation(_validate(model, tests, config.batch_size, run.team))
-        run.save()
+    batches = ShuffledBatches(pairs, config.batch_size, pair_batch, config.seed)
+    validate = partial(_validate, model, tests, config.batch_size, run.team)
+    train(run, batches, one_step(run, reward_batch_loss), validate)
 
     if not run.interrupted:
         _show_replies(held_out[:SHOWN], run.extra["scores"], _scores(model, shown))

@@ -23,7 +23,7 @@ from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import training_step
+from gpt.training.training_loop import one_step, train
 
 from ..built_in.tasks import TASKS, TaskItem, instruction_examples, instruction_tasks
 from ..data.chat_template import ChatTemplate, add_chat_tokens
@@ -73,11 +73,12 @@ def train_sft(run: Run, config: SFTConfig) -> None:
         examples, held_out = run.load_data(read_examples)
     held_out = held_out[: run.max_eval_items]
     template, block_size = ChatTemplate(tokenizer), model.config.block_size
-    train, shortened = encode_examples(examples, template, block_size)
+    conversations, shortened = encode_examples(examples, template, block_size)
     tests, _ = encode_examples(held_out, template, block_size)
-    tokens, learned = sum(len(ids) for ids, _ in train), sum(sum(mask) for _, mask in train)
+    tokens = sum(len(ids) for ids, _ in conversations)
+    learned = sum(sum(mask) for _, mask in conversations)
     share = f"{learned:,} of {tokens:,} tokens are the assistant's and are learned from"
-    show(f"data: {len(train):,} conversations to learn from, {len(tests):,} to test on; {share}")
+    show(f"data: {len(conversations):,} conversations to learn from, {len(tests):,} to test on; {share}")
     if shortened:
         show(f"{shortened:,} are too long for the model: their oldest turns are left out, or their end is cut")
     show("\nThe first one, with what is learned from in brackets:")
@@ -100,23 +101,12 @@ def train_sft(run: Run, config: SFTConfig) -> None:
         run.extra["before"] = measure()
 
     # Training: each step makes the assistant's tokens more likely.
-    optimizer, schedule = run.prepare(model, config.training)
-    stream = ShuffledBatches(train, config.batch_size, collate, config.seed)
-    max_norm = config.training.grad_clip
+    run.prepare(model, config.training)
+    model.train()
+    batches = ShuffledBatches(conversations, config.batch_size, collate, config.seed)
     some_items = items[:VALIDATION_ITEMS]
     validate = partial(validate_answers, model, tokenizer, tests, some_items, config.batch_size, run.team)
-    model.train()
-    with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
-        for batches in run.batches(stream):  # the batches of one step: one, or several to accumulate
-            if run.is_time_to_validate:  # before the first step, then every eval_interval steps
-                run.record_validation(validate())
-                run.save()
-            # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
-            step = training_step(model, batches, sft_loss, optimizer, schedule, max_norm, run.gradient_fn)
-            run.record(step)  # counts the step, and logs it when a line is due
-        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
-            run.record_validation(validate())
-        run.save()
+    train(run, batches, one_step(run, sft_loss), validate)
 
     if not run.interrupted:
         before, after = run.extra["before"], measure()

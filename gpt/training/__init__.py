@@ -2,9 +2,10 @@
 
 batches.py           token files, and batches of windows of them
 training_step.py     forward, loss, backward, clip, step, schedule
-pretraining.py       a whole run: corpus, tokenizer, model, the loop, samples
-pretraining_parts.py what it needs around its loop: the text as files of tokens, what is shown
-run.py               what surrounds every loop: the run's folder, evaluations, checkpoints, Ctrl-C, resuming
+training_loop.py     the loop: as a textbook has it, and as every run takes it
+pretraining.py       a whole run: corpus, tokenizer, model, training, samples
+pretraining_parts.py what it needs besides: the text as files of tokens, what is shown
+run.py               a run and its folder: what the loop needs to be stopped and resumed
 resuming.py          what a checkpoint says of a run, and how the run goes on from it
 interrupts.py        Ctrl-C while a run is training
 run_folder.py        may a folder be used for a new run, or to continue an old one?

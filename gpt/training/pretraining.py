@@ -24,7 +24,8 @@ from .plots import plot_run
 from .pretraining_parts import check_training_memory, introduce, show_baselines, show_sample, write_corpus
 from .run import Run, start
 from .training_config import TrainingConfig
-from .training_step import language_model_loss, training_step
+from .training_loop import one_step, train
+from .training_step import language_model_loss
 
 COUNTED_TOKENS = 10_000_000  # of the training text, for the baselines
 LONGEST_CONTEXT = 1024  # default context length for training a model that can read more
@@ -56,25 +57,25 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
     """Predict the next token of a text, everywhere in it. init_from: a model to start from; None: random weights."""
     # The model, its tokenizer, and the text as tokens, a training and a held-out part. The run's folder keeps them.
     if run.is_new:
-        model, tokenizer = _new_model(run, config) if init_from is None else _old_model(run, config, init_from)
-        run.begin(model, tokenizer)
+        set_up = _new_model if init_from is None else partial(_old_model, init_from=init_from)
+        model, tokenizer, config = set_up(run, config)  # the settings now have the whole shape of the model
+        run.begin(model, tokenizer, config=config)
     else:
         model, tokenizer = run.load()
-    config = run.config  # filled in with the whole shape of the model, by _new_model or _old_model
     block_size = config.model["block_size"]
     check_training_memory(model.config, config.batch_size, block_size, config.training, run.team.size)
-    train, held_out = (open_tokens(run.out_dir / "data" / name) for name in ("train.bin", "val.bin"))
+    tokens, held_out = (open_tokens(run.out_dir / "data" / name) for name in ("train.bin", "val.bin"))
     held_out = held_out[: run.max_eval_items * block_size + 1]  # a short run is tested on a part
 
     # The sizes of model and text, and the losses of simple models to compare with.
-    introduce(run, model, tokenizer, train, held_out)
-    baselines = baseline_losses(train[:COUNTED_TOKENS], held_out, len(tokenizer))
+    introduce(run, model, tokenizer, tokens, held_out)
+    baselines = baseline_losses(tokens[:COUNTED_TOKENS], held_out, len(tokenizer))
     run.explain_columns(COLUMNS)
     show_baselines(baselines)
     n_bytes = len(tokenizer.decode_bytes(held_out[1:].tolist()))  # of the tokens that are predicted: all but one
 
-    def validate(whole: bool) -> dict[str, float]:
-        found = held_out_loss(model, held_out, config.batch_size, block_size, whole, run.team)
+    def validate() -> dict[str, float]:
+        found = held_out_loss(model, held_out, config.batch_size, block_size, run.is_finished, run.team)
         bits = bits_per_byte(found["val_loss"], len(held_out) - 1, n_bytes)
         return {**found, "perplexity": perplexity(found["val_loss"]), "bits_per_byte": bits}
 
@@ -82,23 +83,10 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
         show_sample(model, tokenizer, config.sample_prompt, config.sample_tokens, config.seed)
 
     # Training: each batch of windows of the text, in random order, changes the weights once.
-    optimizer, schedule = run.prepare(model, config.training)
-    stream = EpochBatches(train, config.batch_size, block_size, config.seed, len(tokenizer))
-    max_norm = config.training.grad_clip
+    run.prepare(model, config.training)
     model.train()
-    with run:  # Ctrl-C ends the loop after a step; a resumed run goes on from its checkpoint
-        for batches in run.batches(stream):  # the batches of one step: one, or several to accumulate
-            if run.is_time_to_validate:  # before the first step, then every eval_interval steps
-                run.record_validation(validate(whole=False))
-                run.save()
-            # Forward, loss, backward, clip, and a step of the optimizer (gpt/training/training_step.py).
-            step = training_step(model, batches, language_model_loss, optimizer, schedule, max_norm, run.gradient_fn)
-            run.record(step)  # counts the step, and logs it when a line is due
-            if run.is_time_to_sample:
-                run.team.once(sample)
-        if run.is_time_to_validate:  # after the last step, unless Ctrl-C ended the loop
-            run.record_validation(validate(whole=True))
-        run.save()
+    batches = EpochBatches(tokens, config.batch_size, block_size, config.seed, len(tokenizer))
+    train(run, batches, one_step(run, language_model_loss), validate, sample)
     if not run.interrupted and run.team.rank == 0:
         run.report(f"trained {run.steps_done} steps, {run.count:,} tokens,", plot_run(run.out_dir, baselines))
 
@@ -146,7 +134,10 @@ def demo_config(
 # --- the model of a new run -------------------------------------------------------------------------------------------
 
 
-def _new_model(run: Run, config: PretrainingConfig) -> tuple[LanguageModel, Tokenizer]:
+SetUp = tuple[LanguageModel, Tokenizer, PretrainingConfig]  # a model, its tokenizer, and the completed settings
+
+
+def _new_model(run: Run, config: PretrainingConfig) -> SetUp:
     """A model with random weights. The text, and a tokenizer that has learned from it, are written to the folder."""
     shape = _shape(config, 257)  # the smallest vocabulary: an impossible shape raises before there is a tokenizer
     check_training_memory(shape, config.batch_size, shape.block_size, config.training, run.team.size)
@@ -155,8 +146,7 @@ def _new_model(run: Run, config: PretrainingConfig) -> tuple[LanguageModel, Toke
     tokenizer = Tokenizer.load(run.out_dir)
     shape = _shape(config, len(tokenizer))
     model = architecture_of(shape)(shape)
-    run.config = _with_shape_of(model, config, shape.block_size)
-    return model, tokenizer
+    return model, tokenizer, _with_shape_of(model, config, shape.block_size)
 
 
 def _shape(config: PretrainingConfig, vocab_size: int) -> Settings:
@@ -167,7 +157,7 @@ def _shape(config: PretrainingConfig, vocab_size: int) -> Settings:
     return from_settings(shape)
 
 
-def _old_model(run: Run, config: PretrainingConfig, init_from: str) -> tuple[LanguageModel, Tokenizer]:
+def _old_model(run: Run, config: PretrainingConfig, init_from: str) -> SetUp:
     """The model `init_from` and its tokenizer, which may read more than the sequences that are trained on.
 
     Raises ValueError if the model does not have the requested shape.
@@ -183,8 +173,7 @@ def _old_model(run: Run, config: PretrainingConfig, init_from: str) -> tuple[Lan
             raise ValueError(f"the model in {init_from} has {has}; it cannot be made {value}")
     show(f"starting from the weights in {init_from}")
     run.extra |= run.team.once(partial(write_corpus, config.data, run.out_dir, block_size, tokenizer))
-    run.config = _with_shape_of(model, config, block_size)
-    return model, tokenizer
+    return model, tokenizer, _with_shape_of(model, config, block_size)
 
 
 def _with_shape_of(model: LanguageModel, config: PretrainingConfig, block_size: int) -> PretrainingConfig:

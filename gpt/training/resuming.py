@@ -30,12 +30,13 @@ def state_of(run: Any) -> dict[str, Any]:
     return {
         "step": run.steps_done,
         "validated_step": run.validated_step,
+        "last_validation": run.last_validation,
         "count": run.count,
         "skipped_in_a_row": run.skipped_in_a_row,
         "seconds": run.seconds,
         "schedule": run.schedule.state_dict(),
         "random": backend.random_state(),
-        "batches": run.stream_state,
+        "batches": run.batches.state_dict(),
         "arithmetic": run.arithmetic,
         "training": dataclasses.asdict(run.training),
         "inputs": run.inputs,
@@ -74,7 +75,7 @@ def continue_from(run: Any, checkpoint: Checkpoint) -> tuple[Any, ...]:
             raise ValueError(f"it is at step {done} of {planned}")
         then, now = {"processes": 1, **state["arithmetic"]}, run.arithmetic
         changed = [f"{name} {then.get(name)} -> {value}" for name, value in now.items() if then.get(name) != value]
-    run.validated_step = state.get("validated_step", done)
+    run.validated_step, run.last_validation = state.get("validated_step", done), state.get("last_validation", {})
     saved = (done, run.validated_step, json.dumps(run.extra))
     if done == total < planned:  # a run that now ends here, sooner than planned, is validated once more
         run.validated_step = None

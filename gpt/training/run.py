@@ -1,28 +1,20 @@
-"""A run: what surrounds every training loop, so that the loop itself can be read on the page of its stage.
+"""A run and its folder: what the training loop (training_loop.py) needs so that it can be stopped and resumed.
 
     def train_something(run: Run, config: SomeConfig) -> None:
         if run.is_new:
             model, tokenizer = load_model(config.init_from)
-            train, test = load_data(config.data)
+            train_items, test_items = load_data(config.data)
             run.begin(model, tokenizer)                                 # keeps the tokenizer in the run's folder
-            run.keep_data(train=train, test=test)                       # and the data
+            run.keep_data(train=train_items, test=test_items)           # and the data
         else:
             model, tokenizer = run.load()                               # what is in its folder
-            train, test = run.load_data(read_examples)
-        optimizer, schedule = run.prepare(model, config.training)
-        with run:                                                       # Ctrl-C, a progress bar; resuming
-            for batches in run.batches(ShuffledBatches(train, ...)):    # until max_iters steps are done, or Ctrl-C
-                if run.is_time_to_validate:                             # before the first step, then at intervals
-                    run.record_validation(evaluate(model, test))
-                    run.save()                                          # a checkpoint
-                run.record(training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradient_fn))
-            if run.is_time_to_validate:                                 # at the end, unless it was Ctrl-C
-                run.record_validation(evaluate(model, test))
-            run.save()
+            train_items, test_items = run.load_data(read_examples)
+        run.prepare(model, config.training)                             # optimizer and schedule, as they were
+        batches = ShuffledBatches(train_items, ...)
+        train(run, batches, one_step(run, loss_fn), validate)           # the loop
 
 `start` calls such a function for a new run, and `resume` for one that was interrupted, which continues as if it had
-never stopped. A run that fails, or that Ctrl-C ends, before its first checkpoint leaves nothing behind. To read first:
-`batches`, `is_time_to_validate`, `record` and `save`. The rest is for failures, several processes and older folders.
+never stopped. A run that fails, or that Ctrl-C ends, before its first checkpoint leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -36,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from minigrad import backend, manual_seed, nn, optim
+from minigrad import backend, manual_seed, nn
 
 from ..console import progress_bar, quoted, show
 from ..files import write_json_lines
@@ -49,7 +41,7 @@ from .log import RunLog, mean_step
 from .resuming import arithmetic, continue_from, continue_stream, saved_extra, state_of
 from .run_folder import check_unused, claim, leaving_nothing_unfinished, length_setting, settings_of
 from .training_config import TrainingConfig, prepare_training
-from .training_step import Gradients, Step, gradients_for
+from .training_step import Gradients, LossFunction, Step, gradients_for, training_step
 
 LEAST_EVALUATED = 40  # held-out items, however short the run is
 MAX_SKIPPED = 10  # steps in a row that are not finite
@@ -125,7 +117,8 @@ class Run:
         self.out_dir = Path(config.out_dir)
         self.log = RunLog(self.out_dir, silent=team.rank > 0)
         self.parts: dict[str, nn.Module] = {}  # small modules beside the model, which are saved with it
-        # model, format: from `begin` or `load`. optimizer, schedule, training, parameters, gradient_fn: from `prepare`.
+        # model, format: from `begin` or `load`. trained, optimizer, schedule, training, gradient_fn: from `prepare`.
+        # batches: from `at_work`.
         # How far the run is: saved with each checkpoint.
         self.extra: dict[str, Any] = {}
         self.steps_done = 0
@@ -133,6 +126,7 @@ class Run:
         self.seconds = 0.0
         self.skipped_in_a_row = 0
         self.validated_step: int | None = None
+        self.last_validation: dict[str, float] = {}
         self.stream_state: dict[str, Any] = {}  # where the stream of batches goes on
         # What has happened in this process.
         self.resumed_at: int | None = None  # the step at which a resumed run went on
@@ -149,12 +143,16 @@ class Run:
 
     # --- before the loop ---
 
-    def begin(self, model: nn.Module, tokenizer: Tokenizer, format: ModelFormat | None = None) -> None:
+    def begin(
+        self, model: nn.Module, tokenizer: Tokenizer, format: ModelFormat | None = None, config: Any = None
+    ) -> None:
         """Take the model of a new run, move it to the run's device, and keep its tokenizer in the folder.
 
-        format: which parts of the model checkpoints store; None: a whole language model.
+        format: which parts of the model checkpoints store; None: a whole language model. config: the settings, if they
+        had to be completed with those of the model.
         """
         self.model, self.format = model.to(self.device), format
+        self.config = self.config if config is None else config
         self.team.once(lambda: tokenizer.save(self.out_dir))
 
     def keep_data(self, **data: Sequence[Any]) -> None:
@@ -206,62 +204,67 @@ class Run:
         self.log.unit, self.log.shown = unit, shown
         show(f"\nWhat the columns mean:\n{columns}\n")
 
-    def prepare(
-        self, model: nn.Module, training: TrainingConfig, steps_per_iteration: int = 0
-    ) -> tuple[optim.Optimizer, optim.WarmupCosine]:
-        """The optimizer of `model` and its learning-rate schedule; those of a resumed run are set to the step of its
-        checkpoint when the `with` block begins.
+    def prepare(self, model: nn.Module, training: TrainingConfig, steps_per_iteration: int = 0) -> None:
+        """Make the optimizer of `model` and its learning-rate schedule, for a resumed run as its checkpoint has them.
 
         `model` may have parameters that are not part of the saved model, as PPO's value head. steps_per_iteration: the
-        number of steps on each batch in PPO and GRPO. `eval_interval` then counts iterations, and each iteration is one
-        line of the log.
+        number of steps in an iteration of PPO and GRPO. `eval_interval` then counts iterations, and each iteration is
+        one line of the log.
         """
-        self.training, self.steps_per_iteration = training, steps_per_iteration
+        self.trained, self.training, self.steps_per_iteration = model, training, steps_per_iteration
         self.optimizer, self.schedule = prepare_training(model, training)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.gradient_fn: Gradients = gradients_for(training, self.team.gradients if self.team.processes > 1 else None)
-        return self.optimizer, self.schedule
+        self.team.check_same_start(self.parameters)
+        self.arithmetic = arithmetic(self.parameters[0], self.team)
+        if self._checkpoint is None:
+            self.inputs = self.team.once(lambda: inputs(self.out_dir))
+        else:
+            self._saved = continue_from(self, self._checkpoint)
+            self._checkpoint = None  # its moments were copied
 
-    # --- the loop ---
+    # --- in the loop ---
 
-    def __enter__(self) -> Run:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(ctrl_c_finishes_the_step(self))
-            self.team.check_same_start(self.parameters)
-            self.arithmetic = arithmetic(self.parameters[0], self.team)
-            if self._checkpoint is not None:
-                self._saved = continue_from(self, self._checkpoint)
-                self._checkpoint = None  # its moments were copied
-            else:
-                self.inputs = self.team.once(lambda: inputs(self.out_dir))
-            stack.enter_context(self.team.at_work(self))  # until the end of the block, in several processes
-            self.log.silent = self.team.rank > 0
-            self.bar = stack.enter_context(progress_bar(self.training.max_iters, "training", "step"))
-            self.bar.update(self.steps_done)
-            self._exits = stack.pop_all()
-        return self
+    @contextlib.contextmanager
+    def at_work(self, batches: Stream) -> Iterator[None]:
+        """In the block, Ctrl-C finishes the step, a progress bar is shown, and all processes of a team are there.
 
-    def __exit__(self, *error: Any) -> None:
-        self._exits.__exit__(*error)
-
-    def batches(self, stream: Stream) -> Iterator[list[Any]]:
-        """The batches of each step, from where the run stopped until `max_iters` steps are done or Ctrl-C is pressed.
-
-        PPO and GRPO get one batch per iteration, and divide it themselves.
+        batches: where the batches are drawn from. Those of a resumed run go on where it stopped.
         """
-        self.stream, total = stream, self.training.max_iters
+        self.batches = batches
         if not self.is_new:
-            continue_stream(self, stream)
-        per_step = 1 if self.steps_per_iteration else self.training.gradient_accumulation_steps
+            continue_stream(self, batches)
+        with (
+            ctrl_c_finishes_the_step(self),
+            self.team.at_work(self),
+            progress_bar(self.training.max_iters, "training", "step") as self.bar,
+        ):
+            self.log.silent = self.team.rank > 0
+            self.bar.update(self.steps_done)
+            yield
+
+    def goes_on(self) -> bool:
+        """Whether there is something left to do, and nobody has pressed Ctrl-C."""
+        # If one process was interrupted, all of them stop after the same step.
+        self.interrupted = any(self.team.gather(self.asked_to_stop)) and not self.is_finished
+        return not self.is_finished and not self.interrupted
+
+    def draw(self) -> list[Any]:
+        """The batches of an iteration: one, or several for a step that accumulates their gradients."""
+        self.step_started = time.perf_counter()
+        count = 1 if self.steps_per_iteration else self.training.gradient_accumulation_steps
         n = 0 if self.team.size == 1 else self.config.batch_size
-        while self.steps_done < total and not self.interrupted:
-            self.stream_state = stream.state_dict()  # a run that is resumed before this step draws these batches again
-            self.step_started = time.perf_counter()
-            drawn = [next(stream) for _ in range(per_step)]
-            yield [self.team.part_of(batch, n) for batch in drawn]  # the caller learns from them, and calls `record`
-            # If one process was interrupted, all of them stop after the same step.
-            self.interrupted = any(self.team.gather(self.asked_to_stop)) and self.steps_done < total
-        self.stream_state = stream.state_dict()
+        return [self.team.part_of(next(self.batches), n) for _ in range(count)]
+
+    def step(self, batches: list[Any], loss_fn: LossFunction) -> Step:
+        """Take one training step (training_step.py) on these batches."""
+        max_norm = self.training.grad_clip
+        return training_step(self.trained, batches, loss_fn, self.optimizer, self.schedule, max_norm, self.gradient_fn)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps have been taken."""
+        return self.steps_done >= self.training.max_iters
 
     @property
     def is_time_to_validate(self) -> bool:
@@ -275,11 +278,11 @@ class Run:
         """Whether a sample of text is due, and the step was not skipped."""
         return is_due(self.steps_done, self.training.sample_interval) and not self.skipped_in_a_row
 
-    def record(self, *steps: Step, **metrics: float) -> None:
-        """Count a step, or all steps of an iteration, and log them if a line is due. The loop ends by this count.
+    def record(self, steps: Sequence[Step], metrics: dict[str, float]) -> None:
+        """Count the steps of an iteration, and log them if a line is due. The loop ends by this count.
 
-        metrics: of an iteration, beside the means over its steps. Raises FloatingPointError after 10 skipped steps in a
-        row.
+        metrics: of the iteration, beside the means over its steps. Raises FloatingPointError after 10 skipped steps in
+        a row.
         """
         seconds = time.perf_counter() - self.step_started
         self.seconds += seconds
@@ -309,7 +312,7 @@ class Run:
             self.log.validation(self.steps_done, metrics)
         if not math.isfinite(metrics.get("val_loss", 0.0)):
             raise FloatingPointError(f"the validation loss is not finite: {self._likely_cause()}")
-        self.validated_step = self.steps_done
+        self.last_validation, self.validated_step = metrics, self.steps_done
 
     def save(self) -> None:
         """Write a checkpoint into the run's folder. Raises FloatingPointError for weights that are not finite, OSError.

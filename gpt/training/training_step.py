@@ -1,7 +1,7 @@
 """The training step: forward, loss, backward, clip, step, schedule. Every run takes this step, whatever it learns.
 
 Pretraining, classification, instruction tuning, reward modeling, DPO, PPO and GRPO differ in their batches and in their
-loss function. `training_steps` is the shortest loop around the step; run.py has what a longer run needs.
+loss function. training_loop.py has the loop around the step.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import minigrad
 from minigrad import Tensor, backend, nn, optim
 
 from ..model.language_model import LanguageModel
-from .training_config import TrainingConfig, prepare_training
+from .training_config import TrainingConfig
 
 Sums = dict[str, Any]  # name -> a number, or a 0-d array, which on a GPU has not been read yet
 # loss_fn(model, batch) -> (sum of the losses, number of losses, sums of other metrics)
@@ -98,19 +98,6 @@ def training_step(
     schedule.step()
     means = {name: read[name] / count for name in sums}
     return Step(count, lr, means.pop("loss"), means, read["norm"], skipped=not is_finite)
-
-
-def training_steps(
-    model: nn.Module, batches: Iterator[Any], loss_fn: LossFunction, config: TrainingConfig
-) -> Iterator[Step]:
-    """The shortest training loop: `config.max_iters` steps, without a folder, a log or checkpoints."""
-    optimizer, schedule = prepare_training(model, config)
-    gradients = gradients_for(config)
-    model.train()
-    for _ in range(config.max_iters):
-        drawn = [next(batches) for _ in range(config.gradient_accumulation_steps)]
-        yield training_step(model, drawn, loss_fn, optimizer, schedule, config.grad_clip, gradients)
-    model.eval()
 
 
 # --- gradients of several batches -------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from gpt.training.log import read_log
 from gpt.training.plots import plot_runs
 from gpt.training.run import Run, start_or_resume
 from gpt.training.run_folder import settings_of
-from gpt.training.training_step import language_model_loss, training_step
+from gpt.training.training_step import language_model_loss
 from minigrad import nn
 from minigrad.optim import Optimizer
 
@@ -96,8 +96,7 @@ def _measured(run: Run, config: AdaptationConfig) -> Row:
     loss_fn = sft_loss if is_conversations(config.data) else language_model_loss
 
     def take_step() -> None:
-        batches = [next(run.stream) for _ in range(run.training.gradient_accumulation_steps)]
-        training_step(run.model, batches, loss_fn, run.optimizer, run.schedule, run.training.grad_clip, run.gradient_fn)
+        run.step(run.draw(), loss_fn)
 
     trained, before, after = run.model.num_parameters(trainable_only=True), run.extra["before"], run.extra["after"]
     peak = sum(held.values()) + added_bytes(take_step)

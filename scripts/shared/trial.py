@@ -19,6 +19,7 @@ from gpt.model.language_model import LanguageModel
 from gpt.training.data_parallel import ALONE, Team
 from gpt.training.run import Run, start
 from gpt.training.run_folder import length_setting
+from gpt.training.training_step import Step
 
 STEPS = 3  # of a run (of PPO and GRPO: iterations); the first is slower than all others
 TOKENS = 8  # of a generated text
@@ -35,9 +36,9 @@ def try_run(train: Callable[[Run, Any], None], config: Any, device: str, team: T
     def begin(run: Run, settings: Any) -> None:
         record, record_validation = run.record, run.record_validation
 
-        def timed_record(*parts: Any, **metrics: float) -> None:
+        def timed_record(parts: Sequence[Step], metrics: dict[str, float]) -> None:
             before = run.seconds
-            record(*parts, **metrics)
+            record(parts, metrics)
             steps.append(run.seconds - before)
             run.asked_to_stop |= len(steps) == STEPS  # as by Ctrl-C
 

@@ -11,6 +11,7 @@ import pytest
 from finetune.data.chat_template import IM_END, IM_START, ChatTemplate
 from finetune.data.datasets import Preference
 from gpt import GPT, GPTConfig, Tokenizer
+from gpt.training import run
 from gpt.training.training_step import training_step
 from minigrad import manual_seed, nn
 from tests.gpt.small import golden_arrays
@@ -66,8 +67,8 @@ def dequantized(layer):
     return linear
 
 
-def interrupt_at(step, page, monkeypatch):
-    """Press Ctrl-C in one of the steps, counted from 1, that a stage takes. page: the stage's module."""
+def interrupt_at(step, monkeypatch):
+    """Press Ctrl-C in one of the steps, counted from 1, that a run takes."""
     numbers = itertools.count(1)
 
     def interrupted_step(*arguments):
@@ -75,7 +76,7 @@ def interrupt_at(step, page, monkeypatch):
             signal.raise_signal(signal.SIGINT)
         return training_step(*arguments)
 
-    monkeypatch.setattr(page, "training_step", interrupted_step)
+    monkeypatch.setattr(run, "training_step", interrupted_step)
 
 
 def few_items(monkeypatch, module, **counts):

@@ -235,6 +235,6 @@ def test_the_comparison_measures_each_method_once(base, text, tmp_path, monkeypa
 
 @pytest.mark.parametrize("step", [1, 6])  # in the last one, too: the next method does not begin
 def test_an_interrupted_comparison_stops(base, text, tmp_path, monkeypatch, step):
-    interrupt_at(step, adaptation, monkeypatch)
+    interrupt_at(step, monkeypatch)
     assert compare([settings(base, text, tmp_path / method, method) for method in METHODS]) is None
     assert (tmp_path / "full").exists() and not (tmp_path / "lora").exists()

@@ -2,15 +2,13 @@
 
 import dataclasses
 import math
-from contextlib import nullcontext
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from finetune.data import pairs as pairs_data
 from finetune.data import questions
-from finetune.data.datasets import Preference, write_jsonl
+from finetune.data.datasets import write_jsonl
 from finetune.data.pairs import encode_pairs, pair_batch
 from finetune.evaluation import judge
 from finetune.objectives.dpo import KINDS, dpo_batch_loss, dpo_loss, with_reference
@@ -18,11 +16,10 @@ from finetune.objectives.logprobs import sequence_logprobs
 from finetune.stages import cold_start, grpo, ppo, reward, sft
 from finetune.stages import dpo as page
 from finetune.stages.dpo import DPOConfig, train_dpo
-from gpt.training.checkpoint import CheckpointError
 from gpt.training.run import Run, start
 from gpt.training.training_config import TrainingConfig
 from minigrad import Tensor
-from tests.finetune.small import few_items, golden, preferences, question, small_policy, watch
+from tests.finetune.small import few_items, golden, preferences, small_policy, watch
 from tests.gpt.small import save_model
 
 NAMES = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
@@ -104,15 +101,6 @@ def test_a_short_run_is_evaluated_on_fewer_items(template, tmp_path, monkeypatch
         grpo.GRPORunConfig(): cold_start.TEST_ITEMS,
     }.items():
         assert Run(stage).max_eval_items >= count, stage
-
-
-def test_an_older_run_that_counted_earlier_answers_is_refused():
-    talk = [*question("a?"), {"role": "assistant", "content": "b"}, *question("c?")]
-    several, one = ([Preference(prompt, "yes", "no")] for prompt in (talk, talk[:1]))
-    for pairs, begun, refused in ((several, None, True), (several, "the last message", False), (one, None, False)):
-        run = SimpleNamespace(out_dir="runs/a", extra={} if begun is None else {"counted": begun})
-        with pytest.raises(CheckpointError, match="a was started by an older version") if refused else nullcontext():
-            page._check_replies(run, pairs)
 
 
 def test_impossible_settings():

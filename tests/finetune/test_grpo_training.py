@@ -153,7 +153,7 @@ def test_a_resumed_run_finds_its_reference_again(settings, likes, tmp_path, monk
     rows = read_log(tmp_path / "whole" / "log.jsonl")
     assert [row["step"] for row in rows if "val_loss" in row] == [0, 4, 8]  # every second iteration
     with monkeypatch.context() as patch:
-        interrupt_at(5, page, patch)  # the first of two steps of the third iteration
+        interrupt_at(5, patch)  # the first of two steps of the third iteration
         first = start(train_grpo, settings("parts", config))
     assert first.interrupted and first.steps_done == first.saved_step == 6
     other = shutil.copytree(tmp_path / "parts", tmp_path / "other")

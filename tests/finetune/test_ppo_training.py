@@ -174,7 +174,7 @@ def test_a_run_goes_on_only_with_its_reference_and_reward_model(settings, templa
     likes.weight = nn.Parameter(np.ones(3, np.float32))
     monkeypatch.setattr(page, "checked_reward_model", lambda *_: likes)
     with monkeypatch.context() as patch:
-        interrupt_at(2, page, patch)
+        interrupt_at(2, patch)
         run = start(train_ppo, settings())
     assert run.interrupted and run.steps_done == run.saved_step == 4  # at the end of the iteration
     if changed == "reference":

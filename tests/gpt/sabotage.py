@@ -14,21 +14,21 @@ import os
 import signal
 import sys
 
-from gpt.training import pretraining
+from gpt.training import run
 from gpt.training.run import Run
 from scripts import train
 from scripts.shared import command_line
 
-enter, training_step = Run.__enter__, pretraining.training_step
+prepare, training_step = Run.prepare, run.training_step
 plans = {}  # step -> what happens before it
 runs = []
 
 
-def sabotaged_enter(self):
+def sabotaged_prepare(self, model, *arguments):
     runs.append(self)
     if self.team.rank == 1 and plans.get(0) == "drift":
-        self.parameters[0].data[0] += 1
-    return enter(self)
+        next(model.parameters()).data[0] += 1
+    prepare(self, model, *arguments)
 
 
 def sabotaged_step(model, batches, loss_fn, *arguments):
@@ -51,5 +51,5 @@ if __name__ == "__main__":
     for plan in sys.argv.pop(1).split(","):
         name, _, at = plan.partition(":")
         plans[int(at)] = name
-    Run.__enter__, pretraining.training_step = sabotaged_enter, sabotaged_step
+    Run.prepare, run.training_step = sabotaged_prepare, sabotaged_step
     command_line.run(train.main)

@@ -17,7 +17,7 @@ import pytest
 
 import minigrad as mg
 from gpt import load_checkpoint
-from gpt.training import forked_team, pretraining, run
+from gpt.training import forked_team, run
 from gpt.training.checkpoint import load_state
 from gpt.training.data_parallel import ALONE
 from gpt.training.forked_team import ForkedTeam, team_of
@@ -124,7 +124,7 @@ def accident(monkeypatch, team, rank, at, what):
             what()
         return training_step(*arguments)
 
-    monkeypatch.setattr(pretraining, "training_step", step)
+    monkeypatch.setattr(run, "training_step", step)
 
 
 def ctrl_c():

@@ -27,7 +27,8 @@ from gpt.training.evaluation import mean_loss
 from gpt.training.log import RunLog, read_log
 from gpt.training.run import resume, start
 from gpt.training.training_config import TrainingConfig, prepare_training
-from gpt.training.training_step import language_model_loss, training_step, training_steps
+from gpt.training.training_loop import one_step, train, train_textbook
+from gpt.training.training_step import gradients_for, language_model_loss, training_step
 from minigrad import backend, manual_seed, optim, use_kernels
 from tests.gpt.small import SHAPE, assert_same, files_of, random_ids, small_gpt, weights_of
 from tests.gpt.test_checkpoint import move_as_before
@@ -53,43 +54,36 @@ def settings(folder, dropout=0.0, **training):
     return Settings(str(folder), TrainingConfig(**{**usual, "log_interval": 2, **training}), dropout)
 
 
-def train(run, config, loss_fn=language_model_loss, stop_at=10**9, validate=None, after_step=None):
+def train_model(run, config, loss_fn=language_model_loss, stop_at=10**9, validate=None, after_step=None):
     """The stage of these tests. loss_fn(run, model, batch): another loss; after_step(run): called after each step."""
     if run.is_new:
         run.begin(GPT(GPTConfig(**SHAPE, dropout=config.dropout)), Tokenizer.train(["ab"], 257))
     else:
         run.load()
-    model, (optimizer, schedule) = run.model, run.prepare(run.model, config.training)
+    model, run.validated = run.model, []
     loss_fn = loss_fn if loss_fn is language_model_loss else partial(loss_fn, run)
-    validate = validate or (lambda: {"val_loss": mean_loss(model, sequential_batches(TEXT[:100], 4, 8))})
-    max_norm = config.training.grad_clip
-    run.validated = []
+    measure = validate or (lambda: {"val_loss": mean_loss(model, sequential_batches(TEXT[:100], 4, 8))})
+
+    def noted():
+        run.validated.append(run.steps_done)
+        return measure()
+
+    run.prepare(model, config.training)
+    record = run.record
+    run.record = lambda *step: [record(*step), after_step and after_step(run)]
     model.train()
-    with run:
-        for batches in run.batches(StopAt(RandomBatches(TEXT, 4, 8, seed=2), stop_at)):
-            if run.is_time_to_validate:
-                run.validated.append(run.steps_done)
-                run.record_validation(validate())
-                run.save()
-            run.record(training_step(model, batches, loss_fn, optimizer, schedule, max_norm, run.gradient_fn))
-            if run.is_time_to_sample:
-                model.generate([[1]], 3, seed=0)
-            if after_step is not None:
-                after_step(run)
-        if run.is_time_to_validate:
-            run.validated.append(run.steps_done)
-            run.record_validation(validate())
-        run.save()
+    batches = StopAt(RandomBatches(TEXT, 4, 8, seed=2), stop_at)
+    train(run, batches, one_step(run, loss_fn), noted, lambda: model.generate([[1]], 3, seed=0))
 
 
 def begin(folder, options=None, device="cpu", **changes):
-    return start(partial(train, **(options or {})), settings(folder, **changes), device)
+    return start(partial(train_model, **(options or {})), settings(folder, **changes), device)
 
 
 def go_on(folder, device="cpu", length=None, **options):
     """Go on as a new process does: other random numbers, a new model, the checkpoint."""
     manual_seed(99)
-    return resume(partial(train, **options), Settings, str(folder), device, length=length)
+    return resume(partial(train_model, **options), Settings, str(folder), device, length=length)
 
 
 def ctrl_c_at(*steps):
@@ -145,7 +139,12 @@ def copied(finished, tmp_path):
 
 
 def steps_of(model, batches, loss_fn=language_model_loss, **training):
-    return list(training_steps(model, iter(batches), loss_fn, TrainingConfig(**training)))
+    config, batches, steps = TrainingConfig(**training), iter(batches), []
+    prepared = prepare_training(model, config)  # optimizer, schedule
+    for _ in range(config.max_iters):
+        drawn = [next(batches) for _ in range(config.gradient_accumulation_steps)]
+        steps.append(training_step(model, drawn, loss_fn, *prepared, config.grad_clip, gradients_for(config)))
+    return steps
 
 
 def test_it_learns(finished):
@@ -254,7 +253,7 @@ def uninterrupted(tmp_path_factory):
     [
         # Killed in a step: before, at and after evaluations, log lines, and inside an accumulation.
         ("textbook", "adamw", {"stop_at": 3}, 0, [4, 8, 12]),
-        ("textbook", "adamw", {"stop_at": 9}, 0, [4, 8, 12]),
+        ("textbook", "adamw", {"stop_at": 9}, 4, [8, 12]),
         ("fast", "muon", {"stop_at": 11}, 4, [8, 12]),
         ("textbook", "adamw", {"stop_at": 23}, 8, [12]),
         # Ctrl-C in a step, after which it saves. What is due after that step is validated when the run goes on.
@@ -275,6 +274,16 @@ def test_a_stopped_run_goes_on_bit_by_bit(tmp_path, uninterrupted, kernels, opti
     assert_same_run(tmp_path, expected.out_dir)
     assert capsys.readouterr().out.startswith(f"resuming {tmp_path} at step {saved}\n")  # no warning
     assert run.validated == left and not run.interrupted
+
+
+def test_a_run_leaves_the_weights_of_the_textbook_loop(finished):
+    manual_seed(finished.config.seed)
+    model, batches = GPT(GPTConfig(**SHAPE)), RandomBatches(TEXT, 4, 8, seed=2)
+    prepared = prepare_training(model, finished.training)
+    losses = list(train_textbook(model, batches, language_model_loss, *prepared, steps=12, max_norm=1.0))
+    assert_same(model, finished.model)
+    rows = [row for row in read_log(finished.log.path) if "loss" in row]
+    assert [row["loss"] for row in rows] == pytest.approx([losses[row["step"] - 1] for row in rows])
 
 
 def test_muon_has_the_matrices_of_the_blocks():

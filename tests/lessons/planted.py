@@ -109,7 +109,7 @@ MISTAKES = [Planted(*row) for row in [
     ("434", "gpt/model/gpt2.py", "return self.ln_f(x)  # (B, T, C)", "return x"),
     ("435", "gpt/training/batches.py", "return ids[:, :-1], ids[:, 1:]", "return ids[:, 1:], ids[:, 1:]"),
     ("435", "minigrad/functional/loss.py", "ctx.targets] -= dlosses", "ctx.targets] += dlosses"),
-    ("435", "gpt/training/training_step.py", "    model.zero_grad()\n    sums, count", "    sums, count"),
+    ("435", "gpt/training/training_loop.py", "        model.zero_grad()\n", ""),
     ("435", "gpt/training/evaluation.py", "float(-np.log(unigram[validation])", "float(-np.log2(unigram[validation])"),
     ("441", "finetune/objectives/model_with_head.py", "xp.asarray(lengths) - 1]", "0 * xp.asarray(lengths)]"),
     ("441", "finetune/data/datasets.py", "row[: len(sequence)] = sequence", "row[-len(sequence) :] = sequence"),

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from finetune.stages import adaptation
 from gpt import Llama
 from gpt.training.loading import load_model
 from gpt.training.log import read_log
@@ -32,7 +31,7 @@ def test_a_run_then_resume_then_merge(given, tmp_path, monkeypatch, capsys):
     )
     settings = json.loads((run / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert settings["r"] == 4 and settings["base_model_name_or_path"] == str(base)  # q and v have rank 2 each
-    interrupt_at(1, adaptation, monkeypatch)
+    interrupt_at(1, monkeypatch)
     assert run_here(lora.main, "--init-from", "resume", "--out-dir", run, "--max-iters", "8") == 130
     monkeypatch.undo()
     assert run_here(lora.main, "--init-from", "resume", "--out-dir", run) == 0

@@ -10,8 +10,9 @@ import numpy as np
 
 from gpt import GPT, GPTConfig
 from gpt.training.batches import RandomBatches
-from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import language_model_loss, training_steps
+from gpt.training.training_config import TrainingConfig, prepare_training
+from gpt.training.training_loop import train_textbook
+from gpt.training.training_step import language_model_loss
 from minigrad import manual_seed, use_kernels
 
 TOLERANCE = 5e-3  # nats: what differs in the last digit at first grows with every step
@@ -44,8 +45,11 @@ def losses(run: Run, device: str) -> dict[str, Any]:
     config = TrainingConfig(max_iters=run.steps, learning_rate=1e-3, warmup_iters=run.steps // 10)
     found, times = [], [time.perf_counter()]
     with use_kernels("fast"):
-        for step in training_steps(model, batches, language_model_loss, config):
-            found.append(step.loss)
+        optimizer, schedule = prepare_training(model, config)
+        for loss in train_textbook(
+            model, batches, language_model_loss, optimizer, schedule, run.steps, config.grad_clip
+        ):
+            found.append(loss)
             times.append(time.perf_counter())
     return {"losses": found, "seconds": float(np.median(np.diff(times)))}
 

@@ -2,8 +2,8 @@
 
 Forward, loss, backward, step: every network is trained in this loop. The loop of a GPT has three additions: a learning
 rate that warms up and decays, gradients that are clipped, and a text that supplies its own labels. This lesson writes
-the loop once, shows why each addition is there, and measures what it is worth. gpt/training/training_step.py is the
-same step; run.py, beside it, is what surrounds the loop of a longer run.
+the loop once, shows why each addition is there, and measures what it is worth. gpt/training/training_loop.py has
+the same loop, and below it the one of a longer run.
 Radford et al. 2019; Pascanu et al. 2013, "On the difficulty of training recurrent neural networks"; Goyal et al. 2017
 (warm-up); Loshchilov and Hutter 2017 (cosine decay).
 """
@@ -250,7 +250,7 @@ assert curve == sorted(curve, reverse=True) and curve[0] - curve[1] > curve[2] -
 #
 # - exercise: `python scripts/exercise.py start sgd`, adam, adamw, cross_entropy, clipping, warmup_cosine, training_loop
 # - line by line: `python scripts/step.py --html step`
-# - read: gpt/training/training_step.py: the step above; pretraining.py: the loop; minigrad/optim.py
+# - read: gpt/training/training_loop.py: the loop above; training_step.py: its step in full; minigrad/optim.py
 # - break: `python scripts/break.py unshifted`. Expect: a loss near 0, because the answer is in the input, and a text
 #   that mostly repeats its last token.
 # - try: betas=(0.9, 0.9999) in `pretrain`. Expect: hardly a difference. The mean over 10,000 steps has seen 300, and

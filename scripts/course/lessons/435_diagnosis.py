@@ -20,8 +20,9 @@ import minigrad.functional as F
 from gpt.model.gpt2 import Block
 from gpt.training.batches import Batch, RandomBatches
 from gpt.training.evaluation import baseline_losses
-from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import language_model_loss, training_steps
+from gpt.training.training_config import TrainingConfig, prepare_training
+from gpt.training.training_loop import train_textbook
+from gpt.training.training_step import language_model_loss
 from minigrad import Tensor
 from scripts.course.lessons.small_gpt import english, new_gpt, smooth, validation_loss
 from scripts.pages.pictures import Lesson
@@ -42,9 +43,10 @@ def run(tokens: np.ndarray, steps: int, rate: float, batches: Any = RandomBatche
     """Train a small GPT on windows of `tokens`. options: of `TrainingConfig`."""
     model = new_gpt(V, lesson.seed, **SHAPE)
     config = TrainingConfig(max_iters=steps, learning_rate=rate, **{"warmup_iters": 30, **options})
-    losses, held_out = [], []
-    for step in training_steps(model, batches(tokens, 16, T, lesson.seed), language_model_loss, config):
-        losses.append(step.loss)
+    losses, held_out, drawn = [], [], batches(tokens, 16, T, lesson.seed)
+    optimizer, schedule = prepare_training(model, config)
+    for loss in train_textbook(model, drawn, language_model_loss, optimizer, schedule, steps, config.grad_clip):
+        losses.append(loss)
         if len(losses) % 30 == 0:
             held_out.append(validation_loss(model, val_ids, 2048))
     return losses, held_out

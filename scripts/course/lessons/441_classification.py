@@ -22,8 +22,8 @@ from finetune.objectives.classification import classification_loss, collate, enc
 from finetune.objectives.model_with_head import ModelWithHead, freeze
 from gpt import GPT, GPTConfig
 from gpt.training.evaluation import evaluate
-from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import training_steps
+from gpt.training.training_config import TrainingConfig, prepare_training
+from gpt.training.training_loop import train_textbook
 from minigrad import manual_seed, nn, no_grad, optim, use_kernels
 from scripts.course.lessons.small_gpt import english, new_gpt, train, validation_loss, write
 from scripts.pages.pictures import Lesson
@@ -96,7 +96,8 @@ def fine_tune(model: GPT, blocks: int | None, data: list, names: list[str], step
     config = TrainingConfig(max_iters=steps, learning_rate=rate, warmup_iters=steps // 10)
     batches = ShuffledBatches(data, 16, collate, lesson.seed)
     with use_kernels("fast"):  # the loop of pretraining with another loss
-        list(training_steps(classifier, batches, classification_loss, config))
+        prepared = prepare_training(classifier, config)  # optimizer, schedule
+        list(train_textbook(classifier, batches, classification_loss, *prepared, steps, config.grad_clip))
     return classifier
 
 

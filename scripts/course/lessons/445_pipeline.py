@@ -32,8 +32,8 @@ from finetune.objectives.sft import collate, encode_examples, sft_loss
 from finetune.quantization import QuantizationConfig, memory, quantize
 from gpt import GPT, Tokenizer
 from gpt.training.loading import load_model
-from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import training_steps
+from gpt.training.training_config import TrainingConfig, prepare_training
+from gpt.training.training_loop import train_textbook
 from minigrad import no_grad, use_kernels
 from minigrad.precision import round_bfloat16
 from scripts.course.lessons.small_gpt import new_gpt, train, validation_loss, write
@@ -127,7 +127,8 @@ def tune(model: Any, items: Sequence[Any], batch: Callable[..., Any], loss: Any,
     """The training loop of all lessons, with other data and another loss."""
     config = TrainingConfig(max_iters=steps, learning_rate=rate, warmup_iters=steps // 10, weight_decay=0.0)
     with use_kernels("fast"):
-        list(training_steps(model, ShuffledBatches(items, 16, batch, lesson.seed), loss, config))
+        batches, prepared = ShuffledBatches(items, 16, batch, lesson.seed), prepare_training(model, config)
+        list(train_textbook(model, batches, loss, *prepared, steps, config.grad_clip))
     return model
 
 

@@ -16,8 +16,8 @@ from finetune.data.datasets import Example, Preference, ShuffledBatches
 from finetune.evaluation.answering import ask, chat_template
 from finetune.objectives.sft import collate, encode_examples, sft_loss
 from gpt import GPT, Tokenizer
-from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import training_steps
+from gpt.training.training_config import TrainingConfig, prepare_training
+from gpt.training.training_step import Step, training_step
 from minigrad import use_kernels
 from scripts.course.lessons.small_gpt import new_gpt
 
@@ -73,11 +73,15 @@ def preferences(claims: Sequence[Claim], known: Collection[str] = FACTS) -> list
     return pairs
 
 
-def fit(model: Any, items: list, together: Any, loss: Any, steps: int, rate: float, seed: int) -> list[Any]:
-    """The training loop of all lessons, with other data and another loss."""
+def fit(model: Any, items: list, together: Any, loss: Any, steps: int, rate: float, seed: int) -> list[Step]:
+    """Train, and return the steps with their metrics."""
     config = TrainingConfig(max_iters=steps, learning_rate=rate, warmup_iters=steps // 10)
     with use_kernels("fast"):
-        return list(training_steps(model, ShuffledBatches(items, 16, together, seed), loss, config))
+        batches, prepared = ShuffledBatches(items, 16, together, seed), prepare_training(model, config)
+        model.train()
+        taken = [training_step(model, [next(batches)], loss, *prepared, config.grad_clip) for _ in range(steps)]
+        model.eval()
+        return taken
 
 
 def behavior(model: Any, tokenizer: Tokenizer, claims: Sequence[Claim], seed: int) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """The small models of the lessons: a quarter of a megabyte of English, about a hundred thousand parameters, seconds.
 
-The training loop is the project's own (`gpt.training.training_step`); lesson 432 takes it apart.
+The training loop is the project's own (`gpt.training.training_loop`); lesson 432 takes it apart.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from gpt.corpora.python_corpus import help_text
 from gpt.files import atomic_write, cache_folder
 from gpt.training.batches import RandomBatches, sequential_batches
 from gpt.training.evaluation import mean_loss
-from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import LossFunction, language_model_loss, training_steps
+from gpt.training.training_config import TrainingConfig, prepare_training
+from gpt.training.training_loop import train_textbook
+from gpt.training.training_step import LossFunction, language_model_loss
 from minigrad import manual_seed, switches
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -63,7 +64,8 @@ def train(
     warmup = steps // 10 if warmup is None else warmup
     config = TrainingConfig(max_iters=steps, learning_rate=learning_rate, warmup_iters=warmup, **options)
     drawn = batches(tokens, 16, model.config.block_size, seed)
-    return [step.loss for step in training_steps(model, drawn, loss_fn, config)]
+    optimizer, schedule = prepare_training(model, config)
+    return list(train_textbook(model, drawn, loss_fn, optimizer, schedule, steps, config.grad_clip))
 
 
 def train_once(model: GPT, tokens: np.ndarray, steps: int) -> list[float]:
