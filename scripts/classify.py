@@ -79,8 +79,9 @@ def _compare(arguments: argparse.Namespace, device: str) -> int:
         print(f"--- {name} ---")
         config = _config(arguments, trained_blocks=blocks, out_dir=str(Path(arguments.out_dir) / name))
         runs[name] = start(train_classifier, config, device, team_of(arguments.processes, config.batch_size, device))
-        if stage_options.show_next_steps(runs[name], "classify", ADVICE) != 0 or runs[name].asked_to_stop:
-            return 130
+        stage_options.show_next_steps(runs[name], "classify", ADVICE)
+        if runs[name].asked_to_stop:
+            return 128 + runs[name].asked_to_stop
         print()
     print(f"{'trained':>12}{'parameters':>13}{'accuracy':>10}{'language loss before':>22}{'after':>8}{'seconds':>9}")
     for name, run in runs.items():

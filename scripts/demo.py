@@ -9,9 +9,40 @@ from start import command_line
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.folder_lock import locked
 from gpt.training.forked_team import team_of
-from gpt.training.pretraining import PretrainingConfig, demo_config, pretrain
+from gpt.training.pretraining import PretrainingConfig, pretrain
 from gpt.training.run_folder import check_unused, replacing_run, settings_of
+from gpt.training.training_config import TrainingConfig
 from scripts.shared.stage_options import LET_IT_WRITE, show_next_steps
+
+
+def demo_config(
+    short: bool, out_dir: str, seed: int, made_by: str = "demo", data: str = "stories"
+) -> PretrainingConfig:
+    """A model that learns to write in about three minutes on two cores; `short`: a smaller one, in half a minute."""
+    steps = 100 if short else 800
+    training = TrainingConfig(
+        max_iters=steps,
+        optimizer="muon",  # lesson 455 compares these three settings with others
+        momentum=0.85,
+        learning_rate=1e-2,
+        warmup_iters=steps // 10,
+        eval_interval=steps // 10,
+        sample_interval=steps // 10,
+        log_interval=steps // 50,
+    )
+    model = {"n_layer": 4, "n_head": 4, "n_embd": 128 if short else 192, "block_size": 128}
+    prompt, length = ("Once upon a time", 110) if data == "stories" else ("The", 80)
+    return PretrainingConfig(
+        data=data,
+        out_dir=out_dir,
+        batch_size=12,
+        seed=seed,
+        sample_prompt=prompt,
+        sample_tokens=length,
+        made_by=made_by,
+        model=model,
+        training=training,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ pretraining.py       a whole run: corpus, tokenizer, model, training, samples
 pretraining_parts.py what it needs besides: the text as files of tokens, what is shown
 run.py               a run and its folder: what the loop needs to be stopped and resumed
 resuming.py          what a checkpoint says of a run, and how the run goes on from it
-interrupts.py        Ctrl-C while a run is training
+signals.py           Ctrl-C and other signals that ask a run to stop
 run_folder.py        may a folder be used for a new run, or to continue an old one?
 training_config.py   the settings of training, the optimizer and the schedule
 evaluation.py        how good is a model? losses on held-out text

@@ -43,6 +43,7 @@ from minigrad.kernels.cpu import threads
 from ..console import show, silenced
 from ..memory_check import machine_memory, private_memory
 from .data_parallel import ALONE, Team
+from .signals import ASKING_TO_STOP
 from .training_step import LossFunction, Sums, divide_gradients, sum_gradients
 
 T = TypeVar("T")
@@ -245,7 +246,8 @@ class ForkedTeam(Team):
                 ctypes.CDLL(None).prctl(end_with_parent, signal.SIGKILL)
                 if os.getppid() != parent:  # it has ended already
                     os._exit(1)
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; process 0 decides
+                for name in ASKING_TO_STOP:  # which may reach all; process 0 decides
+                    signal.signal(getattr(signal, name), signal.SIG_IGN)
                 warnings.simplefilter("ignore")
                 self._links, self._children = [theirs], []
                 break

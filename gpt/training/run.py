@@ -36,23 +36,24 @@ from ..tokenizer.tokenizer import Tokenizer
 from .checkpoint import CheckpointError, ModelFormat, has_checkpoint, inputs, load_checkpoint, save_checkpoint
 from .data_parallel import ALONE, Team, weights_sha256
 from .folder_lock import locked
-from .interrupts import ctrl_c_finishes_the_step
 from .log import RunLog, mean_step
 from .resuming import arithmetic, continue_from, continue_stream, saved_extra, state_of
 from .run_folder import check_unused, claim, leaving_nothing_unfinished, length_setting, settings_of
+from .signals import finishing_the_step
 from .training_config import TrainingConfig, prepare_training
 from .training_step import Gradients, LossFunction, Step, gradients_for, training_step
 
 LEAST_EVALUATED = 40  # held-out items, however short the run is
 MAX_SKIPPED = 10  # steps in a row that are not finite
+SAVE_SECONDS = 600.0  # a checkpoint at least so often, beside those after validations
 
 
 def start(train: Callable[[Run, Any], None], config: Any, device: str = "cpu", team: Team = ALONE) -> Run:
     """Begin a run in the folder `config.out_dir`: call `train(run, config)`. Returns the run.
 
-    Ctrl-C finishes the step, saves, and sets the run's `interrupted`; a second Ctrl-C stops at once. Raises
-    FileExistsError if the folder already holds a run, BlockingIOError if another process is writing there, and what
-    `train` and the run's methods raise.
+    Ctrl-C, or another signal of signals.py, finishes the step, saves, and sets the run's `interrupted`; a second one
+    stops at once. Raises FileExistsError if the folder already holds a run, BlockingIOError if another process is
+    writing there, and what `train` and the run's methods raise.
     """
     with contextlib.ExitStack() as stack:
         if team.rank == 0:
@@ -132,8 +133,10 @@ class Run:
         self.resumed_at: int | None = None  # the step at which a resumed run went on
         self.step_started = 0.0
         self.saved_step: int | None = None
-        self.asked_to_stop = False  # by Ctrl-C
-        self.interrupted = False  # by Ctrl-C, before the last step
+        self.last_save = time.monotonic()
+        self.asked_to_stop = 0  # the number of a signal that has reached this process: Ctrl-C, or another of signals.py
+        self.stopped_by = 0  # the number of one that has reached any process of the team
+        self.interrupted = False  # whether that was before the last step
         self._saved: tuple[Any, ...] = ()  # progress at the last `save`: the same again needs no new checkpoint
         self._checkpoint: Any = None  # to go on from
         if is_new:
@@ -227,7 +230,7 @@ class Run:
 
     @contextlib.contextmanager
     def at_work(self, batches: Stream) -> Iterator[None]:
-        """In the block, Ctrl-C finishes the step, a progress bar is shown, and all processes of a team are there.
+        """In the block, Ctrl-C lets the step finish, a progress bar is shown, and all processes of a team are there.
 
         batches: where the batches are drawn from. Those of a resumed run go on where it stopped.
         """
@@ -235,7 +238,7 @@ class Run:
         if not self.is_new:
             continue_stream(self, batches)
         with (
-            ctrl_c_finishes_the_step(self),
+            finishing_the_step(self),
             self.team.at_work(self),
             progress_bar(self.training.max_iters, "training", "step") as self.bar,
         ):
@@ -244,9 +247,13 @@ class Run:
             yield
 
     def goes_on(self) -> bool:
-        """Whether there is something left to do, and nobody has pressed Ctrl-C."""
-        # If one process was interrupted, all of them stop after the same step.
-        self.interrupted = any(self.team.gather(self.asked_to_stop)) and not self.is_finished
+        """Whether there is something left to do, and nobody has asked the run to stop."""
+        self.step_started = time.perf_counter()
+        # If one process was interrupted, all of them stop after the same step. Process 0's clock decides for all.
+        states = self.team.gather((self.asked_to_stop, time.monotonic() - self.last_save))
+        self.stopped_by = max(number for number, _ in states)
+        self.is_time_to_save = states[0][1] > SAVE_SECONDS
+        self.interrupted = self.stopped_by > 0 and not self.is_finished
         return not self.is_finished and not self.interrupted
 
     def draw(self) -> list[Any]:
@@ -332,8 +339,7 @@ class Run:
         self.team.share_state(self.optimizer)
         if self.team.rank == 0:
             save_checkpoint(self.out_dir, self.model, self.optimizer, state_of(self), self.format)
-        self.saved_step, self._saved = self.steps_done, progress
-        self.step_started = time.perf_counter()  # the time of a step is without that of a validation
+        self.saved_step, self._saved, self.last_save = self.steps_done, progress, time.monotonic()
 
     def _likely_cause(self) -> str:
         cause = f"perhaps the learning rate of {self.training.learning_rate} is too high"

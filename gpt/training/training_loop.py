@@ -72,7 +72,7 @@ def train(
     validate: Callable[[], dict[str, float]],
     sample: Callable[[], None] | None = None,
 ) -> None:
-    """Go through the iterations of a run, or, if it is resumed, through those that are left, until Ctrl-C is pressed.
+    """Go through the iterations of a run, or, if it is resumed, through those that are left, until Ctrl-C.
 
     update: what an iteration does with its batches, `one_step` for most stages. validate: measures the model on
     held-out data, before the first iteration, then at intervals, and after the last one. sample: shows what the model
@@ -82,6 +82,8 @@ def train(
         while run.goes_on():
             if run.is_time_to_validate:
                 run.record_validation(validate())
+                run.save()  # a checkpoint
+            if run.is_time_to_save:  # ten minutes after the last one
                 run.save()
             steps, metrics = update(run.draw())
             run.record(steps, metrics)  # counts the steps, and logs them when a line is due

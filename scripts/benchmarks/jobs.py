@@ -14,11 +14,11 @@ from finetune.quantization.packed import load_packed
 from gpt import GPT, GPTConfig
 from gpt.training.forked_team import ForkedTeam
 from gpt.training.loading import load_model
-from gpt.training.pretraining import demo_config
 from gpt.training.training_step import Gradients, in_precision, language_model_loss, mean_gradients
 from minigrad import Tensor, no_grad, optim, switches, use_kernels
 from minigrad.kernels.cpu import threads
 from minigrad.kernels.dispatch import FAST, FAST_OPTIM, textbook_functions
+from scripts.demo import demo_config
 
 DEMO = demo_config(short=False, out_dir="", seed=0)
 

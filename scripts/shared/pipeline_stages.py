@@ -26,10 +26,11 @@ from gpt.settings import Checked, setting
 from gpt.training.batches import prepare
 from gpt.training.checkpoint import remove_checkpoint, save_checkpoint
 from gpt.training.loading import load_model
-from gpt.training.pretraining import demo_config, train_language_model
+from gpt.training.pretraining import train_language_model
 from gpt.training.run import Run, start_or_resume
 from gpt.training.run_folder import claim
 from gpt.training.training_config import TrainingConfig
+from scripts.demo import demo_config
 
 MEASURED_ON, MEASURED_CHARACTERS = "english", 40_000  # the last ones: text for a model that was trained elsewhere
 MERGED = "merged"  # in the folder of the LoRA stage: the model with its adapters merged

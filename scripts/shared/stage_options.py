@@ -124,7 +124,7 @@ def show_next_steps(run: Run, script: str, advice: str, more: str = "") -> int:
         start, end = f"mpiexec -n {run.team.size} ", f"{end} --data-parallel"
     show(f"\ninterrupted; the checkpoint is from step {run.saved_step}; to resume:")
     show(command_line.from_here(f"  {start}python scripts/{script}.py --init-from resume --out-dir {folder}{end}"))
-    return 130
+    return 128 + run.stopped_by  # as shells say: 130 after Ctrl-C
 
 
 def new_length(given: Mapping[str, Any], config_class: Any, out_dir: str) -> int | None:

@@ -9,7 +9,7 @@ import pytest
 from gpt import save_checkpoint
 from gpt.corpora import stories
 from gpt.corpora.corpus import load_corpus
-from gpt.training.pretraining import demo_config
+from scripts.demo import demo_config
 from tests.gpt.small import small_gpt
 
 TEXT = stories.stories(characters=60_000)

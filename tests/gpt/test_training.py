@@ -21,6 +21,7 @@ import pytest
 
 from gpt import GPT, GPTConfig, Tokenizer, load_checkpoint
 from gpt.console import progress_bar, quoted, show, silenced
+from gpt.training import run as run_page
 from gpt.training.batches import RandomBatches, sequential_batches
 from gpt.training.checkpoint import COMMIT, STATE, CheckpointError, load_state
 from gpt.training.evaluation import mean_loss
@@ -378,6 +379,22 @@ def test_ctrl_c_in_the_last_step_is_no_interruption(tmp_path):
     run = begin(tmp_path, {"after_step": ctrl_c_at(12)})
     assert not run.interrupted and run.validated[-1] == load_state(tmp_path)["step"] == 12
     assert run.asked_to_stop  # for those who have more to run
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as nohup does with SIGHUP
+    try:
+        run = begin(tmp_path, {"after_step": lambda run: signal.raise_signal(signal.SIGTERM)})
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert run.is_finished and not run.asked_to_stop
+
+
+def test_a_checkpoint_is_also_saved_when_the_last_is_old(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_page, "SAVE_SECONDS", -1)
+    with pytest.raises(Stopped):
+        begin(tmp_path, {"stop_at": 4})
+    assert load_state(tmp_path)["step"] == 3
 
 
 def test_it_runs_in_a_thread_where_no_signal_can_be_caught(tmp_path):

@@ -1,5 +1,6 @@
 """scripts/train.py as its users meet it."""
 
+import os
 import re
 import shutil
 import signal
@@ -23,7 +24,6 @@ from tests.scripts.running import (
     assert_says,
     command,
     environment,
-    forge,
     held_elsewhere,
     output_of,
     refusal,
@@ -130,8 +130,9 @@ def long_run(text, tmp_path_factory):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, getattr(signal, "SIGKILL", None)], ids=["Ctrl-C", "kill -9"])
-def test_a_stopped_run_goes_on_bit_by_bit(number, text, tmp_path, long_run):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+def test_a_stopped_run_goes_on_bit_by_bit(name, text, tmp_path, long_run):
+    number = getattr(signal, name)
     for attempt in range(5):  # the machine may be so slow that it is finished before we stop it
         folder = tmp_path / str(attempt)
         running = started(text, folder, *LONG)
@@ -145,11 +146,25 @@ def test_a_stopped_run_goes_on_bit_by_bit(number, text, tmp_path, long_run):
     assert b"Traceback" not in error
     stopped_at = checkpoint.load_state(folder)["step"]
     assert 20 <= stopped_at < 100
-    if number == signal.SIGINT:
-        assert running.returncode == 130 and f"the checkpoint is from step {stopped_at};".encode() in output
+    if name != "SIGKILL":
+        assert running.returncode == 128 + number and f"the checkpoint is from step {stopped_at};".encode() in output
         assert f"--init-from resume --out-dir {folder.as_posix()}".encode() in output
     assert run_here(train.main, "--init-from", "resume", "--out-dir", folder) == 0
     assert_same_run(folder, long_run)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX terminals")
+def test_a_terminal_that_is_closed_prevents_no_checkpoint(text, tmp_path):
+    ours, theirs = os.openpty()
+    arguments = command("train", *options(text, tmp_path / "run", *LONG, "--max-iters", "100000"))
+    running = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while b" 22/" not in seen:
+        seen += os.read(ours, 1000)
+    running.send_signal(signal.SIGHUP)
+    os.close(ours)
+    assert running.wait() == 128 + signal.SIGHUP and checkpoint.load_state(tmp_path / "run")["step"] >= 22
 
 
 def test_resume_refuses_what_contradicts_the_run(finished, capsys):
@@ -180,7 +195,6 @@ def test_hidden_files_in_the_data_folder_are_not_the_runs(finished, tmp_path):
     """macOS leaves a .DS_Store in every folder that somebody looks at."""
     folder = shutil.copytree(finished[0], tmp_path / "run")
     (folder / "data" / ".DS_Store").write_bytes(b"where the icons are")
-    forge(folder, ("state", "inputs", "data/.train.bin.123.unfinished"), "of a killed run; deleted since")
     assert run_here(train.main, "--init-from", "resume", "--out-dir", folder) == 0
 
 
