@@ -12,8 +12,5 @@ Beside them:
 import sys
 from pathlib import Path
 
-from scripts.shared import moved
-
 # A command that is imported, as scripts.train, finds start.py here; one that is started looks in its own folder anyway.
 sys.path.append(str(Path(__file__).resolve().parent))
-sys.meta_path.insert(0, moved.OldNames())

@@ -13,8 +13,6 @@ from typing import Any
 
 from start import command_line
 
-from scripts.shared.moved import new_place
-
 EXAMPLES = """commands:
   (none)            the loop: check on save; keys n next, h hint, l list, c check all, r reset, q quit
   list              list all exercises and those that you passed
@@ -50,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     add("command", nargs="?", choices=list(COMMANDS), default="watch", metavar="COMMAND", help="what to do (see below)")
     add("name", nargs="?", default=None, metavar="NAME", help="an exercise (the current one)")
     add("--workspace", default="my_exercises", metavar="DIR", help="folder for your files")
-    add("--exercises", type=new_place, metavar="DIR", help="folder with other exercises, for example a teacher's")
+    add("--exercises", metavar="DIR", help="folder with other exercises, for example a teacher's")
     add("--assignment", default=None, metavar="FILE", help="stubs, mark: exercises and weights, one on each line")
     add("--no-solutions", action="store_true", help="stubs: neither solutions nor third hints are shown in the folder")
     add("--pacing", type=number(1), default=None, metavar="HOURS", help="list: fill weeks of so many hours")

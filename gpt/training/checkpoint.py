@@ -20,7 +20,6 @@ only the adapters. There is no pickle, so a checkpoint from a stranger is data a
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -50,7 +49,6 @@ from .folder_lock import locked
 
 CONFIG, WEIGHTS, MOMENTS = "config.json", "model.safetensors", "optimizer.safetensors"
 STATE = "trainer_state.json"
-COMMIT = STATE + ".commit"  # of older versions, which wrote the files beside trainer_state.json: NAME.new, then renamed
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
@@ -168,10 +166,6 @@ def _delete_what_does_not_count(folder: Path) -> None:
         names = {file.name for file in path.iterdir() if not file.name.endswith(UNFINISHED)}
         if path.name != counts and names <= {CONFIG, WEIGHTS, MOMENTS}:
             shutil.rmtree(path, ignore_errors=True)
-    if counts is not None:  # files of an older version
-        for name in (COMMIT, *(name + end for name in (CONFIG, WEIGHTS, MOMENTS) for end in ("", ".new"))):
-            with contextlib.suppress(OSError):
-                (folder / name).unlink()
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
@@ -181,14 +175,13 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def files_of_checkpoint(folder: Path) -> list[Path]:
-    """Where its files and folders are, or would be; with the last two, the folder has a checkpoint."""
-    return [*checkpoints(folder).values(), *(folder / name for name in (CONFIG, WEIGHTS, MOMENTS, STATE, COMMIT))]
+    """Where its files and folders are, or would be; with the last one, the folder has a checkpoint."""
+    return [*checkpoints(folder).values(), folder / STATE]
 
 
 def remove_checkpoint(folder: StrPath) -> None:
     """Remove the checkpoint from a run's folder, so a new run can start there."""
-    for name in (STATE, COMMIT):
-        (Path(folder) / name).unlink(missing_ok=True)
+    (Path(folder) / STATE).unlink(missing_ok=True)
 
 
 def _take_apart(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -216,7 +209,7 @@ def _sync_folder(folder: Path) -> None:
 
 def has_checkpoint(folder: StrPath) -> bool:
     """Whether `folder` has a checkpoint to continue from."""
-    return any((Path(folder) / name).exists() for name in (STATE, COMMIT))
+    return (Path(folder) / STATE).exists()
 
 
 def load_state(folder: StrPath) -> dict[str, Any]:
@@ -258,14 +251,11 @@ def load_run(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
 def _read_record(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The file that says which checkpoint counts, and what it says."""
     path = folder / STATE
-    record = {} if (folder / COMMIT).exists() and not path.exists() else _read_json(path)
-    if "checkpoint" not in record and (folder / COMMIT).exists():  # an older version was interrupted in its renames
-        path = folder / COMMIT
-        record = _read_json(path)
+    record = _read_json(path)
     expected = record.pop("sha256", None)
-    if set(record) - {"checkpoint"} != {"files", "optimizer", "state"}:
-        raise CheckpointError(f"{path} is not from minigrad")
-    place = re.fullmatch("checkpoint-[0-9]+|", str(record.get("checkpoint", "")))
+    if set(record) != {"checkpoint", "files", "optimizer", "state"}:
+        raise CheckpointError(f"{path} is not from minigrad, or from an older version")
+    place = re.fullmatch("checkpoint-[0-9]+", str(record["checkpoint"]))
     if _hash_of_record(record) != expected or not place or not isinstance(record["files"], dict):
         raise CheckpointError(f"{path} was altered since it was saved")
     return path, record
@@ -278,9 +268,7 @@ def _hash_of_record(record: dict[str, Any]) -> str:
 def _verified(name: str, record_path: Path, record: dict[str, Any]) -> Path:
     """The path of one of the checkpoint's files, which has the SHA-256 that the record says."""
     folder = record_path.parent
-    path = folder / record.get("checkpoint", "") / name
-    if record_path.name == COMMIT and (folder / f"{name}.new").exists():  # not renamed yet by the older version
-        path = folder / f"{name}.new"
+    path = folder / record["checkpoint"] / name
     problem = "was truncated or altered since it was saved"
     try:
         if name != CONFIG:
@@ -391,7 +379,7 @@ def check_inputs(folder: StrPath, state: Mapping[str, Any], data: bool = True) -
     """Return `inputs`; raise CheckpointError if a file of the tokenizer (or data) has changed since the run started."""
     then, now = state.get("inputs", {}), inputs(folder, data)
     for name in sorted(then.keys() | now.keys()) if then else ():  # empty where nothing was trained
-        is_checked = not name.startswith("data/." if data else "data/")  # a hidden one is in the state of older runs
+        is_checked = data or not name.startswith("data/")
         if is_checked and then.get(name) != now.get(name):
             path = Path(folder) / name
             raise CheckpointError(f"{path} was altered or removed since the run started: put the old file back")

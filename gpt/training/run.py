@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -181,7 +180,7 @@ class Run:
         the evaluation of a short run does not take longer than its training, but depends on the run's settings alone. A
         run that is trained longer keeps its number, because its results are compared with those before training.
         """
-        return self.extra.get("most_tested") or sys.maxsize  # in the oldest runs there was no limit
+        return self.extra["most_tested"]
 
     def _items_to_learn_from(self) -> int:
         part, name = length_setting(self.config)
@@ -195,8 +194,8 @@ class Run:
         name: what the model is to the run, such as its reference. source: where it was loaded from.
         """
         now = weights_sha256(model.parameters())
-        then = self.extra.setdefault(f"{name}_sha256", now if self.is_new else None)
-        if then not in (now, None):  # None: the run is older than this check
+        then = self.extra.setdefault(f"{name}_sha256", now)
+        if then != now:
             raise CheckpointError(
                 f"the {name.replace('_', ' ')} in {source} is not the one that the run in {self.out_dir} was started "
                 "with: put the old one back, or start a new run"

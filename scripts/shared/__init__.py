@@ -8,6 +8,5 @@ The files, in reading order:
     verification.py        two computations of the same model, side by side: the first number that differs
     method_comparison.py   lora.py --compare: full, LoRA and QLoRA in one table
     pipeline_stages.py     the stages of pipeline.py, and which are finished
-    moved.py               names of before the rooms moved, which work for one release
     doctor.py              what setup.py doctor checks: matrix products, and the CUDA extra for the graphics card
 """

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save
 
 from gpt import files, load_checkpoint, save_checkpoint
 from gpt.training import checkpoint as module
-from gpt.training.checkpoint import COMMIT, STATE, CheckpointError, has_checkpoint, load_state, remove_checkpoint
+from gpt.training.checkpoint import STATE, CheckpointError, has_checkpoint, load_state, remove_checkpoint
 from minigrad import optim
 from tests.gpt.small import assert_same, files_of, random_ids, small_gpt, weights_of
 from tests.helpers import Windows, full_disk_at, peak_below, read_json
@@ -62,27 +62,6 @@ def refused(folder, words):
     with pytest.raises(CheckpointError, match=words) as caught:
         load_checkpoint(folder)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
-
-
-def save_as_before(folder, run, renamed=4):
-    """Save in the layout of older versions; see `move_as_before`."""
-    save_checkpoint(folder / "made", *run)
-    move_as_before(folder / "made", folder, renamed)
-    (folder / "made").rmdir()
-
-
-def move_as_before(source, folder, renamed=4):
-    """Move a checkpoint to where older versions had its files: beside the record.
-
-    renamed: how many of the files that they renamed at the end already are; the last one is the record.
-    """
-    record = read_json(source / STATE)
-    (source / STATE).unlink()
-    place = source / record.pop("checkpoint")
-    for i, name in enumerate(FILES):
-        (place / name).replace(folder / (name if i < renamed else f"{name}.new"))
-    place.rmdir()
-    write_record(folder / (STATE if renamed > 3 else COMMIT), record)
 
 
 # --- what is saved is loaded ------------------------------------------------------------------------------------------
@@ -199,7 +178,7 @@ def runs():
     return [a_run(number) for number in range(4)]
 
 
-STARTS = ["nothing", "a checkpoint", "an older one", "an interrupted older one"]
+STARTS = ["nothing", "a checkpoint"]
 
 
 @pytest.fixture(params=STARTS)
@@ -209,11 +188,6 @@ def start(request, tmp_path, runs):
     folder.mkdir()
     if request.param == "a checkpoint":
         save_checkpoint(folder, *runs[1])
-    elif request.param == "an older one":
-        save_as_before(folder, runs[1])
-    elif request.param == "an interrupted older one":
-        save_as_before(folder, runs[0])
-        save_as_before(folder, runs[1], renamed=2)
     return folder
 
 
@@ -290,14 +264,6 @@ def test_a_state_that_json_cannot_hold_leaves_the_old_checkpoint(tmp_path):
     assert files_of(tmp_path) == before
 
 
-@pytest.mark.parametrize("renamed", range(4))
-def test_an_interrupted_older_checkpoint_is_read(tmp_path, runs, renamed):
-    save_as_before(tmp_path, runs[0])
-    assert number_of(tmp_path) == 0
-    save_as_before(tmp_path, runs[1], renamed)
-    assert has_checkpoint(tmp_path) and number_of(tmp_path) == 1
-
-
 @pytest.mark.parametrize(("step", "saves"), [("_verified", 1), ("_fill", 1), ("_fill", 3)])
 def test_what_is_saved_while_it_is_loaded_is_read_again(tmp_path, monkeypatch, step, saves):
     """Saved before a file is checked, and when the weights were."""
@@ -350,10 +316,9 @@ def test_folders_of_such_a_name_that_are_not_ours_stay(tmp_path):
     assert (tmp_path / "checkpoint-500/optimizer.pt").exists() and load_checkpoint(tmp_path).state["step"] == 2
 
 
-@pytest.mark.parametrize("save_run", [lambda folder, run: save_checkpoint(folder, *run), save_as_before])
 @pytest.mark.parametrize("name", [*FILES, STATE])
-def test_a_missing_truncated_or_altered_file_is_named(tmp_path, name, save_run):
-    save_run(tmp_path, a_run(1))
+def test_a_missing_truncated_or_altered_file_is_named(tmp_path, name):
+    save_checkpoint(tmp_path, *a_run(1))
     (path,) = tmp_path.rglob(name)
     good = path.read_bytes()
     places = np.random.default_rng(0).integers(0, len(good), 10).tolist()
@@ -405,7 +370,7 @@ def weights(name, change):
         (STATE, lambda model: b"[]", "expected a JSON object"),
         (STATE, lambda model: b"\xff\xfe", "trainer_state.json is not UTF-8 text"),
         (STATE, lambda model: b"{}", "is not from minigrad"),
-        (STATE, lambda model: b'{"sha256": "x", "files": [], "optimizer": null, "state": {}}', "was altered"),
+        (STATE, lambda model: b'{"checkpoint": "", "files": [], "optimizer": null, "state": {}}', "was altered"),
     ],
 )
 def test_what_somebody_made_is_refused(tmp_path, name, content, words):
