@@ -30,17 +30,17 @@ def try_run(train: Callable[[Run, Any], None], config: Any, device: str, team: T
     part, name = length_setting(config)
     length, interval = getattr(getattr(config, part), name), config.training.eval_interval
     unit = "steps" if name == "max_iters" else "iterations"
-    steps: list[float] = []
+    seconds: list[float] = []  # of each step, or iteration
     validations: list[tuple[float, float]] = []  # when each began and ended
 
     def begin(run: Run, settings: Any) -> None:
         record, record_validation = run.record, run.record_validation
 
-        def timed_record(parts: Sequence[Step], metrics: dict[str, float]) -> None:
+        def timed_record(steps: Sequence[Step], metrics: dict[str, float]) -> None:
             before = run.seconds
-            record(parts, metrics)
-            steps.append(run.seconds - before)
-            run.asked_to_stop |= len(steps) == STEPS  # as by Ctrl-C
+            record(steps, metrics)
+            seconds.append(run.seconds - before)
+            run.asked_to_stop |= len(seconds) == STEPS  # as by Ctrl-C
 
         def timed_validation(metrics: dict[str, float]) -> None:
             validations.append((run.step_started, time.perf_counter()))
@@ -53,10 +53,10 @@ def try_run(train: Callable[[Run, Any], None], config: Any, device: str, team: T
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, silenced():
         start(begin, dataclasses.replace(config, out_dir=str(Path(folder) / "run")), device, team)
-    if len(steps) < min(STEPS, length):  # Ctrl-C
+    if len(seconds) < min(STEPS, length):  # Ctrl-C
         raise KeyboardInterrupt
     preparing, validation = validations[0][0] - begun, validations[0][1] - validations[0][0]
-    step = statistics.median(steps[1:] or steps)
+    step = statistics.median(seconds[1:] or seconds)
     checks = 1 + (math.ceil(length / interval) if interval else 1)
     _show_memory(device, team=team)
     total = preparing + length * step + checks * validation
