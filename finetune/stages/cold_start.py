@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from gpt import GPT, GPTConfig, LanguageModel, Tokenizer
 from gpt.console import progress_bar, show
@@ -40,11 +41,14 @@ def cold_start_model(examples: Sequence[Example], seed: int, steps: int) -> tupl
     stream = ShuffledBatches(conversations, BATCH_SIZE, collate, seed)
     optimizer, schedule = prepare_training(model, config)
     started = time.perf_counter()
-    losses = []
     with progress_bar(steps, "learning from worked examples", "step") as bar:
-        for loss in train_textbook(model, stream, sft_loss, optimizer, schedule, steps, config.grad_clip):
-            losses.append(loss)
-            bar.update(1)
+
+        def drawn() -> Iterator[Any]:
+            for batch in stream:
+                bar.update(1)
+                yield batch
+
+        losses = train_textbook(model, drawn(), sft_loss, optimizer, schedule, steps, config.grad_clip)
     size, seconds = f"{model.num_parameters():,} parameters", time.perf_counter() - started
     learned = f"{len(examples):,} worked examples: loss {losses[-1]:.3f}, {seconds:.0f} s"
     show(f"a new model of {size} has learned from {learned}")

@@ -2,8 +2,8 @@
 
     loss = -ln σ(β [(ln π(chosen) - ln ρ(chosen)) - (ln π(rejected) - ln ρ(rejected))])    (finetune/objectives/dpo.py)
 
-π is the policy, the model that is trained; ρ is the reference, the model before training; σ is the sigmoid. The loss is
-small if π prefers the chosen reply more strongly than ρ does. The larger β is, the less π has to move for that.
+π is the policy, the model being trained; ρ is the reference, the model before training; σ is the sigmoid. The loss is
+small if π prefers the chosen reply more strongly than ρ does. The larger β is, the less π has to change to make it so.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
         shown = {name: metrics[name] for name in SHOWN}
         return {"val_loss": metrics["loss"], **shown, **run.team.once(judge.validate)}
 
-    # Training: each step raises the margin, by how much more than the reference the model prefers the better reply.
+    # Training: each step raises the margin: how much more than the reference the model prefers the better reply.
     run.prepare(model, config.training)
     model.train()
     batches = ShuffledBatches(pairs, config.batch_size, pair_batch, config.seed)

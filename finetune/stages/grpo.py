@@ -165,12 +165,13 @@ def learn_from_answers(
     run.explain_columns(COLUMNS, shown=SHOWN_METRICS)
     run.prepare(model, training, grpo.num_mini_batches)
     loss_fn = partial(grpo_batch_loss, config=grpo)
-    model.eval()  # without dropout throughout
+    model.eval()  # no dropout, neither in rollouts nor in steps
 
     def iteration(batches: list[Any]) -> tuple[list[Step], dict[str, float]]:
+        asked = [question for question in batches[0] for _ in range(G)]  # each of Q questions G times: B = Q G
+        prompts, chains = zip(*asked)
         with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
-            # Roll out: G answers to each of Q questions, B = Q G in all. The answers to a question are neighbors.
-            prompts, chains = zip(*[question for question in batches[0] for _ in range(G)])  # B each
+            # Roll out: an answer to each. The answers to one question are neighbors.
             replies = sample_replies(model, prompts, grpo.response_length, stop_tokens)
 
             # Check: the reward of each answer is 1 if the checker accepts it, else 0.
@@ -184,7 +185,8 @@ def learn_from_answers(
             steps = [run.step([part], loss_fn) for part in parts]
         return steps, {"reward": float(rewards.mean()), "ended": float(replies.ended.mean()), **measured}
 
-    train(run, ShuffledBatches(questions, grpo.batch_size, list, config.seed), iteration, validate)
+    batches = ShuffledBatches(questions, grpo.batch_size, collate=list, seed=config.seed)
+    train(run, batches, iteration, validate)
 
 
 def check_answers(
@@ -242,7 +244,7 @@ def grpo_batches(
         # is multiplied by N and divided by the number of answers.
         N, n_answers = lengths.sum(), len(part)
         weights = answer_weights(lengths, config.method, config.response_length) * N / n_answers
-        # π_old: all batches are made before the first step changes the policy.
+        # π_old: the policy as it is before the first of the steps. All batches are made before it.
         old = token_logprobs(policy, tokens, positions)
         under_reference = None if reference is None else token_logprobs(reference, tokens, positions)
         row_of, _ = positions.tokens  # (N): the answer, a row of `tokens`, that each of the N tokens belongs to

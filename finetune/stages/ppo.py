@@ -152,7 +152,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     # Training: each iteration is a rollout and some optimizer steps, which max_iters counts.
     training = dataclasses.replace(config.training, max_iters=ppo.total_iterations * ppo.steps_per_iteration)
     run.prepare(model, training, ppo.steps_per_iteration)
-    questions = ShuffledBatches(list(zip(all_prompts, all_tasks)), ppo.batch_size, list, config.seed)
+    questions = ShuffledBatches(list(zip(all_prompts, all_tasks)), ppo.batch_size, collate=list, seed=config.seed)
     loss_fn = partial(ppo_batch_loss, config=ppo)
 
     def iteration(batches: list[Any]) -> tuple[list[Step], dict[str, float]]:

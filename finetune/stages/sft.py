@@ -59,7 +59,7 @@ COLUMNS = """\
 
 def train_sft(run: Run, config: SFTConfig) -> None:
     """Tune a language model on conversations. The chat tokens are added to its vocabulary."""
-    # The model, and conversations as tokens, of which those of the assistant are learned from.
+    # The model, and conversations as tokens. Only the assistant's tokens are learned from.
     if run.is_new:
         examples, held_out = load_data(config.data, config.seed)  # before the model, which takes longer to load
         model, tokenizer = load_model(config.init_from, trainable=True)
@@ -86,8 +86,8 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     run.explain_columns(COLUMNS)
 
     # What the model can do before training: to be compared with what it can do afterwards.
-    # items: questions of held_out once more, now with what is needed to check a reply. A short run takes a third of
-    # max_eval_items, because each question is asked three times: in the chat template, without it, and in another.
+    # items: the questions of held_out (of the same seed), each with what is needed to check a reply. There are a third
+    # of max_eval_items, because each is asked three times: in the chat template, without it, and in another.
     n_items = min(len(held_out), run.max_eval_items // 3)
     items = instruction_tasks("test", n_items, config.seed) if config.data == TASKS else []
 

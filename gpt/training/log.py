@@ -66,7 +66,8 @@ class RunLog:
             return
         # JSON has no nan.
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.parent.exists():
+            raise FileNotFoundError(f"{self.path.parent} was moved or deleted while the run was training: it ends here")
         with naming(self.path), open(self.path, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(finite) + "\n")
 

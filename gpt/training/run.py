@@ -9,7 +9,7 @@
         else:
             model, tokenizer = run.load()                               # what is in its folder
             train_items, test_items = run.load_data(read_examples)
-        run.prepare(model, config.training)                             # optimizer and schedule, as they were
+        run.prepare(model, config.training)                             # optimizer and schedule
         batches = ShuffledBatches(train_items, ...)
         train(run, batches, one_step(run, loss_fn), validate)           # the loop
 
@@ -137,7 +137,7 @@ class Run:
         self.stopped_by = 0  # the number of one that has reached any process of the team
         self.interrupted = False  # whether that was before the last step
         self._saved: tuple[Any, ...] = ()  # progress at the last `save`: the same again needs no new checkpoint
-        self._checkpoint: Any = None  # to go on from
+        self._checkpoint: Any = None  # of a resumed run, until `prepare` has taken what it holds
         if is_new:
             self.extra["most_tested"] = max(self._items_to_learn_from() // 3, LEAST_EVALUATED)
         else:
@@ -176,9 +176,9 @@ class Run:
     def max_eval_items(self) -> int:
         """The most held-out items (of a text: sequences) to evaluate: a third of the number that the run learns from.
 
-        Reading an item takes a third of the time of learning from it, and asking the model a question about as long. So
-        the evaluation of a short run does not take longer than its training, but depends on the run's settings alone. A
-        run that is trained longer keeps its number, because its results are compared with those before training.
+        Reading an item takes a third of the time of learning from it, and so does asking the model a question. So the
+        evaluation of a short run takes no longer than its training. The number depends on the run's settings alone. A
+        run that is trained longer keeps it, because its results are compared with those before training.
         """
         return self.extra["most_tested"]
 
@@ -223,13 +223,13 @@ class Run:
             self.inputs = self.team.once(lambda: inputs(self.out_dir))
         else:
             self._saved = continue_from(self, self._checkpoint)
-            self._checkpoint = None  # its moments were copied
+            self._checkpoint = None  # the optimizer has copied its moments
 
     # --- in the loop ---
 
     @contextlib.contextmanager
     def at_work(self, batches: Stream) -> Iterator[None]:
-        """In the block, Ctrl-C lets the step finish, a progress bar is shown, and all processes of a team are there.
+        """In the block, Ctrl-C lets the iteration finish, a progress bar is shown, and all processes of the team work.
 
         batches: where the batches are drawn from. Those of a resumed run go on where it stopped.
         """

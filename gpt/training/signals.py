@@ -13,18 +13,19 @@ ASKING_TO_STOP = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C; `timeout` and batch 
 
 @contextlib.contextmanager
 def finishing_the_step(run: Any) -> Iterator[None]:
-    """In the block, the first signal is kept in `run.asked_to_stop`: the step is finished, so no half-updated weights
-    are saved. The second stops at once.
+    """In the block, the first signal is kept in `run.asked_to_stop`: the iteration is finished, so no half-updated
+    weights are saved. The second stops at once, as Ctrl-C does elsewhere.
 
-    A signal that is ignored, as by `nohup`, stays ignored. Windows has Ctrl-C only: it ends a program whose window is
-    closed.
+    A signal that is ignored, as by `nohup`, stays ignored. On Windows there is Ctrl-C only: a program whose window is
+    closed is ended by the system.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():  # only there may Python handle signals
         yield
         return
     import signal  # a browser has none
 
-    terminals = [number for number in (1, 2) if os.isatty(number)]
+    stdout, stderr = 1, 2
+    terminals = [number for number in (stdout, stderr) if os.isatty(number)]
 
     def on_signal(number: int, frame: Any) -> None:
         if signal.Signals(number).name == "SIGHUP":
@@ -37,12 +38,12 @@ def finishing_the_step(run: Any) -> Iterator[None]:
     names = [name for name in ASKING_TO_STOP if hasattr(signal, name)]
     if run.team.processes > 1 and hasattr(signal, "SIGUSR1"):  # mpiexec passes on this one, but ends all on Ctrl-C
         names.append("SIGUSR1")
-    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
-    usual = {name: handler for name, handler in before.items() if handler != signal.SIG_IGN}
-    for name in usual:
-        signal.signal(getattr(signal, name), on_signal)
+    before = {number: signal.getsignal(number) for number in (getattr(signal, name) for name in names)}
+    replaced = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in replaced:
+        signal.signal(number, on_signal)
     try:
         yield
     finally:
-        for name, handler in usual.items():
-            signal.signal(getattr(signal, name), handler)
+        for number, handler in replaced.items():
+            signal.signal(number, handler)

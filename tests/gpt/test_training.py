@@ -279,7 +279,7 @@ def test_a_run_leaves_the_weights_of_the_textbook_loop(finished):
     manual_seed(finished.config.seed)
     model, batches = GPT(GPTConfig(**SHAPE)), RandomBatches(TEXT, 4, 8, seed=2)
     prepared = prepare_training(model, finished.training)
-    losses = list(train_textbook(model, batches, language_model_loss, *prepared, steps=12, max_norm=1.0))
+    losses = train_textbook(model, batches, language_model_loss, *prepared, steps=12)
     assert_same(model, finished.model)
     rows = [row for row in read_log(finished.log.path) if "loss" in row]
     assert [row["loss"] for row in rows] == pytest.approx([losses[row["step"] - 1] for row in rows])
@@ -376,6 +376,16 @@ def test_a_checkpoint_is_also_saved_when_the_last_is_old(tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         begin(tmp_path, {"stop_at": 4})
     assert load_state(tmp_path)["step"] == 3
+
+
+def test_a_folder_that_is_moved_ends_the_run_and_is_not_made_again(tmp_path):
+    def move(run):
+        if run.steps_done == 5:
+            run.out_dir.rename(tmp_path / "elsewhere")
+
+    with pytest.raises(FileNotFoundError, match="run was moved or deleted while the run was training"):
+        begin(tmp_path / "run", {"after_step": move})
+    assert not (tmp_path / "run").exists() and load_state(tmp_path / "elsewhere")["step"] == 4
 
 
 def test_it_runs_in_a_thread_where_no_signal_can_be_caught(tmp_path):

@@ -45,11 +45,9 @@ def losses(run: Run, device: str) -> dict[str, Any]:
     config = TrainingConfig(max_iters=run.steps, learning_rate=1e-3, warmup_iters=run.steps // 10)
     found, times = [], [time.perf_counter()]
     with use_kernels("fast"):
-        optimizer, schedule = prepare_training(model, config)
-        for loss in train_textbook(
-            model, batches, language_model_loss, optimizer, schedule, run.steps, config.grad_clip
-        ):
-            found.append(loss)
+        prepared = prepare_training(model, config)  # optimizer, schedule
+        for _ in range(run.steps):
+            found += train_textbook(model, batches, language_model_loss, *prepared, steps=1)
             times.append(time.perf_counter())
     return {"losses": found, "seconds": float(np.median(np.diff(times)))}
 

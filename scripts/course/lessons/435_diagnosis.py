@@ -45,10 +45,9 @@ def run(tokens: np.ndarray, steps: int, rate: float, batches: Any = RandomBatche
     config = TrainingConfig(max_iters=steps, learning_rate=rate, **{"warmup_iters": 30, **options})
     losses, held_out, drawn = [], [], batches(tokens, 16, T, lesson.seed)
     optimizer, schedule = prepare_training(model, config)
-    for loss in train_textbook(model, drawn, language_model_loss, optimizer, schedule, steps, config.grad_clip):
-        losses.append(loss)
-        if len(losses) % 30 == 0:
-            held_out.append(validation_loss(model, val_ids, 2048))
+    for _ in range(steps // 30):
+        losses += train_textbook(model, drawn, language_model_loss, optimizer, schedule, 30, config.grad_clip)
+        held_out.append(validation_loss(model, val_ids, 2048))
     return losses, held_out
 
 

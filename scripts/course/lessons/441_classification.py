@@ -97,7 +97,7 @@ def fine_tune(model: GPT, blocks: int | None, data: list, names: list[str], step
     batches = ShuffledBatches(data, 16, collate, lesson.seed)
     with use_kernels("fast"):  # the loop of pretraining with another loss
         prepared = prepare_training(classifier, config)  # optimizer, schedule
-        list(train_textbook(classifier, batches, classification_loss, *prepared, steps, config.grad_clip))
+        train_textbook(classifier, batches, classification_loss, *prepared, steps, config.grad_clip)
     return classifier
 
 

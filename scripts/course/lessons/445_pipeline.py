@@ -128,7 +128,7 @@ def tune(model: Any, items: Sequence[Any], batch: Callable[..., Any], loss: Any,
     config = TrainingConfig(max_iters=steps, learning_rate=rate, warmup_iters=steps // 10, weight_decay=0.0)
     with use_kernels("fast"):
         batches, prepared = ShuffledBatches(items, 16, batch, lesson.seed), prepare_training(model, config)
-        list(train_textbook(model, batches, loss, *prepared, steps, config.grad_clip))
+        train_textbook(model, batches, loss, *prepared, steps, config.grad_clip)
     return model
 
 

@@ -65,7 +65,7 @@ def train(
     config = TrainingConfig(max_iters=steps, learning_rate=learning_rate, warmup_iters=warmup, **options)
     drawn = batches(tokens, 16, model.config.block_size, seed)
     optimizer, schedule = prepare_training(model, config)
-    return list(train_textbook(model, drawn, loss_fn, optimizer, schedule, steps, config.grad_clip))
+    return train_textbook(model, drawn, loss_fn, optimizer, schedule, steps, config.grad_clip)
 
 
 def train_once(model: GPT, tokens: np.ndarray, steps: int) -> list[float]:
