@@ -223,7 +223,7 @@ def training_row(precision, accumulated):
     def row(device):
         manual_seed(11)
         model = small_gpt(n_layer=1).to(device)
-        config = {"max_iters": 3, "learning_rate": 1e-2, "warmup_iters": 3, "precision": precision}
+        config = {"max_iters": 2, "learning_rate": 1e-2, "warmup_iters": 2, "precision": precision}
         config["gradient_accumulation_steps"] = accumulated
         return [(step.loss, step.grad_norm) for step in steps_of(model, RandomBatches(TEXT, 4, 8, seed=2), **config)]
 

@@ -378,7 +378,7 @@ def test_a_checkpoint_is_also_saved_when_the_last_is_old(tmp_path, monkeypatch):
     assert load_state(tmp_path)["step"] == 3
 
 
-def test_a_folder_that_is_moved_ends_the_run_and_is_not_made_again(tmp_path):
+def test_a_folder_that_is_moved_ends_the_run(tmp_path):
     def move(run):
         if run.steps_done == 5:
             run.out_dir.rename(tmp_path / "elsewhere")
