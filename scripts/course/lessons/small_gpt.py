@@ -23,7 +23,7 @@ from gpt.training.batches import RandomBatches, sequential_batches
 from gpt.training.evaluation import mean_loss
 from gpt.training.training_config import TrainingConfig, prepare_training
 from gpt.training.training_loop import train_textbook
-from gpt.training.training_step import LossFunction, language_model_loss
+from gpt.training.training_step import LossFunction, in_precision, language_model_loss
 from minigrad import manual_seed, switches
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,7 +65,8 @@ def train(
     config = TrainingConfig(max_iters=steps, learning_rate=learning_rate, warmup_iters=warmup, **options)
     drawn = batches(tokens, 16, model.config.block_size, seed)
     optimizer, schedule = prepare_training(model, config)
-    return train_textbook(model, drawn, loss_fn, optimizer, schedule, steps, config.grad_clip)
+    with in_precision(config.precision):
+        return train_textbook(model, drawn, loss_fn, optimizer, schedule, steps, config.grad_clip)
 
 
 def train_once(model: GPT, tokens: np.ndarray, steps: int) -> list[float]:
