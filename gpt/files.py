@@ -107,7 +107,8 @@ def errors_at(
     try:
         yield
     except caught as error:
-        raise kind(f"{place}: {error}") from None
+        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+        raise kind(f"{place}: {reason}") from None
 
 
 def replace(source: Path, target: Path) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from start import command_line
 
 from gpt.training.checkpoint import has_checkpoint
-from gpt.training.folder_lock import locked
 from gpt.training.forked_team import team_of
 from gpt.training.pretraining import PretrainingConfig, pretrain
-from gpt.training.run_folder import check_unused, replacing_run, settings_of
+from gpt.training.run_folder import check_unused, replacing_run
+from gpt.training.run_state import settings_of
 from gpt.training.training_config import TrainingConfig
 from scripts.shared.stage_options import LET_IT_WRITE, show_next_steps
 
@@ -54,12 +52,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     device = command_line.set_up(arguments)
     folder = arguments.out_dir
-    with locked(folder):
-        if not has_checkpoint(folder) or settings_of(PretrainingConfig, folder).made_by != "demo":
-            check_unused(Path(folder), can_resume=False)
-        with replacing_run(folder):
-            config = demo_config(arguments.short, folder, arguments.seed, data=arguments.data)
-            run = pretrain(config, device, team=team_of(arguments.processes, config.batch_size, device))
+    if not has_checkpoint(folder) or settings_of(PretrainingConfig, folder).made_by != "demo":
+        check_unused(folder, can_resume=False)
+    with replacing_run(folder):
+        config = demo_config(arguments.short, folder, arguments.seed, data=arguments.data)
+        run = pretrain(config, device, team=team_of(arguments.processes, config.batch_size, device))
     return show_next_steps(run, "train", LET_IT_WRITE)
 
 

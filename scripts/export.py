@@ -28,7 +28,7 @@ from gpt import LanguageModel, Tokenizer
 from gpt.files import StrPath, read_json, write_text
 from gpt.training.checkpoint import load_checkpoint, stored_model_type
 from gpt.training.loading import load_model
-from gpt.training.run_folder import settings_of
+from gpt.training.run_state import settings_of
 from gpt.weights import hub
 from gpt.weights.gguf_writing import KINDS, write_gguf
 

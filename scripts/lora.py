@@ -13,7 +13,7 @@ from finetune.stages.adaptation_data import is_conversations
 from finetune.stages.adapted_model import METHODS, AdaptationConfig
 from finetune.stages.merging import merge_run
 from gpt.console import quoted
-from gpt.training.run_folder import settings_of
+from gpt.training.run_state import settings_of
 from scripts.shared import stage_options
 from scripts.shared.method_comparison import EXPLANATION, as_table, compare, plot_comparison
 

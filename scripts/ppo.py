@@ -9,7 +9,7 @@ from start import command_line
 from finetune.stages.ppo import PANELS, TITLE, PPORunConfig, train_ppo
 from gpt.console import quoted
 from gpt.training.plots import plot_runs
-from gpt.training.run_folder import settings_of
+from gpt.training.run_state import settings_of
 from scripts.shared import stage_options
 
 EXAMPLES = """examples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 import tracemalloc
 from pathlib import Path
@@ -20,9 +21,8 @@ from gpt.console import quoted
 from gpt.corpora.corpus import load_corpus
 from gpt.training.batches import encode_parts, open_tokens, sequential_batches
 from gpt.training.evaluation import mean_loss, perplexity
-from gpt.training.folder_lock import locked
 from gpt.training.loading import load_model
-from gpt.training.run_folder import check_unused, leaving_nothing_unfinished
+from gpt.training.run_folder import check_unused
 from gpt.weights import hub
 
 EXAMPLES = """examples:
@@ -85,8 +85,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     for folder in folders.values():
         _check_unused(folder, arguments.model)
     rows = {"float32": _measure_float(arguments)}
-    with leaving_nothing_unfinished(arguments.out_dir):
+    try:
         rows |= {name: _quantized(arguments, config, folders[name]) for name, config in COMPARED.items()}
+    except BaseException:  # then the same command can be given again
+        for folder in folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     print(f"\n{'perplexity':>24}{'on disk':>14}{'in memory':>14}{'tokens/s':>12}{'perplexity over float32':>27}")
     for name, row in rows.items():
         sizes = f"{_megabytes(row['size on disk']):>14}{_megabytes(row['weights in memory']):>14}"
@@ -112,24 +116,23 @@ def _quantized(
 
     in_detail: print what became of each layer, and the memory that this took.
     """
-    with locked(folder):
-        _check_unused(folder, arguments.model)
-        tracemalloc.start()
-        model, tokenizer, to_read, to_test = _load(arguments)
-        calibration, read = None, ""
-        if config.method in CALIBRATED:
-            length, rng = min(model.config.block_size, LONGEST), np.random.default_rng(arguments.seed)
-            calibration, _ = get_batch(to_read, arguments.sequences, length, rng)
-            read = f", reading {calibration.size:,} tokens of {arguments.calibration}"
-        config = fitting(config, model) if arguments.group_size is None else config
-        kind = f"{config.method}, {config.bits} bits, group size {config.group_size}"
-        print(f"quantizing {model.num_parameters():,} weights with {kind}{read}", flush=True)
-        started, before = time.perf_counter(), tracemalloc.get_traced_memory()[0]
-        tracemalloc.reset_peak()
-        report = quantize(model, config, calibration)
-        took, peak = f"took {time.perf_counter() - started:.1f} s", tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        save_quantized(folder, model, config, tokenizer)
+    _check_unused(folder, arguments.model)
+    tracemalloc.start()
+    model, tokenizer, to_read, to_test = _load(arguments)
+    calibration, read = None, ""
+    if config.method in CALIBRATED:
+        length, rng = min(model.config.block_size, LONGEST), np.random.default_rng(arguments.seed)
+        calibration, _ = get_batch(to_read, arguments.sequences, length, rng)
+        read = f", reading {calibration.size:,} tokens of {arguments.calibration}"
+    config = fitting(config, model) if arguments.group_size is None else config
+    kind = f"{config.method}, {config.bits} bits, group size {config.group_size}"
+    print(f"quantizing {model.num_parameters():,} weights with {kind}{read}", flush=True)
+    started, before = time.perf_counter(), tracemalloc.get_traced_memory()[0]
+    tracemalloc.reset_peak()
+    report = quantize(model, config, calibration)
+    took, peak = f"took {time.perf_counter() - started:.1f} s", tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    save_quantized(folder, model, config, tokenizer)
     if in_detail:
         _show_layers(report)
         took += f" and at most {_megabytes(peak)} of memory, {_megabytes(peak - before)} more than before "

@@ -31,10 +31,9 @@ import numpy as np
 
 from gpt.corpora.python_corpus import BUNDLED, BUNDLED_CODE, documents, python_code
 from gpt.files import atomic_write, read_text, write_text
-from gpt.training.checkpoint import has_checkpoint, load_state
+from gpt.training.checkpoint import has_checkpoint
 from gpt.training.loading import load_model
-from gpt.training.pretraining import PretrainingConfig
-from gpt.training.run_folder import settings_of
+from gpt.training.run_state import read_state
 from gpt.weights.gguf_file import GGUFError
 from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
@@ -202,7 +201,8 @@ def is_untrained(source: str) -> bool:
     """Whether it is the demo's model, and `train_demo` has something to do."""
     if source != DEMO or not has_checkpoint(source):
         return source == DEMO
-    return bool(load_state(source)["step"] < settings_of(PretrainingConfig, source).training.max_iters)
+    state = read_state(source)
+    return state.step < state.planned_steps
 
 
 def train_demo(folder: str) -> bool:

@@ -9,7 +9,7 @@ from start import command_line
 import finetune  # noqa: F401  (--init-from then also takes what was fine-tuned)
 from gpt import GPTConfig
 from gpt.training.pretraining import PretrainingConfig, train_language_model
-from gpt.training.run_folder import settings_of
+from gpt.training.run_state import settings_of
 from scripts.shared import stage_options
 
 EXAMPLES = """examples:

@@ -17,7 +17,6 @@ nf4.py). A tied output layer is the token embedding and is not stored a second t
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,7 @@ from gpt.files import StrPath
 from gpt.model.config import Settings
 from gpt.model.language_model import LanguageModel, architecture_of, from_settings, to_settings
 from gpt.training.checkpoint import ModelFormat, Shapes
-from gpt.training.folder_lock import locked
-from gpt.training.run_folder import check_unused, claim
+from gpt.training.run_folder import new_folder
 from minigrad import nn
 
 from .array import WHOLE_ARRAY, QuantizedArray, number_of_groups
@@ -48,9 +46,7 @@ def save_quantized(
     Raises FileExistsError if the folder is in use, OSError.
     """
     settings = {**to_settings(model.config), "quantization_config": config.to_dict()}
-    with locked(folder):
-        check_unused(Path(folder))
-        claim(folder)
+    with new_folder(folder, can_resume=False):
         if tokenizer is not None:
             tokenizer.save(folder)
         save_checkpoint(folder, model, format=ModelFormat(NAME, lambda _: settings, _build))

@@ -84,8 +84,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
         own = loss_on_own_text(model, config.init_from, run.max_eval_items)  # None if there is no such text
         return {**task.validate(model, whole=True), **({} if own is None else {"own_text": own})}
 
-    if run.is_new:
-        run.extra |= {"before": measure(), "replies": _replies(model, tokenizer, shown)}
+    run.measure_before(lambda: {"scores": measure(), "replies": _replies(model, tokenizer, shown)})
 
     # Training: the same step as in pretraining. Only A and B, or all weights, have gradients and Adam's moments.
     sample = partial(show_sample, model, tokenizer, PROMPTS.get(config.data, "The"), 60, config.seed)
@@ -96,13 +95,12 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     train(run, task.batches, one_step(run, task.loss_fn), validate, None if with_answers else sample)
 
     if not run.interrupted:
-        run.extra["after"] = measure()
-        run.save()
+        run.after = {"scores": measure(), "replies": _replies(model, tokenizer, shown)}
         if shown:
             show("\nReplies before and after (the most likely ones):")
-            show_replies(run.extra["replies"], _replies(model, tokenizer, shown), right_answers(shown))
-        _show_change(run.extra["before"], run.extra["after"])
-        run.report(f"trained {run.steps_done} steps", plot_run(run.out_dir, {}, title="Fine-tuning"))
+            show_replies(run.before["replies"], run.after["replies"], right_answers(shown))
+        _show_change(run.before["scores"], run.after["scores"])
+        run.report(plot_run(run.out_dir, "Fine-tuning"))
         if config.method != "full":
             _export_adapter(run, config.init_from)
 

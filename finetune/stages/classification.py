@@ -104,8 +104,7 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
         measured = evaluate(model, batches_of(tests, 32, collate), classification_loss, run.team)
         return {"val_loss": measured["loss"], "accuracy": measured["accuracy"], "language_loss": language_loss()}
 
-    if run.is_new:
-        run.extra["language_before"] = language_loss()
+    run.measure_before(lambda: {"language_loss": language_loss()})
 
     # Training: each step makes the right label of each text more likely.
     run.prepare(model, config.training)
@@ -115,12 +114,12 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
 
     if not run.interrupted:
         _show_result(model, test_texts, tests, baseline, run.out_dir)
-        losses = f"{run.extra['language_before']:.3f} before, {run.last_validation['language_loss']:.3f} after"
+        run.after = run.state.last_validation
+        losses = f"{run.before['language_loss']:.3f} before, {run.after['language_loss']:.3f} after"
         only_head = "only the head was trained, and nothing is forgotten"
         meaning = only_head if config.trained_blocks == 0 else "what it has forgotten"
         show(f"\nloss as a language model on held-out text ({config.language}): {losses}: {meaning}\n")
-        picture = plot_run(run.out_dir, {}, title="Learning to classify", unit="text", shares=("accuracy",))
-        run.report(f"trained {run.steps_done} steps, {run.count:,} texts,", picture)
+        run.report(plot_run(run.out_dir, "Learning to classify", "text", shares=("accuracy",)))
 
 
 def _introduce(model: ModelWithHead, items: Sequence[Item], tests: int, cut: int, baseline: float) -> None:

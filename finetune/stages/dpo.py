@@ -67,7 +67,6 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
         preferences, held_out = load_pairs(config.data, config.seed)  # before the model, which takes longer to load
         model, tokenizer = load_model(config.init_from, trainable=True)
         show(f"starting from the weights in {config.init_from}, which are also the reference")
-        run.begin(model, tokenizer)  # the data are kept below, with ln ρ
     else:
         model, tokenizer = run.load()
         preferences, held_out = run.load_data(read_preferences)
@@ -79,6 +78,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     # precision in which ln π is going to be computed: that of the steps, or, for tests, float32. It is kept with the
     # pairs, as text that you can read, and a resumed run reads it with them.
     if run.is_new:
+        run.begin(model, tokenizer)
         with in_precision(config.training.precision):
             pairs = with_reference(model, pairs, config.batch_size)
         tests = with_reference(model, tests, config.batch_size)  # outside: `evaluate` computes in float32
@@ -111,5 +111,4 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     if not run.interrupted:
         judge.show_change()
         shares = ("rewards/accuracies", "right", "courteous")
-        picture = plot_run(run.out_dir, {}, title="Learning to prefer", unit="pair", shares=shares)
-        run.report(f"trained {run.steps_done} steps, {run.count:,} pairs,", picture)
+        run.report(plot_run(run.out_dir, "Learning to prefer", "pair", shares=shares))

@@ -107,6 +107,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     grpo = config.grpo
     if run.is_new:
         worked, asked, held_out = load_chains(config.terms, config.seed)
+        run.make_folder()  # for the new model
         model, tokenizer = starting_model(config.init_from, config.out_dir, worked, config.seed, config.sft_steps)
         run.begin(model, tokenizer)
         run.keep_data(worked=worked, train=asked, test=held_out)
@@ -122,8 +123,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     show(f"data: {source} to learn from, {len(held_out):,} questions to test on, such as {items[0].prompt}")
 
     # What the model can do before training: to be compared with what it can do afterwards.
-    if run.is_new:
-        run.extra |= {"before": exam.scores(items), "replies": exam.replies(items)}
+    run.measure_before(lambda: {"scores": exam.scores(items), "replies": exam.replies(items)})
 
     def validate() -> dict[str, float]:
         loss = evaluate(model, batches_of(tests, BATCH_SIZE, collate), sft_loss)["loss"]
@@ -138,13 +138,11 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
         learn_from_answers(run, config, model, tokenizer, list(zip(prompts, chains)), validate)
 
     if not run.interrupted:
-        run.extra["after"] = exam.scores(items)
-        run.save()
-        show_replies(run.extra["replies"], exam.replies(items), right_answers(held_out))
-        show_change(len(items), run.extra["before"], run.extra["after"])
+        run.after = {"scores": exam.scores(items), "replies": exam.replies(items)}
+        show_replies(run.before["replies"], run.after["replies"], right_answers(held_out))
+        show_change(len(items), run.before["scores"], run.after["scores"])
         shares = ("exact", f"pass@{SAMPLES}", f"majority@{SAMPLES}")
-        picture = plot_run(run.out_dir, {}, title="Learning from answers that can be checked", shares=shares)
-        run.report(f"trained {run.steps_done} steps, {run.count:,} tokens of answers,", picture)
+        run.report(plot_run(run.out_dir, "Learning from answers that can be checked", shares=shares))
 
 
 def learn_from_answers(

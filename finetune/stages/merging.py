@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from gpt import Tokenizer
 from gpt.console import show
 from gpt.files import StrPath
 from gpt.model.language_model import LanguageModel
 from gpt.training.checkpoint import load_checkpoint, save_checkpoint
-from gpt.training.folder_lock import locked
 from gpt.training.loading import NotTrainableError, load_model
-from gpt.training.run_folder import check_unused, claim, leaving_nothing_unfinished, settings_of
+from gpt.training.run_folder import check_unused, new_folder
+from gpt.training.run_state import settings_of
 
 from ..adapters.lora import lora_layers, merge_lora, why_not_mergeable
 from .adapted_model import AdaptationConfig, adapt, adapter_format
@@ -26,12 +25,11 @@ def merge_run(run_dir: StrPath, out_dir: StrPath) -> None:
     """
     if settings_of(AdaptationConfig, str(run_dir)).method == "full":
         raise ValueError(f"the run in {run_dir} trained all weights: it has no adapters to merge, use it as it is")
-    with locked(out_dir), leaving_nothing_unfinished(out_dir):  # one writer, and nothing stays of a merge that failed
-        check_unused(Path(out_dir), can_resume=False)
-        model, tokenizer = load_merged(run_dir)
-        if lora_layers(model):  # still there: they could not be merged
-            raise NotTrainableError(run_dir)
-        claim(out_dir)
+    check_unused(out_dir, can_resume=False)
+    model, tokenizer = load_merged(run_dir)
+    if lora_layers(model):  # still there: they could not be merged
+        raise NotTrainableError(run_dir)
+    with new_folder(out_dir, can_resume=False):
         tokenizer.save(out_dir)
         save_checkpoint(out_dir, model)
 

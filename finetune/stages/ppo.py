@@ -125,13 +125,14 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
         examples, held_out = load_questions(config.data, config.seed)  # before the models, which take longer to load
         policy, tokenizer = load_model(config.init_from, trainable=True)
         show(f"starting from the weights in {config.init_from}, which are also the reference")
-        run.begin(policy, tokenizer)
-        run.keep_data(train=examples, test=held_out)
     else:
         policy, tokenizer = run.load()
         examples, held_out = run.load_data(read_examples)
     reward_model = checked_reward_model(config.reward_model, tokenizer, policy.config.block_size).to(run.device).eval()
     reference = load_model(config.init_from)[0].to(run.device).eval()
+    if run.is_new:
+        run.begin(policy, tokenizer)
+        run.keep_data(train=examples, test=held_out)
     run.check_unchanged("reward_model", reward_model, config.reward_model)
     run.check_unchanged("reference", reference, config.init_from)
     model = PolicyWithValue(policy).eval()  # without dropout throughout
@@ -182,7 +183,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     if not run.interrupted:
         judge.show_change()
         picture = plot_runs({"": run.out_dir}, PANELS, TITLE, run.out_dir / "reinforcement.png")
-        run.report(f"reinforced in {ppo.total_iterations} iterations, {run.count:,} tokens,", picture)
+        run.report(picture)
 
 
 # --- the batches of an update -----------------------------------------------------------------------------------------

@@ -84,8 +84,7 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
         show(f"{shortened:,} pairs were too long for the model: oldest turns left out, or the replies' ends cut")
     run.explain_columns(COLUMNS, unit="pairs")
     shown = tests[:SHOWN]
-    if run.is_new:
-        run.extra["scores"] = _scores(model, shown)  # before training
+    run.measure_before(lambda: {"scores": _scores(model, shown)})
 
     # Training: each step raises the scores of preferred replies above those of the others.
     run.prepare(model, config.training)
@@ -95,13 +94,12 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     train(run, batches, one_step(run, reward_batch_loss), validate)
 
     if not run.interrupted:
-        _show_replies(held_out[:SHOWN], run.extra["scores"], _scores(model, shown))
+        _show_replies(held_out[:SHOWN], run.before["scores"], _scores(model, shown))
         _, sentence = compare_with_chance(model, tests, config.out_dir)
         show(f"\n{sentence}")
         if config.data == TASKS:  # pair i differs in DIFFERENCES[i % 3]
             _show_accuracies(model, {name: tests[i :: len(DIFFERENCES)] for i, name in enumerate(DIFFERENCES)})
-        picture = plot_run(run.out_dir, {}, title="Learning what is preferred", unit="pair", shares=("accuracy",))
-        run.report(f"trained {run.steps_done} steps, {run.count:,} pairs,", picture)
+        run.report(plot_run(run.out_dir, "Learning what is preferred", "pair", shares=("accuracy",)))
 
 
 # --- for PPO: the reward model of a run -------------------------------------------------------------------------------

@@ -97,8 +97,7 @@ def train_sft(run: Run, config: SFTConfig) -> None:
             return following(model, tokenizer, items)
         return {"replies": likely_replies(model, tokenizer, [e.question for e in held_out[:SHOWN]], max_new_tokens=60)}
 
-    if run.is_new:
-        run.extra["before"] = measure()
+    run.measure_before(measure)
 
     # Training: each step makes the assistant's tokens more likely.
     run.prepare(model, config.training)
@@ -109,13 +108,12 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     train(run, batches, one_step(run, sft_loss), validate)
 
     if not run.interrupted:
-        before, after = run.extra["before"], measure()
+        run.after = measure()
         if items:  # the built-in questions, whose answers can be checked
-            show_scores(before, after)
-        show_replies(before["replies"], after["replies"], right_answers(held_out))
+            show_scores(run.before, run.after)
+        show_replies(run.before["replies"], run.after["replies"], right_answers(held_out))
         metrics = ("exact_match", "format") if items else ("mean_token_accuracy",)
-        picture = plot_run(run.out_dir, {}, title="Learning to answer", shares=metrics)
-        run.report(f"trained {run.steps_done} steps, {run.count:,} tokens of answers,", picture)
+        run.report(plot_run(run.out_dir, "Learning to answer", shares=metrics))
 
 
 def load_data(data: str, seed: int) -> tuple[list[Example], list[Example]]:

@@ -6,9 +6,9 @@ training_loop.py     the loop: as a textbook has it, and as every run takes it
 pretraining.py       a whole run: corpus, tokenizer, model, training, samples
 pretraining_parts.py what it needs besides: the text as files of tokens, what is shown
 run.py               a run and its folder: what the loop needs to be stopped and resumed
-resuming.py          what a checkpoint says of a run, and how the run goes on from it
+run_state.py         how far a run is: what a checkpoint keeps of it, as JSON
 signals.py           Ctrl-C and other signals that ask a run to stop
-run_folder.py        may a folder be used for a new run, or to continue an old one?
+run_folder.py        may a new run use a folder, and what becomes of the run that is there?
 training_config.py   the settings of training, the optimizer and the schedule
 evaluation.py        how good is a model? losses on held-out text
 folder_lock.py       one writer per folder

@@ -2,17 +2,18 @@
 
 A run's folder holds
 
-    checkpoint-7/               the seventh checkpoint; earlier ones are deleted
+    checkpoint-7/               the seventh checkpoint
         config.json             the model's format and shape
         model.safetensors       its weights, under the model's own names, (out, in) like `nn.Linear`
         optimizer.safetensors   the optimizer's moments
-    trainer_state.json          which checkpoint counts, the SHA-256 of its files, and the step, random generators, ...
+        state.json              how far the run is, and the SHA-256 of every file that the run consists of
+    vocab.json, data/, ...      its tokenizer and its data, which never change
     log.jsonl                   one line per logged step
 
-Several files cannot change in one instant, but one file can be renamed in one. So a checkpoint is written to a folder
-of its own and flushed to disk. Then one rename, of `trainer_state.json`, decides: before it the old checkpoint counts,
-and after it the new one. Whatever does not count is deleted. Loading changes nothing, so you can try out a model while
-it is being trained.
+Several files cannot change in one instant, but a folder can be renamed in one. So a checkpoint is written as
+`checkpoint-7.unfinished` and flushed to disk; its rename makes it count, and then the one before it is deleted. After a
+crash between the two there are two of them: the newest counts. Loading changes nothing, so you can try out a model
+while it is being trained.
 
 A `ModelFormat` says which parts of a model the folder stores: all of a language model, or, for a model with adapters,
 only the adapters. There is no pickle, so a checkpoint from a stranger is data and cannot run code.
@@ -20,18 +21,18 @@ only the adapters. There is no pickle, so a checkpoint from a stranger is data a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -40,16 +41,27 @@ from minigrad.backend import Array
 from minigrad.optim import Optimizer
 
 from ..console import quoted, show
-from ..files import MAX_MODEL_TEXT, UNFINISHED, StrPath, errors_at, read_json, sha256_of, write_text
+from ..files import (
+    MAX_MODEL_TEXT,
+    UNFINISHED,
+    StrPath,
+    errors_at,
+    make_folder,
+    read_json,
+    replace,
+    sha256_of,
+    write_text,
+)
 from ..model.language_model import LanguageModel, architectures
 from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.vocabulary_files import FILES as TOKENIZER_FILES
-from ..weights.safetensors_file import SafetensorsError, SafetensorsFile, write_safetensors
-from .folder_lock import locked
+from ..weights.safetensors_file import SafetensorsFile, write_safetensors
 
-CONFIG, WEIGHTS, MOMENTS = "config.json", "model.safetensors", "optimizer.safetensors"
-STATE = "trainer_state.json"
+CONFIG, WEIGHTS, MOMENTS, STATE = "config.json", "model.safetensors", "optimizer.safetensors", "state.json"
+PREFIX = "checkpoint-"
+FORMAT = 1  # of a checkpoint's folder
 
+T = TypeVar("T")
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
@@ -59,11 +71,285 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass
 class Checkpoint:
-    """The contents of a run's folder: the model, the optimizer's state (or None), and the state of the run."""
+    """What a run's folder holds: the model, the optimizer's state (or None), and the state of the run."""
 
     model: Any
     optimizer_state: dict[str, Any] | None
     state: dict[str, Any]
+    inputs: dict[str, str]  # see `inputs_of`
+
+
+# --- saving -----------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(
+    folder: StrPath,
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    state: Mapping[str, Any] | None = None,
+    format: ModelFormat | None = None,
+    inputs: Mapping[str, str] | None = None,
+) -> None:
+    """Save model, optimizer and JSON-able `state` in `folder`: everything or, if anything fails, nothing.
+
+    format: which parts of the model to store; by default a whole language model (`format_of`). inputs: see
+    `inputs_of`; by default of the tokenizer in the folder. The disk needs room for two checkpoints. Raises OSError,
+    with the old checkpoint intact, if the disk is full or not writable.
+    """
+    folder, format = Path(folder), format_of(model) if format is None else format
+    optimizer_state = None if optimizer is None else optimizer.state_dict()
+    make_folder(folder)
+    _delete_what_does_not_count(folder)  # what a crash has left
+    new = folder / f"{PREFIX}{max(_numbered(folder), default=0) + 1}"
+    unfinished = _unfinished(new)
+    try:
+        unfinished.mkdir()
+        write_text(unfinished / CONFIG, json.dumps({"model_type": format.name, **format.config(model)}, indent=1))
+        write_safetensors(unfinished / WEIGHTS, format.tensors(model))
+        if optimizer_state is not None:
+            write_safetensors(unfinished / MOMENTS, _moments(optimizer_state))
+        record = {
+            "format": FORMAT,
+            "files": sha256_table(unfinished, (CONFIG, WEIGHTS, MOMENTS)),
+            "inputs": inputs_of(folder, data=False) if inputs is None else inputs,
+            "optimizer": optimizer_state,
+            "state": state or {},
+        }
+        text = json.dumps(record, allow_nan=False, default=_null_for_array)
+        record = json.loads(text)  # with lists instead of tuples, as it will be read
+        write_text(unfinished / STATE, json.dumps({**record, "sha256": _sha256_of_record(record)}, indent=1))
+        _flush_names(unfinished)
+        replace(unfinished, new)  # from here on the new checkpoint is the one that counts
+    except OSError as error:
+        before = "the one before it is intact" if has_checkpoint(folder) else "there is none from before"
+        reason = f"the checkpoint could not be saved: {error.strerror or error}; {before}"
+        raise OSError(error.errno, reason, error.filename or str(folder)) from error
+    else:
+        _flush_names(folder)
+    finally:
+        _delete_what_does_not_count(folder)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest last."""
+    return [path for _, path in sorted(_numbered(folder).items()) if (path / STATE).exists()]
+
+
+def _numbered(folder: Path) -> dict[int, Path]:
+    """What is named checkpoint-N, by number: our checkpoints, and perhaps those of other programs, which stay."""
+    paths = {path.name.removeprefix(PREFIX): path for path in folder.glob(f"{PREFIX}*")}
+    return {int(number): path for number, path in paths.items() if number.isdecimal()}
+
+
+def _unfinished(checkpoint: Path) -> Path:
+    """The place of a checkpoint that is being written, or deleted."""
+    return checkpoint.with_name(checkpoint.name + UNFINISHED)
+
+
+def _delete_what_does_not_count(folder: Path) -> None:
+    """Delete what is older than the newest checkpoint, or unfinished. On Windows, what somebody is reading stays."""
+    for older in checkpoints(folder)[:-1]:
+        with contextlib.suppress(OSError):
+            replace(older, _unfinished(older))  # so that no half of it is ever taken for a checkpoint
+    for path in folder.glob(f"{PREFIX}*{UNFINISHED}"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _flush_names(folder: Path) -> None:
+    """Flush the names in a folder to disk. Only POSIX systems need this, and only they offer it."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _moments(optimizer_state: dict[str, Any]) -> dict[str, Array]:
+    """The arrays of an optimizer's state, by the names POSITION.NAME."""
+    return {
+        f"{position}.{name}": value
+        for position, values in optimizer_state["state"].items()
+        for name, value in values.items()
+        if hasattr(value, "shape")
+    }
+
+
+def _null_for_array(value: Any) -> None:
+    """In state.json, null stands for an array, which has a place in optimizer.safetensors."""
+    if not hasattr(value, "shape"):
+        raise TypeError(f"JSON cannot hold {value!r}")
+
+
+def _sha256_of_record(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def has_checkpoint(folder: StrPath) -> bool:
+    """Whether `folder` has a checkpoint to continue from."""
+    return bool(checkpoints(Path(folder)))
+
+
+def load_state(folder: StrPath) -> dict[str, Any]:
+    """The `state` of the checkpoint in `folder`, without the model. Raises CheckpointError."""
+    return _read_newest(Path(folder), _read_record)["state"]
+
+
+def stored_model_type(folder: StrPath) -> str | None:
+    """The name of the `ModelFormat` in a run's folder; None if there is no checkpoint, or it is damaged."""
+    try:
+        return _read_newest(Path(folder), lambda path: read_json(path / CONFIG)).get("model_type")
+    except CheckpointError:  # raised again, and shown, when the folder is read
+        return None
+
+
+def load_checkpoint(folder: StrPath, with_optimizer: bool = True, format: ModelFormat | None = None) -> Checkpoint:
+    """Load what `save_checkpoint` has written. Raises CheckpointError, naming the file that is missing or altered.
+
+    format: which parts of a model the folder stores; by default a whole language model, as config.json says.
+    """
+    formats = [whole(architecture) for architecture in architectures()] if format is None else [format]
+    return _read_newest(Path(folder), lambda path: _load(path, with_optimizer, formats))
+
+
+def load_run(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
+    """Load a run's model, without its optimizer, and the tokenizer it was trained with. Raises CheckpointError."""
+    return load_checkpoint(folder, with_optimizer=False).model, Tokenizer.load(folder)
+
+
+# What reading files may raise whose content is not as expected.
+WRONG_CONTENT = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, OSError)
+
+
+def _read_newest(folder: Path, read: Callable[[Path], T]) -> T:
+    """What `read` finds in the newest checkpoint, whatever somebody has written into it; or a CheckpointError."""
+    while True:
+        found = checkpoints(folder)
+        if not found:
+            raise CheckpointError(f"there is no checkpoint in {folder}: no {PREFIX}N/{STATE}")
+        newest = found[-1]
+        try:
+            with errors_at(f"{newest} cannot be loaded", CheckpointError, WRONG_CONTENT):
+                return read(newest)
+        except CheckpointError:
+            if newest.exists() or not has_checkpoint(folder):
+                raise
+            # A run has saved meanwhile, and deleted the checkpoint that was being read: read the next one.
+
+
+def _load(path: Path, with_optimizer: bool, formats: Sequence[ModelFormat]) -> Checkpoint:
+    record = _read_record(path)
+    check_sha256(path, record["files"], (CONFIG, WEIGHTS, MOMENTS) if with_optimizer else (CONFIG, WEIGHTS))
+    check_inputs(path.parent, record["inputs"], data=with_optimizer)
+    config = read_json(path / CONFIG)
+    name = config.pop("model_type", None)
+    format = next((format for format in formats if format.name == name), None)
+    if format is None:
+        known = " or ".join(format.name for format in formats)
+        raise CheckpointError(f"{CONFIG} does not describe a {known}, but a {name!r:.40}")
+    with SafetensorsFile(path / WEIGHTS) as file:
+        model = format.build(config, file.shapes)
+        _fill(model, format.tensors(model), file)
+    if not with_optimizer or record["optimizer"] is None:
+        state = record["state"]
+        _say_if_unfinished(path.parent, state.get("step", 0), state.get("planned_steps", 0))
+        return Checkpoint(model, None, state, record["inputs"])
+    with SafetensorsFile(path / MOMENTS) as file:
+        for key in file.entries:
+            position, name = key.split(".")
+            record["optimizer"]["state"][position][name] = file.read(key)
+    return Checkpoint(model, record["optimizer"], record["state"], record["inputs"])
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What state.json says, of all that belongs to a checkpoint."""
+    record = read_json(path / STATE)
+    sha256 = record.pop("sha256", None)
+    if record.get("format") != FORMAT:
+        found = f"has format {record.get('format')!r:.20}"
+        raise CheckpointError(f"{STATE} {found}, and this version of minigrad reads format {FORMAT}")
+    if sha256 != _sha256_of_record(record):
+        raise CheckpointError(f"{STATE} was altered since it was saved")
+    return record
+
+
+@functools.cache  # once, however often the model is loaded
+def _say_if_unfinished(folder: Path, step: int, planned: int) -> None:
+    """Say on standard error that the model of a run is used before the run has ended."""
+    if step < planned:
+        resume = f"resume it with --init-from resume --out-dir {quoted(folder)}"
+        show(f"the run in {folder} has done step {step:,} of {planned:,}; {resume}", sys.stderr)
+
+
+def _fill(model: nn.Module, tensors: Mapping[str, Array], file: SafetensorsFile) -> None:
+    """Read the model's tensors, one at a time."""
+    shapes = {name: array.shape for name, array in tensors.items()}
+    if different := sorted(shapes.items() ^ file.shapes.items()):
+        name = different[0][0]
+        found = f"has shape {file.shapes[name]}" if name in file.shapes else "is missing"
+        wanted = f"the shape {shapes[name]}" if name in shapes else "no such tensor"
+        raise CheckpointError(f"{WEIGHTS}: {name} {found}, but the model has {wanted}")
+    parameters = dict(model.named_parameters())
+    for name, ours in tensors.items():
+        array = file.read(name)
+        if (array.dtype != ours.dtype and {array.dtype.kind, ours.dtype.kind} != {"f"}) or not np.isfinite(array).all():
+            problem = f"is {array.dtype}, not {ours.dtype}, or holds numbers that are not finite"
+            raise CheckpointError(f"{WEIGHTS}: {name} {problem}")
+        if array.dtype == ours.dtype:
+            ours[...] = array
+        elif name in parameters:
+            parameters[name].data = array
+        else:  # a buffer
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, array)
+
+
+# --- has a file changed? ----------------------------------------------------------------------------------------------
+
+
+def sha256_table(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The SHA-256 of those files that are there, by their names in the folder."""
+    table = {}
+    for path in (folder / name for name in names):
+        if path.is_file():
+            if path.suffix == ".safetensors":
+                SafetensorsFile(path).close()  # raises if its header does not fit: that saves hashing gigabytes
+            limit = MAX_MODEL_TEXT if path.suffix in (".json", ".txt") else sys.maxsize
+            table[path.relative_to(folder).as_posix()] = sha256_of(path, limit)
+    return table
+
+
+def check_sha256(folder: Path, table: Mapping[str, str], names: Iterable[str]) -> None:
+    """Raise CheckpointError, naming the file, unless these files are as the table says: not altered, removed, added."""
+    for name in names:
+        found = sha256_table(folder, [name]).get(name)
+        if found != table.get(name):
+            problem = "is missing" if found is None else "was truncated or altered since it was saved"
+            raise CheckpointError(f"{name} {problem}: put the old file back, or start a new run")
+
+
+def inputs_of(folder: Path, data: bool = True) -> dict[str, str]:
+    """The SHA-256 of a run's tokenizer, and of its data, which may be large: a run computes it once.
+
+    Hidden files are not the run's: macOS leaves a .DS_Store in every folder that somebody looks at.
+    """
+    paths = (folder / "data").glob("[!.]*") if data else ()
+    return sha256_table(folder, [*TOKENIZER_FILES, *(f"data/{path.name}" for path in sorted(paths))])
+
+
+def check_inputs(folder: Path, table: Mapping[str, str], data: bool = True) -> None:
+    """Raise CheckpointError if the tokenizer (or the data) is not what the run has learned from.
+
+    An empty table belongs to a model that was saved without a tokenizer.
+    """
+    names = sorted({*table, *TOKENIZER_FILES}) if table else []
+    check_sha256(folder, table, [name for name in names if data or not name.startswith("data/")])
+
+
+# --- what is stored of a model ----------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,280 +393,3 @@ def format_of(model: nn.Module) -> ModelFormat:
             return whole(architecture)
     what = type(model).__name__ + (" with other modules" if isinstance(model, LanguageModel) else "")
     raise TypeError(f"a checkpoint of a {what} needs a `format` that says what is stored of it")
-
-
-# --- saving -----------------------------------------------------------------------------------------------------------
-
-
-def save_checkpoint(
-    folder: StrPath,
-    model: nn.Module,
-    optimizer: Optimizer | None = None,
-    state: Mapping[str, Any] | None = None,
-    format: ModelFormat | None = None,
-) -> None:
-    """Save model, optimizer and JSON-able `state` in `folder`: everything or, if anything fails, nothing.
-
-    format: which parts of the model to store; by default a whole language model (`format_of`). The disk needs room for
-    two checkpoints. Raises OSError, with the old checkpoint intact, if the disk is full or not writable.
-    """
-    folder, format = Path(folder), format_of(model) if format is None else format
-    settings, moments = (None, None) if optimizer is None else _take_apart(optimizer.state_dict())
-    with locked(folder):
-        new = folder / f"checkpoint-{max(checkpoints(folder), default=0) + 1}"
-        try:
-            new.mkdir()
-            write_text(new / CONFIG, json.dumps({"model_type": format.name, **format.config(model)}, indent=1))
-            write_safetensors(new / WEIGHTS, format.tensors(model))
-            if moments is not None:
-                write_safetensors(new / MOMENTS, moments)
-            _sync_folder(new)
-            _sync_folder(folder)
-            hashes = {path.name: sha256_of(path) for path in new.iterdir()}
-            content = {"checkpoint": new.name, "files": hashes, "optimizer": settings, "state": dict(state or {})}
-            record = json.loads(json.dumps(content, allow_nan=False))
-            # Its rename decides: from here on the new checkpoint is the one that counts.
-            write_text(folder / STATE, json.dumps({"sha256": _hash_of_record(record), **record}, indent=1))
-        except OSError as error:
-            before = "the one before it is intact" if has_checkpoint(folder) else "there is none from before"
-            reason = f"the checkpoint could not be saved: {error.strerror or error}; {before}"
-            raise OSError(error.errno, reason, error.filename or str(folder)) from error
-        else:
-            _sync_folder(folder)
-        finally:
-            _delete_what_does_not_count(folder)
-
-
-def _delete_what_does_not_count(folder: Path) -> None:
-    """Delete earlier checkpoints, and one that was not finished. On Windows, what somebody is reading stays for now.
-
-    A folder of such a name with other files in it is not ours, such as those of Hugging Face's Trainer, and stays.
-    """
-    try:
-        counts = read_json(folder / STATE).get("checkpoint")
-    except FileNotFoundError:
-        counts = None
-    except (OSError, ValueError):  # reported when it is loaded
-        return
-    for path in checkpoints(folder).values():
-        names = {file.name for file in path.iterdir() if not file.name.endswith(UNFINISHED)}
-        if path.name != counts and names <= {CONFIG, WEIGHTS, MOMENTS}:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def checkpoints(folder: Path) -> dict[int, Path]:
-    """The folders named checkpoint-N, by number."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name[11:].isdecimal() and path.is_dir()]
-    return {int(path.name[11:]): path for path in found}
-
-
-def files_of_checkpoint(folder: Path) -> list[Path]:
-    """Where its files and folders are, or would be; with the last one, the folder has a checkpoint."""
-    return [*checkpoints(folder).values(), folder / STATE]
-
-
-def remove_checkpoint(folder: StrPath) -> None:
-    """Remove the checkpoint from a run's folder, so a new run can start there."""
-    (Path(folder) / STATE).unlink(missing_ok=True)
-
-
-def _take_apart(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Split an optimizer's state into JSON-able values and arrays named POSITION.NAME."""
-    numbers: dict[str, dict[str, Any]] = {}
-    arrays: dict[str, Array] = {}
-    for position, values in state["state"].items():
-        numbers[str(position)] = {name: value for name, value in values.items() if not hasattr(value, "shape")}
-        arrays |= {f"{position}.{name}": value for name, value in values.items() if hasattr(value, "shape")}
-    return {"param_groups": state["param_groups"], "state": numbers}, arrays
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to disk. Only POSIX systems need this, and only they offer it."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-# --- loading ----------------------------------------------------------------------------------------------------------
-
-
-def has_checkpoint(folder: StrPath) -> bool:
-    """Whether `folder` has a checkpoint to continue from."""
-    return (Path(folder) / STATE).exists()
-
-
-def load_state(folder: StrPath) -> dict[str, Any]:
-    """The `state` of the checkpoint in `folder`, without the model. Raises CheckpointError."""
-    return _read_record(Path(folder))[1]["state"]
-
-
-def stored_model_type(folder: StrPath) -> str | None:
-    """The name of the `ModelFormat` in a run's folder; None if there is no checkpoint, or it is damaged."""
-    try:
-        return _read_json(_verified(CONFIG, *_read_record(Path(folder)))).get("model_type")
-    except ValueError:  # raised again, and shown, when the folder is read
-        return None
-
-
-def load_checkpoint(folder: StrPath, with_optimizer: bool = True, format: ModelFormat | None = None) -> Checkpoint:
-    """Load what `save_checkpoint` has written. Raises CheckpointError, naming the file that is missing or altered.
-
-    format: which parts of a model the folder stores; by default a whole language model, as config.json says.
-    """
-    formats = [whole(architecture) for architecture in architectures()] if format is None else [format]
-    folder = Path(folder)
-    while True:
-        path, record = _read_record(folder)
-        try:
-            return _load(path, record, with_optimizer, formats)
-        except CheckpointError:
-            if _read_record(folder) == (path, record):
-                raise  # else a run has saved meanwhile, and deleted the checkpoint that was being read: again
-
-
-def load_run(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
-    """Load a run's model, without its optimizer, and the tokenizer it was trained with. Raises CheckpointError."""
-    checkpoint = load_checkpoint(folder, with_optimizer=False)
-    check_inputs(folder, checkpoint.state, data=False)
-    return checkpoint.model, Tokenizer.load(folder)
-
-
-def _read_record(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The file that says which checkpoint counts, and what it says."""
-    path = folder / STATE
-    record = _read_json(path)
-    expected = record.pop("sha256", None)
-    if set(record) != {"checkpoint", "files", "optimizer", "state"}:
-        raise CheckpointError(f"{path} is not from minigrad, or from an older version")
-    place = re.fullmatch("checkpoint-[0-9]+", str(record["checkpoint"]))
-    if _hash_of_record(record) != expected or not place or not isinstance(record["files"], dict):
-        raise CheckpointError(f"{path} was altered since it was saved")
-    return path, record
-
-
-def _hash_of_record(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode("utf-8")).hexdigest()
-
-
-def _verified(name: str, record_path: Path, record: dict[str, Any]) -> Path:
-    """The path of one of the checkpoint's files, which has the SHA-256 that the record says."""
-    folder = record_path.parent
-    path = folder / record["checkpoint"] / name
-    problem = "was truncated or altered since it was saved"
-    try:
-        if name != CONFIG:
-            SafetensorsFile(path).close()  # a header that does not fit the file saves hashing gigabytes
-        if sha256_of(path, MAX_MODEL_TEXT if name == CONFIG else sys.maxsize) == record["files"].get(name):
-            return path
-    except FileNotFoundError:
-        problem = "is missing"
-    except SafetensorsError:
-        pass
-    except (OSError, ValueError) as error:
-        problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-    raise CheckpointError(f"{path} {problem}; the checkpoint in {folder} cannot be used")
-
-
-def _load(path: Path, record: dict[str, Any], with_optimizer: bool, formats: Sequence[ModelFormat]) -> Checkpoint:
-    config_path = _verified(CONFIG, path, record)
-    config = _read_json(config_path)
-    name = config.pop("model_type", None)
-    format = next((format for format in formats if format.name == name), None)
-    if format is None:
-        known = " or ".join(format.name for format in formats)
-        found = f", but a {name:.40}" if isinstance(name, str) and name.startswith("minigrad-") else ""
-        raise CheckpointError(f"{config_path} does not describe a {known}{found}")
-    with SafetensorsFile(_verified(WEIGHTS, path, record)) as file:
-        with errors_at(f"{config_path} describes no model that can be loaded", CheckpointError):
-            model = format.build(config, file.shapes)
-        _fill(model, format.tensors(model), file)
-    if not with_optimizer or record["optimizer"] is None:
-        state = record["state"]
-        _say_if_unfinished(path.parent, state.get("step", 0), state.get("training", {}).get("max_iters", 0))
-        return Checkpoint(model, None, record["state"])
-    with SafetensorsFile(_verified(MOMENTS, path, record)) as file:
-        moments = {name: file.read(name) for name in file.entries}
-    return Checkpoint(model, _put_together(record["optimizer"], moments), record["state"])
-
-
-@functools.cache  # once, however often the model is loaded
-def _say_if_unfinished(folder: Path, step: int, last: int) -> None:
-    """Say on standard error that the model of a run is used before the run has ended."""
-    if step < last:
-        show(
-            f"the run in {folder} has done step {step:,} of {last:,}; "
-            f"resume it with --init-from resume --out-dir {quoted(folder)}",
-            sys.stderr,
-        )
-
-
-def _fill(model: nn.Module, tensors: Mapping[str, Array], file: SafetensorsFile) -> None:
-    """Read the model's tensors, one at a time."""
-    shapes = {name: array.shape for name, array in tensors.items()}
-    if different := sorted(shapes.items() ^ file.shapes.items()):
-        name = different[0][0]
-        found = f"has shape {file.shapes[name]}" if name in file.shapes else "is missing"
-        wanted = f"the shape {shapes[name]}" if name in shapes else "no such tensor"
-        raise CheckpointError(f"{file.path}: {name} {found}, but the model has {wanted}")
-    parameters = dict(model.named_parameters())
-    for name, ours in tensors.items():
-        array = file.read(name)
-        if (array.dtype != ours.dtype and {array.dtype.kind, ours.dtype.kind} != {"f"}) or not np.isfinite(array).all():
-            problem = f"is {array.dtype}, not {ours.dtype}, or holds numbers that are not finite"
-            raise CheckpointError(f"{file.path}: {name} {problem}")
-        if array.dtype == ours.dtype:
-            ours[...] = array
-        elif name in parameters:
-            parameters[name].data = array
-        else:  # a buffer
-            owner, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(owner), attribute, array)
-
-
-def _put_together(settings: dict[str, Any], moments: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The inverse of `_take_apart`."""
-    state = {int(position): dict(numbers) for position, numbers in settings["state"].items()}
-    for key, array in moments.items():
-        position, _, name = key.partition(".")
-        state[int(position)][name] = array
-    return {"param_groups": settings["param_groups"], "state": state}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"there is no checkpoint in {path.parent}: {path.name} is missing") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
-# --- what a run was started with --------------------------------------------------------------------------------------
-
-
-def inputs(folder: StrPath, data: bool = True) -> dict[str, str]:
-    """The SHA-256 of each tokenizer and data file of a run, by its name in the run's folder.
-
-    Hidden files in the data folder are not the run's: macOS leaves a .DS_Store in every folder that somebody looks at.
-    """
-    folder = Path(folder)
-    paths = [folder / name for name in TOKENIZER_FILES] + (sorted((folder / "data").glob("*")) if data else [])
-    return {
-        path.relative_to(folder).as_posix(): sha256_of(path, MAX_MODEL_TEXT if path.parent == folder else sys.maxsize)
-        for path in paths
-        if path.is_file() and not path.name.startswith(".")
-    }
-
-
-def check_inputs(folder: StrPath, state: Mapping[str, Any], data: bool = True) -> dict[str, str]:
-    """Return `inputs`; raise CheckpointError if a file of the tokenizer (or data) has changed since the run started."""
-    then, now = state.get("inputs", {}), inputs(folder, data)
-    for name in sorted(then.keys() | now.keys()) if then else ():  # empty where nothing was trained
-        is_checked = data or not name.startswith("data/")
-        if is_checked and then.get(name) != now.get(name):
-            path = Path(folder) / name
-            raise CheckpointError(f"{path} was altered or removed since the run started: put the old file back")
-    return now

@@ -20,10 +20,10 @@ STYLES = [("-", "black"), ("--", "0.45"), (":", "black"), ("-.", "0.45")]  # of 
 
 def plot_run(
     folder: StrPath,
-    baselines: Mapping[str, float],
-    title: str = "Learning to predict the next token",
+    title: str,
     unit: str = "token",
     shares: Sequence[str] = (),
+    baselines: Mapping[str, float] | None = None,
 ) -> Path | None:
     """Draw the losses in log.jsonl into loss.png beside it, with `baselines` as lines; None without matplotlib.
 
@@ -36,6 +36,7 @@ def plot_run(
     axes, *more = figure.subplots(2 if shares else 1, sharex=True, squeeze=False)[:, 0]
     _curve(axes, rows, "loss", color="0.6", linewidth=1, label="training loss, of a batch")
     _curve(axes, rows, "val_loss", color="black", marker="o", markersize=4, linewidth=1.5, label="validation loss")
+    baselines = baselines or {}
     for loss in baselines.values():
         axes.axhline(loss, color="0.35", linestyle=":", linewidth=1)
     bottom, top = axes.get_ylim()

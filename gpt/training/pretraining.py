@@ -57,6 +57,7 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
     """Predict the next token of a text, everywhere in it. init_from: a model to start from; None: random weights."""
     # The model, its tokenizer, and the text as tokens, a training and a held-out part. The run's folder keeps them.
     if run.is_new:
+        check_corpus(config.data)  # before the model, which takes longer to load
         set_up = _new_model if init_from is None else partial(_old_model, init_from=init_from)
         model, tokenizer, config = set_up(run, config)  # the settings now have the whole shape of the model
         run.begin(model, tokenizer, config=config)
@@ -88,7 +89,7 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
     batches = EpochBatches(tokens, config.batch_size, block_size, config.seed, len(tokenizer))
     train(run, batches, one_step(run, language_model_loss), validate, sample)
     if not run.interrupted and run.team.rank == 0:
-        run.report(f"trained {run.steps_done} steps, {run.count:,} tokens,", plot_run(run.out_dir, baselines))
+        run.report(plot_run(run.out_dir, "Learning to predict the next token", baselines=baselines))
 
 
 def pretrain(config: PretrainingConfig, device: str = "cpu", init_from: str | None = None, team: Team = ALONE) -> Run:
@@ -112,7 +113,8 @@ def _new_model(run: Run, config: PretrainingConfig) -> SetUp:
     shape = _shape(config, 257)  # the smallest vocabulary: an impossible shape raises before there is a tokenizer
     check_training_memory(shape, config.batch_size, shape.block_size, config.training, run.team.size)
     write = partial(write_corpus, config.data, run.out_dir, shape.block_size, None, config.vocab_size)
-    run.extra |= run.team.once(write)  # one process writes the text, and all keep its description
+    run.make_folder()
+    run.team.once(write)  # one process writes the text
     tokenizer = Tokenizer.load(run.out_dir)
     shape = _shape(config, len(tokenizer))
     model = architecture_of(shape)(shape)
@@ -132,7 +134,6 @@ def _old_model(run: Run, config: PretrainingConfig, init_from: str) -> SetUp:
 
     Raises ValueError if the model does not have the requested shape.
     """
-    check_corpus(config.data)  # before the model, which takes longer to load
     model, tokenizer = load_model(init_from, trainable=True)
     shape = model.config.to_dict()
     block_size = config.model.get("block_size", min(model.config.block_size, LONGEST_CONTEXT))
@@ -142,7 +143,8 @@ def _old_model(run: Run, config: PretrainingConfig, init_from: str) -> SetUp:
             has = f"{name} {shape[name]}" if name in shape else f"no {name}"
             raise ValueError(f"the model in {init_from} has {has}; it cannot be made {value}")
     show(f"starting from the weights in {init_from}")
-    run.extra |= run.team.once(partial(write_corpus, config.data, run.out_dir, block_size, tokenizer))
+    run.make_folder()
+    run.team.once(partial(write_corpus, config.data, run.out_dir, block_size, tokenizer))
     return model, tokenizer, _with_shape_of(model, config, block_size)
 
 

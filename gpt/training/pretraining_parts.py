@@ -26,10 +26,8 @@ from .training_config import TrainingConfig
 SHOWN_TOKENS = 16_384  # of the training text, in which characters per token are counted
 
 
-def write_corpus(
-    data: str, out_dir: Path, context: int, tokenizer: Tokenizer | None, vocab_size: int = 0
-) -> dict[str, str]:
-    """Write a text's tokenizer and token files into a run's folder. Returns a description of the text.
+def write_corpus(data: str, out_dir: Path, context: int, tokenizer: Tokenizer | None, vocab_size: int = 0) -> None:
+    """Write a text's tokenizer and token files into a run's folder.
 
     data: see `load_corpus`. context: the length of the sequences to train on. tokenizer: None for a new one with
     `vocab_size` tokens. Raises what `load_corpus` raises, and ValueError for a text that is too short.
@@ -43,7 +41,6 @@ def write_corpus(
     if len(held_out) < 2:
         raise ValueError(f"{corpus.name} is too short: its last tenth, to test on, must have 2 tokens: give more text")
     tokenizer.save(out_dir)
-    return {"corpus": str(corpus), "corpus_sha256": corpus.sha256}
 
 
 def _new_tokenizer(text: str, vocab_size: int) -> Tokenizer:

@@ -4,8 +4,8 @@
         if run.is_new:
             model, tokenizer = load_model(config.init_from)
             train_items, test_items = load_data(config.data)
-            run.begin(model, tokenizer)                                 # keeps the tokenizer in the run's folder
-            run.keep_data(train=train_items, test=test_items)           # and the data
+            run.begin(model, tokenizer)                                 # makes its folder, and keeps the tokenizer
+            run.keep_data(train=train_items, test=test_items)           # and the data there
         else:
             model, tokenizer = run.load()                               # what is in its folder
             train_items, test_items = run.load_data(read_examples)
@@ -14,32 +14,45 @@
         train(run, batches, one_step(run, loss_fn), validate)           # the loop
 
 `start` calls such a function for a new run, and `resume` for one that was interrupted, which continues as if it had
-never stopped. A run that fails, or that Ctrl-C ends, before its first checkpoint leaves nothing behind.
+never stopped. A run that ends before its first checkpoint can be started again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from minigrad import backend, manual_seed, nn
+import numpy as np
+
+from minigrad import backend, manual_seed, nn, optim
+from minigrad.backend import to_numpy
 
 from ..console import progress_bar, quoted, show
-from ..files import write_json_lines
+from ..files import errors_at, read_json, write_json_lines, write_text
 from ..tokenizer.tokenizer import Tokenizer
-from .checkpoint import CheckpointError, ModelFormat, has_checkpoint, inputs, load_checkpoint, save_checkpoint
+from .checkpoint import (
+    WRONG_CONTENT,
+    Checkpoint,
+    CheckpointError,
+    ModelFormat,
+    has_checkpoint,
+    inputs_of,
+    load_checkpoint,
+    save_checkpoint,
+)
 from .data_parallel import ALONE, Team, weights_sha256
 from .folder_lock import locked
 from .log import RunLog, mean_step
-from .resuming import arithmetic, continue_from, continue_stream, saved_extra, state_of
-from .run_folder import check_unused, claim, leaving_nothing_unfinished, length_setting, settings_of
+from .run_folder import check_unused, new_folder
+from .run_state import RunState, length_setting, read_state, settings_of
 from .signals import finishing_the_step
-from .training_config import TrainingConfig, prepare_training
+from .training_config import TrainingConfig, check_moments, prepare_training
 from .training_step import Gradients, LossFunction, Step, gradients_for, training_step
 
 LEAST_EVALUATED = 40  # held-out items, however short the run is
@@ -54,14 +67,11 @@ def start(train: Callable[[Run, Any], None], config: Any, device: str = "cpu", t
     stops at once. Raises FileExistsError if the folder already holds a run, BlockingIOError if another process is
     writing there, and what `train` and the run's methods raise.
     """
-    with contextlib.ExitStack() as stack:
-        if team.rank == 0:
-            stack.enter_context(locked(config.out_dir))
-            check_unused(Path(config.out_dir))
-            stack.enter_context(leaving_nothing_unfinished(config.out_dir))
-            claim(config.out_dir)
-        manual_seed(config.seed)
-        run = Run(config, device, team)
+    if team.rank == 0:
+        check_unused(config.out_dir)  # at once; and again when the folder is made, before which nothing is written
+    manual_seed(config.seed)
+    run = Run(config, device, team)
+    with run.folder:
         train(run, config)
     return run
 
@@ -81,8 +91,9 @@ def resume(
     CheckpointError if there is no run with such settings, or one that cannot be continued; ValueError for a length that
     the run has exceeded.
     """
+    config = settings_of(config_class, out_dir, length)
     with locked(out_dir) if team.rank == 0 else contextlib.nullcontext():
-        run = Run(settings_of(config_class, out_dir, length), device, team, is_new=False)
+        run = Run(config, device, team, is_new=False)
         train(run, run.config)
     return run
 
@@ -106,56 +117,70 @@ class Run:
     """A run and its folder.
 
     config: settings with `out_dir`, `seed` and, except for pretraining, the name of a `stage`. team: the processes that
-    train together; only the first of them logs and saves. extra: JSON-able, saved with each checkpoint, and there again
-    when the run is resumed.
+    train together; only the first of them logs and saves.
     """
+
+    # From `begin` or `load`.
+    model: nn.Module  # what a checkpoint stores
+    format: ModelFormat | None
+    # From `prepare`.
+    trained: nn.Module  # what the optimizer changes: the model, or that with a value head
+    training: TrainingConfig
+    optimizer: optim.Optimizer
+    schedule: optim.WarmupCosine
+    gradients: Gradients
+    steps_per_iteration: int
+    # From `at_work`.
+    batches: Stream
+    bar: Any
 
     def __init__(self, config: Any, device: str = "cpu", team: Team = ALONE, is_new: bool = True):
         self.config, self.device, self.team, self.is_new = config, device, team, is_new
         if team.processes > 1:
             team.check_batch(config.batch_size)
         self.out_dir = Path(config.out_dir)
+        self.folder = contextlib.ExitStack()  # closing it lets others write there
+        self._has_folder = not is_new
         self.log = RunLog(self.out_dir, silent=team.rank > 0)
+        stage = getattr(config, "stage", None)
+        items = max(_items_to_learn_from(config) // 3, LEAST_EVALUATED)
+        self.state = RunState(stage, {}, max_eval_items=items) if is_new else read_state(self.out_dir)
         self.parts: dict[str, nn.Module] = {}  # small modules beside the model, which are saved with it
-        # model, format: from `begin` or `load`. trained, optimizer, schedule, training, gradient_fn: from `prepare`.
-        # batches: from `at_work`.
-        # How far the run is: saved with each checkpoint.
-        self.extra: dict[str, Any] = {}
-        self.steps_done = 0
-        self.count = 0  # of the items (tokens, pairs, ...) that were learned from
-        self.seconds = 0.0
-        self.skipped_in_a_row = 0
-        self.validated_step: int | None = None
-        self.last_validation: dict[str, float] = {}
-        self.stream_state: dict[str, Any] = {}  # where the stream of batches goes on
+        self.inputs: Mapping[str, str] = {}  # the SHA-256 of tokenizer and data
+        # What a stage has measured, before and after training.
+        self.before: dict[str, Any] = {}
+        self.after: dict[str, Any] = {}
         # What has happened in this process.
         self.resumed_at: int | None = None  # the step at which a resumed run went on
         self.step_started = 0.0
         self.saved_step: int | None = None
         self.last_save = time.monotonic()
+        self.is_time_to_save = False
         self.asked_to_stop = 0  # the number of a signal that has reached this process: Ctrl-C, or another of signals.py
         self.stopped_by = 0  # the number of one that has reached any process of the team
-        self.interrupted = False  # whether that was before the last step
-        self._saved: tuple[Any, ...] = ()  # progress at the last `save`: the same again needs no new checkpoint
-        self._checkpoint: Any = None  # of a resumed run, until `prepare` has taken what it holds
-        if is_new:
-            self.extra["most_tested"] = max(self._items_to_learn_from() // 3, LEAST_EVALUATED)
-        else:
-            self.extra, self.inputs = saved_extra(config.out_dir)
+        self._checkpoint: Checkpoint | None = None  # of a resumed run, until `prepare` has taken what it holds
+        self._saved_progress: Any = None  # the same again needs no new checkpoint
 
     # --- before the loop ---
 
     def begin(
         self, model: nn.Module, tokenizer: Tokenizer, format: ModelFormat | None = None, config: Any = None
     ) -> None:
-        """Take the model of a new run, move it to the run's device, and keep its tokenizer in the folder.
+        """Take the model of a new run, move it to the run's device, and keep its tokenizer in the run's folder.
 
         format: which parts of the model checkpoints store; None: a whole language model. config: the settings, if they
         had to be completed with those of the model.
         """
+        self.make_folder()
         self.model, self.format = model.to(self.device), format
         self.config = self.config if config is None else config
         self.team.once(lambda: tokenizer.save(self.out_dir))
+
+    def make_folder(self) -> None:
+        """Make the folder of a new run and lock it, unless that is done already: `begin` does it."""
+        if self.team.rank == 0 and not self._has_folder:
+            self.folder.enter_context(new_folder(self.out_dir))
+            self._has_folder = True
 
     def keep_data(self, **data: Sequence[Any]) -> None:
         """Keep the items of each part, train=[...], as JSON lines, data/train.jsonl, so you can look at them."""
@@ -180,13 +205,16 @@ class Run:
         evaluation of a short run takes no longer than its training. The number depends on the run's settings alone. A
         run that is trained longer keeps it, because its results are compared with those before training.
         """
-        return self.extra["most_tested"]
+        return self.state.max_eval_items
 
-    def _items_to_learn_from(self) -> int:
-        part, name = length_setting(self.config)
-        settings = getattr(self.config, part)
-        batch_size = getattr(settings, "batch_size", 0) or self.config.batch_size  # PPO's, GRPO's: with the length
-        return getattr(settings, name) * self.config.training.gradient_accumulation_steps * batch_size
+    def measure_before(self, measure: Callable[[], dict[str, Any]]) -> None:
+        """Measure what the model can do before training, as `before`. A resumed run reads it from data/before.json."""
+        path = self.out_dir / "data" / "before.json"
+        if self.is_new:
+            found = measure()
+            self.team.once(lambda: write_text(path, json.dumps(found, indent=1)))
+        with errors_at(f"the run in {self.out_dir} cannot be resumed", CheckpointError, WRONG_CONTENT):
+            self.before = read_json(path)
 
     def check_unchanged(self, name: str, model: nn.Module, source: str) -> None:
         """Raise CheckpointError unless a model that the run needs beside its own is the one that it was started with.
@@ -194,7 +222,7 @@ class Run:
         name: what the model is to the run, such as its reference. source: where it was loaded from.
         """
         now = weights_sha256(model.parameters())
-        then = self.extra.setdefault(f"{name}_sha256", now)
+        then = self.state.sha256.setdefault(name, now)
         if then != now:
             raise CheckpointError(
                 f"the {name.replace('_', ' ')} in {source} is not the one that the run in {self.out_dir} was started "
@@ -216,14 +244,40 @@ class Run:
         self.trained, self.training, self.steps_per_iteration = model, training, steps_per_iteration
         self.optimizer, self.schedule = prepare_training(model, training)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.gradient_fn: Gradients = gradients_for(training, self.team.gradients if self.team.processes > 1 else None)
+        self.gradients = gradients_for(training, self.team.gradients if self.team.processes > 1 else None)
         self.team.check_same_start(self.parameters)
-        self.arithmetic = arithmetic(self.parameters[0], self.team)
         if self._checkpoint is None:
-            self.inputs = self.team.once(lambda: inputs(self.out_dir))
+            self.inputs = self.team.once(lambda: inputs_of(self.out_dir))
         else:
-            self._saved = continue_from(self, self._checkpoint)
+            self._take_up(self._checkpoint)
             self._checkpoint = None  # the optimizer has copied its moments
+        self.state.planned_steps, self.state.processes = training.max_iters, self.team.processes
+
+    def _take_up(self, checkpoint: Checkpoint) -> None:
+        """Go on where a checkpoint was saved, whose weights the model already has.
+
+        Raises CheckpointError for another run's state, ValueError for a run that has done more steps than it should.
+        """
+        state, total = self.state, self.training.max_iters
+        with self._errors_in_state():
+            moments = checkpoint.optimizer_state or {}
+            check_moments(moments["state"], self.training.optimizer)
+            self.optimizer.load_state_dict(moments)
+            self.schedule.load_state_dict(state.schedule)
+            backend.set_random_state(state.random)
+            for name, part in self.parts.items():
+                dtypes = {key: array.dtype for key, array in part.state_dict().items()}
+                part.load_state_dict({key: np.array(rows, dtypes[key]) for key, rows in state.parts[name].items()})
+        _say_where_it_goes_on(self, state.step, total, state.planned_steps)
+        self.inputs = checkpoint.inputs
+        self.saved_step = self.resumed_at = state.step
+        self._saved_progress = (state.step, state.validated_step)
+        if state.step == total < state.planned_steps:  # it now ends here, sooner than planned: validated once more
+            state.validated_step = None
+        self.log.rewind(state.step)
+
+    def _errors_in_state(self) -> contextlib.AbstractContextManager[None]:
+        return errors_at(f"the checkpoint in {self.out_dir} is not of a run like this", CheckpointError, WRONG_CONTENT)
 
     # --- in the loop ---
 
@@ -235,54 +289,60 @@ class Run:
         """
         self.batches = batches
         if not self.is_new:
-            continue_stream(self, batches)
+            with self._errors_in_state():
+                batches.load_state_dict(self.state.batches)
         with (
             finishing_the_step(self),
             self.team.at_work(self),
             progress_bar(self.training.max_iters, "training", "step") as self.bar,
         ):
             self.log.silent = self.team.rank > 0
-            self.bar.update(self.steps_done)
+            self.bar.update(self.state.step)
             yield
 
     def goes_on(self) -> bool:
-        """Whether there is something left to do, and nobody has asked the run to stop."""
-        self.step_started = time.perf_counter()
-        # If one process was interrupted, all of them stop after the same step. Process 0's clock decides for all.
-        states = self.team.gather((self.asked_to_stop, time.monotonic() - self.last_save))
-        self.stopped_by = max(number for number, _ in states)
-        self.is_time_to_save = states[0][1] > SAVE_SECONDS
-        self.interrupted = self.stopped_by > 0 and not self.is_finished
+        """Whether there are steps left, and nobody has asked the run to stop. All processes of a team agree on it."""
+        asked, waited = zip(*self.team.gather((self.asked_to_stop, time.monotonic() - self.last_save)))
+        self.stopped_by = max(asked)
+        self.is_time_to_save = waited[0] > SAVE_SECONDS  # by the clock of process 0
         return not self.is_finished and not self.interrupted
 
     def draw(self) -> list[Any]:
         """The batches of an iteration: one, or several for a step that accumulates their gradients."""
         self.step_started = time.perf_counter()
         count = 1 if self.steps_per_iteration else self.training.gradient_accumulation_steps
-        n = 0 if self.team.size == 1 else self.config.batch_size
-        return [self.team.part_of(next(self.batches), n) for _ in range(count)]
+        drawn = [next(self.batches) for _ in range(count)]
+        if self.team.size > 1:  # then each process learns from its part of each batch
+            drawn = [self.team.part_of(batch, self.config.batch_size) for batch in drawn]
+        return drawn
 
     def step(self, batches: list[Any], loss_fn: LossFunction) -> Step:
         """Take one training step (training_step.py) on these batches."""
         max_norm = self.training.grad_clip
-        return training_step(self.trained, batches, loss_fn, self.optimizer, self.schedule, max_norm, self.gradient_fn)
+        return training_step(self.trained, batches, loss_fn, self.optimizer, self.schedule, max_norm, self.gradients)
 
     @property
     def is_finished(self) -> bool:
         """Whether all steps have been taken."""
-        return self.steps_done >= self.training.max_iters
+        return self.state.step >= self.training.max_iters
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal has stopped the run before its last step."""
+        return self.stopped_by > 0 and not self.is_finished
 
     @property
     def is_time_to_validate(self) -> bool:
         """Before the first step, every `eval_interval` steps, and after the last one."""
         interval = self.training.eval_interval * (self.steps_per_iteration or 1)
-        due = self.steps_done in (0, self.training.max_iters) or is_due(self.steps_done, interval)
-        return due and self.steps_done != self.validated_step and not self.interrupted
+        step = self.state.step
+        due = step in (0, self.training.max_iters) or is_due(step, interval)
+        return due and step != self.state.validated_step and not self.interrupted
 
     @property
     def is_time_to_sample(self) -> bool:
         """Whether a sample of text is due, and the step was not skipped."""
-        return is_due(self.steps_done, self.training.sample_interval) and not self.skipped_in_a_row
+        return is_due(self.state.step, self.training.sample_interval) and not self.state.skipped_in_a_row
 
     def record(self, steps: Sequence[Step], metrics: dict[str, float]) -> None:
         """Count the steps of an iteration, and log them if a line is due. The loop ends by this count.
@@ -290,35 +350,32 @@ class Run:
         metrics: of the iteration, beside the means over its steps. Raises FloatingPointError after 10 skipped steps in
         a row.
         """
-        seconds = time.perf_counter() - self.step_started
-        self.seconds += seconds
+        state, seconds = self.state, time.perf_counter() - self.step_started
+        state.seconds += seconds
         self.bar.update(len(steps))
         for step in steps:
-            self.steps_done += 1
-            if step.skipped:
-                self.skipped_in_a_row += 1
-                if self.skipped_in_a_row >= MAX_SKIPPED:
-                    break
-            else:
-                self.count += step.count
-                self.skipped_in_a_row = 0
+            state.step += 1
+            state.count += 0 if step.skipped else step.count
+            state.skipped_in_a_row = state.skipped_in_a_row + 1 if step.skipped else 0
+            if state.skipped_in_a_row == MAX_SKIPPED:
+                break
         # A line is due after each iteration, the first and the last step, every log_interval steps, and skipped ones.
-        n, total = self.steps_done, self.training.max_iters
-        is_line_due = n in (1, total) or is_due(n, self.training.log_interval) or self.skipped_in_a_row > 0
-        if self.steps_per_iteration or is_line_due:
-            step = mean_step(steps, metrics) if self.steps_per_iteration else steps[0]
-            self.log.step(n, total, step, seconds, self.count)
-        if self.skipped_in_a_row >= MAX_SKIPPED:
+        total = self.training.max_iters
+        if self.steps_per_iteration:
+            self.log.step(state.step, total, mean_step(steps, metrics), seconds, state.count)
+        elif state.step in (1, total) or is_due(state.step, self.training.log_interval) or steps[0].skipped:
+            self.log.step(state.step, total, steps[0], seconds, state.count)
+        if state.skipped_in_a_row == MAX_SKIPPED:
             words = "steps in a row had a loss or gradient that is not finite"
-            raise FloatingPointError(f"{self.skipped_in_a_row} {words}: {self._likely_cause()}")
+            raise FloatingPointError(f"{MAX_SKIPPED} {words}: {self._likely_cause()}")
 
     def record_validation(self, metrics: dict[str, float]) -> None:
         """Log what was measured on held-out data. Raises FloatingPointError for a "val_loss" that is not finite."""
         if metrics:
-            self.log.validation(self.steps_done, metrics)
+            self.log.validation(self.state.step, metrics)
         if not math.isfinite(metrics.get("val_loss", 0.0)):
             raise FloatingPointError(f"the validation loss is not finite: {self._likely_cause()}")
-        self.last_validation, self.validated_step = metrics, self.steps_done
+        self.state.last_validation, self.state.validated_step = metrics, self.state.step
 
     def save(self) -> None:
         """Write a checkpoint into the run's folder. Raises FloatingPointError for weights that are not finite, OSError.
@@ -326,19 +383,24 @@ class Run:
         While steps are skipped, the weights may be the reason: the last good checkpoint stays, except at the end, where
         there is nothing better. Resuming a finished run writes nothing.
         """
-        progress = (self.steps_done, self.validated_step, json.dumps(self.extra))
-        if progress == self._saved:
-            return  # nothing is new
-        if self.skipped_in_a_row and self.steps_done != self.training.max_iters:
+        state = self.state
+        progress = (state.step, state.validated_step)
+        if progress == self._saved_progress or (state.skipped_in_a_row and not self.is_finished):
             return
         for p in self.parameters:
             if not backend.module_of(p.data).isfinite(p.data).all():
-                at = f"at step {self.steps_done} a weight is no longer finite"
-                raise FloatingPointError(f"{at}: {self._likely_cause()}")
+                raise FloatingPointError(f"at step {state.step} a weight is no longer finite: {self._likely_cause()}")
         self.team.share_state(self.optimizer)
         if self.team.rank == 0:
-            save_checkpoint(self.out_dir, self.model, self.optimizer, state_of(self), self.format)
-        self.saved_step, self._saved, self.last_save = self.steps_done, progress, time.monotonic()
+            state.settings = dataclasses.asdict(self.config)
+            state.random = backend.random_state()
+            state.schedule = self.schedule.state_dict()
+            state.batches = self.batches.state_dict()
+            for name, part in self.parts.items():
+                state.parts[name] = {key: to_numpy(array).tolist() for key, array in part.state_dict().items()}
+            values = dataclasses.asdict(state)
+            save_checkpoint(self.out_dir, self.model, self.optimizer, values, self.format, self.inputs)
+        self.saved_step, self._saved_progress, self.last_save = state.step, progress, time.monotonic()
 
     def _likely_cause(self) -> str:
         cause = f"perhaps the learning rate of {self.training.learning_rate} is too high"
@@ -347,13 +409,42 @@ class Run:
 
     # --- the end ---
 
-    def report(self, done: str, picture: Path | None) -> None:
-        """Show how much was `done`, and where the results are."""
-        if self.steps_done == self.resumed_at:
+    def report(self, picture: Path | None) -> None:
+        """Show how much was done, and where the results are."""
+        state = self.state
+        if state.step == self.resumed_at:
             option = f"--{length_setting(self.config)[1].replace('_', '-')}"
             show(f"\nthis run was finished already; to train it longer, resume it with a larger {option}")
-        show(f"\n{done} in {self.seconds:.0f} s; saved in {quoted(self.out_dir)}")
+        done = f"trained {state.step} steps, {state.count:,} {self.log.unit}, in {state.seconds:.0f} s"
+        show(f"\n{done}; saved in {quoted(self.out_dir)}")
         show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
+
+
+def _items_to_learn_from(config: Any) -> int:
+    """How many items the batches of a run with these settings have."""
+    part, name = length_setting(config)
+    settings = getattr(config, part)
+    batch_size = settings.batch_size if part != "training" else config.batch_size  # PPO's and GRPO's: with the length
+    return getattr(settings, name) * config.training.gradient_accumulation_steps * batch_size
+
+
+def _say_where_it_goes_on(run: Run, done: int, total: int, planned: int) -> None:
+    """Show at which step a run goes on, and what its learning rate does if it has another length than was planned.
+
+    Raises ValueError if it has done more steps than it should have.
+    """
+    part, option = length_setting(run.config)
+    length = getattr(getattr(run.config, part), option)  # in steps, or iterations of PPO and GRPO
+    unit = total // length  # steps: 1, or those of an iteration
+    if done > total:
+        has_done = math.ceil(done / unit)
+        raise ValueError(f"{option} {length:,} is less than the run in {run.out_dir} has done: {has_done:,}")
+    show(f"resuming {run.out_dir} at step {done}")
+    if done < total and total != planned:
+        show(
+            f"this is not the run that was planned with {option} {length:,} from the start: its learning rate has "
+            f"followed the schedule of {planned // unit:,}; from step {done:,} on it follows that of {length:,}"
+        )
 
 
 def is_due(step: int, interval: int) -> bool:

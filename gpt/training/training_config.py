@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from minigrad import nn, optim
 from minigrad.muon import Muon, muon_groups
@@ -37,6 +38,19 @@ class TrainingConfig(Checked):
     momentum: float = 0.95
     checkpoint_activations: bool = setting(False, "save memory: backward computes each block again from its input")
     sample_interval: int = setting(0, "steps between text samples; 0: none")
+
+
+def check_moments(state: dict[str, Any], optimizer: str) -> None:
+    """Raise ValueError unless the `state` of a state_dict, from a file, is such as the optimizer leaves.
+
+    The step is a number, everything else an array. A parameter that never had a gradient has nothing.
+    """
+    adam = {"step", "exp_avg", "exp_avg_sq"}
+    kinds = [set(), adam] if optimizer == "adamw" else [set(), adam, {"momentum_buffer"}]
+    for place, values in state.items():
+        numbers = {name for name, value in values.items() if isinstance(value, int)}
+        if set(values) not in kinds or numbers != values.keys() & {"step"}:
+            raise ValueError(f"for parameter {place}, the saved state is not that of the optimizer {optimizer}")
 
 
 def prepare_training(model: nn.Module, config: TrainingConfig) -> tuple[optim.Optimizer, optim.WarmupCosine]:

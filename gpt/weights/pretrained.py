@@ -181,7 +181,7 @@ def write_folder(
 ) -> None:
     """Write config.json, generation_config.json, model.safetensors and the tokenizer, each as a whole or not at all."""
     folder = Path(folder)
-    if any(folder.glob("trainer_state.json*")):
+    if any(folder.glob("checkpoint-*/state.json")):
         raise FileExistsError(f"{folder} holds a training run, which would be overwritten: choose another folder")
     for name, array in tensors.items():
         if not module_of(array).isfinite(array).all():

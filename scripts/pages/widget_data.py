@@ -13,7 +13,7 @@ from gpt.model.config import PRESETS
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.loading import load_model
 from gpt.training.pretraining import PretrainingConfig
-from gpt.training.run_folder import settings_of
+from gpt.training.run_state import settings_of
 from minigrad import no_grad
 from scripts.course.lessons.small_gpt import english, new_gpt, train
 

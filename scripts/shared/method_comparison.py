@@ -26,7 +26,7 @@ from gpt.training.checkpoint import has_checkpoint
 from gpt.training.log import read_log
 from gpt.training.plots import plot_runs
 from gpt.training.run import Run, start_or_resume
-from gpt.training.run_folder import settings_of
+from gpt.training.run_state import settings_of
 from gpt.training.training_step import language_model_loss
 from minigrad import nn
 from minigrad.optim import Optimizer
@@ -98,7 +98,7 @@ def _measured(run: Run, config: AdaptationConfig) -> Row:
     def take_step() -> None:
         run.step(run.draw(), loss_fn)
 
-    trained, before, after = run.model.num_parameters(trainable_only=True), run.extra["before"], run.extra["after"]
+    trained, before, after = run.model.num_parameters(trainable_only=True), run.before["scores"], run.after["scores"]
     peak = sum(held.values()) + added_bytes(take_step)
     return Row(config.method, trained, before, after, held["weights"], held["optimizer"], peak, milliseconds)
 

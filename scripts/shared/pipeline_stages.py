@@ -24,11 +24,11 @@ from finetune.stages.sft import SFTConfig, train_sft
 from gpt.corpora.corpus import load_corpus
 from gpt.settings import Checked, setting
 from gpt.training.batches import prepare
-from gpt.training.checkpoint import remove_checkpoint, save_checkpoint
+from gpt.training.checkpoint import save_checkpoint
 from gpt.training.loading import load_model
 from gpt.training.pretraining import train_language_model
 from gpt.training.run import Run, start_or_resume
-from gpt.training.run_folder import claim
+from gpt.training.run_folder import new_folder, remove_run
 from gpt.training.training_config import TrainingConfig
 from scripts.demo import demo_config
 
@@ -147,15 +147,16 @@ def stages_of(config: PipelineConfig, device: str) -> list[Stage]:
 def _take_over(source: str, folder: str, recipe: Recipe, seed: int) -> bool:
     """Save a trained model as the run of the first stage, with a text to measure it on and data for other stages."""
     model, tokenizer = load_model(source, trainable=True)
-    tokenizer.save(folder)
-    text = load_corpus(MEASURED_ON).text[-MEASURED_CHARACTERS:]
-    prepare(text, tokenizer, Path(folder) / "data", validation_fraction=0.9)
     out_dir = Path(folder).parent
     if recipe.examples is not None:
         write_jsonl(out_dir / "conversations.jsonl", instruction_examples("train", recipe.examples, seed))
         write_jsonl(out_dir / "pairs.jsonl", preference_pairs("train", recipe.examples, seed))
-    _make_room(Path(folder))
-    save_checkpoint(folder, model, state={"seconds": 0.0})
+    text = load_corpus(MEASURED_ON).text[-MEASURED_CHARACTERS:]
+    remove_run(folder)
+    with new_folder(folder):
+        tokenizer.save(folder)
+        prepare(text, tokenizer, Path(folder) / "data", validation_fraction=0.9)
+        save_checkpoint(folder, model)
     return True
 
 
@@ -166,7 +167,7 @@ def _adapt(config: AdaptationConfig, recipe: Recipe, train: Callable[[], bool]) 
     write_jsonl(config.data, [Example([*p.prompt, {"role": "assistant", "content": p.chosen}]) for p in preferences])
     if not train():
         return False
-    _make_room(out_dir / MERGED)
+    remove_run(out_dir / MERGED)
     merge_run(out_dir, out_dir / MERGED)
     return True
 
@@ -176,12 +177,6 @@ def _quantize(source: str, out_dir: str) -> bool:
     model, tokenizer = load_model(source)
     config = fitting(QuantizationConfig("nf4"), model)
     quantize(model, config)
-    _make_room(Path(out_dir))
+    remove_run(out_dir)
     save_quantized(out_dir, model, config, tokenizer)
     return True
-
-
-def _make_room(folder: Path) -> None:
-    """Delete a folder of the pipeline, so a stage can write it as a whole."""
-    remove_checkpoint(folder)
-    claim(folder)

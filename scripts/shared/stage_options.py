@@ -10,12 +10,12 @@ from typing import Any
 
 from gpt.console import quoted, show
 from gpt.corpora import corpus
-from gpt.training.checkpoint import CheckpointError, load_state
+from gpt.training.checkpoint import CheckpointError
 from gpt.training.data_parallel import ALONE, Team
 from gpt.training.forked_team import team_of
 from gpt.training.pretraining import PretrainingConfig
 from gpt.training.run import Run, resume, start
-from gpt.training.run_folder import length_setting, settings_of
+from gpt.training.run_state import length_setting, read_state, settings_of
 from minigrad import switches
 from minigrad.backend import resolve_device
 from scripts.shared import command_line
@@ -93,9 +93,9 @@ def run(
             parser.error("--will-it-fit is for a new run, and --init-from resume continues one")
         length = new_length(parser.given, config_class, arguments.out_dir)
         if team is ALONE and hasattr(arguments, "processes"):
-            then = load_state(arguments.out_dir).get("arithmetic", {}).get("processes", 1)
+            before = read_state(arguments.out_dir).processes
             batch_size = settings_of(config_class, arguments.out_dir).batch_size
-            team = team_of(parser.given.get("processes", then), batch_size, device)
+            team = team_of(parser.given.get("processes", before), batch_size, device)
         done = resume(train, config_class, arguments.out_dir, device, team, length)
     else:
         config = config_of(arguments) if config_of else command_line.build(config_class, vars(arguments))

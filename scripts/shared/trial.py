@@ -18,7 +18,7 @@ from gpt.memory_check import machine_memory, peak_memory
 from gpt.model.language_model import LanguageModel
 from gpt.training.data_parallel import ALONE, Team
 from gpt.training.run import Run, start
-from gpt.training.run_folder import length_setting
+from gpt.training.run_state import length_setting
 from gpt.training.training_step import Step
 
 STEPS = 3  # of a run (of PPO and GRPO: iterations); the first is slower than all others
@@ -34,19 +34,26 @@ def try_run(train: Callable[[Run, Any], None], config: Any, device: str, team: T
     validations: list[tuple[float, float]] = []  # when each began and ended
 
     def begin(run: Run, settings: Any) -> None:
-        record, record_validation = run.record, run.record_validation
+        record, record_validation, goes_on = run.record, run.record_validation, run.goes_on
+        looked = 0.0  # when the loop began an iteration, perhaps with a validation
+
+        def timed_goes_on() -> bool:
+            nonlocal looked
+            looked = time.perf_counter()
+            return goes_on()
 
         def timed_record(steps: Sequence[Step], metrics: dict[str, float]) -> None:
-            before = run.seconds
+            before = run.state.seconds
             record(steps, metrics)
-            seconds.append(run.seconds - before)
+            seconds.append(run.state.seconds - before)
             run.asked_to_stop |= len(seconds) == STEPS  # as by Ctrl-C
 
         def timed_validation(metrics: dict[str, float]) -> None:
-            validations.append((run.step_started, time.perf_counter()))
+            validations.append((looked, time.perf_counter()))
             record_validation(metrics)
 
         run.record, run.record_validation = timed_record, timed_validation  # type: ignore[method-assign]
+        run.goes_on = timed_goes_on  # type: ignore[method-assign]
         train(run, settings)
 
     show(f"trying the first {min(STEPS, length)} of {length:,} {unit}, in a temporary folder")

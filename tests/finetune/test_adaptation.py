@@ -15,11 +15,11 @@ from finetune.stages.adaptation import train_adaptation
 from finetune.stages.adapted_model import METHODS, AdaptationConfig, adapter_format
 from finetune.stages.merging import merge_run
 from gpt.training.batches import prepare
-from gpt.training.checkpoint import CheckpointError, load_checkpoint, load_run, load_state, save_checkpoint
+from gpt.training.checkpoint import CheckpointError, load_checkpoint, load_run, save_checkpoint
 from gpt.training.loading import load_model
 from gpt.training.log import read_log
 from gpt.training.run import resume, start
-from gpt.training.run_folder import settings_of
+from gpt.training.run_state import settings_of
 from gpt.training.training_config import TrainingConfig
 from gpt.weights.safetensors_file import SafetensorsFile
 from scripts.shared.method_comparison import ROW, compare
@@ -74,7 +74,7 @@ def test_a_short_run_evaluates_a_part_of_a_long_held_out_text(base, tmp_path, mo
     # Trained longer, it evaluates what it has evaluated before training, so that both can be compared.
     run = resume(train_adaptation, AdaptationConfig, str(tmp_path / "run"), length=20)
     assert len(read[-1][0][1]) == 6 * 48
-    assert run.extra["after"]["val_loss"] == read_log(tmp_path / "run" / "log.jsonl")[-1]["val_loss"]
+    assert run.after["scores"]["val_loss"] == read_log(tmp_path / "run" / "log.jsonl")[-1]["val_loss"]
 
 
 # --- what a run leaves ------------------------------------------------------------------------------------------------
@@ -99,10 +99,9 @@ def test_a_run_of_adapters_holds_them_and_their_moments_only(finished, base):
 def test_training_lowers_the_loss(finished, method):
     rows = [row["val_loss"] for row in read_log(finished[method] / "log.jsonl") if "val_loss" in row]
     assert len(rows) == 4 and rows[-1] < rows[0] - 0.2
-    extra = load_state(finished[method])["extra"]
-    assert extra["before"]["val_loss"] == pytest.approx(rows[0])
-    assert extra["after"]["val_loss"] == pytest.approx(rows[-1])
-    assert extra["before"].keys() == {"val_loss", "perplexity"}  # the base's folder has no text of its own
+    before = read_json(finished[method] / "data" / "before.json")["scores"]
+    assert before["val_loss"] == pytest.approx(rows[0])
+    assert before.keys() == {"val_loss", "perplexity"}  # the base's folder has no text of its own
 
 
 def config_of(folder):
@@ -114,7 +113,7 @@ def test_the_loss_on_the_base_s_own_text_is_measured(base, text, tmp_path):
     _, tokenizer = load_model(own)
     prepare("the cat sat on a mat. " * 200, tokenizer, own / "data")
     run = start(train_adaptation, settings(own, text, tmp_path / "run"))
-    before, after = (run.extra[name]["own_text"] for name in ("before", "after"))
+    before, after = (measured["scores"]["own_text"] for measured in (run.before, run.after))
     assert before > 0 and after != before
 
 
@@ -174,7 +173,7 @@ def talks(tmp_path_factory):
 def test_conversations_teach_the_new_tokens_in_the_embedding(method, base, talks, tmp_path):
     run = start(train_adaptation, settings(base, talks, tmp_path / "run", method))
     config = config_of(tmp_path / "run")
-    before, after = (run.extra[name] for name in ("before", "after"))
+    before, after = run.before["scores"], run.after["scores"]
     assert before.keys() == {"val_loss", "mean_token_accuracy"} and after["val_loss"] < before["val_loss"] - 0.5
     assert config.lora.modules_to_save == ("wte", "lm_head")
     assert run.model.lm_head.weight is run.model.transformer.wte.weight
@@ -200,9 +199,9 @@ def test_built_in_questions_are_asked_and_replies_are_shown(tmp_path, monkeypatc
     monkeypatch.setattr(adaptation_data, "VALIDATION_ITEMS", 4)
     save_model(tmp_path / "base", *small_chat_model(block_size=96))
     run = start(train_adaptation, settings(tmp_path / "base", "tasks", tmp_path / "run", steps=1))
-    assert {"exact_match", "format"} <= run.extra["after"].keys()
+    assert {"exact_match", "format"} <= run.after["scores"].keys()
     shown = capsys.readouterr().out.partition("Replies before and after")[2]
-    questions = list(run.extra["replies"])
+    questions = list(run.before["replies"])
     assert len(questions) == SHOWN and all(f"asked | {question}" in shown for question in questions)
     assert shown.count("before |") == shown.count("after |") == shown.count("right |") == SHOWN
 

@@ -131,10 +131,10 @@ def test_a_frozen_model_forgets_nothing_and_a_trained_one_does(base, csv, tmp_pa
     frozen, full = classify(base, csv, tmp_path / "head", 0), classify(base, csv, tmp_path / "all", None)
     trained = [run.model.num_parameters(trainable_only=True) for run in (frozen, full)]
     assert trained[0] == 2 * 16 < trained[1]
-    before = frozen.extra["language_before"]
-    assert before == full.extra["language_before"] == frozen.last_validation["language_loss"]
-    assert abs(full.last_validation["language_loss"] - before) > 0.01
-    assert full.last_validation["accuracy"] == 1.0
+    before = frozen.before["language_loss"]
+    assert before == full.before["language_loss"] == frozen.after["language_loss"]
+    assert abs(full.after["language_loss"] - before) > 0.01
+    assert full.after["accuracy"] == 1.0
     output = capsys.readouterr().out
     assert "only the head was trained, and nothing is forgotten" in output and "what it has forgotten" in output
     assert "true, and taken for" in output and "to beat: " in output

@@ -149,18 +149,18 @@ def test_an_update_begins_with_ratio_1_first_at_the_reference(
 def test_a_resumed_run_finds_its_reference_again(settings, likes, tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, beta=0.1)
     whole = start(train_grpo, settings("whole", config))
-    assert load_state(tmp_path / "whole")["training"]["max_iters"] == whole.steps_done == 8  # optimizer steps
+    assert load_state(tmp_path / "whole")["planned_steps"] == whole.state.step == 8  # optimizer steps
     rows = read_log(tmp_path / "whole" / "log.jsonl")
     assert [row["step"] for row in rows if "val_loss" in row] == [0, 4, 8]  # every second iteration
     with monkeypatch.context() as patch:
         interrupt_at(5, patch)  # the first of two steps of the third iteration
         first = start(train_grpo, settings("parts", config))
-    assert first.interrupted and first.steps_done == first.saved_step == 6
+    assert first.interrupted and first.state.step == first.saved_step == 6
     other = shutil.copytree(tmp_path / "parts", tmp_path / "other")
     manual_seed(99)
     second = resume(train_grpo, GRPORunConfig, str(tmp_path / "parts"))
-    assert not second.interrupted and second.extra["after"] == whole.extra["after"]
-    assert whole.extra["before"].keys() == load_state(tmp_path / "whole")["extra"]["after"].keys()
+    assert not second.interrupted and second.after == whole.after
+    assert second.before == whole.before and whole.before.keys() == whole.after.keys()
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
     worked, tokenizer = load_run(other / "worked")

@@ -162,8 +162,8 @@ def test_only_the_policy_learns_and_a_plain_model_is_saved(settings, tmp_path, m
     base, saved = (weights_of(load_run(tmp_path / name)[0]) for name in ("base", "run"))
     assert_same(reference, base)
     assert_same(run.model, saved)
-    assert load_state(tmp_path / "run")["training"]["max_iters"] == run.steps_done == 12  # optimizer steps
-    assert any(map(any, load_state(tmp_path / "run")["extra"]["value_head"]["weight"]))
+    assert load_state(tmp_path / "run")["planned_steps"] == run.state.step == 12  # optimizer steps
+    assert any(map(any, load_state(tmp_path / "run")["parts"]["value_head"]["weight"]))
     assert not any(np.array_equal(value, base[name]) for name, value in saved.items())
     assert model.policy is run.model and any(model.value_head.weight.data.ravel())
 
@@ -176,7 +176,7 @@ def test_a_run_goes_on_only_with_its_reference_and_reward_model(settings, templa
     with monkeypatch.context() as patch:
         interrupt_at(2, patch)
         run = start(train_ppo, settings())
-    assert run.interrupted and run.steps_done == run.saved_step == 4  # at the end of the iteration
+    assert run.interrupted and run.state.step == run.saved_step == 4  # at the end of the iteration
     if changed == "reference":
         save_model(tmp_path / "base", small_policy(template, 2, n_embd=8, block_size=192), template.tokenizer)
     else:
@@ -191,6 +191,6 @@ def test_a_reward_that_is_not_finite_skips_steps_and_stops(settings, tmp_path, m
     run = Run(config)
     with np.errstate(invalid="ignore"), pytest.raises(FloatingPointError, match="10 steps in a row .* not finite"):
         train_ppo(run, config)
-    assert run.steps_done == 10
+    assert run.state.step == 10
     assert_same(run.model, load_run(tmp_path / "base")[0])
     assert load_checkpoint(tmp_path / "run").state["step"] == 0  # the last good one

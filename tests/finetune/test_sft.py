@@ -10,7 +10,7 @@ from finetune.evaluation.answering import Reply, ask, chat_template, no_template
 from finetune.objectives.sft import collate, encode_examples, sft_loss
 from finetune.stages.sft import SFTConfig, train_sft
 from gpt import Tokenizer, load_checkpoint
-from gpt.training.checkpoint import load_state
+from gpt.training.checkpoint import has_checkpoint, load_state
 from gpt.training.log import read_log
 from gpt.training.run import start
 from gpt.training.training_config import TrainingConfig
@@ -127,7 +127,7 @@ def test_a_run_leaves_a_log_with_the_usual_names_and_its_data(tuned):
     assert rows[0].keys() >= {"val_loss", "mean_token_accuracy"}
     assert rows[-1]["mean_token_accuracy"] > 0.95 > rows[0]["mean_token_accuracy"]
     assert len(read_examples(tuned.out_dir / "data" / "train.jsonl")) == 36
-    assert load_state(tuned.out_dir)["extra"]["stage"] == "sft"
+    assert load_state(tuned.out_dir)["stage"] == "sft"
 
 
 def test_what_cannot_be_learned_from_is_named_first(base, tmp_path):
@@ -139,7 +139,7 @@ def test_what_cannot_be_learned_from_is_named_first(base, tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             start(train_sft, config(base, write_rows(tmp_path / "bad.jsonl", rows), tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
+    assert not has_checkpoint(tmp_path / "out")
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def sabotaged_prepare(self, model, *arguments):
 
 
 def sabotaged_step(model, batches, loss_fn, *arguments):
-    what = plans.get(runs[-1].steps_done + 1) if runs[-1].team.rank == 1 else None
+    what = plans.get(runs[-1].state.step + 1) if runs[-1].team.rank == 1 else None
     if what == "raise":
         raise ValueError("the data are not to my taste")
     if what == "kill":

@@ -8,7 +8,7 @@ import numpy as np
 from gpt import GPT, GPTConfig, Llama, LlamaConfig, save_checkpoint
 from gpt.model.latent_attention import use_latent_attention
 from gpt.model.linear_attention import use_linear_attention
-from gpt.training.checkpoint import STATE
+from gpt.training.checkpoint import checkpoints
 from minigrad import backend, no_grad
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -95,8 +95,9 @@ def log_softmax(x):
 
 
 def files_of(folder):
-    """The bytes of each file in a folder, by its path in it."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """The bytes of each file in a folder, by its path in it; but for the lock, which says who was there last."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def random_ids(shape, seed=0, vocab_size=SHAPE["vocab_size"]):
@@ -112,4 +113,4 @@ def save_model(folder, model, tokenizer):
 
 def checkpoint_of(folder):
     """The folder with the files of a run's checkpoint."""
-    return folder / json.loads((folder / STATE).read_text(encoding="utf-8"))["checkpoint"]
+    return checkpoints(folder)[-1]

@@ -119,7 +119,7 @@ def test_a_run_goes_on_with_another_number_of_processes(text, alone, tmp_path):
     assert "interrupted; the checkpoint is from step 3; to resume:\n  mpiexec -n 2 python" in done.stdout
     resume = ["--init-from", "resume", "--out-dir", str(folder)]
     done = run_together(3, resume, "ctrl-c:5")
-    assert done.returncode == 130 and "resuming" in done.stdout and "processes 2 -> 3" in done.stdout, done.stderr
+    assert done.returncode == 130 and "resuming" in done.stdout, done.stderr
     assert load_checkpoint(folder).state["step"] == 5
     assert run_here(train.main, *resume) == 0
     assert_same_run(folder, alone)

@@ -75,7 +75,7 @@ CASES = [
         (hugging_face, load_model, "config.json model.safetensors tokenizer.json tokenizer_config.json"),
         (two_files, load_model, "vocab.json merges.txt special_tokens_map.json added_tokens.json chat_template.jinja"),
         (sharded, load_model, "model-1.safetensors model.safetensors.index.json"),
-        (run, load_model, "checkpoint-1/config.json checkpoint-1/model.safetensors trainer_state.json vocab.json"),
+        (run, load_model, "checkpoint-1/config.json checkpoint-1/model.safetensors checkpoint-1/state.json vocab.json"),
         (
             lambda place: shutil.copytree(PEFT, place),
             lambda place: load_adapter(golden("gpt2")[0], place),

@@ -141,13 +141,13 @@ def test_interrupted_and_resumed_it_is_the_same_run(text, tmp_path, monkeypatch,
     with monkeypatch.context() as patch:
         accident(patch, team, rank, at=3, what=ctrl_c)
         assert pretrain(config(text, folder, DROPOUT), team=team).interrupted
-    assert load_state(folder)["step"] == 3 and load_state(folder)["arithmetic"]["processes"] == 2
+    assert load_state(folder)["step"] == 3 and load_state(folder)["processes"] == 2
     arguments = ["--init-from", "resume", "--out-dir", folder, "--kernels", kernels, "--device", "cpu"]
     assert run_here(train.main, *arguments) == 0
     assert "processes 2" not in capsys.readouterr().out
     assert_same_run(folder, tmp_path / "whole")
     assert run_here(train.main, *arguments, "--max-iters", 8, "--processes", 3) == 0
-    assert "processes 2 -> 3" in capsys.readouterr().out and load_state(folder)["arithmetic"]["processes"] == 3
+    assert load_state(folder)["processes"] == 3
 
 
 class Toy(nn.Module):

@@ -123,6 +123,6 @@ def test_a_run_names_the_text_it_learned_from(tmp_path):
     from scripts.shared.stage_options import corpus_of
 
     settings = dataclasses.asdict(demo_config(True, str(tmp_path / "run"), 0))
-    save_checkpoint(tmp_path / "run", small_gpt(), state={"extra": {"run": settings}})
+    save_checkpoint(tmp_path / "run", small_gpt(), state={"stage": None, "settings": settings})
     assert corpus_of(str(tmp_path / "run")) == "stories"
     assert corpus_of(str(tmp_path)) == corpus_of("smollm2") == "english"

@@ -21,6 +21,7 @@ import pytest
 
 from gpt import GPT, GPTConfig, Tokenizer, load_checkpoint
 from gpt.console import progress_bar, quoted, show, silenced
+from gpt.files import write_text
 from gpt.training import run as run_page
 from gpt.training.batches import RandomBatches, sequential_batches
 from gpt.training.checkpoint import CheckpointError, load_state
@@ -64,7 +65,7 @@ def train_model(run, config, loss_fn=language_model_loss, stop_at=10**9, validat
     measure = validate or (lambda: {"val_loss": mean_loss(model, sequential_batches(TEXT[:100], 4, 8))})
 
     def noted():
-        run.validated.append(run.steps_done)
+        run.validated.append(run.state.step)
         return measure()
 
     run.prepare(model, config.training)
@@ -87,7 +88,7 @@ def go_on(folder, device="cpu", length=None, **options):
 
 def ctrl_c_at(*steps):
     """For `after_step`: Ctrl-C once after each of these steps."""
-    return lambda run: [signal.raise_signal(signal.SIGINT) for step in steps if step == run.steps_done]
+    return lambda run: [signal.raise_signal(signal.SIGINT) for step in steps if step == run.state.step]
 
 
 class Stopped(BaseException):
@@ -149,7 +150,7 @@ def steps_of(model, batches, loss_fn=language_model_loss, **training):
 def test_it_learns(finished):
     losses = [row["val_loss"] for row in log_without_times(finished.out_dir) if "val_loss" in row]
     assert losses[0] == pytest.approx(math.log(37), abs=0.1) and losses == sorted(losses, reverse=True)
-    assert losses[-1] < losses[0] - 0.1 and finished.count == 12 * 4 * 8
+    assert losses[-1] < losses[0] - 0.1 and finished.state.count == 12 * 4 * 8
     first, second, *_ = read_log(finished.out_dir / "log.jsonl")
     assert first.keys() == {"step", "val_loss"} and second["num_tokens"] == 32
     names = "step loss learning_rate grad_norm ms tokens_per_second num_tokens skipped"
@@ -300,7 +301,7 @@ def test_a_run_without_a_checkpoint_starts_over_with_a_new_log(tmp_path):
 def test_a_finished_run_is_trained_longer_on_a_longer_schedule(copied, tmp_path, capsys):
     stopped = shutil.copytree(copied, tmp_path / "stopped")
     longer = go_on(copied, length=20)
-    assert longer.steps_done == longer.config.training.max_iters == 20 and longer.resumed_at == 12
+    assert longer.state.step == longer.config.training.max_iters == 20 and longer.resumed_at == 12
 
     rates = {row["step"]: row["learning_rate"] for row in read_log(copied / "log.jsonl") if "loss" in row}
     for length, steps in {12: (1, 6, 12), 20: (14, 18, 20)}.items():
@@ -323,36 +324,40 @@ def test_a_finished_run_goes_on_with_nothing_and_ends_no_earlier(copied):
         go_on(copied, length=8)
     for length in (None, 12):
         run = go_on(copied, length=length)
-        assert run.steps_done == 12 and run.validated == [] and files_of(copied) == before
+        assert run.state.step == 12 and run.validated == [] and files_of(copied) == before
 
 
 def test_an_interrupted_run_can_end_where_it_is(tmp_path):
     begin(tmp_path, {"after_step": ctrl_c_at(5)})
     run = go_on(tmp_path, length=5)
-    assert not run.interrupted and load_state(tmp_path)["training"]["max_iters"] == 5
+    assert not run.interrupted and load_state(tmp_path)["planned_steps"] == 5
     assert run.validated == [5] and read_log(tmp_path / "log.jsonl")[-1].keys() == {"step", "val_loss"}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, Stopped])
-def test_a_run_without_a_checkpoint_leaves_only_what_was_there(tmp_path, error):
-    def validate():
-        assert (tmp_path / "new" / "log.jsonl").exists()
+def test_a_run_without_a_checkpoint_starts_again(tmp_path, finished, error):
+    """Nothing is left of what it has written: another tokenizer, other data. Before `begin`, it writes nothing."""
+
+    def fail(run, config):
+        run.begin(small_gpt(), Tokenizer.train(["abc"], 258))
+        write_text(run.out_dir / "data" / "other.bin", "")
         raise error
 
-    for new in (True, False):
-        with pytest.raises(error):
-            begin(tmp_path / "new", {"validate": validate})
-        assert not (tmp_path / "new").exists() or not new
-        (tmp_path / "new").mkdir(exist_ok=True)
-        (tmp_path / "new" / "log.jsonl").write_text("", encoding="utf-8")  # of an earlier attempt
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["log.jsonl"]
+    with pytest.raises(TypeError):
+        start(lambda run, config: len(5), settings(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(error):
+        start(fail, settings(tmp_path / "new"))
+    begin(tmp_path / "new")
+    assert_same_run(tmp_path / "new", finished.out_dir)
+    assert files_of(tmp_path / "new").keys() == files_of(finished.out_dir).keys()
 
 
 def test_a_second_ctrl_c_stops_at_once_and_puts_the_handler_back(tmp_path):
     previous = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         begin(tmp_path, {"after_step": ctrl_c_at(3, 3)})
-    assert signal.getsignal(signal.SIGINT) is previous and not (tmp_path / ".lock").exists()
+    assert signal.getsignal(signal.SIGINT) is previous
     assert load_state(tmp_path)["step"] == 0
 
 
@@ -380,7 +385,7 @@ def test_a_checkpoint_is_also_saved_when_the_last_is_old(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_moved_ends_the_run(tmp_path):
     def move(run):
-        if run.steps_done == 5:
+        if run.state.step == 5:
             run.out_dir.rename(tmp_path / "elsewhere")
 
     with pytest.raises(FileNotFoundError, match="run was moved or deleted while the run was training"):
@@ -405,36 +410,38 @@ def test_watching_changes_nothing(tmp_path):
     assert all(states[0][name] == states[1][name] for name in ("random", "batches", "schedule", "count"))
 
 
-@pytest.mark.parametrize("changed", ["threads", "cores"])
-def test_other_threads_go_on_with_a_warning(copied, monkeypatch, changed, capsys):
-    function = {"threads": "blas_threads", "cores": "usable_cores"}[changed]
-    now = getattr(backend, function)()
-    monkeypatch.setattr(backend, function, lambda: now + 1)
-    go_on(copied)
-    output = capsys.readouterr().out
-    assert f"{changed} {now} -> {now + 1}" in output and "up to rounding, but not bit for bit" in output
-    with use_kernels("fast"):
-        monkeypatch.setattr(backend, "blas_threads", lambda: 77)  # fast kernels set it from product to product
-        go_on(copied)
-    output = capsys.readouterr().out
-    assert "kernels textbook -> " in output and "threads 1 ->" not in output and "-> 77" not in output
-
-
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("optimizer", None, "holds weights only: it cannot be resumed"),
-        ("state schedule", {}, "is not of a run like this: "),
-        ("state step", "many", "is not of a run like this: "),
-        ("state step", 13, "is not of a run like this: it is at step 13 of 12"),
-        ("state random", [1], "is not of a run like this: "),
+        ("optimizer", None, "is not of a run like this: there is no 'state'"),
+        ("optimizer param_groups", 5, "is not of a run like this: "),
+        ("optimizer state", {}, "cannot be loaded: there is no '0'"),
+        ("optimizer state 0", [], "cannot be loaded: "),
+        ("optimizer state 0 step", "many", "for parameter 0, the saved state is not that of the optimizer adamw"),
+        (
+            "optimizer state 3",
+            {"step": 5, "exp": 1},
+            "for parameter 3, the saved state is not that of",
+        ),
+        ("state schedule", {}, "is not of a run like this: there is no 'peaks'"),
+        ("state step", "many", "is not of a run: step must be an integer >= 0, got 'many'"),
+        ("state step", 13, "is not of a run: it is at step 13 of 12"),
+        ("state random", [1], "is not of a run: random must be an object"),
+        ("state random", {"seed": 1}, "is not of a run like this: there is no 'streams_used'"),
         ("state batches", {"drawn": 7}, "is not of a run like this: "),
-        ("state batches", [], "is not of a run like this: "),
-        ("state batches", None, "is not of a run like this: "),
-        ("state extra run", {"sparkles": 1}, "is of another version: unknown setting sparkles"),
-        ("state extra run training optimizer", "muon", "the saved state is that of another optimizer"),
-        ("state extra run training log_interval", 0, "is of another version: log_interval must be"),
-        ("state extra stage", "dpo", "is of the stage 'dpo', and one of pretraining"),
+        ("state batches", None, "is not of a run: batches must be an object"),
+        ("state settings", {"sparkles": 1}, "is of another version: unknown setting sparkles"),
+        (
+            "state settings training optimizer",
+            "muon",
+            "the saved state is that of another optimizer",
+        ),
+        ("state settings training log_interval", 0, "is of another version: log_interval must be"),
+        ("state stage", "dpo", "is of the stage 'dpo', and one of pretraining"),
+        ("state", {}, "holds a model and no run: give the folder of a run"),
+        ("state", [], "holds a model and no run"),
+        ("files", None, "cannot be loaded: "),
+        ("inputs", {"data/train.bin": 5}, "cannot be loaded: "),
     ],
 )
 def test_what_cannot_be_resumed_is_refused(copied, path, value, words):
@@ -467,7 +474,7 @@ def test_a_step_that_is_not_finite_is_skipped(tmp_path, where, capsys):
     found = []
 
     def look(run):
-        found.append((arrays_of(run.model, run.optimizer), run.skipped_in_a_row, run.count))
+        found.append((arrays_of(run.model, run.optimizer), run.state.skipped_in_a_row, run.state.count))
 
     options = {"loss_fn": not_finite_at(9, where=where), "after_step": look}
     begin(tmp_path, options, log_interval=100, gradient_accumulation_steps=2, max_iters=6)
@@ -491,7 +498,7 @@ def test_ten_skipped_steps_end_a_run_and_leave_a_good_checkpoint(tmp_path):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_damaged_weights_never_replace_a_good_checkpoint(tmp_path):
     def damage(run):
-        if run.steps_done == 8:
+        if run.state.step == 8:
             run.parameters[-1].data[0] = math.inf
 
     with pytest.raises(FloatingPointError, match="a weight is no longer finite"):
@@ -505,7 +512,7 @@ def test_after_a_skipped_step_only_the_end_is_saved(tmp_path, skipped, stop, sav
     """Its weights may be damaged, as no validation has seen them; at the end there is nothing better."""
     options = {"loss_fn": not_finite_at(skipped), "after_step": stop, "validate": lambda: {"right": 0.5}}
     run = begin(tmp_path, options, sample_interval=0)
-    assert run.interrupted == (skipped == 7) and run.steps_done == skipped and run.skipped_in_a_row == 1
+    assert run.interrupted == (skipped == 7) and run.state.step == skipped and run.state.skipped_in_a_row == 1
     assert run.saved_step == load_state(tmp_path)["step"] == saved
 
 

@@ -103,24 +103,27 @@ def held_elsewhere(folder):
     command = [sys.executable, "-c", code, str(folder)]
     with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE) as process:
         assert process.stdout.readline().strip() == b"locked"
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def forge(folder, path, wrong):
     """Put `wrong` in a place of a checkpoint's record, and make the record say that this is right."""
-    part = record = read_json(folder / checkpoint.STATE)
+    place = checkpoint_of(folder) / checkpoint.STATE
+    part = record = read_json(place)
     *way, last = path
     for key in way:
         part = part[key]
     part[last] = wrong
-    write_record(folder / checkpoint.STATE, record)
+    write_record(place, record)
 
 
 def write_record(path, record):
     """Write the record of a checkpoint with the SHA-256 that it then has."""
     record.pop("sha256", None)
-    write_json(path, {"sha256": checkpoint._hash_of_record(record), **record})
+    write_json(path, {"sha256": checkpoint._sha256_of_record(record), **record})
 
 
 def assert_same_run(folder, other):
@@ -129,6 +132,6 @@ def assert_same_run(folder, other):
         assert (checkpoint_of(folder) / name).read_bytes() == (checkpoint_of(other) / name).read_bytes(), name
     states = [load_state(path) for path in (folder, other)]
     for state in states:
-        del state["seconds"], state["extra"]["run"]["out_dir"]
+        del state["seconds"], state["settings"]["out_dir"]
     assert states[0] == states[1]
     assert log_without_times(folder) == log_without_times(other)

@@ -33,7 +33,7 @@ def quick(monkeypatch, tmp_path):
 def test_an_earlier_demo_is_replaced_and_nothing_else(quick, capsys):
     for seed in ("1", "2"):
         assert run_here(demo.main, "--out-dir", quick, "--seed", seed) == 0
-        assert load_state(quick)["extra"]["run"]["seed"] == int(seed)
+        assert load_state(quick)["settings"]["seed"] == int(seed)
         (quick / "notes.txt").write_text("mine", encoding="utf-8")
         (quick / "checkpoint-1-best").mkdir(exist_ok=True)
         gc.collect()  # Windows replaces no file that is mapped into memory, and a user's next demo is another process

@@ -26,7 +26,7 @@ def test_a_run_then_resume_then_merge(given, tmp_path, monkeypatch, capsys):
     assert_says(
         output,
         f"starting from the weights in {base}; of 121,344 parameters, 4,096 (3.4% as many) are trained",
-        "0 | validation loss 5. ... 4/4 | loss ... before     after ... trained 4 steps in ",
+        "0 | validation loss 5. ... 4/4 | loss ... before     after ... trained 4 steps, ",
         f"adapter for PEFT: {run / 'adapter'} (0.0 ... python scripts/generate.py --model {run.as_posix()}",
     )
     settings = json.loads((run / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))

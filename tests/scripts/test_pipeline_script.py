@@ -18,7 +18,7 @@ from minigrad import manual_seed, use_kernels
 from scripts import pipeline as script
 from scripts.shared import pipeline_stages
 from tests.finetune.small import interrupt_at, small_tokenizer
-from tests.gpt.small import save_model
+from tests.gpt.small import checkpoint_of, files_of, save_model
 from tests.scripts.running import assert_says, output_of, refusal, run_here, write_text
 
 
@@ -103,16 +103,16 @@ def test_a_trained_llama_goes_the_same_way(tmp_path, monkeypatch, capsys):
 
 def test_what_is_finished_is_kept(finished):
     folder, _ = finished
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    before = files_of(folder)
     output = output_of(script.main, "--short", "--out-dir", folder)
     assert output.count("finished earlier, and kept") == 6 and "sft " in output.partition("what each stage")[2]
-    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert files_of(folder) == before
 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_deleted_stage_is_done_again_with_all_made_from_it(finished, tmp_path):
     copied = shutil.copytree(finished[0], tmp_path / "pipeline")
-    pretrained = (copied / "pretrained" / "trainer_state.json").stat().st_mtime_ns
+    pretrained = (checkpoint_of(copied / "pretrained") / "state.json").stat().st_mtime_ns
     shutil.rmtree(copied / "sft")
     with mock.patch("finetune.stages.reward.load_pairs", side_effect=KeyboardInterrupt):
         assert run_here(script.main, "--short", "--out-dir", copied) == 130
@@ -121,7 +121,7 @@ def test_a_deleted_stage_is_done_again_with_all_made_from_it(finished, tmp_path)
     assert output.count("finished earlier, and kept") == 2  # pretraining, SFT
     again = output.count("made from an earlier version of the stages before it: running it again")
     assert again == 4  # reward, DPO, LoRA, and what was quantized
-    assert (copied / "pretrained" / "trainer_state.json").stat().st_mtime_ns == pretrained
+    assert (checkpoint_of(copied / "pretrained") / "state.json").stat().st_mtime_ns == pretrained
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -17,6 +17,7 @@ import pytest
 from finetune.data.conversation import Conversation
 from gpt.files import write_text
 from gpt.training.loading import load_model
+from gpt.training.run_state import RunState
 from scripts import site
 from scripts.course.checker import catalogue
 from scripts.course.lessons.cells import lessons, read_cells
@@ -172,8 +173,7 @@ def test_an_interrupted_demo_is_trained_to_its_end(monkeypatch, step, script):
     run = mock.Mock(return_value=mock.Mock(returncode=0))
     monkeypatch.setattr(site.subprocess, "run", run)
     monkeypatch.setattr(site, "has_checkpoint", lambda folder: step is not None)
-    monkeypatch.setattr(site, "load_state", lambda folder: {"step": step})
-    monkeypatch.setattr(site, "settings_of", lambda kind, folder: mock.Mock(training=mock.Mock(max_iters=8)))
+    monkeypatch.setattr(site, "read_state", lambda folder: RunState(None, {}, planned_steps=8, step=step))
     assert site.is_untrained("runs/other") is False and site.is_untrained(site.DEMO) == (script is not None)
     assert site.train_demo(site.DEMO) and Path(run.call_args[0][0][1]).name == (script or "train.py")
 

@@ -12,12 +12,12 @@ from finetune.objectives.model_with_head import HEAD_FORMAT
 from finetune.stages import cold_start
 from finetune.stages import sft as sft_stage
 from gpt import Tokenizer
-from gpt.training.checkpoint import load_checkpoint, load_run, load_state
+from gpt.training.checkpoint import has_checkpoint, load_checkpoint, load_run, load_state
 from gpt.training.log import read_log
 from scripts import classify, dpo, export, grpo, ppo, reward, sft
 from tests.finetune.small import few_items
 from tests.scripts.preference_files import write_model
-from tests.scripts.running import assert_says, output_of, refusal, run_here
+from tests.scripts.running import assert_says, forge, output_of, refusal, run_here
 from tests.scripts.runs import RHYTHM, arguments_of
 
 pytestmark = pytest.mark.usefixtures("reward_run")
@@ -36,7 +36,7 @@ SAYS = {  # of runs in runs.py, with {} for the folder of what is given, and {ru
     "ppo": """reward model: {}/reward; it gets 10 of 10 held-out pairs right
         data: 18 questions to answer, 2 to test on ... objective/kl  how far the policy has moved
         4/8 | loss ... 8/8 | loss ... Replies before and after ... Say 18?
-        reinforced in 2 iterations, ... python scripts/chat.py --model""",
+        trained 8 steps, ... python scripts/chat.py --model""",
     "classify": """with a head for cat, dog ... data: 32 texts to learn from, 8 to test on, 2 classes
         of which 32 are trained; the head has 32 ... to beat: ... language loss  the loss as a language model
         4/4 | loss ... true, and taken for ... texts that are not learned from (most frequent class: ... sure)
@@ -141,6 +141,7 @@ def test_a_reward_model_that_cannot_judge_is_refused(given, tmp_path, capsys):
     tokenizer = Tokenizer.train(["another text, another text"], 260)
     tokenizer.add_special_tokens([IM_START, IM_END])
     tokenizer.save(shutil.copytree(given / "reward", tmp_path / "other"))
+    forge(tmp_path / "other", ["inputs"], {})
     longer = ["--init-from", write_model(tmp_path / "sft", block_size=192)]
     for model, more, words in (
         (tmp_path / "coin", [], "coin is no better than chance: it gets"),
@@ -149,7 +150,7 @@ def test_a_reward_model_that_cannot_judge_is_refused(given, tmp_path, capsys):
     ):
         options = ["--reward-model", model, "--out-dir", tmp_path / "run", *more]
         assert words in refusal(ppo.main, capsys, *arguments_of("ppo", given), *options)
-        assert not (tmp_path / "run").exists()
+        assert not has_checkpoint(tmp_path / "run")
 
 
 def test_grpo_from_a_new_model_and_its_control_run(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from gpt.training.log import read_log
 from gpt.training.run import LEAST_EVALUATED
 from scripts import demo, generate, pipeline, quantize, sft, train
 from scripts.shared import command_line
-from tests.gpt.small import checkpoint_of, files_of
+from tests.gpt.small import files_of
 from tests.scripts.running import (
     ROOT,
     SMALL_RUN,
@@ -73,9 +73,8 @@ def test_a_run_says_what_it_does_and_leaves_its_files(finished):
         f"python scripts/generate.py --model {folder.as_posix()}",
     )
     assert "\ufffd" not in output.encode("ascii", "replace").decode() and "\n\n\n" not in output
-    names = {"trainer_state.json", "log.jsonl", "vocab.json", "merges.txt", "data/train.bin", "data/val.bin"}
+    names = {"checkpoint-4/state.json", "log.jsonl", "vocab.json", "merges.txt", "data/train.bin", "data/val.bin"}
     assert names <= files_of(folder).keys()
-    assert files_of(checkpoint_of(folder)).keys() == {"config.json", "model.safetensors", "optimizer.safetensors"}
     assert [row["step"] for row in read_log(folder / "log.jsonl")] == [0, 1, 2, 4, 4, 6, 8, 8, 10, 12, 12]
     assert read_log(folder / "log.jsonl")[0].keys() == {"step", "val_loss", "perplexity", "bits_per_byte"}
     assert len(Tokenizer.load(folder)) == load_checkpoint(folder).model.config.vocab_size == 270
@@ -188,7 +187,7 @@ def test_a_model_is_not_used_with_an_edited_tokenizer(finished, tmp_path, capsys
     folder = shutil.copytree(finished[0], tmp_path / "run")
     vocabulary = folder / "vocab.json"
     vocabulary.write_bytes(re.sub(b": ([56]),", lambda id: b": %d," % (11 - int(id[1])), vocabulary.read_bytes()))
-    assert "vocab.json was altered or removed" in refusal(generate.main, capsys, "--model", folder)
+    assert "vocab.json was truncated or altered" in refusal(generate.main, capsys, "--model", folder)
 
 
 def test_hidden_files_in_the_data_folder_are_not_the_runs(finished, tmp_path):

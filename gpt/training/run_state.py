@@ -1,0 +1,81 @@
+"""How far a run is: what a checkpoint keeps of it beside the weights and the optimizer's moments."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ..files import StrPath, errors_at
+from ..settings import Checked, from_json
+from .checkpoint import CheckpointError, load_state
+
+
+@dataclasses.dataclass
+class RunState(Checked):
+    """The state of a run. It is written as JSON and read back by its fields. Raises ValueError for impossible ones.
+
+    max_eval_items: see `Run.max_eval_items`. count: of the items (tokens, pairs, ...) that were learned from. parts:
+    the weights of small modules beside the model. sha256: of models that the run needs beside its own, by name.
+    """
+
+    # What it is to do.
+    stage: str | None
+    settings: dict[str, Any]
+    planned_steps: int = 0
+    max_eval_items: int = 0
+    processes: int = 1
+    # What it has done.
+    step: int = 0
+    count: int = 0
+    seconds: float = 0.0
+    skipped_in_a_row: int = 0
+    validated_step: int | None = None
+    last_validation: dict[str, Any] = dataclasses.field(default_factory=dict)
+    # Where it goes on.
+    schedule: dict[str, Any] = dataclasses.field(default_factory=dict)
+    random: dict[str, Any] = dataclasses.field(default_factory=dict)
+    batches: dict[str, Any] = dataclasses.field(default_factory=dict)
+    parts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    sha256: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step > self.planned_steps:
+            raise ValueError(f"it is at step {self.step} of {self.planned_steps}")
+
+
+def read_state(folder: StrPath) -> RunState:
+    """The state of the run in a folder. Raises CheckpointError if there is none."""
+    state = load_state(folder)
+    if not state:
+        raise CheckpointError(f"{folder} holds a model and no run: give the folder of a run")
+    with errors_at(f"the checkpoint in {folder} is not of a run", CheckpointError):
+        return from_json(RunState, state)
+
+
+def settings_of(config_class: Any, out_dir: StrPath, length: int | None = None) -> Any:
+    """The settings of the run in `out_dir`, a `config_class`. length: another length of the run than it had.
+
+    Raises CheckpointError if there is no run, or if it is a run of another stage.
+    """
+    state, wanted = read_state(out_dir), getattr(config_class, "stage", None)
+    if state.stage != wanted:
+        kind, other = ("pretraining" if stage is None else f"the stage {stage!r}" for stage in (state.stage, wanted))
+        raise CheckpointError(f"the run in {out_dir} is of {kind}, and one of {other} is needed: give another folder")
+    with errors_at(f"the checkpoint in {out_dir} is of another version", CheckpointError):
+        config = from_json(config_class, {**state.settings, "out_dir": str(out_dir)})
+    if length is None:
+        return config
+    part, name = length_setting(config)
+    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **{name: length})})
+
+
+def length_setting(config: Any) -> tuple[str, str]:
+    """The place of the setting that says how long a run is: "training", "max_iters", or the iterations of PPO and GRPO.
+
+    Its second part is also the name of the option.
+    """
+    for part, settings in vars(config).items():
+        if hasattr(settings, "total_iterations"):
+            return part, "total_iterations"
+    return "training", "max_iters"
