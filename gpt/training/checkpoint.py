@@ -79,6 +79,52 @@ class Checkpoint:
     inputs: dict[str, str]  # see `inputs_of`
 
 
+# --- what is stored of a model ----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFormat:
+    """How to turn a model into config.json and named arrays, and back.
+
+    name: "model_type" in config.json. config(model): the rest of config.json, JSON-able. build(config, shapes): an
+    empty model for the settings in config.json and the stored shapes; raises ValueError before it allocates memory if
+    they do not fit (see `check_size`). tensors(model): the arrays to store and to fill, parameters or buffers, by name.
+    """
+
+    name: str
+    config: Callable[[Any], dict[str, Any]]
+    build: Callable[[dict[str, Any], Shapes], nn.Module]
+    tensors: Callable[[Any], Mapping[str, Array]] = nn.Module.state_dict
+
+
+def whole(architecture: type[LanguageModel]) -> ModelFormat:
+    """The format of an architecture's models that are stored as a whole."""
+
+    def build(values: dict[str, Any], shapes: Shapes) -> LanguageModel:
+        config = architecture.config_class.from_dict(values)
+        check_size(config.num_parameters(), shapes)
+        with nn.init.skipped():
+            return architecture(config)
+
+    return ModelFormat(f"minigrad-{architecture.family}", lambda model: model.config.to_dict(), build)
+
+
+def check_size(expected: int, shapes: Shapes) -> None:
+    """Raise ValueError unless the stored tensors have as many numbers as config.json promises."""
+    stored = sum(math.prod(shape) for shape in shapes.values())
+    if stored != expected:
+        raise ValueError(f"the model in config.json has {expected:,} numbers, but {stored:,} are stored")
+
+
+def format_of(model: nn.Module) -> ModelFormat:
+    """The format of a whole language model. Raises TypeError for others, and if modules were replaced."""
+    for architecture in architectures():
+        if isinstance(model, architecture) and model.num_parameters() == model.config.num_parameters():
+            return whole(architecture)
+    what = type(model).__name__ + (" with other modules" if isinstance(model, LanguageModel) else "")
+    raise TypeError(f"a checkpoint of a {what} needs a `format` that says what is stored of it")
+
+
 # --- saving -----------------------------------------------------------------------------------------------------------
 
 
@@ -115,8 +161,8 @@ def save_checkpoint(
             "optimizer": optimizer_state,
             "state": state or {},
         }
-        text = json.dumps(record, allow_nan=False, default=_null_for_array)
-        record = json.loads(text)  # with lists instead of tuples, as it will be read
+        # As it will be read: null for the arrays in optimizer.safetensors, lists for tuples.
+        record = json.loads(json.dumps(record, allow_nan=False, default=_null_for_array))
         write_text(unfinished / STATE, json.dumps({**record, "sha256": _sha256_of_record(record)}, indent=1))
         _flush_names(unfinished)
         replace(unfinished, new)  # from here on the new checkpoint is the one that counts
@@ -235,9 +281,9 @@ def _read_newest(folder: Path, read: Callable[[Path], T]) -> T:
             with errors_at(f"{newest} cannot be loaded", CheckpointError, WRONG_CONTENT):
                 return read(newest)
         except CheckpointError:
-            if newest.exists() or not has_checkpoint(folder):
+            was_deleted_meanwhile = not newest.exists() and has_checkpoint(folder)  # by a run that has saved another
+            if not was_deleted_meanwhile:
                 raise
-            # A run has saved meanwhile, and deleted the checkpoint that was being read: read the next one.
 
 
 def _load(path: Path, with_optimizer: bool, formats: Sequence[ModelFormat]) -> Checkpoint:
@@ -255,11 +301,11 @@ def _load(path: Path, with_optimizer: bool, formats: Sequence[ModelFormat]) -> C
         _fill(model, format.tensors(model), file)
     if not with_optimizer or record["optimizer"] is None:
         state = record["state"]
-        _say_if_unfinished(path.parent, state.get("step", 0), state.get("planned_steps", 0))
+        _say_if_the_run_has_not_ended(path.parent, state.get("step", 0), state.get("planned_steps", 0))
         return Checkpoint(model, None, state, record["inputs"])
     with SafetensorsFile(path / MOMENTS) as file:
         for key in file.entries:
-            position, name = key.split(".")
+            position, name = key.split(".")  # in JSON, the keys of an object are strings
             record["optimizer"]["state"][position][name] = file.read(key)
     return Checkpoint(model, record["optimizer"], record["state"], record["inputs"])
 
@@ -277,7 +323,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 @functools.cache  # once, however often the model is loaded
-def _say_if_unfinished(folder: Path, step: int, planned: int) -> None:
+def _say_if_the_run_has_not_ended(folder: Path, step: int, planned: int) -> None:
     """Say on standard error that the model of a run is used before the run has ended."""
     if step < planned:
         resume = f"resume it with --init-from resume --out-dir {quoted(folder)}"
@@ -295,7 +341,8 @@ def _fill(model: nn.Module, tensors: Mapping[str, Array], file: SafetensorsFile)
     parameters = dict(model.named_parameters())
     for name, ours in tensors.items():
         array = file.read(name)
-        if (array.dtype != ours.dtype and {array.dtype.kind, ours.dtype.kind} != {"f"}) or not np.isfinite(array).all():
+        both_are_floats = array.dtype.kind == ours.dtype.kind == "f"
+        if (array.dtype != ours.dtype and not both_are_floats) or not np.isfinite(array).all():
             problem = f"is {array.dtype}, not {ours.dtype}, or holds numbers that are not finite"
             raise CheckpointError(f"{WEIGHTS}: {name} {problem}")
         if array.dtype == ours.dtype:
@@ -316,7 +363,7 @@ def sha256_table(folder: Path, names: Iterable[str]) -> dict[str, str]:
     for path in (folder / name for name in names):
         if path.is_file():
             if path.suffix == ".safetensors":
-                SafetensorsFile(path).close()  # raises if its header does not fit: that saves hashing gigabytes
+                SafetensorsFile(path).close()  # raises early for a file that was cut off
             limit = MAX_MODEL_TEXT if path.suffix in (".json", ".txt") else sys.maxsize
             table[path.relative_to(folder).as_posix()] = sha256_of(path, limit)
     return table
@@ -347,49 +394,3 @@ def check_inputs(folder: Path, table: Mapping[str, str], data: bool = True) -> N
     """
     names = sorted({*table, *TOKENIZER_FILES}) if table else []
     check_sha256(folder, table, [name for name in names if data or not name.startswith("data/")])
-
-
-# --- what is stored of a model ----------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelFormat:
-    """How to turn a model into config.json and named arrays, and back.
-
-    name: "model_type" in config.json. config(model): the rest of config.json, JSON-able. build(config, shapes): an
-    empty model for the settings in config.json and the stored shapes; raises ValueError before it allocates memory if
-    they do not fit (see `check_size`). tensors(model): the arrays to store and to fill, parameters or buffers, by name.
-    """
-
-    name: str
-    config: Callable[[Any], dict[str, Any]]
-    build: Callable[[dict[str, Any], Shapes], nn.Module]
-    tensors: Callable[[Any], Mapping[str, Array]] = nn.Module.state_dict
-
-
-def whole(architecture: type[LanguageModel]) -> ModelFormat:
-    """The format of an architecture's models that are stored as a whole."""
-
-    def build(values: dict[str, Any], shapes: Shapes) -> LanguageModel:
-        config = architecture.config_class.from_dict(values)
-        check_size(config.num_parameters(), shapes)
-        with nn.init.skipped():
-            return architecture(config)
-
-    return ModelFormat(f"minigrad-{architecture.family}", lambda model: model.config.to_dict(), build)
-
-
-def check_size(expected: int, shapes: Shapes) -> None:
-    """Raise ValueError unless the stored tensors have as many numbers as config.json promises."""
-    stored = sum(math.prod(shape) for shape in shapes.values())
-    if stored != expected:
-        raise ValueError(f"it is one of {expected:,} numbers, but {stored:,} are stored")
-
-
-def format_of(model: nn.Module) -> ModelFormat:
-    """The format of a whole language model. Raises TypeError for others, and if modules were replaced."""
-    for architecture in architectures():
-        if isinstance(model, architecture) and model.num_parameters() == model.config.num_parameters():
-            return whole(architecture)
-    what = type(model).__name__ + (" with other modules" if isinstance(model, LanguageModel) else "")
-    raise TypeError(f"a checkpoint of a {what} needs a `format` that says what is stored of it")

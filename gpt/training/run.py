@@ -60,24 +60,24 @@ MAX_SKIPPED = 10  # steps in a row that are not finite
 SAVE_SECONDS = 600.0  # a checkpoint at least so often, beside those after validations
 
 
-def start(train: Callable[[Run, Any], None], config: Any, device: str = "cpu", team: Team = ALONE) -> Run:
-    """Begin a run in the folder `config.out_dir`: call `train(run, config)`. Returns the run.
+def start(stage: Callable[[Run, Any], None], config: Any, device: str = "cpu", team: Team = ALONE) -> Run:
+    """Begin a run in the folder `config.out_dir`: call `stage(run, config)`. Returns the run.
 
     Ctrl-C, or another signal of signals.py, finishes the step, saves, and sets the run's `interrupted`; a second one
     stops at once. Raises FileExistsError if the folder already holds a run, BlockingIOError if another process is
-    writing there, and what `train` and the run's methods raise.
+    writing there, and what `stage` and the run's methods raise.
     """
     if team.rank == 0:
         check_unused(config.out_dir)  # at once; and again when the folder is made, before which nothing is written
     manual_seed(config.seed)
     run = Run(config, device, team)
-    with run.folder:
-        train(run, config)
+    with run.lock:
+        stage(run, config)
     return run
 
 
 def resume(
-    train: Callable[[Run, Any], None],
+    stage: Callable[[Run, Any], None],
     config_class: Any,
     out_dir: str,
     device: str = "cpu",
@@ -91,18 +91,18 @@ def resume(
     CheckpointError if there is no run with such settings, or one that cannot be continued; ValueError for a length that
     the run has exceeded.
     """
-    config = settings_of(config_class, out_dir, length)
+    settings_of(config_class, out_dir, length)  # raises before the folder is touched
     with locked(out_dir) if team.rank == 0 else contextlib.nullcontext():
-        run = Run(config, device, team, is_new=False)
-        train(run, run.config)
+        run = Run(settings_of(config_class, out_dir, length), device, team, is_new=False)
+        stage(run, run.config)
     return run
 
 
-def start_or_resume(train: Callable[[Run, Any], None], config: Any, device: str = "cpu") -> Run:
+def start_or_resume(stage: Callable[[Run, Any], None], config: Any, device: str = "cpu") -> Run:
     """`resume` the run in the folder `config.out_dir` if there is one, else `start` it."""
     if has_checkpoint(config.out_dir):
-        return resume(train, type(config), config.out_dir, device)
-    return start(train, config, device)
+        return resume(stage, type(config), config.out_dir, device)
+    return start(stage, config, device)
 
 
 class Stream(Protocol):
@@ -139,7 +139,7 @@ class Run:
         if team.processes > 1:
             team.check_batch(config.batch_size)
         self.out_dir = Path(config.out_dir)
-        self.folder = contextlib.ExitStack()  # closing it lets others write there
+        self.lock = contextlib.ExitStack()  # holds the lock of a new run's folder, from `make_folder` on
         self._has_folder = not is_new
         self.log = RunLog(self.out_dir, silent=team.rank > 0)
         stage = getattr(config, "stage", None)
@@ -153,13 +153,15 @@ class Run:
         # What has happened in this process.
         self.resumed_at: int | None = None  # the step at which a resumed run went on
         self.step_started = 0.0
+        self.asked_to_stop = 0  # the number of a signal that has reached this process: Ctrl-C, or another of signals.py
+        self.stopped_by = 0  # the number of one that has reached any process of the team
+        # The last checkpoint: its step, when it was saved, and whether it is old. A run that has not gone on since
+        # then needs no other: `_saved` is the step, the validated step and the planned steps in it.
         self.saved_step: int | None = None
         self.last_save = time.monotonic()
         self.is_time_to_save = False
-        self.asked_to_stop = 0  # the number of a signal that has reached this process: Ctrl-C, or another of signals.py
-        self.stopped_by = 0  # the number of one that has reached any process of the team
+        self._saved: tuple[int, int | None, int] | None = None
         self._checkpoint: Checkpoint | None = None  # of a resumed run, until `prepare` has taken what it holds
-        self._saved_progress: Any = None  # the same again needs no new checkpoint
 
     # --- before the loop ---
 
@@ -179,7 +181,7 @@ class Run:
     def make_folder(self) -> None:
         """Make the folder of a new run and lock it, unless that is done already: `begin` does it."""
         if self.team.rank == 0 and not self._has_folder:
-            self.folder.enter_context(new_folder(self.out_dir))
+            self.lock.enter_context(new_folder(self.out_dir))
             self._has_folder = True
 
     def keep_data(self, **data: Sequence[Any]) -> None:
@@ -201,9 +203,8 @@ class Run:
     def max_eval_items(self) -> int:
         """The most held-out items (of a text: sequences) to evaluate: a third of the number that the run learns from.
 
-        Reading an item takes a third of the time of learning from it, and so does asking the model a question. So the
-        evaluation of a short run takes no longer than its training. The number depends on the run's settings alone. A
-        run that is trained longer keeps it, because its results are compared with those before training.
+        So the evaluation of a short run takes no longer than its training. A run that is trained longer keeps the
+        number, because its results are compared with those before training.
         """
         return self.state.max_eval_items
 
@@ -222,7 +223,7 @@ class Run:
         name: what the model is to the run, such as its reference. source: where it was loaded from.
         """
         now = weights_sha256(model.parameters())
-        then = self.state.sha256.setdefault(name, now)
+        then = self.state.sha256.setdefault(name, now)  # a new run notes it
         if then != now:
             raise CheckpointError(
                 f"the {name.replace('_', ' ')} in {source} is not the one that the run in {self.out_dir} was started "
@@ -258,7 +259,7 @@ class Run:
 
         Raises CheckpointError for another run's state, ValueError for a run that has done more steps than it should.
         """
-        state, total = self.state, self.training.max_iters
+        state = self.state
         with self._errors_in_state():
             moments = checkpoint.optimizer_state or {}
             check_moments(moments["state"], self.training.optimizer)
@@ -268,12 +269,12 @@ class Run:
             for name, part in self.parts.items():
                 dtypes = {key: array.dtype for key, array in part.state_dict().items()}
                 part.load_state_dict({key: np.array(rows, dtypes[key]) for key, rows in state.parts[name].items()})
-        _say_where_it_goes_on(self, state.step, total, state.planned_steps)
+        _say_where_it_goes_on(self)
         self.inputs = checkpoint.inputs
         self.saved_step = self.resumed_at = state.step
-        self._saved_progress = (state.step, state.validated_step)
-        if state.step == total < state.planned_steps:  # it now ends here, sooner than planned: validated once more
-            state.validated_step = None
+        self._saved = (state.step, state.validated_step, state.planned_steps)
+        if self.is_finished and state.planned_steps > state.step:
+            state.validated_step = None  # the last step is validated on all data, and this was not to be the last
         self.log.rewind(state.step)
 
     def _errors_in_state(self) -> contextlib.AbstractContextManager[None]:
@@ -296,7 +297,7 @@ class Run:
             self.team.at_work(self),
             progress_bar(self.training.max_iters, "training", "step") as self.bar,
         ):
-            self.log.silent = self.team.rank > 0
+            self.log.silent = self.team.rank > 0  # a team of one may have become several processes
             self.bar.update(self.state.step)
             yield
 
@@ -384,8 +385,8 @@ class Run:
         there is nothing better. Resuming a finished run writes nothing.
         """
         state = self.state
-        progress = (state.step, state.validated_step)
-        if progress == self._saved_progress or (state.skipped_in_a_row and not self.is_finished):
+        now = (state.step, state.validated_step, state.planned_steps)
+        if now == self._saved or (state.skipped_in_a_row and not self.is_finished):
             return
         for p in self.parameters:
             if not backend.module_of(p.data).isfinite(p.data).all():
@@ -400,7 +401,7 @@ class Run:
                 state.parts[name] = {key: to_numpy(array).tolist() for key, array in part.state_dict().items()}
             values = dataclasses.asdict(state)
             save_checkpoint(self.out_dir, self.model, self.optimizer, values, self.format, self.inputs)
-        self.saved_step, self._saved_progress, self.last_save = state.step, progress, time.monotonic()
+        self.saved_step, self._saved, self.last_save = state.step, now, time.monotonic()
 
     def _likely_cause(self) -> str:
         cause = f"perhaps the learning rate of {self.training.learning_rate} is too high"
@@ -428,14 +429,15 @@ def _items_to_learn_from(config: Any) -> int:
     return getattr(settings, name) * config.training.gradient_accumulation_steps * batch_size
 
 
-def _say_where_it_goes_on(run: Run, done: int, total: int, planned: int) -> None:
+def _say_where_it_goes_on(run: Run) -> None:
     """Show at which step a run goes on, and what its learning rate does if it has another length than was planned.
 
     Raises ValueError if it has done more steps than it should have.
     """
+    done, planned, total = run.state.step, run.state.planned_steps, run.training.max_iters
     part, option = length_setting(run.config)
     length = getattr(getattr(run.config, part), option)  # in steps, or iterations of PPO and GRPO
-    unit = total // length  # steps: 1, or those of an iteration
+    unit = total // length  # how many steps that is: 1, or those of an iteration
     if done > total:
         has_done = math.ceil(done / unit)
         raise ValueError(f"{option} {length:,} is less than the run in {run.out_dir} has done: {has_done:,}")

@@ -26,9 +26,9 @@ def check_unused(out_dir: StrPath, can_resume: bool = True) -> None:
     if has_checkpoint(folder):
         resume = "continue with --init-from resume, " if can_resume else ""
         raise FileExistsError(f"{folder} holds a run already: {resume}choose another --out-dir, or delete it")
-    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    found -= {name for name in found if name == folder_lock.NAME or name.endswith(UNFINISHED)}
-    if found and LOG not in found:
+    found = {path.name for path in folder.iterdir() if not path.name.endswith(UNFINISHED)} if folder.exists() else set()
+    is_of_a_start = {folder_lock.NAME, LOG} <= found  # which did not reach its first checkpoint
+    if found - {folder_lock.NAME} and not is_of_a_start:
         raise FileExistsError(f"{folder} holds files that are not of a run: choose another --out-dir")
 
 
@@ -68,27 +68,28 @@ def replacing_run(out_dir: StrPath, put_back: Callable[[], object] = lambda: Non
     If the block ends before the other run's first checkpoint, the earlier run returns to its place, and `put_back` is
     called. Other files stay.
     """
-    folder, aside = Path(out_dir), Path(f"{out_dir}.earlier")
+    folder = Path(out_dir)
+    aside = folder.parent / f".{folder.resolve().name}.earlier"
     if has_checkpoint(folder):
         with locked(folder):  # raises if somebody is writing there
-            shutil.rmtree(aside, ignore_errors=True)
+            _delete_run(aside, rest_to=folder)  # which a crash has left
         replace(folder, aside)
     try:
         yield
     finally:
         if aside.exists() and has_checkpoint(folder):
-            _dissolve(aside, folder)
+            _delete_run(aside, rest_to=folder)
         elif aside.exists():
-            _dissolve(folder, aside)
+            _delete_run(folder, rest_to=aside)
             replace(aside, folder)
             put_back()
 
 
-def _dissolve(folder: Path, other: Path) -> None:
-    """Delete a folder with its run, and move what else is in it to `other`, unless that has such a file."""
+def _delete_run(folder: Path, rest_to: Path) -> None:
+    """Delete a run with its folder. What else was there moves to another folder, unless that has such a file."""
     if folder.exists():
         remove_run(folder)
         for path in folder.iterdir():
-            if not (other / path.name).exists():
-                replace(path, other / path.name)
+            if not (rest_to / path.name).exists():
+                replace(path, rest_to / path.name)
         shutil.rmtree(folder)

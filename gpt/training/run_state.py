@@ -12,21 +12,17 @@ from .checkpoint import CheckpointError, load_state
 
 @dataclasses.dataclass
 class RunState(Checked):
-    """The state of a run. It is written as JSON and read back by its fields. Raises ValueError for impossible ones.
-
-    max_eval_items: see `Run.max_eval_items`. count: of the items (tokens, pairs, ...) that were learned from. parts:
-    the weights of small modules beside the model. sha256: of models that the run needs beside its own, by name.
-    """
+    """The state of a run. It is written as JSON and read back by its fields. Raises ValueError for impossible ones."""
 
     # What it is to do.
     stage: str | None
     settings: dict[str, Any]
     planned_steps: int = 0
-    max_eval_items: int = 0
+    max_eval_items: int = 0  # see run.py
     processes: int = 1
     # What it has done.
     step: int = 0
-    count: int = 0
+    count: int = 0  # items (tokens, pairs, ...) that were learned from
     seconds: float = 0.0
     skipped_in_a_row: int = 0
     validated_step: int | None = None
@@ -35,7 +31,8 @@ class RunState(Checked):
     schedule: dict[str, Any] = dataclasses.field(default_factory=dict)
     random: dict[str, Any] = dataclasses.field(default_factory=dict)
     batches: dict[str, Any] = dataclasses.field(default_factory=dict)
-    parts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    parts: dict[str, Any] = dataclasses.field(default_factory=dict)  # the weights of small modules beside the model
+    # The SHA-256 of other models that the run needs, such as its reference, by name.
     sha256: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,8 +57,8 @@ def settings_of(config_class: Any, out_dir: StrPath, length: int | None = None) 
     """
     state, wanted = read_state(out_dir), getattr(config_class, "stage", None)
     if state.stage != wanted:
-        kind, other = ("pretraining" if stage is None else f"the stage {stage!r}" for stage in (state.stage, wanted))
-        raise CheckpointError(f"the run in {out_dir} is of {kind}, and one of {other} is needed: give another folder")
+        names = f"is of {_in_words(state.stage)}, and one of {_in_words(wanted)} is needed"
+        raise CheckpointError(f"the run in {out_dir} {names}: give another folder")
     with errors_at(f"the checkpoint in {out_dir} is of another version", CheckpointError):
         config = from_json(config_class, {**state.settings, "out_dir": str(out_dir)})
     if length is None:
@@ -70,11 +67,12 @@ def settings_of(config_class: Any, out_dir: StrPath, length: int | None = None) 
     return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **{name: length})})
 
 
-def length_setting(config: Any) -> tuple[str, str]:
-    """The place of the setting that says how long a run is: "training", "max_iters", or the iterations of PPO and GRPO.
+def _in_words(stage: str | None) -> str:
+    return "pretraining" if stage is None else f"the stage {stage!r}"
 
-    Its second part is also the name of the option.
-    """
+
+def length_setting(config: Any) -> tuple[str, str]:
+    """Where the settings say how long a run is: ("training", "max_iters"), or in PPO ("ppo", "total_iterations")."""
     for part, settings in vars(config).items():
         if hasattr(settings, "total_iterations"):
             return part, "total_iterations"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,21 +28,27 @@ def finishing_the_step(run: Any) -> Iterator[None]:
     stdout, stderr = 1, 2
     terminals = [number for number in (stdout, stderr) if os.isatty(number)]
 
+    asked_at = 0.0
+
     def on_signal(number: int, frame: Any) -> None:
+        nonlocal asked_at
         if signal.Signals(number).name == "SIGHUP":
-            for terminal in terminals:  # it can no longer be written to, and this must not prevent a checkpoint
+            for terminal in terminals:  # writing to a closed one would fail, and prevent the checkpoint
                 os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)
-        if run.asked_to_stop:
+        if not run.asked_to_stop:
+            run.asked_to_stop, asked_at = number, time.monotonic()
+        elif number == signal.SIGINT or time.monotonic() - asked_at > 1:  # `timeout` sends its signal twice
             raise KeyboardInterrupt
-        run.asked_to_stop = number
 
     names = [name for name in ASKING_TO_STOP if hasattr(signal, name)]
     if run.team.processes > 1 and hasattr(signal, "SIGUSR1"):  # mpiexec passes on this one, but ends all on Ctrl-C
         names.append("SIGUSR1")
-    before = {number: signal.getsignal(number) for number in (getattr(signal, name) for name in names)}
-    replaced = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
-    for number in replaced:
-        signal.signal(number, on_signal)
+    replaced = {}
+    for number in (getattr(signal, name) for name in names):
+        handler = signal.getsignal(number)
+        if handler not in (signal.SIG_IGN, None):  # None: a handler that is not Python's
+            replaced[number] = handler
+            signal.signal(number, on_signal)
     try:
         yield
     finally:

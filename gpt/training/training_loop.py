@@ -71,7 +71,7 @@ Iteration = Callable[[list[Any]], tuple[list[Step], dict[str, float]]]
 
 def train(
     run: Run,
-    batches: Stream,
+    stream: Stream,
     iteration: Iteration,
     validate: Callable[[], dict[str, float]],
     sample: Callable[[], None] | None = None,
@@ -82,14 +82,14 @@ def train(
     on held-out data, before the first iteration, then at intervals, and after the last one. sample: shows what the
     model writes. Call `run.prepare` first.
     """
-    with run.at_work(batches):
+    with run.at_work(stream):
         while run.goes_on():
-            if run.is_time_to_validate:
+            if run.is_time_to_validate:  # the first time at step 0
                 run.record_validation(validate())
                 run.save()  # a checkpoint
             elif run.is_time_to_save:  # ten minutes after the last checkpoint
                 run.save()
-            steps, metrics = iteration(run.draw())  # batches of the stream above
+            steps, metrics = iteration(run.draw())  # batches of the stream
             run.record(steps, metrics)  # counts the steps, and logs them when a line is due
             if sample is not None and run.is_time_to_sample:
                 run.team.once(sample)  # in one process, if several train together

@@ -361,7 +361,7 @@ def weights(name, change):
         (*config(model_type="gpt2"), "config.json does not describe a minigrad-gpt"),
         (*config(n_heads=2), "checkpoint-1 cannot be loaded: unknown setting n_heads"),
         (*config(n_head=3), "checkpoint-1 cannot be loaded: "),
-        (*config(n_layer=10**12), "it is one of 872,000,000,000,408 numbers, but"),  # before memory is asked for
+        (*config(n_layer=10**12), "has 872,000,000,000,408 numbers, but"),  # before memory is asked for
         (*config(vocab_size=38, block_size=11), r"has shape \(12, 8\), but the model has the shape \(11, 8\)"),
         (*weights("wpe.weight", lambda array: array.astype(np.int32)), "wpe.weight is int32, not float32"),
         (*weights("wpe.weight", lambda array: array * np.nan), "holds numbers that are not finite"),

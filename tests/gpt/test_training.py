@@ -293,7 +293,8 @@ def test_muon_has_the_matrices_of_the_blocks():
 
 
 def test_a_run_without_a_checkpoint_starts_over_with_a_new_log(tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"step": 0, "val_loss": 3}\n{"step": 1, "lo', encoding="utf-8")
+    write_text(tmp_path / "log.jsonl", '{"step": 0, "val_loss": 3}\n{"step": 1, "lo')
+    write_text(tmp_path / ".lock", "")
     begin(tmp_path)
     assert [row["step"] for row in log_without_times(tmp_path)] == [0, 1, 2, 4, 4, 6, 8, 8, 10, 12, 12]
 
@@ -327,11 +328,13 @@ def test_a_finished_run_goes_on_with_nothing_and_ends_no_earlier(copied):
         assert run.state.step == 12 and run.validated == [] and files_of(copied) == before
 
 
-def test_an_interrupted_run_can_end_where_it_is(tmp_path):
-    begin(tmp_path, {"after_step": ctrl_c_at(5)})
-    run = go_on(tmp_path, length=5)
-    assert not run.interrupted and load_state(tmp_path)["planned_steps"] == 5
-    assert run.validated == [5] and read_log(tmp_path / "log.jsonl")[-1].keys() == {"step", "val_loss"}
+@pytest.mark.parametrize(("stop", "step"), [({"after_step": ctrl_c_at(5)}, 5), ({"stop_at": 9}, 8)])
+def test_an_interrupted_run_can_end_where_it_is(tmp_path, stop, step):
+    with contextlib.suppress(Stopped):
+        begin(tmp_path, stop)
+    run = go_on(tmp_path, length=step)
+    assert not run.interrupted and load_state(tmp_path)["planned_steps"] == step
+    assert run.validated == [step] and read_log(tmp_path / "log.jsonl")[-1].keys() == {"step", "val_loss"}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, Stopped])
@@ -359,6 +362,13 @@ def test_a_second_ctrl_c_stops_at_once_and_puts_the_handler_back(tmp_path):
         begin(tmp_path, {"after_step": ctrl_c_at(3, 3)})
     assert signal.getsignal(signal.SIGINT) is previous
     assert load_state(tmp_path)["step"] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has Ctrl-C only")
+def test_one_event_may_send_its_signal_twice(tmp_path):
+    """As `timeout` does."""
+    run = begin(tmp_path, {"after_step": lambda run: [signal.raise_signal(signal.SIGTERM) for _ in range(2)]})
+    assert run.interrupted and run.saved_step == 1
 
 
 def test_ctrl_c_in_the_last_step_is_no_interruption(tmp_path):

@@ -37,7 +37,9 @@ def test_an_earlier_demo_is_replaced_and_nothing_else(quick, capsys):
         (quick / "notes.txt").write_text("mine", encoding="utf-8")
         (quick / "checkpoint-1-best").mkdir(exist_ok=True)
         gc.collect()  # Windows replaces no file that is mapped into memory, and a user's next demo is another process
-    assert (quick / "notes.txt").exists() and (quick / "checkpoint-1-best").exists()
+        (quick.parent / ".demo.earlier").mkdir()  # as after a crash
+        (quick.parent / ".demo.earlier" / "more.txt").write_text("mine", encoding="utf-8")
+    assert {"notes.txt", "more.txt", "checkpoint-1-best"} <= {path.name for path in quick.iterdir()}
     assert "python scripts/generate.py" in capsys.readouterr().out
 
 
@@ -55,7 +57,7 @@ def test_other_runs_and_other_files_are_not_touched(quick, capsys, tmp_path):
     run, training = tmp_path / "run", TrainingConfig(max_iters=1)
     pretrain(PretrainingConfig(str(tmp_path / "text.txt"), str(run), 257, model=shape, training=training))
     quick.mkdir()
-    (quick / "thesis.tex").write_bytes(b"precious")
+    (quick / "log.jsonl").write_bytes(b"precious")
     before = files_of(tmp_path)
     for folder, words in ((run, f"{run} holds a run already"), (quick, "holds files that are not of a run")):
         assert words in refusal(demo.main, capsys, "--out-dir", folder)
