@@ -83,9 +83,9 @@ class Team:
         raise SystemExit(1)
 
     @contextlib.contextmanager
-    def at_work(self, run: Any) -> Iterator[None]:
+    def at_work(self, optimizer: optim.Optimizer, batch_size: int) -> Iterator[None]:
         """The block in which the team trains. Dropout then draws the masks of this process's rows of each batch."""
-        n = run.config.batch_size if self.size > 1 else 0
+        n = batch_size if self.size > 1 else 0
         share_rows(self.rows(n) if n else None, n)
         try:
             yield

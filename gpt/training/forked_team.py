@@ -95,12 +95,12 @@ class ForkedTeam(Team):
         self.more_memory = 0  # bytes that the others had for themselves, once they have ended
 
     @contextlib.contextmanager
-    def at_work(self, run: Any) -> Iterator[None]:
+    def at_work(self, optimizer: optim.Optimizer, batch_size: int) -> Iterator[None]:
         # One process still, which prepares the memory that all will see.
-        self._parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._owned = list(range(len(self._parameters)))  # the places of those that this process updates: still all
-        self._share_memory(run.optimizer)
-        owners = owners_of(run.optimizer.param_groups, self.processes)
+        self._share_memory(optimizer)
+        owners = owners_of(optimizer.param_groups, self.processes)
         usual = switches.kernels, switches.accumulate
         threads.end_threads()
         sys.stdout.flush()
@@ -113,7 +113,7 @@ class ForkedTeam(Team):
             self._cores = max(1, usable_cores() // self.size)
             threads.use_workers(self._cores)
             self._begin_step()
-            with silenced() if self.rank > 0 else contextlib.nullcontext(), super().at_work(run):
+            with silenced() if self.rank > 0 else contextlib.nullcontext(), super().at_work(optimizer, batch_size):
                 (switches.kernels, switches.accumulate), accumulation.products_later = self._switches(), True
                 yield
                 self.more_memory = sum(self.gather(private_memory())[1:])

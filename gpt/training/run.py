@@ -30,7 +30,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from minigrad import backend, manual_seed, nn, optim
+from minigrad import Tensor, backend, manual_seed, nn, optim
 from minigrad.backend import to_numpy
 
 from ..console import progress_bar, quoted, show
@@ -128,6 +128,7 @@ class Run:
     training: TrainingConfig
     optimizer: optim.Optimizer
     schedule: optim.WarmupCosine
+    parameters: list[Tensor]
     gradients: Gradients
     steps_per_iteration: int
     # From `at_work`.
@@ -293,13 +294,17 @@ class Run:
             with self._errors_in_state():
                 batches.load_state_dict(self.state.batches)
         with (
-            finishing_the_step(self),
-            self.team.at_work(self),
+            finishing_the_step(self.ask_to_stop, is_team=self.team.processes > 1),
+            self.team.at_work(self.optimizer, getattr(self.config, "batch_size", 0)),
             progress_bar(self.training.max_iters, "training", "step") as self.bar,
         ):
             self.log.silent = self.team.rank > 0  # a team of one may have become several processes
             self.bar.update(self.state.step)
             yield
+
+    def ask_to_stop(self, number: int) -> None:
+        """Let the loop end after this iteration, as if the signal of this number had come."""
+        self.asked_to_stop = number
 
     def goes_on(self) -> bool:
         """Whether there are steps left, and nobody has asked the run to stop. All processes of a team agree on it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import types
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +86,7 @@ class SharedTraining(Training):
     def __init__(self, processes: int, preset: str, batch: int, time: int):
         super().__init__(preset, batch, time)
         self.team, self.work = ForkedTeam(processes), contextlib.ExitStack()
-        run = types.SimpleNamespace(optimizer=self.optimizer, config=types.SimpleNamespace(batch_size=batch))
-        self.work.enter_context(self.team.at_work(run))
+        self.work.enter_context(self.team.at_work(self.optimizer, batch))
         self.ids, self.targets = self.team.part_of((self.ids, self.targets), batch)
         self.gradients = self.team.gradients
         if self.team.rank > 0:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import types
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +169,7 @@ def test_a_gradient_may_come_from_one_process_or_from_none(uses):
     def trained(batches, team):
         model = Toy()
         optimizer = mg.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
-        with team.at_work(types.SimpleNamespace(optimizer=optimizer, config=types.SimpleNamespace(batch_size=2))):
+        with team.at_work(optimizer, batch_size=2):
             for _ in range(3):
                 model.zero_grad()
                 team.gradients(model, batches(team.rank), loss)
