@@ -262,9 +262,10 @@ class Run:
         """
         state = self.state
         with self._errors_in_state():
-            moments = checkpoint.optimizer_state or {}
-            check_moments(moments["state"], self.training.optimizer)
-            self.optimizer.load_state_dict(moments)
+            moments = (checkpoint.optimizer_state or {})["state"]
+            check_moments(moments, self.training.optimizer)
+            groups = self.optimizer.state_dict()["param_groups"]  # of the run's settings
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
             self.schedule.load_state_dict(state.schedule)
             backend.set_random_state(state.random)
             for name, part in self.parts.items():
