@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpt.files import read_text, write_text
 from minigrad import Tensor, manual_seed
 from minigrad.inspection.line_recorder import LineRecorder, record_lines
 from scripts.course.checker import catalogue, processes
 from scripts.pages import exercise_steps, stepping
 from scripts.pages.stepping import PACKAGES, debugger_data
 from tests.scripts.looking import faults
-from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, opened
+from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, click, opened
 
 _ = chromium  # a fixture
 slow = partial(pytest.param, marks=pytest.mark.slow)
@@ -36,7 +37,7 @@ def recording():
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("debugger") / "step.html"
-    path.write_text(stepping.step_page("step")[0], encoding="utf-8")
+    write_text(path, stepping.step_page("step")[0])
     return path
 
 
@@ -59,7 +60,7 @@ def run_step(monkeypatch, trace=None):
         before = sys.gettrace()
         sys.settrace(trace)
         try:
-            exec(compile(STEP.read_text(encoding="utf-8"), str(STEP), "exec"), names)
+            exec(compile(read_text(STEP), str(STEP), "exec"), names)
         finally:
             sys.settrace(before)
     return names
@@ -68,7 +69,7 @@ def run_step(monkeypatch, trace=None):
 @pytest.mark.slow
 def test_recording_does_not_change_a_bit(monkeypatch):
     plain = run_step(monkeypatch)
-    recorder = LineRecorder(str(STEP), PACKAGES, {str(STEP): STEP.read_text(encoding="utf-8")})
+    recorder = LineRecorder(str(STEP), PACKAGES, {str(STEP): read_text(STEP)})
     recorded = run_step(monkeypatch, recorder._trace)
     assert len(recorder.moments) > 5000
     for one, other in zip(plain["model"].parameters(), recorded["model"].parameters(), strict=True):
@@ -101,21 +102,21 @@ def test_its_numbers_are_those_of_that_moment(recording, monkeypatch):
 def test_its_lines_are_those_of_the_files(recording):
     for file in recording["files"]:
         text = html.unescape(re.sub("<[^>]+>", "", "\n".join(file["lines"])))
-        assert text == (ROOT / file["path"]).read_text(encoding="utf-8")
+        assert text == read_text(ROOT / file["path"])
     assert [name for name, _ in recording["marks"]] == ["forward", "loss", "backward", "clip", "step"]
 
 
 def test_what_is_too_long_is_said_and_large_summarized(tmp_path):
     path = tmp_path / "long.py"
-    path.write_text("import numpy as np\n# start\nx = np.arange(6000.0).reshape(2, 50, 60)\ny = x\n", encoding="utf-8")
+    write_text(path, "import numpy as np\n# start\nx = np.arange(6000.0).reshape(2, 50, 60)\ny = x\n")
     found = debugger_data(record_lines(path, []))
     (large,) = [kept for kept in found["arrays"] if kept["range"] == [0.0, 5999.0]]
     assert (large["shape"], large["corner"]) == ((2, 50, 60), (8, 8))
     text = "import numpy as np\n# start\nx = np.full(5000, -np.inf)\ny = np.array(['a'])\nz = 0"
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     found = debugger_data(record_lines(path, []))
     assert [kept["range"] for kept in found["arrays"]] == [["-inf", "-inf"]] and {"text": "ndarray"} in found["values"]
-    path.write_text("for i in range(100_000):\n    i\n", encoding="utf-8")
+    write_text(path, "for i in range(100_000):\n    i\n")
     with pytest.raises(ValueError, match="more than 60,000 lines, too many for a page"):
         record_lines(path, [])
 
@@ -129,7 +130,7 @@ def test_every_script_has_a_page(name, tmp_path, monkeypatch, capsys):
 
 def test_forward_to_the_end_and_back_visits_the_same_states(chromium, tmp_path):
     page = tmp_path / "lora.html"
-    page.write_text(stepping.step_page("lora")[0], encoding="utf-8")
+    write_text(page, stepping.step_page("lora")[0])
     with opened(chromium, page) as tab:
         states = tab.evaluate("""() => {
           const line = () => document.querySelector(".now").dataset.line;
@@ -148,28 +149,28 @@ def test_steps_searches_and_changes(chromium, page):
         tab.keyboard.press("ArrowDown")
         line = tab.locator(".now").get_attribute("data-line")
         tab.keyboard.press("ArrowDown")
-        assert tab.locator("#file").inner_text() == "scripts/step.py"
+        assert tab.inner_text("#file") == "scripts/step.py"
         assert int(tab.locator(".now").get_attribute("data-line")) == int(line) + 1
-        tab.get_by_role("button", name="step", exact=True).click()
+        click(tab, "step", exact=True)
         tab.keyboard.press("F11")
         tab.keyboard.press("o")
         tab.get_by_label("Find a name").fill("adam_update")
         tab.keyboard.press("Enter")
-        assert "Nothing here is called adam_update" in tab.locator("#state").inner_text()
+        assert "Nothing here is called adam_update" in tab.inner_text("#state")
         tab.get_by_label("Find a name").fill("clip_grad_norm_")
         tab.keyboard.press("Enter")
-        assert tab.locator("#file").inner_text() == "minigrad/optim.py"
+        assert tab.inner_text("#file") == "minigrad/optim.py"
         tab.locator("#source .row").nth(0).click()
-        assert "did not run" in tab.locator("#state").inner_text()
-        tab.get_by_role("button", name="clip", exact=True).click()
-        tab.get_by_role("button", name="the next line that changes wte").click()
-        assert "has changed it" in tab.locator("#state").inner_text()
-        assert tab.locator("#whose").inner_text() == "Names in scale"
+        assert "did not run" in tab.inner_text("#state")
+        click(tab, "clip", exact=True)
+        click(tab, "the next line that changes wte")
+        assert "has changed it" in tab.inner_text("#state")
+        assert tab.inner_text("#whose") == "Names in scale"
         tab.evaluate("go(moments.length - 1)")
-        tab.get_by_role("button", name="the last line that changes wte").click()
-        tab.get_by_role("button", name="the last line that changes wte").click()
-        assert tab.locator("#file").inner_text() == "minigrad/optim.py"
-        assert "p.data -= lr * m_hat" in tab.locator(".ran").inner_text()
+        click(tab, "the last line that changes wte")
+        click(tab, "the last line that changes wte")
+        assert tab.inner_text("#file") == "minigrad/optim.py"
+        assert "p.data -= lr * m_hat" in tab.inner_text(".ran")
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
@@ -182,7 +183,7 @@ def test_it_can_be_read(chromium, page, viewport):
 def test_a_phone_shows_what_a_line_has_changed(chromium, page):
     with opened(chromium, page, viewport=PHONE) as tab:
         for _ in range(3):
-            tab.locator("#over").click()
+            tab.click("#over")
         places = [tab.locator(place).first.bounding_box() for place in (".now", ".new h3")]
         assert all(0 < box["y"] < PHONE["height"] - box["height"] for box in places)
 
@@ -199,8 +200,8 @@ def test_a_phone_shows_what_a_line_has_changed(chromium, page):
 def test_the_first_line_that_differs_from_a_right_solution(name, old, new, tmp_path, monkeypatch):
     exercise = catalogue.load(catalogue.paths()[name])
     path = tmp_path / "answer.py"
-    path.write_text(exercise.completed(old, new), encoding="utf-8")
+    write_text(path, exercise.completed(old, new))
     made = exercise_steps.exercise_page(exercise, processes.judge(exercise, path.read_bytes(), path), path)
     data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', made, re.DOTALL)[1])
     line = data["beside"]["line"]
-    assert line is None if not old else new in path.read_text(encoding="utf-8").splitlines()[line - 1]
+    assert line is None if not old else new in read_text(path).splitlines()[line - 1]

@@ -73,34 +73,50 @@ def opened(chromium, path, beside=False, **options):
         assert problems == []
 
 
+@pytest.fixture
+def tab(chromium, example):
+    """The page of the example."""
+    with opened(chromium, example[0]) as page:
+        yield page
+
+
 def press(tab, *keys):
     for key in keys:
         tab.keyboard.press(key)
 
 
-def test_temperature_by_keyboard(chromium, example):
-    path, data = example
-    with opened(chromium, path) as tab:
-        widget = tab.locator("[data-widget=sampling]")
-        sliders = widget.locator("input[type=range]")
-        sliders.nth(0).focus()
-        press(tab, *["ArrowLeft"] * 8)  # 1.00 -> 0.60
-        sliders.nth(1).focus()
-        press(tab, "Home", *["ArrowRight"] * 9)  # 10
-        sliders.nth(2).focus()
-        press(tab, "End", "ArrowLeft", "ArrowLeft")  # 0.90
-        assert [widget.locator("output").nth(i).inner_text() for i in range(3)] == ["0.60", "10", "0.90"]
-        logits = np.array(data["sampling"]["prompts"][0]["logits"])
-        probs = Sampling(0.6, 10, 0.9).probabilities(logits)
-        shown = widget.locator("svg text:not(.token)").all_text_contents()
-        for text, p in zip(shown, probs[np.argsort(-logits)], strict=False):
-            assert text == ("0" if p == 0 else "< 0.1 %" if p < 0.001 else f"{100 * p:.1f} %")
-        assert f"{(probs > 0).sum()} of {len(probs)} tokens" in widget.inner_text()
-        widget.locator("button").focus()
-        press(tab, "Enter")
-        drawn = widget.locator(".drawn .token").all_inner_texts()
-        texts = {data["sampling"]["tokens"][i].replace(" ", "·") for i in np.flatnonzero(probs)}
-        assert len(drawn) == 20 and set(drawn) <= texts
+def click(tab, name, exact=None):
+    """Click on the button with this name, or, unless it must be exact, with these words in its name."""
+    tab.get_by_role("button", name=name, exact=exact).click()
+
+
+def says(tab, place, words):
+    """Wait until these words are among those of the element at this place."""
+    tab.locator(place, has_text=words).wait_for()
+
+
+def test_temperature_by_keyboard(tab, example):
+    _, data = example
+    widget = tab.locator("[data-widget=sampling]")
+    sliders = widget.locator("input[type=range]")
+    sliders.nth(0).focus()
+    press(tab, *["ArrowLeft"] * 8)  # 1.00 -> 0.60
+    sliders.nth(1).focus()
+    press(tab, "Home", *["ArrowRight"] * 9)  # 10
+    sliders.nth(2).focus()
+    press(tab, "End", "ArrowLeft", "ArrowLeft")  # 0.90
+    assert [widget.locator("output").nth(i).inner_text() for i in range(3)] == ["0.60", "10", "0.90"]
+    logits = np.array(data["sampling"]["prompts"][0]["logits"])
+    probs = Sampling(0.6, 10, 0.9).probabilities(logits)
+    shown = widget.locator("svg text:not(.token)").all_text_contents()
+    for text, p in zip(shown, probs[np.argsort(-logits)], strict=False):
+        assert text == ("0" if p == 0 else "< 0.1 %" if p < 0.001 else f"{100 * p:.1f} %")
+    assert f"{(probs > 0).sum()} of {len(probs)} tokens" in widget.inner_text()
+    widget.locator("button").focus()
+    press(tab, "Enter")
+    drawn = widget.locator(".drawn .token").all_inner_texts()
+    texts = {data["sampling"]["tokens"][i].replace(" ", "·") for i in np.flatnonzero(probs)}
+    assert len(drawn) == 20 and set(drawn) <= texts
 
 
 def as_shown(piece):
@@ -110,68 +126,65 @@ def as_shown(piece):
         return "".join(f"<{byte:02x}>" for byte in piece)
 
 
-def test_bpe_of_typed_text(chromium, example, model_and_tokenizer):
+def test_bpe_of_typed_text(tab, example, model_and_tokenizer):
     _, tokenizer = model_and_tokenizer
-    with opened(chromium, example[0]) as tab:
-        widget = tab.locator("[data-widget=bpe]")
-        for text in ("the mat the cat", "sät 🙂 on\nthe mat"):
-            widget.locator("textarea").fill(text)
-            pieces = [tokenizer.decode_bytes([id]) for id in tokenizer.encode(text)]
-            assert widget.locator(".tokens .token").all_inner_texts() == [as_shown(piece) for piece in pieces]
-            assert f"{len(pieces)} tokens for {len(text)} characters" in widget.inner_text()
-        widget.locator("input[type=range]").focus()
-        press(tab, "Home")
-        assert widget.locator(".tokens .token").count() == len(text.encode())
-        widget.get_by_role("button", name="Next merge").focus()
-        press(tab, "Enter")
-        assert widget.locator(".tokens .new").count() >= 1
+    widget = tab.locator("[data-widget=bpe]")
+    for text in ("the mat the cat", "sät 🙂 on\nthe mat"):
+        widget.locator("textarea").fill(text)
+        pieces = [tokenizer.decode_bytes([id]) for id in tokenizer.encode(text)]
+        assert widget.locator(".tokens .token").all_inner_texts() == [as_shown(piece) for piece in pieces]
+        assert f"{len(pieces)} tokens for {len(text)} characters" in widget.inner_text()
+    widget.locator("input[type=range]").focus()
+    press(tab, "Home")
+    assert widget.locator(".tokens .token").count() == len(text.encode())
+    widget.get_by_role("button", name="Next merge").focus()
+    press(tab, "Enter")
+    assert widget.locator(".tokens .new").count() >= 1
 
 
-def test_attention_by_keyboard(chromium, example):
-    path, data = example
-    with opened(chromium, path) as tab:
-        widget = tab.locator("[data-widget=attention]")
-        for projections, scale, mask in itertools.product([True, False], repeat=3):
-            for box, wanted in zip(widget.locator("input[type=checkbox]").all(), (projections, scale, mask)):
-                if box.is_checked() != wanted:
-                    box.focus()
-                    press(tab, "Space")
-            case = {name: np.array(data["attention"]["sentences"][0][name]) for name in ("x", "wq", "wk", "bq")}
-            q = case["x"] @ case["wq"] + case["bq"] if projections else case["x"]
-            k = case["x"] @ case["wk"] if projections else case["x"]
-            scores = q @ k.T / (np.sqrt(q.shape[1]) if scale else 1)
-            scores = np.where(np.tri(len(scores), dtype=bool), scores, -np.inf) if mask else scores
-            weights = np.exp(scores - scores.max(1, keepdims=True))
-            weights /= weights.sum(1, keepdims=True)
-            cells = widget.locator("tr:not(:first-child) td").all_inner_texts()
-            assert np.allclose([float(cell or 0) for cell in cells], weights.ravel(), atol=0.0051)
-        widget.locator("tr button").nth(1).press("Enter")
-        word = data["attention"]["sentences"][0]["words"][1].replace(" ", "·")
-        assert widget.locator("tr button[aria-pressed=true]").inner_text() == word
-        assert tab.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
+def test_attention_by_keyboard(tab, example):
+    _, data = example
+    widget = tab.locator("[data-widget=attention]")
+    for projections, scale, mask in itertools.product([True, False], repeat=3):
+        for box, wanted in zip(widget.locator("input[type=checkbox]").all(), (projections, scale, mask)):
+            if box.is_checked() != wanted:
+                box.focus()
+                press(tab, "Space")
+        case = {name: np.array(data["attention"]["sentences"][0][name]) for name in ("x", "wq", "wk", "bq")}
+        q = case["x"] @ case["wq"] + case["bq"] if projections else case["x"]
+        k = case["x"] @ case["wk"] if projections else case["x"]
+        scores = q @ k.T / (np.sqrt(q.shape[1]) if scale else 1)
+        scores = np.where(np.tri(len(scores), dtype=bool), scores, -np.inf) if mask else scores
+        weights = np.exp(scores - scores.max(1, keepdims=True))
+        weights /= weights.sum(1, keepdims=True)
+        cells = widget.locator("tr:not(:first-child) td").all_inner_texts()
+        assert np.allclose([float(cell or 0) for cell in cells], weights.ravel(), atol=0.0051)
+    widget.locator("tr button").nth(1).press("Enter")
+    word = data["attention"]["sentences"][0]["words"][1].replace(" ", "·")
+    assert widget.locator("tr button[aria-pressed=true]").inner_text() == word
+    assert tab.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
 
 
-def test_the_walk_through_gpt_by_keyboard(chromium, example):
-    path, data = example
+def test_the_walk_through_gpt_by_keyboard(tab, example):
+    _, data = example
     steps = data["gpt"]["walk"]["steps"]
-    with opened(chromium, path) as tab:
-        widget = tab.locator("[data-widget=gpt]")
-        panel = widget.locator(".panel")
-        widget.locator("[data-box=ids]").focus()
-        for i, step in enumerate(steps):
-            shown = [float(text) for text in panel.locator(".values td").all_inner_texts()]
-            assert np.allclose(shown, step["values"], atol=0.0051), step
-            assert panel.inner_text().startswith(f"{i + 1} of {len(steps)}. ") and step["note"] in panel.inner_text()
-            assert widget.locator(".box.chosen").get_attribute("data-box") == step["box"]
-            press(tab, "ArrowDown")
-        widget.locator("[data-box='attn.c_proj']").focus()
-        press(tab, "Enter")
-        assert "join heads" in panel.inner_text()
-        widget.locator("select").select_option(label="gpt2")
-        assert "124,439,808 parameters" in widget.inner_text()
-        assert "block × 12" in widget.inner_text() and "(1,024, 50,257)" in widget.inner_text()
-        widget.locator("select").select_option(label="gpt2-xl")
-        assert "1,557,611,200 parameters" in widget.inner_text()
+    widget = tab.locator("[data-widget=gpt]")
+    panel = widget.locator(".panel")
+    widget.locator("[data-box=ids]").focus()
+    for i, step in enumerate(steps):
+        shown = [float(text) for text in panel.locator(".values td").all_inner_texts()]
+        assert np.allclose(shown, step["values"], atol=0.0051), step
+        assert panel.inner_text().startswith(f"{i + 1} of {len(steps)}. ") and step["note"] in panel.inner_text()
+        assert widget.locator(".box.chosen").get_attribute("data-box") == step["box"]
+        press(tab, "ArrowDown")
+    widget.locator("[data-box='attn.c_proj']").focus()
+    press(tab, "Enter")
+    assert "join heads" in panel.inner_text()
+    widget.locator("select").select_option(label="gpt2")
+    assert "124,439,808 parameters" in widget.inner_text()
+    assert "block × 12" in widget.inner_text() and "(1,024, 50,257)" in widget.inner_text()
+    widget.locator("select").select_option(label="gpt2-xl")
+    assert "1,557,611,200 parameters" in widget.inner_text()
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
@@ -208,7 +221,7 @@ def test_a_lesson_is_done_when_its_answers_were_opened(chromium, tmp_path):
     with opened(chromium, write_page(lesson, ran, [], tmp_path), beside=True) as tab:
         index = tab.context.new_page()
         index.goto((tmp_path / "index.html").as_uri())
-        assert index.locator(".done").count() == 0 and "Start here" in index.locator(".next").inner_text()
+        assert index.locator(".done").count() == 0 and "Start here" in index.inner_text(".next")
         tab.evaluate("dispatchEvent(new Event('beforeprint'))")  # opens all, and nobody has read them
         for summary in tab.locator(".answer summary").all():
             assert tab.locator("footer .done").count() == 0
@@ -217,7 +230,7 @@ def test_a_lesson_is_done_when_its_answers_were_opened(chromium, tmp_path):
         assert tab.locator("footer .done").count() == 1
         index.locator(".done").wait_for()  # the tab of the index hears of it
         assert index.locator(".done").all_inner_texts() == ["done"]
-        assert "1 done. Continue with" in index.locator(".next").inner_text()
+        assert "1 done. Continue with" in index.inner_text(".next")
         tab.locator("footer").get_by_text("All lessons").click()
         tab.wait_for_url("**/index.html")
         index.locator(".next a").first.click()
@@ -237,7 +250,7 @@ def test_nothing_is_wrong_with_a_page(chromium, example, name, viewport, scheme)
         assert (ink < 150 and paper > 700) if scheme == "light" else (ink > 600 and paper < 150)
         if not name:
             tab.locator("[data-box=ln_1]").tap()
-            assert "layer norm" in tab.locator(".panel").inner_text()
+            assert "layer norm" in tab.inner_text(".panel")
 
 
 def test_code_wraps_on_a_phone_behind_its_indentation(chromium, example):

