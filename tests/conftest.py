@@ -48,6 +48,12 @@ def same_start():
     minigrad.use_kernels("textbook")  # fixtures of a module are made between its tests
 
 
+@pytest.fixture(params=["textbook", "fast"])
+def kernels(request):
+    """For a test that is to run with both kinds of kernels: their name, for its `use_kernels`."""
+    return request.param
+
+
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Runs draw nothing, as on a machine without matplotlib: drawing takes longer than a small run."""

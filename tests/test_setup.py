@@ -125,7 +125,7 @@ def move(machine):
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    "change, reason",
     [
         (lambda machine: machine.answers.update(check=(127, "no such file")), "does not start"),
         (lambda machine: machine.answers.update(check=(0, "3.9")), "was made for Python 3.9"),
@@ -161,7 +161,7 @@ def test_the_model_comes_without_what_would_be_compiled(machine):
 
 
 @pytest.mark.parametrize(
-    ("argv", "expected"),
+    "argv, expected",
     [
         (["demo", "--help"], [["scripts/demo.py", "--help"]]),
         (["chat", "--packed"], [["scripts/chat.py", "--model", "smollm2", "--packed"]]),
@@ -232,7 +232,7 @@ def test_an_old_python_can_read_far_enough_to_refuse():
 
 
 @pytest.mark.parametrize(
-    ("step", "output", "said"),
+    "step, output, said",
     [
         ("venv", "Error: no space left", "Error: no space left\nThe virtual environment could not be made"),
         ("pip", NO_PACKAGE, f"{NO_PACKAGE}\npip could not install"),

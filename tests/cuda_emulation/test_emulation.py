@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from tests.cuda_emulation.run import KernelError, launch
 
@@ -77,13 +78,13 @@ def run(name, *args, grid=(1,), block=64):
 def test_threads_and_blocks_know_where_they_are():
     out = np.zeros((6, 8), np.int32)
     run("where_am_i", out, grid=(2, 3), block=8)
-    np.testing.assert_array_equal(out, 1000 * np.arange(6)[:, None] + np.arange(8))
+    assert_array_equal(out, 1000 * np.arange(6)[:, None] + np.arange(8))
 
 
 def test_barriers_and_lanes_that_read_each_other():
     out = np.zeros_like(X)
     run("reversed", X, out, 64, 1)
-    np.testing.assert_array_equal(out, X[::-1])
+    assert_array_equal(out, X[::-1])
     run("two_sums", X, out, 1)
     assert (out == 3 * X.sum()).all()
 
@@ -117,14 +118,14 @@ def test_a_faulty_kernel_is_named(name):
 def test_memory_outside_of_an_array_is_not_touched(n):
     x, out = np.arange(n, dtype=np.float32), np.zeros(n, np.float32)
     run("copy", x, out, 0, n)
-    np.testing.assert_array_equal(out, x)
+    assert_array_equal(out, x)
     with pytest.raises(KernelError, match=f"in none of the arrays .*, at element {n} of an array"):
         run("copy", x, out, 0, n + 1, block=1)
     with pytest.raises(KernelError, match="in none of the arrays .*, at element -1 of an array"):
         run("copy", x, out, -1, n)
     with pytest.raises(KernelError):
         run("write_after_everything", out, n + 3)
-    np.testing.assert_array_equal(out, x)  # faults leave the arrays as they were
+    assert_array_equal(out, x)  # faults leave the arrays as they were
 
 
 def test_a_variable_without_a_value_is_noticed():
@@ -141,13 +142,13 @@ def test_a_variable_without_a_value_is_noticed():
 def test_one_array_given_twice_is_one():
     x = X.copy()
     run("copy", x, x, 0, 64)
-    np.testing.assert_array_equal(x, X)
+    assert_array_equal(x, X)
     run("two_sums", x, x, 1)
     assert (x == 3 * X.sum()).all()
 
 
 @pytest.mark.parametrize(
-    ("args", "complaint"),
+    "args, complaint",
     [
         ((X, X.copy(), 0), "takes 4 arguments, got 3"),
         ((X, X.copy(), 0, 64.0), "float for the parameter 'int to'"),
@@ -161,7 +162,7 @@ def test_arguments_are_checked(args, complaint):
         run("copy", *args)
 
 
-@pytest.mark.parametrize(("grid", "block"), [((0,), 1), ((1, 65536), 1), ((1,), 0), ((1,), 2048)])
+@pytest.mark.parametrize("grid, block", [((0,), 1), ((1, 65536), 1), ((1,), 0), ((1,), 2048)])
 def test_what_cuda_would_not_launch(grid, block):
     with pytest.raises(ValueError):
         run("write_after_everything", X.copy(), 0, grid=grid, block=block)

@@ -22,7 +22,7 @@ RIGHT = [
 ]
 
 
-@pytest.mark.parametrize(("name", "old", "new"), RIGHT)
+@pytest.mark.parametrize("name, old, new", RIGHT)
 def test_other_ways_are_right(name, old, new):
     assert verdict_on_edit(name, old, new).passed
 
@@ -35,7 +35,7 @@ NOT_LINEAR = [
 ]
 
 
-@pytest.mark.parametrize(("name", "old", "new", "words"), NOT_LINEAR)
+@pytest.mark.parametrize("name, old, new, words", NOT_LINEAR)
 def test_backward_must_be_linear_in_dout(name, old, new, words):
     verdict = verdict_on_edit(name, old, new)
     assert verdict.status == "wrong" and words in verdict.diagnosis, verdict
@@ -86,7 +86,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new", "words", "line"),
+    "name, old, new, words, line",
     [*STEPS[:3], *(pytest.param(*step, marks=pytest.mark.slow) for step in STEPS[3:])],
 )
 def test_the_step_and_the_line_where_values_part_are_named(name, old, new, words, line):
@@ -119,7 +119,7 @@ def test_a_changed_solution_that_never_ends_is_ended():
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new", "words"),
+    "name, old, new, words",
     [
         ("walk", "reversed(order)", "reversed(order[:-1])", "begin there, and add (+=)"),
         ("bpe_encode", "key=lambda pair: ranks[pair]", "key=lambda pair: (pair,)", "must be joined to"),

@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 
+from gpt.files import read_text, write_text
 from scripts import exercise
 from scripts.course.checker import catalogue, comparing, diagnosing, gradebook, judging, marking, processes, repairing
 from scripts.course.checker.checks import Verdict
@@ -26,7 +27,7 @@ def submit(folder, student, **files):
     for name, text in files.items():
         path = folder / student / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def exercises(tmp_path):
 def mark(tmp_path, exercises, capsys, *more):
     options = ["--exercises", exercises, "--out-dir", tmp_path / "marks", "--seed", 3, "--timeout", 1, *more]
     assert run_here(exercise.main, "mark", tmp_path / "class", *options) == 0
-    rows = list(csv.DictReader((tmp_path / "marks" / "marks.csv").read_text(encoding="utf-8").splitlines()))
+    rows = list(csv.DictReader(read_text(tmp_path / "marks" / "marks.csv").splitlines()))
     return {row["student"]: row for row in rows}, capsys.readouterr().out
 
 
@@ -75,7 +76,7 @@ def test_marking_a_class(tmp_path, exercises, capsys):
     }  # fmt: skip
     parts = {who: [rows[who][f"softplus_{part}"] for part in ("forward", "backward", "extremes")] for who in rows}
     assert (parts["slip"], parts["wrong"], parts["dan"]) == (["1", "0", "0"], ["0", "1", "0"], ["1", "1", "0"])
-    pages = {who: (tmp_path / "marks" / f"{who}.html").read_text(encoding="utf-8") for who in rows}
+    pages = {who: read_text(tmp_path / "marks" / f"{who}.html") for who in rows}
     assert "2 of 2 passed" in pages["ada"] and "grow with x" in pages["slip"] and "never ends" in pages["loops"]
     assert "nothing to mark" in pages["zoe"] and "forward right, backward right, extremes wrong" in pages["dan"]
     assert "softplus: 2 of 10 passed" in said and "2 of 10 students passed everything" in said
@@ -83,13 +84,13 @@ def test_marking_a_class(tmp_path, exercises, capsys):
     check_feedback_shows_no_case(tmp_path, pages)
 
     # The same class with weights, the second exercise first: nothing is judged again.
-    (tmp_path / "week1.txt").write_text("# week 1\nsoft_cap 3  # the difficult one\n\nsoftplus\n", encoding="utf-8")
+    write_text(tmp_path / "week1.txt", "# week 1\nsoft_cap 3  # the difficult one\n\nsoftplus\n")
     rows, said = mark(tmp_path, exercises, capsys, "--assignment", tmp_path / "week1.txt")
     assert "; 20 of 20 have a verdict" in said
     shown = {who: (row["soft_cap"], row["softplus"], row["points"], row["of"]) for who, row in rows.items()}
     assert shown["ada"] == ("3", "1", "4", "4") and shown["dan"] == ("0", "0.667", "0.667", "4")
     assert shown["kim"] == ("3", "1", "4", "4") and shown["zoe"] == ("0", "0", "0", "4")
-    grades = (tmp_path / "marks" / "grades.csv").read_text(encoding="utf-8").splitlines()
+    grades = read_text(tmp_path / "marks" / "grades.csv").splitlines()
     assert grades[0] == "Student,ID,SIS Login ID,Section,soft_cap,softplus,Total"
     assert grades[2] == "dan,,dan,,0,0.667,0.667" and len(grades) == 11
     results = {who: gradescope(tmp_path, who) for who in rows}
@@ -100,7 +101,7 @@ def test_marking_a_class(tmp_path, exercises, capsys):
 
 def check_feedback_shows_no_case(tmp_path, pages):
     """results.json gives no reason either; the page does. The control: the teacher's record has all of it."""
-    record = (tmp_path / "marks" / "results.jsonl").read_text(encoding="utf-8")
+    record = read_text(tmp_path / "marks" / "results.jsonl")
     assert record.count("LEAK") >= 4 and "right dx" in record
     softplus = catalogue.load(PATHS["softplus"])
     answers = [line.strip() for line in softplus.blanks.splitlines() if line.strip()]
@@ -117,7 +118,7 @@ def check_feedback_shows_no_case(tmp_path, pages):
 def gradescope(tmp_path, who):
     """A student's results.json, if it has the fields and values that Gradescope publishes."""
     path = tmp_path / "marks" / "gradescope" / who / "results.json"
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = json.loads(read_text(path))
     shared = {"score": int | float, "output": str, "output_format": str, "visibility": str}
     fields = {**shared, "name": str, "max_score": int | float, "status": str}
     for part, kinds in [(results, {**shared, "tests": list}), *((test, fields) for test in results["tests"])]:
@@ -153,7 +154,7 @@ def test_a_damaged_assignment_is_refused_in_one_sentence(tmp_path, capsys, text,
 
 
 def test_an_assignment_mixes_course_and_assessment(tmp_path):
-    (tmp_path / "week1.txt").write_text("\ufeffsoftmax 2\r\nsoftplus\r\n", encoding="utf-8")
+    write_text(tmp_path / "week1.txt", "\ufeffsoftmax 2\r\nsoftplus\r\n")
     assert "2 stubs" in output_of(exercise.main, "stubs", tmp_path / "class", "--assignment", tmp_path / "week1.txt")
     assert sorted(path.name for path in (tmp_path / "class").iterdir()) == ["01_softplus.py", "10_softmax.py"]
 
@@ -171,12 +172,12 @@ def test_an_interrupted_run_goes_on(tmp_path, exercises, capsys, monkeypatch):
     whole, said = mark(tmp_path, exercises, capsys)
     assert "; 0 of 4 have a verdict" in said
     record = tmp_path / "marks" / "results.jsonl"
-    lines = record.read_text(encoding="utf-8").splitlines()
-    record.write_text("\n".join([*lines[:3], lines[3][:40]]), encoding="utf-8")  # killed while it wrote the third
+    lines = read_text(record).splitlines()
+    write_text(record, "\n".join([*lines[:3], lines[3][:40]]))  # killed while it wrote the third
     again, said = mark(tmp_path, exercises, capsys)
     assert "; 2 of 4 have a verdict" in said and again == whole
-    passed = record.read_text(encoding="utf-8").replace('"status": "passed"', '"status": "unjudged"', 1)
-    record.write_text(passed, encoding="utf-8")  # the checker failed at one of them
+    passed = read_text(record).replace('"status": "passed"', '"status": "unjudged"', 1)
+    write_text(record, passed)  # the checker failed at one of them
     assert "; 3 of 4 have a verdict" in mark(tmp_path, exercises, capsys)[1]
     submit(tmp_path / "class", "bob", softplus=reference("softplus"))
     changed, said = mark(tmp_path, exercises, capsys)
@@ -235,9 +236,9 @@ def test_what_is_too_large_is_not_read(tmp_path, monkeypatch):
 
 
 def test_the_readmes_example_is_an_exercise(tmp_path):
-    text = (catalogue.HERE / "README.md").read_text(encoding="utf-8")
+    text = read_text(catalogue.HERE / "README.md")
     file = tmp_path / "01_swish.py"
-    file.write_text(text.partition("```python\n")[2].partition("```")[0], encoding="utf-8")
+    write_text(file, text.partition("```python\n")[2].partition("```")[0])
     swish = catalogue.load(catalogue.paths(tmp_path)["swish"])
     right = swish.completed()
     assert processes.judge(swish, right.encode(), file).passed

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 from finetune.adapters.adapter_files import CONFIG, WEIGHTS, base_fingerprint, load_adapter, save_adapter
 from finetune.adapters.lora import LoRAConfig, apply_lora, lora_layers, merge_lora
@@ -45,10 +46,10 @@ def test_adapters_that_peft_saved_give_its_logits(name, expected):
     without = outputs(model, expected["ids"])
     load_adapter(model, GOLDEN / "peft" / name)
     got, wanted = outputs(model, expected["ids"]), expected[f"logits/{name}"]
-    np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)
+    assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)
     assert abs(got - without).max() > 0.1
     merge_lora(model)
-    np.testing.assert_allclose(outputs(model, expected["ids"]), wanted, rtol=1e-6, atol=1e-6)
+    assert_allclose(outputs(model, expected["ids"]), wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_an_adapter_of_a_llama_that_peft_saved_gives_its_logits():
@@ -58,7 +59,7 @@ def test_an_adapter_of_a_llama_that_peft_saved_gives_its_logits():
     config = load_adapter(model, folder / "adapter")
     assert set(config.target_modules) == {"q_proj", "v_proj", "down_proj"} and config.r == 2
     found, without = (outputs(each.to("float64"), expected["ids"]) for each in (model, base()))
-    np.testing.assert_allclose(found, expected["adapted"], atol=1e-5)  # it turns queries and keys in float32
+    assert_allclose(found, expected["adapted"], atol=1e-5)  # it turns queries and keys in float32
     assert not np.allclose(without, expected["adapted"], atol=1e-3)
 
 
@@ -91,7 +92,7 @@ OF_A_LLAMA = LoRAConfig(r=2, alpha=4, target_modules="all-linear", modules_to_sa
 
 
 @pytest.mark.parametrize(
-    ("make", "config"),
+    "make, config",
     [*((small_gpt, config) for config in SAVED.values()), (small_llama, OF_A_LLAMA)],
     ids=[*SAVED, "of a Llama"],
 )
@@ -101,7 +102,7 @@ def test_there_and_back(make, config, tmp_path):
     before = base_fingerprint(base, config.modules_to_save)
     load_adapter(base, tmp_path / "adapter")
     ids = random_ids((2, 7))
-    np.testing.assert_allclose(outputs(base, ids), outputs(model, ids), rtol=1e-5, atol=1e-6)
+    assert_allclose(outputs(base, ids), outputs(model, ids), rtol=1e-5, atol=1e-6)
     assert base_fingerprint(base, config.modules_to_save) == before
     assert [p.requires_grad for p in base.parameters()] == [p.requires_grad for p in model.parameters()]
     if not config.slices:  # PEFT's format cannot say more of slices than what they compute
@@ -133,7 +134,7 @@ def test_ours_load_in_peft_and_give_the_same_logits(name, tmp_path):
         parameter.data += 0.1 * np.random.default_rng(2).standard_normal(parameter.shape)
     save_adapter(model, tmp_path / "adapter", "runs/base")
     wanted, config = logits_in_peft(reference, tmp_path / "adapter", ids)
-    np.testing.assert_allclose(outputs(model, ids), wanted, rtol=1e-5, atol=1e-6)
+    assert_allclose(outputs(model, ids), wanted, rtol=1e-5, atol=1e-6)
     assert config.base_model_name_or_path == "runs/base" and config.peft_type == "LORA"
 
 
@@ -150,7 +151,7 @@ def test_ours_of_a_llama_load_in_peft_and_give_the_same_logits(tmp_path, targets
     save_adapter(model, tmp_path / "adapter", "base")
     reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     wanted, config = logits_in_peft(reference, tmp_path / "adapter", ids)
-    np.testing.assert_allclose(outputs(model.to("float64"), ids), wanted, atol=1e-5)
+    assert_allclose(outputs(model.to("float64"), ids), wanted, atol=1e-5)
     assert config.fan_in_fan_out is False
     assert not whole or "model.norm" in config.modules_to_save  # "norm" would be all norms to PEFT
 
@@ -237,7 +238,7 @@ def change(folder, **settings):
 
 
 @pytest.mark.parametrize(
-    ("settings", "match"),
+    "settings, match",
     [
         ({"use_dora": True}, "use_dora is True, which is not supported"),
         ({"rank_pattern": {"c_attn": 4}}, r"is F32 of shape \(2, 8\).* numbers of shape \(4, 8\) would fit"),
@@ -279,10 +280,10 @@ def test_ranks_and_alphas_that_differ_between_layers(tmp_path, use_rslora):
     wanted = theirs(torch.from_numpy(ids)).logits.detach().numpy()
     model = golden("gpt2")[0].eval()
     load_adapter(model, tmp_path / "theirs")
-    np.testing.assert_allclose(outputs(model, ids), wanted, rtol=1e-6, atol=1e-6)
+    assert_allclose(outputs(model, ids), wanted, rtol=1e-6, atol=1e-6)
     save_adapter(model, tmp_path / "ours")
     again, _ = logits_in_peft(reference(), tmp_path / "ours", ids)
-    np.testing.assert_allclose(again, wanted, rtol=1e-6, atol=1e-6)
+    assert_allclose(again, wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_a_regular_expression_from_a_stranger_is_not_run(folder):
@@ -299,7 +300,7 @@ KEY = "base_model.model.transformer.h.1.attn.c_attn"
 
 
 @pytest.mark.parametrize(
-    ("edit", "match"),
+    "edit, match",
     [
         (lambda t: t.pop(f"{KEY}.lora_B.weight"), "c_attn.lora_B.weight is missing"),
         (lambda t: t.update({f"{KEY}.lora_magnitude_vector": np.ones(24)}), "lora_magnitude_vector has no place here"),
@@ -324,7 +325,7 @@ def test_half_precision_numbers_are_read(folder):
     load_adapter(model, folder)
     layer = lora_layers(model)["transformer.h.1.attn.c_attn"]
     assert layer.lora_A.dtype == np.float64
-    np.testing.assert_array_equal(layer.lora_A.data, tensors[f"{KEY}.lora_A.weight"])
+    assert_array_equal(layer.lora_A.data, tensors[f"{KEY}.lora_A.weight"])
 
 
 def test_tied_weights_that_differ_in_the_file(tmp_path):
@@ -344,7 +345,7 @@ def test_a_partner_that_peft_trained_without_naming_it(expected, tmp_path):
     version = model.embedding.weight.version
     assert load_adapter(model, folder).modules_to_save == ("transformer.wte", "lm_head")
     assert model.embedding.weight.version > version
-    np.testing.assert_allclose(outputs(model, expected["ids"]), expected["logits/embeddings"], atol=1e-6)
+    assert_allclose(outputs(model, expected["ids"]), expected["logits/embeddings"], atol=1e-6)
 
 
 def test_missing_files_and_pickles(folder):

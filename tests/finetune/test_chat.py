@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from finetune.data.chat_template import IM_END, IM_START, ChatTemplate, add_chat_tokens, resize_token_embeddings
 from gpt import Llama, LlamaConfig, Tokenizer
@@ -75,7 +76,7 @@ def small_chat_llama(tied):
 
 
 @pytest.mark.parametrize(
-    ("make", "embedding"),
+    "make, embedding",
     [
         (small_chat_model, "transformer.wte"),
         (lambda: small_chat_llama(tied=True), "model.embed_tokens"),
@@ -92,8 +93,8 @@ def test_new_tokens_get_the_mean_row_and_old_ones_keep_theirs(make, embedding):
     assert (layers[0].weight is layers[1].weight) == tied
     for layer, old in zip(layers, before):
         assert layer.weight.shape == (len(old) + 2, old.shape[1])
-        np.testing.assert_array_equal(layer.weight.data[:-2], old)
-        np.testing.assert_allclose(layer.weight.data[-2:], np.tile(old.mean(axis=0), (2, 1)), rtol=1e-6)
+        assert_array_equal(layer.weight.data[:-2], old)
+        assert_allclose(layer.weight.data[-2:], np.tile(old.mean(axis=0), (2, 1)), rtol=1e-6)
     inner = model.get_submodule(embedding.partition(".")[0])
     assert model.config == inner.config and model.config.vocab_size == len(tokenizer)
     assert model.num_parameters() == model.config.num_parameters()
@@ -101,7 +102,7 @@ def test_new_tokens_get_the_mean_row_and_old_ones_keep_theirs(make, embedding):
     means = [layer.weight.data.mean(axis=0) for layer in layers]
     resize_token_embeddings(model, len(tokenizer) + 1)  # of one more the tokenizer knows nothing
     for layer, mean in zip(layers, means):
-        np.testing.assert_allclose(layer.weight.data[-1], mean, rtol=1e-5)
+        assert_allclose(layer.weight.data[-1], mean, rtol=1e-5)
 
 
 def test_a_vocabulary_with_room_is_not_enlarged():
@@ -112,8 +113,8 @@ def test_a_vocabulary_with_room_is_not_enlarged():
     assert model.transformer.wte.weight.version > version  # a graph from before knows that it was overwritten
     weight = model.transformer.wte.weight.data
     assert weight.shape == rows.shape and not np.array_equal(weight, rows)
-    np.testing.assert_allclose(weight[len(tokenizer) - 1], rows[: len(tokenizer) - 2].mean(axis=0), rtol=1e-5)
-    np.testing.assert_array_equal(weight[len(tokenizer) :], rows[len(tokenizer) :])
+    assert_allclose(weight[len(tokenizer) - 1], rows[: len(tokenizer) - 2].mean(axis=0), rtol=1e-5)
+    assert_array_equal(weight[len(tokenizer) :], rows[len(tokenizer) :])
 
 
 def test_models_that_cannot_be_resized_are_refused():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 import minigrad.functional as F
 from finetune.objectives.grpo import CLIP, METHODS, answer_weights, group_advantages, grpo_loss
@@ -36,7 +37,7 @@ def test_the_gradient_is_the_one_derived_by_hand(method, beta, seed):
 
     logprobs = Tensor(new, requires_grad=True)
     grpo_loss(logprobs, old, advantages, weights, method, reference, beta).sum().backward()
-    np.testing.assert_allclose(logprobs.grad, expected, atol=1e-12)
+    assert_allclose(logprobs.grad, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("method, scale", [("rloo", 1.0), ("dr_grpo", 2 / 3)])
@@ -53,7 +54,7 @@ def test_on_average_it_ascends_the_expected_reward(method, scale):
         advantages = group_advantages(rewards[drawn][None], method)[0]
         (grpo_loss(logprobs, logprobs.data, advantages, np.ones(G), method).sum() / G).backward()
         found -= probs[drawn].prod() * x.grad
-    np.testing.assert_allclose(found, scale * exact, atol=1e-12)
+    assert_allclose(found, scale * exact, atol=1e-12)
 
 
 @given(st.integers(0, 1000), st.integers(2, 6))
@@ -61,12 +62,12 @@ def test_an_advantage_compares_an_answer_with_its_own_group_only(seed, G):
     rewards = np.random.default_rng(seed).integers(0, 2, (4, G)).astype(float)
     for method in METHODS:
         advantages = group_advantages(rewards, method)
-        np.testing.assert_allclose(advantages.sum(axis=1), 0, atol=1e-9)
+        assert_allclose(advantages.sum(axis=1), 0, atol=1e-9)
         for row, alone in zip(advantages, rewards):
-            np.testing.assert_array_equal(row, group_advantages(alone[None], method)[0])
+            assert_array_equal(row, group_advantages(alone[None], method)[0])
             assert row.any() == (len(set(alone)) > 1)  # all right or all wrong: nothing to learn from
     others = (rewards.sum(axis=1, keepdims=True) - rewards) / (G - 1)
-    np.testing.assert_allclose(group_advantages(rewards, "rloo"), rewards - others, atol=1e-12)
+    assert_allclose(group_advantages(rewards, "rloo"), rewards - others, atol=1e-12)
 
 
 def test_only_dapo_lets_a_rare_token_grow_further():

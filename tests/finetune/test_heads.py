@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import minigrad.functional as F
 from finetune.objectives.model_with_head import HEAD_FORMAT, ModelWithHead, freeze, load_classifier, save_classifier
@@ -35,9 +36,9 @@ def test_scores_are_of_the_last_real_token_whatever_the_padding(make):
     ids, lengths = random_ids((3, 8)), np.array([8, 3, 1])
     scores = model(ids, lengths).data
     hidden = [base.hidden_states(row[None, :n]).data[0, -1] for row, n in zip(ids, lengths)]
-    np.testing.assert_allclose(scores, hidden @ model.score.weight.data.T, rtol=1e-10)
+    assert_allclose(scores, hidden @ model.score.weight.data.T, rtol=1e-10)
     other = np.where(np.arange(8) >= lengths[:, None], 5, ids)  # other padding, even of a real token
-    np.testing.assert_allclose(model(other, lengths).data, scores, rtol=1e-12)
+    assert_allclose(model(other, lengths).data, scores, rtol=1e-12)
 
 
 @both_models
@@ -45,7 +46,7 @@ def test_the_body_is_shared_and_still_a_language_model(make):
     base, ids = make(), random_ids((2, 5))
     expected = base(ids).data
     model = ModelWithHead.from_language_model(base, LABELS)
-    np.testing.assert_array_equal(model.language_model()(ids).data, expected)
+    assert_array_equal(model.language_model()(ids).data, expected)
     base.final_norm.weight.data *= 2
     assert not np.array_equal(model.language_model()(ids).data, expected)
     with pytest.raises(ValueError, match="was removed with the old head"):
@@ -53,7 +54,7 @@ def test_the_body_is_shared_and_still_a_language_model(make):
 
 
 @pytest.mark.parametrize(
-    ("make", "blocks", "trained"),
+    "make, blocks, trained",
     [
         (small_gpt, 0, ["score.weight"]),
         (small_gpt, 1, ["transformer.h.1.", "transformer.ln_f.", "score.weight"]),
@@ -101,7 +102,7 @@ def test_checkpoint_and_back(tmp_path, base):
 
 
 @pytest.mark.parametrize(
-    ("folder", "expected", "scores", "labels", "tolerance"),
+    "folder, expected, scores, labels, tolerance",
     [
         (GOLDEN / "classifier", GOLDEN / "classifier.npz", "logits", LABELS, 1e-12),
         (LLAMA / "classifier", LLAMA / "expected.npz", "scores", ["no", "yes", "perhaps"], 1e-5),  # angles in float32
@@ -111,7 +112,7 @@ def test_scores_are_those_of_transformers(folder, expected, scores, labels, tole
     model = load_classifier(folder).to("float64")
     with np.load(expected) as golden:
         assert model.labels == labels and not model.training
-        np.testing.assert_allclose(model(golden["ids"], golden["lengths"]).data, golden[scores], atol=tolerance)
+        assert_allclose(model(golden["ids"], golden["lengths"]).data, golden[scores], atol=tolerance)
 
 
 def test_damaged_folders_are_refused(tmp_path):
@@ -137,7 +138,7 @@ def test_a_tokenizer_without_an_end_cannot_go_to_transformers(tmp_path):
 
 @pytest.mark.oracle
 @pytest.mark.parametrize(
-    ("make", "changes", "labels"),
+    "make, changes, labels",
     [
         (small_gpt, {}, ["a", "b"]),
         (small_gpt, {}, ["reward"]),
@@ -166,7 +167,7 @@ def test_transformers_computes_the_same_with_what_is_saved(make, changes, labels
         moved, mask = (torch.tensor(np.array([*map(np.roll, rows, moves)])) for rows in (ids, real))
         with torch.no_grad():
             expected = theirs(moved, attention_mask=mask.long(), position_ids=(mask.cumsum(1) - 1).clip(0)).logits
-        np.testing.assert_allclose(ours, expected.numpy(), atol=1e-5)
+        assert_allclose(ours, expected.numpy(), atol=1e-5)
     theirs.float().save_pretrained(tmp_path / "again")
     again = load_classifier(tmp_path / "again")
     assert again.labels == labels and again.config == load_classifier(tmp_path).config

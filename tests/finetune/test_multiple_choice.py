@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from finetune.evaluation import multiple_choice
 from finetune.evaluation.multiple_choice import (
@@ -48,9 +49,8 @@ def test_the_score_of_a_choice_by_hand():
         assert multiple_choice.choice_score(Tensor(logits), [0, 2, 1, 2], n) == pytest.approx(math.log(p))
 
 
-@pytest.mark.parametrize("kernels", ["textbook", "fast"])
 @pytest.mark.parametrize("make", [small_gpt, small_llama])
-@pytest.mark.parametrize(("shots", "letters", "block_size"), [(0, False, 64), (2, False, 20), (1, True, 64)])
+@pytest.mark.parametrize("shots, letters, block_size", [(0, False, 64), (2, False, 20), (1, True, 64)])
 def test_an_exam_equals_one_choice_at_a_time(make, shots, letters, block_size, kernels, monkeypatch):
     monkeypatch.setattr(multiple_choice, "TOKENS_AT_ONCE", 64)  # two texts of different lengths; one that is longer
     model = make(vocab_size=290, block_size=block_size, dtype="float64")
@@ -61,7 +61,7 @@ def test_an_exam_equals_one_choice_at_a_time(make, shots, letters, block_size, k
     expected = one_by_one(predict, TOKENIZER.encode, block_size, shots=shots, letters=letters)
     with use_kernels(kernels):
         found = exam_scores(model, TOKENIZER, EXAM, shots, letters)
-    np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), rtol=1e-9)
+    assert_allclose(np.concatenate(found), np.concatenate(expected), rtol=1e-9)
 
 
 @pytest.mark.oracle
@@ -79,7 +79,7 @@ def test_an_exam_equals_that_of_transformers(tmp_path):
 
     expected = one_by_one(predict, their_tokenizer.encode, 64, shots=1, letters=False)
     found = exam_scores(model, TOKENIZER, EXAM, shots=1)
-    np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), rtol=1e-4)
+    assert_allclose(np.concatenate(found), np.concatenate(expected), rtol=1e-4)
 
 
 def test_the_prompts_of_both_forms():
@@ -111,7 +111,7 @@ def test_a_file_is_read_with_numbers_or_letters(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
+    "old, new, words",
     [
         ('"Is it?"', "5", 'exam.jsonl, line 2: "question" must be a text that is not empty, got 5'),
         ("question", "quiz", 'line 2: "question" must be a text that is not empty'),

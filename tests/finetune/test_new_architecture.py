@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import minigrad.functional as F
 from finetune import LoRAConfig, ModelWithHead, QuantizationConfig, apply_lora, apply_qlora, merge_lora, quantize
@@ -151,7 +152,7 @@ def test_it_writes_and_comes_back_from_a_checkpoint(tmp_path):
         cached, plain = (model.generate([[1, 2, 3], [4]], 8, temperature=0, use_cache=cache) for cache in (True, False))
     assert cached == plain
     save_checkpoint(tmp_path, model)
-    np.testing.assert_array_equal(logits_of(load_checkpoint(tmp_path).model, IDS), logits_of(model, IDS))
+    assert_array_equal(logits_of(load_checkpoint(tmp_path).model, IDS), logits_of(model, IDS))
 
 
 def test_adapters_fit_and_merge():
@@ -162,7 +163,7 @@ def test_adapters_fit_and_merge():
         layer.lora_B.data[...] = 0.1
     adapted = logits_of(model, IDS)
     merge_lora(model)
-    np.testing.assert_allclose(logits_of(model, IDS), adapted, atol=1e-4)
+    assert_allclose(logits_of(model, IDS), adapted, atol=1e-4)
     assert list(apply_qlora(model, LoRAConfig(r=2), QuantizationConfig("nf4", group_size=4))) == list(layers)
 
 
@@ -175,24 +176,24 @@ def test_it_can_be_quantized_and_stored(tmp_path, method):
     assert len(report.layers) == 8 and all(layer.error < 0.5 for layer in report.layers)
     assert 0 < np.abs(logits_of(model, IDS) - before).std() < before.std()
     save_quantized(tmp_path, model, config, tokenizer)
-    np.testing.assert_array_equal(logits_of(load_quantized(tmp_path)[0], IDS), logits_of(model, IDS))
+    assert_array_equal(logits_of(load_quantized(tmp_path)[0], IDS), logits_of(model, IDS))
 
 
 def test_a_new_head_fits():
     model = parallel()
     classifier = ModelWithHead.from_language_model(model, ["no", "yes"])
     assert classifier.trunk is model.trunk and classifier(IDS, [12] * 24).shape == (24, 2)
-    np.testing.assert_array_equal(logits_of(classifier.language_model(), IDS), logits_of(model, IDS))
+    assert_array_equal(logits_of(classifier.language_model(), IDS), logits_of(model, IDS))
 
 
 def test_one_can_look_inside():
     model = parallel()
     assert attention_patterns(model, IDS).shape == (2, 24, 2, 12, 12)
-    np.testing.assert_array_equal(logit_lens(model, IDS)[-1], logits_of(model, IDS))
+    assert_array_equal(logit_lens(model, IDS)[-1], logits_of(model, IDS))
     with ablated(model, heads=[(0, 0), (0, 1)]):
         off = logits_of(model, IDS)
     with ablated(model, attention=[0]):
-        np.testing.assert_allclose(logits_of(model, IDS), off, atol=1e-5)
+        assert_allclose(logits_of(model, IDS), off, atol=1e-5)
     assert patch_effects(model, [1, 2, 3], [4, 2, 3], lambda rows: rows[-1, 0], part="mlp").shape == (2, 3)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from finetune.objectives.ppo import gae, ppo_loss, token_rewards, whiten
 from minigrad import Tensor
@@ -17,11 +18,11 @@ def test_rewards_advantages_and_returns_are_those_of_trl(reference):
     settings, arrays = reference
     mask = arrays["mask"]
     rewards = token_rewards(arrays["scores"], arrays["logprobs"] - arrays["ref_logprobs"], mask, settings["kl_coef"])
-    np.testing.assert_allclose(rewards, arrays["rewards"], atol=1e-15)
+    assert_allclose(rewards, arrays["rewards"], atol=1e-15)
     advantages, returns = gae(rewards, arrays["values"], mask, settings["gamma"], settings["lam"])
-    np.testing.assert_allclose(advantages, arrays["advantages"], atol=1e-14)
-    np.testing.assert_allclose(returns, arrays["returns"], atol=1e-14)
-    np.testing.assert_allclose(whiten(advantages, mask), arrays["whitened"], atol=1e-12)
+    assert_allclose(advantages, arrays["advantages"], atol=1e-14)
+    assert_allclose(returns, arrays["returns"], atol=1e-14)
+    assert_allclose(whiten(advantages, mask), arrays["whitened"], atol=1e-12)
 
 
 def test_losses_and_their_gradients_are_those_of_trl(reference):
@@ -35,8 +36,8 @@ def test_losses_and_their_gradients_are_those_of_trl(reference):
     assert policy.mean().item() == pytest.approx(arrays["pg_loss"], rel=1e-12)
     assert value.mean().item() == pytest.approx(arrays["vf_loss"], rel=1e-12)
     assert loss.mean().item() == pytest.approx(arrays["pg_loss"] + 0.25 * arrays["vf_loss"], rel=1e-12)
-    np.testing.assert_allclose(logprobs.grad, flat["gradient/new_logprobs"], atol=1e-15)
-    np.testing.assert_allclose(values.grad, 0.25 * flat["gradient/vpred"], atol=1e-15)
+    assert_allclose(logprobs.grad, flat["gradient/new_logprobs"], atol=1e-15)
+    assert_allclose(values.grad, 0.25 * flat["gradient/vpred"], atol=1e-15)
     assert not arrays["gradient/new_logprobs"][~mask].any()
 
 
@@ -49,4 +50,4 @@ def test_padding_changes_neither_rewards_nor_advantages():
         rewards = token_rewards(scores, np.where(mask, kl, filler), mask, 0.1)
         results.append([rewards, *gae(rewards, np.where(mask, values, filler), mask)])
     for other in results[1:]:
-        np.testing.assert_array_equal(other, results[0])
+        assert_array_equal(other, results[0])

@@ -42,7 +42,6 @@ def test_h_is_the_dequantized_weight_times_x_plus_the_detour(config):
     np.testing.assert_allclose(layer(Tensor(x)).data, x @ W.T + layer.base.bias.data, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kernels", ["textbook", "fast"])
 def test_only_the_adapters_learn_and_the_codes_stay(config, kernels):
     model = small_gpt(**WIDE)
     apply_qlora(model, config)
@@ -83,7 +82,7 @@ def test_an_adapter_beside_four_bits_fits_the_float_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("shape", "settings", "match"),
+    "shape, settings, match",
     [
         (WIDE, {"modules_to_save": ("h.1.mlp.c_fc",)}, "c_fc is in modules_to_save, and a quantized layer cannot be"),
         (WIDE, {"modules_to_save": ("wte",)}, "wte shares its weight with lm_head"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 from finetune.quantization import absmax, zero_point
 from finetune.quantization.array import pack, unpack
@@ -25,7 +26,7 @@ def test_unpacking_reverses_packing(rows, half, seed):
     codes = np.random.default_rng(seed).integers(0, 16, (rows, 2 * half)).astype(np.uint8)
     packed = pack(codes)
     assert packed.shape == (rows, half) and packed.dtype == np.uint8
-    np.testing.assert_array_equal(unpack(packed), codes)
+    assert_array_equal(unpack(packed), codes)
 
 
 def test_four_bits_are_half_a_byte_in_memory():
@@ -66,7 +67,7 @@ def test_extreme_numbers_stay_finite(method, scale):
     values = method(weight, group_size=4).dequantize()
     assert np.isfinite(values).all()
     if scale > 1e-40:
-        np.testing.assert_allclose(values, weight, atol=0.1 * scale)
+        assert_allclose(values, weight, atol=0.1 * scale)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -75,14 +76,14 @@ def test_extreme_numbers_stay_finite(method, scale):
 def test_rows_are_rows_of_the_whole(bits, group_size, symmetric):
     q = (absmax if symmetric else zero_point)(normal(11, 24), bits, group_size)
     whole = q.dequantize()
-    np.testing.assert_array_equal(q.dequantize_rows(slice(3, 8)), whole[3:8])
+    assert_array_equal(q.dequantize_rows(slice(3, 8)), whole[3:8])
     picked = np.array([7, 0, 0, 10])
-    np.testing.assert_array_equal(q.dequantize_rows(picked), whole[picked])
+    assert_array_equal(q.dequantize_rows(picked), whole[picked])
     assert q.dequantize_rows(slice(0, 0)).shape == (0, 24)
 
 
 @pytest.mark.parametrize(
-    ("values", "options", "words"),
+    "values, options, words",
     [
         (normal(2, 6), {"bits": 3}, "3 bits are not supported; choose 8 or 4"),
         (normal(2, 6), {"group_size": 4}, "group_size 4 does not divide rows of 6; use a divisor"),
@@ -104,35 +105,35 @@ def test_bad_input_is_named(values, options, words):
 
 def test_codes_and_values_are_those_of_bitsandbytes(golden):
     q = nf4(golden["weight"], double_quant=False)
-    np.testing.assert_array_equal(q.codes, golden["codes"])
-    np.testing.assert_array_equal(q.scales, golden["scales"])
-    np.testing.assert_allclose(q.dequantize()[:8], golden["values"], rtol=2e-6, atol=1e-7)
+    assert_array_equal(q.codes, golden["codes"])
+    assert_array_equal(q.scales, golden["scales"])
+    assert_allclose(q.dequantize()[:8], golden["values"], rtol=2e-6, atol=1e-7)
 
 
 def test_double_quantization_is_that_of_bitsandbytes(golden):
-    np.testing.assert_allclose(dynamic_levels(), golden["scale_levels"], rtol=0, atol=1e-7)
+    assert_allclose(dynamic_levels(), golden["scale_levels"], rtol=0, atol=1e-7)
     q = nf4(golden["weight"], double_quant=True)
-    np.testing.assert_array_equal(q.codes, golden["codes"])
-    np.testing.assert_allclose(q.scales.absmax, golden["scale_absmax"], rtol=1e-6)
-    np.testing.assert_allclose(q.scales.offset, golden["scale_offset"], rtol=1e-6)
+    assert_array_equal(q.codes, golden["codes"])
+    assert_allclose(q.scales.absmax, golden["scale_absmax"], rtol=1e-6)
+    assert_allclose(q.scales.offset, golden["scale_offset"], rtol=1e-6)
     # The two tables differ in last bits, so that a number in the middle of two levels may go to either.
     different = np.abs(q.scales.codes.astype(int) - golden["scale_codes"])
     assert different.max() <= 1 and (different > 0).mean() < 0.01
     same_rows = (different == 0)[:8].all(axis=1)
-    np.testing.assert_allclose(q.dequantize()[:8][same_rows], golden["nested_values"][same_rows], rtol=1e-5, atol=1e-6)
+    assert_allclose(q.dequantize()[:8][same_rows], golden["nested_values"][same_rows], rtol=1e-5, atol=1e-6)
 
 
 def test_scales_survive_eight_bits():
     scales = np.abs(normal(40, 20, seed=1)) + 0.1
     q = quantize_scales(scales)
-    np.testing.assert_allclose(q.rows(), scales, atol=0.01 * np.abs(scales - scales.mean()).max() * 2)
-    np.testing.assert_array_equal(q.rows(slice(7, 9)), q.rows()[7:9])
-    np.testing.assert_array_equal(q.rows(np.array([39, 3])), q.rows()[[39, 3]])
+    assert_allclose(q.rows(), scales, atol=0.01 * np.abs(scales - scales.mean()).max() * 2)
+    assert_array_equal(q.rows(slice(7, 9)), q.rows()[7:9])
+    assert_array_equal(q.rows(np.array([39, 3])), q.rows()[[39, 3]])
     assert q.absmax.shape == (4,)  # 800 scales in blocks of 256
-    np.testing.assert_allclose(quantize_scales(np.full((1, 3), 0.5, np.float32)).rows(), 0.5)
+    assert_allclose(quantize_scales(np.full((1, 3), 0.5, np.float32)).rows(), 0.5)
 
 
 def test_one_scale_in_eight_bits_serves_all_rows():
     q = nf4(normal(6, 8), 0, double_quant=True)
-    np.testing.assert_array_equal(q.dequantize_rows(slice(2, 5)), q.dequantize()[2:5])
-    np.testing.assert_array_equal(q.dequantize_rows(np.array([5, 0])), q.dequantize()[[5, 0]])
+    assert_array_equal(q.dequantize_rows(slice(2, 5)), q.dequantize()[2:5])
+    assert_array_equal(q.dequantize_rows(np.array([5, 0])), q.dequantize()[[5, 0]])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 from finetune.quantization import BlockArray, QuantizedEmbedding, QuantizedLinear, memory, quantized_layers
 from finetune.quantization.array import FEW_ROWS
@@ -39,10 +40,10 @@ def block_array(kind, rows, blocks, seed=0):
 @given(st.sampled_from(KINDS), st.integers(1, 9), st.integers(1, 3), st.integers(0, 99))
 def test_the_numbers_are_those_of_the_formula(kind, rows, blocks, seed):
     array, floats = block_array(kind, rows, blocks, seed)
-    np.testing.assert_array_equal(array.dequantize(), floats)
-    np.testing.assert_array_equal(array.dequantize_rows(slice(1, rows)), floats[1:])
+    assert_array_equal(array.dequantize(), floats)
+    assert_array_equal(array.dequantize_rows(slice(1, rows)), floats[1:])
     some = np.array([0, rows - 1, 0])
-    np.testing.assert_array_equal(array.dequantize_rows(some), floats[some])
+    assert_array_equal(array.dequantize_rows(some), floats[some])
 
 
 @pytest.mark.parametrize("kernels", ["textbook", "fast"])
@@ -87,7 +88,7 @@ def test_a_packed_model_computes_what_the_float_one_does(tmp_path, kinds, tied):
     plain, _ = load_model(path)
     assert packed.config == plain.config and tokenizer.encode("the cat") and not packed.training
     ids = random_ids((3, 10), vocab_size=plain.config.vocab_size)
-    np.testing.assert_allclose(logits_of(packed, ids), logits_of(plain, ids), rtol=1e-4, atol=1e-4)
+    assert_allclose(logits_of(packed, ids), logits_of(plain, ids), rtol=1e-4, atol=1e-4)
     assert packed.generate([[1, 2, 3]], 8, temperature=0) == plain.generate([[1, 2, 3]], 8, temperature=0)
     if isinstance(kinds, dict):
         names = {name for name, module in packed.named_modules() if isinstance(module, QuantizedLinear)}

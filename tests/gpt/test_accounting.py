@@ -21,7 +21,7 @@ MODELS += [pytest.param(small_llama, changes, id=f"llama {changes}") for changes
 
 
 @pytest.mark.parametrize(
-    ("small", "changes"), [*MODELS, (small_llama, {"qkv_bias": True, "qk_norm": True, "head_size": 6, "tied": False})]
+    "small, changes", [*MODELS, (small_llama, {"qkv_bias": True, "qk_norm": True, "head_size": 6, "tied": False})]
 )
 def test_parameters_are_those_of_a_built_model(small, changes):
     model = small(**changes)
@@ -44,7 +44,7 @@ def test_the_numbers_of_the_course():
     assert sum(shares.values()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("small", "changes"), MODELS)
+@pytest.mark.parametrize("small, changes", MODELS)
 def test_flops_are_those_of_the_profiled_products(small, changes):
     model, (B, T) = small(**changes), (3, 5)
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (B, T))
@@ -55,8 +55,7 @@ def test_flops_are_those_of_the_profiled_products(small, changes):
     assert sum(row.flops for row in products) == accounting.training_flops(model.config, B, T) == 3 * forward
 
 
-@pytest.mark.parametrize("kernels", ["textbook", "fast"])
-@pytest.mark.parametrize(("small", "changes"), MODELS)
+@pytest.mark.parametrize("small, changes", MODELS)
 def test_activations_are_what_the_graph_holds(kernels, small, changes):
     """To 3 %: the formulas leave out small arrays, such as one number per row of the loss, masks and angles."""
     changes = {"n_embd": 64, "vocab_size": 500, "block_size": 32, **changes} | {"n_embd": 64, "block_size": 32}
@@ -92,7 +91,7 @@ def test_memory_of_seven_billion_parameters():
     assert frozen == {"weights": 3.5e9, "gradients": 16e6, "optimizer": 32e6}
 
 
-@pytest.mark.parametrize(("small", "changes"), MODELS)
+@pytest.mark.parametrize("small, changes", MODELS)
 def test_the_kv_cache_is_as_large_as_predicted(small, changes):
     model = small(**changes)
     cache = KVCache.for_model(model, batch=3, capacity=7)
@@ -102,7 +101,7 @@ def test_the_kv_cache_is_as_large_as_predicted(small, changes):
 
 
 @pytest.mark.parametrize("cached", [True, False])
-@pytest.mark.parametrize(("prompt", "new"), [(1, 1), (3, 5), (4, 0)])
+@pytest.mark.parametrize("prompt, new", [(1, 1), (3, 5), (4, 0)])
 def test_tokens_read_are_those_that_the_model_is_given(cached, prompt, new):
     model, read = small_gpt(), []
     model.transformer.wte.register_forward_hook(lambda module, arguments, output: read.append(output.shape[1]))
@@ -139,7 +138,7 @@ def test_scaling_laws():
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    "call, words",
     [
         (lambda: accounting.component_of("score.weight"), r"score\.weight is not a parameter of a GPT or a Llama"),
         (lambda: accounting.weight_bytes(10, "float8"), "unknown type 'float8'; known are float64"),

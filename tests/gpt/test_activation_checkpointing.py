@@ -32,7 +32,7 @@ def frozen(model):
     return model
 
 
-@pytest.mark.parametrize(("kernels", "precision"), [("textbook", "float32"), ("fast", "bfloat16")])
+@pytest.mark.parametrize("kernels, precision", [("textbook", "float32"), ("fast", "bfloat16")])
 @pytest.mark.parametrize(
     "build",
     [lambda: small_gpt(dropout=0.3), lambda: small_gpt(norm="post"), small_llama, lambda: frozen(small_gpt())],
@@ -55,7 +55,6 @@ def test_loss_and_gradients_are_the_same_to_the_last_bit(build, kernels, precisi
         assert own.keys() == gradients.keys()
 
 
-@pytest.mark.parametrize("kernels", ["textbook", "fast"])
 def test_the_memory_is_what_accounting_says(kernels):
     config = GPTConfig(vocab_size=64, block_size=32, n_layer=6, n_head=2, n_embd=32)
     model = GPT(config)
@@ -226,7 +225,6 @@ def test_a_block_that_adds_to_what_it_left_earlier_is_refused():
         block.penalty.backward()
 
 
-@pytest.mark.parametrize("kernels", ["textbook", "fast"])
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_a_balance_loss_has_its_gradient(kernels, weight):
     found = []

@@ -119,7 +119,7 @@ def test_files_are_read_piece_by_piece_without_loss(tmp_path_factory, text, piec
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 4, 1000])
-@pytest.mark.parametrize(("content", "message"), [
+@pytest.mark.parametrize("content, message", [
     (b"caf\xc3\xa9 \xff!", r"not UTF-8 text: invalid start byte at byte 6 \(0xff\)"),
     (b"caf\xc3\xa9 \xe2\x82", r"not UTF-8 text: unexpected end of data at byte 6 \(0xe2\)"),
 ])  # fmt: skip
@@ -136,7 +136,7 @@ def test_errors_of_training(tmp_path):
         train_bpe(tmp_path / "empty.txt", 300)
 
 
-@pytest.mark.parametrize(("text", "size", "special", "error", "words"), [
+@pytest.mark.parametrize("text, size, special, error, words", [
     (END * 3, 300, [END], ValueError, "the text is empty"),
     ("text", 256, [END], ValueError, "vocab_size 256 is too small: the 256 bytes and 1 special tokens need 257"),
     ("text", 300, END, TypeError, r"special_tokens must be a list of strings, as in \['<"),

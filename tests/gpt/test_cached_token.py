@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from gpt import KVCache, Llama, LlamaConfig, accounting
 from gpt.model.generation import Sampling
@@ -14,7 +15,6 @@ from minigrad.functional.rotary import rotate
 
 T, H, D, LATENT = 6, 3, 8, 5
 IDS, ROTATION = np.random.default_rng(0).integers(20, size=40), rotations(np.arange(T), D, 1e5, float)
-both_kernels = pytest.mark.parametrize("kernels", ["textbook", "fast"])
 
 
 def small(n_layer, change=lambda model: None):
@@ -41,7 +41,6 @@ def token_by_token(model, ids, cache):
         return np.concatenate([model([[token]], cache=cache).data[0] for token in ids])
 
 
-@both_kernels
 def test_latent_attention_and_its_gradients_in_a_loop(kernels):
     attn, W, (q, q_rope, W_UK, W_UV), x = latent_attention(rope=4)
     (cos, sin), rows = rotations(np.arange(T), 4, 1e5, float), np.zeros((T, H, D))
@@ -61,15 +60,14 @@ def test_latent_attention_and_its_gradients_in_a_loop(kernels):
     with use_kernels(kernels):
         found = attn(Tensor(x[None]), ROTATION).data[0]
         gradcheck(function, [x[None, :2], *W.values()])
-    np.testing.assert_allclose(found, rows.reshape(T, -1) @ W["o_proj"].T, rtol=1e-9)
+    assert_allclose(found, rows.reshape(T, -1) @ W["o_proj"].T, rtol=1e-9)
 
 
-@both_kernels
 def test_the_absorbed_form_from_a_small_cache_equals_the_simple(kernels):
     model, cache = small(2, lambda model: use_latent_attention(model, LATENT, rope=4)), KVCache(1, 16)
     with use_kernels(kernels):
         rows = token_by_token(model, IDS[:16], cache)
-        np.testing.assert_allclose(rows, model(IDS[:16]).data[0], atol=1e-9)
+        assert_allclose(rows, model(IDS[:16]).data[0], atol=1e-9)
         texts = [model.generate([IDS[:3], [4]], 12, temperature=0, use_cache=use) for use in (True, False)]
     assert texts[0] == texts[1] and cache.nbytes == accounting.latent_cache_bytes(
         model.config, LATENT, 4, 16, "float64"
@@ -92,15 +90,14 @@ def test_latent_attention_equals_that_of_deepseek_v2():
     turned = theirs.DeepseekV2RotaryEmbedding(config)(torch.zeros(1), torch.arange(T)[None])
     hidden = torch.full((T, T), -torch.inf).double().triu(1)
     expected, _ = other(torch.tensor(x[None]), hidden, position_embeddings=turned)
-    np.testing.assert_allclose(attn(Tensor(x[None]), ROTATION).data, expected.detach().numpy(), atol=1e-5)
+    assert_allclose(attn(Tensor(x[None]), ROTATION).data, expected.detach().numpy(), atol=1e-5)
 
 
 def kept(t, window, sinks):
     return [s for s in range(t + 1) if s < sinks or s > t - window]
 
 
-@both_kernels
-@pytest.mark.parametrize(("window", "sinks"), [(4, 2), (3, 0), (1, 1), (13, 3)])
+@pytest.mark.parametrize("window, sinks", [(4, 2), (3, 0), (1, 1), (13, 3)])
 def test_the_mask_and_the_cache_equal_a_loop_over_tokens(window, sinks, kernels):
     visible = window_mask(5, 9, window, sinks)
     assert all(np.flatnonzero(row).tolist() == kept(t, window, sinks) for t, row in enumerate(visible, 4))
@@ -112,12 +109,12 @@ def test_the_mask_and_the_cache_equal_a_loop_over_tokens(window, sinks, kernels)
         with use_kernels(kernels):
             found, masked = token_by_token(model, IDS, cache), model(IDS[:16]).data[0]
         same = 16 if sinks == 0 else window + sinks  # then the sinks move along in the cache
-        np.testing.assert_allclose(found[:same], masked[:same], atol=1e-9)
-        np.testing.assert_allclose(token_by_token(model, IDS[:16], KVCache(1, 16)), masked, atol=1e-9)
+        assert_allclose(found[:same], masked[:same], atol=1e-9)
+        assert_allclose(token_by_token(model, IDS[:16], KVCache(1, 16)), masked, atol=1e-9)
         assert cache.nbytes == n_layer * 2 * D * (window + sinks) * 8
         if n_layer == 1:  # keys and values depend on their token alone: the kept tokens are a text of their own
             naive = [small(1)(IDS[kept(t, window, sinks)]).data[0, -1] for t in range(len(IDS))]
-            np.testing.assert_allclose(found, naive, atol=1e-9)
+            assert_allclose(found, naive, atol=1e-9)
 
 
 def test_a_text_grows_beyond_the_block_size():
@@ -128,7 +125,7 @@ def test_a_text_grows_beyond_the_block_size():
 
 
 @pytest.mark.parametrize(
-    ("refused", "words"),
+    "refused, words",
     [
         (lambda model: LatentAttention(model.config, 5, 3), "rope must be even and divide the head size of 8, got 3"),
         (lambda model: LatentAttention(model.config, 5, 0), "got 0"),

@@ -136,7 +136,7 @@ def file_with(content, folder):
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "words"),
+    "call, error, words",
     [
         (lambda at: load_corpus(file_with(b" \n", at)), ValueError, "file contains no text: there is nothing"),
         (lambda at: load_corpus(file_with(b"\0\xff", at)), ValueError, r"not UTF-8 text: .* at byte 1 \(0xff\);"),
@@ -226,7 +226,7 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(requests, cache):
 
 
 @pytest.mark.parametrize(
-    ("url", "error", "words"),
+    "url, error, words",
     [
         ("/whole", ValueError, f"/whole is not the file expected: SHA-256 {SHA256} instead of 86c4e6aa"),
         ("/half", ConnectionError, "could not download file from .*IncompleteRead.* put the file at .*file"),
@@ -239,7 +239,7 @@ def test_a_download_that_fails_keeps_nothing(requests, cache, url, error, words)
     assert not cache.exists()
 
 
-@pytest.mark.parametrize(("platform", "variable", "expected"), [
+@pytest.mark.parametrize("platform, variable, expected", [
     ("linux", "XDG_CACHE_HOME", ["minigrad"]),
     ("win32", "LOCALAPPDATA", ["minigrad", "cache"]),
 ])  # fmt: skip

@@ -39,7 +39,7 @@ def quantized(model):
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("pieces", [[4, 1, 1, 1, 1], [1, 3, 2, 2]])
-@pytest.mark.parametrize(("texts", "padded"), [(3, True), (20, False)])  # few rows and many
+@pytest.mark.parametrize("texts, padded", [(3, True), (20, False)])  # few rows and many
 def test_the_plain_forward_equals_the_model(build, pieces, texts, padded):
     model, ids = build().eval(), random_ids((texts, 8))
     mask = np.ones((texts, 8), bool) if padded else None
@@ -83,7 +83,7 @@ def test_it_is_for_ordinary_models_and_fast_kernels_only():
 
 
 @pytest.mark.parametrize("build", [small_gpt, small_llama])
-@pytest.mark.parametrize(("kernels", "temperature"), [("fast", 0), ("fast", 0.3), ("fast", 1.0), ("textbook", 0.3)])
+@pytest.mark.parametrize("kernels, temperature", [("fast", 0), ("fast", 0.3), ("fast", 1.0), ("textbook", 0.3)])
 def test_speculation_gives_the_same_text(build, temperature, kernels):
     """Also beyond the block, with a penalty, and up to a stop token."""
     model, sampling = build(block_size=40, dtype="float64"), Sampling(temperature, repetition_penalty=1.1)
@@ -99,7 +99,7 @@ def test_speculation_gives_the_same_text(build, temperature, kernels):
 
 
 @pytest.mark.parametrize(
-    ("ids", "most", "expected"),
+    "ids, most, expected",
     [
         ([1, 2, 3, 4, 1, 2, 3], 9, [4, 1, 2, 3, 4, 1, 2, 3, 4]),
         ([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3], 2, [5, 1]),  # the latest
@@ -114,7 +114,7 @@ def test_a_guess_is_what_followed(ids, most, expected):
 
 
 @pytest.mark.parametrize("build", [small_gpt, small_llama])
-@pytest.mark.parametrize(("kernels", "penalty"), [("textbook", 1.1), ("fast", 1.0)])
+@pytest.mark.parametrize("kernels, penalty", [("textbook", 1.1), ("fast", 1.0)])
 def test_with_a_draft_greedy_text_is_the_same(build, kernels, penalty):
     """Also beyond the block, with a draft that reads fewer tokens at once, and up to a stop token."""
     model = build(block_size=40, dtype="float64")
@@ -136,7 +136,7 @@ WRONG_RULES = {
 
 
 @pytest.mark.parametrize(
-    ("rule", "sampling"),
+    "rule, sampling",
     [*((rule, Sampling(0.5)) for rule in WRONG_RULES), ("as it is", Sampling(1, repetition_penalty=3, min_p=0.4))],
 )
 def test_the_draft_does_not_change_the_distribution(rule, sampling, monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 from gpt import Tokenizer
 from gpt.training import evaluation
@@ -133,7 +134,7 @@ def test_losses_are_those_of_reading_token_by_token(n, stride):
     with use_kernels("fast"):
         losses = token_losses(model, ids, stride)
         assert model.training  # and dropout was off
-        np.testing.assert_allclose(losses, one_by_one(model.eval(), ids, stride), rtol=1e-10)
+        assert_allclose(losses, one_by_one(model.eval(), ids, stride), rtol=1e-10)
 
 
 def test_more_windows_than_are_read_at_once(monkeypatch):
@@ -141,7 +142,7 @@ def test_more_windows_than_are_read_at_once(monkeypatch):
     expected = token_losses(model, ids, 3)
     for at_once in (1, 3 * BLOCK, 10**6):
         monkeypatch.setattr("gpt.training.evaluation.TOKENS_AT_ONCE", at_once)
-        np.testing.assert_allclose(token_losses(model, ids, 3), expected, rtol=1e-12)
+        assert_allclose(token_losses(model, ids, 3), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("n", [4, 40])
@@ -151,10 +152,10 @@ def test_likely_tokens_are_the_best_of_the_logits(n):
     losses = token_losses(model, ids, stride=BLOCK)
     all_ids, everything = likely_tokens(model, ids, 37, stride=BLOCK)
     assert best.shape == probabilities.shape == (n - 1, 3) and everything.shape == (n - 1, 37)
-    np.testing.assert_allclose(everything.sum(axis=1), 1)
+    assert_allclose(everything.sum(axis=1), 1)
     assert (np.diff(everything, axis=1) <= 0).all() and (all_ids[:, :3] == best).all()
     of_the_text = everything[all_ids == ids[1:, None]]
-    np.testing.assert_allclose(-np.log(of_the_text), losses, rtol=1e-9)
+    assert_allclose(-np.log(of_the_text), losses, rtol=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -175,11 +176,11 @@ def test_a_text_is_scored_per_token_and_per_byte(reader):
     predicted = len(text.encode()) - len(tokenizer.decode_bytes(ids[:1]))
     assert score.bits_per_byte == pytest.approx(score.losses.sum() / math.log(2) / predicted)
     streamed = score_text(model, tokenizer, [text[:7], text[7:]], stride=4)
-    np.testing.assert_array_equal(streamed.losses, score.losses)
+    assert_array_equal(streamed.losses, score.losses)
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    "call, words",
     [
         (lambda reader: evaluate(small_gpt(), []), "nothing to evaluate"),
         (lambda reader: evaluate(small_gpt(), [(random_ids((1, 3)), np.full((1, 3), -100))]), "nothing to evaluate"),

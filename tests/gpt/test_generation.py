@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 
 import minigrad as mg
 from gpt import KVCache
@@ -17,15 +18,13 @@ from tests.gpt.small import golden, random_ids, small_gpt, small_llama
 
 BLOCK = 12  # of the small models
 both_models = pytest.mark.parametrize("small", [small_gpt, small_llama])
-both_kernels = pytest.mark.parametrize("kernels", ["textbook", "fast"])
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
 @both_models
-@both_kernels
-@pytest.mark.parametrize(("padding", "chunks"), [(0, [9]), (0, [1] * 9), (4, [6, 2, 1]), (4, [2, 7])])
+@pytest.mark.parametrize("padding, chunks", [(0, [9]), (0, [1] * 9), (4, [6, 2, 1]), (4, [2, 7])])
 def test_reading_in_chunks_with_a_cache_gives_the_same_logits(small, kernels, padding, chunks):
     model, ids, mask = small(dtype="float64"), random_ids((3, 9)), np.ones((3, 9), int)
     mask[1, :padding] = 0
@@ -37,11 +36,11 @@ def test_reading_in_chunks_with_a_cache_gives_the_same_logits(small, kernels, pa
             seen = mask[:, :stop] if padding else None
             parts.append(model(ids[:, cache.length : stop], cache=cache, attention_mask=seen).data)
     real = mask == 1
-    np.testing.assert_allclose(np.concatenate(parts, axis=1)[real], expected[real], rtol=0, atol=1e-13)
+    assert_allclose(np.concatenate(parts, axis=1)[real], expected[real], rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize(
-    ("small", "changes"),
+    "small, changes",
     [
         (small_gpt, {}),
         (small_gpt, {"norm": "post"}),
@@ -92,9 +91,8 @@ def test_a_cache_refuses_what_does_not_fit():
 
 
 @both_models
-@both_kernels
 @pytest.mark.parametrize(
-    ("prompts", "n"), [([[1, 2, 3, 4, 5], [6], [7, 8, 9]], 6), ([range(BLOCK - 1), [6], range(BLOCK - 4)], 16)]
+    "prompts, n", [([[1, 2, 3, 4, 5], [6], [7, 8, 9]], 6), ([range(BLOCK - 1), [6], range(BLOCK - 4)], 16)]
 )
 def test_a_batch_of_different_lengths_equals_each_prompt_alone(small, kernels, prompts, n):
     """Also beyond the block: each forgets its older half when it is full, at once or later."""
@@ -161,7 +159,7 @@ def test_probabilities_equal_those_of_transformers(seed, sampling):
     process = Model()._get_logits_processor(settings, input_ids_seq_length=6)
     scores = process(torch.from_numpy(seen[None]), torch.from_numpy(logits[None].copy()))
     expected = torch.softmax(scores, -1)[0].numpy()
-    np.testing.assert_allclose(sampling.probabilities(logits, seen), expected, atol=1e-12)
+    assert_allclose(sampling.probabilities(logits, seen), expected, atol=1e-12)
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -192,7 +190,7 @@ def test_probabilities_are_those_of_the_plain_algorithm():
         rng = np.random.default_rng(seed)
         logits, seen = 3 * rng.standard_normal(12), rng.integers(0, 12, 4)
         ours = Sampling(*chosen).probabilities(logits, seen)
-        np.testing.assert_allclose(ours, plain_probabilities(logits, *chosen, seen), atol=1e-12, err_msg=str(chosen))
+        assert_allclose(ours, plain_probabilities(logits, *chosen, seen), atol=1e-12, err_msg=str(chosen))
         assert ours.sum() == pytest.approx(1)
 
 
@@ -241,7 +239,7 @@ def test_scores_that_are_not_finite_are_an_error(temperature, bad):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    "options, words",
     [
         ({"temperature": -0.1}, "temperature must be a number >= 0, got -0.1"),
         ({"max_new_tokens": -1}, "max_new_tokens must be >= 0, got -1"),
@@ -348,7 +346,6 @@ def test_with_a_memory_only_what_is_new_is_read(build, monkeypatch):
 
 
 @both_models
-@both_kernels
 def test_a_prompt_with_several_answers_is_read_once(small, kernels, monkeypatch):
     model, read = small(dtype="float64"), []
     prompts = [[0, 0, 3], [7], [0, 0, 3], [7], [8, 9], [0, 3], [7], list(range(1, BLOCK + 2)), [0, 3]]

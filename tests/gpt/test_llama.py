@@ -8,14 +8,12 @@ import math
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import minigrad.functional as F
 from gpt.model import llama
 from minigrad import Tensor, use_kernels
 from tests.gpt.small import logits_of, random_ids, small_llama
-
-both_kernels = pytest.mark.parametrize("kernels", ["textbook", "fast"])
-
 
 # --- rotary positions -------------------------------------------------------------------------------------------------
 
@@ -45,7 +43,6 @@ def test_angles_are_exact_far_out_and_for_each_sequence():
 # --- grouped-query attention ------------------------------------------------------------------------------------------
 
 
-@both_kernels
 @pytest.mark.parametrize("n_kv_head", [1, 2])
 def test_shared_heads_are_attention_with_repeated_keys(n_kv_head, kernels):
     grouped, full = small_llama(dtype="float64", n_kv_head=n_kv_head), small_llama(dtype="float64", n_kv_head=4)
@@ -59,8 +56,8 @@ def test_shared_heads_are_attention_with_repeated_keys(n_kv_head, kernels):
     with use_kernels(kernels):
         for model in (grouped, full):
             model.loss(ids, ids).backward()
-        np.testing.assert_allclose(logits_of(grouped, ids), logits_of(full, ids), rtol=0, atol=1e-12)
+        assert_allclose(logits_of(grouped, ids), logits_of(full, ids), rtol=0, atol=1e-12)
     name = "model.layers.0.self_attn.k_proj"
     shared, each = grouped.get_submodule(name).weight.grad, full.get_submodule(name).weight.grad
     summed = each.reshape(n_kv_head, 4 // n_kv_head, 4, 16).sum(axis=1).reshape(-1, 16)
-    np.testing.assert_allclose(shared, summed, rtol=0, atol=1e-12)
+    assert_allclose(shared, summed, rtol=0, atol=1e-12)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 import minigrad as mg
 from gpt import GPT, GPTConfig, KVCache, Llama, LlamaConfig
@@ -13,7 +14,6 @@ from gpt.model.positions import sinusoidal_table
 from minigrad import Tensor, nn, no_grad, use_kernels
 from tests.gpt.small import LLAMA, SHAPE, assert_same, golden, gradients_of, random_ids, small_gpt, small_llama
 
-both_kernels = pytest.mark.parametrize("kernels", ["textbook", "fast"])
 both_models = pytest.mark.parametrize("small", [small_gpt, small_llama])
 
 
@@ -21,7 +21,7 @@ both_models = pytest.mark.parametrize("small", [small_gpt, small_llama])
 
 
 @pytest.mark.parametrize(
-    ("preset", "count"),
+    "preset, count",
     [
         ("gpt2", 124_439_808),
         ("gpt2-medium", 354_823_168),
@@ -57,9 +57,8 @@ def test_the_closed_formula_counts_what_is_built(
 # --- the same numbers as transformers ---------------------------------------------------------------------------------
 
 
-@both_kernels
 @pytest.mark.parametrize(
-    ("kind", "dtype"),
+    "kind, dtype",
     [("gpt2", "float64"), ("gpt1", "float64"), ("llama", "float64"), ("gpt2", "float32"), ("llama", "float32")],
 )
 def test_logits_loss_and_gradients_equal_those_of_transformers(kind, dtype, kernels):
@@ -72,17 +71,16 @@ def test_logits_loss_and_gradients_equal_those_of_transformers(kind, dtype, kern
         loss.backward()
     limits = {"rtol": 0, "atol": {"float64": 1e-12, "float32": 1e-5}[dtype]}
     assert logits.data.dtype == dtype
-    np.testing.assert_allclose(logits.data, expected["logits"], **limits)
-    np.testing.assert_allclose(loss.item(), expected["loss"], **limits)
+    assert_allclose(logits.data, expected["logits"], **limits)
+    assert_allclose(loss.item(), expected["loss"], **limits)
     assert_same(gradients_of(model), {name: expected[f"gradient/{name}"] for name in gradients_of(model)}, **limits)
     assert len(gradients_of(model)) == len(list(model.parameters()))
 
 
 @pytest.mark.oracle
-@both_kernels
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize(
-    ("small", "changes"),
+    "small, changes",
     [
         (small_gpt, {"n_head": 3, "n_embd": 24}),
         (small_llama, {"n_head": 9, "n_kv_head": 3, "n_embd": 36}),
@@ -106,7 +104,7 @@ def test_other_shapes_equal_transformers_live(kernels, padded, small, changes):
         logits = model(ids, attention_mask=mask).data
     real = mask == 1
     assert expected.logits.std() > 1
-    np.testing.assert_allclose(logits[real], expected.logits.numpy()[real], rtol=0, atol=1e-10)
+    assert_allclose(logits[real], expected.logits.numpy()[real], rtol=0, atol=1e-10)
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -121,7 +119,7 @@ def test_embedding_and_head_share_a_tensor_and_add_gradients():
     for model in (tied, untied):
         model.loss(ids, targets).backward()
     both = untied.transformer.wte.weight.grad + untied.lm_head.weight.grad
-    np.testing.assert_allclose(tied.transformer.wte.weight.grad, both, rtol=0, atol=1e-14)
+    assert_allclose(tied.transformer.wte.weight.grad, both, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +173,7 @@ def test_sinusoidal_positions_are_those_of_the_paper():
 
 
 @pytest.mark.parametrize(
-    ("small", "changes"), [(small_gpt, {}), (small_gpt, {"positions": "sinusoidal"}), (small_llama, {})]
+    "small, changes", [(small_gpt, {}), (small_gpt, {"positions": "sinusoidal"}), (small_llama, {})]
 )
 def test_the_order_of_the_tokens_matters(small, changes):
     model = small(**changes)
@@ -185,14 +183,13 @@ def test_the_order_of_the_tokens_matters(small, changes):
 
 
 @both_models
-@both_kernels
 def test_no_token_sees_a_later_one(small, kernels):
     model, ids = small(), random_ids((1, 9))
     changed = ids.copy()
     changed[0, 5:] = (ids[0, 5:] + 1) % 37
     with no_grad(), use_kernels(kernels):
         a, b = model(ids).data[0], model(changed).data[0]
-    np.testing.assert_array_equal(a[:5], b[:5])
+    assert_array_equal(a[:5], b[:5])
     assert (a[5:] != b[5:]).any(axis=1).all()
 
 
@@ -209,7 +206,7 @@ def test_dropout_acts_in_training_only_and_follows_the_seed():
             evaluated = [model.eval()(ids).data for _ in range(2)]
         assert (results[kernels] == again).all() and (results[kernels] != other).any()
         assert (evaluated[0] == evaluated[1]).all() and (evaluated[0] != results[kernels]).any()
-    np.testing.assert_allclose(results["textbook"], results["fast"], atol=1e-5)
+    assert_allclose(results["textbook"], results["fast"], atol=1e-5)
 
 
 # --- inputs -----------------------------------------------------------------------------------------------------------
@@ -221,12 +218,12 @@ def test_ids_may_be_lists_arrays_or_tensors():
         expected = model(np.array(ids)).data
         assert expected.shape == (2, 3, 37)
         for same in (ids, tuple(ids), Tensor(np.array(ids)), np.array(ids, np.uint16), np.array(ids, np.int32)):
-            np.testing.assert_array_equal(model(same).data, expected)
-        np.testing.assert_allclose(model([3, 1, 4]).data, expected[:1], atol=1e-6)  # one sequence
+            assert_array_equal(model(same).data, expected)
+        assert_allclose(model([3, 1, 4]).data, expected[:1], atol=1e-6)  # one sequence
 
 
 @pytest.mark.parametrize(
-    ("inputs", "error", "words"),
+    "inputs, error, words",
     [
         ({"ids": [[3, 37]]}, IndexError, r"index 37 at \(0, 1\) is outside 0..36"),
         ({"ids": [[-1, 3]]}, IndexError, r"index -1 at \(0, 0\) is outside 0..36"),
@@ -249,7 +246,6 @@ def test_bad_inputs_are_refused_in_one_sentence(inputs, error, words):
 
 
 @both_models
-@both_kernels
 def test_padding_changes_nothing_on_either_side(small, kernels):
     model, ids = small(dtype="float64"), random_ids((1, 6))
     left, right = np.full((1, 9), 36), np.zeros((1, 9), int)
@@ -258,14 +254,13 @@ def test_padding_changes_nothing_on_either_side(small, kernels):
         expected = model(ids).data
         on_the_left = model(left, attention_mask=[[0, 0, 0, 1, 1, 1, 1, 1, 1]]).data[:, 3:]
         on_the_right = model(right, attention_mask=Tensor(np.array([[1] * 6 + [0] * 3]))).data[:, :6]
-    np.testing.assert_allclose(on_the_left, expected, atol=1e-12)
-    np.testing.assert_allclose(on_the_right, expected, atol=1e-12)
+    assert_allclose(on_the_left, expected, atol=1e-12)
+    assert_allclose(on_the_right, expected, atol=1e-12)
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------
 
 
-@both_kernels
 def test_loss_counts_only_targets_that_count(kernels):
     model, ids, targets = small_gpt(dtype="float64"), random_ids((2, 6)), random_ids((2, 6), seed=1)
     targets[0, 2:] = -100
@@ -275,17 +270,16 @@ def test_loss_counts_only_targets_that_count(kernels):
         log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         kept = targets != -100
         expected = np.where(kept, -np.take_along_axis(log_probs, np.where(kept, targets, 0)[..., None], -1)[..., 0], 0)
-        np.testing.assert_allclose(each, expected, atol=1e-12)
+        assert_allclose(each, expected, atol=1e-12)
         assert model.loss(ids, targets).item() == pytest.approx(expected.sum() / kept.sum())
         assert model.loss(ids, targets, reduction="sum").item() == pytest.approx(expected.sum())
-        np.testing.assert_array_equal(model.token_logprobs(ids, targets).data, -each)
+        assert_array_equal(model.token_logprobs(ids, targets).data, -each)
         other = np.where(kept, targets, 7)
         total = model.loss(ids, other, ignore_index=7, reduction="sum").item()
         assert total == pytest.approx(expected[other != 7].sum())
 
 
 @both_models
-@both_kernels
 def test_a_hooked_layer_is_called_and_not_fused_away(small, kernels):
     """A layer that is replaced or watched from outside (LoRA, quantization, a forward hook) has to be called."""
     model, ids, called = small(dtype="float64"), random_ids((2, 6)), []

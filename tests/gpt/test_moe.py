@@ -23,8 +23,7 @@ def mixture(width, n_experts, top_k, seed=0):
     return made
 
 
-@pytest.mark.parametrize("kernels", ["textbook", "fast"])
-@pytest.mark.parametrize(("shape", "n_experts", "top_k"), [((2, 5, 4), 4, 2), ((7, 3), 3, 3), ((1, 1, 4), 6, 2)])
+@pytest.mark.parametrize("shape, n_experts, top_k", [((2, 5, 4), 4, 2), ((7, 3), 3, 3), ((1, 1, 4), 6, 2)])
 def test_it_equals_a_loop_over_the_tokens(shape, n_experts, top_k, kernels):
     moe, x = mixture(shape[-1], n_experts, top_k), np.random.default_rng(1).standard_normal(shape)
     expected, shares, means = [], np.zeros(n_experts), np.zeros(n_experts)
@@ -102,7 +101,7 @@ def test_a_checkpoint_is_refused_before_training(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    "make, words",
     [
         (lambda: MixtureOfExperts(4, [nn.Linear(4, 4)] * 3, 1), "top_k must be from 2 to .* 3, got 1"),
         (lambda: MixtureOfExperts(4, [nn.Linear(4, 4)], 2), "the number of experts, 1, got 2"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file, save_file
 
 from gpt.weights import safetensors_file
@@ -63,7 +64,7 @@ def test_what_we_write_the_library_reads(tmp_path, metadata):
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
         assert found[name].dtype == array.dtype.newbyteorder("=") and found[name].shape == array.shape
-        np.testing.assert_array_equal(found[name], array)
+        assert_array_equal(found[name], array)
     with SafetensorsFile(tmp_path / "x.safetensors") as file:
         assert file.metadata == metadata
         assert all(entry.start % np.dtype(file.read(name).dtype).itemsize == 0 for name, entry in file.entries.items())
@@ -76,7 +77,7 @@ def test_what_the_library_writes_we_read(tmp_path):
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
         assert found[name].dtype == array.dtype and found[name].flags.writeable and found[name].flags.c_contiguous
-        np.testing.assert_array_equal(found[name], array)
+        assert_array_equal(found[name], array)
     with SafetensorsFile(tmp_path / "x.safetensors") as file:
         assert file.metadata == {"made": "there"} and file.shapes["one number"] in ((), (1,))
 
@@ -88,8 +89,8 @@ def test_bfloat16_is_the_upper_half_of_a_float32(tmp_path):
     path.write_bytes(raw({"a": entry("BF16", (11,), (0, 22))}, halves.tobytes()))
     found = read_all(path)["a"]
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found.view(np.uint32), halves.astype(np.uint32) << 16)
-    np.testing.assert_array_equal(found[:8], values[:8])  # which need no more than these bits
+    assert_array_equal(found.view(np.uint32), halves.astype(np.uint32) << 16)
+    assert_array_equal(found[:8], values[:8])  # which need no more than these bits
 
 
 def test_bfloat16_is_written_where_there_are_arrays_of_it(tmp_path):
@@ -98,7 +99,7 @@ def test_bfloat16_is_written_where_there_are_arrays_of_it(tmp_path):
     write_safetensors(tmp_path / "x", {"a": array, "b": array[:0], "c": np.array(0.5, array.dtype)})
     with SafetensorsFile(tmp_path / "x") as file:
         assert {entry.dtype for entry in file.entries.values()} == {"BF16"}
-        np.testing.assert_array_equal(file.read("a"), array.astype(np.float32))
+        assert_array_equal(file.read("a"), array.astype(np.float32))
         assert file.read("b").shape == (0, 4) and file.read("c") == 0.5
 
 
@@ -127,7 +128,7 @@ def test_some_rows_are_read_as_they_stand_in_the_whole(tmp_path):
     with SafetensorsFile(tmp_path / "x") as file:
         for name, array in arrays.items():
             for rows in (slice(None), slice(1, 3), slice(3, 9), slice(2, 2)):
-                np.testing.assert_array_equal(file.read(name, rows), array[rows])
+                assert_array_equal(file.read(name, rows), array[rows])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")

@@ -53,7 +53,6 @@ def test_texts_become_the_same_tokens(golden, loaded):
     assert [tokenizer.encode(str(prompt)) for prompt in golden["prompts"]] == prompts_of(golden)
 
 
-@pytest.mark.parametrize("kernels", ["textbook", "fast"])
 def test_logits_and_loss_on_a_text(golden, loaded, kernels):
     model, ids = loaded[0], golden["ids"]
     with no_grad(), use_kernels(kernels):

@@ -7,6 +7,7 @@ import weakref
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import minigrad.functional as F
 from minigrad import Function, Tensor, autocast, manual_seed, nn, no_grad, switches, use_kernels
@@ -56,8 +57,8 @@ def test_a_diamond_runs_each_node_once_with_the_whole_gradient(counted):
     shared = counted.apply(x)
     (shared * 3 + shared.exp() + shared).sum().backward()
     assert len(counted.douts) == 1
-    np.testing.assert_allclose(counted.douts[0], 4 + np.exp([2.0, 4.0]))
-    np.testing.assert_allclose(x.grad, 2 * (4 + np.exp([2.0, 4.0])))
+    assert_allclose(counted.douts[0], 4 + np.exp([2.0, 4.0]))
+    assert_allclose(x.grad, 2 * (4 + np.exp([2.0, 4.0])))
 
 
 def test_a_deep_chain_is_walked_and_freed_without_recursion():
@@ -116,7 +117,7 @@ def test_a_second_backward_says_what_to_do_and_changes_nothing():
         with pytest.raises(RuntimeError, match=f"<{node}>.*earlier backward.*retain_graph=True"):
             again.backward()
     assert w.grad is None
-    np.testing.assert_array_equal(x.grad, before)
+    assert_array_equal(x.grad, before)
 
 
 def test_retain_graph_lets_backward_run_again():
@@ -125,7 +126,7 @@ def test_retain_graph_lets_backward_run_again():
     y.backward(retain_graph=True)
     once = x.grad.copy()
     y.backward()
-    np.testing.assert_array_equal(x.grad, 2 * once)
+    assert_array_equal(x.grad, 2 * once)
     x.zero_grad()
     assert x.grad is None
 
@@ -146,8 +147,8 @@ def test_gradients_add_up_over_separate_graphs(adding):
         assert x.grad.__array_interface__["data"] == place  # as nobody was looking
     held = x.grad
     (x * 4).sum().backward()
-    np.testing.assert_array_equal(held, [3.0, 3.0])
-    np.testing.assert_array_equal(x.grad, [7.0, 7.0])
+    assert_array_equal(held, [3.0, 3.0])
+    assert_array_equal(x.grad, [7.0, 7.0])
 
 
 def test_gradients_without_dimensions_are_arrays_too(adding):
@@ -185,9 +186,9 @@ def test_unused_outputs_get_zeros_and_integer_outputs_nothing():
     assert floor.is_leaf and not floor.requires_grad and mod.grad_fn is same.grad_fn
     (mod * floor).sum().backward()
     assert DivMod.received[0] is None
-    np.testing.assert_array_equal(DivMod.received[1], [1.0, 2.0])
-    np.testing.assert_array_equal(DivMod.received[2], [0.0, 0.0])
-    np.testing.assert_array_equal(x.grad, [1.0, 2.0])
+    assert_array_equal(DivMod.received[1], [1.0, 2.0])
+    assert_array_equal(DivMod.received[2], [0.0, 0.0])
+    assert_array_equal(x.grad, [1.0, 2.0])
 
 
 def test_where_no_gradient_comes_nothing_runs(counted):
@@ -226,12 +227,12 @@ def test_only_wanted_gradients_are_computed():
 def test_backward_takes_a_gradient(gradient):
     x = leaf([1.0, 2.0], np.float32)
     (x * 2).backward(gradient)
-    np.testing.assert_array_equal(x.grad, np.array([2, 20], np.float32))
+    assert_array_equal(x.grad, np.array([2, 20], np.float32))
     assert x.grad.dtype == np.float32
 
 
 @pytest.mark.parametrize(
-    ("start", "error", "message"),
+    "start, error, message",
     [
         (lambda x: (x * 2).backward(), RuntimeError, r"starts from a scalar; for shape \(2,\)"),
         (
@@ -255,7 +256,7 @@ def test_detach_cuts_the_graph_and_shares_the_data():
     cut = y.detach()
     assert cut.data is y.data and cut.is_leaf and not cut.requires_grad
     (y * cut).sum().backward()
-    np.testing.assert_array_equal(x.grad, 2 * cut.data)
+    assert_array_equal(x.grad, 2 * cut.data)
 
 
 def test_a_leaf_that_was_frozen_meanwhile_gets_no_gradient():
@@ -273,11 +274,11 @@ def test_retain_grad_keeps_an_intermediate_gradient():
     for tensor in (x, y, z, z):
         tensor.retain_grad()
     z.sum().backward(retain_graph=True)
-    np.testing.assert_array_equal(z.grad, [1.0, 1.0])
-    np.testing.assert_array_equal(y.grad, [6.0, 12.0])
+    assert_array_equal(z.grad, [1.0, 1.0])
+    assert_array_equal(y.grad, [6.0, 12.0])
     z.sum().backward()
-    np.testing.assert_array_equal(y.grad, [12.0, 24.0])
-    np.testing.assert_array_equal(x.grad, [36.0, 72.0])
+    assert_array_equal(y.grad, [12.0, 24.0])
+    assert_array_equal(x.grad, [36.0, 72.0])
 
 
 def test_retain_grad_of_one_of_several_outputs():
@@ -362,7 +363,7 @@ def returning(backward):
 
 
 @pytest.mark.parametrize(
-    ("returned", "error", "message"),
+    "returned, error, message",
     [
         (np.ones(2), TypeError, r"Planted.backward must return a tuple, one entry per input \(2\); .* ndarray"),
         ([np.ones(2), np.ones(2)], TypeError, "it returned list"),
@@ -441,17 +442,17 @@ def test_no_array_is_written_to_that_somebody_else_may_hold(adding, kind):
         op.apply(op.apply(mid, x), op.apply(mid, mid)).backward(gradient)
         # x is used by mid and once more; mid 3 times, by ops that pass dout on, or return ones whatever it is
         through_mid = 3.0 if passes_on else 1.0
-        np.testing.assert_array_equal(x.grad, [(1 + through_mid) * times] * 2)
-        np.testing.assert_array_equal(y.grad, [through_mid * times] * 2)
+        assert_array_equal(x.grad, [(1 + through_mid) * times] * 2)
+        assert_array_equal(y.grad, [through_mid * times] * 2)
         held.append((x.grad, x.grad.copy()))
         assert not np.may_share_memory(x.grad, y.grad)
     for array, copy in held:
-        np.testing.assert_array_equal(array, copy)
+        assert_array_equal(array, copy)
     x.grad += 100
     y.grad += 100
     for array in (gradient, CACHE, READ_ONLY, VIEWED[0], *saved):
-        np.testing.assert_array_equal(array, [1.0, 1.0])
-    np.testing.assert_array_equal(VIEWED[1], [5.0, 5.0])
+        assert_array_equal(array, [1.0, 1.0])
+    assert_array_equal(VIEWED[1], [5.0, 5.0])
 
 
 def test_the_gradient_that_the_user_gave_and_still_holds(adding):
@@ -461,10 +462,10 @@ def test_the_gradient_that_the_user_gave_and_still_holds(adding):
     assert not np.may_share_memory(x.grad, gradient)
     y = x + x
     (y + y + x).backward(gradient)
-    np.testing.assert_array_equal(gradient, [1.0, 1.0])
-    np.testing.assert_array_equal(x.grad, [6.0, 6.0])
+    assert_array_equal(gradient, [1.0, 1.0])
+    assert_array_equal(x.grad, [6.0, 6.0])
     (x + x).backward(x.grad)  # even this one
-    np.testing.assert_array_equal(x.grad, [18.0, 18.0])
+    assert_array_equal(x.grad, [18.0, 18.0])
 
 
 def test_a_new_gradient_becomes_grad_without_a_copy(monkeypatch):
@@ -509,7 +510,7 @@ def test_a_sparse_gradient_is_added_to_what_is_there(adding, through, first):
     out = row.sum() + others.sum() if first else others.sum() + row.sum()
     for times in (1, 2):
         out.backward(retain_graph=True)
-        np.testing.assert_array_equal(x.grad, np.array([[12.0, 12.0], [10.0, 10.0]]) * times)
+        assert_array_equal(x.grad, np.array([[12.0, 12.0], [10.0, 10.0]]) * times)
 
 
 def test_a_sparse_gradient_is_not_added_to_what_others_hold(adding):
@@ -519,8 +520,8 @@ def test_a_sparse_gradient_is_not_added_to_what_others_hold(adding):
     # `y + 0` hands the user's own array to y
     out = F.add(y, 0.0) + F.expand(FirstRow.apply(y), (2, 2)) * 0.5
     out.backward(gradient)
-    np.testing.assert_array_equal(gradient, np.ones((2, 2)))
-    np.testing.assert_array_equal(x.grad, [[2.0, 2.0], [1.0, 1.0]])
+    assert_array_equal(gradient, np.ones((2, 2)))
+    assert_array_equal(x.grad, [[2.0, 2.0], [1.0, 1.0]])
 
 
 @pytest.mark.parametrize("wrong", [(3, 2), (2,)])
@@ -588,4 +589,4 @@ def test_kernels_may_change_between_forward_and_backward(recorded, walked):
             with use_kernels(back):
                 loss.backward()
         expected = model.head.weight.grad if expected is None else expected
-    np.testing.assert_allclose(model.head.weight.grad, expected, rtol=1e-15)
+    assert_allclose(model.head.weight.grad, expected, rtol=1e-15)

@@ -7,6 +7,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 import minigrad.functional as F
 from minigrad import Tensor, backend, manual_seed
@@ -47,7 +48,7 @@ def cupy_where(available):
 
 
 @pytest.mark.parametrize(
-    ("found", "reason"),
+    "found, reason",
     [
         (ModuleNotFoundError(name="cupy"), r"CuPy is not installed \(pip install"),
         (cupy_where(False), "CuPy is installed, but finds no NVIDIA GPU or driver"),
@@ -70,7 +71,7 @@ def test_moving_between_devices(two_gpus):
     assert x.to("cuda:1").data is x.data
     back = x.to("cpu")
     assert back.device == "cpu" and type(x.numpy()) is np.ndarray
-    np.testing.assert_array_equal(back.data, [0.0, 1.0, 2.0])
+    assert_array_equal(back.data, [0.0, 1.0, 2.0])
     with pytest.raises(RuntimeError, match="'cuda:2' cannot be used: this machine has 2 GPUs, counted from 0"):
         x.to("cuda:2")
 
@@ -81,7 +82,7 @@ def test_new_arrays_are_made_on_the_gpu_that_was_last_copied_to(two_gpus):
     assert backend.device_of(x.grad) == backend.device_of(two_gpus.ones(2)) == "cuda:1"
     moved = x.detach().to("cuda:0")
     assert moved.device == backend.device_of(two_gpus.ones(2)) == "cuda:0"
-    np.testing.assert_array_equal(moved.to("cpu").data, [0.0, 1.0, 2.0])
+    assert_array_equal(moved.to("cpu").data, [0.0, 1.0, 2.0])
 
 
 def test_mixing_devices_names_both(two_gpus):
@@ -144,9 +145,9 @@ def test_uniform_is_a_pure_function_of_its_key():
     first = backend.uniform(np, stream, (3, 4), head=2, block=7)
     backend.generator().random()
     manual_seed(1)
-    np.testing.assert_array_equal(backend.uniform(np, stream, (3, 4), head=2, block=7), first)
+    assert_array_equal(backend.uniform(np, stream, (3, 4), head=2, block=7), first)
     # A prefix is a prefix, so that the rows of a block may be drawn in part.
-    np.testing.assert_array_equal(backend.uniform(np, stream, (2, 4), head=2, block=7), first[:2])
+    assert_array_equal(backend.uniform(np, stream, (2, 4), head=2, block=7), first[:2])
     keys = [(stream, 2, 8), (stream, 3, 7), (stream, 7, 2), ((5, 2), 2, 7), ((6, 1), 2, 7), ((1, 5), 2, 7)]
     for key, head, block in keys:
         assert not np.isin(backend.uniform(np, key, (3, 4), head, block), first).any()

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import minigrad.functional as F
 from minigrad import Tensor, autocast, switches, use_kernels
@@ -38,7 +39,7 @@ def check_product(lead, M, K, N, dtype, x_layout, y_layout):
     x, y = randn(*lead, M, K).astype(dtype), randn(*lead, K, N, seed=1).astype(dtype)
     out = multiply(on_gpu(x, x_layout), on_gpu(y, y_layout), scale=0.5)
     assert out.dtype == dtype
-    np.testing.assert_allclose(to_numpy(out), 0.5 * (x @ y), rtol=1e-5, atol=1e-5)
+    assert_allclose(to_numpy(out), 0.5 * (x @ y), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -53,7 +54,7 @@ def test_multiply_adds_to_a_part_of_an_array():
     assert multiply(to_device(x, "cuda"), to_device(y, "cuda"), out=out[:, 1:3], scale=2.0, add=True) is not None
     expected = whole.copy()
     expected[:, 1:3] += 2 * (x @ y)
-    np.testing.assert_allclose(to_numpy(out), expected)
+    assert_allclose(to_numpy(out), expected)
 
 
 def test_multiply_of_nothing():
@@ -78,7 +79,7 @@ def test_bfloat16_is_summed_in_float32():
     x, y = (round_bfloat16(randn(7, 9).astype(np.float32)) for _ in range(2))
     out = multiply(*(to_device(z, "cuda").astype(bfloat16()) for z in (x, y.T)))
     assert out.dtype == np.float32
-    np.testing.assert_allclose(to_numpy(out), x @ y.T, rtol=1e-6, atol=1e-6)
+    assert_allclose(to_numpy(out), x @ y.T, rtol=1e-6, atol=1e-6)
 
 
 # --- the linear layer ---
@@ -98,7 +99,7 @@ def test_linear_in_mixed_precision(name):
         found = run(SAMPLES[name], "fast", "cuda", np.float32).arrays
     for a, b in zip(found, expected, strict=True):
         assert a.shape == b.shape and a.dtype == np.float32
-        np.testing.assert_allclose(a, b, rtol=0, atol=2**-7 * max(1, np.abs(b).max()))
+        assert_allclose(a, b, rtol=0, atol=2**-7 * max(1, np.abs(b).max()))
 
 
 def test_frozen_weights_cost_no_products(cublas_calls):
@@ -133,9 +134,9 @@ def test_one_matrix_on_the_right_makes_one_matrix_of_the_left(shape, monkeypatch
     out = Matmul.forward(ctx, *[to_device(z, "cuda") for z in (x, weight)])
     dx, dweight = Matmul.backward(ctx, to_device(dout, "cuda"))
     assert axes and max(axes) == 2
-    np.testing.assert_allclose(to_numpy(out), x @ weight)
-    np.testing.assert_allclose(to_numpy(dx), dout @ weight.T)
-    np.testing.assert_allclose(to_numpy(dweight), x.reshape(-1, 5).T @ dout.reshape(-1, 3), atol=1e-12)
+    assert_allclose(to_numpy(out), x @ weight)
+    assert_allclose(to_numpy(dx), dout @ weight.T)
+    assert_allclose(to_numpy(dweight), x.reshape(-1, 5).T @ dout.reshape(-1, 3), atol=1e-12)
 
 
 # --- precision ---
@@ -161,7 +162,7 @@ def test_tf32_changes_nothing_on_the_cpu():
     x = Tensor(randn(4, 5), dtype=np.float32)
     with autocast("tf32"):
         inside = x @ x.T
-    np.testing.assert_array_equal(inside.data, (x @ x.T).data)
+    assert_array_equal(inside.data, (x @ x.T).data)
 
 
 def test_precisions_do_not_add_up():

@@ -311,7 +311,7 @@ def used_twice(x):
 
 
 @pytest.mark.parametrize(
-    ("fn", "words"),
+    "fn, words",
     [
         (lambda x: x * F.tanh(x), r"input 0 \(x\) is used 2 times, and the gradients of all uses must be added"),
         (used_twice, r"a result between input 0 \(x\) and the output is used more than once"),
@@ -331,7 +331,7 @@ def test_every_kind_has_a_mutant():
 
 
 @pytest.mark.parametrize(
-    ("fn", "inputs", "words"),
+    "fn, inputs, words",
     [
         (lambda x: F.layer_norm(x, 5), 1e6 + random(2, 5), "choose inputs between 0.1 and 10"),
         (Weighted.apply, [X, Y], r"no gradient reaches input 0 \(features\)"),
@@ -344,7 +344,7 @@ def test_what_is_wrong_as_it_stands(fn, inputs, words):
 
 
 @pytest.mark.parametrize(
-    ("f", "backward", "words"),
+    "f, backward, words",
     [
         (lambda x: x * (x > 0), relu_turned_round, "`x > 0` in place of `x < 0`"),
         (np.tanh, tanh_forgotten, r"`tanh\(x\)` in place of `x`"),
@@ -375,7 +375,7 @@ ADVICE = RULE + "; (3,) would fit with axes of length 1: keepdims=True keeps the
 
 
 @pytest.mark.parametrize(
-    ("work", "words"),
+    "work, words",
     [
         (lambda: np.ones((3, 2)) * np.ones(3), ADVICE),
         (lambda: np.broadcast_to(np.ones(3), (3, 2)), ADVICE),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import minigrad.functional as F
 from minigrad import Function, Tensor, switches, use_kernels
@@ -138,7 +139,7 @@ def test_a_whole_tile_may_be_hidden_before_very_low_scores():
     q, k, v = Tensor(-40 * np.ones((1, 2, 8))), Tensor(8 + np.abs(randn(1, 1500, 8))), Tensor(randn(1, 1500, 8))
     expected = F.scaled_dot_product_attention(q, k, v, mask)
     with use_kernels("fast"):
-        np.testing.assert_allclose(F.scaled_dot_product_attention(q, k, v, mask).data, expected.data, atol=1e-12)
+        assert_allclose(F.scaled_dot_product_attention(q, k, v, mask).data, expected.data, atol=1e-12)
 
 
 def test_keys_that_a_mask_of_booleans_hides_are_in_no_tile():
@@ -171,8 +172,8 @@ def test_a_mask_that_learns_takes_the_naive_path():
         with use_kernels(kernels):
             F.scaled_dot_product_attention(q, q, q, mask).backward(randn(2, 5, 4, seed=5))
         grads += [q.grad, mask.grad]
-    np.testing.assert_array_equal(grads[2], grads[0])
-    np.testing.assert_array_equal(grads[3], grads[1])
+    assert_array_equal(grads[2], grads[0])
+    assert_array_equal(grads[3], grads[1])
 
 
 # --- the switch ---
@@ -208,7 +209,7 @@ def test_choices_nest_and_end_with_their_block():
 
 
 @pytest.mark.parametrize(
-    ("choice", "message"),
+    "choice, message",
     [
         ("quick", "kernels are 'textbook', 'fast' or a dictionary .*, not 'quick'"),
         ({"sotfmax": Halved}, "there is no op 'sotfmax'; the ops are abs, add, "),
@@ -234,7 +235,7 @@ def test_a_node_keeps_the_pair_that_it_ran_with():
     half.backward(np.array([1.0, 0.0]), retain_graph=True)
     of_half, x.grad = x.grad, None
     whole.backward(np.array([1.0, 0.0]))
-    np.testing.assert_array_equal(of_half, x.grad / 2)
+    assert_array_equal(of_half, x.grad / 2)
     assert "made by Halved" in repr(half) and "made by Softmax" in repr(whole)
 
 
@@ -252,7 +253,7 @@ def test_gradients_of_query_key_and_value_become_one_row_again(shape, extra):
             out.backward(Tensor(randn(*out.shape, seed=4)))
         return x.grad
 
-    np.testing.assert_allclose(gradient("fast"), gradient("textbook"), rtol=1e-9, atol=1e-9)
+    assert_allclose(gradient("fast"), gradient("textbook"), rtol=1e-9, atol=1e-9)
 
 
 def test_such_a_row_is_not_copied():
@@ -262,13 +263,13 @@ def test_such_a_row_is_not_copied():
     FastSplitHeads.forward(ctx, buffer.reshape(2, 5, 24), n_head=2, parts=3)
     assert np.shares_memory(FastSplitHeads.backward(ctx, *parts)[0], buffer)
     swapped = FastSplitHeads.backward(ctx, parts[1], parts[0], parts[2])[0].reshape(buffer.shape)
-    np.testing.assert_array_equal(swapped, buffer[:, :, [1, 0, 2]])
+    assert_array_equal(swapped, buffer[:, :, [1, 0, 2]])
 
 
 @needs_threads
 @pytest.mark.parametrize("has_blas", [True, False])
 @pytest.mark.parametrize("m", [1, 3, 16, 65])
-@pytest.mark.parametrize(("k", "n"), [(3, 5), (300, 257), (2000, 40), (700, 700), (1200, 450)])
+@pytest.mark.parametrize("k, n", [(3, 5), (300, 257), (2000, 40), (700, 700), (1200, 450)])
 def test_products_shared_out_among_threads(m, k, n, has_blas, monkeypatch):
     monkeypatch.setattr(threads, "HAS_BLAS", has_blas)
     monkeypatch.setattr(threads, "OUTPUT_LAYER", 2**19)
@@ -280,9 +281,9 @@ def test_products_shared_out_among_threads(m, k, n, has_blas, monkeypatch):
         complex_pair = a + 1j, np.asfortranarray(b + 1j * b[::-1])
         for left, right in ((a, b), (a, np.asfortranarray(b)), complex_pair):  # and transposed weights
             found = threads.matmul(left, right, np.full((m, n), np.nan, right.dtype))
-            np.testing.assert_allclose(found, left @ right, rtol=1e-12, atol=1e-9)
-    np.testing.assert_allclose(out, a @ b, rtol=1e-12, atol=1e-9)
-    np.testing.assert_allclose(gradient, a.T @ (a @ b), rtol=1e-12, atol=1e-7)
+            assert_allclose(found, left @ right, rtol=1e-12, atol=1e-9)
+    assert_allclose(out, a @ b, rtol=1e-12, atol=1e-9)
+    assert_allclose(gradient, a.T @ (a @ b), rtol=1e-12, atol=1e-7)
 
 
 @pytest.fixture
@@ -456,4 +457,4 @@ def test_a_product_is_the_same_wherever_it_is_computed():
         (product.astype("float64"), a @ b),
         (product[slice(3, 3)].dense(), np.empty((0, 3))),
     ):
-        np.testing.assert_allclose(array, right, rtol=1e-5)
+        assert_allclose(array, right, rtol=1e-5)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 from gpt import GPT, GPTConfig
 from minigrad import manual_seed, nn, optim, use_kernels
@@ -37,7 +38,7 @@ def test_newton_schulz_brings_singular_values_close_to_1(data):
     for orthogonalize, dtype, tolerance in forms:
         found = orthogonalize(matrix.astype(dtype))
         assert found.dtype == dtype
-        np.testing.assert_allclose(found, u * expected @ vt, atol=tolerance)
+        assert_allclose(found, u * expected @ vt, atol=tolerance)
         assert np.sum(found * (u @ vt)) / np.linalg.norm(found) / np.sqrt(rank) > 0.96  # the cosine to U Vᵀ
 
 
@@ -80,7 +81,7 @@ def test_steps_are_those_of_torch(settings):
         reference.step()
     for p, q, start in zip(ours, theirs, before):
         moved = np.abs(p.data - start).max()
-        np.testing.assert_allclose(p.data, q.detach().numpy(), atol=0.02 * moved)  # torch multiplies in bfloat16
+        assert_allclose(p.data, q.detach().numpy(), atol=0.02 * moved)  # torch multiplies in bfloat16
 
 
 def test_the_groups_are_hidden_and_other_matrices_and_vectors():
@@ -106,7 +107,7 @@ def test_the_other_groups_are_updated_as_by_adamw():
         steps(optimizer, [p, q], [number])
         r.grad = q.grad.copy()
         adamw.step()
-    np.testing.assert_array_equal(q.data, r.data)
+    assert_array_equal(q.data, r.data)
     with pytest.raises(ValueError, match="that of another optimizer"):
         Muon([r], orthogonalize=False).load_state_dict(adamw.state_dict())
 
@@ -121,7 +122,7 @@ def test_a_saved_state_goes_on_bit_by_bit():
     steps(optimizer, ours, range(3, 6))
     steps(other, others, range(3, 6))
     for p, q in zip(ours, others):
-        np.testing.assert_array_equal(p.data, q.data)
+        assert_array_equal(p.data, q.data)
 
 
 def test_the_fast_kernel_takes_the_same_steps_each_time():
@@ -141,9 +142,9 @@ def test_the_fast_kernel_takes_the_same_steps_each_time():
     before, expected = trained("textbook")
     _, found = trained("fast")
     for start, p, q in zip(before, expected, found, strict=True):
-        np.testing.assert_allclose(q, p, atol=1e-4 * np.abs(p - start).max())
+        assert_allclose(q, p, atol=1e-4 * np.abs(p - start).max())
     for p, q in zip(found, trained("fast")[1], strict=True):
-        np.testing.assert_array_equal(p, q)
+        assert_array_equal(p, q)
 
 
 def test_a_vector_is_refused_and_not_added():

@@ -6,6 +6,7 @@ import traceback
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import minigrad
 import minigrad.functional as F
@@ -27,7 +28,7 @@ def test_numbers_in_another_byte_order(dtype):
     made += [F.reshape(given, (3, 1)), F.getitem(given, 0), F.cat([given, given])]
     for tensor in made:
         assert tensor.dtype == given.dtype.newbyteorder("=") and tensor.dtype.isnative
-    np.testing.assert_array_equal(made[0].data, [1, 2, 3])
+    assert_array_equal(made[0].data, [1, 2, 3])
     assert nn.Linear(2, 2).to(dtype=">f4").weight.dtype.isnative
 
 
@@ -42,7 +43,7 @@ def test_subclasses_of_arrays_compute_as_plain_arrays():
     doubling, x = np.ones(2, np.float32).view(Doubling), leaf([3.0, 4.0])
     for result in (x * doubling, F.mul(doubling, x), np.multiply(x, doubling), Tensor(doubling) * x, F.exp(doubling)):
         assert type(result.data) is np.ndarray
-    np.testing.assert_array_equal((x * doubling).data, [3.0, 4.0])
+    assert_array_equal((x * doubling).data, [3.0, 4.0])
     assert np.shares_memory(Tensor(doubling).data, doubling)
 
 
@@ -73,12 +74,12 @@ NEW = [
 ]
 
 
-@pytest.mark.parametrize(("data", "dtype"), NEW)
+@pytest.mark.parametrize("data, dtype", NEW)
 def test_dtypes_of_new_tensors(data, dtype):
     tensor = Tensor(data)
     assert type(tensor.data) is np.ndarray and tensor.dtype == dtype
     assert tensor.shape == np.shape(data) and tensor.ndim == np.ndim(data) and tensor.device == "cpu"
-    np.testing.assert_array_equal(tensor.numpy(), data)
+    assert_array_equal(tensor.numpy(), data)
 
 
 def test_an_array_is_shared_and_not_copied():
@@ -99,7 +100,7 @@ def test_a_dtype_is_reached_without_a_detour():
 
 
 def test_a_tensor_of_tensors():
-    np.testing.assert_array_equal(Tensor([Tensor([1.0, 2.0]), Tensor([3.0, 4.0])]).data, [[1.0, 2.0], [3.0, 4.0]])
+    assert_array_equal(Tensor([Tensor([1.0, 2.0]), Tensor([3.0, 4.0])]).data, [[1.0, 2.0], [3.0, 4.0]])
     with pytest.raises(TypeError, match="lose the gradient"):  # F.stack would not
         Tensor([leaf([1.0, 2.0]), leaf([3.0, 4.0])])
 
@@ -108,7 +109,7 @@ NOT_NUMBERS = "its elements are not numbers, but of dtype "
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    "data, message",
     [
         ("text", NOT_NUMBERS + "<U4"),
         (None, NOT_NUMBERS + "object"),
@@ -144,7 +145,7 @@ def test_new_tensors():
     minigrad.manual_seed(1)
     first = minigrad.randn(100).numpy()
     minigrad.manual_seed(1)
-    np.testing.assert_array_equal(minigrad.randn(100).numpy(), first)
+    assert_array_equal(minigrad.randn(100).numpy(), first)
     assert abs(first.std() - 1) < 0.3
     assert minigrad.arange(3).numpy().tolist() == [0, 1, 2] and minigrad.arange(3).dtype == np.int64
     assert minigrad.arange(1, 2, 0.25).numpy().tolist() == [1, 1.25, 1.5, 1.75]
@@ -199,7 +200,7 @@ def test_a_tensor_has_no_other_attributes():
 
 
 @pytest.mark.parametrize(
-    ("tensor", "text"),
+    "tensor, text",
     [
         (Tensor([1.0, 2.5]), "tensor([1. , 2.5], dtype=float32)"),
         (Tensor(3), "tensor(3, dtype=int64)"),
@@ -239,7 +240,7 @@ def test_operators_in_both_orders(apply, other):
             result = apply(y, x) if backwards else apply(x, y)
             assert type(result) is Tensor and result.dtype == np.float32 and result.requires_grad
             expected = apply(number, x.data) if backwards else apply(x.data, number)
-            np.testing.assert_allclose(result.data, expected, rtol=1e-6)
+            assert_allclose(result.data, expected, rtol=1e-6)
             result.sum().backward()
             assert x.grad.shape == x.shape and x.grad.dtype == np.float32
 
@@ -247,11 +248,11 @@ def test_operators_in_both_orders(apply, other):
 def test_unary_minus_absolute_value_and_indexing():
     assert abs(leaf([-1.5, 2.0])).data.tolist() == [1.5, 2.0]
     x = leaf([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    np.testing.assert_array_equal((-x).data, -x.data)
-    np.testing.assert_array_equal(x[Tensor([1, 0]), Tensor([2, 1])].data, [6.0, 2.0])
-    np.testing.assert_array_equal(x[x > 2.5].data, [3.0, 4.0, 5.0, 6.0])
+    assert_array_equal((-x).data, -x.data)
+    assert_array_equal(x[Tensor([1, 0]), Tensor([2, 1])].data, [6.0, 2.0])
+    assert_array_equal(x[x > 2.5].data, [3.0, 4.0, 5.0, 6.0])
     (x[Tensor([1, 1])] * x[Tensor(0)]).sum().backward()
-    np.testing.assert_array_equal(x.grad, [[8.0, 10.0, 12.0], [2.0, 4.0, 6.0]])
+    assert_array_equal(x.grad, [[8.0, 10.0, 12.0], [2.0, 4.0, 6.0]])
 
 
 def test_a_tensor_cannot_be_added_to_an_array_in_place():
@@ -316,7 +317,7 @@ def test_iteration_goes_over_the_first_axis_with_gradients():
     x = leaf([[1.0, 2.0], [3.0, 4.0]])
     first, second = x
     (first * second).sum().backward()
-    np.testing.assert_array_equal(x.grad, [[3.0, 4.0], [1.0, 2.0]])
+    assert_array_equal(x.grad, [[3.0, 4.0], [1.0, 2.0]])
 
 
 # --- NumPy ---
@@ -336,7 +337,7 @@ def test_numpy_functions_refuse_and_say_what_to_use():
 
 
 def test_asarray_refuses_what_has_a_gradient():
-    np.testing.assert_array_equal(np.asarray(Tensor([1.0, 2.0]), np.float64), [1.0, 2.0])
+    assert_array_equal(np.asarray(Tensor([1.0, 2.0]), np.float64), [1.0, 2.0])
     copied = Tensor([1.0, 2.0])
     assert not np.shares_memory(np.array(copied), copied.data)
     for x in (leaf([1.0]), leaf([1.0]) * 2):
@@ -369,9 +370,9 @@ def test_methods_take_arguments_as_in_pytorch():
     ]
     for shape, tensors in results:
         assert all(type(tensor) is Tensor and tensor.shape == shape for tensor in tensors), shape
-    np.testing.assert_allclose(x.var(1).data, x.data.var(axis=1, ddof=1), rtol=1e-6)
+    assert_allclose(x.var(1).data, x.data.var(axis=1, ddof=1), rtol=1e-6)
     for method in ("exp", "log", "sqrt", "tanh"):
-        np.testing.assert_allclose(getattr(x, method)().data, getattr(np, method)(x.data), rtol=1e-6)
+        assert_allclose(getattr(x, method)().data, getattr(np, method)(x.data), rtol=1e-6)
 
 
 def test_to_another_dtype_carries_the_gradient_back():
@@ -380,7 +381,7 @@ def test_to_another_dtype_carries_the_gradient_back():
     assert y.dtype == np.float64 and x.to(dtype="float16").dtype == np.float16 and x.to("cpu").device == "cpu"
     (y * y).sum().backward()
     assert x.grad.dtype == np.float32
-    np.testing.assert_array_equal(x.grad, [2.0, 4.0])
+    assert_array_equal(x.grad, [2.0, 4.0])
     assert not x.to(np.int64).requires_grad
     with pytest.raises((TypeError, ValueError)):
         x.to("gpu")
@@ -391,7 +392,7 @@ def test_deepcopy_of_a_leaf():
     (x * 2).sum().backward()
     other = copy.deepcopy(x)
     assert other.requires_grad and not np.shares_memory(other.data, x.data) and not np.shares_memory(other.grad, x.grad)
-    np.testing.assert_array_equal(other.data, x.data)
+    assert_array_equal(other.data, x.data)
 
 
 # --- reading the source ---

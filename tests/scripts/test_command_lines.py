@@ -172,7 +172,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("script", "arguments", "words"), REFUSED)
+@pytest.mark.parametrize("script, arguments, words", REFUSED)
 def test_a_bad_command_line_is_refused_in_one_sentence(script, arguments, words, folder, tmp_path, capsys):
     main, new = importlib.import_module(f"scripts.{script}").main, tmp_path / "new"
     parts = arguments.replace("...", RIGHT.get(script, "")).split()
@@ -180,7 +180,7 @@ def test_a_bad_command_line_is_refused_in_one_sentence(script, arguments, words,
     assert not new.exists() or (new / "log.jsonl").exists()  # then it can be started again
 
 
-@pytest.mark.parametrize(("place", "found"), [(".", "scripts/"), ("scripts", ""), ("tests/gpt", "../../scripts/")])
+@pytest.mark.parametrize("place, found", [(".", "scripts/"), ("scripts", ""), ("tests/gpt", "../../scripts/")])
 def test_commands_are_named_as_they_are_reached_from_here(place, found, monkeypatch, capsys):
     monkeypatch.chdir(ROOT / place)
     error = refusal(generate.main, capsys, "--model", "runs/none")
@@ -206,7 +206,7 @@ def test_the_version_is_told(script):
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    "error, words",
     [
         (MemoryError(), "not enough memory (MemoryError): use a smaller model or batch"),
         (OSError(errno.EMFILE, "Too many open files"), "error: too many files are open at once: raise the limit"),

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from gpt import Llama, LlamaConfig, Tokenizer
-from gpt.files import sha256_of
+from gpt.files import read_text, sha256_of, write_text
 from minigrad import manual_seed
 from scripts import exercise
 from scripts.course.checker import capstone, catalogue, processes, watching
@@ -27,7 +27,7 @@ def write_tanh(folder, body=TANH, head=""):
     stub = catalogue.load(catalogue.paths()["tanh"]).stub
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "02_tanh.py"
-    file.write_text(head + stub.partition("        # TODO")[0] + body, encoding="utf-8")
+    write_text(file, head + stub.partition("        # TODO")[0] + body)
     return file
 
 
@@ -47,7 +47,7 @@ def test_a_right_file_passes_and_opens_the_solution(tmp_path, capsys):
     for is_shown in (False, False, True):
         output_of(exercise.main, "hint", "tanh", "--workspace", tmp_path)
         assert run_here(exercise.main, "check", "tanh", "--workspace", tmp_path, "--html") == 1
-        assert ("your lines beside right ones" in page.read_text(encoding="utf-8")) == is_shown
+        assert ("your lines beside right ones" in read_text(page)) == is_shown
     assert "# A right answer" in output_of(exercise.main, "solution", "tanh", "--workspace", tmp_path)
 
 
@@ -62,7 +62,7 @@ def test_a_teacher_switches_solutions_off(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("body", "head", "status", "words"),
+    "body, head, status, words",
     [
         ("        return (dout * (1 - ctx.out),)\n", "", "wrong", "square is missing"),
         ("        return (\n", "", "syntax", "cannot read"),
@@ -76,11 +76,11 @@ def test_a_wrong_file_gets_its_diagnosis_and_its_line(tmp_path, capsys, body, he
     file = write_tanh(tmp_path, body, head)
     code, verdict = check(tmp_path, capsys)
     assert code == 1 and verdict["status"] == status and words in verdict["diagnosis"], verdict
-    assert verdict["code"] == file.read_text(encoding="utf-8").splitlines()[verdict["line"] - 1].strip()
+    assert verdict["code"] == read_text(file).splitlines()[verdict["line"] - 1].strip()
 
 
 @pytest.mark.parametrize(
-    ("dx", "dout"), [("dout * (1 - ctx.out)", "[0.7]"), ("np.minimum(dout, 9) * (1 - ctx.out**2)", "[700.]")]
+    "dx, dout", [("dout * (1 - ctx.out)", "[0.7]"), ("np.minimum(dout, 9) * (1 - ctx.out**2)", "[700.]")]
 )
 def test_what_the_failing_case_prints_is_shown(tmp_path, capfd, dx, dout):
     write_tanh(tmp_path, f"        print('dout is', dout)\n        return ({dx},)\n")
@@ -94,7 +94,7 @@ WALK = "    breakpoint()\n    for source, slope in root.inputs:\n        source.
 
 
 @pytest.mark.parametrize(
-    ("name", "body", "seen"),
+    "name, body, seen",
     [("tanh", "        breakpoint()\n        return (dout * (1 - ctx.out),)\n", "dout"), ("walk", WALK, "root")],
 )
 def test_debug_runs_the_failing_case_here(tmp_path, monkeypatch, name, body, seen):
@@ -102,7 +102,7 @@ def test_debug_runs_the_failing_case_here(tmp_path, monkeypatch, name, body, see
     monkeypatch.setattr(sys, "breakpointhook", lambda: stops.append(sys._getframe(1).f_locals[seen]))
     exercise_ = catalogue.load(catalogue.paths()[name])
     text = exercise_.stub.partition("        # TODO" if name == "tanh" else "    # TODO")[0] + body
-    (tmp_path / exercise_.path.name).write_text(text, encoding="utf-8")
+    write_text(tmp_path / exercise_.path.name, text)
     assert run_here(exercise.main, "check", name, "--workspace", tmp_path, "--debug") == 1
     assert len(stops) == 1 and (name == "walk" or stops[0].size == 1)
 
@@ -112,7 +112,7 @@ def test_list_start_and_hints(tmp_path, capsys):
     assert len(rows) >= 33 and rows[0]["name"] == "mul" and not any(row["passed"] for row in rows)
     said = output_of(exercise.main, "start", "softmax", "--workspace", tmp_path)
     assert "lesson 421, attention on raw embeddings" in said and "lesson.py 421" in said
-    assert "TODO" in (tmp_path / "10_softmax.py").read_text(encoding="utf-8")
+    assert "TODO" in read_text(tmp_path / "10_softmax.py")
     capsys.readouterr()
     for level in (1, 2, 3, 3):
         said = json.loads(output_of(exercise.main, "hint", "--workspace", tmp_path, "--json"))
@@ -126,8 +126,8 @@ def test_weeks_are_filled_in_the_order_of_the_course(tmp_path, capsys):
     assert all(sum(minutes[name] for name in week) == sum(week.values()) <= 60 for week in weeks)
     said = output_of(exercise.main, "list", "--workspace", tmp_path, "--pacing", 2)
     assert f"{sum(minutes.values())} minutes by the exercises' own" in said and "   1      102  mul, tanh, walk" in said
-    text = catalogue.paths()["mul"].read_text(encoding="utf-8")
-    (tmp_path / "01_mul.py").write_text(text.replace("2 min, easy", "easy"), encoding="utf-8")
+    text = read_text(catalogue.paths()["mul"])
+    write_text(tmp_path / "01_mul.py", text.replace("2 min, easy", "easy"))
     error = refusal(exercise.main, capsys, "list", "--exercises", tmp_path, "--pacing", 2)
     assert "01_mul.py does not say how many minutes it takes: effort='easy'" in error
 
@@ -141,15 +141,15 @@ def test_a_class_gets_stubs_without_solutions(tmp_path, capsys):
     assert "6 stubs" in output_of(exercise.main, "stubs", tmp_path / "class")
     assert len(list((tmp_path / "class").iterdir())) == len(exercises) == 6
     for each in exercises:
-        text = (tmp_path / "class" / each.path.name).read_text(encoding="utf-8")
+        text = read_text(tmp_path / "class" / each.path.name)
         secret = [*each.blanks.splitlines(), "EXERCISE", "BLANKS", "SLIPS", "hints", *(why for _, _, why in each.slips)]
         assert "TODO" in text and not [line for line in secret if line.strip() and line.strip() in text]
         assert check_assessed(tmp_path / "class", capsys, each.name)[1]["status"] == "unfinished"
     file = tmp_path / "class" / "01_softplus.py"
-    file.write_text(exercises[0].completed(), encoding="utf-8")
+    write_text(file, exercises[0].completed())
     assert check_assessed(tmp_path / "class", capsys, "softplus")[1]["status"] == "passed"
     assert "01_softplus.py exists" in refusal(exercise.main, capsys, "stubs", tmp_path / "class")
-    assert file.read_text(encoding="utf-8") == exercises[0].completed()
+    assert read_text(file) == exercises[0].completed()
 
 
 @pytest.mark.slow
@@ -159,25 +159,25 @@ def test_nothing_tells_the_solution_of_an_assessment(tmp_path, capsys):
     capsys.readouterr()
     assert session.press("h") and capsys.readouterr().out.startswith("there are no hints for softplus")
     for old, new, reason in [*softplus.slips, ("np.logaddexp(0, x)", "np.log(1 + np.exp(x))", "np.logaddexp")]:
-        (tmp_path / "01_softplus.py").write_text(softplus.completed(old, new), encoding="utf-8")
+        write_text(tmp_path / "01_softplus.py", softplus.completed(old, new))
         _, verdict = check_assessed(tmp_path, capsys, "softplus")
         assert verdict["status"] == "wrong" and verdict["details"] and reason not in verdict["diagnosis"]
 
 
 def test_reset_keeps_the_learners_file(tmp_path, monkeypatch):
     file = write_tanh(tmp_path)
-    mine = file.read_text(encoding="utf-8")
+    mine = read_text(file)
     monkeypatch.setattr("builtins.input", lambda question: "n")
     assert run_here(exercise.main, "reset", "tanh", "--workspace", tmp_path) == 1
-    assert file.read_text(encoding="utf-8") == mine
+    assert read_text(file) == mine
     assert run_here(exercise.main, "reset", "tanh", "--workspace", tmp_path, "--yes") == 0
-    assert "NotImplementedError" in file.read_text(encoding="utf-8")
-    assert (tmp_path / "02_tanh.old1.txt").read_text(encoding="utf-8") == mine
+    assert "NotImplementedError" in read_text(file)
+    assert read_text(tmp_path / "02_tanh.old1.txt") == mine
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("passed", 5), ("hints", ["mul"]), ("current", ["mul"])])
+@pytest.mark.parametrize("name, wrong", [("passed", 5), ("hints", ["mul"]), ("current", ["mul"])])
 def test_a_record_that_was_edited_is_refused_in_one_sentence(tmp_path, capsys, name, wrong):
-    (tmp_path / "progress.json").write_text(json.dumps({name: wrong}), encoding="utf-8")
+    write_text(tmp_path / "progress.json", json.dumps({name: wrong}))
     error = refusal(exercise.main, capsys, "list", "--workspace", tmp_path)
     assert f"{tmp_path / 'progress.json'} is damaged: {name} is " in error
 
@@ -278,7 +278,7 @@ def test_run_puts_the_learners_part_into_the_gpt(tmp_path, capsys, monkeypatch):
     assert check(tmp_path, capsys)[0] == 0
     assert "your parts in it: tanh" in output_of(exercise.main, "run", "tanh", "--workspace", tmp_path)
     assert run_here(exercise.main, "run", "--all", "--workspace", tmp_path, "--out-dir", tmp_path / "page") == 0
-    page = (tmp_path / "page" / "my_gpt.html").read_text(encoding="utf-8")
+    page = read_text(tmp_path / "page" / "my_gpt.html")
     assert f"1 of {len(catalogue.paths())} parts are mine" in page
     assert 'class="part mine used" title="a first backward' in page and "<polyline" in page
 
@@ -293,9 +293,9 @@ def pass_parts(folder, *names, edits=None):
         for old, new in (edits or {}).get(name, {}).items():
             assert old in text
             text = text.replace(old, new)
-        (folder / each.path.name).write_text(text, encoding="utf-8")
+        write_text(folder / each.path.name, text)
         passed[name] = sha256_of(folder / each.path.name)
-    (folder / "progress.json").write_text(json.dumps({"passed": passed}), encoding="utf-8")
+    write_text(folder / "progress.json", json.dumps({"passed": passed}))
     return folder
 
 
@@ -330,7 +330,7 @@ def test_the_capstone_trains_takes_weights_and_becomes_a_llama(tmp_path, models)
     assert said.count("small_gpt: the 4 states of a text") == 2 and "llama: the 4 states of a text" in said
     assert "(this model has learned too little" in said and said.endswith("\nYou have written a Llama.\n")
     for name, function in (("my_gpt", "train"), ("my_llama", "llama_block")):
-        assert f"def {function}(" in (tmp_path / "out" / f"{name}.py").read_text(encoding="utf-8")
+        assert f"def {function}(" in read_text(tmp_path / "out" / f"{name}.py")
 
 
 def capstone_refusal(folder, capsys):
@@ -355,7 +355,7 @@ def test_the_capstone_says_what_it_lacks_and_what_ran(tmp_path, models, capsys, 
 
 
 @pytest.mark.parametrize(
-    ("name", "edit", "words"),
+    "name, edit, words",
     [
         ("block", {"x = x + attention": "x = attention"}, "small_gpt: your block 0 differs first from ours"),
         ("training_loop", {"gradients = {": "gradients = gradients if step else {"}, "your loss[2] has wrong values"),

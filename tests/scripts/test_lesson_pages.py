@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from gpt.files import read_text, write_text
 from scripts import site
 from scripts.course.checker import catalogue
 from scripts.course.lessons.cells import Cell, Running, lessons, read_cells
@@ -27,7 +28,7 @@ def made(tmp_path, monkeypatch):
     out.mkdir()
     cells = read_cells(lesson)
     page = write_page(lesson, record(Running(lesson, ["--out-dir", str(out / "999_title")]), cells), ["softmax"], out)
-    return page.read_text(encoding="utf-8")
+    return read_text(page)
 
 
 def test_a_page_has_everything_in_order(made):
@@ -52,13 +53,13 @@ def test_pages_are_connected_as_they_are_made(tmp_path):
     first, second, third = lessons()[:3]
     ran = [Ran(Cell("prose", "# Title", 1))]
     page = write_page(second, ran, [], tmp_path)
-    assert f"python scripts/lesson.py {third.stem[:3]} --html" in page.read_text(encoding="utf-8")
-    assert "<a href" not in page.read_text(encoding="utf-8").split("<main>")[0].replace('<a href="index.html"', "")
+    assert f"python scripts/lesson.py {third.stem[:3]} --html" in read_text(page)
+    assert "<a href" not in read_text(page).split("<main>")[0].replace('<a href="index.html"', "")
     write_page(third, ran, [], tmp_path)
     write_page(first, ran, [], tmp_path)
-    text = page.read_text(encoding="utf-8")
+    text = read_text(page)
     assert text.count(f'href="{third.stem}.html"') == 2 == text.count(f'href="{first.stem}.html"')
-    index = (tmp_path / "index.html").read_text(encoding="utf-8")
+    index = read_text(tmp_path / "index.html")
     assert index.count(".html") >= 3 and index.count("<li>") == len(lessons())
     before = index.partition("<h2>")[0]
     assert f'Start here:</p> <a href="{first.stem}.html">' in before and "gpt.html" not in before
@@ -71,9 +72,9 @@ def test_the_index_says_how_long_it_takes_and_what_is_done_here(tmp_path, monkey
     drawn = SimpleNamespace(_repr_svg_=lambda: "<svg>a picture</svg>")
     write_page(first, [Ran(Cell("code", "draw()", 1), value=drawn)], [], folder)
     (folder / second.stem).mkdir()
-    (folder / second.stem / "done.txt").write_text("", encoding="utf-8")
+    write_text(folder / second.stem / "done.txt", "")
     write_page(second, [], [], folder)
-    rows = (folder / "index.html").read_text(encoding="utf-8").split("<li>")[1:]
+    rows = read_text(folder / "index.html").split("<li>")[1:]
     assert "<svg>a picture</svg>" in rows[0] and "tanh ✓, walk" in rows[0] and "ran in 0 s" in rows[0]
     assert "done in a terminal" in rows[1] and "done in a terminal" not in rows[0] and "ran in" not in rows[2]
     for lesson, row in zip(lessons(), rows):
@@ -83,7 +84,7 @@ def test_the_index_says_how_long_it_takes_and_what_is_done_here(tmp_path, monkey
         assert all(name in row for name in exercises(lesson))
     assert min(map(lesson_index.minutes, map(read_cells, lessons()))) >= 5
     site.write_indexes(tmp_path, [catalogue.load(catalogue.paths()["tanh"])])
-    published = "".join(path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html"))
+    published = "".join(read_text(path) for path in tmp_path.rglob("*.html"))
     assert "/tanh.html" in published and "✓" not in published and "in a terminal" not in published
 
 
@@ -124,7 +125,7 @@ def test_a_cell_that_takes_long_carries_its_seconds(tmp_path):
 
 def test_a_page_lists_its_concepts_with_their_code(tmp_path):
     lesson = next(path for path in lessons() if path.name.startswith("422"))
-    page = write_page(lesson, [], ["softmax"], tmp_path).read_text(encoding="utf-8")
+    page = read_text(write_page(lesson, [], ["softmax"], tmp_path))
     rows = [row for row in concepts() if row.lesson == lesson.name]
     assert len(rows) == 3
     for row in rows:
@@ -159,22 +160,22 @@ def test_a_notebook_in_which_somebody_has_worked_is_kept(tmp_path):
     path, cells = tmp_path / "999_title.ipynb", read_cells(write(tmp_path))
     write_notebook(cells, path)
     write_notebook(cells, path)  # nobody has worked in it
-    fresh = json.loads(path.read_text(encoding="utf-8"))
+    fresh = json.loads(read_text(path))
     jupyter = json.loads(json.dumps(fresh))  # as Jupyter saves it: sources as lists of lines, more metadata
     for cell in jupyter["cells"]:
         cell["source"] = cell["source"].splitlines(keepends=True)
     jupyter["metadata"]["language_info"] = {"name": "python"}
-    path.write_text(json.dumps(jupyter), encoding="utf-8")
+    write_text(path, json.dumps(jupyter))
     write_notebook(cells, path)
 
     changed = [json.loads(json.dumps(fresh)) for _ in range(2)]
     changed[0]["cells"][3]["source"] += "# mine"
     changed[1]["cells"][1]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "x"}]
     for text in [*map(json.dumps, changed), "not json", "[]", "{}"]:
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
         with pytest.raises(FileExistsError, match="has been edited"):
             write_notebook(cells, path)
-        assert path.read_text(encoding="utf-8") == text
+        assert read_text(path) == text
 
 
 def test_without_nbformat_a_sentence_says_so(tmp_path, monkeypatch):

@@ -37,7 +37,6 @@ def compared(model, reference, dtype="float64"):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("kernels", ["textbook", "fast"])
 def test_every_activation_and_gradient_is_that_of_transformers(model, reference, kernels, dtype):
     with use_kernels(kernels):
         comparison = compared(model.to(dtype), reference, dtype)
@@ -113,7 +112,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("plant", "module", "place"), MISTAKES)
+@pytest.mark.parametrize("plant, module, place", MISTAKES)
 def test_a_mistake_is_found_where_it_is(model, reference, plant, module, place):
     plant(model, module)
     comparison = compared(model, reference)
@@ -178,7 +177,7 @@ def test_a_difference_is_measured_by_the_spread():
 
 
 @pytest.mark.parametrize(
-    ("small", "changes"),
+    "small, changes",
     [
         (small_gpt, {"dropout": 0.4}),
         (small_gpt, {"dropout": 0.4, "norm": "post"}),
@@ -221,9 +220,8 @@ def test_a_damaged_reference_is_refused(tmp_path, content):
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("kernels", ["textbook", "fast"])
 @pytest.mark.parametrize(
-    ("small", "changes"),
+    "small, changes",
     [
         (small_gpt, {}),
         (small_gpt, {"norm": "post"}),
@@ -244,7 +242,7 @@ def test_traces_equal_those_of_transformers(kernels, small, changes):
 
 
 @pytest.mark.parametrize(
-    ("mistake", "place"),
+    "mistake, place",
     [
         (lambda block: setattr(block.input_layernorm, "eps", 1e-2), "layers.1.input_layernorm"),
         (lambda block: setattr(block.self_attn, "q_proj", block.self_attn.o_proj), "layers.1.self_attn.q_proj"),
