@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 
 from finetune.objectives.distillation import distillation_from, distillation_loss
 from gpt.training.training_step import language_model_loss
@@ -31,7 +32,7 @@ def test_loss_and_gradient_are_the_derived_ones(kernels, tau, reverse, seed):
         p, q, r = np.exp(log_p), np.exp(log_q), log_q - log_p
         assert loss.data[place] == pytest.approx(tau**2 * (q @ r if reverse else p @ -r), abs=1e-9)
         expected = tau * (q * (r - q @ r) if reverse else q - p)
-        np.testing.assert_allclose(student.grad[place], expected, atol=1e-9)
+        assert_allclose(student.grad[place], expected, atol=1e-9)
 
 
 @BOTH
@@ -56,15 +57,7 @@ def test_loss_and_gradient_equal_those_of_pytorch(reverse, tau):
     expected = torch.nn.functional.kl_div(*pair, reduction="sum", log_target=True) * tau**2
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
-    np.testing.assert_allclose(student.grad, theirs.grad.numpy(), atol=1e-14)
-
-
-def test_a_high_temperature_compares_the_logits():
-    """The page's limit: for large τ the gradient is (s - t) / V, with logits of mean 0, whatever τ is."""
-    s, t = logits(5)
-    student = Tensor(s, requires_grad=True)
-    distillation_loss(student, Tensor(t), 1e4).backward()
-    np.testing.assert_allclose(student.grad, ((s - s.mean()) - (t - t.mean())) / 5, rtol=1e-3)
+    assert_allclose(student.grad, theirs.grad.numpy(), atol=1e-14)
 
 
 def batch():
@@ -72,7 +65,6 @@ def batch():
     return ids, np.where(np.arange(8) < 3, -100, np.roll(ids, -1, axis=1))
 
 
-@pytest.mark.parametrize("kernels", ["textbook", "fast"])
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_the_loss_of_a_step_mixes_teacher_and_text(weight, kernels):
     student, teacher, (ids, targets) = small_gpt(1, "float64"), small_gpt(2, "float64", n_embd=16), batch()

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import minigrad
 import minigrad.functional as F
@@ -89,8 +90,7 @@ SUMS = {
 }
 
 
-@pytest.mark.parametrize("kernels", ["textbook", "fast"])
-@pytest.mark.parametrize(("dtype", "n", "rtol"), [("float16", 70_000, 4e-3), ("float32", 300_000, 5e-4)])
+@pytest.mark.parametrize("dtype, n, rtol", [("float16", 70_000, 4e-3), ("float32", 300_000, 5e-4)])
 @pytest.mark.parametrize("name", SUMS)
 def test_sums_of_many_numbers(name, dtype, n, rtol, kernels):
     """Results and gradients beside those in float64: along the first axis NumPy adds one number after the other."""
@@ -108,10 +108,9 @@ def test_sums_of_many_numbers(name, dtype, n, rtol, kernels):
     for ours, expected in zip(found[dtype], found["float64"], strict=True):
         assert ours.dtype == dtype
         atol = rtol * np.abs(expected).max() + (6e-8 if dtype == "float16" else 0)  # its smallest number
-        np.testing.assert_allclose(ours, expected, rtol=rtol, atol=atol)
+        assert_allclose(ours, expected, rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("kernels", ["textbook", "fast"])
 @pytest.mark.parametrize(
     "op",
     [
@@ -130,7 +129,7 @@ def test_squares_and_powers_do_not_overflow_in_float16(op, kernels):
             out.backward(np.ones(out.shape, dtype))
         found[dtype] = out.data, tensor.grad
     for ours, expected in zip(found["float16"], found["float64"]):
-        np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=1e-5)
+        assert_allclose(ours, expected, rtol=2e-3, atol=1e-5)
 
 
 # --- NumPy's warnings ---
@@ -171,31 +170,24 @@ def test_dropout(dtype):
     kept = out.data != 0
     assert abs(kept.mean() - 0.7) < 0.01
     assert (out.data[kept] == dtype(1 / 0.7)).all()
-    q, k, v = Tensor(np.zeros((2, 1, 4), dtype)), Tensor(np.zeros((2, 5, 4), dtype)), Tensor(np.eye(5, dtype=dtype))
+    q, k, v = (Tensor(x.astype(dtype)) for x in (np.zeros((400, 1, 4)), np.zeros((400, 5, 4)), np.eye(5)))
     for kernels in ("textbook", "fast"):
         with use_kernels(kernels):
             dropped = F.scaled_dot_product_attention(q, k, v, dropout_p=0.3).data
-        np.testing.assert_allclose(dropped[dropped != 0], 0.2 / 0.7, rtol=np.finfo(dtype).eps)
+        assert abs((dropped != 0).mean() - 0.7) < 0.05
+        assert_allclose(dropped[dropped != 0], 0.2 / 0.7, rtol=np.finfo(dtype).eps)
     out.backward(np.ones(x.shape, dtype))
-    np.testing.assert_array_equal(x.grad, out.data)  # the same elements, in the same scale
+    assert_array_equal(x.grad, out.data)  # the same elements, in the same scale
 
     assert not np.array_equal(F.dropout(x, 0.3).data, out.data)
     minigrad.manual_seed(1)
     first = F.dropout(x, 0.3).data
     minigrad.manual_seed(1)
-    np.testing.assert_array_equal(F.dropout(x, 0.3).data, first)
+    assert_array_equal(F.dropout(x, 0.3).data, first)
 
     assert F.dropout(x, 0.3, training=False) is x
     assert F.dropout(x, 0.0) is x
     assert not F.dropout(x, 1.0).data.any()
-
-
-def test_attention_dropout_keeps_the_expected_value():
-    q = Tensor(np.zeros((50, 1, 64)))
-    values = Tensor(np.ones((50, 64, 4)))
-    k = Tensor(np.zeros((50, 64, 64)))
-    out = F.scaled_dot_product_attention(q, k, values, dropout_p=0.4).data
-    assert abs(out.mean() - 1) < 0.03 and out.std() > 0.05
 
 
 # --- erf ---
@@ -219,11 +211,11 @@ def test_erf_of_float32():
     x = np.random.default_rng(0).normal(size=5_000).astype(np.float32) * 3
     expected = np.array([math.erf(value) for value in x]).astype(np.float32)
     assert erf(x).dtype == np.float32
-    np.testing.assert_array_equal(erf(x.reshape(50, 100).T[::-2]), expected.reshape(50, 100).T[::-2])
+    assert_array_equal(erf(x.reshape(50, 100).T[::-2]), expected.reshape(50, 100).T[::-2])
 
 
 def test_erf_of_special_numbers():
     x = np.array([NAN, INF, -INF, 0.0, -0.0, 5e-324, -5e-324, 1e-310])
-    np.testing.assert_array_equal(erf(x), [math.erf(value) for value in x])
+    assert_array_equal(erf(x), [math.erf(value) for value in x])
     assert math.copysign(1, erf(np.array(-0.0))) == -1
     assert erf(np.array(0.3)).shape == () and erf(np.zeros((0, 3))).shape == (0, 3)
