@@ -36,7 +36,7 @@ def test_the_golden_arrays_are_those_of_the_cases():
     assert GOLDEN.stat().st_size < 200_000
 
 
-NOT_FINITE = {"std of one", "var of one", "sqrt at 0", "pow of special numbers", "logsumexp of +inf"}
+NOT_FINITE = {"std of one", "sqrt at 0", "pow of special numbers", "logsumexp of +inf"}
 
 
 @pytest.mark.parametrize("name", CASES)
