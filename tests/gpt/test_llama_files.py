@@ -60,11 +60,6 @@ def test_the_loaded_model_computes_what_transformers_computes(golden):
     assert model.generate(golden["ids"], 20, temperature=0) == golden["greedy"].tolist()
     # transformers computes norms and angles in float32.
     np.testing.assert_allclose(model(golden["ids"]).data, golden["logits"], rtol=0, atol=2e-5)
-    loss = model.loss(golden["ids"], golden["targets"])
-    assert loss.item() == pytest.approx(float(golden["loss"]), abs=1e-5)
-    loss.backward()
-    for name, parameter in model.named_parameters():
-        np.testing.assert_allclose(parameter.grad, golden[f"gradient/{name}"], rtol=0, atol=1e-5)
 
 
 def test_the_config_of_smollm2_and_the_defaults():

@@ -92,8 +92,6 @@ def ppo_arrays(rng):
         "mask": mask, "logprobs": logprobs, "ref_logprobs": ref_logprobs, "values": values, "scores": scores,
         "rewards": rewards, "advantages": advantages, "returns": returns, "whitened": whitened,
         "new_logprobs": new_logprobs, "vpred": vpred, "pg_loss": pg_loss, "vf_loss": vf_loss,
-        "pg_clipfrac": masked_mean((pg_losses2 > pg_losses).double(), mask),
-        "approxkl": 0.5 * masked_mean((new_logprobs - logprobs) ** 2, mask),
         "gradient/new_logprobs": new_logprobs.grad, "gradient/vpred": vpred.grad,
     }  # fmt: skip
     return {f"ppo/{name}": value.detach().numpy() for name, value in arrays.items()}

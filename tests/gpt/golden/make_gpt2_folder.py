@@ -3,9 +3,8 @@
     PYTHONPATH=. python tests/gpt/golden/make_gpt2_folder.py          needs the extra `oracle`
 
 The folder is what `save_pretrained` of model and tokenizer leave, in float32, with random weights everywhere. The file
-holds, computed in float64 without dropout: `ids`, `targets` (-100 does not count), `activation/NAME` for "embeddings",
-"h.N.attn", "h.N.mlp", "h.N" (the residual stream behind block N), "ln_f" and "logits"; `loss`, `gradient/NAME` in
-transformers' names and shapes; `greedy`, with which transformers continues `ids`; `text` and its `text_ids`.
+holds, computed in float64 without dropout: `ids`, their `logits`, and `greedy`, with which transformers continues
+`ids`; `text` and its `text_ids`. Activations and gradients are in gpt2-folder-trace.npz (test_verification.py).
 """
 
 import shutil
@@ -42,33 +41,11 @@ def save_model(folder, end):
     return model.double().eval()
 
 
-def watch(model, activations):
-    """Have every layer put what it makes into `activations`."""
-
-    def keep(name):
-        def hook(module, inputs, output):
-            activations[f"activation/{name}"] = (output[0] if isinstance(output, tuple) else output).detach().numpy()
-
-        return hook
-
-    layers = {"embeddings": model.transformer.drop, "ln_f": model.transformer.ln_f, "logits": model.lm_head}
-    for i, block in enumerate(model.transformer.h):
-        layers |= {f"h.{i}.attn": block.attn, f"h.{i}.mlp": block.mlp, f"h.{i}": block}
-    return [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]
-
-
 def compute(model, tokenizer):
     """Everything that the file holds."""
-    ids, targets = reference.ids_and_targets(np.random.default_rng(0), model.config.vocab_size, 9)
+    ids, _ = reference.ids_and_targets(np.random.default_rng(0), model.config.vocab_size, 9)
     arrays = {"text": STORY, "text_ids": tokenizer(STORY)["input_ids"]}
-    hooks = watch(model, arrays)
-    computed = reference.logits_and_loss(model, ids, targets)
-    for hook in hooks:
-        hook.remove()
-    del computed["logits"]  # which are among the activations
-    arrays |= computed
-    arrays |= {f"gradient/{name}": parameter.grad.numpy() for name, parameter in model.named_parameters()}
-    return arrays | {"greedy": reference.continuation(model, ids, 12)}
+    return arrays | reference.logits_and_greedy(model, ids, 12)
 
 
 if __name__ == "__main__":

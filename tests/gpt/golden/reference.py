@@ -47,6 +47,13 @@ def continuation(model, ids, length, **options):
     return new[:, ids.shape[1] :].numpy()
 
 
+def logits_and_greedy(model, ids, length):
+    """As arrays: what the model computes for `ids`, and how it continues them."""
+    with torch.no_grad():
+        logits = model(torch.from_numpy(ids)).logits.numpy()
+    return {"ids": ids, "logits": logits, "greedy": continuation(model, ids, length)}
+
+
 def show_sizes(*paths):
     for path in paths:
         print(f"{path.stat().st_size:8,} {path}", file=sys.stderr)
