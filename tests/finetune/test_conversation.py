@@ -23,12 +23,6 @@ def tokenizer():
     return Tokenizer.train("User: Assistant: a conversation of bytes", vocab_size=257)
 
 
-@pytest.fixture
-def chat_tokenizer(tokenizer):
-    tokenizer.add_special_tokens([IM_START, IM_END])
-    return tokenizer
-
-
 def talk(tokenizer, block_size=200, **options):
     return Conversation(small_gpt(vocab_size=len(tokenizer), block_size=block_size), tokenizer, **options)
 
@@ -68,13 +62,14 @@ def test_a_transcript_is_written_and_ends_at_the_users_next_line(says, tokenizer
     assert prompts[1] == prompts[0] + " Hi, you.\nUser: How are you?\nAssistant:"
 
 
-def test_chatml_is_taken_where_the_tokenizer_has_it(says, chat_tokenizer):
-    prompts = says(chat_tokenizer, f"Hi.{IM_END}\n{IM_START}user", f"Fine.\nUser: x{IM_END}")
-    conversation = talk(chat_tokenizer)
+def test_chatml_is_taken_where_the_tokenizer_has_it(says, tokenizer):
+    tokenizer.add_special_tokens([IM_START, IM_END])
+    prompts = says(tokenizer, f"Hi.{IM_END}\n{IM_START}user", f"Fine.\nUser: x{IM_END}")
+    conversation = talk(tokenizer)
     assert conversation.knows_chat
     assert ask(conversation, "Hello!") == "Hi."
     assert ask(conversation, "And you?") == "Fine.\nUser: x"  # what ends a transcript is ordinary text here
-    assert prompts[1] == ChatTemplate(chat_tokenizer).render(conversation.messages[:3], add_generation_prompt=True)
+    assert prompts[1] == ChatTemplate(tokenizer).render(conversation.messages[:3], add_generation_prompt=True)
 
 
 def test_the_oldest_turns_are_forgotten_several_at_once(says, tokenizer):

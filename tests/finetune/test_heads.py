@@ -17,11 +17,6 @@ LLAMA = GOLDEN / "llama"
 LABELS = ["ham", "spam", "eggs"]
 
 
-@pytest.fixture
-def model():
-    return ModelWithHead.from_language_model(small_gpt(dtype="float64"), LABELS)
-
-
 both_models = pytest.mark.parametrize("make", [small_gpt, small_llama])
 
 
@@ -73,7 +68,8 @@ def test_what_is_trained(make, blocks, trained):
     assert gradients_of(model).keys() == names
 
 
-def test_bad_input_is_refused(model):
+def test_bad_input_is_refused():
+    model = ModelWithHead.from_language_model(small_gpt(), LABELS)
     with pytest.raises(ValueError, match="the model has 2 blocks: 3 of them cannot be trained"):
         freeze(model, 3)
     for lengths in ([5], [0, 5], [5, 6], [[5, 5]]):

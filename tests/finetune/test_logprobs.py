@@ -1,7 +1,6 @@
 """Log-probabilities of sequences and entropy, against plain NumPy and finite differences."""
 
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose
 
 from finetune.objectives.logprobs import entropy, exact_kl, selected_logprobs, sequence_logprobs
@@ -9,16 +8,10 @@ from minigrad import Tensor, gradcheck, use_kernels
 from tests.gpt.small import log_softmax, random_ids, small_gpt
 
 
-@pytest.fixture
-def batch():
+def test_a_sequence_is_as_likely_as_its_tokens_together(kernels):
     """Three sequences with a prompt and padding that do not count."""
     ids, targets = random_ids((3, 7), seed=1), random_ids((3, 7), seed=2)
     targets[0, :2] = targets[1, :4] = targets[1, 6:] = targets[2, 1:] = -100
-    return ids, targets
-
-
-def test_a_sequence_is_as_likely_as_its_tokens_together(batch, kernels):
-    ids, targets = batch
     model = small_gpt(dtype="float64")
     logprobs = log_softmax(model(ids).data)
     expected = [[logprobs[b, t, targets[b, t]] for t in range(7) if targets[b, t] != -100] for b in range(3)]

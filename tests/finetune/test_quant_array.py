@@ -1,5 +1,7 @@
 """Quantized matrices: packing, rounding to nearest, groups, and NF4 beside bitsandbytes."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -70,11 +72,14 @@ def test_extreme_numbers_stay_finite(method, scale):
         assert_allclose(values, weight, atol=0.1 * scale)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("group_size", [-1, 0, 8])
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_rows_are_rows_of_the_whole(bits, group_size, symmetric):
-    q = (absmax if symmetric else zero_point)(normal(11, 24), bits, group_size)
+OF_11_ROWS = [
+    *(method(normal(11, 24), *how) for method in (absmax, zero_point) for how in itertools.product((4, 8), (-1, 0, 8))),
+    *(nf4(normal(11, 24), group_size, double_quant=True) for group_size in (0, 8)),
+]
+
+
+@pytest.mark.parametrize("q", OF_11_ROWS)
+def test_rows_are_rows_of_the_whole(q):
     whole = q.dequantize()
     assert_array_equal(q.dequantize_rows(slice(3, 8)), whole[3:8])
     picked = np.array([7, 0, 0, 10])
@@ -131,9 +136,3 @@ def test_scales_survive_eight_bits():
     assert_array_equal(q.rows(np.array([39, 3])), q.rows()[[39, 3]])
     assert q.absmax.shape == (4,)  # 800 scales in blocks of 256
     assert_allclose(quantize_scales(np.full((1, 3), 0.5, np.float32)).rows(), 0.5)
-
-
-def test_one_scale_in_eight_bits_serves_all_rows():
-    q = nf4(normal(6, 8), 0, double_quant=True)
-    assert_array_equal(q.dequantize_rows(slice(2, 5)), q.dequantize()[2:5])
-    assert_array_equal(q.dequantize_rows(np.array([5, 0])), q.dequantize()[[5, 0]])

