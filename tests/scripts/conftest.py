@@ -13,6 +13,8 @@ from minigrad.kernels.cpu import threads
 from scripts import reward
 from tests.finetune.small import small_chat_model
 from tests.gpt.small import save_model
+from tests.scripts.javascript import browser
+from tests.scripts.looking import DESKTOP, PHONE
 from tests.scripts.preference_files import write_model, write_pairs, write_questions
 from tests.scripts.running import output_of, write_text
 from tests.scripts.runs import run_on
@@ -29,6 +31,23 @@ def one_thread(request):
         return
     with mock.patch.multiple(threads, _pool=None, pool_threads=[], _workers=1, usable_cores=lambda: 1):
         yield
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless browser."""
+    with browser() as found:
+        yield found
+
+
+@pytest.fixture(params=[PHONE, DESKTOP])
+def viewport(request):
+    return request.param
+
+
+@pytest.fixture(params=["light", "dark"])
+def scheme(request):
+    return request.param
 
 
 @pytest.fixture(scope="session")

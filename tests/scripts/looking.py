@@ -1,5 +1,7 @@
 """What is wrong with a page as people see it: too wide, text that fades into its background, headings out of order."""
 
+PHONE, DESKTOP = {"width": 390, "height": 800}, {"width": 1280, "height": 900}
+
 FAULTS = """() => {
   const faults = [];
   const root = document.documentElement;

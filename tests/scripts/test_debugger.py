@@ -19,10 +19,9 @@ from minigrad.inspection.line_recorder import LineRecorder, record_lines
 from scripts.course.checker import catalogue, processes
 from scripts.pages import exercise_steps, stepping
 from scripts.pages.stepping import PACKAGES, debugger_data
-from tests.scripts.looking import faults
-from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, click, opened
+from tests.scripts.looking import PHONE, faults
+from tests.scripts.test_pages_in_browser import click, opened
 
-_ = chromium  # a fixture
 slow = partial(pytest.param, marks=pytest.mark.slow)
 ROOT = Path(__file__).resolve().parents[2]
 STEP = ROOT / "scripts" / "step.py"
@@ -173,7 +172,6 @@ def test_steps_searches_and_changes(chromium, page):
         assert "p.data -= lr * m_hat" in tab.inner_text(".ran")
 
 
-@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
 def test_it_can_be_read(chromium, page, viewport):
     with opened(chromium, page) as tab:
         tab.set_viewport_size(viewport)

@@ -15,10 +15,8 @@ from scripts.pages.local_server import LocalServer
 from scripts.pages.web_page import page_of_data
 from tests.finetune.small import small_chat_model
 from tests.helpers import serving
-from tests.scripts.looking import faults
-from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, click, opened, press
-
-_ = chromium  # a fixture
+from tests.scripts.looking import PHONE, faults
+from tests.scripts.test_pages_in_browser import click, opened, press
 
 
 def number(text):
@@ -175,8 +173,6 @@ def test_search_minimap_and_play(tab, recorded):
     assert "def forward" in tab.locator("#card pre.code").first.inner_text()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
 def test_every_card_fits_its_screen_and_can_be_read(chromium, recorded, scheme, viewport):
     path, recording = recorded
     with opened(chromium, path, viewport=viewport, color_scheme=scheme, has_touch=True) as tab:
@@ -224,7 +220,6 @@ def asked(tab, action):
     tab.wait_for_selector("main[aria-busy=false]", state="attached")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_colors_of_surprise_are_what_the_page_says(chromium, explorer, scheme):
     def answer(question):
         found = explorer[1].look(question)
@@ -365,8 +360,6 @@ def test_a_server_that_is_gone_is_said(chromium, explorer):
         assert tab.locator("main.old").is_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
 def test_the_explorer_can_be_read_and_reached_by_everybody(chromium, viewport, scheme):
     looker = Looker(*small_chat_model(n_layer=9, n_embd=32, block_size=32))
 

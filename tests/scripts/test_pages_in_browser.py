@@ -13,21 +13,13 @@ from scripts.course.lessons.cells import Cell, lessons, read_cells
 from scripts.pages import widget_data
 from scripts.pages.lesson_page import Ran, write_page
 from scripts.pages.pictures import picture
-from tests.scripts.javascript import browser
-from tests.scripts.looking import faults
+from tests.scripts.looking import DESKTOP, PHONE, faults
 from tests.scripts.running import run_process
 from tests.scripts.test_widgets import model_and_tokenizer
 
 _ = model_and_tokenizer  # a fixture
-PHONE, DESKTOP = {"width": 390, "height": 800}, {"width": 1280, "height": 900}
 QUESTION = "## A long heading about nothing\n\nPredict: what?\n\nAnswer: **this**.\n\n| a | b |\n|---|---|\n| 1 | 2 |"
 QUESTION += "\n\n    loss = " + " + ".join(f"ln p_{i}" for i in range(20))
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +179,6 @@ def test_the_walk_through_gpt_by_keyboard(tab, example):
     assert "1,557,611,200 parameters" in widget.inner_text()
 
 
-@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
 def test_the_step_of_gpt_stays_in_sight_on_a_page_of_its_own(chromium, example, viewport):
     path, data = example
     steps = data["gpt"]["walk"]["steps"]
@@ -237,8 +228,6 @@ def test_a_lesson_is_done_when_its_answers_were_opened(chromium, tmp_path):
         index.wait_for_url(f"**/{other.stem}.html")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
 @pytest.mark.parametrize("name", ["", "index.html", "gpt.html"])
 def test_nothing_is_wrong_with_a_page(chromium, example, name, viewport, scheme):
     path = example[0].with_name(name) if name else example[0]

@@ -25,11 +25,10 @@ from scripts.course.checker.workspace import Workspace
 from scripts.pages.local_server import Server, SiteFiles
 from scripts.pages.web_page import PAGES
 from tests.helpers import serving
-from tests.scripts.looking import faults
+from tests.scripts.looking import DESKTOP, PHONE, faults
 from tests.scripts.running import write_model
-from tests.scripts.test_pages_in_browser import DESKTOP, PHONE, chromium, click, says
+from tests.scripts.test_pages_in_browser import click, says
 
-_ = chromium  # a fixture
 PLACES = ["lessons/00_gradients.html", "exercises/index.html", "exercises/llama.html", "train/index.html"]
 PLACES += ["index.html", "explore/index.html", "source/index.html", "debugger/softmax.html", "step/index.html"]
 PLACES += ["source/minigrad/for_pytorch_users.md.html", "chat/index.html", "source/minigrad/autograd.py.html"]
@@ -243,7 +242,6 @@ def test_without_webassembly_a_page_says_so_and_can_be_read(context, tab):
     assert "cannot run Python" in tab.inner_text("main") and tab.locator("pre.code").count() > 5
 
 
-@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
 @pytest.mark.parametrize("place", PLACES)
 def test_pages_can_be_read(tab, viewport, place):
     tab.set_viewport_size(viewport)
