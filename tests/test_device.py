@@ -336,7 +336,7 @@ def numbers_in(value):
 
 
 @pytest.mark.parametrize(
-    ("name", "kernels"),
+    "name, kernels",
     [(name, "textbook") for name in ROWS]
     + [pytest.param(name, "fast", marks=pytest.mark.emulation) for name in ON_KERNELS],
 )
@@ -423,7 +423,7 @@ def test_a_step_that_is_not_finite_changes_nothing_there(cuda, number):
     assert_same(arrays_of(model, optimizer), before)  # Adam's count of steps, too
 
 
-@pytest.mark.parametrize(("first", "then"), [("cpu", "cuda"), ("cuda", "cpu")])
+@pytest.mark.parametrize("first, then", [("cpu", "cuda"), ("cuda", "cpu")])
 def test_a_run_goes_on_on_another_device(tmp_path, cuda, first, then, capsys):
     quiet = {"eval_interval": 0, "sample_interval": 0}
     begin(tmp_path / "run", {"after_step": ctrl_c_at(5)}, first, **quiet)

@@ -225,7 +225,7 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("check", "files", "messages"), PLANTED)
+@pytest.mark.parametrize("check, files, messages", PLANTED)
 def test_each_check_finds_what_is_planted_and_nothing_else(tmp_path, check, files, messages):
     for name, source in files.items():
         path = tmp_path / name

@@ -104,7 +104,7 @@ def test_what_texts_name_exists():
 
 
 @pytest.mark.parametrize(
-    ("where", "text", "missing"),
+    "where, text, missing",
     [
         ("x.md", '[text](gpt/a.py "title"), [a folder](<gpt>), [elsewhere](https://example.org/x#y)', ""),
         ("x.md", '[text](gpt/b.py "title"), ![picture](Gpt/a.py), [slip](https:/x.y)', "gpt/b.py Gpt/a.py https:/x.y"),

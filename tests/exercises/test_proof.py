@@ -42,7 +42,7 @@ def test_every_reference_passes(name, seed):
     assert verdict.passed, verdict
 
 
-@pytest.mark.parametrize(("name", "old", "new", "words"), CASES)
+@pytest.mark.parametrize("name, old, new, words", CASES)
 def test_every_mistake_is_rejected_with_the_right_diagnosis(name, old, new, words):
     verdict = planting.verdict_on_edit(name, old, new)
     assert verdict.status in ("wrong", "error") and words.lower() in verdict.diagnosis.lower(), verdict

@@ -41,7 +41,7 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "messages"),
+    "row, messages",
     [
         ({"messages": [user("a"), assistant("b")], "source": "x"}, [user("a"), assistant("b")]),
         ({"messages": [{**user("a"), "id": 7}, assistant("b")]}, [user("a"), assistant("b")]),
@@ -178,7 +178,7 @@ OF_LABELLED_TEXTS = [
 
 
 @pytest.mark.parametrize(
-    ("read", "content", "words"),
+    "read, content, words",
     [
         *((read_examples, *row) for row in OF_CONVERSATIONS),
         *((read_preferences, *row) for row in OF_PREFERENCES),

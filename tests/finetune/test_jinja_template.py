@@ -165,7 +165,7 @@ PLAIN += "{% endif %}"
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    "source, words",
     [
         ("{% for message in messages", "is damaged"),
         ("{{ raise_exception('only in\nLatin') }}", "refuses this conversation: only in Latin"),
@@ -184,7 +184,7 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(source, words, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    "source, words",
     [
         (PLAIN.replace("m.content", "m.content | upper"), "message 2: .* find the tokens to learn"),
         (PLAIN.replace("[assistant]", "[model]"), "message 2: .* find the tokens to learn"),

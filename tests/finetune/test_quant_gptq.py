@@ -41,7 +41,7 @@ def one_column_at_a_time(weight, hessian, bits, group_size, symmetric, order, da
 
 @pytest.mark.parametrize("act_order", [False, True])
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize(("bits", "group_size", "columns"), [(4, 8, 32), (4, -1, 150), (8, 0, 20), (4, 50, 150)])
+@pytest.mark.parametrize("bits, group_size, columns", [(4, 8, 32), (4, -1, 150), (8, 0, 20), (4, 50, 150)])
 def test_gptq_is_the_algorithm_without_shortcuts(bits, group_size, columns, symmetric, act_order):
     weight, hessian, _ = layer(5, columns)
     order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(columns)
@@ -93,7 +93,7 @@ def test_inputs_that_are_always_zero_get_no_weight():
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    "change, words",
     [
         (lambda w, h: (w, np.eye(32) - 2 * np.ones((32, 32)) + 2 * np.eye(32)), "not positive definite"),
         (lambda w, h: (w * np.inf, h), "the weight has numbers that are not finite"),

@@ -67,7 +67,7 @@ def test_an_item_is_a_conversation():
 
 
 @pytest.mark.parametrize(
-    ("reply", "right", "form", "quality"),
+    "reply, right, form, quality",
     [
         ("kel-dor", True, True, 2),
         (" kel-dor\n", True, True, 2),

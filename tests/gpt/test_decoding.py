@@ -82,11 +82,10 @@ def test_it_is_for_ordinary_models_and_fast_kernels_only():
         assert decoding.forward_for(model) is None
 
 
-@pytest.mark.parametrize("build", [small_gpt, small_llama])
 @pytest.mark.parametrize("kernels, temperature", [("fast", 0), ("fast", 0.3), ("fast", 1.0), ("textbook", 0.3)])
-def test_speculation_gives_the_same_text(build, temperature, kernels):
+def test_speculation_gives_the_same_text(small, temperature, kernels):
     """Also beyond the block, with a penalty, and up to a stop token."""
-    model, sampling = build(block_size=40, dtype="float64"), Sampling(temperature, repetition_penalty=1.1)
+    model, sampling = small(block_size=40, dtype="float64"), Sampling(temperature, repetition_penalty=1.1)
     passes = 0
     for seed, stop in enumerate([(), (7, 3, 5)]):
         prompt = random_ids((6,), seed).tolist() * 2
@@ -113,11 +112,10 @@ def test_a_guess_is_what_followed(ids, most, expected):
     assert guess(np.array(ids), most) == expected
 
 
-@pytest.mark.parametrize("build", [small_gpt, small_llama])
 @pytest.mark.parametrize("kernels, penalty", [("textbook", 1.1), ("fast", 1.0)])
-def test_with_a_draft_greedy_text_is_the_same(build, kernels, penalty):
+def test_with_a_draft_greedy_text_is_the_same(small, kernels, penalty):
     """Also beyond the block, with a draft that reads fewer tokens at once, and up to a stop token."""
-    model = build(block_size=40, dtype="float64")
+    model = small(block_size=40, dtype="float64")
     for draft in (model, small_gpt(seed=1, block_size=14, dtype="float64")):
         for stop in [(), (7, 3)]:
             options = {"temperature": 0, "repetition_penalty": penalty, "stop_tokens": stop}

@@ -17,13 +17,11 @@ from minigrad import no_grad, switches, use_kernels
 from tests.gpt.small import golden, random_ids, small_gpt, small_llama
 
 BLOCK = 12  # of the small models
-both_models = pytest.mark.parametrize("small", [small_gpt, small_llama])
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
-@both_models
 @pytest.mark.parametrize("padding, chunks", [(0, [9]), (0, [1] * 9), (4, [6, 2, 1]), (4, [2, 7])])
 def test_reading_in_chunks_with_a_cache_gives_the_same_logits(small, kernels, padding, chunks):
     model, ids, mask = small(dtype="float64"), random_ids((3, 9)), np.ones((3, 9), int)
@@ -90,7 +88,6 @@ def test_a_cache_refuses_what_does_not_fit():
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
-@both_models
 @pytest.mark.parametrize(
     "prompts, n", [([[1, 2, 3, 4, 5], [6], [7, 8, 9]], 6), ([range(BLOCK - 1), [6], range(BLOCK - 4)], 16)]
 )
@@ -328,9 +325,8 @@ def write(model, prompt, memory=None, **options):
     return [token for [token] in stream(model, [prompt], 5, Sampling(0), memory=memory, **options)]
 
 
-@pytest.mark.parametrize("build", [small_gpt, small_llama])
-def test_with_a_memory_only_what_is_new_is_read(build, monkeypatch):
-    model = build(dtype="float64")
+def test_with_a_memory_only_what_is_new_is_read(small, monkeypatch):
+    model = small(dtype="float64")
     block, memory, read = model.config.block_size, Memory(), []
     hidden_states = model.hidden_states
     monkeypatch.setattr(model, "hidden_states", lambda ids, *rest: read.append(ids.size) or hidden_states(ids, *rest))
@@ -345,7 +341,6 @@ def test_with_a_memory_only_what_is_new_is_read(build, monkeypatch):
         assert memory.ids.tolist()[-2:] == [*prompt, *new][-3:-1]  # the last token is written and not read
 
 
-@both_models
 def test_a_prompt_with_several_answers_is_read_once(small, kernels, monkeypatch):
     model, read = small(dtype="float64"), []
     prompts = [[0, 0, 3], [7], [0, 0, 3], [7], [8, 9], [0, 3], [7], list(range(1, BLOCK + 2)), [0, 3]]

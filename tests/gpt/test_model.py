@@ -14,9 +14,6 @@ from gpt.model.positions import sinusoidal_table
 from minigrad import Tensor, nn, no_grad, use_kernels
 from tests.gpt.small import LLAMA, SHAPE, assert_same, golden, gradients_of, random_ids, small_gpt, small_llama
 
-both_models = pytest.mark.parametrize("small", [small_gpt, small_llama])
-
-
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
@@ -182,7 +179,6 @@ def test_the_order_of_the_tokens_matters(small, changes):
     assert abs(a - b).max() > 1e-3
 
 
-@both_models
 def test_no_token_sees_a_later_one(small, kernels):
     model, ids = small(), random_ids((1, 9))
     changed = ids.copy()
@@ -245,7 +241,6 @@ def test_bad_inputs_are_refused_in_one_sentence(inputs, error, words):
     assert "\n" not in str(caught.value)
 
 
-@both_models
 def test_padding_changes_nothing_on_either_side(small, kernels):
     model, ids = small(dtype="float64"), random_ids((1, 6))
     left, right = np.full((1, 9), 36), np.zeros((1, 9), int)
@@ -279,7 +274,6 @@ def test_loss_counts_only_targets_that_count(kernels):
         assert total == pytest.approx(expected[other != 7].sum())
 
 
-@both_models
 def test_a_hooked_layer_is_called_and_not_fused_away(small, kernels):
     """A layer that is replaced or watched from outside (LoRA, quantization, a forward hook) has to be called."""
     model, ids, called = small(dtype="float64"), random_ids((2, 6)), []
@@ -292,7 +286,6 @@ def test_a_hooked_layer_is_called_and_not_fused_away(small, kernels):
     assert set(called) == set(linears) and len(called) == len(linears) > 8
 
 
-@both_models
 def test_a_cache_refuses_to_be_trained_through(small):
     model = small()
     with pytest.raises(RuntimeError, match=r"with no_grad\(\)"):

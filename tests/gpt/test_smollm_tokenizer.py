@@ -51,7 +51,7 @@ def test_the_pattern_is_digits_first_and_then_gpt2s_pattern(text):
 # -- ids --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "ids"), GOLDEN)
+@pytest.mark.parametrize("text, ids", GOLDEN)
 def test_golden_ids_of_tokenizers(text, ids):
     assert TOKENIZER.encode(text) == TOKENIZER.encode(text, textbook=True) == ids
     kept = text.encode().translate(None, delete=TOKENLESS)
@@ -99,7 +99,7 @@ def test_a_chat_template_goes_with_any_pattern(tmp_path):
     assert Tokenizer.load(tmp_path).chat_template == "{{ messages }}\n"
 
 
-@pytest.mark.parametrize(("entry", "template"), [
+@pytest.mark.parametrize("entry, template", [
     ("{{ a }}", "{{ a }}"), (None, None),
     ([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}], "d"),
 ])  # fmt: skip

@@ -123,7 +123,7 @@ def test_half_a_character_decodes_to_a_replacement_character():
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    "name, text",
     [("gpt2", " " * 1_200_000 + "x"), ("gpt2", "x" * 20_000), ("smollm", "7" * 100_000), ("smollm", " 5" * 30_000)],
 )
 def test_long_runs(name, text):
@@ -276,7 +276,7 @@ def test_missing_files(tmp_path):
         Tokenizer.load(tmp_path)
 
 
-@pytest.mark.parametrize(("use", "error", "message"), [
+@pytest.mark.parametrize("use, error, message", [
     (lambda: TOKENIZER.decode([0, -1]), ValueError, "no token has the id -1: the vocabulary has 370 tokens, 0 to 369"),
     (lambda: TOKENIZER.encode(b"bytes"), TypeError, "encode takes a str, got bytes"),
     (lambda: TOKENIZER.encode("text", ["<|x|>"]), ValueError, r"allowed_special: '<\|x\|>' is not one of \["),

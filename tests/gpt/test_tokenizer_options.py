@@ -46,7 +46,7 @@ ALL = [(pattern, around, ignore) for pattern in PATTERNS for around in AROUND[:2
 
 
 @pytest.mark.oracle("tokenizers")
-@pytest.mark.parametrize(("pattern", "around", "ignore_merges"), [*ALL, ("gpt2", AROUND[2], False)])
+@pytest.mark.parametrize("pattern, around, ignore_merges", [*ALL, ("gpt2", AROUND[2], False)])
 def test_tokenizers_makes_the_same_ids_of_what_is_written(pattern, around, ignore_merges):
     ours = tokenizer(pattern, around, ignore_merges)
     theirs = reference(content_of(ours))
@@ -64,7 +64,7 @@ def test_tokenizers_makes_the_same_ids_of_what_is_written(pattern, around, ignor
     same()
 
 
-@pytest.mark.parametrize(("pattern", "around", "ignore_merges"), ALL)
+@pytest.mark.parametrize("pattern, around, ignore_merges", ALL)
 def test_what_is_saved_loads_as_the_same(tmp_path, pattern, around, ignore_merges):
     ours = tokenizer(pattern, around, ignore_merges)
     ours.save(tmp_path)

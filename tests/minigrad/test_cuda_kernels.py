@@ -164,7 +164,7 @@ MUTANTS = {  # module -> what is wrong: the right source, the wrong one, and the
 }
 
 
-@pytest.mark.parametrize(("module", "fault"), [(module, fault) for module in MUTANTS for fault in MUTANTS[module]])
+@pytest.mark.parametrize("module, fault", [(module, fault) for module in MUTANTS for fault in MUTANTS[module]])
 def test_a_faulty_kernel_is_noticed(module, fault):
     right, wrong, name = MUTANTS[module][fault]
     with mistake_is_found(module, right, wrong, "PRELUDE" if module is launch else "SOURCE"):

@@ -59,7 +59,7 @@ def two_steps(observe, kernels, checkpointed, mixed):
 SETTINGS = list(itertools.product(["textbook", "fast"], [False, True], [False, True]))
 
 
-@pytest.mark.parametrize(("kernels", "checkpointed", "mixed"), SETTINGS)
+@pytest.mark.parametrize("kernels, checkpointed, mixed", SETTINGS)
 def test_observing_never_changes_a_result(kernels, checkpointed, mixed):
     expected = two_steps(contextlib.nullcontext, kernels, checkpointed, mixed)
     for observe in (record, profile, memory, detect_anomaly, all_of_them):

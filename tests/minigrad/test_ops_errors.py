@@ -189,7 +189,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("call", "exception", "words"), REFUSED)
+@pytest.mark.parametrize("call, exception, words", REFUSED)
 def test_what_an_op_refuses(call, exception, words):
     with pytest.raises(exception, match=".*".join(map(re.escape, words.split("...")))):
         eval(call)

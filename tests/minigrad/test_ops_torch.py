@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import minigrad.functional as F
 from minigrad import Tensor
@@ -325,11 +326,11 @@ def assert_equal(got, expected):
     """Shapes, dtypes and numbers. Floats are compared in units of the largest element, as sums cancel."""
     assert got.shape == expected.shape and got.dtype == expected.dtype
     if got.dtype.kind not in "fc":
-        np.testing.assert_array_equal(got, expected)
+        assert_array_equal(got, expected)
         return
     rtol = 1e-10 if got.dtype == np.float64 else 1e-4
     scale = abs(expected[np.isfinite(expected)]).max(initial=1)
-    np.testing.assert_allclose(got, expected, rtol=rtol, atol=rtol / 10 * scale)
+    assert_allclose(got, expected, rtol=rtol, atol=rtol / 10 * scale)
 
 
 def record(name, dtype=np.float64):
@@ -368,7 +369,7 @@ def compare(tensors, results, expected):
         assert_equal(to_numpy(result.data), expected[f"result {i}"])
     for i, tensor in enumerate(tensors):
         x = expected[f"input {i}"]
-        np.testing.assert_array_equal(to_numpy(tensor.data), x)
+        assert_array_equal(to_numpy(tensor.data), x)
         if tensor.grad is not None or f"gradient {i}" in expected:
             zeros = np.zeros_like(x)
             assert_equal(zeros if tensor.grad is None else to_numpy(tensor.grad), expected.get(f"gradient {i}", zeros))

@@ -187,7 +187,7 @@ def test_a_phone_shows_what_a_line_has_changed(chromium, page):
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new"),
+    "name, old, new",
     [
         ("softmax", "out * (dout - dot)", "out * dout - dot"),
         slow("layer_norm", "ctx.x_hat * (dx_hat", "(dx_hat"),

@@ -86,7 +86,7 @@ def test_every_op_of_the_page_can_be_computed_again(page):
 
 
 @pytest.mark.parametrize(
-    ("stage", "text", "op"),
+    "stage, text, op",
     [
         ("pretraining", "the cat sat", "CrossEntropy"),
         pytest.param("sft", "the cat| sat", "Div", marks=pytest.mark.slow),

@@ -113,7 +113,7 @@ def test_what_is_not_text_has_a_name(looker):
 
 
 @pytest.mark.parametrize(
-    ("question", "words"),
+    "question, words",
     [
         ({"text": ""}, "the text has 0 tokens"),
         ({"text": "the " * 50}, "the model reads 1 to 32"),
@@ -164,7 +164,7 @@ def test_the_server_is_for_who_knows_the_address(server):
     assert request(server, "POST", server.path + "look", question, kind="text/plain")[0] == 404  # what a form can send
 
 
-@pytest.mark.parametrize(("error", "is_shown"), [(ConnectionResetError, False), (ZeroDivisionError, True)])
+@pytest.mark.parametrize("error, is_shown", [(ConnectionResetError, False), (ZeroDivisionError, True)])
 def test_a_page_that_is_gone_is_not_an_error(error, is_shown, capsys, monkeypatch):
     def answer(question):
         raise error("while the answer was made")

@@ -98,7 +98,7 @@ def test_cells_run_as_one_file_whose_lines_keep_their_numbers(tmp_path, capsys, 
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "problem"),
+    "old, new, problem",
     [
         ("# Answer: hidden.", "# It is two.", "the last Predict: has no Answer:"),
         ("# Predict: what", "# What", "Answer: to nothing"),
@@ -170,7 +170,7 @@ def test_code_wraps_behind_its_numbers():
 
 
 @pytest.mark.parametrize(
-    ("code", "purpose"),
+    "code, purpose",
     [
         ("print(x)", "print"),
         ("for n in x:\n    print(n)\n    assert n", "check"),

@@ -35,7 +35,7 @@ def known(target):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    "text, expected",
     [
         ("# A & B", "<h1>A &amp; B</h1>"),
         ("one\ntwo\n\nthree", "<p>one\ntwo</p>\n<p>three</p>"),
@@ -122,7 +122,7 @@ def test_formulas_of_the_lessons_keep_all_their_letters():
 
 
 @pytest.mark.parametrize(
-    ("text", "above", "below"),
+    "text, above, below",
     [
         ("a = d loss / d z_i", "loss", "z"),
         ("a = (r - 1) / std(r)", "1", "std"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from finetune.data.chat_template import ChatTemplate
 from gpt.files import write_text
@@ -119,7 +120,7 @@ def test_right_and_wrong_answers_and_a_reload(tab):
 
 
 # The first is stopped at the limit, the second, which cannot be interrupted, with the button.
-@pytest.mark.parametrize(("loop", "limit"), [("while True: pass", 3000), ("sum(range(10**12))", LONG)])
+@pytest.mark.parametrize("loop, limit", [("while True: pass", 3000), ("sum(range(10**12))", LONG)])
 def test_a_loop_that_never_ends_is_stopped_and_nothing_is_lost(tab, loop, limit):
     tab.goto("exercises/tanh.html")
     passed(tab, {"tanh": completed("tanh")})
@@ -349,7 +350,7 @@ def test_a_step_is_recorded_again_with_other_settings(tab):
     there = tab.evaluate("data.updates.map(({ after, gradient }) => [after, gradient].map((id) => [...numbersOf(id)]))")
     for update, shown in zip(wanted.updates, there, strict=True):
         for value, numbers in zip((update.after, update.gradient), shown, strict=True):
-            np.testing.assert_allclose(numbers, value.array.ravel(), rtol=1e-4, atol=1e-6)
+            assert_allclose(numbers, value.array.ravel(), rtol=1e-4, atol=1e-6)
     tab.locator("#model").select_option("stories")
     tab.locator("#stage").select_option("dpo")
     assert recorded(tab, text="one| text| model") == "Recorded."
@@ -370,7 +371,7 @@ def test_an_op_of_ones_own_is_checked_and_gets_a_card(tab):
     card = tab.inner_text("#card")
     assert "SquaredRelu: forward" in card and "return ctx.positive**2" in card and "my_op.py:9" in card
     x, out = (np.array(tab.evaluate(f"[...numbersOf(calls[12].{side}[0])]")) for side in ("inputs", "outputs"))
-    np.testing.assert_allclose(out, np.maximum(x, 0) ** 2, rtol=1e-5)
+    assert_allclose(out, np.maximum(x, 0) ** 2, rtol=1e-5)
     tab.evaluate("text => code.set(text)", right.replace("return ctx.positive**2", "while True: pass"))
     click(tab, "Record again")
     click(tab, "Stop")

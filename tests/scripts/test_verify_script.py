@@ -83,7 +83,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("change", "settings", "words"), MISTAKES)
+@pytest.mark.parametrize("change, settings, words", MISTAKES)
 def test_a_wrong_folder_fails_and_the_sentence_says_where(capsys, without_torch, tmp_path, change, settings, words):
     folder = changed_folder(tmp_path / "m", change, **settings)
     out, error = failure(capsys, "--model", folder, "--reference", REFERENCE)
