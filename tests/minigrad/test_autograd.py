@@ -42,6 +42,11 @@ def counted():
     return Counted
 
 
+@pytest.fixture
+def x():
+    return leaf([1.0, 2.0])
+
+
 # --- the walk ---
 
 
@@ -52,8 +57,7 @@ def test_a_function_can_be_called_by_hand():
     assert set(ctx.saved()) >= {"x", "y"}
 
 
-def test_a_diamond_runs_each_node_once_with_the_whole_gradient(counted):
-    x = leaf([1.0, 2.0])
+def test_a_diamond_runs_each_node_once_with_the_whole_gradient(x, counted):
     shared = counted.apply(x)
     (shared * 3 + shared.exp() + shared).sum().backward()
     assert len(counted.douts) == 1
@@ -120,8 +124,7 @@ def test_a_second_backward_says_what_to_do_and_changes_nothing():
     assert_array_equal(x.grad, before)
 
 
-def test_retain_graph_lets_backward_run_again():
-    x = leaf([1.0, 2.0])
+def test_retain_graph_lets_backward_run_again(x):
     y = (x.exp() * x).sum()
     y.backward(retain_graph=True)
     once = x.grad.copy()
@@ -138,8 +141,7 @@ def adding(request, monkeypatch):
     return request.param
 
 
-def test_gradients_add_up_over_separate_graphs(adding):
-    x = leaf([1.0, 2.0])
+def test_gradients_add_up_over_separate_graphs(x, adding):
     x.sum().backward()
     place = x.grad.__array_interface__["data"]
     (x * 2).sum().backward()
@@ -243,15 +245,13 @@ def test_backward_takes_a_gradient(gradient):
         (lambda x: x.backward(gradient="x"), TypeError, "tensor of str: its elements are not numbers"),
     ],
 )
-def test_where_backward_cannot_start(start, error, message):
-    x = leaf([1.0, 2.0])
+def test_where_backward_cannot_start(x, start, error, message):
     with pytest.raises(error, match=message):
         start(x)
     assert x.grad is None
 
 
-def test_detach_cuts_the_graph_and_shares_the_data():
-    x = leaf([1.0, 2.0])
+def test_detach_cuts_the_graph_and_shares_the_data(x):
     y = x * 2
     cut = y.detach()
     assert cut.data is y.data and cut.is_leaf and not cut.requires_grad
@@ -267,8 +267,7 @@ def test_a_leaf_that_was_frozen_meanwhile_gets_no_gradient():
     assert x.grad is None and y.grad is not None
 
 
-def test_retain_grad_keeps_an_intermediate_gradient():
-    x = leaf([1.0, 2.0])
+def test_retain_grad_keeps_an_intermediate_gradient(x):
     y = x * 3
     z = y * y
     for tensor in (x, y, z, z):
@@ -455,8 +454,7 @@ def test_no_array_is_written_to_that_somebody_else_may_hold(adding, kind):
     assert_array_equal(VIEWED[1], [5.0, 5.0])
 
 
-def test_the_gradient_that_the_user_gave_and_still_holds(adding):
-    x = leaf([1.0, 2.0])
+def test_the_gradient_that_the_user_gave_and_still_holds(x, adding):
     gradient = np.ones(2)
     x.backward(gradient)  # a leaf can start, too
     assert not np.may_share_memory(x.grad, gradient)
@@ -468,7 +466,7 @@ def test_the_gradient_that_the_user_gave_and_still_holds(adding):
     assert_array_equal(x.grad, [18.0, 18.0])
 
 
-def test_a_new_gradient_becomes_grad_without_a_copy(monkeypatch):
+def test_a_new_gradient_becomes_grad_without_a_copy(x, monkeypatch):
     monkeypatch.setattr(switches, "accumulate", add_in_place)
     made = []
 
@@ -477,7 +475,6 @@ def test_a_new_gradient_becomes_grad_without_a_copy(monkeypatch):
         made.append(array.__array_interface__["data"])
         return array, None
 
-    x = leaf([1.0, 2.0])
     returning(backward).apply(x, x).sum().backward()
     assert x.grad.__array_interface__["data"] == made[0]
 

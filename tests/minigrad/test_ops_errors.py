@@ -181,12 +181,8 @@ for loss, inputs in {
 }.items():
     words = f"{loss}: reduction must be one of 'mean', 'sum', 'none', got 'avg'"
     VALUE_ERRORS[f"F.{loss}({inputs}, reduction='avg')"] = words
-REFUSED = [
-    *[(call, ValueError, words) for call, words in VALUE_ERRORS.items()],
-    *[(call, IndexError, words) for call, words in INDEX_ERRORS.items()],
-    *[(call, TypeError, words) for call, words in TYPE_ERRORS.items()],
-    *[(call, IndexError, words) for call, words in OUT_OF_RANGE.items()],
-]
+TABLES = [(ValueError, VALUE_ERRORS), (IndexError, INDEX_ERRORS), (TypeError, TYPE_ERRORS), (IndexError, OUT_OF_RANGE)]
+REFUSED = [(call, exception, words) for exception, table in TABLES for call, words in table.items()]
 
 
 @pytest.mark.parametrize("call, exception, words", REFUSED)

@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import minigrad.functional as F
 from minigrad import Tensor
 from minigrad.backend import to_numpy
+from tests.minigrad.kernel_checks import randn
 
 pytestmark = pytest.mark.oracle("torch")
 
@@ -38,10 +39,6 @@ class Torch:
 def dtype(f, name):
     """The dtype of this name in torch or in NumPy."""
     return getattr(f, name) if isinstance(f, Torch) else np.dtype(name)
-
-
-def randn(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).normal(size=shape)
 
 
 def integers(high, *shape):

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from finetune.evaluation.multiple_choice import accuracy, exam_scores, read_questions
+from gpt.files import read_text
 from gpt.training.evaluation import score_text
 from gpt.training.loading import load_model
 from scripts import evaluate
@@ -32,7 +33,7 @@ def evaluated(model, path, *arguments, what="--data"):
 def test_the_figures_are_those_of_the_whole_text(model, text):
     gpt, tokenizer = load_model(model)
     for stride in (None, 1, 16):
-        score = score_text(gpt, tokenizer, text.read_text(encoding="utf-8"), stride)
+        score = score_text(gpt, tokenizer, read_text(text), stride)
         out = evaluated(model, text, *([] if stride is None else ["--stride", stride]))
         found = re.findall(r"^(?:loss|perplexity|bits per byte) +([\d.,]+\d)", out, re.M)
         numbers = [float(number.replace(",", "")) for number in found]
@@ -47,7 +48,7 @@ def test_of_a_long_text_only_the_beginning_is_read(model, tmp_path):
     assert "tokens          500, all but" in out and re.search(r"read +the first \d+% of the text \(--tokens 0", out)
     assert "--tokens 0" not in evaluated(model, path, "--tokens", 0)
     gpt, tokenizer = load_model(model)
-    beginning = tokenizer.decode(tokenizer.encode((tmp_path / "long.txt").read_text(encoding="utf-8"))[:500])
+    beginning = tokenizer.decode(tokenizer.encode(read_text(tmp_path / "long.txt"))[:500])
     assert f"{score_text(gpt, tokenizer, beginning).loss:.4f} nats per token, standard error 0." in out
 
 
@@ -61,7 +62,7 @@ def test_the_text_is_shown_with_marks(model, text):
 
 def test_a_page_is_written(model, text, tmp_path):
     out = evaluated(model, text, "--html", tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = read_text(tmp_path / "page.html")
     assert "the page is in" in out and "<b>" not in page and "\x1b" not in page
     assert page.count("expected:&#10;") == page.count("probability") > 20
     assert "the first token is given" in page and "perplexity" in page
@@ -71,7 +72,7 @@ def test_a_page_is_written(model, text, tmp_path):
 
 def test_the_levels_of_surprise(model, text):
     gpt, tokenizer = load_model(model)
-    score = score_text(gpt, tokenizer, text.read_text(encoding="utf-8"))
+    score = score_text(gpt, tokenizer, read_text(text))
     for token in evaluate.marked(score, tokenizer):
         bits = sum(float(n) for n in re.findall(r"([\d.]+) bits", token.note))
         wanted = 0 if bits < 1 else 1 if bits < 3 else 2 if bits < 6 else 3 if bits < 10 else 4

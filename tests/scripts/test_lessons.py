@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from gpt.files import read_text, write_text
 from scripts import lesson
 from scripts.course.lessons.concepts import Place, concepts, exercises, mental_models
 from scripts.pages.pictures import heatmap, picture
@@ -87,10 +88,10 @@ def test_every_mental_model_is_shown_by_an_assertion_of_a_lesson():
 
 
 def test_lessons_send_to_bugs_that_exist():
-    bugs = re.findall(r'^    "(\w+)": Bug\(', (ROOT / "scripts" / "break.py").read_text(encoding="utf-8"), re.MULTILINE)
+    bugs = re.findall(r'^    "(\w+)": Bug\(', read_text(ROOT / "scripts" / "break.py"), re.MULTILINE)
     assert len(bugs) == 9
     for name in LESSONS:
-        text = (ROOT / f"scripts/course/lessons/{name}.py").read_text(encoding="utf-8")
+        text = read_text(ROOT / f"scripts/course/lessons/{name}.py")
         for mentioned in re.findall(r"break\.py (\w+(?:, \w+)*)", text):
             for bug in mentioned.split(", "):
                 assert bug in [*bugs, "wrong_template", "mixed_groups", "all"], (name, bug)
@@ -101,7 +102,7 @@ def test_lessons_send_to_bugs_that_exist():
 
 def test_the_path_ticks_what_is_done_and_marks_what_is_next(tmp_path):
     (tmp_path / "00_gradients").mkdir()
-    (tmp_path / "00_gradients" / "done.txt").write_text("", encoding="utf-8")
+    write_text(tmp_path / "00_gradients" / "done.txt", "")
     shown = output_of(lesson.main, "--out-dir", tmp_path)
     assert "[x] 00 " in shown and "> [ ] 01 " in shown and shown.count(">") == 1
     assert "next: python scripts/lesson.py 01" in shown and "exercises: " in shown
@@ -115,7 +116,7 @@ def test_all_pages_mark_no_lesson_as_done(tmp_path, monkeypatch):
     monkeypatch.setattr(lesson, "lessons", lambda: only)
     monkeypatch.setattr(lesson.subprocess, "run", lambda command: SimpleNamespace(returncode=lesson.main(command[2:])))
     assert lesson.main(["all", "--html", "--out-dir", str(tmp_path)]) == 0
-    page = (tmp_path / "00_gradients.html").read_text(encoding="utf-8").partition("<script>")[0]
+    page = read_text(tmp_path / "00_gradients.html").partition("<script>")[0]
     assert page.count('<svg role="img"') == 2 and "--- " not in page
     assert not (tmp_path / "00_gradients" / "done.txt").exists()
 
@@ -130,7 +131,7 @@ def test_a_concept_is_found_with_its_places():
 def test_the_answers_of_all_lessons_are_printed_in_their_order(monkeypatch):
     monkeypatch.setattr(lesson, "Running", None)  # nothing is run
     shown = output_of(lesson.main, "all", "--answers")
-    source = "".join((ROOT / f"scripts/course/lessons/{name}.py").read_text(encoding="utf-8") for name in LESSONS)
+    source = "".join(read_text(ROOT / f"scripts/course/lessons/{name}.py") for name in LESSONS)
     parts = re.findall(r"^(?:# (\d+b?) |\*\*(Predict|Answer):\*\* \S)", shown, re.MULTILINE)
     assert [number for number, _ in parts if number] == [name.partition("_")[0] for name in LESSONS]
     words = [word for _, word in parts if word]
