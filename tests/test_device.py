@@ -279,7 +279,6 @@ ON_KERNELS = {  # which have kernels for a GPU, and are run with and without the
     "Llama": model_row(small_llama),
     "loss of SFT": loss_row(one_block, sft.sft_loss, (IDS, TARGETS)),
     "loss of DPO": loss_row(one_block, dpo.dpo_batch_loss, PAIRS),
-    "loss of IPO": loss_row(one_block, partial(dpo.dpo_batch_loss, kind="ipo"), PAIRS),
     "loss of a reward model": loss_row(with_head[1], reward_batch_loss, PAIRS),
     "loss of a classifier": loss_row(
         with_head[3], classification_loss, (random_ids((4, 6)), np.array([6, 2, 3, 6]), np.array([0, 2, 1, 1]))

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from gpt.files import read_text, write_text
+from gpt.files import read_json, read_text, write_text
 from scripts import exercise
 from scripts.course.checker import catalogue, comparing, diagnosing, gradebook, judging, marking, processes, repairing
 from scripts.course.checker.checks import Verdict
@@ -118,7 +118,7 @@ def check_feedback_shows_no_case(tmp_path, pages):
 def gradescope(tmp_path, who):
     """A student's results.json, if it has the fields and values that Gradescope publishes."""
     path = tmp_path / "marks" / "gradescope" / who / "results.json"
-    results = json.loads(read_text(path))
+    results = read_json(path)
     shared = {"score": int | float, "output": str, "output_format": str, "visibility": str}
     fields = {**shared, "name": str, "max_score": int | float, "status": str}
     for part, kinds in [(results, {**shared, "tests": list}), *((test, fields) for test in results["tests"])]:
@@ -166,7 +166,7 @@ def test_a_wrong_file_of_the_course_is_explained_at_once():
     assert said[2:] == ["A small case that fails:\nx = [1.0]", "It prints:\n1"]
 
 
-def test_an_interrupted_run_goes_on(tmp_path, exercises, capsys, monkeypatch):
+def test_an_interrupted_run_goes_on(tmp_path, exercises, capsys):
     submit(tmp_path / "class", "ada", softplus=reference("softplus"), soft_cap=reference("soft_cap"))
     submit(tmp_path / "class", "bob", softplus=BACKWARD, soft_cap=reference("soft_cap"))
     whole, said = mark(tmp_path, exercises, capsys)

@@ -229,8 +229,18 @@ def refuse(model, folder, match):
 
 
 @pytest.fixture
+def model():
+    return golden("gpt2")[0]
+
+
+def copied(name, tmp_path):
+    """A copy of an adapter that PEFT saved."""
+    return shutil.copytree(GOLDEN / "peft" / name, tmp_path / "adapter")
+
+
+@pytest.fixture
 def folder(tmp_path):
-    return shutil.copytree(GOLDEN / "peft" / "attention", tmp_path / "adapter")
+    return copied("attention", tmp_path)
 
 
 def change(folder, **settings):
@@ -255,9 +265,9 @@ def change(folder, **settings):
         ({"target_modules": ["c_attn", "c_fc"]}, "it has nothing for transformer.h.0.mlp.c_fc"),
     ],
 )
-def test_settings_that_are_not_supported_or_make_no_sense(settings, match, folder):
+def test_settings_that_are_not_supported_or_make_no_sense(settings, match, model, folder):
     change(folder, **settings)
-    refuse(golden("gpt2")[0], folder, match)
+    refuse(model, folder, match)
 
 
 @pytest.mark.oracle("torch", "transformers", "peft")
@@ -286,9 +296,9 @@ def test_ranks_and_alphas_that_differ_between_layers(tmp_path, use_rslora):
     assert_allclose(again, wanted, rtol=1e-6, atol=1e-6)
 
 
-def test_a_regular_expression_from_a_stranger_is_not_run(folder):
+def test_a_regular_expression_from_a_stranger_is_not_run(model, folder):
     change(folder, target_modules="(a|a|.)*(.*)*(.*)*!", exclude_modules="(.*)*(.*)*!")
-    load_adapter(golden("gpt2")[0], folder)
+    load_adapter(model, folder)
 
 
 def tensors_of(folder):
@@ -310,46 +320,43 @@ KEY = "base_model.model.transformer.h.1.attn.c_attn"
         (lambda t: t.clear(), "it adapts no layer"),
     ],
 )  # fmt: skip
-def test_tensors_that_do_not_fit(edit, match, folder):
+def test_tensors_that_do_not_fit(edit, match, model, folder):
     tensors = tensors_of(folder)
     edit(tensors)
     change(folder, target_modules="all")  # else the list of names would be missed first
     write_safetensors(folder / WEIGHTS, tensors)
-    refuse(golden("gpt2")[0], folder, match)
+    refuse(model, folder, match)
 
 
-def test_half_precision_numbers_are_read(folder):
+def test_half_precision_numbers_are_read(model, folder):
     tensors = {name: array.astype(np.float16) for name, array in tensors_of(folder).items()}
     write_safetensors(folder / WEIGHTS, tensors)
-    model = golden("gpt2")[0]
     load_adapter(model, folder)
     layer = lora_layers(model)["transformer.h.1.attn.c_attn"]
     assert layer.lora_A.dtype == np.float64
     assert_array_equal(layer.lora_A.data, tensors[f"{KEY}.lora_A.weight"])
 
 
-def test_tied_weights_that_differ_in_the_file(tmp_path):
-    folder = shutil.copytree(GOLDEN / "peft" / "embeddings", tmp_path / "adapter")
+def test_tied_weights_that_differ_in_the_file(model, tmp_path):
+    folder = copied("embeddings", tmp_path)
     tensors = tensors_of(folder)
     tensors["base_model.model.lm_head.weight"][0, 0] += 1
     write_safetensors(folder / WEIGHTS, tensors)
-    refuse(golden("gpt2")[0], folder, "wte.weight and lm_head.weight differ, but are one and the same in this model")
+    refuse(model, folder, "wte.weight and lm_head.weight differ, but are one and the same in this model")
 
 
-def test_a_partner_that_peft_trained_without_naming_it(expected, tmp_path):
-    folder = shutil.copytree(GOLDEN / "peft" / "embeddings", tmp_path / "adapter")
+def test_a_partner_that_peft_trained_without_naming_it(expected, model, tmp_path):
+    folder = copied("embeddings", tmp_path)
     change(folder, modules_to_save=["wte"])
-    refuse(golden("gpt2")[0], folder, "lm_head.weight has no place here")
+    refuse(model, folder, "lm_head.weight has no place here")
     change(folder, ensure_weight_tying=True)
-    model = golden("gpt2")[0]
     version = model.embedding.weight.version
     assert load_adapter(model, folder).modules_to_save == ("transformer.wte", "lm_head")
     assert model.embedding.weight.version > version
     assert_allclose(outputs(model, expected["ids"]), expected["logits/embeddings"], atol=1e-6)
 
 
-def test_missing_files_and_pickles(folder):
-    model = golden("gpt2")[0]
+def test_missing_files_and_pickles(model, folder):
     (folder / WEIGHTS).rename(folder / "adapter_model.bin")
     refuse(model, folder, "is a pickle, which can run code; save the adapter as adapter_model.safetensors")
     (folder / "adapter_model.bin").unlink()
@@ -363,7 +370,7 @@ def test_missing_files_and_pickles(folder):
 @given(data=st.data())
 def test_damaged_bytes_are_an_error_or_an_adapter_never_a_crash(tmp_path_factory, data):
     """A flipped or missing byte in either file: a ValueError that leaves the model as it was, or finite numbers."""
-    folder = shutil.copytree(GOLDEN / "peft" / "attention", tmp_path_factory.mktemp("damaged") / "adapter")
+    folder = copied("attention", tmp_path_factory.mktemp("damaged"))
     path = folder / data.draw(st.sampled_from([CONFIG, WEIGHTS]))
     content = bytearray(path.read_bytes())
     place = data.draw(st.integers(0, len(content) - 1))

@@ -12,7 +12,7 @@ from finetune.data.conversation import Conversation, Transcript, until
 from gpt import Tokenizer
 from gpt.model.batch_generation import stream
 from gpt.model.generation import Sampling
-from tests.gpt.small import small_gpt, small_llama
+from tests.gpt.small import shapes_read, small_gpt, small_llama
 
 GREEDY = Sampling(temperature=0)
 STOP = Transcript.stop_text
@@ -130,8 +130,7 @@ def test_what_was_read_is_not_read_again(small, tokenizer, monkeypatch):
     model = small(vocab_size=len(tokenizer), block_size=300)
     for parameter in model.parameters():
         parameter.data *= 5  # so that what it writes depends on what it reads
-    read, hidden_states = [], model.hidden_states
-    monkeypatch.setattr(model, "hidden_states", lambda ids, *rest: read.append(ids.size) or hidden_states(ids, *rest))
+    read = shapes_read(model, monkeypatch)
     questions = ["Hello", "And you?", "Well", "Now something longer, " * 10 + "to forget the first ones"]
 
     def answers():
@@ -140,7 +139,7 @@ def test_what_was_read_is_not_read_again(small, tokenizer, monkeypatch):
         for question in questions:
             read.clear()
             texts.append(ask(conversation, question, 12))
-            sizes.append(read[0])
+            sizes.append(read[0][1])
         return texts, sizes, conversation.forgotten
 
     texts, sizes, forgotten = answers()

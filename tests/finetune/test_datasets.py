@@ -16,6 +16,7 @@ from finetune.data.datasets import (
     read_preferences,
     write_jsonl,
 )
+from gpt.files import write_text
 from tests.finetune.small import write_rows
 
 
@@ -28,6 +29,7 @@ def assistant(text):
 
 
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+AB = [user("a"), assistant("b")]
 NO_INPUT = {"instruction": "a", "input": None, "output": "b"}
 TOOL, PART = {"role": "tool", "content": "42"}, {"type": "text", "text": "a"}
 
@@ -43,32 +45,32 @@ def path(tmp_path):
 @pytest.mark.parametrize(
     "row, messages",
     [
-        ({"messages": [user("a"), assistant("b")], "source": "x"}, [user("a"), assistant("b")]),
-        ({"messages": [{**user("a"), "id": 7}, assistant("b")]}, [user("a"), assistant("b")]),
+        ({"messages": AB, "source": "x"}, AB),
+        ({"messages": [{**user("a"), "id": 7}, assistant("b")]}, AB),
         (
             {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "weight": 1}]},
-            [user("a"), assistant("b")],
+            AB,
         ),
         (
             {"messages": [{"role": "developer", "content": "s"}, user([PART]), assistant("b")]},
-            [{"role": "system", "content": "s"}, user("a"), assistant("b")],
+            [{"role": "system", "content": "s"}, *AB],
         ),
         (
             {"messages": [user("a"), {**assistant(None), "tool_calls": [CALL]}, TOOL, assistant("b")]},
             [user("a"), assistant('<tool_call>\n{"name": "f", "arguments": "{}"}\n</tool_call>'), TOOL, assistant("b")],
         ),
-        ({"instruction": "a", "input": "", "output": "b"}, [user("a"), assistant("b")]),
-        (NO_INPUT, [user("a"), assistant("b")]),
+        ({"instruction": "a", "input": "", "output": "b"}, AB),
+        (NO_INPUT, AB),
         ({"instruction": "a", "input": "é\u2028c", "output": "b"}, [user("a\n\né\u2028c"), assistant("b")]),
     ],
 )
 def test_every_format_is_read_from_lines_and_from_an_array(row, messages, path):
-    path.write_text(f"\n{json.dumps(row, ensure_ascii=False)}\n\n{json.dumps(row)}\n", encoding="utf-8")
-    assert read_examples(path) == [Example(messages)] * 2
-    assert [example.place for example in read_examples(path)] == [f"{path}, line 2", f"{path}, line 4"]
-    path.write_text("\ufeff" + json.dumps([row, row], indent=1), encoding="utf-8")
-    assert read_examples(path) == [Example(messages)] * 2
-    assert [example.place for example in read_examples(path)] == [f"{path}, item 1", f"{path}, item 2"]
+    lines = f"\n{json.dumps(row, ensure_ascii=False)}\n\n{json.dumps(row)}\n"
+    array = "\ufeff" + json.dumps([row, row], indent=1)
+    for text, places in ((lines, ("line 2", "line 4")), (array, ("item 1", "item 2"))):
+        write_text(path, text)
+        assert read_examples(path) == [Example(messages)] * 2
+        assert [example.place for example in read_examples(path)] == [f"{path}, {place}" for place in places]
 
 
 @pytest.mark.parametrize("earlier", [[], [user("z"), assistant("y")]])
@@ -107,13 +109,13 @@ def test_preferences_are_texts_or_messages(path):
     rows = [
         {"prompt": "a", "chosen": "b", "rejected": "c"},
         {"prompt": [user("a")], "chosen": [assistant("b")], "rejected": [assistant("c")]},
-        {"prompt": "a", "chosen": [user("a"), assistant("b")], "rejected": [user("a"), assistant("c")]},
+        {"prompt": "a", "chosen": AB, "rejected": [user("a"), assistant("c")]},
     ]
     assert read_preferences(write_rows(path, rows)) == [Preference([user("a")], "b", "c")] * 3
 
 
 def test_fields_that_are_not_read_are_named_once(path, capsys):
-    row = {"messages": [user("a"), assistant("b")], "source": "x"}
+    row = {"messages": AB, "source": "x"}
     read_examples(write_rows(path, [row, {**row, "id": 3}]))
     assert capsys.readouterr().out == f"{path}: fields that are not read: 'source', 'id'\n"
     write_jsonl(path, read_examples(write_rows(path, [{"prompt": "a", "completion": "b"}])))

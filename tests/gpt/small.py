@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt import GPT, GPTConfig, Llama, LlamaConfig, save_checkpoint
+from gpt.files import read_json
 from gpt.model.latent_attention import use_latent_attention
 from gpt.model.linear_attention import use_linear_attention
 from gpt.training.checkpoint import checkpoints
@@ -102,6 +103,13 @@ def files_of(folder):
 
 def random_ids(shape, seed=0, vocab_size=SHAPE["vocab_size"]):
     return np.random.default_rng(seed).integers(0, vocab_size, shape)
+
+
+def shapes_read(model, monkeypatch):
+    """A list that gets the shape of the ids whenever the model reads some."""
+    shapes, read = [], model.hidden_states
+    monkeypatch.setattr(model, "hidden_states", lambda ids, *rest: shapes.append(ids.shape) or read(ids, *rest))
+    return shapes
 
 
 def save_model(folder, model, tokenizer):

@@ -6,7 +6,7 @@ import pytest
 from gpt import GPTConfig, KVCache, accounting
 from minigrad import no_grad, optim, use_kernels
 from minigrad.inspection import memory, profile
-from tests.gpt.small import small_gpt, small_llama
+from tests.gpt.small import random_ids, small_gpt, small_llama
 
 SHAPES = [
     {},
@@ -47,7 +47,7 @@ def test_the_numbers_of_the_course():
 @pytest.mark.parametrize("small, changes", MODELS)
 def test_flops_are_those_of_the_profiled_products(small, changes):
     model, (B, T) = small(**changes), (3, 5)
-    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (B, T))
+    ids = random_ids((B, T), vocab_size=model.config.vocab_size)
     with profile() as report:
         model.loss(ids, ids).backward()
     products = [row for row in report.rows if row.op in ("Linear", "ScaledDotProductAttention")]
@@ -60,7 +60,7 @@ def test_activations_are_what_the_graph_holds(kernels, small, changes):
     """To 3 %: the formulas leave out small arrays, such as one number per row of the loss, masks and angles."""
     changes = {"n_embd": 64, "vocab_size": 500, "block_size": 32, **changes} | {"n_embd": 64, "block_size": 32}
     model, (B, T) = small(**changes), (4, 32)
-    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (B, T))
+    ids = random_ids((B, T), vocab_size=model.config.vocab_size)
     with use_kernels(kernels), memory() as report:
         model.loss(ids, ids)
         held = report.peak

@@ -294,6 +294,11 @@ def test_prepare_splits_the_text_and_encodes_the_parts(tmp_path):
 # -- batches ----------------------------------------------------------------------------------------------------------
 
 
+def assert_windows(inputs, targets):
+    """Of tokens that count from 0."""
+    assert (targets == inputs + 1).all() and (np.diff(inputs, axis=1) == 1).all()
+
+
 @given(st.integers(2, 60), st.integers(1, 9), st.integers(1, 9), st.sampled_from([np.uint16, np.uint32, np.int64]))
 def test_batches_are_windows_and_targets_are_shifted_by_one(size, batch_size, block_size, dtype):
     tokens = np.arange(size, dtype=dtype)
@@ -301,7 +306,7 @@ def test_batches_are_windows_and_targets_are_shifted_by_one(size, batch_size, bl
     inputs, targets = get_batch(tokens, batch_size, block_size, np.random.default_rng(0), vocab_size=size)
     assert inputs.shape == targets.shape == (batch_size, block_size)
     assert inputs.dtype == targets.dtype == np.int64
-    assert (targets == inputs + 1).all() and (np.diff(inputs, axis=1) == 1).all()
+    assert_windows(inputs, targets)
 
 
 def test_every_window_is_equally_likely():
@@ -323,7 +328,7 @@ def test_an_epoch_takes_each_token_at_most_once(size, batch_size, block_size, se
     batches, n = stream(), stream().per_epoch
     drawn = [next(batches) for _ in range(2 + 2 * n // batch_size)]  # two epochs and more
     inputs, targets = (np.concatenate(part) for part in zip(*drawn))
-    assert (targets == inputs + 1).all() and (np.diff(inputs, axis=1) == 1).all()
+    assert_windows(inputs, targets)
     for epoch in (inputs[:n], inputs[n : 2 * n]):
         assert np.unique(epoch).size == epoch.size > size - 1 - 2 * block_size
     # It resumes exactly, also in the middle of a text.

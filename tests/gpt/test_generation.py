@@ -14,7 +14,7 @@ from gpt import KVCache
 from gpt.model.batch_generation import Memory, generate, stream
 from gpt.model.generation import Sampling, nucleus
 from minigrad import no_grad, switches, use_kernels
-from tests.gpt.small import golden, random_ids, small_gpt, small_llama
+from tests.gpt.small import golden, random_ids, shapes_read, small_gpt, small_llama
 
 BLOCK = 12  # of the small models
 
@@ -327,29 +327,27 @@ def write(model, prompt, memory=None, **options):
 
 def test_with_a_memory_only_what_is_new_is_read(small, monkeypatch):
     model = small(dtype="float64")
-    block, memory, read = model.config.block_size, Memory(), []
-    hidden_states = model.hidden_states
-    monkeypatch.setattr(model, "hidden_states", lambda ids, *rest: read.append(ids.size) or hidden_states(ids, *rest))
+    block, memory, read = model.config.block_size, Memory(), shapes_read(model, monkeypatch)
     start = [3, 1, 4, 1, 5, 9]
     prompts = [start, [*start, 2], start, [3, 1, 4, 7], [8], [8, *range(2 * block)]]
     lengths = [6, 1, 1, 1, 1, block]  # read of each at first; the last one is longer than the block: its end is read
     for prompt, length in zip(prompts, lengths, strict=True):
         read.clear()
         new = write(model, prompt, memory)
-        assert read[:2] == [length, 1] or length == block and read[0] == block
+        assert read[:2] == [(1, length), (1, 1)] or length == block and read[0] == (1, block)
         assert new == write(model, prompt)
         assert memory.ids.tolist()[-2:] == [*prompt, *new][-3:-1]  # the last token is written and not read
 
 
 def test_a_prompt_with_several_answers_is_read_once(small, kernels, monkeypatch):
-    model, read = small(dtype="float64"), []
+    model = small(dtype="float64")
     prompts = [[0, 0, 3], [7], [0, 0, 3], [7], [8, 9], [0, 3], [7], list(range(1, BLOCK + 2)), [0, 3]]
     with use_kernels(kernels):
         alone = [model.generate([prompt], 16, seed=[i])[0] for i, prompt in enumerate(prompts)]
-        reads = model.hidden_states
-        monkeypatch.setattr(model, "hidden_states", lambda ids, *rest: read.append(len(ids)) or reads(ids, *rest))
+        read = shapes_read(model, monkeypatch)
         assert model.generate(prompts, 16, seed=range(len(prompts))) == alone
-    assert read[0] == 5 and read.count(5) == 1  # and then all nine of them
+    rows = [shape[0] for shape in read]
+    assert rows[0] == 5 and rows.count(5) == 1  # and then all nine of them
 
 
 @pytest.mark.parametrize("broken", [1, 2, 3])

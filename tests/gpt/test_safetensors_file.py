@@ -53,6 +53,13 @@ def some_arrays():
     return arrays
 
 
+def assert_equal(found, arrays):
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype.newbyteorder("=") and found[name].shape == array.shape
+        assert_array_equal(found[name], array)
+
+
 # --- the same as the library ------------------------------------------------------------------------------------------
 
 
@@ -60,11 +67,7 @@ def some_arrays():
 def test_what_we_write_the_library_reads(tmp_path, metadata):
     arrays = some_arrays()
     write_safetensors(tmp_path / "x.safetensors", arrays, metadata)
-    found = load_file(tmp_path / "x.safetensors")
-    assert found.keys() == arrays.keys()
-    for name, array in arrays.items():
-        assert found[name].dtype == array.dtype.newbyteorder("=") and found[name].shape == array.shape
-        assert_array_equal(found[name], array)
+    assert_equal(load_file(tmp_path / "x.safetensors"), arrays)
     with SafetensorsFile(tmp_path / "x.safetensors") as file:
         assert file.metadata == metadata
         assert all(entry.start % np.dtype(file.read(name).dtype).itemsize == 0 for name, entry in file.entries.items())
@@ -74,10 +77,8 @@ def test_what_the_library_writes_we_read(tmp_path):
     arrays = {name: np.array(array, array.dtype.newbyteorder("="), order="C") for name, array in some_arrays().items()}
     save_file(arrays, tmp_path / "x.safetensors", {"made": "there"})
     found = read_all(tmp_path / "x.safetensors")
-    assert found.keys() == arrays.keys()
-    for name, array in arrays.items():
-        assert found[name].dtype == array.dtype and found[name].flags.writeable and found[name].flags.c_contiguous
-        assert_array_equal(found[name], array)
+    assert_equal(found, arrays)
+    assert all(array.flags.writeable and array.flags.c_contiguous for array in found.values())
     with SafetensorsFile(tmp_path / "x.safetensors") as file:
         assert file.metadata == {"made": "there"} and file.shapes["one number"] in ((), (1,))
 

@@ -333,17 +333,6 @@ def test_gpt2_without_any_source_says_what_to_do(tmp_path, monkeypatch, no_packa
 
 # -- transformers -----------------------------------------------------------------------------------------------------
 
-GOLDEN_TEXT = f"We'll  see\n\n the naïve fox: 日本 😀 x==1984{START}\tdoesn't{END}"
-# tokens of transformers.GPT2TokenizerFast.from_pretrained(folder saved by TOKENIZER).tokenize(GOLDEN_TEXT)
-GOLDEN_TOKENS = [
-    "We", "'ll", "Ġ", "Ġsee", "Ċ", "Ċ", "Ġthe", "Ġ", "naÃ¯ve", "Ġfox", ":", "Ġ", "æĹ¥", "æľ¬", "Ġ", "ðŁĺĢ", "Ġx",
-    "==", "1", "984", "<|im_start|>", "ĉ", "do", "esn", "'t", "<|endoftext|>",
-]  # fmt: skip
-
-
-def test_golden_tokens_of_transformers():
-    assert [visible(TOKENIZER.vocab[id]) for id in TOKENIZER.encode(GOLDEN_TEXT)] == GOLDEN_TOKENS
-
 
 @pytest.fixture(scope="module")
 def transformers_tokenizers(tmp_path_factory):
@@ -367,7 +356,6 @@ def test_we_read_what_transformers_saves(transformers_tokenizers, tmp_path):
     for other in transformers_tokenizers:
         assert (len(other), other.eos_token_id) == (len(TOKENIZER), TOKENIZER.eos_token_id)
         assert set(other.all_special_tokens) == set(TOKENIZER.special_tokens)
-        assert other.tokenize(GOLDEN_TEXT) == GOLDEN_TOKENS
         other.save_pretrained(tmp_path)
         assert same(Tokenizer.load(tmp_path), TOKENIZER)
 

@@ -260,7 +260,7 @@ def test_detach_cuts_the_graph_and_shares_the_data(x):
 
 
 def test_a_leaf_that_was_frozen_meanwhile_gets_no_gradient():
-    x, y = Tensor(np.ones(3), requires_grad=True), Tensor(np.ones(3), requires_grad=True)
+    x, y = leaf([1.0]), leaf([1.0])
     out = (x * y).sum()
     x.requires_grad_(False)
     out.backward()
@@ -355,9 +355,9 @@ def test_a_block_holds_for_the_thread_that_enters_it(block):
 # --- what a backward may not return ---
 
 
-def returning(backward):
+def returning(backward, forward=lambda ctx, x, y: x + y):
     """A Function of two inputs, with this backward."""
-    methods = {"forward": staticmethod(lambda ctx, x, y: x + y), "backward": staticmethod(backward)}
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     return type("Planted", (Function,), methods)
 
 
@@ -425,8 +425,7 @@ def sharing(kind):
         return x + y
 
     saved = []
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(SHARING[kind])}
-    return type("Sharing", (Function,), methods), saved
+    return returning(SHARING[kind], forward), saved
 
 
 @pytest.mark.parametrize("kind", SHARING)
@@ -482,6 +481,11 @@ def test_a_new_gradient_becomes_grad_without_a_copy(x, monkeypatch):
 # --- sparse gradients ---
 
 
+@pytest.fixture
+def rows():
+    return leaf([[1.0, 2.0], [3.0, 4.0]])
+
+
 class FirstRow(Function):
     """out = x[0], whose gradient touches one row."""
 
@@ -500,30 +504,28 @@ class FirstRow(Function):
 
 @pytest.mark.parametrize("through", [lambda x: x, lambda x: x * 1.0], ids=["leaf", "node"])
 @pytest.mark.parametrize("first", [True, False])
-def test_a_sparse_gradient_is_added_to_what_is_there(adding, through, first):
-    x = leaf([[1.0, 2.0], [3.0, 4.0]])
-    y = through(x)
+def test_a_sparse_gradient_is_added_to_what_is_there(rows, adding, through, first):
+    y = through(rows)
     row, others = FirstRow.apply(y) + FirstRow.apply(y), y * 10.0
     out = row.sum() + others.sum() if first else others.sum() + row.sum()
     for times in (1, 2):
         out.backward(retain_graph=True)
-        assert_array_equal(x.grad, np.array([[12.0, 12.0], [10.0, 10.0]]) * times)
+        assert_array_equal(rows.grad, np.array([[12.0, 12.0], [10.0, 10.0]]) * times)
 
 
-def test_a_sparse_gradient_is_not_added_to_what_others_hold(adding):
-    x = leaf([[1.0, 2.0], [3.0, 4.0]])
-    y = x * 1.0
+def test_a_sparse_gradient_is_not_added_to_what_others_hold(rows, adding):
+    y = rows * 1.0
     gradient = np.ones((2, 2))
     # `y + 0` hands the user's own array to y
     out = F.add(y, 0.0) + F.expand(FirstRow.apply(y), (2, 2)) * 0.5
     out.backward(gradient)
     assert_array_equal(gradient, np.ones((2, 2)))
-    assert_array_equal(x.grad, [[2.0, 2.0], [1.0, 1.0]])
+    assert_array_equal(rows.grad, [[2.0, 2.0], [1.0, 1.0]])
 
 
 @pytest.mark.parametrize("wrong", [(3, 2), (2,)])
-def test_a_sparse_gradient_of_another_shape_is_refused(adding, wrong):
-    out = FirstRow.apply(leaf([[1.0, 2.0], [3.0, 4.0]]))
+def test_a_sparse_gradient_of_another_shape_is_refused(rows, adding, wrong):
+    out = FirstRow.apply(rows)
     out.grad_fn.shape = wrong
     with pytest.raises(ValueError, match="FirstRow.backward returned a gradient of shape"):
         out.sum().backward()

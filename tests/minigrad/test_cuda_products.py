@@ -59,9 +59,9 @@ def test_multiply_adds_to_a_part_of_an_array():
 
 def test_multiply_of_nothing():
     xp = module_of(to_device(np.zeros(1), "cuda"))
-    ones = xp.ones((2, 3), np.float32)
-    assert not to_numpy(multiply(xp.zeros((2, 0), np.float32), xp.zeros((0, 3), np.float32), out=ones.copy())).any()
-    assert to_numpy(multiply(xp.zeros((2, 0), np.float32), xp.zeros((0, 3), np.float32), out=ones, add=True)).all()
+    ones, *empty = xp.ones((2, 3), np.float32), xp.zeros((2, 0), np.float32), xp.zeros((0, 3), np.float32)
+    assert not to_numpy(multiply(*empty, out=ones.copy())).any()
+    assert to_numpy(multiply(*empty, out=ones, add=True)).all()
     assert multiply(xp.zeros((0, 4)), xp.zeros((4, 3))).shape == (0, 3)
 
 

@@ -301,8 +301,8 @@ def test_a_parameter_changed_or_replaced_stays_a_parameter():
 def test_item_assignment(index, value):
     plain = [x.data if isinstance(x, Tensor) else x for x in (index if isinstance(index, tuple) else (index,))]
     expected = np.arange(6, dtype=np.float32).reshape(2, 3)
-    expected[tuple(plain)] = getattr(value, "data", value) if isinstance(value, Tensor) else value
-    x, data = leaf(np.arange(6).reshape(2, 3)), Tensor(np.arange(6, dtype=np.float32).reshape(2, 3))
+    x, data = leaf(expected), Tensor(expected.copy())
+    expected[tuple(plain)] = value.data if isinstance(value, Tensor) else value
     data[index] = value  # data needs no no_grad
     with no_grad():
         x[index] = value

@@ -59,9 +59,13 @@ def steps(optimizer, parameters, numbers):
         optimizer.step()
 
 
-def two_matrices():
+def parameters(*shapes):
     rng = np.random.default_rng(5)
-    return [nn.Parameter(rng.standard_normal(shape).astype(np.float32)) for shape in ((6, 3), (4, 8))]
+    return [nn.Parameter(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
+
+
+def two_matrices():
+    return parameters((6, 3), (4, 8))
 
 
 @pytest.mark.oracle("torch")
@@ -129,10 +133,8 @@ def test_the_fast_kernel_takes_the_same_steps_each_time():
     """Many matrices, of which a thread takes the next one when it is free, and groups of AdamW."""
 
     def trained(kernels):
-        rng = np.random.default_rng(5)
-        shapes = [(24, 24), (72, 24), (24, 96), (96, 24)] * 3
-        matrices = [nn.Parameter(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
-        others = [nn.Parameter(rng.standard_normal(shape).astype(np.float32)) for shape in ((40, 24), (24,))]
+        matrices = parameters(*[(24, 24), (72, 24), (24, 96), (96, 24)] * 3)
+        others = parameters((40, 24), (24,))
         optimizer = Muon([{"params": matrices}, {"params": others, "orthogonalize": False}], lr=0.1)
         before = [p.data.copy() for p in matrices + others]
         with use_kernels(kernels):

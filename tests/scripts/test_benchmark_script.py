@@ -1,6 +1,5 @@
 """scripts/benchmark.py on a model so small that only its report is of interest."""
 
-import json
 import sys
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from gpt import GPTConfig
 from scripts import benchmark
 from scripts.benchmarks import jobs, models
+from tests.helpers import read_json
 from tests.scripts.running import run_here
 
 
@@ -15,7 +15,7 @@ def measured(monkeypatch, tmp_path, name, batch=1):
     """The row of one measurement, with one step of a tiny model in the place of the step `name`."""
     monkeypatch.setitem(models.TRAINING, name.partition(" ")[0], ("tiny", batch, 8))
     assert run_here(benchmark.main, "--only", name, "--steps", 1, "--out", tmp_path / "out.json") == 0
-    return json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["rows"][name]
+    return read_json(tmp_path / "out.json")["rows"][name]
 
 
 def test_the_demo_is_measured_in_the_shape_that_it_trains():

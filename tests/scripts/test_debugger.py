@@ -195,7 +195,7 @@ def test_a_phone_shows_what_a_line_has_changed(chromium, page):
         ("bpe_merge", "", ""),
     ],
 )
-def test_the_first_line_that_differs_from_a_right_solution(name, old, new, tmp_path, monkeypatch):
+def test_the_first_line_that_differs_from_a_right_solution(name, old, new, tmp_path):
     exercise = catalogue.load(catalogue.paths()[name])
     path = tmp_path / "answer.py"
     write_text(path, exercise.completed(old, new))

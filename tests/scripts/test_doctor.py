@@ -49,25 +49,27 @@ def test_this_machine_is_right(capsys):
     assert card == "no NVIDIA card found: there is no program nvidia-smi"
 
 
-def test_wrong_products_of_a_matrix_with_itself_are_found(monkeypatch, capsys):
-    def matmul(a, b, real=np.matmul):
-        return real(a, b) * (1 - 2 * (np.shares_memory(a, b) and len(a) > 4))
+def wrong_on_itself(a, b, real=np.matmul):
+    return real(a, b) * (1 - 2 * (np.shares_memory(a, b) and len(a) > 4))
 
+
+def warns(a, b, real=np.matmul):
+    warnings.warn("divide by zero encountered in matmul", RuntimeWarning, stacklevel=2)
+    return real(a, b)
+
+
+@pytest.mark.parametrize(
+    "matmul, start",
+    [
+        (wrong_on_itself, "x.T @ x of (4, 5), x @ x.T of (17, 33), x.T @ x of (17, "),
+        (warns, "a false warning: divide by zero encountered in matmul: type "),
+    ],
+)
+def test_products_that_are_wrong_or_warn_are_found(monkeypatch, capsys, matmul, start):
     monkeypatch.setattr(np, "matmul", matmul)
     code, (_, products, _) = examined(capsys)
-    assert code == 1 and products.startswith("WRONG: float32 x.T @ x of (4, 5), x @ x.T of (17, 33), x.T @ x of (17, ")
+    assert code == 1 and products.startswith("WRONG: float32 " + start)
     assert "y.T" not in products and products.endswith("numpy`, or on an M4 set OPENBLAS_CORETYPE=NEOVERSEN1")
-
-
-def test_false_warnings_are_found(monkeypatch, capsys):
-    def matmul(a, b, real=np.matmul):
-        warnings.warn("divide by zero encountered in matmul", RuntimeWarning, stacklevel=2)
-        return real(a, b)
-
-    monkeypatch.setattr(np, "matmul", matmul)
-    code, (_, products, _) = examined(capsys)
-    assert code == 1
-    assert products.startswith("WRONG: float32 a false warning: divide by zero encountered in matmul: type ")
 
 
 def test_the_library_and_its_threads_are_named(monkeypatch, capsys):

@@ -22,6 +22,10 @@ from tests.scripts.running import output_of, refusal, run_here
 TANH = "        return (dout * (1 - ctx.out * ctx.out),)\n"
 
 
+def workspace_in(folder):
+    return Workspace(folder, catalogue.paths())
+
+
 def write_tanh(folder, body=TANH, head=""):
     """A learner's file whose backward ends with `body`."""
     stub = catalogue.load(catalogue.paths()["tanh"]).stub
@@ -183,7 +187,7 @@ def test_a_record_that_was_edited_is_refused_in_one_sentence(tmp_path, capsys, n
 
 
 def test_the_loop_checks_when_the_file_is_saved(tmp_path, capsys):
-    workspace = Workspace(tmp_path, catalogue.paths())
+    workspace = workspace_in(tmp_path)
     workspace.start("tanh")
     session = watching.Session(workspace)
     said = capsys.readouterr().out
@@ -204,11 +208,11 @@ def test_the_loop_checks_when_the_file_is_saved(tmp_path, capsys):
 
 @pytest.mark.parametrize("act", [Workspace.start, Workspace.check, Workspace.hint, Workspace.reset])
 def test_what_another_terminal_has_noted_survives(tmp_path, act):
-    mine, other = (Workspace(tmp_path, catalogue.paths()) for _ in range(2))
+    mine, other = (workspace_in(tmp_path) for _ in range(2))
     write_tanh(tmp_path)
     assert mine.passed == [] and other.check("tanh").passed and other.hint("tanh")[0] == 1
     act(mine, "mul")
-    for each in (mine, other, Workspace(tmp_path, catalogue.paths())):
+    for each in (mine, other, workspace_in(tmp_path)):
         assert each.passed == ["tanh"] and each.state["hints"]["tanh"] == 1 and each.current() == "mul"
     other.reset("tanh")
     assert mine.passed == [] and "tanh" not in mine.state["hints"] and mine.current() == "tanh"
@@ -219,10 +223,10 @@ def test_an_older_verdict_does_not_take_a_newer_pass_away(tmp_path, monkeypatch,
     def while_another_terminal_passes(*arguments):
         monkeypatch.undo()
         write_tanh(tmp_path)
-        assert Workspace(tmp_path, catalogue.paths()).check("tanh").passed
+        assert workspace_in(tmp_path).check("tanh").passed
         return older
 
-    mine = Workspace(tmp_path, catalogue.paths())
+    mine = workspace_in(tmp_path)
     monkeypatch.setattr(processes, "judge", while_another_terminal_passes)
     assert mine.check("tanh") is older and mine.has_passed("tanh")
     write_tanh(tmp_path, body="        return (dout,)\n")
@@ -232,8 +236,8 @@ def test_an_older_verdict_does_not_take_a_newer_pass_away(tmp_path, monkeypatch,
 def test_several_at_the_same_moment_lose_nothing(tmp_path):
     names = list(catalogue.paths())[:5]
     with ThreadPoolExecutor(len(names)) as pool:
-        list(pool.map(lambda name: Workspace(tmp_path, catalogue.paths()).hint(name), names))
-    assert Workspace(tmp_path, catalogue.paths()).state["hints"] == dict.fromkeys(names, 1)
+        list(pool.map(lambda name: workspace_in(tmp_path).hint(name), names))
+    assert workspace_in(tmp_path).state["hints"] == dict.fromkeys(names, 1)
 
 
 def test_the_loop_reads_letters_until_the_learner_quits(tmp_path, monkeypatch):

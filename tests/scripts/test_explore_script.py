@@ -31,10 +31,14 @@ def looker():
 TEXT = "the cat sat on a mat"
 
 
+def log_probs_of(looker, ids):
+    return F.log_softmax(looker.model(ids), -1).data[0].astype(np.float64)
+
+
 def test_an_answer_is_what_the_model_computes(looker):
     answer = looker.look({"text": TEXT, "position": 2, "layer": 1})
     ids, model = np.array([answer["ids"]]), looker.model
-    log_probs = F.log_softmax(model(ids), -1).data[0]
+    log_probs = log_probs_of(looker, ids)
     assert answer["text"] == TEXT and "".join(answer["tokens"]) == TEXT and answer["surprise"][0] is None
     wanted = -log_probs[np.arange(ids.size - 1), ids[0, 1:]]
     assert np.allclose(answer["surprise"][1:], wanted, atol=1e-4)
@@ -53,9 +57,9 @@ def test_switching_off_is_ablation(looker):
     off = {"heads": [[0, 1]], "attention": [1], "mlps": [0]}
     answer = looker.look({"text": TEXT, **off})
     ids = np.array([answer["ids"]])
-    before = F.log_softmax(looker.model(ids), -1).data[0].astype(np.float64)
+    before = log_probs_of(looker, ids)
     with ablated(looker.model, [(0, 1)], [1], [0]):
-        after = F.log_softmax(looker.model(ids), -1).data[0].astype(np.float64)
+        after = log_probs_of(looker, ids)
     assert np.allclose(answer["change"], (np.exp(before) * (before - after)).sum(1), atol=1e-5)
     assert max(answer["change"]) > 0 and min(answer["change"]) > -1e-6
     for entry in answer["alternatives"]:
@@ -148,20 +152,20 @@ def request(server, method, path, body=None, host=None, kind="application/json",
 
 def test_the_server_is_for_who_knows_the_address(server):
     assert server.server_address[0] == "127.0.0.1"
-    question = json.dumps({"text": TEXT})
+    look, question = server.path + "look", json.dumps({"text": TEXT})
     assert request(server, "GET", server.path) == (200, "<p>the page</p>")
-    status, text = request(server, "POST", server.path + "look", question)
+    status, text = request(server, "POST", look, question)
     assert status == 200 and json.loads(text)["text"] == TEXT
     refused = [('{"text": ""}', "the text has 0 tokens"), ("{", "Expecting"), ("3", "cannot be read")]
     refused += [(json.dumps({"text": TEXT, "heads": [3]}), "cannot be read")]
     for body, words in refused:
-        status, text = request(server, "POST", server.path + "look", body)
+        status, text = request(server, "POST", look, body)
         assert status == 200 and words in json.loads(text)["error"]
     for path in ("/", "/look", server.path[:-2] + "/", server.path + "other", "/x"):
         assert request(server, "GET", path)[0] == request(server, "POST", path, question)[0] == 404
     assert request(server, "GET", server.path, host="evil.example")[0] == 404
-    assert request(server, "POST", server.path + "look", question, host="evil.example")[0] == 404
-    assert request(server, "POST", server.path + "look", question, kind="text/plain")[0] == 404  # what a form can send
+    for header in ({"host": "evil.example"}, {"kind": "text/plain"}):  # the second is what a form can send
+        assert request(server, "POST", look, question, **header)[0] == 404
 
 
 @pytest.mark.parametrize("error, is_shown", [(ConnectionResetError, False), (ZeroDivisionError, True)])

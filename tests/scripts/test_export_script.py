@@ -1,7 +1,5 @@
 """scripts/export.py: transformers, PEFT and gguf load what it writes, with equal logits and tokens."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -15,6 +13,7 @@ from tests.finetune.small import small_chat_model, write_rows
 from tests.gpt.gguf_files import block_llama
 from tests.gpt.small import logits_of, random_ids, save_model, small_gpt
 from tests.gpt.smollm import smollm_tokenizer
+from tests.helpers import read_json
 from tests.scripts.running import refusal, run_here, write_text
 
 QUICK = ["--max-iters", "3", "--batch-size", "2", "--eval-interval", "0", "--warmup-iters", "1", "--r", "2"]
@@ -83,7 +82,7 @@ def test_a_language_model(runs, name, tmp_path):
         return
     template = ChatTemplate(tokenizer)
     assert sorted(ends) == sorted(template.stop_tokens) and tokenizer.special_tokens["<|im_end|>"] in ends
-    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "tokenizer_config.json")
     assert config["chat_template"] == tokenizer.chat_template
     for ask in (False, True):
         rendered = their_tokenizer.apply_chat_template(TALK, tokenize=False, add_generation_prompt=ask)

@@ -33,6 +33,11 @@ def recorded(tmp_path_factory):
 
 
 @pytest.fixture
+def recording(recorded):
+    return recorded[1]
+
+
+@pytest.fixture
 def tab(chromium, recorded):
     """The page of the recorded step."""
     with opened(chromium, recorded[0]) as page:
@@ -59,8 +64,11 @@ def cards_of(recording):
         yield heading, (u.before, u.gradient, u.clipped, u.state["exp_avg"], u.state["exp_avg_sq"], u.after)
 
 
-def test_each_card_shows_the_numbers_of_the_run(tab, recorded):
-    _, recording = recorded
+def call_of(recording, op):
+    return next(call for call in recording.calls if call.function.__name__ == op)
+
+
+def test_each_card_shows_the_numbers_of_the_run(tab, recording):
     for heading, values in cards_of(recording):
         assert heading in tab.inner_text("#card h2")
         for shown, value in zip(grids(tab), [value for value in values if value is not None], strict=True):
@@ -77,9 +85,8 @@ def answer_of(tab, figure, place):
     return tab.inner_text("#answer")
 
 
-def test_a_click_shows_the_derivatives_and_a_sum_that_adds_up(tab, recorded):
-    _, recording = recorded
-    call = next(call for call in recording.calls if call.function.__name__ == "Linear")
+def test_a_click_shows_the_derivatives_and_a_sum_that_adds_up(tab, recording):
+    call = call_of(recording, "Linear")
     tab.locator("#timeline button").nth(call.number).click()
     text = answer_of(tab, 3, 5)  # out[0,0,5]
     total, terms = re.search(r"out\[0,0,5\] = (\S+) = (.*)$", text, re.MULTILINE).groups()
@@ -95,8 +102,7 @@ def test_a_click_shows_the_derivatives_and_a_sum_that_adds_up(tab, recorded):
     assert len(shares) >= 6 and np.isclose(sum(map(number, shares)), number(total), rtol=0.05)
 
 
-def test_a_tied_weight_adds_up_its_uses_and_says_what_adam_did(tab, recorded):
-    _, recording = recorded
+def test_a_tied_weight_adds_up_its_uses_and_says_what_adam_did(tab, recording):
     update = next(update for update in recording.updates if update.name == "transformer.wte.weight")
     tab.locator("#timeline button", has_text="AdamW wte").click()
     for place, text in ((0, tab.inner_text("#answer")), (5, answer_of(tab, 0, 5))):
@@ -112,9 +118,8 @@ def test_a_tied_weight_adds_up_its_uses_and_says_what_adam_did(tab, recorded):
             assert close([number(lines[name].split(" = ")[-1])], value.array.reshape(-1)[place]), name
 
 
-def test_numbers_inside_attention_say_where_they_come_from(tab, recorded):
-    _, recording = recorded
-    call = next(call for call in recording.calls if call.function.__name__ == "ScaledDotProductAttention")
+def test_numbers_inside_attention_say_where_they_come_from(tab, recording):
+    call = call_of(recording, "ScaledDotProductAttention")
     click(tab, "the attention weights")
     assert tab.locator("#inside").bounding_box()["y"] < 200  # they are in sight
     head = tab.locator("#card figure").nth(4).locator("table").nth(1)  # the weights of head 1
@@ -132,7 +137,7 @@ def test_numbers_inside_attention_say_where_they_come_from(tab, recorded):
     assert "hides" in answer_of(tab, 4, 1)
 
 
-def test_the_arrow_keys_go_on_stepping_after_a_click_anywhere(tab, recorded):
+def test_the_arrow_keys_go_on_stepping_after_a_click_anywhere(tab):
     places = ["#card td >> nth=1", "#card th >> nth=1", "#card summary >> nth=0", "#card pre >> nth=0", "#next", "h1"]
     places += ["#card figcaption button >> nth=0", "#first button >> nth=0", "#timeline button >> nth=3"]
     places += ["#minimap g >> nth=4"]
@@ -151,8 +156,7 @@ def test_the_arrow_keys_go_on_stepping_after_a_click_anywhere(tab, recorded):
     assert "chosen" in cells.nth(2).get_attribute("class")
 
 
-def test_search_minimap_and_play(tab, recorded):
-    _, recording = recorded
+def test_search_minimap_and_play(tab, recording):
     press(tab, "/")
     tab.keyboard.type("attn.c_proj backward")
     shown = tab.locator("#timeline button:visible").all_inner_texts()

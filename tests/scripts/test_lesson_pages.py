@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpt.files import read_text, write_text
+from gpt.files import read_json, read_text, write_text
 from scripts import site
 from scripts.course.checker import catalogue
 from scripts.course.lessons.cells import Cell, Running, lessons, read_cells
@@ -154,7 +154,7 @@ def test_a_notebook_in_which_somebody_has_worked_is_kept(tmp_path):
     path, cells = tmp_path / "999_title.ipynb", read_cells(write(tmp_path))
     write_notebook(cells, path)
     write_notebook(cells, path)  # nobody has worked in it
-    fresh = json.loads(read_text(path))
+    fresh = read_json(path)
     jupyter = json.loads(json.dumps(fresh))  # as Jupyter saves it: sources as lists of lines, more metadata
     for cell in jupyter["cells"]:
         cell["source"] = cell["source"].splitlines(keepends=True)

@@ -1,7 +1,5 @@
 """scripts/lora.py as its users meet it."""
 
-import json
-
 import pytest
 
 from gpt import Llama
@@ -11,6 +9,7 @@ from scripts import generate, lora
 from tests.finetune.small import interrupt_at
 from tests.gpt import smollm
 from tests.gpt.gguf_files import block_llama, write_llama
+from tests.helpers import read_json
 from tests.scripts.running import assert_says, output_of, refusal, run_here
 from tests.scripts.runs import RHYTHM
 
@@ -20,7 +19,7 @@ def options(given, folder, *more):
     return [*data, "--out-dir", folder, *RHYTHM.split(), "--r", "2", *more]
 
 
-def test_a_run_then_resume_then_merge(given, tmp_path, monkeypatch, capsys):
+def test_a_run_then_resume_then_merge(given, tmp_path, monkeypatch):
     base, run, merged = given / "wide", tmp_path / "run", tmp_path / "merged"
     output = output_of(lora.main, *options(given, run, "--slices", "q", "v"))
     assert_says(
@@ -29,7 +28,7 @@ def test_a_run_then_resume_then_merge(given, tmp_path, monkeypatch, capsys):
         "0 | validation loss 5. ... 4/4 | loss ... before     after ... trained 4 steps, ",
         f"adapter for PEFT: {run / 'adapter'} (0.0 ... python scripts/generate.py --model {run.as_posix()}",
     )
-    settings = json.loads((run / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    settings = read_json(run / "adapter" / "adapter_config.json")
     assert settings["r"] == 4 and settings["base_model_name_or_path"] == str(base)  # q and v have rank 2 each
     interrupt_at(1, monkeypatch)
     assert run_here(lora.main, "--init-from", "resume", "--out-dir", run, "--max-iters", "8") == 130

@@ -118,7 +118,7 @@ def as_shown(piece):
         return "".join(f"<{byte:02x}>" for byte in piece)
 
 
-def test_bpe_of_typed_text(tab, example, model_and_tokenizer):
+def test_bpe_of_typed_text(tab, model_and_tokenizer):
     _, tokenizer = model_and_tokenizer
     widget = tab.locator("[data-widget=bpe]")
     for text in ("the mat the cat", "sät 🙂 on\nthe mat"):

@@ -1,7 +1,6 @@
 """scripts/verify_gpu.py without a GPU: it says so; and what it would do there runs on the stand-in, with tiny sizes."""
 
 import ast
-import json
 import subprocess
 from types import SimpleNamespace
 
@@ -12,6 +11,7 @@ from gpt import GPTConfig
 from minigrad.kernels.cuda import CUDA
 from scripts import verify_gpu
 from scripts.benchmarks import jobs
+from tests.helpers import read_json
 from tests.scripts.running import ROOT, refusal, run_here
 
 
@@ -40,7 +40,7 @@ def test_every_kernel_has_a_case():
 def test_kernels_and_training_are_compared_and_reported(tiny, cuda, tmp_path, capsys):
     out = tmp_path / "report.json"
     assert run_here(verify_gpu.main, "--only", "kernels", "--only", "training", "--out", out) == 0
-    report = json.loads(out.read_text(encoding="utf-8"))
+    report = read_json(out)
     rows = report["parts"]["kernels"]["rows"]
     assert {"linear bfloat16", "layer_norm float32"} <= rows.keys()
     assert all(0 <= row["error"] <= row["tolerance"] and row["seconds"] > 0 for row in rows.values())
@@ -61,7 +61,7 @@ def test_a_wrong_kernel_is_reported(tiny, cuda, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(kernels, "run", wrong)
     words = refusal(verify_gpu.main, capsys, "--only", "kernels", "--out", tmp_path / "report.json")
     assert words == "error: this GPU gives wrong results: see kernels above\n"
-    rows = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["parts"]["kernels"]["rows"]
+    rows = read_json(tmp_path / "report.json")["parts"]["kernels"]["rows"]
     assert [name for name, row in rows.items() if row["error"] > row["tolerance"]] == ["rms_norm float32"]
 
 
