@@ -19,6 +19,7 @@ from tests.finetune.test_lora import VARIANTS, adapted, randomize
 from tests.gpt.small import assert_same, files_of, golden, golden_arrays, random_ids, small_gpt, small_llama, weights_of
 from tests.helpers import change_json, read_json
 
+beside_peft = pytest.mark.oracle("torch", "transformers", "peft")
 NAMES = sorted(path.name for path in (GOLDEN / "peft").iterdir())
 
 
@@ -119,7 +120,7 @@ def logits_in_peft(base, folder, ids):
     return logits.detach().numpy(), theirs.peft_config["default"]
 
 
-@pytest.mark.oracle("torch", "transformers", "peft")
+@beside_peft
 @pytest.mark.parametrize("name", [*SAVED, "classifier"])
 @pytest.mark.filterwarnings("ignore")
 def test_ours_load_in_peft_and_give_the_same_logits(name, tmp_path):
@@ -138,7 +139,7 @@ def test_ours_load_in_peft_and_give_the_same_logits(name, tmp_path):
     assert config.base_model_name_or_path == "runs/base" and config.peft_type == "LORA"
 
 
-@pytest.mark.oracle("torch", "transformers", "peft")
+@beside_peft
 @pytest.mark.parametrize("targets", [None, "all-linear", ("gate_proj",)])
 def test_ours_of_a_llama_load_in_peft_and_give_the_same_logits(tmp_path, targets):
     import transformers
@@ -270,7 +271,7 @@ def test_settings_that_are_not_supported_or_make_no_sense(settings, match, model
     refuse(model, folder, match)
 
 
-@pytest.mark.oracle("torch", "transformers", "peft")
+@beside_peft
 @pytest.mark.parametrize("use_rslora", [False, True])
 @pytest.mark.filterwarnings("ignore")
 def test_ranks_and_alphas_that_differ_between_layers(tmp_path, use_rslora):

@@ -18,6 +18,7 @@ from finetune.data.datasets import (
 )
 from gpt.files import write_text
 from tests.finetune.small import write_rows
+from tests.helpers import write_json
 
 
 def user(text):
@@ -78,7 +79,7 @@ def test_every_format_is_read_from_lines_and_from_an_array(row, messages, path):
 def test_a_completion_is_told_from_its_prompt(earlier, later, path):
     prompt, completion = [*earlier, user("a")], [*later, assistant("b")]
     texts = [] if earlier or later else [{"prompt": "a", "completion": "b"}]
-    path.write_text(json.dumps([{"prompt": prompt, "completion": completion}, *texts]), encoding="utf-8")
+    write_json(path, [{"prompt": prompt, "completion": completion}, *texts])
     assert read_examples(path) == [Example([*prompt, *completion], completion=len(completion))] * (1 + len(texts))
 
 

@@ -16,6 +16,7 @@ from finetune.evaluation.multiple_choice import (
     read_questions,
 )
 from gpt import Tokenizer
+from gpt.files import write_text
 from minigrad import Tensor, use_kernels
 from tests.gpt.small import log_softmax, logits_of, small_gpt, small_llama
 
@@ -106,7 +107,7 @@ GOOD = '{"question": "Is it?", "choices": ["no", "yes"], "answer": 1}'
 
 
 def test_a_file_is_read_with_numbers_or_letters(tmp_path):
-    (tmp_path / "exam.jsonl").write_text(f"{GOOD}\n\n{GOOD.replace('1', chr(34) + 'B' + chr(34))}", encoding="utf-8")
+    write_text(tmp_path / "exam.jsonl", f"{GOOD}\n\n{GOOD.replace('1', chr(34) + 'B' + chr(34))}")
     assert read_questions(tmp_path / "exam.jsonl") == [EXAM[2]] * 2
 
 
@@ -123,13 +124,13 @@ def test_a_file_is_read_with_numbers_or_letters(tmp_path):
     ],
 )
 def test_what_is_wrong_in_a_file_is_named_with_its_line(old, new, words, tmp_path):
-    (tmp_path / "exam.jsonl").write_text(f"{GOOD}\n{GOOD.replace(old, new)}", encoding="utf-8")
+    write_text(tmp_path / "exam.jsonl", f"{GOOD}\n{GOOD.replace(old, new)}")
     with pytest.raises(ValueError, match=words):
         read_questions(tmp_path / "exam.jsonl")
 
 
 def test_an_empty_file_and_a_choice_that_is_too_long(tmp_path):
-    (tmp_path / "empty.jsonl").write_text("\n", encoding="utf-8")
+    write_text(tmp_path / "empty.jsonl", "\n")
     with pytest.raises(ValueError, match=r"empty.jsonl is empty: write one object on each line"):
         read_questions(tmp_path / "empty.jsonl")
     with pytest.raises(ValueError, match="the choice ' eleven or so' has 6 tokens, and the model reads only 3"):

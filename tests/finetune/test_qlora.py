@@ -27,13 +27,17 @@ ADAPTERS = {
 }
 
 
+@pytest.fixture
+def model():
+    return small_gpt(**WIDE)
+
+
 @pytest.fixture(params=ADAPTERS.values(), ids=ADAPTERS.keys())
 def config(request):
     return request.param
 
 
-def test_h_is_the_dequantized_weight_times_x_plus_the_detour(config):
-    model = small_gpt(**WIDE)
+def test_h_is_the_dequantized_weight_times_x_plus_the_detour(model, config):
     apply_qlora(model, config)
     randomize(model)
     x = np.random.default_rng(0).standard_normal((2, 3, 64)).astype(np.float32)
@@ -42,8 +46,7 @@ def test_h_is_the_dequantized_weight_times_x_plus_the_detour(config):
     np.testing.assert_allclose(layer(Tensor(x)).data, x @ W.T + layer.base.bias.data, rtol=1e-4, atol=1e-4)
 
 
-def test_only_the_adapters_learn_and_the_codes_stay(config, kernels):
-    model = small_gpt(**WIDE)
+def test_only_the_adapters_learn_and_the_codes_stay(model, config, kernels):
     apply_qlora(model, config)
     before = weights_of(model)
     with use_kernels(kernels):
@@ -56,14 +59,12 @@ def test_only_the_adapters_learn_and_the_codes_stay(config, kernels):
         assert (array != before[name]).any() == name.endswith(("lora_A", "lora_B")), name
 
 
-def test_merging_into_four_bits_is_refused(config):
-    model = small_gpt(**WIDE)
+def test_merging_into_four_bits_is_refused(model, config):
     apply_qlora(model, config)
     refuse_to_merge(model, "h.0.attn.c_attn is a QuantizedLinear: .* into the model before quant")
 
 
-def test_an_adapter_beside_four_bits_fits_the_float_model(tmp_path):
-    model = small_gpt(**WIDE)
+def test_an_adapter_beside_four_bits_fits_the_float_model(model, tmp_path):
     apply_qlora(model, ADAPTERS["c_attn"])
     randomize(model)
     save_adapter(model, tmp_path)
@@ -97,8 +98,7 @@ def test_what_has_no_place_leaves_the_model_as_it_was(shape, settings, match):
     assert_same(model, before)
 
 
-def test_an_embedding_and_a_head_that_are_trained_stay_float():
-    model = small_gpt(**WIDE)
+def test_an_embedding_and_a_head_that_are_trained_stay_float(model):
     apply_qlora(model, LoRAConfig(r=2, modules_to_save=("wte", "lm_head", "ln_f")))
     trained = {name for name, p in model.named_parameters() if p.requires_grad and "lora" not in name}
     assert trained == {"transformer.wte.weight", "transformer.ln_f.weight", "transformer.ln_f.bias"}

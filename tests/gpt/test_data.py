@@ -50,7 +50,7 @@ def test_english_is_prose_and_is_read_from_a_file_too(tmp_path, monkeypatch):
     assert str(corpus).startswith("english: the documentation inside Python 3.") and corpus.sha256[:16] in str(corpus)
     # A Python without sources finds the same in a file.
     whole, helps = python_corpus.documents(), python_corpus.help_text()
-    (tmp_path / "english.json").write_text(json.dumps(whole), encoding="utf-8")
+    write_text(tmp_path / "english.json", json.dumps(whole))
     monkeypatch.setattr(python_corpus, "BUNDLED", tmp_path / "english.json")
     monkeypatch.setattr(python_corpus, "documents", python_corpus.documents.__wrapped__)
     assert python_corpus.documents() == whole and python_corpus.help_text() == helps

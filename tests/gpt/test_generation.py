@@ -17,6 +17,7 @@ from minigrad import no_grad, switches, use_kernels
 from tests.gpt.small import golden, random_ids, shapes_read, small_gpt, small_llama
 
 BLOCK = 12  # of the small models
+TWO = [[1, 2], [3, 4]]  # prompts
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
@@ -277,11 +278,11 @@ def test_a_seed_leaves_the_shared_random_numbers_alone():
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_a_row_ends_at_its_stop_token_and_the_others_go_on(use_cache):
     model = small_gpt(dtype="float64")
-    free = model.generate([[1, 2], [3, 4]], 10, seed=0)
+    free = model.generate(TWO, 10, seed=0)
     stop = free[0][3]
     cut = [row[: row.index(stop) + 1] if stop in row else row for row in free]
     streamed, options = [], {"seed": 0, "stop_tokens": [stop], "use_cache": use_cache}
-    assert model.generate([[1, 2], [3, 4]], 10, on_token=streamed.append, **options) == cut
+    assert model.generate(TWO, 10, on_token=streamed.append, **options) == cut
     assert [row[0] for row in streamed][: len(cut[0])] == cut[0]
     assert all(row[0] == -1 for row in streamed[len(cut[0]) :])
     assert len(streamed) == max(map(len, cut))
@@ -291,7 +292,7 @@ def test_a_row_ends_at_its_stop_token_and_the_others_go_on(use_cache):
 def test_nothing_is_computed_for_no_tokens():
     model = small_gpt()
     model.register_forward_hook(lambda *_: pytest.fail("the model was called"))
-    assert model.generate([[1, 2], [3, 4]], 0) == [[], []]
+    assert model.generate(TWO, 0) == [[], []]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -312,8 +313,8 @@ def test_the_mode_is_as_before_also_after_an_error(training):
 
 def test_a_stream_gives_the_tokens_one_by_one_and_can_be_left():
     model = small_gpt(dropout=0.5).train()
-    expected = model.generate([[1, 2], [3, 4]], 6, temperature=0.7, seed=0)
-    steps = stream(model, [[1, 2], [3, 4]], 6, Sampling(0.7), seed=0)
+    expected = model.generate(TWO, 6, temperature=0.7, seed=0)
+    steps = stream(model, TWO, 6, Sampling(0.7), seed=0)
     first = [next(steps) for _ in range(3)]
     assert np.array(first).T.tolist() == [row[:3] for row in expected]
     assert not model.training and switches.recording.get()[-1]  # between two steps gradients are recorded as ever

@@ -214,7 +214,7 @@ def samples_of(op, dtype):
     return samples
 
 
-@pytest.mark.parametrize(("name", "opinfo"), NAMES)
+@pytest.mark.parametrize("name, opinfo", NAMES)
 def test_samples(name, opinfo):
     import torch
 

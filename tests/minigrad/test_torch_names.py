@@ -29,7 +29,7 @@ def names(folder):
     }
 
 
-@pytest.mark.parametrize(("place", "name"), CASES)
+@pytest.mark.parametrize("place, name", CASES)
 def test_what_a_missing_name_says_can_be_written(place, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     variables = names(tmp_path)

@@ -110,7 +110,7 @@ NOT_TUNED = "was not tuned on conversations (it has no chat template)"
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [("base", NOT_TUNED), ("tuned", "was tuned on conversations with the template ChatML")]
+    "kind, words", [("base", NOT_TUNED), ("tuned", "was tuned on conversations with the template ChatML")]
 )
 def test_it_says_what_it_is_and_answers_until_the_input_ends(said, kind, words, request):
     model = request.getfixturevalue(kind)

@@ -19,7 +19,7 @@ BRIDGES = {"00_gradients", "01_learning", "414_context"}  # what the course take
 PER_MODULE = {"41": 13, "42": 25, "43": 21, "44": 32, "45": 24}  # rows of the concept lists
 
 
-@pytest.mark.parametrize(("number", "name"), [("0.0", "00_gradients"), ("4.2.1", "421_raw_attention")])
+@pytest.mark.parametrize("number, name", [("0.0", "00_gradients"), ("4.2.1", "421_raw_attention")])
 def test_a_lesson_is_run_by_its_number_with_its_prose(number, name, tmp_path):
     """All of them: test_every_lesson_becomes_a_page_that_works."""
     output = output_of(lesson.main, number, "--out-dir", tmp_path)
