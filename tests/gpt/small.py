@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from gpt import GPT, GPTConfig, Llama, LlamaConfig, save_checkpoint
-from gpt.files import read_json
 from gpt.model.latent_attention import use_latent_attention
 from gpt.model.linear_attention import use_linear_attention
 from gpt.training.checkpoint import checkpoints
