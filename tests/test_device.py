@@ -269,7 +269,7 @@ def more_ops_row(device):
 
 one_block = partial(small_gpt, n_layer=1)
 with_head = {n: lambda n=n: ModelWithHead(one_block().transformer, list("abc"[:n])) for n in (1, 3)}
-replies = dict(zip(("logprobs", "reference", "advantages", "weights"), KNOWN))
+replies = dict(zip(("old_logprobs", "reference_logprobs", "advantages", "weights"), KNOWN))
 ON_KERNELS = {  # which have kernels for a GPU, and are run with and without them
     "GPT": model_row(small_gpt),
     "GPT, post-norm": model_row(partial(one_block, norm="post")),
@@ -286,7 +286,7 @@ ON_KERNELS = {  # which have kernels for a GPU, and are run with and without the
     "loss of PPO": loss_row(
         lambda: PolicyWithValue(one_block()),
         partial(ppo_batch_loss, config=PPOConfig()),
-        PPOBatch(TOKENS, POSITIONS, TOKENS[POSITIONS.tokens], *KNOWN),
+        PPOBatch(TOKENS, POSITIONS, *KNOWN),
     ),
     "loss of GRPO": loss_row(
         one_block, partial(grpo_batch_loss, config=GRPOConfig(beta=0.1)), GRPOBatch(TOKENS, POSITIONS, **replies)

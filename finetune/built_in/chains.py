@@ -39,6 +39,11 @@ class Chain:
 
     prompt: str
 
+    @classmethod
+    def of(cls, example: Example) -> Chain:
+        """The question of an example."""
+        return cls(example.question[-1]["content"])
+
     @property
     def values(self) -> str:
         """The value after each term, one digit each.

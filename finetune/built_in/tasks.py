@@ -46,6 +46,12 @@ class TaskItem:
         """The conversation up to where the assistant answers."""
         return [{"role": "user", "content": self.prompt}]
 
+    @classmethod
+    def of(cls, example: Example) -> TaskItem:
+        """The question of an example, with the answer that the example ends with; of a type that is not known."""
+        answer, closing = split_closing(example.messages[-1]["content"])
+        return cls("", example.question[-1]["content"], answer, closing)
+
     def example(self) -> Example:
         """As a conversation to learn from."""
         answer = self.answer + CLOSING if self.closing else self.answer

@@ -320,6 +320,13 @@ def encode_items(items: Iterable[AnItem], encode: Callable[[AnItem], tuple[T, bo
     return [result for result, _ in encoded], sum(shortened for _, shortened in encoded)
 
 
+def show_data(name: str, train: Sequence[Any], test: Sequence[Any], shortened: int = 0) -> None:
+    """Show how many items there are to learn from and to test on, and how many were shortened to fit the model."""
+    show(f"data: {len(train):,} {name} to learn from, {len(test):,} to test on")
+    if shortened:
+        show(f"{shortened:,} were too long for the model: their oldest turns are left out, or their end is cut")
+
+
 def pad_right(sequences: Sequence[Sequence[int]], fill: int) -> tuple[np.ndarray, np.ndarray]:
     """Sequences of different lengths as one array (B, T), and their lengths (B).
 

@@ -1,6 +1,6 @@
 """Preference pairs as tokens and as batches, for the reward model and for DPO.
 
-A batch holds the better replies first and then the worse ones: one forward pass reads both.
+A batch holds the chosen replies first and then the rejected ones: one forward pass reads both.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from .chat_template import ChatTemplate, Message, needed, without_oldest_turn
 from .datasets import IGNORE, Preference, encode_items, hold_out, pad_right, read_preferences
 
 TRAIN_PAIRS, TEST_PAIRS = 3000, 300
+SOURCES = "tasks (built-in questions), or a file of preference pairs (prompt, chosen, rejected)"  # for `load_pairs`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class EncodedReply:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A better and a worse reply to the same prompt."""
+    """Two replies to the same prompt: the chosen one is the better one."""
 
     chosen: EncodedReply
     rejected: EncodedReply

@@ -16,6 +16,7 @@ from gpt.console import printable, progress_bar, show
 from ..built_in.tasks import TaskItem
 from ..data.chat_template import ChatTemplate, Message
 from ..data.datasets import Example
+from ..objectives.rollout import Replies
 
 Encode = Callable[[Sequence[Message]], list[int]]  # a conversation, up to where the assistant writes
 
@@ -56,6 +57,11 @@ def text_of(tokenizer: Tokenizer, ids: Sequence[int], ended: bool) -> str:
     return tokenizer.decode(ids[:-1] if ended else ids)
 
 
+def replies_of(tokenizer: Tokenizer, replies: Replies) -> list[Reply]:
+    """The replies of a rollout, as text."""
+    return [Reply(text_of(tokenizer, ids, ended), ended, ids) for ids, ended in zip(replies.ids(), replies.ended)]
+
+
 def ask(
     model: LanguageModel,
     tokenizer: Tokenizer,
@@ -84,7 +90,7 @@ def ask(
     return replies
 
 
-def likely_replies(
+def greedy_replies(
     model: LanguageModel, tokenizer: Tokenizer, questions: Sequence[Sequence[Message]], max_new_tokens: int = 24
 ) -> dict[str, str]:
     """The most likely reply to each conversation, by the conversation's last message."""
@@ -138,7 +144,7 @@ TEMPLATES: dict[str, Callable[[Tokenizer], Encode]] = {
 }
 
 
-def scored(model: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskItem]) -> dict[str, float]:
+def ask_and_score(model: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskItem]) -> dict[str, float]:
     """The `scores` of the model's most likely replies to questions."""
     return scores(items, ask(model, tokenizer, [item.question for item in items], chat_template(tokenizer)))
 
@@ -146,7 +152,7 @@ def scored(model: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskItem]
 # --- what a stage changed ---------------------------------------------------------------------------------------------
 
 
-def following(model: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskItem]) -> dict[str, Any]:
+def measure_following(model: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskItem]) -> dict[str, Any]:
     """Measure how well a model follows instructions. The result can be written as JSON.
 
     templates: `scores` for each of TEMPLATES, with fewer items for the wrong ones. by_task: the exact match by type of
@@ -170,7 +176,7 @@ def following(model: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskIt
 
 
 def show_scores(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Print what `following` measured before and after training, side by side."""
+    """Print what `measure_following` measured before and after training, side by side."""
     show(f"\n{'':40}{'right answer':>20}{'form of an answer':>22}")
     show(f"{'':40}{'before':>11}{'after':>9}{'before':>13}{'after':>9}")
     rows = {f"held-out questions {name}": (before["templates"][name], after["templates"][name]) for name in TEMPLATES}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,18 +52,23 @@ def score_answers(items: Sequence[Chain], answers: Sequence[Sequence[str]]) -> d
 class Exam:
     """Asks a model questions, and scores its answers. An answer that is cut off counts as wrong."""
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, response_length: int):
-        self.model, self.tokenizer, self.response_length = model, tokenizer, response_length
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, response_length: int, items: Sequence[Chain]):
+        self.model, self.tokenizer, self.response_length, self.items = model, tokenizer, response_length, items
 
-    def scores(self, items: Sequence[Chain]) -> dict[str, float]:
+    def measure(self) -> dict[str, dict[str, Any]]:
+        """The scores on all questions, and the most likely answers to the first ones."""
+        texts = self._ask([item.question for item in self.items[:SHOWN]], temperature=0.0)
+        replies = {item.prompt: text for item, text in zip(self.items, texts)}
+        return {"scores": self._scores(self.items), "replies": replies}
+
+    def validate(self) -> dict[str, float]:
+        """The scores on some of the questions."""
+        return self._scores(self.items[:VALIDATION_ITEMS])
+
+    def _scores(self, items: Sequence[Chain]) -> dict[str, float]:
         """`score_answers` for SAMPLES answers to each question, at temperature 1."""
         texts = self._ask([item.question for item in items for _ in range(SAMPLES)], temperature=1.0)
         return score_answers(items, [texts[i : i + SAMPLES] for i in range(0, len(texts), SAMPLES)])
-
-    def replies(self, items: Sequence[Chain]) -> dict[str, str]:
-        """The most likely answers to the first questions."""
-        texts = self._ask([item.question for item in items[:SHOWN]], temperature=0.0)
-        return {item.prompt: text for item, text in zip(items, texts)}
 
     def _ask(self, questions: Sequence[Sequence[Message]], temperature: float) -> list[str]:
         encode, length, at_once = chat_template(self.tokenizer), self.response_length, 50 * SAMPLES

@@ -8,8 +8,9 @@ judge.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,11 +21,11 @@ from minigrad import no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 
-from ..built_in.tasks import TaskItem
+from ..built_in.tasks import TASKS, TaskItem, instruction_tasks
 from ..data.chat_template import Message
 from ..objectives.logprobs import exact_kl
 from ..objectives.rollout import TokenPositions, prompts_with_replies
-from .answering import SHOWN, Reply, ask, chat_template, likely_replies, show_replies
+from .answering import SHOWN, Reply, ask, chat_template, greedy_replies, show_replies
 
 VALIDATION_ITEMS = 100  # of the held-out questions, at each evaluation, as the stages' legends say
 
@@ -114,35 +115,44 @@ def kl_of_replies(
 class Judge:
     """Asks a model questions during and after its training.
 
-    items: questions whose answers can be checked. If there are none, because the data are a user's own, the replies to
-    `questions` are shown and nothing is measured. init_from: the reference model, loaded only for the final comparison.
+    config: the settings of a run: `init_from`, the reference model, which is loaded only for the final comparison;
+    `data` and `seed`. questions: of the held-out data. With the built-in data, as many built-in questions are asked
+    instead, whose answers can be checked; with other data, replies to `questions` are shown and nothing is measured.
     """
 
     model: LanguageModel
     tokenizer: Tokenizer
-    init_from: str
-    items: Sequence[TaskItem]
-    questions: Sequence[list[Message]] = ()
-    seed: int = 0
+    config: Any
+    questions: Sequence[list[Message]]
+
+    @functools.cached_property
+    def items(self) -> list[TaskItem]:
+        """The built-in questions, which code can check. Empty with other data."""
+        if self.config.data != TASKS:
+            return []
+        return instruction_tasks("test", len(self.questions), self.config.seed)
 
     def validate(self) -> dict[str, float]:
         """The shares of right, and of right and courteous, replies to some of the questions."""
         some = self.items[:VALIDATION_ITEMS]
-        return quality_rates(qualities(some, sampled(self.model, self.tokenizer, some, self.seed))) if some else {}
+        if not some:
+            return {}
+        replies = sampled(self.model, self.tokenizer, some, self.config.seed)
+        return quality_rates(qualities(some, replies))
 
     def show_change(self) -> None:
         """Print the replies of reference and model, and the verdict, if anything can be measured."""
         try:
-            reference = load_model(self.init_from)[0].to(next(self.model.parameters()).device)
+            reference = load_model(self.config.init_from)[0].to(next(self.model.parameters()).device)
         except (ValueError, OSError) as error:
             show(f"\nno comparison with the model that training started from: {error}")
             return
         questions = [item.question for item in self.items[:SHOWN]] or self.questions[:SHOWN]
-        before, after = (likely_replies(m, self.tokenizer, questions) for m in (reference, self.model))
+        before, after = (greedy_replies(m, self.tokenizer, questions) for m in (reference, self.model))
         show("\nReplies before and after (the most likely ones):")
         show_replies(before, after, {item.prompt: item.answer for item in self.items})
         if self.items:
-            start, end = judge(self.model, reference, self.tokenizer, self.items, self.seed)
+            start, end = judge(self.model, reference, self.tokenizer, self.items, self.config.seed)
             _show_verdicts(start, end, len(self.items))
 
 

@@ -46,6 +46,7 @@ import numpy as np
 import minigrad.functional as F
 from gpt.console import progress_bar
 from gpt.model.language_model import LanguageModel
+from gpt.training.training_step import in_precision
 from minigrad import Tensor, no_grad
 from minigrad.backend import to_device, to_numpy
 from minigrad.nn.module import evaluating
@@ -146,10 +147,13 @@ def dpo_batch_loss(
 
 
 @no_grad()
-def with_reference(model: LanguageModel, pairs: Sequence[Pair], batch_size: int = 32) -> list[Pair]:
+def with_reference(
+    model: LanguageModel, pairs: Sequence[Pair], batch_size: int = 32, precision: str = "float32"
+) -> list[Pair]:
     """The pairs with the log-probabilities of their replies under `model`, the reference, without dropout."""
     done, replace = [], dataclasses.replace
-    with evaluating(model), progress_bar(len(pairs), "reference log-probabilities", "pair") as bar:
+    showing = progress_bar(len(pairs), "reference log-probabilities", "pair")
+    with evaluating(model), in_precision(precision), showing as bar:
         for part in batches_of(pairs, batch_size, list):
             logprobs = to_numpy(sequence_logprobs(model, *pair_batch(part).shifted()).data).tolist()
             for pair, chosen, rejected in zip(part, logprobs, logprobs[len(part) :]):
@@ -158,7 +162,7 @@ def with_reference(model: LanguageModel, pairs: Sequence[Pair], batch_size: int 
     return done
 
 
-def referenced(preferences: Sequence[Preference], pairs: Sequence[Pair]) -> list[Preference]:
+def as_text(preferences: Sequence[Preference], pairs: Sequence[Pair]) -> list[Preference]:
     """The preferences, as text, with the log-probabilities of the pairs that they were encoded to."""
     return [
         dataclasses.replace(p, ref_chosen_logps=pair.chosen.reference, ref_rejected_logps=pair.rejected.reference)

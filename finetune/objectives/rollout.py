@@ -49,31 +49,33 @@ class PolicyWithValue(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class TokenPositions:
-    """Where N reply tokens stand in an array (B, T), and one column earlier, the positions that predict them.
+    """Where N reply tokens stand in an array (B, T): their rows (N) and columns (N).
 
-    Both, `tokens` and `predictors`, are pairs of index arrays: rows (N) and columns (N).
+    Each of them is predicted one column earlier.
     """
 
-    tokens: tuple[np.ndarray, np.ndarray]
-    predictors: tuple[np.ndarray, np.ndarray]
+    rows: np.ndarray
+    columns: np.ndarray
 
     @classmethod
     def of(cls, starts: np.ndarray, mask: np.ndarray) -> TokenPositions:
         """The positions of replies that begin at the columns `starts` (B), with tokens where `mask` (B, L) is True.
 
         >>> positions = TokenPositions.of(starts=np.array([3, 2]), mask=np.array([[True, False], [True, True]]))
-        >>> [part.tolist() for part in positions.tokens], [part.tolist() for part in positions.predictors]
-        ([[0, 1, 1], [3, 2, 3]], [[0, 1, 1], [2, 1, 2]])
+        >>> positions.rows.tolist(), positions.columns.tolist()
+        ([0, 1, 1], [3, 2, 3])
         """
         rows, steps = np.nonzero(mask)
-        columns = starts[rows] + steps
-        return cls((rows, columns), (rows, columns - 1))
+        return cls(rows, starts[rows] + steps)
+
+    def pick(self, tokens: np.ndarray) -> np.ndarray:
+        """The N tokens themselves: (B, T) -> (N)."""
+        return tokens[self.rows, self.columns]
 
     def take(self, hidden: Tensor) -> Tensor:
         """The hidden states that the N tokens were predicted from: (B, T, C) -> (N, C)."""
         xp = module_of(hidden.data)
-        rows, columns = self.predictors
-        return hidden[xp.asarray(rows), xp.asarray(columns)]
+        return hidden[xp.asarray(self.rows), xp.asarray(self.columns - 1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +91,8 @@ class Replies:
     mask: np.ndarray
     ended: np.ndarray
 
-    def replies(self) -> list[list[int]]:
-        """The tokens of each reply."""
+    def ids(self) -> list[list[int]]:
+        """The tokens of each reply, a list for each."""
         ends = self.starts + self.mask.sum(axis=1)
         return [self.tokens[row, start:end].tolist() for row, (start, end) in enumerate(zip(self.starts, ends))]
 
@@ -146,7 +148,7 @@ def roll_out(
     tokens, mask = r.tokens, r.mask
     # Read the whole replies once more: all models evaluate all tokens at once.
     positions = TokenPositions.of(r.starts, mask)
-    drawn = tokens[positions.tokens]  # (N,)
+    drawn = positions.pick(tokens)  # (N,)
     logits, values = model(tokens, positions)  # (N, V), (N)
     reference_logits = reference.lm_head(positions.take(reference.hidden_states(tokens)))  # (N, V)
     scores = reward_model(tokens, r.starts + mask.sum(axis=1))  # (B, 1)

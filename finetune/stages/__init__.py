@@ -11,7 +11,6 @@
     adapted_model.py       the model for it: what is trained, and what a checkpoint holds
     adaptation_data.py     the data for it: a text, or conversations
     merging.py             a run of adapters as a plain model
-    run_config.py          the settings that stages have in common
 
 They all train in one loop, gpt/training/training_loop.py.
 """

@@ -14,8 +14,8 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from gpt import Tokenizer
 from gpt.console import show
 from gpt.corpora.corpus import check_corpus
 from gpt.model.language_model import LanguageModel
@@ -27,16 +27,20 @@ from gpt.training.training_loop import one_step, train
 from ..adapters.adapter_files import CONFIG, save_adapter
 from ..data.chat_template import add_chatml
 from ..data.datasets import Example, read_examples
-from ..evaluation.answering import SHOWN, likely_replies, right_answers, show_replies
-from .adaptation_data import conversations_task, is_conversations, loss_on_own_text, text_task
+from ..evaluation.answering import SHOWN, greedy_replies, right_answers, show_replies
+from .adaptation_data import context_of, conversations_task, is_conversations, loss_on_own_text, text_task
 from .adapted_model import AdaptationConfig, adapt, adapter_format, base_model
 from .sft import load_data
 
 ADAPTER = "adapter"  # the folder of PEFT's files, in that of a run
-LONGEST = 1024  # tokens of a training sequence, for models that can read more
 REPLY_TOKENS = 40  # length of the replies that are shown
 PROMPTS = {"python": "import os\n\ndef"}  # of the samples, by corpus; "The" for all others
-LABELS = {"val_loss": "validation loss", "own_text": "loss on its old text"}
+LABELS = {
+    "val_loss": "validation loss",
+    "own_text": "loss on its old text",
+    "mean_token_accuracy": "mean token accuracy",
+    "exact_match": "exact match",
+}
 
 
 def train_adaptation(run: Run, config: AdaptationConfig) -> None:
@@ -44,7 +48,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     # The model: all of its weights are trained, or adapters beside them, or adapters beside its weights in 4 bits.
     with_answers = is_conversations(config.data)
     if run.is_new:
-        if with_answers:  # the data before the model, which takes longer to load
+        if with_answers:
             examples, held_out = load_data(config.data, config.seed)
         else:
             check_corpus(config.data)
@@ -60,42 +64,43 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     else:
         model, tokenizer = run.load(adapter_format(config))
 
-    # The data: conversations to answer, or a text to continue. Either becomes a task, which has batches (a stream),
-    # loss_fn, validate(model, whole), and its size in words.
-    block_size = min(model.config.block_size, LONGEST)
+    # The data: conversations to answer, or a text to continue. Either becomes a task: batches, loss and validation.
     shown: list[Example] = []  # held-out conversations whose answers are shown
     if with_answers:
         if run.is_new:
             run.keep_data(train=examples, test=held_out)
         else:
             examples, held_out = run.load_data(read_examples)
-        held_out = held_out[: run.max_eval_items]
         shown = held_out[:SHOWN]
-        task = conversations_task(examples, held_out, tokenizer, block_size, config)
+        task = conversations_task(run, model, tokenizer, examples, held_out)
     else:
         if run.is_new:
-            write_corpus(config.data, run.out_dir, block_size, tokenizer)
-        task = text_task(run.out_dir / "data", tokenizer, block_size, config, run.max_eval_items)
+            write_corpus(config.data, run.out_dir, context_of(model), tokenizer)
+        task = text_task(run, model, tokenizer)
     show(f"data: {task.size}")
 
     # The test, before training and after it: held-out data, and text of the kind that the base model was trained on,
     # which it may forget.
-    def measure() -> dict[str, float]:
-        own = loss_on_own_text(model, config.init_from, run.max_eval_items)  # None if there is no such text
-        return {**task.validate(model, whole=True), **({} if own is None else {"own_text": own})}
+    def measure() -> dict[str, Any]:
+        scores = {**task.validate(whole=True), **loss_on_own_text(model, config.init_from, run.max_eval_items)}
+        if not shown:  # a model for plain text may have no chat template
+            return {"scores": scores, "replies": {}}
+        questions = [example.question for example in shown]
+        return {"scores": scores, "replies": greedy_replies(model, tokenizer, questions, REPLY_TOKENS)}
 
-    run.measure_before(lambda: {"scores": measure(), "replies": _replies(model, tokenizer, shown)})
+    run.measure_before(measure)
 
     # Training: the same step as in pretraining. Only A and B, or all weights, have gradients and Adam's moments.
     sample = partial(show_sample, model, tokenizer, PROMPTS.get(config.data, "The"), 60, config.seed)
-    validate = partial(task.validate, model, whole=False)
+    validate = partial(task.validate, whole=False)
     run.prepare(model, config.training)
     _remove_adapter(run.out_dir / ADAPTER)  # exported by a shorter run, and now out of date
     model.train()
     train(run, task.batches, one_step(run, task.loss_fn), validate, None if with_answers else sample)
 
+    # The report, and for adapters the files of PEFT.
     if not run.interrupted:
-        run.after = {"scores": measure(), "replies": _replies(model, tokenizer, shown)}
+        run.after = measure()
         if shown:
             show("\nReplies before and after (the most likely ones):")
             show_replies(run.before["replies"], run.after["replies"], right_answers(shown))
@@ -111,18 +116,12 @@ def _with_embeddings(config: AdaptationConfig, model: LanguageModel) -> Adaptati
     return dataclasses.replace(config, lora=dataclasses.replace(config.lora, modules_to_save=whole))
 
 
-def _replies(model: LanguageModel, tokenizer: Tokenizer, shown: list[Example]) -> dict[str, str]:
-    """The most likely replies to held-out questions: {question: reply}. Empty if the data are plain text."""
-    if not shown:  # a model for plain text may have no chat template
-        return {}
-    return likely_replies(model, tokenizer, [example.question for example in shown], REPLY_TOKENS)
-
-
 def _show_change(before: dict[str, float], after: dict[str, float]) -> None:
     show(f"\n{'':>24}{'before':>10}{'after':>10}")
-    for name in [name for name in after if name in before]:
-        label = LABELS.get(name, name.replace("_", " "))
-        show(f"{label:>24}{before[name]:>10.3f}{after[name]:>10.3f}")
+    for name, value in after.items():
+        if name in before:
+            label = LABELS.get(name, name)
+            show(f"{label:>24}{before[name]:>10.3f}{value:>10.3f}")
 
 
 def _remove_adapter(folder: Path) -> None:

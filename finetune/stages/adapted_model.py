@@ -12,7 +12,7 @@ from typing import Any
 
 from gpt import Tokenizer
 from gpt.model.language_model import LanguageModel
-from gpt.settings import nested, setting
+from gpt.settings import Checked, nested, setting
 from gpt.training.checkpoint import ModelFormat, Shapes
 from gpt.training.loading import NotTrainableError, load_model
 from gpt.training.training_config import TrainingConfig
@@ -22,14 +22,13 @@ from ..adapters.lora import LoRAConfig, apply_lora, lora_layers
 from ..adapters.qlora import apply_qlora
 from ..data.chat_template import resize_token_embeddings
 from ..quantization.packed import load_packed
-from .run_config import RunConfig, fine_tuning
 
 METHODS = ("full", "lora", "qlora")
 ADAPTER_TYPES = ("minigrad-lora", "minigrad-qlora")  # the "model_type" of runs that hold adapters: see `adapter_format`
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptationConfig(RunConfig):
+class AdaptationConfig(Checked):
     """The settings of a fine-tuning run.
 
     init_from: the base model (`gpt.training.loading.load_model`). data: see `adaptation_data`. lora: of the adapters,
@@ -41,11 +40,14 @@ class AdaptationConfig(RunConfig):
     init_from: str = "runs/demo"
     data: str = setting("python", "english, python (code), a text, tasks (questions), or conversations (.jsonl, .json)")
     out_dir: str = "runs/lora"
-    batch_size: int = setting(12, "sequences per batch")
+    batch_size: int = setting(12, "sequences per batch", "in [1, 65536]")
+    seed: int = 1337
+    training: TrainingConfig = nested(
+        TrainingConfig, max_iters=300, learning_rate=1e-2, warmup_iters=20, weight_decay=0.0, eval_interval=50
+    )
     method: str = setting("lora", "full trains all weights, lora adapters, qlora adapters on 4 bits", choices=METHODS)
     packed: bool = setting(False, "keep the base weights of a GGUF file (smollm2) in 4 and 8 bits")
     lora: LoRAConfig = nested(LoRAConfig, target_modules="all-linear")
-    training: TrainingConfig = fine_tuning(max_iters=300, learning_rate=1e-2, warmup_iters=20, eval_interval=50)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,7 +17,7 @@ import numpy as np
 from gpt import Tokenizer
 from gpt.console import show
 from gpt.corpora.corpus import load_corpus
-from gpt.settings import setting
+from gpt.settings import Checked, nested, setting
 from gpt.training.batches import sequential_batches
 from gpt.training.evaluation import evaluate, mean_loss
 from gpt.training.loading import load_model
@@ -27,12 +27,11 @@ from gpt.training.training_config import TrainingConfig
 from gpt.training.training_loop import one_step, train
 
 from ..built_in.labelled_texts import documentation_texts, question_texts
-from ..data.datasets import Labelled, ShuffledBatches, batches_of, read_labelled
+from ..data.datasets import Labelled, ShuffledBatches, batches_of, read_labelled, show_data
 from ..evaluation.answering import shorten
 from ..evaluation.confusion import confusion_as_text, confusion_matrix, draw_confusion, majority_baseline, predict
 from ..objectives.classification import Item, classification_loss, collate, encode_texts
 from ..objectives.model_with_head import HEAD_FORMAT, ModelWithHead, freeze
-from .run_config import RunConfig, fine_tuning
 
 DOCUMENTATION, QUESTIONS = "python-docs", "questions"  # the built-in sets
 # The help of two settings.
@@ -42,7 +41,7 @@ LANGUAGE_TOKENS = 8192  # on which forgetting is measured (in a short run, fewer
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassifyConfig(RunConfig):
+class ClassifyConfig(Checked):
     """The settings of a classification run. data: see `read_labelled` for files, of which the last fifth is held out.
 
     trained_blocks: None for the whole model. language: a corpus for `load_corpus`.
@@ -53,12 +52,13 @@ class ClassifyConfig(RunConfig):
     init_from: str = "runs/demo"
     data: str = setting(DOCUMENTATION, "python-docs, questions, or a CSV, TSV or JSON Lines file")
     out_dir: str = "runs/classify"
-    batch_size: int = setting(16, "texts per batch")
+    batch_size: int = setting(16, "texts per batch", "in [1, 65536]")
+    seed: int = 1337
+    training: TrainingConfig = nested(
+        TrainingConfig, max_iters=300, learning_rate=3e-3, warmup_iters=20, weight_decay=0.01, eval_interval=50
+    )
     trained_blocks: int | None = setting(0, TRAINED, flag="--train", metavar="head|N|all")
     language: str = setting("english", LANGUAGE)
-    training: TrainingConfig = fine_tuning(
-        max_iters=300, learning_rate=3e-3, warmup_iters=20, weight_decay=0.01, eval_interval=50
-    )
 
 
 COLUMNS = """\
@@ -84,51 +84,52 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     else:
         model, tokenizer = run.load(HEAD_FORMAT)
         texts, test_texts = run.load_data(read_labelled)
-    every = math.ceil(len(test_texts) / run.max_eval_items)
-    test_texts = test_texts[::every]  # a short run takes every k-th: sorted by label, the first ones have only one
+    # A short run tests on every k-th text: sorted by label, the first ones have only one.
+    k = math.ceil(len(test_texts) / run.max_eval_items)
+    test_texts = test_texts[::k]
+
     # Only the head and the last `trained_blocks` blocks will have gradients; None: the whole model.
     freeze(model, config.trained_blocks)
-    items, cut = encode_texts(texts, model.labels, tokenizer, model.config.block_size)
-    tests, _ = encode_texts(test_texts, model.labels, tokenizer, model.config.block_size)
+    trained = model.num_parameters(trainable_only=True)
+    head = model.score.weight.data.size
+    show(f"model: {model.num_parameters():,} parameters, of which {trained:,} are trained; the head has {head:,}")
+
+    # The texts as tokens.
+    block_size = model.config.block_size
+    items, cut = encode_texts(texts, model.labels, tokenizer, block_size)
+    tests, _ = encode_texts(test_texts, model.labels, tokenizer, block_size)
+    batches = ShuffledBatches(items, config.batch_size, collate, config.seed)
     baseline = majority_baseline([label for _, label in items], [label for _, label in tests])
-    _introduce(model, items, len(tests), cut, baseline)
+    show_data(f"texts of {len(model.labels)} classes", items, tests, cut)
+    show(f"to beat: {baseline:.1%} accuracy, by always naming the most frequent class")
     run.explain_columns(COLUMNS, "texts")
 
     # The test: held-out texts, and whether the body can still write.
-    language = _language_ids(config.language, tokenizer)[: run.max_eval_items * model.config.block_size]
+    language = _language_ids(config.language, tokenizer)[: run.max_eval_items * block_size]
 
     def language_loss() -> float:
-        return mean_loss(model.language_model(), sequential_batches(language, 16, model.config.block_size), run.team)
+        return mean_loss(model.language_model(), sequential_batches(language, 16, block_size), run.team)
 
     def validate() -> dict[str, float]:
-        measured = evaluate(model, batches_of(tests, 32, collate), classification_loss, run.team)
-        return {"val_loss": measured["loss"], "accuracy": measured["accuracy"], "language_loss": language_loss()}
+        metrics = evaluate(model, batches_of(tests, 32, collate), classification_loss, run.team)
+        return {"val_loss": metrics.pop("loss"), **metrics, "language_loss": language_loss()}
 
     run.measure_before(lambda: {"language_loss": language_loss()})
 
     # Training: each step makes the right label of each text more likely.
     run.prepare(model, config.training)
     model.train()
-    batches = ShuffledBatches(items, config.batch_size, collate, config.seed)
     train(run, batches, one_step(run, classification_loss), validate)
 
+    # The report: which classes are taken for which others, and what the body has forgotten.
     if not run.interrupted:
-        _show_result(model, test_texts, tests, baseline, run.out_dir)
         run.after = run.state.last_validation
+        _show_result(model, test_texts, tests, baseline, run.out_dir)
         losses = f"{run.before['language_loss']:.3f} before, {run.after['language_loss']:.3f} after"
         only_head = "only the head was trained, and nothing is forgotten"
         meaning = only_head if config.trained_blocks == 0 else "what it has forgotten"
         show(f"\nloss as a language model on held-out text ({config.language}): {losses}: {meaning}\n")
         run.report(plot_run(run.out_dir, "Learning to classify", "text", shares=("accuracy",)))
-
-
-def _introduce(model: ModelWithHead, items: Sequence[Item], tests: int, cut: int, baseline: float) -> None:
-    trained, head = model.num_parameters(trainable_only=True), model.score.weight.data.size
-    show(f"data: {len(items):,} texts to learn from, {tests:,} to test on, {len(model.labels)} classes")
-    if cut:
-        show(f"{cut:,} texts are longer than the model's {model.config.block_size} tokens: their end is cut off")
-    show(f"model: {model.num_parameters():,} parameters, of which {trained:,} are trained; the head has {head:,}")
-    show(f"to beat: {baseline:.1%} accuracy, by always naming the most frequent class")
 
 
 def _show_result(

@@ -28,6 +28,7 @@ WORKED = "worked"  # init_from: first train a new small model on worked examples
 WORKED_EXAMPLES, TRAIN_ITEMS, TEST_ITEMS = 1000, 5000, 200
 THINKING = 0.5  # share of the worked examples with a thought
 BATCH_SIZE = 32  # conversations
+CONTROL_STEPS = 4  # of instruction tuning, in the time that GRPO needs to roll out and make one step
 
 
 def cold_start_model(examples: Sequence[Example], seed: int, steps: int) -> tuple[GPT, Tokenizer]:
@@ -62,27 +63,29 @@ def load_chains(terms: int, seed: int) -> tuple[list[Example], list[Example], li
     return worked, [item.example() for item in train], [item.example() for item in test]
 
 
-def starting_model(
-    init_from: str, out_dir: str, worked: Sequence[Example], seed: int, steps: int
-) -> tuple[LanguageModel, Tokenizer]:
+def starting_model(run: Run, worked: Sequence[Example]) -> tuple[LanguageModel, Tokenizer]:
     """The model `init_from`; for "worked", a new one, which is kept as it is before the first step of GRPO.
 
     Other runs can start from it, and a KL penalty needs it.
     """
-    if init_from != WORKED:
-        return load_model(init_from, trainable=True)
-    model, tokenizer = cold_start_model(worked, seed, steps)
-    tokenizer.save(f"{out_dir}/{WORKED}")
-    save_checkpoint(f"{out_dir}/{WORKED}", model)  # last: with it the folder is complete
+    config = run.config
+    if config.init_from != WORKED:
+        return load_model(config.init_from, trainable=True)
+    run.make_folder()
+    model, tokenizer = cold_start_model(worked, config.seed, config.sft_steps)
+    tokenizer.save(run.out_dir / WORKED)
+    save_checkpoint(run.out_dir / WORKED, model)  # last: with it the folder is complete
     return model, tokenizer
 
 
-def reference_model(run: Run, init_from: str, out_dir: str) -> LanguageModel:
+def reference_model(run: Run) -> LanguageModel:
     """The model at the start of training, which stays as it is. Raises CheckpointError if it has changed since."""
-    place = f"{out_dir}/{WORKED}" if init_from == WORKED else init_from
-    start = load_model(place)[0].to(run.device)
-    run.check_unchanged("reference", start, place)
-    return start.eval()
+    source = run.config.init_from
+    if source == WORKED:
+        source = str(run.out_dir / WORKED)
+    reference = load_model(source)[0].to(run.device)
+    run.check_unchanged("reference", reference, source)
+    return reference.eval()
 
 
 def learn_from_examples(
@@ -90,17 +93,20 @@ def learn_from_examples(
     model: LanguageModel,
     tokenizer: Tokenizer,
     worked: Sequence[Example],
-    iterations: int,
-    per_iteration: int,
     validate: Callable[[], dict[str, float]],
 ) -> None:
     """The loop of the control: instruction tuning on the worked examples, in about the time that GRPO would need."""
-    settings = run.config.training
-    steps, eval_interval = iterations * per_iteration, settings.eval_interval * per_iteration
-    training = dataclasses.replace(settings, max_iters=steps, eval_interval=eval_interval, log_interval=per_iteration)
-    run.prepare(model, training)
+    grpo, training = run.config.grpo, run.config.training
+    steps = grpo.num_mini_batches * CONTROL_STEPS  # in the time of an iteration of GRPO
+    control = dataclasses.replace(
+        training,
+        max_iters=steps * grpo.total_iterations,
+        eval_interval=steps * training.eval_interval,
+        log_interval=steps,
+    )
     conversations, _ = encode_examples(worked, ChatTemplate(tokenizer), model.config.block_size)
     batches = ShuffledBatches(conversations, BATCH_SIZE, collate, run.config.seed)
     run.explain_columns(f"       loss  of the worked examples' answers\n{MEASURES}")
+    run.prepare(model, control)
     model.train()
     train(run, batches, one_step(run, sft_loss), validate)

@@ -12,29 +12,26 @@ import dataclasses
 from functools import partial
 
 from gpt.console import show
-from gpt.settings import setting
+from gpt.settings import Checked, nested, setting
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
 from gpt.training.run import Run
 from gpt.training.training_config import TrainingConfig
 from gpt.training.training_loop import one_step, train
-from gpt.training.training_step import in_precision
 
-from ..built_in.tasks import TASKS, instruction_tasks
+from ..built_in.tasks import TASKS
 from ..data.chat_template import ChatTemplate
-from ..data.datasets import ShuffledBatches, batches_of, read_preferences
-from ..data.pairs import encode_pairs, load_pairs, pair_batch
+from ..data.datasets import ShuffledBatches, batches_of, read_preferences, show_data
+from ..data.pairs import SOURCES, encode_pairs, load_pairs, pair_batch
 from ..evaluation.judge import Judge
-from ..objectives.dpo import BETA, KINDS, dpo_batch_loss, referenced, with_reference
-from .run_config import PAIRS, RunConfig, fine_tuning
+from ..objectives.dpo import BETA, KINDS, as_text, dpo_batch_loss, with_reference
 
-TEST_ITEMS = 300  # held-out questions; 100 of them are asked at each evaluation
 SHOWN = ("rewards/margins", "rewards/accuracies")  # metrics on the screen; log.jsonl has all
 
 
 @dataclasses.dataclass(frozen=True)
-class DPOConfig(RunConfig):
+class DPOConfig(Checked):
     """The settings of a DPO run. data: for `read_preferences`; the last tenth of a file is held out.
 
     beta, loss_type, label_smoothing: see `dpo.dpo_loss`. Raises ValueError for a value that it does not accept.
@@ -42,18 +39,22 @@ class DPOConfig(RunConfig):
 
     stage = "dpo"
 
-    data: str = setting(TASKS, PAIRS)
+    init_from: str = "runs/sft"
+    data: str = setting(TASKS, SOURCES)
     out_dir: str = "runs/dpo"
-    batch_size: int = setting(32, "pairs per batch")
+    batch_size: int = setting(32, "pairs per batch", "in [1, 65536]")
+    seed: int = 1337
+    training: TrainingConfig = nested(
+        TrainingConfig, max_iters=60, learning_rate=1e-4, warmup_iters=10, weight_decay=0.0, eval_interval=20
+    )
     beta: float = setting(BETA, "strength of the penalty for moving away from the reference model", "> 0")
     loss_type: str = setting("sigmoid", "loss function; see finetune/objectives/dpo.py", choices=KINDS)
     label_smoothing: float = setting(0.0, "expected share of wrong labels, for the loss robust", "in [0, 0.5)")
-    training: TrainingConfig = fine_tuning(max_iters=60, learning_rate=1e-4, warmup_iters=10, eval_interval=20)
 
 
 COLUMNS = """\
                 loss  -ln of the probability that the model, as a reward model, gives to the preference; at first ln 2
-    rewards/margins  how much more than the reference it prefers the better reply: beta times nats
+    rewards/margins  how much more than the reference it prefers the chosen reply: beta times nats
  rewards/accuracies  how often it does
             pairs/s  comparisons learned from per second
               right  share of up to 100 held-out questions answered rightly, at temperature 1
@@ -64,50 +65,46 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     """Tune an instruction-tuned language model on pairs of replies. The reference is the model before training."""
     # The model, and pairs of replies.
     if run.is_new:
-        preferences, held_out = load_pairs(config.data, config.seed)  # before the model, which takes longer to load
+        preferences, held_out = load_pairs(config.data, config.seed)
         model, tokenizer = load_model(config.init_from, trainable=True)
         show(f"starting from the weights in {config.init_from}, which are also the reference")
     else:
         model, tokenizer = run.load()
         preferences, held_out = run.load_data(read_preferences)
-    template, block_size = ChatTemplate(tokenizer), model.config.block_size
-    pairs, shortened = encode_pairs(preferences, template, block_size)
-    tests, _ = encode_pairs(held_out, template, block_size)
+    template = ChatTemplate(tokenizer)
+    pairs, shortened = encode_pairs(preferences, template, model.config.block_size)
+    tests, _ = encode_pairs(held_out, template, model.config.block_size)
 
-    # ln ρ of each reply, under the reference. It never changes, so it is computed once, before training, in the
-    # precision in which ln π is going to be computed: that of the steps, or, for tests, float32. It is kept with the
-    # pairs, as text that you can read, and a resumed run reads it with them.
+    # The reference: ln ρ of each reply. It never changes, so it is computed once, in the precision in which ln π is
+    # going to be computed (tests: in float32), and kept with the pairs, as text. A resumed run has read it with them.
     if run.is_new:
         run.begin(model, tokenizer)
-        with in_precision(config.training.precision):
-            pairs = with_reference(model, pairs, config.batch_size)
-        tests = with_reference(model, tests, config.batch_size)  # outside: `evaluate` computes in float32
-        run.keep_data(train=referenced(preferences, pairs), test=referenced(held_out, tests))
+        pairs = with_reference(model, pairs, config.batch_size, config.training.precision)
+        tests = with_reference(model, tests, config.batch_size)
+        run.keep_data(train=as_text(preferences, pairs), test=as_text(held_out, tests))
     tests = tests[: run.max_eval_items]
-    show(f"data: {len(pairs):,} pairs of replies to learn from, {len(tests):,} to test on")
-    if shortened:
-        show(f"{shortened:,} pairs were too long for the model: oldest turns left out, or the replies' ends cut")
+    batches = ShuffledBatches(pairs, config.batch_size, pair_batch, config.seed)
+    show_data("pairs of replies", pairs, tests, shortened)
     run.explain_columns(COLUMNS, "pairs", SHOWN)
 
-    # The loss: the reward of a reply is β (ln π - ln ρ), and the preferred reply should get the higher one.
+    # The loss: the reward of a reply is β (ln π - ln ρ), and the chosen reply should get the higher one.
     loss_fn = partial(dpo_batch_loss, beta=config.beta, kind=config.loss_type, label_smoothing=config.label_smoothing)
 
     # The test: the loss on held-out pairs, and the model's own answers to held-out questions.
-    items = instruction_tasks("test", min(TEST_ITEMS, run.max_eval_items), config.seed) if config.data == TASKS else []
-    questions = [preference.prompt for preference in held_out]
-    judge = Judge(model, tokenizer, config.init_from, items, questions, config.seed)
+    questions = [preference.prompt for preference in held_out[: run.max_eval_items]]
+    judge = Judge(model, tokenizer, config, questions)
 
     def validate() -> dict[str, float]:
         metrics = evaluate(model, batches_of(tests, config.batch_size, pair_batch), loss_fn, run.team)
         shown = {name: metrics[name] for name in SHOWN}
         return {"val_loss": metrics["loss"], **shown, **run.team.once(judge.validate)}
 
-    # Training: each step raises the margin: how much more than the reference the model prefers the better reply.
+    # Training: each step raises the margin: how much more than the reference the model prefers the chosen reply.
     run.prepare(model, config.training)
     model.train()
-    batches = ShuffledBatches(pairs, config.batch_size, pair_batch, config.seed)
     train(run, batches, one_step(run, loss_fn), validate)
 
+    # The report: replies of the model before training and after it.
     if not run.interrupted:
         judge.show_change()
         shares = ("rewards/accuracies", "right", "courteous")

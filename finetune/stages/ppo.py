@@ -18,13 +18,11 @@ Simplified: dropout is off throughout, and all replies are drawn at temperature 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from gpt import Tokenizer
 from gpt.console import show
 from gpt.settings import Checked, nested, setting
 from gpt.training.loading import load_model
@@ -35,17 +33,16 @@ from gpt.training.training_loop import train
 from gpt.training.training_step import Step, in_precision
 from minigrad import Tensor, backend
 
-from ..built_in.tasks import TASKS, TaskItem, instruction_tasks
+from ..built_in.tasks import TASKS, TaskItem
 from ..data.chat_template import ChatTemplate
-from ..data.datasets import ShuffledBatches, read_examples
+from ..data.datasets import ShuffledBatches, read_examples, show_data
 from ..data.questions import encode_questions, load_questions
-from ..evaluation.answering import Reply, text_of
+from ..evaluation.answering import replies_of
 from ..evaluation.judge import Judge, qualities, quality_rates
 from ..objectives.logprobs import selected_logprobs
 from ..objectives.ppo import gae, ppo_loss, token_rewards, update_metrics, whiten
 from ..objectives.rollout import PolicyWithValue, Rollout, TokenPositions, roll_out, rollout_metrics
 from .reward import checked_reward_model
-from .run_config import BATCH_SIZES, fine_tuning
 
 SHOWN = ("objective/scores", "objective/kl", "right", "courteous")  # metrics on the screen; log.jsonl has all
 # The picture of a run. Where the score rises and the true quality falls, the policy has found out what the reward model
@@ -66,7 +63,7 @@ class PPOConfig(Checked):
     """
 
     total_iterations: int = setting(16, "number of times to generate, score and update", ">= 1")
-    batch_size: int = setting(64, "questions per iteration", BATCH_SIZES)
+    batch_size: int = setting(64, "questions per iteration", "in [1, 65536]")
     num_ppo_epochs: int = setting(2, "number of passes over the replies of an iteration", ">= 1")
     num_mini_batches: int = setting(2, "optimizer steps per pass", ">= 1")
     response_length: int = setting(24, "longest reply in tokens", ">= 1")
@@ -101,7 +98,9 @@ class PPORunConfig(Checked):
     out_dir: str = "runs/ppo"
     seed: int = 1337
     ppo: PPOConfig = nested(PPOConfig)
-    training: TrainingConfig = fine_tuning(learning_rate=1e-4, warmup_iters=8, eval_interval=8)
+    training: TrainingConfig = nested(
+        TrainingConfig, learning_rate=1e-4, warmup_iters=8, weight_decay=0.0, eval_interval=8
+    )
 
 
 COLUMNS = """\
@@ -118,46 +117,43 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
 
     To continue a run, its reference and its reward model must still be there, and be the same.
     """
-    # Three models: the policy, which is trained with a value head on top; the reference; and the reward model. And
+    # Three models: the reference; the reward model; and the policy, which is trained with a value head on top. And
     # questions: some to answer in training, others to test on.
     ppo = config.ppo
+    reference, tokenizer = load_model(config.init_from)
+    block_size = reference.config.block_size
+    reward_model = checked_reward_model(config.reward_model, tokenizer, block_size).to(run.device).eval()
     if run.is_new:
-        examples, held_out = load_questions(config.data, config.seed)  # before the models, which take longer to load
-        policy, tokenizer = load_model(config.init_from, trainable=True)
+        examples, held_out = load_questions(config.data, config.seed)
+        policy, _ = load_model(config.init_from, trainable=True)
         show(f"starting from the weights in {config.init_from}, which are also the reference")
+        run.begin(policy, tokenizer)
+        run.keep_data(train=examples, test=held_out)
     else:
         policy, tokenizer = run.load()
         examples, held_out = run.load_data(read_examples)
-    reward_model = checked_reward_model(config.reward_model, tokenizer, policy.config.block_size).to(run.device).eval()
-    reference = load_model(config.init_from)[0].to(run.device).eval()
-    if run.is_new:
-        run.begin(policy, tokenizer)
-        run.keep_data(train=examples, test=held_out)
     run.check_unchanged("reward_model", reward_model, config.reward_model)
-    run.check_unchanged("reference", reference, config.init_from)
+    run.check_unchanged("reference", reference.to(run.device).eval(), config.init_from)
     model = PolicyWithValue(policy).eval()  # without dropout throughout
     run.parts["value_head"] = model.value_head  # saved beside the policy, which is a whole model without it
 
-    # The prompts, as tokens, each with its task, so that code can tell which replies are right.
-    held_out, template = held_out[: run.max_eval_items], ChatTemplate(tokenizer)
-    is_built_in = config.data == TASKS
-    # The seeds are those of load_questions (training: + 1), so task i belongs to question i. A file has no tasks: there
-    # the examples take their place, and nobody looks at them.
-    all_tasks = instruction_tasks("train", len(examples), config.seed + 1) if is_built_in else examples
-    all_prompts = encode_questions(examples, template, policy.config.block_size, ppo.response_length)
-    items = instruction_tasks("test", len(held_out), config.seed) if is_built_in else []
-    judge = Judge(policy, tokenizer, config.init_from, items, [example.question for example in held_out], config.seed)
-    show(f"data: {len(examples):,} questions to answer, {len(held_out):,} to test on")
+    # The data: prompts, as tokens, each with its question, by which code can tell whether a reply is right, if it is a
+    # built-in one. The reward model does not know the right answers.
+    template = ChatTemplate(tokenizer)
+    prompts = encode_questions(examples, template, block_size, ppo.response_length)
+    items = [TaskItem.of(example) for example in examples]
+    batches = ShuffledBatches(list(zip(prompts, items)), ppo.batch_size, collate=list, seed=config.seed)
+    held_out = held_out[: run.max_eval_items]
+    judge = Judge(policy, tokenizer, config, [example.question for example in held_out])
+    show_data("questions", examples, held_out)
     run.explain_columns(COLUMNS, shown=SHOWN)
 
-    # Training: each iteration is a rollout and some optimizer steps, which max_iters counts.
+    # An iteration is a rollout and some optimizer steps, which max_iters counts.
     training = dataclasses.replace(config.training, max_iters=ppo.total_iterations * ppo.steps_per_iteration)
-    run.prepare(model, training, ppo.steps_per_iteration)
-    questions = ShuffledBatches(list(zip(all_prompts, all_tasks)), ppo.batch_size, collate=list, seed=config.seed)
     loss_fn = partial(ppo_batch_loss, config=ppo)
 
     def iteration(batches: list[Any]) -> tuple[list[Step], dict[str, float]]:
-        prompts, tasks = zip(*batches[0])
+        prompts, items = zip(*batches[0])
         with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
             # Roll out: the policy answers the prompts. The value head gives each token a value, the reference a
             # log-probability, and the reward model gives each reply a score.
@@ -173,13 +169,19 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
             advantages = whiten(advantages, rollout.mask)  # mean 0, variance 1
 
             # Update: a few steps, each on the tokens of some of the replies.
-            parts = ppo_batches(rollout, advantages, returns, ppo, backend.generator())
-            steps = [run.step([part], loss_fn) for part in parts]
-        measured = _really_right(tasks, rollout, tokenizer) if is_built_in else {}
-        return steps, {**rollout_metrics(rollout), **measured}
+            steps = []
+            for batch in ppo_batches(rollout, advantages, returns, ppo, backend.generator()):
+                steps.append(run.step([batch], loss_fn))
+        metrics = rollout_metrics(rollout)
+        if config.data == TASKS:
+            metrics |= quality_rates(qualities(items, replies_of(tokenizer, rollout)))
+        return steps, metrics
 
-    train(run, questions, iteration, judge.validate)
+    # Training: iterations, and replies to the held-out questions from time to time.
+    run.prepare(model, training, ppo.steps_per_iteration)
+    train(run, batches, iteration, judge.validate)
 
+    # The report: replies of the model before training and after it.
     if not run.interrupted:
         judge.show_change()
         picture = plot_runs({"": run.out_dir}, PANELS, TITLE, run.out_dir / "reinforcement.png")
@@ -193,16 +195,14 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
 class PPOBatch:
     """N tokens of some replies, and what was known when they were sampled.
 
-    tokens (B, T): prompts with their replies. positions: where the N tokens stand in them, and
-    where they are predicted. drawn: the N tokens. All other arrays are (N).
+    tokens (B, T): prompts with their replies. positions: where the N tokens stand in them. All other arrays are (N).
     """
 
     tokens: np.ndarray
     positions: TokenPositions
-    drawn: np.ndarray
-    logprobs: np.ndarray
+    old_logprobs: np.ndarray
     advantages: np.ndarray
-    values: np.ndarray
+    old_values: np.ndarray
     returns: np.ndarray
 
 
@@ -215,16 +215,14 @@ def ppo_batches(
     batches = []
     for _ in range(config.num_ppo_epochs):
         for rows in np.array_split(rng.permutation(len(advantages)), config.num_mini_batches):
-            # x[rows][mask], (B, L) -> (N): of the tokens of these replies. positions: where they stand in `tokens`.
-            mask, tokens = rollout.mask[rows], rollout.tokens[rows]
-            positions = TokenPositions.of(rollout.starts[rows], mask)
+            # x[rows][mask], (B, L) -> (N): of the tokens of these replies.
+            mask = rollout.mask[rows]
             batch = PPOBatch(
-                tokens,
-                positions,
-                drawn=tokens[positions.tokens],
-                logprobs=rollout.logprobs[rows][mask],
+                rollout.tokens[rows],
+                TokenPositions.of(rollout.starts[rows], mask),
+                old_logprobs=rollout.logprobs[rows][mask],
                 advantages=advantages[rows][mask],
-                values=rollout.values[rows][mask],
+                old_values=rollout.values[rows][mask],
                 returns=returns[rows][mask],
             )
             batches.append(batch)
@@ -234,25 +232,14 @@ def ppo_batches(
 def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -> tuple[Tensor, int, dict[str, Any]]:
     """For the training loop: the sum of the losses of a batch's N tokens, N, and sums of the metrics."""
     logits, values = model(batch.tokens, batch.positions)  # (N, V), (N)
-    logprobs = selected_logprobs(logits, batch.drawn)  # (N)
-    clip, clip_value = config.cliprange, config.cliprange_value
-    old_logprobs, old_values = batch.logprobs, batch.values  # of the policy that drew the tokens
+    logprobs = selected_logprobs(logits, batch.positions.pick(batch.tokens))  # (N)
+    old, advantages, clip = batch.old_logprobs, batch.advantages, config.cliprange
     loss, policy, value = ppo_loss(
-        logprobs, values, old_logprobs, old_values, batch.advantages, batch.returns, clip, clip_value, config.vf_coef
+        logprobs, values, old, batch.old_values, advantages, batch.returns, clip, config.cliprange_value, config.vf_coef
     )
     metrics = {
-        **update_metrics(logits, logprobs, old_logprobs, batch.advantages, clip, clip),
+        **update_metrics(logits, logprobs, old, advantages, clip, clip),
         "loss/policy_avg": policy.data.sum(),
         "loss/value_avg": value.data.sum(),
     }
-    return loss.sum(), len(batch.drawn), metrics
-
-
-# --- what a run needs besides -----------------------------------------------------------------------------------------
-
-
-def _really_right(tasks: Sequence[TaskItem], rollout: Rollout, tokenizer: Tokenizer) -> dict[str, float]:
-    """The shares of a rollout's replies that are right, and right and courteous: the reward model knows neither."""
-    written = zip(rollout.replies(), rollout.ended)
-    replies = [Reply(text_of(tokenizer, ids, ended), ended, ids) for ids, ended in written]
-    return quality_rates(qualities(tasks, replies))
+    return loss.sum(), len(logprobs), metrics

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gpt import Tokenizer
 from gpt.console import show
-from gpt.settings import setting
+from gpt.settings import Checked, nested, setting
 from gpt.training.checkpoint import CheckpointError, load_checkpoint
 from gpt.training.data_parallel import ALONE, Team
 from gpt.training.evaluation import evaluate
@@ -29,44 +29,47 @@ from minigrad.nn.module import evaluating
 
 from ..built_in.tasks import DIFFERENCES, TASKS
 from ..data.chat_template import ChatTemplate
-from ..data.datasets import Preference, ShuffledBatches, batches_of, read_preferences
-from ..data.pairs import Pair, encode_pairs, load_pairs, pair_batch
+from ..data.datasets import Preference, ShuffledBatches, batches_of, read_preferences, show_data
+from ..data.pairs import SOURCES, Pair, encode_pairs, load_pairs, pair_batch
 from ..evaluation.answering import shorten
 from ..objectives.model_with_head import HEAD_FORMAT, ModelWithHead
 from ..objectives.reward import chance_of, reward_batch_loss
-from .run_config import PAIRS, RunConfig, fine_tuning
 
 LABELS = ["reward"]  # a head with a single score
 SIGNIFICANCE = 0.01  # how often a coin may do as well as a reward model that counts as better
 SHOWN = 6
-Scores = list[list[float]]  # of the better and the worse reply of each pair
+Scores = list[list[float]]  # of the chosen and the rejected reply of each pair
 
 
 @dataclasses.dataclass(frozen=True)
-class RewardConfig(RunConfig):
+class RewardConfig(Checked):
     """The settings of a reward modeling run. data: for `read_preferences`; the last tenth of a file is held out."""
 
     stage = "reward"
 
-    data: str = setting(TASKS, PAIRS)
+    init_from: str = "runs/sft"
+    data: str = setting(TASKS, SOURCES)
     out_dir: str = "runs/reward"
-    batch_size: int = setting(32, "pairs per batch")
-    training: TrainingConfig = fine_tuning(max_iters=100, learning_rate=5e-4, warmup_iters=20, eval_interval=50)
+    batch_size: int = setting(32, "pairs per batch", "in [1, 65536]")
+    seed: int = 1337
+    training: TrainingConfig = nested(
+        TrainingConfig, max_iters=100, learning_rate=5e-4, warmup_iters=20, weight_decay=0.0, eval_interval=50
+    )
 
 
 COLUMNS = """\
-      loss  -ln of the probability given to the preferred reply; ln 2 = 0.69 for a coin
-  accuracy  how often it scores the preferred reply higher
+      loss  -ln of the probability that the chosen reply is preferred; ln 2 = 0.69 for a coin
+  accuracy  how often it scores the chosen reply higher
     margin  by how much, on average
    pairs/s  comparisons learned from per second"""
 
 
 def train_reward_model(run: Run, config: RewardConfig) -> None:
     """Train a reward model on pairs of replies, starting from an instruction-tuned language model."""
-    # The model: a language model whose head is replaced by one that gives a single score. The data: pairs of replies to
-    # the same prompt, the preferred one first. A resumed run finds both in its folder.
+    # The model: a language model whose head is replaced by one that gives a single score. The data: a chosen and a
+    # rejected reply to each prompt. A resumed run finds both in its folder.
     if run.is_new:
-        preferences, held_out = load_pairs(config.data, config.seed)  # before the model, which takes longer to load
+        preferences, held_out = load_pairs(config.data, config.seed)
         language_model, tokenizer = load_model(config.init_from, trainable=True)
         model = ModelWithHead.from_language_model(language_model, LABELS)
         show(f"starting from the weights in {config.init_from}, with a new head: {model.num_parameters():,} parameters")
@@ -75,30 +78,33 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     else:
         model, tokenizer = run.load(HEAD_FORMAT)
         preferences, held_out = run.load_data(read_preferences)
-    template, block_size = ChatTemplate(tokenizer), model.config.block_size
-    pairs, shortened = encode_pairs(preferences, template, block_size)
-    tests, _ = encode_pairs(held_out, template, block_size)
-    tests = tests[: run.max_eval_items]
-    show(f"data: {len(pairs):,} pairs of replies to learn from, {len(tests):,} to test on")
-    if shortened:
-        show(f"{shortened:,} pairs were too long for the model: oldest turns left out, or the replies' ends cut")
+    held_out = held_out[: run.max_eval_items]
+
+    # The pairs as tokens.
+    template = ChatTemplate(tokenizer)
+    pairs, shortened = encode_pairs(preferences, template, model.config.block_size)
+    tests, _ = encode_pairs(held_out, template, model.config.block_size)
+    batches = ShuffledBatches(pairs, config.batch_size, pair_batch, config.seed)
+    show_data("pairs of replies", pairs, tests, shortened)
     run.explain_columns(COLUMNS, unit="pairs")
+
+    # The test: the scores of a few pairs before training, and how often the chosen reply has the higher one.
     shown = tests[:SHOWN]
     run.measure_before(lambda: {"scores": _scores(model, shown)})
+    validate = partial(_validate, model, tests, config.batch_size, run.team)
 
-    # Training: each step raises the scores of preferred replies above those of the others.
+    # Training: each step raises the scores of chosen replies above those of rejected ones.
     run.prepare(model, config.training)
     model.train()
-    batches = ShuffledBatches(pairs, config.batch_size, pair_batch, config.seed)
-    validate = partial(_validate, model, tests, config.batch_size, run.team)
     train(run, batches, one_step(run, reward_batch_loss), validate)
 
+    # The report: the same pairs again, and whether the model is better than a coin.
     if not run.interrupted:
-        _show_replies(held_out[:SHOWN], run.before["scores"], _scores(model, shown))
+        _show_replies(held_out, run.before["scores"], _scores(model, shown))
         _, sentence = compare_with_chance(model, tests, config.out_dir)
         show(f"\n{sentence}")
-        if config.data == TASKS:  # pair i differs in DIFFERENCES[i % 3]
-            _show_accuracies(model, {name: tests[i :: len(DIFFERENCES)] for i, name in enumerate(DIFFERENCES)})
+        if config.data == TASKS:
+            _show_accuracies(model, tests)
         run.report(plot_run(run.out_dir, "Learning what is preferred", "pair", shares=("accuracy",)))
 
 
@@ -132,10 +138,13 @@ def compare_with_chance(model: ModelWithHead, pairs: Sequence[Pair], folder: str
     """
     right = round(_validate(model, pairs)["accuracy"] * len(pairs))
     chance = chance_of(right, len(pairs))
+    sentence = f"it gets {right} of {len(pairs)} held-out pairs right; a coin would in {chance:.1g} of cases"
     if chance < SIGNIFICANCE:
-        return True, f"it gets {right} of {len(pairs)} held-out pairs right; a coin would in {chance:.1g} of cases"
-    coin = f"it gets {right} of {len(pairs)} held-out pairs right, and a coin would do as well in {chance:.1%} of cases"
-    return False, f"the reward model in {folder} is no better than chance: {coin}; train it longer, or on more pairs"
+        return True, sentence
+    return (
+        False,
+        f"the reward model in {folder} is no better than chance: {sentence}; train it longer, or on more pairs",
+    )
 
 
 def _validate(
@@ -147,21 +156,25 @@ def _validate(
 
 @no_grad()
 def _scores(model: ModelWithHead, pairs: Sequence[Pair]) -> Scores:
-    """The scores of the better and the worse reply of each pair."""
-    batch = pair_batch(pairs)  # all the better replies, and then all the worse ones
+    """The scores of the chosen and the rejected reply of each pair."""
+    batch = pair_batch(pairs)  # all the chosen replies, and then all the rejected ones
     with evaluating(model):  # without dropout
         scores = to_numpy(model(batch.tokens, batch.lengths).data)  # (2B, 1)
     return scores.reshape(2, len(pairs)).T.tolist()
 
 
 def _show_replies(preferences: Sequence[Preference], before: Scores, after: Scores) -> None:
-    show("\nHeld-out pairs, and their scores before and after training (preferred reply first):")
+    show("\nHeld-out pairs, and their scores before and after training (chosen reply first):")
     for preference, old, new in zip(preferences, before, after):  # the first few
         show(f"\n{'':>16} | {shorten(preference.prompt[-1]['content'])}")
         show(f"{old[0]:7.2f} {new[0]:8.2f} | {shorten(preference.chosen)}")
         show(f"{old[1]:7.2f} {new[1]:8.2f} | {shorten(preference.rejected)}")
 
 
-def _show_accuracies(model: ModelWithHead, kinds: dict[str, Sequence[Pair]]) -> None:
-    accuracies = [f"{name}: {_validate(model, pairs)['accuracy']:.0%}" for name, pairs in kinds.items()]
+def _show_accuracies(model: ModelWithHead, pairs: Sequence[Pair]) -> None:
+    """Show how often the model is right by what the replies of built-in pairs differ in: pair i in DIFFERENCES[i % 3]."""
+    accuracies = []
+    for i, name in enumerate(DIFFERENCES):
+        accuracy = _validate(model, pairs[i :: len(DIFFERENCES)])["accuracy"]
+        accuracies.append(f"{name}: {accuracy:.0%}")
     show(f"of those that differ in {', '.join(accuracies)}")

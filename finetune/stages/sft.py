@@ -16,7 +16,7 @@ from typing import Any
 
 from gpt import LanguageModel, Tokenizer
 from gpt.console import show
-from gpt.settings import setting
+from gpt.settings import Checked, nested, setting
 from gpt.training.data_parallel import ALONE, Team
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
@@ -27,17 +27,24 @@ from gpt.training.training_loop import one_step, train
 
 from ..built_in.tasks import TASKS, TaskItem, instruction_examples, instruction_tasks
 from ..data.chat_template import ChatTemplate, add_chat_tokens
-from ..data.datasets import Example, ShuffledBatches, batches_of, hold_out, read_examples
-from ..evaluation.answering import SHOWN, following, likely_replies, right_answers, scored, show_replies, show_scores
+from ..data.datasets import Example, ShuffledBatches, batches_of, hold_out, read_examples, show_data
+from ..evaluation.answering import (
+    SHOWN,
+    ask_and_score,
+    greedy_replies,
+    measure_following,
+    right_answers,
+    show_replies,
+    show_scores,
+)
 from ..objectives.sft import Conversation, collate, encode_examples, sft_loss
-from .run_config import RunConfig, fine_tuning
 
 TRAIN_ITEMS, TEST_ITEMS = 20_000, 400
 VALIDATION_ITEMS = 80  # of the test items, at each evaluation, as the legend of the columns says
 
 
 @dataclasses.dataclass(frozen=True)
-class SFTConfig(RunConfig):
+class SFTConfig(Checked):
     """The settings of an instruction-tuning run. data: for `read_examples`; the last tenth of a file is held out."""
 
     stage = "sft"
@@ -45,8 +52,11 @@ class SFTConfig(RunConfig):
     init_from: str = "runs/demo"
     data: str = setting(TASKS, "tasks (built-in questions), or a file of conversations, in one of four formats")
     out_dir: str = "runs/sft"
-    batch_size: int = setting(32, "conversations per batch")
-    training: TrainingConfig = fine_tuning(max_iters=800, warmup_iters=40, eval_interval=150, log_interval=20)
+    batch_size: int = setting(32, "conversations per batch", "in [1, 65536]")
+    seed: int = 1337
+    training: TrainingConfig = nested(
+        TrainingConfig, max_iters=800, warmup_iters=40, weight_decay=0.0, eval_interval=150, log_interval=20
+    )
 
 
 COLUMNS = """\
@@ -59,9 +69,9 @@ COLUMNS = """\
 
 def train_sft(run: Run, config: SFTConfig) -> None:
     """Tune a language model on conversations. The chat tokens are added to its vocabulary."""
-    # The model, and conversations as tokens. Only the assistant's tokens are learned from.
+    # The model, and conversations. (The data first: if a file cannot be read, you should not wait for the model.)
     if run.is_new:
-        examples, held_out = load_data(config.data, config.seed)  # before the model, which takes longer to load
+        examples, held_out = load_data(config.data, config.seed)
         model, tokenizer = load_model(config.init_from, trainable=True)
         added = add_chat_tokens(model, tokenizer)
         size = f"{model.num_parameters():,} parameters"
@@ -72,48 +82,45 @@ def train_sft(run: Run, config: SFTConfig) -> None:
         model, tokenizer = run.load()
         examples, held_out = run.load_data(read_examples)
     held_out = held_out[: run.max_eval_items]
-    template, block_size = ChatTemplate(tokenizer), model.config.block_size
-    conversations, shortened = encode_examples(examples, template, block_size)
-    tests, _ = encode_examples(held_out, template, block_size)
-    tokens = sum(len(ids) for ids, _ in conversations)
-    learned = sum(sum(mask) for _, mask in conversations)
-    share = f"{learned:,} of {tokens:,} tokens are the assistant's and are learned from"
-    show(f"data: {len(conversations):,} conversations to learn from, {len(tests):,} to test on; {share}")
-    if shortened:
-        show(f"{shortened:,} are too long for the model: their oldest turns are left out, or their end is cut")
-    show("\nThe first one, with what is learned from in brackets:")
-    show(template.marked(examples[0].messages, examples[0].completion))
+
+    # The conversations as tokens. The loss is only of the assistant's tokens; all others are masked.
+    template = ChatTemplate(tokenizer)
+    conversations, shortened = encode_examples(examples, template, model.config.block_size)
+    tests, _ = encode_examples(held_out, template, model.config.block_size)
+    batches = ShuffledBatches(conversations, config.batch_size, collate, config.seed)
+    show_data("conversations", conversations, tests, shortened)
+    _show_what_is_learned(conversations, template.marked(examples[0].messages, examples[0].completion))
     run.explain_columns(COLUMNS)
 
-    # What the model can do before training: to be compared with what it can do afterwards.
-    # items: the questions of held_out (of the same seed), each with what is needed to check a reply. There are a third
-    # of max_eval_items, because each is asked three times: in the chat template, without it, and in another.
+    # The test, before training and after it: questions of held_out (made with the same seed), as items, which know the
+    # right answer. A third of max_eval_items, because each is asked in the chat template, without it, and in another.
+    # The answers to questions from a file cannot be checked by code: their replies are only shown.
     n_items = min(len(held_out), run.max_eval_items // 3)
     items = instruction_tasks("test", n_items, config.seed) if config.data == TASKS else []
+    questions = [example.question for example in held_out[:SHOWN]]
 
     def measure() -> dict[str, Any]:
-        """Scores and replies on the built-in questions; on other data only replies, which code cannot check."""
         if items:
-            return following(model, tokenizer, items)
-        return {"replies": likely_replies(model, tokenizer, [e.question for e in held_out[:SHOWN]], max_new_tokens=60)}
+            return measure_following(model, tokenizer, items)
+        return {"replies": greedy_replies(model, tokenizer, questions, max_new_tokens=60)}
 
     run.measure_before(measure)
 
     # Training: each step makes the assistant's tokens more likely.
     run.prepare(model, config.training)
     model.train()
-    batches = ShuffledBatches(conversations, config.batch_size, collate, config.seed)
     some_items = items[:VALIDATION_ITEMS]
     validate = partial(validate_answers, model, tokenizer, tests, some_items, config.batch_size, run.team)
     train(run, batches, one_step(run, sft_loss), validate)
 
+    # The report: the same questions again.
     if not run.interrupted:
         run.after = measure()
-        if items:  # the built-in questions, whose answers can be checked
+        if items:
             show_scores(run.before, run.after)
         show_replies(run.before["replies"], run.after["replies"], right_answers(held_out))
-        metrics = ("exact_match", "format") if items else ("mean_token_accuracy",)
-        run.report(plot_run(run.out_dir, "Learning to answer", shares=metrics))
+        shares = ("exact_match", "format") if items else ("mean_token_accuracy",)
+        run.report(plot_run(run.out_dir, "Learning to answer", shares=shares))
 
 
 def load_data(data: str, seed: int) -> tuple[list[Example], list[Example]]:
@@ -132,6 +139,16 @@ def validate_answers(
     team: Team = ALONE,
 ) -> dict[str, float]:
     """The loss on conversations, and the share of questions, if there are any, that are answered correctly."""
-    measured = evaluate(model, batches_of(tests, batch_size, collate), sft_loss, team)
-    metrics = {"val_loss": measured["loss"], "mean_token_accuracy": measured["mean_token_accuracy"]}
-    return metrics | (team.once(partial(scored, model, tokenizer, items)) if items else {})
+    metrics = evaluate(model, batches_of(tests, batch_size, collate), sft_loss, team)
+    metrics = {"val_loss": metrics.pop("loss"), **metrics}
+    if items:
+        metrics |= team.once(partial(ask_and_score, model, tokenizer, items))
+    return metrics
+
+
+def _show_what_is_learned(conversations: Sequence[Conversation], marked: str) -> None:
+    """Show how many tokens are the assistant's, and the first conversation with these tokens marked."""
+    tokens = sum(len(ids) for ids, _ in conversations)
+    learned = sum(sum(mask) for _, mask in conversations)
+    show(f"{learned:,} of {tokens:,} tokens are the assistant's and are learned from")
+    show(f"\nThe first conversation, with what is learned from in brackets:\n{marked}")

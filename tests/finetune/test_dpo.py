@@ -95,7 +95,7 @@ def test_a_short_run_is_evaluated_on_fewer_items(template, tmp_path, monkeypatch
     assert Run(long).max_eval_items == 30 * 2 * 8 // 3 and Run(config).max_eval_items == 40
     for stage, count in {
         sft.SFTConfig(training=TrainingConfig(max_iters=800)): sft.TEST_ITEMS,
-        DPOConfig(training=TrainingConfig(max_iters=60)): page.TEST_ITEMS,
+        DPOConfig(training=TrainingConfig(max_iters=60)): pairs_data.TEST_PAIRS,
         reward.RewardConfig(training=TrainingConfig(max_iters=100)): 300,
         ppo.PPORunConfig(): questions.TEST_ITEMS,
         grpo.GRPORunConfig(): cold_start.TEST_ITEMS,

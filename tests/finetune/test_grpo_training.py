@@ -45,16 +45,16 @@ def settings(tmp_path, monkeypatch):
 
 def liked(answers):
     """The share of tokens below 60, which are one in five of all, in each answer."""
-    return np.array([np.mean([token < 60 for token in reply]) for reply in answers.replies()])
+    return np.array([np.mean([token < 60 for token in reply]) for reply in answers.ids()])
 
 
 @pytest.fixture
 def likes(template, tmp_path, monkeypatch):
     """A model to start from, and a checker that likes some tokens."""
 
-    def check(asked, answers, tokenizer, checker):
+    def check(questions, answers, tokenizer, checker):
         assert checker == "lenient"
-        assert all(len(set(asked[i : i + 4])) == 1 for i in range(0, len(asked), 4))  # each group: one question
+        assert all(len(set(questions[i : i + 4])) == 1 for i in range(0, len(questions), 4))  # each group: one question
         return liked(answers), {"exact": 0.5}
 
     monkeypatch.setattr(page, "check_answers", check)
@@ -79,7 +79,7 @@ def test_a_batch_s_loss_is_the_formula_s_answer_by_answer(template, method, beta
     expected = []
     weights = answer_weights(replies.mask.sum(axis=1)[advantages != 0], method, 6)
     for row, weight in zip(np.flatnonzero(advantages), weights, strict=True):
-        prompt, reply = prompts[row // 3], replies.replies()[row]
+        prompt, reply = prompts[row // 3], replies.ids()[row]
         logprobs = []
         for model in (policy, old, reference):
             chosen = log_softmax(model(np.array([[*prompt, *reply]])).data[0, len(prompt) - 1 : -1])
@@ -87,7 +87,7 @@ def test_a_batch_s_loss_is_the_formula_s_answer_by_answer(template, method, beta
         new, before, ref = logprobs
         same = (np.full(len(reply), advantages[row]), np.full(len(reply), weight), method, ref, beta)
         expected.append(grpo_loss(Tensor(new), before, *same).sum().item())
-    assert count == sum(len(replies.replies()[row]) for row in np.flatnonzero(advantages))
+    assert count == sum(len(replies.ids()[row]) for row in np.flatnonzero(advantages))
     assert loss.item() / count == pytest.approx(np.mean(expected), rel=1e-6)
 
 
@@ -140,8 +140,8 @@ def test_an_update_begins_with_ratio_1_first_at_the_reference(
     for _, (_, n, metrics) in losses[::mini_batches]:
         assert metrics["val/ratio"] == n and metrics["policy/approxkl_avg"] == 0
     first, later = (batches for _, batches in dealt)
-    assert all((batch.reference == batch.logprobs).all() for batch in first)
-    assert any((batch.reference != batch.logprobs).any() for batch in later)
+    assert all((batch.reference_logprobs == batch.old_logprobs).all() for batch in first)
+    assert any((batch.reference_logprobs != batch.old_logprobs).any() for batch in later)
     losses = [row["val_loss"] for row in read_log(tmp_path / "run" / "log.jsonl") if "val_loss" in row]
     assert len(losses) == 2 and not any(losses)  # evaluated in float32
 

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from finetune.built_in.tasks import CLOSING, TaskItem, instruction_tasks
+from finetune.built_in.tasks import CLOSING, TaskItem
 from finetune.evaluation import judge as judging
-from finetune.evaluation.answering import Reply, ask, chat_template, scores
+from finetune.evaluation.answering import Reply, ask, chat_template, replies_of, scores
 from finetune.evaluation.judge import Judge, judge, kl_of_replies, qualities
-from finetune.stages import ppo
+from finetune.stages.dpo import DPOConfig
 from tests.finetune.small import question, small_policy
 from tests.gpt.small import log_softmax, save_model, small_gpt
 
@@ -38,8 +38,8 @@ def test_replies_are_scored_as_they_were_written(template, written, text, right)
     (reply,) = ask(model, template.tokenizer, [ITEM.question], chat_template(template.tokenizer))
     assert reply == Reply(text, written.endswith("<|im_end|>"), ids)
     assert scores([ITEM], [reply])["exact_match"] == right
-    rollout = SimpleNamespace(replies=lambda: [ids], ended=[reply.ended])
-    assert ppo._really_right([ITEM], rollout, template.tokenizer)["right"] == right
+    rollout = SimpleNamespace(ids=lambda: [ids], ended=[reply.ended])
+    assert replies_of(template.tokenizer, rollout) == [reply]
 
 
 @pytest.mark.parametrize("batch_size", [2, 50])
@@ -75,21 +75,20 @@ def test_a_verdict_on_two_models(template, monkeypatch):
 
 def test_the_reference_is_loaded_for_the_comparison(template, tmp_path, capsys):
     model, reference = small_policy(template, 1, block_size=192), small_policy(template, 2, block_size=192)
-    items = instruction_tasks("test", 3)
-    judge = Judge(model, template.tokenizer, str(tmp_path / "sft"), items)
+    judge = Judge(model, template.tokenizer, DPOConfig(str(tmp_path / "sft")), [question("Why?")] * 3)
     assert judge.validate().keys() == {"right", "courteous"}
     judge.show_change()
     assert "no comparison" in capsys.readouterr().out
     save_model(tmp_path / "sft", reference, template.tokenizer)
     judge.show_change()
     output = capsys.readouterr().out
-    assert items[0].prompt in output and output.count("50.0%") == 2 and "0.00 nats" in output
+    assert judge.items[0].prompt in output and output.count("50.0%") == 2 and "0.00 nats" in output
 
 
 def test_without_checkable_questions_nothing_is_measured(template, tmp_path, capsys):
     model = small_policy(template)
     save_model(tmp_path, model, template.tokenizer)
-    judge = Judge(model, template.tokenizer, str(tmp_path), [], [question("Why?")])
+    judge = Judge(model, template.tokenizer, DPOConfig(str(tmp_path), "questions.jsonl"), [question("Why?")])
     assert judge.validate() == {}
     judge.show_change()
     output = capsys.readouterr().out

@@ -65,14 +65,14 @@ def test_every_reply_is_dealt_once_per_epoch_with_its_advantage(rollout):
     for epoch in range(3):
         seen = []
         for batch in batches[2 * epoch : 2 * epoch + 2]:
-            rows, columns = batch.positions.tokens
-            for n in range(len(batch.drawn)):
+            rows, columns = batch.positions.rows, batch.positions.columns
+            drawn = batch.positions.pick(batch.tokens)
+            for n in range(len(drawn)):
                 row = next(r for r in range(5) if np.array_equal(rollout.tokens[r], batch.tokens[rows[n]]))
                 step = columns[n] - rollout.starts[row]
-                assert batch.drawn[n] == rollout.tokens[row, columns[n]] and rollout.mask[row, step]
-                assert batch.positions.predictors[1][n] == columns[n] - 1
+                assert drawn[n] == rollout.tokens[row, columns[n]] and rollout.mask[row, step]
                 grids = rollout.logprobs, rollout.values, advantages, returns
-                known = batch.logprobs, batch.values, batch.advantages, batch.returns
+                known = batch.old_logprobs, batch.old_values, batch.advantages, batch.returns
                 assert [array[n] for array in known] == [grid[row, step] for grid in grids]
                 seen.append((row, step))
         assert len(set(seen)) == len(seen) == rollout.mask.sum()
@@ -98,7 +98,7 @@ def test_each_token_has_its_advantage_and_first_none_is_clipped(settings, monkey
         np.testing.assert_array_equal(returns, expected_returns)
     assert abs(kl).max() > 0.01 and not rollout.ended.all()  # the policy has moved, so the price was paid
     (_, batch), (loss, n, metrics) = losses[0]
-    assert n == len(batch.drawn) and metrics["val/ratio"] / n == pytest.approx(1, abs=1e-4)
+    assert n == len(batch.advantages) and metrics["val/ratio"] / n == pytest.approx(1, abs=1e-4)
     assert metrics["policy/approxkl_avg"] / n == pytest.approx(0, abs=1e-7) and metrics["policy/clipfrac_avg"] == 0
     assert metrics["loss/policy_avg"] == pytest.approx(-batch.advantages.sum(), abs=1e-3)
     assert metrics["loss/value_avg"] == pytest.approx(0.5 * (batch.returns**2).sum(), rel=1e-3)  # V is 0 at first

@@ -142,7 +142,7 @@ MISTAKES = [Planted(*row) for row in [
     ("446", "finetune/objectives/grpo.py", "rewards - rewards.mean(axis=1, keepdims=True)", "rewards - rewards.mean()"),
     ("446", "finetune/objectives/grpo.py", "return better * G / (G - 1)", "return better * (G - 1) / G"),
     ("446", "finetune/objectives/grpo.py", "return 1 / lengths", "return 0 * lengths + 1"),
-    ("446", "finetune/stages/grpo.py", "advantages[part][row_of]", "advantages[row_of]"),
+    ("446", "finetune/stages/grpo.py", "advantages[rows][answer_of]", "advantages[answer_of]"),
     ("446", "finetune/objectives/grpo.py", '"dapo": (0.2, 0.28)', '"dapo": (0.28, 0.2)'),
     ("447", "finetune/objectives/distillation.py", "exact_kl(q, p) if reverse", "exact_kl(q, p) if not reverse"),
     ("447", "finetune/objectives/distillation.py", "* temperature**2", "* temperature"),

@@ -34,11 +34,12 @@ SAYS = {  # of runs in runs.py, with {} for the folder of what is given, and {ru
         0 | validation loss 0.6931 ... 4/4 | loss ... Replies before and after ... Say 27?
         trained 4 steps, 8 pairs, ... python scripts/chat.py --model""",
     "ppo": """reward model: {}/reward; it gets 10 of 10 held-out pairs right
-        data: 18 questions to answer, 2 to test on ... objective/kl  how far the policy has moved
+        data: 18 questions to learn from, 2 to test on ... objective/kl  how far the policy has moved
         4/8 | loss ... 8/8 | loss ... Replies before and after ... Say 18?
         trained 8 steps, ... python scripts/chat.py --model""",
-    "classify": """with a head for cat, dog ... data: 32 texts to learn from, 8 to test on, 2 classes
-        of which 32 are trained; the head has 32 ... to beat: ... language loss  the loss as a language model
+    "classify": """with a head for cat, dog ... of which 32 are trained; the head has 32
+        data: 32 texts of 2 classes to learn from, 8 to test on ... to beat:
+        language loss  the loss as a language model
         4/4 | loss ... true, and taken for ... texts that are not learned from (most frequent class: ... sure)
         only the head was trained, and nothing is forgotten
         python scripts/classify.py --predict "some text" --model {run}""",
