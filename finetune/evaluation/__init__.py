@@ -4,5 +4,6 @@ answering.py         ask questions and score the replies
 exam.py              questions whose answers code can check: right alone, and among several answers
 multiple_choice.py   exams in which the most probable of several choices is the answer
 judge.py             is the model better than the one it started from? Win rate and KL divergence
+reward_accuracy.py   how often does a reward model score the chosen reply higher?
 confusion.py         which classes does a classifier take for which?
 """

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import minigrad.functional as F
+from gpt.console import show
 from gpt.training.plots import new_figure
 from minigrad import no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 
-from ..data.datasets import batches_of, pad_right
+from ..data.datasets import Labelled, batches_of, pad_right
+from ..objectives.classification import Item
 from ..objectives.model_with_head import ModelWithHead
+from .answering import shorten
 
 
 @no_grad()
@@ -78,3 +82,26 @@ def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: Any) -> bool
     axes.set(xlabel="taken for", ylabel="true", title="Held-out texts")
     figure.savefig(path, dpi=120)
     return True
+
+
+def show_predictions(
+    model: ModelWithHead, texts: Sequence[Labelled], items: Sequence[Item], baseline: float, out_dir: Path
+) -> None:
+    """Show the confusion matrix, the accuracy, and a few texts with their predictions; draw the matrix.
+
+    items: the texts as ids, with their labels. baseline: the accuracy of always naming the most frequent class.
+    """
+    labels = model.labels
+    true = np.array([label for _, label in items])
+    probabilities = predict(model, [ids for ids, _ in items])  # (N, labels)
+    predicted = probabilities.argmax(axis=1)
+    counts = confusion_matrix(true, predicted, len(labels))
+    show(f"\n{confusion_as_text(counts, labels)}\n")
+    draw_confusion(counts, labels, out_dir / "confusion.png")
+    right = predicted == true
+    of = f"{len(true)} texts that are not learned from (most frequent class: {baseline:.1%})"
+    show(f"accuracy {right.mean():.1%} on {of}")
+    for i in [*np.flatnonzero(right)[:2], *np.flatnonzero(~right)[:2]]:
+        mistake = "" if right[i] else f", but it is {labels[true[i]]}"
+        answer = f"{labels[predicted[i]]} ({probabilities[i].max():.0%} sure){mistake}"
+        show(f"{'':>11} | {shorten(texts[i].text)}\n{'':>11} | -> {answer}")

@@ -19,6 +19,8 @@ from minigrad import Tensor
 from ..data.pairs import PairBatch
 from .model_with_head import ModelWithHead
 
+LABELS = ["reward"]  # a head with a single score
+
 
 def reward_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     """The loss -ln σ(chosen - rejected) of each pair, from the scores (B) of its two replies -> (B).
@@ -32,7 +34,7 @@ def reward_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
 def reward_batch_loss(model: ModelWithHead, batch: PairBatch) -> tuple[Tensor, int, dict[str, Any]]:
     """For the training loop: the sum of the losses of B pairs, B, and sums of the metrics.
 
-    accuracy: how often the better reply has the higher score. margin: the difference of the two scores.
+    accuracy: how often the chosen reply has the higher score. margin: the difference of the two scores.
     """
     scores = model(batch.tokens, batch.lengths).reshape(-1)  # (2B, 1) -> (2B): chosen replies first, then rejected
     chosen, rejected = F.split(scores, batch.size)  # (B) each

@@ -78,6 +78,12 @@ class TokenPositions:
         return hidden[xp.asarray(self.rows), xp.asarray(self.columns - 1)]
 
 
+def predictions(model: LanguageModel, tokens: np.ndarray, positions: TokenPositions) -> tuple[Tensor, Tensor]:
+    """The logits (N, V) that N tokens of (B, T) were predicted with, and ln p of these tokens (N)."""
+    logits = model.lm_head(positions.take(model.hidden_states(tokens)))
+    return logits, selected_logprobs(logits, positions.pick(tokens))
+
+
 @dataclasses.dataclass(frozen=True)
 class Replies:
     """B replies to B prompts. L is the length of the longest reply, T that of the longest prompt with its reply.
@@ -148,9 +154,8 @@ def roll_out(
     tokens, mask = r.tokens, r.mask
     # Read the whole replies once more: all models evaluate all tokens at once.
     positions = TokenPositions.of(r.starts, mask)
-    drawn = positions.pick(tokens)  # (N,)
     logits, values = model(tokens, positions)  # (N, V), (N)
-    reference_logits = reference.lm_head(positions.take(reference.hidden_states(tokens)))  # (N, V)
+    _, reference_logprobs = predictions(reference, tokens, positions)  # (N)
     scores = reward_model(tokens, r.starts + mask.sum(axis=1))  # (B, 1)
 
     def on_grid(numbers: Tensor) -> np.ndarray:  # (N,) -> (B, L)
@@ -160,8 +165,8 @@ def roll_out(
 
     return Rollout(
         **vars(r),
-        logprobs=on_grid(selected_logprobs(logits, drawn)),
-        reference_logprobs=on_grid(selected_logprobs(reference_logits, drawn)),
+        logprobs=on_grid(selected_logprobs(logits, positions.pick(tokens))),
+        reference_logprobs=on_grid(reference_logprobs),
         values=on_grid(values),
         scores=to_numpy(scores.data)[:, 0].astype(np.float64),
     )

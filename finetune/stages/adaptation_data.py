@@ -76,7 +76,7 @@ def conversations_task(
     items = instruction_tasks("test", VALIDATION_ITEMS, config.seed) if config.data == TASKS else []
 
     def validate(whole: bool) -> dict[str, float]:
-        return validate_answers(model, tokenizer, tests, items, config.batch_size)
+        return validate_answers(run, model, tokenizer, tests, items)
 
     batches = ShuffledBatches(conversations, config.batch_size, collate, config.seed)
     note = f"; {shortened:,} were too long and lost their oldest turns" if shortened else ""

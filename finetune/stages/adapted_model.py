@@ -7,7 +7,6 @@ frozen base weights: to continue the run, or to use its model, the base model mu
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import Any
 
 from gpt import Tokenizer
@@ -85,25 +84,24 @@ def adapter_format(config: AdaptationConfig) -> ModelFormat | None:
     """What a checkpoint stores: the whole model (None), or the trained parameters and the others' fingerprint."""
     if config.method == "full":
         return None
-    return ModelFormat(f"minigrad-{config.method}", partial(_describe, config), partial(_build, config), _trained)
 
+    def describe(model: LanguageModel) -> dict[str, Any]:
+        """What config.json says: which base model must be in its place, and how many tokens it knows by now."""
+        fingerprint = base_fingerprint(model, config.lora.modules_to_save)
+        return {"base": config.init_from, "base_sha256": fingerprint, "vocab_size": model.config.vocab_size}
 
-def _describe(config: AdaptationConfig, model: LanguageModel) -> dict[str, Any]:
-    """What config.json says: which base model must be in its place, and how many tokens it knows by now."""
-    fingerprint = base_fingerprint(model, config.lora.modules_to_save)
-    return {"base": config.init_from, "base_sha256": fingerprint, "vocab_size": model.config.vocab_size}
+    def build(description: dict[str, Any], shapes: Shapes) -> LanguageModel:
+        """The base model with new adapters, whose numbers are then read. Raises ValueError for another base model."""
+        model, tokenizer = base_model(config)
+        adapt(model, config, description.get("vocab_size", len(tokenizer)))
+        if base_fingerprint(model, config.lora.modules_to_save) != description.get("base_sha256"):
+            found = f"the model in {config.init_from} is not the one beside which the adapters were trained"
+            raise ValueError(f"{found}: put that one back, or train new adapters")
+        return model
+
+    return ModelFormat(f"minigrad-{config.method}", describe, build, _trained)
 
 
 def _trained(model: LanguageModel) -> dict[str, Any]:
     """The arrays to store: those of the adapters, and of the modules that are trained whole."""
     return {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def _build(config: AdaptationConfig, description: dict[str, Any], shapes: Shapes) -> LanguageModel:
-    """The base model with new adapters, whose numbers are then read. Raises ValueError for another base model."""
-    model, tokenizer = base_model(config)
-    adapt(model, config, description.get("vocab_size", len(tokenizer)))
-    if base_fingerprint(model, config.lora.modules_to_save) != description.get("base_sha256"):
-        found = f"the model in {config.init_from} is not the one beside which the adapters were trained"
-        raise ValueError(f"{found}: put that one back, or train new adapters")
-    return model

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -28,9 +26,8 @@ from gpt.training.training_loop import one_step, train
 
 from ..built_in.labelled_texts import documentation_texts, question_texts
 from ..data.datasets import Labelled, ShuffledBatches, batches_of, read_labelled, show_data
-from ..evaluation.answering import shorten
-from ..evaluation.confusion import confusion_as_text, confusion_matrix, draw_confusion, majority_baseline, predict
-from ..objectives.classification import Item, classification_loss, collate, encode_texts
+from ..evaluation.confusion import majority_baseline, show_predictions
+from ..objectives.classification import classification_loss, collate, encode_texts
 from ..objectives.model_with_head import HEAD_FORMAT, ModelWithHead, freeze
 
 DOCUMENTATION, QUESTIONS = "python-docs", "questions"  # the built-in sets
@@ -124,30 +121,12 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     # The report: which classes are taken for which others, and what the body has forgotten.
     if not run.interrupted:
         run.after = run.state.last_validation
-        _show_result(model, test_texts, tests, baseline, run.out_dir)
+        show_predictions(model, test_texts, tests, baseline, run.out_dir)
         losses = f"{run.before['language_loss']:.3f} before, {run.after['language_loss']:.3f} after"
         only_head = "only the head was trained, and nothing is forgotten"
         meaning = only_head if config.trained_blocks == 0 else "what it has forgotten"
         show(f"\nloss as a language model on held-out text ({config.language}): {losses}: {meaning}\n")
         run.report(plot_run(run.out_dir, "Learning to classify", "text", shares=("accuracy",)))
-
-
-def _show_result(
-    model: ModelWithHead, texts: Sequence[Labelled], tests: Sequence[Item], baseline: float, out_dir: Path
-) -> None:
-    labels, true = model.labels, np.array([label for _, label in tests])
-    probabilities = predict(model, [ids for ids, _ in tests])  # (N, labels)
-    predicted = probabilities.argmax(axis=1)
-    counts = confusion_matrix(true, predicted, len(labels))
-    show(f"\n{confusion_as_text(counts, labels)}\n")
-    draw_confusion(counts, labels, out_dir / "confusion.png")
-    right = predicted == true
-    of = f"{len(true)} texts that are not learned from (most frequent class: {baseline:.1%})"
-    show(f"accuracy {right.mean():.1%} on {of}")
-    for i in [*np.flatnonzero(right)[:2], *np.flatnonzero(~right)[:2]]:
-        mistake = "" if right[i] else f", but it is {labels[true[i]]}"
-        answer = f"{labels[predicted[i]]} ({probabilities[i].max():.0%} sure){mistake}"
-        show(f"{'':>11} | {shorten(texts[i].text)}\n{'':>11} | -> {answer}")
 
 
 def load_data(data: str, seed: int) -> tuple[list[Labelled], list[Labelled]]:

@@ -58,7 +58,7 @@ COLUMNS = """\
  rewards/accuracies  how often it does
             pairs/s  comparisons learned from per second
               right  share of up to 100 held-out questions answered rightly, at temperature 1
-          courteous  share of them answered rightly and courteously, as in the preferred replies"""
+          courteous  share of them answered rightly and courteously, as in the chosen replies"""
 
 
 def train_dpo(run: Run, config: DPOConfig) -> None:

@@ -46,9 +46,8 @@ from ..data.questions import encode_questions
 from ..evaluation.answering import replies_of, right_answers, show_replies
 from ..evaluation.exam import MEASURES, SAMPLES, Exam, score_answers, show_change
 from ..objectives.grpo import CLIP, METHODS, answer_weights, group_advantages, grpo_loss
-from ..objectives.logprobs import selected_logprobs
 from ..objectives.ppo import update_metrics
-from ..objectives.rollout import Replies, TokenPositions, sample_replies
+from ..objectives.rollout import Replies, TokenPositions, predictions, sample_replies
 from ..objectives.sft import collate, encode_examples, sft_loss
 from .cold_start import BATCH_SIZE, WORKED, learn_from_examples, load_chains, reference_model, starting_model
 
@@ -116,17 +115,16 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     template = ChatTemplate(tokenizer)
 
     # The data: questions, by which code checks the answers, each with its prompt, as tokens.
-    prompts = encode_questions(examples, template, model.config.block_size, grpo.response_length)
-    questions = [Chain.of(example) for example in examples]
-    batches = ShuffledBatches(list(zip(questions, prompts)), grpo.batch_size, collate=list, seed=config.seed)
+    all_prompts = encode_questions(examples, template, model.config.block_size, grpo.response_length)
+    all_questions = [Chain.of(example) for example in examples]
+    batches = ShuffledBatches(list(zip(all_questions, all_prompts)), grpo.batch_size, collate=list, seed=config.seed)
 
     # The test: answers to held-out questions, and the loss of the right answers.
     test_questions = [Chain.of(example) for example in held_out[: run.max_eval_items]]
     tests, _ = encode_examples(held_out, template, model.config.block_size)
     exam = Exam(model, tokenizer, grpo.response_length, test_questions)
-    source = f"{len(worked):,} worked examples" if config.control else f"{len(questions):,} questions"
-    example = test_questions[0].prompt
-    show(f"data: {source} to learn from, {len(tests):,} questions to test on, such as {example}")
+    source = f"{len(worked):,} worked examples" if config.control else f"{len(all_questions):,} questions"
+    show(f"data: {source} to learn from, {len(tests):,} questions to test on, such as {test_questions[0].prompt}")
 
     def validate() -> dict[str, float]:
         loss = evaluate(model, batches_of(tests, BATCH_SIZE, collate), sft_loss)["loss"]
@@ -137,11 +135,11 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     # An iteration: answer Q questions G times each, B = Q G answers; check and compare the answers; update the policy.
     G = grpo.num_generations
     training = dataclasses.replace(config.training, max_iters=grpo.total_iterations * grpo.num_mini_batches)
-    reference = reference_model(run) if grpo.beta else None
+    reference = reference_model(run) if grpo.beta and not config.control else None
     loss_fn = partial(grpo_batch_loss, config=grpo)
 
-    def iteration(batches: list[Any]) -> tuple[list[Step], dict[str, float]]:
-        repeated = [question for question in batches[0] for _ in range(G)]
+    def iteration(drawn: list[Any]) -> tuple[list[Step], dict[str, float]]:
+        repeated = [question for question in drawn[0] for _ in range(G)]
         questions, prompts = zip(*repeated)  # (B) each
         with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
             # Roll out: an answer to each prompt. The answers to one question are neighbors.
@@ -183,7 +181,7 @@ def check_answers(
     """The reward of each answer, (B): 1 if the checker accepts it, else 0. The exact check is reported beside it."""
     check = CHECKERS[checker]
     written = replies_of(tokenizer, answers)
-    rewards = [float(check(question, *answer[:2])) for question, answer in zip(questions, written)]
+    rewards = [float(check(question, answer.text, answer.ended)) for question, answer in zip(questions, written)]
     # One answer to each question here; one that did not end counts as empty.
     measured = score_answers(questions, [[answer.text if answer.ended else ""] for answer in written])
     return np.array(rewards), {name: measured[name] for name in ("exact", "format", "thought")}
@@ -249,14 +247,13 @@ def grpo_batches(
 @no_grad()
 def token_logprobs(model: LanguageModel, tokens: np.ndarray, positions: TokenPositions) -> np.ndarray:
     """ln p of the N tokens at `positions`, given the tokens before them -> (N)."""
-    logits = model.lm_head(positions.take(model.hidden_states(tokens)))
-    return to_numpy(selected_logprobs(logits, positions.pick(tokens)).data)
+    _, logprobs = predictions(model, tokens, positions)
+    return to_numpy(logprobs.data)
 
 
 def grpo_batch_loss(model: LanguageModel, batch: GRPOBatch, config: GRPOConfig) -> tuple[Tensor, int, dict[str, Any]]:
     """For the training loop: the sum of the weighted losses of a batch's N tokens, N, and sums of the metrics."""
-    logits = model.lm_head(batch.positions.take(model.hidden_states(batch.tokens)))  # (N, V)
-    logprobs = selected_logprobs(logits, batch.positions.pick(batch.tokens))  # (N)
+    logits, logprobs = predictions(model, batch.tokens, batch.positions)  # (N, V), (N)
     old, advantages = batch.old_logprobs, batch.advantages
     loss = grpo_loss(logprobs, old, advantages, batch.weights, config.method, batch.reference_logprobs, config.beta)
     metrics = update_metrics(logits, logprobs, old, advantages, *CLIP[config.method])

@@ -39,10 +39,10 @@ from ..data.datasets import ShuffledBatches, read_examples, show_data
 from ..data.questions import encode_questions, load_questions
 from ..evaluation.answering import replies_of
 from ..evaluation.judge import Judge, qualities, quality_rates
+from ..evaluation.reward_accuracy import checked_reward_model
 from ..objectives.logprobs import selected_logprobs
 from ..objectives.ppo import gae, ppo_loss, token_rewards, update_metrics, whiten
 from ..objectives.rollout import PolicyWithValue, Rollout, TokenPositions, roll_out, rollout_metrics
-from .reward import checked_reward_model
 
 SHOWN = ("objective/scores", "objective/kl", "right", "courteous")  # metrics on the screen; log.jsonl has all
 # The picture of a run. Where the score rises and the true quality falls, the policy has found out what the reward model
@@ -121,6 +121,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     # questions: some to answer in training, others to test on.
     ppo = config.ppo
     reference, tokenizer = load_model(config.init_from)
+    reference = reference.to(run.device).eval()
     block_size = reference.config.block_size
     reward_model = checked_reward_model(config.reward_model, tokenizer, block_size).to(run.device).eval()
     if run.is_new:
@@ -133,16 +134,16 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
         policy, tokenizer = run.load()
         examples, held_out = run.load_data(read_examples)
     run.check_unchanged("reward_model", reward_model, config.reward_model)
-    run.check_unchanged("reference", reference.to(run.device).eval(), config.init_from)
+    run.check_unchanged("reference", reference, config.init_from)
     model = PolicyWithValue(policy).eval()  # without dropout throughout
     run.parts["value_head"] = model.value_head  # saved beside the policy, which is a whole model without it
 
-    # The data: prompts, as tokens, each with its question, by which code can tell whether a reply is right, if it is a
-    # built-in one. The reward model does not know the right answers.
+    # The data: prompts, as tokens, each with its item, which knows the right answer. By it code can tell whether a reply
+    # to a built-in question is right. The reward model does not know it.
     template = ChatTemplate(tokenizer)
-    prompts = encode_questions(examples, template, block_size, ppo.response_length)
-    items = [TaskItem.of(example) for example in examples]
-    batches = ShuffledBatches(list(zip(prompts, items)), ppo.batch_size, collate=list, seed=config.seed)
+    all_prompts = encode_questions(examples, template, block_size, ppo.response_length)
+    all_items = [TaskItem.of(example) for example in examples]
+    batches = ShuffledBatches(list(zip(all_prompts, all_items)), ppo.batch_size, collate=list, seed=config.seed)
     held_out = held_out[: run.max_eval_items]
     judge = Judge(policy, tokenizer, config, [example.question for example in held_out])
     show_data("questions", examples, held_out)
@@ -152,8 +153,8 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     training = dataclasses.replace(config.training, max_iters=ppo.total_iterations * ppo.steps_per_iteration)
     loss_fn = partial(ppo_batch_loss, config=ppo)
 
-    def iteration(batches: list[Any]) -> tuple[list[Step], dict[str, float]]:
-        prompts, items = zip(*batches[0])
+    def iteration(drawn: list[Any]) -> tuple[list[Step], dict[str, float]]:
+        prompts, items = zip(*drawn[0])
         with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
             # Roll out: the policy answers the prompts. The value head gives each token a value, the reference a
             # log-probability, and the reward model gives each reply a score.

@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 
-from gpt import Tokenizer
 from gpt.console import show
 from gpt.settings import Checked, nested, setting
-from gpt.training.checkpoint import CheckpointError, load_checkpoint
-from gpt.training.data_parallel import ALONE, Team
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
@@ -27,16 +22,15 @@ from minigrad import no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 
-from ..built_in.tasks import DIFFERENCES, TASKS
+from ..built_in.tasks import TASKS
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import Preference, ShuffledBatches, batches_of, read_preferences, show_data
 from ..data.pairs import SOURCES, Pair, encode_pairs, load_pairs, pair_batch
 from ..evaluation.answering import shorten
+from ..evaluation.reward_accuracy import compare_with_chance, show_accuracies
 from ..objectives.model_with_head import HEAD_FORMAT, ModelWithHead
-from ..objectives.reward import chance_of, reward_batch_loss
+from ..objectives.reward import LABELS, reward_batch_loss
 
-LABELS = ["reward"]  # a head with a single score
-SIGNIFICANCE = 0.01  # how often a coin may do as well as a reward model that counts as better
 SHOWN = 6
 Scores = list[list[float]]  # of the chosen and the rejected reply of each pair
 
@@ -91,7 +85,10 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     # The test: the scores of a few pairs before training, and how often the chosen reply has the higher one.
     shown = tests[:SHOWN]
     run.measure_before(lambda: {"scores": _scores(model, shown)})
-    validate = partial(_validate, model, tests, config.batch_size, run.team)
+
+    def validate() -> dict[str, float]:
+        metrics = evaluate(model, batches_of(tests, config.batch_size, pair_batch), reward_batch_loss, run.team)
+        return {"val_loss": metrics.pop("loss"), **metrics}
 
     # Training: each step raises the scores of chosen replies above those of rejected ones.
     run.prepare(model, config.training)
@@ -104,54 +101,8 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
         _, sentence = compare_with_chance(model, tests, config.out_dir)
         show(f"\n{sentence}")
         if config.data == TASKS:
-            _show_accuracies(model, tests)
+            show_accuracies(model, tests)
         run.report(plot_run(run.out_dir, "Learning what is preferred", "pair", shares=("accuracy",)))
-
-
-# --- for PPO: the reward model of a run -------------------------------------------------------------------------------
-
-
-def checked_reward_model(folder: str, tokenizer: Tokenizer, block_size: int) -> ModelWithHead:
-    """The reward model of a run. Raises if it cannot read the policy's replies, or is not better than chance."""
-    model: ModelWithHead = load_checkpoint(folder, with_optimizer=False, format=HEAD_FORMAT).model
-    if model.labels != LABELS:
-        raise CheckpointError(f"{folder} holds a classifier of {', '.join(model.labels)[:60]}, not a reward model")
-    its_tokenizer = Tokenizer.load(folder)
-    if its_tokenizer.vocab != tokenizer.vocab or its_tokenizer.special_tokens != tokenizer.special_tokens:
-        raise CheckpointError(f"the reward model in {folder} has another tokenizer: train it from the same model")
-    if model.config.block_size < block_size:
-        sizes = f"{model.config.block_size} tokens, and the model to be trained writes up to {block_size}"
-        raise ValueError(f"the reward model in {folder} reads {sizes}: train it from the same model")
-    test = read_preferences(Path(folder) / "data" / "test.jsonl")
-    pairs, _ = encode_pairs(test, ChatTemplate(tokenizer), model.config.block_size)
-    is_better, sentence = compare_with_chance(model, pairs, folder)
-    if not is_better:
-        raise ValueError(sentence)
-    show(f"reward model: {folder}; {sentence}")
-    return model
-
-
-def compare_with_chance(model: ModelWithHead, pairs: Sequence[Pair], folder: str) -> tuple[bool, str]:
-    """Whether the model is better than a coin on held-out pairs, and a sentence that says so.
-
-    It is better if a coin would get as many pairs right in less than 1 % of cases (one-sided binomial test).
-    """
-    right = round(_validate(model, pairs)["accuracy"] * len(pairs))
-    chance = chance_of(right, len(pairs))
-    sentence = f"it gets {right} of {len(pairs)} held-out pairs right; a coin would in {chance:.1g} of cases"
-    if chance < SIGNIFICANCE:
-        return True, sentence
-    return (
-        False,
-        f"the reward model in {folder} is no better than chance: {sentence}; train it longer, or on more pairs",
-    )
-
-
-def _validate(
-    model: ModelWithHead, pairs: Sequence[Pair], batch_size: int = 32, team: Team = ALONE
-) -> dict[str, float]:
-    metrics = evaluate(model, batches_of(pairs, batch_size, pair_batch), reward_batch_loss, team)
-    return {"val_loss": metrics.pop("loss"), **metrics}
 
 
 @no_grad()
@@ -169,12 +120,3 @@ def _show_replies(preferences: Sequence[Preference], before: Scores, after: Scor
         show(f"\n{'':>16} | {shorten(preference.prompt[-1]['content'])}")
         show(f"{old[0]:7.2f} {new[0]:8.2f} | {shorten(preference.chosen)}")
         show(f"{old[1]:7.2f} {new[1]:8.2f} | {shorten(preference.rejected)}")
-
-
-def _show_accuracies(model: ModelWithHead, pairs: Sequence[Pair]) -> None:
-    """Show how often the model is right by what the replies of built-in pairs differ in: pair i in DIFFERENCES[i % 3]."""
-    accuracies = []
-    for i, name in enumerate(DIFFERENCES):
-        accuracy = _validate(model, pairs[i :: len(DIFFERENCES)])["accuracy"]
-        accuracies.append(f"{name}: {accuracy:.0%}")
-    show(f"of those that differ in {', '.join(accuracies)}")

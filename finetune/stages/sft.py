@@ -17,7 +17,6 @@ from typing import Any
 from gpt import LanguageModel, Tokenizer
 from gpt.console import show
 from gpt.settings import Checked, nested, setting
-from gpt.training.data_parallel import ALONE, Team
 from gpt.training.evaluation import evaluate
 from gpt.training.loading import load_model
 from gpt.training.plots import plot_run
@@ -92,9 +91,9 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     _show_what_is_learned(conversations, template.marked(examples[0].messages, examples[0].completion))
     run.explain_columns(COLUMNS)
 
-    # The test, before training and after it: questions of held_out (made with the same seed), as items, which know the
-    # right answer. A third of max_eval_items, because each is asked in the chat template, without it, and in another.
-    # The answers to questions from a file cannot be checked by code: their replies are only shown.
+    # The test, before training and after it: the first questions of held_out again, made from the same seed, as items,
+    # which can check a reply. A third of max_eval_items, because each is asked three times: in the chat template,
+    # without it, and in another. Replies to questions from a file are only shown, because code cannot check them.
     n_items = min(len(held_out), run.max_eval_items // 3)
     items = instruction_tasks("test", n_items, config.seed) if config.data == TASKS else []
     questions = [example.question for example in held_out[:SHOWN]]
@@ -109,8 +108,7 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     # Training: each step makes the assistant's tokens more likely.
     run.prepare(model, config.training)
     model.train()
-    some_items = items[:VALIDATION_ITEMS]
-    validate = partial(validate_answers, model, tokenizer, tests, some_items, config.batch_size, run.team)
+    validate = partial(validate_answers, run, model, tokenizer, tests, items[:VALIDATION_ITEMS])
     train(run, batches, one_step(run, sft_loss), validate)
 
     # The report: the same questions again.
@@ -131,18 +129,17 @@ def load_data(data: str, seed: int) -> tuple[list[Example], list[Example]]:
 
 
 def validate_answers(
+    run: Run,
     model: LanguageModel,
     tokenizer: Tokenizer,
     tests: Sequence[Conversation],
     items: Sequence[TaskItem],
-    batch_size: int,
-    team: Team = ALONE,
 ) -> dict[str, float]:
     """The loss on conversations, and the share of questions, if there are any, that are answered correctly."""
-    metrics = evaluate(model, batches_of(tests, batch_size, collate), sft_loss, team)
+    metrics = evaluate(model, batches_of(tests, run.config.batch_size, collate), sft_loss, run.team)
     metrics = {"val_loss": metrics.pop("loss"), **metrics}
     if items:
-        metrics |= team.once(partial(ask_and_score, model, tokenizer, items))
+        metrics |= run.team.once(partial(ask_and_score, model, tokenizer, items))
     return metrics
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("reward_run")
 SAYS = {  # of runs in runs.py, with {} for the folder of what is given, and {run} for the run's
     "sft": "data: 9 conversations to learn from, 1 to test on ... asked | the word? / ",  # from a JSON array
     "reward, longer": """with a new head: ... data: 90 pairs of replies to learn from, 10 to test on
-        accuracy  how often it scores the preferred reply higher ... 0 | validation loss 0.6 ... 20/20 | loss
+        accuracy  how often it scores the chosen reply higher ... 0 | validation loss 0.6 ... 20/20 | loss
         Held-out pairs, and their scores before and after training ... | Say 90? ... | yes!
         it gets 10 of 10 held-out pairs right; a coin would in 0.001 of cases ... trained 20 steps, 80 pairs,
         python scripts/ppo.py --init-from "{}/chat" --reward-model {run}""",
