@@ -97,7 +97,9 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     tests, _ = encode_texts(test_texts, model.labels, tokenizer, block_size)
     batches = ShuffledBatches(items, config.batch_size, collate, config.seed)
     baseline = majority_baseline([label for _, label in items], [label for _, label in tests])
-    show_data(f"texts of {len(model.labels)} classes", items, tests, cut)
+    show_data(f"texts of {len(model.labels)} classes", items, tests)
+    if cut:
+        show(f"{cut:,} texts are longer than the model's {block_size} tokens: their end is cut off")
     show(f"to beat: {baseline:.1%} accuracy, by always naming the most frequent class")
     run.explain_columns(COLUMNS, "texts")
 

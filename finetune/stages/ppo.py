@@ -138,8 +138,8 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     model = PolicyWithValue(policy).eval()  # without dropout throughout
     run.parts["value_head"] = model.value_head  # saved beside the policy, which is a whole model without it
 
-    # The data: prompts, as tokens, each with its item, which knows the right answer. By it code can tell whether a reply
-    # to a built-in question is right. The reward model does not know it.
+    # The data: prompts, as tokens, each with its item, which knows the right answer to a built-in question. The reward
+    # model does not know it.
     template = ChatTemplate(tokenizer)
     all_prompts = encode_questions(examples, template, block_size, ppo.response_length)
     all_items = [TaskItem.of(example) for example in examples]
