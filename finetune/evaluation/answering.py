@@ -57,9 +57,9 @@ def text_of(tokenizer: Tokenizer, ids: Sequence[int], ended: bool) -> str:
     return tokenizer.decode(ids[:-1] if ended else ids)
 
 
-def replies_of(tokenizer: Tokenizer, replies: Replies) -> list[Reply]:
+def replies_of(tokenizer: Tokenizer, rollout: Replies) -> list[Reply]:
     """The replies of a rollout, as text."""
-    return [Reply(text_of(tokenizer, ids, ended), ended, ids) for ids, ended in zip(replies.ids(), replies.ended)]
+    return [Reply(text_of(tokenizer, ids, ended), ended, ids) for ids, ended in zip(rollout.replies(), rollout.ended)]
 
 
 def ask(

@@ -97,7 +97,7 @@ class Replies:
     mask: np.ndarray
     ended: np.ndarray
 
-    def ids(self) -> list[list[int]]:
+    def replies(self) -> list[list[int]]:
         """The tokens of each reply, a list for each."""
         ends = self.starts + self.mask.sum(axis=1)
         return [self.tokens[row, start:end].tolist() for row, (start, end) in enumerate(zip(self.starts, ends))]

@@ -139,7 +139,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     loss_fn = partial(grpo_batch_loss, config=grpo)
 
     def iteration(drawn: list[Any]) -> tuple[list[Step], dict[str, float]]:
-        repeated = [question for question in drawn[0] for _ in range(G)]
+        repeated = [pair for pair in drawn[0] for _ in range(G)]  # each question with its prompt, G times
         questions, prompts = zip(*repeated)  # (B) each
         with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
             # Roll out: an answer to each prompt. The answers to one question are neighbors.

@@ -45,7 +45,7 @@ def settings(tmp_path, monkeypatch):
 
 def liked(answers):
     """The share of tokens below 60, which are one in five of all, in each answer."""
-    return np.array([np.mean([token < 60 for token in reply]) for reply in answers.ids()])
+    return np.array([np.mean([token < 60 for token in reply]) for reply in answers.replies()])
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_batch_s_loss_is_the_formula_s_answer_by_answer(template, method, beta
     expected = []
     weights = answer_weights(replies.mask.sum(axis=1)[advantages != 0], method, 6)
     for row, weight in zip(np.flatnonzero(advantages), weights, strict=True):
-        prompt, reply = prompts[row // 3], replies.ids()[row]
+        prompt, reply = prompts[row // 3], replies.replies()[row]
         logprobs = []
         for model in (policy, old, reference):
             chosen = log_softmax(model(np.array([[*prompt, *reply]])).data[0, len(prompt) - 1 : -1])
@@ -87,7 +87,7 @@ def test_a_batch_s_loss_is_the_formula_s_answer_by_answer(template, method, beta
         new, before, ref = logprobs
         same = (np.full(len(reply), advantages[row]), np.full(len(reply), weight), method, ref, beta)
         expected.append(grpo_loss(Tensor(new), before, *same).sum().item())
-    assert count == sum(len(replies.ids()[row]) for row in np.flatnonzero(advantages))
+    assert count == sum(len(replies.replies()[row]) for row in np.flatnonzero(advantages))
     assert loss.item() / count == pytest.approx(np.mean(expected), rel=1e-6)
 
 

@@ -38,7 +38,7 @@ def test_replies_are_scored_as_they_were_written(template, written, text, right)
     (reply,) = ask(model, template.tokenizer, [ITEM.question], chat_template(template.tokenizer))
     assert reply == Reply(text, written.endswith("<|im_end|>"), ids)
     assert scores([ITEM], [reply])["exact_match"] == right
-    rollout = SimpleNamespace(ids=lambda: [ids], ended=[reply.ended])
+    rollout = SimpleNamespace(replies=lambda: [ids], ended=[reply.ended])
     assert replies_of(template.tokenizer, rollout) == [reply]
 
 

@@ -36,19 +36,19 @@ def rollout(setting):
 
 def test_replies_follow_their_prompts_and_end(setting, rollout):
     (_, _, _, _, prompts), (r, stop) = setting, rollout
-    for row, reply in enumerate(r.ids()):
+    for row, reply in enumerate(r.replies()):
         n = r.starts[row]
         assert r.tokens[row, :n].tolist() == prompts[row] and r.tokens[row, n : n + len(reply)].tolist() == reply
         assert r.mask[row].sum() == len(reply) <= 6 and r.ended[row] == (reply[-1] in stop)
         assert r.ended[row] or len(reply) == 6
         assert not any(token in stop for token in reply[:-1])
-    assert len({len(reply) for reply in r.ids()}) > 1  # padding plays a part in what follows
+    assert len({len(reply) for reply in r.replies()}) > 1  # padding plays a part in what follows
 
 
 def test_logprobs_values_and_scores_are_those_of_a_reply_alone(setting, rollout):
     _, model, reference, reward_model, prompts = setting
     r, _ = rollout
-    for row, reply in enumerate(r.ids()):
+    for row, reply in enumerate(r.replies()):
         ids = np.array([[*prompts[row], *reply]])
         start, n = len(prompts[row]), len(reply)
         with no_grad():

@@ -313,7 +313,7 @@ def reinforce(scorer: Any, kl_coef: float) -> tuple[Any, list[dict[str, float]]]
         rewards = ppo.token_rewards(rollout.scores - ~rollout.ended, kl, rollout.mask, kl_coef)  # unfinished: 1 less
         advantages, returns = ppo.gae(rewards, rollout.values, rollout.mask)
         advantages = ppo.whiten(advantages, rollout.mask)
-        no = np.mean([tokenizer.decode(ids).startswith("No,") for ids in rollout.ids()])
+        no = np.mean([tokenizer.decode(ids).startswith("No,") for ids in rollout.replies()])
         rounds.append({"score": rollout.scores.mean(), "KL": kl[rollout.mask].sum() / len(kl), "No": float(no)})
         # 3. update: a few steps on these replies
         for minibatch in ppo_batches(rollout, advantages, returns, config, rng):

@@ -158,7 +158,7 @@ def reinforce(
         # 1. answer: G times each question
         prompts, items = zip(*(question for question in questions[first : first + Q] for _ in range(G)))
         rollout = sample_replies(policy, prompts, config.response_length, template.stop_tokens)
-        texts = [text_of(tokenizer, ids, ended) for ids, ended in zip(rollout.ids(), rollout.ended)]
+        texts = [text_of(tokenizer, ids, ended) for ids, ended in zip(rollout.replies(), rollout.ended)]
         # 2. check; 3. compare within each group
         rewards = np.array([float(checker(*answer)) for answer in zip(items, texts, rollout.ended)])
         advantages = group_advantages(rewards.reshape(Q, G)).reshape(-1)
@@ -262,7 +262,7 @@ def smollm2_adds() -> dict[str, Any]:
         questions: list[list[Message]] = [[{"role": "user", "content": f"What is {a} + {b}?"}] for a, b in asked]
         prompts = [chat.encode(question, add_generation_prompt=True)[0] for question in questions]
         rollout = sample_replies(model, prompts, config.response_length, chat.stop_tokens)
-        texts = [words.decode(ids, skip_special_tokens=True) for ids in rollout.ids()]
+        texts = [words.decode(ids, skip_special_tokens=True) for ids in rollout.replies()]
         right = [re.findall(r"\d+", text)[-1:] == [str(a + b)] for text, (a, b) in zip(texts, asked)]
         return rollout, np.array(right, float), texts
 
