@@ -423,16 +423,14 @@ def test_a_step_that_is_not_finite_changes_nothing_there(cuda, number):
 
 
 @pytest.mark.parametrize("first, then", [("cpu", "cuda"), ("cuda", "cpu")])
-def test_a_run_goes_on_on_another_device(tmp_path, cuda, first, then, capsys):
+def test_a_run_goes_on_on_another_device(tmp_path, cuda, first, then):
     quiet = {"eval_interval": 0, "sample_interval": 0}
     begin(tmp_path / "run", {"after_step": ctrl_c_at(5)}, first, **quiet)
     assert load_checkpoint(tmp_path / "run").state["count"] == 5 * 32
-    capsys.readouterr()
     resumed = go_on(tmp_path / "run", then)
-    assert "changed since" in capsys.readouterr().out
     whole = begin(tmp_path / "whole", **quiet)
     assert_same_arrays(resumed, whole, rtol=1e-3, atol=1e-5)
-    assert resumed.count == whole.count
+    assert resumed.state.count == whole.state.count
 
 
 def test_changes_in_place_wait_for_nothing_and_are_noticed(cuda):
