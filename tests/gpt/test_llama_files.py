@@ -169,7 +169,7 @@ def test_what_a_checkpoint_is_of(tmp_path):
     save_checkpoint(tmp_path, model)
     assert_same_weights(model, load_checkpoint(tmp_path).model)
     assert stored_model_type(tmp_path) == "minigrad-llama"
-    with pytest.raises(CheckpointError, match="config.json does not describe a minigrad-gpt, but a minigrad-llama$"):
+    with pytest.raises(CheckpointError, match="config.json does not describe a minigrad-gpt, but a 'minigrad-llama'$"):
         load_checkpoint(tmp_path, format=whole(gpt.GPT))
     save_checkpoint(tmp_path, small_gpt())
     assert isinstance(load_checkpoint(tmp_path).model, gpt.GPT)
