@@ -3,8 +3,8 @@
 Two searches use them. An exercise changes the right formula until it gives a learner's wrong numbers: the change is
 what the learner did. `gradcheck` changes an op's own backward until the gradient is right: the change is the repair.
 
-Most changes are a table of patterns, `RULES`. In a pattern a single letter stands for any expression (the same letter
-twice: the same expression), and `*r`, `**k` for any arguments.
+Most changes are tables of patterns, with a line for each: right => wrong | what is wrong with it. In a pattern a single
+letter stands for any expression (the same letter twice: the same expression), and `*r`, `**k` for any arguments.
 """
 
 from __future__ import annotations
@@ -37,122 +37,131 @@ class Change(NamedTuple):
 STATEMENT, SEVERAL_LINES, CONDITION, OFF_BY_ONE = "statement", "several lines", "condition", "off by one"
 LESS_KEEPDIMS, MORE_KEEPDIMS = "keepdims taken away", "keepdims added"
 
-# --- the table --------------------------------------------------------------------------------------------------------
+# --- the tables -------------------------------------------------------------------------------------------------------
 
-TERMS = [
-    ("a - a.max(*r, **k)", "a", "overflow: the largest of {a} must be subtracted first, {old}"),
-    ("1 - a", "a", "{a} stands where {old} belongs"),
-    ("a + b", "a", "a term is missing: {b}"),
-    ("a + b", "b", "a term is missing: {a}"),
-    ("a + b", "a - b", "the sign of {b} is flipped: it must be added"),
-    ("a + b", "b - a", "the sign of {a} is flipped: it must be added"),
-    ("a + b", "a * b", "{a} and {b} are multiplied: they must be added"),
-    ("a + b", "b + a", "{a} and {b} are joined in the wrong order: {old} is right"),
-    ("a * b + (1 - a) * c", "(1 - a) * b + a * c", "the weights {a} and 1 - {a} are exchanged: {old} is right"),
-    ("a - b", "a", "a term is missing: {b} must be subtracted"),
-    ("a - b", "-b", "a term is missing: {a}"),
-    ("a - b", "b", "{b} stands where {old} belongs"),
-    ("a - b", "a / b", "{a} is divided by {b}: their difference is needed"),
-    ("a - b", "a + b", "the sign of {b} is flipped: it must be subtracted"),
-    ("a - b", "b - a", "the difference is the wrong way around: its operands are exchanged, {old} is right"),
-    ("-a", "a", "the sign is flipped: the minus in front of {a} is missing"),
-]
-FACTORS = [
-    ("a * a", "a", "the square is missing: {a} stands where {a}^2 belongs"),
-    ("a ** 2", "a", "the square is missing: {a} stands where {a}^2 belongs"),
-    ("a ** 2", "np.abs(a)", "the magnitude of {a} stands where its square belongs"),
-    ("a * a", "np.abs(a)", "the magnitude of {a} stands where its square belongs"),
-    ("a ** 2", "2 * a", "2 * {a} stands where the square of {a} belongs"),
-    ("a * b", "a", "a factor is missing: {b}"),
-    ("a * b", "b", "a factor is missing: {a}"),
-    ("a * b", "a / b", "it is divided by {b}: it must be multiplied by it"),
-    ("a * b", "b / a", "it is divided by {a}: it must be multiplied by it"),
-    ("a * b", "a + b", "{a} and {b} are added: they must be multiplied"),
-    ("a / b", "a", "not divided by {b}: the division is missing"),
-    ("a / b", "a * b", "it is multiplied by {b}: it must be divided by it"),
-    ("a / b", "b / a", "the fraction is upside down: {old} is right"),
-    ("1 / a", "a", "{a} stands where {old} belongs"),
-    ("a / b", "a // b", "`//` rounds down: {old} is right"),
-    ("a * (b - c)", "a * b - c", "{c} lacks the factor {a}: {old} is right"),
-    ("a * (b + c)", "a * b + c", "{c} lacks the factor {a}: {old} is right"),
-    ("(a - b) / c", "a - b / c", "{a} is not divided by {c}: {old} is right"),
-    ("(a - b) / c", "a / c - b", "{b} is not divided by {c}: {old} is right"),
-    ("(a + b) / c", "a + b / c", "{a} is not divided by {c}: {old} is right"),
-    ("(a + b) / c", "a / c + b", "{b} is not divided by {c}: {old} is right"),
-    ("a ** b", "a", "the power {b} of {a} is missing"),
-    ("a ** b", "a * b", "{a} is multiplied by {b}: {old} is a power"),
-    ("a ** b", "a ** (b + 1)", "the power of {a} is one too large: {old} is right"),
-    ("a ** b", "a ** (b - 1)", "the power of {a} is one too small: {old} is right"),
-    ("a @ b", "b @ a", "the factors of the matrix product are exchanged: {old} is right"),
-    ("a @ b", "a * b", "element by element where a matrix product belongs: {old}"),
-    ("a @ b", "a.swapaxes(-1, -2) @ b", "{a} is transposed, or a transpose of it is missing: {old} is right"),
-    ("a @ b", "a @ b.swapaxes(-1, -2)", "{b} is transposed, or a transpose of it is missing: {old} is right"),
-    ("a @ b", "(a @ b).swapaxes(-1, -2)", "the matrix product is transposed: {old} is right"),
-    ("a @ b", "b.swapaxes(-1, -2) @ a.swapaxes(-1, -2)", "the matrix product is transposed: {old} is right"),
-]
-TWICE = [
-    ("a + b", "a + b + b", "{b} is added twice"),
-    ("a + b", "a + a + b", "{a} is added twice"),
-    ("a * b", "a * b * b", "the factor {b} is applied twice"),
-    ("a * b", "a * a * b", "the factor {a} is applied twice"),
-    ("a * b", "2 * a * b", "it is counted twice: a factor 2 is too much in {old}"),
-    ("a / b", "a / b / b", "it is divided by {b} twice"),
-]
-CHOICES = [
-    ("np.logaddexp(0, a)", "np.log(1 + np.exp(a))", "overflow: e^x is inf for large x; use {old}"),
-    ("np.logaddexp(0, a)", "-np.log(1 / (1 + np.exp(a)))", "overflow: for large x this is log 0; use {old}"),
-    ("0.5 * (1 + np.tanh(a / 2))", "np.exp(a) / (1 + np.exp(a))", "overflow: inf / inf is nan for large x; use {old}"),
-    ("not a", "a", "the condition {a} is the wrong way around: `not` is missing"),
-    ("~a", "a", "the mask {a} is the wrong way around: `~` is missing"),
-    ("a and b", "a", "the condition {b} is missing"),
-    ("a and b", "b", "the condition {a} is missing"),
-    ("a or b", "a", "the condition {b} is missing"),
-    ("a if b else c", "a", "the case where {b} does not hold is forgotten"),
-    ("a if b else c", "c", "the case where {b} holds is forgotten"),
-    ("np.where(a, b, c)", "np.where(a, c, b)", "the condition {a} is the wrong way around"),
-    ("np.where(a, b, c)", "b", "the condition {a} is ignored: where it does not hold, {c} belongs"),
-    ("np.where(a, b, c)", "c", "the condition {a} is ignored: where it holds, {b} belongs"),
-    ("np.clip(a, b, c)", "a", "the clipping of {a} is missing"),
-    ("np.clip(a, b, c) * d", "np.clip(a * d, b, c)", "the product with {d} is clipped: only {a} must be, {old}"),
-    ("np.clip(a, b, c)", "np.minimum(a, c)", "{a} is clipped from above only: the lower bound {b} is missing"),
-    ("np.clip(a, b, c)", "np.maximum(a, b)", "{a} is clipped from below only: the upper bound {c} is missing"),
-    ("reversed(a)", "a", "the order is wrong: it goes forwards, and must go backwards (reversed)"),
-    ("sorted(a, **k)", "a", "the order is wrong: {a} is not sorted"),
-] + [
-    (f"{f}(a, b)", new, f"{{{lost}}} is missing in {{old}}: the {word} of both is needed")
-    for f, word in (("np.minimum", "smaller"), ("np.maximum", "larger"), ("min", "smaller"), ("max", "larger"))
-    for new, lost in (("a", "b"), ("b", "a"))
-]
-AXES = [
-    ("a.T", "a", "the transpose of {a} is missing"),
-    ("a.swapaxes(-1, -2)", "a", "the transpose of {a} is missing"),
-    ("a.swapaxes(-1, -2)", "a.T", "`.T` of a batch reverses all axes: use {a}.swapaxes(-1, -2)"),
-    ("a.transpose(*r)", "a", "the transpose of {a} is missing: reshape alone mixes its axes"),
-    ("a[1:]", "a[:-1]", "{a} is shifted the wrong way: [1:] leaves out the first, [:-1] the last"),
-    ("a[:-1]", "a[1:]", "{a} is shifted the wrong way: [:-1] leaves out the last, [1:] the first"),
-    ("a[1:]", "a", "{a} is not shifted by one: [1:] leaves out the first"),
-    ("a[:-1]", "a", "the last of {a} must be left out: [:-1]"),
-    ("np.concatenate([a, b], **k)", "np.concatenate([b, a], **k)", "{a} must come before {b}: the order is exchanged"),
-    ("np.concatenate([a, b], **k)", "b", "{a}, what there was so far, is lost: {b} must be appended to it"),
-    ("np.concatenate([a, b], **k)", "a", "{b} is not appended"),
-    ("np.repeat(a, b, **k)", "np.tile(a, b)", "np.tile repeats the whole array, np.repeat each element"),
-]
+USUAL = """
+a - a.max(*r, **k)  => a                   | overflow: the largest of {a} must be subtracted first, {old}
+1 - a               => a                   | {a} stands where {old} belongs
+a + b               => a                   | a term is missing: {b}
+a + b               => b                   | a term is missing: {a}
+a + b               => a - b               | the sign of {b} is flipped: it must be added
+a + b               => b - a               | the sign of {a} is flipped: it must be added
+a + b               => a * b               | {a} and {b} are multiplied: they must be added
+a + b               => b + a               | {a} and {b} are joined in the wrong order: {old} is right
+a * b + (1 - a) * c => (1 - a) * b + a * c | the weights {a} and 1 - {a} are exchanged: {old} is right
+a - b               => a                   | a term is missing: {b} must be subtracted
+a - b               => -b                  | a term is missing: {a}
+a - b               => b                   | {b} stands where {old} belongs
+a - b               => a / b               | {a} is divided by {b}: their difference is needed
+a - b               => a + b               | the sign of {b} is flipped: it must be subtracted
+a - b               => b - a | the difference is the wrong way around: its operands are exchanged, {old} is right
+-a                  => a                   | the sign is flipped: the minus in front of {a} is missing
+
+a * a       => a                                  | the square is missing: {a} stands where {a}^2 belongs
+a ** 2      => a                                  | the square is missing: {a} stands where {a}^2 belongs
+a ** 2      => np.abs(a)                          | the magnitude of {a} stands where its square belongs
+a * a       => np.abs(a)                          | the magnitude of {a} stands where its square belongs
+a ** 2      => 2 * a                              | 2 * {a} stands where the square of {a} belongs
+a * b       => a                                  | a factor is missing: {b}
+a * b       => b                                  | a factor is missing: {a}
+a * b       => a / b                              | it is divided by {b}: it must be multiplied by it
+a * b       => b / a                              | it is divided by {a}: it must be multiplied by it
+a * b       => a + b                              | {a} and {b} are added: they must be multiplied
+a / b       => a                                  | not divided by {b}: the division is missing
+a / b       => a * b                              | it is multiplied by {b}: it must be divided by it
+a / b       => b / a                              | the fraction is upside down: {old} is right
+1 / a       => a                                  | {a} stands where {old} belongs
+a / b       => a // b                             | `//` rounds down: {old} is right
+a * (b - c) => a * b - c                          | {c} lacks the factor {a}: {old} is right
+a * (b + c) => a * b + c                          | {c} lacks the factor {a}: {old} is right
+(a - b) / c => a - b / c                          | {a} is not divided by {c}: {old} is right
+(a - b) / c => a / c - b                          | {b} is not divided by {c}: {old} is right
+(a + b) / c => a + b / c                          | {a} is not divided by {c}: {old} is right
+(a + b) / c => a / c + b                          | {b} is not divided by {c}: {old} is right
+a ** b      => a                                  | the power {b} of {a} is missing
+a ** b      => a * b                              | {a} is multiplied by {b}: {old} is a power
+a ** b      => a ** (b + 1)                       | the power of {a} is one too large: {old} is right
+a ** b      => a ** (b - 1)                       | the power of {a} is one too small: {old} is right
+a @ b       => b @ a                              | the factors of the matrix product are exchanged: {old} is right
+a @ b       => a * b                              | element by element where a matrix product belongs: {old}
+a @ b       => a.swapaxes(-1, -2) @ b             | {a} is transposed, or a transpose of it is missing: {old} is right
+a @ b       => a @ b.swapaxes(-1, -2)             | {b} is transposed, or a transpose of it is missing: {old} is right
+a @ b       => (a @ b).swapaxes(-1, -2)           | the matrix product is transposed: {old} is right
+a @ b       => b.swapaxes(-1, -2) @ a.swapaxes(-1, -2) | the matrix product is transposed: {old} is right
+
+np.logaddexp(0, a)         => np.log(1 + np.exp(a))        | overflow: e^x is inf for large x; use {old}
+np.logaddexp(0, a)         => -np.log(1 / (1 + np.exp(a))) | overflow: for large x this is log 0; use {old}
+0.5 * (1 + np.tanh(a / 2)) => np.exp(a) / (1 + np.exp(a))  | overflow: inf / inf is nan for large x; use {old}
+not a                      => a                            | the condition {a} is the wrong way around: `not` is missing
+~a                         => a                            | the mask {a} is the wrong way around: `~` is missing
+a and b                    => a                            | the condition {b} is missing
+a and b                    => b                            | the condition {a} is missing
+a or b                     => a                            | the condition {b} is missing
+a if b else c              => a                            | the case where {b} does not hold is forgotten
+a if b else c              => c                            | the case where {b} holds is forgotten
+np.where(a, b, c)          => np.where(a, c, b)            | the condition {a} is the wrong way around
+np.where(a, b, c)          => b | the condition {a} is ignored: where it does not hold, {c} belongs
+np.where(a, b, c)          => c                            | the condition {a} is ignored: where it holds, {b} belongs
+np.clip(a, b, c)           => a                            | the clipping of {a} is missing
+np.clip(a, b, c) * d       => np.clip(a * d, b, c)         | the product with {d} is clipped: only {a} must be, {old}
+np.clip(a, b, c)           => np.minimum(a, c) | {a} is clipped from above only: the lower bound {b} is missing
+np.clip(a, b, c)           => np.maximum(a, b) | {a} is clipped from below only: the upper bound {c} is missing
+reversed(a)                => a | the order is wrong: it goes forwards, and must go backwards (reversed)
+sorted(a, **k)             => a                            | the order is wrong: {a} is not sorted
+np.minimum(a, b)           => a                            | {b} is missing in {old}: the smaller of both is needed
+np.minimum(a, b)           => b                            | {a} is missing in {old}: the smaller of both is needed
+np.maximum(a, b)           => a                            | {b} is missing in {old}: the larger of both is needed
+np.maximum(a, b)           => b                            | {a} is missing in {old}: the larger of both is needed
+min(a, b)                  => a                            | {b} is missing in {old}: the smaller of both is needed
+min(a, b)                  => b                            | {a} is missing in {old}: the smaller of both is needed
+max(a, b)                  => a                            | {b} is missing in {old}: the larger of both is needed
+max(a, b)                  => b                            | {a} is missing in {old}: the larger of both is needed
+
+a.T                         => a                           | the transpose of {a} is missing
+a.swapaxes(-1, -2)          => a                           | the transpose of {a} is missing
+a.swapaxes(-1, -2)          => a.T                         | `.T` of a batch reverses all axes: use {a}.swapaxes(-1, -2)
+a.transpose(*r)             => a | the transpose of {a} is missing: reshape alone mixes its axes
+a[1:]                       => a[:-1] | {a} is shifted the wrong way: [1:] leaves out the first, [:-1] the last
+a[:-1]                      => a[1:] | {a} is shifted the wrong way: [:-1] leaves out the last, [1:] the first
+a[1:]                       => a                           | {a} is not shifted by one: [1:] leaves out the first
+a[:-1]                      => a                           | the last of {a} must be left out: [:-1]
+np.concatenate([a, b], **k) => np.concatenate([b, a], **k) | {a} must come before {b}: the order is exchanged
+np.concatenate([a, b], **k) => b | {a}, what there was so far, is lost: {b} must be appended to it
+np.concatenate([a, b], **k) => a                           | {b} is not appended
+np.repeat(a, b, **k)        => np.tile(a, b)               | np.tile repeats the whole array, np.repeat each element
+"""
+TWICE = """
+a + b => a + b + b | {b} is added twice
+a + b => a + a + b | {a} is added twice
+a * b => a * b * b | the factor {b} is applied twice
+a * b => a * a * b | the factor {a} is applied twice
+a * b => 2 * a * b | it is counted twice: a factor 2 is too much in {old}
+a / b => a / b / b | it is divided by {b} twice
+"""
 
 _REDUCTIONS = ("sum", "mean", "max", "min", "var", "prod", "any", "all")
 _WORDS = {"sqrt": "the root", "exp": "the exponential", "log": "the logarithm", "abs": "the magnitude", "tanh": "tanh"}
+# What people write instead of a function.
 _INSTEAD = {
-    "sum": ("mean", "max"), "mean": ("sum", "max"), "max": ("min", "mean", "sum"), "min": ("max",), "var": ("std",),
-    "maximum": ("minimum", "add"), "minimum": ("maximum",), "argmax": ("argmin",), "argmin": ("argmax",),
-    "cos": ("sin",), "sin": ("cos",), "rint": ("trunc", "floor", "ceil"), "tril": ("triu",), "any": ("all",),
-    "all": ("any",), "exp": ("expm1",), "log": ("log2", "log10", "log1p"), "tanh": ("sin", "arctan"),
-    "prod": ("sum",), "zeros": ("ones",), "concatenate": ("stack",), "sqrt": ("square",), "abs": ("square",),
+    "sum": "mean max", "mean": "sum max", "max": "min mean sum", "min": "max", "var": "std", "maximum": "minimum add",
+    "minimum": "maximum", "argmax": "argmin", "argmin": "argmax", "cos": "sin", "sin": "cos",
+    "rint": "trunc floor ceil", "tril": "triu", "any": "all", "all": "any", "exp": "expm1", "log": "log2 log10 log1p",
+    "tanh": "sin arctan", "prod": "sum", "zeros": "ones", "concatenate": "stack", "sqrt": "square", "abs": "square",
 }  # fmt: skip
+
+
+def _lines(table: str) -> Iterator[tuple[str, str, str]]:
+    """(right, wrong, sentence) for each line of a table."""
+    for line in filter(None, table.splitlines()):
+        change, sentence = line.split(" | ")
+        right, wrong = change.split(" => ")
+        yield right.strip(), wrong.strip(), sentence
 
 
 def _of_functions() -> Iterator[tuple[str, str, str]]:
     """Functions left out, exchanged for others, and what stands inside them for what stands outside."""
     for name, others in _INSTEAD.items():
-        for other in others:
+        for other in others.split():
             sentence = f"`{other}` stands where `{name}` belongs, in {{old}}"
             yield f"np.{name}(*r, **k)", f"np.{other}(*r, **k)", sentence
             if name in _REDUCTIONS or name.startswith("arg"):
@@ -205,10 +214,10 @@ def _of_comparisons() -> Iterator[tuple[str, str, str]]:
 
 @functools.cache
 def rules() -> dict[type[ast.AST], list[tuple[ast.expr, ast.expr, str, int]]]:
-    """The table as syntax trees, with their ranks, by the type of what they match."""
+    """The tables as syntax trees, with their ranks, by the type of what they match."""
     found: dict[type[ast.AST], list[tuple[ast.expr, ast.expr, str, int]]] = {}
-    usual = [*TERMS, *FACTORS, *CHOICES, *AXES, *_of_comparisons()]
-    for rank, table in enumerate((usual, [*TWICE, *_of_functions()])):  # these mistakes are rarer
+    usual = [*_lines(USUAL), *_of_comparisons()]
+    for rank, table in enumerate((usual, [*_lines(TWICE), *_of_functions()])):  # these mistakes are rarer
         for old, new, sentence in table:
             pattern = _expression(old)
             found.setdefault(type(pattern), []).append((pattern, _expression(new), sentence, rank))
@@ -232,10 +241,9 @@ def _match(pattern: Any, node: Any, found: dict[str, Any]) -> bool:
         fields = [field for field in pattern._fields if field not in ("ctx", "kind")]
         return all(_match(getattr(pattern, field), getattr(node, field), found) for field in fields)
     if isinstance(pattern, list):
-        for letter, wanted in (("r", ast.Starred), ("k", ast.keyword)):
-            if len(pattern) == 1 and isinstance(pattern[0], wanted) and getattr(pattern[0], "arg", None) is None:
-                found[letter] = node
-                return True
+        if letter := _any_arguments(pattern):
+            found[letter] = node
+            return True
         return len(pattern) == len(node) and all(_match(p, n, found) for p, n in zip(pattern, node, strict=True))
     return bool(pattern == node)
 
@@ -245,13 +253,19 @@ def _filled(template: Any, found: dict[str, Any]) -> Any:
     if isinstance(template, ast.Name) and template.id in found:
         return found[template.id]
     if isinstance(template, list):
-        rest = {ast.Starred: "r", ast.keyword: "k"}
-        if len(template) == 1 and type(template[0]) in rest and getattr(template[0], "arg", None) is None:
-            return found.get(rest[type(template[0])], [])
+        if letter := _any_arguments(template):
+            return found.get(letter, [])
         return [_filled(part, found) for part in template]
     if isinstance(template, ast.AST):
         return type(template)(**{name: _filled(getattr(template, name), found) for name in template._fields})
     return template
+
+
+def _any_arguments(part: list[Any]) -> str:
+    """The letter of a part of a pattern that stands for any arguments: "r" for *r, "k" for **k; "" otherwise."""
+    if len(part) != 1 or getattr(part[0], "arg", None) is not None:  # a keyword with a name
+        return ""
+    return {ast.Starred: "r", ast.keyword: "k"}.get(type(part[0]), "")
 
 
 def same_tree(a: Any, b: Any) -> bool:
@@ -311,11 +325,17 @@ def _changes_of(node: ast.AST, names: list[ast.expr], smooth: bool) -> Iterator[
         minus = ast.UnaryOp(ast.USub(), end)
         yield ast.Slice(minus, None) if node.lower is None else ast.Slice(None, minus), sentence, 0, "slice"
     if isinstance(node, ast.Tuple) and len(node.elts) > 1:
-        for i, j in itertools.combinations(range(len(node.elts)), 2):
-            parts = list(node.elts)
-            parts[i], parts[j] = parts[j], parts[i]
-            sentence = f"{in_words(parts[j])} and {in_words(parts[i])} are exchanged: {in_words(node)} is the order"
+        for parts, one, other in _exchanges(node.elts):
+            sentence = f"{in_words(one)} and {in_words(other)} are exchanged: {in_words(node)} is the order"
             yield ast.Tuple(parts, ast.Load()), sentence, 0, ""
+
+
+def _exchanges(nodes: list[ast.expr]) -> Iterator[tuple[list[ast.expr], ast.expr, ast.expr]]:
+    """The list with two of its expressions exchanged, and these two, for every two of them."""
+    for i, j in itertools.combinations(range(len(nodes)), 2):
+        exchanged = list(nodes)
+        exchanged[i], exchanged[j] = nodes[j], nodes[i]
+        yield exchanged, nodes[i], nodes[j]
 
 
 def _of_axes(node: ast.Call) -> Iterator[New]:
@@ -345,9 +365,7 @@ def _of_axes(node: ast.Call) -> Iterator[New]:
         sentence = "the variance divides by n - 1: it must divide by n (ddof=0)"
         yield with_keywords(ddof=ast.Constant(1)), sentence, 0, "ddof"
     if name in ("transpose", "reshape") and isinstance(node.func, ast.Attribute) and 1 < len(node.args) < 6:
-        for i, j in itertools.combinations(range(len(node.args)), 2):
-            arguments = list(node.args)
-            arguments[i], arguments[j] = arguments[j], arguments[i]
+        for arguments, _, _ in _exchanges(node.args):
             new = ast.Call(node.func, arguments, node.keywords)
             yield new, f"two axes are exchanged in `{name}`: {in_words(node)} is right, not {in_words(new)}", 0, ""
 
@@ -388,12 +406,12 @@ def _sites(parent: ast.AST, statement: ast.stmt | None = None) -> Iterator[_Site
 
 
 def _changes_of_statement(site: _Site) -> Iterator[New]:
-    node, words = site.get(), in_words(site.get()).splitlines()[0].rstrip("`") + "`"
+    node, words = site.get(), _first_line(site.get())
     if isinstance(node, ast.AugAssign):
         sentence = "accumulation overwritten: = where += belongs, so only the last one counts and nothing adds up"
         yield ast.Assign([node.target], node.value, lineno=0), sentence, 0, STATEMENT
-        opposite: ast.operator = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
-        yield ast.AugAssign(node.target, opposite, node.value), f"the sign is flipped in {words}", 0, STATEMENT
+        opposite = ast.Sub if isinstance(node.op, ast.Add) else ast.Add
+        yield ast.AugAssign(node.target, opposite(), node.value), f"the sign is flipped in {words}", 0, STATEMENT
     found: dict[str, Any] = {}
     if isinstance(node, ast.Expr) and _match(_expression("np.add.at(a, b, c)"), node.value, found):
         target = ast.Subscript(found["a"], found["b"], ast.Store())
@@ -416,8 +434,12 @@ def _changes_of_statement(site: _Site) -> Iterator[New]:
         yield once, "it stops after one round", 1, SEVERAL_LINES
     body = site.holder
     if site.key + 1 < len(body) and not isinstance(body[site.key + 1], ast.Return):
-        following = in_words(body[site.key + 1]).splitlines()[0].rstrip("`") + "`"
+        following = _first_line(body[site.key + 1])
         yield None, f"the order of the steps is wrong: {words} must come before {following}", 2, SEVERAL_LINES
+
+
+def _first_line(statement: ast.stmt) -> str:
+    return in_words(statement).splitlines()[0].rstrip("`") + "`"
 
 
 def target_of(statement: ast.stmt) -> str:
