@@ -41,7 +41,7 @@ def component_of(name: str) -> str:
     """
     parts = {".wte.": "token embedding", ".wpe.": "position embedding", ".embed_tokens.": "token embedding"}
     parts |= {"_norm.": "RMS norms", "attn.": "attention", ".mlp.": "MLP", ".ln_": "layer norms", "norm.": "RMS norms"}
-    parts |= {"lm_head.": "output layer"}
+    parts["lm_head."] = "output layer"
     for part, component in parts.items():
         if part in f".{name}":
             return component
@@ -270,7 +270,7 @@ def nf4_bits(group_size: int = 64, double_quant: bool = True) -> float:
     return 4 + (8 / group_size + 32 / (256 * group_size) if double_quant else 32 / group_size)
 
 
-def qlora_memory(base_bytes: float, adapter: int, numbers: str = "float32", moments: str = "float32") -> dict[str, int]:
+def qlora_memory(base_bytes: float, adapter: int, numbers: str = "float32") -> dict[str, int]:
     """Bytes that QLoRA training holds all the time: the frozen base, and everything that Adam needs for the adapters.
 
     With 7 billion weights in NF4 and bfloat16 adapters of rank 16 on every layer this is 4 GB. Full fine-tuning needs
@@ -281,7 +281,7 @@ def qlora_memory(base_bytes: float, adapter: int, numbers: str = "float32", mome
     >>> f"{adapter:,} numbers, {sum(memory.values()) / 1e9:.1f} GB, {84e9 / sum(memory.values()):.0f} times less"
     '33,554,432 numbers, 4.0 GB, 21 times less'
     """
-    memory = training_memory(adapter, weights=numbers, gradients=numbers, moments=moments)
+    memory = training_memory(adapter, weights=numbers, gradients=numbers)
     return {**memory, "weights": math.ceil(base_bytes) + memory["weights"]}
 
 

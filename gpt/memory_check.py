@@ -25,10 +25,8 @@ def machine_memory() -> int:
 
 def peak_memory() -> int:
     """The most memory that this process has had, in bytes; 0 where the system does not tell."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+    if peak := _bytes_in(Path("/proc/self/status"), "VmHWM"):
+        return peak
     try:
         import resource
     except ImportError:  # Windows, and a browser
@@ -38,6 +36,10 @@ def peak_memory() -> int:
 
 def private_memory() -> int:
     """The memory that only this process has, in bytes; 0 where the system does not tell."""
-    path = Path("/proc/self/smaps_rollup")
+    return _bytes_in(Path("/proc/self/smaps_rollup"), "Private")
+
+
+def _bytes_in(path: Path, name: str) -> int:
+    """The sum of the lines of a file of Linux that begin with this name, "VmHWM:  1234 kB"; 0 if there is no file."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private"))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))

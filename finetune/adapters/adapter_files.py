@@ -133,7 +133,8 @@ def load_adapter(model: nn.Module, folder: StrPath, check_base: bool = True) -> 
             present = (*present, *tied_partners(model, present))
         config = dataclasses.replace(config, modules_to_save=present)
         with errors_at(f"the adapter in {folder} does not fit this model", AdapterError, (AdapterError,)):
-            adapted = _adapted_layers(model, config, file)
+            whole = _parameters(model, config.modules_to_save)
+            adapted = _adapted_layers(model, config, file, whole)
             _check_none_is_missing(model, settings, adapted)
             expected = file.metadata.get(BASE_SHA256)
             if check_base and expected and expected != base_fingerprint(model, config.modules_to_save):
@@ -144,22 +145,22 @@ def load_adapter(model: nn.Module, folder: StrPath, check_base: bool = True) -> 
         for name, layer in layers.items():
             _write(layer.lora_A, _finite(file, PREFIX + name + A))
             _write(layer.lora_B, _finite(file, PREFIX + name + B))
-        learned = _read_whole(model, config, file)
+        learned = _read_whole(file, whole)
     attach(model, layers)
-    parameters = _parameters(model, config.modules_to_save)
     for name, array in learned.items():
-        _write(parameters[name], array)
+        _write(whole[name], array)
     return config
 
 
-def _adapted_layers(model: nn.Module, config: LoRAConfig, file: SafetensorsFile) -> list[str]:
+def _adapted_layers(
+    model: nn.Module, config: LoRAConfig, file: SafetensorsFile, whole: dict[str, nn.Parameter]
+) -> list[str]:
     """The names of the layers that the file has A and B for; raises AdapterError unless every tensor has its place.
 
-    The tensors' names decide, not target_modules: that may be a regular expression, and a stranger's could run
-    forever.
+    whole: the parameters of the modules that were trained as a whole. The tensors' names decide, not target_modules:
+    that may be a regular expression, and a stranger's could run forever.
     """
     modules, shapes = dict(model.named_modules()), file.shapes
-    whole = _parameters(model, config.modules_to_save)
     places = {PREFIX + name: as_stored(name, parameter.data).shape for name, parameter in whole.items()}
     adapted = [key[len(PREFIX) : -len(A)] for key in shapes if key.startswith(PREFIX) and key.endswith(A)]
     for name in adapted:
@@ -190,9 +191,8 @@ def _check_none_is_missing(model: nn.Module, settings: dict[str, Any], adapted: 
             raise AdapterError(f"it has nothing for {name}, which is in its target_modules")
 
 
-def _read_whole(model: nn.Module, config: LoRAConfig, file: SafetensorsFile) -> dict[str, np.ndarray]:
-    """The parameters of the modules that were trained as a whole, in our layout."""
-    parameters = _parameters(model, config.modules_to_save)
+def _read_whole(file: SafetensorsFile, parameters: dict[str, nn.Parameter]) -> dict[str, np.ndarray]:
+    """The arrays of the modules that were trained as a whole, in our layout, by the names of their parameters."""
     arrays = {name: as_stored(name, _finite(file, PREFIX + name)) for name in parameters}
     first: dict[int, str] = {}
     for name, parameter in parameters.items():

@@ -190,7 +190,7 @@ class LoRASlices(LoRALinear):
         """
         third = self.out_features // len(SLICES)
         columns = []
-        for B, name in zip(F.split(self.lora_B, third), self.slices, strict=True):  # each (out/3, r)
+        for B, name in zip(F.split(self.lora_B, third), self.slices):  # each (out/3, r)
             above = SLICES.index(name) * third
             columns.append(F.pad(B, (0, 0, above, self.out_features - above - third)))  # (out, r)
         return columns[0] if len(columns) == 1 else F.cat(columns, dim=1)  # (out, n r)

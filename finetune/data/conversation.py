@@ -106,12 +106,11 @@ class Conversation:
         """
         block = self.model.config.block_size
         limit = block - min(max_new_tokens, block // 2)
-        kept = messages
+        kept, allowed = messages, limit
         prompt, _ = self.template.encode(kept, add_generation_prompt=True)
-        if len(prompt) > limit:
-            while len(prompt) > 3 * limit // 4 and (shorter := without_oldest_turn(kept)) is not None:
-                kept = shorter
-                prompt, _ = self.template.encode(kept, add_generation_prompt=True)
+        while len(prompt) > allowed and (shorter := without_oldest_turn(kept)) is not None:
+            kept, allowed = shorter, 3 * limit // 4
+            prompt, _ = self.template.encode(kept, add_generation_prompt=True)
         if len(prompt) > limit:
             room = f"The model reads {block}, and {block - limit} of them are kept for the answer"
             raise ValueError(f"that is too long: {len(prompt)} tokens with the template. {room}")

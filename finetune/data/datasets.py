@@ -50,10 +50,11 @@ READ = {*OTHER_FIELDS, *(field for fields in FORMATS.values() for field in field
 ROLE_NAMES = {"human": "user", "gpt": "assistant", "observation": "tool", "developer": "system"}
 
 
+@dataclasses.dataclass(frozen=True)
 class Item:
     """Something to learn from. `place`: the file and line that it comes from, for error messages."""
 
-    place: str
+    place: str = dataclasses.field(default="", compare=False, kw_only=True)
 
     def as_json(self) -> dict[str, Any]:
         """The item's fields, as the functions below read them from a line."""
@@ -69,7 +70,6 @@ class Example(Item):
     """
 
     messages: list[Message]
-    place: str = dataclasses.field(default="", compare=False)
     completion: int | None = None
 
     @property
@@ -94,7 +94,6 @@ class Preference(Item):
     prompt: list[Message]
     chosen: str
     rejected: str
-    place: str = dataclasses.field(default="", compare=False)
     ref_chosen_logps: float | None = None
     ref_rejected_logps: float | None = None
 
@@ -105,7 +104,6 @@ class Labelled(Item):
 
     text: str
     label: str
-    place: str = dataclasses.field(default="", compare=False)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -138,13 +136,13 @@ def write_jsonl(path: StrPath, items: Iterable[Item]) -> None:
     write_json_lines(path, (item.as_json() for item in items))
 
 
-def _read_items(path: StrPath, rows: Iterable[tuple[str, Row]], parse: Callable[[Row, str], AnItem]) -> list[AnItem]:
-    """The items of rows, which come with their places: parse(row, place). Shows which fields are not read."""
+def _read_items(path: StrPath, rows: Iterable[tuple[str, Row]], parse: Callable[[Row], AnItem]) -> list[AnItem]:
+    """The items of rows, which come with their places: parse(row). Shows which fields are not read."""
     items = []
     ignored: dict[str, None] = {}
     for place, row in rows:
         with errors_at(place):
-            items.append(parse(row, place))
+            items.append(dataclasses.replace(parse(row), place=place))
         ignored |= dict.fromkeys(name for name in row if name not in READ)
     if ignored:
         show(f"{path}: fields that are not read: {_names(ignored)}")
@@ -160,7 +158,7 @@ def _format(row: Row) -> str:
     raise ValueError(f"expected the fields {known}; got {_names(row)}")
 
 
-def _conversation(row: Row, place: str) -> Example:
+def _conversation(row: Row) -> Example:
     kind, completion = _format(row), None
     if kind in ("messages", "conversations"):
         messages = _checked(row[kind])
@@ -180,16 +178,16 @@ def _conversation(row: Row, place: str) -> Example:
         raise ValueError("before the assistant's last message there must be one of the user's: what it answers")
     if not messages[-1]["content"].strip():
         raise ValueError("the assistant's last message is empty: there is nothing to learn from")
-    return Example(messages, place, completion)
+    return Example(messages, completion)
 
 
-def _preference(row: Row, place: str) -> Preference:
+def _preference(row: Row) -> Preference:
     prompt = _as_messages(row, "prompt", "user")
     check_messages(prompt)
     chosen, rejected = _reply(row, "chosen", prompt), _reply(row, "rejected", prompt)
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same: there is nothing to prefer")
-    return Preference(prompt, chosen, rejected, place, row.get("ref_chosen_logps"), row.get("ref_rejected_logps"))
+    return Preference(prompt, chosen, rejected, row.get("ref_chosen_logps"), row.get("ref_rejected_logps"))
 
 
 def _reply(row: Row, field: str, prompt: list[Message]) -> str:
@@ -203,14 +201,14 @@ def _reply(row: Row, field: str, prompt: list[Message]) -> str:
     return messages[0]["content"]
 
 
-def _labelled(row: Row, place: str) -> Labelled:
+def _labelled(row: Row) -> Labelled:
     if type(row.get("label")) is int:  # not a bool, which is an int as well
         row = {**row, "label": str(row["label"])}
     text, label = _text(row, "text"), _text(row, "label")
     for field in ("text", "label"):
         if not row[field].strip():
             raise ValueError(f"{field} is empty")
-    return Labelled(text, label, place)
+    return Labelled(text, label)
 
 
 def _as_messages(row: Row, field: str, role: str) -> list[Message]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -49,11 +50,14 @@ def score_answers(items: Sequence[Chain], answers: Sequence[Sequence[str]]) -> d
     return {name: float(value) for name, value in scores.items()}
 
 
+@dataclasses.dataclass(frozen=True)
 class Exam:
     """Asks a model questions, and scores its answers. An answer that is cut off counts as wrong."""
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, response_length: int, items: Sequence[Chain]):
-        self.model, self.tokenizer, self.response_length, self.items = model, tokenizer, response_length, items
+    model: LanguageModel
+    tokenizer: Tokenizer
+    response_length: int
+    items: Sequence[Chain]
 
     def measure(self) -> dict[str, dict[str, Any]]:
         """The scores on all questions, and the most likely answers to the first ones."""

@@ -31,7 +31,7 @@ from gpt.files import StrPath, errors_at, shortened
 from minigrad import Tensor, no_grad
 from minigrad.nn.module import evaluating
 
-from ..data.datasets import read_rows
+from ..data.datasets import batches_of, read_rows
 
 TOKENS_AT_ONCE = 4096  # in the texts that are read together
 
@@ -94,7 +94,7 @@ def exam_scores(
     encoded.sort(key=lambda item: len(item[0]), reverse=True)  # similar lengths together, the longest first
     at_once = max(TOKENS_AT_ONCE // len(encoded[0][0]), 1)
     with evaluating(model), progress_bar(len(encoded), "reading", "choice") as bar:
-        for part in (encoded[start : start + at_once] for start in range(0, len(encoded), at_once)):
+        for part in batches_of(encoded, at_once, list):
             texts = list(dict.fromkeys(tuple(ids[:-1]) for ids, *_ in part))  # one for all choices of a single token
             width = len(texts[0])
             padded = [[*text, *[0] * (width - len(text))] for text in texts]  # on the right: no token sees a later one

@@ -23,7 +23,6 @@ import numpy as np
 
 from gpt import Tokenizer, load_checkpoint, save_checkpoint
 from gpt.files import StrPath
-from gpt.model.config import Settings
 from gpt.model.language_model import LanguageModel, architecture_of, from_settings, to_settings
 from gpt.training.checkpoint import ModelFormat, Shapes
 from gpt.training.run_folder import new_folder
@@ -59,17 +58,13 @@ def load_quantized(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
 
 
 def _build(settings: dict[str, Any], shapes: Shapes) -> LanguageModel:
+    """A quantized model with these settings, whose arrays are set later."""
     config = QuantizationConfig.from_dict(settings.pop("quantization_config", None))
     of_model, stored = from_settings(settings), sum(math.prod(shape) for shape in shapes.values())
     if of_model.num_parameters() > 2 * stored:  # before memory is allocated; a byte holds at most two numbers
         raise ValueError(f"it is one of {of_model.num_parameters():,} numbers, but only {stored:,} are stored")
-    return _empty(of_model, config)
-
-
-def _empty(settings: Settings, config: QuantizationConfig) -> LanguageModel:
-    """A quantized model of this shape, whose arrays are set later."""
     with nn.init.skipped():
-        model = architecture_of(settings)(settings)
+        model = architecture_of(of_model)(of_model)
     if config.embedding:
         put_quantized(model, model.names.embedding, _blank(model.embedding.weight.shape, EMBEDDING))
     for name in [f"{block}.{layer}" for block in model.part_names() for layer in model.names.layers]:

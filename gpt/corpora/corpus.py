@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ..files import StrPath, atomic_write, cache_folder, read_text
+from ..files import StrPath, atomic_write, cache_folder, read_text, sha256_of
 from .python_corpus import english_text, python_code
 from .stories import stories
 
@@ -75,7 +75,7 @@ def download(url: str, path: Path, sha256: str) -> Path:
     Raises ConnectionError if the network or the server fails, and ValueError if the file does not have the expected
     SHA-256; then nothing is kept.
     """
-    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+    if path.is_file() and sha256_of(path) == sha256:
         return path
     import urllib.request  # only here: loading it takes 20 ms, and most runs download nothing
     from http.client import HTTPException

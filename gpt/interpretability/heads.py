@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -74,11 +75,12 @@ def ablated(
     return hooked(model, changes)
 
 
+@dataclasses.dataclass
 class _Without:
     """A hook of W_O: compute it again, with zeros where these heads are in its input (B, T, H D)."""
 
-    def __init__(self, off: list[int], n_head: int):
-        self.off, self.n_head = off, n_head
+    off: list[int]
+    n_head: int
 
     def __call__(self, module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
         # It starts again from the input, so it also leaves out what the other hooks of this kind leave out.

@@ -69,7 +69,7 @@ def generate(
     new: list[list[int]] = [[] for _ in ids]
     with closing(stream(model, ids, max_new_tokens, sampling, seed, stop_tokens, real, use_cache)) as steps:
         for tokens in steps:
-            for row, token in zip(new, tokens, strict=True):
+            for row, token in zip(new, tokens):
                 row += [token] if token >= 0 else []
             if on_token is not None:
                 on_token(tokens)
@@ -189,7 +189,7 @@ class TextSoFar:
 
     def __init__(self, model: LanguageModel, ids: Array, real: Array, room: int, memory: Memory | None = None):
         self.model, self.block = model, model.config.block_size  # the model can read `block` tokens at once
-        self.seen = [set(row[is_real].tolist()) for row, is_real in zip(ids, real, strict=True)]
+        self.seen = [set(row[is_real].tolist()) for row, is_real in zip(ids, real)]
         # The context, (B, T): the tokens, and the mask that is False on padding. The first `read` are in the cache.
         self.ids, self.real, self.read = ids[:, -self.block :], real[:, -self.block :], 0
         self.decode = decoding.forward_for(model)  # a faster forward pass for a few new tokens, or None
@@ -204,7 +204,7 @@ class TextSoFar:
 
     def append(self, tokens: list[int]) -> None:
         """Add a token to each sequence. A sequence that fills the context forgets its older half."""
-        for seen, token in zip(self.seen, tokens, strict=True):
+        for seen, token in zip(self.seen, tokens):
             seen.add(token)
         if self.ids.shape[1] == self.block and self.model.new_cache is None:
             # There is no column left. A row that fills the block keeps its newer half, which includes the token that

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any, Self
 
 from ..settings import Checked, from_json, setting
 
+size = functools.partial(setting, range=">= 1")  # a setting that counts something
 INIT_STD = 0.02  # the standard deviation of weights at first
 GPT2_VOCAB_SIZE = 50257
 
@@ -45,9 +47,10 @@ class Settings(Checked):
         """
         return sum(self.parameters().values())
 
-    def _check_heads(self, n_embd: int, n_head: int) -> None:
-        if n_embd % n_head:
-            raise ValueError(f"n_embd {n_embd} cannot be divided among {n_head} heads; choose a multiple of n_head")
+    def _check_heads(self) -> None:
+        if self.n_embd % self.n_head:
+            shared = f"n_embd {self.n_embd} cannot be divided among {self.n_head} heads"
+            raise ValueError(f"{shared}; choose a multiple of n_head")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,22 +65,22 @@ class GPTConfig(Settings):
     activation function between its two layers; None: 4 C. tied: is the output layer the token embedding?
     """
 
-    vocab_size: int = setting(GPT2_VOCAB_SIZE, range=">= 1")
-    block_size: int = setting(1024, "context length in tokens", ">= 1")
-    n_layer: int = setting(12, "number of blocks", ">= 1")
-    n_head: int = setting(12, "number of attention heads", ">= 1")
-    n_embd: int = setting(768, "width: numbers per token", ">= 1")
+    vocab_size: int = size(GPT2_VOCAB_SIZE)
+    block_size: int = size(1024, "context length in tokens")
+    n_layer: int = size(12, "number of blocks")
+    n_head: int = size(12, "number of attention heads")
+    n_embd: int = size(768, "width: numbers per token")
     dropout: float = setting(0.0, "dropout probability of a GPT, in training only", "in [0, 1)")
     norm: str = setting("pre", choices=("pre", "post"))
     positions: str = setting("learned", choices=("learned", "sinusoidal"))
     layer_norm_epsilon: float = setting(1e-5, range=">= 0")
-    n_inner: int = setting(None, range=">= 1")  # __post_init__ puts a number in the place of None
+    n_inner: int = size(None)  # __post_init__ puts a number in the place of None
     activation: str = setting("gelu_tanh", choices=("gelu_tanh", "gelu", "relu", "silu"))
     tied: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_heads(self.n_embd, self.n_head)
+        self._check_heads()
         if self.n_inner is None:
             object.__setattr__(self, "n_inner", 4 * self.n_embd)
 
@@ -168,17 +171,17 @@ class LlamaConfig(Settings):
     Raises ValueError for numbers that make no model.
     """
 
-    vocab_size: int = setting(49152, range=">= 1")
-    block_size: int = setting(8192, range=">= 1")
-    n_layer: int = setting(30, range=">= 1")
-    n_head: int = setting(9, range=">= 1")
-    n_kv_head: int = setting(3, range=">= 1")
-    n_embd: int = setting(576, range=">= 1")
-    n_inner: int = setting(None, range=">= 1")  # __post_init__ puts a number in the place of None
+    vocab_size: int = size(49152)
+    block_size: int = size(8192)
+    n_layer: int = size(30)
+    n_head: int = size(9)
+    n_kv_head: int = size(3)
+    n_embd: int = size(576)
+    n_inner: int = size(None)  # __post_init__ puts a number in the place of None
     rope_theta: float = setting(100000.0, range="> 0")
     rms_norm_epsilon: float = setting(1e-5, range=">= 0")
     tied: bool = True
-    head_size: int = setting(None, range=">= 1")  # __post_init__ puts a number in the place of None
+    head_size: int = size(None)  # __post_init__ puts a number in the place of None
     rope_scaling: RopeScaling | None = None
     qkv_bias: bool = False
     qk_norm: bool = False
@@ -188,7 +191,7 @@ class LlamaConfig(Settings):
         if self.n_inner is None:
             object.__setattr__(self, "n_inner", 64 * math.ceil(self.n_embd / 24))
         if self.head_size is None:
-            self._check_heads(self.n_embd, self.n_head)
+            self._check_heads()
             object.__setattr__(self, "head_size", self.n_embd // self.n_head)
         if isinstance(self.rope_scaling, dict):  # from JSON
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))

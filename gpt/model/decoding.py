@@ -96,15 +96,13 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 def layer_norm(x: np.ndarray, norm: nn.LayerNorm) -> np.ndarray:
-    x = x - np.add.reduce(x, axis=-1, keepdims=True) / x.shape[-1]
-    x /= np.sqrt(np.vecdot(x, x)[..., None] / x.shape[-1] + norm.eps)
-    x *= norm.weight.data
+    x = rms_norm(x - np.add.reduce(x, axis=-1, keepdims=True) / x.shape[-1], norm)
     if norm.bias is not None:
         x += norm.bias.data
     return x
 
 
-def rms_norm(x: np.ndarray, norm: nn.RMSNorm) -> np.ndarray:
+def rms_norm(x: np.ndarray, norm: nn.RMSNorm | nn.LayerNorm) -> np.ndarray:
     x = x / np.sqrt(np.vecdot(x, x)[..., None] / x.shape[-1] + norm.eps)
     x *= norm.weight.data
     return x

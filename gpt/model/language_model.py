@@ -35,8 +35,8 @@ Ids: TypeAlias = Tensor | Array | Sequence[int | Sequence[int] | Array]  # (B, T
 class LanguageModel(StructuredModel):
     """A body and `lm_head`. `model(ids)` gives the logits of the next token at every position.
 
-    Subclasses set `config` and `lm_head`, define `hidden_states` and `forward`, and declare: model_type, the
-    architecture's name in Hugging Face's config.json; family, its name in ours; config_class; names, of its parts.
+    Subclasses set `config`, their body and `lm_head`, and declare: model_type, the architecture's name in Hugging
+    Face's config.json; family, its name in ours; config_class; names, of its parts.
     """
 
     model_type: ClassVar[str]
@@ -47,6 +47,10 @@ class LanguageModel(StructuredModel):
     def __init__(self, config: Settings):
         raise TypeError(f"{type(self).__name__} must define __init__(config)")
 
+    def forward(self, ids: Ids, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
+        """ids (B, T) -> logits (B, T, V): logits[:, t] score every token as the one at t + 1."""
+        return self.lm_head(self.hidden_states(ids, cache, attention_mask))
+
     def hidden_states(self, ids: Ids, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
         """The output of the body, which the head reads: ids (B, T), or (T) for one sequence, -> (B, T, C).
 
@@ -54,7 +58,8 @@ class LanguageModel(StructuredModel):
         (B, tokens so far): 0 is padding. Raises what `checked` raises, and ValueError for more tokens than the block
         size.
         """
-        raise TypeError(f"{type(self).__name__} must define hidden_states(ids, cache, attention_mask)")
+        ids, attention_mask = self.checked(ids, attention_mask)
+        return self.body(ids, cache, attention_mask)
 
     def loss(self, ids: Ids, targets: Ids, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
         """Cross-entropy of targets (B, T) in nats per token, without targets equal to `ignore_index`.

@@ -33,15 +33,13 @@ C / H), I inner channels, V vocabulary. Parameters carry Hugging Face's names:
 
 from __future__ import annotations
 
-from typing import Any
-
 import minigrad.functional as F
 from minigrad import Tensor, nn
 from minigrad.backend import Array, module_of
 
 from .config import LlamaConfig, RopeScaling
 from .kv_cache import KVCache
-from .language_model import Ids, LanguageModel, init_weights
+from .language_model import LanguageModel, init_weights
 from .positions import positions_and_mask, slowed
 from .structure import Names, SharedInput
 
@@ -190,7 +188,7 @@ class LlamaTransformer(nn.Module):
 
 
 class Llama(LanguageModel):
-    """A transformer and its language-model head, which computes logits from hidden states; used like `GPT`."""
+    """A transformer and its language-model head; used like `GPT`, and with the same `forward` and `hidden_states`."""
 
     def __init__(self, config: LlamaConfig):
         self.config: LlamaConfig = config
@@ -200,15 +198,6 @@ class Llama(LanguageModel):
         if config.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
         init_weights(self, residual_projections=("o_proj.weight", "down_proj.weight"))
-
-    def forward(self, ids: Ids, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
-        """ids (B, T) -> logits (B, T, V): logits[:, t] score every token as the one at t + 1."""
-        return self.lm_head(self.hidden_states(ids, cache, attention_mask))
-
-    def hidden_states(self, ids: Ids, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
-        """ids (B, T) -> hidden states (B, T, C), the input of the head."""
-        ids, attention_mask = self.checked(ids, attention_mask)
-        return self.model(ids, cache, attention_mask)
 
     # As in `GPT`: names for code that loads the model, looks into it or changes it from outside (structure.py).
     model_type = family = "llama"

@@ -63,7 +63,7 @@ class MixtureOfExperts(nn.Module):
         counts = xp.bincount(chosen.reshape(-1).astype("intp", copy=False), minlength=len(self.experts))  # (E)
         self.counts = to_numpy(counts)
         parts = F.split(rows[order // self.top_k], self.counts.tolist())
-        done = F.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])  # (N k, C)
+        done = F.cat([expert(part) for expert, part in zip(self.experts, parts)])  # (N k, C)
         done = done[xp.argsort(order)].reshape(*chosen.shape, -1)  # (N, k, C): back in the order of the tokens
 
         f = counts.astype(x.dtype) / max(chosen.size, 1)  # (E)

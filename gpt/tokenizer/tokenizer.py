@@ -30,7 +30,7 @@ from .pre_tokenization import (
     split_words,
     without_surrogates,
 )
-from .vocabulary import ENDOFTEXT, Vocabulary, assemble, check_merges, check_tokens, visible
+from .vocabulary import ENDOFTEXT, Around, Vocabulary, assemble, check_merges, check_tokens, visible
 from .vocabulary_files import merges_of, read_vocabulary, vocabulary_of_gguf, write_vocabulary
 
 if TYPE_CHECKING:  # loaded when it is needed: a tokenizer works without it, only slower
@@ -80,7 +80,7 @@ class Tokenizer:
         pattern: str = "gpt2",
         chat_template: str | None = None,
         roles: Mapping[str, str] | None = None,
-        around: tuple[tuple[str, ...], tuple[str, ...]] = ((), ()),
+        around: Around = ((), ()),
         ignore_merges: bool = False,
     ) -> None:
         if pattern not in PATTERNS:

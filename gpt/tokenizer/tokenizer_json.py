@@ -13,7 +13,7 @@ from typing import Any
 
 from ..file_checks import check_settings, check_unused
 from .pre_tokenization import NORMALIZED, PATTERNS
-from .vocabulary import Vocabulary, assemble, check_added_token, visible
+from .vocabulary import Around, Vocabulary, assemble, check_added_token, visible
 
 # How a pre-tokenizer cuts a text into words: by GPT-2's pattern; and before that, each digit by itself; or by a pattern
 # that the file spells out.
@@ -29,6 +29,8 @@ for _name in ("llama3", "qwen2"):
 # What makes `tokenizers` merge otherwise than by the list of merges alone, or cut off and fill up the result.
 _UNKNOWN_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 _UNKNOWN_STEPS = ("truncation", "padding")
+# The options of a special token that we write.
+FLAGS = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
 
 
 def parse_tokenizer_json(content: dict[str, Any], added: Mapping[str, int], roles: Mapping[str, Any]) -> Vocabulary:
@@ -63,7 +65,7 @@ def _pattern(pre_tokenizer: Any, normalizer: Any) -> str:
     raise ValueError(f"its pre-tokenizer is {pre_tokenizer!r:.160}; supported here: {names}")
 
 
-def _around(post_processor: Any, vocabulary: Vocabulary) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _around(post_processor: Any, vocabulary: Vocabulary) -> Around:
     """The special tokens that a post-processor puts before and after a text."""
     templates = [step for step in _parts(post_processor, "processors") if step["type"] != "ByteLevel"]
     if not templates:  # ByteLevel is about places, not about ids
@@ -113,8 +115,7 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
     """The contents of tokenizer.json for a vocabulary. `tokenizers` then encodes and decodes as we do."""
     ids = {token: id for id, token in sorted(vocabulary.tokens.items())}
     special = {text.encode("utf-8"): text for text in vocabulary.special_tokens}
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
-    added = [{"id": id, "content": special[token], **flags} for token, id in ids.items() if token in special]
+    added = [{"id": id, "content": special[token], **FLAGS} for token, id in ids.items() if token in special]
     return {
         "version": "1.0",
         **dict.fromkeys(("truncation", "padding")),

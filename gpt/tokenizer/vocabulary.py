@@ -58,12 +58,14 @@ def from_visible(text: str) -> bytes:
 # A vocabulary.
 
 
+Around = tuple[tuple[str, ...], tuple[str, ...]]  # the special tokens that are put before a text, and after it
+
+
 class Vocabulary(NamedTuple):
     """The contents of a tokenizer's files.
 
     pattern: one of `pre_tokenization.PATTERNS`. chat_template: a text in Jinja. roles: special tokens by their roles,
-    such as bos_token. around: the special tokens that are put before and after a text. ignore_merges: a word that is a
-    token is not cut, whatever the merges make of it.
+    such as bos_token. ignore_merges: a word that is a token is not cut, whatever the merges make of it.
     """
 
     tokens: dict[int, bytes]
@@ -73,7 +75,7 @@ class Vocabulary(NamedTuple):
     pattern: str = "gpt2"
     chat_template: str | None = None
     roles: Mapping[str, str] = {}
-    around: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    around: Around = ((), ())
     ignore_merges: bool = False
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from ..file_checks import check_settings, check_unused
 from ..files import MAX_MODEL_TEXT, StrPath, errors_at, read_json, read_text, shortened, write_text
-from .tokenizer_json import parse_tokenizer_json, tokenizer_json
-from .vocabulary import ENDOFTEXT, Vocabulary, assemble, check_added_token, tokens_of_role
+from .tokenizer_json import FLAGS, parse_tokenizer_json, tokenizer_json
+from .vocabulary import ENDOFTEXT, Around, Vocabulary, assemble, check_added_token, tokens_of_role
 
 TOKENIZER_JSON, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
@@ -62,7 +62,7 @@ def _with_options(vocabulary: Vocabulary, options: Mapping[str, Any], has_json: 
     return vocabulary._replace(around=_around(wanted, vocabulary.roles))
 
 
-def _around(wanted: Sequence[str], roles: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _around(wanted: Sequence[str], roles: Mapping[str, str]) -> Around:
     """The special tokens around a text: those of the wanted roles, bos_token before it and eos_token after it."""
     if missing := [role for role in wanted if role not in roles]:
         raise ValueError(f"add_{missing[0]} is set, but there is no such token")
@@ -204,10 +204,9 @@ def write_vocabulary(folder: StrPath, vocabulary: Vocabulary) -> None:
     roles: dict[str, Any] = dict.fromkeys(("bos_token", "eos_token", "unk_token"), vocabulary.eos_token)
     roles |= vocabulary.roles
     roles["additional_special_tokens"] = [text for text in vocabulary.special_tokens if text not in roles.values()]
-    flags = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False) | {"special": True}
     content = tokenizer_json(vocabulary)
     ids = content["model"]["vocab"]
-    decoder = {str(ids[text]): {"content": text, **flags} for text in vocabulary.special_tokens}
+    decoder = {str(ids[text]): {"content": text, **FLAGS} for text in vocabulary.special_tokens}
     two_files = vocabulary.pattern == "gpt2" and not any(vocabulary.around) and not vocabulary.ignore_merges
     kind = "GPT2Tokenizer" if two_files else "PreTrainedTokenizerFast"  # whose words follow tokenizer.json
     config = {"tokenizer_class": kind, "add_prefix_space": False, **roles, "added_tokens_decoder": decoder}

@@ -185,14 +185,10 @@ def _open(path: Path) -> Any:
 
 def _value(field: Any) -> Any:
     """A setting as a number, a text, or a list."""
-    values = field.parts[field.data[0]]
-    match [kind.name for kind in field.types]:
-        case ["STRING"]:
-            return str(bytes(values), "utf-8")
-        case ["ARRAY", _]:
-            return values
-        case _:
-            return values.tolist()[0]
+    values, kind = field.parts[field.data[0]], field.types[0].name
+    if kind == "STRING":
+        return str(bytes(values), "utf-8")
+    return values if kind == "ARRAY" else values.item()
 
 
 def _tensor(found: Any, path: Path) -> GGUFTensor:

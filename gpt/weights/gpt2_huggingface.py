@@ -48,7 +48,7 @@ from typing import Any
 
 from ..file_checks import check_settings, number_setting
 from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
-from .tensor_table import Row, rows_of
+from .tensor_table import Row, lines_of, rows_of
 
 NAME = "GPT-2"
 
@@ -58,28 +58,26 @@ PREFIX = "transformer."  # before our names; theirs may have it
 # Causal masks, which old versions of transformers stored beside the weights. (attn.c_attn.bias is not one of them.)
 BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 EMBEDDING = "wte.weight"
-# fmt: off
-# Name; our shape; is it a Conv1D, that is, stored transposed? V vocabulary, T block size, C channels, I inner channels,
-# 4C but for exceptions.
-TENSORS = (
-    ("wte.weight",             ("V", "C"),  False),
-    ("wpe.weight",             ("T", "C"),  False),
-    ("h.*.ln_1.weight",        ("C",),      False),  # in each block, from h.0 on
-    ("h.*.ln_1.bias",          ("C",),      False),
-    ("h.*.attn.c_attn.weight", ("3C", "C"), True),
-    ("h.*.attn.c_attn.bias",   ("3C",),     False),
-    ("h.*.attn.c_proj.weight", ("C", "C"),  True),
-    ("h.*.attn.c_proj.bias",   ("C",),      False),
-    ("h.*.ln_2.weight",        ("C",),      False),
-    ("h.*.ln_2.bias",          ("C",),      False),
-    ("h.*.mlp.c_fc.weight",    ("I", "C"),  True),
-    ("h.*.mlp.c_fc.bias",      ("I",),      False),
-    ("h.*.mlp.c_proj.weight",  ("C", "I"),  True),
-    ("h.*.mlp.c_proj.bias",    ("C",),      False),
-    ("ln_f.weight",            ("C",),      False),
-    ("ln_f.bias",              ("C",),      False),
-)
-# fmt: on
+# A line for each tensor: its name, with h.* in each block, from h.0 on; our shape; and whether it is a Conv1D, that is,
+# stored transposed. V vocabulary, T block size, C channels, I inner channels, 4C but for exceptions.
+TENSORS = """
+wte.weight              V,C
+wpe.weight              T,C
+h.*.ln_1.weight         C
+h.*.ln_1.bias           C
+h.*.attn.c_attn.weight  3C,C   transposed
+h.*.attn.c_attn.bias    3C
+h.*.attn.c_proj.weight  C,C    transposed
+h.*.attn.c_proj.bias    C
+h.*.ln_2.weight         C
+h.*.ln_2.bias           C
+h.*.mlp.c_fc.weight     I,C    transposed
+h.*.mlp.c_fc.bias       I
+h.*.mlp.c_proj.weight   C,I    transposed
+h.*.mlp.c_proj.bias     C
+ln_f.weight             C
+ln_f.bias               C
+"""
 
 
 def rows(config: GPTConfig) -> Iterator[Row]:
@@ -94,7 +92,8 @@ def rows(config: GPTConfig) -> Iterator[Row]:
     """
     C = config.n_embd
     sizes = {"V": config.vocab_size, "T": config.block_size, "C": C, "3C": 3 * C, "I": config.n_inner}
-    return rows_of(TENSORS, sizes, PREFIX, config)
+    table = ((name, letters, "transposed" in notes) for name, letters, notes in lines_of(TENSORS))
+    return rows_of(table, sizes, PREFIX, config)
 
 
 # --- config.json ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 from ..file_checks import check_known, check_settings, number_setting
 from ..files import errors_at, shortened
 from ..model.config import LlamaConfig, RopeScaling
-from .tensor_table import Row, rows_of
+from .tensor_table import Row, lines_of, rows_of
 
 NAME = "Llama"
 # The model types with this shape, and our settings in which they differ.
@@ -31,28 +31,27 @@ PREFIX = "model."  # before our names; theirs may have it
 # The angles' speeds, which old versions of transformers stored beside the weights.
 BUFFERS = re.compile(r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 EMBEDDING = "embed_tokens.weight"
-# fmt: off
-# Name; shape; the setting without which there is no such tensor. V vocabulary, C channels, D head size, HD that times
-# the heads of queries, KD times those of keys and values, I inner channels.
-TENSORS = (
-    ("embed_tokens.weight",                      ("V", "C"),  None),
-    ("layers.*.input_layernorm.weight",          ("C",),      None),  # in each block, from layers.0 on
-    ("layers.*.self_attn.q_proj.weight",         ("HD", "C"), None),
-    ("layers.*.self_attn.k_proj.weight",         ("KD", "C"), None),
-    ("layers.*.self_attn.v_proj.weight",         ("KD", "C"), None),
-    ("layers.*.self_attn.o_proj.weight",         ("C", "HD"), None),
-    ("layers.*.post_attention_layernorm.weight", ("C",),      None),
-    ("layers.*.mlp.gate_proj.weight",            ("I", "C"),  None),
-    ("layers.*.mlp.up_proj.weight",              ("I", "C"),  None),
-    ("layers.*.mlp.down_proj.weight",            ("C", "I"),  None),
-    ("layers.*.self_attn.q_proj.bias",           ("HD",),     "qkv_bias"),
-    ("layers.*.self_attn.k_proj.bias",           ("KD",),     "qkv_bias"),
-    ("layers.*.self_attn.v_proj.bias",           ("KD",),     "qkv_bias"),
-    ("layers.*.self_attn.q_norm.weight",         ("D",),      "qk_norm"),
-    ("layers.*.self_attn.k_norm.weight",         ("D",),      "qk_norm"),
-    ("norm.weight",                              ("C",),      None),
-)
-# fmt: on
+# A line for each tensor: its name, with layers.* in each block, from layers.0 on; its shape; and the setting without
+# which there is no such tensor. V vocabulary, C channels, D head size, HD that times the heads of queries, KD times
+# those of keys and values, I inner channels.
+TENSORS = """
+embed_tokens.weight                        V,C
+layers.*.input_layernorm.weight            C
+layers.*.self_attn.q_proj.weight           HD,C
+layers.*.self_attn.k_proj.weight           KD,C
+layers.*.self_attn.v_proj.weight           KD,C
+layers.*.self_attn.o_proj.weight           C,HD
+layers.*.post_attention_layernorm.weight   C
+layers.*.mlp.gate_proj.weight              I,C
+layers.*.mlp.up_proj.weight                I,C
+layers.*.mlp.down_proj.weight              C,I
+layers.*.self_attn.q_proj.bias             HD     qkv_bias
+layers.*.self_attn.k_proj.bias             KD     qkv_bias
+layers.*.self_attn.v_proj.bias             KD     qkv_bias
+layers.*.self_attn.q_norm.weight           D      qk_norm
+layers.*.self_attn.k_norm.weight           D      qk_norm
+norm.weight                                C
+"""
 
 
 def rows(config: LlamaConfig) -> Iterator[Row]:
@@ -65,7 +64,8 @@ def rows(config: LlamaConfig) -> Iterator[Row]:
     """
     V, C, D, inner = config.vocab_size, config.n_embd, config.head_size, config.n_inner
     sizes = {"V": V, "C": C, "D": D, "HD": config.n_head * D, "KD": config.n_kv_head * D, "I": inner}
-    table = ((name, shape, False) for name, shape, needs in TENSORS if needs is None or getattr(config, needs))
+    lines = lines_of(TENSORS)
+    table = ((name, letters, False) for name, letters, needs in lines if all(getattr(config, need) for need in needs))
     return rows_of(table, sizes, PREFIX, config)
 
 

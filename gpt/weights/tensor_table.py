@@ -48,6 +48,17 @@ class Row(NamedTuple):
 Line = tuple[str, tuple[str, ...], bool]
 
 
+def lines_of(table: str) -> Iterator[tuple[str, tuple[str, ...], list[str]]]:
+    """The lines of a table: a name, the letters of a shape, and the notes after it.
+
+    >>> list(lines_of("h.*.attn.c_attn.weight  3C,C  transposed"))
+    [('h.*.attn.c_attn.weight', ('3C', 'C'), ['transposed'])]
+    """
+    for line in table.strip().splitlines():
+        name, letters, *notes = line.split()
+        yield name, tuple(letters.split(",")), notes
+
+
 def rows_of(table: Iterable[Line], sizes: Mapping[str, int], prefix: str, config: Any) -> Iterator[Row]:
     """The rows of a table for a model: lines with a * once for each block, and the head if it is not tied.
 

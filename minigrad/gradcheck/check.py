@@ -155,7 +155,7 @@ def run_backward(comparison: Comparison) -> None:
             raise
         diagnosis = diagnose_shape(comparison, frame.f_locals["ctx"], frame.f_locals["returned"])
         raise GradcheckError(f"gradcheck of {name}: {error}\ndiagnosis: {diagnosis}", diagnosis) from error
-    for k, (variable, gradients) in enumerate(zip(comparison.subject.variables, comparison.analytic, strict=True)):
+    for k, (variable, gradients) in enumerate(zip(comparison.subject.variables, comparison.analytic)):
         # Look for infinity before nan: an infinite slope also turns other rows into nan (0 * inf).
         bad = np.isinf(gradients) if np.isinf(gradients).any() else np.isnan(gradients)
         if bad.any():

@@ -31,6 +31,9 @@ from ..nn.activation_checkpointing import Join  # several outputs as one, whose 
 from ..switches import no_grad
 from ..tensor import Tensor
 
+Shape = tuple[int, ...]
+Index = tuple[int, ...]  # the place of an element
+
 EPSILON = float(np.finfo(np.float64).eps)
 STEP = EPSILON ** (1 / 3)  # 6e-6, where the rounding error (EPSILON / step) is about as large as the O(step²) term
 COMPLEX_STEP = 1e-30  # there is no subtraction, so the step may be very small
@@ -177,7 +180,7 @@ class Subject:
         self.notes: list[str] = []
         self._arguments: list[Any] = []  # a Variable, or what is passed to fn as it is
         variables: dict[int, Variable] = {}
-        for position, (item, name) in enumerate(zip(items, _input_names(fn, len(items)), strict=True)):
+        for position, (item, name) in enumerate(zip(items, _input_names(fn, len(items)))):
             array = array_of(item)
             is_float = is_array(array) and is_floating(array.dtype)
             if is_float and array.dtype.kind == "c":
@@ -200,7 +203,7 @@ class Subject:
 
     def call(self, leaves: list[Tensor]) -> list[Tensor]:
         """The floating-point outputs of fn, called with `leaves` as the variables. Raises TypeError if it has none."""
-        given: dict[int, Any] = dict(zip(map(id, self.variables), leaves, strict=True))
+        given: dict[int, Any] = dict(zip(map(id, self.variables), leaves))
         for argument in self._arguments:
             if isinstance(argument, Tensor) and is_floating(argument.dtype):  # as complex as the leaves
                 given[id(argument)] = Tensor(argument.data.astype(leaves[0].dtype, copy=False))
@@ -226,7 +229,7 @@ class Subject:
         arrays = [np.array(v.value, np.result_type(distance, np.float64)) for v in self.variables]
         arrays[k] += distance * direction
         with no_grad():
-            leaves = [Tensor(to_device(a, v.device)) for a, v in zip(arrays, self.variables, strict=True)]
+            leaves = [Tensor(to_device(a, v.device)) for a, v in zip(arrays, self.variables)]
             return flat(self.call(leaves))
 
 
@@ -271,7 +274,7 @@ class Graph:
         targets = [edge[0] for node in self.nodes for edge in node.edges if edge is not None]
         ours = set(map(id, self.leaves))
         self._other_leaves = {id(x): x for x in targets if not isinstance(x, Context) and id(x) not in ours}.values()
-        self.rows: list[tuple[int, tuple[int, ...] | None]] = []
+        self.rows: list[tuple[int, Index | None]] = []
         self._mixtures: list[Array] = []  # for each output (its rows, its elements)
         for o, output in enumerate(self.outputs):
             is_small, size = output.data.size <= DENSE_OUTPUT, output.data.size
@@ -289,7 +292,7 @@ class Graph:
         Other tensors that fn uses keep their `.grad`.
         """
         douts = []
-        for o, (output, mixture) in enumerate(zip(self.outputs, self._mixtures, strict=True)):
+        for o, (output, mixture) in enumerate(zip(self.outputs, self._mixtures)):
             dout = coefficients[self.of_output(o)] @ mixture
             douts.append(to_device(dout.reshape(output.shape), output.device))
         root = Join.apply(*self.outputs, douts=tuple(douts))  # whose backward gives each output its cotangent
@@ -328,10 +331,10 @@ class Graph:
 
     def _parts(self, vector: Array) -> Iterator[tuple[Array, Array]]:
         ends = np.cumsum([mixture.shape[1] for mixture in self._mixtures])
-        return zip(self._mixtures, np.split(vector, ends[:-1]), strict=True)
+        return zip(self._mixtures, np.split(vector, ends[:-1]))
 
 
-def unravel(shape: tuple[int, ...], flat_index: int) -> tuple[int, ...]:
+def unravel(shape: Shape, flat_index: int) -> Index:
     return tuple(int(i) for i in np.unravel_index(flat_index, shape)) if math.prod(shape) else ()
 
 
@@ -342,7 +345,7 @@ class Kink(NamedTuple):
     """A place where left and right slopes differ, so backward may return anything between them."""
 
     input: str
-    element: tuple[int, ...]
+    element: Index
     left: float
     right: float
 
@@ -351,7 +354,7 @@ class Kink(NamedTuple):
         return f"kink at {where}: slope {self.left:.4g} on the left, {self.right:.4g} on the right"
 
 
-def in_brackets(element: tuple[int, ...]) -> str:
+def in_brackets(element: Index) -> str:
     return f"[{', '.join(map(str, element))}]" if element else ""
 
 

@@ -19,9 +19,10 @@ from ..autograd import Context
 from ..backend import Array, module_of, named_arrays, to_numpy
 from ..inspection.observers import watching
 from ..kernels.accumulation import add_in_place
-from .comparison import Comparison, relative_errors
+from .comparison import Comparison, Shape, relative_errors
 from .source_repair import repaired_by
 
+Order = tuple[int, ...]  # of axes
 DOUT_FACTORS = (1, -1, 2**20, -(2**20), 2**-20, -(2**-20))  # powers of 2, so that no rounding is added
 
 
@@ -195,10 +196,6 @@ def _upstream(case: Case) -> Diagnosis | None:
     return None if problem is None else Diagnosis("upstream", f"backward {problem}")
 
 
-def _in_place(case: Case) -> Diagnosis | None:
-    return diagnose_writing(case.comparison)
-
-
 def _overwritten(case: Case) -> Diagnosis | None:
     """Walk back once more, and let the fast kernels' function add up where gradients meet: is it right then?"""
     previous, switches.accumulate = switches.accumulate, add_in_place
@@ -278,13 +275,13 @@ def _transposed(case: Case) -> Diagnosis | None:
     return None
 
 
-def orders(ndim: int) -> list[tuple[int, ...]]:
+def orders(ndim: int) -> list[Order]:
     """All orders of up to 4 axes but the usual one, exchanges of two first."""
     orders = list(itertools.permutations(range(ndim)))[1:] if ndim <= 4 else []
     return sorted(orders, key=lambda order: sum(place != axis for place, axis in enumerate(order)))
 
 
-def order_in_words(order: tuple[int, ...]) -> str:
+def order_in_words(order: Order) -> str:
     moved = [axis for place, axis in enumerate(order) if place != axis]
     return f"axes {min(moved)} and {max(moved)} exchanged" if len(moved) == 2 else f"its axes in the order {order}"
 
@@ -365,8 +362,8 @@ def _missing_factor(case: Case) -> Diagnosis | None:
     return None
 
 
-def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1], strict=False))
+def broadcasts(shape: Shape, to: Shape) -> bool:
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1]))
 
 
 # --- the pattern of the Jacobian --------------------------------------------------------------------------------------
@@ -410,7 +407,7 @@ def _incomplete(case: Case, jacobians: Jacobians) -> Diagnosis | None:
     return Diagnosis("incomplete", f"part of the gradient is missing: {sentence}{_whereabouts(case, cut)}")
 
 
-def _indices(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+def _indices(shape: Shape) -> list[tuple[int, int]]:
     return [(axis, i) for axis, length in enumerate(shape) for i in range(length if length > 1 else 0)]
 
 
@@ -495,7 +492,7 @@ _OF_GRADIENT: list[tuple[Callable[[Case], Diagnosis | None], ...]] = [
     (_cut_off,),
     (_not_repeatable,),
     (_upstream,),
-    (_in_place,),
+    (lambda case: diagnose_writing(case.comparison),),
     (_overwritten,),
     (_sign, _exchanged, _transposed, _factor),
     (_of_another_input, _missing_factor),

@@ -138,6 +138,23 @@ a * b => a * a * b | the factor {a} is applied twice
 a * b => 2 * a * b | it is counted twice: a factor 2 is too much in {old}
 a / b => a / b / b | it is divided by {b} twice
 """
+CALLS = """
+min(*r, **k)           => max(*r, **k)          | `max` stands where `min` belongs: {old}
+max(*r, **k)           => min(*r, **k)          | `min` stands where `max` belongs: {old}
+(a * b).sum(*r, **k)   => a * b.sum(*r, **k)    | {a} stands outside the sum: it belongs inside, {old}
+(a * b).sum(*r, **k)   => a.sum(*r, **k) * b    | {b} stands outside the sum: it belongs inside, {old}
+(a * b).sum(*r, **k)   => a.sum(*r, **k) * b.sum(*r, **k) | a product of sums for the sum of the products
+(a ** 2).sum(*r, **k)  => a.sum(*r, **k) ** 2   | the square stands outside the sum
+a * b.sum(*r, **k)     => (a * b).sum(*r, **k)  | {a} stands inside the sum: it belongs outside, {old}
+(a * b).mean(*r, **k)  => a * b.mean(*r, **k)   | {a} stands outside the mean: it belongs inside, {old}
+(a * b).mean(*r, **k)  => a.mean(*r, **k) * b   | {b} stands outside the mean: it belongs inside, {old}
+(a * b).mean(*r, **k)  => a.mean(*r, **k) * b.mean(*r, **k) | a product of means for the mean of the products
+(a ** 2).mean(*r, **k) => a.mean(*r, **k) ** 2  | the square stands outside the mean
+a * b.mean(*r, **k)    => (a * b).mean(*r, **k) | {a} stands inside the mean: it belongs outside, {old}
+f(a)                   => a                     | {f} is missing: {a} stands where {old} belongs
+f(a, b)                => a                     | {f} is missing: {a} stands where {old} belongs
+f(a, b, c)             => a                     | {f} is missing: {a} stands where {old} belongs
+"""
 
 _REDUCTIONS = ("sum", "mean", "max", "min", "var", "prod", "any", "all")
 _WORDS = {"sqrt": "the root", "exp": "the exponential", "log": "the logarithm", "abs": "the magnitude", "tanh": "tanh"}
@@ -168,8 +185,6 @@ def _of_functions() -> Iterator[tuple[str, str, str]]:
                 yield f"a.{name}(*r, **k)", f"a.{other}(*r, **k)", sentence
     for name in _REDUCTIONS:
         yield f"a.{name}(*r, **k)", "a", f"the {name} is missing: {{a}} stands where {{old}} belongs"
-    for one, other in (("min", "max"), ("max", "min")):
-        yield f"{one}(*r, **k)", f"{other}(*r, **k)", f"`{other}` stands where `{one}` belongs: {{old}}"
     functions = [(f"np.{name}", words) for name, words in _WORDS.items()]
     functions += [("math.sqrt", "the root"), ("math.exp", "the exponential"), ("np.log1p", "the logarithm")]
     for f, words in functions:
@@ -185,15 +200,6 @@ def _of_functions() -> Iterator[tuple[str, str, str]]:
             yield inside, right, f"{{a}} stands outside {name}: it belongs inside, {{old}}"
             yield left, inside, f"{{b}} stands inside {name}: it belongs outside, {{old}}"
             yield right, inside, f"{{a}} stands inside {name}: it belongs outside, {{old}}"
-    for name in ("sum", "mean"):
-        inside = f"(a * b).{name}(*r, **k)"
-        yield inside, f"a * b.{name}(*r, **k)", f"{{a}} stands outside the {name}: it belongs inside, {{old}}"
-        yield inside, f"a.{name}(*r, **k) * b", f"{{b}} stands outside the {name}: it belongs inside, {{old}}"
-        yield inside, f"a.{name}(*r, **k) * b.{name}(*r, **k)", f"a product of {name}s for the {name} of the products"
-        yield f"(a ** 2).{name}(*r, **k)", f"a.{name}(*r, **k) ** 2", f"the square stands outside the {name}"
-        yield f"a * b.{name}(*r, **k)", inside, f"{{a}} stands inside the {name}: it belongs outside, {{old}}"
-    for arguments in ("a", "a, b", "a, b, c"):
-        yield f"f({arguments})", "a", "{f} is missing: {a} stands where {old} belongs"
 
 
 def _of_comparisons() -> Iterator[tuple[str, str, str]]:
@@ -212,12 +218,16 @@ def _of_comparisons() -> Iterator[tuple[str, str, str]]:
 # --- patterns ---------------------------------------------------------------------------------------------------------
 
 
+Rule = tuple[ast.expr, ast.expr, str, int]  # right, wrong, the sentence, the rank
+
+
 @functools.cache
-def rules() -> dict[type[ast.AST], list[tuple[ast.expr, ast.expr, str, int]]]:
+def rules() -> dict[type[ast.AST], list[Rule]]:
     """The tables as syntax trees, with their ranks, by the type of what they match."""
-    found: dict[type[ast.AST], list[tuple[ast.expr, ast.expr, str, int]]] = {}
+    found: dict[type[ast.AST], list[Rule]] = {}
     usual = [*_lines(USUAL), *_of_comparisons()]
-    for rank, table in enumerate((usual, [*_lines(TWICE), *_of_functions()])):  # these mistakes are rarer
+    rarer = [*_lines(TWICE), *_of_functions(), *_lines(CALLS)]
+    for rank, table in enumerate((usual, rarer)):
         for old, new, sentence in table:
             pattern = _expression(old)
             found.setdefault(type(pattern), []).append((pattern, _expression(new), sentence, rank))
@@ -244,7 +254,7 @@ def _match(pattern: Any, node: Any, found: dict[str, Any]) -> bool:
         if letter := _any_arguments(pattern):
             found[letter] = node
             return True
-        return len(pattern) == len(node) and all(_match(p, n, found) for p, n in zip(pattern, node, strict=True))
+        return len(pattern) == len(node) and all(_match(p, n, found) for p, n in zip(pattern, node))
     return bool(pattern == node)
 
 

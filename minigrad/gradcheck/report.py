@@ -8,7 +8,7 @@ import numpy as np
 
 from ..backend import Array
 from ..notebook import NotebookReport
-from .comparison import Comparison, Kink, in_brackets, unravel
+from .comparison import Comparison, Index, Kink, Shape, in_brackets, unravel
 from .diagnosis import Diagnosis, diagnose, diagnose_not_linear
 
 _BANDS = [(1e-2, "wrong"), (1e-4, "suspicious"), (1e-7, "high, unless there are kinks"), (0.0, "right")]
@@ -42,7 +42,7 @@ class InputReport:
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     checked: str
     max_error: float
     analytic: Array
@@ -87,7 +87,7 @@ def passed(comparison: Comparison, method: str) -> Report:
     if comparison.kinks and len(comparison.kinks) == sum(map(len, comparison.columns)):
         notes.append("every element is at a kink, so this check proves little: choose other inputs")
     inputs = []
-    for k, (variable, columns) in enumerate(zip(comparison.subject.variables, comparison.columns, strict=True)):
+    for k, (variable, columns) in enumerate(zip(comparison.subject.variables, comparison.columns)):
         errors = [float(column.errors.max(initial=0)) for column in columns]
         numeric, checked = None, f"{len(columns)} directions"
         if comparison.is_dense(k):
@@ -143,7 +143,7 @@ def wrong_mixture(
     return GradcheckError(message, diagnosis, comparison.subject.variables[k].position)
 
 
-def output_name(comparison: Comparison, output: int, element: tuple[int, ...] | None) -> str:
+def output_name(comparison: Comparison, output: int, element: Index | None) -> str:
     """ "output[0, 2]", with the number of the output if there are several."""
     number = f" {output}" if len(comparison.graph.outputs) > 1 else ""
     return f"(a random mixture of output{number})" if element is None else f"output{number}{in_brackets(element)}"

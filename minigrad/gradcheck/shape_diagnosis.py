@@ -14,14 +14,15 @@ import numpy as np
 from .. import graph_checks
 from ..autograd import Context
 from ..backend import Array, is_array, module_of
-from .comparison import Comparison, NotFinite
+from .comparison import Comparison, NotFinite, Shape
 from .diagnosis import IN_ORDER, Diagnosis, broadcasts, order_in_words, orders
 
 Gradients = list[Any]
-# A node and the gradients from its backward -> gradients that fit, and what was wrong; None if this repair fails.
-Repair = Callable[[Context, Any], tuple[Gradients, str] | None]
-# The same for one gradient and the shape that it should have.
-Fit = Callable[[Array, tuple[int, ...]], tuple[Array, str] | None]
+# Gradients that fit, and what was wrong; None if this repair fails. The same for a single gradient.
+Repaired = tuple[Gradients, str] | None
+Fitted = tuple[Array, str] | None
+Repair = Callable[[Context, Any], Repaired]  # of a node, and what its backward returned
+Fit = Callable[[Array, Shape], Fitted]  # of a gradient, and the shape that it should have
 
 
 def diagnose_shape(comparison: Comparison, node: Context, returned: Any) -> Diagnosis:
@@ -64,7 +65,7 @@ def _with_repair(function: type[Any], repair: Repair) -> Callable[..., Any]:
 def _each(fit: Fit) -> Repair:
     """A repair that applies `fit` to each gradient with a wrong shape."""
 
-    def repair(node: Context, gradients: Any) -> tuple[Gradients, str] | None:
+    def repair(node: Context, gradients: Any) -> Repaired:
         repaired, words = list(gradients), ""
         for i, gradient, shape in _misfits(node, gradients):
             result = fit(gradient, shape)
@@ -77,7 +78,7 @@ def _each(fit: Fit) -> Repair:
     return repair
 
 
-def _misfits(node: Context, gradients: Any) -> list[tuple[int, Array, tuple[int, ...]]]:
+def _misfits(node: Context, gradients: Any) -> list[tuple[int, Array, Shape]]:
     """(input, gradient, the right shape) for each gradient with a wrong shape."""
     found = []
     for i, (edge, gradient) in enumerate(zip(node.edges, gradients, strict=True)):
@@ -89,7 +90,7 @@ def _misfits(node: Context, gradients: Any) -> list[tuple[int, Array, tuple[int,
     return found
 
 
-def _exchange(node: Context, gradients: Any) -> tuple[Gradients, str] | None:
+def _exchange(node: Context, gradients: Any) -> Repaired:
     for i, j in itertools.combinations(range(len(gradients)), 2):
         exchanged = list(gradients)
         exchanged[i], exchanged[j] = gradients[j], gradients[i]
@@ -99,7 +100,7 @@ def _exchange(node: Context, gradients: Any) -> tuple[Gradients, str] | None:
     return None
 
 
-def _sum(gradient: Array, shape: tuple[int, ...]) -> tuple[Array, str] | None:
+def _sum(gradient: Array, shape: Shape) -> Fitted:
     if not broadcasts(shape, gradient.shape):
         return None
     added = gradient.ndim - len(shape)
@@ -109,7 +110,7 @@ def _sum(gradient: Array, shape: tuple[int, ...]) -> tuple[Array, str] | None:
     return gradient.sum(axis=axes).reshape(shape), f"{sentence}, so backward must add up what the copies received"
 
 
-def _transpose(gradient: Array, shape: tuple[int, ...]) -> tuple[Array, str] | None:
+def _transpose(gradient: Array, shape: Shape) -> Fitted:
     for order in orders(gradient.ndim):
         if tuple(gradient.shape[axis] for axis in order) == shape:
             sentence = f"the gradient of {{}} is transposed: with {order_in_words(order)} it is right"
@@ -117,7 +118,7 @@ def _transpose(gradient: Array, shape: tuple[int, ...]) -> tuple[Array, str] | N
     return None
 
 
-def _repeat(gradient: Array, shape: tuple[int, ...]) -> tuple[Array, str] | None:
+def _repeat(gradient: Array, shape: Shape) -> Fitted:
     for axes in itertools.combinations(range(len(shape)), max(len(shape) - gradient.ndim, 0)):
         full = module_of(gradient).expand_dims(gradient, axes)
         if broadcasts(full.shape, shape):
@@ -126,7 +127,7 @@ def _repeat(gradient: Array, shape: tuple[int, ...]) -> tuple[Array, str] | None
     return None
 
 
-def _reshape(gradient: Array, shape: tuple[int, ...]) -> tuple[Array, str] | None:
+def _reshape(gradient: Array, shape: Shape) -> Fitted:
     if gradient.size != math.prod(shape):
         return None
     return gradient.reshape(shape), f"the gradient of {{}} only has to be reshaped, from {gradient.shape} to {shape}"

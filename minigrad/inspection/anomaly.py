@@ -19,7 +19,7 @@ import linecache
 import sys
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,9 @@ class _Detector(switches.Observer):
     def after(self, phase: str, ctx: Any, arrays: list[Any], results: tuple[Any, ...]) -> None:
         if phase == "forward":
             names = input_names(ctx.function, len(arrays))
-            call = f"{ctx.function.__name__}({_described(names, arrays)}) -> {_described([''] * len(results), results)}"
-            line, given = _users_line(), dict(zip(names, arrays, strict=True))
+            line, given = _users_line(), dict(zip(names, arrays))
+            outputs = _described(("", result) for result in results)
+            call = f"{ctx.function.__name__}({_described(given.items())}) -> {outputs}"
             _check_results(phase, ctx, given, _numbered("out", results), f"\n  {call}\n  called at {line}")
             if True in ctx.needs_grad:
                 origin = f"\n  {call}\n  whose forward was called at {line}"
@@ -57,7 +58,7 @@ class _Detector(switches.Observer):
         else:
             names = input_names(ctx.function, len(results))
             arrays_made = [result.values if isinstance(result, SparseGradient) else result for result in results]
-            made = {f"d{name}": array for name, array in zip(names, arrays_made, strict=True)}
+            made = {f"d{name}": array for name, array in zip(names, arrays_made)}
             unknown = "\n  forward ran outside of detect_anomaly(), so its line is not known"
             origin, _ = self._forwards.get(ctx, (unknown, {}))
             _check_results(phase, ctx, _numbered("dout", tuple(arrays)), made, origin)
@@ -85,36 +86,33 @@ def detect_anomaly() -> Iterator[None]:
 
 
 def _check_results(phase: str, ctx: Any, given: dict[str, Any], made: dict[str, Any], origin: str) -> None:
+    op = ctx.function.__name__
     for name, result in made.items():
-        has_nan = _any("isnan", result)
-        if not has_nan and not _any("isinf", result):
+        bad = next((kind for kind in ("nan", "inf") if _any(kind, result)), None)
+        if bad is None:
             continue
-        nan_given = [n for n, value in given.items() if _any("isnan", value)]
-        inf_given = [n for n, value in given.items() if _any("isinf", value)]
-        if not has_nan and phase == "forward" and (inf_given or ctx.function.__name__ in _MAY_MAKE_INFINITY):
+        had = {kind: [n for n, value in given.items() if _any(kind, value)] for kind in ("nan", "inf")}
+        if bad == "inf" and phase == "forward" and (had["inf"] or op in _MAY_MAKE_INFINITY):
             continue  # an infinity that passes through, as in a mask
         # Earlier ops were checked when they ran, so a bad number in an input came from outside the block.
-        what = "nan" if has_nan else "inf"
-        culprits = nan_given if has_nan else inf_given
-        place, where = _first_bad(result)
-        op = ctx.function.__name__
-        if culprits:
+        if had[bad]:
             whence = "passed to backward(), or a sum that overflowed" if phase == "backward" else "data? a parameter?"
-            had = " and ".join(culprits)
-            headline = f"{what} reached {op} in {phase}: {had} had it, and no op of the block made it ({whence})"
+            culprits = " and ".join(had[bad])
+            headline = f"{bad} reached {op} in {phase}: {culprits} had it, and no op of the block made it ({whence})"
         else:
-            headline = f"{op} made {what} in {phase}"
-            if inf_given:
-                headline += f", of the infinity in {' and '.join(inf_given)}"
-        lines = [headline, f"  {name} {_described([''], [result])}: {where}"]
+            headline = f"{op} made {bad} in {phase}"
+            if had["inf"]:
+                headline += f", of the infinity in {' and '.join(had['inf'])}"
+        place, where = _first_bad(result)
+        lines = [headline, f"  {name} {_described([('', result)])}: {where}"]
         lines += [f"  there: {values}"] if (values := _values_at(place, result, given, ctx, phase)) else []
         raise AnomalyError("\n".join(lines) + origin)
 
 
-def _any(test: str, value: Any) -> bool:
-    """Whether any number in `value` (an array, a Python number, None) is nan ("isnan") or infinite ("isinf")."""
+def _any(kind: str, value: Any) -> bool:
+    """Whether any number in `value` (an array, a Python number, None) is nan ("nan") or infinite ("inf")."""
     array = np.asarray(value) if isinstance(value, float | np.generic) else value
-    return is_array(array) and array.dtype.kind in "fc" and bool(getattr(module_of(array), test)(array).any())
+    return is_array(array) and array.dtype.kind in "fc" and bool(getattr(module_of(array), f"is{kind}")(array).any())
 
 
 def _first_bad(result: Any) -> tuple[tuple[int, ...], str]:
@@ -166,9 +164,9 @@ def _users_line() -> str:
     return f"{code.co_filename}:{line}, in {code.co_name}" + (f"\n      {source}" if source else "")
 
 
-def _described(names: list[str], values: Any) -> str:
+def _described(named: Iterable[tuple[str, Any]]) -> str:
     parts = []
-    for name, value in zip(names, values, strict=True):
+    for name, value in named:
         if value is not None:
             shown = f"{value.shape} {value.dtype}" if hasattr(value, "dtype") else repr(value)[:40]
             parts.append(f"{name} {shown}".strip())

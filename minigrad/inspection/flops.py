@@ -87,8 +87,8 @@ def attention(call: Call) -> int:
 def einsum(call: Call) -> int:
     """One multiplication and one addition for each combination of all indices."""
     sizes: dict[str, int] = {}
-    for term, operand in zip(call.saved["terms"], call.saved["operands"], strict=True):
-        for letter, size in zip(term, operand.shape, strict=True):
+    for term, operand in zip(call.saved["terms"], call.saved["operands"]):
+        for letter, size in zip(term, operand.shape):
             sizes[letter] = max(size, sizes.get(letter, 1))  # an index of size 1 broadcasts
     return 2 * math.prod(sizes.values())
 

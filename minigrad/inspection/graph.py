@@ -13,6 +13,8 @@ from ..autograd import Context, count_uses
 from ..backend import Array, to_numpy
 from .observers import input_names
 
+Named = dict[tuple[Any, int], tuple[Any, str]]  # (leaf, 0) or (Context, output index) -> (tensor, name)
+
 
 @dataclass(eq=False)
 class Input:
@@ -78,7 +80,7 @@ def read_graph(tensor: Any, names: Any = None, limit: int = 300) -> Graph:
 
     for ctx in shown:
         node = Node("op", ctx.function.__name__, list(ctx.outputs), inputs_in_all=len(ctx.edges))
-        for edge, name in zip(ctx.edges, input_names(ctx.function, len(ctx.edges)), strict=True):
+        for edge, name in zip(ctx.edges, input_names(ctx.function, len(ctx.edges))):
             if edge is not None:
                 node.inputs.append(Input(node_of(edge[0]), edge[1], name))
         _describe(node, ctx, tensors)
@@ -102,22 +104,22 @@ def consumers_first(roots: list[Context]) -> list[Context]:
     return order
 
 
-def _named(root: Any, names: Any) -> dict[tuple[Any, int], tuple[Any, str]]:
-    """(leaf, 0) or (Context, output index) -> (tensor, name), for all tensors whose name or value is known."""
+def _named(root: Any, names: Any) -> Named:
+    """All tensors whose name or value is known."""
     if names is not None and not isinstance(names, Mapping):
         names = {parameter: name for name, parameter in names.named_parameters()}
     named = {root: "", **(names or {})}
     return {(tensor.grad_fn or tensor, tensor.output_index): (tensor, name) for tensor, name in named.items()}
 
 
-def _leaf(tensor: Any, tensors: dict[tuple[Any, int], tuple[Any, str]]) -> Node:
+def _leaf(tensor: Any, tensors: Named) -> Node:
     _, name = tensors.get((tensor, 0), (None, ""))
     node = Node("leaf", "leaf", [(tuple(tensor.shape), tensor.dtype)], name)
     node.notes = [*_value(tensor), *_gradient(tensor.grad)]
     return node
 
 
-def _describe(node: Node, ctx: Any, tensors: dict[tuple[Any, int], tuple[Any, str]]) -> None:
+def _describe(node: Node, ctx: Any, tensors: Named) -> None:
     """Add the name, value and gradient of an op's results where they are known. The graph itself keeps no results."""
     named = [tensors[ctx, i] for i in range(len(ctx.outputs)) if (ctx, i) in tensors]
     node.name = ", ".join(name for _, name in named if name)

@@ -92,7 +92,7 @@ class MemoryReport(switches.Observer, NotebookReport):
         width = max([20, *(len(name) for name in names)])
         header = f"{'held for backward':{width}} {'at peak':>10} {'%':>6} {'now':>10}"
         lines = [header, "-" * len(header)]
-        for name, row in zip(names, rows, strict=True):
+        for name, row in zip(names, rows):
             share = 100 * row.at_peak / (self.peak or 1)
             lines.append(f"{name:{width}} {_bytes(row.at_peak):>10} {share:6.1f} {_bytes(row.current):>10}")
         lines += ["-" * len(header), f"{'all':{width}} {_bytes(self.peak):>10} {'':6} {_bytes(self.current):>10}"]

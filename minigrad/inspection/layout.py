@@ -58,7 +58,7 @@ def place(boxes: list[Box], edges: list[Edge], gap_x: float, gap_y: float) -> tu
         layers[box.layer].append(box)
     for edge in edges:
         _add_bends(edge, layers)
-    for layer, below in zip(layers, [[], *layers], strict=False):
+    for layer, below in zip(layers, [[], *layers]):
         _sort(layer, below, gap_x)
     for sweep in range(SWEEPS):
         down = sweep % 2 == 1  # the last sweep goes down: bends end up straight below where their arrow starts
@@ -86,7 +86,7 @@ def _add_bends(edge: Edge, layers: list[list[Box]]) -> None:
         edge.bends.append(Box(BEND_WIDTH, 0.0, BEND_RANK))
         layer.append(edge.bends[-1])
     stops = edge.stops()
-    for (upper, upper_dx), (lower, lower_dx) in zip(stops, stops[1:], strict=False):
+    for (upper, upper_dx), (lower, lower_dx) in zip(stops, stops[1:]):
         lower.above.append((upper, upper_dx - lower_dx))
         upper.below.append((lower, lower_dx - upper_dx))
 

@@ -106,7 +106,7 @@ class Update:
 class Recording(switches.Observer):
     """The result of `record()`: `calls` in forward order, and after `update`, `updates` and the gradient's norm."""
 
-    def __init__(self, budget: int = BUDGET, largest: int = LARGEST, jacobian: int = JACOBIAN, top: Any = None):
+    def __init__(self, budget: int, largest: int, jacobian: int, top: Any):
         self.calls: list[Call] = []
         self.updates: list[Update] = []
         self.norm = self.max_norm = float("inf")
@@ -134,7 +134,7 @@ class Recording(switches.Observer):
             return
         number, wanted = len(self.calls), [bool(wanted) for wanted in ctx.needs_grad]
         options, where = self._call_site()
-        inputs = [self._input(x, edge) for x, edge in zip(arrays, ctx.edges, strict=True)]
+        inputs = [self._input(x, edge) for x, edge in zip(arrays, ctx.edges)]
         outputs = [self.value(result) for result in results]
         for i, output in enumerate(outputs):
             output.made_by = number, i
@@ -251,7 +251,7 @@ class Recording(switches.Observer):
         self.norm = float(clip_grad_norm_([p for _, p, _ in moving], max_norm))
         clipped = [self.value(p.grad) for _, p, _ in moving]
         optimizer.step()
-        for (place, p, group), (old, gradient), scaled in zip(moving, before, clipped, strict=True):
+        for (place, p, group), (old, gradient), scaled in zip(moving, before, clipped):
             state = optimizer.state[place].items()
             kept = {name: self.value(entry) if is_array(entry) else entry for name, entry in state}
             settings = {name: entry for name, entry in group.items() if name != "params"}

@@ -116,7 +116,7 @@ def _edge_path(edge: Edge) -> str:
     """Curved in the gaps between the layers, straight down beside the boxes: no arrow crosses a box."""
     stops = edge.stops()
     path = [f"M{edge.source.x + edge.source_dx:.1f} {edge.source.y + edge.source.height:.1f}"]
-    for (box, dx), (to_box, to_dx) in zip(stops, stops[1:], strict=False):
+    for (box, dx), (to_box, to_dx) in zip(stops, stops[1:]):
         x, to_x, y, to_y = box.x + dx, to_box.x + to_dx, to_box.y - GAP_Y, to_box.y
         middle = (y + to_y) / 2
         path.append(f"L{x:.1f} {y:.1f} C{x:.1f} {middle:.1f} {to_x:.1f} {middle:.1f} {to_x:.1f} {to_y:.1f}")
