@@ -39,9 +39,11 @@ def component_of(name: str) -> str:
     >>> component_of("transformer.h.3.attn.c_attn.weight"), component_of("model.layers.3.self_attn.q_proj.weight")
     ('attention', 'attention')
     """
-    parts = {".wte.": "token embedding", ".wpe.": "position embedding", ".embed_tokens.": "token embedding"}
-    parts |= {"_norm.": "RMS norms", "attn.": "attention", ".mlp.": "MLP", ".ln_": "layer norms", "norm.": "RMS norms"}
-    parts["lm_head."] = "output layer"
+    parts = {
+        ".wte.": "token embedding", ".wpe.": "position embedding", ".embed_tokens.": "token embedding",
+        "_norm.": "RMS norms", "attn.": "attention", ".mlp.": "MLP", ".ln_": "layer norms", "norm.": "RMS norms",
+        "lm_head.": "output layer",
+    }  # fmt: skip
     for part, component in parts.items():
         if part in f".{name}":
             return component

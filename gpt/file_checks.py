@@ -26,10 +26,13 @@ def number_setting(values: Mapping[str, Any], name: str, default: float, kind: t
 def check_settings(values: Mapping[str, Any], known: Mapping[str, Sequence[Any]]) -> None:
     """Refuse, by its name, a setting of `known` that has none of its values there. It may be missing."""
     for name, supported in known.items():
-        given = values.get(name, supported[0])
-        if not any(type(given) is type(value) and given == value for value in supported):  # 1 is not True
-            listed = ", ".join(map(str, supported))
-            raise ValueError(f"{name} is {shortened(given)}; supported here: {listed}")
+        check_value(name, values.get(name, supported[0]), supported)
+
+
+def check_value(name: str, given: Any, supported: Sequence[Any]) -> None:
+    """Refuse, by its name, something that is none of the values that are supported."""
+    if not any(type(given) is type(value) and given == value for value in supported):  # 1 is not True
+        raise ValueError(f"{name} is {shortened(given)}; supported here: {', '.join(map(str, supported))}")
 
 
 def check_known(names: Iterable[str], known: Iterable[str]) -> None:

@@ -50,11 +50,10 @@ READ = {*OTHER_FIELDS, *(field for fields in FORMATS.values() for field in field
 ROLE_NAMES = {"human": "user", "gpt": "assistant", "observation": "tool", "developer": "system"}
 
 
-@dataclasses.dataclass(frozen=True)
 class Item:
     """Something to learn from. `place`: the file and line that it comes from, for error messages."""
 
-    place: str = dataclasses.field(default="", compare=False, kw_only=True)
+    place: str
 
     def as_json(self) -> dict[str, Any]:
         """The item's fields, as the functions below read them from a line."""
@@ -70,6 +69,7 @@ class Example(Item):
     """
 
     messages: list[Message]
+    place: str = dataclasses.field(default="", compare=False)
     completion: int | None = None
 
     @property
@@ -94,6 +94,7 @@ class Preference(Item):
     prompt: list[Message]
     chosen: str
     rejected: str
+    place: str = dataclasses.field(default="", compare=False)
     ref_chosen_logps: float | None = None
     ref_rejected_logps: float | None = None
 
@@ -104,6 +105,7 @@ class Labelled(Item):
 
     text: str
     label: str
+    place: str = dataclasses.field(default="", compare=False)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -127,7 +129,8 @@ def read_labelled(path: StrPath) -> list[Labelled]:
 
     Raises ValueError naming file, line and field.
     """
-    rows = _table(path) if Path(path).suffix.lower() in (".csv", ".tsv") else read_rows(path)
+    delimiter = {".csv": ",", ".tsv": "\t"}.get(Path(path).suffix.lower())
+    rows = read_rows(path) if delimiter is None else _table(path, delimiter)
     return _read_items(path, rows, _labelled)
 
 
@@ -136,13 +139,13 @@ def write_jsonl(path: StrPath, items: Iterable[Item]) -> None:
     write_json_lines(path, (item.as_json() for item in items))
 
 
-def _read_items(path: StrPath, rows: Iterable[tuple[str, Row]], parse: Callable[[Row], AnItem]) -> list[AnItem]:
-    """The items of rows, which come with their places: parse(row). Shows which fields are not read."""
+def _read_items(path: StrPath, rows: Iterable[tuple[str, Row]], parse: Callable[[Row, str], AnItem]) -> list[AnItem]:
+    """The items of rows, which come with their places: parse(row, place). Shows which fields are not read."""
     items = []
     ignored: dict[str, None] = {}
     for place, row in rows:
         with errors_at(place):
-            items.append(dataclasses.replace(parse(row), place=place))
+            items.append(parse(row, place))
         ignored |= dict.fromkeys(name for name in row if name not in READ)
     if ignored:
         show(f"{path}: fields that are not read: {_names(ignored)}")
@@ -158,7 +161,7 @@ def _format(row: Row) -> str:
     raise ValueError(f"expected the fields {known}; got {_names(row)}")
 
 
-def _conversation(row: Row) -> Example:
+def _conversation(row: Row, place: str) -> Example:
     kind, completion = _format(row), None
     if kind in ("messages", "conversations"):
         messages = _checked(row[kind])
@@ -178,16 +181,16 @@ def _conversation(row: Row) -> Example:
         raise ValueError("before the assistant's last message there must be one of the user's: what it answers")
     if not messages[-1]["content"].strip():
         raise ValueError("the assistant's last message is empty: there is nothing to learn from")
-    return Example(messages, completion)
+    return Example(messages, place, completion)
 
 
-def _preference(row: Row) -> Preference:
+def _preference(row: Row, place: str) -> Preference:
     prompt = _as_messages(row, "prompt", "user")
     check_messages(prompt)
     chosen, rejected = _reply(row, "chosen", prompt), _reply(row, "rejected", prompt)
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same: there is nothing to prefer")
-    return Preference(prompt, chosen, rejected, row.get("ref_chosen_logps"), row.get("ref_rejected_logps"))
+    return Preference(prompt, chosen, rejected, place, row.get("ref_chosen_logps"), row.get("ref_rejected_logps"))
 
 
 def _reply(row: Row, field: str, prompt: list[Message]) -> str:
@@ -201,14 +204,14 @@ def _reply(row: Row, field: str, prompt: list[Message]) -> str:
     return messages[0]["content"]
 
 
-def _labelled(row: Row) -> Labelled:
+def _labelled(row: Row, place: str) -> Labelled:
     if type(row.get("label")) is int:  # not a bool, which is an int as well
         row = {**row, "label": str(row["label"])}
     text, label = _text(row, "text"), _text(row, "label")
     for field in ("text", "label"):
         if not row[field].strip():
             raise ValueError(f"{field} is empty")
-    return Labelled(text, label)
+    return Labelled(text, label, place)
 
 
 def _as_messages(row: Row, field: str, role: str) -> list[Message]:
@@ -279,9 +282,8 @@ def read_rows(path: StrPath) -> list[tuple[str, Row]]:
     return rows
 
 
-def _table(path: StrPath) -> Iterator[tuple[str, Row]]:
+def _table(path: StrPath, delimiter: str) -> Iterator[tuple[str, Row]]:
     """(place, {column: value}) for each row of a CSV or TSV file; the place is the line where a row ends."""
-    delimiter = "\t" if Path(path).suffix.lower() == ".tsv" else ","
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     try:
         for row in reader:

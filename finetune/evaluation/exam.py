@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +40,7 @@ def score_answers(items: Sequence[Chain], answers: Sequence[Sequence[str]]) -> d
     k = len(answers[0])
     right = np.array([[item.is_correct(text) for text in texts] for item, texts in zip(items, answers, strict=True)])
     formatted = [item.has_format(text) for item, texts in zip(items, answers) for text in texts]
-    most = [Counter(split_thought(text)[1] for text in texts).most_common(1)[0][0] for texts in answers]
+    most = [statistics.mode(split_thought(text)[1] for text in texts) for texts in answers]
     thoughts = [len(split_thought(text)[0] or "") for texts in answers for text in texts]
     scores = {"exact": right.mean(), "format": np.mean(formatted)}
     if k > 1:

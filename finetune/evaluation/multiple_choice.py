@@ -78,7 +78,8 @@ def exam_prompts(questions: Sequence[Question], shots: int, letters: bool) -> It
         choices.append([f" {text}" for text in (LETTERS[: len(texts)] if letters else texts)])
     solved = [context + texts[q.answer] for context, texts, q in zip(asked, choices, questions)]
     for i, context in enumerate(asked):
-        yield "\n\n".join([*[*solved[:i], *solved[i + 1 :]][:shots], context]), choices[i]
+        others = solved[:i] + solved[i + 1 :]
+        yield "\n\n".join([*others[:shots], context]), choices[i]
 
 
 @no_grad()

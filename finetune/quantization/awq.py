@@ -103,9 +103,9 @@ def scale_block(
         size = layers[0].in_features
         if before is None or len(before.weight.data) < size:
             continue
-        its = moments[shared.layers[0]]
+        measured = moments[shared.layers[0]]
         together = np.concatenate([layer.weight.data for layer in layers])  # (outputs of all, I)
-        scales, alpha = search_scales(together, its.hessian, its.magnitude / its.count, rounding)
+        scales, alpha = search_scales(together, measured.hessian, measured.magnitude / measured.count, rounding)
         for name, layer in zip(shared.layers, layers):
             layer.weight.data = layer.weight.data * scales
             alphas[name] = alpha
@@ -115,6 +115,6 @@ def scale_block(
                 # The last rows of a matrix or elements of a vector, where c_attn computes the values.
                 divided[-size:] = (divided[-size:].T / scales).T
                 parameter.data = divided
-        its.hessian /= np.outer(scales, scales)
-        its.magnitude /= scales
+        measured.hessian /= np.outer(scales, scales)
+        measured.magnitude /= scales
     return alphas

@@ -212,9 +212,11 @@ def _quantize_block(
             nearest[name] = output_error(weight, config.rounding(weight).dequantize(), measured.hessian)
         alphas = awq.scale_block(block, group, moments, config.rounding) if config.method == "awq" else {}
         for name in [name for shared in group for name in shared.layers]:
-            weight, its = block.get_submodule(name).weight.data, moments.get(name)
-            quantized = _rounded(weight, its, config)
-            error = None if its is None else output_error(weight, quantized.dequantize(), its.hessian)
+            weight, layer_moments = block.get_submodule(name).weight.data, moments.get(name)
+            quantized = _rounded(weight, layer_moments, config)
+            error = None
+            if layer_moments is not None:
+                error = output_error(weight, quantized.dequantize(), layer_moments.hessian)
             bits = 8 * quantized.nbytes / weight.size
             reports.append(LayerReport(name, bits, error, nearest.get(name), alphas.get(name)))
             put_quantized(block, name, quantized.to(weight.dtype))
@@ -223,12 +225,12 @@ def _quantize_block(
     return reports
 
 
-def _rounded(weight: np.ndarray, its: InputMoments | None, config: QuantizationConfig) -> QuantizedArray:
+def _rounded(weight: np.ndarray, layer_moments: InputMoments | None, config: QuantizationConfig) -> QuantizedArray:
     """A weight (O, I) on the grid of `config`, with the moments of its inputs where GPTQ or AWQ needs them."""
-    if its is not None and config.method == "gptq":
+    if layer_moments is not None and config.method == "gptq":
         symmetric, act_order = not config.zero_point, config.desc_act
-        return gptq(weight, its.hessian, config.bits, config.group_size, symmetric, act_order)
-    if its is not None and config.method == "awq":
+        return gptq(weight, layer_moments.hessian, config.bits, config.group_size, symmetric, act_order)
+    if layer_moments is not None and config.method == "awq":
         groups = number_of_groups(weight.shape, config.bits, config.group_size)
-        weight = awq.clipped(weight, its.hessian, config.rounding, groups)
+        weight = awq.clipped(weight, layer_moments.hessian, config.rounding, groups)
     return config.rounding(weight)

@@ -142,9 +142,11 @@ def attention(qkv: np.ndarray, H: int, K: int, layer: int, cache: KVCache, mask:
 def forward_for(model: LanguageModel) -> Callable[..., np.ndarray] | None:
     """Return a function above that computes `model`'s logits, or None if none does."""
     forwards: dict[type, Any] = {gpt2.GPT: gpt_forward, llama.Llama: llama_forward}
-    parts = {*forwards, nn.ModuleList, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Dropout}
-    parts |= {gpt2.Transformer, gpt2.OriginalTransformer, gpt2.Block, gpt2.CausalSelfAttention, gpt2.MLP}
-    parts |= {llama.LlamaTransformer, llama.LlamaBlock, llama.LlamaAttention, llama.LlamaMLP}
+    parts = {
+        *forwards, nn.ModuleList, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Dropout,
+        gpt2.Transformer, gpt2.OriginalTransformer, gpt2.Block, gpt2.CausalSelfAttention, gpt2.MLP,
+        llama.LlamaTransformer, llama.LlamaBlock, llama.LlamaAttention, llama.LlamaMLP,
+    }  # fmt: skip
     if type(model) not in forwards or switches.observers or switches.autocast.get() or not dispatch.only_fast():
         return None
     # What replaces a linear layer or an embedding is called as a whole, whatever it is made of.

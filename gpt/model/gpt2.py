@@ -156,8 +156,9 @@ class Transformer(nn.Module):
 class GPT(LanguageModel):
     """A transformer and its language-model head, which computes logits from hidden states.
 
-    `LanguageModel` adds what all architectures share: `generate`, `from_pretrained`, `save_pretrained`, and the loss,
-    which is the cross-entropy of the logits at all B T positions. targets[:, t] is the token that follows ids[:, t]:
+    `LanguageModel` adds what all architectures share: `hidden_states`, `generate`, `from_pretrained`,
+    `save_pretrained`, and the loss, which is the cross-entropy of the logits at all B T positions. targets[:, t] is the
+    token that follows ids[:, t]:
 
     >>> import numpy as np
     >>> model = GPT(GPTConfig(vocab_size=10, block_size=4, n_layer=1, n_head=2, n_embd=8))
@@ -186,12 +187,8 @@ class GPT(LanguageModel):
 
     def forward(self, ids: Ids, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
         """ids (B, T) -> logits (B, T, V): logits[:, t] score every token as the token at t + 1."""
-        return self.lm_head(self.hidden_states(ids, cache, attention_mask))
-
-    def hidden_states(self, ids: Ids, cache: KVCache | None = None, attention_mask: Any = None) -> Tensor:
-        """ids (B, T) -> hidden states (B, T, C), the input of the head."""
-        ids, attention_mask = self.checked(ids, attention_mask)  # integers below V, on the model's device
-        return self.transformer(ids, cache, attention_mask)
+        hidden = self.hidden_states(ids, cache, attention_mask)  # (B, T, C): self.transformer(ids), with ids checked
+        return self.lm_head(hidden)
 
     # The rest is not needed to compute anything: names for code that loads the model, looks into it or changes it from
     # outside. `Names` tells it which part has which name here (LoRA asks for the layers to adapt). `SharedInput` tells

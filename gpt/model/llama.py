@@ -188,7 +188,7 @@ class LlamaTransformer(nn.Module):
 
 
 class Llama(LanguageModel):
-    """A transformer and its language-model head; used like `GPT`, and with the same `forward` and `hidden_states`."""
+    """A transformer and its language-model head; used like `GPT`, and with the same `forward`."""
 
     def __init__(self, config: LlamaConfig):
         self.config: LlamaConfig = config

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..file_checks import check_settings, check_unused
+from ..file_checks import check_unused, check_value
 from .pre_tokenization import NORMALIZED, PATTERNS
 from .vocabulary import Around, Vocabulary, assemble, check_added_token, visible
 
@@ -40,7 +40,7 @@ def parse_tokenizer_json(content: dict[str, Any], added: Mapping[str, int], role
     """
     try:
         model = content["model"]
-        check_settings({"its model": model.get("type", "BPE")}, {"its model": ("BPE",)})
+        check_value("its model", model.get("type", "BPE"), ("BPE",))
         check_unused(model, _UNKNOWN_OPTIONS)
         check_unused(content, _UNKNOWN_STEPS)
         pattern = _pattern(content["pre_tokenizer"], content.get("normalizer"))
@@ -59,7 +59,7 @@ def _pattern(pre_tokenizer: Any, normalizer: Any) -> str:
     for pattern, known in PRE_TOKENIZERS.items():
         if _steps(pre_tokenizer) == _steps(known):
             expected = {"type": NORMALIZED[pattern]} if pattern in NORMALIZED else None
-            check_settings({"its normalizer": normalizer or None}, {"its normalizer": (expected,)})
+            check_value("its normalizer", normalizer or None, (expected,))
             return pattern
     names = "those of GPT-2 (ByteLevel), SmolLM2 (Digits before that), Llama 3 and Qwen2"
     raise ValueError(f"its pre-tokenizer is {pre_tokenizer!r:.160}; supported here: {names}")

@@ -19,7 +19,7 @@ import numpy as np
 
 from minigrad.backend import to_numpy
 
-from ..file_checks import check_settings
+from ..file_checks import check_value
 from ..files import StrPath, replacing
 from ..model.config import LlamaConfig
 from ..model.language_model import LanguageModel
@@ -45,7 +45,7 @@ def write_gguf(path: StrPath, model: LanguageModel, tokenizer: Tokenizer, kind: 
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists already: choose another name, or delete it")
-    check_settings({"kind": kind}, {"kind": KINDS})
+    check_value("kind", kind, KINDS)
     described: Any = gpt2_gguf if model.model_type == gpt2_gguf.ARCHITECTURE else llama_gguf
     entries = {**described.settings(model.config), **_vocabulary(tokenizer, model.config.vocab_size)}
     with replacing(path) as unfinished:

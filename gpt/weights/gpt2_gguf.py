@@ -11,23 +11,30 @@ from ..model.config import GPTConfig
 from .gguf_file import GGUFError, GGUFFile
 from .gpt2_huggingface import rows
 from .llama_gguf import HEAD_THERE, float32, name_there
-from .tensor_table import Row
+from .tensor_table import Row, pairs_of
 
 ARCHITECTURE = "gpt2"
-# fmt: off
 # The parts of our names, and what they are called there.
-NAMES = {
-    "transformer.wte": "token_embd",     "transformer.h": "blk",       "attn.c_attn": "attn_qkv",
-    "transformer.wpe": "position_embd",  "ln_1": "attn_norm",          "attn.c_proj": "attn_output",
-    "transformer.ln_f": "output_norm",   "ln_2": "ffn_norm",           "mlp.c_fc": "ffn_up",
-    "mlp.c_proj": "ffn_down",            "lm_head": "output",
-}
+NAMES = pairs_of("""
+transformer.wte  token_embd
+transformer.wpe  position_embd
+transformer.h    blk
+ln_1             attn_norm
+attn.c_attn      attn_qkv
+attn.c_proj      attn_output
+ln_2             ffn_norm
+mlp.c_fc         ffn_up
+mlp.c_proj       ffn_down
+transformer.ln_f output_norm
+lm_head          output
+""")
 # The settings there, and ours.
-SIZES = {
-    "gpt2.context_length": "block_size", "gpt2.attention.head_count": "n_head",
-    "gpt2.block_count": "n_layer",       "gpt2.embedding_length": "n_embd",
-}
-# fmt: on
+SIZES = pairs_of("""
+gpt2.context_length       block_size
+gpt2.attention.head_count n_head
+gpt2.block_count          n_layer
+gpt2.embedding_length     n_embd
+""")
 EPSILON, INNER = "gpt2.attention.layer_norm_epsilon", "gpt2.feed_forward_length"
 
 

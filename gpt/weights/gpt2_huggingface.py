@@ -48,7 +48,7 @@ from typing import Any
 
 from ..file_checks import check_settings, number_setting
 from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
-from .tensor_table import Row, lines_of, rows_of
+from .tensor_table import Row, lines_of, pairs_of, rows_of
 
 NAME = "GPT-2"
 
@@ -107,16 +107,23 @@ SIZES = (
     ("n_embd", "n_embd", 768),
 )
 # Other names of these settings, which transformers knows too.
-ALIASES = {
-    "hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
-    "max_position_embeddings": "n_positions",
-}  # fmt: skip
+ALIASES = pairs_of("""
+hidden_size             n_embd
+num_attention_heads     n_head
+num_hidden_layers       n_layer
+max_position_embeddings n_positions
+""")
 DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 # Their activation functions, and ours. Three names for one formula: GELU by way of tanh (Hendrycks and Gimpel 2016).
-ACTIVATIONS = {
-    "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu": "gelu", "relu": "relu",
-    "silu": "silu", "swish": "silu",
-}  # fmt: skip
+ACTIVATIONS = pairs_of("""
+gelu_new          gelu_tanh
+gelu_pytorch_tanh gelu_tanh
+gelu_fast         gelu_tanh
+gelu              gelu
+relu              relu
+silu              silu
+swish             silu
+""")
 # Settings of which our model supports these values. A missing one is the first.
 KNOWN = {
     "activation_function": tuple(ACTIVATIONS),

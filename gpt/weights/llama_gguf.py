@@ -25,34 +25,46 @@ from ..model.positions import slowed
 from .gguf_file import KINDS, GGUFError, GGUFFile, dequantize
 from .llama_huggingface import MODEL_TYPES, model_type_of, rows
 from .safetensors_file import Entry
-from .tensor_table import Row, Source
+from .tensor_table import Row, Source, pairs_of
 
 ARCHITECTURE = "llama"
 ARCHITECTURES = (ARCHITECTURE, "qwen2", "qwen3")
 HEAD_THERE = "output.weight"  # absent where it is tied
 ROPE_FREQS = "rope_freqs.weight"  # by what each pair of the rotary positions is slowed down, in Llama 3.1 and later
-# fmt: off
 # The parts of our names, and what they are called there.
-NAMES = {
-    "model.embed_tokens": "token_embd",  "self_attn.q_proj": "attn_q",       "mlp.gate_proj": "ffn_gate",
-    "model.layers": "blk",               "self_attn.k_proj": "attn_k",       "mlp.up_proj": "ffn_up",
-    "model.norm": "output_norm",         "self_attn.v_proj": "attn_v",       "mlp.down_proj": "ffn_down",
-    "lm_head": "output",                 "self_attn.o_proj": "attn_output",  "self_attn.q_norm": "attn_q_norm",
-    "input_layernorm": "attn_norm",      "post_attention_layernorm": "ffn_norm", "self_attn.k_norm": "attn_k_norm",
-}
+NAMES = pairs_of("""
+model.embed_tokens       token_embd
+model.layers             blk
+input_layernorm          attn_norm
+self_attn.q_proj         attn_q
+self_attn.k_proj         attn_k
+self_attn.v_proj         attn_v
+self_attn.o_proj         attn_output
+self_attn.q_norm         attn_q_norm
+self_attn.k_norm         attn_k_norm
+post_attention_layernorm ffn_norm
+mlp.gate_proj            ffn_gate
+mlp.up_proj              ffn_up
+mlp.down_proj            ffn_down
+model.norm               output_norm
+lm_head                  output
+""")
 # The settings there, and ours.
-SIZES = {
-    "vocab_size": "vocab_size",          "attention.head_count": "n_head",        "embedding_length": "n_embd",
-    "context_length": "block_size",      "attention.head_count_kv": "n_kv_head",  "feed_forward_length": "n_inner",
-    "block_count": "n_layer",
-}
+SIZES = pairs_of("""
+vocab_size              vocab_size
+attention.head_count    n_head
+embedding_length        n_embd
+context_length          block_size
+attention.head_count_kv n_kv_head
+feed_forward_length     n_inner
+block_count             n_layer
+""")
 NUMBERS = {"rope.freq_base": "rope_theta", "attention.layer_norm_rms_epsilon": "rms_norm_epsilon"}
 HEAD_SIZES = ("attention.key_length", "attention.value_length", "rope.dimension_count")
 # Settings that are followed with these values only.
 FIXED = {"rope.scaling.type": ("none", "linear"), "expert_count": (0,)}
 # Any other setting might make another model of it.
 KNOWN = {*SIZES, *NUMBERS, *HEAD_SIZES, *FIXED, "rope.scaling.factor", "expert_used_count", "tensor_data_layout"}
-# fmt: on
 LLAMA3 = (1.0, 4.0, 8192)  # the factors and the context of Llama 3.1's scaling, which all models so far share
 
 

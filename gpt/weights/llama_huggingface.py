@@ -11,10 +11,10 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from ..file_checks import check_known, check_settings, number_setting
+from ..file_checks import check_known, check_settings, check_value, number_setting
 from ..files import errors_at, shortened
 from ..model.config import LlamaConfig, RopeScaling
-from .tensor_table import Row, lines_of, rows_of
+from .tensor_table import Row, lines_of, pairs_of, rows_of
 
 NAME = "Llama"
 # The model types with this shape, and our settings in which they differ.
@@ -124,16 +124,16 @@ def _check_attention(values: dict[str, Any], model_type: str, block_size: int) -
     if model_type in ("llama", "mistral") and window is not None and not (type(window) is int and window >= block_size):
         raise ValueError(f"sliding_window is {shortened(window)}; only null, or the whole context, is supported here")
     for kind in values.get("layer_types") or ():
-        check_settings({"layer_types": kind}, {"layer_types": ("full_attention",)})
+        check_value("layer_types", kind, ("full_attention",))
 
 
 # Settings of rotary positions: their names, and ours in RopeScaling.
-SCALING = {
-    "factor": "factor",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "original_max_position_embeddings": "original_context",
-}
+SCALING = pairs_of("""
+factor                           factor
+low_freq_factor                  low_freq_factor
+high_freq_factor                 high_freq_factor
+original_max_position_embeddings original_context
+""")
 SCALED = {"linear": ["factor"], "llama3": list(SCALING)}  # the settings that each kind of scaling needs
 _ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *SCALING}
 
@@ -154,7 +154,7 @@ def _rotary_positions(values: dict[str, Any]) -> dict[str, Any]:
     for part in (given, values):
         check_settings(part, {"partial_rotary_factor": (1, 1.0)})
     kind = given.get("rope_type", given.get("type", "default"))
-    check_settings({"rope_type": kind}, {"rope_type": ("default", *SCALED)})
+    check_value("rope_type", kind, ("default", *SCALED))
     wanted = SCALED.get(kind, [])
     if missing := [name for name in wanted if given.get(name) is None]:
         raise ValueError(f"rotary positions of the type {kind} need {', '.join(missing)}")

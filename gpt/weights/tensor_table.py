@@ -59,6 +59,11 @@ def lines_of(table: str) -> Iterator[tuple[str, tuple[str, ...], list[str]]]:
         yield name, tuple(letters.split(",")), notes
 
 
+def pairs_of(table: str) -> dict[str, str]:
+    """The lines of a table with two columns."""
+    return dict(line.split() for line in table.strip().splitlines())
+
+
 def rows_of(table: Iterable[Line], sizes: Mapping[str, int], prefix: str, config: Any) -> Iterator[Row]:
     """The rows of a table for a model: lines with a * once for each block, and the head if it is not tied.
 

@@ -157,7 +157,10 @@ f(a, b, c)             => a                     | {f} is missing: {a} stands whe
 """
 
 _REDUCTIONS = ("sum", "mean", "max", "min", "var", "prod", "any", "all")
-_WORDS = {"sqrt": "the root", "exp": "the exponential", "log": "the logarithm", "abs": "the magnitude", "tanh": "tanh"}
+_WORDS = {
+    "np.sqrt": "the root", "np.exp": "the exponential", "np.log": "the logarithm", "np.abs": "the magnitude",
+    "np.tanh": "tanh", "math.sqrt": "the root", "math.exp": "the exponential", "np.log1p": "the logarithm",
+}  # fmt: skip
 # What people write instead of a function.
 _INSTEAD = {
     "sum": "mean max", "mean": "sum max", "max": "min mean sum", "min": "max", "var": "std", "maximum": "minimum add",
@@ -185,13 +188,11 @@ def _of_functions() -> Iterator[tuple[str, str, str]]:
                 yield f"a.{name}(*r, **k)", f"a.{other}(*r, **k)", sentence
     for name in _REDUCTIONS:
         yield f"a.{name}(*r, **k)", "a", f"the {name} is missing: {{a}} stands where {{old}} belongs"
-    functions = [(f"np.{name}", words) for name, words in _WORDS.items()]
-    functions += [("math.sqrt", "the root"), ("math.exp", "the exponential"), ("np.log1p", "the logarithm")]
-    for f, words in functions:
+    for f, words in _WORDS.items():
         yield f"{f}(a)", "a", f"{words} is missing: {{a}} stands where {{old}} belongs"
         yield f"{f}(a)", f"{f}({f}(a))", f"{words} is taken twice"
         yield f"{f}(a)", "1 / (1 + np.exp(-a))", f"the sigmoid stands where {words} belongs"
-    for f in [*(f for f, _ in functions), "np.logaddexp(0, {})", "math.cos", "np.cos", "np.sin"]:
+    for f in [*_WORDS, "np.logaddexp(0, {})", "math.cos", "np.cos", "np.sin"]:
         of = f if "{}" in f else f + "({})"
         name = f"`{f.partition('(')[0].rpartition('.')[2]}`"
         for op in "+-*/":

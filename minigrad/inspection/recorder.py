@@ -229,11 +229,12 @@ class Recording(switches.Observer):
 
     # --- after the step ---
 
-    def name(self, module: Module) -> None:
-        """Give the recorded parameters the names that they have in a module."""
+    def name(self, module: Module) -> dict[int, str]:
+        """Give the recorded parameters the names that they have in a module. Returns the names, by the tensors' ids."""
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         for tensor, value in self._leaves.values():
             value.name = names.get(id(tensor), value.name)
+        return names
 
     def leaf_value(self, tensor: Any) -> Value:
         """A leaf as the ops saw it, or as it is now if none did."""
@@ -242,8 +243,7 @@ class Recording(switches.Observer):
 
     def update(self, optimizer: Optimizer, module: Module, max_norm: float = float("inf")) -> None:
         """Clip the gradients, take the optimizer's step, and record what both did to each parameter."""
-        self.name(module)
-        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        names = self.name(module)
         places = enumerate([(p, group) for group in optimizer.param_groups for p in group["params"]])
         moving = [(place, p, group) for place, (p, group) in places if p.grad is not None]
         before = [(self.leaf_value(p), self.value(p.grad)) for _, p, _ in moving]
