@@ -31,7 +31,7 @@ from gpt.files import StrPath, errors_at, shortened
 from minigrad import Tensor, no_grad
 from minigrad.nn.module import evaluating
 
-from ..data.datasets import batches_of, read_rows
+from ..data.datasets import batches_of, pad_right, read_rows
 
 TOKENS_AT_ONCE = 4096  # in the texts that are read together
 
@@ -97,8 +97,7 @@ def exam_scores(
     with evaluating(model), progress_bar(len(encoded), "reading", "choice") as bar:
         for part in batches_of(encoded, at_once, list):
             texts = list(dict.fromkeys(tuple(ids[:-1]) for ids, *_ in part))  # one for all choices of a single token
-            width = len(texts[0])
-            padded = [[*text, *[0] * (width - len(text))] for text in texts]  # on the right: no token sees a later one
+            padded, _ = pad_right(texts, fill=0)  # on the right: no token sees a later one
             hidden = model.hidden_states(padded)  # (B, T, C)
             for ids, n, i, c in part:
                 read = hidden[texts.index(tuple(ids[:-1])), len(ids) - 1 - n : len(ids) - 1]  # (n, C)

@@ -53,7 +53,7 @@ from minigrad.nn.module import evaluating
 
 from ..data.datasets import Preference, batches_of
 from ..data.pairs import Pair, PairBatch, pair_batch
-from .logprobs import sequence_logprobs
+from .logprobs import sequence_logprobs, tensor_like
 
 KINDS = ("sigmoid", "ipo", "hinge", "robust")
 BETA = 0.5  # the default everywhere; papers often take 0.1, for models that are larger than ours
@@ -122,10 +122,10 @@ def dpo_batch_loss(
     # it, and only the tokens of the reply count.
     ids, targets = batch.shifted()  # (2B, T-1) each
     policy = sequence_logprobs(model, ids, targets)  # (2B)
-    reference = Tensor(batch.reference, dtype=policy.dtype, device=policy.device)  # (2B), stored with the data
+    reference = tensor_like(batch.reference, policy)  # (2B), stored with the data
     # ipo compares log-probabilities per token, see dpo_loss; `loss_mask` (2B, T) is True at the tokens of the reply
     per_token = 1 / batch.loss_mask.sum(axis=1) if kind == "ipo" else np.ones(2 * B)
-    weight = Tensor(per_token, dtype=policy.dtype, device=policy.device)
+    weight = tensor_like(per_token, policy)
     chosen, rejected = F.split(policy * weight, B)  # (B) each
     reference_chosen, reference_rejected = F.split(reference * weight, B)
     losses = dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta, kind, label_smoothing)

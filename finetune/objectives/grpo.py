@@ -61,7 +61,7 @@ import numpy as np
 
 from minigrad import Tensor
 
-from .logprobs import estimated_kl
+from .logprobs import estimated_kl, tensor_like
 from .ppo import policy_loss
 
 CLIP = {"grpo": (0.2, 0.2), "dr_grpo": (0.2, 0.2), "dapo": (0.2, 0.28), "rloo": (math.inf, math.inf)}  # ε low, high
@@ -148,7 +148,7 @@ def grpo_loss(
     if beta:
         reference = Tensor(reference_logprobs, dtype=logprobs.dtype, device=logprobs.device)
         loss = loss + beta * estimated_kl(logprobs, reference, "k3")  # has a gradient, unlike a penalty in the reward
-    return loss * Tensor(weights, dtype=logprobs.dtype, device=logprobs.device)
+    return loss * tensor_like(weights, logprobs)
 
 
 def check_method(method: str) -> None:

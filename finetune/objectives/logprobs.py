@@ -25,6 +25,11 @@ from ..data.datasets import IGNORE
 KL_ESTIMATORS = ("k1", "k2", "k3")
 
 
+def tensor_like(array: np.ndarray, like: Tensor) -> Tensor:
+    """An array as a Tensor without gradient, with the dtype and on the device of another one."""
+    return Tensor(array, dtype=like.dtype, device=like.device)
+
+
 def sequence_logprobs(model: LanguageModel, ids: np.ndarray, targets: np.ndarray) -> Tensor:
     """ln p of each sequence's tokens that count: ids (B, T), targets (B, T), shifted by one, -> (B,).
 

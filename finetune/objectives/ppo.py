@@ -29,7 +29,7 @@ import minigrad.functional as F
 from minigrad import Tensor
 from minigrad.backend import module_of, to_device
 
-from .logprobs import entropy
+from .logprobs import entropy, tensor_like
 
 
 def token_rewards(scores: np.ndarray, kl: np.ndarray, mask: np.ndarray, kl_coef: float) -> np.ndarray:
@@ -107,7 +107,7 @@ def policy_loss(
     [-0.5, -1.1, -1.2]
     """
     # π / π_old as e^(ln π - ln π_old); it is 1 in the first step of an update, and its gradient is that of ln π
-    ratio, advantage = F.exp(logprobs - _like(old_logprobs, logprobs)), _like(advantages, logprobs)
+    ratio, advantage = F.exp(logprobs - tensor_like(old_logprobs, logprobs)), tensor_like(advantages, logprobs)
     clipped = F.clip(ratio, 1 - clip, 1 + (clip if clip_high is None else clip_high))
     # The smaller of the two counts. Where clipping lowers ratio * A, it has gone far enough in the direction of A, and
     # the clipped value has no gradient. Where clipping would raise it, the ratio moved against A: that is corrected.
@@ -122,7 +122,7 @@ def value_loss(values: Tensor, old_values: np.ndarray, returns: np.ndarray, clip
     >>> value_loss(Tensor([0.1, 0.5, 2.0], dtype="float64"), np.zeros(3), np.ones(3)).data.round(3).tolist()
     [0.405, 0.32, 0.5]
     """
-    old, target = _like(old_values, values), _like(returns, values)
+    old, target = tensor_like(old_values, values), tensor_like(returns, values)
     clipped = old + F.clip(values - old, -clip, clip)
     # The larger loss counts: where a value has moved too far towards its target, `clipped` wins, and has no gradient.
     return F.maximum((values - target) ** 2, (clipped - target) ** 2) * 0.5
@@ -167,7 +167,3 @@ def update_metrics(
         "policy/entropy_avg": entropy(logits.detach()).data.sum(),
         "val/ratio": ratio.sum(),
     }
-
-
-def _like(array: np.ndarray, tensor: Tensor) -> Tensor:
-    return Tensor(array, dtype=tensor.dtype, device=tensor.device)
