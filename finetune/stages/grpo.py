@@ -112,7 +112,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     else:
         model, tokenizer = run.load()
         worked, examples, held_out = run.load_data(read_examples, ("worked", "train", "test"))
-    template = ChatTemplate(tokenizer)
+    held_out, template = held_out[: run.max_eval_items], ChatTemplate(tokenizer)
 
     # The data: questions, by which code checks the answers, each with its prompt, as tokens.
     all_prompts = encode_questions(examples, template, model.config.block_size, grpo.response_length)
@@ -120,7 +120,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     batches = ShuffledBatches(list(zip(all_questions, all_prompts)), grpo.batch_size, collate=list, seed=config.seed)
 
     # The test: answers to held-out questions, and the loss of the right answers.
-    test_questions = [Chain.of(example) for example in held_out[: run.max_eval_items]]
+    test_questions = [Chain.of(example) for example in held_out]
     tests, _ = encode_examples(held_out, template, model.config.block_size)
     exam = Exam(model, tokenizer, grpo.response_length, test_questions)
     source = f"{len(worked):,} worked examples" if config.control else f"{len(all_questions):,} questions"

@@ -117,22 +117,22 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
 
     To continue a run, its reference and its reward model must still be there, and be the same.
     """
-    # Three models: the reference; the reward model; and the policy, which is trained with a value head on top. And
-    # questions: some to answer in training, others to test on.
+    # Questions: some to answer in training, others to test on. And three models: the policy, which is trained with a
+    # value head on top; the reference; and the reward model.
     ppo = config.ppo
-    reference, tokenizer = load_model(config.init_from)
-    reference = reference.to(run.device).eval()
-    block_size = reference.config.block_size
-    reward_model = checked_reward_model(config.reward_model, tokenizer, block_size).to(run.device).eval()
     if run.is_new:
         examples, held_out = load_questions(config.data, config.seed)
-        policy, _ = load_model(config.init_from, trainable=True)
+        policy, tokenizer = load_model(config.init_from, trainable=True)
         show(f"starting from the weights in {config.init_from}, which are also the reference")
-        run.begin(policy, tokenizer)
-        run.keep_data(train=examples, test=held_out)
     else:
         policy, tokenizer = run.load()
         examples, held_out = run.load_data(read_examples)
+    reference = load_model(config.init_from)[0].to(run.device).eval()
+    block_size = reference.config.block_size
+    reward_model = checked_reward_model(config.reward_model, tokenizer, block_size).to(run.device).eval()
+    if run.is_new:
+        run.begin(policy, tokenizer)
+        run.keep_data(train=examples, test=held_out)
     run.check_unchanged("reward_model", reward_model, config.reward_model)
     run.check_unchanged("reference", reference, config.init_from)
     model = PolicyWithValue(policy).eval()  # without dropout throughout

@@ -374,7 +374,7 @@ def check_sha256(folder: Path, table: Mapping[str, str], names: Iterable[str]) -
     for name in names:
         found = sha256_table(folder, [name]).get(name)
         if found != table.get(name):
-            problem = "is missing" if found is None else "was truncated or altered since it was saved"
+            problem = "is missing" if found is None else "was truncated, altered or added since it was saved"
             raise CheckpointError(f"{name} {problem}: put the old file back, or start a new run")
 
 

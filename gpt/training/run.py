@@ -25,6 +25,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -117,7 +118,8 @@ class Run:
     """A run and its folder.
 
     config: settings with `out_dir`, `seed` and, except for pretraining, the name of a `stage`. team: the processes that
-    train together; only the first of them logs and saves.
+    train together; only the first of them logs and saves. `team.processes` is how many there are during the loop,
+    `team.size` how many there are now: before and after it, a forked team is one process.
     """
 
     # From `begin` or `load`.
@@ -188,7 +190,8 @@ class Run:
     def keep_data(self, **data: Sequence[Any]) -> None:
         """Keep the items of each part, train=[...], as JSON lines, data/train.jsonl, so you can look at them."""
         for name, items in data.items():
-            write_json_lines(self.out_dir / "data" / f"{name}.jsonl", [item.as_json() for item in items])
+            rows, path = [item.as_json() for item in items], self.out_dir / "data" / f"{name}.jsonl"
+            self.team.once(partial(write_json_lines, path, rows))
 
     def load(self, format: ModelFormat | None = None) -> tuple[Any, Tokenizer]:
         """The model of a resumed run, as its checkpoint has it, on the run's device, and its tokenizer."""
@@ -276,7 +279,7 @@ class Run:
         self.saved_step = self.resumed_at = state.step
         self._saved = (state.step, state.validated_step, state.planned_steps)
         if self.is_finished and state.planned_steps > state.step:
-            state.validated_step = None  # the last step is validated on all data, and this was not to be the last
+            state.validated_step = None  # once more: pretraining validates its last step on all of the held-out text
         self.log.rewind(state.step)
 
     def _errors_in_state(self) -> contextlib.AbstractContextManager[None]:

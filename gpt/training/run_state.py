@@ -44,15 +44,16 @@ class RunState(Checked):
 def read_state(folder: StrPath) -> RunState:
     """The state of the run in a folder. Raises CheckpointError if there is none."""
     state = load_state(folder)
-    if not state:
+    if not state:  # saved by `save_checkpoint` alone
         raise CheckpointError(f"{folder} holds a model and no run: give the folder of a run")
     with errors_at(f"the checkpoint in {folder} is not of a run", CheckpointError):
         return from_json(RunState, state)
 
 
 def settings_of(config_class: Any, out_dir: StrPath, length: int | None = None) -> Any:
-    """The settings of the run in `out_dir`, a `config_class`. length: another length of the run than it had.
+    """The settings of the run in `out_dir`, a `config_class`.
 
+    length: a new number of steps (of PPO and GRPO: iterations) that takes the place of the planned one.
     Raises CheckpointError if there is no run, or if it is a run of another stage.
     """
     state, wanted = read_state(out_dir), getattr(config_class, "stage", None)
@@ -64,7 +65,8 @@ def settings_of(config_class: Any, out_dir: StrPath, length: int | None = None) 
     if length is None:
         return config
     part, name = length_setting(config)
-    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **{name: length})})
+    with_length = dataclasses.replace(getattr(config, part), **{name: length})
+    return dataclasses.replace(config, **{part: with_length})
 
 
 def _in_words(stage: str | None) -> str:

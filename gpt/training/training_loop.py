@@ -76,7 +76,7 @@ def train(
     validate: Callable[[], dict[str, float]],
     sample: Callable[[], None] | None = None,
 ) -> None:
-    """Go through the iterations of a run, or of a resumed one through those that are left. Ctrl-C ends it early.
+    """Do the iterations of a run that are left. Ctrl-C ends it early.
 
     iteration: what is done with the batches that were drawn; `one_step` for most stages. validate: measures the model
     on held-out data, before the first iteration, then at intervals, and after the last one. sample: shows what the
@@ -85,14 +85,14 @@ def train(
     with run.at_work(stream):
         while run.goes_on():
             if run.is_time_to_validate:  # the first time at step 0
-                run.record_validation(validate())
+                run.record_validation(validate())  # in all processes, if several train together
                 run.save()  # a checkpoint
             elif run.is_time_to_save:  # ten minutes after the last checkpoint
                 run.save()
             steps, metrics = iteration(run.draw())  # batches of the stream
             run.record(steps, metrics)  # counts the steps, and logs them when a line is due
             if sample is not None and run.is_time_to_sample:
-                run.team.once(sample)  # in one process, if several train together
+                run.team.once(sample)  # in one process
         if run.is_time_to_validate:  # after the last iteration, unless Ctrl-C ended the loop
             run.record_validation(validate())
         run.save()

@@ -187,7 +187,7 @@ def test_a_model_is_not_used_with_an_edited_tokenizer(finished, tmp_path, capsys
     folder = shutil.copytree(finished[0], tmp_path / "run")
     vocabulary = folder / "vocab.json"
     vocabulary.write_bytes(re.sub(b": ([56]),", lambda id: b": %d," % (11 - int(id[1])), vocabulary.read_bytes()))
-    assert "vocab.json was truncated or altered" in refusal(generate.main, capsys, "--model", folder)
+    assert "vocab.json was truncated, altered" in refusal(generate.main, capsys, "--model", folder)
 
 
 def test_hidden_files_in_the_data_folder_are_not_the_runs(finished, tmp_path):

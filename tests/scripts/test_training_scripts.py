@@ -130,7 +130,7 @@ def test_a_finished_run_is_trained_longer(name, finished, tmp_path, capsys):
         content = file.read_bytes()
         for wrong in (content[::-1], None):
             file.unlink() if wrong is None else file.write_bytes(wrong)
-            problem = "is missing" if wrong is None else "was truncated or altered since it was saved"
+            problem = "is missing" if wrong is None else "was truncated, altered or added since it was saved"
             assert f"{file.name} {problem}: put the old file back" in refusal(main, capsys, *resume)
         file.write_bytes(content)
 
