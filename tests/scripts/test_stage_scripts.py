@@ -200,7 +200,7 @@ def test_all_three_ways_to_classify_side_by_side_and_going_on(given, tmp_path, c
     rows = {line.split()[0]: line.split()[1:] for line in table[1:]}
     assert list(rows) == ["head", "last-block", "all"] and rows["head"][2] == rows["head"][3]
     assert rows["all"][2] != rows["all"][3] and rows["head"][0] == "32"
-    assert load_state(tmp_path / "all")["extra"]["run"]["trained_blocks"] is None
+    assert load_state(tmp_path / "all")["settings"]["trained_blocks"] is None
     resume = ["--init-from", "resume", "--out-dir", tmp_path / "all", "--train"]
     assert "resuming" in output_of(classify.main, *resume, "all")
     assert "has trained_blocks None, not 1" in refusal(classify.main, capsys, *resume, "1")

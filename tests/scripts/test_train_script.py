@@ -205,16 +205,15 @@ def test_writers_where_a_run_is_running_are_refused(finished, tmp_path, capsys):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     before = files_of(folder)
     with held_elsewhere(folder):
-        for main, arguments in (
-            (train.main, ["--init-from", "resume"]),
-            (train.main, ["--max-iters", "1"]),
-            (demo.main, ["--short"]),
-            (quantize.main, ["--model", finished[0]]),
-            (sft.main, ["--init-from", finished[0]]),
-            (pipeline.main, ["--short"]),
+        for main, arguments, words in (
+            (train.main, ["--init-from", "resume"], "is being written by process"),
+            (train.main, ["--max-iters", "1"], "holds a run already"),
+            (demo.main, ["--short"], "holds a run already"),
+            (quantize.main, ["--model", finished[0]], "holds a run already"),
+            (sft.main, ["--init-from", finished[0]], "holds a run already"),
+            (pipeline.main, ["--short"], "is being written by process"),
         ):
-            error = refusal(main, capsys, *arguments, "--out-dir", folder)
-            assert f"{folder} is being written by process" in error, main
+            assert f"{folder} {words}" in refusal(main, capsys, *arguments, "--out-dir", folder), main
         assert {name: content for name, content in files_of(folder).items() if name != ".lock"} == before
         assert run_here(generate.main, "--model", folder, "--max-new-tokens", "2") == 0
 
