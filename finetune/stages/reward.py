@@ -1,8 +1,8 @@
-"""A run of reward modeling: from a model that answers to a model that scores answers, and how often it is right.
+"""A run of reward modeling: from a model that answers to a model that scores answers. How often is it right?
 
     loss = -ln σ(r_chosen - r_rejected)      r: the score of a reply      (finetune/objectives/reward.py)
 
-This is the simplest stage: an example for a new one.
+This is the simplest stage: copy this page to make a new one.
 """
 
 from __future__ import annotations

@@ -341,6 +341,7 @@ def _fill(model: nn.Module, tensors: Mapping[str, Array], file: SafetensorsFile)
     parameters = dict(model.named_parameters())
     for name, ours in tensors.items():
         array = file.read(name)
+        # Floats of another precision take the place of the model's: a run in float64 is loaded as such.
         both_are_floats = array.dtype.kind == ours.dtype.kind == "f"
         if (array.dtype != ours.dtype and not both_are_floats) or not np.isfinite(array).all():
             problem = f"is {array.dtype}, not {ours.dtype}, or holds numbers that are not finite"

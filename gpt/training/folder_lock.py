@@ -21,7 +21,7 @@ from ..files import StrPath, make_folder, read_text, unwritable
 
 NAME = ".lock"  # a file in the folder that says who writes there, or has written last; it is never deleted
 LOCKED_BYTE = 1 << 30  # on Windows; far behind the text, because a locked byte cannot be read there
-PATIENCE = 20  # attempts, 0.05 s apart: somebody may only change a line
+PATIENCE = 20  # attempts, 0.05 s apart: whoever has it may need it for an instant only
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ def remove_run(out_dir: StrPath) -> None:
 
 
 def _files_of_run(folder: Path) -> list[Path]:
-    """What a run has in its folder, whether it is there or not. First the checkpoints: without one there is no run."""
+    """What a run may have in its folder. The checkpoints come first: without one, the folder has no run."""
     return [*checkpoints(folder), *(folder / name for name in (*TOKENIZER_FILES, "data", LOG))]
 
 
