@@ -162,18 +162,28 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float, norm
     if not max_norm >= 0:
         raise ValueError(f"max_norm must be >= 0, got {max_norm}")
     tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    gradients = [p.grad for p in tensors if p.grad is not None]
-    xp = module_of(gradients[0]) if gradients else np
-    # one norm over all parameters together, as if they were one long vector
-    add_squares = switches.kernel_for(sum_of_squares, gradients) or sum_of_squares
-    total = xp.asarray(xp.sqrt(add_squares(gradients)), None if gradients else np.float32)
-    # factor = min(1, max_norm / (total + 1e-6)), but 1 where total is not finite
-    is_finite = xp.isfinite(total)
-    factor = xp.where(is_finite, xp.minimum(1.0, max_norm / (xp.where(is_finite, total, 0) + 1e-6)), 1.0)
+    norm = get_total_norm([p.grad for p in tensors if p.grad is not None])
+    clip_grads_with_norm_(tensors, max_norm, norm)
+    return norm
+
+
+def get_total_norm(arrays: list[Array]) -> Array:
+    """√(Σ x²) over all arrays together, as if they were one long vector."""
+    xp = module_of(arrays[0]) if arrays else np
+    add_squares = switches.kernel_for(sum_of_squares, arrays) or sum_of_squares
+    return xp.asarray(xp.sqrt(add_squares(arrays)), None if arrays else np.float32)
+
+
+def clip_grads_with_norm_(parameters: Iterable[Tensor], max_norm: float, total_norm: Array) -> None:
+    """Scale all gradients, whose norm is `total_norm`, by one factor, so that it is at most `max_norm`."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    xp = module_of(total_norm)
+    # factor = min(1, max_norm / (norm + 1e-6)), but 1 where the norm is not finite
+    is_finite = xp.isfinite(total_norm)
+    factor = xp.where(is_finite, xp.minimum(1.0, max_norm / (xp.where(is_finite, total_norm, 0) + 1e-6)), 1.0)
     in_place.announce(gradients)
     scale_all = switches.kernel_for(scale, gradients) or scale
     scale_all(gradients, factor)
-    return total
 
 
 def sum_of_squares(arrays: list[Array]) -> Any:

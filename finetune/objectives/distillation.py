@@ -41,7 +41,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpt.training.training_step import LossFunction, Sums
+from gpt.training.sums import Sums
+from gpt.training.training_step import LossFunction
 from minigrad import Tensor, nn, no_grad
 from minigrad.nn.module import evaluating
 

@@ -2,6 +2,7 @@
 
 batches.py           token files, and batches of windows of them
 training_step.py     forward, loss, backward, clip, step, schedule
+sums.py              the sums of a step's losses and metrics
 training_loop.py     the loop: as a textbook has it, and as every run takes it
 pretraining.py       a whole run: corpus, tokenizer, model, training, samples
 pretraining_parts.py what it needs besides: the text as files of tokens, what is shown

@@ -29,11 +29,11 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from minigrad import Tensor, nn, optim
-from minigrad.backend import share_rows, to_device, to_numpy
+from minigrad import Tensor, optim
+from minigrad.backend import Array, share_rows, to_device, to_numpy
 
 from ..console import silenced
-from .training_step import LossFunction, Sums, add_up, divide_gradients, read_numbers, sum_gradients
+from .sums import Sums, add_up, read_numbers
 
 T = TypeVar("T")
 
@@ -41,12 +41,11 @@ T = TypeVar("T")
 class Team:
     """The processes that train together. This process is number `rank` of `size`; here, it is alone.
 
-    processes: the size of the team while it trains. Before and after that, `size` may be 1.
+    A training step (training_step.py) calls `add_gradients`, `total_norm` and `wait`, which do nothing for one process.
     """
 
     rank = 0
     size = 1
-    processes = 1
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes, by rank. All processes must call this. The values should be small."""
@@ -67,16 +66,19 @@ class Team:
             counts += n
         return together, counts
 
-    def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Set each parameter's gradient to the sum over all processes. A missing gradient counts as zeros."""
+    def add_gradients(self, parameters: Sequence[Tensor], sums: Sums, count: int) -> tuple[Sums, int]:
+        """Add up the gradients of all processes, each of the mean over its own items; returns all sums and counts.
 
-    def gradients(self, model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[Sums, int]:
-        """The gradients of a step of the team, each process having its own batches: for `training_step`."""
-        sums, count = sum_gradients(model, batches, loss_fn)
-        self.sum_gradients([p for p in model.parameters() if p.requires_grad])
-        sums, count = self.add_up(sums, count)
-        divide_gradients(model, count)
+        The gradient of the mean over all items is Σ_r n_r / n * gradient_r, for n_r of n items in process r.
+        """
         return sums, count
+
+    def total_norm(self, parameters: Sequence[Tensor]) -> Array:
+        """The norm of all gradients together, once they are added up."""
+        return optim.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+    def wait(self) -> None:
+        """Wait until all processes have come to this point."""
 
     def stop(self) -> NoReturn:
         """End all processes, with exit code 1."""
@@ -115,12 +117,6 @@ class Team:
         make = getattr(batch, "_make", tuple)  # the class of a NamedTuple
         return make(part.reshape(-1, *part.shape[2:]) for part in parts)
 
-    def check_batch(self, n: int) -> None:
-        """Raise ValueError for a batch with fewer items than the team will have processes."""
-        if n < self.processes:
-            way_out = f"take a --batch-size of at least {self.processes}"
-            raise ValueError(f"a batch of {n} cannot be shared by {self.processes} processes: {way_out}")
-
     def check_same(self, settings: Mapping[str, Any]) -> None:
         """Raise ValueError in all processes, naming the setting, unless all have the same settings."""
         first, *others = self.gather(dict(settings))
@@ -140,6 +136,13 @@ class Team:
 ALONE = Team()
 
 
+def check_batch(n: int, processes: int) -> None:
+    """Raise ValueError for a batch with fewer items than there are processes."""
+    if n < processes:
+        way_out = f"take a --batch-size of at least {processes}"
+        raise ValueError(f"a batch of {n} cannot be shared by {processes} processes: {way_out}")
+
+
 def weights_sha256(parameters: Iterable[Tensor]) -> str:
     """The SHA-256 of the numbers of all parameters, which tells whether two models are the same."""
     digest = hashlib.sha256()
@@ -154,7 +157,6 @@ class MPITeam(Team):
     def __init__(self, mpi: Any):
         self.communicator, self.in_place = mpi.COMM_WORLD, mpi.IN_PLACE
         self.rank, self.size = self.communicator.rank, self.communicator.size
-        self.processes = self.size
         self._flat = np.empty(0, np.float32)
 
     def gather(self, value: T) -> list[T]:
@@ -167,7 +169,9 @@ class MPITeam(Team):
         self.communicator.Abort(1)
         raise SystemExit(1)
 
-    def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
+    def add_gradients(self, parameters: Sequence[Tensor], sums: Sums, count: int) -> tuple[Sums, int]:
+        sums, total = self.add_up(sums, count)
+        share = count / max(total, 1)
         # One message for all: each one of its own would wait for the slowest process.
         dtype = np.result_type(*(p.dtype for p in parameters))
         ends = list(itertools.accumulate(p.data.size for p in parameters))
@@ -176,9 +180,11 @@ class MPITeam(Team):
         parts = np.split(self._flat, ends[:-1])  # views
         for p, part in zip(parameters, parts, strict=True):
             part[...] = 0 if p.grad is None else to_numpy(p.grad).reshape(-1)
+            part *= share
         self.communicator.Allreduce(self.in_place, self._flat)
         for p, part in zip(parameters, parts, strict=True):
             p.grad = to_device(part.reshape(p.shape), p.device).astype(p.dtype, copy=False)
+        return sums, total
 
 
 @contextlib.contextmanager

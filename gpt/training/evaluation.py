@@ -24,7 +24,8 @@ from ..model.language_model import LanguageModel
 from ..tokenizer.tokenizer import Tokenizer
 from .batches import Tokens, sequential_batches
 from .data_parallel import ALONE, Team
-from .training_step import LossFunction, Sums, add_up, language_model_loss, read_numbers
+from .sums import Sums, add_up, read_numbers
+from .training_step import LossFunction, language_model_loss
 
 TOKENS_AT_ONCE = 4096  # in the windows that are read together
 SAMPLED_TOKENS = 100_000  # of a held-out text that is longer, where not all of it is evaluated

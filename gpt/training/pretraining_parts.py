@@ -70,7 +70,7 @@ def check_training_memory(
 
 def introduce(run: Run, model: LanguageModel, tokenizer: Tokenizer, train: Tokens, validation: Tokens) -> None:
     """Show the sizes of the text and of the model."""
-    block_size, team = run.config.model["block_size"], run.team
+    block_size = run.config.model["block_size"]
     c, cores = model.config, backend.usable_cores()
     shared = f" that share {c.n_kv_head} of keys and values" if c.n_kv_head < c.n_head else ""
     characters = len(tokenizer.decode(train[:SHOWN_TOKENS].tolist())) / len(train[:SHOWN_TOKENS])
@@ -80,8 +80,6 @@ def introduce(run: Run, model: LanguageModel, tokenizer: Tokenizer, train: Token
         f"model: {model.num_parameters():,} parameters ({c.n_layer} layers, {c.n_head} heads{shared}, {c.n_embd} wide, "
         f"{block_size} tokens of context), {cores} processor core{'s' if cores > 1 else ''}"
     )
-    if team.processes > 1:
-        show(f"{team.processes} processes like this one, which share each batch of {run.config.batch_size} sequences")
 
 
 def show_baselines(baselines: dict[str, float]) -> None:

@@ -47,7 +47,7 @@ from .checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from .data_parallel import ALONE, Team, weights_sha256
+from .data_parallel import ALONE, Team, check_batch, weights_sha256
 from .folder_lock import locked
 from .log import RunLog, mean_step
 from .run_folder import check_unused, new_folder
@@ -118,8 +118,8 @@ class Run:
     """A run and its folder.
 
     config: settings with `out_dir`, `seed` and, except for pretraining, the name of a `stage`. team: the processes that
-    train together; only the first of them logs and saves. `team.processes` is how many there are during the loop,
-    `team.size` how many there are now: before and after it, a forked team is one process.
+    train together; only the first of them logs and saves. `team.size` is how many there are now: before and after the
+    loop, a forked team is one process.
     """
 
     # From `begin` or `load`.
@@ -139,8 +139,8 @@ class Run:
 
     def __init__(self, config: Any, device: str = "cpu", team: Team = ALONE, is_new: bool = True):
         self.config, self.device, self.team, self.is_new = config, device, team, is_new
-        if team.processes > 1:
-            team.check_batch(config.batch_size)
+        if team.size > 1:
+            check_batch(config.batch_size, team.size)
         self.out_dir = Path(config.out_dir)
         self.lock = contextlib.ExitStack()  # holds the lock of a new run's folder, from `make_folder` on
         self._has_folder = not is_new
@@ -249,14 +249,14 @@ class Run:
         self.trained, self.training, self.steps_per_iteration = model, training, steps_per_iteration
         self.optimizer, self.schedule = prepare_training(model, training)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.gradients = gradients_for(training, self.team.gradients if self.team.processes > 1 else None)
+        self.gradients = gradients_for(training)
         self.team.check_same_start(self.parameters)
         if self._checkpoint is None:
             self.inputs = self.team.once(lambda: inputs_of(self.out_dir))
         else:
             self._take_up(self._checkpoint)
             self._checkpoint = None  # the optimizer has copied its moments
-        self.state.planned_steps, self.state.processes = training.max_iters, self.team.processes
+        self.state.planned_steps = training.max_iters
 
     def _take_up(self, checkpoint: Checkpoint) -> None:
         """Go on where a checkpoint was saved, whose weights the model already has.
@@ -294,17 +294,26 @@ class Run:
         batches: where the batches are drawn from. Those of a resumed run go on where it stopped.
         """
         self.batches = batches
+        batch_size = getattr(self.config, "batch_size", 0)
         if not self.is_new:
             with self._errors_in_state():
                 batches.load_state_dict(self.state.batches)
-        with (
-            finishing_the_step(self.ask_to_stop, is_team=self.team.processes > 1),
-            self.team.at_work(self.optimizer, getattr(self.config, "batch_size", 0)),
-            progress_bar(self.training.max_iters, "training", "step") as self.bar,
-        ):
-            self.log.silent = self.team.rank > 0  # a team of one may have become several processes
-            self.bar.update(self.state.step)
-            yield
+        try:
+            with (
+                finishing_the_step(self.ask_to_stop, is_team=self.team.size > 1),
+                self.team.at_work(self.optimizer, batch_size),
+                progress_bar(self.training.max_iters, "training", "step") as self.bar,
+            ):
+                # A team of one may have become several processes.
+                self.state.processes = self.team.size
+                self.log.silent = self.team.rank > 0
+                if self.team.size > 1:
+                    show(f"{self.team.size} processes share each batch of {batch_size}")
+                self.bar.update(self.state.step)
+                yield
+        except ChildProcessError as error:  # one of the team has died
+            kept = self._what_is_saved() or "; nothing is saved yet: start the run again"
+            raise ChildProcessError(f"{error}{kept}") from None
 
     def ask_to_stop(self, number: int) -> None:
         """Let the loop end after this iteration, as if the signal of this number had come."""
@@ -328,8 +337,8 @@ class Run:
 
     def step(self, batches: list[Any], loss_fn: LossFunction) -> Step:
         """Take one training step (training_step.py) on these batches."""
-        max_norm = self.training.grad_clip
-        return training_step(self.trained, batches, loss_fn, self.optimizer, self.schedule, max_norm, self.gradients)
+        how = self.training.grad_clip, self.gradients, self.team
+        return training_step(self.trained, batches, loss_fn, self.optimizer, self.schedule, *how)
 
     @property
     def is_finished(self) -> bool:
@@ -413,9 +422,11 @@ class Run:
         self.saved_step, self._saved, self.last_save = state.step, now, time.monotonic()
 
     def _likely_cause(self) -> str:
-        cause = f"perhaps the learning rate of {self.training.learning_rate} is too high"
-        kept = f"{self.out_dir} has the last good checkpoint, of step {self.saved_step}"
-        return cause if self.saved_step is None else f"{cause}; {kept}"
+        return f"perhaps the learning rate of {self.training.learning_rate} is too high{self._what_is_saved()}"
+
+    def _what_is_saved(self) -> str:
+        saved = self.saved_step
+        return "" if saved is None else f"; {self.out_dir} has the last good checkpoint, of step {saved}"
 
     # --- the end ---
 

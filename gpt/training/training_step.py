@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 import minigrad
-from minigrad import Tensor, backend, nn, optim
+from minigrad import Tensor, nn, optim
 
 from ..model.language_model import LanguageModel
+from .data_parallel import ALONE, Team
+from .sums import Sums, add_up, read_numbers
 from .training_config import TrainingConfig
 
-Sums = dict[str, Any]  # name -> a number, or a 0-d array, which on a GPU has not been read yet
 # loss_fn(model, batch) -> (sum of the losses, number of losses, sums of other metrics)
 LossFunction = Callable[[Any, Any], tuple[Tensor, int, Sums]]
 # gradients(model, batches, loss_fn) -> (sums of "loss" and of the metrics, number of losses); it fills p.grad
@@ -61,9 +62,8 @@ def mean_gradients(model: nn.Module, batches: Sequence[Any], loss_fn: LossFuncti
     (batch,) = batches  # a list, because a step may accumulate several; here it has one
     # Forward and loss: a sum over `count` tokens, or over other items that the loss function counts.
     loss, count, metrics = loss_fn(model, batch)
-    check_count(count)
     # Backward, from the mean.
-    (loss / count).backward()
+    (loss / max(count, 1)).backward()
     return {"loss": loss.data, **metrics}, count
 
 
@@ -75,25 +75,33 @@ def training_step(
     schedule: optim.WarmupCosine,
     max_norm: float = 0.0,
     gradients: Gradients = mean_gradients,
+    team: Team = ALONE,
 ) -> Step:
     """Change the model's weights once, in a direction that should lower its loss on these batches.
 
     loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see `language_model_loss`. max_norm: a
     gradient with a larger norm is scaled down to it; 0: no clipping. gradients: how the gradients of the batches are
-    computed (see `gradients_for`). Raises ValueError if nothing in the batches counts.
+    computed (see `gradients_for`). team: the processes that take the step together, each with its share of the batches
+    (data_parallel.py); alone, its methods do nothing. Raises ValueError if nothing in the batches counts.
     """
     lr = schedule.get_last_lr()[0]  # the rate of this step; "last" is PyTorch's name
+    parameters = [p for p in model.parameters() if p.requires_grad]
     # Forward, loss, backward: `mean_gradients`, above, unless another function is given. backward() adds to p.grad, so
     # clear what the last step left there.
     model.zero_grad()
     sums, count = gradients(model, batches, loss_fn)
+    sums, count = team.add_gradients(parameters, sums, count)
+    if count == 0:
+        raise ValueError("this step has nothing to learn from: no target in its batches counts")
     # Clip: if the norm of all gradients together is larger than max_norm, scale them down to it.
-    norm = optim.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], max_norm or math.inf)
+    norm = team.total_norm(parameters)
+    optim.clip_grads_with_norm_(parameters, max_norm or math.inf, norm)
     # Skip the step if the loss or a gradient is not finite: one NaN would spread to all weights.
     read = read_numbers({"norm": norm, **sums})
     is_finite = math.isfinite(read["loss"]) and math.isfinite(read["norm"])
     if is_finite:
         optimizer.step()
+    team.wait()  # for all, before anybody reads the weights
     # Schedule: set the learning rate of the next step, even after a skipped one.
     schedule.step()
     means = {name: read[name] / count for name in sums}
@@ -109,46 +117,26 @@ def accumulated_gradients(model: nn.Module, batches: Sequence[Any], loss_fn: Los
     Batches may have different counts, so the mean of their means would be wrong. Instead, we sum the gradients of all
     losses and divide them by the count of all batches at the end.
     """
-    sums, count = sum_gradients(model, batches, loss_fn)
-    divide_gradients(model, count)
-    return sums, count
-
-
-def sum_gradients(model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[Sums, int]:
-    """Forward, loss and backward of each batch. The gradients add up in p.grad."""
     sums: Sums = {}
     count = 0
     for batch in batches:
         loss, n, metrics = loss_fn(model, batch)
-        loss.backward()
+        loss.backward()  # adds to p.grad
         add_up(sums, {"loss": loss.data, **metrics})
         count += n
+    for p in model.parameters():
+        if p.grad is not None:
+            p.grad *= 1 / max(count, 1)
     return sums, count
 
 
-def divide_gradients(model: nn.Module, count: int) -> None:
-    """p.grad /= count for each parameter: from the gradient of a sum to the gradient of the mean."""
-    check_count(count)
-    for p in model.parameters():
-        if p.grad is not None:
-            p.grad *= 1 / count
-
-
-def check_count(count: int) -> None:
-    """Raise ValueError if nothing was counted, because then there is no mean."""
-    if count == 0:
-        raise ValueError("this step has nothing to learn from: no target in its batches counts")
-
-
-def gradients_for(config: TrainingConfig, gradients: Gradients | None = None) -> Gradients:
+def gradients_for(config: TrainingConfig) -> Gradients:
     """The function that computes the gradients of a step: accumulated, if a step has several batches, and in the
-    precision of the settings. gradients: another function, such as that of several processes (see data_parallel.py).
+    precision of the settings.
     """
-    if gradients is None:
-        gradients = accumulated_gradients if config.gradient_accumulation_steps > 1 else mean_gradients
+    compute = accumulated_gradients if config.gradient_accumulation_steps > 1 else mean_gradients
     if config.precision == "float32":
-        return gradients
-    compute = gradients
+        return compute
 
     def in_low_precision(model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction) -> tuple[Sums, int]:
         with in_precision(config.precision):
@@ -164,32 +152,3 @@ def in_precision(precision: str) -> contextlib.AbstractContextManager[None]:
     model or of the policy before the step, belong in one too: otherwise rounding looks like a change of the policy.
     """
     return contextlib.nullcontext() if precision == "float32" else minigrad.autocast(precision)
-
-
-# --- the numbers of a step --------------------------------------------------------------------------------------------
-
-
-def add_up(sums: Sums, more: Mapping[str, Any]) -> Sums:
-    """Add `more` to `sums` in float64. Arrays on a GPU stay there. Returns `sums`.
-
-    >>> add_up({"loss": 1.0}, {"loss": np.float32(2), "right": 3})
-    {'loss': 3.0, 'right': 3.0}
-    """
-    for name, value in more.items():
-        on_gpu = backend.is_array(value) and backend.device_of(value) != "cpu"
-        sums[name] = sums.get(name, 0.0) + (value.astype(np.float64) if on_gpu else float(value))
-    return sums
-
-
-def read_numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """0-d arrays as Python numbers. This is where a step waits for a GPU, once: all numbers are copied together.
-
-    >>> read_numbers({"loss": np.array(2.5, np.float32), "right": 3})
-    {'loss': 2.5, 'right': 3.0}
-    """
-    if not values:  # of a process of a team that had no batch to evaluate
-        return {}
-    array = next((value for value in values.values() if backend.is_array(value)), np.zeros(()))
-    xp = backend.module_of(array)
-    numbers = xp.stack([xp.asarray(value, dtype=np.float64) for value in values.values()])
-    return dict(zip(values, backend.to_numpy(numbers).tolist(), strict=True))

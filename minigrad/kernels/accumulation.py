@@ -96,25 +96,3 @@ class SparseGradient:
 
     def astype(self, dtype: Any) -> Array:
         return self.dense().astype(dtype)
-
-
-products_later = False  # whether kernels may return a ProductGradient, as where processes add up gradients in one place
-
-
-class ProductGradient(SparseGradient):
-    """a @ b, computed where the gradient is wanted: that of a large output layer never exists beside the sum."""
-
-    def __init__(self, a: Array, b: Array, rows: int):
-        self.a, self.b, self.rows, self.values = a, b, rows, b  # rows: how many to add at once
-        self.shape, self.dtype = (a.shape[0], b.shape[1]), b.dtype
-
-    def __getitem__(self, rows: slice) -> ProductGradient:
-        return ProductGradient(self.a[rows], self.b, self.rows)
-
-    def write_to(self, array: Array) -> None:
-        module_of(array).matmul(self.a, self.b, out=array)
-
-    def add_to(self, array: Array) -> None:
-        for start in range(0, len(array), self.rows):
-            part = slice(start, start + self.rows)
-            array[part] += self.a[part] @ self.b

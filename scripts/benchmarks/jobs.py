@@ -11,9 +11,10 @@ import numpy as np
 import minigrad.functional as F
 from finetune.quantization.packed import load_packed
 from gpt import GPT, GPTConfig
+from gpt.training.data_parallel import ALONE, Team
 from gpt.training.forked_team import ForkedTeam
 from gpt.training.loading import load_model
-from gpt.training.training_step import Gradients, in_precision, language_model_loss, mean_gradients
+from gpt.training.training_step import in_precision, language_model_loss, mean_gradients
 from minigrad import Tensor, no_grad, optim, switches, use_kernels
 from minigrad.kernels.cpu import threads
 from minigrad.kernels.dispatch import FAST, FAST_OPTIM, textbook_functions
@@ -69,13 +70,16 @@ class Training:
         self.precision = precision
         groups = optim.decay_groups(self.model.named_parameters(), 0.1)
         self.optimizer = optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95))
-        self.gradients: Gradients = mean_gradients
+        self.team: Team = ALONE
 
     def step(self) -> float:
+        parameters = [*self.model.parameters()]
         with in_precision(self.precision):
-            sums, count = self.gradients(self.model, [(self.ids, self.targets)], language_model_loss)
-        optim.clip_grad_norm_(self.model.parameters(), 1.0)
+            sums, count = mean_gradients(self.model, [(self.ids, self.targets)], language_model_loss)
+        sums, count = self.team.add_gradients(parameters, sums, count)
+        optim.clip_grads_with_norm_(parameters, 1.0, self.team.total_norm(parameters))
         self.optimizer.step()
+        self.team.wait()
         self.optimizer.zero_grad()
         return float(sums["loss"]) / count
 
@@ -85,27 +89,24 @@ class SharedTraining(Training):
 
     def __init__(self, processes: int, preset: str, batch: int, time: int):
         super().__init__(preset, batch, time)
-        self.team, self.work = ForkedTeam(processes), contextlib.ExitStack()
+        self.team = self.forked = ForkedTeam(processes)
+        self.work = contextlib.ExitStack()
         self.work.enter_context(self.team.at_work(self.optimizer, batch))
         self.ids, self.targets = self.team.part_of((self.ids, self.targets), batch)
-        self.gradients = self.team.gradients
         if self.team.rank > 0:
             with self.work:  # the process ends with this block
                 while self.team.gather(None)[0]:  # process 0 says whether there is another step
                     super().step()
-                    self.team.gather(None)
 
     def step(self) -> float:
         self.team.gather(True)
-        loss = super().step()
-        self.team.gather(None)  # all have updated their parameters
-        return loss
+        return super().step()
 
     def end(self) -> int:
         """End the other processes. Returns the bytes that they had for themselves."""
         self.team.gather(False)
         self.work.close()
-        return self.team.more_memory
+        return self.forked.more_memory
 
 
 class Generation:

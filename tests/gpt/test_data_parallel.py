@@ -296,7 +296,7 @@ def fake_mpi(copies, others=()):
         flat *= copies
 
     def all_gather(value):
-        return [*others, value]
+        return [*others, *[value] * (copies - len(others))]
 
     world = types.SimpleNamespace(rank=len(others), size=copies, Allreduce=all_reduce, allgather=all_gather)
     return types.SimpleNamespace(COMM_WORLD=world, IN_PLACE="in place")
@@ -307,8 +307,8 @@ def test_gradients_are_summed_in_one_message_on_any_device(cuda, where):
     parameters = [mg.Tensor(np.ones(shape, np.float32), True, device=where) for shape in ((2, 3), (), (4,), (1, 2))]
     for p in parameters[:3]:
         p.grad = p.data.copy()
-        p.grad *= 0.5
-    MPITeam(fake_mpi(3)).sum_gradients(parameters)
+        p.grad *= 1.5
+    assert MPITeam(fake_mpi(3)).add_gradients(parameters, {"loss": 2.0}, 5) == ({"loss": 6.0}, 15)
     for p, expected in zip(parameters, (1.5, 1.5, 1.5, 0.0)):
         assert backend.device_of(p.grad) == where and p.grad.dtype == np.float32
         np.testing.assert_array_equal(backend.to_numpy(p.grad), np.full(p.shape, expected))

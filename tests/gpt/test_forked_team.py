@@ -23,7 +23,7 @@ from gpt.training.forked_team import ForkedTeam, team_of
 from gpt.training.pretraining import PretrainingConfig, pretrain, train_language_model
 from gpt.training.run import resume
 from gpt.training.training_config import TrainingConfig
-from gpt.training.training_step import training_step
+from gpt.training.training_step import accumulated_gradients, training_step
 from minigrad import nn
 from scripts import train
 from tests.gpt.small import assert_same
@@ -80,13 +80,14 @@ def numbers(folder):
     return {**checkpoint.model.state_dict(), **moments}
 
 
-def assert_same_up_to_rounding(folder, other):
+def assert_same_up_to_rounding(folder, other, rounding):
     ours, theirs = log_without_times(folder), log_without_times(other)
     assert len(ours) == len(theirs) > 4 and any("val_loss" in row for row in ours)
     for row, expected in zip(ours, theirs):
-        assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert row == pytest.approx(expected, rel=rounding, abs=1e-6)
     # Where a gradient is 0 but for rounding, as a key's bias has it, Adam's steps are rounding, too.
-    assert_same(numbers(folder), numbers(other), rtol=1e-4, atol=1e-5)
+    if rounding < 1e-3:  # after that of bfloat16, Adam's first steps differ even more
+        assert_same(numbers(folder), numbers(other), rtol=rounding, atol=rounding / 10)
 
 
 # --- as one process with the whole batch ------------------------------------------------------------------------------
@@ -95,22 +96,23 @@ DROPOUT = {"dropout": 0.2}
 
 
 @pytest.mark.parametrize(
-    ("processes", "kernels", "in_parts", "changes"),
+    ("processes", "kernels", "changes"),
     [
-        (2, "textbook", 2**17, {"shape": DROPOUT}),
-        (3, "fast", 2**17, {"shape": DROPOUT, "optimizer": "muon"}),
-        (3, "fast", 1, {"shape": {**DROPOUT, "n_layer": 2}, "gradient_accumulation_steps": 1}),
-        (2, "fast", 1, {"architecture": "llama", "checkpoint_activations": True, "grad_clip": 0.0}),
-        (3, "textbook", 1, {"architecture": "llama", "optimizer": "muon"}),
+        (2, "textbook", {"shape": DROPOUT}),
+        (3, "fast", {"shape": DROPOUT, "optimizer": "muon"}),
+        (5, "fast", {"shape": {**DROPOUT, "n_layer": 2}, "gradient_accumulation_steps": 1}),
+        (2, "fast", {"architecture": "llama", "checkpoint_activations": True, "grad_clip": 0.0}),
+        (3, "textbook", {"architecture": "llama", "optimizer": "muon"}),
+        (2, "fast", {"precision": "bfloat16"}),
     ],
 )
-def test_several_are_one_with_the_whole_batch(text, tmp_path, monkeypatch, processes, kernels, in_parts, changes):
-    """And the same number of processes is the same bit for bit. in_parts: so large a gradient is added in parts."""
-    monkeypatch.setattr(forked_team, "IN_PARTS", in_parts)
+def test_several_are_one_with_the_whole_batch(text, tmp_path, processes, kernels, changes):
+    """And the same number of processes is the same bit for bit."""
     mg.use_kernels(kernels)
     for name, n in (("one", 1), ("several", processes), ("again", processes)):
         pretrain(config(text, tmp_path / name, **changes), team=ForkedTeam(n) if n > 1 else ALONE)
-    assert_same_up_to_rounding(tmp_path / "several", tmp_path / "one")
+    rounding = 1e-2 if "precision" in changes else 1e-4
+    assert_same_up_to_rounding(tmp_path / "several", tmp_path / "one", rounding)
     assert_same_run(tmp_path / "several", tmp_path / "again")
 
 
@@ -169,13 +171,12 @@ def test_a_gradient_may_come_from_one_process_or_from_none(uses):
     def trained(batches, team):
         model = Toy()
         optimizer = mg.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+        how = optimizer, mg.optim.WarmupCosine(optimizer, 0, 3), 0.5, accumulated_gradients, team
         with team.at_work(optimizer, batch_size=2):
             for _ in range(3):
-                model.zero_grad()
-                team.gradients(model, batches(team.rank), loss)
-                mg.optim.clip_grad_norm_(model.parameters(), 0.5)
-                optimizer.step()
-                team.gather(None)  # all have updated theirs, as after a step of a run
+                training_step(model, batches(team.rank), loss, *how)
+            held = team.gather(list(optimizer.state))
+        assert held == ([[0], [1]] if len(held) > 1 else [[0, 1]])  # the moments of its own in each process
         return {name: array.copy() for name, array in model.state_dict().items()}
 
     shares = [[(np.float32(rank + i + 1), use) for i, use in enumerate(each)] for rank, each in enumerate(uses)]
@@ -188,8 +189,30 @@ def test_a_gradient_may_come_from_one_process_or_from_none(uses):
 # --- accidents --------------------------------------------------------------------------------------------------------
 
 
+class Odd(Exception):
+    """Cannot be made again from what it is pickled as."""
+
+    def __init__(self, what, why):
+        super().__init__(f"{what} is odd, because {why}")
+
+
 def exception():
     raise ValueError("the data are not to my taste")
+
+
+def odd_exception():
+    raise Odd("this", "it is")
+
+
+class Unpickled(ValueError):
+    """Cannot be sent at all."""
+
+    def __reduce__(self):
+        raise TypeError("no")
+
+
+def unpickled_exception():
+    raise Unpickled("this stays here")
 
 
 def kill():
@@ -205,8 +228,10 @@ def full_disk(*arguments):
     [
         (0, exception, ValueError, "not to my taste"),
         (1, exception, ValueError, "not to my taste"),
-        (2, kill, RuntimeError, r"process \d+, one of 3 that train together, has ended early \(SIGKILL\): resume"),
-        (1, lambda: os._exit(7), RuntimeError, r"ended early \(exit code 7\)"),
+        (1, odd_exception, RuntimeError, "Odd: this is odd, because it is"),
+        (2, unpickled_exception, RuntimeError, "Unpickled: this stays here"),
+        (2, kill, ChildProcessError, r"process \d+, one of 3 that train together, has .* \(SIGKILL\); .*, of step 2"),
+        (1, lambda: os._exit(7), ChildProcessError, r"ended early \(exit code 7\)"),
         (0, lambda: (ctrl_c(), ctrl_c()), KeyboardInterrupt, None),
         (0, lambda: setattr(run, "save_checkpoint", full_disk), OSError, "No space left"),
     ],
@@ -222,6 +247,24 @@ def test_an_accident_in_one_ends_all_and_leaves_a_checkpoint(text, tmp_path, mon
     resume(train_language_model, PretrainingConfig, str(folder), team=ForkedTeam(3))
     pretrain(config(text, tmp_path / "whole"), team=ForkedTeam(3))
     assert_same_run(folder, tmp_path / "whole")
+
+
+def test_where_nothing_is_saved_no_checkpoint_is_promised(text, tmp_path, monkeypatch):
+    team = ForkedTeam(2)
+    monkeypatch.setattr(run.Run, "goes_on", lambda run: kill() if run.team.rank else run.team.wait())
+    with pytest.raises(ChildProcessError, match=r"\(SIGKILL\); nothing is saved yet: start the run again"):
+        pretrain(config(text, tmp_path / "run"), team=team)
+
+
+def test_a_signal_to_another_than_process_0_changes_nothing(text, tmp_path, monkeypatch):
+    def signals():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            signal.raise_signal(getattr(signal, name))
+
+    team = ForkedTeam(2)
+    accident(monkeypatch, team, rank=1, at=3, what=signals)
+    assert not pretrain(config(text, tmp_path / "run"), team=team).interrupted
+    assert load_state(tmp_path / "run")["step"] == 6
 
 
 @contextlib.contextmanager
@@ -299,12 +342,35 @@ def machine(monkeypatch):
     return monkeypatch
 
 
-def test_the_number_follows_from_cores_batch_and_memory(machine, capsys):
-    assert [team_of(None, batch_size, "cpu").processes for batch_size in (1, 5, 7, 12, 16, 22)] == [1, 5, 7, 6, 8, 2]
-    for memory, most in ((3 * 10**9 + 1, 3), (10**8, 1)):
-        machine.setattr(forked_team, "machine_memory", lambda memory=memory: memory)
-        assert team_of(None, 12, "cpu").processes == most and team_of(4, 12, "cpu").processes == 4
+def test_the_number_follows_from_cores_and_batch(machine, capsys):
+    most = [max(team_of(None, batch_size, "cpu").numbers) for batch_size in (1, 5, 7, 12, 16, 22)]
+    assert most == [1, 5, 7, 6, 8, 2]
+    assert team_of(4, 12, "cpu").numbers == (4,)
     assert team_of(1, 12, "cpu") is ALONE and capsys.readouterr().out == ""
+
+
+def test_process_0_has_all_cores_while_the_others_wait(monkeypatch):
+    def cores():
+        return forked_team.threads._workers
+
+    mg.use_kernels("fast")
+    monkeypatch.setattr(forked_team, "usable_cores", lambda: 4)
+    team = ForkedTeam(2)
+    with team.at_work(mg.optim.AdamW(Toy().parameters()), batch_size=2):
+        found = team.gather(cores()), team.once(cores), team.gather(cores())
+    assert found == ([2, 2], 4, [2, 2]) and cores() == 4
+    monkeypatch.undo()
+    forked_team.threads.use_workers(forked_team.usable_cores())
+
+
+@pytest.mark.parametrize(("numbers", "memory", "size"), [((1, 2, 3, 5), 2304, 3), ((1, 2), 100, 1), ((2,), 100, 2)])
+def test_it_follows_from_memory_where_it_may(monkeypatch, numbers, memory, size):
+    """Toy has 144 bytes of weights: 8 times as many for three processes, in half of the memory."""
+    monkeypatch.setattr(forked_team, "machine_memory", lambda: memory)
+    team = ForkedTeam(*numbers)
+    with team.at_work(mg.optim.AdamW(Toy().parameters()), batch_size=6):
+        found = team.size
+    assert found == size
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from minigrad import Function, Tensor, switches, use_kernels
 from minigrad.autograd import Context
 from minigrad.functional.activation import Softmax
 from minigrad.functional.attention import ScaledDotProductAttention
-from minigrad.kernels.accumulation import ProductGradient
 from minigrad.kernels.cpu import cross_entropy, threads
 from minigrad.kernels.cpu.attention import FastSplitHeads, TiledAttention, _Plan
 from minigrad.kernels.dispatch import FAST, textbook_functions
@@ -443,18 +442,3 @@ raise SystemExit(os.waitstatus_to_exitcode(status))
 def test_a_forked_process_computes_with_threads_of_its_own():
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", FORK], env=environment, timeout=300).returncode == 0
-
-
-def test_a_product_is_the_same_wherever_it_is_computed():
-    a, b = np.random.normal(size=(7, 5)).astype(np.float32), np.ones((5, 3), np.float32)
-    product, total = ProductGradient(a, b, rows=2), np.full((7, 3), np.nan, np.float32)
-    product.write_to(total)
-    product[slice(2, 6)].add_to(total[2:6])
-    for array, right in (
-        (total, a @ b * np.array([1, 1, 2, 2, 2, 2, 1])[:, None]),
-        (product.dense(), a @ b),
-        (product[slice(2, 6)].dense(), (a @ b)[2:6]),
-        (product.astype("float64"), a @ b),
-        (product[slice(3, 3)].dense(), np.empty((0, 3))),
-    ):
-        assert_allclose(array, right, rtol=1e-5)

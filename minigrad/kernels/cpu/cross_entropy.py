@@ -16,8 +16,6 @@ from __future__ import annotations
 import numpy as np
 
 from ...autograd import Function
-from .. import accumulation
-from ..accumulation import ProductGradient
 from . import adam
 from .threads import parallel, product_then, products, row_blocks
 
@@ -51,9 +49,7 @@ class FastLinearCrossEntropy(Function):
         if dx is None and dweight is None:
             _, dx, dweight = _in_chunks(ctx, np.where(ctx.kept, dout, 0))
         else:
-            if isinstance(dweight, ProductGradient):
-                dweight.b = dweight.b * dout
-            adam.scale([gradient for gradient in (dx, dweight) if isinstance(gradient, np.ndarray)], dout)
+            adam.scale([gradient for gradient in (dx, dweight) if gradient is not None], dout)
         return dx, dweight, None
 
 
@@ -64,8 +60,7 @@ def _in_chunks(ctx, row_scale):
     wants_dx, wants_dweight = (row_scale is not None and ctx.needs_grad[i] for i in (0, 1))
     chunk = max(CHUNK, SMALL_CHUNK // max(len(weight), 1))
     dx = np.empty_like(x) if wants_dx else None
-    later = wants_dweight and accumulation.products_later and 0 < len(x) <= chunk  # then the logits stay instead
-    dweight = np.empty_like(weight) if wants_dweight and not later else None
+    dweight = np.empty_like(weight) if wants_dweight else None
     if dweight is not None and len(x) == 0:  # no chunk will write it
         dweight[...] = 0
     for start in range(0, len(x), chunk):
@@ -74,7 +69,7 @@ def _in_chunks(ctx, row_scale):
         dlogits = _dlogits(x[rows], weight, ctx.safe[rows], losses[rows], scale)
         if scale is not None:
             _gradients(dlogits, x[rows], weight, dx, dweight, rows)
-    return losses, dx, ProductGradient(dlogits.T, x, TILE) if later else dweight
+    return losses, dx, dweight
 
 
 def _dlogits(x, weight, targets, losses, row_scale):
