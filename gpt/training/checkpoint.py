@@ -36,6 +36,7 @@ This page does the same for a whole run, its optimizer and its state included:
 >>> optimizer.load_state_dict(checkpoint.optimizer_state)
 >>> checkpoint.state
 {'step': 0}
+>>> shutil.rmtree(folder)
 
 Around these two functions, in this order:
 

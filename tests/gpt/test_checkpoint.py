@@ -258,7 +258,7 @@ def test_a_state_that_json_cannot_hold_leaves_the_old_checkpoint(tmp_path):
     model, optimizer, state = a_run(1)
     save_checkpoint(tmp_path, model, optimizer, state)
     before = files_of(tmp_path)
-    for bad, error in ((object(), TypeError), (float("nan"), ValueError)):
+    for bad, error in ((object(), TypeError), (np.zeros(2), TypeError), (float("nan"), ValueError)):
         with pytest.raises(error):
             save_checkpoint(tmp_path, model, optimizer, {"step": bad})
     assert files_of(tmp_path) == before
