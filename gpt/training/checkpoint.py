@@ -131,7 +131,7 @@ def save_checkpoint(
     """
     folder = Path(folder)
     format = format or format_of(model)
-    with _new_checkpoint(folder) as new:
+    with _new_checkpoint(folder) as new:  # a folder, which counts as a checkpoint after the block
         config = {"model_type": format.name, **format.config(model)}
         write_text(new / CONFIG, json.dumps(config, indent=1))
         write_safetensors(new / WEIGHTS, format.tensors(model))
@@ -155,7 +155,8 @@ def save_checkpoint(
 def _take_arrays(optimizer_state: dict[str, Any]) -> dict[str, Array]:
     """Take the arrays out of what `Optimizer.state_dict` returned, and leave None, because JSON cannot hold them.
 
-    Returns them by the names POSITION.NAME: "3.exp_avg" is Adam's running mean of the gradient of parameter 3.
+    Returns them by the names POSITION.NAME: "3.exp_avg" is Adam's running mean of the gradient of parameter 3. The
+    optimizer itself keeps its arrays, because state_dict makes new dictionaries.
     """
     arrays = {}
     for position, values in optimizer_state["state"].items():
@@ -176,7 +177,7 @@ def load_checkpoint(folder: StrPath, with_optimizer: bool = True, format: ModelF
     """
     formats = [format] if format else [whole(architecture) for architecture in architectures()]
 
-    def load(path: Path) -> Checkpoint:
+    def load(path: Path) -> Checkpoint:  # path: the newest checkpoint in the folder
         record = _read_record(path)
         _check_unchanged(path, record, with_optimizer)
 
