@@ -1,4 +1,4 @@
-"""Save a training run so it can continue exactly where it was, whatever happens while it is being saved.
+"""Save a training run so it can continue exactly where it was, and load it again.
 
 A run's folder holds
 
@@ -10,29 +10,60 @@ A run's folder holds
     vocab.json, data/, ...      its tokenizer and its data, which never change
     log.jsonl                   one line per logged step
 
-Several files cannot change in one instant, but a folder can be renamed in one. So a checkpoint is written as
-`checkpoint-7.unfinished` and flushed to disk; its rename makes it count, and then the one before it is deleted. After a
-crash between the two there are two of them: the newest counts. Loading changes nothing, so you can try out a model
-while it is being trained.
+In its simple form, saving writes these files, and loading reads them. For a model:
 
-A `ModelFormat` says which parts of a model the folder stores: all of a language model, or, for a model with adapters,
-only the adapters. There is no pickle, so a checkpoint from a stranger is data and cannot run code.
+>>> import tempfile
+>>> from gpt import GPT, GPTConfig
+>>> folder = Path(tempfile.mkdtemp())
+>>> model = GPT(GPTConfig(vocab_size=5, block_size=8, n_layer=1, n_head=1, n_embd=4))
+>>> write_text(folder / "config.json", json.dumps(model.config.to_dict()))
+>>> write_safetensors(folder / "model.safetensors", model.state_dict())
+
+>>> loaded = GPT(GPTConfig.from_dict(read_json(folder / "config.json")))
+>>> with SafetensorsFile(folder / "model.safetensors") as file:
+...     weights = {name: file.read(name) for name in file.entries}
+>>> loaded.load_state_dict(weights)
+([], [])
+
+This page does the same for a whole run, its optimizer and its state included:
+
+>>> from minigrad.optim import AdamW
+>>> optimizer = AdamW(model.parameters(), lr=0.001)
+>>> save_checkpoint(folder / "run", model, optimizer, {"step": 0})
+>>> sorted(path.name for path in (folder / "run" / "checkpoint-1").iterdir())
+['config.json', 'model.safetensors', 'optimizer.safetensors', 'state.json']
+>>> checkpoint = load_checkpoint(folder / "run")
+>>> optimizer.load_state_dict(checkpoint.optimizer_state)
+>>> checkpoint.state
+{'step': 0}
+>>> shutil.rmtree(folder)
+
+Around these two functions, in this order:
+
+* Only whole checkpoints count, even if the process is killed while it saves, or the disk is full. Several files cannot
+  change in one instant, but a folder can be renamed in one. So a checkpoint is written as `checkpoint-7.unfinished` and
+  flushed to disk; its rename makes it count, and then the one before it is deleted. After a crash between the two there
+  are two of them: the newest counts. Loading changes nothing, so you can try out a model while it is being trained.
+* The SHA-256 of each file shows whether it has changed.
+* A `ModelFormat` says which parts of a model the folder stores: all of a language model, or, for a model with adapters,
+  only the adapters.
+
+There is no pickle, so a checkpoint from a stranger is data and cannot run code.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -57,12 +88,14 @@ from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.vocabulary_files import FILES as TOKENIZER_FILES
 from ..weights.safetensors_file import SafetensorsFile, write_safetensors
 
-CONFIG, WEIGHTS, MOMENTS, STATE = "config.json", "model.safetensors", "optimizer.safetensors", "state.json"
 PREFIX = "checkpoint-"
-FORMAT = 1  # of a checkpoint's folder
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+MOMENTS = "optimizer.safetensors"
+STATE = "state.json"
+FORMAT = 1  # the version of this layout, in state.json
 
-T = TypeVar("T")
-Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+JSON = dict[str, Any]  # what a JSON file holds
 
 
 class CheckpointError(ValueError):
@@ -71,58 +104,12 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass
 class Checkpoint:
-    """What a run's folder holds: the model, the optimizer's state (or None), and the state of the run."""
+    """What was saved: the model, the optimizer's state (or None), and the state of the run."""
 
     model: Any
     optimizer_state: dict[str, Any] | None
-    state: dict[str, Any]
-    inputs: dict[str, str]  # see `inputs_of`
-
-
-# --- what is stored of a model ----------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelFormat:
-    """How to turn a model into config.json and named arrays, and back.
-
-    name: "model_type" in config.json. config(model): the rest of config.json, JSON-able. build(config, shapes): an
-    empty model for the settings in config.json and the stored shapes; raises ValueError before it allocates memory if
-    they do not fit (see `check_size`). tensors(model): the arrays to store and to fill, parameters or buffers, by name.
-    """
-
-    name: str
-    config: Callable[[Any], dict[str, Any]]
-    build: Callable[[dict[str, Any], Shapes], nn.Module]
-    tensors: Callable[[Any], Mapping[str, Array]] = nn.Module.state_dict
-
-
-def whole(architecture: type[LanguageModel]) -> ModelFormat:
-    """The format of an architecture's models that are stored as a whole."""
-
-    def build(values: dict[str, Any], shapes: Shapes) -> LanguageModel:
-        config = architecture.config_class.from_dict(values)
-        check_size(config.num_parameters(), shapes)
-        with nn.init.skipped():
-            return architecture(config)
-
-    return ModelFormat(f"minigrad-{architecture.family}", lambda model: model.config.to_dict(), build)
-
-
-def check_size(expected: int, shapes: Shapes) -> None:
-    """Raise ValueError unless the stored tensors have as many numbers as config.json promises."""
-    stored = sum(math.prod(shape) for shape in shapes.values())
-    if stored != expected:
-        raise ValueError(f"the model in config.json has {expected:,} numbers, but {stored:,} are stored")
-
-
-def format_of(model: nn.Module) -> ModelFormat:
-    """The format of a whole language model. Raises TypeError for others, and if modules were replaced."""
-    for architecture in architectures():
-        if isinstance(model, architecture) and model.num_parameters() == model.config.num_parameters():
-            return whole(architecture)
-    what = type(model).__name__ + (" with other modules" if isinstance(model, LanguageModel) else "")
-    raise TypeError(f"a checkpoint of a {what} needs a `format` that says what is stored of it")
+    state: JSON
+    inputs: dict[str, str]  # the SHA-256 of the run's tokenizer and data, see `inputs_of`
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
@@ -142,28 +129,192 @@ def save_checkpoint(
     `inputs_of`; by default of the tokenizer in the folder. The disk needs room for two checkpoints. Raises OSError,
     with the old checkpoint intact, if the disk is full or not writable.
     """
-    folder, format = Path(folder), format_of(model) if format is None else format
-    optimizer_state = None if optimizer is None else optimizer.state_dict()
-    make_folder(folder)
-    _delete_what_does_not_count(folder)  # what a crash has left
-    new = folder / f"{PREFIX}{max(_numbered(folder), default=0) + 1}"
-    unfinished = _unfinished(new)
-    try:
-        unfinished.mkdir()
-        write_text(unfinished / CONFIG, json.dumps({"model_type": format.name, **format.config(model)}, indent=1))
-        write_safetensors(unfinished / WEIGHTS, format.tensors(model))
-        if optimizer_state is not None:
-            write_safetensors(unfinished / MOMENTS, _moments(optimizer_state))
+    folder = Path(folder)
+    format = format or format_of(model)
+    with _new_checkpoint(folder) as new:  # a folder, which counts as a checkpoint after the block
+        config = {"model_type": format.name, **format.config(model)}
+        write_text(new / CONFIG, json.dumps(config, indent=1))
+        write_safetensors(new / WEIGHTS, format.tensors(model))
+        optimizer_state = None
+        if optimizer is not None:
+            optimizer_state = optimizer.state_dict()
+            write_safetensors(new / MOMENTS, _take_arrays(optimizer_state))
         record = {
             "format": FORMAT,
-            "files": sha256_table(unfinished, (CONFIG, WEIGHTS, MOMENTS)),
+            "files": sha256_table(new, (CONFIG, WEIGHTS, MOMENTS)),
             "inputs": inputs_of(folder, data=False) if inputs is None else inputs,
             "optimizer": optimizer_state,
             "state": state or {},
         }
-        # As it will be read: null for the arrays in optimizer.safetensors, lists for tuples.
-        record = json.loads(json.dumps(record, allow_nan=False, default=_null_for_array))
-        write_text(unfinished / STATE, json.dumps({**record, "sha256": _sha256_of_record(record)}, indent=1))
+        # Its SHA-256 is that of what will be read: JSON turns tuples into lists, and integer keys into strings.
+        record = json.loads(json.dumps(record, allow_nan=False))
+        record["sha256"] = _sha256_of_record(record)
+        write_text(new / STATE, json.dumps(record, indent=1))
+
+
+def _take_arrays(optimizer_state: dict[str, Any]) -> dict[str, Array]:
+    """Take the arrays out of what `Optimizer.state_dict` returned, and leave None, because JSON cannot hold them.
+
+    Returns them by the names POSITION.NAME: "3.exp_avg" is Adam's running mean of the gradient of parameter 3. The
+    optimizer itself keeps its arrays, because state_dict makes new dictionaries.
+    """
+    arrays = {}
+    for position, values in optimizer_state["state"].items():
+        for name, value in values.items():
+            if hasattr(value, "shape"):
+                arrays[f"{position}.{name}"] = value
+                values[name] = None
+    return arrays
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def load_checkpoint(folder: StrPath, with_optimizer: bool = True, format: ModelFormat | None = None) -> Checkpoint:
+    """Load what `save_checkpoint` has written. Raises CheckpointError, naming the file that is missing or altered.
+
+    format: which parts of a model the folder stores; by default a whole language model, as config.json says.
+    """
+    formats = [format] if format else [whole(architecture) for architecture in architectures()]
+
+    def load(path: Path) -> Checkpoint:  # path: the newest checkpoint in the folder
+        record = _read_record(path)
+        _check_unchanged(path, record, with_optimizer)
+
+        # The model: config.json names its format, which builds it. Then its weights are read.
+        config = read_json(path / CONFIG)
+        name = config.pop("model_type", None)
+        matching = [known for known in formats if known.name == name]
+        if not matching:
+            names = " or ".join(known.name for known in formats)
+            raise CheckpointError(f"{CONFIG} does not describe a {names}, but a {name!r:.40}")
+        model_format = matching[0]
+        with SafetensorsFile(path / WEIGHTS) as file:
+            model = model_format.build(config, file.shapes)
+            _load_weights(model, model_format, file)
+
+        # The optimizer's state: the arrays return to the places where `_take_arrays` has left None.
+        state = record["state"]
+        optimizer_state = record["optimizer"] if with_optimizer else None
+        if optimizer_state is None:
+            _say_if_unfinished(path.parent, state.get("step", 0), state.get("planned_steps", 0))
+        else:
+            with SafetensorsFile(path / MOMENTS) as file:
+                for key in file.entries:
+                    position, name = key.split(".")
+                    optimizer_state["state"][position][name] = file.read(key)
+        return Checkpoint(model, optimizer_state, state, record["inputs"])
+
+    return _read_newest(folder, load)
+
+
+def load_run(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
+    """Load a run's model, without its optimizer, and the tokenizer it was trained with. Raises CheckpointError."""
+    return load_checkpoint(folder, with_optimizer=False).model, Tokenizer.load(folder)
+
+
+def load_state(folder: StrPath) -> JSON:
+    """The `state` of the checkpoint in `folder`, without the model. Raises CheckpointError."""
+    return _read_newest(folder, _read_record)["state"]
+
+
+def stored_model_type(folder: StrPath) -> str | None:
+    """The name of the `ModelFormat` in a run's folder; None if there is no checkpoint, or it is damaged."""
+    try:
+        return _read_newest(folder, lambda path: read_json(path / CONFIG)).get("model_type")
+    except CheckpointError:  # raised again, and shown, when the folder is read
+        return None
+
+
+def _read_record(path: Path) -> JSON:
+    """What state.json says."""
+    record = read_json(path / STATE)
+    sha256 = record.pop("sha256", None)
+    version = record.get("format")
+    if version != FORMAT:
+        raise CheckpointError(f"{STATE} has format {version!r:.20}, and this version of minigrad reads format {FORMAT}")
+    if sha256 != _sha256_of_record(record):
+        raise CheckpointError(f"{STATE} was altered since it was saved")
+    return record
+
+
+def _load_weights(model: nn.Module, format: ModelFormat, file: SafetensorsFile) -> None:
+    """Put the file's arrays in the places of the model's, one at a time, so the model is never in memory twice."""
+    shapes = {name: array.shape for name, array in format.tensors(model).items()}
+    _check_shapes(shapes, file.shapes)
+    for name in shapes:
+        new = file.read(name)
+        # "transformer.h.0.ln_1.weight" is the attribute "weight" of the module "transformer.h.0.ln_1".
+        module_name, _, attribute = name.rpartition(".")
+        module = model.get_submodule(module_name)
+        old = getattr(module, attribute)  # a Parameter, or a buffer, which is a bare array
+        # The model was built in float32, but a run in float64 is loaded as such.
+        fits = new.dtype == old.dtype or new.dtype.kind == old.dtype.kind == "f"
+        if not fits or not np.isfinite(new).all():
+            raise CheckpointError(
+                f"{WEIGHTS}: {name} is {new.dtype}, not {old.dtype}, or holds numbers that are not finite"
+            )
+        if isinstance(old, nn.Parameter):
+            old.data = new
+        else:
+            setattr(module, attribute, new)
+
+
+def _check_shapes(expected: Shapes, stored: Shapes) -> None:
+    """Raise CheckpointError for the first tensor that only the model or only the file has, or in another shape."""
+    for name in sorted({*expected, *stored}):  # the names in either
+        if expected.get(name) != stored.get(name):
+            found = f"has shape {stored[name]}" if name in stored else "is missing"
+            wanted = f"the shape {expected[name]}" if name in expected else "no such tensor"
+            raise CheckpointError(f"{WEIGHTS}: {name} {found}, but the model has {wanted}")
+
+
+_shown: set[str] = set()  # the lines that this process has shown
+
+
+def _say_if_unfinished(folder: Path, step: int, planned: int) -> None:
+    """Say on standard error that the run whose model is used has not ended; not again for each time it is loaded."""
+    resume = f"resume it with --init-from resume --out-dir {quoted(folder)}"
+    text = f"the run in {folder} has done step {step:,} of {planned:,}; {resume}"
+    if step < planned and text not in _shown:
+        _shown.add(text)
+        show(text, sys.stderr)
+
+
+# --- which checkpoint counts? -----------------------------------------------------------------------------------------
+
+
+def has_checkpoint(folder: StrPath) -> bool:
+    """Whether `folder` has a checkpoint to continue from."""
+    return bool(checkpoints(folder))
+
+
+def checkpoints(folder: StrPath) -> list[Path]:
+    """The checkpoints in a folder, the newest last. The older ones are about to be deleted."""
+    paths = [Path(folder) / f"{PREFIX}{number}" for number in _numbers(folder)]
+    return [path for path in paths if (path / STATE).exists()]
+
+
+def _numbers(folder: StrPath) -> list[int]:
+    """The N of everything named checkpoint-N: our checkpoints, and perhaps files of other programs, which stay."""
+    endings = [path.name.removeprefix(PREFIX) for path in Path(folder).glob(f"{PREFIX}*")]
+    return sorted(int(ending) for ending in endings if ending.isdecimal())
+
+
+@contextlib.contextmanager
+def _new_checkpoint(folder: Path) -> Iterator[Path]:
+    """In the block, write the files of the next checkpoint into this new folder.
+
+    After the block it takes the place of the checkpoint before it. If the block fails, it is deleted. Raises OSError,
+    which says what is left, if a file could not be written.
+    """
+    make_folder(folder)
+    _delete_old_and_unfinished(folder)  # what a crash has left
+    new = folder / f"{PREFIX}{max(_numbers(folder), default=0) + 1}"
+    unfinished = Path(f"{new}{UNFINISHED}")
+    try:
+        unfinished.mkdir()
+        yield unfinished
         _flush_names(unfinished)
         replace(unfinished, new)  # from here on the new checkpoint is the one that counts
     except OSError as error:
@@ -171,32 +322,17 @@ def save_checkpoint(
         reason = f"the checkpoint could not be saved: {error.strerror or error}; {before}"
         raise OSError(error.errno, reason, error.filename or str(folder)) from error
     else:
-        _flush_names(folder)
+        _flush_names(folder)  # so the rename is on the disk before the old checkpoint is deleted
     finally:
-        _delete_what_does_not_count(folder)
+        _delete_old_and_unfinished(folder)
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, the newest last."""
-    return [path for _, path in sorted(_numbered(folder).items()) if (path / STATE).exists()]
-
-
-def _numbered(folder: Path) -> dict[int, Path]:
-    """What is named checkpoint-N, by number: our checkpoints, and perhaps those of other programs, which stay."""
-    paths = {path.name.removeprefix(PREFIX): path for path in folder.glob(f"{PREFIX}*")}
-    return {int(number): path for number, path in paths.items() if number.isdecimal()}
-
-
-def _unfinished(checkpoint: Path) -> Path:
-    """The place of a checkpoint that is being written, or deleted."""
-    return checkpoint.with_name(checkpoint.name + UNFINISHED)
-
-
-def _delete_what_does_not_count(folder: Path) -> None:
-    """Delete what is older than the newest checkpoint, or unfinished. On Windows, what somebody is reading stays."""
-    for older in checkpoints(folder)[:-1]:
+def _delete_old_and_unfinished(folder: Path) -> None:
+    """Delete all but the newest checkpoint, and what is unfinished. On Windows, what somebody is reading stays."""
+    for old in checkpoints(folder)[:-1]:
         with contextlib.suppress(OSError):
-            replace(older, _unfinished(older))  # so that no half of it is ever taken for a checkpoint
+            # Renamed first: if the process is killed while it deletes files, what is left must not count.
+            replace(old, Path(f"{old}{UNFINISHED}"))
     for path in folder.glob(f"{PREFIX}*{UNFINISHED}"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -211,172 +347,62 @@ def _flush_names(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _moments(optimizer_state: dict[str, Any]) -> dict[str, Array]:
-    """The arrays of an optimizer's state, by the names POSITION.NAME."""
-    return {
-        f"{position}.{name}": value
-        for position, values in optimizer_state["state"].items()
-        for name, value in values.items()
-        if hasattr(value, "shape")
-    }
-
-
-def _null_for_array(value: Any) -> None:
-    """In state.json, null stands for an array, which has a place in optimizer.safetensors."""
-    if not hasattr(value, "shape"):
-        raise TypeError(f"JSON cannot hold {value!r}")
-
-
-def _sha256_of_record(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode("utf-8")).hexdigest()
-
-
-# --- loading ----------------------------------------------------------------------------------------------------------
-
-
-def has_checkpoint(folder: StrPath) -> bool:
-    """Whether `folder` has a checkpoint to continue from."""
-    return bool(checkpoints(Path(folder)))
-
-
-def load_state(folder: StrPath) -> dict[str, Any]:
-    """The `state` of the checkpoint in `folder`, without the model. Raises CheckpointError."""
-    return _read_newest(Path(folder), _read_record)["state"]
-
-
-def stored_model_type(folder: StrPath) -> str | None:
-    """The name of the `ModelFormat` in a run's folder; None if there is no checkpoint, or it is damaged."""
-    try:
-        return _read_newest(Path(folder), lambda path: read_json(path / CONFIG)).get("model_type")
-    except CheckpointError:  # raised again, and shown, when the folder is read
-        return None
-
-
-def load_checkpoint(folder: StrPath, with_optimizer: bool = True, format: ModelFormat | None = None) -> Checkpoint:
-    """Load what `save_checkpoint` has written. Raises CheckpointError, naming the file that is missing or altered.
-
-    format: which parts of a model the folder stores; by default a whole language model, as config.json says.
-    """
-    formats = [whole(architecture) for architecture in architectures()] if format is None else [format]
-    return _read_newest(Path(folder), lambda path: _load(path, with_optimizer, formats))
-
-
-def load_run(folder: StrPath) -> tuple[LanguageModel, Tokenizer]:
-    """Load a run's model, without its optimizer, and the tokenizer it was trained with. Raises CheckpointError."""
-    return load_checkpoint(folder, with_optimizer=False).model, Tokenizer.load(folder)
-
-
-# What reading files may raise whose content is not as expected.
+# What may be raised while files are read whose content is not as expected.
 WRONG_CONTENT = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, OSError)
 
 
-def _read_newest(folder: Path, read: Callable[[Path], T]) -> T:
-    """What `read` finds in the newest checkpoint, whatever somebody has written into it; or a CheckpointError."""
-    while True:
-        found = checkpoints(folder)
-        if not found:
-            raise CheckpointError(f"there is no checkpoint in {folder}: no {PREFIX}N/{STATE}")
-        newest = found[-1]
-        try:
-            with errors_at(f"{newest} cannot be loaded", CheckpointError, WRONG_CONTENT):
-                return read(newest)
-        except CheckpointError:
-            was_deleted_meanwhile = not newest.exists() and has_checkpoint(folder)  # by a run that has saved another
-            if not was_deleted_meanwhile:
-                raise
-
-
-def _load(path: Path, with_optimizer: bool, formats: Sequence[ModelFormat]) -> Checkpoint:
-    record = _read_record(path)
-    check_sha256(path, record["files"], (CONFIG, WEIGHTS, MOMENTS) if with_optimizer else (CONFIG, WEIGHTS))
-    check_inputs(path.parent, record["inputs"], data=with_optimizer)
-    config = read_json(path / CONFIG)
-    name = config.pop("model_type", None)
-    format = next((format for format in formats if format.name == name), None)
-    if format is None:
-        known = " or ".join(format.name for format in formats)
-        raise CheckpointError(f"{CONFIG} does not describe a {known}, but a {name!r:.40}")
-    with SafetensorsFile(path / WEIGHTS) as file:
-        model = format.build(config, file.shapes)
-        _fill(model, format.tensors(model), file)
-    if not with_optimizer or record["optimizer"] is None:
-        state = record["state"]
-        _say_if_the_run_has_not_ended(path.parent, state.get("step", 0), state.get("planned_steps", 0))
-        return Checkpoint(model, None, state, record["inputs"])
-    with SafetensorsFile(path / MOMENTS) as file:
-        for key in file.entries:
-            position, name = key.split(".")  # in JSON, the keys of an object are strings
-            record["optimizer"]["state"][position][name] = file.read(key)
-    return Checkpoint(model, record["optimizer"], record["state"], record["inputs"])
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    """What state.json says, of all that belongs to a checkpoint."""
-    record = read_json(path / STATE)
-    sha256 = record.pop("sha256", None)
-    if record.get("format") != FORMAT:
-        found = f"has format {record.get('format')!r:.20}"
-        raise CheckpointError(f"{STATE} {found}, and this version of minigrad reads format {FORMAT}")
-    if sha256 != _sha256_of_record(record):
-        raise CheckpointError(f"{STATE} was altered since it was saved")
-    return record
-
-
-@functools.cache  # once, however often the model is loaded
-def _say_if_the_run_has_not_ended(folder: Path, step: int, planned: int) -> None:
-    """Say on standard error that the model of a run is used before the run has ended."""
-    if step < planned:
-        resume = f"resume it with --init-from resume --out-dir {quoted(folder)}"
-        show(f"the run in {folder} has done step {step:,} of {planned:,}; {resume}", sys.stderr)
-
-
-def _fill(model: nn.Module, tensors: Mapping[str, Array], file: SafetensorsFile) -> None:
-    """Read the model's tensors, one at a time."""
-    shapes = {name: array.shape for name, array in tensors.items()}
-    if different := sorted(shapes.items() ^ file.shapes.items()):
-        name = different[0][0]
-        found = f"has shape {file.shapes[name]}" if name in file.shapes else "is missing"
-        wanted = f"the shape {shapes[name]}" if name in shapes else "no such tensor"
-        raise CheckpointError(f"{WEIGHTS}: {name} {found}, but the model has {wanted}")
-    parameters = dict(model.named_parameters())
-    for name, ours in tensors.items():
-        array = file.read(name)
-        # Floats of another precision take the place of the model's: a run in float64 is loaded as such.
-        both_are_floats = array.dtype.kind == ours.dtype.kind == "f"
-        if (array.dtype != ours.dtype and not both_are_floats) or not np.isfinite(array).all():
-            problem = f"is {array.dtype}, not {ours.dtype}, or holds numbers that are not finite"
-            raise CheckpointError(f"{WEIGHTS}: {name} {problem}")
-        if array.dtype == ours.dtype:
-            ours[...] = array
-        elif name in parameters:
-            parameters[name].data = array
-        else:  # a buffer
-            owner, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(owner), attribute, array)
+def _read_newest(folder: StrPath, read: Callable[[Path], Any]) -> Any:
+    """What `read` returns for the newest checkpoint. Raises CheckpointError, whatever somebody has written into it."""
+    found = checkpoints(folder)
+    if not found:
+        raise CheckpointError(f"there is no checkpoint in {folder}: no {PREFIX}N/{STATE}")
+    newest = found[-1]
+    try:
+        with errors_at(f"{newest} cannot be loaded", CheckpointError, WRONG_CONTENT):
+            return read(newest)
+    except CheckpointError:
+        if newest.exists():
+            raise
+    # Meanwhile a run has saved another checkpoint and deleted this one: read the other.
+    return _read_newest(folder, read)
 
 
 # --- has a file changed? ----------------------------------------------------------------------------------------------
 
 
-def sha256_table(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """The SHA-256 of those files that are there, by their names in the folder."""
-    table = {}
-    for path in (folder / name for name in names):
-        if path.is_file():
-            if path.suffix == ".safetensors":
-                SafetensorsFile(path).close()  # raises early for a file that was cut off
-            limit = MAX_MODEL_TEXT if path.suffix in (".json", ".txt") else sys.maxsize
-            table[path.relative_to(folder).as_posix()] = sha256_of(path, limit)
-    return table
+def _check_unchanged(path: Path, record: JSON, with_optimizer: bool) -> None:
+    """Raise CheckpointError if a file of a checkpoint, or of the run's tokenizer and data, is not as it was saved.
+
+    with_optimizer: the run is to be continued, so its optimizer and its data count.
+    """
+    check_sha256(path, record["files"], (CONFIG, WEIGHTS, MOMENTS) if with_optimizer else (CONFIG, WEIGHTS))
+    inputs = record["inputs"]
+    if inputs:  # a model can be saved without a tokenizer
+        names = {*inputs, *TOKENIZER_FILES} if with_optimizer else TOKENIZER_FILES
+        check_sha256(path.parent, inputs, sorted(names))
 
 
 def check_sha256(folder: Path, table: Mapping[str, str], names: Iterable[str]) -> None:
     """Raise CheckpointError, naming the file, unless these files are as the table says: not altered, removed, added."""
     for name in names:
-        found = sha256_table(folder, [name]).get(name)
-        if found != table.get(name):
-            problem = "is missing" if found is None else "was truncated, altered or added since it was saved"
+        now = sha256_table(folder, [name]).get(name)
+        if now != table.get(name):
+            problem = "is missing" if now is None else "was truncated, altered or added since it was saved"
             raise CheckpointError(f"{name} {problem}: put the old file back, or start a new run")
+
+
+def sha256_table(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The SHA-256 of those files that are there, by their names in the folder."""
+    table = {}
+    for name in names:
+        path = folder / name
+        if path.is_file():
+            if path.suffix == ".safetensors":
+                SafetensorsFile(path).close()  # its header shows at once whether the file was cut off
+            # A text of many gigabytes, which somebody has put there, is refused before it is read.
+            limit = MAX_MODEL_TEXT if path.suffix in (".json", ".txt") else sys.maxsize
+            table[name] = sha256_of(path, limit)
+    return table
 
 
 def inputs_of(folder: Path, data: bool = True) -> dict[str, str]:
@@ -384,14 +410,59 @@ def inputs_of(folder: Path, data: bool = True) -> dict[str, str]:
 
     Hidden files are not the run's: macOS leaves a .DS_Store in every folder that somebody looks at.
     """
-    paths = (folder / "data").glob("[!.]*") if data else ()
-    return sha256_table(folder, [*TOKENIZER_FILES, *(f"data/{path.name}" for path in sorted(paths))])
+    names = list(TOKENIZER_FILES)
+    if data:
+        names += sorted(f"data/{path.name}" for path in (folder / "data").glob("[!.]*"))
+    return sha256_table(folder, names)
 
 
-def check_inputs(folder: Path, table: Mapping[str, str], data: bool = True) -> None:
-    """Raise CheckpointError if the tokenizer (or the data) is not what the run has learned from.
+def _sha256_of_record(record: JSON) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode("utf-8")).hexdigest()
 
-    An empty table belongs to a model that was saved without a tokenizer.
-    """
-    names = sorted({*table, *TOKENIZER_FILES}) if table else []
-    check_sha256(folder, table, [name for name in names if data or not name.startswith("data/")])
+
+# --- what is stored of a model? ---------------------------------------------------------------------------------------
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFormat:
+    """How to turn a model into config.json and named arrays, and back."""
+
+    name: str  # "model_type" in config.json
+    # config(model): the rest of config.json, JSON-able.
+    config: Callable[[Any], JSON]
+    # build(config, shapes): a model for the settings in config.json, whose stored arrays are read later. It raises
+    # ValueError, before it allocates memory, if the shapes in the file do not fit the settings (see `check_size`).
+    build: Callable[[JSON, Shapes], nn.Module]
+    # tensors(model): the arrays to store, parameters and buffers, by their names in the model.
+    tensors: Callable[[Any], Mapping[str, Array]] = nn.Module.state_dict
+
+
+def whole(architecture: type[LanguageModel]) -> ModelFormat:
+    """The format of an architecture's models that are stored as a whole."""
+
+    def build(values: JSON, shapes: Shapes) -> LanguageModel:
+        config = architecture.config_class.from_dict(values)
+        check_size(config.num_parameters(), shapes)
+        with nn.init.skipped():
+            return architecture(config)
+
+    return ModelFormat(f"minigrad-{architecture.family}", lambda model: model.config.to_dict(), build)
+
+
+def check_size(expected: int, shapes: Shapes) -> None:
+    """Raise ValueError unless the stored tensors have as many numbers as config.json promises."""
+    stored = sum(math.prod(shape) for shape in shapes.values())
+    if stored != expected:
+        raise ValueError(f"the model in config.json has {expected:,} numbers, but {stored:,} are stored")
+
+
+def format_of(model: nn.Module) -> ModelFormat:
+    """The format of a whole language model. Raises TypeError for others, and if modules were replaced."""
+    what = type(model).__name__
+    if isinstance(model, LanguageModel):
+        if model.num_parameters() == model.config.num_parameters():
+            return whole(type(model))
+        what += " with other modules"
+    raise TypeError(f"a checkpoint of a {what} needs a `format` that says what is stored of it")

@@ -100,7 +100,7 @@ def test_everything_comes_back_bit_by_bit(tmp_path, changes, dtype):
 
 
 def test_neither_saving_nor_loading_holds_the_model_twice(tmp_path):
-    model = small_gpt(n_embd=128, n_layer=4)
+    model = small_gpt(n_embd=256, n_layer=4)
     size = sum(array.nbytes for array in model.state_dict().values())
     largest = max(array.nbytes for array in model.state_dict().values())
     with peak_below(size / 2):
@@ -258,13 +258,13 @@ def test_a_state_that_json_cannot_hold_leaves_the_old_checkpoint(tmp_path):
     model, optimizer, state = a_run(1)
     save_checkpoint(tmp_path, model, optimizer, state)
     before = files_of(tmp_path)
-    for bad, error in ((object(), TypeError), (float("nan"), ValueError)):
+    for bad, error in ((object(), TypeError), (np.zeros(2), TypeError), (float("nan"), ValueError)):
         with pytest.raises(error):
             save_checkpoint(tmp_path, model, optimizer, {"step": bad})
     assert files_of(tmp_path) == before
 
 
-@pytest.mark.parametrize(("step", "saves"), [("check_sha256", 1), ("_fill", 1), ("_fill", 3)])
+@pytest.mark.parametrize(("step", "saves"), [("check_sha256", 1), ("_check_shapes", 1), ("_check_shapes", 3)])
 def test_what_is_saved_while_it_is_loaded_is_read_again(tmp_path, monkeypatch, step, saves):
     """Saved before a file is checked, and when the weights were."""
     left, original = [a_run(number) for number in range(2, 2 + saves)], getattr(module, step)
