@@ -7,6 +7,7 @@ training_loop.py     the loop: as a textbook has it, and as every run takes it
 pretraining.py       a whole run: corpus, tokenizer, model, training, samples
 pretraining_parts.py what it needs besides: the text as files of tokens, what is shown
 run.py               a run and its folder: what the loop needs to be stopped and resumed
+run_files.py         what it keeps in its folder beside its checkpoints
 run_state.py         how far a run is: what a checkpoint keeps of it, as JSON
 signals.py           Ctrl-C and other signals that ask a run to stop
 run_folder.py        may a new run use a folder, and what becomes of the run that is there?

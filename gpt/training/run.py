@@ -21,11 +21,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +33,7 @@ from minigrad import Tensor, backend, manual_seed, nn, optim
 from minigrad.backend import to_numpy
 
 from ..console import progress_bar, quoted, show
-from ..files import errors_at, read_json, write_json_lines, write_text
+from ..files import errors_at
 from ..tokenizer.tokenizer import Tokenizer
 from .checkpoint import (
     WRONG_CONTENT,
@@ -47,16 +45,16 @@ from .checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from .data_parallel import ALONE, Team, check_batch, weights_sha256
+from .data_parallel import ALONE, Team, check_batch
 from .folder_lock import locked
 from .log import RunLog, mean_step
-from .run_folder import check_unused, new_folder
-from .run_state import RunState, length_setting, read_state, settings_of
+from .run_files import RunFiles
+from .run_folder import check_unused
+from .run_state import length_setting, settings_of
 from .signals import finishing_the_step
 from .training_config import TrainingConfig, check_moments, prepare_training
 from .training_step import Gradients, LossFunction, Step, gradients_for, training_step
 
-LEAST_EVALUATED = 40  # held-out items, however short the run is
 MAX_SKIPPED = 10  # steps in a row that are not finite
 SAVE_SECONDS = 600.0  # a checkpoint at least so often, beside those after validations
 
@@ -114,12 +112,11 @@ class Stream(Protocol):
     def load_state_dict(self, state: dict[str, Any], /) -> None: ...
 
 
-class Run:
-    """A run and its folder.
+class Run(RunFiles):
+    """A run: its model, its optimizer, and how far it is.
 
-    config: settings with `out_dir`, `seed` and, except for pretraining, the name of a `stage`. team: the processes that
-    train together; only the first of them logs and saves. `team.size` is how many there are now: before and after the
-    loop, a forked team is one process.
+    team: the processes that train together; only the first of them logs and saves. `team.size` is how many there are
+    now: before and after the loop, a forked team is one process.
     """
 
     # From `begin` or `load`.
@@ -138,32 +135,21 @@ class Run:
     bar: Any
 
     def __init__(self, config: Any, device: str = "cpu", team: Team = ALONE, is_new: bool = True):
-        self.config, self.device, self.team, self.is_new = config, device, team, is_new
+        super().__init__(config, device, team, is_new)
         if team.size > 1:
             check_batch(config.batch_size, team.size)
-        self.out_dir = Path(config.out_dir)
-        self.lock = contextlib.ExitStack()  # holds the lock of a new run's folder, from `make_folder` on
-        self._has_folder = not is_new
         self.log = RunLog(self.out_dir, silent=team.rank > 0)
-        stage = getattr(config, "stage", None)
-        items = max(_items_to_learn_from(config) // 3, LEAST_EVALUATED)
-        self.state = RunState(stage, {}, max_eval_items=items) if is_new else read_state(self.out_dir)
         self.parts: dict[str, nn.Module] = {}  # small modules beside the model, which are saved with it
         self.inputs: Mapping[str, str] = {}  # the SHA-256 of tokenizer and data
-        # What a stage has measured, before and after training.
-        self.before: dict[str, Any] = {}
-        self.after: dict[str, Any] = {}
-        # What has happened in this process.
-        self.resumed_at: int | None = None  # the step at which a resumed run went on
         self.step_started = 0.0
         self.asked_to_stop = 0  # the number of a signal that has reached this process: Ctrl-C, or another of signals.py
         self.stopped_by = 0  # the number of one that has reached any process of the team
-        # The last checkpoint: its step, when it was saved, and whether it is old. A run that has not gone on since
-        # then needs no other: `_saved` is the step, the validated step and the planned steps in it.
+        # Of the last checkpoint: its step, and what has to change before the run needs another one; see `save`.
         self.saved_step: int | None = None
+        self._saved: tuple[int, int | None, int] | None = None
         self.last_save = time.monotonic()
         self.is_time_to_save = False
-        self._saved: tuple[int, int | None, int] | None = None
+        self.resumed_at: int | None = None  # the step at which a resumed run went on
         self._checkpoint: Checkpoint | None = None  # of a resumed run, until `prepare` has taken what it holds
 
     # --- before the loop ---
@@ -181,58 +167,11 @@ class Run:
         self.config = self.config if config is None else config
         self.team.once(lambda: tokenizer.save(self.out_dir))
 
-    def make_folder(self) -> None:
-        """Make the folder of a new run and lock it, unless that is done already: `begin` does it."""
-        if self.team.rank == 0 and not self._has_folder:
-            self.lock.enter_context(new_folder(self.out_dir))
-            self._has_folder = True
-
-    def keep_data(self, **data: Sequence[Any]) -> None:
-        """Keep the items of each part, train=[...], as JSON lines, data/train.jsonl, so you can look at them."""
-        for name, items in data.items():
-            rows, path = [item.as_json() for item in items], self.out_dir / "data" / f"{name}.jsonl"
-            self.team.once(partial(write_json_lines, path, rows))
-
     def load(self, format: ModelFormat | None = None) -> tuple[Any, Tokenizer]:
         """The model of a resumed run, as its checkpoint has it, on the run's device, and its tokenizer."""
         self._checkpoint = load_checkpoint(self.out_dir, format=format)
         self.model, self.format = self._checkpoint.model.to(self.device), format
         return self.model, Tokenizer.load(self.out_dir)
-
-    def load_data(self, read: Callable[[Path], Any], names: Sequence[str] = ("train", "test")) -> list[Any]:
-        """What a run has kept with `keep_data` under these names. read: reads one file."""
-        return [read(self.out_dir / "data" / f"{name}.jsonl") for name in names]
-
-    @property
-    def max_eval_items(self) -> int:
-        """The most held-out items (of a text: sequences) to evaluate: a third of the number that the run learns from.
-
-        So the evaluation of a short run takes no longer than its training. A run that is trained longer keeps the
-        number, because its results are compared with those before training.
-        """
-        return self.state.max_eval_items
-
-    def measure_before(self, measure: Callable[[], dict[str, Any]]) -> None:
-        """Measure what the model can do before training, as `before`. A resumed run reads it from data/before.json."""
-        path = self.out_dir / "data" / "before.json"
-        if self.is_new:
-            found = measure()
-            self.team.once(lambda: write_text(path, json.dumps(found, indent=1)))
-        with errors_at(f"the run in {self.out_dir} cannot be resumed", CheckpointError, WRONG_CONTENT):
-            self.before = read_json(path)
-
-    def check_unchanged(self, name: str, model: nn.Module, source: str) -> None:
-        """Raise CheckpointError unless a model that the run needs beside its own is the one that it was started with.
-
-        name: what the model is to the run, such as its reference. source: where it was loaded from.
-        """
-        now = weights_sha256(model.parameters())
-        then = self.state.sha256.setdefault(name, now)  # a new run notes it
-        if then != now:
-            raise CheckpointError(
-                f"the {name.replace('_', ' ')} in {source} is not the one that the run in {self.out_dir} was started "
-                "with: put the old one back, or start a new run"
-            )
 
     def explain_columns(self, columns: str, unit: str = "tokens", shown: tuple[str, ...] | None = None) -> None:
         """Show what the columns mean. unit: what is counted. shown: the metrics to print; log.jsonl has all."""
@@ -257,33 +196,6 @@ class Run:
             self._take_up(self._checkpoint)
             self._checkpoint = None  # the optimizer has copied its moments
         self.state.planned_steps = training.max_iters
-
-    def _take_up(self, checkpoint: Checkpoint) -> None:
-        """Go on where a checkpoint was saved, whose weights the model already has.
-
-        Raises CheckpointError for another run's state, ValueError for a run that has done more steps than it should.
-        """
-        state = self.state
-        with self._errors_in_state():
-            moments = (checkpoint.optimizer_state or {})["state"]
-            check_moments(moments, self.training.optimizer)
-            groups = self.optimizer.state_dict()["param_groups"]  # of the run's settings
-            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-            self.schedule.load_state_dict(state.schedule)
-            backend.set_random_state(state.random)
-            for name, part in self.parts.items():
-                dtypes = {key: array.dtype for key, array in part.state_dict().items()}
-                part.load_state_dict({key: np.array(rows, dtypes[key]) for key, rows in state.parts[name].items()})
-        _say_where_it_goes_on(self)
-        self.inputs = checkpoint.inputs
-        self.saved_step = self.resumed_at = state.step
-        self._saved = (state.step, state.validated_step, state.planned_steps)
-        if self.is_finished and state.planned_steps > state.step:
-            state.validated_step = None  # once more: pretraining validates its last step on all of the held-out text
-        self.log.rewind(state.step)
-
-    def _errors_in_state(self) -> contextlib.AbstractContextManager[None]:
-        return errors_at(f"the checkpoint in {self.out_dir} is not of a run like this", CheckpointError, WRONG_CONTENT)
 
     # --- in the loop ---
 
@@ -320,11 +232,15 @@ class Run:
         self.asked_to_stop = number
 
     def goes_on(self) -> bool:
-        """Whether there are steps left, and nobody has asked the run to stop. All processes of a team agree on it."""
+        """Whether there are steps left, and nobody has asked the run to stop."""
+        self._agree()
+        return not self.is_finished and not self.interrupted
+
+    def _agree(self) -> None:
+        """Let all processes of the team know whether a signal has reached one of them, and process 0's clock."""
         asked, waited = zip(*self.team.gather((self.asked_to_stop, time.monotonic() - self.last_save)))
         self.stopped_by = max(asked)
-        self.is_time_to_save = waited[0] > SAVE_SECONDS  # by the clock of process 0
-        return not self.is_finished and not self.interrupted
+        self.is_time_to_save = waited[0] > SAVE_SECONDS
 
     def draw(self) -> list[Any]:
         """The batches of an iteration: one, or several for a step that accumulates their gradients."""
@@ -369,7 +285,8 @@ class Run:
         metrics: of the iteration, beside the means over its steps. Raises FloatingPointError after 10 skipped steps in
         a row.
         """
-        state, seconds = self.state, time.perf_counter() - self.step_started
+        state = self.state
+        seconds = time.perf_counter() - self.step_started
         state.seconds += seconds
         self.bar.update(len(steps))
         for step in steps:
@@ -428,6 +345,60 @@ class Run:
         saved = self.saved_step
         return "" if saved is None else f"; {self.out_dir} has the last good checkpoint, of step {saved}"
 
+    # --- a resumed run ---
+
+    def _take_up(self, checkpoint: Checkpoint) -> None:
+        """Go on where a checkpoint was saved, whose weights the model already has.
+
+        Raises CheckpointError for another run's state, ValueError for a run that has done more steps than it should.
+        """
+        state = self.state
+        with self._errors_in_state():
+            moments = (checkpoint.optimizer_state or {})["state"]
+            check_moments(moments, self.training.optimizer)
+            groups = self.optimizer.state_dict()["param_groups"]  # of the run's settings
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            self.schedule.load_state_dict(state.schedule)
+            backend.set_random_state(state.random)
+            for name, part in self.parts.items():
+                dtypes = {key: array.dtype for key, array in part.state_dict().items()}
+                part.load_state_dict({key: np.array(rows, dtypes[key]) for key, rows in state.parts[name].items()})
+        self._check_length()
+        self._show_where_it_goes_on()
+        self.inputs = checkpoint.inputs
+        self.saved_step = self.resumed_at = state.step
+        self._saved = (state.step, state.validated_step, state.planned_steps)
+        if self.is_finished and state.planned_steps > state.step:
+            state.validated_step = None  # once more: pretraining validates its last step on all of the held-out text
+        self.log.rewind(state.step)
+
+    def _check_length(self) -> None:
+        """Raise ValueError if the run has done more steps than it should have."""
+        if self.state.step > self.training.max_iters:
+            name, length, unit = self._length()
+            has_done = math.ceil(self.state.step / unit)
+            raise ValueError(f"{name} {length:,} is less than the run in {self.out_dir} has done: {has_done:,}")
+
+    def _show_where_it_goes_on(self) -> None:
+        """Show the step, and what the learning rate does if the run has another length than was planned."""
+        step, planned, total = self.state.step, self.state.planned_steps, self.training.max_iters
+        show(f"resuming {self.out_dir} at step {step}")
+        if step < total and total != planned:
+            name, length, unit = self._length()
+            show(
+                f"this is not the run that was planned with {name} {length:,} from the start: its learning rate has "
+                f"followed the schedule of {planned // unit:,}; from step {step:,} on it follows that of {length:,}"
+            )
+
+    def _length(self) -> tuple[str, int, int]:
+        """The setting for the run's length, its value, and the steps in its unit: 1, or those of an iteration."""
+        part, name = length_setting(self.config)
+        length = getattr(getattr(self.config, part), name)
+        return name, length, self.training.max_iters // length
+
+    def _errors_in_state(self) -> contextlib.AbstractContextManager[None]:
+        return errors_at(f"the checkpoint in {self.out_dir} is not of a run like this", CheckpointError, WRONG_CONTENT)
+
     # --- the end ---
 
     def report(self, picture: Path | None) -> None:
@@ -439,34 +410,6 @@ class Run:
         done = f"trained {state.step} steps, {state.count:,} {self.log.unit}, in {state.seconds:.0f} s"
         show(f"\n{done}; saved in {quoted(self.out_dir)}")
         show(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
-
-
-def _items_to_learn_from(config: Any) -> int:
-    """How many items the batches of a run with these settings have."""
-    part, name = length_setting(config)
-    settings = getattr(config, part)
-    batch_size = settings.batch_size if part != "training" else config.batch_size  # PPO's and GRPO's: with the length
-    return getattr(settings, name) * config.training.gradient_accumulation_steps * batch_size
-
-
-def _say_where_it_goes_on(run: Run) -> None:
-    """Show at which step a run goes on, and what its learning rate does if it has another length than was planned.
-
-    Raises ValueError if it has done more steps than it should have.
-    """
-    done, planned, total = run.state.step, run.state.planned_steps, run.training.max_iters
-    part, option = length_setting(run.config)
-    length = getattr(getattr(run.config, part), option)  # in steps, or iterations of PPO and GRPO
-    unit = total // length  # how many steps that is: 1, or those of an iteration
-    if done > total:
-        has_done = math.ceil(done / unit)
-        raise ValueError(f"{option} {length:,} is less than the run in {run.out_dir} has done: {has_done:,}")
-    show(f"resuming {run.out_dir} at step {done}")
-    if done < total and total != planned:
-        show(
-            f"this is not the run that was planned with {option} {length:,} from the start: its learning rate has "
-            f"followed the schedule of {planned // unit:,}; from step {done:,} on it follows that of {length:,}"
-        )
 
 
 def is_due(step: int, interval: int) -> bool:

@@ -1,0 +1,97 @@
+"""The folder of a run, beside its checkpoints: data, and what was measured before training."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from minigrad import nn
+
+from ..files import errors_at, read_json, write_json_lines, write_text
+from .checkpoint import WRONG_CONTENT, CheckpointError
+from .data_parallel import ALONE, Team, weights_sha256
+from .run_folder import new_folder
+from .run_state import RunState, length_setting, read_state
+
+LEAST_EVALUATED = 40  # held-out items, however short the run is
+
+
+class RunFiles:
+    """What a run keeps, so that it can be resumed. Of a team of processes, only the first one writes.
+
+    config: settings with `out_dir`, `seed` and, except for pretraining, the name of a `stage`. is_new: False for a run
+    that is resumed.
+    """
+
+    def __init__(self, config: Any, device: str = "cpu", team: Team = ALONE, is_new: bool = True):
+        self.config, self.device, self.team, self.is_new = config, device, team, is_new
+        self.out_dir = Path(config.out_dir)
+        self.lock = contextlib.ExitStack()  # holds the lock of a new run's folder, from `make_folder` on
+        self._has_folder = not is_new
+        if is_new:
+            items = max(_items_to_learn_from(config) // 3, LEAST_EVALUATED)
+            self.state = RunState(getattr(config, "stage", None), {}, max_eval_items=items)
+        else:
+            self.state = read_state(self.out_dir)
+        # What a stage has measured, before and after training.
+        self.before: dict[str, Any] = {}
+        self.after: dict[str, Any] = {}
+
+    def make_folder(self) -> None:
+        """Make the folder of a new run and lock it, unless that is done already: `begin` does it."""
+        if self.team.rank == 0 and not self._has_folder:
+            self.lock.enter_context(new_folder(self.out_dir))
+            self._has_folder = True
+
+    def keep_data(self, **data: Sequence[Any]) -> None:
+        """Keep the items of each part, train=[...], as JSON lines, data/train.jsonl, so you can look at them."""
+        for name, items in data.items():
+            rows, path = [item.as_json() for item in items], self.out_dir / "data" / f"{name}.jsonl"
+            self.team.once(partial(write_json_lines, path, rows))
+
+    def load_data(self, read: Callable[[Path], Any], names: Sequence[str] = ("train", "test")) -> list[Any]:
+        """What a run has kept with `keep_data` under these names. read: reads one file."""
+        return [read(self.out_dir / "data" / f"{name}.jsonl") for name in names]
+
+    def measure_before(self, measure: Callable[[], dict[str, Any]]) -> None:
+        """Measure what the model can do before training, as `before`. A resumed run reads it from data/before.json."""
+        path = self.out_dir / "data" / "before.json"
+        if self.is_new:
+            found = measure()
+            self.team.once(lambda: write_text(path, json.dumps(found, indent=1)))
+        with errors_at(f"the run in {self.out_dir} cannot be resumed", CheckpointError, WRONG_CONTENT):
+            self.before = read_json(path)
+
+    def check_unchanged(self, name: str, model: nn.Module, source: str) -> None:
+        """Raise CheckpointError unless a model that the run needs beside its own is the one that it was started with.
+
+        name: what the model is to the run, such as its reference. source: where it was loaded from.
+        """
+        now = weights_sha256(model.parameters())
+        then = self.state.sha256.setdefault(name, now)  # a new run notes it
+        if then != now:
+            raise CheckpointError(
+                f"the {name.replace('_', ' ')} in {source} is not the one that the run in {self.out_dir} was started "
+                "with: put the old one back, or start a new run"
+            )
+
+    @property
+    def max_eval_items(self) -> int:
+        """The most held-out items (of a text: sequences) to evaluate: a third of the number that the run learns from.
+
+        So the evaluation of a short run takes no longer than its training. A run that is trained longer keeps the
+        number, because its results are compared with those before training.
+        """
+        return self.state.max_eval_items
+
+
+def _items_to_learn_from(config: Any) -> int:
+    """How many items the batches of a run with these settings have."""
+    part, name = length_setting(config)
+    settings = getattr(config, part)
+    batch_size = settings.batch_size if part != "training" else config.batch_size  # PPO's and GRPO's: with the length
+    return getattr(settings, name) * config.training.gradient_accumulation_steps * batch_size
