@@ -399,9 +399,9 @@ assert all_moments == sum(held) == 2 * alone.nbytes and max(held) < 0.3 * all_mo
 # up their squares.) This is ZeRO's first stage; the second divides the gradients as well, and the third the weights.
 #
 # On the cores of one machine the devices are processes ([`forked_team.py`](../../../gpt/training/forked_team.py)). They
-# see the same memory, so weights, gradients and moments are there once. Measured with GPT-2, four texts of 256 tokens,
-# and two processes: 498 MB of moments in each, and 2.9 GB for both together; one process with two threads takes 2.6 GB.
-# What is there twice are the activations, half as many in each, and the program itself.
+# see the same memory, so weights and moments are there once; each computes all gradients, and copies those of others'
+# parameters for their owners. Measured with GPT-2, four texts of 256 tokens, and two processes: 498 MB of moments in
+# each, and 3.3 GB for both together; one process with two threads takes 2.6 GB.
 
 # %% How large a model for a given budget?
 # Training costs about 6 N D FLOPs for N parameters and D tokens. (N counts the weights that a token is multiplied by.)
