@@ -82,7 +82,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
     # The test, before training and after it: held-out data, and text of the kind that the base model was trained on,
     # which it may forget.
     def measure() -> dict[str, Any]:
-        scores = {**task.validate(whole=True), **loss_on_own_text(model, config.init_from, run.max_eval_items)}
+        scores = {**task.validate(whole=True), **loss_on_own_text(model, config.init_from, run.state.max_eval_items)}
         if not shown:  # a model for plain text may have no chat template
             return {"scores": scores, "replies": {}}
         questions = [example.question for example in shown]

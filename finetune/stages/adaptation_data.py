@@ -54,7 +54,7 @@ def text_task(run: Run, model: LanguageModel, tokenizer: Tokenizer) -> Task:
     """
     config, block_size = run.config, context_of(model)
     train = open_tokens(run.out_dir / "data" / "train.bin")
-    test = open_tokens(run.out_dir / "data" / "val.bin")[: run.max_eval_items * block_size]
+    test = open_tokens(run.out_dir / "data" / "val.bin")[: run.state.max_eval_items * block_size]
     check_length(train, block_size)
 
     def validate(whole: bool) -> dict[str, float]:
@@ -72,7 +72,7 @@ def conversations_task(
     """Conversations, of which the answers are learned."""
     config, template, block_size = run.config, ChatTemplate(tokenizer), context_of(model)
     conversations, shortened = encode_examples(train, template, block_size)
-    tests, _ = encode_examples(test[: run.max_eval_items], template, block_size)
+    tests, _ = encode_examples(test[: run.state.max_eval_items], template, block_size)
     items = instruction_tasks("test", VALIDATION_ITEMS, config.seed) if config.data == TASKS else []
 
     def validate(whole: bool) -> dict[str, float]:

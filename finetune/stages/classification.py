@@ -82,7 +82,7 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
         model, tokenizer = run.load(HEAD_FORMAT)
         texts, test_texts = run.load_data(read_labelled)
     # A short run tests on every k-th text: sorted by label, the first ones have only one.
-    k = math.ceil(len(test_texts) / run.max_eval_items)
+    k = math.ceil(len(test_texts) / run.state.max_eval_items)
     test_texts = test_texts[::k]
 
     # Only the head and the last `trained_blocks` blocks will have gradients; None: the whole model.
@@ -104,7 +104,7 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     run.explain_columns(COLUMNS, "texts")
 
     # The test: held-out texts, and whether the body can still write.
-    language = _language_ids(config.language, tokenizer)[: run.max_eval_items * block_size]
+    language = _language_ids(config.language, tokenizer)[: run.state.max_eval_items * block_size]
 
     def language_loss() -> float:
         return mean_loss(model.language_model(), sequential_batches(language, 16, block_size), run.team)

@@ -82,7 +82,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
         pairs = with_reference(model, pairs, config.batch_size, config.training.precision)
         tests = with_reference(model, tests, config.batch_size)
         run.keep_data(train=as_text(preferences, pairs), test=as_text(held_out, tests))
-    tests = tests[: run.max_eval_items]
+    tests = tests[: run.state.max_eval_items]
     batches = ShuffledBatches(pairs, config.batch_size, pair_batch, config.seed)
     show_data("pairs of replies", pairs, tests, shortened)
     run.explain_columns(COLUMNS, "pairs", SHOWN)
@@ -91,7 +91,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     loss_fn = partial(dpo_batch_loss, beta=config.beta, kind=config.loss_type, label_smoothing=config.label_smoothing)
 
     # The test: the loss on held-out pairs, and the model's own answers to held-out questions.
-    questions = [preference.prompt for preference in held_out[: run.max_eval_items]]
+    questions = [preference.prompt for preference in held_out[: run.state.max_eval_items]]
     judge = Judge(model, tokenizer, config, questions)
 
     def validate() -> dict[str, float]:

@@ -112,7 +112,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     else:
         model, tokenizer = run.load()
         worked, examples, held_out = run.load_data(read_examples, ("worked", "train", "test"))
-    held_out, template = held_out[: run.max_eval_items], ChatTemplate(tokenizer)
+    held_out, template = held_out[: run.state.max_eval_items], ChatTemplate(tokenizer)
 
     # The data: questions, by which code checks the answers, each with its prompt, as tokens.
     all_prompts = encode_questions(examples, template, model.config.block_size, grpo.response_length)

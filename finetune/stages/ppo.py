@@ -144,7 +144,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     all_prompts = encode_questions(examples, template, block_size, ppo.response_length)
     all_items = [TaskItem.of(example) for example in examples]
     batches = ShuffledBatches(list(zip(all_prompts, all_items)), ppo.batch_size, collate=list, seed=config.seed)
-    held_out = held_out[: run.max_eval_items]
+    held_out = held_out[: run.state.max_eval_items]
     judge = Judge(policy, tokenizer, config, [example.question for example in held_out])
     show_data("questions", examples, held_out)
     run.explain_columns(COLUMNS, shown=SHOWN)

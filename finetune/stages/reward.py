@@ -72,7 +72,7 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     else:
         model, tokenizer = run.load(HEAD_FORMAT)
         preferences, held_out = run.load_data(read_preferences)
-    held_out = held_out[: run.max_eval_items]
+    held_out = held_out[: run.state.max_eval_items]
 
     # The pairs as tokens.
     template = ChatTemplate(tokenizer)

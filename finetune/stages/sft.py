@@ -80,7 +80,7 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     else:
         model, tokenizer = run.load()
         examples, held_out = run.load_data(read_examples)
-    held_out = held_out[: run.max_eval_items]
+    held_out = held_out[: run.state.max_eval_items]
 
     # The conversations as tokens. The loss is only of the assistant's tokens; all others are masked.
     template = ChatTemplate(tokenizer)
@@ -94,7 +94,7 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     # The test, before training and after it: the first questions of held_out again, made from the same seed, as items,
     # which can check a reply. A third of max_eval_items, because each is asked three times: in the chat template,
     # without it, and in another. Replies to questions from a file are only shown, because code cannot check them.
-    n_items = min(len(held_out), run.max_eval_items // 3)
+    n_items = min(len(held_out), run.state.max_eval_items // 3)
     items = instruction_tasks("test", n_items, config.seed) if config.data == TASKS else []
     questions = [example.question for example in held_out[:SHOWN]]
 

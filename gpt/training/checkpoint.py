@@ -96,6 +96,9 @@ STATE = "state.json"
 FORMAT = 1  # the version of this layout, in state.json
 
 JSON = dict[str, Any]  # what a JSON file holds
+Shapes = Mapping[str, tuple[int, ...]]  # of stored arrays, by name
+# What may be raised while files are read whose content is not as expected.
+WRONG_CONTENT = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, OSError)
 
 
 class CheckpointError(ValueError):
@@ -110,6 +113,20 @@ class Checkpoint:
     optimizer_state: dict[str, Any] | None
     state: JSON
     inputs: dict[str, str]  # the SHA-256 of the run's tokenizer and data, see `inputs_of`
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFormat:
+    """How to turn a model into config.json and named arrays, and back."""
+
+    name: str  # "model_type" in config.json
+    # config(model): the rest of config.json, JSON-able.
+    config: Callable[[Any], JSON]
+    # build(config, shapes): a model for the settings in config.json, whose stored arrays are read later. It raises
+    # ValueError, before it allocates memory, if the shapes in the file do not fit the settings (see `check_size`).
+    build: Callable[[JSON, Shapes], nn.Module]
+    # tensors(model): the arrays to store, parameters and buffers, by their names in the model.
+    tensors: Callable[[Any], Mapping[str, Array]] = nn.Module.state_dict
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
@@ -347,10 +364,6 @@ def _flush_names(folder: Path) -> None:
             os.close(descriptor)
 
 
-# What may be raised while files are read whose content is not as expected.
-WRONG_CONTENT = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, OSError)
-
-
 def _read_newest(folder: StrPath, read: Callable[[Path], Any]) -> Any:
     """What `read` returns for the newest checkpoint. Raises CheckpointError, whatever somebody has written into it."""
     found = checkpoints(folder)
@@ -421,22 +434,6 @@ def _sha256_of_record(record: JSON) -> str:
 
 
 # --- what is stored of a model? ---------------------------------------------------------------------------------------
-
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelFormat:
-    """How to turn a model into config.json and named arrays, and back."""
-
-    name: str  # "model_type" in config.json
-    # config(model): the rest of config.json, JSON-able.
-    config: Callable[[Any], JSON]
-    # build(config, shapes): a model for the settings in config.json, whose stored arrays are read later. It raises
-    # ValueError, before it allocates memory, if the shapes in the file do not fit the settings (see `check_size`).
-    build: Callable[[JSON, Shapes], nn.Module]
-    # tensors(model): the arrays to store, parameters and buffers, by their names in the model.
-    tensors: Callable[[Any], Mapping[str, Array]] = nn.Module.state_dict
 
 
 def whole(architecture: type[LanguageModel]) -> ModelFormat:

@@ -1,20 +1,33 @@
 """A core for each process: training on one machine in several processes that share the weights.
 
-One process loads the data and the model. When training begins it is forked, so each further process starts as a copy
-of it. They train on shares of each batch (data_parallel.py), each on a core of its own, and end with the training: what
-comes before and after is the work of one process. Threads would also use all cores, but they wait for each other in
-every op, and Python runs one of them at a time. Processes wait for each other four times in a step:
+One process loads the data and the model. When training begins it is forked: each further process starts as a copy of
+it. All go through the block `with team.at_work(...)`, on shares of each batch (data_parallel.py), and at its end only
+process 0 goes on:
 
-1. Each has computed the gradients of its share of the batch, and tells how many items there were.
-2. Each parameter has an *owner*, one of the processes. The others copy their gradients of it into memory that all see.
-   When all have done so, the owner adds the copies to its own, in the order of ranks: every run gives the same bits.
-   What a process does not own has no gradient any more, so clipping and optimizer pass over it.
-3. Each tells the norm of the gradients of its own, from which follows that of all.
-4. The owner has updated the parameter, whose moments it alone has (Rajbhandari et al. 2020, ZeRO, stage 1). The weights
-   lie in memory that all see, so now the next step may read them.
+    process 0   load   fork   step   step   ...   step   show the results
+    process 1          |______step   step   ...   step___|
 
-Memory of N processes, for W bytes of weights and A of activations: W, 2 W of moments, N W of gradients, (N - 1) W of
-copies, and A: (2 N + 2) W + A. Threads need 4 W + A.
+Threads would also use all cores, but they wait for each other in every op, and Python runs one of them at a time.
+Processes wait for each other four times in a step. Each parameter has an *owner*. With parameters a, b and c, of which
+process 0 owns a and b, and half of the batch for each, whose gradients are a0, b0, c0 and a1, b1, c1:
+
+    process 0                                 process 1
+    computes a0, b0, c0                       computes a1, b1, c1
+    1. all tell how many items they had
+    copies c0/2                               copies a1/2, b1/2       into memory that all see, and drops them
+    2. all have copied
+    a = a0/2 + a1/2, b = b0/2 + b1/2          c = c1/2 + c0/2         gradients of the whole batch
+    3. all tell the norm of what they have, from which follows that of all
+    updates a and b                           updates c               with moments that only the owner has
+    4. all have updated
+
+The weights lie in memory that all see, too. What a process does not own has no gradient by then, so clipping and
+optimizer pass over it. (Rajbhandari et al. 2020, ZeRO, stage 1.) Copies are added in the order of ranks: every run
+gives the same bits.
+
+Memory: W bytes of weights are there once, and their moments, 2 W. N processes have gradients of their own, N W, and
+copies for the others, (N - 1) W. Activations A are shared out with the batch. Together (2 N + 2) W + A; with threads,
+4 W + A.
 
 A process that dies ends the run: process 0 finds the end of its pipe, and ends the others. If process 0 dies, they find
 the end of theirs when they next wait for it. Only process 0 writes files, so the last checkpoint stays.
@@ -56,10 +69,17 @@ class ForkedTeam(Team):
     or else the first.
     """
 
+    # In the block, for each parameter, by its place among those of the optimizer:
+    _parameters: list[Tensor]
+    _owners: list[int]  # the rank of the process that updates it
+    _copies: list[list[Array]]  # by rank: the gradient that this process has copied for the owner, in shared memory
+    _moments: list[tuple[Array, Array]]  # room for its moments in shared memory, used when a checkpoint is saved
+
     def __init__(self, *numbers: int):
         self.numbers = numbers
         self._links: list[Any] = []  # pipes: of process 0 to each other one; of the others to process 0
         self._children: dict[int, int] = {}  # the others, by rank: their numbers in the system; known to process 0
+        self._cores = usable_cores()  # of this process
         self.more_memory = 0  # bytes that the others had for themselves, once they have ended
 
     # --- a step -------------------------------------------------------------------------------------------------------
@@ -104,7 +124,7 @@ class ForkedTeam(Team):
         for rank, link in enumerate(self._links, start=1):
             with self._noticing_the_end_of(rank):
                 values.append(link.recv())
-            if isinstance(values[rank], BaseException):  # see `_send_failure`
+            if isinstance(values[rank], BaseException):  # with which the other has ended: see `_send_failure`
                 raise values[rank]
         for rank, link in enumerate(self._links, start=1):
             with self._noticing_the_end_of(rank):
@@ -132,9 +152,9 @@ class ForkedTeam(Team):
         for p, shared in zip(self._parameters, shared_like(arrays), strict=True):
             shared[...] = p.data
             p.data = shared
-        self._copies = [shared_like(arrays) for _ in range(size)]  # of gradients, by rank
-        self._moments = list(zip(shared_like(arrays), shared_like(arrays), strict=True))  # two for each parameter
-        self.share_state(optimizer)
+        self._copies = [shared_like(arrays) for _ in range(size)]
+        self._moments = list(zip(shared_like(arrays), shared_like(arrays), strict=True))
+        self.share_state(optimizer)  # that of a resumed run; there is one process still, which has all of it
 
     def share_state(self, optimizer: optim.Optimizer) -> None:
         """Let process 0 see what the optimizer remembers: moments move into shared memory, and numbers are sent."""
@@ -174,12 +194,11 @@ class ForkedTeam(Team):
                 self._send_failure(error)
             raise
         finally:
-            # All others end here, whatever has happened.
+            # All but process 0 end here, whatever has happened.
             if self.rank > 0:
                 os._exit(0)
             self._end_others()
             threads.use_workers(usable_cores())
-            optimizer.zero_grad()
 
     def _number_that_fits(self) -> int:
         weights = sum(p.data.nbytes for p in self._parameters)
@@ -195,7 +214,9 @@ class ForkedTeam(Team):
             ours, theirs = Pipe()
             child = os.fork()
             if child == 0:
-                for link in (ours, *self._links):  # so that only process 0 has them: when it ends, they do
+                # The fork has copied process 0's ends of all pipes. While they are open here, too, nobody would notice
+                # the end of process 0.
+                for link in (ours, *self._links):
                     link.close()
                 self.rank, self._links, self._children = rank, [theirs], {}
                 for name in ASKING_TO_STOP:  # which may reach all; process 0 decides
@@ -247,7 +268,7 @@ class ForkedTeam(Team):
 
 def shared_like(arrays: Sequence[Array]) -> list[Array]:
     """Arrays of these shapes in memory that forked processes share. What nobody writes to takes no room."""
-    sizes = [-(-array.nbytes // 64) * 64 for array in arrays]  # whole cache lines
+    sizes = [math.ceil(array.nbytes / 64) * 64 for array in arrays]  # whole cache lines
     starts = itertools.accumulate(sizes, initial=0)
     memory = mmap.mmap(-1, max(sum(sizes), 1))  # without a file
     return [

@@ -66,7 +66,7 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
     block_size = config.model["block_size"]
     check_training_memory(model.config, config.batch_size, block_size, config.training, run.team.size)
     tokens, held_out = (open_tokens(run.out_dir / "data" / name) for name in ("train.bin", "val.bin"))
-    held_out = held_out[: run.max_eval_items * block_size + 1]  # a short run is tested on a part
+    held_out = held_out[: run.state.max_eval_items * block_size + 1]  # a short run is tested on a part
 
     # The sizes of model and text, and the losses of simple models to compare with.
     introduce(run, model, tokenizer, tokens, held_out)

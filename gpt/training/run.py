@@ -90,7 +90,7 @@ def resume(
     CheckpointError if there is no run with such settings, or one that cannot be continued; ValueError for a length that
     the run has exceeded.
     """
-    settings_of(config_class, out_dir, length)  # raises before the folder is touched
+    settings_of(config_class, out_dir, length)  # raises before the folder is touched; below, nobody writes there
     with locked(out_dir) if team.rank == 0 else contextlib.nullcontext():
         run = Run(settings_of(config_class, out_dir, length), device, team, is_new=False)
         stage(run, run.config)
@@ -144,11 +144,11 @@ class Run(RunFiles):
         self.step_started = 0.0
         self.asked_to_stop = 0  # the number of a signal that has reached this process: Ctrl-C, or another of signals.py
         self.stopped_by = 0  # the number of one that has reached any process of the team
-        # Of the last checkpoint: its step, and what has to change before the run needs another one; see `save`.
+        # The last checkpoint.
         self.saved_step: int | None = None
-        self._saved: tuple[int, int | None, int] | None = None
         self.last_save = time.monotonic()
-        self.is_time_to_save = False
+        self.has_changed = True  # since then
+        self.is_time_to_save = False  # again, by process 0's clock: see `goes_on`
         self.resumed_at: int | None = None  # the step at which a resumed run went on
         self._checkpoint: Checkpoint | None = None  # of a resumed run, until `prepare` has taken what it holds
 
@@ -233,14 +233,11 @@ class Run(RunFiles):
 
     def goes_on(self) -> bool:
         """Whether there are steps left, and nobody has asked the run to stop."""
-        self._agree()
+        # All processes of a team agree on this: a signal may have reached one of them, and each has another clock.
+        self.stopped_by = max(self.team.gather(self.asked_to_stop))
+        waited, *_ = self.team.gather(time.monotonic() - self.last_save)
+        self.is_time_to_save = waited > SAVE_SECONDS
         return not self.is_finished and not self.interrupted
-
-    def _agree(self) -> None:
-        """Let all processes of the team know whether a signal has reached one of them, and process 0's clock."""
-        asked, waited = zip(*self.team.gather((self.asked_to_stop, time.monotonic() - self.last_save)))
-        self.stopped_by = max(asked)
-        self.is_time_to_save = waited[0] > SAVE_SECONDS
 
     def draw(self) -> list[Any]:
         """The batches of an iteration: one, or several for a step that accumulates their gradients."""
@@ -253,8 +250,16 @@ class Run(RunFiles):
 
     def step(self, batches: list[Any], loss_fn: LossFunction) -> Step:
         """Take one training step (training_step.py) on these batches."""
-        how = self.training.grad_clip, self.gradients, self.team
-        return training_step(self.trained, batches, loss_fn, self.optimizer, self.schedule, *how)
+        return training_step(
+            self.trained,
+            batches,
+            loss_fn,
+            self.optimizer,
+            self.schedule,
+            max_norm=self.training.grad_clip,
+            gradients=self.gradients,
+            team=self.team,
+        )
 
     @property
     def is_finished(self) -> bool:
@@ -287,6 +292,7 @@ class Run(RunFiles):
         """
         state = self.state
         seconds = time.perf_counter() - self.step_started
+        self.has_changed = True
         state.seconds += seconds
         self.bar.update(len(steps))
         for step in steps:
@@ -312,6 +318,7 @@ class Run(RunFiles):
         if not math.isfinite(metrics.get("val_loss", 0.0)):
             raise FloatingPointError(f"the validation loss is not finite: {self._likely_cause()}")
         self.state.last_validation, self.state.validated_step = metrics, self.state.step
+        self.has_changed = True
 
     def save(self) -> None:
         """Write a checkpoint into the run's folder. Raises FloatingPointError for weights that are not finite, OSError.
@@ -320,8 +327,7 @@ class Run(RunFiles):
         there is nothing better. Resuming a finished run writes nothing.
         """
         state = self.state
-        now = (state.step, state.validated_step, state.planned_steps)
-        if now == self._saved or (state.skipped_in_a_row and not self.is_finished):
+        if not self.has_changed or (state.skipped_in_a_row and not self.is_finished):
             return
         for p in self.parameters:
             if not backend.module_of(p.data).isfinite(p.data).all():
@@ -336,7 +342,8 @@ class Run(RunFiles):
                 state.parts[name] = {key: to_numpy(array).tolist() for key, array in part.state_dict().items()}
             values = dataclasses.asdict(state)
             save_checkpoint(self.out_dir, self.model, self.optimizer, values, self.format, self.inputs)
-        self.saved_step, self._saved, self.last_save = state.step, now, time.monotonic()
+        self.saved_step, self.last_save = state.step, time.monotonic()
+        self.has_changed = False
 
     def _likely_cause(self) -> str:
         return f"perhaps the learning rate of {self.training.learning_rate} is too high{self._what_is_saved()}"
@@ -367,7 +374,7 @@ class Run(RunFiles):
         self._show_where_it_goes_on()
         self.inputs = checkpoint.inputs
         self.saved_step = self.resumed_at = state.step
-        self._saved = (state.step, state.validated_step, state.planned_steps)
+        self.has_changed = state.planned_steps != self.training.max_iters
         if self.is_finished and state.planned_steps > state.step:
             state.validated_step = None  # once more: pretraining validates its last step on all of the held-out text
         self.log.rewind(state.step)
@@ -391,7 +398,10 @@ class Run(RunFiles):
             )
 
     def _length(self) -> tuple[str, int, int]:
-        """The setting for the run's length, its value, and the steps in its unit: 1, or those of an iteration."""
+        """The setting for the run's length, its value, and how many steps its unit is.
+
+        ("max_iters", 500, 1), or in PPO ("total_iterations", 20, 4), where an iteration takes four steps.
+        """
         part, name = length_setting(self.config)
         length = getattr(getattr(self.config, part), name)
         return name, length, self.training.max_iters // length

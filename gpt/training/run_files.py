@@ -15,9 +15,7 @@ from ..files import errors_at, read_json, write_json_lines, write_text
 from .checkpoint import WRONG_CONTENT, CheckpointError
 from .data_parallel import ALONE, Team, weights_sha256
 from .run_folder import new_folder
-from .run_state import RunState, length_setting, read_state
-
-LEAST_EVALUATED = 40  # held-out items, however short the run is
+from .run_state import new_state, read_state
 
 
 class RunFiles:
@@ -32,12 +30,8 @@ class RunFiles:
         self.out_dir = Path(config.out_dir)
         self.lock = contextlib.ExitStack()  # holds the lock of a new run's folder, from `make_folder` on
         self._has_folder = not is_new
-        if is_new:
-            items = max(_items_to_learn_from(config) // 3, LEAST_EVALUATED)
-            self.state = RunState(getattr(config, "stage", None), {}, max_eval_items=items)
-        else:
-            self.state = read_state(self.out_dir)
-        # What a stage has measured, before and after training.
+        self.state = new_state(config) if is_new else read_state(self.out_dir)
+        # What a stage has measured, before training (`measure_before`) and after it.
         self.before: dict[str, Any] = {}
         self.after: dict[str, Any] = {}
 
@@ -63,6 +57,7 @@ class RunFiles:
         if self.is_new:
             found = measure()
             self.team.once(lambda: write_text(path, json.dumps(found, indent=1)))
+        # Also a new run takes what is in the file, so that it continues with the same as a resumed one.
         with errors_at(f"the run in {self.out_dir} cannot be resumed", CheckpointError, WRONG_CONTENT):
             self.before = read_json(path)
 
@@ -72,26 +67,10 @@ class RunFiles:
         name: what the model is to the run, such as its reference. source: where it was loaded from.
         """
         now = weights_sha256(model.parameters())
-        then = self.state.sha256.setdefault(name, now)  # a new run notes it
-        if then != now:
+        if name not in self.state.sha256:  # a new run
+            self.state.sha256[name] = now
+        if self.state.sha256[name] != now:
             raise CheckpointError(
                 f"the {name.replace('_', ' ')} in {source} is not the one that the run in {self.out_dir} was started "
                 "with: put the old one back, or start a new run"
             )
-
-    @property
-    def max_eval_items(self) -> int:
-        """The most held-out items (of a text: sequences) to evaluate: a third of the number that the run learns from.
-
-        So the evaluation of a short run takes no longer than its training. A run that is trained longer keeps the
-        number, because its results are compared with those before training.
-        """
-        return self.state.max_eval_items
-
-
-def _items_to_learn_from(config: Any) -> int:
-    """How many items the batches of a run with these settings have."""
-    part, name = length_setting(config)
-    settings = getattr(config, part)
-    batch_size = settings.batch_size if part != "training" else config.batch_size  # PPO's and GRPO's: with the length
-    return getattr(settings, name) * config.training.gradient_accumulation_steps * batch_size

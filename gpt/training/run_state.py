@@ -9,6 +9,8 @@ from ..files import StrPath, errors_at
 from ..settings import Checked, from_json
 from .checkpoint import CheckpointError, load_state
 
+LEAST_EVALUATED = 40  # held-out items, however short the run is
+
 
 @dataclasses.dataclass
 class RunState(Checked):
@@ -18,7 +20,7 @@ class RunState(Checked):
     stage: str | None
     settings: dict[str, Any]
     planned_steps: int = 0
-    max_eval_items: int = 0  # see run.py
+    max_eval_items: int = 0  # see `new_state`
     processes: int = 1
     # What it has done.
     step: int = 0
@@ -39,6 +41,25 @@ class RunState(Checked):
         super().__post_init__()
         if self.step > self.planned_steps:
             raise ValueError(f"it is at step {self.step} of {self.planned_steps}")
+
+
+def new_state(config: Any) -> RunState:
+    """The state of a run that begins.
+
+    It evaluates at most a third as many held-out items (of a text: sequences) as it learns from, so that in a short run
+    the evaluation takes no longer than the training. A run that is trained longer keeps the number, because its results
+    are compared with those before training.
+    """
+    items = max(_items_to_learn_from(config) // 3, LEAST_EVALUATED)
+    return RunState(getattr(config, "stage", None), {}, max_eval_items=items)
+
+
+def _items_to_learn_from(config: Any) -> int:
+    """How many items the batches of a run with these settings have."""
+    part, name = length_setting(config)
+    settings = getattr(config, part)
+    batch_size = settings.batch_size if part != "training" else config.batch_size  # PPO's and GRPO's: with the length
+    return getattr(settings, name) * config.training.gradient_accumulation_steps * batch_size
 
 
 def read_state(folder: StrPath) -> RunState:

@@ -69,6 +69,15 @@ def train_textbook(
 Iteration = Callable[[list[Any]], tuple[list[Step], dict[str, float]]]
 
 
+def one_step(run: Run, loss_fn: LossFunction) -> Iteration:
+    """The iteration of all stages but PPO and GRPO: one training step (training_step.py)."""
+
+    def iteration(batches: list[Any]) -> tuple[list[Step], dict[str, float]]:
+        return [run.step(batches, loss_fn)], {}
+
+    return iteration
+
+
 def train(
     run: Run,
     stream: Stream,
@@ -87,21 +96,12 @@ def train(
             if run.is_time_to_validate:  # the first time at step 0
                 run.record_validation(validate())  # in all processes, if several train together
                 run.save()  # a checkpoint
-            elif run.is_time_to_save:  # ten minutes after the last checkpoint
+            elif run.is_time_to_save:  # ten minutes after the last checkpoint, by the clock that `goes_on` has asked
                 run.save()
-            steps, metrics = iteration(run.draw())  # batches of the stream
-            run.record(steps, metrics)  # counts the steps, and logs them when a line is due
+            taken, metrics = iteration(run.draw())  # from batches of the stream to training steps
+            run.record(taken, metrics)  # counts the steps, and logs them when a line is due
             if sample is not None and run.is_time_to_sample:
                 run.team.once(sample)  # in one process
         if run.is_time_to_validate:  # after the last iteration, unless Ctrl-C ended the loop
             run.record_validation(validate())
         run.save()
-
-
-def one_step(run: Run, loss_fn: LossFunction) -> Iteration:
-    """The iteration of all stages but PPO and GRPO: one training step (training_step.py)."""
-
-    def iteration(batches: list[Any]) -> tuple[list[Step], dict[str, float]]:
-        return [run.step(batches, loss_fn)], {}
-
-    return iteration

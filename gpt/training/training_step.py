@@ -90,18 +90,19 @@ def training_step(
     # clear what the last step left there.
     model.zero_grad()
     sums, count = gradients(model, batches, loss_fn)
-    sums, count = team.add_gradients(parameters, sums, count)
+    sums, count = team.add_gradients(parameters, sums, count)  # of several processes; alone, nothing is added
     if count == 0:
         raise ValueError("this step has nothing to learn from: no target in its batches counts")
     # Clip: if the norm of all gradients together is larger than max_norm, scale them down to it.
     norm = team.total_norm(parameters)
     optim.clip_grads_with_norm_(parameters, max_norm or math.inf, norm)
-    # Skip the step if the loss or a gradient is not finite: one NaN would spread to all weights.
+    # Skip the step if the loss or a gradient is not finite: one NaN would spread to all weights. (To read an array on a
+    # GPU takes a wait, so all numbers are read together.)
     read = read_numbers({"norm": norm, **sums})
     is_finite = math.isfinite(read["loss"]) and math.isfinite(read["norm"])
     if is_finite:
         optimizer.step()
-    team.wait()  # for all, before anybody reads the weights
+    team.wait()  # until all processes have updated the weights; alone, there is nothing to wait for
     # Schedule: set the learning rate of the next step, even after a skipped one.
     schedule.step()
     means = {name: read[name] / count for name in sums}
@@ -148,7 +149,7 @@ def gradients_for(config: TrainingConfig) -> Gradients:
 def in_precision(precision: str) -> contextlib.AbstractContextManager[None]:
     """A block whose matrix products are computed in this precision (see minigrad/precision.py).
 
-    A step computes its gradients in such a block. The log-probabilities that it compares with its own, of a reference
-    model or of the policy before the step, belong in one too: otherwise rounding looks like a change of the policy.
+    A step computes its gradients in one. What a loss compares with the step's own log-probabilities, such as those of a
+    reference model, is computed in one, too: otherwise rounding would look like a difference between the models.
     """
     return contextlib.nullcontext() if precision == "float32" else minigrad.autocast(precision)

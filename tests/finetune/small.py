@@ -71,10 +71,10 @@ def interrupt_at(step, monkeypatch):
     """Press Ctrl-C in one of the steps, counted from 1, that a run takes."""
     numbers = itertools.count(1)
 
-    def interrupted_step(*arguments):
+    def interrupted_step(*arguments, **options):
         if next(numbers) == step:
             signal.raise_signal(signal.SIGINT)
-        return training_step(*arguments)
+        return training_step(*arguments, **options)
 
     monkeypatch.setattr(run, "training_step", interrupted_step)
 

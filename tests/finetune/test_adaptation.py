@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-import gpt.training.run_files
+import gpt.training.run_state
 from finetune.adapters.lora import LoRAConfig, lora_layers
 from finetune.data.chat_template import add_chat_tokens
 from finetune.evaluation.answering import SHOWN
@@ -65,7 +65,7 @@ def finished(base, text, tmp_path_factory):
 
 
 def test_a_short_run_evaluates_a_part_of_a_long_held_out_text(base, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpt.training.run_files, "LEAST_EVALUATED", 6)
+    monkeypatch.setattr(gpt.training.run_state, "LEAST_EVALUATED", 6)
     text = write_text(tmp_path / "story.txt", words=4000)
     read = watch(adaptation_data, monkeypatch, "held_out_loss")
     start(train_adaptation, settings(base, text, tmp_path / "run", steps=1))

@@ -92,7 +92,7 @@ def test_a_short_run_is_evaluated_on_fewer_items(template, tmp_path, monkeypatch
     assert reference is not model
 
     long = dataclasses.replace(config, training=TrainingConfig(max_iters=30, gradient_accumulation_steps=2))
-    assert Run(long).max_eval_items == 30 * 2 * 8 // 3 and Run(config).max_eval_items == 40
+    assert Run(long).state.max_eval_items == 30 * 2 * 8 // 3 and Run(config).state.max_eval_items == 40
     for stage, count in {
         sft.SFTConfig(training=TrainingConfig(max_iters=800)): sft.TEST_ITEMS,
         DPOConfig(training=TrainingConfig(max_iters=60)): pairs_data.TEST_PAIRS,
@@ -100,7 +100,7 @@ def test_a_short_run_is_evaluated_on_fewer_items(template, tmp_path, monkeypatch
         ppo.PPORunConfig(): questions.TEST_ITEMS,
         grpo.GRPORunConfig(): cold_start.TEST_ITEMS,
     }.items():
-        assert Run(stage).max_eval_items >= count, stage
+        assert Run(stage).state.max_eval_items >= count, stage
 
 
 def test_impossible_settings():

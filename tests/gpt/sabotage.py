@@ -31,7 +31,7 @@ def sabotaged_prepare(self, model, *arguments):
     prepare(self, model, *arguments)
 
 
-def sabotaged_step(model, batches, loss_fn, *arguments):
+def sabotaged_step(model, batches, loss_fn, *arguments, **options):
     what = plans.get(runs[-1].state.step + 1) if runs[-1].team.rank == 1 else None
     if what == "raise":
         raise ValueError("the data are not to my taste")
@@ -44,7 +44,7 @@ def sabotaged_step(model, batches, loss_fn, *arguments):
         loss, n, metrics = loss_fn(model, batch)
         return loss * float("nan"), n, metrics
 
-    return training_step(model, batches, not_finite if what == "nan" else loss_fn, *arguments)
+    return training_step(model, batches, not_finite if what == "nan" else loss_fn, *arguments, **options)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from gpt import Llama, Tokenizer, load_checkpoint
 from gpt.training import checkpoint
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.log import read_log
-from gpt.training.run_files import LEAST_EVALUATED
+from gpt.training.run_state import LEAST_EVALUATED
 from scripts import demo, generate, pipeline, quantize, sft, train
 from scripts.shared import command_line
 from tests.gpt.small import files_of
