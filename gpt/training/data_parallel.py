@@ -41,7 +41,8 @@ T = TypeVar("T")
 class Team:
     """The processes that train together. This process is number `rank` of `size`; here, it is alone.
 
-    A training step (training_step.py) calls `add_gradients`, `total_norm` and `wait`, which do nothing for one process.
+    A training step (training_step.py) calls `add_gradients`, `clip_grad_norm_` and `wait`. With one process, there is
+    nothing to add or to wait for, and clipping is that of minigrad/optim.py.
     """
 
     rank = 0
@@ -73,9 +74,9 @@ class Team:
         """
         return sums, count
 
-    def total_norm(self, parameters: Sequence[Tensor]) -> Array:
-        """The norm of all gradients together, once they are added up."""
-        return optim.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    def clip_grad_norm_(self, parameters: Sequence[Tensor], max_norm: float) -> Array:
+        """Clip the gradients, once they are added up. Returns the norm of all of them together."""
+        return optim.clip_grad_norm_(parameters, max_norm)
 
     def wait(self) -> None:
         """Wait until all processes have come to this point."""

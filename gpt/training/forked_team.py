@@ -108,9 +108,11 @@ class ForkedTeam(Team):
                     p.grad += copy
         return sums, total
 
-    def total_norm(self, parameters: Sequence[Tensor]) -> Array:
-        norms = self.gather(float(super().total_norm(parameters)))
-        return np.asarray(math.hypot(*norms))
+    def clip_grad_norm_(self, parameters: Sequence[Tensor], max_norm: float) -> Array:
+        mine = optim.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = np.asarray(math.hypot(*self.gather(float(mine))))
+        optim.clip_grads_with_norm_(parameters, max_norm, norm)
+        return norm
 
     def wait(self) -> None:
         self.gather(None)
@@ -280,6 +282,7 @@ def shared_like(arrays: Sequence[Array]) -> list[Array]:
 def owners_of(groups: Sequence[dict[str, Any]], processes: int) -> list[int]:
     """The rank of the owner of each parameter, so that all have about as much to update in each group.
 
+    >>> from minigrad import nn
     >>> parameters = [nn.Parameter(np.zeros(n)) for n in (5, 4, 3, 3, 3)]
     >>> owners_of([{"params": parameters}], processes=2)
     [0, 1, 1, 0, 1]

@@ -94,8 +94,7 @@ def training_step(
     if count == 0:
         raise ValueError("this step has nothing to learn from: no target in its batches counts")
     # Clip: if the norm of all gradients together is larger than max_norm, scale them down to it.
-    norm = team.total_norm(parameters)
-    optim.clip_grads_with_norm_(parameters, max_norm or math.inf, norm)
+    norm = team.clip_grad_norm_(parameters, max_norm or math.inf)  # alone, it is optim.clip_grad_norm_
     # Skip the step if the loss or a gradient is not finite: one NaN would spread to all weights. (To read an array on a
     # GPU takes a wait, so all numbers are read together.)
     read = read_numbers({"norm": norm, **sums})

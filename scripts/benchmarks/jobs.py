@@ -77,7 +77,7 @@ class Training:
         with in_precision(self.precision):
             sums, count = mean_gradients(self.model, [(self.ids, self.targets)], language_model_loss)
         sums, count = self.team.add_gradients(parameters, sums, count)
-        optim.clip_grads_with_norm_(parameters, 1.0, self.team.total_norm(parameters))
+        self.team.clip_grad_norm_(parameters, 1.0)
         self.optimizer.step()
         self.team.wait()
         self.optimizer.zero_grad()
