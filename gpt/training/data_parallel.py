@@ -79,7 +79,7 @@ class Team:
         return optim.clip_grad_norm_(parameters, max_norm)
 
     def wait(self) -> None:
-        """Wait until all processes have come to this point."""
+        """Wait until all have updated the weights, if they share them. With MPI each process has its own."""
 
     def stop(self) -> NoReturn:
         """End all processes, with exit code 1."""

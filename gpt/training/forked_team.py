@@ -8,8 +8,9 @@ process 0 goes on:
     process 1          |______step   step   ...   step___|
 
 Threads would also use all cores, but they wait for each other in every op, and Python runs one of them at a time.
-Processes wait for each other four times in a step. Each parameter has an *owner*. With parameters a, b and c, of which
-process 0 owns a and b, and half of the batch for each, whose gradients are a0, b0, c0 and a1, b1, c1:
+Processes wait for each other four times in a step. Each parameter has an *owner*. Say there are parameters a, b and c,
+of which process 0 owns a and b. Each process has half of the batch. Its gradients are a0, b0 and c0 in process 0, and
+a1, b1 and c1 in process 1:
 
     process 0                                 process 1
     computes a0, b0, c0                       computes a1, b1, c1
@@ -85,6 +86,7 @@ class ForkedTeam(Team):
     # --- a step -------------------------------------------------------------------------------------------------------
 
     def add_gradients(self, parameters: Sequence[Tensor], sums: Sums, count: int) -> tuple[Sums, int]:
+        # Its parameters are those of the optimizer, here in its order.
         sums, total = self.add_up(sums, count)
         share = count / max(total, 1)
         # Copy the gradients of parameters that others own.
@@ -167,6 +169,7 @@ class ForkedTeam(Team):
                 for name, shared in zip(names, self._moments[place]):
                     shared[...] = state[name]
                 mine[place] = names, {name: value for name, value in state.items() if name not in names}
+        # From now on the optimizer's arrays are those in shared memory, in all processes, and owners update them there.
         for theirs in self.gather(mine):
             for place, (names, numbers) in theirs.items():
                 optimizer.state[place] = {**numbers, **dict(zip(names, self._moments[place]))}
@@ -209,7 +212,7 @@ class ForkedTeam(Team):
 
     def _fork(self, size: int) -> None:
         """Start the other processes."""
-        import signal  # here, because a browser has neither
+        import signal  # not at the top, because Python in a browser has neither
         from multiprocessing.connection import Pipe
 
         for rank in range(1, size):

@@ -90,7 +90,7 @@ def resume(
     CheckpointError if there is no run with such settings, or one that cannot be continued; ValueError for a length that
     the run has exceeded.
     """
-    settings_of(config_class, out_dir, length)  # raises before the folder is touched; below, nobody writes there
+    settings_of(config_class, out_dir, length)  # raises before the folder is touched; read again once it is locked
     with locked(out_dir) if team.rank == 0 else contextlib.nullcontext():
         run = Run(settings_of(config_class, out_dir, length), device, team, is_new=False)
         stage(run, run.config)
@@ -232,7 +232,7 @@ class Run(RunFiles):
         self.asked_to_stop = number
 
     def goes_on(self) -> bool:
-        """Whether there are steps left, and nobody has asked the run to stop."""
+        """Whether there are steps left, and nobody has asked the run to stop. Also sees if it is time to save."""
         # All processes of a team agree on this: a signal may have reached one of them, and each has another clock.
         self.stopped_by = max(self.team.gather(self.asked_to_stop))
         waited, *_ = self.team.gather(time.monotonic() - self.last_save)
@@ -361,7 +361,7 @@ class Run(RunFiles):
         """
         state = self.state
         with self._errors_in_state():
-            moments = (checkpoint.optimizer_state or {})["state"]
+            moments = (checkpoint.optimizer_state or {})["state"]  # a KeyError, if it was saved without an optimizer
             check_moments(moments, self.training.optimizer)
             groups = self.optimizer.state_dict()["param_groups"]  # of the run's settings
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
@@ -374,7 +374,7 @@ class Run(RunFiles):
         self._show_where_it_goes_on()
         self.inputs = checkpoint.inputs
         self.saved_step = self.resumed_at = state.step
-        self.has_changed = state.planned_steps != self.training.max_iters
+        self.has_changed = state.planned_steps != self.training.max_iters  # only its length, so far
         if self.is_finished and state.planned_steps > state.step:
             state.validated_step = None  # once more: pretraining validates its last step on all of the held-out text
         self.log.rewind(state.step)

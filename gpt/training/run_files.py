@@ -19,7 +19,7 @@ from .run_state import new_state, read_state
 
 
 class RunFiles:
-    """What a run keeps, so that it can be resumed. Of a team of processes, only the first one writes.
+    """The part of a `Run` (run.py) that knows its folder. Of a team of processes, only the first one writes there.
 
     config: settings with `out_dir`, `seed` and, except for pretraining, the name of a `stage`. is_new: False for a run
     that is resumed.
@@ -31,7 +31,7 @@ class RunFiles:
         self.lock = contextlib.ExitStack()  # holds the lock of a new run's folder, from `make_folder` on
         self._has_folder = not is_new
         self.state = new_state(config) if is_new else read_state(self.out_dir)
-        # What a stage has measured, before training (`measure_before`) and after it.
+        # What a stage has measured: before training, see `measure_before`; after it, the stage itself sets it.
         self.before: dict[str, Any] = {}
         self.after: dict[str, Any] = {}
 

@@ -96,7 +96,7 @@ def train(
             if run.is_time_to_validate:  # the first time at step 0
                 run.record_validation(validate())  # in all processes, if several train together
                 run.save()  # a checkpoint
-            elif run.is_time_to_save:  # ten minutes after the last checkpoint, by the clock that `goes_on` has asked
+            elif run.is_time_to_save:  # ten minutes after the last checkpoint; `goes_on` has looked at the clock
                 run.save()
             taken, metrics = iteration(run.draw())  # from batches of the stream to training steps
             run.record(taken, metrics)  # counts the steps, and logs them when a line is due

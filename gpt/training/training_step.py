@@ -62,7 +62,7 @@ def mean_gradients(model: nn.Module, batches: Sequence[Any], loss_fn: LossFuncti
     (batch,) = batches  # a list, because a step may accumulate several; here it has one
     # Forward and loss: a sum over `count` tokens, or over other items that the loss function counts.
     loss, count, metrics = loss_fn(model, batch)
-    # Backward, from the mean.
+    # Backward, from the mean. (If nothing counts, the sum is 0; `training_step` refuses the step.)
     (loss / max(count, 1)).backward()
     return {"loss": loss.data, **metrics}, count
 
@@ -82,7 +82,7 @@ def training_step(
     loss_fn(model, batch) -> (sum of losses, count, sums of other metrics): see `language_model_loss`. max_norm: a
     gradient with a larger norm is scaled down to it; 0: no clipping. gradients: how the gradients of the batches are
     computed (see `gradients_for`). team: the processes that take the step together, each with its share of the batches
-    (data_parallel.py); alone, its methods do nothing. Raises ValueError if nothing in the batches counts.
+    (data_parallel.py); by default, this one alone. Raises ValueError if nothing in the batches counts.
     """
     lr = schedule.get_last_lr()[0]  # the rate of this step; "last" is PyTorch's name
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -148,7 +148,7 @@ def gradients_for(config: TrainingConfig) -> Gradients:
 def in_precision(precision: str) -> contextlib.AbstractContextManager[None]:
     """A block whose matrix products are computed in this precision (see minigrad/precision.py).
 
-    A step computes its gradients in one. What a loss compares with the step's own log-probabilities, such as those of a
-    reference model, is computed in one, too: otherwise rounding would look like a difference between the models.
+    A step computes its gradients inside such a block. So are the log-probabilities that a loss compares with its own,
+    such as those of a reference model: otherwise rounding would look like a difference between the models.
     """
     return contextlib.nullcontext() if precision == "float32" else minigrad.autocast(precision)
