@@ -33,7 +33,7 @@ class Relu(Function):
 
 
 def relu(x: Tensor) -> Tensor:
-    """max(x, 0), elementwise. Backward: dx = dout where x > 0, else 0."""
+    """max(x, 0), elementwise."""
     return Relu.apply(x)
 
 
@@ -53,7 +53,7 @@ class Tanh(Function):
 
 
 def tanh(x: Tensor) -> Tensor:
-    """tanh x, elementwise; integers become float32. Backward: dx = dout * (1 - tanh² x)."""
+    """tanh x, elementwise; integers become float32."""
     return Tanh.apply(x)
 
 
@@ -80,7 +80,7 @@ class Sigmoid(Function):
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """σ(x) = 1 / (1 + e^-x), elementwise; integers become float32. Backward: dx = dout * σ(x) (1 - σ(x))."""
+    """σ(x) = 1 / (1 + e^-x), elementwise; integers become float32."""
     return Sigmoid.apply(x)
 
 
@@ -102,7 +102,7 @@ class Logsigmoid(Function):
 
 
 def logsigmoid(x: Tensor) -> Tensor:
-    """ln σ(x), elementwise, exact where σ(x) itself would round to 0. Backward: dx = dout * σ(-x), σ the sigmoid."""
+    """ln σ(x), elementwise, exact where σ(x) itself would round to 0."""
     return Logsigmoid.apply(x)
 
 
@@ -132,7 +132,7 @@ class Silu(Function):
 
 
 def silu(x: Tensor) -> Tensor:
-    """x σ(x), σ the sigmoid, elementwise; also called swish. Backward: dx = dout * σ(x) (1 + x (1 - σ(x)))."""
+    """x σ(x), σ the sigmoid, elementwise; also called swish."""
     return Silu.apply(x)
 
 
@@ -165,8 +165,7 @@ class Swiglu(Function):
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, elementwise: the middle of Llama's feed-forward network.
 
-    Backward: dgate = dout * up * σ(gate) (1 + gate (1 - σ(gate))), dup = dout * silu(gate). Raises ValueError if the
-    shapes differ, TypeError for integers.
+    Raises ValueError if the shapes differ, TypeError for integers.
     """
     check_floating("swiglu", gate)
     check_floating("swiglu", up)
@@ -191,7 +190,7 @@ class Erf(Function):
 
 
 def erf(x: Tensor) -> Tensor:
-    """erf x = 2/√π ∫₀ˣ e^(-t²) dt, elementwise, accurate to rounding. Backward: dx = dout * 2/√π e^(-x²)."""
+    """erf x = 2/√π ∫₀ˣ e^(-t²) dt, elementwise, accurate to rounding."""
     return Erf.apply(x)
 
 
@@ -231,8 +230,7 @@ class Gelu(Function):
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     """x Φ(x), elementwise: exactly ("none") or in the form that GPT-2 was trained with ("tanh").
 
-    Backward: dx = dout * (Φ(x) + x φ(x)), with Φ the normal distribution function and φ its derivative. Raises
-    ValueError for another `approximate`.
+    Raises ValueError for another `approximate`.
     """
     check_approximate("gelu", approximate)
     return Gelu.apply(x, approximate=approximate)
@@ -275,8 +273,7 @@ class Softmax(Function):
 def softmax(x: Tensor, dim: int, **numpy_names: Never) -> Tensor:
     """e^x / Σ e^x: positive numbers that sum to 1 along `dim`. Where all of a row is -inf, it is nan, as in PyTorch.
 
-    Backward: dx = out * (dout - Σ dout out), the sum along `dim`. The shape stays; integers become float32. Raises
-    IndexError for an axis that does not exist.
+    The shape stays; integers become float32. Raises IndexError for an axis that does not exist.
 
     >>> import numpy as np
     >>> softmax(np.log([[1.0, 2.0, 5.0]]), dim=-1).data
@@ -310,7 +307,7 @@ class LogSoftmax(Function):
 def log_softmax(x: Tensor, dim: int, **numpy_names: Never) -> Tensor:
     """ln softmax(x) = x - ln Σ e^x along `dim`, accurate even where the softmax itself would round to 0.
 
-    Backward: dx = dout - softmax(x) Σ dout, the sum along `dim`. Shape, dtypes and errors as in `softmax`.
+    Shape, dtypes and errors as in `softmax`.
     """
     axis = normalize_dim("log_softmax", dim, x, numpy_names)
     return LogSoftmax.apply(x, dim=axis if x.ndim else None)

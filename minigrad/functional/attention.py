@@ -202,7 +202,9 @@ def _check_fit(q: Any, k: Any, v: Any, mask: Any) -> None:
 
 
 class SplitHeads(Function):
-    """x (B, T, P H D) -> P parts (B, H, T, D): query, key and value of each head, out of one row per token."""
+    """x (B, T, P H D) -> P parts (B, H, T, D): query, key and value of each head, out of one row per token;
+    dx = the parts' gradients side by side.
+    """
 
     @staticmethod
     def forward(ctx, x, n_head, parts):
@@ -220,7 +222,7 @@ class SplitHeads(Function):
 def split_heads(input: Tensor, n_head: int, parts: int = 1) -> Any:
     """Cut the channels (B, T, parts * n_head * D) into `parts` tensors (B, n_head, T, D): one Tensor, or a tuple.
 
-    Backward: dinput = the parts' gradients side by side. Raises ValueError for channels that cannot be divided so.
+    Raises ValueError for channels that cannot be divided so.
     """
     check_tensor("split_heads", input)
     if input.ndim != 3 or n_head < 1 or parts < 1 or input.shape[2] % (parts * n_head):
@@ -233,7 +235,7 @@ def split_heads(input: Tensor, n_head: int, parts: int = 1) -> Any:
 
 
 class MergeHeads(Function):
-    """x (B, H, T, D) -> (B, T, H D): a token's heads side by side."""
+    """x (B, H, T, D) -> (B, T, H D): a token's heads side by side;  dx = dout, split into heads."""
 
     @staticmethod
     def forward(ctx, x):
@@ -248,7 +250,7 @@ class MergeHeads(Function):
 
 
 def merge_heads(input: Tensor) -> Tensor:
-    """(B, H, T, D) -> (B, T, H * D), the reverse of `split_heads`. Backward: dinput = dout, split into heads.
+    """(B, H, T, D) -> (B, T, H * D), the reverse of `split_heads`.
 
     Raises ValueError unless there are four axes.
     """

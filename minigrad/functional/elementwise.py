@@ -37,7 +37,7 @@ class Add(Function):
 
 
 def add(x: Operand, y: Operand, *, alpha: float = 1) -> Tensor:
-    """x + alpha * y, elementwise, broadcast. Backward: dx = dout, dy = alpha * dout, each summed back to its shape.
+    """x + alpha * y, elementwise, broadcast.
 
     Raises ValueError for shapes that cannot be broadcast, as do the other ops of two inputs.
     """
@@ -62,7 +62,7 @@ class Sub(Function):
 
 
 def sub(x: Operand, y: Operand) -> Tensor:
-    """x - y, elementwise, broadcast. Backward: dx = dout, dy = -dout, each summed back to its shape.
+    """x - y, elementwise, broadcast.
 
     Errors as `add`.
     """
@@ -92,7 +92,7 @@ class Mul(Function):
 
 
 def mul(x: Operand, y: Operand) -> Tensor:
-    """x * y, elementwise, broadcast. Backward: dx = dout * y, dy = dout * x, each summed back to its shape.
+    """x * y, elementwise, broadcast.
 
     Errors as `add`.
     """
@@ -122,7 +122,7 @@ class Div(Function):
 
 
 def div(x: Operand, y: Operand) -> Tensor:
-    """x / y, elementwise, broadcast. Backward: dx = dout / y, dy = -dout * x / y², each summed back to its shape.
+    """x / y, elementwise, broadcast.
 
     Integers divide to float32. Errors as `add`.
     """
@@ -142,7 +142,7 @@ class Neg(Function):
 
 
 def neg(x: Tensor) -> Tensor:
-    """-x. Backward: dx = -dout. Raises TypeError for booleans."""
+    """-x. Raises TypeError for booleans."""
     return Neg.apply(x)
 
 
@@ -180,7 +180,7 @@ class Pow(Function):
 
 
 def pow(x: Operand, y: Operand) -> Tensor:
-    """x^y, elementwise, broadcast. Backward: dx = dout * y x^(y-1), dy = dout * x^y ln x.
+    """x^y, elementwise, broadcast.
 
     Each is summed back to the shape of its input. Errors as `add`. Raises ValueError for integers to a negative power.
     """
@@ -203,7 +203,7 @@ class Exp(Function):
 
 
 def exp(x: Tensor) -> Tensor:
-    """e^x, elementwise; integers become float32. Backward: dx = dout * e^x."""
+    """e^x, elementwise; integers become float32."""
     return Exp.apply(x)
 
 
@@ -223,7 +223,7 @@ class Log(Function):
 
 
 def log(x: Tensor) -> Tensor:
-    """ln x, elementwise; integers become float32. Backward: dx = dout / x. At 0 it is -inf, below 0 nan."""
+    """ln x, elementwise; integers become float32. At 0 it is -inf, below 0 nan."""
     return Log.apply(x)
 
 
@@ -243,7 +243,7 @@ class Sqrt(Function):
 
 
 def sqrt(x: Tensor) -> Tensor:
-    """√x, elementwise; integers become float32. Backward: dx = dout / (2 √x), infinite at 0. Below 0 it is nan."""
+    """√x, elementwise; integers become float32. Below 0 it is nan."""
     return Sqrt.apply(x)
 
 
@@ -262,7 +262,7 @@ class Abs(Function):
 
 
 def abs(x: Tensor) -> Tensor:
-    """|x|, elementwise. Backward: dx = dout * sign(x), which is 0 at x = 0."""
+    """|x|, elementwise."""
     return Abs.apply(x)
 
 
@@ -284,7 +284,7 @@ class Maximum(Function):
 def maximum(x: Operand, y: Operand) -> Tensor:
     """The larger of x and y, elementwise, broadcast; nan where either is nan.
 
-    Backward: dout goes to the larger one. Where they are equal, each gets half. Errors as `add`.
+    Errors as `add`.
     """
     return Maximum.apply(x, y)
 
@@ -307,7 +307,7 @@ class Minimum(Function):
 def minimum(x: Operand, y: Operand) -> Tensor:
     """The smaller of x and y, elementwise, broadcast; nan where either is nan.
 
-    Backward: dout goes to the smaller one. Where they are equal, each gets half. Errors as `add`.
+    Errors as `add`.
     """
     return Minimum.apply(x, y)
 
@@ -343,8 +343,7 @@ class Where(Function):
 def where(condition: Any, x: Operand, y: Operand) -> Tensor:
     """x where `condition` is True, y elsewhere; all three broadcast.
 
-    Backward: dx = dout where `condition` is True, else 0; dy the reverse. Raises TypeError unless `condition` is
-    boolean, ValueError for shapes that cannot be broadcast.
+    Raises TypeError unless `condition` is boolean, ValueError for shapes that cannot be broadcast.
 
     >>> import numpy as np
     >>> where(np.array([True, False, True]), np.array([1.0, 2.0, 3.0]), -1.0).data
@@ -409,7 +408,7 @@ class To(Function):
 def to(x: Tensor, *targets: Any, device: str | None = None, dtype: Any = None) -> Tensor:
     """x on another device or in another dtype; each target is a device ("cpu", "cuda", "cuda:1") or a dtype.
 
-    Backward: dx = dout, back on x's device and in x's dtype. Raises TypeError for a target that is neither.
+    Raises TypeError for a target that is neither.
     """
     device, dtype = device_and_dtype(targets, device, dtype)
     return To.apply(x, device=device, dtype=dtype)

@@ -42,7 +42,7 @@ class Getitem(Function):
 def getitem(x: Tensor, index: Any) -> Tensor:
     """x[index], by NumPy's rules: numbers, slices, None, ..., masks, and tensors, arrays or lists of integers.
 
-    Backward: dx = 0, then dx[index] += dout. Raises IndexError for an index that does not exist.
+    Raises IndexError for an index that does not exist.
 
     PyTorch has the same rules, with one exception. Where a slice stands between a number and a list, NumPy puts the
     list's axis first. PyTorch takes the number first, as x[0][:, [1, 2]] does:
@@ -108,9 +108,9 @@ class Gather(Function):
 def gather(x: Tensor, dim: int, index: Indices, **numpy_names: Never) -> Tensor:
     """Pick along `dim` by an integer tensor of as many dimensions: out[i][j] = x[i][index[i][j]] for dim 1.
 
-    Backward: dx = 0, then dx[i][index[i][j]] += dout[i][j]. The result has the shape of `index`, which may be shorter
-    than x along any axis, and longer along `dim`. Raises IndexError for an index outside the axis, ValueError for an
-    index that is longer than x along another axis or has another number of dimensions.
+    The result has the shape of `index`, which may be shorter than x along any axis, and longer along `dim`. Raises
+    IndexError for an index outside the axis, ValueError for an index that is longer than x along another axis or has
+    another number of dimensions.
 
     >>> log_probs = np.array([[-0.1, -2.3], [-1.6, -0.2]])  # at two places, the log-probabilities of two tokens
     >>> gather(log_probs, 1, np.array([[1], [0]])).data  # those of the tokens that came
@@ -158,8 +158,7 @@ class Embedding(Function):
 def embedding(ids: Indices, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """The rows `ids` of `weight` (V, C): ids (...) give (..., C). The row `padding_idx` learns nothing.
 
-    Backward: dweight[id] = Σ of dout over all places where id occurs. Raises IndexError for an id outside 0..V-1,
-    TypeError for ids that are not integers.
+    Raises IndexError for an id outside 0..V-1, TypeError for ids that are not integers.
 
     >>> embedding(np.array([2, 0, 2]), np.array([[0.0, 0.1], [1.0, 1.1], [2.0, 2.1]])).data
     array([[2. , 2.1],

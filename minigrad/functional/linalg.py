@@ -64,9 +64,8 @@ class Matmul(Function):
 def matmul(x: Tensor, y: Tensor) -> Tensor:
     """x @ y: (..., M, K) and (..., K, N) give (..., M, N); leading axes are broadcast.
 
-    Backward: dx = dout @ yᵀ, dy = xᵀ @ dout, each summed back to the shape of its input. A vector (K) is a row on the
-    left and a column on the right. Raises ValueError where inner sizes or leading axes do not fit, TypeError where the
-    dtypes differ.
+    A vector (K) is a row on the left and a column on the right. Raises ValueError where inner sizes or leading axes do
+    not fit, TypeError where the dtypes differ.
     """
     check_tensor("matmul", x, y)
     if x.ndim == 0 or y.ndim == 0:
@@ -117,8 +116,7 @@ class Linear(Function):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weightᵀ + bias: x (..., I), weight (O, I) and bias (O) give (..., O).
 
-    Backward: dx = dout @ weight, dweight = doutᵀ @ x, dbias = Σ dout over the rows. Raises ValueError where the sizes
-    do not fit, TypeError where the dtypes differ.
+    Raises ValueError where the sizes do not fit, TypeError where the dtypes differ.
     """
     check_linear("linear", x, weight, bias)
     return Linear.apply(x, weight, bias)

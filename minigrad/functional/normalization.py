@@ -75,9 +75,8 @@ def layer_norm(
 ) -> Tensor:
     """(x - mean) / √(variance + eps) * weight + bias, over the last axes, whose sizes are `normalized_shape`.
 
-    Backward: dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂)) / std with dx̂ = dout * weight; see LayerNorm. weight and bias have the
-    shape `normalized_shape`, or are None; the result has the shape of x. Raises ValueError for shapes that do not fit,
-    TypeError for integers and for mixed dtypes.
+    weight and bias have the shape `normalized_shape`, or are None; the result has the shape of x. Raises ValueError for
+    shapes that do not fit, TypeError for integers and for mixed dtypes.
     """
     axes = _last_axes("layer_norm", x, normalized_shape, weight=weight, bias=bias)
     return LayerNorm.apply(x, weight, bias, axes=axes, eps=eps)
@@ -118,8 +117,7 @@ def rms_norm(
 ) -> Tensor:
     """x / √(mean(x²) + eps) * weight, over the last axes, whose sizes are `normalized_shape`.
 
-    Backward: dx = (dx̂ - x̂ mean(dx̂ x̂)) / rms with dx̂ = dout * weight. eps=None is the machine epsilon of x's dtype,
-    as in PyTorch. Shapes and errors as in `layer_norm`.
+    eps=None is the machine epsilon of x's dtype, as in PyTorch. Shapes and errors as in `layer_norm`.
     """
     axes = _last_axes("rms_norm", x, normalized_shape, weight=weight)
     return RmsNorm.apply(x, weight, axes=axes, eps=float(np.finfo(x.dtype).eps) if eps is None else eps)

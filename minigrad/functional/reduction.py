@@ -33,7 +33,7 @@ class Sum(Function):
 
 
 def sum(x: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, **numpy_names: Never) -> Tensor:
-    """Σ x over `dim`: one axis, several, or None for all. Backward: dx = dout, repeated along the summed axes.
+    """Σ x over `dim`: one axis, several, or None for all.
 
     Shape (2, 3) gives (2,) for dim=1, or (2, 1) with keepdim. Integers and booleans add up to int64. Raises IndexError
     for an axis that does not exist.
@@ -59,7 +59,7 @@ class Mean(Function):
 
 
 def mean(x: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, **numpy_names: Never) -> Tensor:
-    """Σ x / n over the n elements along `dim`. Backward: dx = dout / n, repeated along the averaged axes.
+    """Σ x / n over the n elements along `dim`.
 
     Shapes as in `sum`. Raises TypeError for integers, whose mean is not an integer: pass dtype=np.float32.
     """
@@ -99,7 +99,7 @@ def var(
     correction: float | None = None,
     **numpy_names: Never,
 ) -> Tensor:
-    """The variance Σ (x - mean)² / (n - correction) along `dim`. Backward: dx = dout * 2 (x - mean) / (n - correction).
+    """The variance Σ (x - mean)² / (n - correction) along `dim`.
 
     correction: 1 estimates the variance of what x was drawn from, 0 is the mean square. `unbiased`, PyTorch's older
     name, means correction=1 if True, else 0; var(x, False) is over all elements. Shapes as in `sum`. Raises TypeError
@@ -132,7 +132,7 @@ def std(
     correction: float | None = None,
     **numpy_names: Never,
 ) -> Tensor:
-    """The standard deviation, √var. Backward: dx = dout * (x - mean) / ((n - correction) out), and 0 where out is 0.
+    """The standard deviation, √var.
 
     Arguments, shapes and errors as in `var`. Of a single element it is nan, unless correction is 0.
     """
@@ -173,7 +173,7 @@ class Prod(Function):
 def prod(
     x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None, **numpy_names: Never
 ) -> Tensor:
-    """Π x along the axis `dim`, or of all elements. Backward: dx_i = dout * (product of the other elements).
+    """Π x along the axis `dim`, or of all elements.
 
     Shapes and dtypes as in `sum`. Raises TypeError for several axes, IndexError for one that does not exist.
     """
@@ -264,7 +264,7 @@ class Amax(Function):
 
 
 def amax(x: Tensor, dim: Dims = (), keepdim: bool = False, **numpy_names: Never) -> Tensor:
-    """The largest element over `dim`: one axis, several, or all. Backward: dx = dout / k for the k that equal it.
+    """The largest element over `dim`: one axis, several, or all.
 
     Shapes as in `sum`, errors as in `max`.
     """
@@ -352,7 +352,7 @@ class Logsumexp(Function):
 
 
 def logsumexp(x: Tensor, dim: Dims, keepdim: bool = False, **numpy_names: Never) -> Tensor:
-    """ln Σ e^x over `dim`, without overflow. Backward: dx = dout * softmax(x).
+    """ln Σ e^x over `dim`, without overflow.
 
     Shapes as in `sum`; integers become float32. Raises IndexError for an axis that does not exist.
     """
@@ -383,7 +383,7 @@ def running_sums(x: Array, dim: int) -> Array:
 
 
 def cumsum(x: Tensor, dim: int, *, dtype: Any = None, **numpy_names: Never) -> Tensor:
-    """Running sums along `dim`: out_i = x_0 + ... + x_i. Backward: dx_i = dout_i + dout_(i+1) + ... + dout_n.
+    """Running sums along `dim`: out_i = x_0 + ... + x_i.
 
     The shape stays; dtypes as in `sum`. Raises IndexError for an axis that does not exist.
     """

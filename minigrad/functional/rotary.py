@@ -53,8 +53,8 @@ def rotate(x, cos, sin):
 def rotary_embedding(x: Tensor, cos: Tensor | Array, sin: Tensor | Array) -> Tensor:
     """Rotate each pair (x[..., i], x[..., i + D/2]) by an angle: x (..., T, D), its cos and sin (..., T, D/2).
 
-    Backward: dx = dout, rotated by the opposite angle. The leading axes of cos and sin broadcast to those of x. They
-    are constants: no gradient reaches them. Raises ValueError for an odd D and for shapes that do not fit.
+    The leading axes of cos and sin broadcast to those of x. They are constants: no gradient reaches them. Raises
+    ValueError for an odd D and for shapes that do not fit.
 
     >>> import numpy as np
     >>> quarter = np.array([np.pi / 2])

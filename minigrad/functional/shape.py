@@ -32,7 +32,7 @@ class Reshape(Function):
 
 
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """The elements of x in `shape`, row by row. One size may be -1: whatever is left. Backward: dx = dout in x's shape.
+    """The elements of x in `shape`, row by row. One size may be -1: whatever is left.
 
     Raises ValueError for a shape with another number of elements.
     """
@@ -99,7 +99,7 @@ class Permute(Function):
 
 
 def permute(x: Tensor, dims: Sequence[int], **numpy_names: Never) -> Tensor:
-    """x with its axes in the order `dims`. Backward: dx = dout with its axes back in x's order.
+    """x with its axes in the order `dims`.
 
     Shape (2, 3, 4) gives (4, 2, 3) for dims=(2, 0, 1). Raises ValueError unless `dims` names each axis once.
     """
@@ -135,7 +135,7 @@ class Expand(Function):
 
 
 def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """x repeated to `shape` without a copy; -1 keeps an axis as it is. Backward: dx = dout summed over the repeats.
+    """x repeated to `shape` without a copy; -1 keeps an axis as it is.
 
     Shape (3, 1) gives (2, 3, 4) for shape=(2, -1, 4). Raises ValueError for axes longer than 1.
     """
@@ -164,7 +164,7 @@ class Cat(Function):
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0, **numpy_names: Never) -> Tensor:
-    """The tensors one after the other along `dim`. Backward: each gets its part of dout.
+    """The tensors one after the other along `dim`.
 
     Shapes (2, 3) and (4, 3) give (6, 3). The other axes must agree; shape (0,) fits any others. Raises ValueError for
     shapes that do not fit.
@@ -259,8 +259,8 @@ class Pad(Function):
 def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """x with margins of `value` (0): `pad` = (before, after) of the last axis, then of the one before it, and so on.
 
-    Backward: dx = dout without the margins. Negative widths cut off. Shape (3, 4) gives (6, 4) for pad=(0, 0, 1, 2),
-    1 row before and 2 rows behind. Raises ValueError for another mode, and for widths that do not fit.
+    Negative widths cut off. Shape (3, 4) gives (6, 4) for pad=(0, 0, 1, 2), 1 row before and 2 rows behind. Raises
+    ValueError for another mode, and for widths that do not fit.
     """
     check_tensor("pad", x)
     if mode != "constant":

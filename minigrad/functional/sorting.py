@@ -41,7 +41,7 @@ class Sort(Function):
 def sort(
     x: Tensor, dim: int = -1, descending: bool = False, stable: bool = False, **numpy_names: Never
 ) -> ValuesAndIndices:
-    """x in order along `dim`, and the index in x of each element. Backward: dx[index] = dout.
+    """x in order along `dim`, and the index in x of each element.
 
     Both have x's shape. nan is larger than any number. Equal elements always stay in their order, as with stable=True.
     Raises IndexError for an axis that does not exist.

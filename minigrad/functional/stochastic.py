@@ -35,7 +35,7 @@ class Dropout(Function):
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Set each element to 0 with probability p, and scale the others by 1 / (1 - p); without `training`, x itself.
 
-    Backward: dx = dout / (1 - p) where x was kept, else 0. Elementwise. Raises ValueError for a p outside 0..1.
+    Elementwise. Raises ValueError for a p outside 0..1.
     """
     check_fraction("dropout: probability", p)
     if not training or p == 0:
