@@ -153,6 +153,14 @@ def decay_groups(named_parameters: Iterable[tuple[str, Tensor]], weight_decay: f
 def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float, norm_type: float = 2.0) -> Array:
     """Scale all gradients by one factor, so that their norm √(Σ g²) is at most `max_norm`. Returns the norm before.
 
+    >>> p, q = Tensor([0.0], requires_grad=True), Tensor([0.0], requires_grad=True)
+    >>> p.grad, q.grad, max_norm = np.array([3.0]), np.array([4.0]), 1.0
+    >>> norm = np.sqrt(sum((x.grad**2).sum() for x in (p, q)))  # of all numbers together, as one long vector
+    >>> if norm > max_norm:
+    ...     clipped = [x.grad * (max_norm / norm) for x in (p, q)]
+    >>> float(clip_grad_norm_([p, q], max_norm)), np.allclose([p.grad, q.grad], clipped)
+    (5.0, True)
+
     One factor for all keeps the direction of the step and limits its length. If the norm is not finite, nothing is
     scaled, and the caller can skip the step. Raises ValueError for a max_norm below 0 and for another norm_type than 2.
     Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", algorithm 1.

@@ -65,16 +65,22 @@ def rotations(
     array([[  0. ,   0. ],
            [ 57.3,   5.7],
            [114.6,  11.5]])
-    >>> x = np.array([1.0, 0.0, 0.0, 0.0])  # pair 0 is (1, 0), pair 1 is (0, 0)
-    >>> F.rotary_embedding(x, cos[1], sin[1]).data.round(2)  # turned by 57.3 degrees, pair 0 is (0.54, 0.84)
+    >>> def turn(x, t):  # x for a token at position t
+    ...     (x1, x2), c, s = np.split(x, 2), cos[t], sin[t]  # the points are (x1[i], x2[i])
+    ...     return np.concatenate([x1 * c - x2 * s, x1 * s + x2 * c])
+    >>> turn(np.array([1.0, 0.0, 0.0, 0.0]), 1).round(2)  # by 57.3 degrees, pair 0 goes from (1, 0) to (0.54, 0.84)
     array([0.54, 0.  , 0.84, 0.  ])
+
+    The model does this with F.rotary_embedding, which has a gradient:
+
+    >>> x = np.array([1.0, 2.0, 3.0, 4.0])
+    >>> np.allclose(F.rotary_embedding(x, cos[2], sin[2]).data, turn(x, 2))
+    True
 
     Why this works: turning two vectors by the same angle does not change their dot product. So if a query is turned for
     position t and a key for position s, their product is that of the query turned for t - s and the key as it is. It
     depends on the distance t - s and not on where the two tokens are:
 
-    >>> def turn(x, t):
-    ...     return F.rotary_embedding(x, cos[t], sin[t]).data
     >>> q, k = np.array([1.0, 2.0, 3.0, 4.0]), np.array([5.0, 6.0, 7.0, 8.0])
     >>> np.allclose(turn(q, 2) @ turn(k, 1), turn(q, 1) @ k)
     True
