@@ -1,7 +1,20 @@
 """Generation for a batch of prompts, with a KV cache: the loop of generation.py, made fast.
 
 The prompt is read in one pass. After that the KV cache holds the keys and values of all tokens that were read, so each
-new token costs the work of one token (kv_cache.py).
+new token costs the work of one token (kv_cache.py). For one text this is all:
+
+>>> from gpt import GPT, GPTConfig
+>>> model = GPT(GPTConfig(vocab_size=50, block_size=32, n_layer=2, n_head=2, n_embd=16)).eval()
+>>> prompt, written = [3, 1, 4], []
+>>> new, cache = prompt, KVCache(batch=1, capacity=32)
+>>> with no_grad():
+...     while len(written) < 10:
+...         logits = model([new], cache)[0, -1].numpy()  # reads what is new: first the prompt, then one token
+...         token = int(logits.argmax())  # greedy; or `Sampling(...).choose(logits, prompt + written, rng)`
+...         written.append(token)
+...         new = [token]
+>>> written == generate(model, [prompt], max_new_tokens=10, temperature=0)[0]
+True
 
 `generate` returns the new tokens, and `stream` is the loop, which yields them step by step. `TextSoFar` holds the texts
 and the cache between two steps. Prompts of different lengths are padded on the left, so that all texts end, and grow,

@@ -42,6 +42,19 @@ class MixtureOfExperts(nn.Module):
     It is 1 if all experts are equally likely, and E / top_k if the same top_k take all. f is counted and has no
     gradient; P has, so the loss lowers the probability of the experts that are chosen most. top_k must be at least 2:
     with a single one, the gate is always 1, and the router learns nothing from the text. Raises ValueError otherwise.
+
+    The sum as it is written above, in which each expert computes all tokens, also those that have not chosen it:
+
+    >>> mixture = MixtureOfExperts(4, [nn.Linear(4, 4) for _ in range(3)], top_k=2)
+    >>> x = Tensor([[1.0, 2.0, 3.0, 4.0], [-1.0, 0.0, 1.0, 0.0]])  # two tokens
+    >>> best = F.topk(mixture.router(x), 2)
+    >>> gates, chosen = F.softmax(best.values, -1), best.indices.data  # (N, k) both
+    >>> out = 0
+    >>> for e, expert in enumerate(mixture.experts):
+    ...     gate = (gates * (chosen == e)).sum(-1, keepdim=True)  # (N, 1): 0 where e was not chosen
+    ...     out = out + gate * expert(x)
+    >>> bool(abs(out - mixture(x)).data.max() < 1e-5)
+    True
     """
 
     def __init__(self, width: int, experts: Sequence[nn.Module], top_k: int = 2):

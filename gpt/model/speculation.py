@@ -9,6 +9,27 @@ code, in tables, and in answers that quote the question (prompt lookup decoding;
 The text does not change. From the logits after each guess a token is drawn as always. As long as it equals the guess,
 the model has read the right token, and the next logits are right too. The first token that differs ends the pass.
 
+For one text, greedily, and without a cache, this is all:
+
+>>> from gpt import GPT, GPTConfig
+>>> from minigrad import no_grad
+>>> model = GPT(GPTConfig(vocab_size=20, block_size=64, n_layer=1, n_head=2, n_embd=16)).eval()
+>>> prompt = [3, 1, 4, 1, 5]
+>>> text, passes = list(prompt), 0
+>>> while len(text) < 40:
+...     places = [i for i in range(len(text) - 3) if text[i : i + 3] == text[-3:]]  # the last three tokens, before
+...     guesses = text[places[-1] + 3 :][:15] if places else []
+...     with no_grad():
+...         logits = model([text + guesses])[0].numpy()
+...     passes += 1
+...     for guess in [*guesses, None]:
+...         token = int(logits[len(text) - 1].argmax())  # after the text so far, of which each token was right
+...         text.append(token)
+...         if token != guess:
+...             break
+>>> text[:40] == prompt + model.generate([prompt], 35, temperature=0)[0], passes < 35
+(True, True)
+
 A small model, the draft, can also guess where the text does not repeat itself. Its probabilities are known, so more of
 its guesses survive: `after_guess` is the rule of Leviathan et al. 2023 (arXiv 2211.17192, section 2.3).
 """

@@ -4,6 +4,27 @@
     N bytes    the header: {"wte.weight": {"dtype": "F32", "shape": [50257, 768], "data_offsets": [0, 154389504]}, ...}
     the rest   the numbers; offsets count from here, rows come one after the other (C order)
 
+A reader is a dozen lines:
+
+>>> def load(path: Path) -> dict[str, Array]:
+...     content = path.read_bytes()
+...     n = int.from_bytes(content[:8], "little")
+...     header, numbers = json.loads(content[8 : 8 + n]), content[8 + n :]
+...     header.pop("__metadata__", None)  # notes of whoever wrote the file
+...     arrays = {}
+...     for name, entry in header.items():
+...         start, end = entry["data_offsets"]
+...         array = np.frombuffer(numbers[start:end], DTYPES[entry["dtype"]])
+...         arrays[name] = array.reshape(entry["shape"])
+...     return arrays
+
+>>> import tempfile
+>>> with tempfile.TemporaryDirectory() as folder:
+...     path = Path(folder) / "model.safetensors"
+...     write_safetensors(path, {"weight": np.array([[1.0, 2.0, 3.0]])})
+...     load(path)
+{'weight': array([[1., 2., 3.]])}
+
 A file from a stranger may lie, so the header is checked completely: the bytes of every tensor must fit its shape and
 dtype, and all tensors together must cover the file without gaps, overlaps or surplus bytes. A file that passes can be
 read without further checks and needs no more memory than its length (BF16, which NumPy does not have, becomes float32

@@ -12,6 +12,37 @@ Three ideas, from Dao et al. 2022 (FlashAttention) and Milakov & Gimelshein 2018
 3. *Skip what the mask hides.* With a causal mask, tiles above the diagonal are not computed, which saves nearly half of
    the work. With a mask of booleans, keys that no query of a block sees are in no tile.
 
+One head without a mask, in tiles of two keys, first forward:
+
+>>> q, k, v, dout = np.random.default_rng(0).normal(size=(4, 6, 3))  # (T, D) each
+>>> k /= math.sqrt(3)  # the scale
+>>> m, l, out = np.full((6, 1), -np.inf), np.zeros((6, 1)), np.zeros((6, 3))
+>>> for keys in (slice(0, 2), slice(2, 4), slice(4, 6)):
+...     scores = q @ k[keys].T  # (T, 2): a tile
+...     larger = np.maximum(m, scores.max(axis=1, keepdims=True))  # m', the maximum so far
+...     weights, shrink = np.exp(scores - larger), np.exp(m - larger)
+...     l = l * shrink + weights.sum(axis=1, keepdims=True)
+...     out = out * shrink + weights @ v[keys]
+...     m = larger
+>>> out /= l
+>>> probs = np.exp(q @ k.T) / np.exp(q @ k.T).sum(axis=1, keepdims=True)  # all weights at once
+>>> np.allclose(out, probs @ v)
+True
+
+And backward, from `out` and one number per row. Here, too, only a tile of the weights exists at a time:
+
+>>> saved, row_sums = m + np.log(l), (dout * out).sum(axis=1, keepdims=True)
+>>> dq, dk, dv = np.zeros((3, 6, 3))
+>>> for keys in (slice(0, 2), slice(2, 4), slice(4, 6)):
+...     tile = np.exp(q @ k[keys].T - saved)  # probs[:, keys], again
+...     dscores = tile * (dout @ v[keys].T - row_sums)
+...     dv[keys] = tile.T @ dout
+...     dk[keys] = dscores.T @ q
+...     dq += dscores @ k[keys]
+>>> dscores = probs * (dout @ v.T - (dout @ v.T * probs).sum(axis=1, keepdims=True))
+>>> np.allclose(dq, dscores @ k), np.allclose(dk, dscores.T @ q), np.allclose(dv, probs.T @ dout)
+(True, True, True)
+
 Two more ideas make the products fast. The keys and values of a head are copied once into contiguous memory, in forward
 with the keys as columns. And in backward, which works on transposed tiles (keys x queries), subtractions are part of a
 product: with a column of ones beside the keys, and the negative of the subtrahend beside the queries,
