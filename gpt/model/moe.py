@@ -48,7 +48,8 @@ class MixtureOfExperts(nn.Module):
     >>> mixture = MixtureOfExperts(4, [nn.Linear(4, 4) for _ in range(3)], top_k=2)
     >>> x = Tensor([[1.0, 2.0, 3.0, 4.0], [-1.0, 0.0, 1.0, 0.0]])  # two tokens
     >>> best = F.topk(mixture.router(x), 2)
-    >>> gates, chosen = F.softmax(best.values, -1), best.indices.data  # (N, k) both
+    >>> chosen = best.indices.data  # (N, k)
+    >>> gates = F.softmax(best.values, dim=-1)  # (N, k)
     >>> out = 0
     >>> for e, expert in enumerate(mixture.experts):
     ...     gate = (gates * (chosen == e)).sum(-1, keepdim=True)  # (N, 1): 0 where e was not chosen
