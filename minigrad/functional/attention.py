@@ -202,8 +202,9 @@ def _check_fit(q: Any, k: Any, v: Any, mask: Any) -> None:
 
 
 class SplitHeads(Function):
-    """x (B, T, P H D) -> P parts (B, H, T, D): query, key and value of each head, out of one row per token;
-    dx = the parts' gradients side by side.
+    """x (B, T, P H D) -> P parts (B, H, T, D): query, key and value of each head, out of one row per token.
+
+    The gradient of x is that of its parts, side by side.
     """
 
     @staticmethod
@@ -235,7 +236,7 @@ def split_heads(input: Tensor, n_head: int, parts: int = 1) -> Any:
 
 
 class MergeHeads(Function):
-    """x (B, H, T, D) -> (B, T, H D): a token's heads side by side;  dx = dout, split into heads."""
+    """x (B, H, T, D) -> (B, T, H D): a token's heads side by side. The gradient is split into heads again."""
 
     @staticmethod
     def forward(ctx, x):
