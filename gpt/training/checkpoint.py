@@ -338,10 +338,10 @@ def _new_checkpoint(folder: Path) -> Iterator[Path]:
         before = "the one before it is intact" if has_checkpoint(folder) else "there is none from before"
         reason = f"the checkpoint could not be saved: {error.strerror or error}; {before}"
         raise OSError(error.errno, reason, error.filename or str(folder)) from error
-    else:
-        _flush_names(folder)  # so the rename is on the disk before the old checkpoint is deleted
     finally:
-        _delete_old_and_unfinished(folder)
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a block that failed; after the rename there is none
+    _flush_names(folder)  # so the rename is on the disk before the old checkpoint is deleted
+    _delete_old_and_unfinished(folder)
 
 
 def _delete_old_and_unfinished(folder: Path) -> None:

@@ -8,9 +8,9 @@ process 0 goes on:
     process 1          |______step   step   ...   step___|
 
 Threads would also use all cores, but they wait for each other in every op, and Python runs one of them at a time.
-Processes wait for each other four times in a step. Each parameter has an *owner*. Say there are parameters a, b and c,
-of which process 0 owns a and b. Each process has half of the batch. Its gradients are a0, b0 and c0 in process 0, and
-a1, b1 and c1 in process 1:
+Processes wait for each other four times in a step, and before it, to agree that there is one. Each parameter has an
+*owner*. Say there are parameters a, b and c, of which process 0 owns a and b. Each process has half of the batch. Its
+gradients are a0, b0 and c0 in process 0, and a1, b1 and c1 in process 1:
 
     process 0                                 process 1
     computes a0, b0, c0                       computes a1, b1, c1
@@ -81,7 +81,7 @@ class ForkedTeam(Team):
         self._links: list[Any] = []  # pipes: of process 0 to each other one; of the others to process 0
         self._children: dict[int, int] = {}  # the others, by rank: their numbers in the system; known to process 0
         self._cores = usable_cores()  # of this process
-        self.more_memory = 0  # bytes that the others had for themselves, once they have ended
+        self.more_memory = 0  # bytes that the others had for themselves at the end of the block
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
@@ -301,7 +301,7 @@ def owners_of(groups: Sequence[dict[str, Any]], processes: int) -> list[int]:
     return owners
 
 
-# --- how many? ------------------------------------------------------------------------------------------------------
+# --- how many? --------------------------------------------------------------------------------------------------------
 
 
 def team_of(wanted: int | None, batch_size: int, device: str) -> Team:
