@@ -35,6 +35,7 @@ HARNESS = "from __future__ import annotations\nimport math\nimport numpy as np\n
 KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "SYSTEMROOT", "TEMP", "TMP")
 PATIENCE = 10  # times the seconds of computing that an answer may take by the clock, as it may have to wait
 LINES_SHOWN = 10
+MOST_CHANGES = 100  # of the file that one worker runs in search of a reason: then its seconds may be used up
 
 
 class Limits(NamedTuple):
@@ -64,31 +65,40 @@ class Submission:
     def __init__(self, text: str, path: Path, limits: Limits):
         self.path, self.limits, self.text = path, limits, text
         self.printed: list[str] = []
-        self.is_changed = False  # whether it was run with a changed text
+        self.changes = 0  # how often it was run with a changed text
         self.begin()
 
     def begin(self) -> None:
-        """Start the worker."""
+        """Start the worker, and watch over it."""
+        self.start_worker()
+        self.over = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def start_worker(self) -> None:
         self.deadline = math.inf
         folders = [str(Path(__file__).parent), str(Path(np.__file__).parents[1])]
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-s", "-c", START, *folders, *map(str, self.limits)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tempfile.gettempdir(), env=environment(),
         )  # fmt: skip
-        self.over = threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
 
     def __enter__(self) -> Submission:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.over.set()
+        self.end_worker()
+
+    def end_worker(self) -> None:
         with contextlib.suppress(OSError), self.process:  # closes the pipes, and waits for the end
             self.process.kill()
 
     def ask(self, request: str, *arguments: Any) -> Any:
         """The worker's answer. Raises what the file raised, with its `line` there; Ended if the worker is gone."""
-        self.is_changed |= request == "change"
+        if request == "change":
+            self.changes += 1
+            if self.changes % MOST_CHANGES == 0:
+                self.renew()
         try:
             reply = self.exchange(worker.pack((request, arguments)))
             error = reply.get("error")
@@ -100,6 +110,12 @@ class Submission:
         if error is not None:
             raise _exception(error, str(reply.get("message")), reply.get("line"))
         return reply.get("result")
+
+    def renew(self) -> None:
+        """Go on with a new worker, which defines the same."""
+        self.end_worker()
+        self.start_worker()
+        self.ask("define", *self.defined)
 
     def exchange(self, message: bytes) -> Any:
         """The worker's reply to a message."""
@@ -129,7 +145,9 @@ class Submission:
     def definitions(self, checks: Sequence[Check]) -> tuple[list[Check], dict[str, Any]]:
         """Checks and definitions for the judge; where a check has a `call`, that runs in the worker as well."""
         calls = [check.call for check in checks if check.call is not None]
-        is_op = self.ask("define", self.text, str(self.path), HARNESS + "\n\n".join(map(source.with_helpers, calls)))
+        harness = HARNESS + "\n\n".join(map(source.with_helpers, calls))
+        self.defined = self.text, str(self.path), harness
+        is_op = self.ask("define", *self.defined)
         definitions: dict[str, Any] = {ASK: self.ask}
         for check in checks:
             if check.name in is_op:
@@ -170,6 +188,9 @@ class InThisProcess(Submission):
 
     def __exit__(self, *exception: object) -> None:
         pass
+
+    def renew(self) -> None:
+        pass  # nothing limits its seconds
 
     def ask(self, request: str, *arguments: Any) -> Any:
         if arguments[1:2] == ("keep",):  # beside.py keeps a model's weights: there is no memory for copies of them
@@ -238,7 +259,7 @@ def judge(
                 judging.run_once(check, case, douts, definitions)
                 verdict.printed = "".join(submission.printed).splitlines()[:LINES_SHOWN]
     except Ended as ended:
-        if (verdict is None or credit) and explain and submission.is_changed:
+        if (verdict is None or credit) and explain and submission.changes:
             # A change of the file, in search of the reason, may have ended it.
             return judge(exercise, content, path, seed, limits, credit, explain=False)
         return verdict or ended.verdict
