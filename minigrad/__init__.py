@@ -12,6 +12,7 @@
 What these pages call, each in one line:
 
     graph_checks.py       mistakes in a graph, and in what a backward returns
+    numpy_operands.py     what NumPy does with a tensor: array * tensor
     in_place.py           p -= lr * p.grad, and which arrays have been overwritten since forward
     switches.py           is the graph recorded, which kernel runs, who is watching
     dtypes.py             which dtype a result has

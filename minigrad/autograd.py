@@ -29,7 +29,7 @@ A Function works on plain arrays (NumPy or CuPy), not on Tensors, so each half c
             return dout * ctx.y, dout * ctx.x
 
 `Function.apply` records the graph, and `backward` walks it. They call five other files: `dtypes` casts inputs to one
-dtype, `switches` says whether to record, which kernel runs and who watches, `graph_checks` and `in_place` find
+dtype, `switches` says whether to record, and may choose a faster twin of a Function, `graph_checks` and `in_place` find
 mistakes, and `backend` knows NumPy and CuPy. This is reverse-mode differentiation: Baydin et al. 2018, "Automatic
 differentiation in machine learning".
 """
@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import graph_checks, in_place, switches
 from .backend import Array, module_of
-from .dtypes import is_floating, promote_inputs
+from .dtypes import DtypeRules, is_floating, promote_inputs
 
 if TYPE_CHECKING:  # for annotations only: tensor.py imports this file
     from .tensor import Tensor
@@ -49,29 +49,6 @@ if TYPE_CHECKING:  # for annotations only: tensor.py imports this file
 # Where an input came from, and so where its gradient goes: (source, number of its output). The source is the Context
 # that computed the input, or, for a leaf, the Tensor itself, with number 0. `is_leaf` tells the two apart.
 Edge = tuple[Any, int]
-T = TypeVar("T")
-
-_tensor_class: Any = None
-
-
-def register_tensor_class(cls: type[T]) -> type[T]:
-    """Decorate the class of tensors: `Function.apply` reads the arrays of its instances, and makes its results of it.
-
-    It is Tensor. Its operators call Functions, so tensor.py imports this file, and this file cannot import Tensor.
-    """
-    global _tensor_class
-    _tensor_class = cls
-    return cls
-
-
-class _Everything:
-    """The `needs_grad` of a context that was made by hand: True for every input."""
-
-    def __getitem__(self, index: int) -> bool:
-        return True
-
-
-_EVERYTHING = _Everything()
 
 
 class Context:
@@ -85,14 +62,15 @@ class Context:
     _node = ("function", "needs_grad", "edges", "changes", "outputs", "released", "retain_grad_of")
 
     outputs: list[tuple[tuple[int, ...], Any]]  # the shape and dtype of each output
+    changes = 0  # the number of the last change in place before it ran (in_place.py)
     released = False  # has backward been here and freed what forward saved?
     retain_grad_of: dict[int, Tensor] | None = None  # outputs that keep their gradient: Tensor.retain_grad
     is_leaf = False
 
-    def __init__(self, function: Any = None, needs_grad: Any = _EVERYTHING, edges: Sequence[Edge | None] = ()):
-        self.function, self.needs_grad = function, needs_grad  # the Function's class
+    def __init__(self, function: Any = None, needs_grad: Any = None, edges: Sequence[Edge | None] = ()):
+        self.function = function  # the Function's class
+        self.needs_grad: Any = _Everything() if needs_grad is None else needs_grad
         self.edges = edges  # one for each input; None if no gradient is wanted
-        self.changes = in_place.changes  # the number of the last change in place: graph_checks looks for later ones
 
     def sources(self) -> Iterator[Context]:
         """The nodes that the inputs came from, one for each edge that does not end at a leaf."""
@@ -114,18 +92,19 @@ class Context:
         return f"<{self.function.__name__}>"
 
 
-class Function:
+class _Everything:
+    """The `needs_grad` of a context that was made by hand: True for every input."""
+
+    def __getitem__(self, index: int) -> bool:
+        return True
+
+
+class Function(DtypeRules):
     """A differentiable operation: `forward` and `backward` on arrays, side by side.
 
     forward(ctx, *arrays, **options) -> array, or tuple of arrays
     backward(ctx, dout, ...) -> tuple of one gradient per input, or None where there is none; one dout per output
     """
-
-    # What happens to the inputs' dtypes. "any": nothing; "same": they must be equal; "promote": all are cast to a
-    # common one, as in PyTorch; "float": as "promote", and integers become floats.
-    dtype_rule = "any"
-    widens_float16 = False  # True where sums or squares need more digits or range: float16 is computed in float32
-    autocast = False  # True for matrix products: mixed precision rounds their inputs
 
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Tensor:
@@ -133,10 +112,9 @@ class Function:
         # Gather: each input's array, whether its gradient is wanted, and where it came from.
         arrays, needs_grad, edges = gather_inputs(cls, inputs)
 
-        # Run forward. `kernel` is the Function that runs, and whose backward will: a faster twin of cls, or cls itself.
-        kernel = switches.choose_kernel(cls, arrays, needs_grad, options)
-        ctx = Context(kernel, needs_grad, edges)
-        forward = switches.observed("forward", kernel)  # kernel.forward, perhaps with a profiler around it
+        # Run forward: cls.forward, or that of a faster twin, which ctx.function is then.
+        ctx = Context(cls, needs_grad, edges)
+        forward = switches.forward_of(ctx, arrays, options)
         result = forward(ctx, *arrays, **options)
 
         # Record: backward finds ctx through its outputs.
@@ -155,18 +133,38 @@ def gather_inputs(function: type[Function], inputs: Sequence[Any]) -> tuple[list
         wanted = is_tensor and x.requires_grad and switches.is_recording()
         arrays.append(x.data if is_tensor else x)
         needs_grad.append(wanted)
-        edges.append((x.grad_fn or x, x.output_index) if wanted else None)
+        edges.append(edge_to(x) if wanted else None)
     return promote_inputs(function, arrays), needs_grad, edges
+
+
+def edge_to(x: Tensor) -> Edge:
+    """Where the gradient of x goes: to the node that computed it or, if x is a leaf, to x itself."""
+    return (x, 0) if x.grad_fn is None else (x.grad_fn, x.output_index)
 
 
 def add_to_graph(ctx: Context, outputs: tuple[Tensor, ...]) -> None:
     """Make `ctx` the `grad_fn` of its outputs, where backward will find it."""
+    ctx.changes = in_place.changes
     ctx.outputs = []
     for index, tensor in enumerate(outputs):
         shape, dtype = tensor.data.shape, tensor.data.dtype
         ctx.outputs.append((shape, dtype))
         if is_floating(dtype):  # an integer, such as the index that `max` returns, has no gradient
             tensor.requires_grad, tensor.grad_fn, tensor.output_index = True, ctx, index
+
+
+T = TypeVar("T")
+_tensor_class: Any = None  # it is Tensor
+
+
+def register_tensor_class(cls: type[T]) -> type[T]:
+    """Decorate the class of tensors: `Function.apply` reads the arrays of its instances, and makes its results of it.
+
+    Tensor's operators call Functions, so tensor.py imports this file, and this file cannot import Tensor.
+    """
+    global _tensor_class
+    _tensor_class = cls
+    return cls
 
 
 # --- backward --------------------------------------------------------------------------------------------------------
@@ -184,12 +182,13 @@ def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
     graph_checks.check_graph(uses_left)
 
     sums: dict[Edge, Any] = {}  # edge -> the sum of the gradients that have arrived there
-    add_up(sums, [(root.grad_fn or root, root.output_index)], [gradient])
+    accumulate = switches.accumulate or add_up  # the fast twin of add_up adds in place
+    accumulate(sums, [edge_to(root)], [gradient])
     while ready:
         node = ready.pop()
         douts = [sums.pop((node, index), None) for index in range(len(node.outputs))]
         dinputs = run_backward(node, douts)  # the chain rule
-        add_up(sums, node.edges, dinputs)
+        accumulate(sums, node.edges, dinputs)
         del douts, dinputs  # nothing here should keep these arrays in memory while the next node runs
         for source in node.sources():
             uses_left[source] -= 1
@@ -201,8 +200,6 @@ def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
 
 def add_up(sums: dict[Edge, Any], edges: Sequence[Edge | None], gradients: list[Any]) -> None:
     """Add each gradient to what has arrived at its edge: at the output of another node, or in the `.grad` of a leaf."""
-    if switches.accumulate is not None:  # the fast twin, which adds in place, if it is selected
-        return switches.accumulate(sums, edges, gradients)
     for edge, gradient in zip(edges, gradients, strict=True):
         if edge is None or gradient is None:
             continue
@@ -236,20 +233,27 @@ def count_uses(roots: list[Context]) -> dict[Context, int]:
 
 
 def run_backward(node: Context, douts: list[Any]) -> list[Any]:
-    """The gradients of the node's inputs from those of its outputs: one call of the Function's backward.
+    """The chain rule at one node: the gradients of its inputs from those of its outputs, `douts`.
 
     Forward has no such function: `apply` calls it directly, so a debugger reaches the arithmetic in fewer steps.
     """
-    arrived = [dout for dout in douts if dout is not None]
-    if not arrived:
+    if all(dout is None for dout in douts):  # no use of its outputs had a gradient
         return [None] * len(node.edges)
-    xp = module_of(arrived[0])
+    douts = complete(node, douts)
+    chain_rule = switches.backward_of(node)
+    return graph_checks.check_returned(node, chain_rule(node, *douts))  # the node is the ctx that forward filled
+
+
+def complete(node: Context, douts: list[Any]) -> list[Any]:
+    """`douts` as arrays, with zeros where another output of the node got a gradient and this one none. Outputs that
+    retain their gradient keep it.
+    """
+    xp = module_of(next(dout for dout in douts if dout is not None))
     for index, (shape, dtype) in enumerate(node.outputs):
-        if douts[index] is None and is_floating(dtype):  # another output got a gradient, and this one none: zeros
+        if douts[index] is None and is_floating(dtype):
             douts[index] = xp.zeros(shape, dtype)
         elif shape == () and douts[index] is not None:  # NumPy adds up arrays without dimensions to a plain number
             douts[index] = xp.asarray(douts[index])
     for index, tensor in (node.retain_grad_of or {}).items():
         add_to_grad(tensor, douts[index])
-    chain_rule = switches.observed("backward", node.function)
-    return graph_checks.check_returned(node, chain_rule(node, *douts))  # the node is the ctx that forward filled
+    return douts

@@ -68,6 +68,9 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
     Raises ValueError for a list whose rows differ in length, TypeError for anything else that does not consist of
     numbers.
     """
+    is_converted = dtype is not None or device is not None
+    if type(data) is np.ndarray and data.dtype.isnative and data.dtype.kind in NUMBERS and not is_converted:
+        return data  # nearly always
     what = f"cannot make a tensor of {type(data).__name__}"
     try:
         array = data if is_array(data) else np.asarray(data)

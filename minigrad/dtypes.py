@@ -82,6 +82,19 @@ def _rank(dtype: np.dtype) -> int:
     return {"b": 0, "i": 1, "u": 1, "c": 3}.get(dtype.kind, 2)  # the rest are floats
 
 
+class DtypeRules:
+    """What happens to the dtypes of an op's inputs: the base class of Function, which overrides what is different.
+
+    dtype_rule: "any": nothing; "same": they must be equal; "promote": all are cast to a common one, as in PyTorch;
+    "float": as "promote", and integers become floats. widens_float16: sums or squares need more digits or range, so
+    float16 is computed in float32. autocast: mixed precision rounds the inputs, as for matrix products.
+    """
+
+    dtype_rule = "any"
+    widens_float16 = False
+    autocast = False
+
+
 def promote_inputs(function: Any, operands: list[Any]) -> list[Any]:
     """Cast the inputs of an op as its `dtype_rule` says.
 

@@ -15,17 +15,14 @@ it, because it compares checksums.
 from __future__ import annotations
 
 import functools
-import operator
 import weakref
 from collections.abc import Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
 from . import switches
-from .backend import Array, array_of, buffer_of, is_array
-
-T = TypeVar("T")
+from .backend import Array, array_of, buffer_of
 
 changes = 0  # the number of the last change
 # id of an array -> [the number of its last change, a reference that does not keep the array alive]
@@ -77,27 +74,6 @@ def changed_since(number: int) -> list[tuple[int, Array]]:
     return [(last, array) for last, array in found if array is not None]
 
 
-class _Holder(Protocol[T]):
-    """The type of a property, for type checkers."""
-
-    def __get__(self, tensor: Any, cls: Any) -> T: ...
-    def __set__(self, tensor: Any, value: T) -> None: ...
-
-
-def _holder_of_arrays(name: str, slot: str) -> Any:
-    """The attribute `data` or `grad` of a tensor, kept in `slot`: another array can be assigned, and nothing else."""
-
-    def assign(tensor: Any, value: Any) -> None:
-        if not (isinstance(value, np.ndarray | np.generic) or (value is None and name == "grad") or is_array(value)):
-            of_tensor = ": assign its .data" if hasattr(value, "requires_grad") else ""
-            raise TypeError(f"tensor.{name} must be an array, got {type(value).__name__}{of_tensor}")
-        if name == "grad" and value is not None and value.shape != tensor.data.shape:
-            raise ValueError(f"tensor.grad must have the tensor's shape {tensor.data.shape}, got {value.shape}")
-        setattr(tensor, slot, value)
-
-    return property(operator.attrgetter(slot), assign)
-
-
 class InPlaceOperators:
     """The operators of Tensor that change it in place: `p += x`, `p[index] = x`.
 
@@ -112,8 +88,6 @@ class InPlaceOperators:
 
     __slots__ = ()
     is_parameter = False
-    data: _Holder[Array] = _holder_of_arrays("data", "_array")
-    grad: _Holder[Array | None] = _holder_of_arrays("grad", "_gradient")
 
     # fmt: off
     def __iadd__(self: Any, x: Any) -> Any: return _assign(self, "+=", self + x)

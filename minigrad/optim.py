@@ -18,21 +18,14 @@ from .tensor import Tensor
 class Optimizer(ParameterGroups):
     """A rule that changes parameters by their gradients. Each subclass has its own rule, in `update`.
 
-    `param_groups` is a list of {"params": [tensors], "lr": ..., other settings}; `state` holds what the rule remembers
-    about each parameter. See ParameterGroups.
+    `step()` calls `update_all` with all parameters that have a gradient. `param_groups` is a list of {"params":
+    [tensors], "lr": ..., other settings}; `state` holds what the rule remembers about each. See ParameterGroups.
     """
 
-    def step(self) -> None:
-        """Update every parameter that has a gradient."""
-        if self.step_with_kernel():  # a fast kernel updates all parameters at once, if one is selected
-            return
-        place = 0  # the number of a parameter, counted over all groups; state[place] is its memory
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    in_place.announce_update([p])  # a backward() that needs the old values will raise
-                    self.update(p, p.grad, self.state[place], group)
-                place += 1
+    def update_all(self, updates: list[Any]) -> None:
+        """One step of the rule: (parameter, gradient, its state, the settings of its group) for each parameter."""
+        for p, grad, state, group in updates:
+            self.update(p, grad, state, group)
 
     def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Change `p.data` in place, and do not change `grad`. `state` is empty in the first step."""

@@ -72,17 +72,17 @@ class ParameterGroups:
         groups = [{**group, "params": f"{len(group['params'])} tensors"} for group in self.param_groups]
         return "\n  ".join([type(self).__name__, *(", ".join(f"{k}={v}" for k, v in g.items()) for g in groups)])
 
-    def step_with_kernel(self) -> bool:
-        """Take the step with a fast kernel, which gets (parameter, gradient, state, group) for each parameter that has
-        a gradient. Returns False, and does nothing, if no kernel for this class of optimizers is selected.
-        """
-        update_all = switches.kernel_for(type(self), [p.grad for p in self._parameters()])
-        if update_all is not None:
-            places = enumerate([(p, group) for group in self.param_groups for p in group["params"]])
-            updates = [(p, p.grad, self.state[i], group) for i, (p, group) in places if p.grad is not None]
-            in_place.announce_update([p for p, _, _, _ in updates])
-            update_all(self, updates)
-        return update_all is not None
+    def step(self) -> None:
+        """Update every parameter that has a gradient: by `update_all`, or by a fast kernel in its place."""
+        in_groups = [(p, group) for group in self.param_groups for p in group["params"]]
+        updates = [(p, p.grad, self.state[i], group) for i, (p, group) in enumerate(in_groups) if p.grad is not None]
+        in_place.announce_update([p for p, _, _, _ in updates])  # a backward() that needs the old values will raise
+        update_all = switches.kernel_for(type(self), [grad for _, grad, _, _ in updates]) or type(self).update_all
+        update_all(self, updates)
+
+    def update_all(self, updates: list[Any]) -> None:
+        """(parameter, gradient, state, settings of its group) for each parameter that has a gradient: see optim.py."""
+        raise NotImplementedError
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

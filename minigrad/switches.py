@@ -7,7 +7,7 @@ How an op finds its kernel, a faster Function with the same arguments and, up to
 
 1. `use_kernels("fast")` fills two tables {op: kernel}, one for NumPy arrays and one for a GPU (kernels/dispatch.py).
 2. For each call, `choose_kernel` looks the op up in the table of the device that holds the arrays. (An optimizer finds
-   a kernel that updates all parameters at once in the same tables: ParameterGroups.step_with_kernel.)
+   a kernel that updates all parameters at once in the same tables: ParameterGroups.step.)
 3. A kernel that is made for some inputs only has a method `suits`. Where it returns False, or the table has no kernel,
    the op itself runs: its textbook form. (That of a fused op consists of several ops: fused.py.)
 4. For float16, an op may have `widens_float16`: then one that computes in float32 takes its place (dtypes.py).
@@ -85,10 +85,19 @@ def kernel_for(op: Any, arrays: Sequence[Any]) -> Any:
     return table.get(op)
 
 
-def observed(phase: str, function: Any) -> Callable[..., Any]:
-    """`function.forward` or `function.backward`; if there are observers, they are called before and after it."""
-    run = getattr(function, phase)
-    return functools.partial(_run_observed, phase, run) if observers else run
+def forward_of(ctx: Any, arrays: Sequence[Any], options: dict[str, Any]) -> Callable[..., Any]:
+    """Choose the Function that runs in place of `ctx.function`, keep it there for backward, and return its forward. If
+    there are observers, they are called before and after it.
+    """
+    ctx.function = choose_kernel(ctx.function, arrays, ctx.needs_grad, options)
+    run = ctx.function.forward
+    return functools.partial(_run_observed, "forward", run) if observers else run
+
+
+def backward_of(ctx: Any) -> Callable[..., Any]:
+    """The backward of the Function that ran forward; if there are observers, with calls of them around it."""
+    run = ctx.function.backward
+    return functools.partial(_run_observed, "backward", run) if observers else run
 
 
 def _run_observed(phase: str, run: Callable[..., Any], ctx: Any, *arrays: Any, **options: Any) -> Any:

@@ -10,19 +10,15 @@ import numpy as np
 
 from . import autograd, backend, in_place
 from . import functional as F
-from .backend import NUMBERS, Array
-from .dtypes import check_differentiable, promote_inputs
+from .backend import Array
+from .dtypes import DtypeRules, check_differentiable, promote_inputs
 from .functional.argument_checks import Operand, Size
 from .notebook import tensor_html
-
-# What `ndarray * tensor` and the like reach, through Tensor.__array_ufunc__.
-_UFUNCS = {"add": F.add, "subtract": F.sub, "multiply": F.mul, "divide": F.div, "power": F.pow, "matmul": F.matmul}
-_COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
-_Comparison = type("Comparison", (), {"dtype_rule": "promote"})  # its operands are promoted as an op's are
+from .numpy_operands import NumpyOperands
 
 
 @autograd.register_tensor_class
-class Tensor(in_place.InPlaceOperators):
+class Tensor(in_place.InPlaceOperators, NumpyOperands):
     """An n-dimensional array that remembers how it was computed.
 
     data: an array, a Tensor, a number or a nested list. An array is shared, not copied; Python floats become float32.
@@ -34,16 +30,29 @@ class Tensor(in_place.InPlaceOperators):
     __slots__ = ("_array", "_gradient", "requires_grad", "grad_fn", "output_index", "__weakref__")
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None):
-        usual = type(data) is np.ndarray and data.dtype.isnative and data.dtype.kind in NUMBERS
-        if not usual or dtype is not None or device is not None:
-            data = backend.as_array(backend.array_of(data), dtype, device)
-        self._array: Array = data
+        self._array: Array = backend.as_array(backend.array_of(data), dtype, device)
         self._gradient: Array | None = None
         self.grad_fn: autograd.Context | None = None  # the call that computed it; None for a leaf
-        self.output_index, self.requires_grad = 0, False
+        self.output_index = 0  # which of the results of that call it is
+        self.requires_grad = False
         if requires_grad:
             self.requires_grad_()
 
+    # --- attributes: `data` and `grad` are arrays, and only arrays can be assigned ---
+
+    def _set_data(self, array: Array) -> None:
+        check_assigned("data", array)
+        self._array = array
+
+    def _set_grad(self, array: Array | None) -> None:
+        if array is not None:
+            check_assigned("grad", array)
+            if array.shape != self.shape:
+                raise ValueError(f"tensor.grad must have the tensor's shape {self.shape}, got {array.shape}")
+        self._gradient = array
+
+    data = property(operator.attrgetter("_array"), _set_data)
+    grad = property(operator.attrgetter("_gradient"), _set_grad)
     is_leaf = property(lambda self: self.grad_fn is None)
     version = property(lambda self: in_place.version(self.data))  # grows when the library changes data in place
 
@@ -91,21 +100,6 @@ class Tensor(in_place.InPlaceOperators):
     def numpy(self) -> np.ndarray:
         """The data on the host, outside the graph; on the CPU shared, not copied."""
         return backend.to_numpy(self.data)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if self.requires_grad:
-            raise TypeError("NumPy would lose the gradient of this tensor; use minigrad.functional, or tensor.numpy()")
-        return np.array(self.data, dtype=dtype, copy=copy)
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        name = ufunc.__name__
-        if method == "__call__" and not options and name in _UFUNCS:
-            return _UFUNCS[name](*inputs)
-        if method == "__call__" and not options and name in _COMPARISONS:
-            return _compare(ufunc, *inputs)
-        name = {"negative": "neg", "absolute": "abs"}.get(name, name)
-        instead = f"F.{name} (minigrad.functional)" if hasattr(F, name) else "a function of minigrad.functional"
-        raise TypeError(f"np.{ufunc.__name__} does not record gradients; use {instead} or tensor.numpy()")
 
     # --- operators ---
 
@@ -185,8 +179,20 @@ class Tensor(in_place.InPlaceOperators):
         return tensor_html(self.data, f"{self.dtype}{made_by}")
 
 
-def _compare(op: Callable[..., Array], *operands: Any) -> Tensor:
-    return Tensor(op(*promote_inputs(_Comparison, [backend.array_of(x) for x in operands])))
+def check_assigned(name: str, value: Any) -> None:
+    """Raise TypeError for anything but an array, or the number that a full reduction in NumPy returns."""
+    if not (backend.is_array(value) or isinstance(value, np.generic)):
+        of_tensor = ": assign its .data" if isinstance(value, Tensor) else ""
+        raise TypeError(f"tensor.{name} must be an array, got {type(value).__name__}{of_tensor}")
+
+
+class _Comparison(DtypeRules):
+    dtype_rule = "promote"  # the operands are promoted as those of `x + y` are
+
+
+def _compare(op: Callable[..., Array], x: Any, y: Any) -> Tensor:
+    """True and False, which have no gradient."""
+    return Tensor(op(*promote_inputs(_Comparison, [backend.array_of(x), backend.array_of(y)])))
 
 
 def unpacked(sizes: tuple[Any, ...]) -> tuple[int, ...]:
