@@ -7,6 +7,7 @@ import types
 from unittest import mock
 
 import numpy as np
+import pytest
 
 from minigrad import backend
 
@@ -56,13 +57,14 @@ def installed(devices=1):
     """Within the block there are `devices` GPUs, as far as minigrad can tell; gives the counters."""
     cupy = module()
     with (
-        mock.patch.dict(sys.modules, {"cupy": cupy}),
+        pytest.MonkeyPatch.context() as patch,
         mock.patch.object(arrays, "device_count", devices),
         mock.patch.object(arrays, "_current", [0]),
         mock.patch.object(backend, "_load_cupy", functools.cache(backend._load_cupy.__wrapped__)),
         mock.patch.object(backend, "cuda_problem", functools.cache(backend.cuda_problem.__wrapped__)),
         mock.patch.dict(backend._modules),
     ):
+        patch.setitem(sys.modules, "cupy", cupy)  # this name alone: what the block imports first stays imported
         problem = backend.cuda_problem()
         if devices and problem is not None:
             raise RuntimeError(f"the stand-in does not work: {problem}")
