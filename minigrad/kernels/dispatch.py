@@ -72,12 +72,19 @@ class use_kernels:
         elif choice == "fast":
             _select(fast_on_cpu(), functools.cache(fast_on_cuda), add_in_place)
         elif isinstance(choice, Mapping):
-            on_cpu, on_cuda, accumulate = self._previous
-            added = _by_class(choice)
-            make_cuda_table = functools.cache(lambda: {**on_cuda(), **_not_from("cpu", added)})
-            _select({**on_cpu, **_not_from("cuda", added)}, make_cuda_table, accumulate)
+            self._add(_by_class(choice))
         else:
             raise ValueError(f"kernels are 'textbook', 'fast' or a dictionary {{op name: Function}}, not {choice!r}")
+
+    def _add(self, chosen: dict[type, type]) -> None:
+        """Select these kernels on top of the current choice, each for the devices that it is made for."""
+        on_cpu, on_cuda, accumulate = self._previous
+
+        @functools.cache
+        def with_chosen() -> dict[Any, Any]:  # called when the first array on a GPU comes
+            return {**on_cuda(), **_not_from("cpu", chosen)}
+
+        _select({**on_cpu, **_not_from("cuda", chosen)}, with_chosen, accumulate)
 
     def __enter__(self) -> use_kernels:
         return self
@@ -116,10 +123,13 @@ def _subclasses(function: type[Function]) -> list[type[Function]]:
 
 
 def _by_class(choice: Mapping[Any, type[Function]]) -> dict[type, type]:
+    """{op: kernel} with the ops as classes; they may be given by name, as classes or as functions of `F`."""
     known = textbook_functions()
     chosen: dict[type, type] = {}
     for op, function in choice.items():
-        name = op if isinstance(op, str) else op_name(op) if isinstance(op, type) else op.__name__
+        name = op if isinstance(op, str) else op.__name__
+        if isinstance(op, type):
+            name = op_name(op)
         if name not in known:
             raise ValueError(f"there is no op {name!r}; the ops are {', '.join(sorted(known))}")
         if not (isinstance(function, type) and issubclass(function, Function)):
