@@ -61,7 +61,7 @@ _PYTHONS: dict[Any, Any] = {np.dtype(np.float64): DEFAULT_DTYPE, np.dtype(np.int
 
 
 def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
-    """A number or a nested list as an array. An array is shared, not copied, unless it must be converted.
+    """A number or a nested list as an array. An array, or that of a tensor, is shared unless it must be converted.
 
     The result is a plain array of numbers in the machine's byte order. Without a dtype, Python floats become float32,
     and Python integers int64.
@@ -71,6 +71,7 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
     is_converted = dtype is not None or device is not None
     if type(data) is np.ndarray and data.dtype.isnative and data.dtype.kind in NUMBERS and not is_converted:
         return data  # nearly always
+    data = array_of(data)
     what = f"cannot make a tensor of {type(data).__name__}"
     try:
         array = data if is_array(data) else np.asarray(data)

@@ -30,7 +30,7 @@ class Tensor(in_place.InPlaceOperators, NumpyOperands):
     __slots__ = ("_array", "_gradient", "requires_grad", "grad_fn", "output_index", "__weakref__")
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None):
-        self._array: Array = backend.as_array(backend.array_of(data), dtype, device)
+        self._array: Array = backend.as_array(data, dtype, device)
         self._gradient: Array | None = None
         self.grad_fn: autograd.Context | None = None  # the call that computed it; None for a leaf
         self.output_index = 0  # which of the results of that call it is
@@ -69,7 +69,7 @@ class Tensor(in_place.InPlaceOperators, NumpyOperands):
         if gradient is None and self.data.size != 1:
             raise RuntimeError(f"backward() starts from a scalar; for shape {self.shape}, pass its gradient")
         ones = backend.module_of(self.data).ones_like
-        gradient = ones(self.data) if gradient is None else backend.as_array(backend.array_of(gradient), self.dtype)
+        gradient = ones(self.data) if gradient is None else backend.as_array(gradient, self.dtype)
         if gradient.shape != self.shape or backend.device_of(gradient) != self.device:
             got, here = (f"shape {x.shape} on {backend.device_of(x)}" for x in (gradient, self.data))
             raise RuntimeError(f"backward() got a gradient of {got} for a tensor of {here}")
