@@ -150,7 +150,9 @@ def add_to_graph(ctx: Context, outputs: tuple[Tensor, ...]) -> None:
         shape, dtype = tensor.data.shape, tensor.data.dtype
         ctx.outputs.append((shape, dtype))
         if is_floating(dtype):  # an integer, such as the index that `max` returns, has no gradient
-            tensor.requires_grad, tensor.grad_fn, tensor.output_index = True, ctx, index
+            tensor.requires_grad = True
+            tensor.grad_fn = ctx
+            tensor.output_index = index
 
 
 T = TypeVar("T")

@@ -161,8 +161,10 @@ def resolve_device(device: str) -> str:
     if name != "cuda" or not (index.isdecimal() or device == "cuda"):
         raise ValueError(f"unknown device {device!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
     problem = cuda_problem()
-    if problem is None and int(index or 0) >= (count := _load_cupy().cuda.runtime.getDeviceCount()):
-        problem = f"this machine has {count} GPU{'s' if count > 1 else ''}, counted from 0"
+    if problem is None:
+        count = _load_cupy().cuda.runtime.getDeviceCount()
+        if int(index or 0) >= count:
+            problem = f"this machine has {count} GPU{'s' if count > 1 else ''}, counted from 0"
     if problem is not None:
         raise RuntimeError(f"device {device!r} cannot be used: {problem}")
     return f"cuda:{int(index or 0)}"
@@ -219,8 +221,10 @@ def _load_cupy() -> Any:
 
 def sum_over(x: Array, axes: int | tuple[int, ...] | None, keepdims: bool = False, divisor: Any = None) -> Array:
     """x.sum(axes), divided by `divisor` if there is one. Computed in a `wider` dtype, returned in that of x."""
-    lengths = x.shape if axes is None else [x.shape[axis] for axis in ((axes,) if isinstance(axes, int) else axes)]
-    computed, result = wider(x.dtype, math.prod(lengths))
+    if isinstance(axes, int):
+        axes = (axes,)
+    terms = x.size if axes is None else math.prod([x.shape[axis] for axis in axes])
+    computed, result = wider(x.dtype, terms)
     total = x.sum(axis=axes, keepdims=keepdims, dtype=computed)
     return (total if divisor is None else total / divisor).astype(result, copy=False)
 
@@ -255,7 +259,8 @@ class _RandomState:
     """The seed, the host generator that started from it, and the number of keyed streams that were handed out."""
 
     def __init__(self, seed: int):
-        self.seed, self.streams_used = seed, 0
+        self.seed = seed
+        self.streams_used = 0
 
     @functools.cached_property
     def host(self) -> np.random.Generator:  # made when it is needed, because importing numpy.random takes 15 ms
@@ -329,7 +334,8 @@ def place_in_batch(index: int, per_row: int) -> int:
 
 def uniform_rows(xp: Any, stream: tuple[int, int], shape: tuple[int, ...]) -> Array:
     """`uniform` for an array whose first axis are the rows of a batch, of which this process may have a share."""
-    n, per_row = (shape or (1,))[0], math.prod(shape[1:])
+    n = (shape or (1,))[0]
+    per_row = math.prod(shape[1:])
     adjacent = _rows[1] if _rows and n % _rows[1] == 0 else n
     starts = [place_in_batch(row * per_row, per_row) for row in range(0, n or 1, adjacent or 1)]
     parts = [uniform(xp, stream, (adjacent, *shape[1:]), start=start) for start in starts]

@@ -61,9 +61,11 @@ def result_type(operands: Sequence[Any]) -> np.dtype:
     tiers: list[np.dtype | None] = [None, None, None]  # arrays with dimensions, arrays without, Python numbers
     for operand in operands:
         if is_array(operand):
-            tier, dtype = (0 if operand.ndim else 1), operand.dtype
+            tier = 0 if operand.ndim else 1
+            dtype = operand.dtype
         elif operand is not None:
-            tier, dtype = 2, _SCALARS[type(operand)]
+            tier = 2
+            dtype = _SCALARS[type(operand)]
         else:
             continue
         current = tiers[tier]

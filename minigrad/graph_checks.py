@@ -27,7 +27,8 @@ def check_graph(nodes: Collection[Any]) -> None:
                 f"backward() reached {ctx}, but an earlier backward() has freed what it saved. Run the forward pass "
                 "again, or keep the graph the first time with backward(retain_graph=True)"
             )
-    if older := [ctx for ctx in nodes if ctx.changes < in_place.changes]:
+    older = [ctx for ctx in nodes if ctx.changes < in_place.changes]
+    if older:
         _check_not_overwritten(older)
 
 

@@ -90,7 +90,9 @@ class Adam(Optimizer):
 
     def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         xp = module_of(p.data)
-        lr, (beta1, beta2), eps = group["lr"], group["betas"], group["eps"]
+        lr = group["lr"]
+        beta1, beta2 = group["betas"]
+        eps = group["eps"]
         if group["weight_decay"]:
             grad = grad + group["weight_decay"] * p.data  # the decay is a part of the gradient
         if not state:  # the first step

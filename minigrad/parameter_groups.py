@@ -51,7 +51,8 @@ class ParameterGroups:
 
     def _check(self, group: dict[str, Any]) -> None:
         """Raise ValueError for settings that the optimizer does not have, or that are out of range."""
-        if unknown := set(group) - set(self.defaults) - {"params"}:
+        unknown = set(group) - set(self.defaults) - {"params"}
+        if unknown:
             known = ", ".join(self.defaults)
             raise ValueError(f"{type(self).__name__} has no setting {', '.join(sorted(unknown))}; it has {known}")
         settings = {**self.defaults, **group}
@@ -91,7 +92,8 @@ class ParameterGroups:
 
     def state_dict(self) -> dict[str, Any]:
         """{"state": {position: {name: array or number}}, "param_groups": settings with parameters' positions}."""
-        groups, position = [], 0
+        groups = []
+        position = 0
         for group in self.param_groups:
             positions = list(range(position, position + len(group["params"])))
             groups.append({**group, "params": positions})

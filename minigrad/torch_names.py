@@ -83,7 +83,8 @@ def answer_in(*places: Any) -> None:
 
 
 def _missing(module: str, name: str) -> Never:
-    if instead := instead_of("module").get(name):
+    instead = instead_of("module").get(name)
+    if instead:
         raise AttributeError(f"{module} has no {name}; write {instead}")
     if name in np.__all__ and callable(getattr(np, name)):
         raise AttributeError(f"{module} has no {name}; NumPy has np.{name}: give it x.numpy() for a tensor x")

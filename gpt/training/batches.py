@@ -57,8 +57,11 @@ def open_tokens(path: StrPath) -> Tokens:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no token file {path}; write it with prepare or write_tokens")
-    size, dtype, expected = path.stat().st_size, np.dtype("<u2"), None
-    if (description := Path(f"{path}.json")).exists():
+    size = path.stat().st_size
+    dtype = np.dtype("<u2")
+    expected = None
+    description = Path(f"{path}.json")
+    if description.exists():
         with errors_at(f"{description} is damaged, prepare the data again", caught=(ValueError, KeyError, TypeError)):
             content = read_json(description)
             dtype, expected = token_dtype(content["vocab_size"]), int(content["tokens"])
@@ -207,7 +210,8 @@ class EpochBatches(RandomBatches):
         check_length(self.tokens, self.block_size)
         self.taken = 0  # windows so far
         self.per_epoch = max(1, (len(self.tokens) - 1) // self.block_size - 1)  # one less than fit, to begin anywhere
-        self.epoch, self.starts = -1, np.empty(0, np.int64)
+        self.epoch = -1
+        self.starts = np.empty(0, np.int64)
 
     def __next__(self) -> Batch:
         places = range(self.taken, self.taken + self.batch_size)
@@ -220,7 +224,8 @@ class EpochBatches(RandomBatches):
         if epoch != self.epoch:
             rng = np.random.default_rng([self.seed, epoch])
             shift = rng.integers(len(self.tokens) - self.per_epoch * self.block_size)
-            self.epoch, self.starts = epoch, shift + self.block_size * rng.permutation(self.per_epoch)
+            self.epoch = epoch
+            self.starts = shift + self.block_size * rng.permutation(self.per_epoch)
         return int(self.starts[place])
 
     def state_dict(self) -> dict[str, Any]:

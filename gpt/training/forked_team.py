@@ -223,7 +223,9 @@ class ForkedTeam(Team):
                 # the end of process 0.
                 for link in (ours, *self._links):
                     link.close()
-                self.rank, self._links, self._children = rank, [theirs], {}
+                self.rank = rank
+                self._links = [theirs]
+                self._children = {}
                 for name in ASKING_TO_STOP:  # which may reach all; process 0 decides
                     signal.signal(getattr(signal, name), signal.SIG_IGN)
                 warnings.simplefilter("ignore")
@@ -268,7 +270,8 @@ class ForkedTeam(Team):
         for child in self._children.values():
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-        self._links, self._children = [], {}
+        self._links = []
+        self._children = {}
 
 
 def shared_like(arrays: Sequence[Array]) -> list[Array]:

@@ -106,7 +106,8 @@ def _draw_shares(axes: Any, rows: list[dict[str, Any]], keys: Sequence[str]) -> 
 
 
 def _curve(axes: Any, rows: list[dict[str, Any]], key: str, **style: Any) -> None:
-    if points := [(row["step"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]:
+    points = [(row["step"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]
+    if points:
         axes.plot(*zip(*points, strict=True), **style)
 
 

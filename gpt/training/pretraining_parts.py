@@ -56,7 +56,8 @@ def check_training_memory(
     shape: Any, batch_size: int, block_size: int, training: TrainingConfig, processes: int = 1
 ) -> None:
     """Raise ValueError if weights, gradients, moments and a step's batches do not fit into this machine's memory."""
-    n, rows = shape.num_parameters(), batch_size / processes
+    n = shape.num_parameters()
+    rows = batch_size / processes
     model = sum(training_memory(n).values())
     check_memory(model, f"training a model of {n:,} parameters")
     ids = 16 * rows * block_size * training.gradient_accumulation_steps
@@ -71,7 +72,8 @@ def check_training_memory(
 def introduce(run: Run, model: LanguageModel, tokenizer: Tokenizer, train: Tokens, validation: Tokens) -> None:
     """Show the sizes of the text and of the model."""
     block_size = run.config.model["block_size"]
-    c, cores = model.config, backend.usable_cores()
+    c = model.config
+    cores = backend.usable_cores()
     shared = f" that share {c.n_kv_head} of keys and values" if c.n_kv_head < c.n_head else ""
     characters = len(tokenizer.decode(train[:SHOWN_TOKENS].tolist())) / len(train[:SHOWN_TOKENS])
     show(

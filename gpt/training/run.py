@@ -163,14 +163,16 @@ class Run(RunFiles):
         had to be completed with those of the model.
         """
         self.make_folder()
-        self.model, self.format = model.to(self.device), format
+        self.model = model.to(self.device)
+        self.format = format
         self.config = self.config if config is None else config
         self.team.once(lambda: tokenizer.save(self.out_dir))
 
     def load(self, format: ModelFormat | None = None) -> tuple[Any, Tokenizer]:
         """The model of a resumed run, as its checkpoint has it, on the run's device, and its tokenizer."""
         self._checkpoint = load_checkpoint(self.out_dir, format=format)
-        self.model, self.format = self._checkpoint.model.to(self.device), format
+        self.model = self._checkpoint.model.to(self.device)
+        self.format = format
         return self.model, Tokenizer.load(self.out_dir)
 
     def explain_columns(self, columns: str, unit: str = "tokens", shown: tuple[str, ...] | None = None) -> None:
@@ -317,7 +319,8 @@ class Run(RunFiles):
             self.log.validation(self.state.step, metrics)
         if not math.isfinite(metrics.get("val_loss", 0.0)):
             raise FloatingPointError(f"the validation loss is not finite: {self._likely_cause()}")
-        self.state.last_validation, self.state.validated_step = metrics, self.state.step
+        self.state.last_validation = metrics
+        self.state.validated_step = self.state.step
         self.has_changed = True
 
     def save(self) -> None:
@@ -342,7 +345,8 @@ class Run(RunFiles):
                 state.parts[name] = {key: to_numpy(array).tolist() for key, array in part.state_dict().items()}
             values = dataclasses.asdict(state)
             save_checkpoint(self.out_dir, self.model, self.optimizer, values, self.format, self.inputs)
-        self.saved_step, self.last_save = state.step, time.monotonic()
+        self.saved_step = state.step
+        self.last_save = time.monotonic()
         self.has_changed = False
 
     def _likely_cause(self) -> str:

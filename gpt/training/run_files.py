@@ -44,7 +44,8 @@ class RunFiles:
     def keep_data(self, **data: Sequence[Any]) -> None:
         """Keep the items of each part, train=[...], as JSON lines, data/train.jsonl, so you can look at them."""
         for name, items in data.items():
-            rows, path = [item.as_json() for item in items], self.out_dir / "data" / f"{name}.jsonl"
+            rows = [item.as_json() for item in items]
+            path = self.out_dir / "data" / f"{name}.jsonl"
             self.team.once(partial(write_json_lines, path, rows))
 
     def load_data(self, read: Callable[[Path], Any], names: Sequence[str] = ("train", "test")) -> list[Any]:

@@ -63,7 +63,9 @@ def prepare_training(model: nn.Module, config: TrainingConfig) -> tuple[optim.Op
         raise ValueError("there is nothing to train: all parameters are frozen")
     if config.checkpoint_activations:
         nn.checkpoint_activations(model)
-    named, decay, betas = model.named_parameters(), config.weight_decay, (config.beta1, config.beta2)
+    named = model.named_parameters()
+    decay = config.weight_decay
+    betas = (config.beta1, config.beta2)
     if config.optimizer == "adamw":
         optimizer = optim.AdamW(optim.decay_groups(named, decay), lr=config.learning_rate, betas=betas)
     else:

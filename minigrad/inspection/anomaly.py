@@ -105,7 +105,9 @@ def _check_results(phase: str, ctx: Any, given: dict[str, Any], made: dict[str, 
                 headline += f", of the infinity in {' and '.join(had['inf'])}"
         place, where = _first_bad(result)
         lines = [headline, f"  {name} {_described([('', result)])}: {where}"]
-        lines += [f"  there: {values}"] if (values := _values_at(place, result, given, ctx, phase)) else []
+        values = _values_at(place, result, given, ctx, phase)
+        if values:
+            lines.append(f"  there: {values}")
         raise AnomalyError("\n".join(lines) + origin)
 
 

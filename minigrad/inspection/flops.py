@@ -61,7 +61,10 @@ def _products_in_backward(op: str, needs_grad: list[bool]) -> int:
 def matmul(call: Call) -> int:
     """(..., M, K) @ (..., K, N), or vectors (K,). At least one operand needs a gradient, so its shape is known."""
     x, y = call.inputs[:2]
-    inner = x[-1] if x else y[-2:][0] if y else 1
+    if x:
+        inner = x[-1]
+    else:
+        inner = y[-2:][0] if y else 1
     return 2 * call.out * inner
 
 

@@ -81,7 +81,8 @@ class MemoryReport(switches.Observer, NotebookReport):
         self._nodes[ctx] = {id(b): ((op, name), b.nbytes) for name, b in reversed(saved) if id(b) not in outside}
         held = self._held()
         if sum(held.values()) > self.peak:
-            self.peak, self._at_peak = sum(held.values()), held
+            self.peak = sum(held.values())
+            self._at_peak = held
 
     # --- showing ---
 

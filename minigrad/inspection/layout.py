@@ -68,7 +68,8 @@ def place(boxes: list[Box], edges: list[Edge], gap_x: float, gap_y: float) -> tu
     y = 0.0
     for layer in reversed(layers):
         for box in layer:
-            box.x, box.y = box.x - left, y
+            box.x -= left
+            box.y = y
         y += max(box.height for box in layer) + gap_y
     return max(box.x + box.width / 2 for layer in layers for box in layer), y - gap_y
 

@@ -44,7 +44,8 @@ def record_lines(path: Path, packages: Sequence[Path], sources: Mapping[str, str
     text = sources.setdefault(str(path), path.read_text(encoding="utf-8"))
     recorder = LineRecorder(str(path), packages, sources)
     names = {"__name__": "__main__", "__file__": str(path)}
-    arguments, sys.argv = sys.argv, [str(path)]
+    arguments = sys.argv
+    sys.argv = [str(path)]
     manual_seed(0)
     try:
         code = compile(text, str(path), "exec")
@@ -63,7 +64,9 @@ class LineRecorder(io.StringIO):
 
     def __init__(self, path: str, packages: Sequence[Path], sources: Mapping[str, str]):
         super().__init__()
-        self.path, self.sources, self.packages = path, dict(sources), packages
+        self.path = path
+        self.sources = dict(sources)
+        self.packages = packages
         self.printed: list[Any] = []  # [the moment before, text]
         lines = sources[path].split("\n")
         self.marks = {number: found[1] for number, line in enumerate(lines, 1) if (found := MARK.match(line))}

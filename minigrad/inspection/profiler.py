@@ -113,7 +113,8 @@ class Profile(switches.Observer, NotebookReport):
         outside = OpProfile("outside ops", "", 0, round(wall * 1e9) - total.nanoseconds)
         lines.append(_line(outside, width, wall)[: width + 34] + "  Python: the graph, data, optimizer, printing")
         lines.append(f"{'wall':{width}}  {'':8} {'':6} {wall * 1e3:10.2f}")
-        if unknown := sorted({row.op for row in self._rows.values() if row.flops is None}):
+        unknown = sorted({row.op for row in self._rows.values() if row.flops is None})
+        if unknown:
             lines.append(f"not in the sums of FLOP and bytes, as their FLOPs are not known: {', '.join(unknown)}")
         return "\n".join(lines)
 

@@ -129,10 +129,12 @@ class Recording(switches.Observer):
         if phase == "backward":
             if ctx in self._numbers:
                 call = self.calls[self._numbers[ctx]]
-                call.order, self._ran_back = self._ran_back, self._ran_back + 1
+                call.order = self._ran_back
+                self._ran_back += 1
                 call.douts, call.dinputs = self._values(arrays), self._values(results)
             return
-        number, wanted = len(self.calls), [bool(wanted) for wanted in ctx.needs_grad]
+        number = len(self.calls)
+        wanted = [bool(wanted) for wanted in ctx.needs_grad]
         options, where = self._call_site()
         inputs = [self._input(x, edge) for x, edge in zip(arrays, ctx.edges)]
         outputs = [self.value(result) for result in results]
@@ -193,7 +195,8 @@ class Recording(switches.Observer):
             return None
         jacobian = {i: np.zeros((sum(sizes), size), inputs[i].dtype) for i, size in columns.items()}
         places = [(which, place) for which, size in enumerate(sizes) for place in range(size)]
-        random, self._thread_in_jacobian = backend.random_state(), threading.get_ident()
+        random = backend.random_state()
+        self._thread_in_jacobian = threading.get_ident()
         try:
             for row, (which, place) in enumerate(places):
                 douts = [np.zeros_like(output.array) for output in outputs]
@@ -202,7 +205,8 @@ class Recording(switches.Observer):
                 vars(own).update(copy.deepcopy(ctx.saved()))
                 gradients = ctx.function.backward(own, *douts)
                 for i in columns:
-                    if (gradient := gradients[i]) is not None:
+                    gradient = gradients[i]
+                    if gradient is not None:
                         gradient = gradient.dense() if isinstance(gradient, SparseGradient) else gradient
                         jacobian[i][row] = np.broadcast_to(gradient, inputs[i].shape).reshape(-1)
         except Exception:
@@ -215,7 +219,8 @@ class Recording(switches.Observer):
     def _call_site(self) -> tuple[dict[str, Any], list[Place]]:
         """The options of the call, which only the frame of `Function.apply` knows, and the lines that led to it."""
         options: dict[str, Any] | None = None
-        where, frame = [], sys._getframe(1)
+        where = []
+        frame = sys._getframe(1)
         while frame is not None:
             code = frame.f_code
             if options is None and code is Function.apply.__func__.__code__:  # type: ignore[attr-defined]
@@ -247,7 +252,8 @@ class Recording(switches.Observer):
         places = enumerate([(p, group) for group in optimizer.param_groups for p in group["params"]])
         moving = [(place, p, group) for place, (p, group) in places if p.grad is not None]
         before = [(self.leaf_value(p), self.value(p.grad)) for _, p, _ in moving]
-        self.optimizer, self.max_norm = type(optimizer), max_norm
+        self.optimizer = type(optimizer)
+        self.max_norm = max_norm
         self.norm = float(clip_grad_norm_([p for _, p, _ in moving], max_norm))
         clipped = [self.value(p.grad) for _, p, _ in moving]
         optimizer.step()

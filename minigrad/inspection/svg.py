@@ -117,7 +117,10 @@ def _edge_path(edge: Edge) -> str:
     stops = edge.stops()
     path = [f"M{edge.source.x + edge.source_dx:.1f} {edge.source.y + edge.source.height:.1f}"]
     for (box, dx), (to_box, to_dx) in zip(stops, stops[1:]):
-        x, to_x, y, to_y = box.x + dx, to_box.x + to_dx, to_box.y - GAP_Y, to_box.y
+        x = box.x + dx
+        to_x = to_box.x + to_dx
+        y = to_box.y - GAP_Y
+        to_y = to_box.y
         middle = (y + to_y) / 2
         path.append(f"L{x:.1f} {y:.1f} C{x:.1f} {middle:.1f} {to_x:.1f} {middle:.1f} {to_x:.1f} {to_y:.1f}")
     return f'<path class="edge" d="{" ".join(path)}"/>'

@@ -81,7 +81,10 @@ class SparseGradient:
     """
 
     def __init__(self, shape: tuple[int, ...], values: Array, add_to: Callable[[Array], None]):
-        self.shape, self.dtype, self.values, self.add_to = shape, values.dtype, values, add_to
+        self.shape = shape
+        self.dtype = values.dtype
+        self.values = values
+        self.add_to = add_to
 
     def dense(self) -> Array:
         """As an array."""

@@ -19,7 +19,8 @@ from .threads import BLOCK, parallel
 
 def update_all(optimizer, updates):
     """Adam.update or AdamW.update for every (parameter, gradient, state, group), in place."""
-    blocks, decoupled = [], isinstance(optimizer, optim.AdamW)
+    blocks = []
+    decoupled = isinstance(optimizer, optim.AdamW)
     for p, grad, state, group in updates:
         if not state:
             state.update(step=0, exp_avg=np.zeros_like(p.data), exp_avg_sq=np.zeros_like(p.data))
@@ -39,8 +40,11 @@ def _blocks(arrays):
 
 def _update_block(block):
     (p, grad, m, v), group, step, decoupled = block
-    (beta1, beta2), lr, decay = group["betas"], group["lr"], group["weight_decay"]
-    correction1, correction2 = 1 - beta1**step, math.sqrt(1 - beta2**step)
+    beta1, beta2 = group["betas"]
+    lr = group["lr"]
+    decay = group["weight_decay"]
+    correction1 = 1 - beta1**step
+    correction2 = math.sqrt(1 - beta2**step)
     if decay and not decoupled:
         grad = grad + decay * p
     scratch = grad * (1 - beta1)

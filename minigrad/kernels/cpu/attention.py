@@ -114,7 +114,8 @@ class TiledAttention(Function):
         dq, dk, dv = plan.empty_gradients(dout.dtype)
         dout = dout.reshape(ctx.out.shape)
         plan.above_diagonal = np.asfortranarray(plan.above_diagonal)  # in memory as the transposed tiles are
-        logsumexp, far = ctx.logsumexp, np.abs(ctx.logsumexp) > FAR
+        logsumexp = ctx.logsumexp
+        far = np.abs(ctx.logsumexp) > FAR
         if far.any():  # subtracted only after the mask has been added, because then the difference is exact
             plan.far = np.where(far, logsumexp, 0)
             logsumexp = logsumexp - plan.far
@@ -350,7 +351,8 @@ class _Plan:
             return None
         numbers = np.arange(math.prod(self.scores_lead)).reshape(self.scores_lead)  # values may have more leading axes
         numbers = np.broadcast_to(numbers, self.lead)[heads]  # of the heads of this tile
-        shape, block = (rows.stop - rows.start, self.keys), rows.start // DROPOUT_ROWS
+        shape = (rows.stop - rows.start, self.keys)
+        block = rows.start // DROPOUT_ROWS
         draw = functools.partial(keep_scale, np, self.q.dtype, self.stream, shape, self.dropout_p, block=block)
         per_row = math.prod(self.scores_lead[1:])
         tile = np.stack([draw(place_in_batch(int(head), per_row)) for head in numbers.flat])[:, :, columns]

@@ -76,7 +76,8 @@ def _dlogits(x, weight, targets, losses, row_scale):
     """Write the loss of each row into `losses`; return the gradient of the logits (rows, V), if row_scale is given."""
 
     def finish(rows):
-        block, at_targets = logits[rows], (np.arange(rows.stop - rows.start), targets[rows])
+        block = logits[rows]
+        at_targets = (np.arange(rows.stop - rows.start), targets[rows])
         block -= block.max(axis=1, keepdims=True)
         shifted_target = block[at_targets]
         np.exp(block, out=block)

@@ -18,7 +18,9 @@ class FastEmbedding(Function):
 
     @staticmethod
     def forward(ctx, ids, weight, padding_idx=None):
-        ctx.ids, ctx.shape, ctx.padding_idx = ids, weight.shape, padding_idx
+        ctx.ids = ids
+        ctx.shape = weight.shape
+        ctx.padding_idx = padding_idx
         return weight.take(ids.astype(np.intp, copy=False), axis=0)  # in a browser NumPy takes 32 bits only
 
     @staticmethod

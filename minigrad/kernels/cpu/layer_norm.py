@@ -41,7 +41,8 @@ class FastRmsNorm(Function):
 
 def _forward(ctx, x, weight, bias, axes, eps, centered):
     """normalized * weight + bias, where normalized = (x - mean) / std if `centered`, else x / rms."""
-    ctx.shape, ctx.affine_shape = x.shape, x.shape[axes[0] :]
+    ctx.shape = x.shape
+    ctx.affine_shape = x.shape[axes[0] :]
     columns = math.prod(ctx.affine_shape)
     flat = np.ascontiguousarray(x).reshape(math.prod(x.shape[: axes[0]]), columns)
     ctx.weight, bias = (None if affine is None else affine.reshape(-1) for affine in (weight, bias))

@@ -55,7 +55,9 @@ def prepare_linear(ctx, x, weight):
 def linear_backward(ctx, dout, dbias=None):
     """(dx, dweight, dbias) from dout (N, O)."""
     # out = x @ weight.T + bias
-    work, dx, dweight = [], None, None
+    work = []
+    dx = None
+    dweight = None
     if ctx.needs_grad[0]:
         dx = np.empty((len(dout), ctx.x_shape[-1]), dout.dtype)
         work.append((dout, ctx.weight, dx))

@@ -30,7 +30,10 @@ def _update(of_one):
     p, grad, state, group = of_one
     if not state:
         state["momentum_buffer"] = np.zeros_like(p.data)
-    p, m, beta, lr = p.data, state["momentum_buffer"], group["momentum"], group["lr"]
+    p = p.data
+    m = state["momentum_buffer"]
+    beta = group["momentum"]
+    lr = group["lr"]
     new = (1 - beta) * grad
     m *= beta
     m += new
@@ -49,7 +52,8 @@ def newton_schulz(matrix, steps=5):
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if is_tall else matrix
     x = x / np.maximum(np.sqrt((x * x).sum()), 1e-7)
-    gram, total = x @ x.T, None  # G_k, and P_k ... P_1
+    gram = x @ x.T  # G_k
+    total = None  # P_k ... P_1
     diagonal = np.arange(len(x))
     for step in range(1, steps + 1):
         factor = gram @ gram.T  # the transpose of a symmetric matrix: NumPy computes only half of y @ y.T

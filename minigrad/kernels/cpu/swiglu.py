@@ -30,11 +30,13 @@ class FastSwiglu(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        shape, dout = dout.shape, _as_rows(dout)
+        shape = dout.shape
+        dout = _as_rows(dout)
         dgate, dup = (np.empty_like(dout) if wanted else None for wanted in (ctx.needs_grad[0], ctx.needs_grad[1]))
 
         def chain(rows):
-            gate, sigmoid = ctx.gate[rows], _sigmoid(ctx.gate[rows])
+            gate = ctx.gate[rows]
+            sigmoid = _sigmoid(ctx.gate[rows])
             # out = silu * up
             silu = gate * sigmoid
             if dup is not None:

@@ -74,7 +74,9 @@ def start() -> None:
         except ImportError:
             return
         controller = ThreadpoolController().select(user_api="blas")
-        _blas_limit, _blas_libraries, _blas_threads = controller.limit(limits=1), controller.lib_controllers, 1
+        _blas_limit = controller.limit(limits=1)
+        _blas_libraries = controller.lib_controllers
+        _blas_threads = 1
 
 
 def use_workers(count: int) -> None:

@@ -162,7 +162,8 @@ class CudaAttention(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        heads, xp = ctx.heads, module_of(dout)
+        heads = ctx.heads
+        xp = module_of(dout)
         dout = heads.rows_of_queries(dout).astype(ctx.q.dtype, copy=False)
         dq = heads.empty(heads.queries * heads.group, heads.D)
         dk, dv = (xp.zeros(x.shape, dq.dtype) for x in (ctx.k, ctx.v))
@@ -203,7 +204,9 @@ class _Heads:
         self.shares = q.ndim > 2 and k.shape[-3:-2] == v.shape[-3:-2] == (1,)
         outer = self.lead[:-1] if self.shares else self.lead
         self.group = self.lead[-1] if self.shares else 1
-        self.N, (self.queries, self.D), (self.keys, self.Dv) = math.prod(outer), q.shape[-2:], v.shape[-2:]
+        self.N = math.prod(outer)
+        self.queries, self.D = q.shape[-2:]
+        self.keys, self.Dv = v.shape[-2:]
         self.shapes = q.shape, k.shape, v.shape
         self.key_lead = (*outer, 1) if self.shares else outer
         self.q = self.rows_of_queries(q)
@@ -211,7 +214,8 @@ class _Heads:
             xp.broadcast_to(x, (*self.key_lead, *x.shape[-2:])).reshape(self.N, *x.shape[-2:]) for x in (k, v)
         )
         self.has_mask = mask is not None
-        self.mask, self.heads_per_mask = xp.empty((1, 1, 1), bool), self.N  # not read
+        self.mask = xp.empty((1, 1, 1), bool)  # not read
+        self.heads_per_mask = self.N
         if mask is not None:
             sequences = math.prod(mask.shape[:-2])
             full = xp.broadcast_to(mask, (*mask.shape[:-2], self.queries, self.keys))
@@ -257,7 +261,9 @@ class _Tile:
 
     def launch(self, name: str, *arrays: Array) -> None:
         """Run a kernel of SOURCE, a warp for each row of the tile."""
-        whole, heads, queries = self.whole, self.heads.stop - self.heads.start, self.queries.stop - self.queries.start
+        whole = self.whole
+        heads = self.heads.stop - self.heads.start
+        queries = self.queries.stop - self.queries.start
         place = [heads, self.heads.start, queries, self.queries.start, self.columns]
         sizes = [whole.queries, whole.keys, whole.group, whole.heads_per_mask]
         args = [*arrays, whole.mask, whole.has_mask, whole.is_causal, *place, *sizes]
@@ -268,7 +274,8 @@ class _Tile:
         whole = self.whole
         if whole.stream is None:
             return None
-        shape, dtype = (*self.q.shape[:2], self.columns), np.dtype(real_of(whole.q))
+        shape = (*self.q.shape[:2], self.columns)
+        dtype = np.dtype(real_of(whole.q))
         per_row = whole.N // (whole.lead or (1,))[0]
         place = place_in_batch(self.heads.start, per_row), self.queries.start
         return keep_scale(module_of(whole.q), dtype, whole.stream, shape, whole.dropout_p, *place)

@@ -83,7 +83,7 @@ class CudaCrossEntropy(Function):
         ctx.logits = module_of(logits).ascontiguousarray(logits)
         ctx.targets, ctx.total = _targets(targets, ignore_index, reduction, logits.dtype)
         losses, ctx.logsumexp = _losses(ctx.logits, ctx.targets, logits, logits.shape[1])
-        return losses if reduction == "none" else losses.sum() if ctx.total is None else losses.sum() / ctx.total
+        return _reduced(losses, ctx.total, reduction)
 
     @staticmethod
     def backward(ctx, dout):
@@ -99,14 +99,15 @@ class CudaLinearCrossEntropy(Function):
     @staticmethod
     def forward(ctx, x, weight, targets, ignore_index, reduction):  # x (N, C), weight (V, C), targets (N)
         xp = module_of(x)
-        ctx.x, ctx.weight = xp.ascontiguousarray(x), weight
+        ctx.x = xp.ascontiguousarray(x)
+        ctx.weight = weight
         ctx.real = real_of(x)
         ctx.targets, ctx.total = _targets(targets, ignore_index, reduction, ctx.real)
         # For a mean or a sum the gradient is known up to one factor, dout, so it can be computed at once.
         at_once = reduction != "none" and (ctx.needs_grad[0] or ctx.needs_grad[1])
         dlosses = _per_row(xp.ones((), ctx.real), ctx.total, x) if at_once else None
         losses, ctx.dx, ctx.dweight = _in_chunks(ctx, dlosses)
-        return losses if reduction == "none" else losses.sum() if ctx.total is None else losses.sum() / ctx.total
+        return _reduced(losses, ctx.total, reduction)
 
     @staticmethod
     def backward(ctx, dout):
@@ -121,7 +122,9 @@ class CudaLinearCrossEntropy(Function):
 
 def _in_chunks(ctx, dlosses):
     """Losses (N); also dx and dweight if dlosses (N) are given and the gradients are needed."""
-    x, xp, vocabulary = ctx.x, module_of(ctx.x), len(ctx.weight)
+    x = ctx.x
+    xp = module_of(ctx.x)
+    vocabulary = len(ctx.weight)
     weight = _filled_up(ctx.weight)
     losses = xp.empty(len(x), ctx.real)
     wants_dx, wants_dweight = (dlosses is not None and bool(ctx.needs_grad[i]) for i in (0, 1))
@@ -158,6 +161,13 @@ def _targets(targets, ignore_index, reduction, dtype):
     kept = targets != ignore_index
     total = nan_if_0(kept.sum().astype(dtype)) if reduction == "mean" else None
     return xp.where(kept, targets, -1).astype(np.int64, copy=False), total
+
+
+def _reduced(losses, total, reduction):
+    """The losses, their sum, or their sum over `total`: the number of targets that count."""
+    if reduction == "none":
+        return losses
+    return losses.sum() if total is None else losses.sum() / total
 
 
 def _per_row(dout, total, rows):

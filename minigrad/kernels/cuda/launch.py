@@ -91,7 +91,8 @@ def launch(source: str, name: str, like: Array, grid: int | tuple[int, ...], blo
     grid = (grid,) if isinstance(grid, int) else grid
     if math.prod(grid) == 0:
         return
-    real, in_c = real_of(like), []
+    real = real_of(like)
+    in_c = []
     for arg in args:
         if isinstance(arg, int):
             arg = np.int32(arg)

@@ -138,8 +138,12 @@ def _forward(ctx, x, weight, bias, axes, eps, centered):
     xp = module_of(x)
     lead = x.ndim - len(axes)
     rows, columns = math.prod(x.shape[:lead]), math.prod(x.shape[lead:])
-    ctx.rows, ctx.columns, ctx.centered, ctx.affine_shape = rows, columns, centered, x.shape[lead:]
-    ctx.x, ctx.weight = xp.ascontiguousarray(x), None if weight is None else xp.ascontiguousarray(weight)
+    ctx.rows = rows
+    ctx.columns = columns
+    ctx.centered = centered
+    ctx.affine_shape = x.shape[lead:]
+    ctx.x = xp.ascontiguousarray(x)
+    ctx.weight = None if weight is None else xp.ascontiguousarray(weight)
     ctx.mean, ctx.inverse_std = xp.empty((2, rows), x.dtype)
     bias = None if bias is None else xp.ascontiguousarray(bias)
     out = xp.empty_like(ctx.x)
@@ -152,7 +156,9 @@ def _forward(ctx, x, weight, bias, axes, eps, centered):
 
 def _backward(ctx, dout, wants_dbias):
     xp = module_of(dout)
-    dout, statistics, sizes = xp.ascontiguousarray(dout), [ctx.mean, ctx.inverse_std], [np.int64(ctx.rows), ctx.columns]
+    dout = xp.ascontiguousarray(dout)
+    statistics = [ctx.mean, ctx.inverse_std]
+    sizes = [np.int64(ctx.rows), ctx.columns]
     dx = dweight = dbias = None
     if ctx.needs_grad[0]:
         dx = xp.empty_like(dout)
