@@ -28,10 +28,9 @@ A Function works on plain arrays (NumPy or CuPy), not on Tensors, so each half c
         def backward(ctx, dout):
             return dout * ctx.y, dout * ctx.x
 
-`Function.apply` records the graph, and `backward` walks it. They call five other files: `dtypes` casts inputs to one
-dtype, `switches` says whether to record, and may choose a faster twin of a Function, `graph_checks` and `in_place` find
-mistakes, and `backend` knows NumPy and CuPy. This is reverse-mode differentiation: Baydin et al. 2018, "Automatic
-differentiation in machine learning".
+`Function.apply` records the graph, and `backward` walks it. Other files cast dtypes, switch recording and kernels, and
+look for mistakes. This is reverse-mode differentiation: Baydin et al. 2018, "Automatic differentiation in machine
+learning".
 """
 
 from __future__ import annotations
@@ -58,21 +57,21 @@ class Context:
     of input i is wanted. A context made by hand, `Context()`, wants all of them.
     """
 
-    # the attributes of the node itself; all others are what forward saved
-    _node = ("function", "needs_grad", "edges", "changes", "outputs", "released", "retain_grad_of")
+    # the node's own attributes; all others are what forward saved
+    _own_names = ("function", "needs_grad", "edges", "changes", "outputs", "released", "retain_grad_of")
 
     outputs: list[tuple[tuple[int, ...], Any]]  # the shape and dtype of each output
-    changes = 0  # the number of the last change in place before it ran (in_place.py)
+    changes = 0  # the number of the last change in place before it was recorded (in_place.py)
     released = False  # has backward been here and freed what forward saved?
-    retain_grad_of: dict[int, Tensor] | None = None  # outputs that keep their gradient: Tensor.retain_grad
     is_leaf = False
 
     def __init__(self, function: Any = None, needs_grad: Any = None, edges: Sequence[Edge | None] = ()):
         self.function = function  # the Function's class
         self.needs_grad: Any = _Everything() if needs_grad is None else needs_grad
         self.edges = edges  # one for each input; None if no gradient is wanted
+        self.retain_grad_of: dict[int, Tensor] = {}  # outputs that keep their gradient: Tensor.retain_grad
 
-    def sources(self) -> Iterator[Context]:
+    def nodes_before(self) -> Iterator[Context]:
         """The nodes that the inputs came from, one for each edge that does not end at a leaf."""
         for edge in self.edges:
             if edge is not None and not edge[0].is_leaf:
@@ -80,7 +79,7 @@ class Context:
 
     def saved(self) -> dict[str, Any]:
         """The values that forward saved for backward, by name."""
-        return {name: value for name, value in vars(self).items() if name not in self._node}
+        return {name: value for name, value in vars(self).items() if name not in self._own_names}
 
     def release(self) -> None:
         """Free what forward saved: this is where a training step gives its memory back."""
@@ -112,7 +111,7 @@ class Function(DtypeRules):
         # Gather: each input's array, whether its gradient is wanted, and where it came from.
         arrays, needs_grad, edges = gather_inputs(cls, inputs)
 
-        # Run forward: cls.forward, or that of a faster twin, which ctx.function is then.
+        # Run forward: cls.forward, or that of a faster twin, which takes the place of cls in ctx.function.
         ctx = Context(cls, needs_grad, edges)
         forward = switches.forward_of(ctx, arrays, options)
         result = forward(ctx, *arrays, **options)
@@ -120,7 +119,7 @@ class Function(DtypeRules):
         # Record: backward finds ctx through its outputs.
         several = type(result) is tuple
         outputs = tuple(map(_tensor_class, result)) if several else (_tensor_class(result),)
-        if True in needs_grad:
+        if any(needs_grad):
             add_to_graph(ctx, outputs)
         return outputs if several else outputs[0]  # type: ignore[return-value]  # most have one output
 
@@ -183,7 +182,7 @@ def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
     uses_left = count_uses(ready)  # node -> how many uses of its outputs have not sent a gradient yet
     graph_checks.check_graph(uses_left)
 
-    sums: dict[Edge, Any] = {}  # edge -> the sum of the gradients that have arrived there
+    sums: dict[Edge, Any] = {}  # (node, number of its output) -> the sum of the gradients that have arrived there
     accumulate = switches.accumulate or add_up  # the fast twin of add_up adds in place
     accumulate(sums, [edge_to(root)], [gradient])
     while ready:
@@ -192,7 +191,7 @@ def backward(root: Tensor, gradient: Array, retain_graph: bool = False) -> None:
         dinputs = run_backward(node, douts)  # the chain rule
         accumulate(sums, node.edges, dinputs)
         del douts, dinputs  # nothing here should keep these arrays in memory while the next node runs
-        for source in node.sources():
+        for source in node.nodes_before():
             uses_left[source] -= 1
             if uses_left[source] == 0:
                 ready.append(source)
@@ -213,7 +212,7 @@ def add_up(sums: dict[Edge, Any], edges: Sequence[Edge | None], gradients: list[
 
 def add_to_grad(tensor: Tensor, gradient: Array) -> None:
     """Add to `tensor.grad`. The first gradient is copied, because z = x + y sends the same array to x and to y."""
-    if tensor.requires_grad:  # it may have been frozen since
+    if tensor.requires_grad:  # it may have been frozen since forward
         total = gradient.copy() if tensor.grad is None else tensor.grad + gradient
         tensor.grad = module_of(total).asarray(total)  # an array even if it has no dimensions
 
@@ -226,7 +225,7 @@ def count_uses(roots: list[Context]) -> dict[Context, int]:
     uses = dict.fromkeys(roots, 0)
     stack = list(roots)
     while stack:
-        for source in stack.pop().sources():
+        for source in stack.pop().nodes_before():
             if source not in uses:
                 uses[source] = 0
                 stack.append(source)
@@ -235,27 +234,22 @@ def count_uses(roots: list[Context]) -> dict[Context, int]:
 
 
 def run_backward(node: Context, douts: list[Any]) -> list[Any]:
-    """The chain rule at one node: the gradients of its inputs from those of its outputs, `douts`.
-
-    Forward has no such function: `apply` calls it directly, so a debugger reaches the arithmetic in fewer steps.
-    """
+    """The chain rule at one node: the gradients of its inputs from those of its outputs, `douts`."""
     if all(dout is None for dout in douts):  # no use of its outputs had a gradient
         return [None] * len(node.edges)
     douts = complete(node, douts)
+    for index, tensor in node.retain_grad_of.items():
+        add_to_grad(tensor, douts[index])
     chain_rule = switches.backward_of(node)
     return graph_checks.check_returned(node, chain_rule(node, *douts))  # the node is the ctx that forward filled
 
 
 def complete(node: Context, douts: list[Any]) -> list[Any]:
-    """`douts` as arrays, with zeros where another output of the node got a gradient and this one none. Outputs that
-    retain their gradient keep it.
-    """
+    """`douts` as arrays, with zeros where another output of the node got a gradient and this one none."""
     xp = module_of(next(dout for dout in douts if dout is not None))
     for index, (shape, dtype) in enumerate(node.outputs):
         if douts[index] is None and is_floating(dtype):
             douts[index] = xp.zeros(shape, dtype)
         elif shape == () and douts[index] is not None:  # NumPy adds up arrays without dimensions to a plain number
             douts[index] = xp.asarray(douts[index])
-    for index, tensor in (node.retain_grad_of or {}).items():
-        add_to_grad(tensor, douts[index])
     return douts

@@ -11,20 +11,21 @@ import numpy as np
 from . import in_place, switches
 from .backend import Array, module_of, wider
 from .functional.argument_checks import check_fraction
-from .parameter_groups import ParameterGroups
+from .parameter_groups import ParameterGroups, with_fast_twin
 from .tensor import Tensor
 
 
 class Optimizer(ParameterGroups):
     """A rule that changes parameters by their gradients. Each subclass has its own rule, in `update`.
 
-    `step()` calls `update_all` with all parameters that have a gradient. `param_groups` is a list of {"params":
-    [tensors], "lr": ..., other settings}; `state` holds what the rule remembers about each. See ParameterGroups.
+    `param_groups` is a list of {"params": [tensors], "lr": ..., other settings}; `state` holds what the rule remembers
+    about each parameter. See ParameterGroups.
     """
 
-    def update_all(self, updates: list[Any]) -> None:
-        """One step of the rule: (parameter, gradient, its state, the settings of its group) for each parameter."""
-        for p, grad, state, group in updates:
+    @with_fast_twin
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        for p, grad, state, group in self.updates():
             self.update(p, grad, state, group)
 
     def update(self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
@@ -67,7 +68,7 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """A step size for each parameter: the mean of its gradients, divided by the root of their mean square.
+    """For each number a step of its own: lr times the mean of its gradients, over the root of their mean square.
 
         m <- β1 m + (1 - β1) grad              the mean, over about 1 / (1 - β1) steps
         v <- β2 v + (1 - β2) grad²             the mean square
@@ -95,7 +96,7 @@ class Adam(Optimizer):
         eps = group["eps"]
         if group["weight_decay"]:
             grad = grad + group["weight_decay"] * p.data  # the decay is a part of the gradient
-        if not state:  # the first step
+        if not state:  # the first step; the names are PyTorch's
             state.update(step=0, exp_avg=xp.zeros_like(p.data), exp_avg_sq=xp.zeros_like(p.data))
         state["step"] += 1
         m, v, t = state["exp_avg"], state["exp_avg_sq"], state["step"]
@@ -172,34 +173,41 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float, norm
 
 def get_total_norm(arrays: list[Array]) -> Array:
     """√(Σ x²) over all arrays together, as if they were one long vector."""
-    xp = module_of(arrays[0]) if arrays else np
+    if not arrays:
+        return np.asarray(0, np.float32)
+    xp = module_of(arrays[0])
     add_squares = switches.kernel_for(sum_of_squares, arrays) or sum_of_squares
-    return xp.asarray(xp.sqrt(add_squares(arrays)), None if arrays else np.float32)
+    return xp.asarray(xp.sqrt(add_squares(arrays)))
 
 
 def clip_grads_with_norm_(parameters: Iterable[Tensor], max_norm: float, total_norm: Array) -> None:
     """Scale all gradients, whose norm is `total_norm`, by one factor, so that it is at most `max_norm`."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     xp = module_of(total_norm)
-    # factor = min(1, max_norm / (norm + 1e-6)), but 1 where the norm is not finite
     is_finite = xp.isfinite(total_norm)
-    factor = xp.where(is_finite, xp.minimum(1.0, max_norm / (xp.where(is_finite, total_norm, 0) + 1e-6)), 1.0)
-    in_place.announce(gradients)
+    finite_norm = xp.where(is_finite, total_norm, 0)  # inf / inf would warn
+    factor = xp.minimum(1.0, max_norm / (finite_norm + 1e-6))
+    factor = xp.where(is_finite, factor, 1.0)
+    in_place.announce(gradients)  # a backward() that has saved one of them will raise
     scale_all = switches.kernel_for(scale, gradients) or scale
     scale_all(gradients, factor)
 
 
 def sum_of_squares(arrays: list[Array]) -> Any:
     """Σ x² over all arrays; of float16 in float32, as 65504 is its largest number."""
-    rows = [array.reshape(-1).astype(wider(array.dtype, 1)[0], copy=False) for array in arrays]
+    rows = [array.reshape(-1).astype(_not_float16(array.dtype), copy=False) for array in arrays]
     return sum(row @ row for row in rows)
 
 
 def scale(arrays: list[Array], factor: Array) -> None:
     """x *= factor, in place, for all arrays."""
     for array in arrays:
-        same = factor.astype(wider(array.dtype, 1)[0], copy=False)  # so that float32 times float32 stays so
-        array *= same
+        array *= factor.astype(_not_float16(array.dtype), copy=False)  # float32 times float32 stays float32
+
+
+def _not_float16(dtype: np.dtype) -> Any:
+    """The dtype itself, but float32 in place of float16 and bfloat16."""
+    return wider(dtype, 1)[0]
 
 
 class WarmupCosine:

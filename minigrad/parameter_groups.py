@@ -5,13 +5,28 @@ The rules that change the parameters are in optim.py.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import in_place, switches
-from .backend import device_of, to_device
+from .backend import Array, device_of, to_device
 from .tensor import Tensor
+
+
+def with_fast_twin(step: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Decorate an optimizer's `step`: if a fast kernel for its class is selected, that gets all `updates` instead."""
+
+    @functools.wraps(step)
+    def run(optimizer: ParameterGroups) -> None:
+        update_all = switches.kernel_for(type(optimizer), [p.grad for p in optimizer._parameters()])
+        if update_all is None:
+            step(optimizer)
+        else:
+            update_all(optimizer, optimizer.updates())
+
+    return run
 
 
 class ParameterGroups:
@@ -73,17 +88,12 @@ class ParameterGroups:
         groups = [{**group, "params": f"{len(group['params'])} tensors"} for group in self.param_groups]
         return "\n  ".join([type(self).__name__, *(", ".join(f"{k}={v}" for k, v in g.items()) for g in groups)])
 
-    def step(self) -> None:
-        """Update every parameter that has a gradient: by `update_all`, or by a fast kernel in its place."""
+    def updates(self) -> list[tuple[Tensor, Array, dict[str, Any], dict[str, Any]]]:
+        """(parameter, gradient, state, group) for each parameter that has a gradient, and so is about to change."""
         in_groups = [(p, group) for group in self.param_groups for p in group["params"]]
         updates = [(p, p.grad, self.state[i], group) for i, (p, group) in enumerate(in_groups) if p.grad is not None]
         in_place.announce_update([p for p, _, _, _ in updates])  # a backward() that needs the old values will raise
-        update_all = switches.kernel_for(type(self), [grad for _, grad, _, _ in updates]) or type(self).update_all
-        update_all(self, updates)
-
-    def update_all(self, updates: list[Any]) -> None:
-        """(parameter, gradient, state, settings of its group) for each parameter that has a gradient: see optim.py."""
-        raise NotImplementedError
+        return updates
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

@@ -7,7 +7,7 @@ How an op finds its kernel, a faster Function with the same arguments and, up to
 
 1. `use_kernels("fast")` fills two tables {op: kernel}, one for NumPy arrays and one for a GPU (kernels/dispatch.py).
 2. For each call, `choose_kernel` looks the op up in the table of the device that holds the arrays. (An optimizer finds
-   a kernel that updates all parameters at once in the same tables: ParameterGroups.step.)
+   a kernel that updates all parameters at once in the same tables: parameter_groups.py.)
 3. A kernel that is made for some inputs only has a method `suits`. Where it returns False, or the table has no kernel,
    the op itself runs: its textbook form. (That of a fused op consists of several ops: fused.py.)
 4. For float16, an op may have `widens_float16`: then one that computes in float32 takes its place (dtypes.py).

@@ -38,7 +38,7 @@ class Tensor(in_place.InPlaceOperators, NumpyOperands):
         if requires_grad:
             self.requires_grad_()
 
-    # --- attributes: `data` and `grad` are arrays, and only arrays can be assigned ---
+    # --- attributes: only arrays, and NumPy's numbers, can be assigned to `data` and `grad` ---
 
     def _set_data(self, array: Array) -> None:
         check_assigned("data", array)
@@ -68,11 +68,15 @@ class Tensor(in_place.InPlaceOperators, NumpyOperands):
             raise RuntimeError("backward() on a tensor computed under no_grad, or from none with requires_grad=True")
         if gradient is None and self.data.size != 1:
             raise RuntimeError(f"backward() starts from a scalar; for shape {self.shape}, pass its gradient")
-        ones = backend.module_of(self.data).ones_like
-        gradient = ones(self.data) if gradient is None else backend.as_array(gradient, self.dtype)
-        if gradient.shape != self.shape or backend.device_of(gradient) != self.device:
-            got, here = (f"shape {x.shape} on {backend.device_of(x)}" for x in (gradient, self.data))
-            raise RuntimeError(f"backward() got a gradient of {got} for a tensor of {here}")
+        if gradient is None:
+            gradient = backend.module_of(self.data).ones_like(self.data)
+        gradient = backend.as_array(gradient, self.dtype)
+        device = backend.device_of(gradient)
+        if gradient.shape != self.shape or device != self.device:
+            got = f"shape {gradient.shape} on {device}"
+            raise RuntimeError(
+                f"backward() got a gradient of {got} for a tensor of shape {self.shape} on {self.device}"
+            )
         autograd.backward(self, gradient, retain_graph)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
@@ -87,7 +91,7 @@ class Tensor(in_place.InPlaceOperators, NumpyOperands):
     def retain_grad(self) -> None:
         """Keep the gradient of this intermediate result in its `.grad`, as for a leaf."""
         if self.grad_fn is not None:
-            self.grad_fn.retain_grad_of = {**(self.grad_fn.retain_grad_of or {}), self.output_index: self}
+            self.grad_fn.retain_grad_of[self.output_index] = self
 
     def zero_grad(self) -> None: self.grad = None  # fmt: skip
 
@@ -125,7 +129,7 @@ class Tensor(in_place.InPlaceOperators, NumpyOperands):
     def __le__(self, other: Any) -> Tensor: return _compare(operator.le, self, other)
     def __gt__(self, other: Any) -> Tensor: return _compare(operator.gt, self, other)
     def __ge__(self, other: Any) -> Tensor: return _compare(operator.ge, self, other)
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # which a class that defines __eq__ loses
 
     def __bool__(self) -> bool: return bool(self.data)
     def __float__(self) -> float: return float(self.item())
@@ -146,6 +150,8 @@ class Tensor(in_place.InPlaceOperators, NumpyOperands):
     transpose, squeeze, unsqueeze, flatten = F.transpose, F.squeeze, F.unsqueeze, F.flatten
     split, chunk, tril, triu = F.split, F.chunk, F.tril, F.triu
     to = F.to
+
+    # --- shape and values ---
 
     @property
     def shape(self) -> tuple[int, ...]: return self.data.shape
@@ -187,7 +193,9 @@ def check_assigned(name: str, value: Any) -> None:
 
 
 class _Comparison(DtypeRules):
-    dtype_rule = "promote"  # the operands are promoted as those of `x + y` are
+    """`x < y` casts its operands as `x + y` does."""
+
+    dtype_rule = "promote"
 
 
 def _compare(op: Callable[..., Array], x: Any, y: Any) -> Tensor:
@@ -197,4 +205,6 @@ def _compare(op: Callable[..., Array], x: Any, y: Any) -> Tensor:
 
 def unpacked(sizes: tuple[Any, ...]) -> tuple[int, ...]:
     """x.reshape(2, 3) and x.reshape((2, 3)) are the same."""
-    return tuple(map(operator.index, sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes))
+    if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
+        sizes = tuple(sizes[0])
+    return tuple(map(operator.index, sizes))

@@ -97,7 +97,7 @@ def consumers_first(roots: list[Context]) -> list[Context]:
     order = []
     while ready:
         order.append(ready.pop())
-        for source in order[-1].sources():
+        for source in order[-1].nodes_before():
             uses_left[source] -= 1
             if uses_left[source] == 0:
                 ready.append(source)
@@ -123,7 +123,7 @@ def _describe(node: Node, ctx: Any, tensors: Named) -> None:
     """Add the name, value and gradient of an op's results where they are known. The graph itself keeps no results."""
     named = [tensors[ctx, i] for i in range(len(ctx.outputs)) if (ctx, i) in tensors]
     node.name = ", ".join(name for _, name in named if name)
-    kept = dict(ctx.retain_grad_of or {})
+    kept = dict(ctx.retain_grad_of)
     for tensor, _ in named:
         kept.setdefault(tensor.output_index, tensor)
         node.notes += _value(tensor)

@@ -19,8 +19,7 @@ from ..autograd import Function
 from ..dtypes import op_name
 from ..muon import Muon
 from .accumulation import add_in_place
-from .cpu import muon, threads
-from .cpu.adam import scale, sum_of_squares, update_all
+from .cpu import adam, muon, threads
 from .cpu.attention import FastSplitHeads, TiledAttention
 from .cpu.cross_entropy import FastLinearCrossEntropy
 from .cpu.embedding import FastEmbedding
@@ -41,8 +40,14 @@ FAST: dict[str, type[Function]] = {
     "swiglu": FastSwiglu,
 }
 
-FAST_OPTIM: dict[Any, Any] = {optim.Adam: update_all, optim.AdamW: update_all, Muon: muon.update_all}
-FAST_OPTIM |= {optim.sum_of_squares: sum_of_squares, optim.scale: scale}
+# Of an optimizer's step, and of what clips gradients, the fast twin is a function.
+FAST_OPTIM: dict[Any, Any] = {
+    optim.Adam: adam.update_all,
+    optim.AdamW: adam.update_all,
+    Muon: muon.update_all,
+    optim.sum_of_squares: adam.sum_of_squares,
+    optim.scale: adam.scale,
+}
 
 
 def fast_on_cpu() -> dict[Any, Any]:
@@ -50,6 +55,7 @@ def fast_on_cpu() -> dict[Any, Any]:
     return {**_by_class(FAST), **FAST_OPTIM}
 
 
+@functools.cache
 def fast_on_cuda() -> dict[Any, Any]:
     """The table for a GPU. Called, and so imported, only when the first array on a GPU asks for a kernel."""
     from . import cuda
@@ -68,9 +74,9 @@ class use_kernels:
     def __init__(self, choice: str | Mapping[Any, type[Function]]):
         self._previous = switches.kernels, switches.cuda_kernels, switches.accumulate
         if choice == "textbook":
-            _select({}, dict, None)
+            _select({}, dict, None)  # no kernels; dict() is an empty table for a GPU
         elif choice == "fast":
-            _select(fast_on_cpu(), functools.cache(fast_on_cuda), add_in_place)
+            _select(fast_on_cpu(), fast_on_cuda, add_in_place)
         elif isinstance(choice, Mapping):
             self._add(_by_class(choice))
         else:
@@ -82,9 +88,9 @@ class use_kernels:
 
         @functools.cache
         def with_chosen() -> dict[Any, Any]:  # called when the first array on a GPU comes
-            return {**on_cuda(), **_not_from("cpu", chosen)}
+            return {**on_cuda(), **_usable_on("cuda", chosen)}
 
-        _select({**on_cpu, **_not_from("cuda", chosen)}, with_chosen, accumulate)
+        _select({**on_cpu, **_usable_on("cpu", chosen)}, with_chosen, accumulate)
 
     def __enter__(self) -> use_kernels:
         return self
@@ -93,21 +99,22 @@ class use_kernels:
         _select(*self._previous)
 
 
-def _not_from(folder: str, chosen: dict[type, type]) -> dict[type, type]:
-    """Leave out the kernels of kernels/cpu/ or kernels/cuda/, which are made for the other device."""
-    return {op: f for op, f in chosen.items() if not f.__module__.startswith(f"{__package__}.{folder}.")}
+def _usable_on(device: str, chosen: dict[type, type]) -> dict[type, type]:
+    """Without the kernels in the folder of the other device."""
+    other = {"cpu": "cuda", "cuda": "cpu"}[device]
+    return {op: f for op, f in chosen.items() if not f.__module__.startswith(f"{__package__}.{other}.")}
 
 
 def _select(on_cpu: dict[Any, Any], on_cuda: Any, accumulate: Any) -> None:
     switches.kernels, switches.cuda_kernels, switches.accumulate = on_cpu, on_cuda, accumulate
     if any(kernel in FAST.values() for kernel in on_cpu.values()):
-        threads.start()
+        threads.start()  # among which these kernels divide their work
     else:
         threads.stop()
 
 
 def only_fast() -> bool:
-    """Return True if the fast kernels are selected, and nothing else."""
+    """Return True if the fast kernels for the CPU are selected, and no others for it."""
     return switches.kernels == fast_on_cpu()
 
 
@@ -126,13 +133,16 @@ def _by_class(choice: Mapping[Any, type[Function]]) -> dict[type, type]:
     """{op: kernel} with the ops as classes; they may be given by name, as classes or as functions of `F`."""
     known = textbook_functions()
     chosen: dict[type, type] = {}
-    for op, function in choice.items():
-        name = op if isinstance(op, str) else op.__name__
-        if isinstance(op, type):
+    for op, kernel in choice.items():
+        if isinstance(op, str):
+            name = op
+        elif isinstance(op, type):
             name = op_name(op)
+        else:
+            name = op.__name__
         if name not in known:
             raise ValueError(f"there is no op {name!r}; the ops are {', '.join(sorted(known))}")
-        if not (isinstance(function, type) and issubclass(function, Function)):
-            raise ValueError(f"the kernel for {name!r} must be a subclass of Function, not {function!r}")
-        chosen[known[name]] = function
+        if not (isinstance(kernel, type) and issubclass(kernel, Function)):
+            raise ValueError(f"the kernel for {name!r} must be a subclass of Function, not {kernel!r}")
+        chosen[known[name]] = kernel
     return chosen

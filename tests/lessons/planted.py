@@ -97,7 +97,7 @@ MISTAKES = [Planted(*row) for row in [
     ("432", "gpt/training/batches.py", "return ids[:, :-1], ids[:, 1:]", "return ids[:, :-1], ids[:, :-1]"),
     ("432", "minigrad/optim.py", "return (step + 1) / (self.warmup_steps + 1)", "return 1.0"),
     ("432", "minigrad/optim.py", "math.cos(math.pi * progress)", "math.cos(progress)"),
-    ("432", "minigrad/optim.py", "xp.asarray(xp.sqrt(add_squares(arrays)), ", "xp.asarray(add_squares(arrays), "),
+    ("432", "minigrad/optim.py", "xp.asarray(xp.sqrt(add_squares(arrays)))", "xp.asarray(add_squares(arrays))"),
     ("433", "minigrad/precision.py", "(bits + 0x7FFF + last_kept)", "(bits)"),
     ("433", "gpt/model/positions.py", "return xp.arange(past, past + T), mask", "return xp.arange(T), mask"),
     ("433", "gpt/model/speculation.py", "if accepted[-1] != guessed or accepted", "if accepted"),
