@@ -1,7 +1,9 @@
 """Is a gradient right, and if not, what is wrong with it?
 
 check.py             the formula as a loop; gradcheck: compare backward with finite differences
-comparison.py        the Jacobian by columns, from differences, and by rows, from backward: where do they differ?
+differences.py       the Jacobian by columns: move the inputs, and see how the outputs move; kinks and rounding
+vjp.py               the Jacobian by rows: the function under test, and what its backward computes
+comparison.py        where do the two differ, and is the difference a mistake?
 report.py            the result: a report, or an error that shows the wrong number
 diagnosis.py         find out what is wrong by trying: sign, factor, transposition, a missing sum, ...
 shape_diagnosis.py   a gradient of the wrong shape: which change would make it fit?

@@ -1,15 +1,35 @@
-"""Is a gradient right? Move each input a little, and check that the outputs move as backward predicts.
+"""Is a gradient right? Move each input a little, and check that the output moves as backward predicts.
 
     (f(x + h) - f(x - h)) / 2h = f'(x) + O(h²)
 
-`numeric_gradient` is this formula, for each element of x. `gradcheck` does the same for functions with several inputs
-and outputs, whose derivatives form a matrix, the Jacobian:
+`numeric_gradient` is this formula, for each element of x. A gradient check compares it with what backward computes:
+
+    >>> from minigrad import Function, Tensor
+    >>> def check(op, x):
+    ...     leaf = Tensor(x, requires_grad=True)
+    ...     op(leaf).sum().backward()
+    ...     numeric = numeric_gradient(lambda x: op(Tensor(x)).sum().item(), x)
+    ...     error = np.abs(leaf.grad - numeric) / np.maximum(np.abs(leaf.grad), np.abs(numeric))
+    ...     return "right" if (error < 1e-5).all() else f"{leaf.grad} by backward, {numeric.round(3)} by differences"
+
+    >>> class Cube(Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         ctx.x = x
+    ...         return x**3
+    ...     @staticmethod
+    ...     def backward(ctx, dout):
+    ...         return (2 * ctx.x**2 * dout,)  # 3 x² would be right
+    >>> check(Cube.apply, np.array([1.0, 2.0]))
+    '[2. 8.] by backward, [ 3. 12.] by differences'
+
+`gradcheck` does the same for functions with several inputs and outputs, whose derivatives form a matrix, the Jacobian:
 
     f(x, y) = (x y, x + y)        J = [y  x]        row 0 is what backward gives for dout = (1, 0)
                                       [1  1]        column 0 is how both outputs change if x is moved
 
-Backward gives its rows, and differences give its columns (comparison.py). If the two differ, diagnosis.py finds out
-why, and report.py says it. Stanford's CS231n, "Gradient checks", describes the method.
+Differences give its columns (differences.py), and backward gives its rows (vjp.py). comparison.py finds where the two
+differ, diagnosis.py finds out why, and report.py says it. Stanford's CS231n, "Gradient checks", describes the method.
 
 A kink is a point where the slope jumps. At 0, for example, the slope of relu(x) is 0 on the left and 1 on the right.
 There is no derivative at a kink, and backward may return any number between the two slopes.
@@ -29,23 +49,20 @@ import numpy as np
 from .. import graph_checks, switches
 from ..backend import Array, to_numpy
 from ..precision import autocast
-from .comparison import Comparison, NotFinite, Subject, one_element, unravel
+from .comparison import Comparison, NotFinite
 from .diagnosis import DOUT_FACTORS, Diagnosis, diagnose_writing
+from .differences import one_element
 from .report import GradcheckError as GradcheckError
 from .report import Report, error_of, output_name, passed, wrong_derivative, wrong_mixture
 from .shape_diagnosis import diagnose_shape, numpy_in_words
+from .vjp import Subject, unravel
 
 
 def numeric_gradient(f: Callable[[Array], float], x: Array, h: float = 6e-6) -> Array:
     """df/dx by central differences, where f turns an array of float64 into one number: the formula above as a loop.
 
-    The simplest gradient check compares it with backward:
-
-    >>> from minigrad import Tensor
-    >>> x = Tensor(np.array([1.0, 2.0]), requires_grad=True)
-    >>> (x**3).sum().backward()
-    >>> x.grad, numeric_gradient(lambda x: (x**3).sum(), x.data).round(6)
-    (array([ 3., 12.]), array([ 3., 12.]))
+    >>> numeric_gradient(lambda x: (x**3).sum(), np.array([1.0, 2.0])).round(6)
+    array([ 3., 12.])
     """
     gradient = np.zeros_like(x)
     for i in np.ndindex(x.shape):
@@ -96,14 +113,9 @@ def gradcheck(
         try:
             check_outputs(comparison)
             run_backward(comparison)  # the Jacobian by rows: backward, once for each output element
-            problem = comparison.complex_step() if method == "complex" else None  # by columns: fn, with inputs moved
-            if method == "central" or problem is not None:
-                comparison.central()
+            method = run_differences(comparison, method)  # by columns: fn, with inputs moved
         except NotFinite as error:
             raise error_of(comparison, Diagnosis("non-finite", str(error))) from None
-        if problem is not None:
-            method = "central"
-            subject.notes.append(f"{problem}: central differences were used")
         for k in range(len(subject.variables)):
             if comparison.wrong_columns(k):
                 raise wrong_derivative(comparison, k)
@@ -113,7 +125,7 @@ def gradcheck(
         return passed(comparison, method)
 
 
-# --- what must hold before gradients can be compared ------------------------------------------------------------------
+# --- the steps of gradcheck -------------------------------------------------------------------------------------------
 
 
 def call_fn(subject: Subject, eps: float | None, atol: float | None, rtol: float) -> Comparison:
@@ -149,11 +161,13 @@ def run_backward(comparison: Comparison) -> None:
         comparison.backward()
     except Exception as error:
         name = comparison.name
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if frame.f_code is not graph_checks.check_returned.__code__:  # the engine's check of the shapes
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)  # the function that raised the error
+        engine_rejects_shape = frame.f_code is graph_checks.check_returned.__code__
+        if not engine_rejects_shape:
             error.add_note(f"(raised in backward while gradcheck was checking {name}){numpy_in_words(str(error))}")
             raise
-        diagnosis = diagnose_shape(comparison, frame.f_locals["ctx"], frame.f_locals["returned"])
+        node, returned = frame.f_locals["ctx"], frame.f_locals["returned"]  # what the engine was checking
+        diagnosis = diagnose_shape(comparison, node, returned)
         raise GradcheckError(f"gradcheck of {name}: {error}\ndiagnosis: {diagnosis}", diagnosis) from error
     for k, (variable, gradients) in enumerate(zip(comparison.subject.variables, comparison.analytic)):
         # Look for infinity before nan: an infinite slope also turns other rows into nan (0 * inf).
@@ -166,7 +180,15 @@ def run_backward(comparison: Comparison) -> None:
             raise NotFinite(f"{sentence}, where differences give {column.numeric[row]:.6g}; {advice}")
 
 
-# --- is a backward that is right for single elements of dout right for any dout? --------------------------------------
+def run_differences(comparison: Comparison, method: str) -> str:
+    """Move the inputs, and measure how the outputs move. Returns the method that was possible."""
+    if method == "complex":
+        problem = comparison.complex_step()
+        if problem is None:
+            return "complex"
+        comparison.subject.notes.append(f"{problem}: central differences were used")
+    comparison.central()
+    return "central"
 
 
 def check_linear(comparison: Comparison) -> None:

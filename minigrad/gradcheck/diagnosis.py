@@ -19,8 +19,9 @@ from ..autograd import Context
 from ..backend import Array, module_of, named_arrays, to_numpy
 from ..inspection.observers import watching
 from ..kernels.accumulation import add_in_place
-from .comparison import Comparison, Shape, relative_errors
+from .comparison import Comparison, relative_errors
 from .source_repair import repaired_by
+from .vjp import Shape
 
 Order = tuple[int, ...]  # of axes
 DOUT_FACTORS = (1, -1, 2**20, -(2**20), 2**-20, -(2**-20))  # powers of 2, so that no rounding is added

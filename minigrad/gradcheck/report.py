@@ -8,8 +8,9 @@ import numpy as np
 
 from ..backend import Array
 from ..notebook import NotebookReport
-from .comparison import Comparison, Index, Kink, Shape, in_brackets, unravel
+from .comparison import Comparison, Kink, in_brackets
 from .diagnosis import Diagnosis, diagnose, diagnose_not_linear
+from .vjp import Index, Shape, unravel
 
 _BANDS = [(1e-2, "wrong"), (1e-4, "suspicious"), (1e-7, "high, unless there are kinks"), (0.0, "right")]
 

@@ -14,8 +14,9 @@ import numpy as np
 from .. import graph_checks
 from ..autograd import Context
 from ..backend import Array, is_array, module_of
-from .comparison import Comparison, NotFinite, Shape
+from .comparison import Comparison, NotFinite
 from .diagnosis import IN_ORDER, Diagnosis, broadcasts, order_in_words, orders
+from .vjp import Shape
 
 Gradients = list[Any]
 # Gradients that fit, and what was wrong; None if this repair fails. The same for a single gradient.
