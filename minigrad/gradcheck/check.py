@@ -116,7 +116,7 @@ def gradcheck(
             method = run_differences(comparison, method)  # by columns: fn, with inputs moved
         except NotFinite as error:
             raise error_of(comparison, Diagnosis("non-finite", str(error))) from None
-        for k in range(len(subject.variables)):
+        for k in range(len(comparison.variables)):
             if comparison.wrong_columns(k):
                 raise wrong_derivative(comparison, k)
         check_linear(comparison)
@@ -169,12 +169,12 @@ def run_backward(comparison: Comparison) -> None:
         node, returned = frame.f_locals["ctx"], frame.f_locals["returned"]  # what the engine was checking
         diagnosis = diagnose_shape(comparison, node, returned)
         raise GradcheckError(f"gradcheck of {name}: {error}\ndiagnosis: {diagnosis}", diagnosis) from error
-    for k, (variable, gradients) in enumerate(zip(comparison.subject.variables, comparison.analytic)):
+    for k, (variable, gradients) in enumerate(zip(comparison.variables, comparison.analytic)):
         # Look for infinity before nan: an infinite slope also turns other rows into nan (0 * inf).
         bad = np.isinf(gradients) if np.isinf(gradients).any() else np.isnan(gradients)
         if bad.any():
             row, i = divmod(int(bad.argmax()), variable.value.size)
-            column, _ = comparison.measure(k, one_element(variable.value, i, comparison.eps))
+            column = comparison.measure(k, one_element(variable.value, i, comparison.eps))
             sentence = f"backward gives {gradients[bad][0]} for {comparison.describe(k, i)}"
             advice = "look for 0 * inf, inf - inf or 0 / 0 in backward"
             raise NotFinite(f"{sentence}, where differences give {column.numeric[row]:.6g}; {advice}")

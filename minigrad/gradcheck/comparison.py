@@ -21,9 +21,8 @@ rounding disturbs the measurement.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -112,25 +111,26 @@ class Comparison:
     def __init__(self, subject: Subject, eps: float | None, atol: float | None, rtol: float):
         self.subject, self.eps, self.atol, self.rtol = subject, eps, atol, rtol
         self.rng = np.random.default_rng(0)  # its own, so that a check does not disturb other random numbers
+        self.variables = subject.variables
         self.graph = Graph(subject, self.rng)
         self.outputs = flat(self.graph.outputs)
-        self.probes = [probes_of(variable.value, eps, self.rng) for variable in subject.variables]
+        self.probes = [probes_of(variable.value, eps, self.rng) for variable in self.variables]
         self.columns: list[list[Column]] = []
         self.kinks: dict[tuple[int, int], Kink] = {}
-        self.given_up = 0  # directions that were not checked because of their many kinks
-        self._splits = 0
+        self.splits = 0  # directions through kinks; those after MOST_SPLITS are not checked
 
     # --- the two sides ---
 
     def backward(self) -> None:
         """Run backward for every row."""
-        rows = [self.graph.vjp(row) for row in np.eye(len(self.graph.rows))]
-        self.analytic = [
-            np.array([gradients[k] for gradients in rows]).reshape(len(rows), *variable.value.shape)
-            for k, variable in enumerate(self.subject.variables)
-        ]
-        # by variable and row: the largest gradient of the row's output
-        self.largest = np.zeros((len(self.analytic), len(rows)))
+        R = len(self.graph.rows)
+        self.analytic = [np.zeros((R, *variable.value.shape)) for variable in self.variables]
+        for row, coefficients in enumerate(np.eye(R)):
+            for gradients, gradient in zip(self.analytic, self.graph.vjp(coefficients)):
+                gradients[row] = gradient
+        self.largest = np.zeros(
+            (len(self.analytic), R)
+        )  # by variable and row: the largest gradient of the row's output
         for o in range(len(self.graph.outputs)):
             mine = self.graph.of_output(o)
             for k, gradients in enumerate(self.analytic):
@@ -147,28 +147,30 @@ class Comparison:
         rounding = 8 * EPSILON * np.abs(self.outputs)  # slopes that cancel, as in x / x, leave rounding errors
         try:
             self.columns = [
-                [self._column(k, probe, complex_slope(self._along(k, probe)), rounding) for probe in probes]
+                [
+                    self._column(k, p, complex_slope(partial(self.subject.moved, k, p.direction)), rounding)
+                    for p in probes
+                ]
                 for k, probes in enumerate(self.probes)
             ]
         except (TypeError, ValueError, np.exceptions.ComplexWarning) as error:
             return f"no complex step, as fn does not take complex numbers ({error})"
         return "the complex step disagrees, as an op of fn is not analytic" if self.is_wrong else None
 
-    def measure(self, k: int, probe: Probe) -> tuple[Column, Slopes]:
-        """One column by central differences. Raises NotFinite at the edge of the domain of fn."""
-        measured = self._slopes(k, probe)
-        return self._column(k, probe, measured.central, measured.noise), measured
+    def measure(self, k: int, probe: Probe, factor: float = 1) -> Column:
+        """One column by central differences, with a step that is `factor` times the usual one."""
+        measured = self._slopes(k, probe, factor)
+        return self._column(k, probe, measured.central, measured.noise)
 
-    def _slopes(self, k: int, probe: Probe, factor: float = 1) -> Slopes:
-        measured = slopes_inside(self._along(k, probe), self.outputs, factor * probe.step)
+    def _slopes(self, k: int, probe: Probe, factor: float) -> Slopes:
+        """Raises NotFinite at the edge of the domain of fn."""
+        f = partial(self.subject.moved, k, probe.direction)
+        measured = slopes_inside(f, self.outputs, factor * probe.step)
         if not measured.is_finite and factor <= 1:
-            places, name = probe.places, self.subject.variables[k].name
+            places, name = probe.places, self.variables[k].name
             x = self.describe(k, int(places[0])) if len(places) == 1 else name
             raise NotFinite(f"fn is not finite right beside {x}, at the edge of its domain; choose inputs inside it")
         return measured
-
-    def _along(self, k: int, probe: Probe) -> Callable[[complex], Array]:
-        return functools.partial(self.subject.moved, k, probe.direction)
 
     def _column(self, k: int, probe: Probe, slope: Array, noise: Array) -> Column:
         """The slopes of all rows along a probe, from those of all outputs and a bound of their rounding errors."""
@@ -201,8 +203,8 @@ class Comparison:
 
         column = max(self.wrong_columns(k), key=largest)
         while len(column.probe.places) > 1:
-            parts = halves(self.subject.variables[k].value, column.probe, self.eps)
-            column = max([self.measure(k, part)[0] for part in parts], key=largest)
+            parts = halves(self.variables[k].value, column.probe, self.eps)
+            column = max([self.measure(k, part) for part in parts], key=largest)
         return column
 
     # --- a closer look ---
@@ -214,7 +216,8 @@ class Comparison:
         never excuses a gradient that is wrong for another reason. A direction through a kink is halved until only the
         element with the kink is left.
         """
-        column, usual = self.measure(k, probe)
+        usual = self._slopes(k, probe, 1)
+        column = self._column(k, probe, usual.central, usual.noise)
         if not may_have_kinks(usual) and (column.errors <= PRECISE).all():
             return [column]
         large = self._slopes(k, probe, 150)
@@ -222,17 +225,16 @@ class Comparison:
         tiny = self._slopes(k, probe, 0.01)
 
         # How much is rounding? Values inside fn may be larger than the output.
-        scale = max(float(np.abs(x).max(initial=0)) for x in (self.subject.variables[k].value, self.outputs))
+        scale = max(float(np.abs(x).max(initial=0)) for x in (self.variables[k].value, self.outputs))
         rounding = np.maximum(cancellation(usual, tiny, scale), saturation(usual, large, scale))
 
         # Which outputs have a kink?
         kinked = kinks(usual, narrow, np.maximum(narrow.noise, rounding / narrow.step))
         if kinked.any() and len(probe.places) > 1:
-            self._splits += 1
-            if self._splits > MOST_SPLITS:
-                self.given_up += 1
+            self.splits += 1
+            if self.splits > MOST_SPLITS:
                 return []
-            parts = halves(self.subject.variables[k].value, probe, self.eps)
+            parts = halves(self.variables[k].value, probe, self.eps)
             return [settled for part in parts for settled in self._settled(k, part)]
 
         # Of several estimates, take the one that is nearest to the gradient, because fn decides which is the best. A
@@ -257,7 +259,7 @@ class Comparison:
 
     def _allow_kinks(self, k: int, column: Column, kinked: Array, tiny: Slopes) -> None:
         """Accept any slope between the left and the right one for outputs that have a kink."""
-        variable, i = self.subject.variables[k], int(column.probe.places[0])
+        variable, i = self.variables[k], int(column.probe.places[0])
         left, right = float(tiny.left[kinked][0]), float(tiny.right[kinked][0])
         self.kinks[k, i] = Kink(variable.name, unravel(variable.value.shape, i), left, right)
         middle = self.graph.cotangents @ tiny.central
@@ -279,20 +281,19 @@ class Comparison:
 
     def describe(self, k: int, i: int) -> str:
         """ "input 0 (x)[1, 2] = 0.5" """
-        name, value = self.subject.variables[k].name, self.subject.variables[k].value
+        name, value = self.variables[k].name, self.variables[k].value
         element = unravel(value.shape, i)
         return f"{name}{in_brackets(element)} = {float(value[element]):.6g}"
 
     def is_uncertain(self, k: int) -> bool:
         """Whether the slopes of two step sizes differ by a tenth of the largest error of variable k, or by more."""
         column = self.worst_element(k)
-        usual, narrow = (self._slopes(k, column.probe, factor).central for factor in (1, 0.1))
-        change = np.abs(self.graph.cotangents @ (usual - narrow))
-        return bool(change.max() > 0.1 * column.differences.max())
+        usual, narrow = (self.measure(k, column.probe, factor).numeric for factor in (1, 0.1))
+        return bool(np.abs(usual - narrow).max() > 0.1 * column.differences.max())
 
     def is_dense(self, k: int) -> bool:
         """Whether each element of variable k was moved separately."""
-        return len(self.columns[k]) == self.subject.variables[k].value.size
+        return len(self.columns[k]) == self.variables[k].value.size
 
     def numeric(self, k: int) -> Array:
         """(R, number of probes)."""

@@ -42,24 +42,13 @@ class Diagnosis(NamedTuple):
         return self.sentence
 
 
-class Jacobians(NamedTuple):
-    """Of one output by one input, as matrices (output elements, input elements); below `tolerance` counts as 0."""
-
-    analytic: Array
-    numeric: Array
-    tolerance: float
-
-    def agree(self, a: Array, b: Array) -> bool:
-        return bool((np.abs(a - b) <= np.maximum(self.tolerance, 1e-4 * np.abs(b))).all())
-
-
 class Case:
     """The wrong gradient of one output by one variable, and what the comparison knows of it."""
 
     def __init__(self, comparison: Comparison, wrong: int, output: int):
         self.comparison, self.wrong, self.output = comparison, wrong, output
         self.graph, self.ones = comparison.graph, np.ones(len(comparison.graph.rows))
-        self.variables = comparison.subject.variables
+        self.variables = comparison.variables
         self.name, self.x = self.variables[wrong].name, self.variables[wrong].value
         self.shape = self.x.shape
         self.gradient = comparison.analytic[wrong]  # (R, *shape)
@@ -67,16 +56,19 @@ class Case:
         self.out = self.outputs[output]
         self._mine = self.graph.of_output(output)
         self.known = comparison.smooth(wrong)[self._mine]  # not at a kink
-        self.jacobians = self._jacobians()
+        # If more is known than mixtures of rows or columns: both Jacobians, as (output elements, input elements).
+        self.has_jacobian = (output, None) not in self.graph.rows and comparison.is_dense(wrong)
+        if self.has_jacobian:
+            numeric = comparison.numeric(wrong)[self._mine]
+            self.analytic = self.gradient[self._mine].reshape(numeric.shape)
+            self.numeric = np.where(self.known, numeric, self.analytic)
+            self.tolerance = 1e-6 * np.abs([self.analytic, numeric]).max(initial=0)  # what is smaller counts as 0
+            self.given = np.abs(self.analytic) > self.tolerance
+            self.needed = np.abs(self.numeric) > self.tolerance
+            self.right = self.is_near(self.analytic)
 
-    def _jacobians(self) -> Jacobians | None:
-        """None if only mixtures of rows or columns are known."""
-        if (self.output, None) in self.graph.rows or not self.comparison.is_dense(self.wrong):
-            return None
-        numeric, known = (side(self.wrong)[self._mine] for side in (self.comparison.numeric, self.comparison.smooth))
-        analytic = self.gradient[self._mine].reshape(numeric.shape)
-        largest = max(float(np.abs(side).max(initial=0)) for side in (analytic, numeric))
-        return Jacobians(analytic, np.where(known, numeric, analytic), 1e-6 * largest)
+    def is_near(self, jacobian: Array) -> Array:
+        return np.abs(jacobian - self.numeric) <= np.maximum(self.tolerance, 1e-4 * np.abs(self.numeric))
 
     def agrees(self, candidate: Array, k: int | None = None) -> bool:
         """Would `candidate` (R, *shape) be right for variable k (the wrong one)?"""
@@ -91,7 +83,7 @@ class Case:
 
     def ratio(self) -> tuple[float, int]:
         """The one factor that fits analytic = factor * numeric best, and how many slopes it was found from."""
-        numeric = np.where(self.comparison.smooth(self.wrong), self.comparison.numeric(self.wrong), 0)[self._mine]
+        numeric = np.where(self.known, self.comparison.numeric(self.wrong)[self._mine], 0)
         analytic = self.comparison.predicted(self.wrong, self.gradient)[self._mine]
         square = float((numeric * numeric).sum())
         informative = int((np.abs(numeric) > 1e-6 * np.abs(numeric).max(initial=0)).sum())
@@ -116,8 +108,8 @@ def diagnose(comparison: Comparison, wrong: int, output: int) -> Diagnosis:
         if fitting:
             return Diagnosis(fitting[0].kind, "; or: ".join(map(str, fitting)))
     found = None
-    if case.jacobians is not None:
-        found = next(filter(None, (pattern(case, case.jacobians) for pattern in _OF_JACOBIAN)), None)
+    if case.has_jacobian:
+        found = next(filter(None, (pattern(case) for pattern in _OF_JACOBIAN)), None)
     if (found is None or found.kind in ("incomplete", "partial")) and (sentence := repaired_by(comparison)):
         return Diagnosis("source", sentence)
     if found is not None:
@@ -177,7 +169,7 @@ def _upstream(case: Case) -> Diagnosis | None:
     """Backward must be linear in dout, the gradient that arrives: twice as much in, twice as much out."""
     one, other = np.random.default_rng(1).standard_normal((2, len(case.ones)))
     of_one, of_minus, of_other, of_both = (case.vjp(mixture) for mixture in (one, -one, other, one + other))
-    rounding = 1e-9 * max(float(np.abs(one_of_them).max(initial=0)) for one_of_them in (of_one, of_other, of_both))
+    rounding = 1e-9 * np.abs([of_one, of_other, of_both]).max(initial=0)
 
     def same(a: Array, b: Array) -> bool:
         return bool((np.abs(a - b) <= rounding).all())
@@ -370,16 +362,14 @@ def broadcasts(shape: Shape, to: Shape) -> bool:
 # --- the pattern of the Jacobian --------------------------------------------------------------------------------------
 
 
-def _diagonal(case: Case, jacobians: Jacobians) -> Diagnosis | None:
+def _diagonal(case: Case) -> Diagnosis | None:
     """Softmax's classic: out (1 - out) is only d out_i / d x_i, and d out_i / d x_j is forgotten."""
     if case.out.shape != case.shape or case.x.size < 2:
         return None
     elsewhere = ~np.eye(case.x.size, dtype=bool)
-    if np.abs(jacobians.analytic[elsewhere]).max() > jacobians.tolerance:
+    if case.given[elsewhere].any() or not case.needed[elsewhere].any():
         return None
-    if np.abs(jacobians.numeric[elsewhere]).max() <= jacobians.tolerance:
-        return None
-    if jacobians.agree(np.diag(jacobians.analytic), np.diag(jacobians.numeric)):
+    if case.right[~elsewhere].all():
         sentence = "this is only the diagonal of the Jacobian: each output element depends on other input elements too"
         return Diagnosis("diagonal", f"{sentence}, and those terms are missing")
     sentence = "backward treats each element on its own, but each output element depends on several input elements"
@@ -387,12 +377,12 @@ def _diagonal(case: Case, jacobians: Jacobians) -> Diagnosis | None:
     return Diagnosis("missing term", f"{sentence} ({path}): the terms of that path are missing")
 
 
-def _incomplete(case: Case, jacobians: Jacobians) -> Diagnosis | None:
+def _incomplete(case: Case) -> Diagnosis | None:
     """Is the Jacobian zero wherever it is not right? Then the pattern of what is left tells why."""
-    needed = np.abs(jacobians.numeric) > jacobians.tolerance
-    lost = needed & (np.abs(jacobians.analytic) <= jacobians.tolerance)
-    kept = needed & ~lost
-    if not lost.any() or not jacobians.agree(jacobians.analytic[~lost], jacobians.numeric[~lost]):
+    needed = case.needed
+    lost = needed & ~case.given
+    kept = needed & case.given
+    if not lost.any() or not case.right[~lost].all():
         return None
     for axis, i in _indices(case.out.shape):
         if np.array_equal(kept, needed & (np.indices(case.out.shape)[axis].ravel() == i)[:, None]):
@@ -412,38 +402,37 @@ def _indices(shape: Shape) -> list[tuple[int, int]]:
     return [(axis, i) for axis, length in enumerate(shape) for i in range(length if length > 1 else 0)]
 
 
-def _too_much(case: Case, jacobians: Jacobians) -> Diagnosis | None:
+def _too_much(case: Case) -> Diagnosis | None:
     """Right wherever there is a derivative, but not 0 where there is none: a mask is missing, or inverted."""
-    needed = np.abs(jacobians.numeric) > jacobians.tolerance
-    given = np.abs(jacobians.analytic) > jacobians.tolerance
+    needed, given = case.needed, case.given
     if needed.any() and given.any() and not (needed & given).any():
         sentence = "backward gives 0 where there is a derivative, and a gradient where there is none"
         return Diagnosis("partial", f"{sentence}: a mask is the wrong way around, or an index is a wrong one")
     extra = given & ~needed
-    if not extra.any() or not jacobians.agree(jacobians.analytic[~extra], jacobians.numeric[~extra]):
+    if not extra.any() or not case.right[~extra].all():
         return None
     wrong = extra.any(axis=0)
     sentence = f"{wrong.sum()} of {wrong.size} elements of {case.name} are wrong{_whereabouts(case, wrong)}"
     return Diagnosis("partial", f"{sentence}: they get a gradient from outputs that do not depend on them (a mask?)")
 
 
-def _operand_transposed(case: Case, jacobians: Jacobians) -> Diagnosis | None:
+def _operand_transposed(case: Case) -> Diagnosis | None:
     """dout @ y for dout @ yᵀ: in the Jacobian, an axis of the output and one of the input have changed places."""
-    tensor, ndim = jacobians.analytic.reshape(case.out.shape + case.shape), case.out.ndim
+    tensor, ndim = case.analytic.reshape(case.out.shape + case.shape), case.out.ndim
     for a, b in itertools.product(range(ndim), range(len(case.shape))):
         swapped = tensor.swapaxes(a, ndim + b)
         if swapped.shape != tensor.shape or case.shape[b] == 1:
             continue
-        if jacobians.agree(swapped.reshape(jacobians.numeric.shape), jacobians.numeric):
+        if case.is_near(swapped.reshape(case.numeric.shape)).all():
             axes = f"axis {a} of the output and axis {b} of {case.name} have changed places"
             return Diagnosis("transposed", f"something that dout is multiplied by is transposed (y for y.T?): {axes}")
     return None
 
 
-def _missing_term(case: Case, jacobians: Jacobians) -> Diagnosis | None:
+def _missing_term(case: Case) -> Diagnosis | None:
     """Is the error the same along an axis (a mean's), or proportional to the input or output there (a norm's)?"""
-    error = (jacobians.analytic - jacobians.numeric).reshape(-1, *case.shape)
-    error = np.where(np.abs(error) > 10 * jacobians.tolerance, error, 0)
+    error = (case.analytic - case.numeric).reshape(-1, *case.shape)
+    error = np.where(np.abs(error) > 10 * case.tolerance, error, 0)
     for axis, length in enumerate(case.shape):
         if length < 4:  # a pattern in three numbers may be chance
             continue
@@ -468,9 +457,8 @@ def _is_multiple(error: Array, pattern: Array, axis: int) -> bool:
     return bool(np.abs(error - factor * pattern).max() < 1e-4 * np.abs(error).max())
 
 
-def _partial(case: Case, jacobians: Jacobians) -> Diagnosis | None:
-    errors = np.abs(jacobians.analytic - jacobians.numeric)
-    wrong = (errors > np.maximum(jacobians.tolerance, 1e-4 * np.abs(jacobians.numeric))).any(axis=0)
+def _partial(case: Case) -> Diagnosis | None:
+    wrong = (~case.right).any(axis=0)
     if not wrong.any() or wrong.all():
         return None
     sentence = f"{wrong.sum()} of {wrong.size} elements of {case.name} are wrong{_whereabouts(case, wrong)}"

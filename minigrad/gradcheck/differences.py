@@ -45,7 +45,7 @@ class Slopes(NamedTuple):
 
     @property
     def is_finite(self) -> bool:
-        return bool(np.isfinite(self.left).all() and np.isfinite(self.right).all())
+        return bool(np.isfinite([self.left, self.right]).all())
 
 
 def slopes(f: Callable[[float], Array], here: Array, h: float) -> Slopes:

@@ -168,6 +168,10 @@ _INSTEAD = {
     "rint": "trunc floor ceil", "tril": "triu", "any": "all", "all": "any", "exp": "expm1", "log": "log2 log10 log1p",
     "tanh": "sin arctan", "prod": "sum", "zeros": "ones", "concatenate": "stack", "sqrt": "square", "abs": "square",
 }  # fmt: skip
+_OPPOSITES = {
+    "<": "<=, >, >=", "<=": "<, >, >=", ">": ">=, <, <=", ">=": ">, <, <=", "==": "!=", "!=": "==",
+    "in": "not in", "not in": "in", "is": "is not", "is not": "is",
+}  # fmt: skip
 
 
 def _lines(table: str) -> Iterator[tuple[str, str, str]]:
@@ -204,16 +208,14 @@ def _of_functions() -> Iterator[tuple[str, str, str]]:
 
 
 def _of_comparisons() -> Iterator[tuple[str, str, str]]:
-    for a, b in (("<", "<="), (">", ">="), ("==", "!="), ("in", "not in"), ("is", "is not")):
-        opposite = {"<": (">", ">="), ">": ("<", "<=")}.get(a)
-        for one, other in ((a, b), (b, a)):
-            if a in "<>":
-                yield f"a {one} b", f"a {other} b", "at the border, {a} = {b}, the wrong side is taken: {old}"
-            for against in opposite or (other,):
-                yield f"a {one} b", f"a {against} b", "the comparison {old} is the wrong way around"
-        for one in (a, b):
-            yield f"a {one} b", "True", "the condition {old} is ignored"
-            yield f"a {one} b", "False", "nothing is done where {old} holds"
+    for right, others in _OPPOSITES.items():
+        for other in others.split(", "):
+            sentence = "the comparison {old} is the wrong way around"
+            if other.strip("=") == right.strip("="):  # < and <=
+                sentence = "at the border, {a} = {b}, the wrong side is taken: {old}"
+            yield f"a {right} b", f"a {other} b", sentence
+        yield f"a {right} b", "True", "the condition {old} is ignored"
+        yield f"a {right} b", "False", "nothing is done where {old} holds"
 
 
 # --- patterns ---------------------------------------------------------------------------------------------------------

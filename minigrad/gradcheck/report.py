@@ -8,7 +8,7 @@ import numpy as np
 
 from ..backend import Array
 from ..notebook import NotebookReport
-from .comparison import Comparison, Kink, in_brackets
+from .comparison import MOST_SPLITS, Comparison, Kink, in_brackets
 from .diagnosis import Diagnosis, diagnose, diagnose_not_linear
 from .vjp import Index, Shape, unravel
 
@@ -83,12 +83,12 @@ class Report(NotebookReport):
 def passed(comparison: Comparison, method: str) -> Report:
     """The report of a comparison in which everything agrees."""
     notes = list(comparison.subject.notes)
-    if comparison.given_up:
-        notes.append(f"{comparison.given_up} directions have so many kinks that they were not checked")
+    if comparison.splits > MOST_SPLITS:
+        notes.append(f"{comparison.splits - MOST_SPLITS} directions have so many kinks that they were not checked")
     if comparison.kinks and len(comparison.kinks) == sum(map(len, comparison.columns)):
         notes.append("every element is at a kink, so this check proves little: choose other inputs")
     inputs = []
-    for k, (variable, columns) in enumerate(zip(comparison.subject.variables, comparison.columns)):
+    for k, (variable, columns) in enumerate(zip(comparison.variables, comparison.columns)):
         errors = [float(column.errors.max(initial=0)) for column in columns]
         numeric, checked = None, f"{len(columns)} directions"
         if comparison.is_dense(k):
@@ -109,7 +109,7 @@ def error_of(comparison: Comparison, diagnosis: Diagnosis) -> GradcheckError:
 
 def wrong_derivative(comparison: Comparison, k: int) -> GradcheckError:
     """An error that shows the derivative by an element of input k that is wrong by the largest amount."""
-    column, variable = comparison.worst_element(k), comparison.subject.variables[k]
+    column, variable = comparison.worst_element(k), comparison.variables[k]
     row = int(np.argmax(np.where(column.errors > comparison.rtol, column.differences, -1)))
     output, out_element = comparison.graph.rows[row]
     element = unravel(variable.value.shape, int(column.probe.places[0]))
@@ -141,7 +141,7 @@ def wrong_mixture(
         f"{comparison.describe(k, i)}, and {numeric:.6g} would follow from its gradients for single elements of dout\n"
         f"diagnosis: {diagnosis}"
     )
-    return GradcheckError(message, diagnosis, comparison.subject.variables[k].position)
+    return GradcheckError(message, diagnosis, comparison.variables[k].position)
 
 
 def output_name(comparison: Comparison, output: int, element: Index | None) -> str:
@@ -153,7 +153,7 @@ def output_name(comparison: Comparison, output: int, element: Index | None) -> s
 def _overview(comparison: Comparison) -> str:
     """The number of wrong elements, and the inputs that are right."""
     wrong, right = [], []
-    for k, variable in enumerate(comparison.subject.variables):
+    for k, variable in enumerate(comparison.variables):
         kind = "elements" if comparison.is_dense(k) else "directions"
         if count := len(comparison.wrong_columns(k)):
             wrong.append(f"{count} of {len(comparison.columns[k])} {kind} of {variable.name}")

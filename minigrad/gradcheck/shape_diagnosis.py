@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import re
@@ -41,7 +42,7 @@ def diagnose_shape(comparison: Comparison, node: Context, returned: Any) -> Diag
         if repaired is None:
             continue
         fitting.append(Diagnosis(kind, repaired[1]))
-        backward = _with_repair(original, repair)
+        backward = functools.partial(_repaired_backward, original, repair)
         # another gradient may have a wrong shape too
         with contextlib.suppress(ValueError, TypeError, NotFinite), comparison.graph.with_backward(original, backward):
             comparison.backward()
@@ -54,13 +55,10 @@ def diagnose_shape(comparison: Comparison, node: Context, returned: Any) -> Diag
     return Diagnosis("shape", f"it looks as if {fitting[0].sentence}; {but}")
 
 
-def _with_repair(function: type[Any], repair: Repair) -> Callable[..., Any]:
-    def backward(ctx: Context, *douts: Any) -> Any:
-        results = function.backward(ctx, *douts)
-        repaired = repair(ctx, results)
-        return results if repaired is None else tuple(repaired[0])
-
-    return backward
+def _repaired_backward(function: type[Any], repair: Repair, ctx: Context, *douts: Any) -> Any:
+    results = function.backward(ctx, *douts)
+    repaired = repair(ctx, results)
+    return results if repaired is None else tuple(repaired[0])
 
 
 def _each(fit: Fit) -> Repair:

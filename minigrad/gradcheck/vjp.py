@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..autograd import Context, Function
+from ..autograd import Function
 from ..backend import Array, array_of, device_of, is_array, to_device, to_numpy
 from ..dtypes import is_floating
 from ..inspection.graph import consumers_first
@@ -151,9 +150,9 @@ class Graph:
         self.leaves = [Tensor(to_device(v.value, v.device), requires_grad=True) for v in subject.variables]
         self.outputs = subject.call(self.leaves)
         self.nodes = consumers_first(list({output.grad_fn: None for output in self.outputs if output.grad_fn}))
-        targets = [edge[0] for node in self.nodes for edge in node.edges if edge is not None]
+        sources = [edge[0] for node in self.nodes for edge in node.edges if edge is not None]
         ours = set(map(id, self.leaves))
-        self._other_leaves = {id(x): x for x in targets if not isinstance(x, Context) and id(x) not in ours}.values()
+        self._other_leaves = [x for x in sources if isinstance(x, Tensor) and id(x) not in ours]
         self._ends = np.cumsum([output.data.size for output in self.outputs])  # in the flat vector of all outputs
         self.rows: list[tuple[int, Index | None]] = []
         cotangents = []
@@ -177,9 +176,8 @@ class Graph:
 
         Other tensors that fn uses keep their `.grad`.
         """
-        douts = []
-        for output, dout in zip(self.outputs, np.split(coefficients @ self.cotangents, self._ends[:-1])):
-            douts.append(to_device(dout.reshape(output.shape), output.device))
+        flat_douts = np.split(coefficients @ self.cotangents, self._ends[:-1])  # one per output
+        douts = [to_device(dout.reshape(out.shape), out.device) for dout, out in zip(flat_douts, self.outputs)]
         root = Join.apply(*self.outputs, douts=tuple(douts))  # whose backward gives each output its cotangent
         kept = [(other, other.grad) for other in self._other_leaves]
         try:
@@ -207,4 +205,4 @@ class Graph:
 
 
 def unravel(shape: Shape, flat_index: int) -> Index:
-    return tuple(int(i) for i in np.unravel_index(flat_index, shape)) if math.prod(shape) else ()
+    return tuple(int(i) for i in np.unravel_index(flat_index, shape))
