@@ -54,13 +54,13 @@ class Case:
         self.gradient = comparison.analytic[wrong]  # (R, *shape)
         self.outputs = [to_numpy(tensor.data) for tensor in self.graph.outputs]
         self.out = self.outputs[output]
-        self._mine = self.graph.of_output(output)
-        self.known = comparison.smooth(wrong)[self._mine]  # not at a kink
+        self.mine = self.graph.of_output(output)
+        self.known = comparison.smooth(wrong)[self.mine]  # not at a kink
         # If more is known than mixtures of rows or columns: both Jacobians, as (output elements, input elements).
         self.has_jacobian = (output, None) not in self.graph.rows and comparison.is_dense(wrong)
         if self.has_jacobian:
-            numeric = comparison.numeric(wrong)[self._mine]
-            self.analytic = self.gradient[self._mine].reshape(numeric.shape)
+            numeric = comparison.numeric(wrong)[self.mine]
+            self.analytic = self.gradient[self.mine].reshape(numeric.shape)
             self.numeric = np.where(self.known, numeric, self.analytic)
             self.tolerance = 1e-6 * np.abs([self.analytic, numeric]).max(initial=0)  # what is smaller counts as 0
             self.given = np.abs(self.analytic) > self.tolerance
@@ -72,22 +72,14 @@ class Case:
 
     def agrees(self, candidate: Array, k: int | None = None) -> bool:
         """Would `candidate` (R, *shape) be right for variable k (the wrong one)?"""
-        known = self.known if k is None else self.comparison.smooth(k)[self._mine]
+        known = self.known if k is None else self.comparison.smooth(k)[self.mine]
         return bool((self.errors(candidate, k)[known] <= 10 * self.comparison.rtol).all())
 
     def errors(self, candidate: Array, k: int | None = None) -> Array:
         """The relative errors (rows of the output, probes) that `candidate` would have as the gradient."""
         k = self.wrong if k is None else k
         predicted, numeric = self.comparison.predicted(k, candidate), self.comparison.numeric(k)
-        return relative_errors(predicted, numeric, self.comparison.floors(k))[self._mine]
-
-    def ratio(self) -> tuple[float, int]:
-        """The one factor that fits analytic = factor * numeric best, and how many slopes it was found from."""
-        numeric = np.where(self.known, self.comparison.numeric(self.wrong)[self._mine], 0)
-        analytic = self.comparison.predicted(self.wrong, self.gradient)[self._mine]
-        square = float((numeric * numeric).sum())
-        informative = int((np.abs(numeric) > 1e-6 * np.abs(numeric).max(initial=0)).sum())
-        return float((analytic * numeric).sum()) / square if square else 0.0, informative
+        return relative_errors(predicted, numeric, self.comparison.floors(k))[self.mine]
 
     def vjp(self, coefficients: Array) -> Array:
         return self.graph.vjp(coefficients)[self.wrong]
@@ -104,7 +96,7 @@ def diagnose(comparison: Comparison, wrong: int, output: int) -> Diagnosis:
         reason = "where any slope between the left and the right one is accepted"
         return Diagnosis("partial", f"it is wrong at kinks only (0 for relu, equal elements for max), {reason}")
     for group in _OF_GRADIENT:
-        fitting = [found for hypothesis in group if (found := hypothesis(case)) is not None]
+        fitting = list(filter(None, (hypothesis(case) for hypothesis in group)))
         if fitting:
             return Diagnosis(fitting[0].kind, "; or: ".join(map(str, fitting)))
     found = None
@@ -280,10 +272,15 @@ def order_in_words(order: Order) -> str:
 
 
 def _factor(case: Case) -> Diagnosis | None:
-    factor, informative = case.ratio()
+    # The factor that fits analytic = factor * numeric best.
+    numeric = np.where(case.known, case.comparison.numeric(case.wrong)[case.mine], 0)
+    analytic = case.comparison.predicted(case.wrong, case.gradient)[case.mine]
+    square = float((numeric * numeric).sum())
+    factor = float((analytic * numeric).sum()) / square if square else 0.0
     is_one = abs(abs(factor) - 1) < 1e-4  # then it is the sign, or none
     if factor == 0 or not math.isfinite(factor) or is_one or not case.agrees(case.gradient / factor):
         return None
+    informative = (np.abs(numeric) > 1e-6 * np.abs(numeric).max()).sum()
     size = abs(factor)
     sentence = _factor_in_words(size, _lengths(case))
     if sentence is None and informative < 3:  # any two numbers have a ratio
@@ -296,22 +293,21 @@ def _factor(case: Case) -> Diagnosis | None:
 
 def _lengths(case: Case) -> dict[int, str]:
     """Each length of an axis or of several together, and whose it is: first the wrong input's, last the outputs'."""
-    tensors = [(case.name, case.shape)]
-    tensors += [(variable.name, variable.value.shape) for variable in case.variables if variable.name != case.name]
+    wrong_first = sorted(case.variables, key=lambda variable: variable.name != case.name)
+    tensors = [(variable.name, variable.value.shape) for variable in wrong_first]
     many = len(case.outputs) > 1
     tensors += [(f"output {o}" if many else "the output", out.shape) for o, out in enumerate(case.outputs)]
-    lengths: dict[int, str] = {}
+    found: dict[int, tuple[str, list[str]]] = {}  # length -> the first tensor that has it, and its axes
     for name, shape in tensors:
-        found: dict[int, list[str]] = {}
         long = [axis for axis, length in enumerate(shape) if length > 1]
         for count in range(1, len(long) + 1):
             for axes in itertools.combinations(long, count):
                 words = f"axis {axes[0]}" if count == 1 else f"axes {', '.join(map(str, axes[:-1]))} and {axes[-1]}"
                 words = "all elements" if count == len(shape) > 1 else words
-                found.setdefault(math.prod(shape[axis] for axis in axes), []).append(words)
-        for length, words_of in found.items():
-            lengths.setdefault(length, f"{' or '.join(words_of)} of {name} (length {length})")
-    return lengths
+                first, words_of = found.setdefault(math.prod(shape[axis] for axis in axes), (name, []))
+                if first == name:
+                    words_of.append(words)
+    return {n: f"{' or '.join(words_of)} of {name} (length {n})" for n, (name, words_of) in found.items()}
 
 
 def _factor_in_words(size: float, lengths: dict[int, str]) -> str | None:
@@ -458,7 +454,7 @@ def _is_multiple(error: Array, pattern: Array, axis: int) -> bool:
 
 
 def _partial(case: Case) -> Diagnosis | None:
-    wrong = (~case.right).any(axis=0)
+    wrong = np.any(~case.right, axis=0)
     if not wrong.any() or wrong.all():
         return None
     sentence = f"{wrong.sum()} of {wrong.size} elements of {case.name} are wrong{_whereabouts(case, wrong)}"
@@ -467,13 +463,12 @@ def _partial(case: Case) -> Diagnosis | None:
 
 def _whereabouts(case: Case, wrong: Array) -> str:
     """Say what the wrong elements of the input (flat, True or False) have in common, if anything."""
-    wrong = wrong.reshape(case.shape)
-    for words, there in (("negative", case.x < 0), ("positive", case.x > 0)):
-        if np.array_equal(wrong, there):
-            return f", exactly those that are {words}"
+    places = {"that are negative": case.x < 0, "that are positive": case.x > 0}
     for axis, i in _indices(case.shape):
-        if np.array_equal(wrong, np.indices(case.shape)[axis] == i):
-            return f", exactly those at index {i} of axis {axis}"
+        places[f"at index {i} of axis {axis}"] = np.indices(case.shape)[axis] == i
+    for words, there in places.items():
+        if np.array_equal(wrong.reshape(case.shape), there):
+            return f", exactly those {words}"
     return ""
 
 

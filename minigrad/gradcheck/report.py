@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -57,13 +57,13 @@ class Report(NotebookReport):
     name: str
     method: str
     inputs: list[InputReport]
-    kinks: list[Kink] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    kinks: list[Kink]
+    notes: list[str]
 
     @property
     def max_error(self) -> float:
         """The largest relative error of all inputs."""
-        return max((x.max_error for x in self.inputs), default=0.0)
+        return max(x.max_error for x in self.inputs)
 
     def __str__(self) -> str:
         method = "complex step" if self.method == "complex" else "central differences"
@@ -89,13 +89,13 @@ def passed(comparison: Comparison, method: str) -> Report:
         notes.append("every element is at a kink, so this check proves little: choose other inputs")
     inputs = []
     for k, (variable, columns) in enumerate(zip(comparison.variables, comparison.columns)):
-        errors = [float(column.errors.max(initial=0)) for column in columns]
-        numeric, checked = None, f"{len(columns)} directions"
+        analytic, numeric = comparison.analytic[k], None
+        checked = f"{len(columns)} directions"
         if comparison.is_dense(k):
-            numeric = comparison.numeric(k).reshape(comparison.analytic[k].shape)
+            numeric = comparison.numeric(k).reshape(analytic.shape)
             checked = f"{len(columns)} element{'' if len(columns) == 1 else 's'}"
-        largest, rows = max(errors, default=0.0), comparison.analytic[k]
-        inputs.append(InputReport(variable.name, variable.value.shape, checked, largest, rows, numeric))
+        max_error = max((float(column.errors.max(initial=0)) for column in columns), default=0.0)
+        inputs.append(InputReport(variable.name, variable.value.shape, checked, max_error, analytic, numeric))
     return Report(comparison.name, method, inputs, list(comparison.kinks.values()), notes)
 
 
@@ -115,7 +115,8 @@ def wrong_derivative(comparison: Comparison, k: int) -> GradcheckError:
     element = unravel(variable.value.shape, int(column.probe.places[0]))
     analytic, numeric = float(column.analytic[row]), float(column.numeric[row])
     error = abs(analytic - numeric) / max(abs(analytic), abs(numeric))
-    diagnosis, numerator = diagnose(comparison, k, output), f"d {output_name(comparison, output, out_element)}"
+    diagnosis = diagnose(comparison, k, output)
+    numerator = f"d {output_name(comparison, output, out_element)}"
     lines = [
         f"gradcheck of {comparison.name}: {numerator} / d {variable.name}{in_brackets(element)} is {numeric:.6g} by "
         f"central differences, and {analytic:.6g} by backward (relative error {error:.1e}: {band(error)})",

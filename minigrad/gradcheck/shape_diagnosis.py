@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,8 @@ from .comparison import Comparison, NotFinite
 from .diagnosis import IN_ORDER, Diagnosis, broadcasts, order_in_words, orders
 from .vjp import Shape
 
-Gradients = list[Any]
 # Gradients that fit, and what was wrong; None if this repair fails. The same for a single gradient.
-Repaired = tuple[Gradients, str] | None
+Repaired = tuple[list[Any], str] | None
 Fitted = tuple[Array, str] | None
 Repair = Callable[[Context, Any], Repaired]  # of a node, and what its backward returned
 Fit = Callable[[Array, Shape], Fitted]  # of a gradient, and the shape that it should have
@@ -42,7 +41,7 @@ def diagnose_shape(comparison: Comparison, node: Context, returned: Any) -> Diag
         if repaired is None:
             continue
         fitting.append(Diagnosis(kind, repaired[1]))
-        backward = functools.partial(_repaired_backward, original, repair)
+        backward = partial(_repaired_backward, original, repair)
         # another gradient may have a wrong shape too
         with contextlib.suppress(ValueError, TypeError, NotFinite), comparison.graph.with_backward(original, backward):
             comparison.backward()
@@ -61,20 +60,16 @@ def _repaired_backward(function: type[Any], repair: Repair, ctx: Context, *douts
     return results if repaired is None else tuple(repaired[0])
 
 
-def _each(fit: Fit) -> Repair:
-    """A repair that applies `fit` to each gradient with a wrong shape."""
-
-    def repair(node: Context, gradients: Any) -> Repaired:
-        repaired, words = list(gradients), ""
-        for i, gradient, shape in _misfits(node, gradients):
-            result = fit(gradient, shape)
-            if result is None:
-                return None
-            repaired[i], sentence = result
-            words = words or sentence.format(f"input {i} of {node.function.__name__}")
-        return (repaired, words) if words else None
-
-    return repair
+def _each(fit: Fit, node: Context, gradients: Any) -> Repaired:
+    """Apply `fit` to each gradient with a wrong shape."""
+    repaired, words = list(gradients), ""
+    for i, gradient, shape in _misfits(node, gradients):
+        result = fit(gradient, shape)
+        if result is None:
+            return None
+        repaired[i], sentence = result
+        words = words or sentence.format(f"input {i} of {node.function.__name__}")
+    return (repaired, words) if words else None
 
 
 def _misfits(node: Context, gradients: Any) -> list[tuple[int, Array, Shape]]:
@@ -134,10 +129,10 @@ def _reshape(gradient: Array, shape: Shape) -> Fitted:
 
 _SHAPE_REPAIRS: list[tuple[str, Repair]] = [
     ("exchanged", _exchange),
-    ("missing sum", _each(_sum)),
-    ("transposed", _each(_transpose)),
-    ("missing repeat", _each(_repeat)),
-    ("shape", _each(_reshape)),
+    ("missing sum", partial(_each, _sum)),
+    ("transposed", partial(_each, _transpose)),
+    ("missing repeat", partial(_each, _repeat)),
+    ("shape", partial(_each, _reshape)),
 ]
 
 

@@ -53,8 +53,8 @@ class Subject:
     """
 
     def __init__(self, fn: Callable[..., Any], inputs: Any):
-        items = [inputs] if isinstance(inputs, Tensor) or is_array(inputs) else list(inputs)
-        some_ask = any(isinstance(item, Tensor) and item.requires_grad for item in items)
+        items = [inputs] if is_array(array_of(inputs)) else list(inputs)
+        asks = [getattr(item, "requires_grad", False) for item in items]
         self.fn = fn
         self.notes: list[str] = []
         self._arguments: list[Any] = []  # a Variable, or what is passed to fn as it is
@@ -64,7 +64,7 @@ class Subject:
             is_float = is_array(array) and is_floating(array.dtype)
             if is_float and array.dtype.kind == "c":
                 raise TypeError(f"gradcheck: {name} is complex; only real inputs can be checked")
-            if is_float and (not some_ask or getattr(item, "requires_grad", False)):
+            if is_float and (asks[position] or not any(asks)):
                 if id(item) not in variables:
                     value = _frozen(to_numpy(array), np.float64)
                     variables[id(item)] = Variable(position, name, value, device_of(array))
@@ -205,4 +205,4 @@ class Graph:
 
 
 def unravel(shape: Shape, flat_index: int) -> Index:
-    return tuple(int(i) for i in np.unravel_index(flat_index, shape))
+    return tuple(map(int, np.unravel_index(flat_index, shape)))
