@@ -161,17 +161,44 @@ _WORDS = {
     "np.sqrt": "the root", "np.exp": "the exponential", "np.log": "the logarithm", "np.abs": "the magnitude",
     "np.tanh": "tanh", "math.sqrt": "the root", "math.exp": "the exponential", "np.log1p": "the logarithm",
 }  # fmt: skip
-# What people write instead of a function.
-_INSTEAD = {
-    "sum": "mean max", "mean": "sum max", "max": "min mean sum", "min": "max", "var": "std", "maximum": "minimum add",
-    "minimum": "maximum", "argmax": "argmin", "argmin": "argmax", "cos": "sin", "sin": "cos",
-    "rint": "trunc floor ceil", "tril": "triu", "any": "all", "all": "any", "exp": "expm1", "log": "log2 log10 log1p",
-    "tanh": "sin arctan", "prod": "sum", "zeros": "ones", "concatenate": "stack", "sqrt": "square", "abs": "square",
-}  # fmt: skip
-_OPPOSITES = {
-    "<": "<=, >, >=", "<=": "<, >, >=", ">": ">=, <, <=", ">=": ">, <, <=", "==": "!=", "!=": "==",
-    "in": "not in", "not in": "in", "is": "is not", "is not": "is",
-}  # fmt: skip
+# What people write instead of a function or a comparison.
+FUNCTIONS = """
+sum         => mean, max
+mean        => sum, max
+max         => min, mean, sum
+min         => max
+var         => std
+maximum     => minimum, add
+minimum     => maximum
+argmax      => argmin
+argmin      => argmax
+cos         => sin
+sin         => cos
+rint        => trunc, floor, ceil
+tril        => triu
+any         => all
+all         => any
+exp         => expm1
+log         => log2, log10, log1p
+tanh        => sin, arctan
+prod        => sum
+zeros       => ones
+concatenate => stack
+sqrt        => square
+abs         => square
+"""
+COMPARISONS = """
+<           => <=, >, >=
+<=          => <, >, >=
+>           => >=, <, <=
+>=          => >, <, <=
+==          => !=
+!=          => ==
+in          => not in
+not in      => in
+is          => is not
+is not      => is
+"""
 
 
 def _lines(table: str) -> Iterator[tuple[str, str, str]]:
@@ -182,10 +209,17 @@ def _lines(table: str) -> Iterator[tuple[str, str, str]]:
         yield right.strip(), wrong.strip(), sentence
 
 
+def _instead(table: str) -> Iterator[tuple[str, list[str]]]:
+    """(right, what may stand there instead) for each line of a table."""
+    for line in filter(None, table.splitlines()):
+        right, others = line.split(" => ")
+        yield right.strip(), others.split(", ")
+
+
 def _of_functions() -> Iterator[tuple[str, str, str]]:
     """Functions left out, exchanged for others, and what stands inside them for what stands outside."""
-    for name, others in _INSTEAD.items():
-        for other in others.split():
+    for name, others in _instead(FUNCTIONS):
+        for other in others:
             sentence = f"`{other}` stands where `{name}` belongs, in {{old}}"
             yield f"np.{name}(*r, **k)", f"np.{other}(*r, **k)", sentence
             if name in _REDUCTIONS or name.startswith("arg"):
@@ -208,8 +242,8 @@ def _of_functions() -> Iterator[tuple[str, str, str]]:
 
 
 def _of_comparisons() -> Iterator[tuple[str, str, str]]:
-    for right, others in _OPPOSITES.items():
-        for other in others.split(", "):
+    for right, others in _instead(COMPARISONS):
+        for other in others:
             sentence = "the comparison {old} is the wrong way around"
             if other.strip("=") == right.strip("="):  # < and <=
                 sentence = "at the border, {a} = {b}, the wrong side is taken: {old}"
