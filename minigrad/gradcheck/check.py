@@ -120,7 +120,8 @@ def gradcheck(
             if comparison.wrong_columns(k):
                 raise wrong_derivative(comparison, k)
         check_linear(comparison)
-        if (writing := diagnose_writing(comparison)) is not None:  # into dout, which other ops hold too
+        writing = diagnose_writing(comparison)  # into dout, which other ops hold too
+        if writing is not None:
             raise error_of(comparison, writing)
         return passed(comparison, method)
 
@@ -143,7 +144,8 @@ def call_fn(subject: Subject, eps: float | None, atol: float | None, rtol: float
 def check_outputs(comparison: Comparison) -> None:
     """No output may be nan, and fn must return the same when it is called again."""
     for o, output in enumerate(comparison.graph.outputs):
-        if (bad := np.isnan(to_numpy(output.data)).ravel()).any():
+        bad = np.isnan(to_numpy(output.data)).ravel()
+        if bad.any():
             where = output_name(comparison, o, unravel(output.shape, int(bad.argmax())))
             advice = "choose inputs inside fn's domain, or look for 0 / 0 and inf - inf in forward"
             raise NotFinite(f"{where} is nan; {advice}")

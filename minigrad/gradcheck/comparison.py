@@ -178,7 +178,7 @@ class Comparison:
         return Column(probe, probe.along(self.analytic[k]), numeric, self._floor(k, noise), np.ones(len(numeric), bool))
 
     def _floor(self, k: int, noise: Array) -> Array:
-        """So that an error passes if it is below atol. By default atol is a little above rounding."""
+        """For each row: an error below rtol * floor = atol passes. By default that is a little above rounding."""
         atol = np.maximum(1e-8 * self.largest[k], self._largest_change(noise)) if self.atol is None else self.atol
         return np.broadcast_to(atol / self.rtol, len(self.graph.rows))
 
@@ -189,6 +189,7 @@ class Comparison:
     # --- the verdict ---
 
     def wrong_columns(self, k: int) -> list[Column]:
+        """The columns of variable k with a relative error above rtol."""
         return [column for column in self.columns[k] if not (column.errors <= self.rtol).all()]  # nan is wrong
 
     @property
@@ -197,15 +198,13 @@ class Comparison:
 
     def worst_element(self, k: int) -> Column:
         """The column of the element of variable k with the largest error. A direction is halved until it is found."""
-
-        def largest(column: Column) -> float:
-            return float(column.differences.max())
-
-        column = max(self.wrong_columns(k), key=largest)
-        while len(column.probe.places) > 1:
-            parts = halves(self.variables[k].value, column.probe, self.eps)
-            column = max([self.measure(k, part) for part in parts], key=largest)
-        return column
+        columns = self.wrong_columns(k)
+        while True:
+            worst = max(columns, key=lambda column: float(column.differences.max()))
+            if len(worst.probe.places) == 1:
+                return worst
+            parts = halves(self.variables[k].value, worst.probe, self.eps)
+            columns = [self.measure(k, part) for part in parts]
 
     # --- a closer look ---
 
@@ -220,6 +219,8 @@ class Comparison:
         column = self._column(k, probe, usual.central, usual.noise)
         if not may_have_kinks(usual) and (column.errors <= PRECISE).all():
             return [column]
+
+        # Measure again, with steps of other sizes.
         large = self._slopes(k, probe, 150)
         narrow = self._slopes(k, probe, 0.1)
         tiny = self._slopes(k, probe, 0.01)

@@ -102,12 +102,12 @@ def diagnose(comparison: Comparison, wrong: int, output: int) -> Diagnosis:
     found = None
     if case.has_jacobian:
         found = next(filter(None, (pattern(case) for pattern in _OF_JACOBIAN)), None)
-    if (found is None or found.kind in ("incomplete", "partial")) and (sentence := repaired_by(comparison)):
-        return Diagnosis("source", sentence)
-    if found is not None:
-        return found
+    if found is None or found.kind in ("incomplete", "partial"):  # vague
+        sentence = repaired_by(comparison)
+        if sentence:
+            return Diagnosis("source", sentence)
     tried = "sign, factor, transposition, missing sum, ignored dout and others were tried"
-    return Diagnosis("unknown", f"no single slip explains it ({tried})")
+    return found or Diagnosis("unknown", f"no single slip explains it ({tried})")
 
 
 def diagnose_not_linear(comparison: Comparison, wrong: int) -> Diagnosis:
@@ -333,7 +333,8 @@ def _factor_in_words(size: float, lengths: dict[int, str]) -> str | None:
         (1 / 2, "2x too small: a factor 2 is missing (d x² = 2x dx), or one of two equal parts"),
     ]
     for reasons in (common, rare):
-        if fitting := [reason for factor, reason in reasons if abs(size - factor) <= 1e-4 * factor]:
+        fitting = [reason for factor, reason in reasons if abs(size - factor) <= 1e-4 * factor]
+        if fitting:
             return "; or: ".join(fitting)
     return None
 

@@ -156,7 +156,8 @@ def _overview(comparison: Comparison) -> str:
     wrong, right = [], []
     for k, variable in enumerate(comparison.variables):
         kind = "elements" if comparison.is_dense(k) else "directions"
-        if count := len(comparison.wrong_columns(k)):
+        count = len(comparison.wrong_columns(k))
+        if count:
             wrong.append(f"{count} of {len(comparison.columns[k])} {kind} of {variable.name}")
         else:
             right.append(variable.name)

@@ -64,14 +64,14 @@ class Subject:
             is_float = is_array(array) and is_floating(array.dtype)
             if is_float and array.dtype.kind == "c":
                 raise TypeError(f"gradcheck: {name} is complex; only real inputs can be checked")
-            if is_float and (asks[position] or not any(asks)):
+            if is_float and (asks[position] or not any(asks)):  # a variable
                 if id(item) not in variables:
                     value = _frozen(to_numpy(array), np.float64)
                     variables[id(item)] = Variable(position, name, value, device_of(array))
                     if array.dtype != np.float64:
                         self.notes.append(f"{name} is {array.dtype}: it was checked in float64")
                 item = variables[id(item)]
-            elif is_array(array):
+            elif is_array(array):  # a constant
                 item = Tensor(_frozen(array, np.float64 if is_float else array.dtype))
             self._arguments.append(item)
         self.variables = list(variables.values())
@@ -150,10 +150,12 @@ class Graph:
         self.leaves = [Tensor(to_device(v.value, v.device), requires_grad=True) for v in subject.variables]
         self.outputs = subject.call(self.leaves)
         self.nodes = consumers_first(list({output.grad_fn: None for output in self.outputs if output.grad_fn}))
+        # Leaves of the graph that are not inputs, such as a weight of fn.
         sources = [edge[0] for node in self.nodes for edge in node.edges if edge is not None]
         ours = set(map(id, self.leaves))
         self._other_leaves = [x for x in sources if isinstance(x, Tensor) and id(x) not in ours]
         self._ends = np.cumsum([output.data.size for output in self.outputs])  # in the flat vector of all outputs
+
         self.rows: list[tuple[int, Index | None]] = []
         cotangents = []
         for o, (output, end) in enumerate(zip(self.outputs, self._ends)):
