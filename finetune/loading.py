@@ -19,8 +19,8 @@ from gpt.training.loading import register_loader
 from .adapters.adapter_files import load_adapter
 from .data.chat_template import resize_token_embeddings
 from .quantization import folder as quantized_folder
-from .stages.adaptation import ADAPTER
-from .stages.adapted_model import ADAPTER_TYPES
+from .stages.lora import ADAPTER
+from .stages.lora_model import ADAPTER_TYPES
 from .stages.merging import load_merged
 
 register_loader(quantized_folder.load_quantized, quantized_folder.NAME)

@@ -22,7 +22,7 @@ from start import command_line
 from finetune.adapters.adapter_files import save_adapter
 from finetune.data.chat_template import IM_END, IM_START, ChatTemplate, resize_token_embeddings
 from finetune.objectives.model_with_head import HEAD_FORMAT, save_classifier
-from finetune.stages.adapted_model import ADAPTER_TYPES, AdaptationConfig
+from finetune.stages.lora_model import ADAPTER_TYPES, LoRARunConfig
 from finetune.stages.merging import float_model_of
 from gpt import LanguageModel, Tokenizer
 from gpt.files import StrPath, read_json, write_text
@@ -84,7 +84,7 @@ def _export(model: LanguageModel, tokenizer: Tokenizer, folder: Path, gguf_kind:
 
 
 def _export_adapters(run: str, folder: Path) -> str:
-    config, tokenizer = settings_of(AdaptationConfig, run), Tokenizer.load(run)
+    config, tokenizer = settings_of(LoRARunConfig, run), Tokenizer.load(run)
     base, _ = load_model(config.init_from, trainable=True)
     model = float_model_of(run)
     resize_token_embeddings(base, len(tokenizer))

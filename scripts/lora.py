@@ -8,9 +8,9 @@ from typing import Any
 
 from start import command_line
 
-from finetune.stages.adaptation import train_adaptation
-from finetune.stages.adaptation_data import is_conversations
-from finetune.stages.adapted_model import METHODS, AdaptationConfig
+from finetune.stages.lora import train_lora
+from finetune.stages.lora_data import is_conversations
+from finetune.stages.lora_model import METHODS, LoRARunConfig
 from finetune.stages.merging import merge_run
 from gpt.console import quoted
 from gpt.training.run_state import settings_of
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     rate = "peak learning rate (" + ", ".join(f"{name} {rate:g}" for name, rate in LEARNING_RATES.items()) + ")"
     fixed = ("optimizer", "checkpoint_activations")
     changes: dict[str, Any] = {"learning_rate": {"default": None, "help": rate}}
-    stage_options.add_stage(parser, AdaptationConfig, without=fixed, processes=False, **changes)
+    stage_options.add_stage(parser, LoRARunConfig, without=fixed, processes=False, **changes)
     add = parser.add_argument
     add("--compare", action="store_true", help="run all three methods, in subfolders of --out-dir; print a table")
     add("--merge", default=None, metavar="RUN", help="write that run's model, adapters merged, into --out-dir")
@@ -55,18 +55,18 @@ def main(argv: list[str] | None = None) -> int:
             parser.error("--compare continues by itself: give the options that it was started with")
         return _compare(arguments, command_line.set_up(arguments))
     is_new = arguments.init_from != "resume"
-    method = arguments.method if is_new else settings_of(AdaptationConfig, arguments.out_dir).method
+    method = arguments.method if is_new else settings_of(LoRARunConfig, arguments.out_dir).method
     if method == "full":
         parser.refuse(ADAPTERS, "sets up adapters, which --method full does not have")
-    return stage_options.run(parser, arguments, train_adaptation, AdaptationConfig, "lora", LET_IT_WRITE, _config)
+    return stage_options.run(parser, arguments, train_lora, LoRARunConfig, "lora", LET_IT_WRITE, _config)
 
 
-def _config(arguments: argparse.Namespace, **changes: Any) -> AdaptationConfig:
+def _config(arguments: argparse.Namespace, **changes: Any) -> LoRARunConfig:
     """The settings of a new run, with the method's learning rate unless another one is given."""
     options = vars(arguments) | changes
     if options["learning_rate"] is None:
         options["learning_rate"] = LEARNING_RATES[options["method"]]
-    return command_line.build(AdaptationConfig, options)
+    return command_line.build(LoRARunConfig, options)
 
 
 def _compare(arguments: argparse.Namespace, device: str) -> int:

@@ -1,7 +1,7 @@
 """How good are the answers?
 
 answering.py         ask questions and score the replies
-exam.py              questions whose answers code can check: right alone, and among several answers
+pass_at_k.py         questions whose answers code can check: how many are right, of one answer and of several
 multiple_choice.py   exams in which the most probable of several choices is the answer
 judge.py             is the model better than the one it started from? Win rate and KL divergence
 reward_accuracy.py   how often does a reward model score the chosen reply higher?

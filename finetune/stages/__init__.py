@@ -7,9 +7,9 @@
     ppo.py                 reinforcement learning from the reward model
     grpo.py                reinforcement learning from answers that code checks
     cold_start.py          the small model that it starts from, and its control run
-    adaptation.py          LoRA, QLoRA or full fine-tuning
-    adapted_model.py       the model for it: what is trained, and what a checkpoint holds
-    adaptation_data.py     the data for it: a text, or conversations
+    lora.py                LoRA, QLoRA or full fine-tuning
+    lora_model.py          the model for it: what is trained, and what a checkpoint holds
+    lora_data.py           the data for it: a text, or conversations
     merging.py             a run of adapters as a plain model
 
 They all train in one loop, gpt/training/training_loop.py.

@@ -21,7 +21,7 @@ from gpt.training.training_loop import one_step, train, train_textbook
 from ..built_in.chains import chains, worked_examples
 from ..data.chat_template import ChatTemplate, add_chat_tokens
 from ..data.datasets import Example, ShuffledBatches
-from ..evaluation.exam import MEASURES
+from ..evaluation.pass_at_k import MEASURES
 from ..objectives.sft import collate, encode_examples, sft_loss
 
 WORKED = "worked"  # init_from: first train a new small model on worked examples

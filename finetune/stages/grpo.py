@@ -44,7 +44,7 @@ from ..data.chat_template import ChatTemplate
 from ..data.datasets import ShuffledBatches, batches_of, read_examples
 from ..data.questions import encode_questions
 from ..evaluation.answering import replies_of, right_answers, show_replies
-from ..evaluation.exam import MEASURES, SAMPLES, Exam, score_answers, show_change
+from ..evaluation.pass_at_k import MEASURES, SAMPLES, PassAtK, score_answers, show_change
 from ..objectives.grpo import CLIP, METHODS, answer_weights, group_advantages, grpo_loss
 from ..objectives.ppo import update_metrics
 from ..objectives.rollout import Replies, TokenPositions, predictions, sample_replies
@@ -122,15 +122,15 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     # The test: answers to held-out questions, and the loss of the right answers.
     test_questions = [Chain.of(example) for example in held_out]
     tests, _ = encode_examples(held_out, template, model.config.block_size)
-    exam = Exam(model, tokenizer, grpo.response_length, test_questions)
+    pass_at_k = PassAtK(model, tokenizer, grpo.response_length, test_questions)
     source = f"{len(worked):,} worked examples" if config.control else f"{len(all_questions):,} questions"
     show(f"data: {source} to learn from, {len(tests):,} questions to test on, such as {test_questions[0].prompt}")
 
     def validate() -> dict[str, float]:
         loss = evaluate(model, batches_of(tests, BATCH_SIZE, collate), sft_loss)["loss"]
-        return {"val_loss": loss, **exam.validate()}
+        return {"val_loss": loss, **pass_at_k.validate()}
 
-    run.measure_before(exam.measure)
+    run.measure_before(pass_at_k.measure)
 
     # An iteration: answer Q questions G times each, B = Q G answers; check and compare the answers; update the policy.
     G = grpo.num_generations
@@ -168,7 +168,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
 
     # The report: the same questions again.
     if not run.interrupted:
-        run.after = exam.measure()
+        run.after = pass_at_k.measure()
         show_replies(run.before["replies"], run.after["replies"], right_answers(held_out))
         show_change(len(test_questions), run.before["scores"], run.after["scores"])
         shares = ("exact", f"pass@{SAMPLES}", f"majority@{SAMPLES}")

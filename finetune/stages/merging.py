@@ -14,7 +14,7 @@ from gpt.training.run_folder import check_unused, new_folder
 from gpt.training.run_state import settings_of
 
 from ..adapters.lora import lora_layers, merge_lora, why_not_mergeable
-from .adapted_model import AdaptationConfig, adapt, adapter_format
+from .lora_model import LoRARunConfig, adapt, adapter_format
 
 
 def merge_run(run_dir: StrPath, out_dir: StrPath) -> None:
@@ -23,7 +23,7 @@ def merge_run(run_dir: StrPath, out_dir: StrPath) -> None:
     Raises CheckpointError if there is no such run, FileExistsError if `out_dir` is in use, ValueError for method "full"
     and for adapters that cannot be merged.
     """
-    if settings_of(AdaptationConfig, str(run_dir)).method == "full":
+    if settings_of(LoRARunConfig, str(run_dir)).method == "full":
         raise ValueError(f"the run in {run_dir} trained all weights: it has no adapters to merge, use it as it is")
     check_unused(out_dir, can_resume=False)
     model, tokenizer = load_merged(run_dir)
@@ -43,14 +43,14 @@ def load_merged(run_dir: StrPath) -> tuple[LanguageModel, Tokenizer]:
     model = float_model_of(str(run_dir))
     if why_not_mergeable(model) is None:
         merge_lora(model)  # W <- W + (lora_alpha / r) B A
-        if settings_of(AdaptationConfig, str(run_dir)).beside_quantized:
+        if settings_of(LoRARunConfig, str(run_dir)).beside_quantized:
             show("note: the adapters were trained beside 4-bit weights, and are now in the float ones")
     return model.eval(), Tokenizer.load(run_dir)
 
 
 def float_model_of(run_dir: str) -> LanguageModel:
     """The model of a run with its adapters on float weights, even if they were trained on quantized weights."""
-    config = settings_of(AdaptationConfig, run_dir)
+    config = settings_of(LoRARunConfig, run_dir)
     trained = load_checkpoint(run_dir, with_optimizer=False, format=adapter_format(config)).model
     if not config.beside_quantized:
         return trained

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from finetune.objectives.sft import sft_loss
 from finetune.quantization import memory
-from finetune.stages.adaptation import train_adaptation
-from finetune.stages.adaptation_data import is_conversations
-from finetune.stages.adapted_model import AdaptationConfig
+from finetune.stages.lora import train_lora
+from finetune.stages.lora_data import is_conversations
+from finetune.stages.lora_model import LoRARunConfig
 from gpt.console import show
 from gpt.files import parse_json, read_text, write_text
 from gpt.training.checkpoint import has_checkpoint
@@ -57,7 +57,7 @@ class Row:
     milliseconds: float
 
 
-def compare(configs: Sequence[AdaptationConfig], device: str = "cpu") -> list[Row] | None:
+def compare(configs: Sequence[LoRARunConfig], device: str = "cpu") -> list[Row] | None:
     """Run the methods one after the other, each in a folder of its own. Returns None if Ctrl-C stopped one of them.
 
     Finished runs are not repeated. Raises FileExistsError if a folder holds a run with other settings, and what `start`
@@ -73,7 +73,7 @@ def compare(configs: Sequence[AdaptationConfig], device: str = "cpu") -> list[Ro
         if has_run and row_path.exists():
             show("finished already")
         else:
-            run = start_or_resume(train_adaptation, config, device)
+            run = start_or_resume(train_lora, config, device)
             if run.asked_to_stop:
                 return None
             write_text(row_path, json.dumps(dataclasses.asdict(_measured(run, config)), indent=1))
@@ -81,8 +81,8 @@ def compare(configs: Sequence[AdaptationConfig], device: str = "cpu") -> list[Ro
     return rows
 
 
-def _check_same(config: AdaptationConfig) -> None:
-    found = dict(vars(settings_of(AdaptationConfig, config.out_dir)))
+def _check_same(config: LoRARunConfig) -> None:
+    found = dict(vars(settings_of(LoRARunConfig, config.out_dir)))
     # The embeddings may have been added to what is trained.
     found["lora"] = dataclasses.replace(found["lora"], modules_to_save=config.lora.modules_to_save)
     for name, value in vars(config).items():
@@ -90,7 +90,7 @@ def _check_same(config: AdaptationConfig) -> None:
             raise FileExistsError(f"{config.out_dir} holds a run with another {name}: choose another --out-dir")
 
 
-def _measured(run: Run, config: AdaptationConfig) -> Row:
+def _measured(run: Run, config: LoRARunConfig) -> Row:
     held = held_bytes(run.model, run.optimizer)
     milliseconds = statistics.median(row["ms"] for row in read_log(run.log.path) if "ms" in row)
     loss_fn = sft_loss if is_conversations(config.data) else language_model_loss
@@ -149,7 +149,7 @@ def as_table(rows: Sequence[Row]) -> str:
 LABELS = {"exact_match": "right", "own_text": "old text"}
 
 
-def plot_comparison(configs: Sequence[AdaptationConfig], path: str | os.PathLike[str]) -> Path | None:
+def plot_comparison(configs: Sequence[LoRARunConfig], path: str | os.PathLike[str]) -> Path | None:
     """Draw the validation losses of all runs in one picture. Returns its path, or None without matplotlib."""
     runs = {config.method: config.out_dir for config in configs}
     title = "Fine-tuning: all weights, adapters, adapters beside 4 bits"

@@ -14,9 +14,9 @@ from finetune.data import pairs
 from finetune.data.datasets import Example, write_jsonl
 from finetune.quantization import QuantizationConfig, fitting, quantize
 from finetune.quantization.folder import save_quantized
-from finetune.stages.adaptation import train_adaptation
-from finetune.stages.adapted_model import AdaptationConfig
 from finetune.stages.dpo import DPOConfig, train_dpo
+from finetune.stages.lora import train_lora
+from finetune.stages.lora_model import LoRARunConfig
 from finetune.stages.merging import merge_run
 from finetune.stages.ppo import PPOConfig, PPORunConfig, train_ppo
 from finetune.stages.reward import RewardConfig, train_reward_model
@@ -121,7 +121,7 @@ def stages_of(config: PipelineConfig, device: str) -> list[Stage]:
     algorithm = PPOConfig(total_iterations=recipe.ppo_iterations)
     ppo = PPORunConfig(tuned, folder("reward"), talks, folder("ppo"), seed, algorithm)
     adapters, of_lora = LoRAConfig(), training(*recipe.lora, 10)
-    lora = AdaptationConfig(tuned, preferred, folder("lora"), size, seed, of_lora, lora=adapters)
+    lora = LoRARunConfig(tuned, preferred, folder("lora"), size, seed, of_lora, lora=adapters)
     if config.init_from is None:
         base = demo_config(config.short, folder("pretrained"), seed, "pipeline", "english")
         teaches = "a tokenizer, and then the next token, from plain text"
@@ -138,7 +138,7 @@ def stages_of(config: PipelineConfig, device: str) -> list[Stage]:
         Stage("reward", ("sft",), scored, by(train_reward_model, reward)),
         Stage("dpo", ("sft",), "to give the preferred reply, from the same pairs", by(train_dpo, dpo)),
         Stage("ppo", ("sft", "reward"), "to reply as the reward model likes, from its own replies", by(train_ppo, ppo)),
-        Stage("lora", ("sft",), adapted, partial(_adapt, lora, recipe, by(train_adaptation, lora))),
+        Stage("lora", ("sft",), adapted, partial(_adapt, lora, recipe, by(train_lora, lora))),
         Stage("quantized", ("dpo",), rounded, partial(_quantize, folder("dpo"), folder("quantized"))),
     ]
     return [stage for stage in stages if config.ppo or stage.name != "ppo"]
@@ -160,7 +160,7 @@ def _take_over(source: str, folder: str, recipe: Recipe, seed: int) -> bool:
     return True
 
 
-def _adapt(config: AdaptationConfig, recipe: Recipe, train: Callable[[], bool]) -> bool:
+def _adapt(config: LoRARunConfig, recipe: Recipe, train: Callable[[], bool]) -> bool:
     """Train LoRA on the preferred replies only, and save a folder with the merged model."""
     out_dir = Path(config.out_dir)
     preferences = preference_pairs("train", recipe.examples or pairs.TRAIN_PAIRS, config.seed)

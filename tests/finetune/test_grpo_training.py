@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from finetune.built_in.chains import Chain, chains
-from finetune.evaluation import exam
-from finetune.evaluation.exam import score_answers
+from finetune.evaluation import pass_at_k
+from finetune.evaluation.pass_at_k import score_answers
 from finetune.objectives.grpo import METHODS, answer_weights, group_advantages, grpo_loss
 from finetune.objectives.rollout import Replies, prompts_with_replies, sample_replies
 from finetune.stages import cold_start
@@ -32,7 +32,7 @@ TRAINING = TrainingConfig(learning_rate=1e-3, warmup_iters=0, weight_decay=0.0, 
 def settings(tmp_path, monkeypatch):
     """settings(folder): those of a run of seconds. A new model first learns from worked examples, for three steps."""
     few_items(monkeypatch, cold_start, WORKED_EXAMPLES=40, TRAIN_ITEMS=30, TEST_ITEMS=6)
-    for module in (page, exam):
+    for module in (page, pass_at_k):
         monkeypatch.setattr(module, "SAMPLES", 2)
 
     def settings(folder="run", grpo=CONFIG, learning_rate=1e-3, **changes):

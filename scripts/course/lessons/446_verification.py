@@ -19,7 +19,7 @@ from finetune import LoRAConfig, apply_lora
 from finetune.built_in.chains import CHECKERS, Chain, chains, split_thought, worked_examples
 from finetune.data.chat_template import ChatTemplate, Message
 from finetune.evaluation.answering import ask, chat_template, text_of
-from finetune.evaluation.exam import score_answers
+from finetune.evaluation.pass_at_k import score_answers
 from finetune.objectives.grpo import METHODS, answer_weights, group_advantages, grpo_loss
 from finetune.objectives.rollout import sample_replies
 from finetune.stages.cold_start import THINKING, cold_start_model

@@ -6,7 +6,7 @@
 
 The training loop is that of pretraining. The data and the loss are those of pretraining (a text) or of instruction
 tuning (conversations). The methods differ in which parameters need a gradient, and in what a checkpoint holds
-(adapted_model.py).
+(lora_model.py).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from ..adapters.adapter_files import CONFIG, save_adapter
 from ..data.chat_template import add_chatml
 from ..data.datasets import Example, read_examples
 from ..evaluation.answering import SHOWN, greedy_replies, right_answers, show_replies
-from .adaptation_data import context_of, conversations_task, is_conversations, loss_on_own_text, text_task
-from .adapted_model import AdaptationConfig, adapt, adapter_format, base_model
+from .lora_data import context_of, conversations_task, is_conversations, loss_on_own_text, text_task
+from .lora_model import LoRARunConfig, adapt, adapter_format, base_model
 from .sft import load_data
 
 ADAPTER = "adapter"  # the folder of PEFT's files, in that of a run
@@ -43,7 +43,7 @@ LABELS = {
 }
 
 
-def train_adaptation(run: Run, config: AdaptationConfig) -> None:
+def train_lora(run: Run, config: LoRARunConfig) -> None:
     """Fine-tune a model with the `method` in its settings, on a text or on conversations."""
     # The model: all of its weights are trained, or adapters beside them, or adapters beside its weights in 4 bits.
     with_answers = is_conversations(config.data)
@@ -110,7 +110,7 @@ def train_adaptation(run: Run, config: AdaptationConfig) -> None:
             _export_adapter(run, config.init_from)
 
 
-def _with_embeddings(config: AdaptationConfig, model: LanguageModel) -> AdaptationConfig:
+def _with_embeddings(config: LoRARunConfig, model: LanguageModel) -> LoRARunConfig:
     """The settings, with the embedding among what is trained: new tokens can only be learned there."""
     whole = tuple(dict.fromkeys([*config.lora.modules_to_save, model.names.embeddings[0], "lm_head"]))
     return dataclasses.replace(config, lora=dataclasses.replace(config.lora, modules_to_save=whole))

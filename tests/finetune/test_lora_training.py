@@ -10,9 +10,10 @@ import gpt.training.run_state
 from finetune.adapters.lora import LoRAConfig, lora_layers
 from finetune.data.chat_template import add_chat_tokens
 from finetune.evaluation.answering import SHOWN
-from finetune.stages import adaptation, adaptation_data, sft
-from finetune.stages.adaptation import train_adaptation
-from finetune.stages.adapted_model import METHODS, AdaptationConfig, adapter_format
+from finetune.stages import lora as page
+from finetune.stages import lora_data, sft
+from finetune.stages.lora import train_lora
+from finetune.stages.lora_model import METHODS, LoRARunConfig, adapter_format
 from finetune.stages.merging import merge_run
 from gpt.training.batches import prepare
 from gpt.training.checkpoint import CheckpointError, load_checkpoint, load_run, save_checkpoint
@@ -46,11 +47,11 @@ def text(tmp_path_factory):
 def settings(base, data, folder, method="lora", steps=6, lora=LORA):
     training = TrainingConfig(max_iters=steps, learning_rate=0.02, warmup_iters=1, eval_interval=2, log_interval=1)
     places = map(str, (base, data, folder))
-    return AdaptationConfig(*places, batch_size=2, seed=7, method=method, lora=lora, training=training)
+    return LoRARunConfig(*places, batch_size=2, seed=7, method=method, lora=lora, training=training)
 
 
 def go_on(folder):
-    return resume(train_adaptation, AdaptationConfig, str(folder))
+    return resume(train_lora, LoRARunConfig, str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -58,21 +59,21 @@ def finished(base, text, tmp_path_factory):
     """A finished run of each method."""
     folders = {method: tmp_path_factory.mktemp(method) / "run" for method in METHODS}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adaptation, "plot_run", lambda *_, **options: None)
+        patch.setattr(page, "plot_run", lambda *_, **options: None)
         for method, folder in folders.items():
-            assert not start(train_adaptation, settings(base, text, folder, method)).interrupted
+            assert not start(train_lora, settings(base, text, folder, method)).interrupted
     return folders
 
 
 def test_a_short_run_evaluates_a_part_of_a_long_held_out_text(base, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpt.training.run_state, "LEAST_EVALUATED", 6)
     text = write_text(tmp_path / "story.txt", words=4000)
-    read = watch(adaptation_data, monkeypatch, "held_out_loss")
-    start(train_adaptation, settings(base, text, tmp_path / "run", steps=1))
+    read = watch(lora_data, monkeypatch, "held_out_loss")
+    start(train_lora, settings(base, text, tmp_path / "run", steps=1))
     assert "288 to test on, all of them at each evaluation" in capsys.readouterr().out
     assert [len(tokens) for (_, tokens, *_), _ in read] == [6 * 48] * 4  # before, at the first step, at the last, after
     # Trained longer, it evaluates what it has evaluated before training, so that both can be compared.
-    run = resume(train_adaptation, AdaptationConfig, str(tmp_path / "run"), length=20)
+    run = resume(train_lora, LoRARunConfig, str(tmp_path / "run"), length=20)
     assert len(read[-1][0][1]) == 6 * 48
     assert run.after["scores"]["val_loss"] == read_log(tmp_path / "run" / "log.jsonl")[-1]["val_loss"]
 
@@ -105,14 +106,14 @@ def test_training_lowers_the_loss(finished, method):
 
 
 def config_of(folder):
-    return settings_of(AdaptationConfig, str(folder))
+    return settings_of(LoRARunConfig, str(folder))
 
 
 def test_the_loss_on_the_base_s_own_text_is_measured(base, text, tmp_path):
     own = shutil.copytree(base, tmp_path / "base")
     _, tokenizer = load_model(own)
     prepare("the cat sat on a mat. " * 200, tokenizer, own / "data")
-    run = start(train_adaptation, settings(own, text, tmp_path / "run"))
+    run = start(train_lora, settings(own, text, tmp_path / "run"))
     before, after = (measured["scores"]["own_text"] for measured in (run.before, run.after))
     assert before > 0 and after != before
 
@@ -123,7 +124,7 @@ def test_the_loss_on_the_base_s_own_text_is_measured(base, text, tmp_path):
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_another_or_a_changed_base_is_refused(method, base, text, tmp_path):
     own = shutil.copytree(base, tmp_path / "base")
-    start(train_adaptation, settings(own, text, tmp_path / "run", method, steps=2))
+    start(train_lora, settings(own, text, tmp_path / "run", method, steps=2))
     model, tokenizer = load_model(own)
     model.transformer.h[0].mlp.c_proj.weight.data[0] += 0.5
     save_checkpoint(own, model)
@@ -171,7 +172,7 @@ def talks(tmp_path_factory):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_conversations_teach_the_new_tokens_in_the_embedding(method, base, talks, tmp_path):
-    run = start(train_adaptation, settings(base, talks, tmp_path / "run", method))
+    run = start(train_lora, settings(base, talks, tmp_path / "run", method))
     config = config_of(tmp_path / "run")
     before, after = run.before["scores"], run.after["scores"]
     assert before.keys() == {"val_loss", "mean_token_accuracy"} and after["val_loss"] < before["val_loss"] - 0.5
@@ -189,16 +190,16 @@ def test_a_model_that_knows_the_template_learns_in_adapters(talks, tmp_path):
     model, tokenizer = small_chat_model(n_layer=2, n_embd=64, block_size=48)
     add_chat_tokens(model, tokenizer)
     save_model(tmp_path / "base", model, tokenizer)
-    run = start(train_adaptation, settings(tmp_path / "base", talks, tmp_path / "run"))
+    run = start(train_lora, settings(tmp_path / "base", talks, tmp_path / "run"))
     assert config_of(tmp_path / "run").lora.modules_to_save == ()
     assert all("lora" in name for name, p in run.model.named_parameters() if p.requires_grad)
 
 
 def test_built_in_questions_are_asked_and_replies_are_shown(tmp_path, monkeypatch, capsys):
     few_items(monkeypatch, sft, TRAIN_ITEMS=20, TEST_ITEMS=10)
-    monkeypatch.setattr(adaptation_data, "VALIDATION_ITEMS", 4)
+    monkeypatch.setattr(lora_data, "VALIDATION_ITEMS", 4)
     save_model(tmp_path / "base", *small_chat_model(block_size=96))
-    run = start(train_adaptation, settings(tmp_path / "base", "tasks", tmp_path / "run", steps=1))
+    run = start(train_lora, settings(tmp_path / "base", "tasks", tmp_path / "run", steps=1))
     assert {"exact_match", "format"} <= run.after["scores"].keys()
     shown = capsys.readouterr().out.partition("Replies before and after")[2]
     questions = list(run.before["replies"])

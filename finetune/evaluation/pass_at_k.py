@@ -1,4 +1,4 @@
-"""Examine a model on questions whose answers code can check: how often is it right, alone and among several answers?"""
+"""pass@k: ask a model questions whose answers code can check. How often is it right, in one answer and in k answers?"""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def score_answers(items: Sequence[Chain], answers: Sequence[Sequence[str]]) -> d
 
 
 @dataclasses.dataclass(frozen=True)
-class Exam:
-    """Asks a model questions, and scores its answers. An answer that is cut off counts as wrong."""
+class PassAtK:
+    """Ask a model each question several times, and score its answers. An answer that is cut off counts as wrong."""
 
     model: LanguageModel
     tokenizer: Tokenizer

@@ -27,10 +27,10 @@ ADAPTER_TYPES = ("minigrad-lora", "minigrad-qlora")  # the "model_type" of runs 
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptationConfig(Checked):
+class LoRARunConfig(Checked):
     """The settings of a fine-tuning run.
 
-    init_from: the base model (`gpt.training.loading.load_model`). data: see `adaptation_data`. lora: of the adapters,
+    init_from: the base model (`gpt.training.loading.load_model`). data: see `lora_data`. lora: of the adapters,
     if there are any. Raises ValueError for a method that would change packed weights.
     """
 
@@ -59,7 +59,7 @@ class AdaptationConfig(Checked):
         return self.method == "qlora" or self.packed
 
 
-def base_model(config: AdaptationConfig) -> tuple[LanguageModel, Tokenizer]:
+def base_model(config: LoRARunConfig) -> tuple[LanguageModel, Tokenizer]:
     """The base model, before it is quantized or adapted, and its tokenizer."""
     if config.packed:
         return load_packed(config.init_from)
@@ -71,7 +71,7 @@ def base_model(config: AdaptationConfig) -> tuple[LanguageModel, Tokenizer]:
     return model, tokenizer
 
 
-def adapt(model: LanguageModel, config: AdaptationConfig, vocab_size: int) -> None:
+def adapt(model: LanguageModel, config: LoRARunConfig, vocab_size: int) -> None:
     """Change a base model into the one to train: embedding rows for new tokens, 4 bits (qlora), adapters."""
     resize_token_embeddings(model, vocab_size)
     if config.method == "lora":  # all weights but those of the adapters are frozen
@@ -80,7 +80,7 @@ def adapt(model: LanguageModel, config: AdaptationConfig, vocab_size: int) -> No
         apply_qlora(model, config.lora)
 
 
-def adapter_format(config: AdaptationConfig) -> ModelFormat | None:
+def adapter_format(config: LoRARunConfig) -> ModelFormat | None:
     """What a checkpoint stores: the whole model (None), or the trained parameters and the others' fingerprint."""
     if config.method == "full":
         return None
