@@ -12,7 +12,9 @@ stages/            a run of each stage
 
 from . import loading as loading  # registers more kinds of folders that load_model accepts
 from .adapters.adapter_files import load_adapter, save_adapter
-from .adapters.lora import LoRAConfig, apply_lora, merge_lora, unmerge_lora
+from .adapters.applying import apply_lora
+from .adapters.lora import LoRAConfig
+from .adapters.merging import merge_lora, unmerge_lora
 from .adapters.qlora import apply_qlora
 from .data.chat_template import ChatTemplate, add_chat_tokens
 from .objectives.classification import classification_loss

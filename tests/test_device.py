@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
+from finetune import LoRAConfig, apply_lora, merge_lora, unmerge_lora
 from finetune.adapters.adapter_files import load_adapter, save_adapter
-from finetune.adapters.lora import LoRAConfig, apply_lora, merge_lora, unmerge_lora
 from finetune.adapters.qlora import apply_qlora
 from finetune.data.chat_template import resize_token_embeddings
 from finetune.data.pairs import EncodedReply, Pair, pair_batch

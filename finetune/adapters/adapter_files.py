@@ -28,7 +28,8 @@ from minigrad import nn
 from minigrad.backend import to_device, to_numpy
 from minigrad.in_place import announce_update
 
-from .lora import LoRAConfig, attach, lora_layers, new_layers
+from .applying import attach, lora_layers, new_layers
+from .lora import LoRAConfig
 from .peft_format import CONV1D, PREFIX, A, AdapterError, B, as_stored, from_peft, peft_alpha, to_peft
 from .targets import ends_with, full_names, is_inside, is_linear, tied_partners
 

@@ -18,7 +18,8 @@ import dataclasses
 from gpt.model.language_model import LanguageModel
 
 from ..quantization import QuantizationConfig, fitting, quantize
-from .lora import LoRAConfig, LoRALinear, apply_lora, new_layers
+from .applying import apply_lora, new_layers
+from .lora import LoRAConfig, LoRALinear
 from .targets import OUTPUT_LAYERS, full_names, is_inside, is_linear
 
 NF4 = QuantizationConfig("nf4", double_quant=True)

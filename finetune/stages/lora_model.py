@@ -17,7 +17,8 @@ from gpt.training.loading import NotTrainableError, load_model
 from gpt.training.training_config import TrainingConfig
 
 from ..adapters.adapter_files import base_fingerprint
-from ..adapters.lora import LoRAConfig, apply_lora, lora_layers
+from ..adapters.applying import apply_lora, lora_layers
+from ..adapters.lora import LoRAConfig
 from ..adapters.qlora import apply_qlora
 from ..data.chat_template import resize_token_embeddings
 from ..quantization.packed import load_packed

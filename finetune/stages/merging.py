@@ -13,7 +13,8 @@ from gpt.training.loading import NotTrainableError, load_model
 from gpt.training.run_folder import check_unused, new_folder
 from gpt.training.run_state import settings_of
 
-from ..adapters.lora import lora_layers, merge_lora, why_not_mergeable
+from ..adapters.applying import lora_layers
+from ..adapters.merging import merge_lora, why_not_mergeable
 from .lora_model import LoRARunConfig, adapt, adapter_format
 
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from finetune import LoRAConfig, apply_lora, merge_lora
 from finetune.adapters.adapter_files import CONFIG, WEIGHTS, base_fingerprint, load_adapter, save_adapter
-from finetune.adapters.lora import LoRAConfig, apply_lora, lora_layers, merge_lora
+from finetune.adapters.applying import lora_layers
 from finetune.objectives.model_with_head import ModelWithHead
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from minigrad import no_grad

@@ -5,16 +5,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from finetune.adapters.lora import (
-    LoRAConfig,
-    LoRALinear,
-    LoRASlices,
-    apply_lora,
-    lora_layers,
-    merge_lora,
-    remove_lora,
-    unmerge_lora,
-)
+from finetune import LoRAConfig, apply_lora, merge_lora, unmerge_lora
+from finetune.adapters.applying import lora_layers, remove_lora
+from finetune.adapters.lora import LoRALinear
+from finetune.adapters.lora_slices import LoRASlices
 from finetune.adapters.targets import target_names
 from gpt.training.training_config import TrainingConfig, prepare_training
 from gpt.training.training_step import language_model_loss, training_step

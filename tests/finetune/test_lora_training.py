@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import gpt.training.run_state
-from finetune.adapters.lora import LoRAConfig, lora_layers
+from finetune.adapters.applying import lora_layers
+from finetune.adapters.lora import LoRAConfig
 from finetune.data.chat_template import add_chat_tokens
 from finetune.evaluation.answering import SHOWN
 from finetune.stages import lora as page

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from finetune.adapters.adapter_files import load_adapter, save_adapter
-from finetune.adapters.lora import LoRAConfig, apply_lora, lora_layers, remove_lora
+from finetune.adapters.applying import apply_lora, lora_layers, remove_lora
+from finetune.adapters.lora import LoRAConfig
 from finetune.adapters.qlora import NF4, apply_qlora
 from finetune.objectives.model_with_head import ModelWithHead
 from finetune.quantization import QuantizedLinear

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from finetune.adapters.lora import LoRAConfig, LoRALinear, adapter_parameters, apply_lora, merge_lora
+from finetune import LoRAConfig, apply_lora, merge_lora
+from finetune.adapters.lora import LoRALinear, adapter_parameters
 from finetune.adapters.qlora import apply_qlora
 from finetune.quantization import QuantizationConfig, memory, output_error, quantize, search_scales
 from finetune.quantization.gptq import gptq

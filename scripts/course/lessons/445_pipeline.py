@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from finetune import LoRAConfig, apply_lora, merge_lora
 from finetune.adapters.adapter_files import save_adapter
-from finetune.adapters.lora import LoRAConfig, apply_lora, merge_lora
 from finetune.built_in.tasks import made_up_word
 from finetune.data.chat_template import ChatTemplate, Message, add_chat_tokens
 from finetune.data.datasets import IGNORE, Example, Preference, ShuffledBatches

@@ -15,7 +15,7 @@ import itertools
 
 import numpy as np
 
-from finetune.adapters.lora import LoRAConfig, apply_lora
+from finetune import LoRAConfig, apply_lora
 from finetune.objectives.distillation import distillation_from, distillation_loss
 from finetune.objectives.logprobs import entropy
 from gpt.accounting import token_flops
