@@ -1,17 +1,34 @@
 """AWQ: weights with large inputs matter more, so scale them up before rounding and their inputs down.
 
-Lin et al. 2023, "AWQ: Activation-aware weight quantization for LLM compression and acceleration", section 3.
-
     x Wᵀ = (x / s) (W diag(s))ᵀ        exactly, for any s > 0 per input (I)
 
-The rounding error of a weight depends on the step size of its group, not on the weight. If a column is scaled up by s
-and its input down by s, its error in the output becomes s times smaller. Scaling up all columns would only increase the
-step size, so the paper derives s from the size of the inputs, s = mean |x|^α, and tries values of α from 0 (no scaling)
-to 1 [equations 4 and 5]. The division costs nothing at run time, because it is folded into the module that produces the
-input: the weight and bias of a norm, or the rows of a linear layer.
+The rounding error of a weight depends on the step size of its group, not on the weight. If a column of W (O, I) is
+scaled up by s and its input down by s, its error in the output becomes s times smaller. Scaling up all columns would
+only increase the step size. So the paper derives s from the size of the inputs, s = mean |x|^α, tries values of α from
+0 (no scaling) to 1, and takes the one with the smallest error in the output [equations 4 and 5].
 
-The second half of the method is clipping. The largest weight of a group determines the step size, and cutting it off
-gives finer steps to all others. The best cut is also found by search.
+*The method* for one output and two inputs, of which the second is 20 times as large. Its weight, 0.4, is between two
+levels of the grid, 2/7 and 3/7. A good α makes it exact, and leaves the other weight nearly exact:
+
+    >>> from finetune.quantization import absmax
+    >>> W = np.array([[1.0, 0.4]])                             # (O, I)
+    >>> x = np.array([[0.1, 2.0], [-0.1, 2.0]])                # (N, I): two inputs of the layer
+    >>> for alpha in (0, 0.5, 1):
+    ...     s = np.abs(x).mean(axis=0) ** alpha                # (I): the second one is the larger
+    ...     rounded = absmax(W * s, bits=4).dequantize() / s   # round W diag(s); the division belongs to the input
+    ...     error = ((x @ (rounded - W).T) ** 2).sum()         # in the output
+    ...     print(alpha, rounded.round(2), error.round(4))
+    0 [[1.   0.43]] 0.0065
+    0.5 [[1.02 0.4 ]] 0.0
+    1 [[1.14 0.4 ]] 0.0004
+
+`search_scales` is this loop. The division costs nothing at run time, because it is folded into the module that produces
+the input: the weight and bias of a norm, or the rows of a linear layer (`scale_block`).
+
+The second half of the method is clipping (`clipped`). The largest weight of a group determines the step size, and
+cutting it off gives finer steps to all others. The best cut is also found by search.
+
+Lin et al. 2023, "AWQ: Activation-aware weight quantization for LLM compression and acceleration", section 3.
 """
 
 from __future__ import annotations
@@ -41,20 +58,16 @@ def search_scales(
 
     hessian: Σ x xᵀ (I, I) over the layer's inputs (see gptq.py). magnitude: mean |x| (I). α = 0 is one of the
     candidates, so the error is never larger than without scaling.
-
-    >>> from finetune.quantization import absmax
-    >>> weight, hessian = np.array([[1.0, 0.4]], np.float32), np.diag([0.01, 4.0])
-    >>> scales, alpha = search_scales(weight, hessian, np.array([0.1, 2.0]), lambda w: absmax(w, bits=4))
-    >>> print((absmax(weight * scales, bits=4).dequantize() / scales).round(2), alpha > 0)  # 0.43 without
-    [[0.98 0.4 ]] True
     """
+    if not magnitude.any():  # all inputs are 0, and no scales are better than others
+        magnitude = np.ones_like(magnitude)
+    magnitude = np.maximum(magnitude, 1e-4 * magnitude.max())  # one input that is always 0 still needs an s > 0
     best_error, best_scales, best_alpha = np.inf, np.ones_like(magnitude), 0.0
-    magnitude = np.maximum(magnitude, 1e-4 * magnitude.max()) if magnitude.max() > 0 else np.ones_like(magnitude)
     for alpha in np.linspace(0, 1, STEPS + 1):
-        scales = magnitude**alpha
+        scales = magnitude**alpha  # (I)
         scales = scales / np.sqrt(scales.max() * scales.min())  # a common factor would cancel: center the range on 1
-        # round what the layer would hold, and undo the scaling to compare it with the weight
-        error = output_error(weight, rounding(weight * scales).dequantize() / scales, hessian)
+        rounded = rounding(weight * scales).dequantize() / scales  # (O, I)
+        error = output_error(weight, rounded, hessian)
         if error < best_error:
             best_error, best_scales, best_alpha = error, scales, float(alpha)
     return best_scales.astype(weight.dtype), best_alpha
@@ -63,20 +76,20 @@ def search_scales(
 def clipped(weight: np.ndarray, hessian: np.ndarray, rounding: Rounding, groups: int) -> np.ndarray:
     """The weight (O, I) with each group clipped at the share of its largest magnitude that minimizes the output error.
 
-    Each group is judged by its own part of the output: a rounding error d costs d H dᵀ, where H is the Hessian of its
-    inputs.
+    Each group is judged by its own part of the output: rounding errors d (1, I/G) of its weights cost d H dᵀ (gptq.py),
+    where H (I/G, I/G) is the Hessian of its inputs.
     """
     rows, columns = weight.shape
     parts = weight.reshape(rows, groups, -1)  # (O, G, I/G)
-    own = np.arange(columns).reshape(groups, -1)  # the columns of each group
-    hessians = hessian[own[:, :, None], own[:, None, :]]  # (G, I/G, I/G)
-    largest = np.abs(parts).max(axis=-1, keepdims=True)
+    inputs_of_group = np.arange(columns).reshape(groups, -1)  # (G, I/G)
+    hessians = hessian[inputs_of_group[:, :, None], inputs_of_group[:, None, :]]  # (G, I/G, I/G)
+    largest = np.abs(parts).max(axis=-1, keepdims=True)  # (O, G, 1)
     best_error, best = np.full((rows, groups), np.inf), parts
     for share in SHRINK:
         candidate = np.clip(parts, -share * largest, share * largest)
-        difference = rounding(candidate.reshape(weight.shape)).dequantize().reshape(parts.shape) - parts
-        per_group = difference.transpose(1, 0, 2)  # (G, O, I/G)
-        error = np.einsum("goi,goi->og", per_group @ hessians, per_group)  # d H dᵀ of each row and group, (O, G)
+        rounded = rounding(candidate.reshape(weight.shape)).dequantize().reshape(parts.shape)
+        d = (rounded - parts).transpose(1, 0, 2)  # (G, O, I/G)
+        error = np.einsum("goi,goi->og", d @ hessians, d)  # d H dᵀ of each row and group, (O, G)
         better = error < best_error
         best_error = np.where(better, error, best_error)
         best = np.where(better[:, :, None], candidate, best)
@@ -91,30 +104,33 @@ def scale_block(
 ) -> dict[str, float]:
     """Scale the layers of a pre-norm block for rounding, without changing what the block computes. Returns each α.
 
-    The `moments` of the layers' inputs are scaled too. `inputs` lists which layers share their input, and
-    therefore their scales, and which module takes the division by s: the weight and bias of a norm, or the rows of a
-    linear layer. We go from back to front, so a layer has been divided before its own scales are searched for. Without
-    such a module (behind GPT-2's GELU, or with shared value heads) the weights are only clipped.
+    The `moments` of the layers' inputs are scaled too. `inputs` lists which layers share their input, and therefore
+    their scales, and from which module (`source`) the input comes. Its outputs are divided by s: the weight and bias of
+    a norm, or the rows of a linear layer. We go from back to front, so a layer has been divided before its own scales
+    are searched for. Without such a module (behind GPT-2's GELU, or with shared value heads) the weights are only
+    clipped.
     """
     alphas = {}
     for shared in reversed(inputs):
         layers: list[Any] = [block.get_submodule(name) for name in shared.layers]
-        before: Any = None if shared.source is None else block.get_submodule(shared.source)
         size = layers[0].in_features
-        if before is None or len(before.weight.data) < size:
+        source: Any = None if shared.source is None else block.get_submodule(shared.source)
+        if source is None or len(source.weight.data) < size:
             continue
-        measured = moments[shared.layers[0]]
-        together = np.concatenate([layer.weight.data for layer in layers])  # (outputs of all, I)
-        scales, alpha = search_scales(together, measured.hessian, measured.magnitude / measured.count, rounding)
+        # One s for all layers that share this input, as if they were one layer.
+        weights = np.concatenate([layer.weight.data for layer in layers])  # (outputs of all, I)
+        sums = moments[shared.layers[0]]
+        scales, alpha = search_scales(weights, sums.hessian, sums.magnitude / sums.count, rounding)
+        # W diag(s) in these layers,
         for name, layer in zip(shared.layers, layers):
             layer.weight.data = layer.weight.data * scales
             alphas[name] = alpha
-        for parameter in (before.weight, getattr(before, "bias", None)):
+        # and x / s from the source. Where it is c_attn, the values are its last rows.
+        for parameter in (source.weight, getattr(source, "bias", None)):
             if parameter is not None:
-                divided = parameter.data.copy()
-                # The last rows of a matrix or elements of a vector, where c_attn computes the values.
+                divided = parameter.data.copy()  # (I) of a norm or of a bias; (I, ...) of a linear layer
                 divided[-size:] = (divided[-size:].T / scales).T
                 parameter.data = divided
-        measured.hessian /= np.outer(scales, scales)
-        measured.magnitude /= scales
+        sums.hessian /= np.outer(scales, scales)
+        sums.magnitude /= scales
     return alphas
