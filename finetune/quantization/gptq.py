@@ -37,6 +37,18 @@ Changes made for earlier columns do not enter here. The sum is quadratic, so its
 parts: one from the changes so far, and one from d. Each earlier correction has made the first part 0 for every weight
 after its column, so only the second part counts.
 
+*In five lines*, for one row w, and with all integers as the grid. The two inputs are nearly equal. The first weight is
+rounded down, e = 0.4, so the second one is raised by 0.396, and rounded up:
+
+    >>> w, H = np.array([0.4, 0.4]), np.array([[1.0, 0.99], [0.99, 1.0]])
+    >>> for q in range(len(w)):
+    ...     first_row = np.linalg.inv(H[q:, q:])[0]
+    ...     e = w[q] - np.round(w[q])
+    ...     w[q:] -= e * first_row / first_row[0]  # add d: w[q] itself becomes np.round(w[q])
+    ...     print(w.round(3))
+    [0.    0.796]
+    [0. 1.]
+
 An inverse for every q would be expensive. `inverse_factor` computes one matrix U that contains the first rows of all of
 them, and `round_columns` is the method itself. Below them is what a whole weight needs: groups of columns with their
 own grids, blocks for speed, and a Hessian that can be inverted.
@@ -89,9 +101,7 @@ def round_columns(
     U: `inverse_factor` of the Hessian. scales, zeros (O): the scale and the zero of each row's grid; zeros is None if
     all are 0. Returns the levels (O, I), and e / U[q, q] for each weight (O, I), where e is its error and q its column.
 
-    *Example.* Two inputs are nearly equal: the first row of H⁻¹ is proportional to (1, -0.99). The first weight is
-    rounded down from 0.4 to 0, so e = 0.4 and d = -0.4 · (1, -0.99). The second weight becomes 0.4 + 0.396 = 0.796,
-    which is rounded up to 1:
+    The example from the top of this page. The second weight is 0.796 when its turn comes:
 
     >>> U = inverse_factor(np.array([[1.0, 0.99], [0.99, 1.0]]))
     >>> levels, errors = round_columns(np.array([[0.4, 0.4]]), U, np.array([1.0]), None, bits=4)
@@ -146,24 +156,27 @@ def gptq(
     """
     weight = as_matrix(weight, "the weight")
     number_of_groups(weight.shape, bits, group_size)  # raises an error if the sizes do not fit
-    order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(weight.shape[1])
+    columns = weight.shape[1]
+    order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(columns)
     hessian = hessian[np.ix_(order, order)]  # rows and columns in the new order
     unused = np.diag(hessian) == 0  # these inputs are always 0, so their weights may be 0
     left = np.where(unused, 0, weight[:, order]).astype(hessian.dtype)  # (O, I): weights with all corrections so far
     U = _damped_factor(hessian, damping)
-    levels, grids = np.empty_like(left), []  # grids: of each group its scales and zeros, (O) or (1)
+    levels = np.empty_like(left)
+    grids = []  # the scales and zeros of each grid, (O) or (1)
 
-    # With groups, a block is a group. With one grid for the whole row or array, this grid is known from the start.
+    # With groups, a block is a group, and gets its grid in its turn. Otherwise there is one grid, known from the start.
     has_groups = group_size not in (WHOLE_ROW, WHOLE_ARRAY)
+    columns_per_block = group_size if has_groups else COLUMNS_PER_BLOCK
     if not has_groups:
         grids.append(grid(left.reshape(1, -1) if group_size == WHOLE_ARRAY else left, bits, symmetric))
-    width = group_size if has_groups else COLUMNS_PER_BLOCK
-    for start in range(0, weight.shape[1], width):
-        block = slice(start, start + width)  # the last one may be shorter
+    for start in range(0, columns, columns_per_block):
+        block = slice(start, start + columns_per_block)  # the last one may be shorter
+        after = slice(block.stop, columns)
         if has_groups:
             grids.append(grid(left[:, block], bits, symmetric))
         levels[:, block], errors = round_columns(left[:, block], U[block, block], *grids[-1], bits)
-        left[:, block.stop :] -= errors @ U[block, block.stop :]  # the corrections for all columns of the block
+        left[:, after] -= errors @ U[block, after]  # the corrections for all columns of the block
     scales = np.stack([scales for scales, _ in grids], axis=1)  # (O, G)
     zeros = np.stack([zeros for _, zeros in grids if zeros is not None], axis=1) if not symmetric else None
     return QuantizedArray(levels, scales, zeros, bits, order=order if act_order else None)
@@ -192,5 +205,7 @@ def output_error(weight: np.ndarray, approximation: np.ndarray, hessian: np.ndar
     >>> output_error(np.array([[1.0, 2.0]]), np.array([[1.0, 1.0]]), np.eye(2))
     0.2
     """
-    error, size = ((matrix @ hessian * matrix).sum(dtype=np.float64) for matrix in (weight - approximation, weight))
+    d = weight - approximation
+    error = (d @ hessian * d).sum(dtype=np.float64)  # d H dᵀ of each row, added up
+    size = (weight @ hessian * weight).sum(dtype=np.float64)
     return float(error / size) if size > 0 else 0.0
