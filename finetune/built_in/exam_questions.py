@@ -25,15 +25,19 @@ PLURALS = (
 
 def kinds() -> list[dict[str, str]]:
     """All questions with their answers, kind by kind."""
-    days, months, opposites, plurals = (text.split() for text in (DAYS, MONTHS, OPPOSITES, PLURALS))
-    first, second, words, numbers = opposites[::2], opposites[1::2], opposites + plurals[::2], range(1, 11)
+    numbers, days, months = range(1, 11), DAYS.split(), MONTHS.split()
+    first, second = OPPOSITES.split()[::2], OPPOSITES.split()[1::2]
+    singulars, plurals = PLURALS.split()[::2], PLURALS.split()[1::2]
+    words = OPPOSITES.split() + singulars
     return [
         {f"What is {a} plus {b}?": str(a + b) for a in numbers for b in numbers if a >= b},
         {f"What is {a} minus {b}?": str(a - b) for a in numbers for b in numbers if a >= b},
-        *({f"What comes right after {a}?": row[i - len(row) + 1] for i, a in enumerate(row)} for row in (days, months)),
-        *({f"What comes right before {a}?": row[i - 1] for i, a in enumerate(row)} for row in (days, months)),
+        {f"What comes right after {a}?": b for a, b in zip(days, days[1:] + days[:1])},
+        {f"What comes right after {a}?": b for a, b in zip(months, months[1:] + months[:1])},
+        {f"What comes right before {b}?": a for a, b in zip(days[-1:] + days[:-1], days)},
+        {f"What comes right before {b}?": a for a, b in zip(months[-1:] + months[:-1], months)},
         {f"What is the opposite of {a}?": b for a, b in zip(first + second, second + first)},
-        {f"What is the plural of {a}?": b for a, b in zip(plurals[::2], plurals[1::2])},
+        {f"What is the plural of {a}?": b for a, b in zip(singulars, plurals)},
         {f"How many letters are in the word {word}?": str(len(word)) for word in words},
         {f"What is the last letter of the word {word}?": word[-1] for word in words},
     ]
@@ -45,8 +49,11 @@ def exam_questions(n: int = 200, seed: int = 0) -> list[Question]:
     >>> exam_questions(1)[0]
     Question(question='What comes right before December?', choices=['July', 'March', 'November', 'January'], answer=2)
     """
+    every = []  # each question with its right answer, and the answers to all questions of its kind
+    for kind in kinds():
+        for question, answer in kind.items():
+            every.append((question, answer, set(kind.values())))
     rng = np.random.default_rng(seed)
-    every = [(question, answer, {*kind.values()}) for kind in kinds() for question, answer in kind.items()]
     questions = []
     for place in rng.permutation(len(every))[:n]:
         question, answer, answers = every[place]

@@ -9,6 +9,21 @@ The model writes nothing, so there is no reply to judge. The context, the choice
 they decide the number. Two forms are common. In *cloze* form the model sees the question alone, and each choice's text
 is scored. In the *letters* form it also sees the choices, named A, B, C, ..., and the letters are scored.
 
+*One question*, in cloze form. Each choice is read after the question, and the choice with the largest score is the
+model's answer. `exam_scores` computes the same for a whole exam, with many texts in a batch:
+
+    >>> from gpt import GPT, GPTConfig
+    >>> question = Question("What is hot?", ["ice", "a fire"], answer=1)
+    >>> tokenizer = Tokenizer.train("What is hot? ice a fire", 260)
+    >>> model = GPT(GPTConfig(len(tokenizer), block_size=64, n_layer=1, n_head=1, n_embd=8)).eval()
+    >>> scores = []
+    >>> for choice in question.choices:
+    ...     ids, n = encode_choice(tokenizer, f"Question: {question.question}\\nAnswer:", f" {choice}", block_size=64)
+    ...     logits = model(np.array([ids[:-1]]))[0]       # (T - 1, V): row t predicts token t + 1
+    ...     scores.append(choice_score(logits, ids, n))   # of the last n tokens, the choice's
+    >>> np.allclose(scores, exam_scores(model, tokenizer, [question])[0])
+    True
+
 Gao et al., "A framework for few-shot language model evaluation" (lm-evaluation-harness 0.4.13: `process_results` in
 lm_eval/api/task.py, `_encode_pair` in lm_eval/api/model.py, `mean_stderr` in lm_eval/api/metrics.py); Hendrycks et al.
 2021 (arXiv 2009.03300): MMLU, letters.
@@ -71,13 +86,13 @@ def exam_prompts(questions: Sequence[Question], shots: int, letters: bool) -> It
 
     shots: so many of the other questions, the first ones, stand before it with their answers. letters: the form.
     """
-    asked, choices = [], []
+    contexts, choices = [], []
     for question, texts, _ in questions:
         shown = "".join(f"{letter}. {text}\n" for letter, text in zip(LETTERS, texts)) if letters else ""
-        asked.append(f"Question: {question}\n{shown}Answer:")
+        contexts.append(f"Question: {question}\n{shown}Answer:")
         choices.append([f" {text}" for text in (LETTERS[: len(texts)] if letters else texts)])
-    solved = [context + texts[q.answer] for context, texts, q in zip(asked, choices, questions)]
-    for i, context in enumerate(asked):
+    solved = [context + texts[q.answer] for context, texts, q in zip(contexts, choices, questions)]
+    for i, context in enumerate(contexts):
         others = solved[:i] + solved[i + 1 :]
         yield "\n\n".join([*others[:shots], context]), choices[i]
 
@@ -88,16 +103,19 @@ def exam_scores(
 ) -> list[np.ndarray]:
     """The scores of each question's choices. shots and letters: see `exam_prompts`."""
     scores = [np.zeros(len(question.choices)) for question in questions]
+    # All choices of all questions: the tokens, how many of them are the choice's, and the place of the score.
     encoded = []
     for i, (context, choices) in enumerate(exam_prompts(questions, shots, letters)):
         for c, choice in enumerate(choices):
-            encoded.append((*encode_choice(tokenizer, context, choice, model.config.block_size), i, c))
+            ids, n = encode_choice(tokenizer, context, choice, model.config.block_size)
+            encoded.append((ids, n, i, c))
     encoded.sort(key=lambda item: len(item[0]), reverse=True)  # similar lengths together, the longest first
     at_once = max(TOKENS_AT_ONCE // len(encoded[0][0]), 1)
     with evaluating(model), progress_bar(len(encoded), "reading", "choice") as bar:
         for part in batches_of(encoded, at_once, list):
-            texts = list(dict.fromkeys(tuple(ids[:-1]) for ids, *_ in part))  # one for all choices of a single token
-            padded, _ = pad_right(texts, fill=0)  # on the right: no token sees a later one
+            # The last token of a choice is predicted and not read, so choices of one token share a text.
+            texts = list(dict.fromkeys(tuple(ids[:-1]) for ids, *_ in part))
+            padded, _ = pad_right(texts, fill=0)  # (B, T); on the right, because no token sees a later one
             hidden = model.hidden_states(padded)  # (B, T, C)
             for ids, n, i, c in part:
                 read = hidden[texts.index(tuple(ids[:-1])), len(ids) - 1 - n : len(ids) - 1]  # (n, C)
@@ -110,8 +128,12 @@ def accuracy(
     questions: Sequence[Question], scores: Sequence[np.ndarray], normalized: bool = False
 ) -> tuple[float, float]:
     """acc, or acc_norm if `normalized`: a share p, and its standard error sqrt(p (1 - p) / (N - 1))."""
-    lengths = [[len(choice) if normalized else 1 for choice in question.choices] for question in questions]
-    p = float(np.mean([np.argmax(s / n) == q.answer for s, n, q in zip(scores, lengths, questions, strict=True)]))
+    right = []
+    for question, choice_scores in zip(questions, scores, strict=True):
+        if normalized:
+            choice_scores = choice_scores / [len(choice) for choice in question.choices]
+        right.append(np.argmax(choice_scores) == question.answer)
+    p = float(np.mean(right))
     return p, math.sqrt(p * (1 - p) / max(len(questions) - 1, 1))
 
 

@@ -36,17 +36,26 @@ def score_answers(items: Sequence[Chain], answers: Sequence[Sequence[str]]) -> d
     2021). majority@k: share whose most frequent answer, with or without the format, is right (Wang et al. 2022,
     "Self-consistency"); the first one counts where several are as frequent. thought: mean length in characters. thinks:
     share of answers whose thought is not empty.
+
+    Three answers to 1+1, two of them right. One thinks, with three characters:
+
+    >>> answers = [["<think>112</think>2", "<think></think>2", "<think></think>3"]]
+    >>> {name: round(score, 2) for name, score in score_answers([Chain("1+1")], answers).items()}
+    {'exact': 0.67, 'format': 1.0, 'pass@3': 1.0, 'majority@3': 1.0, 'thought': 1.0, 'thinks': 0.33}
     """
     k = len(answers[0])
-    right = np.array([[item.is_correct(text) for text in texts] for item, texts in zip(items, answers, strict=True)])
-    formatted = [item.has_format(text) for item, texts in zip(items, answers) for text in texts]
-    most = [statistics.mode(split_thought(text)[1] for text in texts) for texts in answers]
-    thoughts = [len(split_thought(text)[0] or "") for texts in answers for text in texts]
-    scores = {"exact": right.mean(), "format": np.mean(formatted)}
+    right, formatted, majority_right, lengths = [], [], [], []
+    for item, texts in zip(items, answers, strict=True):
+        right.append([item.is_correct(text) for text in texts])
+        formatted.append([item.has_format(text) for text in texts])
+        split = [split_thought(text) for text in texts]  # (thought, answer) of each
+        lengths.append([len(thought or "") for thought, _ in split])
+        majority_right.append(statistics.mode(answer for _, answer in split) == item.answer)
+    scores = {"exact": np.mean(right), "format": np.mean(formatted)}
     if k > 1:
-        votes = [item.answer == vote for item, vote in zip(items, most)]
-        scores |= {f"pass@{k}": right.any(axis=1).mean(), f"majority@{k}": np.mean(votes)}
-    scores |= {"thought": np.mean(thoughts), "thinks": np.mean(np.array(thoughts) > 0)}
+        scores[f"pass@{k}"] = np.mean([any(of_question) for of_question in right])
+        scores[f"majority@{k}"] = np.mean(majority_right)
+    scores |= {"thought": np.mean(lengths), "thinks": np.mean(np.array(lengths) > 0)}
     return {name: float(value) for name, value in scores.items()}
 
 
