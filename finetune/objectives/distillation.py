@@ -68,7 +68,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
     p, q = teacher / temperature, student / temperature  # logits of p and q
-    return (exact_kl(q, p) if reverse else exact_kl(p, q)) * temperature**2
+    kl = exact_kl(q, p) if reverse else exact_kl(p, q)
+    return kl * temperature**2
 
 
 def distillation_from(
@@ -86,9 +87,9 @@ def distillation_from(
         ids, targets = batch
         counts = targets != IGNORE
         with no_grad(), evaluating(teacher):
-            told = teacher(ids)[counts]  # (N, V): logits, at the positions that count
+            teacher_logits = teacher(ids)[counts]  # (N, V), at the positions that count
         logits = model(ids)[counts]  # (N, V)
-        kl = distillation_loss(logits, told, temperature, reverse).sum()
+        kl = distillation_loss(logits, teacher_logits, temperature, reverse).sum()
         text = -selected_logprobs(logits, targets[counts]).sum()
         return (1 - text_weight) * kl + text_weight * text, int(counts.sum()), {"kl": kl.data, "text": text.data}
 

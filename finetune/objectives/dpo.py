@@ -72,7 +72,8 @@ def dpo_loss(
 
         h = (ln π(chosen) - ln ρ(chosen)) - (ln π(rejected) - ln ρ(rejected))
 
-    h is the margin: by how much more than the reference the policy prefers the chosen reply to the rejected one.
+    h is the margin: by how much more than the reference the policy prefers the chosen reply to the rejected one. DPO's
+    own loss is the first; the others use the same h:
 
         sigmoid    -ln σ(β h)                                Rafailov et al. 2023, equation 7
         hinge      max(0, 1 - β h)                           Zhao et al. 2023 (SLiC), equation 2; Liu et al. 2024 (RSO)
@@ -123,16 +124,16 @@ def dpo_batch_loss(
     ids, targets = batch.shifted()  # (2B, T-1) each
     policy = sequence_logprobs(model, ids, targets)  # (2B)
     reference = tensor_like(batch.reference, policy)  # (2B), stored with the data
-    # ipo compares log-probabilities per token, see dpo_loss; `loss_mask` (2B, T) is True at the tokens of the reply
-    per_token = 1 / batch.loss_mask.sum(axis=1) if kind == "ipo" else np.ones(2 * B)
-    weight = tensor_like(per_token, policy)
-    chosen, rejected = F.split(policy * weight, B)  # (B) each
-    reference_chosen, reference_rejected = F.split(reference * weight, B)
+    logps = policy.data.astype(np.float64)  # of whole replies: the metrics need these, also for ipo
+    if kind == "ipo":  # compares log-probabilities per token, see dpo_loss
+        share = tensor_like(1 / batch.loss_mask.sum(axis=1), policy)  # (2B); `loss_mask` is True at a reply's tokens
+        policy, reference = policy * share, reference * share
+    chosen, rejected = F.split(policy, B)  # (B) each
+    reference_chosen, reference_rejected = F.split(reference, B)
     losses = dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta, kind, label_smoothing)
 
-    # Metrics, as plain numbers: no gradient flows through them. They are of whole replies, sums over the tokens, also
-    # for ipo, whose loss is per token: so the margins of all kinds can be compared, but ipo's is not the h of its loss.
-    logps = policy.data.astype(np.float64)
+    # Metrics, as plain numbers: no gradient flows through them. They are of whole replies for every kind of loss, so
+    # the margins of all kinds can be compared. The margin of ipo is not the h of its loss.
     rewards = beta * (logps - to_device(batch.reference, policy.device))
     margins = rewards[:B] - rewards[B:]
     metrics = {
@@ -151,13 +152,15 @@ def with_reference(
     model: LanguageModel, pairs: Sequence[Pair], batch_size: int = 32, precision: str = "float32"
 ) -> list[Pair]:
     """The pairs with the log-probabilities of their replies under `model`, the reference, without dropout."""
-    done, replace = [], dataclasses.replace
+    done = []
     showing = progress_bar(len(pairs), "reference log-probabilities", "pair")
     with evaluating(model), in_precision(precision), showing as bar:
         for part in batches_of(pairs, batch_size, list):
             logprobs = to_numpy(sequence_logprobs(model, *pair_batch(part).shifted()).data).tolist()
             for pair, chosen, rejected in zip(part, logprobs, logprobs[len(part) :]):
-                done.append(Pair(replace(pair.chosen, reference=chosen), replace(pair.rejected, reference=rejected)))
+                chosen_reply = dataclasses.replace(pair.chosen, reference=chosen)
+                rejected_reply = dataclasses.replace(pair.rejected, reference=rejected)
+                done.append(Pair(chosen_reply, rejected_reply))
             bar.update(len(part))
     return done
 

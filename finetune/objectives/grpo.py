@@ -34,18 +34,17 @@ Where the ratio has moved against A, the gradient remains and corrects it: see A
 o_i is answer i, and |o_i| its number of tokens. KL, the KL divergence (logprobs.py), measures how far π has moved from
 a reference model, usually the one that training starts from. β is the strength of this penalty; it is often 0.
 
-The methods below are small changes of this one, in a line each of `group_advantages`, `answer_weights` and CLIP:
+*For one question*, with answers of one token each:
 
-    grpo      Shao et al. 2024, "DeepSeekMath", section 4.1, equations 3 and 4
-    dr_grpo   Liu et al. 2025, "Understanding R1-Zero-like training": does not divide by std, because dividing gives
-              more weight to questions that are nearly always or never answered right (their std is small); nor by
-              |o_i|, because dividing makes each token of a wrong answer cheaper, the longer the answer is
-    dapo      Yu et al. 2025, "DAPO": a higher upper clip, 1.28 instead of 1.2, because this clip holds back rare
-              tokens: from 0.01 to 0.012 is not much, while a token at 0.9 reaches 1 before it is clipped; and each
-              token counts the same
-    rloo      Ahmadian et al. 2024, "Back to basics": not clipped, which makes it REINFORCE, gradient ascent on A ln π;
-              an answer is compared with the mean of the *other* answers ("leave one out"). (TRL's RLOOTrainer does
-              clip, and the ratio is that of the whole answer.)
+    >>> r = np.array([1.0, 0.0, 0.0, 0.0])                  # (G): the first answer is right
+    >>> A = (r - r.mean()) / r.std(ddof=1)                  # (G)
+    >>> ratio = np.array([1.8, 1.8, 1.0, 0.5])              # (G): how much more likely each has become
+    >>> clipped = np.clip(ratio, 0.8, 1.2)
+    >>> losses = -np.minimum(ratio * A, clipped * A)        # (G): their mean is the loss
+    >>> print(A, losses.round(2))
+    [ 1.5 -0.5 -0.5 -0.5] [-1.8  0.9  0.5  0.4]
+
+Below are the functions for many questions, and for three methods that change one thing each (see METHODS).
 
 Simplified: one reward for a whole answer, which judges its outcome ("outcome supervision"; "process supervision" would
 reward each step of the reasoning). DAPO's dynamic sampling and its reward for length are left out.
@@ -63,9 +62,6 @@ from minigrad import Tensor
 
 from .logprobs import estimated_kl, tensor_like
 from .ppo import policy_loss
-
-CLIP = {"grpo": (0.2, 0.2), "dr_grpo": (0.2, 0.2), "dapo": (0.2, 0.28), "rloo": (math.inf, math.inf)}  # ε low, high
-METHODS = tuple(CLIP)
 
 
 def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
@@ -90,7 +86,7 @@ def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
         return better
     if method == "rloo":
         G = rewards.shape[1]
-        return better * G / (G - 1)  # the mean without the answer itself
+        return better * G / (G - 1)  # compared with the mean without the answer itself
     return better / (rewards.std(axis=1, keepdims=True, ddof=1) + 1e-4)  # 0 / 1e-4 where all answers are equally good
 
 
@@ -112,7 +108,9 @@ def answer_weights(lengths: np.ndarray, method: str = "grpo", longest: int = 1) 
     check_method(method)
     if method == "grpo":
         return 1 / lengths
-    return np.full(len(lengths), 1 / lengths.mean() if method == "dapo" else 1 / longest)
+    if method == "dapo":
+        return np.full(len(lengths), 1 / lengths.mean())
+    return np.full(len(lengths), 1 / longest)  # dr_grpo, rloo
 
 
 def grpo_loss(
@@ -144,11 +142,35 @@ def grpo_loss(
     >>> grpo_loss(new, old, advantages, weights).data.round(2).tolist()
     [-0.6, 0.9]
     """
-    loss = policy_loss(logprobs, old_logprobs, advantages, *CLIP[method])  # (N,), as in PPO
+    clip, clip_high = CLIP[method]
+    loss = policy_loss(logprobs, old_logprobs, advantages, clip, clip_high)  # (N,), as in PPO
     if beta:
         reference = Tensor(reference_logprobs, dtype=logprobs.dtype, device=logprobs.device)
         loss = loss + beta * estimated_kl(logprobs, reference, "k3")  # has a gradient, unlike a penalty in the reward
     return loss * tensor_like(weights, logprobs)
+
+
+# --- the methods ------------------------------------------------------------------------------------------------------
+# Three of them are small changes of GRPO, in a line each of `group_advantages`, `answer_weights` and CLIP:
+#
+#   grpo      Shao et al. 2024, "DeepSeekMath", section 4.1, equations 3 and 4
+#   dr_grpo   Liu et al. 2025, "Understanding R1-Zero-like training": does not divide by std, because dividing gives
+#             more weight to questions that are nearly always or never answered right (their std is small); nor by
+#             |o_i|, because dividing makes each token of a wrong answer cheaper, the longer the answer is
+#   dapo      Yu et al. 2025, "DAPO": a higher upper clip, 1.28 instead of 1.2, because this clip holds back rare
+#             tokens: from 0.01 to 0.012 is not much, while a token at 0.9 reaches 1 before it is clipped; and each
+#             token counts the same
+#   rloo      Ahmadian et al. 2024, "Back to basics": not clipped, which makes it REINFORCE, gradient ascent on A ln π;
+#             an answer is compared with the mean of the *other* answers ("leave one out"). (TRL's RLOOTrainer does
+#             clip, and the ratio is that of the whole answer.)
+
+CLIP = {  # how far the ratio may move down and up: the ε of each direction
+    "grpo": (0.2, 0.2),
+    "dr_grpo": (0.2, 0.2),
+    "dapo": (0.2, 0.28),
+    "rloo": (math.inf, math.inf),
+}
+METHODS = tuple(CLIP)
 
 
 def check_method(method: str) -> None:

@@ -66,13 +66,14 @@ def gae(
     """
     values = np.where(mask, values, 0.0)
     advantages = np.zeros_like(values)
-    following = np.zeros(len(values))  # A_{t+1} (B)
+    advantage = np.zeros(len(values))  # A_{t+1} (B)
     # From the last token to the first, because A_t needs A_{t+1}.
     for t in reversed(range(values.shape[1])):
         next_values = values[:, t + 1] if t + 1 < values.shape[1] else 0.0
         delta = rewards[:, t] + gamma * next_values - values[:, t]
-        following = np.where(mask[:, t], delta + gamma * lam * following, 0.0)  # A_t; 0 after a reply's last token
-        advantages[:, t] = following
+        # A_t from A_{t+1}. It is 0 after a reply's last token.
+        advantage = np.where(mask[:, t], delta + gamma * lam * advantage, 0.0)
+        advantages[:, t] = advantage
     return advantages, advantages + values
 
 
@@ -107,8 +108,11 @@ def policy_loss(
     [-0.5, -1.1, -1.2]
     """
     # π / π_old as e^(ln π - ln π_old); it is 1 in the first step of an update, and its gradient is that of ln π
-    ratio, advantage = F.exp(logprobs - tensor_like(old_logprobs, logprobs)), tensor_like(advantages, logprobs)
-    clipped = F.clip(ratio, 1 - clip, 1 + (clip if clip_high is None else clip_high))
+    ratio = F.exp(logprobs - tensor_like(old_logprobs, logprobs))
+    advantage = tensor_like(advantages, logprobs)
+    if clip_high is None:  # PPO: the same ε in both directions
+        clip_high = clip
+    clipped = F.clip(ratio, 1 - clip, 1 + clip_high)
     # The smaller of the two counts. Where clipping lowers ratio * A, it has gone far enough in the direction of A, and
     # the clipped value has no gradient. Where clipping would raise it, the ratio moved against A: that is corrected.
     return -F.minimum(ratio * advantage, clipped * advantage)
@@ -158,7 +162,8 @@ def update_metrics(
     """
     xp = module_of(logprobs.data)
     log_ratio = logprobs.data - to_device(old_logprobs, logprobs.device)
-    ratio, advantage = xp.exp(log_ratio), to_device(advantages, logprobs.device)
+    ratio = xp.exp(log_ratio)
+    advantage = to_device(advantages, logprobs.device)
     # where the clipped loss has no gradient; an advantage of 0 is never clipped
     clipped = xp.where(advantage > 0, ratio > 1 + clip_high, (advantage < 0) & (ratio < 1 - clip))
     return {
