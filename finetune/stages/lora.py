@@ -17,20 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from gpt.console import show
-from gpt.corpora.corpus import check_corpus
 from gpt.model.language_model import LanguageModel
 from gpt.training.plots import plot_run
-from gpt.training.pretraining_parts import show_sample, write_corpus
+from gpt.training.pretraining_parts import show_sample
 from gpt.training.run import Run
 from gpt.training.training_loop import one_step, train
 
 from ..adapters.adapter_files import CONFIG, save_adapter
 from ..data.chat_template import add_chatml
-from ..data.datasets import Example, read_examples
 from ..evaluation.answering import SHOWN, greedy_replies, right_answers, show_replies
-from .lora_data import context_of, conversations_task, is_conversations, loss_on_own_text, text_task
+from .lora_data import conversations_task, loss_on_own_text, read_data, text_task
 from .lora_model import LoRARunConfig, adapt, adapter_format, base_model
-from .sft import load_data
 
 ADAPTER = "adapter"  # the folder of PEFT's files, in that of a run
 REPLY_TOKENS = 40  # length of the replies that are shown
@@ -45,16 +42,13 @@ LABELS = {
 
 def train_lora(run: Run, config: LoRARunConfig) -> None:
     """Fine-tune a model with the `method` in its settings, on a text or on conversations."""
+    # The data, before the model: if a file cannot be read, you should not wait for the model. A text has no examples.
+    examples, held_out = read_data(run)
+
     # The model: all of its weights are trained, or adapters beside them, or adapters beside its weights in 4 bits.
-    with_answers = is_conversations(config.data)
     if run.is_new:
-        if with_answers:
-            examples, held_out = load_data(config.data, config.seed)
-        else:
-            check_corpus(config.data)
         model, tokenizer = base_model(config)
-        new_tokens = add_chatml(tokenizer) if with_answers else 0
-        if new_tokens:  # their rows of the embedding have to be trained
+        if examples and add_chatml(tokenizer):  # new tokens, whose rows of the embedding have to be trained
             config = _with_embeddings(config, model)
         adapt(model, config, len(tokenizer))
         run.begin(model, tokenizer, adapter_format(config), config)
@@ -64,39 +58,35 @@ def train_lora(run: Run, config: LoRARunConfig) -> None:
     else:
         model, tokenizer = run.load(adapter_format(config))
 
-    # The data: conversations to answer, or a text to continue. Either becomes a task: batches, loss and validation.
-    shown: list[Example] = []  # held-out conversations whose answers are shown
-    if with_answers:
-        if run.is_new:
-            run.keep_data(train=examples, test=held_out)
-        else:
-            examples, held_out = run.load_data(read_examples)
-        shown = held_out[:SHOWN]
+    # The task: conversations to answer, or a text to continue. Either has batches, a loss and a validation.
+    if examples:
         task = conversations_task(run, model, tokenizer, examples, held_out)
     else:
-        if run.is_new:
-            write_corpus(config.data, run.out_dir, context_of(model), tokenizer)
         task = text_task(run, model, tokenizer)
     show(f"data: {task.size}")
 
     # The test, before training and after it: held-out data, and text of the kind that the base model was trained on,
-    # which it may forget.
+    # which it may forget. Of conversations, the replies to some held-out ones are shown.
+    shown = held_out[:SHOWN]
+    questions = [example.question for example in shown]
+
     def measure() -> dict[str, Any]:
         scores = {**task.validate(whole=True), **loss_on_own_text(model, config.init_from, run.state.max_eval_items)}
-        if not shown:  # a model for plain text may have no chat template
+        if not questions:  # a model for plain text may have no chat template
             return {"scores": scores, "replies": {}}
-        questions = [example.question for example in shown]
         return {"scores": scores, "replies": greedy_replies(model, tokenizer, questions, REPLY_TOKENS)}
 
     run.measure_before(measure)
+
+    # A resumed run may have exported its adapter for PEFT at an earlier step, which is now out of date.
+    _remove_adapter(run.out_dir / ADAPTER)
 
     # Training: the same step as in pretraining. Only A and B, or all weights, have gradients and Adam's moments.
     sample = partial(show_sample, model, tokenizer, PROMPTS.get(config.data, "The"), 60, config.seed)
     validate = partial(task.validate, whole=False)
     run.prepare(model, config.training)
-    _remove_adapter(run.out_dir / ADAPTER)  # exported by a shorter run, and now out of date
     model.train()
-    train(run, task.batches, one_step(run, task.loss_fn), validate, None if with_answers else sample)
+    train(run, task.batches, one_step(run, task.loss_fn), validate, None if examples else sample)
 
     # The report, and for adapters the files of PEFT.
     if not run.interrupted:
@@ -125,7 +115,7 @@ def _show_change(before: dict[str, float], after: dict[str, float]) -> None:
 
 
 def _remove_adapter(folder: Path) -> None:
-    """Remove the settings of an adapter that is older than the run will be: without them nobody loads it."""
+    """Remove the settings of an adapter, if there are any: without them nobody loads it."""
     if (folder / CONFIG).exists():
         (folder / CONFIG).unlink()
         show(f"the adapter in {folder} is of an earlier step: removed, and written again when the run ends")

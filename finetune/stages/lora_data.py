@@ -10,16 +10,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gpt import LanguageModel, Tokenizer
+from gpt.corpora.corpus import check_corpus
 from gpt.training.batches import RandomBatches, check_length, open_tokens
 from gpt.training.evaluation import describe_evaluation, held_out_loss, perplexity
+from gpt.training.pretraining_parts import write_corpus
 from gpt.training.run import Run, Stream
 from gpt.training.training_step import LossFunction, language_model_loss
 
 from ..built_in.tasks import TASKS, instruction_tasks
 from ..data.chat_template import ChatTemplate
-from ..data.datasets import Example, ShuffledBatches
+from ..data.datasets import Example, ShuffledBatches, read_examples
 from ..objectives.sft import collate, encode_examples, sft_loss
-from .sft import VALIDATION_ITEMS, validate_answers
+from .sft import VALIDATION_ITEMS, load_data, validate_answers
 
 LONGEST = 1024  # tokens of a training sequence, for models that can read more
 
@@ -42,17 +44,32 @@ def is_conversations(data: str) -> bool:
     return data == TASKS or Path(data).suffix.lower() in (".jsonl", ".json")
 
 
+def read_data(run: Run) -> tuple[list[Example], list[Example]]:
+    """Conversations to learn from, and to test on. Of a text there are none; it is checked that it can be read."""
+    config = run.config
+    if is_conversations(config.data):
+        if run.is_new:
+            return load_data(config.data, config.seed)
+        examples, held_out = run.load_data(read_examples)
+        return examples, held_out
+    if run.is_new:
+        check_corpus(config.data)
+    return [], []
+
+
 def context_of(model: LanguageModel) -> int:
     """The number of tokens in a training sequence."""
     return min(model.config.block_size, LONGEST)
 
 
 def text_task(run: Run, model: LanguageModel, tokenizer: Tokenizer) -> Task:
-    """The tokens that `write_corpus` has written into the run's folder (gpt/training/pretraining_parts.py).
+    """A text to continue, whose tokens a new run writes into its folder (gpt/training/pretraining_parts.py).
 
     Raises ValueError if there are too few to learn from.
     """
     config, block_size = run.config, context_of(model)
+    if run.is_new:
+        write_corpus(config.data, run.out_dir, block_size, tokenizer)
     train = open_tokens(run.out_dir / "data" / "train.bin")
     test = open_tokens(run.out_dir / "data" / "val.bin")[: run.state.max_eval_items * block_size]
     check_length(train, block_size)
@@ -69,8 +86,11 @@ def text_task(run: Run, model: LanguageModel, tokenizer: Tokenizer) -> Task:
 def conversations_task(
     run: Run, model: LanguageModel, tokenizer: Tokenizer, train: Sequence[Example], test: Sequence[Example]
 ) -> Task:
-    """Conversations, of which the answers are learned."""
-    config, template, block_size = run.config, ChatTemplate(tokenizer), context_of(model)
+    """Conversations, of which the answers are learned. A new run keeps them in its folder."""
+    config, block_size = run.config, context_of(model)
+    if run.is_new:
+        run.keep_data(train=train, test=test)
+    template = ChatTemplate(tokenizer)
     conversations, shortened = encode_examples(train, template, block_size)
     tests, _ = encode_examples(test[: run.state.max_eval_items], template, block_size)
     items = instruction_tasks("test", VALIDATION_ITEMS, config.seed) if config.data == TASKS else []
@@ -83,14 +103,14 @@ def conversations_task(
     return Task(batches, sft_loss, validate, f"{len(conversations):,} conversations to learn from{note}")
 
 
-def loss_on_own_text(model: LanguageModel, source: str, most: int) -> dict[str, float]:
+def loss_on_own_text(model: LanguageModel, source: str, max_sequences: int) -> dict[str, float]:
     """The "own_text": the loss on text of the kind that the base model was trained on, if there is such a text.
 
-    source: the run folder of the base model, which holds its validation text. most: how many sequences to evaluate.
+    source: the run folder of the base model, which holds its validation text. max_sequences: evaluate at most so many.
     """
     path = Path(source) / "data" / "val.bin"
     if not path.is_file():
         return {}
     block_size = model.config.block_size
-    loss = held_out_loss(model, open_tokens(path)[: most * block_size], 16, block_size, whole=False)
+    loss = held_out_loss(model, open_tokens(path)[: max_sequences * block_size], 16, block_size, whole=False)
     return {"own_text": loss["val_loss"]}

@@ -96,8 +96,8 @@ def adapter_format(config: LoRARunConfig) -> ModelFormat | None:
         model, tokenizer = base_model(config)
         adapt(model, config, description.get("vocab_size", len(tokenizer)))
         if base_fingerprint(model, config.lora.modules_to_save) != description.get("base_sha256"):
-            found = f"the model in {config.init_from} is not the one beside which the adapters were trained"
-            raise ValueError(f"{found}: put that one back, or train new adapters")
+            changed = f"the model in {config.init_from} is not the one beside which the adapters were trained"
+            raise ValueError(f"{changed}: put that one back, or train new adapters")
         return model
 
     return ModelFormat(f"minigrad-{config.method}", describe, build, _trained)
