@@ -27,10 +27,8 @@ from .objectives.reward import reward_loss
 from .objectives.sft import sft_loss
 from .quantization import QuantizationConfig, quantize
 
-GPTWithHead = ModelWithHead  # its name in code from before there was a Llama
-
 __all__ = [
-    "ChatTemplate", "GPTWithHead", "LoRAConfig", "ModelWithHead", "QuantizationConfig", "add_chat_tokens", "apply_lora",
+    "ChatTemplate", "LoRAConfig", "ModelWithHead", "QuantizationConfig", "add_chat_tokens", "apply_lora",
     "apply_qlora", "classification_loss", "dpo_loss", "estimated_kl", "exact_kl", "gae", "group_advantages",
     "grpo_loss", "load_adapter", "merge_lora", "ppo_loss", "quantize", "reward_loss", "save_adapter",
     "sequence_logprobs", "sft_loss", "unmerge_lora",

@@ -25,7 +25,7 @@ def merge_lora(model: nn.Module) -> dict[str, LoRALinear]:
     ValueError, and leaves the model as it was, if there are no adapters, or if a weight cannot be changed: it is
     quantized, of half precision, or shared with another layer.
     """
-    reason = why_not_mergeable(model)  # of any layer, before the first one is changed
+    reason = why_not_mergeable(model)  # looks at all layers, before the first one is changed
     if reason is not None:
         raise ValueError(reason)
     layers = remove_lora(model)

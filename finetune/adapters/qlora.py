@@ -38,7 +38,7 @@ def apply_qlora(
     quantization = quantization or fitting(NF4, model)
     whole = full_names(model, config.modules_to_save)
     for name, module in model.named_modules():
-        if is_linear(module) and is_inside(name, whole) and name not in OUTPUT_LAYERS:  # those stay floats
+        if is_linear(module) and is_inside(name, whole) and name not in OUTPUT_LAYERS:  # output layers stay floats
             raise ValueError(f"{name} is in modules_to_save, and a quantized layer cannot be trained: adapt it instead")
     if is_inside(model.names.embedding, whole):
         quantization = dataclasses.replace(quantization, embedding=False)

@@ -113,13 +113,13 @@ def chains(split: Split, n: int, terms: int, seed: int = 0) -> list[Chain]:
     if terms < 2 or n > 0.9 * share * 10 * (len(OPERATORS) * LARGEST) ** (terms - 1):
         raise ValueError(f"there are not {n:,} different {split} questions of {terms} terms: use more terms")
     rng = np.random.default_rng([seed, zlib.crc32(split.encode("ascii"))])
-    found: dict[str, None] = {}
-    while len(found) < n:
+    prompts: dict[str, None] = {}
+    while len(prompts) < n:
         operators, operands = rng.choice(list(OPERATORS), size=terms - 1), rng.integers(1, LARGEST + 1, size=terms - 1)
         prompt = str(rng.integers(10)) + "".join(f"{operator}{digit}" for operator, digit in zip(operators, operands))
         if belongs_to(split, prompt):
-            found[prompt] = None
-    return [Chain(prompt) for prompt in found]
+            prompts[prompt] = None
+    return [Chain(prompt) for prompt in prompts]
 
 
 def worked_examples(questions: Sequence[Chain], share: float, seed: int = 0) -> list[Example]:

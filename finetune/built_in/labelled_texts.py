@@ -11,8 +11,8 @@ from .tasks import Split, belongs_to, instruction_tasks
 
 # Which part of Python's documentation is a paragraph from? label -> where its documents are
 PARTS = {"language": "help/", "asyncio": "asyncio/", "email": "email/", "logging": "logging/"}
-PER_PART = 400  # at most, so that no label dominates
-HELD_OUT = 0.25  # of the paragraphs, for tests only
+PER_PART = 400  # paragraphs at most, so that no label dominates
+HELD_OUT = 0.25  # share of the paragraphs that is for tests only
 
 
 def documentation_texts(split: Split) -> list[Labelled]:
@@ -20,15 +20,15 @@ def documentation_texts(split: Split) -> list[Labelled]:
 
     A paragraph is in the same split on every machine. Raises FileNotFoundError where the documentation is missing.
     """
-    found = []
+    labelled = []
     for label, place in PARTS.items():
         texts = [text for name, text in documents().items() if name.startswith(place)]
         paragraphs = [line for text in texts for line in text.split("\n\n") if len(line.split()) >= 8]
         paragraphs.sort(key=lambda line: zlib.crc32(line.encode()))  # a shuffle that is the same everywhere
-        found += [Labelled(line, label) for line in paragraphs[:PER_PART] if belongs_to(split, line, HELD_OUT)]
-    if len({item.label for item in found}) < 2:
+        labelled += [Labelled(line, label) for line in paragraphs[:PER_PART] if belongs_to(split, line, HELD_OUT)]
+    if len({item.label for item in labelled}) < 2:
         raise FileNotFoundError("Python's documentation is not installed here; give a file of labeled texts")
-    return found
+    return labelled
 
 
 def question_texts(split: Split, n: int, seed: int = 0) -> list[Labelled]:

@@ -26,10 +26,10 @@ from .task_templates import TASK_TYPES, THINGS
 
 TASKS = "tasks"  # the name of these data, where others are the name of a file
 Split = Literal["train", "test"]
-HELD_OUT = 0.2  # of all words, for tests only
+HELD_OUT = 0.2  # share of all words that is for tests only
 CLOSING = ". Glad to help!"
-COURTEOUS = 0.3  # of the demonstrations
-DIFFERENCES = ("courtesy", "the answer", "both")  # of the replies of a preference pair; the three take turns
+COURTEOUS = 0.3  # share of the demonstrations that are courteous
+DIFFERENCES = ("courtesy", "the answer", "both")  # what differs between the replies of a pair; the three take turns
 
 
 @dataclasses.dataclass(frozen=True)

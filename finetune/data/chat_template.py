@@ -181,12 +181,12 @@ class ChatTemplate:
         First the oldest turns are left out (the system message stays). If even the last question and answer are too
         long, the end of the answer is cut. Raises ValueError if nothing to learn from would be left.
         """
-        kept = list(messages)
-        ids, loss_mask = self.encode(kept, completion=completion)
-        while needed(loss_mask) > max_tokens and (shorter := without_oldest_turn(kept)) is not None:
-            kept = shorter
-            ids, loss_mask = self.encode(kept, completion=completion)
-        cut = needed(loss_mask) > max_tokens or len(kept) < len(messages)
+        remaining = list(messages)
+        ids, loss_mask = self.encode(remaining, completion=completion)
+        while needed(loss_mask) > max_tokens and (shorter := without_oldest_turn(remaining)) is not None:
+            remaining = shorter
+            ids, loss_mask = self.encode(remaining, completion=completion)
+        cut = needed(loss_mask) > max_tokens or len(remaining) < len(messages)
         if True not in loss_mask:
             raise ValueError("there is nothing to learn from: the assistant says nothing")
         if True not in loss_mask[:max_tokens]:

@@ -106,16 +106,16 @@ class Conversation:
         """
         block = self.model.config.block_size
         limit = block - min(max_new_tokens, block // 2)
-        kept, allowed = messages, limit
-        prompt, _ = self.template.encode(kept, add_generation_prompt=True)
-        while len(prompt) > allowed and (shorter := without_oldest_turn(kept)) is not None:
-            kept, allowed = shorter, 3 * limit // 4
-            prompt, _ = self.template.encode(kept, add_generation_prompt=True)
+        remaining, allowed = messages, limit
+        prompt, _ = self.template.encode(remaining, add_generation_prompt=True)
+        while len(prompt) > allowed and (shorter := without_oldest_turn(remaining)) is not None:
+            remaining, allowed = shorter, 3 * limit // 4
+            prompt, _ = self.template.encode(remaining, add_generation_prompt=True)
         if len(prompt) > limit:
             room = f"The model reads {block}, and {block - limit} of them are kept for the answer"
             raise ValueError(f"that is too long: {len(prompt)} tokens with the template. {room}")
-        self.forgotten += len(messages) - len(kept)
-        self.messages = kept
+        self.forgotten += len(messages) - len(remaining)
+        self.messages = remaining
         return prompt
 
 

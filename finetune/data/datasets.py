@@ -244,8 +244,8 @@ def _message(message: dict[str, Any], place: str) -> dict[str, Any]:
             written = [json.dumps({key: call["function"][key] for key in ("name", "arguments")}) for call in calls]
         texts = [] if content is None else [content]
         content = "\n".join([*texts, *(f"<tool_call>\n{call}\n</tool_call>" for call in written)])
-    found = {"role": ROLE_NAMES.get(role, role) if isinstance(role, str) else role, "content": content}
-    return {name: value for name, value in found.items() if value is not None}
+    fields = {"role": ROLE_NAMES.get(role, role) if isinstance(role, str) else role, "content": content}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _text(row: Row, field: str) -> str:

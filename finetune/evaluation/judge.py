@@ -24,10 +24,10 @@ from minigrad.nn.module import evaluating
 from ..built_in.tasks import TASKS, TaskItem, instruction_tasks
 from ..data.chat_template import Message
 from ..objectives.logprobs import exact_kl
-from ..objectives.rollout import TokenPositions, prompts_with_replies
+from ..objectives.rollout import TokenPositions, predictions, prompts_with_replies
 from .answering import SHOWN, Reply, ask, chat_template, greedy_replies, show_replies
 
-VALIDATION_ITEMS = 100  # of the held-out questions, at each evaluation, as the stages' legends say
+VALIDATION_ITEMS = 100  # held-out questions that are asked at each evaluation, as the stages' legends say
 
 
 class Verdict(NamedTuple):
@@ -48,12 +48,13 @@ def judge(
     model: LanguageModel, reference: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int = 0
 ) -> tuple[Verdict, Verdict]:
     """The verdicts on the reference and on the model: both answer the questions, with different seeds."""
-    replies, others = sampled(model, tokenizer, items, seed), sampled(reference, tokenizer, items, seed + 1)
-    ours, theirs = qualities(items, replies), qualities(items, others)
+    replies = sampled(model, tokenizer, items, seed)
+    quality = qualities(items, replies)
+    reference_quality = qualities(items, sampled(reference, tokenizer, items, seed + 1))
     encode = chat_template(tokenizer)
     kl = kl_of_replies(model, reference, [encode(item.question) for item in items], [r.ids for r in replies])
-    start = Verdict(win_rate=0.5, kl=0.0, **quality_rates(theirs))  # the reference against itself
-    return start, Verdict(win_rate=win_rate(ours, theirs), kl=kl, **quality_rates(ours))
+    start = Verdict(win_rate=0.5, kl=0.0, **quality_rates(reference_quality))  # the reference against itself
+    return start, Verdict(win_rate=win_rate(quality, reference_quality), kl=kl, **quality_rates(quality))
 
 
 def sampled(model: LanguageModel, tokenizer: Tokenizer, items: Sequence[TaskItem], seed: int) -> list[Reply]:
@@ -76,13 +77,13 @@ def quality_rates(quality: np.ndarray) -> dict[str, float]:
     return {"right": float((quality >= 2).mean()), "courteous": float((quality == 3).mean())}
 
 
-def win_rate(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """How often ours is better; a draw counts one half. It is 0.5 for two equal models.
+def win_rate(quality: np.ndarray, reference_quality: np.ndarray) -> float:
+    """How often a reply is better than the reference's; a draw counts one half. It is 0.5 for two equal models.
 
     >>> win_rate(np.array([2, 1, 0, 0]), np.array([1, 1, 0, 1]))
     0.5
     """
-    return float((ours > theirs).mean() + 0.5 * (ours == theirs).mean())
+    return float((quality > reference_quality).mean() + 0.5 * (quality == reference_quality).mean())
 
 
 @no_grad()
@@ -106,8 +107,9 @@ def kl_of_replies(
         tokens, _, starts, mask = prompts_with_replies(prompts[part], replies[part])
         positions = TokenPositions.of(starts, mask)
         with evaluating(model), evaluating(reference):  # without dropout
-            ours, theirs = (m.lm_head(positions.take(m.hidden_states(tokens))) for m in (model, reference))  # (N, V)
-        total += float(to_numpy(exact_kl(ours, theirs).data).sum())
+            logits, _ = predictions(model, tokens, positions)  # (N, V)
+            reference_logits, _ = predictions(reference, tokens, positions)
+        total += float(to_numpy(exact_kl(logits, reference_logits).data).sum())
     return total / len(prompts)
 
 

@@ -48,7 +48,7 @@ from minigrad.nn.module import evaluating
 
 from ..data.datasets import batches_of, pad_right, read_rows
 
-TOKENS_AT_ONCE = 4096  # in the texts that are read together
+TOKENS_AT_ONCE = 4096  # size of the batches that the model reads
 
 
 def choice_score(logits: Tensor, ids: Sequence[int], n: int) -> float:

@@ -124,7 +124,7 @@ def dpo_batch_loss(
     ids, targets = batch.shifted()  # (2B, T-1) each
     policy = sequence_logprobs(model, ids, targets)  # (2B)
     reference = tensor_like(batch.reference, policy)  # (2B), stored with the data
-    logps = policy.data.astype(np.float64)  # of whole replies: the metrics need these, also for ipo
+    logps = policy.data.astype(np.float64)  # (2B): of whole replies, for the metrics
     if kind == "ipo":  # compares log-probabilities per token, see dpo_loss
         share = tensor_like(1 / batch.loss_mask.sum(axis=1), policy)  # (2B); `loss_mask` is True at a reply's tokens
         policy, reference = policy * share, reference * share

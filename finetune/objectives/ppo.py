@@ -86,8 +86,8 @@ def whiten(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
     >>> whiten(np.array([[1.0, 3.0, 7.0]]), np.array([[True, True, False]])).round(3).tolist()
     [[-1.0, 1.0, 0.0]]
     """
-    mean, variance = x[mask].mean(), x[mask].var()  # of the N tokens, not of the padding
-    return np.where(mask, (x - mean) / np.sqrt(variance + 1e-8), 0.0)
+    tokens = x[mask]  # (N): without the padding
+    return np.where(mask, (x - tokens.mean()) / np.sqrt(tokens.var() + 1e-8), 0.0)
 
 
 def policy_loss(

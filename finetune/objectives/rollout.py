@@ -107,8 +107,8 @@ class Replies:
 class Rollout(Replies):
     """Replies, and what PPO's models say about them.
 
-    logprobs, reference_logprobs (B, L): of the tokens under policy and reference. values (B, L): before each token. All
-    three are 0 outside the mask. scores (B): from the reward model.
+    logprobs, reference_logprobs (B, L): ln p of the tokens under policy and reference. values (B, L): the value head's,
+    before each token. All three are 0 outside the mask. scores (B): the reward model's.
     """
 
     logprobs: np.ndarray
@@ -123,7 +123,8 @@ def prompts_with_replies(
     """tokens (B, T), padded on the right, with lengths (B); where the replies begin, (B); and their mask (B, L)."""
     tokens, lengths = pad_right([[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)], 0)
     starts = np.array([len(prompt) for prompt in prompts])
-    mask = np.arange((lengths - starts).max()) < (lengths - starts)[:, None]
+    reply_lengths = lengths - starts  # (B)
+    mask = np.arange(reply_lengths.max()) < reply_lengths[:, None]  # (B, L)
     return tokens, lengths, starts, mask
 
 
@@ -150,21 +151,22 @@ def roll_out(
     stop_tokens: Sequence[int],
 ) -> Rollout:
     """Let the policy answer the prompts (`sample_replies`), and evaluate each token of the replies."""
-    r = sample_replies(model.policy, prompts, response_length, stop_tokens)
-    tokens, mask = r.tokens, r.mask
+    replies = sample_replies(model.policy, prompts, response_length, stop_tokens)
+    tokens, mask = replies.tokens, replies.mask
     # Read the whole replies once more: all models evaluate all tokens at once.
-    positions = TokenPositions.of(r.starts, mask)
+    positions = TokenPositions.of(replies.starts, mask)
     logits, values = model(tokens, positions)  # (N, V), (N)
     _, reference_logprobs = predictions(reference, tokens, positions)  # (N)
-    scores = reward_model(tokens, r.starts + mask.sum(axis=1))  # (B, 1)
+    scores = reward_model(tokens, replies.starts + mask.sum(axis=1))  # (B, 1)
 
-    def on_grid(numbers: Tensor) -> np.ndarray:  # (N,) -> (B, L)
+    def on_grid(numbers: Tensor) -> np.ndarray:
+        """The numbers of the N tokens at their places, and 0 elsewhere: (N) -> (B, L)."""
         grid = np.zeros(mask.shape)
         grid[mask] = to_numpy(numbers.data)
         return grid
 
     return Rollout(
-        **vars(r),
+        **vars(replies),
         logprobs=on_grid(selected_logprobs(logits, positions.pick(tokens))),
         reference_logprobs=on_grid(reference_logprobs),
         values=on_grid(values),

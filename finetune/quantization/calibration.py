@@ -49,7 +49,7 @@ class Reader:
         rows_at_once = max(1, BATCH_TOKENS // ids.shape[1])
         self.batches = [slice(start, start + rows_at_once) for start in range(0, len(ids), rows_at_once)]
         self.hidden = np.empty((*ids.shape, model.config.n_embd), next(model.body.parameters()).dtype)
-        self.block_arguments: tuple[Any, ...] = ()  # the same for all blocks, as without a cache
+        self.block_arguments: tuple[Any, ...] = ()  # the arguments after x, which are the same for all blocks
 
         def keep(block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             self.hidden[rows], self.block_arguments = inputs[0].data, inputs[1:]

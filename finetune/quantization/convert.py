@@ -174,8 +174,8 @@ def check(model: StructuredModel, config: QuantizationConfig, calibration: np.nd
     for name, kind in kinds.items():
         layer: Any = model.get_submodule(name)
         if type(layer) is not kind:
-            found = f"{name} is a {type(layer).__name__}, not a float {kind.__name__}"
-            raise ValueError(f"{found}: a model can be quantized only once, and its adapters must be merged first")
+            what = f"{name} is a {type(layer).__name__}, not a float {kind.__name__}"
+            raise ValueError(f"{what}: a model can be quantized only once, and its adapters must be merged first")
         weight = layer.weight.data
         if not isinstance(weight, np.ndarray):
             raise ValueError("quantize on the CPU: model.to('cpu') first, and back to the GPU afterwards")

@@ -35,7 +35,7 @@ from .array import QuantizedArray, in_groups
 
 BLOCK = 64  # weights that share a scale
 SCALES_PER_BLOCK = 256  # scales that share a scale, in double quantization
-TINY = np.float32(1e-38)  # in place of a scale of 0, by which one cannot divide
+TINY = np.float32(1e-38)  # takes the place of a scale of 0, by which one cannot divide
 # The share of all numbers that are smaller than the largest level. It cannot be 1, whose quantile is infinite. Cut the
 # area under the bell into equal shares, and take the middle of the last one: it is at 1 - 1/32 with 16 shares, one for
 # each code, and at 1 - 1/30 with 15, one for each level but 0. The authors' code takes the mean of the two; their paper
@@ -156,7 +156,8 @@ class QuantizedScales(nn.Module):
     def rows(self, rows: slice | Array = slice(None)) -> Array:
         """The scales of some rows as floats (R, G)."""
         rows = rows if len(self.codes) > 1 else slice(None)  # one scale for the whole array
-        absmax = self.absmax.repeat(SCALES_PER_BLOCK)[: self.codes.size].reshape(self.codes.shape)  # of each scale
+        absmax = self.absmax.repeat(SCALES_PER_BLOCK)[: self.codes.size]  # each scale's own
+        absmax = absmax.reshape(self.codes.shape)  # (R, G)
         levels = module_of(self.codes).asarray(DYNAMIC_LEVELS, dtype=self.dtype)
         return levels.take(self.codes[rows]) * absmax[rows] + self.offset
 

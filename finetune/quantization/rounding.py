@@ -67,8 +67,9 @@ def grid(values: np.ndarray, bits: int, symmetric: bool) -> tuple[np.ndarray, np
 
     symmetric: the grid of `absmax`, where all zeros are 0 and None is returned for them; else that of `zero_point`.
     """
-    top, steps = 2 ** (bits - 1) - 1, 2**bits - 1  # in 8 bits: levels -128 .. 127, 255 steps from end to end
-    smallest = np.finfo(np.float32).smallest_subnormal  # in place of 0, where all numbers are
+    top = 2 ** (bits - 1) - 1  # the highest level: 127 in 8 bits, where the levels are -128 .. 127
+    steps = 2**bits - 1  # from the lowest level to the highest: 255
+    smallest = np.finfo(np.float32).smallest_subnormal  # the scale of a group of zeros: one cannot divide by 0
     if symmetric:
         scales = np.abs(values).max(axis=-1) / np.float32(top)
         return np.maximum(scales, smallest).astype(np.float32), None

@@ -34,7 +34,7 @@ DOCUMENTATION, QUESTIONS = "python-docs", "questions"  # the built-in sets
 # The help of two settings.
 TRAINED = "what is trained: the head only, the head and the last N blocks, or the whole model"
 LANGUAGE = "text whose last tenth measures what the model forgets (what it learned from, or english)"
-LANGUAGE_TOKENS = 8192  # on which forgetting is measured (in a short run, fewer), as the legend of the columns says
+LANGUAGE_TOKENS = 8192  # tokens on which forgetting is measured, as the legend says; fewer in a short run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     else:
         model, tokenizer = run.load(HEAD_FORMAT)
         texts, test_texts = run.load_data(read_labelled)
-    # A short run tests on every k-th text: sorted by label, the first ones have only one.
+    # A short run tests on every k-th text. The texts can be sorted by label, and the first ones all have the same.
     k = math.ceil(len(test_texts) / run.state.max_eval_items)
     test_texts = test_texts[::k]
 

@@ -28,7 +28,7 @@ WORKED = "worked"  # init_from: first train a new small model on worked examples
 WORKED_EXAMPLES, TRAIN_ITEMS, TEST_ITEMS = 1000, 5000, 200
 THINKING = 0.5  # share of the worked examples with a thought
 BATCH_SIZE = 32  # conversations
-CONTROL_STEPS = 4  # of instruction tuning, in the time that GRPO needs to roll out and make one step
+CONTROL_STEPS = 4  # steps of instruction tuning that take as long as GRPO's rollout and one of its steps
 
 
 def cold_start_model(examples: Sequence[Example], seed: int, steps: int) -> tuple[GPT, Tokenizer]:
@@ -97,7 +97,7 @@ def learn_from_examples(
 ) -> None:
     """The loop of the control: instruction tuning on the worked examples, in about the time that GRPO would need."""
     grpo, training = run.config.grpo, run.config.training
-    steps = grpo.num_mini_batches * CONTROL_STEPS  # in the time of an iteration of GRPO
+    steps = grpo.num_mini_batches * CONTROL_STEPS  # as many as take the time of an iteration of GRPO
     control = dataclasses.replace(
         training,
         max_iters=steps * grpo.total_iterations,

@@ -75,8 +75,9 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     pairs, shortened = encode_pairs(preferences, template, model.config.block_size)
     tests, _ = encode_pairs(held_out, template, model.config.block_size)
 
-    # The reference: ln ρ of each reply. It never changes, so it is computed once, in the precision in which ln π is
-    # going to be computed (tests: in float32), and kept with the pairs, as text. A resumed run has read it with them.
+    # The reference: ln ρ of each reply. The reference never changes, so a new run computes ln ρ once and keeps it with
+    # the pairs in its folder, where a resumed run has read both. (It has the precision in which ln π is going to be
+    # computed; that of the test pairs is float32.)
     if run.is_new:
         run.begin(model, tokenizer)
         pairs = with_reference(model, pairs, config.batch_size, config.training.precision)

@@ -56,7 +56,7 @@ COLUMNS = f"""\
    tokens/s  of answers, generated, checked and learned from
      reward  what the checker gives the answers, on average: what is maximized
 {MEASURES}"""
-SHOWN_METRICS = ("reward", "exact", "format", "thought")  # on the screen; log.jsonl has all
+SHOWN_METRICS = ("reward", "exact", "format", "thought")  # metrics on the screen; log.jsonl has all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,8 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     else:
         model, tokenizer = run.load()
         worked, examples, held_out = run.load_data(read_examples, ("worked", "train", "test"))
-    held_out, template = held_out[: run.state.max_eval_items], ChatTemplate(tokenizer)
+    held_out = held_out[: run.state.max_eval_items]
+    template = ChatTemplate(tokenizer)
 
     # The data: questions, by which code checks the answers, each with its prompt, as tokens.
     all_prompts = encode_questions(examples, template, model.config.block_size, grpo.response_length)
@@ -135,7 +136,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     # An iteration: answer Q questions G times each, B = Q G answers; check and compare the answers; update the policy.
     G = grpo.num_generations
     training = dataclasses.replace(config.training, max_iters=grpo.total_iterations * grpo.num_mini_batches)
-    reference = reference_model(run) if grpo.beta and not config.control else None
+    reference = reference_model(run) if grpo.beta and not config.control else None  # for the KL penalty
     loss_fn = partial(grpo_batch_loss, config=grpo)
 
     def iteration(drawn: list[Any]) -> tuple[list[Step], dict[str, float]]:
@@ -157,7 +158,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
                 steps.append(run.step([batch], loss_fn))
         return steps, {"reward": float(rewards.mean()), "ended": float(answers.ended.mean()), **measured}
 
-    # Training. The control run learns from the worked examples instead, by instruction tuning (cold_start.py).
+    # Training: iterations. (A control run learns from the worked examples instead, see cold_start.py.)
     if not config.control:
         run.explain_columns(COLUMNS, shown=SHOWN_METRICS)
         run.prepare(model, training, grpo.num_mini_batches)
@@ -192,10 +193,11 @@ def check_answers(
 
 @dataclasses.dataclass(frozen=True)
 class GRPOBatch:
-    """N tokens of some answers. tokens (B, T): prompts with their answers. positions: of the N tokens in them.
+    """N tokens of some answers, and what was known when they were sampled.
 
-    old_logprobs: of the tokens when they were drawn. reference_logprobs: of the same tokens under the reference model,
-    if there is one. advantages, weights: of their answers. All are (N).
+    tokens (B, T): prompts with their answers. positions: where the N tokens stand in them. old_logprobs (N): ln p of
+    the tokens when they were drawn. reference_logprobs (N): ln p under the reference model, if there is one.
+    advantages, weights (N): those of the answer that a token belongs to.
     """
 
     tokens: np.ndarray
@@ -227,15 +229,15 @@ def grpo_batches(
         tokens, mask = answers.tokens[rows], answers.mask[rows]
         positions = TokenPositions.of(answers.starts[rows], mask)
         answer_of = positions.rows  # (N): the answer, a row of `tokens`, that each of the N tokens belongs to
-        # GRPO's loss is a mean over answers, Σ weight loss / answers. The training step computes Σ weight loss / N, the
-        # mean over the N tokens. So N / answers, the ratio of the two, becomes a part of the weights.
-        lengths = mask.sum(axis=1)
-        weights = answer_weights(lengths, config.method, config.response_length)
-        weights = weights * len(answer_of) / len(rows)
+        weights = answer_weights(mask.sum(axis=1), config.method, config.response_length)  # (answers)
+        # GRPO's loss is Σ weight loss / answers. The training step divides by N, the number of tokens, instead of the
+        # number of answers. Multiplying the weights by N / answers makes up for it.
+        n_tokens, n_answers = len(answer_of), len(rows)
+        weights = weights * n_tokens / n_answers
         batch = GRPOBatch(
             tokens,
             positions,
-            old_logprobs=token_logprobs(policy, tokens, positions),  # of all batches before the first step: π_old
+            old_logprobs=token_logprobs(policy, tokens, positions),  # π_old, for all batches before the first step
             reference_logprobs=None if reference is None else token_logprobs(reference, tokens, positions),
             advantages=advantages[rows][answer_of],
             weights=weights[answer_of],

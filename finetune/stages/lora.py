@@ -31,7 +31,7 @@ from .lora_model import LoRARunConfig, adapt, adapter_format, base_model
 
 ADAPTER = "adapter"  # the folder of PEFT's files, in that of a run
 REPLY_TOKENS = 40  # length of the replies that are shown
-PROMPTS = {"python": "import os\n\ndef"}  # of the samples, by corpus; "The" for all others
+PROMPTS = {"python": "import os\n\ndef"}  # what samples begin with, by corpus; "The" for all others
 LABELS = {
     "val_loss": "validation loss",
     "own_text": "loss on its old text",

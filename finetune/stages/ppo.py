@@ -216,8 +216,7 @@ def ppo_batches(
     batches = []
     for _ in range(config.num_ppo_epochs):
         for rows in np.array_split(rng.permutation(len(advantages)), config.num_mini_batches):
-            # x[rows][mask], (B, L) -> (N): of the tokens of these replies.
-            mask = rollout.mask[rows]
+            mask = rollout.mask[rows]  # x[rows][mask] takes the N tokens of these replies: (B, L) -> (N)
             batch = PPOBatch(
                 rollout.tokens[rows],
                 TokenPositions.of(rollout.starts[rows], mask),
@@ -234,12 +233,20 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
     """For the training loop: the sum of the losses of a batch's N tokens, N, and sums of the metrics."""
     logits, values = model(batch.tokens, batch.positions)  # (N, V), (N)
     logprobs = selected_logprobs(logits, batch.positions.pick(batch.tokens))  # (N)
-    old, advantages, clip = batch.old_logprobs, batch.advantages, config.cliprange
+    clip = config.cliprange
     loss, policy, value = ppo_loss(
-        logprobs, values, old, batch.old_values, advantages, batch.returns, clip, config.cliprange_value, config.vf_coef
+        logprobs,
+        values,
+        batch.old_logprobs,
+        batch.old_values,
+        batch.advantages,
+        batch.returns,
+        clip,
+        config.cliprange_value,
+        config.vf_coef,
     )
     metrics = {
-        **update_metrics(logits, logprobs, old, advantages, clip, clip),
+        **update_metrics(logits, logprobs, batch.old_logprobs, batch.advantages, clip, clip),
         "loss/policy_avg": policy.data.sum(),
         "loss/value_avg": value.data.sum(),
     }

@@ -31,8 +31,8 @@ from ..evaluation.reward_accuracy import compare_with_chance, show_accuracies
 from ..objectives.model_with_head import HEAD_FORMAT, ModelWithHead
 from ..objectives.reward import LABELS, reward_batch_loss
 
-SHOWN = 6
-Scores = list[list[float]]  # of the chosen and the rejected reply of each pair
+SHOWN = 6  # pairs that are shown
+Scores = list[list[float]]  # for each pair, the score of the chosen reply and that of the rejected one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _scores(model: ModelWithHead, pairs: Sequence[Pair]) -> Scores:
 
 def _show_replies(preferences: Sequence[Preference], before: Scores, after: Scores) -> None:
     show("\nHeld-out pairs, and their scores before and after training (chosen reply first):")
-    for preference, old, new in zip(preferences, before, after):  # the first few
+    for preference, old, new in zip(preferences, before, after):  # before and after have the first few
         show(f"\n{'':>16} | {shorten(preference.prompt[-1]['content'])}")
         show(f"{old[0]:7.2f} {new[0]:8.2f} | {shorten(preference.chosen)}")
         show(f"{old[1]:7.2f} {new[1]:8.2f} | {shorten(preference.rejected)}")

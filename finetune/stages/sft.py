@@ -39,7 +39,7 @@ from ..evaluation.answering import (
 from ..objectives.sft import Conversation, collate, encode_examples, sft_loss
 
 TRAIN_ITEMS, TEST_ITEMS = 20_000, 400
-VALIDATION_ITEMS = 80  # of the test items, at each evaluation, as the legend of the columns says
+VALIDATION_ITEMS = 80  # test items that are asked at each evaluation, as the legend of the columns says
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +91,9 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     _show_what_is_learned(conversations, template.marked(examples[0].messages, examples[0].completion))
     run.explain_columns(COLUMNS)
 
-    # The test, before training and after it: the first questions of held_out again, made from the same seed, as items,
-    # which can check a reply. A third of max_eval_items, because each is asked three times: in the chat template,
-    # without it, and in another. Replies to questions from a file are only shown, because code cannot check them.
+    # The test, before training and after it: held-out questions. The built-in ones are made again from the same seed,
+    # as items that can check a reply. Each is asked three times, in the chat template, without it and in another, so
+    # there are a third of max_eval_items. Code cannot check replies to questions from a file: they are only shown.
     n_items = min(len(held_out), run.state.max_eval_items // 3)
     items = instruction_tasks("test", n_items, config.seed) if config.data == TASKS else []
     questions = [example.question for example in held_out[:SHOWN]]
