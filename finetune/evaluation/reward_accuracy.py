@@ -51,8 +51,8 @@ def checked_reward_model(folder: str, tokenizer: Tokenizer, block_size: int) -> 
     model: ModelWithHead = load_checkpoint(folder, with_optimizer=False, format=HEAD_FORMAT).model
     if model.labels != LABELS:
         raise CheckpointError(f"{folder} holds a classifier of {', '.join(model.labels)[:60]}, not a reward model")
-    its_tokenizer = Tokenizer.load(folder)
-    if its_tokenizer.vocab != tokenizer.vocab or its_tokenizer.special_tokens != tokenizer.special_tokens:
+    other = Tokenizer.load(folder)
+    if other.vocab != tokenizer.vocab or other.special_tokens != tokenizer.special_tokens:
         raise CheckpointError(f"the reward model in {folder} has another tokenizer: train it from the same model")
     if model.config.block_size < block_size:
         sizes = f"{model.config.block_size} tokens, and the model to be trained writes up to {block_size}"

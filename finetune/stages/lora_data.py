@@ -44,14 +44,11 @@ def is_conversations(data: str) -> bool:
     return data == TASKS or Path(data).suffix.lower() in (".jsonl", ".json")
 
 
-def read_data(run: Run) -> tuple[list[Example], list[Example]]:
+def read_data(run: Run) -> Sequence[list[Example]]:
     """Conversations to learn from, and to test on. Of a text there are none; it is checked that it can be read."""
     config = run.config
     if is_conversations(config.data):
-        if run.is_new:
-            return load_data(config.data, config.seed)
-        examples, held_out = run.load_data(read_examples)
-        return examples, held_out
+        return load_data(config.data, config.seed) if run.is_new else run.load_data(read_examples)
     if run.is_new:
         check_corpus(config.data)
     return [], []
