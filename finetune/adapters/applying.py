@@ -53,11 +53,9 @@ def _new_layer(name: str, base: Any, config: LoRAConfig) -> LoRALinear:
 
     A and B are float64 if `base` is. Otherwise they are float32, also if `base` is quantized or of half precision.
     """
-    layer: LoRALinear
-    if config.slices and name.rpartition(".")[2] == FUSED:
-        layer = LoRASlices(base, config.r, config.scaling, config.dropout, config.slices)
-    else:
-        layer = LoRALinear(base, config.r, config.scaling, config.dropout)
+    arguments = (base, config.r, config.scaling, config.dropout)
+    in_slices = config.slices and name.rpartition(".")[2] == FUSED
+    layer = LoRASlices(*arguments, config.slices) if in_slices else LoRALinear(*arguments)
     layer.config = config
     state = list(base.state_dict().values())
     dtype = np.float64 if any(array.dtype == np.float64 for array in state) else np.float32

@@ -173,10 +173,14 @@ class LoRAConfig(Checked):
             raise ValueError('target_modules is empty: name the layers to adapt, such as ["c_attn"]')
 
     def for_layer(self, name: str) -> LoRAConfig:
-        """Return the settings of one layer, with the rank and the alpha that the first fitting pattern gives it."""
-        r = next((r for end, r in self.rank_pattern.items() if ends_with(name, end)), self.r)
-        alpha = next((alpha for end, alpha in self.alpha_pattern.items() if ends_with(name, end)), self.alpha)
-        return dataclasses.replace(self, r=r, alpha=alpha)
+        """The settings of one layer, with the rank and the alpha that the first fitting pattern gives it."""
+
+        def first(pattern: Mapping[str, Any], default: Any) -> Any:
+            return next((value for end, value in pattern.items() if ends_with(name, end)), default)
+
+        return dataclasses.replace(
+            self, r=first(self.rank_pattern, self.r), alpha=first(self.alpha_pattern, self.alpha)
+        )
 
     @property
     def scaling(self) -> float:

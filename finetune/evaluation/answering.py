@@ -105,8 +105,11 @@ def right_answers(examples: Sequence[Example]) -> dict[str, str]:
 
 def scores(items: Sequence[TaskItem], replies: Sequence[Reply]) -> dict[str, float]:
     """Shares of replies: exact_match (the right answer, then the end), format (a well-formed one, then the end)."""
-    right = sum(reply.ended and item.is_correct(reply.text) for item, reply in zip(items, replies, strict=True))
-    formed = sum(reply.ended and item.has_format(reply.text) for item, reply in zip(items, replies, strict=True))
+    right = formed = 0
+    for item, reply in zip(items, replies, strict=True):
+        if reply.ended:
+            right += item.is_correct(reply.text)
+            formed += item.has_format(reply.text)
     return {"exact_match": right / len(items), "format": formed / len(items)}
 
 

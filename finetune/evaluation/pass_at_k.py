@@ -84,8 +84,15 @@ class PassAtK:
         return score_answers(items, [texts[i : i + SAMPLES] for i in range(0, len(texts), SAMPLES)])
 
     def _ask(self, questions: Sequence[Sequence[Message]], temperature: float) -> list[str]:
-        encode, length, at_once = chat_template(self.tokenizer), self.response_length, 50 * SAMPLES
-        replies = ask(self.model, self.tokenizer, questions, encode, length, at_once, temperature=temperature)
+        replies = ask(
+            self.model,
+            self.tokenizer,
+            questions,
+            chat_template(self.tokenizer),
+            self.response_length,
+            batch_size=50 * SAMPLES,
+            temperature=temperature,
+        )
         return [reply.text if reply.ended else "" for reply in replies]
 
 

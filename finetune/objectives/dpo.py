@@ -159,9 +159,12 @@ def with_reference(
         for part in batches_of(pairs, batch_size, list):
             logprobs = to_numpy(sequence_logprobs(model, *pair_batch(part).shifted()).data).tolist()
             for pair, chosen, rejected in zip(part, logprobs, logprobs[len(part) :]):
-                chosen_reply = dataclasses.replace(pair.chosen, reference=chosen)
-                rejected_reply = dataclasses.replace(pair.rejected, reference=rejected)
-                done.append(Pair(chosen_reply, rejected_reply))
+                done.append(
+                    Pair(
+                        dataclasses.replace(pair.chosen, reference=chosen),
+                        dataclasses.replace(pair.rejected, reference=rejected),
+                    )
+                )
             bar.update(len(part))
     return done
 

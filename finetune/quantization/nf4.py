@@ -156,8 +156,8 @@ class QuantizedScales(nn.Module):
     def rows(self, rows: slice | Array = slice(None)) -> Array:
         """The scales of some rows as floats (R, G)."""
         rows = rows if len(self.codes) > 1 else slice(None)  # one scale for the whole array
-        absmax = self.absmax.repeat(SCALES_PER_BLOCK)[: self.codes.size]  # each scale's own
-        absmax = absmax.reshape(self.codes.shape)  # (R, G)
+        # Repeated, each scale has the absmax of its block: (R, G).
+        absmax = self.absmax.repeat(SCALES_PER_BLOCK)[: self.codes.size].reshape(self.codes.shape)
         levels = module_of(self.codes).asarray(DYNAMIC_LEVELS, dtype=self.dtype)
         return levels.take(self.codes[rows]) * absmax[rows] + self.offset
 

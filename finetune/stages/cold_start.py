@@ -50,9 +50,8 @@ def cold_start_model(examples: Sequence[Example], seed: int, steps: int) -> tupl
                 yield batch
 
         losses = train_textbook(model, drawn(), sft_loss, optimizer, schedule, steps, config.grad_clip)
-    size, seconds = f"{model.num_parameters():,} parameters", time.perf_counter() - started
-    learned = f"{len(examples):,} worked examples: loss {losses[-1]:.3f}, {seconds:.0f} s"
-    show(f"a new model of {size} has learned from {learned}")
+    learned = f"{len(examples):,} worked examples: loss {losses[-1]:.3f}, {time.perf_counter() - started:.0f} s"
+    show(f"a new model of {model.num_parameters():,} parameters has learned from {learned}")
     return model, tokenizer
 
 

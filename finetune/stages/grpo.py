@@ -77,7 +77,8 @@ class GRPOConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (answers := self.batch_size * self.num_generations) < self.num_mini_batches:
+        answers = self.batch_size * self.num_generations
+        if answers < self.num_mini_batches:
             raise ValueError(f"{answers} answers cannot be dealt to {self.num_mini_batches} mini-batches")
 
 

@@ -68,12 +68,12 @@ def train_lora(run: Run, config: LoRARunConfig) -> None:
     # The test, before training and after it: held-out data, and text of the kind that the base model was trained on,
     # which it may forget. Of conversations, the replies to some held-out ones are shown.
     shown = held_out[:SHOWN]
-    questions = [example.question for example in shown]
 
     def measure() -> dict[str, Any]:
         scores = {**task.validate(whole=True), **loss_on_own_text(model, config.init_from, run.state.max_eval_items)}
-        if not questions:  # a model for plain text may have no chat template
+        if not shown:  # a model for plain text may have no chat template
             return {"scores": scores, "replies": {}}
+        questions = [example.question for example in shown]
         return {"scores": scores, "replies": greedy_replies(model, tokenizer, questions, REPLY_TOKENS)}
 
     run.measure_before(measure)
@@ -110,14 +110,14 @@ def _show_change(before: dict[str, float], after: dict[str, float]) -> None:
     show(f"\n{'':>24}{'before':>10}{'after':>10}")
     for name, value in after.items():
         if name in before:
-            label = LABELS.get(name, name)
-            show(f"{label:>24}{before[name]:>10.3f}{value:>10.3f}")
+            show(f"{LABELS.get(name, name):>24}{before[name]:>10.3f}{value:>10.3f}")
 
 
 def _remove_adapter(folder: Path) -> None:
     """Remove the settings of an adapter, if there are any: without them nobody loads it."""
-    if (folder / CONFIG).exists():
-        (folder / CONFIG).unlink()
+    settings = folder / CONFIG
+    if settings.exists():
+        settings.unlink()
         show(f"the adapter in {folder} is of an earlier step: removed, and written again when the run ends")
 
 

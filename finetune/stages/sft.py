@@ -73,8 +73,8 @@ def train_sft(run: Run, config: SFTConfig) -> None:
         examples, held_out = load_data(config.data, config.seed)
         model, tokenizer = load_model(config.init_from, trainable=True)
         added = add_chat_tokens(model, tokenizer)
-        size = f"{model.num_parameters():,} parameters"
-        show(f"starting from the weights in {config.init_from}, {added} tokens added: {size}")
+        n = model.num_parameters()
+        show(f"starting from the weights in {config.init_from}, {added} tokens added: {n:,} parameters")
         run.begin(model, tokenizer)
         run.keep_data(train=examples, test=held_out)
     else:
