@@ -5,7 +5,7 @@ Beside them:
     start.py        what every command imports first
     shared/         what commands share
     course/         what one learns with: lessons, exercises, their checker, scripts to step through
-    pages/          what one looks at in a browser; the site is all of it in a tab
+    pages/          what one looks at in a browser, also the course; the site is all of it in a tab
     benchmarks/     side by side with others, on the CPU and on a GPU
 """
 

@@ -24,7 +24,7 @@ from gpt.training.loading import load_model
 from minigrad import manual_seed, no_grad, optim
 from minigrad.inspection import Recording, record
 from scripts.pages.explain_data import LIMITS, explain_data
-from scripts.pages.web_page import page_of_data
+from scripts.shared.web_page import page_of_data
 
 EXAMPLES = """examples:
   python scripts/explain.py                                    the step of scripts/step.py: runs/explain/step.html

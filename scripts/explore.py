@@ -9,7 +9,7 @@ from start import command_line
 from minigrad import use_kernels
 from scripts.pages.explore_data import Looker
 from scripts.pages.local_server import LocalServer, check_port
-from scripts.pages.web_page import POLICY, page_of_data
+from scripts.shared.web_page import POLICY, page_of_data
 
 EXAMPLES = """examples:
   python scripts/explore.py                      runs/demo; prints the page's address and opens it

@@ -41,16 +41,16 @@ from scripts.course.checker import capstone, catalogue
 from scripts.course.checker.checks import Exercise
 from scripts.course.lessons.cells import lessons, read_cells, title
 from scripts.course.lessons.concepts import ROOT, dotted, lessons_of, number
+from scripts.course.lessons.pictures import WIDGETS
 from scripts.export import export
 from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import answers_in, connect
 from scripts.pages.local_server import Server, answer, site_server
 from scripts.pages.markup import markdown_to_html, python_to_html
-from scripts.pages.pictures import WIDGETS
 from scripts.pages.pinned_files import SITE, copy_assets, fetch
 from scripts.pages.site import smollm2, step, train
 from scripts.pages.stepping import STEPS, step_page, title_of
-from scripts.pages.web_page import FOLDER, POLICY, data_script, escaped, joined, on_site, page, page_of_data
+from scripts.shared.web_page import FOLDER, POLICY, data_script, escaped, joined, on_site, page, page_of_data
 
 EXAMPLES = """examples:
   python scripts/site.py --fetch --serve        fetch the pinned files (30 MB, once), write the site and serve it here
@@ -344,7 +344,7 @@ def due(wanted: list[Path], out: Path) -> Iterator[Path]:
 def made_from(lesson: Path) -> str:
     """A fingerprint of what a lesson's page is made from: its text, our packages, and what draws pages."""
     digest, others = hashlib.sha256(lesson.read_bytes() + Path(__file__).read_bytes()), lessons()
-    for folder in (*LIBRARY, "scripts/pages", "scripts/course/lessons"):
+    for folder in (*LIBRARY, "scripts/shared", "scripts/pages", "scripts/course/lessons"):
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in TRAVELS and path not in others:
                 digest.update(path.read_bytes())

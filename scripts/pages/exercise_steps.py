@@ -12,7 +12,7 @@ from minigrad.inspection.line_recorder import MOST_MOMENTS, LineRecorder
 from scripts.course.checker import judging, source
 from scripts.course.checker.checks import Exercise, Verdict
 from scripts.pages.stepping import PACKAGES, debugger_data
-from scripts.pages.web_page import page_of_data
+from scripts.shared.web_page import page_of_data
 
 SOLUTION = Path("a right solution")
 

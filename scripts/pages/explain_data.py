@@ -23,7 +23,7 @@ from minigrad.inspection.layout import Box, Edge, place
 from minigrad.inspection.recorder import Call, Recording, Value
 from scripts.pages.formula import formulas
 from scripts.pages.markup import python_to_html
-from scripts.pages.web_page import packed
+from scripts.shared.web_page import packed
 
 PAGE = 4_000_000  # bytes of numbers
 LIMITS = (65536, 16384, 4096, 1024, 256, 64)

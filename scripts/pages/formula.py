@@ -9,7 +9,7 @@ import inspect
 import re
 from typing import Any
 
-from scripts.pages.web_page import escaped
+from scripts.shared.web_page import escaped
 
 _START = r"[^\W\d_][\w\u0300-\u036f']*(?:_\w+)?(?:\[[\w, ]+\]|\(\w\))? (?:[=≈]|<-) "
 _FORMULA = re.compile(_START)

@@ -12,7 +12,7 @@ from gpt.files import read_text, write_text
 from scripts.course.lessons.cells import ANSWER, Cell, lessons, read_cells, title
 from scripts.course.lessons.concepts import DONE, chapter, dotted, exercises, number, passed_exercises
 from scripts.pages.markup import inline
-from scripts.pages.web_page import FOLDER, escaped, joined, page
+from scripts.shared.web_page import FOLDER, escaped, joined, page
 
 WIDGET_PAGES = {"gpt": "A GPT at work, step by step"}  # widgets that have a page of their own, too
 DONE_HERE = " Lessons finished in a terminal and exercises that passed are as of when a page was last written."

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gpt.console import printable
-from scripts.pages.web_page import escaped, page
+from scripts.shared.web_page import escaped, page
 
 LEVELS = 5
 _TERMINAL = ["", "48;5;230;38;5;16", "48;5;223;38;5;16", "48;5;215;38;5;16;4", "48;5;209;38;5;16;4;1"]

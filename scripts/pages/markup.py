@@ -9,7 +9,7 @@ import tokenize
 from collections.abc import Callable, Iterator
 
 from scripts.pages.formula import mathml
-from scripts.pages.web_page import escaped
+from scripts.shared.web_page import escaped
 
 Link = Callable[[str], str | None]
 _ITEM = re.compile(r"(?:[-*]|(\d+)\.)\s+")

@@ -11,8 +11,8 @@ from gpt.files import read_text, write_text
 from minigrad.inspection.line_recorder import LineRecorder, record_lines
 from scripts.pages.explain_data import ROOT, shown_path
 from scripts.pages.markup import python_to_html
-from scripts.pages.web_page import FOLDER, POLICY, packed, page_of_data
 from scripts.shared import command_line
+from scripts.shared.web_page import FOLDER, POLICY, packed, page_of_data
 
 EXAMPLES = """examples:
   python scripts/step.py                          the step itself, for a debugger

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from scripts.pages.pictures import WIDGETS
-from scripts.pages.web_page import joined
+from scripts.course.lessons.pictures import WIDGETS
+from scripts.shared.web_page import joined
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Nothing that a browser does by itself: no updates, no checks of the network.

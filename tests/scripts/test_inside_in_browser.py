@@ -12,7 +12,7 @@ from scripts.explore import explorer_page
 from scripts.pages.explain_data import explain_data, inside_attention
 from scripts.pages.explore_data import Looker
 from scripts.pages.local_server import LocalServer
-from scripts.pages.web_page import page_of_data
+from scripts.shared.web_page import page_of_data
 from tests.finetune.small import small_chat_model
 from tests.helpers import serving
 from tests.scripts.looking import PHONE, faults

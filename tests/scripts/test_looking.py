@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from scripts.course.checker import catalogue, marking
+from scripts.course.checker import catalogue, marking, my_gpt
 from scripts.course.checker.checks import Verdict
-from scripts.pages import marked_text, my_gpt
+from scripts.pages import marked_text
 from scripts.pages.marked_text import MarkedToken
 from tests.scripts.looking import PHONE, faults
 from tests.scripts.test_pages_in_browser import opened

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scripts.course.lessons.cells import lessons, read_cells
 from scripts.pages.markup import formula, markdown_to_html, python_to_html
-from scripts.pages.web_page import data_script, page
+from scripts.shared.web_page import data_script, page
 from tests.scripts.test_lessons import LESSONS, ROOT
 
 TAGS = {"h1", "h2", "h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "table", "tr", "th", "td", "div",

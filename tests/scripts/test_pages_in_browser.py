@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from gpt.model.generation import Sampling
+from scripts.course.lessons import widget_data
 from scripts.course.lessons.cells import Cell, lessons, read_cells
-from scripts.pages import widget_data
+from scripts.course.lessons.pictures import picture
 from scripts.pages.lesson_page import Ran, write_page
-from scripts.pages.pictures import picture
 from tests.scripts.looking import DESKTOP, PHONE, faults
 from tests.scripts.running import run_process
 from tests.scripts.test_widgets import model_and_tokenizer

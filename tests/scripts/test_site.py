@@ -26,7 +26,7 @@ from scripts.pages import lesson_page, pinned_files
 from scripts.pages.lesson_page import Ran, write_page
 from scripts.pages.local_server import Server, SiteFiles
 from scripts.pages.site import cells, chat, smollm2
-from scripts.pages.web_page import page
+from scripts.shared.web_page import page
 from tests.gpt import gguf_files, smollm
 from tests.helpers import serving
 from tests.scripts.running import write_model

@@ -24,7 +24,7 @@ from scripts import explain, site
 from scripts.course.checker import capstone, catalogue
 from scripts.course.checker.workspace import Workspace
 from scripts.pages.local_server import Server, SiteFiles
-from scripts.pages.web_page import PAGES
+from scripts.shared.web_page import PAGES
 from tests.helpers import serving
 from tests.scripts.looking import DESKTOP, PHONE, faults
 from tests.scripts.running import write_model

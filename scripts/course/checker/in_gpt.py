@@ -26,9 +26,8 @@ from gpt.training.batches import RandomBatches
 from gpt.training.training_step import training_step
 from minigrad import Function, Tensor, manual_seed, optim, use_kernels
 from minigrad.kernels.dispatch import textbook_functions
-from scripts.pages import my_gpt
 
-from . import source
+from . import my_gpt, source
 from .checks import Kernel, Patch
 from .workspace import Workspace
 

@@ -29,8 +29,8 @@ from typing import Any, NamedTuple
 
 from gpt.files import write_text
 from minigrad.backend import usable_cores
-from scripts.pages import web_page
-from scripts.pages.web_page import escaped
+from scripts.shared import web_page
+from scripts.shared.web_page import escaped
 
 from . import catalogue, gradebook, processes
 from .checks import Verdict

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from scripts.course.checker.checks import Exercise
-from scripts.pages.web_page import escaped, page
+from scripts.shared.web_page import escaped, page
+
+from .checks import Exercise
 
 GROUPS = ("Tokenizer", "Embedding", "Norms", "Attention", "MLP", "Loss", "Optimizer", "Writing", "Engine",
           "Fine-tuning", "Quantization")  # fmt: skip

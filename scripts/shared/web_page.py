@@ -1,6 +1,6 @@
 """The shell of our offline pages: one file with its style and its scripts inside, for a phone, paper and dark mode.
 
-    write_text(path, page("Title", [Raw("<h1>..."), ...]))
+    write_text(path, page("Title", "<h1>...</h1>", "report"))
 
 A page never asks for anything from outside: its Content-Security-Policy forbids it.
 """
@@ -19,7 +19,8 @@ import numpy as np
 
 from gpt.files import read_text
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parents[1] / "pages"  # with the HTML and JavaScript of each page
+STYLE = Path(__file__).with_name("look.css")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 # What the header of the site leads to, in its order.
 PAGES = {
@@ -56,7 +57,7 @@ def page(title: str, body: str, kind: str, scripts: Iterable[str] = (), policy: 
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{escaped(title)}</title>
 <link rel="icon" href="data:,">
-<style>{read_text(FOLDER / "look.css")}</style>
+<style>{read_text(STYLE)}</style>
 </head>
 <body class="{kind}">
 {body}
@@ -110,7 +111,7 @@ def packed(array: np.ndarray) -> str:
 
 def look(*sections: str) -> str:
     """Some sections of the stylesheet, for a notebook, which has a look of its own."""
-    parts = re.split(r"/\* === (\w+)", read_text(FOLDER / "look.css"))
+    parts = re.split(r"/\* === (\w+)", read_text(STYLE))
     return "".join(f"/* {name}{rules}" for name, rules in zip(parts[1::2], parts[2::2]) if name in sections)
 
 

@@ -23,8 +23,8 @@ from threadpoolctl import threadpool_limits
 from gpt.files import read_json, write_text
 from minigrad import manual_seed, use_kernels
 from scripts.course.lessons.cells import LESSONS
-from scripts.pages.web_page import data_script, escaped, joined, look
 from scripts.shared import command_line
+from scripts.shared.web_page import FOLDER, data_script, escaped, joined, look
 
 LINES = ("-", "--", ":", "-.")
 BLUE, ORANGE = "#1d4f91", "#be5416"
@@ -32,7 +32,7 @@ BLUE, ORANGE = "#1d4f91", "#be5416"
 OF_THE_PAGE = {"#000000": "currentColor", BLUE: "rgb(var(--heat, 29 79 145))", ORANGE: "rgb(var(--cold, 190 84 22))"}
 STYLE: Any = {"svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False, "font.size": 10.0}
 MEASURED = LESSONS / "measured"
-WIDGETS = Path(__file__).resolve().parent / "widgets"
+WIDGETS = FOLDER / "widgets"
 
 
 class Lesson:
