@@ -17,7 +17,7 @@ from gpt.model.generation import Sampling
 from gpt.model.speculation import speculate
 from gpt.tokenizer.token_text import TextStream
 from gpt.training.loading import load_model
-from scripts.shared.trial import try_generation
+from scripts.shared.will_it_fit import try_generation
 
 EXAMPLES = """examples:
   python scripts/generate.py --prompt "One day, Tom"              the model of the demo

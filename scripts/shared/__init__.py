@@ -5,7 +5,7 @@ The files, in reading order:
     command_line.py        options with the same names and meanings, or made from settings; errors in one sentence
     web_page.py            the shell of every page: style, scripts and data in one file; look.css is the style of all
     stage_options.py       the options of a training stage, running it, and what to type next
-    trial.py               --will-it-fit: memory and time, from a few steps
+    will_it_fit.py         --will-it-fit: memory and time, from a few steps
     verification.py        two computations of the same model, side by side: the first number that differs
     method_comparison.py   lora.py --compare: full, LoRA and QLoRA in one table
     pipeline_stages.py     the stages of pipeline.py, and which are finished

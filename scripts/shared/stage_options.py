@@ -19,7 +19,7 @@ from gpt.training.run_state import length_setting, read_state, settings_of
 from minigrad import switches
 from minigrad.backend import resolve_device
 from scripts.shared import command_line
-from scripts.shared.trial import try_run
+from scripts.shared.will_it_fit import try_run
 
 OF_STEPS = ("max_iters", "gradient_accumulation_steps", "log_interval", "precision")  # not of a stage with iterations
 # What to do with a finished run: see `show_next_steps`.
