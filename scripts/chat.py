@@ -7,12 +7,9 @@ Commands: /help, /reset (forget the conversation), exit or /quit (leave); Ctrl-C
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import re
-import shutil
-import signal
 import sys
-import unicodedata
 from collections.abc import Iterator
 from functools import partial
 
@@ -21,6 +18,7 @@ from start import command_line
 from finetune.data.conversation import Conversation
 from gpt.console import printable
 from gpt.model.generation import Sampling
+from scripts.shared.terminal import WrappedText, ctrl_c_noted
 
 EXAMPLES = """examples:
   python scripts/chat.py --model smollm2                             SmolLM2, 135 million parameters, on any laptop
@@ -35,15 +33,14 @@ HELP = "/reset forgets the conversation, exit (or /quit) leaves, Ctrl-C stops an
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
-    command_line.add_shared(parser, "model", "packed", "adapter", model="runs/sft")
-    parser.add_argument("--system", default=None, help="system message at the start, in place of the model's own")
-    text = "number of tokens to generate per text"
-    parser.add_argument("--max-new-tokens", type=command_line.whole_number(0), default=400, help=text)
-    usual = partial(Sampling, top_p=0.95, repetition_penalty=1.05)
-    command_line.add_settings(parser, usual, temperature={"default": None})
-    command_line.add_shared(parser, "kernels", "device", "seed", seed=None)
-    arguments = parser.parse_args(argv)
+    """Load a model and answer questions until the user leaves. Without its comfort, a chat is
+
+    conversation = Conversation(model, tokenizer)
+    while True:
+        for piece in conversation.answer(input("you> "), 400, Sampling(temperature=0.2)):
+            print(piece, end="", flush=True)
+    """
+    arguments = options().parse_args(argv)
     print(f"Loading {arguments.model} ...", flush=True)
     model, tokenizer = command_line.load(arguments, command_line.set_up(arguments))
 
@@ -51,35 +48,38 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.temperature is None:
         arguments.temperature = 0.2 if conversation.knows_chat else 0.8
     sampling = command_line.build(Sampling, vars(arguments))
-    if conversation.knows_chat:
-        print(f"{arguments.model} was tuned on conversations with {conversation.template.name}.")
-        told = conversation.template.default_system
-        if told is not None and arguments.system is None:
-            print(f'Its system message is "{printable(told)}" (--system replaces it).')
-    else:
-        print(
-            f"{arguments.model} was not tuned on conversations (it has no chat template): it continues a "
-            'transcript with "User:" and "Assistant:".'
-        )
-    print(f"{HELP}\n")
-    noted = False
+    introduce(conversation, arguments)
+    is_noted = False  # that the beginning is forgotten
     for question in questions():
-        if question == "/reset":
-            conversation.reset()
-            print("(forgotten)")
-        elif question == "/help":
-            print(HELP)
-        elif question.startswith("/"):
-            print(f"(there is no command {question.split()[0]}: /help, /reset, /quit)")
+        if question.startswith("/"):
+            obey(question, conversation)
         else:
             reply(conversation, question, arguments.max_new_tokens, sampling)
-        if conversation.forgotten and not noted:
-            noted = True
+        if conversation.forgotten and not is_noted:
+            is_noted = True
             print(
                 f"(the conversation is now longer than the model's context of {model.config.block_size:,} tokens: from "
                 "here on, the model forgets the oldest questions and answers)"
             )
     return 0
+
+
+def reply(conversation: Conversation, question: str, max_new_tokens: int, sampling: Sampling) -> None:
+    """Print the model's answer while it is generated, until it ends or Ctrl-C stops it."""
+    answer = conversation.answer(question, max_new_tokens, sampling)
+    text = WrappedText(len(MODEL))
+    try:
+        with contextlib.closing(answer), ctrl_c_noted() as stop:
+            print(MODEL, end="", flush=True)
+            for piece in answer:
+                text.write(piece)
+                if stop:
+                    text.write(" (stopped)")
+                    break
+            text.end()
+    except ValueError as error:  # a question that is too long; the conversation goes on
+        print(f"({error})", end="")
+    print()
 
 
 def questions() -> Iterator[str]:
@@ -101,77 +101,42 @@ def questions() -> Iterator[str]:
             yield question
 
 
-def reply(conversation: Conversation, question: str, max_new_tokens: int, sampling: Sampling) -> None:
-    """Print the model's answer while it is generated, until it ends or Ctrl-C stops it."""
-    answer = conversation.answer(question, max_new_tokens, sampling)
-    text = WrappedText(len(MODEL))
-    try:
-        with contextlib.closing(answer), ctrl_c_noted() as stop:
-            print(MODEL, end="", flush=True)
-            for piece in answer:
-                text.write(piece)
-                if stop:
-                    text.write(" (stopped)")
-                    break
-            text.end()
-    except ValueError as error:  # a question that is too long; the conversation goes on
-        print(f"({error})", end="")
-    print()
+def obey(command: str, conversation: Conversation) -> None:
+    """Do what a line that begins with / asks for."""
+    if command == "/reset":
+        conversation.reset()
+        print("(forgotten)")
+    elif command == "/help":
+        print(HELP)
+    else:
+        print(f"(there is no command {command.split()[0]}: /help, /reset, /quit)")
 
 
-class WrappedText:
-    """Prints a text that comes in pieces, with line breaks between words where the terminal ends.
-
-    The last word is held back until its end is known, or it fills a line. Where standard output is not a terminal,
-    nothing is changed.
-    """
-
-    def __init__(self, column: int):
-        """column: where the first piece is printed."""
-        self.column, self.held = column, ""
-        self.width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-
-    def write(self, piece: str) -> None:
-        """Print the words that are complete."""
-        *words, self.held = re.split(r"(?<=[\s\u2e80-\uffff])", self.held + piece)  # Chinese breaks anywhere
-        for word in words:
-            self._print(word)
-        if len(self.held) >= self.width:  # it does not fit on any line
-            self.end()
-
-    def end(self) -> None:
-        """Print what is held back."""
-        self._print(self.held)
-        self.held = ""
-
-    def _print(self, word: str) -> None:
-        length = sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in word.rstrip())
-        if self.column > 0 and self.column + length > self.width:
-            print()
-            self.column = 0
-        print(word, end="", flush=True)
-        end = self.column + length + len(word) - len(word.rstrip())
-        self.column = 0 if word.endswith("\n") else end % self.width
+def introduce(conversation: Conversation, arguments: argparse.Namespace) -> None:
+    """Print how the model chats: in the template that it was tuned with, or as a transcript."""
+    if conversation.knows_chat:
+        print(f"{arguments.model} was tuned on conversations with {conversation.template.name}.")
+        system = conversation.template.default_system
+        if system is not None and arguments.system is None:
+            print(f'Its system message is "{printable(system)}" (--system replaces it).')
+    else:
+        print(
+            f"{arguments.model} was not tuned on conversations (it has no chat template): it continues a "
+            'transcript with "User:" and "Assistant:".'
+        )
+    print(f"{HELP}\n")
 
 
-@contextlib.contextmanager
-def ctrl_c_noted() -> Iterator[list[bool]]:
-    """Inside the block, the first Ctrl-C only adds an entry to the list, so that no computation is interrupted.
-
-    A second Ctrl-C raises KeyboardInterrupt.
-    """
-    noted: list[bool] = []
-
-    def on_interrupt(number: int, frame: object) -> None:
-        if noted:
-            raise KeyboardInterrupt
-        noted.append(True)
-
-    previous = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, previous)
+def options() -> command_line.Parser:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    command_line.add_shared(parser, "model", "packed", "adapter", model="runs/sft")
+    parser.add_argument("--system", default=None, help="system message at the start, in place of the model's own")
+    text = "number of tokens to generate per text"
+    parser.add_argument("--max-new-tokens", type=command_line.whole_number(0), default=400, help=text)
+    usual = partial(Sampling, top_p=0.95, repetition_penalty=1.05)
+    command_line.add_settings(parser, usual, temperature={"default": None})
+    command_line.add_shared(parser, "kernels", "device", "seed", seed=None)
+    return parser
 
 
 if __name__ == "__main__":

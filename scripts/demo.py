@@ -13,6 +13,19 @@ from gpt.training.training_config import TrainingConfig
 from scripts.shared.stage_options import LET_IT_WRITE, show_next_steps
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Pretrain the model of `demo_config`, and show what to do with it."""
+    arguments = options().parse_args(argv)
+    device = command_line.set_up(arguments)
+    folder = arguments.out_dir
+    refuse_other_files(folder)
+    with replacing_run(folder):
+        config = demo_config(arguments.short, folder, arguments.seed, data=arguments.data)
+        team = team_of(arguments.processes, config.batch_size, device)
+        run = pretrain(config, device, team=team)
+    return show_next_steps(run, "train", LET_IT_WRITE)
+
+
 def demo_config(
     short: bool, out_dir: str, seed: int, made_by: str = "demo", data: str = "stories"
 ) -> PretrainingConfig:
@@ -43,21 +56,19 @@ def demo_config(
     )
 
 
-def main(argv: list[str] | None = None) -> int:
+def options() -> command_line.Parser:
     parser = command_line.parser(__doc__ or "")
     parser.add_argument("--short", action="store_true", help="train a smaller model, in half a minute")
     parser.add_argument("--data", default="stories", help="stories, english (Python's documentation), or see train.py")
     parser.add_argument("--out-dir", default="runs/demo", help="the run's folder; an earlier demo there is replaced")
     command_line.add_shared(parser, "processes", "kernels", "device", "seed")
-    arguments = parser.parse_args(argv)
-    device = command_line.set_up(arguments)
-    folder = arguments.out_dir
+    return parser
+
+
+def refuse_other_files(folder: str) -> None:
+    """Raise an error if the folder holds anything but an earlier demo, which the new one replaces."""
     if not has_checkpoint(folder) or settings_of(PretrainingConfig, folder).made_by != "demo":
         check_unused(folder, can_resume=False)
-    with replacing_run(folder):
-        config = demo_config(arguments.short, folder, arguments.seed, data=arguments.data)
-        run = pretrain(config, device, team=team_of(arguments.processes, config.batch_size, device))
-    return show_next_steps(run, "train", LET_IT_WRITE)
 
 
 if __name__ == "__main__":

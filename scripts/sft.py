@@ -22,27 +22,34 @@ instruction, input and output (Alpaca).
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Train on conversations with `train_sft`, or, with --show-mask, show which of their tokens it would learn from."""
+    parser = options()
+    arguments = parser.parse_args(argv)
+    if arguments.show_mask:
+        return show_mask(parser, arguments)
+    return stage_options.run(parser, arguments, train_sft, SFTConfig, "sft")
+
+
+def show_mask(parser: command_line.Parser, arguments: argparse.Namespace) -> int:
+    """Print some conversations as text, with marks around what the model learns to write."""
+    others = parser.given.keys() - {"show_mask", "init_from", "data", "seed", "kernels"}
+    parser.refuse(others, "does not go with --show-mask, which trains nothing")
+    command_line.set_up(arguments)
+    examples = load_data(arguments.data, arguments.seed)[0][: arguments.show_mask]
+    model, tokenizer = load_model(arguments.init_from, trainable=True)
+    add_chat_tokens(model, tokenizer)
+    template = ChatTemplate(tokenizer)
+    print("\n\n".join(template.marked(example.messages, example.completion) for example in examples))
+    return 0
+
+
+def options() -> command_line.Parser:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     rate = "peak learning rate; 2e-5 for a large pretrained model"
     stage_options.add_stage(parser, SFTConfig, learning_rate={"help": rate})
     text = "only show what N conversations teach"
     parser.add_argument("--show-mask", type=command_line.whole_number(1), metavar="N", help=text)
-    arguments = parser.parse_args(argv)
-    if arguments.show_mask:
-        others = parser.given.keys() - {"show_mask", "init_from", "data", "seed", "kernels"}
-        parser.refuse(others, "does not go with --show-mask, which trains nothing")
-        command_line.set_up(arguments)
-        _show_mask(arguments)
-        return 0
-    return stage_options.run(parser, arguments, train_sft, SFTConfig, "sft")
-
-
-def _show_mask(arguments: argparse.Namespace) -> None:
-    examples = load_data(arguments.data, arguments.seed)[0][: arguments.show_mask]
-    model, tokenizer = load_model(arguments.init_from, trainable=True)
-    add_chat_tokens(model, tokenizer)
-    template = ChatTemplate(tokenizer)
-    print("\n\n".join(template.marked(e.messages, e.completion) for e in examples))
+    return parser
 
 
 if __name__ == "__main__":

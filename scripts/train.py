@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 from functools import partial
+from typing import Any
 
 from start import command_line
 
@@ -25,6 +27,26 @@ SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size", "dropout")
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Train a model and show what to do with it. In a program of your own, it is one call:
+
+    shape = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64}
+    pretrain(PretrainingConfig(data="mybook.txt", out_dir="runs/book", model=shape))
+    """
+    parser = options()
+    arguments = parser.parse_args(argv)
+    refuse_conflicts(parser, arguments)
+    arguments.model = model_settings(parser, arguments)
+    init_from = None if arguments.init_from == "scratch" else arguments.init_from
+    train = partial(train_language_model, init_from=init_from)
+    with command_line.team(arguments.data_parallel) as team:  # one process, unless mpiexec has started several
+        team.check_same({**vars(arguments), "options": sorted(parser.given)})
+        if init_from == "resume":
+            refuse_another_shape(parser, arguments.out_dir)
+        advice = stage_options.LET_IT_WRITE
+        return stage_options.run(parser, arguments, train, PretrainingConfig, "train", advice, team=team)
+
+
+def options() -> command_line.Parser:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     new, size = "scratch: random weights", {"type": command_line.whole_number(257)}
     stage_options.add_stage(parser, PretrainingConfig, new, without=(), vocab_size=size, precision={}, learning_rate={})
@@ -35,7 +57,11 @@ def main(argv: list[str] | None = None) -> int:
     group.add_argument("--n-kv-head", type=command_line.whole_number(1), help=text)
     text = "share each batch among the processes that mpiexec started (needs mpi4py)"
     parser.add_argument("--data-parallel", action="store_true", help=text)
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def refuse_conflicts(parser: command_line.Parser, arguments: argparse.Namespace) -> None:
+    """End with an error for an option that another one rules out."""
     if arguments.will_it_fit:
         others = ["data_parallel"] + ["init_from"] * (arguments.init_from == "resume")
         parser.refuse(others, "does not go with --will-it-fit, which tries a new run")
@@ -46,19 +72,22 @@ def main(argv: list[str] | None = None) -> int:
         parser.refuse([other], f"does not go with --architecture {arguments.architecture}")
     elif arguments.init_from != "resume":
         parser.refuse(["architecture"], "is for a new model, not for that of --init-from")
-    is_new = arguments.init_from == "scratch"
-    # The shape of a new model, or what the shape of another one must be.
-    options, names = (vars(arguments), SHAPE) if is_new else (parser.given, (*SHAPE, "vocab_size"))
-    arguments.model = {name: options[name] for name in names if options.get(name) is not None}
-    train = partial(train_language_model, init_from=None if is_new else arguments.init_from)
-    with command_line.team(arguments.data_parallel) as team:
-        team.check_same({**vars(arguments), "options": sorted(parser.given)})
-        if arguments.init_from == "resume":
-            shape = settings_of(PretrainingConfig, arguments.out_dir).model
-            for name in [name for name in SHAPE if name in parser.given and name not in shape]:
-                raise ValueError(f"the model in {arguments.out_dir} has no {name}")
-        advice = stage_options.LET_IT_WRITE
-        return stage_options.run(parser, arguments, train, PretrainingConfig, "train", advice, team=team)
+
+
+def model_settings(parser: command_line.Parser, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The shape of a new model; of a model that is there, what the user says that its shape must be."""
+    given, names = parser.given, (*SHAPE, "vocab_size")
+    if arguments.init_from == "scratch":
+        given, names = vars(arguments), SHAPE
+    return {name: given[name] for name in names if given.get(name) is not None}
+
+
+def refuse_another_shape(parser: command_line.Parser, out_dir: str) -> None:
+    """Raise ValueError for a shape that the model of a run that is resumed does not have at all."""
+    shape = settings_of(PretrainingConfig, out_dir).model
+    for name in SHAPE:
+        if name in parser.given and name not in shape:
+            raise ValueError(f"the model in {out_dir} has no {name}")
 
 
 if __name__ == "__main__":
