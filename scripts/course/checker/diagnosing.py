@@ -18,7 +18,7 @@ from minigrad.gradcheck.diagnosis import Diagnosis
 
 from .checks import Case
 from .repairing import is_right, repair
-from .searching import Search
+from .searching import Explanation, Search
 from .steps import Apart, Runs
 from .trial import Finding, Trial
 
@@ -42,47 +42,79 @@ class Reason(NamedTuple):
 
 
 def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witnesses: list[Case]) -> Reason:
-    """The reason of what was found in `case`; `first` was found in the telling one."""
+    """The reason of what was found in `case`; `first` was found in the telling one.
+
+    The explanations below are tried one after the other, and the first that holds is returned.
+    """
+    # Random numbers.
     if any("random" in vars(node).values() for node in ast.walk(ast.parse(trial.text))):
         return Reason("random", case)
-    right, difference, telling = found.shown.get("right"), found.difference, trial.check.telling
-    if isinstance(right, list) and right and right[-1] is None and found.answer.value[-1]:
-        return Reason("remark", case, found.answer.value[-1])
-    search = Search(trial, found, witnesses if first is not None else [case, *witnesses], first is not None)
-    seen, of = case, found  # where steps are compared: in the telling case, if it shows the same
-    if first is not None and (first.where, first.kind) == (found.where, found.kind):
-        seen, of = telling, first
-    runs = Runs(trial, seen, search.is_backward)
-    line, step = runs.line_of(of.gradient), runs.lacking(of.gradient)
 
-    # Slips that the exercise names, and what gradcheck knows for certain.
-    slip, gradient, by_gradcheck, shown = search.slip(), "", Diagnosis("", ""), telling
-    if slip is None and first is not None and first.where.startswith("backward"):
-        gradient, by_gradcheck = ask_gradcheck(trial, first, telling)
-        if ask_gradcheck(trial, found, case)[1].kind == by_gradcheck.kind:
-            shown = case
-        if by_gradcheck.kind in SURE:
-            return Reason("gradcheck", shown, (gradient, by_gradcheck))
-    # Changes of the right solution, and of the learner's file; those that people rarely make come last.
-    changes = search.changes(usual=True) if slip is None else slip
-    if changes is None and isinstance(right, list) and right and isinstance(right[found.number], str):
-        return Reason("remark", case, found.answer.value[found.number])  # what a check's `call` says about it
-    repaired = repair(runs, of, witnesses)
-    if changes is None and repaired is None:
-        changes = search.changes(usual=False)
-    if changes is not None:
-        name = "" if isinstance(changes, str) else changes[0].target
-        line = repaired.line if repaired is not None else runs.line_of(name, search.program)
-        shown = case if search.agreement(search.written, case) else telling
-        return Reason("slip" if isinstance(changes, str) else "changes", shown, changes, line)
+    # A remark that a check's `call` appends: the right result ends with None there.
+    right, results = found.shown.get("right"), found.answer.value
+    has_remarks = isinstance(right, list) and len(right) > 0
+    if has_remarks and right[-1] is None and results[-1]:
+        return Reason("remark", case, results[-1])
+
+    # A slip that the exercise names. It comes before gradcheck, and is returned below, with its line.
+    cases = [case, *witnesses] if first is None else witnesses
+    search = Search(trial, found, cases, in_telling=first is not None)
+    explanation = search.slip()
+
+    # What gradcheck knows for certain.
+    gradient, diagnosis = "", Diagnosis("", "")
+    if explanation is None and first is not None and first.where.startswith("backward"):
+        gradient, diagnosis = ask_gradcheck(trial, first, trial.check.telling)
+    if diagnosis.kind in SURE:
+        return Reason("gradcheck", case_of_gradcheck(trial, found, case, diagnosis), (gradient, diagnosis))
+
+    # A change of the right solution that people often make; or what a check's `call` says in place of the result.
+    if explanation is None:
+        explanation = search.changes(usual=True)
+    if explanation is None and has_remarks and isinstance(right[found.number], str):
+        return Reason("remark", case, results[found.number])
+
+    # A change of the learner's file. Steps are compared in the telling case, if it shows the same.
+    seen, seen_case = found, case
+    if first is not None and (first.where, first.kind) == (found.where, found.kind):
+        seen, seen_case = first, trial.check.telling
+    runs = Runs(trial, seen_case, search.is_backward)
+    repaired = repair(runs, seen, witnesses)
+
+    # A change of the right solution that people rarely make, only where no change of the file helps.
+    if explanation is None and repaired is None:
+        explanation = search.changes(usual=False)
+    if explanation is not None:
+        agrees = search.agreement(explanation.written, case)
+        line = line_of(explanation, runs) if repaired is None else repaired.line
+        kind = "slip" if isinstance(explanation.said, str) else "changes"
+        return Reason(kind, case if agrees else trial.check.telling, explanation.said, line)
+    step = runs.lacking(seen.gradient)
     if repaired is not None:
         return Reason("repair", case, repaired, repaired.line, step)
-    # What is left says where the numbers differ, and how.
-    if runs.answer.raised is None and is_right(runs, of, runs.answer):
+
+    # Something is remembered: in the recorded run, the first one, the file was right.
+    if runs.answer.raised is None and is_right(runs, seen, runs.answer):
         return Reason("remembers", case)
-    if by_gradcheck.kind not in VAGUE and found.kind != "error":
-        return Reason("gradcheck", shown, (gradient, by_gradcheck), line)
-    return Reason("finding", case, None, line, None if difference is not None and difference.says_what else step)
+
+    # Nothing explains it. What is left says where the numbers differ, and how.
+    line = runs.line_of(seen.gradient)
+    if diagnosis.kind not in VAGUE and found.kind != "error":
+        return Reason("gradcheck", case_of_gradcheck(trial, found, case, diagnosis), (gradient, diagnosis), line)
+    if found.difference is not None and found.difference.says_what:
+        step = None
+    return Reason("finding", case, None, line, step)
+
+
+def line_of(explanation: Explanation, runs: Runs) -> int | None:
+    """The learner's line that an explanation is about."""
+    target = "" if isinstance(explanation.said, str) else explanation.said[0].target
+    return runs.line_of(target, explanation.program)
+
+
+def case_of_gradcheck(trial: Trial, found: Finding, case: Case, diagnosis: Diagnosis) -> Case:
+    """The case that was found if gradcheck says the same there, else the telling one."""
+    return case if ask_gradcheck(trial, found, case)[1].kind == diagnosis.kind else trial.check.telling
 
 
 def ask_gradcheck(trial: Trial, first: Finding, case: Case) -> tuple[str, Diagnosis]:

@@ -1,7 +1,35 @@
 """Which small change of the right solution gives a learner's wrong results?
 
-The right solution is the completed stub. A change of it (minigrad/gradcheck/mutations.py) that gives exactly the
-learner's results in every case is what the learner did, in whatever form.
+The right solution is the completed stub. The search makes the mistake itself: it changes the right solution in one
+place (minigrad/gradcheck/mutations.py), runs it on the same cases, and compares its results with the learner's. A
+change that gives exactly the learner's results is what the learner did, in whatever form.
+
+One mistake, from the exercise `sgd`, whose last line is `p = p - lr * velocity`. The learner has written + for -. In a
+case with p = 1, grad = 0.5, velocity = 2, lr = 0.1 and momentum = 0.9, the velocity becomes 2.3, and
+
+    the learner's p                            1.23
+    the right p                                0.77
+
+    the search changes the right solution into         its p
+    a slip that the exercise names: decoupled decay    0.77    no
+    p = p                                              1.00    no
+    p = lr * velocity                                  0.23    no
+    p = p / (lr * velocity)                            4.35    no
+    p = p + lr * velocity                              1.23    in all cases: this is what the learner did
+
+>>> from pathlib import Path
+>>> from scripts.course.checker import catalogue, processes
+>>> sgd = catalogue.load(catalogue.paths(catalogue.HERE)["sgd"])
+>>> learners_file = sgd.completed("p - lr * velocity", "p + lr * velocity")
+>>> print(processes.judge(sgd, learners_file.encode(), Path("sgd.py")).diagnosis)
+where p is computed, the sign of `lr * velocity` is flipped: it must be subtracted, in `p - lr * velocity` (downhill,
+along the velocity)
+
+The search has three parts. diagnosing.py calls them in this order, and believes the first that finds something:
+
+    slip()                  whole wrong solutions that the exercise itself names, each with a sentence
+    changes(usual=True)     changes of one place that people often make
+    changes(usual=False)    all other changes of one place
 """
 
 from __future__ import annotations
@@ -10,7 +38,8 @@ import ast
 import contextlib
 import functools
 import math
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +48,35 @@ from minigrad.gradcheck.mutations import SEVERAL_LINES, Change, compiled
 from . import comparing
 from .checks import Case
 from .trial import Answer, Finding, Trial, answer, arrays, bounded
+
+# A program is believed if it gives the learner's results in at least this share of the cases. An explanation that is
+# unlikely from the start must fit better. A slip need not fit where numbers are extreme.
+SLIP_SHARE = 0.5
+HIDDEN_SLIP_SHARE = 0.75  # of a slip, where the telling case does not show that something is wrong
+CHANGE_SHARES = {0: 0.75, 1: 0.95}  # by the rank of a change: 0 is what people do most often; all others: in every case
+USUAL_RANKS = 2  # changes of a lower rank are usual
+MOST_LINES_FOR_RARE = 2  # rare changes that fit in more lines than these fit by chance
+
+NOT, PARTLY, WHOLLY = range(3)  # how far a program agrees with the learner in one case
+
+
+class Fit(NamedTuple):
+    """How well a program gives the learner's results; the larger, the better.
+
+    is_whole: all results of the first case are the learner's, not only the one that is looked at. share: of the cases
+    in which it agrees, the lower one of those where the learner is wrong and of the others.
+    """
+
+    is_whole: bool
+    share: float
+
+
+class Explanation(NamedTuple):
+    """A program that gives the learner's results. said: the sentence of a slip, or changes of the right solution."""
+
+    said: str | list[Change]
+    written: Any  # its op or function
+    program: str  # its text
 
 
 class Search:
@@ -29,109 +87,150 @@ class Search:
 
     def __init__(self, trial: Trial, found: Finding, cases: list[Case], in_telling: bool):
         self.trial, self.found, self.cases, self.in_telling = trial, found, cases, in_telling
+        self.reference = trial.reference
         self.part = found.where.partition(" of ")[0]
         self.is_backward = found.where.startswith("backward of")
         self.observed: dict[int, Answer] = {}
-        self.written: Any = None  # the changed op or function that explains the result
-        self.program = ""  # its text
+
+    # --- the three parts ----------------------------------------------------------------------------------------------
+
+    def slip(self) -> Explanation | None:
+        """The slip that gives the learner's results in most cases; changes, if they give them in more."""
+        fits = [(self.fit(slip.written), slip) for slip in self.possible_slips()]
+        if not fits:
+            return None
+        (_, share), best = max(fits, key=lambda fit: fit[0])
+        if share < (SLIP_SHARE if self.in_telling else HIDDEN_SLIP_SHARE):
+            return None
+        if share < 1:
+            return self.changes(usual=True, in_every_case=True) or best
+        return best
+
+    def changes(self, usual: bool, in_every_case: bool = False) -> Explanation | None:
+        """The change of the right solution that gives the learner's results; of several changes the most usual one.
+
+        usual: among changes that people often make, or among the others. Of changes that are as usual and agree in
+        different lines, two are named; rare ones are not named at all if they agree in more.
+        """
+        if self.in_telling and not self.has_numbers():
+            return None  # many changes give nothing but nan
+        fits = list(self.fitting_changes(usual, in_every_case))
+        best = min((key for key, *_ in fits), default=None)
+        by_line: dict[int, tuple[Change, Any, str]] = {}
+        for key, change, written, program in fits:
+            if key == best:
+                by_line.setdefault(change.line, (change, written, program))
+        if not by_line or (not usual and len(by_line) > MOST_LINES_FOR_RARE):
+            return None
+        named = [by_line[line] for line in sorted(by_line)[:2]]
+        _, written, program = named[0]
+        return Explanation([change for change, _, _ in named], written, program)
+
+    # --- what is tried ------------------------------------------------------------------------------------------------
+
+    def possible_slips(self) -> Iterator[Explanation]:
+        """The slips of the exercise. One that changes forward does not explain a wrong backward."""
+        check, telling = self.reference.check, self.trial.check.telling
+        for program, sentence in check.slips:
+            written = compiled(ast.parse(program), {"np": np, "math": math}, "<mutant>")[check.name]
+            forward = answer(written, "", check, telling).value
+            if not self.is_backward or same(forward, self.reference.run(telling).value, 1e-6):
+                yield Explanation(sentence, written, program)
+
+    def fitting_changes(self, usual: bool, in_every_case: bool) -> Iterator[tuple[Any, Change, Any, str]]:
+        """The changes that give the learner's results, each after a key: the lowest is the best explanation."""
+        for written, change in self.reference.mutants(self.part, self.possible_changes(usual)):
+            is_whole, share = self.fit(written)
+            least = 1.0 if in_every_case else CHANGE_SHARES.get(change.rank, 1.0)
+            if share >= least:
+                yield (not is_whole, change.rank, -share), change, written, self.reference.as_text()
+
+    def possible_changes(self, usual: bool) -> Callable[[Change], bool]:
+        """What says of a change whether the learner may have made it."""
+        right, learners = (
+            [line.partition("  # ")[0].strip() for line in text.splitlines()]
+            for text in (self.reference.text, self.trial.text)
+        )
+        assigned = self.first_lines()
+
+        def is_possible(change: Change) -> bool:
+            is_usual = change.rank < USUAL_RANKS
+            # A line that stands in the learner's file as well has not been changed.
+            is_kept = right[change.line - 1] in learners and change.kind != SEVERAL_LINES
+            # A name has no value before the line that assigns it.
+            has_value = assigned.get(change.new.strip("`"), 0) < change.line
+            return is_usual is usual and not is_kept and has_value
+
+        return is_possible
+
+    def first_lines(self) -> dict[str, int]:
+        """The line in which each name of a function gets its first value; not of inputs, nor of names in an op."""
+        if self.trial.is_op:
+            return {}
+        nodes = list(ast.walk(self.reference.node))
+        inputs = {node.arg for node in nodes if isinstance(node, ast.arg)}
+        stores = [node for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+        lines: dict[str, int] = {}
+        for node in sorted(stores, key=lambda node: node.lineno):
+            if node.id not in inputs:
+                lines.setdefault(node.id, node.lineno)
+        return lines
+
+    # --- does it give the learner's results? --------------------------------------------------------------------------
+
+    def fit(self, written: Any) -> Fit:
+        """How well a changed solution fits. It must agree in the first and in the telling case."""
+        first = self.agreement(written, self.cases[0])
+        if first == NOT or self.agreement(written, self.trial.check.telling) == NOT:
+            return Fit(False, 0.0)
+        agree = [self.agreement(written, case) >= first for case in self.cases]
+        where_wrong = [a for a, is_wrong in zip(agree, self.wrong, strict=True) if is_wrong]
+        elsewhere = [a for a, is_wrong in zip(agree, self.wrong, strict=True) if not is_wrong]
+        return Fit(first == WHOLLY, min(sum(group) / len(group) for group in (where_wrong, elsewhere) if group))
+
+    def agreement(self, written: Any, case: Case) -> int:
+        """WHOLLY if all results are the learner's, PARTLY if the one that is looked at is, else NOT."""
+        with contextlib.suppress(Exception), bounded():
+            learners = self.learner(case)
+            changed = answer(written, "", self.reference.check, case, self.douts(case))
+            if learners.raised is not None or changed.raised is not None:
+                return WHOLLY if learners.error == changed.error else NOT
+            if same(learners.value, changed.value, self.trial.check.tolerance):
+                return WHOLLY
+            if isinstance(learners.value, tuple) and self.agrees_partly(learners.value, changed.value, case):
+                return PARTLY
+        return NOT
+
+    def agrees_partly(self, learners: tuple[Any, ...], changed: Any, case: Case) -> bool:
+        """Whether the result that is looked at is the learner's, and what the learner has right stays right."""
+        number = self.found.number
+        if changed[number] is None or not same(learners[number], changed[number], self.trial.check.tolerance):
+            return False
+        right = self.reference.run(case, self.douts(case)).value
+        results = zip(learners, changed, right, strict=True)
+        return all(same(theirs, true, 1e-6) for mine, theirs, true in results if same(mine, true, 1e-6))
 
     @functools.cached_property
     def wrong(self) -> list[bool]:
         """For each case, whether the learner is wrong. In the others, a change without an effect agrees as well."""
         return [self.trial.test(case) is not None for case in self.cases]
 
-    def douts(self, case: Case) -> list[np.ndarray] | None:
-        return self.trial.douts(case) if self.is_backward else None
+    def has_numbers(self) -> bool:
+        """Whether the learner's result of the first case is not only nan and infinity, or has no numbers at all."""
+        value = self.learner(self.cases[0]).value
+        if isinstance(value, tuple | list):
+            value = value[self.found.number :][:1]
+        numbers = arrays(value)
+        return not numbers or any(np.isfinite(part).any() for part in numbers)
 
     def learner(self, case: Case) -> Answer:
+        """The learner's answer, which is computed once for each case."""
         if id(case) not in self.observed:
             self.observed[id(case)] = self.trial.run(case, self.douts(case))
         return self.observed[id(case)]
 
-    def fit(self, written: Any) -> tuple[bool, float]:
-        """Whether a changed solution gives all of the learner's results, and not only the one that is looked at; and
-        the share of cases in which it does, the lower one of the cases where the learner is wrong and of the others.
-        The share is 0 if it does not in the first and in the telling case.
-        """
-        first = self.agreement(written, self.cases[0])
-        if not first or not self.agreement(written, self.trial.check.telling):
-            return False, 0.0
-        agree = [self.agreement(written, case) >= first for case in self.cases]
-        groups = [[a for a, w in zip(agree, self.wrong, strict=True) if w is kind] for kind in (True, False)]
-        return first > 1, min(sum(group) / len(group) for group in groups if group)
-
-    def agreement(self, written: Any, case: Case) -> int:
-        """2 if all results are the learner's, 1 if the one that is looked at is, else 0."""
-        with contextlib.suppress(Exception), bounded():
-            got, wanted = self.learner(case), answer(written, "", self.trial.reference.check, case, self.douts(case))
-            if got.raised is not None or wanted.raised is not None:
-                return 2 * (got.error == wanted.error)
-            if same(got.value, wanted.value, self.trial.check.tolerance):
-                return 2
-            if not isinstance(got.value, tuple):
-                return 0
-            g, w = got.value[self.found.number], wanted.value[self.found.number]
-            if w is None or not same(g, w, self.trial.check.tolerance):
-                return 0
-            right = self.trial.reference.run(case, self.douts(case)).value
-            others = zip(got.value, wanted.value, right, strict=True)
-            return int(all(same(w, r, 1e-6) for g, w, r in others if same(g, r, 1e-6)))  # what is right stays right
-        return 0
-
-    def slip(self) -> str | list[Change] | None:
-        """The sentence of the well-known slip that gives the learner's results, at least in the telling case: with
-        extreme numbers it need not agree. A slip in forward does not explain a wrong backward. Changes, if they agree
-        in more cases.
-        """
-        reference, telling, fits = self.trial.reference, self.trial.check.telling, []
-        for program, sentence in reference.check.slips:
-            written = compiled(ast.parse(program), {"np": np, "math": math}, "<mutant>")[reference.check.name]
-            forward = answer(written, "", reference.check, telling).value
-            if not self.is_backward or same(forward, reference.run(telling).value, 1e-6):
-                fits.append((self.fit(written), sentence, written, program))
-        best = max(fits, key=lambda fit: fit[0], default=((False, 0.0), "", None, ""))
-        share = best[0][1]
-        if share < (0.5 if self.in_telling else 0.75):
-            return None
-        if share < 1 and (exact := self.changes(usual=True, exact=True)):
-            return exact
-        _, sentence, self.written, self.program = best
-        return sentence
-
-    def changes(self, usual: bool, exact: bool = False) -> list[Change] | None:
-        """The change of the right solution that gives the learner's results; of several changes the most usual one.
-        usual: among changes that people often make, or among the others. exact: the results of every case.
-
-        A line that stands in the learner's file as well has not been changed. Of changes that are as usual and agree
-        in different lines, two are named; rare ones are not named at all if they agree in more than two.
-        """
-        reference, fits, value = self.trial.reference, [], self.learner(self.cases[0]).value
-        numbers = arrays(value[self.found.number :][:1] if isinstance(value, tuple | list) else [value])
-        if numbers and self.in_telling and not any(np.isfinite(part).any() for part in numbers):
-            return None  # many changes give nothing but nan
-        lines, yours = ([line.partition("  # ")[0].strip() for line in text.splitlines()]
-                        for text in (reference.text, self.trial.text))  # fmt: skip
-
-        stores = [n for n in ast.walk(reference.node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-        inputs = {n.arg for n in ast.walk(reference.node) if isinstance(n, ast.arg)}
-        stores = [n for n in sorted(stores, key=lambda n: -n.lineno) if n.id not in inputs]
-        first = {n.id: n.lineno for n in stores if not self.trial.is_op}
-
-        def is_possible(change: Change) -> bool:
-            is_kept = lines[change.line - 1] in yours and change.kind != SEVERAL_LINES
-            return (change.rank < 2) is usual and not is_kept and first.get(change.new.strip("`"), 0) < change.line
-
-        for written, change in reference.mutants(self.part, is_possible):
-            whole, share = self.fit(written)
-            if share >= ({} if exact else {0: 0.75, 1: 0.95}).get(change.rank, 1):  # rare ones: in every case
-                fits.append(((not whole, change.rank, -share), change, written, reference.as_text()))
-        best = min((key for key, *_ in fits), default=())
-        by_line = {change.line: (change, written, text) for key, change, written, text in fits[::-1] if key == best}
-        if not best or not usual and len(by_line) > 2:
-            return None
-        changes = [by_line[line] for line in sorted(by_line)[:2]]
-        _, self.written, self.program = changes[0]
-        return [change for change, _, _ in changes]
+    def douts(self, case: Case) -> list[np.ndarray] | None:
+        return self.trial.douts(case) if self.is_backward else None
 
 
 def same(got: Any, wanted: Any, tolerance: float) -> bool:
