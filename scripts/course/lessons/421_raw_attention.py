@@ -19,8 +19,6 @@ lesson = Lesson("421_raw_attention", __doc__)
 
 # %% 'bank' has one row
 # Three made-up numbers per word: (about water, about money, about sitting).
-
-# %%
 rows = {
     "the": [0.1, 0.1, 0.1],
     "river": [2.0, 0.0, 0.2],
@@ -103,9 +101,8 @@ with lesson.picture("raw-attention", "Attention on raw embeddings", columns=2, s
 #
 # The same row of "bank" now becomes a row about water or about money, at any distance:
 
+
 # %%
-
-
 def attend(X: np.ndarray) -> np.ndarray:
     return F.softmax(Tensor(X @ X.T), -1).data @ X
 

@@ -43,12 +43,16 @@ entry = header["transformer.wte.weight"]
 print(f"{len(data):,} bytes, of which {size:,} are the header; the entry of transformer.wte.weight is\n  {entry}")
 
 # %%
-start, end = entry["data_offsets"]
-by_hand = np.frombuffer(data[8 + size + start : 8 + size + end], "<f4").reshape(entry["shape"])
+del header["__metadata__"]  # notes of whoever wrote the file
+numbers, by_hand = data[8 + size :], {}
+for name, entry in header.items():
+    start, end = entry["data_offsets"]
+    by_hand[name] = np.frombuffer(numbers[start:end], "<f4").reshape(entry["shape"])  # "F32"
 with SafetensorsFile(FOLDER / "model.safetensors") as file:
     theirs = {name: file.read(name) for name in file.entries}
-assert np.array_equal(theirs["transformer.wte.weight"], by_hand)
-print(f"read by hand, its first numbers are {by_hand[0, :3]}, as in gpt/weights/safetensors_file.py")
+assert theirs.keys() == by_hand.keys() and all(np.array_equal(theirs[name], by_hand[name]) for name in theirs)
+first = by_hand["transformer.wte.weight"][0, :3]
+print(f"read by hand, its first numbers are {first}, as in gpt/weights/safetensors_file.py")
 
 # %% [markdown]
 # ## Names: from Hugging Face's to ours

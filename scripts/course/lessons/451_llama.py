@@ -58,12 +58,16 @@ print(f"parameters per norm: RMSNorm {norms[0]}, LayerNorm {norms[1]}")
 
 
 def turned(vector: np.ndarray, position: int) -> np.ndarray:
-    """A query or key (D), rotated by its position."""
-    cos, sin = rotations(np.array([position]), len(vector), REAL.rope_theta, np.float64)
-    return F.rotary_embedding(Tensor(vector[None]), cos, sin).data[0]
+    """A query or key (D), rotated by its position. A number of its first half and one of its second are a pair."""
+    x1, x2 = vector[: D // 2], vector[D // 2 :]
+    angles = position / REAL.rope_theta ** (np.arange(0, D, 2) / D)  # (D/2): pair i turns by t / theta^(2i/D)
+    cos, sin = np.cos(angles), np.sin(angles)
+    return np.concatenate([x1 * cos - x2 * sin, x1 * sin + x2 * cos])
 
 
 query, key = rng.standard_normal((2, D))
+theirs = F.rotary_embedding(Tensor(query[None]), *rotations(np.array([7]), D, REAL.rope_theta, np.float64))
+assert np.allclose(turned(query, 7), theirs.data[0])
 for apart in (0, 3, 50):
     scores = [turned(query, n + apart) @ turned(key, n) for n in (0, 7, 1000, 8000)]
     assert np.allclose(scores, scores[0])

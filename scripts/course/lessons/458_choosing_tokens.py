@@ -86,7 +86,13 @@ for row in logits[::8]:
 
 # %%
 p, q = np.array([0.6, 0.3, 0.1, 0.0]), np.array([0.2, 0.4, 0.1, 0.3])
-draws = [(x, after_guess(p, q, x, rng.random())) for x in rng.choice(4, 20_000, p=q)]
+missing = np.maximum(p - q, 0) / np.maximum(p - q, 0).sum()  # what p has more, as probabilities
+draws = []
+for x in rng.choice(4, 20_000, p=q):
+    number = rng.random()
+    probs = np.eye(4)[x] if number < p[x] / q[x] else missing  # the guess, or a token that is drawn instead
+    assert np.allclose(probs, after_guess(p, q, x, number))
+    draws.append((x, probs))
 accepted = np.mean([probs[x] == 1 for x, probs in draws])
 tokens = np.mean([probs for _, probs in draws], axis=0)
 redrawn = np.mean([probs if probs[x] == 1 else p for x, probs in draws], axis=0)  # the control: a refusal draws from p
