@@ -32,8 +32,8 @@ from gpt.training.training_step import language_model_loss
 from minigrad import GradcheckError, Tensor, gradcheck, nn, no_grad, optim, use_kernels
 from minigrad.functional.activation import Gelu
 from minigrad.functional.indexing import Embedding
-from scripts.course.lessons.pictures import picture, use_one_core
 from scripts.course.lessons.small_gpt import english, new_gpt, smooth, train, write
+from scripts.course.pictures import picture, use_one_core
 from scripts.shared.verification import Comparison, trace
 
 EXAMPLES = """examples:

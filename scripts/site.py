@@ -41,7 +41,7 @@ from scripts.course.checker import capstone, catalogue
 from scripts.course.checker.checks import Exercise
 from scripts.course.lessons.cells import lessons, read_cells, title
 from scripts.course.lessons.concepts import ROOT, dotted, lessons_of, number
-from scripts.course.lessons.pictures import WIDGETS
+from scripts.course.pictures import WIDGETS
 from scripts.export import export
 from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import answers_in, connect
@@ -344,7 +344,7 @@ def due(wanted: list[Path], out: Path) -> Iterator[Path]:
 def made_from(lesson: Path) -> str:
     """A fingerprint of what a lesson's page is made from: its text, our packages, and what draws pages."""
     digest, others = hashlib.sha256(lesson.read_bytes() + Path(__file__).read_bytes()), lessons()
-    for folder in (*LIBRARY, "scripts/shared", "scripts/pages", "scripts/course/lessons"):
+    for folder in (*LIBRARY, "scripts/shared", "scripts/pages", "scripts/course"):
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in TRAVELS and path not in others:
                 digest.update(path.read_bytes())

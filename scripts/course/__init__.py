@@ -6,4 +6,9 @@ Four folders:
     exercises/    one file each; what is taught by writing it oneself (README.md)
     checker/      how an answer is judged, and what is wrong with it (README.md)
     steps/        small scripts to step through, line by line, in a debugger or in a page
+
+What lessons draw with:
+
+    pictures.py       `Lesson`, which every lesson begins with; bars, heat maps, the loop of generation
+    widget_data.py    the numbers behind the widgets, drawings to play with in a page
 """

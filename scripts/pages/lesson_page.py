@@ -17,7 +17,7 @@ from urllib.parse import quote
 from gpt.files import read_json, read_text, write_text
 from scripts.course.lessons.cells import ANSWER, LESSONS, QUESTION, Cell, Running, read_cells, title
 from scripts.course.lessons.concepts import ROOT, Concept, concepts, dotted
-from scripts.course.lessons.pictures import widget_html, widget_scripts
+from scripts.course.pictures import widget_html, widget_scripts
 from scripts.pages.lesson_index import WIDGET_PAGES, connect, minutes, progress
 from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.shared.web_page import FOLDER, escaped, page

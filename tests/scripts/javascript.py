@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from scripts.course.lessons.pictures import WIDGETS
+from scripts.course.pictures import WIDGETS
 from scripts.shared.web_page import joined
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from scripts import lesson as lesson_script
-from scripts.course.lessons import pictures
+from scripts.course import pictures
 from scripts.course.lessons.cells import Cell, Running, lessons, read_cells
 from tests.helpers import change_json, read_json
 from tests.scripts.test_lessons import LESSONS, ROOT
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from minigrad import Tensor
 from minigrad.inspection import draw
-from scripts.course.lessons.pictures import Lesson
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("999_title", __doc__)
 

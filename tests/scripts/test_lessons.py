@@ -10,7 +10,7 @@ import pytest
 from gpt.files import read_text, write_text
 from scripts import lesson
 from scripts.course.lessons.concepts import Place, concepts, exercises, mental_models
-from scripts.course.lessons.pictures import heatmap, picture
+from scripts.course.pictures import heatmap, picture
 from tests.scripts.running import ROOT, output_of, run_process
 
 LESSONS = sorted(path.stem for path in (ROOT / "scripts" / "course" / "lessons").glob("[0-9]*.py"))

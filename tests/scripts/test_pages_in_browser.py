@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from gpt.model.generation import Sampling
-from scripts.course.lessons import widget_data
+from scripts.course import widget_data
 from scripts.course.lessons.cells import Cell, lessons, read_cells
-from scripts.course.lessons.pictures import picture
+from scripts.course.pictures import picture
 from scripts.pages.lesson_page import Ran, write_page
 from tests.scripts.looking import DESKTOP, PHONE, faults
 from tests.scripts.running import run_process

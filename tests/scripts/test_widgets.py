@@ -11,7 +11,7 @@ from gpt.tokenizer.bpe import encode_word
 from gpt.tokenizer.bpe_training import learn_merges
 from gpt.tokenizer.pre_tokenization import count_words, split_words
 from minigrad import Tensor, manual_seed, no_grad
-from scripts.course.lessons import widget_data
+from scripts.course import widget_data
 from tests.gpt.small import logits_of
 from tests.scripts.javascript import evaluate
 

@@ -15,7 +15,7 @@ import numpy as np
 import minigrad.functional as F
 from minigrad import Tensor
 from minigrad.inspection import draw
-from scripts.course.lessons.pictures import Lesson
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("00_gradients", __doc__)
 

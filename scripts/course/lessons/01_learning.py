@@ -13,7 +13,7 @@ import numpy as np
 
 import minigrad.functional as F
 from minigrad import Tensor, nn, optim
-from scripts.course.lessons.pictures import LINES, Lesson
+from scripts.course.pictures import LINES, Lesson
 
 lesson = Lesson("01_learning", __doc__)
 rng = np.random.default_rng(lesson.seed)

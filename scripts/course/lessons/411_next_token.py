@@ -18,8 +18,8 @@ import minigrad.functional as F
 from gpt.corpora.python_corpus import help_text
 from gpt.model.generation import Sampling
 from minigrad import nn, optim
-from scripts.course.lessons import widget_data
-from scripts.course.lessons.pictures import Lesson, bars, generation_loop
+from scripts.course import widget_data
+from scripts.course.pictures import Lesson, bars, generation_loop
 
 lesson = Lesson("411_next_token", __doc__)
 

@@ -18,9 +18,9 @@ from gpt.tokenizer.bpe import encode_word, merge, single_bytes
 from gpt.tokenizer.bpe_training import learn_merges
 from gpt.tokenizer.pre_tokenization import count_words
 from minigrad import nn
-from scripts.course.lessons import widget_data
-from scripts.course.lessons.pictures import Lesson
+from scripts.course import widget_data
 from scripts.course.lessons.small_gpt import new_gpt, train
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("412_tokenization", __doc__)
 rng = np.random.default_rng(lesson.seed)

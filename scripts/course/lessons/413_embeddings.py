@@ -13,8 +13,8 @@ import numpy as np
 import minigrad.functional as F
 from gpt.model.positions import sinusoidal_table
 from minigrad import Tensor, manual_seed, nn, no_grad, optim
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import english, new_gpt, train_once
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("413_embeddings", __doc__)
 rng = np.random.default_rng(lesson.seed)

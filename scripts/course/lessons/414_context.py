@@ -18,7 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 import minigrad.functional as F
 from gpt.corpora.python_corpus import help_text
 from minigrad import Tensor, nn, no_grad, optim
-from scripts.course.lessons.pictures import Lesson
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("414_context", __doc__)
 rng = np.random.default_rng(lesson.seed)

@@ -13,7 +13,7 @@ import numpy as np
 
 import minigrad.functional as F
 from minigrad import Tensor, nn, no_grad, optim
-from scripts.course.lessons.pictures import Lesson, heatmap
+from scripts.course.pictures import Lesson, heatmap
 
 lesson = Lesson("421_raw_attention", __doc__)
 

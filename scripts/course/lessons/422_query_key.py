@@ -11,8 +11,8 @@ import numpy as np
 
 import minigrad.functional as F
 from minigrad import Tensor, nn, optim
-from scripts.course.lessons import widget_data
-from scripts.course.lessons.pictures import Lesson, bars, heatmap
+from scripts.course import widget_data
+from scripts.course.pictures import Lesson, bars, heatmap
 
 lesson = Lesson("422_query_key", __doc__)
 

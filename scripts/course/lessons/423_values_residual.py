@@ -12,7 +12,7 @@ import numpy as np
 import minigrad.functional as F
 from gpt import GPT, GPTConfig
 from minigrad import Tensor
-from scripts.course.lessons.pictures import Lesson
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("423_values_residual", __doc__)
 rng = np.random.default_rng(lesson.seed)

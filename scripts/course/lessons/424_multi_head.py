@@ -18,8 +18,8 @@ from gpt.interpretability import attention_patterns
 from gpt.model.gpt2 import CausalSelfAttention
 from minigrad import Tensor, no_grad, optim, use_kernels
 from minigrad.inspection import profile
-from scripts.course.lessons.pictures import Lesson, heatmap
 from scripts.course.lessons.small_gpt import english, new_gpt, train, train_once, validation_loss
+from scripts.course.pictures import Lesson, heatmap
 
 lesson = Lesson("424_multi_head", __doc__)
 rng = np.random.default_rng(lesson.seed)

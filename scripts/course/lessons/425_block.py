@@ -14,8 +14,8 @@ import minigrad.functional as F
 from gpt import GPTConfig, accounting
 from gpt.model.gpt2 import MLP, Block
 from minigrad import Tensor, optim, use_kernels
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import english, new_gpt, train
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("425_block", __doc__)
 rng = np.random.default_rng(lesson.seed)

@@ -18,9 +18,9 @@ import minigrad.functional as F
 from gpt import GPT, GPTConfig, accounting
 from gpt.model.gpt2 import Block
 from minigrad import Tensor, nn, no_grad, optim, use_kernels
-from scripts.course.lessons import widget_data
-from scripts.course.lessons.pictures import Lesson, heatmap
+from scripts.course import widget_data
 from scripts.course.lessons.small_gpt import english, new_gpt, train, validation_loss, write
+from scripts.course.pictures import Lesson, heatmap
 
 lesson = Lesson("426_causal_gpt", __doc__)
 rng = np.random.default_rng(lesson.seed)

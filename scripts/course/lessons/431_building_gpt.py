@@ -18,8 +18,8 @@ import minigrad.functional as F
 from gpt import GPT, GPTConfig, accounting
 from gpt.console import printable
 from minigrad import Tensor, manual_seed, nn, no_grad
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import english
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("431_building_gpt", __doc__)
 rng = np.random.default_rng(lesson.seed)

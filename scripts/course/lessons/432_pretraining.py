@@ -21,8 +21,8 @@ from gpt import GPT
 from gpt.training.batches import get_batch
 from gpt.training.evaluation import baseline_losses
 from minigrad import optim
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import english, new_gpt, smooth, train, validation_loss, write
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("432_pretraining", __doc__)
 rng = np.random.default_rng(lesson.seed)

@@ -27,8 +27,8 @@ from gpt.training.training_step import accumulated_gradients, language_model_los
 from minigrad import Tensor, nn, optim
 from minigrad.inspection import profile
 from minigrad.precision import round_bfloat16
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import english, new_gpt, train, validation_loss
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("433_efficiency", __doc__)
 rng = np.random.default_rng(lesson.seed)

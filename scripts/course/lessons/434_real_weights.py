@@ -23,8 +23,8 @@ from gpt.weights import pretrained
 from gpt.weights.gpt2_huggingface import from_json
 from gpt.weights.safetensors_file import SafetensorsFile
 from minigrad import nn, no_grad
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import english, new_gpt, train_once, validation_loss, write
+from scripts.course.pictures import Lesson
 from scripts.shared.verification import Comparison, load_trace, trace
 
 lesson = Lesson("434_real_weights", __doc__)

@@ -24,8 +24,8 @@ from gpt.training.training_config import TrainingConfig, prepare_training
 from gpt.training.training_loop import train_textbook
 from gpt.training.training_step import language_model_loss
 from minigrad import Tensor
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import english, new_gpt, smooth, validation_loss
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("435_diagnosis", __doc__)
 rng = np.random.default_rng(lesson.seed)

@@ -25,8 +25,8 @@ from gpt.training.evaluation import evaluate
 from gpt.training.training_config import TrainingConfig, prepare_training
 from gpt.training.training_loop import train_textbook
 from minigrad import manual_seed, nn, no_grad, optim, use_kernels
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import english, new_gpt, train, validation_loss, write
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("441_classification", __doc__)
 

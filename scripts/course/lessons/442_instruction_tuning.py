@@ -25,8 +25,8 @@ from finetune.objectives.sft import collate, encode_examples, sft_loss
 from gpt import GPT, Tokenizer
 from gpt.files import write_text
 from minigrad import no_grad, optim, use_kernels
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import new_gpt, train, write
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("442_instruction_tuning", __doc__)
 rng = np.random.default_rng(lesson.seed)

@@ -30,7 +30,7 @@ from gpt.training.evaluation import evaluate
 from minigrad import Tensor, manual_seed, optim, use_kernels
 from scripts.course.lessons import honest_replies
 from scripts.course.lessons.honest_replies import BLOCK, FACTS, SHARES, fit, preferences, question, replies_to, show
-from scripts.course.lessons.pictures import LINES, Lesson
+from scripts.course.pictures import LINES, Lesson
 
 lesson = Lesson("443_alignment", __doc__)
 rng = np.random.default_rng(lesson.seed)

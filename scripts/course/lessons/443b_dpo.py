@@ -24,7 +24,7 @@ from finetune.objectives.dpo import dpo_batch_loss, dpo_loss, with_reference
 from finetune.objectives.logprobs import sequence_logprobs
 from minigrad import Tensor, optim
 from scripts.course.lessons.honest_replies import BLOCK, behavior, fit, imitator, preferences, question, show
-from scripts.course.lessons.pictures import Lesson
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("443b_dpo", __doc__)
 rng = np.random.default_rng(lesson.seed)

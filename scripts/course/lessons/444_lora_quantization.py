@@ -26,8 +26,8 @@ from finetune.quantization.rounding import absmax, int8_product, outlier_columns
 from gpt import GPTConfig, accounting
 from gpt.corpora.python_corpus import python_code
 from minigrad import no_grad, use_kernels
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import english, new_gpt, train, train_once, validation_loss
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("444_lora_quantization", __doc__)
 rng = np.random.default_rng(lesson.seed)

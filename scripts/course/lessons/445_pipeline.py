@@ -36,8 +36,8 @@ from gpt.training.training_config import TrainingConfig, prepare_training
 from gpt.training.training_loop import train_textbook
 from minigrad import no_grad, use_kernels
 from minigrad.precision import round_bfloat16
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import new_gpt, train, validation_loss, write
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("445_pipeline", __doc__)
 rng = np.random.default_rng(lesson.seed)

@@ -26,7 +26,7 @@ from finetune.stages.cold_start import THINKING, cold_start_model
 from finetune.stages.grpo import GRPOConfig, grpo_batch_loss, grpo_batches
 from gpt.training.loading import load_model
 from minigrad import Tensor, manual_seed, optim, use_kernels
-from scripts.course.lessons.pictures import LINES, Lesson
+from scripts.course.pictures import LINES, Lesson
 
 lesson = Lesson("446_verification", __doc__)
 TERMS, SAMPLES = 5, 8

@@ -21,8 +21,8 @@ from finetune.objectives.logprobs import entropy
 from gpt.accounting import token_flops
 from gpt.training.training_step import language_model_loss
 from minigrad import Tensor, use_kernels
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import english, new_gpt, train, validation_loss
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("447_distillation", __doc__)
 

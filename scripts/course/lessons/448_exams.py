@@ -19,8 +19,8 @@ from finetune.evaluation.multiple_choice import accuracy, exam_prompts, exam_sco
 from gpt import Tokenizer
 from gpt.training.loading import load_model
 from minigrad import no_grad, use_kernels
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import new_gpt, train
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("448_exams", __doc__)
 

@@ -24,8 +24,8 @@ from gpt.training.loading import load_model
 from gpt.weights import hub
 from gpt.weights.gguf_file import BLOCKS, GGUFError, GGUFFile, GGUFTensor, dequantize, unpack
 from minigrad import Tensor, manual_seed, nn, use_kernels
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import english, train, validation_loss
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("451_llama", __doc__)
 rng = np.random.default_rng(lesson.seed)

@@ -21,7 +21,7 @@ from gpt.weights import hub
 from gpt.weights.gguf_file import GGUFError
 from minigrad import manual_seed, no_grad, optim, use_kernels
 from minigrad.muon import Muon, muon_groups
-from scripts.course.lessons.pictures import Lesson, heatmap
+from scripts.course.pictures import Lesson, heatmap
 
 lesson = Lesson("452_what_has_it_learned", __doc__)
 T, V, STEPS = 32, 32, 500

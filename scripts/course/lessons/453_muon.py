@@ -16,8 +16,8 @@ import numpy as np
 from gpt.training.batches import RandomBatches, get_batch
 from minigrad import Tensor, optim
 from minigrad.muon import COEFFICIENTS, Muon, muon_groups, newton_schulz
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import english, new_gpt, train, validation_loss
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("453_muon", __doc__)
 

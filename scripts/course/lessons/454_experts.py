@@ -16,8 +16,8 @@ import numpy as np
 from gpt.model.moe import MixtureOfExperts, mixtures, use_experts, with_balance
 from gpt.training.training_step import language_model_loss
 from minigrad import Tensor, manual_seed, nn, no_grad, use_kernels
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import english, new_gpt, train, validation_loss
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("454_experts", __doc__)
 

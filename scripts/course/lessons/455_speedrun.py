@@ -19,8 +19,8 @@ from gpt.corpora.corpus import load_corpus
 from gpt.training.batches import EpochBatches, RandomBatches, encode_parts
 from gpt.training.evaluation import held_out_loss
 from minigrad import manual_seed, nn
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import english, new_gpt, train, validation_loss
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("455_speedrun", __doc__)
 

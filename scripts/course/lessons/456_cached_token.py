@@ -21,8 +21,8 @@ from gpt.model.sliding_window import use_sliding_window, window_mask
 from gpt.training.loading import load_model
 from gpt.weights.gguf_file import GGUFError
 from minigrad import manual_seed, no_grad, use_kernels
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import train
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("456_cached_token", __doc__)
 

@@ -19,8 +19,8 @@ import numpy as np
 from gpt import KVCache
 from gpt.model.linear_attention import by_chunks, token_by_token, use_linear_attention
 from minigrad import Tensor, no_grad, use_kernels
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import new_gpt, train
+from scripts.course.pictures import Lesson
 
 lesson = Lesson("457_linear_attention", __doc__)
 rng = np.random.default_rng(lesson.seed)

@@ -19,8 +19,8 @@ from gpt.model.generation import Sampling
 from gpt.model.speculation import after_guess, speculate
 from gpt.training.loading import load_model
 from minigrad import use_kernels
-from scripts.course.lessons.pictures import Lesson
 from scripts.course.lessons.small_gpt import english, new_gpt, train
+from scripts.course.pictures import Lesson
 
 use_kernels("fast")
 lesson = Lesson("458_choosing_tokens", __doc__)
