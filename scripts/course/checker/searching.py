@@ -21,7 +21,7 @@ case with p = 1, grad = 0.5, velocity = 2, lr = 0.1 and momentum = 0.9, the velo
 >>> from scripts.course.checker import catalogue, processes
 >>> sgd = catalogue.load(catalogue.paths(catalogue.HERE)["sgd"])
 >>> learners_file = sgd.completed("p - lr * velocity", "p + lr * velocity")
->>> print(processes.judge(sgd, learners_file.encode(), Path("sgd.py")).diagnosis)
+>>> print(processes.judge(sgd, learners_file.encode(), Path("21_sgd.py")).diagnosis)
 where p is computed, the sign of `lr * velocity` is flipped: it must be subtracted, in `p - lr * velocity` (downhill,
 along the velocity)
 
