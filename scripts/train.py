@@ -76,10 +76,10 @@ def refuse_conflicts(parser: command_line.Parser, arguments: argparse.Namespace)
 
 def model_settings(parser: command_line.Parser, arguments: argparse.Namespace) -> dict[str, Any]:
     """The shape of a new model; of a model that is there, what the user says that its shape must be."""
-    given, names = parser.given, (*SHAPE, "vocab_size")
+    given = parser.given
     if arguments.init_from == "scratch":
-        given, names = vars(arguments), SHAPE
-    return {name: given[name] for name in names if given.get(name) is not None}
+        given = {name: getattr(arguments, name) for name in SHAPE}
+    return {name: given[name] for name in (*SHAPE, "vocab_size") if given.get(name) is not None}
 
 
 def refuse_another_shape(parser: command_line.Parser, out_dir: str) -> None:

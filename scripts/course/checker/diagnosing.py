@@ -51,7 +51,8 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
         return Reason("random", case)
 
     # A remark that a check's `call` appends: the right result ends with None there.
-    right, results = found.shown.get("right"), found.answer.value
+    right: Any = found.shown.get("right")
+    results = found.answer.value
     has_remarks = isinstance(right, list) and len(right) > 0
     if has_remarks and right[-1] is None and results[-1]:
         return Reason("remark", case, results[-1])

@@ -182,10 +182,6 @@ print(f"140 tokens, 4 layers, 128 wide: {seconds[False]:.2f} s without, {seconds
 # %%
 per_token = accounting.kv_cache_bytes(GPTConfig(), 1, 1, "bfloat16")
 print(f"the price: 2 x 12 layers x 768 x 2 bytes = {per_token:,} bytes per token (GPT-2, bfloat16)")
-cache = KVCache.for_model(model, batch=1)
-with mg.no_grad():
-    model([[1]], cache)  # the first token makes room for 160
-assert cache.nbytes == accounting.kv_cache_bytes(model.config, 1, 160)
 
 # %% [markdown]
 # Answer: 505 times. Without a cache it is the sum of 10, 11, 12, ..., which grows with the square of the length.
