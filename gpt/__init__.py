@@ -11,14 +11,15 @@ console.py        the one place that writes to the screen
 files.py          reading text and JSON with clear errors; writing files that are whole or absent
 file_checks.py    what a model's files may say: the checks that the readers of all formats share
 memory_check.py   is there enough memory? a refusal before any work is done
+model_config.py   the numbers that define a model
 settings.py       a setting is declared once: its default, help and range; the one check of all settings
 """
 
-from .model.config import GPTConfig, LlamaConfig
 from .model.gpt2 import GPT
 from .model.kv_cache import KVCache
 from .model.language_model import LanguageModel
 from .model.llama import Llama
+from .model_config import GPTConfig, LlamaConfig
 from .tokenizer.bpe_training import train_bpe
 from .tokenizer.tokenizer import Tokenizer
 from .training.batches import get_batch

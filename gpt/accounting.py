@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
-from .model.config import GPTConfig, LlamaConfig
+from .model_config import GPTConfig, LlamaConfig
 
 Config = GPTConfig | LlamaConfig
 

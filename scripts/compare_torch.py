@@ -17,8 +17,8 @@ import numpy as np
 import finetune  # noqa: F401  (load_model then also loads what was fine-tuned)
 from gpt import GPT, GPTConfig, Llama, LlamaConfig
 from gpt.interpretability.activations import hooked
-from gpt.model.config import Settings
 from gpt.model.language_model import LanguageModel
+from gpt.model_config import Settings
 from gpt.training.loading import load_model
 from gpt.weights import gpt2_huggingface, llama_huggingface
 from minigrad.backend import generator, to_numpy

@@ -9,8 +9,10 @@ reader can start at the bottom and never meets a name that is explained further 
 import ast
 import functools
 import graphlib
+import os
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -23,9 +25,11 @@ NEVER = {"torch", "jax", "numba", "pickle"}
 OPPONENTS = {"torch"}  # of measurements, and what else compares:
 MAY_COMPARE = ("scripts/benchmark", "scripts/compare_", "scripts/verify_")
 MAY_IMPORT_CUPY = ("minigrad/backend.py", "minigrad/kernels/")
-MAY_IMPORT_LATER = {  # file -> who is below it, and still annotates with its classes, or calls it in a method
-    "minigrad.tensor": ("minigrad.autograd", "minigrad.functional."),
-    "gpt.model.batch_generation": ("gpt.model.language_model",),  # model.generate
+GO_BACK = {  # folder -> one that is built on it and that it imports all the same: exceptions, until someone mends them
+    "scripts/pages": "scripts/course",
+    "scripts/course/lessons": "scripts/course/checker",
+    "finetune/data": "finetune/built_in",
+    "finetune/built_in": "finetune/evaluation",
 }
 
 CHANGES = {"add", "append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}  # methods of tables
@@ -37,7 +41,7 @@ class Import(NamedTuple):
 
     target: str
     line: int
-    later: bool  # under `if TYPE_CHECKING:` or in a function, so not when the module is imported
+    to_annotate: bool  # under `if TYPE_CHECKING:`, so never when a program runs
 
 
 class Module(NamedTuple):
@@ -63,25 +67,24 @@ def sources(root: Path) -> dict[str, Module]:
     return found
 
 
-def imports(folders: tuple[str, ...], tree: ast.AST, later: bool = False) -> Iterator[Import]:
+def imports(folders: tuple[str, ...], tree: ast.AST, to_annotate: bool = False) -> Iterator[Import]:
     """Everything that a module in these folders imports, inside its functions too; relative imports made absolute."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(alias.name, node.lineno, later)
+                yield Import(alias.name, node.lineno, to_annotate)
         elif isinstance(node, ast.ImportFrom):
             parents = folders[: len(folders) - node.level + 1] if node.level else ()
             base = ".".join([*parents, node.module] if node.module else parents)
             for alias in node.names:
-                yield Import(f"{base}.{alias.name}", node.lineno, later)
+                yield Import(f"{base}.{alias.name}", node.lineno, to_annotate)
         elif not isinstance(node, ast.expr):
-            yield from imports(folders, node, later or is_for_later(node))
+            yield from imports(folders, node, to_annotate or is_for_annotations(node))
 
 
-def is_for_later(node: ast.AST) -> bool:
-    """Whether this is a function, or an `if TYPE_CHECKING:`."""
-    name = getattr(node.test, "attr", getattr(node.test, "id", "")) if isinstance(node, ast.If) else ""
-    return name == "TYPE_CHECKING" or isinstance(node, ast.FunctionDef)
+def is_for_annotations(node: ast.AST) -> bool:
+    """Whether this is an `if TYPE_CHECKING:`."""
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
 
 def calls(node: ast.AST, name: str) -> bool:
@@ -106,19 +109,33 @@ def import_problems(root: Path) -> Iterator[str]:
 
 
 def circles(root: Path) -> Iterator[str]:
-    """Modules that import each other: at the top, in a function, or for annotations."""
+    """Modules, or folders side by side, that import each other, at the top or in a function. Annotations may."""
     modules = sources(root)
-    graph: dict[str, set[str]] = {}
+    graphs: list[dict[str, set[str]]] = [defaultdict(set), defaultdict(set)]  # of modules, of folders
     for module, source in modules.items():
-        allowed = tuple(file for file, below in MAY_IMPORT_LATER.items() if module.startswith(below))
-        targets = {target for target, _, later in source.imports if not (later and target.startswith(allowed))}
-        # `from gpt.model import GPT` needs gpt.model; `from gpt import model` needs gpt.model too, not gpt/__init__.py.
-        needed = {target if target in modules else target.rpartition(".")[0] for target in targets}
-        graph[module] = needed & modules.keys()
-    try:
-        graphlib.TopologicalSorter(graph).prepare()
-    except graphlib.CycleError as error:  # lists each module before the one that imports it
-        yield "imports go in a circle: " + " -> ".join(reversed(error.args[1]))
+        for target, _, to_annotate in source.imports:
+            # `from gpt.model import GPT` needs gpt.model; `from gpt import model` needs gpt.model too, not gpt itself.
+            needed = target if target in modules else target.rpartition(".")[0]
+            if needed in modules and not to_annotate:
+                graphs[0][module].add(needed)
+                here, there = side_by_side(source.where, modules[needed].where)
+                if ".py" not in here + there and here != there and GO_BACK.get(here) != there:
+                    graphs[1][here].add(there)
+    for graph in graphs:
+        try:
+            graphlib.TopologicalSorter(graph).prepare()
+        except graphlib.CycleError as error:  # lists each module before the one that imports it
+            yield "imports go in a circle: " + " -> ".join(reversed(error.args[1]))
+
+
+def side_by_side(*files: str) -> list[str]:
+    """The folders in which two files are, or the files themselves, as they lie beside each other in a common folder.
+
+    >>> side_by_side("gpt/model/gpt2.py", "gpt/weights/hub.py"), side_by_side("gpt/files.py", "gpt/weights/hub.py")
+    (['gpt/model', 'gpt/weights'], ['gpt/files.py', 'gpt/weights'])
+    """
+    common = len(Path(os.path.commonpath(files)).parts)
+    return ["/".join(Path(file).parts[: common + 1]) for file in files]
 
 
 def completed_modules(root: Path) -> Iterator[str]:
@@ -218,6 +235,8 @@ PLANTED = [
     (import_problems, {"gpt/a.py": "from cupyx.scipy import special"}, ["gpt/a.py:1: imports cupyx"]),
     (import_problems, {"scripts/setup.py": "import json, numpy"}, ["scripts/setup.py:1: imports numpy, but runs"]),
     (circles, {"gpt/a.py": "from .b import f", "gpt/b.py": "def f(): from . import a"}, ["imports go in a circle"]),
+    (circles, {"gpt/a.py": "from .c import f", "gpt/c.py": LATER.replace("scripts.train", "gpt.a")}, []),
+    (circles, {"gpt/a/b.py": "import gpt.d.e", "gpt/d/c.py": "import gpt.a.b", "gpt/d/e.py": ""}, ["imports go in"]),
     (completed_modules, {"gpt/a.py": CHANGED}, [f"gpt/a.py:{line}: changes b" for line in (2, 2, 3, 4, 5)]),
     (speaking_problems, {"gpt/a.py": "print(f'see scripts/{x}.py')"}, ["gpt/a.py:1: prints", "gpt/a.py:1: names"]),
     (speaking_problems, {"scripts/b.py": "print('python a.py')", "gpt/console.py": "print('x')"}, []),

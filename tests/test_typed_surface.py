@@ -62,7 +62,7 @@ REVEALED = {  # expression -> its type
     "mg.gradcheck(Doubled.apply, x)": "minigrad.gradcheck.report.Report",
     "length": "def (text: str) -> int",
     "optimizer.step": "def ()",
-    "model.config": "gpt.model.config.GPTConfig",
+    "model.config": "gpt.model_config.GPTConfig",
     "model.eval()": "gpt.model.gpt2.GPT",
     "model.state_dict()": f"dict[str, {ARRAY}]",
     "model.generate(ids, 5)": "list[list[int]]",

@@ -15,9 +15,9 @@ import numpy as np
 
 from gpt import Tokenizer
 from gpt.files import StrPath
-from gpt.model.config import INIT_STD, Settings
 from gpt.model.language_model import Ids, LanguageModel, architecture_of, from_settings, to_settings
 from gpt.model.structure import StructuredModel
+from gpt.model_config import INIT_STD, Settings
 from gpt.training.checkpoint import ModelFormat, Shapes, check_size
 from gpt.weights.pretrained import ARCHITECTURES, open_weights, read_config, write_folder
 from gpt.weights.tensor_table import HEAD, Row, fill, their_tensors

@@ -1,7 +1,8 @@
 """How does a model compute the next token?
 
-config.py                 the numbers that define a model
 gpt2.py                   GPT-2, on a page: attention, MLP, block, model
+original_transformer.py   before GPT-2: post-norm blocks, and positions that are not learned
+original_transformer.py   before GPT-2: post-norm blocks, and positions that are not learned
 llama.py                  Llama: GPT-2 with five changes
 moe.py                    a mixture of experts in the place of the MLPs
 latent_attention.py       attention whose keys and values are made from a small latent, which is cached
@@ -18,7 +19,7 @@ forms.py                  answers that a program can read: one of several choice
 decoding.py               the decode step, for a few new tokens, in plain NumPy
 """
 
-from .config import GPTConfig, LlamaConfig
+from ..model_config import GPTConfig, LlamaConfig
 from .gpt2 import GPT
 from .kv_cache import KVCache
 from .language_model import LanguageModel

@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,7 +40,9 @@ from minigrad.nn.module import evaluating
 from . import decoding
 from .generation import Sampling, generate_textbook
 from .kv_cache import KVCache
-from .language_model import Ids, LanguageModel
+
+if TYPE_CHECKING:
+    from .language_model import Ids, LanguageModel
 
 # The most new tokens for a decode step: 1 in `stream`, and in speculation.py the last token and up to 15 guesses. More
 # tokens are a prompt, which the model reads itself: beside its large products, what the step saves does not count.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,13 +27,23 @@ from minigrad.functional.indexing import check_indices
 from minigrad.kernels import dispatch
 from minigrad.kernels.cpu import threads
 
-from . import gpt2, llama
 from .kv_cache import KVCache
-from .language_model import LanguageModel
 from .positions import positions_and_mask
 
+if TYPE_CHECKING:
+    from .gpt2 import GPT
+    from .language_model import LanguageModel
+    from .llama import Llama
 
-def gpt_forward(model: gpt2.GPT, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None) -> np.ndarray:
+
+class NumpyForward(NamedTuple):
+    """A model's logits in plain NumPy: by one of the functions below, if the model consists of these parts only."""
+
+    logits: Callable[..., np.ndarray]
+    parts: set[type[nn.Module]]
+
+
+def gpt_forward(model: GPT, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None) -> np.ndarray:
     """The logits of `GPT` for ids (B, T), which continue the cache -> (B, T, V)."""
     body, H = model.transformer, model.config.n_head
     positions, mask = positions_and_mask(ids, cache, attention_mask, model.config.block_size)
@@ -46,13 +56,13 @@ def gpt_forward(model: gpt2.GPT, ids: np.ndarray, cache: KVCache, attention_mask
     return linear(layer_norm(x, body.ln_f), model.lm_head).reshape(*ids.shape, -1)
 
 
-def llama_forward(model: llama.Llama, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None) -> np.ndarray:
+def llama_forward(model: Llama, ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None) -> np.ndarray:
     """The logits of `Llama` for ids (B, T), which continue the cache -> (B, T, V)."""
     body, config = model.model, model.config
     H, K = config.n_head, config.n_kv_head
     positions, mask = positions_and_mask(ids, cache, attention_mask, config.block_size)
     x = embedding(ids, body.embed_tokens).reshape(ids.size, -1)  # (R, C)
-    cos, sin = llama.rotations(positions, config.head_size, config.rope_theta, x.dtype, config.rope_scaling)
+    cos, sin = body.rotation(positions, x.dtype)
     cos, sin = cos[..., None, :], sin[..., None, :] * np.array([[-1], [1]], x.dtype)  # (T, 1, D/2), (T, 2, D/2)
     for layer, block in enumerate(body.layers):
         attn, mlp = block.self_attn, block.mlp
@@ -140,15 +150,11 @@ def attention(qkv: np.ndarray, H: int, K: int, layer: int, cache: KVCache, mask:
 
 
 def forward_for(model: LanguageModel) -> Callable[..., np.ndarray] | None:
-    """Return a function above that computes `model`'s logits, or None if none does."""
-    forwards: dict[type, Any] = {gpt2.GPT: gpt_forward, llama.Llama: llama_forward}
-    parts = {
-        *forwards, nn.ModuleList, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Dropout,
-        gpt2.Transformer, gpt2.OriginalTransformer, gpt2.Block, gpt2.CausalSelfAttention, gpt2.MLP,
-        llama.LlamaTransformer, llama.LlamaBlock, llama.LlamaAttention, llama.LlamaMLP,
-    }  # fmt: skip
-    if type(model) not in forwards or switches.observers or switches.autocast.get() or not dispatch.only_fast():
+    """Return a function that computes `model`'s logits as arrays, or None if there is none."""
+    declared = vars(type(model)).get("numpy_forward")  # not inherited: a subclass may compute something else
+    if declared is None or switches.observers or switches.autocast.get() or not dispatch.only_fast():
         return None
+    parts = {type(model), nn.ModuleList, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Dropout, *declared.parts}
     # What replaces a linear layer or an embedding is called as a whole, whatever it is made of.
     layers = {name.rpartition(".")[2] for name in (*model.names.embeddings, *model.names.layers, "lm_head")}
     for name, module in model.named_modules():
@@ -158,12 +164,11 @@ def forward_for(model: LanguageModel) -> Callable[..., np.ndarray] | None:
     # Squares of float16 numbers soon exceed 65504, the largest of them.
     if not all(type(p.data) is np.ndarray and p.dtype != np.float16 for p in model.parameters()):
         return None
-    forward = forwards[type(model)]
 
     def decode(ids: np.ndarray, cache: KVCache, attention_mask: np.ndarray | None = None) -> np.ndarray:
         check_indices("embedding", ids, model.config.vocab_size, "the vocabulary")
         # In x / (1 + e^-x), e^-x may be infinite; the quotient is then 0, as it should be.
         with np.errstate(over="ignore"):
-            return forward(model, ids, cache, attention_mask)
+            return declared.logits(model, ids, cache, attention_mask)
 
     return decode

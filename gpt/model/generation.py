@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from minigrad import no_grad
 
 from ..settings import Checked, setting
-from .language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from .language_model import LanguageModel
 
 
 def generate_textbook(

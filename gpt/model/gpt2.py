@@ -26,10 +26,12 @@ import minigrad.functional as F
 from minigrad import Tensor, nn
 from minigrad.backend import Array
 
-from .config import GPTConfig
+from ..model_config import GPTConfig
+from .decoding import NumpyForward, gpt_forward
 from .kv_cache import KVCache
 from .language_model import Ids, LanguageModel, init_weights
-from .positions import SinusoidalPositions, positions_and_mask
+from .original_transformer import use_original_parts
+from .positions import positions_and_mask
 from .structure import Names, SharedInput
 
 
@@ -172,8 +174,9 @@ class GPT(LanguageModel):
     def __init__(self, config: GPTConfig):
         self.config: GPTConfig = config
         with nn.init.skipped():  # init_weights, below, sets all weights
-            is_gpt2 = (config.norm, config.positions) == ("pre", "learned")
-            self.transformer = Transformer(config) if is_gpt2 else OriginalTransformer(config)
+            self.transformer = Transformer(config)
+            if (config.norm, config.positions) != ("pre", "learned"):  # not GPT-2, but what came before it
+                use_original_parts(self.transformer, config)
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         # Tied weights: one matrix, used twice. A row is the input vector of a token, and the token's logit is the dot
         # product of a hidden state with the same row.
@@ -196,6 +199,7 @@ class GPT(LanguageModel):
     model_type = "gpt2"  # in Hugging Face's config.json
     family = "gpt"  # in ours
     config_class = GPTConfig
+    numpy_forward = NumpyForward(gpt_forward, {Transformer, Block, CausalSelfAttention, MLP})
     names = Names(
         body="transformer", embeddings=("wte", "wpe"), blocks="h", norm="ln_f",
         attention="attn", projection="attn.c_proj", mlp="mlp", lora_targets=("c_attn",),
@@ -206,33 +210,3 @@ class GPT(LanguageModel):
             SharedInput(("mlp.c_proj",), None),  # GELU, which is between mlp.c_fc and this layer, is not linear
         ),
     )  # fmt: skip
-
-
-# --- two choices of the original Transformer that GPT-2 changed: post-norm, and positions that are not learned ---
-#
-# GPTConfig(norm="post") and GPTConfig(positions="sinusoidal") select them. GPT-1 has post-norm and learned positions.
-# Vaswani et al. 2017, "Attention is all you need".
-
-
-class OriginalTransformer(Transformer):
-    """A `Transformer` with post-norm blocks, sinusoidal positions, or both. The names of its parts stay the same."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__(config)
-        if config.positions == "sinusoidal":
-            self.wpe = SinusoidalPositions(config.block_size, config.n_embd)  # type: ignore[assignment]
-        if config.norm == "post":
-            self.h = nn.ModuleList([PostNormBlock(config) for _ in range(config.n_layer)])
-            self.ln_f = nn.Sequential()  # type: ignore[assignment]  # returns x, which the last block has normalized
-
-
-class PostNormBlock(Block):
-    """A block that normalizes after each sub-layer: the sum x + sub-layer(x) is normalized, not the input.
-
-    Every block normalizes the residual stream itself, twice, and the gradient passes through all these norms. Deep
-    post-norm models need a careful warm-up of the learning rate. Xiong et al. 2020.
-    """
-
-    def forward(self, x: Tensor, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
-        x = self.ln_1(x + self.attn(x, layer, cache, mask))  # (B, T, C)
-        return self.ln_2(x + self.mlp(x))  # (B, T, C)

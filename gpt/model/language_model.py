@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
@@ -20,14 +20,13 @@ from minigrad import Tensor, nn
 from minigrad.backend import Array, module_of
 from minigrad.functional.indexing import check_indices
 
-from .config import INIT_STD, Settings
+from ..files import StrPath
+from ..model_config import INIT_STD, Settings
+from ..tokenizer.tokenizer import Tokenizer
+from ..weights import hub, pretrained
+from . import batch_generation
 from .kv_cache import KVCache
 from .structure import StructuredModel
-
-if TYPE_CHECKING:
-    from ..files import StrPath
-    from ..tokenizer.tokenizer import Tokenizer
-
 
 Ids: TypeAlias = Tensor | Array | Sequence[int | Sequence[int] | Array]  # (B, T), or (T) for one sequence
 
@@ -79,13 +78,7 @@ class LanguageModel(StructuredModel):
         """ln p(targets[b, t] | ids[b, :t+1]): (B, T)."""
         return -self.loss(ids, targets, reduction="none")
 
-    # What follows only calls pages that are built on this one, so they are imported where they are used.
-
-    def generate(self, ids: Ids, max_new_tokens: int, **options: Any) -> list[list[int]]:
-        """Continue `ids` token by token: see `gpt.model.batch_generation.generate`."""
-        from . import batch_generation
-
-        return batch_generation.generate(self, ids, max_new_tokens, **options)
+    generate = batch_generation.generate  # model.generate(ids, max_new_tokens, temperature=0.7) continues the ids
 
     @classmethod
     def from_pretrained(cls, source: StrPath) -> Self:
@@ -93,14 +86,10 @@ class LanguageModel(StructuredModel):
 
         `LanguageModel.from_pretrained` takes any architecture, and `GPT.from_pretrained` only a GPT.
         """
-        from ..weights import hub, pretrained
-
         return pretrained.load(hub.find(source), cls)
 
     def save_pretrained(self, folder: StrPath, tokenizer: Tokenizer | None = None) -> None:
         """Save the model as a folder that transformers can load, with the tokenizer if one is given."""
-        from ..weights import pretrained
-
         pretrained.save(self, folder, tokenizer)
 
     # --- checking what comes in ---

@@ -25,7 +25,7 @@ from typing import Any
 import minigrad.functional as F
 from minigrad import Tensor, nn
 
-from .config import LlamaConfig
+from ..model_config import LlamaConfig
 from .language_model import init_weights
 from .llama import Llama, Rotation
 from .structure import SharedInput

@@ -37,10 +37,11 @@ import minigrad.functional as F
 from minigrad import Tensor, nn
 from minigrad.backend import Array, module_of
 
-from .config import LlamaConfig, RopeScaling
+from ..model_config import LlamaConfig, RopeScaling
+from .decoding import NumpyForward, llama_forward
 from .kv_cache import KVCache
 from .language_model import LanguageModel, init_weights
-from .positions import positions_and_mask, slowed
+from .positions import positions_and_mask
 from .structure import Names, SharedInput
 
 Rotation = tuple[Array, Array]  # cosine and sine of every token's angles: (T, D/2), or (B, 1, T, D/2)
@@ -93,7 +94,7 @@ def rotations(
     xp = module_of(positions)  # NumPy, or CuPy if they are on a GPU
     speeds = theta ** (-xp.arange(0, head_size, 2) / head_size)  # (D/2), in float64: far positions keep their digits
     if scaling is not None:
-        speeds = slowed(speeds, scaling)  # as Llama 3.1 does (positions.py)
+        speeds = scaling.slowed(speeds)  # as Llama 3.1 does (model_config.py)
     angles = positions[..., None] * speeds  # (T, D/2), or (B, T, D/2) where padding shifts each row's positions
     if positions.ndim == 2:
         angles = angles[:, None]  # (B, 1, T, D/2): broadcast over the heads
@@ -184,13 +185,17 @@ class LlamaTransformer(nn.Module):
     def forward(self, ids: Array, cache: KVCache | None = None, attention_mask: Array | None = None) -> Tensor:
         positions, mask = positions_and_mask(ids, cache, attention_mask, self.config.block_size)
         x = self.embed_tokens(ids)  # (B, T, C): no positions are added
-        config = self.config
-        rotation = rotations(positions, config.head_size, config.rope_theta, x.dtype, config.rope_scaling)
+        rotation = self.rotation(positions, x.dtype)
         for layer, block in enumerate(self.layers):
             x = block(x, rotation, layer, cache, mask)  # (B, T, C)
         if cache is not None:
             cache.advance(ids.shape[1])
         return self.norm(x)  # (B, T, C)
+
+    def rotation(self, positions: Array, dtype: object) -> Rotation:
+        """The `rotations` of this model's queries and keys."""
+        config = self.config
+        return rotations(positions, config.head_size, config.rope_theta, dtype, config.rope_scaling)
 
 
 class Llama(LanguageModel):
@@ -208,6 +213,7 @@ class Llama(LanguageModel):
     # As in `GPT`: names for code that loads the model, looks into it or changes it from outside (structure.py).
     model_type = family = "llama"
     config_class = LlamaConfig
+    numpy_forward = NumpyForward(llama_forward, {LlamaTransformer, LlamaBlock, LlamaAttention, LlamaMLP})
     names = Names(
         body="model", embeddings=("embed_tokens",), blocks="layers", norm="norm",
         attention="self_attn", projection="self_attn.o_proj", mlp="mlp", lora_targets=("q_proj", "v_proj"),

@@ -15,7 +15,7 @@ from minigrad import Tensor, nn
 from minigrad.backend import Array, module_of
 from minigrad.functional.attention import causal_mask
 
-from .config import INIT_STD, RopeScaling
+from ..model_config import INIT_STD
 from .kv_cache import KVCache
 
 
@@ -43,21 +43,6 @@ def positions_and_mask(
     positions = xp.maximum(real.cumsum(axis=1) - 1, 0)[:, past:]  # counts real tokens only
     # (T, S) & (B, 1, 1, S) -> (B, 1, T, S): a key must be in the past and real; the same for all heads
     return positions, Tensor(causal_mask(xp, T, past + T, past) & real[:, None, None, :])
-
-
-def slowed(speeds: Array, scaling: RopeScaling) -> Array:
-    """The speeds (D/2) of the rotations, slowed down for a model that reads longer texts than it was first trained on.
-
-    It is a clock with slower hands, for a longer day. Chen et al. 2023, "Extending context window of large language
-    models via positional interpolation", slow all hands down by one factor. Llama 3.1 leaves hands alone that turn
-    often within the original context, because they tell neighbors apart.
-    """
-    low, high, context = scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_context
-    if low is None or high is None or context is None:
-        return speeds / scaling.factor  # Chen et al.: all hands alike
-    turns = context * speeds / (2 * math.pi)  # in the whole original context
-    kept = ((turns - low) / (high - low)).clip(0, 1)  # 1: as fast as it was, 0: slowed down
-    return speeds * (kept + (1 - kept) / scaling.factor)  # in between, a mixture of the two
 
 
 class SinusoidalPositions(nn.Module):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from minigrad import nn
 
-from .config import Settings
+from ..model_config import Settings
 
 
 class SharedInput(NamedTuple):

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ..console import show
 from ..files import StrPath
-from ..model.config import GPT2_VOCAB_SIZE
 from ..model.language_model import LanguageModel
+from ..model_config import GPT2_VOCAB_SIZE
 from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.vocabulary_files import has_tokenizer
 from ..weights import hub, pretrained

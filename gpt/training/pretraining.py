@@ -11,8 +11,8 @@ from typing import Any
 
 from ..console import show
 from ..corpora.corpus import check_corpus
-from ..model.config import Settings
 from ..model.language_model import LanguageModel, architecture_of, from_settings
+from ..model_config import Settings
 from ..settings import Checked, nested, setting
 from ..tokenizer.tokenizer import Tokenizer
 from .batches import EpochBatches, open_tokens

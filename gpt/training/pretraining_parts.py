@@ -14,8 +14,8 @@ from ..accounting import activation_bytes, training_memory
 from ..console import printable, show
 from ..corpora.corpus import load_corpus
 from ..memory_check import check_memory
-from ..model.config import GPT2_VOCAB_SIZE
 from ..model.language_model import LanguageModel
+from ..model_config import GPT2_VOCAB_SIZE
 from ..tokenizer.tokenizer import Tokenizer
 from .batches import Tokens, check_length, prepare
 from .evaluation import describe_evaluation

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,14 +21,16 @@ from minigrad.backend import to_numpy
 
 from ..file_checks import check_value
 from ..files import StrPath, replacing
-from ..model.config import LlamaConfig
-from ..model.language_model import LanguageModel
+from ..model_config import LlamaConfig
 from ..tokenizer.tokenizer import Tokenizer
 from ..tokenizer.tokenizer_json import tokenizer_json
 from ..tokenizer.vocabulary_files import GGUF_PATTERNS
 from . import gpt2_gguf, llama_gguf
 from .gguf_file import BLOCK, gguf_library
 from .tensor_table import their_tensors
+
+if TYPE_CHECKING:
+    from ..model.language_model import LanguageModel
 
 KINDS = ("F32", "F16", "Q8_0")
 ORDINARY, CONTROL, UNUSED = 1, 3, 5  # kinds of tokens

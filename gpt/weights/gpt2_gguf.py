@@ -7,7 +7,7 @@ from typing import Any
 
 from ..file_checks import check_known, number_setting
 from ..files import errors_at
-from ..model.config import GPTConfig
+from ..model_config import GPTConfig
 from .gguf_file import GGUFError, GGUFFile
 from .gpt2_huggingface import rows
 from .llama_gguf import HEAD_THERE, float32, name_there

@@ -47,7 +47,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..file_checks import check_settings, number_setting
-from ..model.config import GPT2_VOCAB_SIZE, GPTConfig
+from ..model_config import GPT2_VOCAB_SIZE, GPTConfig
 from .tensor_table import Row, lines_of, pairs_of, rows_of
 
 NAME = "GPT-2"

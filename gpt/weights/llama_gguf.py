@@ -20,8 +20,7 @@ from minigrad.backend import Array
 
 from ..file_checks import check_known, check_settings, number_setting
 from ..files import errors_at, shortened
-from ..model.config import LlamaConfig, RopeScaling, Settings
-from ..model.positions import slowed
+from ..model_config import LlamaConfig, RopeScaling, Settings
 from .gguf_file import KINDS, GGUFError, GGUFFile, dequantize
 from .llama_huggingface import MODEL_TYPES, model_type_of, rows
 from .safetensors_file import Entry
@@ -169,7 +168,7 @@ def settings(config: LlamaConfig) -> dict[str, Any]:
 def slower(config: LlamaConfig) -> np.ndarray:
     """By what each pair of the rotary positions is slowed down: (D/2), in float32."""
     speeds = config.rope_theta ** (-np.arange(0, config.head_size, 2) / config.head_size)
-    return (speeds / slowed(speeds, config.rope_scaling or RopeScaling(1.0))).astype(np.float32)
+    return (speeds / (config.rope_scaling or RopeScaling(1.0)).slowed(speeds)).astype(np.float32)
 
 
 def config_of(file: GGUFFile) -> LlamaConfig:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..file_checks import check_known, check_settings, check_value, number_setting
 from ..files import errors_at, shortened
-from ..model.config import LlamaConfig, RopeScaling
+from ..model_config import LlamaConfig, RopeScaling
 from .tensor_table import Row, lines_of, pairs_of, rows_of
 
 NAME = "Llama"

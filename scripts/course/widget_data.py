@@ -9,7 +9,7 @@ import numpy as np
 
 from gpt import GPT, GPTConfig, Tokenizer
 from gpt.interpretability import attention_patterns, record_activations
-from gpt.model.config import PRESETS
+from gpt.model_config import PRESETS
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.loading import load_model
 from gpt.training.pretraining import PretrainingConfig

@@ -22,9 +22,9 @@ import numpy as np
 
 from gpt.files import StrPath, atomic_write, open_regular
 from gpt.interpretability.activations import hooked
-from gpt.model.config import Settings
 from gpt.model.language_model import LanguageModel, architecture_of, from_settings, to_settings
 from gpt.model.structure import Names
+from gpt.model_config import Settings
 from minigrad import Tensor, nn, no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating

@@ -12,7 +12,7 @@ from finetune import LoRAConfig, ModelWithHead, QuantizationConfig, apply_lora, 
 from finetune.quantization.folder import load_quantized, save_quantized
 from gpt import LanguageModel, load_checkpoint, save_checkpoint
 from gpt.interpretability import ablated, attention_patterns, logit_lens, patch_effects
-from gpt.model.config import Settings
+from gpt.model_config import Settings
 from gpt.model.language_model import init_weights
 from gpt.model.positions import positions_and_mask
 from gpt.model.structure import Names, SharedInput

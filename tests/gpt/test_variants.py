@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpt import GPT, LanguageModel, Llama, LlamaConfig
-from gpt.model.config import RopeScaling
+from gpt.model_config import RopeScaling
 from gpt.weights import gguf_writing, gpt2_gguf, llama_gguf
 from gpt.weights.gguf_file import K_QUANTS, GGUFError
 from tests.gpt.gguf_files import write_gguf

@@ -90,7 +90,7 @@ MISTAKES = [Planted(*row) for row in [
     ("426", "minigrad/functional/attention.py", "shape[-2:]), scores, -math.inf)", "shape[-2:]), scores, 0.0)"),
     ("426", "gpt/model/gpt2.py", "self.drop(self.wte(ids) + self.wpe(positions))", "self.drop(self.wte(ids))"),
     ("426", "gpt/model/gpt2.py", "return self.ln_f(x)", "return x"),
-    ("431", "gpt/model/config.py", '"attention": L * (4 * C * C + 4 * C)', '"attention": L * 4 * C * C'),
+    ("431", "gpt/model_config.py", '"attention": L * (4 * C * C + 4 * C)', '"attention": L * 4 * C * C'),
     ("431", "gpt/model/language_model.py", "std=INIT_STD / math.sqrt(2 * model.config.n_layer)", "std=INIT_STD"),
     ("431", "gpt/model/language_model.py", "math.sqrt(2 * model.config.n_layer)", "math.sqrt(model.config.n_layer)"),
     ("431", "gpt/model/gpt2.py", "if config.tied:", "if not config.tied:"),

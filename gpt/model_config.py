@@ -7,7 +7,9 @@ import functools
 import math
 from typing import Any, Self
 
-from ..settings import Checked, from_json, setting
+from minigrad.backend import Array
+
+from .settings import Checked, from_json, setting
 
 size = functools.partial(setting, range=">= 1")  # a setting that counts something
 INIT_STD = 0.02  # the standard deviation of weights at first
@@ -135,7 +137,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling(Checked):
-    """How rotary positions are slowed down, for longer texts than the model was first trained on (`positions.slowed`).
+    """How rotary positions are slowed down, for longer texts than the model was first trained on.
 
     factor: of how much. The others are Llama 3.1's: pairs that turn less than low_freq_factor times in original_context
     tokens are slowed down, those that turn more than high_freq_factor times are not. None: all pairs are ("linear").
@@ -155,6 +157,20 @@ class RopeScaling(Checked):
         low, high = self.low_freq_factor, self.high_freq_factor
         if low is not None and high is not None and low >= high:
             raise ValueError("the low_freq_factor of rotary positions must be less than the high_freq_factor")
+
+    def slowed(self, speeds: Array) -> Array:
+        """The speeds (D/2) of the rotations, slowed down for a model that reads longer texts.
+
+        It is a clock with slower hands, for a longer day. Chen et al. 2023, "Extending context window of large language
+        models via positional interpolation", slow all hands down by one factor. Llama 3.1 leaves hands alone that turn
+        often within the original context, because they tell neighbors apart.
+        """
+        low, high, context = self.low_freq_factor, self.high_freq_factor, self.original_context
+        if low is None or high is None or context is None:
+            return speeds / self.factor  # Chen et al.: all hands alike
+        turns = context * speeds / (2 * math.pi)  # in the whole original context
+        kept = ((turns - low) / (high - low)).clip(0, 1)  # 1: as fast as it was, 0: slowed down
+        return speeds * (kept + (1 - kept) / self.factor)  # in between, a mixture of the two
 
 
 @dataclasses.dataclass(frozen=True)
