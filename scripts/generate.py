@@ -12,7 +12,7 @@ from start import command_line
 
 from gpt.console import printable, progress_bar
 from gpt.model.batch_generation import stream
-from gpt.model.forms import KINDS, in_form, json_object, one_of
+from gpt.model.constrained_decoding import KINDS, in_form, json_object, one_of
 from gpt.model.generation import Sampling
 from gpt.model.speculation import speculate
 from gpt.tokenizer.token_text import TextStream

@@ -2,7 +2,6 @@
 
 gpt2.py                   GPT-2, on a page: attention, MLP, block, model
 original_transformer.py   before GPT-2: post-norm blocks, and positions that are not learned
-original_transformer.py   before GPT-2: post-norm blocks, and positions that are not learned
 llama.py                  Llama: GPT-2 with five changes
 moe.py                    a mixture of experts in the place of the MLPs
 latent_attention.py       attention whose keys and values are made from a small latent, which is cached
@@ -15,8 +14,8 @@ kv_cache.py               keys and values of earlier tokens, computed once
 generation.py             the loop that writes a text; sampling: temperature, top-k, top-p, min-p
 batch_generation.py       the same loop for a batch of texts, with a KV cache
 speculation.py            several tokens in one pass: the text or a small model guesses, and the model checks
-forms.py                  answers that a program can read: one of several choices, or a JSON object
-decoding.py               the decode step, for a few new tokens, in plain NumPy
+constrained_decoding.py   answers that a program can read: one of several choices, or a JSON object
+numpy_forward.py          the decode step, for a few new tokens, in plain NumPy
 """
 
 from ..model_config import GPTConfig, LlamaConfig

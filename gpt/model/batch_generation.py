@@ -37,7 +37,7 @@ from minigrad import Tensor, no_grad
 from minigrad.backend import Array, generator
 from minigrad.nn.module import evaluating
 
-from . import decoding
+from . import numpy_forward
 from .generation import Sampling, generate_textbook
 from .kv_cache import KVCache
 
@@ -108,8 +108,8 @@ def stream(
     Stop iterating to stop generation. The model is in evaluation mode until the iterator ends or is closed. memory, for
     one sequence without padding: text that was read before, as in the earlier turns of a conversation, is not read
     again. process: a function of the logits (V) and the new tokens of a sequence, which returns the logits to choose
-    from (forms.py); with it, the cache is always used. Simplified: a sequence that has ended is still computed until
-    all sequences of its batch have ended.
+    from (constrained_decoding.py); with it, the cache is always used. Simplified: a sequence that has ended is still
+    computed until all sequences of its batch have ended.
     """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be >= 0, got {max_new_tokens}")
@@ -207,7 +207,7 @@ class TextSoFar:
         self.seen = [set(row[is_real].tolist()) for row, is_real in zip(ids, real)]
         # The context, (B, T): the tokens, and the mask that is False on padding. The first `read` are in the cache.
         self.ids, self.real, self.read = ids[:, -self.block :], real[:, -self.block :], 0
-        self.decode = decoding.forward_for(model)  # a faster forward pass for a few new tokens, or None
+        self.decode = numpy_forward.forward_for(model)  # a faster forward pass for a few new tokens, or None
         if memory is None:
             self.cache = KVCache.for_model(model, len(ids), min(self.block, ids.shape[1] + room))
         else:  # continue with its cache, from the first token that differs

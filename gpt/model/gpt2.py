@@ -27,9 +27,9 @@ from minigrad import Tensor, nn
 from minigrad.backend import Array
 
 from ..model_config import GPTConfig
-from .decoding import NumpyForward, gpt_forward
 from .kv_cache import KVCache
 from .language_model import Ids, LanguageModel, init_weights
+from .numpy_forward import NumpyForward, gpt_forward
 from .original_transformer import use_original_parts
 from .positions import positions_and_mask
 from .structure import Names, SharedInput

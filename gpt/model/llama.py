@@ -38,9 +38,9 @@ from minigrad import Tensor, nn
 from minigrad.backend import Array, module_of
 
 from ..model_config import LlamaConfig, RopeScaling
-from .decoding import NumpyForward, llama_forward
 from .kv_cache import KVCache
 from .language_model import LanguageModel, init_weights
+from .numpy_forward import NumpyForward, llama_forward
 from .positions import positions_and_mask
 from .structure import Names, SharedInput
 

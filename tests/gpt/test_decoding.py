@@ -8,7 +8,7 @@ import pytest
 
 from finetune import LoRAConfig, QuantizationConfig, apply_lora, quantize
 from gpt import KVCache
-from gpt.model import decoding, speculation
+from gpt.model import numpy_forward, speculation
 from gpt.model.batch_generation import generate
 from gpt.model.generation import Sampling
 from gpt.model.speculation import after_guess, guess, speculate
@@ -48,7 +48,7 @@ def test_the_plain_forward_equals_the_model(build, pieces, texts, padded):
         mask[2, 0] = False
     with no_grad(), use_kernels("fast"):
         expected = model(ids, None, mask).data
-        forward, cache = decoding.forward_for(model), KVCache.for_model(model, texts)
+        forward, cache = numpy_forward.forward_for(model), KVCache.for_model(model, texts)
         assert forward is not None
         first = pieces[0]
         seen = [None if mask is None else mask[:, :stop] for stop in range(9)]
@@ -65,21 +65,21 @@ class Mine(Function):
 
 def test_it_is_for_ordinary_models_and_fast_kernels_only():
     model = small_gpt()
-    assert decoding.forward_for(model) is None  # textbook kernels
+    assert numpy_forward.forward_for(model) is None  # textbook kernels
     with use_kernels("fast"):
-        assert decoding.forward_for(model) is not None
-        assert decoding.forward_for(small_gpt(norm="post")) is None
+        assert numpy_forward.forward_for(model) is not None
+        assert numpy_forward.forward_for(small_gpt(norm="post")) is None
         with use_kernels({"gelu": Mine}):
-            assert decoding.forward_for(model) is None
+            assert numpy_forward.forward_for(model) is None
         with inspection.profile():
-            assert decoding.forward_for(model) is None
+            assert numpy_forward.forward_for(model) is None
         for module in (model.transformer.h[0], model.transformer.h[0].attn.c_proj):  # it wants (B, T, C)
             hook = module.register_forward_hook(lambda *_: None)
-            assert decoding.forward_for(model) is None
+            assert numpy_forward.forward_for(model) is None
             hook.remove()
-        assert decoding.forward_for(small_gpt().to(np.float16)) is None
+        assert numpy_forward.forward_for(small_gpt().to(np.float16)) is None
         model.transformer.h[1].mlp = nn.Sequential()
-        assert decoding.forward_for(model) is None
+        assert numpy_forward.forward_for(model) is None
 
 
 @pytest.mark.parametrize("kernels, temperature", [("fast", 0), ("fast", 0.3), ("fast", 1.0), ("textbook", 0.3)])

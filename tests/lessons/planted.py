@@ -186,7 +186,7 @@ MISTAKES = [Planted(*row) for row in [
     ("458", "gpt/model/generation.py", "probs >= self.min_p * probs.max()", "probs >= self.min_p"),
     ("458", "gpt/model/speculation.py", "if number * q[guess] < p[guess]", "if number < p[guess]"),
     ("458", "gpt/model/speculation.py", "missing = np.maximum(p - q, 0)", "missing = p"),
-    ("458", "gpt/model/forms.py", "whole.fullmatch(text) is not None", "True"),
+    ("458", "gpt/model/constrained_decoding.py", "whole.fullmatch(text) is not None", "True"),
 ]]
 # fmt: on
 

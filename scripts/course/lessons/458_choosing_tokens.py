@@ -4,7 +4,7 @@ This goes beyond the course. A model gives a distribution, and what is drawn fro
 which unlikely tokens should be left out? Can a small model draw, and the text still be the large one's? Can an answer
 be kept to a form that a program can read, without another model?
 Nguyen et al. 2024, arXiv 2407.01082 (min-p); Leviathan et al. 2023, 2211.17192 (speculative decoding); Willard & Louf
-2023, 2307.09702 (forms).
+2023, 2307.09702 (constrained decoding).
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpt.model.batch_generation import stream
-from gpt.model.forms import in_form, json_object
+from gpt.model.constrained_decoding import in_form, json_object
 from gpt.model.generation import Sampling
 from gpt.model.speculation import after_guess, speculate
 from gpt.training.loading import load_model
@@ -185,7 +185,7 @@ assert (free, kept) == (0, 20) and read["in the form"] == [20] * 3 and read["fre
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start speculative`, sampling
-# - read: gpt/model/speculation.py, from `after_guess` on; gpt/model/forms.py, a page
+# - read: gpt/model/speculation.py, from `after_guess` on; gpt/model/constrained_decoding.py, a page
 # - try: `python scripts/generate.py --model smollm2 --prompt "Ann is 31 and tall. " --json name:string age:number`.
 #   Expect: an object with both keys, whatever its values are: with `--seed 1`, the name was "42", and the age 31.
 # - break: `python scripts/generate.py --model smollm2 --temperature 3`. Expect: nonsense. With `--min-p 0.3` it can be

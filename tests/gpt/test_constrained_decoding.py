@@ -8,7 +8,7 @@ import regex
 
 from gpt import Tokenizer
 from gpt.model.batch_generation import stream
-from gpt.model.forms import begins_utf8, in_form, json_object, one_of
+from gpt.model.constrained_decoding import begins_utf8, in_form, json_object, one_of
 from gpt.model.generation import Sampling
 from gpt.training.loading import load_model
 from minigrad import use_kernels
@@ -85,7 +85,7 @@ def test_an_object_without_keys_is_two_braces():
         (lambda: in_form(one_of(["no"]), OURS)(np.zeros(289), []), "has 290 tokens, but the model knows 289"),
     ],
 )
-def test_forms_that_cannot_be_written_are_refused(make, words):
+def test_constrained_decoding_that_cannot_be_written_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
 
