@@ -9,6 +9,7 @@ sliding_window.py         attention to the last tokens and the first, and a cach
 linear_attention.py       a state of fixed size in the place of attention
 language_model.py         their base class: loss, generation, loading, saving
 structure.py              the names of a model's parts, for code that changes it from outside
+part_names.py             the names of these parts in GPT-2 and in Llama
 positions.py              where each token stands, and which tokens it may attend to
 kv_cache.py               keys and values of earlier tokens, computed once
 generation.py             the loop that writes a text; sampling: temperature, top-k, top-p, min-p

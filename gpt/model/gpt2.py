@@ -27,12 +27,12 @@ from minigrad import Tensor, nn
 from minigrad.backend import Array
 
 from ..model_config import GPTConfig
+from . import part_names
 from .kv_cache import KVCache
 from .language_model import Ids, LanguageModel, init_weights
 from .numpy_forward import NumpyForward, gpt_forward
 from .original_transformer import use_original_parts
 from .positions import positions_and_mask
-from .structure import Names, SharedInput
 
 
 class CausalSelfAttention(nn.Module):
@@ -133,7 +133,22 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Everything below the head: from ids to hidden states, which are one vector of C numbers per token."""
+    """Everything below the head: from ids to hidden states, which are one vector of C numbers per token.
+
+    For a text that is read at once, and without dropout, this is all. Positions are needed because attention averages,
+    and an average does not depend on the order: without them, the model could not tell the order of earlier tokens.
+
+    >>> import numpy as np
+    >>> transformer = Transformer(GPTConfig(vocab_size=10, block_size=4, n_layer=2, n_head=2, n_embd=8))
+    >>> ids, positions = np.array([[3, 1, 4, 1]]), np.array([0, 1, 2, 3])  # (B, T), (T)
+    >>> x = transformer.wte(ids) + transformer.wpe(positions)  # (B, T, C)
+    >>> for block in transformer.h:
+    ...     x = x + block.attn(block.ln_1(x))
+    ...     x = x + block.mlp(block.ln_2(x))
+    >>> x = transformer.ln_f(x)
+    >>> np.allclose(x.data, transformer(ids).data)
+    True
+    """
 
     def __init__(self, config: GPTConfig):
         self.config = config
@@ -144,9 +159,9 @@ class Transformer(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
 
     def forward(self, ids: Array, cache: KVCache | None = None, attention_mask: Array | None = None) -> Tensor:
+        # positions: 0, 1, ..., T - 1; with a cache they start at its length. mask: None, unless several tokens follow a
+        # cache, or some are padding.
         positions, mask = positions_and_mask(ids, cache, attention_mask, self.config.block_size)
-        # positions (T): 0, 1, ..., T - 1; with a cache they start at its length. Without them, the model could not tell
-        # the order of earlier tokens: attention averages, and an average does not depend on the order.
         x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C): what the token is, plus where it is
         for layer, block in enumerate(self.h):
             x = block(x, layer, cache, mask)  # (B, T, C)
@@ -193,20 +208,10 @@ class GPT(LanguageModel):
         hidden = self.hidden_states(ids, cache, attention_mask)  # (B, T, C): self.transformer(ids), with ids checked
         return self.lm_head(hidden)
 
-    # The rest is not needed to compute anything: names for code that loads the model, looks into it or changes it from
-    # outside. `Names` tells it which part has which name here (LoRA asks for the layers to adapt). `SharedInput` tells
-    # it which layers read the same input, and which module produces that input (quantization asks). See structure.py.
+    # The rest is not needed to compute anything. It is for code that loads the model, looks into it or changes it from
+    # outside, and for a shortcut of generation.
     model_type = "gpt2"  # in Hugging Face's config.json
     family = "gpt"  # in ours
     config_class = GPTConfig
+    names = part_names.GPT2
     numpy_forward = NumpyForward(gpt_forward, {Transformer, Block, CausalSelfAttention, MLP})
-    names = Names(
-        body="transformer", embeddings=("wte", "wpe"), blocks="h", norm="ln_f",
-        attention="attn", projection="attn.c_proj", mlp="mlp", lora_targets=("c_attn",),
-        inputs=(
-            SharedInput(("attn.c_attn",), "ln_1"),
-            SharedInput(("attn.c_proj",), "attn.c_attn"),  # its last outputs, the values: the input averages them
-            SharedInput(("mlp.c_fc",), "ln_2"),
-            SharedInput(("mlp.c_proj",), None),  # GELU, which is between mlp.c_fc and this layer, is not linear
-        ),
-    )  # fmt: skip

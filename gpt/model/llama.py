@@ -38,11 +38,11 @@ from minigrad import Tensor, nn
 from minigrad.backend import Array, module_of
 
 from ..model_config import LlamaConfig, RopeScaling
+from . import part_names
 from .kv_cache import KVCache
 from .language_model import LanguageModel, init_weights
 from .numpy_forward import NumpyForward, llama_forward
 from .positions import positions_and_mask
-from .structure import Names, SharedInput
 
 Rotation = tuple[Array, Array]  # cosine and sine of every token's angles: (T, D/2), or (B, 1, T, D/2)
 
@@ -210,17 +210,8 @@ class Llama(LanguageModel):
             self.lm_head.weight = self.model.embed_tokens.weight
         init_weights(self, residual_projections=("o_proj.weight", "down_proj.weight"))
 
-    # As in `GPT`: names for code that loads the model, looks into it or changes it from outside (structure.py).
+    # As in `GPT`: for code that loads the model, looks into it or changes it from outside, and for generation.
     model_type = family = "llama"
     config_class = LlamaConfig
+    names = part_names.LLAMA
     numpy_forward = NumpyForward(llama_forward, {LlamaTransformer, LlamaBlock, LlamaAttention, LlamaMLP})
-    names = Names(
-        body="model", embeddings=("embed_tokens",), blocks="layers", norm="norm",
-        attention="self_attn", projection="self_attn.o_proj", mlp="mlp", lora_targets=("q_proj", "v_proj"),
-        inputs=(
-            SharedInput(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "input_layernorm"),
-            SharedInput(("self_attn.o_proj",), "self_attn.v_proj"),
-            SharedInput(("mlp.gate_proj", "mlp.up_proj"), "post_attention_layernorm"),
-            SharedInput(("mlp.down_proj",), "mlp.up_proj"),  # silu(gate) * up is linear in up
-        ),
-    )  # fmt: skip

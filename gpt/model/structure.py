@@ -1,8 +1,8 @@
 """The parts of a model, and their names, for code that looks into a model or changes it from outside.
 
 Adapters and quantization replace layers, the logit lens reads what leaves each block, verification compares every
-step. None of them knows an architecture. Each `LanguageModel` declares its `names` (at the end of gpt2.py and of
-llama.py), and everybody asks the model:
+step. None of them knows an architecture. Each `LanguageModel` declares its `names` (part_names.py), and everybody
+asks the model:
 
     >>> from gpt.model.gpt2 import GPT, GPTConfig
     >>> model = GPT(GPTConfig(vocab_size=9, block_size=4, n_layer=2, n_head=2, n_embd=8))
