@@ -221,7 +221,7 @@ class TextSoFar:
         """Add a token to each sequence. A sequence that fills the context forgets its older half."""
         for seen, token in zip(self.seen, tokens):
             seen.add(token)
-        if self.ids.shape[1] == self.block and self.model.new_cache is None:
+        if self.ids.shape[1] == self.block and not self.cache.always_has_room:
             # There is no column left. A row that fills the block keeps its newer half, which includes the token that
             # is appended below; the rest becomes padding. Shorter rows begin with padding and keep all their tokens.
             full = self.real[:, 0]

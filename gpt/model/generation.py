@@ -144,12 +144,16 @@ def most_likely(logits: np.ndarray, k: int) -> np.ndarray:
 def nucleus(probs: np.ndarray, p: float) -> np.ndarray:
     """Return the indices of the most likely tokens until their sum reaches p, with the one that reaches it, in order.
 
-    >>> nucleus(np.array([0.1, 0.5, 0.0, 0.4]), 0.8)
-    array([1, 3])
+    >>> probs = np.array([0.1, 0.5, 0.0, 0.4])
+    >>> order = np.argsort(-probs)  # the most likely first: 1, 3, 0, 2
+    >>> before = np.cumsum(probs[order]) - probs[order]  # the sum over more likely tokens: 0, 0.5, 0.9, 1
+    >>> np.sort(order[before < 0.8]), nucleus(probs, 0.8)
+    (array([1, 3]), array([1, 3]))
+
+    Sorting a whole vocabulary takes long, so here the rarest tokens stay out first: if each of n has less than
+    (1 - p) / n, they have less than 1 - p together, and the others reach p without them.
     """
-    # Sorting a whole vocabulary takes long, so the rarest tokens stay out: if each of n has less than (1 - p) / n, they
-    # have less than 1 - p together, and the others reach p without them.
     likely = np.flatnonzero(probs >= (1 - p) / probs.size)
-    order = likely[np.argsort(-probs[likely], kind="stable")]  # the most likely first
+    order = likely[np.argsort(-probs[likely], kind="stable")]
     before = np.cumsum(probs[order]) - probs[order]  # the sum over more likely tokens, 0 for the first
     return np.sort(order[before < p])

@@ -22,12 +22,14 @@ class KVCache:
     Ainslie et al. 2023), the cache is smaller by that factor. Raises ValueError for more tokens than its capacity.
     """
 
+    always_has_room = False  # whether it forgets tokens by itself
+
     def __init__(self, batch: int, capacity: int):
-        self.batch, self.capacity = batch, capacity
+        self.batch = batch
+        self.capacity = capacity
         self.length = 0  # tokens read so far
         self.keys: dict[int, Array] = {}  # layer -> (B, H, capacity, D)
         self.values: dict[int, Array] = {}
-        self.states: dict[int, Array] = {}  # layer -> (B, H, D, D), where linear attention keeps a state instead
 
     @classmethod
     def for_model(cls, model: StructuredModel, batch: int = 1, capacity: int | None = None) -> KVCache:
@@ -37,7 +39,7 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes of memory: of all tokens that it has room for."""
-        return sum(array.nbytes for kept in (self.keys, self.values, self.states) for array in kept.values())
+        return sum(array.nbytes for array in (*self.keys.values(), *self.values.values()))
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values (B, H, T, D) to those of a layer; returns all of them, (B, H, length + T, D)."""
@@ -53,16 +55,11 @@ class KVCache:
             raise ValueError(f"the KV cache has room for {self.capacity} tokens, holds {start}, and got {stop - start}")
         if keys.shape[0] != self.batch:
             raise ValueError(f"the KV cache is for {self.batch} sequences, got {keys.shape[0]}")
-        all_keys, all_values = self._room(self.keys, layer, keys), self._room(self.values, layer, values)
+        all_keys = self._room(self.keys, layer, keys)
+        all_values = self._room(self.values, layer, values)
         all_keys[:, :, start:stop] = keys  # in place: there is room for the whole text
         all_values[:, :, start:stop] = values
         return all_keys[:, :, :stop], all_values[:, :, :stop]
-
-    def keep_state(self, layer: int, state: Tensor) -> None:
-        """Keep the state of a layer with linear attention, in the place of the one before it."""
-        if state.requires_grad:
-            raise RuntimeError("a KV cache keeps no gradients: call the model inside `with no_grad():`")
-        self.states[layer] = state.data
 
     def _room(self, arrays: dict[int, Array], layer: int, like: Array) -> Array:
         """The array of a layer. The first time, it is made: for tokens like those of `like` (B, H, T, D)."""
@@ -80,13 +77,8 @@ class KVCache:
         for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
             for layer, array in theirs.items():
                 self._room(mine, layer, array)[:, :, : other.length] = array[rows, :, : other.length]
-        self.states = {layer: state[rows] for layer, state in other.states.items()}
         self.length = other.length
 
     def cut(self, length: int) -> None:
-        """Forget all but the first `length` tokens. A state can only forget all: ValueError otherwise."""
-        if self.states and length < self.length:
-            if length > 0:
-                raise ValueError(f"a state cannot forget just tokens {length} to {self.length - 1}: cut(0), read again")
-            self.states.clear()
+        """Forget all but the first `length` tokens."""
         self.length = min(self.length, length)  # what lies behind stays in memory, and is overwritten later

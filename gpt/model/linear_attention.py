@@ -9,8 +9,29 @@ S_t is a matrix of D x D numbers per head, however long the text is; attention k
 If the keys have length 1 and are orthogonal, S q returns exactly the value that was written under the key q. There are
 only D orthogonal vectors: with more keys, what is read is mixed with the values of similar keys.
 
-`token_by_token` is the formula as a loop; `by_chunks` computes the same in few large products, for training. The model
-does not know: `use_linear_attention(model, every=4)` replaces the attention of three of four layers from outside.
+The gated delta rule, for one head:
+
+>>> import numpy as np
+>>> T, D, rng = 5, 4, np.random.default_rng(0)
+>>> q, k, v = rng.standard_normal((3, T, D))
+>>> k /= np.linalg.norm(k, axis=1, keepdims=True)  # keys of length 1
+>>> beta, alpha = rng.random((2, T))  # between 0 and 1
+>>> S, outs = np.zeros((D, D)), []
+>>> for t in range(T):
+...     S = alpha[t] * S  # all that was written before fades
+...     difference = v[t] - S @ k[t]  # between the new value and what stands under its key
+...     S = S + beta[t] * np.outer(difference, k[t])  # with beta = 1, the new value stands there
+...     outs.append(S @ q[t])  # read
+
+`token_by_token` is this loop for all heads and with gradients. `by_chunks` computes the same in few large products, for
+training:
+
+>>> one_head = [Tensor(x.reshape(1, 1, len(x), -1)) for x in (q, k, v, beta, np.log(alpha), np.zeros((D, D)))]
+>>> np.allclose(by_chunks(*one_head)[0].data, outs)
+True
+
+The model does not know: `use_linear_attention(model, every=4)` replaces the attention of three of four layers from
+outside.
 
 Katharopoulos et al. 2020 (arXiv 2006.16236): linear attention; Schlag et al. 2021 (2102.11174): the delta rule; Yang et
 al. 2024 (2406.06484), section 3: its chunks; Yang et al. 2024, "Gated delta networks" (2412.06464), section 3: α.
@@ -21,10 +42,12 @@ and give each head its own speed of fading.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import minigrad.functional as F
 from minigrad import Tensor, nn
-from minigrad.backend import module_of
+from minigrad.backend import Array, module_of
 
 from .gpt2 import GPT
 from .kv_cache import KVCache
@@ -61,7 +84,8 @@ def by_chunks(
 
         u_t = β_t (v_t - G_t S k_t - Σ_{s<t} G_t/G_s (k_s · k_t) u_s)            (I + A) U = β (V - G K Sᵀ)
 
-    A is 0 on and above its diagonal, so A^C = 0, and the inverse is a product: (I - A)(I + A²)(I + A⁴)(I + A⁸)...
+    A is 0 on and above its diagonal, so A^C = 0. Therefore the inverse of I + A, which is I - A + A² - A³ + ..., ends
+    with A^(C-1), and is a product of few matrices: (I - A)(I + A²)(I + A⁴)(I + A⁸)...
 
         o_t = G_t S q_t + Σ_{s<=t} G_t/G_s (q_t · k_s) u_s           next S = G_C S + Σ_s G_C/G_s u_s k_sᵀ
 
@@ -71,18 +95,56 @@ def by_chunks(
     outs = []
     for start in range(0, q.shape[2], chunk):
         now = slice(start, start + chunk)
-        Q, K, U = q[:, :, now], k[:, :, now], v[:, :, now]  # (B, H, C, D)
+        Q, K, V = q[:, :, now], k[:, :, now], v[:, :, now]  # (B, H, C, D)
         g = F.cumsum(log_alpha[:, :, now], 2)  # (B, H, C, 1)
-        fade = (g - g.transpose(-2, -1)).tril().exp().tril()  # (B, H, C, C): G_t/G_s where s <= t, else 0
+        # ln(G_t/G_s) where s <= t. Elsewhere it would be positive, and its exponential could overflow, so it becomes 0.
+        log_fade = (g - g.transpose(-2, -1)).tril()  # (B, H, C, C)
+        fade = log_fade.exp().tril()  # (B, H, C, C): G_t/G_s where s <= t, else 0
+        U = V
         if beta is not None:
-            U = beta[:, :, now] * (U - g.exp() * (K @ S.transpose(-2, -1)))
+            U = beta[:, :, now] * (V - g.exp() * (K @ S.transpose(-2, -1)))
             power = -(beta[:, :, now] * fade * (K @ K.transpose(-2, -1))).tril(-1)  # -A: (B, H, C, C)
-            for _ in range((K.shape[2] - 1).bit_length()):
-                U, power = U + power @ U, power @ power
+            exponent = 1
+            while exponent < K.shape[2]:  # the powers -A, A², A⁴, ... below C; A^C is 0
+                U = U + power @ U  # (I - A) U, then (I + A²) times this, and so on
+                power = power @ power
+                exponent *= 2
         outs.append(g.exp() * (Q @ S.transpose(-2, -1)) + fade * (Q @ K.transpose(-2, -1)) @ U)
         last = g[:, :, -1:]  # (B, H, 1, 1)
         S = last.exp() * S + ((last - g).exp() * U).transpose(-2, -1) @ K  # (B, H, D, D)
     return F.cat(outs, 2), S
+
+
+class StateCache(KVCache):
+    """A cache for a model in which some layers keep a state, in the place of keys and values.
+
+    Its states cannot forget just the last tokens. Raises ValueError where they should.
+    """
+
+    def __init__(self, batch: int, capacity: int):
+        super().__init__(batch, capacity)
+        self.states: dict[int, Array] = {}  # layer -> (B, H, D, D)
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + sum(state.nbytes for state in self.states.values())
+
+    def keep_state(self, layer: int, state: Tensor) -> None:
+        """Keep the state of a layer, in the place of the one before it."""
+        if state.requires_grad:
+            raise RuntimeError("a KV cache keeps no gradients: call the model inside `with no_grad():`")
+        self.states[layer] = state.data
+
+    def copy(self, other: Any, rows: Sequence[int]) -> None:
+        super().copy(other, rows)
+        self.states = {layer: state[rows] for layer, state in other.states.items()}
+
+    def cut(self, length: int) -> None:
+        if self.states and length < self.length:
+            if length > 0:
+                raise ValueError(f"a state cannot forget just tokens {length} to {self.length - 1}: cut(0), read again")
+            self.states.clear()
+        super().cut(length)
 
 
 class LinearAttention(nn.Module):
@@ -99,9 +161,10 @@ class LinearAttention(nn.Module):
         self.beta = None if kind == "linear" else nn.Linear(width, n_head)
         self.alpha = nn.Linear(width, n_head) if kind == "gated delta" else None
 
-    def forward(self, x: Tensor, layer: int = 0, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, layer: int = 0, cache: StateCache | None = None, mask: Tensor | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, C), with the arguments of CausalSelfAttention."""
-        (B, T, C), H = x.shape, self.n_head
+        B, T, C = x.shape
+        H = self.n_head
         D = C // H
         q, k, v = F.split_heads(self.c_attn(x), H, parts=3)  # (B, H, T, D) each
         q, k = (F.rms_norm(y, D) / D**0.5 for y in (q, k))  # vectors of length 1
@@ -129,6 +192,7 @@ def use_linear_attention(model: GPT, kind: str = "gated delta", every: int = 4) 
     for layer, name in enumerate(model.part_names("attention"), start=1):
         if not every or layer % every:
             model.set_submodule(name, LinearAttention(model.config.n_embd, model.config.n_head, kind))
+    model.new_cache = StateCache
     # β and α also read what c_attn reads, and a norm stands before c_proj: AWQ cannot move a scale through these.
     of_attention = tuple(shared._replace(source=None) for shared in model.names.inputs[:2])
     model.names = dataclasses.replace(model.names, inputs=of_attention + model.names.inputs[2:])

@@ -27,6 +27,7 @@ import numpy as np
 from minigrad import Tensor
 from minigrad.functional.rotary import rotate
 
+from ..model_config import LlamaConfig
 from .kv_cache import KVCache
 from .llama import Llama, LlamaAttention, Rotation, rotations
 
@@ -49,7 +50,11 @@ class WindowAttention(LlamaAttention):
     """
 
     def __init__(self, attention: Any, window: int, sinks: int):
-        vars(self).update(vars(attention))  # shares its layers
+        self.n_head = attention.n_head
+        self.n_kv_head = attention.n_kv_head
+        self.qk_norm = attention.qk_norm
+        for name, layer in attention.named_children():  # q_proj, k_proj, ...: the layers themselves, not copies
+            setattr(self, name, layer)
         self.visible = functools.partial(window_mask, window=window, sinks=sinks)
 
     def forward(self, x: Tensor, rotation: Rotation, layer: int = 0, cache: Any = None, mask: Any = None) -> Tensor:
@@ -66,14 +71,20 @@ class RollingCache(KVCache):
     NumPy's: it was not written for a GPU.
     """
 
-    def __init__(self, batch: int, capacity: int, config: Any, window: int, sinks: int):
+    always_has_room = True
+
+    def __init__(self, batch: int, capacity: int, config: LlamaConfig, window: int, sinks: int):
         super().__init__(batch, capacity)
-        self.config, self.sinks, self.kept = config, sinks, sinks + window - 1
+        self.config = config
+        self.sinks = sinks
+        self.kept = sinks + window - 1  # tokens that it holds between two steps
 
     def advance(self, tokens: int) -> None:
         super().advance(tokens)
-        gone, config = max(self.length - self.kept, 0), self.config  # 0 while there is room
-        old, new = slice(self.sinks + gone, self.length), slice(self.sinks, self.length - gone)
+        gone = max(self.length - self.kept, 0)  # tokens to forget, those behind the sinks: 0 while there is room
+        old = slice(self.sinks + gone, self.length)  # where the tokens are that stay
+        new = slice(self.sinks, self.length - gone)  # where they move: `gone` places towards the beginning
+        config = self.config
         turn = rotations(np.array([-gone]), config.head_size, config.rope_theta, float, config.rope_scaling)
         for layer, keys in self.keys.items():
             keys[:, :, new] = rotate(keys[:, :, old], *turn)

@@ -47,8 +47,6 @@ from minigrad.nn.module import evaluating
 from .batch_generation import Memory, TextSoFar, as_batch, stream
 from .generation import Sampling
 from .language_model import LanguageModel
-from .linear_attention import LinearAttention
-from .sliding_window import WindowAttention
 
 NGRAM = 3  # this many tokens must repeat before we guess that the text goes on repeating
 MOST = 15  # guesses in a pass; with the last token these are 16 rows
@@ -95,9 +93,8 @@ def speculate(
 
     Raises ValueError for a model or a draft with linear attention or a sliding window.
     """
-    for each in filter(None, (model, draft)):
-        if any(isinstance(module, LinearAttention | WindowAttention) for module in each.modules()):
-            raise ValueError("speculation does not go with linear attention or a sliding window: neither can go back")
+    if model.new_cache is not None or (draft is not None and draft.new_cache is not None):
+        raise ValueError("speculation does not go with linear attention or a sliding window: neither can go back")
     text = TextSoFar(model, *as_batch([list(prompt)]), max_new_tokens)
     rng = np.random.default_rng([int(generator().integers(2**63)) if seed is None else seed, 0])  # of row 0 in `stream`
     written, patience, wait, memory = 0, 0, 0, Memory()

@@ -72,7 +72,7 @@ class StructuredModel(nn.Module):
 
     names: Names
     config: Settings
-    new_cache: Any = None  # instead of KVCache: (batch, capacity) -> a cache that always has room (sliding_window.py)
+    new_cache: Any = None  # (batch, capacity) -> another cache than KVCache (sliding_window.py, linear_attention.py)
 
     @property
     def body(self) -> nn.Module:

@@ -7,9 +7,16 @@ import pytest
 from numpy.testing import assert_allclose
 
 import minigrad.functional as F
-from gpt import GPT, GPTConfig, KVCache
+from gpt import GPT, GPTConfig
 from gpt.model.generation import Sampling
-from gpt.model.linear_attention import KINDS, LinearAttention, by_chunks, token_by_token, use_linear_attention
+from gpt.model.linear_attention import (
+    KINDS,
+    LinearAttention,
+    StateCache,
+    by_chunks,
+    token_by_token,
+    use_linear_attention,
+)
 from gpt.model.speculation import speculate
 from minigrad import Tensor, gradcheck, manual_seed, no_grad, use_kernels
 from tests.gpt.small import small_gpt
@@ -120,7 +127,7 @@ def test_padding_changes_nothing_wherever_it_stands(kind):
 
 @pytest.mark.parametrize("every, states", [(4, [0, 1, 2]), (2, [0, 2]), (0, [0, 1, 2, 3]), (1, [])])
 def test_a_state_takes_as_many_bytes_after_any_text(every, states):
-    model, cache = small(every=every), KVCache(2, 12)
+    model, cache = small(every=every), StateCache(2, 12)
     n_bytes = len(states) * 2 * 2 * 4 * 4 * 4 + (4 - len(states)) * 2 * 2 * 12 * 8 * 4  # of (B, H, D, D); of all tokens
     with no_grad():
         for start, stop in ((0, 1), (1, 9), (9, 12)):
@@ -145,7 +152,7 @@ def test_a_state_takes_as_many_bytes_after_any_text(every, states):
             ValueError,
             "speculation does not go",
         ),
-        (lambda: small(every=0)(IDS, cache=KVCache(2, 12)), RuntimeError, "a KV cache keeps no gradients"),
+        (lambda: small(every=0)(IDS, cache=StateCache(2, 12)), RuntimeError, "a KV cache keeps no gradients"),
     ],
 )
 def test_what_is_refused(make, error, words):

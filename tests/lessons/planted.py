@@ -182,7 +182,7 @@ MISTAKES = [Planted(*row) for row in [
     ("457", "gpt/model/linear_attention.py", "u_t @ k_t.transpose(-2, -1)", "k_t @ u_t.transpose(-2, -1)"),
     ("457", "gpt/model/linear_attention.py", "(u_t - S @ k_t)", "u_t"),
     ("457", "gpt/model/linear_attention.py", "((last - g).exp() * U)", "U"),
-    ("457", "gpt/model/kv_cache.py", "(self.keys, self.values, self.states)", "(self.keys, self.values)"),
+    ("457", "gpt/model/linear_attention.py", " + sum(state.nbytes for state in self.states.values())", ""),
     ("458", "gpt/model/generation.py", "probs >= self.min_p * probs.max()", "probs >= self.min_p"),
     ("458", "gpt/model/speculation.py", "if number * q[guess] < p[guess]", "if number < p[guess]"),
     ("458", "gpt/model/speculation.py", "missing = np.maximum(p - q, 0)", "missing = p"),

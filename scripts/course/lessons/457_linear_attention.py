@@ -179,7 +179,7 @@ assert (linear - delta)[:, 2].min() > 0.05 and max(abs((deep - hybrid).mean()), 
 # layers with states: after this short training, its attention is not worth what a layer of attention alone is.
 
 # %% The cache
-# `KVCache` keeps the keys and values of a layer with attention, and the state of a layer without. The models below have
+# A cache keeps the keys and values of a layer with attention, and the state of a layer without. The models below have
 # four layers, 64 wide, of four heads: D = 16. `every=4` keeps the attention of each fourth layer.
 #
 # Predict: after how many tokens is the state the smaller one?
@@ -190,7 +190,7 @@ for row, every in enumerate((1, 4, 0)):  # attention, hybrid, state
     model = new_gpt(64, lesson.seed, n_layer=4, block_size=512)
     use_linear_attention(model, every=every)
     for column, length in enumerate(lengths):
-        cache = KVCache(1, int(length))
+        cache = KVCache.for_model(model, 1, int(length))
         with no_grad():
             model(np.arange(length)[None] % 64, cache=cache)
         n_bytes[row, column] = cache.nbytes
