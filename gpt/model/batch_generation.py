@@ -17,8 +17,9 @@ new token costs the work of one token (kv_cache.py). For one text this is all:
 True
 
 `generate` returns the new tokens, and `stream` is the loop, which yields them step by step. `TextSoFar` holds the texts
-and the cache between two steps. Prompts of different lengths are padded on the left, so that all texts end, and grow,
-in the same column. A mask called `real` tells tokens (True) from padding (False):
+and the cache between two steps, `read_alike_once` reads equal prompts once, and `Memory` keeps what was read for the
+next text. Prompts of different lengths are padded on the left, so that all texts end, and grow, in the same column. A
+mask called `real` tells tokens (True) from padding (False):
 
     ids     5  6  7        real    True   True   True
             0  0  8                False  False  True
@@ -53,16 +54,13 @@ def generate(
     model: LanguageModel,
     ids: Ids,
     max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float = 1.0,
-    repetition_penalty: float = 1.0,
-    min_p: float = 0.0,
+    *,
     seed: int | Sequence[Any] | None = None,
     stop_tokens: Sequence[int] = (),
     attention_mask: Any = None,
     use_cache: bool = True,
     on_token: Callable[[list[int]], None] | None = None,
+    **settings: Any,
 ) -> list[list[int]]:
     """Continue each prompt by up to `max_new_tokens`. Returns the new tokens of each prompt.
 
@@ -71,7 +69,7 @@ def generate(
     with each step's new tokens, with -1 for sequences that have ended (`stream` does the same as an iterator). seed:
     the same seed gives the same text; a list has a seed for each prompt; without one, `manual_seed` decides.
     use_cache=False runs `generate_textbook`, which reads the whole context again for every token. This is slower and
-    gives the same result.
+    gives the same result. settings: of `Sampling`, as temperature and top_k.
 
     If a prompt is longer than the block size, only its last block is read. When a text outgrows the block, the model
     forgets: the context is cut to its newer half, is read again from position 0, and can grow again.
@@ -79,13 +77,17 @@ def generate(
     Raises ValueError for settings out of range, an empty prompt, and logits that are not finite; IndexError for unknown
     ids.
     """
-    sampling = Sampling(temperature, top_k, top_p, repetition_penalty, min_p)
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens must be >= 0, got {max_new_tokens}")
+    sampling = Sampling(**settings)
     ids, real = as_batch(ids, attention_mask)
     new: list[list[int]] = [[] for _ in ids]
-    with closing(stream(model, ids, max_new_tokens, sampling, seed, stop_tokens, real, use_cache)) as steps:
+    write = stream if use_cache else stream_textbook
+    with closing(write(model, ids, max_new_tokens, sampling, seed, stop_tokens, real)) as steps:
         for tokens in steps:
             for row, token in zip(new, tokens):
-                row += [token] if token >= 0 else []
+                if token >= 0:
+                    row.append(token)
             if on_token is not None:
                 on_token(tokens)
     return new
@@ -99,7 +101,6 @@ def stream(
     seed: int | Sequence[Any] | None = None,
     stop_tokens: Sequence[int] = (),
     attention_mask: Any = None,
-    use_cache: bool = True,
     memory: Memory | None = None,
     process: Callable[[np.ndarray, list[int]], np.ndarray] | None = None,
 ) -> Generator[list[int], None, None]:
@@ -108,50 +109,66 @@ def stream(
     Stop iterating to stop generation. The model is in evaluation mode until the iterator ends or is closed. memory, for
     one sequence without padding: text that was read before, as in the earlier turns of a conversation, is not read
     again. process: a function of the logits (V) and the new tokens of a sequence, which returns the logits to choose
-    from (constrained_decoding.py); with it, the cache is always used. Simplified: a sequence that has ended is still
-    computed until all sequences of its batch have ended.
+    from (constrained_decoding.py). Simplified: a sequence that has ended is still computed until all sequences of its
+    batch have ended.
     """
-    if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens must be >= 0, got {max_new_tokens}")
     ids, real = as_batch(ids, attention_mask)
-    if seed is None:
-        seed = int(generator().integers(2**63))
-    # A generator for each sequence, so that its tokens do not depend on the rest of the batch.
-    seeds = [(seed, row) for row in range(len(ids))] if isinstance(seed, int | np.integer) else list(seed)
-    if len(seeds) != len(ids):
-        raise ValueError(f"{len(seeds)} seeds for {len(ids)} prompts: give one for each prompt, or one integer for all")
-    rngs = [np.random.default_rng(seed) for seed in seeds]
+    rngs = random_generators(seed, len(ids))
+    text = TextSoFar(model, ids, real, max_new_tokens, memory)
+    new: list[list[int]] = [[] for _ in ids]
+    ended = [False] * len(ids)
+    tokens: list[int] = []
     with evaluating(model):
-        if not use_cache and process is None:
-            texts = [
-                generate_textbook(model, row[is_real].tolist(), max_new_tokens, sampling, rng, stop_tokens)
-                for row, is_real, rng in zip(ids, real, rngs)
-            ]
-            yield from map(list, zip_longest(*texts, fillvalue=-1))
-            return
-        text = TextSoFar(model, ids, real, max_new_tokens, memory)
-        tokens: list[int] = []
-        new: list[list[int]] = [[] for _ in ids]
-        ended = [False] * len(ids)
         try:
-            for _ in range(max_new_tokens):
-                if tokens:  # of the previous step
+            for step in range(max_new_tokens):
+                if step > 0:
                     # -1 is not a token. A sequence that has ended gets token 0 instead; nobody sees what follows.
                     text.append([max(token, 0) for token in tokens])
                 logits = text.next_logits()  # (B, V)
                 tokens = [-1] * len(ids)
                 for row, rng in enumerate(rngs):
-                    if not ended[row]:
-                        scores = logits[row] if process is None else process(logits[row], new[row])
-                        tokens[row] = sampling.choose(scores, text.seen[row], rng)
-                        new[row].append(tokens[row])
-                        ended[row] = tokens[row] in stop_tokens
+                    if ended[row]:
+                        continue
+                    scores = logits[row] if process is None else process(logits[row], new[row])
+                    token = sampling.choose(scores, text.seen[row], rng)
+                    tokens[row] = token
+                    new[row].append(token)
+                    ended[row] = token in stop_tokens
                 yield tokens
                 if all(ended):
                     break
         finally:
             if memory is not None:
-                memory.ids, memory.cache = text.ids[0, : text.read].copy(), text.cache
+                memory.keep(text)
+
+
+def stream_textbook(
+    model: LanguageModel,
+    ids: Ids,
+    max_new_tokens: int,
+    sampling: Sampling,
+    seed: int | Sequence[Any] | None = None,
+    stop_tokens: Sequence[int] = (),
+    attention_mask: Any = None,
+) -> Generator[list[int], None, None]:
+    """Yield what `stream` yields, from `generate_textbook`: without a cache, and each sequence by itself."""
+    ids, real = as_batch(ids, attention_mask)
+    texts = [
+        generate_textbook(model, row[is_real].tolist(), max_new_tokens, sampling, rng, stop_tokens)
+        for row, is_real, rng in zip(ids, real, random_generators(seed, len(ids)))
+    ]
+    with evaluating(model):
+        yield from map(list, zip_longest(*texts, fillvalue=-1))
+
+
+def random_generators(seed: int | Sequence[Any] | None, count: int) -> list[np.random.Generator]:
+    """Return a generator for each sequence, so that its tokens do not depend on the rest of the batch."""
+    if seed is None:
+        seed = int(generator().integers(2**63))
+    seeds = [(seed, row) for row in range(count)] if isinstance(seed, int | np.integer) else list(seed)
+    if len(seeds) != count:
+        raise ValueError(f"{len(seeds)} seeds for {count} prompts: give one for each prompt, or one integer for all")
+    return [np.random.default_rng(seed) for seed in seeds]
 
 
 def as_batch(ids: Any, attention_mask: Any = None) -> tuple[np.ndarray, np.ndarray]:
@@ -181,8 +198,87 @@ def _on_host(values: Any) -> np.ndarray:
     return values.numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Between two steps: the text so far, and the keys and values of the tokens that the model has read.
+# --- between two steps: the text so far, and the keys and values of the tokens that the model has read ----------------
+
+
+class TextSoFar:
+    """The tokens so far of each sequence in a batch, and the logits of the next token.
+
+    ids, real: the prompts, from `as_batch`. room: the number of tokens that may follow.
+    """
+
+    def __init__(self, model: LanguageModel, ids: Array, real: Array, room: int, memory: Memory | None = None):
+        self.model = model
+        self.block = model.config.block_size  # the model can read this many tokens at once
+        self.seen = [set(row[is_real].tolist()) for row, is_real in zip(ids, real)]
+        self.ids = ids[:, -self.block :]  # the context, (B, T)
+        self.real = real[:, -self.block :]  # (B, T): False on padding
+        self.read = 0  # the first `read` tokens of the context are in the cache
+        self.decode = numpy_forward.forward_for(model)  # a faster forward pass for a few new tokens, or None
+        if memory is None:
+            self.cache = KVCache.for_model(model, len(ids), min(self.block, ids.shape[1] + room))
+        else:
+            self.cache, self.read = memory.resume(model, self.ids[0])
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Add a token to each sequence. A sequence that fills the context forgets its older half."""
+        if self.ids.shape[1] == self.block and not self.cache.always_has_room:
+            self._forget_older_half()
+        for seen, token in zip(self.seen, tokens):
+            seen.add(token)
+        self.ids = np.concatenate([self.ids, np.array(tokens)[:, None]], axis=1)
+        self.real = np.concatenate([self.real, np.ones((len(tokens), 1), bool)], axis=1)
+
+    def _forget_older_half(self) -> None:
+        """Make room for a token. A row that fills the block keeps its newer half, to which that token will belong.
+
+        The rest of the row becomes padding. Shorter rows begin with padding and keep all their tokens.
+        """
+        full = self.real[:, 0]
+        keep = max(1, self.block // 2) - 1
+        self.real[full, : self.block - keep] = False
+        used = self.real.any(axis=0)  # (T): False for columns that are padding in every row
+        self.ids = self.ids[:, used]
+        self.real = self.real[:, used]
+        # All tokens have new positions, so their keys and values are computed again.
+        self.read = 0
+        self.cache.cut(0)
+
+    def next_logits(self) -> np.ndarray:
+        """Return the logits of the token after the context, (B, V).
+
+        The model reads only tokens that are not in the cache: the prompt at first, and then one token at a time.
+        """
+        logits = self.logits_of_last(1, self.ids[:, self.read :])  # (B, 1, V)
+        self.read = self.ids.shape[1]
+        return logits[:, 0]
+
+    def logits_of_last(self, count: int, new: np.ndarray) -> np.ndarray:
+        """Let the model read new tokens (B, N), and return the logits at the last `count` of them, (B, count, V)."""
+        mask = None if self.real.all() else self.real
+        with no_grad():
+            if self.read == 0:
+                return read_alike_once(self.model, new, mask, self.cache, count)
+            if self.decode is not None and new.shape[1] <= MAX_DECODE_TOKENS:
+                return self.decode(new, self.cache, mask)[:, -count:]
+            hidden = self.model.hidden_states(new, self.cache, mask)  # (B, N, C)
+            return self.model.lm_head(hidden[:, -count:]).numpy()
+
+
+def read_alike_once(model: LanguageModel, ids: Array, real: Array | None, cache: KVCache, count: int) -> np.ndarray:
+    """Let the model read prompts (B, T) into an empty cache, and return the logits at the last `count` tokens.
+
+    Several answers to a question begin with the same prompt. It is read once, and its keys and values are copied.
+    """
+    texts = ids if real is None else np.where(real, ids, -1)  # the tokens, and not what stands in the padding
+    _, first, place = np.unique(texts, axis=0, return_index=True, return_inverse=True)
+    if len(first) == len(ids):  # all are different
+        return model.lm_head(model.hidden_states(ids, cache, real)[:, -count:]).numpy()
+    shared = KVCache.for_model(model, len(first), ids.shape[1])
+    hidden = model.hidden_states(ids[first], shared, None if real is None else real[first])  # (B', T, C)
+    place = place.reshape(-1)  # (B): which of the B' different prompts each one is. NumPy 2.0 gives a column
+    cache.copy(shared, place.tolist())
+    return model.lm_head(hidden[:, -count:]).numpy()[place]
 
 
 class Memory:
@@ -195,80 +291,16 @@ class Memory:
         self.ids = np.zeros(0, np.int64)  # the tokens whose keys and values `cache` holds
         self.cache: KVCache | None = None
 
+    def resume(self, model: LanguageModel, ids: np.ndarray) -> tuple[KVCache, int]:
+        """Return the cache, cut to the tokens with which `ids` (T) begins too, and how many these are."""
+        known = min(len(self.ids), len(ids) - 1)  # the last token is read again, for its logits
+        same = self.ids[:known] == ids[:known]
+        read = known if same.all() else int(same.argmin())
+        cache = self.cache or KVCache.for_model(model)
+        cache.cut(read)
+        return cache, read
 
-class TextSoFar:
-    """The tokens so far of each sequence in a batch, and the logits of the next token.
-
-    ids, real: the prompts, from `as_batch`. room: the number of tokens that may follow.
-    """
-
-    def __init__(self, model: LanguageModel, ids: Array, real: Array, room: int, memory: Memory | None = None):
-        self.model, self.block = model, model.config.block_size  # the model can read `block` tokens at once
-        self.seen = [set(row[is_real].tolist()) for row, is_real in zip(ids, real)]
-        # The context, (B, T): the tokens, and the mask that is False on padding. The first `read` are in the cache.
-        self.ids, self.real, self.read = ids[:, -self.block :], real[:, -self.block :], 0
-        self.decode = numpy_forward.forward_for(model)  # a faster forward pass for a few new tokens, or None
-        if memory is None:
-            self.cache = KVCache.for_model(model, len(ids), min(self.block, ids.shape[1] + room))
-        else:  # continue with its cache, from the first token that differs
-            known = min(len(memory.ids), self.ids.shape[1] - 1)  # the last token is read again, for its logits
-            same = memory.ids[:known] == self.ids[0, :known]
-            self.read = known if same.all() else int(same.argmin())
-            self.cache = memory.cache or KVCache.for_model(model)
-            self.cache.cut(self.read)
-
-    def append(self, tokens: list[int]) -> None:
-        """Add a token to each sequence. A sequence that fills the context forgets its older half."""
-        for seen, token in zip(self.seen, tokens):
-            seen.add(token)
-        if self.ids.shape[1] == self.block and not self.cache.always_has_room:
-            # There is no column left. A row that fills the block keeps its newer half, which includes the token that
-            # is appended below; the rest becomes padding. Shorter rows begin with padding and keep all their tokens.
-            full = self.real[:, 0]
-            keep = max(1, self.block // 2) - 1
-            self.real[full, : self.block - keep] = False
-            used = self.real.any(axis=0)  # (T): False for columns that are padding in every row
-            self.ids, self.real, self.read = self.ids[:, used], self.real[:, used], 0
-            self.cache.cut(0)  # all tokens have new positions, so their keys and values are computed again
-        self.ids = np.concatenate([self.ids, np.array(tokens)[:, None]], axis=1)
-        self.real = np.concatenate([self.real, np.ones((len(tokens), 1), bool)], axis=1)
-
-    def next_logits(self, guesses: Sequence[int] = ()) -> np.ndarray:
-        """Return the logits of the token after the context, (B, V).
-
-        guesses, for one sequence: G tokens that may come next, from speculation.py. The model reads them in the same
-        pass, and the logits after each of them follow: (1 + G, V). If a guess comes true, its logits are there already.
-        """
-        # Read only tokens that are not in the cache: the prompt at first, and then one token at a time.
-        new = np.concatenate([self.ids[:, self.read :], np.array([guesses] * len(self.ids), np.int64)], axis=1)
-        mask = None if self.real.all() else self.real
-        wanted = slice(-1 - len(guesses), None)  # where the next token is wanted
-        with no_grad():
-            if self.decode is not None and self.read > 0 and new.shape[1] <= MAX_DECODE_TOKENS:
-                logits = self.decode(new, self.cache, mask)[:, wanted]
-            else:
-                logits = self._read(new, mask, wanted)
-        self.read = self.ids.shape[1]
-        return logits.reshape(-1, self.model.config.vocab_size)
-
-    def _read(self, new: Array, mask: Array | None, wanted: slice) -> np.ndarray:
-        """Let the model read new tokens; returns the logits of the wanted ones, (B, G, V).
-
-        Several answers to a question begin with the same prompt. It is read once, and its keys and values are copied.
-        """
-        rows = copies = np.arange(len(new))
-        if self.read == 0:
-            texts = np.where(self.real, self.ids, -1)  # the tokens, and not what stands in the padding
-            _, rows, copies = np.unique(texts, axis=0, return_index=True, return_inverse=True)
-        if len(rows) == len(new):
-            return self.model.lm_head(self.model.hidden_states(new, self.cache, mask)[:, wanted]).numpy()
-        shared = KVCache.for_model(self.model, len(rows), new.shape[1])
-        hidden = self.model.hidden_states(new[rows], shared, None if mask is None else mask[rows])  # (B', T, C)
-        copies = copies.reshape(-1)  # NumPy 2.0 gives a column
-        self.cache.copy(shared, copies.tolist())
-        return self.model.lm_head(hidden[:, wanted]).numpy()[copies]
-
-    def forget_guesses(self) -> None:
-        """Forget the keys and values of wrong guesses. The last token is always read again, for its logits."""
-        self.read = min(self.cache.length, self.ids.shape[1] - 1)
-        self.cache.cut(self.read)
+    def keep(self, text: TextSoFar) -> None:
+        """Store what the model has read of a text."""
+        self.ids = text.ids[0, : text.read].copy()
+        self.cache = text.cache

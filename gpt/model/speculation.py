@@ -37,14 +37,13 @@ its guesses survive: `after_guess` is the rule of Leviathan et al. 2023 (arXiv 2
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from itertools import zip_longest
 
 import numpy as np
 
 from minigrad.backend import generator
 from minigrad.nn.module import evaluating
 
-from .batch_generation import Memory, TextSoFar, as_batch, stream
+from .batch_generation import Memory, TextSoFar, as_batch
 from .generation import Sampling
 from .language_model import LanguageModel
 
@@ -95,35 +94,71 @@ def speculate(
     """
     if model.new_cache is not None or (draft is not None and draft.new_cache is not None):
         raise ValueError("speculation does not go with linear attention or a sliding window: neither can go back")
-    text = TextSoFar(model, *as_batch([list(prompt)]), max_new_tokens)
-    rng = np.random.default_rng([int(generator().integers(2**63)) if seed is None else seed, 0])  # of row 0 in `stream`
-    written, patience, wait, memory = 0, 0, 0, Memory()
+    if seed is None:
+        seed = int(generator().integers(2**63))
+    rng = np.random.default_rng([seed, 0])  # that of the first sequence in `stream`
+    text = GuessedText(model, *as_batch([list(prompt)]), max_new_tokens)
+    memory = Memory()  # what the draft has read
+    left = max_new_tokens
+    pause = 0  # tokens to write before the text guesses again: wrong guesses cost time
+    last_pause = 0
     with evaluating(model):
-        while written < max_new_tokens:
-            room = min(MOST, text.block - text.ids.shape[1], max_new_tokens - written - 1)  # one token comes on top
+        while left > 0:
+            # 1. Guess. There must be room for the guesses and for the token that follows them.
+            room = min(MOST, text.block - text.ids.shape[1], left - 1)
+            guesses: list[int] = []
             if draft is not None:
                 guesses, qs = guess_with(draft, memory, text.ids, min(room, DRAFTED), sampling, rng)
-            else:
-                guesses, qs = [] if wait > 0 else guess(text.ids[0], room), []
+            elif pause <= 0:
+                guesses = guess(text.ids[0], room)
+
+            # 2. Check. The model reads all guesses in one pass. One is right if the token drawn in its place equals it.
+            logits = text.logits_with(guesses)  # (1 + G, V)
             accepted: list[int] = []
-            for logits, guessed, q in zip_longest(text.next_logits(guesses), guesses, qs):
-                if q is None:
-                    accepted.append(sampling.choose(logits, text.seen[0], rng))
-                else:  # the draft drew this guess from q
-                    probs = after_guess(sampling.probabilities(logits, text.seen[0]), q, guessed, rng.random())
-                    accepted.append(int(rng.choice(len(probs), p=probs)))
-                text.append(accepted[-1:])
-                if accepted[-1] != guessed or accepted[-1] in stop_tokens:
-                    break
+            for i in range(1 + len(guesses)):
+                if draft is None or i == len(guesses):
+                    token = sampling.choose(logits[i], text.seen[0], rng)
+                else:  # the draft drew this guess from qs[i]
+                    p = sampling.probabilities(logits[i], text.seen[0])
+                    probs = after_guess(p, qs[i], guesses[i], rng.random())
+                    token = int(rng.choice(len(probs), p=probs))
+                accepted.append(token)
+                text.append([token])
+                if i == len(guesses) or token != guesses[i] or token in stop_tokens:
+                    break  # what the model has read behind this place is not the text
             text.forget_guesses()
-            if guesses:  # wrong guesses cost time: after each such pass, wait twice as many tokens as the last time
-                wait = patience = 0 if len(accepted) > PAYS else min(max(1, 2 * patience), 64)
+
+            # 3. After guesses that did not pay, pause twice as long as the last time.
+            if not guesses:
+                pause -= 1
+            elif len(accepted) > PAYS:
+                pause = last_pause = 0
             else:
-                wait -= 1
-            written += len(accepted)
+                pause = last_pause = min(max(1, 2 * last_pause), 64)
+
+            left -= len(accepted)
             yield accepted
             if accepted[-1] in stop_tokens:
                 return
+
+
+class GuessedText(TextSoFar):
+    """A text whose model also reads tokens that may come next. A batch of one."""
+
+    def logits_with(self, guesses: Sequence[int]) -> np.ndarray:
+        """Return the logits of the next token, and those after each of G guesses: (1 + G, V).
+
+        The model reads the guesses in the same pass. If a guess comes true, the logits after it are there already.
+        """
+        new = np.concatenate([self.ids[:, self.read :], np.array([guesses], np.int64)], axis=1)
+        logits = self.logits_of_last(1 + len(guesses), new)[0]
+        self.read = self.ids.shape[1]
+        return logits
+
+    def forget_guesses(self) -> None:
+        """Forget the keys and values of wrong guesses. The last token is always read again, for its logits."""
+        self.read = min(self.cache.length, self.ids.shape[1] - 1)
+        self.cache.cut(self.read)
 
 
 def guess_with(
@@ -133,13 +168,18 @@ def guess_with(
 
     memory: what the draft has read. It reads only what differs: the accepted tokens, in place of refused guesses.
     """
-    qs = []
-
-    def note(logits: np.ndarray, new: list[int]) -> np.ndarray:
-        qs.append(sampling.probabilities(logits, {*ids[0].tolist(), *new}))
-        return logits
-
-    return [token for [token] in stream(draft, ids, most, sampling, [rng], memory=memory, process=note)], qs
+    text = TextSoFar(draft, ids, np.ones(ids.shape, bool), most, memory)
+    guesses: list[int] = []
+    qs: list[np.ndarray] = []
+    with evaluating(draft):
+        for i in range(most):
+            if i > 0:
+                text.append(guesses[-1:])
+            logits = text.next_logits()[0]  # (V)
+            qs.append(sampling.probabilities(logits, text.seen[0]))
+            guesses.append(sampling.choose(logits, text.seen[0], rng))
+    memory.keep(text)
+    return guesses, qs
 
 
 def guess(ids: np.ndarray, most: int) -> list[int]:

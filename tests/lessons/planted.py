@@ -100,7 +100,7 @@ MISTAKES = [Planted(*row) for row in [
     ("432", "minigrad/optim.py", "xp.asarray(xp.sqrt(add_squares(arrays)))", "xp.asarray(add_squares(arrays))"),
     ("433", "minigrad/precision.py", "(bits + 0x7FFF + last_kept)", "(bits)"),
     ("433", "gpt/model/positions.py", "return xp.arange(past, past + T), mask", "return xp.arange(T), mask"),
-    ("433", "gpt/model/speculation.py", "if accepted[-1] != guessed or accepted", "if accepted"),
+    ("433", "gpt/model/speculation.py", "token != guesses[i] or token in stop_tokens", "token in stop_tokens"),
     ("433", "gpt/training/training_step.py", "p.grad *= 1 / max(count, 1)", "p.grad *= 1"),
     ("433", "gpt/training/forked_team.py", "work.index(min(work))", "i % processes"),
     ("434", "gpt/weights/safetensors_file.py", "copy=False).reshape(shape)", 'copy=False).reshape(shape, order="F")'),
