@@ -5,15 +5,23 @@ of all others become -inf, so their probability is 0. A token is chosen among th
 the model's own, restricted and scaled to sum to 1. (Not its distribution over whole answers: it may choose a token that
 leads only to an answer which it finds unlikely.)
 
-A form is a pair of regular expressions: of whole texts, and of their beginnings. Every beginning can be completed, and
-lengths are bounded, so a text always ends, and is whole. Tokens are bytes, and one may hold half a character; so does a
-beginning.
+A form is a pair of regular expressions: of whole texts, and of their beginnings. For an integer of up to three digits
+these could be
 
->>> whole, beginning = (re.compile(pattern) for pattern in json_object({"name": "string", "age": "number"}))
->>> beginning.fullmatch(b'{"name": "A') is not None, beginning.fullmatch(b'{"name": A') is not None
-(True, False)
->>> whole.fullmatch(b'{"name": "Ann", "age": 7}') is not None
-True
+    whole        -?[0-9]{1,3}      perhaps a minus, then one to three digits       7    -12    380
+    beginning    -?[0-9]{0,3}      the digits may still be missing                 (nothing)    -    -1    38
+
+With the text "-1", a token "2" gives "-12", which is a beginning: it may come. A token "x" gives "-1x", which is not.
+The text is also whole, so it may end here. Every beginning can be completed, and lengths are bounded, so a text always
+ends, and is whole. The expressions are of bytes, because tokens are: one may hold half a character.
+
+Forms are put together. {"age": a number} begins with a part of `{"age": `, or with all of it and a part of the number:
+
+>>> whole, beginning = (re.compile(pattern) for pattern in json_object({"age": "number"}))
+>>> [beginning.fullmatch(text) is not None for text in (b"", b'{"a', b'{"age": ', b'{"age": -', b'{"age": x')]
+[True, True, True, True, False]
+>>> [whole.fullmatch(text) is not None for text in (b'{"age": -', b'{"age": -7', b'{"age": -7}')]
+[False, False, True]
 
 Willard & Louf 2023, "Efficient guided generation for large language models" (arXiv 2307.09702), section 3. Simplified:
 they compute the tokens of each state of an automaton in advance; we try every token at each step. Objects have one
@@ -24,7 +32,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -39,12 +47,23 @@ def one_of(choices: Sequence[str]) -> Form:
         raise ValueError("there are no choices: a text that is one of them needs at least one")
     texts = [choice.encode() for choice in choices]
     beginnings = {text[:length] for text in texts for length in range(len(text) + 1)}
-    whole, beginning = (b"(?:" + b"|".join(map(re.escape, some)) + b")" for some in (texts, beginnings))
-    return whole, beginning
+    return any_of(texts), any_of(beginnings)
 
 
+def any_of(texts: Iterable[bytes]) -> bytes:
+    """The pattern of a text that is one of these.
+
+    >>> any_of([b"yes", b"no?"])
+    b'(?:yes|no\\\\?)'
+    """
+    return b"(?:" + b"|".join(map(re.escape, texts)) + b")"
+
+
+# For each kind of value, the patterns of whole values and of their beginnings. (?: ) groups, and {0,40}+ takes as many
+# as there are and gives none back.
 KINDS = {
-    # up to 40 bytes, and the rest of the last character
+    # A quote, up to 40 bytes other than quotes, backslashes and control characters, the rest of the last character's
+    # bytes, which are 80 to BF in UTF-8, and a quote.
     "string": (rb'"[^"\\\x00-\x1f]{0,40}+[\x80-\xbf]{0,3}+"', rb'(?:"[^"\\\x00-\x1f]{0,40}+[\x80-\xbf]{0,3}"?)?'),
     "number": (rb"-?(?:0|[1-9]\d{0,11})(?:\.\d{1,6})?", rb"-?(?:(?:0|[1-9]\d{0,11})(?:\.\d{0,6})?)?"),
     "boolean": one_of(["true", "false"]),
@@ -56,14 +75,18 @@ def json_object(kinds: Mapping[str, str]) -> Form:
 
     Raises ValueError for another kind.
     """
-    parts = [one_of(["{"])]
-    for number, (key, kind) in enumerate(kinds.items()):
+    parts = []
+    before = "{"
+    for key, kind in kinds.items():
         if kind not in KINDS:
             raise ValueError(f"the value of {key!r} must be one of {', '.join(KINDS)}, got {kind!r}")
-        parts += [one_of([(", " if number else "") + json.dumps(key) + ": "]), KINDS[kind]]
-    whole, beginning = one_of(["}"])
-    for part, its_beginning in reversed(parts):
-        whole, beginning = part + whole, b"(?:%b%b|%b)" % (part, beginning, its_beginning)
+        parts += [one_of([before + json.dumps(key) + ": "]), KINDS[kind]]
+        before = ", "
+    # From the last part to the first: a beginning is a whole part and a beginning of the rest, or less than this part.
+    whole, beginning = one_of(["}" if kinds else "{}"])
+    for part, part_begins in reversed(parts):
+        beginning = b"(?:%b%b|%b)" % (part, beginning, part_begins)
+        whole = part + whole
     return whole, beginning
 
 

@@ -1,5 +1,21 @@
 """How good is a language model? The loss on held-out text, and the meaning of this loss.
 
+The mean loss over windows of a text, one after the other, and its exponential, the perplexity:
+
+>>> from gpt import GPT, GPTConfig
+>>> model = GPT(GPTConfig(vocab_size=10, block_size=4, n_layer=1, n_head=2, n_embd=8)).eval()
+>>> ids = np.random.default_rng(0).integers(10, size=13)
+>>> losses = []
+>>> for start in range(0, 12, 4):
+...     window = ids[start : start + 5]  # T + 1 tokens: each but the first is predicted
+...     with no_grad():
+...         losses.append(model.loss([window[:-1]], [window[1:]]).item())
+>>> loss = np.mean(losses)  # nats per token
+>>> bool(9 < np.exp(loss) < 11)  # without training, the model is as uncertain as a choice among 10 tokens
+True
+>>> np.allclose(loss, token_losses(model, ids, stride=4).mean())
+True
+
 `evaluate` takes batches, as training does. `score_text` reads a whole text with a sliding window. A token at the start
 of a window has little context, so cutting a text into blocks makes a model look worse than it is.
 """
@@ -158,7 +174,8 @@ def token_losses(model: LanguageModel, ids: np.ndarray, stride: int | None = Non
     windows = list(sliding_windows(len(losses), model.config.block_size, stride))  # all of the same length
     at_once = math.ceil(TOKENS_AT_ONCE / model.config.block_size)
     with evaluating(model), progress_bar(len(losses), "reading", "token") as bar:
-        for part in (windows[i : i + at_once] for i in range(0, len(windows), at_once)):
+        for i in range(0, len(windows), at_once):
+            part = windows[i : i + at_once]
             inputs = np.stack([ids[start : stop + 1] for start, stop, _ in part])  # (B, T + 1)
             found = to_numpy(model.loss(inputs[:, :-1], inputs[:, 1:], reduction="none").data)  # (B, T)
             for row, (_, stop, counted) in zip(found, part, strict=True):
@@ -213,18 +230,29 @@ def baseline_losses(train: np.ndarray, validation: np.ndarray, vocab_size: int) 
     "uniform": all tokens are equally likely, ln V. "unigram": the frequency of each token. "bigram": its frequency
     after the previous token. Both are counted in `train` and smoothed: the unigram as if every token had been seen once
     more, the bigram as if the unigram distribution had been seen 100 times (a Dirichlet prior; MacKay & Peto 1995).
+
+    >>> train, validation, V = [0, 1, 0, 1, 0, 2], [0, 1, 2], 3
+    >>> unigram = [(train.count(b) + 1) / (len(train) + V) for b in range(V)]  # 4/9, 3/9, 2/9
+    >>> pairs = list(zip(train, train[1:]))  # (0, 1), (1, 0), (0, 1), (1, 0), (0, 2)
+    >>> bigram = [
+    ...     (pairs.count((a, b)) + 100 * unigram[b]) / (train[:-1].count(a) + 100)  # of b after a
+    ...     for a, b in zip(validation, validation[1:])
+    ... ]
+    >>> np.allclose(-np.log(bigram).mean(), baseline_losses(train, validation, V)["bigram"])
+    True
     """
     train, validation = np.asarray(train, np.int64), np.asarray(validation, np.int64)
     places = train.astype(np.intp, copy=False)  # in a browser bincount takes 32 bits only
     unigram = (np.bincount(places, minlength=vocab_size) + 1) / (len(train) + vocab_size)
     losses = {"uniform": math.log(vocab_size), "unigram": float(-np.log(unigram[validation]).mean())}
     if len(validation) > 1:
+        a, b = validation[:-1], validation[1:]  # each token, and the next one
+        # A pair is one number, a V + b. The pairs in train, in order, and how often each is there:
         pairs, counts = np.unique(train[:-1] * vocab_size + train[1:], return_counts=True)
-        wanted = validation[:-1] * vocab_size + validation[1:]
-        place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-        seen = np.where(pairs[place] == wanted, counts[place], 0)
-        first = np.bincount(places[:-1], minlength=vocab_size)
-        prior = 100.0
-        probability = (seen + prior * unigram[validation[1:]]) / (first[validation[:-1]] + prior)
+        wanted = a * vocab_size + b
+        place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)  # where the pair is, if it is there at all
+        count_ab = np.where(pairs[place] == wanted, counts[place], 0)
+        count_a = np.bincount(places[:-1], minlength=vocab_size)[a]
+        probability = (count_ab + 100.0 * unigram[b]) / (count_a + 100.0)
         losses["bigram"] = float(-np.log(probability).mean())
     return losses

@@ -30,13 +30,6 @@ dtype, and all tensors together must cover the file without gaps, overlaps or su
 read without further checks and needs no more memory than its length (BF16, which NumPy does not have, becomes float32
 and needs twice that, and a tensor is in memory both ways while it is read).
 
-The library `safetensors` does this too (see the loader on the page of GPT-2's weights). We read and write ourselves for
-four reasons. Reading 471 MB into the arrays of a model takes 0.2 s and no other memory; the library returns new arrays
-and takes 1.2 s and 630 MB more (200 MB with its backend "pread"). If a file shrinks while the library has mapped it,
-the process dies. Its NumPy reader needs ml_dtypes for bfloat16. And what it was writing when the process was killed
-stays behind under a name that nobody knows. Of 4,000 damaged files, both readers refused the same ones, except two that
-the library accepted although the name of a tensor had a control character.
-
 https://huggingface.co/docs/safetensors, section "Format". Types smaller than a byte are not supported.
 """
 
@@ -122,7 +115,8 @@ class SafetensorsFile(contextlib.AbstractContextManager["SafetensorsFile"]):
         dtype, shape, place, end = self.entries[name]
         if rows is not None:
             first, stop, _ = rows.indices(shape[0])
-            place += first * ((end - place) // shape[0])
+            bytes_of_row = (end - place) // shape[0]
+            place += first * bytes_of_row
             shape = (stop - first, *shape[1:])
         array = np.empty(math.prod(shape), DTYPES[dtype])
         with self._lock:
@@ -180,6 +174,14 @@ def _entry(value: Any, name: str, data: int) -> Entry:
     return Entry(dtype, tuple(shape), data + offsets[0], data + offsets[1])
 
 
+# Why not the library `safetensors` (GPT-2's page of weights loads with it)? Reading 471 MB into the arrays of a model
+# takes 0.2 s and no other memory; the library returns new arrays and takes 1.2 s and 630 MB more (200 MB with its
+# backend "pread"). If a file shrinks while the library has mapped it, the process dies. Its NumPy reader needs
+# ml_dtypes for bfloat16. And what it was writing when the process was killed stays behind under a name that nobody
+# knows. Of 4,000 damaged files, both readers refused the same ones, except two that the library accepted although the
+# name of a tensor had a control character.
+
+
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
@@ -190,9 +192,11 @@ def write_safetensors(path: StrPath, tensors: Mapping[str, Array], metadata: Map
     ordered = sorted(tensors.items(), key=lambda item: -np.dtype(item[1].dtype).itemsize)
     end = 0
     for name, array in ordered:
-        if (dtype := np.dtype(array.dtype).name) not in _NAMES:
+        dtype = np.dtype(array.dtype).name
+        if dtype not in _NAMES:
             raise TypeError(f"{name} is {dtype}, which safetensors does not have")
-        start, end = end, end + array.nbytes
+        start = end  # behind the tensor before
+        end = start + array.nbytes
         header[name] = {"dtype": _NAMES[dtype], "shape": list(array.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")  # as compact as the library writes it
     text += b" " * (-len(text) % 8)  # so that the numbers start at a multiple of 8
