@@ -18,9 +18,9 @@ ends, and is whole. The expressions are of bytes, because tokens are: one may ho
 Forms are put together. {"age": a number} begins with a part of `{"age": `, or with all of it and a part of the number:
 
 >>> whole, beginning = (re.compile(pattern) for pattern in json_object({"age": "number"}))
->>> [beginning.fullmatch(text) is not None for text in (b"", b'{"a', b'{"age": ', b'{"age": -', b'{"age": x')]
+>>> [bool(beginning.fullmatch(text)) for text in (b"", b'{"a', b'{"age": ', b'{"age": -', b'{"age": x')]
 [True, True, True, True, False]
->>> [whole.fullmatch(text) is not None for text in (b'{"age": -', b'{"age": -7', b'{"age": -7}')]
+>>> [bool(whole.fullmatch(text)) for text in (b'{"age": -', b'{"age": -7', b'{"age": -7}')]
 [False, False, True]
 
 Willard & Louf 2023, "Efficient guided generation for large language models" (arXiv 2307.09702), section 3. Simplified:

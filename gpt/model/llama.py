@@ -94,7 +94,7 @@ def rotations(
     xp = module_of(positions)  # NumPy, or CuPy if they are on a GPU
     speeds = theta ** (-xp.arange(0, head_size, 2) / head_size)  # (D/2), in float64: far positions keep their digits
     if scaling is not None:
-        speeds = scaling.slowed(speeds)  # as Llama 3.1 does (model_config.py)
+        speeds = scaling.slowed(speeds)  # as Llama 3.1 does (gpt/model_config.py)
     angles = positions[..., None] * speeds  # (T, D/2), or (B, T, D/2) where padding shifts each row's positions
     if positions.ndim == 2:
         angles = angles[:, None]  # (B, 1, T, D/2): broadcast over the heads

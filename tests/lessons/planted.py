@@ -53,7 +53,7 @@ MISTAKES = [Planted(*row) for row in [
     ("411", "minigrad/functional/loss.py", "ctx.targets] -= dlosses", "ctx.targets] += dlosses"),
     ("411", "minigrad/functional/indexing.py", "ctx.ids.reshape(-1), dout", "ctx.ids.reshape(-1)[::-1], dout"),
     ("411", "gpt/model/generation.py", "(kept - kept.max()) / self.temp", "(kept - kept.max()) * self.temp"),
-    ("411", "gpt/model/generation.py", "np.cumsum(probs[order]) - probs[order]", "np.cumsum(probs[order])"),
+    ("411", "gpt/model/generation.py", "- probs[order]  # the sum over more likely tokens, 0", "# 0"),
     ("412", "gpt/tokenizer/bpe_training.py", "changes[pair] += counts[index]", "changes[pair] += 1"),
     ("412", "gpt/tokenizer/bpe.py", "(merged[-1], token) == pair", "(token, merged[-1]) == pair"),
     ("412", "gpt/tokenizer/bpe.py", "first = min(learned", "first = max(learned"),
