@@ -153,12 +153,9 @@ class Swiglu(Function):
     @staticmethod
     def backward(ctx, dout):
         gate, sigmoid = ctx.gate, ctx.sigmoid
-        dgate = dup = None
         # out = silu(gate) * up,  silu(gate) = gate * sigmoid
-        if ctx.needs_grad[0]:
-            dgate = dout * ctx.up * (sigmoid * (1 + gate * (1 - sigmoid)))  # silu's derivative, as in Silu
-        if ctx.needs_grad[1]:
-            dup = dout * (gate * sigmoid)
+        dgate = dout * ctx.up * (sigmoid * (1 + gate * (1 - sigmoid)))  # silu's derivative, as in Silu
+        dup = dout * (gate * sigmoid)
         return dgate, dup
 
 

@@ -31,9 +31,7 @@ class Add(Function):
     @staticmethod
     def backward(ctx, dout):
         # A number that was broadcast was used several times, so its gradients add up (unbroadcast).
-        dx = unbroadcast(dout, ctx.x_shape) if ctx.needs_grad[0] else None
-        dy = unbroadcast(dout, ctx.y_shape) if ctx.needs_grad[1] else None
-        return dx, dy
+        return unbroadcast(dout, ctx.x_shape), unbroadcast(dout, ctx.y_shape)
 
 
 def add(x: Operand, y: Operand, *, alpha: float = 1) -> Tensor:
@@ -56,9 +54,7 @@ class Sub(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        dx = unbroadcast(dout, ctx.x_shape) if ctx.needs_grad[0] else None
-        dy = unbroadcast(-dout, ctx.y_shape) if ctx.needs_grad[1] else None
-        return dx, dy
+        return unbroadcast(dout, ctx.x_shape), unbroadcast(-dout, ctx.y_shape)
 
 
 def sub(x: Operand, y: Operand) -> Tensor:
@@ -77,7 +73,7 @@ class Mul(Function):
     @staticmethod
     def forward(ctx, x, y):
         ctx.x_shape, ctx.y_shape = shape_of(x), shape_of(y)
-        # Each factor is the derivative by the other. We keep only what backward will need: memory counts here.
+        # Each factor is the derivative by the other, so it is kept in memory only if the other wants a gradient.
         if ctx.needs_grad[0]:
             ctx.y = y
         if ctx.needs_grad[1]:
@@ -169,14 +165,20 @@ class Pow(Function):
         xp = module_of(dout)
         dx = dy = None
         if ctx.needs_grad[0]:
-            # 0 instead of y - 1 where y is 0, as 0 * 0^-1 would be nan
-            below = xp.where(y == 0, 0, y - 1) if is_array(y) else y - 1 if y else 0
-            dx = unbroadcast(dout * (y * x**below), shape_of(x))
+            dx = unbroadcast(dout * (y * x ** _one_less(y)), shape_of(x))
         if ctx.needs_grad[1]:
             x = xp.asarray(x, dout.dtype)
             flat = (x == 0) & (y >= 0)  # here out * ln x would be 0 * -inf, which is nan
-            dy = unbroadcast(xp.where(flat, 0, dout * ctx.out * xp.log(xp.where(flat, 1, x))), shape_of(y))
+            log_x = xp.log(xp.where(flat, 1, x))  # ln 1 = 0
+            dy = unbroadcast(xp.where(flat, 0, dout * ctx.out * log_x), shape_of(y))
         return dx, dy
+
+
+def _one_less(y):
+    """y - 1, but 0 where y is 0: y * x^(y-1) is then 0 even at x = 0, where 0 * 0^-1 would be nan."""
+    if is_array(y):
+        return module_of(y).where(y == 0, 0, y - 1)
+    return y - 1 if y else 0
 
 
 def pow(x: Operand, y: Operand) -> Tensor:
@@ -258,7 +260,7 @@ class Abs(Function):
     @staticmethod
     def backward(ctx, dout):
         xp = module_of(dout)
-        return (xp.where(ctx.x > 0, dout, xp.where(ctx.x < 0, -dout, 0)),)
+        return (xp.where(ctx.x > 0, dout, 0) - xp.where(ctx.x < 0, dout, 0),)
 
 
 def abs(x: Tensor) -> Tensor:
@@ -316,9 +318,9 @@ def _to_winner(ctx, dout, x_wins, y_wins):
     """Give dout to the one that is the result. Where one is nan, neither wins: both get dout, as in PyTorch."""
     xp = module_of(dout)
     share = xp.where(ctx.x == ctx.y, dout / 2, dout)  # a tie: half for each
-    dx = unbroadcast(xp.where(y_wins, 0, share), shape_of(ctx.x)) if ctx.needs_grad[0] else None
-    dy = unbroadcast(xp.where(x_wins, 0, share), shape_of(ctx.y)) if ctx.needs_grad[1] else None
-    return dx, dy
+    dx = xp.where(y_wins, 0, share)
+    dy = xp.where(x_wins, 0, share)
+    return unbroadcast(dx, shape_of(ctx.x)), unbroadcast(dy, shape_of(ctx.y))
 
 
 class Where(Function):
@@ -327,17 +329,17 @@ class Where(Function):
     @staticmethod
     def forward(ctx, condition, x, y):
         x, y = promote([x, y])
-        xp = module_of(x if is_array(x) else y if is_array(y) else condition)
+        xp = module_of(next(filter(is_array, (x, y)), condition))  # the first that is not a number
         ctx.condition, ctx.x_shape, ctx.y_shape = xp.asarray(condition), shape_of(x), shape_of(y)
         out = xp.where(ctx.condition, x, y)
-        return out if is_array(x) or is_array(y) else out.astype(result_type([x, y]))
+        return out.astype(result_type([x, y]), copy=False)  # of two numbers, NumPy makes float64
 
     @staticmethod
     def backward(ctx, dout):
         xp = module_of(dout)
-        dx = unbroadcast(xp.where(ctx.condition, dout, 0), ctx.x_shape) if ctx.needs_grad[1] else None
-        dy = unbroadcast(xp.where(ctx.condition, 0, dout), ctx.y_shape) if ctx.needs_grad[2] else None
-        return None, dx, dy
+        dx = xp.where(ctx.condition, dout, 0)
+        dy = xp.where(ctx.condition, 0, dout)
+        return None, unbroadcast(dx, ctx.x_shape), unbroadcast(dy, ctx.y_shape)
 
 
 def where(condition: Any, x: Operand, y: Operand) -> Tensor:

@@ -28,7 +28,8 @@ class LayerNorm(Function):
            - mean(dx̂) / std               through the mean: ∂x̂/∂mean = -1 / std,  ∂mean/∂x = 1 / n
            - x̂ mean(dx̂ x̂) / std           through the std:  ∂x̂/∂std = -x̂ / std,  ∂std/∂x = x̂ / n
 
-    The std contains the mean as well, but ∂std/∂mean = -mean(x - mean) / std is 0.
+    There is no fourth way, from the mean through the std: the differences x - mean add up to 0, so where the mean moves
+    a little, the std stays.
     Adding a number to all of x, or scaling x, does not change x̂. The two subtracted terms remove these directions from
     dx̂.
     Ba, Kiros & Hinton 2016.
@@ -51,18 +52,14 @@ class LayerNorm(Function):
     @staticmethod
     def backward(ctx, dout):
         leading = tuple(range(dout.ndim - len(ctx.axes)))  # the other axes, along which weight and bias are shared
-        dx = dweight = dbias = None  # the gradients of the inputs 0, 1 and 2
         # out = normalized * weight + bias
-        if ctx.needs_grad[1]:
-            dweight = sum_over(dout * ctx.normalized, leading)
-        if ctx.needs_grad[2]:
-            dbias = sum_over(dout, leading)
-        if ctx.needs_grad[0]:
-            dnormalized = dout if ctx.weight is None else dout * ctx.weight  # (..., C)
-            # normalized = (x - mean) / std
-            mean = dnormalized.mean(axis=ctx.axes, keepdims=True)  # (..., 1)
-            projection = (dnormalized * ctx.normalized).mean(axis=ctx.axes, keepdims=True)  # (..., 1)
-            dx = (dnormalized - mean - ctx.normalized * projection) / ctx.std
+        dbias = sum_over(dout, leading)  # (C)
+        dweight = sum_over(dout * ctx.normalized, leading)  # (C)
+        dnormalized = dout if ctx.weight is None else dout * ctx.weight  # (..., C)
+        # normalized = (x - mean) / std
+        mean = dnormalized.mean(axis=ctx.axes, keepdims=True)  # (..., 1)
+        projection = (dnormalized * ctx.normalized).mean(axis=ctx.axes, keepdims=True)  # (..., 1)
+        dx = (dnormalized - mean - ctx.normalized * projection) / ctx.std  # (..., C)
         return dx, dweight, dbias
 
 
@@ -100,15 +97,13 @@ class RmsNorm(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        dx = dweight = None
+        leading = tuple(range(dout.ndim - len(ctx.axes)))  # the other axes, along which the weight is shared
         # out = normalized * weight
-        if ctx.needs_grad[1]:
-            dweight = sum_over(dout * ctx.normalized, tuple(range(dout.ndim - len(ctx.axes))))
-        if ctx.needs_grad[0]:
-            dnormalized = dout if ctx.weight is None else dout * ctx.weight
-            # normalized = x / rms: directly, and through the rms, whose derivative by x is x̂ / n
-            projection = (dnormalized * ctx.normalized).mean(axis=ctx.axes, keepdims=True)  # (..., 1)
-            dx = (dnormalized - ctx.normalized * projection) / ctx.rms
+        dweight = sum_over(dout * ctx.normalized, leading)  # (C)
+        dnormalized = dout if ctx.weight is None else dout * ctx.weight  # (..., C)
+        # normalized = x / rms: directly, and through the rms, whose derivative by x is x̂ / n
+        projection = (dnormalized * ctx.normalized).mean(axis=ctx.axes, keepdims=True)  # (..., 1)
+        dx = (dnormalized - ctx.normalized * projection) / ctx.rms  # (..., C)
         return dx, dweight
 
 
