@@ -49,8 +49,9 @@ class CrossEntropy(Function):
         ctx.log_probs = log_softmax_of_array(logits, dim=1)  # (N, C)
         # (N): -ln of the probability of the target
         losses = xp.where(ctx.kept, -ctx.log_probs[ctx.rows, ctx.targets], 0)
-        # the mean is over the rows that count; if there are none, it is nan
-        ctx.n = nan_if_0(ctx.kept.sum(dtype=logits.dtype)) if reduction == "mean" else 1
+        ctx.n = 1
+        if reduction == "mean":
+            ctx.n = nan_if_0(ctx.kept.sum(dtype=logits.dtype))  # over the rows that count; of no rows, the mean is nan
         return losses if reduction == "none" else losses.sum() / ctx.n
 
     @staticmethod
@@ -75,8 +76,7 @@ def cross_entropy(
 ) -> Tensor:
     """The mean of -ln softmax(logits)[target]: logits (N, C), targets (N), the number of each row's right class.
 
-    Backward: dlogits = dloss * (softmax(logits) - onehot(target)) / N, for the mean over N rows. With two equally
-    likely classes, either one is a surprise of ln 2:
+    With two equally likely classes, either one is a surprise of ln 2:
 
     >>> import numpy as np
     >>> from minigrad import Tensor
@@ -93,14 +93,104 @@ def cross_entropy(
     """
     check_reduction("cross_entropy", reduction)
     check_floating("cross_entropy", logits)
-    if logits.ndim == 2 and weight is None and label_smoothing == 0 and not are_probabilities(targets):
-        targets = array_of(targets)
-        check_targets("cross_entropy", targets, logits.shape, 1, ignore_index)
-        return CrossEntropy.apply(logits, targets, ignore_index=ignore_index, reduction=reduction)
-    return general_cross_entropy(logits, targets, weight, ignore_index, reduction, label_smoothing)
+    has_extras = weight is not None or label_smoothing != 0 or are_probabilities(targets)
+    if has_extras or logits.ndim != 2:
+        return general_cross_entropy(logits, targets, weight, ignore_index, reduction, label_smoothing)
+    targets = array_of(targets)
+    check_targets("cross_entropy", targets, logits.shape, 1, ignore_index)
+    return CrossEntropy.apply(logits, targets, ignore_index=ignore_index, reduction=reduction)
 
 
-# --- cross-entropy beyond logits (N, C) and class numbers (N) ---
+class LinearCrossEntropy(FusedFunction):
+    """cross_entropy(x @ weightᵀ, targets): a language model's head and its loss as one fused op: see minigrad/fused.py.
+
+    Its kernel, in kernels/cpu/cross_entropy.py, never holds all logits (N, V).
+    """
+
+    widens_float16 = True
+
+    @staticmethod
+    def compose(x, weight, targets, ignore_index, reduction):
+        return cross_entropy(linear(x, weight), targets, ignore_index=ignore_index, reduction=reduction)
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Indices, ignore_index: int = -100, reduction: str = "mean"
+) -> Tensor:
+    """cross_entropy(x @ weightᵀ, targets), with x (N, C), weight (V, C), targets (N).
+
+    Errors as in `cross_entropy`, and ValueError for an x that is not a matrix.
+    """
+    op = "linear_cross_entropy"
+    targets = array_of(targets)
+    check_reduction(op, reduction)
+    check_linear(op, x, weight, None)
+    check_floating(op, x)
+    if x.dtype != weight.dtype:
+        raise TypeError(f"{op}: cannot mix {x.dtype} and {weight.dtype}; convert one of them with .to(dtype)")
+    if x.ndim != 2:
+        raise ValueError(f"{op}: x must be (N, C), got shape {x.shape}; reshape it")
+    check_targets(op, targets, (x.shape[0], weight.shape[0]), 1, ignore_index)
+    return LinearCrossEntropy.apply(x, weight, targets, ignore_index=ignore_index, reduction=reduction)
+
+
+def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """(x - target)², then the mean or the sum; "none" keeps the shape. Backward: dx = dloss * 2 (x - target).
+
+    Raises ValueError if the shapes differ, because broadcasting would compare all pairs.
+    """
+    check_reduction("mse_loss", reduction)
+    check_tensor("mse_loss", x, target)
+    if x.shape != target.shape:
+        raise ValueError(f"mse_loss: shapes {x.shape} and {target.shape} differ; reshape or expand one of them")
+    difference = x - target
+    return _reduced(difference * difference, reduction)
+
+
+def binary_cross_entropy_with_logits(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """-(pos_weight target ln σ(logits) + (1 - target) ln(1 - σ(logits))), σ the sigmoid; exact for large logits.
+
+    Backward, without weights: dlogits = dloss * (σ(logits) - target). `weight` multiplies each loss. Raises ValueError
+    if target and logits differ in shape, or for an unknown reduction.
+    """
+    check_reduction("binary_cross_entropy_with_logits", reduction)
+    check_tensor("binary_cross_entropy_with_logits", logits, target)
+    if target.shape != logits.shape:
+        raise ValueError(f"binary_cross_entropy_with_logits: target {target.shape} does not fit logits {logits.shape}")
+    positive = target * logsigmoid(logits)
+    if pos_weight is not None:
+        positive = positive * pos_weight
+    loss = -(positive + (1 - target) * logsigmoid(-logits))  # ln(1 - σ(x)) = ln σ(-x)
+    return _reduced(loss if weight is None else loss * weight, reduction)
+
+
+def kl_div(log_probs: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False) -> Tensor:
+    """KL(target || probs) elementwise: target * (ln target - log_probs), where 0 ln 0 = 0.
+
+    Backward: dlog_probs = -dloss * target. log_target: `target` holds logarithms. The reduction "batchmean" divides the
+    sum by the size of the first axis and gives the mean KL divergence of a batch; "mean" divides by the number of all
+    elements. Raises ValueError for an unknown reduction.
+    """
+    check_reduction("kl_div", reduction, "batchmean")
+    check_tensor("kl_div", log_probs, target)
+    if log_target:
+        loss = exp(target) * (target - log_probs)
+    else:
+        nonzero = where(target == 0, 1.0, target)  # 0 ln 0 counts as 0 ln 1
+        loss = target * log(nonzero) - target * log_probs
+    if reduction == "batchmean":
+        rows = loss.shape[0] if loss.ndim else 1
+        return _divided(loss, rows or math.nan)
+    return _reduced(loss, reduction)
+
+
+# --- cross-entropy beyond logits (N, C) and class numbers (N): other shapes, weights, smoothing, probabilities ---
 
 
 def general_cross_entropy(
@@ -167,7 +257,8 @@ def nll_loss(
 
 def _nll_loss(log_probs, targets, weight, ignore_index, reduction, label_smoothing, class_dim):
     """loss = -(1 - e) weight_target ln p_target - e/C Σ_c weight_c ln p_c, where e is the label smoothing."""
-    xp, weight = module_of(targets), array_of(weight)
+    xp = module_of(targets)
+    weight = array_of(weight)
     kept = xp.asarray(targets != ignore_index)
     safe = xp.where(kept, targets, 0)  # ignore_index is not a class
     row_weight = kept.astype(log_probs.dtype) if weight is None else xp.where(kept, weight[safe], 0)
@@ -179,7 +270,8 @@ def _nll_loss(log_probs, targets, weight, ignore_index, reduction, label_smoothi
         uniform = label_smoothing / log_probs.shape[class_dim]  # e/C, the share of each class
         loss = loss * (1 - label_smoothing) - where(kept, of_all, 0.0) * uniform
     if reduction == "mean":
-        return _divided(loss, nan_if_0(row_weight.sum(dtype=wider(loss.dtype, 1)[0])))
+        total_weight = row_weight.sum(dtype=wider(loss.dtype, 1)[0])
+        return _divided(loss, nan_if_0(total_weight))
     return _reduced(loss, reduction)
 
 
@@ -187,94 +279,6 @@ def _times_class_weight(log_probs, weight, class_dim):
     if weight is None:
         return log_probs
     return log_probs * reshape(weight, [-1 if axis == class_dim else 1 for axis in range(log_probs.ndim)])
-
-
-class LinearCrossEntropy(FusedFunction):
-    """cross_entropy(x @ weightᵀ, targets): a language model's head and its loss as one fused op: see minigrad/fused.py.
-
-    Its kernel, in kernels/cpu/cross_entropy.py, never holds all logits (N, V).
-    """
-
-    widens_float16 = True
-
-    @staticmethod
-    def compose(x, weight, targets, ignore_index, reduction):
-        return cross_entropy(linear(x, weight), targets, ignore_index=ignore_index, reduction=reduction)
-
-
-def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Indices, ignore_index: int = -100, reduction: str = "mean"
-) -> Tensor:
-    """cross_entropy(x @ weightᵀ, targets), with x (N, C), weight (V, C), targets (N).
-
-    Backward: dlogits as in `cross_entropy`, then dx = dlogits @ weight and dweight = dlogitsᵀ @ x. Errors as in
-    `cross_entropy`, and ValueError for an x that is not a matrix.
-    """
-    op, targets = "linear_cross_entropy", array_of(targets)
-    check_reduction(op, reduction)
-    check_linear(op, x, weight, None)
-    check_floating(op, x)
-    if x.dtype != weight.dtype:
-        raise TypeError(f"{op}: cannot mix {x.dtype} and {weight.dtype}; convert one of them with .to(dtype)")
-    if x.ndim != 2:
-        raise ValueError(f"{op}: x must be (N, C), got shape {x.shape}; reshape it")
-    check_targets(op, targets, (x.shape[0], weight.shape[0]), 1, ignore_index)
-    return LinearCrossEntropy.apply(x, weight, targets, ignore_index=ignore_index, reduction=reduction)
-
-
-def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """(x - target)², then the mean or the sum; "none" keeps the shape. Backward: dx = dloss * 2 (x - target).
-
-    Raises ValueError if the shapes differ, because broadcasting would compare all pairs.
-    """
-    check_reduction("mse_loss", reduction)
-    check_tensor("mse_loss", x, target)
-    if x.shape != target.shape:
-        raise ValueError(f"mse_loss: shapes {x.shape} and {target.shape} differ; reshape or expand one of them")
-    difference = x - target
-    return _reduced(difference * difference, reduction)
-
-
-def binary_cross_entropy_with_logits(
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    reduction: str = "mean",
-    pos_weight: Tensor | None = None,
-) -> Tensor:
-    """-(pos_weight target ln σ(logits) + (1 - target) ln(1 - σ(logits))), σ the sigmoid; exact for large logits.
-
-    Backward, without weights: dlogits = dloss * (σ(logits) - target). `weight` multiplies each loss. Raises ValueError
-    if target and logits differ in shape, or for an unknown reduction.
-    """
-    check_reduction("binary_cross_entropy_with_logits", reduction)
-    check_tensor("binary_cross_entropy_with_logits", logits, target)
-    if target.shape != logits.shape:
-        raise ValueError(f"binary_cross_entropy_with_logits: target {target.shape} does not fit logits {logits.shape}")
-    positive = target * logsigmoid(logits)
-    if pos_weight is not None:
-        positive = positive * pos_weight
-    loss = -(positive + (1 - target) * logsigmoid(-logits))  # ln(1 - σ(x)) = ln σ(-x)
-    return _reduced(loss if weight is None else loss * weight, reduction)
-
-
-def kl_div(log_probs: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False) -> Tensor:
-    """KL(target || probs) elementwise: target * (ln target - log_probs), where 0 ln 0 = 0.
-
-    Backward: dlog_probs = -dloss * target. log_target: `target` holds logarithms. The reduction "batchmean" divides the
-    sum by the size of the first axis and gives the mean KL divergence of a batch; "mean" divides by the number of all
-    elements. Raises ValueError for an unknown reduction.
-    """
-    check_reduction("kl_div", reduction, "batchmean")
-    check_tensor("kl_div", log_probs, target)
-    if log_target:
-        loss = exp(target) * (target - log_probs)
-    else:
-        zero = target == 0
-        loss = where(zero, 0.0, target * log(where(zero, 1.0, target))) - target * log_probs
-    if reduction == "batchmean":
-        return _divided(loss, (loss.shape[0] or math.nan) if loss.ndim else 1)
-    return _reduced(loss, reduction)
 
 
 # --- what the losses share ---
@@ -315,7 +319,9 @@ def nan_if_0(total: Array) -> Array:
 
 
 def _reduced(loss: Tensor, reduction: str) -> Tensor:
-    return mean_of(loss) if reduction == "mean" else sum_of(loss) if reduction == "sum" else loss
+    if reduction == "none":
+        return loss
+    return mean_of(loss) if reduction == "mean" else sum_of(loss)
 
 
 def _divided(loss: Tensor, divisor: Any) -> Tensor:
