@@ -14,6 +14,7 @@ checks its arguments. The files in reading order:
     sorting.py          sort, topk: elements in order
     linalg.py           matmul, linear, einsum: matrix products
     activation.py       relu, gelu, softmax: the nonlinearities between matrix products
+    error_function.py   the integral in GELU, which NumPy does not have
     normalization.py    layer_norm, rms_norm: features brought to one scale
     stochastic.py       dropout
     loss.py             cross_entropy and its relatives: how wrong a prediction is

@@ -6,14 +6,13 @@ Without a nonlinearity in between, two matrix products in a row are one matrix p
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Never
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ..autograd import Function
-from ..backend import Array, module_of, sum_over
+from ..backend import module_of, sum_over
 from .argument_checks import check_floating, normalize_dim
 from .elementwise import div, mul, neg, where
+from .error_function import erf_of_array
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -257,6 +256,7 @@ class Softmax(Function):
         # Subtracting the largest x of each row keeps e^x from overflowing. It cancels: e^(x - m) = e^x / e^m.
         largest = x.max(axis=dim, keepdims=True) if x.size else 0
         exps = module_of(x).exp(x - largest)
+        # sum_over is exps.sum(dim), but adds up long rows with more digits
         ctx.out = out = exps / sum_over(exps, dim, keepdims=True)
         return out
 
@@ -267,7 +267,7 @@ class Softmax(Function):
         return (ctx.out * (dout - dot),)  # each row of dx sums to 0, as x + 1 has the same softmax
 
 
-def softmax(x: Tensor, dim: int, **numpy_names: Never) -> Tensor:
+def softmax(x: Tensor, dim: int) -> Tensor:
     """e^x / Σ e^x: positive numbers that sum to 1 along `dim`. Where all of a row is -inf, it is nan, as in PyTorch.
 
     The shape stays; integers become float32. Raises IndexError for an axis that does not exist.
@@ -276,7 +276,7 @@ def softmax(x: Tensor, dim: int, **numpy_names: Never) -> Tensor:
     >>> softmax(np.log([[1.0, 2.0, 5.0]]), dim=-1).data
     array([[0.125, 0.25 , 0.625]])
     """
-    axis = normalize_dim("softmax", dim, x, numpy_names)
+    axis = normalize_dim("softmax", dim, x)
     return Softmax.apply(x, dim=axis if x.ndim else None)
 
 
@@ -301,12 +301,12 @@ class LogSoftmax(Function):
         return (dout - module_of(dout).exp(ctx.out) * sum_over(dout, ctx.dim, keepdims=True),)
 
 
-def log_softmax(x: Tensor, dim: int, **numpy_names: Never) -> Tensor:
+def log_softmax(x: Tensor, dim: int) -> Tensor:
     """ln softmax(x) = x - ln Σ e^x along `dim`, accurate even where the softmax itself would round to 0.
 
     Shape, dtypes and errors as in `softmax`.
     """
-    axis = normalize_dim("log_softmax", dim, x, numpy_names)
+    axis = normalize_dim("log_softmax", dim, x)
     return LogSoftmax.apply(x, dim=axis if x.ndim else None)
 
 
@@ -317,58 +317,3 @@ def log_softmax_of_array(x, dim):
     xp = module_of(x)
     shifted = x - x.max(axis=dim, keepdims=True)
     return shifted - xp.log(sum_over(xp.exp(shifted), dim, keepdims=True))
-
-
-# --- the error function, which NumPy does not have ---
-
-_STEP = 1 / 8
-_CENTERS = np.arange(0, 6 + _STEP, _STEP)  # from 6 on, erf rounds to 1
-_VALUES = np.array([math.erf(center) for center in _CENTERS])
-
-
-def _coefficients(terms: int) -> np.ndarray:
-    """[n, c]: the coefficient of h^(n+1) in erf's Taylor series at center c; for c = 0, of x^(2n+1) in erf(x) - x."""
-    slopes = 2 / math.sqrt(math.pi) * np.exp(-_CENTERS * _CENTERS)  # erf's derivative at each center
-    a_before, a = np.zeros_like(slopes), np.ones_like(slopes)
-    out = np.empty((terms, len(slopes)))
-    for n in range(terms):
-        out[n] = slopes * a / (n + 1)
-        out[n, 0] = 2 / math.sqrt(math.pi) * (-1) ** n / (math.factorial(n) * (2 * n + 1))  # the series at 0
-        a_before, a = a, -2 * (_CENTERS * a + a_before) / (n + 1)
-    out[0, 0] -= 1  # of erf(x) - x
-    return out
-
-
-_COEFFICIENTS = _coefficients(12)
-
-
-def erf_of_array(x: Array) -> Array:
-    """erf(x) = 2/√π ∫₀ˣ e^(-t²) dt, in x's dtype; within one unit in the last place.
-
-    From |x| = 1/2 on, Taylor's series at the nearest of c = 1/2, 5/8, ..., 6. With h = |x| - c, at most 1/16,
-
-        erf(c + h) = erf(c) + 2/√π e^(-c²) Σ_n a_n h^(n+1) / (n+1)
-        a_0 = 1,  a_1 = -2c,  (n+1) a_(n+1) = -2 (c a_n + a_(n-1))
-
-    where the a_n are the series of e^(-2ch - h²) (Hermite polynomials in disguise; Abramowitz & Stegun 7.2.8). Below
-    1/2, the series at 0 (A&S 7.1.5), which has odd powers only. It is a small correction that is added to x, so its
-    rounding hardly counts.
-
-    >>> [float(erf_of_array(np.array(x))) == math.erf(x) for x in (0.5, -1e-300)]
-    [True, True]
-    """
-    xp = module_of(x)
-    wide = x.astype(xp.promote_types(x.dtype, xp.float64))
-    size = xp.where(wide.real < 0, -wide, wide)  # not abs(), which has no complex derivative
-    size = xp.where(size.real > _CENTERS[-1], _CENTERS[-1], size)  # from there on, erf is 1 in float64
-    center = xp.where(size.real >= 0.5, xp.rint(size.real / _STEP), 0).astype(xp.int64)  # 0 where x is nan
-    near_0 = center == 0
-    h = size - center * _STEP
-    t = xp.where(near_0, size * size, h)
-    coefficients = xp.asarray(_COEFFICIENTS)
-    # Horner's scheme, from the last term to the first: ((c_11 t + c_10) t + ...) t + c_0
-    series = coefficients[-1][center]
-    for coefficient in coefficients[-2::-1]:
-        series = series * t + coefficient[center]
-    out = xp.where(near_0, size, xp.asarray(_VALUES)[center]) + series * h
-    return xp.where(wide.real < 0, -out, out).astype(x.dtype, copy=False)  # erf(-x) = -erf(x)

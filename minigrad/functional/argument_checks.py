@@ -1,13 +1,9 @@
-"""The arguments of ops: which axes `dim` names, and errors that say what is wrong with an argument.
-
-Functions with a `dim` also have a parameter `**numpy_names`. It catches NumPy's `axis=` and `keepdims=`, so that the
-error can say which name to use (`check_names`).
-"""
+"""The arguments of ops: which axes `dim` names, and errors that say what is wrong with an argument."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Never, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -21,7 +17,6 @@ Operand: TypeAlias = "Tensor | Array | float"  # what an elementwise op accepts
 Indices: TypeAlias = "Tensor | Array"  # of integers: ids, classes, places
 Size: TypeAlias = int | Sequence[int]  # reshape(2, 3) or reshape((2, 3))
 Dims: TypeAlias = int | Sequence[int] | None  # one axis, several, or all of them
-_NO_NAMES: Mapping[str, Never] = {}
 
 
 def check_tensor(op: str, *operands: Any) -> None:
@@ -29,13 +24,6 @@ def check_tensor(op: str, *operands: Any) -> None:
     for x in operands:
         if not hasattr(x, "ndim"):
             raise TypeError(f"{op}: expected a tensor, got {type(x).__name__}; make one with minigrad.tensor(...)")
-
-
-def check_names(op: str, numpy_names: Mapping[str, Never]) -> None:
-    """Raise TypeError for an argument that the function does not have, and say which names there are."""
-    if numpy_names:
-        names = "dim (or dims) for NumPy's axis, keepdim for keepdims"
-        raise TypeError(f"{op}: there is no argument {', '.join(numpy_names)!r}; the names are PyTorch's: {names}")
 
 
 def check_floating(op: str, x: Any) -> None:
@@ -59,18 +47,17 @@ def check_fraction(name: str, value: float) -> None:
         raise ValueError(f"{name} must be in 0..1, got {value}")
 
 
-def normalize_dims(op: str, dim: Dims, x: Any, numpy_names: Mapping[str, Never] = _NO_NAMES) -> tuple[int, ...]:
+def normalize_dims(op: str, dim: Dims, x: Any) -> tuple[int, ...]:
     """The axes of x that `dim` names, as a sorted tuple of numbers >= 0; None and () mean all of them.
 
     Raises IndexError for an axis that does not exist, ValueError for one named twice, TypeError for a dim that is not
-    an integer, for an x that is not a tensor, and for arguments with NumPy's names.
+    an integer, and for an x that is not a tensor.
 
     >>> x = np.zeros((2, 3, 4))
     >>> normalize_dims("sum", -1, x), normalize_dims("sum", (2, 0), x), normalize_dims("sum", None, x)
     ((2,), (0, 2), (0, 1, 2))
     """
     check_tensor(op, x)
-    check_names(op, numpy_names)
     if dim is None:
         return tuple(range(x.ndim))
     dims = dim if isinstance(dim, tuple | list) else (dim,)
@@ -80,13 +67,12 @@ def normalize_dims(op: str, dim: Dims, x: Any, numpy_names: Mapping[str, Never] 
     return tuple(axes) if axes and x.ndim else tuple(range(x.ndim))
 
 
-def normalize_dim(op: str, dim: Any, x: Any, numpy_names: Mapping[str, Never] = _NO_NAMES, new_axes: int = 0) -> int:
+def normalize_dim(op: str, dim: Any, x: Any, new_axes: int = 0) -> int:
     """The axis of x that `dim` names, counted from the front; errors as above.
 
     A tensor of no dimensions accepts 0 and -1, as in PyTorch. new_axes: how many axes the result has more than x.
     """
     check_tensor(op, x)
-    check_names(op, numpy_names)
     ndim = x.ndim + new_axes
     if isinstance(dim, bool) or not isinstance(dim, int | np.integer):
         raise TypeError(f"{op}: dim must be an integer, got {type(dim).__name__} {dim!r}")

@@ -6,7 +6,7 @@ Backward puts each gradient back where its element was. Where an element was pic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,22 +60,22 @@ def _array_or_copy(index: Any) -> Any:
     return list(index) if isinstance(index, list) else array_of(index)
 
 
-def flip(x: Tensor, dims: int | Sequence[int], **numpy_names: Never) -> Tensor:
+def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
     """x with the axes `dims` in reverse order. Backward: dx = dout with the same axes reversed.
 
     The shape stays. Raises IndexError for an axis that does not exist.
     """
-    axes = () if dims == () or dims == [] else normalize_dims("flip", dims, x, numpy_names)
+    axes = () if dims == () or dims == [] else normalize_dims("flip", dims, x)
     return Getitem.apply(x, index=tuple([slice(None, None, -1 if axis in axes else 1) for axis in range(x.ndim)]))
 
 
-def index_select(x: Tensor, dim: int, index: Indices, **numpy_names: Never) -> Tensor:
+def index_select(x: Tensor, dim: int, index: Indices) -> Tensor:
     """The slices of x along `dim` that a vector of integers names. Backward: dx = 0, then each slice of dout is added.
 
     Shape (5, 3) gives (2, 3) for dim=0 and an index (2,). Raises TypeError unless the index holds integers, ValueError
     if it has more than one dimension, IndexError where it is outside the axis.
     """
-    axis, index = normalize_dim("index_select", dim, x, numpy_names), array_of(index)
+    axis, index = normalize_dim("index_select", dim, x), array_of(index)
     check_indices("index_select", index, x.shape[axis] if x.ndim else 1, f"dim {axis}")
     if index.ndim > 1 or (x.ndim == 0 and index.size != 1):
         raise ValueError(f"index_select: an index of shape {index.shape} does not select from shape {x.shape}")
@@ -105,7 +105,7 @@ class Gather(Function):
         return scatter_add(ctx.shape, ctx.places, dout), None
 
 
-def gather(x: Tensor, dim: int, index: Indices, **numpy_names: Never) -> Tensor:
+def gather(x: Tensor, dim: int, index: Indices) -> Tensor:
     """Pick along `dim` by an integer tensor of as many dimensions: out[i][j] = x[i][index[i][j]] for dim 1.
 
     The result has the shape of `index`, which may be shorter than x along any axis, and longer along `dim`. Raises
@@ -117,7 +117,7 @@ def gather(x: Tensor, dim: int, index: Indices, **numpy_names: Never) -> Tensor:
     array([[-2.3],
            [-1.6]])
     """
-    axis, index = normalize_dim("gather", dim, x, numpy_names), array_of(index)
+    axis, index = normalize_dim("gather", dim, x), array_of(index)
     check_indices("gather", index, x.shape[axis] if x.ndim else 1, f"dim {axis}")
     if index.size == 0 and index.ndim != x.ndim:  # as PyTorch, which looks at no shape then
         return reshape(getitem(reshape(x, (-1,)), slice(0, 0)), index.shape)

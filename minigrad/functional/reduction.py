@@ -7,7 +7,7 @@ converted to it before anything is computed.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, Never
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..autograd import Function
 from ..backend import Array, module_of, sum_over, wider
@@ -32,14 +32,14 @@ class Sum(Function):
         return (module_of(dout).broadcast_to(restore_dims(dout, ctx.dims, len(ctx.shape)), ctx.shape),)
 
 
-def sum(x: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, **numpy_names: Never) -> Tensor:
+def sum(x: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Σ x over `dim`: one axis, several, or None for all.
 
     Shape (2, 3) gives (2,) for dim=1, or (2, 1) with keepdim. Integers and booleans add up to int64. Raises IndexError
     for an axis that does not exist.
     """
     x = cast(x, dtype)
-    return cast(Sum.apply(x, dims=normalize_dims("sum", dim, x, numpy_names), keepdim=keepdim), dtype)
+    return cast(Sum.apply(x, dims=normalize_dims("sum", dim, x), keepdim=keepdim), dtype)
 
 
 class Mean(Function):
@@ -58,14 +58,14 @@ class Mean(Function):
         return (module_of(dout).broadcast_to(restore_dims(dout / ctx.n, ctx.dims, len(ctx.shape)), ctx.shape),)
 
 
-def mean(x: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, **numpy_names: Never) -> Tensor:
+def mean(x: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Σ x / n over the n elements along `dim`.
 
     Shapes as in `sum`. Raises TypeError for integers, whose mean is not an integer: pass dtype=np.float32.
     """
     x = cast(x, dtype)
     check_floating("mean", x)
-    return Mean.apply(x, dims=normalize_dims("mean", dim, x, numpy_names), keepdim=keepdim)
+    return Mean.apply(x, dims=normalize_dims("mean", dim, x), keepdim=keepdim)
 
 
 class Var(Function):
@@ -97,7 +97,6 @@ def var(
     keepdim: bool = False,
     *,
     correction: float | None = None,
-    **numpy_names: Never,
 ) -> Tensor:
     """The variance Σ (x - mean)² / (n - correction) along `dim`.
 
@@ -105,7 +104,7 @@ def var(
     name, means correction=1 if True, else 0; var(x, False) is over all elements. Shapes as in `sum`. Raises TypeError
     for integers.
     """
-    return Var.apply(x, **_options_of_var("var", x, dim, unbiased, correction, numpy_names), keepdim=keepdim)
+    return Var.apply(x, **_options_of_var("var", x, dim, unbiased, correction), keepdim=keepdim)
 
 
 class Std(Var):
@@ -130,20 +129,19 @@ def std(
     keepdim: bool = False,
     *,
     correction: float | None = None,
-    **numpy_names: Never,
 ) -> Tensor:
     """The standard deviation, √var.
 
     Arguments, shapes and errors as in `var`. Of a single element it is nan, unless correction is 0.
     """
-    return Std.apply(x, **_options_of_var("std", x, dim, unbiased, correction, numpy_names), keepdim=keepdim)
+    return Std.apply(x, **_options_of_var("std", x, dim, unbiased, correction), keepdim=keepdim)
 
 
-def _options_of_var(op, x, dim, unbiased, correction, numpy_names):
+def _options_of_var(op, x, dim, unbiased, correction):
     check_floating(op, x)
     if isinstance(dim, bool):  # var(x, unbiased)
         dim, unbiased = None, dim
-    dims = normalize_dims(op, dim, x, numpy_names)
+    dims = normalize_dims(op, dim, x)
     return {"dims": dims, "correction": int(unbiased) if correction is None else correction}
 
 
@@ -170,15 +168,13 @@ class Prod(Function):
         return (xp.moveaxis(dout * before * behind, 0, ctx.dim),)
 
 
-def prod(
-    x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None, **numpy_names: Never
-) -> Tensor:
+def prod(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Π x along the axis `dim`, or of all elements.
 
     Shapes and dtypes as in `sum`. Raises TypeError for several axes, IndexError for one that does not exist.
     """
     x = cast(x, dtype)
-    axis = normalize_dim("prod", 0 if dim is None else dim, x, numpy_names)
+    axis = normalize_dim("prod", 0 if dim is None else dim, x)
     if dim is None or x.ndim == 0:
         x, keepdim = reshape(x, (-1,)), False
     return cast(Prod.apply(x, dim=axis, keepdim=keepdim), dtype)
@@ -203,7 +199,7 @@ class Max(Function):
         return (xp.where(chosen, dout.reshape(ctx.indices.shape), 0).reshape(ctx.shape),)
 
 
-def max(x: Tensor, dim: int | None = None, keepdim: bool = False, **numpy_names: Never) -> Any:
+def max(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The largest element; with `dim`, the pair (values, indices) along that axis. nan is larger than any number.
 
     Backward: with `dim`, dout goes to the element at the index, the first of several equal ones. Without `dim`, all
@@ -211,7 +207,7 @@ def max(x: Tensor, dim: int | None = None, keepdim: bool = False, **numpy_names:
     (2,) for dim=1, or (2, 1) with keepdim. Raises ValueError where there are no elements. F.maximum compares two
     tensors.
     """
-    axis = _extreme_axis("max", x, dim, numpy_names)
+    axis = _extreme_axis("max", x, dim)
     return amax(x) if axis is None else ValuesAndIndices(*Max.apply(x, dim=axis, keepdim=keepdim))
 
 
@@ -223,26 +219,26 @@ class Min(Max):
         return _element_and_index(ctx, x, "argmin", dim, keepdim)
 
 
-def min(x: Tensor, dim: int | None = None, keepdim: bool = False, **numpy_names: Never) -> Any:
+def min(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The smallest element; with `dim`, the pair (values, indices) along that axis. nan is smaller than any number.
 
     Backward, shapes and errors as in `max`; F.minimum compares two tensors.
     """
-    axis = _extreme_axis("min", x, dim, numpy_names)
+    axis = _extreme_axis("min", x, dim)
     return amin(x) if axis is None else ValuesAndIndices(*Min.apply(x, dim=axis, keepdim=keepdim))
 
 
-def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False, **numpy_names: Never) -> Tensor:
+def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The index of the largest element along `dim`, in int64: the first of equal ones. There is no gradient.
 
     dim=None counts through all elements, row by row. Shapes and errors as in `max`.
     """
-    return _index(Max, "argmax", x, dim, keepdim, numpy_names)
+    return _index(Max, "argmax", x, dim, keepdim)
 
 
-def argmin(x: Tensor, dim: int | None = None, keepdim: bool = False, **numpy_names: Never) -> Tensor:
+def argmin(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The index of the smallest element along `dim`; as `argmax`."""
-    return _index(Min, "argmin", x, dim, keepdim, numpy_names)
+    return _index(Min, "argmin", x, dim, keepdim)
 
 
 class Amax(Function):
@@ -263,12 +259,12 @@ class Amax(Function):
         return (xp.where(chosen, dout / chosen.sum(axis=ctx.dims, keepdims=True, dtype=dout.dtype), 0),)
 
 
-def amax(x: Tensor, dim: Dims = (), keepdim: bool = False, **numpy_names: Never) -> Tensor:
+def amax(x: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
     """The largest element over `dim`: one axis, several, or all.
 
     Shapes as in `sum`, errors as in `max`.
     """
-    return Amax.apply(x, dims=_extreme_axes("amax", x, dim, numpy_names), keepdim=keepdim)
+    return Amax.apply(x, dims=_extreme_axes("amax", x, dim), keepdim=keepdim)
 
 
 class Amin(Amax):
@@ -280,9 +276,9 @@ class Amin(Amax):
         return ctx.out
 
 
-def amin(x: Tensor, dim: Dims = (), keepdim: bool = False, **numpy_names: Never) -> Tensor:
+def amin(x: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
     """The smallest element over `dim`; as `amax`."""
-    return Amin.apply(x, dims=_extreme_axes("amin", x, dim, numpy_names), keepdim=keepdim)
+    return Amin.apply(x, dims=_extreme_axes("amin", x, dim), keepdim=keepdim)
 
 
 def _element_and_index(ctx, x, which, dim, keepdim):
@@ -295,23 +291,23 @@ def _element_and_index(ctx, x, which, dim, keepdim):
     return values.squeeze(dim), ctx.indices.squeeze(dim)
 
 
-def _index(function, op, x, dim, keepdim, numpy_names):
-    axis = _extreme_axis(op, x, dim, numpy_names)
+def _index(function, op, x, dim, keepdim):
+    axis = _extreme_axis(op, x, dim)
     if axis is not None:
         return function.apply(x, dim=axis, keepdim=keepdim)[1]
     index = function.apply(reshape(x, (-1,)), dim=0, keepdim=False)[1]
     return reshape(index, (1,) * x.ndim) if keepdim else index
 
 
-def _extreme_axis(op: str, x: Tensor, dim: Any, numpy_names: dict[str, Never]) -> int | None:
+def _extreme_axis(op: str, x: Tensor, dim: Any) -> int | None:
     if hasattr(dim, "shape"):
         raise TypeError(f"{op}: dim must be an integer, got a tensor; F.{op}imum(x, y) compares two tensors")
-    axes = _extreme_axes(op, x, None if dim is None else normalize_dim(op, dim, x), numpy_names)
+    axes = _extreme_axes(op, x, None if dim is None else normalize_dim(op, dim, x))
     return None if dim is None else axes[0] if axes else 0
 
 
-def _extreme_axes(op: str, x: Tensor, dim: Dims, numpy_names: dict[str, Never]) -> tuple[int, ...]:
-    axes = normalize_dims(op, dim, x, numpy_names)
+def _extreme_axes(op: str, x: Tensor, dim: Dims) -> tuple[int, ...]:
+    axes = normalize_dims(op, dim, x)
     if 0 in [x.shape[axis] for axis in axes]:
         along = "" if dim is None else f" along dim {dim}"
         raise ValueError(f"{op}: shape {x.shape} has no elements to choose from{along}")
@@ -351,12 +347,12 @@ class Logsumexp(Function):
         return (restore_dims(dout, ctx.dims, ctx.x.ndim) * xp.exp(ctx.x - shift),)
 
 
-def logsumexp(x: Tensor, dim: Dims, keepdim: bool = False, **numpy_names: Never) -> Tensor:
+def logsumexp(x: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
     """ln Σ e^x over `dim`, without overflow.
 
     Shapes as in `sum`; integers become float32. Raises IndexError for an axis that does not exist.
     """
-    return Logsumexp.apply(x, dims=normalize_dims("logsumexp", dim, x, numpy_names), keepdim=keepdim)
+    return Logsumexp.apply(x, dims=normalize_dims("logsumexp", dim, x), keepdim=keepdim)
 
 
 class Cumsum(Function):
@@ -382,13 +378,13 @@ def running_sums(x: Array, dim: int) -> Array:
     return x.cumsum(axis=dim, dtype=computed).reshape(x.shape).astype(result, copy=False)  # () became (1,)
 
 
-def cumsum(x: Tensor, dim: int, *, dtype: Any = None, **numpy_names: Never) -> Tensor:
+def cumsum(x: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Running sums along `dim`: out_i = x_0 + ... + x_i.
 
     The shape stays; dtypes as in `sum`. Raises IndexError for an axis that does not exist.
     """
     x = cast(x, dtype)
-    return cast(Cumsum.apply(x, dim=normalize_dim("cumsum", dim, x, numpy_names)), dtype)
+    return cast(Cumsum.apply(x, dim=normalize_dim("cumsum", dim, x)), dtype)
 
 
 def restore_dims(reduced: Array, dims: tuple[int, ...], ndim: int) -> Array:

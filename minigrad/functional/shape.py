@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -66,21 +66,21 @@ def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     return reshape(x, (*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
 
 
-def squeeze(x: Tensor, dim: Dims = None, **numpy_names: Never) -> Tensor:
+def squeeze(x: Tensor, dim: Dims = None) -> Tensor:
     """x without its axes of length 1, or without those of `dim` that have length 1. Backward: dx = dout in x's shape.
 
     Shape (2, 1, 3) gives (2, 3). Raises IndexError for an axis that does not exist.
     """
-    dims = () if dim == () else normalize_dims("squeeze", dim, x, numpy_names)
+    dims = () if dim == () else normalize_dims("squeeze", dim, x)
     return Reshape.apply(x, shape=tuple(n for axis, n in enumerate(x.shape) if n != 1 or axis not in dims))
 
 
-def unsqueeze(x: Tensor, dim: int, **numpy_names: Never) -> Tensor:
+def unsqueeze(x: Tensor, dim: int) -> Tensor:
     """x with a new axis of length 1 at `dim`. Backward: dx = dout in x's shape.
 
     Shape (2, 3) gives (2, 1, 3) for dim=1. Raises IndexError for a `dim` outside -(ndim + 1)..ndim.
     """
-    axis = normalize_dim("unsqueeze", dim, x, numpy_names, new_axes=1)
+    axis = normalize_dim("unsqueeze", dim, x, new_axes=1)
     return Reshape.apply(x, shape=(*x.shape[:axis], 1, *x.shape[axis:]))
 
 
@@ -98,12 +98,12 @@ class Permute(Function):
         return (dout.transpose(inverse),)
 
 
-def permute(x: Tensor, dims: Sequence[int], **numpy_names: Never) -> Tensor:
+def permute(x: Tensor, dims: Sequence[int]) -> Tensor:
     """x with its axes in the order `dims`.
 
     Shape (2, 3, 4) gives (4, 2, 3) for dims=(2, 0, 1). Raises ValueError unless `dims` names each axis once.
     """
-    axes = tuple(normalize_dim("permute", dim, x, numpy_names) for dim in dims)
+    axes = tuple(normalize_dim("permute", dim, x) for dim in dims)
     if sorted(axes) != list(range(x.ndim)):
         raise ValueError(f"permute: {tuple(dims)} does not name each of the {x.ndim} axes once")
     return Permute.apply(x, dims=axes)
@@ -163,7 +163,7 @@ class Cat(Function):
         return _pieces(dout, ctx.sizes, ctx.dim)  # cut where the tensors were joined
 
 
-def cat(tensors: Sequence[Tensor], dim: int = 0, **numpy_names: Never) -> Tensor:
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """The tensors one after the other along `dim`.
 
     Shapes (2, 3) and (4, 3) give (6, 3). The other axes must agree; shape (0,) fits any others. Raises ValueError for
@@ -173,19 +173,19 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **numpy_names: Never) -> Tensor
     first = next((x for x in tensors if x.shape != (0,)), tensors[0])
     if first.shape == ():
         raise ValueError("cat: tensors of no dimensions have no axis to go along; use F.stack")
-    axis = normalize_dim("cat", dim, first, numpy_names)
+    axis = normalize_dim("cat", dim, first)
     _check_alike("cat", [shape for shape in shapes if shape != (0,)] or shapes, axis)
     empty = (*first.shape[:axis], 0, *first.shape[axis + 1 :])
     return Cat.apply(*[reshape(x, empty) if x.shape == (0,) else x for x in tensors], dim=axis)
 
 
-def stack(tensors: Sequence[Tensor], dim: int = 0, **numpy_names: Never) -> Tensor:
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors of one shape, side by side along a new axis `dim`. Backward: each gets its slice of dout.
 
     Two tensors (3, 4) give (2, 3, 4), or (3, 2, 4) for dim=1. Raises ValueError if the shapes differ.
     """
     _check_alike("stack", _shapes_of("stack", tensors), None)
-    axis = normalize_dim("stack", dim, tensors[0], numpy_names, new_axes=1)
+    axis = normalize_dim("stack", dim, tensors[0], new_axes=1)
     return cat([unsqueeze(x, axis) for x in tensors], axis)
 
 
@@ -202,15 +202,13 @@ class Split(Function):
         return (module_of(douts[0]).concatenate(douts, axis=ctx.dim),)
 
 
-def split(
-    x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0, **numpy_names: Never
-) -> tuple[Tensor, ...]:
+def split(x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
     """x cut along `dim` into pieces of one size (the last may be smaller), or of the sizes given.
 
     Backward: dx = the pieces' gradients, one after the other. Shape (5, 3) gives (2, 3), (2, 3) and (1, 3) for size 2.
     Raises ValueError for sizes that do not add up to the length of the axis.
     """
-    axis = normalize_dim("split", dim, x, numpy_names)
+    axis = normalize_dim("split", dim, x)
     if x.ndim == 0:
         raise ValueError("split: a tensor of no dimensions cannot be cut")
     n = x.shape[axis]
@@ -226,12 +224,12 @@ def split(
     return tuple(Split.apply(x, sizes=sizes, dim=axis))
 
 
-def chunk(x: Tensor, chunks: int, dim: int = 0, **numpy_names: Never) -> tuple[Tensor, ...]:
+def chunk(x: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """x cut along `dim` into `chunks` pieces, as equal as `split` makes them (there may be fewer). Backward as `split`.
 
     Shape (5, 3) gives (2, 3), (2, 3) and (1, 3) for 3 chunks. Raises ValueError if `chunks` is less than 1.
     """
-    axis = normalize_dim("chunk", dim, x, numpy_names)
+    axis = normalize_dim("chunk", dim, x)
     if chunks < 1:
         raise ValueError(f"chunk: needs at least 1 chunk, got {chunks}")
     return split(x, math.ceil(x.shape[axis] / chunks) or [0] * chunks if x.ndim else 1, axis)

@@ -5,7 +5,7 @@ The order does not change where x changes a little. So backward only puts each g
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Never
+from typing import TYPE_CHECKING
 
 from ..autograd import Function
 from ..backend import module_of
@@ -38,27 +38,23 @@ class Sort(Function):
         return (xp.take_along_axis(dout, place, ctx.dim),)
 
 
-def sort(
-    x: Tensor, dim: int = -1, descending: bool = False, stable: bool = False, **numpy_names: Never
-) -> ValuesAndIndices:
+def sort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> ValuesAndIndices:
     """x in order along `dim`, and the index in x of each element.
 
     Both have x's shape. nan is larger than any number. Equal elements always stay in their order, as with stable=True.
     Raises IndexError for an axis that does not exist.
     """
-    axis = normalize_dim("sort", dim, x, numpy_names)
+    axis = normalize_dim("sort", dim, x)
     values, indices = Sort.apply(x if x.ndim else reshape(x, (1,)), dim=axis, descending=descending)
     return ValuesAndIndices(reshape(values, x.shape), reshape(indices, x.shape))
 
 
-def topk(
-    x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True, **numpy_names: Never
-) -> ValuesAndIndices:
+def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> ValuesAndIndices:
     """The k largest (or smallest) elements along `dim` in order, and their indices. Backward: dx[index] = dout, else 0.
 
     Shape (2, 5) gives (2, 3) for k=3. Raises ValueError for a k outside 0..(length of the axis).
     """
-    axis = normalize_dim("topk", dim, x, numpy_names)
+    axis = normalize_dim("topk", dim, x)
     length = x.shape[axis] if x.ndim else 1
     if not 0 <= k <= length:
         raise ValueError(f"topk: k must be in 0..{length} along dim {axis} of shape {x.shape}, got {k}")

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import minigrad
 import minigrad.functional as F
 from minigrad import Tensor, use_kernels
-from minigrad.functional.activation import erf_of_array as erf
+from minigrad.functional.error_function import erf_of_array as erf
 
 INF, NAN = math.inf, math.nan
 

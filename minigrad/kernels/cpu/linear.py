@@ -17,7 +17,7 @@ import math
 import numpy as np
 
 from ...autograd import Function
-from ...functional.activation import erf_of_array
+from ...functional.error_function import erf_of_array
 from ...functional.linalg import as_rows
 from .threads import column_sums, matmul, parallel, product_then, products, row_blocks, total
 
