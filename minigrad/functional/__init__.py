@@ -16,7 +16,7 @@ checks its arguments. The files in reading order:
     activation.py       relu, gelu, softmax: the nonlinearities between matrix products
     error_function.py   the integral in GELU, which NumPy does not have
     normalization.py    layer_norm, rms_norm: features brought to one scale
-    stochastic.py       dropout
+    stochastic.py       dropout, of activations and of attention's weights
     loss.py             cross_entropy and its relatives: how wrong a prediction is
     attention.py        scaled_dot_product_attention, and the heads
     rotary.py           rotary_embedding: positions as rotations

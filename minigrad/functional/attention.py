@@ -2,7 +2,17 @@
 
     out = softmax(q kᵀ / √D + mask) v                                Vaswani et al. 2017, section 3.2.1
 
-The product of a query and a key is a sum of D products. Dividing by √D makes its size independent of D.
+The product of a query and a key is a sum of D products. Dividing by √D makes its size independent of D. With 3 queries
+and 4 keys:
+
+>>> import numpy as np
+>>> rng = np.random.default_rng(0)
+>>> q, k, v = rng.normal(size=(3, 8)), rng.normal(size=(4, 8)), rng.normal(size=(4, 8))  # (T, D), (S, D), (S, D)
+>>> scores = q @ k.T / math.sqrt(8)  # (T, S): how well each query fits each key
+>>> probs = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)  # (T, S): softmax, so each row sums to 1
+>>> out = probs @ v  # (T, D): each query's weighted average of the values
+>>> np.allclose(out, scaled_dot_product_attention(q, k, v).data)
+True
 
 Here the whole matrix of weights, T queries x S keys, is in memory, where you can look at it. The fast kernel
 (kernels/cpu/attention.py) computes the same result piece by piece.
@@ -14,11 +24,11 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..autograd import Function
-from ..backend import array_of, module_of, next_stream, place_in_batch
+from ..backend import array_of, module_of, next_stream
 from .argument_checks import check_floating, check_fraction, check_tensor
 from .broadcasting import check_broadcastable, shape_of, unbroadcast
 from .shape import reshape, unsqueeze
-from .stochastic import keep_scale
+from .stochastic import apply_dropout, attention_dropout
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -42,19 +52,19 @@ class ScaledDotProductAttention(Function):
     widens_float16 = True
 
     @staticmethod
-    def forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream):  # stream: of random numbers
+    def forward(ctx, q, k, v, mask, is_causal, scale, dropout_p, stream):
         # q (..., T, D), k (..., S, D), v (..., S, Dv)
         scores = q @ k.swapaxes(-1, -2) * scale  # (..., T, S): how well each query fits each key
         scores = hide(scores, mask, is_causal)  # -inf where a query may not look
         ctx.probs = softmax_or_zeros(scores)  # (..., T, S): the weights of each query, which sum to 1
-        ctx.keep = attention_dropout(q, scores.shape, dropout_p, stream)  # (..., T, S), or None without dropout
+        ctx.keep = attention_dropout(q, scores.shape, dropout_p, stream)  # (..., T, S) random scales, or None
         ctx.q, ctx.k, ctx.v, ctx.scale = q, k, v, scale
         ctx.mask_shape = shape_of(mask)
         return apply_dropout(ctx.probs, ctx.keep) @ v  # (..., T, Dv)
 
     @staticmethod
     def backward(ctx, dout):
-        # out = apply_dropout(probs) @ v
+        # out = apply_dropout(probs, keep) @ v
         dv = apply_dropout(ctx.probs, ctx.keep).swapaxes(-1, -2) @ dout  # (..., S, Dv)
         dprobs = apply_dropout(dout @ ctx.v.swapaxes(-1, -2), ctx.keep)  # (..., T, S)
         # probs = softmax(scores)
@@ -81,17 +91,12 @@ def scaled_dot_product_attention(
 
     attn_mask broadcasts to (..., T, S). Where a boolean mask is True, the query may look at the key; a mask of numbers
     is added to the scores. `is_causal` lets query i look at the keys 0..i. A query that may look at no key gets zeros.
-    scale=None is 1/√D. `enable_gqa` is grouped-query attention (Ainslie et al. 2023): key and value have fewer heads
-    (the axis before T) than query, and neighboring query heads share a head of keys and values. Backward: see
-    ScaledDotProductAttention. Raises ValueError for shapes that do not fit, TypeError for mixed dtypes and for a mask
-    of integers.
+    scale=None is 1/√D. enable_gqa: see `_grouped_query_attention`. Raises ValueError for shapes that do not fit,
+    TypeError for mixed dtypes and for a mask of integers.
     """
     check_fraction("scaled_dot_product_attention: probability", dropout_p)
     if enable_gqa:
-        out_shape = (*query.shape[:-1], value.shape[-1])
-        query, key, value, attn_mask = _share_heads(query, key, value, attn_mask)
-        out = scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale)
-        return reshape(out, out_shape)
+        return _grouped_query_attention(query, key, value, attn_mask, dropout_p, is_causal, scale)
     _check_fit(query, key, value, array_of(attn_mask))
     if attn_mask is not None and is_causal:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
@@ -121,39 +126,34 @@ def softmax_or_zeros(scores):
     xp = module_of(scores)
     if scores.shape[-1] == 0:
         return scores
-    largest = scores.max(axis=-1, keepdims=True)
-    exps = xp.exp(scores - xp.where(xp.isinf(largest), 0, largest))  # -inf - (-inf) would be nan
+    largest = scores.max(axis=-1, keepdims=True)  # (..., T, 1)
+    largest = xp.where(xp.isinf(largest), 0, largest)  # -inf - (-inf) would be nan
+    exps = xp.exp(scores - largest)
     total = exps.sum(axis=-1, keepdims=True)  # (..., T, 1)
     return exps / xp.where(total == 0, 1, total)  # 0 / 1, where 0 / 0 would be nan
 
 
-DROPOUT_ROWS = 64  # rows whose dropout mask is drawn together, so that a kernel that works in tiles draws the same
+def _grouped_query_attention(q, k, v, mask, dropout_p, is_causal, scale):
+    """Attention with H query heads (the axis before T) and only K heads of keys and values. Ainslie et al. 2023.
 
-
-def attention_dropout(q, shape, p, stream):
-    """The dropout scales (..., T, S), drawn for one head and DROPOUT_ROWS rows at a time; None if p is 0."""
-    if p == 0:
-        return None
-    xp, heads = module_of(q), math.prod(shape[:-2])
-    out = xp.empty((heads, *shape[-2:]), q.dtype)
-    for head in range(heads):
-        place = place_in_batch(head, math.prod(shape[1:-2]))
-        for block, start in enumerate(range(0, shape[-2], DROPOUT_ROWS)):
-            rows = out[head, start : start + DROPOUT_ROWS]
-            rows[...] = keep_scale(xp, q.dtype, stream, rows.shape, p, place, block)
-    return out.reshape(shape)
-
-
-def apply_dropout(x, keep):
-    """x times its dropout scales; x itself without dropout."""
-    return x if keep is None else x * keep
-
-
-def _share_heads(q: Any, k: Any, v: Any, mask: Any) -> tuple[Any, Any, Any, Any]:
-    """The operands with the heads in groups: q (..., K, G, T, D), k (..., K, 1, S, D).
-
-    Query head h uses key head h // G. The axis of length 1 broadcasts over the G query heads, so no key is copied.
+    Query head h looks at key head h // G, where G = H / K. So the query heads are put in K groups of G. An axis of
+    length 1 beside the K key heads broadcasts over the G query heads of a group, and no key is copied.
     """
+    _check_groups(q, k, v, mask)
+    groups = k.shape[-3]
+    queries = _in_groups(q, groups)  # (..., H, T, D) -> (..., K, G, T, D)
+    keys, values = unsqueeze(k, -3), unsqueeze(v, -3)  # (..., K, S, D) -> (..., K, 1, S, D)
+    if mask is not None and mask.ndim >= 3:  # it has an axis of heads
+        mask = unsqueeze(mask, -3) if mask.shape[-3] == 1 else _in_groups(mask, groups)
+    out = scaled_dot_product_attention(queries, keys, values, mask, dropout_p, is_causal, scale)
+    return reshape(out, (*q.shape[:-1], v.shape[-1]))  # (..., K, G, T, Dv) -> (..., H, T, Dv)
+
+
+def _in_groups(x: Any, groups: int) -> Any:
+    return reshape(x, (*x.shape[:-3], groups, x.shape[-3] // groups, *x.shape[-2:]))
+
+
+def _check_groups(q: Any, k: Any, v: Any, mask: Any) -> None:
     op = "scaled_dot_product_attention"
     if min(q.ndim, k.ndim, v.ndim) < 3 or k.shape[-3] != v.shape[-3] or not k.shape[-3] or q.shape[-3] % k.shape[-3]:
         shapes = f"query {q.shape}, key {k.shape} and value {v.shape}"
@@ -161,16 +161,8 @@ def _share_heads(q: Any, k: Any, v: Any, mask: Any) -> tuple[Any, Any, Any, Any]
             f"{op}: with enable_gqa, key and value need one number of heads (axis -3), which divides that of query; "
             f"got {shapes}"
         )
-    heads = k.shape[-3]
-    if mask is not None and mask.ndim >= 3:
-        if mask.shape[-3] not in (1, q.shape[-3]):
-            raise ValueError(f"{op}: attn_mask of shape {mask.shape} does not fit {q.shape[-3]} heads")
-        mask = unsqueeze(mask, -3) if mask.shape[-3] == 1 else _group_heads(mask, heads)
-    return _group_heads(q, heads), unsqueeze(k, -3), unsqueeze(v, -3), mask
-
-
-def _group_heads(x: Any, groups: int) -> Any:
-    return reshape(x, (*x.shape[:-3], groups, x.shape[-3] // groups, *x.shape[-2:]))
+    if mask is not None and mask.ndim >= 3 and mask.shape[-3] not in (1, q.shape[-3]):
+        raise ValueError(f"{op}: attn_mask of shape {mask.shape} does not fit {q.shape[-3]} heads")
 
 
 def _check_fit(q: Any, k: Any, v: Any, mask: Any) -> None:

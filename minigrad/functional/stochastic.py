@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ..autograd import Function
-from ..backend import module_of, next_stream, uniform, uniform_rows
+from ..backend import module_of, next_stream, place_in_batch, uniform, uniform_rows
 from .argument_checks import check_fraction
 
 if TYPE_CHECKING:
@@ -43,11 +44,39 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     return Dropout.apply(x, p=p, stream=next_stream())
 
 
-def keep_scale(xp, dtype, stream, shape, p, head, block):
-    """1 / (1 - p) for elements that are kept, else 0: a pure function of (stream, head, block)."""
-    return scale_of(uniform(xp, stream, shape, head, block) >= p, dtype, p)
-
-
 def scale_of(keep, dtype, p):
     """1 / (1 - p) where `keep` is True, else 0."""
     return keep * dtype.type(1 / (1 - p) if p < 1 else 0)
+
+
+# --- dropout on attention's weights (attention.py) ---
+#
+# A fast kernel computes the weights (..., T, S) in tiles, in any order and on several threads, and the textbook form
+# all at once. Both must draw the same numbers. So a block of DROPOUT_ROWS rows of a head has its own random numbers,
+# which depend on nothing but the call (`stream`), the head and the block.
+
+DROPOUT_ROWS = 64
+
+
+def attention_dropout(q, shape, p, stream):
+    """The scales of all weights, in their `shape` (..., T, S): 1 / (1 - p) or 0. None if p is 0."""
+    if p == 0:
+        return None
+    heads, per_row = math.prod(shape[:-2]), math.prod(shape[1:-2])
+    scales = module_of(q).empty((heads, *shape[-2:]), q.dtype)
+    for head in range(heads):
+        place = place_in_batch(head, per_row)
+        for block, start in enumerate(range(0, shape[-2], DROPOUT_ROWS)):
+            rows = scales[head, start : start + DROPOUT_ROWS]
+            rows[...] = keep_scale(module_of(q), q.dtype, stream, rows.shape, p, place, block)
+    return scales.reshape(shape)
+
+
+def keep_scale(xp, dtype, stream, shape, p, head, block):
+    """The scales of one block: a pure function of (stream, head, block)."""
+    return scale_of(uniform(xp, stream, shape, head, block) >= p, dtype, p)
+
+
+def apply_dropout(x, scales):
+    """x times its scales; x itself without dropout."""
+    return x if scales is None else x * scales

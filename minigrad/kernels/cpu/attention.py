@@ -68,9 +68,9 @@ import numpy as np
 
 from ...autograd import Context, Function
 from ...backend import place_in_batch
-from ...functional.attention import DROPOUT_ROWS, ScaledDotProductAttention, SplitHeads
+from ...functional.attention import ScaledDotProductAttention, SplitHeads
 from ...functional.broadcasting import shape_of, unbroadcast
-from ...functional.stochastic import keep_scale
+from ...functional.stochastic import DROPOUT_ROWS, keep_scale
 from .threads import SMALL, divide_evenly, parallel
 
 FAR = 8192  # beyond it, neighboring float32 numbers are at least 0.001 apart
