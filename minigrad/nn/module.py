@@ -2,13 +2,31 @@
 
 The parameters, buffers and children of a module are its attributes. They are found in `vars(module)`, in the order of
 assignment. A dotted name, "transformer.h.0.attn.c_attn.weight", is the path from the root to the attribute.
+
+>>> class Scale(Module):
+...     def __init__(self):
+...         self.weight = Parameter(np.array([2.0, 3.0]))
+...
+...     def forward(self, x):
+...         return x * self.weight
+>>> class Twice(Module):
+...     def __init__(self):
+...         self.first, self.second = Scale(), Scale()
+...
+...     def forward(self, x):
+...         return self.second(self.first(x))
+>>> model = Twice()
+>>> model(np.array([1.0, 10.0])).data
+array([ 4., 90.])
+>>> [name for name, _ in model.named_parameters()]
+['first.weight', 'second.weight']
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -17,11 +35,6 @@ from ..backend import Array, as_array, device_and_dtype, device_of, is_array, to
 from ..dtypes import is_floating
 from ..notebook import outline_html
 from ..tensor import Tensor
-
-M = TypeVar("M", bound="Module")
-L = TypeVar("L", bound="ModuleList")
-P = ParamSpec("P")
-R_co = TypeVar("R_co", covariant=True)
 
 
 class Parameter(Tensor):
@@ -34,24 +47,6 @@ class Parameter(Tensor):
         super().__init__(data, requires_grad)
 
 
-class Hook:
-    """The handle that `register_forward_hook` returns; `remove()` unregisters the hook."""
-
-    def __init__(self, hooks: dict[Hook, Callable[..., Any]]):
-        self._hooks = hooks
-
-    def remove(self) -> None:
-        self._hooks.pop(self, None)
-
-
-class _WithForward(Protocol[P, R_co]):
-    """For type checkers: a call of a module takes and returns what its `forward` does."""
-
-    _forward_hooks: Mapping[Hook, Callable[..., Any]]
-
-    def forward(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
-
-
 class Module:
     """The base of all layers and models: subclass it, assign parameters and modules to attributes, define `forward`."""
 
@@ -61,14 +56,6 @@ class Module:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{type(self).__name__} must define forward")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(vars(self).get(name), Parameter) and not isinstance(value, Parameter | None):
-            raise TypeError(
-                f"{type(self).__name__}.{name} is a Parameter, which optimizers would lose: assign nn.Parameter(...), "
-                f"not {type(value).__name__}, or change its numbers, as in `with no_grad(): layer.{name} *= 2`"
-            )
-        super().__setattr__(name, value)
 
     def __call__(self: _WithForward[P, R_co], *args: P.args, **kwargs: P.kwargs) -> R_co:
         output: Any = self.forward(*args, **kwargs)
@@ -136,6 +123,15 @@ class Module:
         self.__dict__.setdefault("_buffers", {})[name] = persistent
         setattr(self, name, array)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Assign an attribute. An array in the place of a Parameter is refused: optimizers would lose the parameter."""
+        if isinstance(vars(self).get(name), Parameter) and not isinstance(value, Parameter | None):
+            raise TypeError(
+                f"{type(self).__name__}.{name} is a Parameter, which optimizers would lose: assign nn.Parameter(...), "
+                f"not {type(value).__name__}, or change its numbers, as in `with no_grad(): layer.{name} *= 2`"
+            )
+        super().__setattr__(name, value)
+
     def get_submodule(self, name: str) -> Module:
         """The module with this dotted name; "" is this one. Raises AttributeError naming the part that is missing."""
         module = self
@@ -154,7 +150,7 @@ class Module:
         parent, _, child = name.rpartition(".")
         setattr(self.get_submodule(parent), child, module)
 
-    def apply(self: M, fn: Callable[[Module], Any]) -> M:
+    def apply(self, fn: Callable[[Module], Any]) -> Self:
         """Call `fn` on every module, children first."""
         for _, child in self.named_children():
             child.apply(fn)
@@ -163,17 +159,17 @@ class Module:
 
     # --- switches ---
 
-    def train(self: M, mode: bool = True) -> M:
+    def train(self, mode: bool = True) -> Self:
         """Switch to training mode, in which dropout is active."""
         for module in self.modules():
             module.training = mode
         return self
 
-    def eval(self: M) -> M:
+    def eval(self) -> Self:
         """Switch to inference mode, without dropout: `train(False)`."""
         return self.train(False)
 
-    def requires_grad_(self: M, requires_grad: bool = True) -> M:
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Freeze (False) or unfreeze all parameters."""
         for parameter in self.parameters():
             parameter.requires_grad_(requires_grad)
@@ -184,7 +180,7 @@ class Module:
         for parameter in self.parameters():
             parameter.grad = None
 
-    def to(self: M, *targets: Any, device: str | None = None, dtype: Any = None) -> M:
+    def to(self, *targets: Any, device: str | None = None, dtype: Any = None) -> Self:
         """Move to a device, and cast floating-point arrays to a dtype, in place: `model.to("cuda", np.float64)`."""
         device, dtype = device_and_dtype(targets, device, dtype)
         if dtype is not None and not is_floating(dtype):
@@ -258,7 +254,7 @@ class ModuleList(Module):
         for module in modules:
             self.append(module)
 
-    def append(self: L, module: Module) -> L:
+    def append(self, module: Module) -> Self:
         """Add a module at the end."""
         if not isinstance(module, Module):
             raise TypeError(f"{type(self).__name__} holds modules, not {type(module).__name__}")
@@ -312,6 +308,28 @@ def evaluating(model: Module) -> Iterator[None]:
         model.train(modes[0][1])  # the model comes first; new modules, put in meanwhile, get its mode
         for module, mode in modes:
             module.training = mode
+
+
+class Hook:
+    """The handle that `register_forward_hook` returns; `remove()` unregisters the hook."""
+
+    def __init__(self, hooks: dict[Hook, Callable[..., Any]]):
+        self._hooks = hooks
+
+    def remove(self) -> None:
+        self._hooks.pop(self, None)
+
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class _WithForward(Protocol[P, R_co]):
+    """For type checkers: a call of a module takes and returns what its `forward` does."""
+
+    _forward_hooks: Mapping[Hook, Callable[..., Any]]
+
+    def forward(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 def _fitting(name: str, value: Any, own: Array) -> Array:

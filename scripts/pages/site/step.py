@@ -12,7 +12,7 @@ from gpt.files import write_text
 from gpt.training.loading import load_model
 from minigrad.autograd import Function
 from minigrad.gradcheck import GradcheckError, gradcheck
-from minigrad.nn.layers import OTHER_ACTIVATIONS
+from minigrad.nn.layers import ACTIVATIONS
 from scripts.explain import page_data, split_text, take_step, tiny_gpt, token_texts
 from scripts.pages.site.in_browser import shown
 
@@ -45,7 +45,7 @@ def record(model: str, text: str, stage: str, lr: float, sizes: dict[str, int], 
             parts = [ids_of(part, len(texts)) for part in split_text(text, stage)]
         op, said = own_op(code) if code else (None, "")
         if op:
-            OTHER_ACTIVATIONS["own"] = op.apply
+            ACTIVATIONS["own"] = op.apply
             for block in net.transformer.h:
                 block.mlp.activation = "own"
         recording, ids = take_step(net, stage, parts, lr)
