@@ -184,7 +184,7 @@ def _one_less(y):
 def pow(x: Operand, y: Operand) -> Tensor:
     """x^y, elementwise, broadcast.
 
-    Each is summed back to the shape of its input. Errors as `add`. Raises ValueError for integers to a negative power.
+    Errors as `add`. Raises ValueError for integers to a negative power.
     """
     return Pow.apply(x, y)
 
@@ -385,7 +385,6 @@ class Clip(Function):
 def clip(x: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:
     """min(max(x, `min`), `max`), elementwise: x, but at least `min` and at most `max`. Bounds may be tensors, or None.
 
-    Backward: dx = dout where x is within the bounds, else 0; a bound that is a tensor gets dout where it is the result.
     Raises ValueError if both bounds are None.
     """
     if min is None and max is None:

@@ -149,8 +149,7 @@ class LinearGelu(FusedFunction):
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Tensor:
     """gelu(x @ weightᵀ + bias): the first half of a transformer's feed-forward network.
 
-    Shapes and errors as in `linear`; backward through `gelu`, then `linear`. Raises ValueError for another
-    `approximate` than "none" and "tanh".
+    Shapes and errors as in `linear`. Raises ValueError for another `approximate` than "none" and "tanh".
     """
     check_linear("linear_gelu", x, weight, bias)
     check_floating("linear_gelu", x)
@@ -190,9 +189,8 @@ class Einsum(Function):
 def einsum(equation: str, *operands: Tensor) -> Tensor:
     """Einstein summation: each letter is an axis; letters missing after "->" are summed; "..." stands for leading axes.
 
-    Example: einsum("bthd,bshd->bhts", q, k) is the product of every query with every key. Backward: the gradient of an
-    operand is the einsum of dout and the other operands; see Einsum. Raises ValueError for an equation that does not
-    fit, TypeError where the dtypes differ.
+    Example: einsum("bthd,bshd->bhts", q, k) is the product of every query with every key. Raises ValueError for an
+    equation that does not fit, TypeError where the dtypes differ.
     """
     check_tensor("einsum", *operands)
     terms, out = _parse(equation.replace(" ", ""), [x.shape for x in operands])

@@ -202,10 +202,9 @@ class Max(Function):
 def max(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The largest element; with `dim`, the pair (values, indices) along that axis. nan is larger than any number.
 
-    Backward: with `dim`, dout goes to the element at the index, the first of several equal ones. Without `dim`, all
-    elements that equal the largest get equal shares, as in `amax`. Shape (2, 3) gives () without `dim`; two tensors
-    (2,) for dim=1, or (2, 1) with keepdim. Raises ValueError where there are no elements. F.maximum compares two
-    tensors.
+    Shape (2, 3) gives () without `dim`; two tensors (2,) for dim=1, or (2, 1) with keepdim. Of several equal ones, the
+    index is that of the first. Without `dim`, gradients are those of `amax`. Raises ValueError where there are no
+    elements. F.maximum compares two tensors.
     """
     axis = _extreme_axis("max", x, dim)
     return amax(x) if axis is None else ValuesAndIndices(*Max.apply(x, dim=axis, keepdim=keepdim))
@@ -222,7 +221,7 @@ class Min(Max):
 def min(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The smallest element; with `dim`, the pair (values, indices) along that axis. nan is smaller than any number.
 
-    Backward, shapes and errors as in `max`; F.minimum compares two tensors.
+    Shapes and errors as in `max`; F.minimum compares two tensors.
     """
     axis = _extreme_axis("min", x, dim)
     return amin(x) if axis is None else ValuesAndIndices(*Min.apply(x, dim=axis, keepdim=keepdim))

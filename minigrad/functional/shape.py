@@ -205,8 +205,8 @@ class Split(Function):
 def split(x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
     """x cut along `dim` into pieces of one size (the last may be smaller), or of the sizes given.
 
-    Backward: dx = the pieces' gradients, one after the other. Shape (5, 3) gives (2, 3), (2, 3) and (1, 3) for size 2.
-    Raises ValueError for sizes that do not add up to the length of the axis.
+    Shape (5, 3) gives (2, 3), (2, 3) and (1, 3) for size 2. Raises ValueError for sizes that do not add up to the
+    length of the axis.
     """
     axis = normalize_dim("split", dim, x)
     if x.ndim == 0:
@@ -225,7 +225,7 @@ def split(x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) 
 
 
 def chunk(x: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """x cut along `dim` into `chunks` pieces, as equal as `split` makes them (there may be fewer). Backward as `split`.
+    """x cut along `dim` into `chunks` pieces, as equal as `split` makes them (there may be fewer).
 
     Shape (5, 3) gives (2, 3), (2, 3) and (1, 3) for 3 chunks. Raises ValueError if `chunks` is less than 1.
     """
