@@ -12,10 +12,10 @@ from finetune import LoRAConfig, ModelWithHead, QuantizationConfig, apply_lora, 
 from finetune.quantization.folder import load_quantized, save_quantized
 from gpt import LanguageModel, load_checkpoint, save_checkpoint
 from gpt.interpretability import ablated, attention_patterns, logit_lens, patch_effects
-from gpt.model_config import Settings
 from gpt.model.language_model import init_weights
 from gpt.model.positions import positions_and_mask
 from gpt.model.structure import Names, SharedInput
+from gpt.model_config import Settings
 from gpt.weights import pretrained
 from gpt.weights.tensor_table import rows_of
 from minigrad import nn, use_kernels
