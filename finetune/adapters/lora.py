@@ -141,7 +141,7 @@ class LoRAConfig(Checked):
         A tuple: the last parts of their names ("c_attn", "mlp.c_proj").
         A string: "all-linear" for all but the output layer, or a regular expression for whole names.
         None: the layers that compute queries and values, "c_attn" in GPT-2, "q_proj" and "v_proj" in a Llama.
-    slices: ("q", "v") in the paper; () means all.
+    slices: ("q", "v") in the paper, each once; () means all.
     use_rslora: this keeps the size of the update for large ranks as well (Kalajdzievski 2023, "A rank stabilization
         scaling factor for fine-tuning with LoRA").
     modules_to_save: modules that are trained as a whole beside the adapters, such as a new head ("score").
@@ -171,6 +171,8 @@ class LoRAConfig(Checked):
         super().__post_init__()
         if self.target_modules is not None and not self.target_modules:
             raise ValueError('target_modules is empty: name the layers to adapt, such as ["c_attn"]')
+        if len(set(self.slices)) < len(self.slices):
+            raise ValueError(f"slices may be some of {', '.join(SLICES)}, each once, got {', '.join(self.slices)}")
 
     def for_layer(self, name: str) -> LoRAConfig:
         """The settings of one layer, with the rank and the alpha that the first fitting pattern gives it."""

@@ -39,11 +39,12 @@ _SETTINGS = {
 _PATTERNS: dict[str, tuple[type, ...]] = {"rank_pattern": (int,), "alpha_pattern": (int, float)}
 # What changes no number: notes, the layout of a Conv1D, where adapters are (the tensors' names say it), and details of
 # methods that have a switch of their own.
-_HARMLESS = """
-    peft_type bias init_lora_weights target_modules layers_to_transform layers_pattern exclude_modules
-    base_model_name_or_path revision task_type inference_mode peft_version auto_mapping fan_in_fan_out megatron_core
-    qalora_group_size runtime_config ensure_weight_tying loftq_config eva_config corda_config lora_ga_config
-"""
+_HARMLESS = set(_SETTINGS) | set(_PATTERNS) | {
+    "peft_type", "bias", "init_lora_weights", "target_modules", "layers_to_transform", "layers_pattern",
+    "exclude_modules", "base_model_name_or_path", "revision", "task_type", "inference_mode", "peft_version",
+    "auto_mapping", "fan_in_fan_out", "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying",
+    "loftq_config", "eva_config", "corda_config", "lora_ga_config",
+}  # fmt: skip
 _INITIALIZATIONS = (None, True, False, "gaussian", "orthogonal", "eva")  # these leave the base model as it is
 
 
@@ -91,7 +92,7 @@ def from_peft(settings: dict[str, Any], path: str) -> LoRAConfig:
         changes = f"init_lora_weights {shortened(rule)} changes the base model"
         raise AdapterError(f"{path}: {changes}, which is not supported")
     for name, value in settings.items():
-        if value and name not in (*_SETTINGS, *_PATTERNS, *_HARMLESS.split()):
+        if value and name not in _HARMLESS:
             raise AdapterError(f"{path}: {name[:50]} is {shortened(value)}, which is not supported")
     given = {ours: value for theirs, ours in _SETTINGS.items() if (value := settings.get(theirs)) is not None}
     for name, types in _PATTERNS.items():

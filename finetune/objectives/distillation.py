@@ -55,7 +55,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0
 
         τ² KL(p || q), or with `reverse` τ² KL(q || p)          p = softmax(teacher / τ), q = softmax(student / τ)
 
-    τ is above 0. Raises ValueError for different vocabularies.
+    Raises ValueError for different vocabularies, and a temperature that is not positive.
 
     A teacher gives 3/4 and 1/4, a student gives 1/2 to each. Forward, 3/4 ln(3/2) + 1/4 ln(1/2), and reverse:
 
@@ -65,6 +65,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0
     """
     if student.shape != teacher.shape:
         raise ValueError(f"logits of {student.shape} and {teacher.shape}: student and teacher need the same vocabulary")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be > 0, got {temperature}")
     p, q = teacher / temperature, student / temperature  # logits of p and q
     kl = exact_kl(q, p) if reverse else exact_kl(p, q)
     return kl * temperature**2

@@ -84,7 +84,7 @@ def dpo_loss(
     TRL do so, and `dpo_batch_loss` divides. With sums, the tokens of a long reply would have to change less than those
     of a short one to bring h to the target 1/(2β). ε is `label_smoothing`, which only "robust" uses.
 
-    beta is above 0, and label_smoothing in [0, 0.5). Raises ValueError for another kind.
+    Raises ValueError for another kind, beta <= 0, or label_smoothing outside [0, 0.5).
 
     Before training, policy and reference are equal: h = 0, and the loss is -ln σ(0) = ln 2. Then the chosen reply
     becomes more likely, from -5 to -4, and the rejected one less likely, from -5 to -9: h = 1 - (-4) = 5. With β = 0.1,
@@ -95,6 +95,8 @@ def dpo_loss(
     >>> round(before.item(), 4), round(after.item(), 4)  # ln 2, and -ln σ(0.5)
     (0.6931, 0.4741)
     """
+    if not (0 < beta < float("inf") and 0 <= label_smoothing < 0.5):
+        raise ValueError(f"beta must be > 0, and label_smoothing in [0, 0.5), got {beta} and {label_smoothing}")
     h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)  # (B,)
     if kind == "sigmoid":
         return -F.logsigmoid(beta * h)  # Bradley-Terry, with β h as the difference of the two rewards

@@ -78,8 +78,7 @@ def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
     >>> group_advantages(np.array([[1.0, 0.0, 0.0, 0.0]]), "rloo").round(2).tolist()
     [[1.0, -0.33, -0.33, -0.33]]
     """
-    if method not in METHODS:
-        raise ValueError(f"there is no method {method!r}: choose from {', '.join(METHODS)}")
+    check_method(method)
     better = rewards - rewards.mean(axis=1, keepdims=True)  # (Q, G): the group's mean takes the value head's place
     # Equal rewards have advantages of exactly 0: rounding can make the mean of 0.1, 0.1 and 0.1 differ from 0.1.
     better = np.where(np.ptp(rewards, axis=1, keepdims=True) == 0, 0.0, better)
@@ -106,6 +105,7 @@ def answer_weights(lengths: np.ndarray, method: str = "grpo", longest: int = 1) 
     >>> answer_weights(np.array([1, 3])).round(2).tolist(), answer_weights(np.array([1, 3]), "dapo").tolist()
     ([1.0, 0.33], [0.5, 0.5])
     """
+    check_method(method)
     if method == "grpo":
         return 1 / lengths
     if method == "dapo":
@@ -171,3 +171,9 @@ CLIP = {  # how far the ratio may move down and up: the ε of each direction
     "rloo": (math.inf, math.inf),
 }
 METHODS = tuple(CLIP)
+
+
+def check_method(method: str) -> None:
+    """Raise ValueError for a method that is not one of METHODS."""
+    if method not in METHODS:
+        raise ValueError(f"there is no method {method!r}: choose from {', '.join(METHODS)}")

@@ -23,6 +23,7 @@ from gpt.weights.pretrained import ARCHITECTURES, open_weights, read_config, wri
 from gpt.weights.tensor_table import HEAD, Row, fill, their_tensors
 from minigrad import Tensor, nn
 from minigrad.backend import Array, module_of
+from minigrad.functional.indexing import check_indices
 
 
 class ModelWithHead(StructuredModel):
@@ -55,6 +56,7 @@ class ModelWithHead(StructuredModel):
         Raises IndexError for ids outside the vocabulary, ValueError for lengths outside 1..T.
         """
         ids, lengths = np.asarray(ids), np.asarray(lengths)
+        check_indices("ids", ids, self.config.vocab_size, "the vocabulary")
         if ids.ndim != 2 or lengths.shape != ids.shape[:1] or (lengths < 1).any() or (lengths > ids.shape[1]).any():
             raise ValueError(f"ids of shape {ids.shape} need as many lengths in 1..T as rows, got {lengths!r:.80}")
         xp = module_of(self.score.weight.data)

@@ -65,7 +65,7 @@ class PackedMatrix(nn.Module):
 
     def dequantize_rows(self, rows: Rows) -> Array:
         """Some rows as floats (R, K). No larger array is created on the way."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define dequantize_rows")
 
     def dequantize(self) -> Array:
         """The whole matrix as floats (R, K)."""

@@ -87,6 +87,8 @@ def test_the_teacher_has_neither_gradients_nor_dropout():
     assert all(p.grad is not None for p in student.parameters())
 
 
-def test_another_vocabulary_is_refused():
+def test_another_vocabulary_and_no_temperature_are_refused():
     with pytest.raises(ValueError, match=r"logits of \(15, 37\) and \(15, 38\): .* need the same vocabulary"):
         distillation_from(small_gpt(vocab_size=38))(small_gpt(), batch())
+    with pytest.raises(ValueError, match="temperature must be > 0, got 0"):
+        distillation_from(small_gpt(), temperature=0)(small_gpt(), batch())

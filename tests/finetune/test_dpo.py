@@ -103,6 +103,11 @@ def test_a_short_run_is_evaluated_on_fewer_items(template, tmp_path, monkeypatch
         assert Run(stage).state.max_eval_items >= count, stage
 
 
-def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="no DPO loss 'sgmoid': choose from sigmoid, ipo, hinge, robust"):
-        dpo_loss(*[Tensor([0.0])] * 4, kind="sgmoid")
+def test_impossible_settings():
+    for options, words in (
+        ({"kind": "sgmoid"}, "no DPO loss 'sgmoid': choose from sigmoid, ipo, hinge, robust"),
+        ({"beta": 0.0}, "beta must be > 0, .* got 0.0"),
+        ({"label_smoothing": 0.5}, r"label_smoothing in \[0, 0.5\), got .* and 0.5"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            dpo_loss(*[Tensor([0.0])] * 4, **options)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import minigrad.functional as F
-from finetune.objectives.grpo import CLIP, METHODS, group_advantages, grpo_loss
+from finetune.objectives.grpo import CLIP, METHODS, answer_weights, group_advantages, grpo_loss
 from minigrad import Tensor
 
 
@@ -84,6 +84,7 @@ def test_equal_rewards_teach_nothing(method):
     assert (group_advantages(np.full((1, 3), 0.1), method) == 0).all()  # their mean is not exactly 0.1
 
 
-def test_an_unknown_method_is_refused():
+@pytest.mark.parametrize("call", [group_advantages, answer_weights])
+def test_an_unknown_method_is_refused(call):
     with pytest.raises(ValueError, match="there is no method 'ppo': choose from grpo, dr_grpo, dapo, rloo"):
-        group_advantages(np.ones((2, 2)), "ppo")
+        call(np.ones((2, 2)), "ppo")

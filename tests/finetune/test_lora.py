@@ -284,6 +284,9 @@ def test_a_name_that_fits_nothing_leaves_the_model_as_it_was(settings, match):
     assert model.num_parameters(trainable_only=True) == trainable
 
 
-def test_no_layer_to_adapt_is_an_error():
-    with pytest.raises(ValueError, match="target_modules is empty"):
-        LoRAConfig(target_modules=())
+@pytest.mark.parametrize(
+    ("settings", "match"), [({"target_modules": ()}, "target_modules is empty"), ({"slices": ("q", "q")}, "each once")]
+)
+def test_settings_out_of_range(settings, match):
+    with pytest.raises(ValueError, match=match):
+        LoRAConfig(**settings)
