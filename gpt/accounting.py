@@ -79,7 +79,8 @@ def block_weights(config: Config) -> dict[str, int]:
 
     In a GPT that is 4 C² and 8 C².
     """
-    C, matrices = config.n_embd, 3 if isinstance(config, LlamaConfig) else 2
+    C = config.n_embd
+    matrices = 3 if isinstance(config, LlamaConfig) else 2
     channels = config.n_head * config.head_size  # C, mostly
     return {"attention": 2 * C * (channels + key_channels(config)), "MLP": matrices * C * config.n_inner}
 

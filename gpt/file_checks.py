@@ -63,7 +63,8 @@ def check_places(places: Mapping[str, tuple[int, int]], start: int, size: int, a
     Inserted or lost bytes would change all numbers after them. places: each tensor's first byte, a multiple of
     `alignment`, and the byte after its last.
     """
-    end, before = start, "the header"
+    end = start
+    before = "the header"
     for name, (first, after) in sorted(places.items(), key=lambda item: item[1]):
         if first != end + -end % alignment:  # the next multiple of alignment
             raise ValueError(f"there is {'a hole' if first > end else 'an overlap'} between {before} and {name}")

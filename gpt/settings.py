@@ -106,7 +106,8 @@ def from_json(make: Any, values: Any) -> Any:
     that is unknown, of another type, or out of range.
     """
     config_class = getattr(make, "func", make)
-    names, inner = {field.name for field in dataclasses.fields(config_class)}, nested_in(config_class)
+    names = {field.name for field in dataclasses.fields(config_class)}
+    inner = nested_in(config_class)
     if not isinstance(values, Mapping):
         raise ValueError(f"the settings of {config_class.__name__} must be an object, got {values!r:.60}")
     if unknown := ", ".join(sorted(set(values) - names)):

@@ -40,19 +40,27 @@ class Tensor(in_place.InPlaceOperators, NumpyOperands):
 
     # --- attributes: only arrays, and NumPy's numbers, can be assigned to `data` and `grad` ---
 
-    def _set_data(self, array: Array) -> None:
+    @property
+    def data(self) -> Array:
+        return self._array
+
+    @data.setter
+    def data(self, array: Array) -> None:
         check_assigned("data", array)
         self._array = array
 
-    def _set_grad(self, array: Array | None) -> None:
+    @property
+    def grad(self) -> Array | None:
+        return self._gradient
+
+    @grad.setter
+    def grad(self, array: Array | None) -> None:
         if array is not None:
             check_assigned("grad", array)
             if array.shape != self.shape:
                 raise ValueError(f"tensor.grad must have the tensor's shape {self.shape}, got {array.shape}")
         self._gradient = array
 
-    data = property(operator.attrgetter("_array"), _set_data)
-    grad = property(operator.attrgetter("_gradient"), _set_grad)
     is_leaf = property(lambda self: self.grad_fn is None)
     version = property(lambda self: in_place.version(self.data))  # grows when the library changes data in place
 

@@ -141,7 +141,8 @@ def no_token_sees_a_later_one(bug: Bug) -> str:
 
 def same_as_reference(bug: Bug) -> str:
     """scripts/shared/verification.py: compare every activation with that of a correct model with the same weights."""
-    model, ids = HEALTHY.model(), np.arange(1, 17)[None]
+    model = HEALTHY.model()
+    ids = np.arange(1, 17)[None]
     rng = np.random.default_rng(0)
     for p in model.parameters():  # large enough for every mistake to show
         p.data[...] = 0.3 * rng.standard_normal(p.shape)
@@ -307,7 +308,9 @@ def learn_answers(arrange: Callable[[np.ndarray, int], np.ndarray]) -> tuple[GPT
     """GRPO on one-token questions, half of them hard (one right answer in 32), half easy (24): the model, the share of
     wrong answers to the hard ones in each round, and the questions as they were arranged in groups.
     """
-    model, rng, wrong = new_gpt(32, n_layer=1, n_embd=32, block_size=4), np.random.default_rng(0), []
+    model = new_gpt(32, n_layer=1, n_embd=32, block_size=4)
+    rng = np.random.default_rng(0)
+    wrong = []
     optimizer = optim.Adam(model.parameters(), lr=3e-3)
     asked = arrange(np.arange(QUESTIONS), ANSWERS)  # (Q G)
     right = np.where(asked < QUESTIONS // 2, 1, 24)  # how many answers to each are right

@@ -85,7 +85,8 @@ def _compare(arguments: argparse.Namespace, device: str) -> int:
         print()
     print(f"{'trained':>12}{'parameters':>13}{'accuracy':>10}{'language loss before':>22}{'after':>8}{'seconds':>9}")
     for name, run in runs.items():
-        trained, found = run.model.num_parameters(trainable_only=True), run.after
+        trained = run.model.num_parameters(trainable_only=True)
+        found = run.after
         losses = f"{run.before['language_loss']:>22.3f}{found['language_loss']:>8.3f}"
         print(f"{name:>12}{trained:>13,}{found['accuracy']:>10.1%}{losses}{run.state.seconds:>9.0f}")
     return 0

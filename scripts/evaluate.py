@@ -81,7 +81,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def examine(arguments: argparse.Namespace) -> int:
     """Print the accuracy in an exam."""
-    letters, shots = arguments.form == "letters", arguments.shots
+    letters = arguments.form == "letters"
+    shots = arguments.shots
     try:
         questions = exam_questions() if arguments.choices == BUILT_IN else read_questions(arguments.choices)
     except FileNotFoundError as missing:

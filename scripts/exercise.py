@@ -116,7 +116,8 @@ def show_list(arguments: Any) -> int:
         weeks = catalogue.weeks(workspace.paths, 60 * arguments.pacing)
         say(arguments, weeks, showing.pacing_text(weeks, arguments.pacing))
         return 0
-    passed, hints = set(workspace.passed), workspace.state["hints"]
+    passed = set(workspace.passed)
+    hints = workspace.state["hints"]
     exercises = {name: workspace.exercise(name) for name in workspace.paths}
     facts = [{"name": name, "title": exercise.title, "effort": exercise.effort, "passed": name in passed,
               "hints": hints.get(name, 0)} for name, exercise in exercises.items()]  # fmt: skip

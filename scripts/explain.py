@@ -52,12 +52,15 @@ def main(argv: list[str] | None = None) -> int:
     began = time.perf_counter()
     model: Any
     if arguments.model is None:
-        model, texts, name = tiny_gpt(), list("01234567"), "a tiny GPT"
+        model = tiny_gpt()
+        texts = list("01234567")
+        name = "a tiny GPT"
         parts = TINY_TEXT if arguments.stage == "pretraining" else TINY
     else:
         model, tokenizer = load_model(arguments.model, trainable=True)
         parts = [tokenizer.encode(part) for part in split_text(arguments.text, arguments.stage)]
-        texts, name = token_texts(tokenizer), arguments.model
+        texts = token_texts(tokenizer)
+        name = arguments.model
     recording, ids = take_step(model, arguments.stage, parts, arguments.learning_rate)
     seconds = time.perf_counter() - began
     data = page_data(recording, arguments.stage, name, ids, texts)

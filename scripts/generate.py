@@ -71,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         write = partial(speculate, draft=draft.to(device))
     if arguments.one_of or arguments.json:
         form = one_of(arguments.one_of) if arguments.one_of else json_object(dict(arguments.json))
-        write, arguments.max_new_tokens = partial(stream, process=in_form(form, tokenizer)), 10_000  # it ends sooner
+        write = partial(stream, process=in_form(form, tokenizer))
+        arguments.max_new_tokens = 10_000  # it ends sooner
     if arguments.will_it_fit:
         try_generation(model, prompt, arguments.num_samples, arguments.max_new_tokens, loading)
         return 0
@@ -84,7 +85,9 @@ def main(argv: list[str] | None = None) -> int:
         for i, ids in enumerate(texts, start=1):
             print(f"--- {i} ---\n{printable(tokenizer.decode(prompt + ids, skip_special_tokens=True))}")
         return 0
-    shown, tokens, passes = TextStream(tokenizer), 0, 0
+    shown = TextStream(tokenizer)
+    tokens = 0
+    passes = 0
     print(arguments.prompt, end="", flush=True)
     for new in write(model, prompt, arguments.max_new_tokens, sampling, **options):
         print("".join(map(shown.text, new)), end="", flush=True)

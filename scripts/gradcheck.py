@@ -192,7 +192,8 @@ def print_table(samples: dict[str, list[Sample]]) -> int:
                 reports = [gradcheck(fn, inputs, method=method) for method in METHODS]
             except GradcheckError as error:
                 failures.append(error)
-                errors, verdict = ["", ""], f"WRONG: {error.diagnosis.kind}"
+                errors = ["", ""]
+                verdict = f"WRONG: {error.diagnosis.kind}"
             else:
                 used = zip(reports, METHODS)
                 errors = [f"{report.max_error:.1e}" if report.method == method else "-" for report, method in used]

@@ -127,10 +127,12 @@ def _quantized(
     config = fitting(config, model) if arguments.group_size is None else config
     kind = f"{config.method}, {config.bits} bits, group size {config.group_size}"
     print(f"quantizing {model.num_parameters():,} weights with {kind}{read}", flush=True)
-    started, before = time.perf_counter(), tracemalloc.get_traced_memory()[0]
+    started = time.perf_counter()
+    before = tracemalloc.get_traced_memory()[0]
     tracemalloc.reset_peak()
     report = quantize(model, config, calibration)
-    took, peak = f"took {time.perf_counter() - started:.1f} s", tracemalloc.get_traced_memory()[1]
+    took = f"took {time.perf_counter() - started:.1f} s"
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     save_quantized(folder, model, config, tokenizer)
     if in_detail:
@@ -149,7 +151,8 @@ def _measure_float(arguments: argparse.Namespace) -> dict[str, float]:
 def _load(arguments: argparse.Namespace) -> tuple[Any, Tokenizer, np.ndarray, np.ndarray]:
     """The float model, its tokenizer, and the tokens to calibrate on and to test on."""
     model, tokenizer = load_model(arguments.model, trainable=True)
-    text, length = arguments.calibration, min(model.config.block_size, LONGEST)
+    text = arguments.calibration
+    length = min(model.config.block_size, LONGEST)
     if Path(text).is_dir():  # the tokens of a run
         to_read, to_test = (open_tokens(Path(text) / f"{part}.bin") for part in ("train", "val"))
     else:

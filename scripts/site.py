@@ -420,7 +420,8 @@ def exercise_page(exercise: Exercise, names: list[str], packed: dict[str, Any]) 
     back = f'<a href="{names[place - 1]}.html">← {names[place - 1]}</a>' if place else "<span></span>"
     on = f'<a href="{names[place + 1]}.html">{names[place + 1]} →</a>' if place + 1 < len(names) else "<span></span>"
     data: dict[str, Any] = {"name": name, "file": exercise.path.name, "stub": exercise.stub}
-    whole, modules = "", [SITE / "exercise.js"]
+    whole = ""
+    modules = [SITE / "exercise.js"]
     if name in CAPSTONES and not (name == "llama" and "missing" in packed):
         kind, model, text = CAPSTONES[name]
         data |= {"kind": kind, "parts": capstone.PROGRAMS[kind], "model": model, "text": text, **packed}

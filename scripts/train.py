@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def options() -> command_line.Parser:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    new, size = "scratch: random weights", {"type": command_line.whole_number(257)}
+    new = "scratch: random weights"
+    size = {"type": command_line.whole_number(257)}
     stage_options.add_stage(parser, PretrainingConfig, new, without=(), vocab_size=size, precision={}, learning_rate={})
     group = parser.add_argument_group("shape of a new model")
     small = partial(GPTConfig, n_layer=4, n_head=4, n_embd=128, block_size=64)

@@ -119,7 +119,8 @@ def check_tensors(folder: Path) -> list[str]:
 
 def check_count(model: GPT) -> list[str]:
     """Print the parameters per component and compare them with the closed formula; returns the differences."""
-    config, problems = model.config, []
+    config = model.config
+    problems = []
     expected = accounting.parameters(config)
     counted = dict.fromkeys(expected, 0)
     for name, parameter in model.named_parameters():

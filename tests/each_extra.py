@@ -23,7 +23,8 @@ from scripts import setup
 
 def main(names):
     """Test with each of these extras, or with all; return the exit code."""
-    code, usual = 0, packages_of("minigrad", ["all"], {})
+    code = 0
+    usual = packages_of("minigrad", ["all"], {})
     known = [extra for extra in setup.known_extras() if extra != "trl"]  # its tests are slow
     for extra in names or known:
         packages = packages_of("minigrad", ["all", extra], {})
@@ -41,7 +42,8 @@ def main(names):
 def packages_of(package, extras, found):
     """Add to `found` the installed packages that a package with these extras requires, directly or not."""
     for requirement in map(Requirement, metadata.requires(package) or []):
-        key, marker = (requirement.name, *sorted(requirement.extras)), requirement.marker
+        key = (requirement.name, *sorted(requirement.extras))
+        marker = requirement.marker
         if key in found or (marker and not any(marker.evaluate({"extra": extra}) for extra in ("", *extras))):
             continue
         try:

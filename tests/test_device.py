@@ -201,7 +201,8 @@ def optimizer_row(make):
     def row(device):
         manual_seed(0)
         parameters = [Tensor(np.array(normal(*shape)), True, device=device) for shape in ((6, 4), (4, 5), (3,), ())]
-        optimizer, norms = make(parameters), []
+        optimizer = make(parameters)
+        norms = []
         for step, max_norm in enumerate([1e9, 1.0, 1.0]):
             for i, p in enumerate(parameters):
                 gradient = np.array(100 * normal(*p.shape, seed=step + 1))
@@ -356,7 +357,8 @@ def test_it_computes_what_the_cpu_computes(cuda, name, kernels):
 @pytest.mark.parametrize("name", ["GPT", "training", "SGD", "Adam", "AdamW", "Muon"])
 def test_float32_stays_float32(cuda, name, monkeypatch):
     """A number on the GPU is an array without dimensions, and a float64 one would widen all that it meets."""
-    made, original = set(), arrays.elementwise
+    made = set()
+    original = arrays.elementwise
 
     def elementwise(*args, **options):
         result = original(*args, **options)
@@ -436,7 +438,8 @@ def test_a_run_goes_on_on_another_device(tmp_path, cuda, first, then):
 def test_changes_in_place_wait_for_nothing_and_are_noticed(cuda):
     w = nn.Parameter(np.arange(6, dtype=np.float32).reshape(2, 3)).to("cuda").detach().requires_grad_()
     x = Tensor(np.ones((1, 3), np.float32), requires_grad=True, device="cuda")
-    out, array = F.linear(x, w).sum(), w.data
+    out = F.linear(x, w).sum()
+    array = w.data
     cuda.reset()
     with no_grad():
         w -= 0.5 * w

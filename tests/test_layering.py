@@ -95,7 +95,8 @@ def calls(node: ast.AST, name: str) -> bool:
 def import_problems(root: Path) -> Iterator[str]:
     """Imports against the direction of the packages, and of libraries that have no place here."""
     for module, source in sources(root).items():
-        where, package = source.where, module.split(".")[0]
+        where = source.where
+        package = module.split(".")[0]
         for target, line, _ in source.imports:
             top = target.split(".")[0]
             if top in PACKAGES[PACKAGES.index(package) + 1 :]:

@@ -74,7 +74,9 @@ def anchors(path: Path) -> set[str]:
 
 def broken(root: Path, path: Path) -> list[str]:
     """Return the links and names in the text at `path` that lead to no file, folder or object."""
-    text, files, top = path.read_text(encoding="utf-8"), known(root), path.relative_to(root).parts[0]
+    text = path.read_text(encoding="utf-8")
+    files = known(root)
+    top = path.relative_to(root).parts[0]
     prose = {".md": text, ".py": "\n".join(REMARK.findall(text))}.get(path.suffix, "")  # a page's are for the site
     found = broken_links(path, prose, files)
     if top == "tests":
@@ -125,6 +127,7 @@ def test_what_is_missing_is_found(tmp_path, where, text, missing):
     for name in ("gpt/a.py", "scripts/x.py", where):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text if name == where else "", encoding="utf-8")
-    path, is_page = tmp_path / where, where.endswith("html")
+    path = tmp_path / where
+    is_page = where.endswith("html")
     found = broken_links(path, text, known(tmp_path)) if is_page else broken(tmp_path, path)
     assert set(found) == set(missing.split())

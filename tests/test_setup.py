@@ -38,7 +38,9 @@ class Machine:
     """A clone in a folder of its own, on a machine where commands are only noted down."""
 
     def __init__(self, root: Path, monkeypatch):
-        self.root, self.venv, self.monkeypatch = root, root / ".venv", monkeypatch
+        self.root = root
+        self.venv = root / ".venv"
+        self.monkeypatch = monkeypatch
         # What the last call ran: the kinds of quiet commands ("check", "venv", "pip"), these, and the visible ones.
         self.done, self.commands, self.launched = [], [], []
         self.answers = {"check": (0, PYTHON), "venv": (0, ""), "pip": (0, "")}
@@ -186,7 +188,8 @@ def test_lint_finds_an_undefined_name_in_javascript(machine, tmp_path):
     machine.call("lint", "--fix")
     *python, (program, *options) = machine.launched
     assert [" ".join(command[2:]) for command in python] == ["ruff check . --fix", "ruff format --check .", "mypy"]
-    found, root = shutil.which(Path(program).name, path=Path(sys.executable).parent), Path(__file__).parents[1]
+    found = shutil.which(Path(program).name, path=Path(sys.executable).parent)
+    root = Path(__file__).parents[1]
     if found is None:
         pytest.skip("oxlint is missing")
     (tmp_path / "page.js").write_text("export const page = () => planted;\n", encoding="utf-8")

@@ -34,9 +34,12 @@ def python_size(source):
         if isinstance(node, HAS_DOCSTRING) and ast.get_docstring(node, clean=False) is not None:
             docstrings |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
     begins = [0, *itertools.accumulate(map(len, source.splitlines(keepends=True)))]  # of each line, in characters
-    count, lines, opened = 0, set(), []  # opened: where the f-strings around a token begin
+    count = 0
+    lines = set()
+    opened = []  # where the f-strings around a token begin
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        kind, place = tokenize.tok_name[token.type], begins[token.start[0] - 1] + token.start[1]
+        kind = tokenize.tok_name[token.type]
+        place = begins[token.start[0] - 1] + token.start[1]
         if kind in NOT_COUNTED or token.start[0] in docstrings:
             continue
         lines.add(token.start[0])

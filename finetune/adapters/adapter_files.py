@@ -161,7 +161,8 @@ def _adapted_layers(
     whole: the parameters of the modules that were trained as a whole. The tensors' names decide, not target_modules:
     that may be a regular expression, and a stranger's could run forever.
     """
-    modules, shapes = dict(model.named_modules()), file.shapes
+    modules = dict(model.named_modules())
+    shapes = file.shapes
     places = {PREFIX + name: as_stored(name, parameter.data).shape for name, parameter in whole.items()}
     adapted = [key[len(PREFIX) : -len(A)] for key in shapes if key.startswith(PREFIX) and key.endswith(A)]
     for name in adapted:

@@ -63,9 +63,11 @@ class ChatTemplate:
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
         if tokenizer.chat_template not in (None, CHATML):
-            self.name, self._write = "its own chat template", program(tokenizer.chat_template, tokenizer.roles)
+            self.name = "its own chat template"
+            self._write = program(tokenizer.chat_template, tokenizer.roles)
             return
-        self.name, self._write = "the template ChatML", chatml
+        self.name = "the template ChatML"
+        self._write = chatml
         for token in (IM_START, IM_END):
             if token not in tokenizer.special_tokens:
                 unknown = f"the tokenizer has no special token {token}, so its model does not know a chat template"

@@ -72,7 +72,8 @@ class Conversation:
 
     def reset(self) -> None:
         """Forget everything but the system message."""
-        self.messages, self.forgotten = list(self.system), 0
+        self.messages = list(self.system)
+        self.forgotten = 0
 
     def answer(self, question: str, max_new_tokens: int, sampling: Sampling) -> Generator[str, None, None]:
         """Ask, and yield the answer as the model writes it: a piece per token, "" if there is nothing to show yet.
@@ -109,7 +110,8 @@ class Conversation:
         remaining, allowed = messages, limit
         prompt, _ = self.template.encode(remaining, add_generation_prompt=True)
         while len(prompt) > allowed and (shorter := without_oldest_turn(remaining)) is not None:
-            remaining, allowed = shorter, 3 * limit // 4
+            remaining = shorter
+            allowed = 3 * limit // 4
             prompt, _ = self.template.encode(remaining, add_generation_prompt=True)
         if len(prompt) > limit:
             room = f"The model reads {block}, and {block - limit} of them are kept for the answer"

@@ -162,7 +162,8 @@ def _format(row: Row) -> str:
 
 
 def _conversation(row: Row, place: str) -> Example:
-    kind, completion = _format(row), None
+    kind = _format(row)
+    completion = None
     if kind in ("messages", "conversations"):
         messages = _checked(row[kind])
     elif kind == "prompt":

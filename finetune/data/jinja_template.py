@@ -34,7 +34,8 @@ def program(source: str, special_tokens: Mapping[str, str]) -> Callable[[Sequenc
 
     def write(messages: Sequence[Any], add_generation_prompt: bool) -> str:
         values = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt, **special_tokens}
-        pieces, length = [], 0
+        pieces = []
+        length = 0
         try:
             for piece in template.generate(messages=[dict(message) for message in messages], **values):
                 pieces.append(piece)

@@ -49,13 +49,15 @@ def encode_pairs(preferences: Sequence[Preference], template: ChatTemplate, max_
 
 
 def _encode(preference: Preference, template: ChatTemplate, max_tokens: int) -> tuple[Pair, bool]:
-    prompt, texts = list(preference.prompt), (preference.chosen, preference.rejected)
+    prompt = list(preference.prompt)
+    texts = (preference.chosen, preference.rejected)
     references = (preference.ref_chosen_logps or 0.0, preference.ref_rejected_logps or 0.0)
     while any(needed(template.encode(_talk(prompt, text), completion=1)[1]) > max_tokens for text in texts):
         if (shorter := without_oldest_turn(prompt)) is None:
             break
         prompt = shorter
-    replies, cut = [], len(prompt) < len(preference.prompt)
+    replies = []
+    cut = len(prompt) < len(preference.prompt)
     for text, reference in zip(texts, references):
         ids, loss_mask, was_cut = template.encode_to_fit(_talk(prompt, text), max_tokens, completion=1)
         end = needed(loss_mask)  # behind the token that ends the reply, which is its summary

@@ -99,7 +99,8 @@ def kl_of_replies(
     The exact KL divergences of the next-token distributions are summed over each reply, as far as it fits into the
     model's context. The expectation is the same as that of the sampled log-ratios (k1), but there is less noise.
     """
-    total, room = 0.0, model.config.block_size
+    total = 0.0
+    room = model.config.block_size
     prompts = [prompt[:room] for prompt in prompts]
     replies = [reply[: room - len(prompt)] for prompt, reply in zip(prompts, replies, strict=True)]
     for start in range(0, len(prompts), batch_size):

@@ -105,7 +105,9 @@ class QuantizedArray(PackedMatrix):
         codebook: np.ndarray | None = None,
         order: np.ndarray | None = None,
     ):
-        self.bits, self.shape, self.groups = bits, levels.shape, scales.shape[1]
+        self.bits = bits
+        self.shape = levels.shape
+        self.groups = scales.shape[1]
         levels = np.ascontiguousarray(levels)  # row by row, the order in which they will be read
         if bits == 8:
             self.register_buffer("codes", levels.astype(np.int8, copy=False))

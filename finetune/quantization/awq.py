@@ -62,14 +62,18 @@ def search_scales(
     if not magnitude.any():  # all inputs are 0, and no scales are better than others
         magnitude = np.ones_like(magnitude)
     magnitude = np.maximum(magnitude, 1e-4 * magnitude.max())  # one input that is always 0 still needs an s > 0
-    best_error, best_scales, best_alpha = np.inf, np.ones_like(magnitude), 0.0
+    best_error = np.inf
+    best_scales = np.ones_like(magnitude)
+    best_alpha = 0.0
     for alpha in np.linspace(0, 1, STEPS + 1):
         scales = magnitude**alpha  # (I)
         scales = scales / np.sqrt(scales.max() * scales.min())  # a common factor would cancel: center the range on 1
         rounded = rounding(weight * scales).dequantize() / scales  # (O, I)
         error = output_error(weight, rounded, hessian)
         if error < best_error:
-            best_error, best_scales, best_alpha = error, scales, float(alpha)
+            best_error = error
+            best_scales = scales
+            best_alpha = float(alpha)
     return best_scales.astype(weight.dtype), best_alpha
 
 
@@ -84,7 +88,8 @@ def clipped(weight: np.ndarray, hessian: np.ndarray, rounding: Rounding, groups:
     inputs_of_group = np.arange(columns).reshape(groups, -1)  # (G, I/G)
     hessians = hessian[inputs_of_group[:, :, None], inputs_of_group[:, None, :]]  # (G, I/G, I/G)
     largest = np.abs(parts).max(axis=-1, keepdims=True)  # (O, G, 1)
-    best_error, best = np.full((rows, groups), np.inf), parts
+    best_error = np.full((rows, groups), np.inf)
+    best = parts
     for share in SHRINK:
         candidate = np.clip(parts, -share * largest, share * largest)
         rounded = rounding(candidate.reshape(weight.shape)).dequantize().reshape(parts.shape)

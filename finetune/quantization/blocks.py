@@ -59,7 +59,10 @@ class BlockArray(PackedMatrix):
         self, codes: np.ndarray, scales: np.ndarray, minimums: np.ndarray | None = None, bits: int = 8, zero: int = 0
     ):
         rows, columns = codes.shape
-        self.bits, self.shape, self.groups, self.zero = bits, (rows, columns), columns // BLOCK, zero
+        self.bits = bits
+        self.shape = (rows, columns)
+        self.groups = columns // BLOCK
+        self.zero = zero
         self.register_buffer("codes", _pack(codes, bits))
         self.register_buffer("scales", np.ascontiguousarray(scales.T, dtype=np.float32))
         if minimums is not None:
@@ -116,7 +119,9 @@ def _code_sums(x: np.ndarray, codes: np.ndarray, bits: int) -> np.ndarray:
     """Of each block Σ x · code: x (B, N, 32), codes as they are kept -> (B, N, R)."""
     if bits == 8:
         return np.matmul(x, codes.astype(x.dtype))
-    B, N, R = len(x), x.shape[1], codes.shape[2]
+    B = len(x)
+    N = x.shape[1]
+    R = codes.shape[2]
     floats = np.empty((B, 4, QUADS, R), x.dtype)
     # the masks are applied on the way to the floats
     np.bitwise_and(codes[:, None], MASKS, out=floats, dtype=np.uint16, casting="unsafe")

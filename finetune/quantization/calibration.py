@@ -52,7 +52,8 @@ class Reader:
         self.block_arguments: tuple[Any, ...] = ()  # the arguments after x, which are the same for all blocks
 
         def keep(block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            self.hidden[rows], self.block_arguments = inputs[0].data, inputs[1:]
+            self.hidden[rows] = inputs[0].data
+            self.block_arguments = inputs[1:]
             raise _Enough
 
         with hooked(model, {model.names.block(0): keep}):

@@ -212,7 +212,8 @@ def _quantize_block(
             nearest[name] = output_error(weight, config.rounding(weight).dequantize(), measured.hessian)
         alphas = awq.scale_block(block, group, moments, config.rounding) if config.method == "awq" else {}
         for name in [name for shared in group for name in shared.layers]:
-            weight, layer_moments = block.get_submodule(name).weight.data, moments.get(name)
+            weight = block.get_submodule(name).weight.data
+            layer_moments = moments.get(name)
             quantized = _rounded(weight, layer_moments, config)
             error = None
             if layer_moments is not None:
@@ -228,7 +229,8 @@ def _quantize_block(
 def _rounded(weight: np.ndarray, layer_moments: InputMoments | None, config: QuantizationConfig) -> QuantizedArray:
     """A weight (O, I) on the grid of `config`, with the moments of its inputs where GPTQ or AWQ needs them."""
     if layer_moments is not None and config.method == "gptq":
-        symmetric, act_order = not config.zero_point, config.desc_act
+        symmetric = not config.zero_point
+        act_order = config.desc_act
         return gptq(weight, layer_moments.hessian, config.bits, config.group_size, symmetric, act_order)
     if layer_moments is not None and config.method == "awq":
         groups = number_of_groups(weight.shape, config.bits, config.group_size)

@@ -39,7 +39,8 @@ class QuantizedProduct(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Array, bias: Array | None, weight: Weight) -> Array:  # x (..., I), bias (O)
-        ctx.x_shape, ctx.weight = x.shape, weight
+        ctx.x_shape = x.shape
+        ctx.weight = weight
         flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # (N, I)
         if weight.order is not None:
             flat = flat[:, weight.order]

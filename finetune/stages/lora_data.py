@@ -64,7 +64,8 @@ def text_task(run: Run, model: LanguageModel, tokenizer: Tokenizer) -> Task:
 
     Raises ValueError if there are too few to learn from.
     """
-    config, block_size = run.config, context_of(model)
+    config = run.config
+    block_size = context_of(model)
     if run.is_new:
         write_corpus(config.data, run.out_dir, block_size, tokenizer)
     train = open_tokens(run.out_dir / "data" / "train.bin")
@@ -84,7 +85,8 @@ def conversations_task(
     run: Run, model: LanguageModel, tokenizer: Tokenizer, train: Sequence[Example], test: Sequence[Example]
 ) -> Task:
     """Conversations, of which the answers are learned. A new run keeps them in its folder."""
-    config, block_size = run.config, context_of(model)
+    config = run.config
+    block_size = context_of(model)
     if run.is_new:
         run.keep_data(train=train, test=test)
     template = ChatTemplate(tokenizer)

@@ -141,7 +141,9 @@ class Book:
     """
 
     def __init__(self, draw: Callable[[Any], Any]):
-        self.draw, self.words, self.facts = draw, {"says": ""}, {"start"}
+        self.draw = draw
+        self.words = {"says": ""}
+        self.facts = {"start"}
         roles = draw([{"she": "a", "he": "b"}, {"he": "a", "she": "b"}])
         for slot, choices in _WORDS.items():
             self.words[slot], *facts = draw(choices).split(" +")
@@ -154,12 +156,14 @@ class Book:
 
     def tell(self) -> str:
         """Let events happen while any is possible, and tell them."""
-        told, facts = [], self.facts
+        told = []
+        facts = self.facts
         self.now = set[str]()  # the people and things in the text of an event; `before`: of the previous one
         while possible := [event for event in _EVENTS if event[0] <= facts and not event[1] & facts]:
             _, _, ends, begins, texts = self.draw(possible)
             facts = facts - ends | begins
-            self.before, self.now = self.now, set[str]()
+            self.before = self.now
+            self.now = set[str]()
             text, _, says = self.draw(texts).partition(" = ")
             self.words["says"] = says or self.words["says"]
             told.append(self._write(text))
@@ -176,7 +180,9 @@ class Book:
         """The word for a slot: a pronoun if it is clear, because no other one named just now has the same pronoun."""
         role, _, form = slot.partition(":")
         if role in self.pronouns and slot not in ("a:kind", "b:kind"):
-            near, here, pronoun = self.before | self.now, role in self.now, self.pronouns[role]
+            near = self.before | self.now
+            here = role in self.now
+            pronoun = self.pronouns[role]
             self.now.add(role)
             clear = role in near and all(self.pronouns[other] != pronoun for other in near - {role})
             if clear and form in FORMS and (here or self.draw([True, True, False])):

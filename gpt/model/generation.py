@@ -96,10 +96,12 @@ class Sampling(Checked):
         probs /= probs.sum()
         if self.top_p < 1:
             inside = nucleus(probs, self.top_p)
-            tokens, probs = tokens[inside], probs[inside] / probs[inside].sum()
+            tokens = tokens[inside]
+            probs = probs[inside] / probs[inside].sum()
         if self.min_p > 0:
             likely = probs >= self.min_p * probs.max()
-            tokens, probs = tokens[likely], probs[likely] / probs[likely].sum()
+            tokens = tokens[likely]
+            probs = probs[likely] / probs[likely].sum()
         return tokens, probs
 
     def probabilities(self, logits: np.ndarray, seen: Iterable[int] = ()) -> np.ndarray:

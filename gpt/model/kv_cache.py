@@ -50,7 +50,8 @@ class KVCache:
 
     def store(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
         """Append like `append`, but take and return plain arrays."""
-        start, stop = self.length, self.length + keys.shape[2]
+        start = self.length
+        stop = self.length + keys.shape[2]
         if stop > self.capacity:
             raise ValueError(f"the KV cache has room for {self.capacity} tokens, holds {start}, and got {stop - start}")
         if keys.shape[0] != self.batch:

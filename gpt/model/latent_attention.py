@@ -47,7 +47,9 @@ class LatentAttention(nn.Module):
         H, D, C = config.n_head, config.head_size, config.n_embd
         if rope < 2 or rope % 2 or D % rope:
             raise ValueError(f"rope must be even and divide the head size of {D}, got {rope}")
-        self.n_head, self.pairs, self.scale = H, slice(None, None, D // rope), (D + rope) ** -0.5
+        self.n_head = H
+        self.pairs = slice(None, None, D // rope)
+        self.scale = (D + rope) ** -0.5
         self.latent_proj = nn.Linear(C, latent, bias=False)  # W_DKV
         self.latent_norm = nn.RMSNorm(latent, config.rms_norm_epsilon)
         self.k_rope_proj = nn.Linear(C, rope, bias=False)  # W_KR

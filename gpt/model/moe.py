@@ -69,7 +69,8 @@ class MixtureOfExperts(nn.Module):
         rows = x.reshape(-1, x.shape[-1])  # (N, C): a row for each token
         logits = self.router(rows)  # (N, E)
         best = F.topk(logits, self.top_k)
-        gates, chosen = F.softmax(best.values, -1), best.indices.data  # (N, k) both
+        gates = F.softmax(best.values, -1)  # (N, k)
+        chosen = best.indices.data  # (N, k)
 
         # Sort all N k choices by expert, so that each expert computes all its tokens in one product.
         xp = module_of(chosen)

@@ -63,7 +63,8 @@ def llama_forward(model: Llama, ids: np.ndarray, cache: KVCache, attention_mask:
     positions, mask = positions_and_mask(ids, cache, attention_mask, config.block_size)
     x = embedding(ids, body.embed_tokens).reshape(ids.size, -1)  # (R, C)
     cos, sin = body.rotation(positions, x.dtype)
-    cos, sin = cos[..., None, :], sin[..., None, :] * np.array([[-1], [1]], x.dtype)  # (T, 1, D/2), (T, 2, D/2)
+    cos = cos[..., None, :]  # (T, 1, D/2)
+    sin = sin[..., None, :] * np.array([[-1], [1]], x.dtype)  # (T, 2, D/2)
     for layer, block in enumerate(body.layers):
         attn, mlp = block.self_attn, block.mlp
         h = rms_norm(x, block.input_layernorm)

@@ -39,7 +39,8 @@ def window_mask(T: int, S: int, window: int, sinks: int = 0) -> np.ndarray:
     array([[1, 0, 0, 1, 1, 0],
            [1, 0, 0, 0, 1, 1]])
     """
-    query, key = np.arange(S - T, S)[:, None], np.arange(S)
+    query = np.arange(S - T, S)[:, None]
+    key = np.arange(S)
     return (key <= query) & ((key > query - window) | (key < sinks))
 
 

@@ -101,7 +101,8 @@ def learn_merges(word_counts: dict[bytes, int], wanted: int) -> list[Pair]:
             bar.update(1)
             changes: Counter[Pair] = Counter()
             for index in words_with.pop(best):
-                before, after = words[index], merge(words[index], best)
+                before = words[index]
+                after = merge(words[index], best)
                 if len(after) == len(before):
                     continue  # the word has lost the pair to an earlier merge
                 words[index] = after

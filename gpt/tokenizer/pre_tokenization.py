@@ -152,7 +152,8 @@ def independent_chunks(
     >>> list(independent_chunks(["to be o", "r not to", " be"], size=8))
     ['to be or not', ' to be']
     """
-    waiting, wanted = "", size
+    waiting = ""
+    wanted = size
     for piece in pieces:
         for start in range(0, len(piece), size):
             waiting += piece[start : start + size]
@@ -180,7 +181,8 @@ def _last_safe_cut(text: str, special_tokens: Collection[str]) -> int:
         cut -= 1
     end = 0
     for part in split_special(text, special_tokens):
-        start, end = end, end + len(part)
+        start = end
+        end = end + len(part)
         if part in special_tokens and start < cut < end:
             return end
     return max(cut, 0)

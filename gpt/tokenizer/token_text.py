@@ -54,4 +54,5 @@ def readable_pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[
                 continue  # the character is not complete yet
             text = pending.decode("utf-8", "replace")
         yield start, stop, text
-        start, pending = stop, b""
+        start = stop
+        pending = b""

@@ -169,7 +169,8 @@ def _open(path: Path) -> Any:
                     end += 8 + length
             elif items in self.gguf_scalar_to_np:
                 numbers = self._get(start, self.gguf_scalar_to_np[items], count)
-                values, end = numbers.tolist(), start + numbers.nbytes
+                values = numbers.tolist()
+                end = start + numbers.nbytes
             else:
                 raise ValueError("a setting is a list of lists")
             return 12 + end - start, [values], [0], [gguf.GGUFValueType.ARRAY, items]
@@ -185,7 +186,8 @@ def _open(path: Path) -> Any:
 
 def _value(field: Any) -> Any:
     """A setting as a number, a text, or a list."""
-    values, kind = field.parts[field.data[0]], field.types[0].name
+    values = field.parts[field.data[0]]
+    kind = field.types[0].name
     if kind == "STRING":
         return str(bytes(values), "utf-8")
     return values if kind == "ARRAY" else values.item()

@@ -92,7 +92,8 @@ def _tensors(model: LanguageModel, described: Any) -> Iterator[tuple[str, np.nda
 
 def _vocabulary(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     """The tokenizer as settings. If the model has more rows than the tokenizer has tokens, unused tokens are added."""
-    special, model = tokenizer.special_tokens, tokenizer_json(tokenizer.vocabulary)["model"]
+    special = tokenizer.special_tokens
+    model = tokenizer_json(tokenizer.vocabulary)["model"]
     if not model["merges"]:
         raise ValueError("programs that read GGUF files want merges, and a tokenizer of single bytes has none")
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)

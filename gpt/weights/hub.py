@@ -49,7 +49,8 @@ def find(source: StrPath) -> Path:
     if name.startswith("runs/"):
         raise NoRunError(f"there is no run in {name}")
     if not _NAME.fullmatch(name) or ("/" not in name and name not in OWNERS):
-        what, names = "file" if name.endswith(".gguf") else "folder", ", ".join([*OWNERS, SMOLLM2])
+        what = "file" if name.endswith(".gguf") else "folder"
+        names = ", ".join([*OWNERS, SMOLLM2])
         known = f"names that need none are {names}, and owner/name on Hugging Face"
         raise FileNotFoundError(f"there is no {what} {name}; {known}")
     cached = _cached(name)

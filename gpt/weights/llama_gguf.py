@@ -198,7 +198,8 @@ def weights_of(file: GGUFFile, config: Settings) -> Source:
     tensors = {name: tensor for name, tensor in file.tensors.items() if name != ROPE_FREQS}
 
     def read(name: str, rows: slice) -> np.ndarray:
-        tensor, n_head = tensors[name], heads_permuted(name, config)
+        tensor = tensors[name]
+        n_head = heads_permuted(name, config)
         if not n_head:
             return dequantize(tensor._replace(raw=tensor.raw[rows]))
         places = unpermute(np.arange(tensor.shape[0]), n_head)[rows]

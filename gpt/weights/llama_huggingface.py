@@ -178,7 +178,8 @@ def to_json(
     """The settings of our model for config.json. `end`: the id of the token that ends a text."""
     model_type = model_type_of(config)
     if model_type == "llama" and config.n_embd % config.n_head:  # transformers refuses this shape, but not in a Mistral
-        model_type, more = "mistral", {"sliding_window": None, **more}  # without this setting, a Mistral has a window
+        model_type = "mistral"
+        more = {"sliding_window": None, **more}  # without this setting, a Mistral has a window
     scaling: dict[str, Any] | None = None
     if config.rope_scaling is not None:
         kind = "linear" if config.rope_scaling.original_context is None else "llama3"

@@ -132,7 +132,8 @@ def open_weights(folder: StrPath, model_type: str = "gpt2") -> Iterator[Source]:
 
     Raises FileNotFoundError, or ValueError naming the file and what is wrong with it.
     """
-    folder, architecture = Path(folder), ARCHITECTURES[model_type]
+    folder = Path(folder)
+    architecture = ARCHITECTURES[model_type]
     places: dict[str, tuple[SafetensorsFile, str]] = {}  # name -> the file it is in, and its name there
     with contextlib.ExitStack() as files:
         for path, expected in weight_files(folder).items():

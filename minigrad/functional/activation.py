@@ -121,7 +121,8 @@ class Silu(Function):
 
     @staticmethod
     def forward(ctx, x):
-        ctx.x, ctx.sigmoid = x, logistic(x)
+        ctx.x = x
+        ctx.sigmoid = logistic(x)
         return x * ctx.sigmoid
 
     @staticmethod
@@ -146,7 +147,9 @@ class Swiglu(Function):
 
     @staticmethod
     def forward(ctx, gate, up):
-        ctx.gate, ctx.up, ctx.sigmoid = gate, up, logistic(gate)
+        ctx.gate = gate
+        ctx.up = up
+        ctx.sigmoid = logistic(gate)
         return gate * ctx.sigmoid * up
 
     @staticmethod

@@ -369,7 +369,8 @@ class Clip(Function):
 
     @staticmethod
     def backward(ctx, dout):
-        x, xp = ctx.x, module_of(dout)
+        x = ctx.x
+        xp = module_of(dout)
         low = -math.inf if ctx.low is None else ctx.low
         high = math.inf if ctx.high is None else ctx.high
         dx = dlow = dhigh = None

@@ -27,7 +27,8 @@ class Getitem(Function):
 
     @staticmethod
     def forward(ctx, x, index):
-        ctx.shape, ctx.index = x.shape, index
+        ctx.shape = x.shape
+        ctx.index = index
         return x[index]
 
     @staticmethod
@@ -96,7 +97,8 @@ class Gather(Function):
 
     @staticmethod
     def forward(ctx, x, index, dim):
-        ctx.shape, ctx.places = x.shape, _places(index, dim)
+        ctx.shape = x.shape
+        ctx.places = _places(index, dim)
         return x[ctx.places]
 
     @staticmethod
@@ -144,7 +146,9 @@ class Embedding(Function):
 
     @staticmethod
     def forward(ctx, ids, weight, padding_idx=None):  # ids (...), weight (V, C)
-        ctx.ids, ctx.shape, ctx.padding_idx = ids, weight.shape, padding_idx
+        ctx.ids = ids
+        ctx.shape = weight.shape
+        ctx.padding_idx = padding_idx
         return weight[ids]  # (..., C)
 
     @staticmethod

@@ -24,7 +24,8 @@ class Sum(Function):
 
     @staticmethod
     def forward(ctx, x, dims, keepdim):
-        ctx.shape, ctx.dims = x.shape, dims
+        ctx.shape = x.shape
+        ctx.dims = dims
         return sum_over(x, dims, keepdim)
 
     @staticmethod
@@ -49,7 +50,8 @@ class Mean(Function):
 
     @staticmethod
     def forward(ctx, x, dims, keepdim):
-        ctx.shape, ctx.dims = x.shape, dims
+        ctx.shape = x.shape
+        ctx.dims = dims
         ctx.n = math.prod([x.shape[axis] for axis in dims]) or math.nan  # the mean of nothing is nan
         return sum_over(x, dims, keepdim, divisor=ctx.n)
 
@@ -117,7 +119,8 @@ class Std(Var):
 
     @staticmethod
     def backward(ctx, dout):
-        xp, constant = module_of(dout), ctx.out == 0
+        xp = module_of(dout)
+        constant = ctx.out == 0
         # d√var = dvar / (2 √var); √ is infinitely steep at 0, so a constant x gets 0 instead of inf
         return Var.backward(ctx, xp.where(constant, 0, dout / xp.where(constant, 1, 2 * ctx.out)))
 
@@ -176,7 +179,8 @@ def prod(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any
     x = cast(x, dtype)
     axis = normalize_dim("prod", 0 if dim is None else dim, x)
     if dim is None or x.ndim == 0:
-        x, keepdim = reshape(x, (-1,)), False
+        x = reshape(x, (-1,))
+        keepdim = False
     return cast(Prod.apply(x, dim=axis, keepdim=keepdim), dtype)
 
 
@@ -247,12 +251,15 @@ class Amax(Function):
 
     @staticmethod
     def forward(ctx, x, dims, keepdim):
-        ctx.x, ctx.dims, ctx.out = x, dims, x.max(axis=dims, keepdims=keepdim)
+        ctx.x = x
+        ctx.dims = dims
+        ctx.out = x.max(axis=dims, keepdims=keepdim)
         return ctx.out
 
     @staticmethod
     def backward(ctx, dout):
-        x, xp = ctx.x, module_of(dout)
+        x = ctx.x
+        xp = module_of(dout)
         dout, out = (restore_dims(array, ctx.dims, x.ndim) for array in (dout, ctx.out))  # lengths 1 along dims
         chosen = (x == out) | (x != x)  # an element that is nan is what came out
         return (xp.where(chosen, dout / chosen.sum(axis=ctx.dims, keepdims=True, dtype=dout.dtype), 0),)
@@ -271,7 +278,9 @@ class Amin(Amax):
 
     @staticmethod
     def forward(ctx, x, dims, keepdim):
-        ctx.x, ctx.dims, ctx.out = x, dims, x.min(axis=dims, keepdims=keepdim)
+        ctx.x = x
+        ctx.dims = dims
+        ctx.out = x.min(axis=dims, keepdims=keepdim)
         return ctx.out
 
 
@@ -281,7 +290,8 @@ def amin(x: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
 
 
 def _element_and_index(ctx, x, which, dim, keepdim):
-    ctx.dim, ctx.shape = dim, x.shape
+    ctx.dim = dim
+    ctx.shape = x.shape
     column = x.reshape(1) if x.ndim == 0 else x
     ctx.indices = getattr(column, which)(axis=dim, keepdims=True).astype("int64", copy=False)
     values = module_of(x).take_along_axis(column, ctx.indices, dim)

@@ -155,7 +155,8 @@ class Cat(Function):
 
     @staticmethod
     def forward(ctx, *tensors, dim):
-        ctx.dim, ctx.sizes = dim, [x.shape[dim] for x in tensors]
+        ctx.dim = dim
+        ctx.sizes = [x.shape[dim] for x in tensors]
         return module_of(tensors[0]).concatenate(tensors, axis=dim)
 
     @staticmethod
@@ -245,7 +246,8 @@ class Pad(Function):
 
     @staticmethod
     def forward(ctx, x, widths, value):
-        ctx.shape, ctx.widths = x.shape, widths
+        ctx.shape = x.shape
+        ctx.widths = widths
         return _padded(x, widths, value)
 
     @staticmethod

@@ -260,7 +260,8 @@ class Comparison:
 
     def _allow_kinks(self, k: int, column: Column, kinked: Array, tiny: Slopes) -> None:
         """Accept any slope between the left and the right one for outputs that have a kink."""
-        variable, i = self.variables[k], int(column.probe.places[0])
+        variable = self.variables[k]
+        i = int(column.probe.places[0])
         left, right = float(tiny.left[kinked][0]), float(tiny.right[kinked][0])
         self.kinks[k, i] = Kink(variable.name, unravel(variable.value.shape, i), left, right)
         middle = self.graph.cotangents @ tiny.central

@@ -47,7 +47,8 @@ class Case:
 
     def __init__(self, comparison: Comparison, wrong: int, output: int):
         self.comparison, self.wrong, self.output = comparison, wrong, output
-        self.graph, self.ones = comparison.graph, np.ones(len(comparison.graph.rows))
+        self.graph = comparison.graph
+        self.ones = np.ones(len(comparison.graph.rows))
         self.variables = comparison.variables
         self.name, self.x = self.variables[wrong].name, self.variables[wrong].value
         self.shape = self.x.shape
@@ -183,14 +184,16 @@ def _upstream(case: Case) -> Diagnosis | None:
 
 def _overwritten(case: Case) -> Diagnosis | None:
     """Walk back once more, and let the fast kernels' function add up where gradients meet: is it right then?"""
-    previous, switches.accumulate = switches.accumulate, add_in_place
+    previous = switches.accumulate
+    switches.accumulate = add_in_place
     try:
         walked = np.stack([case.vjp(row) for row in np.eye(len(case.ones))])
     finally:
         switches.accumulate = previous
     if np.allclose(walked, case.gradient, rtol=1e-9, atol=0) or not case.agrees(walked):
         return None
-    leaf, edges = case.graph.leaves[case.wrong], [edge for node in case.graph.nodes for edge in node.edges]
+    leaf = case.graph.leaves[case.wrong]
+    edges = [edge for node in case.graph.nodes for edge in node.edges]
     uses = sum(edge is not None and edge[0] is leaf for edge in edges)
     what = f"a result between {case.name} and the output is used more than once"
     if uses > 1:
@@ -415,7 +418,8 @@ def _too_much(case: Case) -> Diagnosis | None:
 
 def _operand_transposed(case: Case) -> Diagnosis | None:
     """dout @ y for dout @ yᵀ: in the Jacobian, an axis of the output and one of the input have changed places."""
-    tensor, ndim = case.analytic.reshape(case.out.shape + case.shape), case.out.ndim
+    tensor = case.analytic.reshape(case.out.shape + case.shape)
+    ndim = case.out.ndim
     for a, b in itertools.product(range(ndim), range(len(case.shape))):
         swapped = tensor.swapaxes(a, ndim + b)
         if swapped.shape != tensor.shape or case.shape[b] == 1:

@@ -234,7 +234,9 @@ def _of_functions() -> Iterator[tuple[str, str, str]]:
         of = f if "{}" in f else f + "({})"
         name = f"`{f.partition('(')[0].rpartition('.')[2]}`"
         for op in "+-*/":
-            inside, left, right = of.format(f"a {op} b"), f"{of.format('a')} {op} b", f"a {op} {of.format('b')}"
+            inside = of.format(f"a {op} b")
+            left = f"{of.format('a')} {op} b"
+            right = f"a {op} {of.format('b')}"
             yield inside, left, f"{{b}} stands outside {name}: it belongs inside, {{old}}"
             yield inside, right, f"{{a}} stands outside {name}: it belongs inside, {{old}}"
             yield left, inside, f"{{b}} stands inside {name}: it belongs outside, {{old}}"
@@ -512,7 +514,8 @@ def mutants(function: ast.AST, extra: Sequence[str] = ()) -> Iterator[Change]:
         for site in list(_sites(method)):
             old = site.get()
             if isinstance(old, ast.stmt):
-                body, kept = site.holder, list(site.holder)
+                body = site.holder
+                kept = list(site.holder)
                 for new, sentence, rank, kind in _changes_of_statement(site):
                     if new is None:
                         body[site.key : site.key + 2] = body[site.key : site.key + 2][::-1]

@@ -89,7 +89,8 @@ def passed(comparison: Comparison, method: str) -> Report:
         notes.append("every element is at a kink, so this check proves little: choose other inputs")
     inputs = []
     for k, (variable, columns) in enumerate(zip(comparison.variables, comparison.columns)):
-        analytic, numeric = comparison.analytic[k], None
+        analytic = comparison.analytic[k]
+        numeric = None
         checked = f"{len(columns)} directions"
         if comparison.is_dense(k):
             numeric = comparison.numeric(k).reshape(analytic.shape)
@@ -109,7 +110,8 @@ def error_of(comparison: Comparison, diagnosis: Diagnosis) -> GradcheckError:
 
 def wrong_derivative(comparison: Comparison, k: int) -> GradcheckError:
     """An error that shows the derivative by an element of input k that is wrong by the largest amount."""
-    column, variable = comparison.worst_element(k), comparison.variables[k]
+    column = comparison.worst_element(k)
+    variable = comparison.variables[k]
     row = int(np.argmax(np.where(column.errors > comparison.rtol, column.differences, -1)))
     output, out_element = comparison.graph.rows[row]
     element = unravel(variable.value.shape, int(column.probe.places[0]))

@@ -35,7 +35,8 @@ def diagnose_shape(comparison: Comparison, node: Context, returned: Any) -> Diag
     if len(results) != len(node.edges) or not _misfits(node, results):
         sentence = "backward must return a tuple, with one gradient per input of forward"
         return Diagnosis("shape", f"{sentence}: `return (dx,)` where there is one")
-    original, fitting = node.function, []
+    original = node.function
+    fitting = []
     for kind, repair in _SHAPE_REPAIRS:
         repaired = repair(node, results)
         if repaired is None:
@@ -62,7 +63,8 @@ def _repaired_backward(function: type[Any], repair: Repair, ctx: Context, *douts
 
 def _each(fit: Fit, node: Context, gradients: Any) -> Repaired:
     """Apply `fit` to each gradient with a wrong shape."""
-    repaired, words = list(gradients), ""
+    repaired = list(gradients)
+    words = ""
     for i, gradient, shape in _misfits(node, gradients):
         result = fit(gradient, shape)
         if result is None:

@@ -58,7 +58,8 @@ def _is_right(comparison: Comparison) -> bool:
     for coefficients in [mixture, -mixture, *np.eye(len(mixture))]:
         for k, gradient in enumerate(comparison.graph.vjp(coefficients)):
             smooth = comparison.smooth(k)[coefficients != 0].all(axis=0)
-            found, right = comparison.predicted(k, gradient[None])[0], coefficients @ comparison.numeric(k)
+            found = comparison.predicted(k, gradient[None])[0]
+            right = coefficients @ comparison.numeric(k)
             errors = relative_errors(found, right, np.abs(coefficients) @ comparison.floors(k))
             if not (errors <= comparison.rtol)[smooth].all():  # nan is not right
                 return False

@@ -26,7 +26,7 @@ from ..backend import is_array, manual_seed
 from ..nn import Module
 from ..tensor import Tensor
 
-DETAIL = "Tensor._set_"  # what checks each assignment to tensor.data and tensor.grad: not a step of a program
+DETAIL = ("Tensor.data", "Tensor.grad")  # reading and assigning these attributes is not a step of a program
 MOST_MOMENTS = 60_000
 LARGEST = 4096  # numbers of an array that are kept whole; of a larger one a corner and the range
 CORNER = 8

@@ -43,7 +43,8 @@ class Recompute(Function):
         root, dout = outputs[0], douts[0]
         if len(outputs) > 1:
             with switches.enable_grad():  # backward may have been called inside of no_grad
-                root, dout = Join.apply(*outputs, douts=douts), None
+                root = Join.apply(*outputs, douts=douts)
+                dout = None
         if root.requires_grad:
             root.backward(dout)
         return tuple(leaf.grad for leaf in leaves)

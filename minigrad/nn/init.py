@@ -46,7 +46,8 @@ def _draw(tensor: T, distribution: str, scale: float, shift: float) -> T:
     if _skipping.get():
         return tensor
     in_place.announce_update([tensor])
-    data, draw = tensor.data, getattr(generator(), distribution)
+    data = tensor.data
+    draw = getattr(generator(), distribution)
     rows = max(1, _NUMBERS // max(data[:1].size, 1)) if data.ndim else 1
     for part in [data[i : i + rows] for i in range(0, len(data), rows)] if data.ndim else [data]:
         values = draw(part.shape, dtype=np.float32)

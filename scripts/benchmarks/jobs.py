@@ -132,7 +132,8 @@ class QuantizedGeneration(Generation):
 
     def __init__(self, root: str, prompt: int, new_tokens: int, side: str):
         self.model: Any = load_model(Path(root) / side)[0]
-        self.prompt, self.new_tokens = token_ids(self.model.config, 1, prompt), new_tokens
+        self.prompt = token_ids(self.model.config, 1, prompt)
+        self.new_tokens = new_tokens
 
 
 class SmolLM2(Generation):
@@ -140,7 +141,8 @@ class SmolLM2(Generation):
 
     def __init__(self, folder: str, prompt: int, new_tokens: int, side: str):
         self.model: Any = (load_packed if side == "packed" else load_model)("smollm2")[0]
-        self.prompt, self.new_tokens = token_ids(self.model.config, 1, prompt), new_tokens
+        self.prompt = token_ids(self.model.config, 1, prompt)
+        self.new_tokens = new_tokens
 
 
 class Loading:

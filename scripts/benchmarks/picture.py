@@ -25,9 +25,11 @@ def draw(rows: dict[str, Any], path: str | Path) -> None:
         raise ValueError("there is nothing to draw: no measurement was compared with another library")
     by_time = sorted(compared, key=lambda name: -_ours(compared[name])["seconds"] / _theirs(compared[name]))
     figure, axes = plt.subplots(figsize=(9, 1 + 0.5 * len(compared)), layout="constrained")
-    place, ticks = 0.0, {}
+    place = 0.0
+    ticks = {}
     for name in by_time:
-        row, one = compared[name], _theirs(compared[name])
+        row = compared[name]
+        one = _theirs(compared[name])
         bars = {side: figures for side, figures in row["sides"].items() if side != _opponent(row)}
         ticks[place + 0.3 * (len(bars) - 1) / 2] = f"{name.partition(' beside')[0]}, against {_opponent(row)}"
         for side, figures in bars.items():

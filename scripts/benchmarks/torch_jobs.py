@@ -92,7 +92,8 @@ class Generation:
         theirs = transformers.GPT2Config(n_positions=config.block_size, **shape)
         self.model = transformers.GPT2LMHeadModel(theirs).to(device).eval()
         self.in_precision = in_precision(device, precision)
-        self.prompt, self.new_tokens = torch.from_numpy(token_ids(config, texts, prompt)).to(device), new_tokens
+        self.prompt = torch.from_numpy(token_ids(config, texts, prompt)).to(device)
+        self.new_tokens = new_tokens
 
     @torch.no_grad()
     def step(self) -> float:
@@ -111,7 +112,8 @@ class SmolLM2(Generation):
     def __init__(self, folder: str, prompt: int, new_tokens: int):
         self.model = _transformers().AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.in_precision = in_precision("cpu", "float32")
-        self.prompt, self.new_tokens = torch.from_numpy(token_ids(self.model.config, 1, prompt)), new_tokens
+        self.prompt = torch.from_numpy(token_ids(self.model.config, 1, prompt))
+        self.new_tokens = new_tokens
 
 
 class Loading:

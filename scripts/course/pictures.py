@@ -49,7 +49,9 @@ class Lesson:
         command_line.add_shared(options, "seed", seed=0)
         in_notebook = "ipykernel" in sys.modules  # whose own arguments are not ours
         arguments = options.parse_args([] if in_notebook else None)
-        self.out_dir, self.measures, self.seed = Path(arguments.out_dir), arguments.measure, arguments.seed
+        self.out_dir = Path(arguments.out_dir)
+        self.measures = arguments.measure
+        self.seed = arguments.seed
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")
@@ -60,7 +62,8 @@ class Lesson:
         np.set_printoptions(precision=3, suppress=True, linewidth=110)
         manual_seed(self.seed)
         use_one_core()
-        self.name, self.number = name, name.partition("_")[0]
+        self.name = name
+        self.number = name.partition("_")[0]
 
     def picture(self, name: str, title: str, columns: int = 1, rows: int = 1, size: Any = (7, 4)) -> Any:
         """Axes to draw on, as in `with lesson.picture(...) as axes:` (see `picture`)."""
@@ -207,7 +210,8 @@ def generation_loop(axes: Any, steps: Sequence[tuple[str, dict[str, float], str]
         axes.annotate("", (3.2, row), (2.5, row), arrowprops={"arrowstyle": "->"})
         best = sorted(probabilities, key=lambda token: -probabilities[token])[:shown]
         for place, token in enumerate(best if drawn in best else [*best[:-1], drawn]):
-            x, is_drawn = 3.4 + 1.5 * place, token == drawn
+            x = 3.4 + 1.5 * place
+            is_drawn = token == drawn
             axes.barh(row, 1.4 * probabilities[token], left=x, height=0.7, color=BLUE, alpha=0.65 if is_drawn else 0.25)
             label = f"{token!r} {probabilities[token]:.0%}"
             axes.text(x + 0.05, row, label, va="center", weight="bold" if is_drawn else "normal", fontsize=9)

@@ -61,13 +61,17 @@ def beside(mine: LineRecorder, right: LineRecorder) -> tuple[list[int], int | No
     points: dict[Any, tuple[int, int]] = {}
     for i, key, value in assignments(right):
         points.setdefault(key, (i, value))
-    places, place, differs, name = [0] * len(mine.moments), 0, None, ""
+    places = [0] * len(mine.moments)
+    place = 0
+    differs = None
+    name = ""
     found = {}
     for i, key, value in assignments(mine):
         if key in points:
             found[i] = points[key][0]
             if differs is None and not alike(mine, value, right, points[key][1]):
-                differs, name = i, "returns" if key[1] == "return" else key[1]
+                differs = i
+                name = "returns" if key[1] == "return" else key[1]
     for i in range(len(mine.moments)):
         place = places[i] = found.get(i, place)
     return places, differs, name

@@ -74,7 +74,8 @@ class Table:
     """Values, each once; others refer to them by number."""
 
     def __init__(self, limit: int):
-        self.limit, self.size = limit, 0
+        self.limit = limit
+        self.size = 0
         self.rows: list[dict[str, Any]] = []
         self.numbers: dict[Value, int] = {}
 

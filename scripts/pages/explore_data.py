@@ -46,7 +46,8 @@ class Looker:
     """A model and its tokenizer, asked about texts. Questions and answers are what JSON can hold."""
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer):
-        self.model, self.tokenizer = model.eval(), tokenizer
+        self.model = model.eval()
+        self.tokenizer = tokenizer
         self.longest = min(model.config.block_size, LONGEST_TEXT)
         # The last result of each is kept: another token or another layer of the same run needs no new forward pass.
         self._kept_run = functools.lru_cache(maxsize=1)(self._run)
@@ -69,7 +70,8 @@ class Looker:
         off = heads, tuple(question.get("attention", ())), tuple(question.get("mlps", ()))
         edit = self._edit(question["edit"], len(ids)) if question.get("edit") else None
         run = self._kept_run(ids, off, edit)
-        after, patterns = run.log_probs, run.patterns[:, layer, :, : len(ids)].swapaxes(0, 1)  # (H, T, T)
+        after = run.log_probs
+        patterns = run.patterns[:, layer, :, : len(ids)].swapaxes(0, 1)  # (H, T, T)
         if np.isnan(after).any():
             raise ValueError("the model's numbers overflow with this change; try a smaller value")
         before = self._kept_log_probs(ids) if edit or any(off) else None
@@ -93,7 +95,8 @@ class Looker:
 
     def _run(self, ids: tuple[int, ...], off: Off, edit: Edit | None) -> Run:
         # Until this run is complete, nothing is kept, as Stop may interrupt it.
-        (read, known), self._before = self._before, ((), None)
+        read, known = self._before
+        self._before = ((), None)
         is_plain = edit is None and not any(off)
         # How many tokens need not be read; the last one is always read, for what follows it.
         same = min(len(os.path.commonprefix([ids, read])), len(ids) - 1) if is_plain else 0

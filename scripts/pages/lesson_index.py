@@ -46,7 +46,9 @@ def connect(folder: Path, is_site: bool = False, coming: Container[Path] = ()) -
     is_site: write it for others, without the lessons and exercises that are done on this machine. coming: lessons whose
     pages will be there soon.
     """
-    order, html, passed = lessons(), "", set() if is_site else passed_exercises()
+    order = lessons()
+    html = ""
+    passed = set() if is_site else passed_exercises()
     for place, lesson in enumerate(order):
         path = folder / f"{lesson.stem}.html"
         if path.exists():
@@ -65,7 +67,8 @@ def connect(folder: Path, is_site: bool = False, coming: Container[Path] = ()) -
     made = {name: text for name, text in WIDGET_PAGES.items() if (folder / f"{name}.html").exists()}
     widgets = "".join(f'<p><a href="{name}.html">{text}</a></p>' for name, text in made.items())
     body = read_text(FOLDER / "lesson_index.html")
-    here, first = "" if is_site else DONE_HERE, _to("", order[0], folder, coming)
+    here = "" if is_site else DONE_HERE
+    first = _to("", order[0], folder, coming)
     body = body.format(count=len(order), first=first, widgets=widgets, chapters=html, here=here)
     write_text(folder / "index.html", page("The lessons", body, "index", [joined(FOLDER / "lesson.js")]))
 

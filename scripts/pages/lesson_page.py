@@ -52,7 +52,8 @@ def write_page(lesson: Path, ran: Iterable[Ran], exercises: list[str], folder: P
     path = folder / f"{lesson.stem}.html"
     start = time.perf_counter()
     body, widgets = Body(folder).of(ran)
-    seconds, cells = time.perf_counter() - start, read_cells(lesson)
+    seconds = time.perf_counter() - start
+    cells = read_cells(lesson)
     places = _concepts([row for row in concepts() if row.lesson == lesson.name], exercises, folder)
     kind = f'<p class="kind">minigrad: a lesson, {minutes(cells)} minutes to read; its code ran in {seconds:.0f} s</p>'
     nav = "<!--nav--><!--/nav-->"

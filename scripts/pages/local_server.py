@@ -50,7 +50,9 @@ class LocalServer(Server):
 
     def __init__(self, page: str, answer: Callable[[dict[str, Any]], dict[str, Any]], port: int = 0):
         super().__init__(port, _Handler)
-        self.page, self.answer, self.lock = page.encode("utf-8"), answer, threading.Lock()
+        self.page = page.encode("utf-8")
+        self.answer = answer
+        self.lock = threading.Lock()
         self.path = f"/{secrets.token_urlsafe(16)}/"
         self.host = f"127.0.0.1:{self.server_address[1]}"
         self.address = f"http://{self.host}{self.path}"

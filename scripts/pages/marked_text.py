@@ -56,7 +56,8 @@ def _in_brackets(token: MarkedToken) -> str:
 def _in_color(token: MarkedToken) -> str:
     if token.level == 0:
         return printable(token.text)
-    start, end = f"\x1b[{_TERMINAL[token.level]}m", "\x1b[0m"
+    start = f"\x1b[{_TERMINAL[token.level]}m"
+    end = "\x1b[0m"
     # The color ends before each line break; otherwise the terminal would fill the rest of the line with it.
     return start + printable(token.text).replace("\n", f"{end}\n{start}") + end
 

@@ -158,7 +158,8 @@ def python_to_html(source: str) -> str:
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
-    html, done = [], 0
+    html = []
+    done = 0
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if kind := _color(token):

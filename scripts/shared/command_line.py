@@ -168,7 +168,8 @@ def add_settings(options: Any, make: Any, without: tuple[str, ...] = (), **chang
 
     config = make()
     for field in dataclasses.fields(config):
-        name, kind = field.name, str(field.type)
+        name = field.name
+        kind = str(field.type)
         how = {"default": getattr(config, name), **declared(type(config), name), **changes.get(name, {})}
         least = how.pop("range", ">= 0").split()[1].strip("[(,")  # of ">= 1" or "in [1, 9]"
         if "help" not in how or name in without:

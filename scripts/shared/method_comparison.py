@@ -98,7 +98,9 @@ def _measured(run: Run, config: LoRARunConfig) -> Row:
     def take_step() -> None:
         run.step(run.draw(), loss_fn)
 
-    trained, before, after = run.model.num_parameters(trainable_only=True), run.before["scores"], run.after["scores"]
+    trained = run.model.num_parameters(trainable_only=True)
+    before = run.before["scores"]
+    after = run.after["scores"]
     peak = sum(held.values()) + added_bytes(take_step)
     return Row(config.method, trained, before, after, held["weights"], held["optimizer"], peak, milliseconds)
 

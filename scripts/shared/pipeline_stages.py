@@ -113,7 +113,9 @@ def stages_of(config: PipelineConfig, device: str) -> list[Stage]:
             log_interval=max(steps // 20, 1),
         )
 
-    seed, size, tuned = config.seed, recipe.batch_size, folder("sft")
+    seed = config.seed
+    size = recipe.batch_size
+    tuned = folder("sft")
     talks, pairs_of_replies, preferred = data("conversations"), data("pairs"), folder("preferred.jsonl")
     sft = SFTConfig(folder("pretrained"), talks, tuned, size, seed, training(*recipe.sft, 50))
     reward = RewardConfig(tuned, pairs_of_replies, folder("reward"), size, seed, training(*recipe.reward, 20))

@@ -40,7 +40,9 @@ def add_stage(
     new: the word for a new model and what that is, as in "scratch: random weights". processes: whether several can
     train it. without, changes: see `command_line.add_settings`.
     """
-    config, add, start = config_class(), parser.add_argument, new.partition(":")[0]
+    config = config_class()
+    add = parser.add_argument
+    start = new.partition(":")[0]
     text = f"{new}; MODEL" if new else "the model to start from"
     text += f": {command_line.SOURCES}; resume: continue the run in --out-dir"
     add("--init-from", default=start or config.init_from, metavar=f"{start}|MODEL|resume".strip("|"), help=text)
@@ -48,7 +50,9 @@ def add_stage(
     add("--out-dir", default=config.out_dir, help=text)
     unit = "steps"
     if length_setting(config)[1] == "total_iterations":
-        unit, without, processes = "iterations", (*without, *OF_STEPS), False
+        unit = "iterations"
+        without = (*without, *OF_STEPS)
+        processes = False
     usual: dict[str, Any] = {
         "precision": {"choices": ("float32", "bfloat16"), "help": "of matrix products"},
         "learning_rate": {"help": "peak learning rate; 1e-6 for a large model"},
@@ -118,7 +122,8 @@ def show_next_steps(run: Run, script: str, advice: str, more: str = "") -> int:
     if not run.interrupted:
         show(command_line.from_here(advice).format(folder=folder, its=run.config))
         return 0
-    start, end = "", more + ("" if switches.kernels else " --kernels textbook")
+    start = ""
+    end = more + ("" if switches.kernels else " --kernels textbook")
     end += "" if run.device == resolve_device("auto") else f" --device {run.device}"
     if run.team.size > 1:
         start, end = f"mpiexec -n {run.team.size} ", f"{end} --data-parallel"

@@ -20,7 +20,8 @@ class WrappedText:
 
     def __init__(self, column: int):
         """column: where the first piece is printed."""
-        self.column, self.held = column, ""
+        self.column = column
+        self.held = ""
         self.width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
     def write(self, piece: str) -> None:

@@ -89,7 +89,9 @@ def joined(*modules: Path, without: Iterable[Path] = ()) -> str:
 
 def on_site(html: str, address: str) -> str:
     """A page with the header of the site. address: of the page there, whose folder is where the header says one is."""
-    up, folder, links = "../" * address.count("/"), address.partition("/")[0], ""
+    up = "../" * address.count("/")
+    folder = address.partition("/")[0]
+    links = ""
     for place, name in PAGES.items():
         current = f' aria-current="{"page" if place == address else "true"}"' if place.startswith(folder) else ""
         links += f'<a href="{up}{place}"{current}>{name}</a>'

@@ -28,7 +28,8 @@ TOKENS = 8  # of a generated text
 def try_run(train: Callable[[Run, Any], None], config: Any, device: str, team: Team = ALONE) -> None:
     """Make the first STEPS steps of a run, in a temporary folder, and print what the whole run needs."""
     part, name = length_setting(config)
-    length, interval = getattr(getattr(config, part), name), config.training.eval_interval
+    length = getattr(getattr(config, part), name)
+    interval = config.training.eval_interval
     unit = "steps" if name == "max_iters" else "iterations"
     seconds: list[float] = []  # of each step, or iteration
     validations: list[tuple[float, float]] = []  # when each began and ended
@@ -87,7 +88,8 @@ def try_generation(model: LanguageModel, prompt: Sequence[int], count: int, new_
 
 
 def _show_memory(device: str, more: str = "", team: Team = ALONE) -> None:
-    peak, there = peak_memory() + getattr(team, "more_memory", 0), machine_memory()
+    peak = peak_memory() + getattr(team, "more_memory", 0)
+    there = machine_memory()
     used = (_size(peak) if peak else "(this system does not say)") + ("" if device == "cpu" else ", not the GPU's")
     show(f"memory: {used}{more}" + (f"; this machine has {_size(there)}" if there else ""))
 

@@ -69,7 +69,8 @@ def launch(code, name, grid, block, args):
     _check_arguments(code, name, args)
     # Where arrays begin at the same place, the kernel gets the same memory; the largest comes last and stays.
     arrays = {a.ctypes.data: a for a in sorted([a for a in args if isinstance(a, np.ndarray)], key=lambda a: a.nbytes)}
-    emulate, results = getattr(_compiled(code), f"emulate_{name}"), []
+    emulate = getattr(_compiled(code), f"emulate_{name}")
+    results = []
     emulate.restype = ctypes.c_char_p
     for turn, pattern in enumerate(PATTERNS):
         copies = {place: _Copy(array, turn != 1, pattern) for place, array in arrays.items()}
@@ -157,7 +158,8 @@ class _Copy:
         return (outside == self.pattern).all()
 
     def describe(self, address):
-        distance, array = address - self.address, self.array
+        distance = address - self.address
+        array = self.array
         if not -_PAGE <= distance < array.nbytes + _PAGE:
             return ""
         return f", at element {distance // array.itemsize} of an array {array.shape} of {array.dtype}"

@@ -146,7 +146,8 @@ def latent_attention(library):
 
 def sgd(library):
     def step(p, grad, velocity, lr, momentum, weight_decay):
-        tensor, state = Tensor(p.copy()), {"velocity": velocity.copy()}
+        tensor = Tensor(p.copy())
+        state = {"velocity": velocity.copy()}
         library["update"](None, tensor, grad, state, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         return tensor.data, state["velocity"] if momentum else (p - tensor.data) / lr
 

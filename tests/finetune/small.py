@@ -87,7 +87,8 @@ def few_items(monkeypatch, module, **counts):
 
 def watch(page, monkeypatch, name):
     """The calls of a function that a stage's module uses: a list of (arguments, result), which grows."""
-    calls, function = [], getattr(page, name)
+    calls = []
+    function = getattr(page, name)
 
     def watched(*arguments, **options):
         result = function(*arguments, **options)

@@ -47,7 +47,8 @@ def test_adapters_that_peft_saved_give_its_logits(name, expected):
     model = base_for(name)
     without = outputs(model, expected["ids"])
     load_adapter(model, GOLDEN / "peft" / name)
-    got, wanted = outputs(model, expected["ids"]), expected[f"logits/{name}"]
+    got = outputs(model, expected["ids"])
+    wanted = expected[f"logits/{name}"]
     assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)
     assert abs(got - without).max() > 0.1
     merge_lora(model)
@@ -222,7 +223,8 @@ def test_another_base_of_one_shape_is_refused_unless_it_is_meant(tmp_path):
 
 def refuse(model, folder, match):
     """Loading raises one sentence, and leaves the model as it was."""
-    before, flags = weights_of(model), [p.requires_grad for p in model.parameters()]
+    before = weights_of(model)
+    flags = [p.requires_grad for p in model.parameters()]
     with pytest.raises(ValueError, match=match) as caught:
         load_adapter(model, folder)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500

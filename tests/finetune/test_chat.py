@@ -86,7 +86,8 @@ def small_chat_llama(tied):
 def test_new_tokens_get_the_mean_row_and_old_ones_keep_theirs(make, embedding):
     model, tokenizer = make()
     layers = [model.get_submodule(embedding), model.lm_head]
-    tied, before = layers[0].weight is layers[1].weight, [layer.weight.data.copy() for layer in layers]
+    tied = layers[0].weight is layers[1].weight
+    before = [layer.weight.data.copy() for layer in layers]
     assert add_chat_tokens(model, tokenizer) == 2
     tokenizer.chat_template = None  # a base model's tokenizer may know the tokens and have no template
     assert add_chat_tokens(model, tokenizer) == 0 and tokenizer.chat_template is not None
@@ -108,7 +109,8 @@ def test_new_tokens_get_the_mean_row_and_old_ones_keep_theirs(make, embedding):
 def test_a_vocabulary_with_room_is_not_enlarged():
     tokenizer = small_tokenizer()
     model = small_gpt(vocab_size=len(tokenizer) + 5)
-    rows, version = model.transformer.wte.weight.data.copy(), model.transformer.wte.weight.version
+    rows = model.transformer.wte.weight.data.copy()
+    version = model.transformer.wte.weight.version
     assert add_chat_tokens(model, tokenizer) == 2
     assert model.transformer.wte.weight.version > version  # a graph from before knows that it was overwritten
     weight = model.transformer.wte.weight.data

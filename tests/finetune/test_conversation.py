@@ -32,7 +32,8 @@ def says(monkeypatch):
     """Let the model say what a test wants, byte by byte, and note what it was given to read."""
 
     def set_up(tokenizer, *answers):
-        prompts, left = [], list(answers)
+        prompts = []
+        left = list(answers)
 
         def scripted(model, prompts_, max_new_tokens, sampling, stop_tokens=(), memory=None):
             prompts.append(tokenizer.decode(prompts_[0]))
@@ -135,7 +136,9 @@ def test_what_was_read_is_not_read_again(small, tokenizer, monkeypatch):
 
     def answers():
         """The answers, how much was read at once for each, and how many messages were forgotten."""
-        conversation, texts, sizes = Conversation(model, tokenizer), [], []
+        conversation = Conversation(model, tokenizer)
+        texts = []
+        sizes = []
         for question in questions:
             read.clear()
             texts.append(ask(conversation, question, 12))

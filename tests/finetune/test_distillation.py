@@ -29,7 +29,9 @@ def test_loss_and_gradient_are_the_derived_ones(kernels, tau, reverse, seed):
         loss.sum().backward()
     for place in np.ndindex(2, 3):
         log_p, log_q = log_softmax(t[place] / tau), log_softmax(s[place] / tau)
-        p, q, r = np.exp(log_p), np.exp(log_q), log_q - log_p
+        p = np.exp(log_p)
+        q = np.exp(log_q)
+        r = log_q - log_p
         assert loss.data[place] == pytest.approx(tau**2 * (q @ r if reverse else p @ -r), abs=1e-9)
         expected = tau * (q * (r - q @ r) if reverse else q - p)
         assert_allclose(student.grad[place], expected, atol=1e-9)
@@ -67,7 +69,9 @@ def batch():
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_the_loss_of_a_step_mixes_teacher_and_text(weight, kernels):
-    student, teacher, (ids, targets) = small_gpt(1, "float64"), small_gpt(2, "float64", n_embd=16), batch()
+    student = small_gpt(1, "float64")
+    teacher = small_gpt(2, "float64", n_embd=16)
+    ids, targets = batch()
     with use_kernels(kernels):
         loss, count, metrics = distillation_from(teacher, 2.0, text_weight=weight)(student, (ids, targets))
         text, counted, _ = language_model_loss(student, (ids, targets))

@@ -44,7 +44,9 @@ def test_the_gradient_is_the_one_derived_by_hand(method, beta, seed):
 def test_on_average_it_ascends_the_expected_reward(method, scale):
     """Summed over all groups of 3 answers: the gradient of the expected reward; without the answer's own reward in the
     baseline exactly, with it (G - 1) / G of it."""
-    logits, rewards, G = np.array([0.3, -0.5, 1.1]), np.array([1.0, 0.0, 0.5]), 3
+    logits = np.array([0.3, -0.5, 1.1])
+    rewards = np.array([1.0, 0.0, 0.5])
+    G = 3
     probs = np.exp(logits) / np.exp(logits).sum()
     exact = probs * (rewards - probs @ rewards)
     found = np.zeros(3)

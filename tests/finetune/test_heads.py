@@ -158,7 +158,8 @@ def test_transformers_computes_the_same_with_what_is_saved(make, changes, labels
     ids, lengths = random_ids((3, 6), vocab_size=len(tokenizer) - 1), np.array([6, 2, 4])
     real = np.arange(6) < lengths[:, None]
     ids[~real] = tokenizer.eos_token_id
-    ours, theirs = model.to("float64")(ids, lengths).data, theirs.double()
+    ours = model.to("float64")(ids, lengths).data
+    theirs = theirs.double()
     for moves in (0 * lengths, (6 - lengths) // 2, 6 - lengths):
         moved, mask = (torch.tensor(np.array([*map(np.roll, rows, moves)])) for rows in (ids, real))
         with torch.no_grad():

@@ -37,7 +37,8 @@ def test_the_expected_gradient_of_k2_is_the_kl_s_and_of_k1_zero():
     """Differentiating a sample of k1 alone forgets that the samples move, too: what PPO's reward makes up for."""
     p, q = Tensor([0.3, -0.2, 1.0], dtype="float64", requires_grad=True), Tensor([0.0, 0.4, 0.1], dtype="float64")
     exact_kl(p, q).backward()
-    exact, p.grad = p.grad, None
+    exact = p.grad
+    p.grad = None
     for kind, expected in (("k2", exact), ("k1", np.zeros(3))):
         log_p = F.log_softmax(p, -1)
         (estimated_kl(log_p, F.log_softmax(q, -1), kind) * F.exp(log_p).detach()).sum().backward()

@@ -132,7 +132,9 @@ def test_only_adapters_get_gradients_and_no_others_are_computed(config, kernels)
 
 def wants(tensor):
     """The leaves that the graph of a result computes gradients for."""
-    leaves, stack, seen = set(), [tensor.grad_fn], set()
+    leaves = set()
+    stack = [tensor.grad_fn]
+    seen = set()
     while stack:
         for target, _ in filter(None, stack.pop().edges):
             if target.is_leaf:
@@ -158,7 +160,8 @@ def test_the_gradients_are_those_of_the_merged_weight(config, kernels):
         np.testing.assert_allclose(layer.lora_A.grad, config.scaling * B.T @ dW, rtol=1e-7, atol=1e-10, err_msg=name)
         dB = config.scaling * dW @ A.T  # (out, rank); of slices, only each one's own block is learned
         if isinstance(layer, LoRASlices):
-            C, r = layer.out_features // 3, config.r
+            C = layer.out_features // 3
+            r = config.r
             blocks = [("qkv".index(s) * C, i * r) for i, s in enumerate(layer.slices)]
             dB = np.concatenate([dB[row : row + C, column : column + r] for row, column in blocks])
         np.testing.assert_allclose(layer.lora_B.grad, dB, rtol=1e-7, atol=1e-10, err_msg=name)

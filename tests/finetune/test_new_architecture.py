@@ -48,7 +48,9 @@ class ParallelConfig(Settings):
 class Attention(nn.Module):
     def __init__(self, config):
         C = config.n_embd
-        self.n_head, self.qkv, self.out = config.n_head, nn.Linear(C, 3 * C, bias=False), nn.Linear(C, C, bias=False)
+        self.n_head = config.n_head
+        self.qkv = nn.Linear(C, 3 * C, bias=False)
+        self.out = nn.Linear(C, C, bias=False)
 
     def forward(self, x, layer, cache, mask):
         q, k, v = F.split_heads(self.qkv(x), self.n_head, parts=3)
@@ -102,7 +104,8 @@ class Parallel(LanguageModel):
     )  # fmt: skip
 
     def __init__(self, config):
-        self.config, self.trunk = config, Trunk(config)
+        self.config = config
+        self.trunk = Trunk(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.trunk.tokens.weight
         init_weights(self, residual_projections=("out.weight", "ffn.2.weight"))

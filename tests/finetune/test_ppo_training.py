@@ -49,7 +49,8 @@ def settings(template, tmp_path, monkeypatch):
 @pytest.fixture
 def rollout():
     rng, starts = np.random.default_rng(0), np.array([3, 2, 4, 2, 3])
-    mask, ended = np.arange(4) < np.array([[4], [1], [3], [2], [4]]), np.array([True, True, False, True, False])
+    mask = np.arange(4) < np.array([[4], [1], [3], [2], [4]])
+    ended = np.array([True, True, False, True, False])
     grids = [np.where(mask, rng.standard_normal(mask.shape), 0) for _ in range(3)]
     return Rollout(rng.integers(1, 290, (5, 8)), starts, mask, ended, *grids, rng.standard_normal(5))
 
@@ -91,7 +92,8 @@ def test_each_token_has_its_advantage_and_first_none_is_clipped(settings, monkey
     start(train_ppo, settings(ppo=config, learning_rate=1e-2))
     assert len(dealt) == 3 and len(losses) == 12
     for (rollout, advantages, returns, *_), _ in dealt:
-        kl, mask = rollout.logprobs - rollout.reference_logprobs, rollout.mask
+        kl = rollout.logprobs - rollout.reference_logprobs
+        mask = rollout.mask
         rewards = token_rewards(rollout.scores - np.where(rollout.ended, 0, 0.4), kl, mask, 0.2)
         expected, expected_returns = gae(rewards, rollout.values, mask, 0.9, 0.7)
         np.testing.assert_array_equal(advantages, whiten(expected, mask))

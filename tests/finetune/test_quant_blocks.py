@@ -28,9 +28,11 @@ def block_array(kind, rows, blocks, seed=0):
     scales = rng.standard_normal((rows, blocks)).astype(np.float16).astype(np.float32)
     minimums = rng.standard_normal((rows, blocks)).astype(np.float16).astype(np.float32) if kind == "Q4_1" else None
     if kind == "Q8_0":
-        codes, zero = rng.integers(-128, 128, (rows, 32 * blocks)).astype(np.int8), 0
+        codes = rng.integers(-128, 128, (rows, 32 * blocks)).astype(np.int8)
+        zero = 0
     else:
-        codes, zero = rng.integers(0, 16, (rows, 32 * blocks)).astype(np.uint8), 8 if kind == "Q4_0" else 0
+        codes = rng.integers(0, 16, (rows, 32 * blocks)).astype(np.uint8)
+        zero = 8 if kind == "Q4_0" else 0
     floats = (codes.astype(np.float32) - zero) * scales.repeat(32, axis=1)
     if minimums is not None:
         floats += minimums.repeat(32, axis=1)

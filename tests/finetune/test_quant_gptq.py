@@ -23,7 +23,8 @@ def one_column_at_a_time(weight, hessian, bits, group_size, symmetric, order, da
     """Optimal brain quantization in a fixed order (Frantar et al. 2022, equation 2), with an inverse per column."""
     columns = weight.shape[1]
     hessian = hessian + damping * np.diag(hessian).mean() * np.eye(columns)
-    hessian, left = hessian[np.ix_(order, order)], weight[:, order].astype(np.float64)
+    hessian = hessian[np.ix_(order, order)]
+    left = weight[:, order].astype(np.float64)
     rounded = np.zeros_like(left)
     if group_size <= 0:
         scales, zeros = grid(left.reshape(1, -1) if group_size == 0 else left, bits, symmetric)
@@ -135,7 +136,8 @@ def test_scales_protect_the_weights_of_large_inputs():
     gram = inputs.T @ inputs
     scales, alpha = awq(weight, gram, inputs)
     assert alpha > 0 and scales.argmax() == 7
-    before, after = rounding(weight).dequantize(), rounding(weight * scales).dequantize() / scales
+    before = rounding(weight).dequantize()
+    after = rounding(weight * scales).dequantize() / scales
     assert np.abs(after - weight)[:, 7].mean() < 0.5 * np.abs(before - weight)[:, 7].mean()
     assert output_error(weight, after, gram) < 0.5 * output_error(weight, before, gram)
 

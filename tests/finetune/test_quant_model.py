@@ -112,7 +112,8 @@ def test_text_is_read_without_dropout_and_the_mode_is_kept():
 
 def test_later_layers_are_calibrated_behind_quantized_ones(monkeypatch):
     """Two bits' worth of noise in the first block must be in the inputs of the second."""
-    model, seen = small_gpt(), []
+    model = small_gpt()
+    seen = []
     original = Reader.inputs_of
 
     def spy(self, block, layers):
@@ -123,7 +124,8 @@ def test_later_layers_are_calibrated_behind_quantized_ones(monkeypatch):
     monkeypatch.setattr(Reader, "inputs_of", spy)
     quantize(model, QuantizationConfig("gptq", group_size=8, embedding=False), IDS)
     assert [name for name, _ in seen] == [*LAYERS, *LAYERS]
-    behind, hidden = small_gpt(), []
+    behind = small_gpt()
+    hidden = []
     behind.transformer.set_submodule("h.0", model.transformer.h[0])  # quantized; the second block is not
     for block in behind.transformer.h:
         block.attn.c_attn.register_forward_hook(lambda module, inputs, output: hidden.append(inputs[0].data))

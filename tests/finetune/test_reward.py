@@ -16,7 +16,8 @@ from tests.gpt.small import save_model
 
 @pytest.mark.usefixtures("no_pictures")
 def test_scores_are_measured_without_dropout(template, tmp_path, monkeypatch):
-    data, folder = tmp_path / "pairs.jsonl", str(tmp_path / "run")
+    data = tmp_path / "pairs.jsonl"
+    folder = str(tmp_path / "run")
     base = str(save_model(tmp_path / "base", small_policy(template, dropout=0.5), template.tokenizer))
     write_jsonl(data, preferences(20))
     measured = watch(page, monkeypatch, "_scores")

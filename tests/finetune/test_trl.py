@@ -112,8 +112,8 @@ def test_grpo(base, tmp_path, method):
     settings = {"beta": 0.1, "num_generations": 4, "max_completion_length": 8, "num_iterations": 2}
     if method in TRL:
         settings |= {"use_bias_correction_kl": False, **TRL[method]}  # by default TRL has ratio * k3
-    stage, checker = "GRPO" if method in TRL else "RLOO", lambda **_: rewards.reshape(-1).tolist()
-    trainer, questions = trained_by(stage, tmp_path, checker, **settings)
+    stage = "GRPO" if method in TRL else "RLOO"
+    trainer, questions = trained_by(stage, tmp_path, lambda **_: rewards.reshape(-1).tolist(), **settings)
     trainer.eos_token_ids = [*range(60)]  # an answer ends at one of these
     batch = trainer._generate_and_score_completions(questions)
     advantages = group_advantages(rewards, method).reshape(-1)

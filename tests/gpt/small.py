@@ -106,7 +106,8 @@ def random_ids(shape, seed=0, vocab_size=SHAPE["vocab_size"]):
 
 def shapes_read(model, monkeypatch):
     """A list that gets the shape of the ids whenever the model reads some."""
-    shapes, read = [], model.hidden_states
+    shapes = []
+    read = model.hidden_states
     monkeypatch.setattr(model, "hidden_states", lambda ids, *rest: shapes.append(ids.shape) or read(ids, *rest))
     return shapes
 

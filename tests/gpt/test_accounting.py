@@ -46,7 +46,8 @@ def test_the_numbers_of_the_course():
 
 @pytest.mark.parametrize("small, changes", MODELS)
 def test_flops_are_those_of_the_profiled_products(small, changes):
-    model, (B, T) = small(**changes), (3, 5)
+    model = small(**changes)
+    B, T = (3, 5)
     ids = random_ids((B, T), vocab_size=model.config.vocab_size)
     with profile() as report:
         model.loss(ids, ids).backward()
@@ -59,7 +60,8 @@ def test_flops_are_those_of_the_profiled_products(small, changes):
 def test_activations_are_what_the_graph_holds(kernels, small, changes):
     """To 3 %: the formulas leave out small arrays, such as one number per row of the loss, masks and angles."""
     changes = {"n_embd": 64, "vocab_size": 500, "block_size": 32, **changes} | {"n_embd": 64, "block_size": 32}
-    model, (B, T) = small(**changes), (4, 32)
+    model = small(**changes)
+    B, T = (4, 32)
     ids = random_ids((B, T), vocab_size=model.config.vocab_size)
     with use_kernels(kernels), memory() as report:
         model.loss(ids, ids)
@@ -103,7 +105,8 @@ def test_the_kv_cache_is_as_large_as_predicted(small, changes):
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("prompt, new", [(1, 1), (3, 5), (4, 0)])
 def test_tokens_read_are_those_that_the_model_is_given(cached, prompt, new):
-    model, read = small_gpt(), []
+    model = small_gpt()
+    read = []
     model.transformer.wte.register_forward_hook(lambda module, arguments, output: read.append(output.shape[1]))
     with no_grad():
         model.generate([list(range(prompt))], new, use_cache=cached)

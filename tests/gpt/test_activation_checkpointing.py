@@ -145,7 +145,9 @@ class Witness(nn.Module):
     """Notes under which switches it runs, draws a random number, and has a frozen weight."""
 
     def __init__(self):
-        self.seen, self.recorded, self.frozen = [], [], nn.Parameter(np.float32([1]), requires_grad=False)
+        self.seen = []
+        self.recorded = []
+        self.frozen = nn.Parameter(np.float32([1]), requires_grad=False)
 
     def forward(self, x):
         numbers = switches.autocast.get(), switches.tf32.get(), backend.next_stream()
@@ -181,11 +183,14 @@ class Conditioned(nn.Module):
     """A block that also reads a tensor that it is given, one in an attribute, and leaves some in others."""
 
     def __init__(self):
-        self.lin, self.penalty, self.unused = nn.Linear(3, 3), 0.0, None
+        self.lin = nn.Linear(3, 3)
+        self.penalty = 0.0
+        self.unused = None
 
     def forward(self, x, memory):
         h = self.lin(x * memory)
-        self.penalty, self.unused = self.penalty + (h * h).mean(), h.exp()
+        self.penalty = self.penalty + (h * h).mean()
+        self.unused = h.exp()
         return x + F.tanh(h) * self.scale
 
 
@@ -202,7 +207,8 @@ def test_tensors_that_a_block_reads_and_leaves_have_gradients():
         for _ in range(2):  # two passes in one graph
             x, memory, scale = map(F.tanh, leaves)
             for block in model.blocks:
-                block.scale, block.penalty = scale, 0.0
+                block.scale = scale
+                block.penalty = 0.0
                 x = block(x, memory)
                 loss = loss + block.penalty
             loss = loss + x.sum()
@@ -217,7 +223,8 @@ def test_tensors_that_a_block_reads_and_leaves_have_gradients():
 def test_a_block_that_adds_to_what_it_left_earlier_is_refused():
     model = Blocks(Conditioned())
     nn.checkpoint_activations(model)
-    (block,), x = model.blocks, Tensor([[1.0, 2.0, 3.0]], requires_grad=True)
+    (block,) = model.blocks
+    x = Tensor([[1.0, 2.0, 3.0]], requires_grad=True)
     block.scale = 1.0
     block(x, x)
     block(x, x)

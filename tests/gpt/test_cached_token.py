@@ -43,7 +43,8 @@ def token_by_token(model, ids, cache):
 
 def test_latent_attention_and_its_gradients_in_a_loop(kernels):
     attn, W, (q, q_rope, W_UK, W_UV), x = latent_attention(rope=4)
-    (cos, sin), rows = rotations(np.arange(T), 4, 1e5, float), np.zeros((T, H, D))
+    cos, sin = rotations(np.arange(T), 4, 1e5, float)
+    rows = np.zeros((T, H, D))
     c = x @ W["latent_proj"].T
     c /= np.sqrt((c**2).mean(axis=1, keepdims=True) + 1e-5)
     for t, h in np.ndindex(T, H):
@@ -107,7 +108,8 @@ def test_the_mask_and_the_cache_equal_a_loop_over_tokens(window, sinks, kernels)
         token_by_token(model, IDS, cache)
         cache.cut(0)  # the text before is forgotten
         with use_kernels(kernels):
-            found, masked = token_by_token(model, IDS, cache), model(IDS[:16]).data[0]
+            found = token_by_token(model, IDS, cache)
+            masked = model(IDS[:16]).data[0]
         same = 16 if sinks == 0 else window + sinks  # then the sinks move along in the cache
         assert_allclose(found[:same], masked[:same], atol=1e-9)
         assert_allclose(token_by_token(model, IDS[:16], KVCache(1, 16)), masked, atol=1e-9)

@@ -133,7 +133,9 @@ class FailingDisk:
     """Counts what is done to files, and the `fail_at`-th time raises `error`; after a crash nothing works any more."""
 
     def __init__(self, monkeypatch, fail_at, error):
-        self.done, self.fail_at, self.error = 0, fail_at, error
+        self.done = 0
+        self.fail_at = fail_at
+        self.error = error
         removing = [] if isinstance(error, OSError) else ["unlink", "rmdir"]  # needs no room
         for name in ("mkdir", "fsync", "replace", *removing):
             monkeypatch.setattr(os, name, self.counted(getattr(os, name)))
@@ -215,7 +217,8 @@ KILLS = [*((start, Crash()) for start in STARTS), ("a checkpoint", KeyboardInter
 @pytest.mark.parametrize(("start", "error"), KILLS, indirect=["start"])
 def test_a_kill_leaves_the_old_or_the_new_checkpoint(start, runs, error):
     """Also a crash in the save after it. The next save leaves nothing over."""
-    found, first = [], 1 if has_checkpoint(start) else None
+    found = []
+    first = 1 if has_checkpoint(start) else None
     for folder, caught, left in failed_saves(start, runs[2], error):
         assert caught is error
         found.append(number_of(folder) if has_checkpoint(folder) else None)
@@ -269,7 +272,8 @@ def test_a_state_that_json_cannot_hold_leaves_the_old_checkpoint(tmp_path):
 @pytest.mark.parametrize(("step", "saves"), [("check_sha256", 1), ("_check_shapes", 1), ("_check_shapes", 3)])
 def test_what_is_saved_while_it_is_loaded_is_read_again(tmp_path, monkeypatch, step, saves):
     """Saved before a file is checked, and when the weights were."""
-    left, original = [a_run(number) for number in range(2, 2 + saves)], getattr(module, step)
+    left = [a_run(number) for number in range(2, 2 + saves)]
+    original = getattr(module, step)
     save_checkpoint(tmp_path, *a_run(1))
 
     def saved_meanwhile(*arguments):

@@ -57,8 +57,12 @@ def test_every_text_has_the_form(form, tokenizer, sampling):
 @tokenizers
 def test_a_token_may_come_where_the_form_matches_partially(form, tokenizer):
     """As the library regex says, which matches partially; tokens may end within a character, but not break one."""
-    rng, restricted, new = np.random.default_rng(0), in_form(FORMS[form], tokenizer), []
-    whole, special, eos = regex.compile(FORMS[form][0]), tokenizer.special_tokens.values(), tokenizer.eos_token_id
+    rng = np.random.default_rng(0)
+    restricted = in_form(FORMS[form], tokenizer)
+    new = []
+    whole = regex.compile(FORMS[form][0])
+    special = tokenizer.special_tokens.values()
+    eos = tokenizer.eos_token_id
     for _ in range(100):
         text = tokenizer.decode_bytes(new)
         texts = [text + tokenizer.vocab[id] for id in range(len(tokenizer))]

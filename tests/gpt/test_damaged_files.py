@@ -60,7 +60,9 @@ def gguf_config(folder, settings):
     metadata = metadata_of(block_llama().config) | settings
     metadata = {name: value for name, value in metadata.items() if value is not None}
     file = object.__new__(GGUFFile)  # without the file itself
-    file.path, file.metadata, file.tensors = folder / "model.gguf", metadata, {}
+    file.path = folder / "model.gguf"
+    file.metadata = metadata
+    file.tensors = {}
     return partial(config_of, file)
 
 

@@ -325,7 +325,8 @@ def test_an_epoch_takes_each_token_at_most_once(size, batch_size, block_size, se
         batches.load_state_dict(json.loads(json.dumps({**batches.state_dict(), "taken": taken})))
         return batches
 
-    batches, n = stream(), stream().per_epoch
+    batches = stream()
+    n = stream().per_epoch
     drawn = [next(batches) for _ in range(2 + 2 * n // batch_size)]  # two epochs and more
     inputs, targets = (np.concatenate(part) for part in zip(*drawn))
     assert_windows(inputs, targets)

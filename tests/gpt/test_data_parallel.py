@@ -254,7 +254,8 @@ def test_each_process_drops_what_one_would_drop_in_the_same_rows(kernels, pairs)
             out = F.dropout(mine[0], 0.5), F.scaled_dot_product_attention(*mine[1:], dropout_p=0.5)
         return [x.data.reshape(pairs, -1, *x.shape[1:]) for x in out]
 
-    whole, shares = dropped(), [dropped(rank, size) for rank in range(size)]
+    whole = dropped()
+    shares = [dropped(rank, size) for rank in range(size)]
     for i, expected in enumerate(whole):
         np.testing.assert_allclose(np.concatenate([share[i] for share in shares], axis=1), expected, rtol=1e-6)
 

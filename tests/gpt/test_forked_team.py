@@ -138,7 +138,8 @@ def test_interrupted_and_resumed_it_is_the_same_run(text, tmp_path, monkeypatch,
     mg.use_kernels(kernels)
     monkeypatch.setattr(forked_team, "_why_alone", lambda device: None)  # the tests' own threads do no harm
     pretrain(config(text, tmp_path / "whole", DROPOUT), team=ForkedTeam(2))
-    folder, team = tmp_path / "run", ForkedTeam(2)
+    folder = tmp_path / "run"
+    team = ForkedTeam(2)
     with monkeypatch.context() as patch:
         accident(patch, team, rank, at=3, what=ctrl_c)
         assert pretrain(config(text, folder, DROPOUT), team=team).interrupted
@@ -242,7 +243,8 @@ def full_disk(*arguments):
 )
 def test_an_accident_in_one_ends_all_and_leaves_a_checkpoint(text, tmp_path, monkeypatch, rank, what, error, words):
     mg.use_kernels("fast")
-    folder, team = tmp_path / "run", ForkedTeam(3)
+    folder = tmp_path / "run"
+    team = ForkedTeam(3)
     with monkeypatch.context() as patch, pytest.raises(error, match=words):
         patch.setattr(run, "save_checkpoint", run.save_checkpoint)  # put back afterwards
         accident(patch, team, rank, at=4, what=what)
@@ -274,7 +276,8 @@ def test_a_signal_to_another_than_process_0_changes_nothing(text, tmp_path, monk
 @contextlib.contextmanager
 def running(arguments, accident=None):
     """scripts/train.py as a process that leads a group of its own, when it has three processes and has taken steps."""
-    command, pipe = [*script(accident), "--processes", "3", *arguments], subprocess.PIPE
+    command = [*script(accident), "--processes", "3", *arguments]
+    pipe = subprocess.PIPE
     how = {"stdout": pipe, "stderr": pipe, "encoding": "utf-8", "start_new_session": True}
     with subprocess.Popen(command, cwd=ROOT, env=environment(), **how) as process:
         for line in process.stdout:
@@ -290,7 +293,8 @@ def exist(processes):
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_signal_to_process_0_ends_all(text, tmp_path, name):
-    folder, number = tmp_path / "run", getattr(signal, name)
+    folder = tmp_path / "run"
+    number = getattr(signal, name)
     with running(options(text, folder, max_iters=100_000)) as process:
         others = children(process.pid)
         assert len(others) == 2

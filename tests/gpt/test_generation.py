@@ -29,7 +29,8 @@ def test_reading_in_chunks_with_a_cache_gives_the_same_logits(small, kernels, pa
     mask[1, :padding] = 0
     with no_grad(), use_kernels(kernels):
         expected = model(ids, attention_mask=mask).data
-        cache, parts = KVCache.for_model(model, batch=3), []
+        cache = KVCache.for_model(model, batch=3)
+        parts = []
         for n in chunks:
             stop = cache.length + n
             seen = mask[:, :stop] if padding else None
@@ -59,7 +60,8 @@ def test_cached_equals_uncached_also_beyond_the_block(prompt, small, changes):
 
 def test_the_context_is_what_the_documentation_says():
     """Of a long prompt the last block; then, each time that the context is full, its newer half and what follows."""
-    model, contexts = small_gpt(), []
+    model = small_gpt()
+    contexts = []
 
     def note(layer, arguments, output):
         contexts.append(arguments[0][0].tolist())
@@ -94,7 +96,8 @@ def test_a_cache_refuses_what_does_not_fit():
 )
 def test_a_batch_of_different_lengths_equals_each_prompt_alone(small, kernels, prompts, n):
     """Also beyond the block: each forgets its older half when it is full, at once or later."""
-    model, prompts = small(dtype="float64"), [list(prompt) for prompt in prompts]
+    model = small(dtype="float64")
+    prompts = [list(prompt) for prompt in prompts]
     longest = max(map(len, prompts))
     padded = np.array([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
     mask = np.arange(longest) >= longest - np.array([[len(prompt)] for prompt in prompts])
@@ -153,7 +156,8 @@ def test_probabilities_equal_those_of_transformers(seed, sampling):
 
     settings = GenerationConfig(do_sample=True, **{**vars(sampling), "top_k": sampling.top_k or 0})
     rng = np.random.default_rng(seed)
-    logits, seen = 3 * rng.standard_normal(37), rng.integers(0, 37, 6)
+    logits = 3 * rng.standard_normal(37)
+    seen = rng.integers(0, 37, 6)
     process = Model()._get_logits_processor(settings, input_ids_seq_length=6)
     scores = process(torch.from_numpy(seen[None]), torch.from_numpy(logits[None].copy()))
     expected = torch.softmax(scores, -1)[0].numpy()
@@ -172,7 +176,9 @@ def plain_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0, penalty=
         return [1.0 if i == scores.index(max(scores)) else 0.0 for i in range(len(scores))]
     weights = {i: math.exp((score - max(scores)) / temperature) for i, score in enumerate(scores)}
     best_first = sorted(weights, key=lambda i: -weights[i])[:top_k]
-    total, before, kept = sum(weights[i] for i in best_first), 0.0, []
+    total = sum(weights[i] for i in best_first)
+    before = 0.0
+    kept = []
     for i in best_first:
         if before < top_p:
             kept.append(i)
@@ -186,7 +192,8 @@ def test_probabilities_are_those_of_the_plain_algorithm():
     settings = itertools.product([0, 0.1, 1, 4], [None, 1, 2, 10, 100], [0.01, 0.5, 0.9, 1], [0.7, 1, 1.2], [0, 0.3, 1])
     for seed, chosen in enumerate(settings):
         rng = np.random.default_rng(seed)
-        logits, seen = 3 * rng.standard_normal(12), rng.integers(0, 12, 4)
+        logits = 3 * rng.standard_normal(12)
+        seen = rng.integers(0, 12, 4)
         ours = Sampling(*chosen).probabilities(logits, seen)
         assert_allclose(ours, plain_probabilities(logits, *chosen, seen), atol=1e-12, err_msg=str(chosen))
         assert ours.sum() == pytest.approx(1)
@@ -281,7 +288,8 @@ def test_a_row_ends_at_its_stop_token_and_the_others_go_on(use_cache):
     free = model.generate(TWO, 10, seed=0)
     stop = free[0][3]
     cut = [row[: row.index(stop) + 1] if stop in row else row for row in free]
-    streamed, options = [], {"seed": 0, "stop_tokens": [stop], "use_cache": use_cache}
+    streamed = []
+    options = {"seed": 0, "stop_tokens": [stop], "use_cache": use_cache}
     assert model.generate(TWO, 10, on_token=streamed.append, **options) == cut
     assert [row[0] for row in streamed][: len(cut[0])] == cut[0]
     assert all(row[0] == -1 for row in streamed[len(cut[0]) :])
@@ -328,7 +336,9 @@ def write(model, prompt, memory=None, **options):
 
 def test_with_a_memory_only_what_is_new_is_read(small, monkeypatch):
     model = small(dtype="float64")
-    block, memory, read = model.config.block_size, Memory(), shapes_read(model, monkeypatch)
+    block = model.config.block_size
+    memory = Memory()
+    read = shapes_read(model, monkeypatch)
     start = [3, 1, 4, 1, 5, 9]
     prompts = [start, [*start, 2], start, [3, 1, 4, 7], [8], [8, *range(2 * block)]]
     lengths = [6, 1, 1, 1, 1, block]  # read of each at first; the last one is longer than the block: its end is read
@@ -353,7 +363,9 @@ def test_a_prompt_with_several_answers_is_read_once(small, kernels, monkeypatch)
 
 @pytest.mark.parametrize("broken", [1, 2, 3])
 def test_a_memory_survives_an_interruption(broken, monkeypatch):
-    model, memory, calls = small_gpt(dtype="float64"), Memory(), []
+    model = small_gpt(dtype="float64")
+    memory = Memory()
+    calls = []
     hidden_states = model.hidden_states
 
     def interrupted(*arguments):

@@ -149,7 +149,8 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(small, tmp_path, monke
 
 @needs_gguf
 def test_a_file_cut_off_anywhere_is_named(small, tmp_path):
-    path, content = tmp_path / "model.gguf", small[1]
+    path = tmp_path / "model.gguf"
+    content = small[1]
     for length in [*range(0, 700, 7), *range(700, len(content), 97), len(content) - 1]:
         path.write_bytes(content[:length])
         with pytest.raises(GGUFError, match=f"^{re.escape(str(path))}.* truncated"):

@@ -33,7 +33,8 @@ def llama_and_tokenizer():
 def test_both_readers_give_back_what_was_written(make, kind, tmp_path):
     import gguf
 
-    (model, tokenizer), path = make(), tmp_path / "model.gguf"
+    model, tokenizer = make()
+    path = tmp_path / "model.gguf"
     write_gguf(path, model, tokenizer, kind)
     back, its_tokenizer = load_model(path)
     assert type(back) is type(model) and back.config == model.config

@@ -145,7 +145,8 @@ def test_half_precision_is_loaded_as_float32(tmp_path, dtype):
     write_safetensors(tmp_path / WEIGHTS, halves)
     model = GPT.from_pretrained(tmp_path)
     for row in gpt2_huggingface.rows(model.config):
-        array, found = halves[row.theirs].astype(np.float32), model.state_dict()[row.ours]
+        array = halves[row.theirs].astype(np.float32)
+        found = model.state_dict()[row.ours]
         assert found.dtype == np.float32
         assert_array_equal(found, array.T if row.transposed else array)
 

@@ -119,7 +119,8 @@ def test_the_lens_ends_in_the_models_own_logits(model):
 
 
 def test_patching_brings_the_answer_back_where_the_difference_is(model):
-    clean, corrupted = IDS[0], IDS[0].copy()
+    clean = IDS[0]
+    corrupted = IDS[0].copy()
     corrupted[2] = 11
     effects = patch_effects(model, clean, corrupted, lambda logits: logits[-1, 3] - logits[-1, 4])
     assert effects.shape == (3, 6)

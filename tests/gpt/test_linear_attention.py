@@ -119,7 +119,8 @@ def test_texts_are_the_same_with_a_cache(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_changes_nothing_wherever_it_stands(kind):
-    model, mask = small(kind), [[0, 1, 0, 0, 1, 1, 1, 0, 1, 0, 0, 1]]
+    model = small(kind)
+    mask = [[0, 1, 0, 0, 1, 1, 1, 0, 1, 0, 0, 1]]
     real = np.array(mask[0]) == 1
     found = model(IDS[:1], attention_mask=mask).data[0, real]
     assert_allclose(found, model(IDS[:1, real]).data[0], atol=1e-5)

@@ -209,7 +209,8 @@ def test_dropout_acts_in_training_only_and_follows_the_seed():
 
 
 def test_ids_may_be_lists_arrays_or_tensors():
-    model, ids = small_gpt(), [[3, 1, 4], [1, 5, 9]]
+    model = small_gpt()
+    ids = [[3, 1, 4], [1, 5, 9]]
     with no_grad():
         expected = model(np.array(ids)).data
         assert expected.shape == (2, 3, 37)
@@ -276,7 +277,9 @@ def test_loss_counts_only_targets_that_count(kernels):
 
 def test_a_hooked_layer_is_called_and_not_fused_away(small, kernels):
     """A layer that is replaced or watched from outside (LoRA, quantization, a forward hook) has to be called."""
-    model, ids, called = small(dtype="float64"), random_ids((2, 6)), []
+    model = small(dtype="float64")
+    ids = random_ids((2, 6))
+    called = []
     with use_kernels(kernels), no_grad():
         expected = model.loss(ids, ids).item()
         linears = [module for module in model.modules() if isinstance(module, nn.Linear)]

@@ -26,7 +26,9 @@ def mixture(width, n_experts, top_k, seed=0):
 @pytest.mark.parametrize("shape, n_experts, top_k", [((2, 5, 4), 4, 2), ((7, 3), 3, 3), ((1, 1, 4), 6, 2)])
 def test_it_equals_a_loop_over_the_tokens(shape, n_experts, top_k, kernels):
     moe, x = mixture(shape[-1], n_experts, top_k), np.random.default_rng(1).standard_normal(shape)
-    expected, shares, means = [], np.zeros(n_experts), np.zeros(n_experts)
+    expected = []
+    shares = np.zeros(n_experts)
+    means = np.zeros(n_experts)
     for row in x.reshape(-1, shape[-1]):
         logits = moe.router.weight.data @ row
         chosen = sorted(range(n_experts), key=lambda e: -logits[e])[:top_k]
@@ -76,14 +78,16 @@ def small(n_experts=4):
 
 def test_a_gpt_with_experts_learns_and_generates():
     model, dense = small(), GPT(GPTConfig(**SHAPE))
-    (C, E), count = (8, 4), sum(p.data.size for p in mixtures(model)[0].experts[0].parameters())
+    C, E = (8, 4)
+    count = sum(p.data.size for p in mixtures(model)[0].experts[0].parameters())
     active = model.num_parameters() - 2 * (E - 2) * count
     assert active == dense.num_parameters() + 2 * (E * C + C)  # the router, and a second bias after the experts
     assert mixtures(model)[0].experts[0].c_proj.weight.data.std() == pytest.approx(0.02 / math.sqrt(4), rel=0.4)
     texts = [model.generate([[1, 2]], 3, temperature=0, use_cache=use_cache) for use_cache in (True, False)]
     assert texts[0] == texts[1]
     ids = np.random.default_rng(0).integers(20, size=(4, 8))
-    optimizer, losses = optim.AdamW(model.parameters(), lr=1e-2), []
+    optimizer = optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
     for _ in range(40):
         model.zero_grad()
         loss = model.loss(ids, ids[:, ::-1])

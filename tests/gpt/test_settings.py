@@ -97,7 +97,8 @@ OURS = [each for each in settings_below(Checked) if each.__module__ != __name__ 
 def test_all_settings_are_checked(config):
     required = {"stage": None, "settings": {}} if config is RunState else {}
     for field in dataclasses.fields(config):
-        kind, more = str(field.type).split(" | ")[0], declared(config, field.name)
+        kind = str(field.type).split(" | ")[0]
+        more = declared(config, field.name)
         wrong = [[object()]] if kind in KINDS else []
         if kind in ("int", "float"):
             beyond = outside(more.get("range", ">= 0" if kind == "int" else ""))

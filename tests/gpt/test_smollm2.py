@@ -79,7 +79,8 @@ def test_the_eight_prompts_are_continued_alike(golden, loaded):
 def test_all_logits_equal_those_of_transformers_live(golden, loaded):
     from tests.gpt.golden import make_smollm2  # which knows how transformers reads the file
 
-    model, ids = loaded[0], golden["ids"].tolist()
+    model = loaded[0]
+    ids = golden["ids"].tolist()
     theirs, its_tokenizer = make_smollm2.reference()
     expected, loss = make_smollm2.score(theirs, ids)
     with no_grad():

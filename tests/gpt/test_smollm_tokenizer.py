@@ -40,7 +40,8 @@ def everything(tokenizer):
 @given(TEXT)
 def test_the_pattern_is_digits_first_and_then_gpt2s_pattern(text):
     """In two steps, as `tokenizers` goes: the one pattern has to come to the same."""
-    parts, start = [], 0
+    parts = []
+    start = 0
     for place, character in enumerate(text):
         if unicodedata.category(character)[0] == "N":
             parts += [text[start:place], character]

@@ -31,7 +31,8 @@ B = f"({'|'.join(NAMES)}|him|her)"
 
 def mistakes(story):
     """The mistakes of a story: somebody or something appears from nowhere, or a person gives away another's thing."""
-    found, people = [], {}  # people: the one who is "she", and the one who is "he"
+    found = []
+    people = {}  # the one who is "she", and the one who is "he"
     tokens = re.findall(r"\w+", story)
     for before, token in zip(["", *tokens], tokens):
         if token in NAMES and people.get(NAMES[token]) != token:

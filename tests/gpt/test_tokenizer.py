@@ -86,7 +86,8 @@ def test_any_text_is_lossless(name, text):
 @every
 @given(pieces=st.lists(TEXT), size=st.integers(1, 30))
 def test_a_stream_has_the_ids_of_the_whole(name, pieces, size):
-    tokenizer, text = TOKENIZERS[name], "".join(pieces)
+    tokenizer = TOKENIZERS[name]
+    text = "".join(pieces)
     for allowed in ("all", (), (START,)):
         assert list(tokenizer.encode_iterable(pieces, allowed)) == tokenizer.encode(text, allowed)
     chunks = list(independent_chunks(pieces, tokenizer.special_tokens, size))

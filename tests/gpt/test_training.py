@@ -60,7 +60,8 @@ def train_model(run, config, loss_fn=language_model_loss, stop_at=10**9, validat
         run.begin(GPT(GPTConfig(**SHAPE, dropout=config.dropout)), Tokenizer.train(["ab"], 257))
     else:
         run.load()
-    model, run.validated = run.model, []
+    model = run.model
+    run.validated = []
     loss_fn = loss_fn if loss_fn is language_model_loss else partial(loss_fn, run)
     measure = validate or (lambda: {"val_loss": mean_loss(model, sequential_batches(TEXT[:100], 4, 8))})
 
@@ -139,7 +140,9 @@ def copied(finished, tmp_path):
 
 
 def steps_of(model, batches, loss_fn=language_model_loss, **training):
-    config, batches, steps = TrainingConfig(**training), iter(batches), []
+    config = TrainingConfig(**training)
+    batches = iter(batches)
+    steps = []
     prepared = prepare_training(model, config)  # optimizer, schedule
     for _ in range(config.max_iters):
         drawn = [next(batches) for _ in range(config.gradient_accumulation_steps)]

@@ -167,7 +167,7 @@ MISTAKES = [Planted(*row) for row in [
     ("453", "minigrad/muon.py", "COEFFICIENTS = 3.4445, -4.7750, 2.0315", "COEFFICIENTS = 15 / 8, -10 / 8, 3 / 8"),
     ("453", "minigrad/muon.py", 'p.data *= 1 - lr * group["weight_decay"]', 'p.data *= 1 - group["weight_decay"]'),
     ("453", "minigrad/muon.py", "newton_schulz(beta * m + (1 - beta) * grad)", "newton_schulz(grad)"),
-    ("454", "gpt/model/moe.py", "F.softmax(best.values, -1), best.indices", "F.sigmoid(best.values), best.indices"),
+    ("454", "gpt/model/moe.py", "F.softmax(best.values, -1)", "F.sigmoid(best.values)"),
     ("454", "gpt/model/moe.py", "done[xp.argsort(order)]", "done[order]"),
     ("454", "gpt/model/moe.py", "return loss + weight * count", "return loss - weight * count"),
     ("454", "gpt/model/moe.py", "self.balance = (F.softmax(logits, -1)", "self.balance = (F.softmax(-logits, -1)"),

@@ -51,7 +51,10 @@ def losses(n, features, classes, ignored=False, **options):
     return "linear_cross_entropy", inputs, options
 
 
-NORMS, REDUCTIONS, EXACT, TANH = ("layer_norm", "rms_norm"), ("sum", "mean", "none"), "none", "tanh"
+NORMS = ("layer_norm", "rms_norm")
+REDUCTIONS = ("sum", "mean", "none")
+EXACT = "none"
+TANH = "tanh"
 LARGE_NUMBERS = np.array([-1e4, -800.0, -40.0, -6.0, -1e-9, 0.0, 1e-9, 6.0, 40.0, 1e4])
 HIDDEN = np.where(np.arange(700) % 3 == 0, -np.inf, randn(2, 700))
 LARGE_LOGITS = [1e3 * randn(4, 3), randn(5, 3), labels(5, 4)]

@@ -154,7 +154,8 @@ def test_gradients_add_up_over_separate_graphs(x, adding):
 
 
 def test_gradients_without_dimensions_are_arrays_too(adding):
-    x, received = leaf(3.0), []
+    x = leaf(3.0)
+    received = []
 
     def backward(ctx, dout):
         received.append(dout)
@@ -579,7 +580,8 @@ def test_a_tied_embedding_never_has_two_dense_gradients_at_once(monkeypatch):
 @pytest.mark.parametrize("recorded", ["textbook", "fast", {"embedding": FAST["embedding"]}], ids=str)
 @pytest.mark.parametrize("walked", ["textbook", "fast"])
 def test_kernels_may_change_between_forward_and_backward(recorded, walked):
-    model, expected = TiedModel(7, 3).to(np.float64), None
+    model = TiedModel(7, 3).to(np.float64)
+    expected = None
     for forward, back in (("textbook", "textbook"), (recorded, walked)):
         model.zero_grad()
         for _ in range(2):  # the second time, .grad exists already

@@ -92,7 +92,9 @@ def test_mixed_precision_multiplies_bfloat16_arrays(case):
 
 def test_work_and_memory_of_a_causal_mask(cublas_calls, monkeypatch):
     """Nothing above the diagonal's tiles is multiplied, and no more than a tile of scores exists at a time."""
-    flops, sizes, multiply = {}, [], cuda_attention.multiply
+    flops = {}
+    sizes = []
+    multiply = cuda_attention.multiply
 
     def noted(*args, **options):
         product = multiply(*args, **options)

@@ -65,7 +65,8 @@ def test_losses_of_bfloat16(n):
     wide = [x if x.dtype == np.int64 else x.astype(np.float64) for x in given]
     results = []
     for functions, (*inputs, dout) in ((FAST, wide), (CUDA, [to_device(x, "cuda") for x in given])):
-        function, ctx = functions["linear_cross_entropy"], Context()
+        function = functions["linear_cross_entropy"]
+        ctx = Context()
         results.append([function.forward(ctx, *inputs, **options), *function.backward(ctx, dout)[:2]])
     for expected, found, tolerance in zip(*results, (1e-5, 2**-7, 2**-7)):  # gradients pass through bfloat16
         assert found.dtype == np.float32

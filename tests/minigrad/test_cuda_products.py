@@ -127,7 +127,8 @@ def test_a_vocabulary_of_odd_size_is_filled_up(cublas_calls):
 def test_one_matrix_on_the_right_makes_one_matrix_of_the_left(shape, monkeypatch):
     """A batch of products would be slow on a GPU, and CuPy has none for bfloat16."""
     x, weight, dout = randn(*shape), randn(5, 3, seed=1), randn(*shape[:-1], 3, seed=2)
-    array, axes = type(to_device(x, "cuda")), []
+    array = type(to_device(x, "cuda"))
+    axes = []
     matmul = array.__matmul__
     monkeypatch.setattr(array, "__matmul__", lambda x, y: axes.append(max(x.ndim, y.ndim)) or matmul(x, y))
     ctx = Context()

@@ -145,7 +145,10 @@ class Weighted(Function):
     backward = staticmethod(lambda ctx, dout: (None, None))
 
 
-X, Y, ROW, COLUMN = random(3, 5), random(3, 5) + 4, random(5), random(3, 1)
+X = random(3, 5)
+Y = random(3, 5) + 4
+ROW = random(5)
+COLUMN = random(3, 1)
 LN, QKV = [X, random(5) + 3, random(5)], [random(3, 5), random(4, 5), random(4, 2)]
 IDS = np.array([[0, 0, 1, 2, 2]])
 DEEP, LARGE = [random(3, 4), random(4, 4), random(4)], [random(60, 60), random(60, 60) * 2 + 1]

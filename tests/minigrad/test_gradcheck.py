@@ -104,7 +104,9 @@ class TwiceSum(Function):
 
     @staticmethod
     def forward(ctx, x, of_dout, dim):
-        ctx.shape, ctx.of_dout, ctx.dim = x.shape, of_dout, dim
+        ctx.shape = x.shape
+        ctx.of_dout = of_dout
+        ctx.dim = dim
         return 2 * x.sum(axis=dim)
 
     @staticmethod

@@ -165,7 +165,8 @@ def agree(ours, theirs):
 def test_every_program_ends_as_in_pytorch():
     import torch
 
-    wrong, met = {}, set()
+    wrong = {}
+    met = set()
     for program in programs():
         ours, theirs = outcome(mg, program), outcome(torch, program)
         if not agree(ours, theirs):
@@ -259,7 +260,8 @@ def test_results_and_data_get_a_new_tensor():
     with no_grad():
         constant = x * 1.0
     for start, wants_gradient in ((x * 1.0, True), (data, False), (constant, False)):
-        before, h = start.data.copy(), start
+        before = start.data.copy()
+        h = start
         h += h.tanh()
         h *= 2.0
         h -= np.ones((2, 3), np.float32)  # it may even grow
@@ -367,7 +369,8 @@ def test_another_array_and_a_neighbor_in_memory_are_no_mistake():
 
 @pytest.mark.parametrize("indexed", [lambda x, index: x[index], lambda x, index: x[None, index]])
 def test_a_list_of_indices_that_changes_before_backward(indexed):
-    x, index = leaf(), [0, 1]
+    x = leaf()
+    index = [0, 1]
     out = indexed(x, index).sum()
     index[0] = 2
     out.backward()

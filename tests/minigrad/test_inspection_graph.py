@@ -223,7 +223,8 @@ def test_a_long_arrow_is_straight(tmp_path):
 
 
 def test_the_words_in_a_picture_are_escaped(tmp_path):
-    x, name = leaf([2.0]), '<w & "x">'
+    x = leaf([2.0])
+    name = '<w & "x">'
     root, *_ = picture(x * x, tmp_path, names={x: name})
     assert {"Mul", "(1,) float32", "value 4", "x", "y", name} <= {text.text for text in root.iter(SVG + "text")}
 

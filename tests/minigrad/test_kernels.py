@@ -232,7 +232,8 @@ def test_a_node_keeps_the_pair_that_it_ran_with():
     whole = F.softmax(x, -1)
     use_kernels({"softmax": Halved})
     half.backward(np.array([1.0, 0.0]), retain_graph=True)
-    of_half, x.grad = x.grad, None
+    of_half = x.grad
+    x.grad = None
     whole.backward(np.array([1.0, 0.0]))
     assert_array_equal(of_half, x.grad / 2)
     assert "made by Halved" in repr(half) and "made by Softmax" in repr(whole)
@@ -398,7 +399,8 @@ def test_a_second_ctrl_c_while_the_others_finish(four_threads, ctrl_c):
 @needs_threads
 def test_a_call_from_inside_a_piece_stays_in_its_thread(four_threads, monkeypatch):
     """Two threads of the pool that wait for each other would wait for ever."""
-    inside, start_others = threading.local(), threads._give_blas  # `parallel` calls it first
+    inside = threading.local()
+    start_others = threads._give_blas  # `parallel` calls it first
 
     def from_outside(count):
         assert not hasattr(inside, "piece")

@@ -112,7 +112,8 @@ def test_apply_visits_children_first():
 
 
 def test_hooks_see_and_may_replace_the_output():
-    layer, seen = nn.Linear(2, 2), []
+    layer = nn.Linear(2, 2)
+    seen = []
     x = Tensor(np.ones((1, 2), np.float32))
     plain = layer(x)
     first = layer.register_forward_hook(lambda module, args, out: seen.append((module, args, out.shape)))
@@ -351,7 +352,8 @@ def test_linear_starts_uniform_in_one_over_root_fan_in(shape):
 
 
 def test_other_layers_start_as_in_torch():
-    table, norms = nn.Embedding(300, 200).weight.data, [nn.LayerNorm((4, 5)), nn.RMSNorm(5)]
+    table = nn.Embedding(300, 200).weight.data
+    norms = [nn.LayerNorm((4, 5)), nn.RMSNorm(5)]
     assert table.dtype == np.float32 and abs(table.mean()) < 0.02 and abs(table.std() - 1) < 0.02
     assert all((p.data == name.endswith("weight")).all() for norm in norms for name, p in norm.named_parameters())
 

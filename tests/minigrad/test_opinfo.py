@@ -62,7 +62,8 @@ def integers(sample):
 
 
 def negative_power(sample):
-    x, y = sample.input, sample.args[0]
+    x = sample.input
+    y = sample.args[0]
     both_integers = all(hasattr(v, "dtype") and not v.dtype.is_floating_point for v in (x, y))
     return both_integers and bool((y < 0).any())
 
@@ -220,7 +221,8 @@ def test_samples(name, opinfo):
 
     op = find(opinfo)
     call_ours = CALLS.get(op.name, getattr(F, name))
-    compared, failures = 0, []
+    compared = 0
+    failures = []
     for dtype in (torch.float64, torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool):
         if dtype not in op.dtypes and not dtype.is_floating_point:
             continue
@@ -240,7 +242,8 @@ def test_samples(name, opinfo):
 
 
 def test_what_is_an_error_there_is_one_here():
-    accepted, refused = [], 0
+    accepted = []
+    refused = 0
     for name, opinfo in NAMES:
         op = database().get(opinfo)
         if op is None or op.error_inputs_func is None:

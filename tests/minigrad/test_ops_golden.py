@@ -19,11 +19,13 @@ def golden():
     with np.load(GOLDEN) as file:
         flat = {kind: file[kind] for kind in "fib"}
         index = str(file["index"]).split("\n")
-    cases, starts = {}, dict.fromkeys(flat, 0)
+    cases = {}
+    starts = dict.fromkeys(flat, 0)
     for line in index:
         name, dtype, sizes = line.split("|")
         shape = tuple(int(n) for n in sizes.split(",") if n)
-        kind, size = np.dtype(dtype).kind, math.prod(shape)
+        kind = np.dtype(dtype).kind
+        size = math.prod(shape)
         case, _, what = name.rpartition("/")
         piece = flat[kind][starts[kind] : starts[kind] + size]
         cases.setdefault(case, {})[what] = piece.reshape(shape).astype(dtype)

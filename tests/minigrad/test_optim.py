@@ -281,7 +281,8 @@ def with_gradients(arrays, dtype=np.float32):
 def test_clipping_equals_torch(max_norm, dtype, kernels):
     import torch
 
-    ours, theirs = with_gradients(GRADIENTS, dtype), []
+    ours = with_gradients(GRADIENTS, dtype)
+    theirs = []
     for p in ours:
         theirs.append(torch.nn.Parameter(torch.zeros(p.shape, dtype=torch.from_numpy(p.grad).dtype)))
         theirs[-1].grad = torch.from_numpy(p.grad.copy())
@@ -325,7 +326,8 @@ def test_clipping_without_gradients_and_of_one_tensor():
 
 
 def test_gradients_in_any_memory_order(kernels):
-    gradient, results = np.arange(6.0, dtype=np.float32).reshape(2, 3), []
+    gradient = np.arange(6.0, dtype=np.float32).reshape(2, 3)
+    results = []
     for order in "CF":
         (p,) = with_gradients([gradient])
         p.grad = gradient.copy(order)

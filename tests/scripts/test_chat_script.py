@@ -93,11 +93,13 @@ def test_lines_break_between_words_at_the_terminals_edge(text, monkeypatch, caps
     for character in text:
         wrapped.write(character)
     wrapped.end()
-    rows, column = [""], 0
+    rows = [""]
+    column = 0
     for character in "model> " + capsys.readouterr().out:
         width = 2 if ord(character) > 0x2E80 else 1
         if character == "\n" or column + width > 16:
-            rows, column = [*rows, ""], 0
+            rows = [*rows, ""]
+            column = 0
         rows[-1] += character.strip("\n")
         column += 0 if character == "\n" else width
     words = [word for row in rows for word in row.split()]

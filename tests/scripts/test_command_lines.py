@@ -174,7 +174,8 @@ REFUSED = [
 
 @pytest.mark.parametrize("script, arguments, words", REFUSED)
 def test_a_bad_command_line_is_refused_in_one_sentence(script, arguments, words, folder, tmp_path, capsys):
-    main, new = importlib.import_module(f"scripts.{script}").main, tmp_path / "new"
+    main = importlib.import_module(f"scripts.{script}").main
+    new = tmp_path / "new"
     parts = arguments.replace("...", RIGHT.get(script, "")).split()
     assert words.format(folder, new=new) in refusal(main, capsys, *(part.format(folder, new=new) for part in parts))
     assert not new.exists() or (new / "log.jsonl").exists()  # then it can be started again

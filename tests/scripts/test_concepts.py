@@ -16,7 +16,8 @@ def small_gpt():
 
 
 def test_generation_reads_what_it_has_written():
-    model, prompt = small_gpt(), [3, 1, 4]
+    model = small_gpt()
+    prompt = [3, 1, 4]
     new = model.generate([prompt], 5, temperature=0)[0]
     for length in range(5):  # each new token follows from the prompt and the new tokens before it
         assert model.generate([prompt + new[:length]], 1, temperature=0)[0] == new[length : length + 1]

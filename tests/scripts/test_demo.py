@@ -18,7 +18,8 @@ from tests.scripts.running import refusal, run_here, run_process, write_text
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
     """The demo, of two steps on a small text."""
-    text, settings = write_text(tmp_path / "text.txt"), demo.demo_config
+    text = write_text(tmp_path / "text.txt")
+    settings = demo.demo_config
 
     def small(short, out_dir, seed, data):
         config = settings(short, out_dir, seed, data=data)
@@ -54,7 +55,8 @@ def test_an_earlier_demo_stays_if_the_new_one_cannot_start(quick, monkeypatch):
 
 def test_other_runs_and_other_files_are_not_touched(quick, capsys, tmp_path):
     shape = {"n_layer": 1, "n_head": 1, "n_embd": 4, "block_size": 4}
-    run, training = tmp_path / "run", TrainingConfig(max_iters=1)
+    run = tmp_path / "run"
+    training = TrainingConfig(max_iters=1)
     pretrain(PretrainingConfig(str(tmp_path / "text.txt"), str(run), 257, model=shape, training=training))
     quick.mkdir()
     (quick / "log.jsonl").write_bytes(b"precious")

@@ -60,7 +60,8 @@ def test_the_page_is_that_of_step_py(page, monkeypatch):
 
 
 def test_every_op_of_the_page_can_be_computed_again(page):
-    data, functions = data_of(page), {f.__name__: f for f in textbook_functions().values()}
+    data = data_of(page)
+    functions = {f.__name__: f for f in textbook_functions().values()}
     recording, _ = explain.take_step(explain.tiny_gpt(), "pretraining", explain.TINY_TEXT, 0.1)
     read = lambda i: None if i is None else unpacked(data["values"][i])  # noqa: E731
     for call, recorded in zip(data["calls"], recording.calls, strict=True):
@@ -147,7 +148,8 @@ def test_the_matrices_inside_attention_are_those_of_the_op(kind):
     ops = [(call, recorded) for call, recorded in zip(data["calls"], recording.calls) if call["inside"][0]]
     assert len(ops) == (2 if kind == "llama" else 1)
     for call, recorded in ops:
-        function, ctx = recorded.function, Context()
+        function = recorded.function
+        ctx = Context()
         function.forward(ctx, *[value and value.array for value in recorded.inputs], **recorded.options)
         scores, probs = (unpacked(data["values"][call["inside"][0][name]]) for name in ("scores", "probs"))
         assert np.array_equal(probs, ctx.probs)

@@ -37,7 +37,8 @@ def log_probs_of(looker, ids):
 
 def test_an_answer_is_what_the_model_computes(looker):
     answer = looker.look({"text": TEXT, "position": 2, "layer": 1})
-    ids, model = np.array([answer["ids"]]), looker.model
+    ids = np.array([answer["ids"]])
+    model = looker.model
     log_probs = log_probs_of(looker, ids)
     assert answer["text"] == TEXT and "".join(answer["tokens"]) == TEXT and answer["surprise"][0] is None
     wanted = -log_probs[np.arange(ids.size - 1), ids[0, 1:]]
@@ -89,7 +90,8 @@ def test_a_new_run_only_where_the_question_asks_for_one(looker, monkeypatch):
 
 
 def test_what_a_text_begins_with_is_not_read_again(looker):
-    ids, read = looker.tokenizer.encode(TEXT), []
+    ids = looker.tokenizer.encode(TEXT)
+    read = []
     looker.look({"ids": ids})
     with hooked(looker.model, {"transformer": lambda module, args, output: read.append(args[0].shape[1])}):
         texts = [ids + [5, 7], ids[:4] + [9, 8], ids[:2], ids[:2], [3, *ids]]
@@ -152,7 +154,8 @@ def request(server, method, path, body=None, host=None, kind="application/json",
 
 def test_the_server_is_for_who_knows_the_address(server):
     assert server.server_address[0] == "127.0.0.1"
-    look, question = server.path + "look", json.dumps({"text": TEXT})
+    look = server.path + "look"
+    question = json.dumps({"text": TEXT})
     assert request(server, "GET", server.path) == (200, "<p>the page</p>")
     status, text = request(server, "POST", look, question)
     assert status == 200 and json.loads(text)["text"] == TEXT

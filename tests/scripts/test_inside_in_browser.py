@@ -192,7 +192,8 @@ def test_every_card_fits_its_screen_and_can_be_read(chromium, recorded, scheme, 
 def test_every_control_can_be_reached_and_used_by_keyboard(chromium, recorded):
     with opened(chromium, recorded[0]) as tab:
         controls = "button:not(#timeline button), summary, input, #minimap g, #timeline [aria-pressed=true]"
-        wanted, reached = tab.locator(controls).count(), 0
+        wanted = tab.locator(controls).count()
+        reached = 0
         for _ in range(3 * wanted):  # grids, which Tab enters once, are on the way as well
             press(tab, "Tab")
             reached += tab.evaluate("controls => document.activeElement.matches(controls)", controls)
@@ -310,7 +311,8 @@ def test_a_reload_keeps_the_text_and_the_choices(chromium, explorer):
 
 
 def test_nothing_is_empty_or_looks_new_while_it_computes(chromium, explorer):
-    gate, looker = threading.Semaphore(0), explorer[1]
+    gate = threading.Semaphore(0)
+    looker = explorer[1]
     questions = []
 
     def answer(question):

@@ -85,7 +85,8 @@ def test_cells_are_read_in_order(tmp_path):
 
 def test_cells_run_as_one_file_whose_lines_keep_their_numbers(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
-    path, options = write(tmp_path), ["--out-dir", str(tmp_path / "out")]
+    path = write(tmp_path)
+    options = ["--out-dir", str(tmp_path / "out")]
     running = Running(path, options)
     values = [running.execute(cell) for cell in read_cells(path) if cell.kind == "code"]
     assert values[:2] == [None, 2] and values[2] is running.module.x

@@ -22,7 +22,8 @@ from tests.scripts.test_lesson_cells import write
 
 def test_a_page_has_everything_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
-    lesson, out = write(tmp_path), tmp_path / "out"
+    lesson = write(tmp_path)
+    out = tmp_path / "out"
     out.mkdir()
     ran = record(Running(lesson, ["--out-dir", str(out / "999_title")]), read_cells(lesson))
     made = read_text(write_page(lesson, ran, ["softmax"], out))
@@ -151,7 +152,8 @@ def test_a_notebook_runs_and_shows_its_pictures(tmp_path):
 
 @pytest.mark.oracle("nbformat")
 def test_a_notebook_in_which_somebody_has_worked_is_kept(tmp_path):
-    path, cells = tmp_path / "999_title.ipynb", read_cells(write(tmp_path))
+    path = tmp_path / "999_title.ipynb"
+    cells = read_cells(write(tmp_path))
     write_notebook(cells, path)
     write_notebook(cells, path)  # nobody has worked in it
     fresh = read_json(path)

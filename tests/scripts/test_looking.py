@@ -14,7 +14,8 @@ def reports():
     tokens = [MarkedToken("word ", level, f"note {level}") for level in range(5)]
     yield marked_text.html(tokens * 20, "How surprising?", ["", "some", "", "more", "most"], [("loss", "3.2 " * 20)])
     exercises = [catalogue.load(path) for path in catalogue.paths().values()]
-    names, losses = [each.name for each in exercises], (5 / np.arange(1, 50)).tolist()
+    names = [each.name for each in exercises]
+    losses = (5 / np.arange(1, 50)).tolist()
     yield my_gpt.html(exercises, names[:9], names[4:7], losses, losses, "text " * 40)
     wrong = Verdict("wrong", "backward", "a" * 90, "x = " + "1, " * 90, line=3, code="x = 1")
     yield marking.page("ada", {"softplus": wrong, "soft_cap": Verdict("passed")}, {"softplus": 1, "soft_cap": 2})

@@ -57,7 +57,9 @@ def test_the_comparison_ends_in_a_table_and_a_picture(given, tmp_path):
 def test_adapters_beside_the_bits_of_a_file(given, tmp_path, capsys):
     model = block_llama(vocab_size=len(smollm.smollm_tokenizer()), block_size=32)
     path = write_llama(tmp_path / "small.gguf", model, "Q4_1", **smollm.metadata())
-    run, merged, packed = tmp_path / "run", tmp_path / "merged", ["--init-from", path, "--packed"]
+    run = tmp_path / "run"
+    merged = tmp_path / "merged"
+    packed = ["--init-from", path, "--packed"]
     assert run_here(lora.main, *options(given, run, *packed)) == 0
     assert read_log(run / "log.jsonl")[-1]["val_loss"] > 0
     assert run_here(lora.main, "--init-from", "resume", "--out-dir", run) == 0

@@ -22,7 +22,10 @@ class Page(HTMLParser):
 
     def __init__(self, page):
         super().__init__(convert_charrefs=True)
-        self.tags, self.text, self.notes, self._inside = [], "", [], False
+        self.tags = []
+        self.text = ""
+        self.notes = []
+        self._inside = False
         self.feed(page)
         self.close()
 

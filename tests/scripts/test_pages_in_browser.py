@@ -53,7 +53,8 @@ def opened(chromium, path, beside=False, **options):
     beside: nor to the pages beside it, to which its links lead.
     """
     context = chromium.new_context(**{"viewport": DESKTOP, **options})
-    tab, problems = context.new_page(), []
+    tab = context.new_page()
+    problems = []
     tab.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
     tab.on("pageerror", lambda error: problems.append(str(error)))
     address = path if isinstance(path, str) else path.resolve().as_uri()
@@ -183,7 +184,8 @@ def test_the_step_of_gpt_stays_in_sight_on_a_page_of_its_own(chromium, example, 
     path, data = example
     steps = data["gpt"]["walk"]["steps"]
     with opened(chromium, path.with_name("gpt.html"), viewport=viewport) as tab:
-        panel, in_sight = tab.locator(".panel strong"), "e => e.getBoundingClientRect().%s"
+        panel = tab.locator(".panel strong")
+        in_sight = "e => e.getBoundingClientRect().%s"
         for i, step in enumerate(steps):
             assert panel.inner_text().startswith(f"{i + 1} of {len(steps)}. ")
             assert panel.evaluate(in_sight % "top") >= 0 and panel.evaluate(in_sight % "bottom") <= viewport["height"]

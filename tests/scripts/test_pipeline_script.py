@@ -26,7 +26,8 @@ from tests.scripts.running import assert_says, output_of, refusal, run_here, wri
 def small(tmp_path_factory):
     """All stages in small: little data, few steps, a model that is hardly one."""
     text = write_text(tmp_path_factory.mktemp("text") / "text.txt", words=12_000)
-    demo_config, chance = pipeline_stages.demo_config, "finetune.evaluation.reward_accuracy.SIGNIFICANCE"
+    demo_config = pipeline_stages.demo_config
+    chance = "finetune.evaluation.reward_accuracy.SIGNIFICANCE"
 
     def small_config(short, out_dir, seed, made_by, data):
         config = demo_config(short, out_dir, seed, made_by, data)

@@ -149,7 +149,8 @@ def test_lessons_are_kept_until_what_they_are_made_from_changes(building, monkey
 
 @pytest.mark.parametrize("trouble", [mock.Mock(side_effect=KeyboardInterrupt), lambda: 3])
 def test_what_was_written_before_trouble_stays(building, tmp_path, capsys, trouble):
-    ran, lessons = [], tmp_path / "site" / "lessons"
+    ran = []
+    lessons = tmp_path / "site" / "lessons"
     with contextlib.suppress(KeyboardInterrupt):
         assert building(lambda number: trouble() if number == "01" else 0) == 1
         assert "without 01_learning, which failed: see above" in capsys.readouterr().err
@@ -202,7 +203,8 @@ def written(tmp_path_factory):
 
 
 def test_every_link_of_the_site_leads_somewhere(written):
-    pages, files = [*written.rglob("*.html"), *written.glob("*.js")], set(written.rglob("*"))
+    pages = [*written.rglob("*.html"), *written.glob("*.js")]
+    files = set(written.rglob("*"))
     missing = {path: broken_links(path, path.read_text(encoding="utf-8"), files) for path in pages}
     assert len(pages) > 300 and not {path: links for path, links in missing.items() if links}
 

@@ -72,7 +72,8 @@ def context(address, chromium):
 @pytest.fixture
 def tab(context, address):
     """A page; at the end no error, and no request but to the site."""
-    page, problems = context.new_page(), []
+    page = context.new_page()
+    problems = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else problems.append(r.url))
     yield page
@@ -148,7 +149,9 @@ def test_a_lesson_runs_to_its_end(tab):
 
 def test_results_below_a_changed_cell_are_marked(tab):
     tab.goto("lessons/00_gradients.html")
-    cell, last, old = tab.locator(".cell").nth(1), tab.locator(".cell").last, tab.locator(".old")
+    cell = tab.locator(".cell").nth(1)
+    last = tab.locator(".cell").last
+    old = tab.locator(".old")
     saved, below = tab.evaluate("[cells[1].result.innerHTML, cells.length - 2]")
     cell.get_by_role("button", name="Edit").click()
     assert tab.evaluate("cells[1].place.contains(document.activeElement)") and old.count() == 0

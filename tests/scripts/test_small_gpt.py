@@ -13,7 +13,8 @@ TOKENS = np.arange(400) % 7
 def trainings(tmp_path, monkeypatch):
     """The numbers of steps of the trainings so far. The cache is a folder of the test."""
     monkeypatch.setenv("MINIGRAD_CACHE", str(tmp_path / "cache"))
-    done, train = [], small_gpt.train
+    done = []
+    train = small_gpt.train
     monkeypatch.setattr(small_gpt, "train", lambda *arguments: done.append(arguments[2]) or train(*arguments))
     return done
 

@@ -181,7 +181,8 @@ def test_grpo_from_a_new_model_and_its_control_run(tmp_path, monkeypatch):
 
 
 def test_a_text_is_classified_also_by_an_exported_classifier(finished, tmp_path):
-    folder, exported = finished("classify")[0], tmp_path / "hf"
+    folder = finished("classify")[0]
+    exported = tmp_path / "hf"
     lines = output_of(classify.main, "--model", folder, "--predict", "the cat sat").splitlines()
     shares = [float(line.split("%")[0]) for line in lines]
     assert {line.split()[-1] for line in lines} == {"cat", "dog"} and shares == sorted(shares)[::-1]

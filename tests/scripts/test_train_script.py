@@ -222,7 +222,9 @@ def test_writers_where_a_run_is_running_are_refused(finished, tmp_path, capsys):
 
 
 def test_nothing_is_overwritten(finished, text, tmp_path, capsys):
-    run, model, file = finished[0], tmp_path / "model", tmp_path / "file"
+    run = finished[0]
+    model = tmp_path / "model"
+    file = tmp_path / "file"
     model.mkdir()
     for path in (model / "config.json", file):
         path.write_bytes(b"precious")

@@ -52,7 +52,8 @@ def some_fast(names):
 @pytest.fixture
 def ctrl_c(monkeypatch):
     """Presses Ctrl-C in the second step of an optimizer, once."""
-    step, steps = AdamW.step, itertools.count()
+    step = AdamW.step
+    steps = itertools.count()
 
     def interrupted_step(optimizer):
         if next(steps) == 1:
@@ -70,7 +71,8 @@ def test_a_resumed_run_equals_one_that_never_stopped(name, given, finished, tmp_
     assert validated == ([0, end // 2, end] if name != "ppo" else [])  # PPO scores replies and has no such loss
     request.getfixturevalue("ctrl_c")
     assert run_on("cpu", name, given, tmp_path / "run") == 130
-    script, output = RUNS[name][0], capsys.readouterr().out
+    script = RUNS[name][0]
+    output = capsys.readouterr().out
     said = f"python scripts/{script.__name__.split('.')[1]}.py --init-from resume --out-dir .* --kernels textbook\n"
     assert re.search(said, output)
     assert 2 <= load_state(tmp_path / "run")["step"] < end
@@ -111,7 +113,8 @@ def test_who_uses_a_run_before_it_has_ended_is_told(name, finished, tmp_path, ca
 @pytest.mark.parametrize("name", some_fast(["train", *STAGES]))
 def test_a_finished_run_is_trained_longer(name, finished, tmp_path, capsys):
     folder = shutil.copytree(finished(name)[0], tmp_path / "run")
-    main, done = RUNS[name][0].main, load_state(folder)["step"]
+    main = RUNS[name][0].main
+    done = load_state(folder)["step"]
     option = "--total-iterations" if name.startswith(("ppo", "grpo")) else "--max-iters"
     resume = ["--init-from", "resume", "--out-dir", folder, "--kernels", "textbook"]
     output = output_of(main, *resume)

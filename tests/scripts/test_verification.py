@@ -247,7 +247,9 @@ def test_traces_equal_those_of_transformers(kernels, small, changes):
     ],
 )
 def test_a_mistake_in_a_llama_is_found_where_it_is(mistake, place):
-    right, wrong, (ids, targets) = small_llama(), small_llama(), random_ids((2, 3, 7))
+    right = small_llama()
+    wrong = small_llama()
+    ids, targets = random_ids((2, 3, 7))
     mistake(wrong.model.layers[1])
     traces = [verification.trace(model, ids, targets) for model in (wrong, right)]
     problem = Comparison(*traces, right.config, TOLERANCE["float32"]).problem()

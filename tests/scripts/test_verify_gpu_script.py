@@ -79,7 +79,8 @@ def test_the_tests_for_the_device_are_run_and_counted(monkeypatch):
 
 def test_planted_faults_never_run_on_a_real_gpu():
     """Their names say so: where one is expected to be noticed by the emulation, "mistakes" or "faulty" is in it."""
-    suite, planted = verify_gpu.PARTS["suite"], []
+    suite = verify_gpu.PARTS["suite"]
+    planted = []
     for name in suite.FILES:
         tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
         functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]

@@ -176,7 +176,9 @@ def wrap(host):
     if not isinstance(host, np.ndarray | np.generic):
         return host
     array = object.__new__(ndarray)
-    array._host, array.base, array.device = np.asarray(host), None, Device()
+    array._host = np.asarray(host)
+    array.base = None
+    array.device = Device()
     _supported(array._host.dtype)
     return array
 
@@ -241,7 +243,8 @@ def host_index(index, shape):
     """An index for the NumPy side. Integers in arrays wrap around as on a GPU; masks make the host wait."""
     parts = list(index) if isinstance(index, tuple) else [index]
     parts = [_index_part(part) for part in parts]
-    axis, axes_named = 0, sum(_axes_of(part) for part in parts)
+    axis = 0
+    axes_named = sum(_axes_of(part) for part in parts)
     for place, part in enumerate(parts):
         if part is Ellipsis:
             axis += len(shape) - axes_named

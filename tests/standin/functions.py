@@ -77,7 +77,8 @@ def unwritten(host):
 
 def function(name):
     """CuPy's function `name`, computed by NumPy's."""
-    parameters, compute = NAMES["functions"][name], getattr(np, name, None)
+    parameters = NAMES["functions"][name]
+    compute = getattr(np, name, None)
     if compute is None:
         raise NotImplementedError(f"CuPy has `{name}`, but NumPy has not: the stand-in cannot compute it")
 
@@ -89,7 +90,8 @@ def function(name):
         arrays = device_arrays(*args, options)
         if name in SYNCHRONISES:
             counters.synchronise()
-        hosts, named = [unwrap(x) for x in args], {key: unwrap(value) for key, value in options.items()}
+        hosts = [unwrap(x) for x in args]
+        named = {key: unwrap(value) for key, value in options.items()}
         if name in ANSWERS:
             return compute(*hosts, **named)
         if name.startswith("empty"):

@@ -47,7 +47,9 @@ def _named(name):
 def module():
     """The stand-in for the module `cupy`."""
     cupy = Module("cupy")
-    cupy.cuda, cupy.random, cupy.RawKernel = cuda.cuda, random, cuda.RawKernel
+    cupy.cuda = cuda.cuda
+    cupy.random = random
+    cupy.RawKernel = cuda.RawKernel
     cupy.__version__ = NAMES["version"]
     return cupy
 

@@ -52,7 +52,8 @@ def learn(train: Any, tokens: Any, steps: Any, length: int, rates: Any, gradient
     """The losses of the learner's model in the learner's loop. gradients: the engine's for each step, under the names
     of Hugging Face. The optimizer is SGD.
     """
-    names, arriving = train.__globals__, iter(gradients)
+    names = train.__globals__
+    arriving = iter(gradients)
 
     def backward(params: Any, x: Any, y: Any, gradients: Any) -> float:
         global PARAMS

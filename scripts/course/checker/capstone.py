@@ -135,7 +135,8 @@ def take(call: Call, source: StrPath, prompt: str, load: Load) -> bool:
     except (OSError, ImportError) as error:
         print(f"{source} is skipped: {error}")
         return False
-    ids, stop = tokenizer.encode(prompt), []
+    ids = tokenizer.encode(prompt)
+    stop = []
     if not isinstance(model, GPT):
         template = ChatTemplate(tokenizer)
         ids, _ = template.encode([{"role": "user", "content": prompt}], add_generation_prompt=True)
@@ -180,7 +181,8 @@ def stored(model: LanguageModel, arrays: dict[str, Any]) -> dict[str, np.ndarray
 
 def states(model: LanguageModel, ids: list[int]) -> dict[str, np.ndarray]:
     """The same as `beside.states`, of our model."""
-    names, first = model.names, "drop" if isinstance(model, GPT) else "embed_tokens"
+    names = model.names
+    first = "drop" if isinstance(model, GPT) else "embed_tokens"
     modules = {"embeddings": first} | {f"block {i}": f"{names.blocks}.{i}" for i in range(model.config.n_layer)}
     with no_grad(), record_activations(model, [f"{names.body}.{module}" for module in modules.values()]) as found:
         logits = model([ids]).data

@@ -179,7 +179,8 @@ class Exercise:
     def completed(self, old: str = "", new: str = "") -> str:
         """The stub with its blanks filled, which is a right solution; or with `new` in place of `old` in them."""
         blanks = self.blanks.replace(old, new) if old else self.blanks
-        blocks, lines = iter(blanks.strip("\n").split("\n\n")), []
+        blocks = iter(blanks.strip("\n").split("\n\n"))
+        lines = []
         for line in self.stub.splitlines():
             indent, todo, _ = line.partition("raise NotImplementedError")
             lines.append(textwrap.indent(next(blocks), indent) if todo else line)

@@ -63,7 +63,8 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     explanation = search.slip()
 
     # What gradcheck knows for certain.
-    gradient, diagnosis = "", Diagnosis("", "")
+    gradient = ""
+    diagnosis = Diagnosis("", "")
     if explanation is None and first is not None and first.where.startswith("backward"):
         gradient, diagnosis = ask_gradcheck(trial, first, trial.check.telling)
     if diagnosis.kind in SURE:
@@ -78,7 +79,8 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     # A change of the learner's file. Steps are compared in the telling case, if it shows the same.
     seen, seen_case = found, case
     if first is not None and (first.where, first.kind) == (found.where, found.kind):
-        seen, seen_case = first, trial.check.telling
+        seen = first
+        seen_case = trial.check.telling
     runs = Runs(trial, seen_case, search.is_backward)
     repaired = repair(runs, seen, witnesses)
 

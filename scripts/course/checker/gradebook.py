@@ -145,7 +145,8 @@ def feedback(verdict: Verdict, weight: float) -> list[str]:
 def results_json(verdicts: Mapping[str, Verdict], weights: Weights) -> str:
     """results.json, as https://gradescope-autograders.readthedocs.io/en/latest/specs/ has it."""
     shared = {"output_format": "text", "visibility": "visible"}
-    scores, marked = weighted(verdicts, weights), []
+    scores = weighted(verdicts, weights)
+    marked = []
     for name, weight in weights.items():
         status = "passed" if verdicts[name].passed else "failed"
         marked.append({"name": name, **scored(scores[name]), "max_score": weight, "status": status,

@@ -37,7 +37,8 @@ def judge(
 
     explain: look for the reason of a wrong result; otherwise the verdict says only how the numbers differ.
     """
-    started, cases = time.perf_counter(), 0
+    started = time.perf_counter()
+    cases = 0
     for i, check in enumerate(checks):
         trial = Trial(check, definitions, text, path, [other.name for other in checks[:i] if other.name != check.name])
         refusal = missing_definition(trial)
@@ -45,7 +46,8 @@ def judge(
         cases += verdict.cases
         if not verdict.passed:
             break
-    verdict.cases, verdict.seconds = cases, round(time.perf_counter() - started, 3)
+    verdict.cases = cases
+    verdict.seconds = round(time.perf_counter() - started, 3)
     return verdict
 
 
@@ -89,7 +91,10 @@ def verdict_of_check(trial: Trial, seed: int, explain: bool) -> Verdict:
     """The verdict by one check: the first case that fails, the reason, and the smallest case that shows it."""
     check = trial.check
     found = first = trial.test(check.telling)
-    case, diagnosis, line, tried = check.telling, "", None, list[Case]()
+    case = check.telling
+    diagnosis = ""
+    line = None
+    tried = list[Case]()
     try:
         smallest, failing, tried = smallest_failing(trial, seed, first)
         found, case = (failing, smallest) if failing is not None else (first, case)
@@ -98,8 +103,10 @@ def verdict_of_check(trial: Trial, seed: int, explain: bool) -> Verdict:
             if found.difference is not None:
                 found.difference = found.difference.confirmed(None if first is None else first.difference)
             reason = diagnosing.reason(trial, found, case, first, witnesses)
-            diagnosis, line = words.of_reason(trial, found, reason), reason.line
-            case, found = reason.case, trial.test(reason.case) or found
+            diagnosis = words.of_reason(trial, found, reason)
+            line = reason.line
+            case = reason.case
+            found = trial.test(reason.case) or found
     except Exception as error:  # a mistake of ours: what is known to be wrong stays wrong
         if found is None:
             raise
@@ -109,7 +116,8 @@ def verdict_of_check(trial: Trial, seed: int, explain: bool) -> Verdict:
     status = found.kind if found.kind in STATUSES else "wrong"
     diagnosis = diagnosis or words.of_finding(trial, found)
     verdict = Verdict(status, found.where, diagnosis, cases=len(tried) + 1)
-    verdict.details, verdict.shown = words.of_case(trial, case, found.shown), (check, case, found.douts)
+    verdict.details = words.of_case(trial, case, found.shown)
+    verdict.shown = (check, case, found.douts)
     verdict.line = found.answer.line or line or trial.last_line(case, found)
     verdict.code = source.code_at(trial.text, verdict.line)
     return verdict

@@ -130,7 +130,8 @@ def find_file(exercise: str, exercises: dict[str, Path], entries: Entries) -> by
 
     Of several the one nearest to the top counts, and those in a backup folder come last.
     """
-    full, short = exercises[exercise].name, f"{exercise}.py"
+    full = exercises[exercise].name
+    short = f"{exercise}.py"
     found = [entry for entry in entries if entry.name in (full, short)]
     if not found:
         known = {name for each, path in exercises.items() for name in (path.name, f"{each}.py")}

@@ -128,7 +128,8 @@ class Submission:
         return reply
 
     def _how_it_ended(self) -> Verdict:
-        code, seconds = self.process.wait(), self.limits.seconds
+        code = self.process.wait()
+        seconds = self.limits.seconds
         if time.monotonic() > self.deadline or code in (-24, -9):  # SIGXCPU, SIGKILL
             sentence = f"no end after {seconds} seconds of computing or {PATIENCE * seconds} by the clock"
             return Verdict("timeout", self.path.name, f"{sentence}: is there a loop that never ends?", seconds=seconds)
@@ -240,7 +241,8 @@ def judge(
     credit: with its parts. explain: look for the reason of a wrong result. In an assessment, reasons are given with the
     credit only: they quote the right solution.
     """
-    verdict, explain = None, explain and (credit or not exercise.is_assessment)
+    verdict = None
+    explain = explain and (credit or not exercise.is_assessment)
     try:
         text, refusal = source.read(content, path)
         if refusal is not None:

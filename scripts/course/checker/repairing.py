@@ -28,7 +28,8 @@ def repair(runs: Runs, found: Finding, witnesses: list[Case]) -> Change | None:
         return None  # it is right where it runs for the first time
     places = [place.line for place in runs.yours[:MOST_PLACES]]
     for is_apart in (True, False):  # first where values part, then anywhere
-        tree, tried = ast.parse(runs.trial.text), 0
+        tree = ast.parse(runs.trial.text)
+        tried = 0
         fits: list[tuple[int, int, Change, str]] = []
         for change in mutants(tree):
             most = 4 if is_apart else 3 if change.kind.startswith(OFF_BY_ONE) else 2
@@ -49,7 +50,8 @@ def is_right(runs: Runs, found: Finding, answer: Answer) -> bool:
     if answer.raised is not None:
         return False
     got, goal, before = (results(each.value) for each in (answer, runs.goal, runs.answer))
-    tolerance, wanted = runs.trial.check.tolerance, wanted_of(found)
+    tolerance = runs.trial.check.tolerance
+    wanted = wanted_of(found)
     if wanted not in goal or got.keys() != goal.keys():
         return same(answer.value, runs.goal.value, tolerance)
     was_right = [key for key in goal if key in before and same(before[key], goal[key], tolerance)]
@@ -58,7 +60,9 @@ def is_right(runs: Runs, found: Finding, answer: Answer) -> bool:
 
 def holds(runs: Runs, found: Finding, witnesses: list[Case], program: str) -> bool:
     """Whether a changed file is right in most other cases in which the learner's is wrong, and in the telling one."""
-    trial, wanted, right = runs.trial, wanted_of(found), list[bool]()
+    trial = runs.trial
+    wanted = wanted_of(found)
+    right = list[bool]()
     for case in witnesses:
         other = trial.test(case) if len(right) < WITNESSES else None
         if other is not None and other.where == found.where:

@@ -74,7 +74,8 @@ def start_text(exercise: Exercise, file: Path) -> str:
     from scripts.course.lessons.concepts import lessons_of, number
     from scripts.shared.command_line import from_here
 
-    effort, lessons = f" ({exercise.effort})" if exercise.effort else "", lessons_of(exercise.name)
+    effort = f" ({exercise.effort})" if exercise.effort else ""
+    lessons = lessons_of(exercise.name)
     about = f"{exercise.name}: {exercise.title}{effort}\nThe exercise is in {file}: read it, and complete its TODO."
     lines = [f"lesson {number(each)}, {title(each)}: python scripts/lesson.py {number(each)}" for each in lessons]
     return "\n".join([about, *map(from_here, lines)])

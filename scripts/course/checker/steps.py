@@ -41,7 +41,9 @@ class Runs:
 
     def __init__(self, trial: Trial, case: Case, is_backward: bool):
         self.douts = trial.douts(case) if is_backward else None
-        self.trial, self.case, self.known = trial, case, right_lines(trial)
+        self.trial = trial
+        self.case = case
+        self.known = right_lines(trial)
         self.answer, steps = trial.recorded(trial.text, case, self.douts)
         self.steps = [step for step in steps if step[0] not in self.known]
         self.goal, self.right_steps = self._right(trial.reference.text)
@@ -163,7 +165,9 @@ def apart(steps: Sequence[Step], text: str, has: Callable[[np.ndarray], bool]) -
 
 def of_right_calls(steps: Sequence[Step], has: Callable[[np.ndarray], bool]) -> set[int]:
     """The numbers of those steps that were made in a function whose result is right."""
-    begun, inside, is_right = list[int](), set[int](), True
+    begun = list[int]()
+    inside = set[int]()
+    is_right = True
     for i, (line, said, value) in enumerate(steps):
         if said == "def":
             begun.append(i)

@@ -42,7 +42,8 @@ class Reference:
         self.comments = dict(enumerate((line.partition("  # ")[2].strip() for line in self.text.splitlines()), 1))
         self.namespace = compiled(ast.parse(self.text), {"np": np, "math": math})
         self.node = next(n for n in ast.parse(self.text).body if getattr(n, "name", "") == check.name)
-        written, is_op = self.namespace[check.name], isinstance(check, OpCheck)
+        written = self.namespace[check.name]
+        is_op = isinstance(check, OpCheck)
         signature = inspect.signature(written.forward if is_op else call or written)
         self.names = [*signature.parameters][is_op or call is not None :]  # of the inputs, as the stub calls them
 
@@ -184,7 +185,8 @@ class Trial:
 
     def _test_dout(self, case: Case, douts: list[np.ndarray], size: float = 1) -> Finding | None:
         """Compare the gradients for these douts. size: how much larger than usual they are, and so their rounding."""
-        where, names = "backward of " + self.check.name, self.names
+        where = "backward of " + self.check.name
+        names = self.names
         got, right = self.run(case, douts), self.reference.run(case, douts)
         shown: dict[str, Any] = {"dout": douts if len(douts) > 1 else douts[0]}
         if (finding := self._failed(got, where, shown)) is not None:
@@ -256,7 +258,8 @@ class Answer:
 
 def answer(written: Any, path: str, check: Check, case: Case, douts: Sequence[Any] | None = None) -> Answer:
     """Run a function, or the forward of an op, and with `douts` also its backward, on inputs that are read-only."""
-    arguments, options = [_frozen(a) for a in case.arguments], copy.deepcopy(case.options)
+    arguments = [_frozen(a) for a in case.arguments]
+    options = copy.deepcopy(case.options)
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -287,7 +290,8 @@ def _frozen(value: Any) -> Any:
 
 def douts_for(out: Any) -> list[np.ndarray]:
     """The gradients that arrive at backward, one for each output of forward: one decimal, both signs, never 0."""
-    douts, rng = [], np.random.default_rng(1)
+    douts = []
+    rng = np.random.default_rng(1)
     for output in out if isinstance(out, tuple) else (out,):
         dout = np.round(rng.uniform(-2, 2, np.shape(output)), 1)
         douts.append(np.asarray(np.where(dout == 0, 0.7, dout), np.asarray(output).dtype))
@@ -297,7 +301,8 @@ def douts_for(out: Any) -> list[np.ndarray]:
 @contextlib.contextmanager
 def bounded() -> Iterator[None]:
     """End a changed solution that would never end, after many lines."""
-    lines, before = 0, sys.gettrace()
+    lines = 0
+    before = sys.gettrace()
 
     def trace(frame: Any, event: str, argument: Any) -> Any:
         nonlocal lines

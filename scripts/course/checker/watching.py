@@ -24,7 +24,8 @@ def watch(workspace: Workspace, manual: bool = False) -> int:
     """Run the loop until the learner quits. Returns the exit status."""
     session = Session(workspace)
     with without_enter():
-        keys, goes_on = reading_keys(), True
+        keys = reading_keys()
+        goes_on = True
         while session.name and goes_on:
             try:
                 goes_on = session.press(keys.get(timeout=PERIOD))
@@ -38,7 +39,8 @@ class Session:
     """The current exercise, and what each key does."""
 
     def __init__(self, workspace: Workspace):
-        self.workspace, self.asking = workspace, False
+        self.workspace = workspace
+        self.asking = False
         self.name = workspace.current() or ""  # of the exercise; "" at the end of the course
         self._seen = 0
         self._begin()

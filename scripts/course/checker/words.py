@@ -26,7 +26,8 @@ from .trial import Answer, Finding, Reference, Trial
 
 def of_finding(trial: Trial, found: Finding) -> str:
     """What is wrong in a case."""
-    what, part = found.gradient or "the result", found.where.partition(" of ")[0]
+    what = found.gradient or "the result"
+    part = found.where.partition(" of ")[0]
     if found.kind == "changed":
         changed = "dout or another array" if part == "backward" else "its input"
         return f"it writes to {changed}, which is not yours to change: compute into a new array, or copy it first"
@@ -160,7 +161,8 @@ def _in_words(value: Any) -> str:
 
 def of_reason(trial: Trial, found: Finding, reason: Reason) -> str:
     """Why the result is wrong, in a sentence."""
-    said, fact = of_finding(trial, found), reason.fact
+    said = of_finding(trial, found)
+    fact = reason.fact
     error = f" ({said})" if found.kind == "error" else ""
     if reason.kind == "random":
         return "it draws random numbers: the same arguments must give the same result (keep the mask of forward)"

@@ -147,7 +147,9 @@ class Solution:
         """
         module = types.ModuleType("submission")
         sys.modules["submission"] = module
-        self.path, self.text, self.names = path, text, vars(module)
+        self.path = path
+        self.text = text
+        self.names = vars(module)
         exec(harness, self.harness)
         exec(compile(text, path, "exec"), self.names)
         return {name: isinstance(thing, type) and issubclass(thing, Function)
@@ -262,7 +264,9 @@ class Recording:
 
     def __init__(self, text: str, path: str, most: int = MOST_STEPS):
         self.steps: list[Step] = []
-        self.most, self.rounds, self.room = most, 0, MOST_NUMBERS
+        self.most = most
+        self.rounds = 0
+        self.room = MOST_NUMBERS
         self.names: dict[str, Any] = {"record_step": self.record}
         exec(compile(ast.fix_missing_locations(Recorder().visit(ast.parse(text))), path, "exec"), self.names)
         self.steps.clear()

@@ -128,7 +128,8 @@ class Workspace:
 
     def reset(self, name: str) -> Path | None:
         """Write the stub again. Returns the path under which the old file is kept beside it, if there was one."""
-        file, kept = self.file(name), None
+        file = self.file(name)
+        kept = None
         with self.changing() as state:
             if file.exists():
                 numbers = (n for n in range(1, 10_000) if not file.with_suffix(f".old{n}.txt").exists())

@@ -36,7 +36,8 @@ def run(lesson: str, text: str, cell: int, changed: bool = False) -> dict[str, A
             except AssertionError:
                 if not changed or (check := statement.text.strip()) not in read_text(LESSONS / f"{lesson}.py"):
                     raise
-                value, failed = None, FAILED
+                value = None
+                failed = FAILED
                 print(f"\n{FAILED} It is about the original numbers:\n\n{check}\n")
         return {"html": "".join(_value(value)), "failed": failed}
     except (Exception, KeyboardInterrupt) as error:

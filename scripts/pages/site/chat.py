@@ -57,7 +57,8 @@ def answer(question: str, seed: int) -> dict[str, Any]:
     left = LONGEST_ANSWER
     with suppress(KeyboardInterrupt), closing(talk.answer(question, LONGEST_ANSWER, sampling)) as pieces:
         for piece in pieces:
-            left, (token, logits) = left - 1, sampling.noted.pop()
+            left = left - 1
+            token, logits = sampling.noted.pop()
             print(json.dumps([piece, described(talk, token, logits)]), flush=True)
     is_cut = left == 0 and token not in talk.template.stop_tokens
     return {"forgotten": talk.forgotten, "cut": LONGEST_ANSWER * is_cut}

@@ -40,7 +40,8 @@ def changed(path: str, text: str) -> Iterator[None]:
     """In the block, the classes of a file have the forward, backward and update of a changed copy of it."""
     module = importlib.import_module(".".join(Path(path).relative_to(ROOT).with_suffix("").parts))
     copy = types.ModuleType(module.__name__)
-    copy.__package__, copy.__file__ = module.__package__, path
+    copy.__package__ = module.__package__
+    copy.__file__ = path
     exec(compile(text, path, "exec"), vars(copy))
     before = []
     for name, theirs in vars(copy).items():

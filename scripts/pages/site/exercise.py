@@ -27,7 +27,8 @@ def ask(command: str, name: str, text: str, state: dict[str, Any]) -> dict[str, 
 
     "steps": the page of `check --html`, as "html".
     """
-    html, workspace = "", workspace_of({catalogue.paths()[name].name: text}, state)
+    html = ""
+    workspace = workspace_of({catalogue.paths()[name].name: text}, state)
     try:
         if command == "steps":
             verdict, file = workspace.check(name), workspace.file(name)

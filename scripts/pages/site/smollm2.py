@@ -47,7 +47,9 @@ class UnpackedFile(GGUFFile):
 
     def __init__(self, folder: Path):
         header = read_json(folder / HEADER)
-        self.path, self.metadata, self.tensors = folder, header["settings"], {}
+        self.path = folder
+        self.metadata = header["settings"]
+        self.tensors = {}
         for name, (shape, kind) in header["tensors"].items():
             path = folder / f"{name}.npy"
             self.tensors[name] = GGUFTensor(name, tuple(shape), kind, np.load(path))

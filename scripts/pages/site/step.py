@@ -35,7 +35,8 @@ def record(model: str, text: str, stage: str, lr: float, sizes: dict[str, int], 
         net: Any
         if model:
             net, tokenizer = load_model(f"/models/{model}", trainable=True)
-            parts, texts = [tokenizer.encode(part) for part in split_text(text, stage)], token_texts(tokenizer)
+            parts = [tokenizer.encode(part) for part in split_text(text, stage)]
+            texts = token_texts(tokenizer)
         else:
             count = GPTConfig.from_dict(sizes).num_parameters() if sizes else 0
             if count > LARGEST:

@@ -68,7 +68,10 @@ class Training:
     def go(self, seconds: float, lr: float) -> dict[str, Any]:
         """Train for about this time. Returns the loss of each step; [step, loss] of held-out text, [step, sample]."""
         self.schedule.peaks = [lr] * len(self.schedule.peaks)
-        losses, held_out, samples, spent = [], [], [], 0.0
+        losses = []
+        held_out = []
+        samples = []
+        spent = 0.0
         while spent < seconds:
             if self.steps % EVALUATE_EVERY == 0:
                 loss = held_out_loss(self.model, self.held_out, BATCH_SIZE, BLOCK_SIZE)["val_loss"]

@@ -12,7 +12,8 @@ class GroupNorm(Function):
         split = x.reshape(ctx.shape)
         centered = split - split.mean(axis=-1, keepdims=True)
         ctx.std = np.sqrt((centered * centered).mean(axis=-1, keepdims=True) + eps)
-        ctx.normalized, ctx.weight = centered / ctx.std, weight
+        ctx.normalized = centered / ctx.std
+        ctx.weight = weight
         return ctx.normalized.reshape(x.shape) * weight + bias
 
     @staticmethod

@@ -17,7 +17,9 @@ from tests.gpt.small import random_ids, small_llama
 
 FOLDER = Path(__file__).resolve().parent / "llama"
 LABELS = ["no", "yes", "perhaps"]
-IDS, LENGTHS, PADDING = random_ids((2, 7), seed=3), np.array([7, 4]), 36
+IDS = random_ids((2, 7), seed=3)
+LENGTHS = np.array([7, 4])
+PADDING = 36
 
 
 def base():

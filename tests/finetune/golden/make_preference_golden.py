@@ -65,7 +65,8 @@ def ppo_arrays(rng):
     kl = logprobs - ref_logprobs
     rewards = torch.where(mask, -KL_COEF * kl, 0)
     rewards[torch.arange(B), mask.sum(1) - 1] += scores
-    lastgaelam, advantages_reversed = 0, []
+    lastgaelam = 0
+    advantages_reversed = []
     for t in reversed(range(T)):
         nextvalues = values[:, t + 1] if t < T - 1 else 0.0
         delta = rewards[:, t] + GAMMA * nextvalues - values[:, t]

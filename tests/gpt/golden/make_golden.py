@@ -53,7 +53,8 @@ def in_float64(model):
 
     class Angles(torch.nn.Module):
         def forward(self, x, position_ids):
-            size, theta = LLAMA["n_embd"] // LLAMA["n_head"], LLAMA["rope_theta"]
+            size = LLAMA["n_embd"] // LLAMA["n_head"]
+            theta = LLAMA["rope_theta"]
             speeds = 1.0 / theta ** (torch.arange(0, size, 2, dtype=torch.float64) / size)
             angles = position_ids[..., None].double() * speeds
             angles = torch.cat([angles, angles], dim=-1)
