@@ -211,4 +211,4 @@ def check_linear(comparison: Comparison) -> None:
             wrong = ~(near | (mixed == expected))
             if wrong.any():
                 i = int(wrong.argmax())
-                raise wrong_mixture(comparison, k, i, float(mixed.flat[i]), float(expected.flat[i]), dout)
+                raise wrong_mixture(comparison, k, i, mixed.flat[i], expected.flat[i], dout)

@@ -128,9 +128,9 @@ class Comparison:
         for row, coefficients in enumerate(np.eye(R)):
             for gradients, gradient in zip(self.analytic, self.graph.vjp(coefficients)):
                 gradients[row] = gradient
-        self.largest = np.zeros(
-            (len(self.analytic), R)
-        )  # by variable and row: the largest gradient of the row's output
+
+        # By variable and row: the largest gradient of the row's output.
+        self.largest = np.zeros((len(self.analytic), R))
         for o in range(len(self.graph.outputs)):
             mine = self.graph.of_output(o)
             for k, gradients in enumerate(self.analytic):
@@ -146,13 +146,11 @@ class Comparison:
         """Measure every probe by a complex step. Returns why that was not possible, or None if it was."""
         rounding = 8 * EPSILON * np.abs(self.outputs)  # slopes that cancel, as in x / x, leave rounding errors
         try:
-            self.columns = [
-                [
-                    self._column(k, p, complex_slope(partial(self.subject.moved, k, p.direction)), rounding)
-                    for p in probes
-                ]
-                for k, probes in enumerate(self.probes)
-            ]
+            for k, probes in enumerate(self.probes):
+                self.columns.append([])
+                for probe in probes:
+                    slope = complex_slope(partial(self.subject.moved, k, probe.direction))
+                    self.columns[k].append(self._column(k, probe, slope, rounding))
         except (TypeError, ValueError, np.exceptions.ComplexWarning) as error:
             return f"no complex step, as fn does not take complex numbers ({error})"
         return "the complex step disagrees, as an op of fn is not analytic" if self.is_wrong else None

@@ -115,7 +115,7 @@ def wrong_derivative(comparison: Comparison, k: int) -> GradcheckError:
     row = int(np.argmax(np.where(column.errors > comparison.rtol, column.differences, -1)))
     output, out_element = comparison.graph.rows[row]
     element = unravel(variable.value.shape, int(column.probe.places[0]))
-    analytic, numeric = float(column.analytic[row]), float(column.numeric[row])
+    analytic, numeric = column.analytic[row], column.numeric[row]
     error = abs(analytic - numeric) / max(abs(analytic), abs(numeric))
     diagnosis = diagnose(comparison, k, output)
     numerator = f"d {output_name(comparison, output, out_element)}"
