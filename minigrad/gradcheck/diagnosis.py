@@ -48,16 +48,17 @@ class Case:
     def __init__(self, comparison: Comparison, wrong: int, output: int):
         self.comparison, self.wrong, self.output = comparison, wrong, output
         self.graph = comparison.graph
-        self.ones = np.ones(len(comparison.graph.rows))
+        self.ones = np.ones(len(self.graph.rows))
         self.variables = comparison.variables
-        self.name, self.x = self.variables[wrong].name, self.variables[wrong].value
+        self.name = self.variables[wrong].name
+        self.x = self.variables[wrong].value
         self.shape = self.x.shape
         self.gradient = comparison.analytic[wrong]  # (R, *shape)
         self.outputs = [to_numpy(tensor.data) for tensor in self.graph.outputs]
         self.out = self.outputs[output]
-        self.mine = self.graph.of_output(output)
+        self.mine = self.graph.of_output(output)  # the rows of this output
         self.known = comparison.smooth(wrong)[self.mine]  # not at a kink
-        # If more is known than mixtures of rows or columns: both Jacobians, as (output elements, input elements).
+        # Both Jacobians, as (output elements, input elements), unless only mixtures of rows or columns are known.
         self.has_jacobian = (output, None) not in self.graph.rows and comparison.is_dense(wrong)
         if self.has_jacobian:
             numeric = comparison.numeric(wrong)[self.mine]
@@ -69,6 +70,7 @@ class Case:
             self.right = self.is_near(self.analytic)
 
     def is_near(self, jacobian: Array) -> Array:
+        """Which elements of a Jacobian are as the differences say."""
         return np.abs(jacobian - self.numeric) <= np.maximum(self.tolerance, 1e-4 * np.abs(self.numeric))
 
     def agrees(self, candidate: Array, k: int | None = None) -> bool:

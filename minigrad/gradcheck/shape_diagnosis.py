@@ -19,11 +19,12 @@ from .comparison import Comparison, NotFinite
 from .diagnosis import IN_ORDER, Diagnosis, broadcasts, order_in_words, orders
 from .vjp import Shape
 
-# Gradients that fit, and what was wrong; None if this repair fails. The same for a single gradient.
+# A repair takes a node and the gradients that its backward returned. It returns gradients that fit, and what was wrong,
+# or None if it does not apply. A fit is the same for one gradient and the shape that it should have.
 Repaired = tuple[list[Any], str] | None
+Repair = Callable[[Context, Any], Repaired]
 Fitted = tuple[Array, str] | None
-Repair = Callable[[Context, Any], Repaired]  # of a node, and what its backward returned
-Fit = Callable[[Array, Shape], Fitted]  # of a gradient, and the shape that it should have
+Fit = Callable[[Array, Shape], Fitted]
 
 
 def diagnose_shape(comparison: Comparison, node: Context, returned: Any) -> Diagnosis:
@@ -42,8 +43,8 @@ def diagnose_shape(comparison: Comparison, node: Context, returned: Any) -> Diag
         if repaired is None:
             continue
         fitting.append(Diagnosis(kind, repaired[1]))
+        # The shapes fit now. Are the values right? Another gradient may have a wrong shape too.
         backward = partial(_repaired_backward, original, repair)
-        # another gradient may have a wrong shape too
         with contextlib.suppress(ValueError, TypeError, NotFinite), comparison.graph.with_backward(original, backward):
             comparison.backward()
             comparison.central()
