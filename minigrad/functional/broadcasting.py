@@ -9,7 +9,7 @@ import numpy as np
 from ..backend import Array, sum_over
 
 
-def unbroadcast(dout: Array, shape: tuple[int, ...]) -> Array:
+def unbroadcast(dout: Array, shape: tuple[int, ...] | None) -> Any:
     """Sum `dout` down to `shape`: where forward repeated a value, backward adds up the gradients of its copies.
 
     Both rows used a (3,) bias that was added to a (2, 3) activation:
@@ -20,6 +20,8 @@ def unbroadcast(dout: Array, shape: tuple[int, ...]) -> Array:
     array([[ 6.],
            [60.]])
     """
+    if shape is None:  # the input was a Python number, which has no gradient
+        return None
     if dout.shape == shape:
         return dout
     added = dout.ndim - len(shape)  # axes that NumPy put in front
@@ -28,9 +30,9 @@ def unbroadcast(dout: Array, shape: tuple[int, ...]) -> Array:
     return sum_over(dout, tuple(range(added)) + stretched, keepdims=True).reshape(shape)
 
 
-def shape_of(x: Any) -> tuple[int, ...]:
-    """The shape of an array; () for a Python number."""
-    return getattr(x, "shape", ())
+def shape_of(x: Any) -> tuple[int, ...] | None:
+    """The shape of an array; None for a Python number."""
+    return getattr(x, "shape", None)
 
 
 def check_broadcastable(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:

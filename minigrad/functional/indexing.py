@@ -14,7 +14,6 @@ from ..autograd import Function
 from ..backend import Array, array_of, is_array, module_of, scatter_add
 from ..dtypes import is_floating
 from .argument_checks import Indices, check_boolean, check_tensor, normalize_dim, normalize_dims
-from .broadcasting import shape_of
 from .elementwise import Where, to
 from .shape import reshape
 
@@ -210,8 +209,9 @@ def masked_fill(x: Tensor, mask: Tensor | Array, value: Any) -> Tensor:
     array([[  1., -inf],
            [  3.,   4.]])
     """
-    if shape_of(value) != ():
-        raise ValueError(f"masked_fill: value must be one number, got shape {shape_of(value)}; F.where takes a tensor")
+    shape = getattr(value, "shape", ())
+    if shape != ():
+        raise ValueError(f"masked_fill: value must be one number, got shape {shape}; F.where takes a tensor")
     if value is None or isinstance(value, str):  # NumPy makes nan of None
         raise TypeError(f"masked_fill: value must be a number, got {value!r}")
     check_tensor("masked_fill", x)

@@ -69,7 +69,7 @@ import numpy as np
 from ...autograd import Context, Function
 from ...backend import place_in_batch
 from ...functional.attention import ScaledDotProductAttention, SplitHeads
-from ...functional.broadcasting import shape_of, unbroadcast
+from ...functional.broadcasting import unbroadcast
 from ...functional.stochastic import DROPOUT_ROWS, keep_scale
 from .threads import SMALL, divide_evenly, parallel
 
@@ -259,7 +259,8 @@ class _Plan:
     """The operands with common leading axes (batch..., heads), and the order of the tiles."""
 
     def __init__(self, q, k, v, mask, is_causal, scale, dropout_p, stream):
-        self.scores_lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], shape_of(mask)[:-2])
+        mask_lead = () if mask is None else mask.shape[:-2]
+        self.scores_lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], mask_lead)
         lead = np.broadcast_shapes(self.scores_lead, v.shape[:-2])
         self.lead = (1,) * (2 - len(lead)) + lead  # a batch and a head axis even where the caller has none
         self.shared = _shares_keys(q, k, v)
