@@ -312,7 +312,9 @@ def _extreme_axis(op: str, x: Tensor, dim: Any) -> int | None:
     if hasattr(dim, "shape"):
         raise TypeError(f"{op}: dim must be an integer, got a tensor; F.{op}imum(x, y) compares two tensors")
     axes = _extreme_axes(op, x, None if dim is None else normalize_dim(op, dim, x))
-    return None if dim is None else axes[0] if axes else 0
+    if dim is None:
+        return None
+    return axes[0] if axes else 0
 
 
 def _extreme_axes(op: str, x: Tensor, dim: Dims) -> tuple[int, ...]:
