@@ -337,9 +337,12 @@ class Where(Function):
     @staticmethod
     def backward(ctx, dout):
         xp = module_of(dout)
-        dx = xp.where(ctx.condition, dout, 0)
-        dy = xp.where(ctx.condition, 0, dout)
-        return None, unbroadcast(dx, ctx.x_shape), unbroadcast(dy, ctx.y_shape)
+        dx = dy = None
+        if ctx.needs_grad[1]:
+            dx = unbroadcast(xp.where(ctx.condition, dout, 0), ctx.x_shape)
+        if ctx.needs_grad[2]:
+            dy = unbroadcast(xp.where(ctx.condition, 0, dout), ctx.y_shape)
+        return None, dx, dy
 
 
 def where(condition: Any, x: Operand, y: Operand) -> Tensor:
