@@ -195,7 +195,7 @@ class Tensor(in_place.InPlaceOperators, NumpyOperands):
 
 def check_assigned(name: str, value: Any) -> None:
     """Raise TypeError for anything but an array, or the number that a full reduction in NumPy returns."""
-    if not (backend.is_array(value) or isinstance(value, np.generic)):
+    if not (isinstance(value, np.ndarray | np.generic) or backend.is_array(value)):
         of_tensor = ": assign its .data" if isinstance(value, Tensor) else ""
         raise TypeError(f"tensor.{name} must be an array, got {type(value).__name__}{of_tensor}")
 

@@ -26,7 +26,8 @@ from ..backend import is_array, manual_seed
 from ..nn import Module
 from ..tensor import Tensor
 
-DETAIL = ("Tensor.data", "Tensor.grad")  # reading and assigning these attributes is not a step of a program
+# Reading and assigning these attributes is not a step of a program.
+DETAIL = ("Tensor.data", "Tensor.grad", "check_assigned")
 MOST_MOMENTS = 60_000
 LARGEST = 4096  # numbers of an array that are kept whole; of a larger one a corner and the range
 CORNER = 8

@@ -36,7 +36,8 @@ def recording():
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("debugger") / "step.html"
-    write_text(path, stepping.step_page("step")[0])
+    with np.printoptions():
+        write_text(path, stepping.step_page("step")[0])
     return path
 
 
