@@ -14,7 +14,7 @@ from typing import Any
 
 from start import command_line
 
-from finetune.built_in.exam_questions import BUILT_IN, exam_questions
+from finetune.evaluation.exam_questions import BUILT_IN, exam_questions
 from finetune.evaluation.multiple_choice import accuracy, exam_scores, read_questions
 from gpt import Tokenizer
 from gpt.files import read_pieces, write_text

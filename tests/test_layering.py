@@ -26,10 +26,7 @@ OPPONENTS = {"torch"}  # of measurements, and what else compares:
 MAY_COMPARE = ("scripts/benchmark", "scripts/compare_", "scripts/verify_")
 MAY_IMPORT_CUPY = ("minigrad/backend.py", "minigrad/kernels/")
 GO_BACK = {  # folder -> one that is built on it and that it imports all the same: exceptions, until someone mends them
-    "scripts/pages": "scripts/course",
-    "scripts/course/lessons": "scripts/course/checker",
     "finetune/data": "finetune/built_in",
-    "finetune/built_in": "finetune/evaluation",
 }
 
 CHANGES = {"add", "append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}  # methods of tables

@@ -2,6 +2,5 @@
 
 tasks.py             instructions with one right answer, and preference pairs (wordings: task_templates.py)
 chains.py            arithmetic in several steps, for learning from verification
-exam_questions.py    a multiple-choice exam
 labelled_texts.py    texts with labels: Python's documentation, and the questions of tasks.py
 """

@@ -11,4 +11,8 @@ What lessons draw with:
 
     pictures.py       `Lesson`, which every lesson begins with; bars, heat maps, the loop of generation
     widget_data.py    the numbers behind the widgets, drawings to play with in a page
+
+What both lessons and exercises read:
+
+    progress.py       what a learner has passed
 """

@@ -2,7 +2,7 @@
 
 import re
 
-from finetune.built_in.exam_questions import DAYS, MONTHS, OPPOSITES, PLURALS, exam_questions, kinds
+from finetune.evaluation.exam_questions import DAYS, MONTHS, OPPOSITES, PLURALS, exam_questions, kinds
 
 
 def answer(question):

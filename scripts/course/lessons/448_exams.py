@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.built_in.exam_questions import exam_questions, kinds
+from finetune.evaluation.exam_questions import exam_questions, kinds
 from finetune.evaluation.multiple_choice import accuracy, exam_prompts, exam_scores
 from gpt import Tokenizer
 from gpt.training.loading import load_model
@@ -201,7 +201,7 @@ assert 0.03 < np.mean(difference > limit) < 0.07
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start choice_score`
-# - read: finetune/evaluation/multiple_choice.py, a page; finetune/built_in/exam_questions.py
+# - read: finetune/evaluation/multiple_choice.py, a page; finetune/evaluation/exam_questions.py
 # - try: `python scripts/evaluate.py --model smollm2 --choices builtin`, then with `--form letters`. Expect: 43 % and
 #   26.5 %, where guessing has 25 %.
 # - lesson: `python scripts/lesson.py 451`

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from gpt.files import read_text
 from scripts.course.lessons.cells import LESSONS, lessons
+from scripts.course.progress import read_progress
 
 ROOT = LESSONS.parents[2]
 README = LESSONS / "README.md"
@@ -55,8 +56,6 @@ def passed_exercises() -> set[str]:
     record = ROOT / "my_exercises" / "progress.json"
     if not record.exists():
         return set()
-    from scripts.course.checker.workspace import read_progress  # needs Hypothesis, which lessons do not
-
     return set(read_progress(record)["passed"])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..evaluation.multiple_choice import Question
+from .multiple_choice import Question
 
 BUILT_IN = "builtin"  # the name of this exam, where others are the name of a file
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
