@@ -73,7 +73,7 @@ def reply(conversation: Conversation, question: str, max_new_tokens: int, sampli
             print(MODEL, end="", flush=True)
             for piece in answer:
                 text.write(piece)
-                if stop:
+                if stop:  # Ctrl-C was pressed
                     text.write(" (stopped)")
                     break
             text.end()
@@ -131,10 +131,10 @@ def options() -> command_line.Parser:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     command_line.add_shared(parser, "model", "packed", "adapter", model="runs/sft")
     parser.add_argument("--system", default=None, help="system message at the start, in place of the model's own")
-    text = "number of tokens to generate per text"
+    text = "number of tokens to generate per answer"
     parser.add_argument("--max-new-tokens", type=command_line.whole_number(0), default=400, help=text)
     usual = partial(Sampling, top_p=0.95, repetition_penalty=1.05)
-    command_line.add_settings(parser, usual, temperature={"default": None})
+    command_line.add_settings(parser, usual, temperature={"default": None})  # None: see main
     command_line.add_shared(parser, "kernels", "device", "seed", seed=None)
     return parser
 

@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
 def demo_config(
     short: bool, out_dir: str, seed: int, made_by: str = "demo", data: str = "stories"
 ) -> PretrainingConfig:
-    """A model that learns to write in about three minutes on two cores; `short`: a smaller one, in half a minute."""
+    """A model that learns to write; `short`: a smaller one, with fewer steps."""
     steps = 100 if short else 800
     training = TrainingConfig(
         max_iters=steps,
@@ -67,7 +67,8 @@ def options() -> command_line.Parser:
 
 def refuse_other_files(folder: str) -> None:
     """Raise an error if the folder holds anything but an earlier demo, which the new one replaces."""
-    if not has_checkpoint(folder) or settings_of(PretrainingConfig, folder).made_by != "demo":
+    is_demo = has_checkpoint(folder) and settings_of(PretrainingConfig, folder).made_by == "demo"
+    if not is_demo:
         check_unused(folder, can_resume=False)
 
 

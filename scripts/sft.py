@@ -22,7 +22,12 @@ instruction, input and output (Alpaca).
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train on conversations with `train_sft`, or, with --show-mask, show which of their tokens it would learn from."""
+    """Train on conversations with `train_sft`, or, with --show-mask, show which of their tokens it would learn from.
+
+    In a program of your own, training is one call, with `start` of gpt/training/run.py:
+
+    start(train_sft, SFTConfig(init_from="gpt2", data="alpaca.json", out_dir="runs/alpaca"))
+    """
     parser = options()
     arguments = parser.parse_args(argv)
     if arguments.show_mask:
@@ -32,11 +37,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def show_mask(parser: command_line.Parser, arguments: argparse.Namespace) -> int:
     """Print some conversations as text, with marks around what the model learns to write."""
-    others = parser.given.keys() - {"show_mask", "init_from", "data", "seed", "kernels"}
+    others = parser.given.keys() - {"show_mask", "init_from", "data", "seed", "kernels"}  # given: what the user typed
     parser.refuse(others, "does not go with --show-mask, which trains nothing")
     command_line.set_up(arguments)
     examples = load_data(arguments.data, arguments.seed)[0][: arguments.show_mask]
-    model, tokenizer = load_model(arguments.init_from, trainable=True)
+    model, tokenizer = load_model(arguments.init_from, trainable=True)  # so tokens can be added
     add_chat_tokens(model, tokenizer)
     template = ChatTemplate(tokenizer)
     print("\n\n".join(template.marked(example.messages, example.completion) for example in examples))

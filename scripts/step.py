@@ -49,7 +49,7 @@ print("loss", loss, " a uniform guess has ln 8 =", np.log(8).round(4))
 # backward
 loss.backward()  # Step in: the walk over the graph, which calls each Function.backward in turn
 wte = model.transformer.wte.weight  # used as embedding and as head: its gradient is the sum of both
-print("\nd loss / d wte, a row per token: token 3 was only an input, token 2 only one of the logits\n", wte.grad)
+print("\nd loss / d wte, a row per token: 3 was an input, never a target; 2 was only one of the logits\n", wte.grad)
 
 # clip
 before = wte.data.copy()

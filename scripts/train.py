@@ -27,7 +27,9 @@ SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size", "dropout")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train a model and show what to do with it. In a program of your own, it is one call:
+    """Train a model and show what to do with it.
+
+    In a program of your own, it is one call. `pretrain` starts a run of `train_language_model`, as this script does:
 
     shape = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64}
     pretrain(PretrainingConfig(data="mybook.txt", out_dir="runs/book", model=shape))
@@ -50,6 +52,7 @@ def options() -> command_line.Parser:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     new = "scratch: random weights"
     size = {"type": command_line.whole_number(257)}
+    # without=(): every setting has its option. An empty dict: this option is not changed as add_stage usually does.
     stage_options.add_stage(parser, PretrainingConfig, new, without=(), vocab_size=size, precision={}, learning_rate={})
     group = parser.add_argument_group("shape of a new model")
     small = partial(GPTConfig, n_layer=4, n_head=4, n_embd=128, block_size=64)
@@ -64,7 +67,9 @@ def options() -> command_line.Parser:
 def refuse_conflicts(parser: command_line.Parser, arguments: argparse.Namespace) -> None:
     """End with an error for an option that another one rules out."""
     if arguments.will_it_fit:
-        others = ["data_parallel"] + ["init_from"] * (arguments.init_from == "resume")
+        others = ["data_parallel"]
+        if arguments.init_from == "resume":
+            others.append("init_from")
         parser.refuse(others, "does not go with --will-it-fit, which tries a new run")
     if arguments.data_parallel:
         parser.refuse(["processes"], "does not go with --data-parallel: mpiexec starts them")
@@ -76,7 +81,7 @@ def refuse_conflicts(parser: command_line.Parser, arguments: argparse.Namespace)
 
 
 def model_settings(parser: command_line.Parser, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The shape of a new model; of a model that is there, what the user says that its shape must be."""
+    """The shape of a new model; of an existing model, only the options that the user gave."""
     given = parser.given
     if arguments.init_from == "scratch":
         given = {name: getattr(arguments, name) for name in SHAPE}
@@ -84,7 +89,7 @@ def model_settings(parser: command_line.Parser, arguments: argparse.Namespace) -
 
 
 def refuse_another_shape(parser: command_line.Parser, out_dir: str) -> None:
-    """Raise ValueError for a shape that the model of a run that is resumed does not have at all."""
+    """Raise ValueError for a shape option that the resumed model lacks."""
     shape = settings_of(PretrainingConfig, out_dir).model
     for name in SHAPE:
         if name in parser.given and name not in shape:

@@ -1,7 +1,7 @@
 """Adapters for a model: which layers get one, and how they get in and out again.
 
     apply_lora     a `LoRALinear` around each layer that the settings name; everything else is frozen
-    remove_lora    the model as it was
+    remove_lora    the original layers again
 
 The model does not know that it is adapted: from outside, each linear layer is replaced with the layer around it.
 """
@@ -37,6 +37,7 @@ def new_layers(model: nn.Module, config: LoRAConfig) -> dict[str, LoRALinear]:
     if lora_layers(model):
         raise ValueError("the model has LoRA adapters already: merge_lora or remove_lora comes first")
     check_modules_to_save(model, config.modules_to_save)
+    # full_names: the modules whose names end so; target_names: the linear layers that fit; is_inside: a yes or a no
     whole = full_names(model, config.modules_to_save)
     layers = {}
     for name in target_names(model, config.target_modules):
@@ -71,7 +72,7 @@ def attach(model: nn.Module, layers: Mapping[str, LoRALinear]) -> None:
         model.set_submodule(name, layer)
         layer.lora_A.requires_grad_()
         layer.lora_B.requires_grad_()
-        for saved in full_names(model, layer.config.modules_to_save):
+        for saved in full_names(model, layer.config.modules_to_save):  # each layer has the same list
             model.get_submodule(saved).requires_grad_()
 
 

@@ -87,6 +87,7 @@ class LoRALinear(nn.Module):
     merged = False  # True while the update is a part of base.weight (merging.py)
 
     def __init__(self, base: nn.Linear, r: int, scaling: float, dropout: float = 0.0):
+        # Module has no __init__.
         self.base, self.scaling = base, scaling
         self.in_features, self.out_features = base.in_features, base.out_features
         self.dropout = nn.Dropout(dropout)
@@ -99,7 +100,7 @@ class LoRALinear(nn.Module):
         hidden = F.linear(self.dropout(x), self.lora_A)  # A x: (..., in) -> (..., r)
         # A first, then B: their product B A, which is as large as W, is never made.
         out = self.base(x) + F.linear(hidden * self.scaling, self.whole_B())  # (..., out)
-        # A model may ask any linear layer for an activation function after it; with None, this returns `out`.
+        # `activation`: see the end of this class; with None, this returns `out`.
         return activate(out, activation)
 
     def delta(self) -> Array:
@@ -110,12 +111,15 @@ class LoRALinear(nn.Module):
         """B, (out, r): lora_B as it is. The subclass `LoRASlices` stores B in parts, and joins them here."""
         return self.lora_B
 
+    def extra_repr(self) -> str:
+        return f"r={self.lora_B.shape[1]}"
+
+    # What a model asks of a linear layer: the loss, if it is the output layer, and in `forward` an activation function
+    # after it.
+
     def cross_entropy(self, x: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
         """Like `nn.Linear.cross_entropy`, but with all logits in memory."""
         return F.cross_entropy(self(x), targets, ignore_index=ignore_index, reduction=reduction)
-
-    def extra_repr(self) -> str:
-        return f"r={self.lora_B.shape[1]}"
 
 
 def adapter_parameters(in_features: int, out_features: int, r: int) -> int:
@@ -136,14 +140,15 @@ SLICES = ("q", "k", "v")  # the parts of the outputs of GPT-2's `c_attn`: see lo
 class LoRAConfig(Checked):
     """The settings of LoRA: which layers are adapted, and how. Raises ValueError for settings out of range.
 
-    r: the number of rows of A and of columns of B. alpha: dividing by r lets another r keep the learning rate.
+    r: the number of rows of A and of columns of B.
+    alpha: the update is scaled by alpha / r, so that another r can keep the learning rate.
     target_modules: the linear layers to adapt.
         A tuple: the last parts of their names ("c_attn", "mlp.c_proj").
         A string: "all-linear" for all but the output layer, or a regular expression for whole names.
         None: the layers that compute queries and values, "c_attn" in GPT-2, "q_proj" and "v_proj" in a Llama.
     slices: ("q", "v") in the paper, each once; () means all.
-    use_rslora: this keeps the size of the update for large ranks as well (Kalajdzievski 2023, "A rank stabilization
-        scaling factor for fine-tuning with LoRA").
+    use_rslora: divide by sqrt(r) instead, which keeps the size of the update for large ranks as well (Kalajdzievski
+        2023, "A rank stabilization scaling factor for fine-tuning with LoRA").
     modules_to_save: modules that are trained as a whole beside the adapters, such as a new head ("score").
     rank_pattern: other ranks for some layers, by the ends of the layers' names, {"mlp.c_proj": 16}.
     alpha_pattern: other alphas, in the same way.
@@ -177,12 +182,12 @@ class LoRAConfig(Checked):
     def for_layer(self, name: str) -> LoRAConfig:
         """The settings of one layer, with the rank and the alpha that the first fitting pattern gives it."""
 
-        def first(pattern: Mapping[str, Any], default: Any) -> Any:
+        def first_fitting(pattern: Mapping[str, Any], default: Any) -> Any:
             return next((value for end, value in pattern.items() if ends_with(name, end)), default)
 
-        return dataclasses.replace(
-            self, r=first(self.rank_pattern, self.r), alpha=first(self.alpha_pattern, self.alpha)
-        )
+        r = first_fitting(self.rank_pattern, self.r)
+        alpha = first_fitting(self.alpha_pattern, self.alpha)
+        return dataclasses.replace(self, r=r, alpha=alpha)
 
     @property
     def scaling(self) -> float:

@@ -22,12 +22,14 @@ FUSED = "c_attn"  # the layer that computes query, key and value in one product,
 class LoRASlices(LoRALinear):
     """LoRA for some of the query, key and value that `c_attn` computes: each slice has its own A (r, in), B (out/3, r).
 
-    The pairs of the n `slices` are stored one below the other: lora_A (n r, in), lora_B (n out/3, r).
+    The pairs of the n `slices` are stored one below the other: lora_A (n r, in), lora_B (n out/3, r). `forward` is that
+    of LoRALinear, with whole_B() as B.
     """
 
     def __init__(self, base: nn.Linear, r: int, scaling: float, dropout: float, slices: tuple[str, ...]):
-        super().__init__(base, r * len(slices), scaling, dropout)
+        super().__init__(base, r * len(slices), scaling, dropout)  # A is (n r, in) now
         self.slices = slices
+        # B is stored without its zeros.
         self.lora_B = nn.init.zeros_(empty_parameter(self.out_features // len(SLICES) * len(slices), r))
 
     def whole_B(self) -> Tensor:
@@ -43,7 +45,8 @@ class LoRASlices(LoRALinear):
         columns = []
         for B, name in zip(F.split(self.lora_B, third), self.slices):  # each (out/3, r)
             above = SLICES.index(name) * third
-            columns.append(F.pad(B, (0, 0, above, self.out_features - above - third)))  # (out, r)
+            below = self.out_features - above - third
+            columns.append(F.pad(B, (0, 0, above, below)))  # (out, r): rows of zeros above and below
         return F.cat(columns, dim=1)  # (out, n r)
 
     def extra_repr(self) -> str:

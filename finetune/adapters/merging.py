@@ -23,7 +23,7 @@ def merge_lora(model: nn.Module) -> dict[str, LoRALinear]:
 
     The result equals the adapted model up to rounding. Returns the layers that were removed, for `unmerge_lora`. Raises
     ValueError, and leaves the model as it was, if there are no adapters, or if a weight cannot be changed: it is
-    quantized, of half precision, or shared with another layer.
+    quantized, of half precision, or shared with another layer, or its adapter is not finite.
     """
     reason = why_not_mergeable(model)  # looks at all layers, before the first one is changed
     if reason is not None:
@@ -36,7 +36,7 @@ def merge_lora(model: nn.Module) -> dict[str, LoRALinear]:
 
 
 def unmerge_lora(model: nn.Module, layers: Mapping[str, LoRALinear]) -> None:
-    """Undo `merge_lora`, which returned `layers`: W <- W - scaling * B A, up to rounding, with the adapters beside it.
+    """Undo `merge_lora`, which returned `layers`: W <- W - scaling * B A, up to rounding, and put the adapters back.
 
     Raises ValueError, and leaves the model as it was, if `layers` are not merged into this model.
     """
@@ -51,7 +51,7 @@ def unmerge_lora(model: nn.Module, layers: Mapping[str, LoRALinear]) -> None:
 
 
 def _add(weight: Tensor, delta: Array) -> None:
-    announce_update([weight])
+    announce_update([weight])  # says that its array is about to change; one that is read-only becomes a copy
     weight.data += delta
 
 
@@ -64,6 +64,7 @@ def why_not_mergeable(model: nn.Module) -> str | None:
         weight = layer.base.weight
         if weight.dtype not in (np.float32, np.float64):
             return f"{name} is {weight.dtype}, too coarse to take up an adapter: model.to('float32') comes first"
+        # holders: the modules that have this very tensor
         for partner, module in holders(model, weight).items():
             if module is not layer.base:
                 return f"{name} shares its weight with {partner}: merging would change both"

@@ -19,14 +19,14 @@ model's answer. `exam_scores` computes the same for a whole exam, with many text
     >>> scores = []
     >>> for choice in question.choices:
     ...     ids, n = encode_choice(tokenizer, f"Question: {question.question}\\nAnswer:", f" {choice}", block_size=64)
-    ...     logits = model(np.array([ids[:-1]]))[0]       # (T - 1, V): row t predicts token t + 1
+    ...     read_ids = ids[:-1]                           # the last token is predicted, and not read
+    ...     logits = model(np.array([read_ids]))[0]       # (T - 1, V): row t predicts token t + 1
     ...     scores.append(choice_score(logits, ids, n))   # of the last n tokens, the choice's
     >>> np.allclose(scores, exam_scores(model, tokenizer, [question])[0])
     True
 
-Gao et al., "A framework for few-shot language model evaluation" (lm-evaluation-harness 0.4.13: `process_results` in
-lm_eval/api/task.py, `_encode_pair` in lm_eval/api/model.py, `mean_stderr` in lm_eval/api/metrics.py); Hendrycks et al.
-2021 (arXiv 2009.03300): MMLU, letters.
+Gao et al., "A framework for few-shot language model evaluation" (lm-evaluation-harness 0.4.13); Hendrycks et al. 2021
+(arXiv 2009.03300): MMLU, letters.
 Simplified: MMLU's prompts also name the subject, and begin with the question itself instead of "Question: ".
 """
 
@@ -60,8 +60,8 @@ def choice_score(logits: Tensor, ids: Sequence[int], n: int) -> float:
 def encode_choice(tokenizer: Tokenizer, context: str, choice: str, block_size: int) -> tuple[list[int], int]:
     """The tokens of both together, and how many of them, at the end, are the choice's: those after the context's own.
 
-    " Paris" is one token, so a space at the end of the context belongs to the choice. A long context loses its
-    beginning. Raises ValueError for a choice that does not fit into the block size alone.
+    A space between context and choice counts as the choice's. A long context loses its beginning. Raises ValueError for
+    a choice that does not fit into the block size alone.
     """
     ids = tokenizer.encode(context + choice, add_special_tokens=False)
     n = len(ids) - len(tokenizer.encode(context.rstrip(), add_special_tokens=False))
@@ -127,7 +127,10 @@ def exam_scores(
 def accuracy(
     questions: Sequence[Question], scores: Sequence[np.ndarray], normalized: bool = False
 ) -> tuple[float, float]:
-    """acc, or acc_norm if `normalized`: a share p, and its standard error sqrt(p (1 - p) / (N - 1))."""
+    """acc, or acc_norm if `normalized`: a share p, and its standard error sqrt(p (1 - p) / (N - 1)).
+
+    acc_norm is only meaningful in cloze form.
+    """
     right = []
     for question, choice_scores in zip(questions, scores, strict=True):
         if normalized:

@@ -12,8 +12,8 @@ each divided by a *temperature* τ, the two distributions over the V tokens and 
 Both are 0 if q = p. A student that is too small for that has to choose what to give up:
 
 * *Forward* weighs each token by p. Where the teacher has probability and the student has none, ln p - ln q is large, so
-  the student covers everything, and has to put probability on what lies between as well. Hinton et al. 2015,
-  "Distilling the knowledge in a neural network", section 2.
+  the student covers everything, and has to put probability also on what neither text nor teacher would say. Hinton et
+  al. 2015, "Distilling the knowledge in a neural network", section 2.
 * *Reverse* weighs each token by q. Only what the student finds probable costs something, so it leaves out what it
   cannot model and is precise in the rest. Gu et al. 2023, "MiniLLM", section 2.1; Agarwal et al. 2023, "GKD".
 
@@ -26,7 +26,8 @@ with r_v = ln q_v - ln p_v and ∂q_v / ∂s_u = q_v (1[u = v] - q_u) / τ,
 
     ∂loss / ∂s_u = τ² Σ_v (r_v + 1) q_v (1[u = v] - q_u) / τ = τ q_u (r_u - Σ_v q_v r_v)
 
-which is 0 for a token that the student does not expect: q_u = 0.
+(the 1 is from ∂r_v; it drops out, as Σ_v q_v (1[u = v] - q_u) = 0). This is 0 for a token that the student does not
+expect: q_u = 0.
 
 *Why τ².* A high temperature makes both distributions flat and brings out the small probabilities. For large τ, softmax
 is linear, q_u - p_u ≈ (s_u - t_u) / (V τ) for logits of mean 0. So without a factor the gradient, (q_u - p_u) / τ,

@@ -4,8 +4,8 @@
 
 π is the policy, which is trained. ρ is the reference, the model that training starts from. ln π - ln ρ says how much
 more likely a reply has become in training. The loss falls if this grows for the chosen reply, and if it falls for the
-rejected one. β, 0.1 say, is the strength of the penalty for moving away from the reference: with a large β, a small
-change is enough to make the loss small. The rest of this page derives the loss.
+rejected one. β, 0.1 say, is the strength of the penalty for moving away from the reference: with a larger β, a
+smaller change makes the loss small. The rest of this page derives the loss.
 
 *The best policy for a reward.* Let r(reply) be a reward. We want a high mean reward, and a policy that stays close to
 the reference; the KL divergence KL(π || ρ), the mean of ln π - ln ρ over the policy's replies, measures the distance.
@@ -81,8 +81,8 @@ def dpo_loss(
         robust     (-(1-ε) ln σ(β h) + ε ln σ(-β h)) / (1-2ε)    Chowdhury et al. 2024: a share ε of labels is wrong
 
     For "ipo", pass log-probabilities per token: the sum over a reply's tokens divided by their number. Its authors and
-    TRL do so, and `dpo_batch_loss` divides. With sums, the tokens of a long reply would have to change less than those
-    of a short one to bring h to the target 1/(2β). ε is `label_smoothing`, which only "robust" uses.
+    TRL do so, and `dpo_batch_loss` divides. With sums, h would grow with the length of the replies, but its target
+    1/(2β) would not. ε is `label_smoothing`, which only "robust" uses.
 
     Raises ValueError for another kind, beta <= 0, or label_smoothing outside [0, 0.5).
 
@@ -126,8 +126,9 @@ def dpo_batch_loss(
     reference = tensor_like(batch.reference, policy)  # (2B), stored with the data
     logps = policy.data.astype(np.float64)  # (2B): of whole replies, for the metrics
     if kind == "ipo":  # compares log-probabilities per token, see dpo_loss
-        share = tensor_like(1 / batch.loss_mask.sum(axis=1), policy)  # (2B); `loss_mask` is True at a reply's tokens
-        policy, reference = policy * share, reference * share
+        # (2B): 1 / length; `loss_mask` is True at a reply's tokens
+        per_token = tensor_like(1 / batch.loss_mask.sum(axis=1), policy)
+        policy, reference = policy * per_token, reference * per_token
     chosen, rejected = F.split(policy, B)  # (B) each
     reference_chosen, reference_rejected = F.split(reference, B)
     losses = dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta, kind, label_smoothing)
@@ -172,7 +173,7 @@ def with_reference(
 
 
 def as_text(preferences: Sequence[Preference], pairs: Sequence[Pair]) -> list[Preference]:
-    """The preferences, as text, with the log-probabilities of the pairs that they were encoded to."""
+    """For saving: the preferences, with the log-probabilities of their pairs."""
     return [
         dataclasses.replace(p, ref_chosen_logps=pair.chosen.reference, ref_rejected_logps=pair.rejected.reference)
         for p, pair in zip(preferences, pairs, strict=True)

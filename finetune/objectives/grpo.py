@@ -19,7 +19,8 @@ checks the answers, no reward model is needed either.
 
 π is the policy now, and π_old the policy when it wrote the answers, so training begins with ratio 1. Without the clip,
 -ratio A would push the tokens of a good answer up, and those of a bad one down, without limit. With it, the loss stays
-the same once the ratio has moved by ε in the direction of A. There is no gradient any more (*), and π stays near π_old:
+the same once the ratio has moved by ε in the direction of A: the gradient is 0 (* in the table), and π stays near
+π_old.
 
     ratio        0.5      1.1      1.8
     A =  1      -0.5     -1.1     -1.2 *      the last: min(1.8, 1.2) = 1.2
@@ -44,7 +45,7 @@ a reference model, usually the one that training starts from. β is the strength
     >>> print(A, losses.round(2))
     [ 1.5 -0.5 -0.5 -0.5] [-1.8  0.9  0.5  0.4]
 
-Below are the functions for many questions, and for three methods that change one thing each (see METHODS).
+Below are three methods that change one thing each, and the functions for many questions.
 
 Simplified: one reward for a whole answer, which judges its outcome ("outcome supervision"; "process supervision" would
 reward each step of the reasoning). DAPO's dynamic sampling and its reward for length are left out.
@@ -62,6 +63,36 @@ from minigrad import Tensor
 
 from .logprobs import estimated_kl, tensor_like
 from .ppo import policy_loss
+
+# --- the methods ------------------------------------------------------------------------------------------------------
+# Three of them are small changes of GRPO, in a line each of `group_advantages`, `answer_weights` and CLIP:
+#
+#   grpo      Shao et al. 2024, "DeepSeekMath", section 4.1, equations 3 and 4
+#   dr_grpo   Liu et al. 2025, "Understanding R1-Zero-like training": does not divide by std, because dividing gives
+#             more weight to questions that are nearly always or never answered right (their std is small); nor by
+#             |o_i|, because dividing makes each token of a wrong answer cheaper, the longer the answer is
+#   dapo      Yu et al. 2025, "DAPO": a higher upper clip, 1.28 instead of 1.2, because this clip holds back rare
+#             tokens: from 0.01 to 0.012 is not much, while a token at 0.9 reaches 1 before it is clipped; and each
+#             token counts the same within a batch
+#   rloo      Ahmadian et al. 2024, "Back to basics": not clipped, which makes the first step REINFORCE, gradient ascent
+#             on A ln π; an answer is compared with the mean of the *other* answers ("leave one out")
+
+CLIP = {  # how far the ratio may move down and up: the ε of each direction
+    "grpo": (0.2, 0.2),
+    "dr_grpo": (0.2, 0.2),
+    "dapo": (0.2, 0.28),
+    "rloo": (math.inf, math.inf),
+}
+METHODS = tuple(CLIP)
+
+
+def check_method(method: str) -> None:
+    """Raise ValueError for a method that is not one of METHODS."""
+    if method not in METHODS:
+        raise ValueError(f"there is no method {method!r}: choose from {', '.join(METHODS)}")
+
+
+# --- the formulas -----------------------------------------------------------------------------------------------------
 
 
 def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:
@@ -96,8 +127,8 @@ def answer_weights(lengths: np.ndarray, method: str = "grpo", longest: int = 1) 
     The loss is then mean_i Σ_t weight_i loss_it, for token t of answer i.
 
         grpo             1 / |o_i|               each answer counts the same: a token of a long one counts less
-        dapo             1 / mean(|o|)           each token counts the same
-        dr_grpo, rloo    1 / longest             each token counts the same, in every batch
+        dapo             1 / mean(|o|)           each token counts the same within a batch
+        dr_grpo, rloo    1 / longest             each token counts the same in every batch
 
     longest: the number of tokens of the longest answer allowed. Only dr_grpo and rloo use it; with 1, the default,
     their weights are 1, and the losses of an answer's tokens are added up.
@@ -132,7 +163,7 @@ def grpo_loss(
     the reference. Over tokens that the policy writes, the mean of -ln(ρ/π) is the divergence, by definition. The mean
     of ρ/π is Σ π ρ/π = Σ ρ = 1, so ρ/π - 1 adds 0 on average; but with it, no single k3 is negative, because ln x is
     at most x - 1. (It is the third of three estimators, k1 to k3: `estimated_kl`.) The penalty is a part of the loss,
-    where PPO subtracts it from the reward. (TRL 1.16 also multiplies it by the ratio, unless told otherwise.)
+    where PPO subtracts it from the reward.
 
     Two tokens have become more likely, from 0.5 to 0.9, so both ratios are 1.8. The weights are 0.5. The first token,
     of a good answer, is clipped: -0.5 min(1.8, 1.2) = -0.6. The second is not: -0.5 min(-1.8, -1.2) = 0.9.
@@ -148,32 +179,3 @@ def grpo_loss(
         reference = Tensor(reference_logprobs, dtype=logprobs.dtype, device=logprobs.device)
         loss = loss + beta * estimated_kl(logprobs, reference, "k3")  # has a gradient, unlike a penalty in the reward
     return loss * tensor_like(weights, logprobs)
-
-
-# --- the methods ------------------------------------------------------------------------------------------------------
-# Three of them are small changes of GRPO, in a line each of `group_advantages`, `answer_weights` and CLIP:
-#
-#   grpo      Shao et al. 2024, "DeepSeekMath", section 4.1, equations 3 and 4
-#   dr_grpo   Liu et al. 2025, "Understanding R1-Zero-like training": does not divide by std, because dividing gives
-#             more weight to questions that are nearly always or never answered right (their std is small); nor by
-#             |o_i|, because dividing makes each token of a wrong answer cheaper, the longer the answer is
-#   dapo      Yu et al. 2025, "DAPO": a higher upper clip, 1.28 instead of 1.2, because this clip holds back rare
-#             tokens: from 0.01 to 0.012 is not much, while a token at 0.9 reaches 1 before it is clipped; and each
-#             token counts the same
-#   rloo      Ahmadian et al. 2024, "Back to basics": not clipped, which makes it REINFORCE, gradient ascent on A ln π;
-#             an answer is compared with the mean of the *other* answers ("leave one out"). (TRL's RLOOTrainer does
-#             clip, and the ratio is that of the whole answer.)
-
-CLIP = {  # how far the ratio may move down and up: the ε of each direction
-    "grpo": (0.2, 0.2),
-    "dr_grpo": (0.2, 0.2),
-    "dapo": (0.2, 0.28),
-    "rloo": (math.inf, math.inf),
-}
-METHODS = tuple(CLIP)
-
-
-def check_method(method: str) -> None:
-    """Raise ValueError for a method that is not one of METHODS."""
-    if method not in METHODS:
-        raise ValueError(f"there is no method {method!r}: choose from {', '.join(METHODS)}")

@@ -4,12 +4,18 @@
     δ_t = r_t + γ V_{t+1} - V_t,   A_t = δ_t + γ λ A_{t+1}   advantages
     loss = -min(ratio A, clip(ratio, 1 - ε, 1 + ε) A)        ratio = π(token) / π_old(token)
 
-The policy π, a language model, takes L actions to write a reply: its tokens. ρ is the reference model. V_t estimates
-the rewards that are still to come, r_t + γ r_{t+1} + γ² r_{t+2} + ..., before token t is written. It is computed by the
-value head, a linear layer from the policy's hidden states to one number. γ (gamma), the discount, makes later rewards
-count less; here it is 1, so all count the same. The reward model scores the whole reply; a token's share in it has to
-be estimated: its advantage. A token that turned out better than expected becomes more likely. But the replies are those
-of the policy before the update, π_old; clipping keeps the new policy close to it. The loop: finetune/stages/ppo.py.
+    π        the policy, a language model; its actions are the L tokens of a reply
+    π_old    the policy before the update, which wrote the replies
+    ρ        the reference model
+    V_t      the value before token t is written: an estimate of the rewards to come, r_t + γ r_{t+1} + γ² r_{t+2} + ...
+    γ        gamma, the discount: makes later rewards count less; here it is 1, so all count the same
+    A_t      the advantage: how much better token t turned out than expected
+    λ        lam: see `gae`
+    ε        0.2: see `policy_loss`
+
+The reward model scores the whole reply, so a token's share in it has to be estimated: its advantage. The value head, a
+linear layer from the policy's hidden states to one number, computes V. A token that turned out better than expected
+becomes more likely. Clipping keeps the new policy close to π_old. The loop: finetune/stages/ppo.py.
 
     Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation"
     Schulman et al. 2017, "Proximal policy optimization algorithms"
@@ -60,6 +66,8 @@ def gae(
 
     Schulman et al. 2016, equation 16.
 
+    Two tokens: δ = 0.3, 0.2; A = 0.3 + 0.5 · 0.2, 0.2.
+
     >>> advantages, returns = gae(np.array([[0.0, 1.0]]), np.array([[0.5, 0.8]]), np.ones((1, 2), bool), lam=0.5)
     >>> advantages.round(2).tolist(), returns.round(2).tolist()
     ([[0.4, 0.2]], [[0.9, 1.0]])
@@ -81,7 +89,7 @@ def whiten(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Normalize over the tokens to mean 0 and variance 1: (x - mean) / std, (B, L) -> (B, L).
 
     Then the size of a step does not depend on the scale of the rewards (Ziegler et al. 2019, section 2.1, and their
-    code: the variance of all N tokens; TRL 0.12 divides by N - 1).
+    code: the variance of all N tokens).
 
     >>> whiten(np.array([[1.0, 3.0, 7.0]]), np.array([[True, True, False]])).round(3).tolist()
     [[-1.0, 1.0, 0.0]]
@@ -123,6 +131,8 @@ def value_loss(values: Tensor, old_values: np.ndarray, returns: np.ndarray, clip
 
     It is not in the paper of 2017, but in its authors' code (OpenAI baselines) and in that of Ziegler et al.
 
+    V_old = 0, R = 1: ½ 0.9², with V = 0.1 inside the clip; ½ 0.8², as V = 0.5 is clipped to 0.2; ½ (2 - 1)².
+
     >>> value_loss(Tensor([0.1, 0.5, 2.0], dtype="float64"), np.zeros(3), np.ones(3)).data.round(3).tolist()
     [0.405, 0.32, 0.5]
     """
@@ -143,7 +153,7 @@ def ppo_loss(
     cliprange_value: float = 0.2,
     vf_coef: float = 0.1,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """policy_loss + vf_coef * value_loss, and the two losses, of N tokens, (N) each. Two heads share one transformer.
+    """policy_loss + vf_coef * value_loss, and the two losses, of N tokens, (N) each.
 
     Schulman et al. 2017, equation 9, without the entropy bonus: the KL penalty in the rewards already keeps the policy
     from becoming too certain.

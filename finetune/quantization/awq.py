@@ -4,8 +4,8 @@
 
 The rounding error of a weight depends on the step size of its group, not on the weight. If a column of W (O, I) is
 scaled up by s and its input down by s, its error in the output becomes s times smaller. Scaling up all columns would
-only increase the step size. So the paper derives s from the size of the inputs, s = mean |x|^α, tries values of α from
-0 (no scaling) to 1, and takes the one with the smallest error in the output [equations 4 and 5].
+only increase the step size. So the paper derives s from the size of the inputs, s = (mean |x|)^α, tries values of α
+from 0 (no scaling) to 1, and takes the one with the smallest error in the output [equations 4 and 5].
 
 *The method* for one output and two inputs, of which the second is 20 times as large. Its weight, 0.4, is between two
 levels of the grid, 2/7 and 3/7. A good α makes it exact, and leaves the other weight nearly exact:
@@ -15,7 +15,7 @@ levels of the grid, 2/7 and 3/7. A good α makes it exact, and leaves the other 
     >>> x = np.array([[0.1, 2.0], [-0.1, 2.0]])                # (N, I): two inputs of the layer
     >>> for alpha in (0, 0.5, 1):
     ...     s = np.abs(x).mean(axis=0) ** alpha                # (I): the second one is the larger
-    ...     rounded = absmax(W * s, bits=4).dequantize() / s   # round W diag(s); the division belongs to the input
+    ...     rounded = absmax(W * s, bits=4).dequantize() / s   # round W diag(s); / s, as if x were divided
     ...     error = ((x @ (rounded - W).T) ** 2).sum()         # in the output
     ...     print(alpha, rounded.round(2), error.round(4))
     0 [[1.   0.43]] 0.0065
@@ -81,7 +81,7 @@ def clipped(weight: np.ndarray, hessian: np.ndarray, rounding: Rounding, groups:
     """The weight (O, I) with each group clipped at the share of its largest magnitude that minimizes the output error.
 
     Each group is judged by its own part of the output: rounding errors d (1, I/G) of its weights cost d H dᵀ (gptq.py),
-    where H (I/G, I/G) is the Hessian of its inputs.
+    where H (I/G, I/G) is the Hessian of its inputs. convert.py calls it for each weight before rounding.
     """
     rows, columns = weight.shape
     parts = weight.reshape(rows, groups, -1)  # (O, G, I/G)
@@ -109,11 +109,10 @@ def scale_block(
 ) -> dict[str, float]:
     """Scale the layers of a pre-norm block for rounding, without changing what the block computes. Returns each α.
 
-    The `moments` of the layers' inputs are scaled too. `inputs` lists which layers share their input, and therefore
-    their scales, and from which module (`source`) the input comes. Its outputs are divided by s: the weight and bias of
-    a norm, or the rows of a linear layer. We go from back to front, so a layer has been divided before its own scales
-    are searched for. Without such a module (behind GPT-2's GELU, or with shared value heads) the weights are only
-    clipped.
+    `inputs` lists which layers share their input, and therefore their scales, and the module (`source`) it comes from.
+    The source is divided by s: the weight and bias of a norm, or the rows of a linear layer. We go from back to front,
+    so a layer has been divided before its own scales are searched for. Without a source (behind GPT-2's GELU, or with
+    shared value heads) nothing is scaled. The `moments` of the layers' inputs are scaled too.
     """
     alphas = {}
     for shared in reversed(inputs):

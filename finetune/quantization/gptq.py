@@ -21,8 +21,8 @@ H is called the Hessian: 2 H is the matrix of second derivatives of this sum by 
 e = weight - rounded. Then change the weights after it so as to correct the output for the error: if two inputs are
 usually equal and one of their weights is rounded down, the other one should be raised.
 
-*The correction* (equation 2 of the paper). The weights before q are rounded already and stay as they are. Let d be the
-change of the weights from q on: its first element is -e, the others are free. Let H_q = H[q:, q:] be the rows and
+*The correction* (equation 2 of the paper). The weights before q are rounded already and stay as they are. Let d now be
+the change of the weights from q on: its first element is -e, the others are free. Let H_q = H[q:, q:] be the rows and
 columns of H that belong to them. d H_q dᵀ is smallest where its derivative by each free element is 0. The derivatives
 are the elements of 2 d H_q. All but the first, which belongs to -e, are 0. Call the first one 2 λ:
 
@@ -33,9 +33,8 @@ are the elements of 2 d H_q. All but the first, which belongs to -e, are 0. Call
 
     d = -e · (first row of H_q⁻¹) / (first element of H_q⁻¹)
 
-Changes made for earlier columns do not enter here. The sum is quadratic, so its derivative by a free weight has two
-parts: one from the changes so far, and one from d. Each earlier correction has made the first part 0 for every weight
-after its column, so only the second part counts.
+Earlier columns have changed the output as well. But the earlier corrections left the derivative 0 at every free weight,
+so only d's own part counts.
 
 *In five lines*, for one row w, and with all integers as the grid. The two inputs are nearly equal. The first weight is
 rounded down, e = 0.4, so the second one is raised by 0.396, and rounded up:
@@ -96,7 +95,7 @@ def inverse_factor(hessian: np.ndarray) -> np.ndarray:
 def round_columns(
     weight: np.ndarray, U: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, bits: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """GPTQ with one grid per row: round a weight (O, I) column by column, and correct the columns that are left.
+    """GPTQ with one grid per row: round a weight matrix (O, I) column by column, and correct the columns left.
 
     U: `inverse_factor` of the Hessian. scales, zeros (O): the scale and the zero of each row's grid; zeros is None if
     all are 0. Returns the levels (O, I), and e / U[q, q] for each weight (O, I), where e is its error and q its column.
@@ -104,18 +103,19 @@ def round_columns(
     The example from the top of this page. The second weight is 0.796 when its turn comes:
 
     >>> U = inverse_factor(np.array([[1.0, 0.99], [0.99, 1.0]]))
-    >>> levels, errors = round_columns(np.array([[0.4, 0.4]]), U, np.array([1.0]), None, bits=4)
-    >>> print(levels, (0.4 - errors[:, 0] * U[0, 1]).round(3))
+    >>> levels, scaled_errors = round_columns(np.array([[0.4, 0.4]]), U, np.array([1.0]), None, bits=4)
+    >>> print(levels, (0.4 - scaled_errors[:, 0] * U[0, 1]).round(3))
     [[0. 1.]] [0.796]
     """
     left = weight.copy()  # the weights, with all corrections so far
-    levels, errors = np.empty_like(left), np.empty_like(left)
+    levels, scaled_errors = np.empty_like(left), np.empty_like(left)
     for q in range(left.shape[1]):
         levels[:, q] = to_levels(left[:, q], scales, zeros, bits)  # (O)
         rounded = scales * (levels[:, q] if zeros is None else levels[:, q] - zeros)
-        errors[:, q] = (left[:, q] - rounded) / U[q, q]  # e / U[q, q] of each row
-        left[:, q + 1 :] -= np.outer(errors[:, q], U[q, q + 1 :])  # add d = -e · U[q, q:] / U[q, q], for each row
-    return levels, errors
+        scaled_errors[:, q] = (left[:, q] - rounded) / U[q, q]  # e / U[q, q] of each row
+        # add d = -e · U[q, q:] / U[q, q], for each row
+        left[:, q + 1 :] -= np.outer(scaled_errors[:, q], U[q, q + 1 :])
+    return levels, scaled_errors
 
 
 # --- groups, blocks, ordering and damping -----------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def gptq(
     act_order: bool = False,
     damping: float = 0.01,
 ) -> QuantizedArray:
-    """Round a weight (O, I) so that its outputs change little on inputs with this `hessian` Σ x xᵀ (I, I).
+    """Round a weight matrix (O, I) so that its outputs change little on inputs with this `hessian` Σ x xᵀ (I, I).
 
     group_size: numbers in a row that share a grid; WHOLE_ROW (-1) or WHOLE_ARRAY (0) for one grid per row, or for all.
         The grid of a group is computed when its first column is reached, from weights that are corrected by then.
@@ -159,7 +159,8 @@ def gptq(
     columns = weight.shape[1]
     order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(columns)
     hessian = hessian[np.ix_(order, order)]  # rows and columns in the new order
-    unused = np.diag(hessian) == 0  # these inputs are always 0, so their weights may be 0
+    unused = np.diag(hessian) == 0  # these inputs are always 0
+    # An input that is always 0 allows a weight of 0; `_damped_factor` puts a number in its place on the diagonal.
     left = np.where(unused, 0, weight[:, order]).astype(hessian.dtype)  # (O, I): weights with all corrections so far
     U = _damped_factor(hessian, damping)
     levels = np.empty_like(left)
@@ -175,8 +176,8 @@ def gptq(
         after = slice(block.stop, columns)
         if has_groups:
             grids.append(grid(left[:, block], bits, symmetric))
-        levels[:, block], errors = round_columns(left[:, block], U[block, block], *grids[-1], bits)
-        left[:, after] -= errors @ U[block, after]  # the corrections for all columns of the block
+        levels[:, block], scaled_errors = round_columns(left[:, block], U[block, block], *grids[-1], bits)
+        left[:, after] -= scaled_errors @ U[block, after]  # the corrections for all columns of the block
     scales = np.stack([scales for scales, _ in grids], axis=1)  # (O, G)
     zeros = np.stack([zeros for _, zeros in grids if zeros is not None], axis=1) if not symmetric else None
     return QuantizedArray(levels, scales, zeros, bits, order=order if act_order else None)

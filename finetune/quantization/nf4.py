@@ -36,10 +36,8 @@ from .array import QuantizedArray, in_groups
 BLOCK = 64  # weights that share a scale
 SCALES_PER_BLOCK = 256  # scales that share a scale, in double quantization
 TINY = np.float32(1e-38)  # takes the place of a scale of 0, by which one cannot divide
-# The share of all numbers that are smaller than the largest level. It cannot be 1, whose quantile is infinite. Cut the
-# area under the bell into equal shares, and take the middle of the last one: it is at 1 - 1/32 with 16 shares, one for
-# each code, and at 1 - 1/30 with 15, one for each level but 0. The authors' code takes the mean of the two; their paper
-# does not say why. It matters little: with either of the two instead, no level moves by more than 0.003.
+# The share of all numbers that are smaller than the largest level. It cannot be 1, whose quantile is infinite. The
+# authors' code cuts the area under the bell into 15 and into 16 equal shares, and averages the middles of the last.
 OUTERMOST = ((1 - 1 / 30) + (1 - 1 / 32)) / 2  # 0.9677083
 
 
@@ -56,10 +54,11 @@ def nf4_levels() -> np.ndarray:
       0.246  0.338  0.441  0.563  0.723  1.   ]
 
     Each level stands for the numbers that are nearest to it. For the 14 levels between the ends, their share of the
-    bell is about 1/15 = 0.067 below 0, where there are 7 levels, and 1/17 = 0.059 above, where there are 8:
+    bell is about a step of p: (OUTERMOST - 1/2) / 7 = 0.067 below 0 and (OUTERMOST - 1/2) / 8 = 0.058 above.
 
     >>> bell = NormalDist()
-    >>> borders = bell.inv_cdf(OUTERMOST) * (levels[:-1] + levels[1:]) / 2  # halfway from level to level
+    >>> borders = (levels[:-1] + levels[1:]) / 2       # halfway from level to level
+    >>> borders = borders * bell.inv_cdf(OUTERMOST)    # undoes the division
     >>> print(np.diff([bell.cdf(x) for x in borders]).round(3))
     [0.071 0.068 0.067 0.067 0.067 0.067 0.063 0.059 0.059 0.059 0.059 0.059
      0.06  0.062]
@@ -155,7 +154,7 @@ class QuantizedScales(nn.Module):
 
     def rows(self, rows: slice | Array = slice(None)) -> Array:
         """The scales of some rows as floats (R, G)."""
-        rows = rows if len(self.codes) > 1 else slice(None)  # one scale for the whole array
+        rows = rows if len(self.codes) > 1 else slice(None)  # one row of scales serves all rows
         # Repeated, each scale has the absmax of its block: (R, G).
         absmax = self.absmax.repeat(SCALES_PER_BLOCK)[: self.codes.size].reshape(self.codes.shape)
         levels = module_of(self.codes).asarray(DYNAMIC_LEVELS, dtype=self.dtype)
@@ -164,7 +163,7 @@ class QuantizedScales(nn.Module):
 
 def quantize_scales(scales: np.ndarray) -> QuantizedScales:
     """Quantize scales (R, G) to 8 bits. The error is about 1 % of the largest difference from their mean."""
-    offset = scales.mean(dtype=np.float32)  # scales are all positive: without their mean, both signs are used
+    offset = scales.mean(dtype=np.float32)  # all positive: after subtracting the mean, both signs are used
     flat = (scales - offset).reshape(-1)
     starts = np.arange(0, flat.size, SCALES_PER_BLOCK)
     absmax = np.maximum.reduceat(np.abs(flat), starts)  # the largest of each block; the last may be shorter

@@ -31,17 +31,20 @@ from ..objectives.classification import classification_loss, collate, encode_tex
 from ..objectives.model_with_head import HEAD_FORMAT, ModelWithHead, freeze
 
 DOCUMENTATION, QUESTIONS = "python-docs", "questions"  # the built-in sets
-# The help of two settings.
 TRAINED = "what is trained: the head only, the head and the last N blocks, or the whole model"
 LANGUAGE = "text whose last tenth measures what the model forgets (what it learned from, or english)"
-LANGUAGE_TOKENS = 8192  # tokens on which forgetting is measured, as the legend says; fewer in a short run
+LANGUAGE_TOKENS = 8192  # tokens on which forgetting is measured
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassifyConfig(Checked):
     """The settings of a classification run. data: see `read_labelled` for files, of which the last fifth is held out.
 
-    trained_blocks: None for the whole model. language: a corpus for `load_corpus`.
+    language: a corpus for `load_corpus`. trained_blocks: what is trained.
+
+        0       the head only
+        N       the head and the last N blocks
+        None    the whole model
     """
 
     stage = "classify"
@@ -81,11 +84,12 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     else:
         model, tokenizer = run.load(HEAD_FORMAT)
         texts, test_texts = run.load_data(read_labelled)
-    # A short run tests on every k-th text. The texts can be sorted by label, and the first ones all have the same.
+    # A short run tests on every k-th text. The texts can be sorted by label, and the first ones may all have the same
+    # label.
     k = math.ceil(len(test_texts) / run.state.max_eval_items)
     test_texts = test_texts[::k]
 
-    # Only the head and the last `trained_blocks` blocks will have gradients; None: the whole model.
+    # Only what is trained will have gradients.
     freeze(model, config.trained_blocks)
     trained = model.num_parameters(trainable_only=True)
     head = model.score.weight.data.size

@@ -63,7 +63,7 @@ COLUMNS = """\
 
 def train_dpo(run: Run, config: DPOConfig) -> None:
     """Tune an instruction-tuned language model on pairs of replies. The reference is the model before training."""
-    # The model, and pairs of replies.
+    # The model, and pairs of replies. (In two parts for a new run: the reference needs the encoded pairs.)
     if run.is_new:
         preferences, held_out = load_pairs(config.data, config.seed)
         model, tokenizer = load_model(config.init_from, trainable=True)
@@ -75,9 +75,8 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     pairs, shortened = encode_pairs(preferences, template, model.config.block_size)
     tests, _ = encode_pairs(held_out, template, model.config.block_size)
 
-    # The reference: ln ρ of each reply. The reference never changes, so a new run computes ln ρ once and keeps it with
-    # the pairs in its folder, where a resumed run has read both. (It has the precision in which ln π is going to be
-    # computed; that of the test pairs is float32.)
+    # The reference: ln ρ of each reply. The reference never changes, so a new run computes ln ρ once, in the precision
+    # of training, and keeps it with the pairs in its folder. (Test pairs are computed in float32.)
     if run.is_new:
         run.begin(model, tokenizer)
         pairs = with_reference(model, pairs, config.batch_size, config.training.precision)

@@ -104,6 +104,7 @@ class GRPORunConfig(Checked):
 def train_grpo(run: Run, config: GRPORunConfig) -> None:
     """Train a language model on answers that code can check, or, as a control, on more of the worked examples."""
     # The questions, and the model: a new one that has learned from worked examples, or one that is trained already.
+    # worked: worked examples, for the new model. examples: questions to learn from. held_out: questions to test on.
     grpo = config.grpo
     if run.is_new:
         worked, examples, held_out = load_chains(config.terms, config.seed)
@@ -121,7 +122,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     all_questions = [Chain.of(example) for example in examples]
     batches = ShuffledBatches(list(zip(all_questions, all_prompts)), grpo.batch_size, collate=list, seed=config.seed)
 
-    # The test: answers to held-out questions, and the loss of the right answers.
+    # The test: answers to held-out questions (test_questions), and the loss of the right answers (tests, as tokens).
     test_questions = [Chain.of(example) for example in held_out]
     tests, _ = encode_examples(held_out, template, model.config.block_size)
     pass_at_k = PassAtK(model, tokenizer, grpo.response_length, test_questions)
@@ -141,6 +142,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     loss_fn = partial(grpo_batch_loss, config=grpo)
 
     def iteration(drawn: list[Any]) -> tuple[list[Step], dict[str, float]]:
+        # `drawn` holds one batch.
         repeated = [pair for pair in drawn[0] for _ in range(G)]  # each question with its prompt, G times
         questions, prompts = zip(*repeated)  # (B) each
         with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
@@ -219,8 +221,8 @@ def grpo_batches(
 ) -> list[GRPOBatch]:
     """Deal the answers, with their advantages (B), to mini-batches.
 
-    Simplified: without a KL penalty, an answer with advantage 0 has no gradient. So only the rest are dealt, and the
-    mean is over them (the paper's is over all). If the rest are too few for num_mini_batches, all answers are dealt.
+    Simplified: without a KL penalty, an answer with advantage 0 has no gradient, and is left out. The mean is over the
+    others, not over all as in the paper. If the others are fewer than num_mini_batches, all answers are dealt.
     """
     dealt = np.flatnonzero(advantages)
     if reference is not None or len(dealt) < config.num_mini_batches:
@@ -231,8 +233,8 @@ def grpo_batches(
         positions = TokenPositions.of(answers.starts[rows], mask)
         answer_of = positions.rows  # (N): the answer, a row of `tokens`, that each of the N tokens belongs to
         weights = answer_weights(mask.sum(axis=1), config.method, config.response_length)  # (answers)
-        # GRPO's loss is Σ weight loss / answers. The training step divides by N, the number of tokens, instead of the
-        # number of answers. Multiplying the weights by N / answers makes up for it.
+        # The loss should be the sum over all tokens, divided by the number of answers. The training step divides the
+        # sum by the number of tokens. The factor tokens / answers turns the one into the other.
         n_tokens, n_answers = len(answer_of), len(rows)
         weights = weights * n_tokens / n_answers
         batch = GRPOBatch(

@@ -42,14 +42,17 @@ LABELS = {
 
 def train_lora(run: Run, config: LoRARunConfig) -> None:
     """Fine-tune a model with the `method` in its settings, on a text or on conversations."""
-    # The data, before the model: if a file cannot be read, you should not wait for the model. A text has no examples.
+    # The data, before the model: if a file cannot be read, you should not wait for the model. `examples` is empty for a
+    # text.
     examples, held_out = read_data(run)
 
-    # The model: all of its weights are trained, or adapters beside them, or adapters beside its weights in 4 bits.
+    # The model.
     if run.is_new:
         model, tokenizer = base_model(config)
-        if examples and add_chatml(tokenizer):  # new tokens, whose rows of the embedding have to be trained
+        new_tokens = add_chatml(tokenizer) if examples else 0
+        if new_tokens:  # their rows of the embedding have to be trained
             config = _with_embeddings(config, model)
+        # By config.method, all weights are trained, or adapters beside them, or adapters beside the weights in 4 bits.
         adapt(model, config, len(tokenizer))
         run.begin(model, tokenizer, adapter_format(config), config)
         total, trained = model.config.num_parameters(), model.num_parameters(trainable_only=True)
@@ -101,7 +104,7 @@ def train_lora(run: Run, config: LoRARunConfig) -> None:
 
 
 def _with_embeddings(config: LoRARunConfig, model: LanguageModel) -> LoRARunConfig:
-    """The settings, with the embedding among what is trained: new tokens can only be learned there."""
+    """The settings, with the embedding and `lm_head` among what is trained: new tokens can only be learned there."""
     whole = tuple(dict.fromkeys([*config.lora.modules_to_save, model.names.embeddings[0], "lm_head"]))
     return dataclasses.replace(config, lora=dataclasses.replace(config.lora, modules_to_save=whole))
 

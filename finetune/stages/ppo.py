@@ -45,21 +45,13 @@ from ..objectives.ppo import gae, ppo_loss, token_rewards, update_metrics, white
 from ..objectives.rollout import PolicyWithValue, Rollout, TokenPositions, roll_out, rollout_metrics
 
 SHOWN = ("objective/scores", "objective/kl", "right", "courteous")  # metrics on the screen; log.jsonl has all
-# The picture of a run. Where the score rises and the true quality falls, the policy has found out what the reward model
-# overlooks: reward hacking, or Goodhart's law (Gao et al. 2023, "Scaling laws for reward model overoptimization").
-PANELS = {
-    "objective/scores": "learned reward\n(reward model's score)",
-    "courteous": "true quality\n(share right and courteous)",
-    "objective/kl": "KL from the reference\n(nats per reply)",
-}
-TITLE = "Reinforcement from a reward model"
 
 
 @dataclasses.dataclass(frozen=True)
 class PPOConfig(Checked):
     """The settings of the algorithm (finetune/objectives/ppo.py). Raises ValueError for a value out of range.
 
-    An iteration is a rollout and an update: each of num_ppo_epochs times, the replies are dealt to num_mini_batches.
+    An iteration is a rollout and an update: the replies are dealt to num_mini_batches, num_ppo_epochs times.
     """
 
     total_iterations: int = setting(16, "number of times to generate, score and update", ">= 1")
@@ -251,3 +243,15 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
         "loss/value_avg": value.data.sum(),
     }
     return loss.sum(), len(logprobs), metrics
+
+
+# --- the picture of a run ---------------------------------------------------------------------------------------------
+
+# Where the score rises and the true quality falls, the policy has found out what the reward model overlooks: reward
+# hacking, or Goodhart's law (Gao et al. 2023, "Scaling laws for reward model overoptimization").
+PANELS = {
+    "objective/scores": "learned reward\n(reward model's score)",
+    "courteous": "true quality\n(share right and courteous)",
+    "objective/kl": "KL from the reference\n(nats per reply)",
+}
+TITLE = "Reinforcement from a reward model"

@@ -87,6 +87,7 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     run.measure_before(lambda: {"scores": _scores(model, shown)})
 
     def validate() -> dict[str, float]:
+        # run.team: the processes of the run, which share the batches
         metrics = evaluate(model, batches_of(tests, config.batch_size, pair_batch), reward_batch_loss, run.team)
         return {"val_loss": metrics.pop("loss"), **metrics}
 
@@ -98,7 +99,7 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     # The report: the same pairs again, and whether the model is better than a coin.
     if not run.interrupted:
         _show_replies(held_out, run.before["scores"], _scores(model, shown))
-        _, sentence = compare_with_chance(model, tests, config.out_dir)
+        _is_better, sentence = compare_with_chance(model, tests, config.out_dir)
         show(f"\n{sentence}")
         if config.data == TASKS:
             show_accuracies(model, tests)

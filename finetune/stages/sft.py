@@ -2,9 +2,9 @@
 
     loss = -Σ_t ln p(token_t | the tokens before it), over the assistant's tokens    (finetune/objectives/sft.py)
 
-Before and after training, the model answers four kinds of questions: held-out questions, whose wording and words do not
-occur in the training data; the same questions without the chat template; the same in another model's template; and
-questions of general knowledge. The last do not improve: instruction tuning teaches the format, not the knowledge.
+Before and after training, the model answers held-out questions, whose wording and words do not occur in the training
+data, three times: in the chat template, without it, and in another model's template. Questions of general knowledge
+come on top. These do not improve: instruction tuning teaches the format, not the knowledge.
 """
 
 from __future__ import annotations
@@ -91,9 +91,10 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     _show_what_is_learned(conversations, template.marked(examples[0].messages, examples[0].completion))
     run.explain_columns(COLUMNS)
 
-    # The test, before training and after it: held-out questions. The built-in ones are made again from the same seed,
-    # as items that can check a reply. Each is asked three times, in the chat template, without it and in another, so
-    # there are a third of max_eval_items. Code cannot check replies to questions from a file: they are only shown.
+    # The test, before training and after it: held-out questions. Each is asked three times, so there are a third of
+    # max_eval_items; general knowledge comes on top. Code cannot check replies to questions from a file: they are only
+    # shown.
+    # items: the built-in questions again, made from the same seed, with a checker.
     n_items = min(len(held_out), run.state.max_eval_items // 3)
     items = instruction_tasks("test", n_items, config.seed) if config.data == TASKS else []
     questions = [example.question for example in held_out[:SHOWN]]

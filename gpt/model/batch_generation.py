@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .language_model import Ids, LanguageModel
 
 # The most new tokens for a decode step: 1 in `stream`, and in speculation.py the last token and up to 15 guesses. More
-# tokens are a prompt, which the model reads itself: beside its large products, what the step saves does not count.
+# tokens are a prompt, which the model reads itself: for long inputs the saving is negligible.
 MAX_DECODE_TOKENS = 16
 
 
@@ -213,7 +213,8 @@ class TextSoFar:
         self.seen = [set(row[is_real].tolist()) for row, is_real in zip(ids, real)]
         self.ids = ids[:, -self.block :]  # the context, (B, T)
         self.real = real[:, -self.block :]  # (B, T): False on padding
-        self.read = 0  # the first `read` tokens of the context are in the cache
+        # The first `read` tokens of the context are in the cache: always < T before a pass, which must give logits.
+        self.read = 0
         self.decode = numpy_forward.forward_for(model)  # a faster forward pass for a few new tokens, or None
         if memory is None:
             self.cache = KVCache.for_model(model, len(ids), min(self.block, ids.shape[1] + room))
@@ -232,7 +233,10 @@ class TextSoFar:
     def _forget_older_half(self) -> None:
         """Make room for a token. A row that fills the block keeps its newer half, to which that token will belong.
 
-        The rest of the row becomes padding. Shorter rows begin with padding and keep all their tokens.
+        The rest of the row becomes padding. Shorter rows begin with padding and keep all their tokens. A block of 4:
+
+            before   1 2 3 4        after   . . 4        (a column of padding only is dropped)
+                     . 5 6 7                5 6 7
         """
         full = self.real[:, 0]
         keep = max(1, self.block // 2) - 1
@@ -271,12 +275,13 @@ def read_alike_once(model: LanguageModel, ids: Array, real: Array | None, cache:
     Several answers to a question begin with the same prompt. It is read once, and its keys and values are copied.
     """
     texts = ids if real is None else np.where(real, ids, -1)  # the tokens, and not what stands in the padding
+    # first: rows to read; place: which of them each prompt equals.
     _, first, place = np.unique(texts, axis=0, return_index=True, return_inverse=True)
     if len(first) == len(ids):  # all are different
         return model.lm_head(model.hidden_states(ids, cache, real)[:, -count:]).numpy()
     shared = KVCache.for_model(model, len(first), ids.shape[1])
     hidden = model.hidden_states(ids[first], shared, None if real is None else real[first])  # (B', T, C)
-    place = place.reshape(-1)  # (B): which of the B' different prompts each one is. NumPy 2.0 gives a column
+    place = place.reshape(-1)  # (B); NumPy 2.0 gives a column
     cache.copy(shared, place.tolist())
     return model.lm_head(hidden[:, -count:]).numpy()[place]
 

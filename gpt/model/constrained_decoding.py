@@ -12,8 +12,9 @@ these could be
     beginning    -?[0-9]{0,3}      the digits may still be missing                 (nothing)    -    -1    38
 
 With the text "-1", a token "2" gives "-12", which is a beginning: it may come. A token "x" gives "-1x", which is not.
-The text is also whole, so it may end here. Every beginning can be completed, and lengths are bounded, so a text always
-ends, and is whole. The expressions are of bytes, because tokens are: one may hold half a character.
+The text is also whole, so it may end here. Every beginning can be completed by bytes (a vocabulary may lack the token),
+and lengths are bounded, so a text always ends, and is whole. The expressions are of bytes, because tokens are: one may
+hold half a character.
 
 Forms are put together. {"age": a number} begins with a part of `{"age": `, or with all of it and a part of the number:
 
@@ -62,8 +63,8 @@ def any_of(texts: Iterable[bytes]) -> bytes:
 # For each kind of value, the patterns of whole values and of their beginnings. (?: ) groups, and {0,40}+ takes as many
 # as there are and gives none back.
 KINDS = {
-    # A quote, up to 40 bytes other than quotes, backslashes and control characters, the rest of the last character's
-    # bytes, which are 80 to BF in UTF-8, and a quote.
+    # A quote, up to 40 bytes other than quotes, backslashes and control characters, up to 3 bytes from 80 to BF, and a
+    # quote. (40 bytes may end inside a character; the rest of it may follow; `+` stops the two from sharing bytes.)
     "string": (rb'"[^"\\\x00-\x1f]{0,40}+[\x80-\xbf]{0,3}+"', rb'(?:"[^"\\\x00-\x1f]{0,40}+[\x80-\xbf]{0,3}"?)?'),
     "number": (rb"-?(?:0|[1-9]\d{0,11})(?:\.\d{1,6})?", rb"-?(?:(?:0|[1-9]\d{0,11})(?:\.\d{0,6})?)?"),
     "boolean": one_of(["true", "false"]),
@@ -82,7 +83,7 @@ def json_object(kinds: Mapping[str, str]) -> Form:
             raise ValueError(f"the value of {key!r} must be one of {', '.join(KINDS)}, got {kind!r}")
         parts += [one_of([before + json.dumps(key) + ": "]), KINDS[kind]]
         before = ", "
-    # From the last part to the first: a beginning is a whole part and a beginning of the rest, or less than this part.
+    # From the last part to the first. A beginning is: part + beginning of the rest, or a beginning of part.
     whole, beginning = one_of(["}" if kinds else "{}"])
     for part, part_begins in reversed(parts):
         beginning = b"(?:%b%b|%b)" % (part, beginning, part_begins)

@@ -22,7 +22,7 @@ class KVCache:
     Ainslie et al. 2023), the cache is smaller by that factor. Raises ValueError for more tokens than its capacity.
     """
 
-    always_has_room = False  # whether it forgets tokens by itself
+    always_has_room = False  # True where a cache forgets old tokens by itself
 
     def __init__(self, batch: int, capacity: int):
         self.batch = batch
@@ -34,6 +34,7 @@ class KVCache:
     @classmethod
     def for_model(cls, model: StructuredModel, batch: int = 1, capacity: int | None = None) -> KVCache:
         """An empty cache for `model`, of the kind that it asks for. The default capacity is the model's block size."""
+        # new_cache is None where a model asks for no special kind: this class.
         return (model.new_cache or cls)(batch, model.config.block_size if capacity is None else capacity)
 
     @property
@@ -74,7 +75,7 @@ class KVCache:
         self.length += tokens
 
     def copy(self, other: KVCache, rows: Sequence[int]) -> None:
-        """Hold what another cache holds: sequence i of this one what sequence rows[i] of the other has read."""
+        """Copy another cache: row i from its row rows[i]."""
         for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
             for layer, array in theirs.items():
                 self._room(mine, layer, array)[:, :, : other.length] = array[rows, :, : other.length]

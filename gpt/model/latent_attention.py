@@ -8,9 +8,7 @@ Grouped-query attention saves memory by having fewer heads of keys and values (l
 as before, but the cache does not hold them: it holds c, their common *latent*, with d_c numbers, and one rotated key
 with d_r numbers. A token takes d_c + d_r numbers in each layer, where multi-head attention takes 2 H D.
 
-Why is the rotated key apart? If the keys made from c were rotated, a rotation that differs from token to token would
-stand between the query and W_UK, and the absorbed form below would not exist. So they are not rotated, and k_rope alone
-tells positions.
+The keys made from c are not rotated, and k_rope alone tells positions: `absorbed` says why.
 
 DeepSeek-AI 2024, "DeepSeek-V2" (arXiv 2405.04434), section 2.1. The model does not know: `use_latent_attention`
 replaces the attention of a Llama from outside. The norm on c is DeepSeek's. Simplified: the queries are made from x,
@@ -38,9 +36,8 @@ class LatentAttention(nn.Module):
         k_h = [W_UK_h c, k_rope]        q_h    = [W_Q_h x, rotated(W_QR_h x)]   D + d_r numbers
         v_h = W_UV_h c
 
-    latent d_c, rope d_r: see the page's top. Of the D / 2 pairs that the model's rotations turn, every (D / d_r)-th is
-    taken: these are the angles for a head of d_r numbers. Raises ValueError for an odd d_r, or one that does not divide
-    D.
+    latent d_c, rope d_r: see the page's top. The angles of k_rope are every (D / d_r)-th of the model's D / 2. Raises
+    ValueError for an odd d_r, or one that does not divide D.
     """
 
     def __init__(self, config: LlamaConfig, latent: int, rope: int):
@@ -87,8 +84,12 @@ class LatentAttention(nn.Module):
 
         W_UK is absorbed by the query, and W_UV is applied to what was read. All heads read the same c, so this is
         attention with a single head of keys [c, k_rope] and values c.
+
+        Why is the rotated key apart? If the keys made from c were rotated, a rotation that differs from token to token
+        would stand between the query and W_UK, and the query could not absorb W_UK.
         """
         W_UK, W_UV = (proj.weight.reshape(self.n_head, -1, c.shape[-1]) for proj in (self.k_proj, self.v_proj))
+        # q @ W_UK: (B, H, 1, D) @ (H, D, d_c)
         queries, keys = F.cat([q @ W_UK, q_rope], -1), F.cat([c, k_rope], -1)  # (B, H, 1, d_c + d_r), (B, 1, S, ...)
         # (B, H, 1, d_c) @ (H, d_c, D) -> (B, H, 1, D)
         return F.scaled_dot_product_attention(queries, keys, c, mask, scale=self.scale) @ W_UV.transpose(-1, -2)
@@ -104,5 +105,6 @@ def use_latent_attention(model: Llama, latent: int, rope: int) -> None:
     from_x = ("self_attn.q_proj", "self_attn.q_rope_proj", "self_attn.latent_proj", "self_attn.k_rope_proj")
     from_c = ("self_attn.k_proj", "self_attn.v_proj")
     inputs = (SharedInput(from_x, "input_layernorm"), SharedInput(from_c, "self_attn.latent_norm"))
-    model.names = dataclasses.replace(model.names, inputs=(*inputs, *model.names.inputs[1:]))  # quantization asks
+    # Which layers share an input, for quantization.
+    model.names = dataclasses.replace(model.names, inputs=(*inputs, *model.names.inputs[1:]))
     init_weights(model, residual_projections=("o_proj.weight", "down_proj.weight"))

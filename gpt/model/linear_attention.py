@@ -76,36 +76,37 @@ def token_by_token(q: Tensor, k: Tensor, v: Tensor, beta: Beta, log_alpha: Tenso
 def by_chunks(
     q: Tensor, k: Tensor, v: Tensor, beta: Beta, log_alpha: Tensor, S: Tensor, chunk: int = 16
 ) -> tuple[Tensor, Tensor]:
-    """The same as `token_by_token`, `chunk` tokens at a time: a loop of T / chunk steps, of matrix products.
+    """The same as `token_by_token`, `chunk` tokens at a time: a loop of T / L steps, of matrix products (L = chunk).
 
     Let S be the state before the chunk, and G_t the product of its α up to token t. The state before token t writes is
     G_t S plus the writes u_s k_sᵀ of the tokens s before t, each faded by G_t / G_s. Token t writes the difference of
-    its value from what stands there under k_t. So the C rows u_t of U solve a triangular system:
+    its value from what stands there under k_t. So the L rows u_t of U solve a triangular system:
 
         u_t = β_t (v_t - G_t S k_t - Σ_{s<t} G_t/G_s (k_s · k_t) u_s)            (I + A) U = β (V - G K Sᵀ)
 
-    A is 0 on and above its diagonal, so A^C = 0. Therefore the inverse of I + A, which is I - A + A² - A³ + ..., ends
-    with A^(C-1), and is a product of few matrices: (I - A)(I + A²)(I + A⁴)(I + A⁸)...
+    with A_ts = β_t G_t/G_s k_s · k_t for s < t, else 0; β and G scale the rows. So A^L = 0. Therefore the inverse of
+    I + A, which is I - A + A² - A³ + ..., ends with A^(L-1), and is a product of few matrices:
+    (I - A)(I + A²)(I + A⁴)(I + A⁸)...
 
-        o_t = G_t S q_t + Σ_{s<=t} G_t/G_s (q_t · k_s) u_s           next S = G_C S + Σ_s G_C/G_s u_s k_sᵀ
+        o_t = G_t S q_t + Σ_{s<=t} G_t/G_s (q_t · k_s) u_s           next S = G_L S + Σ_s G_L/G_s u_s k_sᵀ
 
     G_t/G_s is e^(g_t - g_s), with g = ln G. It is at most 1, where 1/G_s alone could overflow. If all keys are equal
-    and β = 1, the powers of A grow to thousands, and float32 keeps three digits: real kernels substitute row by row.
+    and β = 1, the powers of A grow to thousands: then float32 keeps three digits; real kernels solve row by row.
     """
     outs = []
     for start in range(0, q.shape[2], chunk):
         now = slice(start, start + chunk)
-        Q, K, V = q[:, :, now], k[:, :, now], v[:, :, now]  # (B, H, C, D)
-        g = F.cumsum(log_alpha[:, :, now], 2)  # (B, H, C, 1)
+        Q, K, V = q[:, :, now], k[:, :, now], v[:, :, now]  # (B, H, L, D)
+        g = F.cumsum(log_alpha[:, :, now], 2)  # (B, H, L, 1)
         # ln(G_t/G_s) where s <= t. Elsewhere it would be positive, and its exponential could overflow, so it becomes 0.
-        log_fade = (g - g.transpose(-2, -1)).tril()  # (B, H, C, C)
-        fade = log_fade.exp().tril()  # (B, H, C, C): G_t/G_s where s <= t, else 0
+        log_fade = (g - g.transpose(-2, -1)).tril()  # (B, H, L, L)
+        fade = log_fade.exp().tril()  # (B, H, L, L): G_t/G_s where s <= t, else 0
         U = V
         if beta is not None:
             U = beta[:, :, now] * (V - g.exp() * (K @ S.transpose(-2, -1)))
-            power = -(beta[:, :, now] * fade * (K @ K.transpose(-2, -1))).tril(-1)  # -A: (B, H, C, C)
+            power = -(beta[:, :, now] * fade * (K @ K.transpose(-2, -1))).tril(-1)  # -A: (B, H, L, L)
             exponent = 1
-            while exponent < K.shape[2]:  # the powers -A, A², A⁴, ... below C; A^C is 0
+            while exponent < K.shape[2]:  # the powers -A, A², A⁴, ... below L; A^L is 0
                 U = U + power @ U  # (I - A) U, then (I + A²) times this, and so on
                 power = power @ power
                 exponent *= 2
@@ -172,6 +173,7 @@ class LinearAttention(nn.Module):
         S = Tensor(zeros if cache is None else cache.states.get(layer, zeros))
         beta = None if self.beta is None else F.sigmoid(F.split_heads(self.beta(x), H))  # (B, H, T, 1)
         # α = σ(4 + ...) starts at 0.98: a gate that starts at 0.5 would forget everything within a few tokens.
+        # Without a gate, ln α = 0.
         log_alpha = k[..., :1] * 0 if self.alpha is None else F.logsigmoid(F.split_heads(self.alpha(x), H) + 4)
         if mask is not None:
             real = mask[..., -1, -T:].unsqueeze(-1).to(k.dtype)  # the last row of the mask is True for all but padding
@@ -193,7 +195,8 @@ def use_linear_attention(model: GPT, kind: str = "gated delta", every: int = 4) 
         if not every or layer % every:
             model.set_submodule(name, LinearAttention(model.config.n_embd, model.config.n_head, kind))
     model.new_cache = StateCache
-    # β and α also read what c_attn reads, and a norm stands before c_proj: AWQ cannot move a scale through these.
+    # Only for AWQ: it cannot move a scale through these, since β and α also read what c_attn reads, and a norm stands
+    # before c_proj.
     of_attention = tuple(shared._replace(source=None) for shared in model.names.inputs[:2])
     model.names = dataclasses.replace(model.names, inputs=of_attention + model.names.inputs[2:])
     init_weights(model, residual_projections=("c_proj.weight",))

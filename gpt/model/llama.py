@@ -5,8 +5,7 @@ models". Llama 1, 2 and 3 have this shape (the first without grouped queries), a
     LayerNorm               RMSNorm                    subtracting the mean is not needed: cheaper, and as good
     learned positions       rotary positions           attention sees distances; nothing is learned or stored
     GELU between 2 layers   SwiGLU among 3 layers      a gate, computed from the token, decides what passes
-    a key head per          grouped-query attention    fewer heads of keys and values: a smaller KV cache
-      query head
+    one key head per query  grouped-query attention    fewer heads of keys and values: a smaller KV cache
     biases                  no biases                  not needed either: fewer parameters, and as good
 
     RMSNorm(x) = x / sqrt(mean(x²) + eps) * weight     over a token's C numbers; Zhang & Sennrich 2019
@@ -57,8 +56,9 @@ def rotations(
     t, pair i is turned about the origin by the angle t / theta^(2i/D).
 
     The pairs are like the hands of a clock. Pair 0 turns by one radian per token and tells neighbors apart. Each
-    further pair turns more slowly, and the last ones tell far from near. theta is 10,000 in Llama 1 and 2 and 500,000
-    in Llama 3. With theta = 100 and D = 4, pair 1 is slower by 100^(2/4) = 10:
+    further pair turns more slowly, and the last ones tell far from near, because they have not gone round
+    once. theta is 10,000 in Llama 1 and 2 and 500,000 in Llama 3. With theta = 100 and D = 4, pair 1 is slower by
+    100^(2/4) = 10:
 
     >>> import numpy as np
     >>> cos, sin = rotations(np.arange(3), head_size=4, theta=100.0, dtype=np.float64)
@@ -86,10 +86,11 @@ def rotations(
     >>> np.allclose(turn(q, 2) @ turn(k, 1), turn(q, 1) @ k)
     True
 
-    positions (T) -> (T, D/2); (B, T) -> (B, 1, T, D/2), the same for all heads. scaling: slows the hands down, for
-    longer texts than the model was first trained on. Su et al. 2021, section 3.2.2. The pairs are those of Hugging
-    Face's files. The paper and llama.cpp turn neighbors, (x[2i], x[2i + 1]), so the rows of queries and keys in a GGUF
-    file have another order (gpt/weights/llama_gguf.py).
+    positions: (T) gives (T, D/2); (B, T) gives (B, 1, T, D/2), the same for all heads. scaling: slows the hands down,
+    for longer texts than the model was first trained on.
+
+    Su et al. 2021, section 3.2.2. The pairs are those of Hugging Face's files. The paper's are neighbors,
+    (x[2i], x[2i + 1]).
     """
     xp = module_of(positions)  # NumPy, or CuPy if they are on a GPU
     speeds = theta ** (-xp.arange(0, head_size, 2) / head_size)  # (D/2), in float64: far positions keep their digits
@@ -125,6 +126,8 @@ class LlamaAttention(nn.Module):
     H heads ask, but only K answer: each head of keys and values serves H / K neighboring heads of queries, and the KV
     cache holds K heads instead of H (Ainslie et al. 2023). Queries and keys are turned according to their positions
     before they are multiplied, so the product depends on the distance between the two tokens (`rotations` shows it).
+
+    layer, cache, mask: leave them out at first, as in gpt2.py.
     """
 
     def __init__(self, config: LlamaConfig):

@@ -7,7 +7,8 @@
              expert 3
 
 A model knows more with more parameters, but every parameter of an MLP costs two FLOPs per token. With E experts of
-which k compute, there are E times the parameters and k times the FLOPs. The price is memory: all must be there.
+which k compute, there are E times the parameters and k times the FLOPs. (`use_experts` makes experts 1/k as wide:
+the FLOPs stay.) The price is memory: all must be there.
 
 The model does not know: `use_experts` replaces its MLPs from outside, and whoever computes the training loss adds the
 balancing loss, `model.loss(ids, targets) + 0.01 * balance_loss(model)`.
@@ -39,9 +40,10 @@ class MixtureOfExperts(nn.Module):
 
         balance = E Σ_e f_e P_e         f_e: share of all choices that fell on e; P_e: mean probability of e
 
-    It is 1 if all experts are equally likely, and E / top_k if the same top_k take all. f is counted and has no
-    gradient; P has, so the loss lowers the probability of the experts that are chosen most. top_k must be at least 2:
-    with a single one, the gate is always 1, and the router learns nothing from the text. Raises ValueError otherwise.
+    It is 1 if all experts are equally likely, and E / top_k if the same top_k take all (f = P = 1/top_k). f is
+    counted and has no gradient; P has, so the loss lowers the probability of the experts that are chosen most. top_k
+    must be at least 2: with a single one, the gate is always 1, and the router learns nothing from the text. Raises
+    ValueError otherwise.
 
     The sum as it is written above, in which each expert computes all tokens, also those that have not chosen it:
 
@@ -79,6 +81,7 @@ class MixtureOfExperts(nn.Module):
         self.counts = to_numpy(counts)
         parts = F.split(rows[order // self.top_k], self.counts.tolist())
         done = F.cat([expert(part) for expert, part in zip(self.experts, parts)])  # (N k, C)
+        # argsort of a permutation is its inverse.
         done = done[xp.argsort(order)].reshape(*chosen.shape, -1)  # (N, k, C): back in the order of the tokens
 
         f = counts.astype(x.dtype) / max(chosen.size, 1)  # (E)

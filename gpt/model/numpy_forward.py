@@ -7,8 +7,8 @@ in, arrays come out, and x changes in place.
 
 `forward_for`, below the formulas, returns such a function if fast kernels are selected and the model consists of
 ordinary parts. A layer that replaces a Linear or an Embedding, such as an adapter or a quantized layer, is called as
-usual. In all other cases (another architecture, a replaced block, a hook, an op of your own, an observer, a GPU) it
-returns None, and generation runs the model itself. batch_generation.py asks it once for each batch of texts.
+usual. For anything unusual it returns None, and generation runs the model itself. batch_generation.py asks it once for
+each batch of texts.
 
 Shapes: R = B T rows of x, one for each new token; H heads of queries, K heads of keys and values, D numbers per head, S
 tokens so far.
@@ -63,8 +63,8 @@ def llama_forward(model: Llama, ids: np.ndarray, cache: KVCache, attention_mask:
     positions, mask = positions_and_mask(ids, cache, attention_mask, config.block_size)
     x = embedding(ids, body.embed_tokens).reshape(ids.size, -1)  # (R, C)
     cos, sin = body.rotation(positions, x.dtype)
-    cos = cos[..., None, :]  # (T, 1, D/2)
-    sin = sin[..., None, :] * np.array([[-1], [1]], x.dtype)  # (T, 2, D/2)
+    cos = cos[..., None, :]  # (T, 1, D/2), or (B, 1, T, 1, D/2) where prompts are padded
+    sin = sin[..., None, :] * np.array([[-1], [1]], x.dtype)  # (T, 2, D/2), or (B, 1, T, 2, D/2)
     for layer, block in enumerate(body.layers):
         attn, mlp = block.self_attn, block.mlp
         h = rms_norm(x, block.input_layernorm)
@@ -138,7 +138,8 @@ def heads(x: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
 def attention(qkv: np.ndarray, H: int, K: int, layer: int, cache: KVCache, mask: Tensor | None) -> np.ndarray:
     """The T new tokens attend to each other and to the cache: qkv (B, H + 2K, T, D) -> (R, H D)."""
     B, _, T, D = qkv.shape
-    q = qkv[:, :H].reshape(B, K, H // K * T, D) * D**-0.5  # queries that share keys are the rows of one matrix
+    # Queries that share keys are the rows of one matrix, head-major: rows (h, t).
+    q = qkv[:, :H].reshape(B, K, H // K * T, D) * D**-0.5
     keys, values = cache.store(layer, qkv[:, H : H + K], qkv[:, H + K :])  # (B, K, S, D)
     scores = q @ keys.swapaxes(-1, -2)  # (B, K, H/K T, S)
     if mask is not None:  # (T, S), or (B, 1, T, S) where prompts are padded
@@ -156,7 +157,7 @@ def forward_for(model: LanguageModel) -> Callable[..., np.ndarray] | None:
     if declared is None or switches.observers or switches.autocast.get() or not dispatch.only_fast():
         return None
     parts = {type(model), nn.ModuleList, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Dropout, *declared.parts}
-    # What replaces a linear layer or an embedding is called as a whole, whatever it is made of.
+    # What replaces one of these layers, {'wte', 'c_attn', ...}, is called as a whole, whatever it is made of.
     layers = {name.rpartition(".")[2] for name in (*model.names.embeddings, *model.names.layers, "lm_head")}
     for name, module in model.named_modules():
         known = type(module) in parts or not layers.isdisjoint(name.split("."))

@@ -10,8 +10,9 @@ and where nothing fits, heads put them on the first tokens, which every token se
 
 A text may become longer than the model's block if positions are those in the cache (section 3.2):
 
+    tokens       0  4  5  6     in the cache, one token earlier
     tokens       0  5  6  7     in the cache
-    positions    0  1  2  3     so token 5 was at 2 one token earlier
+    positions    0  1  2  3     of both rows: token 5 moves from 2 to 1
 
 The paper keeps keys as they were before the rotation. We turn a key back by as many positions as it moves, which is
 the same: rotations add up. The model does not know: `use_sliding_window` changes the attention of a Llama from outside.
@@ -59,7 +60,7 @@ class WindowAttention(LlamaAttention):
         self.visible = functools.partial(window_mask, window=window, sinks=sinks)
 
     def forward(self, x: Tensor, rotation: Rotation, layer: int = 0, cache: Any = None, mask: Any = None) -> Tensor:
-        if mask is not None and mask.ndim == 4:
+        if mask is not None and mask.ndim == 4:  # only padded batches have such a mask
             raise ValueError("a sliding window cannot tell padding from text: give it texts of one length")
         visible = self.visible(x.shape[1], x.shape[1] + (cache.length if cache else 0))  # (T, S)
         return super().forward(x, rotation, layer, cache, Tensor(visible).to(x.device))
@@ -68,8 +69,8 @@ class WindowAttention(LlamaAttention):
 class RollingCache(KVCache):
     """A KV cache that forgets: between two steps it holds the first `sinks` and the last `window` - 1 tokens.
 
-    The next token is the last of its window, and `length`, the number of tokens held, is its position. Arrays must be
-    NumPy's: it was not written for a GPU.
+    The next token completes its window; its position is `length`, the number of tokens held. Arrays must be NumPy's: it
+    was not written for a GPU.
     """
 
     always_has_room = True
@@ -101,8 +102,8 @@ class RollingCache(KVCache):
 def use_sliding_window(model: Llama, window: int, sinks: int = 4) -> None:
     """Let each token of a Llama see only the last `window` tokens, itself included, and the first `sinks`.
 
-    `generate` then uses a RollingCache, and a text may grow beyond the block size. Without a cache, sinks stay at their
-    distance in the text. Raises ValueError for a window that does not fit into the block size.
+    `generate` then uses a RollingCache, and a text may grow beyond the block size. Without a cache, positions are those
+    in the text. Raises ValueError for a window that does not fit into the block size.
     """
     if not (window >= 1 and 0 <= sinks <= model.config.block_size - window):
         raise ValueError(f"window {window} (>= 1) and {sinks} sinks (>= 0) must fit into {model.config.block_size}")

@@ -23,7 +23,7 @@ For one text, greedily, and without a cache, this is all:
 ...         logits = model([text + guesses])[0].numpy()
 ...     passes += 1
 ...     for guess in [*guesses, None]:
-...         token = int(logits[len(text) - 1].argmax())  # after the text so far, of which each token was right
+...         token = int(logits[len(text) - 1].argmax())  # after the text so far, which grows in this loop
 ...         text.append(token)
 ...         if token != guess:
 ...             break
@@ -61,9 +61,9 @@ def after_guess(p: np.ndarray, q: np.ndarray, guess: int, number: float) -> np.n
     Whatever q is, token x has probability p(x) in the end:
 
         guessed and accepted      q(x) min(1, p(x) / q(x))                              = min(p(x), q(x))
-        drawn after a refusal     Σ max(0, q - p)  max(0, p(x) - q(x)) / Σ max(0, p - q)  = p(x) - min(p(x), q(x))
+        drawn after a refusal     P(refused) · max(0, p(x) - q(x)) / Σ max(0, p - q)    = p(x) - min(p(x), q(x))
 
-    Both sums are TV(p, q), the total variation distance, so a guess is refused with this probability.
+    P(refused) = Σ max(0, q - p) = Σ max(0, p - q), the total variation distance TV(p, q).
 
     >>> p, q = np.array([0.6, 0.4, 0.0]), np.array([0.2, 0.5, 0.3])
     >>> [after_guess(p, q, 1, number).tolist() for number in (0.79, 0.81)]  # p / q = 0.8
@@ -86,9 +86,10 @@ def speculate(
 ) -> Generator[list[int], None, None]:
     """Continue one prompt like `batch_generation.stream`; each step gives the one or more tokens of a pass.
 
-    The tokens are those that `stream` gives for the same seed. (Rounding may differ, and decide between two tokens that
-    are equally likely.) draft: a model with the same vocabulary, which guesses in place of the text. The tokens then
-    are others than those of `stream`, except at temperature 0, but they have the same distribution.
+    The tokens are those that `stream` gives for the same seed (one random number per token in both). (Rounding may
+    differ, and decide between two tokens that are equally likely.) draft: a model with the same vocabulary, which
+    guesses in place of the text. The tokens then are others than those of `stream`, except at temperature 0, but they
+    have the same distribution.
 
     Raises ValueError for a model or a draft with linear attention or a sliding window.
     """
@@ -192,7 +193,8 @@ def guess(ids: np.ndarray, most: int) -> list[int]:
     """
     if most < 1 or len(ids) <= NGRAM:
         return []
-    # for each place in the text but the last: are the NGRAM tokens that begin there the last NGRAM tokens?
+    # For each place i in the text but the last: are the NGRAM tokens that begin there the last NGRAM tokens?
+    # For 7 7 7 7, i can only be 0: ids[2:-1] == ids[-1], ids[1:-2] == ids[-2], ids[0:-3] == ids[-3], each of one token.
     same = np.all([ids[NGRAM - back : -back] == ids[-back] for back in range(1, NGRAM + 1)], axis=0)  # (T - NGRAM)
     places = np.flatnonzero(same)
     if not len(places):

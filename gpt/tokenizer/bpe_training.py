@@ -16,7 +16,7 @@ from .bpe import Pair, merge, single_bytes
 from .pre_tokenization import checked_special_tokens, count_words
 
 # The first 256 tokens are the 256 bytes, so the vocabulary can represent any text, and even any binary file. GPT-2
-# numbers the bytes that are visible characters in Latin-1 first ('!' is token 0), then the others.
+# numbers the bytes that are visible characters in Latin-1 first ('!' is token 0), then the others. (False sorts first.)
 BYTE_ORDER = sorted(range(256), key=lambda byte: byte == ord(" ") or not chr(byte).isprintable())
 
 
@@ -69,7 +69,7 @@ def build_vocabulary(merges: Iterable[Pair], special_tokens: Iterable[str] = ())
     tokens = [bytes([byte]) for byte in BYTE_ORDER]
     tokens += [first + second for first, second in merges]
     tokens += [token.encode("utf-8") for token in special_tokens]
-    return dict(enumerate(dict.fromkeys(tokens)))
+    return dict(enumerate(dict.fromkeys(tokens)))  # fromkeys drops duplicates, keeps the order
 
 
 def learn_merges(word_counts: dict[bytes, int], wanted: int) -> list[Pair]:
@@ -96,7 +96,7 @@ def learn_merges(word_counts: dict[bytes, int], wanted: int) -> list[Pair]:
         while heap and len(merges) < wanted:
             count, best = heapq.heappop(heap)
             if pair_counts[best] != count:
-                continue  # outdated: with its present count, the pair is on the heap a second time
+                continue  # outdated: if it still occurs, it is there with its present count too
             merges.append(best)
             bar.update(1)
             changes: Counter[Pair] = Counter()

@@ -38,7 +38,7 @@ This page does the same for a whole run, its optimizer and its state included:
 {'step': 0}
 >>> shutil.rmtree(folder)
 
-Around these two functions, in this order:
+The rest of the page is about three things, each in a section below the functions that save and load:
 
 * Only whole checkpoints count, even if the process is killed while it saves, or the disk is full. Several files cannot
   change in one instant, but a folder can be renamed in one. So a checkpoint is written as `checkpoint-7.unfinished` and
@@ -123,7 +123,7 @@ class ModelFormat:
     # config(model): the rest of config.json, JSON-able.
     config: Callable[[Any], JSON]
     # build(config, shapes): a model for the settings in config.json, whose stored arrays are read later. It raises
-    # ValueError, before it allocates memory, if the shapes in the file do not fit the settings (see `check_size`).
+    # ValueError, before it allocates memory, if the shapes in the file do not fit the settings (see `whole`, below).
     build: Callable[[JSON, Shapes], nn.Module]
     # tensors(model): the arrays to store, parameters and buffers, by their names in the model.
     tensors: Callable[[Any], Mapping[str, Array]] = nn.Module.state_dict
@@ -163,7 +163,7 @@ def save_checkpoint(
             "optimizer": optimizer_state,
             "state": state or {},
         }
-        # Its SHA-256 is that of what will be read: JSON turns tuples into lists, and integer keys into strings.
+        # Hash it as JSON will give it back: tuples become lists, and integer keys become strings.
         record = json.loads(json.dumps(record, allow_nan=False))
         record["sha256"] = _sha256_of_record(record)
         write_text(new / STATE, json.dumps(record, indent=1))
@@ -376,7 +376,7 @@ def _read_newest(folder: StrPath, read: Callable[[Path], Any]) -> Any:
     except CheckpointError:
         if newest.exists():
             raise
-    # Meanwhile a run has saved another checkpoint and deleted this one: read the other.
+        # Else it was deleted meanwhile by a run that saved: read the newer one.
     return _read_newest(folder, read)
 
 

@@ -53,7 +53,7 @@ def evaluate(
 ) -> dict[str, float]:
     """The means over all batches of the loss, as "loss", and of the other metrics of `loss_fn`, without dropout.
 
-    The processes of a team take turns. Raises ValueError if no target counts.
+    Batches are dealt out to the team's processes. Raises ValueError if no target counts.
     """
     sums: Sums = {}
     count = 0
@@ -167,8 +167,8 @@ def token_losses(model: LanguageModel, ids: np.ndarray, stride: int | None = Non
 
     The model reads windows of its block size T. Each window starts `stride` tokens (by default T / 2) after the
     previous one, and only tokens that no earlier window has predicted are counted. So every token counts once, with at
-    least T - stride + 1 tokens before it (fewer only at the start of the text). A small stride costs T / stride times
-    the work.
+    least T - stride + 1 tokens before it: the window's first T - stride + 1 (fewer only at the start of the text). A
+    small stride costs T / stride times the work.
     """
     losses = np.empty(len(ids) - 1)
     windows = list(sliding_windows(len(losses), model.config.block_size, stride))  # all of the same length
@@ -196,10 +196,11 @@ def likely_tokens(
     probabilities = np.empty((len(ids) - 1, count))
     with evaluating(model):
         for start, stop, counted in sliding_windows(len(best), model.config.block_size, stride):
-            hidden = model.hidden_states(ids[None, start:stop])[0, stop - start - counted :]  # (counted, C)
+            first = stop - counted
+            hidden = model.hidden_states(ids[None, start:stop])[0, first - start :]  # (counted, C)
             for i in range(0, counted, 64):  # the logits of all would be large
                 probs, order = F.topk(F.softmax(model.lm_head(hidden[i : i + 64]), -1), count)  # (64, count) each
-                place = slice(stop - counted + i, stop - counted + i + len(order.data))
+                place = slice(first + i, first + i + len(order.data))
                 probabilities[place], best[place] = to_numpy(probs.data), to_numpy(order.data)
     return best, probabilities
 
@@ -250,7 +251,8 @@ def baseline_losses(train: np.ndarray, validation: np.ndarray, vocab_size: int) 
         # A pair is one number, a V + b. The pairs in train, in order, and how often each is there:
         pairs, counts = np.unique(train[:-1] * vocab_size + train[1:], return_counts=True)
         wanted = a * vocab_size + b
-        place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)  # where the pair is, if it is there at all
+        # searchsorted gives where a pair is or would be. Its count is 0 unless it is there.
+        place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
         count_ab = np.where(pairs[place] == wanted, counts[place], 0)
         count_a = np.bincount(places[:-1], minlength=vocab_size)[a]
         probability = (count_ab + 100.0 * unigram[b]) / (count_a + 100.0)

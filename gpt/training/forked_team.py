@@ -8,7 +8,7 @@ process 0 goes on:
     process 1          |______step   step   ...   step___|
 
 Threads would also use all cores, but they wait for each other in every op, and Python runs one of them at a time.
-Processes wait for each other four times in a step, and before it, to agree that there is one. Each parameter has an
+Processes wait for each other before a step, to agree that there is one, and four times in it. Each parameter has an
 *owner*. Say there are parameters a, b and c, of which process 0 owns a and b. Each process has half of the batch. Its
 gradients are a0, b0 and c0 in process 0, and a1, b1 and c1 in process 1:
 
@@ -86,7 +86,7 @@ class ForkedTeam(Team):
     # --- a step -------------------------------------------------------------------------------------------------------
 
     def add_gradients(self, parameters: Sequence[Tensor], sums: Sums, count: int) -> tuple[Sums, int]:
-        # Its parameters are those of the optimizer, here in its order.
+        # `parameters` are those of the optimizer; self._parameters has them in the optimizer's order.
         sums, total = self.add_up(sums, count)
         share = count / max(total, 1)
         # Copy the gradients of parameters that others own.
@@ -105,7 +105,7 @@ class ForkedTeam(Team):
             for place in filter(self._is_mine, places):
                 p, copy = self._parameters[place], self._copies[rank][place]
                 if p.grad is None:
-                    p.grad = copy
+                    p.grad = copy  # until step 4, nobody overwrites it
                 else:
                     p.grad += copy
         return sums, total
@@ -161,7 +161,11 @@ class ForkedTeam(Team):
         self.share_state(optimizer)  # that of a resumed run; there is one process still, which has all of it
 
     def share_state(self, optimizer: optim.Optimizer) -> None:
-        """Let process 0 see what the optimizer remembers: moments move into shared memory, and numbers are sent."""
+        """Let process 0 see what the optimizer remembers: moments move into shared memory, and numbers are sent.
+
+        Used before the fork, where a resumed run has moments, and for each checkpoint. Afterwards, owners update them
+        in shared memory.
+        """
         mine = {}
         for place, state in optimizer.state.items():
             if self._is_mine(place):
@@ -191,6 +195,7 @@ class ForkedTeam(Team):
             # From here on there are several, each with its share of the cores.
             self._cores = max(1, usable_cores() // size)
             threads.use_workers(self._cores)
+            # Team's block, inside this one, gives each process its rows of the dropout masks.
             with silenced() if self.rank > 0 else contextlib.nullcontext(), super().at_work(optimizer, batch_size):
                 yield
                 self.more_memory = sum(self.gather(private_memory())[1:])

@@ -1,6 +1,8 @@
 """From a text to a model that writes: corpus -> tokenizer -> token files -> model -> training -> samples, a picture.
 
 loss = -Σ_t ln p(token_t | the tokens before it), the mean over all tokens      (minigrad/functional/loss.py)
+
+Elsewhere: `introduce` (pretraining_parts.py), `Run.prepare` (run.py), `one_step` and `train` (training_loop.py).
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
     block_size = config.model["block_size"]
     check_training_memory(model.config, config.batch_size, block_size, config.training, run.team.size)
     tokens, held_out = (open_tokens(run.out_dir / "data" / name) for name in ("train.bin", "val.bin"))
-    held_out = held_out[: run.state.max_eval_items * block_size + 1]  # a short run is tested on a part
+    # A short run is tested on a part, fixed at the start.
+    held_out = held_out[: run.state.max_eval_items * block_size + 1]
 
     # The sizes of model and text, and the losses of simple models to compare with.
     introduce(run, model, tokenizer, tokens, held_out)
@@ -138,7 +141,9 @@ def _old_model(run: Run, config: PretrainingConfig, init_from: str) -> SetUp:
     shape = model.config.to_dict()
     block_size = config.model.get("block_size", min(model.config.block_size, LONGEST_CONTEXT))
     for name, value in config.model.items():
-        fits = value <= model.config.block_size if name == "block_size" else value == shape.get(name)
+        fits = value == shape.get(name)
+        if name == "block_size":
+            fits = value <= model.config.block_size
         if not fits:
             has = f"{name} {shape[name]}" if name in shape else f"no {name}"
             raise ValueError(f"the model in {init_from} has {has}; it cannot be made {value}")

@@ -119,6 +119,7 @@ class Run(RunFiles):
     now: before and after the loop, a forked team is one process.
     """
 
+    # From `RunFiles`: config, device, team, is_new, out_dir, lock, state, and the methods that write the folder.
     # From `begin` or `load`.
     model: nn.Module  # what a checkpoint stores
     format: ModelFormat | None
@@ -129,7 +130,7 @@ class Run(RunFiles):
     schedule: optim.WarmupCosine
     parameters: list[Tensor]
     gradients: Gradients
-    steps_per_iteration: int
+    steps_per_iteration: int  # 0 except in PPO and GRPO
     # From `at_work`.
     batches: Stream
     bar: Any
@@ -147,8 +148,8 @@ class Run(RunFiles):
         # The last checkpoint.
         self.saved_step: int | None = None
         self.last_save = time.monotonic()
-        self.has_changed = True  # since then
-        self.is_time_to_save = False  # again, by process 0's clock: see `goes_on`
+        self.has_changed = True  # whether the run has changed since the last checkpoint
+        self.is_time_to_save = False  # whether the next checkpoint is due, by process 0's clock: see `goes_on`
         self.resumed_at: int | None = None  # the step at which a resumed run went on
         self._checkpoint: Checkpoint | None = None  # of a resumed run, until `prepare` has taken what it holds
 

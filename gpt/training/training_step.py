@@ -84,27 +84,28 @@ def training_step(
     computed (see `gradients_for`). team: the processes that take the step together, each with its share of the batches
     (data_parallel.py); by default, this one alone. Raises ValueError if nothing in the batches counts.
     """
+    # team: alone, a process has nothing to add or wait for, and clip_grad_norm_ is that of minigrad/optim.py.
     lr = schedule.get_last_lr()[0]  # the rate of this step; "last" is PyTorch's name
     parameters = [p for p in model.parameters() if p.requires_grad]
     # Forward, loss, backward: `mean_gradients`, above, unless another function is given. backward() adds to p.grad, so
     # clear what the last step left there.
     model.zero_grad()
     sums, count = gradients(model, batches, loss_fn)
-    sums, count = team.add_gradients(parameters, sums, count)  # of several processes; alone, nothing is added
+    sums, count = team.add_gradients(parameters, sums, count)
     if count == 0:
         raise ValueError("this step has nothing to learn from: no target in its batches counts")
     # Clip: if the norm of all gradients together is larger than max_norm, scale them down to it.
-    norm = team.clip_grad_norm_(parameters, max_norm or math.inf)  # alone, it is optim.clip_grad_norm_
+    norm = team.clip_grad_norm_(parameters, max_norm or math.inf)
     # Skip the step if the loss or a gradient is not finite: one NaN would spread to all weights. (To read an array on a
     # GPU takes a wait, so all numbers are read together.)
     read = read_numbers({"norm": norm, **sums})
     is_finite = math.isfinite(read["loss"]) and math.isfinite(read["norm"])
     if is_finite:
         optimizer.step()
-    team.wait()  # until all processes have updated the weights; alone, there is nothing to wait for
+    team.wait()  # until all processes have updated the weights
     # Schedule: set the learning rate of the next step, even after a skipped one.
     schedule.step()
-    means = {name: read[name] / count for name in sums}
+    means = {name: read[name] / count for name in sums}  # sums has the loss and the metrics
     return Step(count, lr, means.pop("loss"), means, read["norm"], skipped=not is_finite)
 
 
@@ -148,7 +149,7 @@ def gradients_for(config: TrainingConfig) -> Gradients:
 def in_precision(precision: str) -> contextlib.AbstractContextManager[None]:
     """A block whose matrix products are computed in this precision (see minigrad/precision.py).
 
-    A step computes its gradients inside such a block. So are the log-probabilities that a loss compares with its own,
-    such as those of a reference model: otherwise rounding would look like a difference between the models.
+    A step computes its gradients inside such a block. A loss that compares log-probabilities (DPO's, with a reference
+    model) computes both inside one: otherwise rounding would look like a difference between the models.
     """
     return contextlib.nullcontext() if precision == "float32" else minigrad.autocast(precision)

@@ -5,8 +5,8 @@ Nobody can write it with a few arithmetic operations, so we add up its Taylor se
     erf(c + h) = erf(c) + Σ_n coefficient_n h^(n+1)        coefficient_n = 2/√π e^(-c²) a_n / (n+1)
     a_0 = 1,  a_1 = -2c,  (n+1) a_(n+1) = -2 (c a_n + a_(n-1))
 
-where the a_n are the series of e^(-2ch - h²) (Hermite polynomials in disguise; Abramowitz & Stegun 7.2.8). If h is
-small, a few terms are enough:
+where the a_n are the coefficients of g = e^(-2ch - h²) = Σ_n a_n hⁿ: compare the powers of h in g' = -2 (c + h) g
+(Abramowitz & Stegun 7.2.8). If h is small, a few terms are enough:
 
 >>> c, h = 1.0, 1 / 16
 >>> a = [1, -2 * c]
@@ -17,8 +17,8 @@ small, a few terms are enough:
 True
 
 So there is a center at every eighth, c = 1/2, 5/8, ..., 6, and h is at most 1/16. Below x = 1/2 the center is 0, whose
-series has odd powers only (A&S 7.1.5): erf(x) = x + Σ_n coefficient_n x^(2n+1). The sum is a small correction that is
-added to x, so its rounding hardly counts.
+series has odd powers only (A&S 7.1.5): erf(x) = x + Σ_n coefficient_n x^(2n+1), with coefficient_0 = 2/√π - 1. The
+sum is a small correction that is added to x, so its rounding hardly counts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import numpy as np
 from ..backend import Array, module_of
 
 _STEP = 1 / 8
-_CENTERS = np.arange(0, 6 + _STEP, _STEP)  # from 6 on, erf rounds to 1
+_CENTERS = np.arange(0, 6 + _STEP, _STEP)  # (1/8, 1/4 and 3/8 are unused); from 6 on, erf rounds to 1
 _VALUES = np.array([math.erf(center) for center in _CENTERS])
 
 
@@ -44,7 +44,7 @@ def _coefficients(terms: int) -> np.ndarray:
         out[n] = slopes * a / (n + 1)
         out[n, 0] = 2 / math.sqrt(math.pi) * (-1) ** n / (math.factorial(n) * (2 * n + 1))  # the series at 0
         a_before, a = a, -2 * (_CENTERS * a + a_before) / (n + 1)
-    out[0, 0] -= 1  # at 0 the series is that of erf(x) - x
+    out[0, 0] -= 1  # at 0 the series is that of erf(x) - x: coefficient_0 = 2/√π - 1
     return out
 
 
@@ -73,5 +73,5 @@ def erf_of_array(x: Array) -> Array:
     for coefficient in coefficients[-2::-1]:
         series = series * t + coefficient[center]
     value = xp.where(near_0, size, xp.asarray(_VALUES)[center])  # erf(c), but x itself near 0
-    out = value + series * h
+    out = value + series * h  # at 0: x + x Σ_n coefficient_n x^(2n)
     return xp.where(wide.real < 0, -out, out).astype(x.dtype, copy=False)

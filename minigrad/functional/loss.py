@@ -199,9 +199,14 @@ def general_cross_entropy(
     """Cross-entropy of any shape, with class weights, probabilities as targets, or label smoothing.
 
     Shapes: logits (C) and a target (); or (N, C, d1, ...) and (N, d1, ...), as for the pixels of N images. Targets may
-    also be probabilities: floats in the shape of the logits. weight (C) multiplies the loss of each class, and the mean
-    is then divided by the sum of the rows' weights. Label smoothing e moves e of the probability from the target to all
-    classes, e/C to each. If no row counts, the mean is nan, as in PyTorch.
+    also be probabilities: floats in the shape of the logits. weight (C) multiplies the loss of each class; for class
+    numbers, the mean is then divided by the sum of the rows' weights. Label smoothing ε moves ε of the probability from
+    the target to all classes, ε/C to each. If no row counts, the mean is nan, as in PyTorch.
+
+    Who computes it:
+    * probabilities: `_soft_cross_entropy`
+    * class numbers, with class weights or label smoothing: `_nll_loss`
+    * class numbers, where only the shape is unusual: `CrossEntropy`, with logits (N, C) after a reshape
     """
     check_fraction("cross_entropy: label_smoothing", label_smoothing)
     class_dim = 1 if logits.ndim > 1 else 0
@@ -256,7 +261,7 @@ def nll_loss(
 
 
 def _nll_loss(log_probs, targets, weight, ignore_index, reduction, label_smoothing, class_dim):
-    """loss = -(1 - e) weight_target ln p_target - e/C Σ_c weight_c ln p_c, where e is the label smoothing."""
+    """loss = -(1 - ε) weight_target ln p_target - ε/C Σ_c weight_c ln p_c, where ε is the label smoothing."""
     xp = module_of(targets)
     weight = array_of(weight)
     kept = xp.asarray(targets != ignore_index)
@@ -267,10 +272,10 @@ def _nll_loss(log_probs, targets, weight, ignore_index, reduction, label_smoothi
     loss = where(kept, -picked, 0.0) * row_weight  # where, as -inf * 0 would be nan
     if label_smoothing > 0:
         of_all = sum_of(_times_class_weight(log_probs, weight, class_dim), class_dim)
-        uniform = label_smoothing / log_probs.shape[class_dim]  # e/C, the share of each class
+        uniform = label_smoothing / log_probs.shape[class_dim]  # ε/C, the share of each class
         loss = loss * (1 - label_smoothing) - where(kept, of_all, 0.0) * uniform
     if reduction == "mean":
-        total_weight = row_weight.sum(dtype=wider(loss.dtype, 1)[0])
+        total_weight = row_weight.sum(dtype=wider(loss.dtype, 1)[0])  # in float32 for float16
         return _divided(loss, nan_if_0(total_weight))
     return _reduced(loss, reduction)
 

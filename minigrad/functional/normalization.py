@@ -28,10 +28,8 @@ class LayerNorm(Function):
            - mean(dx̂) / std               through the mean: ∂x̂/∂mean = -1 / std,  ∂mean/∂x = 1 / n
            - x̂ mean(dx̂ x̂) / std           through the std:  ∂x̂/∂std = -x̂ / std,  ∂std/∂x = x̂ / n
 
-    There is no fourth way, from the mean through the std: the differences x - mean add up to 0, so where the mean moves
-    a little, the std stays.
-    Adding a number to all of x, or scaling x, does not change x̂. The two subtracted terms remove these directions from
-    dx̂.
+    There is no fourth way, from the mean through the std: ∂std/∂mean = -mean(x - mean) / std = 0.
+    Adding a number to all of x, or scaling x, does not change x̂.
     Ba, Kiros & Hinton 2016.
     """
 

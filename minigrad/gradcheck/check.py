@@ -83,6 +83,12 @@ def gradcheck(
     """Compare the gradient that backward computes for `fn` with finite differences. Raises GradcheckError, with a
     diagnosis, if they differ.
 
+    >>> import minigrad.functional as F
+    >>> print(gradcheck(F.relu, np.array([-1.0, 0.0, 2.0])))  # doctest: +ELLIPSIS
+    gradcheck of relu: largest relative error ... (right), central differences
+      input 0 (x) (3,): 3 elements, ...
+      kink at input 0 (x)[1]: slope 0 on the left, 1 on the right
+
     fn: takes Tensors and returns a Tensor or a tuple of them. inputs: a Tensor or array, or a sequence of them. The
     inputs that require a gradient are checked, or all floating-point inputs if none does, in float64. Other arrays are
     passed to fn as Tensors. eps: the step, by default 6e-6 max(1, |x|). An element passes if |analytic - numeric| <=
@@ -97,12 +103,6 @@ def gradcheck(
     moved at once, by random amounts. At a kink (relu at 0, equal maxima) any slope between the left and the right
     one passes, and the report lists the kink. Backward must be linear in dout, so in the end it is run for random douts
     of both signs and of several sizes.
-
-    >>> import minigrad.functional as F
-    >>> print(gradcheck(F.relu, np.array([-1.0, 0.0, 2.0])))  # doctest: +ELLIPSIS
-    gradcheck of relu: largest relative error ... (right), central differences
-      input 0 (x) (3,): 3 elements, ...
-      kink at input 0 (x)[1]: slope 0 on the left, 1 on the right
     """
     if method not in ("central", "complex"):
         raise ValueError(f"gradcheck: method must be 'central' or 'complex', got {method!r}")
@@ -150,7 +150,7 @@ def check_outputs(comparison: Comparison) -> None:
             advice = "choose inputs inside fn's domain, or look for 0 / 0 and inf - inf in forward"
             raise NotFinite(f"{where} is nan; {advice}")
     for _ in range(5):
-        again = comparison.subject.moved(0, 0, 0)
+        again = comparison.subject.moved(k=0, direction=0, distance=0)
         if again.shape != comparison.outputs.shape or not np.allclose(again, comparison.outputs, rtol=1e-9, atol=0):
             sentence = "fn returns a different result each time it is called"
             advice = "call manual_seed(0) inside fn, or switch dropout off"
@@ -206,6 +206,7 @@ def check_linear(comparison: Comparison) -> None:
         for k, mixed in enumerate(comparison.graph.vjp(dout)):
             expected = np.tensordot(dout, comparison.analytic[k], 1)
             size = max(float(np.abs(expected).max(initial=0)), float(np.abs(mixed).max(initial=0)))
+            # what rounding allows the mixture: rtol * floor for each row, times the row's share
             rounding = comparison.rtol * float((np.abs(dout) @ comparison.floors(k))[0])
             near = (np.abs(mixed - expected) <= 1e-7 * size + rounding) & np.isfinite(mixed)  # nan is not near
             wrong = ~(near | (mixed == expected))

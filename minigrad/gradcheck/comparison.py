@@ -172,11 +172,14 @@ class Comparison:
 
     def _column(self, k: int, probe: Probe, slope: Array, noise: Array) -> Column:
         """The slopes of all rows along a probe, from those of all outputs and a bound of their rounding errors."""
-        numeric = self.graph.cotangents @ slope
+        numeric = self.graph.cotangents @ slope  # cotangents (R, outputs): the weights of each row
         return Column(probe, probe.along(self.analytic[k]), numeric, self._floor(k, noise), np.ones(len(numeric), bool))
 
     def _floor(self, k: int, noise: Array) -> Array:
-        """For each row: an error below rtol * floor = atol passes. By default that is a little above rounding."""
+        """For each row. Errors of smaller slopes are relative to the floor, so rtol * floor = atol is what may pass.
+
+        By default, atol is a little above rounding.
+        """
         atol = np.maximum(1e-8 * self.largest[k], self._largest_change(noise)) if self.atol is None else self.atol
         return np.broadcast_to(atol / self.rtol, len(self.graph.rows))
 
@@ -218,7 +221,13 @@ class Comparison:
         if not may_have_kinks(usual) and (column.errors <= PRECISE).all():
             return [column]
 
-        # Measure again, with steps of other sizes.
+        # Measure again, with steps of other sizes. As multiples of the usual step:
+        #   300    with 150: the most precise slope of a smooth fn (`richardson`)
+        #   150    is fn saturated? (`saturation`)
+        #   0.1    does it have a kink? (`kinks`)
+        #   0.01   how large is the rounding error? (`cancellation`)
+        #          with 0.1: does the slope shrink to 0? (`vanishing`)
+        #   0.001  like 0.01, avoids a kink or an edge beside x
         large = self._slopes(k, probe, 150)
         narrow = self._slopes(k, probe, 0.1)
         tiny = self._slopes(k, probe, 0.01)
@@ -236,8 +245,8 @@ class Comparison:
             parts = halves(self.variables[k].value, probe, self.eps)
             return [settled for part in parts for settled in self._settled(k, part)]
 
-        # Of several estimates, take the one that is nearest to the gradient, because fn decides which is the best. A
-        # wrong gradient is not near any of them. Small steps avoid a kink or an edge beside x.
+        # Take the estimate that is nearest to the gradient. Each is right for some kind of fn, and a wrong gradient is
+        # not near any of them.
         estimates = [tiny.central, self._slopes(k, probe, 0.001).central, vanishing(narrow, tiny)]
         larger = self._slopes(k, probe, 300)
         if larger.is_finite and large.is_finite:

@@ -55,7 +55,7 @@ def slopes(f: Callable[[float], Array], here: Array, h: float) -> Slopes:
         left=change(before, here) / h,
         central=change(before, after) / (2 * h),
         right=change(here, after) / h,
-        noise=16 * EPSILON * np.maximum(np.abs(before), np.abs(after)) / h,
+        noise=16 * EPSILON * np.maximum(np.abs(before), np.abs(after)) / h,  # 16, here and below: a safety factor
         step=h,
     )
 
@@ -108,8 +108,8 @@ def kinks(usual: Slopes, narrow: Slopes, noise: Array) -> Array:
     >>> kinks(usual, narrow, narrow.noise)
     array([ True, False])
 
-    Rounding makes the slopes differ ten times more for the smaller step. A kink a little beside x appears weaker from
-    close by, so a fifth is enough. This uses only f, not its gradient.
+    Rounding makes the slopes differ ten times more for the smaller step. So a ratio between 0.2 and 2 counts; for a
+    kink a little beside x it is below 1. This uses only f, not its gradient.
     """
     gap = usual.right - usual.left
     narrow_gap = narrow.right - narrow.left
@@ -137,7 +137,8 @@ def cancellation(usual: Slopes, tiny: Slopes, scale: float) -> Array:
 
     scale: the largest input or output, which are the only values that we can see.
     """
-    is_rounding = np.abs(tiny.central) * tiny.step <= 1e-12 * scale  # a jump grows like noise, but is larger
+    # slope * step is how far f moves. Rounding moves it by less than 1e-12 of the scale, a jump by more.
+    is_rounding = np.abs(tiny.central) * tiny.step <= 1e-12 * scale
     return np.where(is_rounding, 16 * np.abs(tiny.central - usual.central) * tiny.step, 0)
 
 
@@ -157,7 +158,7 @@ def saturation(usual: Slopes, large: Slopes, scale: float) -> Array:
     >>> saturation(usual, large, scale=40) > 0
     array([ True, False])
     """
-    is_saturated = np.abs(large.central - usual.central) >= np.abs(usual.central) / 2
+    is_saturated = np.abs(large.central - usual.central) >= np.abs(usual.central) / 2  # also true for 0 and 0
     return np.where(is_saturated, 16 * EPSILON * max(1, scale), 0)
 
 
@@ -201,7 +202,7 @@ class Probe(NamedTuple):
         return np.flatnonzero(self.direction)
 
     def along(self, gradients: Array) -> Array:
-        """The slopes along this direction that R rows of gradients (R, *shape) predict: (R,)."""
+        """The slopes (R,) along this direction that gradients (R, *shape) predict: one row per output."""
         return np.tensordot(gradients, self.direction, self.direction.ndim)
 
 

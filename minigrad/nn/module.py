@@ -51,12 +51,14 @@ class Module:
     """The base of all layers and models: subclass it, assign parameters and modules to attributes, define `forward`."""
 
     training = True
+    # Empty, and shared by all modules. A module that registers a buffer or a hook gets a dictionary of its own.
     _buffers: Mapping[str, bool] = {}  # name -> is it saved?
     _forward_hooks: Mapping[Hook, Callable[..., Any]] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{type(self).__name__} must define forward")
 
+    # The types only let a type checker know that a call takes and returns what `forward` does.
     def __call__(self: _WithForward[P, R_co], *args: P.args, **kwargs: P.kwargs) -> R_co:
         output: Any = self.forward(*args, **kwargs)
         for hook in list(self._forward_hooks.values()):  # a list, because a hook may remove itself
@@ -69,7 +71,7 @@ class Module:
 
         What the hook returns becomes the output, unless it is None.
         """
-        hooks = self.__dict__.setdefault("_forward_hooks", {})  # its own: the class attribute is shared by all modules
+        hooks = self.__dict__.setdefault("_forward_hooks", {})
         handle = Hook(hooks)
         hooks[handle] = hook
         return handle
@@ -222,7 +224,7 @@ class Module:
         values = {name: _fitting(name, state[name], array) for name, array in own.items() if name in state}
         parameters = dict(self.named_parameters())
         in_place.announce_update([parameters[name] for name in values if name in parameters])
-        own = self.state_dict()  # again, because read-only arrays have been replaced
+        own = self.state_dict()  # again, because announce_update replaces read-only arrays
         in_place.announce(own[name] for name in values)  # the buffers too
         for name, array in values.items():
             # In place, so that the optimizer, tied modules and views keep the arrays that they hold.

@@ -49,9 +49,6 @@ product: with a column of ones beside the keys, and the negative of the subtrahe
 
     [k, 1] @ [q, -(m + ln l)]ᵀ = scoresᵀ - (m + ln l)            [v, 1] @ [dout, -dout · out]ᵀ = dprobsᵀ - dout · out
 
-Rows far from 0 need more care. If a mask of numbers adds -1e9 to a whole row, m is about -1e9, where neighboring
-float32 numbers are 64 apart: ln l is lost in m + ln l. Such rows are divided by their sum a second time, in backward.
-
 A tile has a few heads x query rows x KEYS numbers, which fit in the processor's cache. Groups of heads are split among
 the threads. Query heads that share a head of keys and values (grouped-query attention) stay in one group, which reads
 the keys and values once.
@@ -73,9 +70,128 @@ from ...functional.broadcasting import unbroadcast
 from ...functional.stochastic import DROPOUT_ROWS, keep_scale
 from .threads import SMALL, divide_evenly, parallel
 
-FAR = 8192  # beyond it, neighboring float32 numbers are at least 0.001 apart
+FAR = 8192  # beyond it, neighboring float32 numbers are at least 0.001 apart: see _sums_of_probs
 KEYS = 1024  # keys of a tile
 TILE = 256 * 1024  # numbers in a tile over all its heads
+
+
+class _Plan:
+    """What all tiles of one call share: the operands with common leading axes, and the order of the tiles.
+
+    Below, B stands for all leading axes before the heads. With groups of query heads, H is the number of heads in a
+    group, and B includes the groups.
+    """
+
+    def __init__(self, q, k, v, mask, is_causal, scale, dropout_p, stream):
+        # Leading axes.
+        mask_lead = () if mask is None else mask.shape[:-2]
+        self.scores_lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], mask_lead)  # those of q kᵀ + mask
+        lead = np.broadcast_shapes(self.scores_lead, v.shape[:-2])
+        self.lead = (1,) * (2 - len(lead)) + lead  # (B, H), even where the caller has no batch or head axis
+        self.shared = _shares_keys(q, k, v)  # do all H query heads read the same keys and values?
+        self.key_lead = (*lead[:-1], 1) if self.shared else self.lead  # (B, H), or (B, 1) if shared
+        # What the caller passed, and gets.
+        self.shapes = q.shape, k.shape, v.shape  # those of the gradients too
+        self.out_shape = (*lead, q.shape[-2], v.shape[-1])  # (..., T, D)
+        # The operands. The mask is (B, H, T, S), or None.
+        self.q = np.broadcast_to(q, (*self.lead, *q.shape[-2:]))  # (B, H, T, D)
+        self.k, self.v = (np.broadcast_to(x, (*self.key_lead, *x.shape[-2:])) for x in (k, v))  # (B, H or 1, S, D)
+        self.queries, self.keys = q.shape[-2], k.shape[-2]  # T and S
+        self.mask = None if mask is None else np.broadcast_to(mask, (*self.lead, self.queries, self.keys))
+        self.is_causal, self.scale, self.dropout_p, self.stream = is_causal, scale, dropout_p, stream
+        # The tiles.
+        self.rows = DROPOUT_ROWS  # R, the query rows of a tile
+        self.above_diagonal = np.triu(np.full((self.rows, self.rows), -math.inf, q.dtype), 1)  # (R, R): 0 or -inf
+        self.may_hide_rows = mask is not None  # may all keys of a query be hidden?
+        self.seen: Any = None  # (T, S) booleans: the keys that a query sees in at least one head
+        if mask is not None and mask.dtype == bool:
+            self.seen = np.broadcast_to(mask.any(axis=tuple(range(mask.ndim - 2))), (self.queries, self.keys))
+        self.far: Any = None  # (B, H, T, 1), in backward, if some rows need it: see _sums_of_probs
+
+    def of_keys(self, heads):
+        """The index of the keys and values of `heads`: the only head of them if they are shared."""
+        return (*heads[:-1], slice(0, 1)) if self.shared else heads
+
+    def sum_to_input(self, gradient, shape):
+        """A gradient with the common leading axes, summed to the shape of its input."""
+        lead = gradient.shape[gradient.ndim - len(self.out_shape) : -2]  # without the axes that __init__ added
+        return unbroadcast(gradient.reshape(*lead, *shape[-2:]), shape)
+
+    def empty_heads_last(self, lead, rows, size, dtype):
+        """An empty (..., H, T, D) array laid out as (..., T, H, D), so that merging the heads afterwards needs no copy.
+
+        With the heads in groups, (..., K, G, T, D) as (..., T, K, G, D).
+        """
+        heads = 2 if self.shared else 1
+        outer, inner = lead[: len(lead) - heads], lead[len(lead) - heads :]
+        in_memory = np.empty((*outer, rows, *inner, size), dtype)  # (..., T, H, D)
+        return np.moveaxis(in_memory, len(outer), -2)  # (..., H, T, D)
+
+    def empty_gradients(self, dtype):
+        """Empty dq, dk and dv. If their shapes are equal, they have the memory layout that `FastSplitHeads` expects."""
+        if self.q.shape == self.k.shape == self.v.shape:
+            *outer, heads, rows, size = self.q.shape
+            in_memory = np.empty((*outer, rows, 3, heads, size), dtype)  # (..., T, 3, H, D)
+            return np.moveaxis(in_memory, -3, 0).swapaxes(-2, -3)  # (3, ..., T, H, D), then (3, ..., H, T, D)
+        return [self.empty_heads_last(x.shape[:-2], x.shape[-2], x.shape[-1], dtype) for x in (self.q, self.k, self.v)]
+
+    def head_groups(self) -> Iterator[tuple[Any, ...]]:
+        """The heads to compute together: as many as fit in a tile, in groups that split evenly among the threads.
+
+        12 heads, 4 fit: 3 groups for each sequence. 2 heads, 4 fit: the heads of 2 sequences are a group. If there is
+        too little work to share, all heads are one group.
+        """
+        *outer, batch, heads = self.lead
+        most = max(1, TILE // max(1, min(self.rows, self.queries) * min(self.keys, KEYS)))  # heads that fit in a tile
+        together = heads if self.shared else divide_evenly(heads, most, batch)
+        sequences = 1
+        if together == heads:  # perhaps those of several sequences fit
+            sequences = divide_evenly(batch, max(1, most // max(heads, 1)), 1)
+        if math.prod(self.lead) * self.queries * self.keys < SMALL:
+            together, sequences = max(heads, 1), max(batch, 1)
+        for index in np.ndindex(*outer):
+            for first in range(0, batch, sequences):
+                for head in range(0, heads, together):
+                    yield (*index, slice(first, first + sequences), slice(head, head + together))
+
+    def query_blocks(self) -> Iterator[slice]:
+        for row in range(0, self.queries, self.rows):
+            yield slice(row, min(row + self.rows, self.queries))
+
+    def key_blocks(self, rows: slice) -> Iterator[slice]:
+        keys = min(rows.stop, self.keys) if self.is_causal else self.keys
+        runs: Any = [range(keys)]
+        if self.seen is not None:  # no tile where many keys are hidden
+            seen = np.flatnonzero(self.seen[rows].any(axis=0))
+            runs = np.split(seen, np.flatnonzero(np.diff(seen) > self.rows) + 1)
+        for run in runs:
+            for column in range(run[0], run[-1] + 1, KEYS) if len(run) else ():
+                yield slice(column, min(column + KEYS, run[-1] + 1))
+
+    def hide(self, scores, heads, rows, columns):
+        """The scores of a tile (b, h, R, columns) with -inf at masked places. The causal mask is applied in place."""
+        if self.is_causal and columns.stop > rows.start:  # the diagonal crosses this tile: hide the scores right of it
+            crossed = slice(max(rows.start, columns.start), columns.stop)
+            first = crossed.start - rows.start
+            mask = self.above_diagonal[: rows.stop - rows.start, first : first + crossed.stop - crossed.start]
+            scores[..., crossed.start - columns.start :] += mask
+        if self.mask is not None:
+            mask = self.mask[heads][..., rows, columns]
+            scores = np.where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask
+        return scores
+
+    def keep(self, heads, rows, columns):
+        """The dropout scales of a tile, equal to those that the textbook form draws for the same place."""
+        if self.dropout_p == 0:
+            return None
+        numbers = np.arange(math.prod(self.scores_lead)).reshape(self.scores_lead)  # values may have more leading axes
+        numbers = np.broadcast_to(numbers, self.lead)[heads]  # of the heads of this tile
+        shape = (rows.stop - rows.start, self.keys)
+        block = rows.start // DROPOUT_ROWS
+        draw = functools.partial(keep_scale, np, self.q.dtype, self.stream, shape, self.dropout_p, block=block)
+        per_row = math.prod(self.scores_lead[1:])
+        tile = np.stack([draw(place_in_batch(int(head), per_row)) for head in numbers.flat])[:, :, columns]
+        return tile.reshape(*numbers.shape, *tile.shape[1:])
 
 
 class TiledAttention(Function):
@@ -113,10 +229,10 @@ class TiledAttention(Function):
         plan = ctx.plan
         dq, dk, dv = plan.empty_gradients(dout.dtype)
         dout = dout.reshape(ctx.out.shape)
-        plan.above_diagonal = np.asfortranarray(plan.above_diagonal)  # in memory as the transposed tiles are
+        plan.above_diagonal = np.asfortranarray(plan.above_diagonal)  # same values; only the layout changes
         logsumexp = ctx.logsumexp
-        far = np.abs(ctx.logsumexp) > FAR
-        if far.any():  # subtracted only after the mask has been added, because then the difference is exact
+        far = np.abs(ctx.logsumexp) > FAR  # a rare case: see _sums_of_probs
+        if far.any():
             plan.far = np.where(far, logsumexp, 0)
             logsumexp = logsumexp - plan.far
 
@@ -128,7 +244,7 @@ class TiledAttention(Function):
                 queries = _with_column(plan.q[heads][at] * plan.scale, -logsumexp[heads][at])
                 dots = np.einsum("...i,...i->...", dout[heads][at], ctx.out[heads][at])  # (b, h, R): dout · out
                 douts = _with_column(dout[heads][at], -dots[..., None])
-                if plan.far is not None:  # dividing dout divides dq, dk and dv; the other rows are divided by 1
+                if plan.far is not None:
                     douts /= np.where(far[heads][at], _sums_of_probs(plan, heads, rows, queries, keys), 1)
                 dq[heads][at] = _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues)
             dk[plan.of_keys(heads)], dv[plan.of_keys(heads)] = dkeys, dvalues
@@ -204,13 +320,18 @@ def _probs(plan, heads, rows, columns, queries, keys):
     scores = keys[..., columns, :] @ queries.swapaxes(-1, -2)  # less (m + ln l)
     scores = plan.hide(scores.swapaxes(-1, -2), heads, rows, columns)
     if plan.far is not None:
-        scores -= plan.far[heads][..., rows, :]
+        scores -= plan.far[heads][..., rows, :]  # now that the mask has been added, the difference is exact
     scores = scores.swapaxes(-1, -2)
     return np.exp(scores, out=scores)
 
 
 def _sums_of_probs(plan, heads, rows, queries, keys):
-    """The sum of each row's `_probs`, (b, h, R, 1)."""
+    """The sum of each row's `_probs`, (b, h, R, 1): not 1 in rows far from 0, because of rounding in m + ln l.
+
+    If a mask of numbers adds -1e9 to a whole row, m is about -1e9, where neighboring float32 numbers are 64 apart: ln l
+    is lost. All probs of the row are then wrong by one factor, which is their sum. Backward divides it out: it divides
+    dout, and so dq, dk and dv.
+    """
     tiles = (_probs(plan, heads, rows, columns, queries, keys) for columns in plan.key_blocks(rows))
     return sum((tile.sum(axis=-2) for tile in tiles), np.zeros(queries.shape[:-1], queries.dtype))[..., None]
 
@@ -244,7 +365,8 @@ class FastSplitHeads(Function):
             return (douts[0].transpose(0, 2, 1, 3).reshape(ctx.shape),)
         whole = douts[0].base
         if whole is not None and whole.flags.c_contiguous and whole.size == math.prod(ctx.shape):
-            _, heads, _, size = douts[0].shape
+            _, heads, _, size = douts[0].shape  # (B, H, T, D)
+            # whole (B, T, 3, H, D), as `empty_gradients` makes it: are its parts (B, H, T, D) the douts?
             parts = SplitHeads.forward(Context(), whole.reshape(ctx.shape), heads, len(douts))
             if all(_same_place(dout, part) for dout, part in zip(douts, parts, strict=True)):
                 return (whole.reshape(ctx.shape),)
@@ -252,112 +374,8 @@ class FastSplitHeads(Function):
 
 
 def _same_place(x, y):
+    """Whether two arrays of one shape are the same part of memory, read in the same order."""
     return x.strides == y.strides and x.__array_interface__["data"] == y.__array_interface__["data"]
-
-
-class _Plan:
-    """The operands with common leading axes (batch..., heads), and the order of the tiles."""
-
-    def __init__(self, q, k, v, mask, is_causal, scale, dropout_p, stream):
-        mask_lead = () if mask is None else mask.shape[:-2]
-        self.scores_lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], mask_lead)
-        lead = np.broadcast_shapes(self.scores_lead, v.shape[:-2])
-        self.lead = (1,) * (2 - len(lead)) + lead  # a batch and a head axis even where the caller has none
-        self.shared = _shares_keys(q, k, v)
-        self.key_lead = (*lead[:-1], 1) if self.shared else self.lead
-        self.out_shape = (*lead, q.shape[-2], v.shape[-1])
-        self.shapes = q.shape, k.shape, v.shape
-        self.q = np.broadcast_to(q, (*self.lead, *q.shape[-2:]))
-        self.k, self.v = (np.broadcast_to(x, (*self.key_lead, *x.shape[-2:])) for x in (k, v))
-        self.queries, self.keys = q.shape[-2], k.shape[-2]
-        self.mask = None if mask is None else np.broadcast_to(mask, (*self.lead, self.queries, self.keys))
-        self.is_causal, self.scale, self.dropout_p, self.stream = is_causal, scale, dropout_p, stream
-        self.may_hide_rows = mask is not None
-        self.far: Any = None  # in backward: what is subtracted from scores far from 0
-        self.rows = DROPOUT_ROWS
-        self.seen: Any = None  # (T, S) booleans: the keys that a query sees in at least one head
-        if mask is not None and mask.dtype == bool:
-            self.seen = np.broadcast_to(mask.any(axis=tuple(range(mask.ndim - 2))), (self.queries, self.keys))
-        self.above_diagonal = np.triu(np.full((self.rows, self.rows), -math.inf, q.dtype), 1)
-
-    def of_keys(self, heads):
-        """The index of the keys and values of `heads`: the only head of them if they are shared."""
-        return (*heads[:-1], slice(0, 1)) if self.shared else heads
-
-    def sum_to_input(self, gradient, shape):
-        """A gradient with the common leading axes, summed to the shape of its input."""
-        lead = gradient.shape[gradient.ndim - len(self.out_shape) : -2]  # without the axes that __init__ added
-        return unbroadcast(gradient.reshape(*lead, *shape[-2:]), shape)
-
-    def empty_heads_last(self, lead, rows, size, dtype):
-        """An empty (..., H, T, D) array laid out as (..., T, H, D), so that merging the heads afterwards needs no copy.
-
-        With the heads in groups, (..., K, G, T, D) as (..., T, K, G, D).
-        """
-        heads = 2 if self.shared else 1
-        outer, inner = lead[: len(lead) - heads], lead[len(lead) - heads :]
-        return np.moveaxis(np.empty((*outer, rows, *inner, size), dtype), len(outer), -2)
-
-    def empty_gradients(self, dtype):
-        """Empty dq, dk and dv. If their shapes are equal, they have the memory layout that `FastSplitHeads` expects."""
-        if self.q.shape == self.k.shape == self.v.shape:
-            *outer, heads, rows, size = self.q.shape
-            return np.moveaxis(np.empty((*outer, rows, 3, heads, size), dtype), -3, 0).swapaxes(-2, -3)
-        return [self.empty_heads_last(x.shape[:-2], x.shape[-2], x.shape[-1], dtype) for x in (self.q, self.k, self.v)]
-
-    def head_groups(self) -> Iterator[tuple[Any, ...]]:
-        """Heads to compute together: as many as fit in a tile, from several sequences if one has too few, in groups
-        that can be split evenly among the threads; all together if that is too little work to share.
-        """
-        *outer, batch, heads = self.lead
-        most = max(1, TILE // max(1, min(self.rows, self.queries) * min(self.keys, KEYS)))
-        together = heads if self.shared else divide_evenly(heads, most, batch)
-        sequences = divide_evenly(batch, max(1, most // max(heads, 1)), 1) if together == heads else 1
-        if math.prod(self.lead) * self.queries * self.keys < SMALL:
-            together, sequences = max(heads, 1), max(batch, 1)
-        for index in np.ndindex(*outer):
-            for first in range(0, batch, sequences):
-                for head in range(0, heads, together):
-                    yield (*index, slice(first, first + sequences), slice(head, head + together))
-
-    def query_blocks(self) -> Iterator[slice]:
-        for row in range(0, self.queries, self.rows):
-            yield slice(row, min(row + self.rows, self.queries))
-
-    def key_blocks(self, rows: slice) -> Iterator[slice]:
-        keys = min(rows.stop, self.keys) if self.is_causal else self.keys
-        runs: Any = [range(keys)]
-        if self.seen is not None:  # no tile where many keys are hidden
-            seen = np.flatnonzero(self.seen[rows].any(axis=0))
-            runs = np.split(seen, np.flatnonzero(np.diff(seen) > self.rows) + 1)
-        for run in runs:
-            for column in range(run[0], run[-1] + 1, KEYS) if len(run) else ():
-                yield slice(column, min(column + KEYS, run[-1] + 1))
-
-    def hide(self, scores, heads, rows, columns):
-        """The scores of a tile (b, h, R, columns) with -inf at masked places. The causal mask is applied in place."""
-        if self.is_causal and columns.stop > rows.start:  # the diagonal crosses this tile: hide the scores right of it
-            crossed = slice(max(rows.start, columns.start), columns.stop)
-            first = crossed.start - rows.start
-            mask = self.above_diagonal[: rows.stop - rows.start, first : first + crossed.stop - crossed.start]
-            scores[..., crossed.start - columns.start :] += mask
-        if self.mask is not None:
-            mask = self.mask[heads][..., rows, columns]
-            scores = np.where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask
-        return scores
-
-    def keep(self, heads, rows, columns):
-        """The dropout scales of a tile, equal to those that the textbook form draws for the same place."""
-        if self.dropout_p == 0:
-            return None
-        numbers = np.arange(math.prod(self.scores_lead)).reshape(self.scores_lead)  # values may have more leading axes
-        numbers = np.broadcast_to(numbers, self.lead)[heads]  # of the heads of this tile
-        shape = (rows.stop - rows.start, self.keys)
-        block = rows.start // DROPOUT_ROWS
-        draw = functools.partial(keep_scale, np, self.q.dtype, self.stream, shape, self.dropout_p, block=block)
-        per_row = math.prod(self.scores_lead[1:])
-        tile = np.stack([draw(place_in_batch(int(head), per_row)) for head in numbers.flat])[:, :, columns]
-        return tile.reshape(*numbers.shape, *tile.shape[1:])
 
 
 def _with_column(x, column):

@@ -1,8 +1,20 @@
 """Why a result is wrong: the explanations in the order in which they are believed.
 
-First come slips that an exercise names, then every small change of the right solution (searching.py), then changes of
-the learner's file (repairing.py), then gradcheck, then the first step at which the learner's values and the right ones
-part (steps.py): a vague diagnosis is better than a wrong one. What is found is data; words.py says it.
+The first of these that holds is the reason. Its kind is in brackets:
+
+     1. The learner's code draws random numbers [random].
+     2. The exercise's own check remarks on the run, beside the results [remark].
+     3. A slip that the exercise names gives the learner's results [slip].
+     4. gradcheck is certain: its diagnosis is one of SURE [gradcheck].
+     5. A change of the right solution that people often make gives the learner's results (searching.py) [changes].
+     6. The exercise's own check puts a sentence in place of a result [remark].
+     7. A change of the learner's file makes it right (repairing.py) [repair].
+     8. A rare change of the right solution gives the learner's results; tried only where 7 finds nothing [changes].
+     9. The file is right when it runs for the first time [remembers].
+    10. gradcheck has another diagnosis, not one of VAGUE [gradcheck].
+    11. What is left is where the numbers differ, and the right step that the learner lacks (steps.py) [finding].
+
+A vague diagnosis is better than a wrong one. The reason is data; words.py makes a sentence of it.
 """
 
 from __future__ import annotations
@@ -22,16 +34,24 @@ from .searching import Explanation, Search
 from .steps import Apart, Runs
 from .trial import Finding, Trial
 
-SURE = {"cut off", "upstream"}  # kinds of gradcheck's diagnoses that come before all changes
-VAGUE = {"", "partial", "incomplete", "unknown", "source", "shape", "factor"}  # not said by it alone
+SURE = {"cut off", "upstream"}  # kinds of gradcheck's diagnoses that are certain
+VAGUE = {"", "partial", "incomplete", "unknown", "source", "shape", "factor"}  # too vague to show alone
 
 
 class Reason(NamedTuple):
-    """Why a result is wrong. case: in which it is shown. line: of the learner's file.
+    """Why a result is wrong.
 
-    kind and fact: "random"; "remembers", something between two calls; "remark" and "slip", a sentence; "changes", of
-    the right solution; "repair", of the learner's file; "gradcheck", the gradient's name and a Diagnosis; "finding",
-    what was found says it. step: the first right one that the learner lacks.
+    case: the case in which it is shown. line: of the learner's file. step: the first right one that the learner lacks.
+
+    kind         fact
+    "random"     None
+    "remark"     a sentence of the exercise's check
+    "slip"       a sentence of the exercise
+    "changes"    a list of changes of the right solution
+    "repair"     a change of the learner's file
+    "remembers"  None: something is kept from one call to the next
+    "gradcheck"  the gradient's name, and a Diagnosis
+    "finding"    None: how the results differ is the diagnosis
     """
 
     kind: str
@@ -42,15 +62,18 @@ class Reason(NamedTuple):
 
 
 def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witnesses: list[Case]) -> Reason:
-    """The reason of what was found in `case`; `first` was found in the telling one.
+    """The first explanation that holds, in the order above.
 
-    The explanations below are tried one after the other, and the first that holds is returned.
+    found: what is wrong in `case`. case: the smallest case that fails. first: what is wrong in the telling case, which
+    the exercise's author chose to show mistakes (`trial.check.telling`); None if nothing is. witnesses: cases in which
+    an explanation must hold as well.
     """
     # Random numbers.
     if any("random" in vars(node).values() for node in ast.walk(ast.parse(trial.text))):
         return Reason("random", case)
 
-    # A remark that a check's `call` appends: the right result ends with None there.
+    # A remark that a check's `call` appends to the results, where those of the right solution end with None. In the
+    # exercise `walk`, right is [1.0, 2.0, None], and results is [1.0, 2.0, "a node hands its gradient on before ..."].
     right: Any = found.shown.get("right")
     results = found.answer.value
     has_remarks = isinstance(right, list) and len(right) > 0
@@ -71,6 +94,7 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
         return Reason("gradcheck", case_of_gradcheck(trial, found, case, diagnosis), (gradient, diagnosis))
 
     # A change of the right solution that people often make; or what a check's `call` says in place of the result.
+    # In the exercise `online_softmax`, right is ["in tiles", an array], and results is [a sentence, an array].
     if explanation is None:
         explanation = search.changes(usual=True)
     if explanation is None and has_remarks and isinstance(right[found.number], str):

@@ -63,8 +63,8 @@ NOT, PARTLY, WHOLLY = range(3)  # how far a program agrees with the learner in o
 class Fit(NamedTuple):
     """How well a program gives the learner's results; the larger, the better.
 
-    is_whole: all results of the first case are the learner's, not only the one that is looked at. share: of the cases
-    in which it agrees, the lower one of those where the learner is wrong and of the others.
+    is_whole: all results of the first case are the learner's, not only the one that is looked at. share: in what share
+    of the cases it agrees; the smaller of two: of the cases where the learner is wrong, and of the rest.
     """
 
     is_whole: bool
@@ -109,8 +109,8 @@ class Search:
     def changes(self, usual: bool, in_every_case: bool = False) -> Explanation | None:
         """The change of the right solution that gives the learner's results; of several changes the most usual one.
 
-        usual: among changes that people often make, or among the others. Of changes that are as usual and agree in
-        different lines, two are named; rare ones are not named at all if they agree in more.
+        usual: among changes that people often make, or among the others. Ties: those of the first two lines are
+        returned. Rare changes that tie in more than two lines: None.
         """
         if self.in_telling and not self.has_numbers():
             return None  # many changes give nothing but nan
@@ -143,6 +143,7 @@ class Search:
             is_whole, share = self.fit(written)
             least = 1.0 if in_every_case else CHANGE_SHARES.get(change.rank, 1.0)
             if share >= least:
+                # as_text() is this change's program: `reference` is changed until the loop goes on.
                 yield (not is_whole, change.rank, -share), change, written, self.reference.as_text()
 
     def possible_changes(self, usual: bool) -> Callable[[Change], bool]:
@@ -208,7 +209,11 @@ class Search:
             return False
         right = self.reference.run(case, self.douts(case)).value
         results = zip(learners, changed, right, strict=True)
-        return all(same(theirs, true, 1e-6) for mine, theirs, true in results if same(mine, true, 1e-6))
+        return all(
+            same(changed_one, right_one, 1e-6)
+            for learners_one, changed_one, right_one in results
+            if same(learners_one, right_one, 1e-6)
+        )
 
     @functools.cached_property
     def wrong(self) -> list[bool]:
@@ -234,8 +239,8 @@ class Search:
 
 
 def same(got: Any, wanted: Any, tolerance: float) -> bool:
-    """Whether two answers have the same values; of a tuple, None in the second one fits everything."""
-    if got is None or wanted is None:
+    """Whether two answers have the same values; inside a tuple, None in the second one fits everything."""
+    if got is None or wanted is None:  # outside a tuple
         return got is wanted
     if isinstance(wanted, bool) and isinstance(got, np.ndarray):  # a comparison without effect: true everywhere
         wanted = np.full(got.shape, wanted)

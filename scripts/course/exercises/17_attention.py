@@ -73,7 +73,7 @@ def cases(draw):
     t, s, d = (draw(st.integers(1, 3)) for _ in range(3))
     mask = np.zeros((t, s))
     if draw(st.booleans()):
-        mask = np.where(np.tri(t, s) > 0, 0.0, -np.inf)
+        mask = np.where(np.tri(t, s) > 0, 0.0, -np.inf)  # any mask will do here in which each query sees a key
     q, k, v = (draw(values((*heads, n, d), -2, 2)) for n in (t, s, s))
     size = draw(st.sampled_from([1.0, 1.0, 1000.0]))  # exp overflows with 1000, unless the maximum is subtracted
     return Case(q * size, k, v, mask)
@@ -94,8 +94,9 @@ def fits(q, k, v, mask, is_causal, scale, dropout_p, stream):
     return is_plain and math.isclose(scale, 1 / math.sqrt(q.shape[-1]))
 
 
-CAUSAL = np.where(np.tri(3, 4) > 0, 0.0, -np.inf)
+CAUSAL = np.where(np.tri(3, 4) > 0, 0.0, -np.inf)  # any mask will do here as well
 TELLING = Case(some(2, 3, 5), some(2, 4, 5, seed=1), some(2, 4, 5, seed=2), CAUSAL)
+# With FAR, the scores of one query are so large that e^x is inf, and those of another so low that e^x is 0.
 LARGE = Case(some(2, 3, 5) + FAR, some(2, 4, 5, low=1), some(2, 4, 5, seed=2), CAUSAL)
 
 EXERCISE = Exercise(

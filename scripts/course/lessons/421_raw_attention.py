@@ -110,7 +110,7 @@ def attend(X: np.ndarray) -> np.ndarray:
 print("bank beside river:", attend(water)[2], "  beside money:", attend(money)[2])
 print("bank, with river three words away:", attend(far)[3], "  with the fixed weights:", fixed[3] @ far)
 assert attend(water)[2, 0] > attend(water)[2, 1] and attend(money)[2, 1] > attend(money)[2, 0]
-assert attend(far)[3, 0] > attend(far)[3, 1] + 0.1 and np.isclose(*(fixed[3] @ far)[:2])
+assert attend(far)[3, 0] > attend(far)[3, 1] + 0.1 and np.isclose(*(fixed[3] @ far)[:2])  # fixed: still undecided
 
 # %% [markdown]
 # This is new: in a linear layer or a convolution, the weights are learned numbers, the same for every input. Here they
@@ -188,7 +188,7 @@ assert right["attention"].min() > 0.9 and abs(right["bag of words"].mean() - mos
 assert right["convolution, 4 wide"][:3].min() > 0.9 > 0.3 > right["convolution, 4 wide"][3:].max()
 
 # %% [markdown]
-# Answer: the bag cannot see order: the average is the same whatever it is. It does as well as always saying the most
+# Answer: the bag cannot see order: the average is the same in any order. It does as well as always saying the most
 # frequent letter. The convolution finds what its four places reach, three letters, and guesses the others. Attention
 # finds all, with as few parameters as the bag: the digit decides where to look. The wide convolution also reaches
 # everything, but it needs weights for every place, six times as many parameters here, and a longer sentence would need

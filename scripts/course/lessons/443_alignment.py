@@ -242,15 +242,16 @@ print(f"rewards of three tokens: {rewards[0]}, expected {expected[0]}, advantage
 
 # %%
 ratios = np.linspace(0.4, 1.8, 141)
+at = 90  # ratios[90] is 1.3
 gain, slope = {}, {}
 for advantage in (1.0, -1.0):
     logprobs = Tensor(np.log(ratios), requires_grad=True)
     loss = ppo.policy_loss(logprobs, np.zeros(141), np.full(141, advantage), clip=0.2)
     loss.sum().backward()
     gain[advantage], slope[advantage] = -loss.data, logprobs.grad
-    print(f"A = {advantage:+.0f}, ratio 1.3: gradient of the loss by ln π {slope[advantage][90]:+.2f}")
+    print(f"A = {advantage:+.0f}, ratio 1.3: gradient of the loss by ln π {slope[advantage][at]:+.2f}")
 assert (slope[1.0][ratios > 1.21] == 0).all() and (slope[-1.0][ratios < 0.79] == 0).all()
-assert (slope[1.0][ratios < 1.19] < 0).all() and slope[-1.0][90] > 1
+assert (slope[1.0][ratios < 1.19] < 0).all() and slope[-1.0][at] > 1
 with lesson.picture("clip", "PPO's clipped objective (clip 0.2)") as axes:
     for (advantage, values), line in zip(gain.items(), LINES):
         axes.plot(ratios, values, line, label=f"advantage {advantage:+.0f}")
@@ -288,8 +289,8 @@ for kind in ("k1", "k2", "k3"):
 
 # %% [markdown]
 # Answer: k1 is right on average, but single estimates are negative and scatter widely. k2 is never negative, and a
-# little off. k3 is both: e^-l = ρ(x) / π(x) has the mean Σ π ρ/π = 1, so e^-l - 1 adds 0 on average, and because
-# e^-l ≥ 1 - l it is never negative. PPO's rewards above contain k1; GRPO (lesson 446) uses k3.
+# little off. k3 is right on average and never negative: e^-l = ρ(x) / π(x) has the mean Σ π ρ/π = 1, so e^-l - 1 adds 0
+# on average, and k3 ≥ 0 because e^-l ≥ 1 - l. PPO's rewards above contain k1; GRPO (lesson 446) uses k3.
 
 # %% PPO runs: the training loop changes its shape
 # Until now, each lesson trained on a fixed set of texts. Here the data are the model's own replies, written anew each
@@ -311,8 +312,9 @@ def reinforce(scorer: Any, kl_coef: float) -> tuple[Any, list[dict[str, float]]]
         rollout = roll_out(actor, sft, scorer, next(questions), config.response_length, template.stop_tokens)
         kl = rollout.logprobs - rollout.reference_logprobs
         rewards = ppo.token_rewards(rollout.scores - ~rollout.ended, kl, rollout.mask, kl_coef)  # unfinished: 1 less
+        # returns = A + V, and V is trained towards them
         advantages, returns = ppo.gae(rewards, rollout.values, rollout.mask)
-        advantages = ppo.whiten(advantages, rollout.mask)
+        advantages = ppo.whiten(advantages, rollout.mask)  # mean 0, variance 1
         no = np.mean([tokenizer.decode(ids).startswith("No,") for ids in rollout.replies()])
         rounds.append({"score": rollout.scores.mean(), "KL": kl[rollout.mask].sum() / len(kl), "No": float(no)})
         # 3. update: a few steps on these replies

@@ -38,9 +38,11 @@ rng = np.random.default_rng(lesson.seed)
 #
 #     π* = ρ e^(r/β) / Z            Z = Σ ρ e^(r/β), so that π* sums to 1
 #
-# Proof: replace r by β ln e^(r/β), and ρ e^(r/β) by Z π*. The sum becomes β ln Z - β Σ π (ln π - ln π*), which is
-# β ln Z - β KL(π || π*). The first term does not depend on π, and a KL divergence is smallest, 0, for equal
-# distributions.
+# Proof: r + β ln ρ = β ln(ρ e^(r/β)) = β ln(Z π*). So the sum is
+#
+#     Σ π (β ln(Z π*) - β ln π) = β ln Z - β Σ π (ln π - ln π*) = β ln Z - β KL(π || π*)
+#
+# The first term does not depend on π, and a KL divergence is smallest, 0, for equal distributions.
 #
 # Take the three replies of lesson 443, honest, flattering and rude, with rewards 1, -1 and 0.
 #
@@ -207,10 +209,10 @@ assert before["honest"] < slow["honest"] and fast["rejected"] < 3 * slow["reject
 # Answer: no. Each run begins at ln 2, where the policy is the reference. At the smallest rate more replies are honest
 # than before, and at the middle rate fewer flatter. At the largest rate flattery is gone and the loss is lowest, but
 # many more replies than before are none of the three kinds: with most seeds so many that fewer are honest than at the
-# smallest rate, and with each seed fewer than where the chosen replies are imitated at the same rate. The last column
-# shows why: the loss falls because the rejected replies become ever less likely, far beyond the point where they are
-# never written. The probability that they lose need not go to the chosen reply, which may even become less likely
-# itself. DPO has no reward model to fool, but its loss says nothing about all other replies.
+# smallest rate, and with each seed fewer than where the chosen replies are imitated at the same rate. The last column,
+# "rejected", shows why: the loss falls because the rejected replies become ever less likely, far beyond the point where
+# they are never written. The probability that they lose need not go to the chosen reply, which may even become less
+# likely itself. DPO has no reward model to fool, but its loss says nothing about all other replies.
 #
 # Imitating the chosen replies is a strong control. It keeps to replies that were written, but says nothing against the
 # rejected ones. It works here because each chosen reply is exactly what we want. Where the better of two replies is

@@ -67,7 +67,9 @@ assert min(long, key=long.get) == "window" and min(short, key=short.get) == "lat
 
 # %% A latent: keys and values that are never made
 # c = W_DKV x has few numbers; keys W_UK c and values W_UV c exist for each head. To decode, they are not needed:
-# q · (W_UK c) = (W_UKᵀ q) · c, and a weighted mean of values is W_UV times that of the c.
+# q · (W_UK c) = (W_UKᵀ q) · c, and a weighted mean of values is W_UV times that of the c. So W_UK is absorbed into the
+# query. The rotation of RoPE cannot be absorbed, because it differs from token to token: positions have a key of their
+# own, the rotated key.
 rng = np.random.default_rng(lesson.seed)
 c, q, W_UK, W_UV = (rng.standard_normal(shape) for shape in ((50, 4), (16,), (16, 4), (16, 4)))
 
@@ -154,6 +156,7 @@ def quality() -> dict[str, list[list[float]]]:
     }
 
 
+# `measured` returns a stored result, which must be measured again if one of these functions changes.
 found = lesson.measured("quality", quality, small, copies, batches, trained, copy_loss)
 best = {kind: min(rates, key=np.mean) for kind, rates in found.items()}
 with use_kernels("fast"):  # half the steps, now: too few for the latent with some seeds
@@ -192,7 +195,7 @@ assert lost[16] < 1 < 3 < lost[15]
 
 # %%
 ids, targets = copies(np.random.default_rng(lesson.seed), 1, 320)  # ten times the block
-cache = KVCache.for_model(model, 1, 16)
+cache = KVCache.for_model(model, 1, 16)  # the model still has the window of 16, from the last pass of the loop
 with no_grad():
     masked = model(ids[:, :BLOCK]).data[0]  # (32, V)
     logits = np.concatenate([model(ids[:, [t]], cache=cache).data[0] for t in range(320)])  # (320, V)
@@ -241,7 +244,7 @@ def sinks() -> dict[str, list[float]]:
     return far_losses(range(0, 40_000, 8_000), length=512, window=64)
 
 
-far = lesson.measured("sinks", sinks, far_losses)
+far = lesson.measured("sinks", sinks, far_losses)  # in far_losses, first = length keeps no early token
 try:
     with use_kernels("fast"):  # one shorter text, now
         today = far_losses([1000 * lesson.seed % 40_000], length=192, window=32)
