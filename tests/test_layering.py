@@ -25,9 +25,6 @@ NEVER = {"torch", "jax", "numba", "pickle"}
 OPPONENTS = {"torch"}  # of measurements, and what else compares:
 MAY_COMPARE = ("scripts/benchmark", "scripts/compare_", "scripts/verify_")
 MAY_IMPORT_CUPY = ("minigrad/backend.py", "minigrad/kernels/")
-GO_BACK = {  # folder -> one that is built on it and that it imports all the same: exceptions, until someone mends them
-    "finetune/data": "finetune/built_in",
-}
 
 CHANGES = {"add", "append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}  # methods of tables
 NAMES_A_SCRIPT = re.compile(r"scripts/|\bpython \S+\.py")
@@ -117,7 +114,7 @@ def circles(root: Path) -> Iterator[str]:
             if needed in modules and not to_annotate:
                 graphs[0][module].add(needed)
                 here, there = side_by_side(source.where, modules[needed].where)
-                if ".py" not in here + there and here != there and GO_BACK.get(here) != there:
+                if ".py" not in here + there and here != there:
                     graphs[1][here].add(there)
     for graph in graphs:
         try:

@@ -11,12 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..built_in.tasks import TASKS, preference_pairs
 from .chat_template import ChatTemplate, Message, needed, without_oldest_turn
-from .datasets import IGNORE, Preference, encode_items, hold_out, pad_right, read_preferences
-
-TRAIN_PAIRS, TEST_PAIRS = 3000, 300
-SOURCES = "tasks (built-in questions), or a file of preference pairs (prompt, chosen, rejected)"  # for `load_pairs`
+from .datasets import IGNORE, Preference, encode_items, pad_right
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,16 +95,3 @@ def pair_batch(pairs: Sequence[Pair]) -> PairBatch:
     tokens, lengths = pad_right([reply.ids for reply in replies], 0)
     loss_mask, _ = pad_right([[int(learn) for learn in reply.loss_mask] for reply in replies], 0)
     return PairBatch(tokens, lengths, loss_mask == 1, np.array([reply.reference for reply in replies]))
-
-
-# --- where pairs come from --------------------------------------------------------------------------------------------
-
-
-def load_pairs(data: str, seed: int) -> tuple[list[Preference], list[Preference]]:
-    """Pairs to train on and to test on: built-in ones of a seed, or those of a file, the last tenth held out.
-
-    Raises what `read_preferences` raises, and ValueError for a file with a single pair.
-    """
-    if data == TASKS:
-        return preference_pairs("train", TRAIN_PAIRS, seed), preference_pairs("test", TEST_PAIRS, seed)
-    return hold_out(read_preferences(data), data, "pair")

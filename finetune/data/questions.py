@@ -1,21 +1,11 @@
-"""Questions for reinforcement learning: which ones, and as prompts that leave room for a reply."""
+"""Questions for reinforcement learning: as prompts that leave room for a reply."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..built_in.tasks import TASKS, instruction_examples
 from .chat_template import ChatTemplate, without_oldest_turn
-from .datasets import Example, encode_items, hold_out, read_examples
-
-TRAIN_ITEMS, TEST_ITEMS = 6000, 300
-
-
-def load_questions(data: str, seed: int) -> tuple[list[Example], list[Example]]:
-    """Conversations to answer, for training and for tests. Answers that they contain are not used."""
-    if data == TASKS:
-        return instruction_examples("train", TRAIN_ITEMS, seed + 1), instruction_examples("test", TEST_ITEMS, seed)
-    return hold_out(read_examples(data), data, "conversation")
+from .datasets import Example, encode_items
 
 
 def encode_questions(

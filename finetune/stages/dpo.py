@@ -23,9 +23,10 @@ from gpt.training.training_loop import one_step, train
 from ..built_in.tasks import TASKS
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import ShuffledBatches, batches_of, read_preferences, show_data
-from ..data.pairs import SOURCES, encode_pairs, load_pairs, pair_batch
+from ..data.pairs import encode_pairs, pair_batch
 from ..evaluation.judge import Judge
 from ..objectives.dpo import BETA, KINDS, as_text, dpo_batch_loss, with_reference
+from .reward import SOURCES, load_pairs
 
 SHOWN = ("rewards/margins", "rewards/accuracies")  # metrics on the screen; log.jsonl has all
 

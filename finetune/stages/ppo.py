@@ -33,10 +33,10 @@ from gpt.training.training_loop import train
 from gpt.training.training_step import Step, in_precision
 from minigrad import Tensor, backend
 
-from ..built_in.tasks import TASKS, TaskItem
+from ..built_in.tasks import TASKS, TaskItem, instruction_examples
 from ..data.chat_template import ChatTemplate
-from ..data.datasets import ShuffledBatches, read_examples, show_data
-from ..data.questions import encode_questions, load_questions
+from ..data.datasets import Example, ShuffledBatches, hold_out, read_examples, show_data
+from ..data.questions import encode_questions
 from ..evaluation.answering import replies_of
 from ..evaluation.judge import Judge, qualities, quality_rates
 from ..evaluation.reward_accuracy import checked_reward_model
@@ -44,6 +44,7 @@ from ..objectives.logprobs import selected_logprobs
 from ..objectives.ppo import gae, ppo_loss, token_rewards, update_metrics, whiten
 from ..objectives.rollout import PolicyWithValue, Rollout, TokenPositions, roll_out, rollout_metrics
 
+TRAIN_ITEMS, TEST_ITEMS = 6000, 300
 SHOWN = ("objective/scores", "objective/kl", "right", "courteous")  # metrics on the screen; log.jsonl has all
 
 
@@ -243,6 +244,13 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
         "loss/value_avg": value.data.sum(),
     }
     return loss.sum(), len(logprobs), metrics
+
+
+def load_questions(data: str, seed: int) -> tuple[list[Example], list[Example]]:
+    """Conversations to answer, for training and for tests. Answers that they contain are not used."""
+    if data == TASKS:
+        return instruction_examples("train", TRAIN_ITEMS, seed + 1), instruction_examples("test", TEST_ITEMS, seed)
+    return hold_out(read_examples(data), data, "conversation")
 
 
 # --- the picture of a run ---------------------------------------------------------------------------------------------

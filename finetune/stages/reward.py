@@ -22,15 +22,17 @@ from minigrad import no_grad
 from minigrad.backend import to_numpy
 from minigrad.nn.module import evaluating
 
-from ..built_in.tasks import TASKS
+from ..built_in.tasks import TASKS, preference_pairs
 from ..data.chat_template import ChatTemplate
-from ..data.datasets import Preference, ShuffledBatches, batches_of, read_preferences, show_data
-from ..data.pairs import SOURCES, Pair, encode_pairs, load_pairs, pair_batch
+from ..data.datasets import Preference, ShuffledBatches, batches_of, hold_out, read_preferences, show_data
+from ..data.pairs import Pair, encode_pairs, pair_batch
 from ..evaluation.answering import shorten
 from ..evaluation.reward_accuracy import compare_with_chance, show_accuracies
 from ..objectives.model_with_head import HEAD_FORMAT, ModelWithHead
 from ..objectives.reward import LABELS, reward_batch_loss
 
+TRAIN_PAIRS, TEST_PAIRS = 3000, 300
+SOURCES = "tasks (built-in questions), or a file of preference pairs (prompt, chosen, rejected)"  # for `load_pairs`
 SHOWN = 6  # pairs that are shown
 Scores = list[list[float]]  # for each pair, the score of the chosen reply and that of the rejected one
 
@@ -121,3 +123,13 @@ def _show_replies(preferences: Sequence[Preference], before: Scores, after: Scor
         show(f"\n{'':>16} | {shorten(preference.prompt[-1]['content'])}")
         show(f"{old[0]:7.2f} {new[0]:8.2f} | {shorten(preference.chosen)}")
         show(f"{old[1]:7.2f} {new[1]:8.2f} | {shorten(preference.rejected)}")
+
+
+def load_pairs(data: str, seed: int) -> tuple[list[Preference], list[Preference]]:
+    """Pairs to train on and to test on: built-in ones of a seed, or those of a file, the last tenth held out.
+
+    Raises what `read_preferences` raises, and ValueError for a file with a single pair.
+    """
+    if data == TASKS:
+        return preference_pairs("train", TRAIN_PAIRS, seed), preference_pairs("test", TEST_PAIRS, seed)
+    return hold_out(read_preferences(data), data, "pair")

@@ -10,10 +10,10 @@ from typing import Any
 
 from finetune.adapters.lora import LoRAConfig
 from finetune.built_in.tasks import instruction_examples, preference_pairs
-from finetune.data import pairs
 from finetune.data.datasets import Example, write_jsonl
 from finetune.quantization import QuantizationConfig, fitting, quantize
 from finetune.quantization.folder import save_quantized
+from finetune.stages import reward as reward_stage
 from finetune.stages.dpo import DPOConfig, train_dpo
 from finetune.stages.lora import train_lora
 from finetune.stages.lora_model import LoRARunConfig
@@ -165,7 +165,7 @@ def _take_over(source: str, folder: str, recipe: Recipe, seed: int) -> bool:
 def _adapt(config: LoRARunConfig, recipe: Recipe, train: Callable[[], bool]) -> bool:
     """Train LoRA on the preferred replies only, and save a folder with the merged model."""
     out_dir = Path(config.out_dir)
-    preferences = preference_pairs("train", recipe.examples or pairs.TRAIN_PAIRS, config.seed)
+    preferences = preference_pairs("train", recipe.examples or reward_stage.TRAIN_PAIRS, config.seed)
     write_jsonl(config.data, [Example([*p.prompt, {"role": "assistant", "content": p.chosen}]) for p in preferences])
     if not train():
         return False

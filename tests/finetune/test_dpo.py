@@ -6,8 +6,6 @@ import math
 import numpy as np
 import pytest
 
-from finetune.data import pairs as pairs_data
-from finetune.data import questions
 from finetune.data.datasets import write_jsonl
 from finetune.data.pairs import encode_pairs, pair_batch
 from finetune.evaluation import judge
@@ -82,7 +80,7 @@ def test_a_run_begins_where_policy_and_reference_agree(template, precision, tmp_
 
 def test_a_short_run_is_evaluated_on_fewer_items(template, tmp_path, monkeypatch, capsys):
     base = str(save_model(tmp_path / "base", small_policy(template, 1, block_size=192), template.tokenizer))
-    few_items(monkeypatch, pairs_data, TRAIN_PAIRS=60, TEST_PAIRS=50)
+    few_items(monkeypatch, reward, TRAIN_PAIRS=60, TEST_PAIRS=50)
     asked, training = watch(judge, monkeypatch, "ask"), TrainingConfig(max_iters=1)
     config = DPOConfig(base, "tasks", str(tmp_path / "run"), 8, training=training)
     start(train_dpo, config)
@@ -95,9 +93,9 @@ def test_a_short_run_is_evaluated_on_fewer_items(template, tmp_path, monkeypatch
     assert Run(long).state.max_eval_items == 30 * 2 * 8 // 3 and Run(config).state.max_eval_items == 40
     for stage, count in {
         sft.SFTConfig(training=TrainingConfig(max_iters=800)): sft.TEST_ITEMS,
-        DPOConfig(training=TrainingConfig(max_iters=60)): pairs_data.TEST_PAIRS,
+        DPOConfig(training=TrainingConfig(max_iters=60)): reward.TEST_PAIRS,
         reward.RewardConfig(training=TrainingConfig(max_iters=100)): 300,
-        ppo.PPORunConfig(): questions.TEST_ITEMS,
+        ppo.PPORunConfig(): ppo.TEST_ITEMS,
         grpo.GRPORunConfig(): cold_start.TEST_ITEMS,
     }.items():
         assert Run(stage).state.max_eval_items >= count, stage

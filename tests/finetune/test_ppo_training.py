@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from finetune.data import questions
 from finetune.objectives.ppo import gae, token_rewards, whiten
 from finetune.objectives.rollout import Rollout, rollout_metrics
 from finetune.stages import ppo as page
@@ -143,7 +142,7 @@ def test_a_reward_is_found_and_a_dear_reference_is_stayed_with(settings, tmp_pat
 
 
 def test_the_log_has_standard_names_and_replies_are_checked(settings, template, tmp_path, monkeypatch):
-    few_items(monkeypatch, questions, TRAIN_ITEMS=12, TEST_ITEMS=3)
+    few_items(monkeypatch, page, TRAIN_ITEMS=12, TEST_ITEMS=3)
     rollouts, judged = watch(page, monkeypatch, "roll_out"), watch(page, monkeypatch, "qualities")
     start(train_ppo, settings(data="tasks"))
     rows = read_log(tmp_path / "run" / "log.jsonl")

@@ -8,9 +8,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from finetune.data import pairs, questions
 from finetune.quantization.folder import load_quantized
-from finetune.stages import sft
+from finetune.stages import ppo, reward, sft
 from finetune.stages.ppo import PPOConfig
 from gpt import Llama, LlamaConfig
 from gpt.training.checkpoint import load_run, load_state
@@ -47,8 +46,8 @@ def small(tmp_path_factory):
         patch.setattr(chance, 2.0)  # so small a reward model is a coin, and PPO starts all the same
         for module, name, count in (
             (sft, "TRAIN_ITEMS", 40), (sft, "TEST_ITEMS", 4),
-            (pairs, "TRAIN_PAIRS", 24), (pairs, "TEST_PAIRS", 6),
-            (questions, "TRAIN_ITEMS", 12), (questions, "TEST_ITEMS", 3),
+            (reward, "TRAIN_PAIRS", 24), (reward, "TEST_PAIRS", 6),
+            (ppo, "TRAIN_ITEMS", 12), (ppo, "TEST_ITEMS", 3),
         ):  # fmt: skip
             patch.setattr(module, name, count)
         yield

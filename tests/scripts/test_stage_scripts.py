@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from finetune.data import pairs
 from finetune.data.chat_template import IM_END, IM_START
 from finetune.objectives.model_with_head import HEAD_FORMAT
 from finetune.stages import cold_start
+from finetune.stages import reward as reward_stage
 from finetune.stages import sft as sft_stage
 from gpt import Tokenizer
 from gpt.training.checkpoint import has_checkpoint, load_checkpoint, load_run, load_state
@@ -109,7 +109,7 @@ def test_the_mask_is_shown_and_nothing_is_trained(given, tmp_path, monkeypatch):
 
 
 def test_built_in_pairs_are_told_apart_by_what_they_differ_in(tmp_path, monkeypatch):
-    few_items(monkeypatch, pairs, TRAIN_PAIRS=30, TEST_PAIRS=9)
+    few_items(monkeypatch, reward_stage, TRAIN_PAIRS=30, TEST_PAIRS=9)
     model = write_model(tmp_path / "sft", block_size=192)
     output = output_of(reward.main, "--init-from", model, "--out-dir", tmp_path / "run", *RHYTHM.split())
     said = "data: 30 pairs of replies to learn from, 9 to test on ... that differ in courtesy: ... the answer: "
