@@ -9,7 +9,6 @@ end says what this page leaves out.
 
 import sys
 from pathlib import Path
-from pydoc_data.topics import topics  # the documentation that Python carries, by topic
 
 import numpy as np
 
@@ -224,6 +223,8 @@ def main(path=None, steps=800, batch=32):
         return print(__doc__)
     if path and not Path(path).is_file():
         sys.exit(f"there is no file {path}")
+    from pydoc_data.topics import topics  # the documentation that Python carries, by topic
+
     text = Path(path).read_text(encoding="utf-8") if path else " ".join(topics.values())
     # sorted, as the order of a set is another one in each run
     words = sorted({word for word in text.lower().split() if word.isalpha() and 3 <= len(word) <= 12})

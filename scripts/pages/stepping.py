@@ -19,9 +19,21 @@ EXAMPLES = """examples:
   python scripts/step.py --html                   as a page: every line, forward and back in time
   python scripts/step.py --html attention         another script: {names}
 """
-OTHERS = ["softmax", "cross_entropy", "layer_norm", "attention", "kv_cache", "merge", "lora", "gptq", "dpo", "ppo"]
+OTHERS = [
+    "one_page",
+    "softmax",
+    "cross_entropy",
+    "layer_norm",
+    "attention",
+    "kv_cache",
+    "merge",
+    "lora",
+    "gptq",
+    "dpo",
+    "ppo",
+]
 STEPS = {"step": ROOT / "scripts/step.py"} | {name: ROOT / f"scripts/course/steps/{name}.py" for name in OTHERS}
-PACKAGES = [ROOT / name for name in ("minigrad", "gpt", "finetune")]  # whose lines are recorded
+PACKAGES = [ROOT / name for name in ("minigrad", "gpt", "finetune", "scripts/one_page.py")]  # whose lines are recorded
 # What a reader can leave out: the ops with their NumPy lines, and the engine that calls the ops.
 OPS = re.compile(r"minigrad/(functional/(?!argument_checks)|kernels/|optim|muon)")
 ENGINE = re.compile(r"minigrad/(?!nn/layers)")

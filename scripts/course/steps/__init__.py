@@ -2,6 +2,7 @@
 
 In the order of the course:
 
+    one_page.py         all of it: the step of a GPT in one file
     softmax.py          from scores to probabilities, and the gradient
     cross_entropy.py    how surprised a model is by the right token
     layer_norm.py       each row brought to mean 0 and variance 1
