@@ -191,7 +191,7 @@ def _is_shown(name: str, value: Any) -> bool:
 
 def _parts(value: Any) -> dict[str, Any] | None:
     """What a thing consists of, as far as a reader wants to see it."""
-    if isinstance(value, Tensor):  # one that is being made may have neither yet
+    if hasattr(value, "grad"):  # a tensor, ours or that of a script; one that is being made may have neither yet
         arrays = {name: getattr(value, name, None) for name in ("data", "grad")}
         return {name: array for name, array in arrays.items() if array is not None}
     if isinstance(value, Module):
