@@ -6,7 +6,7 @@ transformer a few directions are far stronger than all others, also in the momen
 learns little in the weak ones. Muon replaces S by ones, so it learns in all directions at once.
 
     m <- β m + (1 - β) grad                          the momentum: a mean over about 1 / (1 - β) steps
-    u  = β m + (1 - β) grad                          Nesterov: the newest gradient counts once more
+    u  = β m + (1 - β) grad                          Nesterov: m a step ahead, as if the same gradient came again
     p <- (1 - lr λ) p - lr * 0.2 √max(rows, columns) * U Vᵀ     for u = U S Vᵀ; λ: weight decay
 
 An SVD in each step would be slow. `newton_schulz` computes U Vᵀ nearly, from matrix products.
@@ -67,8 +67,9 @@ class Muon(AdamW):
     """p <- (1 - lr λ) p - lr * 0.2 √max(rows, columns) * newton_schulz(u), for matrices; AdamW for the other groups.
 
     Groups with "orthogonalize": False are updated by AdamW, with `betas` and `eps`. `muon_groups` makes the usual
-    groups. The elements of U Vᵀ have a root mean square of 1 / √max(rows, columns), so the factor makes that of every
-    step 0.2 lr. This is about the size of AdamW's steps, and hence one lr and one weight decay serve both.
+    groups. U Vᵀ has rows x columns elements, whose squares sum to min(rows, columns). So their root mean square is
+    1 / √max(rows, columns), and the factor makes that of every step 0.2 lr. This is about the size of AdamW's steps,
+    and hence one lr and one weight decay serve both.
     Raises ValueError for a parameter that is not a matrix, unless its group says "orthogonalize": False.
     """
 
@@ -84,7 +85,7 @@ class Muon(AdamW):
         eps: float = 1e-8,
     ):
         muon = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "orthogonalize": orthogonalize}
-        Optimizer.__init__(self, params, {**muon, "betas": betas, "eps": eps})  # past AdamW's, which knows no momentum
+        Optimizer.__init__(self, params, {**muon, "betas": betas, "eps": eps})  # skips AdamW.__init__
 
     def add_param_group(self, group: dict[str, Any]) -> None:
         super().add_param_group(group)

@@ -22,9 +22,10 @@ class Optimizer(ParameterGroups):
     about each parameter. See ParameterGroups.
     """
 
-    @with_fast_twin
+    @with_fast_twin  # runs a kernel instead, if one is selected
     def step(self) -> None:
         """Update every parameter that has a gradient."""
+        # Each p with a gradient: its gradient, its state, its group's settings (parameter_groups.py).
         for p, grad, state, group in self.updates():
             self.update(p, grad, state, group)
 
@@ -186,10 +187,10 @@ def clip_grads_with_norm_(parameters: Iterable[Tensor], max_norm: float, total_n
     xp = module_of(total_norm)
     is_finite = xp.isfinite(total_norm)
     finite_norm = xp.where(is_finite, total_norm, 0)  # inf / inf would warn
-    factor = xp.minimum(1.0, max_norm / (finite_norm + 1e-6))
+    factor = xp.minimum(1.0, max_norm / (finite_norm + 1e-6))  # 1e-6: no division by 0, as in PyTorch
     factor = xp.where(is_finite, factor, 1.0)
     in_place.announce(gradients)  # a backward() that has saved one of them will raise
-    scale_all = switches.kernel_for(scale, gradients) or scale
+    scale_all = switches.kernel_for(scale, gradients) or scale  # the fast twin, if one is selected
     scale_all(gradients, factor)
 
 

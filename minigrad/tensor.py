@@ -17,6 +17,7 @@ from .notebook import tensor_html
 from .numpy_operands import NumpyOperands
 
 
+# InPlaceOperators: `+=` and the like. NumpyOperands: how NumPy treats a Tensor operand.
 @autograd.register_tensor_class
 class Tensor(in_place.InPlaceOperators, NumpyOperands):
     """An n-dimensional array that remembers how it was computed.
@@ -99,7 +100,7 @@ class Tensor(in_place.InPlaceOperators, NumpyOperands):
     def retain_grad(self) -> None:
         """Keep the gradient of this intermediate result in its `.grad`, as for a leaf."""
         if self.grad_fn is not None:
-            self.grad_fn.retain_grad_of[self.output_index] = self
+            self.grad_fn.retain_grad_of[self.output_index] = self  # backward will add to this tensor's grad
 
     def zero_grad(self) -> None: self.grad = None  # fmt: skip
 
@@ -201,7 +202,7 @@ def check_assigned(name: str, value: Any) -> None:
 
 
 class _Comparison(DtypeRules):
-    """`x < y` casts its operands as `x + y` does."""
+    """`x < y` casts its operands as `x + y` does. This class only carries the rule that promote_inputs reads."""
 
     dtype_rule = "promote"
 

@@ -33,7 +33,7 @@ HELP = "/reset forgets the conversation, exit (or /quit) leaves, Ctrl-C stops an
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Load a model and answer questions until the user leaves. Without its comfort, a chat is
+    """Load a model and answer questions until the user leaves. Stripped of all comfort, a chat is this:
 
     conversation = Conversation(model, tokenizer)
     while True:
@@ -69,11 +69,11 @@ def reply(conversation: Conversation, question: str, max_new_tokens: int, sampli
     answer = conversation.answer(question, max_new_tokens, sampling)
     text = WrappedText(len(MODEL))
     try:
-        with contextlib.closing(answer), ctrl_c_noted() as stop:
+        with contextlib.closing(answer), ctrl_c_noted() as stop:  # stop: true once Ctrl-C was pressed
             print(MODEL, end="", flush=True)
             for piece in answer:
                 text.write(piece)
-                if stop:  # Ctrl-C was pressed
+                if stop:
                     text.write(" (stopped)")
                     break
             text.end()
@@ -133,7 +133,7 @@ def options() -> command_line.Parser:
     parser.add_argument("--system", default=None, help="system message at the start, in place of the model's own")
     text = "number of tokens to generate per answer"
     parser.add_argument("--max-new-tokens", type=command_line.whole_number(0), default=400, help=text)
-    usual = partial(Sampling, top_p=0.95, repetition_penalty=1.05)
+    usual = partial(Sampling, top_p=0.95, repetition_penalty=1.05)  # options with these defaults
     command_line.add_settings(parser, usual, temperature={"default": None})  # None: see main
     command_line.add_shared(parser, "kernels", "device", "seed", seed=None)
     return parser

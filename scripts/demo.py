@@ -23,13 +23,13 @@ def main(argv: list[str] | None = None) -> int:
         config = demo_config(arguments.short, folder, arguments.seed, data=arguments.data)
         team = team_of(arguments.processes, config.batch_size, device)
         run = pretrain(config, device, team=team)
-    return show_next_steps(run, "train", LET_IT_WRITE)
+    return show_next_steps(run, "train", LET_IT_WRITE)  # train.py resumes an interrupted demo
 
 
 def demo_config(
     short: bool, out_dir: str, seed: int, made_by: str = "demo", data: str = "stories"
 ) -> PretrainingConfig:
-    """A model that learns to write; `short`: a smaller one, with fewer steps."""
+    """A model that learns to write; `short`: a smaller one, with fewer steps. made_by: the pipeline passes its name."""
     steps = 100 if short else 800
     training = TrainingConfig(
         max_iters=steps,

@@ -43,7 +43,7 @@ class Tensor:
         for tensor in reversed(order):
             tensor.send_back(tensor.grad)
 
-    def __add__(x, y):  # y may be a number
+    def __add__(x, y):  # y may be a number or an array
         y = y if isinstance(y, Tensor) else Tensor(np.asarray(y, x.data.dtype))
 
         def send_back(dout):
@@ -122,7 +122,7 @@ class Tensor:
 def sum_to(gradient, shape):
     """The gradient of an array that NumPy repeated to a larger shape: the sum over the copies."""
     gradient = gradient.sum(axis=tuple(range(gradient.ndim - len(shape))))  # axes that were put in front
-    # Axes of length 1 that were stretched.
+    # Axes of length 1 that were stretched; (): sums nothing.
     return gradient.sum(axis=tuple(axis for axis, size in enumerate(shape) if size == 1), keepdims=True)
 
 
@@ -137,7 +137,8 @@ def new_weights(vocabulary, dtype=np.float32):
         shapes |= {f"{i}.up": (WIDTH, 4 * WIDTH), f"{i}.down": (4 * WIDTH, WIDTH)}
     norms = ["norm", *(f"{i}.norm{n}" for i in range(LAYERS) for n in (1, 2))]
     p = {name: rng.normal(0, 0.02, shape) for name, shape in shapes.items()}
-    p |= {f"{name}.bias": np.zeros(shape[1]) for name, shape in shapes.items() if "." in name}  # a layer's
+    # only names like 0.query; the two tables have no bias
+    p |= {f"{name}.bias": np.zeros(shape[1]) for name, shape in shapes.items() if "." in name}
     p |= {name: np.ones(WIDTH) for name in norms} | {f"{name}.bias": np.zeros(WIDTH) for name in norms}
     return {name: Tensor(array.astype(dtype)) for name, array in p.items()}
 
@@ -148,6 +149,7 @@ def linear(x, p, name):
 
 def layer_norm(x, p, name):
     """Each token's vector, shifted to mean 0 and scaled to variance 1; then a weight and a bias."""
+    # Tensor has neither mean nor minus, so: @ and * -1
     average = Tensor(np.full((WIDTH, 1), 1 / WIDTH, x.data.dtype))  # x @ average: the mean of each vector
     centered = x + x @ average * -1
     variance = (centered * centered) @ average

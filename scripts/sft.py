@@ -24,8 +24,9 @@ instruction, input and output (Alpaca).
 def main(argv: list[str] | None = None) -> int:
     """Train on conversations with `train_sft`, or, with --show-mask, show which of their tokens it would learn from.
 
-    In a program of your own, training is one call, with `start` of gpt/training/run.py:
+    In a program of your own, training is one call:
 
+    from gpt.training.run import start
     start(train_sft, SFTConfig(init_from="gpt2", data="alpaca.json", out_dir="runs/alpaca"))
     """
     parser = options()
@@ -51,7 +52,7 @@ def show_mask(parser: command_line.Parser, arguments: argparse.Namespace) -> int
 def options() -> command_line.Parser:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     rate = "peak learning rate; 2e-5 for a large pretrained model"
-    stage_options.add_stage(parser, SFTConfig, learning_rate={"help": rate})
+    stage_options.add_stage(parser, SFTConfig, learning_rate={"help": rate})  # changes that option's help only
     text = "only show what N conversations teach"
     parser.add_argument("--show-mask", type=command_line.whole_number(1), metavar="N", help=text)
     return parser

@@ -52,10 +52,12 @@ def options() -> command_line.Parser:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     new = "scratch: random weights"
     size = {"type": command_line.whole_number(257)}
-    # without=(): every setting has its option. An empty dict: this option is not changed as add_stage usually does.
+    # without=(): every setting has its option. {}: what the setting itself declares, without the help or choices that
+    # add_stage gives other stages.
     stage_options.add_stage(parser, PretrainingConfig, new, without=(), vocab_size=size, precision={}, learning_rate={})
     group = parser.add_argument_group("shape of a new model")
     small = partial(GPTConfig, n_layer=4, n_head=4, n_embd=128, block_size=64)
+    # dropout: None if it is not given, because a Llama has none
     command_line.add_settings(group, small, dropout={"default": None})
     text = "a Llama's heads of keys and values; without it, --n-head"
     group.add_argument("--n-kv-head", type=command_line.whole_number(1), help=text)
@@ -81,7 +83,10 @@ def refuse_conflicts(parser: command_line.Parser, arguments: argparse.Namespace)
 
 
 def model_settings(parser: command_line.Parser, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The shape of a new model; of an existing model, only the options that the user gave."""
+    """The shape of a new model; of an existing model, only the options that the user gave.
+
+    vocab_size: for a new model a setting of the run, the tokens to learn; an existing one is checked to have it.
+    """
     given = parser.given
     if arguments.init_from == "scratch":
         given = {name: getattr(arguments, name) for name in SHAPE}

@@ -37,11 +37,10 @@ def new_layers(model: nn.Module, config: LoRAConfig) -> dict[str, LoRALinear]:
     if lora_layers(model):
         raise ValueError("the model has LoRA adapters already: merge_lora or remove_lora comes first")
     check_modules_to_save(model, config.modules_to_save)
-    # full_names: the modules whose names end so; target_names: the linear layers that fit; is_inside: a yes or a no
-    whole = full_names(model, config.modules_to_save)
+    whole = full_names(model, config.modules_to_save)  # the modules whose names end so
     layers = {}
-    for name in target_names(model, config.target_modules):
-        if is_inside(name, whole):
+    for name in target_names(model, config.target_modules):  # the linear layers that fit
+        if is_inside(name, whole):  # is one of these modules, or below one
             raise ValueError(f"{name} is in target_modules and in modules_to_save: adapt it, or train it as a whole")
         layers[name] = _new_layer(name, model.get_submodule(name), config.for_layer(name))
     if config.slices and not any(isinstance(layer, LoRASlices) for layer in layers.values()):
@@ -72,7 +71,8 @@ def attach(model: nn.Module, layers: Mapping[str, LoRALinear]) -> None:
         model.set_submodule(name, layer)
         layer.lora_A.requires_grad_()
         layer.lora_B.requires_grad_()
-        for saved in full_names(model, layer.config.modules_to_save):  # each layer has the same list
+        # the modules whose names end so; each layer has the same list
+        for saved in full_names(model, layer.config.modules_to_save):
             model.get_submodule(saved).requires_grad_()
 
 
@@ -82,7 +82,7 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
 
 
 def remove_lora(model: nn.Module) -> dict[str, LoRALinear]:
-    """Remove all adapters and unfreeze the model; returns the adapters by name.
+    """Remove all adapters and unfreeze the model, even what was frozen before; returns the adapters by name.
 
     `modules_to_save` keep what they learned. Raises ValueError if there are no adapters.
     """

@@ -100,7 +100,7 @@ class LoRALinear(nn.Module):
         hidden = F.linear(self.dropout(x), self.lora_A)  # A x: (..., in) -> (..., r)
         # A first, then B: their product B A, which is as large as W, is never made.
         out = self.base(x) + F.linear(hidden * self.scaling, self.whole_B())  # (..., out)
-        # `activation`: see the end of this class; with None, this returns `out`.
+        # `activation`: GPT-2's MLP asks its linear layer to apply GELU as well. With None, this returns `out`.
         return activate(out, activation)
 
     def delta(self) -> Array:
@@ -114,8 +114,7 @@ class LoRALinear(nn.Module):
     def extra_repr(self) -> str:
         return f"r={self.lora_B.shape[1]}"
 
-    # What a model asks of a linear layer: the loss, if it is the output layer, and in `forward` an activation function
-    # after it.
+    # A model asks its output layer for the loss.
 
     def cross_entropy(self, x: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
         """Like `nn.Linear.cross_entropy`, but with all logits in memory."""
@@ -147,8 +146,8 @@ class LoRAConfig(Checked):
         A string: "all-linear" for all but the output layer, or a regular expression for whole names.
         None: the layers that compute queries and values, "c_attn" in GPT-2, "q_proj" and "v_proj" in a Llama.
     slices: ("q", "v") in the paper, each once; () means all.
-    use_rslora: divide by sqrt(r) instead, which keeps the size of the update for large ranks as well (Kalajdzievski
-        2023, "A rank stabilization scaling factor for fine-tuning with LoRA").
+    use_rslora: scale by alpha / sqrt(r) instead, which keeps the size of the update for large ranks as well
+        (Kalajdzievski 2023, "A rank stabilization scaling factor for fine-tuning with LoRA").
     modules_to_save: modules that are trained as a whole beside the adapters, such as a new head ("score").
     rank_pattern: other ranks for some layers, by the ends of the layers' names, {"mlp.c_proj": 16}.
     alpha_pattern: other alphas, in the same way.
@@ -168,11 +167,11 @@ class LoRAConfig(Checked):
     alpha_pattern: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # JSON has lists, and the settings tuples. (They are frozen: an assignment to self.slices would be refused.)
+        # JSON has lists, and the settings have tuples.
         for name in ("target_modules", "slices", "modules_to_save"):
             names = getattr(self, name)
             if isinstance(names, list):
-                object.__setattr__(self, name, tuple(names))
+                object.__setattr__(self, name, tuple(names))  # the settings are frozen: `self.slices = ...` would fail
         super().__post_init__()
         if self.target_modules is not None and not self.target_modules:
             raise ValueError('target_modules is empty: name the layers to adapt, such as ["c_attn"]')

@@ -27,7 +27,7 @@ class LoRASlices(LoRALinear):
     """
 
     def __init__(self, base: nn.Linear, r: int, scaling: float, dropout: float, slices: tuple[str, ...]):
-        super().__init__(base, r * len(slices), scaling, dropout)  # A is (n r, in) now
+        super().__init__(base, r * len(slices), scaling, dropout)  # A is (n r, in) now; its B is replaced below
         self.slices = slices
         # B is stored without its zeros.
         self.lora_B = nn.init.zeros_(empty_parameter(self.out_features // len(SLICES) * len(slices), r))
@@ -42,12 +42,12 @@ class LoRASlices(LoRALinear):
             [  0   B_v ]
         """
         third = self.out_features // len(SLICES)
-        columns = []
+        parts = []
         for B, name in zip(F.split(self.lora_B, third), self.slices):  # each (out/3, r)
             above = SLICES.index(name) * third
             below = self.out_features - above - third
-            columns.append(F.pad(B, (0, 0, above, below)))  # (out, r): rows of zeros above and below
-        return F.cat(columns, dim=1)  # (out, n r)
+            parts.append(F.pad(B, (0, 0, above, below)))  # (out, r): zeros left, right, above, below
+        return F.cat(parts, dim=1)  # (out, n r)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()} of {', '.join(self.slices)}"

@@ -28,7 +28,7 @@ def merge_lora(model: nn.Module) -> dict[str, LoRALinear]:
     reason = why_not_mergeable(model)  # looks at all layers, before the first one is changed
     if reason is not None:
         raise ValueError(reason)
-    layers = remove_lora(model)
+    layers = remove_lora(model)  # raises ValueError if there are none
     for layer in layers.values():
         _add(layer.base.weight, layer.delta())
         layer.merged = True
@@ -42,6 +42,7 @@ def unmerge_lora(model: nn.Module, layers: Mapping[str, LoRALinear]) -> None:
     """
     modules = dict(model.named_modules())
     for name, layer in layers.items():
+        # after merging, the base stands in the model itself
         if modules.get(name) is not layer.base or not layer.merged:
             raise ValueError(f"{name} is not the layer that the adapter was merged into: there is nothing to unmerge")
     for layer in layers.values():
@@ -59,8 +60,8 @@ def why_not_mergeable(model: nn.Module) -> str | None:
     """Why the adapters of a model cannot be merged, in a sentence; None if they can be."""
     for name, layer in lora_layers(model).items():
         if type(layer.base) is not nn.Linear:
-            loss = "rounding the sum to its few values would lose a part of the adapter"
-            return f"{name} is a {type(layer.base).__name__}: {loss}; merge it into the model before quantization"
+            reason = "rounding the sum to its few values would lose a part of the adapter"
+            return f"{name} is a {type(layer.base).__name__}: {reason}; merge it into the model before quantization"
         weight = layer.base.weight
         if weight.dtype not in (np.float32, np.float64):
             return f"{name} is {weight.dtype}, too coarse to take up an adapter: model.to('float32') comes first"

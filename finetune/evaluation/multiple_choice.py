@@ -60,10 +60,10 @@ def choice_score(logits: Tensor, ids: Sequence[int], n: int) -> float:
 def encode_choice(tokenizer: Tokenizer, context: str, choice: str, block_size: int) -> tuple[list[int], int]:
     """The tokens of both together, and how many of them, at the end, are the choice's: those after the context's own.
 
-    A space between context and choice counts as the choice's. A long context loses its beginning. Raises ValueError for
-    a choice that does not fit into the block size alone.
+    A long context loses its beginning. Raises ValueError for a choice that does not fit into the block size alone.
     """
     ids = tokenizer.encode(context + choice, add_special_tokens=False)
+    # without the context's last space, which counts as the choice's
     n = len(ids) - len(tokenizer.encode(context.rstrip(), add_special_tokens=False))
     if n > block_size:
         raise ValueError(f"the choice {shortened(choice)} has {n} tokens, and the model reads only {block_size}")
@@ -113,11 +113,13 @@ def exam_scores(
     at_once = max(TOKENS_AT_ONCE // len(encoded[0][0]), 1)
     with evaluating(model), progress_bar(len(encoded), "reading", "choice") as bar:
         for part in batches_of(encoded, at_once, list):
-            # The last token of a choice is predicted and not read, so choices of one token share a text.
+            # The last token of a choice is predicted and not read. For choices of one token, ids[:-1] is then only the
+            # context, so they share a text.
             texts = list(dict.fromkeys(tuple(ids[:-1]) for ids, *_ in part))
             padded, _ = pad_right(texts, fill=0)  # (B, T); on the right, because no token sees a later one
             hidden = model.hidden_states(padded)  # (B, T, C)
             for ids, n, i, c in part:
+                # the n positions before each of the choice's tokens
                 read = hidden[texts.index(tuple(ids[:-1])), len(ids) - 1 - n : len(ids) - 1]  # (n, C)
                 scores[i][c] = choice_score(model.lm_head(read), ids, n)
             bar.update(len(part))

@@ -1,6 +1,7 @@
 """pass@k: ask a model questions whose answers code can check. How often is it right, in one answer and in k answers?
 
-An answer has the format of `<think>112</think>2`: a thought, which may be empty, and then one digit.
+An answer has the format of `<think>112</think>2`: a thought, which may be empty, and then one digit. In
+worked examples, the thought is the value after each term. A `Chain` is a question, such as "1*1*2".
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ MEASURES = f"""\
 def score_answers(items: Sequence[Chain], answers: Sequence[Sequence[str]]) -> dict[str, float]:
     """Scores of k answers to each question.
 
-    exact, format: shares of all answers (pass@1 is exact). pass@k: share of questions with a right answer; with n = k,
-    the estimate of Chen et al. 2021 is simply this. majority@k: share whose most frequent answer, with or without the
-    format, is right (Wang et al. 2022, "Self-consistency"); the first one counts where several are as frequent.
-    thought: mean length in characters. thinks: share of answers whose thought is not empty.
+    exact, format: shares of all answers (pass@1 is exact). pass@k: share of questions with a right answer; with n = k
+    answers drawn, the estimate of Chen et al. 2021 is simply this. majority@k: share whose most frequent answer, with
+    or without the format, is right (Wang et al. 2022, "Self-consistency"); the first one counts where several are as
+    frequent. thought: mean length in characters. thinks: share of answers whose thought is not empty.
 
     Three answers to 1+1, two of them right. One thinks, with three characters:
 

@@ -12,8 +12,9 @@ each divided by a *temperature* τ, the two distributions over the V tokens and 
 Both are 0 if q = p. A student that is too small for that has to choose what to give up:
 
 * *Forward* weighs each token by p. Where the teacher has probability and the student has none, ln p - ln q is large, so
-  the student covers everything, and has to put probability also on what neither text nor teacher would say. Hinton et
-  al. 2015, "Distilling the knowledge in a neural network", section 2.
+  the student covers everything. It also puts probability on what neither text nor teacher would say, because its few
+  parameters cannot separate these from the rest. Hinton et al. 2015, "Distilling the knowledge in a neural network",
+  section 2.
 * *Reverse* weighs each token by q. Only what the student finds probable costs something, so it leaves out what it
   cannot model and is precise in the rest. Gu et al. 2023, "MiniLLM", section 2.1; Agarwal et al. 2023, "GKD".
 
@@ -22,12 +23,12 @@ Both are 0 if q = p. A student that is too small for that has to choose what to 
     ∂loss / ∂s_u = -τ² Σ_v p_v (1[u = v] - q_u) / τ = τ (q_u - p_u)                        as Σ_v p_v = 1
 
 which for τ = 1 is the gradient of the cross-entropy with p in the place of the one-hot target. For the reverse loss,
-with r_v = ln q_v - ln p_v and ∂q_v / ∂s_u = q_v (1[u = v] - q_u) / τ,
+with r_v = ln q_v - ln p_v, the product rule ∂(q_v r_v) = r_v ∂q_v + q_v ∂r_v gives (r_v + 1) ∂q_v, because
+∂r_v = ∂ ln q_v = ∂q_v / q_v. With ∂q_v / ∂s_u = q_v (1[u = v] - q_u) / τ,
 
     ∂loss / ∂s_u = τ² Σ_v (r_v + 1) q_v (1[u = v] - q_u) / τ = τ q_u (r_u - Σ_v q_v r_v)
 
-(the 1 is from ∂r_v; it drops out, as Σ_v q_v (1[u = v] - q_u) = 0). This is 0 for a token that the student does not
-expect: q_u = 0.
+(the 1 drops out, as Σ_v q_v (1[u = v] - q_u) = 0). This is 0 for a token that the student does not expect: q_u = 0.
 
 *Why τ².* A high temperature makes both distributions flat and brings out the small probabilities. For large τ, softmax
 is linear, q_u - p_u ≈ (s_u - t_u) / (V τ) for logits of mean 0. So without a factor the gradient, (q_u - p_u) / τ,
@@ -68,7 +69,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0
         raise ValueError(f"logits of {student.shape} and {teacher.shape}: student and teacher need the same vocabulary")
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
-    p, q = teacher / temperature, student / temperature  # logits of p and q
+    p, q = teacher / temperature, student / temperature  # logits of p and q, which `exact_kl` takes
     kl = exact_kl(q, p) if reverse else exact_kl(p, q)
     return kl * temperature**2
 

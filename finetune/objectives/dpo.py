@@ -4,7 +4,7 @@
 
 π is the policy, which is trained. ρ is the reference, the model that training starts from. ln π - ln ρ says how much
 more likely a reply has become in training. The loss falls if this grows for the chosen reply, and if it falls for the
-rejected one. β, 0.1 say, is the strength of the penalty for moving away from the reference: with a larger β, a
+rejected one. β, 0.5 here, is the strength of the penalty for moving away from the reference: with a larger β, a
 smaller change makes the loss small. The rest of this page derives the loss.
 
 *The best policy for a reward.* Let r(reply) be a reward. We want a high mean reward, and a policy that stays close to
@@ -104,7 +104,7 @@ def dpo_loss(
         return F.relu(1 - beta * h)  # no gradient once the margin β h is 1
     if kind == "ipo":
         return (h - 1 / (2 * beta)) ** 2  # a margin beyond the target costs as much as one short of it
-    if kind == "robust":  # with probability ε the two replies were swapped, which turns h into -h
+    if kind == "robust":  # its mean over right and swapped labels (h and -h) is the sigmoid loss of the right ones
         e = label_smoothing
         return (-(1 - e) * F.logsigmoid(beta * h) + e * F.logsigmoid(-beta * h)) / (1 - 2 * e)
     raise ValueError(f"there is no DPO loss {kind!r}: choose from {', '.join(KINDS)}")

@@ -65,7 +65,7 @@ from .logprobs import estimated_kl, tensor_like
 from .ppo import policy_loss
 
 # --- the methods ------------------------------------------------------------------------------------------------------
-# Three of them are small changes of GRPO, in a line each of `group_advantages`, `answer_weights` and CLIP:
+# GRPO, and three changes of it, in a line each of `group_advantages`, `answer_weights` and CLIP:
 #
 #   grpo      Shao et al. 2024, "DeepSeekMath", section 4.1, equations 3 and 4
 #   dr_grpo   Liu et al. 2025, "Understanding R1-Zero-like training": does not divide by std, because dividing gives
@@ -74,7 +74,7 @@ from .ppo import policy_loss
 #   dapo      Yu et al. 2025, "DAPO": a higher upper clip, 1.28 instead of 1.2, because this clip holds back rare
 #             tokens: from 0.01 to 0.012 is not much, while a token at 0.9 reaches 1 before it is clipped; and each
 #             token counts the same within a batch
-#   rloo      Ahmadian et al. 2024, "Back to basics": not clipped, which makes the first step REINFORCE, gradient ascent
+#   rloo      Ahmadian et al. 2024, "Back to basics": not clipped; where ratio = 1, this is REINFORCE, gradient ascent
 #             on A ln π; an answer is compared with the mean of the *other* answers ("leave one out")
 
 CLIP = {  # how far the ratio may move down and up: the ε of each direction
@@ -162,8 +162,8 @@ def grpo_loss(
     k3 = ρ/π - 1 - ln(ρ/π) estimates the KL divergence, with the token's probabilities π under the policy and ρ under
     the reference. Over tokens that the policy writes, the mean of -ln(ρ/π) is the divergence, by definition. The mean
     of ρ/π is Σ π ρ/π = Σ ρ = 1, so ρ/π - 1 adds 0 on average; but with it, no single k3 is negative, because ln x is
-    at most x - 1. (It is the third of three estimators, k1 to k3: `estimated_kl`.) The penalty is a part of the loss,
-    where PPO subtracts it from the reward.
+    at most x - 1. Both means are exact while π = π_old, which wrote the tokens. (k3 is the third of three estimators,
+    k1 to k3: `estimated_kl`.) The penalty is a part of the loss, where PPO subtracts it from the reward.
 
     Two tokens have become more likely, from 0.5 to 0.9, so both ratios are 1.8. The weights are 0.5. The first token,
     of a good answer, is clipped: -0.5 min(1.8, 1.2) = -0.6. The second is not: -0.5 min(-1.8, -1.2) = 0.9.

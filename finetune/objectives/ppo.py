@@ -41,8 +41,9 @@ from .logprobs import entropy, tensor_like
 def token_rewards(scores: np.ndarray, kl: np.ndarray, mask: np.ndarray, kl_coef: float) -> np.ndarray:
     """The reward of each token: r_t = -kl_coef kl_t, plus the reply's score at its last token -> (B, L).
 
-    scores (B): of whole replies, from the reward model. kl (B, L): ln π(token) - ln ρ(token). kl_coef: strength of the
-    penalty for moving away from the reference model ρ. Ziegler et al. 2019, equation 2.
+    scores (B): of whole replies, from the reward model. kl (B, L): ln π(token) - ln ρ(token), the log-ratios of single
+    tokens, which can be negative. kl_coef: strength of the penalty for moving away from the reference model ρ. Ziegler
+    et al. 2019, equation 2.
 
     >>> token_rewards(np.array([1.0]), np.array([[0.5, 0.0, 9.0]]), np.array([[True, True, False]]), 0.2).tolist()
     [[-0.1, 1.0, 0.0]]
@@ -121,8 +122,9 @@ def policy_loss(
     if clip_high is None:  # PPO: the same ε in both directions
         clip_high = clip
     clipped = F.clip(ratio, 1 - clip, 1 + clip_high)
-    # The smaller of the two counts. Where clipping lowers ratio * A, it has gone far enough in the direction of A, and
-    # the clipped value has no gradient. Where clipping would raise it, the ratio moved against A: that is corrected.
+    # The smaller of the two counts. Where clipping lowers ratio * A, the ratio has moved too far in the direction of A:
+    # up too far if A > 0, down too far if A < 0. The clipped value has no gradient. Where clipping would raise it, the
+    # ratio moved against A: that is corrected.
     return -F.minimum(ratio * advantage, clipped * advantage)
 
 
@@ -131,7 +133,8 @@ def value_loss(values: Tensor, old_values: np.ndarray, returns: np.ndarray, clip
 
     It is not in the paper of 2017, but in its authors' code (OpenAI baselines) and in that of Ziegler et al.
 
-    V_old = 0, R = 1: ½ 0.9², with V = 0.1 inside the clip; ½ 0.8², as V = 0.5 is clipped to 0.2; ½ (2 - 1)².
+    V_old = 0, R = 1. V = 0.1 is inside the clip: ½ 0.9². V = 0.5 is clipped to 0.2: ½ 0.8². V = 2 is beyond R:
+    ½ (2 - 1)² counts, as clipping would give the smaller ½ 0.8².
 
     >>> value_loss(Tensor([0.1, 0.5, 2.0], dtype="float64"), np.zeros(3), np.ones(3)).data.round(3).tolist()
     [0.405, 0.32, 0.5]

@@ -4,8 +4,9 @@
 
 The rounding error of a weight depends on the step size of its group, not on the weight. If a column of W (O, I) is
 scaled up by s and its input down by s, its error in the output becomes s times smaller. Scaling up all columns would
-only increase the step size. So the paper derives s from the size of the inputs, s = (mean |x|)^α, tries values of α
-from 0 (no scaling) to 1, and takes the one with the smallest error in the output [equations 4 and 5].
+only increase the step size. Only columns with large inputs should grow, so the paper derives s from the size of the
+inputs, s = (mean |x|)^α, tries values of α from 0 (no scaling) to 1, and takes the one with the smallest error in the
+output [equations 4 and 5].
 
 *The method* for one output and two inputs, of which the second is 20 times as large. Its weight, 0.4, is between two
 levels of the grid, 2/7 and 3/7. A good α makes it exact, and leaves the other weight nearly exact:
@@ -111,8 +112,9 @@ def scale_block(
 
     `inputs` lists which layers share their input, and therefore their scales, and the module (`source`) it comes from.
     The source is divided by s: the weight and bias of a norm, or the rows of a linear layer. We go from back to front,
-    so a layer has been divided before its own scales are searched for. Without a source (behind GPT-2's GELU, or with
-    shared value heads) nothing is scaled. The `moments` of the layers' inputs are scaled too.
+    so a layer has been divided before its own scales are searched for: c_proj divides c_attn's rows, then c_attn gets
+    its scales. Nothing is scaled without a source (behind GPT-2's GELU), or with shared value heads: fewer values than
+    inputs. The `moments` of the layers' inputs are scaled too.
     """
     alphas = {}
     for shared in reversed(inputs):

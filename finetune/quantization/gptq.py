@@ -33,8 +33,8 @@ are the elements of 2 d H_q. All but the first, which belongs to -e, are 0. Call
 
     d = -e · (first row of H_q⁻¹) / (first element of H_q⁻¹)
 
-Earlier columns have changed the output as well. But the earlier corrections left the derivative 0 at every free weight,
-so only d's own part counts.
+Earlier columns have changed the output as well. But the earlier corrections left the derivative 0 at every weight from
+q on, as all of these were free. So the cross term of d with the earlier change is 0, and only d's own part counts.
 
 *In five lines*, for one row w, and with all integers as the grid. The two inputs are nearly equal. The first weight is
 rounded down, e = 0.4, so the second one is raised by 0.396, and rounded up:
@@ -147,7 +147,8 @@ def gptq(
     Raises ValueError for weights that are not finite, sizes that do not fit, and a matrix that no damping makes
     positive definite, because it is not a sum of x xᵀ.
 
-    The two middle inputs are nearly equal. One weight is rounded down to 0, so the other is rounded up to 1:
+    The weight 7 makes the scale 1. The two middle inputs are nearly equal. One weight is rounded down to 0, so the
+    other is rounded up to 1:
 
     >>> weight, hessian = np.array([[7.0, 0.4, 0.4, 0.0]]), np.diag([1.0, 1.0, 1.0, 1.0])
     >>> hessian[1, 2] = hessian[2, 1] = 0.99
@@ -176,6 +177,7 @@ def gptq(
         after = slice(block.stop, columns)
         if has_groups:
             grids.append(grid(left[:, block], bits, symmetric))
+        # row q of U is needed only up to the block's end; the rest follows
         levels[:, block], scaled_errors = round_columns(left[:, block], U[block, block], *grids[-1], bits)
         left[:, after] -= scaled_errors @ U[block, after]  # the corrections for all columns of the block
     scales = np.stack([scales for scales, _ in grids], axis=1)  # (O, G)

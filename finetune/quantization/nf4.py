@@ -37,7 +37,8 @@ BLOCK = 64  # weights that share a scale
 SCALES_PER_BLOCK = 256  # scales that share a scale, in double quantization
 TINY = np.float32(1e-38)  # takes the place of a scale of 0, by which one cannot divide
 # The share of all numbers that are smaller than the largest level. It cannot be 1, whose quantile is infinite. The
-# authors' code cuts the area under the bell into 15 and into 16 equal shares, and averages the middles of the last.
+# authors' code cuts the area under the bell into 15 and into 16 equal shares: the last share's middle is 1 - 1/30 or
+# 1 - 1/32. It takes the average of both.
 OUTERMOST = ((1 - 1 / 30) + (1 - 1 / 32)) / 2  # 0.9677083
 
 
@@ -133,7 +134,7 @@ DYNAMIC_LEVELS = dynamic_levels()
 
 
 class QuantizedScales(nn.Module):
-    """Scales (R, G) in 8 bits: scale = offset + absmax of the block · level. See `quantize_scales`."""
+    """Scales (R, G) in 8 bits: scale = offset + (absmax of the block) · level. See `quantize_scales`."""
 
     codes: Array  # (R, G) uint8
     absmax: Array  # (blocks): each of SCALES_PER_BLOCK scales, row after row

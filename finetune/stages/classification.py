@@ -84,8 +84,8 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     else:
         model, tokenizer = run.load(HEAD_FORMAT)
         texts, test_texts = run.load_data(read_labelled)
-    # A short run tests on every k-th text. The texts can be sorted by label, and the first ones may all have the same
-    # label.
+    # A short run tests on every k-th text, so that about max_eval_items remain. The texts can be sorted by label, and
+    # the first ones may all have the same label.
     k = math.ceil(len(test_texts) / run.state.max_eval_items)
     test_texts = test_texts[::k]
 
@@ -108,10 +108,10 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     run.explain_columns(COLUMNS, "texts")
 
     # The test: held-out texts, and whether the body can still write.
-    language = _language_ids(config.language, tokenizer)[: run.state.max_eval_items * block_size]
+    held_out_ids = _language_ids(config.language, tokenizer)[: run.state.max_eval_items * block_size]
 
-    def language_loss() -> float:
-        return mean_loss(model.language_model(), sequential_batches(language, 16, block_size), run.team)
+    def language_loss() -> float:  # of the body with its old output layer
+        return mean_loss(model.language_model(), sequential_batches(held_out_ids, 16, block_size), run.team)
 
     def validate() -> dict[str, float]:
         metrics = evaluate(model, batches_of(tests, 32, collate), classification_loss, run.team)

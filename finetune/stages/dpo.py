@@ -64,14 +64,14 @@ COLUMNS = """\
 
 def train_dpo(run: Run, config: DPOConfig) -> None:
     """Tune an instruction-tuned language model on pairs of replies. The reference is the model before training."""
-    # The model, and pairs of replies. (In two parts for a new run: the reference needs the encoded pairs.)
+    # The model, and pairs of replies. A new run is saved further down, once ρ is known.
     if run.is_new:
         preferences, held_out = load_pairs(config.data, config.seed)
         model, tokenizer = load_model(config.init_from, trainable=True)
         show(f"starting from the weights in {config.init_from}, which are also the reference")
     else:
         model, tokenizer = run.load()
-        preferences, held_out = run.load_data(read_preferences)
+        preferences, held_out = run.load_data(read_preferences)  # they contain ln ρ
     template = ChatTemplate(tokenizer)
     pairs, shortened = encode_pairs(preferences, template, model.config.block_size)
     tests, _ = encode_pairs(held_out, template, model.config.block_size)
@@ -100,7 +100,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
         shown = {name: metrics[name] for name in SHOWN}
         return {"val_loss": metrics["loss"], **shown, **run.team.once(judge.validate)}
 
-    # Training: each step raises the margin: how much more than the reference the model prefers the chosen reply.
+    # Training: each step raises the margin, β x difference of ln π - ln ρ between the two replies.
     run.prepare(model, config.training)
     model.train()
     train(run, batches, one_step(run, loss_fn), validate)

@@ -117,12 +117,12 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     held_out = held_out[: run.state.max_eval_items]
     template = ChatTemplate(tokenizer)
 
-    # The data: questions, by which code checks the answers, each with its prompt, as tokens.
+    # The data, from `examples`: questions, by which code checks the answers, each with its prompt, as tokens.
     all_prompts = encode_questions(examples, template, model.config.block_size, grpo.response_length)
     all_questions = [Chain.of(example) for example in examples]
     batches = ShuffledBatches(list(zip(all_questions, all_prompts)), grpo.batch_size, collate=list, seed=config.seed)
 
-    # The test: answers to held-out questions (test_questions), and the loss of the right answers (tests, as tokens).
+    # The test, from `held_out`. test_questions: what is asked. tests: the right answers as tokens, for the loss.
     test_questions = [Chain.of(example) for example in held_out]
     tests, _ = encode_examples(held_out, template, model.config.block_size)
     pass_at_k = PassAtK(model, tokenizer, grpo.response_length, test_questions)
@@ -233,14 +233,15 @@ def grpo_batches(
         positions = TokenPositions.of(answers.starts[rows], mask)
         answer_of = positions.rows  # (N): the answer, a row of `tokens`, that each of the N tokens belongs to
         weights = answer_weights(mask.sum(axis=1), config.method, config.response_length)  # (answers)
-        # The loss should be the sum over all tokens, divided by the number of answers. The training step divides the
-        # sum by the number of tokens. The factor tokens / answers turns the one into the other.
+        # wanted: sum / answers
+        # the loop gives: sum / tokens, which the factor tokens / answers corrects
         n_tokens, n_answers = len(answer_of), len(rows)
         weights = weights * n_tokens / n_answers
         batch = GRPOBatch(
             tokens,
             positions,
-            old_logprobs=token_logprobs(policy, tokens, positions),  # π_old, for all batches before the first step
+            # π_old is needed for all batches before the first step, so this is a list, not a generator
+            old_logprobs=token_logprobs(policy, tokens, positions),
             reference_logprobs=None if reference is None else token_logprobs(reference, tokens, positions),
             advantages=advantages[rows][answer_of],
             weights=weights[answer_of],

@@ -54,6 +54,8 @@ def train_lora(run: Run, config: LoRARunConfig) -> None:
             config = _with_embeddings(config, model)
         # By config.method, all weights are trained, or adapters beside them, or adapters beside the weights in 4 bits.
         adapt(model, config, len(tokenizer))
+        # adapter_format: what a checkpoint stores, the whole model or only what is trained. config may have changed:
+        # run.begin saves it; a resumed run reads it.
         run.begin(model, tokenizer, adapter_format(config), config)
         total, trained = model.config.num_parameters(), model.num_parameters(trainable_only=True)
         share = f"of {total:,} parameters, {trained:,} ({trained / total:.1%} as many) are trained"
@@ -61,7 +63,7 @@ def train_lora(run: Run, config: LoRARunConfig) -> None:
     else:
         model, tokenizer = run.load(adapter_format(config))
 
-    # The task: conversations to answer, or a text to continue. Either has batches, a loss and a validation.
+    # The task: conversations to answer, or a text to continue. It has batches, loss_fn, validate, size (lora_data.py).
     if examples:
         task = conversations_task(run, model, tokenizer, examples, held_out)
     else:

@@ -123,7 +123,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     reference = load_model(config.init_from)[0].to(run.device).eval()
     block_size = reference.config.block_size
     reward_model = checked_reward_model(config.reward_model, tokenizer, block_size).to(run.device).eval()
-    if run.is_new:
+    if run.is_new:  # saved only after all models have loaded
         run.begin(policy, tokenizer)
         run.keep_data(train=examples, test=held_out)
     run.check_unchanged("reward_model", reward_model, config.reward_model)
@@ -147,8 +147,9 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     loss_fn = partial(ppo_batch_loss, config=ppo)
 
     def iteration(drawn: list[Any]) -> tuple[list[Step], dict[str, float]]:
-        prompts, items = zip(*drawn[0])
-        with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
+        prompts, items = zip(*drawn[0])  # `drawn` holds one batch
+        # Rollouts and steps have the same precision, so both compute the same p, and the ratio begins with 1.
+        with in_precision(training.precision):
             # Roll out: the policy answers the prompts. The value head gives each token a value, the reference a
             # log-probability, and the reward model gives each reply a score.
             rollout = roll_out(model, reference, reward_model, prompts, ppo.response_length, template.stop_tokens)
@@ -249,6 +250,7 @@ def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -
 def load_questions(data: str, seed: int) -> tuple[list[Example], list[Example]]:
     """Conversations to answer, for training and for tests. Answers that they contain are not used."""
     if data == TASKS:
+        # seed + 1: the policy learned from the questions of `seed` in instruction tuning
         return instruction_examples("train", TRAIN_ITEMS, seed + 1), instruction_examples("test", TEST_ITEMS, seed)
     return hold_out(read_examples(data), data, "conversation")
 

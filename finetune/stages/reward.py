@@ -84,7 +84,8 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     show_data("pairs of replies", pairs, tests, shortened)
     run.explain_columns(COLUMNS, unit="pairs")
 
-    # The test: the scores of a few pairs before training, and how often the chosen reply has the higher one.
+    # The test: the scores of a few pairs before training (kept as run.before), and how often the chosen reply has the
+    # higher one.
     shown = tests[:SHOWN]
     run.measure_before(lambda: {"scores": _scores(model, shown)})
 
@@ -114,7 +115,7 @@ def _scores(model: ModelWithHead, pairs: Sequence[Pair]) -> Scores:
     batch = pair_batch(pairs)  # all the chosen replies, and then all the rejected ones
     with evaluating(model):  # without dropout
         scores = to_numpy(model(batch.tokens, batch.lengths).data)  # (2B, 1)
-    return scores.reshape(2, len(pairs)).T.tolist()
+    return scores.reshape(2, len(pairs)).T.tolist()  # (2, B) -> (B, 2)
 
 
 def _show_replies(preferences: Sequence[Preference], before: Scores, after: Scores) -> None:

@@ -69,6 +69,7 @@ COLUMNS = """\
 def train_sft(run: Run, config: SFTConfig) -> None:
     """Tune a language model on conversations. The chat tokens are added to its vocabulary."""
     # The model, and conversations. (The data first: if a file cannot be read, you should not wait for the model.)
+    # held_out: the test conversations. tests: the same as tokens. items: built-in questions with a checker.
     if run.is_new:
         examples, held_out = load_data(config.data, config.seed)
         model, tokenizer = load_model(config.init_from, trainable=True)
@@ -91,12 +92,11 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     _show_what_is_learned(conversations, template.marked(examples[0].messages, examples[0].completion))
     run.explain_columns(COLUMNS)
 
-    # The test, before training and after it: held-out questions. Each is asked three times, so there are a third of
-    # max_eval_items; general knowledge comes on top. Code cannot check replies to questions from a file: they are only
-    # shown.
-    # items: the built-in questions again, made from the same seed, with a checker.
-    n_items = min(len(held_out), run.state.max_eval_items // 3)
+    # The test, before training and after it: held-out questions; general knowledge comes on top.
+    n_items = min(len(held_out), run.state.max_eval_items // 3)  # a third, because each is asked three times
+    # The built-in questions again, made from the same seed, with a checker.
     items = instruction_tasks("test", n_items, config.seed) if config.data == TASKS else []
+    # Code cannot check replies to questions from a file: they are only shown.
     questions = [example.question for example in held_out[:SHOWN]]
 
     def measure() -> dict[str, Any]:
@@ -140,7 +140,7 @@ def validate_answers(
     metrics = evaluate(model, batches_of(tests, run.config.batch_size, collate), sft_loss, run.team)
     metrics = {"val_loss": metrics.pop("loss"), **metrics}
     if items:
-        metrics |= run.team.once(partial(ask_and_score, model, tokenizer, items))
+        metrics |= run.team.once(partial(ask_and_score, model, tokenizer, items))  # on one process only
     return metrics
 
 

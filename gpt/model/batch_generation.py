@@ -239,7 +239,7 @@ class TextSoFar:
                      . 5 6 7                5 6 7
         """
         full = self.real[:, 0]
-        keep = max(1, self.block // 2) - 1
+        keep = max(1, self.block // 2) - 1  # half, less the token to come
         self.real[full, : self.block - keep] = False
         used = self.real.any(axis=0)  # (T): False for columns that are padding in every row
         self.ids = self.ids[:, used]
@@ -275,7 +275,7 @@ def read_alike_once(model: LanguageModel, ids: Array, real: Array | None, cache:
     Several answers to a question begin with the same prompt. It is read once, and its keys and values are copied.
     """
     texts = ids if real is None else np.where(real, ids, -1)  # the tokens, and not what stands in the padding
-    # first: rows to read; place: which of them each prompt equals.
+    # first: rows to read; place: which of them each prompt equals. For prompts A, B, A: first 0 1, place 0 1 0.
     _, first, place = np.unique(texts, axis=0, return_index=True, return_inverse=True)
     if len(first) == len(ids):  # all are different
         return model.lm_head(model.hidden_states(ids, cache, real)[:, -count:]).numpy()

@@ -63,9 +63,13 @@ def any_of(texts: Iterable[bytes]) -> bytes:
 # For each kind of value, the patterns of whole values and of their beginnings. (?: ) groups, and {0,40}+ takes as many
 # as there are and gives none back.
 KINDS = {
-    # A quote, up to 40 bytes other than quotes, backslashes and control characters, up to 3 bytes from 80 to BF, and a
-    # quote. (40 bytes may end inside a character; the rest of it may follow; `+` stops the two from sharing bytes.)
-    "string": (rb'"[^"\\\x00-\x1f]{0,40}+[\x80-\xbf]{0,3}+"', rb'(?:"[^"\\\x00-\x1f]{0,40}+[\x80-\xbf]{0,3}"?)?'),
+    "string": (
+        rb'"'  # a quote
+        rb'[^"\\\x00-\x1f]{0,40}+'  # up to 40 bytes other than quotes, backslashes and control characters
+        rb"[\x80-\xbf]{0,3}+"  # up to 3 bytes from 80 to BF: the rest of a character in which the 40 bytes ended
+        rb'"',  # a quote. (The `+` after {0,40} stops the two parts from sharing bytes.)
+        rb'(?:"[^"\\\x00-\x1f]{0,40}+[\x80-\xbf]{0,3}"?)?',
+    ),
     "number": (rb"-?(?:0|[1-9]\d{0,11})(?:\.\d{1,6})?", rb"-?(?:(?:0|[1-9]\d{0,11})(?:\.\d{0,6})?)?"),
     "boolean": one_of(["true", "false"]),
 }
@@ -81,6 +85,7 @@ def json_object(kinds: Mapping[str, str]) -> Form:
     for key, kind in kinds.items():
         if kind not in KINDS:
             raise ValueError(f"the value of {key!r} must be one of {', '.join(KINDS)}, got {kind!r}")
+        # Two parts for each key: the fixed text up to the value, then the value.
         parts += [one_of([before + json.dumps(key) + ": "]), KINDS[kind]]
         before = ", "
     # From the last part to the first. A beginning is: part + beginning of the rest, or a beginning of part.

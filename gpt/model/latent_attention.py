@@ -6,7 +6,8 @@
 
 Grouped-query attention saves memory by having fewer heads of keys and values (llama.py). Here there are as many heads
 as before, but the cache does not hold them: it holds c, their common *latent*, with d_c numbers, and one rotated key
-with d_r numbers. A token takes d_c + d_r numbers in each layer, where multi-head attention takes 2 H D.
+with d_r numbers. A token takes d_c + d_r numbers in each layer, where multi-head attention, with H heads of D numbers,
+takes 2 H D.
 
 The keys made from c are not rotated, and k_rope alone tells positions: `absorbed` says why.
 
@@ -36,8 +37,8 @@ class LatentAttention(nn.Module):
         k_h = [W_UK_h c, k_rope]        q_h    = [W_Q_h x, rotated(W_QR_h x)]   D + d_r numbers
         v_h = W_UV_h c
 
-    latent d_c, rope d_r: see the page's top. The angles of k_rope are every (D / d_r)-th of the model's D / 2. Raises
-    ValueError for an odd d_r, or one that does not divide D.
+    latent d_c, rope d_r: see the page's top. The angles of k_rope are every (D / d_r)-th of the model's D / 2: for
+    D = 8 and d_r = 4, the angles 0 and 2 of 0..3. Raises ValueError for an odd d_r, or one that does not divide D.
     """
 
     def __init__(self, config: LlamaConfig, latent: int, rope: int):
@@ -91,6 +92,7 @@ class LatentAttention(nn.Module):
         W_UK, W_UV = (proj.weight.reshape(self.n_head, -1, c.shape[-1]) for proj in (self.k_proj, self.v_proj))
         # q @ W_UK: (B, H, 1, D) @ (H, D, d_c)
         queries, keys = F.cat([q @ W_UK, q_rope], -1), F.cat([c, k_rope], -1)  # (B, H, 1, d_c + d_r), (B, 1, S, ...)
+        # The products of queries and keys are those of `simple`, and so is the scale.
         # (B, H, 1, d_c) @ (H, d_c, D) -> (B, H, 1, D)
         return F.scaled_dot_product_attention(queries, keys, c, mask, scale=self.scale) @ W_UV.transpose(-1, -2)
 

@@ -61,6 +61,7 @@ def token_by_token(q: Tensor, k: Tensor, v: Tensor, beta: Beta, log_alpha: Tenso
     """The formulas above, one token after the other. Returns the outputs (B, H, T, D) and the last state (B, H, D, D).
 
     q, k, v: (B, H, T, D); beta and ln α: (B, H, T, 1), ln α = 0 for a state that does not fade; S: the state before.
+    u_t is what token t writes: v_t or, with the delta rule, β_t times its difference from what stands there.
     """
     outs = []
     for t in range(q.shape[2]):
@@ -86,7 +87,7 @@ def by_chunks(
 
     with A_ts = β_t G_t/G_s k_s · k_t for s < t, else 0; β and G scale the rows. So A^L = 0. Therefore the inverse of
     I + A, which is I - A + A² - A³ + ..., ends with A^(L-1), and is a product of few matrices:
-    (I - A)(I + A²)(I + A⁴)(I + A⁸)...
+    (I - A)(I + A²)(I + A⁴)(I + A⁸)... For L = 4 it is I - A + A² - A³ = (I - A)(I + A²).
 
         o_t = G_t S q_t + Σ_{s<=t} G_t/G_s (q_t · k_s) u_s           next S = G_L S + Σ_s G_L/G_s u_s k_sᵀ
 
@@ -173,7 +174,7 @@ class LinearAttention(nn.Module):
         S = Tensor(zeros if cache is None else cache.states.get(layer, zeros))
         beta = None if self.beta is None else F.sigmoid(F.split_heads(self.beta(x), H))  # (B, H, T, 1)
         # α = σ(4 + ...) starts at 0.98: a gate that starts at 0.5 would forget everything within a few tokens.
-        # Without a gate, ln α = 0.
+        # Without a gate, ln α = 0: zeros (B, H, T, 1).
         log_alpha = k[..., :1] * 0 if self.alpha is None else F.logsigmoid(F.split_heads(self.alpha(x), H) + 4)
         if mask is not None:
             real = mask[..., -1, -T:].unsqueeze(-1).to(k.dtype)  # the last row of the mask is True for all but padding

@@ -74,7 +74,8 @@ class MixtureOfExperts(nn.Module):
         gates = F.softmax(best.values, -1)  # (N, k)
         chosen = best.indices.data  # (N, k)
 
-        # Sort all N k choices by expert, so that each expert computes all its tokens in one product.
+        # Sort all N k choices by expert, so that each expert computes all its tokens in one product. With k = 2 and
+        # chosen [[1, 3], [0, 1]], order is 2 0 3 1, which are choices of the tokens 1 0 1 0.
         xp = module_of(chosen)
         order = xp.argsort(chosen.reshape(-1), kind="stable")  # (N k): choice i is of token i // k
         counts = xp.bincount(chosen.reshape(-1).astype("intp", copy=False), minlength=len(self.experts))  # (E)

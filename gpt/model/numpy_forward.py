@@ -107,6 +107,7 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 def layer_norm(x: np.ndarray, norm: nn.LayerNorm) -> np.ndarray:
+    # A layer norm is an RMS norm of x minus its mean.
     x = rms_norm(x - np.add.reduce(x, axis=-1, keepdims=True) / x.shape[-1], norm)
     if norm.bias is not None:
         x += norm.bias.data
@@ -138,7 +139,8 @@ def heads(x: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
 def attention(qkv: np.ndarray, H: int, K: int, layer: int, cache: KVCache, mask: Tensor | None) -> np.ndarray:
     """The T new tokens attend to each other and to the cache: qkv (B, H + 2K, T, D) -> (R, H D)."""
     B, _, T, D = qkv.shape
-    # Queries that share keys are the rows of one matrix, head-major: rows (h, t).
+    # Queries that share keys are the rows of one matrix, head-major: rows (h, t). With H = 4 and K = 2, the T rows of
+    # head 0 and then those of head 1 share the first keys; those of heads 2 and 3, the second.
     q = qkv[:, :H].reshape(B, K, H // K * T, D) * D**-0.5
     keys, values = cache.store(layer, qkv[:, H : H + K], qkv[:, H + K :])  # (B, K, S, D)
     scores = q @ keys.swapaxes(-1, -2)  # (B, K, H/K T, S)
@@ -152,7 +154,11 @@ def attention(qkv: np.ndarray, H: int, K: int, layer: int, cache: KVCache, mask:
 
 
 def forward_for(model: LanguageModel) -> Callable[..., np.ndarray] | None:
-    """Return a function that computes `model`'s logits as arrays, or None if there is none."""
+    """Return a function that computes `model`'s logits as arrays, or None if there is none.
+
+    declared: the NumpyForward of the model's class. parts: the classes of which the model may consist. layers: the last
+    names of layers that may be of any class.
+    """
     declared = vars(type(model)).get("numpy_forward")  # not inherited: a subclass may compute something else
     if declared is None or switches.observers or switches.autocast.get() or not dispatch.only_fast():
         return None

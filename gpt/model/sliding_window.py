@@ -11,7 +11,7 @@ and where nothing fits, heads put them on the first tokens, which every token se
 A text may become longer than the model's block if positions are those in the cache (section 3.2):
 
     tokens       0  4  5  6     in the cache, one token earlier
-    tokens       0  5  6  7     in the cache
+    tokens       0  5  6  7     in the cache; token 4 is forgotten
     positions    0  1  2  3     of both rows: token 5 moves from 2 to 1
 
 The paper keeps keys as they were before the rotation. We turn a key back by as many positions as it moves, which is
@@ -62,6 +62,7 @@ class WindowAttention(LlamaAttention):
     def forward(self, x: Tensor, rotation: Rotation, layer: int = 0, cache: Any = None, mask: Any = None) -> Tensor:
         if mask is not None and mask.ndim == 4:  # only padded batches have such a mask
             raise ValueError("a sliding window cannot tell padding from text: give it texts of one length")
+        # It hides later tokens too, so the given mask is not needed.
         visible = self.visible(x.shape[1], x.shape[1] + (cache.length if cache else 0))  # (T, S)
         return super().forward(x, rotation, layer, cache, Tensor(visible).to(x.device))
 
@@ -87,6 +88,7 @@ class RollingCache(KVCache):
         old = slice(self.sinks + gone, self.length)  # where the tokens are that stay
         new = slice(self.sinks, self.length - gone)  # where they move: `gone` places towards the beginning
         config = self.config
+        # One row of angles, back by `gone` positions, for all keys that move.
         turn = rotations(np.array([-gone]), config.head_size, config.rope_theta, float, config.rope_scaling)
         for layer, keys in self.keys.items():
             keys[:, :, new] = rotate(keys[:, :, old], *turn)

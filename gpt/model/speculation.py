@@ -101,7 +101,8 @@ def speculate(
     text = GuessedText(model, *as_batch([list(prompt)]), max_new_tokens)
     memory = Memory()  # what the draft has read
     left = max_new_tokens
-    pause = 0  # tokens to write before the text guesses again: wrong guesses cost time
+    # Wrong guesses cost time. After them, the next 1, 2, 4, ... 64 tokens are written without guessing.
+    pause = 0
     last_pause = 0
     with evaluating(model):
         while left > 0:
@@ -157,7 +158,11 @@ class GuessedText(TextSoFar):
         return logits
 
     def forget_guesses(self) -> None:
-        """Forget the keys and values of wrong guesses. The last token is always read again, for its logits."""
+        """Forget the keys and values of wrong guesses.
+
+        The last token is read in the next pass: as a rule it was drawn in place of a guess, or after the last one, and
+        has not been read; and that pass needs it for its logits.
+        """
         self.read = min(self.cache.length, self.ids.shape[1] - 1)
         self.cache.cut(self.read)
 
@@ -194,7 +199,8 @@ def guess(ids: np.ndarray, most: int) -> list[int]:
     if most < 1 or len(ids) <= NGRAM:
         return []
     # For each place i in the text but the last: are the NGRAM tokens that begin there the last NGRAM tokens?
-    # For 7 7 7 7, i can only be 0: ids[2:-1] == ids[-1], ids[1:-2] == ids[-2], ids[0:-3] == ids[-3], each of one token.
+    # In 1 2 3 8 1 2 3, i can be 0 to 3. The three comparisons, of which all are True at i = 0 only:
+    #     back = 1:   3 8 1 2 == 3        back = 2:   2 3 8 1 == 2        back = 3:   1 2 3 8 == 1
     same = np.all([ids[NGRAM - back : -back] == ids[-back] for back in range(1, NGRAM + 1)], axis=0)  # (T - NGRAM)
     places = np.flatnonzero(same)
     if not len(places):

@@ -72,6 +72,12 @@ def build_vocabulary(merges: Iterable[Pair], special_tokens: Iterable[str] = ())
     return dict(enumerate(dict.fromkeys(tokens)))  # fromkeys drops duplicates, keeps the order
 
 
+class _Candidate(tuple[int, Pair]):
+    """A pair, after its count when it was put on the heap. heapq serves the least first; we want the greatest."""
+
+    __lt__ = tuple.__gt__
+
+
 def learn_merges(word_counts: dict[bytes, int], wanted: int) -> list[Pair]:
     """Learn the merges of `learn_merges_textbook`, but count pairs again only in words that a merge has changed.
 
@@ -96,7 +102,7 @@ def learn_merges(word_counts: dict[bytes, int], wanted: int) -> list[Pair]:
         while heap and len(merges) < wanted:
             count, best = heapq.heappop(heap)
             if pair_counts[best] != count:
-                continue  # outdated: if it still occurs, it is there with its present count too
+                continue  # an old entry; a pair's present count was pushed as an entry of its own
             merges.append(best)
             bar.update(1)
             changes: Counter[Pair] = Counter()
@@ -118,9 +124,3 @@ def learn_merges(word_counts: dict[bytes, int], wanted: int) -> list[Pair]:
                     if pair_counts[pair]:
                         heapq.heappush(heap, _Candidate((pair_counts[pair], pair)))
     return merges
-
-
-class _Candidate(tuple[int, Pair]):
-    """A pair, after its count when it was put on the heap. heapq serves the least first; we want the greatest."""
-
-    __lt__ = tuple.__gt__

@@ -93,7 +93,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 MOMENTS = "optimizer.safetensors"
 STATE = "state.json"
-FORMAT = 1  # the version of this layout, in state.json
+FORMAT = 1  # the version of the format, in state.json
 
 JSON = dict[str, Any]  # what a JSON file holds
 Shapes = Mapping[str, tuple[int, ...]]  # of stored arrays, by name
@@ -112,7 +112,7 @@ class Checkpoint:
     model: Any
     optimizer_state: dict[str, Any] | None
     state: JSON
-    inputs: dict[str, str]  # the SHA-256 of the run's tokenizer and data, see `inputs_of`
+    inputs: dict[str, str]  # hashes of the inputs: the SHA-256 of the run's tokenizer and data, see `inputs_of`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +142,9 @@ def save_checkpoint(
 ) -> None:
     """Save model, optimizer and JSON-able `state` in `folder`: everything or, if anything fails, nothing.
 
-    format: which parts of the model to store; by default a whole language model (`format_of`). inputs: see
-    `inputs_of`; by default of the tokenizer in the folder. The disk needs room for two checkpoints. Raises OSError,
-    with the old checkpoint intact, if the disk is full or not writable.
+    format: which parts of the model to store; by default a whole language model (`format_of`). inputs: hashes of the
+    run's inputs (`inputs_of`); by default, of the tokenizer in the folder. The disk needs room for two checkpoints.
+    Raises OSError, with the old checkpoint intact, if the disk is full or not writable.
     """
     folder = Path(folder)
     format = format or format_of(model)

@@ -131,7 +131,7 @@ class TextScore:
 
     @property
     def standard_error(self) -> float:
-        """Of `loss`, as an estimate from so many tokens."""
+        """The standard error of `loss`: std / √n, for n tokens."""
         return float(self.losses.std() / math.sqrt(len(self.losses)))
 
     @property
@@ -167,8 +167,8 @@ def token_losses(model: LanguageModel, ids: np.ndarray, stride: int | None = Non
 
     The model reads windows of its block size T. Each window starts `stride` tokens (by default T / 2) after the
     previous one, and only tokens that no earlier window has predicted are counted. So every token counts once, with at
-    least T - stride + 1 tokens before it: the window's first T - stride + 1 (fewer only at the start of the text). A
-    small stride costs T / stride times the work.
+    least T - stride + 1 tokens before it: the window's first T - stride + 1 (fewer only at the start of the text). With
+    T = 6 and stride = 3, these are at least 4 tokens of context. A small stride costs T / stride times the work.
     """
     losses = np.empty(len(ids) - 1)
     windows = list(sliding_windows(len(losses), model.config.block_size, stride))  # all of the same length
@@ -179,7 +179,7 @@ def token_losses(model: LanguageModel, ids: np.ndarray, stride: int | None = Non
             inputs = np.stack([ids[start : stop + 1] for start, stop, _ in part])  # (B, T + 1)
             found = to_numpy(model.loss(inputs[:, :-1], inputs[:, 1:], reduction="none").data)  # (B, T)
             for row, (_, stop, counted) in zip(found, part, strict=True):
-                losses[stop - counted : stop] = row[-counted:]
+                losses[stop - counted : stop] = row[-counted:]  # the last `counted` of the window are new
                 bar.update(counted)
     return losses
 

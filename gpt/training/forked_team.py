@@ -14,7 +14,7 @@ gradients are a0, b0 and c0 in process 0, and a1, b1 and c1 in process 1:
 
     process 0                                 process 1
     computes a0, b0, c0                       computes a1, b1, c1
-    1. all tell how many items they had
+    1. all tell how many items they had       (here each has half of the items)
     copies c0/2                               copies a1/2, b1/2       into memory that all see, and drops them
     2. all have copied
     a = a0/2 + a1/2, b = b0/2 + b1/2          c = c1/2 + c0/2         gradients of the whole batch
@@ -64,10 +64,10 @@ T = TypeVar("T")
 
 
 class ForkedTeam(Team):
-    """Several processes of this program. Outside the block `at_work` there is one; it is number 0 inside.
+    """Several processes of this program. Outside the block `at_work` there is one, which has rank 0 inside.
 
-    numbers: how many there may be, in ascending order. It is the largest that fits into half of the machine's memory,
-    or else the first.
+    numbers: how many processes there may be, in ascending order. The largest that fits into half of the machine's
+    memory is taken, or else the first.
     """
 
     # In the block, for each parameter, by its place among those of the optimizer:
@@ -79,7 +79,7 @@ class ForkedTeam(Team):
     def __init__(self, *numbers: int):
         self.numbers = numbers
         self._links: list[Any] = []  # pipes: of process 0 to each other one; of the others to process 0
-        self._children: dict[int, int] = {}  # the others, by rank: their numbers in the system; known to process 0
+        self._children: dict[int, int] = {}  # the process ids of the others, by rank; known to process 0
         self._cores = usable_cores()  # of this process
         self.more_memory = 0  # bytes that the others had for themselves at the end of the block
 
@@ -174,9 +174,9 @@ class ForkedTeam(Team):
                     shared[...] = state[name]
                 mine[place] = names, {name: value for name, value in state.items() if name not in names}
         # From now on the optimizer's arrays are those in shared memory, in all processes, and owners update them there.
-        for theirs in self.gather(mine):
-            for place, (names, numbers) in theirs.items():
-                optimizer.state[place] = {**numbers, **dict(zip(names, self._moments[place]))}
+        for theirs in self.gather(mine):  # before the fork `gather` returns [mine]
+            for place, (names, others) in theirs.items():  # others: values that are not arrays, as Adam's step count
+                optimizer.state[place] = {**others, **dict(zip(names, self._moments[place]))}
 
     def _is_mine(self, place: int) -> bool:
         """Whether this process updates the parameter in this place."""

@@ -113,13 +113,15 @@ class Stream(Protocol):
 
 
 class Run(RunFiles):
-    """A run: its model, its optimizer, and how far it is.
+    """A run: its model, its optimizer, and how far it is. An iteration is one step, in PPO and GRPO several.
 
     team: the processes that train together; only the first of them logs and saves. `team.size` is how many there are
     now: before and after the loop, a forked team is one process.
     """
 
     # From `RunFiles`: config, device, team, is_new, out_dir, lock, state, and the methods that write the folder.
+    # `state` (run_state.py) holds what a checkpoint keeps of this: step, count, seconds, skipped_in_a_row,
+    # validated_step, last_validation, planned_steps and processes. `save` adds the rest of its fields.
     # From `begin` or `load`.
     model: nn.Module  # what a checkpoint stores
     format: ModelFormat | None
@@ -238,7 +240,7 @@ class Run(RunFiles):
         """Whether there are steps left, and nobody has asked the run to stop. Also sees if it is time to save."""
         # All processes of a team agree on this: a signal may have reached one of them, and each has another clock.
         self.stopped_by = max(self.team.gather(self.asked_to_stop))
-        waited, *_ = self.team.gather(time.monotonic() - self.last_save)
+        waited, *_ = self.team.gather(time.monotonic() - self.last_save)  # by process 0's clock
         self.is_time_to_save = waited > SAVE_SECONDS
         return not self.is_finished and not self.interrupted
 

@@ -101,7 +101,7 @@ def scaled_dot_product_attention(
     if attn_mask is not None and is_causal:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
     scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale
-    stream = next_stream() if dropout_p > 0 else None
+    stream = next_stream() if dropout_p > 0 else None  # which random numbers dropout draws
     options = {"is_causal": is_causal, "scale": scale, "dropout_p": dropout_p, "stream": stream}
     return ScaledDotProductAttention.apply(query, key, value, attn_mask, **options)
 
@@ -144,6 +144,7 @@ def _grouped_query_attention(q, k, v, mask, dropout_p, is_causal, scale):
     queries = _in_groups(q, groups)  # (..., H, T, D) -> (..., K, G, T, D)
     keys, values = unsqueeze(k, -3), unsqueeze(v, -3)  # (..., K, S, D) -> (..., K, 1, S, D)
     if mask is not None and mask.ndim >= 3:  # it has an axis of heads
+        # (..., 1, T, S) -> (..., 1, 1, T, S), or (..., H, T, S) -> (..., K, G, T, S)
         mask = unsqueeze(mask, -3) if mask.shape[-3] == 1 else _in_groups(mask, groups)
     out = scaled_dot_product_attention(queries, keys, values, mask, dropout_p, is_causal, scale)
     return reshape(out, (*q.shape[:-1], v.shape[-1]))  # (..., K, G, T, Dv) -> (..., H, T, Dv)
@@ -208,7 +209,7 @@ class SplitHeads(Function):
 
     @staticmethod
     def backward(ctx, *douts):
-        # split = x.reshape(B, T, P, H, D).transpose(2, 0, 3, 1, 4)
+        # split = x.reshape(B, T, P, H, D).transpose(2, 0, 3, 1, 4); back: (P, B, H, T, D) -> (B, T, P, H, D)
         return (module_of(douts[0]).stack(douts).transpose(1, 3, 0, 2, 4).reshape(ctx.shape),)
 
 

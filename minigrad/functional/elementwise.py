@@ -260,6 +260,7 @@ class Abs(Function):
     @staticmethod
     def backward(ctx, dout):
         xp = module_of(dout)
+        # Not dout * sign(x): where x is 0 and dout is inf or nan, the product would be nan.
         return (xp.where(ctx.x > 0, dout, 0) - xp.where(ctx.x < 0, dout, 0),)
 
 
@@ -329,7 +330,7 @@ class Where(Function):
     @staticmethod
     def forward(ctx, condition, x, y):
         x, y = promote([x, y])
-        xp = module_of(next(filter(is_array, (x, y)), condition))  # the first that is not a number
+        xp = module_of(next(filter(is_array, (x, y)), condition))  # of the first array; if there is none, of condition
         ctx.condition, ctx.x_shape, ctx.y_shape = xp.asarray(condition), shape_of(x), shape_of(y)
         out = xp.where(ctx.condition, x, y)
         return out.astype(result_type([x, y]), copy=False)  # of two numbers, NumPy makes float64
@@ -359,7 +360,11 @@ def where(condition: Any, x: Operand, y: Operand) -> Tensor:
 
 
 class Clip(Function):
-    """out = min(max(x, low), high);  dx = dout where low <= x <= high;  a bound gets dout where it is the result."""
+    """out = min(max(x, low), high);  dx = dout where low <= x <= high;  a bound gets dout where x is beyond it.
+
+    At a tie, x = low or x = high, only x gets dout. If low > high, out is high everywhere, and only high gets dout. If
+    low = high, no input gets dout where x < low.
+    """
 
     dtype_rule = "promote"
 

@@ -5,8 +5,9 @@ Nobody can write it with a few arithmetic operations, so we add up its Taylor se
     erf(c + h) = erf(c) + Σ_n coefficient_n h^(n+1)        coefficient_n = 2/√π e^(-c²) a_n / (n+1)
     a_0 = 1,  a_1 = -2c,  (n+1) a_(n+1) = -2 (c a_n + a_(n-1))
 
-where the a_n are the coefficients of g = e^(-2ch - h²) = Σ_n a_n hⁿ: compare the powers of h in g' = -2 (c + h) g
-(Abramowitz & Stegun 7.2.8). If h is small, a few terms are enough:
+where the a_n are the coefficients of g = e^(-2ch - h²) = Σ_n a_n hⁿ. The last line compares the terms with hⁿ in
+g' = -2 (c + h) g, which are (n+1) a_(n+1) hⁿ on the left, and -2 c a_n hⁿ - 2 h a_(n-1) hⁿ⁻¹ on the right (Abramowitz &
+Stegun 7.2.8). If h is small, a few terms are enough:
 
 >>> c, h = 1.0, 1 / 16
 >>> a = [1, -2 * c]
@@ -43,7 +44,7 @@ def _coefficients(terms: int) -> np.ndarray:
     for n in range(terms):
         out[n] = slopes * a / (n + 1)
         out[n, 0] = 2 / math.sqrt(math.pi) * (-1) ** n / (math.factorial(n) * (2 * n + 1))  # the series at 0
-        a_before, a = a, -2 * (_CENTERS * a + a_before) / (n + 1)
+        a_before, a = a, -2 * (_CENTERS * a + a_before) / (n + 1)  # the recurrence above, for all centers
     out[0, 0] -= 1  # at 0 the series is that of erf(x) - x: coefficient_0 = 2/√π - 1
     return out
 
@@ -63,15 +64,15 @@ def erf_of_array(x: Array) -> Array:
     size = xp.where(wide.real < 0, -wide, wide)
     size = xp.where(size.real > _CENTERS[-1], _CENTERS[-1], size)  # from there on, erf is 1 in float64
     # The nearest center, by its number, and the distance from it.
-    center = xp.where(size.real >= 0.5, xp.rint(size.real / _STEP), 0).astype(xp.int64)  # 0 where x is nan
-    h = size - center * _STEP
+    number = xp.where(size.real >= 0.5, xp.rint(size.real / _STEP), 0).astype(xp.int64)  # 0 where x is nan
+    h = size - number * _STEP
     # Horner's scheme, from the last term to the first: ((c_11 t + c_10) t + ...) t + c_0. At 0, t is x².
-    near_0 = center == 0
+    near_0 = number == 0
     t = xp.where(near_0, size * size, h)
     coefficients = xp.asarray(_COEFFICIENTS)
-    series = coefficients[-1][center]
+    series = coefficients[-1][number]
     for coefficient in coefficients[-2::-1]:
-        series = series * t + coefficient[center]
-    value = xp.where(near_0, size, xp.asarray(_VALUES)[center])  # erf(c), but x itself near 0
+        series = series * t + coefficient[number]
+    value = xp.where(near_0, size, xp.asarray(_VALUES)[number])  # erf(c), but x itself near 0
     out = value + series * h  # at 0: x + x Σ_n coefficient_n x^(2n)
     return xp.where(wide.real < 0, -out, out).astype(x.dtype, copy=False)

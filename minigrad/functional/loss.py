@@ -26,9 +26,12 @@ class CrossEntropy(Function):
     """loss = -ln softmax(logits)[target] for each row, then the mean or the sum over the rows.
 
     softmax(logits)[target] is the probability of the right class. Its -ln is 0 where the model was certain and right,
-    and grows without bound the less probable it thought the truth. For one row, loss = ln Σ_c e^(logits_c) -
-    logits_target. By logits_i, the first term's derivative is e^(logits_i) / Σ_c e^(logits_c), which is
-    softmax(logits)_i. That of logits_target is onehot(target), which is 1 at the target and 0 elsewhere. So
+    and grows without bound the less probable it thought the truth. For one row,
+
+        loss = ln Σ_c e^(logits_c) - logits_target
+
+    By logits_i, the first term's derivative is e^(logits_i) / Σ_c e^(logits_c), which is softmax(logits)_i. That of
+    logits_target is onehot(target), which is 1 at the target and 0 elsewhere. So
 
         dlogits = dloss * (softmax(logits) - onehot(target))
 
@@ -63,7 +66,7 @@ class CrossEntropy(Function):
         probs = xp.exp(ctx.log_probs)  # softmax(logits), (N, C)
         dlogits = dlosses[:, None] * probs
         dlogits[ctx.rows, ctx.targets] -= dlosses  # onehot(target) is 1 at these places and 0 elsewhere
-        return dlogits, None
+        return dlogits, None  # targets have no gradient
 
 
 def cross_entropy(
@@ -275,7 +278,8 @@ def _nll_loss(log_probs, targets, weight, ignore_index, reduction, label_smoothi
         uniform = label_smoothing / log_probs.shape[class_dim]  # ε/C, the share of each class
         loss = loss * (1 - label_smoothing) - where(kept, of_all, 0.0) * uniform
     if reduction == "mean":
-        total_weight = row_weight.sum(dtype=wider(loss.dtype, 1)[0])  # in float32 for float16
+        # wider: the dtype to add up in, here float32 for float16, and that of the result.
+        total_weight = row_weight.sum(dtype=wider(loss.dtype, 1)[0])
         return _divided(loss, nan_if_0(total_weight))
     return _reduced(loss, reduction)
 

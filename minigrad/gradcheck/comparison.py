@@ -105,6 +105,9 @@ class NotFinite(Exception):
 class Comparison:
     """Both Jacobians of one function at one point.
 
+    The R rows are the output elements or, for a large output, random mixtures of them. `graph.cotangents` (R, outputs)
+    holds the weights of each row: the identity for a small fn (see Graph in vjp.py).
+
     `analytic[k]` is (R, *shape of variable k), from R calls of backward; `columns[k]` has one Column per probe.
     """
 
@@ -172,13 +175,14 @@ class Comparison:
 
     def _column(self, k: int, probe: Probe, slope: Array, noise: Array) -> Column:
         """The slopes of all rows along a probe, from those of all outputs and a bound of their rounding errors."""
-        numeric = self.graph.cotangents @ slope  # cotangents (R, outputs): the weights of each row
+        numeric = self.graph.cotangents @ slope  # (R, outputs) @ (outputs) -> (R)
         return Column(probe, probe.along(self.analytic[k]), numeric, self._floor(k, noise), np.ones(len(numeric), bool))
 
     def _floor(self, k: int, noise: Array) -> Array:
         """For each row. Errors of smaller slopes are relative to the floor, so rtol * floor = atol is what may pass.
 
-        By default, atol is a little above rounding.
+        With atol 1e-8 and rtol 1e-5 the floor is 1e-3: slopes below 1e-3 may differ by 1e-8. By default, atol is a
+        little above rounding.
         """
         atol = np.maximum(1e-8 * self.largest[k], self._largest_change(noise)) if self.atol is None else self.atol
         return np.broadcast_to(atol / self.rtol, len(self.graph.rows))
@@ -221,7 +225,9 @@ class Comparison:
         if not may_have_kinks(usual) and (column.errors <= PRECISE).all():
             return [column]
 
-        # Measure again, with steps of other sizes. As multiples of the usual step:
+        # Measure more, find kinks, choose the best estimate of each slope, and forgive what may be rounding.
+        #
+        # The steps of the new measurements, as multiples of the usual step:
         #   300    with 150: the most precise slope of a smooth fn (`richardson`)
         #   150    is fn saturated? (`saturation`)
         #   0.1    does it have a kink? (`kinks`)

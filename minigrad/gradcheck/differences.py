@@ -108,12 +108,17 @@ def kinks(usual: Slopes, narrow: Slopes, noise: Array) -> Array:
     >>> kinks(usual, narrow, narrow.noise)
     array([ True, False])
 
-    Rounding makes the slopes differ ten times more for the smaller step. So a ratio between 0.2 and 2 counts; for a
-    kink a little beside x it is below 1. This uses only f, not its gradient.
+    The difference for the smaller step, relative to that for the usual one, is about
+
+        0.1    where f is smooth
+        1      at a kink, less if it is a little beside x
+        10     where rounding makes the slopes differ
+
+    So a ratio between 0.2 and 2 counts. This uses only f, not its gradient.
     """
     gap = usual.right - usual.left
     narrow_gap = narrow.right - narrow.left
-    ratio = np.divide(narrow_gap, gap, out=np.zeros_like(gap), where=gap != 0)  # 0.1: smooth; 1: a kink; 10: rounding
+    ratio = np.divide(narrow_gap, gap, out=np.zeros_like(gap), where=gap != 0)
     return (ratio > 0.2) & (ratio < 2) & (np.abs(narrow_gap) > 5 * np.nan_to_num(noise))
 
 
@@ -139,16 +144,19 @@ def cancellation(usual: Slopes, tiny: Slopes, scale: float) -> Array:
     """
     # slope * step is how far f moves. Rounding moves it by less than 1e-12 of the scale, a jump by more.
     is_rounding = np.abs(tiny.central) * tiny.step <= 1e-12 * scale
+    # The slopes' difference times the step is an error of f itself.
     return np.where(is_rounding, 16 * np.abs(tiny.central - usual.central) * tiny.step, 0)
 
 
 def saturation(usual: Slopes, large: Slopes, scale: float) -> Array:
     """A bound of each output's rounding error where f is saturated, which differences do not show.
 
-    ln(1 + e^-x) is 0 at x = 40 and around it, because 1 + e^-40 is 1 in float64; near x = 33 it is constant over many
-    small steps, and then jumps. So an output whose slope is 0, or changes by half for a large step, counts as
-    saturated. Its bound is EPSILON times the size of the values inside f. These we cannot see; `scale`, the largest
-    input or output, stands for them.
+    Near x = 33, ln(1 + e^-x) is about 21 EPSILON. In float64 it falls in jumps of one EPSILON, which are 0.05 apart.
+    With a step of 2e-4, the central difference is 0 or, across a jump, -5e-13, but the slope is -5e-15. At x = 40 and
+    around it, ln(1 + e^-x) is 0, because 1 + e^-40 is 1 in float64.
+
+    So an output whose slope is 0, or changes by half for a large step, counts as saturated. Its bound is EPSILON times
+    the size of the values inside f. These we cannot see; `scale`, the largest input or output, stands for them.
 
     e^-x at x = 40 is as small, but its slope is the same for both steps: it is not saturated, and a wrong gradient of
     it is found.

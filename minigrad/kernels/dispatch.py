@@ -74,7 +74,7 @@ class use_kernels:
     def __init__(self, choice: str | Mapping[Any, type[Function]]):
         self._previous = switches.kernels, switches.cuda_kernels, switches.accumulate
         if choice == "textbook":
-            _select({}, dict, None)  # no kernels; dict() is an empty table for a GPU
+            _select(on_cpu={}, on_cuda=dict, accumulate=None)  # no kernels; dict() is an empty table for a GPU
         elif choice == "fast":
             _select(fast_on_cpu(), fast_on_cuda, add_in_place)
         elif isinstance(choice, Mapping):
@@ -100,15 +100,15 @@ class use_kernels:
 
 
 def _usable_on(device: str, chosen: dict[type, type]) -> dict[type, type]:
-    """Without the kernels in the folder of the other device."""
+    """Without the kernels in the folder of the other device. Your own, in neither folder, stay for both."""
     other = {"cpu": "cuda", "cuda": "cpu"}[device]
     return {op: f for op, f in chosen.items() if not f.__module__.startswith(f"{__package__}.{other}.")}
 
 
 def _select(on_cpu: dict[Any, Any], on_cuda: Any, accumulate: Any) -> None:
     switches.kernels, switches.cuda_kernels, switches.accumulate = on_cpu, on_cuda, accumulate
-    if any(kernel in FAST.values() for kernel in on_cpu.values()):
-        threads.start()  # among which these kernels divide their work
+    if any(kernel in FAST.values() for kernel in on_cpu.values()):  # is one of our multithreaded kernels selected?
+        threads.start()
     else:
         threads.stop()
 

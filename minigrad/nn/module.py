@@ -58,7 +58,8 @@ class Module:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{type(self).__name__} must define forward")
 
-    # The types only let a type checker know that a call takes and returns what `forward` does.
+    # Read it as __call__(self, *args, **kwargs). The types tell a type checker that a call takes and returns what
+    # `forward` does.
     def __call__(self: _WithForward[P, R_co], *args: P.args, **kwargs: P.kwargs) -> R_co:
         output: Any = self.forward(*args, **kwargs)
         for hook in list(self._forward_hooks.values()):  # a list, because a hook may remove itself
@@ -71,7 +72,7 @@ class Module:
 
         What the hook returns becomes the output, unless it is None.
         """
-        hooks = self.__dict__.setdefault("_forward_hooks", {})
+        hooks = self.__dict__.setdefault("_forward_hooks", {})  # the module's own dictionary, not the class's
         handle = Hook(hooks)
         hooks[handle] = hook
         return handle

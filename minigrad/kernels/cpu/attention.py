@@ -70,7 +70,7 @@ from ...functional.broadcasting import unbroadcast
 from ...functional.stochastic import DROPOUT_ROWS, keep_scale
 from .threads import SMALL, divide_evenly, parallel
 
-FAR = 8192  # beyond it, neighboring float32 numbers are at least 0.001 apart: see _sums_of_probs
+FAR = 8192  # beyond it, m + ln l is too coarse in float32: see _sums_of_probs
 KEYS = 1024  # keys of a tile
 TILE = 256 * 1024  # numbers in a tile over all its heads
 
@@ -83,7 +83,8 @@ class _Plan:
     """
 
     def __init__(self, q, k, v, mask, is_causal, scale, dropout_p, stream):
-        # Leading axes.
+        # Leading axes. Of q, k and v (2, 12, T, D), they are (2, 12): B = 2 and H = 12, and nothing is shared. Of
+        # q (2, 4, 3, T, D) with k and v (2, 4, 1, S, D), they are (2, 4, 3), shared, with the key_lead (2, 4, 1).
         mask_lead = () if mask is None else mask.shape[:-2]
         self.scores_lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], mask_lead)  # those of q kᵀ + mask
         lead = np.broadcast_shapes(self.scores_lead, v.shape[:-2])
@@ -163,6 +164,7 @@ class _Plan:
         runs: Any = [range(keys)]
         if self.seen is not None:  # no tile where many keys are hidden
             seen = np.flatnonzero(self.seen[rows].any(axis=0))
+            # Cut where R keys or more in a row are hidden.
             runs = np.split(seen, np.flatnonzero(np.diff(seen) > self.rows) + 1)
         for run in runs:
             for column in range(run[0], run[-1] + 1, KEYS) if len(run) else ():
@@ -320,7 +322,7 @@ def _probs(plan, heads, rows, columns, queries, keys):
     scores = keys[..., columns, :] @ queries.swapaxes(-1, -2)  # less (m + ln l)
     scores = plan.hide(scores.swapaxes(-1, -2), heads, rows, columns)
     if plan.far is not None:
-        scores -= plan.far[heads][..., rows, :]  # now that the mask has been added, the difference is exact
+        scores -= plan.far[heads][..., rows, :]  # see _sums_of_probs
     scores = scores.swapaxes(-1, -2)
     return np.exp(scores, out=scores)
 
@@ -328,9 +330,12 @@ def _probs(plan, heads, rows, columns, queries, keys):
 def _sums_of_probs(plan, heads, rows, queries, keys):
     """The sum of each row's `_probs`, (b, h, R, 1): not 1 in rows far from 0, because of rounding in m + ln l.
 
-    If a mask of numbers adds -1e9 to a whole row, m is about -1e9, where neighboring float32 numbers are 64 apart: ln l
-    is lost. All probs of the row are then wrong by one factor, which is their sum. Backward divides it out: it divides
-    dout, and so dq, dk and dv.
+    Neighboring float32 numbers are 0.001 apart beyond FAR. If a mask of numbers adds -1e9 to a whole row, m is about
+    -1e9, where they are 64 apart. For such rows backward does two things:
+
+    * It subtracts their m + ln l, `plan.far`, only after the mask has been added: then the difference is exact.
+    * In m + ln l itself, ln l is lost. So all probs of the row are wrong by one factor, which is their sum. Backward
+      divides dout by it, and so dq, dk and dv.
     """
     tiles = (_probs(plan, heads, rows, columns, queries, keys) for columns in plan.key_blocks(rows))
     return sum((tile.sum(axis=-2) for tile in tiles), np.zeros(queries.shape[:-1], queries.dtype))[..., None]

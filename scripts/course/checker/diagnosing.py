@@ -81,6 +81,7 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
         return Reason("remark", case, results[-1])
 
     # A slip that the exercise names. It comes before gradcheck, and is returned below, with its line.
+    # The first case must fit. It is the telling one, which the witnesses begin with, or `case` if that one is right.
     cases = [case, *witnesses] if first is None else witnesses
     search = Search(trial, found, cases, in_telling=first is not None)
     explanation = search.slip()
@@ -108,11 +109,13 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     runs = Runs(trial, seen_case, search.is_backward)
     repaired = repair(runs, seen, witnesses)
 
-    # A change of the right solution that people rarely make, only where no change of the file helps.
+    # A change of the right solution that people rarely make, only where no change of the file helps. 3, 5 and 8 return
+    # together, below 7, which finds their line.
     if explanation is None and repaired is None:
         explanation = search.changes(usual=False)
     if explanation is not None:
         agrees = search.agreement(explanation.written, case)
+        # a repair names the learner's own line; an explanation knows only the right solution's
         line = line_of(explanation, runs) if repaired is None else repaired.line
         kind = "slip" if isinstance(explanation.said, str) else "changes"
         return Reason(kind, case if agrees else trial.check.telling, explanation.said, line)

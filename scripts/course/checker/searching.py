@@ -2,7 +2,8 @@
 
 The right solution is the completed stub. The search makes the mistake itself: it changes the right solution in one
 place (minigrad/gradcheck/mutations.py), runs it on the same cases, and compares its results with the learner's. A
-change that gives exactly the learner's results is what the learner did, in whatever form.
+change that gives exactly the learner's results is what the learner did, in whatever form. One case, the *telling* one,
+was chosen by the exercise's author to show mistakes (`check.telling`).
 
 One mistake, from the exercise `sgd`, whose last line is `p = p - lr * velocity`. The learner has written + for -. In a
 case with p = 1, grad = 0.5, velocity = 2, lr = 0.1 and momentum = 0.9, the velocity becomes 2.3, and
@@ -50,8 +51,8 @@ from .checks import Case
 from .trial import Answer, Finding, Trial, answer, arrays, bounded
 
 # A program is believed if it gives the learner's results in at least this share of the cases. An explanation that is
-# unlikely from the start must fit better. A slip need not fit where numbers are extreme.
-SLIP_SHARE = 0.5
+# unlikely from the start must fit better.
+SLIP_SHARE = 0.5  # a slip need not fit where numbers are extreme
 HIDDEN_SLIP_SHARE = 0.75  # of a slip, where the telling case does not show that something is wrong
 CHANGE_SHARES = {0: 0.75, 1: 0.95}  # by the rank of a change: 0 is what people do most often; all others: in every case
 USUAL_RANKS = 2  # changes of a lower rank are usual
@@ -63,8 +64,8 @@ NOT, PARTLY, WHOLLY = range(3)  # how far a program agrees with the learner in o
 class Fit(NamedTuple):
     """How well a program gives the learner's results; the larger, the better.
 
-    is_whole: all results of the first case are the learner's, not only the one that is looked at. share: in what share
-    of the cases it agrees; the smaller of two: of the cases where the learner is wrong, and of the rest.
+    is_whole: all results of the first case are the learner's, not only the result that is looked at. share: in what
+    share of the cases it agrees; the smaller of two: of the cases where the learner is wrong, and of the rest.
     """
 
     is_whole: bool
@@ -88,7 +89,7 @@ class Search:
     def __init__(self, trial: Trial, found: Finding, cases: list[Case], in_telling: bool):
         self.trial, self.found, self.cases, self.in_telling = trial, found, cases, in_telling
         self.reference = trial.reference
-        self.part = found.where.partition(" of ")[0]
+        self.part = found.where.partition(" of ")[0]  # of "backward of Attention", say
         self.is_backward = found.where.startswith("backward of")
         self.observed: dict[int, Answer] = {}
 
@@ -190,7 +191,7 @@ class Search:
         return Fit(first == WHOLLY, min(sum(group) / len(group) for group in (where_wrong, elsewhere) if group))
 
     def agreement(self, written: Any, case: Case) -> int:
-        """WHOLLY if all results are the learner's, PARTLY if the one that is looked at is, else NOT."""
+        """WHOLLY if all results are the learner's, PARTLY if the result that is looked at is, else NOT."""
         with contextlib.suppress(Exception), bounded():
             learners = self.learner(case)
             changed = answer(written, "", self.reference.check, case, self.douts(case))

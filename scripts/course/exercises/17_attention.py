@@ -39,6 +39,7 @@ class Attention(Function):
 """
 )
 
+# The first block replaces forward's TODO, the second backward's.
 BLANKS = """
 scale = 1 / math.sqrt(q.shape[-1])  # the scale 1 / sqrt(D)
 scores = q @ k.swapaxes(-1, -2) * scale + mask  # divided by sqrt(D), and the mask is added
@@ -56,6 +57,7 @@ dq = dscores @ ctx.k * ctx.scale  # the scale 1 / sqrt(D) again
 dk = dscores.swapaxes(-1, -2) @ ctx.q * ctx.scale  # the scale 1 / sqrt(D) again
 """
 
+# What a slip replaces in BLANKS, what it puts there, and what the learner is told.
 SLIPS = [
     ("probs = e /", "e = np.exp(q @ k.swapaxes(-1, -2) * scale)\nprobs = (mask == 0) * e /",
      "the mask comes after softmax: hidden keys must get -inf before it, or the weights do not sum to 1"),
