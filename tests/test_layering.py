@@ -136,10 +136,10 @@ def side_by_side(*files: str) -> list[str]:
 def completed_modules(root: Path) -> Iterator[str]:
     """Where a module changes another one, or a table there, while it is imported, which hides a circle.
 
-    Lessons are not imported. They run from top to bottom, and one replaces an op to watch it.
+    Lessons and steps are not imported. They run from top to bottom; one replaces an op to watch it.
     """
     for where, tree, nodes, _ in sources(root).values():
-        if where.startswith("scripts/course/lessons/"):
+        if where.startswith(("scripts/course/lessons/", "scripts/course/steps/")):
             continue
         names = {alias.asname or alias.name.split(".")[0] for alias in our_aliases(nodes)}
         for node in at_import(tree):
