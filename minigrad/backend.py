@@ -360,16 +360,6 @@ def set_random_state(state: dict[str, Any]) -> None:
 # --- threads ---------------------------------------------------------------------------------------------------------
 
 
-def blas_threads() -> int:
-    """The number of threads of matrix products. Another number sums in another order, which changes the last bits."""
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        return usable_cores()
-    counts = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
-    return max(counts, default=usable_cores())
-
-
 def usable_cores() -> int:
     """The processor cores that this process may use, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
