@@ -82,9 +82,9 @@ class Tensor(in_place.InPlaceOperators, NumpyOperands):
         gradient = backend.as_array(gradient, self.dtype)
         device = backend.device_of(gradient)
         if gradient.shape != self.shape or device != self.device:
-            got = f"shape {gradient.shape} on {device}"
             raise RuntimeError(
-                f"backward() got a gradient of {got} for a tensor of shape {self.shape} on {self.device}"
+                f"backward() got a gradient of shape {gradient.shape} on {device} "
+                f"for a tensor of shape {self.shape} on {self.device}"
             )
         autograd.backward(self, gradient, retain_graph)
 
@@ -212,8 +212,8 @@ def _compare(op: Callable[..., Array], x: Any, y: Any) -> Tensor:
     return Tensor(op(*promote_inputs(_Comparison, [backend.array_of(x), backend.array_of(y)])))
 
 
-def unpacked(sizes: tuple[Any, ...]) -> tuple[int, ...]:
+def unpacked(sizes: Any) -> tuple[int, ...]:
     """x.reshape(2, 3) and x.reshape((2, 3)) are the same."""
     if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
-        sizes = tuple(sizes[0])
+        sizes = sizes[0]
     return tuple(map(operator.index, sizes))
