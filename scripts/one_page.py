@@ -113,8 +113,8 @@ class Tensor:
         probs = logits.softmax().data
 
         def send_back(dout):
-            one_hot = np.eye(probs.shape[1])[targets]  # (N, V): 1 at each target
-            logits.grad += dout * (probs - one_hot) / len(targets)
+            # np.eye(V)[targets], (N, V): 1 at each target, else 0
+            logits.grad += dout * (probs - np.eye(probs.shape[1])[targets]) / len(targets)
 
         return Tensor(-np.log(probs[np.arange(len(targets)), targets]).mean(), (logits,), send_back)
 
@@ -122,7 +122,7 @@ class Tensor:
 def sum_to(gradient, shape):
     """The gradient of an array that NumPy repeated to a larger shape: the sum over the copies."""
     gradient = gradient.sum(axis=tuple(range(gradient.ndim - len(shape))))  # axes that were put in front
-    # Axes of length 1 that were stretched; (): sums nothing.
+    # Axes of length 1 that were stretched. Without any, nothing is summed.
     return gradient.sum(axis=tuple(axis for axis, size in enumerate(shape) if size == 1), keepdims=True)
 
 
@@ -137,7 +137,7 @@ def new_weights(vocabulary, dtype=np.float32):
         shapes |= {f"{i}.up": (WIDTH, 4 * WIDTH), f"{i}.down": (4 * WIDTH, WIDTH)}
     norms = ["norm", *(f"{i}.norm{n}" for i in range(LAYERS) for n in (1, 2))]
     p = {name: rng.normal(0, 0.02, shape) for name, shape in shapes.items()}
-    # only names like 0.query; the two tables have no bias
+    # The two tables, whose names have no dot, have no bias.
     p |= {f"{name}.bias": np.zeros(shape[1]) for name, shape in shapes.items() if "." in name}
     p |= {name: np.ones(WIDTH) for name in norms} | {f"{name}.bias": np.zeros(WIDTH) for name in norms}
     return {name: Tensor(array.astype(dtype)) for name, array in p.items()}
@@ -169,8 +169,8 @@ def attention(x, p, i):
         return linear(x, p, f"{i}.{name}").reshape(B, T, HEADS, C // HEADS).swap(1, 2)
 
     scores = heads("query") @ heads("key").swap(2, 3) * (C // HEADS) ** -0.5  # (B, H, T, T)
-    future = np.triu(np.full((T, T), -np.inf), 1)  # above the diagonal: keys that come later than the query
-    out = (scores + future).softmax() @ heads("value")  # (B, H, T, D)
+    # -inf above the diagonal hides the keys that come later than the query.
+    out = (scores + np.triu(np.full((T, T), -np.inf), 1)).softmax() @ heads("value")  # (B, H, T, D)
     return linear(out.swap(1, 2).reshape(B, T, C), p, f"{i}.project")
 
 
@@ -224,14 +224,16 @@ def main(path=None, steps=800, batch=32):
     if path == "--help":
         return print(__doc__)
     if path and not Path(path).is_file():
-        sys.exit(f"there is no file {path}")
+        sys.exit(f"there is no file {path}: give a text file, or nothing")
     from pydoc_data.topics import topics  # the documentation that Python carries, by topic
 
-    text = Path(path).read_text(encoding="utf-8") if path else " ".join(topics.values())
-    # sorted, as the order of a set is another one in each run
+    text = Path(path).read_text(encoding="utf-8", errors="replace") if path else " ".join(topics.values())
+    # Sorted, because the order of a set differs from run to run.
     words = sorted({word for word in text.lower().split() if word.isalpha() and 3 <= len(word) <= 12})
     letters = sorted({"\n", *"".join(words)})  # a token for each
     ids = np.array([letters.index(letter) for letter in "\n".join(["", *rng.permutation(words), ""])])
+    if len(ids) <= CONTEXT:
+        sys.exit(f"{path} has too few words of 3 to 12 letters to learn from: give a longer text")
     p = new_weights(len(letters))
     moments: dict = {}
     for step in range(1, steps + 1):

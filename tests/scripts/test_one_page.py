@@ -104,3 +104,10 @@ def test_words_come_out(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     first, second = (float(line.split("loss ")[1].split(":")[0]) for line in lines[:2])
     assert second < first - 0.3 and " new ones in 50, not among the 2," in lines[-1]
+
+
+def test_a_text_that_is_missing_or_too_short_is_named(tmp_path):
+    (tmp_path / "short.txt").write_text("five words of no use", encoding="utf-8")
+    for name, words in {"short.txt": "has too few words", "none.txt": "there is no file"}.items():
+        with pytest.raises(SystemExit, match=words):
+            one_page.main(tmp_path / name)
