@@ -1,10 +1,10 @@
-"""A GPT on one page: gradients, the model, Adam, training, new words. It needs NumPy and nothing else.
+"""All of it on one page: a GPT in NumPy, with gradients, Adam, training and new words
 
     python scripts/one_page.py                 learns the words of Python's documentation, then invents some
     python scripts/one_page.py names.txt       learns the words, or names, of a text file (3 to 12 letters)
 
-Read it from top to bottom. Each heading names the files where this project does the same in full, and the table at the
-end says what this page leaves out.
+It needs NumPy and nothing else. Read it from top to bottom. Each heading names the files where this project does the
+same in full, and the table at the end says what this page leaves out.
 """
 
 import sys
@@ -252,16 +252,16 @@ if __name__ == "__main__":
 
 # --- What this page leaves out ----------------------------------------------------------------------------------------
 #
-#   proof that gradients are right        by finite differences, for any function          minigrad/gradcheck/check.py
-#   tokens that are pieces of words       texts become four times shorter                  gpt/tokenizer/bpe.py
-#   layer norm's own gradient             one step instead of its many                     minigrad/functional/
-#   the logarithm of the softmax          finite where a probability rounds to 0           minigrad/functional/loss.py
-#   dropout, decay, warm-up, clipping     what larger models need to train                 minigrad/optim.py
-#   text that is held out                 has it learned, or memorized?                    gpt/training/evaluation.py
-#   a cache of keys and values            a new token reads only itself                    gpt/model/kv_cache.py
-#   fast kernels, all cores, processes    the same sums in a fraction of the time          minigrad/kernels/
-#   checkpoints                           an interrupted run goes on, bit for bit          gpt/training/checkpoint.py
-#   a GPU                                 the same source, with CuPy's arrays              minigrad/backend.py
-#   real weights                          GPT-2's and Llama's                              gpt/weights/
-#   answers instead of words              instruction tuning, DPO, PPO, GRPO               finetune/stages/
-#   small files                           LoRA, quantization                               finetune/adapters/
+#     proof that gradients are right      by finite differences, for any function        minigrad/gradcheck/check.py
+#     tokens that are pieces of words     texts become four times shorter                gpt/tokenizer/bpe.py
+#     layer norm's own gradient           one step instead of its many                   minigrad/functional/
+#     the logarithm of the softmax        finite where a probability rounds to 0         minigrad/functional/loss.py
+#     dropout, decay, warm-up, clipping   what larger models need to train               minigrad/optim.py
+#     text that is held out               has it learned, or memorized?                  gpt/training/evaluation.py
+#     a cache of keys and values          a new token reads only itself                  gpt/model/kv_cache.py
+#     fast kernels, all cores, processes  the same sums in a fraction of the time        minigrad/kernels/
+#     checkpoints                         an interrupted run goes on, bit for bit        gpt/training/checkpoint.py
+#     a GPU                               the same source, with CuPy's arrays            minigrad/backend.py
+#     real weights                        GPT-2's and Llama's                            gpt/weights/
+#     answers instead of words            instruction tuning, DPO, PPO, GRPO             finetune/stages/
+#     small files                         LoRA, quantization                             finetune/adapters/

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 
 from gpt import GPT, GPTConfig
 from minigrad.optim import Adam
-from scripts import one_page
+from scripts import efficiency, one_page
 from tests.test_size import ROOT
 
 SOURCE = ROOT / "scripts" / "one_page.py"
@@ -84,6 +84,18 @@ def test_finite_differences_agree(weights):
         assert_allclose(
             (losses[0] - losses[1]) / 2e-6, (weight.grad * direction).sum(), rtol=1e-5, atol=1e-8, err_msg=name
         )
+
+
+def test_number_by_number_it_learns_the_same(monkeypatch):
+    for name, value in {"LAYERS": 1, "HEADS": 2, "WIDTH": 4, "CONTEXT": 3}.items():
+        monkeypatch.setattr(one_page, name, value)
+    losses = []
+    for way in (efficiency.with_arrays, efficiency.number_by_number):
+        monkeypatch.setattr(one_page, "rng", np.random.default_rng(3))
+        step = way(5)
+        losses.append([step(np.array([[3, 1, 4, 1]]), t) for t in range(1, 6)])
+    assert_allclose(*losses, rtol=1e-4)
+    assert losses[0][-1] < losses[0][0]
 
 
 def test_it_is_one_page_of_numpy():

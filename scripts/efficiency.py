@@ -1,0 +1,165 @@
+"""What is "efficiency"? The same small GPT learns the same text number by number, with arrays, and in the library.
+
+The model is that of scripts/one_page.py, as small as Karpathy's microgpt (2026): 1 layer, 16 wide, 4 heads, and a text
+of 16 letters in each step. What it learns is the same; what differs is how much one operation of Python computes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pydoc_data.topics import topics
+from typing import Any
+
+from start import command_line
+
+import numpy as np
+
+from gpt import GPT, GPTConfig
+from minigrad.optim import Adam
+from scripts import one_page
+
+EXAMPLES = """examples:
+  python scripts/efficiency.py              1,000 steps of each; number by number they take some minutes
+  python scripts/efficiency.py --steps 50
+"""
+RATE = 5e-3
+Step = Callable[[Any, int], float]  # from a text (1, T + 1) and the number of the step to the loss
+
+
+class Value:
+    """A number that remembers which numbers it was computed from, and its slope with respect to each of them."""
+
+    computed: list[Value] = []  # since the last backward, in their order
+
+    def __init__(self, number: float, sources: tuple[Any, ...] = (), slopes: tuple[float, ...] = ()):
+        self.number = number
+        self.sources = sources
+        self.slopes = slopes
+        self.grad = 0.0
+        Value.computed.append(self)
+
+    def backward(self) -> None:
+        self.grad = 1.0
+        for value in reversed(Value.computed):
+            for source, slope in zip(value.sources, value.slopes):
+                source.grad += value.grad * slope
+        Value.computed.clear()
+
+    def __add__(self, other: Any) -> Value:
+        if isinstance(other, Value):
+            return Value(self.number + other.number, (self, other), (1.0, 1.0))
+        return Value(self.number + other, (self,), (1.0,))
+
+    def __mul__(self, other: Any) -> Value:
+        if isinstance(other, Value):
+            return Value(self.number * other.number, (self, other), (other.number, self.number))
+        return Value(self.number * other, (self,), (other,))
+
+    def __pow__(self, n: float) -> Value:
+        return Value(self.number**n, (self,), (n * self.number ** (n - 1),))
+
+    def tanh(self) -> Value:
+        out = math.tanh(self.number)
+        return Value(out, (self,), (1 - out * out,))
+
+    def exp(self) -> Value:
+        out = math.exp(self.number)
+        return Value(out, (self,), (out,))
+
+    def log(self) -> Value:
+        return Value(math.log(self.number), (self,), (1 / self.number,))
+
+    def __neg__(self) -> Value:
+        return self * -1.0
+
+    def __sub__(self, other: Value) -> Value:
+        return self + -other
+
+    def __truediv__(self, other: Any) -> Value:
+        return self * other**-1.0
+
+    def __ge__(self, other: Value) -> bool:
+        return self.number >= other.number
+
+
+def number_by_number(vocabulary: int) -> Step:
+    """The page's model on arrays of Values: NumPy only says which two numbers are multiplied next."""
+    p = one_page.new_weights(vocabulary)
+    moments: dict[str, Any] = {}
+    values_of = np.vectorize(Value, otypes=[object])
+    grads_of = np.vectorize(lambda value: value.grad)
+
+    def step(text: Any, t: int) -> float:
+        values = {name: one_page.Tensor(values_of(weight.data)) for name, weight in p.items()}
+        loss = one_page.loss_of(text, values).data
+        loss.backward()
+        for name, weight in p.items():
+            weight.grad = grads_of(values[name].data)
+        one_page.adam(p, moments, t, RATE)
+        return loss.number
+
+    return step
+
+
+def with_arrays(vocabulary: int) -> Step:
+    """The page as it is."""
+    p = one_page.new_weights(vocabulary)
+    moments: dict[str, Any] = {}
+
+    def step(text: Any, t: int) -> float:
+        loss = one_page.loss_of(text, p)
+        loss.backward()
+        one_page.adam(p, moments, t, RATE)
+        return float(loss.data)
+
+    return step
+
+
+def in_the_library(vocabulary: int) -> Step:
+    """The same model of gpt/; its first weights are others."""
+    sizes = (one_page.CONTEXT, one_page.LAYERS, one_page.HEADS, one_page.WIDTH)
+    model = GPT(GPTConfig(vocabulary, *sizes, dropout=0.0))
+    optimizer = Adam(model.parameters(), lr=RATE, betas=(0.9, 0.99))
+
+    def step(text: Any, t: int) -> float:
+        optimizer.zero_grad()
+        loss = model.loss(text[:, :-1], text[:, 1:])
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser.add_argument("--steps", type=command_line.whole_number(1), default=1000, help="training steps of each")
+    steps = parser.parse_args(argv).steps
+    one_page.LAYERS, one_page.HEADS, one_page.WIDTH = 1, 4, 16
+    words = sorted({word for word in " ".join(topics.values()).lower().split() if word.isalpha()})
+    letters = sorted({"\n", *"".join(words)})
+    ids = np.array([letters.index(letter) for letter in "\n".join(np.random.default_rng(0).permutation(words))])
+    starts = np.random.default_rng(0).integers(0, len(ids) - one_page.CONTEXT, steps)
+    for way in (in_the_library, with_arrays, number_by_number):
+        one_page.rng = np.random.default_rng(0)
+        step = way(len(letters))
+        losses = []
+        begin = time.perf_counter()
+        for t, start in enumerate(starts, 1):
+            losses.append(step(ids[None, start : start + one_page.CONTEXT + 1], t))
+            seconds = time.perf_counter() - begin
+            if t in (steps // 100, steps // 10) and seconds > 1:
+                print(f"  {t} steps of {steps:,} in {seconds:.0f} s", flush=True)
+        last = losses[-100:]
+        name = way.__name__.replace("_", " ")
+        print(
+            f"{name:16}  {steps:,} steps in {seconds:6.1f} s; loss of the last {len(last)}: {np.mean(last):.4f}",
+            flush=True,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)
