@@ -16,7 +16,7 @@ from start import command_line
 
 from gpt.console import quoted
 from gpt.files import read_text, write_text
-from scripts.course.lessons.cells import ANSWER, QUESTION, Cell, Running, lessons, read_cells, title
+from scripts.course.lessons.cells import ANSWER, ONE_PAGE, QUESTION, Cell, Running, lessons, read_cells, title
 from scripts.course.lessons.concepts import DONE, Concept, chapter, concepts, exercises, number, passed_exercises
 from scripts.pages.lesson_notebook import write_notebook
 from scripts.pages.lesson_page import record, write_page
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 def lesson_called(name: str) -> Path:
     """The lesson whose number or name starts like that. Raises ValueError, with suggestions, for none or several."""
     wanted = name.replace(".", "").removesuffix("py").lower()
-    stems = {path.stem: path for path in lessons()}
+    stems = {path.stem: path for path in (ONE_PAGE, *lessons())}
     found = [stem for stem in stems if stem.startswith(f"{wanted}_")] or [s for s in stems if s.startswith(wanted)]
     if len(found) != 1:
         near = found or [stem for stem in stems if wanted in stem.partition("_")[2]]

@@ -39,7 +39,7 @@ from gpt.weights.pretrained import WEIGHTS
 from gpt.weights.safetensors_file import SafetensorsFile, write_safetensors
 from scripts.course.checker import capstone, catalogue
 from scripts.course.checker.checks import Exercise
-from scripts.course.lessons.cells import lessons, read_cells, title
+from scripts.course.lessons.cells import ONE_PAGE, lessons, read_cells, title
 from scripts.course.lessons.concepts import ROOT, dotted, lessons_of, number
 from scripts.course.pictures import WIDGETS
 from scripts.export import export
@@ -130,7 +130,7 @@ def write_site(out: Path, assets: Path, model: str, numbers: list[str] | None, s
     for exercise in exercises:
         put(out, f"exercises/{exercise.name}.html", exercise_page(exercise, [e.name for e in exercises], packed))
     write_sources(out)
-    wanted = [lesson for lesson in lessons() if numbers is None or number(lesson) in numbers]
+    wanted = [lesson for lesson in (ONE_PAGE, *lessons()) if numbers is None or number(lesson) in numbers]
     answers = None if is_untrained(model) else write_explorer(model, out)
     write_indexes(out, exercises, wanted, answers)
     if server:
@@ -239,7 +239,9 @@ def home_page(out: Path, answers: dict[str, Any] | None, coming: list[Path], exe
     """The first page. It knows the model's answers to the first words, so that it answers before Python is there."""
     course = [[path.stem, f"{dotted(path)} {title(path)}", answers_in(read_cells(path))] for path in lessons()]
     count = f"{len(course)} lessons" + f" ({len(coming)} of them still being written)" * bool(coming)
-    body = read_text(SITE / "home.html").format(lessons=count, exercises=exercises, first=course[0])
+    body = read_text(SITE / "home.html").format(
+        lessons=count, exercises=exercises, first=(ONE_PAGE.stem, f"{dotted(ONE_PAGE)}: {title(ONE_PAGE)}")
+    )
 
     def unless_missing(link: re.Match[str]) -> str:
         return link[0] if (out / link[1]).exists() else '<a class="soft">Being written: '

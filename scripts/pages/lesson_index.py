@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gpt.files import read_text, write_text
-from scripts.course.lessons.cells import ANSWER, Cell, lessons, read_cells, title
+from scripts.course.lessons.cells import ANSWER, ONE_PAGE, Cell, lessons, read_cells, title
 from scripts.course.lessons.concepts import DONE, chapter, dotted, exercises, number, passed_exercises
 from scripts.pages.markup import inline
 from scripts.shared.web_page import FOLDER, escaped, joined, page
@@ -46,7 +46,7 @@ def connect(folder: Path, is_site: bool = False, coming: Container[Path] = ()) -
     is_site: write it for others, without the lessons and exercises that are done on this machine. coming: lessons whose
     pages will be there soon.
     """
-    order = lessons()
+    order = [ONE_PAGE, *lessons()]
     html = ""
     passed = set() if is_site else passed_exercises()
     for place, lesson in enumerate(order):
@@ -58,7 +58,7 @@ def connect(folder: Path, is_site: bool = False, coming: Container[Path] = ()) -
             connected = nav.join(NAV.split(text := read_text(path)))
             if connected != text:
                 write_text(path, connected)
-    for heading, group in itertools.groupby(order, chapter):
+    for heading, group in itertools.groupby(lessons(), chapter):
         cells = {lesson: read_cells(lesson) for lesson in group}
         done = set() if is_site else {lesson for lesson in cells if (folder / lesson.stem / DONE).exists()}
         rows = "".join(_row(lesson, cells[lesson], folder, lesson in done, passed, coming) for lesson in cells)
@@ -69,7 +69,7 @@ def connect(folder: Path, is_site: bool = False, coming: Container[Path] = ()) -
     body = read_text(FOLDER / "lesson_index.html")
     here = "" if is_site else DONE_HERE
     first = _to("", order[0], folder, coming)
-    body = body.format(count=len(order), first=first, widgets=widgets, chapters=html, here=here)
+    body = body.format(count=len(lessons()), first=first, widgets=widgets, chapters=html, here=here)
     write_text(folder / "index.html", page("The lessons", body, "index", [joined(FOLDER / "lesson.js")]))
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from gpt.files import read_json, read_text, write_text
-from scripts.course.lessons.cells import ANSWER, LESSONS, QUESTION, Cell, Running, read_cells, title
+from scripts.course.lessons.cells import ANSWER, LESSONS, ONE_PAGE, QUESTION, Cell, Running, read_cells, title
 from scripts.course.lessons.concepts import ROOT, Concept, concepts, dotted
 from scripts.course.pictures import widget_html, widget_scripts
 from scripts.pages.lesson_index import WIDGET_PAGES, connect, minutes, progress
@@ -58,6 +58,8 @@ def write_page(lesson: Path, ran: Iterable[Ran], exercises: list[str], folder: P
     kind = f'<p class="kind">minigrad: a lesson, {minutes(cells)} minutes to read; its code ran in {seconds:.0f} s</p>'
     nav = "<!--nav--><!--/nav-->"
     done = f'<p class="soft">{progress(lesson, cells)}. A lesson is done when all its answers have been opened.</p>'
+    if lesson == ONE_PAGE:  # it asks nothing
+        done = ""
     html = f"<header>{nav}</header>\n<main>\n{kind}{body}\n{places}</main>\n<footer>{done}{nav}</footer>"
     name = title(lesson)
     scripts = [widget_scripts(list(widgets), FOLDER / "lesson.js")]

@@ -1,4 +1,4 @@
-"""Lesson 4.4.3, part 2: DPO, or preferences without a reward model
+"""Lesson 4.4.3b: DPO, or preferences without a reward model
 
 PPO (lesson 443) needs three networks and new replies in every round. Direct preference optimization (DPO) learns from
 the same pairs of a better and a worse reply, in the training loop of instruction tuning. This lesson derives its loss,

@@ -3,6 +3,7 @@
     # %% [markdown]        prose: comment lines in Markdown
     # %% Title             code, with a heading before it; a comment directly below the title is prose, too
     # %%                   code
+    # --- Title ---        the same as # %% Title: how scripts/one_page.py is cut, which one reads before the lessons
 
 A paragraph of prose that begins with `Predict:` asks the reader a question. The paragraph that begins with `Answer:`
 answers it, in the same cell or in a later one. The output of the code between them is part of the answer.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import __future__
 
 import ast
+import re
 import sys
 import types
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple
 from gpt.files import read_text
 
 LESSONS = Path(__file__).resolve().parent
+ONE_PAGE = LESSONS.parents[1] / "one_page.py"
 PROSE = "[markdown]"
 QUESTION, ANSWER = "Predict:", "Answer:"
 
@@ -83,7 +86,7 @@ def read_cells(lesson: Path) -> list[Cell]:
 
     Raises ValueError for a file without a docstring, prose that is not a comment, and a question without an answer.
     """
-    source = read_text(lesson)
+    source = re.sub(r"^# --- (.+?) -+$", r"# %% \1", read_text(lesson), flags=re.MULTILINE)
     lines = source.splitlines()
     docstring = ast.get_docstring(ast.parse(source))
     if docstring is None:
@@ -94,6 +97,8 @@ def read_cells(lesson: Path) -> list[Cell]:
     cells += _cell("", lines[first : min(starts, default=len(lines))], first + 1, lesson)
     for start, end in zip(starts, [*starts[1:], len(lines)]):
         cells += _cell(lines[start].removeprefix("# %%").strip(), lines[start + 1 : end], start + 2, lesson)
+    if lesson == ONE_PAGE:  # which is not started as a command here; below the last heading it has no code
+        cells.insert(-1, Cell("code", "main()", cells[-1].line - 1))
     _check_questions(cells, lesson)
     return cells
 

@@ -31,8 +31,8 @@ def number(lesson: Path) -> str:
 
 
 def dotted(lesson: Path) -> str:
-    """The number as lessons write it: "4.2.1", "4.4.3b"."""
-    return re.sub(r"(?<=\d)(?=\d)", ".", number(lesson))
+    """What the lesson calls itself: "4.2.1", "4.4.3b", "All of it on one page"."""
+    return read_text(lesson).removeprefix('"""').removeprefix("Lesson ").partition(":")[0]
 
 
 def chapter(lesson: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.files import read_text
-from scripts.course.lessons.cells import LESSONS, Cell, Running
+from scripts.course.lessons.cells import LESSONS, ONE_PAGE, Cell, Running
 from scripts.pages.lesson_page import Body, _value
 from scripts.pages.site.in_browser import shown
 
@@ -24,7 +24,8 @@ def run(lesson: str, text: str, cell: int, changed: bool = False) -> dict[str, A
     code, or runs after some that is not; then checks of the lesson that fail are told as well, as "failed".
     """
     if lesson not in lessons:
-        lessons[lesson] = Running(LESSONS / f"{lesson}.py", ["--out-dir", str(PICTURES / lesson)])
+        path = ONE_PAGE if lesson == ONE_PAGE.stem else LESSONS / f"{lesson}.py"
+        lessons[lesson] = Running(path, ["--out-dir", str(PICTURES / lesson)])
     lessons[lesson].path = path = f"cell {cell}"
     linecache.cache[path] = (len(text), None, f"{text.rstrip()}\n".splitlines(True), path)
     try:
