@@ -1,8 +1,12 @@
-"""A run of classification: train a head, and part of the model below it, and measure the result and its cost.
+"""Classification: a language model gets a new head, which names the class of a text instead of the next token.
 
-    loss = -ln p(label | text)      (finetune/objectives/classification.py)
+The idea: what the model computes at the last token of a text represents the whole text, and one matrix, the head, maps
+it to a number for each class (finetune/objectives/classification.py):
 
-The cost is forgetting: the model's loss as a language model on held-out text, before and after training.
+    loss = -ln p(class | text)
+
+Training only the head leaves the rest of the model as it is. Training more of it makes the classifier more accurate,
+but the model forgets how to write. So this page also measures the model's loss as a language model, before and after.
 """
 
 from __future__ import annotations
@@ -38,9 +42,9 @@ LANGUAGE_TOKENS = 8192  # tokens on which forgetting is measured
 
 @dataclasses.dataclass(frozen=True)
 class ClassifyConfig(Checked):
-    """The settings of a classification run. data: see `read_labelled` for files, of which the last fifth is held out.
+    """The settings of a classification run. Of a file in `data`, the last fifth is held out.
 
-    language: a corpus for `load_corpus`. trained_blocks: what is trained.
+    language: the text on which forgetting is measured. trained_blocks: what is trained.
 
         0       the head only
         N       the head and the last N blocks
@@ -70,12 +74,11 @@ COLUMNS = """\
 
 def train_classifier(run: Run, config: ClassifyConfig) -> None:
     """Train a classifier on a language model's body, and measure what the body forgets."""
-    # Texts with labels, and the model, whose head has one output for each label.
+    # Load texts with their labels, and the model, whose new head has one output for each label. A resumed run finds
+    # both in its folder.
     if run.is_new:
         texts, test_texts = load_data(config.data, config.seed)
         labels = sorted({text.label for text in (*texts, *test_texts)})
-        if len(labels) < 2:
-            raise ValueError(f"{config.data} has only the label {labels[0]!r}: a classifier needs two")
         language_model, tokenizer = load_model(config.init_from, trainable=True)
         model = ModelWithHead.from_language_model(language_model, labels)
         show(f"starting from the weights in {config.init_from}, with a head for {', '.join(labels)}")
@@ -84,54 +87,55 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     else:
         model, tokenizer = run.load(HEAD_FORMAT)
         texts, test_texts = run.load_data(read_labelled)
-    # A short run tests on every k-th text, so that about max_eval_items remain. The texts can be sorted by label, and
-    # the first ones may all have the same label.
+    # A short run tests on fewer: on every k-th text, because the texts can be sorted by label.
     k = math.ceil(len(test_texts) / run.state.max_eval_items)
     test_texts = test_texts[::k]
 
-    # Only what is trained will have gradients.
+    # What is trained: the head, and perhaps more. Everything else is frozen.
     freeze(model, config.trained_blocks)
     trained = model.num_parameters(trainable_only=True)
     head = model.score.weight.data.size
     show(f"model: {model.num_parameters():,} parameters, of which {trained:,} are trained; the head has {head:,}")
 
-    # The texts as tokens.
+    # The data: texts as tokens, each with the number of its class, in shuffled batches.
     block_size = model.config.block_size
     items, cut = encode_texts(texts, model.labels, tokenizer, block_size)
-    tests, _ = encode_texts(test_texts, model.labels, tokenizer, block_size)
+    test_items, _ = encode_texts(test_texts, model.labels, tokenizer, block_size)
     batches = ShuffledBatches(items, config.batch_size, collate, config.seed)
-    baseline = majority_baseline([label for _, label in items], [label for _, label in tests])
-    show_data(f"texts of {len(model.labels)} classes", items, tests)
+    baseline = majority_baseline([label for _, label in items], [label for _, label in test_items])
+    show_data(f"texts of {len(model.labels)} classes", items, test_items)
     if cut:
         show(f"{cut:,} texts are longer than the model's {block_size} tokens: their end is cut off")
     show(f"to beat: {baseline:.1%} accuracy, by always naming the most frequent class")
     run.explain_columns(COLUMNS, "texts")
 
-    # The test: held-out texts, and whether the body can still write.
+    # The test: held-out texts to classify. And can the model, with its old output layer, still write?
     held_out_ids = _language_ids(config.language, tokenizer)[: run.state.max_eval_items * block_size]
 
-    def language_loss() -> float:  # of the body with its old output layer
+    def language_loss() -> float:
         return mean_loss(model.language_model(), sequential_batches(held_out_ids, 16, block_size), run.team)
 
     def validate() -> dict[str, float]:
-        metrics = evaluate(model, batches_of(tests, 32, collate), classification_loss, run.team)
+        metrics = evaluate(model, batches_of(test_items, 32, collate), classification_loss, run.team)
         return {"val_loss": metrics.pop("loss"), **metrics, "language_loss": language_loss()}
 
     run.measure_before(lambda: {"language_loss": language_loss()})
 
     # Training: each step makes the right label of each text more likely.
-    run.prepare(model, config.training)
+    run.prepare(model, config.training)  # the optimizer, and the schedule of its learning rate
     model.train()
-    train(run, batches, one_step(run, classification_loss), validate)
+    train(run, batches, one_step(run, classification_loss), validate)  # the loop: gpt/training/training_loop.py
 
-    # The report: which classes are taken for which others, and what the body has forgotten.
+    # The report: which classes are taken for which others, and what the model has forgotten.
     if not run.interrupted:
         run.after = run.state.last_validation
-        show_predictions(model, test_texts, tests, baseline, run.out_dir)
-        losses = f"{run.before['language_loss']:.3f} before, {run.after['language_loss']:.3f} after"
-        only_head = "only the head was trained, and nothing is forgotten"
-        meaning = only_head if config.trained_blocks == 0 else "what it has forgotten"
-        show(f"\nloss as a language model on held-out text ({config.language}): {losses}: {meaning}\n")
+        show_predictions(model, test_texts, test_items, baseline, run.out_dir)
+        before, after = run.before["language_loss"], run.after["language_loss"]
+        meaning = "what it has forgotten"
+        if config.trained_blocks == 0:
+            meaning = "only the head was trained, and nothing is forgotten"
+        what = f"loss as a language model on held-out text ({config.language})"
+        show(f"\n{what}: {before:.3f} before, {after:.3f} after: {meaning}\n")
         run.report(plot_run(run.out_dir, "Learning to classify", "text", shares=("accuracy",)))
 
 
@@ -146,6 +150,8 @@ def load_data(data: str, seed: int) -> tuple[list[Labelled], list[Labelled]]:
     held_out = max(len(texts) // 5, 1)
     if len(texts) < 4:
         raise ValueError(f"{data} has {len(texts)} texts: too few to learn from some and test on others")
+    if len({text.label for text in texts}) < 2:
+        raise ValueError(f"{data} has only the label {texts[0].label!r}: a classifier needs two")
     return texts[:-held_out], texts[-held_out:]
 
 

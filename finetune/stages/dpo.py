@@ -1,9 +1,13 @@
-"""A run of direct preference optimization: from a model that answers to a model that answers as people prefer.
+"""Direct preference optimization (DPO): a model that answers learns from pairs of replies which ones people prefer.
 
-    loss = -ln σ(β [(ln π(chosen) - ln ρ(chosen)) - (ln π(rejected) - ln ρ(rejected))])    (finetune/objectives/dpo.py)
+The idea: no reward model is needed. The reward of a reply is how much more likely training has made it, and the chosen
+reply of a pair should get the higher reward:
 
-π is the policy, the model being trained; ρ is the reference, the model before training; σ is the sigmoid. The loss is
-small if π prefers the chosen reply more strongly than ρ does. The larger β is, the less π has to change to make it so.
+    reward = β (ln π(reply) - ln ρ(reply))                loss = -ln σ(reward of the chosen - reward of the rejected)
+
+π is the policy, the model being trained; ρ is the reference, the model before training; σ is the sigmoid. Training
+begins with π = ρ: both rewards are 0, and the loss is ln 2. The larger β is, the less π has to move away from ρ to make
+the loss small. (finetune/objectives/dpo.py)
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ SHOWN = ("rewards/margins", "rewards/accuracies")  # metrics on the screen; log.
 
 @dataclasses.dataclass(frozen=True)
 class DPOConfig(Checked):
-    """The settings of a DPO run. data: for `read_preferences`; the last tenth of a file is held out.
+    """The settings of a DPO run. Of a file in `data`, the last tenth is held out.
 
     beta, loss_type, label_smoothing: see `dpo.dpo_loss`. Raises ValueError for a value that it does not accept.
     """
@@ -54,9 +58,9 @@ class DPOConfig(Checked):
 
 
 COLUMNS = """\
-                loss  -ln of the probability that the model, as a reward model, gives to the preference; at first ln 2
-    rewards/margins  how much more than the reference it prefers the chosen reply: beta times nats
- rewards/accuracies  how often it does
+                loss  -ln of the probability that the chosen reply is preferred, by its reward; at first ln 2 = 0.69
+    rewards/margins  how much higher its reward β (ln π - ln ρ) is than that of the rejected reply; at first 0
+ rewards/accuracies  how often it is higher
             pairs/s  comparisons learned from per second
               right  share of up to 100 held-out questions answered rightly, at temperature 1
           courteous  share of them answered rightly and courteously, as in the chosen replies"""
@@ -64,48 +68,49 @@ COLUMNS = """\
 
 def train_dpo(run: Run, config: DPOConfig) -> None:
     """Tune an instruction-tuned language model on pairs of replies. The reference is the model before training."""
-    # The model, and pairs of replies. A new run is saved further down, once ρ is known.
+    # Load pairs of replies and the model. A resumed run finds both in its folder.
     if run.is_new:
-        preferences, held_out = load_pairs(config.data, config.seed)
+        preferences, test_preferences = load_pairs(config.data, config.seed)
         model, tokenizer = load_model(config.init_from, trainable=True)
         show(f"starting from the weights in {config.init_from}, which are also the reference")
     else:
         model, tokenizer = run.load()
-        preferences, held_out = run.load_data(read_preferences)  # they contain ln ρ
+        preferences, test_preferences = run.load_data(read_preferences)  # with ln ρ of their replies
+
+    # The data: pairs as tokens, in shuffled batches.
     template = ChatTemplate(tokenizer)
     pairs, shortened = encode_pairs(preferences, template, model.config.block_size)
-    tests, _ = encode_pairs(held_out, template, model.config.block_size)
-
-    # The reference: ln ρ of each reply. The reference never changes, so a new run computes ln ρ once, in the precision
-    # of training, and keeps it with the pairs in its folder. (Test pairs are computed in float32.)
+    test_pairs, _ = encode_pairs(test_preferences, template, model.config.block_size)
+    # Each reply needs ln ρ, its log-probability under the reference. The reference never changes, so a new run computes
+    # ln ρ once, in the precision of training (for test pairs in float32), and keeps it in its folder with the pairs.
     if run.is_new:
         run.begin(model, tokenizer)
         pairs = with_reference(model, pairs, config.batch_size, config.training.precision)
-        tests = with_reference(model, tests, config.batch_size)
-        run.keep_data(train=as_text(preferences, pairs), test=as_text(held_out, tests))
-    tests = tests[: run.state.max_eval_items]
+        test_pairs = with_reference(model, test_pairs, config.batch_size)
+        run.keep_data(train=as_text(preferences, pairs), test=as_text(test_preferences, test_pairs))
+    test_pairs = test_pairs[: run.state.max_eval_items]  # a short run tests on fewer
     batches = ShuffledBatches(pairs, config.batch_size, pair_batch, config.seed)
-    show_data("pairs of replies", pairs, tests, shortened)
+    show_data("pairs of replies", pairs, test_pairs, shortened)
     run.explain_columns(COLUMNS, "pairs", SHOWN)
 
-    # The loss: the reward of a reply is β (ln π - ln ρ), and the chosen reply should get the higher one.
+    # The loss. (The two last settings belong to variants of DPO's own loss.)
     loss_fn = partial(dpo_batch_loss, beta=config.beta, kind=config.loss_type, label_smoothing=config.label_smoothing)
 
     # The test: the loss on held-out pairs, and the model's own answers to held-out questions.
-    questions = [preference.prompt for preference in held_out[: run.state.max_eval_items]]
+    questions = [preference.prompt for preference in test_preferences[: run.state.max_eval_items]]
     judge = Judge(model, tokenizer, config, questions)
 
     def validate() -> dict[str, float]:
-        metrics = evaluate(model, batches_of(tests, config.batch_size, pair_batch), loss_fn, run.team)
+        metrics = evaluate(model, batches_of(test_pairs, config.batch_size, pair_batch), loss_fn, run.team)
         shown = {name: metrics[name] for name in SHOWN}
         return {"val_loss": metrics["loss"], **shown, **run.team.once(judge.validate)}
 
-    # Training: each step raises the margin, β x difference of ln π - ln ρ between the two replies.
-    run.prepare(model, config.training)
+    # Training: each step raises the reward of chosen replies above that of rejected ones.
+    run.prepare(model, config.training)  # the optimizer, and the schedule of its learning rate
     model.train()
-    train(run, batches, one_step(run, loss_fn), validate)
+    train(run, batches, one_step(run, loss_fn), validate)  # the loop: gpt/training/training_loop.py
 
-    # The report: replies of the model before training and after it.
+    # The report: replies to the same questions before training and after it.
     if not run.interrupted:
         judge.show_change()
         shares = ("rewards/accuracies", "right", "courteous")

@@ -1,12 +1,14 @@
-"""Three ways to fine-tune a model: all weights ("full"), adapters ("lora"), adapters on 4-bit weights ("qlora").
+"""LoRA and two other ways to fine-tune a model: how much of it has to change to learn something new?
 
-    full     W changes
-    lora     W + (lora_alpha / r) B A, and only A and B change; B starts at 0      (finetune/adapters/lora.py)
+The idea: the model of pretraining, its loop and its loss, but other data; and not all weights are trained.
+
+    full     W                          all weights are trained
+    lora     W + scaling * B A          W is frozen; A and B, which are small, are trained       (adapters/lora.py)
     qlora    the same with W in 4 bits
 
-The training loop is that of pretraining. The data and the loss are those of pretraining (a text) or of instruction
-tuning (conversations). The methods differ in which parameters need a gradient, and in what a checkpoint holds
-(lora_model.py).
+The data are a text, with the loss of pretraining, or conversations, with that of instruction tuning (sft.py). What the
+model knew before may be forgotten, so its loss on text of the old kind is measured as well. A checkpoint holds only
+what is trained (lora_model.py).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gpt import Tokenizer
 from gpt.console import show
 from gpt.model.language_model import LanguageModel
 from gpt.training.plots import plot_run
@@ -42,58 +45,49 @@ LABELS = {
 
 def train_lora(run: Run, config: LoRARunConfig) -> None:
     """Fine-tune a model with the `method` in its settings, on a text or on conversations."""
-    # The data, before the model: if a file cannot be read, you should not wait for the model. `examples` is empty for a
-    # text.
-    examples, held_out = read_data(run)
-
-    # The model.
+    # Load conversations (there are none if the data are a text) and the model. A resumed run finds both in its folder.
+    examples, test_examples = read_data(run)
     if run.is_new:
         model, tokenizer = base_model(config)
-        new_tokens = add_chatml(tokenizer) if examples else 0
-        if new_tokens:  # their rows of the embedding have to be trained
-            config = _with_embeddings(config, model)
-        # By config.method, all weights are trained, or adapters beside them, or adapters beside the weights in 4 bits.
+        if examples:
+            config = _with_chat_tokens(config, model, tokenizer)
+        # Freeze the weights and put adapters beside them, or, for the method "full", leave all weights to be trained.
         adapt(model, config, len(tokenizer))
-        # adapter_format: what a checkpoint stores, the whole model or only what is trained. config may have changed:
-        # run.begin saves it; a resumed run reads it.
         run.begin(model, tokenizer, adapter_format(config), config)
-        total, trained = model.config.num_parameters(), model.num_parameters(trainable_only=True)
-        share = f"of {total:,} parameters, {trained:,} ({trained / total:.1%} as many) are trained"
-        show(f"starting from the weights in {config.init_from}; {share}")
+        _show_what_is_trained(model, config)
     else:
         model, tokenizer = run.load(adapter_format(config))
+        _remove_adapter(run.out_dir / ADAPTER)
 
-    # The task: conversations to answer, or a text to continue. It has batches, loss_fn, validate, size (lora_data.py).
+    # The data: conversations to answer, or a text to continue. A task has batches, a loss, and a validation.
     if examples:
-        task = conversations_task(run, model, tokenizer, examples, held_out)
+        task = conversations_task(run, model, tokenizer, examples, test_examples)
     else:
         task = text_task(run, model, tokenizer)
     show(f"data: {task.size}")
 
-    # The test, before training and after it: held-out data, and text of the kind that the base model was trained on,
-    # which it may forget. Of conversations, the replies to some held-out ones are shown.
-    shown = held_out[:SHOWN]
+    # The test, before training and after it: held-out data, text of the kind that the base model was trained on, and
+    # replies to some held-out conversations.
+    shown = test_examples[:SHOWN]
 
     def measure() -> dict[str, Any]:
-        scores = {**task.validate(whole=True), **loss_on_own_text(model, config.init_from, run.state.max_eval_items)}
-        if not shown:  # a model for plain text may have no chat template
-            return {"scores": scores, "replies": {}}
-        questions = [example.question for example in shown]
-        return {"scores": scores, "replies": greedy_replies(model, tokenizer, questions, REPLY_TOKENS)}
+        scores = task.validate(whole=True)
+        scores |= loss_on_own_text(model, config.init_from, run.state.max_eval_items)
+        replies = {}
+        if shown:  # a model for plain text may have no chat template
+            replies = greedy_replies(model, tokenizer, [example.question for example in shown], REPLY_TOKENS)
+        return {"scores": scores, "replies": replies}
 
     run.measure_before(measure)
-
-    # A resumed run may have exported its adapter for PEFT at an earlier step, which is now out of date.
-    _remove_adapter(run.out_dir / ADAPTER)
-
-    # Training: the same step as in pretraining. Only A and B, or all weights, have gradients and Adam's moments.
-    sample = partial(show_sample, model, tokenizer, PROMPTS.get(config.data, "The"), 60, config.seed)
     validate = partial(task.validate, whole=False)
-    run.prepare(model, config.training)
+    sample = partial(show_sample, model, tokenizer, PROMPTS.get(config.data, "The"), 60, config.seed)
+
+    # Training: the same step as in pretraining. What is frozen has no gradient.
+    run.prepare(model, config.training)  # the optimizer, and the schedule of its learning rate
     model.train()
     train(run, task.batches, one_step(run, task.loss_fn), validate, None if examples else sample)
 
-    # The report, and for adapters the files of PEFT.
+    # The report: the same measurements again. And for adapters the files of PEFT.
     if not run.interrupted:
         run.after = measure()
         if shown:
@@ -105,10 +99,20 @@ def train_lora(run: Run, config: LoRARunConfig) -> None:
             _export_adapter(run, config.init_from)
 
 
-def _with_embeddings(config: LoRARunConfig, model: LanguageModel) -> LoRARunConfig:
-    """The settings, with the embedding and `lm_head` among what is trained: new tokens can only be learned there."""
+def _with_chat_tokens(config: LoRARunConfig, model: LanguageModel, tokenizer: Tokenizer) -> LoRARunConfig:
+    """Add the tokens of the chat template. If they are new, returns settings by which the embedding and `lm_head` are
+    trained as a whole: new tokens can only be learned there.
+    """
+    if not add_chatml(tokenizer):
+        return config
     whole = tuple(dict.fromkeys([*config.lora.modules_to_save, model.names.embeddings[0], "lm_head"]))
     return dataclasses.replace(config, lora=dataclasses.replace(config.lora, modules_to_save=whole))
+
+
+def _show_what_is_trained(model: LanguageModel, config: LoRARunConfig) -> None:
+    total, trained = model.config.num_parameters(), model.num_parameters(trainable_only=True)
+    share = f"of {total:,} parameters, {trained:,} ({trained / total:.1%} as many) are trained"
+    show(f"starting from the weights in {config.init_from}; {share}")
 
 
 def _show_change(before: dict[str, float], after: dict[str, float]) -> None:
@@ -119,7 +123,7 @@ def _show_change(before: dict[str, float], after: dict[str, float]) -> None:
 
 
 def _remove_adapter(folder: Path) -> None:
-    """Remove the settings of an adapter, if there are any: without them nobody loads it."""
+    """Remove the settings of the adapter that a run has exported at an earlier step: without them nobody loads it."""
     settings = folder / CONFIG
     if settings.exists():
         settings.unlink()

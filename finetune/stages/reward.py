@@ -1,8 +1,11 @@
-"""A run of reward modeling: from a model that answers to a model that scores answers. How often is it right?
+"""Reward modeling: code cannot check which of two replies people prefer, so a model learns to score replies.
 
-    loss = -ln σ(r_chosen - r_rejected)      r: the score of a reply      (finetune/objectives/reward.py)
+The idea: of two replies to a prompt, the one that people have chosen should get the higher score r:
 
-This is the simplest stage: copy this page to make a new one.
+    loss = -ln σ(r_chosen - r_rejected)         σ(x) = 1 / (1 + e^-x)      (finetune/objectives/reward.py)
+
+Scores of 2 and 1 give σ(1) = 0.73, the probability that the first is preferred, and a loss of 0.31. This is the
+simplest stage: copy this page to make a new one.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ Scores = list[list[float]]  # for each pair, the score of the chosen reply and t
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig(Checked):
-    """The settings of a reward modeling run. data: for `read_preferences`; the last tenth of a file is held out."""
+    """The settings of a reward modeling run. Of a file in `data`, the last tenth is held out."""
 
     stage = "reward"
 
@@ -62,50 +65,50 @@ COLUMNS = """\
 
 def train_reward_model(run: Run, config: RewardConfig) -> None:
     """Train a reward model on pairs of replies, starting from an instruction-tuned language model."""
-    # The model: a language model whose head is replaced by one that gives a single score. The data: a chosen and a
-    # rejected reply to each prompt. A resumed run finds both in its folder.
+    # Load the data, a chosen and a rejected reply to each prompt, and the model, a language model whose head is
+    # replaced by one that gives a single score. A resumed run finds both in its folder.
     if run.is_new:
-        preferences, held_out = load_pairs(config.data, config.seed)
+        preferences, test_preferences = load_pairs(config.data, config.seed)
         language_model, tokenizer = load_model(config.init_from, trainable=True)
         model = ModelWithHead.from_language_model(language_model, LABELS)
         show(f"starting from the weights in {config.init_from}, with a new head: {model.num_parameters():,} parameters")
         run.begin(model, tokenizer, HEAD_FORMAT)
-        run.keep_data(train=preferences, test=held_out)
+        run.keep_data(train=preferences, test=test_preferences)
     else:
         model, tokenizer = run.load(HEAD_FORMAT)
-        preferences, held_out = run.load_data(read_preferences)
-    held_out = held_out[: run.state.max_eval_items]
+        preferences, test_preferences = run.load_data(read_preferences)
+    test_preferences = test_preferences[: run.state.max_eval_items]  # a short run tests on fewer
 
-    # The pairs as tokens.
+    # The data: pairs as tokens, in shuffled batches.
     template = ChatTemplate(tokenizer)
     pairs, shortened = encode_pairs(preferences, template, model.config.block_size)
-    tests, _ = encode_pairs(held_out, template, model.config.block_size)
+    test_pairs, _ = encode_pairs(test_preferences, template, model.config.block_size)
     batches = ShuffledBatches(pairs, config.batch_size, pair_batch, config.seed)
-    show_data("pairs of replies", pairs, tests, shortened)
+    show_data("pairs of replies", pairs, test_pairs, shortened)
     run.explain_columns(COLUMNS, unit="pairs")
 
-    # The test: the scores of a few pairs before training (kept as run.before), and how often the chosen reply has the
-    # higher one.
-    shown = tests[:SHOWN]
+    # The test: the scores of a few held-out pairs before training (kept as run.before) and after it; and how often the
+    # chosen reply of a pair has the higher one.
+    shown = test_pairs[:SHOWN]
     run.measure_before(lambda: {"scores": _scores(model, shown)})
 
     def validate() -> dict[str, float]:
-        # run.team: the processes of the run, which share the batches
-        metrics = evaluate(model, batches_of(tests, config.batch_size, pair_batch), reward_batch_loss, run.team)
+        # run.team: the processes of the run, which share the batches. The log calls the loss val_loss.
+        metrics = evaluate(model, batches_of(test_pairs, config.batch_size, pair_batch), reward_batch_loss, run.team)
         return {"val_loss": metrics.pop("loss"), **metrics}
 
     # Training: each step raises the scores of chosen replies above those of rejected ones.
-    run.prepare(model, config.training)
+    run.prepare(model, config.training)  # the optimizer, and the schedule of its learning rate
     model.train()
-    train(run, batches, one_step(run, reward_batch_loss), validate)
+    train(run, batches, one_step(run, reward_batch_loss), validate)  # the loop: gpt/training/training_loop.py
 
     # The report: the same pairs again, and whether the model is better than a coin.
     if not run.interrupted:
-        _show_replies(held_out, run.before["scores"], _scores(model, shown))
-        _is_better, sentence = compare_with_chance(model, tests, config.out_dir)
+        _show_replies(test_preferences, run.before["scores"], _scores(model, shown))
+        _is_better, sentence = compare_with_chance(model, test_pairs, config.out_dir)
         show(f"\n{sentence}")
         if config.data == TASKS:
-            show_accuracies(model, tests)
+            show_accuracies(model, test_pairs)
         run.report(plot_run(run.out_dir, "Learning what is preferred", "pair", shares=("accuracy",)))
 
 

@@ -1,10 +1,16 @@
-"""A run of instruction tuning: from a base model to a model that answers, with measurements of what has changed.
+"""Instruction tuning: a base model continues any text; after this stage it answers questions, and then stops.
 
-    loss = -Σ_t ln p(token_t | the tokens before it), over the assistant's tokens    (finetune/objectives/sft.py)
+The idea: pretraining's loss on conversations, but only on what the assistant says (finetune/objectives/sft.py):
 
-Before and after training, the model answers held-out questions, whose wording and words do not occur in the training
-data, three times: in the chat template, without it, and in another model's template. Questions of general knowledge
-come on top. These do not improve: instruction tuning teaches the format, not the knowledge.
+    loss = -Σ_t ln p(token_t | the tokens before it)         t: the assistant's tokens
+
+    <|im_start|>user
+    Add 2 and 3.<|im_end|>
+    <|im_start|>assistant
+    5<|im_end|>                                              learned from: 5 and <|im_end|>
+
+The model answers held-out questions before and after training. It learns the format of an answer, and to do tasks of
+the kinds that it has seen. It does not learn facts: its answers to questions of general knowledge do not improve.
 """
 
 from __future__ import annotations
@@ -39,12 +45,12 @@ from ..evaluation.answering import (
 from ..objectives.sft import Conversation, collate, encode_examples, sft_loss
 
 TRAIN_ITEMS, TEST_ITEMS = 20_000, 400
-VALIDATION_ITEMS = 80  # test items that are asked at each evaluation, as the legend of the columns says
+VALIDATION_ITEMS = 80  # test questions that are asked at each evaluation: see COLUMNS
 
 
 @dataclasses.dataclass(frozen=True)
 class SFTConfig(Checked):
-    """The settings of an instruction-tuning run. data: for `read_examples`; the last tenth of a file is held out."""
+    """The settings of an instruction-tuning run. Of a file in `data`, the last tenth is held out."""
 
     stage = "sft"
 
@@ -68,57 +74,50 @@ COLUMNS = """\
 
 def train_sft(run: Run, config: SFTConfig) -> None:
     """Tune a language model on conversations. The chat tokens are added to its vocabulary."""
-    # The model, and conversations. (The data first: if a file cannot be read, you should not wait for the model.)
-    # held_out: the test conversations. tests: the same as tokens. items: built-in questions with a checker.
+    # Load conversations and the model. A resumed run finds both in its folder.
     if run.is_new:
-        examples, held_out = load_data(config.data, config.seed)
+        examples, test_examples = load_data(config.data, config.seed)
         model, tokenizer = load_model(config.init_from, trainable=True)
         added = add_chat_tokens(model, tokenizer)
         n = model.num_parameters()
         show(f"starting from the weights in {config.init_from}, {added} tokens added: {n:,} parameters")
         run.begin(model, tokenizer)
-        run.keep_data(train=examples, test=held_out)
+        run.keep_data(train=examples, test=test_examples)
     else:
         model, tokenizer = run.load()
-        examples, held_out = run.load_data(read_examples)
-    held_out = held_out[: run.state.max_eval_items]
+        examples, test_examples = run.load_data(read_examples)
+    test_examples = test_examples[: run.state.max_eval_items]  # a short run tests on fewer
 
-    # The conversations as tokens. The loss is only of the assistant's tokens; all others are masked.
+    # The data: conversations as tokens, in shuffled batches.
     template = ChatTemplate(tokenizer)
     conversations, shortened = encode_examples(examples, template, model.config.block_size)
-    tests, _ = encode_examples(held_out, template, model.config.block_size)
+    test_conversations, _ = encode_examples(test_examples, template, model.config.block_size)
     batches = ShuffledBatches(conversations, config.batch_size, collate, config.seed)
-    show_data("conversations", conversations, tests, shortened)
+    show_data("conversations", conversations, test_conversations, shortened)
     _show_what_is_learned(conversations, template.marked(examples[0].messages, examples[0].completion))
     run.explain_columns(COLUMNS)
 
-    # The test, before training and after it: held-out questions; general knowledge comes on top.
-    n_items = min(len(held_out), run.state.max_eval_items // 3)  # a third, because each is asked three times
-    # The built-in questions again, made from the same seed, with a checker.
-    items = instruction_tasks("test", n_items, config.seed) if config.data == TASKS else []
-    # Code cannot check replies to questions from a file: they are only shown.
-    questions = [example.question for example in held_out[:SHOWN]]
-
-    def measure() -> dict[str, Any]:
-        if items:
-            return measure_following(model, tokenizer, items)
-        return {"replies": greedy_replies(model, tokenizer, questions, max_new_tokens=60)}
-
+    # The test: the model's answers to held-out questions, before training and after it.
+    # tasks: the built-in questions, made again from the same seed, each with a checker. Replies to questions from a
+    # file cannot be checked: they are only shown, and `tasks` is empty.
+    n_tasks = min(len(test_examples), run.state.max_eval_items // 3)  # a third, because each is asked three times
+    tasks = instruction_tasks("test", n_tasks, config.seed) if config.data == TASKS else []
+    measure = partial(_measure, model, tokenizer, tasks, test_examples)
     run.measure_before(measure)
+    validate = partial(validate_answers, run, model, tokenizer, test_conversations, tasks[:VALIDATION_ITEMS])
 
     # Training: each step makes the assistant's tokens more likely.
-    run.prepare(model, config.training)
+    run.prepare(model, config.training)  # the optimizer, and the schedule of its learning rate
     model.train()
-    validate = partial(validate_answers, run, model, tokenizer, tests, items[:VALIDATION_ITEMS])
-    train(run, batches, one_step(run, sft_loss), validate)
+    train(run, batches, one_step(run, sft_loss), validate)  # the loop: gpt/training/training_loop.py
 
     # The report: the same questions again.
     if not run.interrupted:
         run.after = measure()
-        if items:
+        if tasks:
             show_scores(run.before, run.after)
-        show_replies(run.before["replies"], run.after["replies"], right_answers(held_out))
-        shares = ("exact_match", "format") if items else ("mean_token_accuracy",)
+        show_replies(run.before["replies"], run.after["replies"], right_answers(test_examples))
+        shares = ("exact_match", "format") if tasks else ("mean_token_accuracy",)
         run.report(plot_run(run.out_dir, "Learning to answer", shares=shares))
 
 
@@ -133,15 +132,25 @@ def validate_answers(
     run: Run,
     model: LanguageModel,
     tokenizer: Tokenizer,
-    tests: Sequence[Conversation],
-    items: Sequence[TaskItem],
+    conversations: Sequence[Conversation],
+    tasks: Sequence[TaskItem],
 ) -> dict[str, float]:
-    """The loss on conversations, and the share of questions, if there are any, that are answered correctly."""
-    metrics = evaluate(model, batches_of(tests, run.config.batch_size, collate), sft_loss, run.team)
+    """The loss on held-out conversations, and the share of tasks, if there are any, that are done correctly."""
+    metrics = evaluate(model, batches_of(conversations, run.config.batch_size, collate), sft_loss, run.team)
     metrics = {"val_loss": metrics.pop("loss"), **metrics}
-    if items:
-        metrics |= run.team.once(partial(ask_and_score, model, tokenizer, items))  # on one process only
+    if tasks:
+        metrics |= run.team.once(partial(ask_and_score, model, tokenizer, tasks))  # on one process only
     return metrics
+
+
+def _measure(
+    model: LanguageModel, tokenizer: Tokenizer, tasks: Sequence[TaskItem], examples: Sequence[Example]
+) -> dict[str, Any]:
+    """Scores of the tasks in the chat template, without it, and in another model's template; and some replies."""
+    if tasks:
+        return measure_following(model, tokenizer, tasks)
+    questions = [example.question for example in examples[:SHOWN]]
+    return {"replies": greedy_replies(model, tokenizer, questions, max_new_tokens=60)}
 
 
 def _show_what_is_learned(conversations: Sequence[Conversation], marked: str) -> None:
