@@ -105,6 +105,7 @@ def learn_from_examples(
     )
     conversations, _ = encode_examples(worked, ChatTemplate(tokenizer), model.config.block_size)
     batches = ShuffledBatches(conversations, BATCH_SIZE, collate, run.config.seed)
+    show(f"data: {len(worked):,} worked examples to learn from")
     run.explain_columns(f"       loss  of the worked examples' answers\n{MEASURES}")
     run.prepare(model, control)
     model.train()

@@ -1,27 +1,29 @@
-"""A run of GRPO: from a model that imitates worked examples to a model that has found out by itself what is right.
+"""GRPO: where code can check an answer, a model can find out by itself how to get it right.
 
-    roll out    the policy writes G answers to each question               (finetune/objectives/rollout.py)
-    check       code says which of them are right: that is the reward r    (finetune/built_in/chains.py)
-    compare     A_i = (r_i - mean(r)) / std(r), of the answers to a question
-    update      a few optimizer steps, loss = -min(ratio A, clip(ratio) A)    (finetune/objectives/grpo.py)
+The idea: the model answers the same question several times. Answers that are better than the others become more likely,
+with all that was written on the way to them. That needs neither worked examples nor a reward model:
 
-The policy is the model that is trained; ratio is p(token) now / p(token) when it was sampled, and clipping keeps one
-update from moving too far. If all answers to a question are equally good, A is 0: they teach nothing.
+    roll out    the policy, the model that is trained, writes G answers to each question    (objectives/rollout.py)
+    check       code says which of them are right: the reward r is 1 or 0                   (built_in/chains.py)
+    compare     A_i = (r_i - mean(r)) / std(r), among the answers to one question           (objectives/grpo.py)
+    update      a few optimizer steps, loss = -min(ratio A, clip(ratio) A)
 
-PPO's value head and its reward model are gone; so is the reference model, unless `beta` asks for it. Shao et al. 2024,
-algorithm 1. The names are those of TRL.
+If one of four answers is right, it has A = 1.5, and the others have -0.5. If all are right, or all are wrong, A is 0:
+they teach nothing. ratio is p(token) now / p(token) when it was sampled, and clipping keeps one update from moving too
+far.
 
-The task is arithmetic in several steps. A new small model first learns from worked examples. Half of them show
-the steps (a thought), half give only the answer. Instruction tuning imitates this mixture. GRPO sees only whether
-answers are right, and finds out that thinking pays: more and more of its answers have a thought (as in DeepSeek-R1,
-whose thoughts also became longer: DeepSeek-AI 2025, section 2.2). The control run spends the same effort on more
-training from the worked examples.
+The task is arithmetic in several steps. The policy first learns from worked examples (cold_start.py), of which half
+show the steps, as a thought, and half only the answer. It imitates this mixture. GRPO sees only whether answers are
+right, and finds out that thinking pays: more and more answers have a thought. (In DeepSeek-R1 thoughts also became
+longer: DeepSeek-AI 2025, section 2.2.)
+
+Shao et al. 2024, algorithm 1. The names are those of TRL.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,7 +43,7 @@ from minigrad.backend import to_numpy
 
 from ..built_in.chains import CHECKERS, Chain
 from ..data.chat_template import ChatTemplate
-from ..data.datasets import ShuffledBatches, batches_of, read_examples
+from ..data.datasets import Example, ShuffledBatches, batches_of, read_examples
 from ..data.questions import encode_questions
 from ..evaluation.answering import replies_of, right_answers, show_replies
 from ..evaluation.pass_at_k import MEASURES, SAMPLES, PassAtK, score_answers, show_change
@@ -63,8 +65,8 @@ SHOWN_METRICS = ("reward", "exact", "format", "thought")  # metrics on the scree
 class GRPOConfig(Checked):
     """The settings of the algorithm. Raises ValueError for a value out of range.
 
-    An iteration is a rollout, batch_size questions with num_generations answers each, and an update in num_mini_batches
-    steps. method: see finetune/objectives/grpo.py.
+    An iteration is a rollout and an update. By default, 32 questions have 8 answers each, and these 256 answers are
+    dealt to 4 mini-batches, for a step each. method: see finetune/objectives/grpo.py.
     """
 
     total_iterations: int = setting(40, "number of times to answer, check and update", ">= 1")
@@ -102,81 +104,96 @@ class GRPORunConfig(Checked):
 
 
 def train_grpo(run: Run, config: GRPORunConfig) -> None:
-    """Train a language model on answers that code can check, or, as a control, on more of the worked examples."""
-    # The questions, and the model: a new one that has learned from worked examples, or one that is trained already.
-    # worked: worked examples, for the new model. examples: questions to learn from. held_out: questions to test on.
-    grpo = config.grpo
+    """Train a language model on answers that code can check, and ask it held-out questions before and after."""
+    # Load questions and the model. A resumed run finds both in its folder. worked: the examples that a new model has
+    # learned from.
     if run.is_new:
-        worked, examples, held_out = load_chains(config.terms, config.seed)
+        worked, examples, test_examples = load_chains(config.terms, config.seed)
         model, tokenizer = starting_model(run, worked)
         run.begin(model, tokenizer)
-        run.keep_data(worked=worked, train=examples, test=held_out)
+        run.keep_data(worked=worked, train=examples, test=test_examples)
     else:
         model, tokenizer = run.load()
-        worked, examples, held_out = run.load_data(read_examples, ("worked", "train", "test"))
-    held_out = held_out[: run.state.max_eval_items]
-    template = ChatTemplate(tokenizer)
+        worked, examples, test_examples = run.load_data(read_examples, ("worked", "train", "test"))
+    test_examples = test_examples[: run.state.max_eval_items]  # a short run tests on fewer
 
-    # The data, from `examples`: questions, by which code checks the answers, each with its prompt, as tokens.
-    all_prompts = encode_questions(examples, template, model.config.block_size, grpo.response_length)
-    all_questions = [Chain.of(example) for example in examples]
-    batches = ShuffledBatches(list(zip(all_questions, all_prompts)), grpo.batch_size, collate=list, seed=config.seed)
-
-    # The test, from `held_out`. test_questions: what is asked. tests: the right answers as tokens, for the loss.
-    test_questions = [Chain.of(example) for example in held_out]
-    tests, _ = encode_examples(held_out, template, model.config.block_size)
-    pass_at_k = PassAtK(model, tokenizer, grpo.response_length, test_questions)
-    source = f"{len(worked):,} worked examples" if config.control else f"{len(all_questions):,} questions"
-    show(f"data: {source} to learn from, {len(tests):,} questions to test on, such as {test_questions[0].prompt}")
+    # The test: several answers to each held-out question, before training and after it; and the loss of right answers.
+    questions = [Chain.of(example) for example in test_examples]
+    pass_at_k = PassAtK(model, tokenizer, config.grpo.response_length, questions)
+    conversations, _ = encode_examples(test_examples, ChatTemplate(tokenizer), model.config.block_size)
+    show(f"{len(questions):,} questions to test on, such as {questions[0].prompt}")
 
     def validate() -> dict[str, float]:
-        loss = evaluate(model, batches_of(tests, BATCH_SIZE, collate), sft_loss)["loss"]
+        loss = evaluate(model, batches_of(conversations, BATCH_SIZE, collate), sft_loss)["loss"]
         return {"val_loss": loss, **pass_at_k.validate()}
 
     run.measure_before(pass_at_k.measure)
 
-    # An iteration: answer Q questions G times each, B = Q G answers; check and compare the answers; update the policy.
+    # Training, below; or for comparison, with config.control, more of the worked examples (cold_start.py).
+    if config.control:
+        learn_from_examples(run, model, tokenizer, worked, validate)
+    else:
+        learn_from_answers(run, model, tokenizer, examples, validate)
+
+    # The report: the same questions again.
+    if not run.interrupted:
+        run.after = pass_at_k.measure()
+        show_replies(run.before["replies"], run.after["replies"], right_answers(test_examples))
+        show_change(len(questions), run.before["scores"], run.after["scores"])
+        shares = ("exact", f"pass@{SAMPLES}", f"majority@{SAMPLES}")
+        run.report(plot_run(run.out_dir, "Learning from answers that can be checked", shares=shares))
+
+
+def learn_from_answers(
+    run: Run,
+    policy: LanguageModel,
+    tokenizer: Tokenizer,
+    examples: Sequence[Example],
+    validate: Callable[[], dict[str, float]],
+) -> None:
+    """GRPO: let the policy answer the questions of `examples`, and make its better answers more likely."""
+    # The data: prompts as tokens, in shuffled batches. Beside each is its question, by which code checks the answers.
+    config = run.config
+    grpo = config.grpo
     G = grpo.num_generations
-    training = dataclasses.replace(config.training, max_iters=grpo.total_iterations * grpo.num_mini_batches)
-    reference = reference_model(run) if grpo.beta and not config.control else None  # for the KL penalty
+    template = ChatTemplate(tokenizer)
+    all_prompts = encode_questions(examples, template, policy.config.block_size, grpo.response_length)
+    all_questions = [Chain.of(example) for example in examples]
+    batches = ShuffledBatches(list(zip(all_questions, all_prompts)), grpo.batch_size, collate=list, seed=config.seed)
+    show(f"data: {len(examples):,} questions to learn from")
+    run.explain_columns(COLUMNS, shown=SHOWN_METRICS)
+
+    # The loss of a step, see below. The reference is the policy before training; only a KL penalty needs it.
     loss_fn = partial(grpo_batch_loss, config=grpo)
+    reference = reference_model(run) if grpo.beta else None
 
     def iteration(drawn: list[Any]) -> tuple[list[Step], dict[str, float]]:
-        # `drawn` holds one batch.
-        repeated = [pair for pair in drawn[0] for _ in range(G)]  # each question with its prompt, G times
+        """Roll out, check, compare, update: returns the optimizer steps, and what was measured."""
+        # The Q questions of the one batch that was drawn, with their prompts, each G times: B = Q G.
+        repeated = [pair for pair in drawn[0] for _ in range(G)]
         questions, prompts = zip(*repeated)  # (B) each
-        with in_precision(training.precision):  # rollouts and steps alike: the ratio begins with 1
+        # Rollouts and steps have the same precision, so both compute the same p, and the ratio begins with 1.
+        with in_precision(config.training.precision):
             # Roll out: an answer to each prompt. The answers to one question are neighbors.
-            answers = sample_replies(model, prompts, grpo.response_length, template.stop_tokens)
+            answers = sample_replies(policy, prompts, grpo.response_length, template.stop_tokens)
 
             # Check: the reward of each answer is 1 if the checker accepts it, else 0.
             rewards, measured = check_answers(questions, answers, tokenizer, config.checker)  # (B)
 
             # Compare: A = (r - mean(r)) / std(r), over the answers to one question.
-            advantages = group_advantages(rewards.reshape(-1, G), grpo.method).reshape(-1)  # (B)
+            advantages = group_advantages(rewards.reshape(-1, G), grpo.method).reshape(-1)  # (B) -> (Q, G) -> (B)
 
-            # Update: a few steps, each on some of the answers.
+            # Update: a few optimizer steps, each on the tokens of some of the answers.
             steps = []
-            for batch in grpo_batches(model, reference, answers, advantages, grpo, backend.generator()):
+            for batch in grpo_batches(policy, reference, answers, advantages, grpo, backend.generator()):
                 steps.append(run.step([batch], loss_fn))
         return steps, {"reward": float(rewards.mean()), "ended": float(answers.ended.mean()), **measured}
 
-    # Training: iterations. (A control run learns from the worked examples instead, see cold_start.py.)
-    if not config.control:
-        run.explain_columns(COLUMNS, shown=SHOWN_METRICS)
-        run.prepare(model, training, grpo.num_mini_batches)
-        model.eval()  # no dropout, neither in rollouts nor in steps
-        train(run, batches, iteration, validate)
-    else:
-        learn_from_examples(run, model, tokenizer, worked, validate)
-
-    # The report: the same questions again.
-    if not run.interrupted:
-        run.after = pass_at_k.measure()
-        show_replies(run.before["replies"], run.after["replies"], right_answers(held_out))
-        show_change(len(test_questions), run.before["scores"], run.after["scores"])
-        shares = ("exact", f"pass@{SAMPLES}", f"majority@{SAMPLES}")
-        run.report(plot_run(run.out_dir, "Learning from answers that can be checked", shares=shares))
+    # Iterations, each of a rollout and some optimizer steps. max_iters counts the steps.
+    training = dataclasses.replace(config.training, max_iters=grpo.total_iterations * grpo.num_mini_batches)
+    run.prepare(policy, training, grpo.num_mini_batches)  # the optimizer, and the schedule of its learning rate
+    policy.eval()  # no dropout, neither in rollouts nor in steps
+    train(run, batches, iteration, validate)  # the loop: gpt/training/training_loop.py
 
 
 def check_answers(
@@ -198,9 +215,9 @@ def check_answers(
 class GRPOBatch:
     """N tokens of some answers, and what was known when they were sampled.
 
-    tokens (B, T): prompts with their answers. positions: where the N tokens stand in them. old_logprobs (N): ln p of
-    the tokens when they were drawn. reference_logprobs (N): ln p under the reference model, if there is one.
-    advantages, weights (N): those of the answer that a token belongs to.
+    tokens (B, T): prompts with their answers. positions: where the N answer tokens stand in them. The other arrays have
+    a number for each of these tokens, (N): ln p when it was drawn, ln p under the reference model, if there is one, and
+    the advantage and the weight of the answer that it belongs to.
     """
 
     tokens: np.ndarray
@@ -224,7 +241,7 @@ def grpo_batches(
     Simplified: without a KL penalty, an answer with advantage 0 has no gradient, and is left out. The mean is over the
     others, not over all as in the paper. If the others are fewer than num_mini_batches, all answers are dealt.
     """
-    dealt = np.flatnonzero(advantages)
+    dealt = np.flatnonzero(advantages)  # the numbers of the answers that are learned from
     if reference is not None or len(dealt) < config.num_mini_batches:
         dealt = np.arange(len(advantages))
     batches = []
@@ -233,14 +250,14 @@ def grpo_batches(
         positions = TokenPositions.of(answers.starts[rows], mask)
         answer_of = positions.rows  # (N): the answer, a row of `tokens`, that each of the N tokens belongs to
         weights = answer_weights(mask.sum(axis=1), config.method, config.response_length)  # (answers)
-        # wanted: sum / answers
-        # the loop gives: sum / tokens, which the factor tokens / answers corrects
+        # The loss is a mean over answers, and the training step divides the sum of a batch's losses by its tokens. The
+        # factor tokens / answers corrects this.
         n_tokens, n_answers = len(answer_of), len(rows)
         weights = weights * n_tokens / n_answers
         batch = GRPOBatch(
             tokens,
             positions,
-            # π_old is needed for all batches before the first step, so this is a list, not a generator
+            # π_old is the policy before the first step. So all batches are made before it: this is not a generator.
             old_logprobs=token_logprobs(policy, tokens, positions),
             reference_logprobs=None if reference is None else token_logprobs(reference, tokens, positions),
             advantages=advantages[rows][answer_of],
@@ -258,7 +275,8 @@ def token_logprobs(model: LanguageModel, tokens: np.ndarray, positions: TokenPos
 
 
 def grpo_batch_loss(model: LanguageModel, batch: GRPOBatch, config: GRPOConfig) -> tuple[Tensor, int, dict[str, Any]]:
-    """For the training loop: the sum of the weighted losses of a batch's N tokens, N, and sums of the metrics."""
+    """For the training loop: the sum of the weighted losses of a batch's N tokens; N; and sums of the metrics."""
+    # What the policy says about these tokens now; the batch knows what it said during the rollout.
     logits, logprobs = predictions(model, batch.tokens, batch.positions)  # (N, V), (N)
     old, advantages = batch.old_logprobs, batch.advantages
     loss = grpo_loss(logprobs, old, advantages, batch.weights, config.method, batch.reference_logprobs, config.beta)

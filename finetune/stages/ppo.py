@@ -1,15 +1,17 @@
-"""A run of PPO: from a model that answers and a reward model to a model whose answers get higher rewards.
+"""PPO: a model that answers learns to answer so that a reward model gives higher scores.
 
-The stages before it learn from given data. Reinforcement learning learns from the replies of the policy, the model that
-is trained. After a few steps the policy has changed and its replies are out of date, so it writes new ones:
+The idea: the stages before this one learn from given replies. Here, the policy, the model that is trained, writes the
+replies itself, and those that turn out better than expected become more likely. After a few steps its replies are out
+of date, so it writes new ones:
 
     roll out    the policy answers a batch of prompts                             (finetune/objectives/rollout.py)
     reward      what the reward model gives, minus a price for moving away from the reference model
-    advantage   which tokens turned out better than the value head expected       (finetune/objectives/ppo.py)
+    advantage   A: how much better a token turned out than expected               (finetune/objectives/ppo.py)
     update      a few optimizer steps on these replies, policy loss = -min(ratio A, clip(ratio) A)
 
-The reference is the model before training. The value head predicts the rewards that are still to come. A is the
-advantage; ratio is p(token) now / p(token) when it was sampled, and clipping keeps one update from moving too far.
+The reference is the model before training. What was expected is computed by a value head, a small layer on top of the
+policy that learns to predict the rewards still to come. ratio is p(token) now / p(token) when it was sampled, and
+clipping keeps one update from moving too far.
 
 Simplified: dropout is off throughout, and all replies are drawn at temperature 1. Ziegler et al. 2019; Stiennon et al.
 2020; Ouyang et al. 2022, section 3.5. The names are those of TRL.
@@ -52,7 +54,8 @@ SHOWN = ("objective/scores", "objective/kl", "right", "courteous")  # metrics on
 class PPOConfig(Checked):
     """The settings of the algorithm (finetune/objectives/ppo.py). Raises ValueError for a value out of range.
 
-    An iteration is a rollout and an update: the replies are dealt to num_mini_batches, num_ppo_epochs times.
+    An iteration is a rollout and an update. By default its 64 replies are dealt to 2 mini-batches of 32, twice, which
+    makes 4 optimizer steps.
     """
 
     total_iterations: int = setting(16, "number of times to generate, score and update", ">= 1")
@@ -81,7 +84,7 @@ class PPOConfig(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class PPORunConfig(Checked):
-    """The settings of a PPO run. data: for `read_examples`. The reward model must have the same tokenizer."""
+    """The settings of a PPO run. The reward model must have the same tokenizer as the policy."""
 
     stage = "ppo"
 
@@ -100,83 +103,84 @@ COLUMNS = """\
              loss  of policy and value together; do not expect it to fall: its target changes with the policy
          tokens/s  of replies, generated, judged and learned from
  objective/scores  what the reward model gives the replies, on average: what is maximized
-     objective/kl  how far the policy has moved from the reference, in nats per reply; this is penalized
+     objective/kl  how far the policy has moved from the reference: ln π - ln ρ of a reply, on average; penalized
             right  share of replies that are right, which the reward model does not know (up to 100 at an evaluation)
         courteous  share of replies that are right and courteous, as in the preferred replies"""
 
 
 def train_ppo(run: Run, config: PPORunConfig) -> None:
-    """Train an instruction-tuned language model by PPO on a reward model. The reference is the model before training.
-
-    To continue a run, its reference and its reward model must still be there, and be the same.
-    """
-    # Questions: some to answer in training, others to test on. And three models: the policy, which is trained with a
-    # value head on top; the reference; and the reward model.
+    """Tune an instruction-tuned language model on the scores of a reward model."""
+    # Load questions and the policy. A resumed run finds both in its folder.
     ppo = config.ppo
     if run.is_new:
-        examples, held_out = load_questions(config.data, config.seed)
+        examples, test_examples = load_questions(config.data, config.seed)
         policy, tokenizer = load_model(config.init_from, trainable=True)
         show(f"starting from the weights in {config.init_from}, which are also the reference")
     else:
         policy, tokenizer = run.load()
-        examples, held_out = run.load_data(read_examples)
+        examples, test_examples = run.load_data(read_examples)
+    # Two more models, which never change: the reference and the reward model. They stay where they are. If the run is
+    # resumed, they must still be the same.
     reference = load_model(config.init_from)[0].to(run.device).eval()
     block_size = reference.config.block_size
     reward_model = checked_reward_model(config.reward_model, tokenizer, block_size).to(run.device).eval()
-    if run.is_new:  # saved only after all models have loaded
+    if run.is_new:  # saved only now, because a model that cannot be loaded must not leave a folder
         run.begin(policy, tokenizer)
-        run.keep_data(train=examples, test=held_out)
+        run.keep_data(train=examples, test=test_examples)
     run.check_unchanged("reward_model", reward_model, config.reward_model)
     run.check_unchanged("reference", reference, config.init_from)
     model = PolicyWithValue(policy).eval()  # without dropout throughout
     run.parts["value_head"] = model.value_head  # saved beside the policy, which is a whole model without it
+    test_examples = test_examples[: run.state.max_eval_items]  # a short run tests on fewer
 
-    # The data: prompts, as tokens, each with its item, which knows the right answer to a built-in question. The reward
-    # model does not know it.
+    # The data: prompts as tokens, in shuffled batches. Beside each is an item, which knows the right answer if the
+    # question is built-in. Items only serve to measure whether higher scores mean better replies.
     template = ChatTemplate(tokenizer)
     all_prompts = encode_questions(examples, template, block_size, ppo.response_length)
     all_items = [TaskItem.of(example) for example in examples]
     batches = ShuffledBatches(list(zip(all_prompts, all_items)), ppo.batch_size, collate=list, seed=config.seed)
-    held_out = held_out[: run.state.max_eval_items]
-    judge = Judge(policy, tokenizer, config, [example.question for example in held_out])
-    show_data("questions", examples, held_out)
+    show_data("questions", examples, test_examples)
     run.explain_columns(COLUMNS, shown=SHOWN)
 
-    # An iteration is a rollout and some optimizer steps, which max_iters counts.
-    training = dataclasses.replace(config.training, max_iters=ppo.total_iterations * ppo.steps_per_iteration)
+    # The loss of a step, see below; and the test: the policy's replies to held-out questions.
     loss_fn = partial(ppo_batch_loss, config=ppo)
+    judge = Judge(policy, tokenizer, config, [example.question for example in test_examples])
 
     def iteration(drawn: list[Any]) -> tuple[list[Step], dict[str, float]]:
-        prompts, items = zip(*drawn[0])  # `drawn` holds one batch
+        """Roll out, reward, advantage, update: returns the optimizer steps, and what was measured."""
+        prompts, items = zip(*drawn[0])  # of the one batch that was drawn; B of each
         # Rollouts and steps have the same precision, so both compute the same p, and the ratio begins with 1.
-        with in_precision(training.precision):
-            # Roll out: the policy answers the prompts. The value head gives each token a value, the reference a
-            # log-probability, and the reward model gives each reply a score.
+        with in_precision(config.training.precision):
+            # Roll out: the policy answers the prompts. For each token, the policy and the reference give ln p, and the
+            # value head a value; for each reply, the reward model gives a score.
             rollout = roll_out(model, reference, reward_model, prompts, ppo.response_length, template.stop_tokens)
 
-            # Reward: the score of the whole reply at its last token, and at each token a price for moving away.
+            # Reward: at each token a price for moving away from the reference, at the last one also the reply's score,
+            # which is lower if the reply has not ended.
             scores = np.where(rollout.ended, rollout.scores, rollout.scores - ppo.missing_eos_penalty)  # (B)
             kl = rollout.logprobs - rollout.reference_logprobs  # (B, L): ln π - ln ρ of each token
             rewards = token_rewards(scores, kl, rollout.mask, ppo.kl_coef)  # (B, L)
 
-            # Advantage: which tokens turned out better than the value head expected? Returns: its targets.
+            # Advantage: how much better did each token turn out than the value head expected? The returns are what it
+            # should have expected: they are its targets.
             advantages, returns = gae(rewards, rollout.values, rollout.mask, ppo.gamma, ppo.lam)  # (B, L) each
             advantages = whiten(advantages, rollout.mask)  # mean 0, variance 1
 
-            # Update: a few steps, each on the tokens of some of the replies.
+            # Update: a few optimizer steps, each on the tokens of some of the replies.
             steps = []
             for batch in ppo_batches(rollout, advantages, returns, ppo, backend.generator()):
                 steps.append(run.step([batch], loss_fn))
-        metrics = rollout_metrics(rollout)
+        metrics = rollout_metrics(rollout)  # scores and KL
         if config.data == TASKS:
             metrics |= quality_rates(qualities(items, replies_of(tokenizer, rollout)))
         return steps, metrics
 
-    # Training: iterations, and replies to the held-out questions from time to time.
-    run.prepare(model, training, ppo.steps_per_iteration)
-    train(run, batches, iteration, judge.validate)
+    # Training: iterations, each of a rollout and some optimizer steps. max_iters counts the steps.
+    training = dataclasses.replace(config.training, max_iters=ppo.total_iterations * ppo.steps_per_iteration)
+    run.prepare(model, training, ppo.steps_per_iteration)  # the optimizer, and the schedule of its learning rate
+    train(run, batches, iteration, judge.validate)  # the loop: gpt/training/training_loop.py
 
-    # The report: replies of the model before training and after it.
+    # The report: replies to the same questions before training and after it.
     if not run.interrupted:
         judge.show_change()
         picture = plot_runs({"": run.out_dir}, PANELS, TITLE, run.out_dir / "reinforcement.png")
@@ -190,7 +194,8 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
 class PPOBatch:
     """N tokens of some replies, and what was known when they were sampled.
 
-    tokens (B, T): prompts with their replies. positions: where the N tokens stand in them. All other arrays are (N).
+    tokens (B, T): prompts with their replies. positions: where the N reply tokens stand in them. The other arrays have
+    a number for each of these tokens, (N).
     """
 
     tokens: np.ndarray
@@ -204,13 +209,15 @@ class PPOBatch:
 def ppo_batches(
     rollout: Rollout, advantages: np.ndarray, returns: np.ndarray, config: PPOConfig, rng: np.random.Generator
 ) -> list[PPOBatch]:
-    """Deal a rollout's replies, with the advantages and returns (B, L) of their tokens, to the mini-batches of all
-    epochs.
+    """Deal the replies of a rollout to mini-batches, once in each epoch. advantages, returns: of their tokens, (B, L).
+
+    With 4 replies, 2 epochs and 2 mini-batches, the batches may have replies 2 and 0, 3 and 1; 1 and 0, 3 and 2.
     """
     batches = []
     for _ in range(config.num_ppo_epochs):
         for rows in np.array_split(rng.permutation(len(advantages)), config.num_mini_batches):
-            mask = rollout.mask[rows]  # x[rows][mask] takes the N tokens of these replies: (B, L) -> (N)
+            # rows: the numbers of some replies. x[rows][mask] takes the N tokens of these replies: (B, L) -> (N).
+            mask = rollout.mask[rows]
             batch = PPOBatch(
                 rollout.tokens[rows],
                 TokenPositions.of(rollout.starts[rows], mask),
@@ -224,7 +231,8 @@ def ppo_batches(
 
 
 def ppo_batch_loss(model: PolicyWithValue, batch: PPOBatch, config: PPOConfig) -> tuple[Tensor, int, dict[str, Any]]:
-    """For the training loop: the sum of the losses of a batch's N tokens, N, and sums of the metrics."""
+    """For the training loop: the sum of the losses of a batch's N tokens; N; and sums of the metrics."""
+    # What policy and value head say about these tokens now; the batch knows what they said during the rollout.
     logits, values = model(batch.tokens, batch.positions)  # (N, V), (N)
     logprobs = selected_logprobs(logits, batch.positions.pick(batch.tokens))  # (N)
     clip = config.cliprange

@@ -102,7 +102,13 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     # file cannot be checked: they are only shown, and `tasks` is empty.
     n_tasks = min(len(test_examples), run.state.max_eval_items // 3)  # a third, because each is asked three times
     tasks = instruction_tasks("test", n_tasks, config.seed) if config.data == TASKS else []
-    measure = partial(_measure, model, tokenizer, tasks, test_examples)
+
+    def measure() -> dict[str, Any]:
+        if tasks:
+            return measure_following(model, tokenizer, tasks)
+        questions = [example.question for example in test_examples[:SHOWN]]
+        return {"replies": greedy_replies(model, tokenizer, questions, max_new_tokens=60)}
+
     run.measure_before(measure)
     validate = partial(validate_answers, run, model, tokenizer, test_conversations, tasks[:VALIDATION_ITEMS])
 
@@ -141,16 +147,6 @@ def validate_answers(
     if tasks:
         metrics |= run.team.once(partial(ask_and_score, model, tokenizer, tasks))  # on one process only
     return metrics
-
-
-def _measure(
-    model: LanguageModel, tokenizer: Tokenizer, tasks: Sequence[TaskItem], examples: Sequence[Example]
-) -> dict[str, Any]:
-    """Scores of the tasks in the chat template, without it, and in another model's template; and some replies."""
-    if tasks:
-        return measure_following(model, tokenizer, tasks)
-    questions = [example.question for example in examples[:SHOWN]]
-    return {"replies": greedy_replies(model, tokenizer, questions, max_new_tokens=60)}
 
 
 def _show_what_is_learned(conversations: Sequence[Conversation], marked: str) -> None:

@@ -30,7 +30,7 @@ SAYS = {  # of runs in runs.py, with {} for the folder of what is given, and {ru
         it gets 10 of 10 held-out pairs right; a coin would in 0.001 of cases ... trained 20 steps, 80 pairs,
         python scripts/ppo.py --init-from "{}/chat" --reward-model {run}""",
     "dpo": """starting from the weights in {}/chat, which are also the reference
-        data: 27 pairs of replies to learn from, 3 to test on ... rewards/margins  how much more than the reference
+        data: 27 pairs of replies to learn from, 3 to test on ... rewards/margins  how much higher its reward
         0 | validation loss 0.6931 ... 4/4 | loss ... Replies before and after ... Say 27?
         trained 4 steps, 8 pairs, ... python scripts/chat.py --model""",
     "ppo": """reward model: {}/reward; it gets 10 of 10 held-out pairs right
@@ -162,7 +162,8 @@ def test_grpo_from_a_new_model_and_its_control_run(tmp_path, monkeypatch):
     assert_says(
         output,
         "has learned from 40 worked examples: loss ",
-        "data: 30 questions to learn from, 6 questions to test on, such as ",
+        "6 questions to test on, such as ",
+        "data: 30 questions to learn from",
         "majority@8  share of questions whose most frequent answer is right ... 8/8 | loss ",
         "6 held-out questions, 8 answers each ... trained 8 steps,",
     )
