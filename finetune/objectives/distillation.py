@@ -1,42 +1,50 @@
 """Distillation: a small model, the student, learns from the predictions of a large one, the teacher.
 
 A text says which token came next. A teacher says how probable it finds *every* token there: that another word would
-have done as well, a third one perhaps, and a fourth one never. With the logits t of the teacher and s of the student,
-each divided by a *temperature* τ, the two distributions over the V tokens and the loss of a position are
+have done as well, a third one perhaps, and a fourth one never. So each position of a text teaches more.
 
-    p = softmax(t / τ)        q = softmax(s / τ)
+*The loss* of a position is the KL divergence from the teacher's distribution p over the V tokens to the student's, q:
 
-    forward    τ² KL(p || q) = τ² Σ_v p_v (ln p_v - ln q_v)
+    KL(p || q) = Σ_v p_v (ln p_v - ln q_v)          p = softmax(t), q = softmax(s), of the logits t and s
+
+It is 0 if q = p. For two tokens, 3/4 and 1/4 by the teacher and 1/2 each by the student:
+
+    >>> p, q = np.array([0.75, 0.25]), np.array([0.5, 0.5])
+    >>> print(np.sum(p * (np.log(p) - np.log(q))).round(4))
+    0.1308
+
+*The gradient* is ∂KL / ∂s_u = q_u - p_u, here -1/4 and 1/4: that of cross-entropy, with p in the place of the one-hot
+target. For ∂ ln q_v / ∂s_u = 1[u = v] - q_u, where 1[u = v] is 1 if u = v, else 0, and p does not depend on s:
+
+    ∂KL / ∂s_u = -Σ_v p_v (1[u = v] - q_u) = -p_u + q_u Σ_v p_v = q_u - p_u                 as Σ_v p_v = 1
+
+*Temperature.* Dividing all logits by a temperature τ > 1 makes both distributions flatter and brings out the small
+probabilities. The loss is then multiplied by τ²:
+
+    forward    τ² KL(p || q)          p = softmax(t / τ), q = softmax(s / τ)
+
+Why τ²? By the chain rule, the gradient of KL has a factor 1/τ: it is (q_u - p_u) / τ. And for large τ, softmax is
+linear, q_u - p_u ≈ (s_u - t_u) / (V τ) for logits of mean 0. So without a factor, the gradient would shrink like 1/τ².
+With it, it is (s_u - t_u) / V for every large τ, and the learning rate does not have to follow the temperature.
+
+*The other direction.* A student that is too small for q = p has to choose what to give up. Forward weighs each token by
+p: where the teacher has probability and the student has none, ln p - ln q is large. So the student covers everything
+that the teacher would say. It also puts probability on what neither text nor teacher would say, because its few
+parameters cannot separate the two. The reverse loss weighs each token by q:
+
     reverse    τ² KL(q || p) = τ² Σ_v q_v (ln q_v - ln p_v)
 
-Both are 0 if q = p. A student that is too small for that has to choose what to give up:
-
-* *Forward* weighs each token by p. Where the teacher has probability and the student has none, ln p - ln q is large, so
-  the student covers everything. It also puts probability on what neither text nor teacher would say, because its few
-  parameters cannot separate these from the rest. Hinton et al. 2015, "Distilling the knowledge in a neural network",
-  section 2.
-* *Reverse* weighs each token by q. Only what the student finds probable costs something, so it leaves out what it
-  cannot model and is precise in the rest. Gu et al. 2023, "MiniLLM", section 2.1; Agarwal et al. 2023, "GKD".
-
-*The gradient.* ∂ ln q_v / ∂s_u = (1[u = v] - q_u) / τ, where 1[u = v] is 1 if u = v, else 0. For the forward loss,
-
-    ∂loss / ∂s_u = -τ² Σ_v p_v (1[u = v] - q_u) / τ = τ (q_u - p_u)                        as Σ_v p_v = 1
-
-which for τ = 1 is the gradient of the cross-entropy with p in the place of the one-hot target. For the reverse loss,
-with r_v = ln q_v - ln p_v, the product rule ∂(q_v r_v) = r_v ∂q_v + q_v ∂r_v gives (r_v + 1) ∂q_v, because
-∂r_v = ∂ ln q_v = ∂q_v / q_v. With ∂q_v / ∂s_u = q_v (1[u = v] - q_u) / τ,
+Only what the student finds probable costs something, so it leaves out what it cannot model, and is precise in the rest.
+Its gradient, with r_v = ln q_v - ln p_v: the product rule gives ∂(q_v r_v) = r_v ∂q_v + q_v ∂r_v = (r_v + 1) ∂q_v,
+because ∂r_v = ∂ ln q_v = ∂q_v / q_v. With ∂q_v / ∂s_u = q_v (1[u = v] - q_u) / τ,
 
     ∂loss / ∂s_u = τ² Σ_v (r_v + 1) q_v (1[u = v] - q_u) / τ = τ q_u (r_u - Σ_v q_v r_v)
 
 (the 1 drops out, as Σ_v q_v (1[u = v] - q_u) = 0). This is 0 for a token that the student does not expect: q_u = 0.
 
-*Why τ².* A high temperature makes both distributions flat and brings out the small probabilities. For large τ, softmax
-is linear, q_u - p_u ≈ (s_u - t_u) / (V τ) for logits of mean 0. So without a factor the gradient, (q_u - p_u) / τ,
-would shrink like 1/τ²; with τ², it is (s_u - t_u) / V for every large τ, and a learning rate or the weight of another
-term does not have to follow the temperature.
-
-Simplified: the student learns on texts that are given ("off-policy"). MiniLLM and GKD also let it write, and let the
-teacher judge what it wrote.
+Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2. For reverse: Gu et al. 2023, "MiniLLM",
+section 2.1; Agarwal et al. 2023, "GKD". Simplified: the student learns on texts that are given ("off-policy"). MiniLLM
+and GKD also let it write, and let the teacher judge what it wrote.
 """
 
 from __future__ import annotations
@@ -53,13 +61,13 @@ from .logprobs import exact_kl, selected_logprobs
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0, reverse: bool = False) -> Tensor:
-    """The loss of each position, from the logits (..., V) of both models -> (...). Hinton et al. 2015, section 2.
+    """The loss of each position, from the logits (..., V) of both models -> (...).
 
         τ² KL(p || q), or with `reverse` τ² KL(q || p)          p = softmax(teacher / τ), q = softmax(student / τ)
 
     Raises ValueError for different vocabularies, and a temperature that is not positive.
 
-    A teacher gives 3/4 and 1/4, a student gives 1/2 to each. Forward, 3/4 ln(3/2) + 1/4 ln(1/2), and reverse:
+    A teacher gives 3/4 and 1/4, a student gives 1/2 to each. Forward and reverse:
 
     >>> teacher, student = Tensor(np.log([0.75, 0.25])), Tensor(np.log([0.5, 0.5]))
     >>> [round(distillation_loss(student, teacher, reverse=reverse).item(), 4) for reverse in (False, True)]
@@ -69,7 +77,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0
         raise ValueError(f"logits of {student.shape} and {teacher.shape}: student and teacher need the same vocabulary")
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
-    p, q = teacher / temperature, student / temperature  # logits of p and q, which `exact_kl` takes
+    p, q = teacher / temperature, student / temperature  # (..., V): logits, which `exact_kl` makes probabilities of
     kl = exact_kl(q, p) if reverse else exact_kl(p, q)
     return kl * temperature**2
 

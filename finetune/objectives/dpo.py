@@ -5,7 +5,19 @@
 π is the policy, which is trained. ρ is the reference, the model that training starts from. ln π - ln ρ says how much
 more likely a reply has become in training. The loss falls if this grows for the chosen reply, and if it falls for the
 rejected one. β, 0.5 here, is the strength of the penalty for moving away from the reference: with a larger β, a
-smaller change makes the loss small. The rest of this page derives the loss.
+smaller change makes the loss small.
+
+*For one pair*: each reply had the probability e^-5. The chosen one has become more likely, e^-4, and the rejected one
+less likely, e^-9:
+
+    >>> beta = 0.1
+    >>> margin = (-4.0 - -5.0) - (-9.0 - -5.0)     # of ln π - ln ρ: 1 - (-4)
+    >>> loss = -np.log(1 / (1 + np.exp(-beta * margin)))
+    >>> print(margin, round(loss, 4))
+    5.0 0.4741
+
+Before training π = ρ, so the margin is 0 and the loss is -ln σ(0) = ln 2 = 0.69. The rest of this text derives the
+loss.
 
 *The best policy for a reward.* Let r(reply) be a reward. We want a high mean reward, and a policy that stays close to
 the reference; the KL divergence KL(π || ρ), the mean of ln π - ln ρ over the policy's replies, measures the distance.
@@ -70,10 +82,16 @@ def dpo_loss(
 ) -> Tensor:
     """The loss of each pair, from the log-probabilities (B) of its two replies under policy and reference -> (B).
 
-        h = (ln π(chosen) - ln ρ(chosen)) - (ln π(rejected) - ln ρ(rejected))
+        h = (ln π(chosen) - ln ρ(chosen)) - (ln π(rejected) - ln ρ(rejected))          loss = -ln σ(β h)
 
-    h is the margin: by how much more than the reference the policy prefers the chosen reply to the rejected one. DPO's
-    own loss is the first; the others use the same h:
+    h is the margin: by how much more than the reference the policy prefers the chosen reply to the rejected one.
+
+    >>> before = dpo_loss(Tensor([-5.0]), Tensor([-5.0]), Tensor([-5.0]), Tensor([-5.0]))
+    >>> after = dpo_loss(Tensor([-4.0]), Tensor([-9.0]), Tensor([-5.0]), Tensor([-5.0]), beta=0.1)
+    >>> round(before.item(), 4), round(after.item(), 4)  # ln 2, and -ln σ(0.5)
+    (0.6931, 0.4741)
+
+    This is the kind "sigmoid". Other kinds of loss use the same h:
 
         sigmoid    -ln σ(β h)                                Rafailov et al. 2023, equation 7
         hinge      max(0, 1 - β h)                           Zhao et al. 2023 (SLiC), equation 2; Liu et al. 2024 (RSO)
@@ -85,15 +103,6 @@ def dpo_loss(
     1/(2β) would not. ε is `label_smoothing`, which only "robust" uses.
 
     Raises ValueError for another kind, beta <= 0, or label_smoothing outside [0, 0.5).
-
-    Before training, policy and reference are equal: h = 0, and the loss is -ln σ(0) = ln 2. Then the chosen reply
-    becomes more likely, from -5 to -4, and the rejected one less likely, from -5 to -9: h = 1 - (-4) = 5. With β = 0.1,
-    β h is 0.5.
-
-    >>> before = dpo_loss(Tensor([-5.0]), Tensor([-5.0]), Tensor([-5.0]), Tensor([-5.0]))
-    >>> after = dpo_loss(Tensor([-4.0]), Tensor([-9.0]), Tensor([-5.0]), Tensor([-5.0]), beta=0.1)
-    >>> round(before.item(), 4), round(after.item(), 4)  # ln 2, and -ln σ(0.5)
-    (0.6931, 0.4741)
     """
     if not (0 < beta < float("inf") and 0 <= label_smoothing < 0.5):
         raise ValueError(f"beta must be > 0, and label_smoothing in [0, 0.5), got {beta} and {label_smoothing}")
@@ -126,15 +135,15 @@ def dpo_batch_loss(
     reference = tensor_like(batch.reference, policy)  # (2B), stored with the data
     logps = policy.data.astype(np.float64)  # (2B): of whole replies, for the metrics
     if kind == "ipo":  # compares log-probabilities per token, see dpo_loss
-        # (2B): 1 / length; `loss_mask` is True at a reply's tokens
+        # 1 / the number of tokens of each reply: `loss_mask` is True at them
         per_token = tensor_like(1 / batch.loss_mask.sum(axis=1), policy)
         policy, reference = policy * per_token, reference * per_token
     chosen, rejected = F.split(policy, B)  # (B) each
     reference_chosen, reference_rejected = F.split(reference, B)
     losses = dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta, kind, label_smoothing)
 
-    # Metrics, as plain numbers: no gradient flows through them. They are of whole replies for every kind of loss, so
-    # the margins of all kinds can be compared. The margin of ipo is not the h of its loss.
+    # Metrics, as plain numbers: no gradient flows through them. They are of whole replies also for "ipo", so the
+    # margins of all kinds of loss can be compared.
     rewards = beta * (logps - to_device(batch.reference, policy.device))
     margins = rewards[:B] - rewards[B:]
     metrics = {
@@ -160,6 +169,7 @@ def with_reference(
         progress_bar(len(pairs), "reference log-probabilities", "pair") as bar,
     ):
         for part in batches_of(pairs, batch_size, list):
+            # (2B): of the chosen replies first, then of the rejected ones
             logprobs = to_numpy(sequence_logprobs(model, *pair_batch(part).shifted()).data).tolist()
             for pair, chosen, rejected in zip(part, logprobs, logprobs[len(part) :]):
                 done.append(

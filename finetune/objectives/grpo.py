@@ -1,26 +1,25 @@
 """Group relative policy optimization (GRPO): learn from your own answers, where code can check them.
 
-The *policy*, the language model that is trained, answers the same question G times. Code checks each answer, and its
-reward r_i is 1 if it is right, else 0. The *advantage* of answer i says how much better it is than its group:
+The idea: answer the same question several times. An answer that is better than the others to its question becomes more
+likely, with all its tokens, and a worse one less likely.
+
+Let there be G answers, a *group*. Code gives answer i the reward r_i, 1 if it is right, else 0. Its *advantage* says
+how much better it is than its group:
 
     A_i = (r_i - mean(r)) / std(r)           rewards 1, 0, 0, 0 give the advantages 1.5, -0.5, -0.5, -0.5
 
-An answer that is better than its group becomes more likely, with all its tokens, and a worse one less likely. If all
-answers of a group are right, or all are wrong, there is nothing to learn from them. std is the standard deviation of a
-sample, with G - 1 below the squares, as in TRL and verl; the paper does not say which one it takes.
+The mean reward tells what was to be expected. (PPO trains a layer to predict it, the value head.) If all answers of a
+group are right, or all are wrong, there is nothing to learn from them. std is the standard deviation of a sample, with
+G - 1 below the squares, as in TRL and verl; the paper does not say which one it takes.
 
-PPO compares a reply with an estimate: it trains a layer, the value head, to predict how good a reply to the question is
-going to be. GRPO needs no value head, because the group's mean reward tells what was to be expected. And where code
-checks the answers, no reward model is needed either.
-
-*The loss of a token* is PPO's (ppo.py). clip(x, low, high) limits x to the range from low to high, and ε is 0.2:
+*The loss of a token* is PPO's (ppo.py). Without the clip, -ratio A would push the tokens of a good answer up, and those
+of a bad one down, without limit:
 
     loss_token = -min(ratio A, clip(ratio, 1 - ε, 1 + ε) A)          ratio = π(token) / π_old(token)
 
-π is the policy now, and π_old the policy when it wrote the answers, so training begins with ratio 1. Without the clip,
--ratio A would push the tokens of a good answer up, and those of a bad one down, without limit. With it, the loss stays
-the same once the ratio has moved by ε in the direction of A: the gradient is 0 (* in the table), and π stays near
-π_old.
+π is the *policy*, the language model that is trained; π_old is the policy when it wrote the answers, so training begins
+with ratio 1; clip(x, low, high) limits x to the range from low to high; ε is 0.2. Once the ratio has moved by ε in the
+direction of A, the loss stays the same, so the gradient is 0 (* in the table), and π stays near π_old:
 
     ratio        0.5      1.1      1.8
     A =  1      -0.5     -1.1     -1.2 *      the last: min(1.8, 1.2) = 1.2
@@ -28,14 +27,8 @@ the same once the ratio has moved by ε in the direction of A: the gradient is 0
 
 Where the ratio has moved against A, the gradient remains and corrects it: see A = 1 with 0.5, and A = -1 with 1.8.
 
-*The whole loss* is the mean over the answers, each of which is a mean over its tokens t, with a penalty:
-
-    loss = mean_i 1/|o_i| Σ_t (loss_token + β KL)
-
-o_i is answer i, and |o_i| its number of tokens. KL, the KL divergence (logprobs.py), measures how far π has moved from
-a reference model, usually the one that training starts from. β is the strength of this penalty; it is often 0.
-
-*For one question*, with answers of one token each:
+*The whole loss* is the mean over the answers, each of which is the mean over its tokens. For one question, with answers
+of one token each:
 
     >>> r = np.array([1.0, 0.0, 0.0, 0.0])                  # (G): the first answer is right
     >>> A = (r - r.mean()) / r.std(ddof=1)                  # (G)
@@ -45,7 +38,14 @@ a reference model, usually the one that training starts from. β is the strength
     >>> print(A, losses.round(2))
     [ 1.5 -0.5 -0.5 -0.5] [-1.8  0.9  0.5  0.4]
 
-Below are three methods that change one thing each, and the functions for many questions.
+For longer answers, and with a penalty for moving away from a reference model, the policy before training:
+
+    loss = mean_i 1/|o_i| Σ_t (loss_token + β KL)
+
+o_i is answer i, and |o_i| its number of tokens. KL estimates how far π has moved from the reference model
+(`grpo_loss`). β is the strength of this penalty; it is often 0.
+
+Below are three methods that change a part of this, and the functions for many questions.
 
 Simplified: one reward for a whole answer, which judges its outcome ("outcome supervision"; "process supervision" would
 reward each step of the reasoning). DAPO's dynamic sampling and its reward for length are left out.
@@ -155,15 +155,9 @@ def grpo_loss(
 ) -> Tensor:
     """The loss of each of N tokens -> (N,). Shao et al. 2024, equations 3 and 4.
 
-        weight (β k3 - min(ratio A, clip(ratio, 1 - ε_low, 1 + ε_high) A))
+        weight (-min(ratio A, clip(ratio, 1 - ε_low, 1 + ε_high) A) + β k3)
 
-    advantages A, weights: of each token's answer. beta = 0 needs no reference.
-
-    k3 = ρ/π - 1 - ln(ρ/π) estimates the KL divergence, with the token's probabilities π under the policy and ρ under
-    the reference. Over tokens that the policy writes, the mean of -ln(ρ/π) is the divergence, by definition. The mean
-    of ρ/π is Σ π ρ/π = Σ ρ = 1, so ρ/π - 1 adds 0 on average; but with it, no single k3 is negative, because ln x is
-    at most x - 1. Both means are exact while π = π_old, which wrote the tokens. (k3 is the third of three estimators,
-    k1 to k3: `estimated_kl`.) The penalty is a part of the loss, where PPO subtracts it from the reward.
+    advantages A, weights: of the answer that a token belongs to.
 
     Two tokens have become more likely, from 0.5 to 0.9, so both ratios are 1.8. The weights are 0.5. The first token,
     of a good answer, is clipped: -0.5 min(1.8, 1.2) = -0.6. The second is not: -0.5 min(-1.8, -1.2) = 0.9.
@@ -172,6 +166,13 @@ def grpo_loss(
     >>> advantages, weights = np.array([1.0, -1.0]), np.array([0.5, 0.5])
     >>> grpo_loss(new, old, advantages, weights).data.round(2).tolist()
     [-0.6, 0.9]
+
+    *The penalty*, if beta > 0 (it needs reference_logprobs): k3 = ρ/π - 1 - ln(ρ/π) estimates the KL divergence, with
+    the token's probabilities π under the policy and ρ under the reference. Over tokens that the policy writes, the mean
+    of -ln(ρ/π) is the divergence, by definition. The mean of ρ/π is Σ π ρ/π = Σ ρ = 1, so ρ/π - 1 adds 0 on average;
+    but with it, no single k3 is negative, because ln x is at most x - 1. Both means are exact while π = π_old, which
+    wrote the tokens. (k3 is the third of three estimators, see `estimated_kl`.) The penalty is a part of the loss,
+    where PPO subtracts it from the reward.
     """
     clip, clip_high = CLIP[method]
     loss = policy_loss(logprobs, old_logprobs, advantages, clip, clip_high)  # (N,), as in PPO

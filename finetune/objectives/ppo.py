@@ -1,21 +1,31 @@
-"""Proximal policy optimization (PPO): its formulas, in the order in which they are used.
+"""Proximal policy optimization (PPO): one score for a whole reply has to say which of its tokens were good.
+
+The idea: estimate before each token which rewards are still to come. A token after which the estimate rises was better
+than expected, and becomes more likely. But not at once: the policy stays close to the one that wrote the replies. The
+formulas, in the order in which they are used (the loop is in finetune/stages/ppo.py):
 
     r_t = -kl_coef (ln π(token_t) - ln ρ(token_t))           rewards; the last one also gets the reply's score
-    δ_t = r_t + γ V_{t+1} - V_t,   A_t = δ_t + γ λ A_{t+1}   advantages
+    δ_t = r_t + γ V_{t+1} - V_t,   A_t = δ_t + γ λ A_{t+1}   advantages: how much better token t turned out
     loss = -min(ratio A, clip(ratio, 1 - ε, 1 + ε) A)        ratio = π(token) / π_old(token)
 
-    π        the policy, a language model; its actions are the L tokens of a reply
+    π        the policy, a language model that is trained
     π_old    the policy before the update, which wrote the replies
-    ρ        the reference model
+    ρ        the reference model, from which the policy should not move far away
     V_t      the value before token t is written: an estimate of the rewards to come, r_t + γ r_{t+1} + γ² r_{t+2} + ...
+             It is computed by the value head, a linear layer from the policy's hidden states to one number.
     γ        gamma, the discount: makes later rewards count less; here it is 1, so all count the same
-    A_t      the advantage: how much better token t turned out than expected
-    λ        lam: see `gae`
-    ε        0.2: see `policy_loss`
+    λ        lam, 0.95: how many of the rewards A_t takes as they came, instead of trusting V (see `gae`)
+    ε        0.2: how far the ratio may move in one update (see `policy_loss`)
 
-The reward model scores the whole reply, so a token's share in it has to be estimated: its advantage. The value head, a
-linear layer from the policy's hidden states to one number, computes V. A token that turned out better than expected
-becomes more likely. Clipping keeps the new policy close to π_old. The loop: finetune/stages/ppo.py.
+*For one reply* of two tokens that has the score 1, with λ = 1. V was 0.5 before the first token and 0.8 before the
+second. So the first token has raised by 0.3 what is to be expected, and the second by 0.2:
+
+    >>> values = np.array([0.5, 0.8, 0.0])          # V = 0 after the end
+    >>> rewards = np.array([0.0, 1.0])
+    >>> delta = rewards + values[1:] - values[:-1]
+    >>> A = np.array([delta[0] + delta[1], delta[1]])
+    >>> print(delta.round(2), A.round(2))
+    [0.3 0.2] [0.5 0.2]
 
     Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation"
     Schulman et al. 2017, "Proximal policy optimization algorithms"
@@ -59,15 +69,14 @@ def gae(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Generalized advantage estimation: advantages and returns, (B, L) each, 0 where there is no token.
 
-        δ_t = r_t + γ V_{t+1} - V_t         how much better the token was than expected; V = 0 after the end
+        δ_t = r_t + γ V_{t+1} - V_t         how much the token has raised what is to be expected; V = 0 after the end
         A_t = δ_t + γ λ A_{t+1}             the advantage; a smaller λ means less noise, but more error from V
         R_t = A_t + V_t                     the return: the target for V_t
 
-    With λ = 1, R_t is the sum of the rewards from t on; with λ = 0 it is r_t + γ V_{t+1}, which trusts V.
-
+    With γ = 1 and λ = 1, R_t is the sum of the rewards from t on; with λ = 0 it is r_t + γ V_{t+1}, which trusts V.
     Schulman et al. 2016, equation 16.
 
-    Two tokens: δ = 0.3, 0.2; A = 0.3 + 0.5 · 0.2, 0.2.
+    Two tokens, λ = 0.5: δ = 0.3, 0.2; A = 0.3 + 0.5 · 0.2, 0.2.
 
     >>> advantages, returns = gae(np.array([[0.0, 1.0]]), np.array([[0.5, 0.8]]), np.ones((1, 2), bool), lam=0.5)
     >>> advantages.round(2).tolist(), returns.round(2).tolist()
@@ -75,7 +84,7 @@ def gae(
     """
     values = np.where(mask, values, 0.0)
     advantages = np.zeros_like(values)
-    advantage = np.zeros(len(values))  # A_{t+1} (B)
+    advantage = np.zeros(len(values))  # (B): A_{t+1}, which is 0 after the last token
     # From the last token to the first, because A_t needs A_{t+1}.
     for t in reversed(range(values.shape[1])):
         next_values = values[:, t + 1] if t + 1 < values.shape[1] else 0.0
@@ -106,10 +115,12 @@ def policy_loss(
     clip: float = 0.2,
     clip_high: float | None = None,
 ) -> Tensor:
-    """The clipped surrogate of N tokens, -min(ratio A, clip(ratio, 1 - ε, 1 + ε) A), ratio = π(token) / π_old(token).
+    """The clipped loss of N tokens, -min(ratio A, clip(ratio, 1 - ε, 1 + ε) A), ratio = π(token) / π_old(token).
 
     Once a token is 1 + ε times as likely as when it was drawn (1 - ε times if A < 0), a further change gains nothing
     and the gradient is 0. Schulman et al. 2017, equation 7. clip_high: the upper ε, if it differs (see grpo.py).
+
+    Three tokens with A = 1. The third ratio, 1.5, is clipped to 1.2:
 
     >>> import math
     >>> logprobs = Tensor([math.log(ratio) for ratio in (0.5, 1.1, 1.5)], dtype="float64")
@@ -122,19 +133,17 @@ def policy_loss(
     if clip_high is None:  # PPO: the same ε in both directions
         clip_high = clip
     clipped = F.clip(ratio, 1 - clip, 1 + clip_high)
-    # The smaller of the two counts. Where clipping lowers ratio * A, the ratio has moved too far in the direction of A:
-    # up too far if A > 0, down too far if A < 0. The clipped value has no gradient. Where clipping would raise it, the
-    # ratio moved against A: that is corrected.
+    # The smaller of the two counts. It is the clipped one, which has no gradient, where the ratio has moved too far in
+    # the direction of A: up if A > 0, down if A < 0. Where it has moved against A, it is the other: that is corrected.
     return -F.minimum(ratio * advantage, clipped * advantage)
 
 
 def value_loss(values: Tensor, old_values: np.ndarray, returns: np.ndarray, clip: float = 0.2) -> Tensor:
-    """½ max((V - R)², (V_old + clip(V - V_old, -ε, ε) - R)²) of N tokens: the values are kept close to the old ones.
-
-    It is not in the paper of 2017, but in its authors' code (OpenAI baselines) and in that of Ziegler et al.
+    """½ max((V - R)², (V_old + clip(V - V_old, -ε, ε) - R)²) of N tokens: V learns R, but stays close to V_old.
 
     V_old = 0, R = 1. V = 0.1 is inside the clip: ½ 0.9². V = 0.5 is clipped to 0.2: ½ 0.8². V = 2 is beyond R:
-    ½ (2 - 1)² counts, as clipping would give the smaller ½ 0.8².
+    ½ (2 - 1)² counts, as clipping would give the smaller ½ 0.8². The clip is not in the paper of 2017, but in its
+    authors' code (OpenAI baselines) and in that of Ziegler et al.
 
     >>> value_loss(Tensor([0.1, 0.5, 2.0], dtype="float64"), np.zeros(3), np.ones(3)).data.round(3).tolist()
     [0.405, 0.32, 0.5]
