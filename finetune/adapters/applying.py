@@ -37,10 +37,10 @@ def new_layers(model: nn.Module, config: LoRAConfig) -> dict[str, LoRALinear]:
     if lora_layers(model):
         raise ValueError("the model has LoRA adapters already: merge_lora or remove_lora comes first")
     check_modules_to_save(model, config.modules_to_save)
-    whole = full_names(model, config.modules_to_save)  # the modules whose names end so
+    whole = full_names(model, config.modules_to_save)  # the full names of the modules that are trained as a whole
     layers = {}
     for name in target_names(model, config.target_modules):  # the linear layers that fit
-        if is_inside(name, whole):  # is one of these modules, or below one
+        if is_inside(name, whole):
             raise ValueError(f"{name} is in target_modules and in modules_to_save: adapt it, or train it as a whole")
         layers[name] = _new_layer(name, model.get_submodule(name), config.for_layer(name))
     if config.slices and not any(isinstance(layer, LoRASlices) for layer in layers.values()):
@@ -66,12 +66,12 @@ def _new_layer(name: str, base: Any, config: LoRAConfig) -> LoRALinear:
 
 def attach(model: nn.Module, layers: Mapping[str, LoRALinear]) -> None:
     """Put `layers` into the model, and freeze everything but their A, B and `modules_to_save`."""
-    model.requires_grad_(False)  # first everything is frozen; then what is trained is thawed, piece by piece
+    model.requires_grad_(False)  # first everything is frozen; then what is trained gets gradients again
     for name, layer in layers.items():
         model.set_submodule(name, layer)
         layer.lora_A.requires_grad_()
         layer.lora_B.requires_grad_()
-        # the modules whose names end so; each layer has the same list
+        # modules that are trained as a whole: each layer has the same list of them
         for saved in full_names(model, layer.config.modules_to_save):
             model.get_submodule(saved).requires_grad_()
 

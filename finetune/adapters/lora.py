@@ -1,18 +1,20 @@
-r"""LoRA: a trainable low-rank update added to frozen weights.
+r"""LoRA: fine-tuning changes all weights of a model, and each copy is as large as the model. How do a few suffice?
+
+The idea: the weights stay as they are, and a trainable low-rank update is added to them.
 
     h = W x + scaling * B A x           A (r, in), B (out, r),   scaling = alpha / r
 
     x ----- W (frozen) ------- + ---> h
      \-- A --> r numbers -- B --/
 
-Fine-tuning adds an update to a weight matrix W (out, in). LoRA writes the update as the product of two thin matrices, B
-and A, and trains only these. Whatever x is, A x has only r numbers, so the update reads r directions of the input and
-writes r directions of the output. The number of such directions is the *rank* of a matrix; that of W can be as large as
-in or out, that of B A is at most r. A low rank is enough: in the paper, 1 to 8 did as well as 64 [section 7.2].
+The update of W (out, in) is written as the product of two thin matrices, B and A, and only these are trained. For W of
+768 x 768 and r = 8 they have 12,288 numbers instead of 589,824. Whatever x is, A x has only r numbers: the update reads
+r directions of the input and writes r directions of the output, so its rank is at most r. That is enough: in the paper,
+1 to 8 did as well as 64 [section 7.2].
 
-B starts with zeros, so training starts from the unchanged model. A and B have r (in + out) numbers instead of in * out.
-Only they need gradients, and only for them does Adam keep its two running averages: that is why fine-tuning fits into a
-small memory. After training, W + scaling * B A can be merged into one matrix, and using the model costs nothing extra.
+B starts with zeros, so training starts from the unchanged model. Only A and B need gradients, and only for them does
+Adam keep its two running averages: that is why fine-tuning fits into a small memory. After training, W + scaling * B A
+can be merged into one matrix, and using the model costs nothing extra.
 
 `LoRALinear` is the layer; its docstring also puts it into a model and merges it. `LoRAConfig` below it has the settings
 of `apply_lora`, which does the same for the layers that they name (applying.py), and `merge_lora` checks first whether
@@ -87,18 +89,17 @@ class LoRALinear(nn.Module):
     merged = False  # True while the update is a part of base.weight (merging.py)
 
     def __init__(self, base: nn.Linear, r: int, scaling: float, dropout: float = 0.0):
-        # Module has no __init__.
         self.base, self.scaling = base, scaling
         self.in_features, self.out_features = base.in_features, base.out_features
         self.dropout = nn.Dropout(dropout)
-        # A starts like the weight of a linear layer, uniform in ±sqrt(6 / ((1 + a²) in)); a = sqrt(5) makes this
-        # ±1/sqrt(in). B starts with zeros, and so does B A.
+        # A starts like the weight of a linear layer: uniform in ±sqrt(6 / ((1 + a²) in)), which is ±1/sqrt(in) for
+        # a = sqrt(5). B starts with zeros, and so does B A.
         self.lora_A = nn.init.kaiming_uniform_(empty_parameter(r, self.in_features), a=math.sqrt(5))
         self.lora_B = nn.init.zeros_(empty_parameter(self.out_features, r))
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        hidden = F.linear(self.dropout(x), self.lora_A)  # A x: (..., in) -> (..., r)
         # A first, then B: their product B A, which is as large as W, is never made.
+        hidden = F.linear(self.dropout(x), self.lora_A)  # A x: (..., in) -> (..., r)
         out = self.base(x) + F.linear(hidden * self.scaling, self.whole_B())  # (..., out)
         # `activation`: GPT-2's MLP asks its linear layer to apply GELU as well. With None, this returns `out`.
         return activate(out, activation)

@@ -27,9 +27,9 @@ class LoRASlices(LoRALinear):
     """
 
     def __init__(self, base: nn.Linear, r: int, scaling: float, dropout: float, slices: tuple[str, ...]):
-        super().__init__(base, r * len(slices), scaling, dropout)  # A is (n r, in) now; its B is replaced below
+        super().__init__(base, r * len(slices), scaling, dropout)  # makes A (n r, in), and a B, which is replaced
         self.slices = slices
-        # B is stored without its zeros.
+        # (n out/3, r): B without the zeros that `whole_B` adds
         self.lora_B = nn.init.zeros_(empty_parameter(self.out_features // len(SLICES) * len(slices), r))
 
     def whole_B(self) -> Tensor:

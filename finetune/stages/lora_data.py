@@ -28,9 +28,10 @@ LONGEST = 1024  # tokens of a training sequence, for models that can read more
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Batches to train on and their loss. validate(whole) gives "val_loss" and other metrics.
+    """What the training loop needs of some data.
 
-    whole: evaluate all held-out data, not only a sample of a long text. size: the amount of training data, in words.
+    batches: to train on. loss_fn: their loss. validate(whole): "val_loss" and other metrics on held-out data; of a long
+    text, on a sample of it, unless all of it is wanted (`whole`). size: how much there is to learn from, in words.
     """
 
     batches: Stream
@@ -45,12 +46,15 @@ def is_conversations(data: str) -> bool:
 
 
 def read_data(run: Run) -> Sequence[list[Example]]:
-    """Conversations to learn from, and to test on. Of a text there are none; it is checked that it can be read."""
+    """Conversations to learn from, and conversations to test on. If the data are a text, there are none.
+
+    Raises ValueError or OSError for data that cannot be read: this comes before you have waited for a model.
+    """
     config = run.config
     if is_conversations(config.data):
         return load_data(config.data, config.seed) if run.is_new else run.load_data(read_examples)
     if run.is_new:
-        check_corpus(config.data)
+        check_corpus(config.data)  # can the text be read?
     return [], []
 
 
@@ -84,7 +88,7 @@ def text_task(run: Run, model: LanguageModel, tokenizer: Tokenizer) -> Task:
 def conversations_task(
     run: Run, model: LanguageModel, tokenizer: Tokenizer, train: Sequence[Example], test: Sequence[Example]
 ) -> Task:
-    """Conversations, of which the answers are learned. A new run keeps them in its folder."""
+    """Conversations, whose answers are learned. A new run keeps them in its folder."""
     config = run.config
     block_size = context_of(model)
     if run.is_new:
@@ -103,9 +107,10 @@ def conversations_task(
 
 
 def loss_on_own_text(model: LanguageModel, source: str, max_sequences: int) -> dict[str, float]:
-    """The "own_text": the loss on text of the kind that the base model was trained on, if there is such a text.
+    """The "own_text": the loss on text of the kind that the base model was trained on.
 
-    source: the run folder of the base model, which holds its validation text. max_sequences: evaluate at most so many.
+    source: the folder of the base model. If it is a run of ours, it holds the text; if not, nothing is measured.
+    max_sequences: evaluate at most so many.
     """
     path = Path(source) / "data" / "val.bin"
     if not path.is_file():

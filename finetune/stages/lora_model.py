@@ -1,6 +1,6 @@
 """The model of a fine-tuning run: the base model, what is trained of it, and what a checkpoint holds.
 
-A run of the method "full" stores the whole model. One of adapters stores only what is trained, and the SHA-256 of the
+A run of the method "full" stores the whole model. A run of adapters stores only what is trained, and the SHA-256 of the
 frozen base weights: to continue the run, or to use its model, the base model must still be in its place.
 """
 
@@ -31,8 +31,8 @@ ADAPTER_TYPES = ("minigrad-lora", "minigrad-qlora")  # the "model_type" of runs 
 class LoRARunConfig(Checked):
     """The settings of a fine-tuning run.
 
-    init_from: the base model (`gpt.training.loading.load_model`). data: see `lora_data`. lora: of the adapters,
-    if there are any. Raises ValueError for a method that would change packed weights.
+    init_from: the base model. data: see lora_data.py. lora: the settings of the adapters, if there are any. Raises
+    ValueError for a method that would change packed weights.
     """
 
     stage = "adaptation"

@@ -1,5 +1,6 @@
 """Save a training run so it can continue exactly where it was, and load it again.
 
+The idea: write everything that the next step depends on into a new folder, and let it count only once it is complete.
 A run's folder holds
 
     checkpoint-7/               the seventh checkpoint
@@ -10,7 +11,7 @@ A run's folder holds
     vocab.json, data/, ...      its tokenizer and its data, which never change
     log.jsonl                   one line per logged step
 
-In its simple form, saving writes these files, and loading reads them. For a model:
+In its simple form, saving writes these files and loading reads them. A model:
 
 >>> import tempfile
 >>> from gpt import GPT, GPTConfig
@@ -25,7 +26,7 @@ In its simple form, saving writes these files, and loading reads them. For a mod
 >>> loaded.load_state_dict(weights)
 ([], [])
 
-This page does the same for a whole run, its optimizer and its state included:
+This page does the same for a run, its optimizer and its state included:
 
 >>> from minigrad.optim import AdamW
 >>> optimizer = AdamW(model.parameters(), lr=0.001)
@@ -41,14 +42,15 @@ This page does the same for a whole run, its optimizer and its state included:
 The rest of the page is about three things, each in a section below the functions that save and load:
 
 * Only whole checkpoints count, even if the process is killed while it saves, or the disk is full. Several files cannot
-  change in one instant, but a folder can be renamed in one. So a checkpoint is written as `checkpoint-7.unfinished` and
-  flushed to disk; its rename makes it count, and then the one before it is deleted. After a crash between the two there
-  are two of them: the newest counts. Loading changes nothing, so you can try out a model while it is being trained.
-* The SHA-256 of each file shows whether it has changed.
+  change in one instant, but a folder can be renamed in one. So a checkpoint is written as `checkpoint-7.unfinished`.
+  Its rename to `checkpoint-7` makes it count, and then `checkpoint-6` is deleted. After a crash between the two steps
+  both are there, and the newest counts.
+* Has a file changed since it was saved? The SHA-256 of each file tells.
 * A `ModelFormat` says which parts of a model the folder stores: all of a language model, or, for a model with adapters,
   only the adapters.
 
-There is no pickle, so a checkpoint from a stranger is data and cannot run code.
+Loading changes nothing, so you can try out a model while it is being trained. There is no pickle, so a checkpoint from
+a stranger is data and cannot run code.
 """
 
 from __future__ import annotations
@@ -97,36 +99,12 @@ FORMAT = 1  # the version of the format, in state.json
 
 JSON = dict[str, Any]  # what a JSON file holds
 Shapes = Mapping[str, tuple[int, ...]]  # of stored arrays, by name
-# What may be raised while files are read whose content is not as expected.
+# What Python may raise while we read a file that holds something unexpected.
 WRONG_CONTENT = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, OSError)
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing or damaged, or holds something else."""
-
-
-@dataclasses.dataclass
-class Checkpoint:
-    """What was saved: the model, the optimizer's state (or None), and the state of the run."""
-
-    model: Any
-    optimizer_state: dict[str, Any] | None
-    state: JSON
-    inputs: dict[str, str]  # hashes of the inputs: the SHA-256 of the run's tokenizer and data, see `inputs_of`
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelFormat:
-    """How to turn a model into config.json and named arrays, and back."""
-
-    name: str  # "model_type" in config.json
-    # config(model): the rest of config.json, JSON-able.
-    config: Callable[[Any], JSON]
-    # build(config, shapes): a model for the settings in config.json, whose stored arrays are read later. It raises
-    # ValueError, before it allocates memory, if the shapes in the file do not fit the settings (see `whole`, below).
-    build: Callable[[JSON, Shapes], nn.Module]
-    # tensors(model): the arrays to store, parameters and buffers, by their names in the model.
-    tensors: Callable[[Any], Mapping[str, Array]] = nn.Module.state_dict
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
@@ -149,13 +127,18 @@ def save_checkpoint(
     folder = Path(folder)
     format = format or format_of(model)
     with _new_checkpoint(folder) as new:  # a folder, which counts as a checkpoint after the block
+        # The model: its format and shape, and its weights.
         config = {"model_type": format.name, **format.config(model)}
         write_text(new / CONFIG, json.dumps(config, indent=1))
         write_safetensors(new / WEIGHTS, format.tensors(model))
+
+        # The optimizer: its arrays, which are Adam's moments. What remains are numbers, for state.json.
         optimizer_state = None
         if optimizer is not None:
             optimizer_state = optimizer.state_dict()
             write_safetensors(new / MOMENTS, _take_arrays(optimizer_state))
+
+        # The state of the run, and the hashes of all files, of state.json as well.
         record = {
             "format": FORMAT,
             "files": sha256_table(new, (CONFIG, WEIGHTS, MOMENTS)),
@@ -170,10 +153,10 @@ def save_checkpoint(
 
 
 def _take_arrays(optimizer_state: dict[str, Any]) -> dict[str, Array]:
-    """Take the arrays out of what `Optimizer.state_dict` returned, and leave None, because JSON cannot hold them.
+    """Take the arrays out of what `Optimizer.state_dict` returned, because JSON cannot hold them.
 
-    Returns them by the names POSITION.NAME: "3.exp_avg" is Adam's running mean of the gradient of parameter 3. The
-    optimizer itself keeps its arrays, because state_dict makes new dictionaries.
+    {3: {"step": 7, "exp_avg": ARRAY}}, which is what Adam remembers of parameter 3, becomes {3: {"step": 7, "exp_avg":
+    None}}, and {"3.exp_avg": ARRAY} is returned. The optimizer itself keeps its arrays: its dictionaries are others.
     """
     arrays = {}
     for position, values in optimizer_state["state"].items():
@@ -187,30 +170,39 @@ def _take_arrays(optimizer_state: dict[str, Any]) -> dict[str, Array]:
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass
+class Checkpoint:
+    """What was saved: the model, the optimizer's state (or None), and the state of the run."""
+
+    model: Any
+    optimizer_state: dict[str, Any] | None
+    state: JSON
+    inputs: dict[str, str]  # the SHA-256 of the run's tokenizer and data: see `inputs_of`
+
+
 def load_checkpoint(folder: StrPath, with_optimizer: bool = True, format: ModelFormat | None = None) -> Checkpoint:
     """Load what `save_checkpoint` has written. Raises CheckpointError, naming the file that is missing or altered.
 
     format: which parts of a model the folder stores; by default a whole language model, as config.json says.
     """
     formats = [format] if format else [whole(architecture) for architecture in architectures()]
+    known = {format.name: format for format in formats}
 
     def load(path: Path) -> Checkpoint:  # path: the newest checkpoint in the folder
+        # The state of the run. It has the hashes of all files, which are checked before they are read.
         record = _read_record(path)
         _check_unchanged(path, record, with_optimizer)
 
         # The model: config.json names its format, which builds it. Then its weights are read.
         config = read_json(path / CONFIG)
         name = config.pop("model_type", None)
-        matching = [known for known in formats if known.name == name]
-        if not matching:
-            names = " or ".join(known.name for known in formats)
-            raise CheckpointError(f"{CONFIG} does not describe a {names}, but a {name!r:.40}")
-        model_format = matching[0]
+        if name not in known:
+            raise CheckpointError(f"{CONFIG} does not describe a {' or '.join(known)}, but a {name!r:.40}")
         with SafetensorsFile(path / WEIGHTS) as file:
-            model = model_format.build(config, file.shapes)
-            _load_weights(model, model_format, file)
+            model = known[name].build(config, file.shapes)
+            _load_weights(model, known[name], file)
 
-        # The optimizer's state: the arrays return to the places where `_take_arrays` has left None.
+        # The optimizer: its arrays return to the places where `_take_arrays` has left None.
         state = record["state"]
         optimizer_state = record["optimizer"] if with_optimizer else None
         if optimizer_state is None:
@@ -290,7 +282,7 @@ _shown: set[str] = set()  # the lines that this process has shown
 
 
 def _say_if_unfinished(folder: Path, step: int, planned: int) -> None:
-    """Say on standard error that the run whose model is used has not ended; not again for each time it is loaded."""
+    """Say on standard error, once, that the run whose model is used has not ended."""
     resume = f"resume it with --init-from resume --out-dir {quoted(folder)}"
     text = f"the run in {folder} has done step {step:,} of {planned:,}; {resume}"
     if step < planned and text not in _shown:
@@ -307,7 +299,7 @@ def has_checkpoint(folder: StrPath) -> bool:
 
 
 def checkpoints(folder: StrPath) -> list[Path]:
-    """The checkpoints in a folder, the newest last. The older ones are about to be deleted."""
+    """The complete checkpoints in a folder, the newest last. The older ones are about to be deleted."""
     paths = [Path(folder) / f"{PREFIX}{number}" for number in _numbers(folder)]
     return [path for path in paths if (path / STATE).exists()]
 
@@ -365,7 +357,7 @@ def _flush_names(folder: Path) -> None:
 
 
 def _read_newest(folder: StrPath, read: Callable[[Path], Any]) -> Any:
-    """What `read` returns for the newest checkpoint. Raises CheckpointError, whatever somebody has written into it."""
+    """read(the newest checkpoint in the folder). Raises CheckpointError, whatever somebody has written into it."""
     found = checkpoints(folder)
     if not found:
         raise CheckpointError(f"there is no checkpoint in {folder}: no {PREFIX}N/{STATE}")
@@ -376,7 +368,7 @@ def _read_newest(folder: StrPath, read: Callable[[Path], Any]) -> Any:
     except CheckpointError:
         if newest.exists():
             raise
-        # Else it was deleted meanwhile by a run that saved: read the newer one.
+    # A run that saved meanwhile has deleted it: read the newer one.
     return _read_newest(folder, read)
 
 
@@ -396,7 +388,7 @@ def _check_unchanged(path: Path, record: JSON, with_optimizer: bool) -> None:
 
 
 def check_sha256(folder: Path, table: Mapping[str, str], names: Iterable[str]) -> None:
-    """Raise CheckpointError, naming the file, unless these files are as the table says: not altered, removed, added."""
+    """Raise CheckpointError, naming the file, if one of these files is not as in the table: altered, removed, added."""
     for name in names:
         now = sha256_table(folder, [name]).get(name)
         if now != table.get(name):
@@ -434,6 +426,20 @@ def _sha256_of_record(record: JSON) -> str:
 
 
 # --- what is stored of a model? ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFormat:
+    """How a model becomes config.json and named arrays, and how it is made of them again."""
+
+    name: str  # "model_type" in config.json
+    # config(model): the rest of config.json, JSON-able.
+    config: Callable[[Any], JSON]
+    # build(config, shapes): a model for the settings in config.json, whose stored arrays are read later. It raises
+    # ValueError, before it allocates memory, if the shapes in the file do not fit the settings (see `whole`, below).
+    build: Callable[[JSON, Shapes], nn.Module]
+    # tensors(model): the arrays to store, parameters and buffers, by their names in the model.
+    tensors: Callable[[Any], Mapping[str, Array]] = nn.Module.state_dict
 
 
 def whole(architecture: type[LanguageModel]) -> ModelFormat:
