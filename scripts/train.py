@@ -23,24 +23,29 @@ EXAMPLES = """examples:
   python scripts/train.py --init-from runs/book --data more.txt --out-dir runs/more     a trained model on another text
   mpiexec -n 2 python scripts/train.py --data-parallel             processes of MPI, also on several machines
 """
+# The options for the shape of a new model.
 SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size", "dropout")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train a model and show what to do with it.
 
-    In a program of your own, it is one call. `pretrain` starts a run of `train_language_model`, as this script does:
+    In a program of your own, training is one call:
 
+    from gpt.training.pretraining import PretrainingConfig, pretrain
     shape = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64}
     pretrain(PretrainingConfig(data="mybook.txt", out_dir="runs/book", model=shape))
     """
+    # What the user typed, as settings; `arguments.model` is the shape of a new model.
     parser = options()
     arguments = parser.parse_args(argv)
     refuse_conflicts(parser, arguments)
     arguments.model = model_settings(parser, arguments)
+    # What is called with the run: `train_language_model`, with the model to start from, if there is one.
     init_from = None if arguments.init_from == "scratch" else arguments.init_from
     train = partial(train_language_model, init_from=init_from)
-    with command_line.team(arguments.data_parallel) as team:  # one process, unless mpiexec has started several
+    # Training, in one process, or in those that mpiexec has started, which must all have the same options.
+    with command_line.team(arguments.data_parallel) as team:
         team.check_same({**vars(arguments), "options": sorted(parser.given)})
         if init_from == "resume":
             refuse_another_shape(parser, arguments.out_dir)
@@ -52,12 +57,12 @@ def options() -> command_line.Parser:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     new = "scratch: random weights"
     size = {"type": command_line.whole_number(257)}
-    # without=(): every setting has its option. {}: what the setting itself declares, without the help or choices that
-    # add_stage gives other stages.
+    # An option for each setting (without=(): none is left out). Those named here differ from what other stages have;
+    # with {}, the option is as the setting declares it.
     stage_options.add_stage(parser, PretrainingConfig, new, without=(), vocab_size=size, precision={}, learning_rate={})
     group = parser.add_argument_group("shape of a new model")
     small = partial(GPTConfig, n_layer=4, n_head=4, n_embd=128, block_size=64)
-    # dropout: None if it is not given, because a Llama has none
+    # dropout: None unless the user gives it, because a Llama has no dropout
     command_line.add_settings(group, small, dropout={"default": None})
     text = "a Llama's heads of keys and values; without it, --n-head"
     group.add_argument("--n-kv-head", type=command_line.whole_number(1), help=text)
@@ -67,7 +72,7 @@ def options() -> command_line.Parser:
 
 
 def refuse_conflicts(parser: command_line.Parser, arguments: argparse.Namespace) -> None:
-    """End with an error for an option that another one rules out."""
+    """End with an error if the user has given an option that another one rules out."""
     if arguments.will_it_fit:
         others = ["data_parallel"]
         if arguments.init_from == "resume":
@@ -83,18 +88,18 @@ def refuse_conflicts(parser: command_line.Parser, arguments: argparse.Namespace)
 
 
 def model_settings(parser: command_line.Parser, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The shape of a new model; of an existing model, only the options that the user gave.
-
-    vocab_size: for a new model a setting of the run, the tokens to learn; an existing one is checked to have it.
+    """The shape of a new model, {"n_layer": 4, ...}; for an existing model, only the options that the user gave, to be
+    compared with its shape.
     """
-    given = parser.given
     if arguments.init_from == "scratch":
-        given = {name: getattr(arguments, name) for name in SHAPE}
-    return {name: given[name] for name in (*SHAPE, "vocab_size") if given.get(name) is not None}
+        shape = {name: getattr(arguments, name) for name in SHAPE}
+    else:
+        shape = {name: parser.given.get(name) for name in (*SHAPE, "vocab_size")}
+    return {name: value for name, value in shape.items() if value is not None}
 
 
 def refuse_another_shape(parser: command_line.Parser, out_dir: str) -> None:
-    """Raise ValueError for a shape option that the resumed model lacks."""
+    """Raise ValueError for an option that the model of the resumed run does not have, such as a GPT-2's --n-kv-head."""
     shape = settings_of(PretrainingConfig, out_dir).model
     for name in SHAPE:
         if name in parser.given and name not in shape:
