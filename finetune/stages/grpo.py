@@ -252,8 +252,7 @@ def grpo_batches(
         weights = answer_weights(mask.sum(axis=1), config.method, config.response_length)  # (answers)
         # The loss is a mean over answers, and the training step divides the sum of a batch's losses by its tokens. The
         # factor tokens / answers corrects this.
-        n_tokens, n_answers = len(answer_of), len(rows)
-        weights = weights * n_tokens / n_answers
+        weights = weights * len(answer_of) / len(rows)
         batch = GRPOBatch(
             tokens,
             positions,

@@ -54,7 +54,9 @@ def train_lora(run: Run, config: LoRARunConfig) -> None:
         # Freeze the weights and put adapters beside them, or, for the method "full", leave all weights to be trained.
         adapt(model, config, len(tokenizer))
         run.begin(model, tokenizer, adapter_format(config), config)
-        _show_what_is_trained(model, config)
+        total, trained = model.config.num_parameters(), model.num_parameters(trainable_only=True)
+        share = f"of {total:,} parameters, {trained:,} ({trained / total:.1%} as many) are trained"
+        show(f"starting from the weights in {config.init_from}; {share}")
     else:
         model, tokenizer = run.load(adapter_format(config))
         _remove_adapter(run.out_dir / ADAPTER)
@@ -107,12 +109,6 @@ def _with_chat_tokens(config: LoRARunConfig, model: LanguageModel, tokenizer: To
         return config
     whole = tuple(dict.fromkeys([*config.lora.modules_to_save, model.names.embeddings[0], "lm_head"]))
     return dataclasses.replace(config, lora=dataclasses.replace(config.lora, modules_to_save=whole))
-
-
-def _show_what_is_trained(model: LanguageModel, config: LoRARunConfig) -> None:
-    total, trained = model.config.num_parameters(), model.num_parameters(trainable_only=True)
-    share = f"of {total:,} parameters, {trained:,} ({trained / total:.1%} as many) are trained"
-    show(f"starting from the weights in {config.init_from}; {share}")
 
 
 def _show_change(before: dict[str, float], after: dict[str, float]) -> None:

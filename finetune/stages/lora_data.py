@@ -58,18 +58,13 @@ def read_data(run: Run) -> Sequence[list[Example]]:
     return [], []
 
 
-def context_of(model: LanguageModel) -> int:
-    """The number of tokens in a training sequence."""
-    return min(model.config.block_size, LONGEST)
-
-
 def text_task(run: Run, model: LanguageModel, tokenizer: Tokenizer) -> Task:
     """A text to continue, whose tokens a new run writes into its folder (gpt/training/pretraining_parts.py).
 
     Raises ValueError if there are too few to learn from.
     """
     config = run.config
-    block_size = context_of(model)
+    block_size = min(model.config.block_size, LONGEST)  # the length of a training sequence
     if run.is_new:
         write_corpus(config.data, run.out_dir, block_size, tokenizer)
     train = open_tokens(run.out_dir / "data" / "train.bin")
@@ -90,16 +85,16 @@ def conversations_task(
 ) -> Task:
     """Conversations, whose answers are learned. A new run keeps them in its folder."""
     config = run.config
-    block_size = context_of(model)
+    block_size = min(model.config.block_size, LONGEST)  # the length of a training sequence
     if run.is_new:
         run.keep_data(train=train, test=test)
     template = ChatTemplate(tokenizer)
     conversations, shortened = encode_examples(train, template, block_size)
-    tests, _ = encode_examples(test[: run.state.max_eval_items], template, block_size)
-    items = instruction_tasks("test", VALIDATION_ITEMS, config.seed) if config.data == TASKS else []
+    tests, _ = encode_examples(test[: run.state.max_eval_items], template, block_size)  # a short run tests on fewer
+    tasks = instruction_tasks("test", VALIDATION_ITEMS, config.seed) if config.data == TASKS else []
 
     def validate(whole: bool) -> dict[str, float]:
-        return validate_answers(run, model, tokenizer, tests, items)
+        return validate_answers(run, model, tokenizer, tests, tasks)
 
     batches = ShuffledBatches(conversations, config.batch_size, collate, config.seed)
     note = f"; {shortened:,} were too long and lost their oldest turns" if shortened else ""

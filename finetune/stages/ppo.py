@@ -76,11 +76,6 @@ class PPOConfig(Checked):
         if self.batch_size < self.num_mini_batches:
             raise ValueError(f"{self.batch_size} replies cannot be dealt to {self.num_mini_batches} mini-batches")
 
-    @property
-    def steps_per_iteration(self) -> int:
-        """The number of optimizer steps on the replies of one rollout."""
-        return self.num_ppo_epochs * self.num_mini_batches
-
 
 @dataclasses.dataclass(frozen=True)
 class PPORunConfig(Checked):
@@ -176,8 +171,9 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
         return steps, metrics
 
     # Training: iterations, each of a rollout and some optimizer steps. max_iters counts the steps.
-    training = dataclasses.replace(config.training, max_iters=ppo.total_iterations * ppo.steps_per_iteration)
-    run.prepare(model, training, ppo.steps_per_iteration)  # the optimizer, and the schedule of its learning rate
+    n_steps = ppo.num_ppo_epochs * ppo.num_mini_batches  # in an iteration
+    training = dataclasses.replace(config.training, max_iters=ppo.total_iterations * n_steps)
+    run.prepare(model, training, n_steps)  # the optimizer, and the schedule of its learning rate
     train(run, batches, iteration, judge.validate)  # the loop: gpt/training/training_loop.py
 
     # The report: replies to the same questions before training and after it.

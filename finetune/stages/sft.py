@@ -79,8 +79,8 @@ def train_sft(run: Run, config: SFTConfig) -> None:
         examples, test_examples = load_data(config.data, config.seed)
         model, tokenizer = load_model(config.init_from, trainable=True)
         added = add_chat_tokens(model, tokenizer)
-        n = model.num_parameters()
-        show(f"starting from the weights in {config.init_from}, {added} tokens added: {n:,} parameters")
+        start = f"starting from the weights in {config.init_from}, {added} tokens added"
+        show(f"{start}: {model.num_parameters():,} parameters")
         run.begin(model, tokenizer)
         run.keep_data(train=examples, test=test_examples)
     else:

@@ -310,12 +310,12 @@ def owners_of(groups: Sequence[dict[str, Any]], processes: int) -> list[int]:
     owners: list[int] = []
     for parameters in (group["params"] for group in groups):
         work = [0] * processes  # the numbers that each process updates, so far
-        owner = {}
+        owner = [0] * len(parameters)
         # The largest parameter first; each goes to the process that has the least to update.
         for i in sorted(range(len(parameters)), key=lambda i: -parameters[i].data.size):
             owner[i] = work.index(min(work))
             work[owner[i]] += parameters[i].data.size
-        owners += [owner[i] for i in range(len(parameters))]
+        owners += owner
     return owners
 
 
