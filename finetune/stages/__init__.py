@@ -1,4 +1,4 @@
-"""How is each stage run? A page per stage: model, data, loss, test, training, and what has changed.
+"""How is each stage run? A page per stage, read from top to bottom: load, data, test, training, report.
 
     reward.py              a reward model: the simplest stage, an example for new ones
     sft.py                 instruction tuning
