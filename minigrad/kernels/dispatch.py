@@ -1,17 +1,39 @@
-"""The switch between the textbook form of each op and its fast twin.
+"""Choose the code that runs when an op is called.
 
-    minigrad.use_kernels("fast")                     # what scripts/train.py does; importing minigrad selects "textbook"
-    minigrad.use_kernels({"softmax": MySoftmax})     # one op of your own, on top of the current choice
-    with minigrad.use_kernels("textbook"): ...       # only here
+Each op has a textbook form, the Function that you read in functional/. The ops that take most of the time also have a
+kernel: a second Function with the same arguments and, up to rounding, the same result, written for speed. A table
+{op: kernel} decides. An op that is in the table runs its kernel, and any other op runs itself. So a kernel of your own
+takes the place of an op like this:
 
-The fast twin of an op, its kernel, is a Function with the same arguments and, up to rounding, the same result. This
-file fills the tables {op: kernel}; minigrad/switches.py tells how an op finds its kernel in them.
+>>> import numpy as np
+>>> from minigrad import Tensor
+>>> class LoudExp(Function):
+...     @staticmethod
+...     def forward(ctx, x):
+...         print("LoudExp runs")
+...         ctx.out = np.exp(x)
+...         return ctx.out
+...     @staticmethod
+...     def backward(ctx, dout):
+...         return dout * ctx.out
+>>> x = Tensor([0.0])
+>>> with use_kernels({"exp": LoudExp}):
+...     functional.exp(x).item()
+LoudExp runs
+1.0
+>>> functional.exp(x).item()  # the textbook form again
+1.0
+
+    minigrad.use_kernels("fast")        # all kernels of the two tables below; scripts/train.py calls it
+    minigrad.use_kernels("textbook")    # none; this is what you have after `import minigrad`
+
+This file fills the tables. minigrad/switches.py keeps them and looks an op up at each call.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import functional, optim, switches
@@ -40,7 +62,7 @@ FAST: dict[str, type[Function]] = {
     "swiglu": FastSwiglu,
 }
 
-# Of an optimizer's step, and of what clips gradients, the fast twin is a function.
+# In an optimizer's step and in clipping, a function takes the place of another one, or of a class.
 FAST_OPTIM: dict[Any, Any] = {
     optim.Adam: adam.update_all,
     optim.AdamW: adam.update_all,
@@ -50,47 +72,28 @@ FAST_OPTIM: dict[Any, Any] = {
 }
 
 
-def fast_on_cpu() -> dict[Any, Any]:
-    """The table that "fast" selects for NumPy arrays."""
-    return {**_by_class(FAST), **FAST_OPTIM}
-
-
-@functools.cache
-def fast_on_cuda() -> dict[Any, Any]:
-    """The table for a GPU. Called, and so imported, only when the first array on a GPU asks for a kernel."""
-    from . import cuda
-
-    return _by_class(cuda.CUDA)
-
-
 class use_kernels:
-    """Choose what runs when an op is called: "textbook", "fast", or {op name: Function}, which adds to the current
-    choice.
+    """Choose what runs when an op is called: "textbook", "fast", or {op: Function}, which adds to the current choice.
 
-    It takes effect at once, for all threads of the process; in a `with` statement, until the block ends. Raises
-    ValueError for an unknown name.
+    An op is given by its name, as in the example above, or as the class or the function. The choice takes effect at
+    once, for all threads of the process; in a `with` statement, until the block ends. Raises ValueError for an unknown
+    name.
     """
 
     def __init__(self, choice: str | Mapping[Any, type[Function]]):
         self._previous = switches.kernels, switches.cuda_kernels, switches.accumulate
         if choice == "textbook":
-            _select(on_cpu={}, on_cuda=dict, accumulate=None)  # no kernels; dict() is an empty table for a GPU
+            _select(on_cpu={}, on_cuda=dict, accumulate=None)  # two empty tables: dict() is {}
         elif choice == "fast":
             _select(fast_on_cpu(), fast_on_cuda, add_in_place)
         elif isinstance(choice, Mapping):
-            self._add(_by_class(choice))
+            on_cpu, on_cuda, accumulate = self._previous
+            chosen = _by_class(choice)
+            # The table for a GPU is made when the first array on a GPU comes.
+            with_chosen = functools.cache(lambda: {**on_cuda(), **_without_those_for("cpu", chosen)})
+            _select({**on_cpu, **_without_those_for("cuda", chosen)}, with_chosen, accumulate)
         else:
             raise ValueError(f"kernels are 'textbook', 'fast' or a dictionary {{op name: Function}}, not {choice!r}")
-
-    def _add(self, chosen: dict[type, type]) -> None:
-        """Select these kernels on top of the current choice, each for the devices that it is made for."""
-        on_cpu, on_cuda, accumulate = self._previous
-
-        @functools.cache
-        def with_chosen() -> dict[Any, Any]:  # called when the first array on a GPU comes
-            return {**on_cuda(), **_usable_on("cuda", chosen)}
-
-        _select({**on_cpu, **_usable_on("cpu", chosen)}, with_chosen, accumulate)
 
     def __enter__(self) -> use_kernels:
         return self
@@ -99,18 +102,21 @@ class use_kernels:
         _select(*self._previous)
 
 
-def _usable_on(device: str, chosen: dict[type, type]) -> dict[type, type]:
-    """Without the kernels in the folder of the other device. Your own, in neither folder, stay for both."""
-    other = {"cpu": "cuda", "cuda": "cpu"}[device]
-    return {op: f for op, f in chosen.items() if not f.__module__.startswith(f"{__package__}.{other}.")}
+def _select(on_cpu: dict[Any, Any], on_cuda: Callable[[], Mapping[Any, Any]], accumulate: Any) -> None:
+    """Put the tables in place. on_cuda returns the table for a GPU; it is called when the first array on a GPU comes.
 
-
-def _select(on_cpu: dict[Any, Any], on_cuda: Any, accumulate: Any) -> None:
+    accumulate: what adds up gradients in place of `autograd.add_up`.
+    """
     switches.kernels, switches.cuda_kernels, switches.accumulate = on_cpu, on_cuda, accumulate
     if any(kernel in FAST.values() for kernel in on_cpu.values()):  # is one of our multithreaded kernels selected?
         threads.start()
     else:
         threads.stop()
+
+
+def fast_on_cpu() -> dict[Any, Any]:
+    """The table that "fast" selects for NumPy arrays."""
+    return {**_by_class(FAST), **FAST_OPTIM}
 
 
 def only_fast() -> bool:
@@ -130,15 +136,15 @@ def _subclasses(function: type[Function]) -> list[type[Function]]:
 
 
 def _by_class(choice: Mapping[Any, type[Function]]) -> dict[type, type]:
-    """{op: kernel} with the ops as classes; they may be given by name, as classes or as functions of `F`."""
+    """{op: kernel} with the ops as classes, which is how the tables of switches.py are looked up."""
     known = textbook_functions()
     chosen: dict[type, type] = {}
     for op, kernel in choice.items():
         if isinstance(op, str):
             name = op
-        elif isinstance(op, type):
+        elif isinstance(op, type):  # a class: LayerNorm is "layer_norm"
             name = op_name(op)
-        else:
+        else:  # a function: functional.layer_norm
             name = op.__name__
         if name not in known:
             raise ValueError(f"there is no op {name!r}; the ops are {', '.join(sorted(known))}")
@@ -146,3 +152,20 @@ def _by_class(choice: Mapping[Any, type[Function]]) -> dict[type, type]:
             raise ValueError(f"the kernel for {name!r} must be a subclass of Function, not {kernel!r}")
         chosen[known[name]] = kernel
     return chosen
+
+
+# --- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def fast_on_cuda() -> dict[Any, Any]:
+    """The table that "fast" selects for arrays on a GPU. Only here are the CUDA files imported."""
+    from . import cuda
+
+    return _by_class(cuda.CUDA)
+
+
+def _without_those_for(device: str, chosen: dict[type, type]) -> dict[type, type]:
+    """The chosen kernels, except for those in the folder of `device`. Your own are in no such folder, and stay."""
+    folder = f"{__package__}.{device}."
+    return {op: kernel for op, kernel in chosen.items() if not kernel.__module__.startswith(folder)}
