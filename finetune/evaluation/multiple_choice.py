@@ -5,9 +5,13 @@
     acc       share of questions whose right choice has the largest score
     acc_norm  the same with score / the choice's length in characters: a long text has a small probability
 
-The model writes nothing, so there is no reply to judge. The context, the choices and the score are ours to decide, and
-they decide the number. Two forms are common. In *cloze* form the model sees the question alone, and each choice's text
-is scored. In the *letters* form it also sees the choices, named A, B, C, ..., and the letters are scored.
+The model writes nothing, so there is no reply to judge. But the result depends on the form of the question. Two forms
+are common:
+
+    cloze     the model sees the question alone         "Question: What is hot?\\nAnswer:"
+              each choice's text is scored              " ice", " a fire"
+    letters   the model also sees the choices           "Question: What is hot?\\nA. ice\\nB. a fire\\nAnswer:"
+              the letters are scored                    " A", " B"
 
 *One question*, in cloze form. Each choice is read after the question, and the choice with the largest score is the
 model's answer. `exam_scores` computes the same for a whole exam, with many texts in a batch:
@@ -58,12 +62,12 @@ def choice_score(logits: Tensor, ids: Sequence[int], n: int) -> float:
 
 
 def encode_choice(tokenizer: Tokenizer, context: str, choice: str, block_size: int) -> tuple[list[int], int]:
-    """The tokens of both together, and how many of them, at the end, are the choice's: those after the context's own.
+    """The tokens of context + choice, and n: the last n of them are the choice's.
 
     A long context loses its beginning. Raises ValueError for a choice that does not fit into the block size alone.
     """
     ids = tokenizer.encode(context + choice, add_special_tokens=False)
-    # without the context's last space, which counts as the choice's
+    # Without the last space of the context, because " ice" may be one token: the space then belongs to the choice.
     n = len(ids) - len(tokenizer.encode(context.rstrip(), add_special_tokens=False))
     if n > block_size:
         raise ValueError(f"the choice {shortened(choice)} has {n} tokens, and the model reads only {block_size}")
@@ -84,7 +88,8 @@ class Question(NamedTuple):
 def exam_prompts(questions: Sequence[Question], shots: int, letters: bool) -> Iterator[tuple[str, list[str]]]:
     """For each question its context, and its choices as they continue it.
 
-    shots: so many of the other questions, the first ones, stand before it with their answers. letters: the form.
+    shots: the number of solved examples before the question, which are the first of the other questions. letters: True
+    for the letters form, False for cloze.
     """
     contexts, choices = [], []
     for question, texts, _ in questions:
@@ -103,7 +108,7 @@ def exam_scores(
 ) -> list[np.ndarray]:
     """The scores of each question's choices. shots and letters: see `exam_prompts`."""
     scores = [np.zeros(len(question.choices)) for question in questions]
-    # All choices of all questions: the tokens, how many of them are the choice's, and the place of the score.
+    # All choices of all questions: tokens, how many of these are the choice's, and where the score goes: scores[i][c].
     encoded = []
     for i, (context, choices) in enumerate(exam_prompts(questions, shots, letters)):
         for c, choice in enumerate(choices):
@@ -119,7 +124,7 @@ def exam_scores(
             padded, _ = pad_right(texts, fill=0)  # (B, T); on the right, because no token sees a later one
             hidden = model.hidden_states(padded)  # (B, T, C)
             for ids, n, i, c in part:
-                # the n positions before each of the choice's tokens
+                # The hidden states at position t predict token t + 1, so these are for the last n tokens of ids.
                 read = hidden[texts.index(tuple(ids[:-1])), len(ids) - 1 - n : len(ids) - 1]  # (n, C)
                 scores[i][c] = choice_score(model.lm_head(read), ids, n)
             bar.update(len(part))
@@ -129,9 +134,9 @@ def exam_scores(
 def accuracy(
     questions: Sequence[Question], scores: Sequence[np.ndarray], normalized: bool = False
 ) -> tuple[float, float]:
-    """acc, or acc_norm if `normalized`: a share p, and its standard error sqrt(p (1 - p) / (N - 1)).
+    """acc, or acc_norm if `normalized`: the share p of right answers, and its standard error sqrt(p (1 - p) / (N - 1)).
 
-    acc_norm is only meaningful in cloze form.
+    acc_norm is only meaningful in cloze form: all letters have the same length.
     """
     right = []
     for question, choice_scores in zip(questions, scores, strict=True):

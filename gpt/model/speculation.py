@@ -6,8 +6,10 @@ hardly more than one. So guesses pay if enough of them are right and guessing is
 guesses: if its last three tokens have stood together before, the tokens that followed them may follow again, as in
 code, in tables, and in answers that quote the question (prompt lookup decoding; Saxena 2023).
 
-The text does not change. From the logits after each guess a token is drawn as always. As long as it equals the guess,
-the model has read the right token, and the next logits are right too. The first token that differs ends the pass.
+The text is the same as without guesses. The pass gives logits in the place of each guess, and a token is drawn from
+them as always. As long as the token equals the guess, the model has read the right token, and the next logits are right
+too. The first token that differs is kept and ends the pass: the guesses behind it are dropped. With the guesses 7 2 9
+and the drawn tokens 7 2 4, a pass has written three tokens.
 
 For one text, greedily, and without a cache, this is all:
 
@@ -86,10 +88,11 @@ def speculate(
 ) -> Generator[list[int], None, None]:
     """Continue one prompt like `batch_generation.stream`; each step gives the one or more tokens of a pass.
 
-    The tokens are those that `stream` gives for the same seed (one random number per token in both). (Rounding may
-    differ, and decide between two tokens that are equally likely.) draft: a model with the same vocabulary, which
-    guesses in place of the text. The tokens then are others than those of `stream`, except at temperature 0, but they
-    have the same distribution.
+    Without a draft, the tokens are those that `stream` gives for the same seed, because both take one random number for
+    each token. (Rounding may differ, and decide between two tokens that are equally likely.)
+
+    draft: a model with the same vocabulary, which guesses in place of the text. At temperature 0, the tokens are still
+    those of `stream`. Above it they differ, but have the same probabilities.
 
     Raises ValueError for a model or a draft with linear attention or a sliding window.
     """
@@ -101,9 +104,9 @@ def speculate(
     text = GuessedText(model, *as_batch([list(prompt)]), max_new_tokens)
     memory = Memory()  # what the draft has read
     left = max_new_tokens
-    # Wrong guesses cost time. After them, the next 1, 2, 4, ... 64 tokens are written without guessing.
-    pause = 0
-    last_pause = 0
+    # Wrong guesses cost time. After them, the next 1, 2, 4, ... 64 tokens are written without guesses from the text.
+    pause = 0  # how many of these tokens are left
+    last_pause = 0  # how many there were
     with evaluating(model):
         while left > 0:
             # 1. Guess. There must be room for the guesses and for the token that follows them.
@@ -115,22 +118,22 @@ def speculate(
                 guesses = guess(text.ids[0], room)
 
             # 2. Check. The model reads all guesses in one pass. One is right if the token drawn in its place equals it.
-            logits = text.logits_with(guesses)  # (1 + G, V)
+            logits = text.logits_with(guesses)  # (1 + G, V): row i is for the token in the place of guess i
             accepted: list[int] = []
             for i in range(1 + len(guesses)):
-                if draft is None or i == len(guesses):
+                if draft is None or i == len(guesses):  # the guess is a token of the text, or there is none left
                     token = sampling.choose(logits[i], text.seen[0], rng)
-                else:  # the draft drew this guess from qs[i]
+                else:  # the draft drew guess i from the probabilities qs[i]
                     p = sampling.probabilities(logits[i], text.seen[0])
                     probs = after_guess(p, qs[i], guesses[i], rng.random())
                     token = int(rng.choice(len(probs), p=probs))
                 accepted.append(token)
                 text.append([token])
                 if i == len(guesses) or token != guesses[i] or token in stop_tokens:
-                    break  # what the model has read behind this place is not the text
+                    break  # a wrong guess: the logits after it are those of another text
             text.forget_guesses()
 
-            # 3. After guesses that did not pay, pause twice as long as the last time.
+            # 3. Did the pass pay? After one that did not, pause twice as long as the last time.
             if not guesses:
                 pause -= 1
             elif len(accepted) > PAYS:
@@ -160,8 +163,8 @@ class GuessedText(TextSoFar):
     def forget_guesses(self) -> None:
         """Forget the keys and values of wrong guesses.
 
-        The last token is read in the next pass: as a rule it was drawn in place of a guess, or after the last one, and
-        has not been read; and that pass needs it for its logits.
+        The last token was drawn and has not been read, so the next pass begins with it. If it equals a guess (a stop
+        token), it is read again, because the next logits are those after it.
         """
         self.read = min(self.cache.length, self.ids.shape[1] - 1)
         self.cache.cut(self.read)
