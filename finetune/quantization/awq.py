@@ -1,12 +1,12 @@
 """AWQ: weights with large inputs matter more, so scale them up before rounding and their inputs down.
 
-    x Wᵀ = (x / s) (W diag(s))ᵀ        exactly, for any s > 0 per input (I)
+    x Wᵀ = (x / s) (W diag(s))ᵀ        exactly, for any s (I) of positive numbers, one per input
 
-The rounding error of a weight depends on the step size of its group, not on the weight. If a column of W (O, I) is
-scaled up by s and its input down by s, its error in the output becomes s times smaller. Scaling up all columns would
-only increase the step size. Only columns with large inputs should grow, so the paper derives s from the size of the
-inputs, s = (mean |x|)^α, tries values of α from 0 (no scaling) to 1, and takes the one with the smallest error in the
-output [equations 4 and 5].
+A weight is rounded to the nearest multiple of its group's step size, so its error does not depend on how large the
+weight is. Multiply a column of W (O, I) by s = 2, and divide its input by 2: the weight's error is the same as before,
+and what it adds to the output is half as large. But a column that grows beyond the others makes the step size larger,
+for all of its group. So only columns with large inputs should grow. The paper takes s = (mean |x|)^α, tries values of α
+from 0 (no scaling) to 1, and keeps the one with the smallest error in the output [equations 4 and 5].
 
 *The method* for one output and two inputs, of which the second is 20 times as large. Its weight, 0.4, is between two
 levels of the grid, 2/7 and 3/7. A good α makes it exact, and leaves the other weight nearly exact:

@@ -1,8 +1,11 @@
-"""From a text to a model that writes: corpus -> tokenizer -> token files -> model -> training -> samples, a picture.
+"""Pretraining: from a text to a model that writes. The model learns to predict each token from the tokens before it:
 
-loss = -Σ_t ln p(token_t | the tokens before it), the mean over all tokens      (minigrad/functional/loss.py)
+    loss = -1/T Σ_t ln p(token_t | token_0 ... token_{t-1})            (minigrad/functional/loss.py)
 
-Elsewhere: `introduce` (pretraining_parts.py), `Run.prepare` (run.py), `one_step` and `train` (training_loop.py).
+`train_language_model` is the whole way: text and tokens, the model, what is measured during training, training. The
+loop itself, in its simplest form, is `train_textbook` (training_loop.py). A `Run` (run.py) adds what lets a training be
+stopped and resumed: `run.begin` keeps the model of a new run, `run.load` reads that of a resumed one, and `run.prepare`
+makes the optimizer and the learning-rate schedule.
 """
 
 from __future__ import annotations
@@ -61,14 +64,14 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
     if run.is_new:
         check_corpus(config.data)  # before the model, which takes longer to load
         set_up = _new_model if init_from is None else partial(_old_model, init_from=init_from)
-        model, tokenizer, config = set_up(run, config)  # the settings now have the whole shape of the model
+        model, tokenizer, config = set_up(run, config)  # `config` now has the whole shape of the model
         run.begin(model, tokenizer, config=config)
     else:
         model, tokenizer = run.load()
     block_size = config.model["block_size"]
     check_training_memory(model.config, config.batch_size, block_size, config.training, run.team.size)
     tokens, held_out = (open_tokens(run.out_dir / "data" / name) for name in ("train.bin", "val.bin"))
-    # A short run is tested on a part, fixed at the start.
+    # A short run is tested on the first part of the held-out text only. The targets are one token further: + 1.
     held_out = held_out[: run.state.max_eval_items * block_size + 1]
 
     # The sizes of model and text, and the losses of simple models to compare with.
@@ -86,7 +89,7 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
     def sample() -> None:
         show_sample(model, tokenizer, config.sample_prompt, config.sample_tokens, config.seed)
 
-    # Training: each batch of windows of the text, in random order, changes the weights once.
+    # Training: a batch has windows of `block_size` tokens, in random order, and changes the weights once.
     run.prepare(model, config.training)
     model.train()
     batches = EpochBatches(tokens, config.batch_size, block_size, config.seed, len(tokenizer))

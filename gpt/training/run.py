@@ -113,7 +113,10 @@ class Stream(Protocol):
 
 
 class Run(RunFiles):
-    """A run: its model, its optimizer, and how far it is. An iteration is one step, in PPO and GRPO several.
+    """A run: its model, its optimizer, and how far it is.
+
+    A stage calls the methods in the order of the sections below: before the loop, in the loop, the end. An iteration is
+    one training step, in PPO and GRPO several.
 
     team: the processes that train together; only the first of them logs and saves. `team.size` is how many there are
     now: before and after the loop, a forked team is one process.
@@ -145,8 +148,9 @@ class Run(RunFiles):
         self.parts: dict[str, nn.Module] = {}  # small modules beside the model, which are saved with it
         self.inputs: Mapping[str, str] = {}  # the SHA-256 of tokenizer and data
         self.step_started = 0.0
-        self.asked_to_stop = 0  # the number of a signal that has reached this process: Ctrl-C, or another of signals.py
-        self.stopped_by = 0  # the number of one that has reached any process of the team
+        # Signals: Ctrl-C, or another of signals.py. 0: none has come.
+        self.asked_to_stop = 0  # the number of the signal that has reached this process
+        self.stopped_by = 0  # the number of the signal that has reached any process of the team
         # The last checkpoint.
         self.saved_step: int | None = None
         self.last_save = time.monotonic()
