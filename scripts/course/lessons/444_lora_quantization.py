@@ -444,14 +444,23 @@ assert error < output_error(weight, absmax(weight, 4, 4).dequantize(), hessian) 
 # Which of the two should be exact?
 
 # %%
-weight, magnitude = np.array([[1.0, 0.4]], np.float32), np.array([0.1, 2.0])
-hessian = np.diag(magnitude**2)
-scales, alpha = search_scales(weight, hessian, magnitude, partial(absmax, bits=4))
-for name, s in {"absmax": np.ones(2), "AWQ": scales}.items():
-    rounded = absmax((weight * s).astype(np.float32), bits=4).dequantize() / s
-    error = output_error(weight, rounded, hessian)
+weight = np.array([[1.0, 0.4]], np.float32)  # (O, I): one output
+x = np.array([[0.1, 2.0], [-0.1, 2.0]])  # (N, I): two inputs of the layer
+magnitude = np.abs(x).mean(axis=0)  # (I)
+tried = {}
+for alpha in np.linspace(0, 1, 21):
+    s = magnitude**alpha  # (I)
+    s = s / np.sqrt(s.max() * s.min())  # a common factor changes nothing: the product of the two is 1
+    rounded = absmax(weight * s, bits=4).dequantize() / s  # / s, as if the input were divided
+    error = ((x @ (rounded - weight).T) ** 2).sum() / ((x @ weight.T) ** 2).sum()  # of the output
+    tried[alpha] = error, s, rounded
+best = min(tried, key=lambda alpha: tried[alpha][0])
+for name, alpha in {"absmax": 0.0, "AWQ": best}.items():
+    error, s, rounded = tried[alpha]
     print(f"{name:7} s = {s}: {weight[0]} -> {rounded[0]}, error of the output {error:.2%}")
-assert alpha > 0 and error < output_error(weight, absmax(weight, bits=4).dequantize(), hessian) / 10
+assert best > 0 and error < tried[0.0][0] / 10
+scales, alpha = search_scales(weight, x.T @ x, magnitude, partial(absmax, bits=4))  # the library's search
+assert np.allclose(scales, s) and alpha == best
 
 # %% [markdown]
 # Answer: the second one. AWQ pays with a small error of the first, whose input is small.
