@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from finetune.evaluation.exam_questions import exam_questions, kinds
-from finetune.evaluation.multiple_choice import accuracy, exam_prompts, exam_scores
+from finetune.evaluation.multiple_choice import accuracy, exam_scores
 from gpt import Tokenizer
 from gpt.training.loading import load_model
 from minigrad import no_grad, use_kernels
@@ -38,8 +38,7 @@ exam, fresh, others = every[:100], every[100:200], every[200:]
 
 def solved(questions: list[Any]) -> str:
     """Questions with their right answers, as a text to learn from."""
-    prompts = exam_prompts(questions, shots=0, letters=False)
-    return "".join(f"{context}{choices[q.answer]}\n\n" for (context, choices), q in zip(prompts, questions))
+    return "".join(f"Question: {q.question}\nAnswer: {q.choices[q.answer]}\n\n" for q in questions)
 
 
 def learned(questions: list[Any]) -> Any:
@@ -61,24 +60,30 @@ tokenizer = Tokenizer.train([solved(every)], 400)
 
 # %%
 honest = learned(others)  # it has seen questions of these kinds, but none of the exam
-scores = exam_scores(honest, tokenizer, exam)
 lengths = [np.array([len(choice) for choice in question.choices]) for question in exam]
-number = int(np.argmax([length.max() - length.min() for length in lengths]))
-context, choices = list(exam_prompts(exam, shots=0, letters=False))[number]
-start, by_hand, characters = len(tokenizer.encode(context)), [], []
+number = int(np.argmax([length.max() - length.min() for length in lengths]))  # the question with the clearest contrast
+question = exam[number]
+context = f"Question: {question.question}\nAnswer:"
+start = len(tokenizer.encode(context))
+by_hand = []  # the score of each choice
 print(context)
-for choice in choices:
-    ids = tokenizer.encode(context + choice)
+for choice in question.choices:
+    ids = tokenizer.encode(f"{context} {choice}")
     with no_grad():
         logits = honest([ids]).data[0]  # (T, V): row t predicts token t + 1
     logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     score = sum(logprobs[t - 1, ids[t]] for t in range(start, len(ids)))
     by_hand.append(score)
-    print(f"{choice:12}{len(ids) - start} tokens, sum {score:6.2f}, per character {score / (len(choice) - 1):6.2f}")
-assert np.allclose(scores[number], by_hand, atol=1e-4)
+    print(f" {choice:11}{len(ids) - start} tokens, sum {score:6.2f}, per character {score / len(choice):6.2f}")
 
-for normalized in (False, True):
-    chosen = [np.argmax(score / length**normalized) for score, length in zip(scores, lengths)]
+# %%
+# The library computes the same for the whole exam, with many texts in a batch.
+scores = exam_scores(honest, tokenizer, exam)
+assert np.allclose(scores[number], by_hand, atol=1e-4)
+per_character = [score / length for score, length in zip(scores, lengths)]
+characters = []
+for normalized, found in ((False, scores), (True, per_character)):
+    chosen = [np.argmax(score) for score in found]
     right = [place == question.answer for place, question in zip(chosen, exam)]
     assert np.allclose(accuracy(exam, scores, normalized), [np.mean(right), np.std(right, ddof=1) / np.sqrt(len(exam))])
     characters.append(np.mean([length[i] for i, length in zip(chosen, lengths)]))
