@@ -32,7 +32,8 @@ def embed(sentence: str) -> np.ndarray:
     return np.array([rows[word] for word in sentence.split()])  # (T, C)
 
 
-water, money = embed("the river bank"), embed("the money bank")
+water = embed("the river bank")  # (3, 3)
+money = embed("the money bank")
 print("bank beside river:", water[2], "  bank beside money:", money[2])
 assert np.array_equal(water[2], money[2])
 
@@ -45,7 +46,7 @@ assert np.array_equal(water[2], money[2])
 average = np.full((3, 3), 1 / 3)
 print("bank beside river:", average[2] @ water, "  beside money:", average[2] @ money)
 print("all words of 'the river bank':\n", average @ water)
-assert np.allclose((average @ water)[0], (average @ water)[2])
+assert np.allclose(average @ water, water.mean(axis=0))  # every row
 
 # %% [markdown]
 # Answer: the words. All tokens of a sentence become the same row, in which their order is lost as well. A sentence that
@@ -58,7 +59,7 @@ assert np.allclose((average @ water)[0], (average @ water)[2])
 # Predict: what does "bank" take from "river" in "river the the bank"?
 
 # %%
-fixed = np.eye(4) * 0.8 + np.eye(4, k=-1) * 0.2
+fixed = np.eye(4) * 0.8 + np.eye(4, k=-1) * 0.2  # (T, T): row 3, the weights of "bank", is 0, 0, 0.2, 0.8
 far = embed("river the the bank")
 print("bank, directly after river:", fixed[3] @ embed("the the river bank"), "  three words after it:", fixed[3] @ far)
 assert np.allclose(fixed[3] @ far, 0.2 * np.array(rows["the"]) + 0.8 * np.array(rows["bank"]))
@@ -81,13 +82,12 @@ print("scores X X^T\n", scores)
 print("by hand, river . bank = 2*1 + 0*1 + 0.2*0.5 =", 2 * 1 + 0 * 1 + 0.2 * 0.5)
 
 # %%
-weights = F.softmax(Tensor(scores), dim=-1).data  # each row by itself
+exps = np.exp(scores)
+weights = exps / exps.sum(axis=1, keepdims=True)  # softmax, each row by itself
 print("weights softmax(X X^T)\n", weights)
-assert np.allclose(weights.sum(axis=1), 1)
+assert np.allclose(weights, F.softmax(Tensor(scores), dim=-1).data)
 out = weights @ X  # (T, C): one output per token
 print("output softmax(X X^T) X\n", out)
-e = np.exp(scores)  # by hand
-assert np.allclose(out, e / e.sum(axis=1, keepdims=True) @ X)
 
 # %%
 with lesson.picture("raw-attention", "Attention on raw embeddings", columns=2, size=(10, 3.8)) as pair:
@@ -109,8 +109,12 @@ def attend(X: np.ndarray) -> np.ndarray:
 
 print("bank beside river:", attend(water)[2], "  beside money:", attend(money)[2])
 print("bank, with river three words away:", attend(far)[3], "  with the fixed weights:", fixed[3] @ far)
-assert attend(water)[2, 0] > attend(water)[2, 1] and attend(money)[2, 1] > attend(money)[2, 0]
-assert attend(far)[3, 0] > attend(far)[3, 1] + 0.1 and np.isclose(*(fixed[3] @ far)[:2])  # fixed: still undecided
+# In each row, the first number is about water, and the second one about money.
+assert attend(water)[2, 0] > attend(water)[2, 1]
+assert attend(money)[2, 0] < attend(money)[2, 1]
+assert attend(far)[3, 0] > attend(far)[3, 1] + 0.1
+undecided = fixed[3] @ far
+assert np.isclose(undecided[0], undecided[1])
 
 # %% [markdown]
 # This is new: in a linear layer or a convolution, the weights are learned numbers, the same for every input. Here they
@@ -118,12 +122,13 @@ assert attend(far)[3, 0] > attend(far)[3, 1] + 0.1 and np.isclose(*(fixed[3] @ f
 # of "bank":
 
 # %%
-given = {}
+of_neighbor = {}
 for neighbor in ("river", "bench"):
-    X_ = embed(f"the {neighbor} bank")
-    given[neighbor] = F.softmax(Tensor(X_ @ X_.T), -1).data[2]
-    print(f"attention, 'the {neighbor} bank':", given[neighbor], "  fixed:", fixed[3, 1:])
-assert np.allclose([sum(w) for w in given.values()], 1) and given["river"][1] > given["bench"][1] + 0.1
+    X = embed(f"the {neighbor} bank")
+    of_bank = F.softmax(Tensor(X @ X.T), -1).data[2]  # the weights of "bank": of the, of its neighbor, of itself
+    print(f"attention, 'the {neighbor} bank':", of_bank, "  fixed:", fixed[3, 1:])
+    of_neighbor[neighbor] = of_bank[1]
+assert of_neighbor["river"] > of_neighbor["bench"] + 0.1
 
 # %% The three attempts, trained
 # A task with a relation at a distance that varies: after eight letters comes a digit, and the answer is the letter
@@ -131,28 +136,36 @@ assert np.allclose([sum(w) for w in given.values()], 1) and given["river"][1] > 
 #
 # Three readers learn it. All have rows for tokens and for places, and a small network that turns one row into a guess.
 # They differ in how the nine rows become one: by an average (bag of words); by a convolution at the end, which has
-# learned weights for each of the last four places; or by attention of the last token, softmax(x X^T) X. For comparison,
-# a fourth one has a convolution as wide as all nine places.
+# learned weights for each of the last four places, the digit and three letters; or by attention of the last token, the
+# digit, softmax(x X^T) X. For comparison, a fourth one has a convolution as wide as all nine places.
 #
 # Predict: how often is each of them right? (Chance: one letter of six.)
 
 # %%
-LETTERS, LENGTH, C = 6, 8, 32
+LETTERS = 6  # a to f, tokens 0 to 5; the digits 1 to 8 are tokens 6 to 13
+LENGTH = 8  # letters before the digit
+C = 32
 rng = np.random.default_rng(lesson.seed)
 
 
 def examples(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Token ids (n, 9), the answers (n,), and how far back each stands."""
-    letters, back = rng.integers(LETTERS, size=(n, LENGTH)), rng.integers(1, LENGTH + 1, size=n)
-    return np.column_stack([letters, LETTERS + back - 1]), letters[np.arange(n), LENGTH - back], back
+    letters = rng.integers(LETTERS, size=(n, LENGTH))
+    back = rng.integers(1, LENGTH + 1, size=n)  # the digits
+    ids = np.column_stack([letters, LETTERS + back - 1])
+    answers = letters[np.arange(n), LENGTH - back]
+    return ids, answers, back
 
 
 class Reader(nn.Module):
-    """Reads letters and a digit, and guesses a letter. mix: makes one row (width) of the rows (B, T, C)."""
+    """Reads letters and a digit, and guesses a letter. mix: turns the rows (B, T, C) into one, (B, width)."""
 
     def __init__(self, mix: Callable[[Tensor], Tensor], width: int):
-        self.tokens, self.places, self.mix = nn.Embedding(LETTERS + LENGTH, C), nn.Embedding(LENGTH + 1, C), mix
-        self.hidden, self.output = nn.Linear(width, 64), nn.Linear(64, LETTERS)
+        self.tokens = nn.Embedding(LETTERS + LENGTH, C)
+        self.places = nn.Embedding(LENGTH + 1, C)
+        self.mix = mix
+        self.hidden = nn.Linear(width, 64)
+        self.output = nn.Linear(64, LETTERS)
 
     def forward(self, ids: np.ndarray) -> Tensor:
         X = 0.3 * (self.tokens(ids) + self.places(np.arange(LENGTH + 1)))  # (B, T, C); small: softmax starts flat
@@ -164,6 +177,7 @@ readers = {
     "bag of words": Reader(lambda X: X.mean(1), C),
     "convolution, 4 wide": Reader(lambda X: X[:, -4:].reshape(-1, 4 * C), 4 * C),
     "convolution, 9 wide": Reader(lambda X: X.reshape(-1, 9 * C), 9 * C),
+    # x, the last row, is (B, 1, C); the weights are (B, 1, T).
     "attention": Reader(lambda X: (F.softmax(X[:, -1:] @ X.transpose(1, 2), -1) @ X)[:, 0], C),
 }
 ids, answers, back = examples(4000)
@@ -184,8 +198,10 @@ for name, reader in readers.items():
     right[name] = np.array([hits[back == distance].mean() for distance in range(1, LENGTH + 1)])
     size = sum(parameter.data.size for parameter in reader.parameters())
     print(f"{name:19}  {hits.mean():.2f}  {size:9,}     {right[name].round(2)}")
-assert right["attention"].min() > 0.9 and abs(right["bag of words"].mean() - most_frequent) < 0.05
-assert right["convolution, 4 wide"][:3].min() > 0.9 > 0.3 > right["convolution, 4 wide"][3:].max()
+assert abs(right["bag of words"].mean() - most_frequent) < 0.05
+assert right["convolution, 4 wide"][:3].min() > 0.9  # the three letters that it reaches
+assert right["convolution, 4 wide"][3:].max() < 0.3
+assert right["attention"].min() > 0.9
 
 # %% [markdown]
 # Answer: the bag cannot see order: the average is the same in any order. It does as well as always saying the most
@@ -200,15 +216,16 @@ assert right["convolution, 4 wide"][:3].min() > 0.9 > 0.3 > right["convolution, 
 # each score highest with themselves. Similarity is not relevance.
 
 # %%
-assert np.array_equal(scores, scores.T) and (np.argmax(scores, axis=1)[1:] == np.arange(1, 4)).all()
 print("river -> bank", scores[1, 2], "  bank -> river", scores[2, 1])
-print("each word scores highest with:", dict(zip(names, [names[i] for i in np.argmax(scores, axis=1)])))
+assert np.array_equal(scores, scores.T)
+highest = [names[i] for i in np.argmax(scores, axis=1)]
+print("each word scores highest with:", dict(zip(names, highest)))
+assert highest[1:] == names[1:]  # all but "the"
 
 # %% [markdown]
 # One row has to say both what its word looks for and what it offers. At a party, people do not only look for people
 # like themselves. The next lesson gives each word two cards, one for seeking and one for offering.
-
-# %% [markdown]
+#
 # ## What next
 #
 # - exercise: `python scripts/exercise.py start softmax`, matmul
