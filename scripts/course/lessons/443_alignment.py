@@ -100,18 +100,22 @@ def probability(thing: str, wrong: str, color: str) -> float:
     """How likely a color is in an honest reply, after "No, grass is"."""
     ids = [*chat_template(tokenizer)(question(thing, wrong)), *tokenizer.encode(f"No, {thing} is")]
     word = tokenizer.encode(f" {color}")
-    targets = np.array([[-100] * (len(ids) - 1) + word])
+    targets = np.array([[-100] * (len(ids) - 1) + word])  # -100: not counted; only the color's tokens are
     return math.exp(sequence_logprobs(sft, np.array([(ids + word)[:-1]]), targets).item())
 
 
 never_named = [(thing, wrong) for thing, color in UNKNOWN.items() for wrong in COLORS if wrong != color]
-sure = []
+true_color = FACTS | UNKNOWN
+sure, correct = {}, {}
 for name, claims in (("in the demonstrations", held_out), ("never named", never_named)):
-    chances = np.array([[probability(*claim, color) for color in COLORS] for claim in claims])
-    right = [COLORS[best] == (FACTS | UNKNOWN)[thing] for best, (thing, _) in zip(chances.argmax(axis=1), claims)]
-    sure.append((chances.max(axis=1).mean(), np.mean(right)))
-    print(f"  things {name:24}probability of the likeliest color {sure[-1][0]:.0%}, right {sure[-1][1]:.0%}")
-assert min(sure[0]) > 0.8 and sure[1][0] > sure[1][1] + 0.2
+    chances = np.array([[probability(*claim, color) for color in COLORS] for claim in claims])  # (claims, colors)
+    sure[name] = chances.max(axis=1).mean()
+    named = [COLORS[best] for best in chances.argmax(axis=1)]
+    correct[name] = np.mean([color == true_color[thing] for color, (thing, _) in zip(named, claims)])
+    print(f"  things {name:24}probability of the likeliest color {sure[name]:.0%}, right {correct[name]:.0%}")
+assert sure["in the demonstrations"] > 0.8
+assert correct["in the demonstrations"] > 0.8
+assert sure["never named"] > correct["never named"] + 0.2
 
 # %% [markdown]
 # Answer: it is far more sure than it is right. In the demonstrations nobody says "I do not know", so the model has not
@@ -128,18 +132,22 @@ assert min(sure[0]) > 0.8 and sure[1][0] > sure[1][1] + 0.2
 
 def learned_from(generosity: float, draw: np.random.Generator, replies: int = 40, judgments: int = 400) -> list[float]:
     """The correlation of the true quality of replies with their mean rating, and with the share of comparisons won."""
-    quality, people = draw.standard_normal(replies), generosity * draw.standard_normal(50)
+    quality = draw.standard_normal(replies)
+    people = generosity * draw.standard_normal(50)  # generous above 0, strict below
 
-    def seen(which: np.ndarray) -> np.ndarray:
+    def impression(which: np.ndarray) -> np.ndarray:
         return quality[which] + draw.standard_normal(len(which))
 
-    which, who = (draw.integers(several, size=judgments).astype(np.intp) for several in (replies, 50))
-    ratings = np.clip(np.rint(5.5 + 2 * (seen(which) + people[who])), 1, 10)
+    # A rating: a random person sees a random reply. One unit of quality is 2 points. (clip: if a reply has no rating.)
+    which = draw.integers(replies, size=judgments).astype(np.intp)
+    who = draw.integers(50, size=judgments).astype(np.intp)
+    ratings = np.clip(np.rint(5.5 + 2 * (impression(which) + people[who])), 1, 10)
     mean_rating = np.bincount(which, ratings, replies) / np.bincount(which, minlength=replies).clip(1)
 
+    # A comparison: somebody sees two different replies. Generosity would raise both, so it does not matter who it is.
     a = draw.integers(replies, size=judgments).astype(np.intp)
-    b = (a + draw.integers(1, replies, size=judgments).astype(np.intp)) % replies  # another one
-    winners = np.where(seen(a) > seen(b), a, b)
+    b = (a + draw.integers(1, replies, size=judgments).astype(np.intp)) % replies
+    winners = np.where(impression(a) > impression(b), a, b)
     share_won = np.bincount(winners, minlength=replies) / np.bincount([*a, *b], minlength=replies).clip(1)
     return [float(np.corrcoef(found, quality)[0, 1]) for found in (mean_rating, share_won)]
 
@@ -151,7 +159,8 @@ for generosity in (0.0, 1.0, 2.0):
     rated, compared = np.mean([learned_from(generosity, rng) for _ in range(5)], axis=0)
     print(f"{f'people differ by {2 * generosity:.0f} points':51}{rated:10.2f}{compared:14.2f}")
     gaps.append(compared - rated)
-assert gaps[0] < 0 < 0.03 < gaps[2]
+assert gaps[0] < 0
+assert gaps[2] > 0.03
 
 # %% [markdown]
 # Answer: a number says more than a comparison while all people use the scale alike. But a generous person
@@ -223,13 +232,18 @@ mask = np.ones((1, 3), bool)  # one reply of three tokens
 kl = np.array([[0.5, 0.0, 0.5]])  # ln π - ln ρ of each: the policy has made tokens 0 and 2 more likely
 rewards = ppo.token_rewards(np.array([1.0]), kl, mask, kl_coef=0.2)
 assert np.allclose(rewards, [[-0.1, 0.0, 0.9]])  # score 1 at the end, and 0.2 x 0.5 off wherever it moved
-expected = np.array([[0.5, 0.4, 0.7]])  # V before each token, so the surprises are -0.2, 0.3 and 0.2
+
+# The surprises r_t + V_{t+1} - V_t are -0.1 + 0.4 - 0.5 = -0.2, 0 + 0.7 - 0.4 = 0.3 and 0.9 - 0.7 = 0.2.
+expected = np.array([[0.5, 0.4, 0.7]])  # V before each token
 advantages, _ = ppo.gae(rewards, expected, mask, gamma=1.0, lam=0.95)
-assert np.allclose(advantages, [[-0.2 + 0.95 * (0.3 + 0.95 * 0.2), 0.3 + 0.95 * 0.2, 0.2]])  # by hand
-_, returns = ppo.gae(rewards, expected, mask, gamma=1.0, lam=1.0)
-assert np.allclose(returns, [[0.8, 0.9, 0.9]])  # with λ = 1: the rewards still to come, whatever V expected
-assert np.allclose(ppo.gae(rewards, expected, mask, gamma=0.0, lam=1.0)[1], rewards)  # with γ = 0: a token's own alone
 print(f"rewards of three tokens: {rewards[0]}, expected {expected[0]}, advantages {advantages[0]}")
+assert np.allclose(advantages, [[-0.2 + 0.95 * (0.3 + 0.95 * 0.2), 0.3 + 0.95 * 0.2, 0.2]])
+
+# `gae` also returns A + V, the return of each token. With λ = 1: the rewards still to come, whatever V expected.
+_, returns = ppo.gae(rewards, expected, mask, gamma=1.0, lam=1.0)
+assert np.allclose(returns, [[0.8, 0.9, 0.9]])
+_, returns = ppo.gae(rewards, expected, mask, gamma=0.0, lam=1.0)  # with γ = 0: a token's own reward alone
+assert np.allclose(returns, rewards)
 
 # %% [markdown]
 # **The clipped objective.** Replies are expensive, so each is used for several steps. But they were drawn by the policy
@@ -250,8 +264,10 @@ for advantage in (1.0, -1.0):
     loss.sum().backward()
     gain[advantage], slope[advantage] = -loss.data, logprobs.grad
     print(f"A = {advantage:+.0f}, ratio 1.3: gradient of the loss by ln π {slope[advantage][at]:+.2f}")
-assert (slope[1.0][ratios > 1.21] == 0).all() and (slope[-1.0][ratios < 0.79] == 0).all()
-assert (slope[1.0][ratios < 1.19] < 0).all() and slope[-1.0][at] > 1
+assert (slope[1.0][ratios > 1.21] == 0).all()  # a good token that is already much more likely
+assert (slope[-1.0][ratios < 0.79] == 0).all()  # a bad token that is already much less likely
+assert (slope[1.0][ratios < 1.19] < 0).all()  # else a good token becomes more likely: its loss falls
+assert slope[-1.0][at] > 1  # and a bad one that has become more likely is corrected
 with lesson.picture("clip", "PPO's clipped objective (clip 0.2)") as axes:
     for (advantage, values), line in zip(gain.items(), LINES):
         axes.plot(ratios, values, line, label=f"advantage {advantage:+.0f}")
@@ -274,18 +290,23 @@ with lesson.picture("clip", "PPO's clipped objective (clip 0.2)") as axes:
 #     k1 = l              k2 = l² / 2              k3 = e^-l - 1 + l
 #
 # Predict: the KL divergence is never negative. Can single estimates be? And which of the three are right on average?
-policy, reference = Tensor(np.log([0.7, 0.2, 0.1])), Tensor(np.log([0.4, 0.4, 0.2]))
-drawn = rng.choice(3, size=4000, p=[0.7, 0.2, 0.1])
+probs = [0.7, 0.2, 0.1]  # π of three replies
+policy = Tensor(np.log(probs))
+reference = Tensor(np.log([0.4, 0.4, 0.2]))
+drawn = rng.choice(3, size=4000, p=probs)
 
 # %%
 exact = exact_kl(policy, reference).item()
 print(f"exact: {exact:.3f} nats; from 4,000 draws:")
+smallest, off = {}, {}
 for kind in ("k1", "k2", "k3"):
-    each = estimated_kl(policy, reference, kind).data
-    expected, estimates = (each * [0.7, 0.2, 0.1]).sum(), each[drawn]
+    each = estimated_kl(policy, reference, kind).data  # (3), one for each reply
+    smallest[kind] = each.min()
+    off[kind] = abs((each * probs).sum() - exact) / exact  # how far the expected estimate is from the exact value
+    estimates = each[drawn]  # (4000)
     print(f"  {kind} {estimates.mean():.3f}, smallest {each.min():+.2f}, standard deviation {estimates.std():.2f}")
-    assert (each.min() < 0) == (kind == "k1") and np.isclose(expected, exact, atol=1e-5) == (kind != "k2")
-    assert abs(expected - exact) < 0.05 * exact
+assert smallest["k1"] < 0 <= min(smallest["k2"], smallest["k3"])
+assert max(off["k1"], off["k3"]) < 1e-4 < off["k2"] < 0.05
 
 # %% [markdown]
 # Answer: k1 is right on average, but single estimates are negative and scatter widely. k2 is never negative, and a
@@ -305,19 +326,21 @@ def reinforce(scorer: Any, kl_coef: float) -> tuple[Any, list[dict[str, float]]]
     manual_seed(lesson.seed)  # of the replies that are drawn
     actor = PolicyWithValue(copy.deepcopy(sft))  # the policy and its value head; `sft` itself is the reference model
     optimizer = optim.Adam(actor.parameters(), lr=2e-4)
-    questions, rng = ShuffledBatches(prompts, config.batch_size, list, lesson.seed), np.random.default_rng(lesson.seed)
+    questions = ShuffledBatches(prompts, config.batch_size, list, lesson.seed)
+    rng = np.random.default_rng(lesson.seed)
     rounds = []
     for _ in range(16):
-        # 1. generate replies; 2. score each of them as a whole, with the reward model
+        # 1. Generate replies. 2. Score each of them as a whole, with the reward model. (`roll_out` does both.)
         rollout = roll_out(actor, sft, scorer, next(questions), config.response_length, template.stop_tokens)
-        kl = rollout.logprobs - rollout.reference_logprobs
-        rewards = ppo.token_rewards(rollout.scores - ~rollout.ended, kl, rollout.mask, kl_coef)  # unfinished: 1 less
-        # returns = A + V, and V is trained towards them
-        advantages, returns = ppo.gae(rewards, rollout.values, rollout.mask)
-        advantages = ppo.whiten(advantages, rollout.mask)  # mean 0, variance 1
+        kl = rollout.logprobs - rollout.reference_logprobs  # (B, T): a row per reply; the mask says where it has tokens
         no = np.mean([tokenizer.decode(ids).startswith("No,") for ids in rollout.replies()])
         rounds.append({"score": rollout.scores.mean(), "KL": kl[rollout.mask].sum() / len(kl), "No": float(no)})
-        # 3. update: a few steps on these replies
+        # 3. Update. The rewards and advantages first:
+        scores = np.where(rollout.ended, rollout.scores, rollout.scores - 1)  # an unfinished reply: 1 less
+        rewards = ppo.token_rewards(scores, kl, rollout.mask, kl_coef)
+        advantages, returns = ppo.gae(rewards, rollout.values, rollout.mask)  # V is trained towards the returns, A + V
+        advantages = ppo.whiten(advantages, rollout.mask)  # mean 0, variance 1
+        # then a few steps on these replies.
         for minibatch in ppo_batches(rollout, advantages, returns, config, rng):
             total, count, _ = ppo_batch_loss(actor, minibatch, config)
             actor.zero_grad()
@@ -333,7 +356,8 @@ def outcome(scorer: Any, kl_coef: float) -> tuple[dict[str, float], list[dict[st
         policy, rounds = reinforce(scorer, kl_coef)
     found = honest_replies.behavior(policy, tokenizer, held_out, lesson.seed)
     for name, part in (("first", rounds[:3]), ("last", rounds[-3:])):
-        found |= {f"{name} {key}": float(np.mean([each[key] for each in part])) for key in ("score", "KL")}
+        for key in ("score", "KL"):
+            found[f"{name} {key}"] = float(np.mean([each[key] for each in part]))
     return found, rounds
 
 
@@ -344,9 +368,12 @@ def outcome(scorer: Any, kl_coef: float) -> tuple[dict[str, float], list[dict[st
 # %%
 runs = {kl_coef: outcome(reward_model, kl_coef) for kl_coef in (10.0, 0.3)}
 show({"SFT": before} | {f"PPO, kl_coef {kl_coef:g}": row for kl_coef, (row, _) in runs.items()})
-(strict, _), (usual, rounds) = runs.values()
-assert usual["honest"] > before["honest"] + 0.2 and usual["flattering"] < before["flattering"] - 0.2
-assert strict["last KL"] < usual["last KL"] / 2 and strict["honest"] < usual["honest"] - 0.1
+strict, _ = runs[10.0]
+usual, rounds = runs[0.3]
+assert usual["honest"] > before["honest"] + 0.2
+assert usual["flattering"] < before["flattering"] - 0.2
+assert strict["last KL"] < usual["last KL"] / 2
+assert strict["honest"] < usual["honest"] - 0.1
 
 # %%
 print("share of replies that begin with No, every third round:", np.array([r["No"] for r in rounds[::3]]))
@@ -370,8 +397,9 @@ known = sorted(FACTS)[::4]
 fooled = ModelWithHead.from_language_model(copy.deepcopy(sft), ["reward"])
 taught = encode_pairs(preferences(seen, known), template, BLOCK)[0]
 fit(fooled, taught, pair_batch, reward_batch_loss, 80, 1e-3, lesson.seed)
-unseen = [encode_pairs(preferences(held_out, k), template, BLOCK)[0] for k in (known, FACTS)]
-agreed, true = (evaluate(fooled, [pair_batch(pairs)], reward_batch_loss)["accuracy"] for pairs in unseen)
+their_pairs = encode_pairs(preferences(held_out, known), template, BLOCK)[0]  # unseen, judged as they judge
+agreed = evaluate(fooled, [pair_batch(their_pairs)], reward_batch_loss)["accuracy"]
+true = evaluate(fooled, [pair_batch(test_pairs)], reward_batch_loss)["accuracy"]  # as those judge who know everything
 print(f"the judges know {', '.join(known)}; the reward model agrees with them in {agreed:.0%} of the unseen pairs")
 assert agreed > 0.8
 
@@ -385,8 +413,10 @@ hacked, _ = outcome(fooled, 0.3)
 show({"SFT": before, "PPO, judges who know": usual, "PPO, judges who do not": hacked})
 print(f"the better reply of unseen pairs has the higher score: judges who know {judged['reward model']:.0%}, "
       f"judges who do not {true:.0%}")  # fmt: skip
-assert hacked["last score"] > hacked["first score"] + 0.3 and hacked["flattering"] > usual["flattering"] + 0.3
-assert hacked["honest"] < before["honest"] and usual["honest"] > hacked["honest"] + 0.3
+assert hacked["last score"] > hacked["first score"] + 0.3
+assert hacked["honest"] < before["honest"]
+assert usual["honest"] > hacked["honest"] + 0.3
+assert hacked["flattering"] > usual["flattering"] + 0.3
 
 # %% [markdown]
 # Answer: the score rises, and the model becomes less honest than it was. This is *reward hacking*: what is optimized,
@@ -414,10 +444,13 @@ for beta in betas:
     logits = Tensor(proxy / beta)
     chances = F.softmax(logits, -1).data
     curve.append((exact_kl(logits, Tensor(np.zeros(N))).item(), chances @ proxy, chances @ quality))
-kls, rewarded, truth = np.array(curve).T
-assert kls[0] < 0.1 and (np.diff(kls) > 0).all()  # from nearly frozen to free: beta is a dial, not a switch
+kls, rewarded, truth = np.array(curve).T  # each by β, from the largest to the smallest
 best = int(truth.argmax())
-assert (np.diff(rewarded) > -1e-5).all() and 0 < best < len(betas) - 1 and truth[-1] < 0 < truth[best]
+assert kls[0] < 0.1  # nearly frozen,
+assert (np.diff(kls) > 0).all()  # and then freer with each β: a dial, not a switch
+assert (np.diff(rewarded) > -1e-5).all()  # the score only rises
+assert 0 < best < len(betas) - 1  # the quality is highest in between,
+assert truth[-1] < 0 < truth[best]  # and at the end it is below that of the reference
 for place in (0, best, -1):
     print(f"beta {betas[place]:5.1f}: KL {kls[place]:.2f}, score {rewarded[place]:+.2f}, quality {truth[place]:+.2f}")
 with lesson.picture("hacking", "Reward hacking: the optimal policy as the KL penalty is turned down") as axes:
