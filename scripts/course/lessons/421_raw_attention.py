@@ -122,13 +122,12 @@ assert np.isclose(undecided[0], undecided[1])
 # of "bank":
 
 # %%
-of_neighbor = {}
+given = {}
 for neighbor in ("river", "bench"):
     X = embed(f"the {neighbor} bank")
-    of_bank = F.softmax(Tensor(X @ X.T), -1).data[2]  # the weights of "bank": of the, of its neighbor, of itself
-    print(f"attention, 'the {neighbor} bank':", of_bank, "  fixed:", fixed[3, 1:])
-    of_neighbor[neighbor] = of_bank[1]
-assert of_neighbor["river"] > of_neighbor["bench"] + 0.1
+    given[neighbor] = F.softmax(Tensor(X @ X.T), -1).data[2]  # of bank: for "the", for its neighbor, for itself
+    print(f"attention, 'the {neighbor} bank':", given[neighbor], "  fixed:", fixed[3, 1:])
+assert np.allclose([sum(w) for w in given.values()], 1) and given["river"][1] > given["bench"][1] + 0.1
 
 # %% The three attempts, trained
 # A task with a relation at a distance that varies: after eight letters comes a digit, and the answer is the letter

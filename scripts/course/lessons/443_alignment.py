@@ -370,8 +370,7 @@ runs = {kl_coef: outcome(reward_model, kl_coef) for kl_coef in (10.0, 0.3)}
 show({"SFT": before} | {f"PPO, kl_coef {kl_coef:g}": row for kl_coef, (row, _) in runs.items()})
 strict, _ = runs[10.0]
 usual, rounds = runs[0.3]
-assert usual["honest"] > before["honest"] + 0.2
-assert usual["flattering"] < before["flattering"] - 0.2
+assert usual["honest"] > before["honest"] + 0.2 and usual["flattering"] < before["flattering"] - 0.2
 assert strict["last KL"] < usual["last KL"] / 2
 assert strict["honest"] < usual["honest"] - 0.1
 
@@ -446,8 +445,7 @@ for beta in betas:
     curve.append((exact_kl(logits, Tensor(np.zeros(N))).item(), chances @ proxy, chances @ quality))
 kls, rewarded, truth = np.array(curve).T  # each by β, from the largest to the smallest
 best = int(truth.argmax())
-assert kls[0] < 0.1  # nearly frozen,
-assert (np.diff(kls) > 0).all()  # and then freer with each β: a dial, not a switch
+assert kls[0] < 0.1 and (np.diff(kls) > 0).all()  # nearly frozen, and then freer with each β: a dial, not a switch
 assert (np.diff(rewarded) > -1e-5).all()  # the score only rises
 assert 0 < best < len(betas) - 1  # the quality is highest in between,
 assert truth[-1] < 0 < truth[best]  # and at the end it is below that of the reference

