@@ -1,16 +1,12 @@
-"""Shared by the tests of fast kernels: samples of each op, one way to run and compare them, and planted mistakes."""
+"""Shared by the tests of fast kernels: samples of each op, and one way to run and compare them."""
 
-import contextlib
 from typing import NamedTuple
 
 import numpy as np
-import pytest
 
 import minigrad.functional as F
 from minigrad import Tensor, manual_seed, use_kernels
 from minigrad.backend import module_of, to_device, to_numpy
-from minigrad.kernels.cuda import launch
-from tests.cuda_emulation.run import KernelError
 
 
 def randn(*shape, seed=0):
@@ -290,15 +286,3 @@ def one_row(array):
 
 
 LAYOUTS = [backwards, transposed, like_a_head, one_row]
-
-
-@contextlib.contextmanager
-def mistake_is_found(module, right, wrong, source="SOURCE"):
-    """Put `wrong` in the place of `right` in a module's CUDA source: what is then checked in the block has to fail."""
-    text = getattr(module, source)
-    assert right in text
-    launch.compiled.cache_clear()
-    with pytest.MonkeyPatch.context() as patch, pytest.raises((AssertionError, KernelError)), np.errstate(all="ignore"):
-        patch.setattr(module, source, text.replace(right, wrong))
-        yield
-    launch.compiled.cache_clear()

@@ -33,15 +33,6 @@ def test_kernels_compile(architecture, module, dtype):
     check(architecture, module.SOURCE, dtype)
 
 
-@pytest.mark.parametrize(
-    ("statement", "complaint"),
-    [("x[0] = y;", "identifier"), ("int unused = 1;", "never referenced"), ("x[0] = 0.1 * x[0];", "double precision")],
-)
-def test_a_faulty_source_is_noticed(statement, complaint):
-    with pytest.raises(AssertionError, match=complaint):
-        check("sm_75", f'extern "C" __global__ void faulty(float* x) {{ {statement} }}', "float32")
-
-
 # A column: there are fewer than 2^31.
 SMALL_PLACES = {"blockIdx.x * 32 + lane"}
 
