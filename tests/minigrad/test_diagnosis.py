@@ -13,14 +13,12 @@ from minigrad import Function, autograd, switches, use_kernels
 from minigrad.functional.activation import Relu, Sigmoid, Softmax, Tanh
 from minigrad.functional.attention import ScaledDotProductAttention
 from minigrad.functional.elementwise import Add, Div, Exp, Mul, Pow, Sub, Where
-from minigrad.functional.indexing import Embedding, Gather, Getitem
+from minigrad.functional.indexing import Embedding, Getitem
 from minigrad.functional.linalg import Matmul
-from minigrad.functional.loss import CrossEntropy
 from minigrad.functional.normalization import LayerNorm
-from minigrad.functional.reduction import Amax, Cumsum, Mean, Sum, Var
+from minigrad.functional.reduction import Amax, Mean, Sum, Var
 from minigrad.functional.shape import Cat, Permute
 from minigrad.gradcheck.check import GradcheckError, gradcheck
-from minigrad.gradcheck.diagnosis import Diagnosis
 from minigrad.gradcheck.shape_diagnosis import numpy_in_words
 
 
@@ -47,10 +45,6 @@ def layer_norm(x, weight, bias):
 
 def embed(weight):
     return F.embedding(np.array([2, 0, 2, 1, 2]), weight)
-
-
-def cross_entropy(logits):
-    return F.cross_entropy(logits, np.array([4, 0, 2]))
 
 
 def diamond(x):
@@ -84,12 +78,6 @@ def overwriting_embedding(ctx, dout):
     dweight = np.zeros(ctx.shape)
     dweight[ctx.ids] = dout
     return None, dweight
-
-
-def overwriting_gather(ctx, dout):
-    dx = np.zeros(ctx.shape)
-    dx[ctx.places] += dout  # NumPy: of a repeated index only the last is kept
-    return dx, None
 
 
 def attention_without_scale(ctx, dout):
@@ -150,25 +138,17 @@ Y = random(3, 5) + 4
 ROW = random(5)
 COLUMN = random(3, 1)
 LN, QKV = [X, random(5) + 3, random(5)], [random(3, 5), random(4, 5), random(4, 2)]
-IDS = np.array([[0, 0, 1, 2, 2]])
 DEEP, LARGE = [random(3, 4), random(4, 4), random(4)], [random(60, 60), random(60, 60) * 2 + 1]
 
 # fn, inputs, the op that is broken, its wrong backward, and kind and words of the error
 MUTANTS = {
     "sign of sub": (F.sub, [X, Y], Sub, lambda c, d: (d, d), "sign", "the sign is flipped"),
-    "sign of sigmoid": (F.sigmoid, X, Sigmoid, lambda c, d: (d * c.out * (c.out - 1),),
-        "sign", "the negative is right"),
     "sum gets mean's": (sum_last, X, Sum, lambda c, d: (np.repeat(d[:, None] / 5, 5, 1),),
         "factor", r"5x too small: this is the gradient of a mean over axis 1 .* \(length 5\), not of a sum"),
     "mean gets sum's": (lambda x: F.mean(x, 0), X, Mean, lambda c, d: (repeated(d, c),),
         "factor", r"3x too large: a sum over axis 0 of input 0 \(x\) \(length 3\) is counted per element, or a mean"),
     "mean of all gets sum's": (F.mean, X, Mean, lambda c, d: (repeated(d, c),),
         "factor", "15x too large: a sum over all elements"),
-    "cross-entropy's mean is not divided": (cross_entropy, X, CrossEntropy,
-        lambda c, d: CrossEntropy.backward(c, d * c.n),
-        "factor", r"3x too large: .* axis 0 of input 0 \(logits\) \(length 3\)"),
-    "bias gets the mean over the batch": (F.add, [X, ROW], Add, lambda c, d: (d, d.mean(0)),
-        "factor", "3x too small: .* mean over axis 0"),
     "square without its 2": (lambda x: x**2, X, Pow, lambda c, d: (d * c.x, None),
         "factor", "2x too small: a factor 2 is missing"),
     "var with n for n - 1": (lambda x: F.var(x, 1), X, Var, lambda c, d: (d[:, None] * 2 * c.centered / 5,),
@@ -187,8 +167,6 @@ MUTANTS = {
         "transposed", "is transposed \\(y for y.T\\?\\): axis 1 of the output and axis 1 of input 0"),
     "permute back in the same order": (lambda x: x.permute(1, 2, 0), random(2, 3, 4), Permute,
         lambda c, d: (d.transpose(c.dims),), "transposed", r"its axes in the order"),
-    "cumsum forwards": (lambda x: F.cumsum(x, 0), ROW, Cumsum, lambda c, d: (d.cumsum(0),),
-        "transposed", "axis 0 of the output"),
     "flip not flipped": (lambda x: F.flip(x, 1), X, Getitem, lambda c, d: (d,),
         "reversed", "backwards along axis 1: flipped there"),
     "missing sum in front": (F.mul, [X, ROW], Mul, lambda c, d: (d * c.y, d * c.x),
@@ -201,10 +179,6 @@ MUTANTS = {
         "missing repeat", r"forward reduced input 0 of Sum from shape \(3, 5\) to \(3,\), so backward must repeat"),
     "dout ignored": (F.mul, [X, Y], Mul, lambda c, d: (c.y, d * c.x),
         "upstream", "backward ignores the upstream gradient dout"),
-    "dout ignored by a loss": (cross_entropy, X, CrossEntropy, lambda c, d: CrossEntropy.backward(c, np.ones(())),
-        "upstream", "backward ignores the upstream gradient"),
-    "dout squared": (F.mean, X, Mean, lambda c, d: (repeated(d * d / 15, c),),
-        "upstream", "twice the dout must give twice"),
     "softmax's diagonal": (softmax_last, X, Softmax, lambda c, d: (d * c.out * (1 - c.out),),
         "diagonal", "only the diagonal of the Jacobian"),
     "softmax without the sum": (softmax_last, X, Softmax, lambda c, d: (d * c.out,),
@@ -213,11 +187,6 @@ MUTANTS = {
         "missing term", "along axis 1 of .* the error is the same for all elements, as the gradient through a mean"),
     "layer norm without the variance": (layer_norm, LN, LayerNorm, wrong_layer_norm(variance=False),
         "missing term", "proportional to the input minus its mean, as the gradient through a variance"),
-    "layer norm without both": (layer_norm, LN, LayerNorm, wrong_layer_norm(mean=False, variance=False),
-        "missing term", "on its own"),
-    "layer norm's weight without the sum": (layer_norm, LN, LayerNorm,
-        lambda c, d: (LayerNorm.backward(c, d)[0], d * c.normalized, d.sum(0)),
-        "missing sum", r"the sum over axis 0 \(length 3\) is missing: forward repeated input 1"),
     "exchanged": (F.mul, [X, Y], Mul, lambda c, d: (d * c.x, d * c.y), "exchanged", "input 0 .* and input 1"),
     "exchanged by shape": (F.matmul, [X, random(5, 4)], Matmul, lambda c, d: (c.x.T @ d, d @ c.y.T),
         "exchanged", "the gradients of inputs 0 and 1 of Matmul are exchanged"),
@@ -225,8 +194,6 @@ MUTANTS = {
         "exchanged", "input 0 .* gets the gradient of input 1"),
     "embedding overwrites": (embed, random(3, 2), Embedding, overwriting_embedding,
         "overwritten", "are used several times"),
-    "repeated index with +=": (lambda x: F.gather(x, 1, IDS), random(1, 5), Gather, overwriting_gather,
-        "overwritten", r"x\[index\] \+= \.\.\."),
     "None": (F.mul, [X, Y], Mul, lambda c, d: (None, d * c.x), "cut off", "backward returns None for it"),
     "zeros": (F.exp, X, Exp, lambda c, d: (0 * d,), "cut off", "backward returns zeros"),
     "exp forgets the outer derivative": (F.exp, X, Exp, lambda c, d: (d,),
@@ -236,8 +203,6 @@ MUTANTS = {
     "div multiplies": (F.div, [X, Y], Div, lambda c, d: (d, -d * c.out / c.y), "missing factor", "divided by input 1"),
     "relu lets all through": (F.relu, X, Relu, lambda c, d: (d,),
         "partial", r"elements of input 0 \(x\) are wrong, exactly those that are negative"),
-    "tril lets all through": (F.tril, random(4, 4), Where, lambda c, d: (None, d, None),
-        "partial", r"6 of 16 elements of input 0 .* are wrong"),
     "tril keeps the diagonal": (F.tril, random(4, 4), Where, lambda c, d: (None, d * np.eye(4), None),
         "incomplete", "of the 10 derivatives that are not 0, 4 are right and the others are 0"),
     "cat forgets the last row": (lambda x: F.cat([x, x * 2]), X, Cat,
@@ -250,10 +215,7 @@ MUTANTS = {
         "in place", "Exp.backward changes dout in place, which others hold too"),
     "writes to what forward saved": (F.sigmoid, X, Sigmoid, changes_what_was_saved,
         "in place", "Sigmoid.backward changes ctx.out in place"),
-    "writes to what forward saved, one output": (lambda x: F.sum(F.sigmoid(x)), X, Sigmoid, changes_what_was_saved,
-        "in place", "Sigmoid.backward changes ctx.out in place"),
     "nan for some douts": (F.exp, X, Exp, lambda c, d: (c.out * np.where(d < 0, np.nan, d),), "upstream", ""),
-    "inf for some douts": (F.exp, X, Exp, lambda c, d: (c.out * np.where(d < 0, np.inf, d),), "upstream", ""),
     # several reasons, or none
     "lengths that coincide": (F.mean, random(3, 3), Mean, lambda c, d: (repeated(d / 3, c),),
         "factor", r"3x too large: a sum over axis 0 or axis 1 of input 0 \(x\) \(length 3\) is counted per element"),
@@ -267,11 +229,8 @@ MUTANTS = {
     "a wrong shape amid many ops": (many_ops, DEEP, Add, lambda c, d: (d, d), "missing sum", "is missing"),
     "a wrong shape and wrong values": (many_ops, DEEP, Add, lambda c, d: (d, -d), "shape",
         "it looks as if the sum over axis 0 .* but even with the right shape the values are wrong"),
-    "large, sign": (dot, LARGE, Mul, lambda c, d: (-d * c.y, d * c.x), "sign", ""),
     "large, factor": (dot, LARGE, Mul, lambda c, d: (d * c.y / 60, d * c.x), "factor", ""),
-    "large, transposed": (dot, LARGE, Mul, lambda c, d: ((d * c.y).T, d * c.x), "transposed", ""),
     "large, exchanged": (dot, LARGE, Mul, lambda c, d: (d * c.x, d * c.y), "exchanged", ""),
-    "large, zeros": (dot, LARGE, Mul, lambda c, d: (0 * d * c.y, d * c.x), "cut off", ""),
     # a source that can be read
     "softmax along another axis": (softmax_last, X, Softmax, softmax_along_another_axis,
         "source", r"sum\(axis=1\)` in place of .*sum\(axis=0\)`"),
@@ -326,11 +285,6 @@ def test_overwritten_accumulation(monkeypatch, fn, words):
     with pytest.raises(GradcheckError, match="accumulation overwritten: .*" + words) as caught:
         gradcheck(fn, X)
     assert caught.value.diagnosis.kind == "overwritten"
-
-
-def test_every_kind_has_a_mutant():
-    kinds = set(re.findall(r'"([a-z -]+)"', Diagnosis.__doc__))
-    assert {kind for *_, kind, _ in MUTANTS.values()} == kinds - {"non-finite"}  # this one is in test_gradcheck.py
 
 
 @pytest.mark.parametrize(

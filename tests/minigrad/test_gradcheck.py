@@ -120,14 +120,10 @@ class TwiceSum(Function):
     "of_dout, words",
     [
         (np.abs, "does not follow the sign"),
-        (lambda dout: np.maximum(dout, 0), "does not follow the sign"),
         (lambda dout: np.where(dout < 0, 3 * dout, dout), "does not follow the sign"),
         (lambda dout: np.clip(dout, -10, 10), "for some sizes of dout only"),
-        (lambda dout: np.maximum(dout, -10), "for some sizes of dout only"),
-        (lambda dout: np.minimum(dout, 10), "for some sizes of dout only"),
         (lambda dout: np.where(np.abs(dout) < 1e-3, 0, dout), "for some sizes of dout only"),
         (lambda dout: dout**2, "twice the dout must give twice the gradient"),
-        (lambda dout: dout**3, "twice the dout must give twice the gradient"),
     ],
 )
 def test_backward_must_be_linear_in_dout(of_dout, words, dim):
@@ -145,10 +141,10 @@ def log_1_plus_exp(x):
 
 RIGHT = {
     # saturated: the output may lie far below the rounding error of the values inside, as ln(1 + e^-40) is 0
-    **{f"cross_entropy at {x}": (lambda x: F.cross_entropy(x, np.array([0])), [[x, 0, 0]]) for x in (33, 35, 40, 1000)},
-    "ln(1 + e^-33)": (log_1_plus_exp, [33]), "ln(1 + e^-40)": (log_1_plus_exp, [40]),
+    **{f"cross_entropy at {x}": (lambda x: F.cross_entropy(x, np.array([0])), [[x, 0, 0]]) for x in (33, 1000)},
+    "ln(1 + e^-40)": (log_1_plus_exp, [40]),
     "ln(1 + e^-49)": (lambda x: log_1_plus_exp(x * x), [7]), "gelu at -8": (F.gelu, [-8]),
-    "gelu at -10": (F.gelu, [-10]), "tanh gelu at -5": (lambda x: F.gelu(x, "tanh"), [-5]),
+    "tanh gelu at -5": (lambda x: F.gelu(x, "tanh"), [-5]),
     "tanh gelu at -7.5": (lambda x: F.gelu(x, "tanh"), [-7.5]), "tanh": (F.tanh, [20]), "sigmoid": (F.sigmoid, [40]),
     "softmax": (lambda x: F.softmax(x, 1), [[40, 0, 0]]), "logsumexp": (lambda x: F.logsumexp(x, 1), [[40, 0, 0]]),
     "log_softmax": (lambda x: F.log_softmax(x, 1), [[40, 0, 0]]),
@@ -318,7 +314,7 @@ def test_a_second_derivative_that_jumps_is_no_error(fn, x):
     fails(lambda x: fn(x) + Twice.apply(x, error=1e-3) - 2 * x, np.array(x))
 
 
-@pytest.mark.parametrize("distance", [1e-5, 1e-6, 3e-7, 1e-7, 6.1e-8, 6e-8, 2.0**-24, 5.8e-8, 3e-8, 1e-9, 1e-12])
+@pytest.mark.parametrize("distance", [1e-5, 3e-7, 6.1e-8, 2.0**-24, 5.8e-8, 1e-12])
 @pytest.mark.parametrize("side", [-1, 1])
 def test_beside_a_kink(distance, side):
     x = np.array([distance * side, 2.0])
@@ -334,7 +330,7 @@ def test_any_slope_between_both_sides_is_allowed_at_a_kink(slope):
     assert "every element is at a kink" in str(alone)  # which proves little
 
 
-@pytest.mark.parametrize("slope", [-1e3, -0.5, -1.1e-3, 1.0011, 2, 1e3])
+@pytest.mark.parametrize("slope", [-1e3, -1.1e-3, 1.0011, 2])
 def test_no_other_slope_is_allowed_at_a_kink(slope):
     error = fails(lambda x: ReluWith.apply(x, at_zero=slope, error=0), np.array([0.0, 1, -1]), "partial")
     assert "d input 0 (x)[0] is" in str(error) and "it is wrong at kinks only" in str(error)
