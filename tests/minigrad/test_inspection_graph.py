@@ -211,6 +211,17 @@ def test_no_graph_makes_boxes_overlap(tmp_path_factory, steps):
     check_geometry(*picture(total, tmp_path_factory.mktemp("svg")))
 
 
+def test_a_long_arrow_is_straight(tmp_path):
+    x = leaf(np.ones((3, 4), np.float32))
+    y = x
+    for _ in range(5):
+        y = (y.tanh() + leaf(np.ones((3, 4), np.float32))).sum(1, keepdim=True).expand(3, 4)
+    _, boxes, arrows = picture(y * x, tmp_path)
+    longest = max(arrows, key=lambda arrow: np.ptp(arrow[:, 1]))
+    inner = longest[(longest[:, 1] > longest[:, 1].min() + 100) & (longest[:, 1] < longest[:, 1].max() - 100)]
+    assert len(inner) > 100 and np.ptp(inner[:, 0]) < 0.01
+
+
 def test_the_words_in_a_picture_are_escaped(tmp_path):
     x = leaf([2.0])
     name = '<w & "x">'

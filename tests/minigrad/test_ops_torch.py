@@ -419,3 +419,14 @@ def test_dtypes_of_results(op):
         if str(got) != str(expected).removeprefix("torch."):
             wrong.append(f"{op}{theirs!r} is {got}, in PyTorch {expected}")
     assert not wrong, "\n".join(wrong[:20])
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_dtypes_of_cat(size):
+    import torch
+
+    several = [pair for pair in operands(torch) if getattr(pair[1], "shape", ()) == (2,)]
+    for (a, ours_a), (b, ours_b) in itertools.product(several, repeat=2):
+        expected = torch.cat([a[:size], b]).dtype
+        assert str(F.cat([ours_a[:size], ours_b]).dtype) == str(expected).removeprefix("torch."), (a, b)
+    assert F.cat([Tensor(np.zeros(0))] * 2).shape == (0,)

@@ -32,6 +32,21 @@ def test_numbers_in_another_byte_order(dtype):
     assert nn.Linear(2, 2).to(dtype=">f4").weight.dtype.isnative
 
 
+class Doubling(np.ndarray):
+    """An array whose arithmetic is not NumPy's."""
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        return 2 * getattr(ufunc, method)(*[np.asarray(x) for x in inputs], **options)
+
+
+def test_subclasses_of_arrays_compute_as_plain_arrays():
+    doubling, x = np.ones(2, np.float32).view(Doubling), leaf([3.0, 4.0])
+    for result in (x * doubling, F.mul(doubling, x), np.multiply(x, doubling), Tensor(doubling) * x, F.exp(doubling)):
+        assert type(result.data) is np.ndarray
+    assert_array_equal((x * doubling).data, [3.0, 4.0])
+    assert np.shares_memory(Tensor(doubling).data, doubling)
+
+
 @pytest.mark.filterwarnings("ignore:the matrix subclass")
 @pytest.mark.parametrize(
     "use",
