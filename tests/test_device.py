@@ -275,7 +275,6 @@ ON_KERNELS = {  # which have kernels for a GPU, and are run with and without the
     "GPT": model_row(small_gpt),
     "GPT, post-norm": model_row(partial(one_block, norm="post")),
     "GPT, sinusoidal": model_row(partial(one_block, positions="sinusoidal")),
-    "GPT with experts": model_row(experts),
     "GPT, checkpointed": model_row(checkpointed),
     "Llama": model_row(small_llama),
     "loss of SFT": loss_row(one_block, sft.sft_loss, (IDS, TARGETS)),
@@ -322,7 +321,7 @@ ROWS = {
 # through a mixture of experts, which must know how many tokens an expert gets
 WAITS = {"a text": 14, "a text of Llama": 14, "a text with options": 14, "a text without a cache": 42}
 WAITS |= {"a text with guesses": 5, "a text after a tensor": 3, "replies": 8, "training": 2, "training in bfloat16": 2}
-WAITS |= {"GPT with experts": 6, "GPT, checkpointed": 8, "LoRA": 2, "evaluation and activations": 2}
+WAITS |= {"GPT, checkpointed": 8, "LoRA": 2, "evaluation and activations": 2}
 
 
 def numbers_in(value):

@@ -16,21 +16,17 @@ from tests.helpers import skip_or_fail
 ARCHITECTURES = ["sm_75", *(pytest.param(f"sm_{n}", marks=pytest.mark.slow) for n in (80, 86, 89, 90, 100)), "sm_120"]
 
 
-def check(architecture, source, dtype):
-    """Raise unless `source` compiles without a word, and what is float is not computed in double."""
-    if not compiling.available():
-        skip_or_fail("needs the package nvidia-cuda-nvrtc")
-    said, ptx = compiling.compile_for(architecture, full_source(source, dtype))
-    assert said == "" and ".entry" in ptx, said
-    # Many times as slow as float, and easily there: `0.5 * x` is a product of doubles.
-    assert dtype == "float64" or ".f64" not in ptx, "a kernel computes in double precision"
-
-
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("module", [attention, cross_entropy, layer_norm])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_kernels_compile(architecture, module, dtype):
-    check(architecture, module.SOURCE, dtype)
+    """Without a word; and what is float is not computed in double."""
+    if not compiling.available():
+        skip_or_fail("needs the package nvidia-cuda-nvrtc")
+    said, ptx = compiling.compile_for(architecture, full_source(module.SOURCE, dtype))
+    assert said == "" and ".entry" in ptx, said
+    # Many times as slow as float, and easily there: `0.5 * x` is a product of doubles.
+    assert dtype == "float64" or ".f64" not in ptx, "a kernel computes in double precision"
 
 
 # A column: there are fewer than 2^31.

@@ -341,10 +341,7 @@ def ctrl_c():
     signal.signal(signal.SIGALRM, before)
 
 
-ctrl_c_is_there = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer for signals")
-
-
-@ctrl_c_is_there
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer for signals")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_at_any_moment(four_threads, ctrl_c):
     rng = np.random.default_rng(0)
