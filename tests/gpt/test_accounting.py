@@ -21,7 +21,12 @@ MODELS += [pytest.param(small_llama, changes, id=f"llama {changes}") for changes
 
 
 @pytest.mark.parametrize(
-    "small, changes", [*MODELS, (small_llama, {"qkv_bias": True, "qk_norm": True, "head_size": 6, "tied": False})]
+    "small, changes",
+    [
+        *MODELS,
+        (small_gpt, {"n_inner": 20, "tied": False}),
+        (small_llama, {"qkv_bias": True, "qk_norm": True, "head_size": 6, "tied": False}),
+    ],
 )
 def test_parameters_are_those_of_a_built_model(small, changes):
     model = small(**changes)

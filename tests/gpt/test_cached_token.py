@@ -1,4 +1,4 @@
-"""Latent attention, the sliding window and the cache that forgets: beside loops over tokens and beside transformers."""
+"""Latent attention, the sliding window and the cache that forgets, beside loops over tokens."""
 
 import numpy as np
 import pytest
@@ -73,25 +73,6 @@ def test_the_absorbed_form_from_a_small_cache_equals_the_simple(kernels):
     assert texts[0] == texts[1] and cache.nbytes == accounting.latent_cache_bytes(
         model.config, LATENT, 4, 16, "float64"
     )
-
-
-@pytest.mark.oracle
-def test_latent_attention_equals_that_of_deepseek_v2():
-    import torch
-    from transformers.models.deepseek_v2 import modeling_deepseek_v2 as theirs
-
-    attn, W, (q, q_rope, k, v), x = latent_attention(rope=2)  # a single pair: they rotate neighbors, and we the halves
-    sizes = {"kv_lora_rank": LATENT, "qk_rope_head_dim": 2, "qk_nope_head_dim": D, "v_head_dim": D, "q_lora_rank": None}
-    config = theirs.DeepseekV2Config(hidden_size=12, num_attention_heads=H, **sizes)
-    config._attn_implementation, attn.latent_norm.eps = "eager", 1e-6
-    other, down = theirs.DeepseekV2Attention(config, 0), np.concatenate([W["latent_proj"], W["k_rope_proj"]])
-    queries, up = (np.concatenate(pair, 1).reshape(-1, pair[0].shape[2]) for pair in ((q, q_rope), (k, v)))
-    for p, array in zip(other.parameters(), (queries, down, W["latent_norm"], up, W["o_proj"]), strict=True):
-        p.data = torch.tensor(array)
-    turned = theirs.DeepseekV2RotaryEmbedding(config)(torch.zeros(1), torch.arange(T)[None])
-    hidden = torch.full((T, T), -torch.inf).double().triu(1)
-    expected, _ = other(torch.tensor(x[None]), hidden, position_embeddings=turned)
-    assert_allclose(attn(Tensor(x[None]), ROTATION).data, expected.detach().numpy(), atol=1e-5)
 
 
 def kept(t, window, sinks):
