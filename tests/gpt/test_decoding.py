@@ -11,7 +11,7 @@ from gpt import KVCache
 from gpt.model import numpy_forward, speculation
 from gpt.model.batch_generation import generate
 from gpt.model.generation import Sampling
-from gpt.model.speculation import after_guess, guess, speculate
+from gpt.model.speculation import guess, speculate
 from minigrad import Function, inspection, nn, no_grad, use_kernels
 from tests.gpt.small import random_ids, small_gpt, small_llama
 
@@ -125,23 +125,11 @@ def test_with_a_draft_greedy_text_is_the_same(small, kernels, penalty):
             assert max(map(len, steps)) == speculation.DRAFTED + 1 or draft is not model
 
 
-WRONG_RULES = {
-    "as it is": after_guess,
-    "accept always": lambda p, q, guess, number: np.eye(1, len(p), guess)[0],
-    "redraw from p": lambda p, q, guess, number: p if number * q[guess] >= p[guess] else np.eye(1, len(p), guess)[0],
-    "q / p": lambda p, q, guess, number: after_guess(p, q, guess, number * p[guess] ** 2 / q[guess] ** 2),
-}
-
-
-@pytest.mark.parametrize(
-    "rule, sampling",
-    [*((rule, Sampling(0.5)) for rule in WRONG_RULES), ("as it is", Sampling(1, repetition_penalty=3, min_p=0.4))],
-)
-def test_the_draft_does_not_change_the_distribution(rule, sampling, monkeypatch):
+@pytest.mark.parametrize("sampling", [Sampling(0.5), Sampling(1, repetition_penalty=3, min_p=0.4)])
+def test_the_draft_does_not_change_the_distribution(sampling):
     """Of three tokens together, with two guesses in the first pass: chi-square with at most 26 degrees of freedom."""
     tiny = {"vocab_size": 3, "n_layer": 1, "n_head": 1, "n_embd": 4, "dtype": "float64"}
     model, draft = small_gpt(**tiny), small_gpt(seed=6, **tiny)
-    monkeypatch.setattr(speculation, "after_guess", WRONG_RULES[rule])
     counts = Counter(tuple(sum(speculate(model, [1], 3, sampling, seed, draft=draft), [])) for seed in range(500))
     chi_square = 0
     for text in itertools.product(range(3), repeat=3):
@@ -150,4 +138,4 @@ def test_the_draft_does_not_change_the_distribution(rule, sampling, monkeypatch)
         seen = [[1, *text[:i]] for i in range(3)]
         expected = 500 * np.prod([sampling.probabilities(*row)[token] for *row, token in zip(logits, seen, text)])
         chi_square += (counts[text] - expected) ** 2 / max(expected, 1e-9)  # some texts are impossible
-    assert chi_square < 54 if rule == "as it is" else chi_square > 100  # 54: once in a thousand
+    assert chi_square < 54  # exceeded once in a thousand

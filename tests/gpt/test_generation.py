@@ -130,40 +130,6 @@ def test_greedy_equals_transformers(kind):
     assert model.generate(expected["ids"], 5, top_k=1) == expected["greedy"].tolist()
 
 
-def drawn(off, low, high):
-    return st.just(off) | st.floats(low, high)
-
-
-@pytest.mark.oracle
-@given(
-    st.integers(0, 99),
-    st.builds(
-        Sampling,
-        temperature=drawn(1.0, 0.3, 3),
-        top_k=st.none() | st.integers(1, 40),
-        top_p=drawn(1.0, 0.05, 0.99),
-        repetition_penalty=drawn(1.0, 0.5, 3),
-        min_p=drawn(0.0, 0, 1),
-    ),
-)
-def test_probabilities_equal_those_of_transformers(seed, sampling):
-    """With the processors that its `generate` builds from the same settings, in its order."""
-    import torch
-    from transformers import GenerationConfig, GenerationMixin, GPT2Config
-
-    class Model(GenerationMixin):
-        config = GPT2Config()
-
-    settings = GenerationConfig(do_sample=True, **{**vars(sampling), "top_k": sampling.top_k or 0})
-    rng = np.random.default_rng(seed)
-    logits = 3 * rng.standard_normal(37)
-    seen = rng.integers(0, 37, 6)
-    process = Model()._get_logits_processor(settings, input_ids_seq_length=6)
-    scores = process(torch.from_numpy(seen[None]), torch.from_numpy(logits[None].copy()))
-    expected = torch.softmax(scores, -1)[0].numpy()
-    assert_allclose(sampling.probabilities(logits, seen), expected, atol=1e-12)
-
-
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
