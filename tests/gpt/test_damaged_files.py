@@ -166,8 +166,8 @@ SAFETENSORS = [
     (raw({"\ud800": {}}), "cannot be the name of a tensor"),
     (raw({"a": entry("F33")}, bytes(8)), "a has the dtype 'F33'; known are F64, F32"),
     (raw({"a": entry(shape=[-2])}, bytes(8)), "shape of a must be a list of integers >= 0, got [-2]"),
-    (raw({"a": entry(shape=[2**63])}, bytes(8)), "shape of a must be a list of integers"),
     (raw({"a": entry(shape=[2**40, 2**40])}, bytes(8)), "which no array can have"),
+    (raw({"a": entry(shape=[0, 2**62], offsets=[0, 0])}), "which no array can have"),
     (raw({"a": entry(shape=[1] * 33, offsets=[0, 4])}, bytes(4)), "which no array can have"),
     (raw({"a": entry(shape=[10**9])}, bytes(8)), "is 4,000,000,000 bytes, but its data_offsets are [0, 8]"),
     (raw({"a": entry(offsets=[-8, 0])}, bytes(8)), "data_offsets of a must be"),
@@ -318,8 +318,6 @@ VOCABULARY = [
 ]  # fmt: skip
 MERGES = [
     ("Ġthe", "merge 17 must be two tokens with one space between them, got 'Ġthe'"),
-    ("a b c", "merge 17 must be two tokens"),
-    ("", "merge 17 must be two tokens"),
     ("a 日", "'日' is not a token: '日' does not stand for a byte"),
     ("a xyz", "merge 17: 'xyz' is neither a byte nor the result of an earlier merge"),
     ("Q Q", "merge 17: 'Q' and 'Q' make 'QQ', which the vocabulary lacks"),

@@ -24,7 +24,7 @@ needs_library = pytest.mark.oracle("huggingface_hub")
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """As much of Hugging Face's hub as a download asks for; of a file in `breaks_off`, only half comes at first."""
+    """As much of Hugging Face's hub as a download asks for."""
 
     daemon_threads = True
 
@@ -32,7 +32,6 @@ class Hub(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories = repositories  # name -> {path: content}
         self.requests = []
-        self.breaks_off = set()
 
     @property
     def endpoint(self):
@@ -53,7 +52,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self):
         path = urlsplit(self.path).path
-        self.server.requests.append((self.command, path, self.headers.get("Range")))
+        self.server.requests.append((self.command, path))
         for name, files in self.server.repositories.items():
             if path in (f"/api/models/{name}", f"/api/models/{name}/revision/main"):
                 siblings = [{"rfilename": path} for path in files]
@@ -64,35 +63,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return self.reply_json(rows)
             for file, content in files.items():
                 if path in (f"/{name}/resolve/{SHA}/{file}", f"/{name}/resolve/main/{file}"):
-                    return self.reply_file(file, content)
+                    return self.reply_file(content)
         missing = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
         self.reply(b"{}", 404, missing)
 
     def reply_json(self, content):
         self.reply(json.dumps(content).encode("utf-8"), headers={"Content-Type": "application/json"})
 
-    def reply_file(self, file, content):
-        headers = {"ETag": f'"{etag(content)}"', "X-Repo-Commit": SHA, "Accept-Ranges": "bytes"}
-        asked = self.headers.get("Range")
-        if self.command == "GET" and asked:
-            start = int(asked.removeprefix("bytes=").split("-")[0])
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            return self.reply(content[start:], 206, headers)
-        if self.command == "GET" and file in self.server.breaks_off:
-            self.server.breaks_off.remove(file)
-            return self.reply(content, headers=headers, sent=len(content) // 2)
-        self.reply(content, headers=headers)
+    def reply_file(self, content):
+        self.reply(content, headers={"ETag": f'"{etag(content)}"', "X-Repo-Commit": SHA})
 
-    def reply(self, body, status=200, headers=None, sent=None):
+    def reply(self, body, status=200, headers=None):
         self.send_response(status)
         for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[:sent])
-        if sent is not None:
-            self.wfile.flush()
-            self.close_connection = True
+            self.wfile.write(body)
 
 
 def etag(content):
@@ -137,7 +124,7 @@ def test_a_name_is_downloaded_once(server, tmp_path):
     assert {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()} == {
         name: content for name, content in server.repositories["openai-community/gpt2"].items() if name in hub.FILES
     }
-    assert not any(path.endswith(tuple(NOT_READ)) for method, path, _ in server.requests if method == "GET")
+    assert not any(path.endswith(tuple(NOT_READ)) for method, path in server.requests if method == "GET")
     asked = len(server.requests)
     for endpoint, offline in ((NOWHERE, "0"), (server.endpoint, "0"), (NOWHERE, "1")):
         names = ["gpt2", "openai-community/gpt2"]
@@ -152,18 +139,6 @@ def test_the_model_of_a_name_writes(server, tmp_path):
     assert done.returncode == 0 and done.stdout.startswith("the cat") and "Traceback" not in done.stderr
     code = "from gpt import GPT; print(GPT.from_pretrained('someone/tiny').num_parameters())"
     assert python(code, tmp_path, NOWHERE).stdout == "11776\n"
-
-
-@needs_library
-def test_a_download_that_breaks_off_is_resumed(server, tmp_path):
-    server.breaks_off.add("model.safetensors")
-    small_pieces = "import huggingface_hub.constants; huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 1000\n"
-    # Old versions of the library give up, and resume when they are asked again.
-    code = small_pieces + FIND.format(["someone/tiny", "someone/tiny"])
-    folder = Path(python(code, tmp_path, server.endpoint).stdout.splitlines()[-1])
-    assert (folder / "model.safetensors").read_bytes() == (FOLDER / "model.safetensors").read_bytes()
-    ranges = [asked for method, path, asked in server.requests if method == "GET" and asked and "model.safe" in path]
-    assert len(ranges) == 1 and ranges[0].startswith("bytes=24") and not server.breaks_off
 
 
 @needs_library

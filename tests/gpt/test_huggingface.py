@@ -152,16 +152,14 @@ def test_half_precision_is_loaded_as_float32(tmp_path, dtype):
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("kind", ["GPT2LMHeadModel", "GPT2Model"])
-@pytest.mark.parametrize("size", ["50GB", "20KB"])
-def test_whatever_transformers_saves(tmp_path, dtype, kind, size):
+def test_shards_that_transformers_saves_are_loaded(tmp_path, kind):
     import torch
     import transformers
 
-    model = getattr(transformers, kind).from_pretrained(FOLDER).to(getattr(torch, dtype))
-    model.save_pretrained(tmp_path, max_shard_size=size)
-    assert (tmp_path / INDEX).exists() != (tmp_path / WEIGHTS).exists()
+    model = getattr(transformers, kind).from_pretrained(FOLDER).to(torch.bfloat16)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert (tmp_path / INDEX).exists()
     found = GPT.from_pretrained(tmp_path).state_dict()
     theirs = {name.removeprefix("transformer."): tensor for name, tensor in model.state_dict().items()}
     for row in gpt2_huggingface.rows(GPTConfig(300, 24, 2, 2, 16)):
@@ -182,19 +180,6 @@ def test_every_size_is_understood_and_the_table_covers_it(config, preset):
     assert from_json(config) == GPTConfig.preset(preset, dropout=0.1)
     total = sum(math.prod(row.our_shape) for row in gpt2_huggingface.rows(from_json(config)))
     assert total == GPTConfig.preset(preset).num_parameters()
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("preset", ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2"])
-def test_the_table_has_the_names_and_shapes_of_transformers(preset):
-    import torch
-    import transformers
-
-    config = gpt2_huggingface.to_json(GPTConfig.preset(preset))
-    with torch.device("meta"):
-        theirs = transformers.GPT2Model(transformers.GPT2Config(**config)).state_dict()
-    expected = {row.theirs: row.their_shape for row in gpt2_huggingface.rows(GPTConfig.preset(preset))}
-    assert expected == {name: tuple(tensor.shape) for name, tensor in theirs.items()}
 
 
 def test_dropouts_that_differ_are_warned_about():

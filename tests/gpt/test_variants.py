@@ -1,6 +1,6 @@
 """The models that people have: every variation that is supported computes what transformers computes, both ways.
 
-Small random folders, made here by transformers. What is not supported is refused by name: test_huggingface.py.
+Small random folders, made here by transformers. What is not supported is refused by name: test_damaged_files.py.
 """
 
 import numpy as np
