@@ -125,17 +125,6 @@ def test_a_run_goes_on_with_another_number_of_processes(text, alone, tmp_path):
     assert_same_run(folder, alone)
 
 
-@with_mpi
-def test_what_is_not_finite_in_one_is_skipped_by_all(text, alone, tmp_path):
-    done = run_together(2, options(text, tmp_path / "run", log_interval=6), "nan:4")
-    assert done.returncode == 0, done.stderr
-    rows = {row["step"]: row for row in read_log(tmp_path / "run" / "log.jsonl") if "skipped" in row}
-    assert [step for step, row in rows.items() if row["skipped"]] == [4] and rows[4]["loss"] is None
-    assert rows[6]["num_tokens"] == 5 * 5 * 2 * 16
-    assert all(np.isfinite(array).all() for array in weights(tmp_path / "run").values())
-    assert losses(tmp_path / "run")[2, "val_loss"] == pytest.approx(losses(alone)[2, "val_loss"], rel=1e-5)
-
-
 # --- when one of them dies --------------------------------------------------------------------------------------------
 
 

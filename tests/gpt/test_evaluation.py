@@ -90,6 +90,7 @@ def test_baselines_are_those_of_counting(train, validation):
     assert losses["unigram"] == pytest.approx(-np.mean([math.log(unigram[token]) for token in validation]))
     assert losses["bigram"] == pytest.approx(-np.mean(np.log(bigram)))
     assert sum(unigram) == pytest.approx(1)
+    assert "bigram" not in baseline_losses(np.array(train), np.array(validation[:1]), 5)  # there is no pair
 
 
 @pytest.mark.parametrize("log", ["", '{"step": 1, "loss": 3.0}\n{"step": 2, "loss": null, "val_loss": 2.5}\n'])

@@ -321,14 +321,6 @@ def test_what_is_not_finite_in_one_is_skipped_by_all(text, tmp_path):
     assert all(np.isfinite(array).all() for array in numbers(tmp_path / "run").values())
 
 
-def test_an_exception_in_a_script_is_one_sentence(text, tmp_path):
-    folder = tmp_path / "run"
-    with running(options(text, folder), "raise:4") as process:
-        _, error = process.communicate(timeout=20)
-    assert process.returncode == 1 and error == "error: the data are not to my taste\n"
-    assert load_checkpoint(folder).state["step"] == 2
-
-
 def test_too_small_a_batch_is_refused_and_leaves_nothing(text, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(forked_team, "_why_alone", lambda device: None)
     words = refusal(train.main, capsys, *options(text, tmp_path / "run", batch_size=1), "--processes", 2)
