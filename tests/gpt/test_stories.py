@@ -4,8 +4,6 @@ import dataclasses
 import hashlib
 import re
 
-import pytest
-
 from gpt import save_checkpoint
 from gpt.corpora import stories
 from gpt.corpora.corpus import load_corpus
@@ -91,27 +89,6 @@ def test_a_seed_gives_the_same_text_everywhere():
 def test_stories_make_sense():
     assert {story: mistakes(story) for story in TEXT.strip().split("\n\n") if mistakes(story)} == {}
     assert not re.search(r"[(){}|]|  | [.,!?]|\b(\w+) \1\b|\ba [aeiou]|[.!?] [a-z]", TEXT)
-
-
-def other_giver(story):
-    people = list(dict.fromkeys(token for token in re.findall(r"\w+", story) if token in NAMES))
-    return re.sub(rf"\b{people[0]} (?=felt|dropped)", f"{people[-1]} ", story)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        other_giver,
-        lambda story: re.sub(r"the (doll|boat|train|plane|robot)\.", "the bell.", story),
-        lambda story: re.sub(r"From (.*) on, \w+", r"From \1 on, Kate", story),
-        lambda story: re.sub(r"[^.]* broke\.", "", story),
-    ],
-    ids=["another gives", "another thing", "another person", "never broken"],
-)
-def test_the_checker_finds_mistakes(change):
-    told = [story for story in TEXT.strip().split("\n\n") if "Kate" not in story]
-    changed = [change(story) for story in told if change(story) != story]
-    assert len(changed) > 5 and all(mistakes(story) for story in changed)
 
 
 def test_the_demo_learns_stories_or_another_text():
