@@ -41,7 +41,7 @@ def as_tensors(arrays):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("T", [1, 7, 35])
+@pytest.mark.parametrize("T", [1, 35])
 def test_it_equals_the_formula_in_a_plain_loop(T, form, kind, kernels):
     q, k, v, beta, log_alpha, S = arrays = inputs(kind, T)
     outs = np.zeros_like(v)

@@ -172,35 +172,6 @@ def test_a_bool_is_0_or_1(tmp_path):
 # --- fuzzing: whatever the bytes, a sound file or a SafetensorsError --------------------------------------------------
 
 
-def outcome(path, content):
-    """Read a file with these bytes: its arrays, or None where it is refused; any other error is a failure."""
-    path.write_bytes(content)
-    with peak_below(2_000_000):  # the files are small
-        try:
-            return read_all(path)
-        except SafetensorsError as error:
-            assert str(path) in str(error) and "\n" not in str(error)
-            return None
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory):
-    """A sound file, where to put damaged ones, and its arrays."""
-    path = tmp_path_factory.mktemp("fuzz") / "x.safetensors"
-    arrays = {"wte.weight": np.arange(12, dtype=np.float32).reshape(4, 3), "h.0.ln_1.bias": np.ones(3, np.float16)}
-    write_safetensors(path, arrays, {"format": "pt"})
-    return path, path.read_bytes()
-
-
-@given(data=st.data())
-def test_truncated_extended_or_with_a_piece_missing(sound, data):
-    path, content = sound
-    start = data.draw(st.integers(0, len(content)))
-    end = data.draw(st.integers(start, len(content)))
-    damaged = content[:start] + data.draw(st.binary(max_size=20)) + content[end:]
-    assert outcome(path, damaged) is None or len(damaged) == len(content)
-
-
 ANY = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 NUMBERS = st.integers(-2, 12) | st.sampled_from([2**31, 2**32, 2**63 - 1, 2**63, 2**64, -(2**63)]) | ANY
 FIELDS = st.fixed_dictionaries(
@@ -214,9 +185,15 @@ JSON = st.recursive(ANY, lambda inner: st.lists(inner, max_size=4) | st.dictiona
 
 
 @given(header=st.dictionaries(st.text(max_size=3), FIELDS | JSON, max_size=4) | JSON, size=st.integers(0, 24))
-def test_any_header(sound, header, size):
-    arrays = outcome(sound[0], raw(header, bytes(size)))
-    if arrays is not None:
-        names = header.keys() - {"__metadata__"}
-        assert arrays.keys() == names
-        assert sum(math.prod(header[name]["shape"]) > 0 for name in names) <= size
+def test_any_header(tmp_path_factory, header, size):
+    path = tmp_path_factory.getbasetemp() / "any-header.safetensors"
+    path.write_bytes(raw(header, bytes(size)))
+    with peak_below(2_000_000):  # the files are small
+        try:
+            arrays = read_all(path)
+        except SafetensorsError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            return
+    names = header.keys() - {"__metadata__"}
+    assert arrays.keys() == names
+    assert sum(math.prod(header[name]["shape"]) > 0 for name in names) <= size
