@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import itertools
+import math
 import os
 import signal
 import subprocess
@@ -112,6 +113,8 @@ def test_several_are_one_with_the_whole_batch(text, tmp_path, processes, kernels
     rounding = 1e-2 if "precision" in changes else 1e-4
     assert_same_up_to_rounding(tmp_path / "several", tmp_path / "one", rounding)
     assert_same_run(tmp_path / "several", tmp_path / "again")
+    first = log_without_times(tmp_path / "one")[0]
+    assert first["bits_per_byte"] == pytest.approx(first["val_loss"] / math.log(2))  # each token is a byte
 
 
 def accident(monkeypatch, team, rank, at, what):
