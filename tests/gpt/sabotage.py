@@ -4,13 +4,11 @@ WHAT, before the step is taken:
 
     nan     its loss is not finite
     raise   an exception of ours
-    kill    the system kills it
     ctrl-c  Ctrl-C reaches it, and no other
     twice   Ctrl-C reaches it twice, which ends it at once
     drift   its weights become others (only seen where they are compared, at the start of a run: step 0)
 """
 
-import os
 import signal
 import sys
 
@@ -35,8 +33,6 @@ def sabotaged_step(model, batches, loss_fn, *arguments, **options):
     what = plans.get(runs[-1].state.step + 1) if runs[-1].team.rank == 1 else None
     if what == "raise":
         raise ValueError("the data are not to my taste")
-    if what == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
     for _ in range({"ctrl-c": 1, "twice": 2}.get(what, 0)):
         signal.raise_signal(signal.SIGINT)
 
