@@ -46,7 +46,7 @@ def kinds_in(text):
 def test_every_text_has_the_form(form, tokenizer, sampling):
     """The model has random weights, so almost none of its texts has it by chance; its context is cut several times."""
     model = small_gpt(vocab_size=len(tokenizer) + 3, block_size=40)  # as some models, with rows that no token has
-    texts = written(model, tokenizer, FORMS[form], sampling, ["Q"] * 12)
+    texts = written(model, tokenizer, FORMS[form], sampling, ["Q"] * 6)
     assert all(kinds_in(text) == KINDS if form == "json" else text in CHOICES for text in texts)
     assert len(set(texts)) > 1 or sampling.temperature < 1.5
 

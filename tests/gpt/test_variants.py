@@ -37,7 +37,6 @@ VARIANTS = {
     "untied": ("llama", {"tie_word_embeddings": False}),
     "smaller heads": ("llama", {"head_dim": 2}),
     "linear scaling": ("llama", rope(rope_type="linear", factor=4.0)),
-    "Llama 3 scaling": ("llama", rope(**LLAMA3)),
     "Llama 3 scaling, head size": ("llama", {**rope(**LLAMA3), "head_dim": 32, "tie_word_embeddings": False}),
     "mistral": ("mistral", {"sliding_window": 64, "head_dim": 16, "tie_word_embeddings": False}),
     "mistral, wide": ("mistral", {"sliding_window": None, "hidden_size": 34, "head_dim": 8}),
