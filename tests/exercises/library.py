@@ -11,7 +11,6 @@ import numpy as np
 import minigrad.functional as F
 from finetune.adapters.lora import LoRALinear
 from finetune.quantization.array import unpack
-from gpt import GPTConfig, LlamaConfig
 from gpt.model.generation import Sampling
 from gpt.model.kv_cache import KVCache
 from minigrad import Tensor, nn, optim, switches
@@ -298,129 +297,6 @@ def nf4(library):
     return {"nf4": in_blocks}
 
 
-# --- the whole model --------------------------------------------------------------------------------------------------
-
-OURS = {"norm_1": "ln_1", "output": "attn.c_proj", "norm_2": "ln_2", "up": "mlp.c_fc", "down": "mlp.c_proj"}
-
-
-def block(library):
-    """The library's modules with the weights of a case, in float64."""
-
-    def module(kind, p, C, n_head):
-        inner = len(p.get("up.bias", [0]))
-        made = library[kind](GPTConfig(vocab_size=2, n_layer=1, n_head=n_head, n_embd=C, n_inner=inner))
-        names = {f"attn.c_attn.{kind}": np.concatenate([p[f"{name}.{kind}"] for name in ("query", "key", "value")])
-                 for kind in ("weight", "bias")}  # fmt: skip
-        names |= {f"{OURS[name]}.{kind}": p[f"{name}.{kind}"]
-                  for name in OURS for kind in ("weight", "bias") if f"{name}.bias" in p}  # fmt: skip
-        for name, value in names.items():
-            owner, _, last = (name if kind == "Block" else name.removeprefix("attn.")).rpartition(".")
-            vars(made.get_submodule(owner)).pop(last, None)
-            setattr(made.get_submodule(owner), last, Tensor(value, dtype="float64"))
-        return made.eval()
-
-    def computed(kind):
-        return lambda x, p, n_head: module(kind, p, x.shape[-1], n_head)(Tensor(x, dtype="float64")).data
-
-    return {"attention": computed("CausalSelfAttention"), "block": computed("Block")}
-
-
-def gpt(library):
-    """The steps of `Transformer.forward` and `GPT.forward`, with the exercise's block and norm."""
-
-    def logits(params, ids, n_layer, n_head, block, norm):
-        x = F.embedding(ids, Tensor(params["tokens"], dtype="float64"))
-        if "positions" in params:
-            x = x + F.embedding(np.arange(ids.shape[1]), Tensor(params["positions"], dtype="float64"))
-        x = x.data
-        for layer in range(n_layer):
-            names = [name for name in params if name.startswith(f"blocks.{layer}.")]
-            x = block(x, {name.split(".", 2)[2]: params[name] for name in names}, n_head)
-        x = norm(x, params, "norm")
-        return F.linear(Tensor(x, dtype="float64"), Tensor(params["tokens"], dtype="float64")).data
-
-    return {"gpt": logits}
-
-
-def training_loop(library):
-    """The library's step, with a model, an optimizer and a schedule made of the functions that the exercise gives."""
-
-    def batch(tokens, begins, length):
-        rng = types.SimpleNamespace(integers=lambda low, high, size: np.array(begins))
-        return library["get_batch"](tokens, len(begins), length, rng)
-
-    def train(params, tokens, steps, length, backward, update, rate, max_norm):
-        tensors = {name: Tensor(p.copy(), requires_grad=True) for name, p in params.items()}
-        values = lambda: {name: tensor.data for name, tensor in tensors.items()}  # noqa: E731
-        model = types.SimpleNamespace(
-            parameters=lambda: iter(tensors.values()),
-            zero_grad=lambda: [setattr(t, "grad", np.zeros_like(t.data)) for t in tensors.values()],
-        )
-        losses = []
-
-        def gradients(model, batches, loss_fn):
-            found = {name: tensor.grad for name, tensor in tensors.items()}
-            return {"loss": backward(values(), *batches[0], found)}, 1
-
-        for step, begins in enumerate(steps):
-
-            def change(step=step):
-                for name, t in tensors.items():
-                    t.data = update(name, t.data, t.grad, rate(step))
-
-            optimizer = types.SimpleNamespace(step=change)
-            schedule = types.SimpleNamespace(get_last_lr=lambda: [0.0], step=lambda: None)
-            windows = batch(tokens, begins, length)
-            done = library["training_step"](model, [windows], None, optimizer, schedule, max_norm, gradients)
-            losses.append(done.loss)
-        return values(), losses
-
-    return {"batch": batch, "train": train}
-
-
-def load_weights(library):
-    """The table of the library, whose c_attn is then cut into three."""
-    table = {row.theirs: row for row in library["rows"](GPTConfig(vocab_size=3, n_layer=11, n_head=1, n_embd=2))}
-    ours = {"wte.weight": "tokens", "wpe.weight": "positions"}
-
-    def load(tensors):
-        params = {}
-        for name, array in tensors.items():
-            if (row := table.get(name.removeprefix("transformer."))) is None:
-                continue
-            array = array.T if row.transposed else array
-            name = ours.get(row.theirs) or row.theirs.replace("h.", "blocks.").replace("ln_f", "norm")
-            for mine, theirs in OURS.items():
-                name = name.replace(f".{theirs}.", f".{mine}.")
-            for part in range(3) if "c_attn" in name else ():
-                third = array[part * len(array) // 3 : (part + 1) * len(array) // 3]
-                params[name.replace("attn.c_attn", ("query", "key", "value")[part])] = third
-            if "c_attn" not in name:
-                params[name] = array
-        return params
-
-    return {"load_weights": load}
-
-
-def llama(library):
-    """The library's module with the weights of a case, in float64."""
-
-    def rotation(x):
-        return library["rotations"](np.arange(x.shape[-2]), x.shape[-1], 1e5, np.float64)
-
-    def llama_block(x, p, n_head):
-        heads = {"n_head": n_head, "n_kv_head": len(p["self_attn.k_proj.weight"]) // 2, "head_size": 2}
-        config = LlamaConfig(n_embd=x.shape[-1], n_inner=len(p["mlp.up_proj.weight"]), n_layer=1, **heads)
-        made = library["LlamaBlock"](config)
-        for name, value in p.items():
-            module = made.get_submodule(name.removesuffix(".weight"))
-            del vars(module)["weight"]
-            module.weight = Tensor(value, dtype="float64")
-        return made(Tensor(x, dtype="float64"), rotation(np.zeros((x.shape[1], 2)))).data
-
-    return {"turned": lambda x: F.rotary_embedding(x, *rotation(x)).data, "llama_block": llama_block}
-
-
 # Exercise -> from the library's objects, by their last names, to what the stub asks for. Without an entry the names and
 # the arguments are the same.
 ADAPTED = {
@@ -459,11 +335,6 @@ ADAPTED = {
     "choice_score": choice_score,
     "delta_rule": delta_rule,
     "induction": lambda library: {"follows_earlier": lambda row: library["follows_earlier"](row[None])[0]},
-    "block": block,
-    "gpt": gpt,
-    "training_loop": training_loop,
-    "load_weights": load_weights,
-    "llama": llama,
     "ablation": lambda library: {
         "without_heads": lambda x, off, n_head: np.asarray(library["without_heads"](Tensor(x), off, n_head).data)
     },
