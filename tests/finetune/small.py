@@ -14,7 +14,6 @@ from gpt import GPT, GPTConfig, Tokenizer
 from gpt.training import run
 from gpt.training.training_step import training_step
 from minigrad import manual_seed, nn
-from tests.gpt.small import golden_arrays
 
 GOLDEN = Path(__file__).parent / "golden"
 # How the updates of PPO and GRPO are computed, whose first one must begin with ratio 1 whatever it is.
@@ -100,13 +99,6 @@ def watch(page, monkeypatch, name):
 
 
 # --- preferences ------------------------------------------------------------------------------------------------------
-
-
-def golden(part):
-    """The settings, and the arrays of "dpo" or "ppo" without that prefix."""
-    arrays = golden_arrays(GOLDEN / "preferences")
-    settings = {name: float(value) for name, value in arrays.items() if "/" not in name}
-    return settings, {name.removeprefix(f"{part}/"): value for name, value in arrays.items() if name.startswith(part)}
 
 
 def small_template():

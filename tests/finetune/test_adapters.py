@@ -258,6 +258,7 @@ def change(folder, **settings):
         ({"rank_pattern": {"c_attn": 4}}, r"is F32 of shape \(2, 8\).* numbers of shape \(4, 8\) would fit"),
         ({"rank_pattern": [1]}, r"rank_pattern must be an object with plain names of layers and .*, got \[1\]"),
         ({"alpha_pattern": {".*c_attn": 4}}, r"alpha_pattern must be .* got {'\.\*c_attn': 4}"),
+        ({"alpha_pattern": {"c_attn": 0}}, "alpha_pattern must be .* numbers > 0, got"),
         ({"use_something_new": {"a": 1}}, "use_something_new is .*not supported"),
         ({"bias": "all"}, "bias is 'all'; only 'none' is supported"),
         ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights 'pissa_niter_16' changes the base model"),

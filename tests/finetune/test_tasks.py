@@ -77,6 +77,8 @@ def test_an_item_is_a_conversation():
         ("Kel-dor", False, False, 0),
         ("kel-dor. Glad to help! Glad to help!", False, False, 0),
         ("The answer is kel-dor", False, False, 0),
+        ("kel-dor. Glad to help!. Glad to help!", False, False, 0),
+        (". Glad to help!", False, False, 0),
     ],
 )
 def test_replies_are_judged(reply, right, form, quality):
