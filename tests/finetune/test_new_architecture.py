@@ -1,7 +1,6 @@
-"""A new architecture is one class and its table of weights: everything else accepts it without an edit."""
+"""A new architecture is one class: all but the files of other libraries accept it without an edit."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +15,6 @@ from gpt.model.language_model import init_weights
 from gpt.model.positions import positions_and_mask
 from gpt.model.structure import Names, SharedInput
 from gpt.model_config import Settings
-from gpt.weights import pretrained
-from gpt.weights.tensor_table import rows_of
 from minigrad import nn, use_kernels
 from scripts.shared import verification
 from tests.finetune.small import small_tokenizer
@@ -116,27 +113,6 @@ class Parallel(LanguageModel):
     def hidden_states(self, ids, cache=None, attention_mask=None):
         ids, attention_mask = self.checked(ids, attention_mask)
         return self.trunk(ids, cache, attention_mask)
-
-
-TENSORS = (
-    ("tokens.weight", ("V", "C"), False),
-    ("layers.*.norm.weight", ("C",), False),
-    ("layers.*.attention.qkv.weight", ("3C", "C"), False),
-    ("layers.*.attention.out.weight", ("C", "C"), False),
-    ("layers.*.ffn.0.weight", ("2C", "C"), False),
-    ("layers.*.ffn.2.weight", ("C", "2C"), False),
-    ("last_norm.weight", ("C",), False),
-)
-
-
-def rows(config):
-    C = config.n_embd
-    return rows_of(TENSORS, {"V": config.vocab_size, "C": C, "2C": 2 * C, "3C": 3 * C}, "trunk.", config)
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.setitem(pretrained.ARCHITECTURES, "parallel", SimpleNamespace(rows=rows))
 
 
 def parallel(**changes):

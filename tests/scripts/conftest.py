@@ -45,9 +45,11 @@ def viewport(request):
     return request.param
 
 
-@pytest.fixture(params=["light", "dark"])
-def scheme(request):
-    return request.param
+@pytest.fixture(params=[("light", DESKTOP), ("dark", PHONE)])
+def look(request):
+    """The colors and the size of a screen, for `opened`: what one of them spoils, the other one does not save."""
+    scheme, size = request.param
+    return {"color_scheme": scheme, "viewport": size}
 
 
 @pytest.fixture(scope="session")

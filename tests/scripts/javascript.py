@@ -1,6 +1,7 @@
 """Running the widgets' JavaScript: with Node, or else in a headless Chromium."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -18,19 +19,24 @@ QUIET += ["--disable-component-update", "--disable-sync"]
 
 
 def missing(what):
-    """Skip a test, or, where a browser is required (in CI), fail."""
+    """Skip a test or a file, or, where a browser is required (in CI), fail."""
     if os.environ.get("MINIGRAD_REQUIRE_BROWSER"):
         pytest.fail(f"{what} is missing")
-    pytest.skip(f"{what} is missing")
+    pytest.skip(f"{what} is missing", allow_module_level=True)
+
+
+def need_browser():
+    """Without Playwright, skip the whole file that calls this."""
+    if importlib.util.find_spec("playwright") is None:
+        missing("playwright (the extra `browser`)")
 
 
 @contextlib.contextmanager
 def browser():
     """A headless Chromium: Debian's, or Playwright's own."""
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError:
-        missing("playwright (the extra `browser`)")
+    need_browser()
+    from playwright.sync_api import Error, sync_playwright
+
     with sync_playwright() as playwright:
         installed = next(filter(None, map(shutil.which, BROWSERS)), None)
         try:

@@ -1,4 +1,9 @@
-"""What is wrong with a page as people see it: too wide, text that fades into its background, headings out of order."""
+"""Pages in a headless Chromium: opening and using them.
+
+And what is wrong with them as people see them: too wide, text that fades into its background, headings out of order.
+"""
+
+import contextlib
 
 PHONE, DESKTOP = {"width": 390, "height": 800}, {"width": 1280, "height": 900}
 
@@ -63,3 +68,38 @@ FAULTS = """() => {
 def faults(tab) -> list[str]:
     """Everything that is wrong, as sentences."""
     return tab.evaluate(FAULTS)
+
+
+@contextlib.contextmanager
+def opened(chromium, path, beside=False, **options):
+    """A tab with a page, a file or an address; at the end no error, and no request but to the page itself.
+
+    beside: nor to the pages beside it, to which its links lead.
+    """
+    context = chromium.new_context(**{"viewport": DESKTOP, **options})
+    tab = context.new_page()
+    problems = []
+    tab.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    address = path if isinstance(path, str) else path.resolve().as_uri()
+    allowed = (address.rpartition("/")[0] if beside else address, "data:")
+    tab.on("request", lambda request: None if request.url.startswith(allowed) else problems.append(request.url))
+    tab.goto(address)
+    with contextlib.closing(context):
+        yield tab
+        assert problems == []
+
+
+def press(tab, *keys):
+    for key in keys:
+        tab.keyboard.press(key)
+
+
+def click(tab, name, exact=None):
+    """Click on the button with this name, or, unless it must be exact, with these words in its name."""
+    tab.get_by_role("button", name=name, exact=exact).click()
+
+
+def says(tab, place, words):
+    """Wait until these words are among those of the element at this place."""
+    tab.locator(place, has_text=words).wait_for()

@@ -47,6 +47,7 @@ def test_several_processes_are_measured_beside_threads(monkeypatch, tmp_path):
     assert row["sides"]["2 processes"]["peak_bytes"] > row["sides"]["2 processes"]["job_bytes"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.oracle
 def test_pytorch_steps_in_bfloat16_with_float32_weights(monkeypatch, tmp_path):
     row = measured(monkeypatch, tmp_path, "baby beside bfloat16")

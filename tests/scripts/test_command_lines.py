@@ -30,7 +30,7 @@ def folder(given, reward_run):
 # A command line that is right but for what follows it: "..." in a row of REFUSED.
 RIGHT = {
     "train": "--out-dir {new}",
-    "sft": "--init-from {}/base --out-dir {new}",
+    "sft": "--init-from {}/base --data {}/alpaca.json --out-dir {new}",
     "reward": "--init-from {}/chat --data {}/pairs.jsonl --out-dir {new}",
     "dpo": "--init-from {}/chat --data {}/pairs.jsonl --out-dir {new}",
     "ppo": "--init-from {}/chat --reward-model {}/reward --data {}/questions.jsonl --response-length 6 --out-dir {new}",

@@ -19,8 +19,7 @@ from minigrad.inspection.line_recorder import LineRecorder, record_lines
 from scripts.course.checker import catalogue, processes
 from scripts.pages import exercise_steps, stepping
 from scripts.pages.stepping import PACKAGES, debugger_data
-from tests.scripts.looking import PHONE, faults
-from tests.scripts.test_pages_in_browser import click, opened
+from tests.scripts.looking import PHONE, click, faults, opened
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
 ROOT = Path(__file__).resolve().parents[2]

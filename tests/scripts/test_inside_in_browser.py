@@ -15,8 +15,10 @@ from scripts.pages.local_server import LocalServer
 from scripts.shared.web_page import page_of_data
 from tests.finetune.small import small_chat_model
 from tests.helpers import serving
-from tests.scripts.looking import PHONE, faults
-from tests.scripts.test_pages_in_browser import click, opened, press
+from tests.scripts.javascript import need_browser
+from tests.scripts.looking import PHONE, click, faults, opened, press
+
+need_browser()
 
 
 def number(text):
@@ -177,9 +179,9 @@ def test_search_minimap_and_play(tab, recording):
     assert "def forward" in tab.locator("#card pre.code").first.inner_text()
 
 
-def test_every_card_fits_its_screen_and_can_be_read(chromium, recorded, scheme, viewport):
+def test_every_card_fits_its_screen_and_can_be_read(chromium, recorded, look):
     path, recording = recorded
-    with opened(chromium, path, viewport=viewport, color_scheme=scheme, has_touch=True) as tab:
+    with opened(chromium, path, **look, has_touch=True) as tab:
         assert "Loss: 2.0770" in tab.inner_text("#facts")
         for _ in range(2 * len(recording.calls) + 1):
             assert faults(tab) == []
@@ -225,13 +227,13 @@ def asked(tab, action):
     tab.wait_for_selector("main[aria-busy=false]", state="attached")
 
 
-def test_the_colors_of_surprise_are_what_the_page_says(chromium, explorer, scheme):
+def test_the_colors_of_surprise_are_what_the_page_says(chromium, explorer, look):
     def answer(question):
         found = explorer[1].look(question)
         return {**found, "surprise": [None, *range(1, len(found["tokens"]))]}
 
     server = LocalServer(explorer_page("a small model", "the cat sat"), answer)
-    with serving(server), opened(chromium, server.address, color_scheme=scheme) as tab:
+    with serving(server), opened(chromium, server.address, **look) as tab:
         tab.locator("#tokens button").first.wait_for()
         assert "The bluer a token, the less the model expected it" in tab.inner_text("main")
         color = "places => places.map((place) => getComputedStyle(place).backgroundColor)"
@@ -366,7 +368,7 @@ def test_a_server_that_is_gone_is_said(chromium, explorer):
         assert tab.locator("main.old").is_visible()
 
 
-def test_the_explorer_can_be_read_and_reached_by_everybody(chromium, viewport, scheme):
+def test_the_explorer_can_be_read_and_reached_by_everybody(chromium, look):
     looker = Looker(*small_chat_model(n_layer=9, n_embd=32, block_size=32))
 
     def answer(question):
@@ -377,7 +379,7 @@ def test_the_explorer_can_be_read_and_reached_by_everybody(chromium, viewport, s
         return found
 
     server = LocalServer(explorer_page("a small model", "the cat sat on the mat"), answer)
-    with serving(server), opened(chromium, server.address, viewport=viewport, color_scheme=scheme) as tab:
+    with serving(server), opened(chromium, server.address, **look) as tab:
         tab.locator("#tokens button").first.wait_for()
         asked(tab, lambda: switch(tab, "off head 1.1").click())
         tab.wait_for_timeout(500)

@@ -1,4 +1,4 @@
-"""Reports as people see them, in two widths and both schemes."""
+"""Reports as people see them: dark on a phone, light on a desk."""
 
 import numpy as np
 
@@ -6,8 +6,10 @@ from scripts.course.checker import catalogue, marking, my_gpt
 from scripts.course.checker.checks import Verdict
 from scripts.pages import marked_text
 from scripts.pages.marked_text import MarkedToken
-from tests.scripts.looking import PHONE, faults
-from tests.scripts.test_pages_in_browser import opened
+from tests.scripts.javascript import need_browser
+from tests.scripts.looking import PHONE, faults, opened
+
+need_browser()
 
 
 def reports():
@@ -21,11 +23,11 @@ def reports():
     yield marking.page("ada", {"softplus": wrong, "soft_cap": Verdict("passed")}, {"softplus": 1, "soft_cap": 2})
 
 
-def test_reports_can_be_read(chromium, tmp_path, viewport, scheme):
+def test_reports_can_be_read(chromium, tmp_path, look):
     for number, html in enumerate(reports()):
         path = tmp_path / f"{number}.html"
         path.write_text(html, encoding="utf-8")
-        with opened(chromium, path, viewport=viewport, color_scheme=scheme) as tab:
+        with opened(chromium, path, **look) as tab:
             assert faults(tab) == []
 
 

@@ -1,6 +1,5 @@
 """Pages in a headless Chromium: no error, no request, keyboard, right numbers, phone, dark and paper."""
 
-import contextlib
 import itertools
 import json
 import re
@@ -13,10 +12,12 @@ from scripts.course import widget_data
 from scripts.course.lessons.cells import Cell, lessons, read_cells
 from scripts.course.pictures import picture
 from scripts.pages.lesson_page import Ran, write_page
-from tests.scripts.looking import DESKTOP, PHONE, faults
+from tests.scripts.javascript import need_browser
+from tests.scripts.looking import PHONE, faults, opened, press
 from tests.scripts.running import run_process
 from tests.scripts.test_widgets import model_and_tokenizer
 
+need_browser()
 _ = model_and_tokenizer  # a fixture
 QUESTION = "## A long heading about nothing\n\nPredict: what?\n\nAnswer: **this**.\n\n| a | b |\n|---|---|\n| 1 | 2 |"
 QUESTION += "\n\n    loss = " + " + ".join(f"ln p_{i}" for i in range(20))
@@ -46,46 +47,11 @@ def example(model_and_tokenizer, tmp_path_factory):
     return write_page(lessons()[5], ran, ["softmax"], folder), data
 
 
-@contextlib.contextmanager
-def opened(chromium, path, beside=False, **options):
-    """A tab with a page, a file or an address; at the end no error, and no request but to the page itself.
-
-    beside: nor to the pages beside it, to which its links lead.
-    """
-    context = chromium.new_context(**{"viewport": DESKTOP, **options})
-    tab = context.new_page()
-    problems = []
-    tab.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
-    tab.on("pageerror", lambda error: problems.append(str(error)))
-    address = path if isinstance(path, str) else path.resolve().as_uri()
-    allowed = (address.rpartition("/")[0] if beside else address, "data:")
-    tab.on("request", lambda request: None if request.url.startswith(allowed) else problems.append(request.url))
-    tab.goto(address)
-    with contextlib.closing(context):
-        yield tab
-        assert problems == []
-
-
 @pytest.fixture
 def tab(chromium, example):
     """The page of the example."""
     with opened(chromium, example[0]) as page:
         yield page
-
-
-def press(tab, *keys):
-    for key in keys:
-        tab.keyboard.press(key)
-
-
-def click(tab, name, exact=None):
-    """Click on the button with this name, or, unless it must be exact, with these words in its name."""
-    tab.get_by_role("button", name=name, exact=exact).click()
-
-
-def says(tab, place, words):
-    """Wait until these words are among those of the element at this place."""
-    tab.locator(place, has_text=words).wait_for()
 
 
 def test_temperature_by_keyboard(tab, example):
@@ -143,15 +109,10 @@ def test_attention_by_keyboard(tab, example):
             if box.is_checked() != wanted:
                 box.focus()
                 press(tab, "Space")
-        case = {name: np.array(data["attention"]["sentences"][0][name]) for name in ("x", "wq", "wk", "bq")}
-        q = case["x"] @ case["wq"] + case["bq"] if projections else case["x"]
-        k = case["x"] @ case["wk"] if projections else case["x"]
-        scores = q @ k.T / (np.sqrt(q.shape[1]) if scale else 1)
-        scores = np.where(np.tri(len(scores), dtype=bool), scores, -np.inf) if mask else scores
-        weights = np.exp(scores - scores.max(1, keepdims=True))
-        weights /= weights.sum(1, keepdims=True)
+        options = {"projections": projections, "scale": scale, "mask": mask}
+        weights = tab.evaluate("(c) => attentionWeights(...c)", [data["attention"]["sentences"][0], options])
         cells = widget.locator("tr:not(:first-child) td").all_inner_texts()
-        assert np.allclose([float(cell or 0) for cell in cells], weights.ravel(), atol=0.0051)
+        assert np.allclose([float(cell or 0) for cell in cells], np.ravel(weights), atol=0.0051)
     widget.locator("tr button").nth(1).press("Enter")
     word = data["attention"]["sentences"][0]["words"][1].replace(" ", "·")
     assert widget.locator("tr button[aria-pressed=true]").inner_text() == word
@@ -231,14 +192,14 @@ def test_a_lesson_is_done_when_its_answers_were_opened(chromium, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "index.html", "gpt.html"])
-def test_nothing_is_wrong_with_a_page(chromium, example, name, viewport, scheme):
+def test_nothing_is_wrong_with_a_page(chromium, example, name, look):
     path = example[0].with_name(name) if name else example[0]
-    with opened(chromium, path, viewport=viewport, color_scheme=scheme, has_touch=True) as tab:
+    with opened(chromium, path, **look, has_touch=True) as tab:
         tab.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
         assert faults(tab) == []
         colors = "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
         ink, paper = (sum(map(int, re.findall(r"\d+", color)[:3])) for color in tab.evaluate(colors))
-        assert (ink < 150 and paper > 700) if scheme == "light" else (ink > 600 and paper < 150)
+        assert (ink < 150 and paper > 700) if look["color_scheme"] == "light" else (ink > 600 and paper < 150)
         if not name:
             tab.locator("[data-box=ln_1]").tap()
             assert "layer norm" in tab.inner_text(".panel")

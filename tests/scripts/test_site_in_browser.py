@@ -26,10 +26,13 @@ from scripts.course.checker.workspace import Workspace
 from scripts.pages.local_server import Server, SiteFiles
 from scripts.shared.web_page import PAGES
 from tests.helpers import serving
-from tests.scripts.looking import DESKTOP, PHONE, faults
+from tests.scripts.looking import DESKTOP, PHONE, click, faults, says
 from tests.scripts.running import write_model
-from tests.scripts.test_pages_in_browser import click, says
 
+ASSETS = os.environ.get("MINIGRAD_SITE_ASSETS")
+if ASSETS is None:
+    words = "needs the pinned files: python -m scripts.pages.pinned_files DIR, and MINIGRAD_SITE_ASSETS=DIR"
+    pytest.skip(words, allow_module_level=True)
 PLACES = ["lessons/00_gradients.html", "exercises/index.html", "exercises/llama.html", "train/index.html"]
 PLACES += ["index.html", "explore/index.html", "source/index.html", "debugger/softmax.html", "step/index.html"]
 PLACES += ["source/minigrad/for_pytorch_users.md.html", "chat/index.html", "source/minigrad/autograd.py.html"]
@@ -43,14 +46,11 @@ TESTED += ["tests/finetune/test_classification.py::test_confusion_and_baseline"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A site with one lesson and all exercises; skipped without the pinned files."""
-    assets = os.environ.get("MINIGRAD_SITE_ASSETS")
-    if assets is None:
-        pytest.skip("needs the pinned files: python -m scripts.pages.pinned_files DIR, and MINIGRAD_SITE_ASSETS=DIR")
+    """A site with one lesson and all exercises."""
     out = tmp_path_factory.mktemp("site")
     write_model(out / "model", "one text for a model that knows nothing yet", 257, n_layer=2, block_size=64)
     write_text(out / "lessons" / "gpt.html", "")  # of a lesson that this site does not have
-    site.write_site(out, Path(assets), str(out / "model"), ["00"], None)
+    site.write_site(out, Path(ASSETS), str(out / "model"), ["00"], None)
     return out
 
 
