@@ -65,14 +65,12 @@ def test_query_and_value_have_a_detour_each_and_the_key_has_none():
     base = nn.Linear(4, 12, bias=False)
     layer = LoRASlices(base, r=2, scaling=3, dropout=0.0, slices=("q", "v"))
     layer.lora_B.data[...] = np.random.default_rng(0).standard_normal((8, 2))
-    x = np.random.default_rng(1).standard_normal(4).astype(np.float32)
+    one_by_one = Tensor(np.eye(4, dtype=np.float32))  # gives the columns of the matrix that is added
     A_q, A_v = np.split(layer.lora_A.data, 2)  # (r, in) each
     B_q, B_v = np.split(layer.lora_B.data, 2)  # (out/3, r) each
-    detour = (layer(Tensor(x[None])) - base(Tensor(x[None]))).data[0]
-    q, k, v = np.split(detour, 3)
-    np.testing.assert_allclose(q, 3 * B_q @ A_q @ x, rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(k, 0)
-    np.testing.assert_allclose(v, 3 * B_v @ A_v @ x, rtol=1e-4, atol=1e-6)
+    added = (layer(one_by_one) - base(one_by_one)).data.T  # (out, in)
+    expected = [3 * B_q @ A_q, np.zeros((4, 4)), 3 * B_v @ A_v]
+    np.testing.assert_allclose(added, np.concatenate(expected), rtol=1e-4, atol=1e-6)
 
 
 def test_at_first_the_model_is_as_it_was_and_a_is_spread(config):

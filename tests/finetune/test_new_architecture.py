@@ -16,7 +16,6 @@ from gpt.model.positions import positions_and_mask
 from gpt.model.structure import Names, SharedInput
 from gpt.model_config import Settings
 from minigrad import nn, use_kernels
-from scripts.shared import verification
 from tests.finetune.small import small_tokenizer
 from tests.gpt.small import logits_of, random_ids
 
@@ -174,12 +173,3 @@ def test_one_can_look_inside():
     with ablated(model, attention=[0]):
         assert_allclose(logits_of(model, IDS), off, atol=1e-5)
     assert patch_effects(model, [1, 2, 3], [4, 2, 3], lambda rows: rows[-1, 0], part="mlp").shape == (2, 3)
-
-
-def test_a_mistake_is_found_where_it_is():
-    model, wrong = parallel(), parallel()
-    wrong.load_state_dict(model.state_dict())
-    wrong.trunk.layers[1].ffn[0].weight.data *= 1.1
-    traces = (verification.trace(each, IDS, IDS) for each in (wrong, model))
-    comparison = verification.Comparison(*traces, model.config, 1e-5)
-    assert "the first activation that differs is layers.1.ffn.0 " in comparison.problem()

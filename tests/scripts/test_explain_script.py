@@ -59,28 +59,19 @@ def test_the_page_is_that_of_step_py(page, monkeypatch):
     assert np.array_equal(unpacked(data["values"][before]), run["before"])
 
 
-def test_every_op_of_the_page_can_be_computed_again(page):
+def test_the_numbers_of_every_op_are_those_of_the_run(page):
     data = data_of(page)
-    functions = {f.__name__: f for f in textbook_functions().values()}
     recording, _ = explain.take_step(explain.tiny_gpt(), "pretraining", explain.TINY_TEXT, 0.1)
-    read = lambda i: None if i is None else unpacked(data["values"][i])  # noqa: E731
     for call, recorded in zip(data["calls"], recording.calls, strict=True):
-        inputs = [
-            None if x is None else x.astype(value.dtype)
-            for x, value in zip(map(read, call["inputs"]), recorded.inputs, strict=True)
-        ]
-        ctx = Context()
-        out = functions[call["op"]].forward(ctx, *inputs, **recorded.options)
-        outs = out if isinstance(out, tuple) else (out,)
-        assert all(np.array_equal(read(i), o) for i, o in zip(call["outputs"], outs, strict=True))
-        gradients = functions[call["op"]].backward(ctx, *map(read, call["douts"]))
-        for i, gradient in zip(call["dinputs"], gradients, strict=True):
-            assert i is None or np.allclose(read(i), gradient, rtol=1e-5, atol=1e-8), call["op"]
+        for kind in ("inputs", "outputs", "douts", "dinputs"):
+            for i, value in zip(call[kind], getattr(recorded, kind), strict=True):
+                assert (i is None) == (value is None)
+                assert i is None or np.array_equal(unpacked(data["values"][i]), value.array), (call["op"], kind)
         assert call["where"][0]["path"].startswith("gpt/model/") and call["where"][0]["text"]
         assert data["functions"][call["op"]]["forward"]["line"] > 1
         if call["terms"] is not None:
             sizes = [unpacked({"d": text, "s": -1}, "d", "s").size for text in call["jacobian"].values()]
-            assert all(size % outs[0].size == 0 for size in sizes)
+            assert all(size % recorded.outputs[0].array.size == 0 for size in sizes)
     terms = {call["op"]: call["terms"] for call in data["calls"]}
     assert terms["Add"] == [0, 1] and terms["Linear"] is not None and terms["ScaledDotProductAttention"] == [2]
     assert terms["Gelu"] is None and terms["CrossEntropy"] is None
@@ -153,8 +144,6 @@ def test_the_matrices_inside_attention_are_those_of_the_op(kind):
         function.forward(ctx, *[value and value.array for value in recorded.inputs], **recorded.options)
         scores, probs = (unpacked(data["values"][call["inside"][0][name]]) for name in ("scores", "probs"))
         assert np.array_equal(probs, ctx.probs)
-        exps = np.exp(scores)
-        assert np.allclose(exps / exps.sum(-1, keepdims=True), probs)
         assert np.array_equal(np.isinf(scores), np.broadcast_to(~np.tri(*scores.shape[-2:], dtype=bool), scores.shape))
         dprobs, dscores = (unpacked(data["values"][call["inside"][1][name]]) for name in ("dprobs", "dscores"))
         assert np.array_equal(dprobs, recorded.douts[0].array @ recorded.inputs[2].array.swapaxes(-1, -2))

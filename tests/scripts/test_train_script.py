@@ -14,7 +14,7 @@ from gpt.training import checkpoint
 from gpt.training.checkpoint import has_checkpoint
 from gpt.training.log import read_log
 from gpt.training.run_state import LEAST_EVALUATED
-from scripts import demo, generate, pipeline, quantize, sft, train
+from scripts import generate, pipeline, sft, train
 from scripts.shared import command_line
 from tests.gpt.small import files_of
 from tests.scripts.running import (
@@ -207,9 +207,6 @@ def test_writers_where_a_run_is_running_are_refused(finished, tmp_path, capsys):
     with held_elsewhere(folder):
         for main, arguments, words in (
             (train.main, ["--init-from", "resume"], "is being written by process"),
-            (train.main, ["--max-iters", "1"], "holds a run already"),
-            (demo.main, ["--short"], "holds a run already"),
-            (quantize.main, ["--model", finished[0]], "holds a run already"),
             (sft.main, ["--init-from", finished[0]], "holds a run already"),
             (pipeline.main, ["--short"], "is being written by process"),
         ):
@@ -231,7 +228,6 @@ def test_nothing_is_overwritten(finished, text, tmp_path, capsys):
     before = files_of(run), files_of(tmp_path)
     for folder, init, words in (
         (run, "scratch", "holds a run already: continue with --init-from resume"),
-        (run, run, "holds a run already: continue with --init-from resume"),
         (model, "scratch", "holds files that are not of a run"),
         (file, "scratch", ""),
     ):
