@@ -5,9 +5,11 @@ import importlib
 
 import pytest
 
+from finetune.stages import cold_start
 from minigrad import __version__
 from scripts import demo, generate, lora, quantize
 from scripts.shared.command_line import from_here
+from tests.finetune.small import few_items
 from tests.scripts.running import ROOT, output_of, refusal
 
 FILES = {
@@ -160,7 +162,8 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("script, arguments, words", REFUSED)
-def test_a_bad_command_line_is_refused_in_one_sentence(script, arguments, words, folder, tmp_path, capsys):
+def test_a_bad_command_line_is_refused_in_one_sentence(script, arguments, words, folder, tmp_path, capsys, monkeypatch):
+    few_items(monkeypatch, cold_start, TRAIN_ITEMS=40, TEST_ITEMS=8)
     main = importlib.import_module(f"scripts.{script}").main
     new = tmp_path / "new"
     parts = arguments.replace("...", RIGHT.get(script, "")).split()
