@@ -89,7 +89,9 @@ def test_the_budget_is_kept_and_larger_arrays_are_summarized(budget):
     _, whole = one_step(Model())
     _, recording = one_step(Model(), budget=budget)
     values = {id(v): v for call in recording.calls for v in (*call.inputs, *call.outputs, *call.dinputs) if v}.values()
-    assert sum(v.array.nbytes for v in values if v.array is not None) <= recording.bytes <= budget
+    kept = [v.array for v in values if v.array is not None]
+    kept += [rows for call in recording.calls for rows in (call.jacobian or {}).values()]
+    assert sum(array.nbytes for array in kept) <= recording.bytes <= budget
     assert any(v.array is None for v in values)
     for call, same in zip(recording.calls, whole.calls, strict=True):
         out, full = call.outputs[0], same.outputs[0]
