@@ -99,18 +99,10 @@ def token_flops(config: Config, context: int) -> int:
         2 (12 L C² + V C)  +  4 L C context          the first part is 2 `matrix_weights`
 
     One multiply-add per weight, and in each layer the products of the query with each key and of each attention weight
-    with its value.
+    with its value. Training takes 3 times as many, because backward needs two products for each of forward's (for dx and
+    dweight): for N parameters and D tokens 6 N D, plus attention (Kaplan et al. 2020, section 2.1).
     """
     return 2 * matrix_weights(config) + 4 * config.n_layer * config.n_embd * context
-
-
-def training_flops(config: Config, batch: int, time: int) -> int:
-    """FLOPs of a training step on B sequences of T tokens, of which every query meets all T keys, masked or not.
-
-    That is 3 times forward, because backward needs two products for each of forward's (for dx and dweight). For N
-    parameters and D tokens this is the usual estimate 6 N D (Kaplan et al. 2020, section 2.1), plus attention.
-    """
-    return 3 * batch * time * token_flops(config, time)
 
 
 def tokens_read(prompt: int, new_tokens: int, cached: bool) -> int:

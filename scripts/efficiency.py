@@ -4,13 +4,9 @@ The model is that of scripts/one_page.py, as small as Karpathy's microgpt (2026)
 of 16 letters in each step. What it learns is the same; what differs is how much one operation of Python computes.
 """
 
-from __future__ import annotations
-
 import math
 import time
-from collections.abc import Callable
 from pydoc_data.topics import topics
-from typing import Any
 
 from start import command_line
 
@@ -25,73 +21,75 @@ EXAMPLES = """examples:
   python scripts/efficiency.py --steps 50
 """
 RATE = 5e-3
-Step = Callable[[Any, int], float]  # from a text (1, T + 1) and the number of the step to the loss
 
 
 class Value:
     """A number that remembers which numbers it was computed from, and its slope with respect to each of them."""
 
-    computed: list[Value] = []  # since the last backward, in their order
+    computed: list = []  # since the last backward, in their order
 
-    def __init__(self, number: float, sources: tuple[Any, ...] = (), slopes: tuple[float, ...] = ()):
+    def __init__(self, number, sources=(), slopes=()):
         self.number = number
         self.sources = sources
         self.slopes = slopes
         self.grad = 0.0
         Value.computed.append(self)
 
-    def backward(self) -> None:
+    def backward(self):
         self.grad = 1.0
         for value in reversed(Value.computed):
             for source, slope in zip(value.sources, value.slopes):
                 source.grad += value.grad * slope
         Value.computed.clear()
 
-    def __add__(self, other: Any) -> Value:
+    def __add__(self, other):
         if isinstance(other, Value):
             return Value(self.number + other.number, (self, other), (1.0, 1.0))
         return Value(self.number + other, (self,), (1.0,))
 
-    def __mul__(self, other: Any) -> Value:
+    def __mul__(self, other):
         if isinstance(other, Value):
             return Value(self.number * other.number, (self, other), (other.number, self.number))
         return Value(self.number * other, (self,), (other,))
 
-    def __pow__(self, n: float) -> Value:
+    def __pow__(self, n):
         return Value(self.number**n, (self,), (n * self.number ** (n - 1),))
 
-    def tanh(self) -> Value:
+    def tanh(self):
         out = math.tanh(self.number)
         return Value(out, (self,), (1 - out * out,))
 
-    def exp(self) -> Value:
+    def exp(self):
         out = math.exp(self.number)
         return Value(out, (self,), (out,))
 
-    def log(self) -> Value:
+    def log(self):
         return Value(math.log(self.number), (self,), (1 / self.number,))
 
-    def __neg__(self) -> Value:
+    def __neg__(self):
         return self * -1.0
 
-    def __sub__(self, other: Value) -> Value:
+    def __sub__(self, other):
         return self + -other
 
-    def __truediv__(self, other: Any) -> Value:
+    def __truediv__(self, other):
         return self * other**-1.0
 
-    def __ge__(self, other: Value) -> bool:
+    def __ge__(self, other):
         return self.number >= other.number
 
 
-def number_by_number(vocabulary: int) -> Step:
-    """The page's model on arrays of Values: NumPy only says which two numbers are multiplied next."""
+# Each of these makes a training step: from a text (1, T + 1) and the number of the step to the loss.
+
+
+def number_by_number(vocabulary):
+    """The page's model, whose arrays hold Values: NumPy only says which two numbers come next."""
     p = one_page.new_weights(vocabulary)
-    moments: dict[str, Any] = {}
+    moments: dict = {}
     values_of = np.vectorize(Value, otypes=[object])
     grads_of = np.vectorize(lambda value: value.grad)
 
-    def step(text: Any, t: int) -> float:
+    def step(text, t):
         values = {name: one_page.Tensor(values_of(weight.data)) for name, weight in p.items()}
         loss = one_page.loss_of(text, values).data
         loss.backward()
@@ -103,27 +101,27 @@ def number_by_number(vocabulary: int) -> Step:
     return step
 
 
-def with_arrays(vocabulary: int) -> Step:
+def with_arrays(vocabulary):
     """The page as it is."""
     p = one_page.new_weights(vocabulary)
-    moments: dict[str, Any] = {}
+    moments: dict = {}
 
-    def step(text: Any, t: int) -> float:
+    def step(text, t):
         loss = one_page.loss_of(text, p)
         loss.backward()
         one_page.adam(p, moments, t, RATE)
-        return float(loss.data)
+        return loss.data
 
     return step
 
 
-def in_the_library(vocabulary: int) -> Step:
+def in_the_library(vocabulary):
     """The same model of gpt/; its first weights are others."""
     sizes = (one_page.CONTEXT, one_page.LAYERS, one_page.HEADS, one_page.WIDTH)
     model = GPT(GPTConfig(vocabulary, *sizes, dropout=0.0))
     optimizer = Adam(model.parameters(), lr=RATE, betas=(0.9, 0.99))
 
-    def step(text: Any, t: int) -> float:
+    def step(text, t):
         optimizer.zero_grad()
         loss = model.loss(text[:, :-1], text[:, 1:])
         loss.backward()
@@ -133,8 +131,8 @@ def in_the_library(vocabulary: int) -> Step:
     return step
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+def main(argv=None):
+    parser = command_line.parser(__doc__, EXAMPLES)
     parser.add_argument("--steps", type=command_line.whole_number(1), default=1000, help="training steps of each")
     steps = parser.parse_args(argv).steps
     one_page.LAYERS, one_page.HEADS, one_page.WIDTH = 1, 4, 16
@@ -150,14 +148,11 @@ def main(argv: list[str] | None = None) -> int:
         for t, start in enumerate(starts, 1):
             losses.append(step(ids[None, start : start + one_page.CONTEXT + 1], t))
             seconds = time.perf_counter() - begin
-            if t in (steps // 100, steps // 10) and seconds > 1:
+            if t in (10, 100) and seconds > 1:
                 print(f"  {t} steps of {steps:,} in {seconds:.0f} s", flush=True)
-        last = losses[-100:]
         name = way.__name__.replace("_", " ")
-        print(
-            f"{name:16}  {steps:,} steps in {seconds:6.1f} s; loss of the last {len(last)}: {np.mean(last):.4f}",
-            flush=True,
-        )
+        last = np.mean(losses[-100:])
+        print(f"{name:16}  {steps:,} steps in {seconds:6.1f} s; mean loss of the last hundred {last:.4f}", flush=True)
     return 0
 
 

@@ -48,7 +48,7 @@ def settings(template, tmp_path, monkeypatch):
 # --- what is learned from ---------------------------------------------------------------------------------------------
 
 
-def test_every_token_is_dealt_once_per_epoch_with_what_is_its_own():
+def test_every_token_is_dealt_once_per_epoch_with_its_numbers():
     """What is known of a token is its number, plus a multiple of 100 for the kind of knowledge."""
     numbers = np.arange(20).reshape(5, 4)
     prompts = np.full((5, 2), 99)

@@ -23,9 +23,9 @@ def run(lesson: str, text: str, cell: int, changed: bool = False) -> dict[str, A
     `lesson.measured` asks for the source of functions of this and earlier cells. changed: it is not the lesson's own
     code, or runs after some that is not; then checks of the lesson that fail are told as well, as "failed".
     """
+    file = ONE_PAGE if lesson == ONE_PAGE.stem else LESSONS / f"{lesson}.py"
     if lesson not in lessons:
-        path = ONE_PAGE if lesson == ONE_PAGE.stem else LESSONS / f"{lesson}.py"
-        lessons[lesson] = Running(path, ["--out-dir", str(PICTURES / lesson)])
+        lessons[lesson] = Running(file, ["--out-dir", str(PICTURES / lesson)])
     lessons[lesson].path = path = f"cell {cell}"
     linecache.cache[path] = (len(text), None, f"{text.rstrip()}\n".splitlines(True), path)
     try:
@@ -35,7 +35,7 @@ def run(lesson: str, text: str, cell: int, changed: bool = False) -> dict[str, A
             try:
                 value = lessons[lesson].execute(statement)
             except AssertionError:
-                if not changed or (check := statement.text.strip()) not in read_text(LESSONS / f"{lesson}.py"):
+                if not changed or (check := statement.text.strip()) not in read_text(file):
                     raise
                 value = None
                 failed = FAILED
