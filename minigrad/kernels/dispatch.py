@@ -136,7 +136,7 @@ def _subclasses(function: type[Function]) -> list[type[Function]]:
 
 
 def _by_class(choice: Mapping[Any, type[Function]]) -> dict[type, type]:
-    """{op: kernel} with the ops as classes, which is how the tables of switches.py are looked up."""
+    """{op: kernel} with the ops as classes, as `Function.apply` looks them up."""
     known = textbook_functions()
     chosen: dict[type, type] = {}
     for op, kernel in choice.items():
