@@ -164,12 +164,12 @@ def activation_bytes(
 
     Per token and block, the textbook forms save
 
-        the inputs of four linear layers C + C + C + 4C     q, k, v 3C       the normalized 2C, their deviations 2
-        GELU's input and its tanh 4C + 4C                   attention's weights H T
+        the inputs of four linear layers C + C + C + I      q, k, v 3C       the normalized 2C, their deviations 2
+        GELU's input and its tanh I + I                     attention's weights H T
 
-    and at the end 2C + 1 and the log-probabilities V. That is 20 C + H T + 2 per block. The fast kernels save the slope
-    of GELU instead of its input and tanh, one number per head and query instead of the attention weights, and no logits
-    (but the gradient of the output layer, V C): 16 C + H + 2. Korthikanti et al. 2022, section 4.1, count the same for
+    where I is n_inner, usually 4C; and at the end 2C + 1 and the log-probabilities V. That is 8 C + 3 I + H T + 2 per
+    block. The fast kernels save the slope of GELU instead of its input and tanh, one number per head and query instead
+    of the attention weights, and no logits (but the gradient of the output layer, V C): 8 C + 2 I + H + 2. Korthikanti et al. 2022, section 4.1, count the same for
     other kernels.
 
     A Llama saves 6 C + 2 G + 4 I + H T + 2 per block: queries, keys and values C + 2 G; the inputs of its seven
@@ -185,7 +185,7 @@ def activation_bytes(
         block = 6 * C + 2 * key_channels(config) + (4 if textbook else 3) * config.n_inner + attention_weights + 2
         last_norm = C + 1
     else:
-        block = (20 if textbook else 16) * C + attention_weights + 2
+        block = 8 * C + (3 if textbook else 2) * config.n_inner + attention_weights + 2
         last_norm = C + 1 if config.norm == "pre" else 0
     rows = batch * time
     end = rows * (last_norm + C + (V if textbook else C)) + (0 if textbook else V * C)

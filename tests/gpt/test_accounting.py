@@ -14,6 +14,7 @@ SHAPES = [
     {"positions": "sinusoidal"},
     {"n_layer": 3, "n_head": 4, "n_embd": 16},
     {"block_size": 40, "vocab_size": 300},
+    {"n_inner": 20},
 ]
 LLAMAS = [{}, {"tied": False}, {"n_kv_head": 1}, {"n_kv_head": 4, "n_inner": 33, "n_layer": 3}]
 MODELS = [pytest.param(small_gpt, changes, id=f"gpt {changes}") for changes in SHAPES]
@@ -24,7 +25,7 @@ MODELS += [pytest.param(small_llama, changes, id=f"llama {changes}") for changes
     "small, changes",
     [
         *MODELS,
-        (small_gpt, {"n_inner": 20, "tied": False}),
+        (small_gpt, {"tied": False}),
         (small_llama, {"qkv_bias": True, "qk_norm": True, "head_size": 6, "tied": False}),
     ],
 )
