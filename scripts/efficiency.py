@@ -2,6 +2,8 @@
 
 The model is that of scripts/one_page.py, as small as Karpathy's microgpt (2026): 1 layer, 16 wide, 4 heads, and a text
 of 16 letters in each step. What it learns is the same; what differs is how much one operation of Python computes.
+On two slow cores 1,000 steps took 256 s, 3.6 s and 3.4 s, with final losses of 2.577, 2.577 and 2.600: with arrays as
+small as these, the library spends its time in Python, too. Its kernels are for larger ones.
 """
 
 import gc
