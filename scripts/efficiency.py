@@ -1,7 +1,8 @@
-"""What is "efficiency"? The same small GPT learns the same text number by number, with arrays, and in the library.
+"""Karpathy's microgpt (2026) says: "Everything else is just efficiency." How much is that? One small GPT, three ways:
+number by number, with arrays, and in the library.
 
-The model is that of scripts/one_page.py, as small as Karpathy's microgpt (2026): 1 layer, 16 wide, 4 heads, and a text
-of 16 letters in each step. What it learns is the same; what differs is how much one operation of Python computes.
+The model is that of scripts/one_page.py, as small as microgpt: 1 layer, 16 wide, 4 heads, and one text of 16 letters in
+each step. All three reach about the same loss; what differs is how much one operation of Python computes.
 On two slow cores 1,000 steps took 256 s, 3.6 s and 3.4 s, with final losses of 2.577, 2.577 and 2.600: with arrays as
 small as these, the library spends its time in Python, too. Its kernels are for larger ones.
 """
@@ -29,7 +30,7 @@ RATE = 5e-3
 class Value:
     """A number that remembers which numbers it was computed from, and its slope with respect to each of them."""
 
-    computed: list = []  # since the last backward, in their order
+    computed: list = []  # every Value since the last backward, sources before what was computed from them
 
     def __init__(self, number, sources=(), slopes=()):
         self.number = number
@@ -78,15 +79,15 @@ class Value:
     def __truediv__(self, other):
         return self * other**-1.0
 
-    def __ge__(self, other):
+    def __ge__(self, other):  # NumPy's max, in the page's softmax, compares with it
         return self.number >= other.number
 
 
-# Each of these makes a training step: from a text (1, T + 1) and the number of the step to the loss.
+# Three ways to learn. Each returns step(text, t): train once on text (1, T + 1), t = 1, 2, ...; return the loss.
 
 
 def number_by_number(vocabulary):
-    """The page's model, whose arrays hold Values: NumPy only says which two numbers come next."""
+    """The page's model with arrays of Values: for each element, NumPy calls Value's own +, *, ** or exp, tanh, log."""
     p = one_page.new_weights(vocabulary)
     moments: dict = {}
     values_of = np.vectorize(Value, otypes=[object])
@@ -94,8 +95,8 @@ def number_by_number(vocabulary):
 
     def step(text, t):
         values = {name: one_page.Tensor(values_of(weight.data)) for name, weight in p.items()}
-        loss = one_page.loss_of(text, values).data
-        loss.backward()
+        loss = one_page.loss_of(text, values).data  # a Value
+        loss.backward()  # Value's, not Tensor's: the page's send_back is never called
         for name, weight in p.items():
             weight.grad = grads_of(values[name].data)
         one_page.adam(p, moments, t, RATE)
@@ -119,7 +120,7 @@ def with_arrays(vocabulary):
 
 
 def in_the_library(vocabulary):
-    """The same model of gpt/; its first weights are others."""
+    """The library's GPT, of the same size, from other random weights: its losses differ a little."""
     sizes = (one_page.CONTEXT, one_page.LAYERS, one_page.HEADS, one_page.WIDTH)
     model = GPT(GPTConfig(vocabulary, *sizes, dropout=0.0))
     optimizer = Adam(model.parameters(), lr=RATE, betas=(0.9, 0.99))
@@ -138,25 +139,25 @@ def main(argv=None):
     parser = command_line.parser(__doc__, EXAMPLES)
     parser.add_argument("--steps", type=command_line.whole_number(1), default=1000, help="training steps of each")
     steps = parser.parse_args(argv).steps
-    one_page.LAYERS, one_page.HEADS, one_page.WIDTH = 1, 4, 16
+    one_page.LAYERS, one_page.HEADS, one_page.WIDTH = 1, 4, 16  # the page reads them when it is called
     gc.disable()  # nothing here refers to itself; looking for what does takes a third of the time, number by number
     words = sorted({word for word in " ".join(topics.values()).lower().split() if word.isalpha()})
     letters = sorted({"\n", *"".join(words)})
     ids = np.array([letters.index(letter) for letter in "\n".join(np.random.default_rng(0).permutation(words))])
     starts = np.random.default_rng(0).integers(0, len(ids) - one_page.CONTEXT, steps)
     for way in (in_the_library, with_arrays, number_by_number):
-        one_page.rng = np.random.default_rng(0)
+        one_page.rng = np.random.default_rng(0)  # the same first weights for both uses of the page
         step = way(len(letters))
         losses = []
         begin = time.perf_counter()
         for t, start in enumerate(starts, 1):
             losses.append(step(ids[None, start : start + one_page.CONTEXT + 1], t))
             seconds = time.perf_counter() - begin
-            if t in (10, 100) and seconds > 1:
+            if t in (10, 100) and seconds > 1:  # a sign of life from the slow one
                 print(f"  {t} steps of {steps:,} in {seconds:.0f} s", flush=True)
         name = way.__name__.replace("_", " ")
         last = np.mean(losses[-100:])
-        print(f"{name:16}  {steps:,} steps in {seconds:6.1f} s; mean loss of the last hundred {last:.4f}", flush=True)
+        print(f"{name:16}  {steps:,} steps in {seconds:6.1f} s; mean loss at the end {last:.4f}", flush=True)
     return 0
 
 

@@ -26,7 +26,7 @@ class Tensor:
         self.data = data
         self.grad = np.zeros_like(data)
         self.sources = sources
-        self.send_back = send_back  # the chain rule: from dout, the gradient of this array, to those of the sources
+        self.send_back = send_back  # the chain rule: given this array's gradient, adds to those of the sources
 
     def backward(self):
         """Fill in the gradients of all that this loss was computed from, the last computed first."""
@@ -43,7 +43,7 @@ class Tensor:
         for tensor in reversed(order):
             tensor.send_back(tensor.grad)
 
-    def __add__(x, y):  # y may be a number or an array
+    def __add__(x, y):  # y may be a number or an array; sum_to (below) undoes NumPy's repeating
         y = y if isinstance(y, Tensor) else Tensor(np.asarray(y, x.data.dtype))
 
         def send_back(dout):
@@ -62,6 +62,7 @@ class Tensor:
         return Tensor(x.data * y.data, (x, y), send_back)
 
     def __matmul__(x, y):  # (..., T, K) @ (..., K, N) -> (..., T, N)
+        # As for matrices: dx = dout yᵀ, dy = xᵀ dout. swapaxes transposes the last two axes.
         def send_back(dout):
             x.grad += sum_to(dout @ y.data.swapaxes(-1, -2), x.data.shape)
             y.grad += sum_to(x.data.swapaxes(-1, -2) @ dout, y.data.shape)
@@ -87,6 +88,7 @@ class Tensor:
         out = e / e.sum(axis=-1, keepdims=True)
 
         def send_back(dout):  # ∂out_i / ∂x_j = out_i ((1 if i = j else 0) - out_j)
+            # so x.grad_j gains Σ_i dout_i ∂out_i/∂x_j = out_j (dout_j - Σ_i dout_i out_i)
             x.grad += out * (dout - (dout * out).sum(axis=-1, keepdims=True))
 
         return Tensor(out, (x,), send_back)
@@ -122,7 +124,7 @@ class Tensor:
 def sum_to(gradient, shape):
     """The gradient of an array that NumPy repeated to a larger shape: the sum over the copies."""
     gradient = gradient.sum(axis=tuple(range(gradient.ndim - len(shape))))  # axes that were put in front
-    # Axes of length 1 that were stretched. Without any, nothing is summed.
+    # Axes of length 1 that were stretched. Without any, axis=() sums nothing (axis=None would sum all).
     return gradient.sum(axis=tuple(axis for axis, size in enumerate(shape) if size == 1), keepdims=True)
 
 
@@ -157,7 +159,7 @@ def layer_norm(x, p, name):
 
 
 def gelu(x):
-    """x where x is large, 0 far below 0, smooth between: x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))."""
+    """x where x is large, 0 far below 0, smooth between: x/2 (tanh((x + 0.044715 x³) √(2/π)) + 1)."""
     return x * 0.5 * (((x + x**3 * 0.044715) * (2 / np.pi) ** 0.5).tanh() + 1)
 
 
@@ -165,23 +167,23 @@ def attention(x, p, i):
     """Each token asks (query) all tokens up to itself (key), and adds up what they say (value)."""
     B, T, C = x.data.shape
 
-    def heads(name):  # (B, T, C) -> (B, H, T, D)
+    def heads(name):  # (B, T, C) -> (B, H, T, D), D = C / H
         return linear(x, p, f"{i}.{name}").reshape(B, T, HEADS, C // HEADS).swap(1, 2)
 
-    scores = heads("query") @ heads("key").swap(2, 3) * (C // HEADS) ** -0.5  # (B, H, T, T)
+    scores = heads("query") @ heads("key").swap(2, 3) * (C // HEADS) ** -0.5  # (B, H, T, T), over √D
     # -inf above the diagonal hides the keys that come later than the query.
     out = (scores + np.triu(np.full((T, T), -np.inf), 1)).softmax() @ heads("value")  # (B, H, T, D)
     return linear(out.swap(1, 2).reshape(B, T, C), p, f"{i}.project")
 
 
 def gpt(ids, p):
-    """Token numbers (B, T) -> logits (B, T, V): for each token, what comes after it."""
+    """Token numbers (B, T) -> logits (B, T, V): after each token, a score for every token that may come next."""
     x = p["tokens"].rows(ids) + p["positions"].rows(np.arange(ids.shape[1]))  # (B, T, C)
     for i in range(LAYERS):
         x = x + attention(layer_norm(x, p, f"{i}.norm1"), p, i)
         hidden = gelu(linear(layer_norm(x, p, f"{i}.norm2"), p, f"{i}.up"))
         x = x + linear(hidden, p, f"{i}.down")
-    return layer_norm(x, p, "norm") @ p["tokens"].swap(0, 1)  # the same table scores what comes next
+    return layer_norm(x, p, "norm") @ p["tokens"].swap(0, 1)  # the table of tokens again: it scores what comes next
 
 
 # --- Learning: the loss, and Adam. In full: gpt/training/training_step.py, minigrad/optim.py --------------------------
@@ -194,10 +196,10 @@ def loss_of(windows, p):
 
 
 def adam(p, moments, t, rate, beta1=0.9, beta2=0.99):
-    """Step t: each weight moves by about `rate`: the mean of its gradients, over the root of their mean square."""
+    """Step t: each weight moves by rate * (mean of its recent gradients) / (root of their mean square)."""
     for name, weight in p.items():
         m, v = moments.setdefault(name, (np.zeros_like(weight.data), np.zeros_like(weight.data)))
-        m += (1 - beta1) * (weight.grad - m)
+        m += (1 - beta1) * (weight.grad - m)  # += changes these arrays, which `moments` keeps
         v += (1 - beta2) * (weight.grad**2 - v)
         m_hat = m / (1 - beta1**t)  # m and v began at 0, and are too small at first
         v_hat = v / (1 - beta2**t)
@@ -212,6 +214,7 @@ def invent(p, letters, count):
     """Words that the model writes, letter by letter, from one line end to the next, or to the end of its context."""
     ids = np.full((count, 1), letters.index("\n"))
     for _ in range(CONTEXT - 1):
+        # In float64 and divided by their sum again: rng.choice (whose p is not ours) is strict about a sum of 1.
         probs = gpt(ids, p).softmax().data[:, -1].astype(float)  # (count, V), after the last letter
         ids = np.hstack([ids, [[rng.choice(len(letters), p=row / row.sum())] for row in probs]])
     return ["".join(letters[i] for i in row[1:]).split("\n")[0] for row in ids]
@@ -231,6 +234,7 @@ def main(path=None, steps=800, batch=32):
     # Sorted, because the order of a set differs from run to run.
     words = sorted({word for word in text.lower().split() if word.isalpha() and 3 <= len(word) <= 12})
     letters = sorted({"\n", *"".join(words)})  # a token for each
+    # Shuffled, with a line end before the first word, between words and after the last.
     ids = np.array([letters.index(letter) for letter in "\n".join(["", *rng.permutation(words), ""])])
     if len(ids) <= CONTEXT:
         sys.exit(f"{path} has too few words of 3 to 12 letters to learn from: give a longer text")
@@ -243,22 +247,23 @@ def main(path=None, steps=800, batch=32):
         adam(p, moments, step, rate=3e-3 * (1 - step / (steps + 1)))
         if step % 50 == 0 or step == 1:
             print(f"step {step:4}, loss {loss.data:.3f}: {' '.join(invent(p, letters, 5))}", flush=True)
-    new = set(invent(p, letters, 50)) - set(words)
+    new = set(invent(p, letters, 50)) - {"", *words}
     print(f"{len(new)} new ones in 50, not among the {len(words):,} words:", *sorted(new))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:2])
 
 # --- What this page leaves out ----------------------------------------------------------------------------------------
 #
 #     proof that gradients are right      by finite differences, for any function        minigrad/gradcheck/check.py
 #     tokens that are pieces of words     texts become four times shorter                gpt/tokenizer/bpe.py
-#     layer norm's own gradient           one step instead of its many                   minigrad/functional/
+#     layer norm's own gradient           one operation instead of ten                   minigrad/functional/
 #     the logarithm of the softmax        finite where a probability rounds to 0         minigrad/functional/loss.py
 #     dropout, decay, warm-up, clipping   what larger models need to train               minigrad/optim.py
+#     smaller weights before sums          many layers add up without growing            gpt/model/gpt2.py
 #     text that is held out               has it learned, or memorized?                  gpt/training/evaluation.py
-#     a cache of keys and values          a new token reads only itself                  gpt/model/kv_cache.py
+#     a cache of keys and values          only the new token is computed                 gpt/model/kv_cache.py
 #     fast kernels, all cores, processes  the same sums in a fraction of the time        minigrad/kernels/
 #     checkpoints                         an interrupted run goes on, bit for bit        gpt/training/checkpoint.py
 #     a GPU                               the same source, with CuPy's arrays            minigrad/backend.py

@@ -1,6 +1,6 @@
-"""Read this first: what the project promises, a test for each promise. The other tests say it for every case.
+"""Read this first: what the project promises, and a test for each promise. The other tests cover more cases.
 
-Each test stands alone: what it compares, it computes on the spot, or reads from a file that PyTorch wrote.
+Each test shows both sides: it computes them on the spot, or reads one from a file that transformers wrote.
 """
 
 import re
@@ -21,10 +21,10 @@ from tests.scripts.test_one_page import in_the_library
 rng = np.random.default_rng(0)
 
 
-# Every op does so in tests/minigrad/test_ops_gradients.py, for shapes that hypothesis chooses.
+# More cases: tests/minigrad/test_ops_gradients.py, every op, with shapes that hypothesis chooses.
 def test_a_gradient_is_the_slope_that_differences_find():
     x = rng.normal(size=5)
-    weights = rng.normal(size=5)  # of the five probabilities, so that a single number can be moved up or down
+    weights = rng.normal(size=5)  # of the five probabilities, whose plain sum is always 1 and has no slope
 
     def loss(x):
         return (F.softmax(x, dim=-1) * weights).sum()
@@ -38,7 +38,7 @@ def test_a_gradient_is_the_slope_that_differences_find():
         assert_allclose(tensor.grad[i], slope, rtol=1e-6)
 
 
-# test_gradcheck.py and test_diagnosis.py beside it: what is right passes, and what is wrong is told from its numbers.
+# More cases: tests/minigrad/test_gradcheck.py and test_diagnosis.py, other mistakes, and right gradients, which pass.
 def test_a_mistake_in_a_gradient_is_found_and_named():
     class Product(Function):
         @staticmethod
@@ -56,7 +56,7 @@ def test_a_mistake_in_a_gradient_is_found_and_named():
     assert re.search("swapped|exchanged", str(caught.value)), caught.value
 
 
-# tests/gpt/test_huggingface.py: all of GPT-2's folders, each compared with transformers.
+# More cases: tests/gpt/test_huggingface.py, other folders, each against transformers.
 def test_gpt2_computes_what_transformers_computed():
     with np.load(GOLDEN / "gpt2-folder.npz") as written_by_transformers:
         ids, logits = written_by_transformers["ids"], written_by_transformers["logits"]
@@ -64,9 +64,9 @@ def test_gpt2_computes_what_transformers_computed():
     assert_allclose(model(ids).data, logits, rtol=0, atol=1e-10)
 
 
-# tests/gpt/test_training.py: whole runs, stopped at any moment.
+# More cases: tests/gpt/test_training.py, whole runs, stopped at any moment.
 def test_a_checkpoint_goes_on_with_the_same_bits(tmp_path):
-    texts = rng.integers(0, 37, (6, 4, 13))  # six batches
+    texts = rng.integers(0, 37, (6, 4, 13))  # six batches of 4 texts of 13 tokens; the model knows 37
 
     def learn(model, optimizer, batches):
         for batch in batches:
@@ -88,22 +88,23 @@ def test_a_checkpoint_goes_on_with_the_same_bits(tmp_path):
         assert_array_equal(loaded.model.state_dict()[name], array, err_msg=name)
 
 
-# tests/gpt/test_generation.py: also batches, long texts, and every way of drawing.
+# More cases: tests/gpt/test_generation.py, batches, long texts, and every way of drawing.
 def test_the_cache_of_keys_and_values_changes_no_token():
     model = small_gpt().eval()
     ids = [3, 1, 4]
     for _ in range(8):  # the most probable token, from the whole text each time
         ids.append(int(model([ids]).data[0, -1].argmax()))
     for use_cache in (True, False):
-        assert [3, 1, 4, *model.generate([[3, 1, 4]], 8, temperature=0, use_cache=use_cache)[0]] == ids
+        new = model.generate([[3, 1, 4]], 8, temperature=0, use_cache=use_cache)[0]
+        assert list(new) == ids[3:]
 
 
-# tests/finetune/test_lora.py: every layer and slice, and the files of PEFT in test_adapters.py.
-def test_merged_adapters_compute_what_they_did_beside_weights():
+# More cases: tests/finetune/test_lora.py; files that PEFT wrote: test_adapters.py.
+def test_adapters_merged_into_the_weights_compute_the_same():
     model = small_gpt(dtype="float64").eval()
     before = model([[3, 1, 4]]).data
     apply_lora(model, LoRAConfig(r=2, alpha=4))
-    assert_array_equal(model([[3, 1, 4]]).data, before)  # B is zero at first
+    assert_array_equal(model([[3, 1, 4]]).data, before)  # LoRA adds B A to a weight, and B is zero at first
     for name, parameter in model.named_parameters():
         if name.endswith("lora_B"):
             parameter.data[...] = rng.normal(size=parameter.shape)
@@ -113,18 +114,19 @@ def test_merged_adapters_compute_what_they_did_beside_weights():
     assert_allclose(model([[3, 1, 4]]).data, adapted, rtol=1e-9, atol=1e-12)
 
 
-# tests/scripts/test_one_page.py: ten steps of Adam as well, and finite differences.
+# More cases: tests/scripts/test_one_page.py, ten steps of Adam, and finite differences.
 def test_the_library_computes_the_gradients_of_the_one_page():
     page = one_page.new_weights(11, np.float64)
     sizes = (one_page.CONTEXT, one_page.LAYERS, one_page.HEADS, one_page.WIDTH)
     model = GPT(GPTConfig(11, *sizes, dropout=0.0))
-    for name, array in in_the_library(page, "data").items():
-        dict(model.named_parameters())[name].data = array
+    parameters = dict(model.named_parameters())
+    for name, array in in_the_library(page, "data").items():  # the page's arrays, under the library's names
+        parameters[name].data = array
     text = rng.integers(0, 11, (2, one_page.CONTEXT + 1))
-    loss = one_page.loss_of(text, page)
-    loss.backward()
-    ours = model.loss(text[:, :-1], text[:, 1:])
-    ours.backward()
-    assert_allclose(ours.data, loss.data, rtol=1e-9)
+    page_loss = one_page.loss_of(text, page)
+    page_loss.backward()
+    library_loss = model.loss(text[:, :-1], text[:, 1:])
+    library_loss.backward()
+    assert_allclose(library_loss.data, page_loss.data, rtol=1e-9)
     for name, gradient in in_the_library(page, "grad").items():
-        assert_allclose(dict(model.named_parameters())[name].grad, gradient, rtol=1e-9, atol=1e-12, err_msg=name)
+        assert_allclose(parameters[name].grad, gradient, rtol=1e-9, atol=1e-12, err_msg=name)
