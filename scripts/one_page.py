@@ -261,7 +261,7 @@ if __name__ == "__main__":
 #     layer norm's own gradient           one operation instead of ten                   minigrad/functional/
 #     the logarithm of the softmax        finite where a probability rounds to 0         minigrad/functional/loss.py
 #     dropout, decay, warm-up, clipping   what larger models need to train               minigrad/optim.py
-#     smaller weights before sums          many layers add up without growing            gpt/model/gpt2.py
+#     smaller weights before sums         many layers add up without growing             gpt/model/gpt2.py
 #     text that is held out               has it learned, or memorized?                  gpt/training/evaluation.py
 #     a cache of keys and values          only the new token is computed                 gpt/model/kv_cache.py
 #     fast kernels, all cores, processes  the same sums in a fraction of the time        minigrad/kernels/
