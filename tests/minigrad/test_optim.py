@@ -155,10 +155,13 @@ P = nn.Parameter([1.0, 2.0])
     [
         (lambda: optim.SGD([]), ValueError, "got no parameters"),
         (lambda: optim.SGD([P], lr=math.nan), ValueError, "lr must be >= 0, got nan"),
+        (lambda: optim.SGD([P], momentum=-0.5), ValueError, "momentum must be >= 0"),
         (lambda: optim.SGD([P], nesterov=True), ValueError, "nesterov=True needs a momentum > 0, got 0"),
         (lambda: optim.SGD([P], 0.1, 0.9, 0.1), TypeError, "positional arguments"),  # PyTorch's dampening
         (lambda: optim.AdamW([P], betas=(0.9, 1.0)), ValueError, r"betas must be in \[0, 1\), got \(0.9, 1.0\)"),
+        (lambda: optim.AdamW([P], eps=-1e-8), ValueError, "eps must be >= 0"),
         (lambda: optim.AdamW([{"params": [P], "weight_decay": -1}]), ValueError, "weight_decay must be >= 0"),
+        (lambda: optim.SGD([P, P]), ValueError, r"a parameter of shape \(2,\) is given twice"),
         (lambda: optim.SGD([{"params": P}, {"params": P}]), ValueError, "given twice"),
         (lambda: optim.SGD([{"params": P, "betas": 1}]), ValueError, "SGD has no setting betas; it has lr, momentum"),
         (lambda: optim.SGD([P * 2]), TypeError, "updates leaf tensors, not the result of an op"),
