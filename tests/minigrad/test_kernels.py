@@ -341,7 +341,10 @@ def ctrl_c():
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer for signals")
+ctrl_c_is_there = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer for signals")
+
+
+@ctrl_c_is_there
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_at_any_moment(four_threads, ctrl_c):
     rng = np.random.default_rng(0)
@@ -352,6 +355,21 @@ def test_ctrl_c_at_any_moment(four_threads, ctrl_c):
             while signal.getitimer(signal.ITIMER_REAL) != (0, 0):
                 threads.parallel(lambda _, others=others: others.piece(5e-5), range(10), uses_blas=False)
         assert len(others.begun) == len(others.ended)
+
+
+@ctrl_c_is_there
+def test_a_second_ctrl_c_while_the_others_finish(four_threads, ctrl_c):
+    others = Others()
+
+    def two_of_them():
+        ctrl_c(0.05)
+        raise KeyboardInterrupt("the first")
+
+    with pytest.raises(KeyboardInterrupt, match="the first"):
+        threads.parallel(lambda _: others.piece(0.3, two_of_them), range(200), uses_blas=False)
+    others.assert_at_rest()
+    assert len(others.begun) < 20
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)  # the second came
 
 
 @needs_threads
