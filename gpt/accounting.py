@@ -99,8 +99,8 @@ def token_flops(config: Config, context: int) -> int:
         2 (12 L C² + V C)  +  4 L C context          the first part is 2 `matrix_weights`
 
     One multiply-add per weight, and in each layer the products of the query with each key and of each attention weight
-    with its value. Training takes 3 times as many, because backward needs two products for each of forward's (for dx and
-    dweight): for N parameters and D tokens 6 N D, plus attention (Kaplan et al. 2020, section 2.1).
+    with its value. Training takes 3 times as many, because backward needs two products for each of forward's (for dx
+    and dweight): for N parameters and D tokens 6 N D, plus attention (Kaplan et al. 2020, section 2.1).
     """
     return 2 * matrix_weights(config) + 4 * config.n_layer * config.n_embd * context
 
@@ -169,8 +169,8 @@ def activation_bytes(
 
     where I is n_inner, usually 4C; and at the end 2C + 1 and the log-probabilities V. That is 8 C + 3 I + H T + 2 per
     block. The fast kernels save the slope of GELU instead of its input and tanh, one number per head and query instead
-    of the attention weights, and no logits (but the gradient of the output layer, V C): 8 C + 2 I + H + 2. Korthikanti et al. 2022, section 4.1, count the same for
-    other kernels.
+    of the attention weights, and no logits (but the gradient of the output layer, V C): 8 C + 2 I + H + 2. Korthikanti
+    et al. 2022, section 4.1, count the same for other kernels.
 
     A Llama saves 6 C + 2 G + 4 I + H T + 2 per block: queries, keys and values C + 2 G; the inputs of its seven
     matrices C + C + C + I, because three of them share one input; the normalized 2 C and their scale 2; gate, its

@@ -8,8 +8,9 @@ and what it adds to the output is half as large. But a column that grows beyond 
 for all of its group. So only columns with large inputs should grow. The paper takes s = (mean |x|)^α, tries values of α
 from 0 (no scaling) to 1, and keeps the one with the smallest error in the output [equations 4 and 5].
 
-*The method* for one output and two inputs, of which the second is 20 times as large. Its weight, 0.4, is between two
-levels of the grid, 2/7 and 3/7. A good α makes it exact, and leaves the other weight nearly exact:
+*The method* for one output and two inputs, of which the second is 20 times as large. With 4 bits the levels are -7/7,
+-6/7, ... 7/7 of the group's largest weight, here 1; the second weight, 0.4, is between 2/7 and 3/7. A good α makes it
+exact, and leaves the other weight nearly exact:
 
     >>> from finetune.quantization import absmax
     >>> W = np.array([[1.0, 0.4]])                             # (O, I)
@@ -85,6 +86,7 @@ def clipped(weight: np.ndarray, hessian: np.ndarray, rounding: Rounding, groups:
     where H (I/G, I/G) is the Hessian of its inputs. convert.py calls it for each weight before rounding.
     """
     rows, columns = weight.shape
+    # G groups of I/G neighboring inputs. Of the Hessian, only the G blocks on its diagonal count.
     parts = weight.reshape(rows, groups, -1)  # (O, G, I/G)
     inputs_of_group = np.arange(columns).reshape(groups, -1)  # (G, I/G)
     hessians = hessian[inputs_of_group[:, :, None], inputs_of_group[:, None, :]]  # (G, I/G, I/G)
@@ -113,14 +115,15 @@ def scale_block(
     `inputs` lists which layers share their input, and therefore their scales, and the module (`source`) it comes from.
     The source is divided by s: the weight and bias of a norm, or the rows of a linear layer. We go from back to front,
     so a layer has been divided before its own scales are searched for: c_proj divides c_attn's rows, then c_attn gets
-    its scales. Nothing is scaled without a source (behind GPT-2's GELU), or with shared value heads: fewer values than
-    inputs. The `moments` of the layers' inputs are scaled too.
+    its scales. The `moments` of the layers' inputs are scaled too.
     """
     alphas = {}
     for shared in reversed(inputs):
         layers: list[Any] = [block.get_submodule(name) for name in shared.layers]
         size = layers[0].in_features
         source: Any = None if shared.source is None else block.get_submodule(shared.source)
+        # No source: a GELU lies between, and GELU(x / s) is not GELU(x) / s. Too few rows: the heads of values are
+        # shared, and one value feeds several inputs, which may need different s.
         if source is None or len(source.weight.data) < size:
             continue
         # One s for all layers that share this input, as if they were one layer.
@@ -131,7 +134,7 @@ def scale_block(
         for name, layer in zip(shared.layers, layers):
             layer.weight.data = layer.weight.data * scales
             alphas[name] = alpha
-        # and x / s from the source. Where it is c_attn, the values are its last rows.
+        # and x / s from the source: row i by s[i]. Of c_attn's rows, q, k and v, only the last, v, feed c_proj.
         for parameter in (source.weight, getattr(source, "bias", None)):
             if parameter is not None:
                 divided = parameter.data.copy()  # (I) of a norm or of a bias; (I, ...) of a linear layer

@@ -96,6 +96,7 @@ def speculate(
 
     Raises ValueError for a model or a draft with linear attention or a sliding window.
     """
+    # Only these two kinds of model make a cache of their own.
     if model.new_cache is not None or (draft is not None and draft.new_cache is not None):
         raise ValueError("speculation does not go with linear attention or a sliding window: neither can go back")
     if seed is None:
@@ -148,7 +149,11 @@ def speculate(
 
 
 class GuessedText(TextSoFar):
-    """A text whose model also reads tokens that may come next. A batch of one."""
+    """A text whose model also reads tokens that may come next. A batch of one.
+
+    TextSoFar has `ids` (1, T), all tokens, `read`, how many of them the model has read, and `cache`, their keys and
+    values.
+    """
 
     def logits_with(self, guesses: Sequence[int]) -> np.ndarray:
         """Return the logits of the next token, and those after each of G guesses: (1 + G, V).
@@ -163,8 +168,8 @@ class GuessedText(TextSoFar):
     def forget_guesses(self) -> None:
         """Forget the keys and values of wrong guesses.
 
-        The last token was drawn and has not been read, so the next pass begins with it. If it equals a guess (a stop
-        token), it is read again, because the next logits are those after it.
+        The last token was drawn, and the next pass begins by reading it. After a right guess (a stop token) the cache
+        holds that token, too: it is forgotten as well, so that `read` is always T - 1.
         """
         self.read = min(self.cache.length, self.ids.shape[1] - 1)
         self.cache.cut(self.read)

@@ -23,7 +23,7 @@ In its simple form, saving writes these files and loading reads them. A model:
 >>> loaded = GPT(GPTConfig.from_dict(read_json(folder / "config.json")))
 >>> with SafetensorsFile(folder / "model.safetensors") as file:
 ...     weights = {name: file.read(name) for name in file.entries}
->>> loaded.load_state_dict(weights)
+>>> loaded.load_state_dict(weights)  # no name is missing, and none is left over
 ([], [])
 
 This page does the same for a run, its optimizer and its state included:
@@ -186,7 +186,7 @@ def load_checkpoint(folder: StrPath, with_optimizer: bool = True, format: ModelF
     format: which parts of a model the folder stores; by default a whole language model, as config.json says.
     """
     formats = [format] if format else [whole(architecture) for architecture in architectures()]
-    known = {format.name: format for format in formats}
+    known = {each.name: each for each in formats}
 
     def load(path: Path) -> Checkpoint:  # path: the newest checkpoint in the folder
         # The state of the run. It has the hashes of all files, which are checked before they are read.
@@ -195,17 +195,17 @@ def load_checkpoint(folder: StrPath, with_optimizer: bool = True, format: ModelF
 
         # The model: config.json names its format, which builds it. Then its weights are read.
         config = read_json(path / CONFIG)
-        name = config.pop("model_type", None)
-        if name not in known:
-            raise CheckpointError(f"{CONFIG} does not describe a {' or '.join(known)}, but a {name!r:.40}")
+        model_type = config.pop("model_type", None)
+        if model_type not in known:
+            raise CheckpointError(f"{CONFIG} does not describe a {' or '.join(known)}, but a {model_type!r:.40}")
         with SafetensorsFile(path / WEIGHTS) as file:
-            model = known[name].build(config, file.shapes)
-            _load_weights(model, known[name], file)
+            model = known[model_type].build(config, file.shapes)
+            _load_weights(model, known[model_type], file)
 
         # The optimizer: its arrays return to the places where `_take_arrays` has left None.
         state = record["state"]
         optimizer_state = record["optimizer"] if with_optimizer else None
-        if optimizer_state is None:
+        if optimizer_state is None:  # loaded to be used, not resumed: say if its training has not ended
             _say_if_unfinished(path.parent, state.get("step", 0), state.get("planned_steps", 0))
         else:
             with SafetensorsFile(path / MOMENTS) as file:

@@ -69,6 +69,8 @@ T = TypeVar("T")
 class ForkedTeam(Team):
     """Several processes of this program. Outside the block `at_work` there is one, which has rank 0 inside.
 
+    Team (data_parallel.py) says what a team can do. Here are the methods that share memory and send messages.
+
     numbers: how many processes there may be, in ascending order. The largest that fits into half of the machine's
     memory is taken, or else the first.
     """
@@ -100,7 +102,8 @@ class ForkedTeam(Team):
             self._cores = max(1, usable_cores() // size)
             threads.use_workers(self._cores)
             # Only process 0 prints. Team's own block gives each process its rows of the dropout masks.
-            with silenced() if self.rank > 0 else contextlib.nullcontext(), super().at_work(optimizer, batch_size):
+            output = silenced() if self.rank > 0 else contextlib.nullcontext()
+            with output, super().at_work(optimizer, batch_size):
                 yield
                 self.more_memory = sum(self.gather(private_memory())[1:])
         except BaseException as error:
@@ -177,7 +180,7 @@ class ForkedTeam(Team):
             for place in filter(self._is_mine, places):
                 p, copy = self._parameters[place], self._copies[rank][place]
                 if p.grad is None:
-                    p.grad = copy  # nobody overwrites it before 4
+                    p.grad = copy  # the other's room itself: it writes there again in its next step, after 4
                 else:
                     p.grad += copy
         return sums, total
@@ -225,7 +228,7 @@ class ForkedTeam(Team):
             threads.use_workers(usable_cores())
             result = function()
             threads.use_workers(self._cores)
-        return self.gather(result)[0]
+        return self.gather(result)[0]  # all get what process 0 computed; the others sent None
 
     # --- a checkpoint: process 0 saves what all remember --------------------------------------------------------------
 

@@ -68,7 +68,7 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
         run.begin(model, tokenizer, config=config)
     else:
         model, tokenizer = run.load()
-    block_size = config.model["block_size"]
+    block_size = config.model["block_size"]  # there by now: `_with_shape_of` has filled it in
     check_training_memory(model.config, config.batch_size, block_size, config.training, run.team.size)
     tokens, held_out = (open_tokens(run.out_dir / "data" / name) for name in ("train.bin", "val.bin"))
     # A short run is tested on the first part of the held-out text only. The targets are one token further: + 1.
@@ -82,6 +82,7 @@ def train_language_model(run: Run, config: PretrainingConfig, init_from: str | N
     n_bytes = len(tokenizer.decode_bytes(held_out[1:].tolist()))  # of the tokens that are predicted: all but one
 
     def validate() -> dict[str, float]:
+        # At the end on all of the held-out text, before that on a part.
         found = held_out_loss(model, held_out, config.batch_size, block_size, run.is_finished, run.team)
         bits = bits_per_byte(found["val_loss"], len(held_out) - 1, n_bytes)
         return {**found, "perplexity": perplexity(found["val_loss"]), "bits_per_byte": bits}
@@ -120,7 +121,7 @@ def _new_model(run: Run, config: PretrainingConfig) -> SetUp:
     check_training_memory(shape, config.batch_size, shape.block_size, config.training, run.team.size)
     write = partial(write_corpus, config.data, run.out_dir, shape.block_size, None, config.vocab_size)
     run.make_folder()
-    run.team.once(write)  # one process writes the text
+    run.team.once(write)  # one process writes the text, and learns a tokenizer in the place of None
     tokenizer = Tokenizer.load(run.out_dir)
     shape = _shape(config, len(tokenizer))
     model = architecture_of(shape)(shape)

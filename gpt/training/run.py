@@ -241,7 +241,7 @@ class Run(RunFiles):
         self.asked_to_stop = number
 
     def goes_on(self) -> bool:
-        """Whether there are steps left, and nobody has asked the run to stop. Also sees if it is time to save."""
+        """Whether there are steps left, and nobody has asked the run to stop. Also sets `is_time_to_save`."""
         # All processes of a team agree on this: a signal may have reached one of them, and each has another clock.
         self.stopped_by = max(self.team.gather(self.asked_to_stop))
         waited, *_ = self.team.gather(time.monotonic() - self.last_save)  # by process 0's clock
@@ -309,7 +309,7 @@ class Run(RunFiles):
             state.count += 0 if step.skipped else step.count
             state.skipped_in_a_row = state.skipped_in_a_row + 1 if step.skipped else 0
             if state.skipped_in_a_row == MAX_SKIPPED:
-                break
+                break  # to be logged first, and then raised below
         # A line is due after each iteration, the first and the last step, every log_interval steps, and skipped ones.
         total = self.training.max_iters
         if self.steps_per_iteration:
@@ -372,7 +372,7 @@ class Run(RunFiles):
         """
         state = self.state
         with self._errors_in_state():
-            moments = (checkpoint.optimizer_state or {})["state"]  # a KeyError, if it was saved without an optimizer
+            moments = (checkpoint.optimizer_state or {})["state"]  # KeyError: it was saved without an optimizer
             check_moments(moments, self.training.optimizer)
             groups = self.optimizer.state_dict()["param_groups"]  # of the run's settings
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -5,8 +5,11 @@ Nobody can write it with a few arithmetic operations, so we add up its Taylor se
     erf(c + h) = erf(c) + Σ_n coefficient_n h^(n+1)        coefficient_n = 2/√π e^(-c²) a_n / (n+1)
     a_0 = 1,  a_1 = -2c,  (n+1) a_(n+1) = -2 (c a_n + a_(n-1))
 
-where the a_n are the coefficients of g = e^(-2ch - h²) = Σ_n a_n hⁿ, which erf'(c + h) = 2/√π e^(-c²) g contains. The
-last line compares the terms with hⁿ in g' = -2 (c + h) g: (n+1) a_(n+1) hⁿ on the left, and -2 c a_n hⁿ and
+This is the integral of the slope, term by term:
+
+    erf'(c + h) = 2/√π e^(-(c+h)²) = 2/√π e^(-c²) g        g = e^(-2ch - h²) = Σ_n a_n hⁿ
+
+The a_n follow from g' = -2 (c + h) g, in which the terms with hⁿ are (n+1) a_(n+1) hⁿ on the left, and -2 c a_n hⁿ and
 -2 h a_(n-1) hⁿ⁻¹ on the right (Abramowitz & Stegun 7.2.8). If h is small, a few terms are enough. For one number, with
 the nearest eighth as its center:
 
@@ -24,8 +27,8 @@ True
 `erf_of_array` does this for all numbers at once, with a table of the coefficients of each center.
 
 The centers are 1/2, 5/8, ..., 6, so h is at most 1/16. Below x = 1/2 the center is 0, whose series has odd powers only
-(A&S 7.1.5): erf(x) = x + Σ_n coefficient_n x^(2n+1), with coefficient_0 = 2/√π - 1. The sum is a small correction that
-is added to x, so its rounding hardly counts.
+(A&S 7.1.5), and column 0 of the table has its coefficients: erf(x) = x + Σ_n coefficient_n x^(2n+1). The sum is a small
+correction that is added to x, so its rounding hardly counts.
 """
 
 from __future__ import annotations
@@ -66,7 +69,7 @@ def erf_of_array(x: Array) -> Array:
     """
     xp = module_of(x)
     wide = x.astype(xp.promote_types(x.dtype, xp.float64))
-    # erf(-x) = -erf(x), so |x| is enough. (Not abs(): gradcheck computes with complex numbers, which lose their slope.)
+    # erf(-x) = -erf(x), so |x| is enough. (Not abs(), which drops the imaginary part. gradcheck has the slope there.)
     size = xp.where(wide.real < 0, -wide, wide)
     size = xp.where(size.real > _CENTERS[-1], _CENTERS[-1], size)  # from there on, erf is 1 in float64
     # The nearest center, by its number, and the distance from it.

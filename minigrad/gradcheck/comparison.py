@@ -105,6 +105,9 @@ class NotFinite(Exception):
 class Comparison:
     """Both Jacobians of one function at one point.
 
+    A probe (differences.py) is a direction in which one variable is moved: one element of it or, for a large variable,
+    a random mixture of several, its `places`. `probe.along(gradients)` is the slope in that direction.
+
     The R rows are the output elements or, for a large output, random mixtures of them. `graph.cotangents` (R, outputs)
     holds the weights of each row: the identity for a small fn (see Graph in vjp.py).
 
@@ -128,7 +131,7 @@ class Comparison:
         """Run backward for every row."""
         R = len(self.graph.rows)
         self.analytic = [np.zeros((R, *variable.value.shape)) for variable in self.variables]
-        for row, coefficients in enumerate(np.eye(R)):
+        for row, coefficients in enumerate(np.eye(R)):  # 1 for this row, else 0: vjp gives one row of the Jacobian
             for gradients, gradient in zip(self.analytic, self.graph.vjp(coefficients)):
                 gradients[row] = gradient
 
@@ -146,7 +149,7 @@ class Comparison:
         ]
 
     def complex_step(self) -> str | None:
-        """Measure every probe by a complex step. Returns why that was not possible, or None if it was."""
+        """Measure every probe by a complex step. Returns why its result does not count, or None if it does."""
         rounding = 8 * EPSILON * np.abs(self.outputs)  # slopes that cancel, as in x / x, leave rounding errors
         try:
             for k, probes in enumerate(self.probes):
@@ -219,13 +222,17 @@ class Comparison:
         Kinks are found from f alone (`kinks`), and a kink allows only slopes between the left and the right one, so it
         never excuses a gradient that is wrong for another reason. A direction through a kink is halved until only the
         element with the kink is left.
+
+        Several estimates of a slope are valid, each for some kind of fn: with a tiny step (a kink beside x), in the
+        limit (a slope that vanishes), with large steps (a smooth fn). The one that is nearest to the gradient counts,
+        because a wrong gradient is far from all of them.
         """
         usual = self._slopes(k, probe, 1)
         column = self._column(k, probe, usual.central, usual.noise)
         if not may_have_kinks(usual) and (column.errors <= PRECISE).all():
             return [column]
 
-        # Measure more, find kinks, choose the best estimate of each slope, and forgive what may be rounding.
+        # Four things follow: measure more, find kinks, choose an estimate of each slope, forgive what may be rounding.
         #
         # The steps of the new measurements, as multiples of the usual step:
         #   300    with 150: the most precise slope of a smooth fn (`richardson`)
@@ -247,12 +254,11 @@ class Comparison:
         if kinked.any() and len(probe.places) > 1:
             self.splits += 1
             if self.splits > MOST_SPLITS:
-                return []
+                return []  # too many: this direction is left unchecked
             parts = halves(self.variables[k].value, probe, self.eps)
             return [settled for part in parts for settled in self._settled(k, part)]
 
-        # Take the estimate that is nearest to the gradient. Each is right for some kind of fn, and a wrong gradient is
-        # not near any of them.
+        # Of the estimates, take the one that is nearest to the gradient.
         estimates = [tiny.central, self._slopes(k, probe, 0.001).central, vanishing(narrow, tiny)]
         larger = self._slopes(k, probe, 300)
         if larger.is_finite and large.is_finite:

@@ -62,7 +62,7 @@ FAST: dict[str, type[Function]] = {
     "swiglu": FastSwiglu,
 }
 
-# In an optimizer's step and in clipping, a function takes the place of another one, or of a class.
+# "fast" adds these: in an optimizer's step and in clipping, a function takes the place of another one, or of a class.
 FAST_OPTIM: dict[Any, Any] = {
     optim.Adam: adam.update_all,
     optim.AdamW: adam.update_all,
@@ -89,7 +89,8 @@ class use_kernels:
         elif isinstance(choice, Mapping):
             on_cpu, on_cuda, accumulate = self._previous
             chosen = _by_class(choice)
-            # The table for a GPU is made when the first array on a GPU comes.
+            # Our own CPU kernels stay out of the GPU's table, and the GPU's out of this one; yours go into both. The
+            # table for a GPU is made when the first array on a GPU comes.
             with_chosen = functools.cache(lambda: {**on_cuda(), **_without_those_for("cpu", chosen)})
             _select({**on_cpu, **_without_those_for("cuda", chosen)}, with_chosen, accumulate)
         else:

@@ -121,10 +121,10 @@ class TiledAttention(Function):
             dkeys, dvalues = np.zeros_like(keys[..., :-1]), np.zeros_like(values[..., :-1])
             for rows in plan.query_blocks():
                 dout_rows = dout[heads][..., rows, :]  # (b, h, R, D)
-                dots = np.einsum("...i,...i->...", dout_rows, ctx.out[heads][..., rows, :])  # (b, h, R): dout · out
-                douts = _with_column(dout_rows, -dots[..., None])
+                row_sums = np.einsum("...i,...i->...", dout_rows, ctx.out[heads][..., rows, :])  # (b, h, R): dout · out
+                douts = _with_column(dout_rows, -row_sums[..., None])
                 queries = _with_column(plan.q[heads][..., rows, :] * plan.scale, -logsumexp[heads][..., rows, :])
-                if plan.far is not None:  # rare
+                if plan.far is not None:  # only for scores beyond 8,192: see the end of this file
                     douts /= _sums_of_far_rows(plan, heads, rows, queries, keys)
                 dq[heads][..., rows, :] = _backward_rows(
                     plan, heads, rows, queries, keys, values, douts, dkeys, dvalues
@@ -257,7 +257,7 @@ class _Plan:
         self.mask = None if mask is None else np.broadcast_to(mask, (*self.lead, self.queries, self.keys))
         self.is_causal, self.scale, self.dropout_p, self.stream = is_causal, scale, dropout_p, stream
         # The tiles.
-        self.rows = DROPOUT_ROWS  # R, the query rows of a tile
+        self.rows = DROPOUT_ROWS  # R, the query rows of a tile: as many as dropout is drawn for at once
         self.above_diagonal = np.triu(np.full((self.rows, self.rows), -math.inf, q.dtype), 1)  # (R, R): 0 or -inf
         self.may_hide_rows = mask is not None  # may all keys of a query be hidden?
         self.seen: Any = None  # (T, S) booleans: the keys that a query sees in at least one head
