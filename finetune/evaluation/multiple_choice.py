@@ -56,7 +56,10 @@ TOKENS_AT_ONCE = 4096  # size of the batches that the model reads
 
 
 def choice_score(logits: Tensor, ids: Sequence[int], n: int) -> float:
-    """Σ ln p of the last n of the tokens ids (T). logits (T - 1, V), or its last n rows: row t predicts ids[t + 1]."""
+    """Σ ln p of the last n of the tokens ids (T). Row t of the logits (T - 1, V) predicts ids[t + 1].
+
+    The last n rows are enough.
+    """
     logprobs = F.log_softmax(logits[-n:], -1)  # (n, V)
     return logprobs[np.arange(n), np.array(ids[-n:])].sum().item()
 
@@ -67,7 +70,8 @@ def encode_choice(tokenizer: Tokenizer, context: str, choice: str, block_size: i
     A long context loses its beginning. Raises ValueError for a choice that does not fit into the block size alone.
     """
     ids = tokenizer.encode(context + choice, add_special_tokens=False)
-    # Without the last space of the context, because " ice" may be one token: the space then belongs to the choice.
+    # The context's tokens come first, then the choice's. A space at the end of a context (`exam_prompts` writes none)
+    # counts with the choice, because " ice" may be one token.
     n = len(ids) - len(tokenizer.encode(context.rstrip(), add_special_tokens=False))
     if n > block_size:
         raise ValueError(f"the choice {shortened(choice)} has {n} tokens, and the model reads only {block_size}")

@@ -21,18 +21,19 @@ target. For ∂ ln q_v / ∂s_u = 1[u = v] - q_u, where 1[u = v] is 1 if u = v, 
 *Temperature.* Dividing all logits by a temperature τ > 1 makes both distributions flatter and brings out the small
 probabilities. The loss is then multiplied by τ²:
 
-    forward    τ² KL(p || q)          p = softmax(t / τ), q = softmax(s / τ)
+    loss = τ² KL(p || q)          p = softmax(t / τ), q = softmax(s / τ)
 
 Why τ²? By the chain rule, the gradient of KL has a factor 1/τ: it is (q_u - p_u) / τ. And for large τ, softmax is
-linear, q_u - p_u ≈ (s_u - t_u) / (V τ) for logits of mean 0. So without a factor, the gradient would shrink like 1/τ².
-With it, it is (s_u - t_u) / V for every large τ, and the learning rate does not have to follow the temperature.
+linear, as e^x ≈ 1 + x: for logits of mean 0, q_u ≈ (1 + s_u / τ) / V, so q_u - p_u ≈ (s_u - t_u) / (V τ). So without a
+factor, the gradient would shrink like 1/τ². With it, it is (s_u - t_u) / V for every large τ, and the learning rate
+does not have to follow the temperature.
 
-*The other direction.* A student that is too small for q = p has to choose what to give up. Forward weighs each token by
-p: where the teacher has probability and the student has none, ln p - ln q is large. So the student covers everything
-that the teacher would say. It also puts probability on what neither text nor teacher would say, because its few
-parameters cannot separate the two. The reverse loss weighs each token by q:
+*The other direction.* The loss above is called forward KL. A student that is too small for q = p has to choose what to
+give up. Forward KL weighs each token by p: where the teacher has probability and the student has none, ln p - ln q is
+large. So the student covers everything that the teacher would say. It also puts probability on what neither text nor
+teacher would say, because its few parameters cannot separate the two. The reverse loss weighs each token by q:
 
-    reverse    τ² KL(q || p) = τ² Σ_v q_v (ln q_v - ln p_v)
+    loss = τ² KL(q || p) = τ² Σ_v q_v (ln q_v - ln p_v)
 
 Only what the student finds probable costs something, so it leaves out what it cannot model, and is precise in the rest.
 Its gradient, with r_v = ln q_v - ln p_v: the product rule gives ∂(q_v r_v) = r_v ∂q_v + q_v ∂r_v = (r_v + 1) ∂q_v,
@@ -77,8 +78,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0
         raise ValueError(f"logits of {student.shape} and {teacher.shape}: student and teacher need the same vocabulary")
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
-    p, q = teacher / temperature, student / temperature  # (..., V): logits, which `exact_kl` makes probabilities of
-    kl = exact_kl(q, p) if reverse else exact_kl(p, q)
+    t, s = teacher / temperature, student / temperature  # (..., V): logits, which `exact_kl` makes probabilities of
+    kl = exact_kl(s, t) if reverse else exact_kl(t, s)
     return kl * temperature**2
 
 

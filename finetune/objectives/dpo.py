@@ -110,10 +110,11 @@ def dpo_loss(
     if kind == "sigmoid":
         return -F.logsigmoid(beta * h)  # Bradley-Terry, with β h as the difference of the two rewards
     if kind == "hinge":
-        return F.relu(1 - beta * h)  # no gradient once the margin β h is 1
+        return F.relu(1 - beta * h)  # no gradient once β h is 1
     if kind == "ipo":
         return (h - 1 / (2 * beta)) ** 2  # a margin beyond the target costs as much as one short of it
-    if kind == "robust":  # its mean over right and swapped labels (h and -h) is the sigmoid loss of the right ones
+    if kind == "robust":
+        # If a share e of the labels is swapped (-h), its mean is the sigmoid loss of the right ones.
         e = label_smoothing
         return (-(1 - e) * F.logsigmoid(beta * h) + e * F.logsigmoid(-beta * h)) / (1 - 2 * e)
     raise ValueError(f"there is no DPO loss {kind!r}: choose from {', '.join(KINDS)}")

@@ -9,8 +9,8 @@ how much better it is than its group:
     A_i = (r_i - mean(r)) / std(r)           rewards 1, 0, 0, 0 give the advantages 1.5, -0.5, -0.5, -0.5
 
 The mean reward tells what was to be expected. (PPO trains a layer to predict it, the value head.) If all answers of a
-group are right, or all are wrong, there is nothing to learn from them. std is the standard deviation of a sample, with
-G - 1 below the squares, as in TRL and verl; the paper does not say which one it takes.
+group are right, or all are wrong, there is nothing to learn from them. std is the standard deviation of a sample: the
+sum of squares is divided by G - 1, not G, as in TRL and verl; the paper does not say which one it takes.
 
 *The loss of a token* is PPO's (ppo.py). Without the clip, -ratio A would push the tokens of a good answer up, and those
 of a bad one down, without limit:
@@ -65,7 +65,7 @@ from .logprobs import estimated_kl, tensor_like
 from .ppo import policy_loss
 
 # --- the methods ------------------------------------------------------------------------------------------------------
-# GRPO, and three changes of it, in a line each of `group_advantages`, `answer_weights` and CLIP:
+# What each method changes. In code it is a line each of `group_advantages`, `answer_weights` and CLIP.
 #
 #   grpo      Shao et al. 2024, "DeepSeekMath", section 4.1, equations 3 and 4
 #   dr_grpo   Liu et al. 2025, "Understanding R1-Zero-like training": does not divide by std, because dividing gives
@@ -157,7 +157,7 @@ def grpo_loss(
 
         weight (-min(ratio A, clip(ratio, 1 - ε_low, 1 + ε_high) A) + β k3)
 
-    advantages A, weights: of the answer that a token belongs to.
+    advantages A, weights: of the answer that a token belongs to. k3: the penalty, see below.
 
     Two tokens have become more likely, from 0.5 to 0.9, so both ratios are 1.8. The weights are 0.5. The first token,
     of a good answer, is clipped: -0.5 min(1.8, 1.2) = -0.6. The second is not: -0.5 min(-1.8, -1.2) = 0.9.

@@ -14,11 +14,12 @@ formulas, in the order in which they are used (the loop is in finetune/stages/pp
     V_t      the value before token t is written: an estimate of the rewards to come, r_t + γ r_{t+1} + γ² r_{t+2} + ...
              It is computed by the value head, a linear layer from the policy's hidden states to one number.
     γ        gamma, the discount: makes later rewards count less; here it is 1, so all count the same
-    λ        lam, 0.95: how many of the rewards A_t takes as they came, instead of trusting V (see `gae`)
+    λ        lam, 0.95: how far A_t relies on the rewards that came (1), and not on V (0) (see `gae`)
     ε        0.2: how far the ratio may move in one update (see `policy_loss`)
 
 *For one reply* of two tokens that has the score 1, with λ = 1. V was 0.5 before the first token and 0.8 before the
-second. So the first token has raised by 0.3 what is to be expected, and the second by 0.2:
+second. So the first token has raised by 0.3 what is to be expected, and the second by 0.2. With λ = 1 a token is also
+credited with what comes after it, so A is the rewards to come less V, 1 - 0.5 and 1 - 0.8:
 
     >>> values = np.array([0.5, 0.8, 0.0])          # V = 0 after the end
     >>> rewards = np.array([0.0, 1.0])

@@ -169,8 +169,9 @@ def learn_from_answers(
 
     def iteration(drawn: list[Any]) -> tuple[list[Step], dict[str, float]]:
         """Roll out, check, compare, update: returns the optimizer steps, and what was measured."""
-        # The Q questions of the one batch that was drawn, with their prompts, each G times: B = Q G.
-        repeated = [pair for pair in drawn[0] for _ in range(G)]
+        # An iteration draws one batch of Q questions with their prompts. Each is taken G times: B = Q G.
+        (batch,) = drawn
+        repeated = [pair for pair in batch for _ in range(G)]
         questions, prompts = zip(*repeated)  # (B) each
         # Rollouts and steps have the same precision, so both compute the same p, and the ratio begins with 1.
         with in_precision(config.training.precision):
@@ -185,8 +186,8 @@ def learn_from_answers(
 
             # Update: a few optimizer steps, each on the tokens of some of the answers.
             steps = []
-            for batch in grpo_batches(policy, reference, answers, advantages, grpo, backend.generator()):
-                steps.append(run.step([batch], loss_fn))
+            for dealt in grpo_batches(policy, reference, answers, advantages, grpo, backend.generator()):
+                steps.append(run.step([dealt], loss_fn))
         return steps, {"reward": float(rewards.mean()), "ended": float(answers.ended.mean()), **measured}
 
     # Iterations, each of a rollout and some optimizer steps. max_iters counts the steps.

@@ -114,8 +114,8 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     else:
         policy, tokenizer = run.load()
         examples, test_examples = run.load_data(read_examples)
-    # Two more models, which never change: the reference and the reward model. They stay where they are. If the run is
-    # resumed, they must still be the same.
+    # Two more models, which never change: the reference and the reward model. They are not copied into the
+    # run's folder, so a resumed run checks that they are still the same.
     reference = load_model(config.init_from)[0].to(run.device).eval()
     block_size = reference.config.block_size
     reward_model = checked_reward_model(config.reward_model, tokenizer, block_size).to(run.device).eval()

@@ -98,7 +98,7 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     run.explain_columns(COLUMNS)
 
     # The test: the model's answers to held-out questions, before training and after it.
-    # tasks: the built-in questions, made again from the same seed, each with a checker. Replies to questions from a
+    # tasks: the same built-in questions in the same order, each with a checker. Replies to questions from a
     # file cannot be checked: they are only shown, and `tasks` is empty.
     n_tasks = min(len(test_examples), run.state.max_eval_items // 3)  # a third, because each is asked three times
     tasks = instruction_tasks("test", n_tasks, config.seed) if config.data == TASKS else []
