@@ -119,9 +119,9 @@ def _new_model(run: Run, config: PretrainingConfig) -> SetUp:
     """A model with random weights. The text, and a tokenizer that has learned from it, are written to the folder."""
     shape = _shape(config, 257)  # the smallest vocabulary: an impossible shape raises before there is a tokenizer
     check_training_memory(shape, config.batch_size, shape.block_size, config.training, run.team.size)
-    write = partial(write_corpus, config.data, run.out_dir, shape.block_size, None, config.vocab_size)
     run.make_folder()
-    run.team.once(write)  # one process writes the text, and learns a tokenizer in the place of None
+    # One process writes the text, and learns a tokenizer in the place of None.
+    run.team.once(partial(write_corpus, config.data, run.out_dir, shape.block_size, None, config.vocab_size))
     tokenizer = Tokenizer.load(run.out_dir)
     shape = _shape(config, len(tokenizer))
     model = architecture_of(shape)(shape)
