@@ -81,8 +81,8 @@ def lesson_called(name: str) -> Path:
     found = [stem for stem in stems if stem.startswith(f"{wanted}_")] or [s for s in stems if s.startswith(wanted)]
     if len(found) != 1:
         near = found or [stem for stem in stems if wanted in stem.partition("_")[2]]
-        if not found and wanted.isdigit() and 1 <= int(wanted) <= len(stems):
-            near = [list(stems)[int(wanted) - 1]]  # the first one, the second one, ...
+        if not found and wanted.isdigit() and 1 <= int(wanted) <= len(lessons()):
+            near = [lessons()[int(wanted) - 1].stem]  # the first one, the second one, ...
         near = near or difflib.get_close_matches(wanted, [*stems, *(stem.partition("_")[2] for stem in stems)])
         meant = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(stems)}"
         raise ValueError(f"{name!r} is {'more than one lesson' if found else 'not a lesson'}: {meant}")
