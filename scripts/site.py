@@ -22,6 +22,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from pydoc_data import topics
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -326,6 +327,7 @@ def project(path: Path) -> None:
                     archive.write(source, source.relative_to(ROOT).as_posix())
         for source in (path for name in LESSON_434 for path in sorted((ROOT / "tests/gpt/golden").glob(name))):
             archive.write(source, source.relative_to(ROOT).as_posix())
+        archive.writestr("pydoc_data/topics.py", read_text(topics.__file__))  # what Pyodide leaves out of the library
         archive.writestr(BUNDLED.name, json.dumps(documents()))
         archive.writestr(BUNDLED_CODE.name, python_code(CODE).replace(sys.base_prefix, "/usr"))  # no folder of ours
 
