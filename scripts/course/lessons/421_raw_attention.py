@@ -126,6 +126,7 @@ given = {}
 for neighbor in ("river", "bench"):
     X = embed(f"the {neighbor} bank")
     given[neighbor] = F.softmax(Tensor(X @ X.T), -1).data[2]  # of bank: for "the", for its neighbor, for itself
+    # fixed[3, 1:]: the last row without its first 0, the weights for three words
     print(f"attention, 'the {neighbor} bank':", given[neighbor], "  fixed:", fixed[3, 1:])
 assert np.allclose([sum(w) for w in given.values()], 1) and given["river"][1] > given["bench"][1] + 0.1
 
@@ -179,8 +180,8 @@ readers = {
     # x, the last row, is (B, 1, C); the weights are (B, 1, T).
     "attention": Reader(lambda X: (F.softmax(X[:, -1:] @ X.transpose(1, 2), -1) @ X)[:, 0], C),
 }
-ids, answers, back = examples(4000)
-most_frequent = np.mean([np.bincount(row[:LENGTH].astype(np.intp)).max() / LENGTH for row in ids])
+test_ids, test_answers, back = examples(4000)
+most_frequent = np.mean([np.bincount(row[:LENGTH].astype(np.intp)).max() / LENGTH for row in test_ids])
 print(f"always saying the most frequent letter of the eight: {most_frequent:.2f} right")
 print("                     right  parameters  by distance, 1 to 8")
 right = {}
@@ -193,7 +194,7 @@ for name, reader in readers.items():
         loss.backward()
         optimizer.step()
     with no_grad():
-        hits = reader(ids).data.argmax(axis=1) == answers
+        hits = reader(test_ids).data.argmax(axis=1) == test_answers
     right[name] = np.array([hits[back == distance].mean() for distance in range(1, LENGTH + 1)])
     size = sum(parameter.data.size for parameter in reader.parameters())
     print(f"{name:19}  {hits.mean():.2f}  {size:9,}     {right[name].round(2)}")
@@ -211,8 +212,8 @@ assert right["attention"].min() > 0.9
 #
 # ## The limitation: one row, two roles
 #
-# X X^T is always symmetric: river matters to bank exactly as much as bank matters to river. And river, bank and bench
-# each score highest with themselves. Similarity is not relevance.
+# Back to 'the river bank bench': X X^T is always symmetric, so river matters to bank exactly as much as bank matters
+# to river. And river, bank and bench each score highest with themselves. Similarity is not relevance.
 
 # %%
 print("river -> bank", scores[1, 2], "  bank -> river", scores[2, 1])

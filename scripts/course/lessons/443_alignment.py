@@ -100,7 +100,8 @@ def probability(thing: str, wrong: str, color: str) -> float:
     """How likely a color is in an honest reply, after "No, grass is"."""
     ids = [*chat_template(tokenizer)(question(thing, wrong)), *tokenizer.encode(f"No, {thing} is")]
     word = tokenizer.encode(f" {color}")
-    targets = np.array([[-100] * (len(ids) - 1) + word])  # -100: not counted; only the color's tokens are
+    # Inputs: all tokens but the last. Targets: the same tokens, shifted by one; -100 is not counted, only the color is.
+    targets = np.array([[-100] * (len(ids) - 1) + word])
     return math.exp(sequence_logprobs(sft, np.array([(ids + word)[:-1]]), targets).item())
 
 
@@ -127,7 +128,8 @@ assert sure["never named"] > correct["never named"] + 0.2
 # number from 1 to 10? Here 50 simulated people see the true quality of 40 replies, with some noise. They give 400
 # ratings, or make 400 comparisons. Some people are generous, and give all replies a higher number.
 #
-# Predict: which recovers the true quality better if all people are equally generous? And if they differ by 4 points?
+# Predict: which recovers the true quality better if all people are equally generous? And if their generosity
+# has a standard deviation of 4 points?
 
 
 def learned_from(generosity: float, draw: np.random.Generator, replies: int = 40, judgments: int = 400) -> list[float]:
@@ -291,16 +293,16 @@ with lesson.picture("clip", "PPO's clipped objective (clip 0.2)") as axes:
 #
 # Predict: the KL divergence is never negative. Can single estimates be? And which of the three are right on average?
 probs = [0.7, 0.2, 0.1]  # π of three replies
-policy = Tensor(np.log(probs))
-reference = Tensor(np.log([0.4, 0.4, 0.2]))
+policy_logprobs = Tensor(np.log(probs))
+reference_logprobs = Tensor(np.log([0.4, 0.4, 0.2]))
 drawn = rng.choice(3, size=4000, p=probs)
 
 # %%
-exact = exact_kl(policy, reference).item()
+exact = exact_kl(policy_logprobs, reference_logprobs).item()
 print(f"exact: {exact:.3f} nats; from 4,000 draws:")
 smallest, off = {}, {}
 for kind in ("k1", "k2", "k3"):
-    each = estimated_kl(policy, reference, kind).data  # (3), one for each reply
+    each = estimated_kl(policy_logprobs, reference_logprobs, kind).data  # (3), one for each reply
     smallest[kind] = each.min()
     off[kind] = abs((each * probs).sum() - exact) / exact  # how far the expected estimate is from the exact value
     estimates = each[drawn]  # (4000)

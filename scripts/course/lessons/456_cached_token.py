@@ -103,7 +103,8 @@ print(f"one query, 50 tokens: {2 * 50 * 16} numbers of keys and values, or {c.si
 # numbers; 1 head of 16 numbers for all queries; or a latent of 16 numbers and a rotated key of 16.
 V = 32  # letters
 BLOCK = 32  # tokens of a text
-# For each kind, the heads of keys and values, and the numbers in each of these heads.
+# For each kind, the heads of keys and values, and the numbers in each of these heads. The heads of the latent are made
+# from it, and not cached.
 KINDS = {"multi-head, in full": (4, 16), "multi-head, narrow": (4, 4), "grouped": (1, 16), "latent": (4, 16)}
 
 
@@ -184,15 +185,15 @@ for kind in KINDS:
 for full, narrow, grouped, latent in zip(*best.values()):  # with each seed
     assert full < grouped < latent < narrow
 assert today["multi-head, in full"] < today["grouped"] < today["multi-head, narrow"] < 3
-assert sum(loss > 3 for loss in found["latent"][2]) == 2  # at the highest learning rate
+assert sum(loss > 3 for loss in found["latent"][2]) == 2  # [2]: at the highest learning rate, 1e-2
 
 # %% [markdown]
 # Answer: grouped queries, with every seed, then the latent, then the narrow heads; the full cache is better than all of
 # them. A quarter of the memory costs a little, and it is better to share one wide head than to have four narrow ones.
 # The latent is behind here, and at the highest learning rate two of its five runs learn nothing. DeepSeek-V2 reports
-# the opposite for models of 16 and 250 billion parameters: with 2.25 heads' memory, latent attention was better than
-# multi-head attention in full. Our model is tiny and its task needs a single letter; it shows that what is cached
-# matters, not which kind large models need.
+# the opposite for models of 16 and 250 billion parameters: with a cache as large as 2.25 heads of grouped queries need,
+# latent attention was better than multi-head attention in full. Our model is tiny and its task needs a single letter;
+# it shows that what is cached matters, not which kind large models need.
 
 # %% A window: what has left it is forgotten
 # We train the grouped model and then let each token see only the last 16 tokens, or only the last 15, itself included.
@@ -214,7 +215,7 @@ assert lost[15] > 3
 
 # %%
 # A text of ten blocks, token by token. The model still has the window of 16, the last one in the loop, and its cache
-# forgets what has left the window.
+# forgets what has left the window: `for_model` makes the kind of cache that the model wants.
 ids, targets = copies(np.random.default_rng(lesson.seed), 1, 320)  # (1, 320) each
 cache = KVCache.for_model(model, 1, 16)
 with no_grad():
@@ -268,7 +269,8 @@ def sinks() -> dict[str, list[float]]:
     return far_losses(range(0, 40_000, 8_000), length=512, window=64)
 
 
-# In far_losses, a token sees the last `width` tokens and the four from `first` on; none are at first = length.
+# In far_losses, a token sees the last `width` tokens and the four from `first` on; none are at first = length. A layer
+# with a sliding window asks its `visible(T, S)` which of S keys each of T queries sees; there we give it our mask.
 far = lesson.measured("sinks", sinks, far_losses)
 try:
     with use_kernels("fast"):  # one shorter text, now
@@ -279,7 +281,7 @@ except (FileNotFoundError, GGUFError) as error:  # without the package, or witho
 for name in far:
     print(f"{name:30} loss of five texts {np.array(far[name])}; today {today[name][0]:.2f}")
 for losses in (far, today):
-    for everything, with_sinks, *without in zip(*losses.values()):  # text by text
+    for everything, with_sinks, *without in zip(*losses.values()):  # text by text, in far_losses' order
         assert everything < with_sinks < min(without) - 0.2
         assert with_sinks - everything < (min(without) - everything) / 2
 
