@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from typing import Any
 
-from start import command_line
+from start import command_line  # start.py finds the packages, and then passes command_line on
 
 import finetune  # noqa: F401  (--init-from then also takes what was fine-tuned)
 from gpt import GPTConfig
@@ -42,9 +42,11 @@ def main(argv: list[str] | None = None) -> int:
     refuse_conflicts(parser, arguments)
     arguments.model = model_settings(parser, arguments)
     # What is called with the run: `train_language_model`, with the model to start from, if there is one.
+    # With "resume" it is never looked at: `stage_options.run` resumes the run, whose folder has the model.
     init_from = None if arguments.init_from == "scratch" else arguments.init_from
     train = partial(train_language_model, init_from=init_from)
     # Training, in one process, or in those that mpiexec has started, which must all have the same options.
+    # parser.given: {option: value}, only those that the user typed.
     with command_line.team(arguments.data_parallel) as team:
         team.check_same({**vars(arguments), "options": sorted(parser.given)})
         if init_from == "resume":
@@ -57,8 +59,9 @@ def options() -> command_line.Parser:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     new = "scratch: random weights"
     size = {"type": command_line.whole_number(257)}
-    # An option for each setting (without=(): none is left out). Those named here differ from what other stages have;
-    # with {}, the option is as the setting declares it.
+    # An option for each setting. without=(): none is left out, while other stages leave out a few. vocab_size: at least
+    # the 256 bytes and the end of a text. precision, learning_rate: {} is the option as the setting declares it; other
+    # stages have no tf32, and another help for the rate.
     stage_options.add_stage(parser, PretrainingConfig, new, without=(), vocab_size=size, precision={}, learning_rate={})
     group = parser.add_argument_group("shape of a new model")
     small = partial(GPTConfig, n_layer=4, n_head=4, n_embd=128, block_size=64)
@@ -72,7 +75,10 @@ def options() -> command_line.Parser:
 
 
 def refuse_conflicts(parser: command_line.Parser, arguments: argparse.Namespace) -> None:
-    """End with an error if the user has given an option that another one rules out."""
+    """End with an error if the user has given an option that another one rules out.
+
+    parser.refuse([option], reason) ends only if the user gave that option.
+    """
     if arguments.will_it_fit:
         others = ["data_parallel"]
         if arguments.init_from == "resume":

@@ -1,4 +1,4 @@
-"""Multiple-choice exams, scored as lm-evaluation-harness scores them: which choice does the model find most probable?
+r"""Multiple-choice exams, scored as lm-evaluation-harness scores them: which choice does the model find most probable?
 
     score(choice) = Σ_t ln p(token t of the choice | the context, the choice's tokens before t)
 
@@ -8,9 +8,9 @@
 The model writes nothing, so there is no reply to judge. But the result depends on the form of the question. Two forms
 are common:
 
-    cloze     the model sees the question alone         "Question: What is hot?\\nAnswer:"
+    cloze     the model sees the question alone         "Question: What is hot?\nAnswer:"
               each choice's text is scored              " ice", " a fire"
-    letters   the model also sees the choices           "Question: What is hot?\\nA. ice\\nB. a fire\\nAnswer:"
+    letters   the model also sees the choices           "Question: What is hot?\nA. ice\nB. a fire\nAnswer:"
               the letters are scored                    " A", " B"
 
 *One question*, in cloze form. Each choice is read after the question, and the choice with the largest score is the
@@ -22,7 +22,7 @@ model's answer. `exam_scores` computes the same for a whole exam, with many text
     >>> model = GPT(GPTConfig(len(tokenizer), block_size=64, n_layer=1, n_head=1, n_embd=8)).eval()
     >>> scores = []
     >>> for choice in question.choices:
-    ...     ids, n = encode_choice(tokenizer, f"Question: {question.question}\\nAnswer:", f" {choice}", block_size=64)
+    ...     ids, n = encode_choice(tokenizer, f"Question: {question.question}\nAnswer:", f" {choice}", block_size=64)
     ...     read_ids = ids[:-1]                           # the last token is predicted, and not read
     ...     logits = model(np.array([read_ids]))[0]       # (T - 1, V): row t predicts token t + 1
     ...     scores.append(choice_score(logits, ids, n))   # of the last n tokens, the choice's
@@ -58,7 +58,7 @@ TOKENS_AT_ONCE = 4096  # size of the batches that the model reads
 def choice_score(logits: Tensor, ids: Sequence[int], n: int) -> float:
     """Σ ln p of the last n of the tokens ids (T). Row t of the logits (T - 1, V) predicts ids[t + 1].
 
-    The last n rows are enough.
+    Only the last n rows are used, so they are enough.
     """
     logprobs = F.log_softmax(logits[-n:], -1)  # (n, V)
     return logprobs[np.arange(n), np.array(ids[-n:])].sum().item()
@@ -100,7 +100,7 @@ def exam_prompts(questions: Sequence[Question], shots: int, letters: bool) -> It
         shown = "".join(f"{letter}. {text}\n" for letter, text in zip(LETTERS, texts)) if letters else ""
         contexts.append(f"Question: {question}\n{shown}Answer:")
         choices.append([f" {text}" for text in (LETTERS[: len(texts)] if letters else texts)])
-    solved = [context + texts[q.answer] for context, texts, q in zip(contexts, choices, questions)]
+    solved = [context + continued[q.answer] for context, continued, q in zip(contexts, choices, questions)]
     for i, context in enumerate(contexts):
         others = solved[:i] + solved[i + 1 :]
         yield "\n\n".join([*others[:shots], context]), choices[i]

@@ -24,9 +24,9 @@ probabilities. The loss is then multiplied by τ²:
     loss = τ² KL(p || q)          p = softmax(t / τ), q = softmax(s / τ)
 
 Why τ²? By the chain rule, the gradient of KL has a factor 1/τ: it is (q_u - p_u) / τ. And for large τ, softmax is
-linear, as e^x ≈ 1 + x: for logits of mean 0, q_u ≈ (1 + s_u / τ) / V, so q_u - p_u ≈ (s_u - t_u) / (V τ). So without a
-factor, the gradient would shrink like 1/τ². With it, it is (s_u - t_u) / V for every large τ, and the learning rate
-does not have to follow the temperature.
+linear, as e^x ≈ 1 + x: q_u ≈ (1 + s_u / τ) / (V + Σ_v s_v / τ), which is (1 + s_u / τ) / V for logits of mean 0. Then
+q_u - p_u ≈ (s_u - t_u) / (V τ). So without a factor, the gradient would shrink like 1/τ². With it, it is
+(s_u - t_u) / V for every large τ, and the learning rate does not have to follow the temperature.
 
 *The other direction.* The loss above is called forward KL. A student that is too small for q = p has to choose what to
 give up. Forward KL weighs each token by p: where the teacher has probability and the student has none, ln p - ln q is

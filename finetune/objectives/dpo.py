@@ -126,26 +126,26 @@ def dpo_batch_loss(
     """For the training loop: the sum of the losses of B pairs, B, and sums of the metrics, which are named as in TRL.
 
     rewards/chosen, rewards/rejected: β (ln π - ln ρ), the rewards that the policy implies. rewards/margins: their
-    difference. rewards/accuracies: how often it is positive. logps/chosen, logps/rejected: ln π of the replies.
+    difference, β h. rewards/accuracies: how often it is positive. logps/chosen, logps/rejected: ln π of the replies.
     """
     B = batch.size
     # ln π of all replies: the chosen ones first, then the rejected ones. The target of each token is the token after
     # it, and only the tokens of the reply count.
     ids, targets = batch.shifted()  # (2B, T-1) each
-    policy = sequence_logprobs(model, ids, targets)  # (2B)
-    reference = tensor_like(batch.reference, policy)  # (2B), stored with the data
-    logps = policy.data.astype(np.float64)  # (2B): of whole replies, for the metrics
+    policy_logps = sequence_logprobs(model, ids, targets)  # (2B)
+    reference_logps = tensor_like(batch.reference, policy_logps)  # (2B), stored with the data
+    logps = policy_logps.data.astype(np.float64)  # (2B): of whole replies, for the metrics
     if kind == "ipo":  # compares log-probabilities per token, see dpo_loss
         # 1 / the number of tokens of each reply: `loss_mask` is True at them
-        per_token = tensor_like(1 / batch.loss_mask.sum(axis=1), policy)
-        policy, reference = policy * per_token, reference * per_token
-    chosen, rejected = F.split(policy, B)  # (B) each
-    reference_chosen, reference_rejected = F.split(reference, B)
+        per_token = tensor_like(1 / batch.loss_mask.sum(axis=1), policy_logps)
+        policy_logps, reference_logps = policy_logps * per_token, reference_logps * per_token
+    chosen, rejected = F.split(policy_logps, B)  # (B) each
+    reference_chosen, reference_rejected = F.split(reference_logps, B)
     losses = dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta, kind, label_smoothing)
 
     # Metrics, as plain numbers: no gradient flows through them. They are of whole replies also for "ipo", so the
     # margins of all kinds of loss can be compared.
-    rewards = beta * (logps - to_device(batch.reference, policy.device))
+    rewards = beta * (logps - to_device(batch.reference, policy_logps.device))
     margins = rewards[:B] - rewards[B:]
     metrics = {
         "rewards/chosen": rewards[:B].sum(),

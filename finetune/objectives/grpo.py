@@ -49,8 +49,6 @@ Below are three methods that change a part of this, and the functions for many q
 
 Simplified: one reward for a whole answer, which judges its outcome ("outcome supervision"; "process supervision" would
 reward each step of the reasoning). DAPO's dynamic sampling and its reward for length are left out.
-
-Shapes: Q questions with G answers each; B = Q G answers, those of a question one after the other; N tokens of them.
 """
 
 from __future__ import annotations
@@ -68,14 +66,19 @@ from .ppo import policy_loss
 # What each method changes. In code it is a line each of `group_advantages`, `answer_weights` and CLIP.
 #
 #   grpo      Shao et al. 2024, "DeepSeekMath", section 4.1, equations 3 and 4
-#   dr_grpo   Liu et al. 2025, "Understanding R1-Zero-like training": does not divide by std, because dividing gives
-#             more weight to questions that are nearly always or never answered right (their std is small); nor by
-#             |o_i|, because dividing makes each token of a wrong answer cheaper, the longer the answer is
-#   dapo      Yu et al. 2025, "DAPO": a higher upper clip, 1.28 instead of 1.2, because this clip holds back rare
-#             tokens: from 0.01 to 0.012 is not much, while a token at 0.9 reaches 1 before it is clipped; and each
-#             token counts the same within a batch
-#   rloo      Ahmadian et al. 2024, "Back to basics": not clipped; where ratio = 1, this is REINFORCE, gradient ascent
-#             on A ln π; an answer is compared with the mean of the *other* answers ("leave one out")
+#   dr_grpo   Liu et al. 2025, "Understanding R1-Zero-like training"
+#               advantage: not divided by std, because dividing gives more weight to questions that are nearly always or
+#                          never answered right (their std is small)
+#               weight:    not divided by |o_i|, because dividing makes each token of a wrong answer cheaper, the longer
+#                          the answer is
+#   dapo      Yu et al. 2025, "DAPO"
+#               weight:    each token counts the same within a batch
+#               clip:      a higher upper clip, 1.28 instead of 1.2, because this clip holds back rare tokens: from 0.01
+#                          to 0.012 is not much, while a token at 0.9 reaches 1 before it is clipped
+#   rloo      Ahmadian et al. 2024, "Back to basics"
+#               advantage: an answer is compared with the mean of the *other* answers ("leave one out")
+#               weight:    not divided by |o_i|
+#               clip:      none; where ratio = 1, this is REINFORCE, gradient ascent on A ln π
 
 CLIP = {  # how far the ratio may move down and up: the ε of each direction
     "grpo": (0.2, 0.2),
@@ -93,6 +96,7 @@ def check_method(method: str) -> None:
 
 
 # --- the formulas -----------------------------------------------------------------------------------------------------
+# Shapes: Q questions with G answers each; B = Q G answers, those of a question one after the other; N tokens of them.
 
 
 def group_advantages(rewards: np.ndarray, method: str = "grpo") -> np.ndarray:

@@ -99,8 +99,8 @@ def gae(
 def whiten(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Normalize over the tokens to mean 0 and variance 1: (x - mean) / std, (B, L) -> (B, L).
 
-    Then the size of a step does not depend on the scale of the rewards (Ziegler et al. 2019, section 2.1, and their
-    code: the variance of all N tokens).
+    Then the size of a step does not depend on the scale of the rewards (Ziegler et al. 2019, section 2.1; as in their
+    code, the variance divides by N, not by N - 1).
 
     >>> whiten(np.array([[1.0, 3.0, 7.0]]), np.array([[True, True, False]])).round(3).tolist()
     [[-1.0, 1.0, 0.0]]

@@ -35,8 +35,8 @@ from ..objectives.classification import classification_loss, collate, encode_tex
 from ..objectives.model_with_head import HEAD_FORMAT, ModelWithHead, freeze
 
 DOCUMENTATION, QUESTIONS = "python-docs", "questions"  # the built-in sets
-TRAINED = "what is trained: the head only, the head and the last N blocks, or the whole model"
-LANGUAGE = "text whose last tenth measures what the model forgets (what it learned from, or english)"
+TRAINED_HELP = "what is trained: the head only, the head and the last N blocks, or the whole model"
+LANGUAGE_HELP = "text whose last tenth measures what the model forgets (what it learned from, or english)"
 LANGUAGE_TOKENS = 8192  # tokens on which forgetting is measured
 
 
@@ -61,8 +61,8 @@ class ClassifyConfig(Checked):
     training: TrainingConfig = nested(
         TrainingConfig, max_iters=300, learning_rate=3e-3, warmup_iters=20, weight_decay=0.01, eval_interval=50
     )
-    trained_blocks: int | None = setting(0, TRAINED, flag="--train", metavar="head|N|all")
-    language: str = setting("english", LANGUAGE)
+    trained_blocks: int | None = setting(0, TRAINED_HELP, flag="--train", metavar="head|N|all")
+    language: str = setting("english", LANGUAGE_HELP)
 
 
 COLUMNS = """\
@@ -87,7 +87,8 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
     else:
         model, tokenizer = run.load(HEAD_FORMAT)
         texts, test_texts = run.load_data(read_labelled)
-    # A short run tests on fewer: on every k-th text, because the texts can be sorted by label.
+    # A short run tests on fewer, a third as many as it learns from, or 40 (gpt/training/run_state.py): on every k-th
+    # text, because the texts can be sorted by label.
     k = math.ceil(len(test_texts) / run.state.max_eval_items)
     test_texts = test_texts[::k]
 
@@ -117,6 +118,7 @@ def train_classifier(run: Run, config: ClassifyConfig) -> None:
 
     def validate() -> dict[str, float]:
         metrics = evaluate(model, batches_of(test_items, 32, collate), classification_loss, run.team)
+        # The log calls the loss val_loss: `pop` removes it from `metrics` before the others are copied.
         return {"val_loss": metrics.pop("loss"), **metrics, "language_loss": language_loss()}
 
     run.measure_before(lambda: {"language_loss": language_loss()})

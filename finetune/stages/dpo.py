@@ -32,7 +32,7 @@ from ..evaluation.judge import Judge
 from ..objectives.dpo import BETA, KINDS, as_text, dpo_batch_loss, with_reference
 from .reward import SOURCES, load_pairs
 
-SHOWN = ("rewards/margins", "rewards/accuracies")  # metrics on the screen; log.jsonl has all
+SHOWN_METRICS = ("rewards/margins", "rewards/accuracies")  # metrics on the screen; log.jsonl has all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,8 @@ COLUMNS = """\
 
 def train_dpo(run: Run, config: DPOConfig) -> None:
     """Tune an instruction-tuned language model on pairs of replies. The reference is the model before training."""
-    # Load pairs of replies and the model. A resumed run finds both in its folder.
+    # Load pairs of replies and the model. A resumed run finds both in its folder. A new run begins further below, when
+    # ln ρ is known and can be saved with the pairs.
     if run.is_new:
         preferences, test_preferences = load_pairs(config.data, config.seed)
         model, tokenizer = load_model(config.init_from, trainable=True)
@@ -82,16 +83,17 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
     pairs, shortened = encode_pairs(preferences, template, model.config.block_size)
     test_pairs, _ = encode_pairs(test_preferences, template, model.config.block_size)
     # Each reply needs ln ρ, its log-probability under the reference. The reference never changes, so a new run computes
-    # ln ρ once, in the precision of training (for test pairs in float32), and keeps it in its folder with the pairs.
+    # ln ρ once, as the loss will compute ln π: in the precision of training, and for test pairs in float32. It keeps
+    # ln ρ in its folder with the pairs.
     if run.is_new:
         run.begin(model, tokenizer)
         pairs = with_reference(model, pairs, config.batch_size, config.training.precision)
         test_pairs = with_reference(model, test_pairs, config.batch_size)
         run.keep_data(train=as_text(preferences, pairs), test=as_text(test_preferences, test_pairs))
-    test_pairs = test_pairs[: run.state.max_eval_items]  # a short run tests on fewer
+    test_pairs = test_pairs[: run.state.max_eval_items]  # a short run tests on fewer (gpt/training/run_state.py)
     batches = ShuffledBatches(pairs, config.batch_size, pair_batch, config.seed)
     show_data("pairs of replies", pairs, test_pairs, shortened)
-    run.explain_columns(COLUMNS, "pairs", SHOWN)
+    run.explain_columns(COLUMNS, "pairs", SHOWN_METRICS)
 
     # The loss. (The two last settings belong to variants of DPO's own loss.)
     loss_fn = partial(dpo_batch_loss, beta=config.beta, kind=config.loss_type, label_smoothing=config.label_smoothing)
@@ -102,7 +104,7 @@ def train_dpo(run: Run, config: DPOConfig) -> None:
 
     def validate() -> dict[str, float]:
         metrics = evaluate(model, batches_of(test_pairs, config.batch_size, pair_batch), loss_fn, run.team)
-        shown = {name: metrics[name] for name in SHOWN}
+        shown = {name: metrics[name] for name in SHOWN_METRICS}
         return {"val_loss": metrics["loss"], **shown, **run.team.once(judge.validate)}
 
     # Training: each step raises the reward of chosen replies above that of rejected ones.

@@ -115,7 +115,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     else:
         model, tokenizer = run.load()
         worked, examples, test_examples = run.load_data(read_examples, ("worked", "train", "test"))
-    test_examples = test_examples[: run.state.max_eval_items]  # a short run tests on fewer
+    test_examples = test_examples[: run.state.max_eval_items]  # a short run tests on fewer (gpt/training/run_state.py)
 
     # The test: several answers to each held-out question, before training and after it; and the loss of right answers.
     questions = [Chain.of(example) for example in test_examples]
@@ -123,6 +123,7 @@ def train_grpo(run: Run, config: GRPORunConfig) -> None:
     conversations, _ = encode_examples(test_examples, ChatTemplate(tokenizer), model.config.block_size)
     show(f"{len(questions):,} questions to test on, such as {questions[0].prompt}")
 
+    # validate: the scores on some questions, for the log. measure: those on all of them, and replies to show.
     def validate() -> dict[str, float]:
         loss = evaluate(model, batches_of(conversations, BATCH_SIZE, collate), sft_loss)["loss"]
         return {"val_loss": loss, **pass_at_k.validate()}
@@ -251,8 +252,8 @@ def grpo_batches(
         positions = TokenPositions.of(answers.starts[rows], mask)
         answer_of = positions.rows  # (N): the answer, a row of `tokens`, that each of the N tokens belongs to
         weights = answer_weights(mask.sum(axis=1), config.method, config.response_length)  # (answers)
-        # The loss is a mean over answers, and the training step divides the sum of a batch's losses by its tokens. The
-        # factor tokens / answers corrects this.
+        # The training step computes Σ weight loss / tokens. We want Σ weight loss / answers, so the weights are
+        # multiplied by tokens / answers.
         weights = weights * len(answer_of) / len(rows)
         batch = GRPOBatch(
             tokens,

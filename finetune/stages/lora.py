@@ -7,8 +7,8 @@ The idea: the model of pretraining, its loop and its loss, but other data; and n
     qlora    the same with W in 4 bits
 
 The data are a text, with the loss of pretraining, or conversations, with that of instruction tuning (sft.py). What the
-model knew before may be forgotten, so its loss on text of the old kind is measured as well. A checkpoint holds only
-what is trained (lora_model.py).
+model knew before may be forgotten, so the loss on its old text is measured as well. A checkpoint holds only what is
+trained (lora_model.py).
 """
 
 from __future__ import annotations
@@ -50,10 +50,12 @@ def train_lora(run: Run, config: LoRARunConfig) -> None:
     if run.is_new:
         model, tokenizer = base_model(config)
         if examples:
-            config = _with_chat_tokens(config, model, tokenizer)
+            # If the tokens are new, the embedding and `lm_head` are then trained as a whole.
+            config = _add_chat_tokens(config, model, tokenizer)
         # Freeze the weights and put adapters beside them, or, for the method "full", leave all weights to be trained.
         adapt(model, config, len(tokenizer))
         run.begin(model, tokenizer, adapter_format(config), config)
+        # total: of the base model. With adapters, the model has more.
         total, trained = model.config.num_parameters(), model.num_parameters(trainable_only=True)
         share = f"of {total:,} parameters, {trained:,} ({trained / total:.1%} as many) are trained"
         show(f"starting from the weights in {config.init_from}; {share}")
@@ -61,15 +63,16 @@ def train_lora(run: Run, config: LoRARunConfig) -> None:
         model, tokenizer = run.load(adapter_format(config))
         _remove_adapter(run.out_dir / ADAPTER)
 
-    # The data: conversations to answer, or a text to continue. A task has batches, a loss, and a validation.
+    # The data: conversations to answer, or a text to continue. A task (lora_data.py) has batches, a loss_fn (that
+    # of sft.py or of pretraining), and validate(whole): of a long text on all of it, or on a sample.
     if examples:
         task = conversations_task(run, model, tokenizer, examples, test_examples)
     else:
         task = text_task(run, model, tokenizer)
     show(f"data: {task.size}")
 
-    # The test, before training and after it: held-out data, text of the kind that the base model was trained on, and
-    # replies to some held-out conversations.
+    # The test, before training and after it: held-out data, the old text, which is of the kind that the base model was
+    # trained on, and replies to some held-out conversations.
     shown = test_examples[:SHOWN]
 
     def measure() -> dict[str, Any]:
@@ -101,7 +104,7 @@ def train_lora(run: Run, config: LoRARunConfig) -> None:
             _export_adapter(run, config.init_from)
 
 
-def _with_chat_tokens(config: LoRARunConfig, model: LanguageModel, tokenizer: Tokenizer) -> LoRARunConfig:
+def _add_chat_tokens(config: LoRARunConfig, model: LanguageModel, tokenizer: Tokenizer) -> LoRARunConfig:
     """Add the tokens of the chat template. If they are new, returns settings by which the embedding and `lm_head` are
     trained as a whole: new tokens can only be learned there.
     """

@@ -102,7 +102,7 @@ def conversations_task(
 
 
 def loss_on_own_text(model: LanguageModel, source: str, max_sequences: int) -> dict[str, float]:
-    """The "own_text": the loss on text of the kind that the base model was trained on.
+    """The "own_text": the loss on the old text, which is of the kind that the base model was trained on.
 
     source: the folder of the base model. If it is a run of ours, it holds the text; if not, nothing is measured.
     max_sequences: evaluate at most so many.

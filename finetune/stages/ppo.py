@@ -47,7 +47,7 @@ from ..objectives.ppo import gae, ppo_loss, token_rewards, update_metrics, white
 from ..objectives.rollout import PolicyWithValue, Rollout, TokenPositions, roll_out, rollout_metrics
 
 TRAIN_ITEMS, TEST_ITEMS = 6000, 300
-SHOWN = ("objective/scores", "objective/kl", "right", "courteous")  # metrics on the screen; log.jsonl has all
+SHOWN_METRICS = ("objective/scores", "objective/kl", "right", "courteous")  # metrics on the screen; log.jsonl has all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +101,14 @@ COLUMNS = """\
      objective/kl  how far the policy has moved from the reference: ln π - ln ρ of a reply, on average; penalized
             right  share of replies that are right, which the reward model does not know (up to 100 at an evaluation)
         courteous  share of replies that are right and courteous, as in the preferred replies"""
+# The picture. Where the score rises and the true quality falls, the policy has found out what the reward model
+# overlooks: reward hacking, or Goodhart's law (Gao et al. 2023, "Scaling laws for reward model overoptimization").
+PANELS = {
+    "objective/scores": "learned reward\n(reward model's score)",
+    "courteous": "true quality\n(share right and courteous)",
+    "objective/kl": "KL from the reference\n(nats per reply)",
+}
+TITLE = "Reinforcement from a reward model"
 
 
 def train_ppo(run: Run, config: PPORunConfig) -> None:
@@ -126,7 +134,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     run.check_unchanged("reference", reference, config.init_from)
     model = PolicyWithValue(policy).eval()  # without dropout throughout
     run.parts["value_head"] = model.value_head  # saved beside the policy, which is a whole model without it
-    test_examples = test_examples[: run.state.max_eval_items]  # a short run tests on fewer
+    test_examples = test_examples[: run.state.max_eval_items]  # a short run tests on fewer (gpt/training/run_state.py)
 
     # The data: prompts as tokens, in shuffled batches. Beside each is an item, which knows the right answer if the
     # question is built-in. Items only serve to measure whether higher scores mean better replies.
@@ -135,7 +143,7 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
     all_items = [TaskItem.of(example) for example in examples]
     batches = ShuffledBatches(list(zip(all_prompts, all_items)), ppo.batch_size, collate=list, seed=config.seed)
     show_data("questions", examples, test_examples)
-    run.explain_columns(COLUMNS, shown=SHOWN)
+    run.explain_columns(COLUMNS, shown=SHOWN_METRICS)
 
     # The loss of a step, see below; and the test: the policy's replies to held-out questions.
     loss_fn = partial(ppo_batch_loss, config=ppo)
@@ -190,8 +198,8 @@ def train_ppo(run: Run, config: PPORunConfig) -> None:
 class PPOBatch:
     """N tokens of some replies, and what was known when they were sampled.
 
-    tokens (B, T): prompts with their replies. positions: where the N reply tokens stand in them. The other arrays have
-    a number for each of these tokens, (N).
+    tokens (B, T): prompts with their replies; T counts both, and the L of a rollout only the reply. positions: where
+    the N reply tokens stand in them. The other arrays have a number for each of these tokens, (N).
     """
 
     tokens: np.ndarray
@@ -257,15 +265,3 @@ def load_questions(data: str, seed: int) -> tuple[list[Example], list[Example]]:
         # seed + 1: the policy learned from the questions of `seed` in instruction tuning
         return instruction_examples("train", TRAIN_ITEMS, seed + 1), instruction_examples("test", TEST_ITEMS, seed)
     return hold_out(read_examples(data), data, "conversation")
-
-
-# --- the picture of a run ---------------------------------------------------------------------------------------------
-
-# Where the score rises and the true quality falls, the policy has found out what the reward model overlooks: reward
-# hacking, or Goodhart's law (Gao et al. 2023, "Scaling laws for reward model overoptimization").
-PANELS = {
-    "objective/scores": "learned reward\n(reward model's score)",
-    "courteous": "true quality\n(share right and courteous)",
-    "objective/kl": "KL from the reference\n(nats per reply)",
-}
-TITLE = "Reinforcement from a reward model"

@@ -36,13 +36,17 @@ from ..objectives.reward import LABELS, reward_batch_loss
 
 TRAIN_PAIRS, TEST_PAIRS = 3000, 300
 SOURCES = "tasks (built-in questions), or a file of preference pairs (prompt, chosen, rejected)"  # for `load_pairs`
-SHOWN = 6  # pairs that are shown
+SHOWN_PAIRS = 6  # pairs that are shown
 Scores = list[list[float]]  # for each pair, the score of the chosen reply and that of the rejected one
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig(Checked):
-    """The settings of a reward modeling run. Of a file in `data`, the last tenth is held out."""
+    """The settings of a reward modeling run. Of a file in `data`, the last tenth is held out.
+
+    Checked: raises ValueError for a setting out of its range. setting(default, help, range): also becomes an option of
+    the command. nested: the settings of another class, with other defaults.
+    """
 
     stage = "reward"
 
@@ -89,7 +93,7 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
 
     # The test: the scores of a few held-out pairs before training (kept as run.before) and after it; and how often the
     # chosen reply of a pair has the higher one.
-    shown = test_pairs[:SHOWN]
+    shown = test_pairs[:SHOWN_PAIRS]
     run.measure_before(lambda: {"scores": _scores(model, shown)})
 
     def validate() -> dict[str, float]:
@@ -105,7 +109,7 @@ def train_reward_model(run: Run, config: RewardConfig) -> None:
     # The report: the same pairs again, and whether the model is better than a coin.
     if not run.interrupted:
         _show_replies(test_preferences, run.before["scores"], _scores(model, shown))
-        _is_better, sentence = compare_with_chance(model, test_pairs, config.out_dir)
+        _, sentence = compare_with_chance(model, test_pairs, config.out_dir)  # _: whether it is better
         show(f"\n{sentence}")
         if config.data == TASKS:
             show_accuracies(model, test_pairs)

@@ -86,7 +86,7 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     else:
         model, tokenizer = run.load()
         examples, test_examples = run.load_data(read_examples)
-    test_examples = test_examples[: run.state.max_eval_items]  # a short run tests on fewer
+    test_examples = test_examples[: run.state.max_eval_items]  # a short run tests on fewer (gpt/training/run_state.py)
 
     # The data: conversations as tokens, in shuffled batches.
     template = ChatTemplate(tokenizer)
@@ -98,11 +98,13 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     run.explain_columns(COLUMNS)
 
     # The test: the model's answers to held-out questions, before training and after it.
-    # tasks: the same built-in questions in the same order, each with a checker. Replies to questions from a
-    # file cannot be checked: they are only shown, and `tasks` is empty.
-    n_tasks = min(len(test_examples), run.state.max_eval_items // 3)  # a third, because each is asked three times
+    # tasks: the same questions in the same order as in test_examples, each with a checker. Replies to questions from a
+    # file cannot be checked: they are only shown, and `tasks` is empty. n_tasks: a third, because `measure_following`
+    # asks in three templates.
+    n_tasks = min(len(test_examples), run.state.max_eval_items // 3)
     tasks = instruction_tasks("test", n_tasks, config.seed) if config.data == TASKS else []
 
+    # {"replies": ..., and if there are tasks, also their scores}
     def measure() -> dict[str, Any]:
         if tasks:
             return measure_following(model, tokenizer, tasks)
@@ -143,7 +145,7 @@ def validate_answers(
 ) -> dict[str, float]:
     """The loss on held-out conversations, and the share of tasks, if there are any, that are done correctly."""
     metrics = evaluate(model, batches_of(conversations, run.config.batch_size, collate), sft_loss, run.team)
-    metrics = {"val_loss": metrics.pop("loss"), **metrics}
+    metrics = {"val_loss": metrics.pop("loss"), **metrics}  # renamed: `pop` runs before the others are copied
     if tasks:
         metrics |= run.team.once(partial(ask_and_score, model, tokenizer, tasks))  # on one process only
     return metrics

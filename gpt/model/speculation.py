@@ -168,8 +168,8 @@ class GuessedText(TextSoFar):
     def forget_guesses(self) -> None:
         """Forget the keys and values of wrong guesses.
 
-        The last token was drawn, and the next pass begins by reading it. After a right guess (a stop token) the cache
-        holds that token, too: it is forgotten as well, so that `read` is always T - 1.
+        The next pass begins by reading the last token, so the cache must end right before it. If the last token was a
+        right guess (a stop token), the cache also holds that token, and forgets it.
         """
         self.read = min(self.cache.length, self.ids.shape[1] - 1)
         self.cache.cut(self.read)

@@ -107,6 +107,20 @@ class CheckpointError(ValueError):
     """A checkpoint is missing or damaged, or holds something else."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ModelFormat:
+    """How a model becomes config.json and named arrays, and how it is made of them again."""
+
+    name: str  # "model_type" in config.json
+    # config(model): the rest of config.json, JSON-able.
+    config: Callable[[Any], JSON]
+    # build(config, shapes): a model for the settings in config.json, whose stored arrays are read later. It raises
+    # ValueError, before it allocates memory, if the shapes in the file do not fit the settings (see `whole`, below).
+    build: Callable[[JSON, Shapes], nn.Module]
+    # tensors(model): the arrays to store, parameters and buffers, by their names in the model.
+    tensors: Callable[[Any], Mapping[str, Array]] = nn.Module.state_dict
+
+
 # --- saving -----------------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +225,7 @@ def load_checkpoint(folder: StrPath, with_optimizer: bool = True, format: ModelF
             with SafetensorsFile(path / MOMENTS) as file:
                 for key in file.entries:
                     position, name = key.split(".")
+                    # "3": JSON has made the integer a string. `Optimizer.load_state_dict` takes both.
                     optimizer_state["state"][position][name] = file.read(key)
         return Checkpoint(model, optimizer_state, state, record["inputs"])
 
@@ -426,20 +441,6 @@ def _sha256_of_record(record: JSON) -> str:
 
 
 # --- what is stored of a model? ---------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelFormat:
-    """How a model becomes config.json and named arrays, and how it is made of them again."""
-
-    name: str  # "model_type" in config.json
-    # config(model): the rest of config.json, JSON-able.
-    config: Callable[[Any], JSON]
-    # build(config, shapes): a model for the settings in config.json, whose stored arrays are read later. It raises
-    # ValueError, before it allocates memory, if the shapes in the file do not fit the settings (see `whole`, below).
-    build: Callable[[JSON, Shapes], nn.Module]
-    # tensors(model): the arrays to store, parameters and buffers, by their names in the model.
-    tensors: Callable[[Any], Mapping[str, Array]] = nn.Module.state_dict
 
 
 def whole(architecture: type[LanguageModel]) -> ModelFormat:

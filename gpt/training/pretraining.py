@@ -117,18 +117,19 @@ SetUp = tuple[LanguageModel, Tokenizer, PretrainingConfig]  # a model, its token
 
 def _new_model(run: Run, config: PretrainingConfig) -> SetUp:
     """A model with random weights. The text, and a tokenizer that has learned from it, are written to the folder."""
-    shape = _shape(config, 257)  # the smallest vocabulary: an impossible shape raises before there is a tokenizer
-    check_training_memory(shape, config.batch_size, shape.block_size, config.training, run.team.size)
+    # With the smallest vocabulary: an impossible shape raises before there is a tokenizer.
+    settings = _model_settings(config, 257)
+    check_training_memory(settings, config.batch_size, settings.block_size, config.training, run.team.size)
     run.make_folder()
     # One process writes the text, and learns a tokenizer in the place of None.
-    run.team.once(partial(write_corpus, config.data, run.out_dir, shape.block_size, None, config.vocab_size))
+    run.team.once(partial(write_corpus, config.data, run.out_dir, settings.block_size, None, config.vocab_size))
     tokenizer = Tokenizer.load(run.out_dir)
-    shape = _shape(config, len(tokenizer))
-    model = architecture_of(shape)(shape)
-    return model, tokenizer, _with_shape_of(model, config, shape.block_size)
+    settings = _model_settings(config, len(tokenizer))
+    model = architecture_of(settings)(settings)
+    return model, tokenizer, _with_shape_of(model, config, settings.block_size)
 
 
-def _shape(config: PretrainingConfig, vocab_size: int) -> Settings:
+def _model_settings(config: PretrainingConfig, vocab_size: int) -> Settings:
     """The shape of a new model. By default, a Llama has as many heads of keys and values as of queries."""
     shape = {"family": config.architecture, **config.model, "vocab_size": vocab_size}
     if config.architecture == "llama" and "n_head" in shape:

@@ -116,7 +116,14 @@ class Run(RunFiles):
     """A run: its model, its optimizer, and how far it is.
 
     A stage calls the methods in the order of the sections below: before the loop, in the loop, the end. An iteration is
-    one training step, in PPO and GRPO several.
+    one training step, in PPO and GRPO several. The loop is `train` (training_loop.py), which without its conditions is
+
+        with run.at_work(batches):
+            while run.goes_on():
+                run.record_validation(validate())
+                run.save()
+                step = run.step(run.draw(), loss_fn)
+                run.record([step], {})
 
     team: the processes that train together; only the first of them logs and saves. `team.size` is how many there are
     now: before and after the loop, a forked team is one process.
@@ -177,7 +184,7 @@ class Run(RunFiles):
 
     def load(self, format: ModelFormat | None = None) -> tuple[Any, Tokenizer]:
         """The model of a resumed run, as its checkpoint has it, on the run's device, and its tokenizer."""
-        self._checkpoint = load_checkpoint(self.out_dir, format=format)
+        self._checkpoint = load_checkpoint(self.out_dir, format=format)  # its state is `self.state` already: RunFiles
         self.model = self._checkpoint.model.to(self.device)
         self.format = format
         return self.model, Tokenizer.load(self.out_dir)

@@ -74,7 +74,7 @@ def erf_of_array(x: Array) -> Array:
     size = xp.where(size.real > _CENTERS[-1], _CENTERS[-1], size)  # from there on, erf is 1 in float64
     # The nearest center, by its number, and the distance from it.
     number = xp.where(size.real >= 0.5, xp.rint(size.real / _STEP), 0).astype(xp.int64)  # 0 where x is nan
-    h = size - number * _STEP
+    h = size - number * _STEP  # near 0: size itself
     # Horner's scheme, from the last term to the first: ((c_11 t + c_10) t + ...) t + c_0. At 0, t is x².
     near_0 = number == 0
     t = xp.where(near_0, size * size, h)

@@ -46,7 +46,7 @@ from .differences import (
 )
 from .vjp import Graph, Index, Subject, flat, unravel
 
-MOST_SPLITS = 400  # directions through kinks are halved at most this often
+MOST_SPLITS = 400  # at most this many directions through kinks are halved
 PRECISE = 1e-8  # with a relative error below this, the differences are precise enough
 
 
@@ -67,10 +67,10 @@ class Column:
     """The slopes of all R rows along one probe, from backward and from differences."""
 
     probe: Probe
-    analytic: Array
-    numeric: Array
-    floor: Array  # of the relative errors, above rounding
-    smooth: Array  # False at a kink, where `numeric` is the allowed slope that is nearest to `analytic`
+    analytic: Array  # (R,), from backward
+    numeric: Array  # (R,), from differences
+    floor: Array  # (R,), above rounding: see `relative_errors`
+    smooth: Array  # (R,), False at a kink, where `numeric` is the allowed slope that is nearest to `analytic`
 
     @property
     def differences(self) -> Array:
@@ -123,7 +123,7 @@ class Comparison:
         self.probes = [probes_of(variable.value, eps, self.rng) for variable in self.variables]
         self.columns: list[list[Column]] = []
         self.kinks: dict[tuple[int, int], Kink] = {}
-        self.splits = 0  # directions through kinks; those after MOST_SPLITS are not checked
+        self.splits = 0  # how many directions through kinks were found; those after MOST_SPLITS stay unchecked
 
     # --- the two sides ---
 
@@ -153,7 +153,7 @@ class Comparison:
         rounding = 8 * EPSILON * np.abs(self.outputs)  # slopes that cancel, as in x / x, leave rounding errors
         try:
             for k, probes in enumerate(self.probes):
-                self.columns.append([])
+                self.columns.append([])  # if the result does not count, `central` fills columns anew
                 for probe in probes:
                     slope = complex_slope(partial(self.subject.moved, k, probe.direction))
                     self.columns[k].append(self._column(k, probe, slope, rounding))
@@ -167,31 +167,31 @@ class Comparison:
         return self._column(k, probe, measured.central, measured.noise)
 
     def _slopes(self, k: int, probe: Probe, factor: float) -> Slopes:
-        """Raises NotFinite at the edge of the domain of fn."""
+        """The slopes of all outputs along a probe. Raises NotFinite at the edge of the domain of fn."""
         f = partial(self.subject.moved, k, probe.direction)
         measured = slopes_inside(f, self.outputs, factor * probe.step)
-        if not measured.is_finite and factor <= 1:
+        if not measured.is_finite and factor <= 1:  # a larger step may leave the domain
             places, name = probe.places, self.variables[k].name
             x = self.describe(k, int(places[0])) if len(places) == 1 else name
             raise NotFinite(f"fn is not finite right beside {x}, at the edge of its domain; choose inputs inside it")
         return measured
 
     def _column(self, k: int, probe: Probe, slope: Array, noise: Array) -> Column:
-        """The slopes of all rows along a probe, from those of all outputs and a bound of their rounding errors."""
+        """The slopes of all rows along a probe. slope, noise: of each output, and a bound of its rounding error."""
         numeric = self.graph.cotangents @ slope  # (R, outputs) @ (outputs) -> (R)
         return Column(probe, probe.along(self.analytic[k]), numeric, self._floor(k, noise), np.ones(len(numeric), bool))
 
     def _floor(self, k: int, noise: Array) -> Array:
-        """For each row. Errors of smaller slopes are relative to the floor, so rtol * floor = atol is what may pass.
+        """The floor of each row: atol / rtol. A slope below the floor may be wrong by atol.
 
-        With atol 1e-8 and rtol 1e-5 the floor is 1e-3: slopes below 1e-3 may differ by 1e-8. By default, atol is a
+        With atol 1e-8 and rtol 1e-5 the floor is 1e-3, so slopes below 1e-3 may be wrong by 1e-8. By default, atol is a
         little above rounding.
         """
         atol = np.maximum(1e-8 * self.largest[k], self._largest_change(noise)) if self.atol is None else self.atol
         return np.broadcast_to(atol / self.rtol, len(self.graph.rows))
 
     def _largest_change(self, vector: Array) -> Array:
-        """The largest change of each row's number if each output changes by up to `vector` in either direction."""
+        """How far each row's number can move if each output moves by up to `vector`, up or down."""
         return np.abs(self.graph.cotangents) @ np.nan_to_num(vector, posinf=0)
 
     # --- the verdict ---
@@ -205,7 +205,7 @@ class Comparison:
         return any(map(self.wrong_columns, range(len(self.columns))))
 
     def worst_element(self, k: int) -> Column:
-        """The column of the element of variable k with the largest error. A direction is halved until it is found."""
+        """The column of the element of variable k with the largest error. A direction is halved down to one element."""
         columns = self.wrong_columns(k)
         while True:
             worst = max(columns, key=lambda column: float(column.differences.max()))
@@ -219,13 +219,16 @@ class Comparison:
     def _settled(self, k: int, probe: Probe) -> list[Column]:
         """Measure a probe, and look closer if the result is not precise, or may come from a kink.
 
-        Kinks are found from f alone (`kinks`), and a kink allows only slopes between the left and the right one, so it
-        never excuses a gradient that is wrong for another reason. A direction through a kink is halved until only the
-        element with the kink is left.
+        *Kinks* are found from fn alone, without its gradient (`kinks`). A direction through a kink is halved until only
+        the element with the kink is left. There, any slope between the left and the right one is right, and no other.
 
-        Several estimates of a slope are valid, each for some kind of fn: with a tiny step (a kink beside x), in the
-        limit (a slope that vanishes), with large steps (a smooth fn). The one that is nearest to the gradient counts,
-        because a wrong gradient is far from all of them.
+        *The estimate nearest to the gradient* counts. Each estimate is a valid measurement for some fn:
+
+            a small step    fn has a kink or an edge of its domain beside x
+            `vanishing`     the slope of fn shrinks to 0 at x
+            `richardson`    fn is smooth
+
+        A wrong gradient is far from all of them.
         """
         usual = self._slopes(k, probe, 1)
         column = self._column(k, probe, usual.central, usual.noise)
@@ -245,7 +248,7 @@ class Comparison:
         narrow = self._slopes(k, probe, 0.1)
         tiny = self._slopes(k, probe, 0.01)
 
-        # How much is rounding? Values inside fn may be larger than the output.
+        # How much is rounding? It grows with the values inside fn. `scale`, the largest that we see, stands for them.
         scale = max(float(np.abs(x).max(initial=0)) for x in (self.variables[k].value, self.outputs))
         rounding = np.maximum(cancellation(usual, tiny, scale), saturation(usual, large, scale))
 
@@ -258,7 +261,7 @@ class Comparison:
             parts = halves(self.variables[k].value, probe, self.eps)
             return [settled for part in parts for settled in self._settled(k, part)]
 
-        # Of the estimates, take the one that is nearest to the gradient.
+        # For each row, take the estimate that is nearest to the gradient.
         estimates = [tiny.central, self._slopes(k, probe, 0.001).central, vanishing(narrow, tiny)]
         larger = self._slopes(k, probe, 300)
         if larger.is_finite and large.is_finite:
@@ -268,7 +271,7 @@ class Comparison:
             nearer = np.abs(column.analytic - numeric) < column.differences
             column.numeric = np.where(nearer, numeric, column.numeric)
 
-        # What still looks wrong may be rounding.
+        # What still looks wrong may be rounding: raise the floor there.
         fails = column.errors > self.rtol
         if fails.any():
             floor = self._floor(k, np.maximum(usual.noise, rounding / usual.step))
@@ -283,6 +286,8 @@ class Comparison:
         i = int(column.probe.places[0])
         left, right = float(tiny.left[kinked][0]), float(tiny.right[kinked][0])
         self.kinks[k, i] = Kink(variable.name, unravel(variable.value.shape, i), left, right)
+        # The allowed slopes of each row are middle - either_way to middle + either_way.
+        # For a row without a kink, either_way is 0.
         middle = self.graph.cotangents @ tiny.central
         either_way = self._largest_change(np.where(kinked, np.abs(tiny.right - tiny.left) / 2, 0))
         column.smooth = either_way == 0
@@ -307,7 +312,7 @@ class Comparison:
         return f"{name}{in_brackets(element)} = {float(value[element]):.6g}"
 
     def is_uncertain(self, k: int) -> bool:
-        """Whether the slopes of two step sizes differ by a tenth of the largest error of variable k, or by more."""
+        """Whether another step changes the slope of the worst element by more than a tenth of its error."""
         column = self.worst_element(k)
         usual, narrow = (self.measure(k, column.probe, factor).numeric for factor in (1, 0.1))
         return bool(np.abs(usual - narrow).max() > 0.1 * column.differences.max())

@@ -72,6 +72,18 @@ FAST_OPTIM: dict[Any, Any] = {
 }
 
 
+def _select(on_cpu: dict[Any, Any], on_cuda: Callable[[], Mapping[Any, Any]], accumulate: Any) -> None:
+    """Put the tables in place. on_cuda returns the table for a GPU; it is called when the first array on a GPU comes.
+
+    accumulate: what adds up gradients in place of `autograd.add_up`.
+    """
+    switches.kernels, switches.cuda_kernels, switches.accumulate = on_cpu, on_cuda, accumulate
+    if any(kernel in FAST.values() for kernel in on_cpu.values()):  # is one of our multithreaded kernels selected?
+        threads.start()
+    else:
+        threads.stop()
+
+
 class use_kernels:
     """Choose what runs when an op is called: "textbook", "fast", or {op: Function}, which adds to the current choice.
 
@@ -91,8 +103,8 @@ class use_kernels:
             chosen = _by_class(choice)
             # Our own CPU kernels stay out of the GPU's table, and the GPU's out of this one; yours go into both. The
             # table for a GPU is made when the first array on a GPU comes.
-            with_chosen = functools.cache(lambda: {**on_cuda(), **_without_those_for("cpu", chosen)})
-            _select({**on_cpu, **_without_those_for("cuda", chosen)}, with_chosen, accumulate)
+            on_cuda_too = functools.cache(lambda: {**on_cuda(), **_without_those_for("cpu", chosen)})
+            _select({**on_cpu, **_without_those_for("cuda", chosen)}, on_cuda_too, accumulate)
         else:
             raise ValueError(f"kernels are 'textbook', 'fast' or a dictionary {{op name: Function}}, not {choice!r}")
 
@@ -101,18 +113,6 @@ class use_kernels:
 
     def __exit__(self, *exc: object) -> None:
         _select(*self._previous)
-
-
-def _select(on_cpu: dict[Any, Any], on_cuda: Callable[[], Mapping[Any, Any]], accumulate: Any) -> None:
-    """Put the tables in place. on_cuda returns the table for a GPU; it is called when the first array on a GPU comes.
-
-    accumulate: what adds up gradients in place of `autograd.add_up`.
-    """
-    switches.kernels, switches.cuda_kernels, switches.accumulate = on_cpu, on_cuda, accumulate
-    if any(kernel in FAST.values() for kernel in on_cpu.values()):  # is one of our multithreaded kernels selected?
-        threads.start()
-    else:
-        threads.stop()
 
 
 def fast_on_cpu() -> dict[Any, Any]:

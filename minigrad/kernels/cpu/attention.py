@@ -8,7 +8,7 @@ Three ideas, from Dao et al. 2022 (FlashAttention) and Milakov & Gimelshein 2018
    raises the maximum from m to m', the sums so far are multiplied by e^(m - m'). The division by l comes at the end.
    Besides the output, only m + ln l is saved: one number per row, so memory is O(T).
 2. *Recompute instead of storing.* Backward computes the weights of each tile again, as e^(score - (m + ln l)), and uses
-   them at once. The row sum in softmax's backward, Σ_j dprobs_j probs_j, equals dout · out: it needs no weights.
+   them at once. The row sum in softmax's backward, Σ_j dprobs_j probs_j, equals dout · out (`row_sums`).
 3. *Skip what the mask hides.* With a causal mask, tiles above the diagonal are not computed, which saves nearly half of
    the work. With a mask of booleans, keys that no query of a block sees are in no tile.
 
@@ -54,7 +54,7 @@ Two more ideas make the products fast. The keys and values of a head are copied 
 with the keys as columns. And in backward, which works on transposed tiles (keys x queries), subtractions are part of a
 product: with a column of ones beside the keys, and the negative of the subtrahend beside the queries,
 
-    [k, 1] @ [q, -(m + ln l)]ᵀ = scoresᵀ - (m + ln l)            [v, 1] @ [dout, -dout · out]ᵀ = dprobsᵀ - dout · out
+    [k, 1] @ [q, -(m + ln l)]ᵀ = scoresᵀ - (m + ln l)            [v, 1] @ [dout, -row_sums]ᵀ = dprobsᵀ - row_sumsᵀ
 """
 
 from __future__ import annotations
@@ -82,7 +82,10 @@ class TiledAttention(Function):
 
     @staticmethod
     def suits(needs_grad, q, k, v, mask, is_causal, scale, dropout_p, stream):
-        """Not for a learned mask, whose gradient needs the weights themselves; nor for one row, which has no tiles."""
+        """Not for a learned mask, whose gradient needs the weights themselves.
+
+        Nor for one query, which has no tiles, except in groups of heads: see `_group_as_rows`.
+        """
         if mask is not None and needs_grad[3]:
             return False
         is_one_row = q.shape[-2] == 1 and True not in needs_grad[:3]
@@ -178,7 +181,7 @@ def _forward_rows(plan, heads, rows, keys, values):
 def _backward_rows(plan, heads, rows, queries, keys, values, douts, dkeys, dvalues):
     """dq of a block of queries; adds to dkeys and dvalues (b, h or 1, S, D). Tiles are (b, h, KEYS, R): a row per key.
 
-    queries [q scale, -(m + ln l)], keys [k, 1], values [v, 1], douts [dout, -dout · out].
+    queries [q scale, -(m + ln l)], keys [k, 1], values [v, 1], douts [dout, -row_sums].
     """
     q, dout = queries[..., :-1], douts[..., :-1]
     dq = np.zeros_like(q)
@@ -208,7 +211,7 @@ def _probs(plan, heads, rows, columns, queries, keys):
     """e^(scores - (m + ln l)) of a tile (b, h, KEYS, R)."""
     scores = keys[..., columns, :] @ queries.swapaxes(-1, -2)  # less (m + ln l)
     scores = plan.hide(scores.swapaxes(-1, -2), heads, rows, columns)
-    if plan.far is not None:
+    if plan.far is not None:  # only for scores beyond 8,192: see the end of this file
         scores -= plan.far[heads][..., rows, :]
     scores = scores.swapaxes(-1, -2)
     return np.exp(scores, out=scores)
@@ -301,6 +304,7 @@ class _Plan:
         *outer, batch, heads = self.lead
         per_head = min(self.rows, self.queries) * min(self.keys, KEYS)  # numbers in a tile
         most = max(1, TILE // max(1, per_head))  # heads that fit in a tile
+        # The largest piece of the heads, up to `most`, that gives all threads equally many pieces.
         together = heads if self.shared else divide_evenly(heads, most, batch)
         sequences = 1
         if together == heads:  # perhaps those of several sequences fit
@@ -333,7 +337,10 @@ class _Plan:
                     yield slice(column, min(column + KEYS, stop))
 
     def hide(self, scores, heads, rows, columns):
-        """The scores of a tile (b, h, R, columns) with -inf at masked places. The causal mask is applied in place."""
+        """The scores of a tile (b, h, R, columns) with -inf at masked places. The causal mask is applied in place.
+
+        Say R = 64, and the tile has rows 64 to 127 and columns 0 to 127: the diagonal crosses columns 64 to 127.
+        """
         if self.is_causal and columns.stop > rows.start:  # the diagonal crosses this tile: hide the scores right of it
             crossed = slice(max(rows.start, columns.start), columns.stop)
             first = crossed.start - rows.start
