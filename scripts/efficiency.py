@@ -140,7 +140,7 @@ def main(argv=None):
     parser.add_argument("--steps", type=command_line.whole_number(1), default=1000, help="training steps of each")
     steps = parser.parse_args(argv).steps
     one_page.LAYERS, one_page.HEADS, one_page.WIDTH = 1, 4, 16  # the page reads them when it is called
-    gc.disable()  # nothing here refers to itself; looking for what does takes a third of the time, number by number
+    gc.disable()  # nothing here refers to itself; looking for what does takes two fifths of the time, number by number
     words = sorted({word for word in " ".join(topics.values()).lower().split() if word.isalpha()})
     letters = sorted({"\n", *"".join(words)})
     ids = np.array([letters.index(letter) for letter in "\n".join(np.random.default_rng(0).permutation(words))])

@@ -45,7 +45,7 @@ from scripts.course.lessons.concepts import ROOT, dotted, lessons_of, number
 from scripts.course.pictures import WIDGETS
 from scripts.export import export
 from scripts.pages.explore_data import Looker
-from scripts.pages.lesson_index import answers_in, connect
+from scripts.pages.lesson_index import answers_in, connect, first_page
 from scripts.pages.local_server import Server, answer, site_server
 from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.pages.pinned_files import SITE, copy_assets, fetch
@@ -240,9 +240,9 @@ def home_page(out: Path, answers: dict[str, Any] | None, coming: list[Path], exe
     """The first page. It knows the model's answers to the first words, so that it answers before Python is there."""
     course = [[path.stem, f"{dotted(path)} {title(path)}", answers_in(read_cells(path))] for path in lessons()]
     count = f"{len(course)} lessons" + f" ({len(coming)} of them still being written)" * bool(coming)
-    body = read_text(SITE / "home.html").format(
-        lessons=count, exercises=exercises, first=(ONE_PAGE.stem, f"{dotted(ONE_PAGE)}: {title(ONE_PAGE)}")
-    )
+    begin = first_page(out / "lessons")
+    first = begin.stem, f"{dotted(begin)} {title(begin)}"
+    body = read_text(SITE / "home.html").format(lessons=count, exercises=exercises, first=first)
 
     def unless_missing(link: re.Match[str]) -> str:
         return link[0] if (out / link[1]).exists() else '<a class="soft">Being written: '

@@ -40,6 +40,11 @@ def progress(lesson: Path, cells: list[Cell], read: bool = False) -> str:
     return f'<span class="progress{" done" * read}" {data}>{text}</span>'
 
 
+def first_page(folder: Path) -> Path:
+    """What one begins with: all of it on one page or, where that has no page, the first lesson."""
+    return ONE_PAGE if (folder / f"{ONE_PAGE.stem}.html").exists() else lessons()[0]
+
+
 def connect(folder: Path, is_site: bool = False, coming: Container[Path] = ()) -> None:
     """Give every page of the folder its links to the previous and the next one, and write the index.
 
@@ -68,7 +73,7 @@ def connect(folder: Path, is_site: bool = False, coming: Container[Path] = ()) -
     widgets = "".join(f'<p><a href="{name}.html">{text}</a></p>' for name, text in made.items())
     body = read_text(FOLDER / "lesson_index.html")
     here = "" if is_site else DONE_HERE
-    first = _to("", order[0], folder, coming)
+    first = _to("", first_page(folder), folder, coming)
     body = body.format(count=len(lessons()), first=first, widgets=widgets, chapters=html, here=here)
     write_text(folder / "index.html", page("The lessons", body, "index", [joined(FOLDER / "lesson.js")]))
 

@@ -57,7 +57,7 @@ def test_pages_are_connected_as_they_are_made(tmp_path):
     index = read_text(tmp_path / "index.html")
     assert index.count(".html") >= 3 and index.count("<li>") == len(lessons())
     before = index.partition("<h2>")[0]
-    assert "<code>python scripts/lesson.py one --html</code>" in before and "gpt.html" not in before
+    assert f'Start here:</p> <a href="{first.stem}.html">' in before and "gpt.html" not in before
 
 
 def test_the_index_says_how_long_it_takes_and_what_is_done_here(tmp_path, monkeypatch):

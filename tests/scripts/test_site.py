@@ -135,7 +135,7 @@ def test_a_site_is_served_and_grows_while_it_is_written(building, monkeypatch, c
     monkeypatch.setattr(site, "time", mock.Mock(monotonic=mock.Mock(side_effect=[0, 0, 90]), sleep=lambda _: look()))
     with pytest.raises(KeyboardInterrupt):
         building(look, "--serve", "--port", "0")
-    assert seen == [("00", 2, False), ("01", 1, False), ("the end", 0, True)]
+    assert seen == [("00", 3, False), ("01", 1, False), ("the end", 0, True)]
     assert "lesson 2 of 2, about 2 minutes left: 01 from" in "".join(printed)
 
 
