@@ -10,6 +10,7 @@ a minute. After Ctrl-C, the same command goes on. Lessons whose text and code ha
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -400,6 +401,7 @@ def moved(link: str, folder: Path, out: Path) -> str:
     return f"../{quote(write_source(target, out))}"
 
 
+@functools.cache  # many lessons link to the same file
 def write_source(path: Path, out: Path) -> str:
     """A file of the project as a page. Returns its address in the site."""
     title, source = path.relative_to(ROOT).as_posix(), read_text(path)

@@ -4,6 +4,7 @@ import importlib.util
 import ipaddress
 import os
 import random
+import signal
 import socket
 import sys
 from unittest import mock
@@ -140,7 +141,12 @@ def guarded_lookup(getaddrinfo):
 
 
 def pytest_configure(config):
+    # As in a terminal: tests under nohup or in the background would otherwise hand on that these are ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     patch = pytest.MonkeyPatch()
+    patch.setattr(os, "fsync", lambda file: None)  # no test survives a power cut, and a disk takes ten milliseconds
     patch.setattr(socket.socket, "connect", guarded_connect(socket.socket.connect))
     patch.setattr(socket.socket, "connect_ex", guarded_connect(socket.socket.connect_ex))
     patch.setattr(socket, "getaddrinfo", guarded_lookup(socket.getaddrinfo))

@@ -58,7 +58,9 @@ def leads_somewhere(path: Path, link: str, files: set[Path]) -> bool:
     if re.match(r"https://[\w-]+\.[\w.-]+(/|$)|data:", link):  # not followed: no test uses the network
         return True
     place, _, anchor = link.partition("#")
-    target = Path(os.path.normpath(path.parent / unquote(place.partition("?")[0]))) if place else path
+    if not place:
+        return anchor in anchors(path)
+    target = Path(os.path.normpath(path.parent / unquote(place.partition("?")[0])))
     return target in files and (not anchor or anchor in anchors(target))
 
 

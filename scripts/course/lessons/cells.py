@@ -13,6 +13,7 @@ from __future__ import annotations
 import __future__
 
 import ast
+import functools
 import re
 import sys
 import types
@@ -86,13 +87,18 @@ def read_cells(lesson: Path) -> list[Cell]:
 
     Raises ValueError for a file without a docstring, prose that is not a comment, and a question without an answer.
     """
-    source = re.sub(r"^# --- (.+?) -+$", r"# %% \1", read_text(lesson), flags=re.MULTILINE)
-    lines = source.splitlines()
-    docstring = ast.get_docstring(ast.parse(source))
+    return list(_cells(read_text(lesson), lesson))
+
+
+@functools.cache  # the site reads every lesson again for each list that it writes
+def _cells(text: str, lesson: Path) -> tuple[Cell, ...]:
+    source = re.sub(r"^# --- (.+?) -+$", r"# %% \1", text, flags=re.MULTILINE)
+    lines, tree = source.splitlines(), ast.parse(source)
+    docstring = ast.get_docstring(tree)
     if docstring is None:
         raise ValueError(f"{lesson.name} has no docstring: a lesson begins with its title")
     cells = [Cell("prose", f"# {docstring}", 1)]
-    first = ast.parse(source).body[0].end_lineno or 1
+    first = tree.body[0].end_lineno or 1
     starts = [i for i in range(first, len(lines)) if lines[i].startswith("# %%")]
     cells += _cell("", lines[first : min(starts, default=len(lines))], first + 1, lesson)
     for start, end in zip(starts, [*starts[1:], len(lines)]):
@@ -100,7 +106,7 @@ def read_cells(lesson: Path) -> list[Cell]:
     if lesson == ONE_PAGE:  # which is not started as a command here; below the last heading it has no code
         cells.insert(-1, Cell("code", "main()", cells[-1].line - 1))
     _check_questions(cells, lesson)
-    return cells
+    return tuple(cells)
 
 
 def _cell(title: str, lines: list[str], line: int, lesson: Path) -> Iterator[Cell]:
