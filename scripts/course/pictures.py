@@ -7,12 +7,15 @@ says that there are no pictures.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import inspect
 import io
 import json
+import re
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,27 +86,45 @@ class Lesson:
         """Return the last result of `measure()`, and print how to run it again: for figures that take minutes.
 
         helpers: functions of the lesson that `measure` calls. The result is anything that JSON can hold, kept in
-        measured/ with a hash of their sources. Raises ValueError where one of them has changed since, or nothing was
-        measured yet.
+        measured/ with a hash of their sources, and with the constants that they name. Raises ValueError where one of
+        these has changed since, or nothing was measured yet.
         """
         path = MEASURED / f"{self.name}_{name}.json"
         again = f"python scripts/lesson.py {self.number} --measure"
-        sources = [inspect.getsource(function) for function in (measure, *helpers)]
-        code = hashlib.sha256("".join(sources).encode()).hexdigest()
+        source = "".join(inspect.getsource(function) for function in (measure, *helpers))
+        code = hashlib.sha256(source.encode()).hexdigest()
+        constants = settings_of(measure, *helpers)
         if self.measures:
             start = time.perf_counter()
             with use_kernels("fast"):  # the same numbers up to rounding, in a fraction of the time
                 result = measure()
-            record = {"code": code, "seconds": round(time.perf_counter() - start), "result": result}
+            seconds = round(time.perf_counter() - start)
+            record = {"code": code, "constants": constants, "seconds": seconds, "result": result}
             write_text(path, json.dumps(record, indent=1) + "\n")
         if not path.exists():
             raise ValueError(f"nothing has measured {name} yet: {again}")
         record = read_json(path)
+        changed = [name for name, value in constants.items() if record["constants"].get(name) != value]
         if record["code"] != code:
-            names = ", ".join(function.__name__ for function in (measure, *helpers))
-            raise ValueError(f"{names} changed after {path.name} was measured: {again}")
+            changed = [function.__name__ for function in (measure, *helpers)]
+        if changed:
+            raise ValueError(f"{', '.join(changed)} changed after {path.name} was measured: {again}")
         print(f"(measured in {record['seconds']} s, and kept; to measure it again: {again})")
         return record["result"]
+
+
+def settings_of(*functions: Any) -> dict[str, str]:
+    """The settings of a lesson that its functions use, such as RATES = (1e-3, 3e-3), as text."""
+    kinds = (int, float, str, tuple, list, dict, range)
+    found = {}
+    code = [function.__code__ for function in functions]
+    for part in code:  # and the functions within: lambda, and comprehensions before Python 3.12
+        code += [constant for constant in part.co_consts if isinstance(constant, types.CodeType)]
+        for name in part.co_names:
+            value = functions[0].__globals__.get(name)
+            if name.isupper() and (isinstance(value, kinds) or dataclasses.is_dataclass(value)):
+                found[name] = re.sub(r" at 0x\w+", "", repr(value))  # where a function is in memory
+    return dict(sorted(found.items()))
 
 
 @contextlib.contextmanager

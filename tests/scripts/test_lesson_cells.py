@@ -187,8 +187,11 @@ def test_what_a_statement_is_for(code, purpose):
     assert Cell("code", code, 1).purpose() == purpose
 
 
+RATES = (1, 2.5)
+
+
 def measure():
-    return {"seconds": [1, 2.5]}
+    return {"seconds": [*RATES]}
 
 
 def helper():
@@ -215,6 +218,9 @@ def test_figures_are_kept_until_their_function_changes(tmp_path, monkeypatch, ca
     lesson("--measure").measured("figures", measure)
     with pytest.raises(ValueError, match="measure, helper changed after"):
         lesson().measured("figures", measure, helper)
+    monkeypatch.setattr(sys.modules[__name__], "RATES", (1, 3))
+    with pytest.raises(ValueError, match="RATES changed after"):
+        lesson().measured("figures", measure)
 
 
 def test_measured_tables_are_of_the_functions_as_they_are():
