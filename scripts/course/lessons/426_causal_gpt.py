@@ -266,13 +266,15 @@ print("the five most likely next tokens:", {tokenizer.decode([i]): round(float(p
 
 # %%
 gpt3 = GPTConfig(n_layer=96, n_head=96, n_embd=12_288, block_size=2048)
-times = gpt3.num_parameters() / config.num_parameters()
-print(f"GPT-2 {config.num_parameters() / 1e6:.0f}M, GPT-3 {gpt3.num_parameters() / 1e9:.1f}B: {times:,.0f} times")
+largest = GPTConfig(n_layer=48, n_head=25, n_embd=1600)
 assert round(gpt3.num_parameters() / 1e9) == 175
+for name, gpt2 in (("the smallest", config), ("the largest", largest)):
+    count = gpt2.num_parameters()
+    print(f"{name} GPT-2 has {count / 1e6:,.0f}M parameters, GPT-3 {gpt3.num_parameters() / count:,.0f} times as many")
 
 # %% [markdown]
-# Answer: nothing; about 1,400 times. **Scale, not architecture**: only the numbers in the configuration differ. (GPT-3
-# also alternates dense and sparse attention.)
+# Answer: nothing; about 1,400 times as many as the smallest GPT-2, and 112 times as many as the largest. **Scale, not
+# architecture**: only the numbers in the configuration differ. (GPT-3 also alternates dense and sparse attention.)
 #
 # ## Who sees whom
 #
@@ -413,10 +415,10 @@ assert right["decoder-only"] > right["encoder-decoder"] - 0.03 > 0.9 > 0.3 > rig
 # here, with fewer kinds of parts.
 #
 # **The simplest architecture that works is the one that scales.** The lesson shows that the simpler one works. That it
-# is the one that scales is history, and no experiment of a minute can show it: GPT-3 is this blueprint 1,400 times as
-# large, and nearly all large models since are decoders. Not everything speaks for it. At equal compute, T5's authors
-# found encoder-decoders better after fine-tuning. Wang et al. 2022 found causal decoders best at new tasks without
-# fine-tuning, when trained on plain text only.
+# is the one that scales is history, and no experiment of a minute can show it: GPT-3 is this blueprint, a hundred times
+# as large as the largest GPT-2, and nearly all large models since are decoders. Not everything speaks for it. At equal
+# compute, T5's authors found encoder-decoders better after fine-tuning. Wang et al. 2022 found causal decoders best at
+# new tasks without fine-tuning, when trained on plain text only.
 #
 # ## One token, from its id to a probability
 #

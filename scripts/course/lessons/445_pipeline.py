@@ -388,7 +388,7 @@ assert change["frozen"]["in style"] < 0.1 and min(change[n]["in style"] for n in
 # | what | as in the Llama 3 family | left by | here |
 # |---|---|---|---|
 # | base | Meta-Llama-3-8B | pretraining | scripts/train.py |
-# | instruct | Meta-Llama-3-8B-Instruct | rejection sampling, SFT, DPO | scripts/sft.py, scripts/dpo.py |
+# | instruct | Meta-Llama-3-8B-Instruct | SFT, rejection sampling, PPO, DPO | scripts/sft.py to scripts/dpo.py |
 # | adapter | a LoRA for one of these | LoRA | scripts/lora.py |
 # | quantized | ...-Instruct-GPTQ, -AWQ, -bnb-4bit | quantization | scripts/quantize.py |
 #

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from finetune.evaluation.exam_questions import exam_questions, kinds
-from finetune.evaluation.multiple_choice import accuracy, exam_scores
+from finetune.evaluation.multiple_choice import Question, accuracy, exam_scores
 from gpt import Tokenizer
 from gpt.training.loading import load_model
 from minigrad import no_grad, use_kernels
@@ -116,91 +116,129 @@ assert abs(cheat_fresh - honest_fresh) < 0.18 and max(cheat_fresh, honest_fresh)
 # learned them; here a program makes them.
 
 # %% One model, several numbers
-# SmolLM2 takes five exams of 40 questions, each in five ways. In *cloze* form it sees the question, and the text of
-# each choice is scored. In the *letters* form of MMLU it sees the choices as A, B, C, D, and the letters are scored.
-# Five shots are five solved questions before each. The control gets the same choices without the question.
+# SmolLM2 takes five exams of 40 questions, none twice, each in six ways. In *cloze* form it sees the question, and the
+# text of each choice is scored. In the *letters* form of MMLU it sees the choices as A, B, C, D, and the letters are
+# scored; once also with the letters from D to A, so that place and letter can be told apart. Five shots are five solved
+# questions before each. The control gets the same choices without the question.
 #
 # Predict: which form gives the larger number? What is left without the question?
 
 # %%
-WAYS = {  # shots, letters, and whether it sees the question
-    "cloze": (0, False, True),
-    "cloze, 5 shots": (5, False, True),
-    "letters": (0, True, True),
-    "letters, 5 shots": (5, True, True),
-    "cloze, no question": (0, False, False),
+WAYS = {  # shots, letters (none: cloze), and whether it sees the question
+    "cloze": (0, "", True),
+    "cloze, 5 shots": (5, "", True),
+    "letters": (0, "ABCD", True),
+    "letters, 5 shots": (5, "ABCD", True),
+    "letters, D to A": (0, "DCBA", True),
+    "cloze, no question": (0, "", False),
 }
 
 
-def results(model: Any, words: Tokenizer, questions: list[Any], way: str) -> list[Any]:
-    """acc, acc_norm, and how often the most frequent place (A, B, C or D) was chosen."""
+def asked(question: Question, letters: str, sees: bool) -> Question:
+    """The question as it is asked. With letters, the choices are a part of it, and the letters are what is scored."""
+    text = question.question if sees else ""
+    if not letters:
+        return question._replace(question=text)
+    shown = [f"{letter}. {choice}" for letter, choice in zip(letters, question.choices)]
+    return Question("\n".join([text, *shown]), list(letters), question.answer)
+
+
+def results(model: Any, words: Tokenizer, questions: list[Question], way: str) -> list[list[int]]:
+    """For each question the places of the right choice, of the chosen one, and of the one chosen per character."""
     shots, letters, sees = WAYS[way]
-    shown = questions if sees else [question._replace(question="") for question in questions]
-    scores = exam_scores(model, words, shown, shots, letters)
-    places = np.bincount([int(np.argmax(score)) for score in scores])
-    return [accuracy(questions, scores)[0], accuracy(questions, scores, not letters)[0], places.max() / len(questions)]
+    shown = [asked(question, letters, sees) for question in questions]
+    scores = exam_scores(model, words, shown, shots)
+    found = []
+    for question, score in zip(shown, scores):
+        lengths = [len(choice) for choice in question.choices]
+        found.append([question.answer, int(np.argmax(score)), int(np.argmax(score / lengths))])
+    return found
 
 
 def smollm2_exams() -> dict[str, list[Any]]:
-    """The results of each way in five exams."""
+    """The results of each way in five exams: the 200 questions of `--choices builtin`, cut into five."""
     model, words = load_model("smollm2")
-    return {way: [results(model, words, exam_questions(40, seed), way) for seed in range(5)] for way in WAYS}
+    questions = exam_questions(200)
+    return {way: [results(model, words, questions[n : n + 40], way) for n in range(0, 200, 40)] for way in WAYS}
 
 
-measured = lesson.measured("smollm2", smollm2_exams, results)
-n, acc, error = 5 * 40, {}, {}
-for way, rows in measured.items():
-    acc[way], normalized, place = np.mean(rows, axis=0)
-    error[way] = np.sqrt(acc[way] * (1 - acc[way]) / (n - 1))
-    each = " ".join(f"{row[0]:.0%}" for row in rows)
-    assert abs(acc[way] - normalized) < 2 * error[way]
-    print(f"{way:19} acc {acc[way]:.1%} ± {error[way]:.1%} ({each}), acc_norm {normalized:.1%}; one place {place:.0%}")
+measured = {way: np.array(exams) for way, exams in lesson.measured("smollm2", smollm2_exams, asked, results).items()}
+N = 200  # questions
+right, error = {}, {}
+for way, exams in measured.items():
+    answer, chosen, by_length = np.moveaxis(exams, 2, 0)  # (exams, questions) each
+    right[way] = chosen == answer
+    acc, acc_norm = right[way].mean(), (by_length == answer).mean()
+    error[way] = np.sqrt(acc * (1 - acc) / (N - 1))
+    places = np.bincount(chosen.ravel(), minlength=4) / N
+    each = " ".join(f"{share:.0%}" for share in right[way].mean(axis=1))
+    print(f"{way:19} acc {acc:.1%} ± {error[way]:.1%} ({each}), acc_norm {acc_norm:.1%}; chosen places {places}")
+    # Both scores choose for the same questions, so what counts is in how many of these only one of them is right.
+    pairs = right[way].astype(int) - (by_length == answer)
+    assert abs(acc - acc_norm) <= 2 * pairs.std(ddof=1) / np.sqrt(N)
 for more, less in (("cloze", "letters"), ("cloze, 5 shots", "cloze"), ("cloze", "cloze, no question")):
-    assert acc[more] - acc[less] > 2 * np.hypot(error[more], error[less])
-    assert all(one[0] > other[0] for one, other in zip(measured[more], measured[less]))
-for way in ("letters", "letters, 5 shots"):
-    assert acc[way] < 0.25 + 2 * error[way]
-    assert min(row[2] for row in measured[way]) > max(row[2] for row in measured["cloze"]) + 0.2
+    pairs = right[more].astype(int) - right[less]
+    print(f"{more} against {less}: {pairs.mean():.1%} ± {pairs.std(ddof=1) / np.sqrt(N):.1%}")
+    assert pairs.mean() > 2 * pairs.std(ddof=1) / np.sqrt(N)
+place = {way: exams[:, :, 1] for way, exams in measured.items()}
+assert (place["letters"] == 0).all() and (place["letters, D to A"] == 3).all()  # A, wherever it stands
+assert np.bincount(place["letters, 5 shots"].ravel()).max() > 0.6 * N
+assert np.bincount(place["cloze"].ravel()).max() < 0.4 * N
+for way in ("letters", "letters, 5 shots", "letters, D to A"):
+    assert right[way].mean() < 0.25 + 2 * error[way]
 
 with use_kernels("fast"):
-    cloze, letters = (results(cheat, tokenizer, exam, way) for way in ("cloze", "letters"))
-print(f"the small model that learned the exam, in cloze form: {cloze[0]:.0%}; with letters: {letters[0]:.0%}")
-assert cloze[0] > letters[0] + 0.1 and letters[2] > cloze[2] + 0.2
+    cloze, lettered = (np.array(results(cheat, tokenizer, exam, way)) for way in ("cloze", "letters"))
+shares = [np.mean(found[:, 0] == found[:, 1]) for found in (cloze, lettered)]
+print(f"the small model that learned the exam, in cloze form: {shares[0]:.0%}; with letters: {shares[1]:.0%}")
+assert shares[0] > shares[1] + 0.1
+assert np.bincount(lettered[:, 1]).max() > np.bincount(cloze[:, 1]).max() + 20  # one place, most of the time
 
+# %%
+# Is there something to gain without the question? A choice may be the right answer to many other questions.
 answers = [answer for kind in kinds() for answer in kind.values()]
 drawn = [question for seed in range(5) for question in exam_questions(322, lesson.seed + seed)]
-frequent = np.mean([max(q.choices, key=answers.count) == q.choices[q.answer] for q in drawn])
-print(f"who never reads a question, and takes the choice that is right most often elsewhere: {frequent:.0%}")
-assert frequent > 0.28
+
+
+def frequency(question: Question, choice: str) -> int:
+    """How many other questions have this answer."""
+    return answers.count(choice) - (choice == question.choices[question.answer])
+
+
+guessed = [max(q.choices, key=lambda choice: frequency(q, choice)) == q.choices[q.answer] for q in drawn]  # noqa: B023
+print(f"who takes the choice that is right most often elsewhere, without reading: {np.mean(guessed):.0%}")
+assert np.mean(guessed) < 0.27
 
 # %% [markdown]
-# Answer: the same model has 68 %, 50 % or 26 % of the same questions right. With letters it takes the same letter
-# nearly every time, a **position bias**, and is right where the answer happens to stand there: 26 %, and 18.5 % with
-# five shots. MMLU's form asks for naming a letter before it asks for knowledge, and this model of 135 million
-# parameters cannot do that. Five shots help in cloze form, in all five exams, and do not help with letters. The small
-# model shows the same: it knows the exam by heart, and in a form that it has never seen, its number is near guessing.
+# Answer: the same model has 57 %, 43 % or 27 % of the same questions right. With letters it answers A, every time, at
+# the first place and at the last. So this is a bias for a **letter**, not for a place, and it is right where the answer
+# happens to stand there. After five shots it is another letter, C in three of four cases, and still 27 %. MMLU's form
+# asks for naming a letter before it asks for knowledge, and this model of 135 million parameters cannot do that. In
+# cloze form five shots help. The small model shows the same: it knows the exam by heart, and in a form that it has
+# never seen, its number is near guessing.
 #
-# Without the question, SmolLM2 has 30.5 %. This is 1.7 standard errors above 25 %, so 200 questions cannot tell. But 25
-# percent is not the right control for this exam. Some answers are right more often than others, and who counts them has
-# about 33 % without reading a question. Between acc and acc_norm, no difference here is larger than its error.
+# Without the question, SmolLM2 has 32 %. This is two standard errors above 25 %, so it may know which answers are
+# likely. It does not do so by counting: who takes the choice that is right most often elsewhere has 23 %, less than by
+# guessing. (Count the question's own answer as well, and it seems to be 33 %: a leak, as in the training data above.)
+# Between acc and acc_norm, no difference here is larger than twice its error.
 
 # %% What 200 questions can tell
 # Predict: two models know equally much: each answers half of all possible questions right. Both take an exam of 200
 # questions, but not the same ones. How far apart may their numbers be?
 
 # %%
-pairs = np.random.default_rng(lesson.seed).binomial(n, 0.5, (10_000, 2)) / n
-difference, limit = np.abs(pairs[:, 0] - pairs[:, 1]), 2 * np.sqrt(2 * 0.5 * 0.5 / n)
+pairs = np.random.default_rng(lesson.seed).binomial(N, 0.5, (10_000, 2)) / N
+difference, limit = np.abs(pairs[:, 0] - pairs[:, 1]), 2 * np.sqrt(2 * 0.5 * 0.5 / N)
 print(f"more than {limit:.0%} apart: {np.mean(difference > limit):.1%} of all pairs of equal models")
 print(f"questions that tell models apart that differ by 2 points: {2 * 0.5 * 0.5 * (2 / 0.02) ** 2:,.0f}")
 assert 0.03 < np.mean(difference > limit) < 0.07
 
 # %% [markdown]
-# Answer: up to 10 points in 19 of 20 cases. The standard error of a share p of N questions is sqrt(p (1 - p) / N), 3.5
-# points here, and that of a difference is larger by sqrt(2). SmolLM2 is an example: the 200 questions of `--choices
-# builtin` give 43.0 %, the 200 above 50.5 %. Model, form and generator are the same, and only the questions differ. If
-# both models answer the same questions, compare question by question: what is hard for both cancels, so the error of
-# the difference is usually smaller (Miller 2024).
+# Answer: up to 10 points in 19 of 20 cases. The standard error of a share p of N questions is sqrt(p (1 - p) / N), or
+# with N - 1 where p itself is from the exam: 3.5 points here. That of a difference is larger by sqrt(2). SmolLM2's five
+# exams of 40 are an example: 32.5 to 50 % of the same model in the same form. If both models answer the same questions,
+# compare question by question, as was done above: what is hard for both cancels, so the error of the difference is
+# usually smaller (Miller 2024).
 
 # %% [markdown]
 # ## What next

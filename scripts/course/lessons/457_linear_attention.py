@@ -27,7 +27,9 @@ rng = np.random.default_rng(lesson.seed)
 
 # %% A state to write to and to read from
 # To write a value v under a key k, add the matrix v kᵀ to the state. To read with a query q, multiply: S q. If the keys
-# have length 1 and are orthogonal, v kᵀ q is v where q = k, and 0 where q is another key.
+# have length 1 and are orthogonal, v kᵀ q is v where q = k, and 0 where q is another key. Katharopoulos et al. pass
+# queries and keys through a positive function first, and divide by the sum of all q · k, as softmax divides. We do
+# neither, like most later work: what is read is a sum, not a mean.
 
 
 def written(keys: Any, values: Any, beta: bool = False, alpha: float = 1.0) -> np.ndarray:
@@ -98,12 +100,13 @@ assert sys.platform == "emscripten" or ms[token_by_token] > 1.3 * ms[by_chunks] 
 # value that was written under it last. In half of the batches, all keys come again with other values. In a real text,
 # key and value are two tokens, and a layer below has to bring them together (lesson 452 shows the head that does so).
 # Here the vector of a pair begins as the sum of its key's and its value's, and the models learn to look up. Heads have
-# D = 8. All models take equally many steps, each at the better of two learning rates.
+# D = 8. All models take equally many steps, the first third of them as warm-up, each at the best of five learning
+# rates.
 #
 # Predict: which of the models answer all questions, and what changes when every key is written twice?
 
 # %%
-KEYS, VALUES, STEPS, RATES = 16, 8, 400, (3e-3, 6e-3)
+KEYS, VALUES, STEPS, RATES = 16, 8, 400, (1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2)
 CASES = [(n, times) for times in (1, 2) for n in (4, 8, 16)]  # keys, and how often each of them is written
 # Kind, every, layers. With every = 1, all layers keep their attention; the hybrid has a state below, attention above.
 MODELS = {"attention": ("linear", 1, 1), "linear": ("linear", 0, 1), "delta": ("delta", 0, 1),
@@ -137,7 +140,7 @@ def trained(name: str, seed: int, rate: float) -> tuple[float, list[float]]:
     vectors = np.random.default_rng(seed).normal(0, 0.1, (VALUES + KEYS, 32))
     pairs = (vectors[VALUES:, None] + vectors[:VALUES]).reshape(-1, 32)
     model.embedding.weight.data[...] = np.concatenate([vectors, pairs])
-    losses, shares = train(model, np.zeros(0), STEPS, rate, batches=stream, seed=seed), []
+    losses, shares = train(model, np.zeros(0), STEPS, rate, stream, seed, warmup=STEPS // 3), []
     for n, times in CASES:
         ids, targets = lookups(np.random.default_rng(99), 64, n, times)
         right = model(ids).data.argmax(axis=-1) == targets
@@ -146,37 +149,51 @@ def trained(name: str, seed: int, rate: float) -> tuple[float, list[float]]:
 
 
 def recall() -> dict[str, Any]:
-    """For each model the learning rate that is best with seeds 0 and 1, and the shares of right answers of 0 to 4."""
+    """For each model the loss by learning rate, of seeds 0 to 2, the best rate, and with it the right answers of ten
+    seeds, as shares."""
     found = {}
     for name in MODELS:
-        tried = {rate: [trained(name, seed, rate) for seed in (0, 1)] for rate in RATES}
-        rate = min(RATES, key=lambda rate: sum(loss for loss, _ in tried[rate]))
-        runs = [*tried[rate], *(trained(name, seed, rate) for seed in (2, 3, 4))]
-        found[name] = {"rate": rate, "shares": [shares for _, shares in runs]}
+        by_rate = [float(np.mean([trained(name, seed, rate)[0] for seed in range(3)])) for rate in RATES]
+        rate = RATES[np.argmin(by_rate)]
+        shares = [trained(name, seed, rate)[1] for seed in range(10)]
+        found[name] = {"by rate": np.round(by_rate, 3).tolist(), "rate": rate, "shares": shares}
     return found
 
 
 found = lesson.measured("recall", recall, lookups, stream, trained)
+shares = {name: np.array(row["shares"]) for name, row in found.items()}  # (seeds, CASES) each
 with use_kernels("fast"):  # the first three now, with one seed
-    today = {f"{name}, today": [trained(name, lesson.seed, found[name]["rate"])[1]] for name in [*found][:3]}
-shares = [np.array(rows) for rows in (*(row["shares"] for row in found.values()), *today.values())]  # (seeds, CASES)
+    for name in ("attention", "linear", "delta"):
+        shares[f"{name}, today"] = np.array([trained(name, lesson.seed, found[name]["rate"])[1]])
 print("right answers by keys x times written", *(f"{n} x {times}" for n, times in CASES), sep="   ")
-for name, rows in zip([*found, *today], shares, strict=True):
+for name, rows in shares.items():
     print(f"{name:37}" + "".join(f"{share:8.2f}" for share in rows.mean(axis=0)))
-attention, linear, delta, gated, deep, hybrid = shares[:6]
-for exact, added, replaced in ((attention, linear, delta), (attention, linear, gated), shares[6:]):
-    assert (exact - np.maximum(added, replaced))[:, 5].min() > 0.1  # 16 keys, written twice; with each seed
-    assert (replaced - added)[:, 3:].mean(axis=1).min() > 0  # where keys are written twice
-assert attention.min() > 0.99 and all((rows[:, 0] - rows[:, 2]).min() > 0.04 for rows in shares[1:6])
-assert (linear - delta)[:, 2].min() > 0.05 and max(abs((deep - hybrid).mean()), abs((gated - delta).mean())) < 0.03
+assert all(row["rate"] not in (RATES[0], RATES[-1]) for row in found.values())  # none at the edge
+
+# %%
+STATES = ("linear", "delta", "gated delta", "gated, 2 layers", "hybrid")
+once, twice = slice(0, 3), slice(3, 6)  # of the CASES
+assert shares["attention"].min() > 0.99
+for name in STATES:
+    assert (shares[name][:, 0] - shares[name][:, 2]).mean() > 0.05  # 4 keys and 16 keys
+mean = {name: rows.mean(axis=0) for name, rows in shares.items()}
+for linear, delta in (("linear", "delta"), ("linear", "gated delta"), ("linear, today", "delta, today")):
+    assert mean[delta][5] > mean[linear][5] + 0.01  # 16 keys, written twice
+assert mean["delta"][twice].mean() > mean["linear"][twice].mean() + 0.1
+assert mean["linear"][2] > mean["delta"][2] + 0.1  # 16 keys, written once
+won = np.mean(shares["delta"][:, twice].mean(axis=1) > shares["linear"][:, twice].mean(axis=1))
+print(f"keys written twice: delta recalls more than linear with {won:.0%} of the seeds")
+assert won >= 0.8
+assert abs(mean["gated delta"].mean() - mean["delta"].mean()) < 0.04
+assert abs(mean["gated, 2 layers"].mean() - mean["hybrid"].mean()) < 0.04
 
 # %% [markdown]
-# Answer: attention answers nearly everything, with every seed; every state recalls less with 16 keys than with 4. Keys
-# that come again separate them: a linear state returns their old values as well, and the delta rule is better, on
-# average over the three cases, with every seed. Three things did not come out as one might expect. As long as each key
-# is written once, the linear state recalls *more* of 16 keys than the delta rule, with every seed. Fading (gated delta)
-# makes no difference on average. And the hybrid, with attention above a layer with a state, is not better than two
-# layers with states: after this short training, its attention is not worth what a layer of attention alone is.
+# Answer: attention answers everything; every state recalls less of 16 keys than of 4. Keys that come again separate
+# them: a linear state returns their old values as well, and the delta rule recalls more of them, with nine of ten
+# seeds. Three things did not come out as one might expect. As long as each key is written once, the linear state
+# recalls *more* of 16 keys than the delta rule, 92 % and 74 %. Fading (gated delta) makes no difference on average. And
+# the hybrid, with attention above a layer with a state, is not better than two layers with states: after this short
+# training, its attention is not worth what a layer of attention alone is.
 
 # %% The cache
 # A cache keeps the keys and values of a layer with attention, and the state of a layer without. The models below have
