@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import dis
 import hashlib
 import inspect
 import io
@@ -120,7 +121,7 @@ def settings_of(*functions: Any) -> dict[str, str]:
     code = [function.__code__ for function in functions]
     for part in code:  # and the functions within: lambda, and comprehensions before Python 3.12
         code += [constant for constant in part.co_consts if isinstance(constant, types.CodeType)]
-        for name in part.co_names:
+        for name in {step.argval for step in dis.get_instructions(part) if step.opname == "LOAD_GLOBAL"}:
             value = functions[0].__globals__.get(name)
             if name.isupper() and (isinstance(value, kinds) or dataclasses.is_dataclass(value)):
                 found[name] = re.sub(r" at 0x\w+", "", repr(value))  # where a function is in memory

