@@ -28,6 +28,7 @@ import sys
 import time
 import traceback
 import types
+import unicodedata  # noqa: F401 (which Python itself imports for names such as α)
 from typing import IO, Any
 
 import numpy as np

@@ -172,28 +172,27 @@ assert all(row["rate"] not in (RATES[0], RATES[-1]) for row in found.values())  
 
 # %%
 STATES = ("linear", "delta", "gated delta", "gated, 2 layers", "hybrid")
-once, twice = slice(0, 3), slice(3, 6)  # of the CASES
+twice = slice(3, 6)  # of the CASES
 assert shares["attention"].min() > 0.99
 for name in STATES:
     assert (shares[name][:, 0] - shares[name][:, 2]).mean() > 0.05  # 4 keys and 16 keys
 mean = {name: rows.mean(axis=0) for name, rows in shares.items()}
-for linear, delta in (("linear", "delta"), ("linear", "gated delta"), ("linear, today", "delta, today")):
-    assert mean[delta][5] > mean[linear][5] + 0.01  # 16 keys, written twice
+for linear, delta in (("linear", "delta"), ("linear, today", "delta, today")):
+    lost_linear, lost_delta = (shares[name][:, 2] - shares[name][:, 5] for name in (linear, delta))
+    print(f"16 keys, written twice instead of once: {linear} loses {lost_linear}, {delta} {lost_delta}")
+    assert lost_linear.min() > lost_delta.max() + 0.15  # with every seed
 assert mean["delta"][twice].mean() > mean["linear"][twice].mean() + 0.1
 assert mean["linear"][2] > mean["delta"][2] + 0.1  # 16 keys, written once
-won = np.mean(shares["delta"][:, twice].mean(axis=1) > shares["linear"][:, twice].mean(axis=1))
-print(f"keys written twice: delta recalls more than linear with {won:.0%} of the seeds")
-assert won >= 0.8
 assert abs(mean["gated delta"].mean() - mean["delta"].mean()) < 0.04
 assert abs(mean["gated, 2 layers"].mean() - mean["hybrid"].mean()) < 0.04
 
 # %% [markdown]
 # Answer: attention answers everything; every state recalls less of 16 keys than of 4. Keys that come again separate
-# them: a linear state returns their old values as well, and the delta rule recalls more of them, with nine of ten
-# seeds. Three things did not come out as one might expect. As long as each key is written once, the linear state
-# recalls *more* of 16 keys than the delta rule, 92 % and 74 %. Fading (gated delta) makes no difference on average. And
-# the hybrid, with attention above a layer with a state, is not better than two layers with states: after this short
-# training, its attention is not worth what a layer of attention alone is.
+# them: a linear state returns their old values as well, and loses a third of its answers. The delta rule loses next to
+# nothing, with every seed. Three things did not come out as one might expect. As long as each key is written once, the
+# linear state recalls *more* of 16 keys than the delta rule, 92 % and 74 %. Fading (gated delta) makes no difference on
+# average. And the hybrid, with attention above a layer with a state, is not better than two layers with states: after
+# this short training, its attention is not worth what a layer of attention alone is.
 
 # %% The cache
 # A cache keeps the keys and values of a layer with attention, and the state of a layer without. The models below have
