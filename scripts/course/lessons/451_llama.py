@@ -193,7 +193,7 @@ def with_ten_seeds() -> list[dict[str, Any]]:
 
 rows = dict(zip(CHANGES, lesson.measured("changes", with_ten_seeds, trained)))
 today = {}
-print("validation loss: by rate", RATES, "with three seeds; of seeds 0 to 9 at the best; and today")
+print("validation loss by rate", RATES, "with three seeds; at the best, ten seeds and today")
 for changes, (name, row) in enumerate(rows.items()):
     with use_kernels("fast"):
         model = trained(changes, lesson.seed, row["rate"])
@@ -201,7 +201,8 @@ for changes, (name, row) in enumerate(rows.items()):
     print(
         f"{name}: {model.num_parameters():,} parameters, {accounting.kv_cache_bytes(model.config, 1, 1)} bytes a token"
     )
-    print(f"  {np.array(row['by rate'])}  {np.array(row['losses'])}  {today[name]:.3f}", flush=True)
+    print(f"  {np.array(row['by rate'])}")
+    print(f"  {np.array(row['losses'])}, {today[name]:.3f}", flush=True)
     assert row["rate"] not in (RATES[0], RATES[-1])  # not at the edge
     assert max(row["losses"]) < 0.8 * np.log(512)  # all of them learn
 losses = {name: np.array(row["losses"]) for name, row in rows.items()}

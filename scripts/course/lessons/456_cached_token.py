@@ -188,7 +188,8 @@ def quality() -> dict[str, dict[str, list[float]]]:
 # changes. What is trained today has half the steps.
 found = lesson.measured("quality", quality, small, copies, batches, trained, copy_loss)
 for name, row in found.items():
-    print(f"{name:18} by rate {row['by rate']}; ten seeds at the best {np.array(row['losses'])}")
+    print(f"{name:19} by rate {np.array(row['by rate'])}")
+    print(f"{'':11} at the best, ten seeds {np.array(row['losses'])}")
     assert 0 < np.argmin(row["by rate"]) < len(RATES) - 1  # the best rate is not at the edge
 mean = {name: np.mean(row["losses"]) for name, row in found.items()}
 full, narrow, grouped, latent = (np.array(found[f"{kind}, base 10000"]["losses"]) for kind in KINDS)
@@ -295,8 +296,9 @@ try:
         far.append(far_losses([1000 * lesson.seed % 40_000], length=192, window=32))
 except (FileNotFoundError, GGUFError) as error:  # without the package, or without the library that reads its file
     print(f"({error})")
+print("loss of five texts, and of one today if the model is here")
 for name in far[0]:
-    print(f"{name:30} loss of five texts, and of one today if its model is here:", *(losses[name] for losses in far))
+    print(f"{name:30}", *(np.array(losses[name]) for losses in far))
 for losses in far:
     for everything, with_sinks, with_others, *without in zip(*losses.values()):  # text by text, in far_losses' order
         assert everything < with_sinks < min(without) - 0.2
