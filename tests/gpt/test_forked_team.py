@@ -303,8 +303,8 @@ def test_a_signal_to_process_0_ends_all(text, tmp_path, name):
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        out, error = process.communicate(timeout=20)
-        until = time.monotonic() + 5
+        out, error = process.communicate(timeout=120)
+        until = time.monotonic() + 60
         while exist(others) and time.monotonic() < until:
             time.sleep(0.02)
         assert not exist(others) and error == ""
@@ -316,7 +316,7 @@ def test_a_signal_to_process_0_ends_all(text, tmp_path, name):
 
 def test_what_is_not_finite_in_one_is_skipped_by_all(text, tmp_path):
     with running(options(text, tmp_path / "run"), "nan:4") as process:
-        assert process.communicate(timeout=20)[1] == "" and process.returncode == 0
+        assert process.communicate(timeout=120)[1] == "" and process.returncode == 0
     rows = [row for row in log_without_times(tmp_path / "run") if "skipped" in row]
     assert [row["step"] for row in rows if row["skipped"]] == [4] and rows[-1]["num_tokens"] == 5 * 5 * 2 * 16
     assert all(np.isfinite(array).all() for array in numbers(tmp_path / "run").values())

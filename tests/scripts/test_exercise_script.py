@@ -269,9 +269,9 @@ def test_arrows_and_function_keys_are_not_letters(monkeypatch):
             keys = watching.reading_keys()
             for typed, key in ((b"\x1bOQ", "\x1b"), (b"\x1b[H", "\x1b"), (b"N", "n"), (b"\n", "\n")):  # F2, Home
                 fingers.write(typed)
-                assert keys.get(timeout=10) == key
+                assert keys.get(timeout=60) == key
         fingers.close()
-        assert keys.get(timeout=10) == "q"
+        assert keys.get(timeout=60) == "q"
 
 
 def test_run_puts_the_learners_part_into_the_gpt(tmp_path, capsys, monkeypatch):
