@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
     add("command", nargs="?", choices=list(COMMANDS), default="watch", metavar="COMMAND", help="what to do (see below)")
-    add("name", nargs="?", default=None, metavar="NAME", help="an exercise (the current one)")
+    add("name", nargs="?", default=None, metavar="NAME", help="an exercise, or its number (the current one)")
     add("--workspace", default="my_exercises", metavar="DIR", help="folder for your files")
     add("--exercises", metavar="DIR", help="folder with other exercises, for example a teacher's")
     add("--assignment", default=None, metavar="FILE", help="stubs, mark: exercises and weights, one on each line")
@@ -87,12 +87,14 @@ def workspace_of(arguments: Any) -> Any:
 
 
 def name_in(workspace: Any, arguments: Any) -> str:
-    """The named exercise, or the current one. Raises ValueError if there is none."""
+    """The exercise with the given name or number, or the current one. Raises ValueError if there is none."""
     from scripts.course.checker import catalogue
 
     name = arguments.name or workspace.current()
     if name is None:
         raise ValueError("every exercise has passed: give a name")
+    numbered = dict(enumerate(workspace.paths, 1))
+    name = numbered.get(int(name), name) if name.isdecimal() else name
     catalogue.path_of(name, workspace.paths)
     return str(name)
 

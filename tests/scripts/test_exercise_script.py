@@ -114,7 +114,7 @@ def test_debug_runs_the_failing_case_here(tmp_path, monkeypatch, name, body, see
 def test_list_start_and_hints(tmp_path, capsys):
     rows = json.loads(output_of(exercise.main, "list", "--workspace", tmp_path, "--json"))
     assert len(rows) >= 33 and rows[0]["name"] == "mul" and not any(row["passed"] for row in rows)
-    said = output_of(exercise.main, "start", "softmax", "--workspace", tmp_path)
+    said = output_of(exercise.main, "start", 10, "--workspace", tmp_path)
     assert "lesson 421, attention on raw embeddings" in said and "lesson.py 421" in said
     assert "TODO" in read_text(tmp_path / "10_softmax.py")
     capsys.readouterr()
@@ -199,7 +199,7 @@ def test_the_loop_checks_when_the_file_is_saved(tmp_path, capsys):
     session.check()
     said = capsys.readouterr().out
     assert "correct in all" in said and "next: walk, the diamond" in said
-    answers = {"h": "Hint 1 of 3", "l": "[x] tanh", "c": "1 of", "r": "y or n", "n": "Nothing was", "?": "q quit"}
+    answers = {"h": "Hint 1 of 3", "l": "[x]  2 tanh", "c": "1 of", "r": "y or n", "n": "Nothing was", "?": "q quit"}
     for key, words in answers.items():
         assert session.press(key) and words in capsys.readouterr().out, key
     assert session.press("n") and session.name == "walk"

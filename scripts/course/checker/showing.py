@@ -38,16 +38,16 @@ def verdict_text(name: str, verdict: Verdict, workspace: Workspace) -> str:
 
 
 def list_text(workspace: Workspace) -> str:
-    """All exercises, [x] where passed, > at the current one, with their minutes, difficulty and the hints used."""
+    """All exercises, [x] where passed, > at the current one, with number, minutes, difficulty and the hints used."""
     current, passed = workspace.current(), set(workspace.passed)
     width = max(map(len, workspace.paths))
     rows = []
-    for name in workspace.paths:
+    for number, name in enumerate(workspace.paths, 1):
         exercise = workspace.exercise(name)
         mark, arrow = "x" if name in passed else " ", ">" if name == current else " "
         hints = workspace.state["hints"].get(name, 0)
         used = f" ({hints} hint{'s' * (hints > 1)})" if hints else ""
-        rows.append(f"{arrow} [{mark}] {name:{width}}  {exercise.effort:14}  {exercise.title}{used}")
+        rows.append(f"{arrow} [{mark}] {number:2} {name:{width}}  {exercise.effort:14}  {exercise.title}{used}")
     return "\n".join([*rows, "", progress_text(len(passed), len(workspace.paths))])
 
 
