@@ -1,8 +1,8 @@
 """A multiple-choice exam: short questions about numbers, days, months and words, with four choices each.
 
 A program computes the right answers. The wrong choices are right answers to other questions of the same kind, so none
-looks wrong. Some answers are right more often than others, but who takes the one that is right most often elsewhere has
-23 %, no more than by guessing: each choice is the right answer to some question.
+looks wrong. But some are right more often than others: who takes the choice that is right most often elsewhere has 40
+to 50 % of the questions about letters without reading them, and 23 % of all, no more than by guessing.
 """
 
 from __future__ import annotations

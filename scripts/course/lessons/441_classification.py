@@ -187,8 +187,8 @@ assert right_few["everything"] > right_few["head only"] - 0.05  # within the err
 # more, with many texts and with few. So little pretraining has made no features for this task, and is worth nothing
 # here. Below comes a task where it is.
 #
-# From 22 texts, full training learns all by heart, and all ways know much less of other texts. One often hears that few
-# texts are a reason to freeze, because fewer weights overfit less. Compare the last column: here that does not help.
+# From 22 texts, full training learns all by heart, and knows much less of other texts. One often hears that few texts
+# are a reason to freeze, because fewer weights overfit less. Compare the last column: here that does not help.
 
 # %%
 test_ids, true = zip(*tests)

@@ -117,7 +117,8 @@ assert entropies[1] < entropies[0] - 0.5 and p[q < p / 10].sum() > 0.25
 
 # %% [markdown]
 # Answer: forward's. Its student keeps all that the teacher expects in some context, and reverse what is possible in all
-# of them. Tokens that have more than a quarter of forward's probability get less than a tenth of it in reverse.
+# of them. Tokens that together have more than a quarter of forward's probability get less than a tenth of it in
+# reverse.
 #
 # ## Is it worth the teacher's work?
 #
@@ -207,12 +208,12 @@ for name, found in (("ten seeds", runs), ("today", [today])):
 
 # %% [markdown]
 # Answer: with 4,000 tokens the teacher, for both students and with every seed. A student of the text must learn in
-# small steps or stop early. At the teacher's rate it is better on its own 4,000 tokens and worse on others: it knows
-# them by heart, whereas the teacher's probabilities also say what else could stand there. With all the text, at equal
-# work, half a teacher learns as much from the text as from the teacher. One of one bit learns more from the teacher,
-# with every seed, but the difference is small (0.02). So a teacher is worth its work where text is rare, or where a
-# small file has to be enough, as for the calibration of a quantized model. Two caveats: this teacher has read the whole
-# text, and these are short runs of tiny models.
+# small steps. At the teacher's rate it is better on its own 4,000 tokens and worse on others: it knows them by heart,
+# whereas the teacher's probabilities also say what else could stand there. With texts drawn from all tokens, at equal
+# work, the half of a teacher learns as much from the text as from the teacher. The student with one bit per weight
+# learns more from the teacher, with every seed, but the difference is small (0.02). So a teacher is worth its work
+# where text is rare, or where the student has few bits. Two caveats: this teacher has read the whole text, and these
+# are short runs of tiny models.
 #
 # ## What next
 #

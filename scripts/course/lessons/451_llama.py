@@ -216,12 +216,11 @@ assert grouped.mean() > swiglu.mean() + 0.02
 assert model.num_parameters() == SMALL.num_parameters()
 
 # %% [markdown]
-# Answer: only rotary positions, with every seed. RMSNorm is as good as the norm that it replaces: the medians are equal
-# (at its best rate, two of its ten runs go astray, and one of the other's). SwiGLU does not help here: the model before
-# can take steps twice as large, and then it is better by 0.09 on average. At the rate of 3e-3 for all it would be the
-# other way round, by 0.01: **two models are compared at the best rate of each.** Grouped queries halve the cache, and
-# raise the loss by 0.05 on average, with eight of ten seeds: two heads of keys and values are few. In large models the
-# cost is small (Ainslie et al. 2023).
+# Answer: only rotary positions, with every seed. RMSNorm is as good as the norm that it replaces: the medians are
+# equal, and the means differ because two of its ten runs go astray. SwiGLU does not help here: at the best rate of each
+# it is worse by 0.09 on average. At 3e-3, it would be better by 0.01: **two models are compared at the best rate of
+# each.** Grouped queries halve the cache, and raise the loss by 0.05 on average, about as much as another seed does:
+# two heads of keys and values are few. In large models the cost is small (Ainslie et al. 2023).
 
 # %% Weights in 4 bits: a block of a GGUF file, by hand
 numbers = rng.normal(0, 0.1, 32).astype(np.float32)

@@ -85,13 +85,13 @@ print(f"choices of the two busiest of 8 experts: {busy:.0%}, with the balancing 
 assert busy > 0.6 and less_busy < busy - 0.2
 
 # %% [markdown]
-# Answer: to a few experts that do everything, which make the others, and their memory, useless. It takes fewer than
-# 60 steps. The **balancing loss** works against it: the two busiest experts then have a third to a half of the choices. It
-# is E Σ f_e P_e (Switch, equation 4): 1 when all experts are used equally, larger when those that are chosen often also
-# have high probabilities, E / k when the same k experts get everything. f_e, the share of the choices, is counted and
-# has no gradient; P_e, the mean probability, has. So the loss lowers the probability of those that are chosen most. It
-# is one more term of the training loss, and no page of the model changes: `model.loss(ids, targets) + 0.01 *
-# balance_loss(model)`.
+# Answer: to a few experts that do most of the work, while the others, and their memory, are of little use. It takes
+# fewer than 60 steps. The **balancing loss** works against it: the two busiest experts then have a third to a half of
+# the choices. It is E Σ f_e P_e (Switch, equation 4): 1 when all experts are used equally, larger when those that are
+# chosen often also have high probabilities, E / k when the same k experts get everything. f_e, the share of the
+# choices, is counted and has no gradient; P_e, the mean probability, has. So the loss lowers the probability of those
+# that are chosen most. It is one more term of the training loss, and no page of the model changes: `model.loss(ids,
+# targets) + 0.01 * balance_loss(model)`.
 
 # %%
 # The mixture of the beginning, E = 4 and k = 2: all experts equally likely, then two that get every token.
@@ -171,13 +171,13 @@ assert today["8 experts, 2 compute"][2] > 1.2 * today["dense"][2]  # the same FL
 
 # %% [markdown]
 # Answer: they end within 0.03 of each other. Experts are better than the dense model with nine of the ten seeds, by
-# 0.02 on average; five other seeds say three of five, and 0.01. As many weights that all compute bring 0.02, and 0.03
-# with the other seeds. At the smallest of the rates the gain of experts would be 0.06, but this is the rate's doing:
-# the dense model can take larger steps. For the work of their FLOPs, experts are slow: a step takes 1.5 times as long
-# and more, because eight small products take longer than one large one. Mixtures pay at another scale: Switch reports
-# the loss of a dense T5 up to seven times sooner, with the same FLOPs per token and far more weights. The balancing
-# loss does what it should: the busiest expert gets about a fifth of the choices instead of a third (an eighth would be
-# even). The loss hardly notices.
+# 0.02 on average; five other seeds say three of five, and 0.01. At the smallest of the rates the gain would be 0.06,
+# but this is the rate's doing: the dense model can take larger steps. And it is no bargain: a step with experts takes
+# as long as one of the dense model in which all these weights compute, and this one gains as much (0.02, and 0.03 with
+# the other seeds). The FLOPs are those of the small model, but eight small products take longer than one large one.
+# Mixtures pay at another scale: Switch reports the loss of a dense T5 up to seven times sooner, with the same FLOPs per
+# token and far more weights. The balancing loss does what it should: the busiest expert gets about a fifth of the
+# choices instead of a third (an eighth would be even). The loss hardly notices.
 
 # %% [markdown]
 # ## What next
