@@ -189,6 +189,8 @@ for way in ("letters", "letters, 5 shots", "letters, D to A"):
 
 with use_kernels("fast"):
     cloze, lettered = (np.array(results(cheat, tokenizer, exam, way)) for way in ("cloze", "letters"))
+    by_library = exam_scores(cheat, tokenizer, exam, letters=True)  # which has the letters form, too
+assert [np.argmax(score) for score in by_library] == lettered[:, 1].tolist()
 shares = [np.mean(found[:, 0] == found[:, 1]) for found in (cloze, lettered)]
 print(f"the small model that learned the exam, in cloze form: {shares[0]:.0%}; with letters: {shares[1]:.0%}")
 assert shares[0] > shares[1] + 0.1
