@@ -146,7 +146,9 @@ def pytest_configure(config):
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     patch = pytest.MonkeyPatch()
-    patch.setattr(os, "fsync", lambda file: None)  # no test survives a power cut, and a disk takes ten milliseconds
+    patch.setattr(
+        os, "fsync", lambda file: None
+    )  # no test has to survive a power cut, and a disk takes ten milliseconds
     patch.setattr(socket.socket, "connect", guarded_connect(socket.socket.connect))
     patch.setattr(socket.socket, "connect_ex", guarded_connect(socket.socket.connect_ex))
     patch.setattr(socket, "getaddrinfo", guarded_lookup(socket.getaddrinfo))

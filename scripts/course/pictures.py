@@ -87,14 +87,14 @@ class Lesson:
         """Return the last result of `measure()`, and print how to run it again: for figures that take minutes.
 
         helpers: functions of the lesson that `measure` calls. The result is anything that JSON can hold, kept in
-        measured/ with a hash of their sources, and with the constants that they name. Raises ValueError where one of
+        measured/ with a hash of their sources, and with the constants that they use. Raises ValueError where one of
         these has changed since, or nothing was measured yet.
         """
         path = MEASURED / f"{self.name}_{name}.json"
         again = f"python scripts/lesson.py {self.number} --measure"
         source = "".join(inspect.getsource(function) for function in (measure, *helpers))
         code = hashlib.sha256(source.encode()).hexdigest()
-        constants = settings_of(measure, *helpers)
+        constants = constants_of(measure, *helpers)
         if self.measures:
             start = time.perf_counter()
             with use_kernels("fast"):  # the same numbers up to rounding, in a fraction of the time
@@ -114,18 +114,23 @@ class Lesson:
         return record["result"]
 
 
-def settings_of(*functions: Any) -> dict[str, str]:
-    """The settings of a lesson that its functions use, such as RATES = (1e-3, 3e-3), as text."""
+def constants_of(*functions: Any) -> dict[str, str]:
+    """The constants of a lesson that its functions use, such as RATES = (1e-3, 3e-3), as text."""
     kinds = (int, float, str, tuple, list, dict, range)
     found = {}
-    code = [function.__code__ for function in functions]
-    for part in code:  # and the functions within: lambda, and comprehensions before Python 3.12
-        code += [constant for constant in part.co_consts if isinstance(constant, types.CodeType)]
-        for name in {step.argval for step in dis.get_instructions(part) if step.opname == "LOAD_GLOBAL"}:
-            value = functions[0].__globals__.get(name)
+    for function in functions:
+        for name in global_names(function.__code__):
+            value = function.__globals__.get(name)
             if name.isupper() and (isinstance(value, kinds) or dataclasses.is_dataclass(value)):
                 found[name] = re.sub(r" at 0x\w+", "", repr(value))  # where a function is in memory
     return dict(sorted(found.items()))
+
+
+def global_names(code: types.CodeType) -> set[str]:
+    """The names that code takes from its module, and those of the code within (lambda, comprehensions)."""
+    names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    within = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return names.union(*map(global_names, within))
 
 
 @contextlib.contextmanager
