@@ -162,24 +162,37 @@ def smollm2_exams() -> dict[str, list[Any]]:
     return {way: [results(model, words, questions[n : n + 40], way) for n in range(0, 200, 40)] for way in WAYS}
 
 
-measured = {way: np.array(exams) for way, exams in lesson.measured("smollm2", smollm2_exams, asked, results).items()}
 N = 200  # questions
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """By how much the share of right answers is larger in one than in the other, and its standard error. Both answer
+    the same questions, so what counts is in how many of these only one of them is right.
+    """
+    pairs = one.astype(int) - other
+    return pairs.mean(), pairs.std(ddof=1) / np.sqrt(N)
+
+
+measured = {way: np.array(exams) for way, exams in lesson.measured("smollm2", smollm2_exams, asked, results).items()}
 right, error = {}, {}
 for way, exams in measured.items():
     answer, chosen, by_length = np.moveaxis(exams, 2, 0)  # (exams, questions) each
     right[way] = chosen == answer
-    acc, acc_norm = right[way].mean(), (by_length == answer).mean()
+    right_by_length = by_length == answer
+    acc, acc_norm = right[way].mean(), right_by_length.mean()
     error[way] = np.sqrt(acc * (1 - acc) / (N - 1))
     places = np.bincount(chosen.ravel(), minlength=4) / N
     each = " ".join(f"{share:.0%}" for share in right[way].mean(axis=1))
     print(f"{way:19} acc {acc:.1%} ± {error[way]:.1%} ({each}), acc_norm {acc_norm:.1%}; chosen places {places}")
-    # Both scores choose for the same questions, so what counts is in how many of these only one of them is right.
-    pairs = right[way].astype(int) - (by_length == answer)
-    assert abs(acc - acc_norm) <= 2 * pairs.std(ddof=1) / np.sqrt(N)
+    more, its_error = difference(right[way], right_by_length)
+    assert abs(more) <= 2 * its_error
 for more, less in (("cloze", "letters"), ("cloze, 5 shots", "cloze"), ("cloze", "cloze, no question")):
-    pairs = right[more].astype(int) - right[less]
-    print(f"{more} against {less}: {pairs.mean():.1%} ± {pairs.std(ddof=1) / np.sqrt(N):.1%}")
-    assert pairs.mean() > 2 * pairs.std(ddof=1) / np.sqrt(N)
+    gain, its_error = difference(right[more], right[less])
+    print(f"{more} against {less}: {gain:.1%} ± {its_error:.1%}")
+    assert gain > 2 * its_error
+
+# %%
+# With letters: which place is chosen?
 place = {way: exams[:, :, 1] for way, exams in measured.items()}
 assert (place["letters"] == 0).all() and (place["letters, D to A"] == 3).all()  # A, wherever it stands
 assert np.bincount(place["letters, 5 shots"].ravel()).max() > 0.6 * N
@@ -237,11 +250,11 @@ assert min(by_kind[-2:]) > 0.35  # how many letters a word has, and its last let
 
 # %%
 pairs = np.random.default_rng(lesson.seed).binomial(N, 0.5, (10_000, 2)) / N
-difference, limit = np.abs(pairs[:, 0] - pairs[:, 1]), 2 * np.sqrt(2 * 0.5 * 0.5 / N)
-print(f"more than {limit:.0%} apart: {np.mean(difference > limit):.1%} of all pairs of equal models")
+apart, limit = np.abs(pairs[:, 0] - pairs[:, 1]), 2 * np.sqrt(2 * 0.5 * 0.5 / N)
+print(f"more than {limit:.0%} apart: {np.mean(apart > limit):.1%} of all pairs of equal models")
 enough = 2 * 0.5 * 0.5 * (2 / 0.02) ** 2
 print(f"questions that tell models apart, half of the time, that differ by 2 points: {enough:,.0f}")
-assert 0.03 < np.mean(difference > limit) < 0.07
+assert 0.03 < np.mean(apart > limit) < 0.07
 
 # %% [markdown]
 # Answer: up to 10 points in 19 of 20 cases. The standard error of a share p of N questions is sqrt(p (1 - p) / N), or

@@ -180,27 +180,31 @@ def trained(changes: int, seed: int, rate: float) -> Llama:
     return model
 
 
+def loss_of(changes: int, seed: int, rate: float) -> float:
+    """The validation loss of this model."""
+    return round(validation_loss(trained(changes, seed, rate), val_ids), 4)
+
+
 def with_ten_seeds() -> list[dict[str, Any]]:
     """After each change: the mean validation loss of three seeds by rate, the best rate, the losses of ten with it."""
     found = []
     for changes in range(5):
-        loss = lambda seed, rate: round(validation_loss(trained(changes, seed, rate), val_ids), 4)  # noqa: B023, E731
-        by_rate = [float(np.mean([loss(seed, rate) for seed in range(3)])) for rate in RATES]
+        by_rate = [float(np.mean([loss_of(changes, seed, rate) for seed in range(3)])) for rate in RATES]
         best = RATES[np.argmin(by_rate)]
-        found.append({"by rate": by_rate, "rate": best, "losses": [loss(seed, best) for seed in range(10)]})
+        losses = [loss_of(changes, seed, best) for seed in range(10)]
+        found.append({"by rate": by_rate, "rate": best, "losses": losses})
     return found
 
 
-rows = dict(zip(CHANGES, lesson.measured("changes", with_ten_seeds, trained)))
+rows = dict(zip(CHANGES, lesson.measured("changes", with_ten_seeds, loss_of, trained)))
 today = {}
 print("validation loss by rate", RATES, "with three seeds; at the best, ten seeds and today")
 for changes, (name, row) in enumerate(rows.items()):
     with use_kernels("fast"):
         model = trained(changes, lesson.seed, row["rate"])
     today[name] = validation_loss(model, val_ids)
-    print(
-        f"{name}: {model.num_parameters():,} parameters, {accounting.kv_cache_bytes(model.config, 1, 1)} bytes a token"
-    )
+    cache_bytes = accounting.kv_cache_bytes(model.config, 1, 1)
+    print(f"{name}: {model.num_parameters():,} parameters, {cache_bytes} bytes of cache a token")
     print(f"  {np.array(row['by rate'])}")
     print(f"  {np.array(row['losses'])}, {today[name]:.3f}", flush=True)
     assert row["rate"] not in (RATES[0], RATES[-1])  # not at the edge

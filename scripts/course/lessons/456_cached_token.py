@@ -113,6 +113,7 @@ BLOCK = 32  # tokens of a text
 KINDS = {"in full": (4, 16), "narrow": (4, 4), "grouped": (1, 16), "latent": (4, 16)}
 BASES = (1e4, 30.0)
 RATES = (3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2)
+SEEDS = (*range(10), *range(101, 106))
 
 
 def small(kind: str, seed: int, base: float) -> Llama:
@@ -160,7 +161,7 @@ print("numbers a token:", numbers)
 assert [*numbers.values()] == [128, 32, 32, 32]
 
 # %% [markdown]
-# Predict: each kind is trained for 300 steps, with ten seeds and the best of five learning rates. Which of the three
+# Predict: each kind is trained for 300 steps, with 15 seeds and the best of five learning rates. Which of the three
 # cheap ones comes closest to the model with the full cache? And with the smaller base?
 
 # %%
@@ -174,12 +175,12 @@ def copy_loss(model: Llama, rows: int = 64) -> float:
 
 
 def quality() -> dict[str, dict[str, list[float]]]:
-    """For each kind and base, the mean loss of three seeds by learning rate, and those of ten seeds with the best."""
+    """For each kind and base, the mean loss of three seeds by learning rate, and those of all seeds with the best."""
     found = {}
     for kind, base in itertools.product(KINDS, BASES):
         by_rate = [np.mean([copy_loss(trained(kind, seed, 300, rate, base)) for seed in range(3)]) for rate in RATES]
         rate = RATES[np.argmin(by_rate)]
-        losses = [copy_loss(trained(kind, seed, 300, rate, base)) for seed in range(10)]
+        losses = [copy_loss(trained(kind, seed, 300, rate, base)) for seed in SEEDS]
         found[f"{kind}, base {base:g}"] = {"by rate": np.round(by_rate, 3).tolist(), "losses": losses}
     return found
 
@@ -189,26 +190,26 @@ def quality() -> dict[str, dict[str, list[float]]]:
 found = lesson.measured("quality", quality, small, copies, batches, trained, copy_loss)
 for name, row in found.items():
     print(f"{name:19} by rate {np.array(row['by rate'])}")
-    print(f"{'':11} at the best, ten seeds {np.array(row['losses'])}")
+    print(f"{'':11} at the best, all seeds {np.array(row['losses'])}")
     assert 0 < np.argmin(row["by rate"]) < len(RATES) - 1  # the best rate is not at the edge
-mean = {name: np.mean(row["losses"]) for name, row in found.items()}
+median = {name: np.median(row["losses"]) for name, row in found.items()}
 full, narrow, grouped, latent = (np.array(found[f"{kind}, base 10000"]["losses"]) for kind in KINDS)
 assert (narrow > full).all() and narrow.mean() > 2 * max(grouped.mean(), latent.mean())
-cheap = [mean[f"{kind}, base 30"] for kind in ("narrow", "grouped", "latent")]
-assert mean["in full, base 30"] < min(cheap) and max(cheap) < 1.5 * min(cheap)
+cheap = [median[f"{kind}, base 30"] for kind in ("narrow", "grouped", "latent")]
+assert median["in full, base 30"] < min(cheap) and max(cheap) < 1.3 * min(cheap)
 with use_kernels("fast"):
     today = {base: copy_loss(trained("narrow", lesson.seed, 150, 6e-3, base)) for base in BASES}
 print("narrow heads today, after 150 steps, by base:", today)
 assert today[30.0] < today[1e4] - 0.3
 
 # %% [markdown]
-# Answer: the full cache is the best (0.06 with the usual base, 0.05 with the smaller one). With the usual base, grouped
-# queries and the latent come closest (0.07 and 0.09), and the narrow heads are far behind (0.18). But not because
-# narrow heads know less: with two useful speeds of rotation they copy as well as the others. With a base of 30, the
-# means of the three cheap ones are 0.07 to 0.08, and single seeds of the three come in any order. (Of five more seeds,
-# one run of the latent ended at 0.33.) So a quarter of the memory costs a little, and this task cannot tell which
-# quarter is the best. DeepSeek-V2 reports that it matters in models of 16 and 250 billion parameters: with a cache as
-# large as 2.25 heads of grouped queries need, latent attention was better than multi-head attention in full.
+# Answer: the full cache is the best, with a loss of 0.05. With the usual base, grouped queries and the latent come
+# closest (0.07 and 0.09), and the narrow heads are far behind (0.19). But not because narrow heads know less: with two
+# useful speeds of rotation they copy as well as the others. With a base of 30, the medians of the three cheap ones are
+# 0.07 to 0.08, and single seeds of the three come in any order (one of the latent's 15 runs ends at 0.33). So a quarter
+# of the memory costs a little, and this task cannot tell which quarter is the best. DeepSeek-V2 reports that it matters
+# in models of 16 and 250 billion parameters: with a cache as large as 2.25 heads of grouped queries need, latent
+# attention was better than multi-head attention in full.
 
 # %% A window: what has left it is forgotten
 # We train the grouped model and then let each token see only the last 16 tokens, or only the last 15, itself included.
