@@ -31,7 +31,7 @@ NOT_LINEAR = [
     ("cross_entropy", "* dout / ctx.n", "* dout**2 / 0.7 / ctx.n", "wrong for -1 times that dout"),
     ("cross_entropy", "* dout / ctx.n", "* min(dout, 1) / ctx.n", "not linear in dout"),
     ("cross_entropy", "* dout / ctx.n", "* (dout if abs(dout) > 0.01 else 0) / ctx.n", "not linear in dout"),
-    ("mean", "dout / n", "np.abs(dout) / n", "sign of the upstream gradient dout"),
+    ("mean", "dout / n", "np.abs(dout) / n", "`abs(dout)` stands where `dout` belongs"),
 ]
 
 
@@ -60,15 +60,15 @@ return x + linear(hidden, p, "down")"""
 STEPS = [
     ("adam", "np.sqrt(v_hat)", "np.sqrt(-1 - v_hat)", "`-1 - v_hat` stands where `v_hat` belongs", "p = p -"),
     ("gpt", 'norm(x, params, "norm") @', "x @", "`norm` is missing: `x` stands where", "logits ="),
-    ("warmup_cosine", "math.pi * progress", "180 * progress", "not among yours is `cosine = (1 + cos(pi", "cosine ="),
+    ("warmup_cosine", "math.pi * progress", "180 * progress", "belongs `cosine = (1 + cos(pi", "cosine ="),
     ("sgd", "weight_decay * p", "weight_decay * p * abs(p)", "stands where `weight_decay * p` belongs", "g = grad"),
     ("adam", "m / (1 - beta1**t)", "m / (1 - beta1**t) ** 3", "stands where `1 - beta1^t` belongs", "m_hat ="),
     ("sgd", "+ g\n", "+ (1 - momentum) * g\n", "`(1 - momentum) * g` stands where `g` belongs", "velocity ="),
     ("clipping", "np.sqrt(sum((g * g).sum() for g in gradients))", "max(np.abs(g).max() for g in gradients)",
      "not among yours is `norm = sqrt(sum(((g * g)", "norm ="),
-    ("gpt", "blocks.{layer}.", "blocks.0.", "not among yours is `x = block(x, part_of", "x = block"),
+    ("gpt", "blocks.{layer}.", "blocks.0.", "belongs `x = block(x, part_of", "x = block"),
     ("gpt", '["positions"][', '["positions"][1:][', "where `params['positions'][:-1]` belongs", "x = x + params"),
-    ("block", "scores, -np.inf", "scores, 0", "is `masked = where(tri(T) > 0, scores, -inf)", "masked ="),
+    ("block", "scores, -np.inf", "scores, 0", "belongs `masked = where(tri(T) > 0, scores, -inf)", "masked ="),
     ("block", "np.tri(T)", "np.tri(T, k=-1)", "`-1` stands where `0` belongs", "masked ="),
     ("block", '"norm_2"', '"norm_1"', "'norm_1' stands where 'norm_2' belongs", "normed ="),
     ("block", "gelu(linear", "(linear", "`gelu` is missing", "hidden ="),
@@ -77,7 +77,7 @@ STEPS = [
     ("training_loop", "update(name, p, gradients[name] * factor, rate(step))",
      "p - rate(step) * gradients[name] * factor", "not among yours is `params = update(name, p", "params[name] ="),
     ("llama", "repeat(turned(k)", "repeat((k)", "`turned` is missing: `k` stands", "k = np.repeat"),
-    ("llama", "gate / (1", "1 / (1", "not among yours is `h = gate / (1", "h = 1"),
+    ("llama", "gate / (1", "1 / (1", "belongs `h = gate / (1", "h = 1"),
     # hidden, which this file has not, comes with its formula.
     ("block", HIDDEN, 'return linear(gelu(linear(normed, p, "up")), p, "down")', "; hidden is `gelu(linear", "return"),
     # Two mistakes at once: the first is named.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.course.checker import diagnosing, processes, source
+from scripts.course.checker import processes, repairing, source
 from tests.exercises import planting
 
 RIGHT = planting.reference_text("softplus")
@@ -172,8 +172,11 @@ def test_a_call_brings_its_helpers_along_and_no_answer(tmp_path):
     assert "class Helper" in sent and "def helper" in sent and "right" not in sent
 
 
+ENDLESS = "while True: pass"
+
+
 def test_a_change_that_ends_the_process_costs_only_the_reason(monkeypatch):
     """In search of the reason, changes of the file are run: whatever they do, the verdict is the file's own."""
-    monkeypatch.setattr(diagnosing, "repair", lambda runs, *_: runs.trial.ask("change", "while True: pass", 0))
+    monkeypatch.setattr(repairing.Repairs, "change", lambda repairs: repairs.trial.ask("change", ENDLESS, 0, None))
     verdict = verdict_on(RIGHT.replace("0.5 *", "0.3 * abs(ctx.x) *"))
     assert verdict.status == "wrong" and "dx has wrong values" in verdict.diagnosis, verdict

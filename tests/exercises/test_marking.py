@@ -247,7 +247,7 @@ def test_the_readmes_example_is_an_exercise(tmp_path):
     assert "product rule" in verdict.diagnosis
 
 
-GRADED = (diagnosing.reason, repairing.is_right, judging.smallest_failing)  # in spite of a failure there
+GRADED = (diagnosing.reason, repairing.results, judging.smallest_failing)  # in spite of a failure there
 UNGRADED = (judging.parts, judging.drawn, comparing.difference, comparing.of_numbers, comparing.close)
 
 

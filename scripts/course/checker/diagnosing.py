@@ -5,16 +5,18 @@ The first of these that holds is the reason. Its kind is in brackets:
      1. The learner's code draws random numbers [random].
      2. The exercise's own check remarks on the run, beside the results [remark].
      3. A slip that the exercise names gives the learner's results [slip].
-     4. gradcheck is certain: its diagnosis is one of SURE [gradcheck].
+     4. gradcheck is certain that a gradient is cut off [gradcheck].
      5. A change of the right solution that people often make gives the learner's results (searching.py) [changes].
      6. The exercise's own check puts a sentence in place of a result [remark].
      7. A change of the learner's file makes it right (repairing.py) [repair].
      8. A rare change of the right solution gives the learner's results; tried only where 7 finds nothing [changes].
      9. The file is right when it runs for the first time [remembers].
     10. gradcheck has another diagnosis, not one of VAGUE [gradcheck].
-    11. What is left is where the numbers differ, and the right step that the learner lacks (steps.py) [finding].
+    11. A right solution's value in the place of one statement's makes the file right (grafting.py) [graft].
+    12. What is left is where the numbers differ, and the right step that the learner lacks (steps.py) [finding].
 
-A vague diagnosis is better than a wrong one. The reason is data; words.py makes a sentence of it.
+A vague diagnosis is better than a wrong one: each must hold in all cases that are tried. The reason is data; words.py
+makes a sentence of it.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ from minigrad.gradcheck.check import GradcheckError, gradcheck
 from minigrad.gradcheck.diagnosis import Diagnosis
 
 from .checks import Case
-from .repairing import is_right, repair
-from .searching import Explanation, Search
+from .grafting import graft
+from .repairing import Repairs
+from .searching import Search
 from .steps import Apart, Runs
 from .trial import Finding, Trial
 
-SURE = {"cut off", "upstream"}  # kinds of gradcheck's diagnoses that are certain
+MOST_STEPPED = 2  # wrong cases, besides the one that is looked at, whose steps are compared
 VAGUE = {"", "partial", "incomplete", "unknown", "source", "shape", "factor"}  # too vague to show alone
 
 
@@ -50,6 +53,7 @@ class Reason(NamedTuple):
     "changes"    a list of changes of the right solution
     "repair"     a change of the learner's file
     "remembers"  None: something is kept from one call to the next
+    "graft"      a Graft: where the value of a right step belongs
     "gradcheck"  the gradient's name, and a Diagnosis
     "finding"    None: how the results differ is the diagnosis
     """
@@ -91,7 +95,7 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     diagnosis = Diagnosis("", "")
     if explanation is None and first is not None and first.where.startswith("backward"):
         gradient, diagnosis = ask_gradcheck(trial, first, trial.check.telling)
-    if diagnosis.kind in SURE:
+    if diagnosis.kind == "cut off":
         return Reason("gradcheck", case_of_gradcheck(trial, found, case, diagnosis), (gradient, diagnosis))
 
     # A change of the right solution that people often make; or what a check's `call` says in place of the result.
@@ -103,43 +107,48 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
 
     # A change of the learner's file. Steps are compared in the telling case, if it shows the same.
     seen, seen_case = found, case
-    if first is not None and (first.where, first.kind) == (found.where, found.kind):
+    if first is not None and (first.where, first.gradient) == (found.where, found.gradient):
         seen = first
         seen_case = trial.check.telling
     runs = Runs(trial, seen_case, search.is_backward)
-    repaired = repair(runs, seen, witnesses)
+    repairs = Repairs(runs, seen, witnesses)
+    repaired = repairs.change()
 
     # A change of the right solution that people rarely make, only where no change of the file helps. 3, 5 and 8 return
     # together, below 7, which finds their line.
     if explanation is None and repaired is None:
         explanation = search.changes(usual=False)
+    others = [other.case for other in repairs.others if other.fails][:MOST_STEPPED]
+    all_runs = [runs, *(Runs(trial, other, search.is_backward) for other in others)]
+    grafted = None if repaired is not None or repairs.is_right_at_first() else graft(repairs, all_runs)
     if explanation is not None:
         agrees = search.agreement(explanation.written, case)
         # a repair names the learner's own line; an explanation knows only the right solution's
-        line = line_of(explanation, runs) if repaired is None else repaired.line
+        known = repaired or grafted
+        line = None if known is None else known.line
         kind = "slip" if isinstance(explanation.said, str) else "changes"
         return Reason(kind, case if agrees else trial.check.telling, explanation.said, line)
-    step = runs.lacking(seen.gradient)
+    # The first right step that the learner lacks in any of some cases: in another one it may be there by chance.
+    lacking = [(one.right[0], one.case) for one in all_runs if one.right]
+    step, step_case = min(lacking, key=lambda one: one[0].line, default=(None, case))
     if repaired is not None:
         return Reason("repair", case, repaired, repaired.line, step)
 
     # Something is remembered: in the recorded run, the first one, the file was right.
-    if runs.answer.raised is None and is_right(runs, seen, runs.answer):
+    if repairs.is_right_at_first():
         return Reason("remembers", case)
+    # What else gradcheck says; then a value that makes it right.
+    if diagnosis.kind not in VAGUE and found.kind != "error":
+        line = None if grafted is None else grafted.line
+        return Reason("gradcheck", case_of_gradcheck(trial, found, case, diagnosis), (gradient, diagnosis), line)
+    if grafted is not None:
+        return Reason("graft", seen_case, grafted, grafted.line)
 
     # Nothing explains it. What is left says where the numbers differ, and how.
-    line = runs.line_of(seen.gradient)
-    if diagnosis.kind not in VAGUE and found.kind != "error":
-        return Reason("gradcheck", case_of_gradcheck(trial, found, case, diagnosis), (gradient, diagnosis), line)
-    if found.difference is not None and found.difference.says_what:
-        step = None
-    return Reason("finding", case, None, line, step)
-
-
-def line_of(explanation: Explanation, runs: Runs) -> int | None:
-    """The learner's line that an explanation is about."""
-    target = "" if isinstance(explanation.said, str) else explanation.said[0].target
-    return runs.line_of(target, explanation.program)
+    if step is None or found.kind == "error" or found.difference is not None and found.difference.says_what:
+        return Reason("finding", case)
+    line = next((mine.line for mine in runs.yours if mine.name == step.name), None)
+    return Reason("finding", step_case, None, line, step)
 
 
 def case_of_gradcheck(trial: Trial, found: Finding, case: Case, diagnosis: Diagnosis) -> Case:

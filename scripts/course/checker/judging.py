@@ -118,7 +118,7 @@ def verdict_of_check(trial: Trial, seed: int, explain: bool) -> Verdict:
     verdict = Verdict(status, found.where, diagnosis, cases=len(tried) + 1)
     verdict.details = words.of_case(trial, case, found.shown)
     verdict.shown = (check, case, found.douts)
-    verdict.line = found.answer.line or line or trial.last_line(case, found)
+    verdict.line = line or found.answer.line
     verdict.code = source.code_at(trial.text, verdict.line)
     return verdict
 

@@ -30,7 +30,7 @@ from .checks import Check, Exercise, OpCheck, Verdict
 from .trial import ASK
 
 START = "import sys; sys.path += sys.argv[1:3]; import worker; worker.main()"
-HARNESS = "from __future__ import annotations\nimport math\nimport numpy as np\n"
+HARNESS = "from __future__ import annotations\nimport math\nimport tracemalloc\nimport numpy as np\n"
 # Variables of our environment that a worker gets.
 KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "SYSTEMROOT", "TEMP", "TMP")
 PATIENCE = 10  # times the seconds of computing that an answer may take by the clock, as it may have to wait

@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -50,34 +49,20 @@ from . import comparing
 from .checks import Case
 from .trial import Answer, Finding, Trial, answer, arrays, bounded
 
-# A program is believed if it gives the learner's results in at least this share of the cases. An explanation that is
-# unlikely from the start must fit better.
-SLIP_SHARE = 0.5  # a slip need not fit where numbers are extreme
-HIDDEN_SLIP_SHARE = 0.75  # of a slip, where the telling case does not show that something is wrong
-CHANGE_SHARES = {0: 0.75, 1: 0.95}  # by the rank of a change: 0 is what people do most often; all others: in every case
 USUAL_RANKS = 2  # changes of a lower rank are usual
 MOST_LINES_FOR_RARE = 2  # rare changes that fit in more lines than these fit by chance
 
 NOT, PARTLY, WHOLLY = range(3)  # how far a program agrees with the learner in one case
 
 
-class Fit(NamedTuple):
-    """How well a program gives the learner's results; the larger, the better.
+class Explanation(NamedTuple):
+    """An op or function, `written`, that gives the learner's results.
 
-    is_whole: all results of the first case are the learner's, not only the result that is looked at. share: in what
-    share of the cases it agrees; the smaller of two: of the cases where the learner is wrong, and of the rest.
+    said: the sentence of a slip, or changes of the right solution.
     """
 
-    is_whole: bool
-    share: float
-
-
-class Explanation(NamedTuple):
-    """A program that gives the learner's results. said: the sentence of a slip, or changes of the right solution."""
-
     said: str | list[Change]
-    written: Any  # its op or function
-    program: str  # its text
+    written: Any
 
 
 class Search:
@@ -96,18 +81,12 @@ class Search:
     # --- the three parts ----------------------------------------------------------------------------------------------
 
     def slip(self) -> Explanation | None:
-        """The slip that gives the learner's results in most cases; changes, if they give them in more."""
+        """The slip that gives the learner's results in every case."""
         fits = [(self.fit(slip.written), slip) for slip in self.possible_slips()]
-        if not fits:
-            return None
-        (_, share), best = max(fits, key=lambda fit: fit[0])
-        if share < (SLIP_SHARE if self.in_telling else HIDDEN_SLIP_SHARE):
-            return None
-        if share < 1:
-            return self.changes(usual=True, in_every_case=True) or best
-        return best
+        how_far, best = max(fits, key=lambda fit: fit[0], default=(NOT, None))
+        return best if how_far != NOT else None
 
-    def changes(self, usual: bool, in_every_case: bool = False) -> Explanation | None:
+    def changes(self, usual: bool) -> Explanation | None:
         """The change of the right solution that gives the learner's results; of several changes the most usual one.
 
         usual: among changes that people often make, or among the others. Ties: those of the first two lines are
@@ -115,17 +94,16 @@ class Search:
         """
         if self.in_telling and not self.has_numbers():
             return None  # many changes give nothing but nan
-        fits = list(self.fitting_changes(usual, in_every_case))
+        fits = list(self.fitting_changes(usual))
         best = min((key for key, *_ in fits), default=None)
-        by_line: dict[int, tuple[Change, Any, str]] = {}
-        for key, change, written, program in fits:
+        by_line: dict[int, tuple[Change, Any]] = {}
+        for key, change, written in fits:
             if key == best:
-                by_line.setdefault(change.line, (change, written, program))
+                by_line.setdefault(change.line, (change, written))
         if not by_line or (not usual and len(by_line) > MOST_LINES_FOR_RARE):
             return None
         named = [by_line[line] for line in sorted(by_line)[:2]]
-        _, written, program = named[0]
-        return Explanation([change for change, _, _ in named], written, program)
+        return Explanation([change for change, _ in named], named[0][1])
 
     # --- what is tried ------------------------------------------------------------------------------------------------
 
@@ -136,16 +114,14 @@ class Search:
             written = compiled(ast.parse(program), {"np": np, "math": math}, "<mutant>")[check.name]
             forward = answer(written, "", check, telling).value
             if not self.is_backward or same(forward, self.reference.run(telling).value, 1e-6):
-                yield Explanation(sentence, written, program)
+                yield Explanation(sentence, written)
 
-    def fitting_changes(self, usual: bool, in_every_case: bool) -> Iterator[tuple[Any, Change, Any, str]]:
+    def fitting_changes(self, usual: bool) -> Iterator[tuple[Any, Change, Any]]:
         """The changes that give the learner's results, each after a key: the lowest is the best explanation."""
         for written, change in self.reference.mutants(self.part, self.possible_changes(usual)):
-            is_whole, share = self.fit(written)
-            least = 1.0 if in_every_case else CHANGE_SHARES.get(change.rank, 1.0)
-            if share >= least:
-                # as_text() is this change's program: `reference` is changed until the loop goes on.
-                yield (not is_whole, change.rank, -share), change, written, self.reference.as_text()
+            how_far = self.fit(written)
+            if how_far != NOT:
+                yield (-how_far, change.rank), change, written
 
     def possible_changes(self, usual: bool) -> Callable[[Change], bool]:
         """What says of a change whether the learner may have made it."""
@@ -153,42 +129,22 @@ class Search:
             [line.partition("  # ")[0].strip() for line in text.splitlines()]
             for text in (self.reference.text, self.trial.text)
         )
-        assigned = self.first_lines()
 
         def is_possible(change: Change) -> bool:
             is_usual = change.rank < USUAL_RANKS
             # A line that stands in the learner's file as well has not been changed.
             is_kept = right[change.line - 1] in learners and change.kind != SEVERAL_LINES
-            # A name has no value before the line that assigns it.
-            has_value = assigned.get(change.new.strip("`"), 0) < change.line
-            return is_usual is usual and not is_kept and has_value
+            return is_usual is usual and not is_kept
 
         return is_possible
 
-    def first_lines(self) -> dict[str, int]:
-        """The line in which each name of a function gets its first value; not of inputs, nor of names in an op."""
-        if self.trial.is_op:
-            return {}
-        nodes = list(ast.walk(self.reference.node))
-        inputs = {node.arg for node in nodes if isinstance(node, ast.arg)}
-        stores = [node for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
-        lines: dict[str, int] = {}
-        for node in sorted(stores, key=lambda node: node.lineno):
-            if node.id not in inputs:
-                lines.setdefault(node.id, node.lineno)
-        return lines
-
     # --- does it give the learner's results? --------------------------------------------------------------------------
 
-    def fit(self, written: Any) -> Fit:
-        """How well a changed solution fits. It must agree in the first and in the telling case."""
+    def fit(self, written: Any) -> int:
+        """How far a changed solution agrees in the first case; NOT if it agrees less in another one."""
         first = self.agreement(written, self.cases[0])
-        if first == NOT or self.agreement(written, self.trial.check.telling) == NOT:
-            return Fit(False, 0.0)
-        agree = [self.agreement(written, case) >= first for case in self.cases]
-        where_wrong = [a for a, is_wrong in zip(agree, self.wrong, strict=True) if is_wrong]
-        elsewhere = [a for a, is_wrong in zip(agree, self.wrong, strict=True) if not is_wrong]
-        return Fit(first == WHOLLY, min(sum(group) / len(group) for group in (where_wrong, elsewhere) if group))
+        agrees = first != NOT and all(self.agreement(written, case) >= first for case in self.cases)
+        return first if agrees else NOT
 
     def agreement(self, written: Any, case: Case) -> int:
         """WHOLLY if all results are the learner's, PARTLY if the result that is looked at is, else NOT."""
@@ -215,11 +171,6 @@ class Search:
             for learners_one, changed_one, right_one in results
             if same(learners_one, right_one, 1e-6)
         )
-
-    @functools.cached_property
-    def wrong(self) -> list[bool]:
-        """For each case, whether the learner is wrong. In the others, a change without an effect agrees as well."""
-        return [self.trial.test(case) is not None for case in self.cases]
 
     def has_numbers(self) -> bool:
         """Whether the learner's result of the first case is not only nan and infinity, or has no numbers at all."""

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.autograd import Context
-from minigrad.gradcheck.mutations import Change, compiled, in_words, mutants
+from minigrad.gradcheck.mutations import Change, compiled, in_words, mutants, target_of
 
 from . import comparing, source
 from .checks import Case, Check, OpCheck
@@ -58,23 +58,19 @@ class Reference:
         recording = Recording(text, "")
         return answer(recording.names[self.check.name], "", self.check, case, douts), recording.steps
 
-    def expression(self, line: int) -> str:
-        """What the statement in a line computes, as a formula."""
+    def formula(self, line: int) -> str:
+        """The statement in a line, or what it returns."""
         nodes = (n for n in ast.walk(self.node) if isinstance(n, ast.stmt) and n.lineno == line)
-        found = (in_words(value) for n in nodes if (value := getattr(n, "value", None)) is not None)
-        return next(found, "").strip("`")
+        found = (in_words(n.value if isinstance(n, ast.Return) else n) for n in nodes if getattr(n, "value", None))
+        return next(found, "")
 
     @functools.cached_property
     def formulas(self) -> dict[str, str]:
-        """What each name of the solution stands for."""
-        nodes = [node for node in ast.walk(self.node) if isinstance(node, ast.Assign)]
-        return {bare(ast.unparse(node.targets[0])): self.expression(node.lineno) for node in nodes}
-
-    def as_text(self) -> str:
-        """The whole program with the op or function as it is changed just now."""
-        tree = ast.parse(self.text)
-        tree.body = [self.node if getattr(node, "name", "") == self.check.name else node for node in tree.body]
-        return ast.unparse(tree)
+        """What each name of the solution stands for that gets a value once."""
+        nodes = [node for node in ast.walk(self.node) if isinstance(node, ast.Assign | ast.AugAssign)]
+        targets = [bare(target_of(node)) for node in nodes]
+        named = zip(targets, nodes, strict=True)
+        return {name: in_words(node.value).strip("`") for name, node in named if targets.count(name) == 1}
 
     def mutants(self, part: str, is_possible: Callable[[Change], bool]) -> Iterator[tuple[Any, Change]]:
         """The op or function after each possible small change (of the method `part`, for an op), and the change."""
@@ -119,21 +115,18 @@ class Trial:
     def run(self, case: Case, douts: Sequence[Any] | None = None) -> Answer:
         return answer(self.written, self.path, self.check, case, douts)
 
-    def recorded(self, text: str, case: Case, douts: Any, most: int = MOST_STEPS) -> tuple[Answer, list[Step]]:
-        """The learner's answer, or that of their changed file, and the steps on its way."""
+    def recorded(
+        self, text: str, case: Case, douts: Any, most: int = MOST_STEPS, given: Any = None
+    ) -> tuple[Answer, list[Step]]:
+        """The learner's answer, or that of their changed file, and the steps on its way. given: see Recording."""
         try:
             if self.ask is None:  # the file runs in this process
-                recording = Recording(text, self.path, most)
+                recording = Recording(text, self.path, most, given)
                 return answer(recording.names[self.check.name], self.path, self.check, case, douts), recording.steps
-            self.ask("change", text, most)
+            self.ask("change", text, most, given)
         except Exception as error:
             return Answer(raised=error), []
         return self.run(case, douts), [tuple(step) for step in self.ask("taken")]
-
-    def last_line(self, case: Case, found: Finding) -> int | None:
-        """The learner's line that gives the result, or the gradient, its value."""
-        _, steps = self.recorded(self.text, case, self.douts(case) if found.where.startswith("backward") else None)
-        return next(iter([*ends(steps, found.gradient), *ends(steps, "return")]), None)
 
     def douts(self, case: Case) -> list[np.ndarray] | None:
         """The gradients that arrive at an op; None for a function."""
@@ -223,11 +216,6 @@ def _to_float32(value: Any) -> Any:
 def bare(name: str) -> str:
     """The name that is assigned in a step, without what it is kept in and the place in it."""
     return name.removesuffix(" =").removeprefix("ctx.").removeprefix("self.").partition("[")[0]
-
-
-def ends(steps: list[Step], name: str) -> list[int]:
-    """The last line in which this name gets its value, if there is one."""
-    return [line for line, said, _ in steps if said.endswith(" =") and bare(said) == name][-1:]
 
 
 def arrays(value: Any) -> list[Any]:

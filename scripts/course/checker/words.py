@@ -5,6 +5,7 @@ Everything that is found is data until here; nothing that is decided depends on 
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.gradcheck.mutations import CONDITION, LESS_KEEPDIMS, MORE_KEEPDIMS, Change
+from minigrad.gradcheck.mutations import CONDITION, LESS_KEEPDIMS, MORE_KEEPDIMS, Change, in_words
 from minigrad.gradcheck.shape_diagnosis import numpy_in_words
 
 from . import source
@@ -175,20 +176,28 @@ def of_reason(trial: Trial, found: Finding, reason: Reason) -> str:
     if reason.kind == "changes":
         changes = (of_change(change, found.gradient, trial.reference) for change in fact)
         return with_names(trial, "; or, with the same numbers: ".join(changes)) + error
+    if reason.kind == "graft":
+        belongs = of_step(trial.reference, fact.right, fact.said)
+        return with_names(trial, f"{said}; in line {fact.line} belongs {belongs}: with its value there, it is right")
     if (step := reason.step) is not None:
-        comment = trial.reference.comments.get(step.line, "")
-        name = "" if step.name == "return" else f"{step.name} = "
-        lacking = f"`{name}{trial.reference.expression(step.line)}`" + (f" ({comment})" if comment else "")
-        so_far = f"your numbers agree with the right ones up to `{step.before}`; " if step.before else ""
+        lacking = of_step(trial.reference, step.line, "=")
         first = f"the first step of a right solution that is not among yours is {lacking}"
     if reason.kind == "repair":
         also = "" if step is None else f"; a right solution has {lacking}"
         return with_names(trial, f"{said}; in line {reason.line}, {of_repair(fact)}{also}")
     if step is not None:
-        return with_names(trial, f"{said}; no single slip explains it: {so_far}{first}")
+        return with_names(trial, f"{said}; no single slip explains it: {first}")
     cut = found.difference is not None and found.difference.kind == "tokens"
     remarks = "; ".join(remark for remark in trial.reference.comments.values() if cut and remark not in ("", "TODO"))
     return f"{said} ({remarks})" if remarks else said
+
+
+def of_step(reference: Reference, line: int, said: str) -> str:
+    """A step of a right solution: an expression, or the statement in its line with the comment."""
+    if not said.endswith("="):
+        return in_words(ast.parse(said))
+    comment = reference.comments.get(line, "")
+    return reference.formula(line) + (f" ({comment})" if comment else "")
 
 
 def with_names(trial: Trial, sentence: str) -> str:

@@ -50,9 +50,17 @@ SLIPS = [
 
 
 class Node:
+    """A node that remembers all values of its gradient."""
+
     def __init__(self) -> None:
         self.inputs: list[tuple[Node, Slope]] = []
+        self.gradients: list[float] = []
         self.grad = 0.0
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name == "grad":
+            self.gradients.append(value)
 
 
 class Slope(float):
@@ -81,8 +89,9 @@ def gradients(backward, edges):
     nodes = graph(edges)
     backward(nodes[-1])
     got, remark = [float(node.grad) for node in nodes], None
-    uses = [(slope.gradients, node.grad) for node in nodes for _, slope in node.inputs]
-    if any(got[:-1]) and any(used and sum(used) != whole for used, whole in uses):
+    uses = [(slope.gradients, node) for node in nodes for _, slope in node.inputs]
+    wrong = [(used, node.gradients) for used, node in uses if used and sum(used) != node.grad]
+    if any(got[:-1]) and wrong and all({*used} <= {*gradients} for used, gradients in wrong):
         remark = ("a node hands its gradient on before it has got all of it, or more than once: each node must hand on "
                   "once, when all its consumers have (walk `order` from its end)")  # fmt: skip
     return [*got, remark]

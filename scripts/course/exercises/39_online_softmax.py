@@ -16,6 +16,8 @@ Example: q = [[1]], k = [[0], [ln 3]], v = [[0], [1]], tile = 1  ->  m = 0, l = 
 """
 
 
+import tracemalloc
+
 import hypothesis.strategies as st
 import numpy as np
 
@@ -61,10 +63,10 @@ def cases(draw):
 
 
 def in_tiles(attention, q, k, v, tile):
-    """The result, and whether the keys were read more often than there are queries, or an array was made that is as
-    large as all scores, where no tile needs one.
+    """The result, and whether the keys were read more often than there are queries, or so much memory was taken as all
+    scores need, where there are many.
     """
-    largest, reads, before = 0, np.zeros(len(k), int), None
+    reads, before = np.zeros(len(k), int), None
 
     class Watched(np.ndarray):
         def __getitem__(self, index):
@@ -74,17 +76,22 @@ def in_tiles(attention, q, k, v, tile):
                 reads[rows], before = reads[rows] + 1, repr(rows)
             return super().__getitem__(index)
 
-        def __array_finalize__(self, source):
-            nonlocal largest
-            largest = max(largest, self.size)
-
     keys = k.view(Watched)
-    result = attention(q.view(Watched), keys, v.view(Watched), tile)
-    allowed = max(len(q) * tile * v.shape[1], q.size, k.size, v.size)
-    whole = "the whole (T, S) matrix of scores is made: read `tile` keys at a time"
+    tracemalloc.start()
+    try:
+        result = np.asarray(attention(q, keys, v, tile))
+        largest = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     if reads.max() > len(q):
-        return ["the keys are read twice: with running values, one pass is enough", np.asarray(result)]
-    return [whole if len(q) * len(k) > allowed and largest >= len(q) * len(k) else "in tiles", np.asarray(result)]
+        return ["the keys are read twice: with running values, one pass is enough", result]
+    whole = "the whole (T, S) matrix of scores is made: read `tile` keys at a time"
+    return [whole if len(q) >= 200 and largest >= 8 * len(q) * len(k) else "in tiles", result]
+
+
+def long_text():
+    """All scores of 200 queries are more numbers than everything else that a solution makes."""
+    return Case(*(some(200, 2, seed=seed) for seed in range(3)), 8)
 
 
 EXERCISE = Exercise(
@@ -99,6 +106,7 @@ EXERCISE = Exercise(
     checks=[FunctionCheck("attention", cases(), Case(some(9, 3), some(7, 3, seed=1), some(7, 3, seed=2), 2),
                           call=in_tiles),
             FunctionCheck("attention", cases(), Case(some(3, 3) + 8 * FAR, some(7, 3, low=1), some(7, 3, seed=2), 2),
-                          call=in_tiles, examples=1)],
+                          call=in_tiles, examples=1),
+            FunctionCheck("attention", st.builds(long_text), long_text(), call=in_tiles, examples=1)],
     answer=("minigrad.kernels.cpu.attention._forward_rows",),
 )

@@ -13,8 +13,9 @@ Example: q = [[1]], q_rope = [[0]], c = [[0], [ln 3]], k_rope = [[0], [0]], W_UK
          W_UK^T q = [sqrt 2]; scores 0 and ln 3; probs 1/4 and 3/4; read 3/4 ln 3 of c; result [[3/2 ln 3]]
 """
 
+import tracemalloc
+
 import hypothesis.strategies as st
-import numpy as np
 
 from scripts.course.checker.checks import NUMPY, Case, Exercise, FunctionCheck, beginning, some, values
 
@@ -49,20 +50,23 @@ def cases(draw):
     return Case(*(draw(values(shape)) for shape in ((H, D), (H, R), (S, L), (S, R), (H, D, L), (H, D, L))))
 
 
-def absorbed(read, *arrays):
-    """The result, and whether an array was made that has as many numbers as all keys, where nothing needs so many."""
-    largest = 0
-
-    class Watched(np.ndarray):
-        def __array_finalize__(self, source):
-            nonlocal largest
-            largest = max(largest, self.size)
-
-    result = np.asarray(read(*(array.view(Watched) for array in arrays)))
-    (H, D, L), (S, R) = arrays[4].shape, arrays[3].shape
-    keys, needed = H * S * D, max((H + S) * (L + R), H * D * L)
+def in_memory(read, *arrays):
+    """The result, and whether so much memory was taken as all keys need, where there are many."""
+    (H, D), S = arrays[0].shape, len(arrays[2])
+    tracemalloc.start()
+    try:
+        result = read(*arrays)
+        largest = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     made = "the keys or values of all heads are made, H S D numbers: multiply q by W_UK first, and by W_UV at the end"
-    return [made if largest >= keys > needed else "nothing is made", result]
+    return [made if S >= 300 and largest >= 8 * H * S * D else "nothing is made", result]
+
+
+def long_cache():
+    """Twelve heads of 16, and 300 tokens: all keys are 20 times as many numbers as all latents and scores."""
+    shapes = (12, 16), (12, 2), (300, 4), (300, 2), (12, 16, 4), (12, 16, 4)
+    return Case(*(some(*shape, seed=seed) for seed, shape in enumerate(shapes)))
 
 
 EXERCISE = Exercise(
@@ -75,6 +79,7 @@ EXERCISE = Exercise(
         "(q[:, None] @ W_UK)[:, 0] @ c.T + q_rope @ k_rope.T; at the end (W_UV @ (probs @ c)[:, :, None])[:, :, 0]",
     ),
     checks=[FunctionCheck("read", cases(), Case(some(2, 4), some(2, 2, seed=1), some(9, 3, seed=2), some(9, 2, seed=3),
-                                                some(2, 4, 3, seed=4), some(2, 4, 3, seed=5)), call=absorbed)],
+                                                some(2, 4, 3, seed=4), some(2, 4, 3, seed=5)), call=in_memory),
+            FunctionCheck("read", st.builds(long_cache), long_cache(), call=in_memory, examples=1)],
     answer=("gpt.model.latent_attention.LatentAttention.absorbed",),
 )  # fmt: skip
