@@ -114,7 +114,7 @@ MISTAKES = [
     ("speculative", "np.maximum(p - q, 0)", "np.maximum(q - p, 0)", "exchanged"),
     ("speculative", "np.maximum(p - q, 0)", "p - q", "`0` is missing"),
     ("speculative", "np.maximum(p - q, 0)", "np.abs(p - q)", "belongs `missing"),
-    ("speculative", "p[guess] / q[guess]", "q[guess] / p[guess]", "always accepted"),
+    ("speculative", "p[guess] / q[guess]", "q[guess] / p[guess]", "upside down"),
     ("speculative", "number < p", "number > p", "the wrong way around"),
     ("speculative", "np.eye(len(p))[guess]", "p", "not among yours is `eye"),
     ("loss_masking", "np.where(loss_mask[1:], ids[1:], -100)", "np.where(loss_mask[1:], ids[:-1], -100)",

@@ -113,6 +113,33 @@ def test_a_change_that_breaks_a_right_result_explains_nothing():
     assert "gamma" not in verdict.diagnosis, verdict
 
 
+KEYS_OF_ALL = """K = np.einsum("hdl,sl->hsd", W_UK, c)
+scores = (np.einsum("hd,hsd->hs", q, K) + q_rope @ k_rope.T)"""
+ALL_SCORES = "S = np.einsum('td,sd->ts', q, k)\nfor start in range(0, len(k), tile):"
+
+# What a learner was told that sent them elsewhere, and what they are told now.
+MISLED = [
+    ("dpo", "(policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)",
+     "policy_chosen - policy_rejected", "belongs `h = policy_chosen - reference_chosen", "where reference_chosen"),
+    ("walk", "node.grad * slope", "root.grad * slope", "a factor is missing: `node.grad`", "before it has got all"),
+    ("unbroadcast", "dout.sum(axis=tuple(range(added)))", "dout.sum(axis=0) if added else dout", "in line 19", "None"),
+    ("sum", "if ctx.keepdim else", "if not ctx.keepdim else", "ValueError", "taken 1 too small"),
+    ("latent_attention", "scores = (absorbed @ c.T + q_rope @ k_rope.T)", KEYS_OF_ALL, "multiply q by W_UK", "among"),
+    ("online_softmax", "for start in range(0, len(k), tile):", ALL_SCORES, "(T, S) matrix of scores", "not among"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, old, new, words, never", MISLED)
+def test_nobody_is_sent_elsewhere(name, old, new, words, never):
+    diagnosis = verdict_on_edit(name, old, new).diagnosis
+    assert words in diagnosis and never not in diagnosis, diagnosis
+
+
+def test_no_line_is_shown_where_none_is_known():
+    verdict = verdict_on_edit("bpe_encode", "key=lambda pair: ranks[pair]", "key=lambda pair: (pair,)")
+    assert verdict.status == "wrong" and verdict.line is None, verdict
+
+
 def test_a_changed_solution_that_never_ends_is_ended():
     with pytest.raises(RuntimeError, match="does not end"), trial.bounded():
         exec(compile("while True:\n    pass", "<mutant>", "exec"))

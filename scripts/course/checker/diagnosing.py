@@ -87,7 +87,7 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     # A slip that the exercise names. It comes before gradcheck, and is returned below, with its line.
     # The first case must fit. It is the telling one, which the witnesses begin with, or `case` if that one is right.
     cases = [case, *witnesses] if first is None else witnesses
-    search = Search(trial, found, cases, in_telling=first is not None)
+    search = Search(trial, found, cases)
     explanation = search.slip()
 
     # What gradcheck knows for certain.
@@ -122,17 +122,13 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     all_runs = [runs, *(Runs(trial, other, search.is_backward) for other in others)]
     grafted = None if repaired is not None or repairs.is_right_at_first() else graft(repairs, all_runs)
     if explanation is not None:
-        agrees = search.agreement(explanation.written, case)
         # a repair names the learner's own line; an explanation knows only the right solution's
         known = repaired or grafted
         line = None if known is None else known.line
         kind = "slip" if isinstance(explanation.said, str) else "changes"
-        return Reason(kind, case if agrees else trial.check.telling, explanation.said, line)
-    # The first right step that the learner lacks in any of some cases: in another one it may be there by chance.
-    lacking = [(one.right[0], one.case) for one in all_runs if one.right]
-    step, step_case = min(lacking, key=lambda one: one[0].line, default=(None, case))
+        return Reason(kind, case, explanation.said, line)
     if repaired is not None:
-        return Reason("repair", case, repaired, repaired.line, step)
+        return Reason("repair", case, repaired, repaired.line)
 
     # Something is remembered: in the recorded run, the first one, the file was right.
     if repairs.is_right_at_first():
@@ -145,6 +141,11 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
         return Reason("graft", seen_case, grafted, grafted.line)
 
     # Nothing explains it. What is left says where the numbers differ, and how.
+    # The first right step that the learner lacks in any of some cases: in another one it may be there by chance. Not a
+    # step whose formula stands in the file: what goes into it is wrong.
+    formula = [line.partition("  # ")[0].rpartition(" = ")[2].strip() for line in trial.reference.text.splitlines()]
+    lacking = [(step, one.case) for one in all_runs for step in one.right if formula[step.line - 1] not in trial.text]
+    step, step_case = min(lacking, key=lambda one: one[0].line, default=(None, case))
     if step is None or found.kind == "error" or found.difference is not None and found.difference.says_what:
         return Reason("finding", case)
     line = next((mine.line for mine in runs.yours if mine.name == step.name), None)

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 from minigrad.gradcheck.mutations import target_of
 
+from .comparing import same
 from .repairing import Repairs
-from .steps import Runs, Step, by_place, computing, words
+from .steps import Runs, by_place, computing, words
 from .trial import bare
-
-GROWS = ("append", "extend", "insert", "setdefault", "update", "at")  # methods that change what they are called on
 
 
 class Graft(NamedTuple):
@@ -37,7 +36,9 @@ def graft(repairs: Repairs, all_runs: list[Runs]) -> Graft | None:
     """
     runs, trial = repairs.runs, repairs.trial
     computes = computing(trial.reference.text)
-    right = [step for step in by_place(runs.right_steps) if not step[1].endswith("=") or step[0] in computes]
+    # not "return =" of a number: it stands for other values as well
+    told = by_place([step for step in runs.right_steps if step[1] != "return =" or step[2].ndim])
+    right = [step for step in told if not step[1].endswith("=") or step[0] in computes]
     right.sort(key=lambda step: not step[1].endswith("="))  # those with a name first
     tree = ast.parse(trial.text)
     order = {step[:2]: i for i, step in reversed([*enumerate(runs.steps)])}
@@ -47,7 +48,10 @@ def graft(repairs: Repairs, all_runs: list[Runs]) -> Graft | None:
         for part in value.elts if isinstance(value, ast.Tuple) else [value]:
             place = statement.lineno, ast.unparse(part) if isinstance(part, ast.AST) else ""
             if place in order and not words(place[1]) & unsure(runs, tree, order[place]):
-                keeps = all(is_right(runs, step) for step in runs.steps if step[:2] == place)
+                # not a count, which the right run may have by chance
+                keeps = all(
+                    step[2].dtype.kind == "f" and runs.is_right(step) for step in runs.steps if step[:2] == place
+                )
                 places.append((repairs.is_elsewhere(tree, place[0]), keeps, order[place], place, target_of(statement)))
     for *_, place, target in sorted(places):
         for step in right:
@@ -61,15 +65,10 @@ def helps(repairs: Repairs, runs: Runs, place: tuple[int, str], target: str, ste
     mine, values = by_place(runs.steps).get(place, []), by_place(runs.right_steps).get(step, [])
     values = values * len(mine) if len(values) == 1 else values
     alike = [a.shape == b.shape or target == bare(step[1]) for a, b in zip(mine, values, strict=False)]
-    if len(mine) != len(values) or not alike or not all(alike):
+    if len(mine) != len(values) or not alike or not all(alike) or same(mine, values):
         return False
     given: Any = [*place, values]
     return repairs.is_right(runs, runs.trial.recorded(runs.trial.text, runs.case, runs.douts, 0, given)[0])
-
-
-def is_right(runs: Runs, step: Step) -> bool:
-    """Whether the right run has a step's values, if they are not counts, which it may have by chance."""
-    return step[2].dtype.kind == "f" and runs.is_right(step)
 
 
 def unsure(runs: Runs, tree: ast.Module, begun: int) -> set[str]:
@@ -77,6 +76,8 @@ def unsure(runs: Runs, tree: ast.Module, begun: int) -> set[str]:
     last = {bare(step[1]): step for step in runs.steps[:begun] if step[1].endswith("=")}
     nodes, lines = list(ast.walk(tree)), computing(runs.trial.text)
     computed = {bare(target_of(node)) for node in nodes if isinstance(node, ast.stmt) and node.lineno in lines}
-    grown = {ast.unparse(node.value) for node in nodes if isinstance(node, ast.Attribute) and node.attr in GROWS}
     apart = {name for name, step in last.items() if step[2].dtype.kind == "f" and not runs.is_right(step)}
-    return computed - {bare(step[1]) for step in runs.steps} | grown | apart
+    inputs = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    found = computed - last.keys() - inputs | apart
+    loops = [node for node in nodes if isinstance(node, ast.For) and words(ast.unparse(node.iter)) & found]
+    return found.union(*(words(ast.unparse(node.target)) for node in loops))

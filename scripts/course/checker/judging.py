@@ -25,7 +25,7 @@ from .trial import Finding, Trial, arrays
 SHRINKS = 200  # cases tried to make a failing one smaller
 QUIET: Any = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck),
               "report_multiple_bugs": False}  # fmt: skip
-WITNESSES = 24  # cases, besides the telling and the smallest one, in which a diagnosis must hold
+WITNESSES = 48  # cases, besides the telling and the smallest one, in which a diagnosis must hold
 EXPLAINED = ("values", "shape", "error", "non-finite")  # kinds of findings whose reason is looked for
 STATUSES = ("unfinished", "refused", "error", "memory")  # kinds that are a status; the others are "wrong"
 

@@ -74,9 +74,8 @@ class Repairs:
     def wanted(self) -> Any:
         """Of several results the number or the key of the one that is wrong."""
         found = self.found
-        if found.gradient:
-            return found.number
-        return found.difference.path[0] if found.difference is not None and found.difference.path else None
+        path = () if found.difference is None else found.difference.path
+        return found.number if found.gradient else path[0] if len(path) == 1 else None
 
     def is_elsewhere(self, tree: ast.AST, line: int) -> bool:
         """Whether a line stands in another method than the one that is wrong."""
@@ -99,7 +98,8 @@ class Repairs:
                 most = 4 if is_apart else 3 if change.kind.startswith(OFF_BY_ONE) else 2
                 is_here = (change.line in places) is is_apart and change.line not in self.runs.known
                 is_small = change.rank < most and change.kind not in (STATEMENT, SEVERAL_LINES)
-                if is_here and is_small and "//" not in change.new.replace(change.old, "") and tried < MOST_RUNS:
+                is_odd = "//" in change.new or change.old == f"`float({change.new[1:-1]})`"
+                if is_here and is_small and not is_odd and change.old not in self.trial.booleans and tried < MOST_RUNS:
                     tried += 1
                     program = ast.unparse(tree)
                     if self.helps(program, self.runs):

@@ -37,7 +37,9 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -47,7 +49,7 @@ from minigrad.gradcheck.mutations import SEVERAL_LINES, Change, compiled
 
 from . import comparing
 from .checks import Case
-from .trial import Answer, Finding, Trial, answer, arrays, bounded
+from .trial import Finding, Trial, answer, arrays, bounded
 
 USUAL_RANKS = 2  # changes of a lower rank are usual
 MOST_LINES_FOR_RARE = 2  # rare changes that fit in more lines than these fit by chance
@@ -66,17 +68,14 @@ class Explanation(NamedTuple):
 
 
 class Search:
-    """A search for a program that gives the learner's results in every case, the first one above all.
+    """A search for a program that gives the learner's results in every case, the first one above all."""
 
-    in_telling: whether the telling case is wrong as well.
-    """
-
-    def __init__(self, trial: Trial, found: Finding, cases: list[Case], in_telling: bool):
-        self.trial, self.found, self.cases, self.in_telling = trial, found, cases, in_telling
+    def __init__(self, trial: Trial, found: Finding, cases: list[Case]):
+        self.trial, self.found, self.cases = trial, found, cases
         self.reference = trial.reference
         self.part = found.where.partition(" of ")[0]  # of "backward of Attention", say
         self.is_backward = found.where.startswith("backward of")
-        self.observed: dict[int, Answer] = {}
+        self.learner = functools.cache(lambda case: trial.run(case, self.douts(case)))  # the learner's answer
 
     # --- the three parts ----------------------------------------------------------------------------------------------
 
@@ -92,7 +91,8 @@ class Search:
         usual: among changes that people often make, or among the others. Ties: those of the first two lines are
         returned. Rare changes that tie in more than two lines: None.
         """
-        if self.in_telling and not self.has_numbers():
+        numbers = arrays(self.learner(self.trial.check.telling).value)
+        if numbers and not any(np.isfinite(part).any() for part in numbers):
             return None  # many changes give nothing but nan
         fits = list(self.fitting_changes(usual))
         best = min((key for key, *_ in fits), default=None)
@@ -130,11 +130,17 @@ class Search:
             for text in (self.reference.text, self.trial.text)
         )
 
+        nodes = list(ast.walk(ast.parse(self.trial.text)))
+        read = {node.id for node in nodes if isinstance(node, ast.Name)}
+        unread = {node.arg for node in nodes if isinstance(node, ast.arg)} - read
+
         def is_possible(change: Change) -> bool:
             is_usual = change.rank < USUAL_RANKS
             # A line that stands in the learner's file as well has not been changed.
             is_kept = right[change.line - 1] in learners and change.kind != SEVERAL_LINES
-            return is_usual is usual and not is_kept
+            # Nor does the learner use an input that the file never reads.
+            is_odd = change.old in self.trial.booleans or not unread.isdisjoint(re.findall(r"\w+", change.new))
+            return is_usual is usual and not is_kept and not is_odd
 
         return is_possible
 
@@ -171,20 +177,6 @@ class Search:
             for learners_one, changed_one, right_one in results
             if same(learners_one, right_one, 1e-6)
         )
-
-    def has_numbers(self) -> bool:
-        """Whether the learner's result of the first case is not only nan and infinity, or has no numbers at all."""
-        value = self.learner(self.cases[0]).value
-        if isinstance(value, tuple | list):
-            value = value[self.found.number :][:1]
-        numbers = arrays(value)
-        return not numbers or any(np.isfinite(part).any() for part in numbers)
-
-    def learner(self, case: Case) -> Answer:
-        """The learner's answer, which is computed once for each case."""
-        if id(case) not in self.observed:
-            self.observed[id(case)] = self.trial.run(case, self.douts(case))
-        return self.observed[id(case)]
 
     def douts(self, case: Case) -> list[np.ndarray] | None:
         return self.trial.douts(case) if self.is_backward else None

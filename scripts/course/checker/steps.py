@@ -56,7 +56,7 @@ class Runs:
             return theirs.has(step[2]) or theirs.has_loop(my_rounds.get(step[:2]))
 
         def is_mine(step: Step) -> bool:
-            return mine.has_part(step[2]) or mine.has_loop(right_rounds.get(step[:2]))
+            return mine.has(step[2]) or mine.has_loop(right_rounds.get(step[:2]))
 
         self.is_right = is_right
         self.yours = apart(self.steps, trial.text, is_right)
@@ -90,14 +90,6 @@ class Values:
         """Whether a loop's values, all in one array, are there, or were computed from the last one to the first."""
         return value is not None and (self.has(value) or self.has(value[::-1]))
 
-    def has_part(self, value: np.ndarray) -> bool:
-        """Whether there are these numbers, or all those that a loop would compute one after the other."""
-        by_axis = [
-            np.moveaxis(value, axis, 0) for axis in range(value.ndim) if value.ndim > 1 and value.shape[axis] > 1
-        ]
-        loops = [parts for parts in by_axis if parts[0].size > FEW]
-        return self.has(value) or any(all(map(self.has_part, parts)) for parts in loops)
-
 
 def _orders(value: np.ndarray) -> Iterator[np.ndarray]:
     """An array's numbers in a row, for each order of its axes."""
@@ -116,7 +108,7 @@ def by_place(steps: list[Step]) -> dict[tuple[int, str], list[np.ndarray]]:
 
 def rounds(steps: list[Step]) -> dict[tuple[int, str], np.ndarray]:
     """What each statement and expression of a loop computes in all its rounds, as one array."""
-    several = {place: values for place, values in by_place(steps).items() if len(values) >= FEW}
+    several = {place: values for place, values in by_place(steps).items() if len(values) > 1}
     return {place: np.stack(v) for place, v in several.items() if len({value.shape for value in v}) == 1}
 
 

@@ -70,7 +70,11 @@ class Reference:
         nodes = [node for node in ast.walk(self.node) if isinstance(node, ast.Assign | ast.AugAssign)]
         targets = [bare(target_of(node)) for node in nodes]
         named = zip(targets, nodes, strict=True)
-        return {name: in_words(node.value).strip("`") for name, node in named if targets.count(name) == 1}
+        return {
+            name: in_words(node.value).strip("`")
+            for name, node in named
+            if targets.count(name) == 1 and f".at({name}," not in self.text
+        }
 
     def mutants(self, part: str, is_possible: Callable[[Change], bool]) -> Iterator[tuple[Any, Change]]:
         """The op or function after each possible small change (of the method `part`, for an op), and the change."""
@@ -111,6 +115,7 @@ class Trial:
         self.ask: Any = definitions.get(ASK)
         self.reference = Reference(check)
         self.names = self.reference.names
+        self.booleans = [f"`{name}`" for name, value in check.telling.options.items() if isinstance(value, bool)]
 
     def run(self, case: Case, douts: Sequence[Any] | None = None) -> Answer:
         return answer(self.written, self.path, self.check, case, douts)

@@ -179,14 +179,13 @@ def of_reason(trial: Trial, found: Finding, reason: Reason) -> str:
     if reason.kind == "graft":
         belongs = of_step(trial.reference, fact.right, fact.said)
         return with_names(trial, f"{said}; in line {fact.line} belongs {belongs}: with its value there, it is right")
-    if (step := reason.step) is not None:
-        lacking = of_step(trial.reference, step.line, "=")
-        first = f"the first step of a right solution that is not among yours is {lacking}"
     if reason.kind == "repair":
-        also = "" if step is None else f"; a right solution has {lacking}"
-        return with_names(trial, f"{said}; in line {reason.line}, {of_repair(fact)}{also}")
-    if step is not None:
-        return with_names(trial, f"{said}; no single slip explains it: {first}")
+        return with_names(trial, f"{said}; in line {reason.line}, {of_repair(fact)}")
+    if (step := reason.step) is not None:
+        lacking = (
+            f"the first step of a right solution that is not among yours is {of_step(trial.reference, step.line, '=')}"
+        )
+        return with_names(trial, f"{said}; no single slip explains it: {lacking}")
     cut = found.difference is not None and found.difference.kind == "tokens"
     remarks = "; ".join(remark for remark in trial.reference.comments.values() if cut and remark not in ("", "TODO"))
     return f"{said} ({remarks})" if remarks else said
