@@ -1,7 +1,8 @@
 """Typical mistakes that no exercise lists as a slip: edits of its completed stub, and a word of the diagnosis."""
 
 # What reads the scores of all keys at once, and what reads the keys twice.
-PLAIN = """e = np.exp(q @ k.T / math.sqrt(q.shape[1]))
+PLAIN = """s = q @ k.T / math.sqrt(q.shape[1])
+e = np.exp(s - s.max(axis=1, keepdims=True))
 return e / e.sum(1, keepdims=True) @ v
 m, l ="""
 TWO_PASSES = "for start in range(0, len(k), tile):\n    k[start : start + tile].max()\nm, l ="
@@ -100,7 +101,7 @@ MISTAKES = [
     ("warmup_cosine", "step >= total", "False", "`step >= total` is not treated"),
     ("bpe_merge", "== pair:", "== pair and not any(len(t) > 1 for t in merged):", "must be joined to"),
     ("bpe_merge", "(*merged[-1:], token) == pair", "False", "is not treated"),
-    ("bpe_merge", "in tokens:", "in tokens[:-1]:", "last token"),
+    ("bpe_merge", "in tokens:", "in tokens[:-1]:", "where `tokens` belongs"),
     ("bpe_encode", "min(pairs", "max(pairs", "`max` stands where `min`"),
     ("bpe_encode", "for _ in word:", "ranks = {pair: i for i, pair in enumerate(ranks)}\nfor _ in word:",
      "the order of the dict"),

@@ -122,11 +122,14 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     all_runs = [runs, *(Runs(trial, other, search.is_backward) for other in others)]
     grafted = None if repaired is not None or repairs.is_right_at_first() else graft(repairs, all_runs)
     if explanation is not None:
-        # a repair names the learner's own line; an explanation knows only the right solution's
+        # a repair names the learner's own line, and so does a graft of the step that was changed
+        said = explanation.said
+        if grafted and not isinstance(said, str) and grafted.right != said[0].line:
+            grafted = None
         known = repaired or grafted
-        line = None if known is None else known.line
-        kind = "slip" if isinstance(explanation.said, str) else "changes"
-        return Reason(kind, case, explanation.said, line)
+        line = known.line if known else None
+        kind = "slip" if isinstance(said, str) else "changes"
+        return Reason(kind, case, said, line)
     if repaired is not None:
         return Reason("repair", case, repaired, repaired.line)
 
@@ -144,7 +147,12 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     # The first right step that the learner lacks in any of some cases: in another one it may be there by chance. Not a
     # step whose formula stands in the file: what goes into it is wrong.
     formula = [line.partition("  # ")[0].rpartition(" = ")[2].strip() for line in trial.reference.text.splitlines()]
-    lacking = [(step, one.case) for one in all_runs for step in one.right if formula[step.line - 1] not in trial.text]
+    lacking = [
+        (step, one.case)
+        for one in all_runs
+        for step in one.right
+        if formula[step.line - 1] not in trial.text.rpartition('"""')[2]
+    ]
     step, step_case = min(lacking, key=lambda one: one[0].line, default=(None, case))
     if step is None or found.kind == "error" or found.difference is not None and found.difference.says_what:
         return Reason("finding", case)
