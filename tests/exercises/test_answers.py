@@ -71,7 +71,7 @@ STEPS = [
     ("block", "scores, -np.inf", "scores, 0", "belongs `masked = where(tri(T) > 0, scores, -inf)", "masked ="),
     ("block", "np.tri(T)", "np.tri(T, k=-1)", "`-1` stands where `0` belongs", "masked ="),
     ("block", '"norm_2"', '"norm_1"', "'norm_1' stands where 'norm_2' belongs", "normed ="),
-    ("block", "gelu(linear", "(linear", "`gelu` is missing", ""),
+    ("block", "gelu(linear", "(linear", "`gelu` is missing", "hidden ="),
     ("training_loop", "np.sqrt(sum((g * g).sum() for g in gradients.values()))",
      "sum(np.linalg.norm(g) for g in gradients.values())", "not among yours is `norm = sqrt", "norm ="),
     ("training_loop", "update(name, p, gradients[name] * factor, rate(step))",

@@ -120,44 +120,43 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
         explanation = search.changes(usual=False)
     others = [other.case for other in repairs.others if other.fails][:MOST_STEPPED]
     all_runs = [runs, *(Runs(trial, other, search.is_backward) for other in others)]
-    grafted = None if repaired is not None or repairs.is_right_at_first() else graft(repairs, all_runs)
     if explanation is not None:
         # a repair names the learner's own line, and so does a graft of the step that was changed
         said = explanation.said
-        if grafted and not isinstance(said, str) and grafted.right != said[0].line:
-            grafted = None
-        known = repaired or grafted
-        line = known.line if known else None
-        kind = "slip" if isinstance(said, str) else "changes"
-        return Reason(kind, case, said, line)
+        kind, changed = ("slip", None) if isinstance(said, str) else ("changes", said[0].line)
+        known = repaired or graft(repairs, all_runs, changed)
+        return Reason(kind, case, said, known.line if known else None)
     if repaired is not None:
         return Reason("repair", case, repaired, repaired.line)
 
     # Something is remembered: in the recorded run, the first one, the file was right.
     if repairs.is_right_at_first():
         return Reason("remembers", case)
+
     # What else gradcheck says; then a value that makes it right.
+    grafted = graft(repairs, all_runs)
+    line = grafted.line if grafted else None
     if diagnosis.kind not in VAGUE and found.kind != "error":
-        line = None if grafted is None else grafted.line
         return Reason("gradcheck", case_of_gradcheck(trial, found, case, diagnosis), (gradient, diagnosis), line)
     if grafted is not None:
-        return Reason("graft", seen_case, grafted, grafted.line)
+        return Reason("graft", seen_case, grafted, line)
 
     # Nothing explains it. What is left says where the numbers differ, and how.
-    # The first right step that the learner lacks in any of some cases: in another one it may be there by chance. Not a
-    # step whose formula stands in the file: what goes into it is wrong.
-    formula = [line.partition("  # ")[0].rpartition(" = ")[2].strip() for line in trial.reference.text.splitlines()]
-    lacking = [
-        (step, one.case)
-        for one in all_runs
-        for step in one.right
-        if formula[step.line - 1] not in trial.text.rpartition('"""')[2]
-    ]
-    step, step_case = min(lacking, key=lambda one: one[0].line, default=(None, case))
+    step, step_case = first_lacking(trial, all_runs)
     if step is None or found.kind == "error" or found.difference is not None and found.difference.says_what:
         return Reason("finding", case)
     line = next((mine.line for mine in runs.yours if mine.name == step.name), None)
     return Reason("finding", step_case, None, line, step)
+
+
+def first_lacking(trial: Trial, all_runs: list[Runs]) -> tuple[Apart | None, Case]:
+    """The first right step that the learner lacks in any of some cases, and the case: elsewhere it may be there by
+    chance. Not a step whose formula stands in the file: what goes into it is wrong.
+    """
+    code = trial.text.rpartition('"""')[2]
+    formulas = [line.partition("  # ")[0].rpartition(" = ")[2].strip() for line in trial.reference.text.splitlines()]
+    lacking = [(step, runs.case) for runs in all_runs for step in runs.right if formulas[step.line - 1] not in code]
+    return min(lacking, key=lambda one: one[0].line, default=(None, all_runs[0].case))
 
 
 def case_of_gradcheck(trial: Trial, found: Finding, case: Case, diagnosis: Diagnosis) -> Case:

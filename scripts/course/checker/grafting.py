@@ -19,6 +19,8 @@ from .repairing import Repairs
 from .steps import Runs, by_place, computing, words
 from .trial import bare
 
+Place = tuple[int, str]  # a line and an expression in it, or "name ="
+
 
 class Graft(NamedTuple):
     """With the values of a right solution's step, `said` in its line `right`, the learner's `line` is right."""
@@ -28,44 +30,52 @@ class Graft(NamedTuple):
     said: str
 
 
-def graft(repairs: Repairs, all_runs: list[Runs]) -> Graft | None:
+def graft(repairs: Repairs, all_runs: list[Runs], of_line: int | None = None) -> Graft | None:
     """A line of the learner's in whose place the values of a right step help; None if there is none.
 
-    Of several it is the first in the wrong method whose own values are wrong. What a line uses must be right. all_runs:
-    of the case that is looked at, and of others that fail.
+    all_runs: of the case that is looked at, and of others that fail. of_line: only steps of this line of the right
+    solution.
     """
-    runs, trial = repairs.runs, repairs.trial
-    computes = computing(trial.reference.text)
-    # not "return =" of a number: it stands for other values as well
-    told = by_place([step for step in runs.right_steps if step[1] != "return =" or step[2].ndim])
-    right = [step for step in told if not step[1].endswith("=") or step[0] in computes]
-    right.sort(key=lambda step: not step[1].endswith("="))  # those with a name first
-    tree = ast.parse(trial.text)
+    for place in places(repairs):
+        for step in right_steps(repairs.runs):
+            if of_line in (None, step[0]) and all(fits(repairs, runs, place, step) for runs in all_runs):
+                return Graft(place[0], *step)
+    return None
+
+
+def places(repairs: Repairs) -> list[Place]:
+    """What each of the learner's statements computes from what is right.
+
+    In the wrong method before others; what is wrong before what is right; then in the order of the run.
+    """
+    runs = repairs.runs
+    tree = ast.parse(repairs.trial.text)
     order = {step[:2]: i for i, step in reversed([*enumerate(runs.steps)])}
-    places = []
+    found = []
     for statement in [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]:
         value = getattr(statement, "value", None)
         for part in value.elts if isinstance(value, ast.Tuple) else [value]:
             place = statement.lineno, ast.unparse(part) if isinstance(part, ast.AST) else ""
             if place in order and not words(place[1]) & unsure(runs, tree, order[place]):
+                mine = [step for step in runs.steps if step[:2] == place]
                 # not a count, which the right run may have by chance
-                keeps = all(
-                    step[2].dtype.kind == "f" and runs.is_right(step) for step in runs.steps if step[:2] == place
-                )
-                places.append((repairs.is_elsewhere(tree, place[0]), keeps, order[place], place, target_of(statement)))
-    for *_, place, target in sorted(places):
-        for step in right:
-            if all(helps(repairs, each, place, target, step) for each in all_runs):
-                return Graft(place[0], *step)
-    return None
+                is_right = all(step[2].dtype.kind == "f" and runs.is_right(step) for step in mine)
+                found.append((repairs.is_elsewhere(tree, place[0]), is_right, order[place], place))
+    return [place for *_, place in sorted(found)]
 
 
-def helps(repairs: Repairs, runs: Runs, place: tuple[int, str], target: str, step: tuple[int, str]) -> bool:
+def right_steps(runs: Runs) -> list[Place]:
+    """The steps of a right solution that compute something, those with a name first."""
+    computes = computing(runs.trial.reference.text)
+    steps = [step for step in by_place(runs.right_steps) if step[1][-1] != "=" or step[0] in computes]
+    return sorted(steps, key=lambda step: step[1][-1] != "=")
+
+
+def fits(repairs: Repairs, runs: Runs, place: Place, step: Place) -> bool:
     """Whether the result of a case is right with the values of a right step in the place of the learner's."""
     mine, values = by_place(runs.steps).get(place, []), by_place(runs.right_steps).get(step, [])
     values = values * len(mine) if len(values) == 1 else values
-    alike = [a.shape == b.shape or target == bare(step[1]) for a, b in zip(mine, values, strict=False)]
-    if len(mine) != len(values) or not alike or not all(alike) or same(mine, values):
+    if not mine or len(mine) != len(values) or same(mine, values):
         return False
     given: Any = [*place, values]
     return repairs.is_right(runs, runs.trial.recorded(runs.trial.text, runs.case, runs.douts, 0, given)[0])

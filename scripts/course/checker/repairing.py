@@ -44,7 +44,7 @@ class Repairs:
         """Other cases: in those that are right, a change must leave them so."""
         trial, others = self.trial, list[Other]()
         for case in self.witnesses:
-            found = trial.test(case) if case is not self.runs.case else None
+            found = trial.test(case)
             if case is not self.runs.case and (found is None or found.where == self.found.where):
                 douts = None if self.runs.douts is None else trial.douts(case)
                 goal = trial.reference.run(case, douts)

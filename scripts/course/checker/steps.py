@@ -20,8 +20,6 @@ from .checks import Case
 from .trial import Trial, arrays, bare
 from .worker import EXPRESSIONS, Step
 
-FEW = 3  # different numbers in a value: fewer may be found elsewhere by chance
-
 
 class Apart(NamedTuple):
     """A statement whose value the other run does not have: its line, and the name that gets the value."""
