@@ -225,10 +225,15 @@ EXPRESSIONS = ast.BinOp | ast.UnaryOp | ast.Call | ast.Compare | ast.Subscript |
 
 class Recorder(ast.NodeTransformer):
     """Change a program: the value of each operation, and what a name holds after an assignment, go to `record_step`, as
-    do the beginnings of functions and the rounds of loops.
+    do the beginnings of functions and the rounds of loops. line: of another one than this, only rounds; None: of none.
     """
 
+    def __init__(self, line: int | None):
+        self.line = line
+
     def visit(self, node: ast.AST) -> Any:
+        if self.line not in (None, getattr(node, "lineno", None)) and not isinstance(node, ast.For | ast.While):
+            return self.generic_visit(node)
         is_read = not isinstance(getattr(node, "ctx", None), ast.Store | ast.Del)
         text = ast.unparse(node) if isinstance(node, EXPRESSIONS) and is_read else ""
         self.generic_visit(node)
@@ -245,7 +250,11 @@ class Recorder(ast.NodeTransformer):
 
     def recorded(self, text: str, value: Any, place: Any) -> ast.Call:
         arguments = [ast.Constant(place.lineno), ast.Constant(text), value]
-        return ast.copy_location(ast.Call(ast.Name("record_step", ast.Load()), arguments, []), place)
+        call = ast.Call(ast.Name("record_step", ast.Load()), arguments, [])
+        for new in (call, call.func, *arguments):
+            if "lineno" not in vars(new):
+                ast.copy_location(new, place)
+        return call
 
 
 def assigned(statement: ast.Assign | ast.AugAssign) -> list[str]:
@@ -274,7 +283,8 @@ class Recording:
         self.rounds = 0
         self.room = MOST_NUMBERS
         self.names: dict[str, Any] = {"record_step": self.record}
-        exec(compile(ast.fix_missing_locations(Recorder().visit(ast.parse(text))), path, "exec"), self.names)
+        line = None if most else given[0] if given else 0
+        exec(compile(Recorder(line).visit(ast.parse(text)), path, "exec"), self.names)
         self.steps.clear()
 
     def record(self, line: int, text: str, value: Any) -> Any:
