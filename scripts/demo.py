@@ -20,16 +20,14 @@ def main(argv: list[str] | None = None) -> int:
     folder = arguments.out_dir
     refuse_other_files(folder)
     with replacing_run(folder):
-        config = demo_config(arguments.short, folder, arguments.seed, data=arguments.data)
+        config = demo_config(arguments.short, folder, arguments.seed, arguments.data)
         team = team_of(arguments.processes, config.batch_size, device)
         run = pretrain(config, device, team=team)
     return show_next_steps(run, "train", LET_IT_WRITE)  # train.py resumes an interrupted demo
 
 
-def demo_config(
-    short: bool, out_dir: str, seed: int, made_by: str = "demo", data: str = "stories"
-) -> PretrainingConfig:
-    """A model that learns to write; `short`: a smaller one, with fewer steps. made_by: the pipeline passes its name."""
+def demo_config(short: bool, out_dir: str, seed: int, data: str = "stories") -> PretrainingConfig:
+    """A model that learns to write; `short`: a smaller one, with fewer steps."""
     steps = 100 if short else 800
     training = TrainingConfig(
         max_iters=steps,
@@ -50,7 +48,7 @@ def demo_config(
         seed=seed,
         sample_prompt=prompt,
         sample_tokens=length,
-        made_by=made_by,
+        made_by="demo",
         model=model,
         training=training,
     )

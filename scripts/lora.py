@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from finetune.stages.lora_data import is_conversations
 from finetune.stages.lora_model import METHODS, LoRARunConfig
 from finetune.stages.merging import merge_run
 from gpt.console import quoted
+from gpt.files import read_json, write_text
+from gpt.training.checkpoint import has_checkpoint
+from gpt.training.plots import plot_runs
+from gpt.training.run import start_or_resume
 from gpt.training.run_state import settings_of
 from scripts.shared import stage_options
-from scripts.shared.method_comparison import EXPLANATION, as_table, compare, plot_comparison
+from scripts.shared.method_comparison import EXPLANATION, as_table, check_same, measured
 
 EXAMPLES = """examples:
   python scripts/lora.py                                            the demo's model learns Python code with LoRA
@@ -28,6 +33,7 @@ EXAMPLES = """examples:
 """
 LET_IT_WRITE = "to generate text with it:\n  python scripts/generate.py --model {folder}"
 ADAPTERS = ("r", "alpha", "dropout", "target_modules", "slices", "use_rslora")  # options of adapters alone
+ROW = "measured.json"  # with --compare, in the folder of each method's run
 LEARNING_RATES = {"full": 1e-3, "lora": 1e-2, "qlora": 1e-2}  # adapters start at zero and tolerate larger steps
 
 
@@ -70,14 +76,29 @@ def _config(arguments: argparse.Namespace, **changes: Any) -> LoRARunConfig:
 
 
 def _compare(arguments: argparse.Namespace, device: str) -> int:
-    folder = Path(arguments.out_dir)
-    configs = [_config(arguments, method=method, out_dir=(folder / method).as_posix()) for method in METHODS]
-    rows = compare(configs, device)
-    if rows is None:
-        print("\ninterrupted; the same command continues it")
-        return 130
+    """Run each method in a folder of its own, and print what each has reached and what it costs."""
+    out_dir = Path(arguments.out_dir)
+    folders = {method: out_dir / method for method in METHODS}
+    rows = []
+    for method, folder in folders.items():
+        config = _config(arguments, method=method, out_dir=folder.as_posix())
+        print(f"\n=== {method}, in {config.out_dir}")
+        is_begun = has_checkpoint(folder)
+        if is_begun:
+            check_same(config)
+        if is_begun and (folder / ROW).exists():
+            print("finished already")
+        else:
+            run = start_or_resume(train_lora, config, device)
+            if run.asked_to_stop:
+                print("\ninterrupted; the same command continues it")
+                return 128 + run.asked_to_stop
+            write_text(folder / ROW, json.dumps(measured(run), indent=1))
+        rows.append(read_json(folder / ROW))
     print(f"\n{as_table(rows)}\n\n{EXPLANATION}\n")
-    picture = plot_comparison(configs, folder / "comparison.png")
+    title = "Fine-tuning: all weights, adapters, adapters beside 4 bits"
+    losses = {"val_loss": "validation loss (nats per token)"}
+    picture = plot_runs(folders, losses, title, out_dir / "comparison.png", rows_with="val_loss")
     print(f"picture: {picture}" if picture else "no picture: matplotlib is not installed (pip install matplotlib)")
     return 0
 

@@ -9,6 +9,5 @@ The files, in reading order:
     will_it_fit.py         --will-it-fit: memory and time, from a few steps
     verification.py        two computations of the same model, side by side: the first number that differs
     method_comparison.py   lora.py --compare: full, LoRA and QLoRA in one table
-    pipeline_stages.py     the stages of pipeline.py, and which are finished
     doctor.py              what setup.py doctor checks: matrix products, and the CUDA extra for the graphics card
 """

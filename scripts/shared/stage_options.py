@@ -121,7 +121,7 @@ def show_next_steps(run: Run, script: str, advice: str, more: str = "") -> int:
     folder = quoted(run.out_dir)
     if not run.interrupted:
         show(command_line.from_here(advice).format(folder=folder, its=run.config))
-        return 0
+        return 128 + run.asked_to_stop if run.asked_to_stop else 0  # in the last step: what would follow does not begin
     start = ""
     end = more + ("" if switches.kernels else " --kernels textbook")
     end += "" if run.device == resolve_device("auto") else f" --device {run.device}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import signal
 import statistics
 import tempfile
 import time
@@ -17,54 +18,49 @@ from gpt.console import show, silenced
 from gpt.memory_check import machine_memory, peak_memory
 from gpt.model.language_model import LanguageModel
 from gpt.training.data_parallel import ALONE, Team
-from gpt.training.run import Run, start
+from gpt.training.run import Run
 from gpt.training.run_state import length_setting
-from gpt.training.training_step import Step
+from minigrad import manual_seed
 
 STEPS = 3  # of a run (of PPO and GRPO: iterations); the first is slower than all others
 TOKENS = 8  # of a generated text
+
+
+class Trial(Run):
+    """A run that ends after STEPS iterations, as by Ctrl-C. It notes the time when each begins, and at the end."""
+
+    def __init__(self, config: Any, device: str, team: Team):
+        super().__init__(config, device, team)
+        self.began: list[float] = []
+        self.spent: list[float] = []  # the seconds of training until then
+
+    def goes_on(self) -> bool:
+        self.began.append(time.perf_counter())
+        self.spent.append(self.state.seconds)
+        if len(self.began) > STEPS:
+            self.ask_to_stop(signal.SIGINT)
+        return super().goes_on()
 
 
 def try_run(train: Callable[[Run, Any], None], config: Any, device: str, team: Team = ALONE) -> None:
     """Make the first STEPS steps of a run, in a temporary folder, and print what the whole run needs."""
     part, name = length_setting(config)
     length = getattr(getattr(config, part), name)
-    interval = config.training.eval_interval
     unit = "steps" if name == "max_iters" else "iterations"
-    seconds: list[float] = []  # of each step, or iteration
-    validations: list[tuple[float, float]] = []  # when each began and ended
-
-    def begin(run: Run, settings: Any) -> None:
-        record, record_validation, goes_on = run.record, run.record_validation, run.goes_on
-        looked = 0.0  # when the loop began an iteration, perhaps with a validation
-
-        def timed_goes_on() -> bool:
-            nonlocal looked
-            looked = time.perf_counter()
-            return goes_on()
-
-        def timed_record(steps: Sequence[Step], metrics: dict[str, float]) -> None:
-            before = run.state.seconds
-            record(steps, metrics)
-            seconds.append(run.state.seconds - before)
-            run.asked_to_stop |= len(seconds) == STEPS  # as by Ctrl-C
-
-        def timed_validation(metrics: dict[str, float]) -> None:
-            validations.append((looked, time.perf_counter()))
-            record_validation(metrics)
-
-        run.record, run.record_validation = timed_record, timed_validation  # type: ignore[method-assign]
-        run.goes_on = timed_goes_on  # type: ignore[method-assign]
-        train(run, settings)
-
     show(f"trying the first {min(STEPS, length)} of {length:,} {unit}, in a temporary folder")
-    begun = time.perf_counter()
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, silenced():
-        start(begin, dataclasses.replace(config, out_dir=str(Path(folder) / "run")), device, team)
-    if len(seconds) < min(STEPS, length):  # Ctrl-C
+        manual_seed(config.seed)
+        run = Trial(dataclasses.replace(config, out_dir=str(Path(folder) / "run")), device, team)
+        with run.lock:
+            train(run, run.config)
+    steps = _differences(run.spent)
+    if len(steps) < min(STEPS, length):  # Ctrl-C
         raise KeyboardInterrupt
-    preparing, validation = validations[0][0] - begun, validations[0][1] - validations[0][0]
-    step = statistics.median(seconds[1:] or seconds)
+    preparing = run.began[0] - start
+    validation = run.began[1] - run.began[0] - steps[0]  # the first iteration begins with it
+    step = statistics.median(steps[1:] or steps)
+    interval = config.training.eval_interval
     checks = 1 + (math.ceil(length / interval) if interval else 1)
     _show_memory(device, team=team)
     total = preparing + length * step + checks * validation
@@ -76,7 +72,7 @@ def try_generation(model: LanguageModel, prompt: Sequence[int], count: int, new_
     """Let the model write TOKENS tokens after `count` copies of a prompt; print what all `new_tokens` need."""
     times = [time.perf_counter()]
     model.generate([list(prompt)] * count, max_new_tokens=TOKENS, on_token=lambda _: times.append(time.perf_counter()))
-    first, *others = (after - before for before, after in itertools.pairwise(times))
+    first, *others = _differences(times)
     token = statistics.median(others or [first])
     config: Any = model.config
     tokens = min(len(prompt) + new_tokens, config.block_size)
@@ -85,6 +81,10 @@ def try_generation(model: LanguageModel, prompt: Sequence[int], count: int, new_
     _show_memory(device, f", and {_size(cache)} for keys and values of {count} x {tokens:,} tokens")
     parts = f"{_time(loading)} to load, {_time(first)} to read the prompt, {new_tokens:,} tokens of {_time(token)}"
     show(f"time: {_time(loading + first + token * max(new_tokens - 1, 0))} ({parts}; more as the text grows)")
+
+
+def _differences(times: Sequence[float]) -> list[float]:
+    return [after - before for before, after in itertools.pairwise(times)]
 
 
 def _show_memory(device: str, more: str = "", team: Team = ALONE) -> None:

@@ -1,6 +1,5 @@
-"""Runs of fine-tuning: what their folders hold, going on with them, merging, and the comparison of the methods."""
+"""Runs of fine-tuning: what their folders hold, going on with them, and merging."""
 
-import dataclasses
 import shutil
 
 import numpy as np
@@ -24,8 +23,7 @@ from gpt.training.run import resume, start
 from gpt.training.run_state import settings_of
 from gpt.training.training_config import TrainingConfig
 from gpt.weights.safetensors_file import SafetensorsFile
-from scripts.shared.method_comparison import ROW, compare
-from tests.finetune.small import few_items, interrupt_at, small_chat_model, watch, write_rows
+from tests.finetune.small import few_items, small_chat_model, watch, write_rows
 from tests.gpt.small import assert_same, checkpoint_of, save_model
 from tests.helpers import read_json
 from tests.scripts.running import write_text
@@ -206,33 +204,3 @@ def test_built_in_questions_are_asked_and_replies_are_shown(tmp_path, monkeypatc
     questions = list(run.before["replies"])
     assert len(questions) == SHOWN and all(f"asked | {question}" in shown for question in questions)
     assert shown.count("before |") == shown.count("after |") == shown.count("right |") == SHOWN
-
-
-# --- the comparison ---------------------------------------------------------------------------------------------------
-
-
-def test_the_comparison_measures_each_method_once(base, text, tmp_path, monkeypatch):
-    configs = [settings(base, text, tmp_path / method, method, steps=4) for method in METHODS]
-    rows = compare(configs)
-    full, lora, qlora = rows
-    assert [row.method for row in rows] == list(METHODS)
-    assert lora.trained == qlora.trained < full.trained / 10
-    assert lora.moments == qlora.moments == 2 * 4 * lora.trained and full.moments == 2 * 4 * full.trained
-    assert qlora.weights < lora.weights and full.weights < lora.weights
-    assert qlora.peak < lora.peak < full.peak
-    assert all(row.after["val_loss"] < row.before["val_loss"] and row.milliseconds > 0 for row in rows)
-    assert full.before == lora.before != qlora.before
-    with monkeypatch.context() as patch:
-        patch.setattr("scripts.shared.method_comparison.start_or_resume", None)  # nothing is run again
-        assert compare(configs) == rows
-    (tmp_path / "lora" / ROW).unlink()  # interrupted between training and measuring
-    assert compare(configs)[1].after == lora.after
-    with pytest.raises(FileExistsError, match="holds a run with another batch_size"):
-        compare([dataclasses.replace(configs[0], batch_size=3)])
-
-
-@pytest.mark.parametrize("step", [1, 6])  # in the last one, too: the next method does not begin
-def test_an_interrupted_comparison_stops(base, text, tmp_path, monkeypatch, step):
-    interrupt_at(step, monkeypatch)
-    assert compare([settings(base, text, tmp_path / method, method) for method in METHODS]) is None
-    assert (tmp_path / "full").exists() and not (tmp_path / "lora").exists()

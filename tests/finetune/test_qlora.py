@@ -11,12 +11,12 @@ from finetune.adapters.applying import apply_lora, remove_lora
 from finetune.adapters.lora import LoRAConfig
 from finetune.adapters.qlora import NF4, apply_qlora
 from finetune.objectives.model_with_head import ModelWithHead
-from finetune.quantization import QuantizedLinear
+from finetune.quantization import QuantizedLinear, memory
 from finetune.quantization.nf4 import nf4
 from gpt import GPT, GPTConfig, accounting
 from minigrad import optim, use_kernels
 from minigrad.nn import init
-from scripts.shared.method_comparison import held_bytes
+from scripts.shared.method_comparison import moment_bytes
 from tests.finetune.test_lora import randomize, refuse_to_merge, training_of, wants
 from tests.gpt.small import assert_same, logits_of, random_ids, small_gpt, weights_of
 
@@ -169,7 +169,9 @@ def test_memory_is_within_a_tenth_of_what_the_formulas_say(shape, method):
         allocated = sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([arrays_only]).traces)
     finally:
         tracemalloc.stop()
-    held, expected = held_bytes(model, optimizer), predicted(shape, config.r, method)
+    gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+    held = {"weights": memory(model), "gradients": gradients, "optimizer": moment_bytes(optimizer)}
+    expected = predicted(shape, config.r, method)
     for part, size in expected.items():
         assert held[part] == pytest.approx(size, rel=0.02), part
     assert allocated == pytest.approx(sum(expected.values()), rel=0.1)

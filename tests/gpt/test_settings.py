@@ -88,8 +88,8 @@ def settings_below(base):
     return [found for each in base.__subclasses__() for found in (each, *settings_below(each))]
 
 
-for module in ("finetune.stages.classification", "finetune.stages.grpo", "scripts.shared.pipeline_stages"):
-    importlib.import_module(module)  # these import all others
+for module in ("classification", "dpo", "grpo", "lora", "ppo", "reward"):
+    importlib.import_module(f"finetune.stages.{module}")  # these import all others
 OURS = [each for each in settings_below(Checked) if each.__module__ != __name__ and dataclasses.is_dataclass(each)]
 
 

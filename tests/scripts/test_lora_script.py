@@ -2,6 +2,7 @@
 
 import pytest
 
+from finetune.stages.lora_model import METHODS
 from gpt import Llama
 from gpt.training.loading import load_model
 from gpt.training.log import read_log
@@ -42,15 +43,38 @@ def test_a_run_then_resume_then_merge(given, tmp_path, monkeypatch):
     assert texts[0] != texts[1] == texts[2]
 
 
-def test_the_comparison_ends_in_a_table_and_a_picture(given, tmp_path):
-    output = output_of(lora.main, *options(given, tmp_path / "all", "--compare"))
+def test_the_comparison_measures_each_method_once(given, tmp_path, capsys):
+    compare = options(given, tmp_path / "all", "--learning-rate", "1e-2", "--compare")
+    output = output_of(lora.main, *compare)
     table = output[output.index("  method ") :].splitlines()
     assert [line.split()[0] for line in table[1:5]] == ["base", "full", "lora", "qlora"]
     assert "peak   the most bytes in use at one time in a step" in output
     assert (tmp_path / "all" / "comparison.png").exists()
-    rates = [read_log(tmp_path / "all" / name / "log.jsonl")[1]["learning_rate"] for name in ("full", "lora", "qlora")]
+    rows = full, low_rank, qlora = [read_json(tmp_path / "all" / name / lora.ROW) for name in METHODS]
+    assert low_rank["trained"] == qlora["trained"] < full["trained"] / 10
+    assert all(row["moments"] == 2 * 4 * row["trained"] for row in rows)
+    assert qlora["weights"] < low_rank["weights"] and full["weights"] < low_rank["weights"]
+    assert qlora["peak"] < low_rank["peak"] < full["peak"]
+    assert all(row["after"]["val_loss"] < row["before"]["val_loss"] and row["milliseconds"] > 0 for row in rows)
+    assert full["before"] == low_rank["before"] != qlora["before"]
+    assert output_of(lora.main, *compare).count("finished already") == 3
+    (tmp_path / "all" / "lora" / lora.ROW).unlink()  # interrupted between training and measuring
+    assert output_of(lora.main, *compare).count("\nfinished already") == 2
+    assert read_json(tmp_path / "all" / "lora" / lora.ROW)["after"] == low_rank["after"]
+    assert "full holds a run with another batch_size" in refusal(lora.main, capsys, *compare, "--batch-size", "3")
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("step", [1, 4])  # in the last one, too: the next method does not begin
+def test_an_interrupted_comparison_stops_and_goes_on(given, tmp_path, monkeypatch, step):
+    interrupt_at(step, monkeypatch)
+    assert run_here(lora.main, *options(given, tmp_path, "--compare")) == 130
+    assert (tmp_path / "full").exists() and not (tmp_path / "lora").exists()
+    monkeypatch.undo()
+    output = output_of(lora.main, *options(given, tmp_path, "--compare"))
+    assert f"resuming {tmp_path / 'full'} at step {step}" in output
+    rates = [read_log(tmp_path / name / "log.jsonl")[1]["learning_rate"] for name in METHODS]
     assert rates[0] < rates[1] == rates[2]
-    assert output_of(lora.main, *options(given, tmp_path / "all", "--compare")).count("finished already") == 3
 
 
 @pytest.mark.oracle("gguf")

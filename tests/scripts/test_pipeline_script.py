@@ -10,39 +10,42 @@ import pytest
 
 from finetune.quantization.folder import load_quantized
 from finetune.stages import ppo, reward, sft
-from finetune.stages.ppo import PPOConfig
 from gpt import Llama, LlamaConfig
 from gpt.training.checkpoint import load_run, load_state
 from minigrad import manual_seed, use_kernels
+from scripts import demo
 from scripts import pipeline as script
-from scripts.shared import pipeline_stages
 from tests.finetune.small import interrupt_at, small_tokenizer
 from tests.gpt.small import checkpoint_of, files_of, save_model
 from tests.scripts.running import assert_says, output_of, refusal, run_here, write_text
+
+SMALL = {
+    "sft": "--max-iters 12 --eval-interval 6",
+    "reward": "--max-iters 5",
+    "dpo": "--max-iters 3",
+    "ppo": "--total-iterations 2 --batch-size 4 --response-length 6",
+    "lora": "--max-iters 5 --batch-size 32",
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small(tmp_path_factory):
     """All stages in small: little data, few steps, a model that is hardly one."""
     text = write_text(tmp_path_factory.mktemp("text") / "text.txt", words=12_000)
-    demo_config = pipeline_stages.demo_config
+    demo_config = demo.demo_config
     chance = "finetune.evaluation.reward_accuracy.SIGNIFICANCE"
 
-    def small_config(short, out_dir, seed, made_by, data):
-        config = demo_config(short, out_dir, seed, made_by, data)
+    def small_config(*options):
+        config = demo_config(*options)
         shape = {"n_layer": 1, "n_head": 1, "n_embd": 64, "block_size": 192}
         training = dataclasses.replace(config.training, max_iters=4, warmup_iters=1, eval_interval=2)
         return dataclasses.replace(config, data=text, vocab_size=280, batch_size=2, model=shape, training=training)
 
-    def small_ppo(total_iterations):
-        return PPOConfig(total_iterations, batch_size=4, response_length=6)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline_stages, "demo_config", small_config)
-        patch.setattr(pipeline_stages, "PPOConfig", small_ppo)
+        patch.setattr(demo, "demo_config", small_config)
+        patch.setattr(script, "SHORT", SMALL)
+        patch.setattr(script, "PAIRS", 24)
         patch.setattr(script, "SHORT_QUESTIONS", 4)
-        few_steps = {"sft": (12, 1e-3), "reward": (5, 5e-4), "dpo": (3, 1e-4), "lora": (5, 2e-3)}
-        patch.setattr(pipeline_stages, "SHORT", dataclasses.replace(pipeline_stages.SHORT, **few_steps))
         patch.setattr(chance, 2.0)  # so small a reward model is a coin, and PPO starts all the same
         for module, name, count in (
             (sft, "TRAIN_ITEMS", 40), (sft, "TEST_ITEMS", 4),
@@ -85,9 +88,10 @@ def test_a_trained_llama_goes_the_same_way(tmp_path, monkeypatch, capsys):
     manual_seed(0)
     shape = {"block_size": 192, "n_layer": 1, "n_head": 2, "n_kv_head": 1, "n_embd": 64, "n_inner": 128}
     save_model(tmp_path / "base", Llama(LlamaConfig(len(tokenizer), **shape)), tokenizer)
-    less = dataclasses.replace(pipeline_stages.SHORT_TRAINED, batch_size=2, examples=30)
-    monkeypatch.setattr(pipeline_stages, "SHORT_TRAINED", less)
-    monkeypatch.setattr(pipeline_stages, "MEASURED_ON", write_text(tmp_path / "text.txt", words=3000))
+    less = {name: f"{settings} --batch-size 2" for name, settings in script.SHORT_TRAINED.items()}
+    monkeypatch.setattr(script, "SHORT_TRAINED", less)
+    monkeypatch.setattr(script, "TRAINED_PAIRS", 30)
+    monkeypatch.setattr(script, "MEASURED_ON", write_text(tmp_path / "text.txt", words=3000))
     out = tmp_path / "pipeline"
     output = output_of(script.main, "--short", "--ppo", "--init-from", tmp_path / "base", "--out-dir", out)
     assert f"=== 1/7 pretrained: nothing: {tmp_path / 'base'}, as it is" in output

@@ -411,7 +411,7 @@ assert np.allclose(loaded(pieces[:1]).data, low_rank(pieces[:1]).data, atol=1e-3
 # - try: `python scripts/pipeline.py`: the same stages with a larger model; then scripts/chat.py. Expect: about eight
 #   minutes, and a model most of whose answers are also right.
 # - exercise: `python scripts/exercise.py start loss_masking`, dpo, lora, nf4
-# - read: scripts/shared/pipeline_stages.py, a stage a paragraph; gpt/training/loading.py
+# - read: scripts/pipeline.py, a stage a command; gpt/training/loading.py
 # - break: set `weight` to 0 in `prefer`, as in Rafailov et al. 2023. Expect: the assertion on `rows["DPO"]` stops the
 #   lesson, because no reply ends after the thanks.
 # - lesson: `python scripts/lesson.py 446`
