@@ -43,7 +43,7 @@ def mark(tmp_path, exercises, capsys, *more):
     options = ["--exercises", exercises, "--out-dir", tmp_path / "marks", "--seed", 3, "--timeout", 1, *more]
     assert run_here(exercise.main, "mark", tmp_path / "class", *options) == 0
     rows = list(csv.DictReader(read_text(tmp_path / "marks" / "marks.csv").splitlines()))
-    return {row["student"]: row for row in rows}, capsys.readouterr().out
+    return {row["Student"]: row for row in rows}, capsys.readouterr().out
 
 
 TELLS = "class UsesLibrary(Exception): pass\n\n"
@@ -69,13 +69,15 @@ def test_marking_a_class(tmp_path, exercises, capsys):
         archive.writestr("../softplus.py", reference("softplus"))
     (class_ / "zoe.zip").write_bytes(b"no zip")
     rows, said = mark(tmp_path, exercises, capsys)
-    assert {who: (row["softplus"], row["soft_cap"], row["points"]) for who, row in rows.items()} == {
+    assert {who: (row["softplus"], row["soft_cap"], row["Total"]) for who, row in rows.items()} == {
         "ada": ("1", "1", "2"), "dan": ("0.667", "0", "0.667"), "kim": ("1", "1", "2"), "zoe": ("0", "0", "0"),
         "slip": ("0.333", "0", "0.333"), "wrong": ("0.333", "0", "0.333"), "raises": ("0", "0", "0"),
         "unfinished": ("0", "0", "0"), "refused": ("0", "0", "0"), "loops": ("0", "0", "0"),
     }  # fmt: skip
-    parts = {who: [rows[who][f"softplus_{part}"] for part in ("forward", "backward", "extremes")] for who in rows}
-    assert (parts["slip"], parts["wrong"], parts["dan"]) == (["1", "0", "0"], ["0", "1", "0"], ["1", "1", "0"])
+    results = read_json(tmp_path / "marks" / "results.json")
+    right = {who: [part for part, is_right in results[who]["softplus"]["parts"].items() if is_right] for who in rows}
+    assert (right["slip"], right["wrong"], right["dan"]) == (["forward"], ["backward"], ["forward", "backward"])
+    assert results["dan"]["softplus"]["score"] == 0.667 and results["zoe"]["soft_cap"]["status"] == "missing"
     pages = {who: read_text(tmp_path / "marks" / f"{who}.html") for who in rows}
     assert "2 of 2 passed" in pages["ada"] and "grow with x" in pages["slip"] and "never ends" in pages["loops"]
     assert "nothing to mark" in pages["zoe"] and "forward right, backward right, extremes wrong" in pages["dan"]
@@ -87,27 +89,22 @@ def test_marking_a_class(tmp_path, exercises, capsys):
     write_text(tmp_path / "week1.txt", "# week 1\nsoft_cap 3  # the difficult one\n\nsoftplus\n")
     rows, said = mark(tmp_path, exercises, capsys, "--assignment", tmp_path / "week1.txt")
     assert "; 20 of 20 have a verdict" in said
-    shown = {who: (row["soft_cap"], row["softplus"], row["points"], row["of"]) for who, row in rows.items()}
-    assert shown["ada"] == ("3", "1", "4", "4") and shown["dan"] == ("0", "0.667", "0.667", "4")
-    assert shown["kim"] == ("3", "1", "4", "4") and shown["zoe"] == ("0", "0", "0", "4")
-    grades = read_text(tmp_path / "marks" / "grades.csv").splitlines()
-    assert grades[0] == "Student,ID,SIS Login ID,Section,soft_cap,softplus,Total"
-    assert grades[2] == "dan,,dan,,0,0.667,0.667" and len(grades) == 11
-    results = {who: gradescope(tmp_path, who) for who in rows}
-    assert results["ada"]["score"] == 4 and results["zoe"]["score"] == 0
-    assert [test["score"] for test in results["dan"]["tests"]] == [0, 0.667]
-    assert "nothing to mark" in results["zoe"]["tests"][0]["output"]
+    marks = read_text(tmp_path / "marks" / "marks.csv").splitlines()
+    assert marks[0] == "Student,ID,SIS Login ID,Section,soft_cap,softplus,Total" and len(marks) == 11
+    assert marks[1:4] == ["ada,,ada,,3,1,4", "dan,,dan,,0,0.667,0.667", "kim,,kim,,3,1,4"]
+    assert [test["score"] for test in gradescope(tmp_path, "dan")] == [0, 0.667]
+    assert "nothing to mark" in gradescope(tmp_path, "zoe")[0]["output"]
 
 
 def check_feedback_shows_no_case(tmp_path, pages):
-    """results.json gives no reason either; the page does. The control: the teacher's record has all of it."""
+    """Gradescope's file gives no reason either; the page does. The control: the teacher's record has all of it."""
     record = read_text(tmp_path / "marks" / "results.jsonl")
     assert record.count("LEAK") >= 4 and "right dx" in record
     softplus = catalogue.load(PATHS["softplus"])
     answers = [line.strip() for line in softplus.blanks.splitlines() if line.strip()]
     secret = [*answers, *(why for _, _, why in softplus.slips), "LEAK", "x ", "dout", "right dx"]
     for who in TELLING:
-        test, broken = gradescope(tmp_path, who)["tests"]
+        test, broken = gradescope(tmp_path, who)
         assert "an assessment shows no case and no reason" in test["output"], test
         assert not [part for part in secret if part in test["output"]], test
         assert set(re.findall(r"[\d.]*\d", test["output"])) <= {"0", "0.333", "0.667", "1"}, test
@@ -116,19 +113,12 @@ def check_feedback_shows_no_case(tmp_path, pages):
 
 
 def gradescope(tmp_path, who):
-    """A student's results.json, if it has the fields and values that Gradescope publishes."""
-    path = tmp_path / "marks" / "gradescope" / who / "results.json"
-    results = read_json(path)
-    shared = {"score": int | float, "output": str, "output_format": str, "visibility": str}
-    fields = {**shared, "name": str, "max_score": int | float, "status": str}
-    for part, kinds in [(results, {**shared, "tests": list}), *((test, fields) for test in results["tests"])]:
-        assert part.keys() == kinds.keys() and all(isinstance(part[name], kind) for name, kind in kinds.items())
-        assert part["output_format"] == "text" and part["visibility"] == "visible"
+    """The tests in a student's results.json, if they have the fields that Gradescope publishes."""
+    results = read_json(tmp_path / "marks" / "gradescope" / who / "results.json")
     for test in results["tests"]:
-        assert 0 <= test["score"] <= test["max_score"]
-        assert test["status"] == ("passed" if test["score"] == test["max_score"] else "failed")
-    assert results["score"] == pytest.approx(sum(test["score"] for test in results["tests"]))
-    return results
+        assert test.keys() == {"name", "score", "max_score", "output"} and 0 <= test["score"] <= test["max_score"]
+    assert results.keys() == {"tests"}
+    return results["tests"]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +151,7 @@ def test_an_assignment_mixes_course_and_assessment(tmp_path):
 
 def test_a_wrong_file_of_the_course_is_explained_at_once():
     verdict = Verdict("wrong", "forward of Mul", "the sign is flipped", "x = [1.0]", 3, "return -x", printed=["1"])
-    said = json.loads(gradebook.results_json({"mul": verdict}, {"mul": 2}))["tests"][0]["output"].split("\n\n")
+    said = json.loads(gradebook.gradescope_json({"mul": verdict}, {"mul": 2}))["tests"][0]["output"].split("\n\n")
     assert said[:2] == ["forward of Mul: the sign is flipped", "Line 3:\nreturn -x"]
     assert said[2:] == ["A small case that fails:\nx = [1.0]", "It prints:\n1"]
 
@@ -259,9 +249,10 @@ def test_a_mistake_of_the_checker_is_not_the_students(monkeypatch, function):
     verdict = marking.judge(PATHS, 0, marking.Limits(), marking.File("a", "softplus", text.encode()))
     assert "the checker itself failed (ZeroDivisionError: division by zero; test_marking.py:" in verdict.diagnosis
     results, weights = {"a": {"softplus": verdict}, "b": {"softplus": Verdict("passed")}}, {"softplus": 1.0}
-    row = next(csv.DictReader(gradebook.tables(results, weights)["marks.csv"].splitlines()))
-    told = json.loads(gradebook.results_json({"softplus": gradebook.withheld(verdict)}, weights))
-    scores = [row["softplus"], row["points"], told.get("score"), told["tests"][0].get("score")]
+    row = next(csv.DictReader(gradebook.marks_csv(results, weights).splitlines()))
+    told = json.loads(gradebook.gradescope_json({"softplus": gradebook.withheld(verdict)}, weights))
+    of_all = json.loads(gradebook.results_json(results, weights))["a"]["softplus"]
+    scores = [row["softplus"], row["Total"], told["tests"][0].get("score"), of_all.get("score")]
     assert scores == (["0.333", "0.333", 0.333, 0.333] if function in GRADED else ["", "", None, None])
     assert verdict.status == ("wrong" if function in GRADED else "unjudged")
     assert ("NOT GRADED" in marking.summary(results, {"softplus": PATHS["softplus"]})) == (function not in GRADED)
@@ -271,10 +262,10 @@ def test_cells_and_pages_hold_no_formulas_or_control_characters():
     verdict = Verdict("error", "forward", "\x1b[2J\ud800", "\x00", printed=["\x07</pre><script>alert(1)</script>"])
     results = {"=cmd()": {"softplus": verdict}}
     only, weights = {"softplus": PATHS["softplus"]}, {"softplus": 1.0}
-    tables = "".join(gradebook.tables(results, weights).values())
-    text = tables + marking.page("=cmd()", results["=cmd()"], weights) + marking.summary(results, only)
+    table = gradebook.marks_csv(results, weights)
+    text = table + marking.page("=cmd()", results["=cmd()"], weights) + marking.summary(results, only)
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
-    assert tables.count("'=cmd()") == 3 and not set("\x1b\x00\x07") & set(text)
-    text += json.loads(gradebook.results_json(results["=cmd()"], weights))["tests"][0]["output"]
+    assert table.count("'=cmd()") == 2 and not set("\x1b\x00\x07") & set(text)
+    text += json.loads(gradebook.gradescope_json(results["=cmd()"], weights))["tests"][0]["output"]
     text.encode("utf-8")
-    json.dumps(verdict.facts())
+    gradebook.results_json(results, weights).encode("ascii")

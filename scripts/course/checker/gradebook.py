@@ -1,7 +1,8 @@
-"""Marks as files: an assignment's weights, marks.csv, grades.csv for Canvas and Moodle, results.json for Gradescope.
+"""Marks as files: an assignment's weights, marks.csv, and results.json for the teacher and for Gradescope.
 
-Students may read results.json while the assignment is open, and hand in again. In an assessment it therefore contains
-no case, no reason, and nothing that the submission itself says, because that could be a case that it was given.
+Students may read Gradescope's results.json while the assignment is open, and hand in again. In an assessment it
+therefore contains no case, no reason, and nothing that the submission itself says, because that could be a case that it
+was given.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from . import catalogue
 from .checks import Verdict
 
 PARTS = ("forward", "backward", "result", "extremes")
-
 Results = dict[str, dict[str, Verdict]]  # by student and exercise
 Weights = Mapping[str, float]  # by exercise: the points of a right solution
 
@@ -55,46 +55,36 @@ def points(verdict: Verdict) -> float:
     return 1.0 if verdict.passed else sum(verdict.parts.values()) / max(len(verdict.parts), 1)
 
 
-def weighted(verdicts: Mapping[str, Verdict], weights: Weights) -> dict[str, float]:
-    """The points of each exercise of an assignment."""
-    return {name: points(verdicts[name]) * weight for name, weight in weights.items()}
+def scored(number: float) -> dict[str, float]:
+    """A score as an entry of a JSON object; none where a person has to grade."""
+    return {} if math.isnan(number) else {"score": round(number, 3)}
 
 
 # --- what the teacher reads -------------------------------------------------------------------------------------------
 
 
-def tables(results: Results, weights: Weights) -> dict[str, str]:
-    """marks.csv and grades.csv by name: a row for each student, with the points of each exercise and their sum.
+def marks_csv(results: Results, weights: Weights) -> str:
+    """marks.csv: a row for each student, with the points of each exercise and their sum.
 
-    marks.csv also has the points of an exercise's parts, and what is wrong. The columns of grades.csv are Canvas'.
+    The columns are those that Canvas imports; ID and Section may be empty, but must be there: see header? in
+    https://github.com/instructure/canvas-lms/blob/master/lib/gradebook_importer.rb. Moodle asks what each column of a
+    file is: https://docs.moodle.org/en/Grade_import.
     """
-    parts = {name: [part for part in PARTS if any(part in v[name].parts for v in results.values())]
-             for name in weights}  # fmt: skip
-    marks: list[dict[str, Any]] = []
-    grades: list[dict[str, Any]] = []
-    for who, verdicts in results.items():
-        row: dict[str, Any] = {"student": _cell(who)}
-        scores = weighted(verdicts, weights)
-        total, most = sum(scores.values()), sum(weights.values())
-        for name, score in scores.items():
-            row[name] = amount(score)
-            row |= {f"{name}_{p}": int(verdicts[name].parts.get(p, 0)) if row[name] else "" for p in parts[name]}
-        row |= {"points": amount(total), "of": amount(most), "percent": amount(float(f"{100 * total / most:.3g}"))}
-        for name, verdict in verdicts.items():
-            said = verdict.status if verdict.passed else f"{verdict.status}: {verdict.diagnosis}"
-            row[f"{name}_verdict"] = _cell(" ".join(said.split()))
-        marks.append(row)
-        known = {"Student": _cell(who), "ID": "", "SIS Login ID": _cell(who), "Section": ""}
-        grades.append(known | {name: row[name] for name in weights} | {"Total": row["points"]})
-    return {"marks.csv": _csv(marks), "grades.csv": _csv(grades)}
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    table = csv.DictWriter(text, rows[0], lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["Student", "ID", "SIS Login ID", "Section", *weights, "Total"])
+    for who, verdicts in results.items():
+        scores = [points(verdicts[name]) * weight for name, weight in weights.items()]
+        table.writerow([_cell(who), "", _cell(who), "", *map(amount, scores), amount(sum(scores))])
     return text.getvalue()
+
+
+def results_json(results: Results, weights: Weights) -> str:
+    """results.json: all verdicts, by student and exercise, each with its points."""
+    rows: dict[str, Any] = {}
+    for who, verdicts in results.items():
+        rows[who] = {name: scored(points(v) * weights[name]) | v.facts() for name, v in verdicts.items()}
+    return json.dumps(rows, indent=1)
 
 
 def _cell(text: str) -> str:
@@ -142,19 +132,13 @@ def feedback(verdict: Verdict, weight: float) -> list[str]:
     return list(map(plain, texts))
 
 
-def results_json(verdicts: Mapping[str, Verdict], weights: Weights) -> str:
-    """results.json, as https://gradescope-autograders.readthedocs.io/en/latest/specs/ has it."""
-    shared = {"output_format": "text", "visibility": "visible"}
-    scores = weighted(verdicts, weights)
-    marked = []
+def gradescope_json(verdicts: Mapping[str, Verdict], weights: Weights) -> str:
+    """A student's results.json, as https://gradescope-autograders.readthedocs.io/en/latest/specs/ has it.
+
+    Gradescope adds up the scores, and a test has passed if it has the highest one.
+    """
+    tests = []
     for name, weight in weights.items():
-        status = "passed" if verdicts[name].passed else "failed"
-        marked.append({"name": name, **scored(scores[name]), "max_score": weight, "status": status,
-                       "output": "\n\n".join(feedback(verdicts[name], weight)), **shared})  # fmt: skip
-    said = f"{sum(verdict.passed for verdict in verdicts.values())} of {len(marked)} passed"
-    return json.dumps({**scored(sum(scores.values())), "output": said, **shared, "tests": marked}, indent=1)
-
-
-def scored(number: float) -> dict[str, float]:
-    """A score as an entry; none where a person has to grade."""
-    return {} if math.isnan(number) else {"score": round(number, 3)}
+        output = "\n\n".join(feedback(verdicts[name], weight))
+        tests.append({"name": name, "max_score": weight, "output": output} | scored(points(verdicts[name]) * weight))
+    return json.dumps({"tests": tests}, indent=1)

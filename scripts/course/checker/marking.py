@@ -4,8 +4,9 @@ A submission is a subfolder or a zip, named after the student; in it, anywhere, 
 ("01_softplus.py" or "softplus.py"). Every file runs in a process of its own (worker.py), and is judged outside of it
 with the teacher's exercises and seed, never with what the submission brings along. One that breaks stops nothing.
 
-Each verdict is written to results.jsonl at once. The same command continues an interrupted run, and after new
-submissions judges only what has changed.
+Each verdict is added to results.jsonl at once, as a line: a file that only grows survives an interruption at any time.
+The same command continues an interrupted run, and after new submissions judges only what has changed. At the end,
+results.json has the verdicts that count.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def mark(
         results.setdefault(file.student, {})[file.exercise] = record.verdicts[record.fingerprint(file)]
     write_marks(out_dir, results, exercises, weights)
     print(summary(results, exercises))
-    print(f"{out_dir} has marks.csv, a page for each student, grades.csv for Canvas and Moodle, and gradescope/.")
+    print(f"{out_dir} has marks.csv, results.json, a page for each student, and gradescope/.")
     return 0
 
 
@@ -224,14 +225,14 @@ def end_with_parent() -> None:
 
 
 def write_marks(out_dir: Path, results: Results, exercises: dict[str, Path], weights: Weights) -> None:
-    """Write the tables, and for each student the feedback: for Gradescope, which shows it at once, and as a page."""
-    for name, text in gradebook.tables(results, weights).items():
-        write_text(out_dir / name, text)
+    """Write marks and verdicts, and each student's feedback: for Gradescope, which shows it at once, and as a page."""
+    write_text(out_dir / "marks.csv", gradebook.marks_csv(results, weights))
+    write_text(out_dir / "results.json", gradebook.results_json(results, weights))
     write_text(out_dir / "summary.txt", summary(results, exercises))
     assessed = {name for name, path in exercises.items() if load(path).is_assessment}
     for who, verdicts in results.items():
         at_once = verdicts | {name: gradebook.withheld(verdicts[name]) for name in assessed}
-        write_text(out_dir / "gradescope" / who / "results.json", gradebook.results_json(at_once, weights))
+        write_text(out_dir / "gradescope" / who / "results.json", gradebook.gradescope_json(at_once, weights))
         later = verdicts | {name: dataclasses.replace(verdicts[name], details="", printed=[]) for name in assessed}
         write_text(out_dir / f"{who}.html", page(who, later, weights))
 
