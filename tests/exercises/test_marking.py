@@ -116,7 +116,8 @@ def gradescope(tmp_path, who):
     """The tests in a student's results.json, if they have the fields that Gradescope publishes."""
     results = read_json(tmp_path / "marks" / "gradescope" / who / "results.json")
     for test in results["tests"]:
-        assert test.keys() == {"name", "score", "max_score", "output"} and 0 <= test["score"] <= test["max_score"]
+        assert test.keys() == {"name", "score", "max_score", "output", "output_format"}
+        assert test["output_format"] == "text" and 0 <= test["score"] <= test["max_score"]
     assert results.keys() == {"tests"}
     return results["tests"]
 

@@ -137,8 +137,8 @@ def gradescope_json(verdicts: Mapping[str, Verdict], weights: Weights) -> str:
 
     Gradescope adds up the scores, and a test has passed if it has the highest one.
     """
-    tests = []
+    marked = []
     for name, weight in weights.items():
-        output = "\n\n".join(feedback(verdicts[name], weight))
-        tests.append({"name": name, "max_score": weight, "output": output} | scored(points(verdicts[name]) * weight))
-    return json.dumps({"tests": tests}, indent=1)
+        output = {"output": "\n\n".join(feedback(verdicts[name], weight)), "output_format": "text"}
+        marked.append({"name": name, "max_score": weight, **output, **scored(points(verdicts[name]) * weight)})
+    return json.dumps({"tests": marked}, indent=1)
