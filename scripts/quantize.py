@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import time
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,23 +119,22 @@ def _quantized(
     in_detail: print what became of each layer, and the memory that this took.
     """
     _check_unused(folder, arguments.model)
-    tracemalloc.start()
-    model, tokenizer, to_read, to_test = _load(arguments)
-    calibration, read = None, ""
-    if config.method in CALIBRATED:
-        length, rng = min(model.config.block_size, LONGEST), np.random.default_rng(arguments.seed)
-        calibration, _ = get_batch(to_read, arguments.sequences, length, rng)
-        read = f", reading {calibration.size:,} tokens of {arguments.calibration}"
-    config = fitting(config, model) if arguments.group_size is None else config
-    kind = f"{config.method}, {config.bits} bits, group size {config.group_size}"
-    print(f"quantizing {model.num_parameters():,} weights with {kind}{read}", flush=True)
-    started = time.perf_counter()
-    before = tracemalloc.get_traced_memory()[0]
-    tracemalloc.reset_peak()
-    report = quantize(model, config, calibration)
-    took = f"took {time.perf_counter() - started:.1f} s"
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    with traced():
+        model, tokenizer, to_read, to_test = _load(arguments)
+        calibration, read = None, ""
+        if config.method in CALIBRATED:
+            length, rng = min(model.config.block_size, LONGEST), np.random.default_rng(arguments.seed)
+            calibration, _ = get_batch(to_read, arguments.sequences, length, rng)
+            read = f", reading {calibration.size:,} tokens of {arguments.calibration}"
+        config = fitting(config, model) if arguments.group_size is None else config
+        kind = f"{config.method}, {config.bits} bits, group size {config.group_size}"
+        print(f"quantizing {model.num_parameters():,} weights with {kind}{read}", flush=True)
+        started = time.perf_counter()
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        report = quantize(model, config, calibration)
+        took = f"took {time.perf_counter() - started:.1f} s"
+        peak = tracemalloc.get_traced_memory()[1]
     save_quantized(folder, model, config, tokenizer)
     if in_detail:
         _show_layers(report)
@@ -141,6 +142,16 @@ def _quantized(
         took += f"(the float model has {_megabytes(report.bytes_before)})"
     print(took)
     return _measure(model, to_test, folder)
+
+
+@contextlib.contextmanager
+def traced() -> Iterator[None]:
+    """Let Python count its memory. It is slow while it does, so that it must end with the block, also in an error."""
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        tracemalloc.stop()
 
 
 def _measure_float(arguments: argparse.Namespace) -> dict[str, float]:
@@ -174,10 +185,9 @@ def _measure(model: Any, tokens: np.ndarray, place: Path) -> dict[str, float]:
     started = time.perf_counter()
     model.generate(prompt, WRITTEN_TOKENS, temperature=0)
     seconds = time.perf_counter() - started
-    tracemalloc.start()
-    model.generate(prompt, 8, temperature=0)
-    working = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    with traced():
+        model.generate(prompt, 8, temperature=0)
+        working = tracemalloc.get_traced_memory()[1]
     files = [place] if place.is_file() else [*place.glob("model*.safetensors"), *place.glob("checkpoint-*/model.*")]
     return {
         "perplexity": perplexity(loss),

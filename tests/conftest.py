@@ -7,6 +7,7 @@ import random
 import signal
 import socket
 import sys
+import tracemalloc
 from unittest import mock
 
 # The tests' matrices are small, and two workers of `make test` would wait for each other's threads. Before NumPy, which
@@ -47,6 +48,7 @@ def same_start():
     with np.printoptions():  # a lesson prints arrays with fewer digits
         yield
     minigrad.use_kernels("textbook")  # fixtures of a module are made between its tests
+    assert not tracemalloc.is_tracing(), "tracemalloc was left on, which makes all that follows slow"
 
 
 @pytest.fixture(params=["textbook", "fast"])

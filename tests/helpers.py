@@ -23,7 +23,6 @@ def skip_or_fail(reason):
 @contextlib.contextmanager
 def peak_below(n_bytes):
     """Fail if Python holds `n_bytes` or more at some moment of the block, not counting what was there before."""
-    tracemalloc.stop()  # a script that was refused in this process may have left it on
     tracemalloc.start()
     try:
         yield

@@ -7,11 +7,12 @@ import pytest
 
 from finetune.quantization import QuantizationConfig, quantize
 from finetune.quantization.folder import save_quantized
+from finetune.stages import sft
 from gpt import LanguageModel
 from gpt.training.loading import NotTrainableError, load_model
 from gpt.weights.gguf_writing import write_gguf
 from scripts import generate, lora, train
-from tests.finetune.small import small_chat_model, write_rows
+from tests.finetune.small import few_items, small_chat_model, write_rows
 from tests.gpt.small import save_model
 from tests.scripts.running import refusal, run_here, write_text
 
@@ -84,7 +85,8 @@ REFUSE = [
 
 
 @pytest.mark.parametrize("line", REFUSE)
-def test_quantized_weights_are_not_trained(line, folder, tmp_path, capsys):
+def test_quantized_weights_are_not_trained(line, folder, tmp_path, monkeypatch, capsys):
+    few_items(monkeypatch, sft, TRAIN_ITEMS=20, TEST_ITEMS=10)
     labels = write_rows(tmp_path / "labels.jsonl", [{"text": f"word {i}", "label": "ab"[i % 2]} for i in range(6)])
     places = {"out": tmp_path / "out", "text": folder / "text.txt", "labels": labels, "q": folder / "quantized"}
     script, *arguments = [part.format(**places) for part in line.split()]

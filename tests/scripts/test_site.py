@@ -195,6 +195,7 @@ def written(tmp_path_factory):
         mock.patch.object(site, "documents", dict),
         mock.patch.object(lesson_page, "connect"),
         mock.patch.object(site, "run_lesson", unrun),
+        mock.patch.object(site, "made_from", lambda lesson: "this version"),
     ):
         for lesson in lessons():
             site.lesson_page(lesson, out)

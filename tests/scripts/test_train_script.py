@@ -129,7 +129,9 @@ def long_run(text, tmp_path_factory):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+@pytest.mark.parametrize(
+    "name", ["SIGINT", "SIGKILL", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGHUP"))]
+)
 def test_a_stopped_run_goes_on_bit_by_bit(name, text, tmp_path, long_run):
     number = getattr(signal, name)
     for attempt in range(5):  # the machine may be so slow that it is finished before we stop it

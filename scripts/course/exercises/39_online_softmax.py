@@ -78,9 +78,11 @@ def in_tiles(attention, q, k, v, tile):
 
     keys = k.view(Watched)
     tracemalloc.start()
-    result = np.asarray(attention(q, keys, v, tile))
-    largest = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    try:
+        result = np.asarray(attention(q, keys, v, tile))
+        largest = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     if reads.max() > len(q):
         return ["the keys are read twice: with running values, one pass is enough", result]
     whole = "the whole (T, S) matrix of scores is made: read `tile` keys at a time"

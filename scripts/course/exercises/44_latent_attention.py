@@ -54,9 +54,11 @@ def in_memory(read, *arrays):
     """The result, and whether so much memory was taken as all keys need, where there are many."""
     (H, D), S = arrays[0].shape, len(arrays[2])
     tracemalloc.start()
-    result = read(*arrays)
-    largest = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    try:
+        result = read(*arrays)
+        largest = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     made = "the keys or values of all heads are made, H S D numbers: multiply q by W_UK first, and by W_UV at the end"
     return [made if S >= 300 and largest >= 8 * H * S * D else "nothing is made", result]
 

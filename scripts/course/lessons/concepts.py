@@ -8,6 +8,7 @@ python scripts/course/lessons/concepts.py      the mental models, each with the 
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,11 +82,16 @@ class Place(NamedTuple):
         return "\n".join(read_text(ROOT / self.path).splitlines()[found.lineno - 1 : found.end_lineno]) if found else ""
 
     def _definition(self) -> ast.stmt | None:
-        body, found = ast.parse(read_text(ROOT / self.path)).body, None
+        body, found = _statements(self.path), None
         for part in self.name.split("."):
             found = next((node for node in body if _defines(node, part)), None)
             body = getattr(found, "body", [])
         return found
+
+
+@functools.cache  # many places are in the same file
+def _statements(path: str) -> list[ast.stmt]:
+    return ast.parse(read_text(ROOT / path)).body
 
 
 def _defines(node: ast.stmt, name: str) -> bool:
@@ -104,6 +110,7 @@ class Concept(NamedTuple):
     exercise: str
 
 
+@functools.cache  # every lesson's page asks for them
 def concepts() -> list[Concept]:
     """All rows of the table, in their order."""
     return [
