@@ -28,7 +28,7 @@ from finetune.evaluation.judge import judge, qualities, quality_rates, sampled
 from finetune.quantization import memory
 from gpt.console import quoted, show
 from gpt.corpora.corpus import load_corpus
-from gpt.files import parse_json, read_text, write_text
+from gpt.files import read_json, write_text
 from gpt.training import folder_lock
 from gpt.training.batches import open_tokens, prepare, sequential_batches
 from gpt.training.checkpoint import has_checkpoint, load_state, save_checkpoint
@@ -179,14 +179,16 @@ def run_stages(stages: list[Stage], notes: Notes, options: argparse.Namespace) -
     """Run the stages that are not finished. Returns the exit status of the last one: 0, or 130 after Ctrl-C."""
     for number, stage in enumerate(stages, start=1):
         show(f"\n=== {number}/{len(stages)} {stage.name}: {stage.teaches}")
+        folder = notes.folder / stage.name
         origin = {name: fingerprint(notes.folder / name) for name in stage.needs}
-        if notes.is_finished(stage.name, origin):
-            show(f"finished earlier, and kept (to do it again, delete {notes.folder / stage.name})")
+        noted = notes.stages.get(stage.name, {})
+        if "row" in noted and noted["origin"] == origin and has_checkpoint(folder):
+            show(f"finished earlier, and kept (to do it again, delete {folder})")
             continue
         status = run_stage(stage, origin, notes, options)
         if status != 0:
             return status
-        seconds = round(load_state(notes.folder / stage.name).get("seconds", 0.0), 1)  # of training; 0 without any
+        seconds = round(load_state(folder).get("seconds", 0.0), 1)  # of training; 0 without any
         notes.write(stage.name, origin=origin, row={"seconds": seconds} | measured(stage.name, notes.folder, options))
     return 0
 
@@ -329,18 +331,14 @@ class Notes:
         self.stages: dict[str, Any] = {}
         path = folder / NOTES
         if path.exists():
-            notes = parse_json(read_text(path), str(path))
-            if (theirs := notes.get("settings")) != settings:
+            notes = read_json(path)
+            theirs = notes.get("settings")
+            if theirs != settings:
                 raise ValueError(f"{folder} is from a pipeline with {theirs}, not {settings}: choose another --out-dir")
             self.stages = notes.get("stages", {})
         elif {path.name for path in folder.iterdir()} - {folder_lock.NAME}:
             raise FileExistsError(f"{folder} holds files that do not belong to a pipeline: choose another --out-dir")
         self.save()
-
-    def is_finished(self, name: str, origin: dict[str, str]) -> bool:
-        """Whether a stage was finished, from this origin, and is still there."""
-        stage = self.stages.get(name, {})
-        return "row" in stage and stage.get("origin") == origin and has_checkpoint(self.folder / name)
 
     def write(self, name: str, **stage: Any) -> None:
         """Store the origin of a stage that begins; or its origin and its row when it is finished."""
@@ -348,7 +346,8 @@ class Notes:
         self.save()
 
     def save(self) -> None:
-        write_text(self.folder / NOTES, json.dumps({"settings": self.settings, "stages": self.stages}, indent=1) + "\n")
+        notes = {"settings": self.settings, "stages": self.stages}
+        write_text(self.folder / NOTES, json.dumps(notes, indent=1) + "\n")
 
 
 def fingerprint(folder: Path) -> str:
