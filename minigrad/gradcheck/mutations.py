@@ -99,6 +99,7 @@ a and b                    => b                            | the condition {a} i
 a or b                     => a                            | the condition {b} is missing
 a if b else c              => a                            | the case where {b} does not hold is forgotten
 a if b else c              => c                            | the case where {b} holds is forgotten
+a if b else c              => c if b else a                | the condition {b} is the wrong way around
 np.where(a, b, c)          => np.where(a, c, b)            | the condition {a} is the wrong way around
 np.where(a, b, c)          => b | the condition {a} is ignored: where it does not hold, {c} belongs
 np.where(a, b, c)          => c                            | the condition {a} is ignored: where it holds, {b} belongs
@@ -107,6 +108,7 @@ np.clip(a, b, c) * d       => np.clip(a * d, b, c)         | the product with {d
 np.clip(a, b, c)           => np.minimum(a, c) | {a} is clipped from above only: the lower bound {b} is missing
 np.clip(a, b, c)           => np.maximum(a, b) | {a} is clipped from below only: the upper bound {c} is missing
 reversed(a)                => a | the order is wrong: it goes forwards, and must go backwards (reversed)
+range(a)                   => reversed(range(a)) | the order is wrong: it goes backwards, and must go forwards
 sorted(a, **k)             => a                            | the order is wrong: {a} is not sorted
 np.minimum(a, b)           => a                            | {b} is missing in {old}: the smaller of both is needed
 np.minimum(a, b)           => b                            | {a} is missing in {old}: the smaller of both is needed
@@ -129,6 +131,7 @@ np.concatenate([a, b], **k) => np.concatenate([b, a], **k) | {a} must come befor
 np.concatenate([a, b], **k) => b | {a}, what there was so far, is lost: {b} must be appended to it
 np.concatenate([a, b], **k) => a                           | {b} is not appended
 np.repeat(a, b, **k)        => np.tile(a, b)               | np.tile repeats the whole array, np.repeat each element
+np.repeat(a, b, axis=1)     => np.tile(a, (1, b, 1, 1))    | np.tile repeats the whole array, np.repeat each element
 """
 TWICE = """
 a + b => a + b + b | {b} is added twice

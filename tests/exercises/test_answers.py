@@ -123,7 +123,7 @@ MISLED = [
      "policy_chosen - policy_rejected", "belongs `h = policy_chosen - reference_chosen", "where reference_chosen"),
     ("walk", "node.grad * slope", "root.grad * slope", "a factor is missing: `node.grad`", "before it has got all"),
     ("unbroadcast", "dout.sum(axis=tuple(range(added)))", "dout.sum(axis=0) if added else dout", "in line 19", "None"),
-    ("sum", "if ctx.keepdim else", "if not ctx.keepdim else", "ValueError", "taken 1 too small"),
+    ("sum", "if ctx.keepdim else", "if not ctx.keepdim else", "`keepdim` is the wrong way", "taken 1 too small"),
     ("latent_attention", "scores = (absorbed @ c.T + q_rope @ k_rope.T)", KEYS_OF_ALL, "multiply q by W_UK", "among"),
     ("online_softmax", "for start in range(0, len(k), tile):", ALL_SCORES, "(T, S) matrix of scores", "not among"),
 ]  # fmt: skip
@@ -133,6 +133,20 @@ MISLED = [
 def test_nobody_is_sent_elsewhere(name, old, new, words, never):
     diagnosis = verdict_on_edit(name, old, new).diagnosis
     assert words in diagnosis and never not in diagnosis, diagnosis
+
+
+def test_a_loop_that_walks_forwards_is_not_a_missing_term():
+    verdict = processes.judge(exercise_named("gae"), FORWARDS.encode(), Path("planted.py"))
+    assert "where `reversed(range(" in verdict.diagnosis and verdict.code == "for t in range(len(values)):", verdict
+
+
+FORWARDS = """import numpy as np
+def gae(rewards, values, gamma, lam):
+    A, V = np.zeros(len(values) + 1), np.append(values, 0.0)
+    for t in range(len(values)):
+        A[t] = rewards[t] + gamma * V[t + 1] - V[t] + gamma * lam * A[t + 1]
+    return A[:-1], A[:-1] + values
+"""
 
 
 def test_no_line_is_shown_where_none_is_known():

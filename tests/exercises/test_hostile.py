@@ -136,7 +136,8 @@ def test_the_workers_environment_holds_no_secret(monkeypatch):
 def test_a_refused_import_is_told_what_may_be_imported():
     allowed = source.ALLOWED - {"__future__"}
     assert verdict_on("".join(f"import {name}\n" for name in allowed) + RIGHT).passed
-    for text in ("import os", "from minigrad.tensor import Tensor", "__import__('http')"):
+    around = "__import__('os')", "().__class__.__base__.__subclasses__()"
+    for text in ("import os", "from minigrad.tensor import Tensor", *around):
         said = verdict_on(f"{text}\n{RIGHT}")
         assert said.status == "refused" and all(f" {name}" in said.diagnosis for name in allowed), said
 
@@ -159,6 +160,11 @@ def test_the_same_file_gets_the_same_words(text):
 
 def test_an_input_cannot_be_written_to():
     assert "writes to its input" in verdict_on(in_forward("x[...] = 0")).diagnosis
+
+
+def test_a_long_file_is_judged_without_its_reason():
+    verdict = verdict_on(wrong("\n".join(f"a{i} = {i} + 1" for i in range(1000))), processes.Limits(seconds=0.9))
+    assert verdict.status == "wrong" and "wrong values" in verdict.diagnosis, verdict
 
 
 def test_a_call_brings_its_helpers_along_and_no_answer(tmp_path):

@@ -135,10 +135,12 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
 
     # What else gradcheck says; then a value that makes it right.
     grafted = graft(repairs, all_runs)
+    if found.kind == "error" and grafted and grafted.line != found.answer.line:
+        grafted = None  # it would only hide what was raised
     line = grafted.line if grafted else None
     if diagnosis.kind not in VAGUE and found.kind != "error":
         return Reason("gradcheck", case_of_gradcheck(trial, found, case, diagnosis), (gradient, diagnosis), line)
-    if grafted is not None:
+    if grafted is not None and not (found.difference and found.difference.kind == "dtype"):
         return Reason("graft", seen_case, grafted, line)
 
     # Nothing explains it. What is left says where the numbers differ, and how.

@@ -10,6 +10,7 @@ this is the line, and the step's formula is what belongs there:
 from __future__ import annotations
 
 import ast
+import re
 from typing import Any, NamedTuple
 
 from minigrad.gradcheck.mutations import target_of
@@ -39,7 +40,7 @@ def graft(repairs: Repairs, all_runs: list[Runs], of_line: int | None = None) ->
     for place in places(repairs):
         for step in right_steps(repairs.runs):
             if of_line in (None, step[0]) and all(fits(repairs, runs, place, step) for runs in all_runs):
-                return Graft(place[0], *step)
+                return None if same_form(repairs.runs, place, step) else Graft(place[0], *step)
     return None
 
 
@@ -79,6 +80,21 @@ def fits(repairs: Repairs, runs: Runs, place: Place, step: Place) -> bool:
         return False
     given: Any = [*place, values]
     return repairs.is_right(runs, runs.trial.recorded(runs.trial.text, runs.case, runs.douts, 0, given)[0])
+
+
+def same_form(runs: Runs, place: Place, step: Place) -> bool:
+    """Whether a learner's statement does with its names what a right step does with others: `exp(a - max(a))` and
+    `exp(shifted)`, or `x_t @ dout` and `x^T @ dout`. Then it is not this line that is wrong.
+    """
+    forms = []
+    for (line, said), text in ((place, runs.trial.text), (step, runs.trial.reference.text)):
+        nodes = [node for node in ast.walk(ast.parse(text)) if getattr(node, "lineno", 0) == line]
+        values = [getattr(node, "value", node) for node in nodes if isinstance(node, ast.stmt)]
+        node: Any = values[0] if said.endswith("=") and values else ast.parse(said, mode="eval").body
+        is_of_one = isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords
+        form = ast.unparse(node.func if is_of_one else node).replace(".swapaxes(-1, -2)", "").replace(".T", "")
+        forms.append(form if is_of_one else re.sub(r"[A-Za-z_][\w.]*(?![\w.(])", "_", form))
+    return forms[0] == forms[1]
 
 
 def unsure(runs: Runs, tree: ast.Module, begun: int) -> set[str]:

@@ -35,13 +35,14 @@ HARNESS = "from __future__ import annotations\nimport math\nimport tracemalloc\n
 KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "SYSTEMROOT", "TEMP", "TMP")
 PATIENCE = 10  # times the seconds of computing that an answer may take by the clock, as it may have to wait
 LINES_SHOWN = 10
+MOST_LINES = 1000  # of a file whose reason is looked for: a solution is a page
 MOST_CHANGES = 100  # of the file that one worker runs in search of a reason: then its seconds may be used up
 
 
 class Limits(NamedTuple):
     """The limits of one file: seconds of the processor's time, megabytes, and bytes of a message."""
 
-    seconds: int = 5
+    seconds: float = 5
     megabytes: int = 2048
     message: int = worker.LARGEST_MESSAGE
 
@@ -78,7 +79,7 @@ class Submission:
         self.deadline = math.inf
         folders = [str(Path(__file__).parent), str(Path(np.__file__).parents[1])]
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-s", "-c", START, *folders, *map(str, self.limits)],
+            [sys.executable, "-P", "-s", "-c", START, *folders, *(str(math.ceil(limit)) for limit in self.limits)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tempfile.gettempdir(), env=environment(),
         )  # fmt: skip
 
@@ -242,7 +243,7 @@ def judge(
     credit only: they quote the right solution.
     """
     verdict = None
-    explain = explain and (credit or not exercise.is_assessment)
+    explain = explain and (credit or not exercise.is_assessment) and content.count(b"\n") <= MOST_LINES
     try:
         text, refusal = source.read(content, path)
         if refusal is not None:

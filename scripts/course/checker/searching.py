@@ -39,7 +39,6 @@ import ast
 import contextlib
 import functools
 import math
-import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -49,6 +48,7 @@ from minigrad.gradcheck.mutations import SEVERAL_LINES, Change, compiled
 
 from . import comparing
 from .checks import Case
+from .steps import words
 from .trial import Finding, Trial, answer, arrays, bounded
 
 USUAL_RANKS = 2  # changes of a lower rank are usual
@@ -132,15 +132,19 @@ class Search:
 
         nodes = list(ast.walk(ast.parse(self.trial.text)))
         read = {node.id for node in nodes if isinstance(node, ast.Name)}
-        unread = {node.arg for node in nodes if isinstance(node, ast.arg)} - read
+        inputs = {node.arg for node in nodes if isinstance(node, ast.arg)}
+        products = [words(ast.unparse(node)) for node in nodes if isinstance(node, ast.BinOp)]
 
         def is_possible(change: Change) -> bool:
             is_usual = change.rank < USUAL_RANKS
             # A line that stands in the learner's file as well has not been changed.
             is_kept = right[change.line - 1] in learners and change.kind != SEVERAL_LINES
-            # Nor does the learner use an input that the file never reads.
-            is_odd = change.old in self.trial.booleans or not unread.isdisjoint(re.findall(r"\w+", change.new))
-            return is_usual is usual and not is_kept and not is_odd
+            # Nor does the learner use an input that the file never reads (`inputs - read`).
+            is_odd = change.old in self.trial.booleans or words(change.new) & inputs - read
+            # Nor is a product missing whose inputs the learner multiplies.
+            lost = (words(change.old) - words(change.new)) & inputs if "missing" in change.sentence else set()
+            is_there = len(lost) > 1 and any(lost <= product for product in products)
+            return is_usual is usual and not is_kept and not is_odd and not is_there
 
         return is_possible
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def verdict_text(name: str, verdict: Verdict, workspace: Workspace) -> str:
         after = f"next: {following}, {workspace.exercise(following).title}" if following else "That was the last one."
         return f"{name}: correct in all {verdict.cases} cases tried.\n{after}"
     lines = [f"{name}: {HEADINGS[verdict.status]}  ({verdict.where})", ""]
-    lines += textwrap.wrap(verdict.diagnosis, 110, initial_indent="  ", subsequent_indent="  ")
+    width = shutil.get_terminal_size((112, 24)).columns - 2
+    lines += textwrap.wrap(verdict.diagnosis, max(width, 40), initial_indent="  ", subsequent_indent="  ")
     blocks = {f"{file}, line {verdict.line}": verdict.code, "The smallest case that fails": verdict.details,
               "In this case it prints": "\n".join(verdict.printed)}  # fmt: skip
     for heading, block in blocks.items():

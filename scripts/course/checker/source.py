@@ -13,6 +13,7 @@ from .checks import Verdict
 from .worker import LIBRARIES, YOURS, UsesLibrary, last_line
 
 ALLOWED = {"__future__", *LIBRARIES}
+REACHING = {"__import__", "__subclasses__", "__builtins__", "__globals__"}  # names that lead to all modules
 
 
 def read(content: bytes, path: Path) -> tuple[str, Verdict | None]:
@@ -34,8 +35,11 @@ def read(content: bytes, path: Path) -> tuple[str, Verdict | None]:
 
 
 def _forbidden(tree: ast.Module) -> tuple[int, str] | None:
-    """The line of the first import that is not allowed, and what it does."""
+    """The line of the first import that is not allowed, or of a name that gets around it, and what it does."""
     for node in ast.walk(tree):
+        name = getattr(node, "id", None) or getattr(node, "attr", None)
+        if name in REACHING:
+            return node.lineno, f"it uses {name}"  # type: ignore[attr-defined]
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.partition(".")[0] not in ALLOWED:

@@ -50,12 +50,12 @@ def cases(draw):
     return Case(*(draw(values(shape)) for shape in ((H, D), (H, R), (S, L), (S, R), (H, D, L), (H, D, L))))
 
 
-def in_memory(read, *arrays):
+def in_memory(read, q, q_rope, c, k_rope, W_UK, W_UV):
     """The result, and whether so much memory was taken as all keys need, where there are many."""
-    (H, D), S = arrays[0].shape, len(arrays[2])
+    (H, D), S = q.shape, len(c)
     tracemalloc.start()
     try:
-        result = read(*arrays)
+        result = read(q, q_rope, c, k_rope, W_UK, W_UV)
         largest = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
