@@ -32,7 +32,7 @@ ADVICE = {
 }
 # What --model and --init-from accept in every script (gpt/training/loading.py).
 SOURCES = "a run, a Hugging Face folder, a GGUF file, or a name (gpt2, smollm2, ...)"
-# Options that mean the same, in several scripts or in other projects: where one is unknown, another may be known.
+# Options that mean the same, here or in other projects: a script that has one of them takes it by the other names too.
 NAMES = ["--lr --learning-rate", "--dataset --data", "--start --prompt", "--dtype --precision", "--model --init-from"]
 NAMES += ["--steps --max-iters --total-iterations", "--output-dir --out-dir", "--rank --r", "--lora-alpha --alpha"]
 # Ctrl-C, and errors caused by bad input or a bad environment. Any other exception is a bug of ours, and shows its
@@ -65,10 +65,15 @@ class Parser(argparse.ArgumentParser):
     given: dict[str, Any]
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known = self._option_string_actions
+        for names in map(str.split, NAMES):
+            for name in known.keys() & names:
+                for other in names:
+                    known.setdefault(other, known[name])
         words = [*itertools.takewhile("--".__ne__, sys.argv[1:] if args is None else args)]
-        names = {word.partition("=")[0] for word in words}
-        for word in words:
-            if re.fullmatch(r"--\S+", word) and word.partition("=")[0] not in self._option_string_actions:
+        typed = [known.get(word.partition("=")[0]) for word in words]
+        for word, action in zip(words, typed):
+            if re.fullmatch(r"--\S+", word) and action is None:
                 self.error(f"unrecognized arguments: {word}{self._suggestion(word)}")  # before what is missing
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
@@ -78,7 +83,7 @@ class Parser(argparse.ArgumentParser):
             value = getattr(found, action.dest, None)
             if value == "" and action.dest != "system":  # a system message may be ""
                 self.error(f"{_flag(action)} is empty")
-            if names & {*action.option_strings} or (not action.option_strings and value and value != action.default):
+            if action in typed or (not action.option_strings and value and value != action.default):
                 self.given[action.dest] = value
         return found
 
@@ -90,9 +95,7 @@ class Parser(argparse.ArgumentParser):
 
     def _suggestion(self, unknown: str) -> str:
         name = "--" + unknown.partition("=")[0].lstrip("-").replace("_", "-")
-        known = list(self._option_string_actions)
-        same = [other for names in map(str.split, NAMES) if name in names for other in names if other in known]
-        near = same or difflib.get_close_matches(name, known, 1, 0.75)
+        near = difflib.get_close_matches(name, self._option_string_actions, 1, 0.75)
         return f"; did you mean {near[0]}?" if near else ""
 
     def error(self, message: str) -> NoReturn:

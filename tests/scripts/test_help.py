@@ -40,8 +40,7 @@ def test_help_is_real_help(script, call):
 
 def test_an_unknown_option_is_named_as_it_is_called_here(script, call):
     _, known = call("--help")
-    for name, other in (("--foo", ""), ("--model", "--init-from"), ("--init-from", "--model")):
-        if f"{name} " not in known:
+    for name in ("--foo", "--lr"):
+        if name == "--foo" or "--learning-rate" not in known:
             code, text = call(name, "some")
             assert code == 2 and f"unrecognized arguments: {name}" in text
-            assert (f"did you mean {other}?" in text) == (other != "" and f"{other} " in known)
