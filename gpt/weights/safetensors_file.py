@@ -179,8 +179,9 @@ def _entry(value: Any, name: str, data: int) -> Entry:
     return Entry(dtype, tuple(shape), data + offsets[0], data + offsets[1])
 
 
-# Why not the library `safetensors`? Reading 471 MB into a model takes 0.2 s and no other memory; the library takes
-# 1.2 s and 630 MB more, and if a file shrinks while it has mapped it, the process dies.
+# Why not the library `safetensors`? It does not load in the browser: Pyodide has no package of it. Reading 471 MB into
+# a model takes 0.2 s and no other memory; the library takes 1.2 s and 630 MB more, and if a file shrinks while it has
+# mapped it, the process dies.
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
