@@ -27,11 +27,10 @@ from gpt.files import make_folder
 from gpt.interpretability.heads import recorded_attention
 from gpt.model.gpt2 import Block
 from gpt.model.moe import mixtures, use_experts, with_balance
-from gpt.training.batches import Batch, RandomBatches
+from gpt.training.batches import RandomBatches
 from gpt.training.training_step import language_model_loss
-from minigrad import GradcheckError, Tensor, gradcheck, nn, no_grad, optim, use_kernels
-from minigrad.functional.activation import Gelu
-from minigrad.functional.indexing import Embedding
+from minigrad import GradcheckError, gradcheck, no_grad, optim, use_kernels
+from scripts.course.lessons import bugs
 from scripts.course.lessons.small_gpt import english, new_gpt, smooth, train, write
 from scripts.course.pictures import picture, use_one_core
 from scripts.shared.verification import Comparison, trace
@@ -41,69 +40,15 @@ EXAMPLES = """examples:
   python scripts/break.py all         all bugs, and a table
 """
 STEPS = 350
-SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 16}
-attention = F.scaled_dot_product_attention
-
-# --- the bugs ---------------------------------------------------------------------------------------------------------
-
-
-def unmasked(q: Tensor, k: Tensor, v: Tensor, mask: Any, dropout_p: float, causal: bool, **more: Any) -> Tensor:
-    return attention(q, k, v, mask, dropout_p, **more)
-
-
-def unscaled(q: Tensor, k: Tensor, v: Tensor, mask: Any, dropout_p: float, causal: bool, **more: Any) -> Tensor:
-    return attention(q, k, v, mask, dropout_p, causal, scale=1.0, **more)
-
-
-def without_residual(self: Block, x: Tensor, layer: int = 0, cache: Any = None, mask: Any = None) -> Tensor:
-    return self.mlp(self.ln_2(self.attn(self.ln_1(x), layer, cache, mask)))
-
-
-class OverwritingEmbedding(Embedding):
-    """Backward with = instead of +=: only the last occurrence of a token counts."""
-
-    @staticmethod
-    def backward(ctx, dout):
-        dweight = np.zeros(ctx.shape, dout.dtype)
-        dweight[ctx.ids.reshape(-1)] = dout.reshape(ctx.ids.size, ctx.shape[1])
-        return None, dweight
-
-
-class FlippedGelu(Gelu):
-    """Backward with the wrong sign: the MLP's first layer ascends the loss."""
-
-    @staticmethod
-    def backward(ctx, dout):
-        (dx,) = Gelu.backward(ctx, dout)
-        return (-dx,)
-
-
-def drop_positions(model: GPT) -> None:
-    (table,) = model.transformer.wpe.parameters()
-    table.data[...] = 0
-    table.requires_grad_(False)
-
-
-def untie(model: GPT) -> None:
-    model.lm_head.weight = nn.Parameter(model.lm_head.weight.data.copy())
-
-
-class Unshifted(RandomBatches):
-    """Targets that are the inputs."""
-
-    def __next__(self) -> Batch:
-        inputs, _ = super().__next__()
-        return inputs, inputs
 
 
 @dataclasses.dataclass(frozen=True)
 class Bug:
-    """A mistake and the check that finds it.
+    """A mistake (most are in bugs.py) and the check that finds it.
 
     title: what is wrong. check: returns a sentence about the bug, or "" if it finds nothing. change: applied to a new
     model. patch: active while the model trains, generates and is checked. batches: the class that makes batches.
-    shape: of the model, where SHAPE would hide the bug. loss_fn: what is trained. beside: the same without the mistake;
-    None: HEALTHY in this shape.
+    loss_fn: what is trained. n_head, n_embd: of the model. beside: the same without the mistake; None: HEALTHY.
     """
 
     title: str
@@ -111,17 +56,19 @@ class Bug:
     change: Callable[[GPT], None] = lambda model: None
     patch: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     batches: Any = RandomBatches
-    shape: tuple[tuple[str, int], ...] = tuple(SHAPE.items())
     loss_fn: Any = language_model_loss
+    n_head: int = 4
+    n_embd: int = 64
     beside: Bug | None = None
 
     def model(self) -> GPT:
-        model = new_gpt(len(english()[0]), **dict(self.shape))
+        model = new_gpt(n_head=self.n_head, n_embd=self.n_embd, block_size=16)
         self.change(model)
         return model
 
 
 HEALTHY = Bug("healthy", lambda bug: "")
+ONE_HEAD = dataclasses.replace(HEALTHY, n_head=1, n_embd=128)
 EXPERTS = dataclasses.replace(HEALTHY, change=use_experts, loss_fn=with_balance(language_model_loss))
 
 
@@ -162,11 +109,11 @@ def counted_as_expected(bug: Bug) -> str:
 
 def gradients_are_right(bug: Bug) -> str:
     """minigrad/gradcheck/check.py: compare backward with finite differences; the result is a diagnosis."""
-    ids, rng = np.array([1, 3, 1]), np.random.default_rng(0)
+    x = np.random.default_rng(0).standard_normal((5, 3))
     try:
         with bug.patch():
-            gradcheck(lambda weight: F.embedding(ids, weight), [rng.standard_normal((5, 3))])
-            gradcheck(lambda x: F.gelu(x, "tanh"), [rng.standard_normal((2, 3))])
+            gradcheck(lambda weight: F.embedding(np.array([1, 3, 1]), weight), x)
+            gradcheck(lambda x: F.gelu(x, "tanh"), x)
     except GradcheckError as error:
         return next(line for line in str(error).splitlines() if line.startswith("diagnosis"))
     return ""
@@ -192,21 +139,22 @@ def every_expert_is_used(bug: Bug) -> str:
 # fmt: off
 BUGS = {
     "no_mask": Bug("attention sees later tokens", no_token_sees_a_later_one,
-                   patch=lambda: mock.patch.object(F, "scaled_dot_product_attention", unmasked)),
+                   patch=lambda: mock.patch.object(F, "scaled_dot_product_attention", bugs.unmasked)),
     "no_scale": Bug("attention scores are not divided by sqrt(D)", same_as_reference,
-                    patch=lambda: mock.patch.object(F, "scaled_dot_product_attention", unscaled),
-                    shape=tuple({**SHAPE, "n_head": 1, "n_embd": 128}.items())),  # D = 128: with 16, scores stay small
+                    patch=lambda: mock.patch.object(F, "scaled_dot_product_attention", bugs.unscaled),
+                    n_head=1, n_embd=128, beside=ONE_HEAD),  # D = 128: with 16, scores stay small
     "no_residual": Bug("sub-layers replace x instead of adding to it", same_as_reference,
-                       patch=lambda: mock.patch.object(Block, "forward", without_residual)),
+                       patch=lambda: mock.patch.object(Block, "forward", bugs.without_residual)),
     # Its loss may even be lower than the healthy model's. Lesson 4.2.6 shows why.
     "no_positions": Bug("there are no position embeddings (a causal model can count tokens by its mask)",
-                        same_as_reference, change=drop_positions),
-    "no_tying": Bug("the head is not tied to the embedding", counted_as_expected, change=untie),
+                        same_as_reference, change=bugs.drop_positions),
+    "no_tying": Bug("the head is not tied to the embedding", counted_as_expected, change=bugs.untie),
     "overwrite": Bug("= instead of += in the backward of the embedding", gradients_are_right,
-                     patch=lambda: use_kernels({"embedding": OverwritingEmbedding})),
+                     patch=lambda: use_kernels({"embedding": bugs.OverwritingEmbedding})),
     "flipped_sign": Bug("the backward of GELU has the wrong sign", gradients_are_right,
-                        patch=lambda: use_kernels({"gelu": FlippedGelu})),
-    "unshifted": Bug("targets are the inputs, not the next tokens", targets_are_the_next_tokens, batches=Unshifted),
+                        patch=lambda: use_kernels({"gelu": bugs.FlippedGelu})),
+    "unshifted": Bug("targets are the inputs, not the next tokens", targets_are_the_next_tokens,
+                     batches=bugs.Unshifted),
     "collapsed_router": Bug("the balancing loss of a mixture of experts has the wrong sign", every_expert_is_used,
                             change=use_experts, loss_fn=with_balance(language_model_loss, -0.01), beside=EXPERTS),
 }
@@ -256,7 +204,7 @@ healthy = functools.cache(learn)  # several bugs have the same model beside them
 def run_bug(name: str, out_dir: Path) -> Result:
     bug = BUGS[name]
     curve, text, entropy = learn(bug)
-    healthy_curve, healthy_text, healthy_entropy = healthy(bug.beside or dataclasses.replace(HEALTHY, shape=bug.shape))
+    healthy_curve, healthy_text, healthy_entropy = healthy(bug.beside or HEALTHY)
     draw(out_dir, name, healthy_curve, curve, xlabel="step", ylabel="loss (nats per token), smoothed", ylim=(0, None))
     where = (bug.check.__doc__ or "").partition(":")[0]
     return Result(curve[-1], healthy_curve[-1], text, healthy_text, bug.check(bug), where, (entropy, healthy_entropy))
@@ -274,13 +222,16 @@ FACTS = {"grass": "green", "snow": "white", "coal": "black", "blood": "red", "go
 
 def run_wrong_template(out_dir: Path) -> Result:
     """Train six answers in ChatML, then ask the questions in ChatML and in another model's template."""
-    base, tokens, _ = english()
+    base, *_ = english()
     tokenizer = Tokenizer(base.vocab, base.merges)
-    model = new_gpt(len(tokenizer), n_layer=2, n_embd=64, block_size=32)
+    model = new_gpt()
     add_chat_tokens(model, tokenizer)
     template = ChatTemplate(tokenizer)
-    questions = {f"What color is {thing}?": answer for thing, answer in FACTS.items()}
-    encoded = [template.encode(conversation(question, answer))[0] for question, answer in questions.items()]
+    chats: list[list[Message]] = [
+        [{"role": "user", "content": f"What color is {thing}?"}, {"role": "assistant", "content": color}]
+        for thing, color in FACTS.items()
+    ]
+    encoded = [template.encode(chat)[0] for chat in chats]
     ids = np.concatenate([encoded[i] for i in np.random.default_rng(0).integers(len(encoded), size=1500)])
     curve = smooth(train(model, ids, STEPS))
 
@@ -288,10 +239,10 @@ def run_wrong_template(out_dir: Path) -> Result:
         new = [model.generate([ids], 6, temperature=0, stop_tokens=template.stop_tokens)[0] for ids in prompts]
         return [printable(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in new]
 
-    right = [template.encode(conversation(question), add_generation_prompt=True)[0] for question in questions]
-    wrong = [tokenizer.encode(f"### Instruction: {question}\n### Response:") for question in questions]
+    right = [template.encode([question], add_generation_prompt=True)[0] for question, _ in chats]
+    wrong = [tokenizer.encode(f"### Instruction: {question['content']}\n### Response:") for question, _ in chats]
     asked = {"ChatML, as trained": answers(right), "another template": answers(wrong)}
-    shares = [float(np.mean(np.equal(given, list(questions.values())))) for given in asked.values()]
+    shares = [float(np.mean(np.equal(given, list(FACTS.values())))) for given in asked.values()]
     with picture(out_dir, "wrong_template", f"wrong_template: {TITLES['wrong_template']}") as axes:
         axes.bar(list(asked), shares, color="0.8", edgecolor="black")
         axes.set(ylabel="share of right answers", ylim=(0, 1.05))
@@ -304,9 +255,11 @@ def run_wrong_template(out_dir: Path) -> Result:
 QUESTIONS, ANSWERS, ROUNDS = 8, 8, 80
 
 
-def learn_answers(arrange: Callable[[np.ndarray, int], np.ndarray]) -> tuple[GPT, list[float], np.ndarray]:
-    """GRPO on one-token questions, half of them hard (one right answer in 32), half easy (24): the model, the share of
-    wrong answers to the hard ones in each round, and the questions as they were arranged in groups.
+def learn_answers(arrange: Callable[[np.ndarray, int], np.ndarray]) -> tuple[np.ndarray, str, int]:
+    """GRPO on one-token questions, half of them hard (one right answer in 32), half easy (24).
+
+    Returns the share of wrong answers to the hard ones in each round, smoothed; the model's answers to them at the end;
+    and to how many questions the answers in a group belong.
     """
     model = new_gpt(32, n_layer=1, n_embd=32, block_size=4)
     rng = np.random.default_rng(0)
@@ -325,28 +278,21 @@ def learn_answers(arrange: Callable[[np.ndarray, int], np.ndarray]) -> tuple[GPT
         grpo_loss(logprobs, logprobs.data, advantages, np.ones(len(asked))).mean().backward()
         optimizer.step()
         wrong.append(1 - rewards[right == 1].mean())
-    return model, wrong, asked.reshape(QUESTIONS, ANSWERS)
+    best = model(np.arange(QUESTIONS // 2)[:, None])[:, -1].data.argmax(axis=-1)
+    return smooth(wrong), " ".join(map(str, best)), len(set(asked[:ANSWERS]))
 
 
 def run_mixed_groups(out_dir: Path) -> Result:
     """The loss is the share of wrong answers; what the models write are their answers to the four hard questions."""
-    runs = {name: learn_answers(arrange) for name, arrange in (("healthy", np.repeat), ("mixed_groups", np.tile))}
-    healthy_curve, curve = (smooth(wrong) for _, wrong, _ in runs.values())
+    healthy_curve, healthy_text, _ = learn_answers(np.repeat)
+    curve, text, questions = learn_answers(np.tile)
     labels = {"xlabel": "round", "ylabel": "wrong answers to hard questions (share), smoothed"}
     draw(out_dir, "mixed_groups", healthy_curve, curve, **labels, ylim=(0, 1.05))
-    best = {name: run[0](np.arange(QUESTIONS // 2)[:, None])[:, -1].data.argmax(axis=-1) for name, run in runs.items()}
-    healthy_text, text = (" ".join(map(str, ids)) for ids in best.values())
-    most = max(len(set(group)) for group in runs["mixed_groups"][2].tolist())
-    found = f"a group holds answers to {most} different questions" if most > 1 else ""
+    found = f"a group holds answers to {questions} different questions" if questions > 1 else ""
     return Result(curve[-1], healthy_curve[-1], text, healthy_text, found, "tests/finetune/test_grpo_training.py")
 
 
 RUNNERS = {"wrong_template": run_wrong_template, "mixed_groups": run_mixed_groups}
-
-
-def conversation(question: str, answer: str = "") -> list[Message]:
-    asked: list[Message] = [{"role": "user", "content": question}]
-    return [*asked, {"role": "assistant", "content": answer}] if answer else asked
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -24,6 +24,7 @@ from gpt.training.training_config import TrainingConfig, prepare_training
 from gpt.training.training_loop import train_textbook
 from gpt.training.training_step import language_model_loss
 from minigrad import Tensor
+from scripts.course.lessons.bugs import Unshifted, unmasked, without_residual
 from scripts.course.lessons.small_gpt import english, new_gpt, smooth, validation_loss
 from scripts.course.pictures import Lesson
 
@@ -67,15 +68,8 @@ class Mixed(RandomBatches):
         return inputs, self.rng.permutation(targets.ravel()).reshape(targets.shape)
 
 
-class Unshifted(RandomBatches):
-    """Another bug: the targets are the inputs."""
-
-    def __next__(self) -> Batch:
-        inputs, _ = super().__next__()
-        return inputs, inputs
-
-
 # %%
+# A third loop has another bug: `Unshifted` gives the inputs as targets.
 found = {}
 for name, batches in (("healthy", RandomBatches), ("mixed", Mixed), ("unshifted", Unshifted)):
     whole, window = (run(tokens, 60, 1e-2, batches)[0] for tokens in (train_ids, train_ids[: T + 1]))
@@ -136,17 +130,13 @@ def too_large(model: Any) -> None:
             p.data *= 20
 
 
-def replaced(self: Block, x: Tensor, *_: Any) -> Tensor:
-    return self.mlp(self.ln_2(self.attn(self.ln_1(x))))
-
-
 def detached(self: Block, x: Tensor, *_: Any) -> Tensor:
     x = x + self.attn(self.ln_1(x))
     return x + self.mlp(self.ln_2(x)).detach()
 
 
 tables, falls = {"healthy": statistics(), "20 times": statistics(too_large)}, {}
-for name, forward in (("replaced", replaced), ("detached", detached)):
+for name, forward in (("replaced", without_residual), ("detached", detached)):
     with mock.patch.object(Block, "forward", forward):
         tables[name], falls[name] = statistics(), run(train_ids, 60, 1e-2)[0]
 print(f"{'':9} {'block':>5} {'std of x':>9} {'|dL/dx|':>9} {'attention':>9} {'MLP':>9}")
@@ -202,13 +192,6 @@ with lesson.picture("rates", "Loss after 150 steps, for seven learning rates") a
 #
 # Predict: what does the curve look like if the rate is far too low? If it is far too high? If the text is short? If the
 # targets are mixed up? If attention sees later tokens?
-attention = F.scaled_dot_product_attention
-
-
-def unmasked(q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> Tensor:
-    return attention(q, k, v)
-
-
 curves = {
     "healthy": run(train_ids, 300, 5e-3),
     "rate 0.00003": run(train_ids, 300, 3e-5),
