@@ -40,7 +40,7 @@ def graft(repairs: Repairs, all_runs: list[Runs], of_line: int | None = None) ->
     for place in places(repairs):
         for step in right_steps(repairs.runs):
             if of_line in (None, step[0]) and all(fits(repairs, runs, place, step) for runs in all_runs):
-                return None if same_form(repairs.runs, place, step) else Graft(place[0], *step)
+                return None if of_line is None and same_form(repairs.runs, place, step) else Graft(place[0], *step)
     return None
 
 

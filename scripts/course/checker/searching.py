@@ -133,7 +133,8 @@ class Search:
         nodes = list(ast.walk(ast.parse(self.trial.text)))
         read = {node.id for node in nodes if isinstance(node, ast.Name)}
         inputs = {node.arg for node in nodes if isinstance(node, ast.arg)}
-        products = [words(ast.unparse(node)) for node in nodes if isinstance(node, ast.BinOp)]
+        methods = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == self.part]
+        products = [words(ast.unparse(n)) for method in methods for n in ast.walk(method) if isinstance(n, ast.BinOp)]
 
         def is_possible(change: Change) -> bool:
             is_usual = change.rank < USUAL_RANKS
