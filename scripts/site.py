@@ -65,8 +65,9 @@ LESSON_434 = ("gpt2-folder/*", "gpt2-folder-trace.npz", "smollm2.npz")  # the fi
 SAME_PLACE = POLICY.replace("script-src", "script-src 'self'") + "; connect-src 'self'; worker-src 'self'"
 LIBRARY = ("minigrad", "gpt", "finetune")
 DEMO = "runs/demo"
-# About how many seconds each lesson runs, in the order of the lessons: from this follows how long the rest takes.
-SECONDS = "4 4 11 7 11 12 5 8 4 18 17 16 14 35 10 16 18 18 15 18 16 21 28 33 16 16 25 24 5 7 16 12 9 8"
+# About how many seconds a lesson runs, if not USUALLY: from this follows how long the rest takes.
+SECONDS = {"00": 4, "01": 4, "421": 5, "423": 4, "432": 35, "445": 28, "446": 33, "451": 25, "452": 24, "453": 5}
+USUALLY = 14
 RUNNING = ".lesson-"  # how the name of a folder begins in which a lesson runs
 BEGINNING = "Once upon a time there was a little"
 NO_MODEL = "<h2>What comes next?</h2><p>The model that continues a story here is trained after the lessons.</p>"
@@ -337,9 +338,9 @@ def due(wanted: list[Path], out: Path) -> Iterator[Path]:
     """The lessons whose page is missing, or was made from another text or other code; before each, what is left."""
     pages = {lesson: out / "lessons" / f"{lesson.stem}.html" for lesson in wanted}
     old = [lesson for lesson, path in pages.items() if not path.exists() or made_from(lesson) not in read_text(path)]
-    shares, begun = dict(zip(lessons(), map(int, SECONDS.split()))), time.monotonic()
+    seconds, begun = [SECONDS.get(lesson.stem.partition("_")[0], USUALLY) for lesson in old], time.monotonic()
     for done, lesson in enumerate(old):
-        ran, left = (sum(shares.get(each, 15) for each in some) for some in (old[:done], old[done:]))
+        ran, left = sum(seconds[:done]), sum(seconds[done:])
         minutes = round((time.monotonic() - begun) * left / max(ran, 1) / 60)
         said = f", about {minutes} minute{'s' * (minutes > 1)} left" * bool(done and minutes)
         print(f"lesson {wanted.index(lesson) + 1} of {len(wanted)}{said}: {number(lesson)} {title(lesson)}", flush=True)
