@@ -51,6 +51,13 @@ def same_start():
     assert not tracemalloc.is_tracing(), "tracemalloc was left on, which makes all that follows slow"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def same_printing():
+    """What a module's fixtures have changed of how arrays are printed does not outlive it, for the doctests' sake."""
+    with np.printoptions():
+        yield
+
+
 @pytest.fixture(params=["textbook", "fast"])
 def kernels(request):
     """For a test that is to run with both kinds of kernels: their name, for its `use_kernels`."""
