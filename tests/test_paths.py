@@ -31,7 +31,7 @@ PAGE = HREF + r'|["`]((?:\.\./)?(?:\w+/)*\w+\.(?:html|js))["?]'
 @functools.cache
 def known(root: Path) -> set[Path]:
     """All files that a text may name, and the folders above them; not what a moved file has left behind."""
-    found = {path for place in (*PLACES, "tests/**/*", "LICENSE") for path in root.glob(place)}
+    found = {path for place in (*PLACES, "tests/**/*", "LICENSE", "CITATION.cff") for path in root.glob(place)}
     files = {path for path in found if path.is_file() and path.suffix != ".pyc"}
     return {path for file in files for path in (file, *file.parents) if path.is_relative_to(root)}
 

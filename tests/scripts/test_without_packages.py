@@ -43,4 +43,4 @@ def test_the_breakpoint_in_texts_is_below_the_word_forward():
     lines = (ROOT / "scripts" / "step.py").read_text(encoding="utf-8").splitlines()
     number = lines.index("# forward") + 2  # lines are counted from 1
     assert f" b {number} (a breakpoint)" in lines[3]
-    assert f"`b {number}` (a breakpoint)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"`b {number}` (a breakpoint)" in (ROOT / ".github" / "FAQ.md").read_text(encoding="utf-8")
