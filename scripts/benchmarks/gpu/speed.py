@@ -9,11 +9,11 @@ import contextlib
 import statistics
 from typing import Any
 
-from scripts.benchmarks.sides import Side, opponent
+from scripts.benchmarks.turns import Side, is_installed
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 AIM = 1.5  # times PyTorch's time for a step in bfloat16
-# name -> job (see benchmarks/jobs.py), preset, and batch and time steps; or tokens of the prompt, new ones, texts
+# name -> job (see benchmarks/ours.py), preset, and batch and time steps; or tokens of the prompt, new ones, texts
 JOBS = {"train 4x1024": ("train", ("gpt2", 4, 1024)), "generate": ("generate", ("gpt2", 32, 128, 1))}
 WARMUP = 3
 
@@ -24,7 +24,7 @@ def check(steps: int = 10) -> dict[str, Any]:
     for name, (kind, arguments) in JOBS.items():
         for precision in PRECISIONS:
             row: dict[str, Any] = {}
-            for side in ("fast", *opponent()):
+            for side in filter(is_installed, ("fast", "torch")):
                 times = _measure(side, kind, [*arguments, "cuda", precision], steps)
                 row[side] = {"seconds": statistics.median(times), "all": times}
             if "torch" in row:
