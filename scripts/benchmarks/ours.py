@@ -101,15 +101,15 @@ def generate(
     write(steps, model, prompt, max(new_tokens, 1), texts, precision)
 
 
-def quantized(steps: Steps, side: str, folder: str, *lengths: int) -> None:
+def quantized(steps: Steps, side: str, folder: str, prompt: int, new_tokens: int) -> None:
     """Greedy generation by the model in folder/side, from the numbers that are stored there."""
-    write(steps, load_model(Path(folder, side))[0], *lengths)
+    write(steps, load_model(Path(folder, side))[0], prompt, new_tokens)
 
 
-def smollm2(steps: Steps, side: str, folder: str, *lengths: int) -> None:
+def smollm2(steps: Steps, side: str, folder: str, prompt: int, new_tokens: int) -> None:
     """Greedy generation by SmolLM2, with its weights as floats or, on the side "packed", as they are in its file."""
     load: Any = load_packed if side == "packed" else load_model
-    write(steps, load("smollm2")[0], *lengths)
+    write(steps, load("smollm2")[0], prompt, new_tokens)
 
 
 def write(steps: Steps, model: Any, prompt: int, new_tokens: int, texts: int = 1, precision: str = "float32") -> None:
