@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from gpt.files import read_text, write_text
 from scripts.course.lessons.cells import ANSWER, ONE_PAGE, Cell, lessons, read_cells, title
-from scripts.course.lessons.concepts import DONE, chapter, dotted, exercises, number, passed_exercises
+from scripts.course.lessons.concepts import DONE, abilities, chapter, dotted, exercises, number, passed_exercises
 from scripts.pages.markup import inline
 from scripts.shared.web_page import FOLDER, escaped, joined, page
 
@@ -83,15 +83,16 @@ def _row(lesson: Path, cells: list[Cell], folder: Path, read: bool, passed: set[
     path = folder / f"{lesson.stem}.html"
     text = read_text(path) if path.exists() else ""
     ran, picture = _RAN.search(text), _PICTURE.search(text)
-    about = re.split(r"(?<=[.?!])\s", cells[0].paragraphs()[1])[0]
+    can = abilities()[lesson.name]
     facts = [f"{minutes(cells)} minutes", progress(lesson, cells, read)]
     if ran:
         facts.append(f"ran in {ran[1]} s")
     if names := exercises(lesson):
         facts.append("exercises: " + ", ".join(f"{name} ✓" if name in passed else name for name in names))
+    about = f'<p>{inline(can[0].upper() + can[1:])}.</p><p class="soft">{" · ".join(facts)}</p>'
     return f"""<li>
 <div class="thumbnail drawing" aria-hidden="true">{picture[1] if picture else ""}</div>
-<div><h3>{_to("", lesson, folder, coming)}</h3><p>{inline(about)}</p><p class="soft">{" · ".join(facts)}</p></div>
+<div><h3>{_to("", lesson, folder, coming)}</h3>{about}</div>
 </li>"""
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from gpt.files import read_text, write_text
 from scripts import lesson
-from scripts.course.lessons.concepts import Place, concepts, exercises, mental_models
+from scripts.course.lessons.concepts import Place, abilities, concepts, exercises, mental_models
 from scripts.course.pictures import heatmap, picture
 from tests.scripts.running import ROOT, output_of, run_process
 
@@ -60,6 +60,7 @@ def test_every_concept_of_the_course_has_a_row():
     assert len({row.name for row in rows}) == len(rows)
     assert {row.lesson for row in rows} >= {f"{name}.py" for name in LESSONS if name not in BRIDGES}
     assert all(row.tests for row in rows)
+    assert abilities().keys() == {f"{name}.py" for name in LESSONS}
     for module, count in PER_MODULE.items():
         assert sum(row.lesson.startswith(module) for row in rows) == count
 

@@ -124,6 +124,12 @@ def _places(cell: str) -> list[Place]:
     return [Place((LESSONS / path).resolve().relative_to(ROOT).as_posix(), name) for name, path in _LINK.findall(cell)]
 
 
+@functools.cache
+def abilities() -> dict[str, str]:
+    """What one can do after each lesson, by the name of its file."""
+    return {_LINK.findall(lesson)[0][1]: text for _, lesson, text in _rows(3)}
+
+
 class MentalModel(NamedTuple):
     """A sentence of the course. lesson: a file name. shown_by: a line of it, without its comment."""
 
