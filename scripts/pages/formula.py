@@ -25,9 +25,9 @@ _PROSE = re.compile(
 )
 _TOKEN = re.compile(r"\s*(\d+\.?\d*|[^\W\d_][^\W\d_²³\u1d40]*[\u0300-\u036f']*(?:[₀-₉]|_[a-z]{3,})?|.)")
 _PREFIXES = {"Σ", "Π", "√", "∫", "ln", "exp", "tanh", "mean", "softmax", "max", "min", "sign"}
-_FUNCTIONS = (_PREFIXES | {"silu", "sigmoid", "erf", "onehot"}) - {"Σ", "Π", "√", "∫"}
+_FUNCTIONS = (_PREFIXES | {"silu", "sigmoid", "erf", "onehot", "attention", "norm", "std", "clip", "cos", "sin", "var", "gelu"}) - {"Σ", "Π", "√", "∫"}
 _UPPER = {"²": "2", "³": "3", "ᵀ": "T"}
-_CLOSING = {"(": ")", "[": "]"}
+_CLOSING = {"(": ")", "[": "]", "⟨": "⟩"}  # the last: | and |
 _RELATIONS = set("=≈←<>≤≥,|")
 
 
@@ -73,14 +73,16 @@ def _after_what_it_uses(piece: str, found: list[str], ordered: list[str]) -> Non
     ordered.append(piece)
 
 
-def mathml(text: str) -> str:
-    """One formula as a paragraph; prose at its end is text."""
+def mathml(text: str, display: bool = True) -> str:
+    """One formula as a paragraph, or (display=False) in a sentence; prose at its end is text."""
     text = re.sub(r"(,? so)?[.,]*$", "", re.sub(r"(?<=[α-ω])(?=\d)", "_", text)).replace("<-", "←")  # β1 is β_1
     prose = _PROSE.search(text)
     end = prose.start() if prose else len(text)
     while text.count("(", 0, end) > text.count(")", 0, end):  # the prose began inside parentheses
         end = text.rindex("(", 0, end)
     parts = _Reader(text[:end]).line().split("\n")
+    if not display:
+        return "<wbr/>".join(f"<math>{part}</math>" for part in parts) + escaped(text[end:])
     drawn = "<wbr/>".join(f'<math displaystyle="true">{part}</math>' for part in parts)
     return f'<p class="math">{drawn}{escaped(text[end:])}</p>'
 
@@ -108,7 +110,7 @@ class _Reader:
 
     def product(self, end: str) -> str:
         done = self.factor()
-        while self.tokens and self.next() not in {end, "+", "-", *_RELATIONS, ")", "]"}:
+        while self.tokens and self.next() not in {end, "+", "-", *_RELATIONS, *_CLOSING.values()}:
             if self.next() == "/":
                 self.tokens.pop(0)
                 done = f"<mfrac>{_one(done)}{_one(self.factor(bare=True))}</mfrac>"
@@ -130,8 +132,9 @@ class _Reader:
             end = _CLOSING[token]
             inner = self.line(end)
             self.tokens[:1] = []
-            needed = token == "[" or not bare or self.next() in ("^", "_", *_UPPER)
-            made = f"<mrow><mo>{token}</mo>{inner}<mo>{end}</mo></mrow>" if needed else inner
+            needed = token != "(" or not bare or self.next() in ("^", "_", *_UPPER)
+            left, right = "||" if token == "⟨" else (token, end)
+            made = f"<mrow><mo>{left}</mo>{inner}<mo>{right}</mo></mrow>" if needed else inner
         else:
             tag = "mn" if token[:1].isdigit() else "mi" if token[:1].isalpha() and token not in "ΣΠ" else "mo"
             upright = ' mathvariant="normal"' if token in _FUNCTIONS else ""

@@ -17,10 +17,10 @@ _PATH = re.compile(r"\b(?:minigrad|gpt|finetune|scripts|tests)/[\w./-]*\w\.(?:py
 _BLOCK = re.compile(r"#{1,6} |[-*] |\d+\. |\|")
 # Between a formula and the next, or a remark.
 _GAP = re.compile(r"[,;]\s{3,}|[,;]?(?:\s{4,}(?![\s=+])|\s{2,}(?=\()| (?=so ))")
-_OPERATOR = re.compile(r"[=≈<+/-]")
+_OPERATOR = re.compile(r"[=≈<>≤≥+*/^·√-]|\b(?:ln |(?:exp|sqrt|softmax)\()")
 # Words, and what could be read in two ways: an index "W[0]" or "head_H-1", a dot for a product.
 _WORDS = r"(?<![^\W\d_])(?!ln )[^\W\d_]{2,} [^\W\d_]{2,}|\b(?:after|before|over|of)\b|[:;?'\"]"
-_NOT_CERTAIN = re.compile(rf"{_WORDS}|\w\[|_\w+-\w|(?<!\d)\.(?!\d)")
+_NOT_CERTAIN = re.compile(rf"{_WORDS}|\w\[|[^\W\d_]{{2,}}_\w{{2,}}\(|_\w+-\w|(?<!\d)\.(?!\d)")
 _REWRITTEN = [  # as formula.py reads it: what belongs together, in parentheses
     (r"\.\.\.", "…"),
     (r"\s+(?== )", " "),  # aligned with the line above
@@ -29,12 +29,30 @@ _REWRITTEN = [  # as formula.py reads it: what belongs together, in parentheses
     (r"(?<=\w)\*(?=[ )])", "^∗"),  # π*
     (r"ᵀ", "^T"),
     (r"\|\|", "‖"),
+    (r"\|(?! )([^|]*[^ |])\|", r"⟨\1⟩"),  # an absolute value
+    (r"⁻¹", "^(-1)"),
+    ("²", "^2"),
+    ("³", "^3"),
+    ("⁵", "^5"),
+    (r"\binf\b", "∞"),
     (r"\b([^\W\d_])(\d)\b", r"\1_\2"),  # k3, β1
     (r"/ (\w+\([^()]*\))", r"/ (\1)"),  # a / f(x)
     (r"/ d (\w+)", r"/ (d \1)"),  # d loss / d z
-    (r"(\d)/\|(\w+)\|", r"(\1 / (|\2|))"),  # 1/|o_i|
     (r"\b([^\W\d_])_([a-z]{3,})", r"\1_(\2)"),  # r_chosen; but kl_coef is a name
 ]
+# A formula in a sentence: names, numbers and calls, with signs between them. In values of code there is none.
+_VALUES = re.compile(r"(?:Example|Shapes)\b")
+_NAME = r"(?:(?:ln|lr|eps|KL|TV|inf|alpha|beta|out|loss|ratio|dout|d[xywb])(?![^\W\d_])|(?!n_|I\b)[^\W\d_])"
+_SCRIPTS = r"[\u0300-\u036f]*\d*(?:_[^\W²³⁵ᵀ]+)?(?:\*(?= |\)))?(?![^\W²³⁵ᵀ]|['’-]\w)"
+_PART = rf"\w+\([a-z]+\)|[√Σ]|⁻¹|[²³⁵ᵀ]|\d+(?:[.,]\d+)*(?![^\W²³⁵ᵀ]|-\w)|(?!(?:a|out|loss) [^-+=*/<≈]){_NAME}{_SCRIPTS}"
+_SIGN = r"(?: (?:[-+*/=≈<>≤≥·]|[<>]=) |\s|[/^])"
+for _ in range(3):  # in parentheses, and in parentheses inside them
+    _PART = rf"(?:(?:\w*\(|\|)-?(?:{_PART})(?:(?:{_SIGN}|, )?-?(?:{_PART}))*[)|]|{_PART})"
+_REMARK = r"\([^()]*\)(?:[,.;:?!]|\s[a-z]{2}|$)"
+_IN_SENTENCE = re.compile(rf"(?<![\w\0./'’=:^\[-])(?!{_REMARK})-?{_PART}(?:{_SIGN}?-?{_PART})*")
+# What stands around a part of something larger.
+_BEFORE = re.compile(r"(?:[-+*/=≈<>·|@](?: \w+)? |\s\. |\.\. |\b[^\W\d], |[\w^]\([^()]*)$")
+_AFTER = re.compile(r"\)?\s?(?:[-+*/=≈<>^_{\[@%]|\(|\s\((?![^\W\d]{3})|\.\w|\.\.|\w+\()|[^\s,.;:?!)*]|\s(?:\. |\w+ [-+=*/@] )")
 
 
 def markdown_to_html(text: str, link: Link = lambda target: None) -> str:
@@ -78,7 +96,7 @@ def _formulas(text: str) -> str:
     return f'<div class="formulas">{"".join(html)}</div>'
 
 
-def formula(text: str) -> str:
+def formula(text: str, display: bool = True) -> str:
     """A formula as HTML; "" where it is not certain how to read the text, which then stays as it is.
 
     >>> formula("the mean of x / y") + formula("(T, C)")
@@ -87,9 +105,16 @@ def formula(text: str) -> str:
     for written, read in _REWRITTEN:
         text = re.sub(written, read, text)
     balanced = all(text.count(a) == text.count(b) for a, b in ("()", "[]"))
-    if not balanced or text.startswith("(") or not _OPERATOR.search(text) or _NOT_CERTAIN.search(text):
+    if not balanced or re.match(r"\([^()]*\)$", text) or not _OPERATOR.search(text) or _NOT_CERTAIN.search(text):
         return ""
-    return mathml(text)
+    return mathml(text, display)
+
+
+def _typeset(found: re.Match[str]) -> str:
+    """A formula in a sentence as HTML; what is not one for certain is shown as it is."""
+    text, before, after = found[0], found.string[: found.start()], found.string[found.end() :]
+    part = _BEFORE.search(before) or _AFTER.match(after) or not re.search(r"=|[^\W\d]", text) or re.fullmatch(r"-[^\W²³]+", text)
+    return ("" if part else formula(text, display=False)) or escaped(text)
 
 
 def _take(lines: list[str], wanted: Callable[[str], object]) -> list[str]:
@@ -138,6 +163,8 @@ def inline(text: str, link: Link = lambda target: None) -> str:
     text = re.sub(r"`([^`]+)`", code, text.replace("\0", "\ufffd"))
     text = re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", lambda m: keep(anchor(inline_rest(m[1]), m[2])), text)
     text = _PATH.sub(lambda m: keep(anchor(escaped(m[0]), m[0])), text)
+    if not _VALUES.match(text):
+        text = _IN_SENTENCE.sub(lambda m: keep(_typeset(m)), text)
     text = inline_rest(text)
     while "\0" in text:
         text = re.sub(r"\0(\d+)\0", lambda m: finished[int(m[1])], text)
