@@ -20,12 +20,13 @@ _GAP = re.compile(r"[,;]\s{3,}|[,;]?(?:\s{4,}(?![\s=+])|\s{2,}(?=\()| (?=so ))")
 _OPERATOR = re.compile(r"[=≈<>≤≥+*/^·√-]|\b(?:ln |(?:exp|sqrt|softmax)\()")
 # Words, and what could be read in two ways: an index "W[0]" or "head_H-1", a dot for a product.
 _WORDS = r"(?<![^\W\d_])(?!ln )[^\W\d_]{2,} [^\W\d_]{2,}|\b(?:after|before|over|of)\b|[:;?'\"]"
-_NOT_CERTAIN = re.compile(rf"{_WORDS}|\w\[|[^\W\d_]{{2,}}_\w{{2,}}\(|_\w+-\w|(?<!\d)\.(?!\d)")
+_NOT_CERTAIN = re.compile(rf"{_WORDS}|\w\[|->|\d x \d|_\w+-\w|(?<!\d)\.(?!\d)")
 _REWRITTEN = [  # as formula.py reads it: what belongs together, in parentheses
     (r"\.\.\.", "…"),
     (r"\s+(?== )", " "),  # aligned with the line above
     (r"\b(?:the )?sum over (\w) of ", r"Σ_\1 "),
     (r"_\{([^}]*)\}", r"_(\1)"),
+    (r"\[(\w{1,2}(?:(?: [+-]|,) \w{1,2})*)\]", r"_(\1)"),  # PE[t, 2i + 1]
     (r"(?<=\w)\*(?=[ )])", "^∗"),  # π*
     (r"ᵀ", "^T"),
     (r"\|\|", "‖"),
@@ -43,7 +44,7 @@ _REWRITTEN = [  # as formula.py reads it: what belongs together, in parentheses
 # A formula in a sentence: names, numbers and calls, with signs between them. In values of code there is none.
 _VALUES = re.compile(r"(?:Example|Shapes)\b")
 _NAME = r"(?:(?:ln|lr|eps|KL|TV|inf|alpha|beta|out|loss|ratio|dout|d[xywb])(?![^\W\d_])|(?!n_|I\b)[^\W\d_])"
-_SCRIPTS = r"[\u0300-\u036f]*\d*(?:_[^\W²³⁵ᵀ]+)?(?:\*(?= |\)))?(?![^\W²³⁵ᵀ]|['’-]\w)"
+_SCRIPTS = r"[\u0300-\u036f]*\d*(?:_[^\W²³⁵ᵀ]+)?(?:(?<=π)\*)?(?![^\W²³⁵ᵀ]|['’-]\w)"
 _PART = rf"\w+\([a-z]+\)|[√Σ]|⁻¹|[²³⁵ᵀ]|\d+(?:[.,]\d+)*(?![^\W²³⁵ᵀ]|-\w)|(?!(?:a|out|loss) [^-+=*/<≈]){_NAME}{_SCRIPTS}"
 _SIGN = r"(?: (?:[-+*/=≈<>≤≥·]|[<>]=) |\s|[/^])"
 for _ in range(3):  # in parentheses, and in parentheses inside them
@@ -51,7 +52,7 @@ for _ in range(3):  # in parentheses, and in parentheses inside them
 _REMARK = r"\([^()]*\)(?:[,.;:?!]|\s[a-z]{2}|$)"
 _IN_SENTENCE = re.compile(rf"(?<![\w\0./'’=:^\[-])(?!{_REMARK})-?{_PART}(?:{_SIGN}?-?{_PART})*")
 # What stands around a part of something larger.
-_BEFORE = re.compile(r"(?:[-+*/=≈<>·|@](?: \w+)? |\s\. |\.\. |\b[^\W\d], |[\w^]\([^()]*)$")
+_BEFORE = re.compile(r"(?:[-+*/=≈<>·|@](?: \w+)? \(?|\s\. |\.\. |\b[^\W\d], |[\w^]\([^()]*)$")
 _AFTER = re.compile(r"\)?\s?(?:[-+*/=≈<>^_{\[@%]|\(|\s\((?![^\W\d]{3})|\.\w|\.\.|\w+\()|[^\s,.;:?!)*]|\s(?:\. |\w+ [-+=*/@] )")
 
 
@@ -113,7 +114,7 @@ def formula(text: str, display: bool = True) -> str:
 def _typeset(found: re.Match[str]) -> str:
     """A formula in a sentence as HTML; what is not one for certain is shown as it is."""
     text, before, after = found[0], found.string[: found.start()], found.string[found.end() :]
-    part = _BEFORE.search(before) or _AFTER.match(after) or not re.search(r"=|[^\W\d]", text) or re.fullmatch(r"-[^\W²³]+", text)
+    part = _BEFORE.search(before) or _AFTER.match(after) or not re.search(r"=|[^\W\d]", text) or re.search(r"^-[^\W²³]+$|\w\w_\w+\(", text)
     return ("" if part else formula(text, display=False)) or escaped(text)
 
 

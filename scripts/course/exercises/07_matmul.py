@@ -1,6 +1,6 @@
 """matmul: the matrix product.
 
-    out[i, j] = sum over k of x[i, k] y[k, j]
+    out[i, j] = sum_k x[i, k] y[k, j]
 
 Both gradients are matrix products again, of dout and the other factor. If you forget which one is transposed and where
 it stands: there is only one way in which the shapes fit.

@@ -1,6 +1,6 @@
 """adamw: Adam with decoupled weight decay.
 
-    p = p - lr weight_decay p - lr m_hat / (sqrt(v_hat) + eps)
+    p = p - lr * weight_decay * p - lr * m_hat / (sqrt(v_hat) + eps)
 
 m, v, m_hat and v_hat as in adam, from the gradient alone. If the decay were added to the gradient, it would be divided
 by sqrt(v_hat) as well, and weights with large gradients would hardly decay.

@@ -1,6 +1,6 @@
 """clipping: keep the gradients' common norm at or below max_norm.
 
-    norm   = sqrt(the sum of g^2 over all elements of all arrays)
+    norm   = sqrt(sum(g^2))                                     g: all elements of all arrays
     factor = min(1, max_norm / norm)                            one factor for all of them
 
 One factor keeps the direction of the step. Gradients that are small enough stay as they are.

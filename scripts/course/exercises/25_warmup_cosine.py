@@ -1,9 +1,9 @@
 """warmup_cosine: the learning rate of each step, as a fraction of its peak.
 
-    step <  warmup       (step + 1) / (warmup + 1)                               a line up
-    step >= total        min_ratio
-    in between           min_ratio + (1 - min_ratio) (1 + cos(pi progress)) / 2   half a cosine down
-                         progress = (step - warmup) / (total - warmup)
+    ratio = (step + 1) / (warmup + 1)                                     step < warmup: a line up
+    ratio = min_ratio + (1 - min_ratio) (1 + cos(π * progress)) / 2       in between: half a cosine down
+    ratio = min_ratio                                                     step >= total
+    progress = (step - warmup) / (total - warmup)
 
 Shapes: numbers; steps are counted from 0.
 Example: warmup = 3, total = 7, min_ratio = 0.1, steps 0, 1, 2, 3, 5, 7  ->  0.25, 0.5, 0.75, 1.0, 0.55, 0.1

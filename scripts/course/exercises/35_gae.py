@@ -1,7 +1,7 @@
 """gae: generalized advantage estimation, for one reply of L tokens.
 
     delta_t = r_t + gamma V_{t+1} - V_t            V = 0 after the last token
-    A_t     = delta_t + gamma lam A_{t+1}          A = 0 after the last token
+    A_t     = delta_t + gamma * lam * A_{t+1}      A = 0 after the last token
     R_t     = A_t + V_t                            the returns
 
 delta says by how much a move was better than expected; A adds what it led to. So walk from the end.

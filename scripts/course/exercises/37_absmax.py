@@ -1,6 +1,6 @@
 """absmax: quantize a matrix to 8-bit integers, row by row.
 
-    scale = max |value| of the row / 127
+    scale = max(|value|) / 127            the largest magnitude of the row
     code  = round(value / scale)          from -127 to 127;  code * scale is the quantized value
 
 The largest magnitude of a row becomes 127 (or -127), and 0 stays exactly 0. A row of zeros has codes 0; its scale may

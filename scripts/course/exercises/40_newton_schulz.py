@@ -1,6 +1,6 @@
 """newton_schulz: nearly U V^T for a matrix U S V^T, by matrix products. Muon does this to its momentum.
 
-    X = matrix / sqrt(the sum of the squares of its elements)        no singular value is larger than 1
+    X = matrix / sqrt(sum(x^2))        x: the elements of the matrix; no singular value is larger than 1
 
 then, `steps` times, with a, b, c = 3.4445, -4.7750, 2.0315,
 

@@ -1,9 +1,8 @@
 """grpo: the loss of GRPO, from the checked answers to some questions.
 
-    A    = (r - mean(r)) / (std(r) + 0.0001)     r: the rewards of a group, the answers to one question
-    loss = the mean over all answers of
-               the mean over an answer's tokens of
-                   -min(ratio A, clip(ratio, 0.8, 1.2) A)
+    A    = (r - mean(r)) / (std(r) + 0.0001)                r: the rewards of a group, the answers to one question
+    L_i  = mean(-min(ratio A, clip(ratio, 0.8, 1.2) A))     over the tokens of answer i
+    loss = mean(L_i)                                        over all answers
 
 All tokens of an answer share its advantage A. std is that of a sample (divided by G - 1, not by G), as in TRL.
 

@@ -3,10 +3,11 @@
 The cache holds c_s, the latent of each of S tokens, and one rotated key r_s that all heads share. In head h, the key of
 token s would be [W_UK_h c_s, r_s] and its value W_UV_h c_s. The query is [q_h, q_rope_h], already rotated.
 
-    score_hs = (q_h . (W_UK_h c_s) + q_rope_h . r_s) / sqrt(D + R)      out_h = sum over s of probs_hs (W_UV_h c_s)
+    score_hs = (q_h · (W_UK_h c_s) + q_rope_h · r_s) / sqrt(D + R)
+    out_h    = sum_s probs_hs (W_UV_h c_s)
 
 probs is the softmax of a head's scores over s. Making S keys for every new token is wasteful, so move the brackets:
-q . (W c) = (W^T q) . c, and a weighted sum of W c_s is W times the weighted sum. No array may have H S D numbers.
+q · (W c) = (W^T q) · c, and a weighted sum of W c_s is W times the weighted sum. No array may have H S D numbers.
 
 Shapes: q (H, D), q_rope (H, R), c (S, L), k_rope (S, R), W_UK and W_UV (H, D, L) -> (H, D)
 Example: q = [[1]], q_rope = [[0]], c = [[0], [ln 3]], k_rope = [[0], [0]], W_UK = [[[sqrt 2]]], W_UV = [[[2]]]

@@ -2,7 +2,8 @@
 
     p    = softmax(teacher / temperature)           for each row
     q    = softmax(student / temperature)
-    loss = temperature^2 KL(p || q), the mean over the rows          KL(p || q) = sum_v p_v (ln p_v - ln q_v)
+    loss = temperature^2 KL(p || q)                 the mean over the rows
+    KL(p || q) = sum_v p_v (ln p_v - ln q_v)
 
 A text says which token came next; the teacher says how probable each token is. A high temperature makes both
 distributions flat, so the tokens that the teacher finds improbable count as well. The teacher does not learn: its

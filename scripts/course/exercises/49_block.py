@@ -7,7 +7,8 @@
 Attention with H heads: three linear layers make queries, keys and values, C numbers per token each. These are split
 among the heads, D = C / H neighboring numbers for each. In each head,
 
-    weights = softmax(q k^T / sqrt(D)) over the tokens up to the one that asks;   out = weights v
+    weights = softmax(q k^T / sqrt(D))       over the tokens up to the one that asks
+    out     = weights v
 
 softmax subtracts the largest score of each row first, so that exp cannot overflow.
 The heads are joined again, (B, H, T, D) -> (B, T, C), and the layer "output" mixes them.

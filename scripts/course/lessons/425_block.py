@@ -103,7 +103,7 @@ with lesson.picture("hull", "Blending and transforming", size=(5.5, 4)) as axes:
 # An MLP makes a token four times as wide, applies GELU to each number, and makes it narrow again. It can be read as a
 # memory of 4C hidden units:
 #
-#     c_proj(gelu(c_fc(x))) = sum over i of gelu(key_i . x + b_i) value_i  + b
+#     c_proj(gelu(c_fc(x))) = Σ_i gelu(key_i · x + b_i) value_i + b
 #
 # Each unit has a pattern that it responds to, its key (a row of c_fc), and a vector that it then adds to the stream,
 # its value (a column of c_proj).

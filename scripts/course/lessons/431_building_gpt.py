@@ -203,9 +203,9 @@ for name, model in (("tied", mine), ("not tied", untied)):
 # Each of the 2 L sub-layers adds its output to the stream. If the outputs are independent and each has the variance
 # s^2, the stream has the variance
 #
-#     var(x after L blocks) = var(x before) + 2 L s^2
+#     var(x_L) = var(x_0) + 2 L s^2
 #
-# which grows with the depth. GPT-2 draws the weights with std 0.02, and divides that of the two layers whose output is
+# after L blocks, which grows with the depth. GPT-2 draws the weights with std 0.02, and divides that of the two layers whose output is
 # added (c_proj) by sqrt(2 L): then the sum is s^2, however deep the model. Compare this rule with std 0.02 everywhere,
 # with PyTorch's default for nn.Linear, std 1 / sqrt(3 fan_in), and with Kaiming's, std sqrt(2 / fan_in).
 #
