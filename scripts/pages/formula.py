@@ -25,7 +25,10 @@ _PROSE = re.compile(
 )
 _TOKEN = re.compile(r"\s*(\d+\.?\d*|[^\W\d_][^\W\d_²³\u1d40]*[\u0300-\u036f']*(?:[₀-₉]|_[a-z]{3,})?|.)")
 _PREFIXES = {"Σ", "Π", "√", "∫", "ln", "exp", "tanh", "mean", "softmax", "max", "min", "sign"}
-_FUNCTIONS = (_PREFIXES | {"silu", "sigmoid", "erf", "onehot", "attention", "norm", "std", "clip", "cos", "sin", "var", "gelu"}) - {"Σ", "Π", "√", "∫"}
+_CALLED = set(
+    ["silu", "sigmoid", "erf", "onehot", "attention", "norm", "std", "clip", "cos", "sin", "var", "gelu", "sum"]
+)
+_FUNCTIONS = (_PREFIXES | _CALLED) - {"Σ", "Π", "√", "∫"}
 _UPPER = {"²": "2", "³": "3", "ᵀ": "T"}
 _CLOSING = {"(": ")", "[": "]", "⟨": "⟩"}  # the last: | and |
 _RELATIONS = set("=≈←<>≤≥,|")
@@ -101,9 +104,11 @@ class _Reader:
         parts: list[str] = []
         while self.tokens and self.next() != end:
             if self.next() in _RELATIONS or self.next() in "+-":
-                wraps = not end and parts and not parts[-1].endswith("</mo>") and self.next() not in ",|"
+                first = not parts or parts[-1].endswith("</mo>")
+                wraps = not end and not first and self.next() not in ",|"
                 sign = escaped(self.tokens.pop(0).replace("-", "−"))
-                parts.append(f'\n<mo form="infix">{sign}</mo>' if wraps else f"<mo>{sign}</mo>")
+                form = ' form="prefix"' if first and sign == "−" else ' form="infix"' if wraps else ""
+                parts.append("\n" * wraps + f"<mo{form}>{sign}</mo>")
             else:
                 parts.append(self.product(end))
         return "".join(parts)
@@ -136,7 +141,8 @@ class _Reader:
             left, right = "||" if token == "⟨" else (token, end)
             made = f"<mrow><mo>{left}</mo>{inner}<mo>{right}</mo></mrow>" if needed else inner
         else:
-            tag = "mn" if token[:1].isdigit() else "mi" if token[:1].isalpha() and token not in "ΣΠ" else "mo"
+            is_name = token == "∞" or (token[:1].isalpha() and token not in "ΣΠ")
+            tag = "mn" if token[:1].isdigit() else "mi" if is_name else "mo"
             upright = ' mathvariant="normal"' if token in _FUNCTIONS else ""
             made = f"<{tag}{upright}>{escaped(token)}</{tag}>"
         made = self.raised(made)

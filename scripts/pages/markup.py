@@ -31,7 +31,10 @@ _REWRITTEN = [  # as formula.py reads it: what belongs together, in parentheses
     (r"ᵀ", "^T"),
     (r"\|\|", "‖"),
     (r"\|(?! )([^|]*[^ |])\|", r"⟨\1⟩"),  # an absolute value
-    (r"⁻¹", "^(-1)"),
+    (r"\bsum_", "Σ_"),
+    ("<=", "≤"),
+    (">=", "≥"),
+    ("⁻¹", "^(-1)"),
     ("²", "^2"),
     ("³", "^3"),
     ("⁵", "^5"),
@@ -41,19 +44,24 @@ _REWRITTEN = [  # as formula.py reads it: what belongs together, in parentheses
     (r"/ d (\w+)", r"/ (d \1)"),  # d loss / d z
     (r"\b([^\W\d_])_([a-z]{3,})", r"\1_(\2)"),  # r_chosen; but kl_coef is a name
 ]
-# A formula in a sentence: names, numbers and calls, with signs between them. In values of code there is none.
+# A formula in a sentence: names, numbers and calls, with signs between them. The values of examples are code.
 _VALUES = re.compile(r"(?:Example|Shapes)\b")
-_NAME = r"(?:(?:ln|lr|eps|KL|TV|inf|alpha|beta|out|loss|ratio|dout|d[xywb])(?![^\W\d_])|(?!n_|I\b)[^\W\d_])"
-_SCRIPTS = r"[\u0300-\u036f]*\d*(?:_[^\W²³⁵ᵀ]+)?(?:(?<=π)\*)?(?![^\W²³⁵ᵀ]|['’-]\w)"
-_PART = rf"\w+\([a-z]+\)|[√Σ]|⁻¹|[²³⁵ᵀ]|\d+(?:[.,]\d+)*(?![^\W²³⁵ᵀ]|-\w)|(?!(?:a|out|loss) [^-+=*/<≈]){_NAME}{_SCRIPTS}"
+_LONG_NAMES = r"(?:ln|lr|eps|KL|TV|inf|alpha|beta|out|loss|ratio|dout|d[xywb])(?![^\W\d_])"
+_ENDS = r"(?![^\W²³⁵ᵀ]|['’-]\w)"
+_NAME = rf"(?:{_LONG_NAMES}|[^\W\d_])[\u0300-\u036f]*\d*(?:_[^\W²³⁵ᵀ]+)?(?:(?<=π)\*)?{_ENDS}"
+_WORD = r"n_|I\b|(?:a|out|loss) [^-+=*/<≈]"  # not names: "a" before anything but a sign
+_PART = rf"\w+\([a-z]+\)|[√Σ²³⁵ᵀ]|⁻¹|\d+(?:[.,]\d+)*{_ENDS}|(?!{_WORD}){_NAME}"
 _SIGN = r"(?: (?:[-+*/=≈<>≤≥·]|[<>]=) |\s|[/^])"
 for _ in range(3):  # in parentheses, and in parentheses inside them
     _PART = rf"(?:(?:\w*\(|\|)-?(?:{_PART})(?:(?:{_SIGN}|, )?-?(?:{_PART}))*[)|]|{_PART})"
 _REMARK = r"\([^()]*\)(?:[,.;:?!]|\s[a-z]{2}|$)"
 _IN_SENTENCE = re.compile(rf"(?<![\w\0./'’=:^\[-])(?!{_REMARK})-?{_PART}(?:{_SIGN}?-?{_PART})*")
-# What stands around a part of something larger.
-_BEFORE = re.compile(r"(?:[-+*/=≈<>·|@](?: \w+)? \(?|\s\. |\.\. |\b[^\W\d], |[\w^]\([^()]*)$")
-_AFTER = re.compile(r"\)?\s?(?:[-+*/=≈<>^_{\[@%]|\(|\s\((?![^\W\d]{3})|\.\w|\.\.|\w+\()|[^\s,.;:?!)*]|\s(?:\. |\w+ [-+=*/@] )")
+# It is a part of something larger, or a name of code.
+_BEFORE = re.compile(r"(?:(?<!\S)[-+*/=≈<>·|@](?: \w+)? \(?|\s\. |\.\. |\b[^\W\d], |[\w^]\([^()]*)$")
+_AFTER = re.compile(
+    r"\)?\s?(?:[-+*/=≈<>^_{\[@%]|\.\w|\.\.|\w+\()|\(|\s\((?![^\W\d]{3})|[^\s,.;:?!)*]|\s(?:\. |\w+ [-+=*/@] )"
+)
+_OTHER = re.compile(r"-[^\W²³]+$|.*\w\w_\w+\(|[^=^a-zA-Zα-ω]*$")
 
 
 def markdown_to_html(text: str, link: Link = lambda target: None) -> str:
@@ -111,11 +119,11 @@ def formula(text: str, display: bool = True) -> str:
     return mathml(text, display)
 
 
-def _typeset(found: re.Match[str]) -> str:
-    """A formula in a sentence as HTML; what is not one for certain is shown as it is."""
+def _in_sentence(found: re.Match[str]) -> str:
+    """A formula in a sentence as HTML; "" if it is not certain that it is one, and all of it."""
     text, before, after = found[0], found.string[: found.start()], found.string[found.end() :]
-    part = _BEFORE.search(before) or _AFTER.match(after) or not re.search(r"=|[^\W\d]", text) or re.search(r"^-[^\W²³]+$|\w\w_\w+\(", text)
-    return ("" if part else formula(text, display=False)) or escaped(text)
+    part = _BEFORE.search(before) or _AFTER.match(after)
+    return "" if part or _OTHER.match(text) else formula(text, display=False)
 
 
 def _take(lines: list[str], wanted: Callable[[str], object]) -> list[str]:
@@ -161,11 +169,15 @@ def inline(text: str, link: Link = lambda target: None) -> str:
     def code(match: re.Match[str]) -> str:
         return keep(anchor(f"<code>{escaped(match[1])}</code>", match[1]))
 
+    def typeset(found: re.Match[str]) -> str:
+        made = _in_sentence(found)
+        return keep(made) if made else found[0]
+
     text = re.sub(r"`([^`]+)`", code, text.replace("\0", "\ufffd"))
     text = re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", lambda m: keep(anchor(inline_rest(m[1]), m[2])), text)
     text = _PATH.sub(lambda m: keep(anchor(escaped(m[0]), m[0])), text)
     if not _VALUES.match(text):
-        text = _IN_SENTENCE.sub(lambda m: keep(_typeset(m)), text)
+        text = _IN_SENTENCE.sub(typeset, text)
     text = inline_rest(text)
     while "\0" in text:
         text = re.sub(r"\0(\d+)\0", lambda m: finished[int(m[1])], text)

@@ -99,11 +99,50 @@ def test_what_is_not_python_is_shown_as_text(source):
         "ε = 1e-8: no division by 0",
         "V numbers",
         "(often μ = 0.9)",
+        "512 x 64 + 2 x 64",
     ],
 )
 def test_what_can_be_read_in_two_ways_is_not_typeset(text):
     assert formula(text) == ""
     assert markdown_to_html(f"    x = y\n    {text}") == f"<pre>x = y\n{text}</pre>"
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("4.2.2 is softmax(Q K^T / sqrt(d_k)) X, where Q = X W_Q.", ["softmax(QKTdk)X", "Q=XWQ"]),
+        (
+            "With β = 1 (often\nβ = 0.9), U S Vᵀ has D² numbers: 2 (N - 1) / N.",
+            ["β=1", "β=0.9", "USVT", "D2", "2(N−1)N"],
+        ),
+        ("If |1 - 500 η| > 1, b grows. It is -ln p(target), or e^-x.", ["|1−500η|>1", "−lnp(target)", "e−x"]),
+        ("Z cancels: r + β ln ρ = β ln(Z π*). *So* x = x + f(norm(x)) is", ["r+βlnρ=βln(Zπ∗)", "x=x+f(norm(x))"]),
+    ],
+)
+def test_formulas_in_sentences(text, expected):
+    made = "".join(f"{plain(math)} " for math in re.findall(r"<math>(.*?)</math>", markdown_to_html(text)))
+    assert made.replace(" ", "") == "".join(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`x = y` and `softmax(Q K^T / sqrt(d_k)) X`",
+        "Example: x = 2, y = x^2",
+        "    (a, b) -> (b, a)",
+        "Shapes: x (B, T, C), n_head = H",
+        "m = w animal + (1 - w) tired",
+        "a, b, c = 3, 4, 5",
+        "A_i = r_i - the mean of others",
+        "out = x[i, D / 2] and x @ W + b with W, node.grad = 1",
+        "H = n_head heads, keepdim = False, x + feed_forward(x), --seed 12, 1/3 of it",
+        "leave out 1/e = 37 % of it, step 3 - 4, GPT-2's T5-base, Q and K, a head and V",
+        "x*y*z, *e* and **b** 2 * 3",
+        "h D ... (h + 1) D - 1, loss = DPO + SFT(chosen)",
+    ],
+)
+def test_in_sentences_code_and_parts_of_formulas_are_text(text):
+    assert "<math" not in markdown_to_html(text)
 
 
 def letters(text):

@@ -1,8 +1,8 @@
 """warmup_cosine: the learning rate of each step, as a fraction of its peak.
 
-    ratio = (step + 1) / (warmup + 1)                                     step < warmup: a line up
+    ratio = (step + 1) / (warmup + 1)                                     where step < warmup: a line up
     ratio = min_ratio + (1 - min_ratio) (1 + cos(π * progress)) / 2       in between: half a cosine down
-    ratio = min_ratio                                                     step >= total
+    ratio = min_ratio                                                     where step >= total
     progress = (step - warmup) / (total - warmup)
 
 Shapes: numbers; steps are counted from 0.

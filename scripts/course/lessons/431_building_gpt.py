@@ -205,9 +205,10 @@ for name, model in (("tied", mine), ("not tied", untied)):
 #
 #     var(x_L) = var(x_0) + 2 L s^2
 #
-# after L blocks, which grows with the depth. GPT-2 draws the weights with std 0.02, and divides that of the two layers whose output is
-# added (c_proj) by sqrt(2 L): then the sum is s^2, however deep the model. Compare this rule with std 0.02 everywhere,
-# with PyTorch's default for nn.Linear, std 1 / sqrt(3 fan_in), and with Kaiming's, std sqrt(2 / fan_in).
+# after L blocks: it grows with the depth. GPT-2 draws the weights with std 0.02, and divides that of the two layers
+# whose output is added (c_proj) by sqrt(2 L): then the sum is s^2, however deep the model. Compare this rule with std
+# 0.02 everywhere, with PyTorch's default for nn.Linear, std 1 / sqrt(3 fan_in), and with Kaiming's, which is
+# std sqrt(2 / fan_in).
 #
 # Predict: the stream starts with std 0.8. Roughly, what is it after 12 blocks, with each of the four rules?
 
