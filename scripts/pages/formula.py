@@ -25,9 +25,7 @@ _PROSE = re.compile(
 )
 _TOKEN = re.compile(r"\s*(\d+\.?\d*|[^\W\d_][^\W\d_²³\u1d40]*[\u0300-\u036f']*(?:[₀-₉]|_[a-z]{3,})?|.)")
 _PREFIXES = {"Σ", "Π", "√", "∫", "ln", "exp", "tanh", "mean", "softmax", "max", "min", "sign"}
-_CALLED = set(
-    ["silu", "sigmoid", "erf", "onehot", "attention", "norm", "std", "clip", "cos", "sin", "var", "gelu", "sum"]
-)
+_CALLED = {"silu", "sigmoid", "erf", "onehot", "attention", "norm", "std", "clip", "cos", "sin", "var", "gelu", "sum"}
 _FUNCTIONS = (_PREFIXES | _CALLED) - {"Σ", "Π", "√", "∫"}
 _UPPER = {"²": "2", "³": "3", "ᵀ": "T"}
 _CLOSING = {"(": ")", "[": "]", "⟨": "⟩"}  # the last: | and |

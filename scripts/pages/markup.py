@@ -52,10 +52,10 @@ _NAME = rf"(?:{_LONG_NAMES}|[^\W\d_])[\u0300-\u036f]*\d*(?:_[^\W²³⁵ᵀ]+)?(?
 _WORD = r"n_|I\b|(?:a|out|loss) [^-+=*/<≈]"  # not names: "a" before anything but a sign
 _PART = rf"\w+\([a-z]+\)|[√Σ²³⁵ᵀ]|⁻¹|\d+(?:[.,]\d+)*{_ENDS}|(?!{_WORD}){_NAME}"
 _SIGN = r"(?: (?:[-+*/=≈<>≤≥·]|[<>]=) |\s|[/^])"
-for _ in range(3):  # in parentheses, and in parentheses inside them
+for _ in range(2):  # in parentheses, and in parentheses inside them
     _PART = rf"(?:(?:\w*\(|\|)-?(?:{_PART})(?:(?:{_SIGN}|, )?-?(?:{_PART}))*[)|]|{_PART})"
 _REMARK = r"\([^()]*\)(?:[,.;:?!]|\s[a-z]{2}|$)"
-_IN_SENTENCE = re.compile(rf"(?<![\w\0./'’=:^\[-])(?!{_REMARK})-?{_PART}(?:{_SIGN}?-?{_PART})*")
+_IN_SENTENCE = rf"(?<![\w\0./'’=:^\[-])(?!{_REMARK})-?{_PART}(?:{_SIGN}?-?{_PART})*"  # long: compiled when it is used
 # It is a part of something larger, or a name of code.
 _BEFORE = re.compile(r"(?:(?<!\S)[-+*/=≈<>·|@](?: \w+)? \(?|\s\. |\.\. |\b[^\W\d], |[\w^]\([^()]*)$")
 _AFTER = re.compile(
@@ -177,7 +177,7 @@ def inline(text: str, link: Link = lambda target: None) -> str:
     text = re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", lambda m: keep(anchor(inline_rest(m[1]), m[2])), text)
     text = _PATH.sub(lambda m: keep(anchor(escaped(m[0]), m[0])), text)
     if not _VALUES.match(text):
-        text = _IN_SENTENCE.sub(typeset, text)
+        text = re.sub(_IN_SENTENCE, typeset, text)
     text = inline_rest(text)
     while "\0" in text:
         text = re.sub(r"\0(\d+)\0", lambda m: finished[int(m[1])], text)

@@ -111,10 +111,7 @@ def test_what_can_be_read_in_two_ways_is_not_typeset(text):
     "text, expected",
     [
         ("4.2.2 is softmax(Q K^T / sqrt(d_k)) X, where Q = X W_Q.", ["softmax(QKTdk)X", "Q=XWQ"]),
-        (
-            "With β = 1 (often\nβ = 0.9), U S Vᵀ has D² numbers: 2 (N - 1) / N.",
-            ["β=1", "β=0.9", "USVT", "D2", "2(N−1)N"],
-        ),
+        ("With β = 1 (often\nβ = 0.9), U S Vᵀ has D² numbers: 2 (N - 1) / N.", ["β=1", "β=0.9USVTD22(N−1)N"]),
         ("If |1 - 500 η| > 1, b grows. It is -ln p(target), or e^-x.", ["|1−500η|>1", "−lnp(target)", "e−x"]),
         ("Z cancels: r + β ln ρ = β ln(Z π*). *So* x = x + f(norm(x)) is", ["r+βlnρ=βln(Zπ∗)", "x=x+f(norm(x))"]),
     ],
