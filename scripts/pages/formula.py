@@ -20,7 +20,7 @@ _PIECES = re.compile(
 _NAME = re.compile(r"[^\W\d_\u1d40₀-₉]+[\u0300-\u036f']*")
 _RESULTS = {"out", "loss", "p"}  # what forward, or an optimizer's rule, is there to compute
 _PROSE = re.compile(
-    r"[,:]? (?:where|with|for|so|over|along|elementwise|of|in|on|else|then|repeated|if|and|the|a|"
+    r"[,:]? (?:where|with|for|so|over|along|elementwise|of|in|on|else|then|repeated|if|and|the|a(?= \w\w)|"
     r"each|which|is|since|summed|without|before|keeps)\b.*"
 )
 _TOKEN = re.compile(r"\s*(\d+\.?\d*|[^\W\d_][^\W\d_²³\u1d40]*[\u0300-\u036f']*(?:[₀-₉]|_[a-z]{3,})?|.)")
@@ -83,6 +83,7 @@ def mathml(text: str, display: bool = True) -> str:
         end = text.rindex("(", 0, end)
     parts = _Reader(text[:end]).line().split("\n")
     if not display:
+        parts = parts if len(text) > 30 else ["".join(parts)]
         return "<wbr/>".join(f"<math>{part}</math>" for part in parts) + escaped(text[end:])
     drawn = "<wbr/>".join(f'<math displaystyle="true">{part}</math>' for part in parts)
     return f'<p class="math">{drawn}{escaped(text[end:])}</p>'

@@ -31,6 +31,8 @@ _REWRITTEN = [  # as formula.py reads it: what belongs together, in parentheses
     (r"ᵀ", "^T"),
     (r"\|\|", "‖"),
     (r"\|(?! )([^|]*[^ |])\|", r"⟨\1⟩"),  # an absolute value
+    (r"(?<=\w )(\d)/(⟨\w+⟩)", r"(\1 / \2)"),
+    ("~", "≈"),
     (r"\bsum_", "Σ_"),
     ("<=", "≤"),
     (">=", "≥"),
@@ -42,7 +44,7 @@ _REWRITTEN = [  # as formula.py reads it: what belongs together, in parentheses
     (r"\b([^\W\d_])(\d)\b", r"\1_\2"),  # k3, β1
     (r"/ (\w+\([^()]*\))", r"/ (\1)"),  # a / f(x)
     (r"/ d (\w+)", r"/ (d \1)"),  # d loss / d z
-    (r"\b([^\W\d_])_([a-z]{3,})", r"\1_(\2)"),  # r_chosen; but kl_coef is a name
+    (r"\b([^\W\d_])_([a-z]{3,})(?!_)", r"\1_(\2)"),  # r_chosen; but kl_coef is a name
 ]
 # A formula in a sentence: names, numbers and calls, with signs between them. The values of examples are code.
 _VALUES = re.compile(r"(?:Example|Shapes)\b")
@@ -50,7 +52,7 @@ _LONG_NAMES = r"(?:ln|lr|eps|KL|TV|inf|alpha|beta|out|loss|ratio|dout|d[xywb])(?
 _ENDS = r"(?![^\W²³⁵ᵀ]|['’-]\w)"
 _NAME = rf"(?:{_LONG_NAMES}|[^\W\d_])[\u0300-\u036f]*\d*(?:_[^\W²³⁵ᵀ]+)?(?:(?<=π)\*)?{_ENDS}"
 _WORD = r"n_|I\b|(?:a|out|loss) [^-+=*/<≈]"  # not names: "a" before anything but a sign
-_PART = rf"\w+\([a-z]+\)|[√Σ²³⁵ᵀ]|⁻¹|\d+(?:[.,]\d+)*{_ENDS}|(?!{_WORD}){_NAME}"
+_PART = rf"\w+\([a-z]+\)|[√²³⁵ᵀ]|Σ(?:_\w\b)?|⁻¹|\d+(?:[.,]\d+)*{_ENDS}|(?!{_WORD}){_NAME}"
 _SIGN = r"(?: (?:[-+*/=≈<>≤≥·]|[<>]=) |\s|[/^])"
 for _ in range(2):  # in parentheses, and in parentheses inside them
     _PART = rf"(?:(?:\w*\(|\|)-?(?:{_PART})(?:(?:{_SIGN}|, )?-?(?:{_PART}))*[)|]|{_PART})"

@@ -5,7 +5,7 @@
 then, `steps` times, with a, b, c = 3.4445, -4.7750, 2.0315,
 
     A = X X^T
-    X = a X + (b A + c A A) X          = U (a S + b S^3 + c S^5) V^T, because X X^T X = U S^3 V^T
+    X = a X + (b A + c A A) X          = U (a S + b S^3 + c S^5) V^T  (because X X^T X = U S^3 V^T)
 
 The singular vectors stay; five steps bring the singular values close to 1.
 

@@ -7,7 +7,7 @@
 
 A text says which token came next; the teacher says how probable each token is. A high temperature makes both
 distributions flat, so the tokens that the teacher finds improbable count as well. The teacher does not learn: its
-gradient is None. np.logaddexp.reduce(x, axis=1, keepdims=True) is ln sum_v e^x_v of each row, and cannot overflow.
+gradient is None. np.logaddexp.reduce(x, axis=1, keepdims=True) is ln Σ_v e^x_v of each row, and cannot overflow.
 
 Shapes: student and teacher (N, V), temperature a number, loss (): a number; dout (), dstudent (N, V).
 Example: student = [[0, 0]], teacher = [[2, 0]], temperature = 2, dout = 1
