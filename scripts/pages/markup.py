@@ -44,7 +44,7 @@ _REWRITTEN = [  # as formula.py reads it: what belongs together, in parentheses
     (r"\b([^\W\d_])(\d)\b", r"\1_\2"),  # k3, β1
     (r"/ (\w+\([^()]*\))", r"/ (\1)"),  # a / f(x)
     (r"/ d (\w+)", r"/ (d \1)"),  # d loss / d z
-    (r"\b([^\W\d_])_([a-z]{3,})(?!_)", r"\1_(\2)"),  # r_chosen; but kl_coef is a name
+    (r"\b([^\W\d_])_([a-z]{3,})(?![a-z_])", r"\1_(\2)"),  # r_chosen; but kl_coef is a name
 ]
 # A formula in a sentence: names, numbers and calls, with signs between them. The values of examples are code.
 _VALUES = re.compile(r"(?:Example|Shapes)\b")
