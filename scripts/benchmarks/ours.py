@@ -108,8 +108,8 @@ def quantized(steps: Steps, side: str, folder: str, prompt: int, new_tokens: int
 
 def smollm2(steps: Steps, side: str, folder: str, prompt: int, new_tokens: int) -> None:
     """Greedy generation by SmolLM2, with its weights as floats or, on the side "packed", as they are in its file."""
-    load: Any = load_packed if side == "packed" else load_model
-    write(steps, load("smollm2")[0], prompt, new_tokens)
+    read: Any = load_packed if side == "packed" else load_model
+    write(steps, read("smollm2")[0], prompt, new_tokens)
 
 
 def write(steps: Steps, model: Any, prompt: int, new_tokens: int, texts: int = 1, precision: str = "float32") -> None:

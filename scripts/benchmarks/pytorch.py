@@ -45,8 +45,9 @@ class TorchGPT(nn.Module):
         self.positions = nn.Embedding(config.block_size, C)
         self.blocks = nn.Sequential(*(Block(C, config.n_head) for _ in range(config.n_layer)))
         self.norm = nn.LayerNorm(C)
-        for matrix in filter(lambda parameter: parameter.ndim == 2, self.parameters()):
-            nn.init.normal_(matrix, std=0.02)
+        for parameter in self.parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.02)
 
     def loss(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
@@ -95,9 +96,10 @@ def generate(
     write(steps, model.to(device), prompt, new_tokens, texts, precision)
 
 
-def smollm2(steps: Steps, side: str, folder: str, *lengths: int) -> None:
+def smollm2(steps: Steps, side: str, folder: str, prompt: int, new_tokens: int) -> None:
     """The same weights, from a folder that we have written, in transformers' own generate."""
-    write(steps, quiet_transformers().AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), *lengths)
+    model = quiet_transformers().AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    write(steps, model, prompt, new_tokens)
 
 
 @torch.no_grad()

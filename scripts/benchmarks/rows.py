@@ -77,20 +77,20 @@ def save_smollm2(folder: Path) -> None:
 
 # --- the rows ---------------------------------------------------------------------------------------------------------
 
-STEP = ("gpt2", 4, 256)
 DEMO_STEP = ("demo", DEMO.batch_size, DEMO.model["block_size"])
 BABY_STEP = ("baby", 12, 256)
+GPT2_STEP = ("gpt2", 4, 256)
 
 ROWS: dict[str, Any] = {
     "demo": training(*DEMO_STEP),
     "baby": training(*BABY_STEP),
-    "gpt2 4x256": training("gpt2", 4, 256),
+    "gpt2 4x256": training(*GPT2_STEP),
     "gpt2 1x1024": training("gpt2", 1, 1024),
     "demo beside compilers": training(*DEMO_STEP, "torch.compile"),
     "baby beside compilers": training(*BABY_STEP, "torch.compile"),
     "demo beside bfloat16": training(*DEMO_STEP, "torch bfloat16"),
     "baby beside bfloat16": training(*BABY_STEP, "torch bfloat16"),
-    "gpt2 4x256 beside bfloat16": training("gpt2", 4, 256, "torch bfloat16"),
+    "gpt2 4x256 beside bfloat16": training(*GPT2_STEP, "torch bfloat16"),
     "gpt2 generate": generation(32, 128),
     "gpt2 prefill": generation(512, 0),
     "gpt2 generate 4 texts": generation(32, 32, 4),
@@ -118,5 +118,5 @@ ROWS: dict[str, Any] = {
         ],
     ),
     "tokenizer": tokenizing,
-    "techniques": Series("train", [(("fast", other), ("gpt2", 4, 256)) for other in ("textbook", *TECHNIQUES)]),
+    "techniques": Series("train", [(("fast", other), GPT2_STEP) for other in ("textbook", *TECHNIQUES)]),
 }

@@ -13,6 +13,7 @@ from gpt import Tokenizer
 from gpt.corpora.corpus import load_corpus
 
 VOCAB_SIZE = 4096
+Work = Callable[[], Any]
 
 
 def measure(steps: int) -> dict[str, Any]:
@@ -21,34 +22,37 @@ def measure(steps: int) -> dict[str, Any]:
     text = corpus.text
     tokenizer = Tokenizer.train(text, VOCAB_SIZE)
     fast: Any = tokenizer.fast
-    training: dict[str, Callable[[], Any]] = {"minigrad": lambda: Tokenizer.train(text, VOCAB_SIZE)}
-    encoding: dict[str, Callable[[], list[int]]] = {
+    training: dict[str, Work] = {"minigrad": lambda: Tokenizer.train(text, VOCAB_SIZE)}
+    encoding: dict[str, Work] = {
         "minigrad": lambda: tokenizer.encode(text),
         "minigrad, textbook": lambda: Tokenizer(tokenizer.vocab, tokenizer.merges).encode(text, textbook=True),
         "tiktoken": lambda: fast.encode_ordinary(text),
     }
     if find_spec("tokenizers"):
-        from tokenizers import ByteLevelBPETokenizer as Theirs
-
-        training["tokenizers"] = lambda: Theirs().train_from_iterator(
-            text.splitlines(True), VOCAB_SIZE, show_progress=False
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            tokenizer.save(folder)
-            theirs = Theirs(str(Path(folder, "vocab.json")), str(Path(folder, "merges.txt")))
-        encoding["tokenizers"] = lambda: theirs.encode(text).ids
+        training["tokenizers"], encoding["tokenizers"] = hugging_face(tokenizer, text)
     for who, encode in encoding.items():
         if encode() != tokenizer.encode(text):
             raise RuntimeError(f"{who} encodes otherwise: there is nothing to compare")
     megabytes = len(text.encode("utf-8")) / 1e6
-    rates = {who: megabytes / seconds(encode, min(steps, 3)) for who, encode in encoding.items()}
-    times = {who: seconds(train, 1) for who, train in training.items()}
-    return {"corpus": str(corpus), "training_seconds": times, "encoding_mb_per_s": rates}
+    times = {who: min(timeit.repeat(encode, number=1, repeat=min(steps, 3))) for who, encode in encoding.items()}
+    return {
+        "corpus": str(corpus),
+        "training_seconds": {who: timeit.timeit(train, number=1) for who, train in training.items()},
+        "encoding_mb_per_s": {who: megabytes / seconds for who, seconds in times.items()},
+    }
 
 
-def seconds(function: Callable[[], Any], times: int) -> float:
-    """The shortest of `times` runs."""
-    return min(timeit.repeat(function, number=1, repeat=times))
+def hugging_face(tokenizer: Tokenizer, text: str) -> tuple[Work, Work]:
+    """Training by Hugging Face's tokenizers, and its encoder with our vocabulary."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    def train() -> None:
+        ByteLevelBPETokenizer().train_from_iterator(text.splitlines(True), VOCAB_SIZE, show_progress=False)
+
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(folder)
+        theirs = ByteLevelBPETokenizer(str(Path(folder, "vocab.json")), str(Path(folder, "merges.txt")))
+    return train, lambda: theirs.encode(text).ids
 
 
 def lines(row: dict[str, Any]) -> list[str]:
