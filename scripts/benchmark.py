@@ -51,8 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in arguments.only or [name for name in ROWS if name != "smollm2" or smollm2_is_there]:
         print(f"\n{name}", flush=True)
         command = f'python scripts/benchmark.py --only "{name}" --steps {arguments.steps}'
-        row = ROWS[name].measure(arguments.steps)
-        row["date"] = time.strftime("%Y-%m-%d")
+        row = {"date": time.strftime("%Y-%m-%d"), "command": command} | ROWS[name].measure(arguments.steps)
         row["lines"] = [*ROWS[name].lines(row), f"measured on {row['date']} by {command}"]
         for line in row["lines"]:
             print(f"  {line}", flush=True)

@@ -63,8 +63,9 @@ class Comparison:
             ratios = ", ".join(f"{side} {seconds / floor:.2f}" for side, seconds in times.items())
             lines.append(f"{ratios} of the matmul floor of {floor * 1000:.0f} ms")
         if self.read_bytes:
-            shares = ", ".join(f"{side} {floor / seconds:.0%}" for side, seconds in times.items())
-            lines.append(f"{shares} of the bandwidth bound of {self.tokens / floor:.0f} tokens/s")
+            *_, (side, seconds) = times.items()  # the one with float32 weights
+            bound = f"the bandwidth bound of {self.tokens / floor:.0f} tokens/s"
+            lines.append(f"{side}: {floor / seconds:.0%} of {bound}")
         return lines
 
     def side_line(self, side: str, figures: Figures) -> str:
@@ -105,7 +106,9 @@ class Series:
             line = " x ".join(map(str, arguments))
             for side, figures in sides.items():
                 line += f" | {side} {figures['seconds'] * 1e3:7.1f} ms {figures['job_bytes'] / 2**20:5.0f} MiB"
-            first, *_, last = sides.values()
-            more = (last["job_bytes"] - first["job_bytes"]) / 2**20
-            lines.append(f"{line}: {last['seconds'] / first['seconds']:.2f}x the time, {more:+.0f} MiB")
+            first, *others = sides.values()
+            for last in others[-1:]:  # there are no others where PyTorch is not installed
+                more = (last["job_bytes"] - first["job_bytes"]) / 2**20
+                line += f": {last['seconds'] / first['seconds']:.2f}x the time, {more:+.0f} MiB"
+            lines.append(line)
         return lines
