@@ -135,12 +135,14 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
 
     # What else gradcheck says; then a value that makes it right.
     grafted = graft(repairs, all_runs)
-    if found.kind == "error" and grafted and grafted.line != found.answer.line:
-        grafted = None  # it would only hide what was raised
+    is_raised_elsewhere = grafted is not None and found.kind == "error" and grafted.line != found.answer.line
+    is_of_dtype = found.difference is not None and found.difference.kind == "dtype"
+    if is_raised_elsewhere or is_of_dtype:
+        grafted = None  # it would hide what is known already
     line = grafted.line if grafted else None
     if diagnosis.kind not in VAGUE and found.kind != "error":
         return Reason("gradcheck", case_of_gradcheck(trial, found, case, diagnosis), (gradient, diagnosis), line)
-    if grafted is not None and not (found.difference and found.difference.kind == "dtype"):
+    if grafted is not None:
         return Reason("graft", seen_case, grafted, line)
 
     # Nothing explains it. What is left says where the numbers differ, and how.

@@ -86,15 +86,21 @@ def same_form(runs: Runs, place: Place, step: Place) -> bool:
     """Whether a learner's statement does with its names what a right step does with others: `exp(a - max(a))` and
     `exp(shifted)`, or `x_t @ dout` and `x^T @ dout`. Then it is not this line that is wrong.
     """
-    forms = []
-    for (line, said), text in ((place, runs.trial.text), (step, runs.trial.reference.text)):
-        nodes = [node for node in ast.walk(ast.parse(text)) if getattr(node, "lineno", 0) == line]
-        values = [getattr(node, "value", node) for node in nodes if isinstance(node, ast.stmt)]
-        node: Any = values[0] if said.endswith("=") and values else ast.parse(said, mode="eval").body
-        is_of_one = isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords
-        form = ast.unparse(node.func if is_of_one else node).replace(".swapaxes(-1, -2)", "").replace(".T", "")
-        forms.append(form if is_of_one else re.sub(r"[A-Za-z_][\w.]*(?![\w.(])", "_", form))
-    return forms[0] == forms[1]
+    return form(runs.trial.text, place) == form(runs.trial.reference.text, step)
+
+
+def form(program: str, place: Place) -> str:
+    """What is done there, without names: "np.exp" for exp(a - b), "_ @ _" for x^T @ dout."""
+    line, said = place
+    if said.endswith("="):
+        statements = [n for n in ast.walk(ast.parse(program)) if isinstance(n, ast.stmt) and n.lineno == line]
+        node: Any = getattr(statements[0], "value", statements[0])
+    else:
+        node = ast.parse(said, mode="eval").body
+    if isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords:
+        return ast.unparse(node.func)
+    text = ast.unparse(node).replace(".swapaxes(-1, -2)", "").replace(".T", "")
+    return re.sub(r"[A-Za-z_][\w.]*(?![\w.(])", "_", text)
 
 
 def unsure(runs: Runs, tree: ast.Module, begun: int) -> set[str]:

@@ -225,7 +225,7 @@ EXPRESSIONS = ast.BinOp | ast.UnaryOp | ast.Call | ast.Compare | ast.Subscript |
 
 class Recorder(ast.NodeTransformer):
     """Change a program: the value of each operation, and what a name holds after an assignment, go to `record_step`, as
-    do the beginnings of functions and the rounds of loops. line: of another one than this, only rounds; None: of none.
+    do the beginnings of functions and the rounds of loops. line: the only one that is recorded, beside the rounds.
     """
 
     def __init__(self, line: int | None):
@@ -283,7 +283,9 @@ class Recording:
         self.rounds = 0
         self.room = MOST_NUMBERS
         self.names: dict[str, Any] = {"record_step": self.record}
-        line = None if most else given[0] if given else 0
+        line = None
+        if most == 0:  # its result is all that is asked for
+            line = given[0] if given else 0
         exec(compile(Recorder(line).visit(ast.parse(text)), path, "exec"), self.names)
         self.steps.clear()
 
