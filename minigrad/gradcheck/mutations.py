@@ -154,6 +154,7 @@ a * b.sum(*r, **k)     => (a * b).sum(*r, **k)  | {a} stands inside the sum: it 
 (a * b).mean(*r, **k)  => a.mean(*r, **k) * b.mean(*r, **k) | a product of means for the mean of the products
 (a ** 2).mean(*r, **k) => a.mean(*r, **k) ** 2  | the square stands outside the mean
 a * b.mean(*r, **k)    => (a * b).mean(*r, **k) | {a} stands inside the mean: it belongs outside, {old}
+f(a) * b               => a * f(b)              | {f} stands around {b}: it belongs around {a}, {old}
 f(a)                   => a                     | {f} is missing: {a} stands where {old} belongs
 f(a, b)                => a                     | {f} is missing: {a} stands where {old} belongs
 f(a, b, c)             => a                     | {f} is missing: {a} stands where {old} belongs

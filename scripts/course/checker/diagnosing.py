@@ -11,9 +11,10 @@ The first of these that holds is the reason. Its kind is in brackets:
      7. A change of the learner's file makes it right (repairing.py) [repair].
      8. A rare change of the right solution gives the learner's results; tried only where 7 finds nothing [changes].
      9. The file is right when it runs for the first time [remembers].
-    10. gradcheck has another diagnosis, not one of VAGUE [gradcheck].
+    10. gradcheck is certain that dout is ignored [gradcheck].
     11. A right solution's value in the place of one statement's makes the file right (grafting.py) [graft].
-    12. What is left is where the numbers differ, and the right step that the learner lacks (steps.py) [finding].
+    12. Two changes of the learner's file make it right [repair].
+    13. What is left is where the numbers differ, and the right step that the learner lacks (steps.py) [finding].
 
 A vague diagnosis is better than a wrong one: each must hold in all cases that are tried. The reason is data; words.py
 makes a sentence of it.
@@ -38,7 +39,6 @@ from .steps import Apart, Runs
 from .trial import Finding, Trial
 
 MOST_STEPPED = 2  # wrong cases, besides the one that is looked at, whose steps are compared
-VAGUE = {"", "partial", "incomplete", "unknown", "source", "shape", "factor"}  # too vague to show alone
 
 
 class Reason(NamedTuple):
@@ -51,7 +51,7 @@ class Reason(NamedTuple):
     "remark"     a sentence of the exercise's check
     "slip"       a sentence of the exercise
     "changes"    a list of changes of the right solution
-    "repair"     a change of the learner's file
+    "repair"     a list of changes of the learner's file
     "remembers"  None: something is kept from one call to the next
     "graft"      a Graft: where the value of a right step belongs
     "gradcheck"  the gradient's name, and a Diagnosis
@@ -94,9 +94,9 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     gradient = ""
     diagnosis = Diagnosis("", "")
     if explanation is None and first is not None and first.where.startswith("backward"):
-        gradient, diagnosis = ask_gradcheck(trial, first, trial.check.telling)
+        gradient, diagnosis = ask_gradcheck(trial, first)
     if diagnosis.kind == "cut off":
-        return Reason("gradcheck", case_of_gradcheck(trial, found, case, diagnosis), (gradient, diagnosis))
+        return Reason("gradcheck", case, (gradient, diagnosis))
 
     # A change of the right solution that people often make; or what a check's `call` says in place of the result.
     # In the exercise `online_softmax`, right is ["in tiles", an array], and results is [a sentence, an array].
@@ -112,7 +112,8 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
         seen_case = trial.check.telling
     runs = Runs(trial, seen_case, search.is_backward)
     repairs = Repairs(runs, seen, witnesses)
-    repaired = repairs.change()
+    is_right_at_first = repairs.is_right_at_first()
+    repaired = None if is_right_at_first else repairs.change(runs)
 
     # A change of the right solution that people rarely make, only where no change of the file helps. 3, 5 and 8 return
     # together, below 7, which finds their line.
@@ -127,10 +128,10 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
         known = repaired or graft(repairs, all_runs, changed)
         return Reason(kind, case, said, known.line if known else None)
     if repaired is not None:
-        return Reason("repair", case, repaired, repaired.line)
+        return Reason("repair", case, [repaired], repaired.line)
 
     # Something is remembered: in the recorded run, the first one, the file was right.
-    if repairs.is_right_at_first():
+    if is_right_at_first:
         return Reason("remembers", case)
 
     # What else gradcheck says; then a value that makes it right.
@@ -140,16 +141,20 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     if is_raised_elsewhere or is_of_dtype:
         grafted = None  # it would hide what is known already
     line = grafted.line if grafted else None
-    if diagnosis.kind not in VAGUE and found.kind != "error":
-        return Reason("gradcheck", case_of_gradcheck(trial, found, case, diagnosis), (gradient, diagnosis), line)
+    if diagnosis.kind == "upstream" and found.kind != "error":
+        return Reason("gradcheck", case, (gradient, diagnosis), line)
     if grafted is not None:
         return Reason("graft", seen_case, grafted, line)
+
+    # Two changes of the learner's file.
+    if found.kind != "error" and (two := repairs.two_changes()):
+        return Reason("repair", seen_case, two, two[0].line)
 
     # Nothing explains it. What is left says where the numbers differ, and how.
     step, step_case = first_lacking(trial, all_runs)
     if step is None or found.kind == "error" or found.difference is not None and found.difference.says_what:
         return Reason("finding", case)
-    line = next((mine.line for mine in runs.yours if mine.name == step.name), None)
+    line = next((mine.line for mine in runs.yours if mine.name == step.name != "return"), None)
     return Reason("finding", step_case, None, line, step)
 
 
@@ -163,13 +168,12 @@ def first_lacking(trial: Trial, all_runs: list[Runs]) -> tuple[Apart | None, Cas
     return min(lacking, key=lambda one: one[0].line, default=(None, all_runs[0].case))
 
 
-def case_of_gradcheck(trial: Trial, found: Finding, case: Case, diagnosis: Diagnosis) -> Case:
-    """The case that was found if gradcheck says the same there, else the telling one."""
-    return case if ask_gradcheck(trial, found, case)[1].kind == diagnosis.kind else trial.check.telling
+def ask_gradcheck(trial: Trial, first: Finding) -> tuple[str, Diagnosis]:
+    """The gradient that gradcheck finds wrong in the telling case, and its diagnosis; of the kind "" if it finds none.
 
-
-def ask_gradcheck(trial: Trial, first: Finding, case: Case) -> tuple[str, Diagnosis]:
-    """The gradient that gradcheck finds wrong in a case, and its diagnosis; of the kind "" if it finds nothing."""
+    first: what is wrong in that case.
+    """
+    case = trial.check.telling
     wanted = [gradient is not None for gradient in trial.reference.run(case, trial.douts(case)).value]
 
     def fn(*tensors: Any) -> Any:

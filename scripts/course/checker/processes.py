@@ -66,7 +66,8 @@ class Submission:
     def __init__(self, text: str, path: Path, limits: Limits):
         self.path, self.limits, self.text = path, limits, text
         self.printed: list[str] = []
-        self.changes = 0  # how often it was run with a changed text
+        self.changes = 0  # how often it was run with a changed text, in search of the reason
+        self.is_changed = self.breaks = False  # whether it is now; whether that has ended the worker
         self.begin()
 
     def begin(self) -> None:
@@ -97,15 +98,22 @@ class Submission:
     def ask(self, request: str, *arguments: Any) -> Any:
         """The worker's answer. Raises what the file raised, with its `line` there; Ended if the worker is gone."""
         if request == "change":
+            if self.breaks:
+                raise RuntimeError("another change did not end")
             self.changes += 1
             if self.changes % MOST_CHANGES == 0:
                 self.renew()
+        self.is_changed = request == "change" or self.is_changed and request != "taken"
         try:
             reply = self.exchange(worker.pack((request, arguments)))
             error = reply.get("error")
-        except (OSError, EOFError):
-            raise Ended(self._how_it_ended()) from None
-        except (ValueError, TypeError, AttributeError) as problem:
+        except (OSError, EOFError, ValueError, TypeError, AttributeError) as problem:
+            if self.is_changed:
+                self.is_changed, self.breaks = False, True
+                self.renew()
+                raise RuntimeError("the changed file does not end") from None
+            if isinstance(problem, OSError | EOFError):
+                raise Ended(self._how_it_ended()) from None
             raise Ended(Verdict("error", self.path.name, f"its process gave no valid answer: {problem}")) from None
         self.printed.append(str(reply.get("printed", "")))
         if error is not None:
@@ -262,9 +270,6 @@ def judge(
                 judging.run_once(check, case, douts, definitions)
                 verdict.printed = "".join(submission.printed).splitlines()[:LINES_SHOWN]
     except Ended as ended:
-        if (verdict is None or credit) and explain and submission.changes:
-            # A change of the file, in search of the reason, may have ended it.
-            return judge(exercise, content, path, seed, limits, credit, explain=False)
         return verdict or ended.verdict
     except Exception as error:  # a mistake of ours, which must not be taken for the learner's
         if verdict is None or credit and not verdict.passed and not verdict.parts:

@@ -3,13 +3,16 @@
 One expression is changed at a time (minigrad/gradcheck/mutations.py), first in the statements where the learner's
 values part from the right ones, then anywhere, loops and conditions included. The change names the learner's own line,
 in the learner's own names, whatever way they went. It is believed only if it makes every case right that is wrong, and
-leaves the others as they are.
+leaves the others as they are. Where no change does, two may: the first one makes right what was wrong first.
 """
 
 from __future__ import annotations
 
 import ast
+import copy
 import functools
+import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from minigrad.gradcheck.mutations import OFF_BY_ONE, SEVERAL_LINES, STATEMENT, Change, mutants
@@ -17,10 +20,12 @@ from minigrad.gradcheck.mutations import OFF_BY_ONE, SEVERAL_LINES, STATEMENT, C
 from .checks import Case
 from .searching import same
 from .steps import Runs
-from .trial import Answer, Finding
+from .trial import Answer, Finding, bare
 
 MOST_PLACES = 4  # statements that are apart, in which rare mistakes are looked for as well
 MOST_RUNS = 300  # of changed files
+MOST_SECOND = 100  # runs in search of a second change
+MOST_FIRST = 2  # changes that make right what was wrong first, for which a second one is looked for
 
 
 class Other(NamedTuple):
@@ -31,6 +36,14 @@ class Other(NamedTuple):
     answer: Answer
     goal: Answer
     fails: bool
+
+
+class Changed(NamedTuple):
+    """A change of a file, the changed file, and whether the change is in another method than the one that is wrong."""
+
+    change: Change
+    program: str
+    is_elsewhere: bool
 
 
 class Repairs:
@@ -85,29 +98,52 @@ class Repairs:
         ]
         return any(node.lineno <= line <= (node.end_lineno or 0) for node in others)
 
-    def change(self) -> Change | None:
-        """The most usual change of the learner's file after which it is right; None if there is none."""
-        if self.is_right_at_first():
-            return None
-        places = [place.line for place in self.runs.yours[:MOST_PLACES]]
+    def change(self, runs: Runs, most: int = MOST_RUNS) -> Change | None:
+        """The most usual change after which a program is right; None if there is none. runs: the program's."""
+        places = {place.line for place in runs.yours[:MOST_PLACES]}
         for is_apart in (True, False):  # first where values part, then anywhere
-            tree = ast.parse(self.trial.text)
-            tried = 0
-            fits: list[tuple[bool, int, int, Change, str]] = []
-            for change in mutants(tree):
-                most = 4 if is_apart else 3 if change.kind.startswith(OFF_BY_ONE) else 2
-                is_here = (change.line in places) is is_apart and change.line not in self.runs.known
-                is_small = change.rank < most and change.kind not in (STATEMENT, SEVERAL_LINES)
-                is_odd = "//" in change.new or change.old == f"`float({change.new[1:-1]})`"
-                if is_here and is_small and not is_odd and change.old not in self.trial.booleans and tried < MOST_RUNS:
-                    tried += 1
-                    program = ast.unparse(tree)
-                    if self.helps(program, self.runs):
-                        fits.append((self.is_elsewhere(tree, change.line), change.rank, len(fits), change, program))
-            for *_, change, program in sorted(fits, key=lambda fit: fit[:3]):
+            tried = itertools.islice(self.possible(runs, places, is_apart), most)
+            fits = [one for one in tried if self.helps(one.program, self.runs)]
+            for change, program, _ in sorted(fits, key=lambda one: (one.is_elsewhere, one.change.rank)):
                 if all(self.helps(program, other) for other in self.others):
                     return change
         return None
+
+    def two_changes(self) -> list[Change]:
+        """Two changes after which the file is right: after the first, what was wrong first is right; [] for none."""
+        runs = self.runs
+        tried = itertools.islice(self.possible(runs, {place.line for place in runs.yours[:1]}, True), MOST_RUNS)
+        helping = (one for one in tried if self.mends_first(one.program))
+        for first, program, _ in itertools.islice(helping, MOST_FIRST):
+            trial = copy.copy(self.trial)
+            trial.text = program
+            if second := self.change(Runs(trial, runs.case, runs.douts is not None), MOST_SECOND):
+                # the program's own lines are others: it has no comments
+                lines = dict(zip(lines_of(program), lines_of(self.trial.text), strict=True))
+                return [first, second._replace(line=lines[second.line])]
+        return []
+
+    def mends_first(self, program: str) -> bool:
+        """Whether the step that is wrong first is right in a changed file."""
+        steps = self.trial.recorded(program, self.runs.case, self.runs.douts)[1]
+        mine = [step for step in steps if step[1].endswith("=") and bare(step[1]) == self.runs.yours[0].name]
+        return mine != [] and all(map(self.runs.is_right, mine))
+
+    def possible(self, runs: Runs, places: set[int], is_apart: bool) -> Iterator[Changed]:
+        """The small changes of a program in the lines `places`, or fewer ones in all others."""
+        tree = ast.parse(runs.trial.text)
+        for change in mutants(tree):
+            most = 4 if is_apart else 3 if change.kind.startswith(OFF_BY_ONE) else 2
+            is_here = (change.line in places) is is_apart and change.line not in runs.known
+            is_small = change.rank < most and change.kind not in (STATEMENT, SEVERAL_LINES)
+            is_odd = "//" in change.new or change.old == f"`float({change.new[1:-1]})`"
+            if is_here and is_small and not is_odd and change.old not in self.trial.booleans:
+                yield Changed(change, ast.unparse(tree), self.is_elsewhere(tree, change.line))
+
+
+def lines_of(program: str) -> list[int]:
+    """The line of each statement."""
+    return [node.lineno for node in ast.walk(ast.parse(program)) if isinstance(node, ast.stmt)]
 
 
 def results(value: Any) -> dict[Any, Any]:

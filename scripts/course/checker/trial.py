@@ -129,9 +129,9 @@ class Trial:
                 recording = Recording(text, self.path, most, given)
                 return answer(recording.names[self.check.name], self.path, self.check, case, douts), recording.steps
             self.ask("change", text, most, given)
+            return self.run(case, douts), [tuple(step) for step in self.ask("taken")]
         except Exception as error:
             return Answer(raised=error), []
-        return self.run(case, douts), [tuple(step) for step in self.ask("taken")]
 
     def douts(self, case: Case) -> list[np.ndarray] | None:
         """The gradients that arrive at an op; None for a function."""

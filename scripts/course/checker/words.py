@@ -180,7 +180,7 @@ def of_reason(trial: Trial, found: Finding, reason: Reason) -> str:
         belongs = of_step(trial.reference, fact.right, fact.said)
         return with_names(trial, f"{said}; in line {fact.line} belongs {belongs}: with its value there, it is right")
     if reason.kind == "repair":
-        return with_names(trial, f"{said}; in line {reason.line}, {of_repair(fact)}")
+        return with_names(trial, "; ".join([said, *map(of_repair, fact)]))
     if (step := reason.step) is not None:
         lacking = (
             f"the first step of a right solution that is not among yours is {of_step(trial.reference, step.line, '=')}"
@@ -207,12 +207,12 @@ def with_names(trial: Trial, sentence: str) -> str:
 
 
 def of_repair(change: Change) -> str:
-    """What is wrong in the learner's file, if a change of it makes it right."""
+    """What is wrong in a line of the learner's file, if a change of it makes it right."""
     old, new = change.old, change.new
     off = " (it is off by one)" if old.strip("`") in (f"{new[1:-1]} + 1", f"{new[1:-1]} - 1") else ""
     kinds = {CONDITION: "without this condition it is right", LESS_KEEPDIMS: f"keepdims=True is too much in {old}",
              MORE_KEEPDIMS: f"keepdims=True is missing in {old}"}  # fmt: skip
-    return kinds.get(change.kind, f"{old} stands where {new} belongs{off}")
+    return f"in line {change.line}, " + kinds.get(change.kind, f"{old} stands where {new} belongs{off}")
 
 
 def of_change(change: Change, gradient: str, reference: Reference) -> str:
