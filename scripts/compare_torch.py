@@ -96,7 +96,8 @@ def carried_over(model: LanguageModel) -> Any:
     arrays = model.state_dict()
     with torch.no_grad():
         for name, parameter in twin.named_parameters():
-            parameter.data = torch.from_numpy(np.ascontiguousarray(_turned(name, to_numpy(arrays[our_name(name)]))))
+            array = in_other_layout(name, to_numpy(arrays[our_name(name)]))
+            parameter.data = torch.from_numpy(np.ascontiguousarray(array))
     twin.tie_weights()
     return twin.eval()
 
@@ -176,7 +177,7 @@ def torch_trace(model: Any, config: Settings, ids: np.ndarray, targets: np.ndarr
         logits = model(torch.from_numpy(ids)).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten())
     loss.backward()
-    gradients = {our_name(name): _turned(name, p.grad.numpy()) for name, p in model.named_parameters()}
+    gradients = {our_name(name): in_other_layout(name, p.grad.numpy()) for name, p in model.named_parameters()}
     model.zero_grad()
     return Trace(ids, targets, found, gradients, loss.item(), greedy(model, config, ids))
 
@@ -202,8 +203,8 @@ def our_name(name: str) -> str:
     return name
 
 
-def _turned(name: str, array: np.ndarray) -> np.ndarray:
-    """Transpose the matrices of Conv1D layers."""
+def in_other_layout(name: str, array: np.ndarray) -> np.ndarray:
+    """A parameter in the layout of the other library, which differs for the matrices of Conv1D layers."""
     return array.T if name.endswith(CONV1D) else array
 
 

@@ -6,9 +6,9 @@ The base model is that of tests/gpt/golden/gpt2.npz. The file holds `ids`, and p
 float64 (of the classifier the scores of each row).
 """
 
-import json
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,6 @@ import transformers
 from tests.gpt.small import golden, random_ids
 
 FOLDER = Path(__file__).resolve().parent
-CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # stored (in, out) there, (out, in) here
 IDS = random_ids((2, 7), seed=3)
 ADAPTERS = {
     "attention": {"r": 2, "lora_alpha": 6, "target_modules": ["c_attn"], "lora_dropout": 0.1},
@@ -36,18 +35,9 @@ ADAPTERS = {
 
 def base(kind="GPT2LMHeadModel", **settings):
     """The golden model in transformers, in float64."""
-    _, arrays = golden("gpt2")
-    shape = json.loads(str(arrays["config"]))
-    config = transformers.GPT2Config(
-        vocab_size=shape["vocab_size"], n_positions=shape["block_size"], n_layer=shape["n_layer"],
-        n_head=shape["n_head"], n_embd=shape["n_embd"], bos_token_id=0, eos_token_id=0, **settings,
-    )  # fmt: skip
-    model = getattr(transformers, kind)(config)
-    state = {key[7:]: torch.from_numpy(value) for key, value in arrays.items() if key.startswith("weight/")}
-    state = {name: value.T if name.endswith(CONV1D) else value for name, value in state.items()}
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    assert set(missing) <= {"lm_head.weight", "score.weight"} and set(unexpected) <= {"lm_head.weight"}
-    return model.double().eval()
+    with tempfile.TemporaryDirectory() as folder:
+        golden("gpt2")[0].to("float32").save_pretrained(folder)
+        return getattr(transformers, kind).from_pretrained(folder, **settings).double().eval()
 
 
 def adapted(model, settings):
